@@ -1,0 +1,29 @@
+# pando_library(<layer> <deps...>)      one static library from all the .cc files of the calling folder
+# pando_tool(<name> <deps...>)          one binary in bin/ from all the .cc files of the calling folder
+# pando_test(<name> LABELS <labels> DEPS <deps> SOURCES <files>)   one GoogleTest binary, one ctest entry
+include(GoogleTest)
+
+function(pando_library layer)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  add_library(pando_${layer} STATIC ${sources})
+  target_include_directories(pando_${layer} PUBLIC ${CMAKE_SOURCE_DIR})
+  target_link_libraries(pando_${layer} PUBLIC ${ARGN})
+endfunction()
+
+function(pando_tool name)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  add_executable(${name} ${sources})
+  target_link_libraries(${name} PRIVATE ${ARGN})
+endfunction()
+
+function(pando_test name)
+  cmake_parse_arguments(T "" "TIMEOUT" "LABELS;DEPS;SOURCES" ${ARGN})
+  if(NOT T_TIMEOUT)
+    set(T_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${T_SOURCES})
+  target_link_libraries(${name} PRIVATE ${T_DEPS} GTest::gmock GTest::gtest_main)
+  add_test(NAME ${name} COMMAND ${name} --gtest_brief=1 WORKING_DIRECTORY ${CMAKE_BINARY_DIR})
+  set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT ${T_TIMEOUT})
+endfunction()

@@ -1,0 +1,21 @@
+#include "src/base/hash.h"
+
+#include <xxhash.h>
+
+namespace pando {
+
+uint64_t Hash64(std::string_view bytes, uint64_t seed) {
+  return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
+}
+
+std::string_view HashTag(std::string_view key) {
+  size_t open = key.find('{');
+  if (open == std::string_view::npos) return key;
+  size_t close = key.find('}', open + 1);
+  if (close == std::string_view::npos || close == open + 1) return key;
+  return key.substr(open + 1, close - open - 1);
+}
+
+uint64_t HashId(std::string_view key) { return Hash64(HashTag(key)); }
+
+}  // namespace pando

@@ -1,0 +1,51 @@
+#include "src/base/result.h"
+
+#include <cerrno>
+#include <system_error>
+
+namespace pando {
+
+std::string_view CodeName(Code code) {
+  switch (code) {
+    case Code::kOk: return "OK";
+    case Code::kInvalidArgument: return "INVALID_ARGUMENT";
+    case Code::kNotFound: return "NOT_FOUND";
+    case Code::kAlreadyExists: return "ALREADY_EXISTS";
+    case Code::kLocked: return "LOCKED";
+    case Code::kVersion: return "VERSION";
+    case Code::kIoError: return "IO_ERROR";
+    case Code::kCorruption: return "CORRUPTION";
+    case Code::kDiskFull: return "DISK_FULL";
+    case Code::kOverloaded: return "OVERLOADED";
+    case Code::kDeadline: return "DEADLINE";
+    case Code::kUnavailable: return "UNAVAILABLE";
+    case Code::kAborted: return "ABORTED";
+    case Code::kUnsupported: return "UNSUPPORTED";
+  }
+  return "UNKNOWN";
+}
+
+Status::Status(Code code, std::string message) {
+  CHECK(code != Code::kOk) << "an OK status carries no message";
+  rep_ = std::make_unique<Rep>(Rep{code, std::move(message)});
+}
+
+const std::string& Status::message() const {
+  static const std::string empty;
+  return rep_ ? rep_->message : empty;
+}
+
+std::string Status::ToString() const {
+  return rep_ ? fmt::format("{}: {}", CodeName(rep_->code), rep_->message) : "OK";
+}
+
+Status ErrnoStatus(int error_number, std::string what) {
+  Code code = Code::kIoError;
+  if (error_number == ENOSPC || error_number == EDQUOT) code = Code::kDiskFull;
+  if (error_number == ENOENT) code = Code::kNotFound;
+  if (error_number == ECANCELED) code = Code::kAborted;
+  return Status(code, fmt::format("{}: {} (errno {})", what, std::generic_category().message(error_number),
+                                  error_number));
+}
+
+}  // namespace pando

@@ -1,0 +1,134 @@
+// Result<T> and Status: how Pando reports what the world does (disk, peers, users).
+//
+// Broken program logic is never a Status: it is a CHECK (base/check.h). Bytes from a disk or a peer that do not
+// decode are always a Status (kCorruption), never a CHECK.
+//
+// Threads: values; no sharing. An OK Status is one null pointer.
+#pragma once
+
+#include <fmt/core.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "src/base/check.h"
+
+namespace pando {
+
+enum class Code : int32_t {
+  kOk = 0,
+  kInvalidArgument,  // the caller's input breaks a documented rule or limit
+  kNotFound,         // a named thing (file, node, method) does not exist
+  kAlreadyExists,    // it exists and must not
+  kLocked,           // another process holds the data directory
+  kVersion,          // a file or peer of a format version this build does not read
+  kIoError,          // the operating system refused or failed an operation
+  kCorruption,       // bytes that fail their checksum or break their format
+  kDiskFull,         // no space for a write
+  kOverloaded,       // a bounded queue or budget is full; retry later
+  kDeadline,         // the request's budget ran out
+  kUnavailable,      // shutting down, or a peer cannot be reached
+  kAborted,          // cut short by cancellation or a closed connection
+  kUnsupported,      // the kernel or file system lacks something Pando needs
+};
+
+std::string_view CodeName(Code code);
+
+class [[nodiscard]] Status {
+ public:
+  Status() = default;  // OK
+  Status(Code code, std::string message);
+  Status(Status&&) = default;
+  Status& operator=(Status&&) = default;
+  Status(const Status& other) : rep_(other.rep_ ? std::make_unique<Rep>(*other.rep_) : nullptr) {}
+  Status& operator=(const Status& other) {
+    if (this != &other) rep_ = other.rep_ ? std::make_unique<Rep>(*other.rep_) : nullptr;
+    return *this;
+  }
+
+  bool ok() const { return rep_ == nullptr; }
+  Code code() const { return rep_ ? rep_->code : Code::kOk; }
+  // What happened, to which file, key range or peer, and what to do. Empty for OK.
+  const std::string& message() const;
+  std::string ToString() const;
+
+ private:
+  struct Rep {
+    Code code;
+    std::string message;
+  };
+  std::unique_ptr<Rep> rep_;
+};
+
+// Error(Code::kCorruption, "{}: block {} fails its checksum", path, block)
+template <typename... Args>
+Status Error(Code code, fmt::format_string<Args...> format, Args&&... args) {
+  return Status(code, fmt::format(format, std::forward<Args>(args)...));
+}
+
+// An I/O error with the text of errno: ErrnoError(ENOSPC, "write {}", path). ENOSPC and EDQUOT become kDiskFull.
+Status ErrnoStatus(int error_number, std::string what);
+template <typename... Args>
+Status ErrnoError(int error_number, fmt::format_string<Args...> format, Args&&... args) {
+  return ErrnoStatus(error_number, fmt::format(format, std::forward<Args>(args)...));
+}
+
+template <typename T>
+class [[nodiscard]] Result {
+ public:
+  Result(T value) : value_(std::move(value)) {}
+  Result(Status status) : status_(std::move(status)) { CHECK(!status_.ok()) << "a Result without value needs an error"; }
+
+  bool ok() const { return value_.has_value(); }
+  const Status& status() const { return status_; }
+  Status TakeStatus() { return std::move(status_); }
+  Code code() const { return status_.code(); }
+
+  T& operator*() & { return Checked(); }
+  const T& operator*() const& { return const_cast<Result*>(this)->Checked(); }
+  T&& operator*() && { return std::move(Checked()); }
+  T* operator->() { return &Checked(); }
+  const T* operator->() const { return &const_cast<Result*>(this)->Checked(); }
+
+ private:
+  T& Checked() {
+    CHECK(value_.has_value()) << "value of a failed Result: " << status_.ToString();
+    return *value_;
+  }
+  std::optional<T> value_;
+  Status status_;
+};
+
+}  // namespace pando
+
+#define PANDO_CONCAT_(a, b) a##b
+#define PANDO_CONCAT(a, b) PANDO_CONCAT_(a, b)
+
+// In functions returning Status or Result: leave early with the error.
+#define RETURN_IF_ERROR(expr)                                  \
+  do {                                                         \
+    if (auto pando_status_ = (expr); !pando_status_.ok()) {    \
+      return pando_status_;                                    \
+    }                                                          \
+  } while (0)
+#define ASSIGN_OR_RETURN(lhs, expr) ASSIGN_OR_RETURN_(PANDO_CONCAT(pando_result_, __LINE__), lhs, expr)
+#define ASSIGN_OR_RETURN_(tmp, lhs, expr) \
+  auto tmp = (expr);                      \
+  if (!tmp.ok()) return tmp.TakeStatus(); \
+  lhs = *std::move(tmp)
+
+// The same in coroutines (Task<Status>, Task<Result<T>>): CO_RETURN_IF_ERROR(co_await file.Sync());
+#define CO_RETURN_IF_ERROR(expr)                               \
+  do {                                                         \
+    if (auto pando_status_ = (expr); !pando_status_.ok()) {    \
+      co_return pando_status_;                                 \
+    }                                                          \
+  } while (0)
+#define CO_ASSIGN_OR_RETURN(lhs, expr) CO_ASSIGN_OR_RETURN_(PANDO_CONCAT(pando_result_, __LINE__), lhs, expr)
+#define CO_ASSIGN_OR_RETURN_(tmp, lhs, expr)  \
+  auto tmp = (expr);                          \
+  if (!tmp.ok()) co_return tmp.TakeStatus();  \
+  lhs = *std::move(tmp)

@@ -1,0 +1,43 @@
+// Partition: one replica of one hash partition: a copy-on-write tree, its file, and its sequence of the log.
+//
+// Threads: one reactor. Every method is called on it.
+//
+// Invariants
+//   P1  A write is applied to the tree only after its record is durable, in LSN order, at most once.
+//   P2  A batch is applied without suspending: no reader sees half of it.
+//   P3  Write returns OK only after P1's durability and application (QUORUM with one replica).
+//   P4  checkpoint LSN <= applied LSN <= durable LSN <= last LSN.
+//   P5  Versions rise strictly along the log.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "src/partition/types.h"
+
+namespace pando {
+
+class Partition {
+ public:
+  virtual ~Partition() = default;
+
+  virtual uint32_t id() const = 0;
+  virtual const Uuid& uuid() const = 0;
+
+  // kCorruption names file and offset of a damaged page; kUnavailable once the engine failed or is closing.
+  virtual Task<Result<ReadResult>> Get(std::string key) = 0;
+
+  // Applies `ops` atomically and in order (each sees the ones before it). Keys and sizes must already be within the
+  // limits (CHECKed). kDiskFull, kOverloaded and kUnavailable before the append mean that nothing happened; kAborted
+  // after it means that the outcome is unknown.
+  virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) = 0;
+
+  virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
+  virtual Task<Result<uint64_t>> Count(std::string start, std::string end) = 0;  // [start, end), "" = open
+
+  virtual Task<Status> Checkpoint() = 0;
+  virtual PartitionStats stats() const = 0;
+};
+
+}  // namespace pando

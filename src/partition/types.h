@@ -1,0 +1,92 @@
+// What callers say to a partition and hear from it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/base/ids.h"
+#include "src/base/limits.h"
+#include "src/base/result.h"
+#include "src/wal/record.h"
+
+namespace pando {
+
+struct ReadResult {
+  bool found = false;
+  Version version = 0;
+  int64_t expires_at_ms = 0;  // 0 = never
+  std::string value;
+};
+
+struct WriteOp {
+  RecordOp op = RecordOp::kPut;
+  std::string key;
+  std::string value;  // kPut
+  int64_t delta = 0;  // kIncrement
+  Condition condition;
+  TtlMode ttl_mode = TtlMode::kKeep;
+  int64_t ttl_ms = 0;  // with kSet, > 0
+};
+
+enum class OpOutcome : uint8_t {
+  kApplied,
+  kConditionFailed,  // `current` holds the record as it was found
+  kNotANumber,       // kIncrement of a value that is not a decimal 64-bit integer; `current` holds it
+  kOverflow,         // kIncrement past the 64-bit range
+};
+
+struct OpResult {
+  OpOutcome outcome = OpOutcome::kApplied;
+  Version version = 0;
+  bool existed = false;
+  int64_t number = 0;  // kIncrement
+  ReadResult current;
+};
+
+struct ScanSpec {
+  std::string start;            // inclusive unless start_exclusive; empty = from the first key
+  bool start_exclusive = false;
+  std::string end;              // exclusive unless end_inclusive; empty = to the last key
+  bool end_inclusive = false;
+  bool reverse = false;         // from the end towards the start
+  bool keys_only = false;
+  size_t max_rows = kMaxScanRows;
+  size_t max_bytes = kMaxScanBytes;  // stops after the row that reaches it (always at least one row)
+};
+
+struct ScanRow {
+  std::string key;
+  std::string value;
+  Version version = 0;
+  int64_t expires_at_ms = 0;
+};
+
+struct ScanPage {
+  std::vector<ScanRow> rows;
+  bool exhausted = false;  // nothing is left in the range behind the last row
+};
+
+// One read of a batch that is answered from memory without suspending; see Engine::BatchGet.
+struct PointRead {
+  enum class Outcome : uint8_t { kPending, kFound, kNotFound, kMiss };
+  class Partition* partition = nullptr;
+  std::string_view key;
+  std::string* value = nullptr;  // receives the bytes (capacity is reused)
+  Version version = 0;
+  int64_t expires_at_ms = 0;
+  Outcome outcome = Outcome::kPending;  // kMiss: pages are missing; co_await partition->Get(key)
+};
+
+struct PartitionStats {
+  Generation generation = 0;
+  Lsn last_lsn = 0, applied_lsn = 0, checkpoint_lsn = 0;
+  uint64_t file_bytes = 0, used_bytes = 0, pending_free_bytes = 0;
+  uint64_t dirty_pages = 0;
+  uint64_t pending_writes = 0;
+  uint64_t checkpoints_total = 0, reads_total = 0, writes_total = 0, scans_total = 0;
+  bool checkpoint_running = false;
+};
+
+}  // namespace pando

@@ -1,0 +1,124 @@
+// Log: the write-ahead log of one reactor, shared by its partitions. One stream of durable writes whatever their
+// number; inside it each partition (LogStream) has its own sequence of batches with dense LSNs.
+//
+// Format: docs/FORMAT.md, "Log"; structs in wal/log_format.h.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   L1  OnDurable(lsn) is called only once every byte up to the end of lsn's batch is durable: records reach the
+//       device in stream order, and durability is announced in that order.
+//   L2  A block that holds announced data is never written again. Segments are zeroed before first use, and one
+//       prepared segment is kept ahead, so that an append never waits for allocation.
+//   L3  Damage at or below a durable position that a later batch states is corruption and recovery stops; damage above
+//       it is the torn tail, which recovery cuts durably before it accepts appends.
+//   L4  A failed write or sync is never retried: the log fails for good, OnLogFailed tells every stream, nothing more
+//       is announced.
+//   L5  Segments whose every record is released are recycled, never before.
+//
+// Group commit clocks itself: when a write completes, all that has gathered goes out with the next (at most
+// kMaxWritesInFlight), no timers. An idle log writes a closing position, so that the last announced batch is covered.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "src/base/ids.h"
+#include "src/base/result.h"
+#include "src/io/file.h"
+#include "src/io/reactor.h"
+
+namespace pando {
+
+struct LogOptions {
+  std::string directory;               // made when missing; holds segment files and nothing else
+  Uuid node;                           // stamped into every segment; a foreign segment is refused
+  uint64_t segment_bytes = 8u << 20;
+  uint64_t budget_bytes = 512u << 20;  // appends wait while more than this is unreleased
+  uint64_t budget_records = 4'000'000; // and more records than this: bounds replay time
+  uint32_t max_group_bytes = 512u << 10;  // one device write; a larger single batch is still written whole
+  bool read_only = false;              // for wal-dump and check: nothing is created, cut or recycled
+};
+
+// Told, on the reactor's loop, about its stream.
+class LogConsumer {
+ public:
+  virtual void OnDurable(Lsn up_to) = 0;
+  virtual void OnLogFailed(const Status& status) = 0;
+
+ protected:
+  ~LogConsumer() = default;
+};
+
+// One batch found by recovery, in log order. `records` is valid during the call only.
+struct RecoveredBatch {
+  Uuid partition;
+  Epoch epoch = 0;
+  Lsn first_lsn = 0;
+  uint32_t record_count = 0;
+  Lsn commit_lsn = 0;  // the stream's commit watermark when it was written
+  std::string_view records;
+  std::string_view file;  // for messages
+  uint64_t offset = 0;
+};
+
+class LogReplaySink {
+ public:
+  virtual Task<Status> OnBatch(const RecoveredBatch& batch) = 0;
+
+ protected:
+  ~LogReplaySink() = default;
+};
+
+class LogStream;  // one partition's sequence; owned by the Log
+
+struct LogStats {
+  uint64_t unreleased_bytes = 0, unreleased_records = 0, segments = 0;
+  uint64_t appended_records_total = 0, appended_bytes_total = 0;
+  uint64_t device_writes_total = 0, device_bytes_total = 0, append_waits_total = 0;
+  bool data_sync_writes = false;  // what the probe chose: RWF_DSYNC, or write + fdatasync
+};
+
+class Log {
+ public:
+  // Opens or creates the directory. Call Recover next, also on an empty one, then AddStream, then Append.
+  static Task<Result<std::unique_ptr<Log>>> Open(Reactor& reactor, LogOptions options);
+  virtual ~Log() = default;
+
+  // One pass over all segments, oldest first. Flushes what is there before reading it, tells a torn tail from
+  // corruption (L3), cuts the tail, and readies a fresh segment for appends. Idempotent: a crash during it changes
+  // nothing that matters. kCorruption names file and offset.
+  virtual Task<Status> Recover(LogReplaySink* sink) = 0;
+
+  // Registers a partition; its next record gets `next_lsn`. What recovery found for it below stays pinned until
+  // Release.
+  virtual LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) = 0;
+  // Forgets records of partitions nobody registered (a dropped partition).
+  virtual void ReleaseUnknownStreams() = 0;
+
+  // OK at once while under the budgets, else suspends until Release has made room: smooth back-pressure towards
+  // writers. kUnavailable once the log has failed or is closing.
+  virtual Task<Status> WaitForSpace(size_t bytes) = 0;
+  // True when WaitForSpace would not suspend.
+  virtual bool HasSpace(size_t bytes) const = 0;
+
+  // Stages `count` encoded records as one unit that recovery sees whole or not at all; returns the LSN of the first.
+  // The bytes are copied. Never suspends, never fails (failure arrives by OnLogFailed).
+  virtual Lsn Append(LogStream* stream, std::string_view records, uint32_t count) = 0;
+
+  // The commit watermark that the stream's next batches carry.
+  virtual void SetCommit(LogStream* stream, Lsn commit_lsn) = 0;
+  // Records up to and including `lsn` will not be needed by recovery: both superblock slots are past them.
+  virtual void Release(LogStream* stream, Lsn lsn) = 0;
+  // The stream whose unreleased records pin the oldest segment; nil when nothing is pinned. It is the one to
+  // checkpoint when the budget runs low.
+  virtual Uuid OldestPinnedStream() const = 0;
+
+  virtual LogStats stats() const = 0;
+  // Waits for what is staged, writes the closing position, closes the files. Appends after this are a bug.
+  virtual Task<Status> Close() = 0;
+};
+
+}  // namespace pando

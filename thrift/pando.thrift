@@ -1,0 +1,288 @@
+/**
+ * Pando's wire interface. Framed transport; binary and compact protocol are recognised per frame on one port.
+ *
+ * Evolution rules: field ids are never reused, nothing is `required`, there is one exception type for ever, codes are
+ * i32 constants (an unknown enum value would not decode in old clients), and no map has binary keys.
+ *
+ * JavaScript: versions and HLC values are i64 above 2^53. Use the Int64 object the Node library gives you and echo it
+ * back untouched; never turn it into a number.
+ */
+namespace cpp pando.api
+namespace py pando
+namespace java dev.pando.api
+namespace go pando
+namespace js pando
+
+/** Code values of KvError. */
+const i32 BAD_REQUEST = 1
+const i32 TOO_LARGE = 2
+const i32 UNAUTHENTICATED = 3
+const i32 DENIED = 4
+const i32 NOT_MASTER = 5
+const i32 STALE_MAP = 6
+const i32 MOVING = 7
+const i32 OVERLOADED = 8
+const i32 DEADLINE = 9
+const i32 UNAVAILABLE = 10
+const i32 TOO_STALE = 11
+const i32 SNAPSHOT_GONE = 12
+const i32 BAD_CURSOR = 13
+const i32 TOKEN_MISMATCH = 14
+const i32 DISK_FULL = 15
+const i32 CORRUPT = 16
+const i32 INTERNAL = 17
+
+/** Values of KvError.applied: was the write carried out? */
+const i32 APPLIED_NO = 0
+const i32 APPLIED_YES = 1
+const i32 APPLIED_UNKNOWN = 2
+
+/** Consistency levels, Context.level. 0 = the default (writes QUORUM, reads LINEARIZABLE). */
+const i32 LEVEL_DEFAULT = 0
+const i32 LEVEL_ONE = 1
+const i32 LEVEL_QUORUM = 2
+const i32 LEVEL_ALL = 3
+const i32 LEVEL_LINEARIZABLE = 4
+const i32 LEVEL_BOUNDED = 5
+const i32 LEVEL_SESSION = 6
+
+/** The only exception. `code` is one of the constants above; clients must accept unknown ones. */
+exception KvError {
+  1: i32 code
+  2: string message
+  /** APPLIED_*: for writes, whether this request took effect. Always APPLIED_NO for reads. */
+  3: i32 applied
+  4: bool retryable
+  5: i32 retry_after_ms
+  /** Routing news with NOT_MASTER and STALE_MAP. */
+  6: optional string master
+  7: optional i64 epoch
+  8: optional i64 map_version
+}
+
+/** Sent with every request. All fields may be left out. */
+struct Context {
+  /** Time the caller still has, in ms; 0 = the server's default. The server answers DEADLINE once it has passed. */
+  1: i32 budget_ms
+  2: i32 level
+  /** Session token from an earlier reply, for LEVEL_SESSION. Opaque. */
+  3: binary session
+  /** Identity of a retried write: (client_id, sequence) is applied once. */
+  4: binary client_id
+  5: i64 sequence
+  6: string traceparent
+  7: binary auth
+  /** Highest hybrid clock value the caller has seen. */
+  8: i64 hlc
+  9: i32 max_staleness_ms
+}
+
+/** All given parts must hold. Compared with the record as it is when the write is applied. */
+struct Condition {
+  1: optional i64 version
+  2: optional binary value
+  3: optional bool exists
+}
+
+/** A record, or the news that there is none (found = false). Not-found is a result, never an exception. */
+struct Record {
+  1: bool found
+  2: binary value
+  /** Hybrid logical clock version; what Condition.version compares. */
+  3: i64 version
+  /** Unix time in ms at which it expires; 0 = never. */
+  4: i64 expires_at_ms
+}
+
+const i32 TTL_KEEP = 0
+const i32 TTL_SET = 1
+const i32 TTL_CLEAR = 2
+
+/** Operation kinds of WriteOp.kind. */
+const i32 OP_PUT = 1
+const i32 OP_REMOVE = 2
+const i32 OP_INCREMENT = 3
+
+struct WriteOp {
+  /** OP_* */
+  1: i32 kind
+  2: binary key
+  /** OP_PUT only. */
+  3: binary value
+  /** OP_INCREMENT only. A missing record counts as 0. Values are decimal ASCII integers (64-bit signed). */
+  4: i64 delta
+  5: optional Condition condition
+  /** TTL_*: for OP_PUT, TTL_KEEP means the record has no expiry unless ttl_mode says otherwise. */
+  6: i32 ttl_mode
+  7: i64 ttl_ms
+}
+
+struct WriteResult {
+  /** False when the condition did not hold: then `current` is the record as it was found. */
+  1: bool applied
+  2: i64 version
+  3: optional Record current
+  /** OP_INCREMENT: the new number. */
+  4: optional i64 number
+  /** OP_REMOVE: whether there was a record. */
+  5: bool existed
+  /** In writeBatch: set when this op's partition refused the ops; nothing of this op was applied. */
+  6: optional KvError error
+}
+
+struct HelloRequest {
+  1: string client_name
+  2: i32 api_version
+}
+
+struct Limits {
+  1: i32 max_key_bytes
+  2: i32 max_value_bytes
+  3: i32 max_batch_ops
+  4: i32 max_batch_bytes
+  5: i32 max_multi_get_keys
+  6: i32 max_frame_bytes
+  7: i32 max_scan_rows
+  8: i32 max_scan_bytes
+}
+
+struct HelloReply {
+  1: string server_version
+  2: i32 api_version
+  3: Limits limits
+  4: string node_id
+  5: i32 partitions
+  6: list<string> features
+}
+
+struct GetRequest { 1: binary key }
+
+struct PutRequest {
+  1: binary key
+  2: binary value
+  3: optional Condition condition
+  4: i32 ttl_mode
+  5: i64 ttl_ms
+}
+
+struct RemoveRequest {
+  1: binary key
+  2: optional Condition condition
+}
+
+struct IncrementRequest {
+  1: binary key
+  2: i64 delta
+  3: optional Condition condition
+}
+
+struct MultiGetRequest { 1: list<binary> keys }
+
+/** One per key, in the order of the request. */
+struct MultiGetReply { 1: list<MultiGetItem> items }
+
+struct MultiGetItem {
+  1: Record record
+  /** Set when this key could not be read; the others still were. */
+  2: optional KvError error
+}
+
+/** Ops on keys of one partition (for example one {tag}) are applied atomically; across partitions they are not. */
+struct WriteBatchRequest { 1: list<WriteOp> ops }
+
+struct WriteBatchReply { 1: list<WriteResult> results }
+
+/**
+ * Keys in byte order from `start_key` (inclusive) to `end_key` (exclusive, empty = no end), narrowed to `prefix` when it is
+ * not empty. With `reverse` the same range is walked from its end. `cursor` from an earlier reply goes on behind its
+ * last row; it is bound to the same range and direction (BAD_CURSOR otherwise).
+ */
+struct ScanRequest {
+  1: binary start_key
+  2: binary end_key
+  3: binary prefix
+  4: bool reverse
+  5: bool keys_only
+  /** 0 = the server's limit; see Limits. A reply may hold fewer rows than asked for although there are more. */
+  6: i32 limit_rows
+  7: i32 limit_bytes
+  8: binary cursor
+  /** Reserved for snapshot tokens. */
+  9: binary snapshot
+}
+
+struct Row {
+  1: binary key
+  2: binary value
+  3: i64 version
+  4: i64 expires_at_ms
+}
+
+struct ScanReply {
+  1: list<Row> rows
+  /** Opaque, checksummed; empty when the range is exhausted. Survives restarts: the server keeps no scan state. */
+  2: binary cursor
+}
+
+struct CountRequest {
+  1: binary start_key
+  2: binary end_key
+  3: binary prefix
+}
+
+struct CountReply { 1: i64 count }
+
+service Kv {
+  HelloReply hello(1: HelloRequest request) throws (1: KvError error)
+  Record get(1: Context context, 2: GetRequest request) throws (1: KvError error)
+  WriteResult put(1: Context context, 2: PutRequest request) throws (1: KvError error)
+  WriteResult remove(1: Context context, 2: RemoveRequest request) throws (1: KvError error)
+  WriteResult increment(1: Context context, 2: IncrementRequest request) throws (1: KvError error)
+  MultiGetReply multiGet(1: Context context, 2: MultiGetRequest request) throws (1: KvError error)
+  WriteBatchReply writeBatch(1: Context context, 2: WriteBatchRequest request) throws (1: KvError error)
+  ScanReply scan(1: Context context, 2: ScanRequest request) throws (1: KvError error)
+  CountReply count(1: Context context, 2: CountRequest request) throws (1: KvError error)
+}
+
+struct PartitionStatus {
+  1: i32 id
+  2: string uuid
+  3: i32 reactor
+  4: i64 generation
+  5: i64 last_lsn
+  6: i64 applied_lsn
+  7: i64 checkpoint_lsn
+  8: i64 file_bytes
+  9: i64 used_bytes
+  10: i64 dirty_pages
+  11: bool checkpoint_running
+}
+
+struct NodeStatus {
+  1: string node_id
+  2: string server_version
+  3: i64 uptime_ms
+  4: string data_dir
+  5: i32 page_bytes
+  6: i64 memory_limit_bytes
+  7: i64 resident_bytes
+  8: i64 pool_pages
+  9: i64 pool_free_pages
+  10: i64 log_bytes
+  11: i64 log_budget_bytes
+  12: i32 connections
+  13: list<PartitionStatus> partitions
+  /** "ok", or what is wrong; with the next command to run in `advice`. */
+  14: string verdict
+  15: string advice
+  16: i32 http_port
+}
+
+struct CheckpointReply { 1: i32 partitions }
+
+/** For operators; served on the same port. */
+service Admin {
+  NodeStatus status(1: Context context) throws (1: KvError error)
+  /** Checkpoints every partition and returns when all are durable. */
+  CheckpointReply checkpoint(1: Context context) throws (1: KvError error)
+}
