@@ -73,7 +73,9 @@ struct PointRead {
   enum class Outcome : uint8_t { kPending, kFound, kNotFound, kMiss };
   class Partition* partition = nullptr;
   std::string_view key;
-  std::string* value = nullptr;  // receives the bytes (capacity is reused)
+  std::string* value = nullptr;  // receives the bytes (capacity is reused); null: `in_place` is set instead
+  std::string_view in_place;     // with value == nullptr: the bytes where they lie in the page, valid until the caller
+                                 // suspends or calls the engine again; a value in pieces is kMiss
   Version version = 0;
   int64_t expires_at_ms = 0;
   Outcome outcome = Outcome::kPending;  // kMiss: pages are missing; co_await partition->Get(key)
