@@ -269,11 +269,13 @@ class Checker:
                     self.report(path, 1, "dead", "no file includes this header")
             elif not self.is_built(path, parts):
                 self.report(path, 1, "dead", "no target builds this source: targets take the .cc files directly in "
-                            "src/<layer>/, tools/<tool>/ and, by name, tests/<kind>/ (see tests/CMakeLists.txt)")
+                            "src/<layer>/, in the folders a tool's CMakeLists.txt names, and in tests/<kind>/ by name "
+                            "(see tests/CMakeLists.txt)")
 
     def is_built(self, path, parts):
         if parts[0] in ("src", "tools"):
-            return len(parts) == 3 and (self.root / parts[0] / parts[1] / "CMakeLists.txt").is_file()
+            listing = self.root / parts[0] / parts[1] / "CMakeLists.txt"
+            return listing.is_file() and (len(parts) == 3 or f"{parts[2]}/" in listing.read_text(encoding="utf-8"))
         kind = parts[1]
         if kind == "support":
             return len(parts) == 3
