@@ -1,0 +1,358 @@
+#include "src/rpc/rpc_connection.h"
+
+#include <algorithm>
+#include <cctype>
+#include <utility>
+
+#include "gen-cpp/pando_constants.h"
+#include "src/base/codec.h"
+#include "src/rpc/rpc_server.h"
+
+namespace pando {
+
+namespace {
+
+// Enough of a frame to find its method and sequence id in any protocol.
+constexpr size_t kHeadBytes = kFrameHeaderBytes + kMaxMethodNameBytes + 16;
+// Beyond this, memory for a half frame is reserved in steps of what has arrived.
+constexpr size_t kMinPendingBytes = 512;
+
+uint32_t FrameLength(std::string_view bytes) { return __builtin_bswap32(LoadLE<uint32_t>(bytes.data())); }
+
+bool LooksLikeText(std::string_view bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](unsigned char c) { return std::isprint(c) || std::isspace(c); });
+}
+
+}  // namespace
+
+RpcConnection::RpcConnection(RpcServer* server, Connection* connection, bool refused)
+    : server_(server), connection_(connection), state_(refused ? State::kRefused : State::kOpen) {}
+
+RpcConnection::~RpcConnection() {
+  ReleasePending();
+  Account(0);
+}
+
+// -- receiving
+
+void RpcConnection::OnData(std::span<const char> data) {
+  std::string_view bytes(data.data(), data.size());
+  received_bytes_ += bytes.size();
+  server_->metrics_.received_bytes_total.Add(bytes.size());
+  if (state_ == State::kRefused) return RefuseFirstRequest(bytes);
+  while (!bytes.empty() && state_ == State::kOpen) {
+    size_t taken;
+    if (skipped_) {
+      taken = Skip(bytes);
+    } else if (pending_.empty()) {
+      taken = AtLimit() ? 0 : Consume(bytes);
+      if (taken == 0 && state_ == State::kOpen) {
+        Keep(bytes);
+        taken = bytes.size();
+      }
+    } else if (AtLimit()) {
+      Keep(bytes);
+      taken = bytes.size();
+    } else {
+      taken = TopUp(bytes);
+    }
+    bytes.remove_prefix(std::min(taken, bytes.size()));
+  }
+  UpdateFlow();
+}
+
+size_t RpcConnection::Consume(std::string_view bytes) {
+  size_t taken = 0;
+  while (bytes.size() >= kFrameHeaderBytes && state_ == State::kOpen && !AtLimit()) {
+    uint32_t length = FrameLength(bytes);
+    if (length == 0 || length > kMaxFrameBytes) [[unlikely]]
+      return taken + OnBadLength(bytes, length);
+    size_t whole = kFrameHeaderBytes + length;
+    if (bytes.size() < whole) break;
+    OnFrame(bytes.substr(kFrameHeaderBytes, length));
+    bytes.remove_prefix(whole);
+    taken += whole;
+  }
+  return taken;
+}
+
+void RpcConnection::ConsumePending() {
+  if (pending_.empty() || state_ != State::kOpen) return;
+  size_t taken = Consume(pending_);
+  if (state_ != State::kOpen || taken == pending_.size()) return ReleasePending();
+  pending_.erase(0, taken);
+}
+
+size_t RpcConnection::TopUp(std::string_view bytes) {
+  size_t wanted = kFrameHeaderBytes;
+  if (pending_.size() >= kFrameHeaderBytes) {
+    uint32_t length = FrameLength(pending_);
+    // A bad length needs a little more of the frame to be answered well.
+    bool bad = length == 0 || length > kMaxFrameBytes;
+    wanted = bad ? kHeadBytes : kFrameHeaderBytes + length;
+  }
+  size_t taken = std::min(bytes.size(), wanted - std::min(wanted, pending_.size()));
+  if (taken > 0) Keep(bytes.substr(0, taken));
+  if (!skipped_ && pending_.size() >= wanted) ConsumePending();
+  return taken;
+}
+
+void RpcConnection::Keep(std::string_view bytes) {
+  size_t needed = pending_.size() + bytes.size();
+  if (needed > pending_reserved_) {
+    std::string head = pending_.substr(0, kHeadBytes);
+    head.append(bytes.substr(0, kHeadBytes - head.size()));
+    size_t grown = std::max({needed, kMinPendingBytes, 2 * pending_reserved_});
+    if (head.size() >= kFrameHeaderBytes) {
+      // Never more than the frame needs, unless more than the frame is already here.
+      grown = std::max(needed, std::min(grown, kFrameHeaderBytes + size_t{FrameLength(head)}));
+    }
+    // What waits at a limit is bounded by the receive buffers on their way and has to be taken; so has what is too
+    // short to be answered. The rest of a half frame has not.
+    size_t more = grown - pending_reserved_;
+    if (AtLimit() || grown <= kMinPendingBytes) {
+      server_->account_.Force(static_cast<int64_t>(more));
+    } else if (!server_->TryReserve(more)) {
+      return StartSkip(std::move(head), needed);
+    }
+    pending_reserved_ = grown;
+    pending_.reserve(grown);
+  }
+  pending_.append(bytes);
+}
+
+void RpcConnection::StartSkip(std::string head, size_t arrived) {
+  ReleasePending();
+  uint32_t length = FrameLength(head);
+  if (length > kMaxFrameBytes) return Garbage(fmt::format("a frame of {} bytes", length));
+  skipped_ = std::make_unique<SkippedFrame>();
+  skipped_->head = std::move(head);
+  skipped_->left = kFrameHeaderBytes + length - arrived;
+}
+
+size_t RpcConnection::Skip(std::string_view bytes) {
+  size_t taken = std::min(bytes.size(), skipped_->left);
+  if (skipped_->head.size() < kHeadBytes) {
+    skipped_->head.append(bytes.substr(0, std::min(taken, kHeadBytes - skipped_->head.size())));
+  }
+  skipped_->left -= taken;
+  if (skipped_->left == 0) {
+    std::unique_ptr<SkippedFrame> done = std::move(skipped_);
+    AnswerOverloaded(std::string_view(done->head).substr(kFrameHeaderBytes));
+  }
+  return taken;
+}
+
+void RpcConnection::ReleasePending() {
+  if (pending_.capacity() > 0) std::string().swap(pending_);
+  server_->Release(std::exchange(pending_reserved_, 0));
+}
+
+void RpcConnection::OnFrame(std::string_view frame) {
+  MessageHeader header;
+  if (Status status = DecodeMessageHeader(&frame, &header); !status.ok()) [[unlikely]] {
+    return Garbage(status.message());
+  }
+  server_->metrics_.requests_total.Add();
+  if (header.type == apache::thrift::protocol::T_ONEWAY) return;  // nobody waits: there are no oneway methods
+  RequestId id{this, next_++, header.seqid, header.protocol};
+  if (header.type != apache::thrift::protocol::T_CALL) [[unlikely]] {
+    return server_->ReplyException(id, header.method, TApplicationException::INVALID_MESSAGE_TYPE,
+                                   "only calls are answered");
+  }
+  if (server_->Exhausted()) [[unlikely]] {
+    server_->metrics_.overloaded_total.Add();
+    return server_->ReplyError(id, header.method, server_->OverloadedError());
+  }
+  if (server_->stopping_) [[unlikely]] {
+    api::KvError error;
+    error.code = api::g_pando_constants.UNAVAILABLE;
+    error.message = "the node is shutting down";
+    error.retryable = true;
+    error.retry_after_ms = 1000;
+    return server_->ReplyError(id, header.method, error);
+  }
+  server_->service_->OnRequest({id, header.method, frame});
+}
+
+size_t RpcConnection::OnBadLength(std::string_view bytes, uint32_t length) {
+  std::string_view first = bytes.substr(0, kFrameHeaderBytes);
+  if (length == 0) return Garbage("a frame of 0 bytes"), bytes.size();
+  if (LooksLikeText(first)) {
+    return Garbage(fmt::format("text (\"{}...\"), not framed Thrift; is this an HTTP client?", first)), bytes.size();
+  }
+  auto top = static_cast<uint8_t>(first[0]);
+  if (top == 0x80 || top == 0x82) return Garbage("Thrift without frames; use TFramedTransport"), bytes.size();
+  if (bytes.size() < std::min<size_t>(kHeadBytes, kFrameHeaderBytes + length)) return 0;  // wait for its method
+
+  std::string_view head = bytes.substr(kFrameHeaderBytes);
+  MessageHeader header;
+  if (!DecodeMessageHeader(&head, &header).ok()) {
+    return Garbage(fmt::format("a frame of {} bytes that is not Thrift", length)), bytes.size();
+  }
+  server_->metrics_.bad_requests_total.Add();
+  RequestId id{this, next_++, header.seqid, header.protocol};
+  api::KvError error;
+  error.code = api::g_pando_constants.TOO_LARGE;
+  error.message = fmt::format("the frame has {} bytes; the limit is {} (max_frame_bytes). The connection is closed.",
+                              length, kMaxFrameBytes);
+  server_->ReplyError(id, header.method, error);
+  CloseAfterReplies();
+  return bytes.size();
+}
+
+void RpcConnection::AnswerOverloaded(std::string_view head) {
+  server_->metrics_.overloaded_total.Add();
+  MessageHeader header;
+  if (Status status = DecodeMessageHeader(&head, &header); !status.ok()) return Garbage(status.message());
+  RequestId id{this, next_++, header.seqid, header.protocol};
+  server_->ReplyError(id, header.method, server_->OverloadedError());
+}
+
+void RpcConnection::RefuseFirstRequest(std::string_view bytes) {
+  // At most one head is kept, so no budget is asked.
+  pending_.append(bytes.substr(0, kHeadBytes - std::min(kHeadBytes, pending_.size())));
+  if (pending_.size() < kFrameHeaderBytes) return;
+  size_t whole = kFrameHeaderBytes + FrameLength(pending_);
+  if (pending_.size() < std::min(whole, kHeadBytes)) return;
+  std::string_view head = std::string_view(pending_).substr(kFrameHeaderBytes);
+  MessageHeader header;
+  if (Status status = DecodeMessageHeader(&head, &header); !status.ok()) return Garbage(status.message());
+  RequestId id{this, next_++, header.seqid, header.protocol};
+  api::KvError error = server_->OverloadedError();
+  error.message = fmt::format("the node has {} connections open, the limit set by --max_connections",
+                              server_->options_.max_connections);
+  server_->ReplyError(id, header.method, error);
+  CloseAfterReplies();
+}
+
+void RpcConnection::Garbage(std::string_view why) {
+  server_->metrics_.garbage_total.Add();
+  server_->LogLimited(fmt::format("closing {}: it sent {}", connection_->peer(), why));
+  CloseAfterReplies();
+}
+
+void RpcConnection::CloseAfterReplies() {
+  if (state_ == State::kClosed) return;
+  if (state_ == State::kRefused) --server_->refused_;
+  state_ = State::kClosing;
+  MarkDirty();
+}
+
+// -- replying
+
+std::string* RpcConnection::BeginReply(uint32_t sequence) {
+  DCHECK_LT(sequence - head_, next_ - head_) << "a request was answered twice";
+  if (sequence == head_) {
+    if (out_.capacity() == 0) out_ = server_->TakeBuffer();
+    return &out_;
+  }
+  uint32_t size = server_->options_.max_requests;
+  if (!ring_) ring_ = std::make_unique<Slot[]>(size);
+  Slot& slot = ring_[sequence % size];
+  slot.bytes = server_->TakeBuffer();
+  return &slot.bytes;
+}
+
+void RpcConnection::EndReply(uint32_t sequence) {
+  if (sequence != head_) {
+    Slot& slot = ring_[sequence % server_->options_.max_requests];
+    slot.ready = true;
+    ring_bytes_ += slot.bytes.size();
+    Account(ReplyBytes());
+    return;
+  }
+  ++head_;
+  if (ring_) {
+    for (Slot* slot; (slot = &ring_[head_ % server_->options_.max_requests])->ready; ++head_) {
+      ring_bytes_ -= slot->bytes.size();
+      out_.append(slot->bytes);
+      server_->GiveBuffer(std::move(slot->bytes));
+      *slot = Slot();
+    }
+    if (unanswered() == 0) ring_.reset();
+  }
+  MarkDirty();
+}
+
+size_t RpcConnection::ReplyBytes() const {
+  return out_.size() + ring_bytes_ + (connection_ ? connection_->unsent_bytes() : 0);
+}
+
+void RpcConnection::Account(size_t reply_bytes) {
+  if (reply_bytes > accounted_bytes_) {
+    server_->account_.Force(static_cast<int64_t>(reply_bytes - accounted_bytes_));
+  } else {
+    server_->account_.Release(static_cast<int64_t>(accounted_bytes_ - reply_bytes));
+  }
+  accounted_bytes_ = reply_bytes;
+}
+
+void RpcConnection::Flush() {
+  if (state_ == State::kClosed) return;
+  if (!out_.empty()) {
+    sent_bytes_ += out_.size();
+    server_->metrics_.sent_bytes_total.Add(out_.size());
+    connection_->Send(&out_);
+    server_->GiveBuffer(std::exchange(out_, std::string()));
+  }
+  Account(ReplyBytes());
+  if (state_ == State::kClosing && unanswered() == 0 && !close_sent_) {
+    close_sent_ = true;
+    connection_->Close(false);
+    return;
+  }
+  if (!pending_.empty() && BelowLimit()) ConsumePending();
+  UpdateFlow();
+}
+
+void RpcConnection::OnSent() {
+  Account(ReplyBytes());
+  if (paused_) MarkDirty();
+}
+
+bool RpcConnection::AtLimit() const {
+  const RpcOptions& options = server_->options_;
+  return unanswered() >= options.max_requests || running_ >= options.max_requests ||
+         ReplyBytes() >= options.max_reply_bytes;
+}
+
+bool RpcConnection::BelowLimit() const {
+  const RpcOptions& options = server_->options_;
+  return unanswered() <= options.max_requests / 2 && running_ <= options.max_requests / 2 &&
+         ReplyBytes() <= options.max_reply_bytes / 2;
+}
+
+void RpcConnection::UpdateFlow() {
+  if (state_ != State::kOpen) return;
+  if (!paused_ && AtLimit()) {
+    paused_ = true;
+    server_->metrics_.paused_connections.Add(1);
+    connection_->PauseReceive();
+  } else if (paused_ && BelowLimit()) {
+    paused_ = false;
+    server_->metrics_.paused_connections.Add(-1);
+    connection_->ResumeReceive();
+  }
+}
+
+void RpcConnection::MarkDirty() {
+  if (!dirty_) server_->MarkDirty(this);
+}
+
+void RpcConnection::OnClosed(const Status& /*reason*/) {
+  if (state_ == State::kRefused) --server_->refused_;
+  if (paused_) server_->metrics_.paused_connections.Add(-1);
+  paused_ = false;
+  state_ = State::kClosed;
+  connection_ = nullptr;
+  skipped_.reset();
+  ReleasePending();
+  std::string().swap(out_);
+  ring_.reset();
+  ring_bytes_ = 0;
+  Account(0);
+  if (Forgotten()) server_->Remove(this);
+}
+
+}  // namespace pando

@@ -1,0 +1,30 @@
+#include "src/rpc/rpc_dispatch.h"
+
+namespace pando {
+
+void RpcCallBase::ArmDeadline() {
+  on_fire = [](Timer* t) { static_cast<RpcCallBase*>(t)->AnswerLate(); };
+  server->reactor().ArmTimer(this, deadline_ns);
+}
+
+void RpcCallBase::AnswerLate() {
+  answered = true;
+  server->metrics().deadline_total.Add();
+  api::KvError error;
+  error.code = api::g_pando_constants.DEADLINE;
+  error.message = fmt::format("{} was not done within its budget of {} ms", method, budget_ms);
+  error.applied = applied_if_late;
+  error.retryable = applied_if_late == api::g_pando_constants.APPLIED_NO;
+  server->ReplyError(id, method, error);
+}
+
+void RpcCallBase::End() {
+  if (ended) *ended = true;
+  Reactor& reactor = server->reactor();
+  reactor.CancelTimer(this);
+  if (latency) latency->Record(static_cast<uint64_t>(reactor.NowNs() - received_ns));
+  server->Release(reserved_bytes);
+  server->EndCall(id);
+}
+
+}  // namespace pando

@@ -1,0 +1,217 @@
+#include "src/rpc/rpc_server.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "gen-cpp/pando_constants.h"
+
+namespace pando {
+
+namespace {
+
+constexpr Nanos kWatchIntervalNs = kSecond;
+constexpr Nanos kLogIntervalNs = 10 * kSecond;
+constexpr int32_t kOverloadRetryMs = 50;
+constexpr uint32_t kMaxRefused = 64;  // connections over the limit that are kept long enough to be told so
+constexpr size_t kMaxBufferBytes = 256u << 10;
+constexpr size_t kMaxBuffersBytes = 2u << 20;
+constexpr Nanos kShutdownPollNs = 5 * kMillisecond;
+
+}  // namespace
+
+RpcServer::RpcServer(Reactor& reactor, RpcOptions options, RpcShared* shared, RpcService* service)
+    : reactor_(reactor), options_(std::move(options)), shared_(shared), service_(service), account_(&shared->memory) {
+  watch_.server = this;
+  watch_.on_fire = [](Timer* t) { static_cast<WatchTimer*>(t)->server->OnWatch(); };
+}
+
+RpcServer::~RpcServer() {
+  CHECK(connections_.empty()) << "an RpcServer is destroyed before its Shutdown has finished";
+  reactor_.CancelTimer(&watch_);
+}
+
+Result<uint16_t> RpcServer::Listen() {
+  ASSIGN_OR_RETURN(uint16_t port, reactor_.Listen(options_.listen, this));
+  listening_ = true;
+  reactor_.ArmTimer(&watch_, reactor_.NowNs() + kWatchIntervalNs);
+  return port;
+}
+
+Task<void> RpcServer::Shutdown(Nanos limit_ns) {
+  stopping_ = true;
+  if (std::exchange(listening_, false)) reactor_.StopListening();
+  Nanos give_up_ns = reactor_.NowNs() + limit_ns;
+  while (!connections_.empty()) {
+    bool late = reactor_.NowNs() >= give_up_ns;
+    for (auto& c : connections_) {
+      if (c->connection_ == nullptr) continue;  // only its calls are still running
+      bool busy = c->unanswered() > 0 || c->ReplyBytes() > 0;
+      if (late || (!busy && !c->close_sent_)) {
+        c->close_sent_ = true;
+        c->connection_->Close(late);
+      }
+    }
+    co_await Sleep(reactor_, kShutdownPollNs);
+  }
+  reactor_.CancelTimer(&watch_);
+}
+
+void RpcServer::OnAccept(Connection* connection) {
+  metrics_.accepted_total.Add();
+  bool refused = shared_->connections.fetch_add(1, std::memory_order_relaxed) >= options_.max_connections;
+  auto c = std::make_unique<RpcConnection>(this, connection, refused);
+  connection->SetHandler(c.get());
+  c->list_index_ = static_cast<uint32_t>(connections_.size());
+  c->stalled_since_ns_ = reactor_.NowNs();
+  if (refused) {
+    metrics_.refused_total.Add();
+    LogLimited(fmt::format("refusing {}: {} connections are open (--max_connections)", connection->peer(),
+                           options_.max_connections));
+  }
+  if (refused && ++refused_ > kMaxRefused) c->CloseAfterReplies();
+  connections_.push_back(std::move(c));
+  metrics_.connections.Set(static_cast<int64_t>(connections_.size()));
+}
+
+void RpcServer::Remove(RpcConnection* c) {
+  shared_->connections.fetch_sub(1, std::memory_order_relaxed);
+  uint32_t index = c->list_index_;
+  std::unique_ptr<RpcConnection> gone = std::move(connections_[index]);
+  if (index + 1 < connections_.size()) {
+    connections_[index] = std::move(connections_.back());
+    connections_[index]->list_index_ = index;
+  }
+  connections_.pop_back();
+  metrics_.connections.Set(static_cast<int64_t>(connections_.size()));
+}
+
+// -- answering
+
+std::string* RpcServer::BeginReply(const RequestId& id) {
+  if (id.connection->state_ == RpcConnection::State::kClosed) {
+    discarded_.clear();
+    return &discarded_;
+  }
+  return id.connection->BeginReply(id.sequence);
+}
+
+void RpcServer::EndReply(const RequestId& id) {
+  RpcConnection* c = id.connection;
+  if (c->state_ != RpcConnection::State::kClosed) return c->EndReply(id.sequence);
+  ++c->head_;  // nobody cares for the order any more
+  if (c->Forgotten()) Remove(c);
+}
+
+void RpcServer::EndCall(const RequestId& id) {
+  RpcConnection* c = id.connection;
+  --c->running_;
+  if (c->paused_) c->MarkDirty();
+  if (c->Forgotten()) Remove(c);
+}
+
+void RpcServer::ReplyError(const RequestId& id, std::string_view method, const api::KvError& error) {
+  api::Kv_get_result result;  // every method's result has the error as field 1
+  result.__set_error(error);
+  Reply(id, method, result);
+}
+
+void RpcServer::ReplyException(const RequestId& id, std::string_view method,
+                               TApplicationException::TApplicationExceptionType type, std::string_view message) {
+  metrics_.bad_requests_total.Add();
+  codec_.WriteException(Header(id, method, apache::thrift::protocol::T_EXCEPTION), type, message, BeginReply(id));
+  EndReply(id);
+}
+
+api::KvError RpcServer::OverloadedError() const {
+  api::KvError error;
+  error.code = api::g_pando_constants.OVERLOADED;
+  error.message = fmt::format(
+      "the node has no memory for more requests: {} bytes of requests and replies are in progress, "
+      "the limit is {}",
+      shared_->memory.used_bytes(), shared_->memory.limit_bytes());
+  error.applied = api::g_pando_constants.APPLIED_NO;
+  error.retryable = true;
+  error.retry_after_ms = kOverloadRetryMs;
+  return error;
+}
+
+// -- the turn
+
+void RpcServer::MarkDirty(RpcConnection* c) {
+  c->dirty_ = true;
+  dirty_.push_back(c);
+  if (!in_turn_end_) reactor_.ArmTurnHook(this);
+}
+
+void RpcServer::OnTurnEnd() {
+  in_turn_end_ = true;
+  // Sending may let a connection go on with what it has already received, which makes more replies; all of them are
+  // bounded by the bytes received.
+  do {
+    if (std::exchange(service_pending_, false)) service_->OnTurnEnd();
+    flushing_.swap(dirty_);
+    for (RpcConnection* c : flushing_) {
+      c->dirty_ = false;
+      c->Flush();
+      if (c->Forgotten()) Remove(c);
+    }
+    flushing_.clear();
+  } while (!dirty_.empty() || service_pending_);
+  in_turn_end_ = false;
+  metrics_.buffered_bytes.Set(account_.in_use_bytes());
+}
+
+void RpcServer::OnWatch() {
+  Nanos now = reactor_.NowNs();
+  for (auto& c : connections_) {
+    if (c->connection_ == nullptr || !Stalled(c.get(), now)) continue;
+    metrics_.closed_stalled_total.Add();
+    LogLimited(fmt::format("closing {}: no progress for {} s with {} bytes unsent and {} bytes of a request received",
+                           c->connection_->peer(), options_.stall_timeout_ns / kSecond, c->connection_->unsent_bytes(),
+                           c->pending_.size()));
+    c->connection_->Close(true);
+  }
+  reactor_.ArmTimer(&watch_, now + kWatchIntervalNs);
+}
+
+bool RpcServer::Stalled(RpcConnection* c, Nanos now) const {
+  // A request that takes its time is not a stalled connection: only bytes that do not move are.
+  size_t unsent = c->connection_->unsent_bytes();
+  bool stuck_sending = unsent > 0 && c->sent_bytes_ - unsent == c->last_taken_;
+  bool stuck_receiving = (!c->pending_.empty() || c->skipped_ || c->state_ == RpcConnection::State::kRefused) &&
+                         !c->paused_ && c->received_bytes_ == c->last_received_;
+  c->last_taken_ = c->sent_bytes_ - unsent;
+  c->last_received_ = c->received_bytes_;
+  if (!stuck_sending && !stuck_receiving) c->stalled_since_ns_ = now;
+  return now - c->stalled_since_ns_ >= options_.stall_timeout_ns;
+}
+
+// -- small things
+
+std::string RpcServer::TakeBuffer() {
+  if (buffers_.empty()) return {};
+  std::string buffer = std::move(buffers_.back());
+  buffers_.pop_back();
+  buffers_bytes_ -= buffer.capacity();
+  return buffer;
+}
+
+void RpcServer::GiveBuffer(std::string buffer) {
+  if (buffer.capacity() > kMaxBufferBytes || buffers_bytes_ + buffer.capacity() > kMaxBuffersBytes) return;
+  buffer.clear();
+  buffers_bytes_ += buffer.capacity();
+  buffers_.push_back(std::move(buffer));
+}
+
+void RpcServer::LogLimited(const std::string& message) {
+  Nanos now = reactor_.NowNs();
+  if (now < next_log_ns_) {
+    ++unlogged_;
+    return;
+  }
+  next_log_ns_ = now + kLogIntervalNs;
+  LOG(WARNING) << message << (unlogged_ > 0 ? fmt::format(" ({} more like this were not logged)", unlogged_) : "");
+  unlogged_ = 0;
+}
+
+}  // namespace pando

@@ -1,0 +1,156 @@
+// RpcServer: a framed Thrift server on one reactor.
+//
+// It accepts, frames, bounds and answers; what a request means is the RpcService's business. Every request handed to
+// the service must be answered exactly once (BeginReply/EndReply, or one of the helpers); replies leave in request
+// order.
+//
+// Bounds: requests and reply bytes in progress per connection (past them its receiving stops), connections per node,
+// and one MemoryBudget for half frames, running calls and unsent replies (past it requests are answered OVERLOADED).
+//
+// Threads: one reactor. Several servers share a port (SO_REUSEPORT), the budget and the count of connections.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gen-cpp/Kv.h"
+#include "src/base/memory_budget.h"
+#include "src/io/reactor.h"
+#include "src/io/task.h"
+#include "src/metrics/metrics.h"
+#include "src/rpc/rpc_connection.h"
+#include "src/rpc/thrift_codec.h"
+
+namespace pando {
+
+struct RpcOptions {
+  ListenOptions listen;
+  uint32_t max_requests = 128;            // in progress per connection
+  size_t max_reply_bytes = 4u << 20;      // made and unsent per connection
+  uint32_t max_connections = 20'000;      // of all servers that share `RpcShared`
+  Nanos stall_timeout_ns = 60 * kSecond;  // a connection at a limit, or inside a frame, that does not move
+  int32_t default_budget_ms = 10'000;
+  int32_t max_budget_ms = 600'000;
+};
+
+// What the servers of one node share.
+struct RpcShared {
+  explicit RpcShared(int64_t memory_bytes) : memory(memory_bytes) {}
+  MemoryBudget memory;
+  std::atomic<uint32_t> connections{0};
+};
+
+struct RpcMetrics {
+  Gauge connections, paused_connections, buffered_bytes;
+  Counter accepted_total, refused_total, closed_stalled_total;
+  Counter requests_total, received_bytes_total, sent_bytes_total;
+  Counter overloaded_total, deadline_total, bad_requests_total, garbage_total;
+};
+
+// Names one request until it is answered. Copyable; valid across turns because the connection outlives its requests.
+struct RequestId {
+  RpcConnection* connection = nullptr;
+  uint32_t sequence = 0;
+  int32_t seqid = 0;
+  WireProtocol protocol = WireProtocol::kBinary;
+};
+
+struct RpcRequest {
+  RequestId id;
+  std::string_view method;  // both point into the receive buffer: valid during OnRequest
+  std::string_view body;    // the encoded args struct
+};
+
+class RpcService {
+ public:
+  virtual void OnRequest(const RpcRequest& request) = 0;
+  // Before the replies of the turn are sent: the place to answer what was gathered.
+  virtual void OnTurnEnd() = 0;
+
+ protected:
+  ~RpcService() = default;
+};
+
+class RpcServer final : public AcceptHandler, private TurnHook {
+ public:
+  RpcServer(Reactor& reactor, RpcOptions options, RpcShared* shared, RpcService* service);
+  ~RpcServer();  // REQUIRES: Shutdown has finished
+
+  Result<uint16_t> Listen();  // -> port
+  // Refuses new connections and requests, waits until what runs is answered and sent, closes. After `limit_ns` whatever
+  // is left is cut off.
+  Task<void> Shutdown(Nanos limit_ns);
+
+  // -- answering. BeginReply returns the string to append one whole frame to; EndReply must follow at once.
+  std::string* BeginReply(const RequestId& id);
+  void EndReply(const RequestId& id);
+  template <typename Body>
+  void Reply(const RequestId& id, std::string_view method, const Body& result) {
+    codec_.Write(Header(id, method, apache::thrift::protocol::T_REPLY), result, BeginReply(id));
+    EndReply(id);
+  }
+  void ReplyError(const RequestId& id, std::string_view method, const api::KvError& error);
+  void ReplyException(const RequestId& id, std::string_view method,
+                      TApplicationException::TApplicationExceptionType type, std::string_view message);
+
+  // -- calls that outlive OnRequest
+  void BeginCall(const RequestId& id) { ++id.connection->running_; }
+  void EndCall(const RequestId& id);
+  bool TryReserve(size_t bytes) { return account_.TryReserve(static_cast<int64_t>(bytes)); }
+  void Release(size_t bytes) { account_.Release(static_cast<int64_t>(bytes)); }
+  // True when what can be refused should be, for want of memory.
+  bool Exhausted() const { return account_.Exhausted(); }
+
+  // Makes OnTurnEnd of the service run in this turn.
+  void ArmTurnEnd() {
+    if (!in_turn_end_) reactor_.ArmTurnHook(this);
+    service_pending_ = true;
+  }
+
+  static MessageHeader Header(const RequestId& id, std::string_view method, ThriftMessageType type) {
+    return {id.protocol, type, id.seqid, method};
+  }
+  api::KvError OverloadedError() const;
+  Reactor& reactor() { return reactor_; }
+  ThriftCodec& codec() { return codec_; }
+  RpcMetrics& metrics() { return metrics_; }
+  const RpcOptions& options() const { return options_; }
+
+ private:
+  friend class RpcConnection;
+  struct WatchTimer : Timer {
+    RpcServer* server = nullptr;
+  };
+  void OnAccept(Connection* connection) override;
+  void OnTurnEnd() override;
+  void OnWatch();  // closes what has stalled
+  bool Stalled(RpcConnection* c, Nanos now) const;
+  void Remove(RpcConnection* c);
+  void MarkDirty(RpcConnection* c);
+  void LogLimited(const std::string& message);
+  std::string TakeBuffer();
+  void GiveBuffer(std::string buffer);
+
+  Reactor& reactor_;
+  const RpcOptions options_;
+  RpcShared* const shared_;
+  RpcService* const service_;
+  BudgetAccount account_;
+  ThriftCodec codec_;
+  RpcMetrics metrics_;
+  std::vector<std::unique_ptr<RpcConnection>> connections_;
+  std::vector<RpcConnection*> dirty_, flushing_;
+  std::vector<std::string> buffers_;  // spare reply strings
+  size_t buffers_bytes_ = 0;
+  std::string discarded_;  // takes replies to closed connections
+  uint32_t refused_ = 0;   // connections in State::kRefused
+  bool in_turn_end_ = false, service_pending_ = false, stopping_ = false, listening_ = false;
+  WatchTimer watch_;
+  Nanos next_log_ns_ = 0;
+  uint64_t unlogged_ = 0;
+};
+
+}  // namespace pando
