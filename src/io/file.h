@@ -49,6 +49,9 @@ class File {
   Reactor& reactor() const { return *reactor_; }
 
  private:
+  Task<Status> Transfer(IoOp::Kind kind, char* data, size_t bytes, uint64_t offset, int buffer_index, bool data_sync);
+  Task<Status> TransferVector(IoOp::Kind kind, std::span<iovec> vectors, uint64_t offset);
+
   Reactor* reactor_ = nullptr;
   FileId id_ = kNoFile;
   std::string path_;

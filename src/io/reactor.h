@@ -77,6 +77,7 @@ struct Timer {
   void (*on_fire)(Timer*) = nullptr;
   bool armed = false;
   uint64_t sequence = 0;  // set by the reactor; orders equal deadlines
+  size_t heap_index = 0;  // set by the reactor: its place in the heap while armed
 };
 
 // Called once at the end of each turn in which it was armed (ArmTurnHook), before the turn's one submit.
@@ -146,6 +147,7 @@ struct RemoteCall {
   virtual void Start() = 0;   // on the target reactor's thread
   virtual void Finish() = 0;  // on the origin's thread; may delete this
   int origin = -1, target = -1;
+  Reactor* target_reactor = nullptr;  // set by the target just before Start()
   RemoteCall* next = nullptr;
 
  protected:

@@ -1,0 +1,54 @@
+// UringCore: the ring of one reactor and what its parts (disk, network, loop) share: submission entries, tags that tell
+// completions apart, timers, and the clock of the turn.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <liburing.h>
+
+#include <cstdint>
+
+#include "src/io/reactor.h"
+#include "src/io/timer_heap.h"
+#include "src/io/turn_queues.h"
+
+namespace pando {
+
+// Who a completion belongs to: the low three bits of its user data; the rest is a pointer to the owner.
+enum class UringTag : uint64_t { kIoOp, kReceive, kSend, kAccept, kConnect, kWake, kIgnore };
+inline constexpr uint64_t kUringTagMask = 7;
+
+struct UringStats {
+  uint64_t turns_total = 0, waits_total = 0, completions_total = 0;
+  uint64_t receive_buffer_shortages_total = 0;  // ENOBUFS on receive
+  uint64_t buffer_registrations_refused_total = 0;
+  uint64_t accept_failures_total = 0;
+  uint64_t connections = 0, connections_total = 0;
+  uint64_t disk_ops_total = 0;
+  unsigned setup_flags = 0;  // what the kernel accepted of IORING_SETUP_*
+};
+
+struct UringCore {
+  io_uring ring{};
+  TimerHeap timers;
+  TurnQueues queues;
+  Nanos now_ns = 0;
+  UringStats stats;
+
+  // A free submission entry; submits what is queued when there is none. Prepare it first, then Own it.
+  io_uring_sqe* Sqe();
+  template <typename Owner>
+  static uint64_t UserData(Owner* owner, UringTag tag) {
+    static_assert(alignof(Owner) >= 8, "the tag needs the low bits of the pointer");
+    return reinterpret_cast<uint64_t>(owner) | static_cast<uint64_t>(tag);
+  }
+  template <typename Owner>
+  static void Own(io_uring_sqe* sqe, Owner* owner, UringTag tag) {
+    io_uring_sqe_set_data64(sqe, UserData(owner, tag));
+  }
+  // Asks the kernel to end the operation with this user data; it then completes with -ECANCELED (or as it was about
+  // to).
+  void Cancel(uint64_t user_data);
+};
+
+}  // namespace pando

@@ -1,0 +1,191 @@
+#include "src/io/uring_disk.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+namespace pando {
+
+UringDisk::~UringDisk() {
+  for (const OpenFile& file : files_) {
+    if (file.fd >= 0) close(file.fd);
+  }
+}
+
+void UringDisk::RegisterFileTable(unsigned max_registered) {
+  if (max_registered == 0) return;
+  int rc = io_uring_register_files_sparse(&core_->ring, max_registered);
+  if (rc == 0) {
+    registered_slots_ = max_registered;
+  } else {
+    LOG(WARNING) << "registered files refused (" << strerror(-rc) << "); files stay unregistered, a little slower";
+  }
+}
+
+FileId UringDisk::AddFile(int fd) {
+  FileId id;
+  if (!free_.empty()) {
+    id = free_.back();
+    free_.pop_back();
+  } else {
+    id = static_cast<FileId>(files_.size());
+    files_.emplace_back();
+  }
+  files_[id] = {fd, false};
+  if (static_cast<unsigned>(id) < registered_slots_) {
+    files_[id].registered = io_uring_register_files_update(&core_->ring, id, &fd, 1) == 1;
+  }
+  return id;
+}
+
+// Fills `sqe` for every kind that runs on an open file. Returns false for the kinds that name a path.
+bool UringDisk::Prepare(io_uring_sqe* sqe, IoOp* op) {
+  const OpenFile& file = files_[op->file];
+  const int fd = file.registered ? op->file : file.fd;
+  switch (op->kind) {
+    case IoOp::Kind::kRead:
+      if (op->buffer_index != kNoBuffer) {
+        io_uring_prep_read_fixed(sqe, fd, op->data, op->length, op->offset, op->buffer_index);
+      } else {
+        io_uring_prep_read(sqe, fd, op->data, op->length, op->offset);
+      }
+      break;
+    case IoOp::Kind::kWrite:
+      if (op->buffer_index != kNoBuffer) {
+        io_uring_prep_write_fixed(sqe, fd, op->data, op->length, op->offset, op->buffer_index);
+      } else {
+        io_uring_prep_write(sqe, fd, op->data, op->length, op->offset);
+      }
+      if (op->data_sync) sqe->rw_flags = RWF_DSYNC;
+      break;
+    case IoOp::Kind::kReadv: io_uring_prep_readv(sqe, fd, static_cast<iovec*>(op->data), op->length, op->offset); break;
+    case IoOp::Kind::kWritev:
+      io_uring_prep_writev2(sqe, fd, static_cast<iovec*>(op->data), op->length, op->offset,
+                            op->data_sync ? RWF_DSYNC : 0);
+      break;
+    case IoOp::Kind::kSync: io_uring_prep_fsync(sqe, fd, op->data_sync ? IORING_FSYNC_DATASYNC : 0); break;
+    case IoOp::Kind::kAllocate:
+      io_uring_prep_fallocate(sqe, fd, 0, static_cast<off_t>(op->offset), static_cast<off_t>(op->allocate_bytes));
+      break;
+    default: return false;
+  }
+  if (file.registered) sqe->flags |= IOSQE_FIXED_FILE;
+  return true;
+}
+
+void UringDisk::Submit(IoOp* op) {
+  ++core_->stats.disk_ops_total;
+  ++in_flight_;
+  op->result = 0;
+  const bool by_path = op->kind == IoOp::Kind::kOpen || op->kind == IoOp::Kind::kRename ||
+                       op->kind == IoOp::Kind::kUnlink || op->kind == IoOp::Kind::kMakeDirectory;
+  if (!by_path) {
+    CHECK(op->file >= 0 && static_cast<size_t>(op->file) < files_.size() && files_[op->file].fd >= 0)
+        << "operation on file " << op->file << ", which is not open";
+  }
+  if (op->kind == IoOp::Kind::kTruncate) {  // not offered by the ring; rare, and never on the request path
+    int rc = ftruncate(files_[op->file].fd, static_cast<off_t>(op->offset));
+    return Finish(op, rc == 0 ? 0 : -errno);
+  }
+  io_uring_sqe* sqe = core_->Sqe();
+  switch (op->kind) {
+    case IoOp::Kind::kOpen: io_uring_prep_openat(sqe, AT_FDCWD, op->path, op->flags | O_CLOEXEC, 0644); break;
+    case IoOp::Kind::kRename: io_uring_prep_renameat(sqe, AT_FDCWD, op->path, AT_FDCWD, op->new_path, 0); break;
+    case IoOp::Kind::kUnlink: io_uring_prep_unlinkat(sqe, AT_FDCWD, op->path, 0); break;
+    case IoOp::Kind::kMakeDirectory: io_uring_prep_mkdirat(sqe, AT_FDCWD, op->path, 0755); break;
+    case IoOp::Kind::kClose: {
+      OpenFile& file = files_[op->file];
+      if (file.registered) {
+        int none = -1;
+        io_uring_register_files_update(&core_->ring, op->file, &none, 1);
+      }
+      io_uring_prep_close(sqe, file.fd);
+      file = {};  // the slot is reused only after completion
+      break;
+    }
+    default: CHECK(Prepare(sqe, op)) << "unknown operation";
+  }
+  UringCore::Own(sqe, op, UringTag::kIoOp);
+}
+
+void UringDisk::OnCompletion(IoOp* op, int32_t result) {
+  --in_flight_;
+  if (op->kind == IoOp::Kind::kOpen && result >= 0) result = AddFile(result);
+  if (op->kind == IoOp::Kind::kClose) free_.push_back(op->file);
+  op->result = result;
+  if (op->on_complete) {
+    op->on_complete(op);
+  } else {
+    op->waiter.resume();
+  }
+}
+
+void UringDisk::Finish(IoOp* op, int32_t result) {
+  op->result = result;
+  finished_.push_back(op);
+}
+
+void UringDisk::DeliverFinished() {
+  delivering_.swap(finished_);
+  for (IoOp* op : delivering_) OnCompletion(op, op->result);
+  delivering_.clear();
+}
+
+int UringDisk::RegisterBuffers(std::span<const iovec> regions) {
+  CHECK(!buffers_registered_) << "buffers are registered once per reactor";
+  size_t total = 0;
+  for (const iovec& region : regions) {
+    CHECK_LE(region.iov_len, size_t{1} << 30) << "a registered region is at most 1 GiB";
+    total += region.iov_len;
+  }
+  int rc = io_uring_register_buffers(&core_->ring, regions.data(), static_cast<unsigned>(regions.size()));
+  if (rc < 0) {
+    ++core_->stats.buffer_registrations_refused_total;
+    LOG(WARNING) << "locking " << (total >> 20) << " MiB of buffers was refused (" << strerror(-rc)
+                 << "); running with unregistered buffers. To lock them, raise RLIMIT_MEMLOCK (ulimit -l, "
+                    "LimitMEMLOCK=infinity in a systemd unit)";
+    return kNoBuffer;
+  }
+  buffers_registered_ = true;
+  return 0;
+}
+
+Result<uint64_t> UringDisk::FileSize(FileId file) {
+  struct stat info;
+  if (fstat(files_.at(file).fd, &info) != 0) return ErrnoError(errno, "read the size of open file {}", file);
+  return static_cast<uint64_t>(info.st_size);
+}
+
+Status UringDisk::LockFile(FileId file, const std::string& path) {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  if (fcntl(files_.at(file).fd, F_OFD_SETLK, &lock) == 0) return {};
+  if (errno == EAGAIN || errno == EACCES) {
+    return Error(Code::kLocked, "{} is locked by another process that has it open; stop that process first", path);
+  }
+  return ErrnoError(errno, "lock {}", path);
+}
+
+Result<std::vector<std::string>> ListDirectoryBlocking(const std::string& path) {
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(path.c_str()), closedir);
+  if (!dir) return ErrnoError(errno, "list directory {}", path);
+  std::vector<std::string> names;
+  for (;;) {
+    errno = 0;
+    const dirent* entry = readdir(dir.get());
+    if (!entry) break;
+    std::string name = entry->d_name;
+    if (name != "." && name != "..") names.push_back(std::move(name));
+  }
+  if (errno != 0) return ErrnoError(errno, "list directory {}", path);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+}  // namespace pando

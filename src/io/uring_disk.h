@@ -1,0 +1,56 @@
+// UringDisk: the disk half of UringReactor: IoOps as submission entries, the table of registered files, registered
+// buffers.
+//
+// Threads: one reactor.
+//
+// Invariant D1: a FileId is a slot of files_; its registered slot in the kernel's table, where it has one, has the same
+// number and refers to the same descriptor.
+#pragma once
+
+#include <vector>
+
+#include "src/io/uring_core.h"
+
+namespace pando {
+
+class UringDisk {
+ public:
+  explicit UringDisk(UringCore* core) : core_(core) {}
+  ~UringDisk();
+
+  // Makes the kernel's sparse table of this many files; files beyond it, or all when it is refused, work unregistered.
+  void RegisterFileTable(unsigned max_registered);
+  void Submit(IoOp* op);
+  void OnCompletion(IoOp* op, int32_t result);
+  int RegisterBuffers(std::span<const iovec> regions);
+  Result<uint64_t> FileSize(FileId file);
+  Status LockFile(FileId file, const std::string& path);
+
+  bool has_finished() const { return !finished_.empty(); }
+  // Delivers the operations that ended without the ring (ftruncate, bad arguments).
+  void DeliverFinished();
+  size_t in_flight() const { return in_flight_; }
+  void Forget() { --in_flight_; }  // a completion dropped because the reactor is being destroyed
+
+ private:
+  struct OpenFile {
+    int fd = -1;
+    bool registered = false;
+  };
+  FileId AddFile(int fd);
+  bool Prepare(io_uring_sqe* sqe, IoOp* op);
+  void Finish(IoOp* op, int32_t result);
+
+  UringCore* core_;
+  unsigned registered_slots_ = 0;
+  std::vector<OpenFile> files_;
+  std::vector<FileId> free_;
+  std::vector<IoOp*> finished_, delivering_;
+  bool buffers_registered_ = false;
+  size_t in_flight_ = 0;
+};
+
+// Directory entries by name without "." and "..", sorted.
+Result<std::vector<std::string>> ListDirectoryBlocking(const std::string& path);
+
+}  // namespace pando

@@ -1,0 +1,488 @@
+#include "src/io/uring_network.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+#include "src/io/socket_address.h"
+
+namespace pando {
+namespace {
+
+constexpr unsigned short kBufferGroup = 1;
+constexpr Nanos kDrainLimitNs = 5 * kSecond;
+constexpr Nanos kLingerLimitNs = kSecond;
+constexpr Nanos kAcceptRetryNs = 100 * kMillisecond;
+constexpr size_t kMaxSpares = 256;
+constexpr size_t kMaxSpareBytes = 256u << 10;
+// One send at most: a longer queue goes out in several, so that MSG_WAITALL cannot hold megabytes hostage.
+constexpr size_t kMaxSendBytes = 1u << 20;
+
+Result<int> MakeSocket(const SocketAddress& address) {
+  int fd = socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return ErrnoError(errno, "make a socket for {}", address.ToString());
+  int one = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);  // accepted sockets inherit it
+  return fd;
+}
+
+}  // namespace
+
+// A connect in progress. Lives in the frame of UringNetwork::Connect.
+struct UringNetwork::ConnectOp : Timer {
+  UringNetwork* network = nullptr;
+  int fd = -1;
+  const SocketAddress* address = nullptr;
+  Nanos timeout_ns = 0;
+  int32_t result = 0;
+  bool timed_out = false;
+  std::coroutine_handle<> waiter;
+
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> h) {
+    waiter = h;
+    io_uring_sqe* sqe = network->core_->Sqe();
+    io_uring_prep_connect(sqe, fd, address->get(), address->length);
+    UringCore::Own(sqe, this, UringTag::kConnect);
+    ++network->in_flight_;
+    on_fire = [](Timer* t) {
+      auto* op = static_cast<ConnectOp*>(t);
+      op->timed_out = true;
+      op->network->core_->Cancel(UringCore::UserData(op, UringTag::kConnect));
+    };
+    network->core_->timers.Arm(this, network->core_->now_ns + timeout_ns);
+  }
+  void await_resume() const noexcept {}
+};
+
+UringConnection::UringConnection(UringNetwork* network, int fd, std::string peer)
+    : network_(network), fd_(fd), peer_(std::move(peer)) {
+  timer_.connection = this;
+  timer_.on_fire = [](Timer* t) {
+    UringConnection* c = static_cast<LingerTimer*>(t)->connection;
+    if (c->state_ == State::kDraining) {
+      c->network_->End(c, Error(Code::kAborted, "{} did not take its last bytes in time", c->peer_));
+    } else {
+      c->network_->Die(c);
+    }
+  };
+}
+
+void UringConnection::SetHandler(ConnectionHandler* handler) {
+  handler_ = handler;
+  network_->MarkForFlush(this);  // receiving starts
+}
+
+void UringConnection::Send(std::string* bytes) {
+  if (bytes->empty()) return;
+  if (state_ != State::kOpen) {
+    bytes->clear();
+    return;
+  }
+  if (pending_.empty()) {
+    if (pending_.capacity() == 0) network_->TakeSpare(&pending_);
+    pending_.swap(*bytes);
+  } else {
+    pending_.append(*bytes);
+    bytes->clear();
+  }
+  network_->MarkForFlush(this);
+}
+
+void UringConnection::PauseReceive() {
+  if (paused_ || state_ != State::kOpen) return;
+  paused_ = true;
+  if (receive_armed_ && !receive_cancelled_) {
+    receive_cancelled_ = true;
+    network_->core_->Cancel(UringCore::UserData(this, UringTag::kReceive));
+  }
+}
+
+void UringConnection::ResumeReceive() {
+  if (!paused_) return;
+  paused_ = false;
+  network_->MarkForFlush(this);
+}
+
+void UringConnection::Close(bool now) {
+  if (state_ != State::kOpen && !(now && state_ == State::kDraining)) return;
+  if (now) {
+    pending_.clear();
+    if (!send_armed_) sending_.clear(), sent_ = 0;
+    close_now_ = true;
+  }
+  if (state_ == State::kOpen) network_->Drain(this);
+  network_->MarkForFlush(this);
+}
+
+UringNetwork::~UringNetwork() {
+  for (UringConnection* c : connections_) {
+    close(c->fd_);
+    core_->timers.Cancel(&c->timer_);
+    delete c;
+  }
+  for (auto& listener : listeners_) {
+    core_->timers.Cancel(listener.get());
+    close(listener->fd);
+  }
+  if (buffers_) munmap(buffers_, size_t{buffer_count_} * buffer_bytes_);
+  if (buffer_ring_) munmap(buffer_ring_, buffer_ring_bytes_);
+}
+
+Status UringNetwork::EnsureBuffers() {
+  if (buffers_) return {};
+  CHECK(std::has_single_bit(buffer_count_) && buffer_count_ <= 32768) << buffer_count_ << " receive buffers";
+  auto map = [](size_t bytes) {
+    return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  };
+  const size_t bytes = size_t{buffer_count_} * buffer_bytes_;
+  buffer_ring_bytes_ = buffer_count_ * sizeof(io_uring_buf);
+  void* ring = map(buffer_ring_bytes_);
+  if (ring == MAP_FAILED) return ErrnoError(errno, "map the ring of receive buffers");
+  buffer_ring_ = static_cast<io_uring_buf_ring*>(ring);
+  io_uring_buf_reg registration{};
+  registration.ring_addr = reinterpret_cast<uint64_t>(ring);
+  registration.ring_entries = buffer_count_;
+  registration.bgid = kBufferGroup;
+  if (int rc = io_uring_register_buf_ring(&core_->ring, &registration, 0); rc < 0) {
+    return Error(Code::kUnsupported,
+                 "this kernel refuses a ring of provided buffers ({}): Pando's network needs Linux 6.0 or newer",
+                 strerror(-rc));
+  }
+  void* memory = map(bytes);
+  if (memory == MAP_FAILED) return ErrnoError(errno, "map {} bytes of receive buffers", bytes);
+  buffers_ = static_cast<char*>(memory);
+  io_uring_buf_ring_init(buffer_ring_);
+  for (unsigned i = 0; i < buffer_count_; ++i) RecycleBuffer(i);
+  return {};
+}
+
+void UringNetwork::RecycleBuffer(unsigned id) {
+  io_uring_buf_ring_add(buffer_ring_, buffers_ + size_t{id} * buffer_bytes_, buffer_bytes_,
+                        static_cast<unsigned short>(id), io_uring_buf_ring_mask(buffer_count_), 0);
+  io_uring_buf_ring_advance(buffer_ring_, 1);
+}
+
+// -- listening and connecting
+
+Result<uint16_t> UringNetwork::Listen(const ListenOptions& options, AcceptHandler* handler) {
+  RETURN_IF_ERROR(EnsureBuffers());
+  ASSIGN_OR_RETURN(SocketAddress address, SocketAddress::Parse(options.host, options.port));
+  ASSIGN_OR_RETURN(int fd, MakeSocket(address));
+  auto listener = std::make_unique<Listener>();
+  int one = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (options.reuse_port) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+  if (bind(fd, address.get(), address.length) != 0 || listen(fd, options.backlog) != 0) {
+    Status status = errno == EADDRINUSE ? Error(Code::kAlreadyExists,
+                                                "cannot listen on {}: another process uses this port; stop it or "
+                                                "choose another port",
+                                                address.ToString())
+                                        : ErrnoError(errno, "listen on {}", address.ToString());
+    close(fd);
+    return status;
+  }
+  const SocketAddress bound = SocketAddress::OfSelf(fd);
+  listener->network = this;
+  listener->fd = fd;
+  listener->handler = handler;
+  listener->address = bound.ToString();
+  listener->on_fire = [](Timer* t) {
+    auto* l = static_cast<Listener*>(t);
+    l->network->ArmAccept(l);
+  };
+  ArmAccept(listener.get());
+  listeners_.push_back(std::move(listener));
+  return bound.port();
+}
+
+void UringNetwork::ArmAccept(Listener* listener) {
+  if (listener->accept_armed || listener->stopping) return;
+  io_uring_sqe* sqe = core_->Sqe();
+  io_uring_prep_multishot_accept(sqe, listener->fd, nullptr, nullptr, SOCK_CLOEXEC);
+  UringCore::Own(sqe, listener, UringTag::kAccept);
+  listener->accept_armed = true;
+  ++in_flight_;
+}
+
+void UringNetwork::StopListening() {
+  for (auto& listener : listeners_) {
+    if (listener->stopping) continue;
+    listener->stopping = true;
+    core_->timers.Cancel(listener.get());
+    shutdown(listener->fd, SHUT_RDWR);  // refuses new connections at once, and ends the accept
+    if (listener->accept_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
+  }
+  std::erase_if(listeners_, [](const auto& listener) {
+    if (listener->accept_armed) return false;
+    close(listener->fd);
+    return true;
+  });
+}
+
+void UringNetwork::OnAccept(Listener* listener, int32_t result, uint32_t flags) {
+  const bool more = flags & IORING_CQE_F_MORE;
+  if (!more) {
+    listener->accept_armed = false;
+    --in_flight_;
+  }
+  if (result >= 0) {
+    if (listener->stopping || shutting_down_) {
+      close(result);
+    } else {
+      UringConnection* c = AddConnection(result);
+      listener->handler->OnAccept(c);
+      CHECK(c->handler_) << "OnAccept did not set a handler";
+    }
+  }
+  if (more || shutting_down_) return;
+  if (listener->stopping) {
+    close(listener->fd);
+    std::erase_if(listeners_, [&](const auto& l) { return l.get() == listener; });
+  } else if (result >= 0) {
+    ArmAccept(listener);
+  } else {
+    // Out of descriptors or memory: connections wait in the backlog until some are free again.
+    ++core_->stats.accept_failures_total;
+    LOG_EVERY_N(ERROR, 100) << "accept on " << listener->address << " failed: " << strerror(-result)
+                            << "; trying again (raise RLIMIT_NOFILE if there are too many connections)";
+    core_->timers.Arm(listener, core_->now_ns + kAcceptRetryNs);
+  }
+}
+
+Task<Result<Connection*>> UringNetwork::Connect(std::string host, uint16_t port, Nanos timeout_ns) {
+  CO_RETURN_IF_ERROR(EnsureBuffers());
+  CO_ASSIGN_OR_RETURN(SocketAddress address, SocketAddress::Parse(host, port));
+  CO_ASSIGN_OR_RETURN(int fd, MakeSocket(address));
+  ConnectOp op;
+  op.network = this;
+  op.fd = fd;
+  op.address = &address;
+  op.timeout_ns = timeout_ns;
+  co_await op;
+  if (op.result == 0) co_return static_cast<Connection*>(AddConnection(fd));
+  close(fd);
+  if (op.timed_out) {
+    co_return Error(Code::kDeadline, "{} did not answer within {} ms", address.ToString(), timeout_ns / kMillisecond);
+  }
+  co_return Error(Code::kUnavailable, "connect to {}: {} (errno {}); is the node running there?", address.ToString(),
+                  strerror(-op.result), -op.result);
+}
+
+// -- connections
+
+UringConnection* UringNetwork::AddConnection(int fd) {
+  auto* c = new UringConnection(this, fd, SocketAddress::OfPeer(fd).ToString());
+  c->list_index_ = connections_.size();
+  connections_.push_back(c);
+  ++core_->stats.connections_total;
+  core_->stats.connections = connections_.size();
+  return c;
+}
+
+void UringNetwork::MarkForFlush(UringConnection* c) {
+  if (c->on_flush_list_) return;
+  c->on_flush_list_ = true;
+  flush_list_.push_back(c);
+}
+
+void UringNetwork::Flush() {
+  flushing_.swap(flush_list_);
+  for (UringConnection* c : flushing_) {
+    c->on_flush_list_ = false;
+    FlushConnection(c);
+  }
+  flushing_.clear();
+}
+
+void UringNetwork::FlushConnection(UringConnection* c) {
+  using State = UringConnection::State;
+  if (c->state_ == State::kDraining && c->close_now_) {
+    return End(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_));
+  }
+  if (c->state_ == State::kOpen || c->state_ == State::kDraining) {
+    if (!c->send_armed_) StartSend(c);
+    if (c->state_ == State::kDraining && c->unsent_bytes() == 0) StartLinger(c);
+  }
+  const bool wants_data = (c->state_ == State::kOpen && c->handler_ && !c->paused_) || c->state_ == State::kLingering;
+  if (wants_data && !c->receive_armed_ && !c->receive_ended_) ArmReceive(c);
+  if (c->state_ == State::kDying) FreeIfIdle(c);
+}
+
+void UringNetwork::StartSend(UringConnection* c) {
+  if (c->sent_ == c->sending_.size()) {
+    if (c->pending_.empty()) return;
+    c->sending_.clear();
+    c->sending_.swap(c->pending_);
+    c->sent_ = 0;
+  }
+  io_uring_sqe* sqe = core_->Sqe();
+  const size_t length = std::min(c->sending_.size() - c->sent_, kMaxSendBytes);
+  io_uring_prep_send(sqe, c->fd_, c->sending_.data() + c->sent_, length, MSG_NOSIGNAL | MSG_WAITALL);
+  UringCore::Own(sqe, c, UringTag::kSend);
+  c->send_armed_ = true;
+  ++in_flight_;
+}
+
+void UringNetwork::OnSend(UringConnection* c, int32_t result) {
+  using State = UringConnection::State;
+  c->send_armed_ = false;
+  --in_flight_;
+  if (c->state_ == State::kDying) return FreeIfIdle(c);
+  if (result <= 0) {
+    return End(c, Error(Code::kUnavailable, "send to {} failed: {}", c->peer_, strerror(-result)));
+  }
+  c->sent_ += static_cast<size_t>(result);
+  if (c->sent_ == c->sending_.size()) {
+    GiveSpare(&c->sending_);
+    c->sent_ = 0;
+  }
+  if (c->unsent_bytes() > 0 || c->state_ == State::kDraining) {
+    MarkForFlush(c);
+  } else if (c->handler_) {
+    c->handler_->OnSent();
+  }
+}
+
+void UringNetwork::ArmReceive(UringConnection* c) {
+  io_uring_sqe* sqe = core_->Sqe();
+  io_uring_prep_recv_multishot(sqe, c->fd_, nullptr, 0, 0);
+  sqe->flags |= IOSQE_BUFFER_SELECT;
+  sqe->buf_group = kBufferGroup;
+  UringCore::Own(sqe, c, UringTag::kReceive);
+  c->receive_armed_ = true;
+  c->receive_cancelled_ = false;
+  ++in_flight_;
+}
+
+void UringNetwork::OnReceive(UringConnection* c, int32_t result, uint32_t flags) {
+  using State = UringConnection::State;
+  if (!(flags & IORING_CQE_F_MORE)) {
+    c->receive_armed_ = false;
+    --in_flight_;
+  }
+  if (flags & IORING_CQE_F_BUFFER) {
+    const unsigned id = flags >> IORING_CQE_BUFFER_SHIFT;
+    if (result > 0 && c->state_ == State::kOpen && c->handler_) {
+      c->handler_->OnData({buffers_ + size_t{id} * buffer_bytes_, static_cast<size_t>(result)});
+    }
+    RecycleBuffer(id);
+  }
+  if (c->state_ == State::kDying) return FreeIfIdle(c);
+  if (result == 0) {
+    c->receive_ended_ = true;
+    if (c->state_ == State::kLingering) return Die(c);
+    if (c->state_ == State::kOpen) return End(c, Error(Code::kAborted, "{} closed the connection", c->peer_));
+    return;
+  }
+  if (result == -ENOBUFS) ++core_->stats.receive_buffer_shortages_total;
+  if (result < 0 && result != -ENOBUFS && result != -ECANCELED && result != -EINTR && result != -EAGAIN) {
+    if (c->state_ == State::kLingering) return Die(c);
+    return End(c, Error(Code::kAborted, "receive from {} failed: {}", c->peer_, strerror(-result)));
+  }
+  if (!c->receive_armed_) MarkForFlush(c);  // armed again at the turn's end, when the buffers are back
+}
+
+// -- closing
+
+void UringNetwork::Drain(UringConnection* c) {
+  c->state_ = UringConnection::State::kDraining;
+  core_->timers.Arm(&c->timer_, core_->now_ns + kDrainLimitNs);
+}
+
+void UringNetwork::StartLinger(UringConnection* c) {
+  shutdown(c->fd_, SHUT_WR);
+  c->state_ = UringConnection::State::kLingering;
+  core_->timers.Arm(&c->timer_, core_->now_ns + kLingerLimitNs);
+  Notify(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_));
+  if (c->receive_ended_) Die(c);
+}
+
+void UringNetwork::Notify(UringConnection* c, const Status& reason) {
+  if (ConnectionHandler* handler = std::exchange(c->handler_, nullptr)) handler->OnClosed(reason);
+}
+
+void UringNetwork::End(UringConnection* c, const Status& reason) {
+  // Dying first: the handler's last call must not be able to send or close again.
+  c->state_ = UringConnection::State::kDying;
+  Notify(c, reason);
+  Die(c);
+}
+
+void UringNetwork::Die(UringConnection* c) {
+  c->state_ = UringConnection::State::kDying;
+  core_->timers.Cancel(&c->timer_);
+  shutdown(c->fd_, SHUT_RDWR);  // ends the receive and the send that the kernel may hold
+  if (c->receive_armed_ && !c->receive_cancelled_) {
+    c->receive_cancelled_ = true;
+    core_->Cancel(UringCore::UserData(c, UringTag::kReceive));
+  }
+  FreeIfIdle(c);
+}
+
+void UringNetwork::FreeIfIdle(UringConnection* c) {
+  if (c->receive_armed_ || c->send_armed_ || c->on_flush_list_) return;
+  close(c->fd_);
+  GiveSpare(&c->pending_);
+  GiveSpare(&c->sending_);
+  UringConnection* last = connections_.back();
+  connections_[c->list_index_] = last;
+  last->list_index_ = c->list_index_;
+  connections_.pop_back();
+  core_->stats.connections = connections_.size();
+  delete c;
+}
+
+void UringNetwork::Shutdown() {
+  shutting_down_ = true;
+  for (UringConnection* c : connections_) {
+    c->handler_ = nullptr;
+    c->on_flush_list_ = true;  // freed by the destructor, not by a completion
+    Die(c);
+  }
+  for (auto& listener : listeners_) {
+    listener->stopping = true;
+    shutdown(listener->fd, SHUT_RDWR);
+    if (listener->accept_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
+  }
+}
+
+void UringNetwork::OnCompletion(UringTag tag, void* owner, int32_t result, uint32_t flags) {
+  switch (tag) {
+    case UringTag::kReceive: return OnReceive(static_cast<UringConnection*>(owner), result, flags);
+    case UringTag::kSend: return OnSend(static_cast<UringConnection*>(owner), result);
+    case UringTag::kAccept: return OnAccept(static_cast<Listener*>(owner), result, flags);
+    case UringTag::kConnect: {
+      auto* op = static_cast<ConnectOp*>(owner);
+      --in_flight_;
+      core_->timers.Cancel(op);
+      op->result = result;
+      // While the reactor is being destroyed its coroutines no longer run.
+      if (!shutting_down_) op->waiter.resume();
+      return;
+    }
+    default: LOG(FATAL) << "not a network completion";
+  }
+}
+
+void UringNetwork::TakeSpare(std::string* into) {
+  if (spares_.empty()) return;
+  into->swap(spares_.back());
+  spares_.pop_back();
+}
+
+void UringNetwork::GiveSpare(std::string* from) {
+  from->clear();
+  if (from->capacity() > 64 && from->capacity() <= kMaxSpareBytes && spares_.size() < kMaxSpares) {
+    spares_.push_back(std::move(*from));
+  }
+  *from = std::string();
+}
+
+}  // namespace pando

@@ -1,0 +1,110 @@
+// UringReactor: the production reactor, on one io_uring for disk and network.
+//
+// Threads: made, run and destroyed on one thread (the kernel ties a SINGLE_ISSUER ring to its creator); only Stop,
+// Wake and Post may be called from elsewhere.
+//
+// Needs Linux 6.0 (multishot receive, provided-buffer rings); uses DEFER_TASKRUN (6.1) where the kernel has it.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "src/io/reactor.h"
+#include "src/io/remote.h"
+#include "src/io/uring_core.h"
+#include "src/io/uring_disk.h"
+#include "src/io/uring_network.h"
+
+namespace pando {
+
+struct UringOptions {
+  int index = 0;               // Reactor::index(), and this reactor's place in `mesh`
+  RemoteMesh* mesh = nullptr;  // null: no other reactors. Outlives the reactor.
+  unsigned submission_entries = 1024;
+  unsigned completion_entries = 16384;
+  unsigned registered_files = 1024;
+  unsigned receive_buffers = 256;  // a power of two; allocated at the first Listen or Connect
+  unsigned receive_buffer_bytes = 16u << 10;
+};
+
+class UringReactor final : public Reactor, private RemoteWaker {
+ public:
+  ~UringReactor() override;
+
+  int index() const override { return options_.index; }
+  Nanos NowNs() const override { return core_.now_ns; }
+  int64_t WallMs() const override;
+  uint64_t Random() override;
+  void ArmTimer(Timer* timer, Nanos deadline_ns) override { core_.timers.Arm(timer, deadline_ns); }
+  void CancelTimer(Timer* timer) override { core_.timers.Cancel(timer); }
+  void Schedule(std::coroutine_handle<> h) override { core_.queues.Schedule(h); }
+  void ArmTurnHook(TurnHook* hook) override { core_.queues.ArmHook(hook); }
+
+  void Submit(IoOp* op) override { disk_.Submit(op); }
+  int RegisterBuffers(std::span<const iovec> regions) override { return disk_.RegisterBuffers(regions); }
+  Result<std::vector<std::string>> ListDirectory(const std::string& path) override;
+  Result<uint64_t> FileSize(FileId file) override { return disk_.FileSize(file); }
+  Status LockFile(FileId file, const std::string& path) override { return disk_.LockFile(file, path); }
+
+  Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler) override {
+    return network_.Listen(options, handler);
+  }
+  void StopListening() override { network_.StopListening(); }
+  Task<Result<Connection*>> Connect(std::string host, uint16_t port, Nanos timeout_ns) override {
+    return network_.Connect(std::move(host), port, timeout_ns);
+  }
+
+  void CallRemote(int target, RemoteCall* call) override;
+  void Return(RemoteCall* call) override;
+
+  void Run() override;
+  void Stop() override;
+
+  // Runs call->Start() on this reactor's loop. Any thread; for the threads that have no reactor (signals, control).
+  // Its Return delivers Finish() on this reactor's thread too.
+  void Post(RemoteCall* call);
+  const UringStats& stats() const { return core_.stats; }
+
+ private:
+  friend Result<std::unique_ptr<Reactor>> MakeUringReactor(UringOptions options);
+  explicit UringReactor(UringOptions options);
+  Status Init();
+  void Turn();
+  void Reap();
+  void Dispatch(const io_uring_cqe& cqe);
+  void SubmitAndWait(bool wait);
+  void ArmWakeRead();
+  void Wake() override;
+  bool RunPosted();
+
+  UringOptions options_;
+  UringCore core_;
+  UringDisk disk_{&core_};
+  UringNetwork network_;
+  std::unique_ptr<RemotePort> port_;
+  bool ring_made_ = false;
+  bool running_ = false;
+
+  int wake_fd_ = -1;
+  uint64_t wake_value_ = 0;
+  bool wake_read_armed_ = false;
+  std::atomic<bool> stop_{false};
+
+  std::mutex posted_mutex_;  // the only lock: posting is for control work, never for requests
+  std::vector<RemoteCall*> posted_;
+  std::vector<RemoteCall*> posted_returned_;
+  std::atomic<bool> has_posted_{false};
+
+  uint64_t random_state_[4];
+};
+
+// kUnsupported, naming the cause and the remedy, where the kernel or a sandbox refuses io_uring.
+Result<std::unique_ptr<Reactor>> MakeUringReactor(UringOptions options);
+
+// The message for a refused io_uring_setup; `disabled` is the value of kernel.io_uring_disabled, or -1 when the kernel
+// has no such setting.
+Status ExplainUringRefusal(int error_number, int disabled);
+
+}  // namespace pando
