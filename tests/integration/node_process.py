@@ -1,0 +1,144 @@
+"""Starts, kills and stops kvnode processes and talks to them with the stock Thrift library.
+
+Binaries come from PANDO_BIN_DIR (default build/release/bin). The Python code for the IDL is generated into a temporary
+directory when this module is imported. Everything binds to 127.0.0.1 on free ports, and whatever was started is killed
+by its pid at exit.
+"""
+
+import atexit
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN_DIR = pathlib.Path(os.environ.get("PANDO_BIN_DIR", ROOT / "build" / "release" / "bin"))
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 120
+
+
+def _generate():
+    directory = tempfile.mkdtemp(prefix="pando-py-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    subprocess.run(["thrift", "--gen", "py", "-out", directory, str(ROOT / "thrift" / "pando.thrift")], check=True)
+    sys.path.insert(0, directory)
+
+
+_generate()
+# pylint: disable=wrong-import-position
+from pando import Admin, Kv, ttypes  # noqa: E402
+from thrift.protocol import TBinaryProtocol, TCompactProtocol  # noqa: E402
+from thrift.transport import TSocket, TTransport  # noqa: E402
+
+
+class NodeProcess:
+    """One kvnode on one data directory; may be killed and started again."""
+
+    READY = re.compile(rb"ready\D*(\d+\.\d+\.\d+\.\d+):(\d+)")
+
+    def __init__(self, data_dir, flags=(), binary=None):
+        self.data_dir = pathlib.Path(data_dir)
+        self.flags = list(flags)
+        self.binary = binary or BIN_DIR / "kvnode"
+        self.log = self.data_dir.parent / (self.data_dir.name + ".log")
+        self.process = None
+        self.host = self.port = None
+        atexit.register(self.kill)
+
+    def start(self):
+        """Returns once the node says that it is ready."""
+        self.launch()
+        self.wait_ready()
+        return self
+
+    def launch(self):
+        command = [self.binary, "--data_dir", self.data_dir, "--listen", "127.0.0.1:0", "--http_port", "0",
+                   "--logtostderr", *self.flags]
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=subprocess.STDOUT)
+
+    def wait_ready(self):
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            match = self.READY.search(self.log.read_bytes())
+            if match:
+                self.host, self.port = match.group(1).decode(), int(match.group(2))
+                return
+            if self.process.poll() is not None:
+                raise AssertionError(f"kvnode ended with {self.process.returncode} while starting:\n{self.output()}")
+            time.sleep(0.01)
+        raise AssertionError(f"kvnode not ready after {START_TIMEOUT_S} s:\n{self.output()}")
+
+    def output(self):
+        return self.log.read_text(errors="replace")[-8000:]
+
+    def kill(self):
+        """SIGKILL, as a crash of the process."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        if self.process:
+            self.process.wait()
+
+    def stop(self):
+        """SIGTERM; fails when the node does not end cleanly."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            code = self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"kvnode still runs {STOP_TIMEOUT_S} s after SIGTERM:\n{self.output()}") from error
+        if code != 0:
+            raise AssertionError(f"kvnode ended with {code} after SIGTERM:\n{self.output()}")
+
+    def resident_bytes(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
+
+    def connect(self, timeout_s=60, compact=False, service=Kv):
+        return Connection(self.host, self.port, timeout_s, compact, service)
+
+
+class Connection:
+    """One client connection; methods of the service are called as connection.get(context, request)."""
+
+    def __init__(self, host, port, timeout_s=60, compact=False, service=Kv):
+        socket = TSocket.TSocket(host, port)
+        socket.setTimeout(timeout_s * 1000)
+        self._transport = TTransport.TFramedTransport(socket)
+        protocol = (TCompactProtocol.TCompactProtocolAccelerated if compact
+                    else TBinaryProtocol.TBinaryProtocolAccelerated)
+        self._client = service.Client(protocol(self._transport, fallback=True))
+        self._transport.open()
+
+    def __getattr__(self, method):
+        return getattr(self._client, method)
+
+    def close(self):
+        self._transport.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def run_kvadmin(*arguments, check=True):
+    """Runs kvadmin and returns the finished process; with `check` a failure raises with its output."""
+    done = subprocess.run([str(BIN_DIR / "kvadmin"), *map(str, arguments)], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=600, check=False)
+    if check and done.returncode != 0:
+        raise AssertionError(f"kvadmin {' '.join(map(str, arguments))} ended with {done.returncode}:\n"
+                             f"{done.stdout}{done.stderr}")
+    return done
+
+
+CONTEXT = ttypes.Context()
+
+__all__ = ["Admin", "BIN_DIR", "CONTEXT", "Connection", "Kv", "NodeProcess", "ROOT", "TTransport", "run_kvadmin",
+           "ttypes"]
