@@ -31,7 +31,7 @@ def _generate():
 
 _generate()
 # pylint: disable=wrong-import-position
-from pando import Admin, Kv, ttypes  # noqa: E402
+from pando import Admin, Kv, constants, ttypes  # noqa: E402
 from thrift.protocol import TBinaryProtocol, TCompactProtocol  # noqa: E402
 from thrift.transport import TSocket, TTransport  # noqa: E402
 
@@ -128,6 +128,14 @@ class Connection:
         self.close()
 
 
+def temporary_directory(name):
+    """A fresh directory on a real file system (PANDO_TEST_TMPDIR, as tmpfs may refuse O_DIRECT). The caller removes it."""
+    parent = os.environ.get("PANDO_TEST_TMPDIR")
+    if parent:
+        os.makedirs(parent, exist_ok=True)
+    return pathlib.Path(tempfile.mkdtemp(prefix=f"pando-{name}-", dir=parent))
+
+
 def run_kvadmin(*arguments, check=True):
     """Runs kvadmin and returns the finished process; with `check` a failure raises with its output."""
     done = subprocess.run([str(BIN_DIR / "kvadmin"), *map(str, arguments)], stdin=subprocess.DEVNULL,
@@ -140,5 +148,5 @@ def run_kvadmin(*arguments, check=True):
 
 CONTEXT = ttypes.Context()
 
-__all__ = ["Admin", "BIN_DIR", "CONTEXT", "Connection", "Kv", "NodeProcess", "ROOT", "TTransport", "run_kvadmin",
-           "ttypes"]
+__all__ = ["Admin", "BIN_DIR", "CONTEXT", "Connection", "Kv", "NodeProcess", "ROOT", "TTransport", "constants",
+           "run_kvadmin", "temporary_directory", "ttypes"]

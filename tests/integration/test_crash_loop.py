@@ -14,15 +14,13 @@ process does not, so a replay makes a failure likely, not certain.
 
 import argparse
 import os
-import pathlib
 import random
 import shutil
 import sys
-import tempfile
 import threading
 import time
 
-from node_process import Admin, CONTEXT, NodeProcess, TTransport, run_kvadmin, ttypes
+from node_process import Admin, CONTEXT, NodeProcess, TTransport, constants, run_kvadmin, temporary_directory, ttypes
 
 KEYS_PER_WRITER = 400
 SIZES = (0, 10, 100, 100, 1000, 1000, 4000, 20_000, 120_000)  # inline and overflow values
@@ -107,7 +105,7 @@ class Writer(threading.Thread):
         keys = [b"w%d/{batch%d-%d}/%d" % (self.number, self.number, index, part) for part in range(3)]
         value = self.value()
         self.in_flight = {key: value for key in keys}
-        ops = [ttypes.WriteOp(kind=ttypes_constant("OP_PUT"), key=key, value=value) for key in keys]
+        ops = [ttypes.WriteOp(kind=constants.OP_PUT, key=key, value=value) for key in keys]
         reply = connection.writeBatch(CONTEXT, ttypes.WriteBatchRequest(ops=ops))
         assert all(result.applied and not result.error for result in reply.results), f"batch: {reply}"
 
@@ -127,11 +125,6 @@ class Writer(threading.Thread):
             raise AssertionError(f"a batch is half there: {sorted(landed)} of {sorted(self.in_flight)}")
         self.acknowledged = found
         self.in_flight = {}
-
-
-def ttypes_constant(name):
-    from pando import constants
-    return getattr(constants, name)
 
 
 def brief(value):
@@ -244,7 +237,7 @@ def main():
     options = parser.parse_args()
     print(f"replay: {sys.argv[0]} --seed={options.seed} --iterations={options.iterations} "
           f"--connections={options.connections}", flush=True)
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="pando-crash-loop-", dir=os.environ.get("PANDO_TEST_TMPDIR")))
+    directory = temporary_directory("crash-loop")
     try:
         crash_loop(options, directory)
     except BaseException:
