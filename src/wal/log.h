@@ -40,6 +40,9 @@ struct LogOptions {
   uint64_t budget_records = 4'000'000; // and more records than this: bounds replay time
   uint32_t max_group_bytes = 512u << 10;  // one device write; a larger single batch is still written whole
   bool read_only = false;              // for wal-dump and check: nothing is created, cut or recycled
+  // How a write is made durable. kProbe times a few writes of each kind at start and takes the faster.
+  enum class SyncMode : uint8_t { kProbe, kDataSyncWrite, kWriteThenSync };
+  SyncMode sync_mode = SyncMode::kProbe;
 };
 
 // Told, on the reactor's loop, about its stream.

@@ -1,0 +1,235 @@
+#include "src/wal/log.h"
+
+#include <algorithm>
+
+#include "src/wal/log_impl.h"
+
+namespace pando {
+namespace {
+
+Status ValidateOptions(const LogOptions& options) {
+  if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kMaxSegmentBytes ||
+      options.segment_bytes % kBlockBytes != 0) {
+    return Error(Code::kInvalidArgument, "log segment size {}: must be a multiple of {} from {} to {}",
+                 options.segment_bytes, kBlockBytes, kMinSegmentBytes, kMaxSegmentBytes);
+  }
+  if (options.max_group_bytes < kBlockBytes) {
+    return Error(Code::kInvalidArgument, "log group size {}: must be at least {}", options.max_group_bytes, kBlockBytes);
+  }
+  return {};
+}
+
+uint64_t GroupLimit(const LogOptions& options) {
+  return std::min(AlignUp(options.max_group_bytes, kBlockBytes), options.segment_bytes - kFirstGroupOffset);
+}
+
+}  // namespace
+
+Task<Result<std::unique_ptr<Log>>> Log::Open(Reactor& reactor, LogOptions options) {
+  CO_RETURN_IF_ERROR(ValidateOptions(options));
+  if (!options.read_only) CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.directory));
+  std::unique_ptr<Log> log = std::make_unique<LogImpl>(reactor, std::move(options));
+  co_return std::move(log);
+}
+
+LogImpl::LogImpl(Reactor& reactor, LogOptions options)
+    : reactor_(reactor),
+      options_(std::move(options)),
+      seed_(LogChecksumSeed(options_.node)),
+      max_group_bytes_(GroupLimit(options_)),
+      files_(reactor, options_.directory, options_.node, options_.segment_bytes),
+      maintenance_wake_(reactor),
+      idle_wake_(reactor) {
+  idle_timer_.log = retry_timer_.log = this;
+  idle_timer_.on_fire = [](Timer* t) {
+    LogImpl* log = static_cast<LogTimer*>(t)->log;
+    if (log->IsIdle() && log->NeedsClosingPosition()) log->SubmitClosingPosition();
+  };
+  retry_timer_.on_fire = [](Timer* t) { static_cast<LogTimer*>(t)->log->maintenance_wake_.NotifyAll(); };
+}
+
+LogImpl::~LogImpl() {
+  CHECK(!TurnHook::armed && !idle_timer_.armed && !retry_timer_.armed && groups_.empty())
+      << options_.directory << ": the log must be closed before it is destroyed";
+}
+
+LogStream* LogImpl::StreamOf(const Uuid& partition) {
+  auto& stream = streams_[partition];
+  if (!stream) {
+    stream = std::make_unique<LogStream>();
+    stream->partition = partition;
+  }
+  return stream.get();
+}
+
+LogStream* LogImpl::AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) {
+  CHECK(recovered_) << "AddStream before Recover";
+  CHECK(!partition.IsNil() && next_lsn > 0 && consumer != nullptr);
+  LogStream* stream = StreamOf(partition);
+  CHECK(stream->consumer == nullptr) << "partition " << partition.ToString() << " is registered already";
+  stream->consumer = consumer;
+  stream->epoch = epoch;
+  // `durable_lsn` is the last LSN recovered. When the owner goes on elsewhere (nothing recovered, or a tail it cut),
+  // its next batch says so.
+  stream->starts_anew = stream->durable_lsn == 0 || stream->durable_lsn + 1 != next_lsn;
+  stream->next_lsn = next_lsn;
+  stream->released_lsn = std::min(stream->released_lsn, next_lsn - 1);
+  stream->written_lsn = stream->durable_lsn = next_lsn - 1;
+  return stream;
+}
+
+void LogImpl::ReleaseUnknownStreams() {
+  for (auto& [partition, stream] : streams_) {
+    if (stream->consumer == nullptr) stream->released_lsn = ~Lsn{0};
+  }
+  DropReleasedSegments();
+}
+
+// -- budgets
+
+bool LogImpl::Fits(uint64_t bytes, uint64_t records) const {
+  const uint64_t held_bytes = live_bytes_ + staged_bytes_, held_records = live_records_ + staged_records_;
+  // What is larger than a whole limit passes alone.
+  if (held_bytes > 0 && held_bytes + bytes > options_.budget_bytes) return false;
+  if (held_records > 0 && held_records + records > options_.budget_records) return false;
+  return staged_bytes_ == 0 || staged_bytes_ + bytes <= kMaxStagedBytes;
+}
+
+bool LogImpl::HasSpace(size_t bytes) const {
+  return !failed() && !closing_ && space_waiters_.empty() && Fits(bytes, 1);
+}
+
+Status LogImpl::Refusal() const {
+  if (failed()) return Error(Code::kUnavailable, "the log has failed: {}", failure_.message());
+  if (closing_) return Error(Code::kUnavailable, "{}: the log is closing", options_.directory);
+  return {};
+}
+
+Task<Status> LogImpl::WaitForSpace(size_t bytes) {
+  if (HasSpace(bytes)) co_return Status();
+  if (failed() || closing_) co_return Refusal();
+  ++counters_.append_waits_total;
+  SpaceAwaiter awaiter{this, bytes, {}};
+  co_await awaiter;
+  co_return Refusal();
+}
+
+void LogImpl::WakeSpaceWaiters() {
+  const bool all = failed() || closing_;
+  uint64_t bytes = 0, records = 0;  // granted here and not yet appended
+  while (!space_waiters_.empty()) {
+    SpaceAwaiter* first = space_waiters_.front();
+    bytes += first->bytes;
+    if (!all && !Fits(bytes, ++records)) return;
+    space_waiters_.pop_front();
+    reactor_.Schedule(first->waiter);
+  }
+}
+
+// -- release
+
+void LogImpl::SetCommit(LogStream* stream, Lsn commit_lsn) {
+  stream->commit_lsn = std::max(stream->commit_lsn, commit_lsn);
+}
+
+void LogImpl::Release(LogStream* stream, Lsn lsn) {
+  CHECK_LE(lsn, stream->durable_lsn) << "released before it was durable";
+  if (lsn <= stream->released_lsn) return;
+  stream->released_lsn = lsn;
+  DropReleasedSegments();
+}
+
+void LogImpl::DropReleasedSegments() {
+  if (failed()) return;
+  auto pinned = [](const Segment& s) {
+    return s.in_flight > 0 || std::any_of(s.index.begin(), s.index.end(), [](const auto& e) { return e.pinned(); });
+  };
+  bool dropped = false;
+  while (!live_.empty() && !pinned(*live_.front())) {
+    Segment& front = *live_.front();
+    live_bytes_ -= std::exchange(front.counted_bytes, 0);
+    live_records_ -= std::exchange(front.counted_records, 0);
+    if (live_.size() == 1) break;  // groups still go to it, but nothing in it counts any more
+    CHECK(!front.file.is_open());
+    recycle_queue_.push_back({std::move(front.path), front.bytes});
+    live_.pop_front();
+    dropped = true;
+  }
+  if (dropped && !options_.read_only) maintenance_wake_.NotifyAll();
+  WakeSpaceWaiters();
+}
+
+Uuid LogImpl::OldestPinnedStream() const {
+  for (const auto& segment : live_) {
+    const IndexEntry* oldest = nullptr;
+    for (const IndexEntry& entry : segment->index) {
+      if (entry.pinned() && (oldest == nullptr || entry.offset < oldest->offset)) oldest = &entry;
+    }
+    if (oldest != nullptr) return oldest->stream->partition;
+  }
+  return {};
+}
+
+uint64_t LogImpl::MaxSpares() const {
+  // All files together stay within the budget, and one is always ready.
+  const uint64_t files = options_.budget_bytes / options_.segment_bytes;
+  return std::max<uint64_t>(1, files > live_.size() ? files - live_.size() : 0);
+}
+
+LogStats LogImpl::stats() const {
+  LogStats stats = counters_;
+  stats.unreleased_bytes = live_bytes_ + staged_bytes_;
+  stats.unreleased_records = live_records_ + staged_records_;
+  stats.segments = live_.size();
+  stats.data_sync_writes = data_sync_;
+  return stats;
+}
+
+// -- closing
+
+Task<Status> LogImpl::Close() {
+  closing_ = true;
+  WakeSpaceWaiters();
+  co_await UntilIdle();
+  if (recovered_ && !options_.read_only && NeedsClosingPosition()) SubmitClosingPosition();
+  co_await UntilIdle();
+  stopping_ = true;
+  reactor_.CancelTimer(&idle_timer_);
+  reactor_.CancelTimer(&retry_timer_);
+  maintenance_wake_.NotifyAll();
+  co_await tasks_.Drain();
+  groups_.clear();
+  while (TurnHook::armed) co_await Yield(reactor_);
+  // Waiters and timers that the last tasks woke or armed.
+  reactor_.CancelTimer(&idle_timer_);
+  reactor_.CancelTimer(&retry_timer_);
+  Status closed = co_await CloseFiles();
+  co_return failed() ? failure_ : closed;
+}
+
+Task<void> LogImpl::UntilIdle() {
+  while (!failed() && !IsIdle()) {
+    if (disk_full_ && groups_.empty()) {
+      Fail(Error(Code::kDiskFull, "{}: closed while writes wait for space", options_.directory));
+      co_return;
+    }
+    co_await idle_wake_.Wait();
+  }
+}
+
+Task<Status> LogImpl::CloseFiles() {
+  Status first;
+  for (auto& segment : live_) {
+    if (!segment->file.is_open()) continue;
+    Status status = co_await segment->file.Close();
+    if (first.ok()) first = std::move(status);
+  }
+  for (Prepared& prepared : prepared_) {
+    Status status = co_await prepared.file.Close();
+    if (first.ok()) first = std::move(status);
+  }
+  prepared_.clear();
+  co_return first;
+}
+
+}  // namespace pando

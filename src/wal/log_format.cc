@@ -1,0 +1,112 @@
+#include "src/wal/log_format.h"
+
+#include <charconv>
+#include <cstring>
+
+#include "src/base/codec.h"
+#include "src/base/hash.h"
+
+namespace pando {
+namespace {
+
+constexpr std::string_view kNamePrefix = "segment-";
+constexpr std::string_view kNameSuffix = ".wal";
+constexpr size_t kNameDigits = 20;
+constexpr size_t kChecksumBytes = sizeof(uint64_t);  // first field of both headers; covers all behind it
+
+bool IsSane(const BatchHeader& h) {
+  if ((h.flags & ~kBatchKnownFlags) != 0 || h.reserved16 != 0 || h.reserved64 != 0) return false;
+  if (h.previous_end > h.position || h.durable_position > h.position) return false;
+  if (h.partition.IsNil() != (h.record_count == 0) || (h.record_count == 0) != (h.record_bytes == 0)) return false;
+  if ((h.flags & kBatchCut) != 0 && h.record_count != 0) return false;
+  return h.first_lsn + h.record_count >= h.first_lsn;
+}
+
+}  // namespace
+
+std::string SegmentFileName(uint64_t number) {
+  return fmt::format("{}{:020}{}", kNamePrefix, number, kNameSuffix);
+}
+
+std::optional<uint64_t> ParseSegmentFileName(std::string_view name) {
+  if (name.size() != kNamePrefix.size() + kNameDigits + kNameSuffix.size()) return std::nullopt;
+  if (!name.starts_with(kNamePrefix) || !name.ends_with(kNameSuffix)) return std::nullopt;
+  const std::string_view digits = name.substr(kNamePrefix.size(), kNameDigits);
+  uint64_t number = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+  if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+  if (number == 0 || number > kMaxSegmentNumber) return std::nullopt;
+  return number;
+}
+
+void EncodeSegmentHeader(const Uuid& node, uint64_t number, uint64_t segment_bytes, char* block) {
+  std::memset(block, 0, kBlockBytes);
+  SegmentHeader header{};
+  header.magic = kSegmentMagic;
+  header.format_version = kLogFormatVersion;
+  header.node = node;
+  header.segment_number = number;
+  header.segment_bytes = segment_bytes;
+  StoreLE(block, header);
+  header.checksum = Hash64({block + kChecksumBytes, kBlockBytes - kChecksumBytes});
+  StoreLE(block, header.checksum);
+}
+
+HeaderState DecodeSegmentHeader(std::string_view block, SegmentHeader* header) {
+  if (block.size() < kBlockBytes) return HeaderState::kDamaged;
+  const auto found = LoadLE<SegmentHeader>(block.data());
+  if (found.magic != kSegmentMagic) return HeaderState::kDamaged;
+  if (found.checksum != Hash64(block.substr(kChecksumBytes, kBlockBytes - kChecksumBytes))) return HeaderState::kDamaged;
+  *header = found;
+  if (found.format_version != kLogFormatVersion) return HeaderState::kOtherVersion;
+  const bool size_ok = found.segment_bytes >= kMinSegmentBytes && found.segment_bytes <= kMaxSegmentBytes &&
+                       found.segment_bytes % kBlockBytes == 0;
+  return size_ok ? HeaderState::kValid : HeaderState::kDamaged;
+}
+
+uint64_t LogChecksumSeed(const Uuid& node) {
+  return Hash64({reinterpret_cast<const char*>(&node), sizeof(node)});
+}
+
+uint64_t EncodeBatch(BatchHeader header, uint64_t seed, std::string_view records, char* out) {
+  header.magic = kBatchMagic;
+  header.format_version = kLogFormatVersion;
+  header.record_bytes = static_cast<uint32_t>(records.size());
+  StoreLE(out, header);
+  std::memcpy(out + sizeof(header), records.data(), records.size());
+  const size_t bytes = sizeof(header) + records.size();
+  std::memset(out + bytes, 0, BatchBytes(records.size()) - bytes);
+  header.checksum = Hash64({out + kChecksumBytes, bytes - kChecksumBytes}, seed);
+  StoreLE(out, header.checksum);
+  return header.checksum;
+}
+
+const char* BatchStateName(BatchState state) {
+  switch (state) {
+    case BatchState::kValid: return "valid";
+    case BatchState::kNothing: return "no batch header";
+    case BatchState::kStale: return "left over from an earlier use of the file";
+    case BatchState::kDamaged: return "fails its checksum or breaks the format";
+    case BatchState::kOtherVersion: return "of another format version";
+  }
+  return "?";
+}
+
+BatchState DecodeBatch(std::string_view image, uint64_t number, uint64_t offset, uint64_t seed, BatchView* batch) {
+  if (offset > image.size() || image.size() - offset < sizeof(BatchHeader)) return BatchState::kNothing;
+  const char* at = image.data() + offset;
+  const auto header = LoadLE<BatchHeader>(at);
+  if (header.magic != kBatchMagic) return BatchState::kNothing;
+  if (header.segment_number != number) return BatchState::kStale;
+  const uint64_t room = image.size() - offset - sizeof(BatchHeader);
+  if (header.position != MakePosition(number, offset) || header.record_bytes > room) return BatchState::kDamaged;
+  const size_t bytes = sizeof(BatchHeader) + header.record_bytes;
+  if (header.checksum != Hash64({at + kChecksumBytes, bytes - kChecksumBytes}, seed)) return BatchState::kDamaged;
+  if (header.format_version != kLogFormatVersion) return BatchState::kOtherVersion;
+  if (!IsSane(header)) return BatchState::kDamaged;
+  batch->header = header;
+  batch->records = {at + sizeof(BatchHeader), header.record_bytes};
+  return BatchState::kValid;
+}
+
+}  // namespace pando

@@ -1,0 +1,220 @@
+// LogImpl: the Log. log.cc has streams, budgets, release and closing; log_writer.cc group commit and announcements;
+// log_recovery.cc recovery and the making of segments.
+//
+// Threads: one reactor.
+//
+// Beside the invariants of log.h:
+//   W1  groups_ is in submission order, which is log order; only its front is announced.
+//   W2  live_ is in log order; its back is the segment that groups go to. Segments leave it from the front only, so the
+//       log on disk never has a hole.
+//   W3  recycle_queue_ is worked off in order, one file at a time: what a cut made dead goes before what was released,
+//       or a crash could show a dead segment without the cut that killed it.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "src/io/sync.h"
+#include "src/wal/log.h"
+#include "src/wal/log_format.h"
+#include "src/wal/segment_files.h"
+
+namespace pando {
+
+// Device writes submitted and not announced. A second one goes out beside the first only once kPipelineBytes have
+// gathered: with less, waiting for the completion makes one larger write of two small ones (docs/BENCHMARKS.md).
+inline constexpr size_t kMaxWritesInFlight = 4;
+inline constexpr uint64_t kPipelineBytes = 256u << 10;
+// Appends wait while this much is staged behind the writes in flight, so that memory stays bounded on a slow disk.
+inline constexpr uint64_t kMaxStagedBytes = 8u << 20;
+// How long nothing must happen before the closing position is written.
+inline constexpr Nanos kIdleCloseNs = 10 * kMillisecond;
+// How long to wait before trying again to make a segment on a full disk.
+inline constexpr Nanos kDiskFullRetryNs = kSecond;
+
+class LogReader;
+
+// One partition's sequence. It exists from the first batch recovered, or from AddStream.
+class LogStream {
+ public:
+  struct Unit {  // one Append
+    uint32_t bytes = 0;
+    uint32_t records = 0;
+  };
+
+  Uuid partition;
+  Epoch epoch = 0;
+  LogConsumer* consumer = nullptr;  // null: recovered, not registered
+  Lsn next_lsn = 1;                 // of the next Append
+  Lsn written_lsn = 0;              // last LSN that went into a group
+  Lsn durable_lsn = 0;
+  Lsn released_lsn = 0;
+  Lsn commit_lsn = 0;
+  uint64_t last_checksum = 0;  // of the last batch
+  bool starts_anew = true;     // the next batch does not continue an earlier one
+  bool queued = false;         // in staged_streams_
+
+  std::string staged;  // from staged_begin on; what is before went out
+  size_t staged_begin = 0;
+  std::deque<Unit> units;
+};
+
+class LogImpl final : public Log, private TurnHook {
+ public:
+  LogImpl(Reactor& reactor, LogOptions options);
+  ~LogImpl() override;
+
+  Task<Status> Recover(LogReplaySink* sink) override;
+  LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) override;
+  void ReleaseUnknownStreams() override;
+  Task<Status> WaitForSpace(size_t bytes) override;
+  bool HasSpace(size_t bytes) const override;
+  Lsn Append(LogStream* stream, std::string_view records, uint32_t count) override;
+  void SetCommit(LogStream* stream, Lsn commit_lsn) override;
+  void Release(LogStream* stream, Lsn lsn) override;
+  Uuid OldestPinnedStream() const override;
+  LogStats stats() const override;
+  Task<Status> Close() override;
+
+ private:
+  // What a segment holds of one stream; also the sparse index for catch-up.
+  struct IndexEntry {
+    LogStream* stream = nullptr;
+    Lsn first_lsn = 0, last_lsn = 0;
+    uint64_t offset = 0;  // of its first batch
+    bool pinned() const { return last_lsn > stream->released_lsn; }
+  };
+  struct Segment {
+    uint64_t number = 0;
+    std::string path;
+    File file;  // open while groups go to it or are in flight
+    uint64_t bytes = 0;
+    uint64_t head = kFirstGroupOffset;  // where the next group goes
+    uint64_t counted_bytes = 0, counted_records = 0;  // of the budget
+    size_t in_flight = 0;
+    std::vector<IndexEntry> index;
+  };
+  struct Group {
+    struct Part {
+      LogStream* stream = nullptr;
+      size_t units = 0;
+      uint32_t bytes = 0, records = 0;
+      Lsn last_lsn = 0;
+    };
+    Segment* segment = nullptr;
+    uint64_t offset = 0;
+    AlignedBuffer buffer;
+    uint64_t bytes = 0;  // batches, before padding
+    LogPosition end = 0;
+    LogPosition durable_position = 0;  // as stated in it
+    std::vector<Part> parts;
+    bool done = false;
+  };
+  struct Discarded {  // a file that the log does not need any more
+    std::string path;
+    uint64_t bytes = 0;
+  };
+  struct Prepared {
+    uint64_t number = 0;
+    File file;
+  };
+  struct SpaceAwaiter {
+    LogImpl* log;
+    size_t bytes;
+    std::coroutine_handle<> waiter;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> h) {
+      waiter = h;
+      log->space_waiters_.push_back(this);
+    }
+    void await_resume() noexcept {}
+  };
+  struct LogTimer : Timer {
+    LogImpl* log = nullptr;
+  };
+
+  // -- log.cc
+  LogStream* StreamOf(const Uuid& partition);
+  bool Fits(uint64_t bytes, uint64_t records) const;
+  void WakeSpaceWaiters();
+  void DropReleasedSegments();
+  bool IsIdle() const { return staged_bytes_ == 0 && groups_.empty(); }
+  Status Refusal() const;
+  uint64_t MaxSpares() const;
+  Task<void> UntilIdle();
+  Task<Status> CloseFiles();
+
+  // -- log_writer.cc
+  void OnTurnEnd() override;
+  void ArmHook() {
+    if (!TurnHook::armed) reactor_.ArmTurnHook(this);
+  }
+  bool MaySubmit() const;
+  std::vector<Group::Part> PlanGroup(uint64_t* bytes) const;
+  bool EnsureRoom(uint64_t group_bytes);
+  void SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes);
+  uint64_t EncodePart(Group* group, Group::Part* part, bool last, uint64_t at);
+  void AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset);
+  bool NeedsClosingPosition() const { return !failed() && covered_ < records_end_; }
+  void SubmitClosingPosition();
+  AlignedBuffer TakeBuffer(uint64_t bytes);
+  BatchHeader NewHeader(uint64_t position) const;
+  Task<void> WriteGroup(Group* group);
+  void OnGroupDone(Group* group, Status status);
+  void Announce();
+  void WhenIdle();
+  void Fail(Status status);
+  bool failed() const { return !failure_.ok(); }
+  Task<void> CloseFile(File file);
+
+  // -- log_recovery.cc
+  Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
+  Task<Result<File>> MakeFirstSegment(const LogReader& reader);
+  Task<Status> ProbeSyncMode(File* file);
+  Task<Result<Nanos>> TimeWrite(File* file, const AlignedBuffer& block, uint64_t offset, bool data_sync);
+  Task<Status> WriteCut(Segment* segment, LogPosition end);
+  void AddLiveSegment(uint64_t number, File file);
+  void DiscardDeadSegments(const LogReader& reader);
+  Task<void> MaintainSegments();
+  Task<Status> PrepareSegment();
+
+  Reactor& reactor_;
+  const LogOptions options_;
+  const uint64_t seed_;
+  const uint64_t max_group_bytes_;
+  SegmentFiles files_;
+  bool data_sync_ = true;
+  bool recovered_ = false, closing_ = false, stopping_ = false;
+  Status failure_;
+
+  std::unordered_map<Uuid, std::unique_ptr<LogStream>, UuidHash> streams_;
+  std::deque<LogStream*> staged_streams_;  // in order of their oldest staged unit
+  uint64_t staged_bytes_ = 0, staged_records_ = 0;
+
+  std::deque<std::unique_ptr<Segment>> live_;
+  uint64_t live_bytes_ = 0, live_records_ = 0;  // sums of counted_*
+  std::deque<std::unique_ptr<Group>> groups_;   // submitted, not announced
+  std::vector<AlignedBuffer> free_buffers_;
+  LogPosition written_end_ = 0;   // end of the last group submitted
+  LogPosition records_end_ = 0;   // end of the last group with records submitted
+  LogPosition announced_end_ = 0; // everything before it is durable
+  LogPosition covered_ = 0;       // durable position that the last announced group states
+
+  uint64_t next_number_ = 1;
+  std::deque<Prepared> prepared_;
+  std::deque<Discarded> recycle_queue_;
+  bool disk_full_ = false;  // the last attempt to make a segment failed for lack of space
+
+  std::deque<SpaceAwaiter*> space_waiters_;
+  WaitQueue maintenance_wake_;
+  WaitQueue idle_wake_;
+  LogTimer idle_timer_, retry_timer_;
+  TaskGroup tasks_;
+  LogStats counters_;  // the *_total ones
+};
+
+}  // namespace pando

@@ -1,0 +1,285 @@
+#include "src/wal/log_reader.h"
+
+#include <algorithm>
+
+namespace pando {
+namespace {
+
+constexpr size_t kReadBytes = 1u << 20;              // one device read
+constexpr size_t kHeaderReadBytes = 2 * kBlockBytes;  // header block and the first block of the first group
+
+}  // namespace
+
+const char* SegmentUseName(LogSegmentInfo::Use use) {
+  switch (use) {
+    case LogSegmentInfo::Use::kUnread: return "unread";
+    case LogSegmentInfo::Use::kData: return "data";
+    case LogSegmentInfo::Use::kSpare: return "spare";
+    case LogSegmentInfo::Use::kDead: return "dead";
+  }
+  return "?";
+}
+
+Task<Result<std::unique_ptr<LogReader>>> LogReader::Open(Reactor& reactor, Options options) {
+  std::unique_ptr<LogReader> reader(new LogReader(reactor, std::move(options)));
+  CO_RETURN_IF_ERROR(co_await reader->ReadHeaders());
+  reader->ApplyCuts();
+  co_return std::move(reader);
+}
+
+Task<Status> LogReader::ReadHeaders() {
+  auto names = reactor_->ListDirectory(options_.directory);
+  if (!names.ok()) co_return names.TakeStatus();
+  for (const std::string& name : *names) {
+    const auto number = ParseSegmentFileName(name);
+    if (!number) continue;
+    LogSegmentInfo segment;
+    segment.number = *number;
+    segment.path = options_.directory + "/" + name;
+    segments_.push_back(std::move(segment));
+  }
+  std::sort(segments_.begin(), segments_.end(),
+            [](const LogSegmentInfo& a, const LogSegmentInfo& b) { return a.number < b.number; });
+  node_ = options_.node;
+  AlignedBuffer blocks(kHeaderReadBytes);
+  for (LogSegmentInfo& segment : segments_) {
+    CO_RETURN_IF_ERROR(co_await ReadHeader(&segment, blocks.data()));
+  }
+  if (options_.sync) CO_RETURN_IF_ERROR(co_await SyncDirectory(*reactor_, options_.directory));
+  co_return Status();
+}
+
+Task<Status> LogReader::ReadHeader(LogSegmentInfo* segment, char* blocks) {
+  const File::Mode mode = options_.sync ? File::Mode::kReadWrite : File::Mode::kRead;
+  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(*reactor_, segment->path, mode, options_.sync));
+  // Bytes that the last run wrote but never synced may be read now and be gone after the next power loss.
+  Status status;
+  if (options_.sync) status = co_await file.Sync(false);
+  if (status.ok()) {
+    auto size = file.Size();
+    if (size.ok()) segment->bytes = *size;
+    status = size.ok() ? Status() : size.TakeStatus();
+  }
+  if (status.ok() && segment->bytes < kMinSegmentBytes) {
+    status = Error(Code::kCorruption, "{}: {} bytes is too short for a log segment; restore the file from a replica",
+                   segment->path, segment->bytes);
+  }
+  if (status.ok()) status = co_await file.Read(blocks, kHeaderReadBytes, 0);
+  Status closed = co_await file.Close();
+  CO_RETURN_IF_ERROR(std::move(status));
+  CO_RETURN_IF_ERROR(std::move(closed));
+  co_return JudgeHeader(segment, {blocks, kHeaderReadBytes});
+}
+
+Status LogReader::JudgeHeader(LogSegmentInfo* segment, std::string_view blocks) {
+  SegmentHeader header;
+  const HeaderState state = DecodeSegmentHeader(blocks, &header);
+  if (state == HeaderState::kDamaged) {
+    // A file gets its name only when its header is durable, so this is no unfinished segment.
+    return Error(Code::kCorruption, "{}: offset 0: the segment header is damaged", segment->path);
+  }
+  if (state == HeaderState::kOtherVersion) {
+    return Error(Code::kVersion, "{}: log format version {}, but this build reads version {}", segment->path,
+                 header.format_version, kLogFormatVersion);
+  }
+  if (header.segment_number != segment->number) {
+    return Error(Code::kCorruption, "{}: offset 0: the header is of segment {}; was the file renamed?", segment->path,
+                 header.segment_number);
+  }
+  if (node_.IsNil()) node_ = header.node;
+  if (header.node != node_) {
+    return Error(Code::kCorruption, "{}: offset 0: the segment belongs to node {}, not to {}", segment->path,
+                 header.node.ToString(), node_.ToString());
+  }
+  if (header.segment_bytes != segment->bytes) {
+    return Error(Code::kCorruption, "{}: the file has {} bytes, its header says {}: truncated or extended",
+                 segment->path, segment->bytes, header.segment_bytes);
+  }
+  seed_ = LogChecksumSeed(node_);
+  BatchView first;
+  const BatchState batch = DecodeBatch(blocks, segment->number, kFirstGroupOffset, seed_, &first);
+  if (batch == BatchState::kValid && (first.header.flags & kBatchCut)) segment->cut_at = first.header.previous_end;
+  return {};
+}
+
+// Newest first: a cut inside a dead segment was itself cut away.
+void LogReader::ApplyCuts() {
+  size_t cut_by = SIZE_MAX;
+  LogPosition cut_at = 0;
+  for (size_t i = segments_.size(); i-- > 0;) {
+    LogSegmentInfo& segment = segments_[i];
+    if (cut_by != SIZE_MAX) {
+      if (segment.number > PositionSegment(cut_at)) {
+        segment.use = LogSegmentInfo::Use::kDead;
+        continue;
+      }
+      if (segment.number == PositionSegment(cut_at)) {
+        segment.ends_at = cut_at;
+        segment.continued_by = cut_by;
+      }
+      // Else the segment that the cut ended is missing; Next will find that nothing continues this one.
+      cut_by = SIZE_MAX;
+    }
+    if (segment.cut_at) {
+      cut_by = i;
+      cut_at = *segment.cut_at;
+    }
+  }
+}
+
+Task<Status> LogReader::Load(size_t index) {
+  const LogSegmentInfo& segment = segments_[index];
+  if (loaded_ == index) co_return Status();
+  if (buffer_.size() < segment.bytes) {
+    buffer_ = AlignedBuffer();  // the old one goes first: both together would double the peak
+    buffer_ = AlignedBuffer(segment.bytes);
+  }
+  loaded_ = SIZE_MAX;
+  CO_ASSIGN_OR_RETURN(File file,
+                      co_await File::Open(*reactor_, segment.path, File::Mode::kRead, options_.sync));
+  Status status;
+  for (uint64_t at = 0; at < segment.bytes && status.ok(); at += kReadBytes) {
+    const size_t bytes = std::min<uint64_t>(kReadBytes, segment.bytes - at);
+    status = co_await file.Read(buffer_.data() + at, bytes, at);
+  }
+  Status closed = co_await file.Close();
+  CO_RETURN_IF_ERROR(std::move(status));
+  CO_RETURN_IF_ERROR(std::move(closed));
+  loaded_ = index;
+  co_return Status();
+}
+
+Status LogReader::Damaged(uint64_t offset, std::string_view what) const {
+  return Error(Code::kCorruption, "{}: offset {}: {}", segments_[current_].path, offset, what);
+}
+
+Task<Status> LogReader::Enter(size_t index) {
+  CO_RETURN_IF_ERROR(co_await Load(index));
+  current_ = index;
+  offset_ = kFirstGroupOffset;
+  in_group_ = false;
+  segments_[index].use = LogSegmentInfo::Use::kData;
+  co_return Status();
+}
+
+Task<Result<bool>> LogReader::Next(LogEntry* entry) {
+  if (current_ == SIZE_MAX && !done_) {
+    size_t first = 0;
+    while (first < segments_.size() && segments_[first].use == LogSegmentInfo::Use::kDead) ++first;
+    if (first == segments_.size()) {
+      done_ = true;
+      end_reason_ = "there is no segment";
+    } else {
+      CO_RETURN_IF_ERROR(co_await Enter(first));
+    }
+  }
+  while (!done_) {
+    const LogSegmentInfo& segment = segments_[current_];
+    if (segment.ends_at && last_end_ == *segment.ends_at) {
+      CO_RETURN_IF_ERROR(co_await Enter(segment.continued_by));
+      continue;
+    }
+    BatchView batch;
+    const BatchState state = DecodeBatch(image(), segment.number, offset_, seed_, &batch);
+    if (state == BatchState::kValid) {
+      CO_RETURN_IF_ERROR(Accept(batch, entry));
+      co_return true;
+    }
+    if (state == BatchState::kOtherVersion) {
+      co_return Error(Code::kVersion, "{}: offset {}: a batch of another format version than {}", segment.path, offset_,
+                      kLogFormatVersion);
+    }
+    CO_RETURN_IF_ERROR(co_await PassGap(state));
+  }
+  co_return false;
+}
+
+Status LogReader::Accept(const BatchView& batch, LogEntry* entry) {
+  const BatchHeader& header = batch.header;
+  const LogSegmentInfo& segment = segments_[current_];
+  const uint64_t end_offset = offset_ + BatchBytes(header.record_bytes);
+  const LogPosition end = MakePosition(segment.number, end_offset);
+  if (segment.ends_at && end > *segment.ends_at) {
+    return Damaged(offset_, "a batch reaches past the place where a recovery ended this segment");
+  }
+  RETURN_IF_ERROR(CheckChains(header));
+  *entry = {header, batch.records, &segment, offset_, end};
+  last_end_ = end;
+  if (header.record_count > 0) records_end_ = end;
+  in_group_ = (header.flags & kBatchEndsGroup) == 0;
+  offset_ = in_group_ ? end_offset : AlignUp(end_offset, kBlockBytes);
+  return {};
+}
+
+Status LogReader::CheckChains(const BatchHeader& header) {
+  const LogPosition expected = in_group_ ? group_previous_end_ : last_end_;
+  if (first_group_ && !in_group_) {
+    group_previous_end_ = header.previous_end;
+    first_group_ = false;
+  } else if (header.previous_end != expected) {
+    return Damaged(offset_, fmt::format("the batch follows position {:#x}, but the log before it ends at {:#x}",
+                                        header.previous_end, expected));
+  }
+  group_previous_end_ = header.previous_end;
+  if (header.record_count == 0) return {};
+  auto [at, is_new] = chains_.try_emplace(header.partition);
+  Chain& chain = at->second;
+  if ((header.flags & kBatchStartsStream) == 0 && !is_new) {
+    if (header.first_lsn != chain.last_lsn + 1) {
+      return Damaged(offset_, fmt::format("partition {}: LSN {} follows {}", header.partition.ToString(),
+                                          header.first_lsn, chain.last_lsn));
+    }
+    if (header.previous_checksum != chain.checksum) {
+      return Damaged(offset_, fmt::format("partition {}: the batch at LSN {} does not follow the one before it",
+                                          header.partition.ToString(), header.first_lsn));
+    }
+  }
+  chain = {header.first_lsn + header.record_count - 1, header.checksum};
+  return {};
+}
+
+Status LogReader::SearchLater(uint64_t offset, LogPosition gap, BatchState found, bool* has_batches) {
+  const LogSegmentInfo& searched = segments_[loaded_];
+  for (uint64_t at = AlignUp(offset, kBlockBytes); at < searched.bytes; at += kBlockBytes) {
+    BatchView batch;
+    if (DecodeBatch(image(), searched.number, at, seed_, &batch) != BatchState::kValid) continue;
+    *has_batches = true;
+    if (batch.header.durable_position <= gap) continue;
+    return Error(Code::kCorruption,
+                 "{}: offset {}: {}, where data is missing that was durable: the batch at {} offset {} says so; "
+                 "restore the log from a replica",
+                 segments_[current_].path, PositionOffset(gap), BatchStateName(found), searched.path, at);
+  }
+  return {};
+}
+
+// There is no intact batch at offset_: the log goes on in the next segment, or ends, or is damaged.
+Task<Status> LogReader::PassGap(BatchState found) {
+  const LogSegmentInfo& segment = segments_[current_];
+  const LogPosition gap = MakePosition(segment.number, offset_);
+  bool unfinished = found == BatchState::kDamaged;
+  CO_RETURN_IF_ERROR(SearchLater(offset_ + 1, gap, found, &unfinished));
+  if (segment.ends_at) {
+    co_return Damaged(offset_, fmt::format("{}, but a recovery found the log intact up to offset {}",
+                                           BatchStateName(found), PositionOffset(*segment.ends_at)));
+  }
+  for (size_t i = current_ + 1; i < segments_.size(); ++i) {
+    if (segments_[i].use == LogSegmentInfo::Use::kDead) continue;
+    CO_RETURN_IF_ERROR(co_await Load(i));
+    BatchView first;
+    const bool intact =
+        DecodeBatch(image(), segments_[i].number, kFirstGroupOffset, seed_, &first) == BatchState::kValid;
+    const bool follows = i == current_ + 1 && segments_[i].number == segment.number + 1 && !in_group_;
+    if (follows && intact && first.header.previous_end == last_end_) co_return co_await Enter(i);
+    bool has_batches = false;
+    CO_RETURN_IF_ERROR(SearchLater(kFirstGroupOffset, gap, found, &has_batches));
+    segments_[i].use = has_batches ? LogSegmentInfo::Use::kDead : LogSegmentInfo::Use::kSpare;
+    unfinished |= has_batches;
+  }
+  done_ = true;
+  torn_ = unfinished;
+  end_reason_ = fmt::format("{}: offset {}: {}", segment.path, offset_, BatchStateName(found));
+  co_return Status();
+}
+
+}  // namespace pando

@@ -1,0 +1,194 @@
+// Recovery: reads the log, cuts its torn tail by a statement in a fresh segment, and keeps segments prepared.
+#include <algorithm>
+
+#include "src/wal/log_impl.h"
+#include "src/wal/log_reader.h"
+
+namespace pando {
+namespace {
+
+constexpr int kProbeWrites = 8;  // of each kind
+
+}  // namespace
+
+// A crash anywhere in here leaves a directory that the next recovery reads to the same end: nothing of the old log is
+// changed until the cut is durable, and the number of a fresh segment was never used before.
+Task<Status> LogImpl::Recover(LogReplaySink* sink) {
+  CHECK(!recovered_) << "Recover is called once";
+  if (!options_.read_only) CO_RETURN_IF_ERROR(co_await files_.RemoveLeftover());
+  LogReader::Options reading;
+  reading.directory = options_.directory;
+  reading.node = options_.node;
+  reading.sync = !options_.read_only;
+  CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> reader, co_await LogReader::Open(reactor_, std::move(reading)));
+  CO_RETURN_IF_ERROR(co_await Replay(reader.get(), sink));
+  if (reader->torn()) {
+    LOG(WARNING) << options_.directory << ": the log ends with writes that did not finish before the last stop ("
+                 << reader->end_reason() << "); none of them was acknowledged";
+  }
+  recovered_ = true;
+  if (options_.read_only) co_return Status();
+
+  if (!reader->segments().empty()) next_number_ = reader->segments().back().number + 1;
+  CO_ASSIGN_OR_RETURN(File first, co_await MakeFirstSegment(*reader));
+  AddLiveSegment(next_number_++, std::move(first));
+  CO_RETURN_IF_ERROR(co_await ProbeSyncMode(&live_.back()->file));
+  CO_RETURN_IF_ERROR(co_await WriteCut(live_.back().get(), reader->last_records_end()));
+  DiscardDeadSegments(*reader);
+  DropReleasedSegments();
+  tasks_.Spawn(MaintainSegments());
+  co_return Status();
+}
+
+Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
+  LogEntry entry;
+  for (;;) {
+    CO_ASSIGN_OR_RETURN(const bool more, co_await reader->Next(&entry));
+    if (!more) co_return Status();
+    if (live_.empty() || live_.back()->number != entry.segment->number) {
+      live_.push_back(std::make_unique<Segment>());
+      live_.back()->number = entry.segment->number;
+      live_.back()->path = entry.segment->path;
+      live_.back()->bytes = entry.segment->bytes;
+    }
+    const BatchHeader& header = entry.header;
+    if (header.record_count == 0) continue;
+    Segment& segment = *live_.back();
+    const uint64_t used = AlignUp(PositionOffset(entry.end), kBlockBytes) - kFirstGroupOffset;
+    live_bytes_ += used - std::exchange(segment.counted_bytes, used);
+    live_records_ += header.record_count;
+    segment.counted_records += header.record_count;
+    LogStream* stream = StreamOf(header.partition);
+    stream->durable_lsn = header.first_lsn + header.record_count - 1;
+    stream->last_checksum = header.checksum;
+    stream->commit_lsn = header.commit_lsn;
+    AddToIndex(&segment, stream, header.first_lsn, stream->durable_lsn, entry.offset);
+
+    RecoveredBatch batch;
+    batch.partition = header.partition;
+    batch.epoch = header.epoch;
+    batch.first_lsn = header.first_lsn;
+    batch.record_count = header.record_count;
+    batch.commit_lsn = header.commit_lsn;
+    batch.records = entry.records;
+    batch.file = entry.segment->path;
+    batch.offset = entry.offset;
+    CO_RETURN_IF_ERROR(co_await sink->OnBatch(batch));
+  }
+}
+
+// A spare is taken if there is one: recovery then needs no room on a full disk.
+Task<Result<File>> LogImpl::MakeFirstSegment(const LogReader& reader) {
+  for (const LogSegmentInfo& segment : reader.segments()) {
+    if (segment.use != LogSegmentInfo::Use::kSpare || segment.bytes != options_.segment_bytes) continue;
+    co_return co_await files_.Recycle(segment.path, next_number_);
+  }
+  co_return co_await files_.Create(next_number_);
+}
+
+void LogImpl::AddLiveSegment(uint64_t number, File file) {
+  live_.push_back(std::make_unique<Segment>());
+  Segment& segment = *live_.back();
+  segment.number = number;
+  segment.path = file.path();
+  segment.bytes = options_.segment_bytes;
+  segment.file = std::move(file);
+}
+
+Task<Result<Nanos>> LogImpl::TimeWrite(File* file, const AlignedBuffer& block, uint64_t offset, bool data_sync) {
+  co_await Yield(reactor_);  // the clock is read once a turn
+  const Nanos start = reactor_.NowNs();
+  CO_RETURN_IF_ERROR(co_await file->Write(block.data(), kBlockBytes, offset, kNoBuffer, data_sync));
+  if (!data_sync) CO_RETURN_IF_ERROR(co_await file->Sync());
+  co_return reactor_.NowNs() - start;
+}
+
+// Writes zeros to the end of the fresh segment, which is zero or stale, both ways in turn, and chooses by the sums.
+Task<Status> LogImpl::ProbeSyncMode(File* file) {
+  data_sync_ = options_.sync_mode != LogOptions::SyncMode::kWriteThenSync;
+  const uint64_t span = uint64_t{2 * kProbeWrites} * kBlockBytes;
+  if (options_.sync_mode != LogOptions::SyncMode::kProbe || options_.segment_bytes < 4 * span) co_return Status();
+  AlignedBuffer block(kBlockBytes);
+  Nanos sums[2] = {0, 0};
+  for (int i = 0; i < 2 * kProbeWrites; ++i) {
+    const uint64_t offset = options_.segment_bytes - span + static_cast<uint64_t>(i) * kBlockBytes;
+    CO_ASSIGN_OR_RETURN(const Nanos took, co_await TimeWrite(file, block, offset, i % 2 == 1));
+    sums[i % 2] += took;
+  }
+  data_sync_ = sums[1] <= sums[0];
+  LOG(INFO) << options_.directory << ": a 4-KiB write + fdatasync takes " << sums[0] / kProbeWrites / kMicrosecond
+            << " us, with RWF_DSYNC " << sums[1] / kProbeWrites / kMicrosecond << " us; using "
+            << (data_sync_ ? "RWF_DSYNC" : "write + fdatasync");
+  co_return Status();
+}
+
+Task<Status> LogImpl::WriteCut(Segment* segment, LogPosition end) {
+  written_end_ = records_end_ = announced_end_ = covered_ = end;
+  AlignedBuffer block(kBlockBytes);
+  BatchHeader header = NewHeader(MakePosition(segment->number, segment->head));
+  header.flags = kBatchCut | kBatchEndsGroup;
+  EncodeBatch(header, seed_, {}, block.data());
+  CO_RETURN_IF_ERROR(co_await segment->file.Write(block.data(), kBlockBytes, segment->head, kNoBuffer, data_sync_));
+  if (!data_sync_) CO_RETURN_IF_ERROR(co_await segment->file.Sync());
+  written_end_ = announced_end_ = MakePosition(segment->number, segment->head + BatchBytes(0));
+  segment->head += kBlockBytes;
+  segment->counted_bytes += kBlockBytes;
+  live_bytes_ += kBlockBytes;
+  co_return Status();
+}
+
+// What is not part of the log any more: dead and spare segments, and those that hold nothing but positions behind the
+// last record.
+void LogImpl::DiscardDeadSegments(const LogReader& reader) {
+  const uint64_t last = PositionSegment(reader.last_records_end());
+  const Segment* fresh = live_.back().get();
+  std::erase_if(live_, [&](const auto& s) { return s->number > last && s.get() != fresh; });
+  bool first_segment_taken = false;
+  for (const LogSegmentInfo& segment : reader.segments()) {
+    if (segment.use == LogSegmentInfo::Use::kData && segment.number <= last) continue;
+    // MakeFirstSegment gave the first spare of the right size a new name.
+    const bool fits = segment.use == LogSegmentInfo::Use::kSpare && segment.bytes == options_.segment_bytes;
+    if (fits && !std::exchange(first_segment_taken, true)) continue;
+    recycle_queue_.push_back({segment.path, segment.bytes});
+  }
+}
+
+// Keeps one segment ahead of the log, and puts discarded ones to use or removes them.
+Task<void> LogImpl::MaintainSegments() {
+  while (!stopping_ && !failed()) {
+    if (!recycle_queue_.empty() || (prepared_.empty() && !disk_full_)) {
+      Status status = co_await PrepareSegment();
+      if (status.code() == Code::kDiskFull) {
+        LOG(WARNING) << options_.directory << ": no space for the next log segment, writes wait: " << status.message();
+        disk_full_ = true;
+        reactor_.CancelTimer(&retry_timer_);
+        reactor_.ArmTimer(&retry_timer_, reactor_.NowNs() + kDiskFullRetryNs);
+        idle_wake_.NotifyAll();  // closing cannot wait for space
+      } else if (!status.ok()) {
+        Fail(std::move(status));
+      }
+      continue;
+    }
+    co_await maintenance_wake_.Wait();
+    disk_full_ = false;
+  }
+}
+
+Task<Status> LogImpl::PrepareSegment() {
+  std::optional<File> file;
+  if (recycle_queue_.empty()) {
+    CO_ASSIGN_OR_RETURN(file, co_await files_.Create(next_number_));
+  } else {
+    Discarded discarded = std::move(recycle_queue_.front());
+    recycle_queue_.pop_front();
+    if (discarded.bytes != options_.segment_bytes || prepared_.size() >= MaxSpares()) {
+      co_return co_await files_.Remove(std::move(discarded.path));
+    }
+    CO_ASSIGN_OR_RETURN(file, co_await files_.Recycle(std::move(discarded.path), next_number_));
+  }
+  prepared_.push_back({next_number_++, std::move(*file)});
+  if (staged_bytes_ > 0) ArmHook();
+  co_return Status();
+}
+
+}  // namespace pando

@@ -1,0 +1,275 @@
+// Group commit: staged records become groups, groups become device writes, durable groups are announced in order.
+#include <algorithm>
+#include <cstring>
+
+#include "src/wal/log_impl.h"
+
+namespace pando {
+namespace {
+
+// Staging memory that a stream keeps for its next appends.
+constexpr size_t kKeptStagingBytes = 64u << 10;
+
+}  // namespace
+
+Lsn LogImpl::Append(LogStream* stream, std::string_view records, uint32_t count) {
+  CHECK(recovered_ && !options_.read_only && !closing_ && stream->consumer != nullptr) << "append to a closed log";
+  CHECK(count > 0 && !records.empty());
+  CHECK_LE(records.size(), LargestBatchRecordBytes(options_.segment_bytes))
+      << "a batch must fit into a segment: raise LogOptions::segment_bytes";
+  const Lsn first = stream->next_lsn;
+  stream->next_lsn += count;
+  if (failed()) return first;
+  stream->staged.append(records);
+  stream->units.push_back({static_cast<uint32_t>(records.size()), count});
+  if (!stream->queued) {
+    stream->queued = true;
+    staged_streams_.push_back(stream);
+  }
+  staged_bytes_ += records.size();
+  staged_records_ += count;
+  counters_.appended_records_total += count;
+  counters_.appended_bytes_total += records.size();
+  ArmHook();
+  return first;
+}
+
+// All that was appended in this turn goes out together.
+void LogImpl::OnTurnEnd() {
+  while (MaySubmit()) {
+    uint64_t bytes = 0;
+    std::vector<Group::Part> parts = PlanGroup(&bytes);
+    if (!EnsureRoom(bytes)) return;  // goes on when the next segment is prepared
+    SubmitGroup(std::move(parts), bytes);
+  }
+}
+
+bool LogImpl::MaySubmit() const {
+  if (failed() || staged_bytes_ == 0 || groups_.size() >= kMaxWritesInFlight) return false;
+  return groups_.empty() || staged_bytes_ >= kPipelineBytes;
+}
+
+// Takes whole units, oldest streams first, as many as one group holds; the first one always. Changes nothing.
+std::vector<LogImpl::Group::Part> LogImpl::PlanGroup(uint64_t* bytes) const {
+  std::vector<Group::Part> parts;
+  uint64_t total = 0;
+  for (LogStream* stream : staged_streams_) {
+    Group::Part part;
+    part.stream = stream;
+    for (const LogStream::Unit& unit : stream->units) {
+      const bool first = parts.empty() && part.units == 0;
+      if (!first && total + BatchBytes(part.bytes + unit.bytes) > max_group_bytes_) break;
+      ++part.units;
+      part.bytes += unit.bytes;
+      part.records += unit.records;
+    }
+    const bool all = part.units == stream->units.size();
+    if (part.units > 0) {
+      total += BatchBytes(part.bytes);
+      parts.push_back(part);
+    }
+    if (!all) break;
+  }
+  *bytes = total;
+  return parts;
+}
+
+// Makes live_.back() a segment that holds a group of this size. False when the next segment is not prepared yet.
+bool LogImpl::EnsureRoom(uint64_t group_bytes) {
+  Segment& active = *live_.back();
+  if (active.head + AlignUp(group_bytes, kBlockBytes) <= active.bytes) return true;
+  if (prepared_.empty()) return false;
+  if (active.in_flight == 0) tasks_.Spawn(CloseFile(std::move(active.file)));
+  Prepared next = std::move(prepared_.front());
+  prepared_.pop_front();
+  AddLiveSegment(next.number, std::move(next.file));
+  DropReleasedSegments();
+  maintenance_wake_.NotifyAll();
+  return true;
+}
+
+AlignedBuffer LogImpl::TakeBuffer(uint64_t bytes) {
+  if (bytes > max_group_bytes_) return AlignedBuffer(bytes);
+  if (free_buffers_.empty()) return AlignedBuffer(max_group_bytes_);
+  AlignedBuffer buffer = std::move(free_buffers_.back());
+  free_buffers_.pop_back();
+  return buffer;
+}
+
+BatchHeader LogImpl::NewHeader(uint64_t position) const {
+  BatchHeader header{};
+  header.segment_number = PositionSegment(position);
+  header.position = position;
+  header.previous_end = written_end_;
+  header.durable_position = announced_end_;
+  return header;
+}
+
+// Moves one part's units from its stream into the group's buffer, as one batch. Returns where the next one goes.
+uint64_t LogImpl::EncodePart(Group* group, Group::Part* part, bool last, uint64_t at) {
+  LogStream* stream = part->stream;
+  const uint64_t offset = group->offset + at;
+  BatchHeader header = NewHeader(MakePosition(group->segment->number, offset));
+  header.flags = (last ? kBatchEndsGroup : 0) | (stream->starts_anew ? kBatchStartsStream : 0);
+  header.partition = stream->partition;
+  header.epoch = stream->epoch;
+  header.record_count = part->records;
+  header.first_lsn = stream->written_lsn + 1;
+  header.commit_lsn = stream->commit_lsn;
+  header.previous_checksum = stream->starts_anew ? 0 : stream->last_checksum;
+  const std::string_view records(stream->staged.data() + stream->staged_begin, part->bytes);
+  stream->last_checksum = EncodeBatch(header, seed_, records, group->buffer.data() + at);
+  stream->starts_anew = false;
+  stream->written_lsn += part->records;
+  part->last_lsn = stream->written_lsn;
+  AddToIndex(group->segment, stream, header.first_lsn, part->last_lsn, offset);
+
+  stream->units.erase(stream->units.begin(), stream->units.begin() + static_cast<ptrdiff_t>(part->units));
+  stream->staged_begin += part->bytes;
+  if (stream->units.empty()) {
+    CHECK_EQ(staged_streams_.front(), stream);
+    staged_streams_.pop_front();
+    stream->queued = false;
+    stream->staged.clear();
+    stream->staged_begin = 0;
+    if (stream->staged.capacity() > kKeptStagingBytes) std::string().swap(stream->staged);
+  } else if (stream->staged_begin > stream->staged.size() / 2) {
+    stream->staged.erase(0, stream->staged_begin);
+    stream->staged_begin = 0;
+  }
+  staged_bytes_ -= part->bytes;
+  staged_records_ -= part->records;
+  return at + BatchBytes(part->bytes);
+}
+
+void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset) {
+  for (IndexEntry& entry : segment->index) {
+    if (entry.stream != stream) continue;
+    entry.last_lsn = std::max(entry.last_lsn, last);
+    return;
+  }
+  segment->index.push_back({stream, first, last, offset});
+}
+
+// With no parts: a group that only carries positions.
+void LogImpl::SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes) {
+  reactor_.CancelTimer(&idle_timer_);
+  groups_.push_back(std::make_unique<Group>());
+  Group* group = groups_.back().get();
+  Segment& segment = *live_.back();
+  group->segment = &segment;
+  group->offset = segment.head;
+  group->buffer = TakeBuffer(bytes);
+  group->parts = std::move(parts);
+  group->durable_position = announced_end_;
+  uint64_t records = 0;
+  if (group->parts.empty()) {
+    BatchHeader header = NewHeader(MakePosition(segment.number, group->offset));
+    header.flags = kBatchEndsGroup;
+    EncodeBatch(header, seed_, {}, group->buffer.data());
+    group->bytes = BatchBytes(0);
+  } else {
+    for (Group::Part& part : group->parts) {
+      group->bytes = EncodePart(group, &part, &part == &group->parts.back(), group->bytes);
+      records += part.records;
+    }
+  }
+  CHECK_EQ(group->bytes, bytes);
+  const uint64_t padded = AlignUp(bytes, kBlockBytes);
+  std::memset(group->buffer.data() + bytes, 0, padded - bytes);
+  group->end = MakePosition(segment.number, group->offset + bytes);
+  written_end_ = group->end;
+  if (records > 0) records_end_ = group->end;
+  segment.head += padded;
+  segment.counted_bytes += padded;
+  segment.counted_records += records;
+  live_bytes_ += padded;
+  live_records_ += records;
+  ++segment.in_flight;
+  ++counters_.device_writes_total;
+  counters_.device_bytes_total += padded;
+  WakeSpaceWaiters();  // staging has room again
+  tasks_.Spawn(WriteGroup(group));
+}
+
+void LogImpl::SubmitClosingPosition() {
+  const uint64_t bytes = BatchBytes(0);
+  if (EnsureRoom(bytes)) SubmitGroup({}, bytes);
+}
+
+Task<void> LogImpl::WriteGroup(Group* group) {
+  File& file = group->segment->file;
+  const uint64_t bytes = AlignUp(group->bytes, kBlockBytes);
+  Status status = co_await file.Write(group->buffer.data(), bytes, group->offset, kNoBuffer, data_sync_);
+  if (status.ok() && !data_sync_) status = co_await file.Sync();
+  OnGroupDone(group, std::move(status));
+}
+
+Task<void> LogImpl::CloseFile(File file) {
+  Status status = co_await file.Close();
+  if (!status.ok()) Fail(std::move(status));
+}
+
+void LogImpl::OnGroupDone(Group* group, Status status) {
+  group->done = true;
+  Segment* segment = group->segment;
+  --segment->in_flight;
+  if (group->buffer.size() == max_group_bytes_ && free_buffers_.size() < kMaxWritesInFlight) {
+    free_buffers_.push_back(std::move(group->buffer));
+  }
+  group->buffer = AlignedBuffer();
+  if (!status.ok()) Fail(std::move(status));
+  if (failed()) return;
+  if (segment != live_.back().get() && segment->in_flight == 0) {
+    tasks_.Spawn(CloseFile(std::move(segment->file)));
+    DropReleasedSegments();
+  }
+  Announce();
+  if (staged_bytes_ > 0) ArmHook();
+  if (IsIdle()) WhenIdle();
+}
+
+void LogImpl::Announce() {
+  while (!failed() && !groups_.empty() && groups_.front()->done) {
+    std::unique_ptr<Group> group = std::move(groups_.front());
+    groups_.pop_front();
+    announced_end_ = group->end;
+    covered_ = group->durable_position;
+    for (const Group::Part& part : group->parts) part.stream->durable_lsn = part.last_lsn;
+    // The consumers may append, release, or start to close the log.
+    for (const Group::Part& part : group->parts) part.stream->consumer->OnDurable(part.last_lsn);
+  }
+}
+
+void LogImpl::WhenIdle() {
+  if (NeedsClosingPosition() && !closing_) {
+    reactor_.CancelTimer(&idle_timer_);
+    reactor_.ArmTimer(&idle_timer_, reactor_.NowNs() + kIdleCloseNs);
+  }
+  idle_wake_.NotifyAll();
+}
+
+void LogImpl::Fail(Status status) {
+  if (failed()) return;
+  failure_ = std::move(status);
+  LOG(ERROR) << options_.directory << ": the log has failed, nothing more is acknowledged: " << failure_.ToString();
+  staged_bytes_ = staged_records_ = 0;
+  staged_streams_.clear();
+  std::vector<LogStream*> registered;
+  for (auto& [partition, stream] : streams_) {
+    stream->units.clear();
+    std::string().swap(stream->staged);
+    stream->staged_begin = 0;
+    stream->queued = false;
+    if (stream->consumer != nullptr) registered.push_back(stream.get());
+  }
+  // In a fixed order, for simulations.
+  std::sort(registered.begin(), registered.end(),
+            [](const LogStream* a, const LogStream* b) { return a->partition < b->partition; });
+  WakeSpaceWaiters();
+  idle_wake_.NotifyAll();
+  maintenance_wake_.NotifyAll();
+  for (LogStream* stream : registered) stream->consumer->OnLogFailed(failure_);
+}
+
+}  // namespace pando
