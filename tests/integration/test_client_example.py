@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""The tour in clients/python, which the README points at, runs against a node and prints what it promises."""
+
+import shutil
+import subprocess
+
+from node_process import NodeProcess, ROOT, temporary_directory
+
+
+def main():
+    directory = temporary_directory("example")
+    node = NodeProcess(directory / "data").start()
+    done = subprocess.run(["/usr/bin/python3", ROOT / "clients/python/example.py", f"{node.host}:{node.port}"],
+                          capture_output=True, text=True, timeout=120, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    for line in ("get: True b'red'", "first update applied: True - second: False as it is now b'yellow'", "counter: 1",
+                 "scan: b'fruit/apple' b'yellow'\nscan: b'fruit/pear' b'green'", "there was one: True",
+                 "an error has a code and a message: True"):
+        assert line in done.stdout, f"missing: {line}"
+    node.stop()
+    shutil.rmtree(directory)
+
+
+if __name__ == "__main__":
+    main()
