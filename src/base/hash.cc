@@ -8,6 +8,11 @@ uint64_t Hash64(std::string_view bytes, uint64_t seed) {
   return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
 }
 
+Hasher64::Hasher64(uint64_t seed) : state_(XXH3_createState()) { XXH3_64bits_reset_withSeed(state_, seed); }
+Hasher64::~Hasher64() { XXH3_freeState(state_); }
+void Hasher64::Update(std::string_view bytes) { XXH3_64bits_update(state_, bytes.data(), bytes.size()); }
+uint64_t Hasher64::Finish() const { return XXH3_64bits_digest(state_); }
+
 std::string_view HashTag(std::string_view key) {
   size_t open = key.find('{');
   if (open == std::string_view::npos) return key;

@@ -1,0 +1,328 @@
+#include "src/btree/node.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "src/base/hash.h"
+
+namespace pando {
+namespace {
+
+// Leaf record: {u64 version, u32 value bytes | flags}, then expiry when flagged, then key, then value or OverflowRef.
+constexpr uint32_t kLeafHeaderBytes = 12;
+constexpr uint32_t kOverflowFlag = 1u << 31;
+constexpr uint32_t kExpiryFlag = 1u << 30;
+constexpr uint32_t kValueBytesMask = (1u << 30) - 1;
+static_assert(kMaxValueBytes <= kValueBytesMask);
+
+struct LeafLayout {
+  uint32_t key_at = 0, value_at = 0, end = 0;
+};
+
+LeafLayout LayoutOf(uint32_t value_word, uint32_t key_bytes) {
+  LeafLayout l;
+  l.key_at = kLeafHeaderBytes + ((value_word & kExpiryFlag) ? 8 : 0);
+  l.value_at = l.key_at + key_bytes;
+  l.end = l.value_at + ((value_word & kOverflowFlag) ? static_cast<uint32_t>(sizeof(OverflowRef))
+                                                     : (value_word & kValueBytesMask));
+  return l;
+}
+
+uint32_t ValueWord(const char* record) { return LoadLE<uint32_t>(record + 8); }
+
+}  // namespace
+
+uint64_t RecordHash(std::string_view key_prefix, std::string_view key_suffix, uint64_t value_hash, Version version,
+                    int64_t expires_at_ms) {
+  char buffer[kMaxKeyBytes + 24];
+  char* at = buffer;
+  StoreLE(at, value_hash), StoreLE(at + 8, version), StoreLE(at + 16, expires_at_ms);
+  at += 24;
+  at = std::copy(key_prefix.begin(), key_prefix.end(), at);
+  at = std::copy(key_suffix.begin(), key_suffix.end(), at);
+  return Hash64({buffer, static_cast<size_t>(at - buffer)});
+}
+
+size_t CommonPrefix(std::string_view a, std::string_view b) {
+  size_t n = std::min(a.size(), b.size());
+  return static_cast<size_t>(std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(n), b.begin()).first - a.begin());
+}
+
+std::string_view ShortestSeparator(std::string_view left, std::string_view right) {
+  DCHECK(left < right);
+  return right.substr(0, CommonPrefix(left, right) + 1);
+}
+
+void Node::Format(char* page, uint32_t page_bytes, uint8_t level, std::string_view lower, const std::string_view* upper,
+                  uint64_t page_id, Generation birth) {
+  PageHeader& h = HeaderOf(page);
+  h = PageHeader{};
+  h.magic = kPageMagic;
+  h.format = kPageFormat;
+  h.level = level;
+  h.heap_begin = page_bytes;
+  h.page_id = page_id;
+  h.birth = birth;
+  Node node(page, page_bytes);
+  // Empty fences keep offset 0 with length 0: a valid, empty view.
+  if (!lower.empty()) {
+    char* at = node.AllocateHeap(static_cast<uint32_t>(lower.size()));
+    std::memcpy(at, lower.data(), lower.size());
+    h.lower_offset = static_cast<uint16_t>(at - page);
+    h.lower_bytes = static_cast<uint16_t>(lower.size());
+  }
+  if (upper) {
+    h.has_upper = 1;
+    char* at = node.AllocateHeap(static_cast<uint32_t>(upper->size()));
+    std::memcpy(at, upper->data(), upper->size());
+    h.upper_offset = static_cast<uint16_t>(at - page);
+    h.upper_bytes = static_cast<uint16_t>(upper->size());
+    h.prefix_bytes = static_cast<uint16_t>(CommonPrefix(lower, *upper));
+  }
+}
+
+char* Node::AllocateHeap(uint32_t bytes) {
+  DCHECK_LE(bytes, FreeBytes());
+  header().heap_begin -= bytes;
+  return page_ + header().heap_begin;
+}
+
+std::string_view Node::KeySuffix(uint32_t slot) const {
+  const Slot& s = slots()[slot];
+  const char* record = page_ + s.offset;
+  uint32_t key_at = leaf() ? LayoutOf(ValueWord(record), 0).key_at : static_cast<uint32_t>(sizeof(ChildRef));
+  return {record + key_at, s.key_bytes};
+}
+
+std::string Node::Key(uint32_t slot) const {
+  if (!leaf() && slot == 0) return std::string(lower());
+  std::string key(prefix());
+  key.append(KeySuffix(slot));
+  return key;
+}
+
+// Number of slots whose key is < suffix (or <= suffix when or_equal).
+uint32_t Node::SearchHeads(std::string_view suffix, bool or_equal) const {
+  const uint32_t head = KeyHead(suffix);
+  const Slot* s = slots();
+  uint32_t low = 0, length = count();
+  while (length > 0) {
+    uint32_t half = length / 2;
+    const Slot& mid = s[low + half];
+    bool before = mid.head < head;
+    if (mid.head == head) [[unlikely]] {
+      int order = KeySuffix(low + half).compare(suffix);
+      before = or_equal ? order <= 0 : order < 0;
+    }
+    low = before ? low + half + 1 : low;
+    length = before ? length - half - 1 : half;
+  }
+  return low;
+}
+
+uint32_t Node::LowerBound(std::string_view key, bool* exact) const {
+  std::string_view suffix = key.substr(header().prefix_bytes);
+  uint32_t slot = SearchHeads(suffix, false);
+  *exact = slot < count() && slots()[slot].key_bytes == suffix.size() && KeySuffix(slot) == suffix;
+  return slot;
+}
+
+uint32_t Node::ChildSlot(std::string_view key) const {
+  uint32_t after = SearchHeads(key.substr(header().prefix_bytes), true);
+  return after == 0 ? 0 : after - 1;
+}
+
+uint32_t Node::ChildSlotBefore(std::string_view key) const {
+  // `key` may be the upper fence itself, which need not start with the prefix's continuation of any slot.
+  uint32_t slot = 0;
+  for (uint32_t i = 1; i < count(); ++i) {
+    std::string_view suffix = KeySuffix(i);
+    std::string_view p = prefix();
+    int order = p.compare(key.substr(0, p.size()));
+    if (order == 0) order = suffix.compare(key.substr(std::min(key.size(), p.size())));
+    if (order >= 0) break;
+    slot = i;
+  }
+  return slot;
+}
+
+RecordView Node::Record(uint32_t slot) const {
+  const Slot& s = slots()[slot];
+  const char* record = page_ + s.offset;
+  uint32_t word = ValueWord(record);
+  LeafLayout layout = LayoutOf(word, s.key_bytes);
+  RecordView view;
+  view.version = LoadLE<Version>(record);
+  view.value_bytes = word & kValueBytesMask;
+  if (word & kExpiryFlag) view.expires_at_ms = LoadLE<int64_t>(record + kLeafHeaderBytes);
+  view.key_suffix = {record + layout.key_at, s.key_bytes};
+  view.overflow = (word & kOverflowFlag) != 0;
+  if (view.overflow) {
+    view.overflow_ref = LoadLE<OverflowRef>(record + layout.value_at);
+  } else {
+    view.value = {record + layout.value_at, view.value_bytes};
+  }
+  return view;
+}
+
+uint32_t Node::LeafRecordBytes(size_t suffix_bytes, size_t inline_bytes, bool overflow, bool expires) {
+  return static_cast<uint32_t>(kLeafHeaderBytes + (expires ? 8 : 0) + suffix_bytes +
+                               (overflow ? sizeof(OverflowRef) : inline_bytes));
+}
+
+uint32_t Node::SpaceFor(const RecordView& record) const {
+  return kSlotBytes + LeafRecordBytes(record.key_suffix.size(), record.value.size(), record.overflow,
+                                      record.expires_at_ms != 0);
+}
+
+void Node::OpenSlot(uint32_t slot, std::string_view suffix, uint32_t record_bytes) {
+  DCHECK_LE(slot, count());
+  if (FreeBytes() < kSlotBytes + record_bytes) Compact();
+  CHECK_GE(FreeBytes(), kSlotBytes + record_bytes) << "a record was inserted where it does not fit";
+  Slot* s = slots();
+  std::memmove(s + slot + 1, s + slot, (count() - slot) * sizeof(Slot));
+  ++header().slot_count;
+  char* at = AllocateHeap(record_bytes);
+  s[slot] = Slot{static_cast<uint16_t>(at - page_), static_cast<uint16_t>(suffix.size()), KeyHead(suffix)};
+}
+
+void Node::WriteRecord(char* at, const RecordView& r) const {
+  uint32_t word = r.value_bytes | (r.overflow ? kOverflowFlag : 0) | (r.expires_at_ms != 0 ? kExpiryFlag : 0);
+  StoreLE(at, r.version);
+  StoreLE(at + 8, word);
+  at += kLeafHeaderBytes;
+  if (r.expires_at_ms != 0) {
+    StoreLE(at, r.expires_at_ms);
+    at += 8;
+  }
+  std::memcpy(at, r.key_suffix.data(), r.key_suffix.size());
+  at += r.key_suffix.size();
+  if (r.overflow) {
+    StoreLE(at, r.overflow_ref);
+  } else {
+    std::memcpy(at, r.value.data(), r.value.size());
+  }
+}
+
+void Node::InsertRecord(uint32_t slot, const RecordView& record) {
+  OpenSlot(slot, record.key_suffix, SpaceFor(record) - kSlotBytes);
+  WriteRecord(page_ + slots()[slot].offset, record);
+}
+
+bool Node::ReplaceRecord(uint32_t slot, const RecordView& record) {
+  if (RecordBytes(slot) != SpaceFor(record) - kSlotBytes) return false;
+  WriteRecord(page_ + slots()[slot].offset, record);
+  return true;
+}
+
+void Node::InsertChild(uint32_t slot, std::string_view suffix, const ChildRef& ref) {
+  OpenSlot(slot, suffix, ChildSpace(suffix.size()) - kSlotBytes);
+  char* at = page_ + slots()[slot].offset;
+  StoreLE(at, ref);
+  std::memcpy(at + sizeof(ChildRef), suffix.data(), suffix.size());
+}
+
+uint32_t Node::RecordBytes(uint32_t slot) const {
+  const Slot& s = slots()[slot];
+  if (!leaf()) return static_cast<uint32_t>(sizeof(ChildRef)) + s.key_bytes;
+  return LayoutOf(ValueWord(page_ + s.offset), s.key_bytes).end;
+}
+
+void Node::Remove(uint32_t slot) {
+  DCHECK_LT(slot, count());
+  header().heap_dead += RecordBytes(slot);
+  Slot* s = slots();
+  std::memmove(s + slot, s + slot + 1, (count() - slot - 1) * sizeof(Slot));
+  --header().slot_count;
+}
+
+void Node::Compact() {
+  // Copies the live parts of the heap, in slot order, into a scratch page and back.
+  thread_local std::vector<char> scratch;
+  scratch.resize(page_bytes_);
+  uint32_t begin = page_bytes_;
+  auto keep = [&](uint16_t* offset, uint32_t bytes) {
+    if (bytes == 0) return;
+    begin -= bytes;
+    std::memcpy(scratch.data() + begin, page_ + *offset, bytes);
+    *offset = static_cast<uint16_t>(begin);
+  };
+  for (uint32_t i = 0; i < count(); ++i) {
+    uint32_t bytes = RecordBytes(i);
+    keep(&slots()[i].offset, bytes);
+  }
+  PageHeader& h = header();
+  keep(&h.lower_offset, h.lower_bytes);
+  keep(&h.upper_offset, h.upper_bytes);
+  std::memcpy(page_ + begin, scratch.data() + begin, page_bytes_ - begin);
+  h.heap_begin = begin;
+  h.heap_dead = 0;
+}
+
+uint32_t Node::SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uint32_t prefix_bytes) {
+  uint32_t bytes = 0;
+  uint32_t old_prefix = source.header().prefix_bytes;
+  for (uint32_t i = from; i < to; ++i) {
+    // An inner node's slot 0 stores no key; behind other children it needs its lower fence.
+    if (!source.leaf() && i == 0) {
+      bytes += ChildSpace(source.header().lower_bytes - prefix_bytes);
+    } else {
+      bytes += kSlotBytes + source.RecordBytes(i) + old_prefix - prefix_bytes;
+    }
+  }
+  return bytes;
+}
+
+void Node::AppendFrom(const Node& source, uint32_t from, uint32_t to) {
+  CHECK_EQ(leaf(), source.leaf());
+  char key[kMaxKeyBytes];
+  std::string_view source_prefix = source.prefix();
+  std::memcpy(key, source_prefix.data(), source_prefix.size());
+  uint32_t cut = header().prefix_bytes;
+  for (uint32_t i = from; i < to; ++i) {
+    std::string_view suffix = source.KeySuffix(i);
+    std::memcpy(key + source_prefix.size(), suffix.data(), suffix.size());
+    std::string_view full(key, source_prefix.size() + suffix.size());
+    if (leaf()) {
+      RecordView record = source.Record(i);
+      record.key_suffix = full.substr(cut);
+      InsertRecord(count(), record);
+    } else if (count() == 0) {
+      InsertChild(0, {}, source.LoadChild(i));
+    } else {
+      InsertChild(count(), (i == 0 ? source.lower() : full).substr(cut), source.LoadChild(i));
+    }
+  }
+}
+
+Status Node::Validate(const char* page, uint32_t page_bytes) {
+  const PageHeader& h = HeaderOf(page);
+  auto bad = [&](std::string_view what, uint32_t slot) {
+    return Error(Code::kCorruption, "page {}: {} (slot {} of {})", h.page_id, what, slot, h.slot_count);
+  };
+  auto inside = [&](uint32_t offset, uint64_t bytes) { return offset >= h.heap_begin && offset + bytes <= page_bytes; };
+  if (h.level > 0 && h.slot_count == 0) return bad("an inner page without children", 0);
+  if ((h.lower_bytes && !inside(h.lower_offset, h.lower_bytes)) ||
+      (h.upper_bytes && !inside(h.upper_offset, h.upper_bytes)) || h.lower_bytes > kMaxKeyBytes ||
+      h.upper_bytes > kMaxKeyBytes) {
+    return bad("a fence lies outside", 0);
+  }
+  Node node(const_cast<char*>(page), page_bytes);
+  if (h.prefix_bytes != (h.has_upper ? CommonPrefix(node.lower(), node.upper()) : 0)) {
+    return bad("the prefix does not fit the fences", 0);
+  }
+  for (uint32_t i = 0; i < h.slot_count; ++i) {
+    const Slot& s = node.slots()[i];
+    uint32_t fixed = h.level > 0 ? static_cast<uint32_t>(sizeof(ChildRef)) : kLeafHeaderBytes;
+    if (!inside(s.offset, fixed) || s.key_bytes + h.prefix_bytes > kMaxKeyBytes) return bad("a record lies outside", i);
+    if (!inside(s.offset, node.RecordBytes(i))) return bad("a record leaves the page", i);
+    std::string_view suffix = node.KeySuffix(i);
+    if (s.head != KeyHead(suffix)) return bad("a key head differs from its key", i);
+    if (i > 0 && node.KeySuffix(i - 1) >= suffix) return bad("keys do not rise", i);
+    if (i == 0 && h.level > 0 && !suffix.empty()) return bad("the first child has a key", i);
+  }
+  return Status();
+}
+
+}  // namespace pando

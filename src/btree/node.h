@@ -1,0 +1,156 @@
+// Node: the slotted layout inside a page (docs/FORMAT.md, "Node").
+//
+//   | PageHeader | slot 0 | slot 1 | ... -> free <- ... heap: records and fences |
+//
+// Keys are stored without the prefix that both fences share. A slot carries the first four bytes of what is left as a
+// big-endian number ("head"), so that most comparisons never leave the slots.
+//
+//   leaf record   {u64 version, u32 value bytes and flags} [i64 expiry] key value|OverflowRef
+//   inner record  ChildRef key            the key is the lower bound of the child's range; slot 0 has none (the fence)
+//
+// Threads: a view of one page's memory; the owner of the page serialises.
+//
+// Invariants
+//   N1  Slot keys rise strictly; all lie in [lower fence, upper fence).
+//   N2  The prefix is exactly the common prefix of the fences; empty when there is no upper fence.
+//   N3  heap_dead counts every heap byte that no slot or fence refers to.
+//   N4  A page of kMinPageBytes or more holds two fences and one record of the largest key (MaxKeyBytes).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "src/base/check.h"
+#include "src/base/codec.h"
+#include "src/base/limits.h"
+#include "src/buffer_pool/page.h"
+
+namespace pando {
+
+inline constexpr uint32_t MaxKeyBytes(uint32_t page_bytes) {
+  return page_bytes / 4 < kMaxKeyBytes ? page_bytes / 4 : static_cast<uint32_t>(kMaxKeyBytes);
+}
+// A record whose key and value exceed this keeps its value in an overflow extent.
+inline constexpr uint32_t MaxInlineBytes(uint32_t page_bytes) { return page_bytes / 4; }
+
+struct Slot {
+  uint16_t offset;     // of the record
+  uint16_t key_bytes;  // behind the prefix
+  uint32_t head;
+};
+static_assert(sizeof(Slot) == kSlotBytes);
+
+// Where a value too large for its leaf lies, and its hash (so that the leaf's content hash needs no read of it).
+struct OverflowRef {
+  Extent location;
+  Generation birth = 0;
+  uint64_t checksum = 0;
+  uint64_t value_hash = 0;
+};
+static_assert(sizeof(OverflowRef) == 32);
+
+// One record as a leaf stores it; views point into the page.
+struct RecordView {
+  std::string_view key_suffix;
+  Version version = 0;
+  int64_t expires_at_ms = 0;  // 0 = never
+  uint32_t value_bytes = 0;
+  bool overflow = false;
+  std::string_view value;     // inline
+  OverflowRef overflow_ref;   // overflow
+};
+
+// What a record contributes to its parents' aggregates. Independent of the tree's shape and of where the value lies.
+uint64_t RecordHash(std::string_view key_prefix, std::string_view key_suffix, uint64_t value_hash, Version version,
+                    int64_t expires_at_ms);
+
+inline uint32_t KeyHead(std::string_view suffix) {
+  uint32_t head = 0;
+  if (suffix.size() >= 4) {
+    head = LoadLE<uint32_t>(suffix.data());
+    return __builtin_bswap32(head);
+  }
+  for (size_t i = 0; i < suffix.size(); ++i) head |= static_cast<uint32_t>(static_cast<uint8_t>(suffix[i])) << (24 - 8 * i);
+  return head;
+}
+
+class Node {
+ public:
+  Node(char* page, uint32_t page_bytes) : page_(page), page_bytes_(page_bytes) {}
+
+  // Makes an empty node for [lower, upper); `upper` null = no upper fence.
+  static void Format(char* page, uint32_t page_bytes, uint8_t level, std::string_view lower,
+                     const std::string_view* upper, uint64_t page_id, Generation birth);
+
+  PageHeader& header() const { return HeaderOf(page_); }
+  bool leaf() const { return header().level == 0; }
+  uint32_t count() const { return header().slot_count; }
+  std::string_view lower() const { return {page_ + header().lower_offset, header().lower_bytes}; }
+  std::string_view upper() const { return {page_ + header().upper_offset, header().upper_bytes}; }
+  bool has_upper() const { return header().has_upper != 0; }
+  std::string_view prefix() const { return lower().substr(0, header().prefix_bytes); }
+  Slot* slots() const { return reinterpret_cast<Slot*>(page_ + kPageHeaderBytes); }
+
+  // First slot whose key is >= `key` (which must lie within the fences); *exact when equal.
+  uint32_t LowerBound(std::string_view key, bool* exact) const;
+  // Inner: the child whose range holds `key`.
+  uint32_t ChildSlot(std::string_view key) const;
+  // Inner, for reverse scans: the child that holds the last key below `key`.
+  uint32_t ChildSlotBefore(std::string_view key) const;
+
+  std::string_view KeySuffix(uint32_t slot) const;
+  std::string Key(uint32_t slot) const;  // prefix + suffix
+
+  // -- leaves
+  RecordView Record(uint32_t slot) const;
+  const char* RecordAddress(uint32_t slot) const { return page_ + slots()[slot].offset; }
+  static uint32_t LeafRecordBytes(size_t suffix_bytes, size_t inline_bytes, bool overflow, bool expires);
+  // Bytes of page that one more record takes, slot included.
+  uint32_t SpaceFor(const RecordView& record) const;
+  bool Fits(uint32_t bytes) const { return bytes <= FreeBytes() + header().heap_dead; }
+  // Inserts before `slot`; it must fit (compacts when it must). `record.key_suffix` is already without the prefix.
+  void InsertRecord(uint32_t slot, const RecordView& record);
+  // Overwrites in place when the new record has the same length; false when not.
+  bool ReplaceRecord(uint32_t slot, const RecordView& record);
+
+  // -- inner nodes
+  ChildRef* Child(uint32_t slot) const { return reinterpret_cast<ChildRef*>(page_ + slots()[slot].offset); }
+  ChildRef LoadChild(uint32_t slot) const { return LoadLE<ChildRef>(page_ + slots()[slot].offset); }
+  void StoreChild(uint32_t slot, const ChildRef& ref) const { StoreLE(page_ + slots()[slot].offset, ref); }
+  Extent ChildLocation(uint32_t slot) const { return LoadLE<Extent>(page_ + slots()[slot].offset); }
+  void SetChildLocation(uint32_t slot, Extent location) const { StoreLE(page_ + slots()[slot].offset, location); }
+  static uint32_t ChildSpace(size_t suffix_bytes) {
+    return static_cast<uint32_t>(kSlotBytes + sizeof(ChildRef) + suffix_bytes);
+  }
+  void InsertChild(uint32_t slot, std::string_view suffix, const ChildRef& ref);
+
+  // -- both
+  void Remove(uint32_t slot);
+  uint32_t RecordBytes(uint32_t slot) const;  // in the heap
+  uint32_t FreeBytes() const { return header().heap_begin - kPageHeaderBytes - count() * kSlotBytes; }
+  uint32_t UsedBytes() const { return page_bytes_ - FreeBytes() - header().heap_dead; }
+  void Compact();
+  // Appends slots [from, to) of `source` (same level), re-cutting keys to this node's prefix. Must fit.
+  void AppendFrom(const Node& source, uint32_t from, uint32_t to);
+  // Bytes AppendFrom would add when this node's prefix is `prefix_bytes` long.
+  static uint32_t SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uint32_t prefix_bytes);
+
+  // kCorruption when any offset or length leaves the page, or keys do not rise: for pages just read.
+  static Status Validate(const char* page, uint32_t page_bytes);
+
+ private:
+  char* AllocateHeap(uint32_t bytes);
+  void OpenSlot(uint32_t slot, std::string_view suffix, uint32_t record_bytes);
+  void WriteRecord(char* at, const RecordView& record) const;
+  uint32_t SearchHeads(std::string_view suffix, bool or_equal) const;
+
+  char* page_;
+  uint32_t page_bytes_;
+};
+
+// Shortest key s with left < s <= right: what a split stores as separator.
+std::string_view ShortestSeparator(std::string_view left, std::string_view right);
+size_t CommonPrefix(std::string_view a, std::string_view b);
+
+}  // namespace pando

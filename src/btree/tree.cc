@@ -1,0 +1,248 @@
+// Tree: descents, fetching, aggregates. tree_write.cc has modifications, tree_checkpoint.cc generations.
+#include "src/btree/tree.h"
+
+#include <algorithm>
+
+#include "src/base/hash.h"
+
+namespace pando {
+
+Tree::Tree(BufferPool& pool, TreeStorage& storage)
+    : pool_(pool), storage_(storage), checkpoint_progress_(pool.reactor()) {}
+
+Tree::~Tree() { CHECK(root_ == nullptr) << "a Tree must be abandoned before it is destroyed"; }
+
+Task<Status> Tree::CreateEmpty() {
+  co_await pool_.EnsureFree(kFramesPerUpdate);
+  generation_ = 1;
+  root_ = NewNode(0, {}, nullptr);
+  root_->attached = true;
+  co_return Status();
+}
+
+Task<Status> Tree::OpenRoot(ChildRef root, uint8_t level, Generation generation, uint64_t next_page_id) {
+  Result<PagePin> pin = co_await pool_.Load(this, root, level);
+  if (!pin.ok()) co_return pin.TakeStatus();
+  root_ = pin->frame();
+  root_->attached = true;
+  generation_ = generation;
+  next_page_id_ = next_page_id;
+  co_return Status();
+}
+
+void Tree::Abandon() {
+  for (auto& parity : lists_) {
+    for (DirtyList& list : parity) list = DirtyList{};
+  }
+  dirty_count_ = 0;
+  root_ = nullptr;
+  frozen_.clear();
+  pool_.DropAll(this);
+}
+
+// -- descents --------------------------------------------------------------------------------------------------------
+
+void Tree::Attach(Frame* parent, uint32_t slot, Frame* child) {
+  CHECK(!child->attached && child->state == Frame::State::kResident);
+  NodeOf(parent).SetChildLocation(slot, child_word::FromFrame(child->id));
+  child->attached = true;
+  child->parent = parent->id;
+  ++parent->frame_children;
+}
+
+uint32_t Tree::SlotOfChild(Frame* parent, const Frame* child) const {
+  Node node = NodeOf(parent);
+  const Extent word = child_word::FromFrame(child->id);
+  for (uint32_t i = 0; i < node.count(); ++i) {
+    if (node.ChildLocation(i) == word) return i;
+  }
+  LOG(FATAL) << "page " << child->page_id << " is not among the children of page " << parent->page_id;
+  return 0;
+}
+
+// The resident child in `slot` of an attached inner page, attaching it when it is found in the pool; else null.
+Frame* Tree::ResolveChild(Frame* parent, uint32_t slot, ChildRef* missing) {
+  Node node = NodeOf(parent);
+  Extent word = node.ChildLocation(slot);
+  if (child_word::IsFrame(word)) return &pool_.frame(child_word::Frame(word));
+  CHECK(child_word::IsExtent(word)) << "an attached page refers to a frozen one";
+  if (Frame* child = pool_.Lookup(this, word)) {
+    Attach(parent, slot, child);
+    return child;
+  }
+  *missing = node.LoadChild(slot);
+  return nullptr;
+}
+
+Frame* Tree::FindNode(std::string_view key, uint8_t level, ChildRef* missing, uint8_t* missing_level) {
+  Frame* frame = root_;
+  while (frame->level > level) {
+    Frame* child = ResolveChild(frame, NodeOf(frame).ChildSlot(key), missing);
+    if (!child) {
+      *missing_level = frame->level - 1;
+      return nullptr;
+    }
+    frame = child;
+  }
+  return frame;
+}
+
+Frame* Tree::FindLeaf(std::string_view key, ChildRef* missing, uint8_t* missing_level) {
+  return FindNode(key, 0, missing, missing_level);
+}
+
+std::optional<FoundRecord> Tree::FindInLeaf(Frame* leaf, std::string_view key) {
+  Node node = NodeOf(leaf);
+  bool exact = false;
+  uint32_t slot = node.LowerBound(key, &exact);
+  if (!exact) return std::nullopt;
+  return FoundRecord{node.prefix(), node.Record(slot)};
+}
+
+// -- fetching --------------------------------------------------------------------------------------------------------
+
+Task<Result<PagePin>> Tree::FetchLeaf(std::string key) {
+  PagePin loaded;  // keeps what was just read until the descent has attached it
+  for (;;) {
+    ChildRef missing;
+    uint8_t level = 0;
+    if (Frame* leaf = FindLeaf(key, &missing, &level)) {
+      pool_.Touch(leaf);
+      co_return pool_.Pin(leaf);
+    }
+    Result<PagePin> pin = co_await pool_.Load(this, missing, level);
+    if (!pin.ok()) co_return pin.TakeStatus();
+    loaded = *std::move(pin);
+  }
+}
+
+Task<Result<PagePin>> Tree::FetchLeafBefore(std::string before) {
+  PagePin loaded;
+  for (;;) {
+    Frame* frame = root_;
+    ChildRef missing;
+    while (frame && frame->level > 0) {
+      Node node = NodeOf(frame);
+      uint32_t slot = before.empty() ? node.count() - 1 : node.ChildSlotBefore(before);
+      Frame* child = ResolveChild(frame, slot, &missing);
+      if (!child) {
+        Result<PagePin> pin = co_await pool_.Load(this, missing, static_cast<uint8_t>(frame->level - 1));
+        if (!pin.ok()) co_return pin.TakeStatus();
+        loaded = *std::move(pin);
+      }
+      frame = child;
+    }
+    if (frame) {
+      pool_.Touch(frame);
+      co_return pool_.Pin(frame);
+    }
+  }
+}
+
+namespace {
+Task<void> LoadQuietly(BufferPool* pool, Tree* tree, ChildRef ref) {
+  // An error shows again when the scan gets there.
+  Result<PagePin> pin = co_await pool->Load(tree, ref, 0);
+  (void)pin.ok();
+}
+}  // namespace
+
+void Tree::ReadAhead(std::string_view key, bool reverse, size_t pages, TaskGroup* tasks) {
+  ChildRef missing;
+  uint8_t level = 0;
+  if (root_->level == 0) return;
+  Frame* parent = FindNode(key, 1, &missing, &level);
+  if (!parent) return;
+  Node node = NodeOf(parent);
+  int64_t slot = node.ChildSlot(key);
+  for (size_t i = 0; i < pages; ++i) {
+    slot += reverse ? -1 : 1;
+    if (slot < 0 || slot >= node.count()) break;
+    Extent word = node.ChildLocation(static_cast<uint32_t>(slot));
+    if (!child_word::IsExtent(word) || pool_.LookupAny(this, word)) continue;
+    tasks->Spawn(LoadQuietly(&pool_, this, node.LoadChild(static_cast<uint32_t>(slot))));
+  }
+}
+
+Task<Result<PagePin>> Tree::FetchOverflow(OverflowRef ref, uint32_t value_bytes) {
+  return pool_.LoadOverflow(this, ref.location, ref.checksum, value_bytes);
+}
+
+// -- aggregates ------------------------------------------------------------------------------------------------------
+
+void Aggregates::Add(const ChildRef& ref) {
+  count += ref.count;
+  bytes += ref.bytes;
+  content_hash += ref.content_hash;
+  if (ref.earliest_expiry_ms != 0 && (earliest_expiry_ms == 0 || ref.earliest_expiry_ms < earliest_expiry_ms)) {
+    earliest_expiry_ms = ref.earliest_expiry_ms;
+  }
+}
+
+void Tree::AddLeaf(const Node& leaf, std::string_view start, std::string_view end, Aggregates* sum) const {
+  bool exact = false;
+  uint32_t from = start <= leaf.lower() ? 0 : leaf.LowerBound(start, &exact);
+  bool whole_end = end.empty() || (leaf.has_upper() && leaf.upper() <= end);
+  uint32_t to = whole_end ? leaf.count() : leaf.LowerBound(end, &exact);
+  for (uint32_t i = from; i < to; ++i) {
+    RecordView r = leaf.Record(i);
+    ChildRef one;
+    one.count = 1;
+    one.bytes = leaf.header().prefix_bytes + r.key_suffix.size() + r.value_bytes;
+    uint64_t value_hash = r.overflow ? r.overflow_ref.value_hash : Hash64(r.value);
+    one.content_hash = RecordHash(leaf.prefix(), r.key_suffix, value_hash, r.version, r.expires_at_ms);
+    one.earliest_expiry_ms = r.expires_at_ms;
+    sum->Add(one);
+  }
+}
+
+Task<Result<Aggregates>> Tree::Aggregate(std::string start, std::string end) {
+  Aggregates sum;
+  // Walks the leaves of the range left to right by key, but takes a whole child at once where its reference is known:
+  // then the walk goes on behind the child's upper fence.
+  std::string at = start;
+  PagePin loaded;
+  for (;;) {
+    Frame* frame = root_;
+    ChildRef missing;
+    uint8_t missing_level = 0;
+    std::string next;
+    bool done = false;
+    while (frame) {
+      Node node = NodeOf(frame);
+      if (frame->level == 0) {
+        AddLeaf(node, at, end, &sum);
+        done = !node.has_upper() || (!end.empty() && node.upper() >= end);
+        next = node.upper();
+        break;
+      }
+      uint32_t slot = node.ChildSlot(at);
+      bool last = slot + 1 == node.count();
+      std::string child_lower = node.Key(slot);
+      std::string child_upper = last ? std::string(node.upper()) : node.Key(slot + 1);
+      bool has_upper = !last || node.has_upper();
+      bool inside = at == child_lower && (end.empty() || (has_upper && child_upper <= end));
+      Extent word = node.ChildLocation(slot);
+      bool known = !child_word::IsFrame(word) || !pool_.frame(child_word::Frame(word)).dirty;
+      if (inside && known) {
+        sum.Add(child_word::IsFrame(word) ? pool_.frame(child_word::Frame(word)).disk : node.LoadChild(slot));
+        done = !has_upper || (!end.empty() && child_upper >= end);
+        next = child_upper;
+        break;
+      }
+      Frame* child = ResolveChild(frame, slot, &missing);
+      missing_level = static_cast<uint8_t>(frame->level - 1);
+      frame = child;
+    }
+    if (!frame) {
+      Result<PagePin> pin = co_await pool_.Load(this, missing, missing_level);
+      if (!pin.ok()) co_return pin.TakeStatus();
+      loaded = *std::move(pin);
+      continue;
+    }
+    if (done) co_return sum;
+    at = next;
+  }
+}
+
+}  // namespace pando

@@ -1,0 +1,218 @@
+// Tree: a copy-on-write B+ tree over the buffer pool, one per partition.
+//
+// Generations. A page born in the current generation is edited in place. EndGeneration freezes every page; the first
+// write to a frozen page gives it a new life: in place when its content is already on disk, else as a clone whose old
+// frame stays for the checkpoint ("detached"). The newest tree refers to resident children by frame ("attached");
+// a detached inner page refers to its unwritten children by page id, resolved through `frozen_`.
+//
+// Reads and writes of resident pages are synchronous; what is missing is fetched first (FetchLeaf), then the caller
+// descends again: no position in the tree is held across a suspension.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   T1  An attached frame's parent is attached and resident; the root is attached and never evicted.
+//   T2  A dirty attached page has only dirty ancestors, and none older than itself; a page is written only once all its
+//       children are, so that nothing on disk refers to what is not.
+//   T3  A page born before the current generation is never changed.
+//   T4  Every extent is either reachable from a root on disk or about to be, on a dead list, or free.
+//   T5  Modifying calls need kFramesPerUpdate free frames promised by BufferPool::EnsureFree, and never suspend.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "src/btree/node.h"
+#include "src/buffer_pool/buffer_pool.h"
+
+namespace pando {
+
+// Frames that one Upsert or Erase may take: a clone and a split on every level, plus a new root.
+inline constexpr size_t kMaxTreeHeight = 12;
+inline constexpr size_t kFramesPerUpdate = 2 * kMaxTreeHeight;
+
+struct DeadExtent {
+  Extent extent;
+  Generation birth = 0;
+};
+
+// Where the tree's pages live; implemented by the partition.
+class TreeStorage {
+ public:
+  virtual File& file() = 0;
+  virtual const Uuid& uuid() const = 0;
+  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
+  // An extent that no durable root and no root about to be durable refers to: reusable at once.
+  virtual void FreeNow(Extent extent) = 0;
+  // An extent that an older root may refer to; it died in the current generation.
+  virtual void FreeLater(DeadExtent dead) = 0;
+  virtual void OnIoError(const Status& status) = 0;
+
+ protected:
+  ~TreeStorage() = default;
+};
+
+// A record found in a resident leaf; views are valid until the next modification or suspension.
+struct FoundRecord {
+  std::string_view leaf_prefix;
+  RecordView record;
+};
+
+// A value to store: inline bytes, or an overflow value whose extent the caller allocated (Tree::NeedsOverflow).
+struct NewValue {
+  std::string_view bytes;
+  Extent overflow_extent;  // empty: inline
+  Version version = 0;
+  int64_t expires_at_ms = 0;
+};
+
+struct Aggregates {
+  uint64_t count = 0, bytes = 0, content_hash = 0;
+  int64_t earliest_expiry_ms = 0;
+  void Add(const ChildRef& ref);
+};
+
+// The root of a frozen generation, as a checkpoint writes it down.
+struct FrozenRoot {
+  Generation generation = 0;
+  uint8_t level = 0;
+  ChildRef ref;
+};
+
+class Tree final : public PageOwner {
+ public:
+  Tree(BufferPool& pool, TreeStorage& storage);
+  ~Tree();
+
+  // -- life
+  Task<Status> CreateEmpty();  // generation 1, one empty leaf
+  Task<Status> OpenRoot(ChildRef root, uint8_t level, Generation generation, uint64_t next_page_id);
+  // Gives every frame back without writing; no I/O of this tree may be in flight.
+  void Abandon();
+
+  // -- reading resident pages
+  // The attached leaf for `key`, or null; then *missing and *missing_level say what to load.
+  Frame* FindLeaf(std::string_view key, ChildRef* missing, uint8_t* missing_level);
+  std::optional<FoundRecord> FindInLeaf(Frame* leaf, std::string_view key);
+  Node NodeOf(Frame* frame) const { return Node(pool_.data(*frame), pool_.page_bytes()); }
+  Frame* root() const { return root_; }
+  BufferPool& pool() { return pool_; }
+
+  // -- fetching
+  Task<Result<PagePin>> FetchLeaf(std::string key);
+  // For reverse scans: the leaf that holds the last key below `key` (`before` empty = the last leaf).
+  Task<Result<PagePin>> FetchLeafBefore(std::string before);
+  // Starts reading the children behind `key`'s leaf, at most `pages`, without waiting: read-ahead for scans.
+  void ReadAhead(std::string_view key, bool reverse, size_t pages, TaskGroup* tasks);
+  Task<Result<PagePin>> FetchOverflow(OverflowRef ref, uint32_t value_bytes);
+  // A resident overflow value, or null.
+  Frame* FindOverflow(const OverflowRef& ref) { return pool_.Lookup(this, ref.location); }
+
+  // -- writing resident pages (T5). `leaf` is what FindLeaf returned for this key, with no suspension since.
+  bool NeedsOverflow(size_t key_bytes, size_t value_bytes) const {
+    return key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
+  }
+  void Upsert(Frame* leaf, std::string_view key, const NewValue& value);
+  // True when there was a record. *underfull: the leaf is worth merging (MergeLeaf).
+  bool Erase(Frame* leaf, std::string_view key, bool* underfull);
+  // Fetches the leaf of `key` and a neighbour, and joins them when both fit in one page; frees empty pages.
+  Task<Status> MergeLeaf(std::string key);
+
+  // -- generations and checkpoints
+  Generation generation() const { return generation_; }
+  uint64_t next_page_id() const { return next_page_id_; }
+  uint8_t root_level() const { return root_->level; }
+  bool checkpointing() const { return checkpointing_; }
+  size_t dirty_pages() const { return dirty_count_; }
+  // Freezes the tree as it is: O(1). One frozen generation at a time.
+  void EndGeneration();
+  // Writes all pages frozen by EndGeneration, children first, at most `in_flight` at once, and returns the root.
+  // `pace` is awaited before each page.
+  Task<Result<FrozenRoot>> WriteFrozen(size_t in_flight, std::function<Task<void>()> pace);
+  // After the superblock is durable: forgets what only the frozen tree needed.
+  void FinishCheckpoint();
+
+  // -- aggregates: exact count of [start, end) ("" = open), descending only into dirty pages and the range's edges.
+  Task<Result<Aggregates>> Aggregate(std::string start, std::string end);
+
+  // -- PageOwner
+  File& file() override { return storage_.file(); }
+  const Uuid& uuid() const override { return storage_.uuid(); }
+  Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override { return storage_.AllocateForWrite(blocks); }
+  void DiscardExtent(Extent extent) override { storage_.FreeNow(extent); }
+  void PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
+  void OnWriteEnded(Frame& frame, bool valid) override;
+  void OnEvict(Frame& frame) override;
+  Status ValidatePage(const char* page, uint32_t page_bytes) override { return Node::Validate(page, page_bytes); }
+  void OnIoError(const Status& status) override { storage_.OnIoError(status); }
+
+ private:
+  struct DirtyList {  // doubly linked through Frame::dirty_prev/next
+    Frame* head = nullptr;
+    Frame* tail = nullptr;
+    size_t size = 0;
+  };
+  struct FrozenEntry {
+    Frame* frame = nullptr;  // not written yet
+    ChildRef ref;            // written
+  };
+
+  // tree.cc: descents
+  Frame* ResolveChild(Frame* parent, uint32_t slot, ChildRef* missing);
+  void Attach(Frame* parent, uint32_t slot, Frame* child);
+  uint32_t SlotOfChild(Frame* parent, const Frame* child) const;
+  Frame* Parent(const Frame* frame) { return frame->parent == kNoFrame ? nullptr : &pool_.frame(frame->parent); }
+  // Like FindLeaf, but stops at `level`.
+  Frame* FindNode(std::string_view key, uint8_t level, ChildRef* missing, uint8_t* missing_level);
+
+  // tree_write.cc: copy-on-write, splits, merges
+  Frame* MakePathWritable(Frame* frame);
+  Frame* MakeWritable(Frame* frame);
+  Frame* Clone(Frame* frame);
+  void DetachChildren(Frame* from, Frame* to);
+  Frame* NewNode(uint8_t level, std::string_view lower, const std::string_view* upper);
+  Frame* Split(Frame* node, std::string_view key);
+  uint32_t ChooseSplit(const Node& node, std::string_view key, std::string* separator) const;
+  bool SplitFits(const Node& node, uint32_t at, std::string_view separator) const;
+  void GrowRoot();
+  void ReparentChildren(Frame* node);
+  bool MergeFits(const Node& left, const Node& right) const;
+  void Merge(Frame* parent, uint32_t left_slot);
+  Task<Result<bool>> MergeAt(std::string key, uint8_t level);
+  void DropPage(Frame* frame);
+  void FreeOverflow(const RecordView& record);
+  void FreeExtent(Extent extent, Generation birth);
+
+  // tree_checkpoint.cc
+  DirtyList& ListOf(uint8_t index) { return lists_[index >> 6][index & 63]; }
+  void ListAdd(Frame* frame) { ListAdd(frame, parity_); }
+  void ListAdd(Frame* frame, uint8_t parity);
+  void ListRemove(Frame* frame);
+  Task<void> WriteOne(Frame* frame, Status* first_error, size_t* in_flight);
+  ChildRef DiskRefOf(const ChildRef& child) const;
+
+  void AddLeaf(const Node& leaf, std::string_view start, std::string_view end, Aggregates* sum) const;
+
+  static constexpr size_t kLists = kMaxTreeHeight + 1;  // by level; the last is overflow values
+
+  BufferPool& pool_;
+  TreeStorage& storage_;
+  Frame* root_ = nullptr;
+  Generation generation_ = 0;
+  uint64_t next_page_id_ = 1;
+  size_t dirty_count_ = 0;
+  DirtyList lists_[2][kLists];  // by the parity of the generation that made the pages dirty, and level
+  uint8_t parity_ = 0;          // of the current generation
+  bool checkpointing_ = false;
+  Generation frozen_generation_ = 0;
+  uint64_t frozen_root_id_ = 0;
+  uint8_t frozen_root_level_ = 0;
+  ChildRef frozen_root_ref_;    // empty until the frozen root is on disk
+  std::unordered_map<uint64_t, FrozenEntry> frozen_;  // by page id
+  WaitQueue checkpoint_progress_;
+};
+
+}  // namespace pando

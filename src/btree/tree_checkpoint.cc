@@ -1,0 +1,165 @@
+// Tree: generations, write-back and checkpoints.
+#include <algorithm>
+
+#include "src/base/hash.h"
+#include "src/btree/tree.h"
+
+namespace pando {
+namespace {
+constexpr uint8_t kOverflowList = kMaxTreeHeight;
+constexpr uint8_t kParityShift = 6;
+constexpr uint8_t kUnlisted = 0xff;
+}  // namespace
+
+// -- dirty lists: a checkpoint takes them level by level, so that children are on disk before their parents ----------
+
+void Tree::ListAdd(Frame* frame, uint8_t parity) {
+  CHECK_EQ(frame->dirty_list, kUnlisted);
+  uint8_t index = frame->overflow ? kOverflowList : frame->level;
+  frame->dirty_list = static_cast<uint8_t>(parity << kParityShift | index);
+  DirtyList& list = ListOf(frame->dirty_list);
+  frame->dirty_prev = list.tail;
+  frame->dirty_next = nullptr;
+  (list.tail ? list.tail->dirty_next : list.head) = frame;
+  list.tail = frame;
+  ++list.size;
+  ++dirty_count_;
+}
+
+void Tree::ListRemove(Frame* frame) {
+  CHECK_NE(frame->dirty_list, kUnlisted);
+  DirtyList& list = ListOf(frame->dirty_list);
+  (frame->dirty_prev ? frame->dirty_prev->dirty_next : list.head) = frame->dirty_next;
+  (frame->dirty_next ? frame->dirty_next->dirty_prev : list.tail) = frame->dirty_prev;
+  frame->dirty_prev = frame->dirty_next = nullptr;
+  frame->dirty_list = kUnlisted;
+  --list.size;
+  --dirty_count_;
+}
+
+// -- write-back, as the pool asks for it -----------------------------------------------------------------------------
+
+ChildRef Tree::DiskRefOf(const ChildRef& child) const {
+  if (child_word::IsFrame(child.location)) {
+    const Frame& frame = pool_.frame(child_word::Frame(child.location));
+    CHECK(!frame.dirty) << "page " << frame.page_id << " is not on disk, but its parent is about to be";
+    return frame.disk;
+  }
+  if (child_word::IsFrozen(child.location)) {
+    auto entry = frozen_.find(child_word::FrozenId(child.location));
+    CHECK(entry != frozen_.end() && entry->second.frame == nullptr) << "a frozen child was not written";
+    return entry->second.ref;
+  }
+  return child;
+}
+
+void Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
+  Node node(page, pool_.page_bytes());
+  Aggregates sum;
+  if (frame.level == 0) {
+    AddLeaf(node, node.lower(), {}, &sum);
+  } else {
+    for (uint32_t i = 0; i < node.count(); ++i) {
+      ChildRef child = DiskRefOf(node.LoadChild(i));
+      node.StoreChild(i, child);
+      sum.Add(child);
+    }
+  }
+  ref->count = sum.count;
+  ref->bytes = sum.bytes;
+  ref->content_hash = sum.content_hash;
+  ref->earliest_expiry_ms = sum.earliest_expiry_ms;
+}
+
+void Tree::OnWriteEnded(Frame& frame, bool valid) {
+  checkpoint_progress_.NotifyAll();
+  if (!valid) return;
+  ListRemove(&frame);
+  if (frame.overflow) {
+    if (frame.superseded) pool_.Drop(&frame);
+    return;
+  }
+  if (checkpointing_ && frame.page_id == frozen_root_id_ && frame.birth <= frozen_generation_) {
+    frozen_root_ref_ = frame.disk;
+  }
+  if (frame.frozen_listed) {
+    frozen_[frame.page_id] = {nullptr, frame.disk};
+    frame.frozen_listed = false;
+  }
+  if (!frame.attached) {
+    // The newest tree has moved on: only the root being checkpointed refers to this page.
+    FreeExtent(frame.disk.location, frame.disk.birth);
+    pool_.Drop(&frame);
+  }
+}
+
+void Tree::OnEvict(Frame& frame) {
+  Frame* parent = Parent(&frame);
+  NodeOf(parent).StoreChild(SlotOfChild(parent, &frame), frame.disk);
+  --parent->frame_children;
+}
+
+// -- checkpoints -----------------------------------------------------------------------------------------------------
+
+void Tree::EndGeneration() {
+  CHECK(!checkpointing_) << "one frozen generation at a time";
+  checkpointing_ = true;
+  frozen_generation_ = generation_;
+  frozen_root_id_ = root_->page_id;
+  frozen_root_level_ = root_->level;
+  frozen_root_ref_ = root_->dirty ? ChildRef{} : root_->disk;
+  ++generation_;
+  parity_ ^= 1;
+  for (const DirtyList& list : lists_[parity_]) CHECK_EQ(list.size, 0u) << "dirty pages of two generations ago";
+}
+
+Task<void> Tree::WriteOne(Frame* frame, Status* first_error, size_t* in_flight) {
+  Status status = co_await pool_.WriteBack(frame);
+  --*in_flight;
+  if (!status.ok() && first_error->ok()) *first_error = std::move(status);
+  checkpoint_progress_.NotifyAll();
+}
+
+Task<Result<FrozenRoot>> Tree::WriteFrozen(size_t max_in_flight, std::function<Task<void>()> pace) {
+  CHECK(checkpointing_);
+  TaskGroup writes;
+  Status error;
+  size_t in_flight = 0;
+  DirtyList* lists = lists_[parity_ ^ 1];
+  // Overflow values first, then leaves, then level by level.
+  uint8_t order[kLists];
+  order[0] = kOverflowList;
+  for (uint8_t level = 0; level < kMaxTreeHeight; ++level) order[level + 1] = level;
+  for (uint8_t index : order) {
+    DirtyList& list = lists[index];
+    while (list.size > 0 && error.ok()) {
+      // Pages being written (by us or by the pool's cleaner) move to the tail; all of them: wait.
+      size_t looked = 0;
+      while (list.head->writing && looked++ < list.size) {
+        Frame* first = list.head;
+        ListRemove(first);
+        ListAdd(first, parity_ ^ 1);
+      }
+      if (list.head->writing || in_flight >= max_in_flight) {
+        co_await checkpoint_progress_.Wait();
+        continue;
+      }
+      ++in_flight;
+      writes.Spawn(WriteOne(list.head, &error, &in_flight));
+      if (pace) co_await pace();
+    }
+  }
+  co_await writes.Drain();
+  if (!error.ok()) co_return error;
+  CHECK(!frozen_root_ref_.location.empty());
+  co_return FrozenRoot{frozen_generation_, frozen_root_level_, frozen_root_ref_};
+}
+
+void Tree::FinishCheckpoint() {
+  CHECK(checkpointing_);
+  for (const auto& [id, entry] : frozen_) CHECK(entry.frame == nullptr) << "page " << id << " was never written";
+  frozen_.clear();
+  checkpointing_ = false;
+}
+
+}  // namespace pando

@@ -1,0 +1,393 @@
+// Tree: copy-on-write, inserts and splits, deletes and merges.
+#include <algorithm>
+#include <cstring>
+
+#include "src/base/hash.h"
+#include "src/btree/tree.h"
+
+namespace pando {
+namespace {
+// A page is merged with a neighbour when it uses less than 1/4 of its bytes and both fit in 3/4 of a page, so that a
+// few inserts do not split it again at once.
+constexpr uint32_t kUnderfullDivisor = 4;
+}  // namespace
+
+// -- copy-on-write ---------------------------------------------------------------------------------------------------
+
+void Tree::FreeExtent(Extent extent, Generation birth) {
+  if (extent.empty()) return;
+  if (birth == generation_) {
+    storage_.FreeNow(extent);
+  } else {
+    storage_.FreeLater({extent, birth});
+  }
+}
+
+Frame* Tree::MakePathWritable(Frame* frame) {
+  if (frame->birth == generation_ && frame->dirty) return frame;  // T2: then its ancestors are, too
+  FrameId path[kMaxTreeHeight + 1];
+  size_t depth = 0;
+  for (Frame* f = frame; f; f = Parent(f)) path[depth++] = f->id;
+  Frame* writable = nullptr;
+  // From the root down, so that a clone finds its parent already writable.
+  while (depth > 0) writable = MakeWritable(&pool_.frame(path[--depth]));
+  return writable;
+}
+
+Frame* Tree::MakeWritable(Frame* frame) {
+  if (frame->birth == generation_ && frame->dirty) return frame;
+  if (frame->dirty) return Clone(frame);  // frozen, and the checkpoint still needs this content
+  // Its content is on disk: the frame itself starts the page's next life.
+  Extent old = frame->disk.location;
+  Generation old_birth = frame->disk.birth;
+  pool_.MarkDirty(frame);
+  frame->disk = ChildRef{};
+  frame->birth = generation_;
+  HeaderOf(pool_.data(*frame)).birth = generation_;
+  ListAdd(frame);
+  FreeExtent(old, old_birth);
+  return frame;
+}
+
+Frame* Tree::Clone(Frame* old) {
+  CHECK(checkpointing_ && old->birth <= frozen_generation_) << "only a frozen page is cloned";
+  Frame* clone = pool_.NewPage(this, old->level);
+  char* page = pool_.data(*clone);
+  std::memcpy(page, pool_.data(*old), pool_.page_bytes());
+  clone->page_id = next_page_id_++;
+  clone->birth = generation_;
+  HeaderOf(page).page_id = clone->page_id;
+  HeaderOf(page).birth = generation_;
+  clone->attached = true;
+  clone->parent = old->parent;
+  if (Frame* parent = Parent(old)) {
+    NodeOf(parent).SetChildLocation(SlotOfChild(parent, old), child_word::FromFrame(clone->id));
+    CHECK(old->frozen_listed) << "a frozen parent was cloned without naming its dirty child";
+  } else {
+    root_ = clone;
+  }
+  if (old->level > 0) DetachChildren(old, clone);
+  old->attached = false;
+  old->parent = kNoFrame;
+  ListAdd(clone);
+  return clone;
+}
+
+// `to` is a copy of `from` and takes over its children; `from` refers to them as the disk will know them.
+void Tree::DetachChildren(Frame* from, Frame* to) {
+  Node node = NodeOf(from);
+  for (uint32_t i = 0; i < node.count(); ++i) {
+    Extent word = node.ChildLocation(i);
+    if (!child_word::IsFrame(word)) continue;
+    Frame& child = pool_.frame(child_word::Frame(word));
+    child.parent = to->id;
+    if (child.dirty) {
+      node.SetChildLocation(i, child_word::FromFrozen(child.page_id));
+      frozen_[child.page_id].frame = &child;
+      child.frozen_listed = true;
+    } else {
+      node.StoreChild(i, child.disk);
+    }
+  }
+  to->frame_children = std::exchange(from->frame_children, 0);
+}
+
+Frame* Tree::NewNode(uint8_t level, std::string_view lower, const std::string_view* upper) {
+  CHECK_LT(level, kMaxTreeHeight);
+  Frame* frame = pool_.NewPage(this, level);
+  frame->page_id = next_page_id_++;
+  frame->birth = generation_;
+  Node::Format(pool_.data(*frame), pool_.page_bytes(), level, lower, upper, frame->page_id, generation_);
+  ListAdd(frame);
+  return frame;
+}
+
+// A page of the newest tree that nothing refers to any more; writable, so born in this generation.
+void Tree::DropPage(Frame* frame) {
+  CHECK(frame->birth == generation_ && frame->dirty && frame->frame_children == 0);
+  ListRemove(frame);
+  pool_.Drop(frame);
+}
+
+// -- inserts ---------------------------------------------------------------------------------------------------------
+
+void Tree::FreeOverflow(const RecordView& record) {
+  const OverflowRef& ref = record.overflow_ref;
+  Frame* frame = pool_.LookupAny(this, ref.location);
+  bool now = ref.birth == generation_;
+  if (frame && frame->dirty && !now) {
+    // Frozen, and the checkpoint will write it: it goes then (OnWriteEnded).
+    frame->superseded = true;
+  } else if (frame) {
+    if (frame->dirty) ListRemove(frame);
+    pool_.Drop(frame, now);
+  } else if (now) {
+    storage_.FreeNow(ref.location);
+  }
+  if (!now) storage_.FreeLater({ref.location, ref.birth});
+}
+
+void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
+  leaf = MakePathWritable(leaf);
+  RecordView record;
+  record.version = value.version;
+  record.expires_at_ms = value.expires_at_ms;
+  record.value_bytes = static_cast<uint32_t>(value.bytes.size());
+  record.overflow = !value.overflow_extent.empty();
+  if (record.overflow) {
+    Frame* stored = pool_.NewOverflow(this, value.overflow_extent, value.bytes, generation_);
+    ListAdd(stored);
+    record.overflow_ref = {value.overflow_extent, generation_, stored->disk.checksum, Hash64(value.bytes)};
+  } else {
+    CHECK(!NeedsOverflow(key.size(), value.bytes.size())) << "a large value came without an extent";
+    record.value = value.bytes;
+  }
+  Node node = NodeOf(leaf);
+  bool exact = false;
+  uint32_t slot = node.LowerBound(key, &exact);
+  record.key_suffix = key.substr(node.header().prefix_bytes);
+  ++leaf->modifications;
+  if (exact) {
+    RecordView old = node.Record(slot);
+    if (old.overflow) FreeOverflow(old);
+    if (node.ReplaceRecord(slot, record)) return;
+    node.Remove(slot);
+  }
+  while (!node.Fits(node.SpaceFor(record))) {
+    leaf = Split(leaf, key);
+    node = NodeOf(leaf);
+    record.key_suffix = key.substr(node.header().prefix_bytes);
+    slot = node.LowerBound(key, &exact);
+  }
+  node.InsertRecord(slot, record);
+}
+
+bool Tree::SplitFits(const Node& node, uint32_t at, std::string_view separator) const {
+  uint32_t room = pool_.page_bytes() - kPageHeaderBytes;
+  uint32_t left_prefix = static_cast<uint32_t>(CommonPrefix(node.lower(), separator));
+  uint32_t right_prefix = node.has_upper() ? static_cast<uint32_t>(CommonPrefix(separator, node.upper())) : 0;
+  uint32_t sep = static_cast<uint32_t>(separator.size());
+  uint32_t left = node.header().lower_bytes + sep + Node::SpaceToAppend(node, 0, at, left_prefix);
+  uint32_t right = sep + node.header().upper_bytes + Node::SpaceToAppend(node, at, node.count(), right_prefix);
+  return left <= room && right <= room;
+}
+
+// The slot that starts the right half, and the separator. Near the middle by bytes, preferring short separators; at the
+// end when keys arrive in order, so that loading sorted data leaves full pages behind.
+uint32_t Tree::ChooseSplit(const Node& node, std::string_view key, std::string* separator) const {
+  const uint32_t count = node.count();
+  const bool leaf = node.leaf();
+  std::string last = node.Key(count - 1);
+  if (leaf && count == 1) {
+    bool behind = key > last;
+    *separator = behind ? ShortestSeparator(last, key) : ShortestSeparator(key, last);
+    return behind ? 1 : 0;
+  }
+  auto separator_at = [&](uint32_t at) {
+    if (at == count) return std::string(ShortestSeparator(last, key));
+    return leaf ? std::string(ShortestSeparator(node.Key(at - 1), node.Key(at))) : node.Key(at);
+  };
+  if (!node.has_upper() && key > last) {
+    for (uint32_t at = leaf ? count : count - 1; at > count / 2 && at > 0; --at) {
+      *separator = separator_at(at);
+      if (SplitFits(node, at, *separator)) return at;
+    }
+  }
+  uint32_t total = 0;
+  for (uint32_t i = 0; i < count; ++i) total += kSlotBytes + node.RecordBytes(i);
+  uint32_t best = 0;
+  uint64_t best_cost = ~0ull;
+  uint32_t left = 0;
+  for (uint32_t at = 1; at < count; ++at) {
+    left += kSlotBytes + node.RecordBytes(at - 1);
+    uint64_t distance = left * 2 > total ? left * 2 - total : total - left * 2;
+    // Only splits about as even as the best one are worth a longer look.
+    if (best != 0 && distance > total / 4 && distance * 4 > best_cost) continue;
+    std::string candidate = separator_at(at);
+    // A byte of separator is stored in three places and slows every descent: weigh it like eight bytes of imbalance.
+    uint64_t cost = distance * 4 + candidate.size() * 32;
+    if (cost >= best_cost || !SplitFits(node, at, candidate)) continue;
+    best = at;
+    best_cost = cost;
+    *separator = std::move(candidate);
+  }
+  CHECK_NE(best, 0u) << "no split of page " << node.header().page_id << " fits";
+  return best;
+}
+
+void Tree::GrowRoot() {
+  Frame* old = root_;
+  Frame* root = NewNode(static_cast<uint8_t>(old->level + 1), {}, nullptr);
+  ChildRef ref;
+  ref.location = child_word::FromFrame(old->id);
+  NodeOf(root).InsertChild(0, {}, ref);
+  root->attached = true;
+  root->frame_children = 1;
+  old->parent = root->id;
+  root_ = root;
+}
+
+// Sets the parent of every resident child and counts them.
+void Tree::ReparentChildren(Frame* frame) {
+  Node node = NodeOf(frame);
+  frame->frame_children = 0;
+  for (uint32_t i = 0; i < node.count(); ++i) {
+    Extent word = node.ChildLocation(i);
+    if (!child_word::IsFrame(word)) continue;
+    pool_.frame(child_word::Frame(word)).parent = frame->id;
+    ++frame->frame_children;
+  }
+}
+
+// Splits a writable page; returns the half whose range holds `key`.
+Frame* Tree::Split(Frame* left, std::string_view key) {
+  if (left == root_) GrowRoot();
+  std::string separator;
+  uint32_t at = ChooseSplit(NodeOf(left), key, &separator);
+  // Room in the parent first; splitting it may change who the parent is.
+  while (!NodeOf(Parent(left)).Fits(Node::ChildSpace(separator.size()))) Split(Parent(left), separator);
+  Frame* parent = Parent(left);
+
+  std::vector<char> copy(pool_.page_bytes());
+  std::memcpy(copy.data(), pool_.data(*left), copy.size());
+  Node source(copy.data(), pool_.page_bytes());
+  std::string_view upper = source.upper();
+  std::string_view middle = separator;
+  Frame* right = NewNode(left->level, separator, source.has_upper() ? &upper : nullptr);
+  Node right_node = NodeOf(right);
+  right_node.AppendFrom(source, at, source.count());
+  uint8_t heat = source.header().heat;
+  Node::Format(pool_.data(*left), pool_.page_bytes(), left->level, source.lower(), &middle, left->page_id, generation_);
+  NodeOf(left).AppendFrom(source, 0, at);
+  NodeOf(left).header().heat = right_node.header().heat = heat;
+  ++left->modifications;
+  if (left->level > 0) {
+    ReparentChildren(left);
+    ReparentChildren(right);
+  }
+  ChildRef ref;
+  ref.location = child_word::FromFrame(right->id);
+  Node parent_node = NodeOf(parent);
+  parent_node.InsertChild(SlotOfChild(parent, left) + 1, middle.substr(parent_node.header().prefix_bytes), ref);
+  right->attached = true;
+  right->parent = parent->id;
+  ++parent->frame_children;
+  ++parent->modifications;
+  return key < separator ? left : right;
+}
+
+// -- deletes ---------------------------------------------------------------------------------------------------------
+
+bool Tree::Erase(Frame* leaf, std::string_view key, bool* underfull) {
+  bool exact = false;
+  *underfull = false;
+  uint32_t slot = NodeOf(leaf).LowerBound(key, &exact);
+  if (!exact) return false;
+  leaf = MakePathWritable(leaf);
+  Node node = NodeOf(leaf);
+  RecordView old = node.Record(slot);
+  if (old.overflow) FreeOverflow(old);
+  node.Remove(slot);
+  ++leaf->modifications;
+  *underfull = leaf != root_ && node.UsedBytes() < pool_.page_bytes() / kUnderfullDivisor;
+  return true;
+}
+
+bool Tree::MergeFits(const Node& left, const Node& right) const {
+  uint32_t prefix = right.has_upper() ? static_cast<uint32_t>(CommonPrefix(left.lower(), right.upper())) : 0;
+  uint32_t bytes = kPageHeaderBytes + left.header().lower_bytes + right.header().upper_bytes +
+                   Node::SpaceToAppend(left, 0, left.count(), prefix) +
+                   Node::SpaceToAppend(right, 0, right.count(), prefix);
+  bool one_is_empty = left.count() == 0 || right.count() == 0;
+  return bytes <= (one_is_empty ? pool_.page_bytes() : pool_.page_bytes() / 4 * 3);
+}
+
+// Joins the writable children `left_slot` and the next of a writable parent; they fit.
+void Tree::Merge(Frame* parent, uint32_t left_slot) {
+  Node parent_node = NodeOf(parent);
+  Frame* left = &pool_.frame(child_word::Frame(parent_node.ChildLocation(left_slot)));
+  Frame* right = &pool_.frame(child_word::Frame(parent_node.ChildLocation(left_slot + 1)));
+  Node right_node = NodeOf(right);
+  std::vector<char> copy(pool_.page_bytes());
+  std::memcpy(copy.data(), pool_.data(*left), copy.size());
+  Node source(copy.data(), pool_.page_bytes());
+  std::string_view upper = right_node.upper();
+  uint8_t heat = source.header().heat;
+  Node::Format(pool_.data(*left), pool_.page_bytes(), left->level, source.lower(),
+               right_node.has_upper() ? &upper : nullptr, left->page_id, generation_);
+  Node merged = NodeOf(left);
+  merged.AppendFrom(source, 0, source.count());
+  merged.AppendFrom(right_node, 0, right_node.count());
+  merged.header().heat = heat;
+  ++left->modifications;
+  if (left->level > 0) ReparentChildren(left);
+  right->frame_children = 0;
+  parent_node.Remove(left_slot + 1);
+  --parent->frame_children;
+  ++parent->modifications;
+  DropPage(right);
+}
+
+// Fetches the page at `level` that holds `key` and a neighbour under the same parent, and joins them if that pays.
+// True when they were joined, or when the page has no neighbour (then its parent may).
+Task<Result<bool>> Tree::MergeAt(std::string key, uint8_t level) {
+  PagePin pins[2];
+  for (size_t next_pin = 0;;) {
+    co_await pool_.EnsureFree(2 * kFramesPerUpdate);
+    // From here on nothing suspends until the merge is done or a page is found missing.
+    if (level >= root_->level) co_return false;
+    ChildRef missing;
+    uint8_t missing_level = 0;
+    Frame* node = FindNode(key, level, &missing, &missing_level);
+    if (node) {
+      if (NodeOf(node).UsedBytes() >= pool_.page_bytes() / kUnderfullDivisor) co_return false;
+      Frame* parent = Parent(node);
+      uint32_t slot = SlotOfChild(parent, node);
+      uint32_t count = NodeOf(parent).count();
+      if (count == 1) co_return true;
+      uint32_t left_slot = slot + 1 < count ? slot : slot - 1;
+      Frame* left = ResolveChild(parent, left_slot, &missing);
+      Frame* right = left ? ResolveChild(parent, left_slot + 1, &missing) : nullptr;
+      missing_level = level;
+      if (right) {
+        if (!MergeFits(NodeOf(left), NodeOf(right))) co_return false;
+        parent = Parent(MakePathWritable(left));
+        MakeWritable(right);
+        Merge(parent, left_slot);
+        co_return true;
+      }
+    }
+    Result<PagePin> pin = co_await pool_.Load(this, missing, missing_level);
+    if (!pin.ok()) co_return pin.TakeStatus();
+    pins[next_pin++ % 2] = *std::move(pin);
+  }
+}
+
+Task<Status> Tree::MergeLeaf(std::string key) {
+  for (uint8_t level = 0; level < kMaxTreeHeight; ++level) {
+    Result<bool> merged = co_await MergeAt(key, level);
+    if (!merged.ok()) co_return merged.TakeStatus();
+    if (!*merged) break;
+  }
+  // A leaf that had no neighbour may have one now that its parent was joined.
+  Result<bool> again = co_await MergeAt(key, 0);
+  if (!again.ok()) co_return again.TakeStatus();
+  // A root with one child gives way to it.
+  co_await pool_.EnsureFree(kFramesPerUpdate);
+  while (root_->level > 0 && NodeOf(root_).count() == 1) {
+    ChildRef missing;
+    Frame* child = ResolveChild(root_, 0, &missing);
+    if (!child) break;
+    MakePathWritable(child);
+    Frame* old_root = root_;
+    child = &pool_.frame(child_word::Frame(NodeOf(root_).ChildLocation(0)));
+    old_root->frame_children = 0;
+    child->parent = kNoFrame;
+    root_ = child;
+    old_root->attached = false;
+    DropPage(old_root);
+  }
+  co_return Status();
+}
+
+}  // namespace pando

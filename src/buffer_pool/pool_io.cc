@@ -1,0 +1,287 @@
+// BufferPool's reads and writes.
+#include <algorithm>
+#include <cstring>
+
+#include "src/base/hash.h"
+#include "src/buffer_pool/buffer_pool.h"
+
+namespace pando {
+namespace {
+constexpr size_t kWriterReserve = 32;
+}
+
+// -- loading ---------------------------------------------------------------------------------------------------------
+
+Task<void> BufferPool::WaitForLoadFrames(size_t frames) {
+  while (free_.size() < frames + kWriterReserve) {
+    if (EvictSome()) continue;
+    clean_wanted_.NotifyOne();
+    ++stats_.load_waits_total;
+    co_await load_frame_freed_.Wait();
+  }
+}
+
+Frame* BufferPool::StartLoading(PageOwner* owner, const ChildRef& ref) {
+  Frame* frame = TakeFree();
+  frame->state = Frame::State::kLoading;
+  frame->owner = owner;
+  frame->disk = ref;
+  frame->birth = ref.birth;
+  MapInsert(frame);
+  ++stats_.loads_total;
+  stats_.read_bytes_total += ref.location.size_bytes();
+  return frame;
+}
+
+// Waits for somebody else's load of the frame that `pin` holds, if it is still in flight.
+Task<Result<PagePin>> BufferPool::JoinLoad(PagePin pin) {
+  while (pin.frame()->state == Frame::State::kLoading && !pin.frame()->doomed) co_await load_done_.Wait();
+  if (pin.frame()->doomed) {
+    if (pin.frame()->overflow) co_return Error(Code::kAborted, "superseded while it was read");
+    co_return Error(Code::kIoError, "{}: the read of {} bytes at offset {} failed", pin.frame()->owner->file().path(),
+                    pin.frame()->disk.location.size_bytes(), pin.frame()->disk.location.offset_bytes());
+  }
+  co_return pin;
+}
+
+Result<PagePin> BufferPool::FailLoad(PagePin pin, Status status) {
+  Frame* frame = pin.frame();
+  if (frame->doomed) {
+    // Dropped by its owner while it was read: whatever was read is no news.
+    load_done_.NotifyAll();
+    return Error(Code::kAborted, "the value was superseded while it was read");
+  }
+  MapErase(frame);
+  frame->doomed = true;
+  load_done_.NotifyAll();
+  if (status.code() != Code::kAborted) frame->owner->OnIoError(status);
+  return status;
+}
+
+Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
+  const Extent at = frame->disk.location;
+  auto corrupt = [&](std::string_view what) {
+    return Error(Code::kCorruption, "{}: page at offset {} ({} bytes): {}; restore it from a backup or a replica",
+                 frame->owner->file().path(), at.offset_bytes(), at.size_bytes(), what);
+  };
+  char* page = data(*frame);
+  uint64_t checksum = Hash64({page, at.size_bytes()}, ChecksumSeed(frame->owner->uuid(), at.block()));
+  if (checksum != frame->disk.checksum) return corrupt("checksum mismatch");
+  if (Status s = DecodePageImage(page, page_bytes_, at.blocks(), scratch_.data()); !s.ok()) return corrupt(s.message());
+  const PageHeader& header = HeaderOf(page);
+  if (header.level != level) return corrupt(fmt::format("level {} where level {} belongs", header.level, level));
+  if (header.birth != frame->disk.birth) {
+    return corrupt(fmt::format("generation {} where {} belongs", header.birth, frame->disk.birth));
+  }
+  if (Status s = frame->owner->ValidatePage(page, page_bytes_); !s.ok()) return corrupt(s.message());
+  frame->level = header.level;
+  frame->page_id = header.page_id;
+  return Status();
+}
+
+Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t level) {
+  for (;;) {
+    if (Frame* found = LookupAny(owner, ref.location)) co_return co_await JoinLoad(Pin(found));
+    if (ref.location.size_bytes() > page_bytes_ || ref.location.empty()) {
+      co_return Error(Code::kCorruption, "{}: a reference to a page of {} bytes, pages have {}", owner->file().path(),
+                      ref.location.size_bytes(), page_bytes_);
+    }
+    if (free_.size() > kWriterReserve) break;
+    co_await WaitForLoadFrames(1);  // somebody else may have loaded it meanwhile: look again
+  }
+  PagePin pin = Pin(StartLoading(owner, ref));
+  Frame* frame = pin.frame();
+  char* page = data(*frame);
+  Status status = co_await owner->file().Read(page, ref.location.size_bytes(), ref.location.offset_bytes(),
+                                              BufferIndexOf(page));
+  if (status.ok()) status = FinishLoad(frame, level);
+  if (!status.ok()) co_return FailLoad(std::move(pin), std::move(status));
+  frame->state = Frame::State::kResident;
+  Enqueue(frame, Fingerprint(owner, ref.location));
+  load_done_.NotifyAll();
+  co_return pin;
+}
+
+// -- overflow values -------------------------------------------------------------------------------------------------
+
+// The first frame of a chain with room for a value; the caller gave it its state.
+Frame* BufferPool::TakePieces(uint32_t value_bytes) {
+  Frame* first = TakeFree();
+  Frame* last = first;
+  for (uint32_t n = FramesFor(value_bytes); n > 1; --n) {
+    Frame* piece = TakeFree();
+    piece->state = Frame::State::kPiece;
+    last->next_piece = piece->id;
+    last = piece;
+  }
+  first->overflow = true;
+  first->value_bytes = value_bytes;
+  return first;
+}
+
+std::vector<iovec> BufferPool::PieceVectors(const Frame& first) {
+  std::vector<iovec> vectors;
+  size_t left = first.disk.location.size_bytes();
+  for (FrameId id = first.id; id != kNoFrame && left > 0; id = frames_[id].next_piece) {
+    size_t n = std::min<size_t>(left, page_bytes_);
+    vectors.push_back({data(id), n});
+    left -= n;
+  }
+  CHECK_EQ(left, 0u) << "an overflow value has fewer frames than its extent";
+  return vectors;
+}
+
+uint64_t BufferPool::ChecksumPieces(const Frame& first) const {
+  Hasher64 hasher(ChecksumSeed(first.owner->uuid(), first.disk.location.block()));
+  size_t left = first.disk.location.size_bytes();
+  for (FrameId id = first.id; id != kNoFrame; id = frames_[id].next_piece) {
+    size_t n = std::min<size_t>(left, page_bytes_);
+    hasher.Update({data(id), n});
+    left -= n;
+  }
+  return hasher.Finish();
+}
+
+Frame* BufferPool::NewOverflow(PageOwner* owner, Extent location, std::string_view value, Generation birth) {
+  Frame* first = TakePieces(static_cast<uint32_t>(value.size()));
+  first->state = Frame::State::kResident;
+  first->owner = owner;
+  first->birth = birth;
+  first->disk.location = location;
+  first->disk.birth = birth;
+  first->dirty = true;
+  ++stats_.dirty_pages;
+  for (FrameId id = first->id; id != kNoFrame; id = frames_[id].next_piece) {
+    size_t n = std::min<size_t>(value.size(), page_bytes_);
+    std::memcpy(data(id), value.data(), n);
+    std::memset(data(id) + n, 0, page_bytes_ - n);
+    value.remove_prefix(n);
+  }
+  first->disk.checksum = ChecksumPieces(*first);
+  MapInsert(first);
+  Enqueue(first, Fingerprint(owner, location));
+  return first;
+}
+
+Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location, uint64_t checksum,
+                                               uint32_t value_bytes) {
+  for (;;) {
+    if (Frame* found = LookupAny(owner, location)) co_return co_await JoinLoad(Pin(found));
+    if (location.empty() || value_bytes == 0 || (value_bytes + kBlockBytes - 1) / kBlockBytes != location.blocks()) {
+      co_return Error(Code::kCorruption, "{}: a value of {} bytes with an extent of {} at offset {}",
+                      owner->file().path(), value_bytes, location.size_bytes(), location.offset_bytes());
+    }
+    if (free_.size() >= FramesFor(value_bytes) + kWriterReserve) break;
+    co_await WaitForLoadFrames(FramesFor(value_bytes));
+  }
+  Frame* first = TakePieces(value_bytes);
+  first->state = Frame::State::kLoading;
+  first->owner = owner;
+  first->disk.location = location;
+  first->disk.checksum = checksum;
+  MapInsert(first);
+  ++stats_.loads_total;
+  stats_.read_bytes_total += location.size_bytes();
+  PagePin pin = Pin(first);
+  std::vector<iovec> vectors = PieceVectors(*first);
+  Status status = co_await owner->file().ReadVector(vectors, location.offset_bytes());
+  if (first->doomed) status = Error(Code::kAborted, "superseded");
+  if (status.ok() && ChecksumPieces(*first) != checksum) {
+    status = Error(Code::kCorruption, "{}: value at offset {} ({} bytes): checksum mismatch; restore it from a backup "
+                   "or a replica", owner->file().path(), location.offset_bytes(), location.size_bytes());
+  }
+  if (!status.ok()) co_return FailLoad(std::move(pin), std::move(status));
+  first->state = Frame::State::kResident;
+  Enqueue(first, Fingerprint(owner, location));
+  load_done_.NotifyAll();
+  co_return pin;
+}
+
+void BufferPool::CopyOverflow(const Frame& first, std::string* out) const {
+  out->clear();
+  out->reserve(first.value_bytes);
+  for (FrameId id = first.id; id != kNoFrame; id = frames_[id].next_piece) {
+    out->append(data(id), std::min<size_t>(page_bytes_, first.value_bytes - out->size()));
+  }
+}
+
+// -- writing ---------------------------------------------------------------------------------------------------------
+
+Task<Status> BufferPool::WriteBack(Frame* frame) {
+  if (!frame->dirty || frame->writing || frame->doomed) co_return Status();
+  frame->writing = true;
+  ++writes_in_flight_;
+  Status status = frame->overflow ? co_await WriteOverflow(frame) : co_await WritePage(frame);
+  --writes_in_flight_;
+  write_done_.NotifyAll();
+  co_return status;
+}
+
+// Ends a write whose image was taken when the frame had `modifications`; the extent is frame-independent by now.
+void BufferPool::FinishWrite(Frame* frame, Status* status, uint64_t modifications) {
+  bool valid = status->ok() && frame->modifications == modifications && !frame->doomed;
+  frame->writing = false;
+  if (valid) {
+    frame->dirty = false;
+    --stats_.dirty_pages;
+  } else if (status->ok()) {
+    ++stats_.void_writes_total;
+  }
+  if (!status->ok() && status->code() != Code::kDiskFull) frame->owner->OnIoError(*status);
+  bool doomed = frame->doomed;
+  frame->owner->OnWriteEnded(*frame, valid);  // may drop the frame, which then is gone already
+  if (doomed) FinishDoomed(frame);
+}
+
+Task<Status> BufferPool::WritePage(Frame* frame) {
+  while (write_buffers_.empty()) co_await buffer_freed_.Wait();
+  PageOwner* owner = frame->owner;
+  Status status;
+  uint64_t modifications = frame->modifications;
+  if (!frame->doomed) {
+    char* image = write_buffers_.back();
+    write_buffers_.pop_back();
+    ChildRef ref;
+    char* copy = scratch_.data();
+    std::memcpy(copy, data(*frame), page_bytes_);
+    owner->PrepareForDisk(*frame, copy, &ref);
+    uint32_t blocks = EncodePageImage(copy, page_bytes_, compression_, image, scratch_.data() + page_bytes_);
+    Result<Extent> extent = co_await owner->AllocateForWrite(blocks);
+    if (!extent.ok()) {
+      status = extent.TakeStatus();
+    } else {
+      ref.location = *extent;
+      ref.birth = frame->birth;
+      ref.checksum = Hash64({image, extent->size_bytes()}, ChecksumSeed(owner->uuid(), extent->block()));
+      status = co_await owner->file().Write(image, extent->size_bytes(), extent->offset_bytes(), BufferIndexOf(image));
+      ++stats_.writes_total;
+      stats_.written_bytes_total += extent->size_bytes();
+      if (status.ok() && frame->modifications == modifications && !frame->doomed) {
+        frame->disk = ref;
+        MapInsert(frame);
+      } else {
+        owner->DiscardExtent(*extent);
+      }
+    }
+    write_buffers_.push_back(image);
+    buffer_freed_.NotifyOne();
+  }
+  FinishWrite(frame, &status, modifications);
+  co_return status;
+}
+
+Task<Status> BufferPool::WriteOverflow(Frame* frame) {
+  uint64_t modifications = frame->modifications;
+  std::vector<iovec> vectors = PieceVectors(*frame);
+  Status status = co_await frame->owner->file().WriteVector(vectors, frame->disk.location.offset_bytes());
+  ++stats_.writes_total;
+  stats_.written_bytes_total += frame->disk.location.size_bytes();
+  FinishWrite(frame, &status, modifications);
+  co_return status;
+}
+
+Task<void> BufferPool::DrainWrites(PageOwner*) {
+  while (writes_in_flight_ > 0) co_await write_done_.Wait();
+}
+
+}  // namespace pando
