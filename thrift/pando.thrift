@@ -178,14 +178,14 @@ struct IncrementRequest {
 
 struct MultiGetRequest { 1: list<binary> keys }
 
-/** One per key, in the order of the request. */
-struct MultiGetReply { 1: list<MultiGetItem> items }
-
 struct MultiGetItem {
   1: Record record
   /** Set when this key could not be read; the others still were. */
   2: optional KvError error
 }
+
+/** One per key, in the order of the request. */
+struct MultiGetReply { 1: list<MultiGetItem> items }
 
 /** Ops on keys of one partition (for example one {tag}) are applied atomically; across partitions they are not. */
 struct WriteBatchRequest { 1: list<WriteOp> ops }
