@@ -4,10 +4,10 @@
 // Threads: one reactor.
 //
 // Invariants
-//   N1  Handlers are called only from completions, timers and Flush, that is, from the loop.
-//   N2  A connection is freed only when the kernel holds no operation of it and it is on no list.
-//   N3  A provided buffer goes back to the kernel as soon as OnData returns.
-//   N4  Closing is bounded: queued bytes have kDrainLimitNs to go out, the peer has kLingerLimitNs to read them.
+//   S1  Handlers are called only from completions, timers and Flush, that is, from the loop.
+//   S2  A connection is freed only when the kernel holds no operation of it and it is on no list.
+//   S3  A provided buffer goes back to the kernel as soon as OnData returns.
+//   S4  Closing is bounded: queued bytes have kDrainLimitNs to go out, the peer has kLingerLimitNs to read them.
 #pragma once
 
 #include <deque>
