@@ -112,7 +112,7 @@ struct WriteOp {
   /** OP_INCREMENT only. A missing record counts as 0. Values are decimal ASCII integers (64-bit signed). */
   4: i64 delta
   5: optional Condition condition
-  /** TTL_*: for OP_PUT, TTL_KEEP means the record has no expiry unless ttl_mode says otherwise. */
+  /** TTL_KEEP: an existing record keeps its expiry, a new one has none. TTL_SET needs ttl_ms > 0. */
   6: i32 ttl_mode
   7: i64 ttl_ms
 }

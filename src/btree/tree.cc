@@ -179,13 +179,15 @@ void Aggregates::Add(const ChildRef& ref) {
   }
 }
 
-void Tree::AddLeaf(const Node& leaf, std::string_view start, std::string_view end, Aggregates* sum) const {
+void Tree::AddLeaf(const Node& leaf, std::string_view start, std::string_view end, int64_t now_ms,
+                   Aggregates* sum) const {
   bool exact = false;
   uint32_t from = start <= leaf.lower() ? 0 : leaf.LowerBound(start, &exact);
   bool whole_end = end.empty() || (leaf.has_upper() && leaf.upper() <= end);
   uint32_t to = whole_end ? leaf.count() : leaf.LowerBound(end, &exact);
   for (uint32_t i = from; i < to; ++i) {
     RecordView r = leaf.Record(i);
+    if (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms) continue;
     ChildRef one;
     one.count = 1;
     one.bytes = leaf.header().prefix_bytes + r.key_suffix.size() + r.value_bytes;
@@ -196,7 +198,7 @@ void Tree::AddLeaf(const Node& leaf, std::string_view start, std::string_view en
   }
 }
 
-Task<Result<Aggregates>> Tree::Aggregate(std::string start, std::string end) {
+Task<Result<Aggregates>> Tree::Aggregate(std::string start, std::string end, int64_t now_ms) {
   Aggregates sum;
   // Walks the leaves of the range left to right by key, but takes a whole child at once where its reference is known:
   // then the walk goes on behind the child's upper fence.
@@ -211,7 +213,7 @@ Task<Result<Aggregates>> Tree::Aggregate(std::string start, std::string end) {
     while (frame) {
       Node node = NodeOf(frame);
       if (frame->level == 0) {
-        AddLeaf(node, at, end, &sum);
+        AddLeaf(node, at, end, now_ms, &sum);
         done = !node.has_upper() || (!end.empty() && node.upper() >= end);
         next = node.upper();
         break;
@@ -223,9 +225,12 @@ Task<Result<Aggregates>> Tree::Aggregate(std::string start, std::string end) {
       bool has_upper = !last || node.has_upper();
       bool inside = at == child_lower && (end.empty() || (has_upper && child_upper <= end));
       Extent word = node.ChildLocation(slot);
-      bool known = !child_word::IsFrame(word) || !pool_.frame(child_word::Frame(word)).dirty;
-      if (inside && known) {
-        sum.Add(child_word::IsFrame(word) ? pool_.frame(child_word::Frame(word)).disk : node.LoadChild(slot));
+      bool in_memory = child_word::IsFrame(word);
+      ChildRef ref = in_memory ? pool_.frame(child_word::Frame(word)).disk : node.LoadChild(slot);
+      bool known = !in_memory || !pool_.frame(child_word::Frame(word)).dirty;
+      bool due = ref.earliest_expiry_ms != 0 && ref.earliest_expiry_ms <= now_ms;
+      if (inside && known && !due) {
+        sum.Add(ref);
         done = !has_upper || (!end.empty() && child_upper >= end);
         next = child_upper;
         break;

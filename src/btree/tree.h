@@ -11,12 +11,12 @@
 // Threads: one reactor.
 //
 // Invariants
-//   T1  An attached frame's parent is attached and resident; the root is attached and never evicted.
-//   T2  A dirty attached page has only dirty ancestors, and none older than itself; a page is written only once all its
+//   C1  An attached frame's parent is attached and resident; the root is attached and never evicted.
+//   C2  A dirty attached page has only dirty ancestors, and none older than itself; a page is written only once all its
 //       children are, so that nothing on disk refers to what is not.
-//   T3  A page born before the current generation is never changed.
-//   T4  Every extent is either reachable from a root on disk or about to be, on a dead list, or free.
-//   T5  Modifying calls need kFramesPerUpdate free frames promised by BufferPool::EnsureFree, and never suspend.
+//   C3  A page born before the current generation is never changed.
+//   C4  Every extent is either reachable from a root on disk or about to be, on a dead list, or free.
+//   C5  Modifying calls need kFramesPerUpdate free frames promised by BufferPool::EnsureFree, and never suspend.
 #pragma once
 
 #include <functional>
@@ -44,9 +44,11 @@ class TreeStorage {
  public:
   virtual File& file() = 0;
   virtual const Uuid& uuid() const = 0;
-  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
-  // An extent that no durable root and no root about to be durable refers to: reusable at once.
+  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks, Generation birth) = 0;
+  // An extent of the current generation: no durable root, nor one about to be, refers to it; reusable at once.
   virtual void FreeNow(Extent extent) = 0;
+  // An overflow value's extent (allocated before its record was logged) now belongs to the tree.
+  virtual void AdoptExtent(Extent extent) = 0;
   // An extent that an older root may refer to; it died in the current generation.
   virtual void FreeLater(DeadExtent dead) = 0;
   virtual void OnIoError(const Status& status) = 0;
@@ -96,6 +98,11 @@ class Tree final : public PageOwner {
   // -- reading resident pages
   // The attached leaf for `key`, or null; then *missing and *missing_level say what to load.
   Frame* FindLeaf(std::string_view key, ChildRef* missing, uint8_t* missing_level);
+  // The child in `slot` of an attached inner page, or null when it is not in memory.
+  Frame* ChildIfResident(Frame* parent, uint32_t slot) {
+    ChildRef missing;
+    return ResolveChild(parent, slot, &missing);
+  }
   std::optional<FoundRecord> FindInLeaf(Frame* leaf, std::string_view key);
   Node NodeOf(Frame* frame) const { return Node(pool_.data(*frame), pool_.page_bytes()); }
   Frame* root() const { return root_; }
@@ -111,7 +118,7 @@ class Tree final : public PageOwner {
   // A resident overflow value, or null.
   Frame* FindOverflow(const OverflowRef& ref) { return pool_.Lookup(this, ref.location); }
 
-  // -- writing resident pages (T5). `leaf` is what FindLeaf returned for this key, with no suspension since.
+  // -- writing resident pages (C5). `leaf` is what FindLeaf returned for this key, with no suspension since.
   bool NeedsOverflow(size_t key_bytes, size_t value_bytes) const {
     return key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
   }
@@ -135,13 +142,16 @@ class Tree final : public PageOwner {
   // After the superblock is durable: forgets what only the frozen tree needed.
   void FinishCheckpoint();
 
-  // -- aggregates: exact count of [start, end) ("" = open), descending only into dirty pages and the range's edges.
-  Task<Result<Aggregates>> Aggregate(std::string start, std::string end);
+  // -- aggregates of [start, end) ("" = open) without what has expired at `now_ms`: descends only into dirty pages,
+  // pages with something due, and the range's edges.
+  Task<Result<Aggregates>> Aggregate(std::string start, std::string end, int64_t now_ms);
 
   // -- PageOwner
   File& file() override { return storage_.file(); }
   const Uuid& uuid() const override { return storage_.uuid(); }
-  Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override { return storage_.AllocateForWrite(blocks); }
+  Task<Result<Extent>> AllocateForWrite(uint32_t blocks, Generation birth) override {
+    return storage_.AllocateForWrite(blocks, birth);
+  }
   void DiscardExtent(Extent extent) override { storage_.FreeNow(extent); }
   void PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
   void OnWriteEnded(Frame& frame, bool valid) override;
@@ -194,7 +204,7 @@ class Tree final : public PageOwner {
   Task<void> WriteOne(Frame* frame, Status* first_error, size_t* in_flight);
   ChildRef DiskRefOf(const ChildRef& child) const;
 
-  void AddLeaf(const Node& leaf, std::string_view start, std::string_view end, Aggregates* sum) const;
+  void AddLeaf(const Node& leaf, std::string_view start, std::string_view end, int64_t now_ms, Aggregates* sum) const;
 
   static constexpr size_t kLists = kMaxTreeHeight + 1;  // by level; the last is overflow values
 

@@ -24,7 +24,7 @@ void Tree::FreeExtent(Extent extent, Generation birth) {
 }
 
 Frame* Tree::MakePathWritable(Frame* frame) {
-  if (frame->birth == generation_ && frame->dirty) return frame;  // T2: then its ancestors are, too
+  if (frame->birth == generation_ && frame->dirty) return frame;  // C2: then its ancestors are, too
   FrameId path[kMaxTreeHeight + 1];
   size_t depth = 0;
   for (Frame* f = frame; f; f = Parent(f)) path[depth++] = f->id;
@@ -137,6 +137,7 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
   if (record.overflow) {
     Frame* stored = pool_.NewOverflow(this, value.overflow_extent, value.bytes, generation_);
     ListAdd(stored);
+    storage_.AdoptExtent(value.overflow_extent);
     record.overflow_ref = {value.overflow_extent, generation_, stored->disk.checksum, Hash64(value.bytes)};
   } else {
     CHECK(!NeedsOverflow(key.size(), value.bytes.size())) << "a large value came without an extent";

@@ -246,7 +246,7 @@ Task<Status> BufferPool::WritePage(Frame* frame) {
     std::memcpy(copy, data(*frame), page_bytes_);
     owner->PrepareForDisk(*frame, copy, &ref);
     uint32_t blocks = EncodePageImage(copy, page_bytes_, compression_, image, scratch_.data() + page_bytes_);
-    Result<Extent> extent = co_await owner->AllocateForWrite(blocks);
+    Result<Extent> extent = co_await owner->AllocateForWrite(blocks, frame->birth);
     if (!extent.ok()) {
       status = extent.TakeStatus();
     } else {

@@ -32,7 +32,6 @@ struct EngineOptions {
   uint64_t log_budget_records = 4'000'000;
   uint64_t log_segment_bytes = 8u << 20;
   Nanos checkpoint_interval_ns = 60 * kSecond;  // a dirty partition is checkpointed at least this often
-  bool read_only = false;                 // for check and dump: replays in memory, writes nothing
   // Called once when the disk failed (a write or sync error, or damage found); the engine stops acknowledging.
   std::function<void(const Status&)> on_failure;
 };

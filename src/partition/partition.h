@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "src/io/task.h"
 #include "src/partition/types.h"
 
 namespace pando {

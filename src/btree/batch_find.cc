@@ -1,0 +1,74 @@
+#include "src/btree/batch_find.h"
+
+#include <algorithm>
+
+namespace pando {
+namespace {
+
+constexpr size_t kGroup = 16;  // about what one core's line-fill buffers can keep in flight
+constexpr size_t kLine = 64;
+
+inline void PrefetchPage(const char* page, bool leaf, uint32_t page_bytes) {
+  __builtin_prefetch(page);
+  __builtin_prefetch(page + kLine);
+  if (leaf) return;
+  // Where a binary search over a typically filled inner page's slots goes first.
+  size_t slots = page_bytes / 90 * kSlotBytes;
+  __builtin_prefetch(page + kPageHeaderBytes + slots / 2);
+  __builtin_prefetch(page + kPageHeaderBytes + slots / 4);
+  __builtin_prefetch(page + kPageHeaderBytes + slots / 4 * 3);
+}
+
+}  // namespace
+
+void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
+  const uint32_t page_bytes = pool.page_bytes();
+  for (size_t base = 0; base < lookups.size(); base += kGroup) {
+    std::span<BatchLookup> group = lookups.subspan(base, std::min(kGroup, lookups.size() - base));
+    BatchLookup* active[kGroup];
+    size_t count = 0;
+    for (BatchLookup& l : group) {
+      l.at = l.tree->root();
+      PrefetchPage(pool.data(*l.at), l.at->level == 0, page_bytes);
+      active[count++] = &l;
+    }
+    while (count > 0) {
+      // Search each one's node, and fetch the line its answer lies in.
+      for (size_t i = 0; i < count; ++i) {
+        BatchLookup& l = *active[i];
+        Node node(pool.data(*l.at), page_bytes);
+        if (node.leaf()) {
+          l.slot = node.LowerBound(l.key, &l.found);
+          if (l.found) {
+            const char* record = node.RecordAddress(l.slot);
+            for (size_t n = 0; n < 4; ++n) __builtin_prefetch(record + n * kLine);
+          }
+        } else {
+          l.slot = node.ChildSlot(l.key);
+          __builtin_prefetch(node.Child(l.slot));
+        }
+      }
+      // Take the answers: finished, or one level further down.
+      size_t still = 0;
+      for (size_t i = 0; i < count; ++i) {
+        BatchLookup& l = *active[i];
+        char* page = pool.data(*l.at);
+        Node node(page, page_bytes);
+        if (node.leaf()) {
+          uint8_t& heat = HeaderOf(page).heat;
+          if (heat < 3) ++heat;
+          l.leaf = l.at;
+          if (l.found) l.record = node.Record(l.slot);
+          continue;
+        }
+        l.at = l.tree->ChildIfResident(l.at, l.slot);
+        if (!l.at) continue;
+        PrefetchPage(pool.data(*l.at), node.header().level == 1, page_bytes);
+        active[still++] = &l;
+      }
+      count = still;
+    }
+  }
+}
+
+}  // namespace pando

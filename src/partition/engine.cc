@@ -1,0 +1,249 @@
+#include "src/partition/engine.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+#include "src/btree/batch_find.h"
+#include "src/partition/replica.h"
+
+namespace pando {
+namespace {
+
+constexpr Nanos kCheckpointTick = 20 * kMillisecond;
+constexpr uint64_t kLogBufferBytes = 6u << 20;  // the log's group buffers, which count towards the engine's memory
+constexpr uint64_t kMinMemoryBytes = 16u << 20;
+constexpr size_t kBatchChunk = 128;             // lookups prepared on the stack at once
+
+}  // namespace
+
+class Engine::Impl : public LogReplaySink {
+ public:
+  Impl(Reactor& reactor, EngineOptions options)
+      : reactor_(reactor), options_(std::move(options)), pool_(reactor, PoolOptions(options_)) {}
+
+  static BufferPoolOptions PoolOptions(const EngineOptions& options) {
+    BufferPoolOptions pool;
+    pool.page_bytes = options.store.page_bytes;
+    pool.memory_bytes = options.memory_bytes - std::min(kLogBufferBytes, options.memory_bytes / 4);
+    return pool;
+  }
+
+  Task<Status> Open() {
+    pool_.Start();
+    Status status = co_await OpenAll();
+    if (!status.ok()) {
+      // What was opened is closed again; the first error is the one to report.
+      Status closed = co_await Shut();
+      LOG_IF(WARNING, !closed.ok()) << "after a failed open: " << closed.ToString();
+      co_return status;
+    }
+    tasks_.Spawn(CheckpointLoop());
+    co_return Status();
+  }
+
+  Task<Status> OpenAll() {
+    for (const PartitionInfo& info : options_.store.partitions) {
+      if (options_.store.ReactorOf(info.id) != options_.reactor_index) continue;
+      Replica::Options replica_options{info, [this](const Status& s) { OnFailure(s); }};
+      CO_ASSIGN_OR_RETURN(std::unique_ptr<Replica> replica,
+                          co_await Replica::Open(reactor_, pool_, options_.store, std::move(replica_options)));
+      by_uuid_[info.uuid] = replica.get();
+      by_id_.resize(options_.store.partitions.size());
+      by_id_[info.id] = replica.get();
+      served_.push_back(replica.get());
+      replicas_.push_back(std::move(replica));
+    }
+    LogOptions log_options;
+    log_options.directory = options_.store.LogDirectory(options_.reactor_index);
+    log_options.node = options_.store.node;
+    log_options.segment_bytes = options_.log_segment_bytes;
+    log_options.budget_bytes = options_.log_budget_bytes;
+    log_options.budget_records = options_.log_budget_records;
+    CO_ASSIGN_OR_RETURN(log_, co_await Log::Open(reactor_, log_options));
+    CO_RETURN_IF_ERROR(co_await log_->Recover(this));
+    CO_RETURN_IF_ERROR(failure_);
+    for (auto& replica : replicas_) replica->Serve(log_.get());
+    log_->ReleaseUnknownStreams();
+    co_return Status();
+  }
+
+  Task<Status> OnBatch(const RecoveredBatch& batch) override {
+    auto found = by_uuid_.find(batch.partition);
+    if (found == by_uuid_.end()) {
+      co_return Error(Code::kCorruption, "{}: batch at offset {} is of partition {}, which this store does not have",
+                      batch.file, batch.offset, batch.partition.ToString());
+    }
+    RecoveredBatch copy = batch;
+    co_return co_await found->second->Replay(copy);
+  }
+
+  void OnFailure(const Status& status) {
+    if (!failure_.ok()) return;
+    failure_ = status;
+    LOG(ERROR) << "the storage engine stops: " << status.ToString();
+    for (auto& replica : replicas_) replica->Stop(status);
+    if (options_.on_failure) options_.on_failure(status);
+  }
+
+  // The partition to checkpoint next: whoever pins the oldest log when the log is half full, else the one whose last
+  // checkpoint is too long ago; null when there is none.
+  Replica* NextToCheckpoint() {
+    LogStats log = log_->stats();
+    if (log.unreleased_bytes > options_.log_budget_bytes / 2 || log.unreleased_records > options_.log_budget_records / 2) {
+      auto found = by_uuid_.find(log_->OldestPinnedStream());
+      if (found != by_uuid_.end() && found->second->NeedsCheckpoint()) return found->second;
+    }
+    Replica* oldest = nullptr;
+    for (Replica* r : served_) {
+      if (!r->NeedsCheckpoint() || reactor_.NowNs() - r->last_checkpoint_ns() < options_.checkpoint_interval_ns) continue;
+      if (!oldest || r->last_checkpoint_ns() < oldest->last_checkpoint_ns()) oldest = r;
+    }
+    return oldest;
+  }
+
+  Task<void> CheckpointLoop() {
+    while (!closing_ && failure_.ok()) {
+      Replica* replica = NextToCheckpoint();
+      if (!replica) {
+        co_await Sleep(reactor_, kCheckpointTick);
+        continue;
+      }
+      Status status = co_await replica->Checkpoint();
+      ++checkpoints_;
+      if (!status.ok() && failure_.ok()) {
+        LOG(WARNING) << "checkpoint of partition " << replica->id() << ": " << status.ToString();
+        co_await Sleep(reactor_, kSecond);  // a full disk: try again, without a busy loop
+      }
+    }
+  }
+
+  Task<Status> CheckpointAll() {
+    for (Replica* r : served_) CO_RETURN_IF_ERROR(co_await r->Checkpoint());
+    co_return Status();
+  }
+
+  Task<Status> Close(bool checkpoint) {
+    closing_ = true;
+    for (auto& replica : replicas_) co_await replica->Drain();
+    co_await tasks_.Drain();
+    Status status;
+    // Twice: the log is needed back to the older of the two superblock slots.
+    for (int round = 0; checkpoint && round < 2 && status.ok() && failure_.ok(); ++round) {
+      for (Replica* r : served_) {
+        status = co_await r->Checkpoint();
+        if (!status.ok()) break;
+      }
+    }
+    Status shut = co_await Shut();
+    co_return status.ok() ? std::move(shut) : std::move(status);
+  }
+
+  Task<Status> Shut() {
+    closing_ = true;
+    Status status;
+    for (auto& replica : replicas_) co_await replica->Drain();
+    co_await pool_.Stop();
+    if (log_) status = co_await log_->Close();
+    for (auto& replica : replicas_) {
+      Status closed = co_await replica->Close();
+      if (status.ok()) status = std::move(closed);
+    }
+    co_return status;
+  }
+
+  void BatchGet(std::span<PointRead> reads) {
+    BatchLookup lookups[kBatchChunk];
+    const int64_t now_ms = reactor_.WallMs();
+    for (size_t from = 0; from < reads.size(); from += kBatchChunk) {
+      std::span<PointRead> chunk = reads.subspan(from, std::min(kBatchChunk, reads.size() - from));
+      for (size_t i = 0; i < chunk.size(); ++i) {
+        lookups[i] = BatchLookup{};
+        lookups[i].tree = &static_cast<Replica*>(chunk[i].partition)->tree();
+        lookups[i].key = chunk[i].key;
+      }
+      BatchFind(pool_, std::span(lookups, chunk.size()));
+      for (size_t i = 0; i < chunk.size(); ++i) Answer(lookups[i], now_ms, &chunk[i]);
+    }
+  }
+
+  void Answer(const BatchLookup& lookup, int64_t now_ms, PointRead* read) {
+    ++batch_reads_;
+    read->outcome = PointRead::Outcome::kMiss;
+    if (!lookup.leaf || !failure_.ok()) return;
+    const RecordView& r = lookup.record;
+    if (!lookup.found || (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms)) {
+      read->outcome = PointRead::Outcome::kNotFound;
+      return;
+    }
+    if (r.overflow) {
+      Frame* value = lookup.tree->FindOverflow(r.overflow_ref);
+      if (!value || !read->value) return;
+      pool_.Touch(value);
+      pool_.CopyOverflow(*value, read->value);
+    } else if (read->value) {
+      read->value->assign(r.value);
+    } else {
+      read->in_place = r.value;
+    }
+    read->version = r.version;
+    read->expires_at_ms = r.expires_at_ms;
+    read->outcome = PointRead::Outcome::kFound;
+  }
+
+  EngineStats stats() const {
+    EngineStats s;
+    BufferPoolStats pool = pool_.stats();
+    s.pool_pages = pool.pages;
+    s.pool_free_pages = pool.free_pages;
+    s.pool_dirty_pages = pool.dirty_pages;
+    s.pool_misses_total = pool.loads_total;
+    s.pool_hits_total = batch_reads_ > pool.loads_total ? batch_reads_ - pool.loads_total : 0;
+    s.pool_evictions_total = pool.evictions_total;
+    s.pool_writes_total = pool.writes_total;
+    s.pool_bytes = pool.pages * options_.store.page_bytes;
+    if (log_) s.log = log_->stats();
+    s.checkpoints_total = checkpoints_;
+    s.write_waits_total = s.log.append_waits_total;
+    return s;
+  }
+
+  Reactor& reactor_;
+  EngineOptions options_;
+  BufferPool pool_;
+  std::unique_ptr<Log> log_;
+  std::vector<std::unique_ptr<Replica>> replicas_;
+  std::vector<Partition*> by_id_;
+  std::vector<Replica*> served_;
+  std::vector<Partition*> partitions_;
+  std::unordered_map<Uuid, Replica*, UuidHash> by_uuid_;
+  Status failure_;
+  bool closing_ = false;
+  uint64_t checkpoints_ = 0;
+  uint64_t batch_reads_ = 0;
+  TaskGroup tasks_;
+};
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+Task<Result<std::unique_ptr<Engine>>> Engine::Open(Reactor& reactor, EngineOptions options) {
+  if (options.memory_bytes < kMinMemoryBytes) {
+    co_return Error(Code::kInvalidArgument, "{} bytes of memory for one reactor's engine; it needs at least {}: raise "
+                    "--memory_limit_mb", options.memory_bytes, kMinMemoryBytes);
+  }
+  auto impl = std::make_unique<Impl>(reactor, std::move(options));
+  CO_RETURN_IF_ERROR(co_await impl->Open());
+  impl->partitions_.assign(impl->served_.begin(), impl->served_.end());
+  co_return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+Reactor& Engine::reactor() { return impl_->reactor_; }
+Partition* Engine::partition(uint32_t id) { return id < impl_->by_id_.size() ? impl_->by_id_[id] : nullptr; }
+std::span<Partition* const> Engine::partitions() { return impl_->partitions_; }
+void Engine::BatchGet(std::span<PointRead> reads) { impl_->BatchGet(reads); }
+Task<Status> Engine::CheckpointAll() { return impl_->CheckpointAll(); }
+EngineStats Engine::stats() const { return impl_->stats(); }
+const Status& Engine::failure() const { return impl_->failure_; }
+Task<Status> Engine::Close(bool checkpoint) { return impl_->Close(checkpoint); }
+
+}  // namespace pando

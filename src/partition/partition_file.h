@@ -1,0 +1,113 @@
+// PartitionFile: the file a partition's tree lives in: superblocks, allocation bitmaps, dead lists, growth.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   D1  No block that a valid superblock slot reaches is ever written: what generation N frees becomes reusable only
+//       once generation N+1 is durable.
+//   D2  The bitmap a checkpoint writes marks exactly what its root, its metadata and its dead list reach, and what the
+//       previous checkpoint reaches; blocks taken since for later generations are free in it, so a crash leaks nothing.
+//   D3  A superblock is written only after everything it refers to has been flushed.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "src/btree/tree.h"
+#include "src/buffer_pool/extent_allocator.h"
+#include "src/partition/superblock.h"
+
+namespace pando {
+
+struct PartitionFileOptions {
+  std::string path;
+  Uuid node;
+  Uuid partition;
+  uint32_t page_bytes = 0;
+};
+
+// Makes an empty partition's file: generation 1, one empty leaf. Replaces what a crashed creation left.
+Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options);
+
+class PartitionFile final : public TreeStorage {
+ public:
+  // Opens and reads superblocks, bitmaps and the dead list. Errors name the file and the offset.
+  static Task<Result<std::unique_ptr<PartitionFile>>> Open(Reactor& reactor, PartitionFileOptions options,
+                                                           bool read_only);
+  Task<Status> Close() { return file_.Close(); }
+
+  // What the newest checkpoint says.
+  const Superblock& superblock() const { return superblock_; }
+  Lsn older_checkpoint_lsn() const { return older_lsn_; }
+  const ExtentAllocator& allocator() const { return allocator_; }
+  uint64_t pending_free_blocks() const { return pending_free_blocks_; }
+
+  // -- checkpoints: EndGeneration together with Tree::EndGeneration, Commit with the root that was written.
+  void EndGeneration(Generation frozen);
+  // `content` carries generation, epoch, LSN, version, next page id, root and level; the rest is filled in here.
+  // kDiskFull leaves everything as it was, to be tried again.
+  Task<Status> Commit(Superblock content);
+
+  // -- admission: makes sure that `blocks` are free, growing the file; kDiskFull when it cannot.
+  Task<Status> EnsureFreeBlocks(uint64_t blocks);
+  // An extent for a value whose record is not yet applied; AdoptExtent or FreeNow ends that state.
+  Task<Result<Extent>> AllocateUnapplied(uint32_t blocks);
+
+  // Where errors go that nobody waits for.
+  void set_on_io_error(std::function<void(const Status&)> handler) { on_io_error_ = std::move(handler); }
+
+  // -- TreeStorage
+  File& file() override { return file_; }
+  const Uuid& uuid() const override { return options_.partition; }
+  Task<Result<Extent>> AllocateForWrite(uint32_t blocks, Generation birth) override;
+  void FreeNow(Extent extent) override;
+  void AdoptExtent(Extent extent) override;
+  void FreeLater(DeadExtent dead) override;
+  void OnIoError(const Status& status) override;
+
+  // For the checker.
+  const std::vector<GroupEntry>& group_entries() const { return groups_; }
+  const std::vector<DeadExtent>& dead_of_newest() const { return dead_newest_; }
+
+ private:
+  struct MetaWrite {
+    Extent location;
+    AlignedBuffer bytes;
+  };
+
+  PartitionFile(Reactor& reactor, PartitionFileOptions options)
+      : reactor_(reactor), options_(std::move(options)), allocator_(0), grown_(reactor) {}
+  Task<Status> Load();
+  Task<Result<AlignedBuffer>> ReadMeta(MetaRef ref, uint64_t entry_bytes, std::string_view what);
+  Task<Status> LoadGroups();
+  Task<Status> Grow(uint64_t blocks);
+  Task<Result<Extent>> Allocate(uint32_t blocks);
+  Task<Status> AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps);
+  std::vector<MetaWrite> Serialize(Superblock* next, const std::vector<Extent>& bitmaps, std::vector<GroupEntry>* groups,
+                                   std::vector<DeadExtent>* dead);
+  Task<Status> WriteMeta(std::vector<MetaWrite> writes);
+  void ReleaseMeta(const Superblock& next, const std::vector<Extent>& bitmaps);
+
+  Reactor& reactor_;
+  PartitionFileOptions options_;
+  File file_;
+  ExtentAllocator allocator_;
+  Superblock superblock_;
+  Lsn older_lsn_ = 0;
+  std::vector<GroupEntry> groups_;       // as the newest superblock has them
+  std::vector<DeadExtent> dead_current_; // freed in the current generation
+  std::vector<DeadExtent> dead_frozen_;  // freed in the generation being checkpointed
+  std::vector<DeadExtent> dead_newest_;  // freed in the newest durable generation; reusable after the next is durable
+  uint64_t pending_free_blocks_ = 0;
+  bool checkpointing_ = false;
+  Generation frozen_generation_ = 0;
+  std::unordered_set<uint64_t> young_;      // packed extents taken for generations after the frozen one
+  std::unordered_set<uint64_t> unapplied_;  // packed extents of values whose records are not applied yet
+  bool growing_ = false;
+  WaitQueue grown_;
+  std::function<void(const Status&)> on_io_error_;
+};
+
+}  // namespace pando

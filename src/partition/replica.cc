@@ -1,0 +1,478 @@
+// Replica: opening, reads, the write path, checkpoints. replica_scan.cc has scans, replica_replay.cc recovery.
+#include "src/partition/replica.h"
+
+#include <algorithm>
+#include <charconv>
+
+#include "src/base/hash.h"
+
+namespace pando {
+namespace {
+
+constexpr size_t kMaxMergeKeys = 64;         // underfull leaves remembered; what is over is found by a later delete
+constexpr size_t kCheckpointWrites = 32;     // page writes in flight
+constexpr uint64_t kHeadroomBlocks = 256;    // kept free beyond what dirty pages need: metadata, splits
+constexpr uint64_t kReservedShare = 64;      // 1/64 of the file is held back so that deletes work on a full disk
+
+int64_t ExpiryOf(const WriteOp& op, Version version, const ReadResult& current) {
+  switch (op.ttl_mode) {
+    case TtlMode::kKeep: return current.found ? current.expires_at_ms : 0;
+    case TtlMode::kSet: return VersionMs(version) + op.ttl_ms;
+    case TtlMode::kClear: return 0;
+  }
+  return 0;
+}
+
+bool Holds(const Condition& condition, const ReadResult& current) {
+  if (condition.exists && *condition.exists != current.found) return false;
+  if (condition.version && (!current.found || current.version != *condition.version)) return false;
+  if (condition.value && (!current.found || current.value != *condition.value)) return false;
+  return true;
+}
+
+// The decimal 64-bit integer a record holds; a missing record counts as zero.
+bool ParseNumber(const ReadResult& current, int64_t* number) {
+  *number = 0;
+  if (!current.found) return true;
+  const char* end = current.value.data() + current.value.size();
+  auto [at, error] = std::from_chars(current.value.data(), end, *number);
+  return error == std::errc() && at == end;
+}
+
+}  // namespace
+
+Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
+    : reactor_(reactor), pool_(pool), options_(std::move(options)), idle_(reactor), checkpoint_done_(reactor) {}
+
+Replica::~Replica() = default;
+
+Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
+                                                     Options options) {
+  std::unique_ptr<Replica> self(new Replica(reactor, pool, std::move(options)));
+  PartitionFileOptions file_options{store.PartitionDirectory(self->id()) + "/data", store.node, self->uuid(),
+                                    store.page_bytes};
+  CO_ASSIGN_OR_RETURN(self->file_, co_await PartitionFile::Open(reactor, file_options, /*read_only=*/false));
+  const Superblock sb = self->file_->superblock();
+  self->file_->set_on_io_error(self->options_.on_failure);
+  self->tree_ = std::make_unique<Tree>(pool, *self->file_);
+  Status status = co_await self->tree_->OpenRoot(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation + 1,
+                                                 sb.next_page_id);
+  if (!status.ok()) {
+    self->tree_->Abandon();
+    Status closed = co_await self->file_->Close();
+    LOG_IF(WARNING, !closed.ok()) << closed.ToString();
+    co_return status;
+  }
+  self->epoch_ = sb.epoch;
+  self->last_lsn_ = self->durable_lsn_ = self->applied_lsn_ = sb.checkpoint_lsn;
+  self->last_version_ = self->applied_version_ = sb.last_version;
+  self->last_checkpoint_ns_ = reactor.NowNs();
+  co_return self;
+}
+
+void Replica::Serve(Log* log) {
+  log_ = log;
+  stream_ = log->AddStream(uuid(), epoch_, last_lsn_ + 1, this);
+  log->SetCommit(stream_, applied_lsn_);
+  log->Release(stream_, file_->older_checkpoint_lsn());
+}
+
+Task<void> Replica::Drain() {
+  draining_ = true;
+  while (active_writes_ > 0 || checkpoint_running_) {
+    if (checkpoint_running_) {
+      co_await checkpoint_done_.Wait();
+    } else {
+      co_await idle_.Wait();
+    }
+  }
+  co_await tasks_.Drain();
+}
+
+Task<Status> Replica::Close() {
+  tree_->Abandon();
+  co_return co_await file_->Close();
+}
+
+Status Replica::Refusal() const {
+  if (!failure_.ok()) return Error(Code::kUnavailable, "partition {} stopped: {}", id(), failure_.message());
+  if (draining_) return Error(Code::kUnavailable, "partition {} is closing", id());
+  return Status();
+}
+
+PartitionStats Replica::stats() const {
+  PartitionStats s = stats_;
+  s.generation = tree_->generation();
+  s.last_lsn = last_lsn_;
+  s.applied_lsn = applied_lsn_;
+  s.checkpoint_lsn = file_->superblock().checkpoint_lsn;
+  s.file_bytes = file_->allocator().total_blocks() * kBlockBytes;
+  s.used_bytes = file_->allocator().used_blocks() * kBlockBytes;
+  s.pending_free_bytes = file_->pending_free_blocks() * kBlockBytes;
+  s.dirty_pages = tree_->dirty_pages();
+  s.pending_writes = pending_.size();
+  s.checkpoint_running = checkpoint_running_;
+  return s;
+}
+
+// -- reads -----------------------------------------------------------------------------------------------------------
+
+// Copies the record of `key` out of a resident leaf. False when its value is an overflow that is not resident.
+bool Replica::ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out) {
+  *out = ReadResult{};
+  std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, key);
+  if (!found) return true;
+  const RecordView& r = found->record;
+  if (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms) return true;
+  if (r.overflow) {
+    Frame* value = tree_->FindOverflow(r.overflow_ref);
+    if (!value) return false;
+    pool_.Touch(value);
+    pool_.CopyOverflow(*value, &out->value);
+  } else {
+    out->value = r.value;
+  }
+  out->found = true;
+  out->version = r.version;
+  out->expires_at_ms = r.expires_at_ms;
+  return true;
+}
+
+Task<Result<ReadResult>> Replica::Get(std::string key) {
+  ++stats_.reads_total;
+  PagePin value_pin;
+  for (;;) {
+    if (!failure_.ok()) co_return Refusal();
+    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await tree_->FetchLeaf(key));
+    ReadResult result;
+    if (ReadResident(leaf.frame(), key, reactor_.WallMs(), &result)) co_return result;
+    RecordView record = tree_->FindInLeaf(leaf.frame(), key)->record;
+    Result<PagePin> value = co_await tree_->FetchOverflow(record.overflow_ref, record.value_bytes);
+    if (value.ok()) {
+      value_pin = *std::move(value);
+    } else if (value.code() != Code::kAborted) {  // kAborted: overwritten meanwhile; look again
+      co_return value.TakeStatus();
+    }
+  }
+}
+
+Task<Result<uint64_t>> Replica::Count(std::string start, std::string end) {
+  ++stats_.scans_total;
+  CO_ASSIGN_OR_RETURN(Aggregates sum, co_await tree_->Aggregate(start, end, reactor_.WallMs()));
+  co_return sum.count;
+}
+
+// -- the write path --------------------------------------------------------------------------------------------------
+
+size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
+  size_t frames = kFramesPerUpdate + 3 * ops.size();
+  for (const WriteOp& op : ops) {
+    if (op.op == RecordOp::kPut && tree_->NeedsOverflow(op.key.size(), op.value.size())) {
+      frames += pool_.FramesFor(static_cast<uint32_t>(op.value.size()));
+    }
+  }
+  return frames;
+}
+
+// Waits for room in the log and on the disk, or refuses: nothing has happened yet.
+Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) {
+  CHECK(!ops.empty() && ops.size() <= kMaxBatchOps);
+  bool only_removes = true;
+  uint64_t blocks_per_page = pool_.page_bytes() / kBlockBytes;
+  uint64_t blocks = 0;
+  *log_bytes = 0;
+  for (const WriteOp& op : ops) {
+    CHECK(!op.key.empty() && op.key.size() <= MaxKeyBytes(pool_.page_bytes()) && op.value.size() <= kMaxValueBytes);
+    only_removes &= op.op == RecordOp::kRemove;
+    *log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + 64;
+    blocks += 2 * blocks_per_page + (op.value.size() + kBlockBytes - 1) / kBlockBytes;
+  }
+  if (FramesFor(ops) > pool_.frame_count() / 4) {
+    co_return Error(Code::kOverloaded, "a batch of {} operations needs {} pages of memory, the node has {}: send smaller "
+                    "batches or raise --memory_limit_mb", ops.size(), FramesFor(ops), pool_.frame_count());
+  }
+  CO_RETURN_IF_ERROR(co_await log_->WaitForSpace(*log_bytes));
+  // What is dirty will be written to new places before anything old is given back.
+  blocks += tree_->dirty_pages() * blocks_per_page + kHeadroomBlocks;
+  if (!only_removes) blocks += file_->allocator().total_blocks() / kReservedShare;
+  if (file_->allocator().free_blocks() < blocks) CO_RETURN_IF_ERROR(co_await file_->EnsureFreeBlocks(blocks));
+  co_return Status();
+}
+
+// Brings every page the write touches into memory and holds it there; finds places for large values.
+Task<Status> Replica::FetchForWrite(PendingWrite* pending) {
+  pending->extents.resize(pending->ops->size());
+  for (size_t i = 0; i < pending->ops->size(); ++i) {
+    const WriteOp& op = (*pending->ops)[i];
+    CO_ASSIGN_OR_RETURN(PagePin pin, co_await tree_->FetchLeaf(op.key));
+    pending->pins.push_back(std::move(pin));
+    if (op.op == RecordOp::kPut && tree_->NeedsOverflow(op.key.size(), op.value.size())) {
+      uint32_t blocks = static_cast<uint32_t>((op.value.size() + kBlockBytes - 1) / kBlockBytes);
+      CO_ASSIGN_OR_RETURN(pending->extents[i], co_await file_->AllocateUnapplied(blocks));
+    }
+  }
+  co_return Status();
+}
+
+// Gives the records their versions and hands them to the log.
+void Replica::Stage(PendingWrite* pending) {
+  std::string encoded;
+  const std::vector<WriteOp>& ops = *pending->ops;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    const WriteOp& op = ops[i];
+    last_version_ = std::max(last_version_ + 1, VersionAtMs(reactor_.WallMs()));
+    pending->versions.push_back(last_version_);
+    LogRecord record;
+    record.op = op.op;
+    record.continues = i + 1 < ops.size();
+    record.version = last_version_;
+    record.ttl_mode = op.ttl_mode;
+    record.expires_at_ms = op.ttl_mode == TtlMode::kSet ? VersionMs(last_version_) + op.ttl_ms : 0;
+    record.delta = op.delta;
+    record.key = op.key;
+    record.value = op.value;
+    record.condition.version = op.condition.version;
+    record.condition.exists = op.condition.exists;
+    if (op.condition.value) record.condition.value = *op.condition.value;
+    EncodeRecord(record, &encoded);
+  }
+  Lsn first = log_->Append(stream_, encoded, static_cast<uint32_t>(ops.size()));
+  CHECK_EQ(first, last_lsn_ + 1);
+  last_lsn_ += ops.size();
+  pending->last_lsn = last_lsn_;
+  pending_.push_back(pending);
+}
+
+Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops) {
+  CO_RETURN_IF_ERROR(Refusal());
+  ++active_writes_;
+  ++stats_.writes_total;
+  PendingWrite pending;
+  pending.ops = &ops;
+  size_t log_bytes = 0;
+  Status status = co_await Admit(ops, &log_bytes);
+  if (status.ok()) status = co_await FetchForWrite(&pending);
+  if (status.ok()) status = failure_.ok() ? Status() : Refusal();
+  if (status.ok()) {
+    Stage(&pending);
+    struct Applied {
+      PendingWrite* pending;
+      bool await_ready() const { return pending->done; }
+      void await_suspend(std::coroutine_handle<> h) { pending->waiter = h; }
+      void await_resume() {}
+    };
+    co_await Applied{&pending};
+    status = std::move(pending.status);
+  } else {
+    for (Extent extent : pending.extents) {
+      if (!extent.empty()) file_->FreeNow(extent);
+    }
+  }
+  pending.pins.clear();
+  if (--active_writes_ == 0) idle_.NotifyAll();
+  if (!status.ok()) co_return status;
+  co_return std::move(pending.results);
+}
+
+void Replica::Finish(PendingWrite* pending, Status status) {
+  pending->status = std::move(status);
+  pending->done = true;
+  if (pending->waiter) reactor_.Schedule(pending->waiter);
+}
+
+void Replica::OnDurable(Lsn up_to) {
+  durable_lsn_ = up_to;
+  ApplyDurable();
+}
+
+void Replica::OnLogFailed(const Status& status) {
+  FailPending(status);
+  if (options_.on_failure) options_.on_failure(status);
+}
+
+void Replica::FailPending(const Status& status) {
+  if (failure_.ok()) failure_ = status;
+  for (PendingWrite* pending : std::exchange(pending_, {})) {
+    Finish(pending, Error(Code::kAborted, "partition {} stopped before the write was acknowledged; whether it took "
+                          "effect is unknown: {}", id(), status.message()));
+  }
+}
+
+// Applies what is durable, in order; goes on in a task of its own when a page has to be waited for.
+void Replica::ApplyDurable() {
+  while (!applying_slowly_ && !pending_.empty() && pending_.front()->last_lsn <= durable_lsn_) {
+    if (!ReadyToApply(pending_.front())) {
+      applying_slowly_ = true;
+      tasks_.Spawn(ApplySlowly());
+      return;
+    }
+    Apply(pending_.front());
+  }
+}
+
+Task<void> Replica::ApplySlowly() {
+  while (!pending_.empty() && pending_.front()->last_lsn <= durable_lsn_) {
+    PendingWrite* pending = pending_.front();
+    Status status = co_await MakeReady(pending);
+    if (pending_.empty() || pending_.front() != pending) break;  // the log failed meanwhile
+    if (!status.ok()) {
+      FailPending(status);
+      if (options_.on_failure) options_.on_failure(status);
+      break;
+    }
+    if (ReadyToApply(pending)) Apply(pending);
+  }
+  applying_slowly_ = false;
+}
+
+// Everything the write needs is in memory now, so that it can be applied without suspending.
+bool Replica::ReadyToApply(PendingWrite* pending) {
+  if (pool_.free_frames() < FramesFor(*pending->ops)) return false;
+  ChildRef missing;
+  uint8_t level = 0;
+  for (const WriteOp& op : *pending->ops) {
+    Frame* leaf = tree_->FindLeaf(op.key, &missing, &level);
+    if (!leaf) return false;
+    if (!NeedsCurrentValue(op)) continue;
+    std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key);
+    if (found && found->record.overflow && !tree_->FindOverflow(found->record.overflow_ref)) return false;
+  }
+  return true;
+}
+
+Task<Status> Replica::MakeReady(PendingWrite* pending) {
+  std::vector<PagePin> pins;
+  for (const WriteOp& op : *pending->ops) {
+    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await tree_->FetchLeaf(op.key));
+    Frame* frame = leaf.frame();
+    pins.push_back(std::move(leaf));
+    if (!NeedsCurrentValue(op)) continue;
+    std::optional<FoundRecord> found = tree_->FindInLeaf(frame, op.key);
+    if (!found || !found->record.overflow) continue;
+    OverflowRef ref = found->record.overflow_ref;
+    Result<PagePin> value = co_await tree_->FetchOverflow(ref, found->record.value_bytes);
+    if (!value.ok()) co_return value.TakeStatus();
+    pins.push_back(*std::move(value));
+  }
+  co_await pool_.EnsureFree(FramesFor(*pending->ops));
+  // The caller checks and applies before anything else runs; what is pinned here must outlive that.
+  pending->pins.insert(pending->pins.end(), std::make_move_iterator(pins.begin()), std::make_move_iterator(pins.end()));
+  co_return Status();
+}
+
+void Replica::Apply(PendingWrite* pending) {
+  pending_.pop_front();
+  for (size_t i = 0; i < pending->ops->size(); ++i) {
+    CHECK_GT(pending->versions[i], applied_version_) << "P5: versions rise along the log";
+    applied_version_ = pending->versions[i];
+    pending->results.push_back(ApplyOp((*pending->ops)[i], pending->versions[i], pending->extents[i]));
+  }
+  applied_lsn_ = pending->last_lsn;
+  log_->SetCommit(stream_, applied_lsn_);
+  Finish(pending, Status());
+}
+
+OpResult Replica::ApplyOp(const WriteOp& op, Version version, Extent extent) {
+  ChildRef missing;
+  uint8_t level = 0;
+  Frame* leaf = tree_->FindLeaf(op.key, &missing, &level);
+  CHECK(leaf != nullptr) << "a write was applied without its page";
+  OpResult result;
+  result.version = version;
+  ReadResult current;
+  if (NeedsCurrentValue(op)) {
+    CHECK(ReadResident(leaf, op.key, VersionMs(version), &current)) << "a condition was applied without its value";
+  } else if (std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key)) {
+    int64_t expires = found->record.expires_at_ms;
+    current.found = expires == 0 || expires > VersionMs(version);
+    current.expires_at_ms = expires;
+  }
+  result.existed = current.found;
+  auto refuse = [&](OpOutcome outcome) {
+    if (!extent.empty()) file_->FreeNow(extent);
+    result.outcome = outcome;
+    result.version = current.version;
+    result.current = std::move(current);
+    return std::move(result);
+  };
+  if (!Holds(op.condition, current)) return refuse(OpOutcome::kConditionFailed);
+
+  NewValue value{op.value, extent, version, ExpiryOf(op, version, current)};
+  std::string number_text;
+  if (op.op == RecordOp::kRemove) {
+    bool underfull = false;
+    tree_->Erase(leaf, op.key, &underfull);
+    if (underfull) MergeSoon(op.key);
+    return result;
+  }
+  if (op.op == RecordOp::kIncrement) {
+    if (!ParseNumber(current, &result.number)) return refuse(OpOutcome::kNotANumber);
+    if (__builtin_add_overflow(result.number, op.delta, &result.number)) return refuse(OpOutcome::kOverflow);
+    number_text = std::to_string(result.number);
+    value.bytes = number_text;
+  }
+  tree_->Upsert(leaf, op.key, value);
+  return result;
+}
+
+// -- merging underfull leaves ----------------------------------------------------------------------------------------
+
+void Replica::MergeSoon(const std::string& key) {
+  if (draining_ || merge_keys_.size() >= kMaxMergeKeys) return;
+  merge_keys_.insert(key);
+  if (merging_) return;
+  merging_ = true;
+  tasks_.Spawn(MergeQueued());
+}
+
+Task<void> Replica::MergeQueued() {
+  // Let the write that got us here be answered first.
+  co_await Yield(reactor_);
+  while (!merge_keys_.empty() && failure_.ok() && !draining_) {
+    std::string key = *merge_keys_.begin();
+    merge_keys_.erase(merge_keys_.begin());
+    Status status = co_await tree_->MergeLeaf(key);
+    LOG_IF(WARNING, !status.ok()) << "partition " << id() << ": merge: " << status.ToString();
+  }
+  merging_ = false;
+}
+
+// -- checkpoints -----------------------------------------------------------------------------------------------------
+
+Task<Status> Replica::Checkpoint() {
+  while (checkpoint_running_) co_await checkpoint_done_.Wait();
+  if (!failure_.ok()) co_return Refusal();
+  if (!NeedsCheckpoint() && !tree_->checkpointing()) co_return Status();
+  checkpoint_running_ = true;
+  Status status = co_await RunCheckpoint();
+  checkpoint_running_ = false;
+  checkpoint_done_.NotifyAll();
+  co_return status;
+}
+
+Task<Status> Replica::RunCheckpoint() {
+  // An attempt that ran out of space left its generation frozen: go on with it.
+  if (!tree_->checkpointing()) {
+    frozen_ = Superblock{};
+    frozen_.generation = tree_->generation();
+    frozen_.epoch = epoch_;
+    frozen_.checkpoint_lsn = applied_lsn_;
+    frozen_.last_version = applied_version_;
+    tree_->EndGeneration();
+    file_->EndGeneration(frozen_.generation);
+  }
+  CO_ASSIGN_OR_RETURN(FrozenRoot root, co_await tree_->WriteFrozen(kCheckpointWrites, nullptr));
+  Superblock content = frozen_;
+  CHECK_EQ(content.generation, root.generation);
+  content.next_page_id = tree_->next_page_id();
+  content.root = root.ref;
+  content.root_level = root.level;
+  CO_RETURN_IF_ERROR(co_await file_->Commit(content));
+  tree_->FinishCheckpoint();
+  if (log_) log_->Release(stream_, file_->older_checkpoint_lsn());
+  last_checkpoint_ns_ = reactor_.NowNs();
+  ++stats_.checkpoints_total;
+  co_return Status();
+}
+
+}  // namespace pando

@@ -1,0 +1,137 @@
+// Replica: the implementation of Partition: it ties a tree, its file and its stream of the log together.
+//
+// Threads: one reactor. Invariants: partition.h.
+//
+// A write's way: admission (log budget, disk space) -> its leaves are fetched and pinned -> its records are staged in
+// the log -> durable -> applied, without suspending, in LSN order -> its caller is resumed. Conditions are evaluated at
+// apply, so that every replica computes the same result.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "src/partition/partition.h"
+#include "src/partition/partition_file.h"
+#include "src/partition/store.h"
+#include "src/wal/log.h"
+
+namespace pando {
+
+class Replica final : public Partition, public LogConsumer {
+ public:
+  struct Options {
+    PartitionInfo info;
+    std::function<void(const Status&)> on_failure;
+  };
+
+  static Task<Result<std::unique_ptr<Replica>>> Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
+                                                     Options options);
+  ~Replica() override;
+
+  // -- recovery, then service
+  // Applies what `batch` holds beyond the checkpoint. Gaps and foreign epochs are kCorruption.
+  Task<Status> Replay(RecoveredBatch batch);
+  void Serve(Log* log);
+  // The engine failed: refuses what comes, fails what waits.
+  void Stop(const Status& status) { FailPending(status); }
+  // Waits for running writes and merges; no new ones are accepted.
+  Task<void> Drain();
+  Task<Status> Close();
+
+  // -- Partition
+  uint32_t id() const override { return options_.info.id; }
+  const Uuid& uuid() const override { return options_.info.uuid; }
+  Task<Result<ReadResult>> Get(std::string key) override;
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override;
+  Task<Result<ScanPage>> Scan(ScanSpec spec) override;
+  Task<Result<uint64_t>> Count(std::string start, std::string end) override;
+  Task<Status> Checkpoint() override;
+  PartitionStats stats() const override;
+
+  // -- LogConsumer
+  void OnDurable(Lsn up_to) override;
+  void OnLogFailed(const Status& status) override;
+
+  Tree& tree() { return *tree_; }
+  const PartitionFile& partition_file() const { return *file_; }
+  // Has something that a checkpoint would make durable, or that would let the log go.
+  bool NeedsCheckpoint() const { return applied_lsn_ > file_->older_checkpoint_lsn(); }
+  Nanos last_checkpoint_ns() const { return last_checkpoint_ns_; }
+
+ private:
+  struct PendingWrite {
+    std::vector<WriteOp>* ops = nullptr;
+    std::vector<OpResult> results;
+    std::vector<Version> versions;
+    std::vector<Extent> extents;  // per op: the place of an overflow value, or empty
+    std::vector<PagePin> pins;
+    Lsn last_lsn = 0;
+    Status status;
+    bool done = false;
+    std::coroutine_handle<> waiter;
+  };
+
+  Replica(Reactor& reactor, BufferPool& pool, Options options);
+
+  Status Refusal() const;  // why requests are refused now, or OK
+  Task<Status> Admit(const std::vector<WriteOp>& ops, size_t* log_bytes);
+  Task<Status> FetchForWrite(PendingWrite* pending);
+  void Stage(PendingWrite* pending);
+  void Finish(PendingWrite* pending, Status status);
+  void FailPending(const Status& status);
+
+  size_t FramesFor(const std::vector<WriteOp>& ops) const;
+  void ApplyDurable();
+  Task<void> ApplySlowly();
+  bool ReadyToApply(PendingWrite* pending);
+  Task<Status> MakeReady(PendingWrite* pending);
+  void Apply(PendingWrite* pending);
+  OpResult ApplyOp(const WriteOp& op, Version version, Extent extent);
+  bool ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out);
+  bool NeedsCurrentValue(const WriteOp& op) const {
+    return !op.condition.empty() || op.op == RecordOp::kIncrement;
+  }
+  void MergeSoon(const std::string& key);
+  Task<void> MergeQueued();
+
+  Task<Status> ReplayRecord(LogRecord record);
+  Task<void> Prefetch(std::string key);
+  Task<Status> RunCheckpoint();
+  Task<Result<bool>> ScanLeaf(ScanSpec* spec, PagePin pin, ScanPage* page);
+  Task<Result<bool>> ScanLeafReverse(ScanSpec* spec, PagePin pin, ScanPage* page);
+  bool AddRow(const Node& node, uint32_t slot, const ScanSpec& spec, int64_t now_ms, ScanPage* page,
+              size_t* bytes, RecordView* overflow);
+
+  Reactor& reactor_;
+  BufferPool& pool_;
+  Options options_;
+  std::unique_ptr<PartitionFile> file_;
+  std::unique_ptr<Tree> tree_;
+  Log* log_ = nullptr;
+  LogStream* stream_ = nullptr;
+
+  Epoch epoch_ = 1;
+  Lsn last_lsn_ = 0, durable_lsn_ = 0, applied_lsn_ = 0;
+  Version last_version_ = 0, applied_version_ = 0;
+  std::deque<PendingWrite*> pending_;
+  bool applying_slowly_ = false;
+  bool draining_ = false;
+  Status failure_;
+  size_t active_writes_ = 0;  // Write calls past their admission check, for Drain
+  WaitQueue idle_;
+
+  bool checkpoint_running_ = false;
+  WaitQueue checkpoint_done_;
+  Superblock frozen_;  // of the generation being checkpointed
+  Nanos last_checkpoint_ns_ = 0;
+
+  std::set<std::string> merge_keys_;
+  bool merging_ = false;
+  TaskGroup tasks_;
+  PartitionStats stats_;
+};
+
+}  // namespace pando

@@ -1,0 +1,183 @@
+#include "src/partition/store.h"
+
+#include <bit>
+#include <cstring>
+
+#include "src/base/hash.h"
+#include "src/partition/partition_file.h"
+
+namespace pando {
+namespace {
+
+// DIR/store.meta: one 4-KiB block (docs/FORMAT.md, "Store file").
+constexpr uint64_t kStoreMagic = 0x31455453444e4150;  // "PANDSTE1"
+constexpr uint32_t kStoreFormat = 1;
+constexpr uint32_t kMaxPartitions = 128;
+
+struct StoreFile {
+  uint64_t magic = kStoreMagic;
+  uint32_t format = kStoreFormat;
+  uint32_t partitions = 0;
+  uint32_t reactors = 0;
+  uint32_t page_bytes = 0;
+  Uuid node;
+  Uuid partition_uuids[kMaxPartitions];
+  char reserved[4096 - 40 - 16 * kMaxPartitions - 8] = {};
+  uint64_t checksum = 0;
+};
+static_assert(sizeof(StoreFile) == kBlockBytes);
+static_assert(offsetof(StoreFile, node) == 24 && offsetof(StoreFile, partition_uuids) == 40);
+
+uint64_t ChecksumOf(const StoreFile& file) {
+  return Hash64({reinterpret_cast<const char*>(&file), offsetof(StoreFile, checksum)});
+}
+
+std::string MetaPath(const std::string& dir) { return dir + "/store.meta"; }
+
+Uuid NewUuid(Reactor& reactor) {
+  Uuid uuid{reactor.Random(), reactor.Random()};
+  uuid.hi = (uuid.hi & ~0xf000ull) | 0x4000;                   // RFC 4122 version 4
+  uuid.lo = (uuid.lo & ~(3ull << 62)) | (2ull << 62);
+  return uuid;
+}
+
+StoreInfo InfoOf(const StoreFile& file, std::string data_dir) {
+  StoreInfo info;
+  info.data_dir = std::move(data_dir);
+  info.node = file.node;
+  info.reactors = file.reactors;
+  info.page_bytes = file.page_bytes;
+  unsigned bits = static_cast<unsigned>(std::countr_zero(file.partitions));
+  for (uint32_t id = 0; id < file.partitions; ++id) {
+    PartitionInfo p;
+    p.id = id;
+    p.uuid = file.partition_uuids[id];
+    p.first_hash = bits == 0 ? 0 : uint64_t{id} << (64 - bits);
+    p.last_hash = bits == 0 ? ~0ull : p.first_hash + (~0ull >> bits);
+    info.partitions.push_back(p);
+  }
+  return info;
+}
+
+Task<Status> WriteStoreFile(Reactor& reactor, std::string data_dir, const StoreFile* contents) {
+  const std::string temporary = MetaPath(data_dir) + ".tmp";
+  AlignedBuffer block(kBlockBytes);
+  std::memcpy(block.data(), contents, sizeof(*contents));
+  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, temporary, File::Mode::kCreate, /*direct=*/true));
+  Status status = co_await file.Write(block.data(), block.size(), 0);
+  if (status.ok()) status = co_await file.Sync(/*data_only=*/false);
+  Status closed = co_await file.Close();
+  CO_RETURN_IF_ERROR(status);
+  CO_RETURN_IF_ERROR(closed);
+  CO_RETURN_IF_ERROR(co_await RenameFile(reactor, temporary, MetaPath(data_dir)));
+  co_return co_await SyncDirectory(reactor, data_dir);
+}
+
+Status CheckOptions(const StoreOptions& o) {
+  if (o.partitions == 0 || o.partitions > kMaxPartitions || !std::has_single_bit(o.partitions)) {
+    return Error(Code::kInvalidArgument, "{} partitions: a power of two up to {} is needed", o.partitions, kMaxPartitions);
+  }
+  if (o.reactors == 0) return Error(Code::kInvalidArgument, "a new store needs at least one reactor");
+  uint32_t page = o.page_bytes ? o.page_bytes : kDefaultPageBytes;
+  if (page < kMinPageBytes || page > kMaxPageBytes || !std::has_single_bit(page)) {
+    return Error(Code::kInvalidArgument, "pages of {} bytes: a power of two from {} to {} is needed", page, kMinPageBytes,
+                 kMaxPageBytes);
+  }
+  return Status();
+}
+
+Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
+  CO_RETURN_IF_ERROR(CheckOptions(options));
+  // Logs are made only after store.meta: with logs but without it, this was a store, and its data must not be lost.
+  CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(options.data_dir));
+  for (const std::string& name : entries) {
+    if (!name.starts_with("wal-")) continue;
+    co_return Error(Code::kCorruption, "{}: holds the log {} but no store.meta; restore store.meta from a backup, or use "
+                    "an empty directory", options.data_dir, name);
+  }
+  StoreFile file;
+  file.partitions = options.partitions;
+  file.reactors = options.reactors;
+  file.page_bytes = options.page_bytes ? options.page_bytes : kDefaultPageBytes;
+  file.node = NewUuid(reactor);
+  for (uint32_t id = 0; id < file.partitions; ++id) file.partition_uuids[id] = NewUuid(reactor);
+  file.checksum = ChecksumOf(file);
+  StoreInfo info = InfoOf(file, options.data_dir);
+  for (const PartitionInfo& p : info.partitions) {
+    CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, info.PartitionDirectory(p.id)));
+    PartitionFileOptions made{info.PartitionDirectory(p.id) + "/data", info.node, p.uuid, info.page_bytes};
+    CO_RETURN_IF_ERROR(co_await CreatePartitionFile(reactor, made));
+    CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.PartitionDirectory(p.id)));
+  }
+  CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.data_dir));
+  CO_RETURN_IF_ERROR(co_await WriteStoreFile(reactor, info.data_dir, &file));
+  co_return info;
+}
+
+}  // namespace
+
+uint32_t StoreInfo::PartitionOf(std::string_view key) const {
+  unsigned bits = static_cast<unsigned>(std::countr_zero(partitions.size()));
+  return bits == 0 ? 0 : static_cast<uint32_t>(HashId(key) >> (64 - bits));
+}
+
+std::string StoreInfo::PartitionDirectory(uint32_t partition) const {
+  return fmt::format("{}/partition-{:05}", data_dir, partition);
+}
+
+std::string StoreInfo::LogDirectory(uint32_t reactor) const { return fmt::format("{}/wal-{}", data_dir, reactor); }
+
+Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir) {
+  const std::string path = MetaPath(data_dir);
+  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, path, File::Mode::kRead, /*direct=*/true));
+  AlignedBuffer block(kBlockBytes);
+  Status status = co_await file.Read(block.data(), block.size(), 0);
+  Status closed = co_await file.Close();
+  CO_RETURN_IF_ERROR(status);
+  CO_RETURN_IF_ERROR(closed);
+  StoreFile contents;
+  std::memcpy(static_cast<void*>(&contents), block.data(), sizeof(contents));
+  if (contents.magic != kStoreMagic) {
+    co_return Error(Code::kCorruption, "{}: offset 0 holds no store header; restore it from a backup", path);
+  }
+  if (contents.format != kStoreFormat) {
+    co_return Error(Code::kVersion, "{}: store format {}, this build reads {}; use the version that wrote it", path,
+                    contents.format, kStoreFormat);
+  }
+  if (contents.checksum != ChecksumOf(contents)) {
+    co_return Error(Code::kCorruption, "{}: the block at offset 0 fails its checksum; restore it from a backup", path);
+  }
+  co_return InfoOf(contents, std::move(data_dir));
+}
+
+Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
+  CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.data_dir));
+  Result<StoreInfo> existing = co_await LoadStore(reactor, options.data_dir);
+  if (existing.code() == Code::kNotFound) co_return co_await CreateStore(reactor, options);
+  if (!existing.ok()) co_return existing.TakeStatus();
+  auto differs = [&](std::string_view flag, uint32_t wanted, uint32_t has) {
+    return Error(Code::kInvalidArgument, "{}: the store was created with {} {}, not {}; leave the flag out", options.data_dir,
+                 has, flag, wanted);
+  };
+  uint32_t partitions = static_cast<uint32_t>(existing->partitions.size());
+  if (options.partitions && options.partitions != partitions) co_return differs("--partitions", options.partitions, partitions);
+  if (options.reactors && options.reactors != existing->reactors) co_return differs("--reactors", options.reactors, existing->reactors);
+  if (options.page_bytes && options.page_bytes != existing->page_bytes) {
+    co_return differs("--page_bytes", options.page_bytes, existing->page_bytes);
+  }
+  co_return *std::move(existing);
+}
+
+Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir) {
+  CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, data_dir));
+  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, data_dir + "/lock", File::Mode::kCreate, /*direct=*/false));
+  Status locked = file.Lock();
+  if (!locked.ok()) {
+    Status closed = co_await file.Close();
+    LOG_IF(WARNING, !closed.ok()) << closed.ToString();
+    co_return locked;
+  }
+  co_return file;
+}
+
+}  // namespace pando

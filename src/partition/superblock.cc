@@ -1,0 +1,53 @@
+#include "src/partition/superblock.h"
+
+#include <cstring>
+
+#include "src/base/hash.h"
+
+namespace pando {
+
+void SealSuperblock(Superblock* superblock) {
+  superblock->checksum = Hash64({reinterpret_cast<const char*>(superblock), offsetof(Superblock, checksum)});
+}
+
+Status ParseSuperblock(std::string_view block, Superblock* out) {
+  CHECK_EQ(block.size(), sizeof(Superblock));
+  std::memcpy(out, block.data(), sizeof(Superblock));
+  if (out->magic != kSuperblockMagic) return Error(Code::kCorruption, "no superblock (magic {:016x})", out->magic);
+  if (Hash64(block.substr(0, offsetof(Superblock, checksum))) != out->checksum) {
+    return Error(Code::kCorruption, "checksum mismatch");
+  }
+  if (out->format != kPartitionFormat || out->feature_bits != 0) {
+    return Error(Code::kVersion, "format {} with features {:x}; this build reads format {} without features", out->format,
+                 out->feature_bits, kPartitionFormat);
+  }
+  return Status();
+}
+
+Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view path, Lsn* older_lsn) {
+  Superblock best[2];  // by slot
+  bool valid[2] = {false, false};
+  std::string faults;
+  for (uint32_t copy = 0; copy < kSuperblockBlocks; ++copy) {
+    Superblock parsed;
+    Status status = ParseSuperblock(blocks.substr(copy * kBlockBytes, kBlockBytes), &parsed);
+    if (status.code() == Code::kVersion) return Error(Code::kVersion, "{}: {}", path, status.message());
+    if (!status.ok()) {
+      faults += fmt::format("{}offset {}: {}", faults.empty() ? "" : "; ", copy * kBlockBytes, status.message());
+      continue;
+    }
+    uint32_t slot = copy / 2;
+    if (!valid[slot] || parsed.generation > best[slot].generation) best[slot] = parsed;
+    valid[slot] = true;
+  }
+  if (!valid[0] && !valid[1]) {
+    return Error(Code::kCorruption, "{}: no valid superblock ({}); restore the partition from a backup or a replica",
+                 path, faults);
+  }
+  uint32_t newest = !valid[0] ? 1 : !valid[1] ? 0 : best[1].generation > best[0].generation;
+  *older_lsn = valid[newest ^ 1] ? best[newest ^ 1].checkpoint_lsn : 0;
+  if (!faults.empty()) LOG(WARNING) << path << ": damaged superblock copies: " << faults;
+  return best[newest];
+}
+
+}  // namespace pando

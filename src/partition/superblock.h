@@ -1,0 +1,68 @@
+// Superblock: where a partition's newest durable tree starts (docs/FORMAT.md, "Partition file").
+//
+// Two slots, each in two copies, at blocks 0-1 and 2-3. A checkpoint of generation G writes slot G mod 2, so the other
+// slot's tree stays complete until this one is durable. The newest valid copy of all four counts.
+//
+// Threads: values.
+#pragma once
+
+#include <string_view>
+
+#include "src/base/ids.h"
+#include "src/base/result.h"
+#include "src/buffer_pool/extent.h"
+
+namespace pando {
+
+inline constexpr uint64_t kSuperblockMagic = 0x314253444e415050;  // "PPANDSB1"
+inline constexpr uint32_t kPartitionFormat = 1;
+inline constexpr uint32_t kSuperblockBlocks = 4;  // two slots of two copies
+
+// A metadata extent with its checksum.
+struct MetaRef {
+  Extent location;
+  uint64_t checksum = 0;
+  uint64_t entries = 0;
+};
+
+struct Superblock {
+  uint64_t magic = kSuperblockMagic;
+  uint32_t format = kPartitionFormat;
+  uint32_t page_bytes = 0;
+  uint64_t feature_bits = 0;  // bits this build does not know make it refuse the file
+  Uuid node;
+  Uuid partition;
+  Generation generation = 0;
+  Epoch epoch = 0;
+  Lsn checkpoint_lsn = 0;     // the tree holds exactly the records up to here
+  Version last_version = 0;   // the highest version in the tree or ever given up to checkpoint_lsn
+  uint64_t next_page_id = 0;
+  uint64_t file_blocks = 0;
+  ChildRef root;
+  uint32_t root_level = 0;
+  uint32_t group_blocks = 0;
+  MetaRef groups;             // array of GroupEntry
+  MetaRef dead;               // array of DeadExtent: freed in this generation, reusable after the next is durable
+  char reserved[4096 - 216 - 8] = {};
+  uint64_t checksum = 0;      // XXH3-64 of everything before it
+};
+static_assert(sizeof(Superblock) == kBlockBytes);
+static_assert(offsetof(Superblock, partition) == 40 && offsetof(Superblock, root) == 104);
+static_assert(offsetof(Superblock, dead) == 192 && offsetof(Superblock, checksum) == 4088);
+
+struct GroupEntry {
+  uint64_t block = 0;  // of the group's bitmap; 0 = every block of the group is free
+  uint64_t checksum = 0;
+};
+static_assert(sizeof(GroupEntry) == 16);
+
+void SealSuperblock(Superblock* superblock);  // sets the checksum
+
+// Reads one copy. kCorruption: magic or checksum; kVersion: another format, or features this build lacks.
+Status ParseSuperblock(std::string_view block, Superblock* out);
+
+// The newest valid of the four copies; `older_lsn` receives the older slot's checkpoint LSN (0 = none).
+// `blocks` is the first kSuperblockBlocks blocks of `path`.
+Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view path, Lsn* older_lsn);
+
+}  // namespace pando
