@@ -82,6 +82,9 @@ BANS = [
 # (path, rule) -> why. An entry that is no longer needed is itself an error.
 EXCEPTIONS = {}
 
+INVARIANT = re.compile(r"^//   ([A-Z][0-9]+)  \S", re.M)  # as headers of src/ state them
+INVARIANT_TABLE = "docs/INVARIANTS.md"
+TABLE_ROW = re.compile(r"^\| ([A-Z][0-9]+) \|", re.M)
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
 GENERATED = ("gen-cpp/",)
 
@@ -187,6 +190,7 @@ class Checker:
             self.check_length(path, text)
             self.check_opening(path, text)
         self.check_dead_files()
+        self.check_invariants()
         for path, rule in sorted(set(self.exceptions) - self.used_exceptions):
             self.findings.append(Finding(path, 1, "exception", f"the exception from '{rule}' is no longer needed: "
                                          "remove it from EXCEPTIONS in tools/check_layers.py"))
@@ -260,6 +264,29 @@ class Checker:
             self.report(path, 1, "opening", "a header opens with a comment: purpose, thread ownership, invariants")
         if "#pragma once" not in text:
             self.report(path, 1, "opening", "no `#pragma once`")
+
+    def check_invariants(self):
+        """Every invariant a header states has an ID of its own and a row in the table, and every row its invariant."""
+        stated = {}
+        for path in self.files:
+            if not path.startswith("src/") or not path.endswith(".h"):
+                continue
+            text = (self.root / path).read_text(encoding="utf-8")
+            for match in INVARIANT.finditer(text):
+                name, line = match.group(1), line_of(text, match.start())
+                if name in stated:
+                    self.report(path, line, "invariant", f"{name} is also an invariant of {stated[name][0]}")
+                stated.setdefault(name, (path, line))
+        table = self.root / INVARIANT_TABLE
+        text = table.read_text(encoding="utf-8") if table.is_file() else ""
+        rows = {match.group(1): line_of(text, match.start()) for match in TABLE_ROW.finditer(text)}
+        for name in sorted(set(stated) - set(rows)):
+            self.report(*stated[name], "invariant", f"{name} has no row in {INVARIANT_TABLE}")
+        for name in sorted(set(rows) - set(stated)):
+            self.report(INVARIANT_TABLE, rows[name], "invariant", f"no header of src/ states {name}")
+        for match in re.finditer(r"`((?:tests|src|tools)/[\w./-]+\.\w+)`", text):
+            if not (self.root / match.group(1)).is_file():
+                self.report(INVARIANT_TABLE, line_of(text, match.start()), "invariant", f"{match.group(1)} is not there")
 
     def check_dead_files(self):
         for path in self.files:

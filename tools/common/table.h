@@ -1,0 +1,29 @@
+// Table: aligned columns for people; a column whose every cell is a number is right-aligned.
+//
+// Threads: a value.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pando::tools {
+
+class Table {
+ public:
+  explicit Table(std::vector<std::string> header);
+  void Row(std::vector<std::string> cells);  // as many cells as the header has
+  std::string Render() const;
+
+ private:
+  std::vector<std::vector<std::string>> rows_;  // the header first
+};
+
+// Columns `text` takes on a terminal: code points, not bytes.
+size_t DisplayWidth(std::string_view text);
+
+std::string HumanBytes(double bytes);    // "1.5 GiB"
+std::string HumanCount(double count);    // "1.25M"
+std::string HumanSeconds(double seconds);  // "1h02m", "3m05s", "12s"
+
+}  // namespace pando::tools

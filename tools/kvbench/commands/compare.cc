@@ -1,0 +1,152 @@
+// kvbench compare: the wire targets of the project against Redis, alternately, medians and ratios.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "tools/common/table.h"
+#include "tools/kvbench/commands/commands.h"
+
+namespace pando::bench {
+
+namespace {
+
+struct CompareCommand {
+  CommonSettings common;
+  int repeat = 3;
+  std::vector<std::string> only;
+};
+
+struct Case {
+  const char* name;
+  const char* workload;
+  uint32_t depth;
+  bool durable;
+  double target;  // pando / redis
+};
+constexpr std::array<Case, 3> kCases = {{{"get", "get", 1, false, 1.7},
+                                         {"get-16-deep", "get", 16, false, 1.3},
+                                         {"durable-set", "put", 1, true, 2.0}}};
+constexpr uint32_t kConnections = 50;
+
+bool Wanted(const CompareCommand& c, const Case& wanted) {
+  return c.only.empty() || std::find(c.only.begin(), c.only.end(), wanted.name) != c.only.end();
+}
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+struct Pair {
+  std::unique_ptr<Server> pando, redis;
+};
+
+// Both hold the same records; only the one being measured is allowed to run.
+Result<Pair> StartBoth(const CompareCommand& c, bool durable) {
+  Pair pair;
+  ASSIGN_OR_RETURN(pair.pando, StartKvnode(c.common.server));
+  RETURN_IF_ERROR(LoadRecords(*pair.pando, c.common.run));
+  pair.pando->Pause();
+  ASSIGN_OR_RETURN(pair.redis,
+                   StartRedis(c.common.server, durable ? RedisDurability::kAlways : RedisDurability::kNone));
+  RETURN_IF_ERROR(LoadRecords(*pair.redis, c.common.run));
+  if (durable) RETURN_IF_ERROR(MakeRedisDurable(*pair.redis));
+  pair.redis->Pause();
+  return Result<Pair>(std::move(pair));
+}
+
+Status MeasureCase(const CompareCommand& c, const Case& what, const Pair& pair, Reporter* reporter) {
+  RunSettings settings = c.common.run;
+  settings.suite = "redis";
+  settings.workload.name = what.workload;
+  settings.generator.connections = kConnections;
+  settings.generator.depth = what.depth;
+  for (int run = 1; run <= c.repeat; ++run) {
+    for (Server* server : {pair.pando.get(), pair.redis.get()}) {
+      server->Resume();
+      Result<Measurement> measured = Measure(*server, settings);
+      server->Pause();
+      if (!measured.ok()) return measured.TakeStatus();
+      measured->workload = what.name;
+      measured->run = run;
+      bool redis = server->system() == "redis";
+      measured->version = BinaryVersion(redis ? c.common.server.redis_binary : c.common.server.binary);
+      reporter->Add(*std::move(measured));
+    }
+  }
+  return Status();
+}
+
+std::string RenderComparison(const CompareCommand& c, const std::vector<Measurement>& all) {
+  tools::Table table({"workload", "pando ops/s", "redis ops/s", "ratio", "target", "pando p99 us", "redis p99 us",
+                      "pando p99.9 us", "redis p99.9 us", "runs"});
+  for (const Case& what : kCases) {
+    if (!Wanted(c, what)) continue;
+    auto median = [&](const char* system, double (*value)(const Measurement&)) {
+      std::vector<double> values;
+      for (const Measurement& m : all) {
+        if (m.workload == what.name && m.system == system) values.push_back(value(m));
+      }
+      return Median(std::move(values));
+    };
+    auto rate = [](const Measurement& m) { return m.ops_per_s(); };
+    auto p99 = [](const Measurement& m) { return m.p99_us; };
+    auto p999 = [](const Measurement& m) { return m.p999_us; };
+    double pando = median("pando", rate), redis = median("redis", rate);
+    table.Row({what.name, fmt::format("{:.0f}", pando), fmt::format("{:.0f}", redis),
+               fmt::format("{:.2f}", redis > 0 ? pando / redis : 0), fmt::format("{:.1f}", what.target),
+               fmt::format("{:.0f}", median("pando", p99)), fmt::format("{:.0f}", median("redis", p99)),
+               fmt::format("{:.0f}", median("pando", p999)), fmt::format("{:.0f}", median("redis", p999)),
+               std::to_string(c.repeat)});
+  }
+  return table.Render();
+}
+
+Status Compare(CompareCommand* c) {
+  RETURN_IF_ERROR(Prepare(&c->common));
+  ASSIGN_OR_RETURN(Reporter reporter, Reporter::Open(c->common.json_path));
+  for (bool durable : {false, true}) {
+    Pair pair;
+    for (const Case& what : kCases) {
+      if (what.durable != durable || !Wanted(*c, what)) continue;
+      if (!pair.pando) {
+        ASSIGN_OR_RETURN(pair, StartBoth(*c, durable));
+      }
+      RETURN_IF_ERROR(MeasureCase(*c, what, pair, &reporter));
+    }
+  }
+  fmt::print("{}\nMedians of {} alternating runs:\n{}", RenderTable(reporter.all()), c->repeat,
+             RenderComparison(*c, reporter.all()));
+  for (const Measurement& m : reporter.all()) {
+    if (m.errors > 0) return Error(Code::kIoError, "{} requests failed on {}: {}", m.errors, m.system, m.first_error);
+  }
+  return Status();
+}
+
+}  // namespace
+
+void AddCompareCommand(CLI::App& app, int* exit_code) {
+  auto c = std::make_shared<CompareCommand>();
+  c->common.run.generator.seconds = 10;
+  c->common.run.generator.warmup_s = 2;
+  CLI::App* command = app.add_subcommand(
+      "compare", "Pando against Redis in one run: get, get 16 deep, durable set; 50 connections, one server core");
+  command->add_option("--repeat", c->repeat, "Runs of each measurement, alternating")->capture_default_str()
+      ->check(CLI::Range(1, 100));
+  std::vector<std::string> names;
+  for (const Case& what : kCases) names.emplace_back(what.name);
+  command->add_option("--only", c->only, fmt::format("Only these of {}", fmt::join(names, ", ")))
+      ->check(CLI::IsMember(names));
+  AddDataOptions(command, &c->common);
+  AddServerOptions(command, &c->common);
+  command->footer(
+      "Both servers are pinned to the same core, hold the same records and are stopped (SIGSTOP) while the other is\n"
+      "measured. Redis runs without snapshots; for durable-set with appendonly yes and appendfsync always.\n\n"
+      "Example:\n  kvbench compare --repeat=5 --json=figures.json");
+  command->callback([c, exit_code] { *exit_code = Report(Compare(c.get())); });
+}
+
+}  // namespace pando::bench

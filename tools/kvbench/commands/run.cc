@@ -1,0 +1,100 @@
+// kvbench run: one or more workloads against one server, or against a server and its peer.
+#include <fmt/format.h>
+
+#include "tools/kvbench/commands/commands.h"
+
+namespace pando::bench {
+
+namespace {
+
+struct RunCommand {
+  CommonSettings common;
+  std::vector<std::string> workloads = {"get"};
+  std::string address;
+  std::string protocol = "pando";
+  std::string peer;
+  bool load = true;
+};
+
+Result<std::unique_ptr<Server>> StartSystem(const RunCommand& c, const std::string& system) {
+  if (!c.address.empty() && system == c.protocol) return UseServer(system, c.address);
+  if (system == "redis") return StartRedis(c.common.server, RedisDurability::kNone);
+  return StartKvnode(c.common.server);
+}
+
+Status RunSystem(const RunCommand& c, const std::string& system, Reporter* reporter) {
+  ASSIGN_OR_RETURN(std::unique_ptr<Server> server, StartSystem(c, system));
+  RunSettings settings = c.common.run;
+  if (c.load && c.workloads != std::vector<std::string>{"load"}) RETURN_IF_ERROR(LoadRecords(*server, settings));
+  for (const std::string& workload : c.workloads) {
+    settings.workload.name = workload;
+    RunSettings once = settings;
+    if (workload == "load") once.generator.ops = settings.workload.keys;
+    ASSIGN_OR_RETURN(Measurement m, Measure(*server, once));
+    m.version = BinaryVersion(system == "redis" ? c.common.server.redis_binary : c.common.server.binary);
+    reporter->Add(std::move(m));
+  }
+  return Status();
+}
+
+Status Run(RunCommand* c) {
+  RETURN_IF_ERROR(Prepare(&c->common));
+  for (const std::string& name : c->workloads) {
+    WorkloadOptions options = c->common.run.workload;
+    options.name = name;
+    RETURN_IF_ERROR(MixOf(options).status());
+  }
+  ASSIGN_OR_RETURN(Reporter reporter, Reporter::Open(c->common.json_path));
+  RETURN_IF_ERROR(RunSystem(*c, c->protocol, &reporter));
+  if (!c->peer.empty() && c->peer != c->protocol) RETURN_IF_ERROR(RunSystem(*c, c->peer, &reporter));
+  fmt::print("{}", RenderTable(reporter.all()));
+  for (const Measurement& m : reporter.all()) {
+    if (m.errors > 0) return Error(Code::kIoError, "{} of {} requests failed: {}", m.errors, m.ops, m.first_error);
+  }
+  return Status();
+}
+
+}  // namespace
+
+void AddRunCommand(CLI::App& app, int* exit_code) {
+  auto c = std::make_shared<RunCommand>();
+  CLI::App* command = app.add_subcommand("run", "Run workloads against a kvnode it starts, a running server, or a peer");
+  command->add_option("workload", c->workloads, fmt::format("Any of {}", fmt::join(WorkloadNames(), ", ")))
+      ->capture_default_str();
+  command->add_option("--server", c->address, "host:port of a running server; default: start one");
+  command->add_option("--protocol", c->protocol, "What --server (or the started server) speaks: pando or redis")
+      ->capture_default_str()->check(CLI::IsMember({"pando", "redis"}));
+  command->add_option("--peer", c->peer, "Start this system too and give it the same load")
+      ->check(CLI::IsMember({"redis"}));
+  command->add_flag("--load,!--no_load", c->load, "Put all records first (default on)");
+
+  GeneratorOptions& g = c->common.run.generator;
+  command->add_option("--connections", g.connections, "Connections")->capture_default_str()
+      ->check(CLI::Range(1, 20'000));
+  command->add_option("--depth", g.depth, "Requests in progress on each connection")->capture_default_str()
+      ->check(CLI::Range(1, 4096));
+  command->add_option("--pipelining", g.pipelining,
+                      "batch: send depth requests, wait for all answers; window: one new request for each answer")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Pipelining>{{"batch", Pipelining::kBatch}, {"window", Pipelining::kWindow}}));
+  command->add_option("--ops", g.ops, "Exactly this many requests instead of --seconds");
+  command->add_option("--rate", g.rate, "Open loop: requests per second, latency counted from when each was due");
+  WorkloadOptions& w = c->common.run.workload;
+  command->add_option("--read_percent", w.read_percent, "Share of gets in mixed")->capture_default_str();
+  command->add_option("--scan_rows", w.scan_rows, "Rows asked for by scan")->capture_default_str()
+      ->check(CLI::Range(1, 10'000));
+  command->add_option("--distribution", w.distribution, "Choice of records: uniform or zipfian (scattered)")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Distribution>{
+          {"uniform", Distribution::kUniform}, {"zipfian", Distribution::kZipfian}}));
+  AddDataOptions(command, &c->common);
+  AddServerOptions(command, &c->common);
+  command->footer(
+      "Examples:\n"
+      "  kvbench run get --connections=50\n"
+      "  kvbench run get put --depth=16 --peer=redis --json=figures.json\n"
+      "  kvbench run ycsb-a ycsb-b ycsb-e --keys=5000000 --seconds=30\n"
+      "  kvbench run mixed --read_percent=90 --rate=50000 --server=127.0.0.1:7420 --no_load");
+  command->callback([c, exit_code] { *exit_code = Report(Run(c.get())); });
+}
+
+}  // namespace pando::bench

@@ -1,0 +1,25 @@
+// kvbench: load over the wire, with the same loop for Pando and its peers. docs/BENCHMARKS.md says how to use it.
+#include <csignal>
+
+#include "src/base/check.h"
+#include "tools/kvbench/commands/commands.h"
+
+int main(int argc, char** argv) {
+  FLAGS_logtostderr = true;
+  google::InitGoogleLogging(argv[0]);
+  std::signal(SIGPIPE, SIG_IGN);
+  CLI::App app("kvbench: load generator for Pando and its peers\n", "kvbench");
+  app.require_subcommand(1);
+  app.footer(
+      "Exit codes: 0 measured; 2 usage; 3 a server failed, refused requests or answered wrongly.\n"
+      "kvbench COMMAND --help describes each command.");
+  int exit_code = pando::bench::kExitOk;
+  pando::bench::AddRunCommand(app, &exit_code);
+  pando::bench::AddCompareCommand(app, &exit_code);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? pando::bench::kExitOk : pando::bench::kExitUsage;
+  }
+  return exit_code;
+}

@@ -1,0 +1,50 @@
+// Measurement: one line of a report, as a table row for people and a JSON object for --json.
+//
+// Threads: the main thread.
+#pragma once
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "src/base/result.h"
+
+namespace pando::bench {
+
+struct Measurement {
+  std::string suite, workload, system, version, distribution;
+  int run = 1;
+  uint32_t threads = 1, connections = 0, depth = 1;
+  uint64_t keys = 0, key_bytes = 0, value_bytes = 0;
+  double rate = 0;  // open loop: requests per second asked for; 0 = closed loop
+  double seconds = 0;
+  uint64_t ops = 0, rows = 0, errors = 0, not_found = 0, slow_replies = 0, checked = 0;
+  std::string first_error;
+  double mean_us = 0, p50_us = 0, p99_us = 0, p999_us = 0, max_us = 0;
+  double server_cpu_s = 0, generator_cpu_s = 0;
+
+  double ops_per_s() const { return seconds > 0 ? static_cast<double>(ops) / seconds : 0; }
+};
+
+nlohmann::json ToJson(const Measurement& measurement);
+std::string RenderTable(const std::vector<Measurement>& measurements);
+
+// Where measurements go as they are made: a line to standard error, an object to --json's file (JSON lines, flushed
+// one by one, so that a run cut short keeps what it measured).
+class Reporter {
+ public:
+  static Result<Reporter> Open(const std::string& json_path);  // "" = no file
+  Reporter(Reporter&& other) noexcept : json_(std::exchange(other.json_, nullptr)), all_(std::move(other.all_)) {}
+  Reporter& operator=(Reporter&&) = delete;
+  ~Reporter();
+  void Add(Measurement measurement);
+  const std::vector<Measurement>& all() const { return all_; }
+
+ private:
+  Reporter() = default;
+  std::FILE* json_ = nullptr;
+  std::vector<Measurement> all_;
+};
+
+}  // namespace pando::bench
