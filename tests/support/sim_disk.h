@@ -1,0 +1,139 @@
+// SimDisk: the file system of one simulated machine, with the durability rules of a careless but honest disk.
+//
+// A value: copy it to take an image of the whole disk, assign it to restore one (pages are shared, so both are cheap).
+//
+// Contract of permitted faults
+//   F1  A completed write is seen by every later read. It is durable only after a sync of its file that was submitted
+//       after it completed, or at once when it was a data_sync write (its own bytes, and the size that covers them).
+//   F2  PowerLoss: each 512-byte sector that is not durable is, independently, as it was at the last sync, as written
+//       last, as written before that, or torn in the middle. Sizes that were not synced are old or new.
+//   F3  Creations, renames and removals are durable after a sync of their directory. PowerLoss keeps or drops the
+//       others, either a prefix of them or each by itself. A file in a directory that was lost is lost.
+//   F4  ProcessCrash: what completed stays visible, but is no more durable than before.
+//   F5  Operations in flight at a crash happened wholly, partly or not at all.
+//   F6  A failed sync leaves the data visible and not durable, and a later sync does not bring it back: what was not
+//       durable then is never written unless it is written again.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/base/result.h"
+#include "tests/support/sim_random.h"
+
+namespace pando {
+
+class SimDisk {
+ public:
+  static constexpr size_t kPageBytes = 4096;
+  static constexpr size_t kSectorBytes = 512;
+  using InodeId = uint32_t;
+
+  SimDisk();
+
+  // -- operations as the kernel performs them; negative results are -errno
+  int64_t Open(const std::string& path, int flags);  // inode
+  void CloseInode(InodeId inode);
+  int64_t Read(InodeId inode, char* data, size_t bytes, uint64_t offset) const;
+  int64_t Write(InodeId inode, const char* data, size_t bytes, uint64_t offset);
+  int Allocate(InodeId inode, uint64_t offset, uint64_t bytes);
+  int Truncate(InodeId inode, uint64_t size);
+  int Rename(const std::string& from, const std::string& to);
+  int Unlink(const std::string& path);
+  int MakeDirectory(const std::string& path);
+  uint64_t Size(InodeId inode) const { return inodes_.at(inode).current.size; }
+  bool IsDirectory(InodeId inode) const { return inodes_.at(inode).directory; }
+  Result<std::vector<std::string>> List(const std::string& path) const;
+
+  // What a sync covers is fixed when it is submitted.
+  struct PageRecord;
+  using PagePtr = std::shared_ptr<PageRecord>;  // null: a hole
+  struct SyncPoint {
+    uint64_t size = 0;
+    std::vector<std::pair<uint64_t, PagePtr>> pages;
+    uint64_t directory_sequence = 0;
+  };
+  SyncPoint BeginSync(InodeId inode) const;
+  void CompleteSync(InodeId inode, const SyncPoint& point);
+  void FailSync(InodeId inode, const SyncPoint& point);
+  void MakeDurable(InodeId inode, uint64_t offset, size_t bytes);  // of a data_sync write
+
+  // -- crashes
+  struct InFlight {
+    enum class Kind { kWrite, kSync, kAllocate, kTruncate, kRename, kUnlink, kMakeDirectory, kCreate };
+    Kind kind;
+    InodeId inode = 0;
+    uint64_t offset = 0, bytes = 0;
+    std::string data;  // kWrite
+    SyncPoint sync;
+    std::string path, new_path;
+  };
+  void AddInFlight(InFlight op) { in_flight_.push_back(std::move(op)); }
+  void PowerLoss(uint64_t seed);
+  void ProcessCrash(uint64_t seed);
+
+  // -- what tests do to it and ask of it
+  void SetCapacity(uint64_t bytes) { capacity_pages_ = bytes / kPageBytes; }
+  uint64_t used_bytes() const { return used_pages_ * kPageBytes; }
+  bool Exists(const std::string& path) const { return current_names_.contains(Normalize(path)); }
+  std::vector<std::string> AllFiles() const;                      // paths of files (not directories), sorted
+  std::string ReadAll(const std::string& path) const;             // "" when missing
+  void WriteAll(const std::string& path, std::string_view data);  // durable at once, parents made
+  void FlipBit(const std::string& path, uint64_t byte_offset, unsigned bit = 0);  // at rest: durable and visible
+  uint64_t dirty_pages() const;
+  static std::string Normalize(const std::string& path);
+
+ private:
+  struct FileState {
+    uint64_t size = 0;
+    std::vector<PagePtr> pages;
+  };
+  struct Inode {
+    bool directory = false;
+    std::string path;  // of a directory; directories are never renamed
+    FileState current, durable;
+    std::set<uint64_t> dirty;  // pages that differ, or may, and that a sync would write
+    std::map<uint64_t, std::array<char, kSectorBytes>> previous;  // sector -> what an unsynced overwrite replaced
+    uint32_t open_count = 0;
+    bool linked = false;
+  };
+  struct DirectoryOp {
+    enum class Kind { kLink, kRename, kUnlink } kind;
+    uint64_t sequence;
+    std::string path, new_path;
+    InodeId inode;
+  };
+
+  static std::string Parent(const std::string& path);
+  bool HasParent(const std::string& path) const;
+  InodeId NewInode(bool directory, const std::string& path);
+  static const char* PageBytes(const FileState& file, uint64_t page);
+  char* WritablePage(FileState& file, uint64_t page);
+  void NoteOverwrite(Inode& inode, uint64_t offset, size_t bytes);
+  void SettlePage(Inode& inode, uint64_t page);  // drops it from dirty when both states agree
+  void DropPages(Inode& inode, uint64_t first_page);
+  void ReleaseIfUnused(InodeId id);
+  void ForgetRemovedFiles();
+  void ApplyDurably(const DirectoryOp& op);
+  void ResolveInFlight(SimRandom& random, bool power_loss);
+  void ResolveNames(SimRandom& random, int mode);
+  void ResolveInode(Inode& inode, SimRandom& random, int mode);
+  void CountPages();
+
+  std::map<InodeId, Inode> inodes_;
+  InodeId next_inode_ = 1;
+  std::map<std::string, InodeId> current_names_, durable_names_;
+  std::vector<DirectoryOp> pending_;
+  uint64_t next_directory_sequence_ = 1;
+  std::vector<InFlight> in_flight_;
+  uint64_t capacity_pages_ = UINT64_MAX;
+  uint64_t used_pages_ = 0;
+};
+
+}  // namespace pando

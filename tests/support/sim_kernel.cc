@@ -1,0 +1,298 @@
+#include "tests/support/sim_kernel.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "src/base/hash.h"
+
+namespace pando {
+namespace {
+
+constexpr int64_t kStartWallMs = 1'700'000'000'000;  // virtual clocks begin in November 2023
+
+// Keeps what abandoned objects of stopped machines point at.
+void Bury(std::shared_ptr<void> thing) {
+  static auto* graveyard = new std::vector<std::shared_ptr<void>>();
+  graveyard->push_back(std::move(thing));
+}
+
+bool Touches(const DiskFault& fault, const IoOp& op) {
+  uint64_t bytes = op.length;
+  if (op.kind == IoOp::Kind::kReadv || op.kind == IoOp::Kind::kWritev) {
+    bytes = 0;
+    for (uint32_t i = 0; i < op.length; ++i) bytes += static_cast<iovec*>(op.data)[i].iov_len;
+  } else if (op.kind != IoOp::Kind::kRead && op.kind != IoOp::Kind::kWrite) {
+    return true;
+  }
+  return op.offset <= fault.last_byte && op.offset + bytes > fault.first_byte;
+}
+
+}  // namespace
+
+// -- the kernel
+
+SimKernel::SimKernel(uint64_t seed, SimOptions options) : options_(options), random_(seed) {}
+SimKernel::~SimKernel() = default;
+
+SimMachine* SimKernel::AddMachine(std::string host) {
+  CHECK(!machine(host)) << "machine " << host << " exists";
+  machines_.push_back(std::unique_ptr<SimMachine>(new SimMachine(this, std::move(host))));
+  return machines_.back().get();
+}
+
+SimMachine* SimKernel::machine(const std::string& host) {
+  for (auto& m : machines_) {
+    if (m->host() == host) return m.get();
+  }
+  return nullptr;
+}
+
+void SimKernel::At(Nanos time_ns, uint64_t boot, std::function<void()> fire) {
+  queue_.push_back({std::max(time_ns, now_ns_), next_sequence_++, boot, std::move(fire)});
+  std::push_heap(queue_.begin(), queue_.end(), std::greater<>());
+}
+
+void SimKernel::Trace(uint64_t a, uint64_t b, uint64_t c) {
+  const uint64_t words[] = {trace_hash_, static_cast<uint64_t>(now_ns_), a, b, c};
+  trace_hash_ = Hash64({reinterpret_cast<const char*>(words), sizeof words});
+}
+
+uint64_t SimKernel::NewBoot() {
+  boot_alive_.push_back(true);
+  return boot_alive_.size() - 1;
+}
+
+bool SimKernel::TaskStopped(SimReactor& reactor) { return reactor.dead(); }
+
+bool SimKernel::Step(Nanos deadline_ns) {
+  while (!queue_.empty() && queue_.front().time_ns <= deadline_ns) {
+    std::pop_heap(queue_.begin(), queue_.end(), std::greater<>());
+    Event event = std::move(queue_.back());
+    queue_.pop_back();
+    if (!BootAlive(event.boot)) continue;
+    now_ns_ = event.time_ns;
+    ++events_;
+    event.fire();
+    return true;
+  }
+  return false;
+}
+
+SimKernel::Stopped SimKernel::RunUntil(const std::function<bool()>& done, Nanos deadline_ns) {
+  for (;;) {
+    if (done()) return Stopped::kPredicate;
+    if (Step(deadline_ns)) continue;
+    if (deadline_ns != kForever) now_ns_ = std::max(now_ns_, deadline_ns);
+    return queue_.empty() ? Stopped::kIdle : Stopped::kDeadline;
+  }
+}
+
+SimKernel::Stopped SimKernel::RunUntilIdle(Nanos deadline_ns) {
+  return RunUntil([] { return false; }, deadline_ns);
+}
+
+void SimKernel::RunFor(Nanos duration_ns) { RunUntilIdle(now_ns_ + duration_ns); }
+
+// -- machines
+
+SimMachine::~SimMachine() = default;
+
+SimReactor* SimMachine::Boot(int count) {
+  CHECK(!running_) << host_ << " is running already";
+  running_ = answers_ = true;
+  boot_ = kernel_->NewBoot();
+  mesh_ = std::make_unique<RemoteMesh>(count, kernel_->options().remote_capacity);
+  for (int i = 0; i < count; ++i) {
+    reactors_.push_back(
+        std::unique_ptr<SimReactor>(new SimReactor(kernel_, this, boot_, i, mesh_.get(), kernel_->random().Next())));
+  }
+  return reactors_[0].get();
+}
+
+SimReactor* SimMachine::reactor(int index) { return reactors_.at(index).get(); }
+
+int64_t SimMachine::WallMs() const { return kStartWallMs + kernel_->now_ns() / kMillisecond + clock_skew_ms_; }
+
+void SimMachine::Stop(bool silent) {
+  if (!running_) return;
+  running_ = false;
+  kernel_->EndBoot(boot_);
+  for (const PendingOp& pending : pending_) {
+    if (auto described = Describe(pending)) disk_.AddInFlight(*std::move(described));
+    pending.reactor->completed_.push_back(pending.op);  // never delivered: a dead reactor keeps it reachable
+  }
+  pending_.clear();
+  kernel_->network().OnMachineStopped(this, silent);
+  for (auto& reactor : reactors_) {
+    reactor->Kill();
+    Bury(std::move(reactor));
+  }
+  reactors_.clear();
+  Bury(std::move(mesh_));
+}
+
+void SimMachine::PowerLoss(uint64_t seed) {
+  Stop(/*silent=*/true);
+  answers_ = false;
+  disk_.PowerLoss(seed);
+}
+
+void SimMachine::ProcessCrash(uint64_t seed) {
+  Stop(/*silent=*/false);
+  disk_.ProcessCrash(seed);
+}
+
+// -- disk operations
+
+void SimMachine::SubmitDisk(SimReactor* reactor, IoOp* op) {
+  PendingOp pending{next_op_id_++, op, reactor, {}};
+  if (op->kind == IoOp::Kind::kSync) pending.sync = disk_.BeginSync(reactor->files_[op->file].inode);
+  pending_.push_back(std::move(pending));
+  kernel_->Trace(static_cast<uint64_t>(op->kind), static_cast<uint64_t>(op->file), op->offset);
+  if (++disk_ops_ == crash_at_) return Stop(/*silent=*/true);
+  const SimOptions& options = kernel_->options();
+  Nanos when = kernel_->now_ns() + kernel_->Latency(options.disk_min_ns, options.disk_max_ns);
+  if (disk_stalled_until_ > when) when = disk_stalled_until_ + kernel_->Latency(0, options.disk_max_ns);
+  kernel_->At(when, boot_, [this, id = pending_.back().id] { CompleteDisk(id); });
+}
+
+void SimMachine::CompleteDisk(uint64_t id) {
+  auto it = std::find_if(pending_.begin(), pending_.end(), [id](const PendingOp& p) { return p.id == id; });
+  CHECK(it != pending_.end());
+  PendingOp pending = std::move(*it);
+  pending_.erase(it);
+  pending.op->result = Perform(pending);
+  kernel_->Trace(1000 + static_cast<uint64_t>(pending.op->kind), static_cast<uint64_t>(pending.op->result));
+  pending.reactor->Completed(pending.op);
+}
+
+int SimMachine::FaultFor(const PendingOp& pending) {
+  const IoOp& op = *pending.op;
+  const std::string& path = op.path ? op.path : pending.reactor->files_[op.file].path;
+  for (DiskFault& fault : faults_) {
+    if (fault.kind && *fault.kind != op.kind) continue;
+    if (path.find(fault.path_contains) == std::string::npos || !Touches(fault, op)) continue;
+    if (fault.skip > 0) {
+      --fault.skip;
+      continue;
+    }
+    if (fault.count == 0) continue;
+    if (fault.count != UINT64_MAX) --fault.count;
+    return fault.error_number;
+  }
+  return 0;
+}
+
+int32_t SimMachine::Perform(const PendingOp& pending) {
+  const IoOp& op = *pending.op;
+  const int error = FaultFor(pending);
+  switch (op.kind) {
+    case IoOp::Kind::kOpen: {
+      if (error) return -error;
+      if ((op.flags & O_DIRECT) && kernel_->options().refuse_direct_io) return -EINVAL;
+      const int64_t inode = disk_.Open(op.path, op.flags);
+      if (inode < 0) return static_cast<int32_t>(inode);
+      return pending.reactor->AddFile({true, static_cast<SimDisk::InodeId>(inode), op.flags, false, op.path});
+    }
+    case IoOp::Kind::kRename: return error ? -error : disk_.Rename(op.path, op.new_path);
+    case IoOp::Kind::kUnlink: return error ? -error : disk_.Unlink(op.path);
+    case IoOp::Kind::kMakeDirectory: return error ? -error : disk_.MakeDirectory(op.path);
+    default: break;
+  }
+  if (error && op.kind == IoOp::Kind::kSync) {
+    disk_.FailSync(pending.reactor->files_[op.file].inode, pending.sync);
+  } else if (error && op.kind == IoOp::Kind::kClose) {
+    PerformOnFile(pending);  // close(2) closes even when it reports an error
+  }
+  return error ? -error : PerformOnFile(pending);
+}
+
+int32_t SimMachine::PerformOnFile(const PendingOp& pending) {
+  const IoOp& op = *pending.op;
+  SimReactor::OpenFile& file = pending.reactor->files_[op.file];
+  switch (op.kind) {
+    case IoOp::Kind::kClose:
+      disk_.CloseInode(file.inode);
+      file = {};
+      return 0;
+    case IoOp::Kind::kSync: disk_.CompleteSync(file.inode, pending.sync); return 0;
+    case IoOp::Kind::kAllocate: return disk_.Allocate(file.inode, op.offset, op.allocate_bytes);
+    case IoOp::Kind::kTruncate: return disk_.Truncate(file.inode, op.offset);
+    default: return Transfer(pending);
+  }
+}
+
+int32_t SimMachine::Transfer(const PendingOp& pending) {
+  const IoOp& op = *pending.op;
+  const SimDisk::InodeId inode = pending.reactor->files_[op.file].inode;
+  const bool write = op.kind == IoOp::Kind::kWrite || op.kind == IoOp::Kind::kWritev;
+  const bool vectored = op.kind == IoOp::Kind::kReadv || op.kind == IoOp::Kind::kWritev;
+  iovec single{op.data, op.length};
+  std::span<const iovec> vectors =
+      vectored ? std::span<const iovec>(static_cast<iovec*>(op.data), op.length) : std::span<const iovec>(&single, 1);
+  uint64_t budget = 0;
+  for (const iovec& v : vectors) budget += v.iov_len;
+  if (budget > SimDisk::kSectorBytes && kernel_->random().Chance(kernel_->options().short_transfer_probability)) {
+    budget = (1 + kernel_->random().Below(budget / SimDisk::kSectorBytes)) * SimDisk::kSectorBytes;
+  }
+  int64_t done = 0;
+  for (const iovec& v : vectors) {
+    const size_t want = std::min<uint64_t>(v.iov_len, budget - done);
+    if (want == 0) break;
+    const uint64_t at = op.offset + done;
+    auto* memory = static_cast<char*>(v.iov_base);
+    const int64_t moved = write ? disk_.Write(inode, memory, want, at) : disk_.Read(inode, memory, want, at);
+    if (moved < 0 && done == 0) return static_cast<int32_t>(moved);
+    if (moved > 0) kernel_->Trace(Hash64({memory, static_cast<size_t>(moved)}), at);
+    done += std::max<int64_t>(moved, 0);
+    if (moved < static_cast<int64_t>(want)) break;
+  }
+  if (write && op.data_sync && done > 0) disk_.MakeDurable(inode, op.offset, done);
+  return static_cast<int32_t>(done);
+}
+
+// What an operation in flight would do, copied out of memory that dies with the machine.
+std::optional<SimDisk::InFlight> SimMachine::Describe(const PendingOp& pending) {
+  using Kind = SimDisk::InFlight::Kind;
+  const IoOp& op = *pending.op;
+  SimDisk::InFlight out{};
+  if (op.file != kNoFile) out.inode = pending.reactor->files_[op.file].inode;
+  out.offset = op.offset;
+  if (op.path) out.path = op.path;
+  if (op.new_path) out.new_path = op.new_path;
+  switch (op.kind) {
+    case IoOp::Kind::kWrite:
+      out.kind = Kind::kWrite;
+      out.data.assign(static_cast<const char*>(op.data), op.length);
+      return out;
+    case IoOp::Kind::kWritev:
+      out.kind = Kind::kWrite;
+      for (uint32_t i = 0; i < op.length; ++i) {
+        const iovec& v = static_cast<const iovec*>(op.data)[i];
+        out.data.append(static_cast<const char*>(v.iov_base), v.iov_len);
+      }
+      return out;
+    case IoOp::Kind::kSync:
+      out.kind = Kind::kSync;
+      out.sync = pending.sync;
+      return out;
+    case IoOp::Kind::kAllocate:
+      out.kind = Kind::kAllocate;
+      out.bytes = op.allocate_bytes;
+      return out;
+    case IoOp::Kind::kTruncate: out.kind = Kind::kTruncate; return out;
+    case IoOp::Kind::kRename: out.kind = Kind::kRename; return out;
+    case IoOp::Kind::kUnlink: out.kind = Kind::kUnlink; return out;
+    case IoOp::Kind::kMakeDirectory: out.kind = Kind::kMakeDirectory; return out;
+    case IoOp::Kind::kOpen:
+      if (!(op.flags & O_CREAT)) return std::nullopt;
+      out.kind = Kind::kCreate;
+      return out;
+    default: return std::nullopt;
+  }
+}
+
+}  // namespace pando

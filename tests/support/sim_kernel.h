@@ -1,0 +1,227 @@
+// The simulated kernel: virtual clock, in-memory disks, in-memory network, one seed, one thread. Behind its reactors
+// runs the production code of one node or of a cluster; the same seed gives the same order of events.
+//
+//   SimKernel kernel(seed);
+//   SimMachine* machine = kernel.AddMachine("10.0.0.1");
+//   SimReactor& reactor = *machine->Boot();
+//   machine->CrashAtDiskOp(17);
+//   if (!kernel.RunTask(reactor, Workload(reactor))) {   // nullopt: the machine crashed first
+//     machine->PowerLoss(crash_seed);
+//     SimReactor& again = *machine->Boot();              // on what survived
+//   }
+//
+// Threads: one; a kernel, its machines and all code that runs on them.
+//
+// Invariants
+//   K1  Everything random comes from the seed; containers are never ordered by address. trace_hash() is equal for equal
+//       seeds and equal tests.
+//   K2  Until a read completes its buffer holds garbage; a write takes its bytes at completion, so a buffer reused too
+//       early shows. Bytes given to OnData are garbage after it returns.
+//   K3  Once a machine has stopped, nothing of it runs: calls into its reactors do nothing. Its coroutines and objects
+//       are abandoned, never resumed and never destroyed by the kernel. The stopped reactors are kept for ever:
+//       abandoned
+//      objects may call them, and they keep what they knew reachable, so that LeakSanitizer does not complain.
+//
+// Abandoned memory stays allocated. A test that crashes thousands of times runs its cases in batches with
+// InChildProcess (tests/support/child_process.h).
+#pragma once
+
+#include <functional>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "src/io/call_on.h"
+#include "src/io/reactor.h"
+#include "src/io/remote.h"
+#include "tests/support/sim_disk.h"
+#include "tests/support/sim_network.h"
+#include "tests/support/sim_random.h"
+
+namespace pando {
+
+class SimMachine;
+class SimReactor;
+
+inline constexpr Nanos kForever = std::numeric_limits<Nanos>::max();
+
+struct SimOptions {
+  // Every disk operation, network segment and remote message takes a random time between the two: they reorder.
+  Nanos disk_min_ns = 10 * kMicrosecond, disk_max_ns = 200 * kMicrosecond;
+  Nanos network_min_ns = 20 * kMicrosecond, network_max_ns = 100 * kMicrosecond;
+  Nanos remote_min_ns = kMicrosecond, remote_max_ns = 10 * kMicrosecond;
+  Nanos turn_max_ns = 2 * kMicrosecond;     // a reactor's turn takes up to this
+  double short_transfer_probability = 0;    // of a read or write that moves only a part
+  bool random_chunks = true;                // socket bytes arrive in pieces of random size
+  size_t socket_window_bytes = 256u << 10;  // on their way or unread; a sender waits beyond it
+  size_t remote_capacity = RemoteMesh::kDefaultCapacity;
+  bool refuse_direct_io = false;      // O_DIRECT opens fail with EINVAL
+  bool refuse_locked_memory = false;  // RegisterBuffers fails
+};
+
+class SimKernel {
+ public:
+  explicit SimKernel(uint64_t seed, SimOptions options = {});
+  ~SimKernel();
+  SimKernel(const SimKernel&) = delete;
+  SimKernel& operator=(const SimKernel&) = delete;
+
+  // A machine with an empty disk; `host` is its address. Boot it to get reactors.
+  SimMachine* AddMachine(std::string host = "10.0.0.1");
+  SimMachine* machine(const std::string& host);
+
+  enum class Stopped { kPredicate, kIdle, kDeadline };
+  // Runs events until `done` (asked after each), until none is left, or until virtual time reaches `deadline_ns`.
+  Stopped RunUntil(const std::function<bool()>& done, Nanos deadline_ns = kForever);
+  Stopped RunUntilIdle(Nanos deadline_ns = kForever);
+  void RunFor(Nanos duration_ns);
+
+  // Runs `task` on `reactor`. nullopt when its machine stopped first; `task` is then abandoned. A simulation in which
+  // nothing can ever happen again before that is a CHECK failure.
+  template <typename T>
+  std::optional<detail::Stored<T>> RunTask(SimReactor& reactor, Task<T> task);
+
+  Nanos now_ns() const { return now_ns_; }
+  uint64_t events() const { return events_; }
+  uint64_t trace_hash() const { return trace_hash_; }
+  SimRandom& random() { return random_; }
+  SimOptions& options() { return options_; }
+  SimNetwork& network() { return network_; }
+
+  // -- for the parts of the kernel
+  static constexpr uint64_t kNoBoot = 0;
+  // Runs `fire` at `time_ns`, unless the boot it belongs to has ended by then.
+  void At(Nanos time_ns, uint64_t boot, std::function<void()> fire);
+  Nanos Latency(Nanos lo, Nanos hi) { return random_.Between(lo, hi); }
+  void Trace(uint64_t a, uint64_t b = 0, uint64_t c = 0);
+  uint64_t NewBoot();
+  void EndBoot(uint64_t boot) { boot_alive_[boot] = false; }
+  bool BootAlive(uint64_t boot) const { return boot == kNoBoot || boot_alive_[boot]; }
+  static bool TaskStopped(SimReactor& reactor);
+
+ private:
+  struct Event {
+    Nanos time_ns;
+    uint64_t sequence;
+    uint64_t boot;
+    std::function<void()> fire;
+    bool operator>(const Event& o) const { return time_ns != o.time_ns ? time_ns > o.time_ns : sequence > o.sequence; }
+  };
+  bool Step(Nanos deadline_ns);
+
+  SimOptions options_;
+  SimRandom random_;
+  Nanos now_ns_ = 3600 * kSecond;
+  uint64_t next_sequence_ = 0;
+  uint64_t events_ = 0;
+  uint64_t trace_hash_ = 0;
+  std::vector<Event> queue_;  // a heap, earliest first
+  std::vector<bool> boot_alive_{true};
+  SimNetwork network_{this};
+  std::vector<std::unique_ptr<SimMachine>> machines_;
+};
+
+// What a fault strikes: every field given must match.
+struct DiskFault {
+  std::optional<IoOp::Kind> kind;
+  std::string path_contains;
+  uint64_t first_byte = 0, last_byte = UINT64_MAX;  // operations whose range touches this one
+  uint64_t skip = 0;                                // matches to let pass first
+  uint64_t count = 1;                               // then strike this many; UINT64_MAX: for ever
+  int error_number = 5;                             // EIO
+};
+
+class SimMachine {
+ public:
+  ~SimMachine();
+  const std::string& host() const { return host_; }
+  // Starts `reactors` reactors of one process. The machine must not be running.
+  SimReactor* Boot(int reactors = 1);
+  SimReactor* reactor(int index = 0);
+  int reactors() const { return static_cast<int>(reactors_.size()); }
+  bool running() const { return running_; }
+
+  // -- crashes
+  // Disk operations submitted since the machine was added, over all its boots.
+  uint64_t disk_ops() const { return disk_ops_; }
+  // Stops the machine in the moment that its n-th disk operation (counted like disk_ops(), from 1) is submitted. What
+  // becomes of that operation and of those in flight is decided by the PowerLoss or ProcessCrash that must follow.
+  void CrashAtDiskOp(uint64_t n) { crash_at_ = n; }
+  // Both stop the machine if it runs; then it can be booted again on what survives.
+  void PowerLoss(uint64_t seed);
+  void ProcessCrash(uint64_t seed);
+
+  // -- disk
+  SimDisk& disk() { return disk_; }  // replace or copy it while the machine is stopped
+  void AddFault(DiskFault fault) { faults_.push_back(std::move(fault)); }
+  void ClearFaults() { faults_.clear(); }
+  // No disk operation completes before this time (a hung disk).
+  void StallDiskUntil(Nanos time_ns) { disk_stalled_until_ = time_ns; }
+  void SetClockSkewMs(int64_t ms) { clock_skew_ms_ = ms; }
+  int64_t WallMs() const;
+
+ private:
+  friend class SimKernel;
+  friend class SimReactor;
+  friend class SimNetwork;
+  struct PendingOp {
+    uint64_t id = 0;
+    IoOp* op = nullptr;
+    SimReactor* reactor = nullptr;
+    SimDisk::SyncPoint sync;
+  };
+  SimMachine(SimKernel* kernel, std::string host) : kernel_(kernel), host_(std::move(host)) {}
+  void SubmitDisk(SimReactor* reactor, IoOp* op);
+  void CompleteDisk(uint64_t id);
+  int32_t Perform(const PendingOp& pending);
+  int32_t PerformOnFile(const PendingOp& pending);
+  int32_t Transfer(const PendingOp& pending);
+  int FaultFor(const PendingOp& pending);
+  void Stop(bool silent);
+  static std::optional<SimDisk::InFlight> Describe(const PendingOp& pending);
+
+  SimKernel* kernel_;
+  const std::string host_;
+  SimDisk disk_;
+  bool running_ = false;
+  bool answers_ = false;  // the host is up: connections to it are refused rather than left without an answer
+  uint64_t boot_ = 0;
+  uint64_t disk_ops_ = 0;
+  uint64_t crash_at_ = 0;
+  uint64_t next_op_id_ = 1;
+  std::vector<PendingOp> pending_;
+  std::vector<DiskFault> faults_;
+  Nanos disk_stalled_until_ = 0;
+  int64_t clock_skew_ms_ = 0;
+  uint16_t next_port_ = 40000;
+  std::unique_ptr<RemoteMesh> mesh_;
+  std::vector<std::unique_ptr<SimReactor>> reactors_;
+};
+
+template <typename T>
+std::optional<detail::Stored<T>> SimKernel::RunTask(SimReactor& reactor, Task<T> task) {
+  struct Run {
+    static detail::FireAndForget Await(Task<T> t, std::shared_ptr<std::optional<detail::Stored<T>>> out) {
+      if constexpr (std::is_void_v<T>) {
+        co_await t;
+        t = Task<T>();
+        out->emplace();
+      } else {
+        T value = co_await t;
+        t = Task<T>();
+        out->emplace(std::move(value));
+      }
+    }
+  };
+  auto result = std::make_shared<std::optional<detail::Stored<T>>>();
+  Run::Await(std::move(task), result);
+  Stopped stopped = RunUntil([&] { return result->has_value() || TaskStopped(reactor); });
+  CHECK(stopped == Stopped::kPredicate) << "the simulation is stuck: no event is left and the task is not done";
+  return std::move(*result);
+}
+
+}  // namespace pando
+
+#include "tests/support/sim_reactor.h"

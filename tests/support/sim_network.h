@@ -1,0 +1,126 @@
+// The sockets of the simulated kernel.
+//
+// SimNetwork owns every connection's two ends and moves bytes between them with latency, in order, in random chunks;
+// tests break it here. SimReactorNetwork is what one reactor has of it: what to deliver in its next turn.
+//
+// A machine that crashed without losing power resets its connections; one that lost power goes silent, and answers
+// with resets once it runs again.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "src/io/reactor.h"
+
+namespace pando {
+
+class SimKernel;
+class SimMachine;
+class SimReactor;
+class SimNetwork;
+
+class SimConnection final : public Connection {
+ public:
+  void SetHandler(ConnectionHandler* handler) override;
+  void Send(std::string* bytes) override;
+  size_t unsent_bytes() const override { return outgoing_.size(); }
+  void PauseReceive() override { paused_ = true; }
+  void ResumeReceive() override;
+  void Close(bool now) override;
+  const std::string& peer() const override { return peer_name_; }
+
+ private:
+  friend class SimNetwork;
+  struct Segment {
+    std::string bytes;
+    bool end = false;  // the sender's FIN
+    bool reset = false;
+  };
+  SimNetwork* network_ = nullptr;
+  SimReactor* reactor_ = nullptr;
+  uint64_t id_ = 0, peer_id_ = 0;
+  std::string local_host_, remote_host_;
+  std::string peer_name_;
+  ConnectionHandler* handler_ = nullptr;
+  bool paused_ = false, closing_ = false, drop_ = false;
+  bool send_pending_ = false;  // bytes were handed over since the last OnSent
+  bool told_ = false;          // OnClosed was called
+  std::string outgoing_;
+  std::deque<Segment> wire_;   // on its way to this end
+  std::deque<Segment> inbox_;  // arrived
+  Nanos last_arrival_ns_ = 0;
+  size_t window_used_ = 0;  // bytes in wire_ and inbox_
+  bool marked_flush_ = false, marked_deliver_ = false;
+};
+
+// What one reactor's next turn has to do.
+struct SimReactorNetwork {
+  struct Listener {
+    std::string host;
+    uint16_t port = 0;
+    AcceptHandler* handler = nullptr;
+  };
+  struct Accepted {
+    uint64_t connection;
+    AcceptHandler* handler;
+  };
+  std::vector<Listener> listeners;
+  std::vector<Accepted> accepted;
+  std::vector<uint64_t> to_flush, to_deliver;
+  bool has_work() const { return !accepted.empty() || !to_flush.empty() || !to_deliver.empty(); }
+};
+
+class SimNetwork {
+ public:
+  explicit SimNetwork(SimKernel* kernel) : kernel_(kernel) {}
+  ~SimNetwork();
+
+  // -- faults
+  // Bytes from `from` to `to` wait (as with retransmission) while cut; new connections get no answer.
+  void Cut(const std::string& from, const std::string& to) { cuts_.insert({from, to}); }
+  void Heal(const std::string& from, const std::string& to) { cuts_.erase({from, to}); }
+  void CutBoth(const std::string& a, const std::string& b) { Cut(a, b), Cut(b, a); }
+  void HealAll() { cuts_.clear(); }
+  // Resets all connections between the two machines.
+  void ResetConnections(const std::string& a, const std::string& b);
+  size_t connections() const { return connections_.size(); }
+
+ private:
+  friend class SimConnection;
+  friend class SimReactor;
+  friend class SimMachine;
+  struct ConnectOp;
+
+  Result<uint16_t> Listen(SimReactor* reactor, const ListenOptions& options, AcceptHandler* handler);
+  Task<Result<Connection*>> Connect(SimReactor* reactor, std::string host, uint16_t port, Nanos timeout_ns);
+  void Attempt(uint64_t connect_id, SimReactor* origin, std::string host, uint16_t port);
+  void Deliver(SimReactor* reactor);  // in a turn, early
+  void Flush(SimReactor* reactor);    // in a turn, last
+  void OnMachineStopped(SimMachine* machine, bool silent);
+
+  SimConnection* Find(uint64_t id);
+  SimConnection* NewEnd(SimReactor* reactor, std::string local_host, std::string remote_host);
+  void MarkFlush(SimConnection* c);
+  void MarkDeliver(SimConnection* c);
+  void FlushOne(uint64_t id);
+  void DeliverOne(uint64_t id);
+  void Pump(SimConnection* c);
+  void Transmit(SimConnection* from, SimConnection::Segment segment);
+  void Arrive(uint64_t to_id);
+  void SendReset(uint64_t to_id);
+  void Consumed(SimConnection* c, size_t bytes);
+  void End(SimConnection* c, const Status& reason);
+  bool IsCut(const std::string& from, const std::string& to) const { return cuts_.contains({from, to}); }
+
+  SimKernel* kernel_;
+  uint64_t next_id_ = 1;
+  std::map<uint64_t, std::unique_ptr<SimConnection>> connections_;
+  std::map<uint64_t, ConnectOp*> connecting_;
+  std::set<std::pair<std::string, std::string>> cuts_;
+};
+
+}  // namespace pando

@@ -1,0 +1,244 @@
+#include "tests/support/sim_reactor.h"
+
+#include <fcntl.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "src/base/limits.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando {
+namespace {
+
+bool IsTransfer(IoOp::Kind kind) {
+  return kind == IoOp::Kind::kRead || kind == IoOp::Kind::kWrite || kind == IoOp::Kind::kReadv ||
+         kind == IoOp::Kind::kWritev;
+}
+bool IsVector(IoOp::Kind kind) { return kind == IoOp::Kind::kReadv || kind == IoOp::Kind::kWritev; }
+bool IsByPath(IoOp::Kind kind) {
+  return kind == IoOp::Kind::kOpen || kind == IoOp::Kind::kRename || kind == IoOp::Kind::kUnlink ||
+         kind == IoOp::Kind::kMakeDirectory;
+}
+
+}  // namespace
+
+SimReactor::SimReactor(SimKernel* kernel, SimMachine* machine, uint64_t boot, int index, RemoteMesh* mesh,
+                       uint64_t seed)
+    : kernel_(kernel),
+      machine_(machine),
+      boot_(boot),
+      index_(index),
+      random_(seed),
+      next_turn_ns_(kForever),
+      port_(mesh, index, this, static_cast<RemoteWaker*>(this)) {
+  port_.PrepareSleep();
+}
+
+SimReactor::~SimReactor() = default;
+
+Nanos SimReactor::NowNs() const { return dead_ ? busy_until_ns_ : kernel_->now_ns(); }
+int64_t SimReactor::WallMs() const { return dead_ ? 0 : machine_->WallMs(); }
+
+void SimReactor::ArmTimer(Timer* timer, Nanos deadline_ns) {
+  if (dead_) return;
+  timers_.Arm(timer, deadline_ns);
+  if (!in_turn_) ScheduleTurn(deadline_ns);
+}
+
+void SimReactor::CancelTimer(Timer* timer) {
+  if (!dead_) timers_.Cancel(timer);
+}
+
+void SimReactor::Schedule(std::coroutine_handle<> h) {
+  queues_.Schedule(h);
+  Poke();
+}
+
+void SimReactor::ArmTurnHook(TurnHook* hook) {
+  queues_.ArmHook(hook);
+  Poke();
+}
+
+// -- disk
+
+void SimReactor::CheckTransfer(const IoOp& op) const {
+  const OpenFile& file = files_[op.file];
+  const bool write = op.kind == IoOp::Kind::kWrite || op.kind == IoOp::Kind::kWritev;
+  CHECK(!write || (file.flags & O_ACCMODE) != O_RDONLY) << "write to " << file.path << ", which is open for reading";
+  iovec single{op.data, op.length};
+  std::span<const iovec> vectors = IsVector(op.kind) ? std::span<const iovec>(static_cast<iovec*>(op.data), op.length)
+                                                     : std::span<const iovec>(&single, 1);
+  for (const iovec& v : vectors) {
+    if (file.flags & O_DIRECT) {
+      CHECK(reinterpret_cast<uintptr_t>(v.iov_base) % kBlockBytes == 0 && v.iov_len % kBlockBytes == 0 &&
+            op.offset % kBlockBytes == 0)
+          << "unaligned O_DIRECT transfer of " << v.iov_len << " bytes at " << v.iov_base << ", offset " << op.offset
+          << " of " << file.path;
+    }
+    // Garbage until completion: what a caller finds who looks, or who was given a short read (K2).
+    if (!write) std::memset(v.iov_base, 0xa5, v.iov_len);
+  }
+  if (op.buffer_index == kNoBuffer) return;
+  CHECK(!IsVector(op.kind)) << "a vectored transfer cannot use a registered buffer";
+  CHECK_LT(static_cast<size_t>(op.buffer_index), registered_.size()) << "no such registered buffer";
+  const iovec& region = registered_[op.buffer_index];
+  const char* begin = static_cast<const char*>(region.iov_base);
+  const char* data = static_cast<const char*>(op.data);
+  CHECK(data >= begin && data + op.length <= begin + region.iov_len)
+      << "the memory of a transfer is not inside registered buffer " << op.buffer_index;
+}
+
+void SimReactor::Submit(IoOp* op) {
+  if (dead_) return;
+  op->result = 0;
+  if (!IsByPath(op->kind)) {
+    CHECK(op->file >= 0 && static_cast<size_t>(op->file) < files_.size() && files_[op->file].open)
+        << "operation on file " << op->file << ", which is not open";
+  }
+  if (IsTransfer(op->kind)) CheckTransfer(*op);
+  machine_->SubmitDisk(this, op);
+}
+
+FileId SimReactor::AddFile(OpenFile file) {
+  for (size_t i = 0; i < files_.size(); ++i) {
+    if (files_[i].open) continue;
+    files_[i] = std::move(file);
+    return static_cast<FileId>(i);
+  }
+  files_.push_back(std::move(file));
+  return static_cast<FileId>(files_.size() - 1);
+}
+
+size_t SimReactor::open_files() const {
+  size_t count = 0;
+  for (const OpenFile& file : files_) count += file.open;
+  return count;
+}
+
+void SimReactor::Completed(IoOp* op) {
+  completed_.push_back(op);
+  ScheduleTurn(kernel_->now_ns());
+}
+
+int SimReactor::RegisterBuffers(std::span<const iovec> regions) {
+  CHECK(registered_.empty()) << "buffers are registered once per reactor";
+  if (dead_ || kernel_->options().refuse_locked_memory) return kNoBuffer;
+  for (const iovec& region : regions) CHECK_LE(region.iov_len, size_t{1} << 30) << "a region is at most 1 GiB";
+  registered_.assign(regions.begin(), regions.end());
+  return 0;
+}
+
+Result<std::vector<std::string>> SimReactor::ListDirectory(const std::string& path) {
+  if (dead_) return Error(Code::kIoError, "the machine has stopped");
+  return machine_->disk().List(path);
+}
+
+Result<uint64_t> SimReactor::FileSize(FileId file) {
+  if (dead_) return Error(Code::kIoError, "the machine has stopped");
+  return machine_->disk().Size(files_.at(file).inode);
+}
+
+Status SimReactor::LockFile(FileId file, const std::string& path) {
+  if (dead_) return Error(Code::kIoError, "the machine has stopped");
+  OpenFile& mine = files_.at(file);
+  for (const auto& reactor : machine_->reactors_) {
+    for (const OpenFile& other : reactor->files_) {
+      if (&other == &mine || !other.open || !other.locked || other.inode != mine.inode) continue;
+      return Error(Code::kLocked, "{} is locked by another process that has it open; stop that process first", path);
+    }
+  }
+  mine.locked = true;
+  return {};
+}
+
+// -- network and other reactors
+
+Result<uint16_t> SimReactor::Listen(const ListenOptions& options, AcceptHandler* handler) {
+  if (dead_) return Error(Code::kIoError, "the machine has stopped");
+  return kernel_->network().Listen(this, options, handler);
+}
+
+void SimReactor::StopListening() { network_.listeners.clear(); }
+
+Task<Result<Connection*>> SimReactor::Connect(std::string host, uint16_t port, Nanos timeout_ns) {
+  return kernel_->network().Connect(this, std::move(host), port, timeout_ns);
+}
+
+void SimReactor::CallRemote(int target, RemoteCall* call) {
+  port_.Call(target, call);
+  Poke();
+}
+
+void SimReactor::Return(RemoteCall* call) {
+  port_.Return(call);
+  Poke();
+}
+
+void SimReactor::Wake() {
+  if (dead_) return;
+  const SimOptions& options = kernel_->options();
+  ScheduleTurn(kernel_->now_ns() + kernel_->Latency(options.remote_min_ns, options.remote_max_ns));
+}
+
+// -- turns
+
+void SimReactor::Poke() {
+  if (!in_turn_) ScheduleTurn(NowNs());
+}
+
+void SimReactor::ScheduleTurn(Nanos time_ns) {
+  if (dead_) return;
+  time_ns = std::max(time_ns, std::max(busy_until_ns_, kernel_->now_ns()));
+  if (next_turn_ns_ <= time_ns) return;
+  next_turn_ns_ = time_ns;
+  kernel_->At(time_ns, boot_, [this, time_ns] {
+    if (next_turn_ns_ != time_ns) return;  // an earlier turn took its place
+    next_turn_ns_ = kForever;
+    Turn();
+  });
+}
+
+void SimReactor::Turn() {
+  kernel_->Trace(2000 + static_cast<uint64_t>(index_), boot_, completed_.size());
+  in_turn_ = true;
+  port_.Awake();
+  delivering_.swap(completed_);
+  for (IoOp* op : delivering_) {
+    if (dead_) return;
+    if (op->on_complete) {
+      op->on_complete(op);
+    } else {
+      op->waiter.resume();
+    }
+  }
+  delivering_.clear();
+  if (!dead_) kernel_->network().Deliver(this);
+  if (!dead_) queues_.RunReady();
+  if (!dead_) port_.Poll();
+  if (!dead_) timers_.FireDue(kernel_->now_ns());
+  if (!dead_) queues_.RunHooks();
+  if (!dead_) kernel_->network().Flush(this);
+  if (dead_) return;
+  port_.FlushWakes();
+  in_turn_ = false;
+  const Nanos now = kernel_->now_ns();
+  busy_until_ns_ = now + kernel_->Latency(kernel_->options().turn_max_ns / 8, kernel_->options().turn_max_ns);
+  if (!queues_.empty() || !completed_.empty() || network_.has_work() || !port_.PrepareSleep()) ScheduleTurn(now);
+  if (!timers_.empty()) ScheduleTurn(timers_.next_deadline_ns());
+}
+
+void SimReactor::Kill() {
+  busy_until_ns_ = kernel_->now_ns();  // the time that a dead reactor shows
+  dead_ = true;
+}
+
+void SimReactor::Run() {
+  CHECK(!dead_) << "Run on a machine that has stopped";
+  const SimKernel::Stopped stopped = kernel_->RunUntil([this] { return stop_ || dead_; });
+  CHECK(stopped == SimKernel::Stopped::kPredicate) << "the simulation is stuck: no event is left";
+  CHECK(!dead_) << "the machine stopped inside Run; use SimKernel::RunTask where it may";
+  stop_ = false;
+}
+
+}  // namespace pando

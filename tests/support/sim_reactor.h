@@ -1,0 +1,104 @@
+// SimReactor: the Reactor of the simulated kernel. Made by SimMachine::Boot; tests use it as a Reactor.
+//
+// A turn runs the steps of reactor.h R3 at one instant of virtual time. After its machine stopped every call is
+// accepted and does nothing.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "src/io/reactor.h"
+#include "src/io/remote.h"
+#include "src/io/timer_heap.h"
+#include "src/io/turn_queues.h"
+#include "tests/support/sim_disk.h"
+#include "tests/support/sim_network.h"
+#include "tests/support/sim_random.h"
+
+namespace pando {
+
+class SimKernel;
+class SimMachine;
+
+class SimReactor final : public Reactor, private RemoteWaker {
+ public:
+  ~SimReactor() override;
+
+  int index() const override { return index_; }
+  Nanos NowNs() const override;
+  int64_t WallMs() const override;
+  uint64_t Random() override { return random_.Next(); }
+  void ArmTimer(Timer* timer, Nanos deadline_ns) override;
+  void CancelTimer(Timer* timer) override;
+  void Schedule(std::coroutine_handle<> h) override;
+  void ArmTurnHook(TurnHook* hook) override;
+
+  void Submit(IoOp* op) override;
+  int RegisterBuffers(std::span<const iovec> regions) override;
+  Result<std::vector<std::string>> ListDirectory(const std::string& path) override;
+  Result<uint64_t> FileSize(FileId file) override;
+  Status LockFile(FileId file, const std::string& path) override;
+
+  Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler) override;
+  void StopListening() override;
+  Task<Result<Connection*>> Connect(std::string host, uint16_t port, Nanos timeout_ns) override;
+
+  void CallRemote(int target, RemoteCall* call) override;
+  void Return(RemoteCall* call) override;
+
+  // Runs the whole kernel until Stop(). CHECKs when the machine has stopped or nothing can happen any more.
+  void Run() override;
+  void Stop() override { stop_ = true; }
+
+  bool dead() const { return dead_; }
+  SimMachine& machine() const { return *machine_; }
+  SimKernel& kernel() const { return *kernel_; }
+  size_t open_files() const;
+
+ private:
+  friend class SimMachine;
+  friend class SimNetwork;
+  friend class SimKernel;
+  struct OpenFile {
+    bool open = false;
+    SimDisk::InodeId inode = 0;
+    int flags = 0;
+    bool locked = false;
+    std::string path;
+  };
+
+  SimReactor(SimKernel* kernel, SimMachine* machine, uint64_t boot, int index, RemoteMesh* mesh, uint64_t seed);
+  void CheckTransfer(const IoOp& op) const;
+  FileId AddFile(OpenFile file);
+  void Completed(IoOp* op);  // to be delivered by the next turn
+  void ScheduleTurn(Nanos time_ns);
+  void Poke();  // something was asked for from outside a turn
+  void Turn();
+  void Kill();
+  void Adopt(std::shared_ptr<void> thing) { adopted_.push_back(std::move(thing)); }  // kept as long as this reactor
+  void Wake() override;
+
+  SimKernel* kernel_;
+  SimMachine* machine_;
+  const uint64_t boot_;
+  const int index_;
+  SimRandom random_;
+  bool dead_ = false;
+  bool stop_ = false;
+  bool in_turn_ = false;
+  Nanos next_turn_ns_;
+  Nanos busy_until_ns_ = 0;
+
+  TimerHeap timers_;
+  TurnQueues queues_;
+  RemotePort port_;
+  std::vector<OpenFile> files_;
+  std::vector<IoOp*> completed_, delivering_;
+  std::vector<iovec> registered_;
+  SimReactorNetwork network_;
+  std::vector<std::shared_ptr<void>> adopted_;
+};
+
+}  // namespace pando
