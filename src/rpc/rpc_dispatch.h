@@ -57,6 +57,32 @@ Task<void> RunCall(Service* service, std::unique_ptr<Call> call) {
 
 }  // namespace detail
 
+// Starts a call whose args are in place and whose `bytes` are reserved; it answers `id`.
+template <auto Handler, typename Args, typename Reply, typename Service>
+void StartDecoded(Service* service, RpcServer* server, TaskGroup* tasks, Histogram* latency, const RequestId& id,
+                  std::string_view method, std::unique_ptr<RpcCall<Args, Reply>> call, size_t bytes) {
+  int32_t budget_ms = 0;
+  if constexpr (requires { call->args.context; }) budget_ms = call->args.context.budget_ms;
+  const RpcOptions& options = server->options();
+  call->server = server;
+  call->id = id;
+  call->method = method;
+  call->latency = latency;
+  call->reserved_bytes = bytes;
+  call->budget_ms = budget_ms <= 0 ? options.default_budget_ms : std::min(budget_ms, options.max_budget_ms);
+  call->received_ns = server->reactor().NowNs();
+  call->deadline_ns = call->received_ns + call->budget_ms * kMillisecond;
+  server->BeginCall(id);
+
+  bool ended = false;
+  RpcCallBase* base = call.get();
+  base->ended = &ended;
+  tasks->Spawn(detail::RunCall<Handler>(service, std::move(call)));
+  if (ended) return;
+  base->ended = nullptr;
+  base->ArmDeadline();
+}
+
 // Decodes and starts one call. The reply is either the handler's, or an error made here.
 template <auto Handler, typename Args, typename Reply, typename Service>
 void StartCall(Service* service, RpcServer* server, TaskGroup* tasks, Histogram* latency, const RpcRequest& request,
@@ -72,26 +98,7 @@ void StartCall(Service* service, RpcServer* server, TaskGroup* tasks, Histogram*
     return server->ReplyException(request.id, method, TApplicationException::PROTOCOL_ERROR,
                                   fmt::format("cannot decode the arguments of {}: {}", method, status.message()));
   }
-  int32_t budget_ms = 0;
-  if constexpr (requires { call->args.context; }) budget_ms = call->args.context.budget_ms;
-  const RpcOptions& options = server->options();
-  call->server = server;
-  call->id = request.id;
-  call->method = method;
-  call->latency = latency;
-  call->reserved_bytes = bytes;
-  call->budget_ms = budget_ms <= 0 ? options.default_budget_ms : std::min(budget_ms, options.max_budget_ms);
-  call->received_ns = server->reactor().NowNs();
-  call->deadline_ns = call->received_ns + call->budget_ms * kMillisecond;
-  server->BeginCall(request.id);
-
-  bool ended = false;
-  RpcCallBase* base = call.get();
-  base->ended = &ended;
-  tasks->Spawn(detail::RunCall<Handler>(service, std::move(call)));
-  if (ended) return;
-  base->ended = nullptr;
-  base->ArmDeadline();
+  StartDecoded<Handler, Args, Reply>(service, server, tasks, latency, request.id, method, std::move(call), bytes);
 }
 
 }  // namespace pando

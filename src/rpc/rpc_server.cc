@@ -19,8 +19,8 @@ constexpr Nanos kShutdownPollNs = 5 * kMillisecond;
 
 }  // namespace
 
-RpcServer::RpcServer(Reactor& reactor, RpcOptions options, RpcShared* shared, RpcService* service)
-    : reactor_(reactor), options_(std::move(options)), shared_(shared), service_(service), account_(&shared->memory) {
+RpcServer::RpcServer(Reactor& reactor, RpcOptions options, RpcShared* shared)
+    : reactor_(reactor), options_(std::move(options)), shared_(shared), account_(&shared->memory) {
   watch_.server = this;
   watch_.on_fire = [](Timer* t) { static_cast<WatchTimer*>(t)->server->OnWatch(); };
 }
@@ -111,7 +111,8 @@ void RpcServer::EndCall(const RequestId& id) {
 
 void RpcServer::ReplyError(const RequestId& id, std::string_view method, const api::KvError& error) {
   api::Kv_get_result result;  // every method's result has the error as field 1
-  result.__set_error(error);
+  result.error = error;
+  result.__isset.error = true;
   Reply(id, method, result);
 }
 

@@ -76,9 +76,11 @@ class RpcService {
 
 class RpcServer final : public AcceptHandler, private TurnHook {
  public:
-  RpcServer(Reactor& reactor, RpcOptions options, RpcShared* shared, RpcService* service);
+  RpcServer(Reactor& reactor, RpcOptions options, RpcShared* shared);
   ~RpcServer();  // REQUIRES: Shutdown has finished
 
+  // Once, before Listen. The service outlives the server's Shutdown.
+  void SetService(RpcService* service) { service_ = service; }
   Result<uint16_t> Listen();  // -> port
   // Refuses new connections and requests, waits until what runs is answered and sent, closes. After `limit_ns` whatever
   // is left is cut off.
@@ -137,7 +139,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   Reactor& reactor_;
   const RpcOptions options_;
   RpcShared* const shared_;
-  RpcService* const service_;
+  RpcService* service_ = nullptr;
   BudgetAccount account_;
   ThriftCodec codec_;
   RpcMetrics metrics_;

@@ -1,0 +1,245 @@
+#include "src/node/get_path.h"
+
+#include <array>
+#include <cstring>
+#include <utility>
+
+#include "src/base/codec.h"
+#include "src/node/kv_requests.h"
+
+namespace pando {
+
+namespace {
+
+// A frame of values coming back from another reactor stops growing here; the rest of its gets go the long way.
+constexpr size_t kMaxRemoteValueBytes = 1u << 20;
+constexpr size_t kMaxSpareValueBytes = 256u << 10;
+
+void StoreBigEndian32(char* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
+void StoreBigEndian64(char* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
+
+// The reply in the binary protocol, around the value. Offsets of what is patched in are named below.
+constexpr char kHead[] =
+    "\0\0\0\0"  // frame length
+    "\x80\x01\x00\x02"
+    "\0\0\0\x03"
+    "get"
+    "\0\0\0\0"      // T_REPLY, method, sequence id
+    "\x0c\x00\x00"  // result field 0: struct Record
+    "\x02\x00\x01"
+    "\0"  // field 1: found
+    "\x0b\x00\x02"
+    "\0\0\0\0";  // field 2: value, its length
+constexpr size_t kHeadBytes = sizeof(kHead) - 1;
+constexpr size_t kSeqidAt = 15, kFoundAt = 25, kValueLengthAt = 29;
+constexpr char kTail[] =
+    "\x0a\x00\x03"
+    "\0\0\0\0\0\0\0\0"  // field 3: version
+    "\x0a\x00\x04"
+    "\0\0\0\0\0\0\0\0"  // field 4: expires_at_ms
+    "\0"
+    "\0";  // end of Record, end of result
+constexpr size_t kTailBytes = sizeof(kTail) - 1;
+constexpr size_t kVersionAt = 3, kExpiryAt = 14;
+static_assert(kHeadBytes == 33 && kTailBytes == 24);
+
+}  // namespace
+
+void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version version, int64_t expires_at_ms,
+                    std::string* out) {
+  char head[kHeadBytes], tail[kTailBytes];
+  std::memcpy(head, kHead, kHeadBytes);
+  std::memcpy(tail, kTail, kTailBytes);
+  StoreBigEndian32(head, static_cast<uint32_t>(kHeadBytes - kFrameHeaderBytes + value.size() + kTailBytes));
+  StoreBigEndian32(head + kSeqidAt, static_cast<uint32_t>(seqid));
+  head[kFoundAt] = found ? 1 : 0;
+  StoreBigEndian32(head + kValueLengthAt, static_cast<uint32_t>(value.size()));
+  StoreBigEndian64(tail + kVersionAt, version);
+  StoreBigEndian64(tail + kExpiryAt, static_cast<uint64_t>(expires_at_ms));
+  out->append(head, kHeadBytes);
+  out->append(value);
+  out->append(tail, kTailBytes);
+}
+
+// Gets on their way to another reactor and their answers on the way back. It owns all bytes.
+class GetPath::RemoteGets final : public RemoteCall {
+ public:
+  struct Answer {
+    PointRead::Outcome outcome = PointRead::Outcome::kPending;
+    Version version = 0;
+    int64_t expires_at_ms = 0;
+    size_t offset = 0, bytes = 0;  // in `values`
+  };
+
+  explicit RemoteGets(GetPath* origin_path) : origin_path_(origin_path) {}
+  void Start() override {
+    target_path->ServeRemote(this);
+    target_path->server_->reactor().Return(this);
+  }
+  void Finish() override { origin_path_->FinishRemote(this); }
+  void Clear() {
+    entries.clear();
+    keys.clear();
+    answers.clear();
+    if (values.capacity() > kMaxSpareValueBytes) std::string().swap(values);
+    values.clear();
+  }
+
+  GetPath* target_path = nullptr;
+  std::vector<Entry> entries;
+  std::string keys;
+  std::vector<Answer> answers;
+  std::string values;
+
+ private:
+  GetPath* const origin_path_;
+};
+
+GetPath::GetPath(RpcServer* server, KvBackend* backend, SlowGet slow_get)
+    : server_(server),
+      backend_(backend),
+      slow_get_(std::move(slow_get)),
+      gathering_(backend->store->reactors, nullptr) {}
+
+GetPath::~GetPath() { CHECK_EQ(spare_.size(), remotes_.size()) << "gets are still out on other reactors"; }
+
+bool GetPath::Offer(const RpcRequest& request) {
+  args_.context.budget_ms = 0;
+  args_.context.level = 0;
+  args_.request.key.clear();
+  if (!server_->codec().Read(request.id.protocol, request.body, &args_).ok()) return false;
+  const std::string& key = args_.request.key;
+  if (key.empty() || key.size() > kMaxKeyBytes || !IsPlainRead(args_.context)) return false;
+
+  Entry entry;
+  entry.id = request.id;
+  entry.partition = backend_->store->PartitionOf(key);
+  entry.key_bytes = static_cast<uint32_t>(key.size());
+  entry.budget_ms = args_.context.budget_ms;
+  uint32_t reactor = backend_->store->ReactorOf(entry.partition);
+  if (reactor == backend_->reactor) {
+    entry.key_offset = static_cast<uint32_t>(keys_.size());
+    keys_.append(key);
+    entries_.push_back(entry);
+  } else {
+    RemoteGets* gets = BatchFor(reactor);
+    entry.key_offset = static_cast<uint32_t>(gets->keys.size());
+    gets->keys.append(key);
+    gets->entries.push_back(entry);
+  }
+  server_->ArmTurnEnd();
+  return true;
+}
+
+void GetPath::OnTurnEnd() {
+  for (uint32_t reactor = 0; reactor < gathering_.size(); ++reactor) {
+    RemoteGets* gets = std::exchange(gathering_[reactor], nullptr);
+    if (gets == nullptr) continue;
+    metrics_.remote_total.Add(gets->entries.size());
+    server_->reactor().CallRemote(static_cast<int>(reactor), gets);
+  }
+  if (!entries_.empty()) AnswerLocal();
+}
+
+void GetPath::FillReads(const std::vector<Entry>& entries, const std::string& keys) {
+  reads_.resize(entries.size());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const Entry& e = entries[i];
+    reads_[i] = PointRead{};
+    reads_[i].partition = backend_->partitions[e.partition];
+    reads_[i].key = std::string_view(keys).substr(e.key_offset, e.key_bytes);
+  }
+}
+
+void GetPath::AnswerLocal() {
+  metrics_.gets_total.Add(entries_.size());
+  FillReads(entries_, keys_);
+  backend_->batch_get(reads_);
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (reads_[i].outcome != PointRead::Outcome::kMiss) Answer(entries_[i].id, reads_[i]);
+  }
+  // Only now: what was found is valid until the engine is called again.
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (reads_[i].outcome != PointRead::Outcome::kMiss) continue;
+    metrics_.misses_total.Add();
+    slow_get_(entries_[i].id, std::string(reads_[i].key), entries_[i].budget_ms);
+  }
+  entries_.clear();
+  keys_.clear();
+}
+
+void GetPath::Answer(const RequestId& id, const PointRead& read) {
+  if (server_->Exhausted()) [[unlikely]] {
+    server_->metrics().overloaded_total.Add();
+    return server_->ReplyError(id, "get", server_->OverloadedError());
+  }
+  bool found = read.outcome == PointRead::Outcome::kFound;
+  if (id.protocol == WireProtocol::kBinary) {
+    AppendGetReply(id.seqid, found, read.in_place, read.version, read.expires_at_ms, server_->BeginReply(id));
+    return server_->EndReply(id);
+  }
+  api::Kv_get_result result;
+  result.__isset.success = true;
+  result.success.found = found;
+  result.success.value = read.in_place;
+  result.success.version = static_cast<int64_t>(read.version);
+  result.success.expires_at_ms = read.expires_at_ms;
+  server_->Reply(id, "get", result);
+}
+
+// -- gets of other reactors' partitions
+
+GetPath::RemoteGets* GetPath::BatchFor(uint32_t reactor) {
+  RemoteGets*& gets = gathering_[reactor];
+  if (gets != nullptr) return gets;
+  if (spare_.empty()) {
+    remotes_.push_back(std::make_unique<RemoteGets>(this));
+    spare_.push_back(remotes_.back().get());
+  }
+  gets = spare_.back();
+  spare_.pop_back();
+  gets->target_path = backend_->get_paths[reactor];
+  return gets;
+}
+
+void GetPath::ServeRemote(RemoteGets* gets) {
+  metrics_.gets_total.Add(gets->entries.size());
+  FillReads(gets->entries, gets->keys);
+  backend_->batch_get(reads_);
+  gets->answers.resize(reads_.size());
+  for (size_t i = 0; i < reads_.size(); ++i) {
+    const PointRead& read = reads_[i];
+    RemoteGets::Answer& answer = gets->answers[i];
+    answer = {read.outcome, read.version, read.expires_at_ms, gets->values.size(), read.in_place.size()};
+    if (read.outcome != PointRead::Outcome::kFound) continue;
+    if (gets->values.size() + read.in_place.size() > kMaxRemoteValueBytes) {
+      answer.outcome = PointRead::Outcome::kMiss;
+    } else {
+      gets->values.append(read.in_place);
+    }
+  }
+}
+
+void GetPath::FinishRemote(RemoteGets* gets) {
+  for (size_t i = 0; i < gets->entries.size(); ++i) {
+    const Entry& entry = gets->entries[i];
+    const RemoteGets::Answer& answer = gets->answers[i];
+    if (answer.outcome == PointRead::Outcome::kMiss) {
+      metrics_.misses_total.Add();
+      slow_get_(entry.id, gets->keys.substr(entry.key_offset, entry.key_bytes), entry.budget_ms);
+      continue;
+    }
+    PointRead read;
+    read.outcome = answer.outcome;
+    read.version = answer.version;
+    read.expires_at_ms = answer.expires_at_ms;
+    if (answer.outcome == PointRead::Outcome::kFound) {
+      read.in_place = std::string_view(gets->values).substr(answer.offset, answer.bytes);
+    }
+    Answer(entry.id, read);
+  }
+  gets->Clear();
+  spare_.push_back(gets);
+}
+
+}  // namespace pando

@@ -1,0 +1,228 @@
+#include "src/node/kv_requests.h"
+
+#include <utility>
+
+#include "src/base/limits.h"
+#include "src/node/kv_errors.h"
+
+namespace pando {
+
+namespace {
+
+// Context.level and the modes and kinds of the IDL; a test holds them against its constants.
+enum Level : int32_t { kDefault, kOne, kQuorum, kAll, kLinearizable, kBounded, kSession };
+enum OpKind : int32_t { kOpPut = 1, kOpRemove = 2, kOpIncrement = 3 };
+// Ten thousand years: enough for anybody, and now + ttl cannot overflow.
+constexpr int64_t kMaxTtlMs = 10'000LL * 366 * 24 * 3600 * 1000;
+
+template <typename... Args>
+api::KvError Bad(fmt::format_string<Args...> format, Args&&... args) {
+  return MakeError(ApiCode::kBadRequest, fmt::format(format, std::forward<Args>(args)...));
+}
+
+Refusal CheckValue(std::string_view value) {
+  if (value.size() <= kMaxValueBytes) return {};
+  return MakeError(ApiCode::kTooLarge, fmt::format("the value has {} bytes; the limit is {} (max_value_bytes)",
+                                                   value.size(), kMaxValueBytes));
+}
+
+Refusal CheckBudget(const api::Context& context) {
+  if (context.budget_ms < 0) return Bad("budget_ms is {}; it must be 0 (the default) or more", context.budget_ms);
+  return {};
+}
+
+Refusal SetTtl(int32_t mode, int64_t ttl_ms, WriteOp* op) {
+  switch (mode) {
+    case static_cast<int32_t>(TtlMode::kKeep):
+    case static_cast<int32_t>(TtlMode::kClear):
+      if (ttl_ms != 0) return Bad("ttl_ms is {} but ttl_mode is not TTL_SET", ttl_ms);
+      break;
+    case static_cast<int32_t>(TtlMode::kSet):
+      if (ttl_ms <= 0 || ttl_ms > kMaxTtlMs) return Bad("ttl_ms is {}; it must be from 1 to {}", ttl_ms, kMaxTtlMs);
+      break;
+    default: return Bad("ttl_mode is {}; it must be TTL_KEEP (0), TTL_SET (1) or TTL_CLEAR (2)", mode);
+  }
+  op->ttl_mode = static_cast<TtlMode>(mode);
+  op->ttl_ms = ttl_ms;
+  return {};
+}
+
+Refusal SetCondition(api::Condition& from, Condition* to) {
+  if (from.__isset.version) {
+    if (from.version <= 0) return Bad("condition.version is {}; versions are positive", from.version);
+    to->version = static_cast<Version>(from.version);
+  }
+  if (from.__isset.exists) to->exists = from.exists;
+  if (from.__isset.value) {
+    if (Refusal refusal = CheckValue(from.value)) return refusal;
+    to->value = std::move(from.value);
+  }
+  if (to->exists == false && (to->version || to->value)) {
+    return Bad("the condition asks for a version or value of a record that must not exist");
+  }
+  return {};
+}
+
+// What the three single writes and a batch's op have in common.
+template <typename Request>
+Refusal SetKeyAndCondition(Request& request, WriteOp* op) {
+  if (Refusal refusal = CheckKey(request.key)) return refusal;
+  if (request.__isset.condition) {
+    if (Refusal refusal = SetCondition(request.condition, &op->condition)) return refusal;
+  }
+  op->key = std::move(request.key);
+  return {};
+}
+
+template <typename Request>
+Refusal SetPut(Request& request, WriteOp* op) {
+  op->op = RecordOp::kPut;
+  if (Refusal refusal = SetKeyAndCondition(request, op)) return refusal;
+  if (Refusal refusal = CheckValue(request.value)) return refusal;
+  if (Refusal refusal = SetTtl(request.ttl_mode, request.ttl_ms, op)) return refusal;
+  op->value = std::move(request.value);
+  return {};
+}
+
+size_t BatchBytes(const api::WriteBatchRequest& request) {
+  size_t bytes = 0;
+  for (const api::WriteOp& op : request.ops) bytes += op.key.size() + op.value.size() + op.condition.value.size();
+  return bytes;
+}
+
+}  // namespace
+
+Refusal CheckKey(std::string_view key) {
+  if (key.empty()) return Bad("the key is empty; keys have 1 to {} bytes", kMaxKeyBytes);
+  if (key.size() <= kMaxKeyBytes) return {};
+  return MakeError(ApiCode::kTooLarge,
+                   fmt::format("the key has {} bytes; the limit is {} (max_key_bytes)", key.size(), kMaxKeyBytes));
+}
+
+bool IsPlainRead(const api::Context& context) {
+  return (context.level == kDefault || context.level == kLinearizable) && context.budget_ms >= 0;
+}
+
+Refusal CheckReadContext(const api::Context& context) {
+  switch (context.level) {
+    case kDefault:
+    case kLinearizable:
+    case kBounded:
+    case kSession: return CheckBudget(context);
+    case kOne:
+    case kQuorum:
+    case kAll:
+      return Bad("level {} is for writes; reads take LEVEL_LINEARIZABLE (4), LEVEL_BOUNDED (5) or LEVEL_SESSION (6)",
+                 context.level);
+    default: return Bad("level {} is unknown to this server", context.level);
+  }
+}
+
+Refusal CheckWriteContext(const api::Context& context) {
+  switch (context.level) {
+    case kDefault:
+    case kOne:
+    case kQuorum:
+    case kAll: break;
+    case kLinearizable:
+    case kBounded:
+    case kSession:
+      return Bad("level {} is for reads; writes take LEVEL_ONE (1), LEVEL_QUORUM (2) or LEVEL_ALL (3)", context.level);
+    default: return Bad("level {} is unknown to this server", context.level);
+  }
+  // Taking the identity and then applying a retry twice would be worse than saying so.
+  if (!context.client_id.empty()) {
+    return Bad("this server does not remember (client_id, sequence); see HelloReply.features");
+  }
+  return CheckBudget(context);
+}
+
+Refusal ToWriteOp(api::PutRequest& request, WriteOp* op) { return SetPut(request, op); }
+
+Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op) {
+  op->op = RecordOp::kRemove;
+  return SetKeyAndCondition(request, op);
+}
+
+Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op) {
+  op->op = RecordOp::kIncrement;
+  op->delta = request.delta;
+  return SetKeyAndCondition(request, op);
+}
+
+Refusal ToWriteOp(api::WriteOp& request, WriteOp* op) {
+  switch (request.kind) {
+    case kOpPut: return SetPut(request, op);
+    case kOpRemove: op->op = RecordOp::kRemove; return SetKeyAndCondition(request, op);
+    case kOpIncrement:
+      op->op = RecordOp::kIncrement;
+      op->delta = request.delta;
+      if (Refusal refusal = SetTtl(request.ttl_mode, request.ttl_ms, op)) return refusal;
+      return SetKeyAndCondition(request, op);
+    default: return Bad("kind is {}; it must be OP_PUT (1), OP_REMOVE (2) or OP_INCREMENT (3)", request.kind);
+  }
+}
+
+Refusal ToWriteOps(api::WriteBatchRequest& request, std::vector<WriteOp>* ops) {
+  if (request.ops.size() > kMaxBatchOps) {
+    return MakeError(ApiCode::kTooLarge, fmt::format("the batch has {} ops; the limit is {} (max_batch_ops)",
+                                                     request.ops.size(), kMaxBatchOps));
+  }
+  if (size_t bytes = BatchBytes(request); bytes > kMaxBatchBytes) {
+    return MakeError(ApiCode::kTooLarge,
+                     fmt::format("the batch has {} bytes of keys and values; the limit is {} (max_batch_bytes)", bytes,
+                                 kMaxBatchBytes));
+  }
+  ops->resize(request.ops.size());
+  for (size_t i = 0; i < ops->size(); ++i) {
+    if (Refusal refusal = ToWriteOp(request.ops[i], &(*ops)[i])) {
+      refusal->message = fmt::format("op {} of the batch: {}", i, refusal->message);
+      return refusal;
+    }
+  }
+  return {};
+}
+
+Refusal CheckMultiGet(const api::MultiGetRequest& request) {
+  if (request.keys.size() > kMaxMultiGetKeys) {
+    return MakeError(ApiCode::kTooLarge, fmt::format("the request has {} keys; the limit is {} (max_multi_get_keys)",
+                                                     request.keys.size(), kMaxMultiGetKeys));
+  }
+  for (size_t i = 0; i < request.keys.size(); ++i) {
+    if (Refusal refusal = CheckKey(request.keys[i])) {
+      refusal->message = fmt::format("key {} of the request: {}", i, refusal->message);
+      return refusal;
+    }
+  }
+  return {};
+}
+
+void ToRecord(ReadResult& from, api::Record* to) {
+  to->found = from.found;
+  to->version = static_cast<int64_t>(from.version);
+  to->expires_at_ms = from.expires_at_ms;
+  to->value = std::move(from.value);
+}
+
+Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
+  switch (from.outcome) {
+    case OpOutcome::kApplied:
+      to->applied = true;
+      to->version = static_cast<int64_t>(from.version);
+      to->existed = from.existed;
+      if (op.op == RecordOp::kIncrement) to->__set_number(from.number);
+      return {};
+    case OpOutcome::kConditionFailed:
+      to->existed = from.current.found;
+      ToRecord(from.current, &to->current);
+      to->__isset.current = true;
+      return {};
+    case OpOutcome::kNotANumber:
+      return Bad("cannot increment: the value of {} bytes is not a decimal 64-bit integer", from.current.value.size());
+    case OpOutcome::kOverflow:
+      return Bad("cannot increment by {}: the sum would pass the range of 64-bit integers", op.delta);
+  }
+  return MakeError(ApiCode::kInternal, "unknown outcome of a write");
+}
+
+}  // namespace pando

@@ -1,0 +1,36 @@
+// Requests checked and turned into what partitions understand. Every refusal names the rule and its limit.
+//
+// Threads: pure functions.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gen-cpp/pando_types.h"
+#include "src/partition/types.h"
+
+namespace pando {
+
+using Refusal = std::optional<api::KvError>;
+
+Refusal CheckKey(std::string_view key);
+Refusal CheckReadContext(const api::Context& context);
+Refusal CheckWriteContext(const api::Context& context);
+// True when a read at this level needs nothing but this node (the hot path's quick look).
+bool IsPlainRead(const api::Context& context);
+
+// Each moves the bytes out of its request into `op`.
+Refusal ToWriteOp(api::PutRequest& request, WriteOp* op);
+Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op);
+Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op);
+Refusal ToWriteOp(api::WriteOp& request, WriteOp* op);
+Refusal ToWriteOps(api::WriteBatchRequest& request, std::vector<WriteOp>* ops);
+Refusal CheckMultiGet(const api::MultiGetRequest& request);
+
+// The result of one operation; the error of one that could not be carried out (not a number, overflow).
+Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to);
+void ToRecord(ReadResult& from, api::Record* to);  // moves the value
+
+}  // namespace pando

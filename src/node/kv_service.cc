@@ -1,0 +1,340 @@
+#include "src/node/kv_service.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "src/node/kv_requests.h"
+#include "src/node/merge_scan.h"
+#include "src/node/multi_get.h"
+
+namespace pando {
+
+namespace {
+
+constexpr int32_t kApiVersion = 1;
+// Room in a frame for what surrounds the values of a reply.
+constexpr size_t kReplySlackBytes = 512u << 10;
+constexpr size_t kMaxMultiGetBytes = kMaxFrameBytes - kReplySlackBytes;
+
+struct BatchPart {
+  std::vector<size_t> indexes;  // into the batch
+  std::vector<WriteOp> ops;
+};
+
+Task<void> WritePart(Partition* partition, BatchPart* part, std::vector<api::WriteResult>* results) {
+  // The partition takes the ops with it; what the results need of them is kept.
+  std::vector<WriteOp> shapes(part->ops.size());
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    shapes[i].op = part->ops[i].op;
+    shapes[i].delta = part->ops[i].delta;
+  }
+  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops));
+  for (size_t i = 0; i < part->indexes.size(); ++i) {
+    api::WriteResult& result = (*results)[part->indexes[i]];
+    if (!outcome.ok()) {
+      result.__set_error(ToKvError(outcome.status(), /*is_write=*/true));
+    } else if (Refusal refusal = ToWriteResult(shapes[i], (*outcome)[i], &result)) {
+      result.__set_error(*refusal);
+    }
+  }
+}
+
+// A limit of a scan: 0 means the server's, more than that is cut to it.
+Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit) {
+  if (asked < 0) return MakeError(ApiCode::kBadRequest, fmt::format("{} is {}; it must be 0 or more", name, asked));
+  *limit = asked == 0 ? most : std::min<size_t>(static_cast<size_t>(asked), most);
+  return {};
+}
+
+// The bounds of a scan may be longer than any key, but not without end.
+Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix) {
+  for (std::string_view bound : {start, end, prefix}) {
+    if (bound.size() > kMaxKeyBytes) {
+      return MakeError(ApiCode::kTooLarge,
+                       fmt::format("a bound of the range has {} bytes; the limit is {} (max_key_bytes)", bound.size(),
+                                   kMaxKeyBytes));
+    }
+  }
+  return {};
+}
+
+api::Limits PublishedLimits() {
+  api::Limits limits;
+  limits.max_key_bytes = kMaxKeyBytes;
+  limits.max_value_bytes = kMaxValueBytes;
+  limits.max_batch_ops = kMaxBatchOps;
+  limits.max_batch_bytes = kMaxBatchBytes;
+  limits.max_multi_get_keys = kMaxMultiGetKeys;
+  limits.max_frame_bytes = kMaxFrameBytes;
+  limits.max_scan_rows = kMaxScanRows;
+  limits.max_scan_bytes = kMaxScanBytes;
+  return limits;
+}
+
+}  // namespace
+
+const KvService::Method KvService::kMethods[] = {
+    {"get", &Start<&KvService::Get, api::Kv_get_args, api::Kv_get_result>},
+    {"put", &Start<&KvService::Put, api::Kv_put_args, api::Kv_put_result>},
+    {"remove", &Start<&KvService::Remove, api::Kv_remove_args, api::Kv_remove_result>},
+    {"increment", &Start<&KvService::Increment, api::Kv_increment_args, api::Kv_increment_result>},
+    {"multiGet", &Start<&KvService::MultiGet, api::Kv_multiGet_args, api::Kv_multiGet_result>},
+    {"writeBatch", &Start<&KvService::WriteBatch, api::Kv_writeBatch_args, api::Kv_writeBatch_result>},
+    {"scan", &Start<&KvService::Scan, api::Kv_scan_args, api::Kv_scan_result>},
+    {"count", &Start<&KvService::Count, api::Kv_count_args, api::Kv_count_result>},
+    {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>},
+    {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>},
+    {"checkpoint", &Start<&KvService::AdminCheckpoint, api::Admin_checkpoint_args, api::Admin_checkpoint_result>},
+};
+const size_t KvService::kMethodCount = std::size(kMethods);
+
+template <auto Handler, typename Args, typename Reply>
+void KvService::Start(KvService* service, const RpcRequest& request, size_t index) {
+  StartCall<Handler, Args, Reply>(service, service->server_, &service->tasks_, &service->metrics_[index]->latency_ns,
+                                  request, kMethods[index].name);
+}
+
+KvService::KvService(RpcServer* server, KvBackend* backend, NodeControl* control)
+    : server_(server),
+      backend_(backend),
+      control_(control),
+      gets_(server, backend, [this](const RequestId& id, std::string key, int32_t budget_ms) {
+        SlowGet(id, std::move(key), budget_ms);
+      }) {
+  for (const Method& method : kMethods) {
+    metrics_.push_back(std::make_unique<MethodMetrics>());
+    metrics_.back()->name = method.name;
+  }
+}
+
+KvService::~KvService() = default;
+
+void KvService::OnRequest(const RpcRequest& request) {
+  for (size_t i = 0; i < kMethodCount; ++i) {
+    if (request.method != kMethods[i].name) continue;
+    metrics_[i]->requests_total.Add();
+    if (i == 0 && gets_.Offer(request)) return;
+    return kMethods[i].start(this, request, i);
+  }
+  server_->ReplyException(request.id, request.method, TApplicationException::UNKNOWN_METHOD,
+                          fmt::format("this server has no method \"{}\"", request.method));
+}
+
+std::vector<Partition*> KvService::PartitionsOf(const ScanRange& range) const {
+  if (!range.tag) return backend_->partitions;
+  return {PartitionOf("{" + *range.tag + "}")};
+}
+
+// -- reads
+
+void KvService::SlowGet(const RequestId& id, std::string key, int32_t budget_ms) {
+  size_t bytes = kCallOverheadBytes + key.size();
+  if (!server_->TryReserve(bytes)) {
+    server_->metrics().overloaded_total.Add();
+    return server_->ReplyError(id, "get", server_->OverloadedError());
+  }
+  auto call = std::make_unique<Call<api::Kv_get_args, api::Kv_get_result>>();
+  call->args.context.budget_ms = budget_ms;
+  call->args.request.key = std::move(key);
+  StartDecoded<&KvService::Get, api::Kv_get_args, api::Kv_get_result>(this, server_, &tasks_, &metrics_[0]->latency_ns,
+                                                                      id, "get", std::move(call), bytes);
+}
+
+Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
+  std::string& key = call->args.request.key;
+  Refusal refusal = CheckReadContext(call->args.context);
+  if (!refusal) refusal = CheckKey(key);
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
+  Partition* partition = PartitionOf(key);
+  Result<ReadResult> read = co_await partition->Get(std::move(key));
+  if (!read.ok()) {
+    SetError(&call->reply, ToKvError(read.status(), /*is_write=*/false));
+    co_return;
+  }
+  ToRecord(*read, &call->reply.success);
+  call->reply.__isset.success = true;
+}
+
+Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_result>* call) {
+  Refusal refusal = CheckReadContext(call->args.context);
+  if (!refusal) refusal = CheckMultiGet(call->args.request);
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
+  std::vector<MultiGetResult> results =
+      co_await ReadKeys(backend_, &server_->reactor(), std::move(call->args.request.keys), kMaxMultiGetBytes);
+  std::vector<api::MultiGetItem>& items = call->reply.success.items;
+  items.resize(results.size());
+  for (size_t i = 0; i < results.size(); ++i) {
+    if (results[i].status.ok()) {
+      ToRecord(results[i].record, &items[i].record);
+    } else {
+      items[i].__set_error(ToKvError(results[i].status, /*is_write=*/false));
+    }
+  }
+  call->reply.__isset.success = true;
+}
+
+Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
+  const api::ScanRequest& request = call->args.request;
+  MergeScanSpec spec;
+  spec.keys_only = request.keys_only;
+  Refusal refusal = CheckReadContext(call->args.context);
+  if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
+  if (!refusal) refusal = SetLimit("limit_rows", request.limit_rows, kMaxScanRows, &spec.max_rows);
+  if (!refusal) refusal = SetLimit("limit_bytes", request.limit_bytes, kMaxScanBytes, &spec.max_bytes);
+  if (!refusal && !request.snapshot.empty()) {
+    refusal = MakeError(ApiCode::kBadRequest, "this server has no snapshot tokens; see HelloReply.features");
+  }
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
+  Result<ScanRange> range = ScanRange::Of(request);
+  if (!range.ok()) {
+    SetError(&call->reply, MakeError(ApiCode::kBadCursor, range.status().message()));
+    co_return;
+  }
+  // What the page may hold, twice: as fetched and as encoded.
+  size_t bytes = 2 * spec.max_bytes;
+  if (!server_->TryReserve(bytes)) {
+    server_->metrics().overloaded_total.Add();
+    SetError(&call->reply, server_->OverloadedError());
+    co_return;
+  }
+  call->reserved_bytes += bytes;
+  std::vector<Partition*> partitions = PartitionsOf(*range);
+  spec.range = *std::move(range);
+  Result<ScanPage> page = co_await MergeScan(std::move(partitions), std::move(spec));
+  if (!page.ok()) {
+    SetError(&call->reply, ToKvError(page.status(), /*is_write=*/false));
+    co_return;
+  }
+  api::ScanReply& reply = call->reply.success;
+  if (!page->exhausted && !page->rows.empty()) reply.cursor = EncodeCursor(request, page->rows.back().key);
+  reply.rows.resize(page->rows.size());
+  for (size_t i = 0; i < reply.rows.size(); ++i) {
+    ScanRow& from = page->rows[i];
+    api::Row& to = reply.rows[i];
+    to.key = std::move(from.key);
+    to.value = std::move(from.value);
+    to.version = static_cast<int64_t>(from.version);
+    to.expires_at_ms = from.expires_at_ms;
+  }
+  call->reply.__isset.success = true;
+}
+
+Task<void> KvService::Count(Call<api::Kv_count_args, api::Kv_count_result>* call) {
+  const api::CountRequest& request = call->args.request;
+  Refusal refusal = CheckReadContext(call->args.context);
+  if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
+  ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
+  std::vector<Partition*> partitions = PartitionsOf(range);
+  Result<uint64_t> count = co_await MergeCount(std::move(partitions), std::move(range));
+  if (!count.ok()) {
+    SetError(&call->reply, ToKvError(count.status(), /*is_write=*/false));
+    co_return;
+  }
+  call->reply.success.count = static_cast<int64_t>(*count);
+  call->reply.__isset.success = true;
+}
+
+// -- writes
+
+template <typename C>
+Task<void> KvService::WriteOne(C* call) {
+  WriteOp op;
+  Refusal refusal = CheckWriteContext(call->args.context);
+  if (!refusal) refusal = ToWriteOp(call->args.request, &op);
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
+  WriteOp shape;
+  shape.op = op.op;
+  shape.delta = op.delta;
+  Partition* partition = PartitionOf(op.key);
+  std::vector<WriteOp> ops;
+  ops.push_back(std::move(op));
+  call->applied_if_late = static_cast<int32_t>(Applied::kUnknown);
+  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(ops));
+  if (!outcome.ok()) {
+    SetError(&call->reply, ToKvError(outcome.status(), /*is_write=*/true));
+  } else if (Refusal failed = ToWriteResult(shape, outcome->front(), &call->reply.success)) {
+    SetError(&call->reply, *failed);
+  } else {
+    call->reply.__isset.success = true;
+  }
+}
+
+Task<void> KvService::Put(Call<api::Kv_put_args, api::Kv_put_result>* call) { return WriteOne(call); }
+Task<void> KvService::Remove(Call<api::Kv_remove_args, api::Kv_remove_result>* call) { return WriteOne(call); }
+Task<void> KvService::Increment(Call<api::Kv_increment_args, api::Kv_increment_result>* call) { return WriteOne(call); }
+
+Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
+  std::vector<WriteOp> ops;
+  Refusal refusal = CheckWriteContext(call->args.context);
+  if (!refusal) refusal = ToWriteOps(call->args.request, &ops);
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
+  std::map<uint32_t, BatchPart> parts;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    BatchPart& part = parts[backend_->store->PartitionOf(ops[i].key)];
+    part.indexes.push_back(i);
+    part.ops.push_back(std::move(ops[i]));
+  }
+  std::vector<api::WriteResult>& results = call->reply.success.results;
+  results.resize(ops.size());
+  call->applied_if_late = static_cast<int32_t>(Applied::kUnknown);
+  TaskGroup writes;
+  for (auto& [id, part] : parts) writes.Spawn(WritePart(backend_->partitions[id], &part, &results));
+  co_await writes.Drain();
+  call->reply.__isset.success = true;
+}
+
+// -- about the server
+
+Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call) {
+  api::HelloReply& reply = call->reply.success;
+  reply.server_version = control_->server_version();
+  reply.api_version = kApiVersion;
+  reply.limits = PublishedLimits();
+  reply.node_id = backend_->store->node.ToString();
+  reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
+  reply.features = {"conditions", "increment", "multi_get", "write_batch", "scan", "count", "ttl"};
+  call->reply.__isset.success = true;
+  co_return;
+}
+
+Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call) {
+  Result<api::NodeStatus> status = co_await control_->CollectStatus(server_->reactor());
+  if (status.ok()) {
+    call->reply.success = *std::move(status);
+    call->reply.__isset.success = true;
+  } else {
+    SetError(&call->reply, ToKvError(status.status(), /*is_write=*/false));
+  }
+}
+
+Task<void> KvService::AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call) {
+  Status status = co_await control_->CheckpointAll(server_->reactor());
+  if (!status.ok()) {
+    SetError(&call->reply, ToKvError(status, /*is_write=*/false));
+    co_return;
+  }
+  call->reply.success.partitions = static_cast<int32_t>(backend_->store->partitions.size());
+  call->reply.__isset.success = true;
+}
+
+}  // namespace pando

@@ -1,0 +1,82 @@
+// KvService: the services Kv and Admin on one reactor: requests in, partitions asked, replies out.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gen-cpp/Admin.h"
+#include "gen-cpp/Kv.h"
+#include "src/io/task.h"
+#include "src/metrics/histogram.h"
+#include "src/node/get_path.h"
+#include "src/node/kv_backend.h"
+#include "src/node/kv_errors.h"
+#include "src/node/scan_range.h"
+#include "src/rpc/rpc_dispatch.h"
+#include "src/rpc/rpc_server.h"
+
+namespace pando {
+
+class KvService final : public RpcService {
+ public:
+  // All outlive the service.
+  KvService(RpcServer* server, KvBackend* backend, NodeControl* control);
+  ~KvService();
+
+  void OnRequest(const RpcRequest& request) override;
+  void OnTurnEnd() override { gets_.OnTurnEnd(); }
+  // Waits for every running call. New requests must already be refused.
+  auto Drain() { return tasks_.Drain(); }
+  GetPath& get_path() { return gets_; }
+
+  struct MethodMetrics {
+    std::string_view name;
+    Counter requests_total;
+    Histogram latency_ns;  // of calls that may suspend, to the turn; plain gets are answered within theirs
+  };
+  const std::vector<std::unique_ptr<MethodMetrics>>& method_metrics() const { return metrics_; }
+
+ private:
+  template <typename Args, typename Reply>
+  using Call = RpcCall<Args, Reply>;
+  struct Method {
+    std::string_view name;
+    void (*start)(KvService* service, const RpcRequest& request, size_t index);
+  };
+  static const Method kMethods[];
+  static const size_t kMethodCount;
+  template <auto Handler, typename Args, typename Reply>
+  static void Start(KvService* service, const RpcRequest& request, size_t index);
+
+  Task<void> Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call);
+  Task<void> Get(Call<api::Kv_get_args, api::Kv_get_result>* call);
+  Task<void> Put(Call<api::Kv_put_args, api::Kv_put_result>* call);
+  Task<void> Remove(Call<api::Kv_remove_args, api::Kv_remove_result>* call);
+  Task<void> Increment(Call<api::Kv_increment_args, api::Kv_increment_result>* call);
+  Task<void> MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_result>* call);
+  Task<void> WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call);
+  Task<void> Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call);
+  Task<void> Count(Call<api::Kv_count_args, api::Kv_count_result>* call);
+  Task<void> AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call);
+  Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
+
+  // One write of any kind: checks, asks the partition, fills in the reply.
+  template <typename C>
+  Task<void> WriteOne(C* call);
+  void SlowGet(const RequestId& id, std::string key, int32_t budget_ms);
+  Partition* PartitionOf(std::string_view key) const { return backend_->partitions[backend_->store->PartitionOf(key)]; }
+  // The partitions a scan or count has to ask: all, or the one that holds the tag.
+  std::vector<Partition*> PartitionsOf(const ScanRange& range) const;
+
+  RpcServer* const server_;
+  KvBackend* const backend_;
+  NodeControl* const control_;
+  TaskGroup tasks_;
+  std::vector<std::unique_ptr<MethodMetrics>> metrics_;  // by index of kMethods
+  GetPath gets_;
+};
+
+}  // namespace pando

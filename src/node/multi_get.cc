@@ -1,0 +1,150 @@
+#include "src/node/multi_get.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "src/io/call_on.h"
+#include "src/node/get_path.h"
+
+namespace pando {
+
+namespace {
+
+constexpr size_t kBatch = 64;          // keys descended for together
+constexpr size_t kReadsInFlight = 16;  // of keys that are not in memory
+
+struct Group {
+  std::vector<size_t> indexes;  // into the request's keys
+  std::vector<std::string> keys;
+  std::vector<MultiGetResult> results;
+};
+
+Status TooMuch(size_t max_bytes) {
+  return Error(Code::kOverloaded,
+               "the reply would have more than {} bytes of values: ask for this key again, with fewer "
+               "others",
+               max_bytes);
+}
+
+class GroupReader {
+ public:
+  GroupReader(KvBackend* backend, std::vector<std::string> keys, size_t max_bytes)
+      : backend_(backend), keys_(std::move(keys)), max_bytes_(max_bytes), results_(keys_.size()) {}
+
+  Task<std::vector<MultiGetResult>> Run() {
+    for (size_t first = 0; first < keys_.size(); first += kBatch) {
+      ReadResident(first, std::min(first + kBatch, keys_.size()));
+      TaskGroup readers;
+      for (size_t i = 0; i < std::min(kReadsInFlight, missing_.size()); ++i) readers.Spawn(ReadMissing());
+      co_await readers.Drain();
+    }
+    co_return std::move(results_);
+  }
+
+ private:
+  void ReadResident(size_t first, size_t end) {
+    std::vector<PointRead> reads(end - first);
+    for (size_t i = first; i < end; ++i) {
+      reads[i - first].partition = backend_->partitions[backend_->store->PartitionOf(keys_[i])];
+      reads[i - first].key = keys_[i];
+    }
+    backend_->batch_get(reads);
+    for (size_t i = first; i < end; ++i) {
+      const PointRead& read = reads[i - first];
+      ReadResult& record = results_[i].record;
+      if (read.outcome == PointRead::Outcome::kMiss) {
+        missing_.push_back(i);
+      } else if (read.outcome == PointRead::Outcome::kFound && Admit(i, read.in_place.size())) {
+        record.found = true;
+        record.version = read.version;
+        record.expires_at_ms = read.expires_at_ms;
+        record.value = read.in_place;
+      }
+    }
+  }
+
+  Task<void> ReadMissing() {
+    while (!missing_.empty()) {
+      size_t i = missing_.back();
+      missing_.pop_back();
+      if (bytes_ >= max_bytes_) {
+        results_[i].status = TooMuch(max_bytes_);
+        continue;
+      }
+      Partition* partition = backend_->partitions[backend_->store->PartitionOf(keys_[i])];
+      Result<ReadResult> record = co_await partition->Get(keys_[i]);
+      if (!record.ok()) {
+        results_[i].status = record.TakeStatus();
+      } else if (Admit(i, record->value.size())) {
+        results_[i].record = *std::move(record);
+      }
+    }
+  }
+
+  bool Admit(size_t i, size_t bytes) {
+    if (bytes_ + bytes > max_bytes_) {
+      results_[i].status = TooMuch(max_bytes_);
+      return false;
+    }
+    bytes_ += bytes;
+    return true;
+  }
+
+  KvBackend* const backend_;
+  const std::vector<std::string> keys_;
+  const size_t max_bytes_;
+  std::vector<MultiGetResult> results_;
+  std::vector<size_t> missing_;
+  size_t bytes_ = 0;
+};
+
+Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, std::vector<std::string> keys, size_t max_bytes) {
+  GroupReader reader(backend, std::move(keys), max_bytes);
+  Task<std::vector<MultiGetResult>> run = reader.Run();
+  co_return co_await run;
+}
+
+Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Group* group, size_t max_bytes) {
+  KvBackend* there = backend->peers[reactor];
+  if (reactor == backend->reactor) {
+    group->results = co_await ReadGroup(there, std::move(group->keys), max_bytes);
+    co_return;
+  }
+  auto call = [there, keys = std::move(group->keys), max_bytes](Reactor&) mutable {
+    return ReadGroup(there, std::move(keys), max_bytes);
+  };
+  group->results = co_await CallOn(*origin, static_cast<int>(reactor), std::move(call));
+}
+
+}  // namespace
+
+Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor, std::vector<std::string> keys,
+                                           size_t max_bytes) {
+  std::vector<Group> groups(backend->store->reactors);
+  for (size_t i = 0; i < keys.size(); ++i) {
+    Group& group = groups[backend->store->ReactorOf(backend->store->PartitionOf(keys[i]))];
+    group.indexes.push_back(i);
+    group.keys.push_back(std::move(keys[i]));
+  }
+  TaskGroup readers;
+  for (uint32_t r = 0; r < groups.size(); ++r) {
+    if (!groups[r].indexes.empty()) readers.Spawn(ReadGroupOn(backend, reactor, r, &groups[r], max_bytes));
+  }
+  co_await readers.Drain();
+
+  std::vector<MultiGetResult> results(keys.size());
+  for (Group& group : groups) {
+    for (size_t i = 0; i < group.indexes.size(); ++i) results[group.indexes[i]] = std::move(group.results[i]);
+  }
+  size_t bytes = 0;
+  for (MultiGetResult& result : results) {
+    bytes += result.record.value.size();
+    if (bytes <= max_bytes) continue;
+    bytes -= result.record.value.size();
+    result.record = ReadResult();
+    result.status = TooMuch(max_bytes);
+  }
+  co_return results;
+}
+
+}  // namespace pando

@@ -1,0 +1,56 @@
+// RemotePartition: a partition that runs on another reactor, called like one of this reactor's own. Each call is a
+// message there and one back; arguments and results move with it.
+//
+// Threads: belongs to the calling reactor. `target` is touched on its own reactor only.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/io/call_on.h"
+#include "src/partition/partition.h"
+
+namespace pando {
+
+class RemotePartition final : public Partition {
+ public:
+  RemotePartition(Reactor& origin, int target_reactor, Partition* target)
+      : origin_(origin), reactor_(target_reactor), target_(target), id_(target->id()), uuid_(target->uuid()) {}
+
+  uint32_t id() const override { return id_; }
+  const Uuid& uuid() const override { return uuid_; }
+
+  Task<Result<ReadResult>> Get(std::string key) override {
+    auto call = [target = target_, k = std::move(key)](Reactor&) mutable { return target->Get(std::move(k)); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override {
+    auto call = [target = target_, o = std::move(ops)](Reactor&) mutable { return target->Write(std::move(o)); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Result<ScanPage>> Scan(ScanSpec spec) override {
+    auto call = [target = target_, s = std::move(spec)](Reactor&) mutable { return target->Scan(std::move(s)); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Result<uint64_t>> Count(std::string start, std::string end) override {
+    auto call = [target = target_, s = std::move(start), e = std::move(end)](Reactor&) mutable {
+      return target->Count(std::move(s), std::move(e));
+    };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Status> Checkpoint() override {
+    auto call = [target = target_](Reactor&) { return target->Checkpoint(); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  PartitionStats stats() const override { return {}; }  // asked of the partition itself, on its reactor
+
+ private:
+  Reactor& origin_;
+  const int reactor_;
+  Partition* const target_;
+  const uint32_t id_;
+  const Uuid uuid_;
+};
+
+}  // namespace pando

@@ -1,0 +1,164 @@
+// FakePartition: the Partition interface over a std::map, for tests of the layers above the engine.
+//
+// It follows partition.h: atomic batches, conditions, increments, scans with limits. Time passes only where a test says
+// so: with a reactor and max_delay_ns each call takes a random time first, so that calls overlap and end out of order.
+//
+// Threads: one.
+#pragma once
+
+#include <charconv>
+#include <limits>
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/io/reactor.h"
+#include "src/partition/partition.h"
+
+namespace pando {
+
+class FakePartition final : public Partition {
+ public:
+  explicit FakePartition(uint32_t id, Reactor* reactor = nullptr, Nanos max_delay_ns = 0)
+      : id_(id), uuid_{1, id}, reactor_(reactor), max_delay_ns_(max_delay_ns) {}
+
+  uint32_t id() const override { return id_; }
+  const Uuid& uuid() const override { return uuid_; }
+
+  Task<Result<ReadResult>> Get(std::string key) override {
+    co_await Delay();
+    if (!failure.ok()) co_return failure;
+    co_return Find(key);
+  }
+
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override {
+    co_await Delay();
+    if (!failure.ok()) co_return failure;
+    std::vector<OpResult> results;
+    for (WriteOp& op : ops) results.push_back(Apply(op));
+    co_return results;
+  }
+
+  Task<Result<ScanPage>> Scan(ScanSpec spec) override {
+    co_await Delay();
+    if (!failure.ok()) co_return failure;
+    ++scans;
+    std::vector<std::pair<std::string, ReadResult>> range;
+    for (const auto& [key, record] : records) {
+      if (!spec.start.empty() && (key < spec.start || (spec.start_exclusive && key == spec.start))) continue;
+      if (!spec.end.empty() && (key > spec.end || (!spec.end_inclusive && key == spec.end))) continue;
+      range.emplace_back(key, record);
+    }
+    if (spec.reverse) std::reverse(range.begin(), range.end());
+    ScanPage page;
+    size_t bytes = 0;
+    for (auto& [key, record] : range) {
+      if (page.rows.size() == spec.max_rows || bytes >= spec.max_bytes) co_return page;
+      ScanRow row{key, spec.keys_only ? "" : record.value, record.version, record.expires_at_ms};
+      bytes += row.key.size() + row.value.size();
+      page.rows.push_back(std::move(row));
+    }
+    page.exhausted = true;
+    co_return page;
+  }
+
+  Task<Result<uint64_t>> Count(std::string start, std::string end) override {
+    co_await Delay();
+    if (!failure.ok()) co_return failure;
+    uint64_t count = 0;
+    for (const auto& [key, record] : records) count += key >= start && (end.empty() || key < end);
+    co_return count;
+  }
+
+  Task<Status> Checkpoint() override { co_return failure; }
+  PartitionStats stats() const override { return {}; }
+
+  // What an Engine::BatchGet over fakes does; keys in `cold` are kMiss.
+  static void BatchGet(std::span<PointRead> reads) {
+    for (PointRead& read : reads) {
+      auto* fake = static_cast<FakePartition*>(read.partition);
+      auto it = fake->records.find(std::string(read.key));
+      if (fake->cold.contains(std::string(read.key)) || !fake->failure.ok()) {
+        read.outcome = PointRead::Outcome::kMiss;
+      } else if (it == fake->records.end()) {
+        read.outcome = PointRead::Outcome::kNotFound;
+      } else {
+        read.outcome = PointRead::Outcome::kFound;
+        read.version = it->second.version;
+        read.expires_at_ms = it->second.expires_at_ms;
+        if (read.value == nullptr) {
+          read.in_place = it->second.value;
+        } else {
+          *read.value = it->second.value;
+        }
+      }
+    }
+  }
+
+  std::map<std::string, ReadResult> records;
+  std::set<std::string> cold;  // not "in memory"
+  Status failure;              // what every call answers, when set
+  uint64_t scans = 0;
+
+ private:
+  Task<void> Delay() {
+    if (reactor_ == nullptr || max_delay_ns_ == 0) co_return;
+    auto delay = static_cast<Nanos>(reactor_->Random() % static_cast<uint64_t>(max_delay_ns_));
+    co_await Sleep(*reactor_, delay);
+  }
+
+  ReadResult Find(const std::string& key) const {
+    auto it = records.find(key);
+    return it == records.end() ? ReadResult{} : it->second;
+  }
+
+  static bool Holds(const Condition& condition, const ReadResult& current) {
+    if (condition.exists && *condition.exists != current.found) return false;
+    if (condition.version && (!current.found || *condition.version != current.version)) return false;
+    return !condition.value || (current.found && *condition.value == current.value);
+  }
+
+  OpResult Apply(WriteOp& op) {
+    OpResult result;
+    ReadResult current = Find(op.key);
+    result.existed = current.found;
+    if (!Holds(op.condition, current)) {
+      result.outcome = OpOutcome::kConditionFailed;
+      result.current = current;
+      return result;
+    }
+    ReadResult next{true, next_version_++, 0, std::move(op.value)};
+    if (op.ttl_mode == TtlMode::kSet) next.expires_at_ms = 1'000'000 + op.ttl_ms;
+    if (op.op == RecordOp::kIncrement) {
+      int64_t number = 0;
+      const char* end = current.value.data() + current.value.size();
+      auto [stop, error] = std::from_chars(current.value.data(), end, number);
+      if (current.found && (error != std::errc() || stop != end)) result.outcome = OpOutcome::kNotANumber;
+      if (__builtin_add_overflow(number, op.delta, &number)) result.outcome = OpOutcome::kOverflow;
+      if (result.outcome != OpOutcome::kApplied) {
+        result.current = current;
+        return result;
+      }
+      result.number = number;
+      next.value = std::to_string(number);
+    }
+    result.version = next.version;
+    if (op.op == RecordOp::kRemove) {
+      records.erase(op.key);
+    } else {
+      records[op.key] = std::move(next);
+    }
+    return result;
+  }
+
+  const uint32_t id_;
+  const Uuid uuid_;
+  Reactor* const reactor_;
+  const Nanos max_delay_ns_;
+  Version next_version_ = 1000;
+};
+
+}  // namespace pando
