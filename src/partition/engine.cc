@@ -16,7 +16,7 @@ constexpr size_t kBatchChunk = 128;             // lookups prepared on the stack
 
 }  // namespace
 
-class Engine::Impl : public LogReplaySink {
+class Engine::Impl final : public LogReplaySink {
  public:
   Impl(Reactor& reactor, EngineOptions options)
       : reactor_(reactor), options_(std::move(options)), pool_(reactor, PoolOptions(options_)) {}
@@ -123,8 +123,9 @@ class Engine::Impl : public LogReplaySink {
   }
 
   Task<Status> Close(bool checkpoint) {
-    closing_ = true;
+    // Running writes may wait for room in the log, which checkpoints make: the loop goes on until they are done.
     for (auto& replica : replicas_) co_await replica->Drain();
+    closing_ = true;
     co_await tasks_.Drain();
     Status status;
     // Twice: the log is needed back to the older of the two superblock slots.

@@ -293,9 +293,13 @@ void Replica::OnLogFailed(const Status& status) {
 void Replica::FailPending(const Status& status) {
   if (failure_.ok()) failure_ = status;
   for (PendingWrite* pending : std::exchange(pending_, {})) {
-    Finish(pending, Error(Code::kAborted, "partition {} stopped before the write was acknowledged; whether it took "
-                          "effect is unknown: {}", id(), status.message()));
+    if (pending != preparing_) FailOne(pending);
   }
+}
+
+void Replica::FailOne(PendingWrite* pending) {
+  Finish(pending, Error(Code::kAborted, "partition {} stopped before the write was acknowledged; whether it took "
+                        "effect is unknown: {}", id(), failure_.message()));
 }
 
 // Applies what is durable, in order; goes on in a task of its own when a page has to be waited for.
@@ -313,8 +317,13 @@ void Replica::ApplyDurable() {
 Task<void> Replica::ApplySlowly() {
   while (!pending_.empty() && pending_.front()->last_lsn <= durable_lsn_) {
     PendingWrite* pending = pending_.front();
+    preparing_ = pending;
     Status status = co_await MakeReady(pending);
-    if (pending_.empty() || pending_.front() != pending) break;  // the log failed meanwhile
+    preparing_ = nullptr;
+    if (!failure_.ok()) {  // stopped meanwhile: FailPending left this one, whose operations MakeReady was reading
+      FailOne(pending);
+      break;
+    }
     if (!status.ok()) {
       FailPending(status);
       if (options_.on_failure) options_.on_failure(status);

@@ -82,6 +82,7 @@ class Replica final : public Partition, public LogConsumer {
   void Stage(PendingWrite* pending);
   void Finish(PendingWrite* pending, Status status);
   void FailPending(const Status& status);
+  void FailOne(PendingWrite* pending);
 
   size_t FramesFor(const std::vector<WriteOp>& ops) const;
   void ApplyDurable();
@@ -118,6 +119,7 @@ class Replica final : public Partition, public LogConsumer {
   Version last_version_ = 0, applied_version_ = 0;
   std::deque<PendingWrite*> pending_;
   bool applying_slowly_ = false;
+  PendingWrite* preparing_ = nullptr;  // the one ApplySlowly is fetching pages for; it must not be answered meanwhile
   bool draining_ = false;
   Status failure_;
   size_t active_writes_ = 0;  // Write calls past their admission check, for Drain
