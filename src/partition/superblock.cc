@@ -30,7 +30,10 @@ Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view pa
   std::string faults;
   for (uint32_t copy = 0; copy < kSuperblockBlocks; ++copy) {
     Superblock parsed;
-    Status status = ParseSuperblock(blocks.substr(copy * kBlockBytes, kBlockBytes), &parsed);
+    // A slot that was never written: what a file has until its second checkpoint.
+    std::string_view block = blocks.substr(copy * kBlockBytes, kBlockBytes);
+    if (block.find_first_not_of('\0') == std::string_view::npos) continue;
+    Status status = ParseSuperblock(block, &parsed);
     if (status.code() == Code::kVersion) return Error(Code::kVersion, "{}: {}", path, status.message());
     if (!status.ok()) {
       faults += fmt::format("{}offset {}: {}", faults.empty() ? "" : "; ", copy * kBlockBytes, status.message());
@@ -41,8 +44,8 @@ Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view pa
     valid[slot] = true;
   }
   if (!valid[0] && !valid[1]) {
-    return Error(Code::kCorruption, "{}: no valid superblock ({}); restore the partition from a backup or a replica",
-                 path, faults);
+    return Error(Code::kCorruption, "{}: no valid superblock in the first 16 KiB ({}); restore the partition from a backup or a replica",
+                 path, faults.empty() ? "all zeros" : faults);
   }
   uint32_t newest = !valid[0] ? 1 : !valid[1] ? 0 : best[1].generation > best[0].generation;
   *older_lsn = valid[newest ^ 1] ? best[newest ^ 1].checkpoint_lsn : 0;
