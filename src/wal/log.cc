@@ -14,9 +14,16 @@ Status ValidateOptions(const LogOptions& options) {
                  options.segment_bytes, kBlockBytes, kMinSegmentBytes, kMaxSegmentBytes);
   }
   if (options.max_group_bytes < kBlockBytes) {
-    return Error(Code::kInvalidArgument, "log group size {}: must be at least {}", options.max_group_bytes, kBlockBytes);
+    return Error(Code::kInvalidArgument, "log group size {}: must be at least {}", options.max_group_bytes,
+                 kBlockBytes);
   }
   return {};
+}
+
+std::string ParentOf(const std::string& path) {
+  const size_t slash = path.find_last_of('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 uint64_t GroupLimit(const LogOptions& options) {
@@ -27,7 +34,10 @@ uint64_t GroupLimit(const LogOptions& options) {
 
 Task<Result<std::unique_ptr<Log>>> Log::Open(Reactor& reactor, LogOptions options) {
   CO_RETURN_IF_ERROR(ValidateOptions(options));
-  if (!options.read_only) CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.directory));
+  if (!options.read_only) {
+    CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.directory));
+    CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentOf(options.directory)));
+  }
   std::unique_ptr<Log> log = std::make_unique<LogImpl>(reactor, std::move(options));
   co_return std::move(log);
 }

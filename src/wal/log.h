@@ -33,13 +33,13 @@
 namespace pando {
 
 struct LogOptions {
-  std::string directory;               // made when missing; holds segment files and nothing else
-  Uuid node;                           // stamped into every segment; a foreign segment is refused
+  std::string directory;  // made when missing; holds segment files and nothing else
+  Uuid node;              // stamped into every segment; a foreign segment is refused
   uint64_t segment_bytes = 8u << 20;
-  uint64_t budget_bytes = 512u << 20;  // appends wait while more than this is unreleased
-  uint64_t budget_records = 4'000'000; // and more records than this: bounds replay time
+  uint64_t budget_bytes = 512u << 20;     // appends wait while more than this is unreleased
+  uint64_t budget_records = 4'000'000;    // and more records than this: bounds replay time
   uint32_t max_group_bytes = 512u << 10;  // one device write; a larger single batch is still written whole
-  bool read_only = false;              // for wal-dump and check: nothing is created, cut or recycled
+  bool read_only = false;                 // for wal-dump and check: nothing is created, cut or recycled
   // How a write is made durable. kProbe times a few writes of each kind at start and takes the faster.
   enum class SyncMode : uint8_t { kProbe, kDataSyncWrite, kWriteThenSync };
   SyncMode sync_mode = SyncMode::kProbe;

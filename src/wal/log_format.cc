@@ -24,9 +24,7 @@ bool IsSane(const BatchHeader& h) {
 
 }  // namespace
 
-std::string SegmentFileName(uint64_t number) {
-  return fmt::format("{}{:020}{}", kNamePrefix, number, kNameSuffix);
-}
+std::string SegmentFileName(uint64_t number) { return fmt::format("{}{:020}{}", kNamePrefix, number, kNameSuffix); }
 
 std::optional<uint64_t> ParseSegmentFileName(std::string_view name) {
   if (name.size() != kNamePrefix.size() + kNameDigits + kNameSuffix.size()) return std::nullopt;
@@ -56,7 +54,8 @@ HeaderState DecodeSegmentHeader(std::string_view block, SegmentHeader* header) {
   if (block.size() < kBlockBytes) return HeaderState::kDamaged;
   const auto found = LoadLE<SegmentHeader>(block.data());
   if (found.magic != kSegmentMagic) return HeaderState::kDamaged;
-  if (found.checksum != Hash64(block.substr(kChecksumBytes, kBlockBytes - kChecksumBytes))) return HeaderState::kDamaged;
+  if (found.checksum != Hash64(block.substr(kChecksumBytes, kBlockBytes - kChecksumBytes)))
+    return HeaderState::kDamaged;
   *header = found;
   if (found.format_version != kLogFormatVersion) return HeaderState::kOtherVersion;
   const bool size_ok = found.segment_bytes >= kMinSegmentBytes && found.segment_bytes <= kMaxSegmentBytes &&
@@ -64,9 +63,7 @@ HeaderState DecodeSegmentHeader(std::string_view block, SegmentHeader* header) {
   return size_ok ? HeaderState::kValid : HeaderState::kDamaged;
 }
 
-uint64_t LogChecksumSeed(const Uuid& node) {
-  return Hash64({reinterpret_cast<const char*>(&node), sizeof(node)});
-}
+uint64_t LogChecksumSeed(const Uuid& node) { return Hash64({reinterpret_cast<const char*>(&node), sizeof(node)}); }
 
 uint64_t EncodeBatch(BatchHeader header, uint64_t seed, std::string_view records, char* out) {
   header.magic = kBatchMagic;

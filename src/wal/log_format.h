@@ -98,7 +98,9 @@ static_assert(offsetof(BatchHeader, position) == 80 && offsetof(BatchHeader, pre
 static_assert(offsetof(BatchHeader, durable_position) == 96 && offsetof(BatchHeader, previous_checksum) == 104);
 
 inline constexpr size_t kBatchAlignment = 8;
-inline constexpr uint64_t AlignUp(uint64_t v, uint64_t alignment) { return (v + alignment - 1) / alignment * alignment; }
+inline constexpr uint64_t AlignUp(uint64_t v, uint64_t alignment) {
+  return (v + alignment - 1) / alignment * alignment;
+}
 // Bytes a batch takes in its group.
 inline constexpr uint64_t BatchBytes(uint64_t record_bytes) {
   return AlignUp(sizeof(BatchHeader) + record_bytes, kBatchAlignment);

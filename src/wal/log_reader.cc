@@ -5,7 +5,7 @@
 namespace pando {
 namespace {
 
-constexpr size_t kReadBytes = 1u << 20;              // one device read
+constexpr size_t kReadBytes = 1u << 20;               // one device read
 constexpr size_t kHeaderReadBytes = 2 * kBlockBytes;  // header block and the first block of the first group
 
 }  // namespace
@@ -135,8 +135,7 @@ Task<Status> LogReader::Load(size_t index) {
     buffer_ = AlignedBuffer(segment.bytes);
   }
   loaded_ = SIZE_MAX;
-  CO_ASSIGN_OR_RETURN(File file,
-                      co_await File::Open(*reactor_, segment.path, File::Mode::kRead, options_.sync));
+  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(*reactor_, segment.path, File::Mode::kRead, options_.sync));
   Status status;
   for (uint64_t at = 0; at < segment.bytes && status.ok(); at += kReadBytes) {
     const size_t bytes = std::min<uint64_t>(kReadBytes, segment.bytes - at);

@@ -66,7 +66,7 @@ class LogReader {
   // offset; what was returned before remains true.
   Task<Result<bool>> Next(LogEntry* entry);
 
-  const Uuid& node() const { return node_; }  // nil when there is no segment
+  const Uuid& node() const { return node_; }                                 // nil when there is no segment
   const std::vector<LogSegmentInfo>& segments() const { return segments_; }  // by number; `use` is final at the end
   // Once Next has returned false:
   LogPosition end() const { return last_end_; }                  // of the last batch; 0: the log is empty

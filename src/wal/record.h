@@ -43,7 +43,7 @@ struct LogRecord {
   int64_t expires_at_ms = 0;  // with kSet
   int64_t delta = 0;          // kIncrement
   std::string_view key;
-  std::string_view value;     // kPut
+  std::string_view value;  // kPut
   ConditionView condition;
 };
 

@@ -1,0 +1,183 @@
+#include "src/wal/log_format.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <vector>
+
+#include "src/base/codec.h"
+#include "src/base/hash.h"
+
+namespace pando {
+namespace {
+
+constexpr Uuid kNode{0x0011223344556677, 0x8899aabbccddeeff};
+constexpr Uuid kPartition{0x0123456789abcdef, 0xfedcba9876543210};
+
+std::string Hex(std::string_view bytes) {
+  std::string out;
+  for (unsigned char c : bytes) out += fmt::format("{:02x}", c);
+  return out;
+}
+
+BatchHeader SomeHeader(uint64_t segment, uint64_t offset) {
+  BatchHeader h{};
+  h.flags = kBatchEndsGroup;
+  h.record_count = 2;
+  h.partition = kPartition;
+  h.epoch = 3;
+  h.first_lsn = 41;
+  h.commit_lsn = 40;
+  h.segment_number = segment;
+  h.position = MakePosition(segment, offset);
+  h.previous_end = MakePosition(segment, offset) - 8;
+  h.durable_position = MakePosition(segment, offset) - 8;
+  h.previous_checksum = 0xabcdef;
+  return h;
+}
+
+// docs/FORMAT.md, "Log". A change here is a change of the format: raise kLogFormatVersion.
+TEST(LogFormat, GoldenSegmentHeader) {
+  std::string block(kBlockBytes, 'x');
+  EncodeSegmentHeader(kNode, 42, 8u << 20, block.data());
+  EXPECT_EQ(Hex(block.substr(0, sizeof(SegmentHeader))),
+            "169fa6614b01f46750414e444f53454701000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
+            "0000800000000000");
+  EXPECT_EQ(block.substr(sizeof(SegmentHeader)), std::string(kBlockBytes - sizeof(SegmentHeader), '\0'));
+  EXPECT_EQ(SegmentFileName(42), "segment-00000000000000000042.wal");
+}
+
+TEST(LogFormat, GoldenBatch) {
+  std::string out(BatchBytes(5), 'x');
+  EncodeBatch(SomeHeader(42, 8192), LogChecksumSeed(kNode), "12345", out.data());
+  EXPECT_EQ(out.size(), 128u);
+  EXPECT_EQ(Hex(out),
+            "2ef20793be16202f50414e444f42415401000000010000000500000002000000efcdab89674523011032547698badcfe"
+            "0300000000000000290000000000000028000000000000002a00000000000000002000002a000000f81f00002a000000"
+            "f81f00002a000000efcdab000000000000000000000000003132333435000000");
+}
+
+TEST(LogFormat, FileNames) {
+  EXPECT_EQ(ParseSegmentFileName(SegmentFileName(1)), 1u);
+  EXPECT_EQ(ParseSegmentFileName(SegmentFileName(kMaxSegmentNumber)), kMaxSegmentNumber);
+  for (const char* name : {"", "segment-1.wal", "segment-00000000000000000000.wal", "segment-0000000000000000000x.wal",
+                           "segment-99999999999999999999.wal", "segment-00000000000000000001.tmp",
+                           "segment--0000000000000000001.wal", "preparing.tmp"}) {
+    EXPECT_EQ(ParseSegmentFileName(name), std::nullopt) << name;
+  }
+}
+
+TEST(LogFormat, PositionsGrowAlongTheLog) {
+  EXPECT_LT(MakePosition(1, kMaxSegmentBytes), MakePosition(2, 0));
+  EXPECT_EQ(PositionSegment(MakePosition(kMaxSegmentNumber, 4096)), kMaxSegmentNumber);
+  EXPECT_EQ(PositionOffset(MakePosition(kMaxSegmentNumber, 4096)), 4096u);
+}
+
+TEST(LogFormat, EveryFlippedBitOfAHeaderBlockIsSeen) {
+  std::string block(kBlockBytes, '\0');
+  EncodeSegmentHeader(kNode, 7, 1u << 20, block.data());
+  SegmentHeader header;
+  ASSERT_EQ(DecodeSegmentHeader(block, &header), HeaderState::kValid);
+  EXPECT_EQ(header.node, kNode);
+  EXPECT_EQ(header.segment_number, 7u);
+  for (size_t bit = 0; bit < block.size() * 8; ++bit) {
+    block[bit / 8] ^= static_cast<char>(1 << bit % 8);
+    ASSERT_EQ(DecodeSegmentHeader(block, &header), HeaderState::kDamaged) << "bit " << bit;
+    block[bit / 8] ^= static_cast<char>(1 << bit % 8);
+  }
+  EXPECT_EQ(DecodeSegmentHeader(std::string_view(block).substr(0, 4095), &header), HeaderState::kDamaged);
+}
+
+// Recomputes the checksum after a deliberate change.
+void FixHeaderChecksum(std::string* block) {
+  StoreLE(block->data(), Hash64(std::string_view(*block).substr(8, kBlockBytes - 8)));
+}
+
+TEST(LogFormat, AnotherVersionIsToldFromDamage) {
+  std::string block(kBlockBytes, '\0');
+  EncodeSegmentHeader(kNode, 7, 1u << 20, block.data());
+  StoreLE<uint16_t>(block.data() + offsetof(SegmentHeader, format_version), 2);
+  FixHeaderChecksum(&block);
+  SegmentHeader header;
+  EXPECT_EQ(DecodeSegmentHeader(block, &header), HeaderState::kOtherVersion);
+  EXPECT_EQ(header.format_version, 2);
+  EncodeSegmentHeader(kNode, 7, 1u << 20, block.data());
+  StoreLE<uint64_t>(block.data() + offsetof(SegmentHeader, segment_bytes), ~0ull);
+  FixHeaderChecksum(&block);
+  EXPECT_EQ(DecodeSegmentHeader(block, &header), HeaderState::kDamaged);
+}
+
+class BatchImage : public testing::Test {
+ protected:
+  static constexpr uint64_t kSegment = 5, kOffset = 4096;
+  BatchImage() : image_(16384, '\0'), seed_(LogChecksumSeed(kNode)) {}
+  void Put(BatchHeader header, std::string_view records = "records") {
+    EncodeBatch(header, seed_, records, image_.data() + kOffset);
+  }
+  BatchState State() {
+    BatchView view;
+    return DecodeBatch(image_, kSegment, kOffset, seed_, &view);
+  }
+  std::string image_;
+  uint64_t seed_;
+};
+
+TEST_F(BatchImage, RoundTrips) {
+  BatchHeader header = SomeHeader(kSegment, kOffset);
+  Put(header);
+  BatchView view;
+  ASSERT_EQ(DecodeBatch(image_, kSegment, kOffset, seed_, &view), BatchState::kValid);
+  EXPECT_EQ(view.records, "records");
+  EXPECT_EQ(view.header.partition, kPartition);
+  EXPECT_EQ(view.header.first_lsn, 41u);
+  EXPECT_EQ(view.header.durable_position, header.durable_position);
+}
+
+TEST_F(BatchImage, EveryFlippedBitIsSeen) {
+  Put(SomeHeader(kSegment, kOffset));
+  for (size_t bit = 0; bit < (sizeof(BatchHeader) + 7) * 8; ++bit) {
+    char& byte = image_[kOffset + bit / 8];
+    byte ^= static_cast<char>(1 << bit % 8);
+    ASSERT_NE(State(), BatchState::kValid) << "bit " << bit;
+    byte ^= static_cast<char>(1 << bit % 8);
+  }
+  EXPECT_EQ(State(), BatchState::kValid);
+}
+
+TEST_F(BatchImage, JudgesWhatIsNoBatchOfThisPlace) {
+  EXPECT_EQ(State(), BatchState::kNothing);
+  Put(SomeHeader(kSegment - 1, kOffset));
+  EXPECT_EQ(State(), BatchState::kStale);
+  Put(SomeHeader(kSegment, kOffset + 4096));  // misdirected
+  EXPECT_EQ(State(), BatchState::kDamaged);
+  Put(SomeHeader(kSegment, kOffset));
+  BatchView view;
+  EXPECT_EQ(DecodeBatch(image_, kSegment, kOffset, LogChecksumSeed(kPartition), &view), BatchState::kDamaged)
+      << "another node's batch";
+  EXPECT_EQ(DecodeBatch(image_, kSegment, image_.size() - 8, seed_, &view), BatchState::kNothing);
+  EXPECT_EQ(DecodeBatch(image_, kSegment, image_.size() + 8, seed_, &view), BatchState::kNothing);
+  EXPECT_EQ(DecodeBatch(std::string_view(image_).substr(0, kOffset + sizeof(BatchHeader) + 6), kSegment, kOffset, seed_,
+                        &view),
+            BatchState::kDamaged)
+      << "longer than the segment";
+}
+
+TEST_F(BatchImage, ContradictionsUnderAGoodChecksumAreDamage) {
+  auto state_with = [&](auto change, std::string_view records = "records") {
+    BatchHeader header = SomeHeader(kSegment, kOffset);
+    change(header);
+    Put(header, records);
+    return State();
+  };
+  EXPECT_EQ(state_with([](BatchHeader&) {}), BatchState::kValid);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.flags = 0x80; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.durable_position = h.position + 8; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.previous_end = h.position + 8; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.record_count = 0; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.partition = {}; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader&) {}, ""), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.first_lsn = ~0ull; }), BatchState::kDamaged);
+}
+
+}  // namespace
+}  // namespace pando

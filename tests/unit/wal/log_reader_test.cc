@@ -1,0 +1,425 @@
+// What the reader makes of damaged, foreign and unfinished logs: invariants L3 and V1-V3.
+#include "src/wal/log_reader.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "src/base/hash.h"
+#include "tests/support/log_harness.h"
+
+namespace pando {
+namespace {
+
+using log_test::kNode;
+using log_test::OpenLog;
+using log_test::PartitionUuid;
+using log_test::Recovered;
+using log_test::SmallLog;
+using log_test::Stream;
+using testing::HasSubstr;
+
+constexpr uint64_t kSegmentBytes = 64u << 10;
+
+struct Reading {
+  Status status;
+  std::vector<LogEntry> entries;  // their views are gone
+  std::vector<std::string> records;
+  std::vector<LogSegmentInfo> segments;
+  LogPosition end = 0, records_end = 0;
+  bool torn = false;
+
+  Lsn last(const Uuid& partition) const {
+    Lsn lsn = 0;
+    for (const LogEntry& e : entries) {
+      if (e.header.partition == partition) lsn = e.header.first_lsn + e.header.record_count - 1;
+    }
+    return lsn;
+  }
+};
+
+Task<Reading> ReadLog(Reactor* reactor, std::string directory, Uuid node) {
+  Reading reading;
+  LogReader::Options options;
+  options.directory = std::move(directory);
+  options.node = node;
+  auto opened = co_await LogReader::Open(*reactor, std::move(options));
+  if (!opened.ok()) {
+    reading.status = opened.TakeStatus();
+    co_return reading;
+  }
+  LogReader& reader = **opened;
+  for (;;) {
+    LogEntry entry;
+    auto more = co_await reader.Next(&entry);
+    if (!more.ok()) {
+      reading.status = more.TakeStatus();
+      break;
+    }
+    if (!*more) break;
+    reading.records.emplace_back(entry.records);
+    entry.records = {};
+    entry.segment = nullptr;
+    reading.entries.push_back(entry);
+  }
+  reading.segments = reader.segments();
+  reading.end = reader.end();
+  reading.records_end = reader.last_records_end();
+  reading.torn = reader.torn();
+  co_return reading;
+}
+
+class LogReaderTest : public testing::Test {
+ protected:
+  LogReaderTest() : machine_(kernel_.AddMachine()) { machine_->Boot(); }
+  SimDisk& disk() { return machine_->disk(); }
+  Reading Read(Uuid node = {}) {
+    return *kernel_.RunTask(*machine_->reactor(), ReadLog(machine_->reactor(), "/wal", node));
+  }
+  static std::string PathOf(uint64_t segment) { return "/wal/" + SegmentFileName(segment); }
+
+  // Writes a log through the Log itself: `appends` groups of two partitions each.
+  void WriteLog(int appends, size_t filler = 100) {
+    Status status = *kernel_.RunTask(*machine_->reactor(), Write(machine_->reactor(), appends, filler));
+    ASSERT_TRUE(status.ok()) << status.ToString();
+  }
+  static Task<Status> Write(Reactor* reactor, int appends, size_t filler) {
+    Recovered recovered;
+    Status status;
+    auto log = co_await OpenLog(*reactor, SmallLog(), &recovered, &status);
+    if (!log) co_return status;
+    Stream a(log.get(), PartitionUuid(0), recovered.last(PartitionUuid(0)) + 1);
+    Stream b(log.get(), PartitionUuid(1), recovered.last(PartitionUuid(1)) + 1);
+    for (int i = 0; i < appends; ++i) {
+      a.Append({filler, 3});
+      b.Append(filler);
+      co_await a.UntilDurable(*reactor, a.last());
+      co_await b.UntilDurable(*reactor, b.last());
+    }
+    co_return co_await log->Close();
+  }
+
+  // -- logs made by hand: segment images of which the test decides every group
+  void StartSegment(uint64_t number) {
+    number_ = number;
+    image_.assign(kSegmentBytes, '\0');
+    EncodeSegmentHeader(kNode, number, kSegmentBytes, image_.data());
+    offset_ = kFirstGroupOffset;
+  }
+  struct Group {
+    LogPosition durable = 0;
+    int partition = 0;
+    Lsn lsn = 0;  // 0: no records
+    uint32_t flags = 0;
+    size_t bytes = 50;
+    LogPosition previous_end = 0;  // 0: the end of the group before
+    bool lost = false;             // never reached the disk
+  };
+  // Returns its position; `end_` is its end.
+  LogPosition Put(Group g) {
+    BatchHeader h{};
+    h.flags = g.flags | kBatchEndsGroup;
+    h.segment_number = number_;
+    h.position = MakePosition(number_, offset_);
+    h.previous_end = g.previous_end != 0 ? g.previous_end : end_;
+    h.durable_position = g.durable;
+    std::string records;
+    if (g.lsn > 0) {
+      h.partition = PartitionUuid(g.partition);
+      h.record_count = 1;
+      h.first_lsn = g.lsn;
+      h.previous_checksum = checksums_[g.partition];
+      records = std::string(g.bytes, 'r');
+    }
+    std::string bytes(BatchBytes(records.size()), '\0');
+    const uint64_t checksum = EncodeBatch(h, LogChecksumSeed(kNode), records, bytes.data());
+    if (g.lsn > 0) checksums_[g.partition] = checksum;
+    if (!g.lost) image_.replace(offset_, bytes.size(), bytes);
+    const LogPosition position = h.position;
+    end_ = position + bytes.size();
+    offset_ = AlignUp(offset_ + bytes.size(), kBlockBytes);
+    return position;
+  }
+  void FinishSegment() { disk().WriteAll(PathOf(number_), image_); }
+
+  SimKernel kernel_{5};
+  SimMachine* machine_;
+  uint64_t number_ = 0, offset_ = 0;
+  std::string image_;
+  LogPosition end_ = 0;
+  std::map<int, uint64_t> checksums_;
+};
+
+TEST_F(LogReaderTest, ReadsWhatWasWritten) {
+  WriteLog(30);
+  Reading r = Read();
+  ASSERT_TRUE(r.status.ok()) << r.status.ToString();
+  EXPECT_EQ(r.last(PartitionUuid(0)), 60u);
+  EXPECT_EQ(r.last(PartitionUuid(1)), 30u);
+  EXPECT_FALSE(r.torn);
+  EXPECT_GT(r.end, r.records_end) << "the closing position";
+  EXPECT_GT(PositionSegment(r.end), 1u) << "the test means to cross segments";
+}
+
+TEST_F(LogReaderTest, AnEmptyDirectoryIsAnEmptyLog) {
+  kernel_.RunTask(*machine_->reactor(), MakeDirectory(*machine_->reactor(), "/wal"));
+  Reading r = Read();
+  EXPECT_TRUE(r.status.ok());
+  EXPECT_EQ(r.end, 0u);
+}
+
+TEST_F(LogReaderTest, AMissingDirectoryIsAnError) { EXPECT_FALSE(Read().status.ok()); }
+
+TEST_F(LogReaderTest, AnotherNodesSegmentIsRefused) {
+  WriteLog(3);
+  EXPECT_TRUE(Read(kNode).status.ok());
+  Reading r = Read(Uuid{9, 9});
+  EXPECT_EQ(r.status.code(), Code::kCorruption);
+  EXPECT_THAT(r.status.message(), HasSubstr("belongs to node"));
+  EXPECT_THAT(r.status.message(), HasSubstr(SegmentFileName(1)));
+}
+
+// Every bit of everything that was ever written: either the log is refused, naming the file, or all is read.
+TEST_F(LogReaderTest, AFlippedBitAnywhereIsSeenOrHarmless) {
+  WriteLog(12, 30);
+  const Reading whole = Read();
+  ASSERT_TRUE(whole.status.ok());
+  ASSERT_EQ(PositionSegment(whole.records_end), 1u);
+  const SimDisk image = disk();
+  const std::string before = disk().ReadAll(PathOf(1));
+  // Bytes that carry something: the header block, and each batch up to the end of its records.
+  std::vector<bool> covered(before.size());
+  std::fill(covered.begin(), covered.begin() + kBlockBytes, true);
+  for (const LogEntry& e : whole.entries) {
+    if (e.header.segment_number != 1) continue;
+    const auto from = covered.begin() + static_cast<ptrdiff_t>(e.offset);
+    std::fill(from, from + static_cast<ptrdiff_t>(sizeof(BatchHeader) + e.header.record_bytes), true);
+  }
+  const uint64_t closing = whole.entries.back().offset;
+  const uint64_t used = PositionOffset(whole.end);
+  int refused = 0;
+  for (uint64_t byte = 0; byte < used; byte += byte % 64 < 8 ? 1 : 7) {
+    disk() = image;
+    disk().FlipBit(PathOf(1), byte, byte % 8);
+    Reading r = Read();
+    if (!r.status.ok()) {
+      ++refused;
+      EXPECT_EQ(r.status.code(), Code::kCorruption);
+      EXPECT_TRUE(covered[byte]) << byte;
+      EXPECT_THAT(r.status.message(), HasSubstr(SegmentFileName(1)));
+      EXPECT_THAT(r.status.message(), HasSubstr("offset"));
+    } else {
+      EXPECT_TRUE(!covered[byte] || byte >= closing) << "byte " << byte << " was flipped and nobody noticed";
+      EXPECT_EQ(r.last(PartitionUuid(0)), 24u);
+      EXPECT_EQ(r.last(PartitionUuid(1)), 12u);
+    }
+  }
+  EXPECT_GT(refused, 500);
+}
+
+TEST_F(LogReaderTest, DamageInAnEarlierSegmentIsCorruption) {
+  WriteLog(30);
+  disk().FlipBit(PathOf(1), kFirstGroupOffset + 2 * kBlockBytes + 40);
+  Reading r = Read();
+  EXPECT_EQ(r.status.code(), Code::kCorruption);
+  EXPECT_THAT(r.status.message(), HasSubstr(SegmentFileName(1)));
+  EXPECT_THAT(r.status.message(), HasSubstr(fmt::format("offset {}", kFirstGroupOffset + 2 * kBlockBytes)));
+}
+
+TEST_F(LogReaderTest, ATruncatedSegmentIsCorruption) {
+  for (uint64_t bytes : {uint64_t{0}, uint64_t{100}, uint64_t{8192}, kSegmentBytes - 4096}) {
+    SCOPED_TRACE(bytes);
+    WriteLog(30);
+    const SimDisk image = disk();
+    for (uint64_t segment : {1, 2}) {
+      disk().WriteAll(PathOf(segment), disk().ReadAll(PathOf(segment)).substr(0, bytes));
+      Reading r = Read();
+      EXPECT_EQ(r.status.code(), Code::kCorruption) << r.status.ToString();
+      EXPECT_THAT(r.status.message(), HasSubstr(SegmentFileName(segment)));
+      disk() = image;
+    }
+  }
+}
+
+TEST_F(LogReaderTest, AMissingSegmentInTheMiddleIsCorruption) {
+  WriteLog(60);
+  const Reading whole = Read();
+  ASSERT_GE(PositionSegment(whole.records_end), 3u);
+  const std::string path = PathOf(2);
+  kernel_.RunTask(*machine_->reactor(), RemoveFile(*machine_->reactor(), path));
+  Reading r = Read();
+  EXPECT_EQ(r.status.code(), Code::kCorruption);
+  EXPECT_THAT(r.status.message(), HasSubstr(SegmentFileName(1)));
+}
+
+TEST_F(LogReaderTest, ARenamedSegmentIsCorruption) {
+  WriteLog(60);
+  std::string from = PathOf(2), to = PathOf(99);
+  kernel_.RunTask(*machine_->reactor(), RenameFile(*machine_->reactor(), from, to));
+  EXPECT_EQ(Read().status.code(), Code::kCorruption);
+}
+
+TEST_F(LogReaderTest, ATornTailIsCutAndALaterDurablePositionMakesItCorruption) {
+  for (bool stated : {false, true}) {
+    StartSegment(1);
+    end_ = 0;
+    checksums_.clear();
+    Put({.lsn = 1, .flags = kBatchStartsStream});
+    const LogPosition first_end = end_;
+    Put({.durable = first_end, .lsn = 2, .lost = true});
+    // Written beside the lost one; in the other case only after it was announced.
+    Put({.durable = stated ? end_ : first_end, .lsn = 3});
+    FinishSegment();
+    Reading r = Read();
+    if (stated) {
+      EXPECT_EQ(r.status.code(), Code::kCorruption);
+    } else {
+      EXPECT_TRUE(r.status.ok()) << r.status.ToString();
+      EXPECT_TRUE(r.torn);
+      EXPECT_EQ(r.end, first_end);
+      EXPECT_EQ(r.last(PartitionUuid(0)), 1u);
+    }
+  }
+}
+
+TEST_F(LogReaderTest, TheNextSegmentCanProveDamageAtTheEndOfThisOne) {
+  StartSegment(1);
+  Put({.lsn = 1, .flags = kBatchStartsStream});
+  const LogPosition first_end = end_;
+  Put({.durable = first_end, .lsn = 2, .lost = true});
+  FinishSegment();
+  const LogPosition lost_end = end_;
+  for (bool stated : {false, true}) {
+    end_ = lost_end;
+    StartSegment(2);
+    Put({.durable = first_end, .partition = 1, .lsn = 1, .flags = kBatchStartsStream});
+    Put({.durable = stated ? lost_end : first_end, .partition = 1, .lsn = 2});
+    FinishSegment();
+    Reading r = Read();
+    EXPECT_EQ(r.status.code(), stated ? Code::kCorruption : Code::kOk) << r.status.ToString();
+    if (!stated) {
+      EXPECT_EQ(r.end, first_end);
+      EXPECT_EQ(r.segments[1].use, LogSegmentInfo::Use::kDead);
+    }
+  }
+}
+
+// A batch behind the cut is intact, and its neighbours' chain would fit: it must stay dead for ever.
+TEST_F(LogReaderTest, WhatARecoveryCutNeverComesBack) {
+  StartSegment(1);
+  Put({.lsn = 1, .flags = kBatchStartsStream});
+  const LogPosition first_end = end_;
+  Put({.durable = first_end, .lsn = 2, .bytes = 3000, .lost = true});
+  Put({.durable = first_end, .partition = 1, .lsn = 1, .flags = kBatchStartsStream});
+  FinishSegment();
+  EXPECT_EQ(Read().end, first_end);
+
+  WriteLog(2);  // recovers first
+  Reading r = Read();
+  ASSERT_TRUE(r.status.ok()) << r.status.ToString();
+  EXPECT_EQ(r.last(PartitionUuid(0)), 5u);
+  EXPECT_EQ(r.last(PartitionUuid(1)), 2u);
+  EXPECT_EQ(r.segments[0].ends_at, first_end);
+
+  // Even when the place where the lost group was looks good again.
+  std::string segment = disk().ReadAll(PathOf(1));
+  checksums_.clear();
+  end_ = first_end;
+  image_ = segment;
+  number_ = 1;
+  offset_ = kFirstGroupOffset + kBlockBytes;
+  Put({.durable = first_end, .lsn = 2, .flags = kBatchStartsStream, .bytes = 3000});
+  FinishSegment();
+  r = Read();
+  ASSERT_TRUE(r.status.ok()) << r.status.ToString();
+  EXPECT_EQ(r.last(PartitionUuid(0)), 5u);
+
+  // And damage below the cut is corruption, since the cut states that all before it was intact.
+  disk().FlipBit(PathOf(1), kFirstGroupOffset + 30);
+  EXPECT_EQ(Read().status.code(), Code::kCorruption);
+}
+
+TEST_F(LogReaderTest, SegmentsBetweenACutAndItsPlaceAreDead) {
+  StartSegment(1);
+  Put({.lsn = 1, .flags = kBatchStartsStream});
+  const LogPosition first_end = end_;
+  Put({.durable = first_end, .lsn = 2, .lost = true});
+  FinishSegment();
+  StartSegment(2);
+  Put({.durable = first_end, .partition = 1, .lsn = 1, .flags = kBatchStartsStream});
+  FinishSegment();
+  StartSegment(3);
+  Put({.durable = first_end, .flags = kBatchCut, .previous_end = first_end});
+  const LogPosition cut_end = end_;
+  Put({.durable = cut_end, .partition = 2, .lsn = 1, .flags = kBatchStartsStream});
+  FinishSegment();
+  Reading r = Read();
+  ASSERT_TRUE(r.status.ok()) << r.status.ToString();
+  EXPECT_EQ(r.last(PartitionUuid(0)), 1u);
+  EXPECT_EQ(r.last(PartitionUuid(1)), 0u);
+  EXPECT_EQ(r.last(PartitionUuid(2)), 1u);
+  EXPECT_EQ(r.segments[1].use, LogSegmentInfo::Use::kDead);
+}
+
+TEST_F(LogReaderTest, AStaleBatchOfARecycledSegmentIsNoData) {
+  StartSegment(1);
+  Put({.lsn = 1, .flags = kBatchStartsStream});
+  const std::string old = image_;
+  const LogPosition durable = end_;
+  end_ = 0;
+  StartSegment(7);
+  image_.replace(kBlockBytes, old.size() - kBlockBytes, old, kBlockBytes, old.size() - kBlockBytes);
+  FinishSegment();
+  Reading r = Read();
+  EXPECT_TRUE(r.status.ok());
+  EXPECT_TRUE(r.entries.empty());
+  EXPECT_FALSE(r.torn) << "a stale batch is no sign of a torn write";
+  EXPECT_LT(durable, MakePosition(7, 0));
+}
+
+TEST_F(LogReaderTest, BrokenChainsAreCorruption) {
+  auto status_of = [&](auto put) {
+    end_ = 0;
+    checksums_.clear();
+    StartSegment(1);
+    Put({.lsn = 1, .flags = kBatchStartsStream});
+    put();
+    FinishSegment();
+    return Read().status;
+  };
+  EXPECT_TRUE(status_of([&] { Put({.durable = end_, .lsn = 2}); }).ok());
+  EXPECT_THAT(status_of([&] { Put({.durable = end_, .lsn = 3}); }).message(), HasSubstr("LSN 3 follows 1"));
+  EXPECT_THAT(status_of([&] { Put({.durable = end_, .lsn = 1}); }).message(), HasSubstr("LSN 1 follows 1"));
+  EXPECT_TRUE(status_of([&] { Put({.durable = end_, .lsn = 9, .flags = kBatchStartsStream}); }).ok());
+  EXPECT_THAT(status_of([&] {
+                checksums_[0] ^= 1;
+                Put({.durable = end_, .lsn = 2});
+              }).message(),
+              HasSubstr("does not follow"));
+  EXPECT_THAT(status_of([&] { Put({.lsn = 2, .previous_end = end_ - 8}); }).message(), HasSubstr("ends at"));
+}
+
+TEST_F(LogReaderTest, ALaterFormatVersionIsNamed) {
+  StartSegment(1);
+  FinishSegment();
+  EXPECT_TRUE(Read().status.ok());
+  StoreLE<uint16_t>(image_.data() + offsetof(SegmentHeader, format_version), 9);
+  StoreLE(image_.data(), Hash64(std::string_view(image_).substr(8, kBlockBytes - 8)));
+  FinishSegment();
+  Reading r = Read();
+  EXPECT_EQ(r.status.code(), Code::kVersion);
+  EXPECT_THAT(r.status.message(), HasSubstr("version 9"));
+}
+
+TEST_F(LogReaderTest, AFailedReadIsNoTornTail) {
+  WriteLog(30);
+  DiskFault fault;
+  fault.kind = IoOp::Kind::kRead;
+  fault.path_contains = SegmentFileName(2);
+  fault.first_byte = kFirstGroupOffset + 20000;
+  fault.last_byte = fault.first_byte;
+  machine_->AddFault(fault);
+  EXPECT_EQ(Read().status.code(), Code::kIoError);
+}
+
+}  // namespace
+}  // namespace pando
