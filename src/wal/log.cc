@@ -47,6 +47,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
       options_(std::move(options)),
       seed_(LogChecksumSeed(options_.node)),
       max_group_bytes_(GroupLimit(options_)),
+      pipeline_bytes_(max_group_bytes_ / kPipelineDivisor),
       files_(reactor, options_.directory, options_.node, options_.segment_bytes),
       maintenance_wake_(reactor),
       idle_wake_(reactor) {

@@ -46,7 +46,7 @@ void LogImpl::OnTurnEnd() {
 
 bool LogImpl::MaySubmit() const {
   if (failed() || staged_bytes_ == 0 || groups_.size() >= kMaxWritesInFlight) return false;
-  return groups_.empty() || staged_bytes_ >= kPipelineBytes;
+  return groups_.empty() || staged_bytes_ >= pipeline_bytes_;
 }
 
 // Takes whole units, oldest streams first, as many as one group holds; the first one always. Changes nothing.

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <map>
 #include <memory>
@@ -49,10 +50,14 @@ class Stream final : public LogConsumer {
     }
     const Lsn got = log_->Append(handle_, unit, static_cast<uint32_t>(fillers.size()));
     EXPECT_EQ(got, first);
+    unit_ends_.push_back(next_lsn_ - 1);
     return next_lsn_ - 1;
   }
   Lsn Append(size_t filler = 20) { return Append(std::vector<size_t>{filler}); }
-  void Release(Lsn lsn) { log_->Release(handle_, lsn); }
+  void Release(Lsn lsn) {
+    log_->Release(handle_, lsn);
+    released_ = std::max(released_, lsn);
+  }
   void SetCommit(Lsn lsn) { log_->SetCommit(handle_, lsn); }
 
   Task<void> UntilDurable(Reactor& reactor, Lsn lsn) {
@@ -74,6 +79,8 @@ class Stream final : public LogConsumer {
   const Uuid& partition() const { return partition_; }
   Lsn durable() const { return durable_; }
   Lsn last() const { return next_lsn_ - 1; }
+  Lsn released() const { return released_; }
+  const std::vector<Lsn>& unit_ends() const { return unit_ends_; }  // last LSN of each Append
   const Status& failure() const { return failure_; }
   LogStream* handle() const { return handle_; }
 
@@ -84,6 +91,8 @@ class Stream final : public LogConsumer {
   Uuid partition_;
   Lsn next_lsn_;
   Lsn durable_;
+  Lsn released_ = 0;
+  std::vector<Lsn> unit_ends_;
   Status failure_;
   LogStream* handle_;
 };

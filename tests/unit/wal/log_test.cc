@@ -180,7 +180,10 @@ TEST_F(LogTest, AppendsDuringAWriteShareTheNext) {
     }
   };
   kernel_.options().disk_min_ns = kernel_.options().disk_max_ns = kMillisecond;
-  EXPECT_TRUE(Use(SmallLog(), Body()).ok());
+  LogOptions options = SmallLog();
+  options.segment_bytes = 1u << 20;
+  options.max_group_bytes = 512u << 10;
+  EXPECT_TRUE(Use(options, Body()).ok());
 }
 
 TEST_F(LogTest, AppendsOfOneTurnShareAWrite) {

@@ -1,0 +1,270 @@
+// The log against crashes: a small seeded workload is stopped at every one of its disk operations, by power loss or by
+// the death of the process, recovered, and stopped again at every operation of the recovery.
+//
+// Oracle, for each partition:
+//   announced as durable  <=  recovered  <=  appended, and a prefix of it that ends with a whole unit;
+//   what was not released is still there; LSNs are dense; record bodies are the ones appended;
+//   recovering again, also after a crash in the middle of a recovery, gives the same;
+//   what is appended after a recovery follows what was recovered.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <optional>
+#include <random>
+
+#include "tests/support/child_process.h"
+#include "tests/support/log_harness.h"
+
+namespace pando {
+namespace {
+
+using log_test::OpenLog;
+using log_test::PartitionUuid;
+using log_test::Recovered;
+using log_test::Stream;
+
+constexpr uint64_t kPartitions = 3;
+constexpr int kSteps = 45;
+constexpr uint64_t kCasesPerChild = 8;
+
+uint64_t Environment(const char* name, uint64_t otherwise) {
+  const char* value = std::getenv(name);
+  return value ? std::strtoull(value, nullptr, 10) : otherwise;
+}
+
+LogOptions TinyLog(uint64_t seed) {
+  LogOptions options;
+  options.directory = "/wal";
+  options.node = log_test::kNode;
+  options.segment_bytes = 24u << 10;
+  options.budget_bytes = 96u << 10;
+  options.max_group_bytes = 12u << 10;
+  options.sync_mode = seed % 3 == 0 ? LogOptions::SyncMode::kWriteThenSync : LogOptions::SyncMode::kDataSyncWrite;
+  return options;
+}
+
+SimOptions Disk(uint64_t seed) {
+  SimOptions options;
+  options.disk_max_ns = seed % 2 == 0 ? 2 * kMillisecond : 200 * kMicrosecond;  // wide: writes overtake each other
+  options.short_transfer_probability = seed % 5 == 0 ? 0.2 : 0;
+  return options;
+}
+
+// The partitions as the workload left them; outlives the crash.
+using Streams = std::vector<std::unique_ptr<Stream>>;
+
+// One step: appends to a partition, and sometimes waits, releases, or idles.
+Task<void> Step(Reactor* reactor, Log* log, SimRandom* random, Streams* streams) {
+  Stream& stream = *(*streams)[random->Below(streams->size())];
+  std::vector<size_t> fillers(1 + random->Below(3));
+  for (size_t& filler : fillers) filler = random->Chance(0.15) ? random->Below(6000) : random->Below(300);
+  if (!log->HasSpace(8000)) {
+    for (auto& each : *streams) {
+      co_await each->UntilDurable(*reactor, each->last());
+      each->Release(each->durable());
+    }
+  }
+  Status space = co_await log->WaitForSpace(8000);
+  CHECK(space.ok()) << space.ToString();
+  stream.SetCommit(stream.durable());
+  const Lsn last = stream.Append(fillers);
+  const uint64_t choice = random->Below(20);
+  if (choice < 5) co_await stream.UntilDurable(*reactor, last);
+  if (choice == 6) co_await Sleep(*reactor, 20 * kMillisecond);  // the closing position
+  if (choice == 7 || choice == 8) stream.Release(random->Below(stream.durable() + 1));
+  if (choice == 9) {
+    for (auto& each : *streams) each->Release(each->durable());
+  }
+}
+
+// Recovers (filling `recovered`), registers all partitions where they left off, and takes `steps` steps.
+Task<Status> Live(Reactor* reactor, uint64_t seed, int steps, Recovered* recovered, Streams* streams) {
+  Status status;
+  std::unique_ptr<Log> log = co_await OpenLog(*reactor, TinyLog(seed), recovered, &status);
+  if (!log) co_return status;
+  for (uint64_t p = 0; p < kPartitions; ++p) {
+    // A recovered partition with nothing in the log has released all it had; only the owner knows its LSN.
+    const Lsn released = p < streams->size() ? (*streams)[p]->released() : 0;
+    const Lsn next = std::max(recovered->last(PartitionUuid(p)), released) + 1;
+    auto stream = std::make_unique<Stream>(log.get(), PartitionUuid(p), next);
+    if (p < streams->size()) {
+      (*streams)[p] = std::move(stream);
+    } else {
+      streams->push_back(std::move(stream));
+    }
+  }
+  SimRandom random(seed * 1000 + static_cast<uint64_t>(steps));
+  for (int i = 0; i < steps; ++i) co_await Step(reactor, log.get(), &random, streams);
+  co_return co_await log->Close();
+}
+
+std::string CheckAgainst(const Streams& streams, const Recovered& recovered) {
+  if (!recovered.bad.empty()) return recovered.bad;
+  for (const auto& stream : streams) {
+    const auto at = recovered.partitions.find(stream->partition());
+    const Lsn last = at == recovered.partitions.end() ? stream->released() : at->second.last;
+    const std::string who = fmt::format("partition {:x}: recovered up to {}", stream->partition().lo, last);
+    if (std::max(last, stream->released()) < stream->durable()) {
+      return fmt::format("{}, but {} was announced", who, stream->durable());
+    }
+    if (at == recovered.partitions.end()) continue;
+    if (last > stream->last()) return fmt::format("{}, but only {} were appended", who, stream->last());
+    if (at->second.first > stream->released() + 1) {
+      return fmt::format("{}, but its first is {} and only {} were released", who, at->second.first,
+                         stream->released());
+    }
+    for (Lsn end : at->second.units) {
+      const auto& ends = stream->unit_ends();
+      if (std::find(ends.begin(), ends.end(), end) == ends.end()) return fmt::format("{}: half a unit at {}", who, end);
+    }
+    if (at->second.commit > last) return fmt::format("{}: commit {} is behind it", who, at->second.commit);
+  }
+  return "";
+}
+
+// Boots `image`; with `crash_at`, stops at that operation. Returns what was recovered, nullopt when stopped first.
+struct Outcome {
+  std::optional<Status> status;
+  Recovered recovered;
+  SimDisk disk;
+  uint64_t ops = 0;
+};
+Outcome BootOn(const SimDisk& image, uint64_t seed, int steps, uint64_t crash_at, uint64_t crash_seed,
+               Streams* streams) {
+  SimKernel kernel(seed, Disk(seed));
+  SimMachine* machine = kernel.AddMachine();
+  machine->disk() = image;
+  if (crash_at > 0) machine->CrashAtDiskOp(crash_at);
+  Outcome outcome;
+  // Abandoned with the coroutine when the machine stops, so it must not be a local of this function.
+  auto recovered = std::make_shared<Recovered>();
+  SimReactor* reactor = machine->Boot();
+  outcome.status = kernel.RunTask(*reactor, Live(reactor, seed, steps, recovered.get(), streams));
+  outcome.ops = machine->disk_ops();
+  outcome.recovered = *recovered;
+  if (!outcome.status) {
+    if (crash_seed % 3 == 2) {
+      machine->ProcessCrash(crash_seed);
+    } else {
+      machine->PowerLoss(crash_seed);
+    }
+  }
+  outcome.disk = machine->disk();
+  return outcome;
+}
+
+struct CrashCase {
+  uint64_t seed = 0;
+  uint64_t op = 0;
+  uint64_t crash_seed = 0;
+  bool in_recovery = false;  // also crash at every operation of the recovery
+};
+
+// A partition's state is what the next recovery may be compared with.
+bool Same(const Recovered& a, const Recovered& b) { return a.partitions == b.partitions && a.bad == b.bad; }
+
+std::string CrashInRecovery(const CrashCase& c, const SimDisk& image, const Streams& streams, const Outcome& whole,
+                            uint64_t ops) {
+  // After a power loss all that is visible is durable, so every recovery must find the same.
+  const bool stable = c.crash_seed % 3 != 2;
+  for (uint64_t op = 1; op <= ops; ++op) {
+    Streams ignored;
+    Outcome stopped = BootOn(image, c.seed, 0, op, c.crash_seed + op, &ignored);
+    if (stopped.status) continue;
+    Streams again_streams;
+    Outcome again = BootOn(stopped.disk, c.seed, 0, 0, 0, &again_streams);
+    const std::string where = fmt::format("after a crash at operation {} of the recovery: ", op);
+    if (!again.status->ok()) return where + again.status->ToString();
+    if (std::string wrong = CheckAgainst(streams, again.recovered); !wrong.empty()) return where + wrong;
+    if (stable && !Same(again.recovered, whole.recovered)) return where + "something else was recovered";
+  }
+  return "";
+}
+
+std::string RunCase(const CrashCase& c) {
+  Streams streams;
+  Outcome crashed = BootOn(SimDisk(), c.seed, kSteps, c.op, c.crash_seed, &streams);
+  if (crashed.status) return "";  // the workload was over
+  Streams recovered_streams;
+  Outcome whole = BootOn(crashed.disk, c.seed, 0, 0, 0, &recovered_streams);
+  if (!whole.status->ok()) return whole.status->ToString();
+  if (std::string wrong = CheckAgainst(streams, whole.recovered); !wrong.empty()) return wrong;
+
+  Streams twice_streams;
+  Outcome twice = BootOn(whole.disk, c.seed, 0, 0, 0, &twice_streams);
+  if (!twice.status->ok()) return "second recovery: " + twice.status->ToString();
+  if (!Same(whole.recovered, twice.recovered)) return "the second recovery found something else";
+
+  // Life goes on where the first recovery ended.
+  Streams later;
+  Outcome more = BootOn(crashed.disk, c.seed, 8, 0, 0, &later);
+  if (!more.status->ok()) return "appends after the recovery: " + more.status->ToString();
+  Streams ignored;
+  Outcome last = BootOn(more.disk, c.seed, 0, 0, 0, &ignored);
+  if (!last.status->ok()) return "recovery of appends after the recovery: " + last.status->ToString();
+  if (!last.recovered.bad.empty()) return "appends after the recovery: " + last.recovered.bad;
+  for (const auto& stream : later) {
+    const Lsn found = last.recovered.last(stream->partition());
+    if (std::max(found, stream->released()) < stream->last()) {
+      return fmt::format("appends after the recovery: {} of {} are left", found, stream->last());
+    }
+  }
+  if (!c.in_recovery) return "";
+  return CrashInRecovery(c, crashed.disk, streams, whole, twice.ops + 20);
+}
+
+class LogCrashTest : public testing::Test {
+ protected:
+  // Crashes the workload of `seed` at every `stride`-th operation, several ways.
+  void CrashEverywhere(uint64_t seed, uint64_t ways, bool in_recovery) {
+    Streams streams;
+    Outcome calm = BootOn(SimDisk(), seed, kSteps, 0, 0, &streams);
+    ASSERT_TRUE(calm.status->ok()) << calm.status->ToString();
+    ASSERT_GT(calm.ops, 100u);
+    streams.clear();
+    const uint64_t only_op = Environment("PANDO_TEST_CRASH_OP", 0);
+    const std::string failure = InBatches(calm.ops * ways, kCasesPerChild, 2, [&](uint64_t first, uint64_t last) {
+      for (uint64_t i = first; i < last; ++i) {
+        CrashCase c;
+        c.seed = seed;
+        c.op = 1 + i / ways;
+        c.crash_seed = seed * 100 + i % ways;
+        c.in_recovery = in_recovery;
+        if (only_op != 0 && c.op != only_op) continue;
+        std::string wrong = RunCase(c);
+        if (wrong.empty() && testing::Test::HasFailure()) wrong = "see above";
+        if (wrong.empty()) continue;
+        const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+        fprintf(stderr,
+                "crash at operation %lu, crash seed %lu: %s\nreplay: PANDO_TEST_SEED=%lu PANDO_TEST_CRASH_OP=%lu "
+                "bin/crash_log_crash --gtest_filter=LogCrashTest.%s\n",
+                c.op, c.crash_seed, wrong.c_str(), seed, c.op, test->name());
+        return false;
+      }
+      return true;
+    });
+    EXPECT_EQ(failure, "") << "seed " << seed;
+  }
+};
+
+// Seeds 1..: fixed, so that a run of the tests is the same everywhere; PANDO_TEST_ROUNDS adds random ones.
+TEST_F(LogCrashTest, EveryOperation) {
+  if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 3, false);
+  for (uint64_t seed = 1; seed <= 5; ++seed) CrashEverywhere(seed, 3, false);
+  std::random_device device;
+  for (uint64_t round = Environment("PANDO_TEST_ROUNDS", 0) / 100; round > 0; --round) {
+    CrashEverywhere(1 + device(), 3, false);
+  }
+}
+
+TEST_F(LogCrashTest, EveryOperationAndAgainEveryOperationOfTheRecovery) {
+  if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 1, true);
+  for (uint64_t seed : {6, 7}) CrashEverywhere(seed, 1, true);
+  std::random_device device;
+  for (uint64_t round = Environment("PANDO_TEST_ROUNDS", 0) / 1000; round > 0; --round) {
+    CrashEverywhere(1 + device(), 1, true);
+  }
+}
+
+}  // namespace
+}  // namespace pando
