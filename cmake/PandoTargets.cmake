@@ -43,3 +43,11 @@ function(pando_tests_of_kind kind)
     pando_test(${kind}_${name} LABELS ${kind} TIMEOUT 600 DEPS ${PANDO_LAYERS} pando_test_support SOURCES ${source})
   endforeach()
 endfunction()
+
+# unit_<name> from tests/unit/<name>/*_test.cc, when there are such and the library pando_<name> exists.
+function(pando_unit_test name)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/${name}/*_test.cc)
+  if(sources AND TARGET pando_${name})
+    pando_test(unit_${name} LABELS unit DEPS pando_${name} pando_test_support SOURCES ${sources})
+  endif()
+endfunction()

@@ -166,6 +166,19 @@ class CheckLayersTest(unittest.TestCase):
         self.assert_clean("tests/support/kernel.cc", "\n")
         self.assert_clean("tests/fuzz/wal_fuzz.cc", "\n")
 
+    def test_invariants_have_ids_and_rows(self):
+        header = "// A log.\n//\n//   L1  It is ordered.\n#pragma once\n"
+        self.write("src/wal/log.cc", '#include "src/wal/log.h"\n')
+        self.assert_rule("invariant", "src/wal/log.h", header)
+        self.write("docs/INVARIANTS.md", "| L1 | ordered | `src/wal/log.cc` |\n")
+        self.assert_clean("src/wal/log.h", header)
+        self.assert_rule("invariant", "docs/INVARIANTS.md", "| L1 | ordered | `tests/unit/wal/gone_test.cc` |\n")
+        self.assert_rule("invariant", "docs/INVARIANTS.md", "| L1 | ordered |\n| L2 | gone |\n")
+        self.write("docs/INVARIANTS.md", "| L1 | ordered |\n")
+        self.write("src/io/file.cc", '#include "src/io/file.h"\n')
+        self.write("src/io/file.h", header)
+        self.assertEqual(["invariant"], self.rules())
+
 
 if __name__ == "__main__":
     unittest.main()
