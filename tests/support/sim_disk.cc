@@ -194,7 +194,7 @@ int64_t SimDisk::Read(InodeId id, char* data, size_t bytes, uint64_t offset) con
   return static_cast<int64_t>(bytes);
 }
 
-// Remembers what sectors that are not durable yet held before they are overwritten (F2, "as written before that").
+// Remembers what sectors that are not durable yet held before they are overwritten (X2, "as written before that").
 void SimDisk::NoteOverwrite(Inode& inode, uint64_t offset, size_t bytes) {
   const uint64_t first = offset / kSectorBytes, last = (offset + bytes - 1) / kSectorBytes;
   for (uint64_t sector = first; sector <= last; ++sector) {

@@ -3,15 +3,15 @@
 // A value: copy it to take an image of the whole disk, assign it to restore one (pages are shared, so both are cheap).
 //
 // Contract of permitted faults
-//   F1  A completed write is seen by every later read. It is durable only after a sync of its file that was submitted
+//   X1  A completed write is seen by every later read. It is durable only after a sync of its file that was submitted
 //       after it completed, or at once when it was a data_sync write (its own bytes, and the size that covers them).
-//   F2  PowerLoss: each 512-byte sector that is not durable is, independently, as it was at the last sync, as written
+//   X2  PowerLoss: each 512-byte sector that is not durable is, independently, as it was at the last sync, as written
 //       last, as written before that, or torn in the middle. Sizes that were not synced are old or new.
-//   F3  Creations, renames and removals are durable after a sync of their directory. PowerLoss keeps or drops the
+//   X3  Creations, renames and removals are durable after a sync of their directory. PowerLoss keeps or drops the
 //       others, either a prefix of them or each by itself. A file in a directory that was lost is lost.
-//   F4  ProcessCrash: what completed stays visible, but is no more durable than before.
-//   F5  Operations in flight at a crash happened wholly, partly or not at all.
-//   F6  A failed sync leaves the data visible and not durable, and a later sync does not bring it back: what was not
+//   X4  ProcessCrash: what completed stays visible, but is no more durable than before.
+//   X5  Operations in flight at a crash happened wholly, partly or not at all.
+//   X6  A failed sync leaves the data visible and not durable, and a later sync does not bring it back: what was not
 //       durable then is never written unless it is written again.
 #pragma once
 
