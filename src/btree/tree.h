@@ -20,6 +20,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <unordered_map>
@@ -75,6 +76,14 @@ struct Aggregates {
   uint64_t count = 0, bytes = 0, content_hash = 0;
   int64_t earliest_expiry_ms = 0;
   void Add(const ChildRef& ref);
+};
+
+// A frozen generation that is kept readable: its root by page id, and by reference once that is on disk.
+struct TreeSnapshot {
+  Generation generation = 0;
+  uint64_t root_id = 0;
+  uint8_t root_level = 0;
+  ChildRef root;
 };
 
 // The root of a frozen generation, as a checkpoint writes it down.
@@ -142,6 +151,13 @@ class Tree final : public PageOwner {
   // After the superblock is durable: forgets what only the frozen tree needed.
   void FinishCheckpoint();
 
+  // -- snapshots: the generation frozen last, kept readable until dropped. Taking one is O(1). What its pages need on
+  // disk is the storage's business (TreeStorage::FreeLater).
+  Generation AddSnapshot();
+  void DropSnapshot(Generation generation) { snapshots_.erase(generation); }
+  // Like FetchLeaf and FetchLeafBefore, in a snapshot (which must exist, also when this resumes: null pin = it is gone).
+  Task<Result<PagePin>> FetchSnapshotLeaf(Generation generation, std::string key, bool before);
+
   // -- aggregates of [start, end) ("" = open) without what has expired at `now_ms`: descends only into dirty pages,
   // pages with something due, and the range's edges.
   Task<Result<Aggregates>> Aggregate(std::string start, std::string end, int64_t now_ms);
@@ -177,6 +193,10 @@ class Tree final : public PageOwner {
   Frame* Parent(const Frame* frame) { return frame->parent == kNoFrame ? nullptr : &pool_.frame(frame->parent); }
   // Like FindLeaf, but stops at `level`.
   Frame* FindNode(std::string_view key, uint8_t level, ChildRef* missing, uint8_t* missing_level);
+
+  // tree_snapshot.cc
+  Frame* SnapshotRoot(const TreeSnapshot& snapshot, ChildRef* missing);
+  Frame* SnapshotChild(Frame* parent, uint32_t slot, ChildRef* missing);
 
   // tree_write.cc: copy-on-write, splits, merges
   Frame* MakePathWritable(Frame* frame);
@@ -222,6 +242,7 @@ class Tree final : public PageOwner {
   uint8_t frozen_root_level_ = 0;
   ChildRef frozen_root_ref_;    // empty until the frozen root is on disk
   std::unordered_map<uint64_t, FrozenEntry> frozen_;  // by page id
+  std::map<Generation, TreeSnapshot> snapshots_;
   WaitQueue checkpoint_progress_;
 };
 

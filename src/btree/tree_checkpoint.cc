@@ -81,6 +81,8 @@ void Tree::OnWriteEnded(Frame& frame, bool valid) {
   }
   if (checkpointing_ && frame.page_id == frozen_root_id_ && frame.birth <= frozen_generation_) {
     frozen_root_ref_ = frame.disk;
+    auto snapshot = snapshots_.find(frozen_generation_);
+    if (snapshot != snapshots_.end()) snapshot->second.root = frame.disk;
   }
   if (frame.frozen_listed) {
     frozen_[frame.page_id] = {nullptr, frame.disk};

@@ -64,6 +64,8 @@ Frame* Tree::Clone(Frame* old) {
     NodeOf(parent).SetChildLocation(SlotOfChild(parent, old), child_word::FromFrame(clone->id));
     CHECK(old->frozen_listed) << "a frozen parent was cloned without naming its dirty child";
   } else {
+    frozen_[old->page_id].frame = old;  // snapshots of this generation start here
+    old->frozen_listed = true;
     root_ = clone;
   }
   if (old->level > 0) DetachChildren(old, clone);

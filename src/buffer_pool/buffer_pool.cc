@@ -37,7 +37,7 @@ BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
   uint64_t count = (options.memory_bytes - write_area_bytes) / (page_bytes_ + DescriptorBytes());
   CHECK_GE(count, 4 * kWriterReserve) << "a buffer pool of " << options.memory_bytes << " bytes is too small";
   arena_bytes_ = count * page_bytes_ + write_area_bytes;
-  // One mapping: frames, then write buffers. Untouched memory costs nothing until it is used.
+  // One mapping: frames, then write buffers. Registering it with the kernel makes all of it resident at once.
   void* memory = mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK_NE(memory, MAP_FAILED) << "cannot map " << arena_bytes_ << " bytes for the buffer pool";
   madvise(memory, arena_bytes_, MADV_HUGEPAGE);  // a hint: fewer TLB misses on descents

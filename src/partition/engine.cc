@@ -103,6 +103,7 @@ class Engine::Impl final : public LogReplaySink {
 
   Task<void> CheckpointLoop() {
     while (!closing_ && failure_.ok()) {
+      for (auto& r : replicas_) r->ExpireSnapshots();
       Replica* replica = NextToCheckpoint();
       if (!replica) {
         co_await Sleep(reactor_, kCheckpointTick);

@@ -110,6 +110,7 @@ Task<Status> PartitionFile::Load() {
                     bytes, superblock_.file_blocks * kBlockBytes);
   }
   allocator_.Grow(bytes / kBlockBytes);
+  frozen_generation_ = superblock_.generation;
   CO_RETURN_IF_ERROR(co_await LoadGroups());
   if (!superblock_.dead.location.empty()) {
     CO_ASSIGN_OR_RETURN(AlignedBuffer dead, co_await ReadMeta(superblock_.dead, sizeof(DeadExtent), "dead list"));
@@ -216,8 +217,32 @@ void PartitionFile::FreeNow(Extent extent) {
 }
 
 void PartitionFile::FreeLater(DeadExtent dead) {
+  if (!held_.empty() && dead.birth <= held_.rbegin()->first) {
+    held_.rbegin()->second.push_back({dead, frozen_generation_ + 1});
+    held_blocks_ += dead.extent.blocks();
+    return;
+  }
   dead_current_.push_back(dead);
   pending_free_blocks_ += dead.extent.blocks();
+}
+
+void PartitionFile::ReleaseGeneration(Generation generation) {
+  auto released = held_.find(generation);
+  CHECK(released != held_.end());
+  std::vector<HeldExtent> extents = std::move(released->second);
+  auto next = held_.erase(released);
+  std::vector<HeldExtent>* older = next == held_.begin() ? nullptr : &std::prev(next)->second;
+  Generation older_generation = older ? std::prev(next)->first : 0;
+  for (const HeldExtent& e : extents) {
+    // Born after the next older held generation: only the released one referred to it.
+    if (older && e.dead.birth <= older_generation) {
+      older->push_back(e);
+      continue;
+    }
+    held_blocks_ -= e.dead.extent.blocks();
+    dead_current_.push_back(e.dead);
+    pending_free_blocks_ += e.dead.extent.blocks();
+  }
 }
 
 void PartitionFile::OnIoError(const Status& status) {
@@ -238,7 +263,9 @@ void PartitionFile::EndGeneration(Generation frozen) {
 Task<Status> PartitionFile::AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps) {
   auto allocate = [this](uint64_t bytes) { return Allocate(std::max(1u, BlocksFor(bytes))); };
   // What the old metadata occupied dies with this checkpoint, too: room for it.
-  size_t dead_entries = dead_frozen_.size() + allocator_.group_count() + kDeadListSlack;
+  size_t held_entries = 0;
+  for (const auto& [generation, extents] : held_) held_entries += extents.size();
+  size_t dead_entries = dead_frozen_.size() + held_entries + allocator_.group_count() + kDeadListSlack;
   CO_ASSIGN_OR_RETURN(next->dead.location, co_await allocate(dead_entries * sizeof(DeadExtent)));
   size_t group_entries = allocator_.group_count() + kDeadListSlack;
   CO_ASSIGN_OR_RETURN(next->groups.location, co_await allocate(group_entries * sizeof(GroupEntry)));
@@ -302,6 +329,13 @@ std::vector<PartitionFile::MetaWrite> PartitionFile::Serialize(Superblock* next,
     (*groups)[g] = {bitmaps[g].block(),
                     MetaChecksum(options_.partition, bitmaps[g], writes[write_of_group[g]].bytes.data())};
   }
+  // After a restart nothing is held: what this root does not reach and snapshots hold must then become free.
+  std::vector<DeadExtent> dead_on_disk = *dead;
+  for (const auto& [generation, extents] : held_) {
+    for (const HeldExtent& e : extents) {
+      if (e.died <= frozen_generation_) dead_on_disk.push_back(e.dead);
+    }
+  }
   auto add = [&](MetaRef* ref, const void* entries, size_t count, size_t entry_bytes) {
     AlignedBuffer bytes(ref->location.size_bytes());
     CHECK_LE(count * entry_bytes, bytes.size());
@@ -311,7 +345,7 @@ std::vector<PartitionFile::MetaWrite> PartitionFile::Serialize(Superblock* next,
     writes.push_back({ref->location, std::move(bytes)});
   };
   add(&next->groups, groups->data(), groups->size(), sizeof(GroupEntry));
-  add(&next->dead, dead->data(), dead->size(), sizeof(DeadExtent));
+  add(&next->dead, dead_on_disk.data(), dead_on_disk.size(), sizeof(DeadExtent));
   return writes;
 }
 

@@ -10,6 +10,7 @@
 //   D3  A superblock is written only after everything it refers to has been flushed.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_set>
@@ -49,6 +50,12 @@ class PartitionFile final : public TreeStorage {
   // `content` carries generation, epoch, LSN, version, next page id, root and level; the rest is filled in here.
   // kDiskFull leaves everything as it was, to be tried again.
   Task<Status> Commit(Superblock content);
+
+  // -- snapshots: while a generation is held, what it may refer to is not reused. Ephemeral: after a restart none is held
+  // and everything that was becomes free.
+  void HoldGeneration(Generation generation) { held_[generation]; }
+  void ReleaseGeneration(Generation generation);  // in time proportional to what died since it was held
+  uint64_t held_blocks() const { return held_blocks_; }
 
   // -- admission: makes sure that `blocks` are free, growing the file; kDiskFull when it cannot.
   Task<Status> EnsureFreeBlocks(uint64_t blocks);
@@ -100,9 +107,16 @@ class PartitionFile final : public TreeStorage {
   std::vector<DeadExtent> dead_current_; // freed in the current generation
   std::vector<DeadExtent> dead_frozen_;  // freed in the generation being checkpointed
   std::vector<DeadExtent> dead_newest_;  // freed in the newest durable generation; reusable after the next is durable
+  // By held generation: extents that died since, which it or an older held one may refer to (the dead lists of ZFS).
+  struct HeldExtent {
+    DeadExtent dead;
+    Generation died = 0;
+  };
+  std::map<Generation, std::vector<HeldExtent>> held_;
+  uint64_t held_blocks_ = 0;
   uint64_t pending_free_blocks_ = 0;
   bool checkpointing_ = false;
-  Generation frozen_generation_ = 0;
+  Generation frozen_generation_ = 0;   // the one being checkpointed, or checkpointed last
   std::unordered_set<uint64_t> young_;      // packed extents taken for generations after the frozen one
   std::unordered_set<uint64_t> unapplied_;  // packed extents of values whose records are not applied yet
   bool growing_ = false;

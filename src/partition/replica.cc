@@ -255,12 +255,6 @@ Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops) {
   if (status.ok()) status = failure_.ok() ? Status() : Refusal();
   if (status.ok()) {
     Stage(&pending);
-    struct Applied {
-      PendingWrite* pending;
-      bool await_ready() const { return pending->done; }
-      void await_suspend(std::coroutine_handle<> h) { pending->waiter = h; }
-      void await_resume() {}
-    };
     co_await Applied{&pending};
     status = std::move(pending.status);
   } else {
@@ -336,6 +330,7 @@ Task<void> Replica::ApplySlowly() {
 
 // Everything the write needs is in memory now, so that it can be applied without suspending.
 bool Replica::ReadyToApply(PendingWrite* pending) {
+  if (!pending->ops) return true;
   if (pool_.free_frames() < FramesFor(*pending->ops)) return false;
   ChildRef missing;
   uint8_t level = 0;
@@ -350,6 +345,7 @@ bool Replica::ReadyToApply(PendingWrite* pending) {
 }
 
 Task<Status> Replica::MakeReady(PendingWrite* pending) {
+  if (!pending->ops) co_return Status();
   std::vector<PagePin> pins;
   for (const WriteOp& op : *pending->ops) {
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await tree_->FetchLeaf(op.key));
@@ -371,6 +367,10 @@ Task<Status> Replica::MakeReady(PendingWrite* pending) {
 
 void Replica::Apply(PendingWrite* pending) {
   pending_.pop_front();
+  if (!pending->ops) {
+    CutSnapshot();
+    return Finish(pending, Status());
+  }
   for (size_t i = 0; i < pending->ops->size(); ++i) {
     CHECK_GT(pending->versions[i], applied_version_) << "P5: versions rise along the log";
     applied_version_ = pending->versions[i];
@@ -448,28 +448,45 @@ Task<void> Replica::MergeQueued() {
 
 // -- checkpoints -----------------------------------------------------------------------------------------------------
 
-Task<Status> Replica::Checkpoint() {
+// Waits for a running checkpoint, finishes one that had run out of space, and reserves the next.
+Task<Status> Replica::ReserveCheckpoint() {
   while (checkpoint_running_) co_await checkpoint_done_.Wait();
   if (!failure_.ok()) co_return Refusal();
-  if (!NeedsCheckpoint() && !tree_->checkpointing()) co_return Status();
   checkpoint_running_ = true;
-  Status status = co_await RunCheckpoint();
-  checkpoint_running_ = false;
-  checkpoint_done_.NotifyAll();
+  if (!tree_->checkpointing()) co_return Status();
+  Status status = co_await FinishCheckpoint();
+  if (!status.ok()) EndCheckpoint();
   co_return status;
 }
 
-Task<Status> Replica::RunCheckpoint() {
-  // An attempt that ran out of space left its generation frozen: go on with it.
-  if (!tree_->checkpointing()) {
-    frozen_ = Superblock{};
-    frozen_.generation = tree_->generation();
-    frozen_.epoch = epoch_;
-    frozen_.checkpoint_lsn = applied_lsn_;
-    frozen_.last_version = applied_version_;
-    tree_->EndGeneration();
-    file_->EndGeneration(frozen_.generation);
+void Replica::EndCheckpoint() {
+  checkpoint_running_ = false;
+  checkpoint_done_.NotifyAll();
+}
+
+Task<Status> Replica::Checkpoint() {
+  CO_RETURN_IF_ERROR(co_await ReserveCheckpoint());
+  Status status;
+  if (NeedsCheckpoint()) {
+    BeginCheckpoint();
+    status = co_await FinishCheckpoint();
   }
+  EndCheckpoint();
+  co_return status;
+}
+
+// Ends the generation: what is applied now is what this checkpoint will hold.
+void Replica::BeginCheckpoint() {
+  frozen_ = Superblock{};
+  frozen_.generation = tree_->generation();
+  frozen_.epoch = epoch_;
+  frozen_.checkpoint_lsn = applied_lsn_;
+  frozen_.last_version = applied_version_;
+  tree_->EndGeneration();
+  file_->EndGeneration(frozen_.generation);
+}
+
+Task<Status> Replica::FinishCheckpoint() {
   CO_ASSIGN_OR_RETURN(FrozenRoot root, co_await tree_->WriteFrozen(kCheckpointWrites, nullptr));
   Superblock content = frozen_;
   CHECK_EQ(content.generation, root.generation);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -51,6 +52,14 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> Checkpoint() override;
   PartitionStats stats() const override;
 
+  // -- snapshots
+  // Cuts behind every write appended so far, and makes all later versions exceed `floor`. Suspends until those writes
+  // are applied and no checkpoint runs; the cut itself is O(1).
+  Task<Result<SnapshotInfo>> OpenSnapshot(Version floor, int64_t ttl_ms);
+  Result<SnapshotInfo> RenewSnapshot(Generation generation, int64_t ttl_ms);
+  void ReleaseSnapshot(Generation generation);  // no-op when it is gone already
+  void ExpireSnapshots();
+
   // -- LogConsumer
   void OnDurable(Lsn up_to) override;
   void OnLogFailed(const Status& status) override;
@@ -63,7 +72,7 @@ class Replica final : public Partition, public LogConsumer {
 
  private:
   struct PendingWrite {
-    std::vector<WriteOp>* ops = nullptr;
+    std::vector<WriteOp>* ops = nullptr;  // null: a cut, not a write (OpenSnapshot)
     std::vector<OpResult> results;
     std::vector<Version> versions;
     std::vector<Extent> extents;  // per op: the place of an overflow value, or empty
@@ -72,6 +81,14 @@ class Replica final : public Partition, public LogConsumer {
     Status status;
     bool done = false;
     std::coroutine_handle<> waiter;
+  };
+
+  // co_await Applied{&pending}: until it was applied or failed.
+  struct Applied {
+    PendingWrite* pending;
+    bool await_ready() const { return pending->done; }
+    void await_suspend(std::coroutine_handle<> h) { pending->waiter = h; }
+    void await_resume() {}
   };
 
   Replica(Reactor& reactor, BufferPool& pool, Options options);
@@ -100,7 +117,14 @@ class Replica final : public Partition, public LogConsumer {
 
   Task<Status> ReplayRecord(LogRecord record);
   Task<void> Prefetch(std::string key);
-  Task<Status> RunCheckpoint();
+  void BeginCheckpoint();
+  void CutSnapshot();
+  Task<Status> FinishCheckpoint();
+  Task<void> FinishSnapshotCheckpoint();
+  Task<Status> ReserveCheckpoint();
+  void EndCheckpoint();
+  Task<Result<PagePin>> FetchScanLeaf(const ScanSpec& spec);
+  int64_t ScanTimeMs(const ScanSpec& spec) const;
   Task<Result<bool>> ScanLeaf(ScanSpec* spec, PagePin pin, ScanPage* page);
   Task<Result<bool>> ScanLeafReverse(ScanSpec* spec, PagePin pin, ScanPage* page);
   bool AddRow(const Node& node, uint32_t slot, const ScanSpec& spec, int64_t now_ms, ScanPage* page,
@@ -127,6 +151,7 @@ class Replica final : public Partition, public LogConsumer {
 
   bool checkpoint_running_ = false;
   WaitQueue checkpoint_done_;
+  std::map<Generation, SnapshotInfo> snapshots_;
   Superblock frozen_;  // of the generation being checkpointed
   Nanos last_checkpoint_ns_ = 0;
 

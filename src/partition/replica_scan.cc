@@ -41,7 +41,7 @@ Task<Result<bool>> Replica::ScanLeaf(ScanSpec* spec, PagePin pin, ScanPage* page
   RecordView overflow;
   {
     Node node = tree_->NodeOf(pin.frame());
-    int64_t now_ms = reactor_.WallMs();
+    int64_t now_ms = ScanTimeMs(*spec);
     bool exact = false;
     for (uint32_t slot = node.LowerBound(spec->start, &exact); slot < node.count(); ++slot) {
       if (!spec->end.empty() && node.Key(slot) >= spec->end) {
@@ -80,7 +80,7 @@ Task<Result<bool>> Replica::ScanLeafReverse(ScanSpec* spec, PagePin pin, ScanPag
   RecordView overflow;
   {
     Node node = tree_->NodeOf(pin.frame());
-    int64_t now_ms = reactor_.WallMs();
+    int64_t now_ms = ScanTimeMs(*spec);
     bool exact = false;
     bool whole = spec->end.empty() || (node.has_upper() && spec->end >= node.upper());
     uint32_t slot = whole ? node.count() : node.LowerBound(spec->end, &exact);
@@ -116,6 +116,24 @@ Task<Result<bool>> Replica::ScanLeafReverse(ScanSpec* spec, PagePin pin, ScanPag
   co_return false;
 }
 
+Task<Result<PagePin>> Replica::FetchScanLeaf(const ScanSpec& spec) {
+  if (spec.snapshot == 0) {
+    if (spec.reverse) co_return co_await tree_->FetchLeafBefore(spec.end);
+    co_return co_await tree_->FetchLeaf(spec.start);
+  }
+  Result<PagePin> pin = co_await tree_->FetchSnapshotLeaf(spec.snapshot, spec.reverse ? spec.end : spec.start, spec.reverse);
+  if (pin.ok() && !*pin) {
+    co_return Error(Code::kNotFound, "partition {}: snapshot {} has expired or was released", id(), spec.snapshot);
+  }
+  co_return pin;
+}
+
+// What has expired is left out: as of now, or as of the snapshot's last write.
+int64_t Replica::ScanTimeMs(const ScanSpec& spec) const {
+  auto snapshot = snapshots_.find(spec.snapshot);
+  return snapshot == snapshots_.end() ? reactor_.WallMs() : VersionMs(snapshot->second.version);
+}
+
 Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
   ++stats_.scans_total;
   ScanPage page;
@@ -128,11 +146,11 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
   spec.max_bytes = std::max<size_t>(spec.max_bytes, 1);
   for (bool over = false; !over;) {
     if (!failure_.ok()) co_return Refusal();
-    Result<PagePin> leaf = spec.reverse ? co_await tree_->FetchLeafBefore(spec.end) : co_await tree_->FetchLeaf(spec.start);
+    Result<PagePin> leaf = co_await FetchScanLeaf(spec);
     if (!leaf.ok()) co_return leaf.TakeStatus();
     Node node = tree_->NodeOf(leaf->frame());
     // Read ahead only when the scan will go on behind this leaf.
-    if (spec.max_rows - page.rows.size() > node.count()) {
+    if (spec.snapshot == 0 && spec.max_rows - page.rows.size() > node.count()) {
       tree_->ReadAhead(node.lower(), spec.reverse, kReadAheadPages, &tasks_);
     }
     Result<bool> step = spec.reverse ? co_await ScanLeafReverse(&spec, *std::move(leaf), &page)

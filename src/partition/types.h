@@ -45,6 +45,14 @@ struct OpResult {
   ReadResult current;
 };
 
+// A partition's snapshot: its state after a known LSN, readable until it expires or is released. Not kept over a restart.
+struct SnapshotInfo {
+  Generation generation = 0;  // its name
+  Lsn lsn = 0;
+  Version version = 0;        // of the last write in it; no later write has a version at or below OpenSnapshot's floor
+  int64_t expires_at_ms = 0;
+};
+
 struct ScanSpec {
   std::string start;            // inclusive unless start_exclusive; empty = from the first key
   bool start_exclusive = false;
@@ -53,6 +61,7 @@ struct ScanSpec {
   bool reverse = false;         // from the end towards the start
   bool keys_only = false;
   size_t max_rows = kMaxScanRows;
+  Generation snapshot = 0;      // 0 = the newest state; else the snapshot to read (kNotFound once it is gone)
   size_t max_bytes = kMaxScanBytes;  // stops after the row that reaches it (always at least one row)
 };
 
