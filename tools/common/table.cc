@@ -23,7 +23,7 @@ size_t DisplayWidth(std::string_view text) {
   return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
-Table::Table(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
+Table::Table(std::vector<std::string> header, bool align_numbers) : align_numbers_(align_numbers) { rows_.push_back(std::move(header)); }
 
 void Table::Row(std::vector<std::string> cells) {
   CHECK_EQ(cells.size(), rows_[0].size());
@@ -33,7 +33,7 @@ void Table::Row(std::vector<std::string> cells) {
 std::string Table::Render() const {
   const size_t columns = rows_[0].size();
   std::vector<size_t> width(columns, 0);
-  std::vector<bool> numeric(columns, true);
+  std::vector<bool> numeric(columns, align_numbers_);
   for (size_t r = 0; r < rows_.size(); ++r) {
     for (size_t c = 0; c < columns; ++c) {
       width[c] = std::max(width[c], DisplayWidth(rows_[r][c]));

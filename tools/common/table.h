@@ -1,4 +1,4 @@
-// Table: aligned columns for people; a column whose every cell is a number is right-aligned.
+// Table: aligned columns for people; with `align_numbers` a column whose every cell is a number is right-aligned.
 //
 // Threads: a value.
 #pragma once
@@ -11,12 +11,13 @@ namespace pando::tools {
 
 class Table {
  public:
-  explicit Table(std::vector<std::string> header);
+  explicit Table(std::vector<std::string> header, bool align_numbers = true);
   void Row(std::vector<std::string> cells);  // as many cells as the header has
   std::string Render() const;
 
  private:
   std::vector<std::vector<std::string>> rows_;  // the header first
+  bool align_numbers_;
 };
 
 // Columns `text` takes on a terminal: code points, not bytes.

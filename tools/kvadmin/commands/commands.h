@@ -1,0 +1,83 @@
+// The subcommands of kvadmin, one file each. Each adds itself to the command line; the chosen one's callback runs it.
+//
+// Conventions: what was asked for goes to standard output (a table, or JSON with --json); progress and errors go to
+// standard error; the exit code is one of exit_codes.h.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "src/base/result.h"
+#include "tools/kvadmin/bytes.h"
+#include "tools/kvadmin/client.h"
+#include "tools/kvadmin/exit_codes.h"
+
+namespace pando::admin {
+
+using Json = nlohmann::ordered_json;
+
+struct Globals {
+  Target target;
+  bool json = false;
+  int exit_code = kExitOk;
+};
+
+void AddGetCommand(CLI::App& app, Globals* globals);
+void AddPutCommand(CLI::App& app, Globals* globals);
+void AddDeleteCommand(CLI::App& app, Globals* globals);
+void AddIncrementCommand(CLI::App& app, Globals* globals);
+void AddScanCommand(CLI::App& app, Globals* globals);
+void AddCountCommand(CLI::App& app, Globals* globals);
+void AddLoadCommand(CLI::App& app, Globals* globals);
+void AddExportCommand(CLI::App& app, Globals* globals);
+void AddStatusCommand(CLI::App& app, Globals* globals);
+void AddCheckpointCommand(CLI::App& app, Globals* globals);
+void AddCheckCommand(CLI::App& app, Globals* globals);
+void AddWalDumpCommand(CLI::App& app, Globals* globals);
+void AddHelloCommand(CLI::App& app, Globals* globals);
+void AddPingCommand(CLI::App& app, Globals* globals);
+
+// Runs `body` when `command` was chosen, prints its error and sets the exit code.
+void OnChosen(CLI::App* command, Globals* globals, std::function<Result<ExitCode>()> body);
+
+// "--keys-only" -> "--keys-only,--keys_only": both spellings work everywhere.
+std::string Spell(const std::string& dashed);
+
+// --hex and --base64: how keys and values are typed and shown.
+void AddEncodingOptions(CLI::App* command, Encoding* encoding);
+
+// --if-version, --if-value, --if-exists, --if-absent.
+struct ConditionOptions {
+  std::string version, value;
+  bool exists = false, absent = false;
+  CLI::Option* version_option = nullptr;
+  CLI::Option* value_option = nullptr;
+};
+void AddConditionOptions(CLI::App* command, ConditionOptions* options);
+// Empty when no condition was given.
+Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& options, Encoding encoding);
+
+// --start, --end, --prefix.
+struct RangeOptions {
+  std::string start, end, prefix;
+};
+void AddRangeOptions(CLI::App* command, RangeOptions* options);
+struct Range {
+  std::string start, end, prefix;
+};
+Result<Range> BuildRange(const RangeOptions& options, Encoding encoding);
+
+// Versions are 64-bit: as JSON numbers they would lose digits in JavaScript and jq.
+inline std::string VersionText(int64_t version) { return std::to_string(static_cast<uint64_t>(version)); }
+Json RecordJson(std::string_view key, const api::Record& record);
+std::string TimeText(int64_t unix_ms);  // "2025-01-31 12:00:00.000Z", or "never" for 0
+
+void PrintJson(const Json& json);
+
+// Prints the outcome of a conditional write and returns kExitOk or kExitNo.
+ExitCode ReportWrite(const Globals& globals, std::string_view key, Encoding encoding, const api::WriteResult& result,
+                     std::string_view done);
+
+}  // namespace pando::admin

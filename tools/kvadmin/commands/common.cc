@@ -1,0 +1,138 @@
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cstdio>
+#include <ctime>
+
+#include "tools/kvadmin/commands/commands.h"
+
+namespace pando::admin {
+
+void OnChosen(CLI::App* command, Globals* globals, std::function<Result<ExitCode>()> body) {
+  command->callback([globals, body = std::move(body)] {
+    Result<ExitCode> result = body();
+    if (result.ok()) {
+      globals->exit_code = *result;
+      return;
+    }
+    globals->exit_code = ExitCodeOf(result.status());
+    if (globals->json) {
+      Json error;
+      error["error"]["code"] = std::string(CodeName(result.status().code()));
+      error["error"]["message"] = result.status().message();
+      fmt::print(stderr, "{}\n", error.dump(-1, ' ', false, Json::error_handler_t::replace));
+    } else {
+      fmt::print(stderr, "kvadmin: {}\n", result.status().message());
+    }
+  });
+}
+
+std::string Spell(const std::string& dashed) {
+  std::string underscored = dashed;
+  for (size_t i = 2; i < underscored.size(); ++i) {
+    if (underscored[i] == '-') underscored[i] = '_';
+  }
+  return underscored == dashed ? dashed : dashed + "," + underscored;
+}
+
+void AddEncodingOptions(CLI::App* command, Encoding* encoding) {
+  auto* hex = command->add_flag_callback(
+      "--hex", [encoding] { *encoding = Encoding::kHex; }, "Keys and values are typed and shown in hexadecimal");
+  auto* base64 = command->add_flag_callback(
+      "--base64", [encoding] { *encoding = Encoding::kBase64; }, "Keys and values are typed and shown in base64");
+  hex->excludes(base64);
+}
+
+void AddConditionOptions(CLI::App* command, ConditionOptions* options) {
+  options->version_option = command->add_option(Spell("--if-version"), options->version,
+                                                "Only if the record has this version, as get shows it");
+  options->value_option =
+      command->add_option(Spell("--if-value"), options->value, "Only if the record has this value");
+  auto* exists = command->add_flag(Spell("--if-exists"), options->exists, "Only if there is a record");
+  auto* absent = command->add_flag(Spell("--if-absent"), options->absent, "Only if there is none");
+  exists->excludes(absent);
+}
+
+Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& options, Encoding encoding) {
+  api::Condition condition;
+  if (options.version_option->count() > 0) {
+    uint64_t version = 0;
+    const char* end = options.version.data() + options.version.size();
+    auto [stop, error] = std::from_chars(options.version.data(), end, version);
+    if (error != std::errc() || stop != end || options.version.empty()) {
+      return Error(Code::kInvalidArgument, "--if-version={}: not a version", options.version);
+    }
+    condition.__set_version(static_cast<int64_t>(version));
+  }
+  if (options.value_option->count() > 0) {
+    ASSIGN_OR_RETURN(std::string value, DecodeInput(options.value, encoding, "--if-value"));
+    condition.__set_value(value);
+  }
+  if (options.exists || options.absent) condition.__set_exists(options.exists);
+  if (condition == api::Condition()) return std::optional<api::Condition>();
+  return std::optional<api::Condition>(std::move(condition));
+}
+
+void AddRangeOptions(CLI::App* command, RangeOptions* options) {
+  command->add_option("--start", options->start, "First key (inclusive)");
+  command->add_option("--end", options->end, "End of the keys (exclusive)");
+  command->add_option("--prefix", options->prefix, "Only keys that begin with this");
+}
+
+Result<Range> BuildRange(const RangeOptions& options, Encoding encoding) {
+  Range range;
+  ASSIGN_OR_RETURN(range.start, DecodeInput(options.start, encoding, "--start"));
+  ASSIGN_OR_RETURN(range.end, DecodeInput(options.end, encoding, "--end"));
+  ASSIGN_OR_RETURN(range.prefix, DecodeInput(options.prefix, encoding, "--prefix"));
+  return Result<Range>(std::move(range));
+}
+
+Json RecordJson(std::string_view key, const api::Record& record) {
+  Json j;
+  SetBytes(&j, "key", key);
+  j["found"] = record.found;
+  if (!record.found) return j;
+  SetBytes(&j, "value", record.value);
+  j["version"] = VersionText(record.version);
+  if (record.expires_at_ms != 0) j["expires_at_ms"] = record.expires_at_ms;
+  return j;
+}
+
+std::string TimeText(int64_t unix_ms) {
+  if (unix_ms == 0) return "never";
+  auto seconds = static_cast<std::time_t>(unix_ms / 1000);
+  return fmt::format("{:%Y-%m-%d %H:%M:%S}.{:03}Z", fmt::gmtime(seconds), unix_ms % 1000);
+}
+
+void PrintJson(const Json& json) { fmt::print("{}\n", json.dump()); }
+
+ExitCode ReportWrite(const Globals& globals, std::string_view key, Encoding encoding, const api::WriteResult& result,
+                     std::string_view done) {
+  if (globals.json) {
+    Json j;
+    SetBytes(&j, "key", key);
+    j["applied"] = result.applied;
+    j["existed"] = result.existed;
+    if (result.applied) j["version"] = VersionText(result.version);
+    if (result.__isset.number) j["number"] = result.number;
+    if (result.__isset.current) {
+      j["current"] = RecordJson(key, result.current);
+      j["current"].erase("key");
+      j["current"].erase("key_b64");
+    }
+    PrintJson(j);
+  } else if (result.applied) {
+    fmt::print("{}\n", done);
+  } else if (result.__isset.current && result.current.found) {
+    fmt::print(stderr, "not applied: the condition does not hold; \"{}\" has version {}, value \"{}\"\n",
+               Printable(key, encoding), VersionText(result.current.version),
+               Printable(result.current.value, encoding, 200));
+  } else {
+    fmt::print(stderr, "not applied: the condition does not hold; there is no record \"{}\"\n",
+               Printable(key, encoding));
+  }
+  return result.applied ? kExitOk : kExitNo;
+}
+
+}  // namespace pando::admin

@@ -1,0 +1,79 @@
+// kvadmin get: one record.
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "tools/kvadmin/commands/commands.h"
+
+namespace pando::admin {
+
+namespace {
+
+struct GetOptions {
+  std::string key;
+  Encoding encoding = Encoding::kText;
+  bool raw = false, verbose = false;
+};
+
+Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
+  api::GetRequest request;
+  ASSIGN_OR_RETURN(request.key, DecodeInput(options.key, options.encoding, "key"));
+  Client client(globals.target);
+  api::Record record;
+  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+    kv.get(record, context, request);
+  }));
+  if (globals.json) {
+    PrintJson(RecordJson(request.key, record));
+    return record.found ? kExitOk : kExitNo;
+  }
+  if (!record.found) {
+    fmt::print(stderr, "no record \"{}\"\n", Printable(request.key, options.encoding));
+    return kExitNo;
+  }
+  if (options.raw) {
+    if (std::fwrite(record.value.data(), 1, record.value.size(), stdout) != record.value.size()) {
+      return ErrnoError(errno, "write the value to standard output");
+    }
+    return kExitOk;
+  }
+  // Text that spans lines is shown as it is; anything else that a terminal would act on is escaped.
+  std::string shown;
+  size_t begin = 0;
+  while (options.encoding == Encoding::kText && begin <= record.value.size()) {
+    size_t end = std::min(record.value.find('\n', begin), record.value.size());
+    if (begin > 0) shown += '\n';
+    shown += Printable(std::string_view(record.value).substr(begin, end - begin), Encoding::kText);
+    begin = end + 1;
+  }
+  if (options.encoding != Encoding::kText) shown = Printable(record.value, options.encoding);
+  if (shown.empty() || shown.back() != '\n') shown += '\n';
+  if (options.verbose) {
+    fmt::print("version {}, written {}, expires {}, {} bytes\n", VersionText(record.version),
+               TimeText(static_cast<int64_t>(static_cast<uint64_t>(record.version) >> 16)),
+               TimeText(record.expires_at_ms), record.value.size());
+  }
+  fmt::print("{}", shown);
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddGetCommand(CLI::App& app, Globals* globals) {
+  auto o = std::make_shared<GetOptions>();
+  CLI::App* command = app.add_subcommand("get", "Print the value of a key");
+  command->add_option("key", o->key, "The key")->required();
+  AddEncodingOptions(command, &o->encoding);
+  command->add_flag("--raw", o->raw, "Write the value's bytes as they are, without a line end");
+  command->add_flag("-v,--verbose", o->verbose, "Also print version, times and size");
+  command->footer(
+      "Examples:\n"
+      "  kvadmin get bash\n"
+      "  kvadmin get --raw picture.png > picture.png\n"
+      "  kvadmin get --hex 00ff10\n"
+      "  kvadmin --json get bash | jq -r .value\n"
+      "Exit codes: 0 found; 1 no such record.");
+  OnChosen(command, globals, [=] { return Get(*globals, *o); });
+}
+
+}  // namespace pando::admin

@@ -1,0 +1,48 @@
+// kvadmin increment: add to a number.
+#include <fmt/format.h>
+
+#include "tools/kvadmin/commands/commands.h"
+
+namespace pando::admin {
+
+namespace {
+
+struct IncrementOptions {
+  std::string key;
+  Encoding encoding = Encoding::kText;
+  int64_t by = 1;
+  ConditionOptions condition;
+};
+
+Result<ExitCode> Increment(const Globals& globals, const IncrementOptions& options) {
+  api::IncrementRequest request;
+  ASSIGN_OR_RETURN(request.key, DecodeInput(options.key, options.encoding, "key"));
+  request.__set_delta(options.by);
+  ASSIGN_OR_RETURN(auto condition, BuildCondition(options.condition, options.encoding));
+  if (condition) request.__set_condition(*condition);
+  Client client(globals.target);
+  api::WriteResult result;
+  RETURN_IF_ERROR(client.Kv(Client::Repeat::kUnsafe, [&](api::KvClient& kv, const api::Context& context) {
+    kv.increment(result, context, request);
+  }));
+  return ReportWrite(globals, request.key, options.encoding, result, fmt::format("{}", result.number));
+}
+
+}  // namespace
+
+void AddIncrementCommand(CLI::App& app, Globals* globals) {
+  auto o = std::make_shared<IncrementOptions>();
+  CLI::App* command = app.add_subcommand("increment", "Add to the decimal number stored under a key; none counts as 0");
+  command->add_option("key", o->key, "The key")->required();
+  command->add_option("--by", o->by, "What to add; may be negative")->capture_default_str();
+  AddEncodingOptions(command, &o->encoding);
+  AddConditionOptions(command, &o->condition);
+  command->footer(
+      "Examples:\n"
+      "  kvadmin increment visits\n"
+      "  kvadmin increment stock --by=-5 --if-exists\n"
+      "Exit codes: 0 added; 1 the condition did not hold.");
+  OnChosen(command, globals, [=] { return Increment(*globals, *o); });
+}
+
+}  // namespace pando::admin

@@ -1,0 +1,89 @@
+// kvadmin put: store one record.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "gen-cpp/pando_constants.h"
+#include "tools/kvadmin/commands/commands.h"
+
+namespace pando::admin {
+
+namespace {
+
+struct PutOptions {
+  std::string key, value, value_file;
+  Encoding encoding = Encoding::kText;
+  ConditionOptions condition;
+  int64_t ttl_ms = 0;
+  bool clear_ttl = false;
+  CLI::Option* value_option = nullptr;
+};
+
+Result<std::string> ReadValue(const PutOptions& options) {
+  if (options.value_option->count() > 0) return DecodeInput(options.value, options.encoding, "value");
+  std::string bytes;
+  if (options.value_file == "-") {
+    bytes.assign(std::istreambuf_iterator<char>(std::cin), {});
+  } else {
+    std::ifstream in(options.value_file, std::ios::binary);
+    if (!in) return ErrnoError(errno, "open {}", options.value_file);
+    bytes.assign(std::istreambuf_iterator<char>(in), {});
+    if (in.bad()) return ErrnoError(errno, "read {}", options.value_file);
+  }
+  return Result<std::string>(std::move(bytes));
+}
+
+Result<ExitCode> Put(const Globals& globals, const PutOptions& options) {
+  if ((options.value_option->count() > 0) == !options.value_file.empty()) {
+    return Error(Code::kInvalidArgument, "put needs a value: either as an argument or from --value-file");
+  }
+  api::PutRequest request;
+  ASSIGN_OR_RETURN(request.key, DecodeInput(options.key, options.encoding, "key"));
+  ASSIGN_OR_RETURN(request.value, ReadValue(options));
+  ASSIGN_OR_RETURN(auto condition, BuildCondition(options.condition, options.encoding));
+  if (condition) request.__set_condition(*condition);
+  if (options.ttl_ms > 0) {
+    request.__set_ttl_mode(api::g_pando_constants.TTL_SET);
+    request.__set_ttl_ms(options.ttl_ms);
+  } else if (options.clear_ttl) {
+    request.__set_ttl_mode(api::g_pando_constants.TTL_CLEAR);
+  }
+  Client client(globals.target);
+  api::WriteResult result;
+  auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafe;
+  RETURN_IF_ERROR(client.Kv(repeat, [&](api::KvClient& kv, const api::Context& context) {
+    kv.put(result, context, request);
+  }));
+  return ReportWrite(globals, request.key, options.encoding, result,
+                     fmt::format("stored, version {}", VersionText(result.version)));
+}
+
+}  // namespace
+
+void AddPutCommand(CLI::App& app, Globals* globals) {
+  auto o = std::make_shared<PutOptions>();
+  CLI::App* command = app.add_subcommand("put", "Store a value under a key");
+  command->add_option("key", o->key, "The key")->required();
+  o->value_option = command->add_option("value", o->value, "The value");
+  command->add_option(Spell("--value-file"), o->value_file, "Take the value's bytes from this file; - is standard input");
+  AddEncodingOptions(command, &o->encoding);
+  auto* ttl = command->add_option(Spell("--ttl-ms"), o->ttl_ms, "The record expires after this many milliseconds")
+                  ->check(CLI::PositiveNumber);
+  command->add_flag(Spell("--clear-ttl"), o->clear_ttl,
+                    "The record never expires; without it an expiry that is set stays")->excludes(ttl);
+  AddConditionOptions(command, &o->condition);
+  command->footer(
+      "Examples:\n"
+      "  kvadmin put colour blue\n"
+      "  kvadmin put picture.png --value-file picture.png\n"
+      "  kvadmin put --hex 00ff10 c0ffee\n"
+      "  kvadmin put session-1 ok --ttl-ms 60000\n"
+      "  kvadmin put lock me --if-absent\n"
+      "Exit codes: 0 stored; 1 the condition did not hold.");
+  OnChosen(command, globals, [=] { return Put(*globals, *o); });
+}
+
+}  // namespace pando::admin

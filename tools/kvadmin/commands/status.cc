@@ -1,0 +1,107 @@
+// kvadmin status: how a node is, why, and what to do next.
+#include <fmt/format.h>
+
+#include "tools/common/table.h"
+#include "tools/kvadmin/commands/commands.h"
+
+namespace pando::admin {
+
+namespace {
+
+std::string Bytes(int64_t n) { return tools::HumanBytes(static_cast<double>(n)); }
+
+std::string Share(int64_t part, int64_t whole) {
+  if (whole <= 0) return "";
+  return fmt::format(" ({:.0f} %)", 100.0 * static_cast<double>(part) / static_cast<double>(whole));
+}
+
+Json StatusJson(const api::NodeStatus& s) {
+  Json j;
+  j["verdict"] = s.verdict;
+  j["advice"] = s.advice;
+  j["node_id"] = s.node_id;
+  j["server_version"] = s.server_version;
+  j["uptime_ms"] = s.uptime_ms;
+  j["data_dir"] = s.data_dir;
+  j["page_bytes"] = s.page_bytes;
+  j["memory_limit_bytes"] = s.memory_limit_bytes;
+  j["resident_bytes"] = s.resident_bytes;
+  j["pool_pages"] = s.pool_pages;
+  j["pool_free_pages"] = s.pool_free_pages;
+  j["log_bytes"] = s.log_bytes;
+  j["log_budget_bytes"] = s.log_budget_bytes;
+  j["connections"] = s.connections;
+  j["http_port"] = s.http_port;
+  j["partitions"] = Json::array();
+  for (const api::PartitionStatus& p : s.partitions) {
+    j["partitions"].push_back(Json{{"id", p.id}, {"uuid", p.uuid}, {"reactor", p.reactor},
+                                   {"generation", p.generation}, {"last_lsn", p.last_lsn},
+                                   {"applied_lsn", p.applied_lsn}, {"checkpoint_lsn", p.checkpoint_lsn},
+                                   {"file_bytes", p.file_bytes}, {"used_bytes", p.used_bytes},
+                                   {"dirty_pages", p.dirty_pages}, {"checkpoint_running", p.checkpoint_running}});
+  }
+  return j;
+}
+
+void PrintStatus(const api::NodeStatus& s) {
+  fmt::print("{}\n", s.verdict);
+  if (!s.advice.empty()) fmt::print("  next: {}\n", s.advice);
+  fmt::print("\n");
+  int64_t file_bytes = 0, used_bytes = 0, dirty_pages = 0;
+  for (const api::PartitionStatus& p : s.partitions) {
+    file_bytes += p.file_bytes;
+    used_bytes += p.used_bytes;
+    dirty_pages += p.dirty_pages;
+  }
+  tools::Table node({"NODE", s.node_id}, /*align_numbers=*/false);
+  node.Row({"version", s.server_version});
+  node.Row({"up", tools::HumanSeconds(static_cast<double>(s.uptime_ms) / 1000)});
+  node.Row({"data", fmt::format("{}, {} in files, {} used", s.data_dir, Bytes(file_bytes), Bytes(used_bytes))});
+  node.Row({"memory", fmt::format("{} resident of {}{}", Bytes(s.resident_bytes), Bytes(s.memory_limit_bytes),
+                                  Share(s.resident_bytes, s.memory_limit_bytes))});
+  node.Row({"pool", fmt::format("{} pages of {}, {} free, {} dirty", s.pool_pages, Bytes(s.page_bytes),
+                                s.pool_free_pages, dirty_pages)});
+  node.Row({"log", fmt::format("{} of {}{}", Bytes(s.log_bytes), Bytes(s.log_budget_bytes),
+                               Share(s.log_bytes, s.log_budget_bytes))});
+  node.Row({"connections", std::to_string(s.connections)});
+  node.Row({"http port", std::to_string(s.http_port)});
+  fmt::print("{}\n", node.Render());
+
+  tools::Table parts({"PARTITION", "REACTOR", "GENERATION", "LAST LSN", "APPLIED", "CHECKPOINT", "FILE", "USED",
+                      "DIRTY PAGES", "CHECKPOINTING"});
+  for (const api::PartitionStatus& p : s.partitions) {
+    parts.Row({std::to_string(p.id), std::to_string(p.reactor), std::to_string(p.generation),
+               std::to_string(p.last_lsn), std::to_string(p.applied_lsn), std::to_string(p.checkpoint_lsn),
+               Bytes(p.file_bytes), Bytes(p.used_bytes), std::to_string(p.dirty_pages),
+               p.checkpoint_running ? "yes" : "no"});
+  }
+  fmt::print("{}", parts.Render());
+}
+
+Result<ExitCode> ShowStatus(const Globals& globals) {
+  Client client(globals.target);
+  api::NodeStatus status;
+  RETURN_IF_ERROR(client.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
+    admin.status(status, context);
+  }));
+  if (globals.json) {
+    PrintJson(StatusJson(status));
+  } else {
+    PrintStatus(status);
+  }
+  return status.verdict == "ok" ? kExitOk : kExitNo;
+}
+
+}  // namespace
+
+void AddStatusCommand(CLI::App& app, Globals* globals) {
+  CLI::App* command = app.add_subcommand("status", "How the node is, why, and what to do next");
+  command->footer(
+      "Examples:\n"
+      "  kvadmin status\n"
+      "  kvadmin --json status | jq .verdict\n"
+      "Exit codes: 0 the verdict is ok; 1 it is not; 3 the node does not answer.");
+  OnChosen(command, globals, [=] { return ShowStatus(*globals); });
+}
+
+}  // namespace pando::admin

@@ -1,0 +1,222 @@
+// kvadmin wal-dump: what a log holds, batch by batch, read from the files.
+#include <fmt/format.h>
+
+#include "src/partition/store.h"
+#include "src/wal/log_reader.h"
+#include "src/wal/record.h"
+#include "tools/common/table.h"
+#include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/offline.h"
+
+namespace pando::admin {
+
+namespace {
+
+constexpr size_t kValueColumns = 60;
+
+struct WalDumpOptions {
+  std::string directory;
+  std::string partition;  // id or UUID; empty = all
+  uint64_t from_lsn = 0, to_lsn = UINT64_MAX;
+  Encoding encoding = Encoding::kText;
+  bool summary = false, running = false;
+};
+
+struct Names {
+  std::unordered_map<Uuid, uint32_t, UuidHash> ids;  // empty when only a log directory was given
+  std::string Of(const Uuid& partition) const {
+    auto found = ids.find(partition);
+    return found == ids.end() ? partition.ToString() : std::to_string(found->second);
+  }
+};
+
+const char* OpName(RecordOp op) {
+  switch (op) {
+    case RecordOp::kPut: return "put";
+    case RecordOp::kRemove: return "remove";
+    case RecordOp::kIncrement: return "increment";
+  }
+  return "?";
+}
+
+class Dumper {
+ public:
+  Dumper(const Globals& globals, const WalDumpOptions& options, const Names& names)
+      : json_(globals.json), options_(options), names_(names) {}
+
+  // Prints the records of a batch that pass the filters.
+  Status Print(const LogEntry& entry) {
+    const BatchHeader& h = entry.header;
+    ++batches_;
+    if (h.partition.IsNil()) return Status();
+    std::string name = names_.Of(h.partition);
+    if (!options_.partition.empty() && options_.partition != name && options_.partition != h.partition.ToString()) {
+      return Status();
+    }
+    ByteReader reader(entry.records);
+    for (uint32_t i = 0; i < h.record_count; ++i) {
+      Result<LogRecord> record = DecodeRecord(&reader);
+      if (!record.ok()) {
+        return Error(Code::kCorruption, "{}: the batch at offset {}: record {} of {}: {}", entry.segment->path,
+                     entry.offset, i + 1, h.record_count, record.status().message());
+      }
+      Lsn lsn = h.first_lsn + i;
+      if (lsn < options_.from_lsn || lsn > options_.to_lsn) continue;
+      ++records_;
+      if (options_.summary) continue;
+      if (json_) {
+        PrintJsonRecord(entry, name, lsn, *record);
+      } else {
+        PrintTextRecord(name, lsn, *record);
+      }
+    }
+    return Status();
+  }
+  uint64_t batches() const { return batches_; }
+  uint64_t records() const { return records_; }
+
+ private:
+  void PrintTextRecord(const std::string& partition, Lsn lsn, const LogRecord& r) const {
+    std::string what;
+    if (r.op == RecordOp::kPut) what = fmt::format(" = {}", Printable(r.value, options_.encoding, kValueColumns));
+    if (r.op == RecordOp::kIncrement) what = fmt::format(" {:+}", r.delta);
+    if (r.ttl_mode == TtlMode::kSet) what += " expires " + TimeText(r.expires_at_ms);
+    if (r.condition.exists) what += *r.condition.exists ? " if exists" : " if absent";
+    if (r.condition.version) what += fmt::format(" if version {}", *r.condition.version);
+    if (r.condition.value) what += fmt::format(" if value {}", Printable(*r.condition.value, options_.encoding, 20));
+    fmt::print("{:>10} {:>12} {} {:<9} {}{}{}\n", partition, lsn, TimeText(VersionMs(r.version)), OpName(r.op),
+               Printable(r.key, options_.encoding), what, r.continues ? " ..." : "");
+  }
+  void PrintJsonRecord(const LogEntry& entry, const std::string& partition, Lsn lsn, const LogRecord& r) const {
+    Json j;
+    j["partition"] = partition;
+    j["lsn"] = lsn;
+    j["epoch"] = entry.header.epoch;
+    j["version"] = std::to_string(r.version);
+    j["op"] = OpName(r.op);
+    SetBytes(&j, "key", r.key);
+    if (r.op == RecordOp::kPut) SetBytes(&j, "value", r.value);
+    if (r.op == RecordOp::kIncrement) j["delta"] = r.delta;
+    if (r.ttl_mode == TtlMode::kSet) j["expires_at_ms"] = r.expires_at_ms;
+    if (r.ttl_mode == TtlMode::kClear) j["clears_ttl"] = true;
+    if (r.condition.exists) j["condition"]["exists"] = *r.condition.exists;
+    if (r.condition.version) j["condition"]["version"] = std::to_string(*r.condition.version);
+    if (r.condition.value) {
+      Json value;
+      SetBytes(&value, "value", *r.condition.value);
+      j["condition"].update(value);
+    }
+    j["continues"] = r.continues;
+    j["segment"] = entry.segment->number;
+    j["offset"] = entry.offset;
+    PrintJson(j);
+  }
+
+  const bool json_;
+  const WalDumpOptions& options_;
+  const Names& names_;
+  uint64_t batches_ = 0, records_ = 0;
+};
+
+void PrintSegments(const Globals& globals, const LogReader& log, const Dumper& dumper) {
+  if (globals.json) {
+    Json j;
+    j["summary"]["records"] = dumper.records();
+    j["summary"]["batches"] = dumper.batches();
+    j["summary"]["node"] = log.node().ToString();
+    j["summary"]["torn"] = log.torn();
+    j["summary"]["end_segment"] = PositionSegment(log.end());
+    j["summary"]["end_offset"] = PositionOffset(log.end());
+    if (!log.end_reason().empty()) j["summary"]["end_reason"] = log.end_reason();
+    for (const LogSegmentInfo& s : log.segments()) {
+      j["summary"]["segments"].push_back(
+          Json{{"number", s.number}, {"path", s.path}, {"bytes", s.bytes}, {"use", SegmentUseName(s.use)}});
+    }
+    PrintJson(j);
+    return;
+  }
+  tools::Table table({"SEGMENT", "BYTES", "USE", "FILE"});
+  for (const LogSegmentInfo& s : log.segments()) {
+    table.Row({std::to_string(s.number), std::to_string(s.bytes), SegmentUseName(s.use), s.path});
+  }
+  fmt::print("\n{}{} records in {} batches; the log ends in segment {} at offset {}{}\n", table.Render(),
+             dumper.records(), dumper.batches(), PositionSegment(log.end()), PositionOffset(log.end()),
+             log.torn() ? fmt::format("; behind it: {}", log.end_reason()) : "");
+}
+
+Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOptions* options, const Names* names,
+                     std::string directory) {
+  LogReader::Options log_options;
+  log_options.directory = std::move(directory);
+  CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> log, co_await LogReader::Open(*reactor, log_options));
+  Dumper dumper(*globals, *options, *names);
+  for (;;) {
+    LogEntry entry;
+    CO_ASSIGN_OR_RETURN(bool any, co_await log->Next(&entry));
+    if (!any) break;
+    CO_RETURN_IF_ERROR(dumper.Print(entry));
+  }
+  PrintSegments(*globals, *log, dumper);
+  co_return Status();
+}
+
+Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const WalDumpOptions* options) {
+  Names names;
+  Result<StoreInfo> store = co_await LoadStore(*reactor, options->directory);
+  if (!store.ok()) {
+    // Not a store: perhaps one log's own directory.
+    if (store.code() != Code::kNotFound) co_return store.TakeStatus();
+    Status status = co_await DumpLog(reactor, globals, options, &names, options->directory);
+    if (!status.ok()) co_return status;
+    co_return kExitOk;
+  }
+  for (const PartitionInfo& p : store->partitions) names.ids.emplace(p.uuid, p.id);
+  File lock;
+  if (!options->running) {
+    Result<File> taken = co_await LockStore(*reactor, options->directory);
+    if (!taken.ok()) {
+      co_return Error(taken.code(), "{} (--running reads all the same; the end of a log in use may look damaged)",
+                      taken.status().message());
+    }
+    lock = *std::move(taken);
+  }
+  Status status;
+  for (uint32_t r = 0; r < store->reactors && status.ok(); ++r) {
+    if (!globals->json) fmt::print("{}log of reactor {}\n", r > 0 ? "\n" : "", r);
+    status = co_await DumpLog(reactor, globals, options, &names, store->LogDirectory(r));
+  }
+  if (lock.is_open()) {
+    Status closed = co_await lock.Close();
+    if (status.ok()) status = std::move(closed);
+  }
+  if (!status.ok()) co_return status;
+  co_return kExitOk;
+}
+
+}  // namespace
+
+void AddWalDumpCommand(CLI::App& app, Globals* globals) {
+  auto o = std::make_shared<WalDumpOptions>();
+  CLI::App* command = app.add_subcommand("wal-dump", "Print the records of a stopped node's logs");
+  command->add_option("directory", o->directory, "A data directory, or one wal-N in it")->required()
+      ->check(CLI::ExistingDirectory);
+  command->add_option("--partition", o->partition, "Only this partition: its number or UUID");
+  command->add_option(Spell("--from-lsn"), o->from_lsn, "First LSN");
+  command->add_option(Spell("--to-lsn"), o->to_lsn, "Last LSN");
+  command->add_flag("--summary", o->summary, "Only the segments and how many records there are");
+  command->add_flag("--running", o->running, "Also when a node has the directory open");
+  AddEncodingOptions(command, &o->encoding);
+  command->footer(
+      "Columns: partition, LSN, time, operation, key. A line that ends in ... is applied together with the next.\n"
+      "Nothing is changed.\n\n"
+      "Examples:\n"
+      "  kvadmin wal-dump /var/lib/pando\n"
+      "  kvadmin wal-dump /var/lib/pando --partition 3 --from-lsn 1000 --to-lsn 1010\n"
+      "  kvadmin --json wal-dump /var/lib/pando | jq 'select(.op == \"remove\")'\n"
+      "Exit codes: 0 read to the end; 4 the log is damaged; 5 a node has it open.");
+  OnChosen(command, globals, [=] {
+    return RunOffline([=](Reactor& reactor) { return WalDump(&reactor, globals, o.get()); });
+  });
+}
+
+}  // namespace pando::admin

@@ -1,0 +1,123 @@
+#include "tools/kvadmin/export_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tools/kvadmin/bytes.h"
+
+namespace pando::admin {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+Status SyncParent(const std::string& path) {
+  std::string parent = fs::path(path).parent_path().string();
+  int fd = ::open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ErrnoError(errno, "open the directory of {}", path);
+  int result = ::fsync(fd);
+  int error = errno;
+  ::close(fd);
+  return result == 0 ? Status() : ErrnoError(error, "sync the directory of {}", path);
+}
+
+}  // namespace
+
+ExportFile::~ExportFile() {
+  if (file_ && file_ != stdout) std::fclose(file_);
+}
+
+Status ExportFile::Open(const std::string& path, const std::string& identity, bool resume, Position* position) {
+  *position = Position{};
+  if (path == "-") {
+    file_ = stdout;
+    return Status();
+  }
+  path_ = path;
+  identity_ = identity;
+  partial_ = path + ".partial";
+  state_ = partial_ + ".state";
+  if (resume) RETURN_IF_ERROR(LoadState(position));
+  file_ = std::fopen(partial_.c_str(), position->bytes > 0 ? "r+b" : "wb");
+  if (!file_) return ErrnoError(errno, "open {}", partial_);
+  bytes_ = position->bytes;
+  // What was written behind the remembered position is written again.
+  if (::ftruncate(::fileno(file_), static_cast<off_t>(bytes_)) != 0 ||
+      std::fseek(file_, static_cast<long>(bytes_), SEEK_SET) != 0) {
+    return ErrnoError(errno, "cut {} to {} bytes", partial_, bytes_);
+  }
+  return Status();
+}
+
+Status ExportFile::LoadState(Position* position) {
+  std::ifstream in(state_);
+  if (!in) return Status();  // nothing to resume
+  auto state = nlohmann::json::parse(in, nullptr, false);
+  if (!state.is_object() || !state.contains("cursor_b64")) {
+    return Error(Code::kInvalidArgument, "{} is not an export's state; remove it to start anew", state_);
+  }
+  std::string identity = state.value("export", "");
+  if (identity != identity_) {
+    return Error(Code::kInvalidArgument, "{} belongs to another export ({}), not to {}; remove it to start anew",
+                 state_, identity, identity_);
+  }
+  ASSIGN_OR_RETURN(position->cursor, Base64Decode(state.value("cursor_b64", "")));
+  position->bytes = state.value("bytes", uint64_t{0});
+  position->rows = state.value("rows", uint64_t{0});
+  std::error_code error;
+  uint64_t there = fs::file_size(partial_, error);
+  if (error || there < position->bytes) {
+    return Error(Code::kInvalidArgument, "{} is shorter than {} says; remove both to start anew", partial_, state_);
+  }
+  return Status();
+}
+
+Status ExportFile::Write(const std::string& bytes) {
+  if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) {
+    return ErrnoError(errno, "write {}", path_.empty() ? "standard output" : partial_);
+  }
+  bytes_ += bytes.size();
+  return Status();
+}
+
+Status ExportFile::Flush() {
+  if (std::fflush(file_) != 0) return ErrnoError(errno, "write {}", path_.empty() ? "standard output" : partial_);
+  if (!path_.empty() && ::fdatasync(::fileno(file_)) != 0) return ErrnoError(errno, "sync {}", partial_);
+  return Status();
+}
+
+Status ExportFile::Save(const std::string& cursor, uint64_t rows) {
+  if (path_.empty()) return Status();
+  RETURN_IF_ERROR(Flush());
+  nlohmann::json state;
+  state["export"] = identity_;
+  state["cursor_b64"] = Base64Encode(cursor);
+  state["bytes"] = bytes_;
+  state["rows"] = rows;
+  std::string next = state_ + ".next";
+  std::ofstream out(next, std::ios::trunc);
+  out << state.dump() << '\n';
+  out.close();
+  if (!out) return ErrnoError(errno, "write {}", next);
+  if (std::rename(next.c_str(), state_.c_str()) != 0) return ErrnoError(errno, "rename {}", next);
+  return Status();
+}
+
+Status ExportFile::Finish() {
+  RETURN_IF_ERROR(Flush());
+  if (path_.empty()) return Status();
+  std::FILE* file = std::exchange(file_, nullptr);
+  if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", partial_);
+  if (std::rename(partial_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, path_);
+  std::error_code ignored;
+  fs::remove(state_, ignored);
+  return SyncParent(path_);
+}
+
+}  // namespace pando::admin

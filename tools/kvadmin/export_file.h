@@ -1,0 +1,47 @@
+// ExportFile: where an export goes. Rows are written to FILE.partial; FILE.partial.state remembers, from time to time,
+// how far it got (scan cursor, bytes, rows), so that an export cut short can go on there; at the end the file is synced
+// and renamed to FILE. Standard output has none of that.
+//
+// Threads: one.
+#pragma once
+
+#include <cstdint>
+#include <cstdio>
+#include <string>
+
+#include "src/base/result.h"
+
+namespace pando::admin {
+
+class ExportFile {
+ public:
+  struct Position {
+    std::string cursor;  // of the scan, behind the last row written
+    uint64_t bytes = 0, rows = 0;
+  };
+
+  ExportFile() = default;
+  ExportFile(const ExportFile&) = delete;
+  ExportFile& operator=(const ExportFile&) = delete;
+  ~ExportFile();
+
+  // "-" is standard output. `identity` describes what is exported; with `resume` a state of another identity is an
+  // error. Fills `position` with where to go on (the start when there is nothing to resume).
+  Status Open(const std::string& path, const std::string& identity, bool resume, Position* position);
+  Status Write(const std::string& bytes);
+  // Makes what was written durable and remembers `cursor`; `rows` is the total so far.
+  Status Save(const std::string& cursor, uint64_t rows);
+  // Syncs, renames to the final name, removes the state.
+  Status Finish();
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  Status LoadState(Position* position);
+  Status Flush();
+
+  std::string path_, partial_, state_, identity_;
+  std::FILE* file_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+}  // namespace pando::admin

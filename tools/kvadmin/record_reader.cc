@@ -1,0 +1,264 @@
+#include "tools/kvadmin/record_reader.h"
+
+#include <csv.h>
+#include <fmt/format.h>
+
+#include <charconv>
+#include <deque>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "tools/kvadmin/bytes.h"
+
+namespace pando::admin {
+
+namespace {
+
+using JsonIn = nlohmann::json;
+
+// Reads lines and keeps count. The line end is left out, a carriage return before it too.
+class Lines {
+ public:
+  explicit Lines(std::istream& in) : in_(in) {}
+  // False at the end. `line` keeps its '\n' so that a parser of its own sees what was there.
+  bool Next(std::string* line) {
+    if (!std::getline(in_, *line)) return false;
+    ++number_;
+    bytes_ += line->size() + 1;
+    if (!in_.eof()) line->push_back('\n');
+    return true;
+  }
+  uint64_t number() const { return number_; }
+  uint64_t bytes() const { return bytes_; }
+  Status status() const {
+    return in_.bad() ? Error(Code::kIoError, "reading the input failed behind line {}", number_) : Status();
+  }
+
+ private:
+  std::istream& in_;
+  uint64_t number_ = 0, bytes_ = 0;
+};
+
+Result<int64_t> ParseMilliseconds(std::string_view text, std::string_view name) {
+  int64_t value = 0;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) {
+    return Error(Code::kInvalidArgument, "{}: \"{}\" is not a number of milliseconds", name, text.substr(0, 40));
+  }
+  return value;
+}
+
+class JsonLinesReader final : public RecordReader {
+ public:
+  explicit JsonLinesReader(std::istream& in) : lines_(in) {}
+
+  Result<bool> Next(InputRecord* record) override {
+    do {
+      if (!lines_.Next(&text_)) {
+        RETURN_IF_ERROR(lines_.status());
+        return false;
+      }
+    } while (text_.find_first_not_of(" \t\r\n") == std::string::npos);
+    *record = InputRecord{};
+    Status status = Parse(record);
+    if (!status.ok()) record->error = status.message();
+    record->line = lines_.number();
+    return true;
+  }
+  uint64_t bytes_read() const override { return lines_.bytes(); }
+
+ private:
+  Status Parse(InputRecord* record) {
+    JsonIn object;
+    try {
+      object = JsonIn::parse(text_);
+    } catch (const JsonIn::exception& e) {
+      return Error(Code::kInvalidArgument, "not JSON: {}", e.what());
+    }
+    if (!object.is_object()) return Error(Code::kInvalidArgument, "not a JSON object");
+    RETURN_IF_ERROR(TakeBytes(object, "key", &record->key));
+    RETURN_IF_ERROR(TakeBytes(object, "value", &record->value));
+    RETURN_IF_ERROR(TakeMilliseconds(object, "ttl_ms", &record->ttl_ms));
+    return TakeMilliseconds(object, "expires_at_ms", &record->expires_at_ms);
+  }
+  static Status TakeBytes(JsonIn& object, const std::string& name, std::string* out) {
+    auto text = object.find(name), base64 = object.find(name + "_b64");
+    if ((text == object.end()) == (base64 == object.end())) {
+      return Error(Code::kInvalidArgument, "needs either \"{0}\" or \"{0}_b64\"", name);
+    }
+    JsonIn& member = text != object.end() ? *text : *base64;
+    if (!member.is_string()) {
+      return Error(Code::kInvalidArgument, "\"{0}\" is a {1}, not a string (bytes go into \"{0}_b64\")", name,
+                   member.type_name());
+    }
+    if (text != object.end()) {
+      *out = std::move(member.get_ref<std::string&>());
+      return Status();
+    }
+    Result<std::string> bytes = Base64Decode(member.get_ref<std::string&>());
+    if (!bytes.ok()) return Error(Code::kInvalidArgument, "\"{}_b64\": {}", name, bytes.status().message());
+    *out = *std::move(bytes);
+    return Status();
+  }
+  static Status TakeMilliseconds(const JsonIn& object, const char* name, int64_t* out) {
+    auto member = object.find(name);
+    if (member == object.end()) return Status();
+    if (!member->is_number_integer() || member->get<int64_t>() < 0) {
+      return Error(Code::kInvalidArgument, "\"{}\" is not a number of milliseconds", name);
+    }
+    *out = member->get<int64_t>();
+    return Status();
+  }
+
+  Lines lines_;
+  std::string text_;
+};
+
+// libcsv calls back per field and per row. It is fed line by line, which is how a row's first line is known.
+class CsvReader final : public RecordReader {
+ public:
+  explicit CsvReader(std::istream& in) : lines_(in) {
+    CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0);
+    // Spaces at the ends of an unquoted field are part of it.
+    csv_set_space_func(&parser_, [](unsigned char) { return 0; });
+  }
+  ~CsvReader() override { csv_free(&parser_); }
+
+  Result<bool> Next(InputRecord* record) override {
+    if (columns_.empty()) RETURN_IF_ERROR(ReadHeader());
+    ASSIGN_OR_RETURN(bool any, Fill());
+    if (!any) return false;
+    *record = InputRecord{};
+    Row row = std::move(rows_.front());
+    rows_.pop_front();
+    Status status = row.error.empty() ? Interpret(&row, record) : Status(Code::kInvalidArgument, row.error);
+    if (!status.ok()) record->error = status.message();
+    record->line = row.line;
+    return true;
+  }
+  uint64_t bytes_read() const override { return lines_.bytes(); }
+
+ private:
+  enum class Column : uint8_t { kIgnored, kKey, kKeyBase64, kValue, kValueBase64, kTtl, kExpiry };
+  struct Row {
+    uint64_t line = 0;
+    std::vector<std::string> fields;
+    std::string error;
+  };
+
+  // Feeds lines until a row is complete; false at the end.
+  Result<bool> Fill() {
+    while (rows_.empty() && !ended_) {
+      if (!lines_.Next(&text_)) {
+        RETURN_IF_ERROR(lines_.status());
+        ended_ = true;
+        if (csv_fini(&parser_, OnField, OnRow, this) != 0) Broken("a quoted field is not closed");
+        break;
+      }
+      if (!in_row_) row_line_ = lines_.number();
+      bool blank = text_ == "\n" || text_ == "\r\n";
+      if (!blank) in_row_ = true;
+      if (csv_parse(&parser_, text_.data(), text_.size(), OnField, OnRow, this) != text_.size()) {
+        Broken(csv_strerror(csv_error(&parser_)));
+      }
+    }
+    return !rows_.empty();
+  }
+  // Gives up on the row begun; reading goes on with the next line.
+  void Broken(const char* why) {
+    rows_.push_back(Row{row_line_, {}, fmt::format("not CSV: {}", why)});
+    fields_.clear();
+    in_row_ = false;
+    csv_free(&parser_);
+    CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0);
+    csv_set_space_func(&parser_, [](unsigned char) { return 0; });
+  }
+  static void OnField(void* bytes, size_t length, void* self) {
+    static_cast<CsvReader*>(self)->fields_.emplace_back(static_cast<const char*>(bytes), length);
+  }
+  static void OnRow(int, void* self) {
+    auto* me = static_cast<CsvReader*>(self);
+    me->rows_.push_back(Row{me->row_line_, std::move(me->fields_), {}});
+    me->fields_.clear();
+    me->in_row_ = false;
+  }
+
+  Status ReadHeader() {
+    ASSIGN_OR_RETURN(bool any, Fill());
+    if (!any) return Error(Code::kInvalidArgument, "the CSV input is empty: it needs a header line such as key,value");
+    Row header = std::move(rows_.front());
+    rows_.pop_front();
+    if (!header.error.empty()) return Error(Code::kInvalidArgument, "the CSV header: {}", header.error);
+    int keys = 0, values = 0;
+    for (std::string& name : header.fields) {
+      if (columns_.empty() && name.starts_with("\xef\xbb\xbf")) name.erase(0, 3);  // a byte order mark
+      Column column = Column::kIgnored;
+      if (name == "key") column = Column::kKey, ++keys;
+      if (name == "key_b64") column = Column::kKeyBase64, ++keys;
+      if (name == "value") column = Column::kValue, ++values;
+      if (name == "value_b64") column = Column::kValueBase64, ++values;
+      if (name == "ttl_ms") column = Column::kTtl;
+      if (name == "expires_at_ms") column = Column::kExpiry;
+      columns_.push_back(column);
+    }
+    if (keys == 1 && values == 1) return Status();
+    return Error(Code::kInvalidArgument,
+                 "the CSV header needs one column key or key_b64 and one column value or value_b64; it has \"{}\"",
+                 fmt::join(header.fields, ","));
+  }
+
+  Status Interpret(Row* row, InputRecord* record) {
+    if (row->fields.size() != columns_.size()) {
+      return Error(Code::kInvalidArgument, "{} fields where the header has {}", row->fields.size(), columns_.size());
+    }
+    for (size_t i = 0; i < columns_.size(); ++i) {
+      std::string& field = row->fields[i];
+      switch (columns_[i]) {
+        case Column::kIgnored: break;
+        case Column::kKey: record->key = std::move(field); break;
+        case Column::kValue: record->value = std::move(field); break;
+        case Column::kKeyBase64: {
+          ASSIGN_OR_RETURN(record->key, Base64Decode(field));
+          break;
+        }
+        case Column::kValueBase64: {
+          ASSIGN_OR_RETURN(record->value, Base64Decode(field));
+          break;
+        }
+        case Column::kTtl: {
+          if (!field.empty()) {
+            ASSIGN_OR_RETURN(record->ttl_ms, ParseMilliseconds(field, "ttl_ms"));
+          }
+          break;
+        }
+        case Column::kExpiry: {
+          if (!field.empty()) {
+            ASSIGN_OR_RETURN(record->expires_at_ms, ParseMilliseconds(field, "expires_at_ms"));
+          }
+          break;
+        }
+      }
+    }
+    return Status();
+  }
+
+  Lines lines_;
+  csv_parser parser_{};
+  std::vector<Column> columns_;
+  std::vector<std::string> fields_;
+  std::deque<Row> rows_;
+  std::string text_;
+  uint64_t row_line_ = 0;
+  bool in_row_ = false, ended_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<RecordReader> MakeRecordReader(Format format, std::istream& in) {
+  if (format == Format::kCsv) return std::make_unique<CsvReader>(in);
+  return std::make_unique<JsonLinesReader>(in);
+}
+
+Format FormatOfFile(const std::string& path) { return path.ends_with(".csv") ? Format::kCsv : Format::kJsonLines; }
+
+}  // namespace pando::admin
