@@ -34,6 +34,7 @@ namespace pando {
 // Frames that one Upsert or Erase may take: a clone and a split on every level, plus a new root.
 inline constexpr size_t kMaxTreeHeight = 12;
 inline constexpr size_t kFramesPerUpdate = 2 * kMaxTreeHeight;
+static_assert(2 * kFramesPerUpdate <= BufferPool::kMinFrames / 4, "a merge's frames can be promised in any pool");
 
 struct DeadExtent {
   Extent extent;
@@ -76,6 +77,30 @@ struct Aggregates {
   uint64_t count = 0, bytes = 0, content_hash = 0;
   int64_t earliest_expiry_ms = 0;
   void Add(const ChildRef& ref);
+};
+// Adds the leaf's records in slots [from, to) that have not expired at `now_ms`.
+void AddRecords(const Node& leaf, uint32_t from, uint32_t to, int64_t now_ms, Aggregates* sum);
+
+// Records whose expiry has come, with the versions they were seen at, and when the next ones are due (0 = none).
+struct DueRecords {
+  struct Due {
+    std::string key;
+    Version version;
+  };
+  std::vector<Due> due;
+  int64_t next_expiry_ms = 0;
+};
+
+// Told, in key order, about the parts of a range. Views are valid during the call; nothing may be modified.
+class RangeVisitor {
+ public:
+  // A subtree that lies wholly inside the range and whose aggregates are known. False: look into it.
+  virtual bool OnSubtree(const ChildRef& ref) = 0;
+  // Slots [from, to) of a leaf lie in the range. True: enough, end the walk.
+  virtual bool OnLeaf(const Node& leaf, uint32_t from, uint32_t to) = 0;
+
+ protected:
+  ~RangeVisitor() = default;
 };
 
 // A frozen generation that is kept readable: its root by page id, and by reference once that is on disk.
@@ -158,9 +183,17 @@ class Tree final : public PageOwner {
   // Like FetchLeaf and FetchLeafBefore, in a snapshot (which must exist, also when this resumes: null pin = it is gone).
   Task<Result<PagePin>> FetchSnapshotLeaf(Generation generation, std::string key, bool before);
 
-  // -- aggregates of [start, end) ("" = open) without what has expired at `now_ms`: descends only into dirty pages,
-  // pages with something due, and the range's edges.
-  Task<Result<Aggregates>> Aggregate(std::string start, std::string end, int64_t now_ms);
+  // -- walks of [start, end) ("" = open) in a snapshot (view = its generation) or the newest tree (view = 0). They look
+  // into dirty pages, the range's edges, and where the visitor wants to: O(log n) and a little. kNotFound: the snapshot
+  // is gone.
+  Task<Status> Walk(Generation view, std::string start, std::string end, RangeVisitor* visitor);
+  // Without what has expired at `now_ms`.
+  Task<Result<Aggregates>> Aggregate(Generation view, std::string start, std::string end, int64_t now_ms);
+  // The keys with so many records of the range before them; fewer when the range has fewer. `ranks` ascend.
+  Task<Result<std::vector<std::string>>> KeysAtRanks(Generation view, std::string start, std::string end,
+                                                     std::vector<uint64_t> ranks);
+  // At most `limit` records that are due.
+  Task<Result<DueRecords>> FindDue(int64_t now_ms, size_t limit);
 
   // -- PageOwner
   File& file() override { return storage_.file(); }
@@ -224,7 +257,14 @@ class Tree final : public PageOwner {
   Task<void> WriteOne(Frame* frame, Status* first_error, size_t* in_flight);
   ChildRef DiskRefOf(const ChildRef& child) const;
 
-  void AddLeaf(const Node& leaf, std::string_view start, std::string_view end, int64_t now_ms, Aggregates* sum) const;
+  // tree_walk.cc
+  struct MissingPage {
+    ChildRef ref;
+    uint8_t level = 0;
+  };
+  bool KnownChild(Frame* parent, uint32_t slot, ChildRef* ref) const;
+  std::optional<MissingPage> WalkStep(Generation view, std::string* at, const std::string& end, RangeVisitor* visitor,
+                                      bool* over);
 
   static constexpr size_t kLists = kMaxTreeHeight + 1;  // by level; the last is overflow values
 

@@ -57,7 +57,7 @@ void Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
   Node node(page, pool_.page_bytes());
   Aggregates sum;
   if (frame.level == 0) {
-    AddLeaf(node, node.lower(), {}, /*now_ms=*/0, &sum);
+    AddRecords(node, 0, node.count(), /*now_ms=*/0, &sum);
   } else {
     for (uint32_t i = 0; i < node.count(); ++i) {
       ChildRef child = DiskRefOf(node.LoadChild(i));

@@ -10,8 +10,8 @@ namespace pando {
 namespace {
 
 constexpr Nanos kCheckpointTick = 20 * kMillisecond;
+constexpr Nanos kSweepInterval = 500 * kMillisecond;
 constexpr uint64_t kLogBufferBytes = 6u << 20;  // the log's group buffers, which count towards the engine's memory
-constexpr uint64_t kMinMemoryBytes = 16u << 20;
 constexpr size_t kBatchChunk = 128;             // lookups prepared on the stack at once
 
 }  // namespace
@@ -24,8 +24,17 @@ class Engine::Impl final : public LogReplaySink {
   static BufferPoolOptions PoolOptions(const EngineOptions& options) {
     BufferPoolOptions pool;
     pool.page_bytes = options.store.page_bytes;
+    pool.compression = options.compression;
     pool.memory_bytes = options.memory_bytes - std::min(kLogBufferBytes, options.memory_bytes / 4);
     return pool;
+  }
+
+  static Status CheckMemory(const EngineOptions& options) {
+    const BufferPoolOptions pool = PoolOptions(options);
+    const uint64_t needed = BufferPool::MinMemoryBytes(pool.page_bytes, pool.write_buffers);
+    if (pool.memory_bytes >= needed) return Status();
+    return Error(Code::kInvalidArgument, "{} bytes of memory for one reactor's engine; with pages of {} bytes it needs at "
+                 "least {}: raise --memory_limit_mb", options.memory_bytes, pool.page_bytes, needed / 3 * 4);
   }
 
   Task<Status> Open() {
@@ -38,6 +47,7 @@ class Engine::Impl final : public LogReplaySink {
       co_return status;
     }
     tasks_.Spawn(CheckpointLoop());
+    tasks_.Spawn(SweepLoop());
     co_return Status();
   }
 
@@ -99,6 +109,20 @@ class Engine::Impl final : public LogReplaySink {
       if (!oldest || r->last_checkpoint_ns() < oldest->last_checkpoint_ns()) oldest = r;
     }
     return oldest;
+  }
+
+  // Removes what has expired, one partition after another.
+  Task<void> SweepLoop() {
+    for (Nanos next = 0; !closing_ && failure_.ok();) {
+      co_await Sleep(reactor_, kCheckpointTick);  // short, so that closing does not wait long
+      if (reactor_.NowNs() < next) continue;
+      next = reactor_.NowNs() + kSweepInterval;
+      for (Replica* r : served_) {
+        if (closing_ || !failure_.ok() || !r->ExpiryDue()) continue;
+        Status status = co_await r->Sweep();
+        LOG_IF(WARNING, !status.ok() && !closing_) << "sweeping partition " << r->id() << ": " << status.ToString();
+      }
+    }
   }
 
   Task<void> CheckpointLoop() {
@@ -229,10 +253,7 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 Task<Result<std::unique_ptr<Engine>>> Engine::Open(Reactor& reactor, EngineOptions options) {
-  if (options.memory_bytes < kMinMemoryBytes) {
-    co_return Error(Code::kInvalidArgument, "{} bytes of memory for one reactor's engine; it needs at least {}: raise "
-                    "--memory_limit_mb", options.memory_bytes, kMinMemoryBytes);
-  }
+  CO_RETURN_IF_ERROR(Impl::CheckMemory(options));
   auto impl = std::make_unique<Impl>(reactor, std::move(options));
   CO_RETURN_IF_ERROR(co_await impl->Open());
   impl->partitions_.assign(impl->served_.begin(), impl->served_.end());

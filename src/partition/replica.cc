@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t kMaxMergeKeys = 64;         // underfull leaves remembered; what is over is found by a later delete
 constexpr size_t kCheckpointWrites = 32;     // page writes in flight
+constexpr size_t kSweepBatch = 64;           // expired records removed with one write
 constexpr uint64_t kHeadroomBlocks = 256;    // kept free beyond what dirty pages need: metadata, splits
 constexpr uint64_t kReservedShare = 64;      // 1/64 of the file is held back so that deletes work on a full disk
 
@@ -67,6 +68,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   self->last_lsn_ = self->durable_lsn_ = self->applied_lsn_ = sb.checkpoint_lsn;
   self->last_version_ = self->applied_version_ = sb.last_version;
   self->last_checkpoint_ns_ = reactor.NowNs();
+  self->next_expiry_ms_ = sb.root.earliest_expiry_ms;
   co_return self;
 }
 
@@ -109,6 +111,8 @@ PartitionStats Replica::stats() const {
   s.file_bytes = file_->allocator().total_blocks() * kBlockBytes;
   s.used_bytes = file_->allocator().used_blocks() * kBlockBytes;
   s.pending_free_bytes = file_->pending_free_blocks() * kBlockBytes;
+  s.snapshots = snapshots_.size();
+  s.snapshot_pinned_bytes = file_->held_blocks() * kBlockBytes;
   s.dirty_pages = tree_->dirty_pages();
   s.pending_writes = pending_.size();
   s.checkpoint_running = checkpoint_running_;
@@ -158,7 +162,7 @@ Task<Result<ReadResult>> Replica::Get(std::string key) {
 
 Task<Result<uint64_t>> Replica::Count(std::string start, std::string end) {
   ++stats_.scans_total;
-  CO_ASSIGN_OR_RETURN(Aggregates sum, co_await tree_->Aggregate(start, end, reactor_.WallMs()));
+  CO_ASSIGN_OR_RETURN(Aggregates sum, co_await tree_->Aggregate(0, start, end, reactor_.WallMs()));
   co_return sum.count;
 }
 
@@ -183,7 +187,7 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
   *log_bytes = 0;
   for (const WriteOp& op : ops) {
     CHECK(!op.key.empty() && op.key.size() <= MaxKeyBytes(pool_.page_bytes()) && op.value.size() <= kMaxValueBytes);
-    only_removes &= op.op == RecordOp::kRemove;
+    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
     *log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + 64;
     blocks += 2 * blocks_per_page + (op.value.size() + kBlockBytes - 1) / kBlockBytes;
   }
@@ -381,6 +385,21 @@ void Replica::Apply(PendingWrite* pending) {
   Finish(pending, Status());
 }
 
+// Not by the usual conditions: to them an expired record does not exist.
+OpResult Replica::ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result) {
+  std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key);
+  result.existed = found && found->record.version == *op.condition.version && found->record.expires_at_ms != 0 &&
+                   found->record.expires_at_ms <= VersionMs(result.version);
+  if (!result.existed) {
+    result.outcome = OpOutcome::kConditionFailed;
+    return result;
+  }
+  bool underfull = false;
+  tree_->Erase(leaf, op.key, &underfull);
+  if (underfull) MergeSoon(op.key);
+  return result;
+}
+
 OpResult Replica::ApplyOp(const WriteOp& op, Version version, Extent extent) {
   ChildRef missing;
   uint8_t level = 0;
@@ -388,6 +407,7 @@ OpResult Replica::ApplyOp(const WriteOp& op, Version version, Extent extent) {
   CHECK(leaf != nullptr) << "a write was applied without its page";
   OpResult result;
   result.version = version;
+  if (op.op == RecordOp::kExpire) return ApplyExpire(leaf, op, std::move(result));
   ReadResult current;
   if (NeedsCurrentValue(op)) {
     CHECK(ReadResident(leaf, op.key, VersionMs(version), &current)) << "a condition was applied without its value";
@@ -421,7 +441,36 @@ OpResult Replica::ApplyOp(const WriteOp& op, Version version, Extent extent) {
     value.bytes = number_text;
   }
   tree_->Upsert(leaf, op.key, value);
+  if (value.expires_at_ms != 0 && (next_expiry_ms_ == 0 || value.expires_at_ms < next_expiry_ms_)) {
+    next_expiry_ms_ = value.expires_at_ms;
+  }
   return result;
+}
+
+// -- expiry
+
+Task<Status> Replica::Sweep() {
+  for (bool more = true; more && !draining_ && failure_.ok();) {
+    next_expiry_ms_ = 0;  // writes that come meanwhile lower it again
+    CO_ASSIGN_OR_RETURN(DueRecords found, co_await tree_->FindDue(reactor_.WallMs(), kSweepBatch));
+    if (found.next_expiry_ms != 0 && (next_expiry_ms_ == 0 || found.next_expiry_ms < next_expiry_ms_)) {
+      next_expiry_ms_ = found.next_expiry_ms;
+    }
+    more = !found.due.empty();
+    if (!more) break;
+    std::vector<WriteOp> ops;
+    for (DueRecords::Due& due : found.due) {
+      WriteOp op;
+      op.op = RecordOp::kExpire;
+      op.key = std::move(due.key);
+      op.condition.version = due.version;
+      ops.push_back(std::move(op));
+    }
+    stats_.expired_total += ops.size();
+    Result<std::vector<OpResult>> written = co_await Write(std::move(ops));
+    if (!written.ok()) co_return written.TakeStatus();
+  }
+  co_return Status();
 }
 
 // -- merging underfull leaves ----------------------------------------------------------------------------------------

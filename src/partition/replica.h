@@ -60,6 +60,10 @@ class Replica final : public Partition, public LogConsumer {
   void ReleaseSnapshot(Generation generation);  // no-op when it is gone already
   void ExpireSnapshots();
 
+  // Whether records may have expired that are still stored; Sweep removes them, through the log, in bounded batches.
+  bool ExpiryDue() const { return next_expiry_ms_ != 0 && next_expiry_ms_ <= reactor_.WallMs(); }
+  Task<Status> Sweep();
+
   // -- LogConsumer
   void OnDurable(Lsn up_to) override;
   void OnLogFailed(const Status& status) override;
@@ -107,10 +111,11 @@ class Replica final : public Partition, public LogConsumer {
   bool ReadyToApply(PendingWrite* pending);
   Task<Status> MakeReady(PendingWrite* pending);
   void Apply(PendingWrite* pending);
+  OpResult ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result);
   OpResult ApplyOp(const WriteOp& op, Version version, Extent extent);
   bool ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out);
   bool NeedsCurrentValue(const WriteOp& op) const {
-    return !op.condition.empty() || op.op == RecordOp::kIncrement;
+    return op.op == RecordOp::kIncrement || (op.op != RecordOp::kExpire && !op.condition.empty());
   }
   void MergeSoon(const std::string& key);
   Task<void> MergeQueued();
@@ -148,6 +153,8 @@ class Replica final : public Partition, public LogConsumer {
   Status failure_;
   size_t active_writes_ = 0;  // Write calls past their admission check, for Drain
   WaitQueue idle_;
+
+  int64_t next_expiry_ms_ = 0;  // no stored record expires before; 0 = none expires
 
   bool checkpoint_running_ = false;
   WaitQueue checkpoint_done_;

@@ -96,6 +96,7 @@ struct PartitionStats {
   uint64_t file_bytes = 0, used_bytes = 0, pending_free_bytes = 0;
   uint64_t dirty_pages = 0;
   uint64_t pending_writes = 0;
+  uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;
   uint64_t checkpoints_total = 0, reads_total = 0, writes_total = 0, scans_total = 0;
   bool checkpoint_running = false;
 };

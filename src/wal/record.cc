@@ -47,7 +47,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   const auto flags = reader->Fixed<uint8_t>();
   record.version = reader->Fixed<Version>();
   if (!reader->ok()) return Error(Code::kCorruption, "log record: the bytes end within its first 10");
-  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kIncrement)) {
+  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kExpire)) {
     return Error(Code::kCorruption, "log record: unknown operation {}", op);
   }
   const auto ttl = static_cast<uint8_t>((flags & kTtlMask) >> kTtlShift);

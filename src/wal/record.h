@@ -19,6 +19,7 @@ enum class RecordOp : uint8_t {
   kPut = 1,
   kRemove = 2,
   kIncrement = 3,
+  kExpire = 4,  // removes the record if it still has the version the condition names and its expiry has come
 };
 
 // What must hold of the current record for the operation to take effect; all given parts must.

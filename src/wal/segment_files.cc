@@ -27,7 +27,6 @@ Task<Status> SegmentFiles::FillWithZeros() {
   for (uint64_t at = 0; at < segment_bytes_ && status.ok(); at += zeros.size()) {
     status = co_await file.Write(zeros.data(), std::min<uint64_t>(zeros.size(), segment_bytes_ - at), at);
   }
-  if (status.ok()) status = co_await file.Sync(false);
   Status closed = co_await file.Close();
   CO_RETURN_IF_ERROR(std::move(status));
   co_return closed;
@@ -40,13 +39,13 @@ Task<Result<File>> SegmentFiles::Recycle(std::string path, uint64_t number) {
   co_return co_await Publish(number);
 }
 
-// Writes the header of the prepared file, gives it its name, and opens it under that name.
+// Writes the header of the prepared file, makes all of it durable, gives it its name, and opens it under that name.
 Task<Result<File>> SegmentFiles::Publish(uint64_t number) {
   CO_ASSIGN_OR_RETURN(File file, co_await File::Open(*reactor_, TemporaryPath(), File::Mode::kReadWrite, true));
   AlignedBuffer block(kBlockBytes);
   EncodeSegmentHeader(node_, number, segment_bytes_, block.data());
   Status status = co_await file.Write(block.data(), kBlockBytes, 0);
-  if (status.ok()) status = co_await file.Sync();
+  if (status.ok()) status = co_await file.Sync(false);
   Status closed = co_await file.Close();
   CO_RETURN_IF_ERROR(std::move(status));
   CO_RETURN_IF_ERROR(std::move(closed));
