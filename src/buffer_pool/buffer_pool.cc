@@ -20,6 +20,10 @@ size_t DescriptorBytes() { return sizeof(Frame) + 3 * sizeof(FrameId) + sizeof(u
 
 }  // namespace
 
+uint64_t BufferPool::MinMemoryBytes(uint32_t page_bytes, uint32_t write_buffers) {
+  return kMinFrames * (page_bytes + DescriptorBytes()) + uint64_t{write_buffers} * page_bytes;
+}
+
 BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
     : reactor_(reactor),
       page_bytes_(options.page_bytes),
@@ -35,7 +39,7 @@ BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
   uint64_t write_area_bytes = uint64_t{options.write_buffers} * page_bytes_;
   CHECK_GT(options.memory_bytes, write_area_bytes);
   uint64_t count = (options.memory_bytes - write_area_bytes) / (page_bytes_ + DescriptorBytes());
-  CHECK_GE(count, 4 * kWriterReserve) << "a buffer pool of " << options.memory_bytes << " bytes is too small";
+  CHECK_GE(count, kMinFrames) << "a buffer pool of " << options.memory_bytes << " bytes is too small";
   arena_bytes_ = count * page_bytes_ + write_area_bytes;
   // One mapping: frames, then write buffers. Registering it with the kernel makes all of it resident at once.
   void* memory = mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

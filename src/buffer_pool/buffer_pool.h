@@ -96,7 +96,11 @@ struct BufferPoolStats {
 
 class BufferPool {
  public:
-  BufferPool(Reactor& reactor, BufferPoolOptions options);
+  // Fewer frames than this cannot promise EnsureFree what the tree needs.
+  static constexpr size_t kMinFrames = 256;
+  static uint64_t MinMemoryBytes(uint32_t page_bytes, uint32_t write_buffers);
+
+  BufferPool(Reactor& reactor, BufferPoolOptions options);  // with at least MinMemoryBytes
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
   ~BufferPool();

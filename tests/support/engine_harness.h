@@ -1,0 +1,86 @@
+// What tests of the engine share: opening one on any reactor, small options that force splits, eviction and
+// recycling, and short ways to read and write.
+//
+// Threads: those of the reactor given.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "src/partition/check.h"
+#include "src/partition/engine.h"
+#include "src/partition/store.h"
+
+#define EXPECT_OK(expr)                                              \
+  do {                                                               \
+    const ::pando::Status pando_expected_ = (expr);                  \
+    EXPECT_TRUE(pando_expected_.ok()) << pando_expected_.ToString(); \
+  } while (0)
+
+namespace pando::engine_test {
+
+struct Setup {
+  StoreOptions store{.data_dir = "/data", .partitions = 2, .reactors = 1, .page_bytes = 4096};
+  EngineOptions engine;
+  Setup() {
+    engine.memory_bytes = 4u << 20;
+    engine.log_budget_bytes = 8u << 20;
+    engine.log_segment_bytes = 4u << 20;
+  }
+};
+
+// Makes the store when it is not there, and opens its first reactor's engine.
+inline Task<Result<std::unique_ptr<Engine>>> OpenEngine(Reactor& reactor, Setup setup) {
+  CO_ASSIGN_OR_RETURN(setup.engine.store, co_await OpenStore(reactor, setup.store));
+  co_return co_await Engine::Open(reactor, setup.engine);
+}
+
+inline WriteOp PutOp(std::string key, std::string value) {
+  WriteOp op;
+  op.key = std::move(key);
+  op.value = std::move(value);
+  return op;
+}
+inline WriteOp RemoveOp(std::string key) {
+  WriteOp op;
+  op.op = RecordOp::kRemove;
+  op.key = std::move(key);
+  return op;
+}
+inline WriteOp IncrementOp(std::string key, int64_t delta) {
+  WriteOp op;
+  op.op = RecordOp::kIncrement;
+  op.key = std::move(key);
+  op.delta = delta;
+  return op;
+}
+
+inline Task<Status> Write(Partition* partition, std::vector<WriteOp> ops) {
+  Result<std::vector<OpResult>> results = co_await partition->Write(std::move(ops));
+  co_return results.ok() ? Status() : results.TakeStatus();
+}
+inline Task<Status> Put(Partition* partition, std::string key, std::string value) {
+  std::vector<WriteOp> ops;
+  ops.push_back(PutOp(std::move(key), std::move(value)));
+  co_return co_await Write(partition, std::move(ops));
+}
+inline Task<Status> Remove(Partition* partition, std::string key) {
+  std::vector<WriteOp> ops;
+  ops.push_back(RemoveOp(std::move(key)));
+  co_return co_await Write(partition, std::move(ops));
+}
+
+// The first problem the page audit finds, or "".
+inline Task<std::string> Audit(Reactor& reactor, std::string data_dir) {
+  Result<CheckReport> report = co_await CheckStore(reactor, data_dir);
+  if (!report.ok()) co_return report.status().ToString();
+  if (report->problems.empty()) co_return std::string();
+  const CheckProblem& first = report->problems.front();
+  co_return fmt::format("{} problems, first: {} at {}: {}", report->problems_total, first.file, first.offset_bytes,
+                        first.what);
+}
+
+}  // namespace pando::engine_test

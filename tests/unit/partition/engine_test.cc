@@ -1,0 +1,157 @@
+// The engine's contract on both kernels: the same bodies run on the simulated one and on io_uring.
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+
+#include "src/io/call_on.h"
+#include "src/io/uring_reactor.h"
+#include "tests/support/engine_harness.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando::engine_test {
+namespace {
+
+// A machine whose process can be started again and again on the same files.
+class Host {
+ public:
+  virtual ~Host() = default;
+  virtual void Restart() = 0;  // a new process: a reactor that has not been used
+  virtual void Run(Task<void> (*body)(Reactor&, Setup)) = 0;
+  Setup setup;
+};
+
+class SimHost final : public Host {
+ public:
+  void Restart() override {
+    if (machine_->running()) machine_->ProcessCrash(1);
+    machine_->Boot();
+  }
+  void Run(Task<void> (*body)(Reactor&, Setup)) override {
+    EXPECT_TRUE(kernel_.RunTask(*machine_->reactor(), body(*machine_->reactor(), setup)));
+  }
+
+ private:
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+};
+
+class UringHost final : public Host {
+ public:
+  UringHost() {
+    EXPECT_NE(mkdtemp(directory_.data()), nullptr);
+    setup.store.data_dir = directory_ + "/data";
+  }
+  ~UringHost() override {
+    reactor_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+  static Status Refusal() { return MakeUringReactor({}).TakeStatus(); }
+  void Restart() override {
+    reactor_.reset();
+    reactor_ = *MakeUringReactor({});
+  }
+  void Run(Task<void> (*body)(Reactor&, Setup)) override { RunBlocking(*reactor_, body(*reactor_, setup)); }
+
+ private:
+  std::string directory_ = std::filesystem::current_path() / "engine_test_XXXXXX";
+  std::unique_ptr<Reactor> reactor_;
+};
+
+std::string Key(int i) { return fmt::format("key-{:06}", i); }
+std::string Value(int i, size_t bytes) {
+  std::string value = fmt::format("value {} ", i);
+  while (value.size() < bytes) value.push_back(static_cast<char>('a' + (value.size() * 7 + i) % 26));
+  return value;
+}
+
+Task<void> ExpectRecords(Partition* p, int from, int to, int step, size_t bytes) {
+  for (int i = from; i < to; ++i) {
+    Result<ReadResult> got = co_await p->Get(Key(i));
+    EXPECT_TRUE(got.ok()) << got.status().ToString();
+    if (!got.ok()) co_return;
+    EXPECT_EQ(got->found, i % step == 0) << Key(i);
+    EXPECT_EQ(got->value, got->found ? Value(i, bytes) : "");
+  }
+}
+
+constexpr int kKeys = 3000;
+
+Task<void> FillAndThin(Reactor& reactor, Setup setup) {
+  auto engine = co_await OpenEngine(reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  for (Partition* p : (*engine)->partitions()) {
+    for (int i = 0; i < kKeys; ++i) EXPECT_OK(co_await Put(p, Key(i), Value(i, 100)));
+    co_await ExpectRecords(p, 0, kKeys, 1, 100);
+    for (int i = 0; i < kKeys; ++i) {
+      if (i % 3 == 0) continue;
+      EXPECT_OK(co_await Remove(p, Key(i)));
+    }
+    Result<uint64_t> count = co_await p->Count("", "");
+    EXPECT_OK(count.status());
+    EXPECT_EQ(*count, kKeys / 3);
+    ScanSpec spec;
+    spec.start = Key(10);
+    spec.end = Key(30);
+    Result<ScanPage> page = co_await p->Scan(spec);
+    EXPECT_OK(page.status());
+    EXPECT_EQ(page->rows.size(), 6u);
+    EXPECT_TRUE(page->exhausted);
+    EXPECT_EQ(page->rows.front().key, Key(12));
+    EXPECT_EQ(page->rows.back().key, Key(27));
+    spec.reverse = true;
+    spec.max_rows = 2;
+    page = co_await p->Scan(spec);
+    EXPECT_OK(page.status());
+    EXPECT_EQ(page->rows.size(), 2u);
+    EXPECT_EQ(page->rows.front().key, Key(27));
+  }
+  EXPECT_OK(co_await (*engine)->CheckpointAll());
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
+// Opens, finds what FillAndThin left, writes, removes, and closes.
+template <bool kCheckpoint>
+Task<void> ReopenAndUse(Reactor& reactor, Setup setup) {
+  auto engine = co_await OpenEngine(reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  for (Partition* p : (*engine)->partitions()) {
+    co_await ExpectRecords(p, 0, kKeys, 3, 100);
+    EXPECT_OK(co_await Put(p, "big", Value(1, 200'000)));
+    Result<ReadResult> got = co_await p->Get("big");
+    EXPECT_OK(got.status());
+    EXPECT_EQ(got->value, Value(1, 200'000));
+    EXPECT_OK(co_await Remove(p, "big"));
+  }
+  EXPECT_OK(co_await (*engine)->Close(kCheckpoint));
+}
+
+Task<void> ExpectSound(Reactor& reactor, Setup setup) {
+  std::string problem = co_await Audit(reactor, setup.store.data_dir);
+  EXPECT_EQ(problem, "");
+}
+
+void LifeOfAStore(Host* host) {
+  for (auto body : {FillAndThin, ExpectSound, ReopenAndUse<false>, ExpectSound, ReopenAndUse<true>, ExpectSound,
+                    ReopenAndUse<false>, ExpectSound}) {
+    host->Restart();
+    host->Run(body);
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+TEST(Engine, LifeOfAStoreSimulated) {
+  SimHost host;
+  LifeOfAStore(&host);
+}
+
+TEST(Engine, LifeOfAStoreOnUring) {
+  if (Status refused = UringHost::Refusal(); !refused.ok()) GTEST_SKIP() << refused.ToString();
+  UringHost host;
+  LifeOfAStore(&host);
+}
+
+}  // namespace
+}  // namespace pando::engine_test
