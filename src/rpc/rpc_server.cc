@@ -30,8 +30,8 @@ RpcServer::~RpcServer() {
   reactor_.CancelTimer(&watch_);
 }
 
-Result<uint16_t> RpcServer::Listen() {
-  ASSIGN_OR_RETURN(uint16_t port, reactor_.Listen(options_.listen, this));
+Result<uint16_t> RpcServer::Listen(const ListenOptions& options) {
+  ASSIGN_OR_RETURN(uint16_t port, reactor_.Listen(options, this));
   listening_ = true;
   reactor_.ArmTimer(&watch_, reactor_.NowNs() + kWatchIntervalNs);
   return port;

@@ -27,7 +27,6 @@
 namespace pando {
 
 struct RpcOptions {
-  ListenOptions listen;
   uint32_t max_requests = 128;            // in progress per connection
   size_t max_reply_bytes = 4u << 20;      // made and unsent per connection
   uint32_t max_connections = 20'000;      // of all servers that share `RpcShared`
@@ -81,7 +80,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
 
   // Once, before Listen. The service outlives the server's Shutdown.
   void SetService(RpcService* service) { service_ = service; }
-  Result<uint16_t> Listen();  // -> port
+  Result<uint16_t> Listen(const ListenOptions& options);  // -> port
   // Refuses new connections and requests, waits until what runs is answered and sent, closes. After `limit_ns` whatever
   // is left is cut off.
   Task<void> Shutdown(Nanos limit_ns);

@@ -1,0 +1,164 @@
+// kvnode: one storage node. Reads flags, starts a Node, waits for a signal or a failure, stops it.
+//
+// Exit codes: 0 stopped as asked; 1 could not start (bad flags, locked or damaged data directory, port in use); 2 the
+// engine failed while running.
+#include <gflags/gflags.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "src/base/check.h"
+#include "src/node/node.h"
+
+DEFINE_string(data_dir, "", "Directory of the store; made when missing. Needed.");
+DEFINE_string(listen, "127.0.0.1:7420", "host:port for Thrift clients; port 0 takes any free one and prints it.");
+DEFINE_int32(http_port, 7421, "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any, -1: none.");
+DEFINE_uint32(max_connections, 20000, "Client connections beyond this many are refused.");
+DEFINE_int32(default_budget_ms, 10000, "Time a request has when it does not say; then it is answered DEADLINE.");
+DEFINE_int32(max_budget_ms, 600000, "Longest time a request may ask for.");
+DEFINE_int32(stall_timeout_s, 60, "Close a connection when its bytes have not moved for so long.");
+DEFINE_uint32(reactors, 0, "Threads, fixed when the store is made; 0: one per CPU for a new store, else as it has.");
+DEFINE_uint32(partitions, 0, "Partitions of a new store, a power of two; 0: 16, or as the store has.");
+DEFINE_uint32(page_bytes, 0, "Page size of a new store, 4096 to 65536; 0: the default, or as the store has.");
+DEFINE_uint64(memory_limit_mb, 1024, "MiB of memory for everything: page pool, log buffers, connections, requests.");
+DEFINE_uint64(log_budget_mb, 512, "MiB of log kept at most; bounds disk space and the time of recovery.");
+DEFINE_uint64(log_budget_records, 4000000, "Records of log kept at most; bounds the time of recovery.");
+DEFINE_int64(checkpoint_interval_s, 60, "A partition with changes is checkpointed at least this often.");
+DEFINE_int32(shutdown_timeout_ms, 5000, "On SIGTERM, time that requests in progress have to finish.");
+DEFINE_bool(pin_threads, false, "Pin reactor i to the i-th CPU the process may run on.");
+
+DECLARE_bool(help);
+
+namespace pando {
+namespace {
+
+constexpr int kStopped = 0, kCannotStart = 1, kEngineFailed = 2;
+
+constexpr char kUsage[] =
+    R"(kvnode: a storage node of Pando, an ordered key-value store.
+
+Usage: kvnode --data_dir=DIR [flags]
+
+It stores records (key 1-2048 bytes, value up to 1 MiB) in DIR, serves them over framed Thrift (thrift/pando.thrift; binary
+and compact protocol), and acknowledges a write once it is on the disk. After a crash it recovers by itself.
+
+  kvnode --data_dir=/var/lib/pando
+  kvnode --data_dir=./data --listen=127.0.0.1:0 --memory_limit_mb=4096
+  curl http://127.0.0.1:7421/metrics
+  kvadmin status
+
+SIGTERM or SIGINT: finishes requests, checkpoints, exits 0. Exit code 1: could not start; 2: the disk failed.
+
+Flags (name, default, meaning):
+)";
+
+struct FlagGroup {
+  const char* title;
+  std::vector<const char*> names;
+};
+
+void PrintHelp() {
+  std::fputs(kUsage, stdout);
+  const FlagGroup groups[] = {
+      {"Store", {"data_dir", "partitions", "reactors", "page_bytes"}},
+      {"Network", {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s"}},
+      {"Resources", {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s", "pin_threads"}},
+      {"Running", {"shutdown_timeout_ms", "log_dir", "minloglevel"}},
+  };
+  for (const FlagGroup& group : groups) {
+    std::printf("\n  %s\n", group.title);
+    for (const char* name : group.names) {
+      gflags::CommandLineFlagInfo info;
+      if (!gflags::GetCommandLineFlagInfo(name, &info)) continue;
+      std::printf("    --%-22s %-16s %s\n", name, info.default_value.c_str(), info.description.c_str());
+    }
+  }
+  std::puts(
+      "\n--helpfull lists every flag, those of the logging library too. Logs go to stderr unless --log_dir is given.");
+}
+
+Status OptionsFromFlags(NodeOptions* options) {
+  options->data_dir = FLAGS_data_dir;
+  if (Status status = ParseListen(FLAGS_listen, &options->host, &options->port); !status.ok()) {
+    return Error(Code::kInvalidArgument, "--listen: {}", status.message());
+  }
+  options->http_port = FLAGS_http_port;
+  options->reactors = FLAGS_reactors;
+  options->partitions = FLAGS_partitions;
+  options->page_bytes = FLAGS_page_bytes;
+  options->memory_limit_bytes = FLAGS_memory_limit_mb << 20;
+  options->log_budget_bytes = FLAGS_log_budget_mb << 20;
+  options->log_budget_records = FLAGS_log_budget_records;
+  options->checkpoint_interval_s = FLAGS_checkpoint_interval_s;
+  options->max_connections = FLAGS_max_connections;
+  options->default_budget_ms = FLAGS_default_budget_ms;
+  options->max_budget_ms = FLAGS_max_budget_ms;
+  options->stall_timeout_s = FLAGS_stall_timeout_s;
+  options->shutdown_timeout_ms = FLAGS_shutdown_timeout_ms;
+  options->pin_threads = FLAGS_pin_threads;
+  return CheckOptions(*options);
+}
+
+int Run() {
+  NodeOptions options;
+  if (Status status = OptionsFromFlags(&options); !status.ok()) {
+    std::fprintf(stderr, "kvnode: %s\nkvnode --help lists the flags.\n", status.message().c_str());
+    return kCannotStart;
+  }
+  // Every thread inherits the mask, so that the signals come to sigwait below and nowhere else.
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, s);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+
+  std::atomic<bool> failed{false};
+  Node node(options, [&failed](const Status& status) {
+    LOG(ERROR) << "the engine has stopped and refuses writes: " << status.message();
+    failed.store(true);
+    kill(getpid(), SIGTERM);  // wakes sigwait
+  });
+  if (Status status = node.Start(); !status.ok()) {
+    LOG(ERROR) << "kvnode cannot start: " << status.message();
+    return kCannotStart;
+  }
+  std::printf("%s\n", node.Describe().c_str());
+  std::fflush(stdout);
+  LOG(INFO) << node.Describe();
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  LOG(INFO) << (failed.load() ? "stopping because the engine failed"
+                              : fmt::format("stopping on {}", sigabbrev_np(signal)));
+  Status status = node.Stop();
+  if (failed.load() || !status.ok()) {
+    LOG(ERROR) << "kvnode stopped after a failure: " << status.ToString();
+    return kEngineFailed;
+  }
+  LOG(INFO) << "kvnode stopped";
+  return kStopped;
+}
+
+}  // namespace
+}  // namespace pando
+
+int main(int argc, char** argv) {
+  gflags::SetVersionString(pando::kServerVersion);
+  gflags::SetUsageMessage("kvnode --data_dir=DIR [flags]; kvnode --help explains them");
+  gflags::ParseCommandLineNonHelpFlags(&argc, &argv, /*remove_flags=*/true);
+  if (FLAGS_help) {
+    pando::PrintHelp();
+    return 0;
+  }
+  gflags::HandleCommandLineHelpFlags();
+  if (argc > 1) {
+    std::fprintf(stderr, "kvnode: \"%s\" is not a flag; kvnode --help lists the flags.\n", argv[1]);
+    return pando::kCannotStart;
+  }
+  if (FLAGS_log_dir.empty()) FLAGS_logtostderr = true;
+  google::InitGoogleLogging(argv[0]);
+  return pando::Run();
+}

@@ -1,0 +1,292 @@
+#include "src/node/node.h"
+
+#include <malloc.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "src/io/process.h"
+
+namespace pando {
+
+namespace {
+
+constexpr uint64_t kMiB = 1u << 20;
+// Memory from the allocator above this size is mapped, and goes back to the system when it is freed.
+constexpr int kMmapThresholdBytes = 256 << 10;
+
+template <typename Fn>
+Task<void> RunOnShard(Reactor* caller, int reactor, Fn fn, Status* result) {
+  Status status = co_await CallOn(*caller, reactor, std::move(fn));
+  if (result->ok()) *result = std::move(status);
+}
+
+}  // namespace
+
+Node::Node(NodeOptions options, std::function<void(const Status&)> on_failure)
+    : options_(std::move(options)), on_failure_(std::move(on_failure)) {}
+
+Node::~Node() { CHECK(group_ == nullptr) << "a node is destroyed before it was stopped"; }
+
+template <typename Fn>
+Task<Status> Node::OnAllShards(Reactor& caller, Fn fn) {
+  Status result;
+  TaskGroup calls;
+  for (int i = 0; i < group_->size(); ++i) {
+    auto on_shard = [this, i, fn](Reactor& reactor) mutable { return fn(reactor, shards_[static_cast<size_t>(i)]); };
+    calls.Spawn(RunOnShard(&caller, i, std::move(on_shard), &result));
+  }
+  co_await calls.Drain();
+  co_return result;
+}
+
+// -- starting
+
+Status Node::Start() {
+  RETURN_IF_ERROR(CheckOptions(options_));
+  // The number of reactors is the store's, so it has to be known before they are made.
+  uint32_t reactors = options_.reactors;
+  {
+    ASSIGN_OR_RETURN(std::unique_ptr<Reactor> probe, MakeUringReactor({}));
+    Result<StoreInfo> found = RunBlocking(*probe, LoadStore(*probe, options_.data_dir));
+    if (found.ok() && reactors == 0) reactors = found->reactors;
+    if (!found.ok() && found.code() != Code::kNotFound) return found.TakeStatus();
+    if (!found.ok() && options_.partitions == 0) options_.partitions = kDefaultPartitions;
+    if (reactors == 0) reactors = static_cast<uint32_t>(UsableCpus());
+    if (!found.ok()) reactors = std::min(reactors, options_.partitions);
+  }
+  options_.reactors = reactors;
+  ASSIGN_OR_RETURN(memory_, SplitMemory(options_, reactors));
+  shared_ = std::make_unique<RpcShared>(static_cast<int64_t>(memory_.request_bytes));
+  mallopt(M_MMAP_THRESHOLD, kMmapThresholdBytes);
+  mallopt(M_TRIM_THRESHOLD, 4 * kMmapThresholdBytes);
+  mallopt(M_ARENA_MAX, static_cast<int>(reactors) + 1);
+
+  if (options_.http_port >= 0) {
+    ASSIGN_OR_RETURN(http_,
+                     HttpServer::Start(options_.host, static_cast<uint16_t>(options_.http_port), &registry_, &health_));
+  }
+  shards_.resize(reactors, nullptr);
+  main_waits_.resize(reactors, nullptr);
+  registry_.AddCollector(this, [this](Exposition* out) {
+    out->AddGauge("kv_process_resident_bytes", "Resident memory.", {}, static_cast<double>(ResidentBytes()));
+    out->AddGauge("kv_process_memory_limit_bytes", "--memory_limit_mb.", {},
+                  static_cast<double>(options_.memory_limit_bytes));
+    out->AddGauge("kv_rpc_memory_bytes", "Of the request memory of all reactors, in use.", {},
+                  static_cast<double>(shared_->memory.used_bytes()));
+  });
+  ReactorGroupOptions group;
+  group.reactors = static_cast<int>(reactors);
+  group.pin_threads = options_.pin_threads;
+  Result<std::unique_ptr<ReactorGroup>> made =
+      ReactorGroup::Start(group, [this](Reactor& reactor) { return ShardMain(reactor); });
+  if (!made.ok()) {
+    http_.reset();
+    return made.TakeStatus();
+  }
+  group_ = *std::move(made);
+  Status status = group_->RunOn(0, [this](Reactor& first) { return StartOnReactor(first); });
+  if (!status.ok()) {
+    LOG_IF(ERROR, !Stop().ok()) << "the node could not be stopped cleanly after it failed to start";
+  }
+  return status;
+}
+
+Task<void> Node::ShardMain(Reactor& reactor) {
+  auto index = static_cast<size_t>(reactor.index());
+  Shard shard(reactor, &store_, &options_, shared_.get(), &registry_, this);
+  WaitQueue wait(reactor);
+  shards_[index] = &shard;
+  main_waits_[index] = &wait;
+  co_await wait.Wait();
+}
+
+Task<Status> Node::StartOnReactor(Reactor& first) {
+  Nanos begin_ns = first.NowNs();
+  started_ns_ = begin_ns;
+  CO_RETURN_IF_ERROR(co_await MakeDirectory(first, options_.data_dir));
+  Result<File> lock = co_await LockStore(first, options_.data_dir);
+  if (!lock.ok()) co_return lock.TakeStatus();
+  lock_ = *std::move(lock);
+  StoreOptions store;
+  store.data_dir = options_.data_dir;
+  store.partitions = options_.partitions;
+  store.reactors = options_.reactors;
+  store.page_bytes = options_.page_bytes;
+  Result<StoreInfo> opened = co_await OpenStore(first, std::move(store));
+  if (!opened.ok()) co_return opened.TakeStatus();
+  store_ = *std::move(opened);
+
+  CO_RETURN_IF_ERROR(co_await OpenEngines(first));
+  recovery_seconds_ = static_cast<double>(first.NowNs() - begin_ns) / kSecond;
+
+  auto build = [this](Reactor&, Shard* shard) -> Task<Status> {
+    shard->Build(shards_);
+    co_return Status();
+  };
+  CO_RETURN_IF_ERROR(co_await OnAllShards(first, build));
+  auto connect = [this](Reactor&, Shard* shard) -> Task<Status> {
+    shard->Connect(shards_);
+    co_return Status();
+  };
+  CO_RETURN_IF_ERROR(co_await OnAllShards(first, connect));
+  CO_RETURN_IF_ERROR(co_await ListenAll(first));
+  health_.ready.store(true, std::memory_order_relaxed);
+  co_return Status();
+}
+
+Task<Status> Node::OpenEngines(Reactor& first) {
+  EngineOptions options;
+  options.store = store_;
+  options.memory_bytes = memory_.engine_bytes;
+  options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
+  options.log_budget_records = options_.log_budget_records / store_.reactors;
+  options.checkpoint_interval_ns = options_.checkpoint_interval_s * kSecond;
+  options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
+  auto open = [options](Reactor&, Shard* shard) mutable {
+    options.reactor_index = shard->index();
+    return shard->OpenEngine(std::move(options));
+  };
+  CO_RETURN_IF_ERROR(co_await OnAllShards(first, std::move(open)));
+  for (Shard* shard : shards_) recovered_records_ += shard->engine()->stats().log.unreleased_records;
+  co_return Status();
+}
+
+// Lets a reactor's main task return.
+struct LeaveCall final : RemoteCall {
+  void Start() override {
+    wait->NotifyAll();
+    target_reactor->Return(this);
+  }
+  void Finish() override {}
+  WaitQueue* wait = nullptr;
+};
+
+// A listener that does nothing: only whether the port is free is of interest.
+class PortProbe final : public AcceptHandler, private ConnectionHandler {
+ public:
+  void OnAccept(Connection* connection) override {
+    connection->SetHandler(this);
+    connection->Close(/*now=*/true);
+  }
+
+ private:
+  void OnData(std::span<const char>) override {}
+  void OnSent() override {}
+  void OnClosed(const Status&) override {}
+};
+
+Task<Status> Node::ListenAll(Reactor& first) {
+  ListenOptions listen;
+  listen.host = options_.host;
+  listen.port = options_.port;
+  listen.reuse_port = store_.reactors > 1;
+  if (listen.reuse_port && listen.port != 0) {
+    // Sharing a port among our reactors would also let another process of this user share it unnoticed.
+    static PortProbe probe;
+    ListenOptions alone = listen;
+    alone.reuse_port = false;
+    Result<uint16_t> free = first.Listen(alone, &probe);
+    if (!free.ok()) co_return free.TakeStatus();
+    first.StopListening();
+    co_await Yield(first);
+  }
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    auto on_shard = [shard = shards_[i], listen](Reactor&) -> Task<Result<uint16_t>> {
+      co_return shard->Listen(listen);
+    };
+    Result<uint16_t> port = co_await CallOn(first, static_cast<int>(i), std::move(on_shard));
+    if (!port.ok()) co_return port.TakeStatus();
+    port_ = listen.port = *port;
+  }
+  co_return Status();
+}
+
+void Node::OnEngineFailure(const Status& status) {
+  health_.failed.store(true, std::memory_order_relaxed);
+  health_.ready.store(false, std::memory_order_relaxed);
+  on_failure_(status);
+}
+
+// -- stopping
+
+Status Node::Stop() {
+  if (group_ == nullptr) return {};
+  health_.ready.store(false, std::memory_order_relaxed);
+  Status status = group_->RunOn(0, [this](Reactor& first) { return StopOnReactor(first); });
+  // The loops end once their main tasks have returned, which may be before an answer to these calls is delivered.
+  std::vector<LeaveCall> leaves(shards_.size());
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    leaves[i].wait = main_waits_[i];
+    group_->Post(static_cast<int>(i), &leaves[i]);
+  }
+  group_->Join();
+  group_.reset();
+  registry_.Remove(this);
+  http_.reset();
+  return status;
+}
+
+Task<Status> Node::StopOnReactor(Reactor& first) {
+  bool checkpoint = !health_.failed.load(std::memory_order_relaxed);
+  auto stop = [limit_ns = options_.shutdown_timeout_ms * kMillisecond](Reactor&, Shard* shard) {
+    return shard->StopServing(limit_ns);
+  };
+  Status status = co_await OnAllShards(first, stop);
+  auto close = [checkpoint](Reactor&, Shard* shard) { return shard->CloseEngine(checkpoint); };
+  Status closed = co_await OnAllShards(first, close);
+  if (status.ok()) status = std::move(closed);
+  if (lock_.is_open()) {
+    Status unlocked = co_await lock_.Close();
+    if (status.ok()) status = std::move(unlocked);
+  }
+  co_return status;
+}
+
+// -- asked by operators
+
+Task<Status> Node::CheckpointAll(Reactor& caller) {
+  auto checkpoint = [](Reactor&, Shard* shard) { return shard->engine()->CheckpointAll(); };
+  co_return co_await OnAllShards(caller, checkpoint);
+}
+
+Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
+  api::NodeStatus out;
+  out.node_id = store_.node.ToString();
+  out.server_version = kServerVersion;
+  out.uptime_ms = (caller.NowNs() - started_ns_) / kMillisecond;
+  out.data_dir = options_.data_dir;
+  out.page_bytes = static_cast<int32_t>(store_.page_bytes);
+  out.memory_limit_bytes = static_cast<int64_t>(options_.memory_limit_bytes);
+  out.resident_bytes = static_cast<int64_t>(ResidentBytes());
+  out.log_budget_bytes = static_cast<int64_t>(options_.log_budget_bytes);
+  out.connections = static_cast<int32_t>(shared_->connections.load(std::memory_order_relaxed));
+  out.http_port = http_port();
+  for (size_t i = 0; i < shards_.size(); ++i) {
+    auto collect = [shard = shards_[i]](Reactor&) { return shard->CollectStatus(); };
+    ShardStatus part = co_await CallOn(caller, static_cast<int>(i), std::move(collect));
+    out.pool_pages += static_cast<int64_t>(part.engine.pool_pages);
+    out.pool_free_pages += static_cast<int64_t>(part.engine.pool_free_pages);
+    out.log_bytes += static_cast<int64_t>(part.engine.log.unreleased_bytes);
+    std::move(part.partitions.begin(), part.partitions.end(), std::back_inserter(out.partitions));
+  }
+  std::sort(out.partitions.begin(), out.partitions.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  if (health_.failed.load(std::memory_order_relaxed)) {
+    out.verdict = "the engine has stopped: a disk failed or data is damaged";
+    out.advice = "read the log; run kvadmin check on the data directory; restart on a sound disk";
+  } else {
+    out.verdict = "ok";
+  }
+  co_return out;
+}
+
+std::string Node::Describe() const {
+  std::string http = http_ ? fmt::format("http {}:{}", options_.host, http_->port()) : "no http";
+  return fmt::format(
+      "kvnode ready: thrift {}:{}, {}, data_dir {}, {} partitions on {} reactors, pages of {} bytes, limit {} "
+      "MiB, recovered in {:.3f} s ({} log records)",
+      options_.host, port_, http, options_.data_dir, store_.partitions.size(), store_.reactors, store_.page_bytes,
+      options_.memory_limit_bytes / kMiB, recovery_seconds_, recovered_records_);
+}
+
+}  // namespace pando

@@ -1,0 +1,195 @@
+#include "src/node/shard.h"
+
+#include <utility>
+
+namespace pando {
+
+namespace {
+
+constexpr Nanos kPublishIntervalNs = 500 * kMillisecond;
+
+void SetTotal(Counter* counter, uint64_t total) {
+  if (total > counter->value()) counter->Add(total - counter->value());
+}
+
+}  // namespace
+
+Shard::~Shard() { CHECK(engine_ == nullptr) << "a shard is destroyed before its engine was closed"; }
+
+Task<Status> Shard::OpenEngine(EngineOptions options) {
+  Result<std::unique_ptr<Engine>> engine = co_await Engine::Open(reactor_, std::move(options));
+  if (!engine.ok()) co_return engine.TakeStatus();
+  engine_ = *std::move(engine);
+  co_return Status();
+}
+
+void Shard::Build(const std::vector<Shard*>& shards) {
+  backend_.store = store_;
+  backend_.reactor = index();
+  backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
+  for (const PartitionInfo& info : store_->partitions) {
+    uint32_t owner = store_->ReactorOf(info.id);
+    Partition* partition = shards[owner]->engine_->partition(info.id);
+    CHECK(partition != nullptr) << "reactor " << owner << " did not open partition " << info.id;
+    if (owner != index()) {
+      remote_.push_back(std::make_unique<RemotePartition>(reactor_, static_cast<int>(owner), partition));
+      partition = remote_.back().get();
+    }
+    backend_.partitions.push_back(partition);
+  }
+  RpcOptions rpc;
+  rpc.max_connections = options_->max_connections;
+  rpc.stall_timeout_ns = options_->stall_timeout_s * kSecond;
+  rpc.default_budget_ms = options_->default_budget_ms;
+  rpc.max_budget_ms = options_->max_budget_ms;
+  server_ = std::make_unique<RpcServer>(reactor_, rpc, shared_);
+  service_ = std::make_unique<KvService>(server_.get(), &backend_, control_);
+  server_->SetService(service_.get());
+  RegisterMetrics();
+  publish_.shard = this;
+  publish_.on_fire = [](Timer* t) { static_cast<PublishTimer*>(t)->shard->Publish(); };
+  Publish();
+}
+
+void Shard::Connect(const std::vector<Shard*>& shards) {
+  for (Shard* shard : shards) {
+    backend_.peers.push_back(&shard->backend_);
+    backend_.get_paths.push_back(&shard->service_->get_path());
+  }
+}
+
+Task<Status> Shard::StopServing(Nanos limit_ns) {
+  if (server_ == nullptr) co_return Status();
+  co_await server_->Shutdown(limit_ns);
+  co_await service_->Drain();
+  co_return Status();
+}
+
+Task<Status> Shard::CloseEngine(bool checkpoint) {
+  reactor_.CancelTimer(&publish_);
+  registry_->Remove(this);
+  service_.reset();
+  server_.reset();
+  if (engine_ == nullptr) co_return Status();
+  Status status = co_await engine_->Close(checkpoint);
+  engine_.reset();
+  co_return status;
+}
+
+Task<ShardStatus> Shard::CollectStatus() {
+  ShardStatus status;
+  status.engine = engine_->stats();
+  for (Partition* partition : engine_->partitions()) {
+    PartitionStats stats = partition->stats();
+    api::PartitionStatus& p = status.partitions.emplace_back();
+    p.id = static_cast<int32_t>(partition->id());
+    p.uuid = partition->uuid().ToString();
+    p.reactor = static_cast<int32_t>(index());
+    p.generation = static_cast<int64_t>(stats.generation);
+    p.last_lsn = static_cast<int64_t>(stats.last_lsn);
+    p.applied_lsn = static_cast<int64_t>(stats.applied_lsn);
+    p.checkpoint_lsn = static_cast<int64_t>(stats.checkpoint_lsn);
+    p.file_bytes = static_cast<int64_t>(stats.file_bytes);
+    p.used_bytes = static_cast<int64_t>(stats.used_bytes);
+    p.dirty_pages = static_cast<int64_t>(stats.dirty_pages);
+    p.checkpoint_running = stats.checkpoint_running;
+  }
+  co_return status;
+}
+
+void Shard::Publish() {
+  EngineStats stats = engine_->stats();
+  gauges_.pool_pages.Set(static_cast<int64_t>(stats.pool_pages));
+  gauges_.pool_free_pages.Set(static_cast<int64_t>(stats.pool_free_pages));
+  gauges_.pool_dirty_pages.Set(static_cast<int64_t>(stats.pool_dirty_pages));
+  gauges_.pool_bytes.Set(static_cast<int64_t>(stats.pool_bytes));
+  SetTotal(&gauges_.pool_hits, stats.pool_hits_total);
+  SetTotal(&gauges_.pool_misses, stats.pool_misses_total);
+  SetTotal(&gauges_.pool_evictions, stats.pool_evictions_total);
+  SetTotal(&gauges_.pool_writes, stats.pool_writes_total);
+  gauges_.log_bytes.Set(static_cast<int64_t>(stats.log.unreleased_bytes));
+  gauges_.log_records.Set(static_cast<int64_t>(stats.log.unreleased_records));
+  gauges_.log_segments.Set(static_cast<int64_t>(stats.log.segments));
+  SetTotal(&gauges_.log_appended_records, stats.log.appended_records_total);
+  SetTotal(&gauges_.log_appended_bytes, stats.log.appended_bytes_total);
+  SetTotal(&gauges_.log_device_writes, stats.log.device_writes_total);
+  SetTotal(&gauges_.log_device_bytes, stats.log.device_bytes_total);
+  SetTotal(&gauges_.log_waits, stats.log.append_waits_total);
+  SetTotal(&gauges_.checkpoints, stats.checkpoints_total);
+  SetTotal(&gauges_.write_waits, stats.write_waits_total);
+  uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0;
+  for (Partition* partition : engine_->partitions()) {
+    PartitionStats p = partition->stats();
+    reads += p.reads_total;
+    writes += p.writes_total;
+    scans += p.scans_total;
+    file_bytes += p.file_bytes;
+    used_bytes += p.used_bytes;
+  }
+  SetTotal(&gauges_.reads, reads);
+  SetTotal(&gauges_.writes, writes);
+  SetTotal(&gauges_.scans, scans);
+  gauges_.partition_file_bytes.Set(static_cast<int64_t>(file_bytes));
+  gauges_.partition_used_bytes.Set(static_cast<int64_t>(used_bytes));
+  gauges_.frame_bytes.Set(static_cast<int64_t>(FrameBytesOnThisThread()));
+  reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);
+}
+
+void Shard::RegisterMetrics() {
+  MetricLabels labels{{"reactor", std::to_string(index())}};
+  auto add = [&](std::string name, std::string help, const auto* metric) {
+    registry_->Add(this, std::move(name), std::move(help), labels, metric);
+  };
+  const RpcMetrics& rpc = server_->metrics();
+  add("kv_rpc_connections_count", "Open client connections.", &rpc.connections);
+  add("kv_rpc_paused_connections_count", "Connections whose receiving stopped at a limit.", &rpc.paused_connections);
+  add("kv_rpc_buffered_bytes", "Half frames, requests and replies in progress.", &rpc.buffered_bytes);
+  add("kv_rpc_accepted_connections_total", "Connections accepted.", &rpc.accepted_total);
+  add("kv_rpc_refused_connections_total", "Connections over --max_connections.", &rpc.refused_total);
+  add("kv_rpc_stalled_connections_total", "Connections closed because no byte moved.", &rpc.closed_stalled_total);
+  add("kv_rpc_received_bytes_total", "Bytes received from clients.", &rpc.received_bytes_total);
+  add("kv_rpc_sent_bytes_total", "Bytes handed to the kernel for clients.", &rpc.sent_bytes_total);
+  add("kv_rpc_overloaded_requests_total", "Requests refused for want of memory.", &rpc.overloaded_total);
+  add("kv_rpc_late_requests_total", "Requests that outlived their budget.", &rpc.deadline_total);
+  add("kv_rpc_bad_requests_total", "Requests that could not be decoded or have no method.", &rpc.bad_requests_total);
+  add("kv_rpc_garbage_connections_total", "Connections that sent something other than Thrift.", &rpc.garbage_total);
+  add("kv_get_batched_total", "Gets answered in batches from memory or found missing there.",
+      &service_->get_path().metrics().gets_total);
+  add("kv_get_misses_total", "Gets that had to wait for the disk.", &service_->get_path().metrics().misses_total);
+  add("kv_get_remote_total", "Gets passed to another reactor.", &service_->get_path().metrics().remote_total);
+  for (const auto& method : service_->method_metrics()) {
+    MetricLabels with_method = labels;
+    with_method.emplace_back("method", method->name);
+    registry_->Add(this, "kv_rpc_requests_total", "Requests by method.", with_method, &method->requests_total);
+    registry_->Add(this, "kv_rpc_request_seconds",
+                   "Time of requests that may wait, to the loop's turn; gets answered from memory are not in it.",
+                   with_method, &method->latency_ns, 1e-9);
+  }
+  const EngineGauges& g = gauges_;
+  add("kv_pool_pages_count", "Pages the buffer pool can hold.", &g.pool_pages);
+  add("kv_pool_free_pages_count", "Unused pages of the pool.", &g.pool_free_pages);
+  add("kv_pool_dirty_pages_count", "Pages not yet written.", &g.pool_dirty_pages);
+  add("kv_pool_memory_bytes", "Memory of the pool.", &g.pool_bytes);
+  add("kv_pool_hits_total", "Pages found in the pool.", &g.pool_hits);
+  add("kv_pool_misses_total", "Pages read from disk.", &g.pool_misses);
+  add("kv_pool_evictions_total", "Pages evicted.", &g.pool_evictions);
+  add("kv_pool_writes_total", "Pages written.", &g.pool_writes);
+  add("kv_log_unreleased_bytes", "Log that recovery would read.", &g.log_bytes);
+  add("kv_log_unreleased_records_count", "Records that recovery would replay.", &g.log_records);
+  add("kv_log_segments_count", "Segment files.", &g.log_segments);
+  add("kv_log_appended_records_total", "Records appended.", &g.log_appended_records);
+  add("kv_log_appended_bytes_total", "Bytes of records appended.", &g.log_appended_bytes);
+  add("kv_log_device_writes_total", "Writes of the log to its device.", &g.log_device_writes);
+  add("kv_log_device_bytes_total", "Bytes written to the log's device.", &g.log_device_bytes);
+  add("kv_log_space_waits_total", "Writes that waited for room in the log.", &g.log_waits);
+  add("kv_partition_checkpoints_total", "Checkpoints finished.", &g.checkpoints);
+  add("kv_partition_write_waits_total", "Writes that waited for the pool or the log.", &g.write_waits);
+  add("kv_partition_reads_total", "Reads of records.", &g.reads);
+  add("kv_partition_writes_total", "Writes of records.", &g.writes);
+  add("kv_partition_scans_total", "Scans.", &g.scans);
+  add("kv_partition_file_bytes", "Size of the data files.", &g.partition_file_bytes);
+  add("kv_partition_used_bytes", "Bytes of the data files in use.", &g.partition_used_bytes);
+  add("kv_process_coroutine_bytes", "Memory of coroutine frames.", &g.frame_bytes);
+}
+
+}  // namespace pando

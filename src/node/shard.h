@@ -1,0 +1,80 @@
+// Shard: what one reactor of a node owns: its engine, its server, its view of the partitions.
+//
+// Threads: its reactor, but for `registry` calls (any) and the pointers that Node reads while it wires shards together.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "src/io/sync.h"
+#include "src/metrics/registry.h"
+#include "src/node/http_server.h"
+#include "src/node/kv_backend.h"
+#include "src/node/kv_service.h"
+#include "src/node/node_options.h"
+#include "src/node/remote_partition.h"
+#include "src/partition/engine.h"
+#include "src/rpc/rpc_server.h"
+
+namespace pando {
+
+// Numbers copied from the engine once in a while, for the metrics page.
+struct EngineGauges {
+  Gauge pool_pages, pool_free_pages, pool_dirty_pages, pool_bytes;
+  Counter pool_hits, pool_misses, pool_evictions, pool_writes;
+  Gauge log_bytes, log_records, log_segments;
+  Counter log_appended_records, log_appended_bytes, log_device_writes, log_device_bytes, log_waits;
+  Counter checkpoints, write_waits, reads, writes, scans;
+  Gauge partition_file_bytes, partition_used_bytes, frame_bytes;
+};
+
+struct ShardStatus {
+  std::vector<api::PartitionStatus> partitions;
+  EngineStats engine;
+};
+
+class Shard {
+ public:
+  Shard(Reactor& reactor, const StoreInfo* store, const NodeOptions* options, RpcShared* shared, Registry* registry,
+        NodeControl* control)
+      : reactor_(reactor), store_(store), options_(options), shared_(shared), registry_(registry), control_(control) {}
+  ~Shard();
+
+  Task<Status> OpenEngine(EngineOptions options);
+  // After every shard's engine is open: builds the service over all partitions. Then Connect, after every Build.
+  void Build(const std::vector<Shard*>& shards);
+  void Connect(const std::vector<Shard*>& shards);
+  Result<uint16_t> Listen(const ListenOptions& listen) { return server_->Listen(listen); }
+  // Refuses and finishes requests. After every shard's StopServing, CloseEngine.
+  Task<Status> StopServing(Nanos limit_ns);
+  Task<Status> CloseEngine(bool checkpoint);
+
+  Engine* engine() { return engine_.get(); }
+  Task<ShardStatus> CollectStatus();
+  uint32_t index() const { return static_cast<uint32_t>(reactor_.index()); }
+
+ private:
+  struct PublishTimer : Timer {
+    Shard* shard = nullptr;
+  };
+  void RegisterMetrics();
+  void Publish();
+
+  Reactor& reactor_;
+  const StoreInfo* const store_;
+  const NodeOptions* const options_;
+  RpcShared* const shared_;
+  Registry* const registry_;
+  NodeControl* const control_;
+  std::unique_ptr<Engine> engine_;
+  std::vector<std::unique_ptr<RemotePartition>> remote_;
+  KvBackend backend_;
+  std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<KvService> service_;
+  EngineGauges gauges_;
+  PublishTimer publish_;
+};
+
+}  // namespace pando

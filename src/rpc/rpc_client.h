@@ -1,0 +1,115 @@
+// RpcClient: one connection to a framed Thrift server: pipelined calls, replies in order, a deadline for each call.
+//
+//   RpcClient client(reactor);
+//   CO_RETURN_IF_ERROR(co_await client.Connect("10.0.0.2", 7420, kSecond));
+//   Kv_get_args args; ...
+//   Result<Kv_get_result> result = co_await client.Call<Kv_get_result>("get", std::move(args), 100 * kMillisecond);
+//   co_await client.Close();
+//
+// A call that passes its deadline returns kDeadline at once; its reply, should it still come, is dropped. When the
+// connection breaks every call in progress returns kAborted: whether it was carried out is unknown. The client does not
+// reconnect: make a new one.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <coroutine>
+#include <deque>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "src/io/reactor.h"
+#include "src/io/task.h"
+#include "src/rpc/thrift_codec.h"
+
+namespace pando {
+
+struct RpcClientOptions {
+  WireProtocol protocol = WireProtocol::kBinary;
+  size_t max_calls = 1024;              // in progress; more are kOverloaded
+  size_t max_unsent_bytes = 16u << 20;  // likewise
+};
+
+class RpcClient final : private ConnectionHandler, private TurnHook {
+ public:
+  explicit RpcClient(Reactor& reactor, RpcClientOptions options = {});
+  ~RpcClient();  // REQUIRES: never connected, or Close has finished
+
+  Task<Status> Connect(std::string host, uint16_t port, Nanos timeout_ns);
+  // `Args` and `Reply` are the generated Kv_xxx_args and Kv_xxx_result. A KvError arrives inside the reply; a
+  // TApplicationException of the server as kUnsupported.
+  template <typename Reply, typename Args>
+  Task<Result<Reply>> Call(std::string method, Args args, Nanos timeout_ns) {
+    TypedCall<Reply> call;
+    if (Status status = Admit(); !status.ok()) co_return status;
+    call.client = this;
+    call.seqid = next_seqid_++;
+    MessageHeader header{options_.protocol, apache::thrift::protocol::T_CALL, call.seqid, method};
+    codec_.Write(header, args, &out_);
+    co_await Wait(&call, timeout_ns);
+    if (!call.status.ok()) co_return call.status;
+    co_return std::move(call.reply);
+  }
+  // Closes and waits until every call has returned.
+  Task<void> Close();
+
+  bool connected() const { return connection_ != nullptr; }
+  size_t calls_in_progress() const { return calls_; }
+
+ private:
+  struct PendingCall : Timer {
+    RpcClient* client = nullptr;
+    int32_t seqid = 0;
+    Status status;
+    std::coroutine_handle<> waiter;
+    virtual Status Decode(ThriftCodec* codec, WireProtocol protocol, std::string_view body) = 0;
+
+   protected:
+    ~PendingCall() = default;
+  };
+  template <typename Reply>
+  struct TypedCall final : PendingCall {
+    Reply reply;
+    Status Decode(ThriftCodec* codec, WireProtocol protocol, std::string_view body) override {
+      return codec->Read(protocol, body, &reply);
+    }
+  };
+  struct Expected {
+    int32_t seqid = 0;
+    PendingCall* call = nullptr;  // null: nobody waits any more
+  };
+
+  Status Admit() const;
+  struct WaitAwaiter {
+    RpcClient* client;
+    PendingCall* call;
+    Nanos timeout_ns;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> h);
+    void await_resume() const noexcept {}
+  };
+  WaitAwaiter Wait(PendingCall* call, Nanos timeout_ns) { return {this, call, timeout_ns}; }
+  void Finish(PendingCall* call, Status status);
+  void OnTimeout(PendingCall* call);
+  void OnData(std::span<const char> bytes) override;
+  void OnSent() override {}
+  void OnClosed(const Status& reason) override;
+  void OnTurnEnd() override;
+  Status OnFrame(std::string_view frame);
+  // The stream cannot be trusted any more.
+  void Break(Status reason);
+
+  Reactor& reactor_;
+  const RpcClientOptions options_;
+  ThriftCodec codec_;
+  Connection* connection_ = nullptr;
+  std::string peer_;
+  Status broken_;  // why the connection ended
+  std::string in_, out_;
+  std::deque<Expected> expected_;  // in order of sending
+  size_t calls_ = 0;               // coroutines inside Call
+  int32_t next_seqid_ = 1;
+};
+
+}  // namespace pando
