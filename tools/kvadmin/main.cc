@@ -1,5 +1,8 @@
 // kvadmin: operate and inspect a Pando store.
 #include <csignal>
+#include <string>
+
+#include <thrift/TOutput.h>  // needs <string> before it
 
 #include "src/base/check.h"
 #include "tools/kvadmin/commands/commands.h"
@@ -10,6 +13,7 @@ int main(int argc, char** argv) {
   FLAGS_minloglevel = google::GLOG_ERROR;
   google::InitGoogleLogging(argv[0]);
   std::signal(SIGPIPE, SIG_IGN);
+  apache::thrift::GlobalOutput.setOutputFunction([](const char*) {});  // every error reaches the user as a Status
 
   Globals globals;
   CLI::App app("kvadmin: operate and inspect a Pando store\n", "kvadmin");
@@ -36,6 +40,7 @@ int main(int argc, char** argv) {
   AddCheckpointCommand(app, &globals);
   AddHelloCommand(app, &globals);
   AddPingCommand(app, &globals);
+  AddCheckCommand(app, &globals);
   AddWalDumpCommand(app, &globals);
   try {
     app.parse(argc, argv);

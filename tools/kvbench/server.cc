@@ -217,7 +217,7 @@ Result<std::unique_ptr<Server>> StartKvnode(const ServerOptions& options) {
   std::vector<std::string> args = {binary,
                                    "--data_dir=" + directory + "/data",
                                    "--reactors=1",
-                                   "--port=" + std::to_string(port),
+                                   "--listen=127.0.0.1:" + std::to_string(port),
                                    "--http_port=0",
                                    "--memory_limit_mb=" + std::to_string(limit_mb)};
   args.insert(args.end(), options.extra_args.begin(), options.extra_args.end());

@@ -35,6 +35,7 @@ const char* OpName(RecordOp op) {
     case RecordOp::kPut: return "put";
     case RecordOp::kRemove: return "remove";
     case RecordOp::kIncrement: return "increment";
+    case RecordOp::kExpire: return "expire";
   }
   return "?";
 }
