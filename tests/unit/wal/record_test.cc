@@ -65,6 +65,13 @@ TEST(LogRecord, GoldenBytes) {
   increment.key = "n";
   increment.delta = -3;
   EXPECT_EQ(Hex(Encode(increment)), "03040200000000000000016e05");
+
+  LogRecord expire;
+  expire.op = RecordOp::kExpire;
+  expire.version = 3;
+  expire.key = "k";
+  expire.condition.version = 2;
+  EXPECT_EQ(Hex(Encode(expire)), "04080300000000000000016b0200000000000000");
 }
 
 struct RandomRecord {
@@ -81,7 +88,7 @@ struct RandomRecord {
     key = bytes(random() % 8 == 0 ? 2048 : 40);
     value = bytes(random() % 8 == 0 ? 70000 : 300);
     condition_value = bytes(50);
-    record.op = static_cast<RecordOp>(1 + random() % 3);
+    record.op = static_cast<RecordOp>(1 + random() % 4);
     record.continues = random() % 2;
     record.version = number();
     record.ttl_mode = static_cast<TtlMode>(random() % 3);
@@ -141,7 +148,7 @@ TEST(LogRecord, ImpossibleBytesAreCorruption) {
   };
   EXPECT_EQ(code(0, 1), Code::kOk);
   EXPECT_EQ(code(0, 0), Code::kCorruption);      // no operation
-  EXPECT_EQ(code(0, 4), Code::kCorruption);      // an unknown one
+  EXPECT_EQ(code(0, 5), Code::kCorruption);      // an unknown one
   EXPECT_EQ(code(1, 0x06), Code::kCorruption);   // TTL mode 3
   EXPECT_EQ(code(1, 0x80), Code::kCorruption);   // a reserved bit
   EXPECT_EQ(code(1, 0x40), Code::kCorruption);   // must exist, without the condition
