@@ -1,6 +1,10 @@
 // Coroutine conveniences over a Reactor: run a task on another reactor, run one to its end from ordinary code.
 //
-//   Result<int> sum = co_await CallOn(reactor, 1, Adder{2, 3});   // Adder: Task<Result<int>> operator()(Reactor&)
+//   Adder adder{2, "three"};   // Task<Result<int>> operator()(Reactor& target)
+//   Result<int> sum = co_await CallOn(reactor, 1, std::move(adder));
+//
+// Build the function object as a local first, unless it is trivially destructible: g++ 12 destroys a temporary
+// aggregate or closure in a co_await expression twice.
 //
 // The function object lives in the awaiter, so it may hold its arguments (and be a capturing lambda: the closure
 // outlives the coroutine). It is called on the target's thread, where it must not touch anything of the origin's but

@@ -142,7 +142,8 @@ struct ListenOptions {
 //   -> origin thread: call.Finish()
 // Each ordered pair of reactors has a bounded request ring and a reply ring of the same size, and a request is sent
 // only with a credit that reserves its place in the reply ring, so two full queues cannot deadlock. Without a credit
-// the call waits in the origin's queue (bounded by the caller's own admission), in order.
+// the call waits in the origin's queue (bounded by the caller's own admission), in order. A call must not wait, while
+// it runs, for a call back to where it came from: that call might wait for credits that calls like it hold.
 struct RemoteCall {
   virtual void Start() = 0;   // on the target reactor's thread
   virtual void Finish() = 0;  // on the origin's thread; may delete this

@@ -91,7 +91,7 @@ void ReactorGroup::ThreadMain(int index, StartState& start) {
   start.made.count_down();
   start.decided.wait();
   if (start.go) {
-    RunMain(this, reactor.get());
+    if (main_) RunMain(this, reactor.get());
     reactor->Run();
   }
   loops_ended_.arrive_and_wait();  // until then others may ring this reactor's doorbell

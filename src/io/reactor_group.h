@@ -29,7 +29,7 @@ struct ReactorGroupOptions {
 
 class ReactorGroup {
  public:
-  // Called on each reactor's thread; its task runs on that reactor.
+  // Called on each reactor's thread; its task runs on that reactor. May be null: the loops then run until Stop.
   using Main = std::function<Task<void>(Reactor&)>;
 
   // kUnsupported as MakeUringReactor says; kInvalidArgument for pinning without enough CPUs. All or nothing.
@@ -53,7 +53,10 @@ class ReactorGroup {
     struct Call final : RemoteCall {
       explicit Call(Fn f) : fn(std::move(f)) {}
       void Start() override { Await(this); }
-      void Finish() override { done.set_value(); }
+      void Finish() override {
+        std::promise<void> last = std::move(done);  // the waiter may destroy this call before set_value returns
+        last.set_value();
+      }
       static detail::FireAndForget Await(Call* call) {
         Reactor* reactor = call->target_reactor;
         {

@@ -8,7 +8,10 @@
 //   M1  A request is pushed only while fewer than `capacity` calls of its pair are outstanding (pushed and their reply
 //       not yet taken), so neither the push of a request nor the push of its reply can find a full ring.
 //   M2  Calls of one pair start in the order of CallRemote.
-//   M3  A target that went to sleep after its last look at its rings is woken: both sides pass through one atomic
+//   M3  A call holds its credit until it is finished. Hence a call must not wait, while it runs, for calls that need
+//       credits of a pair whose calls may be waiting for it: a chain 0 -> 1 -> 0 -> 1 can use up its own credits. Calls
+//       that finish on their target alone (all of Pando's) cannot deadlock.
+//   M4  A target that went to sleep after its last look at its rings is woken: both sides pass through one atomic
 //       exchange, which orders the sleeper's look against the sender's push.
 #pragma once
 
@@ -83,7 +86,7 @@ class RemotePort {
   void FlushWakes();
   // To be called before sleeping; false when something has arrived and the reactor must not sleep.
   bool PrepareSleep();
-  // An exchange, not a store: it keeps the chain of M3 unbroken.
+  // An exchange, not a store: it keeps the chain of M4 unbroken.
   void Awake() { mesh_->doorbells_[index_].asleep.exchange(false, std::memory_order_acq_rel); }
   bool HasIncoming() const;
   // Calls sent and not yet finished, and calls waiting for a credit.

@@ -83,8 +83,8 @@ void SimConnection::Close(bool now) {
   if (!network_ || told_) return;
   closing_ = true;
   if (now) {
-    drop_ = true;
     outgoing_.clear();
+    sent_ = 0;
   }
   network_->MarkFlush(this);
 }
@@ -249,7 +249,7 @@ void SimNetwork::Arrive(uint64_t to_id) {
 void SimNetwork::Consumed(SimConnection* c, size_t bytes) {
   c->window_used_ -= bytes;
   SimConnection* sender = Find(c->peer_id_);
-  if (!sender || sender->reactor_->dead() || sender->outgoing_.empty()) return;
+  if (!sender || sender->reactor_->dead() || sender->unsent_bytes() == 0) return;
   const SimOptions& options = kernel_->options();
   kernel_->At(kernel_->now_ns() + kernel_->Latency(options.network_min_ns, options.network_max_ns), SimKernel::kNoBoot,
               [this, id = sender->id_] {
@@ -260,16 +260,18 @@ void SimNetwork::Consumed(SimConnection* c, size_t bytes) {
 
 void SimNetwork::Pump(SimConnection* c) {
   const SimOptions& options = kernel_->options();
-  while (!c->outgoing_.empty()) {
+  while (c->unsent_bytes() > 0) {
     SimConnection* peer = Find(c->peer_id_);
     const size_t used = peer ? peer->window_used_ : 0;
     if (used >= options.socket_window_bytes) return;
-    size_t bytes = std::min({c->outgoing_.size(), options.socket_window_bytes - used, kMaxSegmentBytes});
+    size_t bytes = std::min({c->unsent_bytes(), options.socket_window_bytes - used, kMaxSegmentBytes});
     if (options.random_chunks && kernel_->random().Chance(0.5)) bytes = 1 + kernel_->random().Below(bytes);
-    std::string piece = c->outgoing_.substr(0, bytes);
-    c->outgoing_.erase(0, bytes);
+    std::string piece = c->outgoing_.substr(c->sent_, bytes);
+    c->sent_ += bytes;
     Transmit(c, {std::move(piece), false, false});
   }
+  c->outgoing_.clear();
+  c->sent_ = 0;
 }
 
 // -- in a turn
@@ -329,7 +331,7 @@ void SimNetwork::FlushOne(uint64_t id) {
   if (!c) return;
   c->marked_flush_ = false;
   Pump(c);
-  if (!c->outgoing_.empty()) return;
+  if (c->unsent_bytes() > 0) return;
   if (c->closing_) return End(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_name_));
   if (std::exchange(c->send_pending_, false) && c->handler_) c->handler_->OnSent();
 }

@@ -27,7 +27,7 @@ class SimConnection final : public Connection {
  public:
   void SetHandler(ConnectionHandler* handler) override;
   void Send(std::string* bytes) override;
-  size_t unsent_bytes() const override { return outgoing_.size(); }
+  size_t unsent_bytes() const override { return outgoing_.size() - sent_; }
   void PauseReceive() override { paused_ = true; }
   void ResumeReceive() override;
   void Close(bool now) override;
@@ -46,10 +46,11 @@ class SimConnection final : public Connection {
   std::string local_host_, remote_host_;
   std::string peer_name_;
   ConnectionHandler* handler_ = nullptr;
-  bool paused_ = false, closing_ = false, drop_ = false;
+  bool paused_ = false, closing_ = false;
   bool send_pending_ = false;  // bytes were handed over since the last OnSent
   bool told_ = false;          // OnClosed was called
   std::string outgoing_;
+  size_t sent_ = 0;            // of outgoing_
   std::deque<Segment> wire_;   // on its way to this end
   std::deque<Segment> inbox_;  // arrived
   Nanos last_arrival_ns_ = 0;

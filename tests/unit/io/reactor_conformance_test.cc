@@ -1,0 +1,607 @@
+// One suite for both reactors: what production code may rely on, whether it runs on io_uring or in the simulated
+// kernel.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <deque>
+
+#include "src/io/file.h"
+#include "src/io/sync.h"
+#include "tests/unit/io/reactor_harness.h"
+
+namespace pando {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+template <typename Harness>
+class ReactorConformance : public ::testing::Test {
+ protected:
+  Harness harness_;
+};
+using Implementations = ::testing::Types<UringHarness, SimHarness>;
+struct ImplementationNames {
+  template <typename T>
+  static std::string GetName(int) {
+    return std::is_same_v<T, UringHarness> ? "Uring" : "Sim";
+  }
+};
+TYPED_TEST_SUITE(ReactorConformance, Implementations, ImplementationNames);
+
+#define EXPECT_OK(expr)                                                  \
+  do {                                                                   \
+    const Status pando_test_status = (expr);                             \
+    EXPECT_TRUE(pando_test_status.ok()) << pando_test_status.ToString(); \
+  } while (0)
+
+void Fill(char* data, size_t bytes, uint64_t seed) {
+  SimRandom random(seed);
+  for (size_t i = 0; i < bytes; ++i) data[i] = static_cast<char>(random.Next());
+}
+
+// -- disk
+
+Task<void> DirectReadBack(Reactor& r, std::string dir) {
+  auto opened = co_await File::Open(r, dir + "/direct", File::Mode::kCreate, true);
+  EXPECT_OK(opened.status());
+  File file = *std::move(opened);
+  AlignedBuffer out(64 << 10), in(64 << 10);
+  Fill(out.data(), out.size(), 1);
+  EXPECT_OK(co_await file.Write(out.data(), out.size(), 8192));
+  EXPECT_OK(co_await file.Write(out.data(), 4096, 4096, kNoBuffer, /*data_sync=*/true));
+  EXPECT_OK(co_await file.Sync());
+  EXPECT_EQ(*file.Size(), 8192 + out.size());
+  EXPECT_OK(co_await file.Read(in.data(), in.size(), 8192));
+  EXPECT_EQ(std::memcmp(in.data(), out.data(), out.size()), 0);
+  EXPECT_OK(co_await file.Read(in.data(), 4096, 0));  // a hole
+  EXPECT_EQ(std::string(in.data(), 4096), std::string(4096, '\0'));
+
+  Status status = co_await file.Read(in.data(), in.size(), 8192 + 4096);
+  EXPECT_EQ(status.code(), Code::kCorruption);
+  EXPECT_THAT(status.message(), HasSubstr("shorter than"));
+  EXPECT_THAT(status.message(), HasSubstr(dir + "/direct"));
+  EXPECT_THAT(status.message(), HasSubstr("12288"));
+  EXPECT_OK(co_await file.Close());
+}
+TYPED_TEST(ReactorConformance, DirectReadBack) {
+  this->harness_.Run(DirectReadBack(this->harness_.reactor(), this->harness_.directory()));
+}
+
+Task<void> BufferedAndVectors(Reactor& r, std::string dir) {
+  auto opened = co_await File::Open(r, dir + "/plain", File::Mode::kCreate, false);
+  EXPECT_OK(opened.status());
+  File file = *std::move(opened);
+  std::string a = "alpha", b = "beta", c = "gamma";
+  iovec out[3] = {{a.data(), a.size()}, {b.data(), b.size()}, {c.data(), c.size()}};
+  EXPECT_OK(co_await file.WriteVector(out, 3));
+  char x[4], y[10];
+  iovec in[2] = {{x, 4}, {y, 10}};
+  EXPECT_OK(co_await file.ReadVector(in, 3));
+  EXPECT_EQ(std::string(x, 4) + std::string(y, 10), "alphabetagamma");
+  EXPECT_OK(co_await file.Write(nullptr, 0, 99));  // nothing is not an error
+  EXPECT_EQ(*file.Size(), 17u);
+
+  EXPECT_OK(co_await file.Truncate(5));
+  EXPECT_EQ(*file.Size(), 5u);
+  EXPECT_OK(co_await file.Allocate(0, 10000));
+  EXPECT_EQ(*file.Size(), 10000u);
+  std::string back(10000, '?');
+  EXPECT_OK(co_await file.Read(back.data(), back.size(), 0));
+  std::string expected = std::string(3, '\0') + "al" + std::string(9995, '\0');
+  EXPECT_TRUE(back == expected);
+  EXPECT_OK(co_await file.Sync(false));
+  EXPECT_OK(co_await file.Close());
+}
+TYPED_TEST(ReactorConformance, BufferedAndVectors) {
+  this->harness_.Run(BufferedAndVectors(this->harness_.reactor(), this->harness_.directory()));
+}
+
+Task<void> RegisteredBuffers(Reactor& r, std::string dir, char* memory, size_t bytes) {
+  iovec regions[2] = {{memory, bytes / 2}, {memory + bytes / 2, bytes / 2}};
+  const int base = r.RegisterBuffers(regions);
+  EXPECT_EQ(base, 0);
+  auto opened = co_await File::Open(r, dir + "/registered", File::Mode::kCreate, true);
+  EXPECT_OK(opened.status());
+  File file = *std::move(opened);
+  char* second = memory + bytes / 2;
+  Fill(second, 8192, 7);
+  EXPECT_OK(co_await file.Write(second, 8192, 0, base + 1, true));
+  EXPECT_OK(co_await file.Read(memory + 4096, 8192, 0, base));
+  EXPECT_EQ(std::memcmp(memory + 4096, second, 8192), 0);
+  EXPECT_OK(co_await file.Close());
+}
+TYPED_TEST(ReactorConformance, RegisteredBuffers) {
+  AlignedBuffer memory(64 << 10);  // outlives the reactor's use of it
+  this->harness_.Run(
+      RegisteredBuffers(this->harness_.reactor(), this->harness_.directory(), memory.data(), memory.size()));
+}
+
+Task<void> Names(Reactor& r, std::string dir) {
+  EXPECT_OK(co_await MakeDirectory(r, dir + "/sub"));
+  EXPECT_OK(co_await MakeDirectory(r, dir + "/sub"));  // exists: fine
+  Status orphan = co_await MakeDirectory(r, dir + "/missing/sub");
+  EXPECT_EQ(orphan.code(), Code::kNotFound);
+  for (const char* name : {"b", "a", "c"}) {
+    auto file = co_await File::Open(r, dir + "/sub/" + name, File::Mode::kCreate, false);
+    EXPECT_OK(file.status());
+    EXPECT_OK(co_await file->Write(name, 1, 0));
+    EXPECT_OK(co_await file->Close());
+  }
+  EXPECT_THAT(*r.ListDirectory(dir + "/sub"), ElementsAre("a", "b", "c"));
+  EXPECT_OK(co_await RenameFile(r, dir + "/sub/a", dir + "/sub/c"));  // replaces
+  EXPECT_OK(co_await RemoveFile(r, dir + "/sub/b"));
+  EXPECT_OK(co_await SyncDirectory(r, dir + "/sub"));
+  EXPECT_THAT(*r.ListDirectory(dir + "/sub"), ElementsAre("c"));
+  auto file = co_await File::Open(r, dir + "/sub/c", File::Mode::kRead, false);
+  EXPECT_OK(file.status());
+  char byte = '?';
+  EXPECT_OK(co_await file->Read(&byte, 1, 0));
+  EXPECT_EQ(byte, 'a');
+  EXPECT_OK(co_await file->Close());
+
+  auto missing = co_await File::Open(r, dir + "/nope", File::Mode::kReadWrite, false);
+  EXPECT_EQ(missing.code(), Code::kNotFound);
+  EXPECT_THAT(missing.status().message(), HasSubstr(dir + "/nope"));
+  Status removed = co_await RemoveFile(r, dir + "/nope");
+  EXPECT_EQ(removed.code(), Code::kNotFound);
+  Status renamed = co_await RenameFile(r, dir + "/nope", dir + "/yes");
+  EXPECT_EQ(renamed.code(), Code::kNotFound);
+  EXPECT_EQ(r.ListDirectory(dir + "/nope").code(), Code::kNotFound);
+}
+TYPED_TEST(ReactorConformance, Names) {
+  this->harness_.Run(Names(this->harness_.reactor(), this->harness_.directory()));
+}
+
+Task<void> Locks(Reactor& r, std::string dir) {
+  auto one = co_await File::Open(r, dir + "/lock", File::Mode::kCreate, false);
+  auto two = co_await File::Open(r, dir + "/lock", File::Mode::kCreate, false);
+  EXPECT_OK(one.status());
+  EXPECT_OK(two.status());
+  EXPECT_OK(one->Lock());
+  Status refused = two->Lock();
+  EXPECT_EQ(refused.code(), Code::kLocked);
+  EXPECT_THAT(refused.message(), HasSubstr(dir + "/lock"));
+  EXPECT_OK(co_await one->Close());
+  EXPECT_OK(two->Lock());
+  EXPECT_OK(co_await two->Close());
+}
+TYPED_TEST(ReactorConformance, Locks) {
+  this->harness_.Run(Locks(this->harness_.reactor(), this->harness_.directory()));
+}
+
+Task<void> OneWrite(File* file, char* data, uint64_t offset, int* done) {
+  EXPECT_OK(co_await file->Write(data, 4096, offset));
+  ++*done;
+}
+// More operations at once than the ring has entries for.
+Task<void> ManyInFlight(Reactor& r, std::string dir) {
+  constexpr int kWrites = 3000;
+  auto opened = co_await File::Open(r, dir + "/many", File::Mode::kCreate, true);
+  EXPECT_OK(opened.status());
+  File file = *std::move(opened);
+  AlignedBuffer data(64 * 4096);
+  for (int i = 0; i < 64; ++i) std::memset(data.data() + i * 4096, i, 4096);
+  TaskGroup group;
+  int done = 0;
+  for (int i = 0; i < kWrites; ++i) group.Spawn(OneWrite(&file, data.data() + i % 64 * 4096, i * 4096ull, &done));
+  EXPECT_EQ(done, 0);  // R1: never from inside Submit
+  co_await group.Drain();
+  EXPECT_EQ(done, kWrites);
+  AlignedBuffer back(4096);
+  for (int i = 0; i < kWrites; i += 111) {
+    EXPECT_OK(co_await file.Read(back.data(), 4096, i * 4096ull));
+    EXPECT_EQ(back.data()[77], static_cast<char>(i % 64)) << i;
+  }
+  EXPECT_OK(co_await file.Close());
+}
+TYPED_TEST(ReactorConformance, ManyInFlight) {
+  this->harness_.Run(ManyInFlight(this->harness_.reactor(), this->harness_.directory()));
+}
+
+// -- time and scheduling
+
+struct NotingTimer final : Timer {
+  std::vector<int>* log = nullptr;
+  int number = 0;
+  void Arm(Reactor& r, Nanos deadline, std::vector<int>* to, int n) {
+    log = to;
+    number = n;
+    on_fire = [](Timer* t) { static_cast<NotingTimer*>(t)->log->push_back(static_cast<NotingTimer*>(t)->number); };
+    r.ArmTimer(this, deadline);
+  }
+};
+
+Task<void> Timers(Reactor& r) {
+  const Nanos start = r.NowNs();
+  std::vector<int> log;
+  std::deque<NotingTimer> timers(8);
+  timers[0].Arm(r, start + 5 * kMillisecond, &log, 0);
+  timers[1].Arm(r, start + 1 * kMillisecond, &log, 1);
+  timers[2].Arm(r, start + 3 * kMillisecond, &log, 2);
+  timers[3].Arm(r, start + 3 * kMillisecond, &log, 3);  // equal deadlines: in the order of arming
+  timers[4].Arm(r, start + 2 * kMillisecond, &log, 4);
+  timers[5].Arm(r, start - kSecond, &log, 5);  // due already
+  timers[6].Arm(r, start + 1 * kMillisecond, &log, 6);
+  timers[6].Arm(r, start + 4 * kMillisecond, &log, 6);  // moved
+  r.CancelTimer(&timers[4]);
+  r.CancelTimer(&timers[7]);  // never armed
+  EXPECT_TRUE(log.empty());
+  co_await Sleep(r, 20 * kMillisecond);
+  EXPECT_GE(r.NowNs() - start, 20 * kMillisecond);
+  EXPECT_THAT(log, ElementsAre(5, 1, 2, 3, 6, 0));
+  for (const Timer& t : timers) EXPECT_FALSE(t.armed);
+}
+TYPED_TEST(ReactorConformance, Timers) { this->harness_.Run(Timers(this->harness_.reactor())); }
+
+struct CountingHook final : TurnHook {
+  Reactor* reactor = nullptr;
+  int calls = 0;
+  bool again = false;
+  void OnTurnEnd() override {
+    ++calls;
+    if (again && calls < 5) reactor->ArmTurnHook(this);
+  }
+};
+Task<void> NoteStep(Reactor& r, std::vector<int>* log, int n, CountingHook* hook) {
+  co_await Yield(r);
+  log->push_back(n);
+  r.ArmTurnHook(hook);
+  r.ArmTurnHook(hook);  // armed already: still one call
+  co_await Yield(r);
+  log->push_back(n + 10);
+}
+Task<void> Scheduling(Reactor& r) {
+  std::vector<int> log;
+  CountingHook hook;
+  TaskGroup group;
+  for (int i = 0; i < 3; ++i) group.Spawn(NoteStep(r, &log, i, &hook));
+  EXPECT_TRUE(log.empty());
+  co_await group.Drain();
+  EXPECT_THAT(log, ElementsAre(0, 1, 2, 10, 11, 12));
+  EXPECT_EQ(hook.calls, 1);  // the three steps of one turn share it
+
+  CountingHook repeating;
+  repeating.reactor = &r;
+  repeating.again = true;
+  r.ArmTurnHook(&repeating);
+  while (repeating.calls < 5) co_await Yield(r);
+  EXPECT_FALSE(repeating.armed);
+  const Nanos now = r.NowNs();
+  EXPECT_EQ(r.NowNs(), now);  // one reading a turn
+  EXPECT_NE(r.Random(), r.Random());
+  EXPECT_GT(r.WallMs(), 1'600'000'000'000);
+}
+TYPED_TEST(ReactorConformance, Scheduling) { this->harness_.Run(Scheduling(this->harness_.reactor())); }
+
+// -- sockets
+
+// Notes everything; optionally echoes.
+struct Peer final : ConnectionHandler {
+  Reactor* reactor = nullptr;
+  Connection* connection = nullptr;
+  bool echo = false;
+  std::string received;
+  int sent_events = 0;
+  bool closed = false;
+  Status reason;
+  bool in_call = false;
+  std::unique_ptr<WaitQueue> changed;
+
+  void Attach(Reactor& r, Connection* c) {
+    reactor = &r;
+    connection = c;
+    changed = std::make_unique<WaitQueue>(r);
+    c->SetHandler(this);
+  }
+  void OnData(std::span<const char> bytes) override {
+    EXPECT_FALSE(std::exchange(in_call, true)) << "re-entered";
+    received.append(bytes.data(), bytes.size());
+    if (echo) {
+      std::string copy(bytes.data(), bytes.size());
+      connection->Send(&copy);
+      EXPECT_TRUE(copy.empty());
+    }
+    changed->NotifyAll();
+    in_call = false;
+  }
+  void OnSent() override {
+    ++sent_events;
+    changed->NotifyAll();
+  }
+  void OnClosed(const Status& why) override {
+    EXPECT_FALSE(closed);
+    closed = true;
+    reason = why;
+    connection = nullptr;
+    changed->NotifyAll();
+  }
+  Task<void> WaitFor(size_t bytes) {
+    while (received.size() < bytes && !closed) co_await changed->Wait();
+  }
+  Task<void> WaitClosed() {
+    while (!closed) co_await changed->Wait();
+  }
+};
+
+struct Acceptor final : AcceptHandler {
+  Reactor* reactor = nullptr;
+  bool echo = true;
+  std::vector<std::unique_ptr<Peer>> peers;
+  std::unique_ptr<WaitQueue> changed;
+  explicit Acceptor(Reactor& r) : reactor(&r), changed(std::make_unique<WaitQueue>(r)) {}
+  void OnAccept(Connection* connection) override {
+    peers.push_back(std::make_unique<Peer>());
+    peers.back()->echo = echo;
+    peers.back()->Attach(*reactor, connection);
+    changed->NotifyAll();
+  }
+  Task<void> WaitFor(size_t count) {
+    while (peers.size() < count) co_await changed->Wait();
+  }
+  Task<void> WaitAllClosed() {
+    for (auto& peer : peers) co_await peer->WaitClosed();
+  }
+};
+
+std::string Bytes(size_t n, uint64_t seed) {
+  std::string s(n, '\0');
+  Fill(s.data(), n, seed);
+  return s;
+}
+
+Task<void> Echo(Reactor& r) {
+  Acceptor acceptor(r);
+  auto port = r.Listen({}, &acceptor);
+  EXPECT_OK(port.status());
+  auto connected = co_await r.Connect("127.0.0.1", *port, kSecond);
+  EXPECT_OK(connected.status());
+  Peer client;
+  client.Attach(r, *connected);
+  EXPECT_THAT(client.connection->peer(), HasSubstr(fmt::format(":{}", *port)));
+
+  std::string expected;
+  for (int i = 0; i < 50; ++i) {  // small ones, several in one turn
+    std::string message = fmt::format("message {};", i);
+    expected += message;
+    client.connection->Send(&message);
+    EXPECT_TRUE(message.empty());
+  }
+  co_await client.WaitFor(expected.size());
+  EXPECT_EQ(client.received, expected);
+
+  const std::string large = Bytes(5u << 20, 3);
+  std::string copy = large;
+  client.received.clear();
+  client.connection->Send(&copy);
+  EXPECT_EQ(client.connection->unsent_bytes(), large.size());
+  co_await client.WaitFor(large.size());
+  EXPECT_TRUE(client.received == large);
+  EXPECT_EQ(client.connection->unsent_bytes(), 0u);
+  EXPECT_GE(client.sent_events, 1);
+
+  client.connection->Close(false);
+  co_await client.WaitClosed();
+  co_await acceptor.WaitAllClosed();
+  EXPECT_EQ(acceptor.peers.size(), 1u);
+  r.StopListening();
+}
+TYPED_TEST(ReactorConformance, Echo) { this->harness_.Run(Echo(this->harness_.reactor())); }
+
+Task<void> EchoClient(Reactor& r, uint16_t port, uint64_t seed) {
+  auto connected = co_await r.Connect("127.0.0.1", port, 10 * kSecond);
+  EXPECT_OK(connected.status());
+  Peer client;
+  client.Attach(r, *connected);
+  std::string expected;
+  for (int i = 0; i < 20; ++i) {
+    std::string message = Bytes(1 + (seed * 31 + i) * 977 % 20000, seed + i);
+    expected += message;
+    client.connection->Send(&message);
+    if (i % 5 == 4) co_await client.WaitFor(expected.size());
+  }
+  EXPECT_TRUE(client.received == expected);
+  client.connection->Close(seed % 2 == 0);
+  co_await client.WaitClosed();
+}
+// More bytes at once than there are receive buffers: receiving is armed again and nothing is lost.
+Task<void> ManyConnections(Reactor& r) {
+  Acceptor acceptor(r);
+  auto port = r.Listen({}, &acceptor);
+  EXPECT_OK(port.status());
+  TaskGroup clients;
+  for (uint64_t i = 0; i < 100; ++i) clients.Spawn(EchoClient(r, *port, i));
+  co_await clients.Drain();
+  co_await acceptor.WaitAllClosed();
+  EXPECT_EQ(acceptor.peers.size(), 100u);
+  r.StopListening();
+}
+TYPED_TEST(ReactorConformance, ManyConnections) { this->harness_.Run(ManyConnections(this->harness_.reactor())); }
+
+Task<void> PauseAndResume(Reactor& r) {
+  Acceptor acceptor(r);
+  acceptor.echo = false;
+  auto port = r.Listen({}, &acceptor);
+  auto connected = co_await r.Connect("127.0.0.1", *port, kSecond);
+  EXPECT_OK(connected.status());
+  Peer client;
+  client.Attach(r, *connected);
+  co_await acceptor.WaitFor(1);
+  Peer& server = *acceptor.peers[0];
+  std::string first = "first";
+  client.connection->Send(&first);
+  co_await server.WaitFor(5);
+  server.connection->PauseReceive();
+  co_await Sleep(r, 20 * kMillisecond);
+  // Far more than the sockets hold: while the server pauses the sender cannot finish.
+  constexpr size_t kBytes = 64u << 20;
+  std::string flood(kBytes, 'f');
+  client.connection->Send(&flood);
+  co_await Sleep(r, 100 * kMillisecond);
+  EXPECT_EQ(server.received.size(), 5u);
+  EXPECT_GT(client.connection->unsent_bytes(), 0u);
+  server.connection->ResumeReceive();
+  server.connection->PauseReceive();  // quick changes of mind
+  server.connection->ResumeReceive();
+  co_await server.WaitFor(5 + kBytes);
+  EXPECT_EQ(server.received.size(), 5 + kBytes);
+  while (client.connection->unsent_bytes() > 0) co_await client.changed->Wait();
+  server.connection->Close(true);
+  co_await client.WaitClosed();
+  co_await acceptor.WaitAllClosed();
+  r.StopListening();
+}
+TYPED_TEST(ReactorConformance, PauseAndResume) { this->harness_.Run(PauseAndResume(this->harness_.reactor())); }
+
+Task<void> RefusedAndBadAddresses(Reactor& r) {
+  Acceptor acceptor(r);
+  auto port = r.Listen({}, &acceptor);
+  EXPECT_OK(port.status());
+  ListenOptions same;
+  same.port = *port;
+  same.reuse_port = false;
+  auto taken = r.Listen(same, &acceptor);
+  EXPECT_EQ(taken.code(), Code::kAlreadyExists);
+  EXPECT_THAT(taken.status().message(), HasSubstr(fmt::format("127.0.0.1:{}", *port)));
+  r.StopListening();
+  co_await Sleep(r, 5 * kMillisecond);
+  auto refused = co_await r.Connect("127.0.0.1", *port, kSecond);
+  EXPECT_EQ(refused.code(), Code::kUnavailable) << refused.status().ToString();
+  EXPECT_THAT(refused.status().message(), HasSubstr(fmt::format("127.0.0.1:{}", *port)));
+  auto named = co_await r.Connect("no-such-name", 1, kSecond);
+  EXPECT_EQ(named.code(), Code::kInvalidArgument);
+}
+TYPED_TEST(ReactorConformance, RefusedAndBadAddresses) {
+  this->harness_.Run(RefusedAndBadAddresses(this->harness_.reactor()));
+}
+
+// Close(false) delivers everything queued before it; OnClosed comes from the loop, on both sides, once.
+Task<void> CloseFlushes(Reactor& r) {
+  Acceptor acceptor(r);
+  acceptor.echo = false;
+  auto port = r.Listen({}, &acceptor);
+  auto connected = co_await r.Connect("localhost", *port, kSecond);
+  EXPECT_OK(connected.status());
+  Peer client;
+  client.Attach(r, *connected);
+  co_await acceptor.WaitFor(1);
+  Peer& server = *acceptor.peers[0];
+  const std::string payload = Bytes(1u << 20, 9);
+  std::string copy = payload;
+  client.connection->Send(&copy);
+  Connection* connection = client.connection;
+  connection->Close(false);
+  connection->Close(false);  // twice is once
+  std::string late = "after close";
+  connection->Send(&late);
+  EXPECT_FALSE(client.closed) << "OnClosed from inside Close";
+  co_await server.WaitClosed();
+  EXPECT_TRUE(server.received == payload);
+  EXPECT_EQ(server.reason.code(), Code::kAborted);
+  co_await client.WaitClosed();
+  r.StopListening();
+}
+TYPED_TEST(ReactorConformance, CloseFlushes) { this->harness_.Run(CloseFlushes(this->harness_.reactor())); }
+
+Task<void> CloseNow(Reactor& r) {
+  Acceptor acceptor(r);
+  acceptor.echo = false;
+  auto port = r.Listen({}, &acceptor);
+  auto connected = co_await r.Connect("127.0.0.1", *port, kSecond);
+  Peer client;
+  client.Attach(r, *connected);
+  co_await acceptor.WaitFor(1);
+  Peer& server = *acceptor.peers[0];
+  server.connection->PauseReceive();
+  std::string flood(64u << 20, 'f');
+  client.connection->Send(&flood);
+  co_await Sleep(r, 10 * kMillisecond);  // a send is stuck half-way
+  client.connection->Close(true);
+  EXPECT_FALSE(client.closed);
+  co_await client.WaitClosed();
+  server.connection->ResumeReceive();
+  co_await server.WaitClosed();
+  EXPECT_LT(server.received.size(), 64u << 20);
+  r.StopListening();
+}
+TYPED_TEST(ReactorConformance, CloseNow) { this->harness_.Run(CloseNow(this->harness_.reactor())); }
+
+// -- other reactors
+
+struct Multiply {
+  int a;
+  std::string text;
+  Task<Result<std::string>> operator()(Reactor& target) {
+    EXPECT_EQ(target.index(), 1);
+    if (a % 3 == 0) co_await Yield(target);
+    if (a % 7 == 0) co_await Sleep(target, 10 * kMicrosecond);
+    if (a == 13) co_return Error(Code::kNotFound, "unlucky {}", text);
+    co_return fmt::format("{}*{}", text, a);
+  }
+};
+Task<void> OneCall(Reactor& r, int i, int* finished) {
+  Multiply call{i, std::string(100, 'x') + std::to_string(i)};
+  auto result = co_await CallOn(r, 1, std::move(call));
+  EXPECT_EQ(r.index(), 0);
+  if (i == 13) {
+    EXPECT_EQ(result.code(), Code::kNotFound);
+  } else {
+    EXPECT_OK(result.status());
+    EXPECT_EQ(*result, std::string(100, 'x') + fmt::format("{}*{}", i, i));
+  }
+  ++*finished;
+}
+// Several times more calls at once than one pair has credits for.
+Task<bool> RemoteCalls(Reactor& r) {
+  constexpr int kCalls = 5000;
+  TaskGroup group;
+  int finished = 0;
+  for (int i = 0; i < kCalls; ++i) group.Spawn(OneCall(r, i, &finished));
+  EXPECT_EQ(finished, 0);
+  co_await group.Drain();
+  EXPECT_EQ(finished, kCalls);
+  co_return true;
+}
+TYPED_TEST(ReactorConformance, RemoteCalls) {
+  EXPECT_TRUE(this->harness_.RunOnFirstOfTwo([](Reactor& r) { return RemoteCalls(r); }));
+}
+
+// Both flood each other at once, with several times the calls that there are credits for.
+struct Leaf {
+  int value;
+  Task<int> operator()(Reactor& target) {
+    if (value % 5 == 0) co_await Yield(target);
+    co_return value + target.index();
+  }
+};
+Task<void> OneLeafCall(Reactor& r, int i, int* sum) { *sum += co_await CallOn(r, 1 - r.index(), Leaf{i}); }
+Task<int> FloodOther(Reactor& r) {
+  TaskGroup group;
+  int sum = 0;
+  for (int i = 0; i < 4000; ++i) group.Spawn(OneLeafCall(r, i, &sum));
+  co_await group.Drain();
+  co_return sum;
+}
+struct FloodBack {
+  Task<int> operator()(Reactor& target) { return FloodOther(target); }
+};
+Task<void> Await(Task<int> task, int* into) { *into = co_await task; }
+Task<bool> CrossFlood(Reactor& r) {
+  int mine = 0;
+  TaskGroup group;
+  group.Spawn(Await(FloodOther(r), &mine));
+  const int theirs = co_await CallOn(r, 1, FloodBack{});
+  co_await group.Drain();
+  EXPECT_EQ(mine, 4000 * 3999 / 2 + 4000);
+  EXPECT_EQ(theirs, 4000 * 3999 / 2);
+  const int self = co_await CallOn(r, 0, Leaf{5});  // a call to oneself
+  EXPECT_EQ(self, 5);
+  co_return true;
+}
+TYPED_TEST(ReactorConformance, CrossFlood) {
+  EXPECT_TRUE(this->harness_.RunOnFirstOfTwo([](Reactor& r) { return CrossFlood(r); }));
+}
+
+}  // namespace
+}  // namespace pando

@@ -1,0 +1,82 @@
+// What the conformance suite needs of a reactor implementation: one reactor with a scratch directory, and a pair of
+// connected ones.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "src/io/reactor_group.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando {
+
+class UringHarness {
+ public:
+  UringHarness() {
+    std::string pattern = (std::filesystem::current_path() / "reactor_test_XXXXXX").string();
+    CHECK(mkdtemp(pattern.data())) << pattern;
+    directory_ = pattern;
+  }
+  ~UringHarness() {
+    reactor_.reset();
+    std::filesystem::remove_all(directory_);
+  }
+  const std::string& directory() const { return directory_; }
+
+  Reactor& reactor() {
+    if (!reactor_) {
+      auto made = MakeUringReactor({});
+      CHECK(made.ok()) << made.status().ToString();
+      reactor_ = *std::move(made);
+    }
+    return *reactor_;
+  }
+  template <typename T>
+  T Run(Task<T> task) {
+    return RunBlocking(reactor(), std::move(task));
+  }
+
+  // Runs fn(reactor) on reactor 0 of two.
+  template <typename Fn>
+  auto RunOnFirstOfTwo(Fn fn) {
+    ReactorGroupOptions options;
+    options.reactors = 2;
+    auto group = ReactorGroup::Start(options, nullptr);
+    CHECK(group.ok()) << group.status().ToString();
+    return (*group)->RunOn(0, std::move(fn));
+  }
+
+ private:
+  std::string directory_;
+  std::unique_ptr<Reactor> reactor_;
+};
+
+class SimHarness {
+ public:
+  SimHarness() : kernel_(kSeed), machine_(kernel_.AddMachine()) { machine_->disk().WriteAll("/scratch/.keep", ""); }
+  std::string directory() const { return "/scratch"; }
+  Reactor& reactor() {
+    if (!machine_->running()) machine_->Boot();
+    return *machine_->reactor();
+  }
+  template <typename T>
+  T Run(Task<T> task) {
+    return RunBlocking(reactor(), std::move(task));
+  }
+  template <typename Fn>
+  auto RunOnFirstOfTwo(Fn fn) {
+    CHECK(!machine_->running());
+    machine_->Boot(2);
+    return RunBlocking(*machine_->reactor(), fn(*machine_->reactor()));
+  }
+
+ private:
+  static constexpr uint64_t kSeed = 20240521;
+  SimKernel kernel_;
+  SimMachine* machine_;
+};
+
+}  // namespace pando
