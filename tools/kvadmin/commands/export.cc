@@ -15,8 +15,6 @@ namespace pando::admin {
 
 namespace {
 
-constexpr uint64_t kSaveEveryBytes = 64u << 20;
-
 struct ExportOptions {
   RangeOptions range;
   Encoding encoding = Encoding::kText;  // of the range; and, base64, of CSV columns
@@ -24,6 +22,7 @@ struct ExportOptions {
   std::optional<Format> format;
   bool resume = false, quiet = false;
   int32_t page_rows = 2000;
+  uint64_t save_every_mb = 64;
 };
 
 std::string CsvField(std::string_view bytes) {
@@ -117,7 +116,7 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
     }
     RETURN_IF_ERROR(file.Write(out));
     request.cursor = reply.cursor;
-    if (file.bytes() - bytes_at_save >= kSaveEveryBytes && !request.cursor.empty()) {
+    if (file.bytes() - bytes_at_save >= options.save_every_mb << 20 && !request.cursor.empty()) {
       RETURN_IF_ERROR(file.Save(request.cursor, position.rows + rows));
       bytes_at_save = file.bytes();
     }
@@ -154,6 +153,8 @@ void AddExportCommand(CLI::App& app, Globals* globals) {
   command->add_flag("-q,--quiet", o->quiet, "No progress");
   command->add_option(Spell("--page-rows"), o->page_rows, "Rows asked for at once")->capture_default_str()
       ->check(CLI::Range(1, static_cast<int>(kMaxScanRows)));
+  command->add_option(Spell("--save-every-mb"), o->save_every_mb, "Remember the position for --resume so often")
+      ->capture_default_str();
   command->footer(
       "The file appears under its name only when it is complete; until then it is FILE.partial. The export is not a\n"
       "snapshot: each record is as it was when the scan came to it. With --base64 CSV columns are key_b64,value_b64.\n\n"
