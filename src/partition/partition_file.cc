@@ -109,9 +109,11 @@ Task<Status> PartitionFile::Load() {
     co_return Error(Code::kCorruption, "{}: truncated to {} bytes, the superblock says {}; restore it from a backup", path,
                     bytes, superblock_.file_blocks * kBlockBytes);
   }
-  allocator_.Grow(bytes / kBlockBytes);
   frozen_generation_ = superblock_.generation;
+  allocator_.Grow(superblock_.file_blocks);
   CO_RETURN_IF_ERROR(co_await LoadGroups());
+  // What the file grew by after that checkpoint is free, whatever the bitmap says about blocks behind its end.
+  allocator_.Grow(bytes / kBlockBytes);
   if (!superblock_.dead.location.empty()) {
     CO_ASSIGN_OR_RETURN(AlignedBuffer dead, co_await ReadMeta(superblock_.dead, sizeof(DeadExtent), "dead list"));
     dead_newest_.resize(superblock_.dead.entries);

@@ -13,6 +13,7 @@ namespace {
 constexpr uint64_t kStoreMagic = 0x31455453444e4150;  // "PANDSTE1"
 constexpr uint32_t kStoreFormat = 1;
 constexpr uint32_t kMaxPartitions = 128;
+constexpr Nanos kLockRetry = 20 * kMillisecond, kLockPatience = 3 * kSecond;
 
 struct StoreFile {
   uint64_t magic = kStoreMagic;
@@ -172,6 +173,11 @@ Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir) {
   CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, data_dir));
   CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, data_dir + "/lock", File::Mode::kCreate, /*direct=*/false));
   Status locked = file.Lock();
+  // A killed process is gone before the kernel has taken its io_uring apart, which still holds its files.
+  for (Nanos waited = 0; locked.code() == Code::kLocked && waited < kLockPatience; waited += kLockRetry) {
+    co_await Sleep(reactor, kLockRetry);
+    locked = file.Lock();
+  }
   if (!locked.ok()) {
     Status closed = co_await file.Close();
     LOG_IF(WARNING, !closed.ok()) << closed.ToString();
