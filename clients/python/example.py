@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """A tour of Pando with nothing but the stock Thrift library (Debian: python3-thrift thrift-compiler).
 
     clients/python/example.py [host:port]
@@ -16,7 +16,7 @@ IDL = pathlib.Path(__file__).resolve().parents[2] / "thrift" / "pando.thrift"
 
 
 def main():
-    host, port = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7400").rsplit(":", 1)
+    host, port = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7420").rsplit(":", 1)
     with tempfile.TemporaryDirectory() as generated:
         subprocess.run(["thrift", "--gen", "py", "-out", generated, IDL], check=True)
         sys.path.insert(0, generated)

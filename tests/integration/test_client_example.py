@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """The tour in clients/python, which the README points at, runs against a node and prints what it promises."""
 
 import shutil

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """kill -9 in a loop, on real files: no acknowledged write is ever lost, and no write is ever half there.
 
 Several connections put, remove, increment and batch on keys of their own, each write carrying the key's next number,
@@ -26,7 +26,7 @@ KEYS_PER_WRITER = 400
 SIZES = (0, 10, 100, 100, 1000, 1000, 4000, 20_000, 120_000)  # inline and overflow values
 ABSENT = None
 # The smallest budgets, so that eviction, checkpoints and log recycling happen during the test.
-FLAGS = ["--memory_limit_mb=64"]
+FLAGS = ["--memory_limit_mb=96", "--log_budget_mb=64"]
 
 
 class Writer(threading.Thread):
