@@ -117,6 +117,7 @@ Status ExportFile::Finish() {
   if (std::rename(partial_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, path_);
   std::error_code ignored;
   fs::remove(state_, ignored);
+  fs::remove(state_ + ".next", ignored);  // of a save that was cut short
   return SyncParent(path_);
 }
 

@@ -1,0 +1,96 @@
+#include "tools/kvadmin/record_reader.h"
+
+#include <gtest/gtest.h>
+
+#include <sstream>
+#include <vector>
+
+namespace pando::admin {
+namespace {
+
+// "line:key=value" for a record, "line!error" for what is none.
+std::vector<std::string> ReadAll(Format format, const std::string& input) {
+  std::istringstream in(input);
+  auto reader = MakeRecordReader(format, in);
+  std::vector<std::string> out;
+  InputRecord record;
+  for (;;) {
+    Result<bool> any = reader->Next(&record);
+    if (!any.ok()) {
+      out.push_back("ERROR " + any.status().message());
+      return out;
+    }
+    if (!*any) break;
+    std::string line = std::to_string(record.line);
+    out.push_back(record.error.empty() ? line + ":" + record.key + "=" + record.value : line + "!" + record.error);
+  }
+  EXPECT_GE(reader->bytes_read() + 1, input.size());
+  return out;
+}
+
+using Lines = std::vector<std::string>;
+
+TEST(JsonLines, RecordsAndTheirLines) {
+  EXPECT_EQ(ReadAll(Format::kJsonLines, "{\"key\":\"a\",\"value\":\"1\"}\n\n  \r\n{\"value_b64\":\"Mg==\",\"key_b64\":\"Yg==\"}"),
+            (Lines{"1:a=1", "4:b=2"}));
+  EXPECT_EQ(ReadAll(Format::kJsonLines, ""), Lines{});
+}
+
+TEST(JsonLines, AWrongLineIsNamedAndTheNextOneRead) {
+  Lines got = ReadAll(Format::kJsonLines, "{\n{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"\xff\",\"value\":\"\"}\n[]\n");
+  ASSERT_EQ(got.size(), 4u);
+  EXPECT_EQ(got[0].substr(0, 10), "1!not JSON");
+  EXPECT_EQ(got[1], "2:a=1");
+  EXPECT_EQ(got[2].substr(0, 10), "3!not JSON") << "bytes that are not UTF-8 belong into key_b64";
+  EXPECT_EQ(got[3], "4!not a JSON object");
+}
+
+TEST(JsonLines, Expiry) {
+  std::istringstream in("{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":5}\n{\"key\":\"a\",\"value\":\"\",\"expires_at_ms\":7}\n"
+                        "{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":-1}\n{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":1.5}\n");
+  auto reader = MakeRecordReader(Format::kJsonLines, in);
+  InputRecord record;
+  ASSERT_TRUE(*reader->Next(&record));
+  EXPECT_EQ(record.ttl_ms, 5);
+  ASSERT_TRUE(*reader->Next(&record));
+  EXPECT_EQ(record.ttl_ms, 0);
+  EXPECT_EQ(record.expires_at_ms, 7);
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(*reader->Next(&record));
+    EXPECT_NE(record.error, "");
+  }
+}
+
+TEST(Csv, QuotesLineEndsAndLineNumbers) {
+  EXPECT_EQ(ReadAll(Format::kCsv, "key,value\na,1\r\n\r\n\"b\",\"x\ny \"\"z\"\"\"\nc, 3 \nd,"),
+            (Lines{"2:a=1", "4:b=x\ny \"z\"", "6:c= 3 ", "7:d="}));
+  EXPECT_EQ(ReadAll(Format::kCsv, "\xef\xbb\xbfvalue,other,key\n1,2,3\n"), (Lines{"2:3=1"})) << "any order, with a mark";
+  EXPECT_EQ(ReadAll(Format::kCsv, "key_b64,value_b64\nYQ==,/w==\n"), (Lines{"2:a=\xff"}));
+}
+
+TEST(Csv, BinaryInQuotes) {
+  std::string bytes("\0\n\r,\xff", 5);
+  EXPECT_EQ(ReadAll(Format::kCsv, "key,value\nk,\"" + bytes + "\"\nl,1\n"), (Lines{"2:k=" + bytes, "4:l=1"}));
+}
+
+TEST(Csv, WrongRowsAreNamedAndTheNextOneRead) {
+  Lines got = ReadAll(Format::kCsv, "key,value\na\nb,2\nc,\"x\"y\nd,4\ne,5,6\nf,\"open\ng,7\n");
+  ASSERT_EQ(got.size(), 6u);
+  EXPECT_EQ(got[0], "2!1 fields where the header has 2");
+  EXPECT_EQ(got[1], "3:b=2");
+  EXPECT_EQ(got[2].substr(0, 9), "4!not CSV");
+  EXPECT_EQ(got[3], "5:d=4");
+  EXPECT_EQ(got[4], "6!3 fields where the header has 2");
+  EXPECT_EQ(got[5].substr(0, 9), "7!not CSV") << "a quote that is never closed takes the rest with it";
+}
+
+TEST(Csv, HeadersThatDoNotSay) {
+  for (const char* header : {"", "a,b\n", "key\n", "key,key_b64,value\n", "key,value,value\n"}) {
+    Lines got = ReadAll(Format::kCsv, header);
+    ASSERT_EQ(got.size(), 1u);
+    EXPECT_EQ(got[0].substr(0, 5), "ERROR") << header;
+  }
+}
+
+}  // namespace
+}  // namespace pando::admin
