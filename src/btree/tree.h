@@ -153,8 +153,9 @@ class Tree final : public PageOwner {
   Frame* FindOverflow(const OverflowRef& ref) { return pool_.Lookup(this, ref.location); }
 
   // -- writing resident pages (C5). `leaf` is what FindLeaf returned for this key, with no suspension since.
+  // What is no longer than a reference stays inline under any key: so do all numbers.
   bool NeedsOverflow(size_t key_bytes, size_t value_bytes) const {
-    return key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
+    return value_bytes > sizeof(OverflowRef) && key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
   }
   void Upsert(Frame* leaf, std::string_view key, const NewValue& value);
   // True when there was a record. *underfull: the leaf is worth merging (MergeLeaf).

@@ -1,0 +1,468 @@
+// The engine against std::map: several writers at once on disjoint key ranges of the same partitions, small pools that
+// force eviction and early write-back, random disk latencies, checkpoints and snapshots racing, restarts between the
+// phases. After each phase everything is compared and audited, in memory and on disk.
+//
+// A run is replayed by the command it prints when it fails. PANDO_SEED: the first seed; PANDO_TEST_ROUNDS: how many
+// seeds, times kRuns; PANDO_STEPS: operations of each writer in each phase.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "src/partition/replica.h"
+#include "tests/support/engine_harness.h"
+#include "tests/support/partition_model.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/tree_audit.h"
+
+namespace pando::engine_test {
+namespace {
+
+constexpr uint64_t kRuns = 24;
+constexpr int kPhases = 6;
+constexpr Nanos kStuckNs = 600 * kSecond;
+constexpr int64_t kTtlMarginMs = 20'000;  // no operation takes this long, so that what expires is never in doubt
+
+uint64_t Environment(const char* name, uint64_t otherwise) {
+  const char* value = std::getenv(name);
+  return value ? std::strtoull(value, nullptr, 10) : otherwise;
+}
+
+// What a seed decides.
+struct Shape {
+  Setup setup;
+  SimOptions disk;
+  int writers = 0;
+  int steps = 0;
+  size_t keys = 0;       // per writer and partition
+  int key_style = 0;
+  size_t max_value = 0;
+};
+
+Shape ShapeOf(uint64_t seed) {
+  SimRandom random(seed);
+  Shape s;
+  s.setup.store.page_bytes = 4096u << random.Below(3);
+  s.setup.store.partitions = 1u << random.Below(3);
+  s.setup.engine.compression = static_cast<Compression>(random.Below(3));
+  const uint64_t least = BufferPool::MinMemoryBytes(s.setup.store.page_bytes, BufferPoolOptions().write_buffers) * 4 / 3;
+  s.setup.engine.memory_bytes = least + 4096 + random.Below(3) * least;
+  s.setup.engine.log_segment_bytes = 4u << 20;
+  s.setup.engine.log_budget_bytes = random.Chance(0.5) ? 12u << 20 : 64u << 20;
+  s.setup.engine.checkpoint_interval_ns = random.Between(50, 5000) * kMillisecond;
+  s.disk.disk_max_ns = random.Chance(0.3) ? 5 * kMillisecond : 200 * kMicrosecond;
+  s.disk.short_transfer_probability = random.Chance(0.3) ? 0.1 : 0;
+  s.writers = 1 + static_cast<int>(random.Below(6));
+  s.steps = static_cast<int>(Environment("PANDO_STEPS", 150));
+  s.keys = 20 + random.Below(1500);
+  s.key_style = static_cast<int>(random.Below(4));
+  s.max_value = random.Chance(0.3) ? 1u << 20 : random.Chance(0.5) ? 40'000 : 800;
+  return s;
+}
+
+// One partition's keys of one writer, and what must be in them.
+struct Region {
+  Partition* partition = nullptr;
+  uint32_t partition_id = 0;
+  std::string first, end;  // all its keys lie in [first, end)
+  PartitionModel model;
+};
+
+struct Run {
+  uint64_t seed = 0;
+  Shape shape;
+  SimMachine* machine = nullptr;
+  Reactor* reactor = nullptr;
+  Engine* engine = nullptr;
+  std::vector<std::vector<Region>> writers;
+  std::string problem;
+  int writing = 0;
+  uint64_t progress = 0;  // operations done
+  uint64_t refused = 0;
+
+  void Fail(std::string what) {
+    if (problem.empty()) problem = std::move(what);
+  }
+  bool failed() const { return !problem.empty(); }
+};
+
+class Writer {
+ public:
+  Writer(Run* run, std::vector<Region>* regions, uint64_t seed)
+      : run_(run), shape_(run->shape), regions_(*regions), random_(seed),
+        max_key_(MaxKeyBytes(shape_.setup.store.page_bytes)) {}
+
+  Task<void> Work() {
+    for (int i = 0; i < shape_.steps && !run_->failed(); ++i) {
+      region_ = &regions_[random_.Below(regions_.size())];
+      const uint64_t choice = random_.Below(100);
+      if (choice < 45) co_await RandomBatch();
+      else if (choice < 62) co_await GetOne();
+      else if (choice < 72) GetTogether();
+      else if (choice < 82) co_await ScanSome();
+      else if (choice < 88) co_await CountSome();
+      else if (choice < 94) co_await RemoveRange();
+      else co_await Sleep(*run_->reactor, random_.Between(1, 30) * kMillisecond);
+      ++run_->progress;
+    }
+  }
+
+  // Everything, in both directions.
+  Task<void> CompareAll(Generation snapshot, const PartitionModel* models) {
+    for (size_t i = 0; i < regions_.size() && !run_->failed(); ++i) {
+      region_ = &regions_[i];
+      ScanSpec spec;
+      spec.snapshot = snapshot;
+      spec.reverse = random_.Chance(0.5);
+      spec.start = region_->first;
+      spec.end = region_->end;
+      co_await CompareScan(spec, models ? models[i] : region_->model);
+    }
+  }
+
+ private:
+  void Fail(std::string_view what, const std::string& detail) {
+    run_->Fail(fmt::format("{} in partition {}, region '{}': {}", what, region_->partition_id,
+                           region_->first, detail));
+  }
+  int64_t WallMs() const { return run_->reactor->WallMs(); }
+
+  std::string KeyOf(uint64_t n) const {
+    std::string key = region_->first;
+    SimRandom bytes(n * 977 + 5);
+    switch (shape_.key_style) {
+      case 0: return key + fmt::format("{:08}", n);
+      case 1:  // few bytes from a small alphabet: many prefixes of each other
+        for (uint64_t left = bytes.Below(10); left > 0; --left) key.push_back("\0\x01\xff\x61"[bytes.Below(4)]);
+        return key;
+      case 2: {  // a long common prefix, up to the longest key
+        key.append(max_key_ - 40, 'p');
+        key += fmt::format("{:04}", n);
+        key.append(bytes.Below(max_key_ - key.size() + 1), '\0');
+        return key;
+      }
+      default: {  // pairs that share long prefixes of their own: separators are long
+        SimRandom group(n / 3);
+        for (size_t left = std::min<size_t>(max_key_ - 2, 40 + group.Below(max_key_)); key.size() < left;) {
+          key.push_back(static_cast<char>(group.Next()));
+        }
+        key.push_back(static_cast<char>('a' + n % 3));
+        return key;
+      }
+    }
+  }
+  std::string RandomKey() { return KeyOf(random_.Below(shape_.keys)); }
+
+  std::string RandomValue() {
+    size_t bytes = random_.Below(120);
+    const uint64_t choice = random_.Below(100);
+    if (choice >= 70) bytes = random_.Below(shape_.setup.store.page_bytes / 3);
+    if (choice >= 92) bytes = random_.Below(5 * shape_.setup.store.page_bytes);
+    if (choice >= 98) bytes = random_.Below(shape_.max_value + 1);
+    std::string value(std::min(bytes, shape_.max_value), '\0');
+    const char* letters = random_.Chance(0.5) ? "ab" : nullptr;  // half of them compress
+    for (char& c : value) c = letters ? letters[random_.Below(2)] : static_cast<char>(random_.Next());
+    return value;
+  }
+
+  WriteOp RandomOp() {
+    WriteOp op;
+    op.key = RandomKey();
+    const uint64_t kind = random_.Below(10);
+    if (kind < 6) op.value = random_.Chance(0.1) ? std::to_string(random_.Between(-50, 50)) : RandomValue();
+    if (kind >= 6) op.op = kind < 8 ? RecordOp::kRemove : RecordOp::kIncrement;
+    op.delta = random_.Chance(0.05) ? INT64_MAX : random_.Between(-5, 5);
+    if (op.op != RecordOp::kRemove && random_.Chance(0.15)) {
+      op.ttl_mode = random_.Chance(0.8) ? TtlMode::kSet : TtlMode::kClear;
+      op.ttl_ms = op.ttl_mode == TtlMode::kSet ? random_.Between(kTtlMarginMs, 4 * kTtlMarginMs) : 0;
+    }
+    if (random_.Chance(0.2)) {
+      const ReadResult now = region_->model.Read(op.key, WallMs());
+      const uint64_t which = random_.Below(3);
+      if (which == 0) op.condition.exists = random_.Chance(0.7) == now.found;
+      if (which == 1) op.condition.version = random_.Chance(0.7) ? now.version : now.version + 1;
+      if (which == 2) op.condition.value = random_.Chance(0.7) ? now.value : now.value + "x";
+    }
+    return op;
+  }
+
+  Task<void> RandomBatch() {
+    std::vector<WriteOp> ops(random_.Chance(0.6) ? 1 : 1 + random_.Below(random_.Chance(0.1) ? 60 : 8));
+    for (WriteOp& op : ops) op = RandomOp();
+    co_await WriteAndCompare(std::move(ops));
+  }
+
+  // Waits until nothing of the region expires in the next moments.
+  Task<void> AwaitNoExpiry(const std::string& start, const std::string& end) {
+    while (region_->model.ExpiresWithin(start, end, WallMs() - 1, WallMs() + kTtlMarginMs / 2)) {
+      co_await Sleep(*run_->reactor, kTtlMarginMs / 2 * kMillisecond);
+    }
+  }
+
+  Task<void> WriteAndCompare(std::vector<WriteOp> ops) {
+    for (const WriteOp& op : ops) co_await AwaitNoExpiry(op.key, op.key + '\0');
+    const int64_t now_ms = WallMs();
+    Result<std::vector<OpResult>> results = co_await region_->partition->Write(ops);
+    if (!results.ok()) {
+      // The only refusal that is no error: more pages at once than this small pool has.
+      if (results.code() == Code::kOverloaded) ++run_->refused;
+      else Fail("a write failed", results.status().ToString());
+      co_return;
+    }
+    for (size_t i = 0; i < ops.size(); ++i) {
+      const OpResult& got = (*results)[i];
+      const bool applied = got.outcome == OpOutcome::kApplied;
+      if (applied && got.version <= last_version_[region_->partition_id]) Fail("P5", "versions do not rise");
+      if (applied) last_version_[region_->partition_id] = got.version;
+      OpResult want = region_->model.Apply(ops[i], got.version, applied ? VersionMs(got.version) : now_ms);
+      std::string difference = Difference(want, got);
+      if (!difference.empty()) Fail(fmt::format("operation {} of {}", i, ops.size()), difference);
+    }
+  }
+
+  Task<void> GetOne() {
+    const std::string key = random_.Chance(0.9) ? RandomKey() : region_->first + "no such key";
+    co_await AwaitNoExpiry(key, key + '\0');
+    Result<ReadResult> got = co_await region_->partition->Get(key);
+    if (!got.ok()) co_return Fail("a read failed", got.status().ToString());
+    std::string difference = Difference(region_->model.Read(key, WallMs()), *got);
+    if (!difference.empty()) Fail("get", difference);
+  }
+
+  void GetTogether() {
+    const size_t n = 1 + random_.Below(40);
+    const bool copy = random_.Chance(0.5);
+    std::vector<std::string> keys, values(n);
+    for (size_t i = 0; i < n; ++i) keys.push_back(RandomKey());
+    std::vector<PointRead> reads(n);
+    for (size_t i = 0; i < n; ++i) {
+      reads[i].partition = region_->partition;
+      reads[i].key = keys[i];
+      if (copy) reads[i].value = &values[i];
+    }
+    run_->engine->BatchGet(reads);
+    for (size_t i = 0; i < n; ++i) {
+      const ReadResult want = region_->model.Read(keys[i], WallMs());
+      const PointRead& got = reads[i];
+      if (got.outcome == PointRead::Outcome::kMiss) continue;
+      if ((got.outcome == PointRead::Outcome::kFound) != want.found) return Fail("batched get", "found or not differs");
+      if (!want.found) continue;
+      if ((copy ? std::string_view(values[i]) : got.in_place) != want.value || got.version != want.version ||
+          got.expires_at_ms != want.expires_at_ms) {
+        return Fail("batched get", "another value or version");
+      }
+    }
+  }
+
+  // Whole scans by pages, as a client continues them.
+  Task<void> CompareScan(ScanSpec spec, const PartitionModel& model) {
+    for (bool over = false; !over && !run_->failed();) {
+      const int64_t from_ms = WallMs();
+      Result<ScanPage> got = co_await region_->partition->Scan(spec);
+      if (!got.ok()) co_return Fail("a scan failed", got.status().ToString());
+      if (model.ExpiresWithin(region_->first, region_->end, from_ms - 1, WallMs())) co_return;
+      const ScanPage want = model.Scan(spec, WallMs());
+      std::string difference = Difference(want, *got);
+      if (!difference.empty()) co_return Fail(spec.reverse ? "reverse scan" : "scan", difference);
+      if (want.exhausted != got->exhausted) co_return Fail("scan", "exhausted or not differs");
+      over = got->exhausted || got->rows.empty();
+      if (over) co_return;
+      if (spec.reverse) {
+        spec.end = got->rows.back().key;
+        spec.end_inclusive = false;
+      } else {
+        spec.start = got->rows.back().key;
+        spec.start_exclusive = true;
+      }
+    }
+  }
+
+  Task<void> ScanSome() {
+    ScanSpec spec;
+    spec.start = random_.Chance(0.3) ? region_->first : RandomKey();
+    spec.end = random_.Chance(0.3) ? region_->end : RandomKey();
+    spec.start_exclusive = random_.Chance(0.3);
+    spec.end_inclusive = spec.end != region_->end && random_.Chance(0.3);
+    spec.reverse = random_.Chance(0.5);
+    spec.keys_only = random_.Chance(0.2);
+    if (random_.Chance(0.7)) spec.max_rows = 1 + random_.Below(50);
+    if (random_.Chance(0.3)) spec.max_bytes = 1 + random_.Below(5000);
+    co_await CompareScan(spec, region_->model);
+  }
+
+  Task<void> CountSome() {
+    const std::string start = random_.Chance(0.4) ? region_->first : RandomKey();
+    const std::string end = random_.Chance(0.4) ? region_->end : RandomKey();
+    const int64_t from_ms = WallMs();
+    Result<uint64_t> got = co_await region_->partition->Count(start, end);
+    if (!got.ok()) co_return Fail("a count failed", got.status().ToString());
+    if (region_->model.ExpiresWithin(region_->first, region_->end, from_ms - 1, WallMs())) co_return;
+    const uint64_t want = start < end ? region_->model.Count(start, end, WallMs()) : 0;
+    if (*got != want) Fail("count", fmt::format("{} where {} was expected", *got, want));
+  }
+
+  Task<void> RemoveRange() {
+    std::string at = RandomKey();
+    for (size_t left = random_.Below(80); left > 0 && !run_->failed();) {
+      std::vector<WriteOp> ops;
+      const auto& records = region_->model.records();
+      for (auto it = records.lower_bound(at); it != records.end() && ops.size() < std::min<size_t>(left, 16); ++it) {
+        ops.push_back(RemoveOp(it->first));
+      }
+      if (ops.empty()) co_return;
+      left -= ops.size();
+      at = ops.back().key;
+      co_await WriteAndCompare(std::move(ops));
+    }
+  }
+
+  Run* run_;
+  const Shape& shape_;
+  std::vector<Region>& regions_;
+  SimRandom random_;
+  const size_t max_key_;
+  Region* region_ = nullptr;
+  std::map<uint32_t, Version> last_version_;
+};
+
+Task<void> WriterTask(Run* run, int index, uint64_t seed) {
+  {
+    Writer writer(run, &run->writers[index], seed);
+    co_await writer.Work();
+  }
+  --run->writing;
+}
+
+std::vector<Tree*> TreesOf(Engine* engine) {
+  std::vector<Tree*> trees;
+  for (Partition* p : engine->partitions()) trees.push_back(&static_cast<Replica*>(p)->tree());
+  return trees;
+}
+
+// Checkpoints and audits of memory while the writers work.
+Task<void> Disturb(Run* run, uint64_t seed) {
+  SimRandom random(seed);
+  uint64_t progress = run->progress;
+  Nanos progress_ns = run->reactor->NowNs();
+  while (run->writing > 0 && !run->failed()) {
+    if (std::exchange(progress, run->progress) != run->progress) progress_ns = run->reactor->NowNs();
+    if (run->reactor->NowNs() - progress_ns > kStuckNs) {
+      run->Fail("stuck: no operation has ended for a long time");
+      run->machine->CrashAtDiskOp(run->machine->disk_ops() + 1);  // ends the run with the machine's next operation
+      Status ignored = co_await SyncDirectory(*run->reactor, run->shape.setup.store.data_dir);
+    }
+    if (random.Chance(0.1)) {
+      Partition* p = run->engine->partitions()[random.Below(run->engine->partitions().size())];
+      Status status = co_await p->Checkpoint();
+      if (!status.ok()) run->Fail("a checkpoint failed: " + status.ToString());
+    }
+    if (random.Chance(0.3)) {
+      std::string problem = MemoryAudit(TreesOf(run->engine), /*idle=*/false).Run();
+      if (!problem.empty()) run->Fail("in memory: " + problem);
+    }
+    co_await Sleep(*run->reactor, random.Between(1, 20) * kMillisecond);
+  }
+}
+
+Task<void> CompareEverything(Run* run, Generation snapshot, const std::vector<std::vector<PartitionModel>>* models) {
+  for (size_t w = 0; w < run->writers.size(); ++w) {
+    Writer writer(run, &run->writers[w], w);
+    co_await writer.CompareAll(snapshot, models ? (*models)[w].data() : nullptr);
+  }
+}
+
+// Nothing runs: counts agree, memory is in order, and after a checkpoint so is the file, block by block.
+Task<void> AuditIdle(Run* run) {
+  for (Partition* p : run->engine->partitions()) {
+    uint64_t want = 0;
+    const int64_t now_ms = run->reactor->WallMs();
+    for (auto& regions : run->writers) {
+      for (Region& r : regions) want += r.partition == p ? r.model.Count("", "", now_ms) : 0;
+    }
+    Result<uint64_t> got = co_await p->Count("", "");
+    bool sure = run->reactor->WallMs() == now_ms;
+    if (!got.ok()) run->Fail("a count failed: " + got.status().ToString());
+    else if (sure && *got != want) run->Fail(fmt::format("partition {} counts {}, not {}", p->id(), *got, want));
+  }
+  Status status = co_await run->engine->CheckpointAll();
+  if (!status.ok()) run->Fail("a checkpoint failed: " + status.ToString());
+  co_await Sleep(*run->reactor, 100 * kMillisecond);
+  std::string problem = MemoryAudit(TreesOf(run->engine), /*idle=*/true).Run();
+  if (!problem.empty()) run->Fail("in memory, idle: " + problem);
+  Result<CheckReport> report = co_await CheckStore(*run->reactor, run->shape.setup.store.data_dir);
+  if (!report.ok()) co_return run->Fail("the page audit failed: " + report.status().ToString());
+  for (const CheckProblem& p : report->problems) {
+    run->Fail(fmt::format("page audit: {} at {}: {}", p.file, p.offset_bytes, p.what));
+  }
+}
+
+// A snapshot reads the same while everything changes.
+struct Held {
+  Generation generation = 0;
+  std::vector<std::vector<PartitionModel>> models;
+};
+
+Task<void> Phase(Reactor* reactor, Run* run, int phase) {
+  SimRandom random(run->seed * 100 + phase);
+  run->reactor = reactor;
+  auto opened = co_await OpenEngine(*reactor, run->shape.setup);
+  if (!opened.ok()) co_return run->Fail("open failed: " + opened.status().ToString());
+  std::unique_ptr<Engine> engine = *std::move(opened);
+  run->engine = engine.get();
+  for (auto& regions : run->writers) {
+    for (Region& r : regions) r.partition = engine->partition(r.partition_id);
+  }
+  co_await CompareEverything(run, 0, nullptr);
+  for (int round = 0; round < 2 && !run->failed(); ++round) {
+    TaskGroup tasks;
+    run->writing = static_cast<int>(run->writers.size());
+    for (size_t w = 0; w < run->writers.size(); ++w) tasks.Spawn(WriterTask(run, static_cast<int>(w), random.Next()));
+    tasks.Spawn(Disturb(run, random.Next()));
+    co_await tasks.Drain();
+    if (run->failed()) break;
+    co_await CompareEverything(run, 0, nullptr);
+    if (random.Chance(0.7)) co_await AuditIdle(run);
+  }
+  Status closed = co_await engine->Close(/*checkpoint=*/random.Chance(0.5));
+  if (!closed.ok()) run->Fail("close failed: " + closed.ToString());
+  std::string problem = co_await Audit(*reactor, run->shape.setup.store.data_dir);
+  if (!problem.empty()) run->Fail("page audit after closing: " + problem);
+}
+
+std::string RunSeed(uint64_t seed) {
+  Run run;
+  run.seed = seed;
+  run.shape = ShapeOf(seed);
+  run.writers.resize(run.shape.writers);
+  for (size_t w = 0; w < run.writers.size(); ++w) {
+    for (uint32_t p = 0; p < run.shape.setup.store.partitions; ++p) {
+      Region region;
+      region.partition_id = p;
+      region.first = std::string(1, static_cast<char>('A' + w));
+      region.end = std::string(1, static_cast<char>('A' + w + 1));
+      run.writers[w].push_back(region);
+    }
+  }
+  SimKernel kernel(seed, run.shape.disk);
+  SimMachine* machine = kernel.AddMachine();
+  run.machine = machine;
+  for (int phase = 0; phase < kPhases && !run.failed(); ++phase) {
+    SimReactor* reactor = machine->Boot();
+    if (!kernel.RunTask(*reactor, Phase(reactor, &run, phase))) run.Fail("the machine stopped");
+    machine->ProcessCrash(seed);
+  }
+  return run.problem;
+}
+
+TEST(EngineModel, RandomOperations) {
+  const uint64_t first = Environment("PANDO_SEED", 1);
+  const uint64_t runs = std::getenv("PANDO_SEED") ? 1 : kRuns * Environment("PANDO_TEST_ROUNDS", 1);
+  for (uint64_t seed = first; seed < first + runs; ++seed) {
+    SCOPED_TRACE(fmt::format("replay: PANDO_SEED={} PANDO_STEPS={} bin/model_engine_model", seed,
+                             Environment("PANDO_STEPS", 150)));
+    std::string problem = RunSeed(seed);
+    ASSERT_EQ(problem, "");
+  }
+}
+
+}  // namespace
+}  // namespace pando::engine_test

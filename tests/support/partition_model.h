@@ -1,0 +1,169 @@
+// PartitionModel: what a partition promises, on a std::map. The oracle of the model and crash tests.
+//
+// Threads: a value.
+#pragma once
+
+#include <charconv>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "src/partition/types.h"
+
+namespace pando::engine_test {
+
+struct ModelRecord {
+  std::string value;
+  Version version = 0;
+  int64_t expires_at_ms = 0;
+};
+
+class PartitionModel {
+ public:
+  using Records = std::map<std::string, ModelRecord>;
+
+  // Applies one operation as of `now_ms` (its version's time) and returns what its caller must hear.
+  OpResult Apply(const WriteOp& op, Version version, int64_t now_ms) {
+    OpResult result;
+    const ReadResult current = Read(op.key, now_ms);
+    result.version = version;
+    result.existed = current.found;
+    auto refuse = [&](OpOutcome outcome) {
+      result.outcome = outcome;
+      result.version = current.version;
+      result.current = current;
+      return result;
+    };
+    const Condition& c = op.condition;
+    if ((c.exists && *c.exists != current.found) ||
+        (c.version && (!current.found || current.version != *c.version)) ||
+        (c.value && (!current.found || current.value != *c.value))) {
+      return refuse(OpOutcome::kConditionFailed);
+    }
+    if (op.op == RecordOp::kRemove) {
+      records_.erase(op.key);
+      return result;
+    }
+    std::string value = op.value;
+    if (op.op == RecordOp::kIncrement) {
+      int64_t number = 0;
+      const std::string& text = current.value;
+      if (current.found) {
+        auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+        if (error != std::errc() || end != text.data() + text.size()) return refuse(OpOutcome::kNotANumber);
+      }
+      if (__builtin_add_overflow(number, op.delta, &number)) {
+        result.number = number;
+        return refuse(OpOutcome::kOverflow);
+      }
+      result.number = number;
+      value = std::to_string(number);
+    }
+    int64_t expires = 0;
+    if (op.ttl_mode == TtlMode::kKeep) expires = current.expires_at_ms;
+    if (op.ttl_mode == TtlMode::kSet) expires = VersionMs(version) + op.ttl_ms;
+    records_[op.key] = {std::move(value), version, expires};
+    return result;
+  }
+
+  ReadResult Read(const std::string& key, int64_t now_ms) const {
+    ReadResult result;
+    auto it = records_.find(key);
+    if (it == records_.end() || Expired(it->second, now_ms)) return result;
+    result.found = true;
+    result.value = it->second.value;
+    result.version = it->second.version;
+    result.expires_at_ms = it->second.expires_at_ms;
+    return result;
+  }
+
+  ScanPage Scan(const ScanSpec& spec, int64_t now_ms) const {
+    ScanPage page;
+    size_t bytes = 0;
+    auto add = [&](const Records::value_type& r) {  // false: the page is full
+      if (Expired(r.second, now_ms)) return true;
+      ScanRow row{r.first, spec.keys_only ? "" : r.second.value, r.second.version, r.second.expires_at_ms};
+      bytes += row.key.size() + row.value.size();
+      page.rows.push_back(std::move(row));
+      return page.rows.size() < spec.max_rows && bytes < spec.max_bytes;
+    };
+    std::string start = spec.start, end = spec.end;
+    if (spec.start_exclusive) start.push_back('\0');
+    if (spec.end_inclusive) end.push_back('\0');
+    auto first = records_.lower_bound(start);
+    auto last = end.empty() ? records_.end() : start >= end ? first : records_.lower_bound(end);
+    bool more = true;
+    if (spec.reverse) {
+      while (more && last != first) more = add(*--last);
+    } else {
+      for (; more && first != last; ++first) more = add(*first);
+    }
+    page.exhausted = more;
+    return page;
+  }
+
+  uint64_t Count(const std::string& start, const std::string& end, int64_t now_ms) const {
+    uint64_t count = 0;
+    for (auto it = records_.lower_bound(start); it != records_.end() && (end.empty() || it->first < end); ++it) {
+      count += !Expired(it->second, now_ms);
+    }
+    return count;
+  }
+
+  // True when a record of [start, end) ("" = open) expires in (from_ms, to_ms].
+  bool ExpiresWithin(const std::string& start, const std::string& end, int64_t from_ms, int64_t to_ms) const {
+    for (auto it = records_.lower_bound(start); it != records_.end() && (end.empty() || it->first < end); ++it) {
+      const int64_t at = it->second.expires_at_ms;
+      if (at != 0 && at > from_ms && at <= to_ms) return true;
+    }
+    return false;
+  }
+
+  Records& records() { return records_; }
+  const Records& records() const { return records_; }
+
+ private:
+  static bool Expired(const ModelRecord& r, int64_t now_ms) {
+    return r.expires_at_ms != 0 && r.expires_at_ms <= now_ms;
+  }
+  Records records_;
+};
+
+// "" when equal, else the first difference.
+inline std::string Difference(const ReadResult& want, const ReadResult& got) {
+  if (want.found != got.found) return fmt::format("found {} where {} was expected", got.found, want.found);
+  if (want.version != got.version) return fmt::format("version {} where {} was expected", got.version, want.version);
+  if (want.expires_at_ms != got.expires_at_ms) {
+    return fmt::format("expiry {} where {} was expected", got.expires_at_ms, want.expires_at_ms);
+  }
+  if (want.value != got.value) {
+    return fmt::format("a value of {} bytes differs from the expected one of {}", got.value.size(), want.value.size());
+  }
+  return "";
+}
+
+inline std::string Difference(const OpResult& want, const OpResult& got) {
+  if (want.outcome != got.outcome) {
+    return fmt::format("outcome {} where {} was expected", static_cast<int>(got.outcome), static_cast<int>(want.outcome));
+  }
+  if (want.version != got.version) return fmt::format("version {} where {} was expected", got.version, want.version);
+  if (want.existed != got.existed) return fmt::format("existed {} where {} was expected", got.existed, want.existed);
+  if (want.outcome == OpOutcome::kApplied && want.number != got.number) {
+    return fmt::format("number {} where {} was expected", got.number, want.number);
+  }
+  return Difference(want.current, got.current);
+}
+
+inline std::string Difference(const ScanPage& want, const ScanPage& got) {
+  for (size_t i = 0; i < std::max(want.rows.size(), got.rows.size()); ++i) {
+    if (i >= got.rows.size()) return fmt::format("row {} of {} is missing", i, want.rows.size());
+    if (i >= want.rows.size()) return fmt::format("{} rows where {} were expected", got.rows.size(), want.rows.size());
+    const ScanRow &w = want.rows[i], &g = got.rows[i];
+    if (w.key != g.key) return fmt::format("row {} has another key", i);
+    if (w.version != g.version || w.expires_at_ms != g.expires_at_ms) return fmt::format("row {} has another version", i);
+    if (w.value != g.value) return fmt::format("row {} has another value", i);
+  }
+  return "";
+}
+
+}  // namespace pando::engine_test
