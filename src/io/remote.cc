@@ -79,8 +79,9 @@ void RemotePort::Call(int target, RemoteCall* call) {
 
 void RemotePort::Return(RemoteCall* call) {
   CHECK_EQ(call->target, index_) << "Return on a reactor the call was not sent to";
-  CHECK(mesh_->Replies(call->origin, index_).Push(call)) << "a credit did not reserve a reply slot";
-  Touch(call->origin);
+  const int origin = call->origin;  // once pushed, the call is the origin's, which may free it
+  CHECK(mesh_->Replies(origin, index_).Push(call)) << "a credit did not reserve a reply slot";
+  Touch(origin);
 }
 
 bool RemotePort::Poll() {

@@ -18,6 +18,7 @@ struct SocketAddress {
   sockaddr* get() { return reinterpret_cast<sockaddr*>(&storage); }
   const sockaddr* get() const { return reinterpret_cast<const sockaddr*>(&storage); }
   uint16_t port() const;
+  bool IsLoopback() const;
   std::string ToString() const;  // "127.0.0.1:51234", "[::1]:51234"
 
   // IPv4 or IPv6 in numbers, or "localhost" (127.0.0.1). kInvalidArgument for anything else.
