@@ -53,25 +53,14 @@ class BudgetAccount {
   }
 
   bool TryReserve(int64_t bytes) {
-    if (bytes > spare_) {
-      int64_t missing = bytes - spare_;
-      int64_t chunk = std::max(missing, kChunkBytes);
-      if (budget_->TryReserve(chunk)) {
-        spare_ += chunk;
-      } else if (budget_->TryReserve(missing)) {
-        spare_ += missing;
-      } else {
-        return false;
-      }
-    }
+    if (!Refill(bytes)) return false;
     Take(bytes);
     return true;
   }
   void Force(int64_t bytes) {
-    if (bytes > spare_) {
-      int64_t chunk = std::max(bytes - spare_, kChunkBytes);
-      budget_->Force(chunk);
-      spare_ += chunk;
+    if (!Refill(bytes)) {
+      budget_->Force(bytes - spare_);
+      spare_ = bytes;
     }
     Take(bytes);
   }
@@ -89,6 +78,18 @@ class BudgetAccount {
   int64_t in_use_bytes() const { return in_use_; }
 
  private:
+  // Makes spare_ at least `bytes`: by a chunk if there is one, else by what is missing.
+  bool Refill(int64_t bytes) {
+    if (bytes <= spare_) return true;
+    int64_t missing = bytes - spare_;
+    int64_t chunk = std::max(missing, kChunkBytes);
+    if (!budget_->TryReserve(chunk)) {
+      if (!budget_->TryReserve(missing)) return false;
+      chunk = missing;
+    }
+    spare_ += chunk;
+    return true;
+  }
   void Take(int64_t bytes) {
     spare_ -= bytes;
     in_use_ += bytes;

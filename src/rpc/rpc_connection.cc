@@ -124,7 +124,7 @@ void RpcConnection::Keep(std::string_view bytes) {
 void RpcConnection::StartSkip(std::string head, size_t arrived) {
   ReleasePending();
   uint32_t length = FrameLength(head);
-  if (length > kMaxFrameBytes) return Garbage(fmt::format("a frame of {} bytes", length));
+  if (length > kMaxFrameBytes) return Garbage(fmt::format("it sent a frame of {} bytes", length));
   skipped_ = std::make_unique<SkippedFrame>();
   skipped_->head = std::move(head);
   skipped_->left = kFrameHeaderBytes + length - arrived;
@@ -177,18 +177,19 @@ void RpcConnection::OnFrame(std::string_view frame) {
 
 size_t RpcConnection::OnBadLength(std::string_view bytes, uint32_t length) {
   std::string_view first = bytes.substr(0, kFrameHeaderBytes);
-  if (length == 0) return Garbage("a frame of 0 bytes"), bytes.size();
+  if (length == 0) return Garbage("it sent a frame of 0 bytes"), bytes.size();
   if (LooksLikeText(first)) {
-    return Garbage(fmt::format("text (\"{}...\"), not framed Thrift; is this an HTTP client?", first)), bytes.size();
+    return Garbage(fmt::format("it sent text (\"{}...\"), not framed Thrift; is this an HTTP client?", first)),
+           bytes.size();
   }
   auto top = static_cast<uint8_t>(first[0]);
-  if (top == 0x80 || top == 0x82) return Garbage("Thrift without frames; use TFramedTransport"), bytes.size();
+  if (top == 0x80 || top == 0x82) return Garbage("it sent Thrift without frames; use TFramedTransport"), bytes.size();
   if (bytes.size() < std::min<size_t>(kHeadBytes, kFrameHeaderBytes + length)) return 0;  // wait for its method
 
   std::string_view head = bytes.substr(kFrameHeaderBytes);
   MessageHeader header;
   if (!DecodeMessageHeader(&head, &header).ok()) {
-    return Garbage(fmt::format("a frame of {} bytes that is not Thrift", length)), bytes.size();
+    return Garbage(fmt::format("it sent a frame of {} bytes that is not Thrift", length)), bytes.size();
   }
   server_->metrics_.bad_requests_total.Add();
   RequestId id{this, next_++, header.seqid, header.protocol};
@@ -228,7 +229,7 @@ void RpcConnection::RefuseFirstRequest(std::string_view bytes) {
 
 void RpcConnection::Garbage(std::string_view why) {
   server_->metrics_.garbage_total.Add();
-  server_->LogLimited(fmt::format("closing {}: it sent {}", connection_->peer(), why));
+  server_->LogLimited(fmt::format("closing {}: {}", connection_->peer(), why));
   CloseAfterReplies();
 }
 
@@ -349,6 +350,10 @@ void RpcConnection::OnClosed(const Status& /*reason*/) {
   skipped_.reset();
   ReleasePending();
   std::string().swap(out_);
+  // From here only the number of unanswered requests matters; the ones in the ring have been answered.
+  if (ring_)
+    head_ += static_cast<uint32_t>(std::count_if(ring_.get(), ring_.get() + server_->options_.max_requests,
+                                                 [](const Slot& slot) { return slot.ready; }));
   ring_.reset();
   ring_bytes_ = 0;
   Account(0);

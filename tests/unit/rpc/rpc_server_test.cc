@@ -1,0 +1,424 @@
+// The server on the simulated kernel, whose sockets deliver bytes in random pieces: framing, order, bounds, refusals.
+#include "src/rpc/rpc_server.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "gen-cpp/pando_constants.h"
+#include "src/io/sync.h"
+#include "src/rpc/rpc_dispatch.h"
+#include "tests/support/rpc_harness.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/sim_reactor.h"
+
+namespace pando {
+namespace {
+
+using testing::HasSubstr;
+using GetReply = api::Kv_get_result;
+
+// Answers `get` with its key: at once, after a random while ("slow..."), never ("hang..."), or with many bytes
+// ("big...").
+class EchoService final : public RpcService {
+ public:
+  EchoService(Reactor& reactor, RpcServer* server) : reactor_(reactor), server_(server), wake_(reactor) {}
+
+  void OnRequest(const RpcRequest& request) override {
+    ++requests;
+    in_progress = std::max(in_progress, ++running_);
+    if (request.method != "get") {
+      --running_;
+      return server_->ReplyException(request.id, request.method, TApplicationException::UNKNOWN_METHOD,
+                                     "no such method");
+    }
+    StartCall<&EchoService::Get, api::Kv_get_args, api::Kv_get_result>(this, server_, &tasks_, nullptr, request, "get");
+  }
+  void OnTurnEnd() override {}
+  Task<void> Get(RpcCall<api::Kv_get_args, api::Kv_get_result>* call) {
+    const std::string& key = call->args.request.key;
+    if (key.starts_with("slow")) co_await Sleep(reactor_, static_cast<Nanos>(reactor_.Random() % (5 * kMillisecond)));
+    if (key.starts_with("write")) call->applied_if_late = 2;
+    if (key.starts_with("hang") || key.starts_with("write")) {
+      while (!released) co_await wake_.Wait();
+    }
+    if (key.starts_with("big")) call->reply.success.value.assign(100'000, 'b');
+    call->reply.success.found = true;
+    call->reply.success.value += key;
+    call->reply.__isset.success = true;
+    --running_;
+  }
+  Task<void> Finish() {
+    released = true;
+    wake_.NotifyAll();
+    co_await tasks_.Drain();
+  }
+
+  size_t requests = 0, in_progress = 0;
+  bool released = false;
+
+ private:
+  Reactor& reactor_;
+  RpcServer* server_;
+  WaitQueue wake_;
+  TaskGroup tasks_;
+  size_t running_ = 0;
+};
+
+struct ServerParts {
+  explicit ServerParts(Reactor& reactor, RpcOptions options = {}, int64_t memory = 64 << 20)
+      : shared(memory), server(reactor, options, &shared), service(reactor, &server) {
+    server.SetService(&service);
+    ListenOptions listen;
+    listen.host = "10.0.0.1";
+    Result<uint16_t> bound = server.Listen(listen);
+    CHECK(bound.ok()) << bound.status().ToString();
+    port = *bound;
+  }
+  Task<void> Stop() {
+    co_await service.Finish();
+    co_await server.Shutdown(kSecond);
+  }
+  RpcShared shared;
+  RpcServer server;
+  EchoService service;
+  uint16_t port = 0;
+};
+
+class RpcServerTest : public testing::Test {
+ protected:
+  explicit RpcServerTest(uint64_t seed = 11) : kernel_(seed) {
+    reactor_ = kernel_.AddMachine("10.0.0.1")->Boot();
+    other_ = kernel_.AddMachine("10.0.0.2")->Boot();
+  }
+  // Runs `body(server parts, client reactor)`; the server stops afterwards.
+  template <typename Body>
+  void Run(RpcOptions options, int64_t memory, Body body) {
+    auto parts = std::make_unique<ServerParts>(*reactor_, options, memory);
+    ASSERT_TRUE(kernel_.RunTask(*other_, body(*parts, *other_)));
+    ASSERT_TRUE(kernel_.RunTask(*reactor_, parts->Stop()));
+    EXPECT_EQ(parts->shared.memory.used_bytes() <= 2 * BudgetAccount::kChunkBytes, true) << "memory was not given back";
+    EXPECT_EQ(parts->shared.connections.load(), 0u);
+  }
+  SimKernel kernel_;
+  SimReactor* reactor_;
+  SimReactor* other_;
+};
+
+std::string SlowKey(int i) { return (i % 3 == 0 ? "slow" : "k") + std::to_string(i); }
+
+struct PipelineInOrder {
+  Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+    RawPeer peer(reactor);
+    Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+    EXPECT_TRUE(connected.ok());
+    std::string all;
+    for (int i = 0; i < 1000; ++i) {
+      auto protocol = static_cast<WireProtocol>(i % 3);
+      all += GetCall(i, SlowKey(i), 0, protocol);
+    }
+    peer.Send(std::move(all));
+    co_await peer.UntilFrames(1000);
+    EXPECT_EQ(peer.frames.size(), 1000u);
+    for (int i = 0; i < static_cast<int>(peer.frames.size()); ++i) {
+      auto reply = DecodeReply<GetReply>(peer.frames[static_cast<size_t>(i)]);
+      EXPECT_EQ(reply.header.seqid, i);
+      EXPECT_EQ(reply.header.protocol, static_cast<WireProtocol>(i % 3));
+      EXPECT_EQ(reply.result.success.value, SlowKey(i));
+      if (testing::Test::HasFailure()) break;
+    }
+    EXPECT_GT(parts.service.in_progress, 8u) << "pipelined requests do not overlap";
+    EXPECT_LE(parts.service.in_progress, parts.server.options().max_requests);
+    co_await peer.Close();
+  }
+};
+
+// Random seeds: random chunks, random completion.
+class ManySeeds : public RpcServerTest, public testing::WithParamInterface<uint64_t> {
+ protected:
+  ManySeeds() : RpcServerTest(GetParam()) {}
+};
+INSTANTIATE_TEST_SUITE_P(Seeds, ManySeeds, testing::Range<uint64_t>(1, 13));
+TEST_P(ManySeeds, RepliesComeInOrderWhileWorkOverlaps) { Run({}, 64 << 20, PipelineInOrder()); }
+
+TEST_F(RpcServerTest, AtMostMaxRequestsAreInProgress) {
+  RpcOptions options;
+  options.max_requests = 4;
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer peer(reactor);
+      Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(connected.ok());
+      std::string all;
+      for (int i = 0; i < 64; ++i) all += GetCall(i, "slow" + std::to_string(i));
+      peer.Send(std::move(all));
+      co_await peer.UntilFrames(64);
+      EXPECT_EQ(peer.frames.size(), 64u);
+      EXPECT_EQ(parts.service.in_progress, 4u);
+      co_await peer.Close();
+    }
+  };
+  Run(options, 64 << 20, Body());
+}
+
+TEST_F(RpcServerTest, BadRequestsAreAnsweredAndTheConnectionLives) {
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer peer(reactor);
+      Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(connected.ok());
+      std::string undecodable("\0\0\0\x14\x80\x01\0\1\0\0\0\3get\0\0\0\1\x0c\0\2\x0b\0", 24);
+      undecodable[3] = 20;
+      api::Kv_get_args args;
+      peer.Send(EncodeCall("frobnicate", 1, args) + undecodable +
+                EncodeCall("get", 3, args, WireProtocol::kBinary, apache::thrift::protocol::T_REPLY) +
+                EncodeCall("get", 4, args, WireProtocol::kBinary, apache::thrift::protocol::T_ONEWAY) +
+                GetCall(5, "end"));
+      co_await peer.UntilFrames(4);
+      EXPECT_EQ(peer.frames.size(), 4u);
+      if (peer.frames.size() != 4) co_return;
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[0]).exception_type, TApplicationException::UNKNOWN_METHOD);
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).exception_type, TApplicationException::PROTOCOL_ERROR);
+      EXPECT_THAT(DecodeReply<GetReply>(peer.frames[1]).exception, HasSubstr("arguments of get"));
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).exception_type, TApplicationException::INVALID_MESSAGE_TYPE);
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[3]).result.success.value, "end");  // the oneway got no reply
+      co_await peer.Close();
+    }
+  };
+  Run({}, 64 << 20, Body());
+}
+
+// Bytes that end a connection, and what the peer hears before.
+struct ClosedAfter {
+  std::string bytes;
+  std::string message;  // of the KvError, empty: no reply
+  Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+    RawPeer peer(reactor);
+    Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+    EXPECT_TRUE(connected.ok());
+    peer.Send(GetCall(1, "slow before") + bytes);
+    co_await peer.UntilClosed();
+    EXPECT_EQ(peer.frames.size(), message.empty() ? 1u : 2u);
+    if (peer.frames.empty()) co_return;
+    EXPECT_EQ(DecodeReply<GetReply>(peer.frames[0]).result.success.value, "slow before");
+    if (peer.frames.size() < 2) co_return;
+    auto reply = DecodeReply<GetReply>(peer.frames[1]);
+    EXPECT_EQ(reply.header.seqid, 2);
+    EXPECT_EQ(reply.result.error.code, api::g_pando_constants.TOO_LARGE);
+    EXPECT_THAT(reply.result.error.message, HasSubstr(message));
+  }
+};
+
+TEST_F(RpcServerTest, AnOversizedFrameIsNamedAndClosed) {
+  std::string call = GetCall(2, "x");
+  StoreLE<uint32_t>(call.data(), __builtin_bswap32(static_cast<uint32_t>(kMaxFrameBytes + 1)));
+  Run({}, 64 << 20, ClosedAfter{call + std::string(200'000, 'x'), "has 4194305 bytes; the limit is 4194304"});
+}
+TEST_F(RpcServerTest, HttpIsClosed) { Run({}, 64 << 20, ClosedAfter{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", ""}); }
+TEST_F(RpcServerTest, UnframedThriftIsClosed) { Run({}, 64 << 20, ClosedAfter{GetCall(2, "x").substr(4), ""}); }
+TEST_F(RpcServerTest, AnEmptyFrameIsClosed) { Run({}, 64 << 20, ClosedAfter{std::string(4, '\0'), ""}); }
+TEST_F(RpcServerTest, AFrameOfNonsenseIsClosed) {
+  Run({}, 64 << 20, ClosedAfter{std::string("\0\0\0\5\xff\xff\xff\xff\xff", 9), ""});
+}
+
+TEST_F(RpcServerTest, DeadlinesAnswerAndTheCallGoesOn) {
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer peer(reactor);
+      Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(connected.ok());
+      Nanos sent_ns = reactor.NowNs();
+      peer.Send(GetCall(1, "hang", 50) + GetCall(2, "write", 70) + GetCall(3, "k"));
+      co_await peer.UntilFrames(3);
+      EXPECT_EQ(peer.frames.size(), 3u);
+      if (peer.frames.size() != 3) co_return;
+      EXPECT_GE(reactor.NowNs() - sent_ns, 70 * kMillisecond);
+      EXPECT_LT(reactor.NowNs() - sent_ns, 75 * kMillisecond);
+      auto read = DecodeReply<GetReply>(peer.frames[0]).result.error;
+      EXPECT_EQ(read.code, api::g_pando_constants.DEADLINE);
+      EXPECT_EQ(read.message, "get was not done within its budget of 50 ms");
+      EXPECT_EQ(read.applied, api::g_pando_constants.APPLIED_NO);
+      EXPECT_TRUE(read.retryable);
+      auto write = DecodeReply<GetReply>(peer.frames[1]).result.error;
+      EXPECT_EQ(write.applied, api::g_pando_constants.APPLIED_UNKNOWN);
+      EXPECT_FALSE(write.retryable);
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).result.success.value, "k");
+      // The calls end after their connection: nothing is sent twice, nothing is freed too early.
+      co_await peer.Close();
+    }
+  };
+  Run({}, 64 << 20, Body());
+}
+
+TEST_F(RpcServerTest, ASlowReaderIsBoundedAndThenClosed) {
+  RpcOptions options;
+  options.stall_timeout_ns = 20 * kSecond;
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer peer(reactor);
+      Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(connected.ok());
+      peer.Pause();
+      std::string all;
+      for (int i = 0; i < 600; ++i) all += GetCall(i, "big");  // 60 MB of replies
+      peer.Send(std::move(all));
+      co_await Sleep(reactor, 10 * kSecond);
+      size_t asked = parts.service.requests;
+      EXPECT_LT(asked, 600u);
+      EXPECT_GE(parts.server.metrics().paused_connections.value(), 1);
+      EXPECT_LT(parts.shared.memory.used_bytes(), 24 << 20);
+      EXPECT_FALSE(peer.closed);
+      // Reading again sets it going again.
+      peer.Resume();
+      co_await Sleep(reactor, 20 * kMillisecond);
+      EXPECT_GT(parts.service.requests, asked);
+      peer.Pause();
+      co_await Sleep(reactor, 30 * kSecond);
+      EXPECT_EQ(parts.server.metrics().closed_stalled_total.value(), 1u);
+      peer.Resume();
+      co_await peer.UntilClosed();
+      co_await peer.Close();
+    }
+  };
+  SimOptions& sim = kernel_.options();
+  sim.socket_window_bytes = 64 << 10;
+  Run(options, 64 << 20, Body());
+}
+
+TEST_F(RpcServerTest, HalfFramesThatDoNotMoveAreClosedAndIdleOnesStay) {
+  RpcOptions options;
+  options.stall_timeout_ns = 5 * kSecond;
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer half(reactor), idle(reactor);
+      Status a = co_await half.Connect("10.0.0.1", parts.port);
+      Status b = co_await idle.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(a.ok() && b.ok());
+      half.Send(GetCall(1, "key").substr(0, 10));
+      idle.Send(GetCall(1, "key"));
+      co_await Sleep(reactor, 60 * kSecond);
+      EXPECT_TRUE(half.closed);
+      EXPECT_FALSE(idle.closed);
+      idle.Send(GetCall(2, "still here"));
+      co_await idle.UntilFrames(2);
+      EXPECT_EQ(idle.frames.size(), 2u);
+      co_await idle.Close();
+    }
+  };
+  Run(options, 64 << 20, Body());
+}
+
+TEST_F(RpcServerTest, WithoutMemoryRequestsAreRefusedNotForgotten) {
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer hog(reactor), peer(reactor);
+      Status a = co_await hog.Connect("10.0.0.1", parts.port);
+      Status b = co_await peer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(a.ok() && b.ok());
+      // Two MiB are there; the hog's half frame takes most of them, so the peer's large frame finds none.
+      hog.Send(GetCall(1, std::string(1'600'000, 'h')).substr(0, 1'200'000));
+      co_await Sleep(reactor, kSecond);
+      peer.Send(GetCall(7, std::string(1 << 20, 'p')) + GetCall(8, "small"));
+      co_await peer.UntilFrames(2);
+      EXPECT_EQ(peer.frames.size(), 2u);
+      if (peer.frames.size() != 2) co_return;
+      auto refused = DecodeReply<GetReply>(peer.frames[0]);
+      EXPECT_EQ(refused.header.seqid, 7);
+      EXPECT_EQ(refused.result.error.code, api::g_pando_constants.OVERLOADED);
+      EXPECT_GT(refused.result.error.retry_after_ms, 0);
+      EXPECT_THAT(refused.result.error.message, HasSubstr("the limit is 2097152"));
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).result.success.value, "small");
+      EXPECT_LE(parts.shared.memory.used_bytes(), 2 << 20);
+      co_await hog.Close();
+      // With the hog gone there is room again.
+      peer.Send(GetCall(9, std::string(100'000, 'p')));
+      co_await peer.UntilFrames(3);
+      EXPECT_EQ(peer.frames.size(), 3u);
+      if (peer.frames.size() != 3) co_return;
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).result.success.value.size(), 100'000u);
+      co_await peer.Close();
+    }
+  };
+  Run({}, 2 << 20, Body());
+}
+
+TEST_F(RpcServerTest, ConnectionsOverTheLimitAreToldSo) {
+  RpcOptions options;
+  options.max_connections = 2;
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      std::vector<std::unique_ptr<RawPeer>> peers;
+      for (int i = 0; i < 4; ++i) {
+        peers.push_back(std::make_unique<RawPeer>(reactor));
+        Status connected = co_await peers.back()->Connect("10.0.0.1", parts.port);
+        EXPECT_TRUE(connected.ok());
+      }
+      co_await Sleep(reactor, kSecond);
+      for (auto& peer : peers) peer->Send(GetCall(3, "k"));
+      for (auto& peer : peers) co_await peer->UntilFrames(1);
+      for (size_t i = 0; i < 4; ++i) {
+        EXPECT_EQ(peers[i]->frames.size(), 1u);
+        if (peers[i]->frames.empty()) co_return;
+        auto reply = DecodeReply<GetReply>(peers[i]->frames[0]);
+        EXPECT_EQ(reply.header.seqid, 3);
+        EXPECT_EQ(reply.result.error.message,
+                  i < 2 ? "" : "the node has 2 connections open, the limit set by --max_connections");
+      }
+      co_await peers[2]->UntilClosed();
+      co_await peers[3]->UntilClosed();
+      for (auto& peer : peers) co_await peer->Close();
+      // Their places are free again.
+      RawPeer late(reactor);
+      Status connected = co_await late.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(connected.ok());
+      co_await Sleep(reactor, kSecond);
+      late.Send(GetCall(1, "k"));
+      co_await late.UntilFrames(1);
+      EXPECT_EQ(DecodeReply<GetReply>(late.frames.at(0)).result.success.value, "k");
+      co_await late.Close();
+    }
+  };
+  Run(options, 64 << 20, Body());
+}
+
+TEST_F(RpcServerTest, ConnectionsThatBreakMidCallLeakNothing) {
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      for (int round = 0; round < 20; ++round) {
+        RawPeer peer(reactor);
+        Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+        EXPECT_TRUE(connected.ok());
+        std::string all;
+        for (int i = 0; i < 50; ++i) all += GetCall(i, i % 2 ? "slow" : "hang");
+        peer.Send(all.substr(0, all.size() - static_cast<size_t>(round)));
+        co_await Sleep(reactor, static_cast<Nanos>(reactor.Random() % kMillisecond));
+        co_await peer.Close();
+      }
+    }
+  };
+  Run({}, 64 << 20, Body());
+}
+
+TEST_F(RpcServerTest, ShutdownFinishesWhatWasAsked) {
+  auto parts = std::make_unique<ServerParts>(*reactor_);
+  RawPeer peer(*other_);
+  struct Ask {
+    static Task<void> Run(RawPeer* p, uint16_t port) {
+      Status connected = co_await p->Connect("10.0.0.1", port);
+      EXPECT_TRUE(connected.ok());
+      std::string all;
+      for (int i = 0; i < 20; ++i) all += GetCall(i, "slow");
+      p->Send(std::move(all));
+      co_await p->UntilFrames(1);
+    }
+  };
+  ASSERT_TRUE(kernel_.RunTask(*other_, Ask::Run(&peer, parts->port)));
+  ASSERT_TRUE(kernel_.RunTask(*reactor_, parts->server.Shutdown(kSecond)));
+  ASSERT_TRUE(kernel_.RunTask(*reactor_, parts->service.Finish()));
+  ASSERT_TRUE(kernel_.RunTask(*other_, peer.UntilClosed()));
+  EXPECT_EQ(peer.frames.size(), 20u);
+}
+
+}  // namespace
+}  // namespace pando

@@ -1,0 +1,167 @@
+// The codec against Thrift's own protocols and against bytes made to hurt it.
+#include "src/rpc/thrift_codec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <thrift/transport/TBufferTransports.h>
+
+#include "gen-cpp/Kv.h"
+#include "tests/support/rpc_harness.h"
+
+namespace pando {
+namespace {
+
+using apache::thrift::protocol::TBinaryProtocol;
+using apache::thrift::protocol::TCompactProtocol;
+using apache::thrift::transport::TMemoryBuffer;
+using testing::HasSubstr;
+
+api::Kv_scan_args SampleArgs() {
+  api::Kv_scan_args args;
+  args.context.budget_ms = 1234;
+  args.context.traceparent = "00-aa-bb-01";
+  args.request.start_key = std::string("a\0b", 3);
+  args.request.prefix = "p";
+  args.request.reverse = true;
+  args.request.limit_rows = -7;
+  return args;
+}
+
+// What a stock client sends, without the frame's length.
+std::string StockMessage(WireProtocol kind, const std::string& method, int32_t seqid, const api::Kv_scan_args& args) {
+  auto buffer = std::make_shared<TMemoryBuffer>();
+  std::shared_ptr<apache::thrift::protocol::TProtocol> protocol;
+  if (kind == WireProtocol::kCompact) {
+    protocol = std::make_shared<TCompactProtocol>(buffer);
+  } else {
+    bool strict = kind == WireProtocol::kBinary;
+    protocol = std::make_shared<TBinaryProtocol>(buffer, 0, 0, strict, strict);
+  }
+  protocol->writeMessageBegin(method, apache::thrift::protocol::T_CALL, seqid);
+  args.write(protocol.get());
+  protocol->writeMessageEnd();
+  return buffer->getBufferAsString();
+}
+
+class EveryProtocol : public testing::TestWithParam<WireProtocol> {};
+INSTANTIATE_TEST_SUITE_P(Wire, EveryProtocol,
+                         testing::Values(WireProtocol::kBinary, WireProtocol::kOldBinary, WireProtocol::kCompact));
+
+TEST_P(EveryProtocol, ReadsWhatStockClientsSend) {
+  for (int32_t seqid : {0, 1, -1, INT32_MAX}) {
+    std::string message = StockMessage(GetParam(), "scan", seqid, SampleArgs());
+    std::string_view body = message;
+    MessageHeader header;
+    ASSERT_TRUE(DecodeMessageHeader(&body, &header).ok());
+    EXPECT_EQ(header.protocol, GetParam());
+    EXPECT_EQ(header.method, "scan");
+    EXPECT_EQ(header.seqid, seqid);
+    EXPECT_EQ(header.type, apache::thrift::protocol::T_CALL);
+    api::Kv_scan_args args;
+    ThriftCodec codec;
+    ASSERT_TRUE(codec.Read(header.protocol, body, &args).ok());
+    EXPECT_EQ(args, SampleArgs());
+  }
+}
+
+TEST_P(EveryProtocol, WritesWhatStockClientsRead) {
+  std::string frame = EncodeCall("scan", 77, SampleArgs(), GetParam());
+  EXPECT_EQ(frame.substr(kFrameHeaderBytes), StockMessage(GetParam(), "scan", 77, SampleArgs()));
+  EXPECT_EQ(__builtin_bswap32(LoadLE<uint32_t>(frame.data())), frame.size() - kFrameHeaderBytes);
+}
+
+TEST_P(EveryProtocol, EveryCutIsAnErrorAndTheCodecGoesOn) {
+  std::string message = StockMessage(GetParam(), "scan", 5, SampleArgs());
+  ThriftCodec codec;
+  for (size_t cut = 0; cut < message.size(); ++cut) {
+    std::string part = message.substr(0, cut);
+    std::string_view body = part;
+    MessageHeader header;
+    api::Kv_scan_args args;
+    if (!DecodeMessageHeader(&body, &header).ok()) continue;
+    ASSERT_FALSE(codec.Read(header.protocol, body, &args).ok()) << cut;
+  }
+  std::string_view body = message;
+  MessageHeader header;
+  api::Kv_scan_args args;
+  ASSERT_TRUE(DecodeMessageHeader(&body, &header).ok());
+  ASSERT_TRUE(codec.Read(header.protocol, body, &args).ok());
+  EXPECT_EQ(args, SampleArgs());
+}
+
+TEST(ThriftCodec, RefusesWhatIsNotThrift) {
+  for (std::string bytes : {std::string(), std::string("GET / HTTP/1.1"), std::string("\x81\x01", 2),
+                            std::string("\x80\x02\x00\x01\x00\x00\x00\x01g\x00\x00\x00\x00", 13),
+                            std::string("\x82\x22\x00\x01g", 5),                      // compact version 2
+                            std::string("\x80\x01\x00\x01\x00\x00\x10\x00", 8),       // a name of 4096 bytes
+                            std::string("\x80\x01\x00\x01\x7f\xff\xff\xffxxxx", 12),  // of 2 GiB
+                            std::string("\x80\x01\x00\x01\x00\x00\x00\x03ge", 10)}) {
+    std::string_view body = bytes;
+    MessageHeader header;
+    EXPECT_EQ(DecodeMessageHeader(&body, &header).code(), Code::kInvalidArgument) << testing::PrintToString(bytes);
+  }
+}
+
+TEST(ThriftCodec, AClaimedLengthAllocatesNothing) {
+  ThriftCodec codec;
+  // request { key = string of 1 GiB } in ten bytes.
+  std::string body(
+      "\x0c\x00\x02\x0b\x00\x01\x40\x00\x00\x00"
+      "abc",
+      13);
+  api::Kv_get_args get;
+  Status status = codec.Read(WireProtocol::kBinary, body, &get);
+  EXPECT_THAT(status.message(), HasSubstr("longer than the frame"));
+  EXPECT_LT(get.request.key.capacity(), 64u);
+
+  // request { keys = list of 100 million strings }
+  std::string list("\x0c\x00\x02\x0f\x00\x01\x0b\x05\xf5\xe1\x00", 11);
+  api::Kv_multiGet_args many;
+  EXPECT_THAT(codec.Read(WireProtocol::kBinary, list, &many).message(), HasSubstr("more than 16384 entries"));
+  EXPECT_EQ(many.request.keys.capacity(), 0u);
+
+  // request { ops = list of 16384 structs } in eleven bytes: within the limit on entries, and each may be one byte.
+  std::string structs("\x0c\x00\x02\x0f\x00\x01\x0c\x00\x00\x40\x00", 11);
+  api::Kv_writeBatch_args batch;
+  EXPECT_FALSE(codec.Read(WireProtocol::kBinary, structs, &batch).ok());
+}
+
+TEST(ThriftCodec, NestingIsBounded) {
+  // Field 99 of struct type, for ever: skipping must not recurse without end.
+  std::string body;
+  for (int i = 0; i < 100'000; ++i) body += std::string("\x0c\x00\x63", 3);
+  ThriftCodec codec;
+  api::Kv_get_args args;
+  EXPECT_THAT(codec.Read(WireProtocol::kBinary, body, &args).message(), HasSubstr("nested deeper"));
+}
+
+TEST(ThriftCodec, UnknownFieldsAreSkipped) {
+  auto buffer = std::make_shared<TMemoryBuffer>();
+  TBinaryProtocol protocol(buffer);
+  protocol.writeFieldBegin("later", apache::thrift::protocol::T_LIST, 9);
+  protocol.writeListBegin(apache::thrift::protocol::T_I64, 2);
+  protocol.writeI64(1);
+  protocol.writeI64(2);
+  protocol.writeListEnd();
+  api::Kv_get_args args;
+  args.request.key = "k";
+  args.write(&protocol);
+  api::Kv_get_args read;
+  ThriftCodec codec;
+  ASSERT_TRUE(codec.Read(WireProtocol::kBinary, buffer->getBufferAsString(), &read).ok());
+  EXPECT_EQ(read.request.key, "k");
+}
+
+TEST_P(EveryProtocol, ExceptionsKeepMethodAndSequence) {
+  ThriftCodec codec;
+  std::string out;
+  codec.WriteException(MessageHeader{GetParam(), apache::thrift::protocol::T_CALL, 9, "nope"},
+                       TApplicationException::UNKNOWN_METHOD, "no such thing", &out);
+  auto reply = DecodeReply<api::Kv_get_result>(std::string_view(out).substr(kFrameHeaderBytes));
+  EXPECT_EQ(reply.header.seqid, 9);
+  EXPECT_EQ(reply.exception_type, TApplicationException::UNKNOWN_METHOD);
+  EXPECT_EQ(reply.exception, "no such thing");
+}
+
+}  // namespace
+}  // namespace pando
