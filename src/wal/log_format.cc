@@ -70,7 +70,7 @@ uint64_t EncodeBatch(BatchHeader header, uint64_t seed, std::string_view records
   header.format_version = kLogFormatVersion;
   header.record_bytes = static_cast<uint32_t>(records.size());
   StoreLE(out, header);
-  std::memcpy(out + sizeof(header), records.data(), records.size());
+  if (!records.empty()) std::memcpy(out + sizeof(header), records.data(), records.size());
   const size_t bytes = sizeof(header) + records.size();
   std::memset(out + bytes, 0, BatchBytes(records.size()) - bytes);
   header.checksum = Hash64({out + kChecksumBytes, bytes - kChecksumBytes}, seed);
