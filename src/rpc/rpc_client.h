@@ -2,8 +2,9 @@
 //
 //   RpcClient client(reactor);
 //   CO_RETURN_IF_ERROR(co_await client.Connect("10.0.0.2", 7420, kSecond));
-//   Kv_get_args args; ...
-//   Result<Kv_get_result> result = co_await client.Call<Kv_get_result>("get", std::move(args), 100 * kMillisecond);
+//   api::Kv_get_args args; ...
+//   api::Kv_get_result result;
+//   CO_RETURN_IF_ERROR(co_await client.Call("get", &args, &result, 100 * kMillisecond));
 //   co_await client.Close();
 //
 // A call that passes its deadline returns kDeadline at once; its reply, should it still come, is dropped. When the
@@ -37,19 +38,20 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   ~RpcClient();  // REQUIRES: never connected, or Close has finished
 
   Task<Status> Connect(std::string host, uint16_t port, Nanos timeout_ns);
-  // `Args` and `Reply` are the generated Kv_xxx_args and Kv_xxx_result. A KvError arrives inside the reply; a
-  // TApplicationException of the server as kUnsupported.
-  template <typename Reply, typename Args>
-  Task<Result<Reply>> Call(std::string method, Args args, Nanos timeout_ns) {
+  // `Args` and `Reply` are the generated Kv_xxx_args and Kv_xxx_result (which can be neither copied nor moved); both
+  // outlive the task, and `reply` is not touched after it. A KvError arrives inside the reply; a TApplicationException
+  // of the server as kUnsupported.
+  template <typename Args, typename Reply>
+  Task<Status> Call(std::string method, const Args* args, Reply* reply, Nanos timeout_ns) {
     TypedCall<Reply> call;
     if (Status status = Admit(); !status.ok()) co_return status;
     call.client = this;
     call.seqid = next_seqid_++;
+    call.reply = reply;
     MessageHeader header{options_.protocol, apache::thrift::protocol::T_CALL, call.seqid, method};
-    codec_.Write(header, args, &out_);
+    codec_.Write(header, *args, &out_);
     co_await Wait(&call, timeout_ns);
-    if (!call.status.ok()) co_return call.status;
-    co_return std::move(call.reply);
+    co_return call.status;
   }
   // Closes and waits until every call has returned.
   Task<void> Close();
@@ -70,9 +72,9 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   };
   template <typename Reply>
   struct TypedCall final : PendingCall {
-    Reply reply;
+    Reply* reply = nullptr;
     Status Decode(ThriftCodec* codec, WireProtocol protocol, std::string_view body) override {
-      return codec->Read(protocol, body, &reply);
+      return codec->Read(protocol, body, reply);
     }
   };
   struct Expected {

@@ -1,0 +1,233 @@
+// What is refused, in which words, and how results and errors are told.
+#include "src/node/kv_requests.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "gen-cpp/pando_constants.h"
+#include "src/node/kv_errors.h"
+#include "src/node/node_options.h"
+
+namespace pando {
+namespace {
+
+using testing::HasSubstr;
+
+std::string Message(const Refusal& refusal) { return refusal ? refusal->message : ""; }
+int32_t CodeOf(const Refusal& refusal) { return refusal ? refusal->code : 0; }
+
+TEST(ApiConstants, AreThoseOfTheIdl) {
+  const auto& c = api::g_pando_constants;
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kBadRequest), c.BAD_REQUEST);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kTooLarge), c.TOO_LARGE);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kOverloaded), c.OVERLOADED);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kDeadline), c.DEADLINE);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kUnavailable), c.UNAVAILABLE);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kBadCursor), c.BAD_CURSOR);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kDiskFull), c.DISK_FULL);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kCorrupt), c.CORRUPT);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kInternal), c.INTERNAL);
+  EXPECT_EQ(static_cast<int32_t>(Applied::kNo), c.APPLIED_NO);
+  EXPECT_EQ(static_cast<int32_t>(Applied::kYes), c.APPLIED_YES);
+  EXPECT_EQ(static_cast<int32_t>(Applied::kUnknown), c.APPLIED_UNKNOWN);
+  EXPECT_EQ(static_cast<int32_t>(TtlMode::kKeep), c.TTL_KEEP);
+  EXPECT_EQ(static_cast<int32_t>(TtlMode::kSet), c.TTL_SET);
+  EXPECT_EQ(static_cast<int32_t>(TtlMode::kClear), c.TTL_CLEAR);
+}
+
+TEST(KvErrors, SayWhetherAWriteWasApplied) {
+  struct Case {
+    Code code;
+    ApiCode api;
+    Applied applied;
+    bool retryable;
+  };
+  for (const Case& c : {Case{Code::kDiskFull, ApiCode::kDiskFull, Applied::kNo, false},
+                        Case{Code::kOverloaded, ApiCode::kOverloaded, Applied::kNo, true},
+                        Case{Code::kUnavailable, ApiCode::kUnavailable, Applied::kNo, true},
+                        Case{Code::kAborted, ApiCode::kUnavailable, Applied::kUnknown, false},
+                        Case{Code::kCorruption, ApiCode::kCorrupt, Applied::kUnknown, false},
+                        Case{Code::kIoError, ApiCode::kInternal, Applied::kUnknown, false},
+                        Case{Code::kInvalidArgument, ApiCode::kBadRequest, Applied::kNo, false}}) {
+    api::KvError write = ToKvError(Status(c.code, "because"), true);
+    EXPECT_EQ(write.code, static_cast<int32_t>(c.api)) << CodeName(c.code);
+    EXPECT_EQ(write.applied, static_cast<int32_t>(c.applied)) << CodeName(c.code);
+    EXPECT_EQ(write.retryable, c.retryable) << CodeName(c.code);
+    EXPECT_EQ(write.message, "because");
+    EXPECT_EQ(write.retry_after_ms > 0, c.retryable || c.code == Code::kAborted);
+    EXPECT_EQ(ToKvError(Status(c.code, ""), false).applied, static_cast<int32_t>(Applied::kNo));
+  }
+}
+
+TEST(KvRequests, KeysAndValues) {
+  EXPECT_THAT(Message(CheckKey("")), HasSubstr("keys have 1 to 2048 bytes"));
+  EXPECT_FALSE(CheckKey(std::string(2048, 'k')));
+  EXPECT_EQ(Message(CheckKey(std::string(2049, 'k'))), "the key has 2049 bytes; the limit is 2048 (max_key_bytes)");
+  api::PutRequest put;
+  put.key = "k";
+  put.value.assign(kMaxValueBytes + 1, 'v');
+  WriteOp op;
+  Refusal refusal = ToWriteOp(put, &op);
+  EXPECT_EQ(CodeOf(refusal), api::g_pando_constants.TOO_LARGE);
+  EXPECT_EQ(Message(refusal), "the value has 1048577 bytes; the limit is 1048576 (max_value_bytes)");
+  put.key = "k";
+  put.value.assign(kMaxValueBytes, 'v');
+  EXPECT_FALSE(ToWriteOp(put, &op));
+  EXPECT_EQ(op.value.size(), kMaxValueBytes);
+}
+
+TEST(KvRequests, Ttl) {
+  api::PutRequest put;
+  put.key = "k";
+  WriteOp op;
+  put.ttl_mode = 3;
+  EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("ttl_mode is 3"));
+  put.ttl_mode = 1;
+  for (int64_t ms : {int64_t{0}, int64_t{-5}, INT64_MAX}) {
+    put.key = "k";
+    put.ttl_ms = ms;
+    EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("ttl_ms is")) << ms;
+  }
+  put.ttl_mode = 0;
+  put.ttl_ms = 5;
+  put.key = "k";
+  EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("not TTL_SET"));
+  put.ttl_mode = 1;
+  put.key = "k";
+  EXPECT_FALSE(ToWriteOp(put, &op));
+  EXPECT_EQ(op.ttl_ms, 5);
+  EXPECT_EQ(op.ttl_mode, TtlMode::kSet);
+}
+
+TEST(KvRequests, Conditions) {
+  api::RemoveRequest remove;
+  remove.key = "k";
+  remove.__isset.condition = true;
+  remove.condition.__set_version(0);
+  WriteOp op;
+  EXPECT_THAT(Message(ToWriteOp(remove, &op)), HasSubstr("versions are positive"));
+  remove.condition.__set_version(7);
+  remove.condition.__set_exists(false);
+  remove.key = "k";
+  EXPECT_THAT(Message(ToWriteOp(remove, &op)), HasSubstr("must not exist"));
+  remove.condition.__set_exists(true);
+  remove.condition.__set_value("v");
+  remove.key = "k";
+  WriteOp good;
+  EXPECT_FALSE(ToWriteOp(remove, &good));
+  EXPECT_EQ(good.condition.version, 7u);
+  EXPECT_EQ(good.condition.value, "v");
+  EXPECT_EQ(good.condition.exists, true);
+}
+
+TEST(KvRequests, Batches) {
+  api::WriteBatchRequest batch;
+  std::vector<WriteOp> ops;
+  EXPECT_FALSE(ToWriteOps(batch, &ops));
+  batch.ops.resize(kMaxBatchOps + 1);
+  EXPECT_THAT(Message(ToWriteOps(batch, &ops)), HasSubstr("1025 ops; the limit is 1024"));
+  batch.ops.resize(3);
+  for (auto& op : batch.ops) op.kind = 1, op.key = "k", op.value.assign(1u << 20, 'v');
+  EXPECT_THAT(Message(ToWriteOps(batch, &ops)), HasSubstr("3145731 bytes of keys and values; the limit is 2097152"));
+  for (auto& op : batch.ops) op.value.clear();
+  batch.ops[2].kind = 9;
+  EXPECT_THAT(Message(ToWriteOps(batch, &ops)), HasSubstr("op 2 of the batch: kind is 9"));
+  batch.ops[2].kind = 3;
+  batch.ops[2].delta = -4;
+  for (auto& op : batch.ops) op.key = "k";
+  EXPECT_FALSE(ToWriteOps(batch, &ops));
+  EXPECT_EQ(ops[2].op, RecordOp::kIncrement);
+  EXPECT_EQ(ops[2].delta, -4);
+}
+
+TEST(KvRequests, Levels) {
+  api::Context context;
+  for (int32_t level = -1; level <= 8; ++level) {
+    context.level = level;
+    EXPECT_EQ(!CheckReadContext(context), level == 0 || (level >= 4 && level <= 6)) << level;
+    EXPECT_EQ(!CheckWriteContext(context), level >= 0 && level <= 3) << level;
+    EXPECT_EQ(IsPlainRead(context), level == 0 || level == 4) << level;
+  }
+  context = {};
+  context.budget_ms = -1;
+  EXPECT_TRUE(CheckReadContext(context));
+  EXPECT_FALSE(IsPlainRead(context));
+  context = {};
+  context.client_id = "me";
+  EXPECT_THAT(Message(CheckWriteContext(context)), HasSubstr("does not remember"));
+}
+
+TEST(KvRequests, Results) {
+  WriteOp increment;
+  increment.op = RecordOp::kIncrement;
+  increment.delta = 5;
+  OpResult from;
+  from.version = 9;
+  from.number = 12;
+  api::WriteResult to;
+  EXPECT_FALSE(ToWriteResult(increment, from, &to));
+  EXPECT_TRUE(to.applied && to.__isset.number);
+  EXPECT_EQ(to.number, 12);
+
+  from.outcome = OpOutcome::kConditionFailed;
+  from.current = {true, 3, 0, "now"};
+  to = {};
+  EXPECT_FALSE(ToWriteResult(increment, from, &to));
+  EXPECT_FALSE(to.applied);
+  EXPECT_TRUE(to.__isset.current);
+  EXPECT_EQ(to.current.value, "now");
+
+  from.outcome = OpOutcome::kNotANumber;
+  from.current.value = "four";
+  EXPECT_THAT(Message(ToWriteResult(increment, from, &to)), HasSubstr("4 bytes is not a decimal"));
+  from.outcome = OpOutcome::kOverflow;
+  EXPECT_THAT(Message(ToWriteResult(increment, from, &to)), HasSubstr("cannot increment by 5"));
+}
+
+TEST(NodeOptions, AreCheckedByName) {
+  NodeOptions options;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--data_dir"));
+  options.data_dir = "d";
+  EXPECT_TRUE(CheckOptions(options).ok());
+  options.partitions = 12;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--partitions=12"));
+  options.partitions = 8;
+  options.page_bytes = 5000;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--page_bytes=5000"));
+  options.page_bytes = 0;
+  options.http_port = 70000;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--http_port=70000"));
+}
+
+TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
+  NodeOptions options;
+  for (uint64_t mb : {192, 256, 1024, 65536}) {
+    for (uint32_t reactors : {1u, 2u, 4u}) {
+      options.memory_limit_bytes = mb << 20;
+      Result<MemorySplit> split = SplitMemory(options, reactors);
+      ASSERT_TRUE(split.ok()) << split.status().ToString();
+      EXPECT_LE(split->process_bytes + split->connection_bytes + split->request_bytes + reactors * split->engine_bytes,
+                options.memory_limit_bytes);
+      EXPECT_GE(split->engine_bytes, 8u << 20);
+    }
+  }
+  options.memory_limit_bytes = 32u << 20;
+  EXPECT_THAT(SplitMemory(options, 2).status().message(),
+              HasSubstr("--memory_limit_mb=32 is too small for 2 reactors"));
+}
+
+TEST(NodeOptions, Listen) {
+  std::string host;
+  uint16_t port = 0;
+  EXPECT_TRUE(ParseListen("127.0.0.1:7420", &host, &port).ok());
+  EXPECT_EQ(host, "127.0.0.1");
+  EXPECT_EQ(port, 7420);
+  EXPECT_TRUE(ParseListen("[::1]:0", &host, &port).ok());
+  EXPECT_EQ(host, "::1");
+  for (const char* bad : {"", "7420", ":7420", "localhost:", "localhost:x", "localhost:70000", "localhost:12 "}) {
+    EXPECT_FALSE(ParseListen(bad, &host, &port).ok()) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace pando

@@ -1,0 +1,385 @@
+// The services over fake partitions on two simulated reactors, through the wire, with RpcClient.
+#include "src/node/kv_service.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "gen-cpp/pando_constants.h"
+#include "src/node/remote_partition.h"
+#include "src/rpc/rpc_client.h"
+#include "tests/support/fake_partition.h"
+#include "tests/support/rpc_harness.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/sim_reactor.h"
+
+namespace pando {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr uint32_t kPartitions = 8;
+
+class FakeControl final : public NodeControl {
+ public:
+  Task<Result<api::NodeStatus>> CollectStatus(Reactor&) override {
+    api::NodeStatus status;
+    status.verdict = "ok";
+    co_return status;
+  }
+  Task<Status> CheckpointAll(Reactor&) override { co_return Status(); }
+  std::string server_version() const override { return "test"; }
+};
+
+// A node of two reactors in one simulated machine.
+struct FakeNode {
+  explicit FakeNode(SimMachine* machine) : shared(256 << 20) {
+    store.reactors = 2;
+    store.node = Uuid{7, 8};
+    constexpr uint64_t kStep = UINT64_MAX / kPartitions + 1;
+    for (uint32_t i = 0; i < kPartitions; ++i) {
+      store.partitions.push_back({i, Uuid{1, i}, i * kStep, i * kStep + (kStep - 1)});
+      fakes.push_back(
+          std::make_unique<FakePartition>(i, machine->reactor(static_cast<int>(i % 2)), 200 * kMicrosecond));
+    }
+    for (uint32_t r = 0; r < 2; ++r) {
+      Reactor& reactor = *machine->reactor(static_cast<int>(r));
+      KvBackend& b = backends[r];
+      b.store = &store;
+      b.reactor = r;
+      b.batch_get = FakePartition::BatchGet;
+      for (uint32_t i = 0; i < kPartitions; ++i) {
+        if (i % 2 == r) {
+          b.partitions.push_back(fakes[i].get());
+        } else {
+          proxies.push_back(std::make_unique<RemotePartition>(reactor, static_cast<int>(i % 2), fakes[i].get()));
+          b.partitions.push_back(proxies.back().get());
+        }
+      }
+      servers.push_back(std::make_unique<RpcServer>(reactor, RpcOptions(), &shared));
+      services.push_back(std::make_unique<KvService>(servers[r].get(), &b, &control));
+      servers[r]->SetService(services[r].get());
+    }
+    for (KvBackend& b : backends) {
+      b.peers = {&backends[0], &backends[1]};
+      b.get_paths = {&services[0]->get_path(), &services[1]->get_path()};
+    }
+    ListenOptions listen;
+    listen.host = "10.0.0.1";
+    listen.reuse_port = false;
+    Result<uint16_t> bound = servers[0]->Listen(listen);
+    CHECK(bound.ok());
+    port = *bound;
+  }
+  Task<void> Stop() {
+    co_await servers[0]->Shutdown(kSecond);
+    co_await services[0]->Drain();
+  }
+  FakePartition& PartitionOf(const std::string& key) { return *fakes[store.PartitionOf(key)]; }
+
+  StoreInfo store;
+  FakeControl control;
+  RpcShared shared;
+  std::vector<std::unique_ptr<FakePartition>> fakes;
+  std::vector<std::unique_ptr<RemotePartition>> proxies;
+  KvBackend backends[2];
+  std::vector<std::unique_ptr<RpcServer>> servers;
+  std::vector<std::unique_ptr<KvService>> services;
+  uint16_t port = 0;
+};
+
+class KvServiceTest : public testing::TestWithParam<WireProtocol> {
+ protected:
+  KvServiceTest() : kernel_(3) {
+    SimMachine* machine = kernel_.AddMachine("10.0.0.1");
+    machine->Boot(2);
+    client_reactor_ = kernel_.AddMachine("10.0.0.2")->Boot();
+    node_ = std::make_unique<FakeNode>(machine);
+    RpcClientOptions options;
+    options.protocol = GetParam();
+    client_ = std::make_unique<RpcClient>(*client_reactor_, options);
+    CHECK(Await(client_->Connect("10.0.0.1", node_->port, kSecond)).ok());
+    server_reactor_ = machine->reactor(0);
+  }
+  void TearDown() override {
+    Await(client_->Close());
+    Await(*server_reactor_, node_->Stop());
+    EXPECT_LE(node_->shared.memory.used_bytes(), 2 * BudgetAccount::kChunkBytes);
+  }
+  template <typename T>
+  T Await(SimReactor& reactor, Task<T> task) {
+    auto result = kernel_.RunTask(reactor, std::move(task));
+    CHECK(result.has_value());
+    if constexpr (!std::is_void_v<T>) return *std::move(result);
+  }
+  template <typename T>
+  T Await(Task<T> task) {
+    return Await(*client_reactor_, std::move(task));
+  }
+  // The generated result structs can be neither copied nor moved.
+  template <typename Reply, typename Args>
+  std::unique_ptr<Reply> CallFor(const std::string& method, const Args& args) {
+    auto reply = std::make_unique<Reply>();
+    Status status = Await(client_->Call(method, &args, reply.get(), 10 * kSecond));
+    CHECK(status.ok()) << status.ToString();
+    return reply;
+  }
+  api::WriteResult Put(const std::string& key, const std::string& value) {
+    api::Kv_put_args args;
+    args.request.key = key;
+    args.request.value = value;
+    auto reply = CallFor<api::Kv_put_result>("put", args);
+    EXPECT_TRUE(reply->__isset.success) << reply->error.message;
+    return reply->success;
+  }
+  std::unique_ptr<api::Kv_get_result> Get(const std::string& key) {
+    api::Kv_get_args args;
+    args.request.key = key;
+    return CallFor<api::Kv_get_result>("get", args);
+  }
+
+  SimKernel kernel_;
+  SimReactor* client_reactor_;
+  SimReactor* server_reactor_;
+  std::unique_ptr<FakeNode> node_;
+  std::unique_ptr<RpcClient> client_;
+};
+INSTANTIATE_TEST_SUITE_P(Wire, KvServiceTest, testing::Values(WireProtocol::kBinary, WireProtocol::kCompact));
+
+TEST_P(KvServiceTest, GetsFromEveryPartitionWarmAndCold) {
+  for (int i = 0; i < 100; ++i) {
+    std::string key = "key" + std::to_string(i);
+    api::WriteResult put = Put(key, "value" + std::to_string(i));
+    EXPECT_TRUE(put.applied);
+    EXPECT_FALSE(put.existed);
+    if (i % 3 == 0) node_->PartitionOf(key).cold.insert(key);
+  }
+  for (int i = 0; i < 100; ++i) {
+    auto got = Get("key" + std::to_string(i));
+    EXPECT_TRUE(got->__isset.success && got->success.found) << i;
+    EXPECT_EQ(got->success.value, "value" + std::to_string(i));
+    EXPECT_GT(got->success.version, 0);
+  }
+  auto missing = Get("nothing");
+  EXPECT_TRUE(missing->__isset.success);
+  EXPECT_FALSE(missing->success.found);
+  EXPECT_GT(node_->services[0]->get_path().metrics().remote_total.value(), 20u);
+  EXPECT_GT(node_->services[1]->get_path().metrics().gets_total.value(), 20u);
+}
+
+TEST_P(KvServiceTest, BadGetsNameTheLimit) {
+  EXPECT_THAT(Get("")->error.message, HasSubstr("1 to 2048 bytes"));
+  EXPECT_THAT(Get(std::string(2049, 'k'))->error.message, HasSubstr("2049 bytes; the limit is 2048"));
+  api::Kv_get_args args;
+  args.request.key = "k";
+  args.context.level = 2;
+  EXPECT_THAT(CallFor<api::Kv_get_result>("get", args)->error.message, HasSubstr("level 2 is for writes"));
+}
+
+TEST_P(KvServiceTest, FailuresOfPartitionsAreTold) {
+  Put("k", "v");
+  node_->PartitionOf("k").failure = Status(Code::kCorruption, "partition-1/data: block 9 is damaged");
+  auto got = Get("k");
+  EXPECT_EQ(got->error.code, api::g_pando_constants.CORRUPT);
+  EXPECT_THAT(got->error.message, HasSubstr("block 9"));
+  node_->PartitionOf("k").failure = Status(Code::kDiskFull, "no space");
+  api::Kv_put_args args;
+  args.request.key = "k";
+  auto put = CallFor<api::Kv_put_result>("put", args);
+  EXPECT_EQ(put->error.code, api::g_pando_constants.DISK_FULL);
+  EXPECT_EQ(put->error.applied, api::g_pando_constants.APPLIED_NO);
+}
+
+TEST_P(KvServiceTest, ConditionsRemovesAndIncrements) {
+  api::WriteResult first = Put("k", "one");
+  api::Kv_put_args put;
+  put.request.key = "k";
+  put.request.value = "two";
+  put.request.__isset.condition = true;
+  put.request.condition.__set_version(first.version + 100);
+  auto failed = CallFor<api::Kv_put_result>("put", put)->success;
+  EXPECT_FALSE(failed.applied);
+  EXPECT_EQ(failed.current.value, "one");
+  put.request.condition.__set_version(first.version);
+  EXPECT_TRUE(CallFor<api::Kv_put_result>("put", put)->success.applied);
+
+  api::Kv_increment_args increment;
+  increment.request.key = "n";
+  increment.request.delta = 5;
+  EXPECT_EQ(CallFor<api::Kv_increment_result>("increment", increment)->success.number, 5);
+  increment.request.delta = -7;
+  EXPECT_EQ(CallFor<api::Kv_increment_result>("increment", increment)->success.number, -2);
+  increment.request.key = "k";
+  auto not_a_number = CallFor<api::Kv_increment_result>("increment", increment);
+  EXPECT_EQ(not_a_number->error.code, api::g_pando_constants.BAD_REQUEST);
+  EXPECT_EQ(not_a_number->error.applied, api::g_pando_constants.APPLIED_NO);
+
+  api::Kv_remove_args remove;
+  remove.request.key = "k";
+  EXPECT_TRUE(CallFor<api::Kv_remove_result>("remove", remove)->success.existed);
+  EXPECT_FALSE(CallFor<api::Kv_remove_result>("remove", remove)->success.existed);
+}
+
+TEST_P(KvServiceTest, BatchesReportEachOpInOrder) {
+  Put("b", "not a number");
+  api::Kv_writeBatch_args args;
+  for (int i = 0; i < 50; ++i) {
+    api::WriteOp op;
+    op.kind = 1;
+    op.key = "batch" + std::to_string(i);
+    op.value = std::to_string(i);
+    args.request.ops.push_back(op);
+  }
+  args.request.ops[7].kind = 3;
+  args.request.ops[7].key = "b";
+  args.request.ops[9].kind = 2;
+  node_->PartitionOf("batch3").failure = Status(Code::kOverloaded, "the log is full");
+  auto reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
+  ASSERT_EQ(reply.results.size(), 50u);
+  for (size_t i = 0; i < 50; ++i) {
+    const std::string& key = args.request.ops[i].key;
+    const api::WriteResult& result = reply.results[i];
+    if (!node_->PartitionOf(key).failure.ok()) {
+      EXPECT_EQ(result.error.code, api::g_pando_constants.OVERLOADED) << i;
+      EXPECT_TRUE(result.error.retryable);
+    } else if (i == 7) {
+      EXPECT_THAT(result.error.message, HasSubstr("not a decimal"));
+    } else {
+      EXPECT_TRUE(result.applied) << i;
+      if (i != 9) {
+        EXPECT_EQ(node_->PartitionOf(key).records[key].value, std::to_string(i));
+      }
+    }
+  }
+}
+
+TEST_P(KvServiceTest, MultiGetKeepsOrderAndBounds) {
+  api::Kv_multiGet_args args;
+  for (int i = 0; i < 200; ++i) {
+    std::string key = "m" + std::to_string(i);
+    if (i % 4 != 0) node_->PartitionOf(key).records[key] = {true, 5, 0, "v" + std::to_string(i)};
+    if (i % 5 == 0) node_->PartitionOf(key).cold.insert(key);
+    args.request.keys.push_back(key);
+  }
+  auto items = CallFor<api::Kv_multiGet_result>("multiGet", args)->success.items;
+  ASSERT_EQ(items.size(), 200u);
+  for (size_t i = 0; i < 200; ++i) {
+    EXPECT_EQ(items[i].record.found, i % 4 != 0) << i;
+    if (i % 4 != 0) {
+      EXPECT_EQ(items[i].record.value, "v" + std::to_string(i));
+    }
+  }
+  // More than a frame can carry: as much as fits, the rest is refused key by key.
+  args.request.keys.clear();
+  for (int i = 0; i < 20; ++i) {
+    std::string key = "large" + std::to_string(i);
+    node_->PartitionOf(key).records[key] = {true, 5, 0, std::string(kMaxValueBytes / 2, 'x')};
+    if (i % 2 == 0) node_->PartitionOf(key).cold.insert(key);
+    args.request.keys.push_back(key);
+  }
+  items = CallFor<api::Kv_multiGet_result>("multiGet", args)->success.items;
+  int found = 0;
+  for (auto& item : items) {
+    found += item.record.found;
+    EXPECT_NE(item.record.found, item.__isset.error);
+    if (item.__isset.error) {
+      EXPECT_EQ(item.error.code, api::g_pando_constants.OVERLOADED);
+    }
+  }
+  EXPECT_EQ(found, 7);  // 3.5 MiB
+  args.request.keys.assign(1025, "k");
+  EXPECT_THAT(CallFor<api::Kv_multiGet_result>("multiGet", args)->error.message,
+              HasSubstr("1025 keys; the limit is 1024"));
+}
+
+TEST_P(KvServiceTest, ScansAndCountsOverAllPartitionsAndWithinATag) {
+  for (int i = 0; i < 300; ++i) {
+    Put(fmt::format("s{:04}", i), "v" + std::to_string(i));
+    Put(fmt::format("{{tag}}/{:04}", i), "t");
+  }
+  api::Kv_scan_args args;
+  args.request.prefix = "s";
+  args.request.limit_rows = 70;
+  std::vector<std::string> keys;
+  do {
+    auto reply = CallFor<api::Kv_scan_result>("scan", args)->success;
+    for (auto& row : reply.rows) keys.push_back(row.key);
+    args.request.cursor = reply.cursor;
+  } while (!args.request.cursor.empty());
+  ASSERT_EQ(keys.size(), 300u);
+  for (int i = 0; i < 300; ++i) EXPECT_EQ(keys[static_cast<size_t>(i)], fmt::format("s{:04}", i));
+
+  uint64_t before = 0, after = 0;
+  for (auto& fake : node_->fakes) before += fake->scans;
+  args.request = {};
+  args.request.prefix = "{tag}";
+  EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", args)->success.rows.size(), 300u);
+  for (auto& fake : node_->fakes) after += fake->scans;
+  EXPECT_EQ(after - before, 1u) << "a scan inside one tag asks one partition";
+
+  api::Kv_count_args count;
+  EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->success.count, 600);
+  count.request.prefix = "{tag}";
+  EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->success.count, 300);
+  count.request.prefix = "";
+  count.request.start_key = "s0100";
+  count.request.end_key = "s0150";
+  EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->success.count, 50);
+}
+
+TEST_P(KvServiceTest, BadScans) {
+  api::Kv_scan_args args;
+  args.request.cursor = "nonsense";
+  auto reply = CallFor<api::Kv_scan_result>("scan", args);
+  EXPECT_EQ(reply->error.code, api::g_pando_constants.BAD_CURSOR);
+  args.request = {};
+  args.request.limit_rows = -1;
+  EXPECT_THAT(CallFor<api::Kv_scan_result>("scan", args)->error.message, HasSubstr("limit_rows is -1"));
+  args.request = {};
+  args.request.start_key.assign(3000, 'x');
+  EXPECT_THAT(CallFor<api::Kv_scan_result>("scan", args)->error.message, HasSubstr("3000 bytes; the limit is 2048"));
+  args.request = {};
+  args.request.snapshot = "s";
+  EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", args)->error.code, api::g_pando_constants.BAD_REQUEST);
+}
+
+TEST_P(KvServiceTest, HelloPublishesLimits) {
+  auto hello = CallFor<api::Kv_hello_result>("hello", api::Kv_hello_args())->success;
+  EXPECT_EQ(hello.partitions, static_cast<int32_t>(kPartitions));
+  EXPECT_EQ(hello.limits.max_key_bytes, 2048);
+  EXPECT_EQ(hello.limits.max_frame_bytes, 4 << 20);
+  EXPECT_EQ(hello.node_id, "00000000-0000-0007-0000-000000000008");
+  EXPECT_EQ(CallFor<api::Admin_status_result>("status", api::Admin_status_args())->success.verdict, "ok");
+  EXPECT_EQ(CallFor<api::Admin_checkpoint_result>("checkpoint", api::Admin_checkpoint_args())->success.partitions,
+            static_cast<int32_t>(kPartitions));
+}
+
+TEST(GetReply, EqualsTheGeneratedCode) {
+  struct Case {
+    int32_t seqid;
+    bool found;
+    std::string value;
+    Version version;
+    int64_t expires;
+  };
+  for (const Case& c :
+       {Case{0, false, "", 0, 0}, Case{1, true, "v", 1, 0}, Case{-5, true, std::string(1 << 20, 'x'), 77, 9},
+        Case{INT32_MAX, true, std::string("\0\xff", 2), UINT64_MAX >> 1, INT64_MAX}}) {
+    api::Kv_get_result result;
+    result.__isset.success = true;
+    result.success.found = c.found;
+    result.success.value = c.value;
+    result.success.version = static_cast<int64_t>(c.version);
+    result.success.expires_at_ms = c.expires;
+    ThriftCodec codec;
+    std::string generated = "before", by_hand = "before";
+    codec.Write(MessageHeader{WireProtocol::kBinary, apache::thrift::protocol::T_REPLY, c.seqid, "get"}, result,
+                &generated);
+    AppendGetReply(c.seqid, c.found, c.value, c.version, c.expires, &by_hand);
+    EXPECT_TRUE(generated == by_hand) << c.value.size();
+  }
+}
+
+}  // namespace
+}  // namespace pando

@@ -1,0 +1,158 @@
+// Merged scans against one std::map of everything: random partitions, ranges, limits, cursors.
+#include "src/node/merge_scan.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "src/base/hash.h"
+#include "src/io/call_on.h"
+#include "tests/support/fake_partition.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/sim_reactor.h"
+
+namespace pando {
+namespace {
+
+TEST(FirstShare, IsTheExpectedShareWithRoomForChance) {
+  EXPECT_EQ(FirstShare(100, 1, 1), 100u);  // never more than the whole
+  EXPECT_EQ(FirstShare(1600, 16, 1), 130u);
+  EXPECT_EQ(FirstShare(1, 16, 1), 1u);
+  EXPECT_EQ(FirstShare(0, 16, 1), 1u);
+}
+
+class MergeScanModel : public testing::TestWithParam<uint64_t> {
+ protected:
+  MergeScanModel() : kernel_(GetParam()), random_(GetParam()) { reactor_ = kernel_.AddMachine()->Boot(); }
+
+  size_t Pick(size_t n) { return random_() % n; }
+  std::string RandomKey() {
+    std::string key;
+    static const std::string kAlphabet("ab{}\0\xff", 6);
+    for (size_t n = 1 + Pick(6); n > 0; --n) key += kAlphabet[Pick(kAlphabet.size())];
+    return key;
+  }
+  std::string RandomBound() { return Pick(3) == 0 ? std::string() : RandomKey(); }
+
+  template <typename T>
+  T Await(Task<T> task) {
+    auto result = kernel_.RunTask(*reactor_, std::move(task));
+    CHECK(result.has_value());
+    return *std::move(result);
+  }
+
+  void Fill(size_t partitions, size_t records) {
+    fakes_.clear();
+    partitions_.clear();
+    model_.clear();
+    for (uint32_t i = 0; i < partitions; ++i) {
+      fakes_.push_back(std::make_unique<FakePartition>(i, reactor_, Pick(2) * kMillisecond));
+      partitions_.push_back(fakes_.back().get());
+    }
+    for (size_t i = 0; i < records; ++i) {
+      std::string key = RandomKey();
+      ReadResult record{true, i + 1, 0, std::string(Pick(40), 'v')};
+      // Sometimes one partition holds nearly everything.
+      size_t owner = Pick(4) == 0 ? 0 : HashId(key) % partitions;
+      for (auto& fake : fakes_) fake->records.erase(key);
+      fakes_[owner]->records[key] = record;
+      model_[key] = record;
+    }
+  }
+
+  // Walks the whole range page by page; checks every page's limits.
+  std::vector<std::pair<std::string, std::string>> Walk(api::ScanRequest request, size_t max_rows, size_t max_bytes) {
+    std::vector<std::pair<std::string, std::string>> rows;
+    for (int pages = 0; pages < 10'000; ++pages) {
+      Result<ScanRange> range = ScanRange::Of(request);
+      CHECK(range.ok()) << range.status().ToString();
+      MergeScanSpec spec;
+      spec.range = *std::move(range);
+      spec.keys_only = request.keys_only;
+      spec.max_rows = max_rows;
+      spec.max_bytes = max_bytes;
+      Result<ScanPage> page = Await(MergeScan(partitions_, spec));
+      CHECK(page.ok());
+      EXPECT_LE(page->rows.size(), max_rows);
+      size_t bytes = 0;
+      for (size_t i = 0; i < page->rows.size(); ++i) {
+        EXPECT_LT(bytes, max_bytes) << "a row behind the one that reached the limit";
+        bytes += page->rows[i].key.size() + page->rows[i].value.size();
+        rows.emplace_back(page->rows[i].key, page->rows[i].value);
+      }
+      if (page->exhausted) return rows;
+      if (page->rows.empty()) ADD_FAILURE() << "an empty page that is not the last";
+      request.cursor = EncodeCursor(request, page->rows.back().key);
+    }
+    ADD_FAILURE() << "the scan does not end";
+    return rows;
+  }
+
+  std::vector<std::pair<std::string, std::string>> Expected(const api::ScanRequest& request) {
+    std::vector<std::pair<std::string, std::string>> rows;
+    for (const auto& [key, record] : model_) {
+      if (key < request.start_key || (!request.end_key.empty() && key >= request.end_key)) continue;
+      if (!key.starts_with(request.prefix)) continue;
+      rows.emplace_back(key, request.keys_only ? "" : record.value);
+    }
+    if (request.reverse) std::reverse(rows.begin(), rows.end());
+    return rows;
+  }
+
+  SimKernel kernel_;
+  std::mt19937_64 random_;
+  SimReactor* reactor_;
+  std::vector<std::unique_ptr<FakePartition>> fakes_;
+  std::vector<Partition*> partitions_;
+  std::map<std::string, ReadResult> model_;
+};
+INSTANTIATE_TEST_SUITE_P(Seeds, MergeScanModel, testing::Range<uint64_t>(1, 9));
+
+TEST_P(MergeScanModel, EqualsOneMap) {
+  for (int round = 0; round < 40; ++round) {
+    Fill(1 + Pick(16), Pick(400));
+    api::ScanRequest request;
+    request.start_key = RandomBound();
+    request.end_key = RandomBound();
+    if (Pick(2) == 0) request.prefix = RandomKey().substr(0, 1 + Pick(2));
+    request.reverse = Pick(2) == 0;
+    request.keys_only = Pick(3) == 0;
+    size_t max_rows = 1 + Pick(60), max_bytes = 1 + Pick(2000);
+    ASSERT_EQ(Walk(request, max_rows, max_bytes), Expected(request)) << "seed " << GetParam() << " round " << round;
+
+    ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, false);
+    Result<uint64_t> count = Await(MergeCount(partitions_, range));
+    ASSERT_TRUE(count.ok());
+    ASSERT_EQ(*count, Expected(request).size()) << "seed " << GetParam() << " round " << round;
+  }
+}
+
+TEST_P(MergeScanModel, AsksEvenPartitionsOnce) {
+  Fill(16, 0);
+  for (int i = 0; i < 20'000; ++i) {
+    std::string key = fmt::format("key{:06}", i);
+    fakes_[HashId(key) % 16]->records[key] = {true, 1, 0, "v"};
+  }
+  MergeScanSpec spec;
+  spec.max_rows = 1000;
+  Result<ScanPage> page = Await(MergeScan(partitions_, spec));
+  ASSERT_TRUE(page.ok());
+  EXPECT_EQ(page->rows.size(), 1000u);
+  uint64_t scans = 0;
+  for (auto& fake : fakes_) scans += fake->scans;
+  EXPECT_LE(scans, 18u) << "the first share is too small";
+}
+
+TEST_P(MergeScanModel, OneFailingPartitionFailsTheScan) {
+  Fill(4, 100);
+  fakes_[2]->failure = Status(Code::kCorruption, "partition-2/data: block 7 is damaged");
+  MergeScanSpec spec;
+  Result<ScanPage> page = Await(MergeScan(partitions_, spec));
+  EXPECT_EQ(page.code(), Code::kCorruption);
+  EXPECT_EQ(Await(MergeCount(partitions_, ScanRange())).code(), Code::kCorruption);
+}
+
+}  // namespace
+}  // namespace pando

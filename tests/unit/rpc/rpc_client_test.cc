@@ -1,0 +1,204 @@
+// The client against a real server and against one that misbehaves, on the simulated kernel.
+#include "src/rpc/rpc_client.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "gen-cpp/Kv.h"
+#include "tests/support/rpc_harness.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/sim_reactor.h"
+
+namespace pando {
+namespace {
+
+using testing::HasSubstr;
+
+// Answers every frame with what `answer` makes of it; an empty answer is silence.
+class ScriptedServer final : public AcceptHandler, private ConnectionHandler {
+ public:
+  using Answer = std::string (*)(std::string_view frame, int count);
+  ScriptedServer(Reactor& reactor, Answer answer) : answer_(answer) {
+    ListenOptions listen;
+    listen.host = "10.0.0.1";
+    Result<uint16_t> bound = reactor.Listen(listen, this);
+    CHECK(bound.ok());
+    port = *bound;
+  }
+  uint16_t port = 0;
+
+ private:
+  void OnAccept(Connection* connection) override {
+    connection_ = connection;
+    connection->SetHandler(this);
+  }
+  void OnData(std::span<const char> bytes) override {
+    in_.append(bytes.data(), bytes.size());
+    while (in_.size() >= 4) {
+      size_t whole = 4 + __builtin_bswap32(LoadLE<uint32_t>(in_.data()));
+      if (in_.size() < whole) break;
+      std::string out = answer_(std::string_view(in_).substr(4, whole - 4), count_++);
+      in_.erase(0, whole);
+      if (out == "close") return connection_->Close(true);
+      if (!out.empty()) connection_->Send(&out);
+    }
+  }
+  void OnSent() override {}
+  void OnClosed(const Status&) override {}
+  Connection* connection_ = nullptr;
+  std::string in_;
+  int count_ = 0;
+  const Answer answer_;
+};
+
+std::string Echo(std::string_view frame, int) {
+  MessageHeader header;
+  CHECK(DecodeMessageHeader(&frame, &header).ok());
+  ThriftCodec codec;
+  api::Kv_get_args args;
+  CHECK(codec.Read(header.protocol, frame, &args).ok());
+  api::Kv_get_result result;
+  result.success.value = args.request.key;
+  result.__isset.success = true;
+  header.type = apache::thrift::protocol::T_REPLY;
+  std::string out;
+  codec.Write(header, result, &out);
+  return out;
+}
+
+struct Outcome {
+  Status status;
+  std::string value;
+};
+Task<void> GetInto(RpcClient* client, std::string key, Nanos timeout_ns, Outcome* outcome) {
+  api::Kv_get_args args;
+  api::Kv_get_result result;
+  args.request.key = std::move(key);
+  outcome->status = co_await client->Call("get", &args, &result, timeout_ns);
+  outcome->value = result.success.value;
+}
+
+class RpcClientTest : public testing::Test {
+ protected:
+  RpcClientTest() : kernel_(5) {
+    server_ = kernel_.AddMachine("10.0.0.1")->Boot();
+    client_ = kernel_.AddMachine("10.0.0.2")->Boot();
+  }
+  // `count` pipelined calls; the outcomes in order.
+  static Task<std::vector<Outcome>> CallMany(Reactor* reactor, uint16_t port, int count, Nanos timeout_ns,
+                                             RpcClientOptions options) {
+    std::vector<Outcome> outcomes(static_cast<size_t>(count));
+    RpcClient client(*reactor, options);
+    Status connected = co_await client.Connect("10.0.0.1", port, kSecond);
+    EXPECT_TRUE(connected.ok()) << connected.ToString();
+    TaskGroup calls;
+    for (int i = 0; i < count; ++i) {
+      calls.Spawn(GetInto(&client, "key" + std::to_string(i), timeout_ns, &outcomes[static_cast<size_t>(i)]));
+    }
+    co_await calls.Drain();
+    co_await client.Close();
+    co_return outcomes;
+  }
+  std::vector<Outcome> Many(ScriptedServer::Answer answer, int count, Nanos timeout_ns = kSecond,
+                            RpcClientOptions options = {}) {
+    auto server = std::make_shared<ScriptedServer>(*server_, answer);
+    servers_.push_back(server);
+    auto outcomes = kernel_.RunTask(*client_, CallMany(client_, server->port, count, timeout_ns, options));
+    CHECK(outcomes.has_value());
+    return *outcomes;
+  }
+
+  SimKernel kernel_;
+  SimReactor* server_;
+  SimReactor* client_;
+  std::vector<std::shared_ptr<ScriptedServer>> servers_;
+};
+
+TEST_F(RpcClientTest, PipelinesInBothProtocols) {
+  for (WireProtocol protocol : {WireProtocol::kBinary, WireProtocol::kCompact}) {
+    RpcClientOptions options;
+    options.protocol = protocol;
+    std::vector<Outcome> outcomes = Many(Echo, 200, kSecond, options);
+    for (size_t i = 0; i < outcomes.size(); ++i) EXPECT_EQ(outcomes[i].value, "key" + std::to_string(i));
+  }
+}
+
+TEST_F(RpcClientTest, ALateReplyIsDroppedAndTheNextOneStillFits) {
+  // The first call is never answered in time; its answer comes together with the second one's.
+  static std::string held;
+  std::vector<Outcome> outcomes = Many(
+      [](std::string_view frame, int count) -> std::string {
+        if (count == 0) return held = Echo(frame, 0), "";
+        return held + Echo(frame, 0);
+      },
+      1, 10 * kMillisecond);
+  EXPECT_EQ(outcomes[0].status.code(), Code::kDeadline);
+  outcomes =
+      Many([](std::string_view frame, int count) { return count == 2 ? "" : Echo(frame, 0); }, 3, 10 * kMillisecond);
+  EXPECT_TRUE(outcomes[0].status.ok());
+  EXPECT_TRUE(outcomes[1].status.ok());
+  EXPECT_EQ(outcomes[2].status.code(), Code::kDeadline);
+}
+
+TEST_F(RpcClientTest, ABrokenConnectionFailsEveryCall) {
+  std::vector<Outcome> outcomes =
+      Many([](std::string_view frame, int count) { return count == 2 ? "close" : Echo(frame, 0); }, 5);
+  for (size_t i = 2; i < 5; ++i) {
+    EXPECT_EQ(outcomes[i].status.code(), Code::kAborted) << i;
+    EXPECT_THAT(outcomes[i].status.message(), HasSubstr("unknown"));
+  }
+}
+
+TEST_F(RpcClientTest, WrongSequenceIdsAndNonsenseEndTheConnection) {
+  auto wrong = [](std::string_view frame, int) {
+    std::string out = Echo(frame, 0);
+    out[4 + 4 + 4 + 3 + 3] = 99;  // the last byte of the sequence id
+    return out;
+  };
+  EXPECT_EQ(Many(wrong, 1)[0].status.code(), Code::kAborted);
+  EXPECT_EQ(Many([](std::string_view, int) { return std::string("\0\0\0\4abcd", 8); }, 1)[0].status.code(),
+            Code::kAborted);
+  EXPECT_EQ(Many([](std::string_view, int) { return std::string("\x7f\0\0\4abcd", 8); }, 1)[0].status.code(),
+            Code::kAborted);
+}
+
+TEST_F(RpcClientTest, ServerExceptionsAndLimits) {
+  auto refuse = [](std::string_view frame, int) {
+    MessageHeader header;
+    CHECK(DecodeMessageHeader(&frame, &header).ok());
+    ThriftCodec codec;
+    std::string out;
+    codec.WriteException(header, TApplicationException::UNKNOWN_METHOD, "what is get?", &out);
+    return out;
+  };
+  std::vector<Outcome> outcomes = Many(refuse, 1);
+  EXPECT_EQ(outcomes[0].status.code(), Code::kUnsupported);
+  EXPECT_THAT(outcomes[0].status.message(), HasSubstr("what is get?"));
+
+  RpcClientOptions options;
+  options.max_calls = 3;
+  outcomes = Many(Echo, 5, kSecond, options);
+  EXPECT_EQ(outcomes[2].status.code(), Code::kOk);
+  EXPECT_EQ(outcomes[3].status.code(), Code::kOverloaded);
+}
+
+TEST_F(RpcClientTest, CallsWithoutAConnectionFail) {
+  struct Body {
+    static Task<Status> Run(Reactor* reactor) {
+      RpcClient client(*reactor);
+      Outcome outcome;
+      co_await GetInto(&client, "k", kSecond, &outcome);
+      EXPECT_EQ(outcome.status.code(), Code::kUnavailable);
+      Status refused = co_await client.Connect("10.0.0.1", 9, kSecond);
+      co_return refused;
+    }
+  };
+  auto refused = kernel_.RunTask(*client_, Body::Run(client_));
+  ASSERT_TRUE(refused.has_value());
+  EXPECT_FALSE(refused->ok());
+}
+
+}  // namespace
+}  // namespace pando
