@@ -1,0 +1,82 @@
+#!/usr/bin/python3
+"""./dev up and ./dev down as a newcomer would use them: real input, kill -9 in between, and a clean end."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import time
+
+from node_process import BIN_DIR, ROOT, run_kvadmin, temporary_directory
+
+
+class Dev:
+    def __init__(self, run_dir):
+        self.run_dir = run_dir
+        self.environment = dict(os.environ, PANDO_BIN_DIR=str(BIN_DIR), PANDO_RUN_DIR=str(run_dir),
+                                PANDO_LISTEN="127.0.0.1:0", PANDO_HTTP_PORT="0")
+
+    def run(self, command):
+        done = subprocess.run([ROOT / "dev", command], env=self.environment, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, f"./dev {command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def pid(self):
+        return int((self.run_dir / "kvnode.pid").read_text())
+
+
+def wait_gone(pid):
+    deadline = time.monotonic() + 30
+    while pathlib.Path(f"/proc/{pid}").exists() and "Z" not in process_state(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.02)
+
+
+def process_state(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "Z"
+
+
+def last_count(output):
+    """What `kvadmin count`, the last command ./dev up shows, printed."""
+    return int(output.split("kvadmin count\n")[1].split()[0])
+
+
+def packages_known_to_apt():
+    index = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True, errors="replace").stdout
+    return len({line for line in index.splitlines() if line.startswith("Package: ")})
+
+
+def main():
+    run_dir = temporary_directory("dev-up")
+    dev = Dev(run_dir)
+    try:
+        output = dev.run("up")
+        assert last_count(output) == packages_known_to_apt(), output[-2000:]
+        assert "\nPackage: bash\n" in output and "libthrift-dev\n" in output, "no get or no scan is shown"
+        pid = dev.pid()
+
+        assert "already up" in dev.run("up")
+        assert dev.pid() == pid, "a second node was started"
+
+        os.kill(pid, signal.SIGKILL)
+        wait_gone(pid)
+        again = dev.run("up")
+        assert last_count(again) == last_count(output), "records were lost by kill -9"
+        pid = dev.pid()
+
+        assert f"stopped (pid {pid})" in dev.run("down")
+        wait_gone(pid)
+        assert "nothing is up" in dev.run("down")
+        run_kvadmin("check", run_dir / "data")
+    finally:
+        dev.run("down")
+    shutil.rmtree(run_dir)
+
+
+if __name__ == "__main__":
+    main()
