@@ -28,7 +28,11 @@ Result<int> MakeSocket(const SocketAddress& address) {
   int fd = socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return ErrnoError(errno, "make a socket for {}", address.ToString());
   int one = 1;
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);  // accepted sockets inherit it
+  // Accepted sockets inherit both.
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  // A congestion controller that paces (BBR) arms a timer for nearly every request and reply. Over loopback there is no
+  // path to be gentle with; everywhere else the system's choice stands.
+  if (address.IsLoopback()) setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
   return fd;
 }
 
@@ -179,9 +183,6 @@ Result<uint16_t> UringNetwork::Listen(const ListenOptions& options, AcceptHandle
   int one = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (options.reuse_port) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
-  // A congestion controller that paces (BBR) arms a timer for nearly every reply. Over loopback there is no path to be
-  // gentle with; everywhere else the system's choice stands. Accepted sockets inherit it.
-  if (address.IsLoopback()) setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
   if (bind(fd, address.get(), address.length) != 0 || listen(fd, options.backlog) != 0) {
     Status status = errno == EADDRINUSE ? Error(Code::kAlreadyExists,
                                                 "cannot listen on {}: another process uses this port; stop it or "
