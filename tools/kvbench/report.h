@@ -25,6 +25,9 @@ struct Measurement {
   double server_cpu_s = 0, generator_cpu_s = 0;
 
   double ops_per_s() const { return seconds > 0 ? static_cast<double>(ops) / seconds : 0; }
+  // What the server could do with a core of its own: hardly moves when other processes take part of the machine.
+  // 0 for a server that kvbench did not start.
+  double ops_per_server_cpu_s() const { return server_cpu_s > 0 ? static_cast<double>(ops) / server_cpu_s : 0; }
 };
 
 nlohmann::json ToJson(const Measurement& measurement);

@@ -81,7 +81,7 @@ Status MeasureCase(const CompareCommand& c, const Case& what, const Pair& pair, 
 }
 
 std::string RenderComparison(const CompareCommand& c, const std::vector<Measurement>& all) {
-  tools::Table table({"workload", "pando ops/s", "redis ops/s", "ratio", "target", "pando p99 us", "redis p99 us",
+  tools::Table table({"workload", "pando ops/s", "redis ops/s", "ratio", "target", "ratio per cpu", "pando p99 us", "redis p99 us",
                       "pando p99.9 us", "redis p99.9 us", "runs"});
   for (const Case& what : kCases) {
     if (!Wanted(c, what)) continue;
@@ -93,11 +93,14 @@ std::string RenderComparison(const CompareCommand& c, const std::vector<Measurem
       return Median(std::move(values));
     };
     auto rate = [](const Measurement& m) { return m.ops_per_s(); };
+    auto per_cpu = [](const Measurement& m) { return m.ops_per_server_cpu_s(); };
     auto p99 = [](const Measurement& m) { return m.p99_us; };
     auto p999 = [](const Measurement& m) { return m.p999_us; };
     double pando = median("pando", rate), redis = median("redis", rate);
+    double pando_per_cpu = median("pando", per_cpu), redis_per_cpu = median("redis", per_cpu);
     table.Row({what.name, fmt::format("{:.0f}", pando), fmt::format("{:.0f}", redis),
                fmt::format("{:.2f}", redis > 0 ? pando / redis : 0), fmt::format("{:.1f}", what.target),
+               fmt::format("{:.2f}", redis_per_cpu > 0 ? pando_per_cpu / redis_per_cpu : 0),
                fmt::format("{:.0f}", median("pando", p99)), fmt::format("{:.0f}", median("redis", p99)),
                fmt::format("{:.0f}", median("pando", p999)), fmt::format("{:.0f}", median("redis", p999)),
                std::to_string(c.repeat)});
