@@ -21,9 +21,9 @@ Task<Status> Tree::CreateEmpty() {
 }
 
 Task<Status> Tree::OpenRoot(ChildRef root, uint8_t level, Generation generation, uint64_t next_page_id) {
-  Result<PagePin> pin = co_await pool_.Load(this, root, level);
-  if (!pin.ok()) co_return pin.TakeStatus();
-  root_ = pin->frame();
+  PagePin pin;
+  while (!pin) CO_RETURN_IF_ERROR(co_await Fetch(root, level, {&pin, 1}));
+  root_ = pin.frame();
   root_->attached = true;
   generation_ = generation;
   next_page_id_ = next_page_id;
@@ -101,8 +101,21 @@ std::optional<FoundRecord> Tree::FindInLeaf(Frame* leaf, std::string_view key) {
 
 // -- fetching --------------------------------------------------------------------------------------------------------
 
+Task<Status> Tree::Fetch(ChildRef missing, uint8_t level, std::span<PagePin> keep, size_t slot) {
+  Result<PagePin> pin = co_await pool_.Load(this, missing, level);
+  if (pin.ok()) {
+    keep[slot] = *std::move(pin);
+  } else if (pin.code() == Code::kAborted) {
+    for (PagePin& kept : keep) kept.Release();
+    co_await pool_.WaitForRoom(1);
+  } else {
+    co_return pin.TakeStatus();
+  }
+  co_return Status();
+}
+
 Task<Result<PagePin>> Tree::FetchLeaf(std::string key) {
-  PagePin loaded;  // keeps what was just read until the descent has attached it
+  PagePin loaded;
   for (;;) {
     ChildRef missing;
     uint8_t level = 0;
@@ -110,9 +123,7 @@ Task<Result<PagePin>> Tree::FetchLeaf(std::string key) {
       pool_.Touch(leaf);
       co_return pool_.Pin(leaf);
     }
-    Result<PagePin> pin = co_await pool_.Load(this, missing, level);
-    if (!pin.ok()) co_return pin.TakeStatus();
-    loaded = *std::move(pin);
+    CO_RETURN_IF_ERROR(co_await Fetch(missing, level, {&loaded, 1}));
   }
 }
 
@@ -125,11 +136,7 @@ Task<Result<PagePin>> Tree::FetchLeafBefore(std::string before) {
       Node node = NodeOf(frame);
       uint32_t slot = before.empty() ? node.count() - 1 : node.ChildSlotBefore(before);
       Frame* child = ResolveChild(frame, slot, &missing);
-      if (!child) {
-        Result<PagePin> pin = co_await pool_.Load(this, missing, static_cast<uint8_t>(frame->level - 1));
-        if (!pin.ok()) co_return pin.TakeStatus();
-        loaded = *std::move(pin);
-      }
+      if (!child) CO_RETURN_IF_ERROR(co_await Fetch(missing, static_cast<uint8_t>(frame->level - 1), {&loaded, 1}));
       frame = child;
     }
     if (frame) {
@@ -160,12 +167,15 @@ void Tree::ReadAhead(std::string_view key, bool reverse, size_t pages, TaskGroup
     if (slot < 0 || slot >= node.count()) break;
     Extent word = node.ChildLocation(static_cast<uint32_t>(slot));
     if (!child_word::IsExtent(word) || pool_.LookupAny(this, word)) continue;
+    if (!pool_.MakeRoom(1)) break;
     tasks->Spawn(LoadQuietly(&pool_, this, node.LoadChild(static_cast<uint32_t>(slot))));
   }
 }
 
 Task<Result<PagePin>> Tree::FetchOverflow(OverflowRef ref, uint32_t value_bytes) {
-  return pool_.LoadOverflow(this, ref.location, ref.checksum, value_bytes);
+  Result<PagePin> pin = co_await pool_.LoadOverflow(this, ref.location, ref.checksum, value_bytes);
+  if (pin.code() == Code::kAborted) co_await pool_.WaitForRoom(pool_.FramesFor(value_bytes));
+  co_return pin;
 }
 
 }  // namespace pando

@@ -22,6 +22,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -148,6 +149,7 @@ class Tree final : public PageOwner {
   Task<Result<PagePin>> FetchLeafBefore(std::string before);
   // Starts reading the children behind `key`'s leaf, at most `pages`, without waiting: read-ahead for scans.
   void ReadAhead(std::string_view key, bool reverse, size_t pages, TaskGroup* tasks);
+  // kAborted: look the record up again; the value was superseded, or there was no room (there is now).
   Task<Result<PagePin>> FetchOverflow(OverflowRef ref, uint32_t value_bytes);
   // A resident overflow value, or null.
   Frame* FindOverflow(const OverflowRef& ref) { return pool_.Lookup(this, ref.location); }
@@ -203,7 +205,7 @@ class Tree final : public PageOwner {
     return storage_.AllocateForWrite(blocks, birth);
   }
   void DiscardExtent(Extent extent) override { storage_.FreeNow(extent); }
-  void PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
+  bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
   void OnWriteEnded(Frame& frame, bool valid) override;
   void OnEvict(Frame& frame) override;
   Status ValidatePage(const char* page, uint32_t page_bytes) override { return Node::Validate(page, page_bytes); }
@@ -220,6 +222,10 @@ class Tree final : public PageOwner {
     ChildRef ref;            // written
   };
 
+  // tree.cc: fetching
+  // Reads the page that a descent found missing, and keeps it in keep[slot] until the descent has got through it. OK:
+  // descend again (also when there was no room: then that was waited for, with nothing kept).
+  Task<Status> Fetch(ChildRef missing, uint8_t level, std::span<PagePin> keep, size_t slot = 0);
   // tree.cc: descents
   Frame* ResolveChild(Frame* parent, uint32_t slot, ChildRef* missing);
   void Attach(Frame* parent, uint32_t slot, Frame* child);
@@ -256,7 +262,7 @@ class Tree final : public PageOwner {
   void ListAdd(Frame* frame, uint8_t parity);
   void ListRemove(Frame* frame);
   Task<void> WriteOne(Frame* frame, Status* first_error, size_t* in_flight);
-  ChildRef DiskRefOf(const ChildRef& child) const;
+  std::optional<ChildRef> DiskRefOf(const ChildRef& child) const;
 
   // tree_walk.cc
   struct MissingPage {

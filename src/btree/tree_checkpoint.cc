@@ -39,36 +39,40 @@ void Tree::ListRemove(Frame* frame) {
 
 // -- write-back, as the pool asks for it -----------------------------------------------------------------------------
 
-ChildRef Tree::DiskRefOf(const ChildRef& child) const {
+// None when the child is not on disk.
+std::optional<ChildRef> Tree::DiskRefOf(const ChildRef& child) const {
   if (child_word::IsFrame(child.location)) {
     const Frame& frame = pool_.frame(child_word::Frame(child.location));
-    CHECK(!frame.dirty) << "page " << frame.page_id << " is not on disk, but its parent is about to be";
+    if (frame.dirty) return std::nullopt;
     return frame.disk;
   }
   if (child_word::IsFrozen(child.location)) {
     auto entry = frozen_.find(child_word::FrozenId(child.location));
-    CHECK(entry != frozen_.end() && entry->second.frame == nullptr) << "a frozen child was not written";
+    CHECK(entry != frozen_.end()) << "a detached page refers to a page that is not in the frozen table";
+    if (entry->second.frame) return std::nullopt;
     return entry->second.ref;
   }
   return child;
 }
 
-void Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
+bool Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
   Node node(page, pool_.page_bytes());
   Aggregates sum;
   if (frame.level == 0) {
     AddRecords(node, 0, node.count(), /*now_ms=*/0, &sum);
   } else {
     for (uint32_t i = 0; i < node.count(); ++i) {
-      ChildRef child = DiskRefOf(node.LoadChild(i));
-      node.StoreChild(i, child);
-      sum.Add(child);
+      std::optional<ChildRef> child = DiskRefOf(node.LoadChild(i));
+      if (!child) return false;
+      node.StoreChild(i, *child);
+      sum.Add(*child);
     }
   }
   ref->count = sum.count;
   ref->bytes = sum.bytes;
   ref->content_hash = sum.content_hash;
   ref->earliest_expiry_ms = sum.earliest_expiry_ms;
+  return true;
 }
 
 void Tree::OnWriteEnded(Frame& frame, bool valid) {

@@ -39,8 +39,8 @@ Frame* Tree::SnapshotChild(Frame* parent, uint32_t slot, ChildRef* missing) {
 }
 
 Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string key, bool before) {
-  PagePin loaded[2];  // what was just read stays until it has been descended through
-  for (size_t next = 0;; ++next) {
+  PagePin loaded[kMaxTreeHeight];  // by level: the pages of a snapshot are not kept by their children
+  for (;;) {
     auto found = snapshots_.find(generation);
     if (found == snapshots_.end()) co_return PagePin();
     ChildRef missing;
@@ -56,9 +56,7 @@ Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string
       pool_.Touch(frame);
       co_return pool_.Pin(frame);
     }
-    Result<PagePin> pin = co_await pool_.Load(this, missing, level);
-    if (!pin.ok()) co_return pin.TakeStatus();
-    loaded[next % 2] = *std::move(pin);
+    CO_RETURN_IF_ERROR(co_await Fetch(missing, level, loaded, level));
   }
 }
 

@@ -82,16 +82,13 @@ std::optional<Tree::MissingPage> Tree::WalkStep(Generation view, std::string* at
 }
 
 Task<Status> Tree::Walk(Generation view, std::string start, std::string end, RangeVisitor* visitor) {
-  PagePin loaded[2];
+  PagePin loaded[kMaxTreeHeight];  // by level: the pages of a snapshot are not kept by their children
   std::string at = std::move(start);
-  size_t next = 0;
   for (bool over = !end.empty() && at >= end; !over;) {
     if (view != 0 && !snapshots_.contains(view)) co_return Error(Code::kNotFound, "snapshot {} is gone", view);
     std::optional<MissingPage> missing = WalkStep(view, &at, end, visitor, &over);
     if (!missing) continue;
-    Result<PagePin> pin = co_await pool_.Load(this, missing->ref, missing->level);
-    if (!pin.ok()) co_return pin.TakeStatus();
-    loaded[next++ % 2] = *std::move(pin);
+    CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, loaded, missing->level));
   }
   co_return Status();
 }

@@ -40,6 +40,8 @@ Frame* Tree::MakeWritable(Frame* frame) {
   // Its content is on disk: the frame itself starts the page's next life.
   Extent old = frame->disk.location;
   Generation old_birth = frame->disk.birth;
+  // What the parent's image says of this page, if one is being written, is out of date.
+  if (Frame* parent = Parent(frame)) ++parent->modifications;
   pool_.MarkDirty(frame);
   frame->disk = ChildRef{};
   frame->birth = generation_;
@@ -62,6 +64,7 @@ Frame* Tree::Clone(Frame* old) {
   clone->parent = old->parent;
   if (Frame* parent = Parent(old)) {
     NodeOf(parent).SetChildLocation(SlotOfChild(parent, old), child_word::FromFrame(clone->id));
+    ++parent->modifications;
     CHECK(old->frozen_listed) << "a frozen parent was cloned without naming its dirty child";
   } else {
     frozen_[old->page_id].frame = old;  // snapshots of this generation start here
@@ -360,9 +363,7 @@ Task<Result<bool>> Tree::MergeAt(std::string key, uint8_t level) {
         co_return true;
       }
     }
-    Result<PagePin> pin = co_await pool_.Load(this, missing, missing_level);
-    if (!pin.ok()) co_return pin.TakeStatus();
-    pins[next_pin++ % 2] = *std::move(pin);
+    CO_RETURN_IF_ERROR(co_await Fetch(missing, missing_level, pins, next_pin++ % 2));
   }
 }
 

@@ -128,9 +128,15 @@ Task<void> BufferPool::EnsureFree(size_t frames) {
   CHECK_LE(frames, frames_.size() / 4) << "more frames at once than the pool can promise";
   while (free_.size() < frames) {
     if (EvictSome()) continue;
-    clean_wanted_.NotifyOne();
+    WantFree(frames);
     co_await write_frame_freed_.Wait();
   }
+}
+
+// Asks the cleaner for so many free frames, also when that is more than it keeps on its own.
+void BufferPool::WantFree(size_t frames) {
+  wanted_frames_ = std::max(wanted_frames_, frames);
+  clean_wanted_.NotifyOne();
 }
 
 void BufferPool::Drop(Frame* frame, bool discard_extent) {
@@ -290,8 +296,9 @@ Task<void> BufferPool::EvictByWriting(Frame* frame) {
 Task<void> BufferPool::Clean() {
   size_t fruitless = 0;
   while (!stopping_) {
-    if (free_.size() >= high_water_) {
+    if (free_.size() >= std::max(high_water_, wanted_frames_)) {
       fruitless = 0;
+      wanted_frames_ = 0;  // who still waits was woken and asks again
       co_await clean_wanted_.Wait();
       continue;
     }

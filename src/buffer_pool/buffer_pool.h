@@ -40,8 +40,9 @@ class PageOwner {
   virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks, Generation birth) = 0;
   // An extent from AllocateForWrite whose write was void (B3) or failed.
   virtual void DiscardExtent(Extent extent) = 0;
-  // Copies the page of `frame` into `page` with its children as disk references, and fills in the aggregates of `ref`.
-  virtual void PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) = 0;
+  // Turns `page`, a copy of the page of `frame`, into what is stored: children as disk references. Fills in the
+  // aggregates of `ref`. False: not now, a child is not on disk (one was changed while the write waited for its turn).
+  virtual bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) = 0;
   // A write of `frame` ended. `valid`: frame.disk is now its form on the device, and it is clean. Else it is as dirty
   // as before (or doomed).
   virtual void OnWriteEnded(Frame& frame, bool valid) = 0;
@@ -49,7 +50,7 @@ class PageOwner {
   virtual void OnEvict(Frame& frame) = 0;
   // Checks the structure of a page just read, whose checksum is right: every offset inside the page.
   virtual Status ValidatePage(const char* page, uint32_t page_bytes) = 0;
-  // A read or write of the file failed for good.
+  // A write failed for good. (Failed reads and damage are told to who asked.)
   virtual void OnIoError(const Status& status) = 0;
 
  protected:
@@ -90,7 +91,7 @@ struct BufferPoolOptions {
 
 struct BufferPoolStats {
   uint64_t pages = 0, free_pages = 0, dirty_pages = 0;
-  uint64_t loads_total = 0, load_waits_total = 0, evictions_total = 0, writes_total = 0, void_writes_total = 0;
+  uint64_t loads_total = 0, load_waits_total = 0, failed_loads_total = 0, evictions_total = 0, writes_total = 0, void_writes_total = 0;
   uint64_t read_bytes_total = 0, written_bytes_total = 0, ghost_hits_total = 0;
 };
 
@@ -136,10 +137,16 @@ class BufferPool {
   // The same, also when its read is still in flight.
   Frame* LookupAny(PageOwner* owner, Extent location);
   // Reads and verifies the page `ref` names; several callers share one read. kCorruption names file and offset.
+  // kAborted: there is no room, or a read that was shared failed. Then WaitForRoom, without pins, and descend again:
+  // by then `ref` may name nothing, or something else.
   Task<Result<PagePin>> Load(PageOwner* owner, ChildRef ref, uint8_t level);
+  // Suspends until a load of `frames` frames has room; whoever waits here should hold no pins, or all may wait for ever.
+  Task<void> WaitForRoom(size_t frames);
+  // Whether a load has room; evicts what it may to make it so.
+  bool MakeRoom(size_t frames);
 
-  // -- overflow values: one extent, a chain of frames. kAborted from LoadOverflow: the value was superseded while it
-  // was read; look the record up again.
+  // -- overflow values: one extent, a chain of frames. kAborted from LoadOverflow: as of Load, or the value was
+  // superseded while it was read; look the record up again.
   // A new value; `location` is its place. EnsureFree(FramesFor(bytes)) must have promised the frames. Dirty.
   Frame* NewOverflow(PageOwner* owner, Extent location, std::string_view value, Generation birth);
   Task<Result<PagePin>> LoadOverflow(PageOwner* owner, Extent location, uint64_t checksum, uint32_t value_bytes);
@@ -164,6 +171,7 @@ class BufferPool {
   };
 
   Frame* TakeFree();
+  void WantFree(size_t frames);
   void FreeNow(Frame* frame);
   void Unpinned(Frame* frame);
   void FinishDoomed(Frame* frame);
@@ -187,7 +195,6 @@ class BufferPool {
   void MapErase(Frame* frame);
   size_t Bucket(const PageOwner* owner, Extent location) const;
 
-  Task<void> WaitForLoadFrames(size_t frames);
   Frame* StartLoading(PageOwner* owner, const ChildRef& ref);
   Task<Result<PagePin>> JoinLoad(PagePin pin);
   Status FinishLoad(Frame* frame, uint8_t level);
@@ -198,7 +205,8 @@ class BufferPool {
   Task<Status> WritePage(Frame* frame);
   Task<Status> WriteOverflow(Frame* frame);
   std::vector<iovec> PieceVectors(const Frame& first);
-  void FinishWrite(Frame* frame, Status* status, uint64_t modifications);
+  Task<Status> WriteImage(Frame* frame, char* image, bool* current);
+  void FinishWrite(Frame* frame, Status* status, bool current);
   int BufferIndexOf(const char* memory) const;
 
   Reactor& reactor_;
@@ -217,6 +225,7 @@ class BufferPool {
   Fifo small_, main_;
   std::vector<uint32_t> ghosts_;  // direct-mapped fingerprints; 0 = none
   size_t low_water_ = 0, high_water_ = 0;
+  size_t wanted_frames_ = 0;  // the most that a waiter needs
 
   WaitQueue load_done_;
   WaitQueue load_frame_freed_;   // readers that wait for a frame

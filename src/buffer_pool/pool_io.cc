@@ -12,12 +12,23 @@ constexpr size_t kWriterReserve = 32;
 
 // -- loading ---------------------------------------------------------------------------------------------------------
 
-Task<void> BufferPool::WaitForLoadFrames(size_t frames) {
+bool BufferPool::MakeRoom(size_t frames) {
   while (free_.size() < frames + kWriterReserve) {
-    if (EvictSome()) continue;
-    clean_wanted_.NotifyOne();
+    if (!EvictSome()) return false;
+  }
+  return true;
+}
+
+Task<void> BufferPool::WaitForRoom(size_t frames) {
+  while (!MakeRoom(frames)) {
+    WantFree(frames + kWriterReserve);
     ++stats_.load_waits_total;
-    co_await load_frame_freed_.Wait();
+    // Those that need one frame are woken one at a time; the few that need many look whenever a frame is freed.
+    if (frames == 1) {
+      co_await load_frame_freed_.Wait();
+    } else {
+      co_await write_frame_freed_.Wait();
+    }
   }
 }
 
@@ -36,11 +47,8 @@ Frame* BufferPool::StartLoading(PageOwner* owner, const ChildRef& ref) {
 // Waits for somebody else's load of the frame that `pin` holds, if it is still in flight.
 Task<Result<PagePin>> BufferPool::JoinLoad(PagePin pin) {
   while (pin.frame()->state == Frame::State::kLoading && !pin.frame()->doomed) co_await load_done_.Wait();
-  if (pin.frame()->doomed) {
-    if (pin.frame()->overflow) co_return Error(Code::kAborted, "superseded while it was read");
-    co_return Error(Code::kIoError, "{}: the read of {} bytes at offset {} failed", pin.frame()->owner->file().path(),
-                    pin.frame()->disk.location.size_bytes(), pin.frame()->disk.location.offset_bytes());
-  }
+  // Superseded while it was read, or the read failed: whoever asks again hears why.
+  if (pin.frame()->doomed) co_return Error(Code::kAborted, "the page read for somebody else is not there");
   co_return pin;
 }
 
@@ -54,7 +62,7 @@ Result<PagePin> BufferPool::FailLoad(PagePin pin, Status status) {
   MapErase(frame);
   frame->doomed = true;
   load_done_.NotifyAll();
-  if (status.code() != Code::kAborted) frame->owner->OnIoError(status);
+  ++stats_.failed_loads_total;
   return status;
 }
 
@@ -80,15 +88,12 @@ Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
 }
 
 Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t level) {
-  for (;;) {
-    if (Frame* found = LookupAny(owner, ref.location)) co_return co_await JoinLoad(Pin(found));
-    if (ref.location.size_bytes() > page_bytes_ || ref.location.empty()) {
-      co_return Error(Code::kCorruption, "{}: a reference to a page of {} bytes, pages have {}", owner->file().path(),
-                      ref.location.size_bytes(), page_bytes_);
-    }
-    if (free_.size() > kWriterReserve) break;
-    co_await WaitForLoadFrames(1);  // somebody else may have loaded it meanwhile: look again
+  if (Frame* found = LookupAny(owner, ref.location)) co_return co_await JoinLoad(Pin(found));
+  if (ref.location.size_bytes() > page_bytes_ || ref.location.empty()) {
+    co_return Error(Code::kCorruption, "{}: a reference to a page of {} bytes, pages have {}", owner->file().path(),
+                    ref.location.size_bytes(), page_bytes_);
   }
+  if (!MakeRoom(1)) co_return Error(Code::kAborted, "no room for a page");
   PagePin pin = Pin(StartLoading(owner, ref));
   Frame* frame = pin.frame();
   char* page = data(*frame);
@@ -165,15 +170,16 @@ Frame* BufferPool::NewOverflow(PageOwner* owner, Extent location, std::string_vi
 
 Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location, uint64_t checksum,
                                                uint32_t value_bytes) {
-  for (;;) {
-    if (Frame* found = LookupAny(owner, location)) co_return co_await JoinLoad(Pin(found));
-    if (location.empty() || value_bytes == 0 || (value_bytes + kBlockBytes - 1) / kBlockBytes != location.blocks()) {
-      co_return Error(Code::kCorruption, "{}: a value of {} bytes with an extent of {} at offset {}",
-                      owner->file().path(), value_bytes, location.size_bytes(), location.offset_bytes());
-    }
-    if (free_.size() >= FramesFor(value_bytes) + kWriterReserve) break;
-    co_await WaitForLoadFrames(FramesFor(value_bytes));
+  if (Frame* found = LookupAny(owner, location)) co_return co_await JoinLoad(Pin(found));
+  if (location.empty() || value_bytes == 0 || (value_bytes + kBlockBytes - 1) / kBlockBytes != location.blocks()) {
+    co_return Error(Code::kCorruption, "{}: a value of {} bytes with an extent of {} at offset {}", owner->file().path(),
+                    value_bytes, location.size_bytes(), location.offset_bytes());
   }
+  if (FramesFor(value_bytes) > frames_.size() / 2) {
+    co_return Error(Code::kOverloaded, "{}: a value of {} bytes needs {} pages of memory, the node has {}: raise "
+                    "--memory_limit_mb", owner->file().path(), value_bytes, FramesFor(value_bytes), frames_.size());
+  }
+  if (!MakeRoom(FramesFor(value_bytes))) co_return Error(Code::kAborted, "no room for a value");
   Frame* first = TakePieces(value_bytes);
   first->state = Frame::State::kLoading;
   first->owner = owner;
@@ -217,9 +223,9 @@ Task<Status> BufferPool::WriteBack(Frame* frame) {
   co_return status;
 }
 
-// Ends a write whose image was taken when the frame had `modifications`; the extent is frame-independent by now.
-void BufferPool::FinishWrite(Frame* frame, Status* status, uint64_t modifications) {
-  bool valid = status->ok() && frame->modifications == modifications && !frame->doomed;
+// Ends a write. `current`: what was written is what the frame holds.
+void BufferPool::FinishWrite(Frame* frame, Status* status, bool current) {
+  bool valid = status->ok() && current && !frame->doomed;
   frame->writing = false;
   if (valid) {
     frame->dirty = false;
@@ -235,38 +241,40 @@ void BufferPool::FinishWrite(Frame* frame, Status* status, uint64_t modification
 
 Task<Status> BufferPool::WritePage(Frame* frame) {
   while (write_buffers_.empty()) co_await buffer_freed_.Wait();
-  PageOwner* owner = frame->owner;
+  char* image = write_buffers_.back();
+  write_buffers_.pop_back();
   Status status;
-  uint64_t modifications = frame->modifications;
-  if (!frame->doomed) {
-    char* image = write_buffers_.back();
-    write_buffers_.pop_back();
-    ChildRef ref;
-    char* copy = scratch_.data();
-    std::memcpy(copy, data(*frame), page_bytes_);
-    owner->PrepareForDisk(*frame, copy, &ref);
-    uint32_t blocks = EncodePageImage(copy, page_bytes_, compression_, image, scratch_.data() + page_bytes_);
-    Result<Extent> extent = co_await owner->AllocateForWrite(blocks, frame->birth);
-    if (!extent.ok()) {
-      status = extent.TakeStatus();
-    } else {
-      ref.location = *extent;
-      ref.birth = frame->birth;
-      ref.checksum = Hash64({image, extent->size_bytes()}, ChecksumSeed(owner->uuid(), extent->block()));
-      status = co_await owner->file().Write(image, extent->size_bytes(), extent->offset_bytes(), BufferIndexOf(image));
-      ++stats_.writes_total;
-      stats_.written_bytes_total += extent->size_bytes();
-      if (status.ok() && frame->modifications == modifications && !frame->doomed) {
-        frame->disk = ref;
-        MapInsert(frame);
-      } else {
-        owner->DiscardExtent(*extent);
-      }
-    }
-    write_buffers_.push_back(image);
-    buffer_freed_.NotifyOne();
+  bool current = false;
+  if (!frame->doomed) status = co_await WriteImage(frame, image, &current);
+  write_buffers_.push_back(image);
+  buffer_freed_.NotifyOne();
+  FinishWrite(frame, &status, current);
+  co_return status;
+}
+
+// Writes the page as it is now. *current: it is so still at the end, and `disk` is its new reference.
+Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
+  PageOwner* owner = frame->owner;
+  const uint64_t modifications = frame->modifications;
+  ChildRef ref;
+  char* copy = scratch_.data();
+  std::memcpy(copy, data(*frame), page_bytes_);
+  if (!owner->PrepareForDisk(*frame, copy, &ref)) co_return Status();
+  uint32_t blocks = EncodePageImage(copy, page_bytes_, compression_, image, scratch_.data() + page_bytes_);
+  CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->AllocateForWrite(blocks, frame->birth));
+  ref.location = extent;
+  ref.birth = frame->birth;
+  ref.checksum = Hash64({image, extent.size_bytes()}, ChecksumSeed(owner->uuid(), extent.block()));
+  Status status = co_await owner->file().Write(image, extent.size_bytes(), extent.offset_bytes(), BufferIndexOf(image));
+  ++stats_.writes_total;
+  stats_.written_bytes_total += extent.size_bytes();
+  *current = status.ok() && frame->modifications == modifications && !frame->doomed;
+  if (*current) {
+    frame->disk = ref;
+    MapInsert(frame);
+  } else {
+    owner->DiscardExtent(extent);
   }
-  FinishWrite(frame, &status, modifications);
   co_return status;
 }
 
@@ -276,7 +284,7 @@ Task<Status> BufferPool::WriteOverflow(Frame* frame) {
   Status status = co_await frame->owner->file().WriteVector(vectors, frame->disk.location.offset_bytes());
   ++stats_.writes_total;
   stats_.written_bytes_total += frame->disk.location.size_bytes();
-  FinishWrite(frame, &status, modifications);
+  FinishWrite(frame, &status, frame->modifications == modifications);
   co_return status;
 }
 

@@ -121,42 +121,50 @@ PartitionStats Replica::stats() const {
 
 // -- reads -----------------------------------------------------------------------------------------------------------
 
-// Copies the record of `key` out of a resident leaf. False when its value is an overflow that is not resident.
-bool Replica::ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out) {
+// Copies the record of `key` out of a resident leaf. False when its value is an overflow that is not resident: then it
+// is *unread, and the rest is filled in.
+bool Replica::ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out, RecordView* unread) {
   *out = ReadResult{};
   std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, key);
   if (!found) return true;
   const RecordView& r = found->record;
   if (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms) return true;
-  if (r.overflow) {
-    Frame* value = tree_->FindOverflow(r.overflow_ref);
-    if (!value) return false;
-    pool_.Touch(value);
-    pool_.CopyOverflow(*value, &out->value);
-  } else {
-    out->value = r.value;
-  }
   out->found = true;
   out->version = r.version;
   out->expires_at_ms = r.expires_at_ms;
-  return true;
+  if (!r.overflow) {
+    out->value = r.value;
+    return true;
+  }
+  if (Frame* value = tree_->FindOverflow(r.overflow_ref)) {
+    pool_.Touch(value);
+    pool_.CopyOverflow(*value, &out->value);
+    return true;
+  }
+  *unread = r;
+  return false;
+}
+
+// Copies an overflow value that is not resident. A reference is to one value for as long as it is one: what it named
+// when it was read from the record is what this returns. kAborted: look the record up again.
+Task<Status> Replica::ReadOverflow(OverflowRef ref, uint32_t value_bytes, std::string* out) {
+  CO_ASSIGN_OR_RETURN(PagePin value, co_await tree_->FetchOverflow(ref, value_bytes));
+  pool_.CopyOverflow(*value.frame(), out);
+  co_return Status();
 }
 
 Task<Result<ReadResult>> Replica::Get(std::string key) {
   ++stats_.reads_total;
-  PagePin value_pin;
   for (;;) {
     if (!failure_.ok()) co_return Refusal();
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await tree_->FetchLeaf(key));
     ReadResult result;
-    if (ReadResident(leaf.frame(), key, reactor_.WallMs(), &result)) co_return result;
-    RecordView record = tree_->FindInLeaf(leaf.frame(), key)->record;
-    Result<PagePin> value = co_await tree_->FetchOverflow(record.overflow_ref, record.value_bytes);
-    if (value.ok()) {
-      value_pin = *std::move(value);
-    } else if (value.code() != Code::kAborted) {  // kAborted: overwritten meanwhile; look again
-      co_return value.TakeStatus();
-    }
+    RecordView unread;
+    if (ReadResident(leaf.frame(), key, reactor_.WallMs(), &result, &unread)) co_return result;
+    leaf.Release();
+    Status status = co_await ReadOverflow(unread.overflow_ref, unread.value_bytes, &result.value);
+    if (status.ok()) co_return result;
+    if (status.code() != Code::kAborted) co_return status;
   }
 }
 
@@ -410,7 +418,8 @@ OpResult Replica::ApplyOp(const WriteOp& op, Version version, Extent extent) {
   if (op.op == RecordOp::kExpire) return ApplyExpire(leaf, op, std::move(result));
   ReadResult current;
   if (NeedsCurrentValue(op)) {
-    CHECK(ReadResident(leaf, op.key, VersionMs(version), &current)) << "a condition was applied without its value";
+    RecordView unread;
+    CHECK(ReadResident(leaf, op.key, VersionMs(version), &current, &unread)) << "a condition was applied without its value";
   } else if (std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key)) {
     int64_t expires = found->record.expires_at_ms;
     current.found = expires == 0 || expires > VersionMs(version);

@@ -113,7 +113,8 @@ class Replica final : public Partition, public LogConsumer {
   void Apply(PendingWrite* pending);
   OpResult ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result);
   OpResult ApplyOp(const WriteOp& op, Version version, Extent extent);
-  bool ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out);
+  bool ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out, RecordView* unread);
+  Task<Status> ReadOverflow(OverflowRef ref, uint32_t value_bytes, std::string* out);
   bool NeedsCurrentValue(const WriteOp& op) const {
     return op.op == RecordOp::kIncrement || (op.op != RecordOp::kExpire && !op.condition.empty());
   }
@@ -130,10 +131,16 @@ class Replica final : public Partition, public LogConsumer {
   void EndCheckpoint();
   Task<Result<PagePin>> FetchScanLeaf(const ScanSpec& spec);
   int64_t ScanTimeMs(const ScanSpec& spec) const;
-  Task<Result<bool>> ScanLeaf(ScanSpec* spec, PagePin pin, ScanPage* page);
-  Task<Result<bool>> ScanLeafReverse(ScanSpec* spec, PagePin pin, ScanPage* page);
-  bool AddRow(const Node& node, uint32_t slot, const ScanSpec& spec, int64_t now_ms, ScanPage* page,
-              size_t* bytes, RecordView* overflow);
+  // replica_scan.cc
+  enum class ScanStep : uint8_t { kMore, kOver, kReadValue };
+  struct UnreadRow {  // its value must be read first
+    ScanRow row;
+    OverflowRef ref;
+    uint32_t value_bytes = 0;
+  };
+  ScanStep ScanLeaf(const Node& node, ScanSpec* spec, ScanPage* page, UnreadRow* unread);
+  ScanStep ScanLeafReverse(const Node& node, ScanSpec* spec, ScanPage* page, UnreadRow* unread);
+  ScanStep AddRow(const Node& node, uint32_t slot, int64_t now_ms, ScanSpec* spec, ScanPage* page, UnreadRow* unread);
 
   Reactor& reactor_;
   BufferPool& pool_;

@@ -6,114 +6,81 @@
 namespace pando {
 namespace {
 constexpr size_t kReadAheadPages = 8;
+
+// Adds a row; true when the page is full with it.
+bool PushRow(ScanRow row, ScanSpec* spec, ScanPage* page) {
+  spec->max_bytes -= std::min(spec->max_bytes, row.key.size() + row.value.size());
+  page->rows.push_back(std::move(row));
+  return page->rows.size() >= spec->max_rows || spec->max_bytes == 0;
+}
+
 }  // namespace
 
-// Adds the record in `slot` to the page. False when its overflow value must be fetched first (*overflow).
-bool Replica::AddRow(const Node& node, uint32_t slot, const ScanSpec& spec, int64_t now_ms, ScanPage* page,
-                     size_t* bytes, RecordView* overflow) {
+Replica::ScanStep Replica::AddRow(const Node& node, uint32_t slot, int64_t now_ms, ScanSpec* spec, ScanPage* page,
+                                  UnreadRow* unread) {
   RecordView r = node.Record(slot);
-  if (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms) return true;
+  if (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms) return ScanStep::kMore;
   ScanRow row;
-  if (!spec.keys_only) {
-    if (r.overflow) {
-      Frame* value = tree_->FindOverflow(r.overflow_ref);
-      if (!value) {
-        *overflow = r;
-        return false;
-      }
-      pool_.CopyOverflow(*value, &row.value);
-    } else {
-      row.value = r.value;
-    }
-  }
   row.key = node.Key(slot);
   row.version = r.version;
   row.expires_at_ms = r.expires_at_ms;
-  *bytes += row.key.size() + row.value.size();
-  page->rows.push_back(std::move(row));
-  return true;
+  if (!spec->keys_only && r.overflow) {
+    Frame* value = tree_->FindOverflow(r.overflow_ref);
+    if (!value) {
+      *unread = {std::move(row), r.overflow_ref, r.value_bytes};
+      return ScanStep::kReadValue;
+    }
+    pool_.CopyOverflow(*value, &row.value);
+  } else if (!spec->keys_only) {
+    row.value = r.value;
+  }
+  return PushRow(std::move(row), spec, page) ? ScanStep::kOver : ScanStep::kMore;
 }
 
-// Takes the rows of one leaf in [spec->start, spec->end) and moves spec->start on. True when the scan is over.
-Task<Result<bool>> Replica::ScanLeaf(ScanSpec* spec, PagePin pin, ScanPage* page) {
-  PagePin value_pin;
-  size_t bytes = 0;
-  RecordView overflow;
-  {
-    Node node = tree_->NodeOf(pin.frame());
-    int64_t now_ms = ScanTimeMs(*spec);
-    bool exact = false;
-    for (uint32_t slot = node.LowerBound(spec->start, &exact); slot < node.count(); ++slot) {
-      if (!spec->end.empty() && node.Key(slot) >= spec->end) {
-        page->exhausted = true;
-        co_return true;
-      }
-      size_t before = page->rows.size();
-      if (!AddRow(node, slot, *spec, now_ms, page, &bytes, &overflow)) {
-        spec->start = node.Key(slot);
-        break;
-      }
-      if (page->rows.size() == before) continue;
-      spec->max_bytes -= std::min(spec->max_bytes, bytes);
-      bytes = 0;
-      if (page->rows.size() >= spec->max_rows || spec->max_bytes == 0) co_return true;
+// Takes the rows of one leaf in [spec->start, spec->end) and moves spec->start on: behind the leaf, or to the row whose
+// value must be read.
+Replica::ScanStep Replica::ScanLeaf(const Node& node, ScanSpec* spec, ScanPage* page, UnreadRow* unread) {
+  const int64_t now_ms = ScanTimeMs(*spec);
+  bool exact = false;
+  for (uint32_t slot = node.LowerBound(spec->start, &exact); slot < node.count(); ++slot) {
+    if (!spec->end.empty() && node.Key(slot) >= spec->end) {
+      page->exhausted = true;
+      return ScanStep::kOver;
     }
-    if (!overflow.overflow) {
-      if (!node.has_upper() || (!spec->end.empty() && node.upper() >= spec->end)) {
-        page->exhausted = true;
-        co_return true;
-      }
-      spec->start = node.upper();
-      co_return false;
-    }
+    ScanStep step = AddRow(node, slot, now_ms, spec, page, unread);
+    if (step == ScanStep::kReadValue) spec->start = unread->row.key;
+    if (step != ScanStep::kMore) return step;
   }
-  pin = PagePin();
-  Result<PagePin> value = co_await tree_->FetchOverflow(overflow.overflow_ref, overflow.value_bytes);
-  if (!value.ok() && value.code() != Code::kAborted) co_return value.TakeStatus();
-  // The value may leave memory again before the leaf is looked at: then it is fetched again.
-  co_return false;
+  if (!node.has_upper() || (!spec->end.empty() && node.upper() >= spec->end)) {
+    page->exhausted = true;
+    return ScanStep::kOver;
+  }
+  spec->start = node.upper();
+  return ScanStep::kMore;
 }
 
 // The same from the end: takes rows below spec->end (empty = none above) down to spec->start.
-Task<Result<bool>> Replica::ScanLeafReverse(ScanSpec* spec, PagePin pin, ScanPage* page) {
-  size_t bytes = 0;
-  RecordView overflow;
-  {
-    Node node = tree_->NodeOf(pin.frame());
-    int64_t now_ms = ScanTimeMs(*spec);
-    bool exact = false;
-    bool whole = spec->end.empty() || (node.has_upper() && spec->end >= node.upper());
-    uint32_t slot = whole ? node.count() : node.LowerBound(spec->end, &exact);
-    while (slot > 0) {
-      --slot;
-      std::string key = node.Key(slot);
-      if (key < spec->start) {
-        page->exhausted = true;
-        co_return true;
-      }
-      size_t before = page->rows.size();
-      if (!AddRow(node, slot, *spec, now_ms, page, &bytes, &overflow)) {
-        spec->end = key + '\0';
-        break;
-      }
-      if (page->rows.size() == before) continue;
-      spec->max_bytes -= std::min(spec->max_bytes, bytes);
-      bytes = 0;
-      if (page->rows.size() >= spec->max_rows || spec->max_bytes == 0) co_return true;
+Replica::ScanStep Replica::ScanLeafReverse(const Node& node, ScanSpec* spec, ScanPage* page, UnreadRow* unread) {
+  const int64_t now_ms = ScanTimeMs(*spec);
+  bool exact = false;
+  bool whole = spec->end.empty() || (node.has_upper() && spec->end >= node.upper());
+  uint32_t slot = whole ? node.count() : node.LowerBound(spec->end, &exact);
+  while (slot > 0) {
+    --slot;
+    if (node.Key(slot) < spec->start) {
+      page->exhausted = true;
+      return ScanStep::kOver;
     }
-    if (!overflow.overflow) {
-      if (node.lower().empty() || node.lower() <= spec->start) {
-        page->exhausted = true;
-        co_return true;
-      }
-      spec->end = node.lower();
-      co_return false;
-    }
+    ScanStep step = AddRow(node, slot, now_ms, spec, page, unread);
+    if (step == ScanStep::kReadValue) spec->end = unread->row.key + '\0';
+    if (step != ScanStep::kMore) return step;
   }
-  pin = PagePin();
-  Result<PagePin> value = co_await tree_->FetchOverflow(overflow.overflow_ref, overflow.value_bytes);
-  if (!value.ok() && value.code() != Code::kAborted) co_return value.TakeStatus();
-  co_return false;
+  if (node.lower().empty() || node.lower() <= spec->start) {
+    page->exhausted = true;
+    return ScanStep::kOver;
+  }
+  spec->end = node.lower();
+  return ScanStep::kMore;
 }
 
 Task<Result<PagePin>> Replica::FetchScanLeaf(const ScanSpec& spec) {
@@ -144,19 +111,27 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
     co_return page;
   }
   spec.max_bytes = std::max<size_t>(spec.max_bytes, 1);
-  for (bool over = false; !over;) {
+  for (ScanStep step = ScanStep::kMore; step != ScanStep::kOver;) {
     if (!failure_.ok()) co_return Refusal();
-    Result<PagePin> leaf = co_await FetchScanLeaf(spec);
-    if (!leaf.ok()) co_return leaf.TakeStatus();
-    Node node = tree_->NodeOf(leaf->frame());
+    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchScanLeaf(spec));
+    Node node = tree_->NodeOf(leaf.frame());
     // Read ahead only when the scan will go on behind this leaf.
     if (spec.snapshot == 0 && spec.max_rows - page.rows.size() > node.count()) {
       tree_->ReadAhead(node.lower(), spec.reverse, kReadAheadPages, &tasks_);
     }
-    Result<bool> step = spec.reverse ? co_await ScanLeafReverse(&spec, *std::move(leaf), &page)
-                                     : co_await ScanLeaf(&spec, *std::move(leaf), &page);
-    if (!step.ok()) co_return step.TakeStatus();
-    over = *step;
+    UnreadRow unread;
+    step = spec.reverse ? ScanLeafReverse(node, &spec, &page, &unread) : ScanLeaf(node, &spec, &page, &unread);
+    leaf.Release();
+    if (step != ScanStep::kReadValue) continue;
+    Status status = co_await ReadOverflow(unread.ref, unread.value_bytes, &unread.row.value);
+    if (status.code() == Code::kAborted) continue;  // the scan stands at this row still
+    CO_RETURN_IF_ERROR(status);
+    if (spec.reverse) {
+      spec.end = unread.row.key;
+    } else {
+      spec.start = unread.row.key + '\0';
+    }
+    if (PushRow(std::move(unread.row), &spec, &page)) step = ScanStep::kOver;
   }
   co_return page;
 }

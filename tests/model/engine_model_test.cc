@@ -346,7 +346,7 @@ Task<void> Disturb(Run* run, uint64_t seed) {
   while (run->writing > 0 && !run->failed()) {
     if (std::exchange(progress, run->progress) != run->progress) progress_ns = run->reactor->NowNs();
     if (run->reactor->NowNs() - progress_ns > kStuckNs) {
-      run->Fail("stuck: no operation has ended for a long time");
+      run->Fail("stuck: no operation has ended for a long time; " + DescribePool(TreesOf(run->engine)[0]->pool()));
       run->machine->CrashAtDiskOp(run->machine->disk_ops() + 1);  // ends the run with the machine's next operation
       Status ignored = co_await SyncDirectory(*run->reactor, run->shape.setup.store.data_dir);
     }

@@ -129,6 +129,21 @@ class PartitionModel {
   Records records_;
 };
 
+// A key for messages: what is not a plain character in hex, runs cut short.
+inline std::string Printable(std::string_view key) {
+  std::string out;
+  for (size_t i = 0; i < key.size(); ++i) {
+    if (i == 24 && key.size() > 48) {
+      out += fmt::format("..({} bytes)..", key.size() - 48);
+      i = key.size() - 24;
+    }
+    const unsigned char c = static_cast<unsigned char>(key[i]);
+    if (c > ' ' && c < 127) out.push_back(key[i]);
+    else out += fmt::format("\\x{:02x}", c);
+  }
+  return out;
+}
+
 // "" when equal, else the first difference.
 inline std::string Difference(const ReadResult& want, const ReadResult& got) {
   if (want.found != got.found) return fmt::format("found {} where {} was expected", got.found, want.found);
@@ -159,7 +174,10 @@ inline std::string Difference(const ScanPage& want, const ScanPage& got) {
     if (i >= got.rows.size()) return fmt::format("row {} of {} is missing", i, want.rows.size());
     if (i >= want.rows.size()) return fmt::format("{} rows where {} were expected", got.rows.size(), want.rows.size());
     const ScanRow &w = want.rows[i], &g = got.rows[i];
-    if (w.key != g.key) return fmt::format("row {} has another key", i);
+    if (w.key != g.key) {
+      return fmt::format("row {} of {} has key {}, not {} of {}", i, want.rows.size(), Printable(g.key), Printable(w.key),
+                         got.rows.size());
+    }
     if (w.version != g.version || w.expires_at_ms != g.expires_at_ms) return fmt::format("row {} has another version", i);
     if (w.value != g.value) return fmt::format("row {} has another value", i);
   }

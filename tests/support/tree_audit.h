@@ -130,4 +130,27 @@ class MemoryAudit {
   std::string problem_;
 };
 
+// What the frames of a pool are held by, for messages.
+inline std::string DescribePool(BufferPool& pool) {
+  size_t free = 0, loading = 0, pieces = 0, pinned = 0, writing = 0, dirty_leaves = 0, dirty_inner = 0, dirty_values = 0,
+         detached = 0, parents = 0, doomed = 0;
+  for (FrameId id = 0; id < pool.frame_count(); ++id) {
+    const Frame& f = pool.frame(id);
+    free += f.state == Frame::State::kFree;
+    loading += f.state == Frame::State::kLoading;
+    pieces += f.state == Frame::State::kPiece;
+    pinned += f.pins > 0;
+    writing += f.writing;
+    dirty_values += f.dirty && f.overflow;
+    dirty_leaves += f.dirty && !f.overflow && f.level == 0;
+    dirty_inner += f.dirty && f.level > 0;
+    detached += f.dirty && !f.attached && !f.overflow;
+    parents += f.frame_children > 0;
+    doomed += f.doomed;
+  }
+  return fmt::format("{} frames: {} free, {} loading, {} pieces, {} pinned, {} being written, {} doomed; dirty: {} leaves, {} "
+                     "inner, {} values, {} of them detached; {} with children in memory", pool.frame_count(), free, loading,
+                     pieces, pinned, writing, doomed, dirty_leaves, dirty_inner, dirty_values, detached, parents);
+}
+
 }  // namespace pando::engine_test
