@@ -24,7 +24,7 @@ using log_test::Recovered;
 using log_test::Stream;
 
 constexpr uint64_t kPartitions = 3;
-constexpr int kSteps = 45;
+constexpr int kSteps = 45, kStepsWithCrashesInRecovery = 25;
 constexpr uint64_t kCasesPerChild = 8;
 
 uint64_t Environment(const char* name, uint64_t otherwise) {
@@ -158,6 +158,7 @@ struct CrashCase {
   uint64_t op = 0;
   uint64_t crash_seed = 0;
   bool in_recovery = false;  // also crash at every operation of the recovery
+  int steps() const { return in_recovery ? kStepsWithCrashesInRecovery : kSteps; }
 };
 
 // A partition's state is what the next recovery may be compared with.
@@ -183,7 +184,7 @@ std::string CrashInRecovery(const CrashCase& c, const SimDisk& image, const Stre
 
 std::string RunCase(const CrashCase& c) {
   Streams streams;
-  Outcome crashed = BootOn(SimDisk(), c.seed, kSteps, c.op, c.crash_seed, &streams);
+  Outcome crashed = BootOn(SimDisk(), c.seed, c.steps(), c.op, c.crash_seed, &streams);
   if (crashed.status) return "";  // the workload was over
   Streams recovered_streams;
   Outcome whole = BootOn(crashed.disk, c.seed, 0, 0, 0, &recovered_streams);
@@ -221,18 +222,19 @@ class LogCrashTest : public testing::Test {
   // Crashes the workload of `seed` at every operation, several ways.
   void CrashEverywhere(uint64_t seed, uint64_t ways, bool in_recovery) {
     Streams streams;
-    Outcome calm = BootOn(SimDisk(), seed, kSteps, 0, 0, &streams);
+    CrashCase base;
+    base.seed = seed;
+    base.in_recovery = in_recovery;
+    Outcome calm = BootOn(SimDisk(), seed, base.steps(), 0, 0, &streams);
     ASSERT_TRUE(calm.status->ok()) << calm.status->ToString();
-    ASSERT_GT(calm.ops, 100u);
+    ASSERT_GT(calm.ops, 60u);
     streams.clear();
     const uint64_t only_op = Environment("PANDO_TEST_CRASH_OP", 0);
     const std::string failure = InBatches(calm.ops * ways, kCasesPerChild, 2, [&](uint64_t first, uint64_t last) {
       for (uint64_t i = first; i < last; ++i) {
-        CrashCase c;
-        c.seed = seed;
+        CrashCase c = base;
         c.op = 1 + i / ways;
         c.crash_seed = seed * 100 + i % ways;
-        c.in_recovery = in_recovery;
         if (only_op != 0 && c.op != only_op) continue;
         std::string wrong = RunCase(c);
         if (wrong.empty() && testing::Test::HasFailure()) wrong = "see above";
@@ -250,10 +252,11 @@ class LogCrashTest : public testing::Test {
   }
 };
 
-// Seeds 1..: fixed, so that a run of the tests is the same everywhere; PANDO_TEST_ROUNDS adds random ones.
+// The fixed seeds cover both ways to sync, overtaking writes and short transfers (see Disk and TinyLog); a run of the
+// tests is the same everywhere. PANDO_TEST_ROUNDS adds random ones.
 TEST_F(LogCrashTest, EveryOperation) {
   if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 3, false);
-  for (uint64_t seed = 1; seed <= 5 && !HasFailure(); ++seed) CrashEverywhere(seed, 3, false);
+  for (uint64_t seed = 2; seed <= 5 && !HasFailure(); ++seed) CrashEverywhere(seed, 3, false);
   std::random_device device;
   for (uint64_t round = Environment("PANDO_TEST_ROUNDS", 0) / 100; round > 0 && !HasFailure(); --round) {
     CrashEverywhere(1 + device(), 3, false);
