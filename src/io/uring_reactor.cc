@@ -245,7 +245,6 @@ void UringReactor::Run() {
 
 void UringReactor::Turn() {
   ++core_.stats.turns_total;
-  ArmWakeRead();
   Reap();
   bool busy = disk_.has_finished();
   disk_.DeliverFinished();
@@ -257,6 +256,7 @@ void UringReactor::Turn() {
   network_.Flush();
   if (port_) port_->FlushWakes();
 
+  ArmWakeRead();  // after Reap, which may have taken the last one: never sleep without it
   bool wait = !busy && core_.queues.empty() && !disk_.has_finished() && posted_returned_.empty() &&
               !has_posted_.load(std::memory_order_acquire) && !stop_.load(std::memory_order_acquire) &&
               !network_.has_work();
