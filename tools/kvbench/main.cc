@@ -3,21 +3,24 @@
 
 #include "src/base/check.h"
 #include "tools/kvbench/commands/commands.h"
+#include "tools/kvbench/server.h"
 
 int main(int argc, char** argv) {
   FLAGS_logtostderr = true;
   google::InitGoogleLogging(argv[0]);
   std::signal(SIGPIPE, SIG_IGN);
+  pando::bench::CleanUpOnSignals();
   CLI::App app("kvbench: load generator for Pando and its peers\n", "kvbench");
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 0 measured; 2 usage; 3 a server failed, refused requests or answered wrongly.\n"
-      "kvbench COMMAND --help describes each command.");
+      "kvbench COMMAND --help describes each command. Without a command: compare.");
   int exit_code = pando::bench::kExitOk;
   pando::bench::AddRunCommand(app, &exit_code);
   pando::bench::AddCompareCommand(app, &exit_code);
+  char* default_command[] = {argv[0], const_cast<char*>("compare"), nullptr};
   try {
-    app.parse(argc, argv);
+    argc > 1 ? app.parse(argc, argv) : app.parse(2, default_command);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? pando::bench::kExitOk : pando::bench::kExitUsage;
   }

@@ -17,6 +17,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <mutex>
 #include <thread>
 
 #include "src/base/check.h"
@@ -30,6 +32,7 @@ namespace fs = std::filesystem;
 constexpr int kStartTimeoutMs = 60'000;
 constexpr int kStopTimeoutMs = 30'000;
 constexpr int kPollMs = 20;
+constexpr int kInterrupted = 130;  // exit code, as a shell reports SIGINT
 
 class Socket {
  public:
@@ -95,7 +98,10 @@ Result<std::string> RedisCommand(uint16_t port, const std::string& inline_comman
 }
 
 // Runs in the child between fork and exec: only what is safe there.
-[[noreturn]] void BecomeServer(const std::vector<char*>& argv, const std::string& log_path, int core, pid_t parent) {
+[[noreturn]] void BecomeServer(const std::vector<char*>& argv, const char* log_path, int core, pid_t parent) {
+  sigset_t none;
+  sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (::getppid() != parent) ::_exit(127);
   if (core >= 0) {
@@ -104,7 +110,7 @@ Result<std::string> RedisCommand(uint16_t port, const std::string& inline_comman
     CPU_SET(static_cast<size_t>(core), &set);
     if (::sched_setaffinity(0, sizeof(set), &set) != 0) ::_exit(126);
   }
-  int log = ::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
+  int log = ::open(log_path, O_WRONLY | O_CREAT | O_APPEND, 0644);
   int null = ::open("/dev/null", O_RDONLY);
   ::dup2(null, 0);
   ::dup2(log, 1);
@@ -114,14 +120,41 @@ Result<std::string> RedisCommand(uint16_t port, const std::string& inline_comman
   ::_exit(127);
 }
 
+// What a signal has to clean up. Shared with the signal thread.
+struct Registry {
+  std::mutex mutex;
+  std::map<std::string, pid_t> servers;  // by directory
+};
+Registry& StartedServers() {
+  static Registry registry;
+  return registry;
+}
+
+void WaitForSignals(sigset_t signals) {
+  int signal = 0;
+  sigwait(&signals, &signal);
+  Registry& registry = StartedServers();
+  std::lock_guard lock(registry.mutex);  // kept: nothing is started any more
+  for (const auto& [directory, pid] : registry.servers) {
+    if (pid > 0) ::kill(pid, SIGKILL);
+    std::error_code ignored;
+    fs::remove_all(directory, ignored);
+  }
+  ::_exit(kInterrupted);
+}
+
 class Spawned final : public Server {
  public:
   Spawned(std::string system, uint16_t port, std::string directory)
-      : Server(std::move(system), "127.0.0.1", port), directory_(std::move(directory)) {}
+      : Server(std::move(system), "127.0.0.1", port), directory_(std::move(directory)) {
+    Register(-1);
+  }
   ~Spawned() override {
     Stop();
     std::error_code ignored;
     fs::remove_all(directory_, ignored);
+    std::lock_guard lock(StartedServers().mutex);
+    StartedServers().servers.erase(directory_);
   }
 
   Status Start(const std::vector<std::string>& args, int core) {
@@ -129,13 +162,13 @@ class Spawned final : public Server {
     for (const std::string& a : args) argv.push_back(const_cast<char*>(a.c_str()));
     argv.push_back(nullptr);
     pid_t parent = ::getpid();
+    const std::string log_path = LogPath();
     pid_ = ::fork();
     if (pid_ < 0) return ErrnoError(errno, "start {}", args[0]);
-    if (pid_ == 0) BecomeServer(argv, LogPath(), core, parent);
+    if (pid_ == 0) BecomeServer(argv, log_path.c_str(), core, parent);
+    Register(pid_);
     for (int waited = 0; waited < kStartTimeoutMs; waited += kPollMs) {
-      int status = 0;
-      if (::waitpid(pid_, &status, WNOHANG) == pid_) {
-        pid_ = -1;
+      if (Reap(WNOHANG)) {
         return Error(Code::kUnavailable, "{} ended at start; its log says: {}", args[0], LogTail());
       }
       if (Accepts(port_)) return Status();
@@ -163,27 +196,34 @@ class Spawned final : public Server {
   }
 
  private:
+  void Register(pid_t pid) {
+    std::lock_guard lock(StartedServers().mutex);
+    StartedServers().servers[directory_] = pid;
+  }
   std::string LogPath() const { return directory_ + "/server.log"; }
   std::string LogTail() const {
     std::ifstream in(LogPath());
     std::string all((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
     return all.size() > 2000 ? all.substr(all.size() - 2000) : all;
   }
+  // The pid may be another process's as soon as it was waited for.
+  bool Reap(int flags) {
+    std::lock_guard lock(StartedServers().mutex);
+    if (::waitpid(pid_, nullptr, flags) != pid_) return false;
+    StartedServers().servers[directory_] = pid_ = -1;
+    return true;
+  }
   void Stop() {
     if (pid_ <= 0) return;
     ::kill(pid_, SIGCONT);
     ::kill(pid_, SIGTERM);
     for (int waited = 0; waited < kStopTimeoutMs; waited += kPollMs) {
-      if (::waitpid(pid_, nullptr, WNOHANG) == pid_) {
-        pid_ = -1;
-        return;
-      }
+      if (Reap(WNOHANG)) return;
       std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
     }
     LOG(WARNING) << system_ << " (pid " << pid_ << ") does not stop; killing it";
     ::kill(pid_, SIGKILL);
-    ::waitpid(pid_, nullptr, 0);
-    pid_ = -1;
+    Reap(0);
   }
 
   std::string directory_;
@@ -262,6 +302,15 @@ Result<std::unique_ptr<Server>> UseServer(std::string system, const std::string&
   if (port == 0) return Error(Code::kInvalidArgument, "--server={}: expected host:port", address);
   std::string host = address.substr(0, colon);
   return std::unique_ptr<Server>(std::make_unique<Foreign>(std::move(system), std::move(host), port));
+}
+
+void CleanUpOnSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGTERM);
+  CHECK_EQ(pthread_sigmask(SIG_BLOCK, &signals, nullptr), 0);
+  std::thread(WaitForSignals, signals).detach();
 }
 
 Status PinThread(int core) {

@@ -61,6 +61,10 @@ Status MakeRedisDurable(const Server& redis);
 // "host:port" of a server that runs already.
 Result<std::unique_ptr<Server>> UseServer(std::string system, const std::string& address);
 
+// Makes SIGINT and SIGTERM stop the servers that were started, remove their directories and end the process with 130.
+// Call it before any other thread is made.
+void CleanUpOnSignals();
+
 // Pins the calling thread, the generator's, to one core; < 0 = not pinned.
 Status PinThread(int core);
 // The version the server's binary reports on its first line, or "".
