@@ -128,6 +128,8 @@ struct WriteResult {
   5: bool existed
   /** In writeBatch: set when this op's partition refused the ops; nothing of this op was applied. */
   6: optional KvError error
+  /** current.value was left out: what a batch's refused ops found is sent up to 2 MiB of values a partition. */
+  7: bool current_value_omitted
 }
 
 struct HelloRequest {

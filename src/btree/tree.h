@@ -160,6 +160,8 @@ class Tree final : public PageOwner {
     return value_bytes > sizeof(OverflowRef) && key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
   }
   void Upsert(Frame* leaf, std::string_view key, const NewValue& value);
+  // How many pages would be cloned if all of `leaves` were modified now; kFramesPerUpdate covers one leaf's.
+  size_t ClonesNeeded(std::span<Frame* const> leaves);
   // True when there was a record. *underfull: the leaf is worth merging (MergeLeaf).
   bool Erase(Frame* leaf, std::string_view key, bool* underfull);
   // Fetches the leaf of `key` and a neighbour, and joins them when both fit in one page; frees empty pages.

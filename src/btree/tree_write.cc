@@ -1,6 +1,7 @@
 // Tree: copy-on-write, inserts and splits, deletes and merges.
 #include <algorithm>
 #include <cstring>
+#include <unordered_set>
 
 #include "src/base/hash.h"
 #include "src/btree/tree.h"
@@ -76,6 +77,17 @@ Frame* Tree::Clone(Frame* old) {
   old->parent = kNoFrame;
   ListAdd(clone);
   return clone;
+}
+
+size_t Tree::ClonesNeeded(std::span<Frame* const> leaves) {
+  if (!checkpointing_) return 0;
+  std::unordered_set<FrameId> clones;
+  for (Frame* frame : leaves) {
+    for (; frame && frame->birth != generation_ && frame->dirty; frame = Parent(frame)) {
+      if (!clones.insert(frame->id).second) break;
+    }
+  }
+  return clones.size();
 }
 
 // `to` is a copy of `from` and takes over its children; `from` refers to them as the disk will know them.

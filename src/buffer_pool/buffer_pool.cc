@@ -28,6 +28,7 @@ BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
     : reactor_(reactor),
       page_bytes_(options.page_bytes),
       compression_(options.compression),
+      gather_turn_(reactor, 1),
       load_done_(reactor),
       load_frame_freed_(reactor),
       write_frame_freed_(reactor),
@@ -125,7 +126,7 @@ Frame* BufferPool::NewPage(PageOwner* owner, uint8_t level) {
 }
 
 Task<void> BufferPool::EnsureFree(size_t frames) {
-  CHECK_LE(frames, frames_.size() / 4) << "more frames at once than the pool can promise";
+  CHECK_LE(frames, frames_.size() / 2) << "more frames at once than the pool can promise";
   while (free_.size() < frames) {
     if (EvictSome()) continue;
     WantFree(frames);
@@ -192,7 +193,7 @@ void BufferPool::PushHead(Fifo& fifo, Frame::Queue queue, Frame* frame) {
   if (fifo.head != kNoFrame) frames_[fifo.head].queue_prev = frame->id;
   fifo.head = frame->id;
   if (fifo.tail == kNoFrame) fifo.tail = frame->id;
-  ++fifo.size;
+  fifo.frames += FramesOf(*frame);
 }
 
 void BufferPool::Unlink(Frame* frame) {
@@ -202,16 +203,13 @@ void BufferPool::Unlink(Frame* frame) {
   else fifo.head = frame->queue_next;
   if (frame->queue_next != kNoFrame) frames_[frame->queue_next].queue_prev = frame->queue_prev;
   else fifo.tail = frame->queue_prev;
-  --fifo.size;
+  fifo.frames -= FramesOf(*frame);
   frame->queue = Frame::Queue::kNone;
   frame->queue_prev = frame->queue_next = kNoFrame;
 }
 
 uint64_t BufferPool::Fingerprint(const PageOwner* owner, Extent location) const {
-  uint64_t words[2] = {reinterpret_cast<uintptr_t>(owner), location.packed};
-  // The address only tells the owners of one pool apart; no behaviour that a simulation replays depends on ghosts of
-  // two owners colliding more than on the hash itself.
-  words[0] = owner->uuid().lo;
+  uint64_t words[2] = {owner->uuid().lo, location.packed};
   return Hash64({reinterpret_cast<const char*>(words), sizeof(words)});
 }
 
@@ -250,9 +248,10 @@ void BufferPool::Evict(Frame* frame) {
 }
 
 bool BufferPool::EvictStep() {
-  bool from_small = small_.size > 0 && (small_.size > frames_.size() / 10 || main_.size == 0);
+  // The main queue's turn, unless all of it was refused lately.
+  bool from_small = small_.frames > 0 && (small_.frames > frames_.size() / 10 || main_refused_ >= main_.frames);
   Fifo& fifo = from_small ? small_ : main_;
-  if (fifo.size == 0) return false;
+  if (fifo.frames == 0) return false;
   Frame* frame = &frames_[fifo.tail];
   Unlink(frame);
   uint8_t& heat = HeatOf(*frame);
@@ -265,9 +264,11 @@ bool BufferPool::EvictStep() {
   }
   if (Evictable(*frame)) {
     if (from_small) AddGhost(Fingerprint(frame->owner, frame->disk.location));
+    if (!from_small) main_refused_ = 0;
     Evict(frame);
     return true;
   }
+  if (!from_small) ++main_refused_;
   PushHead(main_, Frame::Queue::kMain, frame);
   // An inner page is written early only while all its children are known by extent: attached, none in memory.
   bool writable = (frame->overflow || frame->level == 0 || frame->attached) && frame->dirty && !frame->writing && !frame->doomed && frame->frame_children == 0 && frame->pins == 0 &&

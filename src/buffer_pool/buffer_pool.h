@@ -77,7 +77,7 @@ class PagePin {
 
  private:
   friend class BufferPool;
-  PagePin(class BufferPool* pool, Frame* frame) : pool_(pool), frame_(frame) { ++frame->pins; }
+  PagePin(class BufferPool* pool, Frame* frame);
   class BufferPool* pool_ = nullptr;
   Frame* frame_ = nullptr;
 };
@@ -120,12 +120,15 @@ class BufferPool {
   size_t free_frames() const { return free_.size(); }
   // A frame for a new page. EnsureFree must have promised it. Dirty, resident, unattached.
   Frame* NewPage(PageOwner* owner, uint8_t level);
-  // Suspends until `frames` are free (at most frame_count()/4). For writers: they apply without suspending after it.
+  // Suspends until `frames` are free (at most frame_count()/2). For writers: they apply without suspending after it.
   Task<void> EnsureFree(size_t frames);
   // Gives a frame back: at once, or when its pins and its write are done (then it is `doomed`).
   // With `discard_extent`, its extent goes back to the owner once no write to it can be in flight.
   void Drop(Frame* frame, bool discard_extent = false);
   PagePin Pin(Frame* frame) { return PagePin(this, frame); }
+  size_t pinned_frames() const { return pinned_frames_; }
+  // Held by the one that gathers more than a few pins and waits for frames meanwhile; two could wait for each other.
+  Semaphore& gather_turn() { return gather_turn_; }
   void Touch(Frame* frame);  // a use, for eviction
 
   // Forgets everything of an owner that is being closed; none of it may be pinned or under I/O.
@@ -167,7 +170,7 @@ class BufferPool {
   friend class PagePin;
   struct Fifo {
     FrameId head = kNoFrame, tail = kNoFrame;
-    uint32_t size = 0;
+    size_t frames = 0;  // with the further pieces of values
   };
 
   Frame* TakeFree();
@@ -184,6 +187,7 @@ class BufferPool {
   Task<void> Clean();
   uint8_t& HeatOf(Frame& frame) { return frame.overflow ? frame.heat : HeaderOf(data(frame)).heat; }
 
+  uint32_t FramesOf(const Frame& frame) const { return frame.overflow ? FramesFor(frame.value_bytes) : 1; }
   void PushHead(Fifo& fifo, Frame::Queue queue, Frame* frame);
   void Unlink(Frame* frame);
   void Enqueue(Frame* frame, uint64_t fingerprint);
@@ -223,9 +227,12 @@ class BufferPool {
   int registered_base_ = kNoBuffer;
 
   Fifo small_, main_;
+  size_t main_refused_ = 0;  // victims from the main queue since the last that could go
   std::vector<uint32_t> ghosts_;  // direct-mapped fingerprints; 0 = none
   size_t low_water_ = 0, high_water_ = 0;
   size_t wanted_frames_ = 0;  // the most that a waiter needs
+  size_t pinned_frames_ = 0;
+  Semaphore gather_turn_;
 
   WaitQueue load_done_;
   WaitQueue load_frame_freed_;   // readers that wait for a frame
@@ -240,10 +247,16 @@ class BufferPool {
   BufferPoolStats stats_;
 };
 
+inline PagePin::PagePin(BufferPool* pool, Frame* frame) : pool_(pool), frame_(frame) {
+  if (++frame->pins == 1) ++pool->pinned_frames_;
+}
+
 inline void PagePin::Release() {
   if (!frame_) return;
   Frame* frame = std::exchange(frame_, nullptr);
-  if (--frame->pins == 0) pool_->Unpinned(frame);
+  if (--frame->pins > 0) return;
+  --pool_->pinned_frames_;
+  pool_->Unpinned(frame);
 }
 
 }  // namespace pando

@@ -228,6 +228,7 @@ void BufferPool::FinishWrite(Frame* frame, Status* status, bool current) {
   bool valid = status->ok() && current && !frame->doomed;
   frame->writing = false;
   if (valid) {
+    main_refused_ = 0;
     frame->dirty = false;
     --stats_.dirty_pages;
   } else if (status->ok()) {

@@ -216,8 +216,10 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
       to->existed = from.current.found;
       ToRecord(from.current, &to->current);
       to->__isset.current = true;
+      to->current_value_omitted = from.value_omitted;
       return {};
     case OpOutcome::kNotANumber:
+      if (from.value_omitted) return Bad("cannot increment: the value is not a decimal 64-bit integer");
       return Bad("cannot increment: the value of {} bytes is not a decimal 64-bit integer", from.current.value.size());
     case OpOutcome::kOverflow:
       return Bad("cannot increment by {}: the sum would pass the range of 64-bit integers", op.delta);

@@ -9,6 +9,8 @@
 namespace pando {
 namespace {
 
+constexpr size_t kMaxNumberBytes = 20;       // a sign and 19 digits
+constexpr uint64_t kPinnedShare = 8;         // writes pin what they will need in up to 1/8 of the pool
 constexpr size_t kMaxMergeKeys = 64;         // underfull leaves remembered; what is over is found by a later delete
 constexpr size_t kCheckpointWrites = 32;     // page writes in flight
 constexpr size_t kSweepBatch = 64;           // expired records removed with one write
@@ -24,17 +26,19 @@ int64_t ExpiryOf(const WriteOp& op, Version version, const ReadResult& current) 
   return 0;
 }
 
-bool Holds(const Condition& condition, const ReadResult& current) {
+bool Holds(const Condition& condition, const ReadResult& current, bool value_equal) {
   if (condition.exists && *condition.exists != current.found) return false;
   if (condition.version && (!current.found || current.version != *condition.version)) return false;
-  if (condition.value && (!current.found || current.value != *condition.value)) return false;
+  if (condition.value && (!current.found || !value_equal)) return false;
   return true;
 }
 
-// The decimal 64-bit integer a record holds; a missing record counts as zero.
+// The decimal 64-bit integer a record holds; a missing record counts as zero. Longer text is not a number, whatever
+// its leading zeros: so no number is an overflow value.
 bool ParseNumber(const ReadResult& current, int64_t* number) {
   *number = 0;
   if (!current.found) return true;
+  if (current.value.size() > kMaxNumberBytes) return false;
   const char* end = current.value.data() + current.value.size();
   auto [at, error] = std::from_chars(current.value.data(), end, *number);
   return error == std::errc() && at == end;
@@ -176,8 +180,9 @@ Task<Result<uint64_t>> Replica::Count(std::string start, std::string end) {
 
 // -- the write path --------------------------------------------------------------------------------------------------
 
+// Beside clones: new values, and splits. Two a leaf; those of inner pages are rare enough for what one update may take.
 size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
-  size_t frames = kFramesPerUpdate + 3 * ops.size();
+  size_t frames = kFramesPerUpdate + 2 * ops.size();
   for (const WriteOp& op : ops) {
     if (op.op == RecordOp::kPut && tree_->NeedsOverflow(op.key.size(), op.value.size())) {
       frames += pool_.FramesFor(static_cast<uint32_t>(op.value.size()));
@@ -199,7 +204,8 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
     *log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + 64;
     blocks += 2 * blocks_per_page + (op.value.size() + kBlockBytes - 1) / kBlockBytes;
   }
-  if (FramesFor(ops) > pool_.frame_count() / 4) {
+  // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
+  if (kFramesPerUpdate + 2 * ops.size() > pool_.frame_count() / 8 || FramesFor(ops) > pool_.frame_count() / 4) {
     co_return Error(Code::kOverloaded, "a batch of {} operations needs {} pages of memory, the node has {}: send smaller "
                     "batches or raise --memory_limit_mb", ops.size(), FramesFor(ops), pool_.frame_count());
   }
@@ -217,7 +223,7 @@ Task<Status> Replica::FetchForWrite(PendingWrite* pending) {
   for (size_t i = 0; i < pending->ops->size(); ++i) {
     const WriteOp& op = (*pending->ops)[i];
     CO_ASSIGN_OR_RETURN(PagePin pin, co_await tree_->FetchLeaf(op.key));
-    pending->pins.push_back(std::move(pin));
+    if (pool_.pinned_frames() < pool_.frame_count() / kPinnedShare) pending->pins.push_back(std::move(pin));
     if (op.op == RecordOp::kPut && tree_->NeedsOverflow(op.key.size(), op.value.size())) {
       uint32_t blocks = static_cast<uint32_t>((op.value.size() + kBlockBytes - 1) / kBlockBytes);
       CO_ASSIGN_OR_RETURN(pending->extents[i], co_await file_->AllocateUnapplied(blocks));
@@ -324,8 +330,10 @@ Task<void> Replica::ApplySlowly() {
   while (!pending_.empty() && pending_.front()->last_lsn <= durable_lsn_) {
     PendingWrite* pending = pending_.front();
     preparing_ = pending;
+    co_await pool_.gather_turn().Acquire();
     Status status = co_await MakeReady(pending);
     preparing_ = nullptr;
+    pool_.gather_turn().Release();  // the next one resumes from the loop, after what follows
     if (!failure_.ok()) {  // stopped meanwhile: FailPending left this one, whose operations MakeReady was reading
       FailOne(pending);
       break;
@@ -343,37 +351,59 @@ Task<void> Replica::ApplySlowly() {
 // Everything the write needs is in memory now, so that it can be applied without suspending.
 bool Replica::ReadyToApply(PendingWrite* pending) {
   if (!pending->ops) return true;
-  if (pool_.free_frames() < FramesFor(*pending->ops)) return false;
+  const std::vector<WriteOp>& ops = *pending->ops;
+  const size_t frames = FramesFor(ops);
+  if (pool_.free_frames() < frames) return false;
+  std::vector<Frame*> leaves(tree_->checkpointing() && ops.size() > 1 ? ops.size() : 0);
   ChildRef missing;
   uint8_t level = 0;
-  for (const WriteOp& op : *pending->ops) {
-    Frame* leaf = tree_->FindLeaf(op.key, &missing, &level);
+  for (size_t i = 0; i < ops.size(); ++i) {
+    Frame* leaf = tree_->FindLeaf(ops[i].key, &missing, &level);
     if (!leaf) return false;
-    if (!NeedsCurrentValue(op)) continue;
-    std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key);
-    if (found && found->record.overflow && !tree_->FindOverflow(found->record.overflow_ref)) return false;
+    if (!leaves.empty()) leaves[i] = leaf;
+    if (!NeedsCurrentValue(ops[i])) continue;
+    std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, ops[i].key);
+    if (!found || !found->record.overflow || tree_->FindOverflow(found->record.overflow_ref)) continue;
+    if (pending->found.empty() || pending->found[i].location != found->record.overflow_ref.location) return false;
   }
-  return true;
+  return pool_.free_frames() >= frames + tree_->ClonesNeeded(leaves);
 }
 
+// Only the partition's next write is ever here, and nothing is applied meanwhile: its records stay as they are found.
 Task<Status> Replica::MakeReady(PendingWrite* pending) {
   if (!pending->ops) co_return Status();
-  std::vector<PagePin> pins;
-  for (const WriteOp& op : *pending->ops) {
-    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await tree_->FetchLeaf(op.key));
-    Frame* frame = leaf.frame();
-    pins.push_back(std::move(leaf));
-    if (!NeedsCurrentValue(op)) continue;
-    std::optional<FoundRecord> found = tree_->FindInLeaf(frame, op.key);
-    if (!found || !found->record.overflow) continue;
-    OverflowRef ref = found->record.overflow_ref;
-    Result<PagePin> value = co_await tree_->FetchOverflow(ref, found->record.value_bytes);
-    if (!value.ok()) co_return value.TakeStatus();
-    pins.push_back(*std::move(value));
+  const std::vector<WriteOp>& ops = *pending->ops;
+  pending->pins.clear();
+  pending->found.resize(ops.size());
+  std::vector<Frame*> leaves;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await tree_->FetchLeaf(ops[i].key));
+    leaves.push_back(leaf.frame());
+    pending->pins.push_back(std::move(leaf));
+    if (!NeedsCurrentValue(ops[i])) continue;
+    std::optional<FoundRecord> found = tree_->FindInLeaf(leaves.back(), ops[i].key);
+    if (!found || !found->record.overflow || pending->found[i].location == found->record.overflow_ref.location) continue;
+    CO_RETURN_IF_ERROR(co_await ReadFound(pending, i, found->record.overflow_ref, found->record.value_bytes));
   }
-  co_await pool_.EnsureFree(FramesFor(*pending->ops));
-  // The caller checks and applies before anything else runs; what is pinned here must outlive that.
-  pending->pins.insert(pending->pins.end(), std::make_move_iterator(pins.begin()), std::make_move_iterator(pins.end()));
+  size_t frames = FramesFor(ops) + tree_->ClonesNeeded(leaves);
+  co_await pool_.EnsureFree(std::min(frames, size_t{pool_.frame_count()} / 2));
+  co_return Status();
+}
+
+Task<Status> Replica::ReadFound(PendingWrite* pending, size_t index, OverflowRef ref, uint32_t value_bytes) {
+  std::string bytes;
+  Status status;
+  do status = co_await ReadOverflow(ref, value_bytes, &bytes);
+  while (status.code() == Code::kAborted && failure_.ok());  // there was no room
+  CO_RETURN_IF_ERROR(status);
+  const Condition& condition = (*pending->ops)[index].condition;
+  FoundValue& found = pending->found[index];
+  found.location = ref.location;
+  found.equal = condition.value && *condition.value == bytes;
+  if (pending->reply_bytes + bytes.size() <= kMaxBatchBytes) {
+    pending->reply_bytes += bytes.size();
+    found.bytes = std::move(bytes);
+  }
   co_return Status();
 }
 
@@ -386,8 +416,9 @@ void Replica::Apply(PendingWrite* pending) {
   for (size_t i = 0; i < pending->ops->size(); ++i) {
     CHECK_GT(pending->versions[i], applied_version_) << "P5: versions rise along the log";
     applied_version_ = pending->versions[i];
-    pending->results.push_back(ApplyOp((*pending->ops)[i], pending->versions[i], pending->extents[i]));
+    pending->results.push_back(ApplyOp(pending, i));
   }
+  pending->pins.clear();
   applied_lsn_ = pending->last_lsn;
   log_->SetCommit(stream_, applied_lsn_);
   Finish(pending, Status());
@@ -408,7 +439,52 @@ OpResult Replica::ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result) {
   return result;
 }
 
-OpResult Replica::ApplyOp(const WriteOp& op, Version version, Extent extent) {
+// The record that an operation meets. Its value only when the operation looks at it.
+Replica::CurrentRecord Replica::ReadCurrent(PendingWrite* pending, size_t index, Frame* leaf) {
+  const WriteOp& op = (*pending->ops)[index];
+  const int64_t now_ms = VersionMs(pending->versions[index]);
+  CurrentRecord current;
+  if (!NeedsCurrentValue(op)) {
+    std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key);
+    if (!found) return current;
+    current.read.expires_at_ms = found->record.expires_at_ms;
+    current.read.found = current.read.expires_at_ms == 0 || current.read.expires_at_ms > now_ms;
+    return current;
+  }
+  RecordView unread;
+  if (ReadResident(leaf, op.key, now_ms, &current.read, &unread)) {
+    current.value_equal = op.condition.value && current.read.value == *op.condition.value;
+    return current;
+  }
+  CHECK(!pending->found.empty() && pending->found[index].location == unread.overflow_ref.location)
+      << "a condition was applied without its value";
+  FoundValue& found = pending->found[index];
+  current.value_equal = found.equal;
+  current.value_known = found.bytes.has_value();
+  if (found.bytes) {
+    pending->reply_bytes -= found.bytes->size();  // counted again if it is handed back
+    current.read.value = *std::move(found.bytes);
+  }
+  return current;
+}
+
+OpResult Replica::Refuse(PendingWrite* pending, size_t index, OpOutcome outcome, CurrentRecord current) {
+  if (!pending->extents[index].empty()) file_->FreeNow(pending->extents[index]);
+  OpResult result;
+  result.outcome = outcome;
+  result.version = current.read.version;
+  result.existed = current.read.found;
+  result.value_omitted = !current.value_known || pending->reply_bytes + current.read.value.size() > kMaxBatchBytes;
+  if (result.value_omitted) current.read.value.clear();
+  pending->reply_bytes += current.read.value.size();
+  result.current = std::move(current.read);
+  return result;
+}
+
+OpResult Replica::ApplyOp(PendingWrite* pending, size_t index) {
+  const WriteOp& op = (*pending->ops)[index];
+  const Version version = pending->versions[index];
+  const Extent extent = pending->extents[index];
   ChildRef missing;
   uint8_t level = 0;
   Frame* leaf = tree_->FindLeaf(op.key, &missing, &level);
@@ -416,26 +492,12 @@ OpResult Replica::ApplyOp(const WriteOp& op, Version version, Extent extent) {
   OpResult result;
   result.version = version;
   if (op.op == RecordOp::kExpire) return ApplyExpire(leaf, op, std::move(result));
-  ReadResult current;
-  if (NeedsCurrentValue(op)) {
-    RecordView unread;
-    CHECK(ReadResident(leaf, op.key, VersionMs(version), &current, &unread)) << "a condition was applied without its value";
-  } else if (std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key)) {
-    int64_t expires = found->record.expires_at_ms;
-    current.found = expires == 0 || expires > VersionMs(version);
-    current.expires_at_ms = expires;
+  CurrentRecord current = ReadCurrent(pending, index, leaf);
+  result.existed = current.read.found;
+  if (!Holds(op.condition, current.read, current.value_equal)) {
+    return Refuse(pending, index, OpOutcome::kConditionFailed, std::move(current));
   }
-  result.existed = current.found;
-  auto refuse = [&](OpOutcome outcome) {
-    if (!extent.empty()) file_->FreeNow(extent);
-    result.outcome = outcome;
-    result.version = current.version;
-    result.current = std::move(current);
-    return std::move(result);
-  };
-  if (!Holds(op.condition, current)) return refuse(OpOutcome::kConditionFailed);
-
-  NewValue value{op.value, extent, version, ExpiryOf(op, version, current)};
+  NewValue value{op.value, extent, version, ExpiryOf(op, version, current.read)};
   std::string number_text;
   if (op.op == RecordOp::kRemove) {
     bool underfull = false;
@@ -444,8 +506,12 @@ OpResult Replica::ApplyOp(const WriteOp& op, Version version, Extent extent) {
     return result;
   }
   if (op.op == RecordOp::kIncrement) {
-    if (!ParseNumber(current, &result.number)) return refuse(OpOutcome::kNotANumber);
-    if (__builtin_add_overflow(result.number, op.delta, &result.number)) return refuse(OpOutcome::kOverflow);
+    if (!current.value_known || !ParseNumber(current.read, &result.number)) {
+      return Refuse(pending, index, OpOutcome::kNotANumber, std::move(current));
+    }
+    if (__builtin_add_overflow(result.number, op.delta, &result.number)) {
+      return Refuse(pending, index, OpOutcome::kOverflow, std::move(current));
+    }
     number_text = std::to_string(result.number);
     value.bytes = number_text;
   }

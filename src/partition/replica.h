@@ -10,6 +10,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -75,12 +76,26 @@ class Replica final : public Partition, public LogConsumer {
   Nanos last_checkpoint_ns() const { return last_checkpoint_ns_; }
 
  private:
+  // A large value that an operation meets, read ahead of its evaluation: so many of them, as one write may need, do not
+  // fit into memory together.
+  struct FoundValue {
+    Extent location;
+    bool equal = false;  // to the condition's value
+    std::optional<std::string> bytes;  // unless the reply has no room for it
+  };
+  struct CurrentRecord {
+    ReadResult read;
+    bool value_equal = false;  // to the condition's value
+    bool value_known = true;   // false: read.value was left out
+  };
   struct PendingWrite {
     std::vector<WriteOp>* ops = nullptr;  // null: a cut, not a write (OpenSnapshot)
     std::vector<OpResult> results;
     std::vector<Version> versions;
     std::vector<Extent> extents;  // per op: the place of an overflow value, or empty
     std::vector<PagePin> pins;
+    std::vector<FoundValue> found;  // per op, once MakeReady was there
+    size_t reply_bytes = 0;         // of values handed back
     Lsn last_lsn = 0;
     Status status;
     bool done = false;
@@ -112,7 +127,10 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> MakeReady(PendingWrite* pending);
   void Apply(PendingWrite* pending);
   OpResult ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result);
-  OpResult ApplyOp(const WriteOp& op, Version version, Extent extent);
+  OpResult ApplyOp(PendingWrite* pending, size_t index);
+  OpResult Refuse(PendingWrite* pending, size_t index, OpOutcome outcome, CurrentRecord current);
+  CurrentRecord ReadCurrent(PendingWrite* pending, size_t index, Frame* leaf);
+  Task<Status> ReadFound(PendingWrite* pending, size_t index, OverflowRef ref, uint32_t value_bytes);
   bool ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out, RecordView* unread);
   Task<Status> ReadOverflow(OverflowRef ref, uint32_t value_bytes, std::string* out);
   bool NeedsCurrentValue(const WriteOp& op) const {

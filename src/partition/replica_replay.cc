@@ -30,6 +30,7 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
   for (uint32_t i = 0; i < batch.record_count; ++i, ++lsn) {
     Result<LogRecord> record = DecodeRecord(&reader);
     if (!record.ok()) co_return corrupt(record.status().message());
+    if (record->key.size() > MaxKeyBytes(pool_.page_bytes())) co_return corrupt("a key longer than the limit");
     if (lsn > applied_lsn_) records.push_back(*record);
   }
   // Random keys live in pages that are not in memory: read them together, in bounded groups.
@@ -40,7 +41,6 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
     uint8_t level = 0;
     while (to < records.size() && prefetches.running() < kPrefetches) {
       const LogRecord& record = records[to++];
-      if (record.key.size() > MaxKeyBytes(pool_.page_bytes())) co_return corrupt("a key longer than the limit");
       if (!tree_->FindLeaf(record.key, &missing, &level)) prefetches.Spawn(Prefetch(std::string(record.key)));
     }
     co_await prefetches.Drain();
@@ -70,10 +70,11 @@ Task<Status> Replica::ReplayRecord(LogRecord record) {
   ops.push_back(std::move(op));
   PendingWrite pending;
   pending.ops = &ops;
+  pending.versions.push_back(record.version);
   CO_RETURN_IF_ERROR(co_await FetchForWrite(&pending));
   while (!ReadyToApply(&pending)) CO_RETURN_IF_ERROR(co_await MakeReady(&pending));
   applied_version_ = record.version;
-  ApplyOp(ops[0], record.version, pending.extents[0]);
+  ApplyOp(&pending, 0);
   co_return Status();
 }
 

@@ -43,6 +43,8 @@ struct OpResult {
   bool existed = false;
   int64_t number = 0;  // kIncrement
   ReadResult current;
+  // current.value was left out: what the refused operations of one write found is handed back up to kMaxBatchBytes.
+  bool value_omitted = false;
 };
 
 // A partition's snapshot: its state after a known LSN, readable until it expires or is released. Not kept over a restart.

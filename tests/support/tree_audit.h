@@ -133,7 +133,7 @@ class MemoryAudit {
 // What the frames of a pool are held by, for messages.
 inline std::string DescribePool(BufferPool& pool) {
   size_t free = 0, loading = 0, pieces = 0, pinned = 0, writing = 0, dirty_leaves = 0, dirty_inner = 0, dirty_values = 0,
-         detached = 0, parents = 0, doomed = 0;
+         detached = 0, parents = 0, doomed = 0, pinned_values = 0, in_small = 0, in_main = 0;
   for (FrameId id = 0; id < pool.frame_count(); ++id) {
     const Frame& f = pool.frame(id);
     free += f.state == Frame::State::kFree;
@@ -147,10 +147,14 @@ inline std::string DescribePool(BufferPool& pool) {
     detached += f.dirty && !f.attached && !f.overflow;
     parents += f.frame_children > 0;
     doomed += f.doomed;
+    pinned_values += f.pins > 0 && f.overflow;
+    in_small += f.queue == Frame::Queue::kSmall;
+    in_main += f.queue == Frame::Queue::kMain;
   }
-  return fmt::format("{} frames: {} free, {} loading, {} pieces, {} pinned, {} being written, {} doomed; dirty: {} leaves, {} "
-                     "inner, {} values, {} of them detached; {} with children in memory", pool.frame_count(), free, loading,
-                     pieces, pinned, writing, doomed, dirty_leaves, dirty_inner, dirty_values, detached, parents);
+  return fmt::format("{} frames: {} free, {} loading, {} pieces, {} pinned ({} values), {} being written, {} doomed; dirty: "
+                     "{} leaves, {} inner, {} values, {} of them detached; {} with children in memory; queues {} and {}",
+                     pool.frame_count(), free, loading, pieces, pinned, pinned_values, writing, doomed, dirty_leaves,
+                     dirty_inner, dirty_values, detached, parents, in_small, in_main);
 }
 
 }  // namespace pando::engine_test
