@@ -114,8 +114,14 @@ bool GetPath::Offer(const RpcRequest& request) {
   Entry entry;
   entry.id = request.id;
   entry.partition = backend_->store->PartitionOf(key);
-  entry.key_bytes = static_cast<uint32_t>(key.size());
   entry.budget_ms = args_.context.budget_ms;
+  Gather(entry, key);
+  server_->ArmTurnEnd();
+  return true;
+}
+
+void GetPath::Gather(Entry entry, std::string_view key) {
+  entry.key_bytes = static_cast<uint32_t>(key.size());
   uint32_t reactor = backend_->store->ReactorOf(entry.partition);
   if (reactor == backend_->reactor) {
     entry.key_offset = static_cast<uint32_t>(keys_.size());
@@ -127,11 +133,44 @@ bool GetPath::Offer(const RpcRequest& request) {
     gets->keys.append(key);
     gets->entries.push_back(entry);
   }
-  server_->ArmTurnEnd();
-  return true;
+}
+
+void GetPath::Park(const Entry& entry, std::string_view key) {
+  metrics_.parked_total.Add();
+  parked_.push_back({entry, std::string(key)});
+}
+
+void GetPath::Park(const RequestId& id, std::string_view key, int32_t budget_ms) {
+  Entry entry;
+  entry.id = id;
+  entry.partition = backend_->store->PartitionOf(key);
+  entry.budget_ms = budget_ms;
+  Park(entry, key);
+}
+
+void GetPath::GoTheLongWay(const Entry& entry, std::string_view key) {
+  if (!server_->HasRoom(entry.id, slow_bytes_)) return Park(entry, key);
+  metrics_.misses_total.Add();
+  slow_get_(entry.id, std::string(key), entry.budget_ms);
+}
+
+void GetPath::TakeUpParked() {
+  std::vector<Parked> waiting;
+  waiting.swap(parked_);
+  for (Parked& p : waiting) {
+    if (server_->IsClosed(p.entry.id)) {
+      server_->BeginReply(p.entry.id);
+      server_->EndReply(p.entry.id);
+    } else if (server_->HasRoom(p.entry.id)) {
+      Gather(p.entry, p.key);
+    } else {
+      parked_.push_back(std::move(p));
+    }
+  }
 }
 
 void GetPath::OnTurnEnd() {
+  if (std::exchange(look_again_, false)) TakeUpParked();
   for (uint32_t reactor = 0; reactor < gathering_.size(); ++reactor) {
     RemoteGets* gets = std::exchange(gathering_[reactor], nullptr);
     if (gets == nullptr) continue;
@@ -156,13 +195,16 @@ void GetPath::AnswerLocal() {
   FillReads(entries_, keys_);
   backend_->batch_get(reads_);
   for (size_t i = 0; i < entries_.size(); ++i) {
-    if (reads_[i].outcome != PointRead::Outcome::kMiss) Answer(entries_[i].id, reads_[i]);
+    if (reads_[i].outcome == PointRead::Outcome::kMiss) continue;
+    if (server_->HasRoom(entries_[i].id)) {
+      Answer(entries_[i].id, reads_[i]);
+    } else {
+      Park(entries_[i], reads_[i].key);
+    }
   }
   // Only now: what was found is valid until the engine is called again.
   for (size_t i = 0; i < entries_.size(); ++i) {
-    if (reads_[i].outcome != PointRead::Outcome::kMiss) continue;
-    metrics_.misses_total.Add();
-    slow_get_(entries_[i].id, std::string(reads_[i].key), entries_[i].budget_ms);
+    if (reads_[i].outcome == PointRead::Outcome::kMiss) GoTheLongWay(entries_[i], reads_[i].key);
   }
   entries_.clear();
   keys_.clear();
@@ -224,9 +266,13 @@ void GetPath::FinishRemote(RemoteGets* gets) {
   for (size_t i = 0; i < gets->entries.size(); ++i) {
     const Entry& entry = gets->entries[i];
     const RemoteGets::Answer& answer = gets->answers[i];
+    std::string_view key = std::string_view(gets->keys).substr(entry.key_offset, entry.key_bytes);
     if (answer.outcome == PointRead::Outcome::kMiss) {
-      metrics_.misses_total.Add();
-      slow_get_(entry.id, gets->keys.substr(entry.key_offset, entry.key_bytes), entry.budget_ms);
+      GoTheLongWay(entry, key);
+      continue;
+    }
+    if (!server_->HasRoom(entry.id)) {
+      Park(entry, key);
       continue;
     }
     PointRead read;

@@ -8,6 +8,7 @@
 // Threads: one reactor, but for RemoteGets, which are handed between two.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <string>
@@ -31,7 +32,7 @@ class GetPath {
   using SlowGet = std::function<void(const RequestId& id, std::string key, int32_t budget_ms)>;
 
   struct Metrics {
-    Counter gets_total, misses_total, remote_total;
+    Counter gets_total, misses_total, remote_total, parked_total;
   };
 
   GetPath(RpcServer* server, KvBackend* backend, SlowGet slow_get);
@@ -43,6 +44,17 @@ class GetPath {
   bool Offer(const RpcRequest& request);
   // Answers what this turn has gathered.
   void OnTurnEnd();
+  // A get that went the long way found, with its value in hand, that its connection has no room: it is dropped and read
+  // again later.
+  void Park(const RequestId& id, std::string_view key, int32_t budget_ms);
+  // The size of a value that came the long way; tells how many may be under way for one connection.
+  void NoteSlowValue(size_t bytes) { slow_bytes_ = std::max(bytes, slow_bytes_ - slow_bytes_ / 16); }
+  // Gets that wait for a connection to take its replies look again.
+  void OnReplyRoom() {
+    if (parked_.empty() || look_again_) return;
+    look_again_ = true;
+    server_->ArmTurnEnd();
+  }
   const Metrics& metrics() const { return metrics_; }
 
  private:
@@ -55,6 +67,16 @@ class GetPath {
     int32_t budget_ms = 0;
   };
 
+  // A get whose connection does not take its replies fast enough.
+  struct Parked {
+    Entry entry;
+    std::string key;
+  };
+
+  void Gather(Entry entry, std::string_view key);
+  void Park(const Entry& entry, std::string_view key);
+  void TakeUpParked();
+  void GoTheLongWay(const Entry& entry, std::string_view key);
   void AnswerLocal();
   void Answer(const RequestId& id, const PointRead& read);
   void FillReads(const std::vector<Entry>& entries, const std::string& keys);
@@ -70,6 +92,9 @@ class GetPath {
   std::vector<Entry> entries_;
   std::string keys_;
   std::vector<PointRead> reads_;
+  std::vector<Parked> parked_;
+  size_t slow_bytes_ = 0;                             // what the values of slow gets have lately had, at most
+  bool look_again_ = false;                           // something parked may have room now
   std::vector<RemoteGets*> gathering_;                // by target reactor; null = none this turn
   std::vector<std::unique_ptr<RemoteGets>> remotes_;  // all that exist
   std::vector<RemoteGets*> spare_;

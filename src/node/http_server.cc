@@ -1,6 +1,7 @@
 #include "src/node/http_server.h"
 
 #include <httplib.h>
+#include <sched.h>
 
 #include <thread>
 
@@ -61,6 +62,8 @@ Result<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, u
   }
   http->port_ = static_cast<uint16_t>(bound);
   http->impl_->thread = std::thread([&server] { server.listen_after_bind(); });
+  // The library forgets a stop() that comes before its loop has begun.
+  while (!server.is_running()) sched_yield();
   return http;
 }
 

@@ -15,6 +15,8 @@ namespace {
 constexpr int32_t kApiVersion = 1;
 // Room in a frame for what surrounds the values of a reply.
 constexpr size_t kReplySlackBytes = 512u << 10;
+constexpr size_t kMinScanBytes = 64u << 10;     // a scan's page gets no shorter than this when memory is short
+constexpr size_t kGenerousRowBytes = 4u << 10;  // a page of few rows is not expected to need more for each
 constexpr size_t kMaxMultiGetBytes = kMaxFrameBytes - kReplySlackBytes;
 
 struct BatchPart {
@@ -150,11 +152,27 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
     co_return;
   }
   Partition* partition = PartitionOf(key);
-  Result<ReadResult> read = co_await partition->Get(std::move(key));
+  Result<ReadResult> read = co_await partition->Get(key);
+  if (call->answered) co_return;
   if (!read.ok()) {
     SetError(&call->reply, ToKvError(read.status(), /*is_write=*/false));
     co_return;
   }
+  gets_.NoteSlowValue(read->value.size());
+  if (!server_->HasRoom(call->id)) {
+    // Many large values are under way for a client that does not take them: this one waits unread.
+    call->answered = true;
+    int64_t left_ms = (call->deadline_ns - server_->reactor().NowNs()) / kMillisecond;
+    gets_.Park(call->id, key, static_cast<int32_t>(std::max<int64_t>(left_ms, 1)));
+    co_return;
+  }
+  // What came from the disk waits here for its place among the replies; there has to be memory for it.
+  if (!server_->TryReserve(read->value.size())) {
+    server_->metrics().overloaded_total.Add();
+    SetError(&call->reply, server_->OverloadedError());
+    co_return;
+  }
+  call->reserved_bytes += read->value.size();
   ToRecord(*read, &call->reply.success);
   call->reply.__isset.success = true;
 }
@@ -166,6 +184,12 @@ Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_resu
     SetError(&call->reply, *refusal);
     co_return;
   }
+  if (!server_->TryReserve(kMaxMultiGetBytes)) {
+    server_->metrics().overloaded_total.Add();
+    SetError(&call->reply, server_->OverloadedError());
+    co_return;
+  }
+  call->reserved_bytes += kMaxMultiGetBytes;
   std::vector<MultiGetResult> results =
       co_await ReadKeys(backend_, &server_->reactor(), std::move(call->args.request.keys), kMaxMultiGetBytes);
   std::vector<api::MultiGetItem>& items = call->reply.success.items;
@@ -200,14 +224,18 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
     SetError(&call->reply, MakeError(ApiCode::kBadCursor, range.status().message()));
     co_return;
   }
-  // What the page may hold, twice: as fetched and as encoded.
-  size_t bytes = 2 * spec.max_bytes;
-  if (!server_->TryReserve(bytes)) {
-    server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError());
-    co_return;
+  // What the page may hold, twice: as fetched and as encoded. When memory is short the page gets shorter (its cursor
+  // says where it ended) before the request is refused.
+  spec.max_bytes = std::min(spec.max_bytes, std::max(kMinScanBytes, spec.max_rows * kGenerousRowBytes));
+  while (!server_->TryReserve(2 * spec.max_bytes)) {
+    if (spec.max_bytes <= kMinScanBytes) {
+      server_->metrics().overloaded_total.Add();
+      SetError(&call->reply, server_->OverloadedError());
+      co_return;
+    }
+    spec.max_bytes = std::max(kMinScanBytes, spec.max_bytes / 2);
   }
-  call->reserved_bytes += bytes;
+  call->reserved_bytes += 2 * spec.max_bytes;
   std::vector<Partition*> partitions = PartitionsOf(*range);
   spec.range = *std::move(range);
   Result<ScanPage> page = co_await MergeScan(std::move(partitions), std::move(spec));

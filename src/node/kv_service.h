@@ -28,6 +28,7 @@ class KvService final : public RpcService {
 
   void OnRequest(const RpcRequest& request) override;
   void OnTurnEnd() override { gets_.OnTurnEnd(); }
+  void OnReplyRoom() override { gets_.OnReplyRoom(); }
   // Waits for every running call. New requests must already be refused.
   auto Drain() { return tasks_.Drain(); }
   GetPath& get_path() { return gets_; }

@@ -157,6 +157,8 @@ void Shard::RegisterMetrics() {
       &service_->get_path().metrics().gets_total);
   add("kv_get_misses_total", "Gets that had to wait for the disk.", &service_->get_path().metrics().misses_total);
   add("kv_get_remote_total", "Gets passed to another reactor.", &service_->get_path().metrics().remote_total);
+  add("kv_get_parked_total", "Gets that waited for their client to take earlier replies.",
+      &service_->get_path().metrics().parked_total);
   for (const auto& method : service_->method_metrics()) {
     MetricLabels with_method = labels;
     with_method.emplace_back("method", method->name);

@@ -260,8 +260,7 @@ void RpcConnection::EndReply(uint32_t sequence) {
     Slot& slot = ring_[sequence % server_->options_.max_requests];
     slot.ready = true;
     ring_bytes_ += slot.bytes.size();
-    Account(ReplyBytes());
-    return;
+    return Account(ReplyBytes());
   }
   ++head_;
   if (ring_) {
@@ -273,6 +272,7 @@ void RpcConnection::EndReply(uint32_t sequence) {
     }
     if (unanswered() == 0) ring_.reset();
   }
+  Account(ReplyBytes());
   MarkDirty();
 }
 
@@ -310,6 +310,15 @@ void RpcConnection::Flush() {
 void RpcConnection::OnSent() {
   Account(ReplyBytes());
   if (paused_) MarkDirty();
+  server_->service_->OnReplyRoom();
+}
+
+bool RpcConnection::HasRoom(uint32_t sequence, size_t call_bytes) const {
+  if (state_ == State::kClosed) return true;
+  size_t bytes = out_.size() + connection_->unsent_bytes();
+  // Early replies and other calls wait for the head: it must not wait for them.
+  if (sequence != head_) bytes += ring_bytes_ + running_ * call_bytes;
+  return bytes < server_->options_.max_reply_bytes;
 }
 
 bool RpcConnection::AtLimit() const {
@@ -357,6 +366,7 @@ void RpcConnection::OnClosed(const Status& /*reason*/) {
   ring_.reset();
   ring_bytes_ = 0;
   Account(0);
+  server_->service_->OnReplyRoom();
   if (Forgotten()) server_->Remove(this);
 }
 

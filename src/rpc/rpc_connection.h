@@ -74,6 +74,7 @@ class RpcConnection final : public ConnectionHandler {
   void Flush();
   void Account(size_t reply_bytes);
   size_t ReplyBytes() const;
+  bool HasRoom(uint32_t sequence, size_t call_bytes) const;
   bool AtLimit() const;     // takes no more requests
   bool BelowLimit() const;  // takes them again
   void UpdateFlow();

@@ -106,6 +106,7 @@ void RpcServer::EndCall(const RequestId& id) {
   RpcConnection* c = id.connection;
   --c->running_;
   if (c->paused_) c->MarkDirty();
+  service_->OnReplyRoom();
   if (c->Forgotten()) Remove(c);
 }
 

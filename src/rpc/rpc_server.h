@@ -68,6 +68,8 @@ class RpcService {
   virtual void OnRequest(const RpcRequest& request) = 0;
   // Before the replies of the turn are sent: the place to answer what was gathered.
   virtual void OnTurnEnd() = 0;
+  // Some connection has sent what it had, or is gone: what waits for HasRoom may look again.
+  virtual void OnReplyRoom() = 0;
 
  protected:
   ~RpcService() = default;
@@ -96,6 +98,16 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   void ReplyError(const RequestId& id, std::string_view method, const api::KvError& error);
   void ReplyException(const RequestId& id, std::string_view method,
                       TApplicationException::TApplicationExceptionType type, std::string_view message);
+
+  // False while the connection has max_reply_bytes of replies unsent: then a large reply had better wait for
+  // OnReplyRoom. For the oldest unanswered request only what is ready to be sent counts: everything else waits for it.
+  // `call_bytes`: what each call that runs on the connection is expected to add.
+  bool HasRoom(const RequestId& id, size_t call_bytes = 0) const {
+    return id.connection->HasRoom(id.sequence, call_bytes);
+  }
+
+  // The client is gone: an empty reply ends the request.
+  bool IsClosed(const RequestId& id) const { return id.connection->state_ == RpcConnection::State::kClosed; }
 
   // -- calls that outlive OnRequest
   void BeginCall(const RequestId& id) { ++id.connection->running_; }

@@ -103,22 +103,25 @@ Task<Result<Nanos>> LogImpl::TimeWrite(File* file, const AlignedBuffer& block, u
   co_return reactor_.NowNs() - start;
 }
 
-// Writes zeros to the end of the fresh segment, which is zero or stale, both ways in turn, and chooses by the sums. A
-// sync of its own costs a second operation and a kernel thread, so it must be clearly faster to be chosen.
+// Writes zeros to the end of the fresh segment, which is zero or stale, both ways in turn, and chooses by the medians:
+// one write that met a busy machine decides nothing. A sync of its own costs a second operation and a kernel thread, so
+// it must be clearly faster to be chosen.
 Task<Status> LogImpl::ProbeSyncMode(File* file) {
   data_sync_ = options_.sync_mode != LogOptions::SyncMode::kWriteThenSync;
   const uint64_t span = uint64_t{2 * kProbeWrites} * kBlockBytes;
   if (options_.sync_mode != LogOptions::SyncMode::kProbe || options_.segment_bytes < 4 * span) co_return Status();
   AlignedBuffer block(kBlockBytes);
-  Nanos sums[2] = {0, 0};
+  std::vector<Nanos> times[2];
   for (int i = 0; i < 2 * kProbeWrites; ++i) {
     const uint64_t offset = options_.segment_bytes - span + static_cast<uint64_t>(i) * kBlockBytes;
     CO_ASSIGN_OR_RETURN(const Nanos took, co_await TimeWrite(file, block, offset, i % 2 == 1));
-    sums[i % 2] += took;
+    times[i % 2].push_back(took);
   }
-  data_sync_ = 4 * sums[1] <= 5 * sums[0];
-  LOG(INFO) << options_.directory << ": a 4-KiB write + fdatasync takes " << sums[0] / kProbeWrites / kMicrosecond
-            << " us, with RWF_DSYNC " << sums[1] / kProbeWrites / kMicrosecond << " us; using "
+  for (auto& each : times) std::nth_element(each.begin(), each.begin() + kProbeWrites / 2, each.end());
+  const Nanos with_sync = times[0][kProbeWrites / 2], data_sync = times[1][kProbeWrites / 2];
+  data_sync_ = 4 * data_sync <= 5 * with_sync;
+  LOG(INFO) << options_.directory << ": a 4-KiB write + fdatasync takes " << with_sync / kMicrosecond
+            << " us, with RWF_DSYNC " << data_sync / kMicrosecond << " us; using "
             << (data_sync_ ? "RWF_DSYNC" : "write + fdatasync");
   co_return Status();
 }

@@ -355,6 +355,47 @@ TEST_P(KvServiceTest, HelloPublishesLimits) {
             static_cast<int32_t>(kPartitions));
 }
 
+// Large values for a client that does not read: neither path may gather more than the connection's bound.
+struct SlowReader {
+  FakeNode* node;
+  bool leave;
+  Task<void> operator()(Reactor& reactor) {
+    RawPeer peer(reactor);
+    Status connected = co_await peer.Connect("10.0.0.1", node->port);
+    EXPECT_TRUE(connected.ok());
+    peer.Pause();
+    std::string all;
+    for (int i = 0; i < 500; ++i) all += GetCall(i, (i % 3 == 0 ? "cold" : "warm") + std::to_string(i % 10));
+    peer.Send(std::move(all));
+    co_await Sleep(reactor, 2 * kSecond);
+    EXPECT_LT(node->shared.memory.used_bytes(), 8 << 20);
+    EXPECT_GT(node->services[0]->get_path().metrics().parked_total.value(), 0u);
+    if (!leave) {
+      peer.Resume();
+      co_await peer.UntilFrames(500);
+      EXPECT_EQ(peer.frames.size(), 500u);
+      for (size_t i = 0; i < peer.frames.size(); ++i) {
+        auto reply = DecodeReply<api::Kv_get_result>(peer.frames[i]);
+        EXPECT_EQ(reply.header.seqid, static_cast<int32_t>(i));
+        EXPECT_EQ(reply.result.success.value.size(), 300'000u) << reply.result.error.message;
+      }
+    }
+    co_await peer.Close();
+  }
+};
+
+TEST_P(KvServiceTest, LargeValuesWaitForASlowReader) {
+  for (int i = 0; i < 10; ++i) {
+    for (std::string key : {"cold" + std::to_string(i), "warm" + std::to_string(i)}) {
+      node_->PartitionOf(key).records[key] = {true, 5, 0, std::string(300'000, 'x')};
+      if (key[0] == 'c') node_->PartitionOf(key).cold.insert(key);
+    }
+  }
+  SlowReader stays{node_.get(), false}, leaves{node_.get(), true};
+  Await(stays(*client_reactor_));
+  Await(leaves(*client_reactor_));
+}
+
 TEST(GetReply, EqualsTheGeneratedCode) {
   struct Case {
     int32_t seqid;

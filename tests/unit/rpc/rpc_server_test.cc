@@ -36,6 +36,7 @@ class EchoService final : public RpcService {
     StartCall<&EchoService::Get, api::Kv_get_args, api::Kv_get_result>(this, server_, &tasks_, nullptr, request, "get");
   }
   void OnTurnEnd() override {}
+  void OnReplyRoom() override {}
   Task<void> Get(RpcCall<api::Kv_get_args, api::Kv_get_result>* call) {
     const std::string& key = call->args.request.key;
     if (key.starts_with("slow")) co_await Sleep(reactor_, static_cast<Nanos>(reactor_.Random() % (5 * kMillisecond)));
