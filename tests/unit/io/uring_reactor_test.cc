@@ -84,10 +84,10 @@ TEST(Uring, LockedMemoryRefusedMeansUnregistered) {
   EXPECT_TRUE(InChildProcess([] {
     // Only an unprivileged process is held to the limit.
     rlimit limit{64 << 10, 64 << 10};
-    if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0) return false;
-    if (geteuid() == 0 && setresuid(65534, 65534, 65534) != 0) return false;
+    PCHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
+    PCHECK(geteuid() != 0 || setresuid(65534, 65534, 65534) == 0);
     auto made = MakeUringReactor({});
-    if (!made.ok()) return false;
+    CHECK(made.ok()) << made.status().ToString();
     AlignedBuffer memory(16 << 20);
     iovec region{memory.data(), memory.size()};
     auto& reactor = static_cast<UringReactor&>(**made);
@@ -218,7 +218,9 @@ TEST(Uring, ConnectTimesOut) {
   for (int i = 0; i < 5 && last == Code::kOk; ++i) {
     auto connected = harness.Run(harness.reactor().Connect("127.0.0.1", port, 50 * kMillisecond));
     last = connected.code();
-    if (!connected.ok()) EXPECT_THAT(connected.status().message(), HasSubstr("50 ms"));
+    if (!connected.ok()) {
+      EXPECT_THAT(connected.status().message(), HasSubstr("50 ms"));
+    }
   }
   EXPECT_EQ(last, Code::kDeadline);
   close(fd);
