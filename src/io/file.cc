@@ -221,6 +221,12 @@ Task<Status> RemoveFile(Reactor& reactor, std::string path) {
   co_return co_await RunPathOp(reactor, IoOp::Kind::kUnlink, path.c_str(), nullptr, "remove");
 }
 
+std::string ParentDirectory(const std::string& path) {
+  const size_t slash = path.find_last_of('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
 Task<Status> SyncDirectory(Reactor& reactor, std::string path) {
   IoAwaiter open{&reactor, {}};
   open.op.kind = IoOp::Kind::kOpen;

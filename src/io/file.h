@@ -61,6 +61,7 @@ Task<Status> MakeDirectory(Reactor& reactor, std::string path);  // OK when it e
 Task<Status> RenameFile(Reactor& reactor, std::string from, std::string to);
 Task<Status> RemoveFile(Reactor& reactor, std::string path);
 Task<Status> SyncDirectory(Reactor& reactor, std::string path);  // makes creations, renames and removals durable
+std::string ParentDirectory(const std::string& path);            // "." for a plain name
 
 // 4-KiB aligned memory for O_DIRECT, freed on destruction.
 class AlignedBuffer {

@@ -205,7 +205,7 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
     blocks += 2 * blocks_per_page + (op.value.size() + kBlockBytes - 1) / kBlockBytes;
   }
   // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
-  if (kFramesPerUpdate + 2 * ops.size() > pool_.frame_count() / 8 || FramesFor(ops) > pool_.frame_count() / 4) {
+  if (2 * ops.size() > pool_.frame_count() / 8 || FramesFor(ops) > pool_.frame_count() / 4) {
     co_return Error(Code::kOverloaded, "a batch of {} operations needs {} pages of memory, the node has {}: send smaller "
                     "batches or raise --memory_limit_mb", ops.size(), FramesFor(ops), pool_.frame_count());
   }

@@ -111,6 +111,7 @@ Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
     CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.PartitionDirectory(p.id)));
   }
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.data_dir));
+  CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentDirectory(info.data_dir)));
   CO_RETURN_IF_ERROR(co_await WriteStoreFile(reactor, info.data_dir, &file));
   co_return info;
 }

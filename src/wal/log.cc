@@ -20,12 +20,6 @@ Status ValidateOptions(const LogOptions& options) {
   return {};
 }
 
-std::string ParentOf(const std::string& path) {
-  const size_t slash = path.find_last_of('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 uint64_t GroupLimit(const LogOptions& options) {
   return std::min(AlignUp(options.max_group_bytes, kBlockBytes), options.segment_bytes - kFirstGroupOffset);
 }
@@ -36,7 +30,7 @@ Task<Result<std::unique_ptr<Log>>> Log::Open(Reactor& reactor, LogOptions option
   CO_RETURN_IF_ERROR(ValidateOptions(options));
   if (!options.read_only) {
     CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.directory));
-    CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentOf(options.directory)));
+    CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentDirectory(options.directory)));
   }
   std::unique_ptr<Log> log = std::make_unique<LogImpl>(reactor, std::move(options));
   co_return std::move(log);

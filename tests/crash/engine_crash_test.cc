@@ -41,7 +41,7 @@ Setup SetupOf(uint64_t seed) {
   s.store.page_bytes = 4096;
   s.store.partitions = 1u << random.Below(2);
   s.engine.compression = static_cast<Compression>(random.Below(3));
-  s.engine.memory_bytes = BufferPool::MinMemoryBytes(4096, BufferPoolOptions().write_buffers) * 4 / 3 + 8192;
+  s.engine.memory_bytes = BufferPool::MinMemoryBytes(4096, BufferPoolOptions().write_buffers) * 2;
   s.engine.log_segment_bytes = 64u << 10;
   s.engine.log_budget_bytes = 320u << 10;
   s.engine.checkpoint_interval_ns = random.Between(2, 40) * kMillisecond;
