@@ -23,7 +23,9 @@ size_t DisplayWidth(std::string_view text) {
   return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
-Table::Table(std::vector<std::string> header, bool align_numbers) : align_numbers_(align_numbers) { rows_.push_back(std::move(header)); }
+Table::Table(std::vector<std::string> header, bool align_numbers) : align_numbers_(align_numbers) {
+  rows_.push_back(std::move(header));
+}
 
 void Table::Row(std::vector<std::string> cells) {
   CHECK_EQ(cells.size(), rows_[0].size());

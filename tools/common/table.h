@@ -23,8 +23,8 @@ class Table {
 // Columns `text` takes on a terminal: code points, not bytes.
 size_t DisplayWidth(std::string_view text);
 
-std::string HumanBytes(double bytes);    // "1.5 GiB"
-std::string HumanCount(double count);    // "1.25M"
+std::string HumanBytes(double bytes);      // "1.5 GiB"
+std::string HumanCount(double count);      // "1.25M"
 std::string HumanSeconds(double seconds);  // "1h02m", "3m05s", "12s"
 
 }  // namespace pando::tools

@@ -52,7 +52,8 @@ Status BatchWriter::SendOpen() {
 }
 
 Status BatchWriter::Send(const Batch& batch) {
-  return client_.Once([&](api::KvClient& kv, const api::Context& context) { kv.send_writeBatch(context, batch.request); });
+  return client_.Once(
+      [&](api::KvClient& kv, const api::Context& context) { kv.send_writeBatch(context, batch.request); });
 }
 
 // The connection is gone and with it every answer under way. A put may be done twice, so all are sent again.

@@ -121,8 +121,8 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
     failure.status = Error(Code::kUnsupported, "{} does not know this call: {}", target_.address, e.what());
   } catch (const std::exception& e) {
     failure.broken = true;
-    failure.status = Error(Code::kCorruption, "{} answered with bytes that do not decode: {}", target_.address,
-                           e.what());
+    failure.status =
+        Error(Code::kCorruption, "{} answered with bytes that do not decode: {}", target_.address, e.what());
   }
   if (failure.broken) wire_.reset();
   return failure;

@@ -50,10 +50,10 @@ class Client {
   using Clock = std::chrono::steady_clock;
   struct Failure {
     Status status;
-    bool retryable = false;     // the server said so, and that nothing was applied
-    bool broken = false;        // the connection; the outcome is unknown
-    bool never_sent = false;    // it could not even connect
-    int64_t pause_ms = 0;       // the server's advice
+    bool retryable = false;   // the server said so, and that nothing was applied
+    bool broken = false;      // the connection; the outcome is unknown
+    bool never_sent = false;  // it could not even connect
+    int64_t pause_ms = 0;     // the server's advice
   };
   Failure Attempt(const std::function<void(Wire&, const api::Context&)>& call, int64_t budget_ms);
   Status Retry(Repeat repeat, const std::function<void(Wire&, const api::Context&)>& call);

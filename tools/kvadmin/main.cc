@@ -20,9 +20,11 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   app.fallthrough();  // global options may stand behind the command too
   app.add_option("-s,--server", globals.target.address, "host:port of the node")
-      ->envname("PANDO_SERVER")->capture_default_str();
+      ->envname("PANDO_SERVER")
+      ->capture_default_str();
   app.add_option(Spell("--timeout-ms"), globals.target.timeout_ms, "Budget of each request, retries included")
-      ->capture_default_str()->check(CLI::PositiveNumber);
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   app.add_flag("--json", globals.json, "Output for programs: one JSON object per line");
   app.footer(
       "Exit codes: 0 done; 1 no such record, or a condition did not hold, or the node is not ok; 2 usage or input;\n"

@@ -40,8 +40,8 @@ std::string Progress::Line(const std::string& unit, uint64_t count, uint64_t byt
   }
   double rate = seconds > 0 ? static_cast<double>(count) / seconds : 0;
   double byte_rate = seconds > 0 ? static_cast<double>(bytes) / seconds : 0;
-  line += fmt::format("{} {}  {}/s  {}/s", tools::HumanCount(static_cast<double>(count)), unit,
-                      tools::HumanCount(rate), tools::HumanBytes(byte_rate));
+  line += fmt::format("{} {}  {}/s  {}/s", tools::HumanCount(static_cast<double>(count)), unit, tools::HumanCount(rate),
+                      tools::HumanBytes(byte_rate));
   if (total > 0 && done > 0 && done < total) {
     double left = seconds * static_cast<double>(total - done) / static_cast<double>(done);
     line += "  ETA " + tools::HumanSeconds(left);

@@ -27,8 +27,7 @@ double ThreadCpuSeconds() {
 
 class Generator::Client final : public ConnectionHandler {
  public:
-  Client(Generator* generator, uint32_t depth)
-      : generator_(generator), cutter_(generator->protocol_), ring_(depth) {}
+  Client(Generator* generator, uint32_t depth) : generator_(generator), cutter_(generator->protocol_), ring_(depth) {}
 
   void OnData(std::span<const char> bytes) override {
     if (generator_->phase_ == Phase::kClosing) return;

@@ -38,9 +38,9 @@ struct GeneratorOptions {
   uint32_t depth = 1;
   Pipelining pipelining = Pipelining::kBatch;
   double warmup_s = 1;
-  double seconds = 10;  // of measurement, after the warm-up
-  uint64_t ops = 0;     // > 0: exactly that many requests, without warm-up, whatever time they take
-  double rate = 0;      // > 0: open loop, requests per second over all connections
+  double seconds = 10;        // of measurement, after the warm-up
+  uint64_t ops = 0;           // > 0: exactly that many requests, without warm-up, whatever time they take
+  double rate = 0;            // > 0: open loop, requests per second over all connections
   uint32_t check_every = 64;  // the contents of one answer in so many are compared
   bool may_miss = false;      // a get may find nothing (inserts run at the same time)
   uint64_t value_seed = 1;    // the first put's; each further one takes the next

@@ -23,9 +23,9 @@ enum class Outcome : uint8_t { kOk, kNotFound, kError };
 
 struct Reply {
   Outcome outcome = Outcome::kError;
-  bool slow = false;           // the prefix did not fit and the general decoder was used
+  bool slow = false;            // the prefix did not fit and the general decoder was used
   std::string_view value = {};  // kGet: points into the frame
-  uint32_t rows = 0;           // kScan
+  uint32_t rows = 0;            // kScan
 };
 
 struct RecordShape {

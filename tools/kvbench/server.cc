@@ -254,12 +254,9 @@ Result<std::unique_ptr<Server>> StartKvnode(const ServerOptions& options) {
   uint64_t limit_mb = options.memory_limit_mb;
   if (limit_mb == 0) limit_mb = std::max<uint64_t>(1024, (options.data_bytes * 4) >> 20);
   auto server = std::make_unique<Spawned>("pando", port, directory);
-  std::vector<std::string> args = {binary,
-                                   "--data_dir=" + directory + "/data",
-                                   "--reactors=1",
-                                   "--listen=127.0.0.1:" + std::to_string(port),
-                                   "--http_port=0",
-                                   "--memory_limit_mb=" + std::to_string(limit_mb)};
+  std::vector<std::string> args = {binary,          "--data_dir=" + directory + "/data",
+                                   "--reactors=1",  "--listen=127.0.0.1:" + std::to_string(port),
+                                   "--http_port=0", "--memory_limit_mb=" + std::to_string(limit_mb)};
   args.insert(args.end(), options.extra_args.begin(), options.extra_args.end());
   RETURN_IF_ERROR(server->Start(args, options.core));
   return std::unique_ptr<Server>(std::move(server));
@@ -270,10 +267,25 @@ Result<std::unique_ptr<Server>> StartRedis(const ServerOptions& options, RedisDu
   ASSIGN_OR_RETURN(std::string directory, MakeScratch(options.scratch_dir));
   auto server = std::make_unique<Spawned>("redis", port, directory);
   const char* append_only = durability == RedisDurability::kAlways ? "yes" : "no";
-  std::vector<std::string> args = {options.redis_binary, "--bind", "127.0.0.1", "--port", std::to_string(port),
-                                   "--dir", directory, "--save", "", "--appendonly", append_only,
-                                   "--appendfsync", "everysec", "--auto-aof-rewrite-percentage", "0",
-                                   "--maxclients", "10000", "--daemonize", "no"};
+  std::vector<std::string> args = {options.redis_binary,
+                                   "--bind",
+                                   "127.0.0.1",
+                                   "--port",
+                                   std::to_string(port),
+                                   "--dir",
+                                   directory,
+                                   "--save",
+                                   "",
+                                   "--appendonly",
+                                   append_only,
+                                   "--appendfsync",
+                                   "everysec",
+                                   "--auto-aof-rewrite-percentage",
+                                   "0",
+                                   "--maxclients",
+                                   "10000",
+                                   "--daemonize",
+                                   "no"};
   RETURN_IF_ERROR(server->Start(args, options.core));
   for (int waited = 0;; waited += kPollMs) {
     Result<std::string> pong = RedisCommand(port, "PING");

@@ -21,10 +21,10 @@ struct ServerOptions {
   std::string binary = DefaultKvnode();
   std::string redis_binary = "redis-server";
   std::string scratch_dir = "/var/tmp";  // where data directories are made: durable writes go to this disk
-  int core = 0;                  // the server's only core; < 0 = not pinned
-  uint64_t memory_limit_mb = 0;  // kvnode's; 0 = four times the data, at least 1024
-  uint64_t data_bytes = 0;       // what will be loaded
-  std::vector<std::string> extra_args;  // appended to kvnode's command line
+  int core = 0;                          // the server's only core; < 0 = not pinned
+  uint64_t memory_limit_mb = 0;          // kvnode's; 0 = four times the data, at least 1024
+  uint64_t data_bytes = 0;               // what will be loaded
+  std::vector<std::string> extra_args;   // appended to kvnode's command line
 };
 
 class Server {

@@ -36,8 +36,7 @@ Result<Mix> MixOf(const WorkloadOptions& options) {
   if (name == "ycsb-d") return mix.get = 95, mix.insert = 5, mix;
   if (name == "ycsb-e") return mix.scan = 95, mix.insert = 5, mix;
   if (name == "ycsb-f") return mix.get = 50, mix.read_modify_write = 50, mix;
-  return Error(Code::kInvalidArgument, "unknown workload \"{}\"; there are {}", name,
-               fmt::join(WorkloadNames(), ", "));
+  return Error(Code::kInvalidArgument, "unknown workload \"{}\"; there are {}", name, fmt::join(WorkloadNames(), ", "));
 }
 
 OpStream::OpStream(const Mix& mix, uint64_t keys, uint64_t seed)

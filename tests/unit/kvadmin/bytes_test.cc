@@ -9,8 +9,12 @@ namespace pando::admin {
 namespace {
 
 TEST(Base64, KnownAnswersAndRoundTrips) {
-  const std::pair<const char*, const char*> known[] = {{"", ""},         {"f", "Zg=="},         {"fo", "Zm8="},
-                                                       {"foo", "Zm9v"},  {"foob", "Zm9vYg=="},  {"fooba", "Zm9vYmE="},
+  const std::pair<const char*, const char*> known[] = {{"", ""},
+                                                       {"f", "Zg=="},
+                                                       {"fo", "Zm8="},
+                                                       {"foo", "Zm9v"},
+                                                       {"foob", "Zm9vYg=="},
+                                                       {"fooba", "Zm9vYmE="},
                                                        {"foobar", "Zm9vYmFy"}};  // RFC 4648, section 10
   for (auto [plain, encoded] : known) {
     EXPECT_EQ(Base64Encode(plain), encoded);

@@ -31,13 +31,15 @@ std::vector<std::string> ReadAll(Format format, const std::string& input) {
 using Lines = std::vector<std::string>;
 
 TEST(JsonLines, RecordsAndTheirLines) {
-  EXPECT_EQ(ReadAll(Format::kJsonLines, "{\"key\":\"a\",\"value\":\"1\"}\n\n  \r\n{\"value_b64\":\"Mg==\",\"key_b64\":\"Yg==\"}"),
+  EXPECT_EQ(ReadAll(Format::kJsonLines,
+                    "{\"key\":\"a\",\"value\":\"1\"}\n\n  \r\n{\"value_b64\":\"Mg==\",\"key_b64\":\"Yg==\"}"),
             (Lines{"1:a=1", "4:b=2"}));
   EXPECT_EQ(ReadAll(Format::kJsonLines, ""), Lines{});
 }
 
 TEST(JsonLines, AWrongLineIsNamedAndTheNextOneRead) {
-  Lines got = ReadAll(Format::kJsonLines, "{\n{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"\xff\",\"value\":\"\"}\n[]\n");
+  Lines got =
+      ReadAll(Format::kJsonLines, "{\n{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"\xff\",\"value\":\"\"}\n[]\n");
   ASSERT_EQ(got.size(), 4u);
   EXPECT_EQ(got[0].substr(0, 10), "1!not JSON");
   EXPECT_EQ(got[1], "2:a=1");
@@ -46,8 +48,9 @@ TEST(JsonLines, AWrongLineIsNamedAndTheNextOneRead) {
 }
 
 TEST(JsonLines, Expiry) {
-  std::istringstream in("{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":5}\n{\"key\":\"a\",\"value\":\"\",\"expires_at_ms\":7}\n"
-                        "{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":-1}\n{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":1.5}\n");
+  std::istringstream in(
+      "{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":5}\n{\"key\":\"a\",\"value\":\"\",\"expires_at_ms\":7}\n"
+      "{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":-1}\n{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":1.5}\n");
   auto reader = MakeRecordReader(Format::kJsonLines, in);
   InputRecord record;
   ASSERT_TRUE(*reader->Next(&record));
@@ -64,7 +67,8 @@ TEST(JsonLines, Expiry) {
 TEST(Csv, QuotesLineEndsAndLineNumbers) {
   EXPECT_EQ(ReadAll(Format::kCsv, "key,value\na,1\r\n\r\n\"b\",\"x\ny \"\"z\"\"\"\nc, 3 \nd,"),
             (Lines{"2:a=1", "4:b=x\ny \"z\"", "6:c= 3 ", "7:d="}));
-  EXPECT_EQ(ReadAll(Format::kCsv, "\xef\xbb\xbfvalue,other,key\n1,2,3\n"), (Lines{"2:3=1"})) << "any order, with a mark";
+  EXPECT_EQ(ReadAll(Format::kCsv, "\xef\xbb\xbfvalue,other,key\n1,2,3\n"), (Lines{"2:3=1"}))
+      << "any order, with a mark";
   EXPECT_EQ(ReadAll(Format::kCsv, "key_b64,value_b64\nYQ==,/w==\n"), (Lines{"2:a=\xff"}));
 }
 

@@ -135,11 +135,11 @@ TEST(Workloads, ShareOutTheirOperations) {
     const char* name;
     double get, put, scan, rmw;
   };
-  for (const Expected& e : {Expected{"get", 1, 0, 0, 0}, Expected{"put", 0, 1, 0, 0}, Expected{"mixed", .5, .5, 0, 0},
-                            Expected{"scan", 0, 0, 1, 0}, Expected{"load", 0, 1, 0, 0},
-                            Expected{"ycsb-a", .5, .5, 0, 0}, Expected{"ycsb-b", .95, .05, 0, 0},
-                            Expected{"ycsb-c", 1, 0, 0, 0}, Expected{"ycsb-d", .95, .05, 0, 0},
-                            Expected{"ycsb-e", 0, .05, .95, 0}, Expected{"ycsb-f", .5, 0, 0, .5}}) {
+  for (const Expected& e :
+       {Expected{"get", 1, 0, 0, 0}, Expected{"put", 0, 1, 0, 0}, Expected{"mixed", .5, .5, 0, 0},
+        Expected{"scan", 0, 0, 1, 0}, Expected{"load", 0, 1, 0, 0}, Expected{"ycsb-a", .5, .5, 0, 0},
+        Expected{"ycsb-b", .95, .05, 0, 0}, Expected{"ycsb-c", 1, 0, 0, 0}, Expected{"ycsb-d", .95, .05, 0, 0},
+        Expected{"ycsb-e", 0, .05, .95, 0}, Expected{"ycsb-f", .5, 0, 0, .5}}) {
     Result<Mix> mix = MixOf(Named(e.name));
     ASSERT_TRUE(mix.ok()) << mix.status().ToString();
     OpStream ops(*mix, 1000, 11);

@@ -51,8 +51,11 @@ Json ReportJson(const CheckReport& report) {
   }
   j["logs"] = Json::array();
   for (const LogCheck& l : report.logs) {
-    j["logs"].push_back(Json{{"directory", l.directory}, {"segments", l.segments}, {"batches", l.batches},
-                             {"records", l.records}, {"torn_tail", l.torn_tail}});
+    j["logs"].push_back(Json{{"directory", l.directory},
+                             {"segments", l.segments},
+                             {"batches", l.batches},
+                             {"records", l.records},
+                             {"torn_tail", l.torn_tail}});
   }
   return j;
 }
@@ -84,8 +87,10 @@ void PrintReport(const CheckReport& report) {
   if (report.problems_total == 0) {
     fmt::print("sound: {} records in the trees; every block has one owner; all checksums hold\n", records);
   } else {
-    fmt::print("DAMAGED: {} problems. Do not start a node on this directory: copy it, and restore from a replica or "
-               "a backup\n", report.problems_total);
+    fmt::print(
+        "DAMAGED: {} problems. Do not start a node on this directory: copy it, and restore from a replica or "
+        "a backup\n",
+        report.problems_total);
   }
 }
 
@@ -122,9 +127,8 @@ void AddCheckCommand(CLI::App& app, Globals* globals) {
       "  kvadmin check /var/lib/pando\n"
       "  kvadmin --json check /var/lib/pando | jq .problems_total\n"
       "Exit codes: 0 sound; 4 damage found; 5 a node has the directory open.");
-  OnChosen(command, globals, [=] {
-    return RunOffline([=](Reactor& reactor) { return Check(&reactor, globals, o.get()); });
-  });
+  OnChosen(command, globals,
+           [=] { return RunOffline([=](Reactor& reactor) { return Check(&reactor, globals, o.get()); }); });
 }
 
 }  // namespace pando::admin

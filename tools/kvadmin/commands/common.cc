@@ -47,8 +47,7 @@ void AddEncodingOptions(CLI::App* command, Encoding* encoding) {
 void AddConditionOptions(CLI::App* command, ConditionOptions* options) {
   options->version_option = command->add_option(Spell("--if-version"), options->version,
                                                 "Only if the record has this version, as get shows it");
-  options->value_option =
-      command->add_option(Spell("--if-value"), options->value, "Only if the record has this value");
+  options->value_option = command->add_option(Spell("--if-value"), options->value, "Only if the record has this value");
   auto* exists = command->add_flag(Spell("--if-exists"), options->exists, "Only if there is a record");
   auto* absent = command->add_flag(Spell("--if-absent"), options->absent, "Only if there is none");
   exists->excludes(absent);

@@ -47,8 +47,8 @@ class RowWriter {
       *out += j.dump() + '\n';
       return;
     }
-    *out += base64_ ? Base64Encode(row.key) + ',' + Base64Encode(row.value)
-                    : CsvField(row.key) + ',' + CsvField(row.value);
+    *out +=
+        base64_ ? Base64Encode(row.key) + ',' + Base64Encode(row.value) : CsvField(row.key) + ',' + CsvField(row.value);
     *out += ',';
     if (row.expires_at_ms != 0) *out += std::to_string(row.expires_at_ms);
     *out += '\n';
@@ -92,8 +92,8 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
 
   Client client(globals.target);
   ASSIGN_OR_RETURN(int64_t expected, CountRange(client, range));
-  const uint64_t left = static_cast<uint64_t>(expected) > position.rows ? static_cast<uint64_t>(expected) - position.rows
-                                                                        : 0;
+  const uint64_t left =
+      static_cast<uint64_t>(expected) > position.rows ? static_cast<uint64_t>(expected) - position.rows : 0;
   Progress progress("exporting", "records", left, options.quiet);
   api::ScanRequest request;
   request.start_key = range.start;
@@ -146,18 +146,22 @@ void AddExportCommand(CLI::App& app, Globals* globals) {
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
   command->add_option("-o,--output", o->output, "The file; - is standard output")->capture_default_str();
-  command->add_option_function<std::string>(
-      "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
-      "jsonl or csv; default: by the file's name, else jsonl")->check(CLI::IsMember({"jsonl", "csv"}));
+  command
+      ->add_option_function<std::string>(
+          "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
+          "jsonl or csv; default: by the file's name, else jsonl")
+      ->check(CLI::IsMember({"jsonl", "csv"}));
   command->add_flag("--resume", o->resume, "Go on where an export of the same range to the same file was cut short");
   command->add_flag("-q,--quiet", o->quiet, "No progress");
-  command->add_option(Spell("--page-rows"), o->page_rows, "Rows asked for at once")->capture_default_str()
+  command->add_option(Spell("--page-rows"), o->page_rows, "Rows asked for at once")
+      ->capture_default_str()
       ->check(CLI::Range(1, static_cast<int>(kMaxScanRows)));
   command->add_option(Spell("--save-every-mb"), o->save_every_mb, "Remember the position for --resume so often")
       ->capture_default_str();
   command->footer(
       "The file appears under its name only when it is complete; until then it is FILE.partial. The export is not a\n"
-      "snapshot: each record is as it was when the scan came to it. With --base64 CSV columns are key_b64,value_b64.\n\n"
+      "snapshot: each record is as it was when the scan came to it. With --base64 CSV columns are "
+      "key_b64,value_b64.\n\n"
       "Examples:\n"
       "  kvadmin export -o all.jsonl\n"
       "  kvadmin export --prefix user/ -o users.csv\n"

@@ -20,9 +20,8 @@ Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
   ASSIGN_OR_RETURN(request.key, DecodeInput(options.key, options.encoding, "key"));
   Client client(globals.target);
   api::Record record;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.get(record, context, request);
-  }));
+  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe,
+                            [&](api::KvClient& kv, const api::Context& context) { kv.get(record, context, request); }));
   if (globals.json) {
     PrintJson(RecordJson(request.key, record));
     return record.found ? kExitOk : kExitNo;

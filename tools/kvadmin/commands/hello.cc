@@ -16,15 +16,14 @@ Result<ExitCode> Hello(const Globals& globals) {
   request.api_version = kApiVersion;
   Client client(globals.target);
   api::HelloReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context&) {
-    kv.hello(reply, request);
-  }));
+  RETURN_IF_ERROR(
+      client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context&) { kv.hello(reply, request); }));
   const api::Limits& l = reply.limits;
   const std::vector<std::pair<const char*, int32_t>> limits = {
-      {"max_key_bytes", l.max_key_bytes},       {"max_value_bytes", l.max_value_bytes},
-      {"max_batch_ops", l.max_batch_ops},       {"max_batch_bytes", l.max_batch_bytes},
+      {"max_key_bytes", l.max_key_bytes},           {"max_value_bytes", l.max_value_bytes},
+      {"max_batch_ops", l.max_batch_ops},           {"max_batch_bytes", l.max_batch_bytes},
       {"max_multi_get_keys", l.max_multi_get_keys}, {"max_frame_bytes", l.max_frame_bytes},
-      {"max_scan_rows", l.max_scan_rows},       {"max_scan_bytes", l.max_scan_bytes}};
+      {"max_scan_rows", l.max_scan_rows},           {"max_scan_bytes", l.max_scan_bytes}};
   if (globals.json) {
     Json j;
     j["server_version"] = reply.server_version;

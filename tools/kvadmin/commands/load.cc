@@ -158,7 +158,7 @@ Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
     file.rdbuf()->pubsetbuf(buffer.data(), static_cast<std::streamsize>(buffer.size()));
     file.open(options.file, std::ios::binary);
     if (!file) return ErrnoError(errno, "open {}", options.file);
-    struct stat info{};
+    struct stat info {};
     if (::stat(options.file.c_str(), &info) == 0 && S_ISREG(info.st_mode)) {
       total_bytes = static_cast<uint64_t>(info.st_size);
     }
@@ -195,17 +195,23 @@ void AddLoadCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<LoadOptions>();
   CLI::App* command = app.add_subcommand("load", "Store the records of a file");
   command->add_option("file", o->file, "JSON lines or CSV; - is standard input")->capture_default_str();
-  command->add_option_function<std::string>(
-      "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
-      "jsonl or csv; default: by the file's name, else jsonl")->check(CLI::IsMember({"jsonl", "csv"}));
-  command->add_option_function<std::string>(
-      Spell("--on-error"), [o](const std::string& f) { o->skip_errors = f == "skip"; },
-      "What to do at a line that is no record: stop (default) or skip")->check(CLI::IsMember({"stop", "skip"}));
+  command
+      ->add_option_function<std::string>(
+          "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
+          "jsonl or csv; default: by the file's name, else jsonl")
+      ->check(CLI::IsMember({"jsonl", "csv"}));
+  command
+      ->add_option_function<std::string>(
+          Spell("--on-error"), [o](const std::string& f) { o->skip_errors = f == "skip"; },
+          "What to do at a line that is no record: stop (default) or skip")
+      ->check(CLI::IsMember({"stop", "skip"}));
   command->add_option("--rejects", o->rejects_file, "Write line number and reason of every reject to this file");
   command->add_flag("-q,--quiet", o->quiet, "No progress");
-  command->add_option(Spell("--batch-ops"), o->batch.batch_ops, "Records of one request")->capture_default_str()
+  command->add_option(Spell("--batch-ops"), o->batch.batch_ops, "Records of one request")
+      ->capture_default_str()
       ->check(CLI::Range(size_t{1}, kMaxBatchOps));
-  command->add_option("--window", o->batch.window, "Requests in progress")->capture_default_str()
+  command->add_option("--window", o->batch.window, "Requests in progress")
+      ->capture_default_str()
       ->check(CLI::Range(1, 64));
   command->footer(
       "A JSON line is {\"key\": \"...\", \"value\": \"...\"}; bytes that are not UTF-8 go as \"key_b64\" and\n"

@@ -54,9 +54,8 @@ Result<ExitCode> Put(const Globals& globals, const PutOptions& options) {
   Client client(globals.target);
   api::WriteResult result;
   auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafe;
-  RETURN_IF_ERROR(client.Kv(repeat, [&](api::KvClient& kv, const api::Context& context) {
-    kv.put(result, context, request);
-  }));
+  RETURN_IF_ERROR(
+      client.Kv(repeat, [&](api::KvClient& kv, const api::Context& context) { kv.put(result, context, request); }));
   return ReportWrite(globals, request.key, options.encoding, result,
                      fmt::format("stored, version {}", VersionText(result.version)));
 }
@@ -68,12 +67,14 @@ void AddPutCommand(CLI::App& app, Globals* globals) {
   CLI::App* command = app.add_subcommand("put", "Store a value under a key");
   command->add_option("key", o->key, "The key")->required();
   o->value_option = command->add_option("value", o->value, "The value");
-  command->add_option(Spell("--value-file"), o->value_file, "Take the value's bytes from this file; - is standard input");
+  command->add_option(Spell("--value-file"), o->value_file,
+                      "Take the value's bytes from this file; - is standard input");
   AddEncodingOptions(command, &o->encoding);
   auto* ttl = command->add_option(Spell("--ttl-ms"), o->ttl_ms, "The record expires after this many milliseconds")
                   ->check(CLI::PositiveNumber);
-  command->add_flag(Spell("--clear-ttl"), o->clear_ttl,
-                    "The record never expires; without it an expiry that is set stays")->excludes(ttl);
+  command
+      ->add_flag(Spell("--clear-ttl"), o->clear_ttl, "The record never expires; without it an expiry that is set stays")
+      ->excludes(ttl);
   AddConditionOptions(command, &o->condition);
   command->footer(
       "Examples:\n"

@@ -34,11 +34,17 @@ Json StatusJson(const api::NodeStatus& s) {
   j["http_port"] = s.http_port;
   j["partitions"] = Json::array();
   for (const api::PartitionStatus& p : s.partitions) {
-    j["partitions"].push_back(Json{{"id", p.id}, {"uuid", p.uuid}, {"reactor", p.reactor},
-                                   {"generation", p.generation}, {"last_lsn", p.last_lsn},
-                                   {"applied_lsn", p.applied_lsn}, {"checkpoint_lsn", p.checkpoint_lsn},
-                                   {"file_bytes", p.file_bytes}, {"used_bytes", p.used_bytes},
-                                   {"dirty_pages", p.dirty_pages}, {"checkpoint_running", p.checkpoint_running}});
+    j["partitions"].push_back(Json{{"id", p.id},
+                                   {"uuid", p.uuid},
+                                   {"reactor", p.reactor},
+                                   {"generation", p.generation},
+                                   {"last_lsn", p.last_lsn},
+                                   {"applied_lsn", p.applied_lsn},
+                                   {"checkpoint_lsn", p.checkpoint_lsn},
+                                   {"file_bytes", p.file_bytes},
+                                   {"used_bytes", p.used_bytes},
+                                   {"dirty_pages", p.dirty_pages},
+                                   {"checkpoint_running", p.checkpoint_running}});
   }
   return j;
 }

@@ -199,7 +199,8 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
 void AddWalDumpCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<WalDumpOptions>();
   CLI::App* command = app.add_subcommand("wal-dump", "Print the records of a stopped node's logs");
-  command->add_option("directory", o->directory, "A data directory, or one wal-N in it")->required()
+  command->add_option("directory", o->directory, "A data directory, or one wal-N in it")
+      ->required()
       ->check(CLI::ExistingDirectory);
   command->add_option("--partition", o->partition, "Only this partition: its number or UUID");
   command->add_option(Spell("--from-lsn"), o->from_lsn, "First LSN");
@@ -215,9 +216,8 @@ void AddWalDumpCommand(CLI::App& app, Globals* globals) {
       "  kvadmin wal-dump /var/lib/pando --partition 3 --from-lsn 1000 --to-lsn 1010\n"
       "  kvadmin --json wal-dump /var/lib/pando | jq 'select(.op == \"remove\")'\n"
       "Exit codes: 0 read to the end; 4 the log is damaged; 5 a node has it open.");
-  OnChosen(command, globals, [=] {
-    return RunOffline([=](Reactor& reactor) { return WalDump(&reactor, globals, o.get()); });
-  });
+  OnChosen(command, globals,
+           [=] { return RunOffline([=](Reactor& reactor) { return WalDump(&reactor, globals, o.get()); }); });
 }
 
 }  // namespace pando::admin

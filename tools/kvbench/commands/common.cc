@@ -8,28 +8,35 @@ namespace pando::bench {
 
 void AddDataOptions(CLI::App* command, CommonSettings* s) {
   command->add_option("--keys", s->run.workload.keys, "Records in the store")
-      ->capture_default_str()->check(CLI::PositiveNumber);
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option("--key_bytes", s->run.shape.key_bytes, "Length of every key")
-      ->capture_default_str()->check(CLI::Range(kMinKeyBytes, size_t{2048}));
+      ->capture_default_str()
+      ->check(CLI::Range(kMinKeyBytes, size_t{2048}));
   command->add_option("--value_bytes", s->run.shape.value_bytes, "Length of every value; half of it compresses")
-      ->capture_default_str()->check(CLI::Range(kMinValueBytes, size_t{1} << 20));
+      ->capture_default_str()
+      ->check(CLI::Range(kMinValueBytes, size_t{1} << 20));
   command->add_option("--warmup_s", s->run.generator.warmup_s, "Seconds that run before the measured ones")
-      ->capture_default_str()->check(CLI::NonNegativeNumber);
+      ->capture_default_str()
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--seconds", s->run.generator.seconds, "Measured seconds")
-      ->capture_default_str()->check(CLI::PositiveNumber);
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option("--seed", s->run.workload.seed, "Seed of the requests")->capture_default_str();
-  command->add_option("--check_every", s->run.generator.check_every,
-                      "Compare the contents of one answer in so many; all are checked for success and length")
-      ->capture_default_str()->check(CLI::PositiveNumber);
+  command
+      ->add_option("--check_every", s->run.generator.check_every,
+                   "Compare the contents of one answer in so many; all are checked for success and length")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option("--json", s->json_path, "Write one JSON object per measurement and line to this file");
 }
 
 void AddServerOptions(CLI::App* command, CommonSettings* s) {
-  command->add_option("--kvnode", s->server.binary, "The kvnode to start")
-      ->capture_default_str();
+  command->add_option("--kvnode", s->server.binary, "The kvnode to start")->capture_default_str();
   command->add_option("--redis_server", s->server.redis_binary, "The redis-server to start")->capture_default_str();
   command->add_option("--scratch_dir", s->server.scratch_dir, "Where the started servers keep their data")
-      ->capture_default_str()->check(CLI::ExistingDirectory);
+      ->capture_default_str()
+      ->check(CLI::ExistingDirectory);
   command->add_option("--memory_limit_mb", s->server.memory_limit_mb,
                       "Memory limit of the started kvnode; default: four times the data, at least 1024");
   command->add_option("--kvnode_arg", s->server.extra_args, "A further argument for kvnode; may be repeated")
@@ -47,8 +54,10 @@ Status Prepare(CommonSettings* s) {
     s->generator_core = cores - 1;
   }
   if (s->pin && cores >= 2 && s->generator_core == s->server.core) {
-    return Error(Code::kInvalidArgument, "server and generator would share core {}: set --server_core or "
-                 "--generator_core", s->server.core);
+    return Error(Code::kInvalidArgument,
+                 "server and generator would share core {}: set --server_core or "
+                 "--generator_core",
+                 s->server.core);
   }
   s->server.data_bytes = s->run.workload.keys * (s->run.shape.key_bytes + s->run.shape.value_bytes);
   return PinThread(s->generator_core);

@@ -24,9 +24,8 @@ struct Case {
   bool durable;
   double target;  // pando / redis
 };
-constexpr std::array<Case, 3> kCases = {{{"get", "get", 1, false, 1.7},
-                                         {"get-16-deep", "get", 16, false, 1.3},
-                                         {"durable-set", "put", 1, true, 2.0}}};
+constexpr std::array<Case, 3> kCases = {
+    {{"get", "get", 1, false, 1.7}, {"get-16-deep", "get", 16, false, 1.3}, {"durable-set", "put", 1, true, 2.0}}};
 constexpr uint32_t kConnections = 50;
 
 bool Wanted(const CompareCommand& c, const Case& wanted) {
@@ -81,8 +80,8 @@ Status MeasureCase(const CompareCommand& c, const Case& what, const Pair& pair, 
 }
 
 std::string RenderComparison(const CompareCommand& c, const std::vector<Measurement>& all) {
-  tools::Table table({"workload", "pando ops/s", "redis ops/s", "ratio", "target", "ratio per cpu", "pando p99 us", "redis p99 us",
-                      "pando p99.9 us", "redis p99.9 us", "runs"});
+  tools::Table table({"workload", "pando ops/s", "redis ops/s", "ratio", "target", "ratio per cpu", "pando p99 us",
+                      "redis p99 us", "pando p99.9 us", "redis p99.9 us", "runs"});
   for (const Case& what : kCases) {
     if (!Wanted(c, what)) continue;
     auto median = [&](const char* system, double (*value)(const Measurement&)) {
@@ -137,7 +136,8 @@ void AddCompareCommand(CLI::App& app, int* exit_code) {
   c->common.run.generator.warmup_s = 2;
   CLI::App* command = app.add_subcommand(
       "compare", "Pando against Redis in one run: get, get 16 deep, durable set; 50 connections, one server core");
-  command->add_option("--repeat", c->repeat, "Runs of each measurement, alternating")->capture_default_str()
+  command->add_option("--repeat", c->repeat, "Runs of each measurement, alternating")
+      ->capture_default_str()
       ->check(CLI::Range(1, 100));
   std::vector<std::string> names;
   for (const Case& what : kCases) names.emplace_back(what.name);

@@ -58,34 +58,40 @@ Status Run(RunCommand* c) {
 
 void AddRunCommand(CLI::App& app, int* exit_code) {
   auto c = std::make_shared<RunCommand>();
-  CLI::App* command = app.add_subcommand("run", "Run workloads against a kvnode it starts, a running server, or a peer");
+  CLI::App* command =
+      app.add_subcommand("run", "Run workloads against a kvnode it starts, a running server, or a peer");
   command->add_option("workload", c->workloads, fmt::format("Any of {}", fmt::join(WorkloadNames(), ", ")))
       ->capture_default_str();
   command->add_option("--server", c->address, "host:port of a running server; default: start one");
   command->add_option("--protocol", c->protocol, "What --server (or the started server) speaks: pando or redis")
-      ->capture_default_str()->check(CLI::IsMember({"pando", "redis"}));
+      ->capture_default_str()
+      ->check(CLI::IsMember({"pando", "redis"}));
   command->add_option("--peer", c->peer, "Start this system too and give it the same load")
       ->check(CLI::IsMember({"redis"}));
   command->add_flag("--load,!--no_load", c->load, "Put all records first (default on)");
 
   GeneratorOptions& g = c->common.run.generator;
-  command->add_option("--connections", g.connections, "Connections")->capture_default_str()
+  command->add_option("--connections", g.connections, "Connections")
+      ->capture_default_str()
       ->check(CLI::Range(1, 20'000));
-  command->add_option("--depth", g.depth, "Requests in progress on each connection")->capture_default_str()
+  command->add_option("--depth", g.depth, "Requests in progress on each connection")
+      ->capture_default_str()
       ->check(CLI::Range(1, 4096));
-  command->add_option("--pipelining", g.pipelining,
-                      "batch: send depth requests, wait for all answers; window: one new request for each answer")
+  command
+      ->add_option("--pipelining", g.pipelining,
+                   "batch: send depth requests, wait for all answers; window: one new request for each answer")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, Pipelining>{{"batch", Pipelining::kBatch}, {"window", Pipelining::kWindow}}));
   command->add_option("--ops", g.ops, "Exactly this many requests instead of --seconds");
   command->add_option("--rate", g.rate, "Open loop: requests per second, latency counted from when each was due");
   WorkloadOptions& w = c->common.run.workload;
   command->add_option("--read_percent", w.read_percent, "Share of gets in mixed")->capture_default_str();
-  command->add_option("--scan_rows", w.scan_rows, "Rows asked for by scan")->capture_default_str()
+  command->add_option("--scan_rows", w.scan_rows, "Rows asked for by scan")
+      ->capture_default_str()
       ->check(CLI::Range(1, 10'000));
   command->add_option("--distribution", w.distribution, "Choice of records: uniform or zipfian (scattered)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, Distribution>{
-          {"uniform", Distribution::kUniform}, {"zipfian", Distribution::kZipfian}}));
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Distribution>{{"uniform", Distribution::kUniform},
+                                                                              {"zipfian", Distribution::kZipfian}}));
   AddDataOptions(command, &c->common);
   AddServerOptions(command, &c->common);
   command->footer(
