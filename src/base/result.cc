@@ -44,8 +44,8 @@ Status ErrnoStatus(int error_number, std::string what) {
   if (error_number == ENOSPC || error_number == EDQUOT) code = Code::kDiskFull;
   if (error_number == ENOENT) code = Code::kNotFound;
   if (error_number == ECANCELED) code = Code::kAborted;
-  return Status(code, fmt::format("{}: {} (errno {})", what, std::generic_category().message(error_number),
-                                  error_number));
+  return Status(code,
+                fmt::format("{}: {} (errno {})", what, std::generic_category().message(error_number), error_number));
 }
 
 }  // namespace pando

@@ -80,7 +80,9 @@ template <typename T>
 class [[nodiscard]] Result {
  public:
   Result(T value) : value_(std::move(value)) {}
-  Result(Status status) : status_(std::move(status)) { CHECK(!status_.ok()) << "a Result without value needs an error"; }
+  Result(Status status) : status_(std::move(status)) {
+    CHECK(!status_.ok()) << "a Result without value needs an error";
+  }
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
@@ -108,11 +110,11 @@ class [[nodiscard]] Result {
 #define PANDO_CONCAT(a, b) PANDO_CONCAT_(a, b)
 
 // In functions returning Status or Result: leave early with the error.
-#define RETURN_IF_ERROR(expr)                                  \
-  do {                                                         \
-    if (auto pando_status_ = (expr); !pando_status_.ok()) {    \
-      return pando_status_;                                    \
-    }                                                          \
+#define RETURN_IF_ERROR(expr)                               \
+  do {                                                      \
+    if (auto pando_status_ = (expr); !pando_status_.ok()) { \
+      return pando_status_;                                 \
+    }                                                       \
   } while (0)
 #define ASSIGN_OR_RETURN(lhs, expr) ASSIGN_OR_RETURN_(PANDO_CONCAT(pando_result_, __LINE__), lhs, expr)
 #define ASSIGN_OR_RETURN_(tmp, lhs, expr) \
@@ -121,14 +123,14 @@ class [[nodiscard]] Result {
   lhs = *std::move(tmp)
 
 // The same in coroutines (Task<Status>, Task<Result<T>>): CO_RETURN_IF_ERROR(co_await file.Sync());
-#define CO_RETURN_IF_ERROR(expr)                               \
-  do {                                                         \
-    if (auto pando_status_ = (expr); !pando_status_.ok()) {    \
-      co_return pando_status_;                                 \
-    }                                                          \
+#define CO_RETURN_IF_ERROR(expr)                            \
+  do {                                                      \
+    if (auto pando_status_ = (expr); !pando_status_.ok()) { \
+      co_return pando_status_;                              \
+    }                                                       \
   } while (0)
 #define CO_ASSIGN_OR_RETURN(lhs, expr) CO_ASSIGN_OR_RETURN_(PANDO_CONCAT(pando_result_, __LINE__), lhs, expr)
-#define CO_ASSIGN_OR_RETURN_(tmp, lhs, expr)  \
-  auto tmp = (expr);                          \
-  if (!tmp.ok()) co_return tmp.TakeStatus();  \
+#define CO_ASSIGN_OR_RETURN_(tmp, lhs, expr) \
+  auto tmp = (expr);                         \
+  if (!tmp.ok()) co_return tmp.TakeStatus(); \
   lhs = *std::move(tmp)

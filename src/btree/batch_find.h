@@ -1,6 +1,6 @@
-// BatchFind: point lookups in many trees at once. A lookup alone spends most of its time waiting for memory: the header,
-// the slots, the child reference, the record. Descending for a group of keys in step and prefetching each one's next
-// cache lines before any is looked at lets those waits overlap (the idea of AMAC, Kocberber et al., VLDB'15).
+// BatchFind: point lookups in many trees at once. A lookup alone spends most of its time waiting for memory: the
+// header, the slots, the child reference, the record. Descending for a group of keys in step and prefetching each one's
+// next cache lines before any is looked at lets those waits overlap (the idea of AMAC, Kocberber et al., VLDB'15).
 //
 // Threads: the trees' reactor. Nothing suspends.
 #pragma once

@@ -24,9 +24,14 @@ LeafLayout LayoutOf(uint32_t value_word, uint32_t key_bytes) {
   LeafLayout l;
   l.key_at = kLeafHeaderBytes + ((value_word & kExpiryFlag) ? 8 : 0);
   l.value_at = l.key_at + key_bytes;
-  l.end = l.value_at + ((value_word & kOverflowFlag) ? static_cast<uint32_t>(sizeof(OverflowRef))
-                                                     : (value_word & kValueBytesMask));
+  l.end = l.value_at +
+          ((value_word & kOverflowFlag) ? static_cast<uint32_t>(sizeof(OverflowRef)) : (value_word & kValueBytesMask));
   return l;
+}
+
+// An empty view may have no address, which memcpy must not be given.
+void CopyBytes(char* to, std::string_view bytes) {
+  if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
 }
 
 uint32_t ValueWord(const char* record) { return LoadLE<uint32_t>(record + 8); }
@@ -46,7 +51,8 @@ uint64_t RecordHash(std::string_view key_prefix, std::string_view key_suffix, ui
 
 size_t CommonPrefix(std::string_view a, std::string_view b) {
   size_t n = std::min(a.size(), b.size());
-  return static_cast<size_t>(std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(n), b.begin()).first - a.begin());
+  return static_cast<size_t>(std::mismatch(a.begin(), a.begin() + static_cast<ptrdiff_t>(n), b.begin()).first -
+                             a.begin());
 }
 
 std::string_view ShortestSeparator(std::string_view left, std::string_view right) {
@@ -172,8 +178,8 @@ uint32_t Node::LeafRecordBytes(size_t suffix_bytes, size_t inline_bytes, bool ov
 }
 
 uint32_t Node::SpaceFor(const RecordView& record) const {
-  return kSlotBytes + LeafRecordBytes(record.key_suffix.size(), record.value.size(), record.overflow,
-                                      record.expires_at_ms != 0);
+  return kSlotBytes +
+         LeafRecordBytes(record.key_suffix.size(), record.value.size(), record.overflow, record.expires_at_ms != 0);
 }
 
 void Node::OpenSlot(uint32_t slot, std::string_view suffix, uint32_t record_bytes) {
@@ -196,12 +202,12 @@ void Node::WriteRecord(char* at, const RecordView& r) const {
     StoreLE(at, r.expires_at_ms);
     at += 8;
   }
-  std::memcpy(at, r.key_suffix.data(), r.key_suffix.size());
+  CopyBytes(at, r.key_suffix);
   at += r.key_suffix.size();
   if (r.overflow) {
     StoreLE(at, r.overflow_ref);
   } else {
-    std::memcpy(at, r.value.data(), r.value.size());
+    CopyBytes(at, r.value);
   }
 }
 
@@ -220,7 +226,7 @@ void Node::InsertChild(uint32_t slot, std::string_view suffix, const ChildRef& r
   OpenSlot(slot, suffix, ChildSpace(suffix.size()) - kSlotBytes);
   char* at = page_ + slots()[slot].offset;
   StoreLE(at, ref);
-  std::memcpy(at + sizeof(ChildRef), suffix.data(), suffix.size());
+  CopyBytes(at + sizeof(ChildRef), suffix);
 }
 
 uint32_t Node::RecordBytes(uint32_t slot) const {
@@ -278,11 +284,11 @@ void Node::AppendFrom(const Node& source, uint32_t from, uint32_t to) {
   CHECK_EQ(leaf(), source.leaf());
   char key[kMaxKeyBytes];
   std::string_view source_prefix = source.prefix();
-  std::memcpy(key, source_prefix.data(), source_prefix.size());
+  CopyBytes(key, source_prefix);
   uint32_t cut = header().prefix_bytes;
   for (uint32_t i = from; i < to; ++i) {
     std::string_view suffix = source.KeySuffix(i);
-    std::memcpy(key + source_prefix.size(), suffix.data(), suffix.size());
+    CopyBytes(key + source_prefix.size(), suffix);
     std::string_view full(key, source_prefix.size() + suffix.size());
     if (leaf()) {
       RecordView record = source.Record(i);

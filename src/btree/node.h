@@ -57,8 +57,8 @@ struct RecordView {
   int64_t expires_at_ms = 0;  // 0 = never
   uint32_t value_bytes = 0;
   bool overflow = false;
-  std::string_view value;     // inline
-  OverflowRef overflow_ref;   // overflow
+  std::string_view value;    // inline
+  OverflowRef overflow_ref;  // overflow
 };
 
 // What a record contributes to its parents' aggregates. Independent of the tree's shape and of where the value lies.
@@ -71,7 +71,8 @@ inline uint32_t KeyHead(std::string_view suffix) {
     head = LoadLE<uint32_t>(suffix.data());
     return __builtin_bswap32(head);
   }
-  for (size_t i = 0; i < suffix.size(); ++i) head |= static_cast<uint32_t>(static_cast<uint8_t>(suffix[i])) << (24 - 8 * i);
+  for (size_t i = 0; i < suffix.size(); ++i)
+    head |= static_cast<uint32_t>(static_cast<uint8_t>(suffix[i])) << (24 - 8 * i);
   return head;
 }
 

@@ -185,7 +185,8 @@ class Tree final : public PageOwner {
   // disk is the storage's business (TreeStorage::FreeLater).
   Generation AddSnapshot();
   void DropSnapshot(Generation generation) { snapshots_.erase(generation); }
-  // Like FetchLeaf and FetchLeafBefore, in a snapshot (which must exist, also when this resumes: null pin = it is gone).
+  // Like FetchLeaf and FetchLeafBefore, in a snapshot (which must exist, also when this resumes: null pin = it is
+  // gone).
   Task<Result<PagePin>> FetchSnapshotLeaf(Generation generation, std::string key, bool before);
 
   // -- walks of [start, end) ("" = open) in a snapshot (view = its generation) or the newest tree (view = 0). They look
@@ -289,7 +290,7 @@ class Tree final : public PageOwner {
   Generation frozen_generation_ = 0;
   uint64_t frozen_root_id_ = 0;
   uint8_t frozen_root_level_ = 0;
-  ChildRef frozen_root_ref_;    // empty until the frozen root is on disk
+  ChildRef frozen_root_ref_;                          // empty until the frozen root is on disk
   std::unordered_map<uint64_t, FrozenEntry> frozen_;  // by page id
   std::map<Generation, TreeSnapshot> snapshots_;
   WaitQueue checkpoint_progress_;

@@ -43,7 +43,8 @@ BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
   CHECK_GE(count, kMinFrames) << "a buffer pool of " << options.memory_bytes << " bytes is too small";
   arena_bytes_ = count * page_bytes_ + write_area_bytes;
   // One mapping: frames, then write buffers. Registering it with the kernel makes all of it resident at once.
-  void* memory = mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK_NE(memory, MAP_FAILED) << "cannot map " << arena_bytes_ << " bytes for the buffer pool";
   madvise(memory, arena_bytes_, MADV_HUGEPAGE);  // a hint: fewer TLB misses on descents
   arena_ = static_cast<char*>(memory);
@@ -199,10 +200,14 @@ void BufferPool::PushHead(Fifo& fifo, Frame::Queue queue, Frame* frame) {
 void BufferPool::Unlink(Frame* frame) {
   if (frame->queue == Frame::Queue::kNone) return;
   Fifo& fifo = frame->queue == Frame::Queue::kSmall ? small_ : main_;
-  if (frame->queue_prev != kNoFrame) frames_[frame->queue_prev].queue_next = frame->queue_next;
-  else fifo.head = frame->queue_next;
-  if (frame->queue_next != kNoFrame) frames_[frame->queue_next].queue_prev = frame->queue_prev;
-  else fifo.tail = frame->queue_prev;
+  if (frame->queue_prev != kNoFrame)
+    frames_[frame->queue_prev].queue_next = frame->queue_next;
+  else
+    fifo.head = frame->queue_next;
+  if (frame->queue_next != kNoFrame)
+    frames_[frame->queue_next].queue_prev = frame->queue_prev;
+  else
+    fifo.tail = frame->queue_prev;
   fifo.frames -= FramesOf(*frame);
   frame->queue = Frame::Queue::kNone;
   frame->queue_prev = frame->queue_next = kNoFrame;
@@ -236,8 +241,8 @@ void BufferPool::Enqueue(Frame* frame, uint64_t fingerprint) {
 }
 
 bool BufferPool::Evictable(const Frame& frame) const {
-  return frame.state == Frame::State::kResident && !frame.dirty && !frame.writing && !frame.doomed &&
-         frame.pins == 0 && frame.frame_children == 0 && !(frame.attached && frame.parent == kNoFrame);
+  return frame.state == Frame::State::kResident && !frame.dirty && !frame.writing && !frame.doomed && frame.pins == 0 &&
+         frame.frame_children == 0 && !(frame.attached && frame.parent == kNoFrame);
 }
 
 void BufferPool::Evict(Frame* frame) {
@@ -271,7 +276,8 @@ bool BufferPool::EvictStep() {
   if (!from_small) ++main_refused_;
   PushHead(main_, Frame::Queue::kMain, frame);
   // An inner page is written early only while all its children are known by extent: attached, none in memory.
-  bool writable = (frame->overflow || frame->level == 0 || frame->attached) && frame->dirty && !frame->writing && !frame->doomed && frame->frame_children == 0 && frame->pins == 0 &&
+  bool writable = (frame->overflow || frame->level == 0 || frame->attached) && frame->dirty && !frame->writing &&
+                  !frame->doomed && frame->frame_children == 0 && frame->pins == 0 &&
                   !(frame->attached && frame->parent == kNoFrame);
   if (writable && evicting_writes_ < write_buffers_.capacity() / 2 && !stopping_) tasks_.Spawn(EvictByWriting(frame));
   return false;

@@ -91,7 +91,8 @@ struct BufferPoolOptions {
 
 struct BufferPoolStats {
   uint64_t pages = 0, free_pages = 0, dirty_pages = 0;
-  uint64_t loads_total = 0, load_waits_total = 0, failed_loads_total = 0, evictions_total = 0, writes_total = 0, void_writes_total = 0;
+  uint64_t loads_total = 0, load_waits_total = 0, failed_loads_total = 0, evictions_total = 0, writes_total = 0,
+           void_writes_total = 0;
   uint64_t read_bytes_total = 0, written_bytes_total = 0, ghost_hits_total = 0;
 };
 
@@ -106,8 +107,8 @@ class BufferPool {
   BufferPool& operator=(const BufferPool&) = delete;
   ~BufferPool();
 
-  void Start();         // the background cleaner
-  Task<void> Stop();    // drains it and all writes
+  void Start();       // the background cleaner
+  Task<void> Stop();  // drains it and all writes
 
   uint32_t page_bytes() const { return page_bytes_; }
   uint32_t frame_count() const { return static_cast<uint32_t>(frames_.size()); }
@@ -143,7 +144,8 @@ class BufferPool {
   // kAborted: there is no room, or a read that was shared failed. Then WaitForRoom, without pins, and descend again:
   // by then `ref` may name nothing, or something else.
   Task<Result<PagePin>> Load(PageOwner* owner, ChildRef ref, uint8_t level);
-  // Suspends until a load of `frames` frames has room; whoever waits here should hold no pins, or all may wait for ever.
+  // Suspends until a load of `frames` frames has room; whoever waits here should hold no pins, or all may wait for
+  // ever.
   Task<void> WaitForRoom(size_t frames);
   // Whether a load has room; evicts what it may to make it so.
   bool MakeRoom(size_t frames);
@@ -227,7 +229,7 @@ class BufferPool {
   int registered_base_ = kNoBuffer;
 
   Fifo small_, main_;
-  size_t main_refused_ = 0;  // victims from the main queue since the last that could go
+  size_t main_refused_ = 0;       // victims from the main queue since the last that could go
   std::vector<uint32_t> ghosts_;  // direct-mapped fingerprints; 0 = none
   size_t low_water_ = 0, high_water_ = 0;
   size_t wanted_frames_ = 0;  // the most that a waiter needs

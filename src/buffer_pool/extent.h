@@ -31,11 +31,11 @@ inline constexpr uint32_t kMaxExtentBlocks = 0x7fff;  // the top bit of the leng
 // time the child was written, or zero.
 struct ChildRef {
   Extent location;
-  Generation birth = 0;        // generation in which the page was made
-  uint64_t checksum = 0;       // XXH3-64 of the extent's bytes, seeded by its block and the partition
-  uint64_t count = 0;          // records below
-  uint64_t bytes = 0;          // key + value bytes of the records below
-  uint64_t content_hash = 0;   // sum modulo 2^64 of the records' hashes: independent of the tree's shape
+  Generation birth = 0;            // generation in which the page was made
+  uint64_t checksum = 0;           // XXH3-64 of the extent's bytes, seeded by its block and the partition
+  uint64_t count = 0;              // records below
+  uint64_t bytes = 0;              // key + value bytes of the records below
+  uint64_t content_hash = 0;       // sum modulo 2^64 of the records' hashes: independent of the tree's shape
   int64_t earliest_expiry_ms = 0;  // 0 = no record below expires
 };
 static_assert(sizeof(ChildRef) == 56);

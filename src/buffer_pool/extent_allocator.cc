@@ -68,7 +68,8 @@ void ExtentAllocator::SetRange(uint64_t block, uint32_t blocks, bool used) {
   for (uint32_t b = first; b < first + blocks; ++b) {
     uint64_t bit = 1ull << (b % 64);
     uint64_t& word = group.words[b / 64];
-    CHECK_NE((word & bit) != 0, used) << "block " << block - first + b << (used ? " is in use already" : " is free already");
+    CHECK_NE((word & bit) != 0, used) << "block " << block - first + b
+                                      << (used ? " is in use already" : " is free already");
     word ^= bit;
   }
   group.changed = true;

@@ -86,7 +86,8 @@ Status DecodePageImage(char* page, uint32_t page_bytes, uint32_t blocks, char* s
     }
   } else {
     if (header.compression != Compression::kLz4 && header.compression != Compression::kZstd) {
-      return Error(Code::kVersion, "page compression {} is unknown to this build", static_cast<int>(header.compression));
+      return Error(Code::kVersion, "page compression {} is unknown to this build",
+                   static_cast<int>(header.compression));
     }
     std::string_view in(page + kPageHeaderBytes, header.stored_bytes - kPageHeaderBytes);
     if (!Decompress(header.compression, in, scratch, body)) {

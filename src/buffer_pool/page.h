@@ -28,22 +28,22 @@ enum class Compression : uint8_t { kNone = 0, kLz4 = 1, kZstd = 2 };
 struct PageHeader {
   uint32_t magic;
   uint8_t format;
-  uint8_t level;         // 0 = leaf
+  uint8_t level;            // 0 = leaf
   Compression compression;  // of the on-disk image behind the header; kNone in memory
-  uint8_t heat;          // in memory only: recent use, for eviction; 0 on disk
-  uint32_t stored_bytes; // on disk: image length with header, before padding; 0 in memory
-  uint32_t heap_begin;   // lowest byte of the heap, an offset from the page's start
-  uint32_t heap_dead;    // bytes inside the heap that no slot or fence refers to
+  uint8_t heat;             // in memory only: recent use, for eviction; 0 on disk
+  uint32_t stored_bytes;    // on disk: image length with header, before padding; 0 in memory
+  uint32_t heap_begin;      // lowest byte of the heap, an offset from the page's start
+  uint32_t heap_dead;       // bytes inside the heap that no slot or fence refers to
   uint16_t slot_count;
-  uint16_t prefix_bytes; // leading bytes shared by all keys, cut from every slot's key
-  uint16_t lower_bytes;  // lower fence (inclusive); empty = from the first key
-  uint16_t upper_bytes;  // upper fence (exclusive); meaningful when has_upper
+  uint16_t prefix_bytes;  // leading bytes shared by all keys, cut from every slot's key
+  uint16_t lower_bytes;   // lower fence (inclusive); empty = from the first key
+  uint16_t upper_bytes;   // upper fence (exclusive); meaningful when has_upper
   uint16_t lower_offset;
   uint16_t upper_offset;
-  uint8_t has_upper;     // 0 = the rightmost page of its level
+  uint8_t has_upper;  // 0 = the rightmost page of its level
   uint8_t reserved[3];
-  uint64_t page_id;      // unique in the partition
-  uint64_t birth;        // generation
+  uint64_t page_id;  // unique in the partition
+  uint64_t birth;    // generation
 };
 static_assert(sizeof(PageHeader) == 56);
 static_assert(offsetof(PageHeader, slot_count) == 20 && offsetof(PageHeader, page_id) == 40);

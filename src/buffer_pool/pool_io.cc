@@ -97,8 +97,8 @@ Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t l
   PagePin pin = Pin(StartLoading(owner, ref));
   Frame* frame = pin.frame();
   char* page = data(*frame);
-  Status status = co_await owner->file().Read(page, ref.location.size_bytes(), ref.location.offset_bytes(),
-                                              BufferIndexOf(page));
+  Status status =
+      co_await owner->file().Read(page, ref.location.size_bytes(), ref.location.offset_bytes(), BufferIndexOf(page));
   if (status.ok()) status = FinishLoad(frame, level);
   if (!status.ok()) co_return FailLoad(std::move(pin), std::move(status));
   frame->state = Frame::State::kResident;
@@ -172,12 +172,14 @@ Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location
                                                uint32_t value_bytes) {
   if (Frame* found = LookupAny(owner, location)) co_return co_await JoinLoad(Pin(found));
   if (location.empty() || value_bytes == 0 || (value_bytes + kBlockBytes - 1) / kBlockBytes != location.blocks()) {
-    co_return Error(Code::kCorruption, "{}: a value of {} bytes with an extent of {} at offset {}", owner->file().path(),
-                    value_bytes, location.size_bytes(), location.offset_bytes());
+    co_return Error(Code::kCorruption, "{}: a value of {} bytes with an extent of {} at offset {}",
+                    owner->file().path(), value_bytes, location.size_bytes(), location.offset_bytes());
   }
   if (FramesFor(value_bytes) > frames_.size() / 2) {
-    co_return Error(Code::kOverloaded, "{}: a value of {} bytes needs {} pages of memory, the node has {}: raise "
-                    "--memory_limit_mb", owner->file().path(), value_bytes, FramesFor(value_bytes), frames_.size());
+    co_return Error(Code::kOverloaded,
+                    "{}: a value of {} bytes needs {} pages of memory, the node has {}: raise "
+                    "--memory_limit_mb",
+                    owner->file().path(), value_bytes, FramesFor(value_bytes), frames_.size());
   }
   if (!MakeRoom(FramesFor(value_bytes))) co_return Error(Code::kAborted, "no room for a value");
   Frame* first = TakePieces(value_bytes);
@@ -193,8 +195,10 @@ Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location
   Status status = co_await owner->file().ReadVector(vectors, location.offset_bytes());
   if (first->doomed) status = Error(Code::kAborted, "superseded");
   if (status.ok() && ChecksumPieces(*first) != checksum) {
-    status = Error(Code::kCorruption, "{}: value at offset {} ({} bytes): checksum mismatch; restore it from a backup "
-                   "or a replica", owner->file().path(), location.offset_bytes(), location.size_bytes());
+    status = Error(Code::kCorruption,
+                   "{}: value at offset {} ({} bytes): checksum mismatch; restore it from a backup "
+                   "or a replica",
+                   owner->file().path(), location.offset_bytes(), location.size_bytes());
   }
   if (!status.ok()) co_return FailLoad(std::move(pin), std::move(status));
   first->state = Frame::State::kResident;

@@ -222,7 +222,7 @@ Task<Status> RemoveFile(Reactor& reactor, std::string path) {
 }
 
 std::string ParentDirectory(const std::string& path) {
-  const size_t slash = path.find_last_of('/');
+  const size_t slash = path.find_last_of('/', path.find_last_not_of('/'));  // not the one of "dir/"
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
 }

@@ -44,7 +44,7 @@ void* AllocateFrame(size_t bytes) {
     return node;
   }
   cache.bytes += index * kClassBytes;
-  return ::operator new(index * kClassBytes);
+  return ::operator new(index* kClassBytes);
 }
 
 void FreeFrame(void* frame, size_t bytes) noexcept {

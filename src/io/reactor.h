@@ -42,16 +42,28 @@ inline constexpr int kNoBuffer = -1;
 
 // One asynchronous operation. It lives in its owner (usually an awaiter inside a coroutine frame) until it completes.
 struct IoOp {
-  enum class Kind : uint8_t { kOpen, kClose, kRead, kWrite, kReadv, kWritev, kSync, kAllocate, kTruncate, kRename,
-                              kUnlink, kMakeDirectory };
+  enum class Kind : uint8_t {
+    kOpen,
+    kClose,
+    kRead,
+    kWrite,
+    kReadv,
+    kWritev,
+    kSync,
+    kAllocate,
+    kTruncate,
+    kRename,
+    kUnlink,
+    kMakeDirectory
+  };
   Kind kind = Kind::kSync;
-  bool data_sync = false;   // kWrite/kWritev: durable on completion (RWF_DSYNC); kSync: fdatasync instead of fsync
+  bool data_sync = false;  // kWrite/kWritev: durable on completion (RWF_DSYNC); kSync: fdatasync instead of fsync
   FileId file = kNoFile;
-  int flags = 0;            // kOpen: open(2) flags
+  int flags = 0;                 // kOpen: open(2) flags
   int buffer_index = kNoBuffer;  // kRead/kWrite: registered buffer that holds `data`
-  void* data = nullptr;     // kRead/kWrite: memory; kReadv/kWritev: iovec array
-  uint32_t length = 0;      // bytes, or number of iovecs
-  uint64_t offset = 0;      // file offset; kTruncate: new size; kAllocate: start
+  void* data = nullptr;          // kRead/kWrite: memory; kReadv/kWritev: iovec array
+  uint32_t length = 0;           // bytes, or number of iovecs
+  uint64_t offset = 0;           // file offset; kTruncate: new size; kAllocate: start
   uint64_t allocate_bytes = 0;
   const char* path = nullptr;      // kOpen, kRename (from), kUnlink, kMakeDirectory
   const char* new_path = nullptr;  // kRename (to)
@@ -163,9 +175,9 @@ class Reactor {
   virtual int index() const = 0;
 
   // -- time and randomness
-  virtual Nanos NowNs() const = 0;       // monotonic (CLOCK_BOOTTIME), read once a turn
-  virtual int64_t WallMs() const = 0;    // Unix milliseconds
-  virtual uint64_t Random() = 0;         // 64 uniform bits; seeded in simulations
+  virtual Nanos NowNs() const = 0;     // monotonic (CLOCK_BOOTTIME), read once a turn
+  virtual int64_t WallMs() const = 0;  // Unix milliseconds
+  virtual uint64_t Random() = 0;       // 64 uniform bits; seeded in simulations
   virtual void ArmTimer(Timer* timer, Nanos deadline_ns) = 0;
   virtual void CancelTimer(Timer* timer) = 0;  // no-op when not armed
 

@@ -57,7 +57,9 @@ class [[nodiscard]] Task {
     std::optional<T> value;
     Task get_return_object() { return Task(std::coroutine_handle<promise_type>::from_promise(*this)); }
     template <typename U>
-    void return_value(U&& v) { value.emplace(std::forward<U>(v)); }
+    void return_value(U&& v) {
+      value.emplace(std::forward<U>(v));
+    }
   };
 
   Task() = default;

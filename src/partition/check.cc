@@ -17,7 +17,8 @@ constexpr size_t kReadsInFlight = 32;
 // Audits one partition. Owners of blocks are counted in `owned_`, one bit a block.
 class PartitionAudit {
  public:
-  PartitionAudit(Reactor& reactor, const StoreInfo& store, uint32_t id, CheckReport* report, const CheckOptions& options)
+  PartitionAudit(Reactor& reactor, const StoreInfo& store, uint32_t id, CheckReport* report,
+                 const CheckOptions& options)
       : reactor_(reactor), store_(store), info_(store.partitions[id]), report_(report), options_(options) {
     result_.id = id;
     result_.file = store.PartitionDirectory(id) + "/data";
@@ -65,13 +66,15 @@ class PartitionAudit {
 
   bool Own(Extent extent, std::string_view owner) {
     if (extent.empty() || extent.block() + extent.blocks() > result_.file_blocks) {
-      Problem(extent.offset_bytes(), fmt::format("{}: its extent of {} blocks lies outside the file", owner, extent.blocks()));
+      Problem(extent.offset_bytes(),
+              fmt::format("{}: its extent of {} blocks lies outside the file", owner, extent.blocks()));
       return false;
     }
     for (uint64_t b = extent.block(); b < extent.block() + extent.blocks(); ++b) {
       uint64_t bit = 1ull << (b % 64);
       if (owned_[b / 64] & bit) {
-        Problem(b * kBlockBytes, fmt::format("block belongs to {} and to something else: one overwrote the other", owner));
+        Problem(b * kBlockBytes,
+                fmt::format("block belongs to {} and to something else: one overwrote the other", owner));
       }
       owned_[b / 64] |= bit;
     }
@@ -194,8 +197,8 @@ class PartitionAudit {
     if (!Own(ref.location, "a value")) co_return;
     AlignedBuffer bytes;
     Status status = co_await ReadExtent(ref.location, ref.checksum, &bytes);
-    if (status.ok() && (r.value_bytes > ref.location.size_bytes() ||
-                        Hash64({bytes.data(), r.value_bytes}) != ref.value_hash)) {
+    if (status.ok() &&
+        (r.value_bytes > ref.location.size_bytes() || Hash64({bytes.data(), r.value_bytes}) != ref.value_hash)) {
       status = Error(Code::kCorruption, "value of {} bytes does not match its hash", r.value_bytes);
     }
     if (!status.ok()) Problem(ref.location.offset_bytes(), fmt::format("overflow value: {}", status.message()));
@@ -239,8 +242,10 @@ class PartitionAudit {
       if (!used) ++result_.free_blocks;
     }
     if (leaked > 0) {
-      Problem(first_leaked * kBlockBytes, fmt::format("{} blocks from here on are marked used, but nothing refers to them: "
-                                                      "space is lost", leaked));
+      Problem(first_leaked * kBlockBytes,
+              fmt::format("{} blocks from here on are marked used, but nothing refers to them: "
+                          "space is lost",
+                          leaked));
     }
   }
 
@@ -260,7 +265,8 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   check.directory = store->LogDirectory(index);
   auto problem = [&](const Status& status) {
     ++report->problems_total;
-    if (report->problems.size() < CheckReport::kMaxProblems) report->problems.push_back({check.directory, 0, status.message()});
+    if (report->problems.size() < CheckReport::kMaxProblems)
+      report->problems.push_back({check.directory, 0, status.message()});
   };
   LogReader::Options options;
   options.directory = check.directory;
@@ -290,8 +296,9 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   for (const PartitionCheck& p : report->partitions) {
     auto first = first_lsn.find(store->partitions[p.id].uuid);
     if (first == first_lsn.end() || first->second <= p.checkpoint_lsn + 1) continue;
-    problem(Error(Code::kCorruption, "partition {}: the tree ends at LSN {}, the log starts at {}: records between are lost",
-                  p.id, p.checkpoint_lsn, first->second));
+    problem(Error(Code::kCorruption,
+                  "partition {}: the tree ends at LSN {}, the log starts at {}: records between are lost", p.id,
+                  p.checkpoint_lsn, first->second));
   }
   co_return check;
 }

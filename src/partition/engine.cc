@@ -33,8 +33,10 @@ class Engine::Impl final : public LogReplaySink {
     const BufferPoolOptions pool = PoolOptions(options);
     const uint64_t needed = BufferPool::MinMemoryBytes(pool.page_bytes, pool.write_buffers);
     if (pool.memory_bytes >= needed) return Status();
-    return Error(Code::kInvalidArgument, "{} bytes of memory for one reactor's engine; with pages of {} bytes it needs at "
-                 "least {}: raise --memory_limit_mb", options.memory_bytes, pool.page_bytes, needed / 3 * 4);
+    return Error(Code::kInvalidArgument,
+                 "{} bytes of memory for one reactor's engine; with pages of {} bytes it needs at "
+                 "least {}: raise --memory_limit_mb",
+                 options.memory_bytes, pool.page_bytes, needed / 3 * 4);
   }
 
   Task<Status> Open() {
@@ -99,13 +101,15 @@ class Engine::Impl final : public LogReplaySink {
   // checkpoint is too long ago; null when there is none.
   Replica* NextToCheckpoint() {
     LogStats log = log_->stats();
-    if (log.unreleased_bytes > options_.log_budget_bytes / 2 || log.unreleased_records > options_.log_budget_records / 2) {
+    if (log.unreleased_bytes > options_.log_budget_bytes / 2 ||
+        log.unreleased_records > options_.log_budget_records / 2) {
       auto found = by_uuid_.find(log_->OldestPinnedStream());
       if (found != by_uuid_.end() && found->second->NeedsCheckpoint()) return found->second;
     }
     Replica* oldest = nullptr;
     for (Replica* r : served_) {
-      if (!r->NeedsCheckpoint() || reactor_.NowNs() - r->last_checkpoint_ns() < options_.checkpoint_interval_ns) continue;
+      if (!r->NeedsCheckpoint() || reactor_.NowNs() - r->last_checkpoint_ns() < options_.checkpoint_interval_ns)
+        continue;
       if (!oldest || r->last_checkpoint_ns() < oldest->last_checkpoint_ns()) oldest = r;
     }
     return oldest;

@@ -8,8 +8,8 @@
 namespace pando {
 namespace {
 
-constexpr uint64_t kInitialBlocks = 256;                             // 1 MiB
-constexpr uint64_t kMinGrowBlocks = 1024, kMaxGrowBlocks = 32'768;   // 4 MiB .. 128 MiB
+constexpr uint64_t kInitialBlocks = 256;                            // 1 MiB
+constexpr uint64_t kMinGrowBlocks = 1024, kMaxGrowBlocks = 32'768;  // 4 MiB .. 128 MiB
 constexpr size_t kDeadListSlack = 64;
 
 uint32_t BlocksFor(uint64_t bytes) { return static_cast<uint32_t>((bytes + kBlockBytes - 1) / kBlockBytes); }
@@ -58,7 +58,8 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
   sb.groups = {Extent::Of(kDirectoryBlock, 1), checksum_at(kDirectoryBlock), 1};
   SealSuperblock(&sb);
   uint32_t slot = sb.generation % 2;
-  for (uint32_t copy = 0; copy < 2; ++copy) std::memcpy(image.data() + (slot * 2 + copy) * kBlockBytes, &sb, sizeof(sb));
+  for (uint32_t copy = 0; copy < 2; ++copy)
+    std::memcpy(image.data() + (slot * 2 + copy) * kBlockBytes, &sb, sizeof(sb));
 
   Status status = co_await file.Truncate(0);
   if (status.ok()) status = co_await file.Allocate(0, kInitialBlocks * kBlockBytes);
@@ -86,8 +87,8 @@ Task<Status> PartitionFile::Load() {
   const std::string& path = options_.path;
   CO_ASSIGN_OR_RETURN(uint64_t bytes, file_.Size());
   if (bytes < kSuperblockBlocks * kBlockBytes) {
-    co_return Error(Code::kCorruption, "{}: {} bytes long, too short for its superblocks; restore it from a backup", path,
-                    bytes);
+    co_return Error(Code::kCorruption, "{}: {} bytes long, too short for its superblocks; restore it from a backup",
+                    path, bytes);
   }
   AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
   CO_RETURN_IF_ERROR(co_await file_.Read(head.data(), head.size(), 0));
@@ -106,8 +107,8 @@ Task<Status> PartitionFile::Load() {
                     superblock_.group_blocks, ExtentAllocator::kGroupBlocks);
   }
   if (bytes / kBlockBytes < superblock_.file_blocks) {
-    co_return Error(Code::kCorruption, "{}: truncated to {} bytes, the superblock says {}; restore it from a backup", path,
-                    bytes, superblock_.file_blocks * kBlockBytes);
+    co_return Error(Code::kCorruption, "{}: truncated to {} bytes, the superblock says {}; restore it from a backup",
+                    path, bytes, superblock_.file_blocks * kBlockBytes);
   }
   frozen_generation_ = superblock_.generation;
   allocator_.Grow(superblock_.file_blocks);
@@ -117,7 +118,8 @@ Task<Status> PartitionFile::Load() {
   if (!superblock_.dead.location.empty()) {
     CO_ASSIGN_OR_RETURN(AlignedBuffer dead, co_await ReadMeta(superblock_.dead, sizeof(DeadExtent), "dead list"));
     dead_newest_.resize(superblock_.dead.entries);
-    std::memcpy(static_cast<void*>(dead_newest_.data()), dead.data(), dead_newest_.size() * sizeof(DeadExtent));
+    if (!dead_newest_.empty())
+      std::memcpy(static_cast<void*>(dead_newest_.data()), dead.data(), dead_newest_.size() * sizeof(DeadExtent));
     for (const DeadExtent& d : dead_newest_) pending_free_blocks_ += d.extent.blocks();
   }
   co_return Status();
@@ -125,14 +127,17 @@ Task<Status> PartitionFile::Load() {
 
 Task<Result<AlignedBuffer>> PartitionFile::ReadMeta(MetaRef ref, uint64_t entry_bytes, std::string_view what) {
   const uint64_t end = ref.location.block() + ref.location.blocks();
-  if (ref.location.empty() || end > allocator_.total_blocks() || ref.entries > ref.location.size_bytes() / entry_bytes) {
+  if (ref.location.empty() || end > allocator_.total_blocks() ||
+      ref.entries > ref.location.size_bytes() / entry_bytes) {
     co_return Error(Code::kCorruption, "{}: the superblock's {} lies outside the file", options_.path, what);
   }
   AlignedBuffer bytes(ref.location.size_bytes());
   CO_RETURN_IF_ERROR(co_await file_.Read(bytes.data(), bytes.size(), ref.location.offset_bytes()));
   if (MetaChecksum(options_.partition, ref.location, bytes.data()) != ref.checksum) {
-    co_return Error(Code::kCorruption, "{}: {} at offset {} fails its checksum; restore the partition from a backup or a "
-                    "replica", options_.path, what, ref.location.offset_bytes());
+    co_return Error(Code::kCorruption,
+                    "{}: {} at offset {} fails its checksum; restore the partition from a backup or a "
+                    "replica",
+                    options_.path, what, ref.location.offset_bytes());
   }
   co_return bytes;
 }
@@ -272,7 +277,9 @@ Task<Status> PartitionFile::AllocateMeta(Superblock* next, std::vector<Extent>* 
   size_t group_entries = allocator_.group_count() + kDeadListSlack;
   CO_ASSIGN_OR_RETURN(next->groups.location, co_await allocate(group_entries * sizeof(GroupEntry)));
   // The next release (dead_newest_) and what must not be in this bitmap (young, unapplied) change groups as well.
-  auto mark = [this](Extent e) { allocator_.MarkChanged(static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks)); };
+  auto mark = [this](Extent e) {
+    allocator_.MarkChanged(static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks));
+  };
   for (const DeadExtent& d : dead_newest_) mark(d.extent);
   for (uint64_t packed : young_) mark(Extent{packed});
   for (uint64_t packed : unapplied_) mark(Extent{packed});
@@ -341,7 +348,7 @@ std::vector<PartitionFile::MetaWrite> PartitionFile::Serialize(Superblock* next,
   auto add = [&](MetaRef* ref, const void* entries, size_t count, size_t entry_bytes) {
     AlignedBuffer bytes(ref->location.size_bytes());
     CHECK_LE(count * entry_bytes, bytes.size());
-    std::memcpy(bytes.data(), entries, count * entry_bytes);
+    if (count > 0) std::memcpy(bytes.data(), entries, count * entry_bytes);
     ref->entries = count;
     ref->checksum = MetaChecksum(options_.partition, ref->location, bytes.data());
     writes.push_back({ref->location, std::move(bytes)});

@@ -51,8 +51,8 @@ class PartitionFile final : public TreeStorage {
   // kDiskFull leaves everything as it was, to be tried again.
   Task<Status> Commit(Superblock content);
 
-  // -- snapshots: while a generation is held, what it may refer to is not reused. Ephemeral: after a restart none is held
-  // and everything that was becomes free.
+  // -- snapshots: while a generation is held, what it may refer to is not reused. Ephemeral: after a restart none is
+  // held and everything that was becomes free.
   void HoldGeneration(Generation generation) { held_[generation]; }
   void ReleaseGeneration(Generation generation);  // in time proportional to what died since it was held
   uint64_t held_blocks() const { return held_blocks_; }
@@ -92,8 +92,8 @@ class PartitionFile final : public TreeStorage {
   Task<Status> Grow(uint64_t blocks);
   Task<Result<Extent>> Allocate(uint32_t blocks);
   Task<Status> AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps);
-  std::vector<MetaWrite> Serialize(Superblock* next, const std::vector<Extent>& bitmaps, std::vector<GroupEntry>* groups,
-                                   std::vector<DeadExtent>* dead);
+  std::vector<MetaWrite> Serialize(Superblock* next, const std::vector<Extent>& bitmaps,
+                                   std::vector<GroupEntry>* groups, std::vector<DeadExtent>* dead);
   Task<Status> WriteMeta(std::vector<MetaWrite> writes);
   void ReleaseMeta(const Superblock& next, const std::vector<Extent>& bitmaps);
 
@@ -103,10 +103,10 @@ class PartitionFile final : public TreeStorage {
   ExtentAllocator allocator_;
   Superblock superblock_;
   Lsn older_lsn_ = 0;
-  std::vector<GroupEntry> groups_;       // as the newest superblock has them
-  std::vector<DeadExtent> dead_current_; // freed in the current generation
-  std::vector<DeadExtent> dead_frozen_;  // freed in the generation being checkpointed
-  std::vector<DeadExtent> dead_newest_;  // freed in the newest durable generation; reusable after the next is durable
+  std::vector<GroupEntry> groups_;        // as the newest superblock has them
+  std::vector<DeadExtent> dead_current_;  // freed in the current generation
+  std::vector<DeadExtent> dead_frozen_;   // freed in the generation being checkpointed
+  std::vector<DeadExtent> dead_newest_;   // freed in the newest durable generation; reusable after the next is durable
   // By held generation: extents that died since, which it or an older held one may refer to (the dead lists of ZFS).
   struct HeldExtent {
     DeadExtent dead;
@@ -116,7 +116,7 @@ class PartitionFile final : public TreeStorage {
   uint64_t held_blocks_ = 0;
   uint64_t pending_free_blocks_ = 0;
   bool checkpointing_ = false;
-  Generation frozen_generation_ = 0;   // the one being checkpointed, or checkpointed last
+  Generation frozen_generation_ = 0;        // the one being checkpointed, or checkpointed last
   std::unordered_set<uint64_t> young_;      // packed extents taken for generations after the frozen one
   std::unordered_set<uint64_t> unapplied_;  // packed extents of values whose records are not applied yet
   bool growing_ = false;

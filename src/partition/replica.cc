@@ -9,13 +9,13 @@
 namespace pando {
 namespace {
 
-constexpr size_t kMaxNumberBytes = 20;       // a sign and 19 digits
-constexpr uint64_t kPinnedShare = 8;         // writes pin what they will need in up to 1/8 of the pool
-constexpr size_t kMaxMergeKeys = 64;         // underfull leaves remembered; what is over is found by a later delete
-constexpr size_t kCheckpointWrites = 32;     // page writes in flight
-constexpr size_t kSweepBatch = 64;           // expired records removed with one write
-constexpr uint64_t kHeadroomBlocks = 256;    // kept free beyond what dirty pages need: metadata, splits
-constexpr uint64_t kReservedShare = 64;      // 1/64 of the file is held back so that deletes work on a full disk
+constexpr size_t kMaxNumberBytes = 20;     // a sign and 19 digits
+constexpr uint64_t kPinnedShare = 8;       // writes pin what they will need in up to 1/8 of the pool
+constexpr size_t kMaxMergeKeys = 64;       // underfull leaves remembered; what is over is found by a later delete
+constexpr size_t kCheckpointWrites = 32;   // page writes in flight
+constexpr size_t kSweepBatch = 64;         // expired records removed with one write
+constexpr uint64_t kHeadroomBlocks = 256;  // kept free beyond what dirty pages need: metadata, splits
+constexpr uint64_t kReservedShare = 64;    // 1/64 of the file is held back so that deletes work on a full disk
 
 int64_t ExpiryOf(const WriteOp& op, Version version, const ReadResult& current) {
   switch (op.ttl_mode) {
@@ -60,8 +60,8 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   const Superblock sb = self->file_->superblock();
   self->file_->set_on_io_error(self->options_.on_failure);
   self->tree_ = std::make_unique<Tree>(pool, *self->file_);
-  Status status = co_await self->tree_->OpenRoot(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation + 1,
-                                                 sb.next_page_id);
+  Status status =
+      co_await self->tree_->OpenRoot(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation + 1, sb.next_page_id);
   if (!status.ok()) {
     self->tree_->Abandon();
     Status closed = co_await self->file_->Close();
@@ -206,8 +206,10 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
   }
   // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
   if (2 * ops.size() > pool_.frame_count() / 8 || FramesFor(ops) > pool_.frame_count() / 4) {
-    co_return Error(Code::kOverloaded, "a batch of {} operations needs {} pages of memory, the node has {}: send smaller "
-                    "batches or raise --memory_limit_mb", ops.size(), FramesFor(ops), pool_.frame_count());
+    co_return Error(Code::kOverloaded,
+                    "a batch of {} operations needs {} pages of memory, the node has {}: send smaller "
+                    "batches or raise --memory_limit_mb",
+                    ops.size(), FramesFor(ops), pool_.frame_count());
   }
   CO_RETURN_IF_ERROR(co_await log_->WaitForSpace(*log_bytes));
   // What is dirty will be written to new places before anything old is given back.
@@ -310,8 +312,10 @@ void Replica::FailPending(const Status& status) {
 }
 
 void Replica::FailOne(PendingWrite* pending) {
-  Finish(pending, Error(Code::kAborted, "partition {} stopped before the write was acknowledged; whether it took "
-                        "effect is unknown: {}", id(), failure_.message()));
+  Finish(pending, Error(Code::kAborted,
+                        "partition {} stopped before the write was acknowledged; whether it took "
+                        "effect is unknown: {}",
+                        id(), failure_.message()));
 }
 
 // Applies what is durable, in order; goes on in a task of its own when a page has to be waited for.
@@ -382,7 +386,8 @@ Task<Status> Replica::MakeReady(PendingWrite* pending) {
     pending->pins.push_back(std::move(leaf));
     if (!NeedsCurrentValue(ops[i])) continue;
     std::optional<FoundRecord> found = tree_->FindInLeaf(leaves.back(), ops[i].key);
-    if (!found || !found->record.overflow || pending->found[i].location == found->record.overflow_ref.location) continue;
+    if (!found || !found->record.overflow || pending->found[i].location == found->record.overflow_ref.location)
+      continue;
     CO_RETURN_IF_ERROR(co_await ReadFound(pending, i, found->record.overflow_ref, found->record.value_bytes));
   }
   size_t frames = FramesFor(ops) + tree_->ClonesNeeded(leaves);

@@ -80,7 +80,7 @@ class Replica final : public Partition, public LogConsumer {
   // fit into memory together.
   struct FoundValue {
     Extent location;
-    bool equal = false;  // to the condition's value
+    bool equal = false;                // to the condition's value
     std::optional<std::string> bytes;  // unless the reply has no room for it
   };
   struct CurrentRecord {

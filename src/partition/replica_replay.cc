@@ -17,8 +17,8 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
     return Error(Code::kCorruption, "{}: batch of partition {} at offset {}: {}", batch.file, id(), batch.offset, what);
   };
   if (batch.first_lsn > applied_lsn_ + 1) {
-    co_return corrupt(fmt::format("starts at LSN {}, but the tree ends at {}: log segments are missing", batch.first_lsn,
-                                  applied_lsn_));
+    co_return corrupt(fmt::format("starts at LSN {}, but the tree ends at {}: log segments are missing",
+                                  batch.first_lsn, applied_lsn_));
   }
   if (batch.epoch < epoch_) co_return corrupt(fmt::format("epoch {} after epoch {}", batch.epoch, epoch_));
   if (batch.first_lsn + batch.record_count <= applied_lsn_ + 1) co_return Status();

@@ -88,7 +88,8 @@ Task<Result<PagePin>> Replica::FetchScanLeaf(const ScanSpec& spec) {
     if (spec.reverse) co_return co_await tree_->FetchLeafBefore(spec.end);
     co_return co_await tree_->FetchLeaf(spec.start);
   }
-  Result<PagePin> pin = co_await tree_->FetchSnapshotLeaf(spec.snapshot, spec.reverse ? spec.end : spec.start, spec.reverse);
+  Result<PagePin> pin =
+      co_await tree_->FetchSnapshotLeaf(spec.snapshot, spec.reverse ? spec.end : spec.start, spec.reverse);
   if (pin.ok() && !*pin) {
     co_return Error(Code::kNotFound, "partition {}: snapshot {} has expired or was released", id(), spec.snapshot);
   }

@@ -37,7 +37,7 @@ std::string MetaPath(const std::string& dir) { return dir + "/store.meta"; }
 
 Uuid NewUuid(Reactor& reactor) {
   Uuid uuid{reactor.Random(), reactor.Random()};
-  uuid.hi = (uuid.hi & ~0xf000ull) | 0x4000;                   // RFC 4122 version 4
+  uuid.hi = (uuid.hi & ~0xf000ull) | 0x4000;  // RFC 4122 version 4
   uuid.lo = (uuid.lo & ~(3ull << 62)) | (2ull << 62);
   return uuid;
 }
@@ -76,13 +76,14 @@ Task<Status> WriteStoreFile(Reactor& reactor, std::string data_dir, const StoreF
 
 Status CheckOptions(const StoreOptions& o) {
   if (o.partitions == 0 || o.partitions > kMaxPartitions || !std::has_single_bit(o.partitions)) {
-    return Error(Code::kInvalidArgument, "{} partitions: a power of two up to {} is needed", o.partitions, kMaxPartitions);
+    return Error(Code::kInvalidArgument, "{} partitions: a power of two up to {} is needed", o.partitions,
+                 kMaxPartitions);
   }
   if (o.reactors == 0) return Error(Code::kInvalidArgument, "a new store needs at least one reactor");
   uint32_t page = o.page_bytes ? o.page_bytes : kDefaultPageBytes;
   if (page < kMinPageBytes || page > kMaxPageBytes || !std::has_single_bit(page)) {
-    return Error(Code::kInvalidArgument, "pages of {} bytes: a power of two from {} to {} is needed", page, kMinPageBytes,
-                 kMaxPageBytes);
+    return Error(Code::kInvalidArgument, "pages of {} bytes: a power of two from {} to {} is needed", page,
+                 kMinPageBytes, kMaxPageBytes);
   }
   return Status();
 }
@@ -93,8 +94,10 @@ Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
   CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(options.data_dir));
   for (const std::string& name : entries) {
     if (!name.starts_with("wal-")) continue;
-    co_return Error(Code::kCorruption, "{}: holds the log {} but no store.meta; restore store.meta from a backup, or use "
-                    "an empty directory", options.data_dir, name);
+    co_return Error(Code::kCorruption,
+                    "{}: holds the log {} but no store.meta; restore store.meta from a backup, or use "
+                    "an empty directory",
+                    options.data_dir, name);
   }
   StoreFile file;
   file.partitions = options.partitions;
@@ -158,12 +161,14 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
   if (existing.code() == Code::kNotFound) co_return co_await CreateStore(reactor, options);
   if (!existing.ok()) co_return existing.TakeStatus();
   auto differs = [&](std::string_view flag, uint32_t wanted, uint32_t has) {
-    return Error(Code::kInvalidArgument, "{}: the store was created with {} {}, not {}; leave the flag out", options.data_dir,
-                 has, flag, wanted);
+    return Error(Code::kInvalidArgument, "{}: the store was created with {} {}, not {}; leave the flag out",
+                 options.data_dir, has, flag, wanted);
   };
   uint32_t partitions = static_cast<uint32_t>(existing->partitions.size());
-  if (options.partitions && options.partitions != partitions) co_return differs("--partitions", options.partitions, partitions);
-  if (options.reactors && options.reactors != existing->reactors) co_return differs("--reactors", options.reactors, existing->reactors);
+  if (options.partitions && options.partitions != partitions)
+    co_return differs("--partitions", options.partitions, partitions);
+  if (options.reactors && options.reactors != existing->reactors)
+    co_return differs("--reactors", options.reactors, existing->reactors);
   if (options.page_bytes && options.page_bytes != existing->page_bytes) {
     co_return differs("--page_bytes", options.page_bytes, existing->page_bytes);
   }
@@ -172,7 +177,8 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
 
 Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir) {
   CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, data_dir));
-  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, data_dir + "/lock", File::Mode::kCreate, /*direct=*/false));
+  CO_ASSIGN_OR_RETURN(File file,
+                      co_await File::Open(reactor, data_dir + "/lock", File::Mode::kCreate, /*direct=*/false));
   Status locked = file.Lock();
   // A killed process is gone before the kernel has taken its io_uring apart, which still holds its files.
   for (Nanos waited = 0; locked.code() == Code::kLocked && waited < kLockPatience; waited += kLockRetry) {

@@ -20,9 +20,9 @@ namespace pando {
 
 struct StoreOptions {
   std::string data_dir;
-  uint32_t partitions = 16;   // a power of two
+  uint32_t partitions = 16;  // a power of two
   uint32_t reactors = 1;
-  uint32_t page_bytes = 0;    // 0 = the default for a new store, or what an existing store has
+  uint32_t page_bytes = 0;  // 0 = the default for a new store, or what an existing store has
 };
 
 struct PartitionInfo {

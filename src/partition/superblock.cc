@@ -18,8 +18,8 @@ Status ParseSuperblock(std::string_view block, Superblock* out) {
     return Error(Code::kCorruption, "checksum mismatch");
   }
   if (out->format != kPartitionFormat || out->feature_bits != 0) {
-    return Error(Code::kVersion, "format {} with features {:x}; this build reads format {} without features", out->format,
-                 out->feature_bits, kPartitionFormat);
+    return Error(Code::kVersion, "format {} with features {:x}; this build reads format {} without features",
+                 out->format, out->feature_bits, kPartitionFormat);
   }
   return Status();
 }
@@ -44,7 +44,8 @@ Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view pa
     valid[slot] = true;
   }
   if (!valid[0] && !valid[1]) {
-    return Error(Code::kCorruption, "{}: no valid superblock in the first 16 KiB ({}); restore the partition from a backup or a replica",
+    return Error(Code::kCorruption,
+                 "{}: no valid superblock in the first 16 KiB ({}); restore the partition from a backup or a replica",
                  path, faults.empty() ? "all zeros" : faults);
   }
   uint32_t newest = !valid[0] ? 1 : !valid[1] ? 0 : best[1].generation > best[0].generation;

@@ -34,17 +34,17 @@ struct Superblock {
   Uuid partition;
   Generation generation = 0;
   Epoch epoch = 0;
-  Lsn checkpoint_lsn = 0;     // the tree holds exactly the records up to here
-  Version last_version = 0;   // the highest version in the tree or ever given up to checkpoint_lsn
+  Lsn checkpoint_lsn = 0;    // the tree holds exactly the records up to here
+  Version last_version = 0;  // the highest version in the tree or ever given up to checkpoint_lsn
   uint64_t next_page_id = 0;
   uint64_t file_blocks = 0;
   ChildRef root;
   uint32_t root_level = 0;
   uint32_t group_blocks = 0;
-  MetaRef groups;             // array of GroupEntry
-  MetaRef dead;               // array of DeadExtent: freed in this generation, reusable after the next is durable
+  MetaRef groups;  // array of GroupEntry
+  MetaRef dead;    // array of DeadExtent: freed in this generation, reusable after the next is durable
   char reserved[4096 - 216 - 8] = {};
-  uint64_t checksum = 0;      // XXH3-64 of everything before it
+  uint64_t checksum = 0;  // XXH3-64 of everything before it
 };
 static_assert(sizeof(Superblock) == kBlockBytes);
 static_assert(offsetof(Superblock, partition) == 40 && offsetof(Superblock, root) == 104);

@@ -47,23 +47,24 @@ struct OpResult {
   bool value_omitted = false;
 };
 
-// A partition's snapshot: its state after a known LSN, readable until it expires or is released. Not kept over a restart.
+// A partition's snapshot: its state after a known LSN, readable until it expires or is released. Not kept over a
+// restart.
 struct SnapshotInfo {
   Generation generation = 0;  // its name
   Lsn lsn = 0;
-  Version version = 0;        // of the last write in it; no later write has a version at or below OpenSnapshot's floor
+  Version version = 0;  // of the last write in it; no later write has a version at or below OpenSnapshot's floor
   int64_t expires_at_ms = 0;
 };
 
 struct ScanSpec {
-  std::string start;            // inclusive unless start_exclusive; empty = from the first key
+  std::string start;  // inclusive unless start_exclusive; empty = from the first key
   bool start_exclusive = false;
-  std::string end;              // exclusive unless end_inclusive; empty = to the last key
+  std::string end;  // exclusive unless end_inclusive; empty = to the last key
   bool end_inclusive = false;
-  bool reverse = false;         // from the end towards the start
+  bool reverse = false;  // from the end towards the start
   bool keys_only = false;
   size_t max_rows = kMaxScanRows;
-  Generation snapshot = 0;      // 0 = the newest state; else the snapshot to read (kNotFound once it is gone)
+  Generation snapshot = 0;           // 0 = the newest state; else the snapshot to read (kNotFound once it is gone)
   size_t max_bytes = kMaxScanBytes;  // stops after the row that reaches it (always at least one row)
 };
 

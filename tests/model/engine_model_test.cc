@@ -33,7 +33,7 @@ struct Shape {
   SimOptions disk;
   int writers = 0;
   int steps = 0;
-  size_t keys = 0;       // per writer and partition
+  size_t keys = 0;  // per writer and partition
   int key_style = 0;
   size_t max_value = 0;
 };
@@ -44,7 +44,8 @@ Shape ShapeOf(uint64_t seed) {
   s.setup.store.page_bytes = 4096u << random.Below(3);
   s.setup.store.partitions = 1u << random.Below(3);
   s.setup.engine.compression = static_cast<Compression>(random.Below(3));
-  const uint64_t least = BufferPool::MinMemoryBytes(s.setup.store.page_bytes, BufferPoolOptions().write_buffers) * 4 / 3;
+  const uint64_t least =
+      BufferPool::MinMemoryBytes(s.setup.store.page_bytes, BufferPoolOptions().write_buffers) * 4 / 3;
   s.setup.engine.memory_bytes = least + 4096 + random.Below(3) * least;
   s.setup.engine.log_segment_bytes = 4u << 20;
   s.setup.engine.log_budget_bytes = random.Chance(0.5) ? 12u << 20 : 64u << 20;
@@ -88,20 +89,30 @@ struct Run {
 class Writer {
  public:
   Writer(Run* run, std::vector<Region>* regions, uint64_t seed)
-      : run_(run), shape_(run->shape), regions_(*regions), random_(seed),
+      : run_(run),
+        shape_(run->shape),
+        regions_(*regions),
+        random_(seed),
         max_key_(MaxKeyBytes(shape_.setup.store.page_bytes)) {}
 
   Task<void> Work() {
     for (int i = 0; i < shape_.steps && !run_->failed(); ++i) {
       region_ = &regions_[random_.Below(regions_.size())];
       const uint64_t choice = random_.Below(100);
-      if (choice < 45) co_await RandomBatch();
-      else if (choice < 62) co_await GetOne();
-      else if (choice < 72) GetTogether();
-      else if (choice < 82) co_await ScanSome();
-      else if (choice < 88) co_await CountSome();
-      else if (choice < 94) co_await RemoveRange();
-      else co_await Sleep(*run_->reactor, random_.Between(1, 30) * kMillisecond);
+      if (choice < 45)
+        co_await RandomBatch();
+      else if (choice < 62)
+        co_await GetOne();
+      else if (choice < 72)
+        GetTogether();
+      else if (choice < 82)
+        co_await ScanSome();
+      else if (choice < 88)
+        co_await CountSome();
+      else if (choice < 94)
+        co_await RemoveRange();
+      else
+        co_await Sleep(*run_->reactor, random_.Between(1, 30) * kMillisecond);
       ++run_->progress;
     }
   }
@@ -121,8 +132,7 @@ class Writer {
 
  private:
   void Fail(std::string_view what, const std::string& detail) {
-    run_->Fail(fmt::format("{} in partition {}, region '{}': {}", what, region_->partition_id,
-                           region_->first, detail));
+    run_->Fail(fmt::format("{} in partition {}, region '{}': {}", what, region_->partition_id, region_->first, detail));
   }
   int64_t WallMs() const { return run_->reactor->WallMs(); }
 
@@ -204,8 +214,10 @@ class Writer {
     Result<std::vector<OpResult>> results = co_await region_->partition->Write(ops);
     if (!results.ok()) {
       // The only refusal that is no error: more pages at once than this small pool has.
-      if (results.code() == Code::kOverloaded) ++run_->refused;
-      else Fail("a write failed", results.status().ToString());
+      if (results.code() == Code::kOverloaded)
+        ++run_->refused;
+      else
+        Fail("a write failed", results.status().ToString());
       co_return;
     }
     for (size_t i = 0; i < ops.size(); ++i) {
@@ -380,8 +392,10 @@ Task<void> AuditIdle(Run* run) {
     }
     Result<uint64_t> got = co_await p->Count("", "");
     bool sure = run->reactor->WallMs() == now_ms;
-    if (!got.ok()) run->Fail("a count failed: " + got.status().ToString());
-    else if (sure && *got != want) run->Fail(fmt::format("partition {} counts {}, not {}", p->id(), *got, want));
+    if (!got.ok())
+      run->Fail("a count failed: " + got.status().ToString());
+    else if (sure && *got != want)
+      run->Fail(fmt::format("partition {} counts {}, not {}", p->id(), *got, want));
   }
   Status status = co_await run->engine->CheckpointAll();
   if (!status.ok()) run->Fail("a checkpoint failed: " + status.ToString());

@@ -58,11 +58,16 @@ Options Parse(int argc, char** argv) {
     size_t equals = arg.find('=');
     std::string value(equals == std::string_view::npos ? "" : arg.substr(equals + 1));
     std::string_view name = arg.substr(0, equals);
-    if (name == "--seed") options.seed = std::stoull(value);
-    else if (name == "--first") options.first = std::stoull(value);
-    else if (name == "--runs") options.runs = std::stoull(value);
-    else if (name == "--seconds") options.seconds = std::stod(value);
-    else if (name == "--corpus") options.corpus = value;
+    if (name == "--seed")
+      options.seed = std::stoull(value);
+    else if (name == "--first")
+      options.first = std::stoull(value);
+    else if (name == "--runs")
+      options.runs = std::stoull(value);
+    else if (name == "--seconds")
+      options.seconds = std::stod(value);
+    else if (name == "--corpus")
+      options.corpus = value;
     else {
       fprintf(stderr, "usage: %s [--corpus=DIR] [--seconds=S] [--seed=N] [--first=N] [--runs=N]\n", argv[0]);
       exit(2);
@@ -120,8 +125,8 @@ void Mutate(std::mt19937_64& random, const std::vector<std::string>& corpus, std
 
 std::string MakeInput(uint64_t seed, uint64_t number, const std::vector<std::string>& corpus) {
   if (number < corpus.size()) return corpus[number];
-  std::seed_seq sequence{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32),
-                         static_cast<uint32_t>(number), static_cast<uint32_t>(number >> 32)};
+  std::seed_seq sequence{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), static_cast<uint32_t>(number),
+                         static_cast<uint32_t>(number >> 32)};
   std::mt19937_64 random(sequence);
   bool from_scratch = corpus.empty() || random() % 8 == 0;
   std::string input = from_scratch ? RandomBytes(random, random() % 512) : corpus[random() % corpus.size()];

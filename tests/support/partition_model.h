@@ -35,8 +35,7 @@ class PartitionModel {
       return result;
     };
     const Condition& c = op.condition;
-    if ((c.exists && *c.exists != current.found) ||
-        (c.version && (!current.found || current.version != *c.version)) ||
+    if ((c.exists && *c.exists != current.found) || (c.version && (!current.found || current.version != *c.version)) ||
         (c.value && (!current.found || current.value != *c.value))) {
       return refuse(OpOutcome::kConditionFailed);
     }
@@ -139,8 +138,10 @@ inline std::string Printable(std::string_view key) {
       i = key.size() - 24;
     }
     const unsigned char c = static_cast<unsigned char>(key[i]);
-    if (c > ' ' && c < 127) out.push_back(key[i]);
-    else out += fmt::format("\\x{:02x}", c);
+    if (c > ' ' && c < 127)
+      out.push_back(key[i]);
+    else
+      out += fmt::format("\\x{:02x}", c);
   }
   return out;
 }
@@ -160,7 +161,8 @@ inline std::string Difference(const ReadResult& want, const ReadResult& got) {
 
 inline std::string Difference(const OpResult& want, const OpResult& got) {
   if (want.outcome != got.outcome) {
-    return fmt::format("outcome {} where {} was expected", static_cast<int>(got.outcome), static_cast<int>(want.outcome));
+    return fmt::format("outcome {} where {} was expected", static_cast<int>(got.outcome),
+                       static_cast<int>(want.outcome));
   }
   if (want.version != got.version) return fmt::format("version {} where {} was expected", got.version, want.version);
   if (want.existed != got.existed) return fmt::format("existed {} where {} was expected", got.existed, want.existed);
@@ -178,10 +180,11 @@ inline std::string Difference(const ScanPage& want, const ScanPage& got) {
     if (i >= want.rows.size()) return fmt::format("{} rows where {} were expected", got.rows.size(), want.rows.size());
     const ScanRow &w = want.rows[i], &g = got.rows[i];
     if (w.key != g.key) {
-      return fmt::format("row {} of {} has key {}, not {} of {}", i, want.rows.size(), Printable(g.key), Printable(w.key),
-                         got.rows.size());
+      return fmt::format("row {} of {} has key {}, not {} of {}", i, want.rows.size(), Printable(g.key),
+                         Printable(w.key), got.rows.size());
     }
-    if (w.version != g.version || w.expires_at_ms != g.expires_at_ms) return fmt::format("row {} has another version", i);
+    if (w.version != g.version || w.expires_at_ms != g.expires_at_ms)
+      return fmt::format("row {} has another version", i);
     if (w.value != g.value) return fmt::format("row {} has another value", i);
   }
   return "";

@@ -107,7 +107,8 @@ class MemoryAudit {
       for (size_t t = 0; t < trees_.size(); ++t) dirty_of[t] += f.dirty && f.owner == trees_[t];
       if (idle_ && f.pins > 0) Bad(f, "pinned while nothing runs");
       if (idle_ && (f.doomed || f.writing)) Bad(f, "doomed or being written while nothing runs");
-      if (idle_ && f.dirty && !f.attached && !f.overflow && !Checkpointing(f)) Bad(f, "dirty, detached, and no checkpoint");
+      if (idle_ && f.dirty && !f.attached && !f.overflow && !Checkpointing(f))
+        Bad(f, "dirty, detached, and no checkpoint");
     }
     if (problem_.empty() && free != pool.free_frames()) problem_ = "free frames are miscounted";
     if (problem_.empty() && dirty != pool.stats().dirty_pages) problem_ = "the pool's dirty pages are miscounted";
@@ -132,8 +133,8 @@ class MemoryAudit {
 
 // What the frames of a pool are held by, for messages.
 inline std::string DescribePool(BufferPool& pool) {
-  size_t free = 0, loading = 0, pieces = 0, pinned = 0, writing = 0, dirty_leaves = 0, dirty_inner = 0, dirty_values = 0,
-         detached = 0, parents = 0, doomed = 0, pinned_values = 0, in_small = 0, in_main = 0;
+  size_t free = 0, loading = 0, pieces = 0, pinned = 0, writing = 0, dirty_leaves = 0, dirty_inner = 0,
+         dirty_values = 0, detached = 0, parents = 0, doomed = 0, pinned_values = 0, in_small = 0, in_main = 0;
   for (FrameId id = 0; id < pool.frame_count(); ++id) {
     const Frame& f = pool.frame(id);
     free += f.state == Frame::State::kFree;
@@ -151,10 +152,11 @@ inline std::string DescribePool(BufferPool& pool) {
     in_small += f.queue == Frame::Queue::kSmall;
     in_main += f.queue == Frame::Queue::kMain;
   }
-  return fmt::format("{} frames: {} free, {} loading, {} pieces, {} pinned ({} values), {} being written, {} doomed; dirty: "
-                     "{} leaves, {} inner, {} values, {} of them detached; {} with children in memory; queues {} and {}",
-                     pool.frame_count(), free, loading, pieces, pinned, pinned_values, writing, doomed, dirty_leaves,
-                     dirty_inner, dirty_values, detached, parents, in_small, in_main);
+  return fmt::format(
+      "{} frames: {} free, {} loading, {} pieces, {} pinned ({} values), {} being written, {} doomed; dirty: "
+      "{} leaves, {} inner, {} values, {} of them detached; {} with children in memory; queues {} and {}",
+      pool.frame_count(), free, loading, pieces, pinned, pinned_values, writing, doomed, dirty_leaves, dirty_inner,
+      dirty_values, detached, parents, in_small, in_main);
 }
 
 }  // namespace pando::engine_test
