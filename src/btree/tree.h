@@ -47,11 +47,14 @@ class TreeStorage {
  public:
   virtual File& file() = 0;
   virtual const Uuid& uuid() const = 0;
-  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks, Generation birth) = 0;
+  // An extent that no page refers to until it is adopted; FreeNow gives it back.
+  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
   // An extent of the current generation: no durable root, nor one about to be, refers to it; reusable at once.
   virtual void FreeNow(Extent extent) = 0;
-  // An overflow value's extent (allocated before its record was logged) now belongs to the tree.
-  virtual void AdoptExtent(Extent extent) = 0;
+  // From now on a page or record of generation `birth` refers to the extent.
+  virtual void AdoptExtent(Extent extent, Generation birth) = 0;
+  // An extent of the current generation that nothing refers to any more, but that may still be read or written.
+  virtual void OrphanExtent(Extent extent) = 0;
   // An extent that an older root may refer to; it died in the current generation.
   virtual void FreeLater(DeadExtent dead) = 0;
   virtual void OnIoError(const Status& status) = 0;
@@ -204,9 +207,7 @@ class Tree final : public PageOwner {
   // -- PageOwner
   File& file() override { return storage_.file(); }
   const Uuid& uuid() const override { return storage_.uuid(); }
-  Task<Result<Extent>> AllocateForWrite(uint32_t blocks, Generation birth) override {
-    return storage_.AllocateForWrite(blocks, birth);
-  }
+  Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override { return storage_.AllocateForWrite(blocks); }
   void DiscardExtent(Extent extent) override { storage_.FreeNow(extent); }
   bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
   void OnWriteEnded(Frame& frame, bool valid) override;

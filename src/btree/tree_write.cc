@@ -137,6 +137,7 @@ void Tree::FreeOverflow(const RecordView& record) {
     frame->superseded = true;
   } else if (frame) {
     if (frame->dirty) ListRemove(frame);
+    if (now) storage_.OrphanExtent(ref.location);
     pool_.Drop(frame, now);
   } else if (now) {
     storage_.FreeNow(ref.location);
@@ -154,7 +155,7 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
   if (record.overflow) {
     Frame* stored = pool_.NewOverflow(this, value.overflow_extent, value.bytes, generation_);
     ListAdd(stored);
-    storage_.AdoptExtent(value.overflow_extent);
+    storage_.AdoptExtent(value.overflow_extent, generation_);
     record.overflow_ref = {value.overflow_extent, generation_, stored->disk.checksum, Hash64(value.bytes)};
   } else {
     CHECK(!NeedsOverflow(key.size(), value.bytes.size())) << "a large value came without an extent";

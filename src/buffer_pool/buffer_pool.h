@@ -36,8 +36,8 @@ class PageOwner {
  public:
   virtual File& file() = 0;
   virtual const Uuid& uuid() const = 0;
-  // Blocks for a page born in `birth` about to be written, growing the file when it must. kDiskFull.
-  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks, Generation birth) = 0;
+  // Blocks for a page about to be written, growing the file when it must. kDiskFull.
+  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
   // An extent from AllocateForWrite whose write was void (B3) or failed.
   virtual void DiscardExtent(Extent extent) = 0;
   // Turns `page`, a copy of the page of `frame`, into what is stored: children as disk references. Fills in the

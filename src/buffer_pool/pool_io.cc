@@ -266,7 +266,7 @@ Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
   std::memcpy(copy, data(*frame), page_bytes_);
   if (!owner->PrepareForDisk(*frame, copy, &ref)) co_return Status();
   uint32_t blocks = EncodePageImage(copy, page_bytes_, compression_, image, scratch_.data() + page_bytes_);
-  CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->AllocateForWrite(blocks, frame->birth));
+  CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->AllocateForWrite(blocks));
   ref.location = extent;
   ref.birth = frame->birth;
   ref.checksum = Hash64({image, extent.size_bytes()}, ChecksumSeed(owner->uuid(), extent.block()));

@@ -200,25 +200,25 @@ Task<Status> PartitionFile::EnsureFreeBlocks(uint64_t blocks) {
   co_return Status();
 }
 
-Task<Result<Extent>> PartitionFile::AllocateForWrite(uint32_t blocks, Generation birth) {
+Task<Result<Extent>> PartitionFile::AllocateForWrite(uint32_t blocks) {
   Result<Extent> extent = co_await Allocate(blocks);
-  if (extent.ok() && checkpointing_ && birth > frozen_generation_) young_.insert(extent->packed);
+  if (extent.ok()) unreferenced_.insert(extent->packed);
   co_return extent;
 }
 
-Task<Result<Extent>> PartitionFile::AllocateUnapplied(uint32_t blocks) {
-  Result<Extent> extent = co_await Allocate(blocks);
-  if (extent.ok()) unapplied_.insert(extent->packed);
-  co_return extent;
+void PartitionFile::AdoptExtent(Extent extent, Generation birth) {
+  CHECK_EQ(unreferenced_.erase(extent.packed), 1u);
+  if (checkpointing_ && birth > frozen_generation_) young_.insert(extent.packed);
 }
 
-void PartitionFile::AdoptExtent(Extent extent) {
-  CHECK_EQ(unapplied_.erase(extent.packed), 1u);
-  if (checkpointing_) young_.insert(extent.packed);
+void PartitionFile::OrphanExtent(Extent extent) {
+  young_.erase(extent.packed);
+  CHECK(unreferenced_.insert(extent.packed).second);
+  allocator_.MarkChanged(static_cast<uint32_t>(extent.block() / ExtentAllocator::kGroupBlocks));
 }
 
 void PartitionFile::FreeNow(Extent extent) {
-  unapplied_.erase(extent.packed);
+  unreferenced_.erase(extent.packed);
   young_.erase(extent.packed);
   allocator_.Free(extent);
 }
@@ -276,13 +276,13 @@ Task<Status> PartitionFile::AllocateMeta(Superblock* next, std::vector<Extent>* 
   CO_ASSIGN_OR_RETURN(next->dead.location, co_await allocate(dead_entries * sizeof(DeadExtent)));
   size_t group_entries = allocator_.group_count() + kDeadListSlack;
   CO_ASSIGN_OR_RETURN(next->groups.location, co_await allocate(group_entries * sizeof(GroupEntry)));
-  // The next release (dead_newest_) and what must not be in this bitmap (young, unapplied) change groups as well.
+  // The next release (dead_newest_) and what must not be in this bitmap (young, unreferenced) change groups as well.
   auto mark = [this](Extent e) {
     allocator_.MarkChanged(static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks));
   };
   for (const DeadExtent& d : dead_newest_) mark(d.extent);
   for (uint64_t packed : young_) mark(Extent{packed});
-  for (uint64_t packed : unapplied_) mark(Extent{packed});
+  for (uint64_t packed : unreferenced_) mark(Extent{packed});
   bool found = true;
   while (found) {
     found = false;
@@ -332,7 +332,7 @@ std::vector<PartitionFile::MetaWrite> PartitionFile::Serialize(Superblock* next,
   };
   for (const DeadExtent& d : dead_newest_) clear(d.extent, false);  // free in memory, too, once this is durable
   for (uint64_t packed : young_) clear(Extent{packed}, true);
-  for (uint64_t packed : unapplied_) clear(Extent{packed}, true);
+  for (uint64_t packed : unreferenced_) clear(Extent{packed}, true);
   for (uint32_t g = 0; g < bitmaps.size(); ++g) {
     if (bitmaps[g].empty()) continue;
     (*groups)[g] = {bitmaps[g].block(),

@@ -59,8 +59,6 @@ class PartitionFile final : public TreeStorage {
 
   // -- admission: makes sure that `blocks` are free, growing the file; kDiskFull when it cannot.
   Task<Status> EnsureFreeBlocks(uint64_t blocks);
-  // An extent for a value whose record is not yet applied; AdoptExtent or FreeNow ends that state.
-  Task<Result<Extent>> AllocateUnapplied(uint32_t blocks);
 
   // Where errors go that nobody waits for.
   void set_on_io_error(std::function<void(const Status&)> handler) { on_io_error_ = std::move(handler); }
@@ -68,9 +66,10 @@ class PartitionFile final : public TreeStorage {
   // -- TreeStorage
   File& file() override { return file_; }
   const Uuid& uuid() const override { return options_.partition; }
-  Task<Result<Extent>> AllocateForWrite(uint32_t blocks, Generation birth) override;
+  Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override;
   void FreeNow(Extent extent) override;
-  void AdoptExtent(Extent extent) override;
+  void AdoptExtent(Extent extent, Generation birth) override;
+  void OrphanExtent(Extent extent) override;
   void FreeLater(DeadExtent dead) override;
   void OnIoError(const Status& status) override;
 
@@ -85,7 +84,7 @@ class PartitionFile final : public TreeStorage {
   };
 
   PartitionFile(Reactor& reactor, PartitionFileOptions options)
-      : reactor_(reactor), options_(std::move(options)), allocator_(0), grown_(reactor) {}
+      : options_(std::move(options)), allocator_(0), grown_(reactor) {}
   Task<Status> Load();
   Task<Result<AlignedBuffer>> ReadMeta(MetaRef ref, uint64_t entry_bytes, std::string_view what);
   Task<Status> LoadGroups();
@@ -97,7 +96,6 @@ class PartitionFile final : public TreeStorage {
   Task<Status> WriteMeta(std::vector<MetaWrite> writes);
   void ReleaseMeta(const Superblock& next, const std::vector<Extent>& bitmaps);
 
-  Reactor& reactor_;
   PartitionFileOptions options_;
   File file_;
   ExtentAllocator allocator_;
@@ -116,9 +114,11 @@ class PartitionFile final : public TreeStorage {
   uint64_t held_blocks_ = 0;
   uint64_t pending_free_blocks_ = 0;
   bool checkpointing_ = false;
-  Generation frozen_generation_ = 0;        // the one being checkpointed, or checkpointed last
-  std::unordered_set<uint64_t> young_;      // packed extents taken for generations after the frozen one
-  std::unordered_set<uint64_t> unapplied_;  // packed extents of values whose records are not applied yet
+  Generation frozen_generation_ = 0;  // the one being checkpointed, or checkpointed last
+  // Packed extents that are taken in memory, yet not part of the generation being checkpointed: those of younger
+  // generations, and those that no page or record refers to (not written or applied yet, or dropped while in use).
+  std::unordered_set<uint64_t> young_;
+  std::unordered_set<uint64_t> unreferenced_;
   bool growing_ = false;
   WaitQueue grown_;
   std::function<void(const Status&)> on_io_error_;

@@ -228,7 +228,7 @@ Task<Status> Replica::FetchForWrite(PendingWrite* pending) {
     if (pool_.pinned_frames() < pool_.frame_count() / kPinnedShare) pending->pins.push_back(std::move(pin));
     if (op.op == RecordOp::kPut && tree_->NeedsOverflow(op.key.size(), op.value.size())) {
       uint32_t blocks = static_cast<uint32_t>((op.value.size() + kBlockBytes - 1) / kBlockBytes);
-      CO_ASSIGN_OR_RETURN(pending->extents[i], co_await file_->AllocateUnapplied(blocks));
+      CO_ASSIGN_OR_RETURN(pending->extents[i], co_await file_->AllocateForWrite(blocks));
     }
   }
   co_return Status();

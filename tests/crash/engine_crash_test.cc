@@ -1,0 +1,365 @@
+// The engine against crashes: small seeded workloads, in which checkpoints, recycling, file growth, snapshots, merges
+// and large values all happen, are stopped at every one of their disk operations, by power loss or by the death of the
+// process, recovered, and stopped again in the recovery.
+//
+// Oracle, for each partition. Every write carries a marker that nothing removes, so that what was recovered is known:
+//   acknowledged  <=  recovered; a write is there whole or not at all;
+//   the partition's LSN counts exactly the operations of the recovered writes: they are a prefix of its log;
+//   applying the recovered writes in the order of their versions to the model gives the recovered records, versions and
+//   expiries, and every acknowledged result, also of conditions and increments;
+//   the page audit finds every block owned exactly once;
+//   the engine closes, and recovers the same, also after a power loss, and goes on.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <random>
+
+#include "src/partition/replica.h"
+#include "tests/support/child_process.h"
+#include "tests/support/engine_harness.h"
+#include "tests/support/partition_model.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/tree_audit.h"
+
+namespace pando::engine_test {
+namespace {
+
+constexpr int kWriters = 3;
+constexpr uint64_t kCasesPerChild = 8;
+constexpr size_t kKeys = 60;
+constexpr size_t kMaxBatchBytesHere = 24'000;  // must fit into a log segment
+
+uint64_t Environment(const char* name, uint64_t otherwise) {
+  const char* value = std::getenv(name);
+  return value ? std::strtoull(value, nullptr, 10) : otherwise;
+}
+
+// What a seed decides.
+Setup SetupOf(uint64_t seed) {
+  SimRandom random(seed);
+  Setup s;
+  s.store.page_bytes = 4096;
+  s.store.partitions = 1u << random.Below(2);
+  s.engine.compression = static_cast<Compression>(random.Below(3));
+  s.engine.memory_bytes = BufferPool::MinMemoryBytes(4096, BufferPoolOptions().write_buffers) * 4;
+  s.engine.log_segment_bytes = 64u << 10;
+  s.engine.log_budget_bytes = 320u << 10;
+  s.engine.checkpoint_interval_ns = random.Between(2, 40) * kMillisecond;
+  return s;
+}
+
+SimOptions DiskOf(uint64_t seed) {
+  SimOptions options;
+  options.disk_max_ns = seed % 2 == 0 ? 2 * kMillisecond : 200 * kMicrosecond;
+  options.short_transfer_probability = seed % 5 == 0 ? 0.2 : 0;
+  return options;
+}
+
+struct Batch {
+  uint32_t partition = 0;
+  std::string marker;
+  std::vector<WriteOp> ops;  // the marker's put is the first
+  bool acknowledged = false;
+  std::vector<OpResult> results;
+};
+
+// What was asked of the engine and what it said; outlives the crash.
+struct History {
+  std::vector<std::unique_ptr<Batch>> batches;
+  bool expiring = false;  // records expire: the engine adds operations of its own
+  std::string problem;
+  void Fail(std::string what) {
+    if (problem.empty()) problem = std::move(what);
+  }
+};
+
+class Workload {
+ public:
+  Workload(uint64_t seed, int steps, Reactor* reactor, Engine* engine, History* history)
+      : random_(seed), steps_(steps), reactor_(reactor), engine_(engine), history_(history) {}
+
+  Task<void> Run() {
+    TaskGroup writers;
+    for (int w = 0; w < kWriters; ++w) writers.Spawn(Writer());
+    writers.Spawn(Disturb());
+    co_await writers.Drain();
+  }
+
+ private:
+  Task<void> Writer() {
+    ++writing_;
+    for (int i = 0; i < steps_; ++i) {
+      co_await WriteOne();
+      if (random_.Chance(0.1)) co_await Sleep(*reactor_, random_.Between(0, 15) * kMillisecond);
+      if (history_->expiring && random_.Chance(0.05)) co_await Sleep(*reactor_, 300 * kMillisecond);
+    }
+    --writing_;
+  }
+
+  Task<void> WriteOne() {
+    history_->batches.push_back(std::make_unique<Batch>());
+    Batch* batch = history_->batches.back().get();
+    batch->partition = static_cast<uint32_t>(random_.Below(engine_->partitions().size()));
+    batch->marker = fmt::format("m/{:05}", history_->batches.size());
+    batch->ops.push_back(PutOp(batch->marker, std::string(random_.Below(40), 'm')));
+    size_t bytes = 0;
+    for (uint64_t n = random_.Below(5); n > 0 && bytes < kMaxBatchBytesHere; --n) {
+      batch->ops.push_back(RandomOp());
+      bytes += batch->ops.back().value.size();
+    }
+    if (random_.Chance(0.08)) {  // empties pages, which then merge
+      batch->ops.resize(1);
+      const uint64_t from = random_.Below(kKeys);
+      for (uint64_t k = from; k < std::min(kKeys, from + 25); ++k) batch->ops.push_back(RemoveOp(Key(k)));
+    }
+    Result<std::vector<OpResult>> results = co_await engine_->partition(batch->partition)->Write(batch->ops);
+    if (results.ok()) {
+      batch->acknowledged = true;
+      batch->results = *std::move(results);
+    } else {
+      history_->Fail("a write failed: " + results.status().ToString());
+    }
+  }
+
+  std::string Key(uint64_t n) const { return fmt::format("k/{:03}", n) + std::string(n % 7 == 0 ? 300 : n % 5, 'x'); }
+
+  WriteOp RandomOp() {
+    WriteOp op = PutOp(Key(random_.Below(kKeys)), "");
+    const uint64_t kind = random_.Below(10);
+    if (kind < 6) {
+      const uint64_t size = random_.Below(20);
+      op.value.assign(random_.Below(size == 0 ? 20'000 : size < 4 ? 4000 : 300), '\0');
+      for (char& c : op.value) c = static_cast<char>(random_.Next());
+      if (random_.Chance(0.2)) op.value = std::to_string(random_.Below(1000));
+    } else {
+      op.op = kind < 8 ? RecordOp::kRemove : RecordOp::kIncrement;
+      op.delta = random_.Between(-9, 9);
+    }
+    if (random_.Chance(0.2)) op.condition.exists = random_.Chance(0.6);
+    if (random_.Chance(0.05)) op.condition.value = std::to_string(random_.Below(1000));
+    if (op.op != RecordOp::kRemove && random_.Chance(0.2)) {
+      op.ttl_mode = TtlMode::kSet;
+      op.ttl_ms = history_->expiring ? random_.Between(1, 200) : 3'600'000;
+    }
+    return op;
+  }
+
+  Task<void> Disturb() {
+    while (writing_ > 0) {
+      Partition* p = engine_->partitions()[random_.Below(engine_->partitions().size())];
+      const uint64_t choice = random_.Below(10);
+      if (choice == 0) {
+        Status status = co_await p->Checkpoint();
+        if (!status.ok()) history_->Fail("a checkpoint failed: " + status.ToString());
+      } else if (choice == 1) {
+        Result<SnapshotInfo> snapshot = co_await static_cast<Replica*>(p)->OpenSnapshot(0, 10);
+        if (!snapshot.ok()) history_->Fail("a snapshot failed: " + snapshot.status().ToString());
+      } else if (choice < 5) {
+        ScanSpec spec;
+        spec.reverse = choice == 2;
+        Result<ScanPage> page = co_await p->Scan(spec);
+        if (!page.ok()) history_->Fail("a scan failed: " + page.status().ToString());
+      }
+      co_await Sleep(*reactor_, random_.Between(1, 10) * kMillisecond);
+    }
+  }
+
+  SimRandom random_;
+  const int steps_;
+  Reactor* reactor_;
+  Engine* engine_;
+  History* history_;
+  int writing_ = 0;
+};
+
+// Compares what one partition holds with what the history allows.
+Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const History* history) {
+  PartitionModel held;
+  ScanSpec spec;
+  for (bool over = false; !over;) {
+    Result<ScanPage> page = co_await partition->Scan(spec);
+    if (!page.ok()) co_return "scan: " + page.status().ToString();
+    for (ScanRow& row : page->rows) held.records()[row.key] = {std::move(row.value), row.version, row.expires_at_ms};
+    over = page->exhausted;
+    if (!over) spec.start = page->rows.back().key + '\0';
+  }
+  std::map<Version, const Batch*> recovered;
+  uint64_t operations = 0;
+  for (const auto& batch : history->batches) {
+    if (batch->partition != partition->id()) continue;
+    auto marker = held.records().find(batch->marker);
+    if (marker == held.records().end()) {
+      if (batch->acknowledged) co_return fmt::format("the acknowledged write {} is lost", batch->marker);
+      continue;
+    }
+    operations += batch->ops.size();
+    if (!recovered.emplace(marker->second.version, batch.get()).second) co_return "two writes have one version";
+  }
+  const Lsn last = partition->stats().last_lsn;
+  if (history->expiring ? last < operations : last != operations) {
+    co_return fmt::format("recovered up to LSN {}, but the writes recovered have {} operations", last, operations);
+  }
+  PartitionModel model;
+  for (const auto& [first, batch] : recovered) {
+    Version version = first;
+    for (size_t i = 0; i < batch->ops.size(); ++i, ++version) {
+      OpResult want = model.Apply(batch->ops[i], version, VersionMs(version));
+      if (!batch->acknowledged) continue;
+      std::string difference = Difference(want, batch->results[i]);
+      if (!difference.empty())
+        co_return fmt::format("operation {} of {} was answered wrong: {}", i, batch->marker, difference);
+    }
+  }
+  const int64_t now_ms = reactor->WallMs();
+  ScanSpec all;
+  all.max_rows = all.max_bytes = SIZE_MAX;
+  std::string difference = Difference(model.Scan(all, now_ms), held.Scan(all, now_ms));
+  if (!difference.empty()) co_return "recovered records: " + difference;
+  Result<uint64_t> count = co_await partition->Count("", "");
+  if (!count.ok()) co_return "count: " + count.status().ToString();
+  if (!history->expiring && *count != held.records().size()) co_return "the count differs from the records";
+  co_return std::string();
+}
+
+Task<std::string> CheckAll(Reactor* reactor, Engine* engine, const History* history) {
+  std::vector<Tree*> trees;
+  for (Partition* p : engine->partitions()) {
+    std::string problem = co_await CheckPartition(reactor, p, history);
+    if (!problem.empty()) co_return fmt::format("partition {}: {}", p->id(), problem);
+    trees.push_back(&static_cast<Replica*>(p)->tree());
+  }
+  std::string problem = MemoryAudit(trees, /*idle=*/false).Run();
+  co_return problem;
+}
+
+// One life of the process: opens (recovering), compares, works for `steps`, closes, audits. "" or what went wrong.
+Task<std::string> Live(Reactor* reactor, uint64_t seed, int steps, History* history) {
+  Setup setup = SetupOf(seed);
+  auto engine = co_await OpenEngine(*reactor, setup);
+  if (!engine.ok()) co_return "open: " + engine.status().ToString();
+  std::string problem = co_await CheckAll(reactor, engine->get(), history);
+  if (problem.empty() && steps > 0) {
+    Workload workload(seed * 1000 + steps, steps, reactor, engine->get(), history);
+    co_await workload.Run();
+    problem = history->problem;
+  }
+  Status closed = co_await (*engine)->Close(/*checkpoint=*/seed % 3 == 0);
+  if (problem.empty() && !closed.ok()) problem = "close: " + closed.ToString();
+  if (problem.empty()) problem = co_await Audit(*reactor, setup.store.data_dir);
+  co_return problem;
+}
+
+struct Outcome {
+  std::optional<std::string> problem;  // none: the machine stopped first
+  SimDisk disk;
+  uint64_t ops = 0;
+};
+
+Outcome BootOn(const SimDisk& image, uint64_t seed, int steps, uint64_t crash_at, uint64_t crash_seed,
+               History* history) {
+  SimKernel kernel(seed, DiskOf(seed));
+  SimMachine* machine = kernel.AddMachine();
+  machine->disk() = image;
+  if (crash_at > 0) machine->CrashAtDiskOp(crash_at);
+  Outcome outcome;
+  SimReactor* reactor = machine->Boot();
+  outcome.problem = kernel.RunTask(*reactor, Live(reactor, seed, steps, history));
+  outcome.ops = machine->disk_ops();
+  if (crash_seed % 3 == 2) {
+    machine->ProcessCrash(crash_seed);
+  } else {
+    machine->PowerLoss(crash_seed);
+  }
+  outcome.disk = machine->disk();
+  return outcome;
+}
+
+struct CrashCase {
+  uint64_t seed = 0;
+  int steps = 0;
+  uint64_t op = 0;
+  uint64_t crash_seed = 0;
+  bool in_recovery = false;  // crash at every operation of the recovery, too
+};
+
+std::unique_ptr<History> NewHistory(uint64_t seed) {
+  auto history = std::make_unique<History>();
+  history->expiring = seed % 4 == 0;
+  return history;
+}
+
+std::string RunCase(const CrashCase& c) {
+  // Abandoned coroutines of the crashed process go on referring to it: it is never freed.
+  History* history = NewHistory(c.seed).release();
+  Outcome crashed = BootOn(SimDisk(), c.seed, c.steps, c.op, c.crash_seed, history);
+  if (crashed.problem) return *crashed.problem;  // it was over before operation `op`
+  if (!history->problem.empty()) return "before the crash: " + history->problem;
+
+  // Recovers, goes on working, loses power when all is closed, and recovers that.
+  Outcome whole = BootOn(crashed.disk, c.seed, 2, 0, c.crash_seed * 3, history);
+  if (!whole.problem->empty()) return "recovery: " + *whole.problem;
+  Outcome again = BootOn(whole.disk, c.seed, 0, 0, 0, history);
+  if (!again.problem->empty()) return "second recovery: " + *again.problem;
+  if (!c.in_recovery) return "";
+
+  for (uint64_t op = 1;; ++op) {
+    Outcome stopped = BootOn(crashed.disk, c.seed, 0, op, c.crash_seed + op, NewHistory(c.seed).release());
+    if (stopped.problem && op > 1) return "";
+    // The history above went on after the crash: what it says of later batches is of another life.
+    History* until_crash = NewHistory(c.seed).release();
+    Outcome repeat = BootOn(SimDisk(), c.seed, c.steps, c.op, c.crash_seed, until_crash);
+    Outcome after = BootOn(stopped.disk, c.seed, 0, 0, 0, until_crash);
+    if (!after.problem->empty())
+      return fmt::format("after a crash at operation {} of the recovery: {}", op, *after.problem);
+  }
+}
+
+class EngineCrashTest : public testing::Test {
+ protected:
+  // Crashes the workload of `seed` at every operation, several ways.
+  void CrashEverywhere(uint64_t seed, int steps, uint64_t ways, uint64_t stride, bool in_recovery) {
+    std::unique_ptr<History> calm_history = NewHistory(seed);
+    Outcome calm = BootOn(SimDisk(), seed, steps, 0, 0, calm_history.get());
+    ASSERT_EQ(*calm.problem, "") << "seed " << seed << ", without a crash";
+    const uint64_t only_op = Environment("PANDO_TEST_CRASH_OP", 0);
+    const uint64_t cases = calm.ops / stride * ways;
+    const std::string failure = InBatches(cases, kCasesPerChild, 2, [&](uint64_t first, uint64_t last) {
+      for (uint64_t i = first; i < last; ++i) {
+        CrashCase c{seed, steps, 1 + i / ways * stride, seed * 100 + i % ways, in_recovery};
+        if (only_op != 0 && c.op != only_op) continue;
+        std::string wrong = RunCase(c);
+        if (wrong.empty()) continue;
+        const auto* test = testing::UnitTest::GetInstance()->current_test_info();
+        fprintf(
+            stderr,
+            "crash at operation %lu of %lu, crash seed %lu: %s\nreplay: PANDO_TEST_SEED=%lu PANDO_TEST_CRASH_OP=%lu "
+            "bin/crash_engine_crash --gtest_filter=EngineCrashTest.%s\n",
+            c.op, calm.ops, c.crash_seed, wrong.c_str(), seed, c.op, test->name());
+        return false;
+      }
+      return true;
+    });
+    ASSERT_EQ(failure, "") << "seed " << seed;
+  }
+};
+
+TEST_F(EngineCrashTest, EveryOperation) {
+  if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 14, 3, 1, false);
+  for (uint64_t seed = 1; seed <= 4 && !HasFailure(); ++seed) CrashEverywhere(seed, 14, 3, 1, false);
+  std::random_device device;
+  for (uint64_t round = Environment("PANDO_TEST_ROUNDS", 0) / 100; round > 0 && !HasFailure(); --round) {
+    CrashEverywhere(1 + device() % 1'000'000, 14, 3, 1, false);
+  }
+}
+
+TEST_F(EngineCrashTest, EveryOperationOfTheRecovery) {
+  if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 10, 1, 1, true);
+  for (uint64_t seed = 5; seed <= 7 && !HasFailure(); ++seed) CrashEverywhere(seed, 10, 1, 13, true);
+  std::random_device device;
+  for (uint64_t round = Environment("PANDO_TEST_ROUNDS", 0) / 1000; round > 0 && !HasFailure(); --round) {
+    CrashEverywhere(1 + device() % 1'000'000, 10, 1, 1, true);
+  }
+}
+
+}  // namespace
+}  // namespace pando::engine_test
