@@ -247,7 +247,9 @@ void PartitionFile::ReleaseGeneration(Generation generation) {
       continue;
     }
     held_blocks_ -= e.dead.extent.blocks();
-    dead_current_.push_back(e.dead);
+    // What the root being checkpointed does not reach belongs into its dead list, or a crash would lose the space.
+    bool of_frozen = checkpointing_ && !serialized_ && e.died <= frozen_generation_;
+    (of_frozen ? dead_frozen_ : dead_current_).push_back(e.dead);
     pending_free_blocks_ += e.dead.extent.blocks();
   }
 }
@@ -261,6 +263,7 @@ void PartitionFile::OnIoError(const Status& status) {
 void PartitionFile::EndGeneration(Generation frozen) {
   CHECK(!checkpointing_ && dead_frozen_.empty() && young_.empty());
   checkpointing_ = true;
+  serialized_ = false;
   frozen_generation_ = frozen;
   dead_frozen_.swap(dead_current_);
 }
@@ -392,6 +395,7 @@ Task<Status> PartitionFile::Commit(Superblock content) {
   std::vector<GroupEntry> groups;
   std::vector<DeadExtent> dead;
   std::vector<MetaWrite> writes = Serialize(&next, bitmaps, &groups, &dead);
+  serialized_ = true;
   Status status = co_await WriteMeta(std::move(writes));
   if (status.ok()) status = co_await file_.Sync(/*data_only=*/true);
   if (status.ok()) {
