@@ -12,7 +12,7 @@ namespace {
 
 // Frames that readers leave to writers, so that applying a committed record never waits behind a read.
 constexpr size_t kWriterReserve = 32;
-constexpr uint64_t kRegisteredRegionBytes = 1ull << 30;  // the kernel's limit for one registered buffer
+constexpr uint64_t kMinRegionBytes = 2u << 20;  // a huge page
 constexpr uint8_t kMaxHeat = 3;
 constexpr uint8_t kInnerHeat = 2;  // inner pages start in the main queue with two lives
 
@@ -42,7 +42,7 @@ BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
   uint64_t count = (options.memory_bytes - write_area_bytes) / (page_bytes_ + DescriptorBytes());
   CHECK_GE(count, kMinFrames) << "a buffer pool of " << options.memory_bytes << " bytes is too small";
   arena_bytes_ = count * page_bytes_ + write_area_bytes;
-  // One mapping: frames, then write buffers. Registering it with the kernel makes all of it resident at once.
+  // One mapping: frames, then write buffers. Regions of it are registered with the kernel as they are first used.
   void* memory =
       mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK_NE(memory, MAP_FAILED) << "cannot map " << arena_bytes_ << " bytes for the buffer pool";
@@ -63,8 +63,10 @@ BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
   high_water_ = low_water_ + std::max<size_t>(16, low_water_ / 2);
 
   std::vector<iovec> regions;
-  for (size_t at = 0; at < arena_bytes_; at += kRegisteredRegionBytes) {
-    regions.push_back({arena_ + at, std::min<size_t>(kRegisteredRegionBytes, arena_bytes_ - at)});
+  region_bytes_ = kMinRegionBytes;
+  while (arena_bytes_ / region_bytes_ >= kMaxBufferRegions) region_bytes_ *= 2;
+  for (size_t at = 0; at < arena_bytes_; at += region_bytes_) {
+    regions.push_back({arena_ + at, std::min<size_t>(region_bytes_, arena_bytes_ - at)});
   }
   registered_base_ = reactor_.RegisterBuffers(regions);
 }
@@ -86,7 +88,7 @@ Task<void> BufferPool::Stop() {
 
 int BufferPool::BufferIndexOf(const char* memory) const {
   if (registered_base_ == kNoBuffer) return kNoBuffer;
-  return registered_base_ + static_cast<int>(static_cast<size_t>(memory - arena_) / kRegisteredRegionBytes);
+  return registered_base_ + static_cast<int>(static_cast<size_t>(memory - arena_) / region_bytes_);
 }
 
 // -- frames ----------------------------------------------------------------------------------------------------------

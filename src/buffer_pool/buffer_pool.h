@@ -220,6 +220,7 @@ class BufferPool {
   const Compression compression_;
   char* arena_ = nullptr;
   size_t arena_bytes_ = 0;
+  uint64_t region_bytes_ = 0;  // of the arena, as registered with the kernel
   std::vector<Frame> frames_;
   std::vector<FrameId> free_;
   std::vector<FrameId> map_;  // hash buckets

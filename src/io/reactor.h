@@ -38,6 +38,7 @@ inline constexpr Nanos kSecond = 1'000'000'000;
 
 using FileId = int32_t;  // the reactor's own handle; an index of a registered file where the kernel supports it
 inline constexpr FileId kNoFile = -1;
+inline constexpr size_t kMaxBufferRegions = 1u << 14;  // the kernel's limit
 inline constexpr int kNoBuffer = -1;
 
 // One asynchronous operation. It lives in its owner (usually an awaiter inside a coroutine frame) until it completes.
@@ -187,8 +188,9 @@ class Reactor {
 
   // -- disk
   virtual void Submit(IoOp* op) = 0;
-  // Makes `regions` usable as IoOp::buffer_index base.. ; returns the index of the first, or kNoBuffer when locked
-  // memory is refused (logged and counted; everything then runs unregistered). Each region at most 1 GiB. One call.
+  // Makes `regions` usable as IoOp::buffer_index base.. ; returns the index of the first, or kNoBuffer. A region is
+  // locked in memory when it is first used; once that is refused (logged and counted), all others run unregistered.
+  // Each region at most 1 GiB, no more than kMaxBufferRegions of them. One call.
   virtual int RegisterBuffers(std::span<const iovec> regions) = 0;
   // Directory entries by name, sorted; blocking, for start-up and recovery only.
   virtual Result<std::vector<std::string>> ListDirectory(const std::string& path) = 0;

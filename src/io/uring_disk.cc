@@ -49,14 +49,14 @@ bool UringDisk::Prepare(io_uring_sqe* sqe, IoOp* op) {
   const int fd = file.registered ? op->file : file.fd;
   switch (op->kind) {
     case IoOp::Kind::kRead:
-      if (op->buffer_index != kNoBuffer) {
+      if (RegionRegistered(op->buffer_index)) {
         io_uring_prep_read_fixed(sqe, fd, op->data, op->length, op->offset, op->buffer_index);
       } else {
         io_uring_prep_read(sqe, fd, op->data, op->length, op->offset);
       }
       break;
     case IoOp::Kind::kWrite:
-      if (op->buffer_index != kNoBuffer) {
+      if (RegionRegistered(op->buffer_index)) {
         io_uring_prep_write_fixed(sqe, fd, op->data, op->length, op->offset, op->buffer_index);
       } else {
         io_uring_prep_write(sqe, fd, op->data, op->length, op->offset);
@@ -136,23 +136,42 @@ void UringDisk::DeliverFinished() {
   delivering_.clear();
 }
 
+// Only makes the kernel's table: registering all at once would fault in and lock all of the memory before the first
+// operation, seconds for a large pool.
 int UringDisk::RegisterBuffers(std::span<const iovec> regions) {
-  CHECK(!buffers_registered_) << "buffers are registered once per reactor";
-  size_t total = 0;
+  CHECK(regions_.empty()) << "buffers are registered once per reactor";
   for (const iovec& region : regions) {
     CHECK_LE(region.iov_len, size_t{1} << 30) << "a registered region is at most 1 GiB";
-    total += region.iov_len;
+    regions_.push_back({region, false});
   }
-  int rc = io_uring_register_buffers(&core_->ring, regions.data(), static_cast<unsigned>(regions.size()));
-  if (rc < 0) {
-    ++core_->stats.buffer_registrations_refused_total;
-    LOG(WARNING) << "locking " << (total >> 20) << " MiB of buffers was refused (" << strerror(-rc)
-                 << "); running with unregistered buffers. To lock them, raise RLIMIT_MEMLOCK (ulimit -l, "
-                    "LimitMEMLOCK=infinity in a systemd unit)";
+  if (int rc = io_uring_register_buffers_sparse(&core_->ring, static_cast<unsigned>(regions.size())); rc < 0) {
+    RefuseRegistration(rc);
     return kNoBuffer;
   }
-  buffers_registered_ = true;
   return 0;
+}
+
+void UringDisk::RefuseRegistration(int rc) {
+  registration_refused_ = true;
+  ++core_->stats.buffer_registrations_refused_total;
+  LOG(WARNING) << "locking buffers was refused (" << strerror(-rc)
+               << "); going on with unregistered ones. To lock them, raise RLIMIT_MEMLOCK (ulimit -l, "
+                  "LimitMEMLOCK=infinity in a systemd unit)";
+}
+
+// Registers a region when it is first used. False: not registered, the operation works without.
+bool UringDisk::RegionRegistered(int index) {
+  if (index == kNoBuffer) return false;
+  BufferRegion& region = regions_[static_cast<size_t>(index)];
+  if (region.registered || registration_refused_) return region.registered;
+  __u64 tag = 0;
+  int rc = io_uring_register_buffers_update_tag(&core_->ring, static_cast<unsigned>(index), &region.memory, &tag, 1);
+  if (rc < 0) {
+    RefuseRegistration(rc);
+  } else {
+    region.registered = true;
+  }
+  return region.registered;
 }
 
 Result<uint64_t> UringDisk::FileSize(FileId file) {

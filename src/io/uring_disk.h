@@ -37,7 +37,13 @@ class UringDisk {
     int fd = -1;
     bool registered = false;
   };
+  struct BufferRegion {
+    iovec memory;
+    bool registered = false;
+  };
   FileId AddFile(int fd);
+  bool RegionRegistered(int index);
+  void RefuseRegistration(int rc);
   bool Prepare(io_uring_sqe* sqe, IoOp* op);
   void Finish(IoOp* op, int32_t result);
 
@@ -46,7 +52,8 @@ class UringDisk {
   std::vector<OpenFile> files_;
   std::vector<FileId> free_;
   std::vector<IoOp*> finished_, delivering_;
-  bool buffers_registered_ = false;
+  std::vector<BufferRegion> regions_;
+  bool registration_refused_ = false;
   size_t in_flight_ = 0;
 };
 

@@ -15,6 +15,7 @@ namespace {
 constexpr int32_t kApiVersion = 1;
 // Room in a frame for what surrounds the values of a reply.
 constexpr size_t kReplySlackBytes = 512u << 10;
+constexpr size_t kScansSharingMemory = 64;
 constexpr size_t kMinScanBytes = 64u << 10;     // a scan's page gets no shorter than this when memory is short
 constexpr size_t kGenerousRowBytes = 4u << 10;  // a page of few rows is not expected to need more for each
 constexpr size_t kMaxMultiGetBytes = kMaxFrameBytes - kReplySlackBytes;
@@ -224,9 +225,11 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
     SetError(&call->reply, MakeError(ApiCode::kBadCursor, range.status().message()));
     co_return;
   }
-  // What the page may hold, twice: as fetched and as encoded. When memory is short the page gets shorter (its cursor
-  // says where it ended) before the request is refused.
-  spec.max_bytes = std::min(spec.max_bytes, std::max(kMinScanBytes, spec.max_rows * kGenerousRowBytes));
+  // What the page may hold, twice: as fetched and as encoded. One scan takes no more than its share, so that many run
+  // beside each other; when memory is short the page gets shorter (its cursor says where it ended) before the request
+  // is refused.
+  const size_t share = static_cast<size_t>(server_->memory_limit_bytes()) / kScansSharingMemory / 2;
+  spec.max_bytes = std::min(spec.max_bytes, std::max(kMinScanBytes, std::min(share, spec.max_rows * kGenerousRowBytes)));
   while (!server_->TryReserve(2 * spec.max_bytes)) {
     if (spec.max_bytes <= kMinScanBytes) {
       server_->metrics().overloaded_total.Add();

@@ -7,6 +7,13 @@ namespace pando {
 namespace {
 constexpr size_t kReadAheadPages = 8;
 
+// How many leaves behind this one the scan is going to read, by what it still wants and what this leaf holds.
+size_t LeavesToCome(const ScanSpec& spec, const ScanPage& page, const Node& node, uint32_t page_bytes) {
+  const size_t rows_left = spec.max_rows - page.rows.size();
+  const size_t by_rows = (rows_left - 1) / std::max(1u, node.count());
+  return std::min({kReadAheadPages, by_rows, spec.max_bytes / page_bytes + 1});
+}
+
 // Adds a row; true when the page is full with it.
 bool PushRow(ScanRow row, ScanSpec* spec, ScanPage* page) {
   spec->max_bytes -= std::min(spec->max_bytes, row.key.size() + row.value.size());
@@ -117,8 +124,8 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchScanLeaf(spec));
     Node node = tree_->NodeOf(leaf.frame());
     // Read ahead only when the scan will go on behind this leaf.
-    if (spec.snapshot == 0 && spec.max_rows - page.rows.size() > node.count()) {
-      tree_->ReadAhead(node.lower(), spec.reverse, kReadAheadPages, &tasks_);
+    if (size_t leaves = LeavesToCome(spec, page, node, pool_.page_bytes()); spec.snapshot == 0 && leaves > 0) {
+      tree_->ReadAhead(node.lower(), spec.reverse, leaves, &tasks_);
     }
     UnreadRow unread;
     step = spec.reverse ? ScanLeafReverse(node, &spec, &page, &unread) : ScanLeaf(node, &spec, &page, &unread);

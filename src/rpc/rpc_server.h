@@ -114,6 +114,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   void EndCall(const RequestId& id);
   bool TryReserve(size_t bytes) { return account_.TryReserve(static_cast<int64_t>(bytes)); }
   void Release(size_t bytes) { account_.Release(static_cast<int64_t>(bytes)); }
+  int64_t memory_limit_bytes() const { return shared_->memory.limit_bytes(); }
   // True when what can be refused should be, for want of memory.
   bool Exhausted() const { return account_.Exhausted(); }
 

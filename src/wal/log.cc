@@ -45,16 +45,17 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
       files_(reactor, options_.directory, options_.node, options_.segment_bytes),
       maintenance_wake_(reactor),
       idle_wake_(reactor) {
-  idle_timer_.log = retry_timer_.log = this;
+  idle_timer_.log = retry_timer_.log = hold_timer_.log = this;
   idle_timer_.on_fire = [](Timer* t) {
     LogImpl* log = static_cast<LogTimer*>(t)->log;
     if (log->IsIdle() && log->NeedsClosingPosition()) log->SubmitClosingPosition();
   };
+  hold_timer_.on_fire = [](Timer* t) { static_cast<LogTimer*>(t)->log->ArmHook(); };
   retry_timer_.on_fire = [](Timer* t) { static_cast<LogTimer*>(t)->log->maintenance_wake_.NotifyAll(); };
 }
 
 LogImpl::~LogImpl() {
-  CHECK(!TurnHook::armed && !idle_timer_.armed && !retry_timer_.armed && groups_.empty())
+  CHECK(!TurnHook::armed && !idle_timer_.armed && !retry_timer_.armed && !hold_timer_.armed && groups_.empty())
       << options_.directory << ": the log must be closed before it is destroyed";
 }
 
@@ -181,6 +182,9 @@ uint64_t LogImpl::MaxSpares() const {
   return std::max<uint64_t>(1, files > live_.size() ? files - live_.size() : 0);
 }
 
+// New segments are zeroed ahead of a burst of writes, which would wait for them; recycled ones come by themselves.
+size_t LogImpl::PreparedAhead() const { return std::min<uint64_t>(kPreparedAhead, MaxSpares()); }
+
 LogStats LogImpl::stats() const {
   LogStats stats = counters_;
   stats.unreleased_bytes = live_bytes_ + staged_bytes_;
@@ -201,6 +205,7 @@ Task<Status> LogImpl::Close() {
   stopping_ = true;
   reactor_.CancelTimer(&idle_timer_);
   reactor_.CancelTimer(&retry_timer_);
+  reactor_.CancelTimer(&hold_timer_);
   maintenance_wake_.NotifyAll();
   co_await tasks_.Drain();
   groups_.clear();
@@ -208,6 +213,7 @@ Task<Status> LogImpl::Close() {
   // Waiters and timers that the last tasks woke or armed.
   reactor_.CancelTimer(&idle_timer_);
   reactor_.CancelTimer(&retry_timer_);
+  reactor_.CancelTimer(&hold_timer_);
   Status closed = co_await CloseFiles();
   co_return failed() ? failure_ : closed;
 }

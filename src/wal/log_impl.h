@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "src/io/sync.h"
+#include "src/wal/commit_hold.h"
 #include "src/wal/log.h"
 #include "src/wal/log_format.h"
 #include "src/wal/segment_files.h"
@@ -34,6 +35,8 @@ inline constexpr uint64_t kPipelineDivisor = 8;
 // Appends wait while this much is staged behind the writes in flight, so that memory stays bounded on a slow disk.
 inline constexpr uint64_t kMaxStagedBytes = 8u << 20;
 // How long nothing must happen before the closing position is written.
+// Segments kept ready while none come back for recycling: a burst outruns the zeroing of one.
+inline constexpr size_t kPreparedAhead = 4;
 inline constexpr Nanos kIdleCloseNs = 10 * kMillisecond;
 // How long to wait before trying again to make a segment on a full disk.
 inline constexpr Nanos kDiskFullRetryNs = kSecond;
@@ -113,6 +116,8 @@ class LogImpl final : public Log, private TurnHook {
     uint64_t bytes = 0;  // batches, before padding
     LogPosition end = 0;
     LogPosition durable_position = 0;  // as stated in it
+    uint64_t records = 0;
+    Nanos submitted_ns = 0;
     std::vector<Part> parts;
     bool done = false;
   };
@@ -147,6 +152,7 @@ class LogImpl final : public Log, private TurnHook {
   bool IsIdle() const { return staged_bytes_ == 0 && groups_.empty(); }
   Status Refusal() const;
   uint64_t MaxSpares() const;
+  size_t PreparedAhead() const;
   Task<void> UntilIdle();
   Task<Status> CloseFiles();
 
@@ -156,6 +162,7 @@ class LogImpl final : public Log, private TurnHook {
     if (!TurnHook::armed) reactor_.ArmTurnHook(this);
   }
   bool MaySubmit() const;
+  bool HoldBack();
   std::vector<Group::Part> PlanGroup(uint64_t* bytes) const;
   bool EnsureRoom(uint64_t group_bytes);
   void SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes);
@@ -216,7 +223,8 @@ class LogImpl final : public Log, private TurnHook {
   std::deque<SpaceAwaiter*> space_waiters_;
   WaitQueue maintenance_wake_;
   WaitQueue idle_wake_;
-  LogTimer idle_timer_, retry_timer_;
+  LogTimer idle_timer_, retry_timer_, hold_timer_;
+  CommitHold hold_;
   TaskGroup tasks_;
   LogStats counters_;  // the *_total ones
 };

@@ -119,7 +119,7 @@ Task<Status> LogImpl::ProbeSyncMode(File* file) {
   }
   for (auto& each : times) std::nth_element(each.begin(), each.begin() + kProbeWrites / 2, each.end());
   const Nanos with_sync = times[0][kProbeWrites / 2], data_sync = times[1][kProbeWrites / 2];
-  data_sync_ = 4 * data_sync <= 5 * with_sync;
+  data_sync_ = data_sync <= 2 * with_sync;
   LOG(INFO) << options_.directory << ": a 4-KiB write + fdatasync takes " << with_sync / kMicrosecond
             << " us, with RWF_DSYNC " << data_sync / kMicrosecond << " us; using "
             << (data_sync_ ? "RWF_DSYNC" : "write + fdatasync");
@@ -160,7 +160,7 @@ void LogImpl::DiscardDeadSegments(const LogReader& reader) {
 // Keeps one segment ahead of the log, and puts discarded ones to use or removes them.
 Task<void> LogImpl::MaintainSegments() {
   while (!stopping_ && !failed()) {
-    if (!recycle_queue_.empty() || (prepared_.empty() && !disk_full_)) {
+    if (!recycle_queue_.empty() || (prepared_.size() < PreparedAhead() && !disk_full_)) {
       Status status = co_await PrepareSegment();
       if (status.code() == Code::kDiskFull) {
         LOG_IF(WARNING, !std::exchange(disk_full_reported_, true))

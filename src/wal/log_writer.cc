@@ -36,10 +36,11 @@ Lsn LogImpl::Append(LogStream* stream, std::string_view records, uint32_t count)
 
 // All that was appended in this turn goes out together.
 void LogImpl::OnTurnEnd() {
-  while (MaySubmit()) {
+  while (MaySubmit() && !HoldBack()) {
     uint64_t bytes = 0;
     std::vector<Group::Part> parts = PlanGroup(&bytes);
     if (!EnsureRoom(bytes)) return;  // goes on when the next segment is prepared
+    hold_.OnSubmit(reactor_.NowNs(), staged_records_);
     SubmitGroup(std::move(parts), bytes);
   }
 }
@@ -47,6 +48,17 @@ void LogImpl::OnTurnEnd() {
 bool LogImpl::MaySubmit() const {
   if (failed() || staged_bytes_ == 0 || groups_.size() >= kMaxWritesInFlight) return false;
   return groups_.empty() || staged_bytes_ >= pipeline_bytes_;
+}
+
+// True while the next group waits for the writers of the last one (CommitHold).
+bool LogImpl::HoldBack() {
+  const Nanos until = closing_ || !groups_.empty() ? 0 : hold_.HoldUntil(reactor_.NowNs(), staged_records_);
+  if (until == 0) {
+    reactor_.CancelTimer(&hold_timer_);
+  } else if (!hold_timer_.armed) {
+    reactor_.ArmTimer(&hold_timer_, until);
+  }
+  return until != 0;
 }
 
 // Takes whole units, oldest streams first, as many as one group holds; the first one always. Changes nothing.
@@ -162,7 +174,7 @@ void LogImpl::SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes) {
   group->buffer = TakeBuffer(bytes);
   group->parts = std::move(parts);
   group->durable_position = announced_end_;
-  uint64_t records = 0;
+  group->submitted_ns = reactor_.NowNs();
   if (group->parts.empty()) {
     BatchHeader header = NewHeader(MakePosition(segment.number, group->offset));
     header.flags = kBatchEndsGroup;
@@ -171,7 +183,7 @@ void LogImpl::SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes) {
   } else {
     for (Group::Part& part : group->parts) {
       group->bytes = EncodePart(group, &part, &part == &group->parts.back(), group->bytes);
-      records += part.records;
+      group->records += part.records;
     }
   }
   CHECK_EQ(group->bytes, bytes);
@@ -179,12 +191,12 @@ void LogImpl::SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes) {
   std::memset(group->buffer.data() + bytes, 0, padded - bytes);
   group->end = MakePosition(segment.number, group->offset + bytes);
   written_end_ = group->end;
-  if (records > 0) records_end_ = group->end;
+  if (group->records > 0) records_end_ = group->end;
   segment.head += padded;
   segment.counted_bytes += padded;
-  segment.counted_records += records;
+  segment.counted_records += group->records;
   live_bytes_ += padded;
-  live_records_ += records;
+  live_records_ += group->records;
   ++segment.in_flight;
   ++counters_.device_writes_total;
   counters_.device_bytes_total += padded;
@@ -224,7 +236,10 @@ void LogImpl::OnGroupDone(Group* group, Status status) {
     tasks_.Spawn(CloseFile(std::move(segment->file)));
     DropReleasedSegments();
   }
-  Announce();
+  const Nanos took_ns = reactor_.NowNs() - group->submitted_ns;
+  const uint64_t records = group->records;
+  Announce();  // frees the group
+  if (groups_.empty() && !failed()) hold_.OnGroupDone(reactor_.NowNs(), took_ns, records, staged_records_);
   if (staged_bytes_ > 0) ArmHook();
   if (IsIdle()) WhenIdle();
 }

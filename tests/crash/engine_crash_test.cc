@@ -67,6 +67,7 @@ struct Batch {
 struct History {
   std::vector<std::unique_ptr<Batch>> batches;
   bool expiring = false;  // records expire: the engine adds operations of its own
+  int64_t elapsed_ms = 0;  // wall time goes on from one life of the machine to the next
   std::string problem;
   void Fail(std::string what) {
     if (problem.empty()) problem = std::move(what);
@@ -260,11 +261,13 @@ Outcome BootOn(const SimDisk& image, uint64_t seed, int steps, uint64_t crash_at
   SimKernel kernel(seed, DiskOf(seed));
   SimMachine* machine = kernel.AddMachine();
   machine->disk() = image;
+  machine->SetClockSkewMs(history->elapsed_ms);
   if (crash_at > 0) machine->CrashAtDiskOp(crash_at);
   Outcome outcome;
   SimReactor* reactor = machine->Boot();
   outcome.problem = kernel.RunTask(*reactor, Live(reactor, seed, steps, history));
   outcome.ops = machine->disk_ops();
+  history->elapsed_ms += kernel.now_ns() / kMillisecond + 1;
   if (crash_seed % 3 == 2) {
     machine->ProcessCrash(crash_seed);
   } else {

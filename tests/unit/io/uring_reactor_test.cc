@@ -80,6 +80,16 @@ TEST(Uring, AFileSystemWithoutDirectIoIsExplained) {
   EXPECT_THAT(status.message(), AllOf(HasSubstr("/proc/self/status"), HasSubstr("O_DIRECT"), HasSubstr("ext4")));
 }
 
+Task<void> WriteAndReadBack(Reactor& r, char* memory, int buffer_index, bool* worked) {
+  auto file = co_await File::Open(r, fmt::format("/tmp/pando_uring_{}", getpid()), File::Mode::kCreate, false);
+  CHECK(file.ok()) << file.status().ToString();
+  std::memset(memory, 7, 4096);
+  Status wrote = co_await file->Write(memory, 4096, 0, buffer_index);
+  Status read = co_await file->Read(memory + 4096, 4096, 0, buffer_index);
+  Status removed = co_await RemoveFile(r, file->path());
+  Status closed = co_await file->Close();
+  *worked = wrote.ok() && read.ok() && removed.ok() && closed.ok() && memory[8191] == 7;
+}
 TEST(Uring, LockedMemoryRefusedMeansUnregistered) {
   EXPECT_TRUE(InChildProcess([] {
     // Only an unprivileged process is held to the limit. Newer kernels count the rings, too: they must fit.
@@ -91,8 +101,10 @@ TEST(Uring, LockedMemoryRefusedMeansUnregistered) {
     AlignedBuffer memory(32 << 20);
     iovec region{memory.data(), memory.size()};
     auto& reactor = static_cast<UringReactor&>(**made);
-    return reactor.RegisterBuffers({&region, 1}) == kNoBuffer &&
-           reactor.stats().buffer_registrations_refused_total == 1;
+    const int base = reactor.RegisterBuffers({&region, 1});
+    bool worked = false;
+    RunBlocking(reactor, WriteAndReadBack(reactor, memory.data(), base, &worked));
+    return worked && reactor.stats().buffer_registrations_refused_total == 1;
   }));
 }
 

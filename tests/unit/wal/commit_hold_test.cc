@@ -1,0 +1,60 @@
+#include "src/wal/commit_hold.h"
+
+#include <gtest/gtest.h>
+
+namespace pando {
+namespace {
+
+constexpr Nanos kFlush = 1000;
+
+// Ends a group of `records` with `staged` waiting, and submits when `arrived` wait, `after` later.
+void Round(CommitHold* hold, Nanos* now, uint64_t records, uint64_t staged, Nanos after, uint64_t arrived) {
+  *now += kFlush;
+  hold->OnGroupDone(*now, kFlush, records, staged);
+  *now += after;
+  hold->OnSubmit(*now, arrived);
+}
+
+TEST(CommitHold, WaitsUntilTheWritersOfTheLastGroupAreBack) {
+  CommitHold hold;
+  Nanos now = 5000;
+  hold.OnGroupDone(now, kFlush, 25, 25);
+  EXPECT_EQ(hold.HoldUntil(now, 25), now + kFlush / 2);
+  EXPECT_EQ(hold.HoldUntil(now + 100, 49), now + kFlush / 2);
+  EXPECT_EQ(hold.HoldUntil(now + 100, 50), 0);
+}
+
+TEST(CommitHold, NeverLongerThanHalfAFlush) {
+  CommitHold hold;
+  hold.OnGroupDone(5000, kFlush, 25, 25);
+  EXPECT_EQ(hold.HoldUntil(5000 + kFlush / 2, 25), 0);
+}
+
+TEST(CommitHold, AnIdleLogDoesNotWait) {
+  CommitHold hold;
+  EXPECT_EQ(hold.HoldUntil(5000, 1), 0);
+  hold.OnGroupDone(5000, kFlush, 1, 0);
+  EXPECT_EQ(hold.HoldUntil(5000 + kFlush, 1), 0);
+}
+
+TEST(CommitHold, StopsWhenWritersDoNotComeBackAndTriesAgain) {
+  CommitHold hold;
+  Nanos now = 0;
+  for (int i = 0; i < 10; ++i) Round(&hold, &now, 25, 1, kFlush / 2, 2);
+  int held = 0;
+  for (int i = 0; i < 640; ++i) {
+    now += kFlush;
+    hold.OnGroupDone(now, kFlush, 25, 1);
+    held += hold.HoldUntil(now, 1) != 0;
+    now += kFlush / 2;
+    hold.OnSubmit(now, 2);
+  }
+  EXPECT_EQ(held, 10);
+  // They do come back: after a probe that paid, every group waits again.
+  for (int i = 0; i < 128; ++i) Round(&hold, &now, 25, 1, kFlush / 4, 26);
+  hold.OnGroupDone(now, kFlush, 25, 1);
+  EXPECT_NE(hold.HoldUntil(now, 1), 0);
+}
+
+}  // namespace
+}  // namespace pando
