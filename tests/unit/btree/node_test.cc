@@ -266,6 +266,59 @@ TEST_F(NodeDamage, InnerPages) {
   ExpectRefused(page, "the first child has a key");
 }
 
+// What would make a later insert or compaction write outside of the page.
+TEST_F(NodeDamage, MiscountedHeap) {
+  for (int delta : {-1, 1, 4000}) {
+    Page page = Leaf();
+    page.node().header().heap_dead += static_cast<uint32_t>(delta);
+    ExpectRefused(page, "heap bytes are miscounted");
+  }
+  Page page = Leaf();  // two slots share most of a record
+  page.node().InsertRecord(3, Inline("x", std::string(1000, 'x')));
+  page.node().InsertRecord(4, Inline("xx", ""));
+  page.node().slots()[4] = Slot{RecordAt(page, 3), 2, KeyHead("xx")};
+  ExpectRefused(page, "heap bytes are miscounted");
+}
+
+TEST_F(NodeDamage, KeysOutsideTheFences) {
+  for (std::string_view suffix : {"A", "a", "y"}) {
+    Page page(0, "k/b", "k/y");
+    bool exact = false;
+    page.node().InsertRecord(0, Inline("m", "v"));
+    const uint32_t slot = page.node().LowerBound("k/" + std::string(suffix), &exact);
+    page.node().InsertRecord(slot, Inline(suffix, "v"));
+    ExpectRefused(page, "keys outside the fences");
+  }
+  for (std::string_view suffix : {"A", "b", "y"}) {  // a separator above none of the first child's keys
+    Page page(1, "k/b", "k/y");
+    page.node().InsertChild(0, "", Child(10));
+    page.node().InsertChild(1, suffix, Child(11));
+    ExpectRefused(page, "keys outside the fences");
+  }
+  for (uint8_t level : {0, 1}) {
+    Page page(level, "k/c", "k/b");
+    if (level == 1) page.node().InsertChild(0, "", Child(10));
+    ExpectRefused(page, "keys outside the fences");
+  }
+}
+
+// Words that mean a frame or a frozen page in memory, a length of none.
+TEST_F(NodeDamage, ChildrenThatAreNotOnDisk) {
+  for (uint64_t word : {uint64_t{0}, uint64_t{0x50000}, uint64_t{0x58000}, uint64_t{0x5ffff}, uint64_t{0x5fffe}}) {
+    Page page = Inner();
+    page.node().SetChildLocation(1, Extent{word});
+    ExpectRefused(page, "a child that is not on disk");
+  }
+}
+
+TEST_F(NodeDamage, ValuesWithAnotherExtent) {
+  for (uint32_t value_bytes : {0u, 8192u, 12289u, static_cast<uint32_t>(kMaxValueBytes) + 1}) {
+    Page page = Leaf();
+    StoreLE<uint32_t>(page.bytes.data() + RecordAt(page, 2) + 8, 0x80000000 | value_bytes);
+    ExpectRefused(page, "a value's extent has another length");
+  }
+}
+
 // -- contents
 
 // The largest page's heap is reached by 16-bit offsets, and the smallest holds its largest record (N4).
