@@ -102,6 +102,10 @@ Task<Status> PartitionFile::Load() {
     co_return Error(Code::kCorruption, "{}: has pages of {} bytes, the store of {}", path, superblock_.page_bytes,
                     options_.page_bytes);
   }
+  if (superblock_.root_level >= kMaxTreeHeight) {
+    co_return Error(Code::kCorruption, "{}: a root of level {}; trees are up to {} high", path, superblock_.root_level,
+                    kMaxTreeHeight);
+  }
   if (superblock_.group_blocks != ExtentAllocator::kGroupBlocks) {
     co_return Error(Code::kVersion, "{}: allocation groups of {} blocks, this build has {}", path,
                     superblock_.group_blocks, ExtentAllocator::kGroupBlocks);
@@ -247,7 +251,10 @@ void PartitionFile::ReleaseGeneration(Generation generation) {
       continue;
     }
     held_blocks_ -= e.dead.extent.blocks();
-    dead_current_.push_back(e.dead);
+    // The checkpoint under way does not reach what died before it either: if nothing held it any more and it were not
+    // on this checkpoint's dead list, it would be lost should the process end before the next one.
+    const bool listable = checkpointing_ && !serialized_ && e.died <= frozen_generation_;
+    (listable ? dead_frozen_ : dead_current_).push_back(e.dead);
     pending_free_blocks_ += e.dead.extent.blocks();
   }
 }
@@ -303,6 +310,7 @@ std::vector<PartitionFile::MetaWrite> PartitionFile::Serialize(Superblock* next,
   *groups = groups_;
   groups->resize(allocator_.group_count());
   *dead = dead_frozen_;
+  serialized_ = true;
   auto retire = [&](Extent e) { dead->push_back({e, superblock_.generation}); };
   if (!superblock_.groups.location.empty()) retire(superblock_.groups.location);
   if (!superblock_.dead.location.empty()) retire(superblock_.dead.location);
@@ -422,7 +430,7 @@ Task<Status> PartitionFile::Commit(Superblock content) {
   older_lsn_ = superblock_.checkpoint_lsn;
   superblock_ = next;
   young_.clear();
-  checkpointing_ = false;
+  checkpointing_ = serialized_ = false;
   co_return Status();
 }
 
