@@ -36,6 +36,29 @@ void CopyBytes(char* to, std::string_view bytes) {
 
 uint32_t ValueWord(const char* record) { return LoadLE<uint32_t>(record + 8); }
 
+// N1, for keys that rise.
+bool WithinFences(const Node& node) {
+  const uint32_t prefix = node.header().prefix_bytes, first = node.leaf() ? 0 : 1;
+  if (node.has_upper() && node.lower() >= node.upper()) return false;
+  if (first < node.count()) {
+    int order = node.KeySuffix(first).compare(node.lower().substr(prefix));
+    if (node.leaf() ? order < 0 : order <= 0) return false;
+  }
+  return node.count() == 0 || !node.has_upper() || node.KeySuffix(node.count() - 1) < node.upper().substr(prefix);
+}
+
+// What is wrong with what a record refers to, or null.
+const char* ReferenceProblem(const Node& node, uint32_t slot) {
+  if (!node.leaf()) {
+    const uint32_t blocks = node.ChildLocation(slot).blocks();
+    return blocks == 0 || blocks > kMaxExtentBlocks ? "a child that is not on disk" : nullptr;
+  }
+  const RecordView r = node.Record(slot);
+  if (!r.overflow || r.overflow_ref.location.blocks() == (r.value_bytes + kBlockBytes - 1) / kBlockBytes)
+    return nullptr;
+  return "a value's extent has another length";
+}
+
 }  // namespace
 
 uint64_t RecordHash(std::string_view key_prefix, std::string_view key_suffix, uint64_t value_hash, Version version,
@@ -318,6 +341,7 @@ Status Node::Validate(const char* page, uint32_t page_bytes) {
   if (h.prefix_bytes != (h.has_upper ? CommonPrefix(node.lower(), node.upper()) : 0)) {
     return bad("the prefix does not fit the fences", 0);
   }
+  uint64_t heap_bytes = uint64_t{h.heap_dead} + h.lower_bytes + h.upper_bytes;
   for (uint32_t i = 0; i < h.slot_count; ++i) {
     const Slot& s = node.slots()[i];
     uint32_t fixed = h.level > 0 ? static_cast<uint32_t>(sizeof(ChildRef)) : kLeafHeaderBytes;
@@ -327,7 +351,12 @@ Status Node::Validate(const char* page, uint32_t page_bytes) {
     if (s.head != KeyHead(suffix)) return bad("a key head differs from its key", i);
     if (i > 0 && node.KeySuffix(i - 1) >= suffix) return bad("keys do not rise", i);
     if (i == 0 && h.level > 0 && !suffix.empty()) return bad("the first child has a key", i);
+    if (const char* problem = ReferenceProblem(node, i)) return bad(problem, i);
+    heap_bytes += node.RecordBytes(i);
   }
+  if (!WithinFences(node)) return bad("keys outside the fences", 0);
+  // Or a later insert or compaction would take room that is not there.
+  if (heap_bytes != page_bytes - h.heap_begin) return bad("heap bytes are miscounted", 0);
   return Status();
 }
 

@@ -137,7 +137,8 @@ class Node {
   // Bytes AppendFrom would add when this node's prefix is `prefix_bytes` long.
   static uint32_t SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uint32_t prefix_bytes);
 
-  // kCorruption when any offset or length leaves the page, or keys do not rise: for pages just read.
+  // For pages just read: kCorruption when any offset or length leaves the page, N1 to N3 do not hold, or a reference is
+  // not to an extent. What passes can be read and changed without a CHECK.
   static Status Validate(const char* page, uint32_t page_bytes);
 
  private:

@@ -221,7 +221,12 @@ Task<Status> BufferPool::WriteBack(Frame* frame) {
   if (!frame->dirty || frame->writing || frame->doomed) co_return Status();
   frame->writing = true;
   ++writes_in_flight_;
-  Status status = frame->overflow ? co_await WriteOverflow(frame) : co_await WritePage(frame);
+  Status status;  // not with ?:, whose temporary g++ 12 destroys twice
+  if (frame->overflow) {
+    status = co_await WriteOverflow(frame);
+  } else {
+    status = co_await WritePage(frame);
+  }
   --writes_in_flight_;
   write_done_.NotifyAll();
   co_return status;

@@ -88,6 +88,28 @@ Status CheckOptions(const StoreOptions& o) {
   return Status();
 }
 
+Status CheckStoreFile(const StoreFile& file, const std::string& path) {
+  if (file.magic != kStoreMagic) {
+    return Error(Code::kCorruption, "{}: offset 0 holds no store header; restore it from a backup", path);
+  }
+  if (file.checksum != ChecksumOf(file)) {
+    return Error(Code::kCorruption, "{}: the block at offset 0 fails its checksum; restore it from a backup", path);
+  }
+  if (file.format != kStoreFormat) {
+    return Error(Code::kVersion, "{}: store format {}, this build reads {}; use the version that wrote it", path,
+                 file.format, kStoreFormat);
+  }
+  StoreOptions as_options;
+  as_options.partitions = file.partitions;
+  as_options.reactors = file.reactors;
+  as_options.page_bytes = file.page_bytes;
+  if (Status status = CheckOptions(as_options); !status.ok() || file.page_bytes == 0) {
+    return Error(Code::kCorruption, "{}: the block at offset 0 says what no store has: {}; restore it from a backup",
+                 path, status.ok() ? "pages of 0 bytes" : status.message());
+  }
+  return Status();
+}
+
 Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
   CO_RETURN_IF_ERROR(CheckOptions(options));
   // Logs are made only after store.meta: with logs but without it, this was a store, and its data must not be lost.
@@ -142,16 +164,7 @@ Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir) {
   CO_RETURN_IF_ERROR(closed);
   StoreFile contents;
   std::memcpy(static_cast<void*>(&contents), block.data(), sizeof(contents));
-  if (contents.magic != kStoreMagic) {
-    co_return Error(Code::kCorruption, "{}: offset 0 holds no store header; restore it from a backup", path);
-  }
-  if (contents.format != kStoreFormat) {
-    co_return Error(Code::kVersion, "{}: store format {}, this build reads {}; use the version that wrote it", path,
-                    contents.format, kStoreFormat);
-  }
-  if (contents.checksum != ChecksumOf(contents)) {
-    co_return Error(Code::kCorruption, "{}: the block at offset 0 fails its checksum; restore it from a backup", path);
-  }
+  CO_RETURN_IF_ERROR(CheckStoreFile(contents, path));
   co_return InfoOf(contents, std::move(data_dir));
 }
 

@@ -34,7 +34,10 @@ Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view pa
     std::string_view block = blocks.substr(copy * kBlockBytes, kBlockBytes);
     if (block.find_first_not_of('\0') == std::string_view::npos) continue;
     Status status = ParseSuperblock(block, &parsed);
-    if (status.code() == Code::kVersion) return Error(Code::kVersion, "{}: {}", path, status.message());
+    if (status.code() == Code::kVersion) {
+      return Error(Code::kVersion, "{}: superblock at offset {}: {}; use the version that wrote it", path,
+                   copy * kBlockBytes, status.message());
+    }
     if (!status.ok()) {
       faults += fmt::format("{}offset {}: {}", faults.empty() ? "" : "; ", copy * kBlockBytes, status.message());
       continue;

@@ -1,0 +1,65 @@
+// HandBytes: expected bytes of a format, put together field by field as docs/FORMAT.md has them. Knows none of the
+// structs it is compared with.
+//
+// Threads: a value.
+#pragma once
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "src/base/hash.h"
+
+namespace pando {
+
+class HandBytes {
+ public:
+  HandBytes& U8(uint64_t v) { return Number(v, 1); }
+  HandBytes& U16(uint64_t v) { return Number(v, 2); }
+  HandBytes& U32(uint64_t v) { return Number(v, 4); }
+  HandBytes& U64(uint64_t v) { return Number(v, 8); }
+  HandBytes& Uuid(uint64_t hi, uint64_t lo) { return U64(hi).U64(lo); }
+  HandBytes& Text(std::string_view text) {
+    bytes_.append(text);
+    return *this;
+  }
+  HandBytes& Zeros(size_t n) {
+    bytes_.append(n, '\0');
+    return *this;
+  }
+  // Zeros up to `size` bytes in all.
+  HandBytes& PadTo(size_t size) { return Zeros(size - std::min(size, bytes_.size())); }
+  // XXH3-64 of everything so far.
+  HandBytes& Checksum() { return U64(Hash64(bytes_)); }
+
+  size_t size() const { return bytes_.size(); }
+  const std::string& str() const { return bytes_; }
+
+ private:
+  HandBytes& Number(uint64_t v, int bytes) {
+    for (int i = 0; i < bytes; ++i) bytes_.push_back(static_cast<char>(v >> (8 * i)));
+    return *this;
+  }
+  std::string bytes_;
+};
+
+// The seed of an extent's checksum: XXH3-64 over the partition's UUID and the extent's first block.
+inline uint64_t HandSeed(uint64_t uuid_hi, uint64_t uuid_lo, uint64_t block) {
+  return Hash64(HandBytes().Uuid(uuid_hi, uuid_lo).U64(block).str());
+}
+
+// The first difference, as "offset N: XX where YY was expected", or "".
+inline std::string FirstDifference(std::string_view want, std::string_view got) {
+  for (size_t i = 0; i < std::min(want.size(), got.size()); ++i) {
+    if (want[i] == got[i]) continue;
+    return fmt::format("offset {}: {:02x} where {:02x} was expected", i, static_cast<uint8_t>(got[i]),
+                       static_cast<uint8_t>(want[i]));
+  }
+  if (want.size() == got.size()) return "";
+  return fmt::format("{} bytes where {} were expected", got.size(), want.size());
+}
+
+}  // namespace pando

@@ -1,0 +1,410 @@
+// The pool by itself: what stays in memory, what comes back from the disk, what a write is worth.
+#include "src/buffer_pool/buffer_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "src/base/hash.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando {
+namespace {
+
+constexpr uint32_t kPage = 4096;
+constexpr uint32_t kFrames = BufferPool::kMinFrames;
+constexpr uint32_t kReadable = kFrames - 32;  // the rest is left to writers
+constexpr Uuid kUuid{1, 2};
+const char* const kPath = "/pages";
+
+// An owner whose pages are leaves without records: page i lies in block i.
+class Owner final : public PageOwner {
+ public:
+  File& file() override { return file_; }
+  const Uuid& uuid() const override { return kUuid; }
+  Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override {
+    allocated.push_back(Extent::Of(next_block_, blocks));
+    next_block_ += blocks;
+    co_return allocated.back();
+  }
+  void DiscardExtent(Extent extent) override { discarded.push_back(extent); }
+  bool PrepareForDisk(const Frame&, char*, ChildRef* ref) override {
+    ref->count = 17;
+    return ready;
+  }
+  void OnWriteEnded(Frame&, bool valid) override { valid ? ++valid_writes : ++void_writes; }
+  void OnEvict(Frame&) override {}
+  Status ValidatePage(const char*, uint32_t) override { return validity; }
+  void OnIoError(const Status& status) override { io_error = status; }
+
+  File file_;
+  std::vector<Extent> allocated, discarded;
+  bool ready = true;
+  int valid_writes = 0, void_writes = 0;
+  Status validity, io_error;
+
+ private:
+  uint64_t next_block_ = 100'000;
+};
+
+std::string Image(uint64_t i, uint8_t level) {
+  std::string page(kPage, '\0'), image(kPage, '\0'), scratch(kPage, '\0');
+  PageHeader& h = HeaderOf(page.data());
+  h.magic = kPageMagic;
+  h.format = kPageFormat;
+  h.level = level;
+  h.heap_begin = kPage;
+  h.page_id = i;
+  h.birth = 3;
+  EXPECT_EQ(EncodePageImage(page.data(), kPage, Compression::kNone, image.data(), scratch.data()), 1u);
+  return image;
+}
+
+class BufferPoolTest : public testing::Test {
+ public:
+  static constexpr uint64_t kPages = 4000;
+
+  BufferPoolTest() {
+    std::string bytes;
+    for (uint64_t i = 0; i < kPages; ++i) {
+      bytes += Image(i, LevelOf(i));
+      ChildRef ref;
+      ref.location = Extent::Of(i, 1);
+      ref.birth = 3;
+      ref.checksum = Hash64(std::string_view(bytes).substr(i * kPage), ChecksumSeed(kUuid, i));
+      refs_.push_back(ref);
+    }
+    machine_->disk().WriteAll(kPath, bytes);
+    reactor_ = machine_->Boot();
+    pool_ = std::make_unique<BufferPool>(
+        *reactor_, BufferPoolOptions{.page_bytes = kPage, .memory_bytes = BufferPool::MinMemoryBytes(kPage, 64)});
+    EXPECT_EQ(pool_->frame_count(), kFrames);
+    Run(OpenFile(this));
+    pool_->Start();
+  }
+  ~BufferPoolTest() override {
+    pool_->DropAll(&owner_);
+    Run(CloseAll(this));
+    pool_.reset();
+  }
+
+  static uint8_t LevelOf(uint64_t i) { return i % 1000 == 999 ? 1 : 0; }
+  void Run(Task<void> task) { EXPECT_TRUE(kernel_.RunTask(*reactor_, std::move(task))); }
+
+  static Task<void> OpenFile(BufferPoolTest* t) {
+    t->owner_.file_ = *co_await File::Open(*t->reactor_, kPath, File::Mode::kReadWrite, /*direct=*/true);
+  }
+  static Task<void> CloseAll(BufferPoolTest* t) {
+    co_await t->pool_->Stop();
+    EXPECT_TRUE((co_await t->owner_.file_.Close()).ok());
+  }
+  static Task<void> LoadTask(BufferPoolTest* t, uint64_t first, uint64_t last, int touches) {
+    for (uint64_t i = first; i < last; ++i) {
+      Result<PagePin> pin = Error(Code::kAborted, "not loaded yet");
+      while (pin.code() == Code::kAborted) {
+        co_await t->pool_->WaitForRoom(1);
+        pin = co_await t->pool_->Load(&t->owner_, t->refs_[i], LevelOf(i));
+      }
+      EXPECT_TRUE(pin.ok()) << pin.status().ToString();
+      if (!pin.ok()) co_return;
+      EXPECT_EQ(HeaderOf(t->pool_->data(*pin->frame())).page_id, i);
+      for (int n = 0; n < touches; ++n) t->pool_->Touch(pin->frame());
+    }
+  }
+  // Loads pages [first, last), using each so many times. A descent uses a page once when it has loaded it.
+  void Load(uint64_t first, uint64_t last, int touches = 1) { Run(LoadTask(this, first, last, touches)); }
+  Status LoadOne(ChildRef ref, uint8_t level = 0) {
+    struct Body {
+      static Task<Status> Load(BufferPoolTest* t, ChildRef ref, uint8_t level) {
+        Result<PagePin> pin = co_await t->pool_->Load(&t->owner_, ref, level);
+        co_return pin.ok() ? Status() : pin.TakeStatus();
+      }
+    };
+    return *kernel_.RunTask(*reactor_, Body::Load(this, ref, level));
+  }
+
+  uint64_t Resident(uint64_t first, uint64_t last) {
+    uint64_t n = 0;
+    for (uint64_t i = first; i < last; ++i) n += pool_->Lookup(&owner_, refs_[i].location) != nullptr;
+    return n;
+  }
+
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+  SimReactor* reactor_ = nullptr;
+  Owner owner_;
+  std::unique_ptr<BufferPool> pool_;
+  std::vector<ChildRef> refs_;
+};
+
+// -- eviction
+
+TEST_F(BufferPoolTest, AScanLeavesTheHotSetInMemory) {
+  Load(0, 100, 2);
+  Load(1000, 3900);
+  EXPECT_EQ(Resident(0, 100), 100u);
+  EXPECT_EQ(pool_->stats().loads_total, 3000u);
+}
+
+TEST_F(BufferPoolTest, APageUsedTwiceSurvivesOneUsedOnceDoesNot) {
+  Load(0, 10, 1);
+  Load(10, 20, 2);
+  Load(1000, 1000 + kReadable);
+  EXPECT_EQ(Resident(0, 10), 0u);
+  EXPECT_EQ(Resident(10, 20), 10u);
+}
+
+TEST_F(BufferPoolTest, APageThatComesBackSoonGoesToTheMainQueue) {
+  Load(0, 40);
+  for (uint64_t i = 1000; Resident(0, 40) > 0; ++i) Load(i, i + 1);
+  EXPECT_EQ(pool_->stats().ghost_hits_total, 0u);
+  Load(0, 40);
+  // The table of ghosts has a place for each frame and keeps the newer of two that fall on one.
+  const uint64_t hits = pool_->stats().ghost_hits_total;
+  EXPECT_GE(hits, 30u);
+  std::vector<uint64_t> readmitted;
+  for (uint64_t i = 0; i < 40; ++i) {
+    if (pool_->Lookup(&owner_, refs_[i].location)->queue == Frame::Queue::kMain) readmitted.push_back(i);
+  }
+  EXPECT_EQ(readmitted.size(), hits);
+  Load(2001, 2001 + 3 * kReadable);
+  for (uint64_t i : readmitted) EXPECT_EQ(Resident(i, i + 1), 1u) << i;
+  EXPECT_EQ(Resident(0, 40), hits);
+}
+
+TEST_F(BufferPoolTest, WhatIsNoLongerUsedLeavesTheMainQueue) {
+  Load(0, 120, 2);
+  Load(200, 320, 2);
+  Load(400, 520, 2);
+  EXPECT_GE(Resident(400, 520), 110u);
+  EXPECT_LE(Resident(0, 120), 10u);
+}
+
+TEST_F(BufferPoolTest, InnerPagesSurviveAScan) {
+  Load(999, 1000, 0);
+  EXPECT_EQ(pool_->Lookup(&owner_, refs_[999].location)->queue, Frame::Queue::kMain);
+  Load(1000, 1900);
+  EXPECT_EQ(Resident(999, 1000), 1u);
+}
+
+TEST_F(BufferPoolTest, PinnedPagesStay) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t) {
+      std::vector<PagePin> pins;
+      for (uint64_t i = 0; i < 30; ++i) {
+        Result<PagePin> pin = co_await t->pool_->Load(&t->owner_, t->refs_[i], 0);
+        pins.push_back(*std::move(pin));
+      }
+      co_await LoadTask(t, 1000, 1000 + 4 * kReadable, 1);
+      EXPECT_EQ(t->Resident(0, 30), 30u);
+      for (uint64_t i = 0; i < 30; ++i) EXPECT_EQ(HeaderOf(t->pool_->data(*pins[i].frame())).page_id, i);
+    }
+  };
+  Run(Body::Run(this));
+  EXPECT_EQ(pool_->pinned_frames(), 0u);
+}
+
+TEST_F(BufferPoolTest, EverythingPinnedIsNoRoomRatherThanADeadlock) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t) {
+      std::vector<PagePin> pins;
+      for (uint64_t i = 0; i < kReadable; ++i) {
+        Result<PagePin> pin = co_await t->pool_->Load(&t->owner_, t->refs_[i], LevelOf(i));
+        pins.push_back(*std::move(pin));
+      }
+      Result<PagePin> refused = co_await t->pool_->Load(&t->owner_, t->refs_[500], 0);
+      EXPECT_EQ(refused.code(), Code::kAborted);
+      EXPECT_EQ(t->pool_->free_frames(), kFrames - kReadable);
+    }
+  };
+  Run(Body::Run(this));
+}
+
+// -- loading
+
+TEST_F(BufferPoolTest, SeveralReadersShareOneRead) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t) {
+      TaskGroup group;
+      for (int i = 0; i < 10; ++i) group.Spawn(LoadTask(t, 7, 8, 1));
+      co_await group.Drain();
+    }
+  };
+  Run(Body::Run(this));
+  EXPECT_EQ(pool_->stats().loads_total, 1u);
+}
+
+TEST_F(BufferPoolTest, DamageIsReportedWithItsPlaceAndNeverReturned) {
+  machine_->disk().FlipBit(kPath, 5 * kPage + 4000);
+  Status status = LoadOne(refs_[5]);
+  EXPECT_EQ(status.code(), Code::kCorruption);
+  EXPECT_NE(status.message().find("/pages: page at offset 20480"), std::string::npos) << status.ToString();
+  EXPECT_EQ(pool_->Lookup(&owner_, refs_[5].location), nullptr);
+  EXPECT_EQ(LoadOne(refs_[5]).code(), Code::kCorruption);
+  EXPECT_TRUE(LoadOne(refs_[6]).ok());
+  machine_->disk().FlipBit(kPath, 5 * kPage + 4000);  // as it was
+  EXPECT_TRUE(LoadOne(refs_[5]).ok());
+}
+
+TEST_F(BufferPoolTest, APageInAnothersPlaceIsRefused) {
+  // An intact image of another page of the same file: what a misdirected write leaves.
+  std::string bytes = machine_->disk().ReadAll(kPath);
+  bytes.replace(8 * kPage, kPage, bytes.substr(9 * kPage, kPage));
+  machine_->disk().WriteAll(kPath, bytes);
+  EXPECT_EQ(LoadOne(refs_[8]).code(), Code::kCorruption);
+  ChildRef moved = refs_[8];  // even when the reference carries that image's checksum
+  moved.checksum = refs_[9].checksum;
+  EXPECT_EQ(LoadOne(moved).code(), Code::kCorruption);
+}
+
+TEST_F(BufferPoolTest, AnIntactPageOfAnotherLevelOrGenerationIsRefused) {
+  EXPECT_EQ(LoadOne(refs_[5], 1).code(), Code::kCorruption);
+  ChildRef older = refs_[5];
+  older.birth = 2;
+  EXPECT_EQ(LoadOne(older).code(), Code::kCorruption);
+  owner_.validity = Error(Code::kCorruption, "the owner does not like it");
+  Status status = LoadOne(refs_[5]);
+  EXPECT_NE(status.message().find("the owner does not like it"), std::string::npos) << status.ToString();
+  owner_.validity = Status();
+  EXPECT_TRUE(LoadOne(refs_[5]).ok());
+}
+
+TEST_F(BufferPoolTest, AReferenceToNoPageIsRefused) {
+  ChildRef nothing;
+  EXPECT_EQ(LoadOne(nothing).code(), Code::kCorruption);
+  ChildRef large = refs_[5];
+  large.location = Extent::Of(5, 2);
+  EXPECT_EQ(LoadOne(large).code(), Code::kCorruption);
+  ChildRef behind = refs_[5];
+  behind.location = Extent::Of(kPages + 5, 1);
+  EXPECT_EQ(LoadOne(behind).code(), Code::kCorruption);
+}
+
+TEST_F(BufferPoolTest, AFailedReadIsOneCallersError) {
+  machine_->AddFault(
+      {.kind = IoOp::Kind::kRead, .path_contains = kPath, .first_byte = 5 * kPage, .last_byte = 6 * kPage - 1});
+  Status status = LoadOne(refs_[5]);
+  EXPECT_EQ(status.code(), Code::kIoError) << status.ToString();
+  EXPECT_NE(status.message().find(kPath), std::string::npos) << status.ToString();
+  EXPECT_TRUE(LoadOne(refs_[6]).ok());
+  EXPECT_TRUE(LoadOne(refs_[5]).ok());
+  EXPECT_EQ(pool_->stats().failed_loads_total, 1u);
+}
+
+// -- writing
+
+// A new page that is being written: `change` happens while the write is in flight.
+Task<void> WriteWhile(BufferPool* pool, Owner* owner, void (*change)(BufferPool*, Frame*), Status* result) {
+  co_await pool->EnsureFree(1);
+  Frame* frame = pool->NewPage(owner, 0);
+  std::string image = Image(77, 0);
+  std::memcpy(pool->data(*frame), image.data(), kPage);
+  frame->page_id = 77;
+  frame->birth = 3;
+  struct Body {
+    static Task<void> Write(BufferPool* pool, Frame* frame, Status* result) {
+      *result = co_await pool->WriteBack(frame);
+    }
+  };
+  TaskGroup writes;
+  writes.Spawn(Body::Write(pool, frame, result));
+  EXPECT_TRUE(frame->writing);
+  if (change) change(pool, frame);
+  co_await writes.Drain();
+}
+
+TEST_F(BufferPoolTest, AWriteGivesThePageItsPlace) {
+  Status status;
+  Run(WriteWhile(pool_.get(), &owner_, nullptr, &status));
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(owner_.valid_writes, 1);
+  ASSERT_EQ(owner_.allocated.size(), 1u);
+  Frame* frame = pool_->Lookup(&owner_, owner_.allocated[0]);
+  ASSERT_NE(frame, nullptr);
+  EXPECT_FALSE(frame->dirty);
+  EXPECT_EQ(frame->disk.location, owner_.allocated[0]);
+  EXPECT_EQ(frame->disk.birth, 3u);
+  EXPECT_EQ(frame->disk.count, 17u);
+  EXPECT_EQ(frame->disk.checksum, Hash64(Image(77, 0), ChecksumSeed(kUuid, owner_.allocated[0].block())));
+  const ChildRef written = frame->disk;
+  pool_->DropAll(&owner_);
+  EXPECT_TRUE(LoadOne(written).ok());
+}
+
+TEST_F(BufferPoolTest, AWriteWhosePageChangedIsVoid) {
+  Status status;
+  Run(WriteWhile(
+      pool_.get(), &owner_, [](BufferPool*, Frame* f) { ++f->modifications; }, &status));
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(owner_.valid_writes, 0);
+  EXPECT_EQ(owner_.void_writes, 1);
+  EXPECT_EQ(owner_.discarded, owner_.allocated);
+  EXPECT_EQ(pool_->stats().void_writes_total, 1u);
+  EXPECT_EQ(pool_->stats().dirty_pages, 1u);
+}
+
+TEST_F(BufferPoolTest, APageDroppedWhileItIsWrittenGoesAfterTheWrite) {
+  Status status;
+  Run(WriteWhile(
+      pool_.get(), &owner_,
+      [](BufferPool* pool, Frame* f) {
+        const size_t free = pool->free_frames();
+        pool->Drop(f);
+        EXPECT_EQ(pool->free_frames(), free) << "freed under the kernel's hands";
+      },
+      &status));
+  EXPECT_EQ(owner_.valid_writes, 0);
+  EXPECT_EQ(owner_.discarded, owner_.allocated);
+  EXPECT_EQ(pool_->free_frames(), kFrames);
+}
+
+TEST_F(BufferPoolTest, AFailedWriteLeavesThePageDirtyAndIsTold) {
+  machine_->AddFault({.kind = IoOp::Kind::kWrite, .path_contains = kPath});
+  Status status;
+  Run(WriteWhile(pool_.get(), &owner_, nullptr, &status));
+  EXPECT_EQ(status.code(), Code::kIoError);
+  EXPECT_EQ(owner_.io_error.code(), Code::kIoError);
+  EXPECT_EQ(owner_.valid_writes, 0);
+  EXPECT_EQ(owner_.discarded, owner_.allocated);
+  EXPECT_EQ(pool_->stats().dirty_pages, 1u);
+}
+
+// -- overflow values
+
+TEST_F(BufferPoolTest, ValuesOfSeveralPagesComeBackWhole) {
+  struct Body {
+    static Task<void> Run(BufferPoolTest* t, size_t bytes, uint64_t block) {
+      BufferPool& pool = *t->pool_;
+      std::string value(bytes, '\0'), copy;
+      for (size_t i = 0; i < bytes; ++i) value[i] = static_cast<char>(i * 31 + i / 4096);
+      const Extent at = Extent::Of(block, static_cast<uint32_t>((bytes + 4095) / 4096));
+      co_await pool.EnsureFree(pool.FramesFor(static_cast<uint32_t>(bytes)));
+      Frame* frame = pool.NewOverflow(&t->owner_, at, value, 3);
+      EXPECT_TRUE((co_await pool.WriteBack(frame)).ok());
+      const uint64_t checksum = frame->disk.checksum;
+      std::string padded = value;
+      padded.resize(at.size_bytes(), '\0');
+      EXPECT_EQ(checksum, Hash64(padded, ChecksumSeed(kUuid, block)));
+      pool.DropAll(&t->owner_);
+      Result<PagePin> pin = co_await pool.LoadOverflow(&t->owner_, at, checksum, static_cast<uint32_t>(bytes));
+      EXPECT_TRUE(pin.ok()) << pin.status().ToString();
+      if (!pin.ok()) co_return;
+      pool.CopyOverflow(*pin->frame(), &copy);
+      EXPECT_TRUE(copy == value) << bytes;
+      pin->Release();
+      pool.DropAll(&t->owner_);
+      EXPECT_EQ(pool.free_frames(), kFrames);
+      Result<PagePin> shorter = co_await pool.LoadOverflow(&t->owner_, at, checksum, 1 << 20);
+      EXPECT_EQ(shorter.code(), Code::kCorruption) << "a length that is not the extent's";
+      t->machine_->disk().FlipBit(kPath, at.offset_bytes() + at.size_bytes() - 1);
+      Result<PagePin> damaged = co_await pool.LoadOverflow(&t->owner_, at, checksum, static_cast<uint32_t>(bytes));
+      EXPECT_EQ(damaged.code(), Code::kCorruption);
+      EXPECT_NE(damaged.status().message().find(std::to_string(at.offset_bytes())), std::string::npos);
+    }
+  };
+  uint64_t block = 200'000;
+  for (size_t bytes : {1u, 4095u, 4096u, 4097u, 20'000u, 300'000u}) Run(Body::Run(this, bytes, block += 1000));
+}
+
+}  // namespace
+}  // namespace pando

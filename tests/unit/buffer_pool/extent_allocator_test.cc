@@ -1,0 +1,215 @@
+#include "src/buffer_pool/extent_allocator.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "tests/support/seeds.h"
+#include "tests/support/sim_random.h"
+
+namespace pando {
+namespace {
+
+constexpr uint64_t kGroup = ExtentAllocator::kGroupBlocks;
+
+// One flag a block: what is in use, whoever says so.
+class Model {
+ public:
+  void Grow(uint64_t blocks) { used_.resize(blocks, false); }
+  uint64_t size() const { return used_.size(); }
+  bool used(uint64_t block) const { return block >= used_.size() || used_[block]; }
+  uint64_t free_blocks() const { return free_ = static_cast<uint64_t>(std::count(used_.begin(), used_.end(), false)); }
+
+  // "" when all blocks of the extent were in the other state, which they now have.
+  std::string Set(Extent e, bool used) {
+    if (e.block() / kGroup != (e.block() + e.blocks() - 1) / kGroup) return "an extent across two groups";
+    for (uint64_t b = e.block(); b < e.block() + e.blocks(); ++b) {
+      if (b >= used_.size()) return fmt::format("block {} lies behind the file's end", b);
+      if (used_[b] == used) return fmt::format("block {} was {} already", b, used ? "in use" : "free");
+      used_[b] = used;
+    }
+    return "";
+  }
+
+  // The longest free run inside one group.
+  uint32_t LongestRun() const {
+    uint32_t longest = 0, run = 0;
+    for (uint64_t b = 0; b < used_.size(); ++b) {
+      run = used_[b] ? 0 : b % kGroup == 0 ? 1 : run + 1;
+      longest = std::max(longest, run);
+    }
+    return longest;
+  }
+
+ private:
+  std::vector<bool> used_;
+  mutable uint64_t free_ = 0;
+};
+
+class Simulation {
+ public:
+  explicit Simulation(uint64_t seed) : random_(seed), blocks_(1 + random_.Below(2 * kGroup)), allocator_(blocks_) {
+    model_.Grow(blocks_);
+  }
+
+  void Run(int steps) {
+    for (int i = 0; i < steps && !testing::Test::HasFailure(); ++i) {
+      const uint64_t choice = random_.Below(100);
+      if (choice < (filling_ ? 70 : 30)) {
+        Allocate();
+      } else if (choice < 97) {
+        Free();
+      } else if (choice == 97) {
+        Grow();
+      } else if (choice == 98) {
+        Reload();
+      } else {
+        filling_ = !filling_;
+      }
+      if (i % 256 == 0) Compare();
+    }
+    Compare();
+  }
+
+ private:
+  uint32_t RandomLength() {
+    const uint64_t choice = random_.Below(100);
+    if (choice < 70) return 1 + static_cast<uint32_t>(random_.Below(4));
+    if (choice < 97) return 1 + static_cast<uint32_t>(random_.Below(300));
+    return 1 + static_cast<uint32_t>(random_.Below(kMaxExtentBlocks));
+  }
+
+  void Allocate() {
+    const uint32_t blocks = RandomLength();
+    std::optional<Extent> got = allocator_.Allocate(blocks);
+    if (!got) {
+      EXPECT_LT(model_.LongestRun(), blocks) << "a run was not found";
+      return;
+    }
+    EXPECT_EQ(got->blocks(), blocks);
+    EXPECT_EQ(model_.Set(*got, true), "");
+    EXPECT_TRUE(allocator_.group_changed(static_cast<uint32_t>(got->block() / kGroup)));
+    live_.push_back(*got);
+  }
+
+  void Free() {
+    if (live_.empty()) return;
+    std::swap(live_[random_.Below(live_.size())], live_.back());
+    const Extent e = live_.back();
+    live_.pop_back();
+    allocator_.ClearChanged(static_cast<uint32_t>(e.block() / kGroup));
+    allocator_.Free(e);
+    EXPECT_TRUE(allocator_.group_changed(static_cast<uint32_t>(e.block() / kGroup)));
+    EXPECT_EQ(model_.Set(e, false), "");
+  }
+
+  void Grow() {
+    if (blocks_ > 5 * kGroup / 2) return;
+    blocks_ += random_.Chance(0.5) ? random_.Below(100) : random_.Below(kGroup / 2);
+    allocator_.Grow(blocks_);
+    model_.Grow(blocks_);
+  }
+
+  // What a restart does: a new allocator from the bitmaps, whose bits behind the end mean nothing.
+  void Reload() {
+    ExtentAllocator loaded(blocks_);
+    for (uint32_t g = 0; g < allocator_.group_count(); ++g) {
+      std::string bitmap(allocator_.GroupBitmap(g));
+      for (uint64_t b = blocks_; b < (g + 1) * kGroup; ++b) {
+        if (b < g * kGroup || random_.Chance(0.5)) continue;
+        bitmap[b % kGroup / 8] = static_cast<char>(bitmap[b % kGroup / 8] & ~(1 << b % 8));
+      }
+      loaded.LoadGroup(g, bitmap.data());
+      EXPECT_FALSE(loaded.group_changed(g));
+    }
+    allocator_ = std::move(loaded);
+  }
+
+  void Compare() {
+    EXPECT_EQ(allocator_.total_blocks(), model_.size());
+    EXPECT_EQ(allocator_.free_blocks(), model_.free_blocks());
+    EXPECT_EQ(allocator_.used_blocks(), model_.size() - model_.free_blocks());
+    uint64_t wrong = 0;
+    for (uint32_t g = 0; g < allocator_.group_count(); ++g) {
+      const std::string_view bitmap = allocator_.GroupBitmap(g);
+      EXPECT_EQ(bitmap.size(), 4096u);
+      for (uint64_t b = 0; b < kGroup; ++b) {
+        const bool bit = (static_cast<uint8_t>(bitmap[b / 8]) >> b % 8 & 1) != 0;
+        const bool want = model_.used(g * kGroup + b);
+        wrong += bit != want || allocator_.IsUsed(g * kGroup + b) != want;
+      }
+    }
+    EXPECT_EQ(wrong, 0u) << "blocks differ from the model";
+  }
+
+  SimRandom random_;
+  uint64_t blocks_;
+  ExtentAllocator allocator_;
+  Model model_;
+  std::vector<Extent> live_;
+  bool filling_ = true;
+};
+
+TEST(ExtentAllocator, LikeThePlainModel) {
+  for (uint64_t seed : Seeds(12)) {
+    SCOPED_TRACE(Replay(seed));
+    Simulation(seed).Run(4000);
+    if (HasFailure()) return;
+  }
+}
+
+TEST(ExtentAllocator, TheLastRunIsFoundWhereverTheSearchStands) {
+  ExtentAllocator allocator(2 * kGroup);
+  std::vector<Extent> all;
+  while (auto e = allocator.Allocate(64)) all.push_back(*e);
+  EXPECT_EQ(all.size(), 2 * kGroup / 64);
+  EXPECT_EQ(allocator.free_blocks(), 0u);
+  SimRandom random(3);
+  for (int i = 0; i < 200; ++i) {
+    // Two halves of neighbours make one whole run, at any distance from where the search goes on.
+    const Extent e = all[random.Below(all.size() - 1)];
+    if (e.block() % kGroup + 128 > kGroup) continue;
+    allocator.Free(Extent::Of(e.block() + 32, 64));
+    auto found = allocator.Allocate(64);
+    ASSERT_TRUE(found.has_value()) << "block " << e.block();
+    ASSERT_EQ(found->block(), e.block() + 32);
+    ASSERT_EQ(allocator.Allocate(1), std::nullopt);
+  }
+}
+
+TEST(ExtentAllocator, NoRunCrossesAGroup) {
+  ExtentAllocator allocator(kGroup + 100);
+  ASSERT_TRUE(allocator.Allocate(kMaxExtentBlocks).has_value());  // one block of group 0 is left
+  EXPECT_EQ(allocator.free_blocks(), 101u);
+  EXPECT_EQ(allocator.Allocate(101), std::nullopt);
+  auto e = allocator.Allocate(100);
+  ASSERT_TRUE(e.has_value());
+  EXPECT_EQ(e->block(), kGroup);
+}
+
+TEST(ExtentAllocator, WhatIsWrittenTogetherLiesTogether) {
+  ExtentAllocator allocator(1000);
+  uint64_t next = allocator.Allocate(2)->block() + 2;
+  for (int i = 0; i < 100; ++i) {
+    auto e = allocator.Allocate(1 + i % 3);
+    EXPECT_EQ(e->block(), next);
+    next = e->block() + e->blocks();
+  }
+}
+
+using ExtentAllocatorDeathTest = testing::Test;
+
+TEST(ExtentAllocatorDeathTest, WrongAccountingIsABug) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  ExtentAllocator allocator(1000);
+  allocator.MarkUsed(Extent::Of(10, 5));
+  EXPECT_DEATH(allocator.MarkUsed(Extent::Of(14, 2)), "in use already");
+  EXPECT_DEATH(allocator.Free(Extent::Of(9, 2)), "free already");
+  EXPECT_DEATH(allocator.Free(Extent::Of(999, 2)), "past the end");
+  allocator.Free(Extent::Of(10, 5));
+  EXPECT_DEATH(allocator.Free(Extent::Of(10, 5)), "free already");
+}
+
+}  // namespace
+}  // namespace pando

@@ -1,0 +1,454 @@
+// The partition's file by itself: its bytes, its refusals, and that nothing a durable root reaches is given out again.
+#include "src/partition/partition_file.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+
+#include "tests/support/hand_bytes.h"
+#include "tests/support/seeds.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando {
+namespace {
+
+constexpr uint64_t kHi = 0x0123456789abcdef, kLo = 0xfedcba9876543210;
+constexpr Uuid kNode{0x11, 0x22}, kPartition{kHi, kLo};
+const char* const kPath = "/data";
+using FilePtr = std::unique_ptr<PartitionFile>;
+
+PartitionFileOptions FileOptions() { return {kPath, kNode, kPartition, 4096}; }
+
+// docs/FORMAT.md, "Partition file".
+uint64_t HandExtentChecksum(std::string_view bytes, uint64_t block) { return Hash64(bytes, HandSeed(kHi, kLo, block)); }
+
+class PartitionFileTest : public testing::Test {
+ public:
+  PartitionFileTest() {
+    Status status = Get(CreatePartitionFile(*reactor_, FileOptions()));
+    EXPECT_TRUE(status.ok()) << status.ToString();
+  }
+  template <typename T>
+  T Get(Task<T> task) {
+    return *kernel_.RunTask(*reactor_, std::move(task));
+  }
+  FilePtr Open(bool read_only = false) {
+    Result<FilePtr> file = Get(PartitionFile::Open(*reactor_, FileOptions(), read_only));
+    EXPECT_TRUE(file.ok()) << file.status().ToString();
+    return *std::move(file);
+  }
+  Status OpenError(PartitionFileOptions options = FileOptions()) {
+    Result<FilePtr> file = Get(PartitionFile::Open(*reactor_, options, true));
+    if (!file.ok()) return file.TakeStatus();
+    Close(file->get());
+    return Status();
+  }
+  void Close(PartitionFile* file) {
+    Status status = Get(file->Close());
+    EXPECT_TRUE(status.ok()) << status.ToString();
+  }
+  Extent Allocate(PartitionFile* file, uint32_t blocks) { return *Get(file->AllocateForWrite(blocks)); }
+  std::string Contents() { return machine_->disk().ReadAll(kPath); }
+  void SetContents(const std::string& bytes) { machine_->disk().WriteAll(kPath, bytes); }
+
+  // Two checkpoints that leave a dead list and a bitmap behind. Returns generation 3's superblock.
+  Superblock TwoCheckpoints() {
+    FilePtr file = Open();
+    const Extent page = Allocate(file.get(), 2);
+    file->AdoptExtent(page, 2);
+    file->EndGeneration(2);
+    EXPECT_TRUE(Get(file->Commit(Content(2, Extent::Of(4, 1)))).ok());
+    file->FreeLater({page, 2});
+    file->EndGeneration(3);
+    EXPECT_TRUE(Get(file->Commit(Content(3, Extent::Of(4, 1)))).ok());
+    const Superblock sb = file->superblock();
+    Close(file.get());
+    return sb;
+  }
+  static Superblock Content(Generation generation, Extent root) {
+    Superblock sb;
+    sb.generation = generation;
+    sb.epoch = 1;
+    sb.checkpoint_lsn = generation * 10;
+    sb.next_page_id = 5;
+    sb.root.location = root;
+    return sb;
+  }
+
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+  SimReactor* reactor_ = machine_->Boot();
+};
+
+TEST_F(PartitionFileTest, GoldenNewFile) {
+  HandBytes leaf;  // page 1, generation 1, nothing in it
+  leaf.Text("PDPG").U8(1).U8(0).U8(0).U8(0).U32(56).U32(4096).U32(0).Zeros(20).U64(1).U64(1).PadTo(4096);
+  HandBytes bitmap;  // blocks 0 to 6, and what lies behind the file's 256 blocks
+  bitmap.U8(0x7f).Zeros(31).Text(std::string(4096 - 32, '\xff'));
+  HandBytes directory;
+  directory.U64(5).U64(HandExtentChecksum(bitmap.str(), 5)).PadTo(4096);
+  HandBytes sb;
+  sb.Text("PPANDSB1").U32(1).U32(4096).U64(0).Uuid(0x11, 0x22).Uuid(kHi, kLo);
+  sb.U64(1).U64(1).U64(0).U64(0).U64(2).U64(256);
+  sb.U64(0x40001).U64(1).U64(HandExtentChecksum(leaf.str(), 4)).Zeros(32);
+  sb.U32(0).U32(32768).U64(0x60001).U64(HandExtentChecksum(directory.str(), 6)).U64(1).Zeros(24);
+  sb.PadTo(4088).Checksum();
+  HandBytes want;
+  want.Zeros(8192).Text(sb.str()).Text(sb.str()).Text(leaf.str()).Text(bitmap.str()).Text(directory.str());
+  EXPECT_EQ(FirstDifference(want.PadTo(1 << 20).str(), Contents()), "");
+}
+
+TEST_F(PartitionFileTest, GoldenCheckpoint) {
+  const Superblock sb = TwoCheckpoints();
+  const std::string file = Contents();
+  // Slot 1 again: generation 3.
+  EXPECT_EQ(FirstDifference(file.substr(8192, 4096), file.substr(12288, 4096)), "");
+  EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 56]), 3u);
+  EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 72]), 30u);
+  EXPECT_EQ(LoadLE<uint64_t>(&file[0 + 56]), 2u);
+  auto extent_at = [&](uint64_t offset) {
+    const uint64_t packed = LoadLE<uint64_t>(&file[offset]);
+    return file.substr((packed >> 16) * 4096, (packed & 0xffff) * 4096);
+  };
+  // The dead list: the page, then the metadata of generation 2, which the superblock of generation 2 names.
+  const std::string dead = extent_at(8192 + 192);
+  EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 200]), HandExtentChecksum(dead, sb.dead.location.block()));
+  EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 208]), 4u);
+  const uint64_t old_groups = LoadLE<uint64_t>(&file[168]), old_dead = LoadLE<uint64_t>(&file[192]);
+  const uint64_t old_bitmap = LoadLE<uint64_t>(&file[(old_groups >> 16) * 4096]);
+  const uint64_t page = LoadLE<uint64_t>(dead.data());
+  EXPECT_EQ(page & 0xffff, 2u);
+  HandBytes entries;
+  entries.U64(page).U64(2).U64(old_groups).U64(2).U64(old_dead).U64(2).U64(old_bitmap << 16 | 1).U64(2);
+  EXPECT_EQ(FirstDifference(entries.str(), dead.substr(0, 64)), "");
+  // The directory, and the bitmap it names: what generation 3 reaches, and its dead list.
+  const std::string directory = extent_at(8192 + 168);
+  EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 176]), HandExtentChecksum(directory, sb.groups.location.block()));
+  EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 184]), 1u);
+  const uint64_t bitmap_block = LoadLE<uint64_t>(directory.data());
+  const std::string bitmap = file.substr(bitmap_block * 4096, 4096);
+  EXPECT_EQ(LoadLE<uint64_t>(&directory[8]), HandExtentChecksum(bitmap, bitmap_block));
+  std::set<uint64_t> used = {0, 1, 2, 3, bitmap_block, old_bitmap};
+  used.insert(4);  // the first leaf is still the root
+  for (uint64_t packed :
+       {page, old_groups, old_dead, LoadLE<uint64_t>(&file[8192 + 168]), LoadLE<uint64_t>(&file[8192 + 192])}) {
+    for (uint64_t b = packed >> 16; b < (packed >> 16) + (packed & 0xffff); ++b) used.insert(b);
+  }
+  for (uint64_t b = 0; b < 256; ++b) {
+    EXPECT_EQ(static_cast<uint8_t>(bitmap[b / 8]) >> b % 8 & 1, used.contains(b)) << "block " << b;
+  }
+}
+
+// -- refusals
+
+TEST_F(PartitionFileTest, DamagedMetadataIsNamedWithFileAndOffset) {
+  const Superblock sb = TwoCheckpoints();
+  const std::string good = Contents();
+  const uint64_t bitmap_block = LoadLE<uint64_t>(&good[sb.groups.location.offset_bytes()]);
+  struct Case {
+    const char* what;
+    uint64_t offset;
+  };
+  for (const Case& c :
+       {Case{"group directory", sb.groups.location.offset_bytes()}, Case{"dead list", sb.dead.location.offset_bytes()},
+        Case{"allocation bitmap", bitmap_block * 4096}}) {
+    for (uint64_t byte : {0, 9, 2000, 4095}) {
+      std::string bytes = good;
+      bytes[c.offset + byte] ^= 0x10;
+      SetContents(bytes);
+      Status status = OpenError();
+      EXPECT_EQ(status.code(), Code::kCorruption) << c.what << " " << status.ToString();
+      const std::string place = fmt::format("{}: {} at offset {} fails its checksum", kPath, c.what, c.offset);
+      EXPECT_NE(status.message().find(place), std::string::npos) << status.ToString();
+    }
+  }
+  SetContents(good);
+  EXPECT_TRUE(OpenError().ok());
+}
+
+TEST_F(PartitionFileTest, ADamagedNewestSlotOpensTheGenerationBefore) {
+  TwoCheckpoints();
+  machine_->disk().FlipBit(kPath, 8192 + 100);
+  FilePtr one_copy = Open(true);
+  EXPECT_EQ(one_copy->superblock().generation, 3u);
+  EXPECT_EQ(one_copy->older_checkpoint_lsn(), 20u);
+  Close(one_copy.get());
+  machine_->disk().FlipBit(kPath, 12288 + 100);
+  FilePtr before = Open(true);
+  EXPECT_EQ(before->superblock().generation, 2u);
+  EXPECT_EQ(before->older_checkpoint_lsn(), 0u);
+  Close(before.get());
+}
+
+TEST_F(PartitionFileTest, TruncatedFilesAreRefused) {
+  const std::string good = Contents();
+  for (size_t bytes : {0u, 4096u, 16383u}) {
+    SetContents(good.substr(0, bytes));
+    Status status = OpenError();
+    EXPECT_EQ(status.code(), Code::kCorruption) << status.ToString();
+    EXPECT_NE(status.message().find(fmt::format("{}: {} bytes long", kPath, bytes)), std::string::npos);
+  }
+  SetContents(good.substr(0, 255 * 4096));
+  Status status = OpenError();
+  EXPECT_EQ(status.code(), Code::kCorruption);
+  EXPECT_NE(status.message().find("truncated to 1044480 bytes, the superblock says 1048576"), std::string::npos)
+      << status.ToString();
+}
+
+TEST_F(PartitionFileTest, AnothersFileIsRefused) {
+  PartitionFileOptions options = FileOptions();
+  options.partition.lo ^= 1;
+  EXPECT_EQ(OpenError(options).code(), Code::kCorruption);
+  options = FileOptions();
+  options.node.hi ^= 1;
+  EXPECT_EQ(OpenError(options).code(), Code::kCorruption);
+  options = FileOptions();
+  options.page_bytes = 8192;
+  EXPECT_EQ(OpenError(options).code(), Code::kCorruption);
+  options = FileOptions();
+  options.path = "/nothing";
+  EXPECT_EQ(OpenError(options).code(), Code::kNotFound);
+}
+
+// Intact superblocks that say what no build writes.
+TEST_F(PartitionFileTest, ReferencesOutsideTheFileAreRefused) {
+  TwoCheckpoints();
+  const std::string good = Contents();
+  struct Case {
+    uint64_t offset;
+    uint64_t value;
+    Code code;
+  };
+  const Case cases[] = {
+      {168, 0, Code::kCorruption},                   // no group directory
+      {168, 0x7fffffff0001, Code::kCorruption},      // behind the file's end
+      {168, ~0ull, Code::kCorruption},               //
+      {184, 257, Code::kCorruption},                 // more entries than the extent holds
+      {184, ~0ull, Code::kCorruption},               //
+      {192, 0x00ff0002, Code::kCorruption},          // its second block is behind the end
+      {208, 257, Code::kCorruption},                 //
+      {96, 257, Code::kCorruption},                  // more blocks than the file has
+      {160, 1ull << 47 | 255, Code::kCorruption},    // a root higher than any tree (and the groups' size kept)
+      {160, uint64_t{16384} << 32, Code::kVersion},  // groups of another size
+  };
+  for (const Case& c : cases) {
+    std::string bytes = good;
+    for (uint64_t copy : {8192, 12288}) {
+      StoreLE(&bytes[copy + c.offset], c.value);
+      StoreLE(&bytes[copy + 4088], Hash64(std::string_view(bytes).substr(copy, 4088)));
+    }
+    SetContents(bytes);
+    Status status = OpenError();
+    EXPECT_EQ(status.code(), c.code) << "offset " << c.offset << ": " << status.ToString();
+    EXPECT_NE(status.message().find(kPath), std::string::npos) << status.ToString();
+  }
+}
+
+// -- D1 and D2, against a plain model
+
+using Blocks = std::set<uint64_t>;
+
+void Add(Blocks* blocks, Extent e) {
+  for (uint64_t b = e.block(); b < e.block() + e.blocks(); ++b) blocks->insert(b);
+}
+
+// Plays a tree: takes extents, gives them up, ends generations.
+class Life {
+ public:
+  Life(PartitionFileTest* test, uint64_t seed) : t_(*test), random_(seed), file_(test->Open()) {
+    Add(&durable_[1], Extent::Of(0, 7));
+    durable_[0] = durable_[1];
+    live_[Extent::Of(4, 1).packed] = 1;
+  }
+  ~Life() { t_.Close(file_.get()); }
+
+  void Run(int steps) {
+    for (int i = 0; i < steps && !testing::Test::HasFailure(); ++i) {
+      const uint64_t choice = random_.Below(100);
+      if (choice < 40) {
+        Take(generation_);
+      } else if (choice < 75) {
+        GiveUp();
+      } else if (choice < 80) {
+        waiting_.push_back(t_.Allocate(file_.get(), 1 + random_.Below(5)));
+        ExpectNotInUse(waiting_.back());
+      } else if (choice < 84 && !waiting_.empty()) {
+        file_->FreeNow(waiting_.back());
+        waiting_.pop_back();
+      } else if (choice < 88) {
+        checkpointing_ ? Commit() : EndGeneration();
+      } else if (choice < 90) {
+        ReleaseOne();
+      }
+    }
+    if (checkpointing_) Commit();
+    CompareWithTheDisk();
+  }
+
+ private:
+  void ExpectNotInUse(Extent e) {
+    Blocks taken;
+    Add(&taken, e);
+    for (uint64_t b : taken) {
+      EXPECT_FALSE(durable_[0].contains(b)) << "D1: block " << b << " of the newest durable root";
+      EXPECT_FALSE(durable_[1].contains(b)) << "D1: block " << b << " of the durable root before";
+      EXPECT_FALSE(frozen_blocks_.contains(b)) << "block " << b << " of the generation being written";
+      for (const auto& [generation, blocks] : held_) {
+        EXPECT_FALSE(blocks.contains(b)) << "block " << b << " of snapshot " << generation;
+      }
+    }
+  }
+
+  void Take(Generation birth) {
+    const Extent e = t_.Allocate(file_.get(), 1 + static_cast<uint32_t>(random_.Below(4)));
+    ExpectNotInUse(e);
+    file_->AdoptExtent(e, birth);
+    live_[e.packed] = birth;
+  }
+
+  void GiveUp() {
+    if (live_.size() < 2) return;
+    auto it = live_.begin();
+    std::advance(it, static_cast<long>(random_.Below(live_.size())));
+    const Extent e{it->first};
+    if (e.block() == 4) return;  // the root
+    if (it->second == generation_) {
+      file_->FreeNow(e);
+    } else {
+      file_->FreeLater({e, it->second});
+    }
+    live_.erase(it);
+  }
+
+  void EndGeneration() {
+    file_->EndGeneration(generation_);
+    frozen_ = generation_++;
+    checkpointing_ = true;
+    // What is dirty gets its place now.
+    for (uint64_t n = random_.Below(6); n > 0; --n) Take(frozen_);
+    frozen_blocks_.clear();
+    for (const auto& [packed, birth] : live_) Add(&frozen_blocks_, Extent{packed});
+    if (random_.Chance(0.4)) {
+      file_->HoldGeneration(frozen_);
+      held_[frozen_] = frozen_blocks_;
+    }
+  }
+
+  void Commit() {
+    Status status = t_.Get(CommitWhileChanging(this));
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    checkpointing_ = false;
+    durable_[1] = std::move(durable_[0]);
+    durable_[0] = std::move(frozen_blocks_);
+    frozen_blocks_.clear();
+    AddMetadata(*file_, &durable_[0]);
+    if (random_.Chance(0.3)) CompareWithTheDisk();
+  }
+
+  static Task<void> Change(Life* life) {
+    for (uint64_t n = life->random_.Below(6); n > 0; --n) {
+      co_await Sleep(*life->t_.reactor_, life->random_.Between(0, 400) * kMicrosecond);
+      if (life->random_.Chance(0.3)) {
+        life->ReleaseOne();
+      } else {
+        life->GiveUp();
+      }
+    }
+  }
+  static Task<Status> CommitWhileChanging(Life* life) {
+    TaskGroup changes;
+    changes.Spawn(Change(life));
+    Status status = co_await life->file_->Commit(PartitionFileTest::Content(life->frozen_, Extent::Of(4, 1)));
+    co_await changes.Drain();
+    co_return status;
+  }
+
+  static void AddMetadata(const PartitionFile& file, Blocks* blocks) {
+    Add(blocks, Extent::Of(0, 4));
+    Add(blocks, file.superblock().groups.location);
+    if (!file.superblock().dead.location.empty()) Add(blocks, file.superblock().dead.location);
+    for (const GroupEntry& g : file.group_entries()) {
+      if (g.block != 0) blocks->insert(g.block);
+    }
+  }
+
+  void ReleaseOne() {
+    if (held_.empty()) return;
+    auto it = held_.begin();
+    std::advance(it, static_cast<long>(random_.Below(held_.size())));
+    file_->ReleaseGeneration(it->first);
+    held_.erase(it);
+  }
+
+  // What a restart finds: used is exactly what the newest root reaches and its dead list, and all of the root before.
+  void CompareWithTheDisk() {
+    FilePtr reopened = t_.Open(true);
+    Blocks want = durable_[0];
+    for (const DeadExtent& d : reopened->dead_of_newest()) {
+      Blocks dead;
+      Add(&dead, d.extent);
+      for (uint64_t b : dead) EXPECT_TRUE(want.insert(b).second) << "block " << b << " is dead and alive";
+    }
+    for (uint64_t b : durable_[1]) EXPECT_TRUE(want.contains(b)) << "D2: block " << b << " of the root before is free";
+    for (uint64_t b = 0; b < reopened->allocator().total_blocks(); ++b) {
+      EXPECT_EQ(reopened->allocator().IsUsed(b), want.contains(b)) << "D2: block " << b;
+      if (testing::Test::HasFailure()) break;
+    }
+    t_.Close(reopened.get());
+  }
+
+  PartitionFileTest& t_;
+  SimRandom random_;
+  FilePtr file_;
+  Generation generation_ = 2, frozen_ = 0;
+  bool checkpointing_ = false;
+  std::map<uint64_t, Generation> live_;  // packed extents of the newest state, with their births
+  std::vector<Extent> waiting_;          // taken for a write that has not ended
+  Blocks durable_[2];                    // of the newest durable root, and the one before
+  Blocks frozen_blocks_;
+  std::map<Generation, Blocks> held_;
+};
+
+TEST_F(PartitionFileTest, NothingInUseIsGivenOutAndNothingIsLost) {
+  for (uint64_t seed : Seeds(30)) {
+    SCOPED_TRACE(Replay(seed));
+    Status made = Get(CreatePartitionFile(*reactor_, FileOptions()));
+    ASSERT_TRUE(made.ok()) << made.ToString();
+    Life life(this, seed);
+    for (int phase = 0; phase < 4; ++phase) life.Run(120);
+    if (HasFailure()) return;
+  }
+}
+
+TEST_F(PartitionFileTest, AFullDiskLeavesTheCheckpointToBeTriedAgain) {
+  FilePtr file = Open();
+  std::vector<Extent> taken;
+  for (;;) {  // all there is, and no room to grow
+    machine_->disk().SetCapacity(machine_->disk().used_bytes());
+    Result<Extent> e = Get(file->AllocateForWrite(1));
+    if (!e.ok()) {
+      EXPECT_EQ(e.code(), Code::kDiskFull) << e.status().ToString();
+      break;
+    }
+    taken.push_back(*e);
+  }
+  file->EndGeneration(2);
+  Status status = Get(file->Commit(Content(2, Extent::Of(4, 1))));
+  EXPECT_EQ(status.code(), Code::kDiskFull) << status.ToString();
+  EXPECT_EQ(file->superblock().generation, 1u);
+  EXPECT_EQ(file->allocator().free_blocks(), 0u) << "the attempt kept or lost blocks";
+  for (int i = 0; i < 8; ++i) {
+    file->FreeNow(taken.back());
+    taken.pop_back();
+  }
+  status = Get(file->Commit(Content(2, Extent::Of(4, 1))));
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  Close(file.get());
+  FilePtr reopened = Open(true);
+  EXPECT_EQ(reopened->superblock().generation, 2u);
+  Close(reopened.get());
+}
+
+}  // namespace
+}  // namespace pando

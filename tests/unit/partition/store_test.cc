@@ -1,0 +1,221 @@
+#include "src/partition/store.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "src/base/hash.h"
+#include "tests/support/hand_bytes.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando {
+namespace {
+
+const char* const kMeta = "/data/store.meta";
+constexpr uint64_t kHi = 0x0011223344556677, kLo = 0x8899aabbccddeeff;
+
+struct MetaFields {
+  uint64_t format = 1, partitions = 4, reactors = 2, page_bytes = 8192;
+};
+
+// docs/FORMAT.md, "Store file".
+std::string HandMeta(MetaFields f = {}) {
+  HandBytes b;
+  b.Text("PANDSTE1").U32(f.format).U32(f.partitions).U32(f.reactors).U32(f.page_bytes).Uuid(kHi, kLo);
+  for (uint64_t i = 0; i < std::min<uint64_t>(f.partitions, 128); ++i) b.Uuid(0xaa00 + i, 0xbb00 + i);
+  return b.PadTo(2088).PadTo(4088).Checksum().str();
+}
+
+class StoreTest : public testing::Test {
+ protected:
+  Result<StoreInfo> Load() { return *kernel_.RunTask(*reactor_, LoadStore(*reactor_, "/data")); }
+  Result<StoreInfo> Open(uint32_t partitions, uint32_t reactors, uint32_t page_bytes = 0) {
+    StoreOptions options{"/data", partitions, reactors, page_bytes};
+    return *kernel_.RunTask(*reactor_, OpenStore(*reactor_, options));
+  }
+  void ExpectRefused(const std::string& contents, Code code, std::string_view why) {
+    machine_->disk().WriteAll(kMeta, contents);
+    Result<StoreInfo> loaded = Load();
+    EXPECT_EQ(loaded.code(), code) << loaded.status().ToString();
+    for (std::string_view part : {std::string_view(kMeta), why}) {
+      EXPECT_NE(loaded.status().message().find(part), std::string::npos)
+          << "'" << part << "' in " << loaded.status().ToString();
+    }
+    // It must not be taken for a new one.
+    EXPECT_EQ(Open(4, 2).code(), code);
+    EXPECT_EQ(machine_->disk().ReadAll(kMeta), contents);
+  }
+
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+  SimReactor* reactor_ = machine_->Boot();
+};
+
+TEST_F(StoreTest, GoldenRead) {
+  machine_->disk().WriteAll(kMeta, HandMeta());
+  Result<StoreInfo> info = Load();
+  ASSERT_TRUE(info.ok()) << info.status().ToString();
+  EXPECT_EQ(info->node, (Uuid{kHi, kLo}));
+  EXPECT_EQ(info->reactors, 2u);
+  EXPECT_EQ(info->page_bytes, 8192u);
+  ASSERT_EQ(info->partitions.size(), 4u);
+  EXPECT_EQ(info->partitions[3].uuid, (Uuid{0xaa03, 0xbb03}));
+  EXPECT_EQ(info->partitions[3].first_hash, 0xc000000000000000);
+  EXPECT_EQ(info->partitions[3].last_hash, ~0ull);
+  EXPECT_EQ(info->partitions[0].first_hash, 0u);
+  EXPECT_EQ(info->partitions[0].last_hash, 0x3fffffffffffffff);
+  EXPECT_EQ(info->ReactorOf(3), 1u);
+  EXPECT_EQ(info->PartitionDirectory(3), "/data/partition-00003");
+  EXPECT_EQ(info->LogDirectory(1), "/data/wal-1");
+}
+
+TEST_F(StoreTest, GoldenWritten) {
+  for (uint32_t partitions : {1u, 8u, 128u}) {
+    machine_->PowerLoss(1);
+    machine_->disk() = SimDisk();
+    reactor_ = machine_->Boot();
+    Result<StoreInfo> info = Open(partitions, 3, 16384);
+    ASSERT_TRUE(info.ok()) << info.status().ToString();
+    HandBytes want;
+    want.Text("PANDSTE1").U32(1).U32(partitions).U32(3).U32(16384).Uuid(info->node.hi, info->node.lo);
+    std::set<Uuid> uuids{info->node};
+    for (const PartitionInfo& p : info->partitions) {
+      want.Uuid(p.uuid.hi, p.uuid.lo);
+      uuids.insert(p.uuid);
+    }
+    EXPECT_EQ(uuids.size(), partitions + 1) << "UUIDs repeat";
+    want.PadTo(4088).Checksum();
+    EXPECT_EQ(FirstDifference(want.str(), machine_->disk().ReadAll(kMeta)), "");
+    EXPECT_FALSE(machine_->disk().Exists(std::string(kMeta) + ".tmp"));
+    // And it is durable.
+    machine_->PowerLoss(7);
+    reactor_ = machine_->Boot();
+    EXPECT_TRUE(Load().ok());
+  }
+}
+
+TEST_F(StoreTest, PartitionsCoverTheHashSpaceInOrder) {
+  for (uint32_t partitions = 1; partitions <= 128; partitions *= 2) {
+    machine_->disk().WriteAll(kMeta, HandMeta({.partitions = partitions}));
+    Result<StoreInfo> info = Load();
+    ASSERT_TRUE(info.ok());
+    uint64_t next = 0;
+    for (const PartitionInfo& p : info->partitions) {
+      EXPECT_EQ(p.first_hash, next);
+      next = p.last_hash + 1;
+    }
+    EXPECT_EQ(next, 0u);
+    for (int i = 0; i < 200; ++i) {
+      const std::string key = fmt::format("key {}", i);
+      const PartitionInfo& p = info->partitions[info->PartitionOf(key)];
+      EXPECT_TRUE(p.first_hash <= HashId(key) && HashId(key) <= p.last_hash);
+    }
+  }
+}
+
+TEST_F(StoreTest, WithoutAFileThereIsNoStore) {
+  EXPECT_EQ(Load().code(), Code::kNotFound);
+  machine_->disk().WriteAll("/data/something", "else");
+  EXPECT_EQ(Load().code(), Code::kNotFound);
+}
+
+TEST_F(StoreTest, TruncatedFilesAreDamage) {
+  for (size_t bytes : {0u, 1u, 512u, 4095u}) ExpectRefused(HandMeta().substr(0, bytes), Code::kCorruption, "");
+}
+
+TEST_F(StoreTest, AnotherVersionIsRefusedAsSuch) {
+  ExpectRefused(HandMeta({.format = 2}), Code::kVersion, "store format 2, this build reads 1");
+}
+
+TEST_F(StoreTest, FlippedBitsAreDamage) {
+  ExpectRefused("QANDSTE1" + HandMeta().substr(8), Code::kCorruption, "offset 0 holds no store header");
+  for (size_t byte = 8; byte < 4096; byte += byte < 64 || byte >= 4080 ? 1 : 97) {
+    std::string contents = HandMeta();
+    contents[byte] ^= static_cast<char>(1 << byte % 8);
+    ExpectRefused(contents, Code::kCorruption, "the block at offset 0 fails its checksum");
+  }
+}
+
+TEST_F(StoreTest, NumbersThatNoBuildWrote) {
+  for (MetaFields f :
+       {MetaFields{.partitions = 0}, MetaFields{.partitions = 3}, MetaFields{.partitions = 256},
+        MetaFields{.partitions = 0xffffffff}, MetaFields{.reactors = 0}, MetaFields{.page_bytes = 0},
+        MetaFields{.page_bytes = 2048}, MetaFields{.page_bytes = 10000}, MetaFields{.page_bytes = 131072}}) {
+    ExpectRefused(HandMeta(f), Code::kCorruption, "offset 0");
+  }
+}
+
+TEST_F(StoreTest, ALogWithoutItsStoreFileIsNotReplaced) {
+  machine_->disk().WriteAll("/data/wal-0/segment-00000000000000000001.wal", "a log");
+  Result<StoreInfo> opened = Open(4, 1);
+  EXPECT_EQ(opened.code(), Code::kCorruption);
+  EXPECT_NE(opened.status().message().find("wal-0"), std::string::npos) << opened.status().ToString();
+}
+
+TEST_F(StoreTest, OptionsThatDifferAreRefusedZerosAreNot) {
+  ASSERT_TRUE(Open(4, 2, 4096).ok());
+  const std::string before = machine_->disk().ReadAll(kMeta);
+  EXPECT_TRUE(Open(0, 0, 0).ok());
+  EXPECT_TRUE(Open(4, 2, 4096).ok());
+  Status s = Open(8, 2).TakeStatus();
+  EXPECT_EQ(s.code(), Code::kInvalidArgument);
+  EXPECT_NE(s.message().find("4 --partitions, not 8"), std::string::npos) << s.ToString();
+  EXPECT_EQ(Open(4, 1).code(), Code::kInvalidArgument);
+  EXPECT_EQ(Open(4, 2, 8192).code(), Code::kInvalidArgument);
+  EXPECT_EQ(machine_->disk().ReadAll(kMeta), before);
+}
+
+TEST_F(StoreTest, OptionsThatMakeNoStore) {
+  const uint32_t cases[][3] = {{0, 1, 0},     {3, 1, 0},      {256, 1, 0},    {16, 0, 0},
+                               {16, 1, 2048}, {16, 1, 12288}, {16, 1, 131072}};
+  for (const auto& [partitions, reactors, page_bytes] : cases) {
+    EXPECT_EQ(Open(partitions, reactors, page_bytes).code(), Code::kInvalidArgument);
+    EXPECT_FALSE(machine_->disk().Exists(kMeta));
+  }
+}
+
+// A crash at every operation of making a store leaves none, or a whole one.
+TEST_F(StoreTest, ACrashWhileItIsMadeLeavesNoneOrAll) {
+  for (uint64_t op = 1;; ++op) {
+    SimKernel kernel(op);
+    SimMachine* machine = kernel.AddMachine();
+    machine->CrashAtDiskOp(op);
+    SimReactor* reactor = machine->Boot();
+    StoreOptions options{.data_dir = "/data", .partitions = 2, .reactors = 1};
+    const bool over = kernel.RunTask(*reactor, OpenStore(*reactor, options)).has_value();
+    machine->CrashAtDiskOp(0);
+    machine->PowerLoss(op);
+    reactor = machine->Boot();
+    Result<StoreInfo> first = *kernel.RunTask(*reactor, OpenStore(*reactor, options));
+    ASSERT_TRUE(first.ok()) << "after a crash at operation " << op << ": " << first.status().ToString();
+    machine->PowerLoss(op + 1);
+    reactor = machine->Boot();
+    Result<StoreInfo> second = *kernel.RunTask(*reactor, LoadStore(*reactor, "/data"));
+    ASSERT_TRUE(second.ok()) << second.status().ToString();
+    EXPECT_EQ(first->node, second->node);
+    for (const PartitionInfo& p : second->partitions) {
+      EXPECT_EQ(machine->disk().ReadAll(second->PartitionDirectory(p.id) + "/data").size(), 1u << 20);
+    }
+    if (over) break;
+  }
+}
+
+TEST_F(StoreTest, OneProcessAtATime) {
+  struct Body {
+    static Task<void> Run(Reactor* reactor) {
+      Result<File> lock = co_await LockStore(*reactor, "/data");
+      EXPECT_TRUE(lock.ok()) << lock.status().ToString();
+      Result<File> second = co_await LockStore(*reactor, "/data");
+      EXPECT_EQ(second.code(), Code::kLocked) << second.status().ToString();
+      EXPECT_NE(second.status().message().find("/data"), std::string::npos);
+      EXPECT_TRUE((co_await lock->Close()).ok());
+      Result<File> third = co_await LockStore(*reactor, "/data");
+      EXPECT_TRUE(third.ok()) << third.status().ToString();
+      EXPECT_TRUE((co_await third->Close()).ok());
+    }
+  };
+  EXPECT_TRUE(kernel_.RunTask(*reactor_, Body::Run(reactor_)));
+}
+
+}  // namespace
+}  // namespace pando

@@ -1,0 +1,142 @@
+#include "src/partition/superblock.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "tests/support/hand_bytes.h"
+
+namespace pando {
+namespace {
+
+const char* const kPath = "/data/partition-00003/data";
+
+// docs/FORMAT.md, "Superblock".
+std::string HandSuperblock(uint32_t format, uint64_t features, uint64_t generation, uint64_t lsn) {
+  HandBytes b;
+  b.Text("PPANDSB1").U32(format).U32(8192).U64(features);
+  b.Uuid(0x0011223344556677, 0x8899aabbccddeeff).Uuid(0x0123456789abcdef, 0xfedcba9876543210);
+  b.U64(generation).U64(3).U64(lsn).U64(0x1234567890).U64(77).U64(1024);
+  b.U64(0x50002).U64(generation).U64(0xc0c0).U64(10).U64(11).U64(12).U64(13);  // root
+  b.U32(2).U32(32768);
+  b.U64(0x60001).U64(0xd0d0).U64(1);   // group directory
+  b.U64(0x70001).U64(0xe0e0).U64(42);  // dead list
+  EXPECT_EQ(b.size(), 216u);
+  return b.PadTo(4088).Checksum().str();
+}
+
+std::string Good(uint64_t generation, uint64_t lsn) { return HandSuperblock(1, 0, generation, lsn); }
+
+const std::string kZeros(4096, '\0');
+std::string Damaged(std::string block) {
+  block[2000] ^= 1;
+  return block;
+}
+
+struct Choice {
+  Status status;
+  Superblock superblock;
+  Lsn older_lsn = 99;
+};
+
+Choice Choose(const std::string& copy0, const std::string& copy1, const std::string& copy2, const std::string& copy3) {
+  Choice c;
+  Result<Superblock> chosen = ChooseSuperblock(copy0 + copy1 + copy2 + copy3, kPath, &c.older_lsn);
+  if (chosen.ok()) c.superblock = *chosen;
+  if (!chosen.ok()) c.status = chosen.TakeStatus();
+  return c;
+}
+
+void ExpectChosen(const Choice& c, Generation generation, Lsn older_lsn) {
+  ASSERT_TRUE(c.status.ok()) << c.status.ToString();
+  EXPECT_EQ(c.superblock.generation, generation);
+  EXPECT_EQ(c.older_lsn, older_lsn);
+}
+
+TEST(SuperblockFormat, Golden) {
+  const std::string want = Good(6, 500);
+  Superblock sb;
+  sb.page_bytes = 8192;
+  sb.node = {0x0011223344556677, 0x8899aabbccddeeff};
+  sb.partition = {0x0123456789abcdef, 0xfedcba9876543210};
+  sb.generation = 6;
+  sb.epoch = 3;
+  sb.checkpoint_lsn = 500;
+  sb.last_version = 0x1234567890;
+  sb.next_page_id = 77;
+  sb.file_blocks = 1024;
+  sb.root = {Extent::Of(5, 2), 6, 0xc0c0, 10, 11, 12, 13};
+  sb.root_level = 2;
+  sb.group_blocks = 32768;
+  sb.groups = {Extent::Of(6, 1), 0xd0d0, 1};
+  sb.dead = {Extent::Of(7, 1), 0xe0e0, 42};
+  SealSuperblock(&sb);
+  EXPECT_EQ(FirstDifference(want, {reinterpret_cast<const char*>(&sb), sizeof(sb)}), "");
+  Superblock parsed;
+  ASSERT_TRUE(ParseSuperblock(want, &parsed).ok());
+  EXPECT_EQ(std::memcmp(&parsed, &sb, sizeof(sb)), 0);
+}
+
+TEST(Superblock, EveryFlippedBitIsSeen) {
+  std::string block = Good(6, 500);
+  Superblock parsed;
+  for (size_t bit = 0; bit < block.size() * 8; ++bit) {
+    block[bit / 8] ^= static_cast<char>(1 << bit % 8);
+    ASSERT_EQ(ParseSuperblock(block, &parsed).code(), Code::kCorruption) << "bit " << bit;
+    block[bit / 8] ^= static_cast<char>(1 << bit % 8);
+  }
+}
+
+TEST(Superblock, TheNewerSlotCounts) {
+  ExpectChosen(Choose(Good(6, 60), Good(6, 60), Good(5, 50), Good(5, 50)), 6, 50);
+  ExpectChosen(Choose(Good(6, 60), Good(6, 60), Good(7, 70), Good(7, 70)), 7, 60);
+  ExpectChosen(Choose(kZeros, kZeros, Good(1, 10), Good(1, 10)), 1, 0);
+}
+
+TEST(Superblock, OneCopyOfASlotIsEnough) {
+  ExpectChosen(Choose(Damaged(Good(6, 60)), Good(6, 60), Good(5, 50), Good(5, 50)), 6, 50);
+  ExpectChosen(Choose(Good(6, 60), Damaged(Good(6, 60)), Good(5, 50), Damaged(Good(5, 50))), 6, 50);
+  // The write of generation 8 stopped between the copies, in either order.
+  ExpectChosen(Choose(Good(8, 80), Good(6, 60), Good(7, 70), Good(7, 70)), 8, 70);
+  ExpectChosen(Choose(Good(6, 60), Good(8, 80), Good(7, 70), Good(7, 70)), 8, 70);
+}
+
+TEST(Superblock, ATornNewestSlotFallsBackToTheOlder) {
+  ExpectChosen(Choose(Damaged(Good(6, 60)), Damaged(Good(6, 60)), Good(5, 50), Good(5, 50)), 5, 0);
+  ExpectChosen(Choose(Good(6, 60), Good(6, 60), Damaged(Good(7, 70)), kZeros), 6, 0);
+  // Torn inside of the first copy, the second still the one of two generations before: older than the other slot.
+  const std::string torn = Good(8, 80).substr(0, 512) + Good(6, 60).substr(512);
+  ExpectChosen(Choose(torn, Good(6, 60), Good(7, 70), Good(7, 70)), 7, 60);
+}
+
+TEST(Superblock, WithoutAnIntactCopyTheFileAndEachOffsetIsNamed) {
+  const std::string bad = Damaged(Good(6, 60));
+  Choice c = Choose(bad, bad, std::string(4096, 'x'), bad);
+  EXPECT_EQ(c.status.code(), Code::kCorruption);
+  for (const char* part : {kPath, "offset 0: checksum", "offset 4096: checksum", "offset 8192: no superblock",
+                           "offset 12288: checksum", "restore"}) {
+    EXPECT_NE(c.status.message().find(part), std::string::npos) << part << " in " << c.status.ToString();
+  }
+  c = Choose(kZeros, kZeros, kZeros, kZeros);
+  EXPECT_EQ(c.status.code(), Code::kCorruption);
+  EXPECT_NE(c.status.message().find("all zeros"), std::string::npos) << c.status.ToString();
+}
+
+TEST(Superblock, AnotherVersionIsRefusedWhereverItIs) {
+  for (const std::string& other : {HandSuperblock(2, 0, 4, 40), HandSuperblock(1, 1ull << 40, 4, 40)}) {
+    for (size_t at = 0; at < 4; ++at) {
+      std::string copies[4] = {Good(6, 60), Good(6, 60), Good(5, 50), Damaged(Good(5, 50))};
+      copies[at] = other;
+      Choice c = Choose(copies[0], copies[1], copies[2], copies[3]);
+      EXPECT_EQ(c.status.code(), Code::kVersion) << c.status.ToString();
+      EXPECT_NE(c.status.message().find(kPath), std::string::npos) << c.status.ToString();
+      EXPECT_NE(c.status.message().find(fmt::format("offset {}:", at * 4096)), std::string::npos)
+          << c.status.ToString();
+    }
+  }
+  // A damaged copy of another version is damage.
+  ExpectChosen(Choose(Damaged(HandSuperblock(2, 0, 6, 60)), Good(6, 60), Good(5, 50), Good(5, 50)), 6, 50);
+}
+
+}  // namespace
+}  // namespace pando
