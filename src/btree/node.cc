@@ -333,8 +333,8 @@ Status Node::Validate(const char* page, uint32_t page_bytes) {
   auto inside = [&](uint32_t offset, uint64_t bytes) { return offset >= h.heap_begin && offset + bytes <= page_bytes; };
   if (h.level > 0 && h.slot_count == 0) return bad("an inner page without children", 0);
   if ((h.lower_bytes && !inside(h.lower_offset, h.lower_bytes)) ||
-      (h.upper_bytes && !inside(h.upper_offset, h.upper_bytes)) || h.lower_bytes > kMaxKeyBytes ||
-      h.upper_bytes > kMaxKeyBytes) {
+      (h.upper_bytes && !inside(h.upper_offset, h.upper_bytes)) || h.lower_bytes > MaxKeyBytes(page_bytes) ||
+      h.upper_bytes > MaxKeyBytes(page_bytes)) {
     return bad("a fence lies outside", 0);
   }
   Node node(const_cast<char*>(page), page_bytes);
@@ -345,7 +345,7 @@ Status Node::Validate(const char* page, uint32_t page_bytes) {
   for (uint32_t i = 0; i < h.slot_count; ++i) {
     const Slot& s = node.slots()[i];
     uint32_t fixed = h.level > 0 ? static_cast<uint32_t>(sizeof(ChildRef)) : kLeafHeaderBytes;
-    if (!inside(s.offset, fixed) || s.key_bytes + h.prefix_bytes > kMaxKeyBytes) return bad("a record lies outside", i);
+    if (!inside(s.offset, fixed) || s.key_bytes + h.prefix_bytes > MaxKeyBytes(page_bytes)) return bad("a record lies outside", i);
     if (!inside(s.offset, node.RecordBytes(i))) return bad("a record leaves the page", i);
     std::string_view suffix = node.KeySuffix(i);
     if (s.head != KeyHead(suffix)) return bad("a key head differs from its key", i);

@@ -235,12 +235,30 @@ TEST_F(NodeDamage, RecordsOutside) {
       ExpectRefused(damaged, "a record lies outside");
     }
     Page damaged = page;
-    damaged.node().slots()[1].key_bytes = 2000;
+    damaged.node().slots()[1].key_bytes = 1000;
     ExpectRefused(damaged, "a record leaves the page");
   }
   Page page = Leaf();  // the length of a value
   StoreLE<uint32_t>(page.bytes.data() + RecordAt(page, 0) + 8, 0x40000fff);
   ExpectRefused(page, "a record leaves the page");
+}
+
+// Two such fences and a record would not fit into a page (N4).
+TEST_F(NodeDamage, KeysAndFencesLongerThanThePageAllows) {
+  const std::string longest(MaxKeyBytes(kPage), 'k'), longer = longest + "k";
+  for (bool too_long : {false, true}) {
+    const std::string& key = too_long ? longer : longest;
+    Page record(0);
+    record.node().InsertRecord(0, Inline(key, "v"));
+    Page lower(0, key), upper(0, "", key);
+    if (!too_long) {
+      for (const Page* page : {&record, &lower, &upper}) EXPECT_TRUE(page->Validate().ok());
+      continue;
+    }
+    ExpectRefused(record, "a record lies outside");
+    ExpectRefused(lower, "a fence lies outside");
+    ExpectRefused(upper, "a fence lies outside");
+  }
 }
 
 TEST_F(NodeDamage, HeadsAndOrder) {
