@@ -23,8 +23,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr uint64_t kInMemorySlackBytes = 128u << 20;
-constexpr size_t kLoadBatchBytes = 256u << 10;
-constexpr uint32_t kLoadBatchRecords = 250;  // what Pando takes in one write with little memory
+constexpr size_t kLoadBatchBytes = 100u << 10;
+constexpr uint32_t kLoadBatchRecords = 100;  // what Pando takes in one write with little memory
 constexpr double kCalibrateSeconds = 10;
 constexpr uint32_t kScanClients = 8;
 
@@ -294,6 +294,7 @@ class Measuring {
   Status Begin() {
     ResetPeakMemory();
     ASSIGN_OR_RETURN(io_before_, ReadProcessIo());
+    device_before_bytes_ = DeviceWrittenBytes(dir_);
     cpu_before_s_ = ProcessCpuSeconds();
     return Status();
   }
@@ -313,7 +314,10 @@ class Measuring {
     m_.Take(tally);
     if (m_.ops > 0) m_.read_bytes_per_op = static_cast<double>(m_.read_bytes) / static_cast<double>(m_.ops);
     if (m_.user_bytes_written > 0) {
-      m_.write_amplification = static_cast<double>(m_.written_bytes) / static_cast<double>(m_.user_bytes_written);
+      const auto user = static_cast<double>(m_.user_bytes_written);
+      m_.write_amplification = static_cast<double>(m_.written_bytes) / user;
+      m_.device_written_bytes = DeviceWrittenBytes(dir_) - device_before_bytes_;
+      m_.device_write_amplification = static_cast<double>(m_.device_written_bytes) / user;
     }
     return Status();
   }
@@ -328,6 +332,7 @@ class Measuring {
   EngineMeasurement m_;
   uint64_t total_inserts_ = 0;
   ProcessIo io_before_;
+  uint64_t device_before_bytes_ = 0;
   double cpu_before_s_ = 0;
 };
 
@@ -363,6 +368,7 @@ Result<EngineMeasurement> InProcess(Measuring measuring, const MemoryCgroup* cgr
   if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::close(ends[0]);
+    FLAGS_minloglevel = google::GLOG_WARNING;
     auto run = [&]() -> Result<EngineMeasurement> {
       if (cgroup != nullptr) RETURN_IF_ERROR(cgroup->Enter());
       return measuring.Run();

@@ -77,7 +77,8 @@ double Median(std::vector<double> values) {
 
 std::string RenderEngineTable(const std::vector<EngineMeasurement>& all) {
   tools::Table table({"workload", "engine", "threads", "ops/s", "vs best peer", "p50 us", "p99 us", "p99.9 us",
-                      "max us", "written/user", "read B/op", "space/live", "peak MiB", "cpu %", "runs", "note"});
+                      "max us", "written/user", "device/user", "read B/op", "space/live", "peak MiB", "cpu %", "runs",
+                      "note"});
   const std::vector<Row> rows = RowsOf(all);
   for (const Row& row : rows) {
     const Runs runs = RunsOf(all, row);
@@ -92,11 +93,13 @@ std::string RenderEngineTable(const std::vector<EngineMeasurement>& all) {
     using M = EngineMeasurement;
     auto micros = [&](double (*field)(const M&)) { return ShowMicros(runs.MedianOf(field)); };
     const double written = runs.MedianOf([](const M& m) { return m.write_amplification; });
+    const double device = runs.MedianOf([](const M& m) { return m.device_write_amplification; });
     table.Row(
         {row.first, row.second, std::to_string(runs.all.front()->threads), fmt::format("{:.0f}", runs.Rate()),
          compared ? fmt::format("{:.2f}", runs.Rate() / best_peer) : "", micros([](const M& m) { return m.p50_us; }),
          micros([](const M& m) { return m.p99_us; }), micros([](const M& m) { return m.p999_us; }),
          micros([](const M& m) { return m.max_us; }), written > 0 ? fmt::format("{:.2f}", written) : "",
+         device > 0 ? fmt::format("{:.2f}", device) : "",
          fmt::format("{:.0f}", runs.MedianOf([](const M& m) { return m.read_bytes_per_op; })),
          fmt::format("{:.2f}", runs.MedianOf([](const M& m) { return m.space_per_live_byte; })),
          fmt::format("{:.0f}",

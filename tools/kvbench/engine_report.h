@@ -25,7 +25,9 @@ struct EngineMeasurement {
   uint64_t ops = 0, rows = 0, not_found = 0, checked = 0, inserts = 0;
   double ops_per_s = 0, mean_us = 0, p50_us = 0, p99_us = 0, p999_us = 0, max_us = 0;
   uint64_t user_bytes_written = 0, written_bytes = 0, read_bytes = 0;
-  double write_amplification = 0;  // bytes written per byte of keys and values put
+  double write_amplification = 0;     // bytes written per byte of keys and values put
+  uint64_t device_written_bytes = 0;  // by the device meanwhile, also for others
+  double device_write_amplification = 0;
   double read_bytes_per_op = 0;
   uint64_t data_bytes = 0, log_bytes = 0;  // on disk after the engine was closed
   double space_per_live_byte = 0;          // without the log
@@ -41,8 +43,9 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EngineMeasurement, suite, workload, system, v
                                    stats, run, threads, clients, cpus, records, key_bytes, value_bytes, memory_bytes,
                                    page_bytes, rate, seconds, ops, rows, not_found, checked, inserts, ops_per_s,
                                    mean_us, p50_us, p99_us, p999_us, max_us, user_bytes_written, written_bytes,
-                                   read_bytes, write_amplification, read_bytes_per_op, data_bytes, log_bytes,
-                                   space_per_live_byte, peak_memory_bytes, cpu_s, timeline_ops, timeline_max_us)
+                                   read_bytes, write_amplification, device_written_bytes, device_write_amplification,
+                                   read_bytes_per_op, data_bytes, log_bytes, space_per_live_byte, peak_memory_bytes,
+                                   cpu_s, timeline_ops, timeline_max_us)
 
 double Median(std::vector<double> values);  // 0 of none
 // Medians of the runs, one line per workload and engine, with Pando's rate against the best peer's.

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -76,6 +77,27 @@ double ProcessCpuSeconds() {
   ::getrusage(RUSAGE_SELF, &use);
   auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6; };
   return seconds(use.ru_utime) + seconds(use.ru_stime);
+}
+
+std::optional<uint64_t> ParseDeviceWrittenBytes(std::string_view text) {
+  constexpr int kWrittenSectors = 6;  // the seventh number; the unit is 512 bytes whatever the device
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  for (int field = 0;; ++field) {
+    while (at != end && *at == ' ') ++at;
+    uint64_t value = 0;
+    auto [next, error] = std::from_chars(at, end, value);
+    if (error != std::errc()) return std::nullopt;
+    if (field == kWrittenSectors) return value * 512;
+    at = next;
+  }
+}
+
+uint64_t DeviceWrittenBytes(const std::string& path) {
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0) return 0;
+  std::string text = ReadText(fmt::format("/sys/dev/block/{}:{}/stat", major(st.st_dev), minor(st.st_dev)));
+  return ParseDeviceWrittenBytes(text).value_or(0);
 }
 
 DirectoryUse MeasureDirectory(const std::string& dir, const std::vector<std::string>& log_names) {

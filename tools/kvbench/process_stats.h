@@ -16,7 +16,9 @@
 namespace pando::bench {
 
 struct ProcessIo {
-  uint64_t read_bytes = 0, written_bytes = 0;  // to and from the block layer; written: when pages are made dirty
+  // Written: direct I/O as it happens, buffered I/O when pages are made dirty. A kernel with large folios counts a
+  // whole folio for each, so that small buffered writes look larger than what reaches the device.
+  uint64_t read_bytes = 0, written_bytes = 0;
 };
 // From the text of /proc/PID/io. kCorruption when a field is missing.
 Result<ProcessIo> ParseProcessIo(std::string_view text);
@@ -27,6 +29,10 @@ std::optional<uint64_t> ParseStatusBytes(std::string_view text, std::string_view
 uint64_t PeakMemoryBytes();
 void ResetPeakMemory();  // the peak starts again from what is resident now
 double ProcessCpuSeconds();
+
+// Bytes that the block device below `path` has been told to write, by everybody. From the text of its `stat` file.
+std::optional<uint64_t> ParseDeviceWrittenBytes(std::string_view text);
+uint64_t DeviceWrittenBytes(const std::string& path);  // 0 where it cannot be told
 
 struct DirectoryUse {
   uint64_t data_bytes = 0, log_bytes = 0;  // allocated on the file system

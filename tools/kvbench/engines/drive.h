@@ -40,8 +40,8 @@ struct LoadSpec {
   RecordShape shape;
   uint64_t records = 0;
   bool sorted = false;  // in key order; else in the order of the keys' hashes, all over the key space
-  uint32_t batch_records = 250;
-  uint32_t batches_in_flight = 16;
+  uint32_t batch_records = 100;
+  uint32_t batches_in_flight = 32;
   uint64_t seed = 1;
 };
 

@@ -228,9 +228,10 @@ class PandoEngine final : public EngineUnderTest {
 
   std::string Stats() override {
     EngineStats s = engine_->stats();
-    return fmt::format("{} checkpoints, {} waits for the log, pool {} pages of which {} dirty, {} evictions",
-                       s.checkpoints_total, s.log.append_waits_total, s.pool_pages, s.pool_dirty_pages,
-                       s.pool_evictions_total);
+    return fmt::format("{} checkpoints, {} waits for the log, {} bytes in each of its writes with {}, {} evictions",
+                       s.checkpoints_total, s.log.append_waits_total,
+                       s.log.device_bytes_total / std::max<uint64_t>(s.log.device_writes_total, 1),
+                       s.log.data_sync_writes ? "RWF_DSYNC" : "fdatasync", s.pool_evictions_total);
   }
 
  private:
