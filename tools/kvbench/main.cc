@@ -1,4 +1,5 @@
-// kvbench: load over the wire, with the same loop for Pando and its peers. docs/BENCHMARKS.md says how to use it.
+// kvbench: load over the wire and on embedded engines, the same for Pando and its peers. docs/BENCHMARKS.md says how to
+// use it.
 #include <csignal>
 
 #include "src/base/check.h"
@@ -18,6 +19,7 @@ int main(int argc, char** argv) {
   int exit_code = pando::bench::kExitOk;
   pando::bench::AddRunCommand(app, &exit_code);
   pando::bench::AddCompareCommand(app, &exit_code);
+  pando::bench::AddEngineCommand(app, &exit_code);
   char* default_command[] = {argv[0], const_cast<char*>("compare"), nullptr};
   try {
     argc > 1 ? app.parse(argc, argv) : app.parse(2, default_command);

@@ -44,6 +44,12 @@ OpStream::OpStream(const Mix& mix, uint64_t keys, uint64_t seed)
   CHECK_EQ(mix.get + mix.put + mix.insert + mix.scan + mix.read_modify_write, 100u);
 }
 
+OpStream OpStream::WithSeed(uint64_t seed) const {
+  OpStream copy = *this;
+  copy.random_ = Random(seed);
+  return copy;
+}
+
 Op OpStream::Next() {
   if (mix_.sequential) return Op{OpKind::kPut, next_sequential_++, 0};
   auto dice = static_cast<uint32_t>(random_.Below(100));
@@ -54,7 +60,7 @@ Op OpStream::Next() {
   if (dice < mix_.insert) {
     uint64_t index = chooser_.count();
     chooser_.Grow(index + 1);
-    return Op{OpKind::kPut, index, 0};
+    return Op{OpKind::kPut, index, 0, true};
   }
   dice -= mix_.insert;
   if (dice < mix_.scan) {

@@ -23,7 +23,8 @@ enum class OpKind : uint8_t {
 struct Op {
   OpKind kind = OpKind::kGet;
   uint64_t index = 0;
-  uint32_t rows = 0;  // kScan
+  uint32_t rows = 0;    // kScan
+  bool insert = false;  // kPut of a new record: `index` is the stream's own count, see OpStream
 };
 
 struct WorkloadOptions {
@@ -52,6 +53,9 @@ class OpStream {
   // `keys`: how many records there are (with `load`: how many there will be).
   OpStream(const Mix& mix, uint64_t keys, uint64_t seed);
   Op Next();
+  // The same mix with other dice: for one stream per thread without summing the distribution's table again. Each
+  // counts its own inserts only; threads that share a store number them together.
+  OpStream WithSeed(uint64_t seed) const;
 
  private:
   Mix mix_;

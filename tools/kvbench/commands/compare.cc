@@ -6,6 +6,7 @@
 
 #include "tools/common/table.h"
 #include "tools/kvbench/commands/commands.h"
+#include "tools/kvbench/engine_report.h"
 
 namespace pando::bench {
 
@@ -30,13 +31,6 @@ constexpr uint32_t kConnections = 50;
 
 bool Wanted(const CompareCommand& c, const Case& wanted) {
   return c.only.empty() || std::find(c.only.begin(), c.only.end(), wanted.name) != c.only.end();
-}
-
-double Median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  size_t n = values.size();
-  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
 struct Pair {

@@ -1,0 +1,113 @@
+#include "tools/kvbench/engine_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "tools/common/table.h"
+
+namespace pando::bench {
+
+namespace {
+
+double Micros(uint64_t ns) { return static_cast<double>(ns) * 1e-3; }
+std::string ShowMicros(double us) { return us >= 1000 ? fmt::format("{:.0f}", us) : fmt::format("{:.1f}", us); }
+
+// Figures of one engine in one workload.
+struct Runs {
+  std::vector<const EngineMeasurement*> all;
+  double MedianOf(double (*field)(const EngineMeasurement&)) const {
+    std::vector<double> values;
+    for (const EngineMeasurement* m : all) values.push_back(field(*m));
+    return Median(std::move(values));
+  }
+  double Rate() const {
+    return MedianOf([](const EngineMeasurement& m) { return m.ops_per_s; });
+  }
+};
+
+using Row = std::pair<std::string, std::string>;  // workload, system
+
+std::vector<Row> RowsOf(const std::vector<EngineMeasurement>& all) {
+  std::vector<Row> rows;
+  for (const EngineMeasurement& m : all) {
+    Row row{m.workload, m.system};
+    if (std::find(rows.begin(), rows.end(), row) == rows.end()) rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+Runs RunsOf(const std::vector<EngineMeasurement>& all, const Row& row) {
+  Runs runs;
+  for (const EngineMeasurement& m : all) {
+    if (m.workload == row.first && m.system == row.second) runs.all.push_back(&m);
+  }
+  return runs;
+}
+
+}  // namespace
+
+void EngineMeasurement::Take(const DriveTally& tally) {
+  seconds = tally.seconds;
+  ops = tally.ops;
+  rows = tally.rows;
+  not_found = tally.not_found;
+  checked = tally.checked;
+  inserts = tally.inserts;
+  user_bytes_written = tally.user_bytes_written;
+  ops_per_s = seconds > 0 ? static_cast<double>(ops) / seconds : 0;
+  mean_us = tally.latency_ns.mean() * 1e-3;
+  p50_us = Micros(tally.latency_ns.Percentile(50));
+  p99_us = Micros(tally.latency_ns.Percentile(99));
+  p999_us = Micros(tally.latency_ns.Percentile(99.9));
+  max_us = Micros(tally.latency_ns.max());
+  for (const DriveTally::Slice& slice : tally.timeline) {
+    timeline_ops.push_back(slice.ops);
+    timeline_max_us.push_back(static_cast<double>(slice.max_ns) * 1e-3);
+  }
+}
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::sort(values.begin(), values.end());
+  size_t n = values.size();
+  return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+std::string RenderEngineTable(const std::vector<EngineMeasurement>& all) {
+  tools::Table table({"workload", "engine", "threads", "ops/s", "vs best peer", "p50 us", "p99 us", "p99.9 us",
+                      "max us", "written/user", "device/user", "read B/op", "space/live", "peak MiB", "cpu %", "runs",
+                      "note"});
+  const std::vector<Row> rows = RowsOf(all);
+  for (const Row& row : rows) {
+    const Runs runs = RunsOf(all, row);
+    double best_peer = 0;
+    for (const Row& other : rows) {
+      if (other.first == row.first && other.second != "pando")
+        best_peer = std::max(best_peer, RunsOf(all, other).Rate());
+    }
+    // In an open loop the rate is given: what is compared is latency.
+    const bool open_loop = runs.all.front()->rate > 0;
+    const bool compared = row.second == "pando" && best_peer > 0 && !open_loop;
+    using M = EngineMeasurement;
+    auto micros = [&](double (*field)(const M&)) { return ShowMicros(runs.MedianOf(field)); };
+    const double written = runs.MedianOf([](const M& m) { return m.write_amplification; });
+    const double device = runs.MedianOf([](const M& m) { return m.device_write_amplification; });
+    table.Row(
+        {row.first, row.second, std::to_string(runs.all.front()->threads), fmt::format("{:.0f}", runs.Rate()),
+         compared ? fmt::format("{:.2f}", runs.Rate() / best_peer) : "", micros([](const M& m) { return m.p50_us; }),
+         micros([](const M& m) { return m.p99_us; }), micros([](const M& m) { return m.p999_us; }),
+         micros([](const M& m) { return m.max_us; }), written > 0 ? fmt::format("{:.2f}", written) : "",
+         device > 0 ? fmt::format("{:.2f}", device) : "",
+         fmt::format("{:.0f}", runs.MedianOf([](const M& m) { return m.read_bytes_per_op; })),
+         fmt::format("{:.2f}", runs.MedianOf([](const M& m) { return m.space_per_live_byte; })),
+         fmt::format("{:.0f}",
+                     runs.MedianOf([](const M& m) { return static_cast<double>(m.peak_memory_bytes) / (1 << 20); })),
+         fmt::format("{:.0f}", 100 * runs.MedianOf([](const M& m) { return m.seconds > 0 ? m.cpu_s / m.seconds : 0; })),
+         std::to_string(runs.all.size()), runs.all.front()->note});
+  }
+  return table.Render();
+}
+
+}  // namespace pando::bench

@@ -1,0 +1,174 @@
+#include "tools/kvbench/process_stats.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+namespace pando::bench {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kCgroupRoots[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+
+std::string ReadText(const std::string& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+bool WriteText(const std::string& path, const std::string& text) {
+  std::ofstream out(path);
+  out << text;
+  out.flush();
+  return out.good();
+}
+
+// The number behind "name:" at the beginning of a line.
+std::optional<uint64_t> Field(std::string_view text, std::string_view name) {
+  while (!text.empty()) {
+    std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    if (!line.starts_with(name) || line.size() <= name.size() || line[name.size()] != ':') continue;
+    size_t digits = line.find_first_not_of(" \t", name.size() + 1);
+    if (digits == std::string_view::npos) return std::nullopt;
+    uint64_t value = 0;
+    auto [end, error] = std::from_chars(line.data() + digits, line.data() + line.size(), value);
+    if (error != std::errc()) return std::nullopt;
+    return value;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Result<ProcessIo> ParseProcessIo(std::string_view text) {
+  std::optional<uint64_t> read = Field(text, "read_bytes"), written = Field(text, "write_bytes");
+  std::optional<uint64_t> cancelled = Field(text, "cancelled_write_bytes");
+  if (!read || !written || !cancelled) {
+    return Error(Code::kCorruption, "/proc/self/io has no read_bytes, write_bytes or cancelled_write_bytes");
+  }
+  // Cancelled: dirty pages of files that were removed before they were written.
+  return ProcessIo{*read, *written - std::min(*written, *cancelled)};
+}
+
+Result<ProcessIo> ReadProcessIo() { return ParseProcessIo(ReadText("/proc/self/io")); }
+
+std::optional<uint64_t> ParseStatusBytes(std::string_view text, std::string_view name) {
+  std::optional<uint64_t> kib = Field(text, name);
+  if (!kib) return std::nullopt;
+  return *kib << 10;
+}
+
+uint64_t PeakMemoryBytes() { return ParseStatusBytes(ReadText("/proc/self/status"), "VmHWM").value_or(0); }
+
+void ResetPeakMemory() { (void)WriteText("/proc/self/clear_refs", "5"); }
+
+double ProcessCpuSeconds() {
+  rusage use{};
+  ::getrusage(RUSAGE_SELF, &use);
+  auto seconds = [](const timeval& t) { return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6; };
+  return seconds(use.ru_utime) + seconds(use.ru_stime);
+}
+
+std::optional<uint64_t> ParseDeviceWrittenBytes(std::string_view text) {
+  constexpr int kWrittenSectors = 6;  // the seventh number; the unit is 512 bytes whatever the device
+  const char* at = text.data();
+  const char* const end = at + text.size();
+  for (int field = 0;; ++field) {
+    while (at != end && *at == ' ') ++at;
+    uint64_t value = 0;
+    auto [next, error] = std::from_chars(at, end, value);
+    if (error != std::errc()) return std::nullopt;
+    if (field == kWrittenSectors) return value * 512;
+    at = next;
+  }
+}
+
+uint64_t DeviceWrittenBytes(const std::string& path) {
+  struct stat st {};
+  if (::stat(path.c_str(), &st) != 0) return 0;
+  std::string text = ReadText(fmt::format("/sys/dev/block/{}:{}/stat", major(st.st_dev), minor(st.st_dev)));
+  return ParseDeviceWrittenBytes(text).value_or(0);
+}
+
+DirectoryUse MeasureDirectory(const std::string& dir, const std::vector<std::string>& log_names) {
+  DirectoryUse use;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir, ignored)) {
+    struct stat st {};
+    if (::lstat(entry.path().c_str(), &st) != 0 || !S_ISREG(st.st_mode)) continue;
+    bool log = false;
+    for (const fs::path& part : entry.path().lexically_relative(dir)) {
+      for (const std::string& name : log_names) log = log || part.string().starts_with(name);
+    }
+    (log ? use.log_bytes : use.data_bytes) += static_cast<uint64_t>(st.st_blocks) * 512;
+  }
+  return use;
+}
+
+Status SyncFileSystem(const std::string& dir) {
+  int fd = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ErrnoError(errno, "open {}", dir);
+  int rc = ::syncfs(fd);
+  int error = errno;
+  ::close(fd);
+  if (rc != 0) return ErrnoError(error, "sync the file system of {}", dir);
+  return Status();
+}
+
+void DropPageCache(const std::string& dir) {
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(dir, ignored)) {
+    int fd = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) continue;
+    ::posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    ::close(fd);
+  }
+}
+
+std::optional<std::string> ParseCgroupV2Path(std::string_view text) {
+  while (!text.empty()) {
+    std::string_view line = text.substr(0, text.find('\n'));
+    text.remove_prefix(std::min(text.size(), line.size() + 1));
+    if (line.starts_with("0::/")) return std::string(line.substr(3));
+  }
+  return std::nullopt;
+}
+
+Result<std::unique_ptr<MemoryCgroup>> MemoryCgroup::Make(uint64_t limit_bytes) {
+  std::optional<std::string> own = ParseCgroupV2Path(ReadText("/proc/self/cgroup"));
+  if (!own) return Error(Code::kUnsupported, "there is no cgroup v2 hierarchy");
+  for (const char* root : kCgroupRoots) {
+    // A group with members cannot have groups with limits (but for the root): a sibling it is.
+    for (fs::path parent = fs::path(*own).parent_path();; parent = parent.parent_path()) {
+      std::string directory = std::string(root) + (parent == "/" ? "" : parent.string());
+      if (ReadText(directory + "/cgroup.subtree_control").find("memory") != std::string::npos) {
+        std::string path = fmt::format("{}/kvbench-{}", directory, ::getpid());
+        if (::mkdir(path.c_str(), 0755) == 0) {
+          std::unique_ptr<MemoryCgroup> group(new MemoryCgroup(path));
+          if (WriteText(path + "/memory.max", std::to_string(limit_bytes))) return group;
+        }
+      }
+      if (parent == "/" || parent.empty()) break;
+    }
+  }
+  return Error(Code::kUnsupported, "no cgroup v2 with the memory controller can be made here");
+}
+
+MemoryCgroup::~MemoryCgroup() { ::rmdir(path_.c_str()); }
+
+Status MemoryCgroup::Enter() const {
+  if (WriteText(path_ + "/cgroup.procs", std::to_string(::getpid()))) return Status();
+  return Error(Code::kUnsupported, "cannot move this process into {}", path_);
+}
+
+}  // namespace pando::bench
