@@ -345,7 +345,8 @@ Status Node::Validate(const char* page, uint32_t page_bytes) {
   for (uint32_t i = 0; i < h.slot_count; ++i) {
     const Slot& s = node.slots()[i];
     uint32_t fixed = h.level > 0 ? static_cast<uint32_t>(sizeof(ChildRef)) : kLeafHeaderBytes;
-    if (!inside(s.offset, fixed) || s.key_bytes + h.prefix_bytes > MaxKeyBytes(page_bytes)) return bad("a record lies outside", i);
+    if (!inside(s.offset, fixed) || s.key_bytes + h.prefix_bytes > MaxKeyBytes(page_bytes))
+      return bad("a record lies outside", i);
     if (!inside(s.offset, node.RecordBytes(i))) return bad("a record leaves the page", i);
     std::string_view suffix = node.KeySuffix(i);
     if (s.head != KeyHead(suffix)) return bad("a key head differs from its key", i);

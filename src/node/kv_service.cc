@@ -229,7 +229,8 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   // beside each other; when memory is short the page gets shorter (its cursor says where it ended) before the request
   // is refused.
   const size_t share = static_cast<size_t>(server_->memory_limit_bytes()) / kScansSharingMemory / 2;
-  spec.max_bytes = std::min(spec.max_bytes, std::max(kMinScanBytes, std::min(share, spec.max_rows * kGenerousRowBytes)));
+  spec.max_bytes =
+      std::min(spec.max_bytes, std::max(kMinScanBytes, std::min(share, spec.max_rows * kGenerousRowBytes)));
   while (!server_->TryReserve(2 * spec.max_bytes)) {
     if (spec.max_bytes <= kMinScanBytes) {
       server_->metrics().overloaded_total.Add();

@@ -102,6 +102,10 @@ Task<Status> PartitionFile::Load() {
     co_return Error(Code::kCorruption, "{}: has pages of {} bytes, the store of {}", path, superblock_.page_bytes,
                     options_.page_bytes);
   }
+  if (superblock_.root_level >= kMaxTreeHeight) {
+    co_return Error(Code::kCorruption, "{}: a root of level {}; trees are up to {} high", path, superblock_.root_level,
+                    kMaxTreeHeight);
+  }
   if (superblock_.group_blocks != ExtentAllocator::kGroupBlocks) {
     co_return Error(Code::kVersion, "{}: allocation groups of {} blocks, this build has {}", path,
                     superblock_.group_blocks, ExtentAllocator::kGroupBlocks);
@@ -247,9 +251,10 @@ void PartitionFile::ReleaseGeneration(Generation generation) {
       continue;
     }
     held_blocks_ -= e.dead.extent.blocks();
-    // What the root being checkpointed does not reach belongs into its dead list, or a crash would lose the space.
-    bool of_frozen = checkpointing_ && !serialized_ && e.died <= frozen_generation_;
-    (of_frozen ? dead_frozen_ : dead_current_).push_back(e.dead);
+    // The checkpoint under way does not reach what died before it either: if nothing held it any more and it were not
+    // on this checkpoint's dead list, it would be lost should the process end before the next one.
+    const bool listable = checkpointing_ && !serialized_ && e.died <= frozen_generation_;
+    (listable ? dead_frozen_ : dead_current_).push_back(e.dead);
     pending_free_blocks_ += e.dead.extent.blocks();
   }
 }
@@ -263,7 +268,6 @@ void PartitionFile::OnIoError(const Status& status) {
 void PartitionFile::EndGeneration(Generation frozen) {
   CHECK(!checkpointing_ && dead_frozen_.empty() && young_.empty());
   checkpointing_ = true;
-  serialized_ = false;
   frozen_generation_ = frozen;
   dead_frozen_.swap(dead_current_);
 }
@@ -306,6 +310,7 @@ std::vector<PartitionFile::MetaWrite> PartitionFile::Serialize(Superblock* next,
   *groups = groups_;
   groups->resize(allocator_.group_count());
   *dead = dead_frozen_;
+  serialized_ = true;
   auto retire = [&](Extent e) { dead->push_back({e, superblock_.generation}); };
   if (!superblock_.groups.location.empty()) retire(superblock_.groups.location);
   if (!superblock_.dead.location.empty()) retire(superblock_.dead.location);
@@ -395,7 +400,6 @@ Task<Status> PartitionFile::Commit(Superblock content) {
   std::vector<GroupEntry> groups;
   std::vector<DeadExtent> dead;
   std::vector<MetaWrite> writes = Serialize(&next, bitmaps, &groups, &dead);
-  serialized_ = true;
   Status status = co_await WriteMeta(std::move(writes));
   if (status.ok()) status = co_await file_.Sync(/*data_only=*/true);
   if (status.ok()) {
@@ -426,7 +430,7 @@ Task<Status> PartitionFile::Commit(Superblock content) {
   older_lsn_ = superblock_.checkpoint_lsn;
   superblock_ = next;
   young_.clear();
-  checkpointing_ = false;
+  checkpointing_ = serialized_ = false;
   co_return Status();
 }
 

@@ -114,7 +114,7 @@ class PartitionFile final : public TreeStorage {
   uint64_t held_blocks_ = 0;
   uint64_t pending_free_blocks_ = 0;
   bool checkpointing_ = false;
-  bool serialized_ = false;           // this checkpoint's dead list has been fixed
+  bool serialized_ = false;           // what the checkpoint's dead list holds is fixed
   Generation frozen_generation_ = 0;  // the one being checkpointed, or checkpointed last
   // Packed extents that are taken in memory, yet not part of the generation being checkpointed: those of younger
   // generations, and those that no page or record refers to (not written or applied yet, or dropped while in use).

@@ -1,12 +1,13 @@
-// ReplayQueue: a delay line between the log's reader and the replicas during recovery, so that the pages of many batches
-// are read at once before the first of them is applied. One log batch holds only a few records of one partition; read
-// batch by batch, recovery would wait for the disk's latency over and over.
+// ReplayQueue: a delay line between the log's reader and the replicas during recovery, so that the pages of many
+// batches are read at once before the first of them is applied. One log batch holds only a few records of one
+// partition; read batch by batch, recovery would wait for the disk's latency over and over.
 //
 // Threads: one reactor, in recovery only.
 //
 // Invariants
 //   Y1  Batches are applied in the order of Push, each whole.
-//   Y2  No more than max_records records (or one batch) and kMaxQueuedBytes wait here; no more than kMaxReads reads run.
+//   Y2  No more than max_records records (or one batch) and kMaxQueuedBytes wait here; no more than kMaxReads reads
+//   run.
 #pragma once
 
 #include <deque>

@@ -1,8 +1,8 @@
 // CommitHold: decides when a group commit waits a moment for more records.
 //
-// Writers that wait for their own acknowledgement before they write again (closed loop) fall into two halves: one in the
-// group being flushed, one staged behind it, so that every record waits for two flushes. Holding the next group back
-// until the writers of the last one are here again makes one flush of two. That only pays while they do come back
+// Writers that wait for their own acknowledgement before they write again (closed loop) fall into two halves: one in
+// the group being flushed, one staged behind it, so that every record waits for two flushes. Holding the next group
+// back until the writers of the last one are here again makes one flush of two. That only pays while they do come back
 // sooner than a flush takes: the hold is a part of the measured flush time, and its success is scored.
 //
 // Threads: one reactor. It holds no clock and no timer; its owner has them.

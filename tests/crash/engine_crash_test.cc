@@ -66,7 +66,7 @@ struct Batch {
 // What was asked of the engine and what it said; outlives the crash.
 struct History {
   std::vector<std::unique_ptr<Batch>> batches;
-  bool expiring = false;  // records expire: the engine adds operations of its own
+  bool expiring = false;   // records expire: the engine adds operations of its own
   int64_t elapsed_ms = 0;  // wall time goes on from one life of the machine to the next
   std::string problem;
   void Fail(std::string what) {
