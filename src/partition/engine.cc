@@ -4,7 +4,6 @@
 #include <unordered_map>
 
 #include "src/btree/batch_find.h"
-#include "src/partition/replay_queue.h"
 #include "src/partition/replica.h"
 
 namespace pando {
@@ -13,7 +12,6 @@ namespace {
 constexpr Nanos kCheckpointTick = 20 * kMillisecond;
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
 constexpr uint64_t kLogBufferBytes = 6u << 20;  // the log's group buffers, which count towards the engine's memory
-constexpr size_t kReplayShare = 8;              // of the pool's frames, records whose pages are read ahead
 constexpr size_t kBatchChunk = 128;             // lookups prepared on the stack at once
 
 }  // namespace
@@ -74,10 +72,7 @@ class Engine::Impl final : public LogReplaySink {
     log_options.budget_bytes = options_.log_budget_bytes;
     log_options.budget_records = options_.log_budget_records;
     CO_ASSIGN_OR_RETURN(log_, co_await Log::Open(reactor_, log_options));
-    replay_ = std::make_unique<ReplayQueue>(reactor_, pool_.frame_count() / kReplayShare);
-    Status recovered = co_await log_->Recover(this);
-    recovered = co_await replay_->Finish(std::move(recovered));
-    CO_RETURN_IF_ERROR(std::move(recovered));
+    CO_RETURN_IF_ERROR(co_await log_->Recover(this));
     CO_RETURN_IF_ERROR(failure_);
     for (auto& replica : replicas_) replica->Serve(log_.get());
     log_->ReleaseUnknownStreams();
@@ -90,7 +85,8 @@ class Engine::Impl final : public LogReplaySink {
       co_return Error(Code::kCorruption, "{}: batch at offset {} is of partition {}, which this store does not have",
                       batch.file, batch.offset, batch.partition.ToString());
     }
-    co_return co_await replay_->Push(found->second, batch);
+    RecoveredBatch copy = batch;
+    co_return co_await found->second->Replay(copy);
   }
 
   void OnFailure(const Status& status) {
@@ -245,7 +241,6 @@ class Engine::Impl final : public LogReplaySink {
   EngineOptions options_;
   BufferPool pool_;
   std::unique_ptr<Log> log_;
-  std::unique_ptr<ReplayQueue> replay_;  // during recovery
   std::vector<std::unique_ptr<Replica>> replicas_;
   std::vector<Partition*> by_id_;
   std::vector<Replica*> served_;

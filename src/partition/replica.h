@@ -140,6 +140,7 @@ class Replica final : public Partition, public LogConsumer {
   Task<void> MergeQueued();
 
   Task<Status> ReplayRecord(LogRecord record);
+  Task<void> Prefetch(std::string key);
   void BeginCheckpoint();
   void CutSnapshot();
   Task<Status> FinishCheckpoint();

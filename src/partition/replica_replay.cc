@@ -2,6 +2,16 @@
 #include "src/partition/replica.h"
 
 namespace pando {
+namespace {
+constexpr size_t kPrefetches = 64;  // page reads in flight while a batch is replayed
+}  // namespace
+
+Task<void> Replica::Prefetch(std::string key) {
+  // An error shows again when the record is applied.
+  Result<PagePin> pin = co_await tree_->FetchLeaf(key);
+  (void)pin.ok();
+}
+
 Task<Status> Replica::Replay(RecoveredBatch batch) {
   auto corrupt = [&](std::string_view what) {
     return Error(Code::kCorruption, "{}: batch of partition {} at offset {}: {}", batch.file, id(), batch.offset, what);
@@ -14,13 +24,27 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
   if (batch.first_lsn + batch.record_count <= applied_lsn_ + 1) co_return Status();
   epoch_ = batch.epoch;
 
+  std::vector<LogRecord> records;
   ByteReader reader(batch.records);
   Lsn lsn = batch.first_lsn;
   for (uint32_t i = 0; i < batch.record_count; ++i, ++lsn) {
     Result<LogRecord> record = DecodeRecord(&reader);
     if (!record.ok()) co_return corrupt(record.status().message());
     if (record->key.size() > MaxKeyBytes(pool_.page_bytes())) co_return corrupt("a key longer than the limit");
-    if (lsn > applied_lsn_) CO_RETURN_IF_ERROR(co_await ReplayRecord(*record));
+    if (lsn > applied_lsn_) records.push_back(*record);
+  }
+  // Random keys live in pages that are not in memory: read them together, in bounded groups.
+  for (size_t from = 0; from < records.size();) {
+    TaskGroup prefetches;
+    size_t to = from;
+    ChildRef missing;
+    uint8_t level = 0;
+    while (to < records.size() && prefetches.running() < kPrefetches) {
+      const LogRecord& record = records[to++];
+      if (!tree_->FindLeaf(record.key, &missing, &level)) prefetches.Spawn(Prefetch(std::string(record.key)));
+    }
+    co_await prefetches.Drain();
+    for (; from < to; ++from) CO_RETURN_IF_ERROR(co_await ReplayRecord(records[from]));
   }
   applied_lsn_ = durable_lsn_ = last_lsn_ = batch.first_lsn + batch.record_count - 1;
   last_version_ = applied_version_;
