@@ -261,7 +261,7 @@ Outcome BootOn(const SimDisk& image, uint64_t seed, int steps, uint64_t crash_at
   SimKernel kernel(seed, DiskOf(seed));
   SimMachine* machine = kernel.AddMachine();
   machine->disk() = image;
-  machine->SetClockSkewMs(history->elapsed_ms);
+  if (history->expiring) machine->SetClockSkewMs(history->elapsed_ms);
   if (crash_at > 0) machine->CrashAtDiskOp(crash_at);
   Outcome outcome;
   SimReactor* reactor = machine->Boot();
