@@ -33,6 +33,7 @@ struct EngineMeasurement {
   double space_per_live_byte = 0;          // without the log
   uint64_t peak_memory_bytes = 0;
   double cpu_s = 0;
+  double machine_paused_s = 0;          // sometime in the process's life: the figures are then worth little
   std::vector<uint64_t> timeline_ops;   // per DriveTally::kSliceNs
   std::vector<double> timeline_max_us;  // worst latency of what ended in the slice
 
