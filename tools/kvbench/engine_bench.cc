@@ -513,6 +513,7 @@ class Bench {
     DropPageCache(dir);
     if (!m.ok()) return m;
     m->note = note;
+    m->memory_unlimited = !note.empty();
     if (m->machine_paused_s > 0) m->note += note.empty() ? "machine paused" : ", machine paused";
     return m;
   }
