@@ -84,8 +84,9 @@ std::string RenderEngineTable(const std::vector<EngineMeasurement>& all) {
     const Runs runs = RunsOf(all, row);
     double best_peer = 0;
     for (const Row& other : rows) {
-      if (other.first == row.first && other.second != "pando")
-        best_peer = std::max(best_peer, RunsOf(all, other).Rate());
+      const Runs peer = RunsOf(all, other);
+      if (other.first != row.first || other.second == "pando" || peer.all.front()->memory_unlimited) continue;
+      best_peer = std::max(best_peer, peer.Rate());
     }
     // In an open loop the rate is given: what is compared is latency.
     const bool open_loop = runs.all.front()->rate > 0;

@@ -15,8 +15,9 @@ namespace pando::bench {
 
 struct EngineMeasurement {
   std::string suite = "engine", workload, system, version, distribution, compression;
-  std::string note;   // what limits the comparison
-  std::string stats;  // what the engine says of itself
+  std::string note;               // what limits the comparison
+  bool memory_unlimited = false;  // its page cache was not limited though the workload says so: no peer to compare with
+  std::string stats;              // what the engine says of itself
   int run = 1;
   uint32_t threads = 1, clients = 1, cpus = 1;
   uint64_t records = 0, key_bytes = 0, value_bytes = 0, memory_bytes = 0, page_bytes = 0;
@@ -33,6 +34,7 @@ struct EngineMeasurement {
   double space_per_live_byte = 0;          // without the log
   uint64_t peak_memory_bytes = 0;
   double cpu_s = 0;
+  double machine_paused_s = 0;          // sometime in the process's life: the figures are then worth little
   std::vector<uint64_t> timeline_ops;   // per DriveTally::kSliceNs
   std::vector<double> timeline_max_us;  // worst latency of what ended in the slice
 
@@ -40,12 +42,12 @@ struct EngineMeasurement {
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EngineMeasurement, suite, workload, system, version, distribution, compression, note,
-                                   stats, run, threads, clients, cpus, records, key_bytes, value_bytes, memory_bytes,
-                                   page_bytes, rate, seconds, ops, rows, not_found, checked, inserts, ops_per_s,
-                                   mean_us, p50_us, p99_us, p999_us, max_us, user_bytes_written, written_bytes,
-                                   read_bytes, write_amplification, device_written_bytes, device_write_amplification,
-                                   read_bytes_per_op, data_bytes, log_bytes, space_per_live_byte, peak_memory_bytes,
-                                   cpu_s, timeline_ops, timeline_max_us)
+                                   memory_unlimited, stats, run, threads, clients, cpus, records, key_bytes,
+                                   value_bytes, memory_bytes, page_bytes, rate, seconds, ops, rows, not_found, checked,
+                                   inserts, ops_per_s, mean_us, p50_us, p99_us, p999_us, max_us, user_bytes_written,
+                                   written_bytes, read_bytes, write_amplification, device_written_bytes,
+                                   device_write_amplification, read_bytes_per_op, data_bytes, log_bytes,
+                                   space_per_live_byte, peak_memory_bytes, cpu_s, timeline_ops, timeline_max_us)
 
 double Median(std::vector<double> values);  // 0 of none
 // Medians of the runs, one line per workload and engine, with Pando's rate against the best peer's.

@@ -75,6 +75,7 @@ def median_of(lines, workload, engine, field):
 
 def draw_rates(lines, path):
     """One panel per workload, each with its own scale: the rates differ by orders of magnitude."""
+    lines = [l for l in lines if l["rate"] == 0]  # an open loop's rate is what was asked for
     workloads, engines = in_order(l["workload"] for l in lines), in_order(l["system"] for l in lines)
     panel, height, columns = 190, 200, 4
     rows = math.ceil(len(workloads) / columns)
@@ -97,7 +98,7 @@ def draw_rates(lines, path):
 
 def log_scale(low_us, high_us, top, bottom):
     low, high = math.log10(low_us), math.log10(high_us)
-    return lambda us: bottom - (math.log10(max(us, low_us)) - low) / (high - low) * (bottom - top)
+    return lambda us: bottom - (math.log10(min(max(us, low_us), high_us)) - low) / (high - low) * (bottom - top)
 
 
 def draw_axis(svg, scale, low_us, high_us, left, right):
@@ -133,7 +134,7 @@ def draw_latency(lines, path):
 
 def draw_timeline(lines, workload, path):
     runs = [l for l in lines if l["workload"] == workload and l["run"] == 1]
-    svg = Svg(900, 90 + 150 * len(runs), f"{workload}: worst latency of every 100 ms")
+    svg = Svg(900, 70 + 150 * len(runs), f"{workload}: worst latency of every 100 ms")
     longest = max(len(run["timeline_max_us"]) for run in runs)
     low, high = 10, 10_000_000
     for i, run in enumerate(runs):

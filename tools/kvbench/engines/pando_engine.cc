@@ -228,7 +228,16 @@ class PandoEngine final : public EngineUnderTest {
 
   std::string Stats() override {
     EngineStats s = engine_->stats();
-    return fmt::format("{} checkpoints, {} waits for the log, {} bytes in each of its writes with {}, {} evictions",
+    uint64_t file_bytes = 0, used_bytes = 0, pending_bytes = 0;
+    for (Partition* partition : engine_->partitions()) {
+      PartitionStats p = partition->stats();
+      file_bytes += p.file_bytes;
+      used_bytes += p.used_bytes;
+      pending_bytes += p.pending_free_bytes;
+    }
+    return fmt::format("file of {} MiB, {} used, {} freed but not reusable yet; ", file_bytes >> 20, used_bytes >> 20,
+                       pending_bytes >> 20) +
+           fmt::format("{} checkpoints, {} waits for the log, {} bytes in each of its writes with {}, {} evictions",
                        s.checkpoints_total, s.log.append_waits_total,
                        s.log.device_bytes_total / std::max<uint64_t>(s.log.device_writes_total, 1),
                        s.log.data_sync_writes ? "RWF_DSYNC" : "fdatasync", s.pool_evictions_total);
