@@ -261,13 +261,14 @@ Outcome BootOn(const SimDisk& image, uint64_t seed, int steps, uint64_t crash_at
   SimKernel kernel(seed, DiskOf(seed));
   SimMachine* machine = kernel.AddMachine();
   machine->disk() = image;
-  if (history->expiring) machine->SetClockSkewMs(history->elapsed_ms);
+  machine->SetClockSkewMs(history->elapsed_ms);
   if (crash_at > 0) machine->CrashAtDiskOp(crash_at);
   Outcome outcome;
+  const Nanos booted_ns = kernel.now_ns();
   SimReactor* reactor = machine->Boot();
   outcome.problem = kernel.RunTask(*reactor, Live(reactor, seed, steps, history));
   outcome.ops = machine->disk_ops();
-  history->elapsed_ms += kernel.now_ns() / kMillisecond + 1;
+  history->elapsed_ms += (kernel.now_ns() - booted_ns) / kMillisecond + 1;
   if (crash_seed % 3 == 2) {
     machine->ProcessCrash(crash_seed);
   } else {
