@@ -13,6 +13,9 @@ constexpr Nanos kCheckpointTick = 20 * kMillisecond;
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
 constexpr uint64_t kLogBufferBytes = 6u << 20;  // the log's group buffers, which count towards the engine's memory
 constexpr size_t kBatchChunk = 128;             // lookups prepared on the stack at once
+// A record replayed costs a page read and a page write once the pages it dirties outgrow the pool. What more log than
+// this would save is little, for by then most pages went to disk to make room: checkpoint then, and recover sooner.
+constexpr uint64_t kLogRecordsPerPoolPage = 4;
 
 }  // namespace
 
@@ -97,12 +100,13 @@ class Engine::Impl final : public LogReplaySink {
     if (options_.on_failure) options_.on_failure(status);
   }
 
-  // The partition to checkpoint next: whoever pins the oldest log when the log is half full, else the one whose last
+  // The partition to checkpoint next: whoever pins the oldest log when there is much of it, else the one whose last
   // checkpoint is too long ago; null when there is none.
   Replica* NextToCheckpoint() {
     LogStats log = log_->stats();
-    if (log.unreleased_bytes > options_.log_budget_bytes / 2 ||
-        log.unreleased_records > options_.log_budget_records / 2) {
+    const uint64_t enough_records =
+        std::min<uint64_t>(options_.log_budget_records / 2, kLogRecordsPerPoolPage * pool_.frame_count());
+    if (log.unreleased_bytes > options_.log_budget_bytes / 2 || log.unreleased_records > enough_records) {
       auto found = by_uuid_.find(log_->OldestPinnedStream());
       if (found != by_uuid_.end() && found->second->NeedsCheckpoint()) return found->second;
     }

@@ -153,5 +153,30 @@ TEST(Engine, LifeOfAStoreOnUring) {
   LifeOfAStore(&host);
 }
 
+// Records that recovery would replay onto pages that are no longer in memory cost it a read each.
+Task<void> KeepsLittleLog(Reactor& reactor, Setup setup) {
+  auto engine = co_await OpenEngine(reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  const uint64_t pages = (*engine)->stats().pool_pages;
+  uint64_t most = 0, written = 0;
+  for (uint64_t i = 0; i < 40 * pages; ++i, ++written) {
+    EXPECT_OK(co_await Put((*engine)->partition(i % 2), Key(static_cast<int>(i % 1000)), Value(1, 10)));
+    most = std::max(most, (*engine)->stats().log.unreleased_records);
+  }
+  EXPECT_LT(most, written / 3) << "of " << written << " records; the pool has " << pages << " pages";
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
+TEST(Engine, KeepsNoMoreLogThanThePoolCanReplay) {
+  SimHost host;
+  host.setup.engine.memory_bytes = 2u << 20;
+  host.setup.engine.log_segment_bytes = 64u << 10;
+  host.setup.engine.log_budget_bytes = 64u << 20;
+  host.setup.engine.checkpoint_interval_ns = 3600 * kSecond;
+  host.Restart();
+  host.Run(KeepsLittleLog);
+}
+
 }  // namespace
 }  // namespace pando::engine_test
