@@ -168,6 +168,7 @@ void BufferPool::Unpinned(Frame* frame) {
 }
 
 void BufferPool::Touch(Frame* frame) {
+  ++stats_.uses_total;
   uint8_t& heat = HeatOf(*frame);
   if (heat < kMaxHeat) ++heat;
 }

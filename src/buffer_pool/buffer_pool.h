@@ -91,8 +91,8 @@ struct BufferPoolOptions {
 
 struct BufferPoolStats {
   uint64_t pages = 0, free_pages = 0, dirty_pages = 0;
-  uint64_t loads_total = 0, load_waits_total = 0, failed_loads_total = 0, evictions_total = 0, writes_total = 0,
-           void_writes_total = 0;
+  uint64_t uses_total = 0, loads_total = 0, load_waits_total = 0, failed_loads_total = 0, evictions_total = 0,
+           writes_total = 0, void_writes_total = 0;
   uint64_t read_bytes_total = 0, written_bytes_total = 0, ghost_hits_total = 0;
 };
 

@@ -201,9 +201,9 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   void Answer(const BatchLookup& lookup, int64_t now_ms, PointRead* read) {
-    ++batch_reads_;
     read->outcome = PointRead::Outcome::kMiss;
     if (!lookup.leaf || !failure_.ok()) return;
+    ++batch_reads_;
     const RecordView& r = lookup.record;
     if (!lookup.found || (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms)) {
       read->outcome = PointRead::Outcome::kNotFound;
@@ -231,7 +231,9 @@ class Engine::Impl final : public LogReplaySink {
     s.pool_free_pages = pool.free_pages;
     s.pool_dirty_pages = pool.dirty_pages;
     s.pool_misses_total = pool.loads_total;
-    s.pool_hits_total = batch_reads_ > pool.loads_total ? batch_reads_ - pool.loads_total : 0;
+    // What was read is used, too, and is no hit. (An inner page that is read is not counted as used: no negative sums.)
+    const uint64_t uses = batch_reads_ + pool.uses_total;
+    s.pool_hits_total = uses - std::min(uses, pool.loads_total);
     s.pool_evictions_total = pool.evictions_total;
     s.pool_writes_total = pool.writes_total;
     s.pool_bytes = pool.pages * options_.store.page_bytes;

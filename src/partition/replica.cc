@@ -207,9 +207,10 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
   // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
   if (2 * ops.size() > pool_.frame_count() / 8 || FramesFor(ops) > pool_.frame_count() / 4) {
     co_return Error(Code::kOverloaded,
-                    "a batch of {} operations needs {} pages of memory, the node has {}: send smaller "
-                    "batches or raise --memory_limit_mb",
-                    ops.size(), FramesFor(ops), pool_.frame_count());
+                    "a batch of {} operations may change {} pages and put {} new ones into memory; of this node's {} "
+                    "pages it may change {} and add {}: send smaller batches or raise --memory_limit_mb",
+                    ops.size(), 2 * ops.size(), FramesFor(ops), pool_.frame_count(), pool_.frame_count() / 8,
+                    pool_.frame_count() / 4);
   }
   CO_RETURN_IF_ERROR(co_await log_->WaitForSpace(*log_bytes));
   // What is dirty will be written to new places before anything old is given back.

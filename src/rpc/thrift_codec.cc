@@ -22,20 +22,27 @@ uint32_t ReadBigEndian32(ByteReader* in) { return __builtin_bswap32(in->Fixed<ui
 
 Status NotThrift(const char* what) { return Error(Code::kInvalidArgument, "not a Thrift message: {}", what); }
 
+Status DecodeType(uint8_t type, MessageHeader* header) {
+  static_assert(thrift::protocol::T_CALL == 1 && thrift::protocol::T_ONEWAY == 4);
+  if (type < thrift::protocol::T_CALL || type > thrift::protocol::T_ONEWAY) return NotThrift("unknown message type");
+  header->type = static_cast<ThriftMessageType>(type);
+  return {};
+}
+
 Status DecodeBinary(ByteReader* in, MessageHeader* header) {
   uint32_t first = ReadBigEndian32(in);
   uint32_t name_bytes = first;
   if ((first >> 24) == kStrictBinary) {
     if ((first & 0xffff0000) != kStrictBinaryVersion) return NotThrift("unknown version of the binary protocol");
     header->protocol = WireProtocol::kBinary;
-    header->type = static_cast<ThriftMessageType>(first & 0xff);
+    RETURN_IF_ERROR(DecodeType(first & 0xff, header));
     name_bytes = ReadBigEndian32(in);
   } else {
     header->protocol = WireProtocol::kOldBinary;
   }
   if (name_bytes > kMaxMethodNameBytes) return NotThrift("the method name is longer than 64 bytes");
   header->method = in->Bytes(name_bytes);
-  if (header->protocol == WireProtocol::kOldBinary) header->type = static_cast<ThriftMessageType>(in->Fixed<uint8_t>());
+  if (header->protocol == WireProtocol::kOldBinary) RETURN_IF_ERROR(DecodeType(in->Fixed<uint8_t>(), header));
   header->seqid = static_cast<int32_t>(ReadBigEndian32(in));
   return {};
 }
@@ -47,7 +54,7 @@ Status DecodeCompact(ByteReader* in, MessageHeader* header) {
     return NotThrift("unknown version of the compact protocol");
   }
   header->protocol = WireProtocol::kCompact;
-  header->type = static_cast<ThriftMessageType>(version_and_type >> kCompactTypeShift);
+  RETURN_IF_ERROR(DecodeType(version_and_type >> kCompactTypeShift, header));
   header->seqid = static_cast<int32_t>(in->Varint());
   uint64_t name_bytes = in->Varint();
   if (name_bytes > kMaxMethodNameBytes) return NotThrift("the method name is longer than 64 bytes");
