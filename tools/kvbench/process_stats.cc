@@ -48,6 +48,20 @@ std::optional<uint64_t> Field(std::string_view text, std::string_view name) {
   return std::nullopt;
 }
 
+// The number `index` of a line of numbers between spaces.
+std::optional<uint64_t> NumberAt(std::string_view line, int index) {
+  const char* at = line.data();
+  const char* const end = at + line.size();
+  for (int field = 0;; ++field) {
+    while (at != end && *at == ' ') ++at;
+    uint64_t value = 0;
+    auto [after, error] = std::from_chars(at, end, value);
+    if (error != std::errc()) return std::nullopt;
+    if (field == index) return value;
+    at = after;
+  }
+}
+
 }  // namespace
 
 Result<ProcessIo> ParseProcessIo(std::string_view text) {
@@ -81,17 +95,19 @@ double ProcessCpuSeconds() {
 
 std::optional<uint64_t> ParseDeviceWrittenBytes(std::string_view text) {
   constexpr int kWrittenSectors = 6;  // the seventh number; the unit is 512 bytes whatever the device
-  const char* at = text.data();
-  const char* const end = at + text.size();
-  for (int field = 0;; ++field) {
-    while (at != end && *at == ' ') ++at;
-    uint64_t value = 0;
-    auto [next, error] = std::from_chars(at, end, value);
-    if (error != std::errc()) return std::nullopt;
-    if (field == kWrittenSectors) return value * 512;
-    at = next;
-  }
+  std::optional<uint64_t> sectors = NumberAt(text, kWrittenSectors);
+  return sectors ? std::optional(*sectors * 512) : std::nullopt;
 }
+
+std::optional<double> ParseStolenCpuSeconds(std::string_view text) {
+  constexpr int kSteal = 7;  // the eighth number of the first line, "cpu"
+  if (!text.starts_with("cpu ")) return std::nullopt;
+  std::optional<uint64_t> ticks = NumberAt(text.substr(4, text.find('\n') - 4), kSteal);
+  return ticks ? std::optional(static_cast<double>(*ticks) / static_cast<double>(::sysconf(_SC_CLK_TCK)))
+               : std::nullopt;
+}
+
+double StolenCpuSeconds() { return ParseStolenCpuSeconds(ReadText("/proc/stat")).value_or(0); }
 
 uint64_t DeviceWrittenBytes(const std::string& path) {
   struct stat st {};

@@ -30,6 +30,11 @@ uint64_t PeakMemoryBytes();
 void ResetPeakMemory();  // the peak starts again from what is resident now
 double ProcessCpuSeconds();
 
+// Time that all CPUs of this machine wanted to run and its hypervisor ran something else, since boot, from the text of
+// /proc/stat: a measurement that lost much of it says more about the neighbours.
+std::optional<double> ParseStolenCpuSeconds(std::string_view text);
+double StolenCpuSeconds();  // 0 where it cannot be told
+
 // Bytes that the block device below `path` has been told to write, by everybody. From the text of its `stat` file.
 std::optional<uint64_t> ParseDeviceWrittenBytes(std::string_view text);
 uint64_t DeviceWrittenBytes(const std::string& path);  // 0 where it cannot be told

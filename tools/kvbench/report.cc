@@ -50,18 +50,20 @@ nlohmann::json ToJson(const Measurement& m) {
   j["server_cpu_s"] = m.server_cpu_s;
   j["ops_per_server_cpu_s"] = m.ops_per_server_cpu_s();
   j["generator_cpu_s"] = m.generator_cpu_s;
+  j["stolen_cpu_s"] = m.stolen_cpu_s;
   if (!m.first_error.empty()) j["first_error"] = m.first_error;
   return j;
 }
 
 std::string RenderTable(const std::vector<Measurement>& measurements) {
   tools::Table table({"workload", "system", "run", "conns", "depth", "ops/s", "p50 us", "p99 us", "p99.9 us", "max us",
-                      "errors", "server cpu %", "ops/cpu s", "loop cpu %"});
+                      "errors", "server cpu %", "ops/cpu s", "loop cpu %", "stolen %"});
   for (const Measurement& m : measurements) {
     table.Row({m.workload, m.system, std::to_string(m.run), std::to_string(m.connections), std::to_string(m.depth),
                fmt::format("{:.0f}", m.ops_per_s()), Micros(m.p50_us), Micros(m.p99_us), Micros(m.p999_us),
                Micros(m.max_us), std::to_string(m.errors), fmt::format("{:.0f}", 100 * ServerLoad(m)),
-               fmt::format("{:.0f}", m.ops_per_server_cpu_s()), fmt::format("{:.0f}", 100 * GeneratorLoad(m))});
+               fmt::format("{:.0f}", m.ops_per_server_cpu_s()), fmt::format("{:.0f}", 100 * GeneratorLoad(m)),
+               fmt::format("{:.0f}", 100 * m.stolen_share())});
   }
   return table.Render();
 }

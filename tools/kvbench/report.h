@@ -23,8 +23,10 @@ struct Measurement {
   std::string first_error;
   double mean_us = 0, p50_us = 0, p99_us = 0, p999_us = 0, max_us = 0;
   double server_cpu_s = 0, generator_cpu_s = 0;
+  double stolen_cpu_s = 0;  // of all CPUs, by the hypervisor
 
   double ops_per_s() const { return seconds > 0 ? static_cast<double>(ops) / seconds : 0; }
+  double stolen_share() const { return seconds > 0 ? stolen_cpu_s / seconds : 0; }  // of one CPU
   // What the server could do with a core of its own: hardly moves when other processes take part of the machine.
   // 0 for a server that kvbench did not start.
   double ops_per_server_cpu_s() const { return server_cpu_s > 0 ? static_cast<double>(ops) / server_cpu_s : 0; }

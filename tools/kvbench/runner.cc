@@ -4,6 +4,7 @@
 
 #include "src/io/uring_reactor.h"
 #include "tools/kvbench/data.h"
+#include "tools/kvbench/process_stats.h"
 
 namespace pando::bench {
 
@@ -14,10 +15,16 @@ constexpr uint32_t kLoadDepth = 16;
 
 struct CpuObserver final : WindowObserver {
   explicit CpuObserver(const Server& s) : server(s) {}
-  void OnWindowBegin() override { begin_s = server.CpuSeconds(); }
-  void OnWindowEnd() override { end_s = server.CpuSeconds(); }
+  void OnWindowBegin() override {
+    stolen_s = -StolenCpuSeconds();
+    server_s = -server.CpuSeconds();
+  }
+  void OnWindowEnd() override {
+    server_s += server.CpuSeconds();
+    stolen_s += StolenCpuSeconds();
+  }
   const Server& server;
-  double begin_s = 0, end_s = 0;
+  double server_s = 0, stolen_s = 0;  // in the window
 };
 
 Task<void> RunAndStop(Reactor* reactor, Generator* generator, Tally* tally, Status* status) {
@@ -94,7 +101,8 @@ Result<Measurement> Measure(const Server& server, const RunSettings& settings) {
   m.p99_us = Micros(tally->latency_ns.Percentile(99));
   m.p999_us = Micros(tally->latency_ns.Percentile(99.9));
   m.max_us = Micros(tally->latency_ns.max());
-  m.server_cpu_s = cpu.end_s - cpu.begin_s;
+  m.server_cpu_s = cpu.server_s;
+  m.stolen_cpu_s = cpu.stolen_s;
   m.generator_cpu_s = tally->generator_cpu_s;
   return m;
 }

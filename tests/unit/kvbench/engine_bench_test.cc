@@ -1,6 +1,7 @@
 #include "tools/kvbench/engine_bench.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "tools/kvbench/process_stats.h"
 
@@ -72,6 +73,10 @@ TEST(Device, BytesWrittenAreTheSeventhNumber) {
             455988u * 512);
   EXPECT_EQ(ParseDeviceWrittenBytes("1 2 3\n"), std::nullopt);
   EXPECT_EQ(ParseDeviceWrittenBytes(""), std::nullopt);
+  const double ticks = static_cast<double>(::sysconf(_SC_CLK_TCK));
+  EXPECT_EQ(ParseStolenCpuSeconds("cpu  10 20 30 40 50 60 70 800 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n"), 800 / ticks);
+  EXPECT_EQ(ParseStolenCpuSeconds("cpu  10 20 30\ncpu0 1 2 3 4 5 6 7 8 0 0\n"), std::nullopt) << "an old kernel";
+  EXPECT_EQ(ParseStolenCpuSeconds("intr 1\n"), std::nullopt);
 }
 
 TEST(Cgroup, PathIsThatOfVersionTwo) {
