@@ -33,8 +33,8 @@ api::KvError ToKvError(const Status& status, bool is_write);
 
 // Sets the error of a generated result struct (the generator declares its setters but leaves them out).
 template <typename Result>
-void SetError(Result* result, api::KvError error) {
-  result->error = std::move(error);
+void SetError(Result* result, const api::KvError& error) {
+  result->error = error;
   result->__isset.error = true;
 }
 

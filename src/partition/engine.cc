@@ -16,6 +16,8 @@ constexpr size_t kBatchChunk = 128;             // lookups prepared on the stack
 // A record replayed costs a page read and a page write once the pages it dirties outgrow the pool. What more log than
 // this would save is little, for by then most pages went to disk to make room: checkpoint then, and recover sooner.
 constexpr uint64_t kLogRecordsPerPoolPage = 4;
+// Space that pages left is free for others two checkpoints later: it may grow to this share of what is in use.
+constexpr uint64_t kPendingFreeShare = 8;
 
 }  // namespace
 
@@ -100,8 +102,8 @@ class Engine::Impl final : public LogReplaySink {
     if (options_.on_failure) options_.on_failure(status);
   }
 
-  // The partition to checkpoint next: whoever pins the oldest log when there is much of it, else the one whose last
-  // checkpoint is too long ago; null when there is none.
+  // The partition to checkpoint next: whoever pins the oldest log when there is much of it; or who would give back the
+  // most space when much waits for that; or the one whose last checkpoint is too long ago; null when there is none.
   Replica* NextToCheckpoint() {
     LogStats log = log_->stats();
     const uint64_t enough_records =
@@ -110,6 +112,7 @@ class Engine::Impl final : public LogReplaySink {
       auto found = by_uuid_.find(log_->OldestPinnedStream());
       if (found != by_uuid_.end() && found->second->NeedsCheckpoint()) return found->second;
     }
+    if (Replica* replica = MostPendingFree()) return replica;
     Replica* oldest = nullptr;
     for (Replica* r : served_) {
       if (!r->NeedsCheckpoint() || reactor_.NowNs() - r->last_checkpoint_ns() < options_.checkpoint_interval_ns)
@@ -117,6 +120,22 @@ class Engine::Impl final : public LogReplaySink {
       if (!oldest || r->last_checkpoint_ns() < oldest->last_checkpoint_ns()) oldest = r;
     }
     return oldest;
+  }
+
+  // With data that fits into memory, a page rewritten many times between two checkpoints is written once: up to as much
+  // as the pool holds, waiting for space is worth that.
+  Replica* MostPendingFree() {
+    uint64_t pending = 0, used = 0;
+    Replica* most = nullptr;
+    for (Replica* r : served_) {
+      const PartitionFile& file = r->partition_file();
+      pending += file.pending_free_blocks();
+      used += file.allocator().used_blocks();
+      if (!r->NeedsCheckpoint()) continue;
+      if (!most || file.pending_free_blocks() > most->partition_file().pending_free_blocks()) most = r;
+    }
+    const uint64_t pool_blocks = uint64_t{pool_.frame_count()} * pool_.page_bytes() / kBlockBytes;
+    return pending > std::max(pool_blocks, used / kPendingFreeShare) ? most : nullptr;
   }
 
   // Removes what has expired, one partition after another.

@@ -178,5 +178,36 @@ TEST(Engine, KeepsNoMoreLogThanThePoolCanReplay) {
   host.Run(KeepsLittleLog);
 }
 
+// Overwrites eight times the pool's memory again and again: what waits to be free stays a share of the data.
+Task<void> GivesSpaceBack(Reactor& reactor, Setup setup) {
+  constexpr int kRecords = 8000;
+  auto engine = co_await OpenEngine(reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  for (int i = 0; i < kRecords; ++i) EXPECT_OK(co_await Put(p, Key(i), Value(i, 1000)));
+  const uint64_t loaded = p->stats().used_bytes;
+  uint64_t most = 0;
+  for (int i = 0; i < 4 * kRecords; ++i) {
+    const int n = i * 7919 % kRecords;  // every record once a round, neighbours far apart in time
+    EXPECT_OK(co_await Put(p, Key(n), Value(n + 1, 1000)));
+    most = std::max(most, p->stats().pending_free_bytes);
+  }
+  EXPECT_LT(most, loaded / 4) << "of " << loaded << " bytes, " << p->stats().file_bytes << " in the file";
+  EXPECT_LT(p->stats().file_bytes, 2 * loaded);
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
+TEST(Engine, OverwritesDoNotGrowTheFile) {
+  SimHost host;
+  host.setup.store.partitions = 1;
+  host.setup.engine.memory_bytes = 2u << 20;
+  host.setup.engine.log_budget_bytes = 64u << 20;
+  host.setup.engine.log_segment_bytes = 1u << 20;
+  host.setup.engine.checkpoint_interval_ns = 3600 * kSecond;
+  host.Restart();
+  host.Run(GivesSpaceBack);
+}
+
 }  // namespace
 }  // namespace pando::engine_test
