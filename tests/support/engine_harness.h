@@ -16,7 +16,7 @@
 
 #define EXPECT_OK(expr)                                              \
   do {                                                               \
-    const ::pando::Status pando_expected_ = (expr);                  \
+    const ::pando::Status& pando_expected_ = (expr);                 \
     EXPECT_TRUE(pando_expected_.ok()) << pando_expected_.ToString(); \
   } while (0)
 

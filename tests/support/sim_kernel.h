@@ -137,8 +137,8 @@ class SimMachine {
  public:
   ~SimMachine();
   const std::string& host() const { return host_; }
-  // Starts `reactors` reactors of one process. The machine must not be running.
-  SimReactor* Boot(int reactors = 1);
+  // Starts `count` reactors of one process. The machine must not be running.
+  SimReactor* Boot(int count = 1);
   SimReactor* reactor(int index = 0);
   int reactors() const { return static_cast<int>(reactors_.size()); }
   bool running() const { return running_; }

@@ -58,7 +58,7 @@ class BatchWriter {
   Status Settle(const api::WriteBatchReply& reply);
   Status RejectAll(const std::string& why);
   void Forget(const std::string& key) { keys_.erase(key); }
-  Status WaitOrGiveUp(const Status& why, int64_t pause_ms);
+  Status WaitOrGiveUp(const Status& why, int64_t advised_ms);
 
   Client& client_;
   const BatchWriterOptions options_;

@@ -8,7 +8,7 @@
 #include "tools/kvadmin/commands/commands.h"
 
 int main(int argc, char** argv) {
-  using namespace pando::admin;
+  using namespace pando::admin;  // NOLINT(google-build-using-namespace): all of it is called here
   FLAGS_logtostderr = true;
   FLAGS_minloglevel = google::GLOG_ERROR;
   google::InitGoogleLogging(argv[0]);

@@ -159,6 +159,7 @@ class Spawned final : public Server {
 
   Status Start(const std::vector<std::string>& args, int core) {
     std::vector<char*> argv;
+    argv.reserve(args.size() + 1);
     for (const std::string& a : args) argv.push_back(const_cast<char*>(a.c_str()));
     argv.push_back(nullptr);
     pid_t parent = ::getpid();

@@ -90,15 +90,16 @@ TEST_P(EveryProtocol, EveryCutIsAnErrorAndTheCodecGoesOn) {
 }
 
 TEST(ThriftCodec, RefusesWhatIsNotThrift) {
-  for (std::string bytes : {std::string(), std::string("GET / HTTP/1.1"), std::string("\x81\x01", 2),
-                            std::string("\x80\x02\x00\x01\x00\x00\x00\x01g\x00\x00\x00\x00", 13),
-                            std::string("\x80\x01\x00\x09\x00\x00\x00\x01g\x00\x00\x00\x00", 13),  // message type 9
-                            std::string("\x00\x00\x00\x01g\x00\x00\x00\x00\x01", 10),              // message type 0
-                            std::string("\x82\xa1\x00\x01g", 5),                                   // message type 5
-                            std::string("\x82\x22\x00\x01g", 5),                                   // compact version 2
-                            std::string("\x80\x01\x00\x01\x00\x00\x10\x00", 8),       // a name of 4096 bytes
-                            std::string("\x80\x01\x00\x01\x7f\xff\xff\xffxxxx", 12),  // of 2 GiB
-                            std::string("\x80\x01\x00\x01\x00\x00\x00\x03ge", 10)}) {
+  for (const std::string& bytes :
+       {std::string(), std::string("GET / HTTP/1.1"), std::string("\x81\x01", 2),
+        std::string("\x80\x02\x00\x01\x00\x00\x00\x01g\x00\x00\x00\x00", 13),
+        std::string("\x80\x01\x00\x09\x00\x00\x00\x01g\x00\x00\x00\x00", 13),  // message type 9
+        std::string("\x00\x00\x00\x01g\x00\x00\x00\x00\x01", 10),              // message type 0
+        std::string("\x82\xa1\x00\x01g", 5),                                   // message type 5
+        std::string("\x82\x22\x00\x01g", 5),                                   // compact version 2
+        std::string("\x80\x01\x00\x01\x00\x00\x10\x00", 8),                    // a name of 4096 bytes
+        std::string("\x80\x01\x00\x01\x7f\xff\xff\xffxxxx", 12),               // of 2 GiB
+        std::string("\x80\x01\x00\x01\x00\x00\x00\x03ge", 10)}) {
     std::string_view body = bytes;
     MessageHeader header;
     EXPECT_EQ(DecodeMessageHeader(&body, &header).code(), Code::kInvalidArgument) << testing::PrintToString(bytes);
