@@ -234,6 +234,24 @@ struct CountRequest {
 
 struct CountReply { 1: i64 count }
 
+/** The same range as CountRequest. Takes O(log n), whatever the range holds. */
+struct AggregateRequest {
+  1: binary start_key
+  2: binary end_key
+  3: binary prefix
+}
+
+struct AggregateReply {
+  1: i64 count
+  /** Of keys and values. */
+  2: i64 bytes
+  /**
+   * The sum, modulo 2^64, of a hash of every record's key, value, version and expiry: equal for equal content, in
+   * whatever order it was written. Those of disjoint ranges add up.
+   */
+  3: i64 content_hash
+}
+
 service Kv {
   HelloReply hello(1: HelloRequest request) throws (1: KvError error)
   Record get(1: Context context, 2: GetRequest request) throws (1: KvError error)
@@ -244,6 +262,7 @@ service Kv {
   WriteBatchReply writeBatch(1: Context context, 2: WriteBatchRequest request) throws (1: KvError error)
   ScanReply scan(1: Context context, 2: ScanRequest request) throws (1: KvError error)
   CountReply count(1: Context context, 2: CountRequest request) throws (1: KvError error)
+  AggregateReply aggregate(1: Context context, 2: AggregateRequest request) throws (1: KvError error)
 }
 
 struct PartitionStatus {

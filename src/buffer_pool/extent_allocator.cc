@@ -105,12 +105,12 @@ std::string_view ExtentAllocator::GroupBitmap(uint32_t group) const {
   return {reinterpret_cast<const char*>(groups_[group].words.data()), kBlockBytes};
 }
 
-void ExtentAllocator::LoadGroup(uint32_t index, const char* bitmap) {
-  Group& group = groups_[index];
+void ExtentAllocator::LoadGroup(uint32_t group_index, const char* bitmap) {
+  Group& group = groups_[group_index];
   free_blocks_ -= group.free;
   std::memcpy(group.words.data(), bitmap, kBlockBytes);
   // Blocks past the file's end stay used whatever the bitmap says.
-  uint64_t base = uint64_t{index} * kGroupBlocks;
+  uint64_t base = uint64_t{group_index} * kGroupBlocks;
   for (uint64_t b = std::max(total_blocks_, base); b < base + kGroupBlocks; ++b) {
     group.words[(b - base) / 64] |= 1ull << (b % 64);
   }

@@ -46,7 +46,7 @@ class ExtentAllocator {
   void ClearChanged(uint32_t group) { groups_[group].changed = false; }
   void MarkChanged(uint32_t group) { groups_[group].changed = true; }
   std::string_view GroupBitmap(uint32_t group) const;
-  void LoadGroup(uint32_t group, const char* bitmap);
+  void LoadGroup(uint32_t group_index, const char* bitmap);
 
  private:
   struct Group {

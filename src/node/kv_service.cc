@@ -86,6 +86,7 @@ const KvService::Method KvService::kMethods[] = {
     {"writeBatch", &Start<&KvService::WriteBatch, api::Kv_writeBatch_args, api::Kv_writeBatch_result>},
     {"scan", &Start<&KvService::Scan, api::Kv_scan_args, api::Kv_scan_result>},
     {"count", &Start<&KvService::Count, api::Kv_count_args, api::Kv_count_result>},
+    {"aggregate", &Start<&KvService::Aggregate, api::Kv_aggregate_args, api::Kv_aggregate_result>},
     {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>},
     {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>},
     {"checkpoint", &Start<&KvService::AdminCheckpoint, api::Admin_checkpoint_args, api::Admin_checkpoint_result>},
@@ -261,23 +262,37 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   call->reply.__isset.success = true;
 }
 
-Task<void> KvService::Count(Call<api::Kv_count_args, api::Kv_count_result>* call) {
-  const api::CountRequest& request = call->args.request;
+template <typename C>
+Task<std::optional<RangeAggregates>> KvService::AggregatesOf(C* call) {
+  const auto& request = call->args.request;
   Refusal refusal = CheckReadContext(call->args.context);
   if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
   if (refusal) {
     SetError(&call->reply, *refusal);
-    co_return;
+    co_return std::nullopt;
   }
   ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
   std::vector<Partition*> partitions = PartitionsOf(range);
-  Result<uint64_t> count = co_await MergeCount(std::move(partitions), std::move(range));
-  if (!count.ok()) {
-    SetError(&call->reply, ToKvError(count.status(), /*is_write=*/false));
-    co_return;
+  Result<RangeAggregates> sum = co_await MergeAggregates(std::move(partitions), std::move(range));
+  if (!sum.ok()) {
+    SetError(&call->reply, ToKvError(sum.status(), /*is_write=*/false));
+    co_return std::nullopt;
   }
-  call->reply.success.count = static_cast<int64_t>(*count);
   call->reply.__isset.success = true;
+  co_return *sum;
+}
+
+Task<void> KvService::Count(Call<api::Kv_count_args, api::Kv_count_result>* call) {
+  std::optional<RangeAggregates> sum = co_await AggregatesOf(call);
+  if (sum) call->reply.success.count = static_cast<int64_t>(sum->count);
+}
+
+Task<void> KvService::Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call) {
+  std::optional<RangeAggregates> sum = co_await AggregatesOf(call);
+  if (!sum) co_return;
+  call->reply.success.count = static_cast<int64_t>(sum->count);
+  call->reply.success.bytes = static_cast<int64_t>(sum->bytes);
+  call->reply.success.content_hash = static_cast<int64_t>(sum->content_hash);
 }
 
 // -- writes
@@ -344,7 +359,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.limits = PublishedLimits();
   reply.node_id = backend_->store->node.ToString();
   reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
-  reply.features = {"conditions", "increment", "multi_get", "write_batch", "scan", "count", "ttl"};
+  reply.features = {"conditions", "increment", "multi_get", "write_batch", "scan", "count", "aggregate", "ttl"};
   call->reply.__isset.success = true;
   co_return;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,9 +62,13 @@ class KvService final : public RpcService {
   Task<void> WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call);
   Task<void> Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call);
   Task<void> Count(Call<api::Kv_count_args, api::Kv_count_result>* call);
+  Task<void> Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call);
   Task<void> AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call);
   Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
 
+  // What the range of `call` holds, or an error in its reply.
+  template <typename C>
+  Task<std::optional<RangeAggregates>> AggregatesOf(C* call);
   // One write of any kind: checks, asks the partition, fills in the reply.
   template <typename C>
   Task<void> WriteOne(C* call);

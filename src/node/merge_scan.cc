@@ -115,17 +115,17 @@ class Merger {
   Status failure_;
 };
 
-struct CountState {
-  uint64_t total = 0;
+struct AggregateState {
+  RangeAggregates total;
   Status failure;
 };
 
-Task<void> CountOne(Partition* partition, const ScanRange* range, CountState* state) {
-  Result<uint64_t> count = co_await partition->Count(range->start, range->end);
-  if (count.ok()) {
-    state->total += *count;
+Task<void> AggregateOne(Partition* partition, const ScanRange* range, AggregateState* state) {
+  Result<RangeAggregates> part = co_await partition->Aggregate(range->start, range->end);
+  if (part.ok()) {
+    state->total.Add(*part);
   } else {
-    state->failure = count.TakeStatus();
+    state->failure = part.TakeStatus();
   }
 }
 
@@ -148,12 +148,12 @@ Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSp
   co_return co_await run;
 }
 
-Task<Result<uint64_t>> MergeCount(std::vector<Partition*> partitions, ScanRange range) {
-  if (range.empty) co_return uint64_t{0};
-  CountState state;
-  TaskGroup counts;
-  for (Partition* partition : partitions) counts.Spawn(CountOne(partition, &range, &state));
-  co_await counts.Drain();
+Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range) {
+  AggregateState state;
+  if (range.empty) co_return state.total;
+  TaskGroup parts;
+  for (Partition* partition : partitions) parts.Spawn(AggregateOne(partition, &range, &state));
+  co_await parts.Drain();
   if (!state.failure.ok()) co_return state.failure;
   co_return state.total;
 }

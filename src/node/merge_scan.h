@@ -30,7 +30,7 @@ size_t FirstShare(size_t total, size_t partitions, size_t unit);
 // One sorted page. `exhausted` of the result: nothing is left in the range.
 Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSpec spec);
 
-// Records in the range, over all partitions.
-Task<Result<uint64_t>> MergeCount(std::vector<Partition*> partitions, ScanRange range);
+// Of the range, over all partitions.
+Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range);
 
 }  // namespace pando

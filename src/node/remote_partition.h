@@ -33,9 +33,9 @@ class RemotePartition final : public Partition {
     auto call = [target = target_, s = std::move(spec)](Reactor&) mutable { return target->Scan(std::move(s)); };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
-  Task<Result<uint64_t>> Count(std::string start, std::string end) override {
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end) override {
     auto call = [target = target_, s = std::move(start), e = std::move(end)](Reactor&) mutable {
-      return target->Count(std::move(s), std::move(e));
+      return target->Aggregate(std::move(s), std::move(e));
     };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }

@@ -35,7 +35,8 @@ class Partition {
   virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) = 0;
 
   virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
-  virtual Task<Result<uint64_t>> Count(std::string start, std::string end) = 0;  // [start, end), "" = open
+  // Of [start, end), "" = open. In O(log n) and the dirty pages.
+  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end) = 0;
 
   virtual Task<Status> Checkpoint() = 0;
   virtual PartitionStats stats() const = 0;

@@ -172,10 +172,10 @@ Task<Result<ReadResult>> Replica::Get(std::string key) {
   }
 }
 
-Task<Result<uint64_t>> Replica::Count(std::string start, std::string end) {
+Task<Result<RangeAggregates>> Replica::Aggregate(std::string start, std::string end) {
   ++stats_.scans_total;
   CO_ASSIGN_OR_RETURN(Aggregates sum, co_await tree_->Aggregate(0, start, end, reactor_.WallMs()));
-  co_return sum.count;
+  co_return RangeAggregates{sum.count, sum.bytes, sum.content_hash};
 }
 
 // -- the write path --------------------------------------------------------------------------------------------------

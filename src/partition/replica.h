@@ -49,7 +49,7 @@ class Replica final : public Partition, public LogConsumer {
   Task<Result<ReadResult>> Get(std::string key) override;
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override;
   Task<Result<ScanPage>> Scan(ScanSpec spec) override;
-  Task<Result<uint64_t>> Count(std::string start, std::string end) override;
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end) override;
   Task<Status> Checkpoint() override;
   PartitionStats stats() const override;
 

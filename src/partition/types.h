@@ -68,6 +68,20 @@ struct ScanSpec {
   size_t max_bytes = kMaxScanBytes;  // stops after the row that reaches it (always at least one row)
 };
 
+// What a range holds. Sums: those of disjoint ranges, or of partitions, add up, so that equal content has equal ones
+// whatever the shape of its trees. Expired records count for nothing.
+struct RangeAggregates {
+  uint64_t count = 0;
+  uint64_t bytes = 0;         // of keys and values
+  uint64_t content_hash = 0;  // of keys, values, versions and expiries (RecordHash), modulo 2^64
+  bool operator==(const RangeAggregates&) const = default;
+  void Add(const RangeAggregates& other) {
+    count += other.count;
+    bytes += other.bytes;
+    content_hash += other.content_hash;
+  }
+};
+
 struct ScanRow {
   std::string key;
   std::string value;

@@ -198,7 +198,7 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pando;
+  using namespace pando;  // NOLINT(google-build-using-namespace): the entry point is not ours to name
   {
     // The pure decoders, on the bytes as they are.
     const std::string_view bytes(reinterpret_cast<const char*>(data), size);

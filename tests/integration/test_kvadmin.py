@@ -143,6 +143,14 @@ class KvadminTest(unittest.TestCase):
         self.kv("load", "-", stdin=lines.encode())
         self.assertEqual(self.kv("count", "--prefix", "scan/").out, "250\n")
         self.assertEqual(self.kv("--json", "count", "--start", "scan/100", "--end", "scan/200").json(), {"count": 100})
+        sums = self.kv("--json", "aggregate", "--prefix", "scan/").json()
+        self.assertEqual(sums["count"], 250)
+        parts = [self.kv("--json", "aggregate", "--start", start, "--end", end).json()
+                 for start, end in [("scan/", "scan/100"), ("scan/100", "scan0")]]
+        self.assertEqual(sum(part["bytes"] for part in parts), sums["bytes"])
+        self.assertEqual(sum(int(part["content_hash"], 16) for part in parts) % 2**64, int(sums["content_hash"], 16))
+        text = self.kv("aggregate", "--prefix", "scan/").out
+        self.assertRegex(text, r"records +250\nbytes +\d+ .*\ncontent hash +[0-9a-f]{16}\n")
 
         rows = self.kv("--json", "scan", "--prefix", "scan/", "--limit", "0").lines()
         self.assertEqual([(r["key"], r["value"]) for r in rows], [(k, k[::-1]) for k in keys])
@@ -332,7 +340,7 @@ class KvadminTest(unittest.TestCase):
         top = run("--help")
         self.assertEqual(top.code, OK)
         self.assertIn("Exit codes:", top.out)
-        commands = ["get", "put", "delete", "increment", "scan", "count", "load", "export", "status", "checkpoint",
+        commands = ["get", "put", "delete", "increment", "scan", "count", "aggregate", "load", "export", "status", "checkpoint",
                     "check", "wal-dump", "hello", "ping"]
         for command in commands:
             self.assertRegex(top.out, rf"(?m)^  {command}[ ,]")

@@ -169,6 +169,12 @@ class ProtocolTest(unittest.TestCase):
         self.assertEqual(items[7].record.value, b"v7")
 
         self.assertEqual(kv.count(CONTEXT, ttypes.CountRequest(prefix=p + b"batch")).count, 99)
+        sums = kv.aggregate(CONTEXT, ttypes.AggregateRequest(prefix=p + b"batch"))
+        held = sum(len(key) + len(item.record.value) for key, item in zip(keys[1:], items[1:], strict=True))
+        self.assertEqual((sums.count, sums.bytes), (99, held))
+        rest = kv.aggregate(CONTEXT, ttypes.AggregateRequest(start_key=keys[2], end_key=keys[50]))
+        self.assertEqual(rest.count, 48)
+        self.assertNotEqual(rest.content_hash, sums.content_hash)
         rows = kv.scan(CONTEXT, ttypes.ScanRequest(prefix=p + b"batch")).rows
         self.assertEqual([row.key for row in rows], keys[1:])
 

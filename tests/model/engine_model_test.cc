@@ -305,11 +305,11 @@ class Writer {
     const std::string start = random_.Chance(0.4) ? region_->first : RandomKey();
     const std::string end = random_.Chance(0.4) ? region_->end : RandomKey();
     const int64_t from_ms = WallMs();
-    Result<uint64_t> got = co_await region_->partition->Count(start, end);
-    if (!got.ok()) co_return Fail("a count failed", got.status().ToString());
+    Result<RangeAggregates> got = co_await region_->partition->Aggregate(start, end);
+    if (!got.ok()) co_return Fail("summing failed", got.status().ToString());
     if (region_->model.ExpiresWithin(region_->first, region_->end, from_ms - 1, WallMs())) co_return;
-    const uint64_t want = start < end ? region_->model.Count(start, end, WallMs()) : 0;
-    if (*got != want) Fail("count", fmt::format("{} where {} was expected", *got, want));
+    const RangeAggregates want = start < end ? region_->model.Aggregate(start, end, WallMs()) : RangeAggregates();
+    if (*got != want) Fail("sums", fmt::format("{} where {} were expected", Text(*got), Text(want)));
   }
 
   Task<void> RemoveRange() {
@@ -382,20 +382,20 @@ Task<void> CompareEverything(Run* run, Generation snapshot, const std::vector<st
   }
 }
 
-// Nothing runs: counts agree, memory is in order, and after a checkpoint so is the file, block by block.
+// Nothing runs: sums agree, memory is in order, and after a checkpoint so is the file, block by block.
 Task<void> AuditIdle(Run* run) {
   for (Partition* p : run->engine->partitions()) {
-    uint64_t want = 0;
+    RangeAggregates want;
     const int64_t now_ms = run->reactor->WallMs();
     for (auto& regions : run->writers) {
-      for (Region& r : regions) want += r.partition == p ? r.model.Count("", "", now_ms) : 0;
+      for (Region& r : regions) want.Add(r.partition == p ? r.model.Aggregate("", "", now_ms) : RangeAggregates());
     }
-    Result<uint64_t> got = co_await p->Count("", "");
+    Result<RangeAggregates> got = co_await p->Aggregate("", "");
     bool sure = run->reactor->WallMs() == now_ms;
     if (!got.ok())
-      run->Fail("a count failed: " + got.status().ToString());
+      run->Fail("summing failed: " + got.status().ToString());
     else if (sure && *got != want)
-      run->Fail(fmt::format("partition {} counts {}, not {}", p->id(), *got, want));
+      run->Fail(fmt::format("partition {} holds {}, not {}", p->id(), Text(*got), Text(want)));
   }
   Status status = co_await run->engine->CheckpointAll();
   if (!status.ok()) run->Fail("a checkpoint failed: " + status.ToString());

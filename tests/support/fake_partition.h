@@ -65,12 +65,15 @@ class FakePartition final : public Partition {
     co_return page;
   }
 
-  Task<Result<uint64_t>> Count(std::string start, std::string end) override {
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
-    uint64_t count = 0;
-    for (const auto& [key, record] : records) count += key >= start && (end.empty() || key < end);
-    co_return count;
+    RangeAggregates sum;
+    for (const auto& [key, record] : records) {
+      if (key < start || (!end.empty() && key >= end)) continue;
+      sum.Add({1, key.size() + record.value.size(), std::hash<std::string>()(key + record.value)});
+    }
+    co_return sum;
   }
 
   Task<Status> Checkpoint() override { co_return failure; }

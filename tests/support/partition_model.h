@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "src/base/hash.h"
+#include "src/btree/node.h"
 #include "src/partition/types.h"
 
 namespace pando::engine_test {
@@ -17,6 +19,10 @@ struct ModelRecord {
   Version version = 0;
   int64_t expires_at_ms = 0;
 };
+
+inline std::string Text(const RangeAggregates& sum) {
+  return fmt::format("{} records of {} bytes, hash {:016x}", sum.count, sum.bytes, sum.content_hash);
+}
 
 class PartitionModel {
  public:
@@ -102,12 +108,15 @@ class PartitionModel {
     return page;
   }
 
-  uint64_t Count(const std::string& start, const std::string& end, int64_t now_ms) const {
-    uint64_t count = 0;
+  RangeAggregates Aggregate(const std::string& start, const std::string& end, int64_t now_ms) const {
+    RangeAggregates sum;
     for (auto it = records_.lower_bound(start); it != records_.end() && (end.empty() || it->first < end); ++it) {
-      count += !Expired(it->second, now_ms);
+      const ModelRecord& r = it->second;
+      if (Expired(r, now_ms)) continue;
+      const uint64_t hash = RecordHash("", it->first, Hash64(r.value), r.version, r.expires_at_ms);
+      sum.Add({1, it->first.size() + r.value.size(), hash});
     }
-    return count;
+    return sum;
   }
 
   // True when a record of [start, end) ("" = open) expires in (from_ms, to_ms].

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 
 #include "src/base/check.h"
 
@@ -71,7 +72,7 @@ std::string HumanCount(double count) {
 }
 
 std::string HumanSeconds(double seconds) {
-  auto s = static_cast<long>(seconds + 0.5);
+  auto s = std::lround(seconds);
   if (s >= 3600) return fmt::format("{}h{:02}m", s / 3600, s % 3600 / 60);
   if (s >= 60) return fmt::format("{}m{:02}s", s / 60, s % 60);
   return fmt::format("{}s", s);

@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
   AddIncrementCommand(app, &globals);
   AddScanCommand(app, &globals);
   AddCountCommand(app, &globals);
+  AddAggregateCommand(app, &globals);
   AddLoadCommand(app, &globals);
   AddExportCommand(app, &globals);
   AddStatusCommand(app, &globals);

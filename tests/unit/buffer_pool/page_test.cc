@@ -64,10 +64,10 @@ Status Decode(std::string* image) {
 }
 
 // In memory again: the header without what belongs to the disk, then slots and heap where they were.
-void ExpectInMemory(const std::string& decoded, const std::string& page, uint32_t slots, uint32_t heap_bytes) {
+void ExpectInMemory(const std::string& image, const std::string& page, uint32_t slots, uint32_t heap_bytes) {
   const std::string header = Header({.heap_begin = kPage - heap_bytes, .heap_dead = 9, .slots = slots}).str();
-  EXPECT_EQ(FirstDifference(header, decoded.substr(0, 56)), "");
-  EXPECT_EQ(FirstDifference(BodyOf(page, slots, heap_bytes), BodyOf(decoded, slots, heap_bytes)), "");
+  EXPECT_EQ(FirstDifference(header, image.substr(0, 56)), "");
+  EXPECT_EQ(FirstDifference(BodyOf(page, slots, heap_bytes), BodyOf(image, slots, heap_bytes)), "");
 }
 
 TEST(PageFormat, GoldenReferences) {

@@ -32,7 +32,7 @@ TYPED_TEST_SUITE(ReactorConformance, Implementations, ImplementationNames);
 
 #define EXPECT_OK(expr)                                                  \
   do {                                                                   \
-    const Status pando_test_status = (expr);                             \
+    const Status& pando_test_status = (expr);                            \
     EXPECT_TRUE(pando_test_status.ok()) << pando_test_status.ToString(); \
   } while (0)
 

@@ -326,6 +326,21 @@ TEST_P(KvServiceTest, ScansAndCountsOverAllPartitionsAndWithinATag) {
   count.request.start_key = "s0100";
   count.request.end_key = "s0150";
   EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->success.count, 50);
+
+  api::Kv_aggregate_args sums;
+  auto all = CallFor<api::Kv_aggregate_result>("aggregate", sums)->success;
+  EXPECT_EQ(all.count, 600);
+  EXPECT_EQ(all.bytes, 10 * 7 + 90 * 8 + 200 * 9 + 300 * 11);
+  sums.request.prefix = "{tag}";
+  auto tagged = CallFor<api::Kv_aggregate_result>("aggregate", sums)->success;
+  EXPECT_EQ(tagged.count, 300);
+  EXPECT_EQ(tagged.bytes, 300 * 11);
+  sums.request.prefix = "s";
+  auto rest = CallFor<api::Kv_aggregate_result>("aggregate", sums)->success;
+  EXPECT_EQ(static_cast<uint64_t>(all.content_hash),
+            static_cast<uint64_t>(tagged.content_hash) + static_cast<uint64_t>(rest.content_hash));
+  sums.request.start_key = std::string(2049, 'k');
+  EXPECT_EQ(CallFor<api::Kv_aggregate_result>("aggregate", sums)->error.code, static_cast<int32_t>(ApiCode::kTooLarge));
 }
 
 TEST_P(KvServiceTest, BadScans) {

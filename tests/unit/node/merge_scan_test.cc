@@ -123,9 +123,9 @@ TEST_P(MergeScanModel, EqualsOneMap) {
     ASSERT_EQ(Walk(request, max_rows, max_bytes), Expected(request)) << "seed " << GetParam() << " round " << round;
 
     ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, false);
-    Result<uint64_t> count = Await(MergeCount(partitions_, range));
-    ASSERT_TRUE(count.ok());
-    ASSERT_EQ(*count, Expected(request).size()) << "seed " << GetParam() << " round " << round;
+    Result<RangeAggregates> sum = Await(MergeAggregates(partitions_, range));
+    ASSERT_TRUE(sum.ok());
+    ASSERT_EQ(sum->count, Expected(request).size()) << "seed " << GetParam() << " round " << round;
   }
 }
 
@@ -151,7 +151,7 @@ TEST_P(MergeScanModel, OneFailingPartitionFailsTheScan) {
   MergeScanSpec spec;
   Result<ScanPage> page = Await(MergeScan(partitions_, spec));
   EXPECT_EQ(page.code(), Code::kCorruption);
-  EXPECT_EQ(Await(MergeCount(partitions_, ScanRange())).code(), Code::kCorruption);
+  EXPECT_EQ(Await(MergeAggregates(partitions_, ScanRange())).code(), Code::kCorruption);
 }
 
 }  // namespace

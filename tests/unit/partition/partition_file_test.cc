@@ -39,7 +39,7 @@ class PartitionFileTest : public testing::Test {
     return *std::move(file);
   }
   Status OpenError(PartitionFileOptions options = FileOptions()) {
-    Result<FilePtr> file = Get(PartitionFile::Open(*reactor_, options, true));
+    Result<FilePtr> file = Get(PartitionFile::Open(*reactor_, std::move(options), true));
     if (!file.ok()) return file.TakeStatus();
     Close(file->get());
     return Status();

@@ -30,6 +30,7 @@ void AddDeleteCommand(CLI::App& app, Globals* globals);
 void AddIncrementCommand(CLI::App& app, Globals* globals);
 void AddScanCommand(CLI::App& app, Globals* globals);
 void AddCountCommand(CLI::App& app, Globals* globals);
+void AddAggregateCommand(CLI::App& app, Globals* globals);
 void AddLoadCommand(CLI::App& app, Globals* globals);
 void AddExportCommand(CLI::App& app, Globals* globals);
 void AddStatusCommand(CLI::App& app, Globals* globals);
