@@ -14,6 +14,8 @@ constexpr int kZstdLevel = 1;
 
 uint32_t BlocksFor(uint32_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes; }
 
+constexpr Compression kCompressions[] = {Compression::kNone, Compression::kLz4, Compression::kZstd};
+
 // Compresses `in` into `out` (room for `capacity`); 0 when it does not fit.
 uint32_t Compress(Compression compression, std::string_view in, char* out, uint32_t capacity) {
   if (compression == Compression::kLz4) {
@@ -34,6 +36,22 @@ bool Decompress(Compression compression, std::string_view in, char* out, uint32_
 }
 
 }  // namespace
+
+const char* CompressionName(Compression compression) {
+  switch (compression) {
+    case Compression::kNone: return "none";
+    case Compression::kLz4: return "lz4";
+    case Compression::kZstd: return "zstd";
+  }
+  return "unknown";
+}
+
+Result<Compression> ParseCompression(std::string_view name) {
+  for (Compression c : kCompressions) {
+    if (name == CompressionName(c)) return c;
+  }
+  return Error(Code::kInvalidArgument, "\"{}\" is not none, lz4 or zstd", name);
+}
 
 uint64_t ChecksumSeed(const Uuid& partition, uint64_t block) {
   uint64_t words[3] = {partition.hi, partition.lo, block};

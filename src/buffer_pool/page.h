@@ -24,6 +24,9 @@ inline constexpr uint32_t kMaxPageBytes = 65536;
 inline constexpr uint32_t kDefaultPageBytes = 8192;
 
 enum class Compression : uint8_t { kNone = 0, kLz4 = 1, kZstd = 2 };
+const char* CompressionName(Compression compression);  // "none", "lz4", "zstd"
+// By its name. kInvalidArgument lists the names there are.
+Result<Compression> ParseCompression(std::string_view name);
 
 struct PageHeader {
   uint32_t magic;

@@ -23,6 +23,8 @@ DEFINE_int32(stall_timeout_s, 60, "Close a connection when its bytes have not mo
 DEFINE_uint32(reactors, 0, "Threads, fixed when the store is made; 0: one per CPU for a new store, else as it has.");
 DEFINE_uint32(partitions, 0, "Partitions of a new store, a power of two; 0: 16, or as the store has.");
 DEFINE_uint32(page_bytes, 0, "Page size of a new store, 4096 to 65536; 0: the default, or as the store has.");
+DEFINE_string(compression, "none",
+              "Of pages written from now on: none, lz4 or zstd. What is stored is read either way.");
 DEFINE_uint64(memory_limit_mb, 1024, "MiB of memory for everything: page pool, log buffers, connections, requests.");
 DEFINE_uint64(log_budget_mb, 512, "MiB of log kept at most; bounds disk space and the time of recovery.");
 DEFINE_uint64(log_budget_records, 4000000, "Records of log kept at most; bounds the time of recovery.");
@@ -63,7 +65,7 @@ struct FlagGroup {
 void PrintHelp() {
   std::fputs(kUsage, stdout);
   const FlagGroup groups[] = {
-      {"Store", {"data_dir", "partitions", "reactors", "page_bytes"}},
+      {"Store", {"data_dir", "partitions", "reactors", "page_bytes", "compression"}},
       {"Network", {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s"}},
       {"Resources", {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s", "pin_threads"}},
       {"Running", {"shutdown_timeout_ms", "log_dir", "minloglevel"}},
@@ -89,6 +91,9 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->reactors = FLAGS_reactors;
   options->partitions = FLAGS_partitions;
   options->page_bytes = FLAGS_page_bytes;
+  Result<Compression> compression = ParseCompression(FLAGS_compression);
+  if (!compression.ok()) return Error(Code::kInvalidArgument, "--compression: {}", compression.status().message());
+  options->compression = *compression;
   options->memory_limit_bytes = FLAGS_memory_limit_mb << 20;
   options->log_budget_bytes = FLAGS_log_budget_mb << 20;
   options->log_budget_records = FLAGS_log_budget_records;

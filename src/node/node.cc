@@ -139,6 +139,7 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   EngineOptions options;
   options.store = store_;
   options.memory_bytes = memory_.engine_bytes;
+  options.compression = options_.compression;
   options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
   options.log_budget_records = options_.log_budget_records / store_.reactors;
   options.checkpoint_interval_ns = options_.checkpoint_interval_s * kSecond;

@@ -126,7 +126,32 @@ Task<Status> PartitionFile::Load() {
       std::memcpy(static_cast<void*>(dead_newest_.data()), dead.data(), dead_newest_.size() * sizeof(DeadExtent));
     for (const DeadExtent& d : dead_newest_) pending_free_blocks_ += d.extent.blocks();
   }
-  co_return Status();
+  co_return CheckDeadList();
+}
+
+// Every extent of the dead list inside the file, in use, and there once: they will be freed.
+Status PartitionFile::CheckDeadList() const {
+  auto wrong = [this](Extent extent, std::string_view what) {
+    return Error(Code::kCorruption,
+                 "{}: the dead list at offset {} names blocks {} to {}, {}; restore it from a backup", options_.path,
+                 superblock_.dead.location.offset_bytes(), extent.block(), extent.block() + extent.blocks(), what);
+  };
+  std::vector<Extent> sorted;
+  sorted.reserve(dead_newest_.size());
+  for (const DeadExtent& d : dead_newest_) sorted.push_back(d.extent);
+  std::sort(sorted.begin(), sorted.end(), [](Extent a, Extent b) { return a.block() < b.block(); });
+  uint64_t end = kSuperblockBlocks;
+  for (Extent extent : sorted) {
+    if (extent.empty() || extent.block() + extent.blocks() > superblock_.file_blocks) {
+      return wrong(extent, "outside the file");
+    }
+    if (extent.block() < end) return wrong(extent, "which are the superblocks' or were named before");
+    end = extent.block() + extent.blocks();
+    for (uint64_t b = extent.block(); b < end; ++b) {
+      if (!allocator_.IsUsed(b)) return wrong(extent, "which are not in use");
+    }
+  }
+  return {};
 }
 
 Task<Result<AlignedBuffer>> PartitionFile::ReadMeta(MetaRef ref, uint64_t entry_bytes, std::string_view what) {

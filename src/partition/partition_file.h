@@ -88,6 +88,7 @@ class PartitionFile final : public TreeStorage {
   Task<Status> Load();
   Task<Result<AlignedBuffer>> ReadMeta(MetaRef ref, uint64_t entry_bytes, std::string_view what);
   Task<Status> LoadGroups();
+  Status CheckDeadList() const;
   Task<Status> Grow(uint64_t blocks);
   Task<Result<Extent>> Allocate(uint32_t blocks);
   Task<Status> AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps);

@@ -115,7 +115,9 @@ Task<void> OpenAll(Reactor* reactor) {
   }
   const ExtentAllocator& allocator = (*file)->allocator();
   CHECK_LE(allocator.free_blocks(), allocator.total_blocks());
-  for (const DeadExtent& dead : (*file)->dead_of_newest()) CHECK_LE(dead.extent.blocks(), allocator.total_blocks());
+  for (const DeadExtent& dead : (*file)->dead_of_newest()) {
+    CHECK_LE(dead.extent.block() + dead.extent.blocks(), allocator.total_blocks());
+  }
   CHECK((co_await (*file)->Close()).ok());
 }
 

@@ -129,6 +129,16 @@ TEST(PageFormat, GoldenCompressedImages) {
   }
 }
 
+TEST(PageFormat, CompressionsHaveNames) {
+  for (Compression c : {Compression::kNone, Compression::kLz4, Compression::kZstd}) {
+    Result<Compression> parsed = ParseCompression(CompressionName(c));
+    ASSERT_TRUE(parsed.ok());
+    EXPECT_EQ(*parsed, c);
+  }
+  EXPECT_EQ(ParseCompression("gzip").status().message(), "\"gzip\" is not none, lz4 or zstd");
+  EXPECT_FALSE(ParseCompression("").ok());
+}
+
 TEST(PageFormat, CompressesOnlyWhatSavesABlock) {
   const uint32_t slots = 20, heap = 5000;
   const std::string text = PageInMemory(slots, heap, Letter), noise = PageInMemory(slots, heap, Noise);

@@ -245,6 +245,43 @@ TEST_F(PartitionFileTest, ReferencesOutsideTheFileAreRefused) {
   }
 }
 
+// A dead list whose checksum is right, with an extent that must not be freed.
+TEST_F(PartitionFileTest, DeadListsThatNameOthersBlocksAreRefused) {
+  TwoCheckpoints();
+  const std::string good = Contents();
+  const Extent list = LoadLE<Extent>(&good[8192 + 192]);
+  const uint64_t entries = LoadLE<uint64_t>(&good[8192 + 208]);
+  ASSERT_GE(entries, 2u);
+  const Extent first = LoadLE<DeadExtent>(&good[list.offset_bytes()]).extent;
+  struct Case {
+    Extent extent;
+    const char* what;
+  };
+  const Case cases[] = {
+      {Extent::Of(200, 24065), "outside the file"},
+      {Extent::Of(255, 2), "outside the file"},
+      {Extent(), "outside the file"},
+      {Extent::Of(2, 1), "the superblocks'"},
+      {first, "named before"},
+      {Extent::Of(255, 1), "not in use"},
+  };
+  for (const Case& c : cases) {
+    std::string bytes = good;
+    StoreLE(&bytes[list.offset_bytes() + sizeof(DeadExtent)], DeadExtent{c.extent, 1});
+    const std::string_view body = std::string_view(bytes).substr(list.offset_bytes(), list.size_bytes());
+    const uint64_t checksum = Hash64(body, ChecksumSeed(FileOptions().partition, list.block()));
+    for (uint64_t copy : {8192, 12288}) {
+      StoreLE(&bytes[copy + 200], checksum);
+      StoreLE(&bytes[copy + 4088], Hash64(std::string_view(bytes).substr(copy, 4088)));
+    }
+    SetContents(bytes);
+    Status status = OpenError();
+    EXPECT_EQ(status.code(), Code::kCorruption) << c.what << ": " << status.ToString();
+    EXPECT_NE(status.message().find(c.what), std::string::npos) << status.ToString();
+    EXPECT_NE(status.message().find(kPath), std::string::npos) << status.ToString();
+  }
+}
+
 // -- D1 and D2, against a plain model
 
 using Blocks = std::set<uint64_t>;

@@ -1,0 +1,76 @@
+#!/usr/bin/python3
+"""Compressed pages: the store gets smaller, and one that was written with several settings is read under any.
+
+    tests/integration/test_compression.py
+"""
+
+import shutil
+import subprocess
+
+from node_process import BIN_DIR, CONTEXT, Admin, NodeProcess, constants, run_kvadmin, temporary_directory, ttypes
+
+RECORDS = 4000
+BATCH = 500
+
+
+def value_of(number, setting):
+    return (b"%d %s " % (number, setting.encode()) + b"all work and no play makes jack a dull boy; " * 25)[:1000]
+
+
+def write(node, setting):
+    with node.connect() as connection:
+        for first in range(0, RECORDS, BATCH):
+            ops = [ttypes.WriteOp(kind=constants.OP_PUT, key=b"%s/%06d" % (setting.encode(), n), value=value_of(n, setting))
+                   for n in range(first, first + BATCH)]
+            reply = connection.writeBatch(CONTEXT, ttypes.WriteBatchRequest(ops=ops))
+            assert all(result.applied and result.error is None for result in reply.results)
+
+
+def used_bytes(node):
+    with node.connect(service=Admin) as admin:
+        for _ in range(2):  # what is freed is given back two checkpoints later
+            admin.checkpoint(CONTEXT)
+        return sum(partition.used_bytes for partition in admin.status(CONTEXT).partitions)
+
+
+def read(node, settings):
+    with node.connect() as connection:
+        for setting in settings:
+            for first in range(0, RECORDS, BATCH):
+                numbers = range(first, first + BATCH)
+                keys = [b"%s/%06d" % (setting.encode(), n) for n in numbers]
+                reply = connection.multiGet(CONTEXT, ttypes.MultiGetRequest(keys=keys))
+                for number, item in zip(numbers, reply.items, strict=True):
+                    assert item.record.value == value_of(number, setting), (setting, number)
+
+
+def main():
+    directory = temporary_directory("compression")
+    data_dir = directory / "data"
+    grown, before, settings = {}, 0, []
+    for setting in ["none", "lz4", "zstd", "none"]:
+        node = NodeProcess(data_dir, [f"--compression={setting}"]).start()
+        read(node, settings)
+        if setting not in settings:
+            write(node, setting)
+            settings.append(setting)
+            used = used_bytes(node)
+            grown[setting], before = used - before, used
+        read(node, settings)
+        node.stop()
+    print("  grown by", grown)
+    assert grown["none"] > RECORDS * 1000
+    for setting in ["lz4", "zstd"]:
+        assert grown[setting] < 0.7 * grown["none"], grown
+    run_kvadmin("check", data_dir)
+
+    refused = subprocess.run([str(BIN_DIR / "kvnode"), f"--data_dir={data_dir}", "--compression=gzip"],
+                             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 1, refused
+    assert '--compression: "gzip" is not none, lz4 or zstd' in refused.stderr, refused.stderr
+    shutil.rmtree(directory)
+    print("passed")
+
+
+if __name__ == "__main__":
+    main()
