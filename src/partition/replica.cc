@@ -15,6 +15,7 @@ constexpr size_t kMaxMergeKeys = 64;       // underfull leaves remembered; what 
 constexpr size_t kCheckpointWrites = 32;   // page writes in flight
 constexpr size_t kSweepBatch = 64;         // expired records removed with one write
 constexpr uint64_t kHeadroomBlocks = 256;  // kept free beyond what dirty pages need: metadata, splits
+constexpr int kCheckpointsToFree = 2;      // what one generation frees is reusable once the next is durable
 constexpr uint64_t kReservedShare = 64;    // 1/64 of the file is held back so that deletes work on a full disk
 
 int64_t ExpiryOf(const WriteOp& op, Version version, const ReadResult& current) {
@@ -212,11 +213,25 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
                     ops.size(), FramesFor(ops), pool_.frame_count());
   }
   CO_RETURN_IF_ERROR(co_await log_->WaitForSpace(*log_bytes));
-  // What is dirty will be written to new places before anything old is given back.
-  blocks += tree_->dirty_pages() * blocks_per_page + kHeadroomBlocks;
-  if (!only_removes) blocks += file_->allocator().total_blocks() / kReservedShare;
-  if (file_->allocator().free_blocks() < blocks) CO_RETURN_IF_ERROR(co_await file_->EnsureFreeBlocks(blocks));
-  co_return Status();
+  co_return co_await AdmitBlocks(blocks, only_removes);
+}
+
+// Makes sure that the disk has room for `blocks` more than what is dirty already. On a full one checkpoints give back
+// what the last generations replaced: for removes, which are how a full disk gets empty, whenever that suffices; for
+// others only when it is worth more than the write at hand, which would else wait for two checkpoints again and again.
+Task<Status> Replica::AdmitBlocks(uint64_t blocks, bool only_removes) {
+  const uint64_t blocks_per_page = pool_.page_bytes() / kBlockBytes;
+  for (int checkpoints = 0;; ++checkpoints) {
+    // What is dirty will be written to new places before anything old is given back.
+    const ExtentAllocator& allocator = file_->allocator();
+    const uint64_t reserved = only_removes ? 0 : allocator.total_blocks() / kReservedShare;
+    const uint64_t needed = blocks + tree_->dirty_pages() * blocks_per_page + kHeadroomBlocks + reserved;
+    if (allocator.free_blocks() >= needed) co_return Status();
+    Status status = co_await file_->EnsureFreeBlocks(needed);
+    const bool enough = allocator.free_blocks() + file_->pending_free_blocks() >= needed + reserved;
+    if (status.code() != Code::kDiskFull || !enough || checkpoints == kCheckpointsToFree) co_return status;
+    CO_RETURN_IF_ERROR(co_await Checkpoint());
+  }
 }
 
 // Brings every page the write touches into memory and holds it there; finds places for large values.

@@ -326,6 +326,60 @@ void SweepFaults(const std::string& path, uint64_t stride) {
 TEST_F(EngineFaultTest, AnyFailedOperationOnTheLog) { SweepFaults("/wal-0", 5); }
 TEST_F(EngineFaultTest, AnyFailedOperationOnAPartition) { SweepFaults("/partition-00000", 3); }
 
+// -- a full disk
+
+Task<void> FillTheDisk(EngineFaultTest* t) {
+  auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  // The log has what it needs before the disk gets small.
+  for (uint64_t i = 0; i < 200; ++i) EXPECT_OK(co_await Put(p, "warm", Value(i, 8000)));
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + (6u << 20));
+  Status full;
+  uint64_t keys = 0;
+  for (; full.ok() && keys < 100'000; ++keys) {
+    full = co_await Put(p, Key(keys), Value(keys, 700));
+    if (full.ok()) t->ledger_.acknowledged[Key(keys)] = Value(keys, 700);
+  }
+  EXPECT_EQ(full.code(), Code::kDiskFull) << full.ToString();
+  EXPECT_NE(full.message().find(t->DataPath()), std::string::npos) << full.ToString();
+  EXPECT_GT(keys, 2000u);
+  EXPECT_OK((*engine)->failure());
+  for (uint64_t i = 0; i + 1 < keys; i += 7) {
+    Result<ReadResult> got = co_await p->Get(Key(i));
+    EXPECT_OK(got.status());
+    EXPECT_EQ(got->value, Value(i, 700));
+  }
+  // Deletes work, and give room.
+  for (uint64_t i = 0; i + 1 < keys; ++i) {
+    if (i % 4 == 0) continue;
+    EXPECT_OK(co_await Remove(p, Key(i)));
+    t->ledger_.acknowledged.erase(Key(i));
+    if (testing::Test::HasFailure()) break;
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_OK((*engine)->failure());
+    EXPECT_OK(co_await (*engine)->CheckpointAll());
+    EXPECT_OK(co_await Put(p, "warm", Value(static_cast<uint64_t>(i), 100)));
+  }
+  t->ledger_.acknowledged["warm"] = Value(2, 100);
+  for (uint64_t i = 0; i < keys / 2; ++i) {
+    EXPECT_OK(co_await Put(p, fmt::format("more-{:05}", i), Value(i, 700)));
+    t->ledger_.acknowledged[fmt::format("more-{:05}", i)] = Value(i, 700);
+    if (testing::Test::HasFailure()) break;
+  }
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+TEST_F(EngineFaultTest, AFullDiskRefusesPutsAndServesTheRest) {
+  Boot();
+  Run(FillTheDisk(this));
+  machine_->PowerLoss(3);
+  Boot();
+  EXPECT_EQ(*kernel_.RunTask(*reactor_, OpenAndCompare(reactor_, setup_, &ledger_, false)), "");
+}
+
 // -- bits that flip at rest
 
 // Checkpoints in between, then log that is not in the tree yet.
