@@ -13,7 +13,8 @@ constexpr size_t kMaxNumberBytes = 20;     // a sign and 19 digits
 constexpr uint64_t kPinnedShare = 8;       // writes pin what they will need in up to 1/8 of the pool
 constexpr size_t kMaxMergeKeys = 64;       // underfull leaves remembered; what is over is found by a later delete
 constexpr size_t kCheckpointWrites = 32;   // page writes in flight
-constexpr size_t kSweepBatch = 64;         // expired records removed with one write
+constexpr size_t kSweepBatch = 64;         // expired records removed with one write, in a pool that admits it
+constexpr size_t kFramesPerOp = 16;        // a batch has at most so many operations as the pool has these
 constexpr uint64_t kHeadroomBlocks = 256;  // kept free beyond what dirty pages need: metadata, splits
 constexpr int kCheckpointsToFree = 2;      // what one generation frees is reusable once the next is durable
 constexpr uint64_t kReservedShare = 64;    // 1/64 of the file is held back so that deletes work on a full disk
@@ -206,7 +207,7 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
     blocks += 2 * blocks_per_page + (op.value.size() + kBlockBytes - 1) / kBlockBytes;
   }
   // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
-  if (2 * ops.size() > pool_.frame_count() / 8 || FramesFor(ops) > pool_.frame_count() / 4) {
+  if (ops.size() > pool_.frame_count() / kFramesPerOp || FramesFor(ops) > pool_.frame_count() / 4) {
     co_return Error(Code::kOverloaded,
                     "a batch of {} operations needs {} pages of memory, the node has {}: send smaller "
                     "batches or raise --memory_limit_mb",
@@ -547,7 +548,8 @@ OpResult Replica::ApplyOp(PendingWrite* pending, size_t index) {
 Task<Status> Replica::Sweep() {
   for (bool more = true; more && !draining_ && failure_.ok();) {
     next_expiry_ms_ = 0;  // writes that come meanwhile lower it again
-    CO_ASSIGN_OR_RETURN(DueRecords found, co_await tree_->FindDue(reactor_.WallMs(), kSweepBatch));
+    const size_t batch = std::min<size_t>(kSweepBatch, pool_.frame_count() / kFramesPerOp);
+    CO_ASSIGN_OR_RETURN(DueRecords found, co_await tree_->FindDue(reactor_.WallMs(), batch));
     if (found.next_expiry_ms != 0 && (next_expiry_ms_ == 0 || found.next_expiry_ms < next_expiry_ms_)) {
       next_expiry_ms_ = found.next_expiry_ms;
     }
@@ -561,9 +563,9 @@ Task<Status> Replica::Sweep() {
       op.condition.version = due.version;
       ops.push_back(std::move(op));
     }
-    stats_.expired_total += ops.size();
     Result<std::vector<OpResult>> written = co_await Write(std::move(ops));
     if (!written.ok()) co_return written.TakeStatus();
+    for (const OpResult& result : *written) stats_.expired_total += result.outcome == OpOutcome::kApplied;
   }
   co_return Status();
 }
