@@ -13,8 +13,10 @@ constexpr size_t kMaxNumberBytes = 20;     // a sign and 19 digits
 constexpr uint64_t kPinnedShare = 8;       // writes pin what they will need in up to 1/8 of the pool
 constexpr size_t kMaxMergeKeys = 64;       // underfull leaves remembered; what is over is found by a later delete
 constexpr size_t kCheckpointWrites = 32;   // page writes in flight
-constexpr size_t kSweepBatch = 64;         // expired records removed with one write
+constexpr size_t kSweepBatch = 64;         // expired records removed with one write, in a pool that admits it
+constexpr size_t kFramesPerOp = 16;        // a batch has at most so many operations as the pool has these
 constexpr uint64_t kHeadroomBlocks = 256;  // kept free beyond what dirty pages need: metadata, splits
+constexpr int kCheckpointsToFree = 2;      // what one generation frees is reusable once the next is durable
 constexpr uint64_t kReservedShare = 64;    // 1/64 of the file is held back so that deletes work on a full disk
 
 int64_t ExpiryOf(const WriteOp& op, Version version, const ReadResult& current) {
@@ -205,7 +207,7 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
     blocks += 2 * blocks_per_page + (op.value.size() + kBlockBytes - 1) / kBlockBytes;
   }
   // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
-  if (2 * ops.size() > pool_.frame_count() / 8 || FramesFor(ops) > pool_.frame_count() / 4) {
+  if (ops.size() > pool_.frame_count() / kFramesPerOp || FramesFor(ops) > pool_.frame_count() / 4) {
     co_return Error(Code::kOverloaded,
                     "a batch of {} operations may change {} pages and put {} new ones into memory; of this node's {} "
                     "pages it may change {} and add {}: send smaller batches or raise --memory_limit_mb",
@@ -213,11 +215,25 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) 
                     pool_.frame_count() / 4);
   }
   CO_RETURN_IF_ERROR(co_await log_->WaitForSpace(*log_bytes));
-  // What is dirty will be written to new places before anything old is given back.
-  blocks += tree_->dirty_pages() * blocks_per_page + kHeadroomBlocks;
-  if (!only_removes) blocks += file_->allocator().total_blocks() / kReservedShare;
-  if (file_->allocator().free_blocks() < blocks) CO_RETURN_IF_ERROR(co_await file_->EnsureFreeBlocks(blocks));
-  co_return Status();
+  co_return co_await AdmitBlocks(blocks, only_removes);
+}
+
+// Makes sure that the disk has room for `blocks` more than what is dirty already. On a full one checkpoints give back
+// what the last generations replaced: for removes, which are how a full disk gets empty, whenever that suffices; for
+// others only when it is worth more than the write at hand, which would else wait for two checkpoints again and again.
+Task<Status> Replica::AdmitBlocks(uint64_t blocks, bool only_removes) {
+  const uint64_t blocks_per_page = pool_.page_bytes() / kBlockBytes;
+  for (int checkpoints = 0;; ++checkpoints) {
+    // What is dirty will be written to new places before anything old is given back.
+    const ExtentAllocator& allocator = file_->allocator();
+    const uint64_t reserved = only_removes ? 0 : allocator.total_blocks() / kReservedShare;
+    const uint64_t needed = blocks + tree_->dirty_pages() * blocks_per_page + kHeadroomBlocks + reserved;
+    if (allocator.free_blocks() >= needed) co_return Status();
+    Status status = co_await file_->EnsureFreeBlocks(needed);
+    const bool enough = allocator.free_blocks() + file_->pending_free_blocks() >= needed + reserved;
+    if (status.code() != Code::kDiskFull || !enough || checkpoints == kCheckpointsToFree) co_return status;
+    CO_RETURN_IF_ERROR(co_await Checkpoint());
+  }
 }
 
 // Brings every page the write touches into memory and holds it there; finds places for large values.
@@ -533,7 +549,8 @@ OpResult Replica::ApplyOp(PendingWrite* pending, size_t index) {
 Task<Status> Replica::Sweep() {
   for (bool more = true; more && !draining_ && failure_.ok();) {
     next_expiry_ms_ = 0;  // writes that come meanwhile lower it again
-    CO_ASSIGN_OR_RETURN(DueRecords found, co_await tree_->FindDue(reactor_.WallMs(), kSweepBatch));
+    const size_t batch = std::min<size_t>(kSweepBatch, pool_.frame_count() / kFramesPerOp);
+    CO_ASSIGN_OR_RETURN(DueRecords found, co_await tree_->FindDue(reactor_.WallMs(), batch));
     if (found.next_expiry_ms != 0 && (next_expiry_ms_ == 0 || found.next_expiry_ms < next_expiry_ms_)) {
       next_expiry_ms_ = found.next_expiry_ms;
     }
@@ -547,9 +564,9 @@ Task<Status> Replica::Sweep() {
       op.condition.version = due.version;
       ops.push_back(std::move(op));
     }
-    stats_.expired_total += ops.size();
     Result<std::vector<OpResult>> written = co_await Write(std::move(ops));
     if (!written.ok()) co_return written.TakeStatus();
+    for (const OpResult& result : *written) stats_.expired_total += result.outcome == OpOutcome::kApplied;
   }
   co_return Status();
 }

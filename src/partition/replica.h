@@ -114,6 +114,7 @@ class Replica final : public Partition, public LogConsumer {
 
   Status Refusal() const;  // why requests are refused now, or OK
   Task<Status> Admit(const std::vector<WriteOp>& ops, size_t* log_bytes);
+  Task<Status> AdmitBlocks(uint64_t blocks, bool only_removes);
   Task<Status> FetchForWrite(PendingWrite* pending);
   void Stage(PendingWrite* pending);
   void Finish(PendingWrite* pending, Status status);

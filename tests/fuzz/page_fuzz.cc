@@ -58,24 +58,27 @@ void Halve(const Node& node, uint32_t page_bytes) {
   }
 }
 
-void Change(Node node) {
+void Change(Node node, uint32_t page_bytes) {
   if (!node.leaf()) {
     while (node.count() > 1) node.Remove(node.count() - 1);
     node.Compact();
     return;
   }
-  node.Compact();
   for (uint32_t i = 0; i < node.count(); i += 2) node.Remove(i);
+  // As large as the page says it has room for.
   const std::string key = std::string(node.lower()) + "\1";
-  if (!node.has_upper() || key < node.upper()) {
+  if (key.size() <= MaxKeyBytes(page_bytes) && (!node.has_upper() || key < node.upper())) {
     RecordView record;
     record.key_suffix = std::string_view(key).substr(node.header().prefix_bytes);
-    record.value = "value";
-    record.value_bytes = 5;
+    const int64_t room = int64_t{node.FreeBytes()} + node.header().heap_dead - node.SpaceFor(record);
+    const std::string value(static_cast<size_t>(std::max<int64_t>(room, 0)), 'v');
+    record.value = value;
+    record.value_bytes = static_cast<uint32_t>(value.size());
     bool exact = false;
     const uint32_t slot = node.LowerBound(key, &exact);
-    if (!exact && key.size() <= kMaxKeyBytes && node.Fits(node.SpaceFor(record))) node.InsertRecord(slot, record);
+    if (!exact && node.Fits(node.SpaceFor(record))) node.InsertRecord(slot, record);
   }
+  node.Compact();
   while (node.count() > 0) node.Remove(0);
 }
 
@@ -110,6 +113,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CHECK_EQ(std::memcmp(image.get() + node.header().heap_begin, page.get() + node.header().heap_begin,
                        page_bytes - node.header().heap_begin),
            0);
-  Change(node);
+  Change(node, page_bytes);
   return 0;
 }

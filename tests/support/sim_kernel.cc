@@ -181,6 +181,7 @@ int SimMachine::FaultFor(const PendingOp& pending) {
     }
     if (fault.count == 0) continue;
     if (fault.count != UINT64_MAX) --fault.count;
+    ++faults_struck_;
     return fault.error_number;
   }
   return 0;

@@ -157,6 +157,7 @@ class SimMachine {
   SimDisk& disk() { return disk_; }  // replace or copy it while the machine is stopped
   void AddFault(DiskFault fault) { faults_.push_back(std::move(fault)); }
   void ClearFaults() { faults_.clear(); }
+  uint64_t faults_struck() const { return faults_struck_; }  // operations that failed by a fault, ever
   // No disk operation completes before this time (a hung disk).
   void StallDiskUntil(Nanos time_ns) { disk_stalled_until_ = time_ns; }
   void SetClockSkewMs(int64_t ms) { clock_skew_ms_ = ms; }
@@ -193,6 +194,7 @@ class SimMachine {
   uint64_t next_op_id_ = 1;
   std::vector<PendingOp> pending_;
   std::vector<DiskFault> faults_;
+  uint64_t faults_struck_ = 0;
   Nanos disk_stalled_until_ = 0;
   int64_t clock_skew_ms_ = 0;
   uint16_t next_port_ = 40000;

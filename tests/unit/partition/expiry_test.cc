@@ -1,0 +1,146 @@
+// Records that expire: invisible at once, removed by the sweep through the log, unless they were renewed.
+#include <gtest/gtest.h>
+
+#include "src/partition/replica.h"
+#include "tests/support/engine_harness.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando::engine_test {
+namespace {
+
+constexpr int kRecords = 500;
+constexpr int kExpiring = (kRecords + 1) / 3;
+constexpr int64_t kTtlMs = 10'000;
+constexpr Nanos kSweepTime = 5 * kSecond;  // more than a sweep of a few hundred records takes
+
+std::string Key(int i) { return fmt::format("key-{:04}", i); }
+// A third never expires, a third does, a third would but is renewed.
+bool Expires(int i) { return i % 3 == 1; }
+
+WriteOp PutWithTtl(int i, TtlMode mode, int64_t ttl_ms) {
+  WriteOp op = PutOp(Key(i), std::string(i % 50 == 1 ? 6000 : 80, 'v'));
+  op.ttl_mode = mode;
+  op.ttl_ms = ttl_ms;
+  return op;
+}
+
+// Records that the tree stores, expired or not.
+Task<uint64_t> Stored(Partition* p) {
+  Result<Aggregates> sum = co_await static_cast<Replica*>(p)->tree().Aggregate(0, "", "", /*now_ms=*/0);
+  EXPECT_OK(sum.status());
+  co_return sum->count;
+}
+
+Task<void> ExpectVisible(Partition* p, bool expired) {
+  uint64_t visible = 0;
+  for (int i = 0; i < kRecords; ++i) {
+    Result<ReadResult> got = co_await p->Get(Key(i));
+    EXPECT_OK(got.status());
+    EXPECT_EQ(got->found, !(expired && Expires(i))) << Key(i);
+    visible += got->found;
+  }
+  Result<RangeAggregates> count = co_await p->Aggregate("", "");
+  EXPECT_EQ(count->count, visible);
+  ScanSpec spec;
+  Result<ScanPage> page = co_await p->Scan(spec);
+  EXPECT_OK(page.status());
+  EXPECT_EQ(page->rows.size(), visible);
+}
+
+Task<void> PutAll(Partition* p) {
+  for (int i = 0; i < kRecords; ++i) {
+    std::vector<WriteOp> ops(1, PutWithTtl(i, i % 3 == 0 ? TtlMode::kClear : TtlMode::kSet, i % 3 == 0 ? 0 : kTtlMs));
+    EXPECT_OK(co_await Write(p, ops));
+  }
+}
+
+Task<void> ExpireAndSweep(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  co_await PutAll(p);
+  co_await ExpectVisible(p, false);
+  const int64_t put_ms = reactor->WallMs();
+  for (int i = 2; i < kRecords; i += 3) {  // in place of the old ones: longer, or for ever
+    std::vector<WriteOp> ops(1, PutWithTtl(i, i % 2 ? TtlMode::kClear : TtlMode::kSet, i % 2 ? 0 : 1000 * kTtlMs));
+    EXPECT_OK(co_await Write(p, ops));
+  }
+  EXPECT_OK(co_await p->Checkpoint());  // what is due is then found through references
+  EXPECT_EQ(p->stats().expired_total, 0u);
+  // The moment they expire they are gone to readers; the sweep comes behind.
+  co_await Sleep(*reactor, (put_ms + kTtlMs - reactor->WallMs()) * kMillisecond);
+  co_await ExpectVisible(p, true);
+  co_await Sleep(*reactor, kSweepTime);
+  const uint64_t expired = kExpiring;
+  EXPECT_EQ(p->stats().expired_total, expired);
+  EXPECT_EQ(co_await Stored(p), kRecords - expired);
+  co_await ExpectVisible(p, true);
+  const Lsn last = p->stats().last_lsn;
+  co_await Sleep(*reactor, kSweepTime);
+  EXPECT_EQ(p->stats().last_lsn, last) << "nothing is due, and yet something was written";
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
+// Recovery replays the removals as they were decided.
+Task<void> FindSwept(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  EXPECT_EQ(co_await Stored(p), kRecords - kExpiring);
+  co_await ExpectVisible(p, true);
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
+}
+
+// What expires while no process runs is swept by the next one, which knows it from the root's reference or the log.
+Task<void> PutOnly(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await PutAll((*engine)->partition(0));
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/setup.store.page_bytes == 8192));
+}
+Task<void> SweepLate(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await Sleep(*reactor, kSweepTime);
+  EXPECT_EQ(co_await Stored((*engine)->partition(0)), (kRecords + 2) / 3);
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+  EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
+}
+
+class ExpiryTest : public testing::Test {
+ protected:
+  ExpiryTest() { setup_.store.partitions = 1; }
+  void RunInNewProcess(Task<void> (*body)(Reactor*, engine_test::Setup)) {
+    if (machine_->running()) machine_->ProcessCrash(1);
+    SimReactor* reactor = machine_->Boot();
+    EXPECT_TRUE(kernel_.RunTask(*reactor, body(reactor, setup_)));
+  }
+  engine_test::Setup setup_;
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+};
+
+TEST_F(ExpiryTest, ExpiredRecordsVanishAtOnceAndAreSwept) {
+  RunInNewProcess(ExpireAndSweep);
+  RunInNewProcess(FindSwept);
+}
+
+TEST_F(ExpiryTest, WhatExpiredWhileNothingRanIsSweptLater) {
+  for (uint32_t page_bytes : {4096u, 8192u}) {  // known from the log, and from the root's reference
+    machine_->PowerLoss(1);
+    machine_->disk() = SimDisk();
+    setup_.store.page_bytes = page_bytes;
+    RunInNewProcess(PutOnly);
+    machine_->ProcessCrash(1);
+    kernel_.RunFor(20 * kSecond);
+    RunInNewProcess(SweepLate);
+  }
+}
+
+}  // namespace
+}  // namespace pando::engine_test
