@@ -8,8 +8,8 @@
 // Invariants
 //   L1  OnDurable(lsn) is called only once every byte up to the end of lsn's batch is durable: records reach the
 //       device in stream order, and durability is announced in that order.
-//   L2  A block that holds announced data is never written again. Segments are zeroed before first use, and one
-//       prepared segment is kept ahead, so that an append never waits for allocation.
+//   L2  A block that holds announced data is never written again. Segments are zeroed before first use, and a
+//       few prepared ones are kept ahead, so that an append never waits for allocation.
 //   L3  Damage at or below a durable position that a later batch states is corruption and recovery stops; damage above
 //       it is the torn tail, which recovery cuts durably before it accepts appends.
 //   L4  A failed write or sync is never retried: the log fails for good, OnLogFailed tells every stream, nothing more
@@ -17,7 +17,8 @@
 //   L5  Segments whose every record is released are recycled, never before.
 //
 // Group commit clocks itself: when a write completes, all that has gathered goes out with the next (at most
-// kMaxWritesInFlight), no timers. An idle log writes a closing position, so that the last announced batch is covered.
+// kMaxWritesInFlight); CommitHold may hold that back for a part of a flush. An idle log writes a closing position, so
+// that the last announced batch is covered.
 #pragma once
 
 #include <functional>

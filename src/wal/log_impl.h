@@ -34,9 +34,9 @@ inline constexpr size_t kMaxWritesInFlight = 4;
 inline constexpr uint64_t kPipelineDivisor = 8;
 // Appends wait while this much is staged behind the writes in flight, so that memory stays bounded on a slow disk.
 inline constexpr uint64_t kMaxStagedBytes = 8u << 20;
-// How long nothing must happen before the closing position is written.
 // Segments kept ready while none come back for recycling: a burst outruns the zeroing of one.
 inline constexpr size_t kPreparedAhead = 4;
+// How long nothing must happen before the closing position is written.
 inline constexpr Nanos kIdleCloseNs = 10 * kMillisecond;
 // How long to wait before trying again to make a segment on a full disk.
 inline constexpr Nanos kDiskFullRetryNs = kSecond;

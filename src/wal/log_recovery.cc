@@ -157,7 +157,7 @@ void LogImpl::DiscardDeadSegments(const LogReader& reader) {
   }
 }
 
-// Keeps one segment ahead of the log, and puts discarded ones to use or removes them.
+// Keeps PreparedAhead segments ahead of the log, and puts discarded ones to use or removes them.
 Task<void> LogImpl::MaintainSegments() {
   while (!stopping_ && !failed()) {
     if (!recycle_queue_.empty() || (prepared_.size() < PreparedAhead() && !disk_full_)) {

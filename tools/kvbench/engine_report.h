@@ -47,7 +47,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EngineMeasurement, suite, workload, system, v
                                    inserts, ops_per_s, mean_us, p50_us, p99_us, p999_us, max_us, user_bytes_written,
                                    written_bytes, read_bytes, write_amplification, device_written_bytes,
                                    device_write_amplification, read_bytes_per_op, data_bytes, log_bytes,
-                                   space_per_live_byte, peak_memory_bytes, cpu_s, timeline_ops, timeline_max_us)
+                                   space_per_live_byte, peak_memory_bytes, cpu_s, machine_paused_s, timeline_ops,
+                                   timeline_max_us)
 
 double Median(std::vector<double> values);  // 0 of none
 // Medians of the runs, one line per workload and engine, with Pando's rate against the best peer's.

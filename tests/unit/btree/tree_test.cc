@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <random>
 
@@ -126,27 +127,35 @@ TreeHarness::Options OptionsOf(uint64_t seed, uint32_t trees = 1) {
           .compression = static_cast<Compression>(random.Below(3))};
 }
 
-// -- aggregates
-
-TEST(Tree, RangesSumLikeTheMap) {
-  for (uint64_t seed : Seeds(6)) {
+// Changes a tree and its twin for `rounds`, every other time with most pages on disk, and has `check` look after each.
+void ForChangingTrees(uint64_t seeds, int rounds, int changes,
+                      const std::function<void(TreeHarness& harness, Twin& twin)>& check) {
+  for (uint64_t seed : Seeds(seeds)) {
     SCOPED_TRACE(Replay(seed));
     TreeHarness harness(OptionsOf(seed));
     Twin twin(&harness, 0, seed, 3000);
     if (seed % 2 == 0) twin.Fill();
-    for (int round = 0; round < 8 && !HasFailure(); ++round) {
-      twin.ChangeMany(300);
+    for (int round = 0; round < rounds && !testing::Test::HasFailure(); ++round) {
+      twin.ChangeMany(changes);
       if (round % 2 == 1) twin.WriteMostPages();
-      for (int i = 0; i < 30; ++i) {
-        const std::string start = twin.RandomBound(), end = twin.RandomBound();
-        const int64_t now_ms = twin.random().Between(0, 1100);
-        const Sums want = !end.empty() && start >= end ? Sums() : SumsOf(twin.entries, start, end, now_ms);
-        ASSERT_EQ(SumsOf(harness.Sum(0, start, end, now_ms)), want) << "[" << start << ", " << end << ") at " << now_ms;
-      }
-      const FrozenRoot root = harness.Checkpoint();
-      EXPECT_EQ(SumsOf(root.ref), SumsOf(twin.entries, "", "", 0)) << "the root's reference";
+      check(harness, twin);
     }
   }
+}
+
+// -- aggregates
+
+TEST(Tree, RangesSumLikeTheMap) {
+  ForChangingTrees(6, 8, 300, [](TreeHarness& harness, Twin& twin) {
+    for (int i = 0; i < 30; ++i) {
+      const std::string start = twin.RandomBound(), end = twin.RandomBound();
+      const int64_t now_ms = twin.random().Between(0, 1100);
+      const Sums want = !end.empty() && start >= end ? Sums() : SumsOf(twin.entries, start, end, now_ms);
+      ASSERT_EQ(SumsOf(harness.Sum(0, start, end, now_ms)), want) << "[" << start << ", " << end << ") at " << now_ms;
+    }
+    const FrozenRoot root = harness.Checkpoint();
+    EXPECT_EQ(SumsOf(root.ref), SumsOf(twin.entries, "", "", 0)) << "the root's reference";
+  });
 }
 
 TEST(Tree, EqualContentHasEqualSumsWhateverMadeIt) {
@@ -190,33 +199,25 @@ TEST(Tree, EqualContentHasEqualSumsWhateverMadeIt) {
 }
 
 TEST(Tree, KeysAtRanksAreThoseOfTheSortedKeys) {
-  for (uint64_t seed : Seeds(4)) {
-    SCOPED_TRACE(Replay(seed));
-    TreeHarness harness(OptionsOf(seed));
-    Twin twin(&harness, 0, seed, 3000);
-    if (seed % 2 == 0) twin.Fill();
-    for (int round = 0; round < 6 && !HasFailure(); ++round) {
-      twin.ChangeMany(400);
-      if (round % 2 == 1) twin.WriteMostPages();
-      for (int i = 0; i < 20; ++i) {
-        const std::string start = twin.RandomBound(), end = twin.RandomBound();
-        if (!end.empty() && start >= end) continue;
-        std::vector<std::string> keys;
-        for (auto it = twin.entries.lower_bound(start); it != twin.entries.end(); ++it) {
-          if (end.empty() || it->first < end) keys.push_back(it->first);
-        }
-        std::set<uint64_t> ranks;
-        for (uint64_t n = 1 + twin.random().Below(8); n > 0; --n) ranks.insert(twin.random().Below(keys.size() + 3));
-        std::vector<std::string> want;
-        for (uint64_t rank : ranks) {
-          if (rank < keys.size()) want.push_back(keys[rank]);
-        }
-        auto got = harness.Get(harness.tree().KeysAtRanks(0, start, end, {ranks.begin(), ranks.end()}));
-        ASSERT_TRUE(got.ok());
-        ASSERT_EQ(*got, want);
+  ForChangingTrees(4, 6, 400, [](TreeHarness& harness, Twin& twin) {
+    for (int i = 0; i < 20; ++i) {
+      const std::string start = twin.RandomBound(), end = twin.RandomBound();
+      if (!end.empty() && start >= end) continue;
+      std::vector<std::string> keys;
+      for (auto it = twin.entries.lower_bound(start); it != twin.entries.end(); ++it) {
+        if (end.empty() || it->first < end) keys.push_back(it->first);
       }
+      std::set<uint64_t> ranks;
+      for (uint64_t n = 1 + twin.random().Below(8); n > 0; --n) ranks.insert(twin.random().Below(keys.size() + 3));
+      std::vector<std::string> want;
+      for (uint64_t rank : ranks) {
+        if (rank < keys.size()) want.push_back(keys[rank]);
+      }
+      auto got = harness.Get(harness.tree().KeysAtRanks(0, start, end, {ranks.begin(), ranks.end()}));
+      ASSERT_TRUE(got.ok());
+      ASSERT_EQ(*got, want);
     }
-  }
+  });
 }
 
 // -- lookups

@@ -154,6 +154,17 @@ TEST(Engine, LifeOfAStoreOnUring) {
   LifeOfAStore(&host);
 }
 
+// An engine of little memory, with nothing but that to make it checkpoint.
+Setup SmallPool(uint32_t partitions, uint64_t log_segment_bytes) {
+  Setup setup;
+  setup.store.partitions = partitions;
+  setup.engine.memory_bytes = 2u << 20;
+  setup.engine.log_segment_bytes = log_segment_bytes;
+  setup.engine.log_budget_bytes = 64u << 20;
+  setup.engine.checkpoint_interval_ns = 3600 * kSecond;
+  return setup;
+}
+
 // Records that recovery would replay onto pages that are no longer in memory cost it a read each.
 Task<void> KeepsLittleLog(Reactor& reactor, Setup setup) {
   auto engine = co_await OpenEngine(reactor, setup);
@@ -171,10 +182,7 @@ Task<void> KeepsLittleLog(Reactor& reactor, Setup setup) {
 
 TEST(Engine, KeepsNoMoreLogThanThePoolCanReplay) {
   SimHost host;
-  host.setup.engine.memory_bytes = 2u << 20;
-  host.setup.engine.log_segment_bytes = 64u << 10;
-  host.setup.engine.log_budget_bytes = 64u << 20;
-  host.setup.engine.checkpoint_interval_ns = 3600 * kSecond;
+  host.setup = SmallPool(/*partitions=*/2, /*log_segment_bytes=*/64u << 10);
   host.Restart();
   host.Run(KeepsLittleLog);
 }
@@ -201,11 +209,7 @@ Task<void> GivesSpaceBack(Reactor& reactor, Setup setup) {
 
 TEST(Engine, OverwritesDoNotGrowTheFile) {
   SimHost host;
-  host.setup.store.partitions = 1;
-  host.setup.engine.memory_bytes = 2u << 20;
-  host.setup.engine.log_budget_bytes = 64u << 20;
-  host.setup.engine.log_segment_bytes = 1u << 20;
-  host.setup.engine.checkpoint_interval_ns = 3600 * kSecond;
+  host.setup = SmallPool(/*partitions=*/1, /*log_segment_bytes=*/1u << 20);
   host.Restart();
   host.Run(GivesSpaceBack);
 }

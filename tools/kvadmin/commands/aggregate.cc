@@ -16,9 +16,7 @@ struct AggregateOptions {
 Result<ExitCode> Aggregate(const Globals& globals, const AggregateOptions& options) {
   ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
   api::AggregateRequest request;
-  request.start_key = range.start;
-  request.end_key = range.end;
-  request.prefix = range.prefix;
+  SetRange(range, &request);
   Client client(globals.target);
   api::AggregateReply reply;
   RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {

@@ -69,6 +69,13 @@ struct Range {
   std::string start, end, prefix;
 };
 Result<Range> BuildRange(const RangeOptions& options, Encoding encoding);
+// For every request that has a range.
+template <typename Request>
+void SetRange(const Range& range, Request* request) {
+  request->start_key = range.start;
+  request->end_key = range.end;
+  request->prefix = range.prefix;
+}
 
 // Versions are 64-bit: as JSON numbers they would lose digits in JavaScript and jq.
 inline std::string VersionText(int64_t version) { return std::to_string(static_cast<uint64_t>(version)); }

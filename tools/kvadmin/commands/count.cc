@@ -15,9 +15,7 @@ struct CountOptions {
 Result<ExitCode> Count(const Globals& globals, const CountOptions& options) {
   ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
   api::CountRequest request;
-  request.start_key = range.start;
-  request.end_key = range.end;
-  request.prefix = range.prefix;
+  SetRange(range, &request);
   Client client(globals.target);
   api::CountReply reply;
   RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {

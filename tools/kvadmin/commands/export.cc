@@ -61,9 +61,7 @@ class RowWriter {
 
 Result<int64_t> CountRange(Client& client, const Range& range) {
   api::CountRequest request;
-  request.start_key = range.start;
-  request.end_key = range.end;
-  request.prefix = range.prefix;
+  SetRange(range, &request);
   api::CountReply reply;
   RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
     kv.count(reply, context, request);
@@ -96,9 +94,7 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
       static_cast<uint64_t>(expected) > position.rows ? static_cast<uint64_t>(expected) - position.rows : 0;
   Progress progress("exporting", "records", left, options.quiet);
   api::ScanRequest request;
-  request.start_key = range.start;
-  request.end_key = range.end;
-  request.prefix = range.prefix;
+  SetRange(range, &request);
   request.limit_rows = options.page_rows;
   request.cursor = position.cursor;
   uint64_t rows = 0, bytes_at_save = file.bytes();

@@ -81,9 +81,7 @@ class RowPrinter {
 Result<ExitCode> Scan(const Globals& globals, const ScanOptions& options) {
   ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
   api::ScanRequest request;
-  request.start_key = range.start;
-  request.end_key = range.end;
-  request.prefix = range.prefix;
+  SetRange(range, &request);
   request.reverse = options.reverse;
   request.keys_only = options.keys_only;
   ASSIGN_OR_RETURN(request.cursor, Base64Decode(options.cursor));
