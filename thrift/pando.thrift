@@ -157,7 +157,11 @@ struct HelloReply {
   6: list<string> features
 }
 
-struct GetRequest { 1: binary key }
+struct GetRequest {
+  1: binary key
+  /** Token of an open snapshot; empty = the newest state. SNAPSHOT_GONE once it has expired or was released. */
+  2: binary snapshot
+}
 
 struct PutRequest {
   1: binary key
@@ -209,8 +213,13 @@ struct ScanRequest {
   6: i32 limit_rows
   7: i32 limit_bytes
   8: binary cursor
-  /** Reserved for snapshot tokens. */
+  /** Token of an open snapshot to read, as in GetRequest. A cursor goes on in the same snapshot only. */
   9: binary snapshot
+  /**
+   * Token of an older open snapshot: only what changed since is returned, in time proportional to that. Forwards only.
+   * A record that merely expired counts as removed once the server has swept it.
+   */
+  10: binary since
 }
 
 struct Row {
@@ -218,6 +227,8 @@ struct Row {
   2: binary value
   3: i64 version
   4: i64 expires_at_ms
+  /** With ScanRequest.since: there was such a record then, and now there is none. */
+  5: bool removed
 }
 
 struct ScanReply {
@@ -230,6 +241,8 @@ struct CountRequest {
   1: binary start_key
   2: binary end_key
   3: binary prefix
+  /** As in GetRequest. */
+  4: binary snapshot
 }
 
 struct CountReply { 1: i64 count }
@@ -239,6 +252,8 @@ struct AggregateRequest {
   1: binary start_key
   2: binary end_key
   3: binary prefix
+  /** As in GetRequest. */
+  4: binary snapshot
 }
 
 struct AggregateReply {
@@ -252,6 +267,56 @@ struct AggregateReply {
   3: i64 content_hash
 }
 
+/** Cuts the range into `parts` with about equally many records; for parallel jobs. */
+struct SplitRangeRequest {
+  1: binary start_key
+  2: binary end_key
+  3: binary prefix
+  /** 2 to 256. */
+  4: i32 parts
+  /** As in GetRequest. Without one, the counts are of a moment that has passed. */
+  5: binary snapshot
+}
+
+struct RangePart {
+  1: binary start_key
+  2: binary end_key
+  /** Exact, at the time of the call or of the snapshot. */
+  3: i64 count
+  4: i64 bytes
+}
+
+/** In key order, without gaps; fewer parts than asked for when there are few records. */
+struct SplitRangeReply { 1: list<RangePart> parts }
+
+/** A snapshot of everything, at one moment: with a write in it is every write that was acknowledged before that one. */
+struct OpenSnapshotRequest {
+  /** How long it lives unless it is renewed; 0 = a minute. It keeps replaced pages on disk: release it. */
+  1: i32 ttl_ms
+}
+
+struct RenewSnapshotRequest {
+  1: binary snapshot
+  /** From now on; 0 = a minute. No snapshot outlives the server's age limit. */
+  2: i32 ttl_ms
+}
+
+struct ReleaseSnapshotRequest { 1: binary snapshot }
+
+struct SnapshotReply {
+  /** Opaque. Names the snapshot in GetRequest, ScanRequest and so on. */
+  1: binary snapshot
+  /** No write in the snapshot has a higher version, no later one a lower. */
+  2: i64 version
+  /** Unix time in ms. */
+  3: i64 expires_at_ms
+}
+
+struct ReleaseSnapshotReply {
+  /** False when it was gone already. */
+  1: bool existed
+}
+
 service Kv {
   HelloReply hello(1: HelloRequest request) throws (1: KvError error)
   Record get(1: Context context, 2: GetRequest request) throws (1: KvError error)
@@ -263,6 +328,10 @@ service Kv {
   ScanReply scan(1: Context context, 2: ScanRequest request) throws (1: KvError error)
   CountReply count(1: Context context, 2: CountRequest request) throws (1: KvError error)
   AggregateReply aggregate(1: Context context, 2: AggregateRequest request) throws (1: KvError error)
+  SplitRangeReply splitRange(1: Context context, 2: SplitRangeRequest request) throws (1: KvError error)
+  SnapshotReply openSnapshot(1: Context context, 2: OpenSnapshotRequest request) throws (1: KvError error)
+  SnapshotReply renewSnapshot(1: Context context, 2: RenewSnapshotRequest request) throws (1: KvError error)
+  ReleaseSnapshotReply releaseSnapshot(1: Context context, 2: ReleaseSnapshotRequest request) throws (1: KvError error)
 }
 
 struct PartitionStatus {
@@ -277,6 +346,9 @@ struct PartitionStatus {
   9: i64 used_bytes
   10: i64 dirty_pages
   11: bool checkpoint_running
+  12: i32 snapshots
+  /** Of replaced pages that only snapshots hold. */
+  13: i64 snapshot_pinned_bytes
 }
 
 struct NodeStatus {

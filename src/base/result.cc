@@ -21,6 +21,7 @@ std::string_view CodeName(Code code) {
     case Code::kUnavailable: return "UNAVAILABLE";
     case Code::kAborted: return "ABORTED";
     case Code::kUnsupported: return "UNSUPPORTED";
+    case Code::kSnapshotGone: return "SNAPSHOT_GONE";
   }
   return "UNKNOWN";
 }

@@ -33,6 +33,7 @@ enum class Code : int32_t {
   kUnavailable,      // shutting down, or a peer cannot be reached
   kAborted,          // cut short by cancellation or a closed connection
   kUnsupported,      // the kernel or file system lacks something Pando needs
+  kSnapshotGone,     // the snapshot has expired or was released: open another
 };
 
 std::string_view CodeName(Code code);

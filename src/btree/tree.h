@@ -107,6 +107,17 @@ class RangeVisitor {
   ~RangeVisitor() = default;
 };
 
+// Told, in key order, what differs between two generations.
+class DiffVisitor {
+ public:
+  // A record that was added (no `older` leaf), removed (no `newer` leaf) or replaced. Views are valid during the call;
+  // nothing may be modified. True: enough, end the walk.
+  virtual bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) = 0;
+
+ protected:
+  ~DiffVisitor() = default;
+};
+
 // A frozen generation that is kept readable: its root by page id, and by reference once that is on disk.
 struct TreeSnapshot {
   Generation generation = 0;
@@ -193,14 +204,16 @@ class Tree final : public PageOwner {
   Task<Result<PagePin>> FetchSnapshotLeaf(Generation generation, std::string key, bool before);
 
   // -- walks of [start, end) ("" = open) in a snapshot (view = its generation) or the newest tree (view = 0). They look
-  // into dirty pages, the range's edges, and where the visitor wants to: O(log n) and a little. kNotFound: the snapshot
-  // is gone.
+  // into dirty pages, the range's edges, and where the visitor wants to: O(log n) and a little. kSnapshotGone.
   Task<Status> Walk(Generation view, std::string start, std::string end, RangeVisitor* visitor);
   // Without what has expired at `now_ms`.
   Task<Result<Aggregates>> Aggregate(Generation view, std::string start, std::string end, int64_t now_ms);
   // The keys with so many records of the range before them; fewer when the range has fewer. `ranks` ascend.
   Task<Result<std::vector<std::string>>> KeysAtRanks(Generation view, std::string start, std::string end,
                                                      std::vector<uint64_t> ranks);
+  // What differs in [start, end) between a snapshot and a younger one, or the newest tree (newer = 0): in time
+  // proportional to the pages that differ. kSnapshotGone.
+  Task<Status> Diff(Generation older, Generation newer, std::string start, std::string end, DiffVisitor* visitor);
   // At most `limit` records that are due.
   Task<Result<DueRecords>> FindDue(int64_t now_ms, size_t limit);
 
@@ -276,6 +289,28 @@ class Tree final : public PageOwner {
   bool KnownChild(Frame* parent, uint32_t slot, ChildRef* ref) const;
   std::optional<MissingPage> WalkStep(Generation view, std::string* at, const std::string& end, RangeVisitor* visitor,
                                       bool* over);
+
+  // tree_diff.cc
+  // A page on the way down to a key.
+  struct Place {
+    Frame* frame = nullptr;  // null: not in memory, `ref` says where
+    ChildRef ref;            // location empty: not on disk yet
+    uint8_t level = 0;
+    bool has_upper = false;  // false: the last page of its level
+    std::string upper;
+    bool SamePageAs(const Place& other) const;
+  };
+  struct DiffMissing {
+    ChildRef ref;
+    uint8_t level = 0;
+    int tree = 0;  // 0 = the older
+  };
+  Place RootPlace(Generation view);
+  Place ChildPlace(Generation view, const Place& parent, const std::string& key);
+  std::optional<DiffMissing> DiffStep(Generation older, Generation newer, std::string* at, const std::string& end,
+                                      DiffVisitor* visitor, bool* over);
+  static bool DiffLeaves(const Node& older, const Node& newer, const std::string& from, const std::string* end,
+                         DiffVisitor* visitor);
 
   static constexpr size_t kLists = kMaxTreeHeight + 1;  // by level; the last is overflow values
 

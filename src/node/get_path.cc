@@ -107,9 +107,11 @@ bool GetPath::Offer(const RpcRequest& request) {
   args_.context.budget_ms = 0;
   args_.context.level = 0;
   args_.request.key.clear();
+  args_.request.snapshot.clear();
   if (!server_->codec().Read(request.id.protocol, request.body, &args_).ok()) return false;
   const std::string& key = args_.request.key;
   if (key.empty() || key.size() > kMaxKeyBytes || !IsPlainRead(args_.context)) return false;
+  if (!args_.request.snapshot.empty()) return false;
 
   Entry entry;
   entry.id = request.id;

@@ -10,6 +10,7 @@
 
 #include "gen-cpp/pando_types.h"
 #include "src/io/task.h"
+#include "src/node/snapshots.h"
 #include "src/partition/partition.h"
 #include "src/partition/store.h"
 
@@ -36,6 +37,9 @@ class NodeControl {
  public:
   virtual Task<Result<api::NodeStatus>> CollectStatus(Reactor& caller) = 0;
   virtual Task<Status> CheckpointAll(Reactor& caller) = 0;
+  virtual Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms) = 0;
+  virtual Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) = 0;
+  virtual Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) = 0;
   virtual std::string server_version() const = 0;
 
  protected:

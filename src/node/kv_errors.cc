@@ -22,6 +22,7 @@ Mapping MappingOf(Code code) {
     case Code::kNotFound:
     case Code::kAlreadyExists:
     case Code::kUnsupported: return {ApiCode::kBadRequest, Applied::kNo, false, 0};
+    case Code::kSnapshotGone: return {ApiCode::kSnapshotGone, Applied::kNo, false, 0};
     case Code::kDiskFull: return {ApiCode::kDiskFull, Applied::kNo, false, 0};
     case Code::kOverloaded: return {ApiCode::kOverloaded, Applied::kNo, true, kOverloadedRetryMs};
     case Code::kUnavailable: return {ApiCode::kUnavailable, Applied::kNo, true, kUnavailableRetryMs};

@@ -18,6 +18,7 @@ enum class ApiCode : int32_t {
   kOverloaded = 8,
   kDeadline = 9,
   kUnavailable = 10,
+  kSnapshotGone = 12,
   kBadCursor = 13,
   kDiskFull = 15,
   kCorrupt = 16,

@@ -4,6 +4,7 @@
 
 #include "src/base/limits.h"
 #include "src/node/kv_errors.h"
+#include "src/node/snapshots.h"
 
 namespace pando {
 
@@ -180,6 +181,31 @@ Refusal ToWriteOps(api::WriteBatchRequest& request, std::vector<WriteOp>* ops) {
       return refusal;
     }
   }
+  return {};
+}
+
+Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix) {
+  for (std::string_view bound : {start, end, prefix}) {
+    if (bound.size() > kMaxKeyBytes) {
+      return MakeError(ApiCode::kTooLarge,
+                       fmt::format("a bound of the range has {} bytes; the limit is {} (max_key_bytes)", bound.size(),
+                                   kMaxKeyBytes));
+    }
+  }
+  return {};
+}
+
+Refusal ToSnapshotId(std::string_view token, SnapshotId* id) {
+  *id = 0;
+  if (token.empty()) return {};
+  Result<SnapshotToken> decoded = DecodeSnapshotToken(token);
+  if (!decoded.ok()) return MakeError(ApiCode::kBadRequest, decoded.status().message());
+  *id = decoded->id;
+  return {};
+}
+
+Refusal CheckTtl(int32_t ttl_ms) {
+  if (ttl_ms < 0) return Bad("ttl_ms is {}; it must be 0 (a minute) or more", ttl_ms);
   return {};
 }
 

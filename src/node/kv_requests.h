@@ -27,6 +27,11 @@ Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op);
 Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op);
 Refusal ToWriteOp(api::WriteOp& request, WriteOp* op);
 Refusal ToWriteOps(api::WriteBatchRequest& request, std::vector<WriteOp>* ops);
+// The bounds of a range may be longer than any key, but not without end.
+Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix);
+// The snapshot that a request names; 0 for an empty token.
+Refusal ToSnapshotId(std::string_view token, SnapshotId* id);
+Refusal CheckTtl(int32_t ttl_ms);  // of a snapshot
 Refusal CheckMultiGet(const api::MultiGetRequest& request);
 
 // The result of one operation; the error of one that could not be carried out (not a number, overflow).

@@ -50,18 +50,6 @@ Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit) {
   return {};
 }
 
-// The bounds of a scan may be longer than any key, but not without end.
-Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix) {
-  for (std::string_view bound : {start, end, prefix}) {
-    if (bound.size() > kMaxKeyBytes) {
-      return MakeError(ApiCode::kTooLarge,
-                       fmt::format("a bound of the range has {} bytes; the limit is {} (max_key_bytes)", bound.size(),
-                                   kMaxKeyBytes));
-    }
-  }
-  return {};
-}
-
 api::Limits PublishedLimits() {
   api::Limits limits;
   limits.max_key_bytes = kMaxKeyBytes;
@@ -87,6 +75,11 @@ const KvService::Method KvService::kMethods[] = {
     {"scan", &Start<&KvService::Scan, api::Kv_scan_args, api::Kv_scan_result>},
     {"count", &Start<&KvService::Count, api::Kv_count_args, api::Kv_count_result>},
     {"aggregate", &Start<&KvService::Aggregate, api::Kv_aggregate_args, api::Kv_aggregate_result>},
+    {"splitRange", &Start<&KvService::SplitRange, api::Kv_splitRange_args, api::Kv_splitRange_result>},
+    {"openSnapshot", &Start<&KvService::OpenSnapshot, api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>},
+    {"renewSnapshot", &Start<&KvService::RenewSnapshot, api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>},
+    {"releaseSnapshot",
+     &Start<&KvService::ReleaseSnapshot, api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>},
     {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>},
     {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>},
     {"checkpoint", &Start<&KvService::AdminCheckpoint, api::Admin_checkpoint_args, api::Admin_checkpoint_result>},
@@ -149,19 +142,21 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   std::string& key = call->args.request.key;
   Refusal refusal = CheckReadContext(call->args.context);
   if (!refusal) refusal = CheckKey(key);
+  SnapshotId snapshot = 0;
+  if (!refusal) refusal = ToSnapshotId(call->args.request.snapshot, &snapshot);
   if (refusal) {
     SetError(&call->reply, *refusal);
     co_return;
   }
   Partition* partition = PartitionOf(key);
-  Result<ReadResult> read = co_await partition->Get(key);
+  Result<ReadResult> read = co_await partition->Get(key, snapshot);
   if (call->answered) co_return;
   if (!read.ok()) {
     SetError(&call->reply, ToKvError(read.status(), /*is_write=*/false));
     co_return;
   }
   gets_.NoteSlowValue(read->value.size());
-  if (!server_->HasRoom(call->id)) {
+  if (snapshot == 0 && !server_->HasRoom(call->id)) {
     // Many large values are under way for a client that does not take them: this one waits unread.
     call->answered = true;
     int64_t left_ms = (call->deadline_ns - server_->reactor().NowNs()) / kMillisecond;
@@ -214,8 +209,10 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
   if (!refusal) refusal = SetLimit("limit_rows", request.limit_rows, kMaxScanRows, &spec.max_rows);
   if (!refusal) refusal = SetLimit("limit_bytes", request.limit_bytes, kMaxScanBytes, &spec.max_bytes);
-  if (!refusal && !request.snapshot.empty()) {
-    refusal = MakeError(ApiCode::kBadRequest, "this server has no snapshot tokens; see HelloReply.features");
+  if (!refusal) refusal = ToSnapshotId(request.snapshot, &spec.snapshot);
+  if (!refusal) refusal = ToSnapshotId(request.since, &spec.since);
+  if (!refusal && spec.since != 0 && request.reverse) {
+    refusal = MakeError(ApiCode::kBadRequest, "changes since a snapshot are scanned forwards only");
   }
   if (refusal) {
     SetError(&call->reply, *refusal);
@@ -258,6 +255,7 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
     to.value = std::move(from.value);
     to.version = static_cast<int64_t>(from.version);
     to.expires_at_ms = from.expires_at_ms;
+    to.removed = from.removed;
   }
   call->reply.__isset.success = true;
 }
@@ -267,13 +265,15 @@ Task<std::optional<RangeAggregates>> KvService::AggregatesOf(C* call) {
   const auto& request = call->args.request;
   Refusal refusal = CheckReadContext(call->args.context);
   if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
+  SnapshotId snapshot = 0;
+  if (!refusal) refusal = ToSnapshotId(request.snapshot, &snapshot);
   if (refusal) {
     SetError(&call->reply, *refusal);
     co_return std::nullopt;
   }
   ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
   std::vector<Partition*> partitions = PartitionsOf(range);
-  Result<RangeAggregates> sum = co_await MergeAggregates(std::move(partitions), std::move(range));
+  Result<RangeAggregates> sum = co_await MergeAggregates(std::move(partitions), std::move(range), snapshot);
   if (!sum.ok()) {
     SetError(&call->reply, ToKvError(sum.status(), /*is_write=*/false));
     co_return std::nullopt;
@@ -359,7 +359,8 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.limits = PublishedLimits();
   reply.node_id = backend_->store->node.ToString();
   reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
-  reply.features = {"conditions", "increment", "multi_get", "write_batch", "scan", "count", "aggregate", "ttl"};
+  reply.features = {"conditions", "increment", "multi_get", "write_batch", "scan", "count", "aggregate", "ttl",
+                    "snapshots",  "split_range"};
   call->reply.__isset.success = true;
   co_return;
 }

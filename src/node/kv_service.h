@@ -63,6 +63,11 @@ class KvService final : public RpcService {
   Task<void> Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call);
   Task<void> Count(Call<api::Kv_count_args, api::Kv_count_result>* call);
   Task<void> Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call);
+  // kv_snapshots.cc
+  Task<void> SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call);
+  Task<void> OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>* call);
+  Task<void> RenewSnapshot(Call<api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>* call);
+  Task<void> ReleaseSnapshot(Call<api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>* call);
   Task<void> AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call);
   Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
 

@@ -16,6 +16,7 @@
 DEFINE_string(data_dir, "", "Directory of the store; made when missing. Needed.");
 DEFINE_string(listen, "127.0.0.1:7420", "host:port for Thrift clients; port 0 takes any free one and prints it.");
 DEFINE_int32(http_port, 7421, "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any, -1: none.");
+DEFINE_int64(snapshot_max_age_s, 86400, "A snapshot lives so long at most, however often it is renewed.");
 DEFINE_uint32(max_connections, 20000, "Client connections beyond this many are refused.");
 DEFINE_int32(default_budget_ms, 10000, "Time a request has when it does not say; then it is answered DEADLINE.");
 DEFINE_int32(max_budget_ms, 600000, "Longest time a request may ask for.");
@@ -67,7 +68,8 @@ void PrintHelp() {
   const FlagGroup groups[] = {
       {"Store", {"data_dir", "partitions", "reactors", "page_bytes", "compression"}},
       {"Network", {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s"}},
-      {"Resources", {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s", "pin_threads"}},
+      {"Resources", {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s",
+                     "snapshot_max_age_s", "pin_threads"}},
       {"Running", {"shutdown_timeout_ms", "log_dir", "minloglevel"}},
   };
   for (const FlagGroup& group : groups) {
@@ -98,6 +100,7 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->log_budget_bytes = FLAGS_log_budget_mb << 20;
   options->log_budget_records = FLAGS_log_budget_records;
   options->checkpoint_interval_s = FLAGS_checkpoint_interval_s;
+  options->snapshot_max_age_s = FLAGS_snapshot_max_age_s;
   options->max_connections = FLAGS_max_connections;
   options->default_budget_ms = FLAGS_default_budget_ms;
   options->max_budget_ms = FLAGS_max_budget_ms;

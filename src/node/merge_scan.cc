@@ -92,6 +92,8 @@ class Merger {
 
   Task<void> Fetch(Source* s) {
     ScanSpec ask;
+    ask.snapshot = spec_.snapshot;
+    ask.since = spec_.since;
     ask.start = s->start;
     ask.start_exclusive = s->start_exclusive;
     ask.end = s->end;
@@ -120,8 +122,8 @@ struct AggregateState {
   Status failure;
 };
 
-Task<void> AggregateOne(Partition* partition, const ScanRange* range, AggregateState* state) {
-  Result<RangeAggregates> part = co_await partition->Aggregate(range->start, range->end);
+Task<void> AggregateOne(Partition* partition, const ScanRange* range, SnapshotId snapshot, AggregateState* state) {
+  Result<RangeAggregates> part = co_await partition->Aggregate(range->start, range->end, snapshot);
   if (part.ok()) {
     state->total.Add(*part);
   } else {
@@ -148,11 +150,11 @@ Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSp
   co_return co_await run;
 }
 
-Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range) {
+Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range, SnapshotId snapshot) {
   AggregateState state;
   if (range.empty) co_return state.total;
   TaskGroup parts;
-  for (Partition* partition : partitions) parts.Spawn(AggregateOne(partition, &range, &state));
+  for (Partition* partition : partitions) parts.Spawn(AggregateOne(partition, &range, snapshot, &state));
   co_await parts.Drain();
   if (!state.failure.ok()) co_return state.failure;
   co_return state.total;

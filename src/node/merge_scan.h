@@ -18,6 +18,7 @@ namespace pando {
 
 struct MergeScanSpec {
   ScanRange range;
+  SnapshotId snapshot = 0, since = 0;  // as in ScanSpec
   bool keys_only = false;
   size_t max_rows = kMaxScanRows;
   size_t max_bytes = kMaxScanBytes;  // keys + values; the row that reaches it is the last (always at least one)
@@ -31,6 +32,6 @@ size_t FirstShare(size_t total, size_t partitions, size_t unit);
 Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSpec spec);
 
 // Of the range, over all partitions.
-Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range);
+Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range, SnapshotId snapshot);
 
 }  // namespace pando

@@ -12,6 +12,7 @@ namespace pando {
 namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
+constexpr int64_t kMsPerSecond = 1000;
 // Memory from the allocator above this size is mapped, and goes back to the system when it is freed.
 constexpr int kMmapThresholdBytes = 256 << 10;
 
@@ -130,6 +131,8 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
     co_return Status();
   };
   CO_RETURN_IF_ERROR(co_await OnAllShards(first, connect));
+  snapshots_ =
+      std::make_unique<Snapshots>(first, &shards_[0]->partitions(), options_.snapshot_max_age_s * kMsPerSecond);
   CO_RETURN_IF_ERROR(co_await ListenAll(first));
   health_.ready.store(true, std::memory_order_relaxed);
   co_return Status();
@@ -234,6 +237,7 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
     return shard->StopServing(limit_ns);
   };
   Status status = co_await OnAllShards(first, stop);
+  snapshots_.reset();  // its callers were requests, and those have ended
   auto close = [checkpoint](Reactor&, Shard* shard) { return shard->CloseEngine(checkpoint); };
   Status closed = co_await OnAllShards(first, close);
   if (status.ok()) status = std::move(closed);
@@ -249,6 +253,21 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
 Task<Status> Node::CheckpointAll(Reactor& caller) {
   auto checkpoint = [](Reactor&, Shard* shard) { return shard->engine()->CheckpointAll(); };
   co_return co_await OnAllShards(caller, checkpoint);
+}
+
+Task<Result<OpenedSnapshot>> Node::OpenSnapshot(Reactor& caller, int64_t ttl_ms) {
+  auto open = [this, ttl_ms](Reactor&) { return snapshots_->Open(ttl_ms); };
+  co_return co_await CallOn(caller, 0, std::move(open));
+}
+
+Task<Result<OpenedSnapshot>> Node::RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) {
+  auto renew = [this, token, ttl_ms](Reactor&) { return snapshots_->Renew(token, ttl_ms); };
+  co_return co_await CallOn(caller, 0, std::move(renew));
+}
+
+Task<Result<bool>> Node::ReleaseSnapshot(Reactor& caller, SnapshotToken token) {
+  auto release = [this, token](Reactor&) { return snapshots_->Release(token); };
+  co_return co_await CallOn(caller, 0, std::move(release));
 }
 
 Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {

@@ -18,6 +18,7 @@
 #include "src/node/kv_backend.h"
 #include "src/node/node_options.h"
 #include "src/node/shard.h"
+#include "src/node/snapshots.h"
 
 namespace pando {
 
@@ -52,6 +53,9 @@ class Node final : private NodeControl {
 
   Task<Result<api::NodeStatus>> CollectStatus(Reactor& caller) override;
   Task<Status> CheckpointAll(Reactor& caller) override;
+  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms) override;
+  Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) override;
+  Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) override;
   std::string server_version() const override { return kServerVersion; }
 
   NodeOptions options_;
@@ -64,6 +68,7 @@ class Node final : private NodeControl {
   std::unique_ptr<RpcShared> shared_;
   std::unique_ptr<ReactorGroup> group_;
   std::vector<Shard*> shards_;          // each made and destroyed on its reactor
+  std::unique_ptr<Snapshots> snapshots_;  // lives on reactor 0
   std::vector<WaitQueue*> main_waits_;  // what the reactors' main tasks wait on
   std::unique_ptr<HttpServer> http_;
   uint16_t port_ = 0;

@@ -18,6 +18,7 @@ constexpr uint64_t kMaxRequestBytes = 512 * kMiB;
 constexpr uint64_t kMinEngineBytes = 16 * kMiB;
 constexpr uint32_t kMaxPartitions = 4096;
 constexpr uint32_t kMaxReactors = 256;
+constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
 
 }  // namespace
 
@@ -64,6 +65,8 @@ Status CheckOptions(const NodeOptions& options) {
     return Error(Code::kInvalidArgument, "--default_budget_ms={} and --max_budget_ms={}: 1 <= default <= max must hold",
                  options.default_budget_ms, options.max_budget_ms);
   }
+  if (options.snapshot_max_age_s < 1 || options.snapshot_max_age_s > kMaxSnapshotAgeS)
+    return Error(Code::kInvalidArgument, "--snapshot_max_age_s must be from 1 to {}", kMaxSnapshotAgeS);
   if (options.checkpoint_interval_s < 1)
     return Error(Code::kInvalidArgument, "--checkpoint_interval_s must be at least 1");
   if (options.stall_timeout_s < 1) return Error(Code::kInvalidArgument, "--stall_timeout_s must be at least 1");

@@ -21,8 +21,10 @@ class RemotePartition final : public Partition {
   uint32_t id() const override { return id_; }
   const Uuid& uuid() const override { return uuid_; }
 
-  Task<Result<ReadResult>> Get(std::string key) override {
-    auto call = [target = target_, k = std::move(key)](Reactor&) mutable { return target->Get(std::move(k)); };
+  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot) override {
+    auto call = [target = target_, k = std::move(key), snapshot](Reactor&) mutable {
+      return target->Get(std::move(k), snapshot);
+    };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override {
@@ -33,10 +35,42 @@ class RemotePartition final : public Partition {
     auto call = [target = target_, s = std::move(spec)](Reactor&) mutable { return target->Scan(std::move(s)); };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end) override {
-    auto call = [target = target_, s = std::move(start), e = std::move(end)](Reactor&) mutable {
-      return target->Aggregate(std::move(s), std::move(e));
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
+    auto call = [target = target_, s = std::move(start), e = std::move(end), snapshot](Reactor&) mutable {
+      return target->Aggregate(std::move(s), std::move(e), snapshot);
     };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
+                                                     SnapshotId snapshot) override {
+    auto call = [target = target_, s = std::move(start), e = std::move(end), r = std::move(ranks),
+                 snapshot](Reactor&) mutable {
+      return target->KeysAtRanks(std::move(s), std::move(e), std::move(r), snapshot);
+    };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Status> PrepareCut() override {
+    auto call = [target = target_](Reactor&) { return target->PrepareCut(); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Result<Version>> HoldWrites() override {
+    auto call = [target = target_](Reactor&) { return target->HoldWrites(); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Status> Cut(SnapshotInfo snapshot) override {
+    auto call = [target = target_, snapshot](Reactor&) { return target->Cut(snapshot); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Status> AbandonCut() override {
+    auto call = [target = target_](Reactor&) { return target->AbandonCut(); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) override {
+    auto call = [target = target_, id, expires_at_ms](Reactor&) { return target->RenewSnapshot(id, expires_at_ms); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Status> ReleaseSnapshot(SnapshotId id) override {
+    auto call = [target = target_, id](Reactor&) { return target->ReleaseSnapshot(id); };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
   Task<Status> Checkpoint() override {

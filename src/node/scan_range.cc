@@ -21,6 +21,8 @@ uint64_t RangeHash(const api::ScanRequest& request) {
   out.LengthPrefixed(request.start_key);
   out.LengthPrefixed(request.end_key);
   out.LengthPrefixed(request.prefix);
+  if (!request.snapshot.empty() || !request.since.empty()) out.LengthPrefixed(request.snapshot);
+  if (!request.since.empty()) out.LengthPrefixed(request.since);
   return Hash64(bytes, kRangeSeed);
 }
 
@@ -89,8 +91,8 @@ Result<std::string> DecodeCursor(const api::ScanRequest& request, std::string_vi
   }
   if (range_hash != RangeHash(request) || (flags & kReverseFlag) != (request.reverse ? kReverseFlag : 0)) {
     return Error(Code::kInvalidArgument,
-                 "the cursor belongs to another range or direction: send the same start_key, "
-                 "end_key, prefix and reverse as before");
+                 "the cursor belongs to another range, direction or snapshot: send the same start_key, "
+                 "end_key, prefix, reverse and snapshot as before");
   }
   return std::string(last_key);
 }

@@ -1,5 +1,6 @@
 #include "src/node/shard.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace pando {
@@ -93,6 +94,8 @@ Task<ShardStatus> Shard::CollectStatus() {
     p.used_bytes = static_cast<int64_t>(stats.used_bytes);
     p.dirty_pages = static_cast<int64_t>(stats.dirty_pages);
     p.checkpoint_running = stats.checkpoint_running;
+    p.snapshots = static_cast<int32_t>(stats.snapshots);
+    p.snapshot_pinned_bytes = static_cast<int64_t>(stats.snapshot_pinned_bytes);
   }
   co_return status;
 }
@@ -117,7 +120,7 @@ void Shard::Publish() {
   SetTotal(&gauges_.log_waits, stats.log.append_waits_total);
   SetTotal(&gauges_.checkpoints, stats.checkpoints_total);
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
-  uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0;
+  uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0, snapshots = 0, pinned_bytes = 0;
   for (Partition* partition : engine_->partitions()) {
     PartitionStats p = partition->stats();
     reads += p.reads_total;
@@ -125,12 +128,16 @@ void Shard::Publish() {
     scans += p.scans_total;
     file_bytes += p.file_bytes;
     used_bytes += p.used_bytes;
+    snapshots = std::max(snapshots, p.snapshots);
+    pinned_bytes += p.snapshot_pinned_bytes;
   }
   SetTotal(&gauges_.reads, reads);
   SetTotal(&gauges_.writes, writes);
   SetTotal(&gauges_.scans, scans);
   gauges_.partition_file_bytes.Set(static_cast<int64_t>(file_bytes));
   gauges_.partition_used_bytes.Set(static_cast<int64_t>(used_bytes));
+  gauges_.snapshots.Set(static_cast<int64_t>(snapshots));
+  gauges_.snapshot_pinned_bytes.Set(static_cast<int64_t>(pinned_bytes));
   gauges_.frame_bytes.Set(static_cast<int64_t>(FrameBytesOnThisThread()));
   reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);
 }
@@ -191,6 +198,8 @@ void Shard::RegisterMetrics() {
   add("kv_partition_scans_total", "Scans.", &g.scans);
   add("kv_partition_file_bytes", "Size of the data files.", &g.partition_file_bytes);
   add("kv_partition_used_bytes", "Bytes of the data files in use.", &g.partition_used_bytes);
+  add("kv_partition_snapshots_count", "Open snapshots.", &g.snapshots);
+  add("kv_partition_snapshot_pinned_bytes", "Of replaced pages that only snapshots hold.", &g.snapshot_pinned_bytes);
   add("kv_process_coroutine_bytes", "Memory of coroutine frames.", &g.frame_bytes);
 }
 

@@ -28,6 +28,7 @@ struct EngineGauges {
   Counter log_appended_records, log_appended_bytes, log_device_writes, log_device_bytes, log_waits;
   Counter checkpoints, write_waits, reads, writes, scans;
   Gauge partition_file_bytes, partition_used_bytes, frame_bytes;
+  Gauge snapshots, snapshot_pinned_bytes;
 };
 
 struct ShardStatus {
@@ -52,6 +53,8 @@ class Shard {
   Task<Status> CloseEngine(bool checkpoint);
 
   Engine* engine() { return engine_.get(); }
+  // As this reactor sees them, after Build.
+  const std::vector<Partition*>& partitions() const { return backend_.partitions; }
   Task<ShardStatus> CollectStatus();
   uint32_t index() const { return static_cast<uint32_t>(reactor_.index()); }
 

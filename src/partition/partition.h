@@ -26,8 +26,9 @@ class Partition {
   virtual uint32_t id() const = 0;
   virtual const Uuid& uuid() const = 0;
 
-  // kCorruption names file and offset of a damaged page; kUnavailable once the engine failed or is closing.
-  virtual Task<Result<ReadResult>> Get(std::string key) = 0;
+  // kCorruption names file and offset of a damaged page; kUnavailable once the engine failed or is closing. Reads in a
+  // snapshot (0 = the newest state) take its time as 'now'; kSnapshotGone.
+  virtual Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot = 0) = 0;
 
   // Applies `ops` atomically and in order (each sees the ones before it). Keys and sizes must already be within the
   // limits (CHECKed). kDiskFull, kOverloaded and kUnavailable before the append mean that nothing happened; kAborted
@@ -36,7 +37,24 @@ class Partition {
 
   virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
   // Of [start, end), "" = open. In O(log n) and the dirty pages.
-  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end) = 0;
+  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot = 0) = 0;
+  // The keys of [start, end) that have so many records of it before them, expired ones counted; fewer when the range
+  // has fewer. `ranks` ascend.
+  virtual Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end,
+                                                             std::vector<uint64_t> ranks, SnapshotId snapshot = 0) = 0;
+
+  // -- snapshots; CutSnapshot (snapshot_cut.h) does the first four to any number of partitions, at one moment
+  // Waits for a running checkpoint; no other begins until Cut or AbandonCut.
+  virtual Task<Status> PrepareCut() = 0;
+  // No write is appended until Cut or AbandonCut. Returns the highest version given so far.
+  virtual Task<Result<Version>> HoldWrites() = 0;
+  // Cuts behind every write appended so far, and lets writes go on at once. Returns when the snapshot is readable; its
+  // pages go to disk behind it. Ends the preparation also when it fails.
+  virtual Task<Status> Cut(SnapshotInfo snapshot) = 0;
+  virtual Task<Status> AbandonCut() = 0;
+  // kSnapshotGone.
+  virtual Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) = 0;
+  virtual Task<Status> ReleaseSnapshot(SnapshotId id) = 0;
 
   virtual Task<Status> Checkpoint() = 0;
   virtual PartitionStats stats() const = 0;

@@ -49,7 +49,7 @@ bool ParseNumber(const ReadResult& current, int64_t* number) {
 }  // namespace
 
 Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
-    : reactor_(reactor), pool_(pool), options_(std::move(options)), idle_(reactor), checkpoint_done_(reactor) {}
+    : reactor_(reactor), pool_(pool), options_(std::move(options)), idle_(reactor), checkpoint_done_(reactor), writes_resumed_(reactor) {}
 
 Replica::~Replica() = default;
 
@@ -159,14 +159,16 @@ Task<Status> Replica::ReadOverflow(OverflowRef ref, uint32_t value_bytes, std::s
   co_return Status();
 }
 
-Task<Result<ReadResult>> Replica::Get(std::string key) {
+Task<Result<ReadResult>> Replica::Get(std::string key, SnapshotId snapshot) {
   ++stats_.reads_total;
   for (;;) {
     if (!failure_.ok()) co_return Refusal();
-    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await tree_->FetchLeaf(key));
+    CO_ASSIGN_OR_RETURN(View view, ViewOf(snapshot));
+    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeafIn(view, key, /*before=*/false));
+    if (!leaf) co_return SnapshotGone();
     ReadResult result;
     RecordView unread;
-    if (ReadResident(leaf.frame(), key, reactor_.WallMs(), &result, &unread)) co_return result;
+    if (ReadResident(leaf.frame(), key, view.now_ms, &result, &unread)) co_return result;
     leaf.Release();
     Status status = co_await ReadOverflow(unread.overflow_ref, unread.value_bytes, &result.value);
     if (status.ok()) co_return result;
@@ -174,10 +176,17 @@ Task<Result<ReadResult>> Replica::Get(std::string key) {
   }
 }
 
-Task<Result<RangeAggregates>> Replica::Aggregate(std::string start, std::string end) {
+Task<Result<RangeAggregates>> Replica::Aggregate(std::string start, std::string end, SnapshotId snapshot) {
   ++stats_.scans_total;
-  CO_ASSIGN_OR_RETURN(Aggregates sum, co_await tree_->Aggregate(0, start, end, reactor_.WallMs()));
+  CO_ASSIGN_OR_RETURN(View view, ViewOf(snapshot));
+  CO_ASSIGN_OR_RETURN(Aggregates sum, co_await tree_->Aggregate(view.generation, start, end, view.now_ms));
   co_return RangeAggregates{sum.count, sum.bytes, sum.content_hash};
+}
+
+Task<Result<std::vector<std::string>>> Replica::KeysAtRanks(std::string start, std::string end,
+                                                            std::vector<uint64_t> ranks, SnapshotId snapshot) {
+  CO_ASSIGN_OR_RETURN(View view, ViewOf(snapshot));
+  co_return co_await tree_->KeysAtRanks(view.generation, std::move(start), std::move(end), std::move(ranks));
 }
 
 // -- the write path --------------------------------------------------------------------------------------------------
@@ -289,6 +298,7 @@ Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops) {
   size_t log_bytes = 0;
   Status status = co_await Admit(ops, &log_bytes);
   if (status.ok()) status = co_await FetchForWrite(&pending);
+  while (status.ok() && writes_held_ && failure_.ok()) co_await writes_resumed_.Wait();
   if (status.ok()) status = failure_.ok() ? Status() : Refusal();
   if (status.ok()) {
     Stage(&pending);
@@ -432,7 +442,7 @@ Task<Status> Replica::ReadFound(PendingWrite* pending, size_t index, OverflowRef
 void Replica::Apply(PendingWrite* pending) {
   pending_.pop_front();
   if (!pending->ops) {
-    CutSnapshot();
+    TakeCut(pending->cut);
     return Finish(pending, Status());
   }
   for (size_t i = 0; i < pending->ops->size(); ++i) {

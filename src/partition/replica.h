@@ -46,19 +46,22 @@ class Replica final : public Partition, public LogConsumer {
   // -- Partition
   uint32_t id() const override { return options_.info.id; }
   const Uuid& uuid() const override { return options_.info.uuid; }
-  Task<Result<ReadResult>> Get(std::string key) override;
+  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot) override;
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override;
   Task<Result<ScanPage>> Scan(ScanSpec spec) override;
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end) override;
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override;
+  Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
+                                                     SnapshotId snapshot) override;
+  Task<Status> PrepareCut() override;
+  Task<Result<Version>> HoldWrites() override;
+  Task<Status> Cut(SnapshotInfo snapshot) override;
+  Task<Status> AbandonCut() override;
+  Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) override;
+  Task<Status> ReleaseSnapshot(SnapshotId id) override;
   Task<Status> Checkpoint() override;
   PartitionStats stats() const override;
 
-  // -- snapshots
-  // Cuts behind every write appended so far, and makes all later versions exceed `floor`. Suspends until those writes
-  // are applied and no checkpoint runs; the cut itself is O(1).
-  Task<Result<SnapshotInfo>> OpenSnapshot(Version floor, int64_t ttl_ms);
-  Result<SnapshotInfo> RenewSnapshot(Generation generation, int64_t ttl_ms);
-  void ReleaseSnapshot(Generation generation);  // no-op when it is gone already
+  // Releases the snapshots whose time has come.
   void ExpireSnapshots();
 
   // Whether records may have expired that are still stored; Sweep removes them, through the log, in bounded batches.
@@ -89,7 +92,8 @@ class Replica final : public Partition, public LogConsumer {
     bool value_known = true;   // false: read.value was left out
   };
   struct PendingWrite {
-    std::vector<WriteOp>* ops = nullptr;  // null: a cut, not a write (OpenSnapshot)
+    std::vector<WriteOp>* ops = nullptr;  // null: a cut, not a write
+    SnapshotInfo cut;
     std::vector<OpResult> results;
     std::vector<Version> versions;
     std::vector<Extent> extents;  // per op: the place of an overflow value, or empty
@@ -143,22 +147,32 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> ReplayRecord(LogRecord record);
   Task<void> Prefetch(std::string key);
   void BeginCheckpoint();
-  void CutSnapshot();
+  void TakeCut(SnapshotInfo snapshot);
+  void DropSnapshot(SnapshotId id);
+  Status SnapshotGone() const;
+  // What a read looks at: the snapshot's generation (0 = the newest tree) and the time that counts for expiry.
+  struct View {
+    Generation generation = 0;
+    int64_t now_ms = 0;
+  };
+  Result<View> ViewOf(SnapshotId snapshot) const;
   Task<Status> FinishCheckpoint();
   Task<void> FinishSnapshotCheckpoint();
   Task<Status> ReserveCheckpoint();
   void EndCheckpoint();
-  Task<Result<PagePin>> FetchScanLeaf(const ScanSpec& spec);
-  int64_t ScanTimeMs(const ScanSpec& spec) const;
+  // Null pin: the snapshot is gone.
+  Task<Result<PagePin>> FetchLeafIn(View view, std::string key, bool before);
   // replica_scan.cc
   enum class ScanStep : uint8_t { kMore, kOver, kReadValue };
+  class ChangeGatherer;
   struct UnreadRow {  // its value must be read first
     ScanRow row;
     OverflowRef ref;
     uint32_t value_bytes = 0;
   };
-  ScanStep ScanLeaf(const Node& node, ScanSpec* spec, ScanPage* page, UnreadRow* unread);
-  ScanStep ScanLeafReverse(const Node& node, ScanSpec* spec, ScanPage* page, UnreadRow* unread);
+  ScanStep ScanLeaf(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page, UnreadRow* unread);
+  ScanStep ScanLeafReverse(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page, UnreadRow* unread);
+  Task<Result<ScanPage>> ScanChanges(ScanSpec spec);
   ScanStep AddRow(const Node& node, uint32_t slot, int64_t now_ms, ScanSpec* spec, ScanPage* page, UnreadRow* unread);
 
   Reactor& reactor_;
@@ -184,7 +198,9 @@ class Replica final : public Partition, public LogConsumer {
 
   bool checkpoint_running_ = false;
   WaitQueue checkpoint_done_;
-  std::map<Generation, SnapshotInfo> snapshots_;
+  std::map<SnapshotId, SnapshotInfo> snapshots_;
+  bool writes_held_ = false;
+  WaitQueue writes_resumed_;
   Superblock frozen_;  // of the generation being checkpointed
   Nanos last_checkpoint_ns_ = 0;
 

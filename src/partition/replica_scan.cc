@@ -46,8 +46,7 @@ Replica::ScanStep Replica::AddRow(const Node& node, uint32_t slot, int64_t now_m
 
 // Takes the rows of one leaf in [spec->start, spec->end) and moves spec->start on: behind the leaf, or to the row whose
 // value must be read.
-Replica::ScanStep Replica::ScanLeaf(const Node& node, ScanSpec* spec, ScanPage* page, UnreadRow* unread) {
-  const int64_t now_ms = ScanTimeMs(*spec);
+Replica::ScanStep Replica::ScanLeaf(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page, UnreadRow* unread) {
   bool exact = false;
   for (uint32_t slot = node.LowerBound(spec->start, &exact); slot < node.count(); ++slot) {
     if (!spec->end.empty() && node.Key(slot) >= spec->end) {
@@ -67,8 +66,7 @@ Replica::ScanStep Replica::ScanLeaf(const Node& node, ScanSpec* spec, ScanPage* 
 }
 
 // The same from the end: takes rows below spec->end (empty = none above) down to spec->start.
-Replica::ScanStep Replica::ScanLeafReverse(const Node& node, ScanSpec* spec, ScanPage* page, UnreadRow* unread) {
-  const int64_t now_ms = ScanTimeMs(*spec);
+Replica::ScanStep Replica::ScanLeafReverse(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page, UnreadRow* unread) {
   bool exact = false;
   bool whole = spec->end.empty() || (node.has_upper() && spec->end >= node.upper());
   uint32_t slot = whole ? node.count() : node.LowerBound(spec->end, &exact);
@@ -90,25 +88,6 @@ Replica::ScanStep Replica::ScanLeafReverse(const Node& node, ScanSpec* spec, Sca
   return ScanStep::kMore;
 }
 
-Task<Result<PagePin>> Replica::FetchScanLeaf(const ScanSpec& spec) {
-  if (spec.snapshot == 0) {
-    if (spec.reverse) co_return co_await tree_->FetchLeafBefore(spec.end);
-    co_return co_await tree_->FetchLeaf(spec.start);
-  }
-  Result<PagePin> pin =
-      co_await tree_->FetchSnapshotLeaf(spec.snapshot, spec.reverse ? spec.end : spec.start, spec.reverse);
-  if (pin.ok() && !*pin) {
-    co_return Error(Code::kNotFound, "partition {}: snapshot {} has expired or was released", id(), spec.snapshot);
-  }
-  co_return pin;
-}
-
-// What has expired is left out: as of now, or as of the snapshot's last write.
-int64_t Replica::ScanTimeMs(const ScanSpec& spec) const {
-  auto snapshot = snapshots_.find(spec.snapshot);
-  return snapshot == snapshots_.end() ? reactor_.WallMs() : VersionMs(snapshot->second.version);
-}
-
 Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
   ++stats_.scans_total;
   ScanPage page;
@@ -119,16 +98,21 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
     co_return page;
   }
   spec.max_bytes = std::max<size_t>(spec.max_bytes, 1);
+  if (spec.since != 0) co_return co_await ScanChanges(std::move(spec));
   for (ScanStep step = ScanStep::kMore; step != ScanStep::kOver;) {
     if (!failure_.ok()) co_return Refusal();
-    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchScanLeaf(spec));
+    CO_ASSIGN_OR_RETURN(View view, ViewOf(spec.snapshot));
+    CO_ASSIGN_OR_RETURN(PagePin leaf,
+                        co_await FetchLeafIn(view, spec.reverse ? spec.end : spec.start, spec.reverse));
+    if (!leaf) co_return SnapshotGone();
     Node node = tree_->NodeOf(leaf.frame());
     // Read ahead only when the scan will go on behind this leaf.
     if (size_t leaves = LeavesToCome(spec, page, node, pool_.page_bytes()); spec.snapshot == 0 && leaves > 0) {
       tree_->ReadAhead(node.lower(), spec.reverse, leaves, &tasks_);
     }
     UnreadRow unread;
-    step = spec.reverse ? ScanLeafReverse(node, &spec, &page, &unread) : ScanLeaf(node, &spec, &page, &unread);
+    step = spec.reverse ? ScanLeafReverse(node, view.now_ms, &spec, &page, &unread)
+                        : ScanLeaf(node, view.now_ms, &spec, &page, &unread);
     leaf.Release();
     if (step != ScanStep::kReadValue) continue;
     Status status = co_await ReadOverflow(unread.ref, unread.value_bytes, &unread.row.value);
@@ -142,6 +126,67 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
     if (PushRow(std::move(unread.row), &spec, &page)) step = ScanStep::kOver;
   }
   co_return page;
+}
+
+// -- changes since an older snapshot
+
+// Gathers the rows of one page. An overflow value that is not resident ends the walk: it is read, and the walk goes on.
+class Replica::ChangeGatherer final : public DiffVisitor {
+ public:
+  ChangeGatherer(Replica* replica, int64_t now_ms, ScanSpec* spec, ScanPage* page)
+      : replica_(*replica), now_ms_(now_ms), spec_(*spec), page_(*page) {}
+
+  bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) override {
+    const size_t rows = page_.rows.size();
+    step = newer ? replica_.AddRow(*newer, newer_slot, now_ms_, &spec_, &page_, &unread) : ScanStep::kMore;
+    if (step == ScanStep::kReadValue) {
+      spec_.start = unread.row.key;
+      return true;
+    }
+    // Gone, or expired, which is the same to the reader.
+    if (page_.rows.size() == rows && older) {
+      ScanRow removed;
+      removed.key = older->Key(older_slot);
+      removed.removed = true;
+      if (PushRow(std::move(removed), &spec_, &page_)) step = ScanStep::kOver;
+    }
+    return step == ScanStep::kOver;
+  }
+
+  ScanStep step = ScanStep::kMore;
+  UnreadRow unread;
+
+ private:
+  Replica& replica_;
+  const int64_t now_ms_;
+  ScanSpec& spec_;
+  ScanPage& page_;
+};
+
+Task<Result<ScanPage>> Replica::ScanChanges(ScanSpec spec) {
+  CHECK(!spec.reverse) << "changes are scanned forwards";
+  ScanPage page;
+  for (;;) {
+    if (!failure_.ok()) co_return Refusal();
+    CO_ASSIGN_OR_RETURN(View older, ViewOf(spec.since));
+    CO_ASSIGN_OR_RETURN(View newer, ViewOf(spec.snapshot));
+    if (newer.generation != 0 && newer.generation < older.generation) {
+      co_return Error(Code::kInvalidArgument, "the snapshot to compare with is younger than the one to read");
+    }
+    ChangeGatherer gatherer(this, newer.now_ms, &spec, &page);
+    CO_RETURN_IF_ERROR(co_await tree_->Diff(older.generation, newer.generation, spec.start, spec.end, &gatherer));
+    if (gatherer.step == ScanStep::kOver) co_return page;
+    if (gatherer.step == ScanStep::kMore) {
+      page.exhausted = true;
+      co_return page;
+    }
+    UnreadRow unread = std::move(gatherer.unread);
+    Status status = co_await ReadOverflow(unread.ref, unread.value_bytes, &unread.row.value);
+    if (status.code() == Code::kAborted) continue;  // the walk stands at this row still
+    CO_RETURN_IF_ERROR(status);
+    spec.start = unread.row.key + '\0';
+    if (PushRow(std::move(unread.row), &spec, &page)) co_return page;
+  }
 }
 
 }  // namespace pando

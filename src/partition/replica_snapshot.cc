@@ -5,35 +5,59 @@
 
 namespace pando {
 
-void Replica::CutSnapshot() {
-  BeginCheckpoint();
-  Generation generation = tree_->AddSnapshot();
-  file_->HoldGeneration(generation);
-  snapshots_[generation] = {generation, applied_lsn_, applied_version_, 0};
-}
+// -- cutting
 
-Task<Result<SnapshotInfo>> Replica::OpenSnapshot(Version floor, int64_t ttl_ms) {
+Task<Status> Replica::PrepareCut() {
   CO_RETURN_IF_ERROR(Refusal());
   ++active_writes_;  // Drain waits for the cut
   Status status = co_await ReserveCheckpoint();
-  PendingWrite cut;
-  if (status.ok()) {
-    last_version_ = std::max(last_version_, floor);
-    cut.last_lsn = last_lsn_;
-    pending_.push_back(&cut);
-    ApplyDurable();
-    co_await Applied{&cut};
-    status = std::move(cut.status);
-    if (!status.ok()) EndCheckpoint();
-  }
   if (--active_writes_ == 0) idle_.NotifyAll();
-  CO_RETURN_IF_ERROR(status);
-  SnapshotInfo& snapshot = snapshots_.rbegin()->second;
-  snapshot.expires_at_ms = reactor_.WallMs() + ttl_ms;
-  SnapshotInfo result = snapshot;
-  // The snapshot is readable already; its pages go to disk behind it.
-  tasks_.Spawn(FinishSnapshotCheckpoint());
-  co_return result;
+  co_return status;
+}
+
+Task<Result<Version>> Replica::HoldWrites() {
+  CHECK(checkpoint_running_ && !writes_held_) << "writes are held once, after PrepareCut";
+  writes_held_ = true;
+  co_return last_version_;
+}
+
+Task<Status> Replica::Cut(SnapshotInfo snapshot) {
+  CHECK(writes_held_) << "a cut without HoldWrites";
+  CHECK_GT(snapshot.version, last_version_);
+  writes_held_ = false;
+  writes_resumed_.NotifyAll();
+  if (!failure_.ok()) {
+    EndCheckpoint();
+    co_return Refusal();
+  }
+  last_version_ = snapshot.version;
+  PendingWrite cut;
+  cut.cut = snapshot;
+  cut.last_lsn = last_lsn_;
+  pending_.push_back(&cut);
+  ApplyDurable();
+  co_await Applied{&cut};
+  if (cut.status.ok()) {
+    tasks_.Spawn(FinishSnapshotCheckpoint());
+  } else {
+    EndCheckpoint();
+  }
+  co_return std::move(cut.status);
+}
+
+Task<Status> Replica::AbandonCut() {
+  writes_held_ = false;
+  writes_resumed_.NotifyAll();
+  EndCheckpoint();
+  co_return Status();
+}
+
+void Replica::TakeCut(SnapshotInfo snapshot) {
+  BeginCheckpoint();
+  snapshot.generation = tree_->AddSnapshot();
+  snapshot.lsn = applied_lsn_;
+  file_->HoldGeneration(snapshot.generation);
+  CHECK(snapshots_.emplace(snapshot.id, snapshot).second) << "a snapshot's id was given twice";
 }
 
 Task<void> Replica::FinishSnapshotCheckpoint() {
@@ -42,29 +66,53 @@ Task<void> Replica::FinishSnapshotCheckpoint() {
   EndCheckpoint();
 }
 
-Result<SnapshotInfo> Replica::RenewSnapshot(Generation generation, int64_t ttl_ms) {
-  auto found = snapshots_.find(generation);
-  if (found == snapshots_.end()) {
-    return Error(Code::kNotFound, "partition {}: snapshot {} has expired or was released", id(), generation);
-  }
-  found->second.expires_at_ms = std::max(found->second.expires_at_ms, reactor_.WallMs() + ttl_ms);
-  return found->second;
+// -- reading
+
+Status Replica::SnapshotGone() const {
+  return Error(Code::kSnapshotGone, "partition {}: the snapshot has expired or was released: open another", id());
 }
 
-void Replica::ReleaseSnapshot(Generation generation) {
-  if (snapshots_.erase(generation) == 0) return;
+Result<Replica::View> Replica::ViewOf(SnapshotId snapshot) const {
+  if (snapshot == 0) return View{0, reactor_.WallMs()};
+  auto found = snapshots_.find(snapshot);
+  if (found == snapshots_.end()) return SnapshotGone();
+  return View{found->second.generation, VersionMs(found->second.version)};
+}
+
+Task<Result<PagePin>> Replica::FetchLeafIn(View view, std::string key, bool before) {
+  if (view.generation != 0) co_return co_await tree_->FetchSnapshotLeaf(view.generation, std::move(key), before);
+  if (before) co_return co_await tree_->FetchLeafBefore(std::move(key));
+  co_return co_await tree_->FetchLeaf(std::move(key));
+}
+
+// -- letting go
+
+Task<Status> Replica::RenewSnapshot(SnapshotId id, int64_t expires_at_ms) {
+  auto found = snapshots_.find(id);
+  if (found == snapshots_.end()) co_return SnapshotGone();
+  found->second.expires_at_ms = std::max(found->second.expires_at_ms, expires_at_ms);
+  co_return Status();
+}
+
+Task<Status> Replica::ReleaseSnapshot(SnapshotId id) {
+  if (!snapshots_.contains(id)) co_return SnapshotGone();
+  DropSnapshot(id);
+  co_return Status();
+}
+
+void Replica::DropSnapshot(SnapshotId id) {
+  auto found = snapshots_.find(id);
+  const Generation generation = found->second.generation;
+  snapshots_.erase(found);
   tree_->DropSnapshot(generation);
   file_->ReleaseGeneration(generation);
 }
 
 void Replica::ExpireSnapshots() {
-  int64_t now_ms = reactor_.WallMs();
+  const int64_t now_ms = reactor_.WallMs();
   for (auto it = snapshots_.begin(); it != snapshots_.end();) {
-    Generation generation = it->first;
-    // expires_at_ms 0: just cut, its opener has not set it yet.
-    bool due = it->second.expires_at_ms != 0 && it->second.expires_at_ms <= now_ms;
-    ++it;
-    if (due) ReleaseSnapshot(generation);
+    const SnapshotInfo snapshot = (it++)->second;
+    if (snapshot.expires_at_ms <= now_ms) DropSnapshot(snapshot.id);
   }
 }
 

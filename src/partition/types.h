@@ -47,13 +47,16 @@ struct OpResult {
   bool value_omitted = false;
 };
 
-// A partition's snapshot: its state after a known LSN, readable until it expires or is released. Not kept over a
-// restart.
+// Names a snapshot in all partitions it was cut through. Random, so that no name is given twice; 0 = the newest state.
+using SnapshotId = uint64_t;
+
+// A partition's state after a known LSN, readable until it expires or is released. Not kept over a restart.
 struct SnapshotInfo {
-  Generation generation = 0;  // its name
-  Lsn lsn = 0;
-  Version version = 0;  // of the last write in it; no later write has a version at or below OpenSnapshot's floor
+  SnapshotId id = 0;
+  Version version = 0;  // no write in it has a higher one, no later write one at or below it; its time is the snapshot's
   int64_t expires_at_ms = 0;
+  Generation generation = 0;
+  Lsn lsn = 0;
 };
 
 struct ScanSpec {
@@ -64,7 +67,10 @@ struct ScanSpec {
   bool reverse = false;  // from the end towards the start
   bool keys_only = false;
   size_t max_rows = kMaxScanRows;
-  Generation snapshot = 0;           // 0 = the newest state; else the snapshot to read (kNotFound once it is gone)
+  SnapshotId snapshot = 0;           // kSnapshotGone once it is gone
+  // Only what differs from this older snapshot, forwards: records as they are now, and ScanRow::removed for those that
+  // are no more. (One that merely expired is among those once it is swept.) In time proportional to the changed pages.
+  SnapshotId since = 0;
   size_t max_bytes = kMaxScanBytes;  // stops after the row that reaches it (always at least one row)
 };
 
@@ -87,6 +93,7 @@ struct ScanRow {
   std::string value;
   Version version = 0;
   int64_t expires_at_ms = 0;
+  bool removed = false;  // since ScanSpec::since; the rest is empty
 };
 
 struct ScanPage {

@@ -15,6 +15,7 @@
 #include <random>
 
 #include "src/partition/replica.h"
+#include "src/partition/snapshot_cut.h"
 #include "tests/support/child_process.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/partition_model.h"
@@ -153,7 +154,8 @@ class Workload {
         Status status = co_await p->Checkpoint();
         if (!status.ok()) history_->Fail("a checkpoint failed: " + status.ToString());
       } else if (choice == 1) {
-        Result<SnapshotInfo> snapshot = co_await static_cast<Replica*>(p)->OpenSnapshot(0, 10);
+        std::vector<Partition*> partitions(engine_->partitions().begin(), engine_->partitions().end());
+        Result<SnapshotInfo> snapshot = co_await CutSnapshot(*reactor_, partitions, reactor_->WallMs() + 10);
         if (!snapshot.ok()) history_->Fail("a snapshot failed: " + snapshot.status().ToString());
       } else if (choice < 5) {
         ScanSpec spec;

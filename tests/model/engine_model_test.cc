@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "src/partition/replica.h"
+#include "src/partition/snapshot_cut.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/partition_model.h"
 #include "tests/support/sim_kernel.h"
@@ -19,6 +20,7 @@ namespace {
 
 constexpr uint64_t kRuns = 24;
 constexpr int kPhases = 6;
+constexpr int64_t kHeldMs = 24 * 3'600'000;  // longer than a phase takes
 constexpr Nanos kStuckNs = 600 * kSecond;
 constexpr int64_t kTtlMarginMs = 20'000;  // no operation takes this long, so that what expires is never in doubt
 
@@ -118,15 +120,43 @@ class Writer {
   }
 
   // Everything, in both directions.
-  Task<void> CompareAll(Generation snapshot, const PartitionModel* models) {
+  Task<void> CompareAll() {
     for (size_t i = 0; i < regions_.size() && !run_->failed(); ++i) {
       region_ = &regions_[i];
       ScanSpec spec;
-      spec.snapshot = snapshot;
       spec.reverse = random_.Chance(0.5);
       spec.start = region_->first;
       spec.end = region_->end;
-      co_await CompareScan(spec, models ? models[i] : region_->model);
+      co_await CompareScan(spec, region_->model);
+    }
+  }
+
+  // The same in a snapshot, and some single reads and sums. `models` are the regions' as they were.
+  Task<void> CompareSnapshot(SnapshotInfo snapshot, const std::vector<PartitionModel>& models) {
+    const int64_t now_ms = VersionMs(snapshot.version);
+    for (size_t i = 0; i < regions_.size() && !run_->failed(); ++i) {
+      region_ = &regions_[i];
+      ScanSpec spec;
+      spec.snapshot = snapshot.id;
+      spec.reverse = random_.Chance(0.5);
+      spec.start = region_->first;
+      spec.end = region_->end;
+      if (random_.Chance(0.5)) spec.max_rows = 1 + random_.Below(50);
+      co_await CompareScan(spec, models[i], now_ms);
+      for (int reads = 0; reads < 3 && !run_->failed(); ++reads) {
+        const std::string key = RandomKey();
+        Result<ReadResult> got = co_await region_->partition->Get(key, snapshot.id);
+        if (!got.ok()) co_return Fail("a get in a snapshot failed", got.status().ToString());
+        const ReadResult want = models[i].Read(key, now_ms);
+        if (got->found != want.found || got->value != want.value || got->version != want.version) {
+          co_return Fail("get in a snapshot", "another value or version");
+        }
+      }
+      const std::string start = RandomKey(), end = RandomKey();
+      Result<RangeAggregates> sum = co_await region_->partition->Aggregate(start, end, snapshot.id);
+      if (!sum.ok()) co_return Fail("summing in a snapshot failed", sum.status().ToString());
+      const RangeAggregates want = start < end ? models[i].Aggregate(start, end, now_ms) : RangeAggregates();
+      if (*sum != want) Fail("sums in a snapshot", fmt::format("{} where {} were expected", Text(*sum), Text(want)));
     }
   }
 
@@ -266,13 +296,13 @@ class Writer {
   }
 
   // Whole scans by pages, as a client continues them.
-  Task<void> CompareScan(ScanSpec spec, const PartitionModel& model) {
+  Task<void> CompareScan(ScanSpec spec, const PartitionModel& model, std::optional<int64_t> snapshot_ms = {}) {
     for (bool over = false; !over && !run_->failed();) {
       const int64_t from_ms = WallMs();
       Result<ScanPage> got = co_await region_->partition->Scan(spec);
       if (!got.ok()) co_return Fail("a scan failed", got.status().ToString());
-      if (model.ExpiresWithin(region_->first, region_->end, from_ms - 1, WallMs())) co_return;
-      const ScanPage want = model.Scan(spec, WallMs());
+      if (!snapshot_ms && model.ExpiresWithin(region_->first, region_->end, from_ms - 1, WallMs())) co_return;
+      const ScanPage want = model.Scan(spec, snapshot_ms.value_or(WallMs()));
       std::string difference = Difference(want, *got);
       if (!difference.empty()) co_return Fail(spec.reverse ? "reverse scan" : "scan", difference);
       if (want.exhausted != got->exhausted) co_return Fail("scan", "exhausted or not differs");
@@ -375,10 +405,10 @@ Task<void> Disturb(Run* run, uint64_t seed) {
   }
 }
 
-Task<void> CompareEverything(Run* run, Generation snapshot, const std::vector<std::vector<PartitionModel>>* models) {
+Task<void> CompareEverything(Run* run) {
   for (size_t w = 0; w < run->writers.size(); ++w) {
     Writer writer(run, &run->writers[w], w);
-    co_await writer.CompareAll(snapshot, models ? (*models)[w].data() : nullptr);
+    co_await writer.CompareAll();
   }
 }
 
@@ -409,11 +439,54 @@ Task<void> AuditIdle(Run* run) {
   }
 }
 
-// A snapshot reads the same while everything changes.
+// A snapshot, and what was there when it was cut: by writer and region.
 struct Held {
-  Generation generation = 0;
+  SnapshotInfo snapshot;
   std::vector<std::vector<PartitionModel>> models;
 };
+
+std::vector<Partition*> PartitionsOf(Run* run) {
+  return {run->engine->partitions().begin(), run->engine->partitions().end()};
+}
+
+// Nobody writes.
+Task<void> Hold(Run* run, std::vector<Held>* held) {
+  Result<SnapshotInfo> cut =
+      co_await CutSnapshot(*run->reactor, PartitionsOf(run), run->reactor->WallMs() + kHeldMs);
+  if (!cut.ok()) co_return run->Fail("a snapshot failed: " + cut.status().ToString());
+  Held& h = held->emplace_back();
+  h.snapshot = *cut;
+  for (const auto& regions : run->writers) {
+    std::vector<PartitionModel>& models = h.models.emplace_back();
+    for (const Region& r : regions) models.push_back(r.model);
+  }
+}
+
+Task<void> CompareHeld(Run* run, const Held* held, uint64_t seed) {
+  for (size_t w = 0; w < run->writers.size(); ++w) {
+    Writer writer(run, &run->writers[w], seed + w);
+    co_await writer.CompareSnapshot(held->snapshot, held->models[w]);
+  }
+}
+
+// Snapshots read the same while everything changes.
+Task<void> ReadHeld(Run* run, const std::vector<Held>* held, uint64_t seed) {
+  while (run->writing > 0 && !run->failed()) {
+    for (const Held& h : *held) co_await CompareHeld(run, &h, ++seed);
+    co_await Sleep(*run->reactor, 5 * kMillisecond);
+  }
+}
+
+Task<void> LetGo(Run* run, std::vector<Held>* held, size_t index) {
+  const SnapshotId id = (*held)[index].snapshot.id;
+  held->erase(held->begin() + static_cast<ptrdiff_t>(index));
+  Status status = co_await ReleaseSnapshot(PartitionsOf(run), id);
+  if (!status.ok()) run->Fail("a snapshot could not be released: " + status.ToString());
+  ScanSpec spec;
+  spec.snapshot = id;
+  Result<ScanPage> page = co_await run->engine->partitions()[0]->Scan(spec);
+  if (page.code() != Code::kSnapshotGone) run->Fail("a released snapshot was read");
+}
 
 Task<void> Phase(Reactor* reactor, Run* run, int phase) {
   SimRandom random(run->seed * 100 + phase);
@@ -425,16 +498,21 @@ Task<void> Phase(Reactor* reactor, Run* run, int phase) {
   for (auto& regions : run->writers) {
     for (Region& r : regions) r.partition = engine->partition(r.partition_id);
   }
-  co_await CompareEverything(run, 0, nullptr);
-  for (int round = 0; round < 2 && !run->failed(); ++round) {
+  co_await CompareEverything(run);
+  std::vector<Held> held;
+  for (int round = 0; round < 3 && !run->failed(); ++round) {
     TaskGroup tasks;
     run->writing = static_cast<int>(run->writers.size());
     for (size_t w = 0; w < run->writers.size(); ++w) tasks.Spawn(WriterTask(run, static_cast<int>(w), random.Next()));
     tasks.Spawn(Disturb(run, random.Next()));
+    if (!held.empty()) tasks.Spawn(ReadHeld(run, &held, random.Next()));
     co_await tasks.Drain();
     if (run->failed()) break;
-    co_await CompareEverything(run, 0, nullptr);
+    co_await CompareEverything(run);
+    for (const Held& h : held) co_await CompareHeld(run, &h, random.Next());
     if (random.Chance(0.7)) co_await AuditIdle(run);
+    while (!held.empty() && random.Chance(0.5)) co_await LetGo(run, &held, random.Below(held.size()));
+    while (random.Chance(0.6) && !run->failed()) co_await Hold(run, &held);
   }
   Status closed = co_await engine->Close(/*checkpoint=*/random.Chance(0.5));
   if (!closed.ok()) run->Fail("close failed: " + closed.ToString());

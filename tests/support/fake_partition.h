@@ -28,15 +28,18 @@ class FakePartition final : public Partition {
   uint32_t id() const override { return id_; }
   const Uuid& uuid() const override { return uuid_; }
 
-  Task<Result<ReadResult>> Get(std::string key) override {
+  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
-    co_return Find(key);
+    CO_ASSIGN_OR_RETURN(const Records* view, View(snapshot));
+    auto it = view->find(key);
+    co_return it == view->end() ? ReadResult{} : it->second;
   }
 
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
+    while (holding_writes) co_await Sleep(*reactor_, kMillisecond);
     std::vector<OpResult> results;
     for (WriteOp& op : ops) results.push_back(Apply(op));
     co_return results;
@@ -46,8 +49,9 @@ class FakePartition final : public Partition {
     co_await Delay();
     if (!failure.ok()) co_return failure;
     ++scans;
+    CO_ASSIGN_OR_RETURN(const Records* view, View(spec.snapshot));
     std::vector<std::pair<std::string, ReadResult>> range;
-    for (const auto& [key, record] : records) {
+    for (const auto& [key, record] : *view) {
       if (!spec.start.empty() && (key < spec.start || (spec.start_exclusive && key == spec.start))) continue;
       if (!spec.end.empty() && (key > spec.end || (!spec.end_inclusive && key == spec.end))) continue;
       range.emplace_back(key, record);
@@ -65,15 +69,65 @@ class FakePartition final : public Partition {
     co_return page;
   }
 
-  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end) override {
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
+    CO_ASSIGN_OR_RETURN(const Records* view, View(snapshot));
     RangeAggregates sum;
-    for (const auto& [key, record] : records) {
+    for (const auto& [key, record] : *view) {
       if (key < start || (!end.empty() && key >= end)) continue;
       sum.Add({1, key.size() + record.value.size(), std::hash<std::string>()(key + record.value)});
     }
     co_return sum;
+  }
+
+  Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
+                                                     SnapshotId snapshot) override {
+    co_await Delay();
+    if (!failure.ok()) co_return failure;
+    CO_ASSIGN_OR_RETURN(const Records* view, View(snapshot));
+    std::vector<std::string> range, keys;
+    for (auto it = view->lower_bound(start); it != view->end() && (end.empty() || it->first < end); ++it) {
+      range.push_back(it->first);
+    }
+    for (uint64_t rank : ranks) {
+      if (rank < range.size()) keys.push_back(range[rank]);
+    }
+    co_return keys;
+  }
+
+  // Between HoldWrites and its end no write is applied: a test would not see the cut otherwise.
+  Task<Status> PrepareCut() override {
+    co_await Delay();
+    co_return failure;
+  }
+  Task<Result<Version>> HoldWrites() override {
+    co_await Delay();
+    holding_writes = true;
+    co_return next_version_ - 1;
+  }
+  Task<Status> Cut(SnapshotInfo snapshot) override {
+    if (failure.ok()) {
+      next_version_ = snapshot.version + 1;
+      snapshots[snapshot.id] = records;
+    }
+    holding_writes = false;
+    co_await Delay();
+    co_return failure;
+  }
+  Task<Status> AbandonCut() override {
+    co_await Delay();
+    holding_writes = false;
+    co_return Status();
+  }
+  Task<Status> RenewSnapshot(SnapshotId id, int64_t) override {
+    co_await Delay();
+    co_return View(id).status();
+  }
+  Task<Status> ReleaseSnapshot(SnapshotId id) override {
+    co_await Delay();
+    if (snapshots.erase(id) == 0) co_return Gone();
+    co_return Status();
   }
 
   Task<Status> Checkpoint() override { co_return failure; }
@@ -101,7 +155,10 @@ class FakePartition final : public Partition {
     }
   }
 
-  std::map<std::string, ReadResult> records;
+  using Records = std::map<std::string, ReadResult>;
+  Records records;
+  std::map<SnapshotId, Records> snapshots;
+  bool holding_writes = false;
   std::set<std::string> cold;  // not "in memory"
   Status failure;              // what every call answers, when set
   uint64_t scans = 0;
@@ -111,6 +168,14 @@ class FakePartition final : public Partition {
     if (reactor_ == nullptr || max_delay_ns_ == 0) co_return;
     auto delay = static_cast<Nanos>(reactor_->Random() % static_cast<uint64_t>(max_delay_ns_));
     co_await Sleep(*reactor_, delay);
+  }
+
+  static Status Gone() { return Error(Code::kSnapshotGone, "gone"); }
+  Result<const Records*> View(SnapshotId id) const {
+    if (id == 0) return &records;
+    auto found = snapshots.find(id);
+    if (found == snapshots.end()) return Gone();
+    return &found->second;
   }
 
   ReadResult Find(const std::string& key) const {

@@ -62,4 +62,10 @@ inline std::string FirstDifference(std::string_view want, std::string_view got) 
   return fmt::format("{} bytes where {} were expected", got.size(), want.size());
 }
 
+inline std::string Hex(std::string_view bytes) {
+  std::string out;
+  for (unsigned char c : bytes) out += fmt::format("{:02x}", c);
+  return out;
+}
+
 }  // namespace pando

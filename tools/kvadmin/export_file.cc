@@ -68,6 +68,7 @@ Status ExportFile::LoadState(Position* position) {
                  state_, identity, identity_);
   }
   ASSIGN_OR_RETURN(position->cursor, Base64Decode(state.value("cursor_b64", "")));
+  ASSIGN_OR_RETURN(position->snapshot, Base64Decode(state.value("snapshot_b64", "")));
   position->bytes = state.value("bytes", uint64_t{0});
   position->rows = state.value("rows", uint64_t{0});
   std::error_code error;
@@ -92,14 +93,15 @@ Status ExportFile::Flush() {
   return Status();
 }
 
-Status ExportFile::Save(const std::string& cursor, uint64_t rows) {
+Status ExportFile::Save(const Position& position) {
   if (path_.empty()) return Status();
   RETURN_IF_ERROR(Flush());
   nlohmann::json state;
   state["export"] = identity_;
-  state["cursor_b64"] = Base64Encode(cursor);
+  state["cursor_b64"] = Base64Encode(position.cursor);
+  state["snapshot_b64"] = Base64Encode(position.snapshot);
   state["bytes"] = bytes_;
-  state["rows"] = rows;
+  state["rows"] = position.rows;
   std::string next = state_ + ".next";
   std::ofstream out(next, std::ios::trunc);
   out << state.dump() << '\n';

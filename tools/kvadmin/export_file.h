@@ -16,7 +16,8 @@ namespace pando::admin {
 class ExportFile {
  public:
   struct Position {
-    std::string cursor;  // of the scan, behind the last row written
+    std::string cursor;    // of the scan, behind the last row written
+    std::string snapshot;  // that it reads; empty = none
     uint64_t bytes = 0, rows = 0;
   };
 
@@ -29,8 +30,8 @@ class ExportFile {
   // error. Fills `position` with where to go on (the start when there is nothing to resume).
   Status Open(const std::string& path, const std::string& identity, bool resume, Position* position);
   Status Write(const std::string& bytes);
-  // Makes what was written durable and remembers `cursor`; `rows` is the total so far.
-  Status Save(const std::string& cursor, uint64_t rows);
+  // Makes what was written durable and remembers it; position.bytes is not looked at.
+  Status Save(const Position& position);
   // Syncs, renames to the final name, removes the state.
   Status Finish();
   uint64_t bytes() const { return bytes_; }

@@ -37,6 +37,8 @@ int main(int argc, char** argv) {
   AddScanCommand(app, &globals);
   AddCountCommand(app, &globals);
   AddAggregateCommand(app, &globals);
+  AddSplitCommand(app, &globals);
+  AddSnapshotCommand(app, &globals);
   AddLoadCommand(app, &globals);
   AddExportCommand(app, &globals);
   AddStatusCommand(app, &globals);

@@ -29,7 +29,14 @@ class FakeControl final : public NodeControl {
     co_return status;
   }
   Task<Status> CheckpointAll(Reactor&) override { co_return Status(); }
+  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor&, int64_t ttl_ms) override { return snapshots->Open(ttl_ms); }
+  Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor&, SnapshotToken token, int64_t ttl_ms) override {
+    return snapshots->Renew(token, ttl_ms);
+  }
+  Task<Result<bool>> ReleaseSnapshot(Reactor&, SnapshotToken token) override { return snapshots->Release(token); }
   std::string server_version() const override { return "test"; }
+
+  std::unique_ptr<Snapshots> snapshots;
 };
 
 // A node of two reactors in one simulated machine.
@@ -61,6 +68,7 @@ struct FakeNode {
       services.push_back(std::make_unique<KvService>(servers[r].get(), &b, &control));
       servers[r]->SetService(services[r].get());
     }
+    control.snapshots = std::make_unique<Snapshots>(*machine->reactor(0), &backends[0].partitions, 3'600'000);
     for (KvBackend& b : backends) {
       b.peers = {&backends[0], &backends[1]};
       b.get_paths = {&services[0]->get_path(), &services[1]->get_path()};
@@ -357,6 +365,93 @@ TEST_P(KvServiceTest, BadScans) {
   args.request = {};
   args.request.snapshot = "s";
   EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", args)->error.code, api::g_pando_constants.BAD_REQUEST);
+}
+
+TEST_P(KvServiceTest, SnapshotsAreReadByEveryCallThatTakesOne) {
+  for (int i = 0; i < 50; ++i) Put("key" + std::to_string(i), "old");
+  api::Kv_openSnapshot_args open;
+  open.request.ttl_ms = 60'000;
+  api::SnapshotReply snapshot = CallFor<api::Kv_openSnapshot_result>("openSnapshot", open)->success;
+  EXPECT_FALSE(snapshot.snapshot.empty());
+  for (int i = 0; i < 100; ++i) EXPECT_GT(Put("key" + std::to_string(i), "newer").version, snapshot.version);
+
+  api::Kv_get_args get;
+  get.request.key = "key1";
+  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->success.value, "newer");
+  get.request.snapshot = snapshot.snapshot;
+  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->success.value, "old");
+  get.request.key = "key70";
+  EXPECT_FALSE(CallFor<api::Kv_get_result>("get", get)->success.found);
+  EXPECT_EQ(Get("key1")->success.value, "newer") << "the fast path keeps nothing of the last request";
+
+  api::Kv_scan_args scan;
+  scan.request.snapshot = snapshot.snapshot;
+  scan.request.limit_rows = 20;
+  size_t rows = 0;
+  do {
+    auto page = CallFor<api::Kv_scan_result>("scan", scan);
+    ASSERT_TRUE(page->__isset.success) << page->error.message;
+    for (const api::Row& row : page->success.rows) EXPECT_EQ(row.value, "old");
+    rows += page->success.rows.size();
+    if (!page->success.cursor.empty()) {
+      api::Kv_scan_args newest;
+      newest.request = scan.request;
+      newest.request.cursor = page->success.cursor;
+      newest.request.snapshot.clear();
+      EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", newest)->error.code, api::g_pando_constants.BAD_CURSOR);
+    }
+    scan.request.cursor = page->success.cursor;
+  } while (!scan.request.cursor.empty());
+  EXPECT_EQ(rows, 50u);
+
+  api::Kv_count_args count;
+  count.request.snapshot = snapshot.snapshot;
+  EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->success.count, 50);
+  api::Kv_aggregate_args sums;
+  sums.request.snapshot = snapshot.snapshot;
+  EXPECT_EQ(CallFor<api::Kv_aggregate_result>("aggregate", sums)->success.count, 50);
+  api::Kv_splitRange_args split;
+  split.request.snapshot = snapshot.snapshot;
+  split.request.parts = 5;
+  auto parts = CallFor<api::Kv_splitRange_result>("splitRange", split);
+  ASSERT_TRUE(parts->__isset.success) << parts->error.message;
+  EXPECT_EQ(parts->success.parts.size(), 5u);
+  int64_t in_parts = 0;
+  for (const api::RangePart& part : parts->success.parts) in_parts += part.count;
+  EXPECT_EQ(in_parts, 50);
+
+  api::Kv_releaseSnapshot_args release;
+  release.request.snapshot = snapshot.snapshot;
+  EXPECT_TRUE(CallFor<api::Kv_releaseSnapshot_result>("releaseSnapshot", release)->success.existed);
+  EXPECT_FALSE(CallFor<api::Kv_releaseSnapshot_result>("releaseSnapshot", release)->success.existed);
+  const int32_t gone = api::g_pando_constants.SNAPSHOT_GONE;
+  scan.request.cursor.clear();
+  EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", scan)->error.code, gone);
+  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->error.code, gone);
+  EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->error.code, gone);
+  EXPECT_EQ(CallFor<api::Kv_splitRange_result>("splitRange", split)->error.code, gone);
+  api::Kv_renewSnapshot_args renew;
+  renew.request.snapshot = snapshot.snapshot;
+  EXPECT_EQ(CallFor<api::Kv_renewSnapshot_result>("renewSnapshot", renew)->error.code, gone);
+}
+
+TEST_P(KvServiceTest, BadSnapshotRequests) {
+  const int32_t bad = api::g_pando_constants.BAD_REQUEST;
+  api::Kv_openSnapshot_args open;
+  open.request.ttl_ms = -1;
+  EXPECT_THAT(CallFor<api::Kv_openSnapshot_result>("openSnapshot", open)->error.message, HasSubstr("ttl_ms is -1"));
+  api::Kv_get_args get;
+  get.request.key = "k";
+  get.request.snapshot = "token";
+  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->error.code, bad);
+  EXPECT_EQ(CallFor<api::Kv_renewSnapshot_result>("renewSnapshot", api::Kv_renewSnapshot_args())->error.code, bad);
+  EXPECT_EQ(CallFor<api::Kv_releaseSnapshot_result>("releaseSnapshot", api::Kv_releaseSnapshot_args())->error.code,
+            bad);
+  api::Kv_splitRange_args split;
+  for (int32_t parts : {-1, 0, 1, 257}) {
+    split.request.parts = parts;
+    EXPECT_THAT(CallFor<api::Kv_splitRange_result>("splitRange", split)->error.message, HasSubstr("from 2 to 256"));
+  }
 }
 
 TEST_P(KvServiceTest, HelloPublishesLimits) {

@@ -123,7 +123,7 @@ TEST_P(MergeScanModel, EqualsOneMap) {
     ASSERT_EQ(Walk(request, max_rows, max_bytes), Expected(request)) << "seed " << GetParam() << " round " << round;
 
     ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, false);
-    Result<RangeAggregates> sum = Await(MergeAggregates(partitions_, range));
+    Result<RangeAggregates> sum = Await(MergeAggregates(partitions_, range, 0));
     ASSERT_TRUE(sum.ok());
     ASSERT_EQ(sum->count, Expected(request).size()) << "seed " << GetParam() << " round " << round;
   }
@@ -151,7 +151,7 @@ TEST_P(MergeScanModel, OneFailingPartitionFailsTheScan) {
   MergeScanSpec spec;
   Result<ScanPage> page = Await(MergeScan(partitions_, spec));
   EXPECT_EQ(page.code(), Code::kCorruption);
-  EXPECT_EQ(Await(MergeAggregates(partitions_, ScanRange())).code(), Code::kCorruption);
+  EXPECT_EQ(Await(MergeAggregates(partitions_, ScanRange(), 0)).code(), Code::kCorruption);
 }
 
 }  // namespace

@@ -4,18 +4,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/hand_bytes.h"
+
 #include "src/base/hash.h"
 
 namespace pando {
 namespace {
 
 using testing::HasSubstr;
-
-std::string Hex(std::string_view bytes) {
-  std::string out;
-  for (unsigned char c : bytes) out += fmt::format("{:02x}", c);
-  return out;
-}
 
 api::ScanRequest Request() {
   api::ScanRequest request;
@@ -95,10 +91,13 @@ TEST(Cursor, IsBoundToItsRange) {
   const std::string cursor = EncodeCursor(request, "user/17");
   api::ScanRequest other = request;
   other.start_key = "b";
-  EXPECT_THAT(DecodeCursor(other, cursor).status().message(), HasSubstr("another range or direction"));
+  EXPECT_THAT(DecodeCursor(other, cursor).status().message(), HasSubstr("another range, direction or snapshot"));
+  other = request;
+  other.snapshot = "s";
+  EXPECT_FALSE(DecodeCursor(other, cursor).ok());
   other = request;
   other.reverse = true;
-  EXPECT_THAT(DecodeCursor(other, cursor).status().message(), HasSubstr("another range or direction"));
+  EXPECT_THAT(DecodeCursor(other, cursor).status().message(), HasSubstr("another range, direction or snapshot"));
   // Bytes moved between the fields make another range.
   other = request;
   other.start_key = "";

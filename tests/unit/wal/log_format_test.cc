@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/hand_bytes.h"
+
 #include <cstring>
 #include <vector>
 
@@ -13,12 +15,6 @@ namespace {
 
 constexpr Uuid kNode{0x0011223344556677, 0x8899aabbccddeeff};
 constexpr Uuid kPartition{0x0123456789abcdef, 0xfedcba9876543210};
-
-std::string Hex(std::string_view bytes) {
-  std::string out;
-  for (unsigned char c : bytes) out += fmt::format("{:02x}", c);
-  return out;
-}
 
 BatchHeader SomeHeader(uint64_t segment, uint64_t offset) {
   BatchHeader h{};

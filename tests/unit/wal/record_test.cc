@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/hand_bytes.h"
+
 #include <random>
 #include <string>
 
@@ -11,12 +13,6 @@ namespace {
 std::string Encode(const LogRecord& record) {
   std::string out;
   EncodeRecord(record, &out);
-  return out;
-}
-
-std::string Hex(std::string_view bytes) {
-  std::string out;
-  for (unsigned char c : bytes) out += fmt::format("{:02x}", c);
   return out;
 }
 

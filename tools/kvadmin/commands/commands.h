@@ -31,6 +31,8 @@ void AddIncrementCommand(CLI::App& app, Globals* globals);
 void AddScanCommand(CLI::App& app, Globals* globals);
 void AddCountCommand(CLI::App& app, Globals* globals);
 void AddAggregateCommand(CLI::App& app, Globals* globals);
+void AddSplitCommand(CLI::App& app, Globals* globals);
+void AddSnapshotCommand(CLI::App& app, Globals* globals);
 void AddLoadCommand(CLI::App& app, Globals* globals);
 void AddExportCommand(CLI::App& app, Globals* globals);
 void AddStatusCommand(CLI::App& app, Globals* globals);
@@ -60,13 +62,14 @@ void AddConditionOptions(CLI::App* command, ConditionOptions* options);
 // Empty when no condition was given.
 Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& options, Encoding encoding);
 
-// --start, --end, --prefix.
+// --start, --end, --prefix, --snapshot.
 struct RangeOptions {
-  std::string start, end, prefix;
+  std::string start, end, prefix, snapshot;
 };
+void AddSnapshotOption(CLI::App* command, std::string* token);  // base64, as `snapshot open` prints it
 void AddRangeOptions(CLI::App* command, RangeOptions* options);
 struct Range {
-  std::string start, end, prefix;
+  std::string start, end, prefix, snapshot;
 };
 Result<Range> BuildRange(const RangeOptions& options, Encoding encoding);
 // For every request that has a range.
@@ -75,6 +78,7 @@ void SetRange(const Range& range, Request* request) {
   request->start_key = range.start;
   request->end_key = range.end;
   request->prefix = range.prefix;
+  request->snapshot = range.snapshot;
 }
 
 // Versions are 64-bit: as JSON numbers they would lose digits in JavaScript and jq.

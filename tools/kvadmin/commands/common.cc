@@ -73,10 +73,15 @@ Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& opt
   return std::optional<api::Condition>(std::move(condition));
 }
 
+void AddSnapshotOption(CLI::App* command, std::string* token) {
+  command->add_option("--snapshot", *token, "Read this snapshot, as `kvadmin snapshot open` prints it");
+}
+
 void AddRangeOptions(CLI::App* command, RangeOptions* options) {
   command->add_option("--start", options->start, "First key (inclusive)");
   command->add_option("--end", options->end, "End of the keys (exclusive)");
   command->add_option("--prefix", options->prefix, "Only keys that begin with this");
+  AddSnapshotOption(command, &options->snapshot);
 }
 
 Result<Range> BuildRange(const RangeOptions& options, Encoding encoding) {
@@ -84,6 +89,7 @@ Result<Range> BuildRange(const RangeOptions& options, Encoding encoding) {
   ASSIGN_OR_RETURN(range.start, DecodeInput(options.start, encoding, "--start"));
   ASSIGN_OR_RETURN(range.end, DecodeInput(options.end, encoding, "--end"));
   ASSIGN_OR_RETURN(range.prefix, DecodeInput(options.prefix, encoding, "--prefix"));
+  ASSIGN_OR_RETURN(range.snapshot, Base64Decode(options.snapshot));
   return Result<Range>(std::move(range));
 }
 

@@ -10,6 +10,7 @@
 #include "tools/kvadmin/export_file.h"
 #include "tools/kvadmin/progress.h"
 #include "tools/kvadmin/record_reader.h"
+#include "tools/kvadmin/snapshot_lease.h"
 
 namespace pando::admin {
 
@@ -20,7 +21,7 @@ struct ExportOptions {
   Encoding encoding = Encoding::kText;  // of the range; and, base64, of CSV columns
   std::string output = "-";
   std::optional<Format> format;
-  bool resume = false, quiet = false;
+  bool resume = false, quiet = false, latest = false;
   int32_t page_rows = 2000;
   uint64_t save_every_mb = 64;
 };
@@ -69,10 +70,27 @@ Result<int64_t> CountRange(Client& client, const Range& range) {
   return reply.count;
 }
 
+// The snapshot that the export reads: the one it was told to, the one that it had before it was cut short, or its own.
+Status ChooseSnapshot(const ExportOptions& options, const ExportFile::Position& position, Range* range,
+                      SnapshotLease* lease) {
+  if (!range->snapshot.empty() || options.latest) return Status();
+  if (position.snapshot.empty()) {
+    RETURN_IF_ERROR(lease->Open());
+  } else if (Status status = lease->Adopt(position.snapshot); status.code() == Code::kSnapshotGone) {
+    return Error(Code::kSnapshotGone,
+                 "the snapshot that this export reads has expired, or the server was restarted: start the export anew, "
+                 "without --resume");
+  } else {
+    RETURN_IF_ERROR(status);
+  }
+  range->snapshot = lease->token();
+  return Status();
+}
+
 std::string Identity(const ExportOptions& options, const Range& range, Format format) {
-  return fmt::format("{} start={} end={} prefix={}{}", format == Format::kCsv ? "csv" : "jsonl", HexEncode(range.start),
+  return fmt::format("{} start={} end={} prefix={} {}{}", format == Format::kCsv ? "csv" : "jsonl", HexEncode(range.start),
                      HexEncode(range.end), HexEncode(range.prefix),
-                     options.encoding == Encoding::kBase64 ? " base64" : "");
+                     options.latest ? "latest" : "snapshot=" + HexEncode(range.snapshot), options.encoding == Encoding::kBase64 ? " base64" : "");
 }
 
 Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
@@ -89,6 +107,8 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   if (position.rows > 0) fmt::print(stderr, "resuming behind {} rows\n", position.rows);
 
   Client client(globals.target);
+  SnapshotLease lease(&client);
+  RETURN_IF_ERROR(ChooseSnapshot(options, position, &range, &lease));
   ASSIGN_OR_RETURN(int64_t expected, CountRange(client, range));
   const uint64_t left =
       static_cast<uint64_t>(expected) > position.rows ? static_cast<uint64_t>(expected) - position.rows : 0;
@@ -100,6 +120,7 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   uint64_t rows = 0, bytes_at_save = file.bytes();
   std::string out;
   do {
+    if (!lease.token().empty()) RETURN_IF_ERROR(lease.Keep());
     api::ScanReply reply;
     RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
       kv.scan(reply, context, request);
@@ -113,11 +134,12 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
     RETURN_IF_ERROR(file.Write(out));
     request.cursor = reply.cursor;
     if (file.bytes() - bytes_at_save >= options.save_every_mb << 20 && !request.cursor.empty()) {
-      RETURN_IF_ERROR(file.Save(request.cursor, position.rows + rows));
+      RETURN_IF_ERROR(file.Save({request.cursor, lease.token(), 0, position.rows + rows}));
       bytes_at_save = file.bytes();
     }
   } while (!request.cursor.empty());
   RETURN_IF_ERROR(file.Finish());
+  RETURN_IF_ERROR(lease.Release());
   progress.Clear();
 
   const double seconds = progress.ElapsedSeconds();
@@ -148,6 +170,7 @@ void AddExportCommand(CLI::App& app, Globals* globals) {
           "jsonl or csv; default: by the file's name, else jsonl")
       ->check(CLI::IsMember({"jsonl", "csv"}));
   command->add_flag("--resume", o->resume, "Go on where an export of the same range to the same file was cut short");
+  command->add_flag("--latest", o->latest, "Read the newest state all along, not a snapshot");
   command->add_flag("-q,--quiet", o->quiet, "No progress");
   command->add_option(Spell("--page-rows"), o->page_rows, "Rows asked for at once")
       ->capture_default_str()
@@ -155,9 +178,9 @@ void AddExportCommand(CLI::App& app, Globals* globals) {
   command->add_option(Spell("--save-every-mb"), o->save_every_mb, "Remember the position for --resume so often")
       ->capture_default_str();
   command->footer(
-      "The file appears under its name only when it is complete; until then it is FILE.partial. The export is not a\n"
-      "snapshot: each record is as it was when the scan came to it. With --base64 CSV columns are "
-      "key_b64,value_b64.\n\n"
+      "The file appears under its name only when it is complete; until then it is FILE.partial. It is a snapshot of\n"
+      "one moment, which the server keeps until half an hour after the export was cut short; with --latest each record is\n"
+      "as it was when the scan came to it. With --base64 CSV columns are key_b64,value_b64.\n\n"
       "Examples:\n"
       "  kvadmin export -o all.jsonl\n"
       "  kvadmin export --prefix user/ -o users.csv\n"

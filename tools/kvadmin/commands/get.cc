@@ -10,7 +10,7 @@ namespace pando::admin {
 namespace {
 
 struct GetOptions {
-  std::string key;
+  std::string key, snapshot;
   Encoding encoding = Encoding::kText;
   bool raw = false, verbose = false;
 };
@@ -18,6 +18,7 @@ struct GetOptions {
 Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
   api::GetRequest request;
   ASSIGN_OR_RETURN(request.key, DecodeInput(options.key, options.encoding, "key"));
+  ASSIGN_OR_RETURN(request.snapshot, Base64Decode(options.snapshot));
   Client client(globals.target);
   api::Record record;
   RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe,
@@ -63,6 +64,7 @@ void AddGetCommand(CLI::App& app, Globals* globals) {
   CLI::App* command = app.add_subcommand("get", "Print the value of a key");
   command->add_option("key", o->key, "The key")->required();
   AddEncodingOptions(command, &o->encoding);
+  AddSnapshotOption(command, &o->snapshot);
   command->add_flag("--raw", o->raw, "Write the value's bytes as they are, without a line end");
   command->add_flag("-v,--verbose", o->verbose, "Also print version, times and size");
   command->footer(

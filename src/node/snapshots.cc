@@ -1,0 +1,91 @@
+#include "src/node/snapshots.h"
+
+#include <algorithm>
+
+#include "src/base/codec.h"
+#include "src/base/hash.h"
+#include "src/partition/snapshot_cut.h"
+
+namespace pando {
+
+namespace {
+constexpr uint64_t kTokenSeed = 0x70616e646f2d736e;  // "pando-sn"
+constexpr size_t kTokenBytes = 1 + 8 + 8 + 8;        // version, id, snapshot version, checksum
+}  // namespace
+
+std::string EncodeSnapshotToken(const SnapshotToken& token) {
+  std::string bytes;
+  ByteWriter out(&bytes);
+  out.Fixed(kSnapshotTokenVersion);
+  out.Fixed(token.id);
+  out.Fixed(token.version);
+  out.Fixed(Hash64(bytes, kTokenSeed));
+  return bytes;
+}
+
+Result<SnapshotToken> DecodeSnapshotToken(std::string_view bytes) {
+  if (bytes.empty() || static_cast<uint8_t>(bytes[0]) != kSnapshotTokenVersion) {
+    return Error(Code::kInvalidArgument, "{} bytes are no snapshot token that this server reads: open a snapshot",
+                 bytes.size());
+  }
+  const size_t checked = kTokenBytes - sizeof(uint64_t);
+  if (bytes.size() != kTokenBytes ||
+      LoadLE<uint64_t>(bytes.data() + checked) != Hash64(bytes.substr(0, checked), kTokenSeed)) {
+    return Error(Code::kInvalidArgument, "the snapshot token fails its checksum: it was changed or cut on its way");
+  }
+  ByteReader in(bytes.substr(1));
+  SnapshotToken token;
+  token.id = in.Fixed<uint64_t>();
+  token.version = in.Fixed<uint64_t>();
+  return token;
+}
+
+int64_t Snapshots::ExpiryOf(int64_t opened_at_ms, int64_t ttl_ms) const {
+  const int64_t ttl = ttl_ms == 0 ? kDefaultSnapshotTtlMs : std::min(ttl_ms, max_age_ms_);
+  return std::min(reactor_.WallMs() + ttl, opened_at_ms + max_age_ms_);
+}
+
+void Snapshots::ForgetExpired() {
+  std::erase_if(open_, [now_ms = reactor_.WallMs()](const auto& s) { return s.second.expires_at_ms <= now_ms; });
+}
+
+Task<Result<OpenedSnapshot>> Snapshots::Open(int64_t ttl_ms) {
+  co_await turn_.Acquire();
+  Result<OpenedSnapshot> opened = co_await OpenInTurn(ttl_ms);
+  turn_.Release();
+  co_return opened;
+}
+
+Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(int64_t ttl_ms) {
+  ForgetExpired();
+  if (open_.size() >= kMaxSnapshots) {
+    co_return Error(Code::kOverloaded, "{} snapshots are open, the most there may be: release those that are not needed",
+                    open_.size());
+  }
+  OpenedSnapshot opened;
+  opened.expires_at_ms = ExpiryOf(reactor_.WallMs(), ttl_ms);
+  CO_ASSIGN_OR_RETURN(SnapshotInfo cut, co_await CutSnapshot(reactor_, partitions_, opened.expires_at_ms));
+  opened.token = {cut.id, cut.version};
+  open_[cut.id] = opened;
+  co_return opened;
+}
+
+Task<Result<OpenedSnapshot>> Snapshots::Renew(SnapshotToken token, int64_t ttl_ms) {
+  const int64_t expires_at_ms = ExpiryOf(VersionMs(token.version), ttl_ms);
+  Status status = co_await RenewSnapshot(partitions_, token.id, expires_at_ms);
+  if (status.code() == Code::kSnapshotGone) open_.erase(token.id);
+  CO_RETURN_IF_ERROR(status);
+  OpenedSnapshot& opened = open_[token.id];
+  opened.token = token;
+  opened.expires_at_ms = std::max(opened.expires_at_ms, expires_at_ms);
+  co_return opened;
+}
+
+Task<Result<bool>> Snapshots::Release(SnapshotToken token) {
+  open_.erase(token.id);
+  Status status = co_await ReleaseSnapshot(partitions_, token.id);
+  if (!status.ok() && status.code() != Code::kSnapshotGone) co_return status;
+  co_return status.ok();
+}
+
+}  // namespace pando

@@ -1,0 +1,115 @@
+// Snapshot tokens, and the snapshots of a node over fake partitions.
+#include "src/node/snapshots.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/fake_partition.h"
+#include "tests/support/hand_bytes.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/sim_reactor.h"
+
+namespace pando {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(SnapshotToken, GoldenBytes) {
+  const std::string token = EncodeSnapshotToken({0x1122334455667788, 0x0102030405060708});
+  EXPECT_EQ(Hex(token), "0188776655443322110807060504030201811eaadcd1d58274");
+}
+
+TEST(SnapshotToken, EveryFlippedBitAndEveryCutIsRefused) {
+  const std::string good = EncodeSnapshotToken({5, 7});
+  Result<SnapshotToken> token = DecodeSnapshotToken(good);
+  ASSERT_TRUE(token.ok());
+  EXPECT_EQ(token->id, 5u);
+  EXPECT_EQ(token->version, 7u);
+  for (size_t bit = 0; bit < good.size() * 8; ++bit) {
+    std::string bad = good;
+    bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << (bit % 8)));
+    EXPECT_EQ(DecodeSnapshotToken(bad).code(), Code::kInvalidArgument) << bit;
+  }
+  for (size_t cut = 0; cut < good.size(); ++cut) EXPECT_FALSE(DecodeSnapshotToken(good.substr(0, cut)).ok()) << cut;
+  EXPECT_FALSE(DecodeSnapshotToken(good + '\0').ok());
+}
+
+class SnapshotsTest : public testing::Test {
+ protected:
+  SnapshotsTest() : kernel_(1), reactor_(kernel_.AddMachine()->Boot()) {
+    for (uint32_t i = 0; i < 4; ++i) {
+      fakes_.push_back(std::make_unique<FakePartition>(i, reactor_, kMillisecond));
+      partitions_.push_back(fakes_.back().get());
+    }
+    snapshots_ = std::make_unique<Snapshots>(*reactor_, &partitions_, /*max_age_ms=*/100'000);
+  }
+  template <typename T>
+  T Await(Task<T> task) {
+    auto result = kernel_.RunTask(*reactor_, std::move(task));
+    CHECK(result.has_value());
+    return *std::move(result);
+  }
+  void Pass(int64_t ms) {
+    auto done = kernel_.RunTask(*reactor_, [](Reactor* r, int64_t t) -> Task<void> {
+      co_await Sleep(*r, t * kMillisecond);
+    }(reactor_, ms));
+    CHECK(done);
+  }
+
+  SimKernel kernel_;
+  SimReactor* reactor_;
+  std::vector<std::unique_ptr<FakePartition>> fakes_;
+  std::vector<Partition*> partitions_;
+  std::unique_ptr<Snapshots> snapshots_;
+};
+
+TEST_F(SnapshotsTest, LiveAsLongAsAskedWithinTheAgeLimit) {
+  const int64_t start_ms = reactor_->WallMs();
+  OpenedSnapshot by_default = *Await(snapshots_->Open(0));
+  EXPECT_NEAR(by_default.expires_at_ms - start_ms, kDefaultSnapshotTtlMs, 50);
+  OpenedSnapshot longest = *Await(snapshots_->Open(INT32_MAX));
+  EXPECT_NEAR(longest.expires_at_ms - start_ms, 100'000, 100);
+  EXPECT_NE(longest.token.id, by_default.token.id);
+  EXPECT_GT(longest.token.version, by_default.token.version);
+  Pass(50'000);
+  OpenedSnapshot renewed = *Await(snapshots_->Renew(by_default.token, 40'000));
+  EXPECT_NEAR(renewed.expires_at_ms - start_ms, 90'000, 100);
+  renewed = *Await(snapshots_->Renew(by_default.token, 1));
+  EXPECT_NEAR(renewed.expires_at_ms - start_ms, 90'000, 100) << "a renewal does not shorten";
+  renewed = *Await(snapshots_->Renew(by_default.token, 80'000));
+  EXPECT_NEAR(renewed.expires_at_ms - start_ms, 100'000, 100) << "no renewal passes the age limit";
+}
+
+TEST_F(SnapshotsTest, AreReleasedEverywhereAndOnce) {
+  SnapshotToken token = Await(snapshots_->Open(0))->token;
+  for (auto& fake : fakes_) EXPECT_TRUE(fake->snapshots.contains(token.id));
+  EXPECT_TRUE(*Await(snapshots_->Release(token)));
+  for (auto& fake : fakes_) EXPECT_TRUE(fake->snapshots.empty());
+  EXPECT_FALSE(*Await(snapshots_->Release(token)));
+  EXPECT_EQ(Await(snapshots_->Renew(token, 0)).code(), Code::kSnapshotGone);
+}
+
+TEST_F(SnapshotsTest, AreLimitedInNumber) {
+  std::vector<SnapshotToken> open;
+  for (size_t i = 0; i < kMaxSnapshots; ++i) open.push_back(Await(snapshots_->Open(90'000))->token);
+  Result<OpenedSnapshot> one_more = Await(snapshots_->Open(0));
+  EXPECT_EQ(one_more.code(), Code::kOverloaded);
+  EXPECT_THAT(one_more.status().message(), HasSubstr("64 snapshots are open"));
+  EXPECT_TRUE(*Await(snapshots_->Release(open[7])));
+  EXPECT_TRUE(Await(snapshots_->Open(0)).ok());
+  EXPECT_EQ(Await(snapshots_->Open(0)).code(), Code::kOverloaded);
+  Pass(91'000);
+  EXPECT_TRUE(Await(snapshots_->Open(0)).ok()) << "those that expired do not count";
+}
+
+TEST_F(SnapshotsTest, AFailedOneIsNowhere) {
+  fakes_[2]->failure = Status(Code::kUnavailable, "closing");
+  EXPECT_EQ(Await(snapshots_->Open(0)).code(), Code::kUnavailable);
+  for (auto& fake : fakes_) {
+    EXPECT_TRUE(fake->snapshots.empty());
+    EXPECT_FALSE(fake->holding_writes);
+  }
+}
+
+}  // namespace
+}  // namespace pando
