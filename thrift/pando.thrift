@@ -369,13 +369,64 @@ struct NodeStatus {
   14: string verdict
   15: string advice
   16: i32 http_port
+  17: i32 reactors
 }
 
 struct CheckpointReply { 1: i32 partitions }
+
+struct DescribeSnapshotRequest {
+  1: binary snapshot
+  2: i32 partition
+}
+
+/** What a copy of a partition needs beside its pages. */
+struct PartitionSnapshot {
+  1: string partition_uuid
+  2: i32 page_bytes
+  3: i64 generation
+  4: i64 epoch
+  5: i64 lsn
+  6: i64 last_version
+  7: i64 next_page_id
+  8: i64 file_blocks
+  9: i32 root_level
+  /** The reference of the root page, as in docs/FORMAT.md. */
+  10: binary root
+  /** In use on disk, for progress. */
+  11: i64 used_bytes
+}
+
+/** Pages of a partition's snapshot as they are on disk, parents before children. */
+struct ReadPagesRequest {
+  1: binary snapshot
+  2: i32 partition
+  /** Only pages made after this generation; 0 = all. */
+  3: i64 since_generation
+  /** From an earlier reply; empty = from the first page. */
+  4: binary cursor
+}
+
+struct PageImage {
+  /** First block times 65536, plus the number of blocks. */
+  1: i64 location
+  /** As in the page's reference. */
+  2: i64 checksum
+  3: binary bytes
+}
+
+struct ReadPagesReply {
+  1: list<PageImage> pages
+  /** Opaque; empty behind the last page. */
+  2: binary cursor
+}
 
 /** For operators; served on the same port. */
 service Admin {
   NodeStatus status(1: Context context) throws (1: KvError error)
   /** Checkpoints every partition and returns when all are durable. */
   CheckpointReply checkpoint(1: Context context) throws (1: KvError error)
+  /** Of a snapshot from Kv.openSnapshot; waits until it is on disk. */
+  PartitionSnapshot describeSnapshot(1: Context context, 2: DescribeSnapshotRequest request) throws (1: KvError error)
+  /** About two MiB of pages at a time, for backups. */
+  ReadPagesReply readPages(1: Context context, 2: ReadPagesRequest request) throws (1: KvError error)
 }

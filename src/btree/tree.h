@@ -118,6 +118,19 @@ class DiffVisitor {
   ~DiffVisitor() = default;
 };
 
+// Pages of a snapshot as they lie on disk: those of one inner page's leaves, behind the inner pages that begin with the
+// same key (so that parents come before their children).
+struct PageRun {
+  struct Page {
+    ChildRef ref;
+    uint8_t level = 0;
+    std::string lower;
+  };
+  std::vector<Page> pages;
+  std::string next;  // the key to go on from
+  bool over = false;
+};
+
 // A frozen generation that is kept readable: its root by page id, and by reference once that is on disk.
 struct TreeSnapshot {
   Generation generation = 0;
@@ -198,10 +211,15 @@ class Tree final : public PageOwner {
   // -- snapshots: the generation frozen last, kept readable until dropped. Taking one is O(1). What its pages need on
   // disk is the storage's business (TreeStorage::FreeLater).
   Generation AddSnapshot();
+  const TreeSnapshot& snapshot(Generation generation) const { return snapshots_.at(generation); }
   void DropSnapshot(Generation generation) { snapshots_.erase(generation); }
   // Like FetchLeaf and FetchLeafBefore, in a snapshot (which must exist, also when this resumes: null pin = it is
   // gone).
   Task<Result<PagePin>> FetchSnapshotLeaf(Generation generation, std::string key, bool before);
+
+  // The pages of a snapshot from `key` (a page's lower bound) on that were born after generation `since`; a part at a
+  // time, which may be empty. The snapshot's checkpoint must have finished. kSnapshotGone.
+  Task<Result<PageRun>> CollectPages(Generation generation, Generation since, std::string key);
 
   // -- walks of [start, end) ("" = open) in a snapshot (view = its generation) or the newest tree (view = 0). They look
   // into dirty pages, the range's edges, and where the visitor wants to: O(log n) and a little. kSnapshotGone.
@@ -252,8 +270,14 @@ class Tree final : public PageOwner {
   Frame* FindNode(std::string_view key, uint8_t level, ChildRef* missing, uint8_t* missing_level);
 
   // tree_snapshot.cc
+  struct MissingPage {
+    ChildRef ref;
+    uint8_t level = 0;
+  };
   Frame* SnapshotRoot(const TreeSnapshot& snapshot, ChildRef* missing);
   Frame* SnapshotChild(Frame* parent, uint32_t slot, ChildRef* missing);
+  std::optional<MissingPage> CollectStep(const TreeSnapshot& snapshot, Generation since, const std::string& key,
+                                         PageRun* run);
 
   // tree_write.cc: copy-on-write, splits, merges
   Frame* MakePathWritable(Frame* frame);
@@ -282,10 +306,6 @@ class Tree final : public PageOwner {
   std::optional<ChildRef> DiskRefOf(const ChildRef& child) const;
 
   // tree_walk.cc
-  struct MissingPage {
-    ChildRef ref;
-    uint8_t level = 0;
-  };
   bool KnownChild(Frame* parent, uint32_t slot, ChildRef* ref) const;
   std::optional<MissingPage> WalkStep(Generation view, std::string* at, const std::string& end, RangeVisitor* visitor,
                                       bool* over);

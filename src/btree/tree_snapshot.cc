@@ -60,4 +60,61 @@ Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string
   }
 }
 
+// -- pages as they lie on disk
+
+std::optional<Tree::MissingPage> Tree::CollectStep(const TreeSnapshot& snapshot, Generation since,
+                                                   const std::string& key, PageRun* run) {
+  *run = PageRun{};
+  ChildRef missing;
+  ChildRef ref = snapshot.root;
+  Frame* frame = SnapshotRoot(snapshot, &missing);
+  bool has_upper = false;  // of the subtree under `ref`
+  std::string lower, upper;
+  for (uint8_t level = snapshot.root_level;; --level) {
+    CHECK(!ref.location.empty()) << "a snapshot's page is not on disk";
+    if (ref.birth <= since) {  // and so is everything below
+      run->next = std::move(upper);
+      run->over = !has_upper;
+      return std::nullopt;
+    }
+    if (level == 0 || lower == key) run->pages.push_back({ref, level, lower});
+    if (level == 0) {  // the root is a leaf
+      run->over = true;
+      return std::nullopt;
+    }
+    if (!frame) return MissingPage{missing, level};
+    Node node = NodeOf(frame);
+    uint32_t slot = node.ChildSlot(key);
+    for (; level == 1 && slot < node.count(); ++slot) {
+      CHECK(KnownChild(frame, slot, &ref)) << "a snapshot's page is not on disk";
+      if (ref.birth > since) run->pages.push_back({ref, 0, node.Key(slot)});
+    }
+    if (level == 1) {
+      run->next = node.upper();
+      run->over = !node.has_upper();
+      return std::nullopt;
+    }
+    CHECK(KnownChild(frame, slot, &ref));
+    const bool last = slot + 1 == node.count();
+    lower = node.Key(slot);
+    upper = last ? std::string(node.upper()) : node.Key(slot + 1);
+    has_upper = !last || node.has_upper();
+    frame = SnapshotChild(frame, slot, &missing);
+  }
+}
+
+Task<Result<PageRun>> Tree::CollectPages(Generation generation, Generation since, std::string key) {
+  PagePin loaded[kMaxTreeHeight];
+  for (;;) {
+    auto found = snapshots_.find(generation);
+    if (found == snapshots_.end()) {
+      co_return Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another");
+    }
+    PageRun run;
+    std::optional<MissingPage> missing = CollectStep(found->second, since, key, &run);
+    if (!missing) co_return run;
+    CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, loaded, missing->level));
+  }
+}
+
 }  // namespace pando

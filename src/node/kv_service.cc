@@ -82,6 +82,9 @@ const KvService::Method KvService::kMethods[] = {
      &Start<&KvService::ReleaseSnapshot, api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>},
     {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>},
     {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>},
+    {"describeSnapshot",
+     &Start<&KvService::DescribeSnapshot, api::Admin_describeSnapshot_args, api::Admin_describeSnapshot_result>},
+    {"readPages", &Start<&KvService::ReadPages, api::Admin_readPages_args, api::Admin_readPages_result>},
     {"checkpoint", &Start<&KvService::AdminCheckpoint, api::Admin_checkpoint_args, api::Admin_checkpoint_result>},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);

@@ -67,6 +67,8 @@ class KvService final : public RpcService {
   Task<void> SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call);
   Task<void> OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>* call);
   Task<void> RenewSnapshot(Call<api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>* call);
+  Task<void> DescribeSnapshot(Call<api::Admin_describeSnapshot_args, api::Admin_describeSnapshot_result>* call);
+  Task<void> ReadPages(Call<api::Admin_readPages_args, api::Admin_readPages_result>* call);
   Task<void> ReleaseSnapshot(Call<api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>* call);
   Task<void> AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call);
   Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
@@ -77,6 +79,9 @@ class KvService final : public RpcService {
   // One write of any kind: checks, asks the partition, fills in the reply.
   template <typename C>
   Task<void> WriteOne(C* call);
+  // The partition that `call` asks about, or null with an error in its reply.
+  template <typename C>
+  Partition* SnapshotPartition(C* call, SnapshotId* snapshot);
   void SlowGet(const RequestId& id, std::string key, int32_t budget_ms);
   Partition* PartitionOf(std::string_view key) const { return backend_->partitions[backend_->store->PartitionOf(key)]; }
   // The partitions a scan or count has to ask: all, or the one that holds the tag.

@@ -1,6 +1,8 @@
 // KvService: snapshots, and ranges cut into parts.
 #include <utility>
 
+#include "src/base/codec.h"
+#include "src/base/hash.h"
 #include "src/node/kv_requests.h"
 #include "src/node/kv_service.h"
 #include "src/node/split_range.h"
@@ -8,6 +10,38 @@
 namespace pando {
 
 namespace {
+
+// Of images, in one reply; a value more may come on top.
+constexpr size_t kPageBatchBytes = 2u << 20;
+constexpr size_t kMaxPageBatchBytes = kPageBatchBytes + kMaxValueBytes + kMaxPageBytes;
+
+// docs/FORMAT.md, "Page cursor".
+constexpr uint8_t kPageCursorVersion = 1;
+constexpr uint64_t kPageCursorSeed = 0x70616e646f2d7063;  // "pando-pc"
+constexpr size_t kPageCursorFixedBytes = 1 + 4 + 8;       // version, parts, checksum
+
+std::string EncodePageCursor(const PageCursor& cursor) {
+  std::string bytes;
+  ByteWriter out(&bytes);
+  out.Fixed(kPageCursorVersion);
+  out.Fixed(cursor.parts);
+  out.Bytes(cursor.key);
+  out.Fixed(Hash64(bytes, kPageCursorSeed));
+  return bytes;
+}
+
+Refusal ToPageCursor(std::string_view bytes, PageCursor* cursor) {
+  if (bytes.empty()) return {};
+  const size_t checked = bytes.size() - std::min(bytes.size(), sizeof(uint64_t));
+  if (bytes.size() < kPageCursorFixedBytes || static_cast<uint8_t>(bytes[0]) != kPageCursorVersion ||
+      LoadLE<uint64_t>(bytes.data() + checked) != Hash64(bytes.substr(0, checked), kPageCursorSeed)) {
+    return MakeError(ApiCode::kBadCursor, fmt::format("{} bytes are no page cursor of this server", bytes.size()));
+  }
+  ByteReader in(bytes.substr(1, checked - 1));
+  cursor->parts = in.Fixed<uint32_t>();
+  cursor->key = in.rest();
+  return {};
+}
 
 // A token of 0 is nobody's: these calls need one.
 Refusal ToToken(const std::string& bytes, SnapshotToken* token) {
@@ -97,6 +131,88 @@ Task<void> KvService::SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRang
     to.end_key = std::move(part.end);
     to.count = static_cast<int64_t>(part.sums.count);
     to.bytes = static_cast<int64_t>(part.sums.bytes);
+  }
+  call->reply.__isset.success = true;
+}
+
+// -- copies of partitions
+
+template <typename C>
+Partition* KvService::SnapshotPartition(C* call, SnapshotId* snapshot) {
+  const auto& request = call->args.request;
+  Refusal refusal = CheckReadContext(call->args.context);
+  SnapshotToken token;
+  if (!refusal) refusal = ToToken(request.snapshot, &token);
+  if (!refusal && (request.partition < 0 || static_cast<size_t>(request.partition) >= backend_->partitions.size())) {
+    refusal = MakeError(ApiCode::kBadRequest, fmt::format("there is no partition {}; this node has {}",
+                                                          request.partition, backend_->partitions.size()));
+  }
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    return nullptr;
+  }
+  *snapshot = token.id;
+  return backend_->partitions[static_cast<size_t>(request.partition)];
+}
+
+Task<void> KvService::DescribeSnapshot(
+    Call<api::Admin_describeSnapshot_args, api::Admin_describeSnapshot_result>* call) {
+  SnapshotId snapshot = 0;
+  Partition* partition = SnapshotPartition(call, &snapshot);
+  if (!partition) co_return;
+  Result<SnapshotRoot> root = co_await partition->DescribeSnapshot(snapshot);
+  if (!root.ok()) {
+    SetError(&call->reply, ToKvError(root.status(), /*is_write=*/false));
+    co_return;
+  }
+  api::PartitionSnapshot& to = call->reply.success;
+  to.partition_uuid = partition->uuid().ToString();
+  to.page_bytes = static_cast<int32_t>(backend_->store->page_bytes);
+  to.generation = static_cast<int64_t>(root->generation);
+  to.epoch = static_cast<int64_t>(root->epoch);
+  to.lsn = static_cast<int64_t>(root->lsn);
+  to.last_version = static_cast<int64_t>(root->last_version);
+  to.next_page_id = static_cast<int64_t>(root->next_page_id);
+  to.file_blocks = static_cast<int64_t>(root->file_blocks);
+  to.root_level = root->root_level;
+  to.root.assign(reinterpret_cast<const char*>(&root->root), sizeof(root->root));
+  to.used_bytes = static_cast<int64_t>(root->used_blocks * kBlockBytes);
+  call->reply.__isset.success = true;
+}
+
+Task<void> KvService::ReadPages(Call<api::Admin_readPages_args, api::Admin_readPages_result>* call) {
+  const api::ReadPagesRequest& request = call->args.request;
+  SnapshotId snapshot = 0;
+  Partition* partition = SnapshotPartition(call, &snapshot);
+  if (!partition) co_return;
+  PageCursor cursor;
+  Refusal refusal = ToPageCursor(request.cursor, &cursor);
+  if (!refusal && request.since_generation < 0) {
+    refusal = MakeError(ApiCode::kBadRequest, "since_generation must be 0 or more");
+  }
+  // As fetched and as encoded.
+  if (!refusal && !server_->TryReserve(2 * kMaxPageBatchBytes)) {
+    server_->metrics().overloaded_total.Add();
+    refusal = server_->OverloadedError();
+  }
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
+  call->reserved_bytes += 2 * kMaxPageBatchBytes;
+  Result<PageBatch> batch = co_await partition->ReadPages(snapshot, static_cast<Generation>(request.since_generation),
+                                                          std::move(cursor), kPageBatchBytes);
+  if (!batch.ok()) {
+    SetError(&call->reply, ToKvError(batch.status(), /*is_write=*/false));
+    co_return;
+  }
+  api::ReadPagesReply& reply = call->reply.success;
+  if (!batch->exhausted) reply.cursor = EncodePageCursor(batch->next);
+  for (PageImage& image : batch->images) {
+    api::PageImage& to = reply.pages.emplace_back();
+    to.location = static_cast<int64_t>(image.location.packed);
+    to.checksum = static_cast<int64_t>(image.checksum);
+    to.bytes = std::move(image.bytes);
   }
   call->reply.__isset.success = true;
 }

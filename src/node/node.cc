@@ -282,6 +282,7 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   out.log_budget_bytes = static_cast<int64_t>(options_.log_budget_bytes);
   out.connections = static_cast<int32_t>(shared_->connections.load(std::memory_order_relaxed));
   out.http_port = http_port();
+  out.reactors = static_cast<int32_t>(store_.reactors);
   for (size_t i = 0; i < shards_.size(); ++i) {
     auto collect = [shard = shards_[i]](Reactor&) { return shard->CollectStatus(); };
     ShardStatus part = co_await CallOn(caller, static_cast<int>(i), std::move(collect));

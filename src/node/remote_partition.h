@@ -73,6 +73,16 @@ class RemotePartition final : public Partition {
     auto call = [target = target_, id](Reactor&) { return target->ReleaseSnapshot(id); };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
+  Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) override {
+    auto call = [target = target_, id](Reactor&) { return target->DescribeSnapshot(id); };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) override {
+    auto call = [target = target_, id, since, f = std::move(from), max_bytes](Reactor&) mutable {
+      return target->ReadPages(id, since, std::move(f), max_bytes);
+    };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
   Task<Status> Checkpoint() override {
     auto call = [target = target_](Reactor&) { return target->Checkpoint(); };
     co_return co_await CallOn(origin_, reactor_, std::move(call));

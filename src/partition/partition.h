@@ -56,6 +56,12 @@ class Partition {
   virtual Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) = 0;
   virtual Task<Status> ReleaseSnapshot(SnapshotId id) = 0;
 
+  // -- copies of a snapshot, page by page (kSnapshotGone). Both first wait until all of it is on disk.
+  virtual Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) = 0;
+  // The pages and overflow values that were made after generation `since` (0 = all), parents before children, from
+  // `from` on. Read from the disk past the pool, and verified. Ends behind the one that reaches max_bytes.
+  virtual Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) = 0;
+
   virtual Task<Status> Checkpoint() = 0;
   virtual PartitionStats stats() const = 0;
 };

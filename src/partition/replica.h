@@ -58,6 +58,8 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> AbandonCut() override;
   Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) override;
   Task<Status> ReleaseSnapshot(SnapshotId id) override;
+  Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) override;
+  Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) override;
   Task<Status> Checkpoint() override;
   PartitionStats stats() const override;
 
@@ -156,6 +158,13 @@ class Replica final : public Partition, public LogConsumer {
     int64_t now_ms = 0;
   };
   Result<View> ViewOf(SnapshotId snapshot) const;
+  // replica_pages.cc
+  struct PageRead;
+  Task<Status> WaitUntilOnDisk(SnapshotId id);
+  Task<void> ReadImage(PageRead* read);
+  Task<void> ReadImages(std::vector<PageRead>* reads, size_t* next);
+  Result<std::vector<PageImage>> ValuesOf(const PageImage& leaf, Generation since) const;
+  Task<Status> AddRun(const PageRun* run, Generation since, PageCursor from, size_t max_bytes, PageBatch* batch);
   Task<Status> FinishCheckpoint();
   Task<void> FinishSnapshotCheckpoint();
   Task<Status> ReserveCheckpoint();

@@ -56,6 +56,7 @@ void Replica::TakeCut(SnapshotInfo snapshot) {
   BeginCheckpoint();
   snapshot.generation = tree_->AddSnapshot();
   snapshot.lsn = applied_lsn_;
+  snapshot.applied_version = applied_version_;
   file_->HoldGeneration(snapshot.generation);
   CHECK(snapshots_.emplace(snapshot.id, snapshot).second) << "a snapshot's id was given twice";
 }

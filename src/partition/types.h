@@ -9,6 +9,7 @@
 #include "src/base/ids.h"
 #include "src/base/limits.h"
 #include "src/base/result.h"
+#include "src/buffer_pool/extent.h"
 #include "src/wal/record.h"
 
 namespace pando {
@@ -57,6 +58,7 @@ struct SnapshotInfo {
   int64_t expires_at_ms = 0;
   Generation generation = 0;
   Lsn lsn = 0;
+  Version applied_version = 0;  // of the last write in it
 };
 
 struct ScanSpec {
@@ -85,6 +87,44 @@ struct RangeAggregates {
     count += other.count;
     bytes += other.bytes;
     content_hash += other.content_hash;
+  }
+};
+
+// What a snapshot's tree starts from: all that a copy of the partition needs beside its pages.
+struct SnapshotRoot {
+  Generation generation = 0;
+  Epoch epoch = 0;
+  Lsn lsn = 0;
+  Version last_version = 0;  // the highest in the tree
+  uint64_t next_page_id = 0;
+  uint64_t file_blocks = 0, used_blocks = 0;
+  ChildRef root;
+  uint8_t root_level = 0;
+};
+
+// A place among a snapshot's pages: behind the first `parts` pages and values of the leaf that begins with `key`, with
+// the inner pages that begin there, too.
+struct PageCursor {
+  std::string key;
+  uint32_t parts = 0;
+  bool operator==(const PageCursor&) const = default;
+};
+
+struct PageImage {
+  Extent location;
+  uint64_t checksum = 0;
+  std::string bytes;  // as on disk
+};
+
+struct PageBatch {
+  std::vector<PageImage> images;
+  size_t bytes = 0;  // of the images
+  PageCursor next;
+  bool exhausted = false;
+  bool full(size_t max_bytes) const { return bytes >= max_bytes; }
+  void Add(PageImage image) {
+    bytes += image.bytes.size();
+    images.push_back(std::move(image));
   }
 };
 

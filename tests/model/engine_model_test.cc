@@ -295,6 +295,41 @@ class Writer {
     }
   }
 
+  // What changed from one snapshot to another (or to now, which nobody is changing).
+ public:
+  Task<void> CompareChanges(const SnapshotInfo& since, const std::vector<PartitionModel>& older,
+                            const SnapshotInfo* snapshot, const std::vector<PartitionModel>* newer) {
+    for (size_t i = 0; i < regions_.size() && !run_->failed(); ++i) {
+      region_ = &regions_[i];
+      ScanSpec spec;
+      spec.since = since.id;
+      spec.snapshot = snapshot ? snapshot->id : 0;
+      spec.start = region_->first;
+      spec.end = region_->end;
+      if (random_.Chance(0.5)) spec.max_rows = 1 + random_.Below(50);
+      if (random_.Chance(0.5)) spec.max_bytes = 1 + random_.Below(50'000);
+      const PartitionModel& now = newer ? (*newer)[i] : region_->model;
+      const int64_t from_ms = WallMs();
+      std::map<std::string, ScanRow> got;
+      for (bool over = false; !over;) {
+        Result<ScanPage> page = co_await region_->partition->Scan(spec);
+        if (!page.ok()) co_return Fail("a scan of changes failed", page.status().ToString());
+        for (ScanRow& row : page->rows) {
+          if (!got.empty() && row.key <= got.rbegin()->first) co_return Fail("changes", "not in key order");
+          got[row.key] = row;
+        }
+        over = page->exhausted;
+        if (!over) spec.start = page->rows.back().key;
+        spec.start_exclusive = true;
+      }
+      if (!snapshot && now.ExpiresWithin(region_->first, region_->end, from_ms - 1, WallMs())) continue;
+      const int64_t now_ms = snapshot ? VersionMs(snapshot->version) : WallMs();
+      const std::string difference = older[i].Changes(now, now_ms, got);
+      if (!difference.empty()) co_return Fail("changes", difference);
+    }
+  }
+
+ private:
   // Whole scans by pages, as a client continues them.
   Task<void> CompareScan(ScanSpec spec, const PartitionModel& model, std::optional<int64_t> snapshot_ms = {}) {
     for (bool over = false; !over && !run_->failed();) {
@@ -469,6 +504,19 @@ Task<void> CompareHeld(Run* run, const Held* held, uint64_t seed) {
   }
 }
 
+// What changed between snapshots, and from each to now.
+Task<void> CompareChanges(Run* run, const std::vector<Held>* held, uint64_t seed) {
+  for (size_t w = 0; w < run->writers.size(); ++w) {
+    Writer writer(run, &run->writers[w], seed + w);
+    for (size_t i = 0; i < held->size(); ++i) {
+      const Held& since = (*held)[i];
+      const Held* next = i + 1 < held->size() ? &held->back() : nullptr;
+      co_await writer.CompareChanges(since.snapshot, since.models[w], next ? &next->snapshot : nullptr,
+                                     next ? &next->models[w] : nullptr);
+    }
+  }
+}
+
 // Snapshots read the same while everything changes.
 Task<void> ReadHeld(Run* run, const std::vector<Held>* held, uint64_t seed) {
   while (run->writing > 0 && !run->failed()) {
@@ -510,6 +558,7 @@ Task<void> Phase(Reactor* reactor, Run* run, int phase) {
     if (run->failed()) break;
     co_await CompareEverything(run);
     for (const Held& h : held) co_await CompareHeld(run, &h, random.Next());
+    co_await CompareChanges(run, &held, random.Next());
     if (random.Chance(0.7)) co_await AuditIdle(run);
     while (!held.empty() && random.Chance(0.5)) co_await LetGo(run, &held, random.Below(held.size()));
     while (random.Chance(0.6) && !run->failed()) co_await Hold(run, &held);

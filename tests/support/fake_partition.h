@@ -130,6 +130,8 @@ class FakePartition final : public Partition {
     co_return Status();
   }
 
+  Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId) override { co_return NoPages(); }
+  Task<Result<PageBatch>> ReadPages(SnapshotId, Generation, PageCursor, size_t) override { co_return NoPages(); }
   Task<Status> Checkpoint() override { co_return failure; }
   PartitionStats stats() const override { return {}; }
 
@@ -170,6 +172,7 @@ class FakePartition final : public Partition {
     co_await Sleep(*reactor_, delay);
   }
 
+  static Status NoPages() { return Error(Code::kUnsupported, "a fake has no pages"); }
   static Status Gone() { return Error(Code::kSnapshotGone, "gone"); }
   Result<const Records*> View(SnapshotId id) const {
     if (id == 0) return &records;

@@ -5,6 +5,7 @@
 
 #include <charconv>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -106,6 +107,39 @@ class PartitionModel {
     }
     page.exhausted = more;
     return page;
+  }
+
+  // What is wrong with `got` as the changes from this to `newer` at `now_ms`, or "". A record that expired need not be
+  // in it, but may be, as removed.
+  std::string Changes(const PartitionModel& newer, int64_t now_ms, const std::map<std::string, ScanRow>& got) const {
+    std::set<std::string> keys;
+    for (const auto* records : {&records_, &newer.records_}) {
+      for (const auto& [key, record] : *records) keys.insert(key);
+    }
+    for (const auto& [key, row] : got) {
+      if (!keys.contains(key)) return fmt::format("'{}' was never there", key);
+    }
+    for (const std::string& key : keys) {
+      auto before = records_.find(key), after = newer.records_.find(key);
+      const bool is = after != newer.records_.end() && !Expired(after->second, now_ms);
+      const bool expired = after != newer.records_.end() && !is;
+      const bool changed = is && (before == records_.end() || before->second.version != after->second.version);
+      auto row = got.find(key);
+      if (row == got.end()) {
+        if (changed) return fmt::format("'{}' is missing", key);
+        // A remove shows, but for records that had expired: the store may have swept those in either snapshot.
+        if (!is && !expired && before != records_.end() && before->second.expires_at_ms == 0) {
+          return fmt::format("'{}', removed, is missing", key);
+        }
+        continue;
+      }
+      if (row->second.removed == is) return fmt::format("'{}' is said to be removed or not, wrongly", key);
+      if (is && !changed) return fmt::format("'{}' did not change", key);
+      if (is && (row->second.value != after->second.value || row->second.version != after->second.version)) {
+        return fmt::format("'{}' has another value or version", key);
+      }
+    }
+    return "";
   }
 
   RangeAggregates Aggregate(const std::string& start, const std::string& end, int64_t now_ms) const {

@@ -365,6 +365,87 @@ TEST(Tree, ASnapshotThatIsNotWrittenYetStaysAsItWas) {
   }
 }
 
+// -- differences of generations
+
+// By key: the versions before and after, 0 = no record.
+using Changes = std::map<std::string, std::pair<Version, Version>>;
+
+class ChangeCollector final : public DiffVisitor {
+ public:
+  bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) override {
+    const std::string key = older ? older->Key(older_slot) : newer->Key(newer_slot);
+    EXPECT_TRUE(changes.empty() || changes.rbegin()->first < key) << "in key order";
+    changes[key] = {older ? older->Record(older_slot).version : 0, newer ? newer->Record(newer_slot).version : 0};
+    return false;
+  }
+  Changes changes;
+};
+
+Changes ChangesOf(const Entries& older, const Entries& newer, const std::string& start, const std::string& end) {
+  Changes changes;
+  auto in = [&](const std::string& key) { return key >= start && (end.empty() || key < end); };
+  for (const auto& [key, e] : older) {
+    if (in(key)) changes[key].first = e.version;
+  }
+  for (const auto& [key, e] : newer) {
+    if (in(key)) changes[key].second = e.version;
+  }
+  std::erase_if(changes, [](const auto& c) { return c.second.first == c.second.second; });
+  return changes;
+}
+
+TEST(Tree, DiffsAreThoseOfTheMaps) {
+  for (uint64_t seed : Seeds(6)) {
+    SCOPED_TRACE(Replay(seed));
+    TreeHarness harness(OptionsOf(seed));
+    Twin twin(&harness, 0, seed, 3000);
+    if (seed % 2 == 0) twin.Fill();
+    std::map<Generation, Entries> views;  // 0 = the newest tree
+    for (int round = 0; round < 8 && !HasFailure(); ++round) {
+      views[harness.Snapshot()] = twin.entries;
+      twin.ChangeMany(round % 3 == 0 ? 5 : 300);
+      views[0] = twin.entries;
+      for (const auto& [older, older_entries] : views) {
+        for (const auto& [newer, newer_entries] : views) {
+          if (older == 0 || (newer != 0 && newer < older)) continue;
+          const std::string start = twin.RandomBound(), end = twin.RandomBound();
+          if (!end.empty() && start >= end) continue;
+          ChangeCollector collector;
+          Status status = harness.Get(harness.tree().Diff(older, newer, start, end, &collector));
+          ASSERT_TRUE(status.ok()) << status.ToString();
+          ASSERT_EQ(collector.changes, ChangesOf(older_entries, newer_entries, start, end))
+              << "from generation " << older << " to " << newer;
+        }
+      }
+      if (views.size() > 3) {
+        const Generation oldest = std::next(views.begin())->first;
+        harness.tree().DropSnapshot(oldest);
+        views.erase(oldest);
+        ChangeCollector collector;
+        EXPECT_EQ(harness.Get(harness.tree().Diff(oldest, 0, "", "", &collector)).code(), Code::kSnapshotGone);
+      }
+    }
+  }
+}
+
+TEST(Tree, ADiffReadsOnlyPagesThatDiffer) {
+  TreeHarness harness({.seed = 3, .memory_factor = 1});
+  Twin twin(&harness, 0, 3, 12'000);
+  twin.Fill();
+  const Generation older = harness.Snapshot();
+  const Entries before = twin.entries;
+  for (int i = 0; i < 5; ++i) twin.Change();
+  const Generation newer = harness.Snapshot();
+  ChangeCollector collector;
+  const uint64_t loads_before = harness.pool().stats().loads_total;
+  ASSERT_TRUE(harness.Get(harness.tree().Diff(older, newer, "", "", &collector)).ok());
+  const uint64_t loads = harness.pool().stats().loads_total - loads_before;
+  EXPECT_EQ(collector.changes, ChangesOf(before, twin.entries, "", ""));
+  EXPECT_EQ(collector.changes.size(), 5u);
+  // Two leaves a change, and what leads there; the tree has about a thousand pages.
+  EXPECT_LE(loads, 5u * 2 * 4);
+}
+
 // -- expiry
 
 TEST(Tree, FindDueFindsWhatIsDue) {
