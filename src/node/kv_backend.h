@@ -36,6 +36,8 @@ class NodeControl {
  public:
   virtual Task<Result<api::NodeStatus>> CollectStatus(Reactor& caller) = 0;
   virtual Task<Status> CheckpointAll(Reactor& caller) = 0;
+  // Of all reactors; `start` begins a pass at `bytes_per_s` (0: the node's own rate).
+  virtual Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) = 0;
   virtual std::string server_version() const = 0;
 
  protected:

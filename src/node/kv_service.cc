@@ -90,6 +90,7 @@ const KvService::Method KvService::kMethods[] = {
     {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>},
     {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>},
     {"checkpoint", &Start<&KvService::AdminCheckpoint, api::Admin_checkpoint_args, api::Admin_checkpoint_result>},
+    {"scrub", &Start<&KvService::AdminScrub, api::Admin_scrub_args, api::Admin_scrub_result>},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 

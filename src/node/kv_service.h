@@ -65,6 +65,7 @@ class KvService final : public RpcService {
   Task<void> Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call);
   Task<void> AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call);
   Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
+  Task<void> AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call);  // kv_scrub.cc
 
   // What the range of `call` holds, or an error in its reply.
   template <typename C>

@@ -52,6 +52,7 @@ class Node final : private NodeControl {
 
   Task<Result<api::NodeStatus>> CollectStatus(Reactor& caller) override;
   Task<Status> CheckpointAll(Reactor& caller) override;
+  Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) override;  // node_scrub.cc
   std::string server_version() const override { return kServerVersion; }
 
   NodeOptions options_;

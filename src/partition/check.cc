@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "src/partition/partition_file.h"
+#include "src/partition/tree_check.h"
 #include "src/wal/log_reader.h"
 
 namespace pando {

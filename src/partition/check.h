@@ -15,8 +15,8 @@
 
 #include "src/base/result.h"
 #include "src/io/reactor.h"
+#include "src/partition/check_problem.h"
 #include "src/partition/store.h"
-#include "src/partition/tree_check.h"
 
 namespace pando {
 

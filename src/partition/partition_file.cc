@@ -304,8 +304,8 @@ void PartitionFile::ReleaseGeneration(Generation generation) {
   }
 }
 
-// What died since the newest durable generation ended may be part of it. (A younger held generation, one that is being
-// checkpointed, hands on what it does not hold alone.)
+// What died since the newest durable generation ended may be part of it, also when it is on the list of an older held
+// one. (A younger held one, which is being checkpointed, hands on what it does not hold alone.)
 Generation PartitionFile::HoldNewest() {
   CHECK(!serialized_);
   const Generation newest = superblock_.generation;
@@ -322,6 +322,14 @@ Generation PartitionFile::HoldNewest() {
   };
   if (checkpointing_) take(&dead_frozen_, frozen_generation_);
   take(&dead_current_, frozen_generation_ + 1);
+  for (auto& [generation, held] : held_) {
+    if (generation >= newest) break;
+    auto since = held.extents.begin() + static_cast<ptrdiff_t>(held.at_end[checkpointing_ ? 1 : 0]);
+    auto taken = std::stable_partition(since, held.extents.end(), [&](const auto& e) { return e.died <= newest; });
+    extents.insert(extents.end(), taken, held.extents.end());
+    held.extents.erase(taken, held.extents.end());
+    if (checkpointing_) held.at_end[0] = held.at_end[1];  // more than needed is looked at next time
+  }
   return newest;
 }
 
@@ -336,6 +344,10 @@ void PartitionFile::EndGeneration(Generation frozen) {
   checkpointing_ = true;
   frozen_generation_ = frozen;
   dead_frozen_.swap(dead_current_);
+  for (auto& [generation, held] : held_) {
+    held.at_end[1] = held.at_end[0];
+    held.at_end[0] = held.extents.size();
+  }
 }
 
 // New places for the directory, the dead list and every changed group's bitmap. Allocating changes bitmaps, so this

@@ -123,7 +123,8 @@ class PartitionFile final : public TreeStorage {
   std::vector<DeadExtent> dead_current_;  // freed in the current generation
   std::vector<DeadExtent> dead_frozen_;   // freed in the generation being checkpointed
   std::vector<DeadExtent> dead_newest_;   // freed in the newest durable generation; reusable after the next is durable
-  // By held generation: extents that died since, which it or an older held one may refer to (the dead lists of ZFS).
+  // By held generation: extents that died since, which it or an older held one may refer to, and no younger held one
+  // (the dead lists of ZFS).
   struct HeldExtent {
     DeadExtent dead;
     Generation died = 0;
@@ -131,6 +132,7 @@ class PartitionFile final : public TreeStorage {
   struct Held {
     uint32_t holds = 0;
     std::vector<HeldExtent> extents;
+    size_t at_end[2] = {0, 0};  // how many there were when the last generation ended, and the one before it
   };
   std::map<Generation, Held> held_;
   uint64_t held_blocks_ = 0;

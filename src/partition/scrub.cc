@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "src/partition/replica.h"
+#include "src/partition/tree_check.h"
 #include "src/wal/segment_check.h"
 
 namespace pando {
@@ -168,7 +169,8 @@ uint64_t Scrubber::ExpectedBytes() const {
   uint64_t blocks = 0, log_bytes = 0;
   for (const Replica* replica : replicas_) {
     const PartitionFile& file = replica->partition_file();
-    blocks += file.allocator().used_blocks() - file.pending_free_blocks() - file.held_blocks();
+    blocks += file.allocator().used_blocks();
+    for (const DeadExtent& dead : file.dead_of_newest()) blocks -= dead.extent.blocks();
   }
   for (const DurableSegment& s : log_->DurableSegments()) log_bytes += s.durable_end;
   return blocks * kBlockBytes + log_bytes;

@@ -28,8 +28,9 @@
 #include <string>
 #include <vector>
 
+#include "src/io/reactor.h"
+#include "src/partition/check_problem.h"
 #include "src/partition/store.h"
-#include "src/partition/tree_check.h"
 #include "src/wal/log.h"
 
 namespace pando {

@@ -20,13 +20,6 @@
 
 namespace pando {
 
-struct CheckProblem {
-  std::string file;
-  uint64_t offset_bytes = 0;
-  std::string what;    // what is wrong and what it means
-  std::string advice;  // what to do about it
-};
-
 class TreeCheckHost {
  public:
   // Asked before every read. False: no more reads, the walk ends.

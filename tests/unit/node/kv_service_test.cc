@@ -29,6 +29,12 @@ class FakeControl final : public NodeControl {
     co_return status;
   }
   Task<Status> CheckpointAll(Reactor&) override { co_return Status(); }
+  Task<Result<api::ScrubReply>> Scrub(Reactor&, bool start, uint64_t bytes_per_s) override {
+    api::ScrubReply reply;
+    reply.running = start;
+    reply.rate_bytes_per_s = static_cast<int64_t>(bytes_per_s);
+    co_return reply;
+  }
   std::string server_version() const override { return "test"; }
 };
 
