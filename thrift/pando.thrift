@@ -351,6 +351,42 @@ struct PartitionStatus {
   13: i64 snapshot_pinned_bytes
 }
 
+/** Admin.scrub: the node verifies what it has on disk while it serves. */
+struct ScrubRequest {
+  /** true: begin a pass now; one that is under way is given up for it. false: only report. */
+  1: bool start
+  /** MiB/s of the pass begun, all reactors together; 0 = as --scrub_mb_per_s says (8 when that is 0). */
+  2: i32 mb_per_s
+}
+
+struct ScrubFinding {
+  1: string file
+  2: i64 offset
+  /** What is wrong, and what it means. */
+  3: string what
+  /** What to do about it. */
+  4: string advice
+  5: i64 first_seen_ms
+}
+
+/** Sums over the reactors: of the pass under way, or of the last one. */
+struct ScrubReply {
+  1: bool running
+  2: i64 bytes
+  3: i64 expected_bytes
+  4: i64 rate_bytes_per_s
+  5: i64 pages
+  6: i64 values
+  7: i64 log_batches
+  /** What the last complete pass found and this one has found so far; at most 100 a reactor. */
+  8: list<ScrubFinding> findings
+  /** Passes that every reactor has finished since the start, and when (Unix time); 0 = none. */
+  9: i64 passes_finished
+  10: i64 last_finished_ms
+  /** Partitions whose bitmaps were left out, because checkpoints followed each other too closely. */
+  11: i32 skipped_partitions
+}
+
 struct NodeStatus {
   1: string node_id
   2: string server_version
@@ -370,6 +406,7 @@ struct NodeStatus {
   15: string advice
   16: i32 http_port
   17: i32 reactors
+  30: ScrubReply scrub
 }
 
 struct CheckpointReply { 1: i32 partitions }
@@ -429,4 +466,6 @@ service Admin {
   PartitionSnapshot describeSnapshot(1: Context context, 2: DescribeSnapshotRequest request) throws (1: KvError error)
   /** About two MiB of pages at a time, for backups. */
   ReadPagesReply readPages(1: Context context, 2: ReadPagesRequest request) throws (1: KvError error)
+  /** Starts a pass that verifies everything on disk, or reports on it. Returns at once: ask again until !running. */
+  ScrubReply scrub(1: Context context, 2: ScrubRequest request) throws (1: KvError error)
 }

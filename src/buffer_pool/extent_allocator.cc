@@ -105,6 +105,14 @@ std::string_view ExtentAllocator::GroupBitmap(uint32_t group) const {
   return {reinterpret_cast<const char*>(groups_[group].words.data()), kBlockBytes};
 }
 
+void ExtentAllocator::EncodeGroup(uint32_t group, char* bitmap) const {
+  std::memcpy(bitmap, GroupBitmap(group).data(), kBlockBytes);
+  const uint64_t base = uint64_t{group} * kGroupBlocks;
+  for (uint64_t b = std::max(base, total_blocks_); b < base + kGroupBlocks; ++b) {
+    bitmap[(b - base) / 8] &= static_cast<char>(~(1 << ((b - base) % 8)));
+  }
+}
+
 void ExtentAllocator::LoadGroup(uint32_t group_index, const char* bitmap) {
   Group& group = groups_[group_index];
   free_blocks_ -= group.free;

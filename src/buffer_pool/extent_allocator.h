@@ -46,6 +46,8 @@ class ExtentAllocator {
   void ClearChanged(uint32_t group) { groups_[group].changed = false; }
   void MarkChanged(uint32_t group) { groups_[group].changed = true; }
   std::string_view GroupBitmap(uint32_t group) const;
+  // The same as it is stored: blocks past the file's end as free ones.
+  void EncodeGroup(uint32_t group, char* bitmap) const;
   void LoadGroup(uint32_t group_index, const char* bitmap);
 
  private:

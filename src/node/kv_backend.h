@@ -40,6 +40,8 @@ class NodeControl {
   virtual Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms) = 0;
   virtual Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) = 0;
   virtual Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) = 0;
+  // Of all reactors; `start` begins a pass at `bytes_per_s` (0: the node's own rate).
+  virtual Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) = 0;
   virtual std::string server_version() const = 0;
 
  protected:

@@ -86,6 +86,7 @@ const KvService::Method KvService::kMethods[] = {
      &Start<&KvService::DescribeSnapshot, api::Admin_describeSnapshot_args, api::Admin_describeSnapshot_result>},
     {"readPages", &Start<&KvService::ReadPages, api::Admin_readPages_args, api::Admin_readPages_result>},
     {"checkpoint", &Start<&KvService::AdminCheckpoint, api::Admin_checkpoint_args, api::Admin_checkpoint_result>},
+    {"scrub", &Start<&KvService::AdminScrub, api::Admin_scrub_args, api::Admin_scrub_result>},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 

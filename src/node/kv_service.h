@@ -72,6 +72,7 @@ class KvService final : public RpcService {
   Task<void> ReleaseSnapshot(Call<api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>* call);
   Task<void> AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call);
   Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
+  Task<void> AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call);  // kv_scrub.cc
 
   // What the range of `call` holds, or an error in its reply.
   template <typename C>

@@ -3,6 +3,7 @@
 
 #include "src/base/codec.h"
 #include "src/base/hash.h"
+#include "src/buffer_pool/page.h"
 #include "src/node/kv_requests.h"
 #include "src/node/kv_service.h"
 #include "src/node/split_range.h"

@@ -30,6 +30,8 @@ DEFINE_uint64(memory_limit_mb, 1024, "MiB of memory for everything: page pool, l
 DEFINE_uint64(log_budget_mb, 512, "MiB of log kept at most; bounds disk space and the time of recovery.");
 DEFINE_uint64(log_budget_records, 4000000, "Records of log kept at most; bounds the time of recovery.");
 DEFINE_int64(checkpoint_interval_s, 60, "A partition with changes is checkpointed at least this often.");
+DEFINE_uint64(scrub_mb_per_s, 8, "MiB/s at which what is on disk is verified in the background; 0: never.");
+DEFINE_int64(scrub_interval_h, 168, "Hours between the starts of background passes; the first is an hour after start.");
 DEFINE_int32(shutdown_timeout_ms, 5000, "On SIGTERM, time that requests in progress have to finish.");
 DEFINE_bool(pin_threads, false, "Pin reactor i to the i-th CPU the process may run on.");
 
@@ -68,8 +70,9 @@ void PrintHelp() {
   const FlagGroup groups[] = {
       {"Store", {"data_dir", "partitions", "reactors", "page_bytes", "compression"}},
       {"Network", {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s"}},
-      {"Resources", {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s",
-                     "snapshot_max_age_s", "pin_threads"}},
+      {"Resources",
+       {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s", "snapshot_max_age_s",
+        "scrub_mb_per_s", "scrub_interval_h", "pin_threads"}},
       {"Running", {"shutdown_timeout_ms", "log_dir", "minloglevel"}},
   };
   for (const FlagGroup& group : groups) {
@@ -101,6 +104,8 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->log_budget_records = FLAGS_log_budget_records;
   options->checkpoint_interval_s = FLAGS_checkpoint_interval_s;
   options->snapshot_max_age_s = FLAGS_snapshot_max_age_s;
+  options->scrub_mb_per_s = FLAGS_scrub_mb_per_s;
+  options->scrub_interval_h = FLAGS_scrub_interval_h;
   options->max_connections = FLAGS_max_connections;
   options->default_budget_ms = FLAGS_default_budget_ms;
   options->max_budget_ms = FLAGS_max_budget_ms;

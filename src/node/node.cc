@@ -146,6 +146,8 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
   options.log_budget_records = options_.log_budget_records / store_.reactors;
   options.checkpoint_interval_ns = options_.checkpoint_interval_s * kSecond;
+  options.scrub.bytes_per_s = (options_.scrub_mb_per_s << 20) / store_.reactors;
+  options.scrub.interval_ns = options_.scrub_interval_h * 3600 * kSecond;
   options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
   auto open = [options](Reactor&, Shard* shard) mutable {
     options.reactor_index = shard->index();
@@ -292,9 +294,13 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
     std::move(part.partitions.begin(), part.partitions.end(), std::back_inserter(out.partitions));
   }
   std::sort(out.partitions.begin(), out.partitions.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+  CO_ASSIGN_OR_RETURN(out.scrub, co_await Scrub(caller, /*start=*/false, /*bytes_per_s=*/0));
   if (health_.failed.load(std::memory_order_relaxed)) {
     out.verdict = "the engine has stopped: a disk failed or data is damaged";
     out.advice = "read the log; run kvadmin check on the data directory; restart on a sound disk";
+  } else if (!out.scrub.findings.empty()) {
+    out.verdict = fmt::format("serving, with {} damaged places on disk", out.scrub.findings.size());
+    out.advice = "kvadmin check --online names them, and says what to do about each";
   } else {
     out.verdict = "ok";
   }

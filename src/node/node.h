@@ -56,6 +56,7 @@ class Node final : private NodeControl {
   Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms) override;
   Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) override;
   Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) override;
+  Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) override;  // node_scrub.cc
   std::string server_version() const override { return kServerVersion; }
 
   NodeOptions options_;

@@ -19,6 +19,8 @@ constexpr uint64_t kMinEngineBytes = 16 * kMiB;
 constexpr uint32_t kMaxPartitions = 4096;
 constexpr uint32_t kMaxReactors = 256;
 constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
+constexpr uint64_t kMaxScrubMbPerS = 1'000'000;
+constexpr int64_t kMaxScrubIntervalH = 100'000;
 
 }  // namespace
 
@@ -69,6 +71,14 @@ Status CheckOptions(const NodeOptions& options) {
     return Error(Code::kInvalidArgument, "--snapshot_max_age_s must be from 1 to {}", kMaxSnapshotAgeS);
   if (options.checkpoint_interval_s < 1)
     return Error(Code::kInvalidArgument, "--checkpoint_interval_s must be at least 1");
+  if (options.scrub_mb_per_s > kMaxScrubMbPerS) {
+    return Error(Code::kInvalidArgument, "--scrub_mb_per_s={}; it must be at most {}, or 0 for none",
+                 options.scrub_mb_per_s, kMaxScrubMbPerS);
+  }
+  if (options.scrub_interval_h < 1 || options.scrub_interval_h > kMaxScrubIntervalH) {
+    return Error(Code::kInvalidArgument, "--scrub_interval_h={}; it must be from 1 to {}", options.scrub_interval_h,
+                 kMaxScrubIntervalH);
+  }
   if (options.stall_timeout_s < 1) return Error(Code::kInvalidArgument, "--stall_timeout_s must be at least 1");
   if (options.shutdown_timeout_ms < 0) return Error(Code::kInvalidArgument, "--shutdown_timeout_ms must be 0 or more");
   return {};

@@ -100,6 +100,11 @@ Task<ShardStatus> Shard::CollectStatus() {
   co_return status;
 }
 
+Task<ScrubReport> Shard::Scrub(bool start, uint64_t bytes_per_s) {
+  if (start) engine_->scrubber().StartPass(bytes_per_s);
+  co_return engine_->scrubber().report();
+}
+
 void Shard::Publish() {
   EngineStats stats = engine_->stats();
   gauges_.pool_pages.Set(static_cast<int64_t>(stats.pool_pages));
@@ -138,6 +143,7 @@ void Shard::Publish() {
   gauges_.partition_used_bytes.Set(static_cast<int64_t>(used_bytes));
   gauges_.snapshots.Set(static_cast<int64_t>(snapshots));
   gauges_.snapshot_pinned_bytes.Set(static_cast<int64_t>(pinned_bytes));
+  scrub_gauges_.Set(engine_->scrubber().report());
   gauges_.frame_bytes.Set(static_cast<int64_t>(FrameBytesOnThisThread()));
   reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);
 }
@@ -174,6 +180,7 @@ void Shard::RegisterMetrics() {
                    "Time of requests that may wait, to the loop's turn; gets answered from memory are not in it.",
                    with_method, &method->latency_ns, 1e-9);
   }
+  scrub_gauges_.Register(registry_, this, labels);
   const EngineGauges& g = gauges_;
   add("kv_pool_pages_count", "Pages the buffer pool can hold.", &g.pool_pages);
   add("kv_pool_free_pages_count", "Unused pages of the pool.", &g.pool_free_pages);

@@ -15,6 +15,7 @@
 #include "src/node/kv_service.h"
 #include "src/node/node_options.h"
 #include "src/node/remote_partition.h"
+#include "src/node/scrub_report.h"
 #include "src/partition/engine.h"
 #include "src/rpc/rpc_server.h"
 
@@ -56,6 +57,8 @@ class Shard {
   // As this reactor sees them, after Build.
   const std::vector<Partition*>& partitions() const { return backend_.partitions; }
   Task<ShardStatus> CollectStatus();
+  // `start` begins a pass at `bytes_per_s` (0: the engine's own rate).
+  Task<ScrubReport> Scrub(bool start, uint64_t bytes_per_s);
   uint32_t index() const { return static_cast<uint32_t>(reactor_.index()); }
 
  private:
@@ -77,6 +80,7 @@ class Shard {
   std::unique_ptr<RpcServer> server_;
   std::unique_ptr<KvService> service_;
   EngineGauges gauges_;
+  ScrubGauges scrub_gauges_;
   PublishTimer publish_;
 };
 

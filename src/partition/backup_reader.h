@@ -25,11 +25,17 @@ class BackupReader final : public PageSource {
   Task<Status> Close();
 
   Task<Status> Read(Extent extent, uint64_t checksum, char* bytes) override;
-  std::string Where(Extent extent, uint64_t checksum) const override;
 
   bool Has(Extent location, uint64_t checksum) const { return Find(location, checksum).entry != nullptr; }
   const BackupHeader& header() const { return parts_.front().header; }  // the newest's
   uint64_t pages() const;
+  // Of all files, the newest's first.
+  template <typename Fn>
+  void ForEach(Fn fn) const {
+    for (const Part& part : parts_) {
+      for (const BackupEntry& e : part.entries) fn(e);
+    }
+  }
 
  private:
   struct Part {

@@ -1,12 +1,10 @@
 #include "src/partition/check.h"
 
 #include <algorithm>
-#include <cstring>
 #include <unordered_map>
 
-#include "src/base/hash.h"
-#include "src/btree/node.h"
 #include "src/partition/partition_file.h"
+#include "src/partition/tree_check.h"
 #include "src/wal/log_reader.h"
 
 namespace pando {
@@ -14,8 +12,11 @@ namespace {
 
 constexpr size_t kReadsInFlight = 32;
 
+constexpr std::string_view kRestoreAdvice =
+    "do not start a node on this directory: copy it, and restore from a backup or a replica";
+
 // Audits one partition. Owners of blocks are counted in `owned_`, one bit a block.
-class PartitionAudit {
+class PartitionAudit final : private TreeCheckHost {
  public:
   PartitionAudit(Reactor& reactor, const StoreInfo& store, uint32_t id, CheckReport* report,
                  const CheckOptions& options)
@@ -26,210 +27,130 @@ class PartitionAudit {
 
   Task<PartitionCheck> Run() {
     PartitionFileOptions file_options{result_.file, store_.node, info_.uuid, store_.page_bytes};
-    auto opened = co_await PartitionFile::Open(reactor_, file_options, /*read_only=*/true);
+    std::vector<MetaDamage> damage;
+    auto opened = co_await PartitionFile::Open(reactor_, file_options, /*read_only=*/true, &damage);
     if (!opened.ok()) {
-      Problem(0, opened.status().message());
+      OnProblem(0, opened.status().message(), kRestoreAdvice);
       co_return result_;
     }
     file_ = *std::move(opened);
+    co_await CheckSuperblocks();
+    for (MetaDamage& d : damage) OnProblem(d.offset_bytes, std::move(d.what), kRestoreAdvice);
     const Superblock& sb = file_->superblock();
     result_.generation = sb.generation;
     result_.checkpoint_lsn = sb.checkpoint_lsn;
     result_.file_blocks = file_->allocator().total_blocks();
     owned_.assign((result_.file_blocks + 63) / 64, 0);
     OwnMetadata(sb);
-    Expected root{{}, {}, false, static_cast<uint8_t>(sb.root_level), sb.generation};
-    co_await CheckPage(sb.root, root);
-    CompareBitmap();
-    if (result_.leaf_pages > 0) {
-      result_.leaf_fill_percent = leaf_used_bytes_ * 100 / (result_.leaf_pages * store_.page_bytes);
-    }
+    co_await CheckTree(sb);
+    if (damage.empty()) CompareBitmap();
     Status closed = co_await file_->Close();
-    if (!closed.ok()) Problem(0, closed.message());
+    if (!closed.ok()) OnProblem(0, closed.message(), "");
     co_return result_;
   }
 
  private:
-  struct Expected {
-    std::string lower, upper;
-    bool has_upper;
-    uint8_t level;
-    Generation newest_birth;  // no child is younger than its parent
-  };
-
-  void Problem(uint64_t offset_bytes, std::string what) {
-    ++report_->problems_total;
-    if (report_->problems.size() < CheckReport::kMaxProblems) {
-      report_->problems.push_back({result_.file, offset_bytes, std::move(what)});
+  Task<void> CheckTree(const Superblock& sb) {
+    TreeCheck::Options options;
+    FilePages pages(&file_->file());
+    options.reactor = &reactor_;
+    options.pages = &pages;
+    options.partition = info_.uuid;
+    options.page_bytes = store_.page_bytes;
+    options.leaves_in_flight = kReadsInFlight;
+    TreeCheck check(std::move(options), this);
+    co_await check.Run(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation);
+    const TreeCheckCounts& counts = check.counts();
+    result_.inner_pages = counts.inner_pages;
+    result_.leaf_pages = counts.leaf_pages;
+    result_.overflow_values = counts.overflow_values;
+    result_.reachable_blocks = counts.blocks;
+    result_.records = counts.records;
+    result_.bytes = counts.bytes;
+    result_.content_hash = counts.content_hash;
+    if (counts.leaf_pages > 0) {
+      result_.leaf_fill_percent = counts.leaf_used_bytes * 100 / (counts.leaf_pages * store_.page_bytes);
     }
   }
 
-  bool Own(Extent extent, std::string_view owner) {
+  Task<bool> MayRead(uint64_t bytes) override {
+    progress_blocks_ += bytes / kBlockBytes;
+    if (options_.on_progress) {
+      options_.on_progress(progress_blocks_, file_->allocator().used_blocks() - result_.pending_free_blocks);
+    }
+    co_return true;
+  }
+
+  void OnProblem(uint64_t offset_bytes, std::string what, std::string_view advice) override {
+    ++report_->problems_total;
+    if (report_->problems.size() < CheckReport::kMaxProblems) {
+      report_->problems.push_back({result_.file, offset_bytes, std::move(what), std::string(advice)});
+    }
+  }
+
+  bool OnExtent(Extent extent, std::string_view owner) override {
     if (extent.empty() || extent.block() + extent.blocks() > result_.file_blocks) {
-      Problem(extent.offset_bytes(),
-              fmt::format("{}: its extent of {} blocks lies outside the file", owner, extent.blocks()));
+      OnProblem(extent.offset_bytes(),
+                fmt::format("{}: its extent of {} blocks lies outside the file", owner, extent.blocks()),
+                kRestoreAdvice);
       return false;
     }
     for (uint64_t b = extent.block(); b < extent.block() + extent.blocks(); ++b) {
       uint64_t bit = 1ull << (b % 64);
       if (owned_[b / 64] & bit) {
-        Problem(b * kBlockBytes,
-                fmt::format("block belongs to {} and to something else: one overwrote the other", owner));
+        OnProblem(b * kBlockBytes,
+                  fmt::format("block belongs to {} and to something else: one overwrote the other", owner),
+                  kRestoreAdvice);
       }
       owned_[b / 64] |= bit;
     }
     return true;
   }
 
+  // One slot may be what a power failure left of the write of a superblock, whatever it says: the other is complete.
+  Task<void> CheckSuperblocks() {
+    AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
+    Status status = co_await file_->file().Read(head.data(), head.size(), 0);
+    if (!status.ok()) {
+      OnProblem(0, status.message(), kRestoreAdvice);
+      co_return;
+    }
+    ReportSuperblocks(JudgeSuperblocks({head.data(), head.size()}, store_.node, info_.uuid));
+  }
+
+  void ReportSuperblocks(const std::vector<SuperblockFault>& faults) {
+    const bool one_slot =
+        std::all_of(faults.begin(), faults.end(), [&](const auto& f) { return f.copy / 2 == faults.front().copy / 2; });
+    for (const SuperblockFault& f : faults) {
+      std::string what = fmt::format("superblock copy: {}", f.what);
+      if (!one_slot) {
+        OnProblem(f.copy * kBlockBytes, std::move(what), kRestoreAdvice);
+      } else if (report_->notes.size() < CheckReport::kMaxProblems) {
+        what += "; an intact one is there, and the tree it names counts";
+        report_->notes.push_back({result_.file, f.copy * kBlockBytes, std::move(what),
+                                  "if the power failed before: nothing, the next checkpoints write it anew; "
+                                  "if not, the device changed bytes: check it"});
+      }
+    }
+  }
+
   void OwnMetadata(const Superblock& sb) {
-    Own(Extent::Of(0, kSuperblockBlocks), "the superblocks");
-    Own(sb.groups.location, "the group directory");
+    OnExtent(Extent::Of(0, kSuperblockBlocks), "the superblocks");
+    OnExtent(sb.groups.location, "the group directory");
     result_.metadata_blocks = kSuperblockBlocks + sb.groups.location.blocks();
     if (!sb.dead.location.empty()) {
-      Own(sb.dead.location, "the dead list");
+      OnExtent(sb.dead.location, "the dead list");
       result_.metadata_blocks += sb.dead.location.blocks();
     }
     for (const GroupEntry& group : file_->group_entries()) {
       if (group.block == 0) continue;
-      Own(Extent::Of(group.block, 1), "an allocation bitmap");
+      OnExtent(Extent::Of(group.block, 1), "an allocation bitmap");
       ++result_.metadata_blocks;
     }
     for (const DeadExtent& dead : file_->dead_of_newest()) {
-      Own(dead.extent, "the dead list's entry");
+      OnExtent(dead.extent, "the dead list's entry");
       result_.pending_free_blocks += dead.extent.blocks();
     }
-  }
-
-  Task<Status> ReadExtent(Extent extent, uint64_t checksum, AlignedBuffer* bytes) {
-    *bytes = AlignedBuffer(std::max<size_t>(extent.size_bytes(), store_.page_bytes));
-    CO_RETURN_IF_ERROR(co_await file_->file().Read(bytes->data(), extent.size_bytes(), extent.offset_bytes()));
-    if (Hash64({bytes->data(), extent.size_bytes()}, ChecksumSeed(info_.uuid, extent.block())) != checksum) {
-      co_return Error(Code::kCorruption, "checksum mismatch");
-    }
-    result_.reachable_blocks += extent.blocks();
-    if (options_.on_progress) {
-      options_.on_progress(result_.reachable_blocks, file_->allocator().used_blocks() - result_.pending_free_blocks);
-    }
-    co_return Status();
-  }
-
-  // Checks the page behind `ref` and everything below; the reference's aggregates must be what is found.
-  Task<void> CheckPage(ChildRef ref, Expected expected) {
-    const uint64_t at = ref.location.offset_bytes();
-    if (!Own(ref.location, "a page")) co_return;
-    if (ref.location.size_bytes() > store_.page_bytes) {
-      Problem(at, fmt::format("a page of {} bytes, pages have {}", ref.location.size_bytes(), store_.page_bytes));
-      co_return;
-    }
-    AlignedBuffer bytes;
-    std::vector<char> scratch(store_.page_bytes);
-    Status status = co_await ReadExtent(ref.location, ref.checksum, &bytes);
-    if (status.ok()) status = DecodePageImage(bytes.data(), store_.page_bytes, ref.location.blocks(), scratch.data());
-    if (status.ok()) status = Node::Validate(bytes.data(), store_.page_bytes);
-    if (!status.ok()) {
-      Problem(at, fmt::format("page: {}; the keys from '{}' on are lost here", status.message(), expected.lower));
-      co_return;
-    }
-    Node node(bytes.data(), store_.page_bytes);
-    CheckHeader(node, ref, expected);
-    ChildRef found;
-    if (node.leaf()) {
-      ++result_.leaf_pages;
-      leaf_used_bytes_ += node.UsedBytes();
-      co_await CheckLeaf(node, &found);
-    } else {
-      ++result_.inner_pages;
-      co_await CheckChildren(node, ref.birth, &found);
-    }
-    if (found.count != ref.count || found.bytes != ref.bytes || found.content_hash != ref.content_hash ||
-        found.earliest_expiry_ms != ref.earliest_expiry_ms) {
-      Problem(at, fmt::format("the parent's aggregates ({} records, {} bytes) are not the page's ({}, {})", ref.count,
-                              ref.bytes, found.count, found.bytes));
-    }
-  }
-
-  void CheckHeader(const Node& node, const ChildRef& ref, const Expected& expected) {
-    const PageHeader& h = node.header();
-    const uint64_t at = ref.location.offset_bytes();
-    if (h.level != expected.level) Problem(at, fmt::format("level {} where level {} belongs", h.level, expected.level));
-    if (h.birth != ref.birth) Problem(at, fmt::format("generation {}, its parent says {}", h.birth, ref.birth));
-    if (ref.birth > expected.newest_birth) Problem(at, fmt::format("generation {} below an older page", ref.birth));
-    if (node.lower() != expected.lower || node.has_upper() != expected.has_upper ||
-        (expected.has_upper && node.upper() != expected.upper)) {
-      Problem(at, "its fences are not its parent's separators");
-    }
-    if (node.count() == 0) return;
-    std::string first = node.Key(0), last = node.Key(node.count() - 1);
-    if (first < node.lower() || (node.has_upper() && last >= node.upper())) Problem(at, "keys outside its fences");
-  }
-
-  Task<void> CheckLeaf(const Node& node, ChildRef* found) {
-    for (uint32_t i = 0; i < node.count(); ++i) {
-      RecordView r = node.Record(i);
-      uint64_t value_hash = 0;
-      if (r.overflow) {
-        ++result_.overflow_values;
-        value_hash = r.overflow_ref.value_hash;
-        co_await CheckOverflow(r);
-      } else {
-        value_hash = Hash64(r.value);
-      }
-      uint64_t record_bytes = node.header().prefix_bytes + r.key_suffix.size() + r.value_bytes;
-      uint64_t hash = RecordHash(node.prefix(), r.key_suffix, value_hash, r.version, r.expires_at_ms);
-      ++result_.records;
-      result_.bytes += record_bytes;
-      result_.content_hash += hash;
-      ++found->count;
-      found->bytes += record_bytes;
-      found->content_hash += hash;
-      Earliest(r.expires_at_ms, found);
-    }
-  }
-
-  static void Earliest(int64_t expiry_ms, ChildRef* found) {
-    if (expiry_ms != 0 && (found->earliest_expiry_ms == 0 || expiry_ms < found->earliest_expiry_ms)) {
-      found->earliest_expiry_ms = expiry_ms;
-    }
-  }
-
-  Task<void> CheckOverflow(RecordView r) {
-    const OverflowRef& ref = r.overflow_ref;
-    if (!Own(ref.location, "a value")) co_return;
-    AlignedBuffer bytes;
-    Status status = co_await ReadExtent(ref.location, ref.checksum, &bytes);
-    if (status.ok() &&
-        (r.value_bytes > ref.location.size_bytes() || Hash64({bytes.data(), r.value_bytes}) != ref.value_hash)) {
-      status = Error(Code::kCorruption, "value of {} bytes does not match its hash", r.value_bytes);
-    }
-    if (!status.ok()) Problem(ref.location.offset_bytes(), fmt::format("overflow value: {}", status.message()));
-  }
-
-  Task<void> CheckChild(ChildRef ref, Expected expected, size_t* in_flight, WaitQueue* slots) {
-    co_await CheckPage(ref, std::move(expected));
-    --*in_flight;
-    slots->NotifyOne();
-  }
-
-  // Leaves are read several at a time; inner pages one after another, so that memory stays bounded by the height.
-  Task<void> CheckChildren(const Node& node, Generation birth, ChildRef* found) {
-    TaskGroup leaves;
-    WaitQueue slots(reactor_);
-    size_t in_flight = 0;
-    const size_t limit = node.header().level == 1 ? kReadsInFlight : 1;
-    for (uint32_t i = 0; i < node.count(); ++i) {
-      ChildRef child = node.LoadChild(i);
-      bool last = i + 1 == node.count();
-      Expected expected{node.Key(i), last ? std::string(node.upper()) : node.Key(i + 1), !last || node.has_upper(),
-                        static_cast<uint8_t>(node.header().level - 1), birth};
-      found->count += child.count;
-      found->bytes += child.bytes;
-      found->content_hash += child.content_hash;
-      Earliest(child.earliest_expiry_ms, found);
-      while (in_flight >= limit) co_await slots.Wait();
-      ++in_flight;
-      leaves.Spawn(CheckChild(child, std::move(expected), &in_flight, &slots));
-    }
-    co_await leaves.Drain();
   }
 
   void CompareBitmap() {
@@ -237,15 +158,18 @@ class PartitionAudit {
     for (uint64_t b = 0; b < result_.file_blocks; ++b) {
       bool owned = owned_[b / 64] >> (b % 64) & 1;
       bool used = file_->allocator().IsUsed(b);
-      if (owned && !used) Problem(b * kBlockBytes, "block is in use but free in the bitmap: it would be overwritten");
+      if (owned && !used) {
+        OnProblem(b * kBlockBytes, "block is in use but free in the bitmap: it would be overwritten", kRestoreAdvice);
+      }
       if (used && !owned && leaked++ == 0) first_leaked = b;
       if (!used) ++result_.free_blocks;
     }
     if (leaked > 0) {
-      Problem(first_leaked * kBlockBytes,
-              fmt::format("{} blocks from here on are marked used, but nothing refers to them: "
-                          "space is lost",
-                          leaked));
+      OnProblem(first_leaked * kBlockBytes,
+                fmt::format("{} blocks from here on are marked used, but nothing refers to them: "
+                            "space is lost",
+                            leaked),
+                "nothing is missing; export and load into a new store to have the space back");
     }
   }
 
@@ -257,7 +181,7 @@ class PartitionAudit {
   PartitionCheck result_;
   std::unique_ptr<PartitionFile> file_;
   std::vector<uint64_t> owned_;
-  uint64_t leaf_used_bytes_ = 0;
+  uint64_t progress_blocks_ = 0;
 };
 
 Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index, CheckReport* report) {
@@ -266,7 +190,7 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   auto problem = [&](const Status& status) {
     ++report->problems_total;
     if (report->problems.size() < CheckReport::kMaxProblems)
-      report->problems.push_back({check.directory, 0, status.message()});
+      report->problems.push_back({check.directory, 0, status.message(), std::string(kRestoreAdvice)});
   };
   LogReader::Options options;
   options.directory = check.directory;

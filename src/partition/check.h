@@ -1,9 +1,9 @@
 // The page audit: one checker for tests, `kvadmin check` and whoever wonders. Reads a store that no process has open
-// and changes nothing in it.
+// and changes nothing in it. (A store that is open is the scrubber's, scrub.h.)
 //
 // For every partition: superblock copies, group directory, bitmaps, dead list; then the whole tree from the newest
-// root: checksums, levels, generations, key order, fences, aggregates, overflow values. Every block must have exactly
-// one owner (a page, a value, metadata, the dead list) or be free in the bitmap. For every log: all batches in order.
+// root (tree_check.h). Every block must have exactly one owner (a page, a value, metadata, the dead list) or be free in
+// the bitmap. For every log: all batches in order.
 //
 // Threads: one reactor.
 #pragma once
@@ -15,15 +15,10 @@
 
 #include "src/base/result.h"
 #include "src/io/reactor.h"
+#include "src/partition/check_problem.h"
 #include "src/partition/store.h"
 
 namespace pando {
-
-struct CheckProblem {
-  std::string file;
-  uint64_t offset_bytes = 0;
-  std::string what;  // what is wrong and what it means
-};
 
 struct PartitionCheck {
   uint32_t id = 0;
@@ -47,6 +42,8 @@ struct CheckReport {
   std::vector<LogCheck> logs;
   std::vector<CheckProblem> problems;  // empty: the store is sound
   uint64_t problems_total = 0;         // also those beyond kMaxProblems
+  // Damage that costs nothing and that a power failure may leave, too: in the copies of one superblock slot.
+  std::vector<CheckProblem> notes;
   static constexpr size_t kMaxProblems = 100;
 };
 

@@ -30,7 +30,7 @@ class Engine::Impl final : public LogReplaySink {
     BufferPoolOptions pool;
     pool.page_bytes = options.store.page_bytes;
     pool.compression = options.compression;
-    pool.memory_bytes = options.memory_bytes - std::min(kLogBufferBytes, options.memory_bytes / 4);
+    pool.memory_bytes = options.memory_bytes - std::min(kLogBufferBytes + kScrubBufferBytes, options.memory_bytes / 4);
     return pool;
   }
 
@@ -55,6 +55,8 @@ class Engine::Impl final : public LogReplaySink {
     }
     tasks_.Spawn(CheckpointLoop());
     tasks_.Spawn(SweepLoop());
+    scrubber_ = std::make_unique<Scrubber>(reactor_, &options_.store, served_, log_.get(), options_.scrub);
+    tasks_.Spawn(scrubber_->Run());
     co_return Status();
   }
 
@@ -99,6 +101,7 @@ class Engine::Impl final : public LogReplaySink {
     failure_ = status;
     LOG(ERROR) << "the storage engine stops: " << status.ToString();
     for (auto& replica : replicas_) replica->Stop(status);
+    if (scrubber_) scrubber_->Stop();
     if (options_.on_failure) options_.on_failure(status);
   }
 
@@ -175,6 +178,7 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   Task<Status> Close(bool checkpoint) {
+    if (scrubber_) scrubber_->Stop();
     // Running writes may wait for room in the log, which checkpoints make: the loop goes on until they are done.
     for (auto& replica : replicas_) co_await replica->Drain();
     closing_ = true;
@@ -272,6 +276,7 @@ class Engine::Impl final : public LogReplaySink {
   std::vector<Partition*> partitions_;
   std::unordered_map<Uuid, Replica*, UuidHash> by_uuid_;
   Status failure_;
+  std::unique_ptr<Scrubber> scrubber_;
   bool closing_ = false;
   uint64_t checkpoints_ = 0;
   uint64_t batch_reads_ = 0;
@@ -295,6 +300,7 @@ std::span<Partition* const> Engine::partitions() { return impl_->partitions_; }
 void Engine::BatchGet(std::span<PointRead> reads) { impl_->BatchGet(reads); }
 Task<Status> Engine::CheckpointAll() { return impl_->CheckpointAll(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
+Scrubber& Engine::scrubber() { return *impl_->scrubber_; }
 const Status& Engine::failure() const { return impl_->failure_; }
 Task<Status> Engine::Close(bool checkpoint) { return impl_->Close(checkpoint); }
 

@@ -17,6 +17,7 @@
 
 #include "src/buffer_pool/page.h"
 #include "src/partition/partition.h"
+#include "src/partition/scrub.h"
 #include "src/partition/store.h"
 #include "src/partition/types.h"
 #include "src/wal/log.h"
@@ -34,6 +35,7 @@ struct EngineOptions {
   uint64_t log_budget_records = 4'000'000;
   uint64_t log_segment_bytes = 8u << 20;
   Nanos checkpoint_interval_ns = 60 * kSecond;  // a dirty partition is checkpointed at least this often
+  ScrubOptions scrub;                           // of the background; by default only what is asked for
   // Called once when the disk failed (a write or sync error, or damage found); the engine stops acknowledging.
   std::function<void(const Status&)> on_failure;
 };
@@ -65,6 +67,8 @@ class Engine {
   // Checkpoints all partitions; returns when their superblocks are durable.
   Task<Status> CheckpointAll();
   EngineStats stats() const;
+  // Verifies what is on disk while the engine serves.
+  Scrubber& scrubber();
   // Why the engine stopped, or OK.
   const Status& failure() const;
   // Waits for running requests and writes, closes the log with its closing position; with `checkpoint`, checkpoints

@@ -70,8 +70,9 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
 }
 
 Task<Result<std::unique_ptr<PartitionFile>>> PartitionFile::Open(Reactor& reactor, PartitionFileOptions options,
-                                                                 bool read_only) {
+                                                                 bool read_only, std::vector<MetaDamage>* damage) {
   std::unique_ptr<PartitionFile> self(new PartitionFile(reactor, std::move(options)));
+  self->damage_ = damage;
   CO_ASSIGN_OR_RETURN(self->file_, co_await File::Open(reactor, self->options_.path,
                                                        read_only ? File::Mode::kRead : File::Mode::kReadWrite, true));
   Status status = co_await self->Load();
@@ -80,7 +81,15 @@ Task<Result<std::unique_ptr<PartitionFile>>> PartitionFile::Open(Reactor& reacto
     LOG_IF(WARNING, !closed.ok()) << closed.ToString();
     co_return status;
   }
+  self->damage_ = nullptr;
   co_return self;
+}
+
+// An error of the metadata at `offset_bytes`: what the open fails with, or what the checker is told.
+Status PartitionFile::Damaged(uint64_t offset_bytes, Status status) {
+  if (!damage_ || status.ok()) return status;
+  damage_->push_back({offset_bytes, status.message()});
+  return Status();
 }
 
 Task<Status> PartitionFile::Load() {
@@ -116,17 +125,23 @@ Task<Status> PartitionFile::Load() {
   }
   frozen_generation_ = superblock_.generation;
   allocator_.Grow(superblock_.file_blocks);
-  CO_RETURN_IF_ERROR(co_await LoadGroups());
+  Status groups = co_await LoadGroups();
+  CO_RETURN_IF_ERROR(Damaged(superblock_.groups.location.offset_bytes(), std::move(groups)));
   // What the file grew by after that checkpoint is free, whatever the bitmap says about blocks behind its end.
   allocator_.Grow(bytes / kBlockBytes);
-  if (!superblock_.dead.location.empty()) {
-    CO_ASSIGN_OR_RETURN(AlignedBuffer dead, co_await ReadMeta(superblock_.dead, sizeof(DeadExtent), "dead list"));
-    dead_newest_.resize(superblock_.dead.entries);
-    if (!dead_newest_.empty())
-      std::memcpy(static_cast<void*>(dead_newest_.data()), dead.data(), dead_newest_.size() * sizeof(DeadExtent));
-    for (const DeadExtent& d : dead_newest_) pending_free_blocks_ += d.extent.blocks();
-  }
-  co_return CheckDeadList();
+  Status dead = co_await LoadDeadList();
+  co_return Damaged(superblock_.dead.location.offset_bytes(), std::move(dead));
+}
+
+Task<Status> PartitionFile::LoadDeadList() {
+  if (superblock_.dead.location.empty()) co_return Status();
+  CO_ASSIGN_OR_RETURN(AlignedBuffer dead, co_await ReadMeta(superblock_.dead, sizeof(DeadExtent), "dead list"));
+  dead_newest_.resize(superblock_.dead.entries);
+  if (!dead_newest_.empty())
+    std::memcpy(static_cast<void*>(dead_newest_.data()), dead.data(), dead_newest_.size() * sizeof(DeadExtent));
+  for (const DeadExtent& d : dead_newest_) pending_free_blocks_ += d.extent.blocks();
+  // Which blocks are in use is not known once a bitmap is damaged.
+  co_return damage_ && !damage_->empty() ? Status() : CheckDeadList();
 }
 
 // Every extent of the dead list inside the file, in use, and there once: they will be freed.
@@ -183,8 +198,12 @@ Task<Status> PartitionFile::LoadGroups() {
   for (uint32_t g = 0; g < superblock_.groups.entries; ++g) {
     if (groups_[g].block == 0) continue;
     MetaRef ref{Extent::Of(groups_[g].block, 1), groups_[g].checksum, 0};
-    CO_ASSIGN_OR_RETURN(AlignedBuffer bitmap, co_await ReadMeta(ref, 1, "allocation bitmap"));
-    allocator_.LoadGroup(g, bitmap.data());
+    Result<AlignedBuffer> bitmap = co_await ReadMeta(ref, 1, "allocation bitmap");
+    if (bitmap.ok()) {
+      allocator_.LoadGroup(g, bitmap->data());
+    } else {
+      CO_RETURN_IF_ERROR(Damaged(ref.location.offset_bytes(), bitmap.TakeStatus()));
+    }
   }
   co_return Status();
 }
@@ -254,7 +273,7 @@ void PartitionFile::FreeNow(Extent extent) {
 
 void PartitionFile::FreeLater(DeadExtent dead) {
   if (!held_.empty() && dead.birth <= held_.rbegin()->first) {
-    held_.rbegin()->second.push_back({dead, frozen_generation_ + 1});
+    held_.rbegin()->second.extents.push_back({dead, frozen_generation_ + 1});
     held_blocks_ += dead.extent.blocks();
     return;
   }
@@ -265,9 +284,10 @@ void PartitionFile::FreeLater(DeadExtent dead) {
 void PartitionFile::ReleaseGeneration(Generation generation) {
   auto released = held_.find(generation);
   CHECK(released != held_.end());
-  std::vector<HeldExtent> extents = std::move(released->second);
+  if (--released->second.holds > 0) return;
+  std::vector<HeldExtent> extents = std::move(released->second.extents);
   auto next = held_.erase(released);
-  std::vector<HeldExtent>* older = next == held_.begin() ? nullptr : &std::prev(next)->second;
+  std::vector<HeldExtent>* older = next == held_.begin() ? nullptr : &std::prev(next)->second.extents;
   Generation older_generation = older ? std::prev(next)->first : 0;
   for (const HeldExtent& e : extents) {
     // Born after the next older held generation: only the released one referred to it.
@@ -284,6 +304,35 @@ void PartitionFile::ReleaseGeneration(Generation generation) {
   }
 }
 
+// What died since the newest durable generation ended may be part of it, also when it is on the list of an older held
+// one. (A younger held one, which is being checkpointed, hands on what it does not hold alone.)
+Generation PartitionFile::HoldNewest() {
+  CHECK(!serialized_);
+  const Generation newest = superblock_.generation;
+  HoldGeneration(newest);
+  std::vector<HeldExtent>& extents = held_[newest].extents;
+  auto take = [&](std::vector<DeadExtent>* dead, Generation died) {
+    std::erase_if(*dead, [&](const DeadExtent& d) {
+      if (d.birth > newest) return false;
+      extents.push_back({d, died});
+      pending_free_blocks_ -= d.extent.blocks();
+      held_blocks_ += d.extent.blocks();
+      return true;
+    });
+  };
+  if (checkpointing_) take(&dead_frozen_, frozen_generation_);
+  take(&dead_current_, frozen_generation_ + 1);
+  for (auto& [generation, held] : held_) {
+    if (generation >= newest) break;
+    auto since = held.extents.begin() + static_cast<ptrdiff_t>(held.at_end[checkpointing_ ? 1 : 0]);
+    auto taken = std::stable_partition(since, held.extents.end(), [&](const auto& e) { return e.died <= newest; });
+    extents.insert(extents.end(), taken, held.extents.end());
+    held.extents.erase(taken, held.extents.end());
+    if (checkpointing_) held.at_end[0] = held.at_end[1];  // more than needed is looked at next time
+  }
+  return newest;
+}
+
 void PartitionFile::OnIoError(const Status& status) {
   if (on_io_error_) on_io_error_(status);
 }
@@ -295,6 +344,10 @@ void PartitionFile::EndGeneration(Generation frozen) {
   checkpointing_ = true;
   frozen_generation_ = frozen;
   dead_frozen_.swap(dead_current_);
+  for (auto& [generation, held] : held_) {
+    held.at_end[1] = held.at_end[0];
+    held.at_end[0] = held.extents.size();
+  }
 }
 
 // New places for the directory, the dead list and every changed group's bitmap. Allocating changes bitmaps, so this
@@ -303,7 +356,7 @@ Task<Status> PartitionFile::AllocateMeta(Superblock* next, std::vector<Extent>* 
   auto allocate = [this](uint64_t bytes) { return Allocate(std::max(1u, BlocksFor(bytes))); };
   // What the old metadata occupied dies with this checkpoint, too: room for it.
   size_t held_entries = 0;
-  for (const auto& [generation, extents] : held_) held_entries += extents.size();
+  for (const auto& [generation, held] : held_) held_entries += held.extents.size();
   size_t dead_entries = dead_frozen_.size() + held_entries + allocator_.group_count() + kDeadListSlack;
   CO_ASSIGN_OR_RETURN(next->dead.location, co_await allocate(dead_entries * sizeof(DeadExtent)));
   size_t group_entries = allocator_.group_count() + kDeadListSlack;
@@ -345,12 +398,7 @@ std::vector<PartitionFile::MetaWrite> PartitionFile::Serialize(Superblock* next,
     if (bitmaps[g].empty()) continue;
     if ((*groups)[g].block != 0) retire(Extent::Of((*groups)[g].block, 1));
     AlignedBuffer bytes(kBlockBytes);
-    std::memcpy(bytes.data(), allocator_.GroupBitmap(g).data(), kBlockBytes);
-    // Blocks past the file's end are "used" in memory only.
-    uint64_t base = uint64_t{g} * ExtentAllocator::kGroupBlocks;
-    for (uint64_t b = std::max(base, allocator_.total_blocks()); b < base + ExtentAllocator::kGroupBlocks; ++b) {
-      bytes.data()[(b - base) / 8] &= static_cast<char>(~(1 << ((b - base) % 8)));
-    }
+    allocator_.EncodeGroup(g, bytes.data());
     allocator_.ClearChanged(g);
     write_of_group[g] = writes.size();
     writes.push_back({bitmaps[g], std::move(bytes)});
@@ -373,8 +421,8 @@ std::vector<PartitionFile::MetaWrite> PartitionFile::Serialize(Superblock* next,
   }
   // After a restart nothing is held: what this root does not reach and snapshots hold must then become free.
   std::vector<DeadExtent> dead_on_disk = *dead;
-  for (const auto& [generation, extents] : held_) {
-    for (const HeldExtent& e : extents) {
+  for (const auto& [generation, held] : held_) {
+    for (const HeldExtent& e : held.extents) {
       if (e.died <= frozen_generation_) dead_on_disk.push_back(e.dead);
     }
   }

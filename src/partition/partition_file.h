@@ -29,14 +29,22 @@ struct PartitionFileOptions {
   uint32_t page_bytes = 0;
 };
 
+// Damage to the metadata, for the checker.
+struct MetaDamage {
+  uint64_t offset_bytes = 0;
+  std::string what;
+};
+
 // Makes an empty partition's file: generation 1, one empty leaf. Replaces what a crashed creation left.
 Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options);
 
 class PartitionFile final : public TreeStorage {
  public:
-  // Opens and reads superblocks, bitmaps and the dead list. Errors name the file and the offset.
+  // Opens and reads superblocks, bitmaps and the dead list. Errors name the file and the offset. With `damage`, for the
+  // checker, what is wrong with anything but the superblocks is put there instead; bitmaps and dead list then do not
+  // count.
   static Task<Result<std::unique_ptr<PartitionFile>>> Open(Reactor& reactor, PartitionFileOptions options,
-                                                           bool read_only);
+                                                           bool read_only, std::vector<MetaDamage>* damage = nullptr);
   Task<Status> Close() { return file_.Close(); }
 
   // What the newest checkpoint says.
@@ -52,9 +60,15 @@ class PartitionFile final : public TreeStorage {
   Task<Status> Commit(Superblock content);
 
   // -- snapshots: while a generation is held, what it may refer to is not reused. Ephemeral: after a restart none is
-  // held and everything that was becomes free.
-  void HoldGeneration(Generation generation) { held_[generation]; }
+  // held and everything that was becomes free. Each hold is released once.
+  void HoldGeneration(Generation generation) { ++held_[generation].holds; }
   void ReleaseGeneration(Generation generation);  // in time proportional to what died since it was held
+  // Holds the newest durable generation, as superblock() has it: its tree, not its metadata. Only while mid_commit() is
+  // false. In time proportional to what died since it ended.
+  Generation HoldNewest();
+  // Between the moment that fixes what a checkpoint's metadata says and the one when it is durable: superblocks on disk
+  // may be half written.
+  bool mid_commit() const { return serialized_; }
   uint64_t held_blocks() const { return held_blocks_; }
 
   // -- admission: makes sure that `blocks` are free, growing the file; kDiskFull when it cannot.
@@ -74,6 +88,7 @@ class PartitionFile final : public TreeStorage {
   void OnIoError(const Status& status) override;
 
   // For the checker.
+  const PartitionFileOptions& options() const { return options_; }
   const std::vector<GroupEntry>& group_entries() const { return groups_; }
   const std::vector<DeadExtent>& dead_of_newest() const { return dead_newest_; }
 
@@ -88,7 +103,9 @@ class PartitionFile final : public TreeStorage {
   Task<Status> Load();
   Task<Result<AlignedBuffer>> ReadMeta(MetaRef ref, uint64_t entry_bytes, std::string_view what);
   Task<Status> LoadGroups();
+  Task<Status> LoadDeadList();
   Status CheckDeadList() const;
+  Status Damaged(uint64_t offset_bytes, Status status);
   Task<Status> Grow(uint64_t blocks);
   Task<Result<Extent>> Allocate(uint32_t blocks);
   Task<Status> AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps);
@@ -106,12 +123,18 @@ class PartitionFile final : public TreeStorage {
   std::vector<DeadExtent> dead_current_;  // freed in the current generation
   std::vector<DeadExtent> dead_frozen_;   // freed in the generation being checkpointed
   std::vector<DeadExtent> dead_newest_;   // freed in the newest durable generation; reusable after the next is durable
-  // By held generation: extents that died since, which it or an older held one may refer to (the dead lists of ZFS).
+  // By held generation: extents that died since, which it or an older held one may refer to, and no younger held one
+  // (the dead lists of ZFS).
   struct HeldExtent {
     DeadExtent dead;
     Generation died = 0;
   };
-  std::map<Generation, std::vector<HeldExtent>> held_;
+  struct Held {
+    uint32_t holds = 0;
+    std::vector<HeldExtent> extents;
+    size_t at_end[2] = {0, 0};  // how many there were when the last generation ended, and the one before it
+  };
+  std::map<Generation, Held> held_;
   uint64_t held_blocks_ = 0;
   uint64_t pending_free_blocks_ = 0;
   bool checkpointing_ = false;
@@ -124,6 +147,7 @@ class PartitionFile final : public TreeStorage {
   bool growing_ = false;
   WaitQueue grown_;
   std::function<void(const Status&)> on_io_error_;
+  std::vector<MetaDamage>* damage_ = nullptr;  // during a checker's Open
 };
 
 }  // namespace pando

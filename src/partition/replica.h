@@ -76,6 +76,7 @@ class Replica final : public Partition, public LogConsumer {
 
   Tree& tree() { return *tree_; }
   const PartitionFile& partition_file() const { return *file_; }
+  PartitionFile& mutable_partition_file() { return *file_; }  // for the scrubber, which holds generations of it
   // Has something that a checkpoint would make durable, or that would let the log go.
   bool NeedsCheckpoint() const { return applied_lsn_ > file_->older_checkpoint_lsn(); }
   Nanos last_checkpoint_ns() const { return last_checkpoint_ns_; }

@@ -1,5 +1,6 @@
 #include "src/partition/store.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 
@@ -110,7 +111,8 @@ Status CheckStoreFile(const StoreFile& file, const std::string& path) {
   return Status();
 }
 
-Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
+Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
+                                  MakePartitionFile make_partition) {
   CO_RETURN_IF_ERROR(CheckOptions(options));
   // Logs are made only after store.meta: with logs but without it, this was a store, and its data must not be lost.
   CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(options.data_dir));
@@ -121,24 +123,34 @@ Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
                     "an empty directory",
                     options.data_dir, name);
   }
+  CHECK_EQ(partition_uuids.size(), options.partitions);
   StoreFile file;
   file.partitions = options.partitions;
   file.reactors = options.reactors;
   file.page_bytes = options.page_bytes ? options.page_bytes : kDefaultPageBytes;
   file.node = NewUuid(reactor);
-  for (uint32_t id = 0; id < file.partitions; ++id) file.partition_uuids[id] = NewUuid(reactor);
+  std::copy(partition_uuids.begin(), partition_uuids.end(), file.partition_uuids);
   file.checksum = ChecksumOf(file);
   StoreInfo info = InfoOf(file, options.data_dir);
   for (const PartitionInfo& p : info.partitions) {
     CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, info.PartitionDirectory(p.id)));
     PartitionFileOptions made{info.PartitionDirectory(p.id) + "/data", info.node, p.uuid, info.page_bytes};
-    CO_RETURN_IF_ERROR(co_await CreatePartitionFile(reactor, made));
+    CO_RETURN_IF_ERROR(co_await make_partition(p.id, made));
     CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.PartitionDirectory(p.id)));
   }
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.data_dir));
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentDirectory(info.data_dir)));
   CO_RETURN_IF_ERROR(co_await WriteStoreFile(reactor, info.data_dir, &file));
   co_return info;
+}
+
+Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
+  std::vector<Uuid> uuids(options.partitions);
+  for (Uuid& uuid : uuids) uuid = NewUuid(reactor);
+  MakePartitionFile make = [&reactor](uint32_t, PartitionFileOptions made) {
+    return CreatePartitionFile(reactor, std::move(made));
+  };
+  co_return co_await MakeStore(reactor, std::move(options), std::move(uuids), std::move(make));
 }
 
 }  // namespace
@@ -186,6 +198,18 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
     co_return differs("--page_bytes", options.page_bytes, existing->page_bytes);
   }
   co_return *std::move(existing);
+}
+
+Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
+                                      MakePartitionFile make_partition) {
+  CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.data_dir));
+  Result<StoreInfo> existing = co_await LoadStore(reactor, options.data_dir);
+  if (existing.ok()) {
+    co_return Error(Code::kAlreadyExists, "{}: holds a store already; choose an empty directory", options.data_dir);
+  }
+  if (existing.code() != Code::kNotFound) co_return existing.TakeStatus();
+  options.partitions = static_cast<uint32_t>(partition_uuids.size());
+  co_return co_await MakeStore(reactor, std::move(options), std::move(partition_uuids), std::move(make_partition));
 }
 
 Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir) {

@@ -8,6 +8,7 @@
 // The number of reactors is fixed when the store is made, because a partition's records live in its reactor's log.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,8 @@
 #include "src/io/reactor.h"
 
 namespace pando {
+
+struct PartitionFileOptions;  // partition_file.h
 
 struct StoreOptions {
   std::string data_dir;
@@ -50,6 +53,11 @@ Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir);
 // Creates or opens. On an existing store zero fields of `options` mean "as it is"; a non-zero, different value is an
 // error naming both values and the remedy.
 Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options);
+// A new store out of partitions that are there already (a backup's): with their UUIDs and a node UUID of its own.
+// `make_partition` makes the file of each; the store exists once all are made. kAlreadyExists when there is a store.
+using MakePartitionFile = std::function<Task<Status>(uint32_t id, PartitionFileOptions options)>;
+Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
+                                      MakePartitionFile make_partition);
 // Takes DIR/lock; kLocked names the directory. Hold the file as long as the store is open, then Close it.
 Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir);
 

@@ -1,5 +1,6 @@
 #include "src/partition/superblock.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "src/base/hash.h"
@@ -55,6 +56,48 @@ Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view pa
   *older_lsn = valid[newest ^ 1] ? best[newest ^ 1].checkpoint_lsn : 0;
   if (!faults.empty()) LOG(WARNING) << path << ": damaged superblock copies: " << faults;
   return best[newest];
+}
+
+namespace {
+
+constexpr uint32_t kCopies = 2;  // of a slot
+
+std::string JudgeCopy(const Superblock& sb, uint32_t slot, const Uuid& node, const Uuid& partition) {
+  if (sb.node != node || sb.partition != partition) {
+    return fmt::format("of partition {} of node {}, not of {} of {}", sb.partition.ToString(), sb.node.ToString(),
+                       partition.ToString(), node.ToString());
+  }
+  if (sb.generation % 2 != slot) return fmt::format("generation {} belongs into the other slot", sb.generation);
+  return "";
+}
+
+}  // namespace
+
+std::vector<SuperblockFault> JudgeSuperblocks(std::string_view blocks, const Uuid& node, const Uuid& partition) {
+  std::vector<SuperblockFault> faults;
+  Superblock parsed[kSuperblockBlocks];
+  bool valid[kSuperblockBlocks] = {}, empty[kSuperblockBlocks] = {};
+  Generation newest = 0;
+  for (uint32_t copy = 0; copy < kSuperblockBlocks; ++copy) {
+    const std::string_view block = blocks.substr(copy * kBlockBytes, kBlockBytes);
+    empty[copy] = block.find_first_not_of('\0') == std::string_view::npos;
+    if (empty[copy]) continue;
+    Status status = ParseSuperblock(block, &parsed[copy]);
+    std::string what = status.ok() ? JudgeCopy(parsed[copy], copy / kCopies, node, partition) : status.message();
+    valid[copy] = what.empty();
+    if (valid[copy]) newest = std::max(newest, parsed[copy].generation);
+    if (!valid[copy]) faults.push_back({copy, std::move(what)});
+  }
+  for (uint32_t copy = 0; copy < kSuperblockBlocks; ++copy) {
+    // The slot of the newest generation, or of the one before it.
+    const Generation expected = newest % 2 == copy / kCopies ? newest : newest - 1;
+    if (empty[copy] && newest > 0 && expected > 0) {
+      faults.push_back({copy, fmt::format("empty, where generation {} was written", expected)});
+    } else if (valid[copy] && parsed[copy].generation != expected) {
+      faults.push_back({copy, fmt::format("generation {}, where {} was written", parsed[copy].generation, expected)});
+    }
+  }
+  return faults;
 }
 
 }  // namespace pando

@@ -6,7 +6,9 @@
 // Threads: values.
 #pragma once
 
+#include <string>
 #include <string_view>
+#include <vector>
 
 #include "src/base/ids.h"
 #include "src/base/result.h"
@@ -64,5 +66,13 @@ Status ParseSuperblock(std::string_view block, Superblock* out);
 // The newest valid of the four copies; `older_lsn` receives the older slot's checkpoint LSN (0 = none).
 // `blocks` is the first kSuperblockBlocks blocks of `path`.
 Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view path, Lsn* older_lsn);
+
+// What is wrong with any of the four copies, for the checker: also with those that are not needed now. In a store that
+// was not stopped properly, faults of one slot alone are also what a write leaves that the power failed in.
+struct SuperblockFault {
+  uint32_t copy = 0;  // block
+  std::string what;
+};
+std::vector<SuperblockFault> JudgeSuperblocks(std::string_view blocks, const Uuid& node, const Uuid& partition);
 
 }  // namespace pando

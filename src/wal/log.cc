@@ -176,6 +176,18 @@ Uuid LogImpl::OldestPinnedStream() const {
   return {};
 }
 
+std::vector<DurableSegment> LogImpl::DurableSegments() const {
+  std::vector<DurableSegment> durable;
+  for (const auto& s : live_) {
+    if (s->durable_end > 0) durable.push_back({s->number, s->path, s->bytes, s->durable_end});
+  }
+  return durable;
+}
+
+bool LogImpl::IsLive(uint64_t segment_number) const {
+  return std::any_of(live_.begin(), live_.end(), [&](const auto& s) { return s->number == segment_number; });
+}
+
 uint64_t LogImpl::MaxSpares() const {
   // All files together stay within the budget, and one is always ready.
   const uint64_t files = options_.budget_bytes / options_.segment_bytes;

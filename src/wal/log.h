@@ -25,6 +25,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "src/base/ids.h"
 #include "src/base/result.h"
@@ -78,6 +79,14 @@ class LogReplaySink {
 
 class LogStream;  // one partition's sequence; owned by the Log
 
+// A segment that recovery would read, and how far it is known to be durable.
+struct DurableSegment {
+  uint64_t number = 0;
+  std::string path;
+  uint64_t bytes = 0;        // of the file
+  uint64_t durable_end = 0;  // offset behind the last durable batch
+};
+
 struct LogStats {
   uint64_t unreleased_bytes = 0, unreleased_records = 0, segments = 0;
   uint64_t appended_records_total = 0, appended_bytes_total = 0;
@@ -119,6 +128,11 @@ class Log {
   // The stream whose unreleased records pin the oldest segment; nil when nothing is pinned. It is the one to
   // checkpoint when the budget runs low.
   virtual Uuid OldestPinnedStream() const = 0;
+
+  // For the scrubber, which reads them again: the live segments, oldest first, with what is durable in each. One that
+  // is not live any more may change at any time.
+  virtual std::vector<DurableSegment> DurableSegments() const = 0;
+  virtual bool IsLive(uint64_t segment_number) const = 0;
 
   virtual LogStats stats() const = 0;
   // Waits for what is staged, writes the closing position, closes the files. Appends after this are a bug.

@@ -90,19 +90,25 @@ const char* BatchStateName(BatchState state) {
 }
 
 BatchState DecodeBatch(std::string_view image, uint64_t number, uint64_t offset, uint64_t seed, BatchView* batch) {
-  if (offset > image.size() || image.size() - offset < sizeof(BatchHeader)) return BatchState::kNothing;
-  const char* at = image.data() + offset;
-  const auto header = LoadLE<BatchHeader>(at);
+  if (offset > image.size()) return BatchState::kNothing;
+  return DecodeBatchAt(image.substr(offset), number, offset, seed, batch);
+}
+
+BatchState DecodeBatchAt(std::string_view bytes, uint64_t number, uint64_t offset, uint64_t seed, BatchView* batch) {
+  if (bytes.size() < sizeof(BatchHeader)) return BatchState::kNothing;
+  const auto header = LoadLE<BatchHeader>(bytes.data());
   if (header.magic != kBatchMagic) return BatchState::kNothing;
   if (header.segment_number != number) return BatchState::kStale;
-  const uint64_t room = image.size() - offset - sizeof(BatchHeader);
+  const uint64_t room = bytes.size() - sizeof(BatchHeader);
   if (header.position != MakePosition(number, offset) || header.record_bytes > room) return BatchState::kDamaged;
-  const size_t bytes = sizeof(BatchHeader) + header.record_bytes;
-  if (header.checksum != Hash64({at + kChecksumBytes, bytes - kChecksumBytes}, seed)) return BatchState::kDamaged;
+  const size_t batch_bytes = sizeof(BatchHeader) + header.record_bytes;
+  if (header.checksum != Hash64(bytes.substr(kChecksumBytes, batch_bytes - kChecksumBytes), seed)) {
+    return BatchState::kDamaged;
+  }
   if (header.format_version != kLogFormatVersion) return BatchState::kOtherVersion;
   if (!IsSane(header)) return BatchState::kDamaged;
   batch->header = header;
-  batch->records = {at + sizeof(BatchHeader), header.record_bytes};
+  batch->records = bytes.substr(sizeof(BatchHeader), header.record_bytes);
   return BatchState::kValid;
 }
 

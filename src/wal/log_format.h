@@ -144,5 +144,7 @@ struct BatchView {
 
 // Judges what is at `offset` of the segment `number` whose bytes are `image`. Never reads outside `image`.
 BatchState DecodeBatch(std::string_view image, uint64_t number, uint64_t offset, uint64_t seed, BatchView* batch);
+// The same with only the bytes from `offset` on.
+BatchState DecodeBatchAt(std::string_view bytes, uint64_t number, uint64_t offset, uint64_t seed, BatchView* batch);
 
 }  // namespace pando

@@ -82,6 +82,8 @@ class LogImpl final : public Log, private TurnHook {
   void SetCommit(LogStream* stream, Lsn commit_lsn) override;
   void Release(LogStream* stream, Lsn lsn) override;
   Uuid OldestPinnedStream() const override;
+  std::vector<DurableSegment> DurableSegments() const override;
+  bool IsLive(uint64_t segment_number) const override;
   LogStats stats() const override;
   Task<Status> Close() override;
 
@@ -99,6 +101,7 @@ class LogImpl final : public Log, private TurnHook {
     File file;  // open while groups go to it or are in flight
     uint64_t bytes = 0;
     uint64_t head = kFirstGroupOffset;                // where the next group goes
+    uint64_t durable_end = 0;                         // behind the last batch announced or recovered
     uint64_t counted_bytes = 0, counted_records = 0;  // of the budget
     size_t in_flight = 0;
     std::vector<IndexEntry> index;
@@ -175,6 +178,7 @@ class LogImpl final : public Log, private TurnHook {
   Task<void> WriteGroup(Group* group);
   void OnGroupDone(Group* group, Status status);
   void Announce();
+  void NoteDurable(LogPosition end);
   void WhenIdle();
   void Fail(Status status);
   bool failed() const { return !failure_.ok(); }

@@ -156,7 +156,7 @@ Task<Status> LogReader::Enter(size_t index) {
   CO_RETURN_IF_ERROR(co_await Load(index));
   current_ = index;
   offset_ = kFirstGroupOffset;
-  in_group_ = false;
+  chain_.EndGroup();
   segments_[index].use = LogSegmentInfo::Use::kData;
   co_return Status();
 }
@@ -174,7 +174,7 @@ Task<Result<bool>> LogReader::Next(LogEntry* entry) {
   }
   while (!done_) {
     const LogSegmentInfo& segment = segments_[current_];
-    if (segment.ends_at && last_end_ == *segment.ends_at) {
+    if (segment.ends_at && chain_.last_end() == *segment.ends_at) {
       CO_RETURN_IF_ERROR(co_await Enter(segment.continued_by));
       continue;
     }
@@ -201,39 +201,9 @@ Status LogReader::Accept(const BatchView& batch, LogEntry* entry) {
   if (segment.ends_at && end > *segment.ends_at) {
     return Damaged(offset_, "a batch reaches past the place where a recovery ended this segment");
   }
-  RETURN_IF_ERROR(CheckChains(header));
+  if (std::string wrong = chain_.Accept(header, end); !wrong.empty()) return Damaged(offset_, wrong);
   *entry = {header, batch.records, &segment, offset_, end};
-  last_end_ = end;
-  if (header.record_count > 0) records_end_ = end;
-  in_group_ = (header.flags & kBatchEndsGroup) == 0;
-  offset_ = in_group_ ? end_offset : AlignUp(end_offset, kBlockBytes);
-  return {};
-}
-
-Status LogReader::CheckChains(const BatchHeader& header) {
-  const LogPosition expected = in_group_ ? group_previous_end_ : last_end_;
-  if (first_group_ && !in_group_) {
-    group_previous_end_ = header.previous_end;
-    first_group_ = false;
-  } else if (header.previous_end != expected) {
-    return Damaged(offset_, fmt::format("the batch follows position {:#x}, but the log before it ends at {:#x}",
-                                        header.previous_end, expected));
-  }
-  group_previous_end_ = header.previous_end;
-  if (header.record_count == 0) return {};
-  auto [at, is_new] = chains_.try_emplace(header.partition);
-  Chain& chain = at->second;
-  if ((header.flags & kBatchStartsStream) == 0 && !is_new) {
-    if (header.first_lsn != chain.last_lsn + 1) {
-      return Damaged(offset_, fmt::format("partition {}: LSN {} follows {}", header.partition.ToString(),
-                                          header.first_lsn, chain.last_lsn));
-    }
-    if (header.previous_checksum != chain.checksum) {
-      return Damaged(offset_, fmt::format("partition {}: the batch at LSN {} does not follow the one before it",
-                                          header.partition.ToString(), header.first_lsn));
-    }
-  }
-  chain = {header.first_lsn + header.record_count - 1, header.checksum};
+  offset_ = chain_.in_group() ? end_offset : AlignUp(end_offset, kBlockBytes);
   return {};
 }
 
@@ -268,8 +238,8 @@ Task<Status> LogReader::PassGap(BatchState found) {
     BatchView first;
     const bool intact =
         DecodeBatch(image(), segments_[i].number, kFirstGroupOffset, seed_, &first) == BatchState::kValid;
-    const bool follows = i == current_ + 1 && segments_[i].number == segment.number + 1 && !in_group_;
-    if (follows && intact && first.header.previous_end == last_end_) co_return co_await Enter(i);
+    const bool follows = i == current_ + 1 && segments_[i].number == segment.number + 1 && !chain_.in_group();
+    if (follows && intact && first.header.previous_end == chain_.last_end()) co_return co_await Enter(i);
     bool has_batches = false;
     CO_RETURN_IF_ERROR(SearchLater(kFirstGroupOffset, gap, found, &has_batches));
     segments_[i].use = has_batches ? LogSegmentInfo::Use::kDead : LogSegmentInfo::Use::kSpare;

@@ -17,10 +17,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "src/io/file.h"
+#include "src/wal/batch_chain.h"
 #include "src/wal/log_format.h"
 
 namespace pando {
@@ -69,17 +69,12 @@ class LogReader {
   const Uuid& node() const { return node_; }                                 // nil when there is no segment
   const std::vector<LogSegmentInfo>& segments() const { return segments_; }  // by number; `use` is final at the end
   // Once Next has returned false:
-  LogPosition end() const { return last_end_; }                  // of the last batch; 0: the log is empty
-  LogPosition last_records_end() const { return records_end_; }  // of the last batch that has records; 0: none
-  bool torn() const { return torn_; }                            // something unfinished follows the end
-  const std::string& end_reason() const { return end_reason_; }  // what was found there
+  LogPosition end() const { return chain_.last_end(); }                  // of the last batch; 0: the log is empty
+  LogPosition last_records_end() const { return chain_.records_end(); }  // of the last that has records; 0: none
+  bool torn() const { return torn_; }                                    // something unfinished follows the end
+  const std::string& end_reason() const { return end_reason_; }          // what was found there
 
  private:
-  struct Chain {
-    Lsn last_lsn = 0;
-    uint64_t checksum = 0;
-  };
-
   LogReader(Reactor& reactor, Options options) : reactor_(&reactor), options_(std::move(options)) {}
   Task<Status> ReadHeaders();
   Task<Status> ReadHeader(LogSegmentInfo* segment, char* blocks);
@@ -90,7 +85,6 @@ class LogReader {
 
   Task<Status> Enter(size_t index);
   Status Accept(const BatchView& batch, LogEntry* entry);
-  Status CheckChains(const BatchHeader& header);
   Task<Status> PassGap(BatchState found);
   // Searches the loaded image from `offset`; kCorruption when a batch there states that `gap` was durable.
   Status SearchLater(uint64_t offset, LogPosition gap, BatchState found, bool* has_batches);
@@ -106,11 +100,7 @@ class LogReader {
 
   size_t current_ = SIZE_MAX;
   uint64_t offset_ = 0;
-  bool in_group_ = false;
-  bool first_group_ = true;  // of the walk: what came before it was recycled
-  LogPosition group_previous_end_ = 0;
-  LogPosition last_end_ = 0, records_end_ = 0;
-  std::unordered_map<Uuid, Chain, UuidHash> chains_;
+  BatchChain chain_;
   bool done_ = false, torn_ = false;
   std::string end_reason_;
 };

@@ -51,6 +51,7 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
       live_.back()->path = entry.segment->path;
       live_.back()->bytes = entry.segment->bytes;
     }
+    live_.back()->durable_end = PositionOffset(entry.end);
     const BatchHeader& header = entry.header;
     if (header.record_count == 0) continue;
     Segment& segment = *live_.back();
@@ -135,6 +136,8 @@ Task<Status> LogImpl::WriteCut(Segment* segment, LogPosition end) {
   CO_RETURN_IF_ERROR(co_await segment->file.Write(block.data(), kBlockBytes, segment->head, kNoBuffer, data_sync_));
   if (!data_sync_) CO_RETURN_IF_ERROR(co_await segment->file.Sync());
   written_end_ = announced_end_ = MakePosition(segment->number, segment->head + BatchBytes(0));
+  NoteDurable(end);  // what followed is cut
+  NoteDurable(announced_end_);
   segment->head += kBlockBytes;
   segment->counted_bytes += kBlockBytes;
   live_bytes_ += kBlockBytes;

@@ -249,10 +249,19 @@ void LogImpl::Announce() {
     std::unique_ptr<Group> group = std::move(groups_.front());
     groups_.pop_front();
     announced_end_ = group->end;
+    NoteDurable(group->end);
     covered_ = group->durable_position;
     for (const Group::Part& part : group->parts) part.stream->durable_lsn = part.last_lsn;
     // The consumers may append, release, or start to close the log.
     for (const Group::Part& part : group->parts) part.stream->consumer->OnDurable(part.last_lsn);
+  }
+}
+
+void LogImpl::NoteDurable(LogPosition end) {
+  for (auto segment = live_.rbegin(); segment != live_.rend(); ++segment) {
+    if ((*segment)->number != PositionSegment(end)) continue;
+    (*segment)->durable_end = PositionOffset(end);
+    return;
   }
 }
 

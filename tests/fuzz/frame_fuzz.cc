@@ -18,6 +18,7 @@ class FakeControl final : public NodeControl {
  public:
   Task<Result<api::NodeStatus>> CollectStatus(Reactor&) override { co_return api::NodeStatus(); }
   Task<Status> CheckpointAll(Reactor&) override { co_return Status(); }
+  Task<Result<api::ScrubReply>> Scrub(Reactor&, bool, uint64_t) override { co_return api::ScrubReply(); }
   std::string server_version() const override { return "fuzz"; }
 };
 

@@ -10,22 +10,13 @@
 #include <nlohmann/json.hpp>
 
 #include "tools/kvadmin/bytes.h"
+#include "tools/kvadmin/durable.h"
 
 namespace pando::admin {
 
 namespace {
 
 namespace fs = std::filesystem;
-
-Status SyncParent(const std::string& path) {
-  std::string parent = fs::path(path).parent_path().string();
-  int fd = ::open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return ErrnoError(errno, "open the directory of {}", path);
-  int result = ::fsync(fd);
-  int error = errno;
-  ::close(fd);
-  return result == 0 ? Status() : ErrnoError(error, "sync the directory of {}", path);
-}
 
 }  // namespace
 

@@ -45,6 +45,8 @@ int main(int argc, char** argv) {
   AddCheckpointCommand(app, &globals);
   AddHelloCommand(app, &globals);
   AddPingCommand(app, &globals);
+  AddBackupCommand(app, &globals);
+  AddRestoreCommand(app, &globals);
   AddCheckCommand(app, &globals);
   AddWalDumpCommand(app, &globals);
   try {

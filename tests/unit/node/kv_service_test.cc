@@ -34,6 +34,12 @@ class FakeControl final : public NodeControl {
     return snapshots->Renew(token, ttl_ms);
   }
   Task<Result<bool>> ReleaseSnapshot(Reactor&, SnapshotToken token) override { return snapshots->Release(token); }
+  Task<Result<api::ScrubReply>> Scrub(Reactor&, bool start, uint64_t bytes_per_s) override {
+    api::ScrubReply reply;
+    reply.running = start;
+    reply.rate_bytes_per_s = static_cast<int64_t>(bytes_per_s);
+    co_return reply;
+  }
   std::string server_version() const override { return "test"; }
 
   std::unique_ptr<Snapshots> snapshots;

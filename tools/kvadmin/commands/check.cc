@@ -1,11 +1,11 @@
-// kvadmin check: the page audit of a data directory that no node has open.
+// kvadmin check: the page audit of a data directory that no node has open; with --online of what a node is serving.
 #include "src/partition/check.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include "tools/common/table.h"
-#include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/commands/check_backup.h"
+#include "tools/kvadmin/commands/check_online.h"
 #include "tools/kvadmin/offline.h"
 #include "tools/kvadmin/progress.h"
 
@@ -14,11 +14,21 @@ namespace pando::admin {
 namespace {
 
 struct CheckCommandOptions {
-  std::string directory;
+  std::string directory, backup;
   bool quiet = false;
+  bool online = false;
+  OnlineCheckOptions on_node;
 };
 
 std::string BlocksText(uint64_t blocks) { return tools::HumanBytes(static_cast<double>(blocks * kBlockBytes)); }
+
+Json ProblemsJson(const std::vector<CheckProblem>& problems) {
+  Json list = Json::array();
+  for (const CheckProblem& p : problems) {
+    list.push_back(Json{{"file", p.file}, {"offset", p.offset_bytes}, {"what", p.what}, {"advice", p.advice}});
+  }
+  return list;
+}
 
 Json ReportJson(const CheckReport& report) {
   Json j;
@@ -26,10 +36,8 @@ Json ReportJson(const CheckReport& report) {
   j["node"] = report.store.node.ToString();
   j["page_bytes"] = report.store.page_bytes;
   j["problems_total"] = report.problems_total;
-  j["problems"] = Json::array();
-  for (const CheckProblem& p : report.problems) {
-    j["problems"].push_back(Json{{"file", p.file}, {"offset", p.offset_bytes}, {"what", p.what}});
-  }
+  j["problems"] = ProblemsJson(report.problems);
+  j["notes"] = ProblemsJson(report.notes);
   j["partitions"] = Json::array();
   for (const PartitionCheck& p : report.partitions) {
     j["partitions"].push_back(Json{{"id", p.id},
@@ -78,6 +86,9 @@ void PrintReport(const CheckReport& report) {
               l.torn_tail ? "unfinished, as after a crash" : "clean"});
   }
   fmt::print("{}\n", logs.Render());
+  for (const CheckProblem& p : report.notes) {
+    fmt::print("NOTE {} at offset {}: {}\n  {}\n", p.file, p.offset_bytes, p.what, p.advice);
+  }
   for (const CheckProblem& p : report.problems) {
     fmt::print("PROBLEM {} at offset {}: {}\n", p.file, p.offset_bytes, p.what);
   }
@@ -117,18 +128,43 @@ Task<Result<ExitCode>> Check(Reactor* reactor, const Globals* globals, const Che
 
 void AddCheckCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<CheckCommandOptions>();
-  CLI::App* command = app.add_subcommand("check", "Audit every page and log record of a stopped node's directory");
-  command->add_option("directory", o->directory, "The data directory")->required()->check(CLI::ExistingDirectory);
+  CLI::App* command = app.add_subcommand(
+      "check", "Audit every page and log record: of a stopped node's directory, or of a running node");
+  auto* directory = command->add_option("directory", o->directory, "The data directory")->check(CLI::ExistingDirectory);
+  auto* online = command->add_flag("--online", o->online, "Let the node at --server verify what it has on disk");
+  command->add_option(Spell("--mb-per-s"), o->on_node.mb_per_s, "Rate of the pass; 0: the node's --scrub_mb_per_s")
+      ->check(CLI::NonNegativeNumber)
+      ->needs(online);
+  command->add_flag("--report", o->on_node.report_only, "Start no pass, show what the last one found")->needs(online);
+  auto* backup = command->add_option("--backup", o->backup, "Verify this backup, with those it is based on, instead")
+                     ->check(CLI::ExistingDirectory);
   command->add_flag("-q,--quiet", o->quiet, "No progress");
+  online->excludes(directory);
+  backup->excludes(directory)->excludes(online);
   command->footer(
       "Reads everything and changes nothing: checksums, key order, counts and hashes of all trees, and that reachable\n"
-      "and free blocks together are exactly the file.\n\n"
+      "and free blocks together are exactly the file.\n"
+      "With --online the node does it while it serves, without that last one; what is damaged is never served. The "
+      "pass\n"
+      "goes on when kvadmin is interrupted; --report shows how far it is.\n\n"
       "Examples:\n"
       "  kvadmin check /var/lib/pando\n"
       "  kvadmin --json check /var/lib/pando | jq .problems_total\n"
+      "  kvadmin check --online --mb-per-s 100\n"
+      "  kvadmin check --backup /backups/monday\n"
       "Exit codes: 0 sound; 4 damage found; 5 a node has the directory open.");
-  OnChosen(command, globals,
-           [=] { return RunOffline([=](Reactor& reactor) { return Check(&reactor, globals, o.get()); }); });
+  OnChosen(command, globals, [=]() -> Result<ExitCode> {
+    if (o->online) {
+      o->on_node.quiet = o->quiet;
+      return CheckOnline(*globals, o->on_node);
+    }
+    if (!o->backup.empty()) return RunBackupCheck(*globals, o->backup, o->quiet);
+    if (o->directory.empty()) {
+      return Error(Code::kInvalidArgument,
+                   "check needs the directory of a stopped node, --online for a running one, or --backup");
+    }
+    return RunOffline([=](Reactor& reactor) { return Check(&reactor, globals, o.get()); });
+  });
 }
 
 }  // namespace pando::admin

@@ -37,6 +37,8 @@ void AddLoadCommand(CLI::App& app, Globals* globals);
 void AddExportCommand(CLI::App& app, Globals* globals);
 void AddStatusCommand(CLI::App& app, Globals* globals);
 void AddCheckpointCommand(CLI::App& app, Globals* globals);
+void AddBackupCommand(CLI::App& app, Globals* globals);
+void AddRestoreCommand(CLI::App& app, Globals* globals);
 void AddCheckCommand(CLI::App& app, Globals* globals);
 void AddWalDumpCommand(CLI::App& app, Globals* globals);
 void AddHelloCommand(CLI::App& app, Globals* globals);

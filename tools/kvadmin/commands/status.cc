@@ -15,6 +15,14 @@ std::string Share(int64_t part, int64_t whole) {
   return fmt::format(" ({:.0f} %)", 100.0 * static_cast<double>(part) / static_cast<double>(whole));
 }
 
+std::string ScrubText(const api::ScrubReply& scrub) {
+  std::string text = scrub.running ? fmt::format("reading, {} of {}; ", Bytes(scrub.bytes), Bytes(scrub.expected_bytes))
+                                   : std::string();
+  text += scrub.last_finished_ms == 0 ? "no pass finished since the start"
+                                      : fmt::format("last pass finished {}", TimeText(scrub.last_finished_ms));
+  return text + fmt::format(", {} damaged places", scrub.findings.size());
+}
+
 Json StatusJson(const api::NodeStatus& s) {
   Json j;
   j["verdict"] = s.verdict;
@@ -32,6 +40,12 @@ Json StatusJson(const api::NodeStatus& s) {
   j["log_budget_bytes"] = s.log_budget_bytes;
   j["connections"] = s.connections;
   j["http_port"] = s.http_port;
+  j["scrub"] = Json{{"running", s.scrub.running},
+                    {"bytes", s.scrub.bytes},
+                    {"expected_bytes", s.scrub.expected_bytes},
+                    {"problems_total", s.scrub.findings.size()},
+                    {"passes_finished", s.scrub.passes_finished},
+                    {"last_finished_ms", s.scrub.last_finished_ms}};
   j["partitions"] = Json::array();
   for (const api::PartitionStatus& p : s.partitions) {
     j["partitions"].push_back(Json{{"id", p.id},
@@ -69,6 +83,7 @@ void PrintStatus(const api::NodeStatus& s) {
                                 s.pool_free_pages, dirty_pages)});
   node.Row({"log", fmt::format("{} of {}{}", Bytes(s.log_bytes), Bytes(s.log_budget_bytes),
                                Share(s.log_bytes, s.log_budget_bytes))});
+  node.Row({"scrub", ScrubText(s.scrub)});
   node.Row({"connections", std::to_string(s.connections)});
   node.Row({"http port", std::to_string(s.http_port)});
   fmt::print("{}\n", node.Render());

@@ -1,0 +1,64 @@
+#include "src/node/scrub_report.h"
+
+#include <algorithm>
+
+namespace pando {
+
+namespace {
+
+constexpr int64_t kMsPerSecond = 1000;
+
+void SetTotal(Counter* counter, uint64_t total) {
+  if (total > counter->value()) counter->Add(total - counter->value());
+}
+
+}  // namespace
+
+void ScrubGauges::Register(Registry* registry, const void* owner, const MetricLabels& labels) {
+  auto add = [&](std::string name, std::string help, const auto* metric) {
+    registry->Add(owner, std::move(name), std::move(help), labels, metric);
+  };
+  add("kv_scrub_read_bytes_total", "Bytes that the scrub read from disk and verified.", &read_bytes);
+  add("kv_scrub_pages_total", "Pages that the scrub verified.", &pages);
+  add("kv_scrub_finished_passes_total", "Scrub passes finished.", &finished_passes);
+  add("kv_scrub_findings_count", "Damaged places known: kvadmin check --online names them.", &findings);
+  add("kv_scrub_running_count", "1 while a scrub pass is under way.", &running);
+  add("kv_scrub_pass_bytes", "Bytes read by the pass under way, or the last one.", &pass_bytes);
+  add("kv_scrub_pass_expected_bytes", "Bytes that pass was to read, estimated when it began.", &pass_expected_bytes);
+  add("kv_scrub_last_finished_seconds", "Unix time when the last pass finished; 0: none has.", &last_finished_s);
+}
+
+void ScrubGauges::Set(const ScrubReport& report) {
+  SetTotal(&read_bytes, report.bytes_total);
+  SetTotal(&pages, report.pages_total);
+  SetTotal(&finished_passes, report.passes_finished);
+  findings.Set(static_cast<int64_t>(report.findings.size()));
+  running.Set(report.running);
+  pass_bytes.Set(static_cast<int64_t>(report.bytes));
+  pass_expected_bytes.Set(static_cast<int64_t>(report.expected_bytes));
+  last_finished_s.Set(report.last_finished_ms / kMsPerSecond);
+}
+
+void AddReport(const ScrubReport& report, bool first, api::ScrubReply* sum) {
+  const auto finished = static_cast<int64_t>(report.passes_finished);
+  sum->running |= report.running;
+  sum->bytes += static_cast<int64_t>(report.bytes);
+  sum->expected_bytes += static_cast<int64_t>(report.expected_bytes);
+  sum->rate_bytes_per_s += static_cast<int64_t>(report.rate_bytes_per_s);
+  sum->pages += static_cast<int64_t>(report.pages);
+  sum->values += static_cast<int64_t>(report.values);
+  sum->log_batches += static_cast<int64_t>(report.batches);
+  sum->skipped_partitions += static_cast<int32_t>(report.skipped);
+  sum->passes_finished = first ? finished : std::min(sum->passes_finished, finished);
+  sum->last_finished_ms = first ? report.last_finished_ms : std::min(sum->last_finished_ms, report.last_finished_ms);
+  for (const ScrubFinding& f : report.findings) {
+    api::ScrubFinding& to = sum->findings.emplace_back();
+    to.file = f.problem.file;
+    to.offset = static_cast<int64_t>(f.problem.offset_bytes);
+    to.what = f.problem.what;
+    to.advice = f.problem.advice;
+    to.first_seen_ms = f.first_seen_ms;
+  }
+}
+
+}  // namespace pando

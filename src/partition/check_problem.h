@@ -1,0 +1,18 @@
+// CheckProblem: a damaged place on disk, as the checker and the scrubber report it.
+//
+// Threads: a value.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace pando {
+
+struct CheckProblem {
+  std::string file;
+  uint64_t offset_bytes = 0;
+  std::string what;    // what is wrong and what it means
+  std::string advice;  // what to do about it
+};
+
+}  // namespace pando

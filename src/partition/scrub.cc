@@ -1,0 +1,299 @@
+#include "src/partition/scrub.h"
+
+#include <algorithm>
+
+#include "src/partition/replica.h"
+#include "src/partition/tree_check.h"
+#include "src/wal/segment_check.h"
+
+namespace pando {
+namespace {
+
+constexpr Nanos kTick = 20 * kMillisecond;  // longest sleep, so that stopping does not wait long
+constexpr Nanos kSliceNs = 10 * kSecond;
+constexpr Nanos kFirstPassNs = 3600 * kSecond;  // after the start, unless the interval is shorter
+constexpr Nanos kCommitRetry = kMillisecond;    // a checkpoint's last step takes a few flushes
+constexpr int kMetadataTries = 100;
+// A read that comes late by the timer's grain may be made up for.
+constexpr Nanos kLatenessForgiven = 2 * kMillisecond;
+
+constexpr std::string_view kSuperblockAdvice =
+    "the other copies hold, so nothing is lost; every second checkpoint writes this one anew: check again later, and "
+    "look after the device";
+constexpr std::string_view kMetadataAdvice =
+    "the node has it in memory and serves, but its next start would refuse this partition: do not stop it; export the "
+    "data, then check again after the next checkpoints, which write most of it anew";
+constexpr std::string_view kLogAdvice =
+    "the node has these records in memory and serves, but its next start would refuse this log: do not stop it; run "
+    "kvadmin checkpoint twice and check again, until the log does not need the segment any more";
+
+}  // namespace
+
+// The walk of one tree, in one slice.
+class Scrubber::PartitionHost final : public TreeCheckHost {
+ public:
+  PartitionHost(Scrubber* scrubber, PartitionFile* file) : scrubber_(scrubber), file_(file), pages_(&file->file()) {
+    Restart({});
+  }
+
+  // Walks on for a slice's time. False: it was not the last slice.
+  Task<bool> Slice() {
+    const Superblock root = file_->superblock();
+    const Generation held = file_->HoldNewest();
+    slice_end_ns_ = scrubber_->reactor_.NowNs() + kSliceNs;
+    co_await check_->Run(root.root, static_cast<uint8_t>(root.root_level), held);
+    file_->ReleaseGeneration(held);
+    Count();
+    if (!check_->stopped()) co_return true;
+    Restart(check_->resume_key());
+    co_return false;
+  }
+
+ private:
+  void Restart(std::string resume_key) {
+    TreeCheck::Options options;
+    options.reactor = &scrubber_->reactor_;
+    options.pages = &pages_;
+    options.partition = file_->uuid();
+    options.page_bytes = file_->options().page_bytes;
+    options.resume_key = std::move(resume_key);
+    check_ = std::make_unique<TreeCheck>(std::move(options), this);
+    counted_ = TreeCheckCounts();
+  }
+
+  // A slice ends only once it has got further than the one before, however slow the pass is.
+  Task<bool> MayRead(uint64_t bytes) override {
+    Count();
+    if (check_->advanced() && scrubber_->reactor_.NowNs() >= slice_end_ns_) co_return false;
+    co_return co_await scrubber_->Pace(bytes);
+  }
+
+  bool OnExtent(Extent extent, std::string_view owner) override {
+    if (!extent.empty() && extent.block() + extent.blocks() <= file_->allocator().total_blocks()) return true;
+    OnProblem(extent.offset_bytes(),
+              fmt::format("{}: its extent of {} blocks lies outside the file", owner, extent.blocks()),
+              "keep a copy of the file and restore the partition from a backup or a replica");
+    return false;
+  }
+
+  void OnProblem(uint64_t offset_bytes, std::string what, std::string_view advice) override {
+    scrubber_->Find(file_->options().path, offset_bytes, std::move(what), advice);
+  }
+
+  void Count() {
+    const TreeCheckCounts& now = check_->counts();
+    const uint64_t pages = now.leaf_pages + now.inner_pages - counted_.leaf_pages - counted_.inner_pages;
+    scrubber_->report_.pages += pages;
+    scrubber_->report_.pages_total += pages;
+    scrubber_->report_.values += now.overflow_values - counted_.overflow_values;
+    counted_ = now;
+  }
+
+  Scrubber* const scrubber_;
+  PartitionFile* const file_;
+  FilePages pages_;
+  std::unique_ptr<TreeCheck> check_;
+  TreeCheckCounts counted_;
+  Nanos slice_end_ns_ = 0;
+};
+
+Scrubber::Scrubber(Reactor& reactor, const StoreInfo* store, std::vector<Replica*> replicas, Log* log,
+                   ScrubOptions options)
+    : reactor_(reactor), store_(store), replicas_(std::move(replicas)), log_(log), options_(options) {
+  next_pass_ns_ = reactor_.NowNs() + std::min(options_.interval_ns, kFirstPassNs);
+}
+
+Scrubber::~Scrubber() = default;
+
+void Scrubber::StartPass(uint64_t bytes_per_s) {
+  const uint64_t background = options_.bytes_per_s > 0 ? options_.bytes_per_s : kDefaultRate;
+  asked_rate_ = bytes_per_s > 0 ? bytes_per_s : background;
+  report_.running = true;
+}
+
+Task<void> Scrubber::Run() {
+  while (!stopping_) {
+    const bool due = options_.bytes_per_s > 0 && reactor_.NowNs() >= next_pass_ns_;
+    if (asked_rate_ == 0 && !due) {
+      co_await Sleep(reactor_, kTick);
+      continue;
+    }
+    report_.rate_bytes_per_s = asked_rate_ != 0 ? std::exchange(asked_rate_, 0) : options_.bytes_per_s;
+    next_pass_ns_ = reactor_.NowNs() + options_.interval_ns;
+    ++report_.passes_started;
+    report_.bytes = report_.pages = report_.values = report_.batches = report_.skipped = 0;
+    report_.running = true;
+    co_await Pass();
+    if (!Over()) Finish();
+    report_.running = asked_rate_ != 0 && !stopping_;
+  }
+}
+
+Task<void> Scrubber::Pass() {
+  report_.expected_bytes = ExpectedBytes();
+  for (Replica* replica : replicas_) {
+    if (Over()) co_return;
+    PartitionFile& file = replica->mutable_partition_file();
+    co_await ScrubMetadata(&file);
+    co_await ScrubTree(&file);
+  }
+  if (!Over()) co_await ScrubLog();
+}
+
+// What an earlier pass saw and this one did not is gone: repaired, or not needed any more.
+void Scrubber::Finish() {
+  ++report_.passes_finished;
+  report_.last_finished_ms = reactor_.WallMs();
+  std::erase_if(report_.findings, [this](const ScrubFinding& f) { return f.pass < report_.passes_started; });
+  LOG(INFO) << store_->data_dir << ": scrub pass " << report_.passes_started << " of reactor " << reactor_.index()
+            << " read " << report_.bytes << " bytes: " << report_.pages << " pages, " << report_.values << " values, "
+            << report_.batches << " log batches; findings: " << report_.findings.size();
+}
+
+void Scrubber::Find(std::string file, uint64_t offset_bytes, std::string what, std::string_view advice) {
+  for (ScrubFinding& f : report_.findings) {
+    if (f.problem.offset_bytes != offset_bytes || f.problem.file != file || f.problem.what != what) continue;
+    f.pass = report_.passes_started;
+    return;
+  }
+  LOG(ERROR) << "scrub: damage in " << file << " at offset " << offset_bytes << ": " << what << " (" << advice << ")";
+  ++report_.findings_total;
+  if (report_.findings.size() >= kMaxFindings) return;
+  CheckProblem problem{std::move(file), offset_bytes, std::move(what), std::string(advice)};
+  report_.findings.push_back({std::move(problem), report_.passes_started, reactor_.WallMs()});
+}
+
+uint64_t Scrubber::ExpectedBytes() const {
+  uint64_t blocks = 0, log_bytes = 0;
+  for (const Replica* replica : replicas_) {
+    const PartitionFile& file = replica->partition_file();
+    blocks += file.allocator().used_blocks();
+    for (const DeadExtent& dead : file.dead_of_newest()) blocks -= dead.extent.blocks();
+  }
+  for (const DurableSegment& s : log_->DurableSegments()) log_bytes += s.durable_end;
+  return blocks * kBlockBytes + log_bytes;
+}
+
+// Waits until `bytes` may be read. False: the pass is over.
+Task<bool> Scrubber::Pace(uint64_t bytes) {
+  const Nanos start_ns = paid_until_ns_;
+  while (!Over() && reactor_.NowNs() < start_ns) {
+    co_await Sleep(reactor_, std::min(start_ns - reactor_.NowNs(), kTick));
+  }
+  if (Over()) co_return false;
+  // Time that passed without reads is no credit: there are no bursts.
+  paid_until_ns_ = std::max(paid_until_ns_, reactor_.NowNs() - kLatenessForgiven);
+  paid_until_ns_ +=
+      static_cast<Nanos>(static_cast<double>(bytes) * kSecond / static_cast<double>(report_.rate_bytes_per_s));
+  report_.bytes += bytes;
+  report_.bytes_total += bytes;
+  co_return true;
+}
+
+// -- metadata: checkpoints replace it, so what was read counts only if none of them could have done so meanwhile.
+
+Task<void> Scrubber::ScrubMetadata(PartitionFile* file) {
+  for (int tries = 0; tries < kMetadataTries; ++tries) {
+    const bool allowed = co_await Pace(kSuperblockBlocks * kBlockBytes);
+    if (!allowed) co_return;
+    while (file->mid_commit() && !Over()) co_await Sleep(reactor_, kCommitRetry);
+    if (Over()) co_return;
+    const Generation before = file->superblock().generation;
+    std::vector<CheckProblem> found;
+    const uint64_t bytes = co_await ReadMetadata(file, &found);
+    const bool stood_still = !file->mid_commit() && file->superblock().generation == before;
+    if (stood_still) {
+      for (CheckProblem& p : found) Find(std::move(p.file), p.offset_bytes, std::move(p.what), p.advice);
+    }
+    // Read without pauses, as there is little of it and it must not change meanwhile; paid for afterwards.
+    const bool go_on = co_await Pace(bytes);
+    if (!go_on || stood_still || found.empty()) co_return;
+  }
+  ++report_.skipped;
+  LOG(WARNING) << file->options().path << ": checkpoints follow each other so closely that the scrub cannot read what "
+               << "they wrote; its superblocks and bitmaps are left out of this pass";
+}
+
+// Returns the bytes read beside the superblocks.
+Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProblem>* found) {
+  const std::string& path = file->options().path;
+  auto add = [&](uint64_t offset, std::string what, std::string_view advice) {
+    found->push_back({path, offset, std::move(what), std::string(advice)});
+  };
+  const Generation newest = file->superblock().generation;
+  AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
+  Status status = co_await file->file().Read(head.data(), head.size(), 0);
+  if (status.ok()) {
+    for (const SuperblockFault& f : JudgeSuperblocks({head.data(), head.size()}, store_->node, file->uuid())) {
+      add(f.copy * kBlockBytes, "superblock copy: " + f.what, kSuperblockAdvice);
+    }
+  } else {
+    add(0, status.message(), kSuperblockAdvice);
+  }
+  std::vector<MetaDamage> damage;
+  auto opened = co_await PartitionFile::Open(reactor_, file->options(), /*read_only=*/true, &damage);
+  if (!opened.ok()) {
+    if (found->empty()) add(0, opened.status().message(), kMetadataAdvice);
+    co_return 0;
+  }
+  const Superblock& on_disk = (*opened)->superblock();
+  if (on_disk.generation != newest) {
+    add(newest % 2 * 2 * kBlockBytes,
+        fmt::format("superblock: generation {} is the newest on disk, the node wrote {}: a write was lost",
+                    on_disk.generation, newest),
+        kMetadataAdvice);
+  }
+  for (MetaDamage& d : damage) add(d.offset_bytes, std::move(d.what), kMetadataAdvice);
+  uint64_t blocks = on_disk.groups.location.blocks() + on_disk.dead.location.blocks();
+  for (const GroupEntry& group : (*opened)->group_entries()) blocks += group.block != 0;
+  Status closed = co_await (*opened)->Close();
+  LOG_IF(WARNING, !closed.ok()) << closed.ToString();
+  co_return blocks* kBlockBytes;
+}
+
+// -- trees
+
+Task<void> Scrubber::ScrubTree(PartitionFile* file) {
+  PartitionHost host(this, file);
+  while (!Over()) {
+    if (file->mid_commit()) {
+      co_await Sleep(reactor_, kCommitRetry);
+      continue;
+    }
+    const bool over = co_await host.Slice();
+    if (over) co_return;
+  }
+}
+
+// -- the log: the segments that are needed when it begins, oldest first, for those leave first.
+
+Task<void> Scrubber::ScrubLog() {
+  std::vector<DurableSegment> at_start = log_->DurableSegments();
+  const uint64_t last = at_start.empty() ? 0 : at_start.back().number;
+  BatchChain chain;
+  for (uint64_t done = 0; !Over();) {
+    std::vector<DurableSegment> live = log_->DurableSegments();
+    auto next = std::find_if(live.begin(), live.end(), [&](const DurableSegment& s) { return s.number > done; });
+    if (next == live.end() || next->number > last) co_return;
+    // Segments were released meanwhile: what is next does not follow what was read.
+    if (next->number != done + 1) chain = BatchChain();
+    done = next->number;
+    co_await ScrubSegment(*next, &chain);
+  }
+}
+
+Task<void> Scrubber::ScrubSegment(DurableSegment segment, BatchChain* chain) {
+  auto pace = [this](uint64_t bytes) { return Pace(bytes); };
+  std::function<Task<bool>(uint64_t)> may_read = pace;
+  SegmentVerdict verdict = co_await CheckSegment(reactor_, segment, store_->node, chain, std::move(may_read));
+  report_.batches += verdict.batches;
+  if (!verdict.damaged) co_return;
+  *chain = BatchChain();
+  if (!log_->IsLive(segment.number)) co_return;
+  Find(
+      segment.path, verdict.offset,
+      fmt::format("log: {}; the records from here to the segment's end are lost should the node end now", verdict.what),
+      kLogAdvice);
+}
+
+}  // namespace pando

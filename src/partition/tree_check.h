@@ -1,0 +1,118 @@
+// TreeCheck: walks one frozen tree as it is on disk, and verifies all of it: checksums, the structure of every page,
+// key order, fences against the parent's separators, generations, levels, aggregates against the references, overflow
+// values against their hashes. `kvadmin check` walks a stopped store with it, the scrubber (scrub.h) a running one.
+//
+// It reads into buffers of its own, past the buffer pool: what the pool holds is not what the disk holds. Nothing that
+// the root reaches may be overwritten while it walks; the caller sees to that.
+//
+// A walk may be cut short by its host and gone on with later, by another TreeCheck, in a newer tree: resume_key() is
+// the first key that has not been verified.
+//
+// Threads: one reactor. Memory: with one read in flight, a page for each level, and the value being read.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "src/btree/node.h"
+#include "src/io/file.h"
+#include "src/io/sync.h"
+
+namespace pando {
+
+// Where the pages are read from: a partition's file, or a backup of it.
+class PageSource {
+ public:
+  // The extent's bytes, of which the reference says that they have this checksum (whoever reads compares). kCorruption
+  // when there are none.
+  virtual Task<Status> Read(Extent extent, uint64_t checksum, char* bytes) = 0;
+
+ protected:
+  ~PageSource() = default;
+};
+
+class FilePages final : public PageSource {
+ public:
+  explicit FilePages(File* file) : file_(file) {}
+  Task<Status> Read(Extent extent, uint64_t checksum, char* bytes) override;
+
+ private:
+  File* const file_;
+};
+
+class TreeCheckHost {
+ public:
+  // Asked before every read. False: no more reads, the walk ends.
+  virtual Task<bool> MayRead(uint64_t bytes) = 0;
+  // Before what lies there is read. False: it is not to be read (and that has been reported).
+  virtual bool OnExtent(Extent extent, std::string_view owner) = 0;
+  virtual void OnProblem(uint64_t offset_bytes, std::string what, std::string_view advice) = 0;
+
+ protected:
+  ~TreeCheckHost() = default;
+};
+
+struct TreeCheckCounts {
+  uint64_t inner_pages = 0, leaf_pages = 0, overflow_values = 0;
+  uint64_t blocks = 0;  // read
+  uint64_t records = 0, bytes = 0, content_hash = 0;
+  uint64_t leaf_used_bytes = 0;
+};
+
+class TreeCheck {
+ public:
+  struct Options {
+    Reactor* reactor = nullptr;
+    PageSource* pages = nullptr;
+    Uuid partition;
+    uint32_t page_bytes = 0;
+    size_t leaves_in_flight = 1;
+    std::string resume_key;  // only with one leaf in flight: what lies before it was verified
+  };
+  TreeCheck(Options options, TreeCheckHost* host)
+      : options_(std::move(options)), host_(host), slots_(*options_.reactor), resume_key_(options_.resume_key) {}
+
+  // `generation`: the one that ended with this root.
+  Task<void> Run(ChildRef root, uint8_t level, Generation generation);
+
+  const TreeCheckCounts& counts() const { return counts_; }
+  // The host said no: not all was walked.
+  bool stopped() const { return stopped_; }
+  const std::string& resume_key() const { return resume_key_; }
+  // Something behind Options::resume_key was verified.
+  bool advanced() const { return advanced_; }
+
+ private:
+  struct Expected {
+    std::string lower, upper;
+    bool has_upper;
+    uint8_t level;
+    Generation newest_birth;  // no child is younger than its parent
+  };
+  Task<bool> Allowed(uint64_t bytes);
+  Task<Status> ReadExtent(Extent extent, uint64_t checksum, AlignedBuffer* bytes);
+  Task<Status> ReadPage(const ChildRef* ref, AlignedBuffer* bytes);
+  Task<void> CheckPage(ChildRef ref, Expected expected);
+  void CheckHeader(const Node& node, const ChildRef& ref, const Expected& expected);
+  void CheckAggregates(const Node& node, const ChildRef& ref);
+  Task<void> CheckChildren(Node node, Generation birth);
+  Task<void> CheckChild(ChildRef ref, Expected expected, size_t* in_flight);
+  Task<void> CheckValues(Node node);
+  Task<void> CheckOverflow(OverflowRef ref, uint32_t value_bytes, std::string key);
+  void Advance(std::string key);
+  void Problem(uint64_t offset_bytes, std::string what, std::string_view advice) {
+    host_->OnProblem(offset_bytes, std::move(what), advice);
+  }
+
+  const Options options_;
+  TreeCheckHost* const host_;
+  WaitQueue slots_;
+  TreeCheckCounts counts_;
+  bool stopped_ = false, advanced_ = false;
+  std::string resume_key_;
+};
+
+// For messages: at most 64 bytes of the key, with what is not printable ASCII as \xNN.
+std::string PrintableKey(std::string_view key);
+
+}  // namespace pando

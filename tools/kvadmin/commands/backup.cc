@@ -1,0 +1,252 @@
+// kvadmin backup: a snapshot of everything, page by page, into a directory, while the node serves.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "tools/common/table.h"
+#include "tools/kvadmin/backup_file.h"
+#include "tools/kvadmin/backup_manifest.h"
+#include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/durable.h"
+#include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/snapshot_lease.h"
+
+namespace pando::admin {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct BackupOptions {
+  std::string directory, base;
+  uint64_t mb_per_s = 0;
+  bool quiet = false;
+};
+
+// Waits so that no more than `mb_per_s` are read on the average.
+class RateLimit {
+ public:
+  explicit RateLimit(uint64_t mb_per_s) : bytes_per_s_(static_cast<double>(mb_per_s << 20)) {}
+  void Spend(uint64_t bytes) {
+    if (bytes_per_s_ == 0) return;
+    spent_bytes_ += static_cast<double>(bytes);
+    std::this_thread::sleep_until(start_ + std::chrono::duration_cast<Clock::duration>(
+                                               std::chrono::duration<double>(spent_bytes_ / bytes_per_s_)));
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  const double bytes_per_s_;
+  double spent_bytes_ = 0;
+  const Clock::time_point start_ = Clock::now();
+};
+
+std::string RandomId() {
+  std::random_device device;
+  return fmt::format("{:08x}{:08x}{:08x}{:08x}", device(), device(), device(), device());
+}
+
+class Backup {
+ public:
+  Backup(const Globals& globals, const BackupOptions& options)
+      : globals_(globals), options_(options), client_(globals.target), lease_(&client_), rate_(options.mb_per_s) {}
+
+  Result<ExitCode> Run() {
+    RETURN_IF_ERROR(Begin());
+    RETURN_IF_ERROR(lease_.Open());
+    manifest_.snapshot_version = lease_.version();
+    manifest_.taken_at_ms = static_cast<int64_t>(static_cast<uint64_t>(lease_.version()) >> 16);
+    for (uint32_t id = 0; id < status_.partitions.size(); ++id) RETURN_IF_ERROR(CopyPartition(id));
+    RETURN_IF_ERROR(lease_.Release());
+    RETURN_IF_ERROR(Publish());
+    if (progress_) progress_->Clear();
+    Report();
+    return kExitOk;
+  }
+
+ private:
+  Status Begin() {
+    std::error_code error;
+    if (fs::exists(options_.directory, error) && !fs::is_empty(options_.directory, error)) {
+      return Error(Code::kAlreadyExists, "{}: is there already and not empty; choose another directory",
+                   options_.directory);
+    }
+    partial_ = fs::path(options_.directory).lexically_normal().string();
+    if (partial_.ends_with('/')) partial_.pop_back();
+    final_ = partial_;
+    partial_ += ".partial";
+    if (!options_.base.empty()) {
+      ASSIGN_OR_RETURN(chain_, LoadBackupChain(options_.base));
+      manifest_.base = fs::absolute(options_.base).lexically_relative(fs::absolute(final_)).string();
+      manifest_.base_id = chain_.newest().id;
+    }
+    RETURN_IF_ERROR(client_.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
+      admin.status(status_, context);
+    }));
+    manifest_.id = RandomId();
+    manifest_.node = status_.node_id;
+    manifest_.server_version = status_.server_version;
+    manifest_.page_bytes = static_cast<uint32_t>(status_.page_bytes);
+    manifest_.reactors = static_cast<uint32_t>(status_.reactors);
+    if (!options_.base.empty() && chain_.newest().partitions.size() != status_.partitions.size()) {
+      return Error(Code::kInvalidArgument, "{}: has {} partitions, the node {}: make a backup without --base",
+                   options_.base, chain_.newest().partitions.size(), status_.partitions.size());
+    }
+    fs::remove_all(partial_, error);  // of a backup that was cut short
+    fs::create_directories(partial_, error);
+    if (error) return Error(Code::kIoError, "create {}: {}", partial_, error.message());
+    return Status();
+  }
+
+  Status Describe(uint32_t id, BackupPartition* partition) {
+    api::DescribeSnapshotRequest request;
+    request.snapshot = lease_.token();
+    request.partition = static_cast<int32_t>(id);
+    api::PartitionSnapshot reply;
+    RETURN_IF_ERROR(client_.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
+      admin.describeSnapshot(reply, context, request);
+    }));
+    partition->id = id;
+    ASSIGN_OR_RETURN(partition->uuid, ParseUuid(reply.partition_uuid));
+    partition->file = fmt::format("partition-{:05}.pages", id);
+    SnapshotRoot& root = partition->root;
+    root.generation = static_cast<Generation>(reply.generation);
+    root.epoch = static_cast<Epoch>(reply.epoch);
+    root.lsn = static_cast<Lsn>(reply.lsn);
+    root.last_version = static_cast<Version>(reply.last_version);
+    root.next_page_id = static_cast<uint64_t>(reply.next_page_id);
+    root.file_blocks = static_cast<uint64_t>(reply.file_blocks);
+    root.root_level = static_cast<uint8_t>(reply.root_level);
+    if (reply.root.size() != sizeof(root.root)) return Error(Code::kCorruption, "the server sent no root of partition {}", id);
+    std::memcpy(static_cast<void*>(&root.root), reply.root.data(), sizeof(root.root));
+    if (options_.base.empty()) return Status();
+    const BackupPartition& base = chain_.newest().partitions[id];
+    if (base.uuid != partition->uuid || base.root.generation > root.generation) {
+      return Error(Code::kInvalidArgument, "{}: is a backup of another store: make one without --base", options_.base);
+    }
+    partition->since = base.root.generation;
+    return Status();
+  }
+
+  Status CopyPartition(uint32_t id) {
+    BackupPartition partition;
+    RETURN_IF_ERROR(Describe(id, &partition));
+    std::vector<std::string> base_files;
+    if (!options_.base.empty()) base_files = chain_.Files(id);
+    ASSIGN_OR_RETURN(BaseIndex base, BaseIndex::Load(base_files));
+    BackupHeader header;
+    header.page_bytes = manifest_.page_bytes;
+    header.partition = partition.uuid;
+    header.generation = partition.root.generation;
+    header.since = partition.since;
+    BackupFile file(partial_ + "/" + partition.file, header, partition.root, std::move(base));
+    RETURN_IF_ERROR(file.Open());
+    api::ReadPagesRequest request;
+    request.snapshot = lease_.token();
+    request.partition = static_cast<int32_t>(id);
+    request.since_generation = static_cast<int64_t>(partition.since);
+    do {
+      RETURN_IF_ERROR(lease_.Keep());
+      api::ReadPagesReply reply;
+      RETURN_IF_ERROR(client_.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
+        admin.readPages(reply, context, request);
+      }));
+      for (const api::PageImage& page : reply.pages) {
+        RETURN_IF_ERROR(file.Add(Extent{static_cast<uint64_t>(page.location)}, static_cast<uint64_t>(page.checksum),
+                                 page.bytes));
+        rate_.Spend(page.bytes.size());
+      }
+      request.cursor = reply.cursor;
+      ShowProgress(file.pages(), file.bytes());
+    } while (!request.cursor.empty());
+    RETURN_IF_ERROR(file.Finish());
+    partition.pages = file.pages();
+    partition.bytes = file.bytes();
+    pages_ += partition.pages;
+    bytes_ += partition.bytes;
+    manifest_.partitions.push_back(std::move(partition));
+    return Status();
+  }
+
+  void ShowProgress(uint64_t pages, uint64_t bytes) {
+    // What an incremental backup will read is not known before.
+    uint64_t total = 0;
+    for (const api::PartitionStatus& p : status_.partitions) total += static_cast<uint64_t>(p.used_bytes);
+    if (!progress_) {
+      progress_ = std::make_unique<Progress>("backing up", "pages", options_.base.empty() ? total : 0, options_.quiet);
+    }
+    progress_->Update(pages_ + pages, bytes_ + bytes, bytes_ + bytes);
+  }
+
+  // The manifest makes it a backup, the rename gives it its name; both once all the rest is durable.
+  Status Publish() {
+    const std::string path = partial_ + "/" + kManifestName;
+    std::ofstream out(path, std::ios::binary | std::ios::trunc);
+    out << EncodeManifest(manifest_);
+    out.close();
+    if (!out) return ErrnoError(errno, "write {}", path);
+    RETURN_IF_ERROR(SyncPath(path));
+    RETURN_IF_ERROR(SyncPath(partial_));
+    std::error_code error;
+    fs::remove(final_, error);  // an empty directory
+    if (std::rename(partial_.c_str(), final_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, final_);
+    return SyncParent(final_);
+  }
+
+  void Report() {
+    if (globals_.json) {
+      PrintJson(Json{{"directory", final_},
+                     {"id", manifest_.id},
+                     {"base_id", manifest_.base_id},
+                     {"taken_at_ms", manifest_.taken_at_ms},
+                     {"records", manifest_.records()},
+                     {"pages", pages_},
+                     {"bytes", bytes_}});
+    } else {
+      fmt::print("{}: {} records as of {}; {} pages, {}{}\n", final_, manifest_.records(),
+                 TimeText(manifest_.taken_at_ms), pages_, tools::HumanBytes(static_cast<double>(bytes_)),
+                 options_.base.empty() ? "" : " that changed since " + options_.base);
+    }
+  }
+
+  const Globals& globals_;
+  const BackupOptions& options_;
+  Client client_;
+  SnapshotLease lease_;
+  RateLimit rate_;
+  BackupChain chain_;  // of the base
+  BackupManifest manifest_;
+  api::NodeStatus status_;
+  std::string partial_, final_;
+  uint64_t pages_ = 0, bytes_ = 0;
+  std::unique_ptr<Progress> progress_;
+};
+
+}  // namespace
+
+void AddBackupCommand(CLI::App& app, Globals* globals) {
+  auto o = std::make_shared<BackupOptions>();
+  CLI::App* command = app.add_subcommand("backup", "Write a snapshot of everything to a directory, while the node serves");
+  command->add_option("directory", o->directory, "A new directory for it")->required();
+  command->add_option("--base", o->base, "Only what changed since this backup, which is needed to restore, too")
+      ->check(CLI::ExistingDirectory);
+  command->add_option(Spell("--mb-per-s"), o->mb_per_s, "Read no faster; 0 = as fast as it goes")->capture_default_str();
+  command->add_flag("-q,--quiet", o->quiet, "No progress");
+  command->footer(
+      "Pages are copied as they lie on disk, each verified. With --base the time and the size are those of the pages\n"
+      "that changed. The base is named by its place relative to the new backup: move them together.\n\n"
+      "Examples:\n"
+      "  kvadmin backup /backups/sunday\n"
+      "  kvadmin backup /backups/monday --base /backups/sunday\n"
+      "  kvadmin check --backup /backups/monday\n"
+      "  kvadmin restore /backups/monday /var/lib/pando");
+  OnChosen(command, globals, [=] { return Backup(*globals, *o).Run(); });
+}
+
+}  // namespace pando::admin

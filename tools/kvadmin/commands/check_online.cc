@@ -1,0 +1,114 @@
+// kvadmin check --online: lets a running node verify what it has on disk, and shows what it finds.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "tools/common/table.h"
+#include "tools/kvadmin/commands/check_online.h"
+#include "tools/kvadmin/progress.h"
+
+namespace pando::admin {
+
+namespace {
+
+constexpr std::chrono::milliseconds kFirstPause(50), kLongestPause(1000);
+
+Json FindingsJson(const api::ScrubReply& reply) {
+  Json j;
+  j["running"] = reply.running;
+  j["passes_finished"] = reply.passes_finished;
+  j["last_finished_ms"] = reply.last_finished_ms;
+  j["bytes"] = reply.bytes;
+  j["expected_bytes"] = reply.expected_bytes;
+  j["rate_bytes_per_s"] = reply.rate_bytes_per_s;
+  j["pages"] = reply.pages;
+  j["overflow_values"] = reply.values;
+  j["log_batches"] = reply.log_batches;
+  j["skipped_partitions"] = reply.skipped_partitions;
+  j["problems_total"] = reply.findings.size();
+  j["problems"] = Json::array();
+  for (const api::ScrubFinding& f : reply.findings) {
+    j["problems"].push_back(Json{{"file", f.file},
+                                 {"offset", f.offset},
+                                 {"what", f.what},
+                                 {"advice", f.advice},
+                                 {"first_seen_ms", f.first_seen_ms}});
+  }
+  return j;
+}
+
+void PrintFindings(const api::ScrubReply& reply) {
+  for (const api::ScrubFinding& f : reply.findings) {
+    fmt::print("PROBLEM {} at offset {}: {}\n  seen since {}; {}\n", f.file, f.offset, f.what,
+               TimeText(f.first_seen_ms), f.advice);
+  }
+  if (reply.skipped_partitions > 0) {
+    fmt::print("the bitmaps of {} partitions were left out: their checkpoints follow each other too closely\n",
+               reply.skipped_partitions);
+  }
+  const std::string read =
+      fmt::format("{} read from disk: {} pages, {} overflow values, {} log batches",
+                  tools::HumanBytes(static_cast<double>(reply.bytes)), reply.pages, reply.values, reply.log_batches);
+  if (reply.running) {
+    fmt::print("a pass is under way, {} of about {}; {} problems so far\n", read,
+               tools::HumanBytes(static_cast<double>(reply.expected_bytes)), reply.findings.size());
+  } else if (reply.passes_finished == 0) {
+    fmt::print("no pass has finished since the node started; kvadmin check --online runs one\n");
+  } else if (reply.findings.empty()) {
+    fmt::print("sound: {}\n", read);
+  } else {
+    fmt::print("DAMAGED: {} problems; {}\n", reply.findings.size(), read);
+  }
+}
+
+Result<api::ScrubReply> Ask(Client* client, bool start, int32_t mb_per_s) {
+  api::ScrubRequest request;
+  request.start = start;
+  request.mb_per_s = mb_per_s;
+  api::ScrubReply reply;
+  RETURN_IF_ERROR(client->Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
+    admin.scrub(reply, context, request);
+  }));
+  return reply;
+}
+
+// Starts a pass and waits for its end.
+Result<api::ScrubReply> RunPass(Client* client, const OnlineCheckOptions& options) {
+  ASSIGN_OR_RETURN(api::ScrubReply reply, Ask(client, /*start=*/true, options.mb_per_s));
+  const int64_t finished_before = reply.passes_finished;
+  std::unique_ptr<Progress> progress;
+  for (auto pause = kFirstPause; reply.running; pause = std::min(pause * 2, kLongestPause)) {
+    // Its length is known once every reactor has begun.
+    if (!progress && reply.expected_bytes > 0) {
+      progress =
+          std::make_unique<Progress>("verifying", "pages", static_cast<uint64_t>(reply.expected_bytes), options.quiet);
+    }
+    if (progress) {
+      const auto done = static_cast<uint64_t>(std::min(reply.bytes, reply.expected_bytes));
+      progress->Update(static_cast<uint64_t>(reply.pages), static_cast<uint64_t>(reply.bytes), done);
+    }
+    std::this_thread::sleep_for(pause);
+    ASSIGN_OR_RETURN(reply, Ask(client, /*start=*/false, 0));
+  }
+  if (progress) progress->Clear();
+  if (reply.passes_finished > finished_before) return reply;
+  return Error(Code::kAborted, "the node gave the pass up: it is stopping, or it failed; kvadmin status says which");
+}
+
+}  // namespace
+
+Result<ExitCode> CheckOnline(const Globals& globals, const OnlineCheckOptions& options) {
+  Client client(globals.target);
+  Result<api::ScrubReply> reply = options.report_only ? Ask(&client, /*start=*/false, 0) : RunPass(&client, options);
+  RETURN_IF_ERROR(reply.status());
+  if (globals.json) {
+    PrintJson(FindingsJson(*reply));
+  } else {
+    PrintFindings(*reply);
+  }
+  return reply->findings.empty() ? kExitOk : kExitCorruption;
+}
+
+}  // namespace pando::admin

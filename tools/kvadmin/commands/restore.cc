@@ -1,0 +1,163 @@
+// kvadmin restore: a store out of a backup. kvadmin check --backup: the same reads, without a store.
+#include "src/partition/restore.h"
+
+#include <fmt/format.h>
+
+#include "src/partition/store.h"
+#include "tools/common/table.h"
+#include "tools/kvadmin/backup_manifest.h"
+#include "tools/kvadmin/commands/check_backup.h"
+#include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/offline.h"
+#include "tools/kvadmin/progress.h"
+
+namespace pando::admin {
+
+namespace {
+
+struct RestoreOptions {
+  std::string backup, data_dir;
+  uint32_t reactors = 0;
+  bool quiet = false;
+};
+
+// Shows how far a walk through all partitions is.
+class WalkProgress {
+ public:
+  WalkProgress(const char* verb, const BackupChain& chain, bool quiet) : progress_(verb, "blocks", Blocks(chain), quiet) {}
+  BackupProgress OfNextPartition() {
+    done_ += last_;
+    last_ = 0;
+    return [this](uint64_t blocks) {
+      last_ = blocks;
+      progress_.Update(done_ + blocks, (done_ + blocks) * kBlockBytes, done_ + blocks);
+    };
+  }
+  void Clear() { progress_.Clear(); }
+
+ private:
+  // At most: increments replace pages of their bases.
+  static uint64_t Blocks(const BackupChain& chain) {
+    uint64_t bytes = 0;
+    for (const BackupManifest& m : chain.manifests) {
+      for (const BackupPartition& p : m.partitions) bytes += p.bytes;
+    }
+    return bytes / kBlockBytes;
+  }
+  Progress progress_;
+  uint64_t done_ = 0, last_ = 0;
+};
+
+Task<Status> RestoreOne(Reactor* reactor, const BackupChain* chain, uint32_t id, PartitionFileOptions options,
+                        BackupProgress on_progress) {
+  CO_ASSIGN_OR_RETURN(std::unique_ptr<BackupReader> reader, co_await BackupReader::Open(*reactor, chain->Files(id)));
+  Status status = co_await RestorePartitionFile(*reactor, reader.get(), chain->newest().partitions[id].root,
+                                                std::move(options), std::move(on_progress));
+  Status closed = co_await reader->Close();
+  co_return status.ok() ? std::move(closed) : std::move(status);
+}
+
+Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, const RestoreOptions* options,
+                                  const BackupChain* chain) {
+  const BackupManifest& manifest = chain->newest();
+  StoreOptions store;
+  store.data_dir = options->data_dir;
+  store.reactors = options->reactors ? options->reactors : manifest.reactors;
+  store.page_bytes = manifest.page_bytes;
+  std::vector<Uuid> uuids;
+  for (const BackupPartition& p : manifest.partitions) uuids.push_back(p.uuid);
+  WalkProgress progress("restoring", *chain, options->quiet);
+  MakePartitionFile make = [&](uint32_t id, PartitionFileOptions made) {
+    return RestoreOne(reactor, chain, id, std::move(made), progress.OfNextPartition());
+  };
+  Result<StoreInfo> made = co_await CreateStoreOf(*reactor, store, std::move(uuids), std::move(make));
+  progress.Clear();
+  if (!made.ok()) co_return made.TakeStatus();
+  if (globals->json) {
+    PrintJson(Json{{"data_dir", options->data_dir},
+                   {"backup_id", manifest.id},
+                   {"node", made->node.ToString()},
+                   {"taken_at_ms", manifest.taken_at_ms},
+                   {"records", manifest.records()}});
+  } else {
+    fmt::print("{}: {} records as of {}, verified; start kvnode --data_dir={}\n", options->data_dir, manifest.records(),
+               TimeText(manifest.taken_at_ms), options->data_dir);
+  }
+  co_return kExitOk;
+}
+
+Result<ExitCode> Restore(const Globals& globals, const RestoreOptions& options) {
+  ASSIGN_OR_RETURN(BackupChain chain, LoadBackupChain(options.backup));
+  return RunOffline([&](Reactor& reactor) { return RestoreAll(&reactor, &globals, &options, &chain); });
+}
+
+Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const std::string* directory, bool quiet,
+                                const BackupChain* chain) {
+  const BackupManifest& manifest = chain->newest();
+  std::vector<CheckProblem> problems;
+  auto on_problem = [&problems](CheckProblem p) { problems.push_back(std::move(p)); };
+  WalkProgress progress("checking", *chain, quiet);
+  uint64_t records = 0, pages = 0;
+  for (const BackupPartition& p : manifest.partitions) {
+    const std::string name = *directory + "/" + p.file;
+    Result<std::unique_ptr<BackupReader>> reader = co_await BackupReader::Open(*reactor, chain->Files(p.id));
+    if (!reader.ok()) {
+      on_problem({name, 0, reader.status().message(), "use another backup"});
+      continue;
+    }
+    TreeCheckCounts counts =
+        co_await CheckBackup(*reactor, reader->get(), p.root, name, on_problem, progress.OfNextPartition());
+    records += counts.records;
+    pages += counts.inner_pages + counts.leaf_pages + counts.overflow_values;
+    CO_RETURN_IF_ERROR(co_await (*reader)->Close());
+  }
+  progress.Clear();
+  if (globals->json) {
+    Json j{{"backup", *directory},       {"id", manifest.id},
+           {"backups", chain->manifests.size()}, {"taken_at_ms", manifest.taken_at_ms},
+           {"records", records},         {"pages", pages},
+           {"problems_total", problems.size()},  {"problems", Json::array()}};
+    for (const CheckProblem& p : problems) {
+      j["problems"].push_back(Json{{"file", p.file}, {"offset", p.offset_bytes}, {"what", p.what}, {"advice", p.advice}});
+    }
+    PrintJson(j);
+  } else {
+    for (const CheckProblem& p : problems) {
+      fmt::print("PROBLEM {}, page from offset {}: {}; {}\n", p.file, p.offset_bytes, p.what, p.advice);
+    }
+    if (problems.empty()) {
+      fmt::print("sound: {} records as of {}, {} pages in {} backups; all checksums hold\n", records,
+                 TimeText(manifest.taken_at_ms), pages, chain->manifests.size());
+    } else {
+      fmt::print("DAMAGED: {} problems; it cannot be restored\n", problems.size());
+    }
+  }
+  co_return problems.empty() ? kExitOk : kExitCorruption;
+}
+
+}  // namespace
+
+Result<ExitCode> RunBackupCheck(const Globals& globals, const std::string& directory, bool quiet) {
+  ASSIGN_OR_RETURN(BackupChain chain, LoadBackupChain(directory));
+  return RunOffline([&](Reactor& reactor) { return CheckAll(&reactor, &globals, &directory, quiet, &chain); });
+}
+
+void AddRestoreCommand(CLI::App& app, Globals* globals) {
+  auto o = std::make_shared<RestoreOptions>();
+  CLI::App* command = app.add_subcommand("restore", "Make a data directory out of a backup");
+  command->add_option("backup", o->backup, "The backup's directory; those it is based on are found from there")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  command->add_option("data_dir", o->data_dir, "The data directory to make")->required();
+  command->add_option("--reactors", o->reactors, "Threads of the new store; default: as the one backed up had");
+  command->add_flag("-q,--quiet", o->quiet, "No progress");
+  command->footer(
+      "Every page is verified on its way. The store gets a node UUID of its own, and keeps its partitions'. When it\n"
+      "fails, the directory is no store: remove it.\n\n"
+      "Examples:\n"
+      "  kvadmin restore /backups/monday /var/lib/pando\n"
+      "Exit codes: 0 restored; 4 the backup is damaged.");
+  OnChosen(command, globals, [=] { return Restore(*globals, *o); });
+}
+
+}  // namespace pando::admin
