@@ -12,37 +12,11 @@ import subprocess
 import time
 import unittest
 
-from node_process import BIN_DIR, NodeProcess, temporary_directory
+from kvadmin_process import (CORRUPTION, FAILED, IN_USE, KVADMIN, NO, OK, REJECTED, USAGE, run)
+from node_process import NodeProcess, temporary_directory
 
-OK, NO, USAGE, FAILED, CORRUPTION, IN_USE, REJECTED = range(7)
-KVADMIN = str(BIN_DIR / "kvadmin")
 NODE_FLAGS = ["--reactors=1", "--memory_limit_mb=256", "--partitions=4"]
 SEED = int(os.environ.get("PANDO_SEED", "20"))
-
-
-class Done:
-    """What a finished kvadmin left behind."""
-
-    def __init__(self, process):
-        self.code = process.returncode
-        self.raw = process.stdout
-        self.out = process.stdout.decode(errors="replace")
-        self.err = process.stderr.decode(errors="replace")
-
-    def json(self):
-        return json.loads(self.out)
-
-    def lines(self):
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-def run(*arguments, server=None, stdin=b"", env=None):
-    environment = {k: v for k, v in os.environ.items() if k != "PANDO_SERVER"}
-    environment.update(env or {})
-    if server:
-        environment["PANDO_SERVER"] = server
-    return Done(subprocess.run([KVADMIN, *map(str, arguments)], input=stdin, capture_output=True, timeout=120,
-                               check=False, env=environment))
 
 
 class KvadminTest(unittest.TestCase):

@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
   AddScanCommand(app, &globals);
   AddCountCommand(app, &globals);
   AddAggregateCommand(app, &globals);
+  AddDiffCommand(app, &globals);
   AddSplitCommand(app, &globals);
   AddSnapshotCommand(app, &globals);
   AddLoadCommand(app, &globals);

@@ -31,6 +31,7 @@ void AddIncrementCommand(CLI::App& app, Globals* globals);
 void AddScanCommand(CLI::App& app, Globals* globals);
 void AddCountCommand(CLI::App& app, Globals* globals);
 void AddAggregateCommand(CLI::App& app, Globals* globals);
+void AddDiffCommand(CLI::App& app, Globals* globals);
 void AddSplitCommand(CLI::App& app, Globals* globals);
 void AddSnapshotCommand(CLI::App& app, Globals* globals);
 void AddLoadCommand(CLI::App& app, Globals* globals);

@@ -58,7 +58,9 @@ Json StatusJson(const api::NodeStatus& s) {
                                    {"file_bytes", p.file_bytes},
                                    {"used_bytes", p.used_bytes},
                                    {"dirty_pages", p.dirty_pages},
-                                   {"checkpoint_running", p.checkpoint_running}});
+                                   {"checkpoint_running", p.checkpoint_running},
+                                   {"snapshots", p.snapshots},
+                                   {"snapshot_pinned_bytes", p.snapshot_pinned_bytes}});
   }
   return j;
 }
