@@ -246,6 +246,41 @@ Task<void> ScrubBesideThePool(ScrubTest* t) {
 
 TEST_F(ScrubTest, LeavesThePoolAloneAndTheNodeServesWhatIsSound) { Run(ScrubBesideThePool(this)); }
 
+void AddLeaves(const SimDisk& disk, const std::string& path, ChildRef ref, std::vector<uint64_t>* offsets) {
+  const std::string file = disk.ReadAll(path);
+  std::string page = file.substr(ref.location.offset_bytes(), ref.location.size_bytes());
+  page.resize(4096);
+  std::vector<char> scratch(4096);
+  ASSERT_TRUE(DecodePageImage(page.data(), 4096, ref.location.blocks(), scratch.data()).ok());
+  Node node(page.data(), 4096);
+  if (node.leaf()) return offsets->push_back(ref.location.offset_bytes());
+  for (uint32_t i = 0; i < node.count(); ++i) AddLeaves(disk, path, node.LoadChild(i), offsets);
+}
+
+// Every leaf is damaged: each is counted, some are named, and a later pass forgets them.
+Task<void> ScrubADestroyedTree(ScrubTest* t) {
+  auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await Fill(engine->get());
+  EXPECT_OK(co_await (*engine)->CheckpointAll());
+  Scrubber* scrubber = &(*engine)->scrubber();
+  std::vector<uint64_t> leaves;
+  const Replica* replica = static_cast<Replica*>((*engine)->partition(0));
+  AddLeaves(t->disk(), t->data_path_, replica->partition_file().superblock().root, &leaves);
+  EXPECT_GT(leaves.size(), 150u);
+  for (uint64_t offset : leaves) t->disk().FlipBit(t->data_path_, offset + 70);
+  co_await OnePass(t->reactor_, scrubber);
+  EXPECT_EQ(scrubber->report().findings.size(), Scrubber::kMaxFindings);
+  EXPECT_EQ(scrubber->report().findings_total, leaves.size());
+  for (uint64_t offset : leaves) t->disk().FlipBit(t->data_path_, offset + 70);
+  co_await OnePass(t->reactor_, scrubber);
+  EXPECT_EQ(Describe(scrubber->report()), "0 findings");
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+TEST_F(ScrubTest, NamesABoundedNumberOfPlaces) { Run(ScrubADestroyedTree(this)); }
+
 // -- the rate
 
 Task<void> ScrubSlowly(ScrubTest* t) {
