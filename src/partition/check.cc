@@ -42,8 +42,10 @@ class PartitionAudit final : private TreeCheckHost {
     result_.file_blocks = file_->allocator().total_blocks();
     owned_.assign((result_.file_blocks + 63) / 64, 0);
     OwnMetadata(sb);
+    const uint64_t problems_before = report_->problems_total;
     co_await CheckTree(sb);
-    if (damage.empty()) CompareBitmap();
+    // What a damaged page refers to is not known, so it is not lost space.
+    if (damage.empty()) CompareBitmap(/*whole=*/report_->problems_total == problems_before);
     Status closed = co_await file_->Close();
     if (!closed.ok()) OnProblem(0, closed.message(), "");
     co_return result_;
@@ -153,7 +155,7 @@ class PartitionAudit final : private TreeCheckHost {
     }
   }
 
-  void CompareBitmap() {
+  void CompareBitmap(bool whole) {
     uint64_t leaked = 0, first_leaked = 0;
     for (uint64_t b = 0; b < result_.file_blocks; ++b) {
       bool owned = owned_[b / 64] >> (b % 64) & 1;
@@ -164,7 +166,7 @@ class PartitionAudit final : private TreeCheckHost {
       if (used && !owned && leaked++ == 0) first_leaked = b;
       if (!used) ++result_.free_blocks;
     }
-    if (leaked > 0) {
+    if (leaked > 0 && whole) {
       OnProblem(first_leaked * kBlockBytes,
                 fmt::format("{} blocks from here on are marked used, but nothing refers to them: "
                             "space is lost",

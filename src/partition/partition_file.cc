@@ -296,6 +296,17 @@ void PartitionFile::ReleaseGeneration(Generation generation) {
       continue;
     }
     held_blocks_ -= e.dead.extent.blocks();
+    // Nothing held it any more: it is where it would be had nothing ever (D1).
+    if (e.died < superblock_.generation) {
+      allocator_.Free(e.dead.extent);
+      continue;
+    }
+    if (e.died == superblock_.generation && !serialized_) {
+      dead_newest_.push_back(e.dead);
+      pending_free_blocks_ += e.dead.extent.blocks();
+      allocator_.MarkChanged(static_cast<uint32_t>(e.dead.extent.block() / ExtentAllocator::kGroupBlocks));
+      continue;
+    }
     // The checkpoint under way does not reach what died before it either: if nothing held it any more and it were not
     // on this checkpoint's dead list, it would be lost should the process end before the next one.
     const bool listable = checkpointing_ && !serialized_ && e.died <= frozen_generation_;

@@ -10,7 +10,12 @@ namespace pando {
 namespace {
 
 constexpr Nanos kTick = 20 * kMillisecond;  // longest sleep, so that stopping does not wait long
+// A slice ends after so long, or when so much of what it may refer to has died: what it holds back stays a small part
+// of the file.
 constexpr Nanos kSliceNs = 10 * kSecond;
+constexpr uint64_t kSliceHeldShare = 32;
+// Long enough for the engine to see how much space waits for a checkpoint (it looks every 20 ms), which a hold hides.
+constexpr Nanos kBetweenSlices = 30 * kMillisecond;
 constexpr Nanos kFirstPassNs = 3600 * kSecond;  // after the start, unless the interval is shorter
 constexpr Nanos kCommitRetry = kMillisecond;    // a checkpoint's last step takes a few flushes
 constexpr int kMetadataTries = 100;
@@ -40,6 +45,7 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
   Task<bool> Slice() {
     const Superblock root = file_->superblock();
     const Generation held = file_->HoldNewest();
+    most_held_blocks_ = file_->held_blocks() + file_->allocator().used_blocks() / kSliceHeldShare;
     slice_end_ns_ = scrubber_->reactor_.NowNs() + kSliceNs;
     co_await check_->Run(root.root, static_cast<uint8_t>(root.root_level), held);
     file_->ReleaseGeneration(held);
@@ -64,7 +70,8 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
   // A slice ends only once it has got further than the one before, however slow the pass is.
   Task<bool> MayRead(uint64_t bytes) override {
     Count();
-    if (check_->advanced() && scrubber_->reactor_.NowNs() >= slice_end_ns_) co_return false;
+    const bool long_enough = scrubber_->reactor_.NowNs() >= slice_end_ns_ || file_->held_blocks() > most_held_blocks_;
+    if (long_enough && check_->advanced()) co_return false;
     co_return co_await scrubber_->Pace(bytes);
   }
 
@@ -95,6 +102,7 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
   std::unique_ptr<TreeCheck> check_;
   TreeCheckCounts counted_;
   Nanos slice_end_ns_ = 0;
+  uint64_t most_held_blocks_ = 0;
 };
 
 Scrubber::Scrubber(Reactor& reactor, const StoreInfo* store, std::vector<Replica*> replicas, Log* log,
@@ -156,9 +164,9 @@ void Scrubber::Find(std::string file, uint64_t offset_bytes, std::string what, s
     f.pass = report_.passes_started;
     return;
   }
-  LOG(ERROR) << "scrub: damage in " << file << " at offset " << offset_bytes << ": " << what << " (" << advice << ")";
   ++report_.findings_total;
   if (report_.findings.size() >= kMaxFindings) return;
+  LOG(ERROR) << "scrub: damage in " << file << " at offset " << offset_bytes << ": " << what << " (" << advice << ")";
   CheckProblem problem{std::move(file), offset_bytes, std::move(what), std::string(advice)};
   report_.findings.push_back({std::move(problem), report_.passes_started, reactor_.WallMs()});
 }
@@ -262,6 +270,7 @@ Task<void> Scrubber::ScrubTree(PartitionFile* file) {
     }
     const bool over = co_await host.Slice();
     if (over) co_return;
+    co_await Sleep(reactor_, kBetweenSlices);
   }
 }
 

@@ -6,8 +6,9 @@
 // needed. That every block has exactly one owner can be seen only in a store that stands still: `kvadmin check DIR`
 // does that.
 //
-// A tree is walked in slices of kSliceNs: each holds the newest checkpoint's root against reuse and goes on at the key
-// where the last one ended, so that a pass that takes hours pins only the space that was given up in seconds.
+// A tree is walked in slices: each holds the newest checkpoint's root against reuse and goes on at the key where the
+// last one ended. A slice is over after ten seconds, or when a 32nd of the file has been given up since it began: a
+// pass that takes hours pins no more than that.
 //
 // Damage stops nothing: the page's own requests answer CORRUPT as they would anyway, all others are served. Findings
 // are logged, counted, and kept until a later complete pass does not see them any more.

@@ -174,6 +174,39 @@ void ExpectFound(const ScrubReport& report, const Place& place) {
   }
 }
 
+// The offline checker finds the same; one damaged copy of a superblock is a note.
+Task<void> FlipAndCheck(ScrubTest* t, std::vector<Place> places) {
+  for (const Place& place : places) {
+    SCOPED_TRACE(place.name);
+    t->disk().FlipBit(place.file, place.flip_offset);
+    Result<CheckReport> report = co_await CheckStore(*t->reactor_, "/data");
+    t->disk().FlipBit(place.file, place.flip_offset);
+    EXPECT_OK(report.status());
+    if (!report.ok()) co_return;
+    const bool note = place.name.starts_with("superblock");
+    EXPECT_EQ(report->problems_total, note ? 0u : 1u);
+    for (const CheckProblem& p : note ? report->notes : report->problems) {
+      if (place.name.starts_with("WAL")) {
+        EXPECT_NE(p.what.find(place.file), std::string::npos) << p.what;
+        EXPECT_NE(p.what.find(fmt::format("offset {}", place.offset)), std::string::npos) << p.what;
+      } else {
+        EXPECT_EQ(p.file, place.file);
+        EXPECT_EQ(p.offset_bytes, place.offset) << p.what;
+        EXPECT_NE(p.what.find(place.says), std::string::npos) << p.what;
+      }
+    }
+    EXPECT_EQ(report->notes.size(), note ? 1u : 0u);
+  }
+  // Both slots: no power failure does that.
+  t->disk().FlipBit(t->data_path_, 0);
+  t->disk().FlipBit(t->data_path_, 3 * kBlockBytes);
+  Result<CheckReport> report = co_await CheckStore(*t->reactor_, "/data");
+  t->disk().FlipBit(t->data_path_, 0);
+  t->disk().FlipBit(t->data_path_, 3 * kBlockBytes);
+  EXPECT_OK(report.status());
+  EXPECT_EQ(report.ok() ? report->problems_total : 0, 2u);
+}
+
 Task<void> FlipAndScrub(ScrubTest* t) {
   auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
   EXPECT_OK(engine.status());
@@ -199,6 +232,7 @@ Task<void> FlipAndScrub(ScrubTest* t) {
   EXPECT_OK((*engine)->failure());
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
   EXPECT_EQ(co_await Audit(*t->reactor_, "/data"), "");
+  co_await FlipAndCheck(t, std::move(places));
 }
 
 TEST_F(ScrubTest, AFlippedBitAnywhereIsFoundWithFileAndOffset) { Run(FlipAndScrub(this)); }
@@ -245,6 +279,41 @@ Task<void> ScrubBesideThePool(ScrubTest* t) {
 }
 
 TEST_F(ScrubTest, LeavesThePoolAloneAndTheNodeServesWhatIsSound) { Run(ScrubBesideThePool(this)); }
+
+void AddLeaves(const SimDisk& disk, const std::string& path, ChildRef ref, std::vector<uint64_t>* offsets) {
+  const std::string file = disk.ReadAll(path);
+  std::string page = file.substr(ref.location.offset_bytes(), ref.location.size_bytes());
+  page.resize(4096);
+  std::vector<char> scratch(4096);
+  ASSERT_TRUE(DecodePageImage(page.data(), 4096, ref.location.blocks(), scratch.data()).ok());
+  Node node(page.data(), 4096);
+  if (node.leaf()) return offsets->push_back(ref.location.offset_bytes());
+  for (uint32_t i = 0; i < node.count(); ++i) AddLeaves(disk, path, node.LoadChild(i), offsets);
+}
+
+// Every leaf is damaged: each is counted, some are named, and a later pass forgets them.
+Task<void> ScrubADestroyedTree(ScrubTest* t) {
+  auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await Fill(engine->get());
+  EXPECT_OK(co_await (*engine)->CheckpointAll());
+  Scrubber* scrubber = &(*engine)->scrubber();
+  std::vector<uint64_t> leaves;
+  const Replica* replica = static_cast<Replica*>((*engine)->partition(0));
+  AddLeaves(t->disk(), t->data_path_, replica->partition_file().superblock().root, &leaves);
+  EXPECT_GT(leaves.size(), 150u);
+  for (uint64_t offset : leaves) t->disk().FlipBit(t->data_path_, offset + 70);
+  co_await OnePass(t->reactor_, scrubber);
+  EXPECT_EQ(scrubber->report().findings.size(), Scrubber::kMaxFindings);
+  EXPECT_EQ(scrubber->report().findings_total, leaves.size());
+  for (uint64_t offset : leaves) t->disk().FlipBit(t->data_path_, offset + 70);
+  co_await OnePass(t->reactor_, scrubber);
+  EXPECT_EQ(Describe(scrubber->report()), "0 findings");
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+TEST_F(ScrubTest, NamesABoundedNumberOfPlaces) { Run(ScrubADestroyedTree(this)); }
 
 // -- the rate
 

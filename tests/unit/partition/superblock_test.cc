@@ -53,6 +53,27 @@ void ExpectChosen(const Choice& c, Generation generation, Lsn older_lsn) {
   EXPECT_EQ(c.older_lsn, older_lsn);
 }
 
+std::string Judge(const std::string& copy0, const std::string& copy1, const std::string& copy2,
+                  const std::string& copy3) {
+  const Uuid node{0x0011223344556677, 0x8899aabbccddeeff}, partition{0x0123456789abcdef, 0xfedcba9876543210};
+  std::string text;
+  for (const SuperblockFault& f : JudgeSuperblocks(copy0 + copy1 + copy2 + copy3, node, partition)) {
+    text += fmt::format("{}: {}; ", f.copy, f.what);
+  }
+  return text;
+}
+
+TEST(SuperblockFormat, EveryCopyIsJudged) {
+  const std::string a = Good(6, 500), b = Good(7, 600);
+  EXPECT_EQ(Judge(a, a, b, b), "");
+  EXPECT_EQ(Judge(kZeros, kZeros, Good(1, 0), Good(1, 0)), "") << "a new file";
+  EXPECT_EQ(Judge(a, Damaged(a), b, b), "1: checksum mismatch; ");
+  EXPECT_EQ(Judge(kZeros, a, b, b), "0: empty, where generation 6 was written; ");
+  EXPECT_EQ(Judge(a, a, b, Good(5, 400)), "3: generation 5, where 7 was written; ") << "a lost write";
+  EXPECT_EQ(Judge(b, a, b, b), "0: generation 7 belongs into the other slot; ") << "a misdirected write";
+  EXPECT_NE(Judge(a, a, HandSuperblock(2, 0, 7, 600), b), "");
+}
+
 TEST(SuperblockFormat, Golden) {
   const std::string want = Good(6, 500);
   Superblock sb;
