@@ -18,6 +18,11 @@ class FakeControl final : public NodeControl {
  public:
   Task<Result<api::NodeStatus>> CollectStatus(Reactor&) override { co_return api::NodeStatus(); }
   Task<Status> CheckpointAll(Reactor&) override { co_return Status(); }
+  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor&, int64_t) override { co_return OpenedSnapshot(); }
+  Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor&, SnapshotToken token, int64_t) override {
+    co_return OpenedSnapshot{token, 0};
+  }
+  Task<Result<bool>> ReleaseSnapshot(Reactor&, SnapshotToken) override { co_return true; }
   Task<Result<api::ScrubReply>> Scrub(Reactor&, bool, uint64_t) override { co_return api::ScrubReply(); }
   std::string server_version() const override { return "fuzz"; }
 };

@@ -9,6 +9,7 @@
 
 #include "src/partition/replica.h"
 #include "src/wal/log_format.h"
+#include "src/partition/snapshot_cut.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/seeds.h"
 #include "tests/support/sim_kernel.h"
@@ -430,23 +431,23 @@ Task<void> CheckpointAtRandom(Load* load) {
 
 Task<void> SnapshotAtRandom(Load* load) {
   SimRandom random(load->seed * 100 + 60);
-  std::vector<std::pair<Replica*, Generation>> held;
+  std::vector<std::pair<std::vector<Partition*>, SnapshotId>> held;
   const std::span<Partition* const> partitions = load->engine->partitions();
   while (!load->over) {
     co_await Sleep(*load->reactor, random.Between(1, 800) * kMillisecond);
     if (held.size() < 3 && random.Chance(0.6)) {
-      Replica* replica = static_cast<Replica*>(partitions[random.Below(partitions.size())]);
-      Result<SnapshotInfo> opened = co_await replica->OpenSnapshot(0, 3'600'000);
+      std::vector<Partition*> one{partitions[random.Below(partitions.size())]};
+      Result<SnapshotInfo> opened = co_await CutSnapshot(*load->reactor, one, load->reactor->WallMs() + 3'600'000);
       EXPECT_OK(opened.status());
       if (!opened.ok()) co_return;
-      held.emplace_back(replica, opened->generation);
+      held.emplace_back(std::move(one), opened->id);
     } else if (!held.empty()) {
       const size_t i = random.Below(held.size());
-      held[i].first->ReleaseSnapshot(held[i].second);
+      EXPECT_OK(co_await ReleaseSnapshot(held[i].first, held[i].second));
       held.erase(held.begin() + static_cast<ptrdiff_t>(i));
     }
   }
-  for (auto& [replica, generation] : held) replica->ReleaseSnapshot(generation);
+  for (auto& [one, id] : held) EXPECT_OK(co_await ReleaseSnapshot(one, id));
 }
 
 Task<void> ScrubUnderLoad(Load* load, Setup setup, std::string* problem) {
