@@ -330,7 +330,7 @@ TEST(Tree, SnapshotsStayAsTheyWere) {
       if (round % 4 == 3) {
         harness.tree().DropSnapshot(snapshots.begin()->first);
         Result<Aggregates> gone = harness.Get(harness.tree().Aggregate(snapshots.begin()->first, "", "", 0));
-        EXPECT_EQ(gone.code(), Code::kNotFound);
+        EXPECT_EQ(gone.code(), Code::kSnapshotGone);
         snapshots.erase(snapshots.begin());
       }
     }

@@ -248,6 +248,7 @@ TEST(Backup, RestoresWhatTheSnapshotHeld) {
     engine_test::Setup setup;
     setup.store.partitions = 1;
     setup.store.page_bytes = 4096u << random.Below(3);
+    setup.engine.memory_bytes = 8u << 20;
     setup.engine.compression = static_cast<Compression>(random.Below(3));
     SimKernel kernel(seed);
     SimReactor* reactor = kernel.AddMachine()->Boot();
