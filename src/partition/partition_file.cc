@@ -11,6 +11,7 @@ namespace {
 
 constexpr uint64_t kInitialBlocks = 256;                            // 1 MiB
 constexpr uint64_t kMinGrowBlocks = 1024, kMaxGrowBlocks = 32'768;  // 4 MiB .. 128 MiB
+constexpr uint32_t kLongRunBlocks = 8;
 constexpr size_t kDeadListSlack = 64;
 constexpr size_t kSpareRuns = 4;  // two of each kind: a checkpoint takes one and frees the one of two checkpoints ago
 
@@ -193,7 +194,7 @@ Task<Status> PartitionFile::LoadGroups() {
 
 // -- space -----------------------------------------------------------------------------------------------------------
 
-Task<Status> PartitionFile::Grow(uint64_t blocks) {
+Task<Status> PartitionFile::Grow(uint64_t blocks, bool exactly) {
   if (growing_) {
     co_await grown_.Wait();
     co_return Status();  // the caller looks again
@@ -201,7 +202,7 @@ Task<Status> PartitionFile::Grow(uint64_t blocks) {
   growing_ = true;
   uint64_t old_blocks = allocator_.total_blocks();
   uint64_t step = std::clamp(old_blocks / 32, kMinGrowBlocks, kMaxGrowBlocks);
-  step = std::max(step, blocks);
+  step = exactly ? blocks : std::max(step, blocks);
   Status status = co_await file_.Allocate(old_blocks * kBlockBytes, step * kBlockBytes);
   if (!status.ok() && status.code() == Code::kDiskFull && step > blocks) {
     // The last of the disk, in the smallest step that helps.
@@ -220,7 +221,9 @@ Task<Result<Extent>> PartitionFile::Allocate(uint32_t blocks) {
     // A run never crosses a group, so the new space may have to reach into the next one.
     uint64_t left_in_group = ExtentAllocator::kGroupBlocks - allocator_.total_blocks() % ExtentAllocator::kGroupBlocks;
     uint64_t need = blocks <= left_in_group ? blocks : left_in_group + blocks;
-    CO_RETURN_IF_ERROR(co_await Grow(need));
+    // Free space that is only too scattered for a long run: more of it than the run would be scattered, too.
+    const bool scattered = blocks >= kLongRunBlocks && allocator_.free_blocks() >= kInitialBlocks + blocks;
+    CO_RETURN_IF_ERROR(co_await Grow(need, scattered));
   }
 }
 

@@ -89,7 +89,7 @@ class PartitionFile final : public TreeStorage {
   Task<Result<AlignedBuffer>> ReadMeta(MetaRef ref, uint64_t entry_bytes, std::string_view what);
   Task<Status> LoadGroups();
   Status CheckDeadList() const;
-  Task<Status> Grow(uint64_t blocks);
+  Task<Status> Grow(uint64_t blocks, bool exactly = false);
   Task<Result<Extent>> Allocate(uint32_t blocks);
   Task<Result<Extent>> AllocateRun(uint64_t bytes);
   void FreeRun(Extent extent);
