@@ -302,10 +302,9 @@ void PartitionFile::EndGeneration(Generation frozen) {
   dead_frozen_.swap(dead_current_);
 }
 
-// A place for metadata of more than a block: one that earlier metadata left, else a new one, with room to grow.
+// A place for a directory or a dead list: one that an earlier one left, else a new one, with room to grow.
 Task<Result<Extent>> PartitionFile::AllocateRun(uint64_t bytes) {
   const uint32_t blocks = std::max(1u, BlocksFor(bytes));
-  if (blocks == 1) co_return co_await Allocate(1);
   auto best = spare_runs_.end();
   for (auto it = spare_runs_.begin(); it != spare_runs_.end(); ++it) {
     if (it->blocks() >= blocks && (best == spare_runs_.end() || it->blocks() < best->blocks())) best = it;
