@@ -147,9 +147,9 @@ Task<Result<PagePin>> Tree::FetchLeafBefore(std::string before) {
 }
 
 namespace {
-Task<void> LoadQuietly(BufferPool* pool, Tree* tree, ChildRef ref) {
-  // An error shows again when the scan gets there.
-  Result<PagePin> pin = co_await pool->Load(tree, ref, 0);
+Task<void> LoadQuietly(BufferPool* pool, Tree* tree, ChildRef ref, uint8_t level) {
+  // An error shows again when the scan or the descent gets there.
+  Result<PagePin> pin = co_await pool->Load(tree, ref, level);
   (void)pin.ok();
 }
 }  // namespace
@@ -168,7 +168,22 @@ void Tree::ReadAhead(std::string_view key, bool reverse, size_t pages, TaskGroup
     Extent word = node.ChildLocation(static_cast<uint32_t>(slot));
     if (!child_word::IsExtent(word) || pool_.LookupAny(this, word)) continue;
     if (!pool_.MakeRoom(1)) break;
-    tasks->Spawn(LoadQuietly(&pool_, this, node.LoadChild(static_cast<uint32_t>(slot))));
+    tasks->Spawn(LoadQuietly(&pool_, this, node.LoadChild(static_cast<uint32_t>(slot)), 0));
+  }
+}
+
+Task<void> Tree::FetchAhead(std::vector<std::string> keys) {
+  // Each round gets every descent one level further.
+  for (uint8_t round = 0; round < root_->level; ++round) {
+    TaskGroup loads;
+    for (const std::string& key : keys) {
+      ChildRef missing;
+      uint8_t level = 0;
+      if (FindLeaf(key, &missing, &level) || !pool_.MakeRoom(1)) continue;
+      loads.Spawn(LoadQuietly(&pool_, this, missing, level));
+    }
+    if (loads.running() == 0) break;
+    co_await loads.Drain();
   }
 }
 

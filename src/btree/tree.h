@@ -172,6 +172,9 @@ class Tree final : public PageOwner {
 
   // -- fetching
   Task<Result<PagePin>> FetchLeaf(std::string key);
+  // Reads the pages that a descent to any of `keys` misses, together, and keeps none of them: so that fetching the
+  // leaves one after the other then hardly waits. Does what there is room for; errors show when the pages are fetched.
+  Task<void> FetchAhead(std::vector<std::string> keys);
   // For reverse scans: the leaf that holds the last key below `key` (`before` empty = the last leaf).
   Task<Result<PagePin>> FetchLeafBefore(std::string before);
   // Starts reading the children behind `key`'s leaf, at most `pages`, without waiting: read-ahead for scans.

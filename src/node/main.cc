@@ -24,7 +24,7 @@ DEFINE_int32(stall_timeout_s, 60, "Close a connection when its bytes have not mo
 DEFINE_uint32(reactors, 0, "Threads, fixed when the store is made; 0: one per CPU for a new store, else as it has.");
 DEFINE_uint32(partitions, 0, "Partitions of a new store, a power of two; 0: 16, or as the store has.");
 DEFINE_uint32(page_bytes, 0, "Page size of a new store, 4096 to 65536; 0: the default, or as the store has.");
-DEFINE_string(compression, "none",
+DEFINE_string(compression, "lz4",
               "Of pages written from now on: none, lz4 or zstd. What is stored is read either way.");
 DEFINE_uint64(memory_limit_mb, 1024, "MiB of memory for everything: page pool, log buffers, connections, requests.");
 DEFINE_uint64(log_budget_mb, 512, "MiB of log kept at most; bounds disk space and the time of recovery.");

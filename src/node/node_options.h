@@ -15,12 +15,12 @@ namespace pando {
 struct NodeOptions {
   std::string data_dir;
   std::string host = "127.0.0.1";
-  uint16_t port = 7420;                          // 0: any free port
-  int32_t http_port = 7421;                      // 0: any free port; -1: no HTTP
-  uint32_t reactors = 0;                         // 0: as the store has, or one per usable CPU for a new one
-  uint32_t partitions = 0;                       // 0: as the store has, or kDefaultPartitions
-  uint32_t page_bytes = 0;                       // 0: as the store has, or the engine's default
-  Compression compression = Compression::kNone;  // of pages written from now on
+  uint16_t port = 7420;                         // 0: any free port
+  int32_t http_port = 7421;                     // 0: any free port; -1: no HTTP
+  uint32_t reactors = 0;                        // 0: as the store has, or one per usable CPU for a new one
+  uint32_t partitions = 0;                      // 0: as the store has, or kDefaultPartitions
+  uint32_t page_bytes = 0;                      // 0: as the store has, or the engine's default
+  Compression compression = Compression::kLz4;  // of pages written from now on
   uint64_t memory_limit_bytes = 1024u << 20;
   uint64_t log_budget_bytes = 512u << 20;  // of all reactors together
   uint64_t log_budget_records = 4'000'000;

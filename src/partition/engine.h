@@ -28,9 +28,9 @@ class BufferPool;
 
 struct EngineOptions {
   StoreInfo store;
-  uint32_t reactor_index = 0;                    // which of the store's reactors this is
-  uint64_t memory_bytes = 256u << 20;            // pool frames + their descriptors + write buffers + log buffers
-  Compression compression = Compression::kNone;  // of pages written from now on; what is stored is read either way
+  uint32_t reactor_index = 0;                   // which of the store's reactors this is
+  uint64_t memory_bytes = 256u << 20;           // pool frames + their descriptors + write buffers + log buffers
+  Compression compression = Compression::kLz4;  // of pages written from now on; what is stored is read either way
   uint64_t log_budget_bytes = 512u << 20;
   uint64_t log_budget_records = 4'000'000;
   uint64_t log_segment_bytes = 8u << 20;

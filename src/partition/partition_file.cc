@@ -1,6 +1,7 @@
 #include "src/partition/partition_file.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "src/base/hash.h"
@@ -10,7 +11,9 @@ namespace {
 
 constexpr uint64_t kInitialBlocks = 256;                            // 1 MiB
 constexpr uint64_t kMinGrowBlocks = 1024, kMaxGrowBlocks = 32'768;  // 4 MiB .. 128 MiB
+constexpr uint32_t kLongRunBlocks = 8;
 constexpr size_t kDeadListSlack = 64;
+constexpr size_t kSpareRuns = 4;  // two of each kind: a checkpoint takes one and frees the one of two checkpoints ago
 
 uint32_t BlocksFor(uint64_t bytes) { return static_cast<uint32_t>((bytes + kBlockBytes - 1) / kBlockBytes); }
 
@@ -210,15 +213,15 @@ Task<Status> PartitionFile::LoadGroups() {
 
 // -- space -----------------------------------------------------------------------------------------------------------
 
-Task<Status> PartitionFile::Grow(uint64_t blocks) {
+Task<Status> PartitionFile::Grow(uint64_t blocks, bool exactly) {
   if (growing_) {
     co_await grown_.Wait();
     co_return Status();  // the caller looks again
   }
   growing_ = true;
   uint64_t old_blocks = allocator_.total_blocks();
-  uint64_t step = std::clamp(old_blocks / 8, kMinGrowBlocks, kMaxGrowBlocks);
-  step = std::max(step, blocks);
+  uint64_t step = std::clamp(old_blocks / 32, kMinGrowBlocks, kMaxGrowBlocks);
+  step = exactly ? blocks : std::max(step, blocks);
   Status status = co_await file_.Allocate(old_blocks * kBlockBytes, step * kBlockBytes);
   if (!status.ok() && status.code() == Code::kDiskFull && step > blocks) {
     // The last of the disk, in the smallest step that helps.
@@ -237,7 +240,9 @@ Task<Result<Extent>> PartitionFile::Allocate(uint32_t blocks) {
     // A run never crosses a group, so the new space may have to reach into the next one.
     uint64_t left_in_group = ExtentAllocator::kGroupBlocks - allocator_.total_blocks() % ExtentAllocator::kGroupBlocks;
     uint64_t need = blocks <= left_in_group ? blocks : left_in_group + blocks;
-    CO_RETURN_IF_ERROR(co_await Grow(need));
+    // Free space that is only too scattered for a long run: more of it than the run would be scattered, too.
+    const bool scattered = blocks >= kLongRunBlocks && allocator_.free_blocks() >= kInitialBlocks + blocks;
+    CO_RETURN_IF_ERROR(co_await Grow(need, scattered));
   }
 }
 
@@ -361,17 +366,51 @@ void PartitionFile::EndGeneration(Generation frozen) {
   }
 }
 
+// A place for a directory or a dead list: one that an earlier one left, else a new one, with room to grow.
+Task<Result<Extent>> PartitionFile::AllocateRun(uint64_t bytes) {
+  const uint32_t blocks = std::max(1u, BlocksFor(bytes));
+  auto best = spare_runs_.end();
+  for (auto it = spare_runs_.begin(); it != spare_runs_.end(); ++it) {
+    if (it->blocks() >= blocks && (best == spare_runs_.end() || it->blocks() < best->blocks())) best = it;
+  }
+  Extent run;
+  if (best != spare_runs_.end()) {
+    run = *best;
+    spare_runs_.erase(best);
+    CHECK_EQ(unreferenced_.erase(run.packed), 1u);
+    // Its bits are clear on disk.
+    allocator_.MarkChanged(static_cast<uint32_t>(run.block() / ExtentAllocator::kGroupBlocks));
+  } else {
+    CO_ASSIGN_OR_RETURN(run, co_await Allocate(std::min(std::bit_ceil(blocks), kMaxExtentBlocks)));
+  }
+  meta_runs_.insert(run.packed);
+  co_return run;
+}
+
+// A run that no root reaches any more, or an ordinary extent. Of the spare ones the smallest makes way.
+void PartitionFile::FreeRun(Extent extent) {
+  if (meta_runs_.erase(extent.packed) == 0) return allocator_.Free(extent);
+  spare_runs_.push_back(extent);
+  unreferenced_.insert(extent.packed);
+  allocator_.MarkChanged(static_cast<uint32_t>(extent.block() / ExtentAllocator::kGroupBlocks));
+  if (spare_runs_.size() <= kSpareRuns) return;
+  auto smallest = std::min_element(spare_runs_.begin(), spare_runs_.end(),
+                                   [](Extent a, Extent b) { return a.blocks() < b.blocks(); });
+  const Extent given_back = *smallest;
+  spare_runs_.erase(smallest);
+  FreeNow(given_back);
+}
+
 // New places for the directory, the dead list and every changed group's bitmap. Allocating changes bitmaps, so this
 // repeats until every changed group has its block. Ends without a suspension after the last allocation.
 Task<Status> PartitionFile::AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps) {
-  auto allocate = [this](uint64_t bytes) { return Allocate(std::max(1u, BlocksFor(bytes))); };
   // What the old metadata occupied dies with this checkpoint, too: room for it.
   size_t held_entries = 0;
   for (const auto& [generation, held] : held_) held_entries += held.extents.size();
   size_t dead_entries = dead_frozen_.size() + held_entries + allocator_.group_count() + kDeadListSlack;
-  CO_ASSIGN_OR_RETURN(next->dead.location, co_await allocate(dead_entries * sizeof(DeadExtent)));
+  CO_ASSIGN_OR_RETURN(next->dead.location, co_await AllocateRun(dead_entries * sizeof(DeadExtent)));
   size_t group_entries = allocator_.group_count() + kDeadListSlack;
-  CO_ASSIGN_OR_RETURN(next->groups.location, co_await allocate(group_entries * sizeof(GroupEntry)));
+  CO_ASSIGN_OR_RETURN(next->groups.location, co_await AllocateRun(group_entries * sizeof(GroupEntry)));
   // The next release (dead_newest_) and what must not be in this bitmap (young, unreferenced) change groups as well.
   auto mark = [this](Extent e) {
     allocator_.MarkChanged(static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks));
@@ -460,7 +499,7 @@ Task<Status> PartitionFile::WriteMeta(std::vector<MetaWrite> writes) {
 // Gives back what an attempt that ran out of space had taken.
 void PartitionFile::ReleaseMeta(const Superblock& next, const std::vector<Extent>& bitmaps) {
   for (Extent e : {next.groups.location, next.dead.location}) {
-    if (!e.empty()) allocator_.Free(e);
+    if (!e.empty()) FreeRun(e);
   }
   for (Extent e : bitmaps) {
     if (!e.empty()) allocator_.Free(e);
@@ -500,7 +539,7 @@ Task<Status> PartitionFile::Commit(Superblock content) {
   }
   // Durable: what only the generation before the previous one needed is free now.
   for (const DeadExtent& d : dead_newest_) {
-    allocator_.Free(d.extent);
+    FreeRun(d.extent);
     pending_free_blocks_ -= d.extent.blocks();
   }
   pending_free_blocks_ += [&] {

@@ -106,8 +106,10 @@ class PartitionFile final : public TreeStorage {
   Task<Status> LoadDeadList();
   Status CheckDeadList() const;
   Status Damaged(uint64_t offset_bytes, Status status);
-  Task<Status> Grow(uint64_t blocks);
+  Task<Status> Grow(uint64_t blocks, bool exactly = false);
   Task<Result<Extent>> Allocate(uint32_t blocks);
+  Task<Result<Extent>> AllocateRun(uint64_t bytes);
+  void FreeRun(Extent extent);
   Task<Status> AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps);
   std::vector<MetaWrite> Serialize(Superblock* next, const std::vector<Extent>& bitmaps,
                                    std::vector<GroupEntry>* groups, std::vector<DeadExtent>* dead);
@@ -144,6 +146,10 @@ class PartitionFile final : public TreeStorage {
   // generations, and those that no page or record refers to (not written or applied yet, or dropped while in use).
   std::unordered_set<uint64_t> young_;
   std::unordered_set<uint64_t> unreferenced_;
+  // Runs that directories and dead lists lived in and no root reaches any more, kept (as unreferenced) for the next
+  // ones: among pages of one or two blocks no free run of their length forms again, and the file would grow each time.
+  std::vector<Extent> spare_runs_;          // at most kSpareRuns
+  std::unordered_set<uint64_t> meta_runs_;  // packed: those that a root reaches or may come to reach
   bool growing_ = false;
   WaitQueue grown_;
   std::function<void(const Status&)> on_io_error_;

@@ -245,13 +245,26 @@ Task<Status> Replica::AdmitBlocks(uint64_t blocks, bool only_removes) {
   }
 }
 
-// Brings every page the write touches into memory and holds it there; finds places for large values.
+std::vector<std::string> Replica::KeysOf(const std::vector<WriteOp>& ops) {
+  std::vector<std::string> keys;
+  for (const WriteOp& op : ops) keys.emplace_back(op.key);
+  return keys;
+}
+
+// Brings the pages the write touches into memory and holds them there, as far as they fit; finds places for large
+// values.
 Task<Status> Replica::FetchForWrite(PendingWrite* pending) {
-  pending->extents.resize(pending->ops->size());
-  for (size_t i = 0; i < pending->ops->size(); ++i) {
-    const WriteOp& op = (*pending->ops)[i];
-    CO_ASSIGN_OR_RETURN(PagePin pin, co_await tree_->FetchLeaf(op.key));
-    if (pool_.pinned_frames() < pool_.frame_count() / kPinnedShare) pending->pins.push_back(std::move(pin));
+  const std::vector<WriteOp>& ops = *pending->ops;
+  pending->extents.resize(ops.size());
+  // What cannot be pinned would be gone again by the time it is needed: it is read then (MakeReady).
+  auto may_pin = [this] { return pool_.pinned_frames() < pool_.frame_count() / kPinnedShare; };
+  if (ops.size() > 1 && may_pin()) co_await tree_->FetchAhead(KeysOf(ops));
+  for (size_t i = 0; i < ops.size(); ++i) {
+    const WriteOp& op = ops[i];
+    if (ops.size() == 1 || may_pin()) {
+      CO_ASSIGN_OR_RETURN(PagePin pin, co_await tree_->FetchLeaf(op.key));
+      if (may_pin()) pending->pins.push_back(std::move(pin));
+    }
     if (op.op == RecordOp::kPut && tree_->NeedsOverflow(op.key.size(), op.value.size())) {
       uint32_t blocks = static_cast<uint32_t>((op.value.size() + kBlockBytes - 1) / kBlockBytes);
       CO_ASSIGN_OR_RETURN(pending->extents[i], co_await file_->AllocateForWrite(blocks));
@@ -400,12 +413,29 @@ bool Replica::ReadyToApply(PendingWrite* pending) {
   return pool_.free_frames() >= frames + tree_->ClonesNeeded(leaves);
 }
 
+// While `pending` is made ready and applied, the leaves of the write behind it are read. Of one write only: in a small
+// pool those of more would push each other out before they are used.
+void Replica::FetchForNext(const PendingWrite* pending) {
+  if (fetching_ahead_ || pending_.size() < 2 || pending_.front() != pending) return;
+  const PendingWrite* next = pending_[1];
+  if (!next->ops || next->pins.size() == next->ops->size()) return;
+  fetching_ahead_ = true;
+  tasks_.Spawn(FetchAhead(KeysOf(*next->ops)));
+}
+
+Task<void> Replica::FetchAhead(std::vector<std::string> keys) {
+  co_await tree_->FetchAhead(std::move(keys));
+  fetching_ahead_ = false;
+}
+
 // Only the partition's next write is ever here, and nothing is applied meanwhile: its records stay as they are found.
 Task<Status> Replica::MakeReady(PendingWrite* pending) {
   if (!pending->ops) co_return Status();
   const std::vector<WriteOp>& ops = *pending->ops;
   pending->pins.clear();
   pending->found.resize(ops.size());
+  if (ops.size() > 1) co_await tree_->FetchAhead(KeysOf(ops));
+  FetchForNext(pending);
   std::vector<Frame*> leaves;
   for (size_t i = 0; i < ops.size(); ++i) {
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await tree_->FetchLeaf(ops[i].key));

@@ -122,6 +122,7 @@ class Replica final : public Partition, public LogConsumer {
   Status Refusal() const;  // why requests are refused now, or OK
   Task<Status> Admit(const std::vector<WriteOp>& ops, size_t* log_bytes);
   Task<Status> AdmitBlocks(uint64_t blocks, bool only_removes);
+  static std::vector<std::string> KeysOf(const std::vector<WriteOp>& ops);
   Task<Status> FetchForWrite(PendingWrite* pending);
   void Stage(PendingWrite* pending);
   void Finish(PendingWrite* pending, Status status);
@@ -133,6 +134,8 @@ class Replica final : public Partition, public LogConsumer {
   Task<void> ApplySlowly();
   bool ReadyToApply(PendingWrite* pending);
   Task<Status> MakeReady(PendingWrite* pending);
+  void FetchForNext(const PendingWrite* pending);
+  Task<void> FetchAhead(std::vector<std::string> keys);
   void Apply(PendingWrite* pending);
   OpResult ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result);
   OpResult ApplyOp(PendingWrite* pending, size_t index);
@@ -198,6 +201,7 @@ class Replica final : public Partition, public LogConsumer {
   Version last_version_ = 0, applied_version_ = 0;
   std::deque<PendingWrite*> pending_;
   bool applying_slowly_ = false;
+  bool fetching_ahead_ = false;
   PendingWrite* preparing_ = nullptr;  // the one ApplySlowly is fetching pages for; it must not be answered meanwhile
   bool draining_ = false;
   Status failure_;

@@ -61,12 +61,17 @@ std::string MakeKey(uint64_t index, size_t bytes) {
   return key;
 }
 
-void FillValue(std::string_view key, uint64_t seed, char* out, size_t bytes) {
+void FillValue(std::string_view key, uint64_t seed, char* out, size_t bytes, uint32_t compressible_percent) {
   StoreLE<uint64_t>(out, seed);
   uint64_t state = Hash64(key, seed);
   size_t at = 8;
-  const size_t middle = std::max<size_t>(bytes / 2, 8) & ~size_t{7};
-  for (; at < middle; at += 8) StoreLE<uint64_t>(out + at, Mix64(state++));
+  const size_t text_begin = std::max<size_t>(bytes * (100 - compressible_percent) / 100, 8) & ~size_t{7};
+  for (; at < text_begin; at += 8) StoreLE<uint64_t>(out + at, Mix64(state++));
+  if (compressible_percent == 0 && at < bytes) {
+    const uint64_t last = Mix64(state);
+    std::memcpy(out + at, &last, bytes - at);
+    at = bytes;
+  }
   while (at < bytes) {
     size_t n = std::min(kText.size(), bytes - at);
     std::memcpy(out + at, kText.data(), n);
@@ -74,10 +79,10 @@ void FillValue(std::string_view key, uint64_t seed, char* out, size_t bytes) {
   }
 }
 
-bool CheckValue(std::string_view key, std::string_view value, size_t bytes) {
+bool CheckValue(std::string_view key, std::string_view value, size_t bytes, uint32_t compressible_percent) {
   if (value.size() != bytes || bytes < kMinValueBytes) return false;
   std::string expected(bytes, '\0');
-  FillValue(key, LoadLE<uint64_t>(value.data()), expected.data(), bytes);
+  FillValue(key, LoadLE<uint64_t>(value.data()), expected.data(), bytes, compressible_percent);
   return expected == value;
 }
 

@@ -13,6 +13,7 @@ namespace pando::bench {
 
 inline constexpr size_t kMinKeyBytes = 16;
 inline constexpr size_t kMinValueBytes = 16;  // room for the seed that makes a value checkable
+inline constexpr uint32_t kCompressiblePercent = 50;
 
 // SplitMix64's output function: a bijection of the 64-bit numbers that looks random.
 uint64_t Mix64(uint64_t x);
@@ -34,11 +35,13 @@ class Random {
 void WriteKey(uint64_t index, size_t bytes, char* out);
 std::string MakeKey(uint64_t index, size_t bytes);
 
-// Writes a value of `bytes` (>= kMinValueBytes): the 8-byte seed, random bytes up to the middle, repetitive text after
-// it: half compressible.
-void FillValue(std::string_view key, uint64_t seed, char* out, size_t bytes);
+// Writes a value of `bytes` (>= kMinValueBytes): the 8-byte seed, random bytes, then repetitive text, which is the
+// share that compresses.
+void FillValue(std::string_view key, uint64_t seed, char* out, size_t bytes,
+               uint32_t compressible_percent = kCompressiblePercent);
 // True when `value` is what FillValue wrote for `key` with whatever seed it names, and of `bytes`.
-bool CheckValue(std::string_view key, std::string_view value, size_t bytes);
+bool CheckValue(std::string_view key, std::string_view value, size_t bytes,
+                uint32_t compressible_percent = kCompressiblePercent);
 
 enum class Distribution : uint8_t { kUniform, kZipfian, kLatest };
 

@@ -217,6 +217,7 @@ class Measuring {
     m_.records = records_;
     m_.key_bytes = options_.shape.key_bytes;
     m_.value_bytes = options_.shape.value_bytes;
+    m_.compressible_percent = options_.shape.compressible_percent;
     m_.memory_bytes = MemoryFor(options_, workload_);
     m_.page_bytes = info_.name == "pando" ? options_.page_bytes : 0;
     m_.cpus = cpus;

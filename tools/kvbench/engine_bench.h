@@ -45,7 +45,7 @@ struct EngineBenchOptions {
   int repeat = 1;
   Distribution distribution = Distribution::kUniform;
   uint32_t page_bytes = 0, partitions = 1;
-  BenchCompression compression = BenchCompression::kNone;
+  BenchCompression compression = BenchCompression::kLz4;
   uint64_t log_mb = 0;    // 0 = each engine's default
   std::vector<int> cpus;  // empty = all that this process may use
   uint64_t seed = 1;

@@ -21,7 +21,8 @@ struct EngineMeasurement {
   int run = 1;
   uint32_t threads = 1, clients = 1, cpus = 1;
   uint64_t records = 0, key_bytes = 0, value_bytes = 0, memory_bytes = 0, page_bytes = 0;
-  double rate = 0;  // open loop: operations per second asked for
+  uint32_t compressible_percent = 0;  // of a value
+  double rate = 0;                    // open loop: operations per second asked for
   double seconds = 0;
   uint64_t ops = 0, rows = 0, not_found = 0, checked = 0, inserts = 0;
   double ops_per_s = 0, mean_us = 0, p50_us = 0, p99_us = 0, p999_us = 0, max_us = 0;
@@ -43,12 +44,12 @@ struct EngineMeasurement {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EngineMeasurement, suite, workload, system, version, distribution, compression, note,
                                    memory_unlimited, stats, run, threads, clients, cpus, records, key_bytes,
-                                   value_bytes, memory_bytes, page_bytes, rate, seconds, ops, rows, not_found, checked,
-                                   inserts, ops_per_s, mean_us, p50_us, p99_us, p999_us, max_us, user_bytes_written,
-                                   written_bytes, read_bytes, write_amplification, device_written_bytes,
-                                   device_write_amplification, read_bytes_per_op, data_bytes, log_bytes,
-                                   space_per_live_byte, peak_memory_bytes, cpu_s, machine_paused_s, timeline_ops,
-                                   timeline_max_us)
+                                   value_bytes, compressible_percent, memory_bytes, page_bytes, rate, seconds, ops,
+                                   rows, not_found, checked, inserts, ops_per_s, mean_us, p50_us, p99_us, p999_us,
+                                   max_us, user_bytes_written, written_bytes, read_bytes, write_amplification,
+                                   device_written_bytes, device_write_amplification, read_bytes_per_op, data_bytes,
+                                   log_bytes, space_per_live_byte, peak_memory_bytes, cpu_s, machine_paused_s,
+                                   timeline_ops, timeline_max_us)
 
 double Median(std::vector<double> values);  // 0 of none
 // Medians of the runs, one line per workload and engine, with Pando's rate against the best peer's.

@@ -244,7 +244,7 @@ void Generator::Append(Client* client, const Pending& pending, uint32_t rows) {
     case OpKind::kScan: protocol_.AppendScan(key_, rows, &client->out); break;
     default: {
       char* value = protocol_.AppendPut(key_, &client->out);
-      FillValue(key_, put_seed_++, value, shape_.value_bytes);
+      FillValue(key_, put_seed_++, value, shape_.value_bytes, shape_.compressible_percent);
     }
   }
   client->Push(pending);
@@ -306,7 +306,7 @@ void Generator::OnReply(Client* client, std::string_view frame) {
 void Generator::CheckContents(const Pending& pending, const Reply& reply, std::string_view frame) {
   ++tally_->checked;
   WriteKey(pending.index, shape_.key_bytes, key_.data());
-  if (pending.kind == OpKind::kGet && !CheckValue(key_, reply.value, shape_.value_bytes)) {
+  if (pending.kind == OpKind::kGet && !CheckValue(key_, reply.value, shape_.value_bytes, shape_.compressible_percent)) {
     Fail(Error(Code::kCorruption, "key \"{}\" came back with another value than was stored", key_));
   } else if (pending.kind == OpKind::kScan) {
     Status status = protocol_.CheckScan(frame, key_);

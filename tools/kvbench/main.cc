@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
   pando::bench::AddRunCommand(app, &exit_code);
   pando::bench::AddCompareCommand(app, &exit_code);
   pando::bench::AddEngineCommand(app, &exit_code);
+  pando::bench::AddPoliciesCommand(app, &exit_code);
   char* default_command[] = {argv[0], const_cast<char*>("compare"), nullptr};
   try {
     argc > 1 ? app.parse(argc, argv) : app.parse(2, default_command);

@@ -15,6 +15,7 @@
 #include <string_view>
 
 #include "src/base/result.h"
+#include "tools/kvbench/data.h"
 #include "tools/kvbench/workload.h"
 
 namespace pando::bench {
@@ -31,6 +32,7 @@ struct Reply {
 struct RecordShape {
   size_t key_bytes = 16;
   size_t value_bytes = 1000;
+  uint32_t compressible_percent = kCompressiblePercent;  // of a value
 };
 
 class Protocol {

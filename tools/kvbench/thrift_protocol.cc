@@ -229,7 +229,7 @@ class ThriftProtocol final : public Protocol {
       if (row.key < start_key || (!last.empty() && row.key <= last)) {
         return Error(Code::kCorruption, "a scan from \"{}\" has \"{}\" behind \"{}\"", start_key, row.key, last);
       }
-      if (!CheckValue(row.key, row.value, shape_.value_bytes)) {
+      if (!CheckValue(row.key, row.value, shape_.value_bytes, shape_.compressible_percent)) {
         return Error(Code::kCorruption, "a scan has another value than was stored for \"{}\"", row.key);
       }
       last = row.key;

@@ -37,6 +37,24 @@ TEST(Values, AreCheckable) {
   }
 }
 
+TEST(Values, CompressAsMuchAsAsked) {
+  for (size_t bytes : {size_t{16}, size_t{1001}}) {
+    for (uint32_t percent : {0u, 30u, 100u}) {
+      std::string value(bytes, '\0');
+      FillValue("key-1", 42, value.data(), bytes, percent);
+      EXPECT_TRUE(CheckValue("key-1", value, bytes, percent));
+      const size_t text = value.find("pando: one root");
+      if (bytes < 1000) continue;
+      ASSERT_EQ(text == std::string::npos, percent == 0);
+      if (percent > 0) {
+        EXPECT_NEAR(static_cast<double>(bytes - text), static_cast<double>(bytes * percent) / 100, 9);
+      } else {
+        EXPECT_FALSE(CheckValue("key-1", value.substr(0, bytes - 1) + '.', bytes, percent)) << "the last byte counts";
+      }
+    }
+  }
+}
+
 TEST(Values, AreHalfRandomHalfRepetitive) {
   std::string first(1000, '\0'), second(1000, '\0');
   FillValue("key-1", 1, first.data(), first.size());

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <random>
 #include <set>
 
 #include "tests/support/hand_bytes.h"
@@ -506,6 +507,44 @@ TEST_F(PartitionFileTest, HoldingTheNewestKeepsWhatDiedSinceItEnded) {
     EXPECT_EQ(file->held_blocks(), 0u);
     Close(file.get());
   }
+}
+
+// Dead lists of several blocks need runs, of which a file of scattered pages has none left: they use their own again.
+TEST_F(PartitionFileTest, LongDeadListsDoNotGrowAScatteredFile) {
+  constexpr size_t kPages = 4000, kReplaced = 1200;
+  FilePtr file = Open();
+  std::vector<DeadExtent> pages;
+  Generation generation = 2;
+  auto add_page = [&] {
+    Result<Extent> e = Get(file->AllocateForWrite(1));
+    ASSERT_TRUE(e.ok()) << e.status().ToString();
+    file->AdoptExtent(*e, generation);
+    pages.push_back({*e, generation});
+  };
+  while (pages.size() < kPages) add_page();
+  std::mt19937_64 random(7);
+  uint64_t settled_blocks = 0;
+  for (int round = 0; round < 20; ++round, ++generation) {
+    for (size_t i = 0; i < kReplaced; ++i) {
+      std::swap(pages[random() % pages.size()], pages.back());
+      if (pages.back().birth == generation) continue;
+      file->FreeLater(pages.back());
+      pages.pop_back();
+      add_page();
+    }
+    file->EndGeneration(generation);
+    ASSERT_TRUE(Get(file->Commit(Content(generation, Extent::Of(4, 1)))).ok());
+    if (round == 5) settled_blocks = file->allocator().total_blocks();
+    if (round > 5) {
+      EXPECT_EQ(file->allocator().total_blocks(), settled_blocks) << "round " << round;
+    }
+  }
+  const uint64_t used = file->allocator().used_blocks();
+  Close(file.get());
+  FilePtr reopened = Open(true);
+  EXPECT_LE(reopened->allocator().used_blocks(), used) << "spare runs are not used on disk";
+  EXPECT_GE(reopened->allocator().used_blocks(), kPages);
+  Close(reopened.get());
 }
 
 TEST_F(PartitionFileTest, AFullDiskLeavesTheCheckpointToBeTriedAgain) {

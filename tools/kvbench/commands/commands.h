@@ -14,6 +14,7 @@ enum ExitCode : int { kExitOk = 0, kExitUsage = 2, kExitFailed = 3 };
 void AddRunCommand(CLI::App& app, int* exit_code);
 void AddCompareCommand(CLI::App& app, int* exit_code);
 void AddEngineCommand(CLI::App& app, int* exit_code);
+void AddPoliciesCommand(CLI::App& app, int* exit_code);
 
 // What the commands have in common.
 struct CommonSettings {

@@ -81,9 +81,12 @@ void AddEngineOptions(CLI::App* command, EngineCommand* c) {
   command->add_option("--key_bytes", o.shape.key_bytes, "Length of every key")
       ->capture_default_str()
       ->check(CLI::Range(kMinKeyBytes, size_t{500}));
-  command->add_option("--value_bytes", o.shape.value_bytes, "Length of every value; half of it compresses")
+  command->add_option("--value_bytes", o.shape.value_bytes, "Length of every value")
       ->capture_default_str()
       ->check(CLI::Range(kMinValueBytes, size_t{1} << 20));
+  command->add_option("--compressible_percent", o.shape.compressible_percent, "Share of a value that compresses")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 100));
   command->add_option("--memory_mb", o.memory_mb, "Memory of each engine; default: an eighth of the data");
   command->add_option("--log_mb", o.log_mb, "Log kept before a checkpoint; default: each engine's own");
   command->add_option("--clients", o.clients, "Operations in progress")
@@ -102,7 +105,9 @@ void AddEngineOptions(CLI::App* command, EngineCommand* c) {
                                                                               {"zipfian", Distribution::kZipfian}}));
   command->add_option("--page_bytes", o.page_bytes, "Pando's pages; default: its own");
   command->add_option("--partitions", o.partitions, "Pando's trees, all on one reactor")->capture_default_str();
-  command->add_option("--compression", o.compression, "none or lz4, of Pando and RocksDB")
+  command
+      ->add_option("--compression", o.compression, "lz4 or none, of Pando and RocksDB; with lz4 WiredTiger has snappy")
+      ->default_str("lz4")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, BenchCompression>{{"none", BenchCompression::kNone}, {"lz4", BenchCompression::kLz4}}));
   command->add_option("--cpus", c->cpus, "CPUs of every engine, like 0-1; default: all; one-core workloads: the first");

@@ -78,7 +78,7 @@ const DrawnOp* OpClient::Draw(int64_t now_ns) {
 }
 
 std::string_view OpClient::NewValue() {
-  FillValue(key_, ++value_seed_, value_.data(), value_.size());
+  FillValue(key_, ++value_seed_, value_.data(), value_.size(), source_->spec_.shape.compressible_percent);
   return value_;
 }
 
@@ -90,7 +90,7 @@ Status OpClient::Check(std::string_view value, DriveTally* tally) {
   if (--until_check_ > 0) return Status();
   until_check_ = source_->spec_.check_every;
   ++tally->checked;
-  if (CheckValue(key_, value, value.size())) return Status();
+  if (CheckValue(key_, value, value.size(), source_->spec_.shape.compressible_percent)) return Status();
   return Error(Code::kCorruption, "key {}: the value read is not one that was written", key_);
 }
 
@@ -128,7 +128,8 @@ bool LoadSource::Next(Batch* batch) {
     batch->keys[i].resize(spec_.shape.key_bytes);  // an engine may have moved the strings out
     batch->values[i].resize(spec_.shape.value_bytes);
     WriteKey(index, spec_.shape.key_bytes, batch->keys[i].data());
-    FillValue(batch->keys[i], spec_.seed, batch->values[i].data(), spec_.shape.value_bytes);
+    FillValue(batch->keys[i], spec_.seed, batch->values[i].data(), spec_.shape.value_bytes,
+              spec_.shape.compressible_percent);
   }
   return true;
 }

@@ -253,7 +253,7 @@ class PandoEngine final : public EngineUnderTest {
     EngineOptions options;
     options.store = store_;
     options.memory_bytes = settings.memory_bytes;
-    if (settings.compression == BenchCompression::kLz4) options.compression = Compression::kLz4;
+    options.compression = settings.compression == BenchCompression::kLz4 ? Compression::kLz4 : Compression::kNone;
     if (settings.log_bytes > 0) options.log_budget_bytes = settings.log_bytes;
     CO_ASSIGN_OR_RETURN(engine_, co_await Engine::Open(*reactor_, options));
     co_return Status();
