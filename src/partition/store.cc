@@ -197,6 +197,8 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
   if (options.page_bytes && options.page_bytes != existing->page_bytes) {
     co_return differs("--page_bytes", options.page_bytes, existing->page_bytes);
   }
+  // Its maker may have ended before this, without the machine: a log must not outlive the name of store.meta.
+  CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, options.data_dir));
   co_return *std::move(existing);
 }
 
