@@ -1,8 +1,8 @@
 // Tree: what differs between two generations, in time proportional to the pages that do.
 //
-// Both trees are descended side by side. Where they have the same page (the same frame, or the same place on disk, which
-// the older snapshot keeps from being reused) all below is the same, and is passed over. Leaves that differ are compared
-// record by record: a version is given once, so that equal versions are equal records.
+// Both trees are descended side by side. Where they have the same page (the same frame, or the same place on disk,
+// which the older snapshot keeps from being reused) all below is the same, and is passed over. Leaves that differ are
+// compared record by record: a version is given once, so that equal versions are equal records.
 #include <algorithm>
 
 #include "src/btree/tree.h"
@@ -111,7 +111,8 @@ bool Tree::DiffLeaves(const Node& older, const Node& newer, const std::string& f
     }
     const bool has_older = order <= 0, has_newer = order >= 0;
     const bool same = order == 0 && nodes[0]->Record(slots[0]).version == nodes[1]->Record(slots[1]).version;
-    if (!same && visitor->OnChange(has_older ? nodes[0] : nullptr, slots[0], has_newer ? nodes[1] : nullptr, slots[1])) {
+    if (!same &&
+        visitor->OnChange(has_older ? nodes[0] : nullptr, slots[0], has_newer ? nodes[1] : nullptr, slots[1])) {
       return true;
     }
     if (has_older) ++slots[0];

@@ -363,8 +363,8 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.limits = PublishedLimits();
   reply.node_id = backend_->store->node.ToString();
   reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
-  reply.features = {"conditions", "increment", "multi_get", "write_batch", "scan", "count", "aggregate", "ttl",
-                    "snapshots",  "split_range"};
+  reply.features = {"conditions", "increment", "multi_get", "write_batch", "scan",
+                    "count",      "aggregate", "ttl",       "snapshots",   "split_range"};
   call->reply.__isset.success = true;
   co_return;
 }

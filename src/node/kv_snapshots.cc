@@ -120,8 +120,8 @@ Task<void> KvService::SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRang
   }
   ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
   std::vector<Partition*> partitions = PartitionsOf(range);
-  Result<std::vector<RangePart>> parts = co_await SplitRangeEvenly(std::move(partitions), std::move(range),
-                                                                   static_cast<size_t>(request.parts), snapshot);
+  Result<std::vector<RangePart>> parts =
+      co_await SplitRangeEvenly(std::move(partitions), std::move(range), static_cast<size_t>(request.parts), snapshot);
   if (!parts.ok()) {
     SetError(&call->reply, ToKvError(parts.status(), /*is_write=*/false));
     co_return;

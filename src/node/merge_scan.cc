@@ -150,7 +150,8 @@ Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSp
   co_return co_await run;
 }
 
-Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range, SnapshotId snapshot) {
+Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range,
+                                              SnapshotId snapshot) {
   AggregateState state;
   if (range.empty) co_return state.total;
   TaskGroup parts;

@@ -68,9 +68,9 @@ class Node final : private NodeControl {
   NodeHealth health_;
   std::unique_ptr<RpcShared> shared_;
   std::unique_ptr<ReactorGroup> group_;
-  std::vector<Shard*> shards_;          // each made and destroyed on its reactor
+  std::vector<Shard*> shards_;            // each made and destroyed on its reactor
   std::unique_ptr<Snapshots> snapshots_;  // lives on reactor 0
-  std::vector<WaitQueue*> main_waits_;  // what the reactors' main tasks wait on
+  std::vector<WaitQueue*> main_waits_;    // what the reactors' main tasks wait on
   std::unique_ptr<HttpServer> http_;
   uint16_t port_ = 0;
   Nanos started_ns_ = 0;

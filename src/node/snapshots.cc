@@ -59,8 +59,8 @@ Task<Result<OpenedSnapshot>> Snapshots::Open(int64_t ttl_ms) {
 Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(int64_t ttl_ms) {
   ForgetExpired();
   if (open_.size() >= kMaxSnapshots) {
-    co_return Error(Code::kOverloaded, "{} snapshots are open, the most there may be: release those that are not needed",
-                    open_.size());
+    co_return Error(Code::kOverloaded,
+                    "{} snapshots are open, the most there may be: release those that are not needed", open_.size());
   }
   OpenedSnapshot opened;
   opened.expires_at_ms = ExpiryOf(reactor_.WallMs(), ttl_ms);

@@ -1,7 +1,7 @@
 // Snapshots: those that clients of a node have open, over all its partitions, and the tokens that name them.
 //
-// A token holds all that reading needs (docs/FORMAT.md, "Snapshot token"): any reactor turns it into the partitions' name
-// for the snapshot, and the partitions say when it is gone. This class only opens, renews and releases.
+// A token holds all that reading needs (docs/FORMAT.md, "Snapshot token"): any reactor turns it into the partitions'
+// name for the snapshot, and the partitions say when it is gone. This class only opens, renews and releases.
 //
 // Threads: the reactor it was made on; Node carries calls there. Tokens are values.
 //

@@ -25,15 +25,15 @@ struct BackupHeader {
   uint32_t page_bytes = 0;
   Uuid partition;
   Generation generation = 0;
-  Generation since = 0;  // pages made up to this generation are in the backups it is based on; 0 = it has all
+  Generation since = 0;   // pages made up to this generation are in the backups it is based on; 0 = it has all
   uint64_t checksum = 0;  // XXH3-64 of everything before it
 };
 static_assert(sizeof(BackupHeader) == 56 && offsetof(BackupHeader, checksum) == 48);
 
 struct BackupEntry {
-  Extent location;             // in the partition's file
-  uint64_t checksum = 0;       // as in the reference to the page
-  uint64_t offset_bytes = 0;   // in this file
+  Extent location;            // in the partition's file
+  uint64_t checksum = 0;      // as in the reference to the page
+  uint64_t offset_bytes = 0;  // in this file
 };
 static_assert(sizeof(BackupEntry) == 24);
 

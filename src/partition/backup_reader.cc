@@ -43,8 +43,7 @@ Task<Status> BackupReader::Load(Part* part) {
   }
   for (const BackupEntry& e : part->entries) {
     if (e.location.empty() || e.offset_bytes + e.location.size_bytes() > trailer.index_offset_bytes) {
-      co_return Error(Code::kCorruption, "{}: its index names a page outside the file; use another backup",
-                      part->path);
+      co_return Error(Code::kCorruption, "{}: its index names a page outside the file; use another backup", part->path);
     }
   }
   std::sort(part->entries.begin(), part->entries.end(), Before);
@@ -70,8 +69,8 @@ Task<Result<std::unique_ptr<BackupReader>>> BackupReader::Open(Reactor& reactor,
     const Part& newer = reader->parts_[reader->parts_.size() - 2];
     if (newer.header.partition != part.header.partition || newer.header.page_bytes != part.header.page_bytes ||
         newer.header.since != part.header.generation) {
-      status = Error(Code::kInvalidArgument, "{}: is based on generation {} of its partition; {} is not that", newer.path,
-                     newer.header.since, part.path);
+      status = Error(Code::kInvalidArgument, "{}: is based on generation {} of its partition; {} is not that",
+                     newer.path, newer.header.since, part.path);
       break;
     }
   }

@@ -49,7 +49,12 @@ bool ParseNumber(const ReadResult& current, int64_t* number) {
 }  // namespace
 
 Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
-    : reactor_(reactor), pool_(pool), options_(std::move(options)), idle_(reactor), checkpoint_done_(reactor), writes_resumed_(reactor) {}
+    : reactor_(reactor),
+      pool_(pool),
+      options_(std::move(options)),
+      idle_(reactor),
+      checkpoint_done_(reactor),
+      writes_resumed_(reactor) {}
 
 Replica::~Replica() = default;
 

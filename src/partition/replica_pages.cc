@@ -86,15 +86,19 @@ Result<std::vector<PageImage>> Replica::ValuesOf(const PageImage& leaf, Generati
 // Adds the pages of a run with their values, behind the cursor. Leaves batch->next at the first that did not fit.
 Task<Status> Replica::AddRun(const PageRun* run, Generation since, PageCursor from, size_t max_bytes,
                              PageBatch* batch) {
-  // What is likely to fit, a page at least, is read at once.
+  // What is likely to fit, a page at least that was not delivered yet, is read at once.
   std::vector<PageRead> reads;
   size_t bytes = batch->bytes;
-  for (const PageRun::Page& page : run->pages) {
-    if (!reads.empty() && bytes >= max_bytes) break;
+  uint32_t part = 0;  // of the unit that begins with page.lower
+  for (size_t i = 0; i < run->pages.size(); ++i) {
+    const PageRun::Page& page = run->pages[i];
+    part = i > 0 && page.lower == run->pages[i - 1].lower ? part + 1 : 0;
+    const bool delivered = page.lower == from.key && part < from.parts;
+    if (!delivered && bytes > batch->bytes && bytes >= max_bytes) break;
     PageRead& read = reads.emplace_back();
     read.image.location = page.ref.location;
     read.image.checksum = page.ref.checksum;
-    bytes += page.ref.location.size_bytes();
+    if (!delivered) bytes += page.ref.location.size_bytes();
   }
   TaskGroup readers;
   size_t next = 0;
@@ -124,7 +128,13 @@ Task<Status> Replica::AddRun(const PageRun* run, Generation since, PageCursor fr
     }
   }
   const bool all = reads.size() == run->pages.size();
-  batch->next = all ? PageCursor{run->next, 0} : PageCursor{run->pages[reads.size()].lower, 0};
+  if (all) {
+    batch->next = {run->next, 0};
+  } else if (const std::string& lower = run->pages[reads.size()].lower; lower != at.key) {
+    batch->next = {lower, 0};
+  } else {
+    batch->next = at;  // inner pages were delivered, their first leaf was not
+  }
   batch->exhausted = all && run->over;
   co_return Status();
 }

@@ -46,7 +46,8 @@ Replica::ScanStep Replica::AddRow(const Node& node, uint32_t slot, int64_t now_m
 
 // Takes the rows of one leaf in [spec->start, spec->end) and moves spec->start on: behind the leaf, or to the row whose
 // value must be read.
-Replica::ScanStep Replica::ScanLeaf(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page, UnreadRow* unread) {
+Replica::ScanStep Replica::ScanLeaf(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page,
+                                    UnreadRow* unread) {
   bool exact = false;
   for (uint32_t slot = node.LowerBound(spec->start, &exact); slot < node.count(); ++slot) {
     if (!spec->end.empty() && node.Key(slot) >= spec->end) {
@@ -66,7 +67,8 @@ Replica::ScanStep Replica::ScanLeaf(const Node& node, int64_t now_ms, ScanSpec* 
 }
 
 // The same from the end: takes rows below spec->end (empty = none above) down to spec->start.
-Replica::ScanStep Replica::ScanLeafReverse(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page, UnreadRow* unread) {
+Replica::ScanStep Replica::ScanLeafReverse(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page,
+                                           UnreadRow* unread) {
   bool exact = false;
   bool whole = spec->end.empty() || (node.has_upper() && spec->end >= node.upper());
   uint32_t slot = whole ? node.count() : node.LowerBound(spec->end, &exact);
@@ -102,8 +104,7 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
   for (ScanStep step = ScanStep::kMore; step != ScanStep::kOver;) {
     if (!failure_.ok()) co_return Refusal();
     CO_ASSIGN_OR_RETURN(View view, ViewOf(spec.snapshot));
-    CO_ASSIGN_OR_RETURN(PagePin leaf,
-                        co_await FetchLeafIn(view, spec.reverse ? spec.end : spec.start, spec.reverse));
+    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeafIn(view, spec.reverse ? spec.end : spec.start, spec.reverse));
     if (!leaf) co_return SnapshotGone();
     Node node = tree_->NodeOf(leaf.frame());
     // Read ahead only when the scan will go on behind this leaf.

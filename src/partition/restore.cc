@@ -40,8 +40,9 @@ class BackupWalk final : private TreeCheckHost {
 
   Task<void> Run(PageSource* pages) {
     if (root_.generation != header_.generation) {
-      OnProblem(0, fmt::format("its file is of generation {}, its description of {}", header_.generation,
-                               root_.generation), "use another backup");
+      OnProblem(
+          0, fmt::format("its file is of generation {}, its description of {}", header_.generation, root_.generation),
+          "use another backup");
       co_return;
     }
     TreeCheck::Options options;
@@ -70,8 +71,9 @@ class BackupWalk final : private TreeCheckHost {
     if (sound) {
       blocks_.MarkUsed(extent);
     } else {
-      OnProblem(extent.offset_bytes(), fmt::format("{}: its blocks lie outside the partition, or are something else's",
-                                                   owner), "use another backup");
+      OnProblem(extent.offset_bytes(),
+                fmt::format("{}: its blocks lie outside the partition, or are something else's", owner),
+                "use another backup");
     }
     return sound;
   }
@@ -149,7 +151,8 @@ Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot ro
   CO_RETURN_IF_ERROR(co_await file->Allocate(0, root.file_blocks * kBlockBytes));
   Status first;
   auto on_problem = [&first](CheckProblem p) {
-    if (first.ok()) first = Error(Code::kCorruption, "{} at offset {}: {}; {}", p.file, p.offset_bytes, p.what, p.advice);
+    if (first.ok())
+      first = Error(Code::kCorruption, "{} at offset {}: {}; {}", p.file, p.offset_bytes, p.what, p.advice);
   };
   BackupWalk walk(*reactor, *backup, root, options.path, on_problem, std::move(on_progress));
   CopiedPages copied(backup, file);

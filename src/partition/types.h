@@ -54,7 +54,8 @@ using SnapshotId = uint64_t;
 // A partition's state after a known LSN, readable until it expires or is released. Not kept over a restart.
 struct SnapshotInfo {
   SnapshotId id = 0;
-  Version version = 0;  // no write in it has a higher one, no later write one at or below it; its time is the snapshot's
+  Version version =
+      0;  // no write in it has a higher one, no later write one at or below it; its time is the snapshot's
   int64_t expires_at_ms = 0;
   Generation generation = 0;
   Lsn lsn = 0;
@@ -69,7 +70,7 @@ struct ScanSpec {
   bool reverse = false;  // from the end towards the start
   bool keys_only = false;
   size_t max_rows = kMaxScanRows;
-  SnapshotId snapshot = 0;           // kSnapshotGone once it is gone
+  SnapshotId snapshot = 0;  // kSnapshotGone once it is gone
   // Only what differs from this older snapshot, forwards: records as they are now, and ScanRow::removed for those that
   // are no more. (One that merely expired is among those once it is swept.) In time proportional to the changed pages.
   SnapshotId since = 0;

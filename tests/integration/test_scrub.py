@@ -10,7 +10,8 @@ import urllib.request
 from node_process import Admin, CONTEXT, NodeProcess, run_kvadmin, temporary_directory, ttypes
 
 OK, NO, USAGE, FAILED, CORRUPTION = range(5)
-FLAGS = ["--reactors=2", "--partitions=4", "--memory_limit_mb=256"]
+# Without compression, so that values are found in the files.
+FLAGS = ["--reactors=2", "--partitions=4", "--memory_limit_mb=256", "--compression=none"]
 BLOCK = 4096
 RECORDS = 2000
 

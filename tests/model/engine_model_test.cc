@@ -486,8 +486,7 @@ std::vector<Partition*> PartitionsOf(Run* run) {
 
 // Nobody writes.
 Task<void> Hold(Run* run, std::vector<Held>* held) {
-  Result<SnapshotInfo> cut =
-      co_await CutSnapshot(*run->reactor, PartitionsOf(run), run->reactor->WallMs() + kHeldMs);
+  Result<SnapshotInfo> cut = co_await CutSnapshot(*run->reactor, PartitionsOf(run), run->reactor->WallMs() + kHeldMs);
   if (!cut.ok()) co_return run->Fail("a snapshot failed: " + cut.status().ToString());
   Held& h = held->emplace_back();
   h.snapshot = *cut;

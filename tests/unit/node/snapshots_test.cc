@@ -50,9 +50,8 @@ class SnapshotsTest : public testing::Test {
     return *std::move(result);
   }
   void Pass(int64_t ms) {
-    auto done = kernel_.RunTask(*reactor_, [](Reactor* r, int64_t t) -> Task<void> {
-      co_await Sleep(*r, t * kMillisecond);
-    }(reactor_, ms));
+    auto done = kernel_.RunTask(
+        *reactor_, [](Reactor* r, int64_t t) -> Task<void> { co_await Sleep(*r, t * kMillisecond); }(reactor_, ms));
     CHECK(done);
   }
 

@@ -30,14 +30,8 @@ TEST(BackupFormat, GoldenBytes) {
   header.generation = 7;
   header.since = 3;
   SealBackupHeader(&header);
-  const std::string head = HandBytes()
-                               .Text("PANDOBK1")
-                               .U32(1)
-                               .U32(8192)
-                               .Uuid(0x1122334455667788, 0x99aabbccddeeff00)
-                               .U64(7)
-                               .U64(3)
-                               .str();
+  const std::string head =
+      HandBytes().Text("PANDOBK1").U32(1).U32(8192).Uuid(0x1122334455667788, 0x99aabbccddeeff00).U64(7).U64(3).str();
   const std::string header_want = HandBytes().Text(head).U64(Hash64(head)).str();
   EXPECT_EQ(FirstDifference(header_want, {reinterpret_cast<const char*>(&header), sizeof(header)}), "");
 
@@ -226,6 +220,11 @@ Task<void> CheckAndRestore(Reactor* reactor, engine_test::Setup setup, Uuid uuid
   EXPECT_EQ((co_await CreateStoreOf(*reactor, setup.store, uuids, make)).code(), Code::kAlreadyExists);
   EXPECT_OK(co_await (*reader)->Close());
   EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
+}
+
+// A restored store is opened, holds what the snapshot held, and lives on.
+Task<void> OpenRestored(Reactor* reactor, engine_test::Setup setup, const Taken* taken, int round) {
+  setup.store.data_dir = fmt::format("/restored-{}", round);
   auto engine = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(engine.status());
   Partition* p = (*engine)->partitions()[0];
@@ -251,17 +250,29 @@ TEST(Backup, RestoresWhatTheSnapshotHeld) {
     setup.engine.memory_bytes = 8u << 20;
     setup.engine.compression = static_cast<Compression>(random.Below(3));
     SimKernel kernel(seed);
-    SimReactor* reactor = kernel.AddMachine()->Boot();
+    SimMachine* machine = kernel.AddMachine();
+    SimReactor* reactor = nullptr;
+    auto boot = [&] {
+      if (machine->running()) machine->ProcessCrash(seed);
+      reactor = machine->Boot();
+    };
     std::vector<Taken> taken;
+    boot();
     ASSERT_TRUE(kernel.RunTask(*reactor, TakeBackups(reactor, setup, seed, &taken)));
+    boot();
     auto store = kernel.RunTask(*reactor, LoadStore(*reactor, setup.store.data_dir));
     ASSERT_TRUE(store && store->ok());
     const Uuid uuid = (*store)->partitions[0].uuid;
-    for (size_t i = 0; i < taken.size() && !HasFailure(); ++i) {
-      ASSERT_TRUE(kernel.RunTask(*reactor, CheckAndRestore(reactor, setup, uuid, &taken[i], static_cast<int>(i))));
+    for (int i = 0; i < static_cast<int>(taken.size()) && !HasFailure(); ++i) {
+      const Taken* t = &taken[static_cast<size_t>(i)];
+      boot();
+      ASSERT_TRUE(kernel.RunTask(*reactor, CheckAndRestore(reactor, setup, uuid, t, i)));
+      boot();
+      ASSERT_TRUE(kernel.RunTask(*reactor, OpenRestored(reactor, setup, t, i)));
     }
     if (HasFailure()) return;
     // Files that do not follow each other.
+    boot();
     auto open = [&](std::vector<std::string> paths) {
       auto opened = kernel.RunTask(*reactor, BackupReader::Open(*reactor, std::move(paths)));
       return opened->status();

@@ -92,8 +92,7 @@ Task<void> CutAndLook(Chain* chain, int writers, SimRandom* random) {
   for (Partition* p : chain->engine->partitions()) partitions.push_back(&far.emplace_back(p, chain->reactor));
   while (chain->writing > 0) {
     co_await Sleep(*chain->reactor, random->Between(1, 3000) * kMicrosecond);
-    Result<SnapshotInfo> cut =
-        co_await CutSnapshot(*chain->reactor, partitions, chain->reactor->WallMs() + 60'000);
+    Result<SnapshotInfo> cut = co_await CutSnapshot(*chain->reactor, partitions, chain->reactor->WallMs() + 60'000);
     EXPECT_OK(cut.status());
     if (!cut.ok()) co_return;
     ++chain->cuts;
@@ -109,7 +108,8 @@ Task<void> CutAndLook(Chain* chain, int writers, SimRandom* random) {
         seen.push_back(got->found ? std::stoll(got->value) : 0);
       }
       for (size_t i = 1; i < seen.size(); ++i) {
-        EXPECT_LE(seen[i], seen[i - 1]) << "writer " << w << ", partition " << i << ": the cut has an effect, not its cause";
+        EXPECT_LE(seen[i], seen[i - 1]) << "writer " << w << ", partition " << i
+                                        << ": the cut has an effect, not its cause";
         EXPECT_GE(seen[i], seen[0] - 1) << "writer " << w << ", partition " << i;
       }
     }

@@ -123,7 +123,8 @@ class Backup {
     root.next_page_id = static_cast<uint64_t>(reply.next_page_id);
     root.file_blocks = static_cast<uint64_t>(reply.file_blocks);
     root.root_level = static_cast<uint8_t>(reply.root_level);
-    if (reply.root.size() != sizeof(root.root)) return Error(Code::kCorruption, "the server sent no root of partition {}", id);
+    if (reply.root.size() != sizeof(root.root))
+      return Error(Code::kCorruption, "the server sent no root of partition {}", id);
     std::memcpy(static_cast<void*>(&root.root), reply.root.data(), sizeof(root.root));
     if (options_.base.empty()) return Status();
     const BackupPartition& base = chain_.newest().partitions[id];
@@ -158,8 +159,8 @@ class Backup {
         admin.readPages(reply, context, request);
       }));
       for (const api::PageImage& page : reply.pages) {
-        RETURN_IF_ERROR(file.Add(Extent{static_cast<uint64_t>(page.location)}, static_cast<uint64_t>(page.checksum),
-                                 page.bytes));
+        RETURN_IF_ERROR(
+            file.Add(Extent{static_cast<uint64_t>(page.location)}, static_cast<uint64_t>(page.checksum), page.bytes));
         rate_.Spend(page.bytes.size());
       }
       request.cursor = reply.cursor;
@@ -195,7 +196,8 @@ class Backup {
     RETURN_IF_ERROR(SyncPath(partial_));
     std::error_code error;
     fs::remove(final_, error);  // an empty directory
-    if (std::rename(partial_.c_str(), final_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, final_);
+    if (std::rename(partial_.c_str(), final_.c_str()) != 0)
+      return ErrnoError(errno, "rename {} to {}", partial_, final_);
     return SyncParent(final_);
   }
 
@@ -232,11 +234,13 @@ class Backup {
 
 void AddBackupCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<BackupOptions>();
-  CLI::App* command = app.add_subcommand("backup", "Write a snapshot of everything to a directory, while the node serves");
+  CLI::App* command =
+      app.add_subcommand("backup", "Write a snapshot of everything to a directory, while the node serves");
   command->add_option("directory", o->directory, "A new directory for it")->required();
   command->add_option("--base", o->base, "Only what changed since this backup, which is needed to restore, too")
       ->check(CLI::ExistingDirectory);
-  command->add_option(Spell("--mb-per-s"), o->mb_per_s, "Read no faster; 0 = as fast as it goes")->capture_default_str();
+  command->add_option(Spell("--mb-per-s"), o->mb_per_s, "Read no faster; 0 = as fast as it goes")
+      ->capture_default_str();
   command->add_flag("-q,--quiet", o->quiet, "No progress");
   command->footer(
       "Pages are copied as they lie on disk, each verified. With --base the time and the size are those of the pages\n"

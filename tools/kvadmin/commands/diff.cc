@@ -77,7 +77,8 @@ void AddDiffCommand(CLI::App& app, Globals* globals) {
   command->add_option("--limit", o->limit, "Changes to print; 0 = all")->capture_default_str();
   command->add_flag(Spell("--keys-only"), o->keys_only, "Without values");
   command->footer(
-      "+ is a record that was put since, as it is now (or in --snapshot), - one that is no more. Takes as long as there\n"
+      "+ is a record that was put since, as it is now (or in --snapshot), - one that is no more. Takes as long as "
+      "there\n"
       "are changed pages, whatever the range holds.\n\n"
       "Examples:\n"
       "  token=$(kvadmin snapshot open --ttl-s 3600)\n"

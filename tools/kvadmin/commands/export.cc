@@ -88,9 +88,10 @@ Status ChooseSnapshot(const ExportOptions& options, const ExportFile::Position& 
 }
 
 std::string Identity(const ExportOptions& options, const Range& range, Format format) {
-  return fmt::format("{} start={} end={} prefix={} {}{}", format == Format::kCsv ? "csv" : "jsonl", HexEncode(range.start),
-                     HexEncode(range.end), HexEncode(range.prefix),
-                     options.latest ? "latest" : "snapshot=" + HexEncode(range.snapshot), options.encoding == Encoding::kBase64 ? " base64" : "");
+  return fmt::format("{} start={} end={} prefix={} {}{}", format == Format::kCsv ? "csv" : "jsonl",
+                     HexEncode(range.start), HexEncode(range.end), HexEncode(range.prefix),
+                     options.latest ? "latest" : "snapshot=" + HexEncode(range.snapshot),
+                     options.encoding == Encoding::kBase64 ? " base64" : "");
 }
 
 Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
@@ -179,7 +180,8 @@ void AddExportCommand(CLI::App& app, Globals* globals) {
       ->capture_default_str();
   command->footer(
       "The file appears under its name only when it is complete; until then it is FILE.partial. It is a snapshot of\n"
-      "one moment, which the server keeps until half an hour after the export was cut short; with --latest each record is\n"
+      "one moment, which the server keeps until half an hour after the export was cut short; with --latest each record "
+      "is\n"
       "as it was when the scan came to it. With --base64 CSV columns are key_b64,value_b64.\n\n"
       "Examples:\n"
       "  kvadmin export -o all.jsonl\n"

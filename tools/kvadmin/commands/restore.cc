@@ -24,7 +24,8 @@ struct RestoreOptions {
 // Shows how far a walk through all partitions is.
 class WalkProgress {
  public:
-  WalkProgress(const char* verb, const BackupChain& chain, bool quiet) : progress_(verb, "blocks", Blocks(chain), quiet) {}
+  WalkProgress(const char* verb, const BackupChain& chain, bool quiet)
+      : progress_(verb, "blocks", Blocks(chain), quiet) {}
   BackupProgress OfNextPartition() {
     done_ += last_;
     last_ = 0;
@@ -113,12 +114,17 @@ Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const 
   }
   progress.Clear();
   if (globals->json) {
-    Json j{{"backup", *directory},       {"id", manifest.id},
-           {"backups", chain->manifests.size()}, {"taken_at_ms", manifest.taken_at_ms},
-           {"records", records},         {"pages", pages},
-           {"problems_total", problems.size()},  {"problems", Json::array()}};
+    Json j{{"backup", *directory},
+           {"id", manifest.id},
+           {"backups", chain->manifests.size()},
+           {"taken_at_ms", manifest.taken_at_ms},
+           {"records", records},
+           {"pages", pages},
+           {"problems_total", problems.size()},
+           {"problems", Json::array()}};
     for (const CheckProblem& p : problems) {
-      j["problems"].push_back(Json{{"file", p.file}, {"offset", p.offset_bytes}, {"what", p.what}, {"advice", p.advice}});
+      j["problems"].push_back(
+          Json{{"file", p.file}, {"offset", p.offset_bytes}, {"what", p.what}, {"advice", p.advice}});
     }
     PrintJson(j);
   } else {

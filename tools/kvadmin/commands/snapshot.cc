@@ -16,9 +16,8 @@ constexpr int32_t kMaxTtlS = 2'000'000;  // in ms it still is an i32
 void PrintSnapshot(const Globals& globals, const api::SnapshotReply& reply) {
   const std::string token = Base64Encode(reply.snapshot);
   if (globals.json) {
-    PrintJson(Json{{"snapshot", token},
-                   {"version", VersionText(reply.version)},
-                   {"expires_at_ms", reply.expires_at_ms}});
+    PrintJson(
+        Json{{"snapshot", token}, {"version", VersionText(reply.version)}, {"expires_at_ms", reply.expires_at_ms}});
   } else {
     fmt::print("{}\n", token);
     fmt::print(stderr, "expires {} unless it is renewed\n", TimeText(reply.expires_at_ms));
@@ -73,7 +72,8 @@ void AddSnapshotCommand(CLI::App& app, Globals* globals) {
   CLI::App* command = app.add_subcommand("snapshot", "Open, renew and release snapshots");
   command->require_subcommand(1);
   command->footer(
-      "A snapshot is everything as of one moment; --snapshot of get, scan, count, aggregate, split and export reads it.\n"
+      "A snapshot is everything as of one moment; --snapshot of get, scan, count, aggregate, split and export reads "
+      "it.\n"
       "It keeps the pages that are replaced meanwhile on disk: release it when you are done.\n\n"
       "Examples:\n"
       "  token=$(kvadmin snapshot open --ttl-s 3600)\n"

@@ -51,7 +51,8 @@ void AddSplitCommand(CLI::App& app, Globals* globals) {
   AddEncodingOptions(command, &o->encoding);
   command->add_option("--parts", o->parts, "How many")->capture_default_str();
   command->footer(
-      "For jobs that read a range in parallel, each part by a scan of its own: open a snapshot first, so that all read\n"
+      "For jobs that read a range in parallel, each part by a scan of its own: open a snapshot first, so that all "
+      "read\n"
       "the same moment. The counts are exact. An empty START or END is open.\n\n"
       "Examples:\n"
       "  kvadmin split --parts 16\n"
