@@ -44,7 +44,7 @@ Refusal ToPageCursor(std::string_view bytes, PageCursor* cursor) {
   return {};
 }
 
-// A token of 0 is nobody's: these calls need one.
+// These calls need a token; elsewhere an empty one is the newest state.
 Refusal ToToken(const std::string& bytes, SnapshotToken* token) {
   Result<SnapshotToken> decoded = DecodeSnapshotToken(bytes);
   if (!decoded.ok()) return MakeError(ApiCode::kBadRequest, decoded.status().message());

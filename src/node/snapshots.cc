@@ -37,6 +37,7 @@ Result<SnapshotToken> DecodeSnapshotToken(std::string_view bytes) {
   SnapshotToken token;
   token.id = in.Fixed<uint64_t>();
   token.version = in.Fixed<uint64_t>();
+  if (token.id == 0) return Error(Code::kInvalidArgument, "the snapshot token names no snapshot");
   return token;
 }
 

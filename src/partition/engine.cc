@@ -18,6 +18,9 @@ constexpr size_t kBatchChunk = 128;             // lookups prepared on the stack
 constexpr uint64_t kLogRecordsPerPoolPage = 4;
 // Space that pages left is free for others two checkpoints later: it may grow to this share of what is in use.
 constexpr uint64_t kPendingFreeShare = 8;
+// ... and no further than a dead list has room for, with a checkpoint's time to spare.
+constexpr uint64_t kMaxPendingBlocks = PartitionFile::kMaxDeadExtents / 4;
+static_assert(EngineOptions::kMaxHeldExtents <= PartitionFile::kMaxDeadExtents / 2);
 
 }  // namespace
 
@@ -138,7 +141,7 @@ class Engine::Impl final : public LogReplaySink {
       if (!most || file.pending_free_blocks() > most->partition_file().pending_free_blocks()) most = r;
     }
     const uint64_t pool_blocks = uint64_t{pool_.frame_count()} * pool_.page_bytes() / kBlockBytes;
-    return pending > std::max(pool_blocks, used / kPendingFreeShare) ? most : nullptr;
+    return pending > std::min(std::max(pool_blocks, used / kPendingFreeShare), kMaxPendingBlocks) ? most : nullptr;
   }
 
   // Removes what has expired, one partition after another.
@@ -157,7 +160,7 @@ class Engine::Impl final : public LogReplaySink {
 
   Task<void> CheckpointLoop() {
     while (!closing_ && failure_.ok()) {
-      for (auto& r : replicas_) r->ExpireSnapshots();
+      for (auto& r : replicas_) r->ExpireSnapshots(options_.max_held_extents);
       Replica* replica = NextToCheckpoint();
       if (!replica) {
         co_await Sleep(reactor_, kCheckpointTick);
@@ -210,7 +213,7 @@ class Engine::Impl final : public LogReplaySink {
 
   void BatchGet(std::span<PointRead> reads) {
     BatchLookup lookups[kBatchChunk];
-    const int64_t now_ms = reactor_.WallMs();
+    const int64_t wall_ms = reactor_.WallMs();
     for (size_t from = 0; from < reads.size(); from += kBatchChunk) {
       std::span<PointRead> chunk = reads.subspan(from, std::min(kBatchChunk, reads.size() - from));
       for (size_t i = 0; i < chunk.size(); ++i) {
@@ -219,15 +222,16 @@ class Engine::Impl final : public LogReplaySink {
         lookups[i].key = chunk[i].key;
       }
       BatchFind(pool_, std::span(lookups, chunk.size()));
-      for (size_t i = 0; i < chunk.size(); ++i) Answer(lookups[i], now_ms, &chunk[i]);
+      for (size_t i = 0; i < chunk.size(); ++i) Answer(lookups[i], wall_ms, &chunk[i]);
     }
   }
 
-  void Answer(const BatchLookup& lookup, int64_t now_ms, PointRead* read) {
+  void Answer(const BatchLookup& lookup, int64_t wall_ms, PointRead* read) {
     read->outcome = PointRead::Outcome::kMiss;
     if (!lookup.leaf || !failure_.ok()) return;
     ++batch_reads_;
     const RecordView& r = lookup.record;
+    const int64_t now_ms = static_cast<Replica*>(read->partition)->NowMs(wall_ms);
     if (!lookup.found || (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms)) {
       read->outcome = PointRead::Outcome::kNotFound;
       return;

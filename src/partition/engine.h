@@ -34,6 +34,10 @@ struct EngineOptions {
   uint64_t log_budget_bytes = 512u << 20;
   uint64_t log_budget_records = 4'000'000;
   uint64_t log_segment_bytes = 8u << 20;
+  // Replaced pages and values that snapshots may hold in one partition: they are listed at every checkpoint. When there
+  // are more, the oldest snapshot is released before its time.
+  static constexpr uint64_t kMaxHeldExtents = 4'000'000;
+  uint64_t max_held_extents = kMaxHeldExtents;
   Nanos checkpoint_interval_ns = 60 * kSecond;  // a dirty partition is checkpointed at least this often
   ScrubOptions scrub;                           // of the background; by default only what is asked for
   // Called once when the disk failed (a write or sync error, or damage found); the engine stops acknowledging.

@@ -8,6 +8,7 @@
 //   P3  Write returns OK only after P1's durability and application (QUORUM with one replica).
 //   P4  checkpoint LSN <= applied LSN <= durable LSN <= last LSN.
 //   P5  Versions rise strictly along the log.
+//   P6  'Now' is the clock or the newest version's time, whichever is later: an expired record does not come back.
 #pragma once
 
 #include <memory>

@@ -349,6 +349,12 @@ Generation PartitionFile::HoldNewest() {
   return newest;
 }
 
+uint64_t PartitionFile::held_extents() const {
+  uint64_t extents = 0;
+  for (const auto& [generation, held] : held_) extents += held.extents.size();
+  return extents;
+}
+
 void PartitionFile::OnIoError(const Status& status) {
   if (on_io_error_) on_io_error_(status);
 }
@@ -405,9 +411,7 @@ void PartitionFile::FreeRun(Extent extent) {
 // repeats until every changed group has its block. Ends without a suspension after the last allocation.
 Task<Status> PartitionFile::AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps) {
   // What the old metadata occupied dies with this checkpoint, too: room for it.
-  size_t held_entries = 0;
-  for (const auto& [generation, held] : held_) held_entries += held.extents.size();
-  size_t dead_entries = dead_frozen_.size() + held_entries + allocator_.group_count() + kDeadListSlack;
+  size_t dead_entries = dead_frozen_.size() + held_extents() + allocator_.group_count() + kDeadListSlack;
   CO_ASSIGN_OR_RETURN(next->dead.location, co_await AllocateRun(dead_entries * sizeof(DeadExtent)));
   size_t group_entries = allocator_.group_count() + kDeadListSlack;
   CO_ASSIGN_OR_RETURN(next->groups.location, co_await AllocateRun(group_entries * sizeof(GroupEntry)));

@@ -70,6 +70,10 @@ class PartitionFile final : public TreeStorage {
   // may be half written.
   bool mid_commit() const { return serialized_; }
   uint64_t held_blocks() const { return held_blocks_; }
+  // Extents held, of which each is an entry of every dead list written meanwhile.
+  uint64_t held_extents() const;
+  // A dead list is one extent.
+  static constexpr uint64_t kMaxDeadExtents = kMaxExtentBlocks * (kBlockBytes / sizeof(DeadExtent));
 
   // -- admission: makes sure that `blocks` are free, growing the file; kDiskFull when it cannot.
   Task<Status> EnsureFreeBlocks(uint64_t blocks);

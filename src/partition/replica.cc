@@ -595,7 +595,7 @@ Task<Status> Replica::Sweep() {
   for (bool more = true; more && !draining_ && failure_.ok();) {
     next_expiry_ms_ = 0;  // writes that come meanwhile lower it again
     const size_t batch = std::min<size_t>(kSweepBatch, pool_.frame_count() / kFramesPerOp);
-    CO_ASSIGN_OR_RETURN(DueRecords found, co_await tree_->FindDue(reactor_.WallMs(), batch));
+    CO_ASSIGN_OR_RETURN(DueRecords found, co_await tree_->FindDue(NowMs(), batch));
     if (found.next_expiry_ms != 0 && (next_expiry_ms_ == 0 || found.next_expiry_ms < next_expiry_ms_)) {
       next_expiry_ms_ = found.next_expiry_ms;
     }

@@ -7,6 +7,7 @@
 // apply, so that every replica computes the same result.
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <map>
 #include <memory>
@@ -63,16 +64,21 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> Checkpoint() override;
   PartitionStats stats() const override;
 
-  // Releases the snapshots whose time has come.
-  void ExpireSnapshots();
+  // Releases the snapshots whose time has come, and the oldest while more than this is held.
+  void ExpireSnapshots(uint64_t max_held_extents);
 
   // Whether records may have expired that are still stored; Sweep removes them, through the log, in bounded batches.
-  bool ExpiryDue() const { return next_expiry_ms_ != 0 && next_expiry_ms_ <= reactor_.WallMs(); }
+  bool ExpiryDue() const { return next_expiry_ms_ != 0 && next_expiry_ms_ <= NowMs(); }
   Task<Status> Sweep();
 
   // -- LogConsumer
   void OnDurable(Lsn up_to) override;
   void OnLogFailed(const Status& status) override;
+
+  // What counts for expiry. Not behind the versions given: a clock that was set back brings no expired record back,
+  // and readers see as expired what writes do.
+  int64_t NowMs() const { return NowMs(reactor_.WallMs()); }
+  int64_t NowMs(int64_t wall_ms) const { return std::max(wall_ms, VersionMs(last_version_)); }
 
   Tree& tree() { return *tree_; }
   const PartitionFile& partition_file() const { return *file_; }

@@ -74,7 +74,7 @@ Status Replica::SnapshotGone() const {
 }
 
 Result<Replica::View> Replica::ViewOf(SnapshotId snapshot) const {
-  if (snapshot == 0) return View{0, reactor_.WallMs()};
+  if (snapshot == 0) return View{0, NowMs()};
   auto found = snapshots_.find(snapshot);
   if (found == snapshots_.end()) return SnapshotGone();
   return View{found->second.generation, VersionMs(found->second.version)};
@@ -109,11 +109,20 @@ void Replica::DropSnapshot(SnapshotId id) {
   file_->ReleaseGeneration(generation);
 }
 
-void Replica::ExpireSnapshots() {
+void Replica::ExpireSnapshots(uint64_t max_held_extents) {
   const int64_t now_ms = reactor_.WallMs();
   for (auto it = snapshots_.begin(); it != snapshots_.end();) {
     const SnapshotInfo snapshot = (it++)->second;
     if (snapshot.expires_at_ms <= now_ms) DropSnapshot(snapshot.id);
+  }
+  while (!snapshots_.empty() && file_->held_extents() > max_held_extents) {
+    const auto oldest = std::min_element(snapshots_.begin(), snapshots_.end(), [](const auto& a, const auto& b) {
+      return a.second.generation < b.second.generation;
+    });
+    LOG(WARNING) << "partition " << id() << ": snapshots hold " << file_->held_extents()
+                 << " replaced pages, the most are " << max_held_extents << "; the oldest, of "
+                 << VersionMs(oldest->second.version) << " ms, is released before its time";
+    DropSnapshot(oldest->first);
   }
 }
 

@@ -125,6 +125,104 @@ class ExpiryTest : public testing::Test {
   SimMachine* machine_ = kernel_.AddMachine();
 };
 
+// The clock is set, forwards and back.
+constexpr int64_t kHourMs = 3'600'000;
+
+struct Found {
+  bool by_get = false, by_batch = false;
+  uint64_t counted = 0;
+};
+
+Task<Found> Look(Engine* engine, const std::string* key) {
+  Partition* p = engine->partition(0);
+  Found found;
+  Result<ReadResult> got = co_await p->Get(*key);
+  EXPECT_OK(got.status());
+  found.by_get = got->found;
+  PointRead read;
+  std::string value;
+  read.partition = p;
+  read.key = *key;
+  read.value = &value;
+  engine->BatchGet({&read, 1});
+  found.by_batch = read.outcome == PointRead::Outcome::kFound;
+  Result<RangeAggregates> sum = co_await p->Aggregate(*key, *key + '\0');
+  EXPECT_OK(sum.status());
+  found.counted = sum->count;
+  co_return found;
+}
+
+Task<void> ExpectFound(Engine* engine, std::string key, bool there, std::string_view when) {
+  Found found = co_await Look(engine, &key);
+  EXPECT_EQ(found.by_get, there) << when;
+  EXPECT_EQ(found.by_batch, there) << when;
+  EXPECT_EQ(found.counted, there ? 1u : 0u) << when;
+}
+
+Task<Version> PutOne(Partition* p, int i, int64_t ttl_ms) {
+  std::vector<WriteOp> ops(1, PutWithTtl(i, ttl_ms == 0 ? TtlMode::kClear : TtlMode::kSet, ttl_ms));
+  Result<std::vector<OpResult>> put = co_await p->Write(ops);
+  EXPECT_OK(put.status());
+  co_return (*put)[0].version;
+}
+
+Task<void> JumpingClock(Reactor* reactor, engine_test::Setup setup, SimMachine* machine) {
+  auto opened = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(opened.status());
+  if (!opened.ok()) co_return;
+  Engine* engine = opened->get();
+  Partition* p = engine->partition(0);
+  const Version first = co_await PutOne(p, 1, kTtlMs);
+  machine->SetClockSkewMs(kHourMs);
+  co_await ExpectFound(engine, Key(1), false, "the clock was set forwards");
+  const Version second = co_await PutOne(p, 2, kTtlMs);
+  EXPECT_GT(second, first);
+  // Back, before the sweep has come: what was seen to be gone stays so, for readers and for conditions.
+  machine->SetClockSkewMs(0);
+  co_await ExpectFound(engine, Key(1), false, "the clock was set back");
+  co_await ExpectFound(engine, Key(2), true, "written before the clock was set back");
+  WriteOp if_there = PutOp(Key(1), "x");
+  if_there.condition.exists = true;
+  std::vector<WriteOp> ops(1, if_there);
+  Result<std::vector<OpResult>> refused = co_await p->Write(ops);
+  EXPECT_OK(refused.status());
+  EXPECT_EQ((*refused)[0].outcome, OpOutcome::kConditionFailed);
+  // Versions go on rising, and nothing expires before its time.
+  const Version third = co_await PutOne(p, 3, kTtlMs);
+  EXPECT_GT(third, second);
+  machine->SetClockSkewMs(-24 * kHourMs);
+  EXPECT_GT(co_await PutOne(p, 4, 0), third);
+  co_await Sleep(*reactor, kTtlMs / 2 * kMillisecond);
+  co_await ExpectFound(engine, Key(3), true, "half of its time has passed");
+  EXPECT_EQ(co_await Stored(p), 3u) << "the sweep has removed what had expired";
+  machine->SetClockSkewMs(2 * kHourMs);
+  co_await Sleep(*reactor, kSweepTime);
+  EXPECT_EQ(co_await Stored(p), 1u);
+  machine->SetClockSkewMs(0);
+  EXPECT_OK(co_await engine->Close(/*checkpoint=*/false));
+}
+
+// A process that starts with its clock behind what the last one wrote.
+Task<void> StartBehind(Reactor* reactor, engine_test::Setup setup) {
+  auto opened = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(opened.status());
+  if (!opened.ok()) co_return;
+  Partition* p = (*opened)->partition(0);
+  EXPECT_EQ(co_await Stored(p), 1u);
+  Result<ReadResult> last = co_await p->Get(Key(4));
+  EXPECT_GT(co_await PutOne(p, 4, 0), last->version);
+  EXPECT_OK(co_await (*opened)->Close(/*checkpoint=*/true));
+  EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
+}
+
+TEST_F(ExpiryTest, ClocksMayJump) {
+  SimReactor* reactor = machine_->Boot();
+  ASSERT_TRUE(kernel_.RunTask(*reactor, JumpingClock(reactor, setup_, machine_)));
+  machine_->ProcessCrash(1);
+  machine_->SetClockSkewMs(-kHourMs);
+  RunInNewProcess(StartBehind);
+}
+
 TEST_F(ExpiryTest, ExpiredRecordsVanishAtOnceAndAreSwept) {
   RunInNewProcess(ExpireAndSweep);
   RunInNewProcess(FindSwept);

@@ -187,6 +187,38 @@ TEST(SnapshotCut, LivesUntilItExpires) {
   ASSERT_TRUE(kernel.RunTask(*reactor, LifeOfASnapshot(reactor, engine_test::Setup())));
 }
 
+Task<void> HoldsTooMuch(Reactor* reactor, engine_test::Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  std::vector<Partition*> one{(*engine)->partitions()[0]};
+  SnapshotId older = 0, newer = 0;
+  for (SnapshotId* id : {&older, &newer}) {
+    for (int i = 0; i < 300; ++i) EXPECT_OK(co_await Put(one[0], "k" + std::to_string(i), std::string(900, 'v')));
+    Result<SnapshotInfo> cut = co_await CutSnapshot(*reactor, one, reactor->WallMs() + 3'600'000);
+    EXPECT_OK(cut.status());
+    *id = cut->id;
+  }
+  EXPECT_OK((co_await one[0]->Get("k1", older)).status());
+  // Each page that is replaced is held once more.
+  for (int i = 0; i < 300; ++i) EXPECT_OK(co_await Put(one[0], "k" + std::to_string(i), std::string(900, 'w')));
+  EXPECT_OK((*engine)->failure());
+  EXPECT_OK(co_await (*engine)->CheckpointAll());
+  co_await Sleep(*reactor, kSecond);
+  EXPECT_EQ((co_await one[0]->Get("k1", older)).code(), Code::kSnapshotGone);
+  Result<ReadResult> then = co_await one[0]->Get("k1", newer);
+  EXPECT_EQ(then->value, std::string(900, 'v')) << "the younger one is still there";
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+TEST(SnapshotCut, TheOldestMakesWayWhenTooMuchIsHeld) {
+  engine_test::Setup setup;
+  setup.store.partitions = 1;
+  setup.engine.max_held_extents = 150;  // about 100 leaves
+  SimKernel kernel(1);
+  SimReactor* reactor = kernel.AddMachine()->Boot();
+  ASSERT_TRUE(kernel.RunTask(*reactor, HoldsTooMuch(reactor, setup)));
+}
+
 // A stopped partition: the cut fails, and the others take writes and cuts as before.
 Task<void> FailedCut(Reactor* reactor, Setup setup) {
   auto engine = co_await OpenEngine(*reactor, setup);
