@@ -14,6 +14,8 @@
 namespace pando {
 namespace {
 
+constexpr unsigned kSubmitEarly = 8;  // operations prepared within a turn before the kernel gets them
+
 Nanos ReadClock(clockid_t clock) {
   timespec t;
   clock_gettime(clock, &t);
@@ -32,6 +34,8 @@ int ReadIoUringDisabled() {
 }  // namespace
 
 io_uring_sqe* UringCore::Sqe() {
+  // The device need not wait for the end of the turn: with 64 reads in flight it would run dry meanwhile.
+  if (io_uring_sq_ready(&ring) >= kSubmitEarly) io_uring_submit(&ring);
   io_uring_sqe* sqe = io_uring_get_sqe(&ring);
   for (int attempt = 0; !sqe && attempt < 1000; ++attempt) {
     int rc = io_uring_submit(&ring);
