@@ -1,11 +1,10 @@
 // KvService: snapshots, and ranges cut into parts.
 #include <utility>
 
-#include "src/base/codec.h"
-#include "src/base/hash.h"
 #include "src/buffer_pool/page.h"
 #include "src/node/kv_requests.h"
 #include "src/node/kv_service.h"
+#include "src/node/page_cursor.h"
 #include "src/node/split_range.h"
 
 namespace pando {
@@ -15,34 +14,6 @@ namespace {
 // Of images, in one reply; a value more may come on top.
 constexpr size_t kPageBatchBytes = 2u << 20;
 constexpr size_t kMaxPageBatchBytes = kPageBatchBytes + kMaxValueBytes + kMaxPageBytes;
-
-// docs/FORMAT.md, "Page cursor".
-constexpr uint8_t kPageCursorVersion = 1;
-constexpr uint64_t kPageCursorSeed = 0x70616e646f2d7063;  // "pando-pc"
-constexpr size_t kPageCursorFixedBytes = 1 + 4 + 8;       // version, parts, checksum
-
-std::string EncodePageCursor(const PageCursor& cursor) {
-  std::string bytes;
-  ByteWriter out(&bytes);
-  out.Fixed(kPageCursorVersion);
-  out.Fixed(cursor.parts);
-  out.Bytes(cursor.key);
-  out.Fixed(Hash64(bytes, kPageCursorSeed));
-  return bytes;
-}
-
-Refusal ToPageCursor(std::string_view bytes, PageCursor* cursor) {
-  if (bytes.empty()) return {};
-  const size_t checked = bytes.size() - std::min(bytes.size(), sizeof(uint64_t));
-  if (bytes.size() < kPageCursorFixedBytes || static_cast<uint8_t>(bytes[0]) != kPageCursorVersion ||
-      LoadLE<uint64_t>(bytes.data() + checked) != Hash64(bytes.substr(0, checked), kPageCursorSeed)) {
-    return MakeError(ApiCode::kBadCursor, fmt::format("{} bytes are no page cursor of this server", bytes.size()));
-  }
-  ByteReader in(bytes.substr(1, checked - 1));
-  cursor->parts = in.Fixed<uint32_t>();
-  cursor->key = in.rest();
-  return {};
-}
 
 // These calls need a token; elsewhere an empty one is the newest state.
 Refusal ToToken(const std::string& bytes, SnapshotToken* token) {
@@ -186,8 +157,9 @@ Task<void> KvService::ReadPages(Call<api::Admin_readPages_args, api::Admin_readP
   SnapshotId snapshot = 0;
   Partition* partition = SnapshotPartition(call, &snapshot);
   if (!partition) co_return;
-  PageCursor cursor;
-  Refusal refusal = ToPageCursor(request.cursor, &cursor);
+  Refusal refusal;
+  Result<PageCursor> cursor = DecodePageCursor(request.cursor);
+  if (!cursor.ok()) refusal = MakeError(ApiCode::kBadCursor, cursor.status().message());
   if (!refusal && request.since_generation < 0) {
     refusal = MakeError(ApiCode::kBadRequest, "since_generation must be 0 or more");
   }
@@ -202,7 +174,7 @@ Task<void> KvService::ReadPages(Call<api::Admin_readPages_args, api::Admin_readP
   }
   call->reserved_bytes += 2 * kMaxPageBatchBytes;
   Result<PageBatch> batch = co_await partition->ReadPages(snapshot, static_cast<Generation>(request.since_generation),
-                                                          std::move(cursor), kPageBatchBytes);
+                                                          *std::move(cursor), kPageBatchBytes);
   if (!batch.ok()) {
     SetError(&call->reply, ToKvError(batch.status(), /*is_write=*/false));
     co_return;

@@ -5,6 +5,7 @@
 #include "src/base/codec.h"
 #include "src/base/hash.h"
 #include "src/base/limits.h"
+#include "src/node/sealed_bytes.h"
 
 namespace pando {
 
@@ -67,7 +68,7 @@ std::string EncodeCursor(const api::ScanRequest& request, std::string_view last_
   out.Fixed<uint8_t>(request.reverse ? kReverseFlag : 0);
   out.Fixed(RangeHash(request));
   out.Bytes(last_key);
-  out.Fixed(Hash64(cursor, kCursorSeed));
+  Seal(&cursor, kCursorSeed);
   return cursor;
 }
 
@@ -75,7 +76,7 @@ Result<std::string> DecodeCursor(const api::ScanRequest& request, std::string_vi
   if (cursor.size() <= kCursorFixedBytes || cursor.size() > kCursorFixedBytes + kMaxKeyBytes) {
     return Error(Code::kInvalidArgument, "{} bytes are no cursor of this server", cursor.size());
   }
-  ByteReader in(cursor.substr(0, cursor.size() - sizeof(uint64_t)));
+  ByteReader in(cursor.substr(0, cursor.size() - kSealBytes));
   auto version = in.Fixed<uint8_t>();
   if (version != kCursorVersion) {
     return Error(Code::kInvalidArgument,
@@ -85,8 +86,7 @@ Result<std::string> DecodeCursor(const api::ScanRequest& request, std::string_vi
   auto flags = in.Fixed<uint8_t>();
   auto range_hash = in.Fixed<uint64_t>();
   std::string_view last_key = in.rest();
-  if (LoadLE<uint64_t>(cursor.data() + cursor.size() - sizeof(uint64_t)) !=
-      Hash64(cursor.substr(0, cursor.size() - sizeof(uint64_t)), kCursorSeed)) {
+  if (!Unseal(cursor, kCursorSeed)) {
     return Error(Code::kInvalidArgument, "the cursor fails its checksum: it was changed or cut on its way");
   }
   if (range_hash != RangeHash(request) || (flags & kReverseFlag) != (request.reverse ? kReverseFlag : 0)) {

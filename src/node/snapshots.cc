@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-#include "src/base/codec.h"
-#include "src/base/hash.h"
+#include "src/node/sealed_bytes.h"
 #include "src/partition/snapshot_cut.h"
 
 namespace pando {
@@ -19,7 +18,7 @@ std::string EncodeSnapshotToken(const SnapshotToken& token) {
   out.Fixed(kSnapshotTokenVersion);
   out.Fixed(token.id);
   out.Fixed(token.version);
-  out.Fixed(Hash64(bytes, kTokenSeed));
+  Seal(&bytes, kTokenSeed);
   return bytes;
 }
 
@@ -28,12 +27,11 @@ Result<SnapshotToken> DecodeSnapshotToken(std::string_view bytes) {
     return Error(Code::kInvalidArgument, "{} bytes are no snapshot token that this server reads: open a snapshot",
                  bytes.size());
   }
-  const size_t checked = kTokenBytes - sizeof(uint64_t);
-  if (bytes.size() != kTokenBytes ||
-      LoadLE<uint64_t>(bytes.data() + checked) != Hash64(bytes.substr(0, checked), kTokenSeed)) {
+  std::optional<std::string_view> sealed = Unseal(bytes, kTokenSeed);
+  if (!sealed || bytes.size() != kTokenBytes) {
     return Error(Code::kInvalidArgument, "the snapshot token fails its checksum: it was changed or cut on its way");
   }
-  ByteReader in(bytes.substr(1));
+  ByteReader in(sealed->substr(1));
   SnapshotToken token;
   token.id = in.Fixed<uint64_t>();
   token.version = in.Fixed<uint64_t>();
