@@ -19,6 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kCgroupRoots[] = {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"};
+constexpr const char* kCgroupV1Memory = "/sys/fs/cgroup/memory";
 
 std::string ReadText(const std::string& path) {
   std::ifstream in(path);
@@ -151,33 +152,57 @@ void DropPageCache(const std::string& dir) {
   }
 }
 
-std::optional<std::string> ParseCgroupV2Path(std::string_view text) {
+std::optional<std::string> ParseCgroupPath(std::string_view text, std::string_view controller) {
   while (!text.empty()) {
     std::string_view line = text.substr(0, text.find('\n'));
     text.remove_prefix(std::min(text.size(), line.size() + 1));
-    if (line.starts_with("0::/")) return std::string(line.substr(3));
+    line.remove_prefix(std::min(line.find(':'), line.size()));  // the hierarchy's number
+    if (!line.starts_with(':')) continue;
+    line.remove_prefix(1);
+    const size_t end = line.find(":/");
+    if (end == std::string_view::npos) continue;
+    std::string_view controllers = line.substr(0, end);
+    bool found = controllers == controller;
+    for (size_t comma; !found && (comma = controllers.find(',')) != std::string_view::npos;) {
+      found = controllers.substr(0, comma) == controller || controllers.substr(comma + 1) == controller;
+      controllers.remove_prefix(comma + 1);
+    }
+    if (found) return std::string(line.substr(end + 1));
   }
   return std::nullopt;
 }
 
+// Makes a group below `directory` and sets its limit; null when it may not.
+std::unique_ptr<MemoryCgroup> MemoryCgroup::MakeBelow(const std::string& directory, const char* limit_file,
+                                                      uint64_t limit_bytes) {
+  std::string path = fmt::format("{}/kvbench-{}", directory, ::getpid());
+  if (::mkdir(path.c_str(), 0755) != 0) return nullptr;
+  std::unique_ptr<MemoryCgroup> group(new MemoryCgroup(path));
+  if (!WriteText(path + "/" + limit_file, std::to_string(limit_bytes))) return nullptr;
+  return group;
+}
+
 Result<std::unique_ptr<MemoryCgroup>> MemoryCgroup::Make(uint64_t limit_bytes) {
-  std::optional<std::string> own = ParseCgroupV2Path(ReadText("/proc/self/cgroup"));
-  if (!own) return Error(Code::kUnsupported, "there is no cgroup v2 hierarchy");
-  for (const char* root : kCgroupRoots) {
-    // A group with members cannot have groups with limits (but for the root): a sibling it is.
-    for (fs::path parent = fs::path(*own).parent_path();; parent = parent.parent_path()) {
-      std::string directory = std::string(root) + (parent == "/" ? "" : parent.string());
-      if (ReadText(directory + "/cgroup.subtree_control").find("memory") != std::string::npos) {
-        std::string path = fmt::format("{}/kvbench-{}", directory, ::getpid());
-        if (::mkdir(path.c_str(), 0755) == 0) {
-          std::unique_ptr<MemoryCgroup> group(new MemoryCgroup(path));
-          if (WriteText(path + "/memory.max", std::to_string(limit_bytes))) return group;
+  const std::string own_groups = ReadText("/proc/self/cgroup");
+  if (std::optional<std::string> own = ParseCgroupPath(own_groups, "")) {  // version 2
+    for (const char* root : kCgroupRoots) {
+      // A group with members cannot have groups with limits (but for the root): a sibling it is.
+      for (fs::path parent = fs::path(*own).parent_path();; parent = parent.parent_path()) {
+        std::string directory = std::string(root) + (parent == "/" ? "" : parent.string());
+        if (ReadText(directory + "/cgroup.subtree_control").find("memory") != std::string::npos) {
+          if (auto group = MakeBelow(directory, "memory.max", limit_bytes)) return group;
         }
+        if (parent == "/" || parent.empty()) break;
       }
-      if (parent == "/" || parent.empty()) break;
     }
   }
-  return Error(Code::kUnsupported, "no cgroup v2 with the memory controller can be made here");
+  if (std::optional<std::string> own = ParseCgroupPath(own_groups, "memory")) {
+    // In a container the hierarchy's root is its own group, whatever the path says.
+    for (const std::string& below : {*own, std::string()}) {
+      if (auto group = MakeBelow(kCgroupV1Memory + below, "memory.limit_in_bytes", limit_bytes)) return group;
+    }
+  }
+  return Error(Code::kUnsupported, "no cgroup with the memory controller can be made here");
 }
 
 MemoryCgroup::~MemoryCgroup() { ::rmdir(path_.c_str()); }

@@ -48,10 +48,11 @@ DirectoryUse MeasureDirectory(const std::string& dir, const std::vector<std::str
 Status SyncFileSystem(const std::string& dir);
 void DropPageCache(const std::string& dir);
 
-// The calling process's path in the cgroup v2 hierarchy, from /proc/self/cgroup; nothing when it has none.
-std::optional<std::string> ParseCgroupV2Path(std::string_view text);
+// A process's path in the hierarchy that has `controller` ("" = version 2's), from the text of its /proc/PID/cgroup;
+// nothing when it has none.
+std::optional<std::string> ParseCgroupPath(std::string_view text, std::string_view controller);
 
-// A cgroup v2 with a memory limit, which holds the page cache of its members too. Removed when destroyed, which must be
+// A cgroup (version 2, else 1) with a memory limit, which holds the page cache of its members too. Removed when destroyed, which must be
 // after its members have ended.
 class MemoryCgroup {
  public:
@@ -61,6 +62,8 @@ class MemoryCgroup {
   Status Enter() const;  // the calling process
 
  private:
+  static std::unique_ptr<MemoryCgroup> MakeBelow(const std::string& directory, const char* limit_file,
+                                                 uint64_t limit_bytes);
   explicit MemoryCgroup(std::string path) : path_(std::move(path)) {}
   std::string path_;
 };

@@ -79,10 +79,16 @@ TEST(Device, BytesWrittenAreTheSeventhNumber) {
   EXPECT_EQ(ParseStolenCpuSeconds("intr 1\n"), std::nullopt);
 }
 
-TEST(Cgroup, PathIsThatOfVersionTwo) {
-  EXPECT_EQ(ParseCgroupV2Path("8:pids:/a\n4:memory:/b\n0::/user.slice/x\n"), "/user.slice/x");
-  EXPECT_EQ(ParseCgroupV2Path("0::/\n"), "/");
-  EXPECT_EQ(ParseCgroupV2Path("4:memory:/b\n"), std::nullopt);
+TEST(Cgroup, PathIsThatOfItsHierarchy) {
+  const std::string_view text = "8:pids:/a\n4:memory:/b\n3:cpu,cpuacct:/c\n1:name=systemd:/d\n0::/user.slice/x\n";
+  EXPECT_EQ(ParseCgroupPath(text, ""), "/user.slice/x");
+  EXPECT_EQ(ParseCgroupPath(text, "memory"), "/b");
+  EXPECT_EQ(ParseCgroupPath(text, "cpu"), "/c");
+  EXPECT_EQ(ParseCgroupPath(text, "cpuacct"), "/c");
+  EXPECT_EQ(ParseCgroupPath(text, "acct"), std::nullopt);
+  EXPECT_EQ(ParseCgroupPath("0::/\n", ""), "/");
+  EXPECT_EQ(ParseCgroupPath("4:memory:/b\n", ""), std::nullopt);
+  EXPECT_EQ(ParseCgroupPath("no colon\n", "memory"), std::nullopt);
 }
 
 TEST(Report, ComparesPandoWithTheBestPeerByMedians) {
