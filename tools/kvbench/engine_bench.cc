@@ -186,7 +186,7 @@ class Measuring {
     EngineSettings settings;
     settings.dir = dir_;
     settings.memory_bytes = m_.memory_bytes;
-    settings.page_bytes = options_.page_bytes;
+    settings.page_bytes = info_.page_bytes > 0 ? info_.page_bytes : options_.page_bytes;
     settings.partitions = options_.partitions;
     settings.log_bytes = options_.log_mb << 20;
     settings.clients = m_.clients;
@@ -219,7 +219,8 @@ class Measuring {
     m_.value_bytes = options_.shape.value_bytes;
     m_.compressible_percent = options_.shape.compressible_percent;
     m_.memory_bytes = MemoryFor(options_, workload_);
-    m_.page_bytes = info_.name == "pando" ? options_.page_bytes : 0;
+    m_.role = info_.role;
+    if (info_.role == "pando") m_.page_bytes = info_.page_bytes > 0 ? info_.page_bytes : options_.page_bytes;
     m_.cpus = cpus;
     m_.clients = workload_.max_clients > 0 ? std::min(workload_.max_clients, options_.clients) : options_.clients;
     if (info_.blocking && workload_.one_core) m_.clients = 1;

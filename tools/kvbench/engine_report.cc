@@ -85,12 +85,13 @@ std::string RenderEngineTable(const std::vector<EngineMeasurement>& all) {
     double best_peer = 0;
     for (const Row& other : rows) {
       const Runs peer = RunsOf(all, other);
-      if (other.first != row.first || other.second == "pando" || peer.all.front()->memory_unlimited) continue;
+      if (other.first != row.first || peer.all.front()->role != "peer") continue;
+      if (peer.all.front()->memory_unlimited) continue;
       best_peer = std::max(best_peer, peer.Rate());
     }
     // In an open loop the rate is given: what is compared is latency.
     const bool open_loop = runs.all.front()->rate > 0;
-    const bool compared = row.second == "pando" && best_peer > 0 && !open_loop;
+    const bool compared = runs.all.front()->role == "pando" && best_peer > 0 && !open_loop;
     using M = EngineMeasurement;
     auto micros = [&](double (*field)(const M&)) { return ShowMicros(runs.MedianOf(field)); };
     const double written = runs.MedianOf([](const M& m) { return m.write_amplification; });

@@ -14,7 +14,7 @@
 namespace pando::bench {
 
 struct EngineMeasurement {
-  std::string suite = "engine", workload, system, version, distribution, compression;
+  std::string suite = "engine", workload, system, role = "peer", version, distribution, compression;
   std::string note;               // what limits the comparison
   bool memory_unlimited = false;  // its page cache was not limited though the workload says so: no peer to compare with
   std::string stats;              // what the engine says of itself
@@ -42,8 +42,8 @@ struct EngineMeasurement {
   void Take(const DriveTally& tally);
 };
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EngineMeasurement, suite, workload, system, version, distribution, compression, note,
-                                   memory_unlimited, stats, run, threads, clients, cpus, records, key_bytes,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EngineMeasurement, suite, workload, system, role, version, distribution, compression,
+                                   note, memory_unlimited, stats, run, threads, clients, cpus, records, key_bytes,
                                    value_bytes, compressible_percent, memory_bytes, page_bytes, rate, seconds, ops,
                                    rows, not_found, checked, inserts, ops_per_s, mean_us, p50_us, p99_us, p999_us,
                                    max_us, user_bytes_written, written_bytes, read_bytes, write_amplification,

@@ -15,7 +15,8 @@ import pathlib
 import statistics
 import sys
 
-COLOURS = {"pando": "#1b7837", "rocksdb": "#d6604d", "lmdb": "#4393c3", "wiredtiger": "#9970ab"}
+COLOURS = {"pando": "#1b7837", "rocksdb": "#d6604d", "lmdb": "#4393c3", "wiredtiger": "#9970ab", "fio": "#222222",
+           "pando-4k": "#d9f0d3", "pando-8k": "#1b7837", "pando-16k": "#7fbf7b", "pando-32k": "#00441b"}
 OTHER_COLOUR = "#777777"
 SLICE_S = 0.1  # DriveTally::kSliceNs
 PERCENTILES = [("p50_us", "p50"), ("p99_us", "p99"), ("p999_us", "p99.9"), ("max_us", "max")]

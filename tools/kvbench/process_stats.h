@@ -52,8 +52,8 @@ void DropPageCache(const std::string& dir);
 // nothing when it has none.
 std::optional<std::string> ParseCgroupPath(std::string_view text, std::string_view controller);
 
-// A cgroup (version 2, else 1) with a memory limit, which holds the page cache of its members too. Removed when destroyed, which must be
-// after its members have ended.
+// A cgroup (version 2, else 1) with a memory limit, which holds the page cache of its members too. Removed when
+// destroyed, which must be after its members have ended.
 class MemoryCgroup {
  public:
   // kUnsupported says what is missing.

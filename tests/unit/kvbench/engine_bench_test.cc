@@ -97,14 +97,18 @@ TEST(Report, ComparesPandoWithTheBestPeerByMedians) {
     EngineMeasurement m;
     m.workload = "get";
     m.system = system;
+    m.role = FindEngine(system)->role;
     m.ops_per_s = rate;
     all.push_back(m);
   };
   for (double rate : {300, 900, 400}) add("pando", rate);
   for (double rate : {100, 200, 100}) add("rocksdb", rate);
   for (double rate : {150, 160, 170}) add("lmdb", rate);
+  add("pando-16k", 240);
+  add("fio", 1000);  // no peer
   std::string table = RenderEngineTable(all);
   EXPECT_NE(table.find("2.50"), std::string::npos) << table;  // 400 / 160
+  EXPECT_NE(table.find("1.50"), std::string::npos) << table;  // 240 / 160
 
   EngineMeasurement back = nlohmann::json::parse(nlohmann::json(all[1]).dump()).get<EngineMeasurement>();
   EXPECT_EQ(back.system, "pando");

@@ -65,7 +65,10 @@ Status RunEngines(EngineCommand* c) {
 
 void AddEngineOptions(CLI::App* command, EngineCommand* c) {
   EngineBenchOptions& o = c->options;
-  command->add_option("--engines", o.engines, "pando, rocksdb, lmdb, wiredtiger")
+  command
+      ->add_option("--engines", o.engines,
+                   "pando, rocksdb, lmdb, wiredtiger; pando-4k, -8k, -16k, -32k (sizes of pages); fio (reads of the "
+                   "disk, beside get)")
       ->delimiter(',')
       ->capture_default_str();
   std::vector<std::string> names;
@@ -140,7 +143,8 @@ void AddEngineCommand(CLI::App& app, int* exit_code) {
                   missing +
                   "\nExamples:\n"
                   "  kvbench engine --records=8000000 --seconds=60 --repeat=3 --json=figures.json --plots=plots\n"
-                  "  kvbench engine --engines=pando,rocksdb --workloads=put,put-open --page_bytes=4096");
+                  "  kvbench engine --engines=pando,rocksdb --workloads=put,put-open --page_bytes=4096\n"
+                  "  kvbench engine --engines=pando-8k,pando-16k,rocksdb,fio --workloads=get --repeat=7");
   command->callback([c, exit_code, missing] {
     if (!missing.empty()) fmt::print(stderr, "{}\n", missing.substr(1));
     *exit_code = Report(RunEngines(c.get()));

@@ -48,22 +48,25 @@ class EngineUnderTest {
 
 struct EngineInfo {
   std::string name;
-  std::string package;  // Debian's, that must be installed to build it in; "" = always there
+  std::string role = "peer";  // or "pando"; or "disk": no engine, but what the disk gives
+  std::string package;        // Debian's, that must be installed to build it in; "" = always there
   std::function<std::unique_ptr<EngineUnderTest>()> make;  // null: not built in
   std::string version;
+  uint32_t page_bytes = 0;             // Pando with pages of this size; 0 = as the settings say
   bool blocking = true;                // one thread per client; else one thread for all
   bool uses_page_cache = false;        // its memory can only be limited from outside
   std::vector<std::string> log_names;  // files or folders whose names begin so are its log
 };
 
-// All engines there are, whether built in or not; Pando first.
+// All engines there are, whether built in or not; Pando first: as it is, and with each size of pages.
 const std::vector<EngineInfo>& AllEngines();
 // Null when there is none of that name.
 const EngineInfo* FindEngine(std::string_view name);
 
-EngineInfo PandoEngineInfo();
+EngineInfo PandoEngineInfo(std::string name, uint32_t page_bytes);
 EngineInfo RocksDbEngineInfo();
 EngineInfo LmdbEngineInfo();
 EngineInfo WiredTigerEngineInfo();
+EngineInfo FioEngineInfo();
 
 }  // namespace pando::bench

@@ -304,9 +304,11 @@ class PandoEngine final : public EngineUnderTest {
 
 }  // namespace
 
-EngineInfo PandoEngineInfo() {
+EngineInfo PandoEngineInfo(std::string name, uint32_t page_bytes) {
   EngineInfo info;
-  info.name = "pando";
+  info.name = std::move(name);
+  info.role = "pando";
+  info.page_bytes = page_bytes;
   info.version = "this build";
   info.blocking = false;
   info.log_names = {"wal-"};

@@ -3,8 +3,15 @@
 namespace pando::bench {
 
 const std::vector<EngineInfo>& AllEngines() {
-  static const std::vector<EngineInfo> engines = {PandoEngineInfo(), RocksDbEngineInfo(), LmdbEngineInfo(),
-                                                  WiredTigerEngineInfo()};
+  static const std::vector<EngineInfo> engines = {PandoEngineInfo("pando", 0),
+                                                  PandoEngineInfo("pando-4k", 4 << 10),
+                                                  PandoEngineInfo("pando-8k", 8 << 10),
+                                                  PandoEngineInfo("pando-16k", 16 << 10),
+                                                  PandoEngineInfo("pando-32k", 32 << 10),
+                                                  RocksDbEngineInfo(),
+                                                  LmdbEngineInfo(),
+                                                  WiredTigerEngineInfo(),
+                                                  FioEngineInfo()};
   return engines;
 }
 

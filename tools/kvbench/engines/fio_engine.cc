@@ -1,0 +1,110 @@
+// fio as an engine: what the disk gives when nothing but reads is asked of it. Its "gets" are random reads of 4 KiB,
+// the size of most of Pando's, as many in flight as there are clients, of a file as large as the live data. Not a peer:
+// it is the ceiling that `get` beyond memory is held against, measured between the runs of the engines.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "src/io/file.h"
+#include "tools/kvbench/engines/engine.h"
+
+namespace pando::bench {
+namespace {
+
+constexpr size_t kWriteBytes = 1 << 20;
+constexpr uint32_t kReadBytes = 4096;
+
+class FioEngine final : public EngineUnderTest {
+ public:
+  Status Open(const EngineSettings& settings) override {
+    path_ = settings.dir + "/reads";
+    clients_ = settings.clients;
+    return Status();
+  }
+
+  // A file of random bytes, so that no layer below can make it smaller.
+  Status Load(const LoadSpec& spec, DriveTally* tally) override {
+    const int64_t begin_ns = tally->begin_ns = MonotonicNs();
+    std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path_.c_str(), "w"), std::fclose);
+    if (!file) return ErrnoError(errno, "make {}", path_);
+    std::vector<uint64_t> block(kWriteBytes / sizeof(uint64_t));
+    uint64_t state = spec.seed | 1;
+    const uint64_t bytes = spec.records * (spec.shape.key_bytes + spec.shape.value_bytes);
+    for (uint64_t at = 0; at < bytes; at += kWriteBytes) {
+      for (uint64_t& word : block) word = state = state * 6364136223846793005u + 1442695040888963407u;
+      if (std::fwrite(block.data(), kWriteBytes, 1, file.get()) != 1) return ErrnoError(errno, "write {}", path_);
+    }
+    if (std::fflush(file.get()) != 0 || ::fsync(::fileno(file.get())) != 0) return ErrnoError(errno, "sync {}", path_);
+    tally->ops = tally->rows = spec.records;
+    tally->seconds = static_cast<double>(MonotonicNs() - begin_ns) * 1e-9;
+    return Status();
+  }
+
+  Status Run(const DriveSpec& spec, DriveTally* tally) override {
+    if (spec.mix.put + spec.mix.insert + spec.mix.scan + spec.mix.read_modify_write > 0 ||
+        spec.mix.distribution != Distribution::kUniform || spec.rate > 0 || spec.read_all_once) {
+      return Error(Code::kUnsupported, "fio stands beside uniform gets beyond memory only");
+    }
+    tally->begin_ns = MonotonicNs();
+    const std::string command = fmt::format(
+        "fio --name=get --filename='{}' --rw=randread --bs={} --iodepth={} --ioengine=io_uring --direct=1 "
+        "--time_based --runtime={}ms --norandommap --randseed={} --output-format=json+ 2>&1",
+        path_, kReadBytes, clients_, static_cast<int64_t>(spec.seconds * 1000), spec.seed);
+    ASSIGN_OR_RETURN(std::string output, OutputOf(command));
+    return TakeFigures(output, tally);
+  }
+
+  Status Checkpoint() override { return Status(); }
+  Status Close() override { return Status(); }
+  std::string Stats() override { return "reads of 4 KiB by fio"; }
+
+ private:
+  static Result<std::string> OutputOf(const std::string& command) {
+    FILE* pipe = ::popen(command.c_str(), "re");
+    if (!pipe) return ErrnoError(errno, "run {}", command);
+    std::string output;
+    char buffer[4096];
+    for (size_t n = 0; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.append(buffer, n);
+    const int how = ::pclose(pipe);
+    if (WIFEXITED(how) && WEXITSTATUS(how) == 127) {
+      return Error(Code::kUnsupported, "fio is not installed: install Debian's fio (./dev bench does)");
+    }
+    if (how != 0) return Error(Code::kIoError, "fio failed: {}", output);
+    return output;
+  }
+
+  static Status TakeFigures(const std::string& output, DriveTally* tally) {
+    const nlohmann::json all = nlohmann::json::parse(output, nullptr, /*allow_exceptions=*/false);
+    try {
+      const nlohmann::json& reads = all.at("jobs").at(0).at("read");
+      for (const auto& [latency_ns, times] : reads.at("clat_ns").at("bins").items()) {
+        tally->latency_ns.Record(std::stoull(latency_ns), times.get<uint64_t>());
+      }
+      tally->ops = reads.at("total_ios").get<uint64_t>();
+      tally->seconds = reads.at("runtime").get<double>() / 1000;
+    } catch (const std::exception& problem) {
+      return Error(Code::kCorruption, "fio's figures are not as expected ({}): {}", problem.what(), output);
+    }
+    return Status();
+  }
+
+  std::string path_;
+  uint32_t clients_ = 0;
+};
+
+}  // namespace
+
+EngineInfo FioEngineInfo() {
+  EngineInfo info;
+  info.name = "fio";
+  info.role = "disk";
+  info.blocking = false;
+  info.make = [] { return std::make_unique<FioEngine>(); };
+  return info;
+}
+
+}  // namespace pando::bench
