@@ -147,6 +147,9 @@ class PandoDrive {
       client->value.swap(read->value);
       Got(client, read->found, MonotonicNs());
     }
+    // The next operation begins now, not when all that ended in this turn has been seen to: the disk would wait
+    // meanwhile.
+    if (answering_.empty() && gets_.empty() && StartOps()) AnswerGets();
     wake_.NotifyOne();
   }
 
