@@ -51,13 +51,11 @@ void Tree::Attach(Frame* parent, uint32_t slot, Frame* child) {
 }
 
 uint32_t Tree::SlotOfChild(Frame* parent, const Frame* child) const {
-  Node node = NodeOf(parent);
-  const Extent word = child_word::FromFrame(child->id);
-  for (uint32_t i = 0; i < node.count(); ++i) {
-    if (node.ChildLocation(i) == word) return i;
-  }
-  LOG(FATAL) << "page " << child->page_id << " is not among the children of page " << parent->page_id;
-  return 0;
+  const Node node = NodeOf(parent);
+  const uint32_t slot = node.ChildSlot(Node(pool_.data(*child), pool_.page_bytes()).lower());
+  CHECK(node.ChildLocation(slot) == child_word::FromFrame(child->id))
+      << "page " << child->page_id << " is not among the children of page " << parent->page_id;
+  return slot;
 }
 
 // The resident child in `slot` of an attached inner page, attaching it when it is found in the pool; else null.

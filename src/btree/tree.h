@@ -273,6 +273,7 @@ class Tree final : public PageOwner {
   Frame* FindNode(std::string_view key, uint8_t level, ChildRef* missing, uint8_t* missing_level);
 
   // tree_snapshot.cc
+  Status CheckView(Generation view) const;  // kSnapshotGone
   struct MissingPage {
     ChildRef ref;
     uint8_t level = 0;

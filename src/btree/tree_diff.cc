@@ -126,9 +126,8 @@ Task<Status> Tree::Diff(Generation older, Generation newer, std::string start, s
   std::string at = std::move(start);
   int steps = 0;
   for (bool over = !end.empty() && at >= end; !over;) {
-    if (!snapshots_.contains(older) || (newer != 0 && !snapshots_.contains(newer))) {
-      co_return Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another");
-    }
+    CO_RETURN_IF_ERROR(CheckView(older));
+    CO_RETURN_IF_ERROR(CheckView(newer));
     std::optional<DiffMissing> missing = DiffStep(older, newer, &at, end, visitor, &over);
     if (missing) {
       const size_t slot = static_cast<size_t>(missing->tree) * kMaxTreeHeight + missing->level;

@@ -103,15 +103,17 @@ std::optional<Tree::MissingPage> Tree::CollectStep(const TreeSnapshot& snapshot,
   }
 }
 
+Status Tree::CheckView(Generation view) const {
+  if (view == 0 || snapshots_.contains(view)) return Status();
+  return Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another");
+}
+
 Task<Result<PageRun>> Tree::CollectPages(Generation generation, Generation since, std::string key) {
   PagePin loaded[kMaxTreeHeight];
   for (;;) {
-    auto found = snapshots_.find(generation);
-    if (found == snapshots_.end()) {
-      co_return Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another");
-    }
+    CO_RETURN_IF_ERROR(CheckView(generation));
     PageRun run;
-    std::optional<MissingPage> missing = CollectStep(found->second, since, key, &run);
+    std::optional<MissingPage> missing = CollectStep(snapshot(generation), since, key, &run);
     if (!missing) co_return run;
     CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, loaded, missing->level));
   }

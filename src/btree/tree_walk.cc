@@ -85,8 +85,7 @@ Task<Status> Tree::Walk(Generation view, std::string start, std::string end, Ran
   PagePin loaded[kMaxTreeHeight];  // by level: the pages of a snapshot are not kept by their children
   std::string at = std::move(start);
   for (bool over = !end.empty() && at >= end; !over;) {
-    if (view != 0 && !snapshots_.contains(view))
-      co_return Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another");
+    CO_RETURN_IF_ERROR(CheckView(view));
     std::optional<MissingPage> missing = WalkStep(view, &at, end, visitor, &over);
     if (!missing) continue;
     CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, loaded, missing->level));

@@ -1,6 +1,7 @@
 #include "src/partition/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <unordered_map>
 
 #include "src/btree/batch_find.h"
@@ -212,17 +213,16 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   void BatchGet(std::span<PointRead> reads) {
-    BatchLookup lookups[kBatchChunk];
     const int64_t wall_ms = reactor_.WallMs();
     for (size_t from = 0; from < reads.size(); from += kBatchChunk) {
       std::span<PointRead> chunk = reads.subspan(from, std::min(kBatchChunk, reads.size() - from));
       for (size_t i = 0; i < chunk.size(); ++i) {
-        lookups[i] = BatchLookup{};
-        lookups[i].tree = &static_cast<Replica*>(chunk[i].partition)->tree();
-        lookups[i].key = chunk[i].key;
+        lookups_[i] = BatchLookup{};
+        lookups_[i].tree = &static_cast<Replica*>(chunk[i].partition)->tree();
+        lookups_[i].key = chunk[i].key;
       }
-      BatchFind(pool_, std::span(lookups, chunk.size()));
-      for (size_t i = 0; i < chunk.size(); ++i) Answer(lookups[i], wall_ms, &chunk[i]);
+      BatchFind(pool_, std::span(lookups_).first(chunk.size()));
+      for (size_t i = 0; i < chunk.size(); ++i) Answer(lookups_[i], wall_ms, &chunk[i]);
     }
   }
 
@@ -284,6 +284,7 @@ class Engine::Impl final : public LogReplaySink {
   bool closing_ = false;
   uint64_t checkpoints_ = 0;
   uint64_t batch_reads_ = 0;
+  std::array<BatchLookup, kBatchChunk> lookups_;  // of the BatchGet that runs; it does not suspend
   TaskGroup tasks_;
 };
 
