@@ -152,21 +152,23 @@ Task<void> LoadQuietly(BufferPool* pool, Tree* tree, ChildRef ref, uint8_t level
 }
 }  // namespace
 
-void Tree::ReadAhead(std::string_view key, bool reverse, size_t pages, TaskGroup* tasks) {
+void Tree::ReadAhead(Generation view, std::string_view key, bool reverse, size_t pages, TaskGroup* tasks) {
   ChildRef missing;
   uint8_t level = 0;
-  if (root_->level == 0) return;
-  Frame* parent = FindNode(key, 1, &missing, &level);
+  Frame* parent = view != 0           ? SnapshotLeafParent(snapshots_.at(view), key)
+                  : root_->level == 0 ? nullptr
+                                      : FindNode(key, 1, &missing, &level);
   if (!parent) return;
+  const PagePin pin = pool_.Pin(parent);  // making room may push out a snapshot's inner page
   Node node = NodeOf(parent);
   int64_t slot = node.ChildSlot(key);
   for (size_t i = 0; i < pages; ++i) {
     slot += reverse ? -1 : 1;
     if (slot < 0 || slot >= node.count()) break;
-    Extent word = node.ChildLocation(static_cast<uint32_t>(slot));
-    if (!child_word::IsExtent(word) || pool_.LookupAny(this, word)) continue;
+    const std::optional<ChildRef> stored = DiskRefOf(node.LoadChild(static_cast<uint32_t>(slot)));
+    if (!stored || pool_.LookupAny(this, stored->location)) continue;
     if (!pool_.MakeRoom(1)) break;
-    tasks->Spawn(LoadQuietly(&pool_, this, node.LoadChild(static_cast<uint32_t>(slot)), 0));
+    tasks->Spawn(LoadQuietly(&pool_, this, *stored, 0));
   }
 }
 

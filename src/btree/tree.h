@@ -177,8 +177,9 @@ class Tree final : public PageOwner {
   Task<void> FetchAhead(std::vector<std::string> keys);
   // For reverse scans: the leaf that holds the last key below `key` (`before` empty = the last leaf).
   Task<Result<PagePin>> FetchLeafBefore(std::string before);
-  // Starts reading the children behind `key`'s leaf, at most `pages`, without waiting: read-ahead for scans.
-  void ReadAhead(std::string_view key, bool reverse, size_t pages, TaskGroup* tasks);
+  // Starts reading the leaves behind `key`'s in a snapshot (view = its generation) or the newest tree (view = 0), at
+  // most `pages`, without waiting: read-ahead for scans.
+  void ReadAhead(Generation view, std::string_view key, bool reverse, size_t pages, TaskGroup* tasks);
   // kAborted: look the record up again; the value was superseded, or there was no room (there is now).
   Task<Result<PagePin>> FetchOverflow(OverflowRef ref, uint32_t value_bytes);
   // A resident overflow value, or null.
@@ -278,7 +279,12 @@ class Tree final : public PageOwner {
     ChildRef ref;
     uint8_t level = 0;
   };
+  // Fetch, for a descent in `view` (0 = the newest tree). kSnapshotGone when it is: what was read may have been another
+  // page by then.
+  Task<Status> FetchIn(Generation view, MissingPage missing, std::span<PagePin> keep, size_t slot);
   Frame* SnapshotRoot(const TreeSnapshot& snapshot, ChildRef* missing);
+  // The resident inner page above the leaf of `key`, or null.
+  Frame* SnapshotLeafParent(const TreeSnapshot& snapshot, std::string_view key);
   Frame* SnapshotChild(Frame* parent, uint32_t slot, ChildRef* missing);
   std::optional<MissingPage> CollectStep(const TreeSnapshot& snapshot, Generation since, const std::string& key,
                                          PageRun* run);
@@ -324,9 +330,7 @@ class Tree final : public PageOwner {
     std::string upper;
     bool SamePageAs(const Place& other) const;
   };
-  struct DiffMissing {
-    ChildRef ref;
-    uint8_t level = 0;
+  struct DiffMissing : MissingPage {
     int tree = 0;  // 0 = the older
   };
   Place RootPlace(Generation view);

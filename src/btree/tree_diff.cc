@@ -63,7 +63,7 @@ std::optional<Tree::DiffMissing> Tree::DiffStep(Generation older, Generation new
     const uint8_t level = std::max(places[0].level, places[1].level);
     for (int i = 0; i < 2; ++i) {
       if (places[i].level < level) continue;
-      if (!places[i].frame) return DiffMissing{places[i].ref, places[i].level, i};
+      if (!places[i].frame) return DiffMissing{{places[i].ref, places[i].level}, i};
     }
     if (level == 0) break;
     for (int i = 0; i < 2; ++i) {
@@ -131,7 +131,7 @@ Task<Status> Tree::Diff(Generation older, Generation newer, std::string start, s
     std::optional<DiffMissing> missing = DiffStep(older, newer, &at, end, visitor, &over);
     if (missing) {
       const size_t slot = static_cast<size_t>(missing->tree) * kMaxTreeHeight + missing->level;
-      CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, loaded, slot));
+      CO_RETURN_IF_ERROR(co_await FetchIn(missing->tree == 0 ? older : newer, *missing, loaded, slot));
     } else if (++steps % kStepsPerTurn == 0) {
       co_await Yield(pool_.reactor());
     }

@@ -38,6 +38,16 @@ Frame* Tree::SnapshotChild(Frame* parent, uint32_t slot, ChildRef* missing) {
   return pool_.Lookup(this, ref.location);
 }
 
+Frame* Tree::SnapshotLeafParent(const TreeSnapshot& snapshot, std::string_view key) {
+  if (snapshot.root_level == 0) return nullptr;
+  ChildRef missing;
+  Frame* frame = SnapshotRoot(snapshot, &missing);
+  for (uint8_t level = snapshot.root_level; frame && level > 1; --level) {
+    frame = SnapshotChild(frame, NodeOf(frame).ChildSlot(key), &missing);
+  }
+  return frame;
+}
+
 Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string key, bool before) {
   PagePin loaded[kMaxTreeHeight];  // by level: the pages of a snapshot are not kept by their children
   for (;;) {
@@ -56,7 +66,9 @@ Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string
       pool_.Touch(frame);
       co_return pool_.Pin(frame);
     }
-    CO_RETURN_IF_ERROR(co_await Fetch(missing, level, loaded, level));
+    Status fetched = co_await FetchIn(generation, {missing, level}, loaded, level);
+    if (fetched.code() == Code::kSnapshotGone) co_return PagePin();
+    CO_RETURN_IF_ERROR(fetched);
   }
 }
 
@@ -108,6 +120,12 @@ Status Tree::CheckView(Generation view) const {
   return Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another");
 }
 
+Task<Status> Tree::FetchIn(Generation view, MissingPage missing, std::span<PagePin> keep, size_t slot) {
+  Status status = co_await Fetch(missing.ref, missing.level, keep, slot);
+  CO_RETURN_IF_ERROR(CheckView(view));
+  co_return status;
+}
+
 Task<Result<PageRun>> Tree::CollectPages(Generation generation, Generation since, std::string key) {
   PagePin loaded[kMaxTreeHeight];
   for (;;) {
@@ -115,7 +133,7 @@ Task<Result<PageRun>> Tree::CollectPages(Generation generation, Generation since
     PageRun run;
     std::optional<MissingPage> missing = CollectStep(snapshot(generation), since, key, &run);
     if (!missing) co_return run;
-    CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, loaded, missing->level));
+    CO_RETURN_IF_ERROR(co_await FetchIn(generation, *missing, loaded, missing->level));
   }
 }
 

@@ -88,7 +88,7 @@ Task<Status> Tree::Walk(Generation view, std::string start, std::string end, Ran
     CO_RETURN_IF_ERROR(CheckView(view));
     std::optional<MissingPage> missing = WalkStep(view, &at, end, visitor, &over);
     if (!missing) continue;
-    CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, loaded, missing->level));
+    CO_RETURN_IF_ERROR(co_await FetchIn(view, *missing, loaded, missing->level));
   }
   co_return Status();
 }

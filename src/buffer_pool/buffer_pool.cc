@@ -342,6 +342,17 @@ void BufferPool::MapInsert(Frame* frame) {
   frame->in_map = true;
 }
 
+// For a page or value written to a place that was given back before: a reader of a snapshot that is gone may have
+// brought in, or still be reading, what lay there.
+void BufferPool::MapReplace(Frame* frame) {
+  while (Frame* old = LookupAny(frame->owner, frame->disk.location)) {
+    CHECK(!old->dirty && !old->attached && old->frame_children == 0)
+        << "page " << frame->page_id << " was written over page " << old->page_id << ", which is in use";
+    Drop(old);
+  }
+  MapInsert(frame);
+}
+
 void BufferPool::MapErase(Frame* frame) {
   CHECK(frame->in_map);
   FrameId* at = &map_[Bucket(frame->owner, frame->disk.location)];

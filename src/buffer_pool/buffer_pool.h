@@ -14,6 +14,7 @@
 //   B3  A write counts only if the page did not change while it was in flight; otherwise its extent is given back.
 //   B4  Memory is what the constructor took: frames, descriptors and write buffers; nothing grows.
 //   B5  A page that fails its checksum is never returned.
+//   B6  At most one frame is found under a place: what is written there takes it from what was read there before.
 #pragma once
 
 #include <functional>
@@ -198,6 +199,7 @@ class BufferPool {
   uint64_t Fingerprint(const PageOwner* owner, Extent location) const;
 
   void MapInsert(Frame* frame);
+  void MapReplace(Frame* frame);
   void MapErase(Frame* frame);
   size_t Bucket(const PageOwner* owner, Extent location) const;
 

@@ -55,9 +55,9 @@ Task<Result<PagePin>> BufferPool::JoinLoad(PagePin pin) {
 Result<PagePin> BufferPool::FailLoad(PagePin pin, Status status) {
   Frame* frame = pin.frame();
   if (frame->doomed) {
-    // Dropped by its owner while it was read: whatever was read is no news.
+    // Dropped while it was read: whatever was read is no news.
     load_done_.NotifyAll();
-    return Error(Code::kAborted, "the value was superseded while it was read");
+    return Error(Code::kAborted, "the page or value was superseded while it was read");
   }
   MapErase(frame);
   frame->doomed = true;
@@ -99,8 +99,8 @@ Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t l
   char* page = data(*frame);
   Status status =
       co_await owner->file().Read(page, ref.location.size_bytes(), ref.location.offset_bytes(), BufferIndexOf(page));
-  if (status.ok()) status = FinishLoad(frame, level);
-  if (!status.ok()) co_return FailLoad(std::move(pin), std::move(status));
+  if (status.ok() && !frame->doomed) status = FinishLoad(frame, level);
+  if (!status.ok() || frame->doomed) co_return FailLoad(std::move(pin), std::move(status));
   frame->state = Frame::State::kResident;
   Enqueue(frame, Fingerprint(owner, ref.location));
   load_done_.NotifyAll();
@@ -163,7 +163,7 @@ Frame* BufferPool::NewOverflow(PageOwner* owner, Extent location, std::string_vi
     value.remove_prefix(n);
   }
   first->disk.checksum = ChecksumPieces(*first);
-  MapInsert(first);
+  MapReplace(first);
   Enqueue(first, Fingerprint(owner, location));
   return first;
 }
@@ -193,14 +193,13 @@ Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location
   PagePin pin = Pin(first);
   std::vector<iovec> vectors = PieceVectors(*first);
   Status status = co_await owner->file().ReadVector(vectors, location.offset_bytes());
-  if (first->doomed) status = Error(Code::kAborted, "superseded");
-  if (status.ok() && ChecksumPieces(*first) != checksum) {
+  if (status.ok() && !first->doomed && ChecksumPieces(*first) != checksum) {
     status = Error(Code::kCorruption,
                    "{}: value at offset {} ({} bytes): checksum mismatch; restore it from a backup "
                    "or a replica",
                    owner->file().path(), location.offset_bytes(), location.size_bytes());
   }
-  if (!status.ok()) co_return FailLoad(std::move(pin), std::move(status));
+  if (!status.ok() || first->doomed) co_return FailLoad(std::move(pin), std::move(status));
   first->state = Frame::State::kResident;
   Enqueue(first, Fingerprint(owner, location));
   load_done_.NotifyAll();
@@ -281,7 +280,7 @@ Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
   *current = status.ok() && frame->modifications == modifications && !frame->doomed;
   if (*current) {
     frame->disk = ref;
-    MapInsert(frame);
+    MapReplace(frame);
   } else {
     owner->DiscardExtent(extent);
   }

@@ -158,9 +158,11 @@ bool Replica::ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, Re
 
 // Copies an overflow value that is not resident. A reference is to one value for as long as it is one: what it named
 // when it was read from the record is what this returns. kAborted: look the record up again.
-Task<Status> Replica::ReadOverflow(OverflowRef ref, uint32_t value_bytes, std::string* out) {
-  CO_ASSIGN_OR_RETURN(PagePin value, co_await tree_->FetchOverflow(ref, value_bytes));
-  pool_.CopyOverflow(*value.frame(), out);
+Task<Status> Replica::ReadOverflow(SnapshotId snapshot, OverflowRef ref, uint32_t value_bytes, std::string* out) {
+  Result<PagePin> value = co_await tree_->FetchOverflow(ref, value_bytes);
+  CO_RETURN_IF_ERROR(ViewOf(snapshot).status());  // if it is gone, what was read may have been another value
+  if (!value.ok()) co_return value.TakeStatus();
+  pool_.CopyOverflow(*value->frame(), out);
   co_return Status();
 }
 
@@ -175,7 +177,7 @@ Task<Result<ReadResult>> Replica::Get(std::string key, SnapshotId snapshot) {
     RecordView unread;
     if (ReadResident(leaf.frame(), key, view.now_ms, &result, &unread)) co_return result;
     leaf.Release();
-    Status status = co_await ReadOverflow(unread.overflow_ref, unread.value_bytes, &result.value);
+    Status status = co_await ReadOverflow(snapshot, unread.overflow_ref, unread.value_bytes, &result.value);
     if (status.ok()) co_return result;
     if (status.code() != Code::kAborted) co_return status;
   }
@@ -460,7 +462,7 @@ Task<Status> Replica::MakeReady(PendingWrite* pending) {
 Task<Status> Replica::ReadFound(PendingWrite* pending, size_t index, OverflowRef ref, uint32_t value_bytes) {
   std::string bytes;
   Status status;
-  do status = co_await ReadOverflow(ref, value_bytes, &bytes);
+  do status = co_await ReadOverflow(/*snapshot=*/0, ref, value_bytes, &bytes);
   while (status.code() == Code::kAborted && failure_.ok());  // there was no room
   CO_RETURN_IF_ERROR(status);
   const Condition& condition = (*pending->ops)[index].condition;

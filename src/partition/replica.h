@@ -149,7 +149,7 @@ class Replica final : public Partition, public LogConsumer {
   CurrentRecord ReadCurrent(PendingWrite* pending, size_t index, Frame* leaf);
   Task<Status> ReadFound(PendingWrite* pending, size_t index, OverflowRef ref, uint32_t value_bytes);
   bool ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out, RecordView* unread);
-  Task<Status> ReadOverflow(OverflowRef ref, uint32_t value_bytes, std::string* out);
+  Task<Status> ReadOverflow(SnapshotId snapshot, OverflowRef ref, uint32_t value_bytes, std::string* out);
   bool NeedsCurrentValue(const WriteOp& op) const {
     return op.op == RecordOp::kIncrement || (op.op != RecordOp::kExpire && !op.condition.empty());
   }

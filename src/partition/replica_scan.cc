@@ -108,15 +108,15 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
     if (!leaf) co_return SnapshotGone();
     Node node = tree_->NodeOf(leaf.frame());
     // Read ahead only when the scan will go on behind this leaf.
-    if (size_t leaves = LeavesToCome(spec, page, node, pool_.page_bytes()); spec.snapshot == 0 && leaves > 0) {
-      tree_->ReadAhead(node.lower(), spec.reverse, leaves, &tasks_);
+    if (size_t leaves = LeavesToCome(spec, page, node, pool_.page_bytes()); leaves > 0) {
+      tree_->ReadAhead(view.generation, node.lower(), spec.reverse, leaves, &tasks_);
     }
     UnreadRow unread;
     step = spec.reverse ? ScanLeafReverse(node, view.now_ms, &spec, &page, &unread)
                         : ScanLeaf(node, view.now_ms, &spec, &page, &unread);
     leaf.Release();
     if (step != ScanStep::kReadValue) continue;
-    Status status = co_await ReadOverflow(unread.ref, unread.value_bytes, &unread.row.value);
+    Status status = co_await ReadOverflow(spec.snapshot, unread.ref, unread.value_bytes, &unread.row.value);
     if (status.code() == Code::kAborted) continue;  // the scan stands at this row still
     CO_RETURN_IF_ERROR(status);
     if (spec.reverse) {
@@ -182,7 +182,7 @@ Task<Result<ScanPage>> Replica::ScanChanges(ScanSpec spec) {
       co_return page;
     }
     UnreadRow unread = std::move(gatherer.unread);
-    Status status = co_await ReadOverflow(unread.ref, unread.value_bytes, &unread.row.value);
+    Status status = co_await ReadOverflow(spec.snapshot, unread.ref, unread.value_bytes, &unread.row.value);
     if (status.code() == Code::kAborted) continue;  // the walk stands at this row still
     CO_RETURN_IF_ERROR(status);
     spec.start = unread.row.key + '\0';

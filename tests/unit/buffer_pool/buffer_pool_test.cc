@@ -23,7 +23,7 @@ class Owner final : public PageOwner {
   File& file() override { return file_; }
   const Uuid& uuid() const override { return kUuid; }
   Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override {
-    allocated.push_back(Extent::Of(next_block_, blocks));
+    allocated.push_back(reuse.empty() ? Extent::Of(next_block_, blocks) : reuse);
     next_block_ += blocks;
     co_return allocated.back();
   }
@@ -39,6 +39,7 @@ class Owner final : public PageOwner {
 
   File file_;
   std::vector<Extent> allocated, discarded;
+  Extent reuse;  // the next place to be given, instead of a new one
   bool ready = true;
   int valid_writes = 0, void_writes = 0;
   Status validity, io_error;
@@ -367,6 +368,50 @@ TEST_F(BufferPoolTest, AFailedWriteLeavesThePageDirtyAndIsTold) {
   EXPECT_EQ(owner_.valid_writes, 0);
   EXPECT_EQ(owner_.discarded, owner_.allocated);
   EXPECT_EQ(pool_->stats().dirty_pages, 1u);
+}
+
+// A reader of an old snapshot may have brought in what lay at a place before it was given back and taken anew.
+TEST_F(BufferPoolTest, WhatIsWrittenToAPlaceReplacesWhatWasReadFromIt) {
+  Load(5, 6, /*touches=*/3);
+  Frame* old = pool_->Lookup(&owner_, refs_[5].location);
+  ASSERT_NE(old, nullptr);
+  PagePin reader = pool_->Pin(old);  // in the middle of reading it
+  owner_.reuse = refs_[5].location;
+  Status status;
+  Run(WriteWhile(pool_.get(), &owner_, nullptr, &status));
+  EXPECT_TRUE(status.ok()) << status.ToString();
+  Frame* written = pool_->Lookup(&owner_, refs_[5].location);
+  ASSERT_NE(written, nullptr);
+  EXPECT_EQ(written->page_id, 77u);
+  EXPECT_EQ(HeaderOf(pool_->data(*old)).page_id, 5u) << "freed under its reader";
+  pool_->Drop(written);
+  EXPECT_EQ(pool_->Lookup(&owner_, refs_[5].location), nullptr) << "the old page came back";
+  reader.Release();
+  EXPECT_EQ(pool_->free_frames(), kFrames);
+}
+
+TEST_F(BufferPoolTest, AReadOfAPlaceThatIsWrittenMeanwhileIsVoid) {
+  struct Body {
+    static Task<void> Load(BufferPoolTest* t, Status* status) {
+      Result<PagePin> pin = co_await t->pool_->Load(&t->owner_, t->refs_[5], 0);
+      if (!pin.ok()) *status = pin.TakeStatus();
+    }
+    static Task<void> Both(BufferPoolTest* t, Status* loaded) {
+      TaskGroup loads;
+      loads.Spawn(Load(t, loaded));
+      co_await t->pool_->EnsureFree(1);
+      EXPECT_EQ(t->pool_->Lookup(&t->owner_, t->refs_[5].location), nullptr) << "the read is in flight";
+      Frame* value = t->pool_->NewOverflow(&t->owner_, t->refs_[5].location, std::string(kPage, 'v'), 3);
+      co_await loads.Drain();
+      EXPECT_EQ(t->pool_->Lookup(&t->owner_, t->refs_[5].location), value);
+      t->pool_->Drop(value);
+      EXPECT_EQ(t->pool_->LookupAny(&t->owner_, t->refs_[5].location), nullptr);
+    }
+  };
+  Status loaded;
+  Run(Body::Both(this, &loaded));
+  EXPECT_EQ(loaded.code(), Code::kAborted) << loaded.ToString();
+  EXPECT_EQ(pool_->free_frames(), kFrames);
 }
 
 // -- overflow values
