@@ -52,7 +52,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(EngineMeasurement, suite, workload, system, r
                                    timeline_ops, timeline_max_us)
 
 double Median(std::vector<double> values);  // 0 of none
-// Medians of the runs, one line per workload and engine, with Pando's rate against the best peer's.
+// Medians of the runs, one line per workload and engine; Pando's with the median of the ratios, run by run, to the peer
+// whose median is best.
 std::string RenderEngineTable(const std::vector<EngineMeasurement>& all);
 
 }  // namespace pando::bench
