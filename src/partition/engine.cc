@@ -13,7 +13,7 @@ namespace {
 constexpr Nanos kCheckpointTick = 20 * kMillisecond;
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
 constexpr uint64_t kLogBufferBytes = 6u << 20;  // the log's group buffers, which count towards the engine's memory
-constexpr size_t kBatchChunk = 128;             // lookups prepared on the stack at once
+constexpr size_t kBatchChunk = 128;             // lookups prepared at once
 // A record replayed costs a page read and a page write once the pages it dirties outgrow the pool. What more log than
 // this would save is little, for by then most pages went to disk to make room: checkpoint then, and recover sooner.
 constexpr uint64_t kLogRecordsPerPoolPage = 4;
