@@ -155,9 +155,12 @@ Task<void> LoadQuietly(BufferPool* pool, Tree* tree, ChildRef ref, uint8_t level
 void Tree::ReadAhead(Generation view, std::string_view key, bool reverse, size_t pages, TaskGroup* tasks) {
   ChildRef missing;
   uint8_t level = 0;
-  Frame* parent = view != 0           ? SnapshotLeafParent(snapshots_.at(view), key)
-                  : root_->level == 0 ? nullptr
-                                      : FindNode(key, 1, &missing, &level);
+  Frame* parent = nullptr;
+  if (view != 0) {
+    parent = SnapshotLeafParent(snapshots_.at(view), key);
+  } else if (root_->level > 0) {
+    parent = FindNode(key, 1, &missing, &level);
+  }
   if (!parent) return;
   const PagePin pin = pool_.Pin(parent);  // making room may push out a snapshot's inner page
   Node node = NodeOf(parent);

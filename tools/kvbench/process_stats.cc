@@ -161,13 +161,9 @@ std::optional<std::string> ParseCgroupPath(std::string_view text, std::string_vi
     line.remove_prefix(1);
     const size_t end = line.find(":/");
     if (end == std::string_view::npos) continue;
-    std::string_view controllers = line.substr(0, end);
-    bool found = controllers == controller;
-    for (size_t comma; !found && (comma = controllers.find(',')) != std::string_view::npos;) {
-      found = controllers.substr(0, comma) == controller || controllers.substr(comma + 1) == controller;
-      controllers.remove_prefix(comma + 1);
-    }
-    if (found) return std::string(line.substr(end + 1));
+    const std::string controllers = fmt::format(",{},", line.substr(0, end));
+    if (controllers.find(fmt::format(",{},", controller)) != std::string::npos)
+      return std::string(line.substr(end + 1));
   }
   return std::nullopt;
 }

@@ -1,15 +1,14 @@
 // fio as an engine: what the disk gives when nothing but reads is asked of it. Its "gets" are random reads of 4 KiB,
 // the size of most of Pando's, as many in flight as there are clients, of a file as large as the live data. Not a peer:
 // it is the ceiling that `get` beyond memory is held against, measured between the runs of the engines.
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "src/io/file.h"
 #include "tools/kvbench/engines/engine.h"
 
 namespace pando::bench {
