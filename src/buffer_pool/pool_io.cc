@@ -30,6 +30,9 @@ Task<void> BufferPool::WaitForRoom(size_t frames) {
       co_await write_frame_freed_.Wait();
     }
   }
+  // The caller may need no frame any more: somebody else may have read its page meanwhile. So it passes the wake-up on
+  // while there is room. The next waiter resumes after the caller has taken its frame, if it takes one.
+  if (free_.size() > kWriterReserve) load_frame_freed_.NotifyOne();
 }
 
 Frame* BufferPool::StartLoading(PageOwner* owner, const ChildRef& ref) {

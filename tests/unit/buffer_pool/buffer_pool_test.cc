@@ -221,6 +221,43 @@ TEST_F(BufferPoolTest, EverythingPinnedIsNoRoomRatherThanADeadlock) {
   Run(Body::Run(this));
 }
 
+// As many readers of one page as there are frames, while nothing can be evicted. Only one of them needs a frame: the
+// others find the page when they look again, and must not keep a wake-up that another waiter needs.
+TEST_F(BufferPoolTest, EveryReaderOfOnePageIsWokenWhenThereIsRoomAgain) {
+  struct Body {
+    static Task<void> Read(BufferPoolTest* t, int* done) {
+      for (;;) {  // as a descent does
+        if (t->pool_->Lookup(&t->owner_, t->refs_[500].location)) break;
+        Result<PagePin> pin = co_await t->pool_->Load(&t->owner_, t->refs_[500], 0);
+        if (pin.ok()) continue;
+        EXPECT_EQ(pin.code(), Code::kAborted) << pin.status().ToString();
+        co_await t->pool_->WaitForRoom(1);
+      }
+      ++*done;
+    }
+    static Task<void> Run(BufferPoolTest* t, int readers, int* done) {
+      std::vector<PagePin> pins;
+      for (uint64_t i = 0; i < kReadable; ++i) {
+        Result<PagePin> pin = co_await t->pool_->Load(&t->owner_, t->refs_[i], LevelOf(i));
+        pins.push_back(*std::move(pin));
+      }
+      TaskGroup group;
+      for (int i = 0; i < readers; ++i) group.Spawn(Read(t, done));
+      co_await Sleep(*t->reactor_, kMillisecond);
+      EXPECT_EQ(*done, 0) << "nobody has room yet";
+      pins.resize(kReadable / 2);
+      co_await Sleep(*t->reactor_, kSecond);
+      EXPECT_EQ(*done, readers) << t->pool_->free_frames() << " frames are free";
+      // What was lost before is woken here, so that a failure ends.
+      for (int i = 0; *done < readers && i < readers; ++i) co_await LoadTask(t, 1000 + i, 1001 + i, 0);
+      co_await group.Drain();
+    }
+  };
+  int done = 0;
+  Run(Body::Run(this, 100, &done));
+  EXPECT_EQ(pool_->stats().failed_loads_total, 0u);
+}
+
 // -- loading
 
 TEST_F(BufferPoolTest, SeveralReadersShareOneRead) {
