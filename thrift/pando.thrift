@@ -1,22 +1,47 @@
-/**
- * Pando's wire interface. Framed transport; binary and compact protocol are recognised per frame on one port.
+/*
+ * Pando's wire interface. Messages are framed; the binary and the compact protocol are recognised per frame, on one
+ * port. A field that is left out means its default: 0, false, empty.
+ *
+ * A request that sets something this server cannot do (a level, a token, a namespace, a mode) is refused with an error
+ * that names it. Nothing that a request asks for is silently ignored, except for fields that are newer than the server:
+ * ask `hello` for its features before you rely on one.
  *
  * Evolution rules: field ids are never reused, nothing is `required`, there is one exception type for ever, codes are
- * i32 constants (an unknown enum value would not decode in old clients), and no map has binary keys.
+ * i32 constants (an unknown enum value would not decode in old clients), and no map has binary keys. Field 15 of every
+ * reply is its ReplyContext.
  *
- * JavaScript: versions and HLC values are i64 above 2^53. Use the Int64 object the Node library gives you and echo it
- * back untouched; never turn it into a number.
+ * JavaScript: versions and HLC values are i64 above 2^53. Use the Int64 object that the Node library gives you and send
+ * it back untouched; never turn it into a number.
  */
+namespace c_glib Pando
 namespace cpp pando.api
-namespace py pando
-namespace java dev.pando.api
+namespace d pando.api
+namespace dart pando
+namespace delphi Pando.Api
+namespace erl pando
 namespace go pando
+namespace haxe pando.api
+namespace java dev.pando.api
+namespace javame dev.pando.api
 namespace js pando
+namespace kotlin dev.pando.api
+namespace lua pando
+namespace netstd Pando.Api
+namespace ocaml Pando
+namespace perl Pando
+namespace php Pando
+namespace py pando
+namespace rb Pando
+namespace rs pando
+namespace st Pando
+namespace swift Pando
 
 /** Code values of KvError. */
 const i32 BAD_REQUEST = 1
 const i32 TOO_LARGE = 2
+/** This server cannot verify who the caller says it is. */
 const i32 UNAUTHENTICATED = 3
+/** The caller may not do this. */
 const i32 DENIED = 4
 const i32 NOT_MASTER = 5
 const i32 STALE_MAP = 6
@@ -25,19 +50,36 @@ const i32 OVERLOADED = 8
 const i32 DEADLINE = 9
 const i32 UNAVAILABLE = 10
 const i32 TOO_STALE = 11
+/** The snapshot has expired, was released, or was lost with a restart: open another. */
 const i32 SNAPSHOT_GONE = 12
 const i32 BAD_CURSOR = 13
+/** The session token was not given by this server. */
 const i32 TOKEN_MISMATCH = 14
 const i32 DISK_FULL = 15
 const i32 CORRUPT = 16
 const i32 INTERNAL = 17
+/** Reserved: the caller's namespace or identity has used up what it may. */
+const i32 QUOTA_EXCEEDED = 18
+/** Reserved: an operator or the caller ended this scan or request. */
+const i32 CANCELLED = 19
+/** The changes after this position are not kept any more: scan a new snapshot, and watch from its version. */
+const i32 FEED_GONE = 20
 
-/** Values of KvError.applied: was the write carried out? */
-const i32 APPLIED_NO = 0
-const i32 APPLIED_YES = 1
-const i32 APPLIED_UNKNOWN = 2
+/**
+ * Values of KvError.applied: was the write carried out? UNKNOWN is 0, so that an error without this field promises
+ * nothing.
+ */
+const i32 APPLIED_UNKNOWN = 0
+const i32 APPLIED_NO = 1
+const i32 APPLIED_YES = 2
 
-/** Consistency levels, Context.level. 0 = the default (writes QUORUM, reads LINEARIZABLE). */
+/**
+ * Consistency levels, Context.level. A write is acknowledged when so many replicas have it on disk; the default is
+ * QUORUM. A read at LINEARIZABLE (the default) sees every write that was acknowledged before the read began.
+ *
+ * A node that holds the only replica does the same for ONE, QUORUM and ALL, and the same for all three levels of reads:
+ * it always reads the newest state, so BOUNDED and SESSION hold, too.
+ */
 const i32 LEVEL_DEFAULT = 0
 const i32 LEVEL_ONE = 1
 const i32 LEVEL_QUORUM = 2
@@ -46,35 +88,59 @@ const i32 LEVEL_LINEARIZABLE = 4
 const i32 LEVEL_BOUNDED = 5
 const i32 LEVEL_SESSION = 6
 
+/**
+ * News that every reply carries, and every KvError. It is left out when it is empty, and a field that is 0 or empty
+ * says nothing. A single node fills in none of them.
+ */
+struct ReplyContext {
+  /** Send it as Context.session to read, at LEVEL_SESSION, nothing older than this reply. Opaque. */
+  1: binary session
+  /** The server's hybrid clock. Send the highest that you have seen as Context.hlc. */
+  2: i64 hlc
+  /** The version of the partition map that the server acted on. */
+  3: i64 map_version
+}
+
 /** The only exception. `code` is one of the constants above; clients must accept unknown ones. */
 exception KvError {
   1: i32 code
   2: string message
   /** APPLIED_*: for writes, whether this request took effect. Always APPLIED_NO for reads. */
   3: i32 applied
+  /** The same request may succeed later, and sending it again does no harm. */
   4: bool retryable
   5: i32 retry_after_ms
   /** Routing news with NOT_MASTER and STALE_MAP. */
   6: optional string master
   7: optional i64 epoch
   8: optional i64 map_version
+  15: optional ReplyContext context
 }
 
 /** Sent with every request. All fields may be left out. */
 struct Context {
   /** Time the caller still has, in ms; 0 = the server's default. The server answers DEADLINE once it has passed. */
   1: i32 budget_ms
+  /** LEVEL_*. A level for writes is refused with a read, and a level for reads with a write. */
   2: i32 level
-  /** Session token from an earlier reply, for LEVEL_SESSION. Opaque. */
+  /** ReplyContext.session of an earlier reply. One that this server did not give is refused: TOKEN_MISMATCH. */
   3: binary session
-  /** Identity of a retried write: (client_id, sequence) is applied once. */
+  /**
+   * Identity of a retried write: (client_id, sequence) is applied once. Refused with a write by a server that does not
+   * remember identities (feature "idempotent_writes"); reads take no notice of it.
+   */
   4: binary client_id
   5: i64 sequence
+  /** W3C trace context. It changes nothing about the reply. */
   6: string traceparent
-  7: binary auth
-  /** Highest hybrid clock value the caller has seen. */
+  /** The data space that the keys belong to; empty = the default one. One that this server does not have is refused. */
+  7: string name_space
+  /** The highest ReplyContext.hlc that the caller has seen. Refused by a server that does not merge clocks. */
   8: i64 hlc
+  /** For LEVEL_BOUNDED only. */
   9: i32 max_staleness_ms
+  /** For whom a router makes this request. Refused, DENIED, from everybody who has not said hello as a router. */
+  10: string principal
 }
 
 /** All given parts must hold. Compared with the record as it is when the write is applied. */
@@ -84,24 +150,41 @@ struct Condition {
   3: optional bool exists
 }
 
+/** A condition on the record of another key. */
+struct KeyCondition {
+  1: binary key
+  /** At least one part must be given. */
+  2: Condition condition
+}
+
 /** A record, or the news that there is none (found = false). Not-found is a result, never an exception. */
 struct Record {
   1: bool found
   2: binary value
-  /** Hybrid logical clock version; what Condition.version compares. */
+  /** Hybrid logical clock version; what Condition.version compares. Every write of the record gives it a higher one. */
   3: i64 version
   /** Unix time in ms at which it expires; 0 = never. */
   4: i64 expires_at_ms
 }
 
+/** An existing record keeps its expiry; a new one has none. */
 const i32 TTL_KEEP = 0
+/** Expires ttl_ms after the write; ttl_ms must be positive. */
 const i32 TTL_SET = 1
+/** Never expires. */
 const i32 TTL_CLEAR = 2
+/**
+ * Expires at expires_at_ms, in Unix time; it must be positive. A time that has passed is allowed: the record is written
+ * and no read will find it.
+ */
+const i32 TTL_SET_ABSOLUTE = 3
 
 /** Operation kinds of WriteOp.kind. */
 const i32 OP_PUT = 1
 const i32 OP_REMOVE = 2
 const i32 OP_INCREMENT = 3
+/** See Kv.touch. */
+const i32 OP_TOUCH = 4
 
 struct WriteOp {
   /** OP_* */
@@ -112,35 +195,69 @@ struct WriteOp {
   /** OP_INCREMENT only. A missing record counts as 0. Values are decimal ASCII integers (64-bit signed). */
   4: i64 delta
   5: optional Condition condition
-  /** TTL_KEEP: an existing record keeps its expiry, a new one has none. TTL_SET needs ttl_ms > 0. */
+  /** TTL_*. Not with OP_REMOVE; OP_TOUCH needs one other than TTL_KEEP. */
   6: i32 ttl_mode
+  /** With TTL_SET. */
   7: i64 ttl_ms
+  /** With TTL_SET_ABSOLUTE. */
+  8: i64 expires_at_ms
+  /** OP_PUT and OP_REMOVE: WriteResult.previous is asked for. */
+  9: bool return_previous
 }
 
+/** The outcome of one write. */
 struct WriteResult {
-  /** False when the condition did not hold: then `current` is the record as it was found. */
+  /**
+   * The write took effect. False when its condition did not hold (then `current` is set), when it was not tried
+   * (`withheld`), and, in writeBatch, when it could not be carried out (`error`).
+   */
   1: bool applied
+  /** The version that the write gave the record. */
   2: i64 version
+  /** The record as it was when the condition did not hold. */
   3: optional Record current
   /** OP_INCREMENT: the new number. */
   4: optional i64 number
-  /** OP_REMOVE: whether there was a record. */
+  /** Whether there was a record. */
   5: bool existed
-  /** In writeBatch: set when this op's partition refused the ops; nothing of this op was applied. */
+  /** In writeBatch: this op was refused or could not be carried out; nothing of it was applied unless error.applied. */
   6: optional KvError error
-  /** current.value was left out: what a batch's refused ops found is sent up to 2 MiB of values a partition. */
+  /** current.value was left out: the values in one reply to writeBatch are limited (see WriteBatchReply). */
   7: bool current_value_omitted
+  /** The record before this write, when return_previous asked for it and the write took effect. */
+  8: optional Record previous
+  /** previous.value was left out, as with current_value_omitted. */
+  9: bool previous_value_omitted
+  /**
+   * This op was fine, but it was not applied: all_or_nothing was asked for and another op on its partition was refused,
+   * or a condition of the whole batch did not hold.
+   */
+  10: bool withheld
+  /** Not in the results of writeBatch, whose reply has one for all. */
+  15: optional ReplyContext context
 }
 
 struct HelloRequest {
+  /** For logs and metrics. */
   1: string client_name
+  /** The version of this interface that the client was made for. The server never refuses a higher one. */
   2: i32 api_version
+  /** Who the caller is; empty = anonymous. A server that cannot verify it answers UNAUTHENTICATED. */
+  3: string identity
+  /** What proves the identity. Refused like the identity when the server cannot check it. */
+  4: binary credential
+  /**
+   * What the client can do beyond the basics, if the server agrees: "out_of_order_replies" = replies on this connection
+   * may overtake each other and are matched by sequence id. Names that the server does not know are no error.
+   */
+  5: list<string> features
 }
 
 struct Limits {
   1: i32 max_key_bytes
   2: i32 max_value_bytes
   3: i32 max_batch_ops
+  /** Keys, values and the values of conditions, together. */
   4: i32 max_batch_bytes
   5: i32 max_multi_get_keys
   6: i32 max_frame_bytes
@@ -154,7 +271,13 @@ struct HelloReply {
   3: Limits limits
   4: string node_id
   5: i32 partitions
+  /** What this server can do: "conditions", "snapshots", "watch" and so on. */
   6: list<string> features
+  /** Those of HelloRequest.features that are in force on this connection from the next request on. */
+  7: list<string> accepted_features
+  /** Who this connection now speaks for; empty = anonymous. */
+  8: string identity
+  15: optional ReplyContext context
 }
 
 struct GetRequest {
@@ -163,26 +286,66 @@ struct GetRequest {
   2: binary snapshot
 }
 
+struct GetReply {
+  1: Record record
+  15: optional ReplyContext context
+}
+
+/** Creates or replaces the record. */
 struct PutRequest {
   1: binary key
   2: binary value
   3: optional Condition condition
+  /** TTL_* */
   4: i32 ttl_mode
+  /** With TTL_SET. */
   5: i64 ttl_ms
+  /** With TTL_SET_ABSOLUTE. */
+  6: i64 expires_at_ms
+  /** WriteResult.previous is asked for. */
+  7: bool return_previous
 }
 
+/** Removing a record that does not exist takes effect and changes nothing; WriteResult.existed tells. */
 struct RemoveRequest {
   1: binary key
   2: optional Condition condition
+  /** WriteResult.previous is asked for. */
+  3: bool return_previous
 }
 
+/** Adds to a decimal ASCII integer (64-bit signed). A missing record counts as 0. */
 struct IncrementRequest {
   1: binary key
   2: i64 delta
   3: optional Condition condition
+  /** TTL_*: a change of the expiry together with the number. */
+  4: i32 ttl_mode
+  /** With TTL_SET. */
+  5: i64 ttl_ms
+  /** With TTL_SET_ABSOLUTE. */
+  6: i64 expires_at_ms
 }
 
-struct MultiGetRequest { 1: list<binary> keys }
+/**
+ * Changes when a record expires, and leaves its value as it is; the record gets a new version. When there is no record,
+ * nothing happens: applied = false, and current.found = false.
+ */
+struct TouchRequest {
+  1: binary key
+  2: optional Condition condition
+  /** TTL_SET, TTL_CLEAR or TTL_SET_ABSOLUTE. */
+  3: i32 ttl_mode
+  4: i64 ttl_ms
+  5: i64 expires_at_ms
+}
+
+/** Without a snapshot, each key is read by itself: the records may be of different moments. */
+struct MultiGetRequest {
+  1: list<binary> keys
+  /** As in GetRequest. All keys are then read as of the snapshot's moment. */
+  2: binary snapshot
+}
 
 struct MultiGetItem {
   1: Record record
@@ -191,35 +354,78 @@ struct MultiGetItem {
 }
 
 /** One per key, in the order of the request. */
-struct MultiGetReply { 1: list<MultiGetItem> items }
-
-/** Ops on keys of one partition (for example one {tag}) are applied atomically; across partitions they are not. */
-struct WriteBatchRequest { 1: list<WriteOp> ops }
-
-struct WriteBatchReply { 1: list<WriteResult> results }
+struct MultiGetReply {
+  1: list<MultiGetItem> items
+  15: optional ReplyContext context
+}
 
 /**
- * Keys in byte order from `start_key` (inclusive) to `end_key` (exclusive, empty = no end), narrowed to `prefix` when it is
- * not empty. With `reverse` the same range is walked from its end. `cursor` from an earlier reply goes on behind its
- * last row; it is bound to the same range and direction (BAD_CURSOR otherwise).
+ * Several writes in one request. Keys with the same {tag} share a partition; other keys may not.
+ *
+ * The ops on keys of one partition are isolated: no reader sees some of them, and a crash keeps all or none. They are
+ * applied in the order of the request, each seeing the ones before it. The ops on different partitions are applied
+ * independently of each other.
+ *
+ * - By default each op is judged alone: an op whose condition does not hold is left out, and the others take effect.
+ * - With `all_or_nothing`, one refused op refuses all ops on its partition: nothing of that partition's ops is applied.
+ *   This is transactional only within one {tag}: ops on another partition of the same batch may still be applied.
+ * - With `conditions`, all of them must hold, or no op is applied. This is compare-and-swap over several keys: the
+ *   conditions and the ops are judged and applied at one moment. All keys, of conditions and ops, must have the same
+ *   {tag} (or be the same key); otherwise the batch is refused with BAD_REQUEST.
+ */
+struct WriteBatchRequest {
+  1: list<WriteOp> ops
+  2: bool all_or_nothing
+  /** On the records as they are before the first op. They count towards max_batch_ops and max_batch_bytes. */
+  3: list<KeyCondition> conditions
+}
+
+/** A condition of the whole batch that did not hold. */
+struct FailedCondition {
+  /** Its place in WriteBatchRequest.conditions. */
+  1: i32 index
+  2: Record current
+  /** current.value was left out (see WriteBatchReply). */
+  3: bool current_value_omitted
+}
+
+/** Values of records found or replaced are sent up to 2 MiB in one reply; the rest is marked as omitted. */
+struct WriteBatchReply {
+  /** One per op, in the order of the request. */
+  1: list<WriteResult> results
+  /** When this is not empty, nothing was applied. */
+  2: list<FailedCondition> failed_conditions
+  15: optional ReplyContext context
+}
+
+/**
+ * Keys in byte order from `start_key` (inclusive) to `end_key` (exclusive, empty = no end), narrowed to `prefix` when
+ * it is not empty. With `reverse` the same range is walked from its end. `cursor` from an earlier reply continues after
+ * that reply's last row; it is bound to the same range, direction and snapshots (BAD_CURSOR otherwise).
+ *
+ * Without a snapshot, each page is of its own moment: a record that exists during the whole scan is returned exactly
+ * once, one that is written meanwhile may be missed or seen.
  */
 struct ScanRequest {
   1: binary start_key
   2: binary end_key
   3: binary prefix
   4: bool reverse
+  /** Leave out the values. */
   5: bool keys_only
   /** 0 = the server's limit; see Limits. A reply may hold fewer rows than asked for although there are more. */
   6: i32 limit_rows
   7: i32 limit_bytes
   8: binary cursor
-  /** Token of an open snapshot to read, as in GetRequest. A cursor goes on in the same snapshot only. */
+  /** Token of an open snapshot to read, as in GetRequest. A cursor continues in the same snapshot only. */
   9: binary snapshot
   /**
    * Token of an older open snapshot: only what changed since is returned, in time proportional to that. Forwards only.
    * A record that merely expired counts as removed once the server has swept it.
    */
   10: binary since
+  /** Leave out the values and send their sizes: Row.value_bytes. Large values are not read from disk. */
+  11: bool sizes_only
 }
 
 struct Row {
@@ -229,12 +435,15 @@ struct Row {
   4: i64 expires_at_ms
   /** With ScanRequest.since: there was such a record then, and now there is none. */
   5: bool removed
+  /** With ScanRequest.sizes_only. */
+  6: optional i64 value_bytes
 }
 
 struct ScanReply {
   1: list<Row> rows
   /** Opaque, checksummed; empty when the range is exhausted. Survives restarts: the server keeps no scan state. */
   2: binary cursor
+  15: optional ReplyContext context
 }
 
 struct CountRequest {
@@ -245,7 +454,10 @@ struct CountRequest {
   4: binary snapshot
 }
 
-struct CountReply { 1: i64 count }
+struct CountReply {
+  1: i64 count
+  15: optional ReplyContext context
+}
 
 /** The same range as CountRequest. Takes O(log n), whatever the range holds. */
 struct AggregateRequest {
@@ -265,6 +477,7 @@ struct AggregateReply {
    * whatever order it was written. Those of disjoint ranges add up.
    */
   3: i64 content_hash
+  15: optional ReplyContext context
 }
 
 /** Cuts the range into `parts` with about equally many records; for parallel jobs. */
@@ -287,7 +500,10 @@ struct RangePart {
 }
 
 /** In key order, without gaps; fewer parts than asked for when there are few records. */
-struct SplitRangeReply { 1: list<RangePart> parts }
+struct SplitRangeReply {
+  1: list<RangePart> parts
+  15: optional ReplyContext context
+}
 
 /** A snapshot of everything, at one moment: with a write in it is every write that was acknowledged before that one. */
 struct OpenSnapshotRequest {
@@ -310,19 +526,102 @@ struct SnapshotReply {
   2: i64 version
   /** Unix time in ms. */
   3: i64 expires_at_ms
+  15: optional ReplyContext context
 }
 
 struct ReleaseSnapshotReply {
   /** False when it was gone already. */
   1: bool existed
+  15: optional ReplyContext context
+}
+
+/**
+ * Removes the records of a range, a bounded number with each call. Call again with the reply's cursor until it is
+ * empty.
+ *
+ * What it promises: once the cursor comes back empty, every record that was in the range when the first call began, and
+ * was not written since, is gone. Each call removes only records that it found in the range and that nobody changed
+ * between its reading and its removing them. A record that is written while the calls go on may be removed by a later
+ * call, or survive; set `max_version` to be sure that it survives. A call is not atomic: readers see some of its
+ * records removed before others, and after an error any part of the call may have been carried out; calling again is
+ * safe.
+ */
+struct DeleteRangeRequest {
+  1: binary start_key
+  2: binary end_key
+  3: binary prefix
+  /** The most records to remove with this call; 0 = the server's limit (Limits.max_batch_ops). */
+  4: i32 limit_rows
+  /** From an earlier reply; bound to the same range and max_version (BAD_CURSOR otherwise). */
+  5: binary cursor
+  /**
+   * Only records with at most this version are removed; 0 = all. With SnapshotReply.version, exactly those records of
+   * the snapshot are removed that were not written since.
+   */
+  6: i64 max_version
+}
+
+struct DeleteRangeReply {
+  /** Records that this call removed. It may be fewer than asked for, even none, although there are more. */
+  1: i64 removed
+  /** Opaque, checksummed, as in ScanReply; empty when the whole range was visited. */
+  2: binary cursor
+  15: optional ReplyContext context
+}
+
+/**
+ * Waits for changes of the records whose keys begin with `prefix`, and returns them.
+ *
+ * What it promises: calling again with each reply's position, a watcher is told of every change after its starting
+ * point, or gets FEED_GONE; it never misses one silently. The changes of one key come in the order of their versions,
+ * and those of one batch in one {tag} come together with, or before, everything later in that {tag}. There is no order
+ * between keys of different partitions. A change may be told twice when a reply was lost, never after a later change of
+ * the same key. Values are not sent: read the record, which may have changed again meanwhile.
+ *
+ * The server keeps a limited number of recent changes in memory, none over a restart. A watcher that falls behind them
+ * gets FEED_GONE. It then opens a snapshot, scans it, and watches from the snapshot's version.
+ */
+struct WatchRequest {
+  1: binary prefix
+  /** From an earlier reply; bound to the same prefix (BAD_CURSOR otherwise). */
+  2: binary position
+  /**
+   * Without a position: the changes after this version, as in SnapshotReply.version; 0 = from now on. With wait_ms = 0
+   * and neither of both, the reply is the position of now.
+   */
+  3: i64 after_version
+  /** How long to wait while there is no change; 0 = do not wait. At most the request's budget. */
+  4: i32 wait_ms
+  /** 0 = the server's limit (Limits.max_scan_rows). */
+  5: i32 limit_changes
+}
+
+struct Change {
+  1: binary key
+  /** Of the write; it is the record's version until it changes again. */
+  2: i64 version
+  /** The record was removed or has expired. */
+  3: bool removed
+}
+
+struct WatchReply {
+  /** Empty when nothing changed within wait_ms. */
+  1: list<Change> changes
+  /** Where to continue; never empty. Opaque, checksummed. The server keeps no state for a watcher between calls. */
+  2: binary position
+  /** There are more changes already: call again at once. */
+  3: bool more
+  15: optional ReplyContext context
 }
 
 service Kv {
-  HelloReply hello(1: HelloRequest request) throws (1: KvError error)
-  Record get(1: Context context, 2: GetRequest request) throws (1: KvError error)
+  /** Authenticates the connection, and agrees on features. It may be left out by an anonymous client. */
+  HelloReply hello(1: Context context, 2: HelloRequest request) throws (1: KvError error)
+  GetReply get(1: Context context, 2: GetRequest request) throws (1: KvError error)
   WriteResult put(1: Context context, 2: PutRequest request) throws (1: KvError error)
   WriteResult remove(1: Context context, 2: RemoveRequest request) throws (1: KvError error)
   WriteResult increment(1: Context context, 2: IncrementRequest request) throws (1: KvError error)
+  WriteResult touch(1: Context context, 2: TouchRequest request) throws (1: KvError error)
   MultiGetReply multiGet(1: Context context, 2: MultiGetRequest request) throws (1: KvError error)
   WriteBatchReply writeBatch(1: Context context, 2: WriteBatchRequest request) throws (1: KvError error)
   ScanReply scan(1: Context context, 2: ScanRequest request) throws (1: KvError error)
@@ -332,6 +631,8 @@ service Kv {
   SnapshotReply openSnapshot(1: Context context, 2: OpenSnapshotRequest request) throws (1: KvError error)
   SnapshotReply renewSnapshot(1: Context context, 2: RenewSnapshotRequest request) throws (1: KvError error)
   ReleaseSnapshotReply releaseSnapshot(1: Context context, 2: ReleaseSnapshotRequest request) throws (1: KvError error)
+  DeleteRangeReply deleteRange(1: Context context, 2: DeleteRangeRequest request) throws (1: KvError error)
+  WatchReply watch(1: Context context, 2: WatchRequest request) throws (1: KvError error)
 }
 
 struct PartitionStatus {
@@ -347,15 +648,15 @@ struct PartitionStatus {
   10: i64 dirty_pages
   11: bool checkpoint_running
   12: i32 snapshots
-  /** Of replaced pages that only snapshots hold. */
+  /** Bytes of replaced pages that only snapshots still use. */
   13: i64 snapshot_pinned_bytes
 }
 
 /** Admin.scrub: the node verifies what it has on disk while it serves. */
 struct ScrubRequest {
-  /** true: begin a pass now; one that is under way is given up for it. false: only report. */
+  /** true: begin a pass now, and give up one that is under way. false: only report. */
   1: bool start
-  /** MiB/s of the pass begun, all reactors together; 0 = as --scrub_mb_per_s says (8 when that is 0). */
+  /** MiB/s of the new pass, all reactors together; 0 = the value of --scrub_mb_per_s (8 when that is 0). */
   2: i32 mb_per_s
 }
 
@@ -369,7 +670,7 @@ struct ScrubFinding {
   5: i64 first_seen_ms
 }
 
-/** Sums over the reactors: of the pass under way, or of the last one. */
+/** Sums over the reactors, of the pass under way or of the last one. */
 struct ScrubReply {
   1: bool running
   2: i64 bytes
@@ -378,13 +679,14 @@ struct ScrubReply {
   5: i64 pages
   6: i64 values
   7: i64 log_batches
-  /** What the last complete pass found and this one has found so far; at most 100 a reactor. */
+  /** What the last complete pass found and this one has found so far; at most 100 for each reactor. */
   8: list<ScrubFinding> findings
   /** Passes that every reactor has finished since the start, and when (Unix time); 0 = none. */
   9: i64 passes_finished
   10: i64 last_finished_ms
-  /** Partitions whose bitmaps were left out, because checkpoints followed each other too closely. */
+  /** Partitions whose bitmaps could not be verified, because checkpoints followed each other too closely. */
   11: i32 skipped_partitions
+  15: optional ReplyContext context
 }
 
 struct NodeStatus {
@@ -403,20 +705,24 @@ struct NodeStatus {
   13: list<PartitionStatus> partitions
   /** "ok", or what is wrong; with the next command to run in `advice`. */
   14: string verdict
-  15: string advice
+  15: optional ReplyContext context
   16: i32 http_port
   17: i32 reactors
+  18: string advice
   30: ScrubReply scrub
 }
 
-struct CheckpointReply { 1: i32 partitions }
+struct CheckpointReply {
+  1: i32 partitions
+  15: optional ReplyContext context
+}
 
 struct DescribeSnapshotRequest {
   1: binary snapshot
   2: i32 partition
 }
 
-/** What a copy of a partition needs beside its pages. */
+/** What a copy of a partition needs in addition to its pages. */
 struct PartitionSnapshot {
   1: string partition_uuid
   2: i32 page_bytes
@@ -431,13 +737,14 @@ struct PartitionSnapshot {
   10: binary root
   /** In use on disk, for progress. */
   11: i64 used_bytes
+  15: optional ReplyContext context
 }
 
 /** Pages of a partition's snapshot as they are on disk, parents before children. */
 struct ReadPagesRequest {
   1: binary snapshot
   2: i32 partition
-  /** Only pages made after this generation; 0 = all. */
+  /** Only pages written after this generation; 0 = all. */
   3: i64 since_generation
   /** From an earlier reply; empty = from the first page. */
   4: binary cursor
@@ -453,8 +760,9 @@ struct PageImage {
 
 struct ReadPagesReply {
   1: list<PageImage> pages
-  /** Opaque; empty behind the last page. */
+  /** Opaque; empty after the last page. */
   2: binary cursor
+  15: optional ReplyContext context
 }
 
 /** For operators; served on the same port. */

@@ -36,13 +36,13 @@ def tour(host, port):
     transport.open()
     context = Context(budget_ms=5000)  # with each request: how long you are willing to wait
 
-    hello = kv.hello(HelloRequest(client_name="example"))
+    hello = kv.hello(context, HelloRequest(client_name="example"))
     print(f"connected to {hello.server_version}, {hello.partitions} partitions")
 
     # A write is acknowledged once it is on disk.
     kv.put(context, PutRequest(key=b"fruit/apple", value=b"red"))
     kv.put(context, PutRequest(key=b"fruit/pear", value=b"green"))
-    apple = kv.get(context, GetRequest(key=b"fruit/apple"))
+    apple = kv.get(context, GetRequest(key=b"fruit/apple")).record
     print("get:", apple.found, apple.value, "version", apple.version)
 
     # Change it only if nobody else did since it was read. A failed condition is a result, not an exception.
@@ -52,7 +52,7 @@ def tour(host, port):
 
     print("counter:", kv.increment(context, IncrementRequest(key=b"visits", delta=1)).number)
 
-    # Keys that share a {tag} share a partition: a batch on them is applied whole or not at all.
+    # Keys that share a {tag} share a partition: no reader sees half of a batch on them, and a crash keeps all or none.
     kv.writeBatch(context, WriteBatchRequest(ops=[
         WriteOp(kind=OP_PUT, key=b"{order7}/state", value=b"paid"),
         WriteOp(kind=OP_INCREMENT, key=b"{order7}/changes", delta=1),

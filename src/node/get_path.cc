@@ -25,23 +25,25 @@ constexpr char kHead[] =
     "\0\0\0\x03"
     "get"
     "\0\0\0\0"      // T_REPLY, method, sequence id
-    "\x0c\x00\x00"  // result field 0: struct Record
+    "\x0c\x00\x00"  // result field 0: struct GetReply
+    "\x0c\x00\x01"  // field 1: struct Record
     "\x02\x00\x01"
     "\0"  // field 1: found
     "\x0b\x00\x02"
     "\0\0\0\0";  // field 2: value, its length
 constexpr size_t kHeadBytes = sizeof(kHead) - 1;
-constexpr size_t kSeqidAt = 15, kFoundAt = 25, kValueLengthAt = 29;
+constexpr size_t kSeqidAt = 15, kFoundAt = 28, kValueLengthAt = 32;
 constexpr char kTail[] =
     "\x0a\x00\x03"
     "\0\0\0\0\0\0\0\0"  // field 3: version
     "\x0a\x00\x04"
     "\0\0\0\0\0\0\0\0"  // field 4: expires_at_ms
     "\0"
-    "\0";  // end of Record, end of result
+    "\0"
+    "\0";  // end of Record, of GetReply (its context is left out: there is no news), of the result
 constexpr size_t kTailBytes = sizeof(kTail) - 1;
 constexpr size_t kVersionAt = 3, kExpiryAt = 14;
-static_assert(kHeadBytes == 33 && kTailBytes == 24);
+static_assert(kHeadBytes == 36 && kTailBytes == 25);
 
 }  // namespace
 
@@ -104,8 +106,7 @@ GetPath::GetPath(RpcServer* server, KvBackend* backend, SlowGet slow_get)
 GetPath::~GetPath() { CHECK_EQ(spare_.size(), remotes_.size()) << "gets are still out on other reactors"; }
 
 bool GetPath::Offer(const RpcRequest& request) {
-  args_.context.budget_ms = 0;
-  args_.context.level = 0;
+  ResetForPlainRead(&args_.context);
   args_.request.key.clear();
   args_.request.snapshot.clear();
   if (!server_->codec().Read(request.id.protocol, request.body, &args_).ok()) return false;
@@ -224,10 +225,11 @@ void GetPath::Answer(const RequestId& id, const PointRead& read) {
   }
   api::Kv_get_result result;
   result.__isset.success = true;
-  result.success.found = found;
-  result.success.value = read.in_place;
-  result.success.version = static_cast<int64_t>(read.version);
-  result.success.expires_at_ms = read.expires_at_ms;
+  api::Record& record = result.success.record;
+  record.found = found;
+  record.value = read.in_place;
+  record.version = static_cast<int64_t>(read.version);
+  record.expires_at_ms = read.expires_at_ms;
   server_->Reply(id, "get", result);
 }
 

@@ -15,17 +15,22 @@ namespace pando {
 enum class ApiCode : int32_t {
   kBadRequest = 1,
   kTooLarge = 2,
+  kUnauthenticated = 3,
+  kDenied = 4,
   kOverloaded = 8,
   kDeadline = 9,
   kUnavailable = 10,
   kSnapshotGone = 12,
   kBadCursor = 13,
+  kTokenMismatch = 14,
   kDiskFull = 15,
   kCorrupt = 16,
   kInternal = 17,
+  kFeedGone = 20,
 };
-enum class Applied : int32_t { kNo = 0, kYes = 1, kUnknown = 2 };
+enum class Applied : int32_t { kUnknown = 0, kNo = 1, kYes = 2 };
 
+// Of a request that was refused before it did anything: APPLIED_NO.
 api::KvError MakeError(ApiCode code, std::string message);
 
 // A failed read, or a failed write (`is_write`): a write is APPLIED_NO where the partition promises that nothing

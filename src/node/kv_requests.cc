@@ -12,7 +12,7 @@ namespace {
 
 // Context.level and the modes and kinds of the IDL; a test holds them against its constants.
 enum Level : int32_t { kDefault, kOne, kQuorum, kAll, kLinearizable, kBounded, kSession };
-enum OpKind : int32_t { kOpPut = 1, kOpRemove = 2, kOpIncrement = 3 };
+enum OpKind : int32_t { kOpPut = 1, kOpRemove = 2, kOpIncrement = 3, kOpTouch = 4 };
 // Ten thousand years: enough for anybody, and now + ttl cannot overflow.
 constexpr int64_t kMaxTtlMs = 10'000LL * 366 * 24 * 3600 * 1000;
 
@@ -27,8 +27,26 @@ Refusal CheckValue(std::string_view value) {
                                                    value.size(), kMaxValueBytes));
 }
 
-Refusal CheckBudget(const api::Context& context) {
+// What concerns reads and writes alike.
+Refusal CheckContext(const api::Context& context) {
   if (context.budget_ms < 0) return Bad("budget_ms is {}; it must be 0 (the default) or more", context.budget_ms);
+  if (!context.principal.empty()) {
+    return MakeError(ApiCode::kDenied, "only a router may set a principal; this connection is not one of a router");
+  }
+  if (!context.name_space.empty()) {
+    return Bad(
+        "this node does not know the namespace in name_space ({} bytes); it has only the default one, which is "
+        "empty",
+        context.name_space.size());
+  }
+  if (!context.session.empty()) {
+    return MakeError(ApiCode::kTokenMismatch,
+                     "the session token is not of this node, which gives none: leave session empty");
+  }
+  if (context.hlc != 0) return Bad("hlc is {}; this node does not merge clocks: leave it 0", context.hlc);
+  if (context.max_staleness_ms < 0 || (context.max_staleness_ms > 0 && context.level != kBounded)) {
+    return Bad("max_staleness_ms is {}; it must be 0, or more with LEVEL_BOUNDED (5)", context.max_staleness_ms);
+  }
   return {};
 }
 
@@ -75,9 +93,22 @@ Refusal SetKeyAndCondition(Request& request, WriteOp* op) {
   return {};
 }
 
+// What the interface has and this node does not yet do.
+template <typename Request>
+Refusal CheckDone(const Request& request) {
+  if constexpr (requires { request.return_previous; }) {
+    if (request.return_previous) return Bad("return_previous is not supported by this node");
+  }
+  if constexpr (requires { request.expires_at_ms; }) {
+    if (request.expires_at_ms != 0) return Bad("expires_at_ms is not supported by this node");
+  }
+  return {};
+}
+
 template <typename Request>
 Refusal SetPut(Request& request, WriteOp* op) {
   op->op = RecordOp::kPut;
+  if (Refusal refusal = CheckDone(request)) return refusal;
   if (Refusal refusal = SetKeyAndCondition(request, op)) return refusal;
   if (Refusal refusal = CheckValue(request.value)) return refusal;
   if (Refusal refusal = SetTtl(request.ttl_mode, request.ttl_ms, op)) return refusal;
@@ -101,7 +132,26 @@ Refusal CheckKey(std::string_view key) {
 }
 
 bool IsPlainRead(const api::Context& context) {
-  return (context.level == kDefault || context.level == kLinearizable) && context.budget_ms >= 0;
+  return (context.level == kDefault || context.level == kLinearizable) && context.budget_ms >= 0 &&
+         context.principal.empty() && context.name_space.empty() && context.session.empty() && context.hlc == 0 &&
+         context.max_staleness_ms == 0;
+}
+
+void ResetForPlainRead(api::Context* context) {
+  context->level = kDefault;
+  context->budget_ms = 0;
+  context->principal.clear();
+  context->name_space.clear();
+  context->session.clear();
+  context->hlc = 0;
+  context->max_staleness_ms = 0;
+}
+
+Refusal CheckHello(const api::HelloRequest& request) {
+  if (request.api_version < 0) return Bad("api_version is {}; it must be 0 (any) or more", request.api_version);
+  if (request.identity.empty() && request.credential.empty()) return {};
+  return MakeError(ApiCode::kUnauthenticated,
+                   "this node cannot verify identities: leave identity and credential empty to be anonymous");
 }
 
 Refusal CheckReadContext(const api::Context& context) {
@@ -109,7 +159,7 @@ Refusal CheckReadContext(const api::Context& context) {
     case kDefault:
     case kLinearizable:
     case kBounded:
-    case kSession: return CheckBudget(context);
+    case kSession: return CheckContext(context);
     case kOne:
     case kQuorum:
     case kAll:
@@ -132,26 +182,30 @@ Refusal CheckWriteContext(const api::Context& context) {
     default: return Bad("level {} is unknown to this server", context.level);
   }
   // Taking the identity and then applying a retry twice would be worse than saying so.
-  if (!context.client_id.empty()) {
+  if (!context.client_id.empty() || context.sequence != 0) {
     return Bad("this server does not remember (client_id, sequence); see HelloReply.features");
   }
-  return CheckBudget(context);
+  return CheckContext(context);
 }
 
 Refusal ToWriteOp(api::PutRequest& request, WriteOp* op) { return SetPut(request, op); }
 
 Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op) {
   op->op = RecordOp::kRemove;
+  if (Refusal refusal = CheckDone(request)) return refusal;
   return SetKeyAndCondition(request, op);
 }
 
 Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op) {
+  if (Refusal refusal = CheckDone(request)) return refusal;
+  if (request.ttl_mode != 0 || request.ttl_ms != 0) return Bad("ttl_mode of increment is not supported by this node");
   op->op = RecordOp::kIncrement;
   op->delta = request.delta;
   return SetKeyAndCondition(request, op);
 }
 
 Refusal ToWriteOp(api::WriteOp& request, WriteOp* op) {
+  if (Refusal refusal = CheckDone(request)) return refusal;
   switch (request.kind) {
     case kOpPut: return SetPut(request, op);
     case kOpRemove: op->op = RecordOp::kRemove; return SetKeyAndCondition(request, op);
@@ -160,11 +214,14 @@ Refusal ToWriteOp(api::WriteOp& request, WriteOp* op) {
       op->delta = request.delta;
       if (Refusal refusal = SetTtl(request.ttl_mode, request.ttl_ms, op)) return refusal;
       return SetKeyAndCondition(request, op);
+    case kOpTouch: return Bad("kind is OP_TOUCH (4), which is not supported by this node");
     default: return Bad("kind is {}; it must be OP_PUT (1), OP_REMOVE (2) or OP_INCREMENT (3)", request.kind);
   }
 }
 
 Refusal ToWriteOps(api::WriteBatchRequest& request, std::vector<WriteOp>* ops) {
+  if (request.all_or_nothing) return Bad("all_or_nothing is not supported by this node");
+  if (!request.conditions.empty()) return Bad("conditions of a whole batch are not supported by this node");
   if (request.ops.size() > kMaxBatchOps) {
     return MakeError(ApiCode::kTooLarge, fmt::format("the batch has {} ops; the limit is {} (max_batch_ops)",
                                                      request.ops.size(), kMaxBatchOps));
@@ -210,6 +267,7 @@ Refusal CheckTtl(int32_t ttl_ms) {
 }
 
 Refusal CheckMultiGet(const api::MultiGetRequest& request) {
+  if (!request.snapshot.empty()) return Bad("snapshot of multiGet is not supported by this node");
   if (request.keys.size() > kMaxMultiGetKeys) {
     return MakeError(ApiCode::kTooLarge, fmt::format("the request has {} keys; the limit is {} (max_multi_get_keys)",
                                                      request.keys.size(), kMaxMultiGetKeys));

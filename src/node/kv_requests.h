@@ -9,17 +9,30 @@
 #include <vector>
 
 #include "gen-cpp/pando_types.h"
+#include "src/node/kv_errors.h"
 #include "src/partition/types.h"
 
 namespace pando {
 
 using Refusal = std::optional<api::KvError>;
 
+// Puts a refusal into the reply of `call`. False when there is none.
+template <typename Call>
+bool Refuse(Call* call, const Refusal& refusal) {
+  if (refusal) SetError(&call->reply, *refusal);
+  return refusal.has_value();
+}
+
 Refusal CheckKey(std::string_view key);
+// What a single node cannot honour (a namespace, a session of elsewhere, ...) is refused, not ignored.
 Refusal CheckReadContext(const api::Context& context);
 Refusal CheckWriteContext(const api::Context& context);
-// True when a read at this level needs nothing but this node (the hot path's quick look).
+// True when CheckReadContext has nothing to refuse, and the hot path may answer: its quick look.
 bool IsPlainRead(const api::Context& context);
+// Clears what IsPlainRead looks at, so that `context` can be decoded into again without an allocation.
+void ResetForPlainRead(api::Context* context);
+// Whoever is not anonymous is UNAUTHENTICATED: there is nothing here to verify an identity with.
+Refusal CheckHello(const api::HelloRequest& request);
 
 // Each moves the bytes out of its request into `op`.
 Refusal ToWriteOp(api::PutRequest& request, WriteOp* op);

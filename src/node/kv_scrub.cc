@@ -1,4 +1,5 @@
 // KvService: the operator's scrub.
+#include "src/node/kv_requests.h"
 #include "src/node/kv_service.h"
 
 namespace pando {
@@ -10,6 +11,7 @@ constexpr int32_t kMaxScrubMbPerS = 1'000'000;
 }  // namespace
 
 Task<void> KvService::AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call) {
+  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
   const api::ScrubRequest& request = call->args.request;
   if (request.mb_per_s < 0 || request.mb_per_s > kMaxScrubMbPerS) {
     SetError(&call->reply, MakeError(ApiCode::kBadRequest, fmt::format("mb_per_s is {}; it must be from 0 to {}",

@@ -12,7 +12,7 @@ namespace pando {
 
 namespace {
 
-constexpr int32_t kApiVersion = 1;
+constexpr int32_t kApiVersion = 2;
 // Room in a frame for what surrounds the values of a reply.
 constexpr size_t kReplySlackBytes = 512u << 10;
 constexpr size_t kScansSharingMemory = 64;
@@ -50,6 +50,13 @@ Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit) {
   return {};
 }
 
+// Names a scan from its first page on, in its cursors.
+uint64_t NewScanId(Reactor& reactor) {
+  uint64_t id = 0;
+  while (id == 0) id = reactor.Random();
+  return id;
+}
+
 api::Limits PublishedLimits() {
   api::Limits limits;
   limits.max_key_bytes = kMaxKeyBytes;
@@ -70,6 +77,7 @@ const KvService::Method KvService::kMethods[] = {
     {"put", &Start<&KvService::Put, api::Kv_put_args, api::Kv_put_result>},
     {"remove", &Start<&KvService::Remove, api::Kv_remove_args, api::Kv_remove_result>},
     {"increment", &Start<&KvService::Increment, api::Kv_increment_args, api::Kv_increment_result>},
+    {"touch", &Start<&KvService::Touch, api::Kv_touch_args, api::Kv_touch_result>},
     {"multiGet", &Start<&KvService::MultiGet, api::Kv_multiGet_args, api::Kv_multiGet_result>},
     {"writeBatch", &Start<&KvService::WriteBatch, api::Kv_writeBatch_args, api::Kv_writeBatch_result>},
     {"scan", &Start<&KvService::Scan, api::Kv_scan_args, api::Kv_scan_result>},
@@ -80,6 +88,8 @@ const KvService::Method KvService::kMethods[] = {
     {"renewSnapshot", &Start<&KvService::RenewSnapshot, api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>},
     {"releaseSnapshot",
      &Start<&KvService::ReleaseSnapshot, api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>},
+    {"deleteRange", &Start<&KvService::DeleteRange, api::Kv_deleteRange_args, api::Kv_deleteRange_result>},
+    {"watch", &Start<&KvService::Watch, api::Kv_watch_args, api::Kv_watch_result>},
     {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>},
     {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>},
     {"describeSnapshot",
@@ -174,7 +184,7 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
     co_return;
   }
   call->reserved_bytes += read->value.size();
-  ToRecord(*read, &call->reply.success);
+  ToRecord(*read, &call->reply.success.record);
   call->reply.__isset.success = true;
 }
 
@@ -210,6 +220,9 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   MergeScanSpec spec;
   spec.keys_only = request.keys_only;
   Refusal refusal = CheckReadContext(call->args.context);
+  if (!refusal && request.sizes_only) {
+    refusal = MakeError(ApiCode::kBadRequest, "sizes_only is not supported by this node");
+  }
   if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
   if (!refusal) refusal = SetLimit("limit_rows", request.limit_rows, kMaxScanRows, &spec.max_rows);
   if (!refusal) refusal = SetLimit("limit_bytes", request.limit_bytes, kMaxScanBytes, &spec.max_bytes);
@@ -243,6 +256,7 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   }
   call->reserved_bytes += 2 * spec.max_bytes;
   std::vector<Partition*> partitions = PartitionsOf(*range);
+  const uint64_t scan_id = range->scan_id != 0 ? range->scan_id : NewScanId(server_->reactor());
   spec.range = *std::move(range);
   Result<ScanPage> page = co_await MergeScan(std::move(partitions), std::move(spec));
   if (!page.ok()) {
@@ -250,7 +264,9 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
     co_return;
   }
   api::ScanReply& reply = call->reply.success;
-  if (!page->exhausted && !page->rows.empty()) reply.cursor = EncodeCursor(request, page->rows.back().key);
+  if (!page->exhausted && !page->rows.empty()) {
+    reply.cursor = EncodeCursor(request, {scan_id, page->rows.back().key});
+  }
   reply.rows.resize(page->rows.size());
   for (size_t i = 0; i < reply.rows.size(); ++i) {
     ScanRow& from = page->rows[i];
@@ -331,6 +347,20 @@ Task<void> KvService::Put(Call<api::Kv_put_args, api::Kv_put_result>* call) { re
 Task<void> KvService::Remove(Call<api::Kv_remove_args, api::Kv_remove_result>* call) { return WriteOne(call); }
 Task<void> KvService::Increment(Call<api::Kv_increment_args, api::Kv_increment_result>* call) { return WriteOne(call); }
 
+// Of the interface, and not yet of this node: refused by name.
+Task<void> KvService::Touch(Call<api::Kv_touch_args, api::Kv_touch_result>* call) {
+  SetError(&call->reply, MakeError(ApiCode::kBadRequest, "touch is not supported by this node"));
+  co_return;
+}
+Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call) {
+  SetError(&call->reply, MakeError(ApiCode::kBadRequest, "deleteRange is not supported by this node"));
+  co_return;
+}
+Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call) {
+  SetError(&call->reply, MakeError(ApiCode::kBadRequest, "watch is not supported by this node"));
+  co_return;
+}
+
 Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
   std::vector<WriteOp> ops;
   Refusal refusal = CheckWriteContext(call->args.context);
@@ -357,6 +387,8 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
 // -- about the server
 
 Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call) {
+  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
+  if (Refuse(call, CheckHello(call->args.request))) co_return;
   api::HelloReply& reply = call->reply.success;
   reply.server_version = control_->server_version();
   reply.api_version = kApiVersion;
@@ -370,6 +402,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
 }
 
 Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call) {
+  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
   Result<api::NodeStatus> status = co_await control_->CollectStatus(server_->reactor());
   if (status.ok()) {
     call->reply.success = *std::move(status);
@@ -380,6 +413,7 @@ Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status
 }
 
 Task<void> KvService::AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call) {
+  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
   Status status = co_await control_->CheckpointAll(server_->reactor());
   if (!status.ok()) {
     SetError(&call->reply, ToKvError(status, /*is_write=*/false));

@@ -58,11 +58,14 @@ class KvService final : public RpcService {
   Task<void> Put(Call<api::Kv_put_args, api::Kv_put_result>* call);
   Task<void> Remove(Call<api::Kv_remove_args, api::Kv_remove_result>* call);
   Task<void> Increment(Call<api::Kv_increment_args, api::Kv_increment_result>* call);
+  Task<void> Touch(Call<api::Kv_touch_args, api::Kv_touch_result>* call);
   Task<void> MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_result>* call);
   Task<void> WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call);
   Task<void> Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call);
   Task<void> Count(Call<api::Kv_count_args, api::Kv_count_result>* call);
   Task<void> Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call);
+  Task<void> DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call);
+  Task<void> Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call);
   // kv_snapshots.cc
   Task<void> SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call);
   Task<void> OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>* call);

@@ -11,9 +11,9 @@ namespace pando {
 
 namespace {
 
-constexpr uint64_t kRangeSeed = 0x70616e646f2d7263;   // "pando-rc"
-constexpr uint64_t kCursorSeed = 0x70616e646f2d6373;  // "pando-cs"
-constexpr size_t kCursorFixedBytes = 1 + 1 + 8 + 8;   // version, flags, range hash, checksum
+constexpr uint64_t kRangeSeed = 0x70616e646f2d7263;      // "pando-rc"
+constexpr uint64_t kCursorSeed = 0x70616e646f2d6373;     // "pando-cs"
+constexpr size_t kCursorFixedBytes = 1 + 1 + 8 + 8 + 8;  // version, flags, scan id, range hash, checksum
 constexpr uint8_t kReverseFlag = 1;
 
 uint64_t RangeHash(const api::ScanRequest& request) {
@@ -50,51 +50,58 @@ ScanRange ScanRange::Of(std::string_view start, std::string_view end, std::strin
 Result<ScanRange> ScanRange::Of(const api::ScanRequest& request) {
   ScanRange range = Of(request.start_key, request.end_key, request.prefix, request.reverse);
   if (request.cursor.empty()) return range;
-  ASSIGN_OR_RETURN(std::string last, DecodeCursor(request, request.cursor));
+  ASSIGN_OR_RETURN(ScanCursor cursor, DecodeCursor(request, request.cursor));
+  range.scan_id = cursor.scan_id;
   if (request.reverse) {
-    range.end = last;
-    range.empty = range.empty || range.start >= last;
+    range.end = cursor.last_key;
+    range.empty = range.empty || range.start >= range.end;
   } else {
-    range.start = last;
+    range.start = cursor.last_key;
     range.start_exclusive = true;
   }
   return range;
 }
 
-std::string EncodeCursor(const api::ScanRequest& request, std::string_view last_key) {
-  std::string cursor;
-  ByteWriter out(&cursor);
+std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor) {
+  std::string bytes;
+  ByteWriter out(&bytes);
   out.Fixed(kCursorVersion);
   out.Fixed<uint8_t>(request.reverse ? kReverseFlag : 0);
+  out.Fixed(cursor.scan_id);
   out.Fixed(RangeHash(request));
-  out.Bytes(last_key);
-  Seal(&cursor, kCursorSeed);
-  return cursor;
+  out.Bytes(cursor.last_key);
+  Seal(&bytes, kCursorSeed);
+  return bytes;
 }
 
-Result<std::string> DecodeCursor(const api::ScanRequest& request, std::string_view cursor) {
-  if (cursor.size() <= kCursorFixedBytes || cursor.size() > kCursorFixedBytes + kMaxKeyBytes) {
-    return Error(Code::kInvalidArgument, "{} bytes are no cursor of this server", cursor.size());
+Result<ScanCursor> DecodeCursor(const api::ScanRequest& request, std::string_view bytes) {
+  const uint8_t version = bytes.empty() ? 0 : static_cast<uint8_t>(bytes.front());
+  const size_t fixed_bytes = version == 1 ? kCursorFixedBytes - sizeof(ScanCursor::scan_id) : kCursorFixedBytes;
+  if (bytes.size() <= fixed_bytes || bytes.size() > fixed_bytes + kMaxKeyBytes) {
+    return Error(Code::kInvalidArgument, "the cursor was not given by this server: {} bytes cannot be one",
+                 bytes.size());
   }
-  ByteReader in(cursor.substr(0, cursor.size() - kSealBytes));
-  auto version = in.Fixed<uint8_t>();
-  if (version != kCursorVersion) {
+  if (version != 1 && version != kCursorVersion) {
     return Error(Code::kInvalidArgument,
-                 "the cursor is of version {}; this server reads version {}: start the scan anew", version,
+                 "the cursor has version {}; this server reads versions 1 and {}: start the scan again", version,
                  kCursorVersion);
   }
-  auto flags = in.Fixed<uint8_t>();
-  auto range_hash = in.Fixed<uint64_t>();
-  std::string_view last_key = in.rest();
-  if (!Unseal(cursor, kCursorSeed)) {
+  if (!Unseal(bytes, kCursorSeed)) {
     return Error(Code::kInvalidArgument, "the cursor fails its checksum: it was changed or cut on its way");
   }
+  ByteReader in(bytes.substr(0, bytes.size() - kSealBytes));
+  in.Fixed<uint8_t>();  // the version
+  const auto flags = in.Fixed<uint8_t>();
+  ScanCursor cursor;
+  if (version != 1) cursor.scan_id = in.Fixed<uint64_t>();
+  const auto range_hash = in.Fixed<uint64_t>();
+  cursor.last_key = in.rest();
   if (range_hash != RangeHash(request) || (flags & kReverseFlag) != (request.reverse ? kReverseFlag : 0)) {
     return Error(Code::kInvalidArgument,
                  "the cursor belongs to another range, direction or snapshot: send the same start_key, "
                  "end_key, prefix, reverse and snapshot as before");
   }
-  return std::string(last_key);
+  return cursor;
 }
 
 }  // namespace pando

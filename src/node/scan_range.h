@@ -1,7 +1,7 @@
 // ScanRange: the keys a scan or count covers, and the cursor that carries a scan from page to page.
 //
-// Cursor format: docs/FORMAT.md, "Scan cursor". It holds the last key given out and a hash of the range it belongs to;
-// the server keeps nothing.
+// Cursor format: docs/FORMAT.md, "Scan cursor". It holds the last key given out, a hash of the range it belongs to, and
+// the scan's name; the server keeps nothing.
 //
 // Threads: values.
 #pragma once
@@ -23,17 +23,24 @@ struct ScanRange {
   bool empty = false;  // no key can lie in it
   // All keys of the range carry this hash tag, so that one partition holds them all.
   std::optional<std::string> tag;
+  // Of the cursor: a random name that all pages of a scan share. 0 = the first page, which has yet to draw one.
+  uint64_t scan_id = 0;
 
   // The smallest key that is larger than every key with this prefix; empty when there is none.
   static std::string PrefixEnd(std::string_view prefix);
   static ScanRange Of(std::string_view start, std::string_view end, std::string_view prefix, bool reverse);
-  // Goes on behind the cursor's key. kInvalidArgument says what is wrong with the cursor.
+  // Continues after the cursor's key. kInvalidArgument says what is wrong with the cursor.
   static Result<ScanRange> Of(const api::ScanRequest& request);
 };
 
-inline constexpr uint8_t kCursorVersion = 1;
-std::string EncodeCursor(const api::ScanRequest& request, std::string_view last_key);
-// The last key. kInvalidArgument when the bytes are no cursor, of another version, or of another range or direction.
-Result<std::string> DecodeCursor(const api::ScanRequest& request, std::string_view cursor);
+struct ScanCursor {
+  uint64_t scan_id = 0;
+  std::string last_key;
+};
+
+inline constexpr uint8_t kCursorVersion = 2;  // 1 had no scan id; it is still read
+std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor);
+// kInvalidArgument when the bytes are no cursor, of another version, or of another range or direction.
+Result<ScanCursor> DecodeCursor(const api::ScanRequest& request, std::string_view bytes);
 
 }  // namespace pando

@@ -167,6 +167,7 @@ void RpcConnection::OnFrame(std::string_view frame) {
   if (server_->stopping_) [[unlikely]] {
     api::KvError error;
     error.code = api::g_pando_constants.UNAVAILABLE;
+    error.applied = api::g_pando_constants.APPLIED_NO;
     error.message = "the node is shutting down";
     error.retryable = true;
     error.retry_after_ms = 1000;
@@ -195,6 +196,7 @@ size_t RpcConnection::OnBadLength(std::string_view bytes, uint32_t length) {
   RequestId id{this, next_++, header.seqid, header.protocol};
   api::KvError error;
   error.code = api::g_pando_constants.TOO_LARGE;
+  error.applied = api::g_pando_constants.APPLIED_NO;
   error.message = fmt::format("the frame has {} bytes; the limit is {} (max_frame_bytes). The connection is closed.",
                               length, kMaxFrameBytes);
   server_->ReplyError(id, header.method, error);

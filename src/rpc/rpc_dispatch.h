@@ -20,12 +20,13 @@
 namespace pando {
 
 struct RpcCallBase : Timer {
+  RpcCallBase() : applied_if_late(api::g_pando_constants.APPLIED_NO) {}
   RpcServer* server = nullptr;
   RequestId id;
   std::string_view method;  // static storage
   Nanos received_ns = 0, deadline_ns = 0;
   int32_t budget_ms = 0;
-  int32_t applied_if_late = 0;  // APPLIED_*; a write sets UNKNOWN before it is handed on
+  int32_t applied_if_late;  // APPLIED_*: NO, until a write sets UNKNOWN before it hands the write on
   bool answered = false;
   size_t reserved_bytes = 0;
   bool* ended = nullptr;  // told when the call ends before its first suspension returned

@@ -115,6 +115,7 @@ class ProtocolTest(unittest.TestCase):
         with self.assertRaises(ttypes.KvError) as caught:
             call(*args)
         self.assertEqual(caught.exception.code, code, caught.exception)
+        self.assertIsNone(caught.exception.context)
         self.assertIn(text, caught.exception.message)
         self.assertEqual(caught.exception.applied, constants.APPLIED_NO)
         return caught.exception
@@ -127,14 +128,15 @@ class ProtocolTest(unittest.TestCase):
                 self.every_method(kv, b"compact/" if compact else b"binary/")
 
     def every_method(self, kv, p):
-        hello = kv.hello(ttypes.HelloRequest("test", 1))
+        hello = kv.hello(CONTEXT, ttypes.HelloRequest("test", 1))
         self.assertEqual(hello.limits.max_key_bytes, 2048)
         self.assertEqual(hello.partitions, 16)
+        self.assertEqual(hello.api_version, 2)
 
-        self.assertFalse(kv.get(CONTEXT, ttypes.GetRequest(p + b"none")).found)
+        self.assertFalse(kv.get(CONTEXT, ttypes.GetRequest(p + b"none")).record.found)
         put = kv.put(CONTEXT, ttypes.PutRequest(p + b"a", b"one"))
         self.assertTrue(put.applied and not put.existed and put.version > 0)
-        record = kv.get(CONTEXT, ttypes.GetRequest(p + b"a"))
+        record = kv.get(CONTEXT, ttypes.GetRequest(p + b"a")).record
         self.assertEqual((record.found, record.value, record.version), (True, b"one", put.version))
 
         stale = ttypes.Condition(version=put.version - 1)
@@ -146,7 +148,7 @@ class ProtocolTest(unittest.TestCase):
 
         soon = kv.put(CONTEXT, ttypes.PutRequest(p + b"ttl", b"x", None, constants.TTL_SET, 100))
         self.assertTrue(soon.applied)
-        self.assertGreater(kv.get(CONTEXT, ttypes.GetRequest(p + b"ttl")).expires_at_ms, time.time() * 1000 - 60_000)
+        self.assertGreater(kv.get(CONTEXT, ttypes.GetRequest(p + b"ttl")).record.expires_at_ms, time.time() * 1000 - 60_000)
 
         self.assertEqual(kv.increment(CONTEXT, ttypes.IncrementRequest(p + b"n", 41)).number, 41)
         self.assertEqual(kv.increment(CONTEXT, ttypes.IncrementRequest(p + b"n", 1)).number, 42)
@@ -179,8 +181,32 @@ class ProtocolTest(unittest.TestCase):
         self.assertEqual([row.key for row in rows], keys[1:])
 
         self.assertTrue(kv.remove(CONTEXT, ttypes.RemoveRequest(p + b"a")).existed)
-        self.assertFalse(kv.get(CONTEXT, ttypes.GetRequest(p + b"a")).found)
+        self.assertFalse(kv.get(CONTEXT, ttypes.GetRequest(p + b"a")).record.found)
         self.assertFalse(kv.remove(CONTEXT, ttypes.RemoveRequest(p + b"a", ttypes.Condition(exists=True))).applied)
+
+    def test_what_this_node_cannot_do_is_refused(self):
+        """Never ignored: a caller that asks for more than it gets must hear of it."""
+        bad, request = constants.BAD_REQUEST, ttypes.GetRequest(b"k")
+        with self.node.connect() as kv:
+            for code, context in ((bad, ttypes.Context(name_space="other")),
+                                  (constants.DENIED, ttypes.Context(principal="root")),
+                                  (constants.TOKEN_MISMATCH, ttypes.Context(session=b"elsewhere")),
+                                  (bad, ttypes.Context(hlc=1)),
+                                  (bad, ttypes.Context(max_staleness_ms=100)),
+                                  (bad, ttypes.Context(level=7))):
+                self.refused(code, "", kv.get, context, request)
+                self.refused(code, "", kv.put, context, ttypes.PutRequest(b"k", b"v"))
+                self.refused(code, "", kv.scan, context, ttypes.ScanRequest())
+                self.refused(code, "", kv.hello, context, ttypes.HelloRequest())
+                with self.node.connect(service=Admin) as admin:
+                    self.refused(code, "", admin.status, context)
+                    self.refused(code, "", admin.checkpoint, context)
+                    self.refused(code, "", admin.scrub, context, ttypes.ScrubRequest())
+            for hello in (ttypes.HelloRequest(identity="me"), ttypes.HelloRequest(credential=b"secret")):
+                self.refused(constants.UNAUTHENTICATED, "cannot verify", kv.hello, CONTEXT, hello)
+            self.assertFalse(kv.get(CONTEXT, ttypes.GetRequest(b"k")).record.found, "nothing was written")
+            reply = kv.hello(CONTEXT, ttypes.HelloRequest(features=["something_of_tomorrow"]))
+            self.assertEqual((reply.accepted_features, reply.identity), ([], ""))
 
     def test_admin(self):
         with self.node.connect(service=Admin) as admin:
@@ -237,7 +263,7 @@ class ProtocolTest(unittest.TestCase):
             # At the limits everything works.
             key, value = b"k" * 2048, bytes(range(256)) * 4096
             self.assertTrue(kv.put(CONTEXT, ttypes.PutRequest(key, value)).applied)
-            self.assertEqual(kv.get(CONTEXT, ttypes.GetRequest(key)).value, value)
+            self.assertEqual(kv.get(CONTEXT, ttypes.GetRequest(key)).record.value, value)
             self.assertTrue(kv.remove(CONTEXT, ttypes.RemoveRequest(key)).applied)
 
     # -- the stream
@@ -262,7 +288,7 @@ class ProtocolTest(unittest.TestCase):
                 seqid, reply = raw.read_reply(Kv.put_result() if i % 5 == 0 else Kv.get_result())
                 self.assertEqual(seqid, i)
                 if i % 5:
-                    self.assertEqual(reply.success.value, b"v%d" % (i % 64))
+                    self.assertEqual(reply.success.record.value, b"v%d" % (i % 64))
 
     def test_bytes_one_at_a_time(self):
         with RawConnection(self.node) as raw:
@@ -298,7 +324,7 @@ class ProtocolTest(unittest.TestCase):
                 raw.send(garbage)
                 self.assertTrue(raw.closed_by_server())
         with self.node.connect() as kv:
-            kv.hello(ttypes.HelloRequest())
+            kv.hello(CONTEXT, ttypes.HelloRequest())
 
     def test_a_frame_over_the_limit_is_named_and_closed(self):
         with RawConnection(self.node) as raw:
@@ -337,7 +363,7 @@ class ProtocolTest(unittest.TestCase):
         for raw in readers:
             raw.close()
         with self.node.connect() as kv:
-            self.assertTrue(kv.get(CONTEXT, ttypes.GetRequest(b"large")).found)
+            self.assertTrue(kv.get(CONTEXT, ttypes.GetRequest(b"large")).record.found)
 
     def test_deadlines(self):
         with self.node.connect() as kv:
@@ -436,7 +462,7 @@ class StartTest(unittest.TestCase):
         for kv in held:
             self.addCleanup(kv.close)
         for kv in held:
-            kv.hello(ttypes.HelloRequest())
+            kv.hello(CONTEXT, ttypes.HelloRequest())
         with self.node.connect() as late:
             with self.assertRaises(ttypes.KvError) as caught:
                 late.get(CONTEXT, ttypes.GetRequest(b"k"))
@@ -449,7 +475,7 @@ class StartTest(unittest.TestCase):
         self.node.flags = []
         self.node.start()
         with self.node.connect() as kv:
-            self.assertEqual(kv.get(CONTEXT, ttypes.GetRequest(b"k")).value, b"v")
+            self.assertEqual(kv.get(CONTEXT, ttypes.GetRequest(b"k")).record.value, b"v")
         self.node.stop()
 
 

@@ -37,8 +37,8 @@ std::string Frame(const char* method, auto& result) {
 struct Answers {
   explicit Answers(size_t value_bytes) {
     api::Kv_get_result got;
-    got.success.found = true;
-    got.success.value.assign(value_bytes, 'v');
+    got.success.record.found = true;
+    got.success.record.value.assign(value_bytes, 'v');
     get = Frame("get", got);
     api::Kv_put_result stored;
     stored.success.applied = true;

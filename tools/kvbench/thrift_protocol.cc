@@ -66,15 +66,15 @@ class FrameWriter {
 // Splits a success at the value: what stands before it is the same in every answer.
 std::string GetPrefix(size_t value_bytes, size_t* frame_bytes) {
   api::Kv_get_result result;
-  result.success.found = true;
-  result.success.value.assign(value_bytes, '\x55');
+  result.success.record.found = true;
+  result.success.record.value.assign(value_bytes, '\x55');
   result.__isset.success = true;
   FrameWriter writer;
   writer.protocol()->writeMessageBegin("get", tp::T_REPLY, 0);
   result.write(writer.protocol());
   std::string frame = writer.Finish();
   *frame_bytes = frame.size();
-  return frame.substr(kFrameHeader, frame.find(result.success.value) - kFrameHeader);
+  return frame.substr(kFrameHeader, frame.find(result.success.record.value) - kFrameHeader);
 }
 
 std::string PutPrefix() {
@@ -209,7 +209,8 @@ class ThriftProtocol final : public Protocol {
     if (kind == OpKind::kGet) {
       api::Kv_get_result result;
       status = Decode(frame, &result);
-      if (status.ok()) return fmt::format("a get answered with a value of {} bytes", result.success.value.size());
+      if (status.ok())
+        return fmt::format("a get answered with a value of {} bytes", result.success.record.value.size());
     } else if (kind == OpKind::kPut) {
       api::Kv_put_result result;
       status = Decode(frame, &result);
@@ -246,11 +247,12 @@ class ThriftProtocol final : public Protocol {
     if (kind == OpKind::kGet) {
       api::Kv_get_result result;
       if (!Decode(frame, &result).ok()) return;
-      if (!result.success.found) {
+      const api::Record& record = result.success.record;
+      if (!record.found) {
         reply->outcome = Outcome::kNotFound;
-      } else if (result.success.value.size() == shape_.value_bytes) {
+      } else if (record.value.size() == shape_.value_bytes) {
         reply->outcome = Outcome::kOk;
-        reply->value = frame.substr(frame.find(result.success.value), shape_.value_bytes);
+        reply->value = frame.substr(frame.find(record.value), shape_.value_bytes);
       }
     } else if (kind == OpKind::kPut) {
       api::Kv_put_result result;

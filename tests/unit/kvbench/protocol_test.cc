@@ -59,9 +59,9 @@ void ReadCall(const std::string& frame, const std::string& method, Args* args) {
 
 std::string GetOk(const std::string& value) {
   api::Kv_get_result result;
-  result.success.found = true;
-  result.success.value = value;
-  result.success.version = 77;
+  result.success.record.found = true;
+  result.success.record.value = value;
+  result.success.record.version = 77;
   result.__isset.success = true;
   return ReplyFrame("get", result);
 }

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "gen-cpp/pando_constants.h"
 #include "src/node/kv_errors.h"
 #include "src/node/node_options.h"
@@ -20,6 +22,11 @@ TEST(ApiConstants, AreThoseOfTheIdl) {
   const auto& c = api::g_pando_constants;
   EXPECT_EQ(static_cast<int32_t>(ApiCode::kBadRequest), c.BAD_REQUEST);
   EXPECT_EQ(static_cast<int32_t>(ApiCode::kTooLarge), c.TOO_LARGE);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kUnauthenticated), c.UNAUTHENTICATED);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kDenied), c.DENIED);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kTokenMismatch), c.TOKEN_MISMATCH);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kSnapshotGone), c.SNAPSHOT_GONE);
+  EXPECT_EQ(static_cast<int32_t>(ApiCode::kFeedGone), c.FEED_GONE);
   EXPECT_EQ(static_cast<int32_t>(ApiCode::kOverloaded), c.OVERLOADED);
   EXPECT_EQ(static_cast<int32_t>(ApiCode::kDeadline), c.DEADLINE);
   EXPECT_EQ(static_cast<int32_t>(ApiCode::kUnavailable), c.UNAVAILABLE);
@@ -155,6 +162,60 @@ TEST(KvRequests, Levels) {
   context = {};
   context.client_id = "me";
   EXPECT_THAT(Message(CheckWriteContext(context)), HasSubstr("does not remember"));
+}
+
+TEST(KvRequests, AnErrorThatSaysNothingPromisesNothing) {
+  EXPECT_EQ(api::KvError().applied, api::g_pando_constants.APPLIED_UNKNOWN);
+  EXPECT_EQ(MakeError(ApiCode::kBadRequest, "no").applied, api::g_pando_constants.APPLIED_NO);
+}
+
+TEST(KvRequests, WhatASingleNodeCannotHonourIsRefused) {
+  const auto& c = api::g_pando_constants;
+  struct Case {
+    const char* name;
+    int32_t code;
+    std::function<void(api::Context*)> set;
+  };
+  for (const Case& test :
+       {Case{"namespace", c.BAD_REQUEST, [](api::Context* x) { x->name_space = "other"; }},
+        Case{"principal", c.DENIED, [](api::Context* x) { x->principal = "root"; }},
+        Case{"session", c.TOKEN_MISMATCH, [](api::Context* x) { x->session = "s"; }},
+        Case{"hlc", c.BAD_REQUEST, [](api::Context* x) { x->hlc = 1; }},
+        Case{"staleness without its level", c.BAD_REQUEST, [](api::Context* x) { x->max_staleness_ms = 1; }}}) {
+    api::Context context;
+    EXPECT_TRUE(IsPlainRead(context));
+    test.set(&context);
+    EXPECT_EQ(CodeOf(CheckReadContext(context)), test.code) << test.name;
+    EXPECT_EQ(CodeOf(CheckWriteContext(context)), test.code) << test.name;
+    EXPECT_FALSE(IsPlainRead(context)) << test.name;
+    ResetForPlainRead(&context);
+    EXPECT_TRUE(IsPlainRead(context)) << test.name << ": the next request inherits nothing";
+  }
+  api::Context bounded;
+  bounded.level = c.LEVEL_BOUNDED;
+  bounded.max_staleness_ms = 5;
+  EXPECT_FALSE(CheckReadContext(bounded)) << "the newest state is no older than that";
+  bounded.max_staleness_ms = -1;
+  EXPECT_TRUE(CheckReadContext(bounded));
+  api::Context retried;
+  retried.sequence = 7;
+  EXPECT_THAT(Message(CheckWriteContext(retried)), HasSubstr("does not remember"));
+  EXPECT_FALSE(CheckReadContext(retried));
+}
+
+TEST(KvRequests, OnlyAnonymousClientsAreGreeted) {
+  api::HelloRequest hello;
+  hello.client_name = "test";
+  hello.api_version = 99;
+  EXPECT_FALSE(CheckHello(hello));
+  hello.identity = "me";
+  EXPECT_EQ(CodeOf(CheckHello(hello)), api::g_pando_constants.UNAUTHENTICATED);
+  hello.identity = "";
+  hello.credential = "secret";
+  EXPECT_EQ(CodeOf(CheckHello(hello)), api::g_pando_constants.UNAUTHENTICATED);
+  hello.credential = "";
+  hello.api_version = -1;
+  EXPECT_EQ(CodeOf(CheckHello(hello)), api::g_pando_constants.BAD_REQUEST);
 }
 
 TEST(KvRequests, Results) {

@@ -171,13 +171,13 @@ TEST_P(KvServiceTest, GetsFromEveryPartitionWarmAndCold) {
   }
   for (int i = 0; i < 100; ++i) {
     auto got = Get("key" + std::to_string(i));
-    EXPECT_TRUE(got->__isset.success && got->success.found) << i;
-    EXPECT_EQ(got->success.value, "value" + std::to_string(i));
-    EXPECT_GT(got->success.version, 0);
+    EXPECT_TRUE(got->__isset.success && got->success.record.found) << i;
+    EXPECT_EQ(got->success.record.value, "value" + std::to_string(i));
+    EXPECT_GT(got->success.record.version, 0);
   }
   auto missing = Get("nothing");
   EXPECT_TRUE(missing->__isset.success);
-  EXPECT_FALSE(missing->success.found);
+  EXPECT_FALSE(missing->success.record.found);
   EXPECT_GT(node_->services[0]->get_path().metrics().remote_total.value(), 20u);
   EXPECT_GT(node_->services[1]->get_path().metrics().gets_total.value(), 20u);
 }
@@ -383,12 +383,12 @@ TEST_P(KvServiceTest, SnapshotsAreReadByEveryCallThatTakesOne) {
 
   api::Kv_get_args get;
   get.request.key = "key1";
-  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->success.value, "newer");
+  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->success.record.value, "newer");
   get.request.snapshot = snapshot.snapshot;
-  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->success.value, "old");
+  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->success.record.value, "old");
   get.request.key = "key70";
-  EXPECT_FALSE(CallFor<api::Kv_get_result>("get", get)->success.found);
-  EXPECT_EQ(Get("key1")->success.value, "newer") << "the fast path keeps nothing of the last request";
+  EXPECT_FALSE(CallFor<api::Kv_get_result>("get", get)->success.record.found);
+  EXPECT_EQ(Get("key1")->success.record.value, "newer") << "the fast path keeps nothing of the last request";
 
   api::Kv_scan_args scan;
   scan.request.snapshot = snapshot.snapshot;
@@ -493,7 +493,7 @@ struct SlowReader {
       for (size_t i = 0; i < peer.frames.size(); ++i) {
         auto reply = DecodeReply<api::Kv_get_result>(peer.frames[i]);
         EXPECT_EQ(reply.header.seqid, static_cast<int32_t>(i));
-        EXPECT_EQ(reply.result.success.value.size(), 300'000u) << reply.result.error.message;
+        EXPECT_EQ(reply.result.success.record.value.size(), 300'000u) << reply.result.error.message;
       }
     }
     co_await peer.Close();
@@ -525,10 +525,10 @@ TEST(GetReply, EqualsTheGeneratedCode) {
         Case{INT32_MAX, true, std::string("\0\xff", 2), UINT64_MAX >> 1, INT64_MAX}}) {
     api::Kv_get_result result;
     result.__isset.success = true;
-    result.success.found = c.found;
-    result.success.value = c.value;
-    result.success.version = static_cast<int64_t>(c.version);
-    result.success.expires_at_ms = c.expires;
+    result.success.record.found = c.found;
+    result.success.record.value = c.value;
+    result.success.record.version = static_cast<int64_t>(c.version);
+    result.success.record.expires_at_ms = c.expires;
     ThriftCodec codec;
     std::string generated = "before", by_hand = "before";
     codec.Write(MessageHeader{WireProtocol::kBinary, apache::thrift::protocol::T_REPLY, c.seqid, "get"}, result,

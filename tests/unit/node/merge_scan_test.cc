@@ -84,7 +84,7 @@ class MergeScanModel : public testing::TestWithParam<uint64_t> {
       }
       if (page->exhausted) return rows;
       if (page->rows.empty()) ADD_FAILURE() << "an empty page that is not the last";
-      request.cursor = EncodeCursor(request, page->rows.back().key);
+      request.cursor = EncodeCursor(request, {1, page->rows.back().key});
     }
     ADD_FAILURE() << "the scan does not end";
     return rows;

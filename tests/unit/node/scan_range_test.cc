@@ -13,6 +13,8 @@ namespace {
 
 using testing::HasSubstr;
 
+constexpr uint64_t kScanId = 0x1122334455667788;
+
 api::ScanRequest Request() {
   api::ScanRequest request;
   request.start_key = "a";
@@ -51,22 +53,34 @@ TEST(ScanRange, KnowsWhenOneTagHoldsEverything) {
 }
 
 TEST(Cursor, GoldenBytes) {
-  EXPECT_EQ(Hex(EncodeCursor(Request(), "user/17")), "0100b9d1aae3f9de4520757365722f313722200c56b8241ca8");
+  EXPECT_EQ(Hex(EncodeCursor(Request(), {kScanId, "user/17"})),
+            "02008877665544332211b9d1aae3f9de4520757365722f313737bf3e819fd6a749");
   api::ScanRequest reverse = Request();
   reverse.reverse = true;
-  EXPECT_EQ(Hex(EncodeCursor(reverse, std::string("\0\xff", 2))), "0101b9d1aae3f9de452000ffd9a5eb4a7d594d89");
+  EXPECT_EQ(Hex(EncodeCursor(reverse, {1, std::string("\0\xff", 2)})),
+            "02010100000000000000b9d1aae3f9de452000ffb0e1b7e79cbd540f");
+}
+
+TEST(Cursor, OfVersion1IsStillRead) {
+  const std::string old = HandBytes().U8(1).U8(0).U64(0x2045def9e3aad1b9).Text("user/17").U64(0xa81c24b8560c2022).str();
+  Result<ScanCursor> cursor = DecodeCursor(Request(), old);
+  ASSERT_TRUE(cursor.ok()) << cursor.status().ToString();
+  EXPECT_EQ(cursor->last_key, "user/17");
+  EXPECT_EQ(cursor->scan_id, 0u);
+  for (size_t cut = 0; cut < old.size(); ++cut) EXPECT_FALSE(DecodeCursor(Request(), old.substr(0, cut)).ok()) << cut;
 }
 
 TEST(Cursor, RoundTripsAndGoesOn) {
   api::ScanRequest request = Request();
-  request.cursor = EncodeCursor(request, "user/17");
+  request.cursor = EncodeCursor(request, {kScanId, "user/17"});
   Result<ScanRange> range = ScanRange::Of(request);
   ASSERT_TRUE(range.ok());
+  EXPECT_EQ(range->scan_id, kScanId);
   EXPECT_EQ(range->start, "user/17");
   EXPECT_TRUE(range->start_exclusive);
   EXPECT_EQ(range->end, "user0");
   request.reverse = true;
-  request.cursor = EncodeCursor(request, "user/17");
+  request.cursor = EncodeCursor(request, {kScanId, "user/17"});
   range = ScanRange::Of(request);
   ASSERT_TRUE(range.ok());
   EXPECT_EQ(range->start, "user/");
@@ -75,7 +89,7 @@ TEST(Cursor, RoundTripsAndGoesOn) {
 
 TEST(Cursor, EveryFlippedBitAndEveryCutIsRefused) {
   api::ScanRequest request = Request();
-  const std::string good = EncodeCursor(request, "user/17");
+  const std::string good = EncodeCursor(request, {kScanId, "user/17"});
   ASSERT_TRUE(DecodeCursor(request, good).ok());
   for (size_t bit = 0; bit < good.size() * 8; ++bit) {
     std::string bad = good;
@@ -88,7 +102,7 @@ TEST(Cursor, EveryFlippedBitAndEveryCutIsRefused) {
 
 TEST(Cursor, IsBoundToItsRange) {
   const api::ScanRequest request = Request();
-  const std::string cursor = EncodeCursor(request, "user/17");
+  const std::string cursor = EncodeCursor(request, {kScanId, "user/17"});
   api::ScanRequest other = request;
   other.start_key = "b";
   EXPECT_THAT(DecodeCursor(other, cursor).status().message(), HasSubstr("another range, direction or snapshot"));
@@ -109,8 +123,8 @@ TEST(Cursor, IsBoundToItsRange) {
   other.keys_only = true;
   EXPECT_TRUE(DecodeCursor(other, cursor).ok());
   std::string later = cursor;
-  later[0] = 2;
-  EXPECT_THAT(DecodeCursor(request, later).status().message(), HasSubstr("version 2; this server reads version 1"));
+  later[0] = 3;
+  EXPECT_THAT(DecodeCursor(request, later).status().message(), HasSubstr("version 3; this server reads versions 1"));
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ std::string Echo(std::string_view frame, int) {
   api::Kv_get_args args;
   CHECK(codec.Read(header.protocol, frame, &args).ok());
   api::Kv_get_result result;
-  result.success.value = args.request.key;
+  result.success.record.value = args.request.key;
   result.__isset.success = true;
   header.type = apache::thrift::protocol::T_REPLY;
   std::string out;
@@ -77,7 +77,7 @@ Task<void> GetInto(RpcClient* client, std::string key, Nanos timeout_ns, Outcome
   api::Kv_get_result result;
   args.request.key = std::move(key);
   outcome->status = co_await client->Call("get", &args, &result, timeout_ns);
-  outcome->value = result.success.value;
+  outcome->value = result.success.record.value;
 }
 
 class RpcClientTest : public testing::Test {

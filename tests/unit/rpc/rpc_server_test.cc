@@ -40,13 +40,13 @@ class EchoService final : public RpcService {
   Task<void> Get(RpcCall<api::Kv_get_args, api::Kv_get_result>* call) {
     const std::string& key = call->args.request.key;
     if (key.starts_with("slow")) co_await Sleep(reactor_, static_cast<Nanos>(reactor_.Random() % (5 * kMillisecond)));
-    if (key.starts_with("write")) call->applied_if_late = 2;
+    if (key.starts_with("write")) call->applied_if_late = api::g_pando_constants.APPLIED_UNKNOWN;
     if (key.starts_with("hang") || key.starts_with("write")) {
       while (!released) co_await wake_.Wait();
     }
-    if (key.starts_with("big")) call->reply.success.value.assign(100'000, 'b');
-    call->reply.success.found = true;
-    call->reply.success.value += key;
+    if (key.starts_with("big")) call->reply.success.record.value.assign(100'000, 'b');
+    call->reply.success.record.found = true;
+    call->reply.success.record.value += key;
     call->reply.__isset.success = true;
     --running_;
   }
@@ -126,7 +126,7 @@ struct PipelineInOrder {
       auto reply = DecodeReply<GetReply>(peer.frames[static_cast<size_t>(i)]);
       EXPECT_EQ(reply.header.seqid, i);
       EXPECT_EQ(reply.header.protocol, static_cast<WireProtocol>(i % 3));
-      EXPECT_EQ(reply.result.success.value, SlowKey(i));
+      EXPECT_EQ(reply.result.success.record.value, SlowKey(i));
       if (testing::Test::HasFailure()) break;
     }
     EXPECT_GT(parts.service.in_progress, 8u) << "pipelined requests do not overlap";
@@ -183,7 +183,7 @@ TEST_F(RpcServerTest, BadRequestsAreAnsweredAndTheConnectionLives) {
       EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).exception_type, TApplicationException::PROTOCOL_ERROR);
       EXPECT_THAT(DecodeReply<GetReply>(peer.frames[1]).exception, HasSubstr("arguments of get"));
       EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).exception_type, TApplicationException::INVALID_MESSAGE_TYPE);
-      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[3]).result.success.value, "end");  // the oneway got no reply
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[3]).result.success.record.value, "end");  // the oneway got no reply
       co_await peer.Close();
     }
   };
@@ -202,7 +202,7 @@ struct ClosedAfter {
     co_await peer.UntilClosed();
     EXPECT_EQ(peer.frames.size(), message.empty() ? 1u : 2u);
     if (peer.frames.empty()) co_return;
-    EXPECT_EQ(DecodeReply<GetReply>(peer.frames[0]).result.success.value, "slow before");
+    EXPECT_EQ(DecodeReply<GetReply>(peer.frames[0]).result.success.record.value, "slow before");
     if (peer.frames.size() < 2) co_return;
     auto reply = DecodeReply<GetReply>(peer.frames[1]);
     EXPECT_EQ(reply.header.seqid, 2);
@@ -244,7 +244,7 @@ TEST_F(RpcServerTest, DeadlinesAnswerAndTheCallGoesOn) {
       auto write = DecodeReply<GetReply>(peer.frames[1]).result.error;
       EXPECT_EQ(write.applied, api::g_pando_constants.APPLIED_UNKNOWN);
       EXPECT_FALSE(write.retryable);
-      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).result.success.value, "k");
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).result.success.record.value, "k");
       // The calls end after their connection: nothing is sent twice, nothing is freed too early.
       co_await peer.Close();
     }
@@ -329,7 +329,7 @@ TEST_F(RpcServerTest, WithoutMemoryRequestsAreRefusedNotForgotten) {
       EXPECT_EQ(refused.result.error.code, api::g_pando_constants.OVERLOADED);
       EXPECT_GT(refused.result.error.retry_after_ms, 0);
       EXPECT_THAT(refused.result.error.message, HasSubstr("the limit is 2097152"));
-      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).result.success.value, "small");
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).result.success.record.value, "small");
       EXPECT_LE(parts.shared.memory.used_bytes(), 2 << 20);
       co_await hog.Close();
       // With the hog gone there is room again.
@@ -337,7 +337,7 @@ TEST_F(RpcServerTest, WithoutMemoryRequestsAreRefusedNotForgotten) {
       co_await peer.UntilFrames(3);
       EXPECT_EQ(peer.frames.size(), 3u);
       if (peer.frames.size() != 3) co_return;
-      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).result.success.value.size(), 100'000u);
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).result.success.record.value.size(), 100'000u);
       co_await peer.Close();
     }
   };
@@ -376,7 +376,7 @@ TEST_F(RpcServerTest, ConnectionsOverTheLimitAreToldSo) {
       co_await Sleep(reactor, kSecond);
       late.Send(GetCall(1, "k"));
       co_await late.UntilFrames(1);
-      EXPECT_EQ(DecodeReply<GetReply>(late.frames.at(0)).result.success.value, "k");
+      EXPECT_EQ(DecodeReply<GetReply>(late.frames.at(0)).result.success.record.value, "k");
       co_await late.Close();
     }
   };

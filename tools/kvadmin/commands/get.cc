@@ -20,9 +20,10 @@ Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
   ASSIGN_OR_RETURN(request.key, DecodeInput(options.key, options.encoding, "key"));
   ASSIGN_OR_RETURN(request.snapshot, Base64Decode(options.snapshot));
   Client client(globals.target);
-  api::Record record;
+  api::GetReply reply;
   RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe,
-                            [&](api::KvClient& kv, const api::Context& context) { kv.get(record, context, request); }));
+                            [&](api::KvClient& kv, const api::Context& context) { kv.get(reply, context, request); }));
+  const api::Record& record = reply.record;
   if (globals.json) {
     PrintJson(RecordJson(request.key, record));
     return record.found ? kExitOk : kExitNo;

@@ -8,7 +8,7 @@ namespace pando::admin {
 
 namespace {
 
-constexpr int32_t kApiVersion = 1;
+constexpr int32_t kApiVersion = 2;
 
 Result<ExitCode> Hello(const Globals& globals) {
   api::HelloRequest request;
@@ -16,8 +16,9 @@ Result<ExitCode> Hello(const Globals& globals) {
   request.api_version = kApiVersion;
   Client client(globals.target);
   api::HelloReply reply;
-  RETURN_IF_ERROR(
-      client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context&) { kv.hello(reply, request); }));
+  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+    kv.hello(reply, context, request);
+  }));
   const api::Limits& l = reply.limits;
   const std::vector<std::pair<const char*, int32_t>> limits = {
       {"max_key_bytes", l.max_key_bytes},           {"max_value_bytes", l.max_value_bytes},

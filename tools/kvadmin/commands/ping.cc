@@ -24,8 +24,9 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
     if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(options.interval_ms));
     api::HelloReply reply;
     auto begin = Clock::now();
-    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe,
-                              [&](api::KvClient& kv, const api::Context&) { kv.hello(reply, api::HelloRequest()); }));
+    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+      kv.hello(reply, context, api::HelloRequest());
+    }));
     times_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
     if (!globals.json) {
       fmt::print("{}: {:.3f} ms{}\n", globals.target.address, times_ms.back(), i == 0 ? " (with the connection)" : "");
