@@ -200,7 +200,8 @@ class Reactor {
 
   // -- network
   virtual Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler) = 0;  // -> port
-  virtual void StopListening() = 0;
+  // Ends every listener of `handler`, which hears of no further connection. Other handlers' listeners stay.
+  virtual void StopListening(AcceptHandler* handler) = 0;
   // Connects; the connection is handed over before any data is delivered.
   virtual Task<Result<Connection*>> Connect(std::string host, uint16_t port, Nanos timeout_ns) = 0;
 

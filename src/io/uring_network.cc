@@ -215,16 +215,16 @@ void UringNetwork::ArmAccept(Listener* listener) {
   ++in_flight_;
 }
 
-void UringNetwork::StopListening() {
+void UringNetwork::StopListening(AcceptHandler* handler) {
   for (auto& listener : listeners_) {
-    if (listener->stopping) continue;
+    if (listener->handler != handler || listener->stopping) continue;
     listener->stopping = true;
     core_->timers.Cancel(listener.get());
     shutdown(listener->fd, SHUT_RDWR);  // refuses new connections at once, and ends the accept
     if (listener->accept_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
   }
   std::erase_if(listeners_, [](const auto& listener) {
-    if (listener->accept_armed) return false;
+    if (!listener->stopping || listener->accept_armed) return false;
     close(listener->fd);
     return true;
   });

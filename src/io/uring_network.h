@@ -70,7 +70,7 @@ class UringNetwork {
   ~UringNetwork();
 
   Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler);
-  void StopListening();
+  void StopListening(AcceptHandler* handler);
   Task<Result<Connection*>> Connect(std::string host, uint16_t port, Nanos timeout_ns);
 
   void OnCompletion(UringTag tag, void* owner, int32_t result, uint32_t flags);

@@ -51,7 +51,7 @@ class UringReactor final : public Reactor, private RemoteWaker {
   Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler) override {
     return network_.Listen(options, handler);
   }
-  void StopListening() override { network_.StopListening(); }
+  void StopListening(AcceptHandler* handler) override { network_.StopListening(handler); }
   Task<Result<Connection*>> Connect(std::string host, uint16_t port, Nanos timeout_ns) override {
     return network_.Connect(std::move(host), port, timeout_ns);
   }

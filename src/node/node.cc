@@ -194,7 +194,7 @@ Task<Status> Node::ListenAll(Reactor& first) {
     alone.reuse_port = false;
     Result<uint16_t> free = first.Listen(alone, &probe);
     if (!free.ok()) co_return free.TakeStatus();
-    first.StopListening();
+    first.StopListening(&probe);
     co_await Yield(first);
   }
   for (size_t i = 0; i < shards_.size(); ++i) {

@@ -39,7 +39,7 @@ Result<uint16_t> RpcServer::Listen(const ListenOptions& options) {
 
 Task<void> RpcServer::Shutdown(Nanos limit_ns) {
   stopping_ = true;
-  if (std::exchange(listening_, false)) reactor_.StopListening();
+  if (std::exchange(listening_, false)) reactor_.StopListening(this);
   Nanos give_up_ns = reactor_.NowNs() + limit_ns;
   while (!connections_.empty()) {
     bool late = reactor_.NowNs() >= give_up_ns;

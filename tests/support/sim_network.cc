@@ -283,7 +283,9 @@ void SimNetwork::Deliver(SimReactor* reactor) {
   for (const auto& a : accepted) {
     SimConnection* c = Find(a.connection);
     if (!c) continue;
-    if (mine.listeners.empty()) {  // it stopped listening meanwhile
+    const bool listening = std::any_of(mine.listeners.begin(), mine.listeners.end(),
+                                       [&a](const auto& l) { return l.handler == a.handler; });
+    if (!listening) {  // it stopped meanwhile
       c->Close(true);
       continue;
     }

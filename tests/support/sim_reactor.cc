@@ -159,7 +159,9 @@ Result<uint16_t> SimReactor::Listen(const ListenOptions& options, AcceptHandler*
   return kernel_->network().Listen(this, options, handler);
 }
 
-void SimReactor::StopListening() { network_.listeners.clear(); }
+void SimReactor::StopListening(AcceptHandler* handler) {
+  std::erase_if(network_.listeners, [=](const auto& l) { return l.handler == handler; });
+}
 
 Task<Result<Connection*>> SimReactor::Connect(std::string host, uint16_t port, Nanos timeout_ns) {
   return kernel_->network().Connect(this, std::move(host), port, timeout_ns);

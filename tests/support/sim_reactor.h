@@ -42,7 +42,7 @@ class SimReactor final : public Reactor, private RemoteWaker {
   Status LockFile(FileId file, const std::string& path) override;
 
   Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler) override;
-  void StopListening() override;
+  void StopListening(AcceptHandler* handler) override;
   Task<Result<Connection*>> Connect(std::string host, uint16_t port, Nanos timeout_ns) override;
 
   void CallRemote(int target, RemoteCall* call) override;

@@ -385,7 +385,7 @@ Task<void> Echo(Reactor& r) {
   co_await client.WaitClosed();
   co_await acceptor.WaitAllClosed();
   EXPECT_EQ(acceptor.peers.size(), 1u);
-  r.StopListening();
+  r.StopListening(&acceptor);
 }
 TYPED_TEST(ReactorConformance, Echo) { this->harness_.Run(Echo(this->harness_.reactor())); }
 
@@ -415,7 +415,7 @@ Task<void> ManyConnections(Reactor& r) {
   co_await clients.Drain();
   co_await acceptor.WaitAllClosed();
   EXPECT_EQ(acceptor.peers.size(), 100u);
-  r.StopListening();
+  r.StopListening(&acceptor);
 }
 TYPED_TEST(ReactorConformance, ManyConnections) { this->harness_.Run(ManyConnections(this->harness_.reactor())); }
 
@@ -450,7 +450,7 @@ Task<void> PauseAndResume(Reactor& r) {
   server.connection->Close(true);
   co_await client.WaitClosed();
   co_await acceptor.WaitAllClosed();
-  r.StopListening();
+  r.StopListening(&acceptor);
 }
 TYPED_TEST(ReactorConformance, PauseAndResume) { this->harness_.Run(PauseAndResume(this->harness_.reactor())); }
 
@@ -464,7 +464,7 @@ Task<void> RefusedAndBadAddresses(Reactor& r) {
   auto taken = r.Listen(same, &acceptor);
   EXPECT_EQ(taken.code(), Code::kAlreadyExists);
   EXPECT_THAT(taken.status().message(), HasSubstr(fmt::format("127.0.0.1:{}", *port)));
-  r.StopListening();
+  r.StopListening(&acceptor);
   co_await Sleep(r, 5 * kMillisecond);
   auto refused = co_await r.Connect("127.0.0.1", *port, kSecond);
   EXPECT_EQ(refused.code(), Code::kUnavailable) << refused.status().ToString();
@@ -474,6 +474,32 @@ Task<void> RefusedAndBadAddresses(Reactor& r) {
 }
 TYPED_TEST(ReactorConformance, RefusedAndBadAddresses) {
   this->harness_.Run(RefusedAndBadAddresses(this->harness_.reactor()));
+}
+
+// Each handler's listeners end by themselves: the metrics page goes on while clients are refused.
+Task<void> StopsOneOfTwoListeners(Reactor& r) {
+  Acceptor clients(r), page(r);
+  auto port = r.Listen({}, &clients);
+  auto page_port = r.Listen({}, &page);
+  EXPECT_OK(port.status());
+  EXPECT_OK(page_port.status());
+  r.StopListening(&clients);
+  co_await Sleep(r, 5 * kMillisecond);
+  auto refused = co_await r.Connect("127.0.0.1", *port, kSecond);
+  EXPECT_EQ(refused.code(), Code::kUnavailable) << refused.status().ToString();
+  auto connected = co_await r.Connect("127.0.0.1", *page_port, kSecond);
+  EXPECT_OK(connected.status());
+  Peer client;
+  client.Attach(r, *connected);
+  co_await page.WaitFor(1);
+  EXPECT_TRUE(clients.peers.empty());
+  client.connection->Close(false);
+  co_await client.WaitClosed();
+  co_await page.WaitAllClosed();
+  r.StopListening(&page);
+}
+TYPED_TEST(ReactorConformance, StopsOneOfTwoListeners) {
+  this->harness_.Run(StopsOneOfTwoListeners(this->harness_.reactor()));
 }
 
 // Close(false) delivers everything queued before it; OnClosed comes from the loop, on both sides, once.
@@ -500,7 +526,7 @@ Task<void> CloseFlushes(Reactor& r) {
   EXPECT_TRUE(server.received == payload);
   EXPECT_EQ(server.reason.code(), Code::kAborted);
   co_await client.WaitClosed();
-  r.StopListening();
+  r.StopListening(&acceptor);
 }
 TYPED_TEST(ReactorConformance, CloseFlushes) { this->harness_.Run(CloseFlushes(this->harness_.reactor())); }
 
@@ -523,7 +549,7 @@ Task<void> CloseNow(Reactor& r) {
   server.connection->ResumeReceive();
   co_await server.WaitClosed();
   EXPECT_LT(server.received.size(), 64u << 20);
-  r.StopListening();
+  r.StopListening(&acceptor);
 }
 TYPED_TEST(ReactorConformance, CloseNow) { this->harness_.Run(CloseNow(this->harness_.reactor())); }
 

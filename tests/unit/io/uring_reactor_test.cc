@@ -183,7 +183,7 @@ Task<void> Starved(Reactor& r) {
   for (auto& peer : server.peers) {
     while (!peer->closed) co_await Sleep(r, kMillisecond);
   }
-  r.StopListening();
+  r.StopListening(&server);
 }
 TEST(Uring, ReceiveBufferShortagesLoseNothing) {
   UringOptions options;
