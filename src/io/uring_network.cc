@@ -16,8 +16,6 @@ namespace pando {
 namespace {
 
 constexpr unsigned short kBufferGroup = 1;
-constexpr Nanos kDrainLimitNs = 5 * kSecond;
-constexpr Nanos kLingerLimitNs = kSecond;
 constexpr Nanos kAcceptRetryNs = 100 * kMillisecond;
 constexpr size_t kMaxSpares = 256;
 constexpr size_t kMaxSpareBytes = 256u << 10;
@@ -133,7 +131,7 @@ UringNetwork::~UringNetwork() {
   }
   for (auto& listener : listeners_) {
     core_->timers.Cancel(listener.get());
-    close(listener->fd);
+    if (listener->fd >= 0) close(listener->fd);
   }
   if (buffers_) munmap(buffers_, size_t{buffer_count_} * buffer_bytes_);
   if (buffer_ring_) munmap(buffer_ring_, buffer_ring_bytes_);
@@ -222,12 +220,14 @@ void UringNetwork::StopListening(AcceptHandler* handler) {
     core_->timers.Cancel(listener.get());
     shutdown(listener->fd, SHUT_RDWR);  // refuses new connections at once, and ends the accept
     if (listener->accept_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
+    CloseIfStopped(listener.get());
   }
-  std::erase_if(listeners_, [](const auto& listener) {
-    if (!listener->stopping || listener->accept_armed) return false;
-    close(listener->fd);
-    return true;
-  });
+}
+
+void UringNetwork::CloseIfStopped(Listener* listener) {
+  if (!listener->stopping || listener->accept_armed) return;
+  close(std::exchange(listener->fd, -1));  // at once, so that the port is free
+  listeners_to_free_ = true;
 }
 
 void UringNetwork::OnAccept(Listener* listener, int32_t result, uint32_t flags) {
@@ -247,8 +247,7 @@ void UringNetwork::OnAccept(Listener* listener, int32_t result, uint32_t flags) 
   }
   if (more || shutting_down_) return;
   if (listener->stopping) {
-    close(listener->fd);
-    std::erase_if(listeners_, [&](const auto& l) { return l.get() == listener; });
+    if (listener->fd >= 0) CloseIfStopped(listener);  // else the handler has just stopped it
   } else if (result >= 0) {
     ArmAccept(listener);
   } else {
@@ -303,10 +302,18 @@ void UringNetwork::Flush() {
     FlushConnection(c);
   }
   flushing_.clear();
+  if (std::exchange(listeners_to_free_, false)) {
+    std::erase_if(listeners_, [](const auto& listener) { return listener->fd < 0; });
+  }
 }
 
 void UringNetwork::FlushConnection(UringConnection* c) {
   using State = UringConnection::State;
+  if (c->state_ == State::kDying) {
+    // The one place where connections are freed. An operation that the kernel still holds marks it again.
+    if (!c->receive_armed_ && !c->send_armed_) Free(c);
+    return;
+  }
   if (c->state_ == State::kDraining && c->close_now_) {
     return End(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_));
   }
@@ -316,7 +323,6 @@ void UringNetwork::FlushConnection(UringConnection* c) {
   }
   const bool wants_data = (c->state_ == State::kOpen && c->handler_ && !c->paused_) || c->state_ == State::kLingering;
   if (wants_data && !c->receive_armed_ && !c->receive_ended_) ArmReceive(c);
-  if (c->state_ == State::kDying) FreeIfIdle(c);
 }
 
 void UringNetwork::StartSend(UringConnection* c) {
@@ -338,7 +344,7 @@ void UringNetwork::OnSend(UringConnection* c, int32_t result) {
   using State = UringConnection::State;
   c->send_armed_ = false;
   --in_flight_;
-  if (c->state_ == State::kDying) return FreeIfIdle(c);
+  if (c->state_ == State::kDying) return MarkForFlush(c);
   if (result <= 0) {
     return End(c, Error(Code::kUnavailable, "send to {} failed: {}", c->peer_, strerror(-result)));
   }
@@ -378,7 +384,7 @@ void UringNetwork::OnReceive(UringConnection* c, int32_t result, uint32_t flags)
     }
     RecycleBuffer(id);
   }
-  if (c->state_ == State::kDying) return FreeIfIdle(c);
+  if (c->state_ == State::kDying) return MarkForFlush(c);
   if (result == 0) {
     c->receive_ended_ = true;
     if (c->state_ == State::kLingering) return Die(c);
@@ -397,13 +403,13 @@ void UringNetwork::OnReceive(UringConnection* c, int32_t result, uint32_t flags)
 
 void UringNetwork::Drain(UringConnection* c) {
   c->state_ = UringConnection::State::kDraining;
-  core_->timers.Arm(&c->timer_, core_->now_ns + kDrainLimitNs);
+  core_->timers.Arm(&c->timer_, core_->now_ns + drain_limit_ns_);
 }
 
 void UringNetwork::StartLinger(UringConnection* c) {
   shutdown(c->fd_, SHUT_WR);
   c->state_ = UringConnection::State::kLingering;
-  core_->timers.Arm(&c->timer_, core_->now_ns + kLingerLimitNs);
+  core_->timers.Arm(&c->timer_, core_->now_ns + linger_limit_ns_);
   Notify(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_));
   if (c->receive_ended_) Die(c);
 }
@@ -427,11 +433,10 @@ void UringNetwork::Die(UringConnection* c) {
     c->receive_cancelled_ = true;
     core_->Cancel(UringCore::UserData(c, UringTag::kReceive));
   }
-  FreeIfIdle(c);
+  MarkForFlush(c);
 }
 
-void UringNetwork::FreeIfIdle(UringConnection* c) {
-  if (c->receive_armed_ || c->send_armed_ || c->on_flush_list_) return;
+void UringNetwork::Free(UringConnection* c) {
   close(c->fd_);
   GiveSpare(&c->pending_);
   GiveSpare(&c->sending_);
@@ -447,10 +452,10 @@ void UringNetwork::Shutdown() {
   shutting_down_ = true;
   for (UringConnection* c : connections_) {
     c->handler_ = nullptr;
-    c->on_flush_list_ = true;  // freed by the destructor, not by a completion
-    Die(c);
+    Die(c);  // freed by the destructor: there are no more turns
   }
   for (auto& listener : listeners_) {
+    if (listener->stopping) continue;
     listener->stopping = true;
     shutdown(listener->fd, SHUT_RDWR);
     if (listener->accept_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));

@@ -5,9 +5,11 @@
 //
 // Invariants
 //   S1  Handlers are called only from completions, timers and Flush, that is, from the loop.
-//   S2  A connection is freed only when the kernel holds no operation of it and it is on no list.
+//   S2  Connections and listeners are freed in Flush only, which is the last step of a turn, and only once the kernel
+//       holds no operation of theirs. Everything else marks them, so no other function can be left with a pointer to
+//       something that a callee has freed.
 //   S3  A provided buffer goes back to the kernel as soon as OnData returns.
-//   S4  Closing is bounded: queued bytes have kDrainLimitNs to go out, the peer has kLingerLimitNs to read them.
+//   S4  Closing is bounded: queued bytes have drain_limit_ns to go out, the peer has linger_limit_ns to read them.
 #pragma once
 
 #include <deque>
@@ -35,7 +37,7 @@ class UringConnection final : public Connection {
  private:
   friend class UringNetwork;
   // kOpen -> kDraining (Close: queued bytes go out) -> kLingering (our side is shut, the peer's bytes are discarded so
-  // that no reset overtakes our last reply) -> kDying (waits for the kernel to let go).
+  // that no reset overtakes our last reply) -> kDying (waits for the kernel to let go, then for Flush to free it).
   // The handler hears OnClosed on leaving kDraining, or kOpen when the peer ends it.
   enum class State : uint8_t { kOpen, kDraining, kLingering, kDying };
   struct LingerTimer : Timer {
@@ -63,10 +65,21 @@ class UringConnection final : public Connection {
   size_t list_index_ = 0;
 };
 
+struct UringNetworkOptions {
+  unsigned receive_buffers = 256;  // a power of two; allocated at the first Listen or Connect
+  unsigned receive_buffer_bytes = 16u << 10;
+  Nanos drain_limit_ns = 5 * kSecond;
+  Nanos linger_limit_ns = kSecond;
+};
+
 class UringNetwork {
  public:
-  UringNetwork(UringCore* core, unsigned receive_buffers, unsigned receive_buffer_bytes)
-      : core_(core), buffer_count_(receive_buffers), buffer_bytes_(receive_buffer_bytes) {}
+  UringNetwork(UringCore* core, const UringNetworkOptions& options)
+      : core_(core),
+        drain_limit_ns_(options.drain_limit_ns),
+        linger_limit_ns_(options.linger_limit_ns),
+        buffer_count_(options.receive_buffers),
+        buffer_bytes_(options.receive_buffer_bytes) {}
   ~UringNetwork();
 
   Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler);
@@ -76,7 +89,7 @@ class UringNetwork {
   void OnCompletion(UringTag tag, void* owner, int32_t result, uint32_t flags);
   // Starts what the turn asked for: sends, receives, closes. Called once a turn, last.
   void Flush();
-  bool has_work() const { return !flush_list_.empty(); }
+  bool has_work() const { return !flush_list_.empty() || listeners_to_free_; }
   // Shuts all sockets and forgets all handlers; completions still have to be dispatched until in_flight() is 0.
   void Shutdown();
   size_t in_flight() const { return in_flight_; }
@@ -88,7 +101,7 @@ class UringNetwork {
     int fd = -1;
     AcceptHandler* handler = nullptr;
     bool accept_armed = false;
-    bool stopping = false;
+    bool stopping = false;  // fd is closed, and -1, as soon as the kernel holds no accept
     std::string address;
   };
   struct ConnectOp;
@@ -104,22 +117,25 @@ class UringNetwork {
   void OnSend(UringConnection* c, int32_t result);
   void OnAccept(Listener* listener, int32_t result, uint32_t flags);
   void ArmAccept(Listener* listener);
+  void CloseIfStopped(Listener* listener);
   void Drain(UringConnection* c);
   void StartLinger(UringConnection* c);
   // Tells the handler, and starts dying.
   void End(UringConnection* c, const Status& reason);
   void Notify(UringConnection* c, const Status& reason);
   void Die(UringConnection* c);
-  void FreeIfIdle(UringConnection* c);
+  void Free(UringConnection* c);
   void TakeSpare(std::string* into);
   void GiveSpare(std::string* from);
 
   UringCore* core_;
+  const Nanos drain_limit_ns_, linger_limit_ns_;
   const unsigned buffer_count_, buffer_bytes_;
   char* buffers_ = nullptr;
   io_uring_buf_ring* buffer_ring_ = nullptr;
   size_t buffer_ring_bytes_ = 0;
   bool shutting_down_ = false;
+  bool listeners_to_free_ = false;
 
   std::vector<UringConnection*> connections_;
   std::vector<UringConnection*> flush_list_, flushing_;

@@ -91,7 +91,7 @@ Result<std::unique_ptr<Reactor>> MakeUringReactor(UringOptions options) {
 }
 
 UringReactor::UringReactor(UringOptions options)
-    : options_(options), network_(&core_, options.receive_buffers, options.receive_buffer_bytes) {}
+    : options_(options), network_(&core_, options.network) {}
 
 Status UringReactor::Init() {
   // From the fastest set-up to the plainest: an older kernel answers EINVAL to flags it does not know.

@@ -25,8 +25,7 @@ struct UringOptions {
   unsigned submission_entries = 1024;
   unsigned completion_entries = 16384;
   unsigned registered_files = 1024;
-  unsigned receive_buffers = 256;  // a power of two; allocated at the first Listen or Connect
-  unsigned receive_buffer_bytes = 16u << 10;
+  UringNetworkOptions network;
 };
 
 class UringReactor final : public Reactor, private RemoteWaker {

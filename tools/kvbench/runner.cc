@@ -65,8 +65,8 @@ Result<Measurement> Measure(const Server& server, const RunSettings& settings) {
 
   UringOptions uring;
   // Pipelined answers arrive in large pieces: larger buffers, fewer of them, the same memory.
-  uring.receive_buffers = 128;
-  uring.receive_buffer_bytes = 64u << 10;
+  uring.network.receive_buffers = 128;
+  uring.network.receive_buffer_bytes = 64u << 10;
   ASSIGN_OR_RETURN(std::unique_ptr<Reactor> reactor, MakeUringReactor(uring));
   CpuObserver cpu(server);
   auto tally = std::make_unique<Tally>();

@@ -187,8 +187,8 @@ Task<void> Starved(Reactor& r) {
 }
 TEST(Uring, ReceiveBufferShortagesLoseNothing) {
   UringOptions options;
-  options.receive_buffers = 2;
-  options.receive_buffer_bytes = 512;
+  options.network.receive_buffers = 2;
+  options.network.receive_buffer_bytes = 512;
   auto made = MakeUringReactor(options);
   ASSERT_TRUE(made.ok());
   RunBlocking(**made, Starved(**made));
