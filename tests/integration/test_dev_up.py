@@ -17,14 +17,43 @@ class Dev:
         self.environment = dict(os.environ, PANDO_BIN_DIR=str(BIN_DIR), PANDO_RUN_DIR=str(run_dir),
                                 PANDO_LISTEN="127.0.0.1:0", PANDO_HTTP_PORT="0")
 
-    def run(self, command):
-        done = subprocess.run([ROOT / "dev", command], env=self.environment, stdin=subprocess.DEVNULL,
+    def run(self, command, **environment):
+        done = subprocess.run([ROOT / "dev", command], env=dict(self.environment, **environment), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, f"./dev {command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def pid(self):
         return int((self.run_dir / "kvnode.pid").read_text())
+
+
+LATE_OPEN = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+#include <unistd.h>
+#define LATE(name)                                                                        \
+  int name(const char* path, int flags, ...) {                                            \
+    va_list rest;                                                                         \
+    va_start(rest, flags);                                                                \
+    int mode = va_arg(rest, int);                                                         \
+    va_end(rest);                                                                         \
+    if ((flags & O_TRUNC) && strstr(path, "kvnode.out")) usleep(2000000);                 \
+    return ((int (*)(const char*, int, ...))dlsym(RTLD_NEXT, #name))(path, flags, mode);  \
+  }
+LATE(open)
+LATE(open64)
+"""
+
+
+def late_open(directory):
+    """A library to preload, with which the output of the new node replaces that of the old one late, as on a busy machine."""
+    source, library = directory / "late.c", directory / "late.so"
+    source.write_text(LATE_OPEN)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return str(library)
 
 
 def wait_gone(pid):
@@ -65,7 +94,7 @@ def main():
 
         os.kill(pid, signal.SIGKILL)
         wait_gone(pid)
-        again = dev.run("up")
+        again = dev.run("up", LD_PRELOAD=late_open(run_dir))
         assert last_count(again) == last_count(output), "records were lost by kill -9"
         pid = dev.pid()
 
