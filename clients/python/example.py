@@ -17,6 +17,7 @@ IDL = pathlib.Path(__file__).resolve().parents[2] / "thrift" / "pando.thrift"
 
 def main():
     host, port = (sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:7420").rsplit(":", 1)
+    host = host.removeprefix("[").removesuffix("]")  # IPv6: [::1]:7420
     with tempfile.TemporaryDirectory() as generated:
         subprocess.run(["thrift", "--gen", "py", "-out", generated, IDL], check=True)
         sys.path.insert(0, generated)

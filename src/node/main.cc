@@ -14,7 +14,8 @@
 #include "src/node/node.h"
 
 DEFINE_string(data_dir, "", "Directory of the store; made when missing. Needed.");
-DEFINE_string(listen, "127.0.0.1:7420", "host:port for Thrift clients; port 0 takes any free one and prints it.");
+DEFINE_string(listen, "127.0.0.1:7420",
+              "host:port for Thrift clients, IPv6 as in [::1]:7420; port 0 takes any free one and prints it.");
 DEFINE_int32(http_port, 7421, "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any, -1: none.");
 DEFINE_int64(snapshot_max_age_s, 86400, "A snapshot lives so long at most, however often it is renewed.");
 DEFINE_uint32(max_connections, 20000, "Client connections beyond this many are refused.");
@@ -87,6 +88,9 @@ void PrintHelp() {
       "\n--helpfull lists every flag, those of the logging library too. Logs go to stderr unless --log_dir is given.");
 }
 
+// What does not fit becomes too large for CheckOptions, not small.
+uint64_t MibToBytes(uint64_t mib) { return mib >= uint64_t{1} << 44 ? UINT64_MAX : mib << 20; }
+
 Status OptionsFromFlags(NodeOptions* options) {
   options->data_dir = FLAGS_data_dir;
   if (Status status = ParseListen(FLAGS_listen, &options->host, &options->port); !status.ok()) {
@@ -99,8 +103,8 @@ Status OptionsFromFlags(NodeOptions* options) {
   Result<Compression> compression = ParseCompression(FLAGS_compression);
   if (!compression.ok()) return Error(Code::kInvalidArgument, "--compression: {}", compression.status().message());
   options->compression = *compression;
-  options->memory_limit_bytes = FLAGS_memory_limit_mb << 20;
-  options->log_budget_bytes = FLAGS_log_budget_mb << 20;
+  options->memory_limit_bytes = MibToBytes(FLAGS_memory_limit_mb);
+  options->log_budget_bytes = MibToBytes(FLAGS_log_budget_mb);
   options->log_budget_records = FLAGS_log_budget_records;
   options->checkpoint_interval_s = FLAGS_checkpoint_interval_s;
   options->snapshot_max_age_s = FLAGS_snapshot_max_age_s;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/base/address.h"
 #include "src/io/process.h"
 
 namespace pando {
@@ -51,6 +52,7 @@ Status Node::Start() {
     ASSIGN_OR_RETURN(std::unique_ptr<Reactor> probe, MakeUringReactor({}));
     Result<StoreInfo> found = RunBlocking(*probe, LoadStore(*probe, options_.data_dir));
     if (found.ok() && reactors == 0) reactors = found->reactors;
+    if (found.ok() && options_.page_bytes == 0) options_.page_bytes = found->page_bytes;
     if (!found.ok() && found.code() != Code::kNotFound) return found.TakeStatus();
     if (!found.ok() && options_.partitions == 0) options_.partitions = kDefaultPartitions;
     if (reactors == 0) reactors = static_cast<uint32_t>(UsableCpus());
@@ -308,12 +310,12 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
 }
 
 std::string Node::Describe() const {
-  std::string http = http_ ? fmt::format("http {}:{}", options_.host, http_->port()) : "no http";
+  std::string http = http_ ? "http " + FormatHostPort(options_.host, http_->port()) : "no http";
   return fmt::format(
-      "kvnode ready: thrift {}:{}, {}, data_dir {}, {} partitions on {} reactors, pages of {} bytes, limit {} "
+      "kvnode ready: thrift {}, {}, data_dir {}, {} partitions on {} reactors, pages of {} bytes, limit {} "
       "MiB, recovered in {:.3f} s ({} log records)",
-      options_.host, port_, http, options_.data_dir, store_.partitions.size(), store_.reactors, store_.page_bytes,
-      options_.memory_limit_bytes / kMiB, recovery_seconds_, recovered_records_);
+      FormatHostPort(options_.host, port_), http, options_.data_dir, store_.partitions.size(), store_.reactors,
+      store_.page_bytes, options_.memory_limit_bytes / kMiB, recovery_seconds_, recovered_records_);
 }
 
 }  // namespace pando

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
-#include <charconv>
+
+#include "src/base/address.h"
+#include "src/buffer_pool/buffer_pool.h"
 
 namespace pando {
 
@@ -16,6 +18,7 @@ constexpr uint64_t kConnectionBytes = 1536;  // both connection objects, the lis
 constexpr uint64_t kMinRequestBytes = 8 * kMiB;
 constexpr uint64_t kMaxRequestBytes = 512 * kMiB;
 constexpr uint64_t kMinEngineBytes = 16 * kMiB;
+constexpr uint64_t kMaxLimitBytes = uint64_t{1} << 50;
 constexpr uint32_t kMaxPartitions = 4096;
 constexpr uint32_t kMaxReactors = 256;
 constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
@@ -24,19 +27,51 @@ constexpr int64_t kMaxScrubIntervalH = 100'000;
 
 }  // namespace
 
-Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors) {
+namespace {
+
+// What an engine needs to hold its pool's smallest number of pages, whatever else it takes from its share.
+uint64_t MinEngineBytes(uint32_t page_bytes) {
+  const uint64_t pool = BufferPool::MinMemoryBytes(page_bytes, BufferPoolOptions().write_buffers);
+  return std::max(kMinEngineBytes, (pool + 2) / 3 * 4);
+}
+
+// All but the engines' part, under this limit.
+MemorySplit SplitWithoutEngines(const NodeOptions& options, uint32_t reactors, uint64_t limit_bytes) {
   MemorySplit split;
   split.process_bytes = kProcessBytes + reactors * kReactorBytes;
   // A limit on connections is not a plan to have them all: a quarter is set aside, the rest comes out of requests.
-  split.connection_bytes =
-      std::min<uint64_t>(options.max_connections * kConnectionBytes / 4, options.memory_limit_bytes / 16);
-  split.request_bytes = std::clamp(options.memory_limit_bytes / 8, kMinRequestBytes, kMaxRequestBytes);
-  uint64_t taken = split.process_bytes + split.connection_bytes + split.request_bytes;
-  uint64_t least = taken + reactors * kMinEngineBytes;
-  if (options.memory_limit_bytes < least) {
-    return Error(Code::kInvalidArgument, "--memory_limit_mb={} is too small for {} reactors; give at least {}",
-                 options.memory_limit_bytes / kMiB, reactors, (least + kMiB - 1) / kMiB);
+  split.connection_bytes = std::min<uint64_t>(options.max_connections * kConnectionBytes / 4, limit_bytes / 16);
+  split.request_bytes = std::clamp(limit_bytes / 8, kMinRequestBytes, kMaxRequestBytes);
+  return split;
+}
+
+uint64_t Needed(const MemorySplit& split, uint32_t reactors, uint32_t page_bytes) {
+  return split.process_bytes + split.connection_bytes + split.request_bytes + reactors * MinEngineBytes(page_bytes);
+}
+
+// The smallest limit that works, in MiB.
+uint64_t LeastLimit(const NodeOptions& options, uint32_t reactors, uint32_t page_bytes) {
+  // What is needed grows with the limit, but by less than the limit does.
+  uint64_t limit_bytes = 0;
+  for (;;) {
+    const uint64_t needed = Needed(SplitWithoutEngines(options, reactors, limit_bytes), reactors, page_bytes);
+    if (needed <= limit_bytes) return limit_bytes / kMiB;
+    limit_bytes = (needed + kMiB - 1) / kMiB * kMiB;
   }
+}
+
+}  // namespace
+
+Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors) {
+  const uint32_t page_bytes = options.page_bytes ? options.page_bytes : kDefaultPageBytes;
+  MemorySplit split = SplitWithoutEngines(options, reactors, options.memory_limit_bytes);
+  const uint64_t needed = Needed(split, reactors, page_bytes);
+  if (options.memory_limit_bytes < needed) {
+    return Error(Code::kInvalidArgument,
+                 "--memory_limit_mb={} is too small for {} reactors and pages of {} bytes; give at least {}",
+                 options.memory_limit_bytes / kMiB, reactors, page_bytes, LeastLimit(options, reactors, page_bytes));
+  }
+  const uint64_t taken = needed - reactors * MinEngineBytes(page_bytes);
   split.engine_bytes = (options.memory_limit_bytes - taken) / reactors;
   return split;
 }
@@ -62,6 +97,14 @@ Status CheckOptions(const NodeOptions& options) {
     return Error(Code::kInvalidArgument, "--http_port={}; it must be from 0 to 65535, or -1 for none",
                  options.http_port);
   }
+  if (options.memory_limit_bytes > kMaxLimitBytes) {
+    return Error(Code::kInvalidArgument, "--memory_limit_mb={}; it must be at most {}",
+                 options.memory_limit_bytes / kMiB, kMaxLimitBytes / kMiB);
+  }
+  if (options.log_budget_bytes > kMaxLimitBytes) {
+    return Error(Code::kInvalidArgument, "--log_budget_mb={}; it must be at most {}", options.log_budget_bytes / kMiB,
+                 kMaxLimitBytes / kMiB);
+  }
   if (options.max_connections == 0) return Error(Code::kInvalidArgument, "--max_connections must be at least 1");
   if (options.default_budget_ms < 1 || options.max_budget_ms < options.default_budget_ms) {
     return Error(Code::kInvalidArgument, "--default_budget_ms={} and --max_budget_ms={}: 1 <= default <= max must hold",
@@ -85,14 +128,9 @@ Status CheckOptions(const NodeOptions& options) {
 }
 
 Status ParseListen(const std::string& text, std::string* host, uint16_t* port) {
-  size_t colon = text.rfind(':');
-  std::string_view number = colon == std::string::npos ? "" : std::string_view(text).substr(colon + 1);
-  auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), *port);
-  if (colon == 0 || number.empty() || error != std::errc() || end != number.data() + number.size()) {
-    return Error(Code::kInvalidArgument, "\"{}\" is not host:port, for example 127.0.0.1:7420", text);
-  }
-  *host = text.substr(0, colon);
-  if (host->size() > 2 && host->front() == '[' && host->back() == ']') *host = host->substr(1, host->size() - 2);
+  ASSIGN_OR_RETURN(HostPort address, ParseHostPort(text, /*any_port=*/true));
+  *host = std::move(address.host);
+  *port = address.port;
   return {};
 }
 

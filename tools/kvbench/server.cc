@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -21,6 +20,7 @@
 #include <mutex>
 #include <thread>
 
+#include "src/base/address.h"
 #include "src/base/check.h"
 
 namespace pando::bench {
@@ -307,14 +307,9 @@ Result<std::unique_ptr<Server>> UseServer(std::string system, const std::string&
   struct Foreign final : Server {
     Foreign(std::string s, std::string h, uint16_t p) : Server(std::move(s), std::move(h), p) {}
   };
-  size_t colon = address.rfind(':');
-  uint16_t port = 0;
-  if (colon != std::string::npos) {
-    std::from_chars(address.data() + colon + 1, address.data() + address.size(), port);
-  }
-  if (port == 0) return Error(Code::kInvalidArgument, "--server={}: expected host:port", address);
-  std::string host = address.substr(0, colon);
-  return std::unique_ptr<Server>(std::make_unique<Foreign>(std::move(system), std::move(host), port));
+  Result<HostPort> parsed = ParseHostPort(address);
+  if (!parsed.ok()) return Error(Code::kInvalidArgument, "--server: {}", parsed.status().message());
+  return std::unique_ptr<Server>(std::make_unique<Foreign>(std::move(system), parsed->host, parsed->port));
 }
 
 void CleanUpOnSignals() {

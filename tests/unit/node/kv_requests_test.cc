@@ -277,6 +277,30 @@ TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
               HasSubstr("--memory_limit_mb=32 is too small for 2 reactors"));
 }
 
+TEST(NodeOptions, TheLeastMemoryIsNamedAtOnce) {
+  for (uint32_t page_bytes : {0u, 4096u, 65536u}) {
+    for (uint32_t reactors : {1u, 2u, 64u}) {
+      for (uint32_t connections : {1u, 20'000u, 4'000'000u}) {
+        NodeOptions options;
+        options.page_bytes = page_bytes;
+        options.max_connections = connections;
+        options.memory_limit_bytes = 1 << 20;
+        const std::string refusal = SplitMemory(options, reactors).status().message();
+        const size_t at = refusal.find("give at least ");
+        ASSERT_NE(at, std::string::npos) << refusal;
+        const uint64_t least = std::stoull(refusal.substr(at + 14));
+        for (uint64_t mb : {uint64_t{0}, least / 2, least - 1}) {
+          options.memory_limit_bytes = mb << 20;
+          EXPECT_THAT(SplitMemory(options, reactors).status().message(), HasSubstr(refusal.substr(at)));
+        }
+        options.memory_limit_bytes = least << 20;
+        Status status = SplitMemory(options, reactors).TakeStatus();
+        EXPECT_TRUE(status.ok()) << status.ToString();
+      }
+    }
+  }
+}
+
 TEST(NodeOptions, Listen) {
   std::string host;
   uint16_t port = 0;
