@@ -181,10 +181,12 @@ Result<uint64_t> UringDisk::FileSize(FileId file) {
 }
 
 Status UringDisk::LockFile(FileId file, const std::string& path) {
+  const int fd = files_.at(file).fd;
   struct flock lock {};
-  lock.l_type = F_WRLCK;
+  // What is open for reading takes a reader's lock: it excludes writers, and the kernel grants no other.
+  lock.l_type = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY ? F_RDLCK : F_WRLCK;
   lock.l_whence = SEEK_SET;
-  if (fcntl(files_.at(file).fd, F_OFD_SETLK, &lock) == 0) return {};
+  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
   if (errno == EAGAIN || errno == EACCES) {
     return Error(Code::kLocked, "{} is locked by another process that has it open; stop that process first", path);
   }

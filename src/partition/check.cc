@@ -4,6 +4,7 @@
 #include <unordered_map>
 
 #include "src/partition/partition_file.h"
+#include "src/partition/store_reading.h"
 #include "src/partition/tree_check.h"
 #include "src/wal/log_reader.h"
 
@@ -234,7 +235,7 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
 Task<Result<CheckReport>> CheckStore(Reactor& reactor, std::string data_dir, CheckOptions options) {
   CheckReport report;
   CO_ASSIGN_OR_RETURN(report.store, co_await LoadStore(reactor, data_dir));
-  CO_ASSIGN_OR_RETURN(File lock, co_await LockStore(reactor, data_dir));
+  CO_ASSIGN_OR_RETURN(File lock, co_await LockStoreForReading(reactor, data_dir));
   for (const PartitionInfo& info : report.store.partitions) {
     PartitionAudit audit(reactor, report.store, info.id, &report, options);
     report.partitions.push_back(co_await audit.Run());
@@ -242,7 +243,7 @@ Task<Result<CheckReport>> CheckStore(Reactor& reactor, std::string data_dir, Che
   for (uint32_t r = 0; r < report.store.reactors; ++r) {
     report.logs.push_back(co_await CheckLog(reactor, &report.store, r, &report));
   }
-  CO_RETURN_IF_ERROR(co_await lock.Close());
+  if (lock.is_open()) CO_RETURN_IF_ERROR(co_await lock.Close());
   co_return report;
 }
 

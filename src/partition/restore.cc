@@ -91,20 +91,44 @@ class BackupWalk final : private TreeCheckHost {
   uint64_t read_blocks_ = 0;
 };
 
-// Bitmaps, group directory and superblock around the pages that are in `file` already.
-Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot root, PartitionFileOptions options) {
-  std::vector<GroupEntry> groups(blocks->group_count());
-  auto allocate = [blocks](uint32_t n) -> Result<Extent> {
-    if (std::optional<Extent> extent = blocks->Allocate(n)) return *extent;
-    return Error(Code::kDiskFull, "the partition that was backed up had no block free for metadata");
-  };
-  const uint64_t directory_bytes = groups.size() * sizeof(GroupEntry);
-  CO_ASSIGN_OR_RETURN(Extent directory_at,
-                      allocate(static_cast<uint32_t>((directory_bytes + kBlockBytes - 1) / kBlockBytes)));
-  std::vector<Extent> bitmaps(groups.size());
-  for (Extent& bitmap : bitmaps) {
-    CO_ASSIGN_OR_RETURN(bitmap, allocate(1));
+// Both slots, as two checkpoints in a row leave them of which the second found nothing to do: the snapshot's generation
+// and the one after it. With a single slot a damaged superblock would be the end of the restored partition.
+void FillSlots(Superblock* sb, AlignedBuffer* slots) {
+  for (const Generation generation : {sb->generation, sb->generation + 1}) {
+    sb->generation = generation;
+    SealSuperblock(sb);
+    char* slot = slots->data() + generation % 2 * (2 * kBlockBytes);
+    for (int copy = 0; copy < 2; ++copy) std::memcpy(slot + copy * kBlockBytes, sb, sizeof(*sb));
   }
+}
+
+uint32_t DirectoryBlocks(size_t groups) {
+  return static_cast<uint32_t>((groups * sizeof(GroupEntry) + kBlockBytes - 1) / kBlockBytes);
+}
+
+// The pages may fill the file, or leave no run that is long enough for the directory: then it grows by a run at its
+// end.
+Task<Status> MakeRoomForMetadata(File* file, ExtentAllocator* blocks) {
+  const uint64_t old_blocks = blocks->total_blocks();
+  // Growing may begin a further group, whose bitmap counts too; and no run crosses from one group into the next.
+  const size_t groups = blocks->group_count() + 1;
+  const uint64_t run = DirectoryBlocks(groups) + groups;
+  const uint64_t left_in_group =
+      (ExtentAllocator::kGroupBlocks - old_blocks % ExtentAllocator::kGroupBlocks) % ExtentAllocator::kGroupBlocks;
+  const uint64_t step = run <= left_in_group ? run : left_in_group + run;
+  CO_RETURN_IF_ERROR(co_await file->Allocate(old_blocks * kBlockBytes, step * kBlockBytes));
+  blocks->Grow(old_blocks + step);
+  co_return Status();
+}
+
+// Bitmaps, group directory and superblocks around the pages that are in `file` already.
+Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot root, PartitionFileOptions options) {
+  CO_RETURN_IF_ERROR(co_await MakeRoomForMetadata(file, blocks));
+  std::vector<GroupEntry> groups(blocks->group_count());
+  const uint64_t directory_bytes = groups.size() * sizeof(GroupEntry);
+  const Extent directory_at = *blocks->Allocate(DirectoryBlocks(groups.size()));
+  std::vector<Extent> bitmaps(groups.size());
+  for (Extent& bitmap : bitmaps) bitmap = *blocks->Allocate(1);
   auto checksum_of = [&](Extent at, const AlignedBuffer& bytes) {
     return Hash64({bytes.data(), at.size_bytes()}, ChecksumSeed(options.partition, at.block()));
   };
@@ -133,10 +157,9 @@ Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot roo
   sb.root_level = root.root_level;
   sb.group_blocks = ExtentAllocator::kGroupBlocks;
   sb.groups = {directory_at, checksum_of(directory_at, directory), groups.size()};
-  SealSuperblock(&sb);
-  AlignedBuffer slot(2 * kBlockBytes);
-  for (int copy = 0; copy < 2; ++copy) std::memcpy(slot.data() + copy * kBlockBytes, &sb, sizeof(sb));
-  CO_RETURN_IF_ERROR(co_await file->Write(slot.data(), slot.size(), sb.generation % 2 * slot.size()));
+  AlignedBuffer slots(kSuperblockBlocks * kBlockBytes);
+  FillSlots(&sb, &slots);
+  CO_RETURN_IF_ERROR(co_await file->Write(slots.data(), slots.size(), 0));
   co_return co_await file->Sync(/*data_only=*/false);
 }
 

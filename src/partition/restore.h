@@ -20,8 +20,8 @@ using BackupProgress = std::function<void(uint64_t blocks)>;  // read so far
 Task<TreeCheckCounts> CheckBackup(Reactor& reactor, BackupReader* backup, SnapshotRoot root, std::string name,
                                   BackupProblem on_problem, BackupProgress on_progress);
 
-// The same while it writes the partition's file, which must not exist: then a partition of generation root.generation,
-// whose log begins behind root.lsn. kCorruption with the first problem; what was written is then no partition.
+// The same while it writes the partition's file, which must not exist: then a partition of generation root.generation +
+// 1, whose log begins after root.lsn. kCorruption with the first problem; what was written is then no partition.
 Task<Status> RestorePartitionFile(Reactor& reactor, BackupReader* backup, SnapshotRoot root,
                                   PartitionFileOptions options, BackupProgress on_progress);
 

@@ -6,6 +6,7 @@
 
 #include "src/base/hash.h"
 #include "src/partition/partition_file.h"
+#include "src/partition/store_reading.h"
 
 namespace pando {
 namespace {
@@ -111,18 +112,42 @@ Status CheckStoreFile(const StoreFile& file, const std::string& path) {
   return Status();
 }
 
+// Whether a partition's file has been checkpointed, so that it holds more than its creation put there.
+Task<bool> HoldsData(Reactor& reactor, std::string path) {
+  Result<File> file = co_await File::Open(reactor, path, File::Mode::kRead, /*direct=*/true);
+  if (!file.ok()) co_return file.code() != Code::kNotFound;  // what cannot be read is not overwritten
+  AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
+  Result<uint64_t> bytes = file->Size();
+  Status status = bytes.status();
+  // A creation that was cut short leaves a file of any length.
+  const bool whole = bytes.ok() && *bytes >= head.size();
+  if (whole) status = co_await file->Read(head.data(), head.size(), 0);
+  Status closed = co_await file->Close();
+  if (!status.ok() || !closed.ok()) co_return true;
+  Lsn older_lsn = 0;
+  Result<Superblock> newest = ChooseSuperblock({head.data(), head.size()}, path, &older_lsn);
+  co_return whole&& newest.ok() && newest->generation > 1;
+}
+
+// A directory without store.meta must not become a store when it was one, or is half of one.
+Task<Status> CheckNothingIsLost(Reactor& reactor, std::string data_dir) {
+  CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(data_dir));
+  for (const std::string& name : entries) {
+    // Logs are created only after store.meta.
+    bool lost = name.starts_with("wal-");
+    if (name.starts_with("partition-")) lost = co_await HoldsData(reactor, data_dir + "/" + name + "/data");
+    if (!lost) continue;
+    co_return Error(Code::kCorruption,
+                    "{}: holds {} but no store.meta; restore store.meta from a backup, or use an empty directory",
+                    data_dir, name);
+  }
+  co_return Status();
+}
+
 Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
                                   MakePartitionFile make_partition) {
   CO_RETURN_IF_ERROR(CheckOptions(options));
-  // Logs are made only after store.meta: with logs but without it, this was a store, and its data must not be lost.
-  CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(options.data_dir));
-  for (const std::string& name : entries) {
-    if (!name.starts_with("wal-")) continue;
-    co_return Error(Code::kCorruption,
-                    "{}: holds the log {} but no store.meta; restore store.meta from a backup, or use "
-                    "an empty directory",
-                    options.data_dir, name);
-  }
+  CO_RETURN_IF_ERROR(co_await CheckNothingIsLost(reactor, options.data_dir));
   CHECK_EQ(partition_uuids.size(), options.partitions);
   StoreFile file;
   file.partitions = options.partitions;
@@ -145,6 +170,13 @@ Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::v
 }
 
 Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
+  CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(options.data_dir));
+  if (std::find(entries.begin(), entries.end(), kUnfinishedName) != entries.end()) {
+    co_return Error(Code::kCorruption,
+                    "{}: a restore into it was cut short ({} says so): run kvadmin restore again, or use an empty "
+                    "directory",
+                    options.data_dir, kUnfinishedName);
+  }
   std::vector<Uuid> uuids(options.partitions);
   for (Uuid& uuid : uuids) uuid = NewUuid(reactor);
   MakePartitionFile make = [&reactor](uint32_t, PartitionFileOptions made) {
@@ -214,10 +246,10 @@ Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, st
   co_return co_await MakeStore(reactor, std::move(options), std::move(partition_uuids), std::move(make_partition));
 }
 
-Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir) {
-  CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, data_dir));
-  CO_ASSIGN_OR_RETURN(File file,
-                      co_await File::Open(reactor, data_dir + "/lock", File::Mode::kCreate, /*direct=*/false));
+namespace {
+
+Task<Result<File>> TakeLock(Reactor& reactor, std::string data_dir, File::Mode mode) {
+  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, data_dir + "/lock", mode, /*direct=*/false));
   Status locked = file.Lock();
   // A killed process is gone before the kernel has taken its io_uring apart, which still holds its files.
   for (Nanos waited = 0; locked.code() == Code::kLocked && waited < kLockPatience; waited += kLockRetry) {
@@ -229,6 +261,22 @@ Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir) {
     LOG_IF(WARNING, !closed.ok()) << closed.ToString();
     co_return locked;
   }
+  co_return file;
+}
+
+}  // namespace
+
+Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir) {
+  CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, data_dir));
+  co_return co_await TakeLock(reactor, std::move(data_dir), File::Mode::kCreate);
+}
+
+Task<Result<File>> LockStoreForReading(Reactor& reactor, std::string data_dir) {
+  Result<File> file = co_await TakeLock(reactor, data_dir, File::Mode::kRead);
+  if (file.code() != Code::kNotFound) co_return file;
+  // Every node creates the file, so none has the store open; one that starts now must find it locked.
+  file = co_await TakeLock(reactor, std::move(data_dir), File::Mode::kCreate);
+  if (file.code() == Code::kIoError) co_return File();  // read-only media, where no node can run
   co_return file;
 }
 

@@ -200,6 +200,20 @@ Task<void> TakeBackups(Reactor* reactor, engine_test::Setup setup, uint64_t seed
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
 }
 
+// The smallest file that the backup's pages fit into: one without a block to spare where they end.
+Task<SnapshotRoot> Tightest(Reactor* reactor, BackupReader* backup, SnapshotRoot root) {
+  uint64_t too_small = 0;
+  for (uint64_t enough = root.file_blocks; too_small + 1 < enough;) {
+    root.file_blocks = (too_small + enough) / 2;
+    bool fits = true;
+    co_await CheckBackup(
+        *reactor, backup, root, "backup", [&](const CheckProblem&) { fits = false; }, nullptr);
+    (fits ? enough : too_small) = root.file_blocks;
+    root.file_blocks = enough;
+  }
+  co_return root;
+}
+
 Task<void> CheckAndRestore(Reactor* reactor, engine_test::Setup setup, Uuid uuid, const Taken* taken, int round) {
   auto reader = co_await BackupReader::Open(*reactor, taken->paths);
   EXPECT_OK(reader.status());
@@ -212,14 +226,19 @@ Task<void> CheckAndRestore(Reactor* reactor, engine_test::Setup setup, Uuid uuid
 
   setup.store.data_dir = fmt::format("/restored-{}", round);
   std::vector<Uuid> uuids{uuid};
+  SnapshotRoot root = taken->root;
+  if (round % 2 == 1) root = co_await Tightest(reactor, reader->get(), root);
   MakePartitionFile make = [&](uint32_t, PartitionFileOptions made) {
-    return RestorePartitionFile(*reactor, reader->get(), taken->root, std::move(made), nullptr);
+    return RestorePartitionFile(*reactor, reader->get(), root, std::move(made), nullptr);
   };
   Result<StoreInfo> store = co_await CreateStoreOf(*reactor, setup.store, uuids, make);
   EXPECT_OK(store.status());
   EXPECT_EQ((co_await CreateStoreOf(*reactor, setup.store, uuids, make)).code(), Code::kAlreadyExists);
   EXPECT_OK(co_await (*reader)->Close());
   EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
+  Result<CheckReport> report = co_await CheckStore(*reactor, setup.store.data_dir);
+  EXPECT_OK(report.status());
+  EXPECT_TRUE(report->notes.empty()) << report->notes[0].what;
 }
 
 // A restored store is opened, holds what the snapshot held, and lives on.

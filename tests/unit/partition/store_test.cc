@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <set>
 
 #include "src/base/hash.h"
+#include "src/partition/store_reading.h"
+#include "src/partition/superblock.h"
 #include "tests/support/hand_bytes.h"
 #include "tests/support/sim_kernel.h"
 
@@ -150,6 +153,36 @@ TEST_F(StoreTest, ALogWithoutItsStoreFileIsNotReplaced) {
   Result<StoreInfo> opened = Open(4, 1);
   EXPECT_EQ(opened.code(), Code::kCorruption);
   EXPECT_NE(opened.status().message().find("wal-0"), std::string::npos) << opened.status().ToString();
+}
+
+TEST_F(StoreTest, PartitionsWithoutTheirStoreFileAreNotReplaced) {
+  ASSERT_TRUE(Open(2, 1).ok());
+  EXPECT_EQ(machine_->disk().Unlink(kMeta), 0);
+  // A creation that was cut short is finished by the next.
+  ASSERT_TRUE(Open(2, 1).ok());
+  EXPECT_EQ(machine_->disk().Unlink(kMeta), 0);
+  // As after its second checkpoint.
+  const std::string path = "/data/partition-00001/data";
+  std::string contents = machine_->disk().ReadAll(path);
+  Superblock sb;
+  std::memcpy(static_cast<void*>(&sb), contents.data() + 2 * kBlockBytes, sizeof(sb));
+  ASSERT_EQ(sb.generation, 1u);
+  sb.generation = 2;
+  SealSuperblock(&sb);
+  std::memcpy(contents.data(), &sb, sizeof(sb));
+  machine_->disk().WriteAll(path, contents);
+  Result<StoreInfo> opened = Open(2, 1);
+  EXPECT_EQ(opened.code(), Code::kCorruption);
+  EXPECT_NE(opened.status().message().find("partition-00001"), std::string::npos) << opened.status().ToString();
+  EXPECT_EQ(machine_->disk().ReadAll(path), contents);
+}
+
+TEST_F(StoreTest, WhatARestoreLeftUnfinishedIsNoNewStore) {
+  machine_->disk().WriteAll(std::string("/data/") + kUnfinishedName, "");
+  Result<StoreInfo> opened = Open(2, 1);
+  EXPECT_EQ(opened.code(), Code::kCorruption);
+  EXPECT_NE(opened.status().message().find("restore"), std::string::npos) << opened.status().ToString();
+  EXPECT_FALSE(machine_->disk().Exists(kMeta));
 }
 
 TEST_F(StoreTest, OptionsThatDifferAreRefusedZerosAreNot) {
