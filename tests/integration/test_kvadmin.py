@@ -274,7 +274,7 @@ class KvadminTest(unittest.TestCase):
         self.assertFalse(target.exists())
         self.kv("export", "--prefix", "e", "-o", target, "--resume", expect=USAGE)  # another range
         done = self.kv("export", "--prefix", "er/", "-o", target, "--resume")
-        self.assertIn("resuming behind", done.err)
+        self.assertIn("resuming after", done.err)
         self.assertEqual(target.read_bytes(), whole)
         self.assertEqual([p.name for p in self.root.glob("er.jsonl*")], ["er.jsonl"])
         self.kv("export", "--resume", expect=USAGE)
@@ -300,7 +300,7 @@ class KvadminTest(unittest.TestCase):
         self.assertEqual(run("frobnicate").code, USAGE)
         self.assertEqual(run("get").code, USAGE)
         self.assertEqual(run("get", "k", "--no-such-option").code, USAGE)
-        self.assertIn("expected host:port", run("--server", "nowhere", "get", "k").err)
+        self.assertIn("is not host:port", run("--server", "nowhere", "get", "k").err)
         unreachable = run("--server", "127.0.0.1:1", "get", "k")
         self.assertEqual(unreachable.code, FAILED)
         self.assertIn("cannot reach 127.0.0.1:1", unreachable.err)

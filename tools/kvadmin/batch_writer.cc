@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <optional>
-#include <thread>
+
+#include "gen-cpp/pando_constants.h"
+#include "tools/common/interrupts.h"
 
 namespace pando::admin {
 
@@ -15,13 +17,27 @@ bool ConnectionLost(const Status& status) {
   return status.code() == Code::kUnavailable || status.code() == Code::kDeadline;
 }
 
+// Whether the error says that this record, or this batch, can never be stored. All others pass, or concern everything.
+bool AboutTheRecord(const api::KvError& error) {
+  const auto& c = api::g_pando_constants;
+  return error.code == c.BAD_REQUEST || error.code == c.TOO_LARGE || error.code == c.CORRUPT;
+}
+
+// Whether it may be different next time: a put may be repeated even when nobody knows whether it took effect.
+bool Passes(const api::KvError& error) {
+  const auto& c = api::g_pando_constants;
+  return error.retryable || error.code == c.DEADLINE || error.code == c.OVERLOADED || error.code == c.UNAVAILABLE;
+}
+
+size_t BytesOf(const api::WriteOp& op) { return op.key.size() + op.value.size(); }
+
 }  // namespace
 
 BatchWriter::BatchWriter(Client& client, BatchWriterOptions options, OnRejected on_rejected)
     : client_(client), options_(options), on_rejected_(std::move(on_rejected)) {}
 
 Status BatchWriter::Add(api::WriteOp op, uint64_t line) {
-  size_t bytes = op.key.size() + op.value.size();
+  const size_t bytes = BytesOf(op);
   if (!open_.lines.empty() &&
       (open_.lines.size() >= options_.batch_ops || open_.bytes + bytes > options_.batch_bytes)) {
     RETURN_IF_ERROR(SendOpen());
@@ -76,12 +92,27 @@ Status BatchWriter::WaitOrGiveUp(const Status& why, int64_t advised_ms) {
   if (idle >= client_.target().timeout_ms) {
     return Error(why.code(), "no progress for {} ms: {}", idle, why.message());
   }
+  // Requests under way are finished after a signal, but nothing that goes wrong is waited out any more.
+  if (tools::Interrupts::Received() != 0) return why;
   pause_ms_ = std::clamp(pause_ms_ * 2, kFirstPauseMs, kMaxPauseMs);
-  std::this_thread::sleep_for(std::chrono::milliseconds(std::max(pause_ms_, advised_ms)));
+  tools::Interrupts::Sleep(std::max(pause_ms_, advised_ms));
   return Status();
 }
 
 Status BatchWriter::ReceiveOldest() {
+  RETURN_IF_ERROR(ReceiveOne());
+  if (refused_.empty()) return Status();
+  // Their requests take turns with nobody's: the answers of one connection come in order.
+  while (!sent_.empty()) RETURN_IF_ERROR(ReceiveOne());
+  while (!refused_.empty()) {
+    Batch batch = std::move(refused_.back());
+    refused_.pop_back();
+    RETURN_IF_ERROR(Isolate(std::move(batch)));
+  }
+  return Status();
+}
+
+Status BatchWriter::ReceiveOne() {
   api::WriteBatchReply reply;
   std::optional<api::KvError> refused;
   Status status = client_.Once([&](api::KvClient& kv, const api::Context&) {
@@ -93,64 +124,121 @@ Status BatchWriter::ReceiveOldest() {
   });
   if (ConnectionLost(status)) return ResendAll(std::move(status));
   RETURN_IF_ERROR(status);
-  if (!refused) return Settle(reply);
-  if (!refused->retryable) return RejectAll(refused->message);
-  // The answers behind it are still to come, in order, so it goes to the end of the window.
-  RETURN_IF_ERROR(WaitOrGiveUp(FromKvError(*refused), refused->retry_after_ms));
-  sent_.push_back(std::move(sent_.front()));
-  sent_.pop_front();
-  status = Send(sent_.back());
-  return ConnectionLost(status) ? ResendAll(std::move(status)) : status;
-}
-
-Status BatchWriter::RejectAll(const std::string& why) {
   Batch batch = std::move(sent_.front());
   sent_.pop_front();
-  for (size_t i = 0; i < batch.lines.size(); ++i) {
-    Forget(batch.request.ops[i].key);
-    RETURN_IF_ERROR(on_rejected_(batch.lines[i], why));
+  if (!refused) return Settle(std::move(batch), reply);
+  if (!AboutTheRecord(*refused) && !Passes(*refused)) {
+    sent_.push_front(std::move(batch));  // unsettled
+    return FromKvError(*refused);
   }
+  if (!AboutTheRecord(*refused)) return SendAgain(std::move(batch), FromKvError(*refused), refused->retry_after_ms);
+  refused_.push_back(std::move(batch));
   return Status();
 }
 
-Status BatchWriter::Settle(const api::WriteBatchReply& reply) {
-  Batch batch = std::move(sent_.front());
-  sent_.pop_front();
+// Nothing else is under way.
+Status BatchWriter::Isolate(Batch batch) {
+  CHECK(sent_.empty());
+  if (batch.lines.size() > 1) {
+    Batch second;
+    const size_t half = batch.lines.size() / 2;
+    for (size_t i = half; i < batch.lines.size(); ++i) {
+      second.lines.push_back(batch.lines[i]);
+      second.bytes += BytesOf(batch.request.ops[i]);
+      second.request.ops.push_back(std::move(batch.request.ops[i]));
+    }
+    batch.lines.resize(half);
+    batch.request.ops.resize(half);
+    batch.bytes -= second.bytes;
+    // In order, as a key may be in both halves.
+    for (Batch* part : {&batch, &second}) {
+      sent_.push_back(std::move(*part));
+      Status status = Send(sent_.back());
+      if (ConnectionLost(status)) status = ResendAll(std::move(status));
+      RETURN_IF_ERROR(status);
+      while (!sent_.empty()) RETURN_IF_ERROR(ReceiveOne());
+      if (refused_.empty()) continue;
+      Batch again = std::move(refused_.back());
+      refused_.pop_back();
+      RETURN_IF_ERROR(Isolate(std::move(again)));
+    }
+    return Status();
+  }
+  api::WriteBatchReply reply;
+  std::string why;
+  Status status = client_.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+    try {
+      kv.writeBatch(reply, context, batch.request);
+    } catch (const api::KvError& error) {
+      if (!AboutTheRecord(error)) throw;
+      why = error.message;
+    }
+  });
+  RETURN_IF_ERROR(status);
+  if (why.empty()) return Settle(std::move(batch), reply);
+  Forget(batch.request.ops[0].key);
+  on_rejected_(batch.lines[0], why);
+  return Status();
+}
+
+Status BatchWriter::SendAgain(Batch batch, Status why, int64_t advised_ms) {
+  Status waited = WaitOrGiveUp(why, advised_ms);
+  // The answers to those after it are still to come, in order, so it goes to the end of the window.
+  sent_.push_back(std::move(batch));
+  RETURN_IF_ERROR(waited);
+  Status status = Send(sent_.back());
+  return ConnectionLost(status) ? ResendAll(std::move(status)) : status;
+}
+
+Status BatchWriter::Settle(Batch batch, const api::WriteBatchReply& reply) {
   if (reply.results.size() != batch.lines.size()) {
     return Error(Code::kCorruption, "the server answered a batch of {} with {} results", batch.lines.size(),
                  reply.results.size());
   }
   Batch again;
   int64_t advised_ms = 0;
-  Status why;
+  Status why, fatal;
   for (size_t i = 0; i < batch.lines.size(); ++i) {
     const api::WriteResult& result = reply.results[i];
     api::WriteOp& op = batch.request.ops[i];
-    if (result.__isset.error && result.error.retryable) {
+    if (result.__isset.error && !AboutTheRecord(result.error)) {
+      if (!Passes(result.error) && fatal.ok()) fatal = FromKvError(result.error);
       why = FromKvError(result.error);
       advised_ms = std::max<int64_t>(advised_ms, result.error.retry_after_ms);
       again.lines.push_back(batch.lines[i]);
-      again.bytes += op.key.size() + op.value.size();
+      again.bytes += BytesOf(op);
       again.request.ops.push_back(std::move(op));
       continue;
     }
     Forget(op.key);
     if (result.__isset.error) {
-      RETURN_IF_ERROR(on_rejected_(batch.lines[i], result.error.message));
+      on_rejected_(batch.lines[i], result.error.message);
       continue;
     }
     ++stored_;
-    stored_bytes_ += op.key.size() + op.value.size();
+    stored_bytes_ += BytesOf(op);
     last_progress_ = Clock::now();
     pause_ms_ = 0;
   }
   if (again.lines.empty()) return Status();
   // A key twice in one batch: its forgotten half must stay claimed while the other half is under way.
   for (const api::WriteOp& op : again.request.ops) keys_.insert(op.key);
-  RETURN_IF_ERROR(WaitOrGiveUp(why, advised_ms));
-  sent_.push_back(std::move(again));
-  Status status = Send(sent_.back());
-  return ConnectionLost(status) ? ResendAll(std::move(status)) : status;
+  if (!fatal.ok()) {
+    sent_.push_front(std::move(again));  // unsettled
+    return fatal;
+  }
+  return SendAgain(std::move(again), std::move(why), advised_ms);
+}
+
+uint64_t BatchWriter::first_unsettled_line() const {
+  uint64_t first = 0;
+  auto look = [&first](const Batch& batch) {
+    for (uint64_t line : batch.lines) first = first == 0 ? line : std::min(first, line);
+  };
+  look(open_);
+  for (const Batch& batch : sent_) look(batch);
+  for (const Batch& batch : refused_) look(batch);
+  return first;
 }
 
 }  // namespace pando::admin

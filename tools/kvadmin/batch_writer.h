@@ -3,8 +3,11 @@
 // Invariants
 //   W1  A key is never in two batches in progress: requests of one connection run concurrently, so the later record
 //       of a key would race with the earlier one. The later one waits.
-//   W2  A batch leaves the window only when every record of it was stored or rejected for good; errors that the server
-//       calls retryable, and broken connections, are repeated (a put may be) until the budget is used without progress.
+//   W2  A batch leaves the window only when every record of it was stored or rejected for good. What says nothing about
+//       the record (a passed deadline, a busy server, a broken connection) is repeated, as a put may be, until nothing
+//       was stored for the whole budget.
+//   W3  A record is rejected only by an answer that is about it alone: a batch that is refused as a whole is cut in
+//       halves until the record that is at fault stands alone, and the others are stored.
 //
 // Threads: one.
 #pragma once
@@ -30,8 +33,8 @@ struct BatchWriterOptions {
 
 class BatchWriter {
  public:
-  // Told about each record the server refused for good. An error ends the writing.
-  using OnRejected = std::function<Status(uint64_t line, const std::string& why)>;
+  // Told about each record that the server refused for good.
+  using OnRejected = std::function<void(uint64_t line, const std::string& why)>;
 
   BatchWriter(Client& client, BatchWriterOptions options, OnRejected on_rejected);
 
@@ -42,6 +45,8 @@ class BatchWriter {
 
   uint64_t stored() const { return stored_; }
   uint64_t stored_bytes() const { return stored_bytes_; }
+  // The first line whose record was taken and neither stored nor rejected; 0 = none.
+  uint64_t first_unsettled_line() const;
 
  private:
   struct Batch {
@@ -55,8 +60,10 @@ class BatchWriter {
   Status Send(const Batch& batch);
   Status ResendAll(Status why);
   Status ReceiveOldest();
-  Status Settle(const api::WriteBatchReply& reply);
-  Status RejectAll(const std::string& why);
+  Status ReceiveOne();
+  Status Settle(Batch batch, const api::WriteBatchReply& reply);
+  Status SendAgain(Batch batch, Status why, int64_t advised_ms);
+  Status Isolate(Batch batch);
   void Forget(const std::string& key) { keys_.erase(key); }
   Status WaitOrGiveUp(const Status& why, int64_t advised_ms);
 
@@ -65,6 +72,7 @@ class BatchWriter {
   OnRejected on_rejected_;
   Batch open_;
   std::deque<Batch> sent_;
+  std::vector<Batch> refused_;            // as a whole; each is isolated when no other is under way
   std::unordered_set<std::string> keys_;  // of all batches in sent_
   std::unordered_set<std::string> open_keys_;
   uint64_t stored_ = 0, stored_bytes_ = 0;

@@ -6,10 +6,10 @@
 #include <thrift/transport/TSocket.h>
 
 #include <algorithm>
-#include <charconv>
-#include <thread>
 
 #include "gen-cpp/pando_constants.h"
+#include "src/base/address.h"
+#include "tools/common/interrupts.h"
 
 namespace pando::admin {
 
@@ -22,11 +22,25 @@ using apache::thrift::transport::TTransportException;
 constexpr int64_t kFirstPauseMs = 20;
 constexpr int64_t kMaxPauseMs = 500;
 
+// A read that waits for an answer ends when a signal comes.
+class Socket final : public TSocket {
+ public:
+  using TSocket::TSocket;
+  uint32_t read(uint8_t* bytes, uint32_t length) override {
+    // Looked at anew each time, because it differs inside a Shield.
+    interruptListener_ = tools::Interrupts::Shielded() ? nullptr : wake_;
+    return TSocket::read(bytes, length);
+  }
+
+ private:
+  const std::shared_ptr<int> wake_ = std::make_shared<int>(tools::Interrupts::Descriptor());
+};
+
 }  // namespace
 
 struct Client::Wire {
   Wire(const std::string& host, int port)
-      : socket(std::make_shared<TSocket>(host, port)),
+      : socket(std::make_shared<Socket>(host, port)),
         transport(std::make_shared<TFramedTransport>(socket)),
         protocol(std::make_shared<apache::thrift::protocol::TBinaryProtocol>(transport)),
         kv(protocol),
@@ -37,26 +51,12 @@ struct Client::Wire {
     socket->setRecvTimeout(timeout);
     socket->setSendTimeout(timeout);
   }
-  std::shared_ptr<TSocket> socket;
+  std::shared_ptr<Socket> socket;
   std::shared_ptr<TFramedTransport> transport;
   std::shared_ptr<apache::thrift::protocol::TBinaryProtocol> protocol;
   api::KvClient kv;
   api::AdminClient admin;
 };
-
-Result<std::pair<std::string, int>> SplitAddress(const std::string& address) {
-  size_t colon = address.rfind(':');
-  int port = 0;
-  if (colon != std::string::npos) {
-    const char* end = address.data() + address.size();
-    auto [stop, error] = std::from_chars(address.data() + colon + 1, end, port);
-    if (error != std::errc() || stop != end) port = 0;
-  }
-  if (colon == 0 || port < 1 || port > 65535) {
-    return Error(Code::kInvalidArgument, "--server={}: expected host:port, such as 127.0.0.1:7420", address);
-  }
-  return std::pair<std::string, int>(address.substr(0, colon), port);
-}
 
 Status FromKvError(const api::KvError& error) {
   const auto& c = api::g_pando_constants;
@@ -79,13 +79,15 @@ Status FromKvError(const api::KvError& error) {
   return Error(code, "the server refused (code {}): {}{}", error.code, error.message, outcome);
 }
 
-Client::Client(Target target) : target_(std::move(target)) {}
+Client::Client(Target target) : target_(std::move(target)) { tools::Interrupts::Install(); }
 Client::~Client() = default;
 
 Status Client::Resolve() {
   if (port_ != 0) return Status();
-  ASSIGN_OR_RETURN(auto address, SplitAddress(target_.address));
-  std::tie(host_, port_) = address;
+  Result<HostPort> address = ParseHostPort(target_.address);
+  if (!address.ok()) return Error(Code::kInvalidArgument, "--server: {}", address.status().message());
+  host_ = address->host;
+  port_ = address->port;
   return Status();
 }
 
@@ -127,6 +129,7 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
         Error(Code::kCorruption, "{} answered with bytes that do not decode: {}", target_.address, e.what());
   }
   if (failure.broken) wire_.reset();
+  if (Status interrupted = tools::Interrupts::Check(); !interrupted.ok()) failure.status = std::move(interrupted);
   return failure;
 }
 
@@ -134,6 +137,7 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
   RETURN_IF_ERROR(Resolve());
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(target_.timeout_ms);
   for (int64_t pause_ms = kFirstPauseMs;; pause_ms = std::min(pause_ms * 2, kMaxPauseMs)) {
+    RETURN_IF_ERROR(tools::Interrupts::Check());
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     Failure failure = Attempt(call, std::max<int64_t>(left, 1));
     if (failure.status.ok()) return Status();
@@ -142,7 +146,7 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
     int64_t wait_ms = std::max(pause_ms, failure.pause_ms);
     left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (!again || left <= wait_ms) return failure.status;
-    std::this_thread::sleep_for(std::chrono::milliseconds(wait_ms));
+    if (!tools::Interrupts::Sleep(wait_ms)) return tools::Interrupts::Check();
   }
 }
 
@@ -157,7 +161,8 @@ Status Client::Admin(Repeat repeat, const AdminCall& call) {
 Status Client::Once(const KvCall& call) {
   RETURN_IF_ERROR(Resolve());
   auto wrapped = [&](Wire& wire, const api::Context& context) { call(wire.kv, context); };
-  return Attempt(wrapped, target_.timeout_ms).status;
+  // Half of it, so that one attempt that gets no answer leaves time for another.
+  return Attempt(wrapped, std::max<int64_t>(target_.timeout_ms / 2, 1)).status;
 }
 
 }  // namespace pando::admin

@@ -1,11 +1,13 @@
 // Client: one blocking connection to a server, with retries.
 //
 // Calls are retried with growing pauses while the error says that it helps (or, for calls that may be repeated, when
-// the connection broke) and the budget lasts. After a transport error the connection is thrown away.
+// the connection broke) and the budget lasts. After a transport error the connection is thrown away. A client installs
+// Interrupts: Ctrl-C ends a call (and the waits between repetitions) with kAborted, and later calls at once.
 //
 // Threads: one.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -18,7 +20,7 @@
 namespace pando::admin {
 
 struct Target {
-  std::string address = "127.0.0.1:7420";  // host:port
+  std::string address = "127.0.0.1:7420";  // host:port, with brackets around IPv6
   int64_t timeout_ms = 10'000;             // budget of a call, retries included
 };
 
@@ -44,6 +46,8 @@ class Client {
   // and the next use opens another.
   Status Once(const KvCall& call);
   const Target& target() const { return target_; }
+  // For the requests of a cleanup, which must not take long.
+  void LimitBudget(int64_t most_ms) { target_.timeout_ms = std::min(target_.timeout_ms, most_ms); }
 
  private:
   struct Wire;
@@ -65,7 +69,5 @@ class Client {
   int port_ = 0;
   std::unique_ptr<Wire> wire_;
 };
-
-Result<std::pair<std::string, int>> SplitAddress(const std::string& address);
 
 }  // namespace pando::admin

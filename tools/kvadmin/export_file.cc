@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -9,6 +10,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "tools/common/output.h"
 #include "tools/kvadmin/bytes.h"
 #include "tools/kvadmin/durable.h"
 
@@ -21,26 +23,42 @@ namespace fs = std::filesystem;
 }  // namespace
 
 ExportFile::~ExportFile() {
-  if (file_ && file_ != stdout) std::fclose(file_);
+  if (file_) std::fclose(file_);
 }
 
 Status ExportFile::Open(const std::string& path, const std::string& identity, bool resume, Position* position) {
   *position = Position{};
-  if (path == "-") {
-    file_ = stdout;
-    return Status();
+  if (path == "-") return Status();
+  std::error_code error;
+  if (const fs::file_status there = fs::status(path, error); fs::exists(there) && !fs::is_regular_file(there)) {
+    // A rename would put a plain file in the place of a device, a pipe or a directory.
+    return Error(Code::kInvalidArgument, "{}: is there already and is no plain file; - is standard output", path);
   }
   path_ = path;
   identity_ = identity;
   partial_ = path + ".partial";
   state_ = partial_ + ".state";
-  if (resume) RETURN_IF_ERROR(LoadState(position));
-  file_ = std::fopen(partial_.c_str(), position->bytes > 0 ? "r+b" : "wb");
-  if (!file_) return ErrnoError(errno, "open {}", partial_);
+  const int fd = ::open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (fd < 0) return ErrnoError(errno, "open {}", partial_);
+  file_ = ::fdopen(fd, "r+b");
+  CHECK(file_) << partial_;
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    return Error(Code::kAlreadyExists, "{}: another export writes it; wait for its end, or choose another name",
+                 partial_);
+  }
+  if (resume) {
+    RETURN_IF_ERROR(LoadState(position));
+  } else if (::unlink(state_.c_str()) == 0) {
+    // Of an export that was cut short: it describes what is overwritten now. Durably, because a state that comes back
+    // after a power failure would be taken for this export's.
+    RETURN_IF_ERROR(SyncParent(state_));
+  } else if (errno != ENOENT) {
+    return ErrnoError(errno, "remove {}", state_);
+  }
+  resumable_ = position->bytes > 0;
   bytes_ = position->bytes;
-  // What was written behind the remembered position is written again.
-  if (::ftruncate(::fileno(file_), static_cast<off_t>(bytes_)) != 0 ||
-      std::fseek(file_, static_cast<long>(bytes_), SEEK_SET) != 0) {
+  // What was written after the remembered position is written again.
+  if (::ftruncate(fd, static_cast<off_t>(bytes_)) != 0 || std::fseek(file_, static_cast<long>(bytes_), SEEK_SET) != 0) {
     return ErrnoError(errno, "cut {} to {} bytes", partial_, bytes_);
   }
   return Status();
@@ -71,16 +89,20 @@ Status ExportFile::LoadState(Position* position) {
 }
 
 Status ExportFile::Write(const std::string& bytes) {
-  if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) {
-    return ErrnoError(errno, "write {}", path_.empty() ? "standard output" : partial_);
+  if (path_.empty()) {
+    tools::WriteOutput(bytes);
+    RETURN_IF_ERROR(tools::OutputStatus());
+  } else if (std::fwrite(bytes.data(), 1, bytes.size(), file_) != bytes.size()) {
+    return ErrnoError(errno, "write {}", partial_);
   }
   bytes_ += bytes.size();
   return Status();
 }
 
 Status ExportFile::Flush() {
-  if (std::fflush(file_) != 0) return ErrnoError(errno, "write {}", path_.empty() ? "standard output" : partial_);
-  if (!path_.empty() && ::fdatasync(::fileno(file_)) != 0) return ErrnoError(errno, "sync {}", partial_);
+  if (path_.empty()) return tools::FlushOutput();
+  if (std::fflush(file_) != 0) return ErrnoError(errno, "write {}", partial_);
+  if (::fdatasync(::fileno(file_)) != 0) return ErrnoError(errno, "sync {}", partial_);
   return Status();
 }
 
@@ -98,19 +120,23 @@ Status ExportFile::Save(const Position& position) {
   out << state.dump() << '\n';
   out.close();
   if (!out) return ErrnoError(errno, "write {}", next);
+  RETURN_IF_ERROR(SyncPath(next));  // else a power failure may leave an empty file under the name
   if (std::rename(next.c_str(), state_.c_str()) != 0) return ErrnoError(errno, "rename {}", next);
+  resumable_ = true;
   return Status();
 }
 
 Status ExportFile::Finish() {
   RETURN_IF_ERROR(Flush());
   if (path_.empty()) return Status();
-  std::FILE* file = std::exchange(file_, nullptr);
-  if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", partial_);
-  if (std::rename(partial_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, path_);
+  // The state goes first: with the finished file gone from its place, it would describe nothing.
+  resumable_ = false;
   std::error_code ignored;
   fs::remove(state_, ignored);
   fs::remove(state_ + ".next", ignored);  // of a save that was cut short
+  std::FILE* file = std::exchange(file_, nullptr);
+  if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", partial_);
+  if (std::rename(partial_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, path_);
   return SyncParent(path_);
 }
 

@@ -27,7 +27,8 @@ class ExportFile {
   ~ExportFile();
 
   // "-" is standard output. `identity` describes what is exported; with `resume` a state of another identity is an
-  // error. Fills `position` with where to go on (the start when there is nothing to resume).
+  // error, without it the state of an earlier export is removed. Fills `position` with where to go on (the start when
+  // there is nothing to resume).
   Status Open(const std::string& path, const std::string& identity, bool resume, Position* position);
   Status Write(const std::string& bytes);
   // Makes what was written durable and remembers it; position.bytes is not looked at.
@@ -35,6 +36,8 @@ class ExportFile {
   // Syncs, renames to the final name, removes the state.
   Status Finish();
   uint64_t bytes() const { return bytes_; }
+  // A later export can go on with what is here: a state was saved, and not finished since.
+  bool resumable() const { return resumable_; }
 
  private:
   Status LoadState(Position* position);
@@ -43,6 +46,7 @@ class ExportFile {
   std::string path_, partial_, state_, identity_;
   std::FILE* file_ = nullptr;
   uint64_t bytes_ = 0;
+  bool resumable_ = false;
 };
 
 }  // namespace pando::admin

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 
+#include "tools/common/output.h"
 #include "tools/common/table.h"
 
 namespace pando::admin {
@@ -13,7 +14,6 @@ namespace {
 
 constexpr auto kTerminalPeriod = std::chrono::milliseconds(200);
 constexpr auto kPlainPeriod = std::chrono::seconds(5);
-constexpr uint64_t kCallsPerClockRead = 64;
 
 }  // namespace
 
@@ -50,24 +50,22 @@ std::string Progress::Line(const std::string& unit, uint64_t count, uint64_t byt
 }
 
 void Progress::Update(uint64_t count, uint64_t bytes, uint64_t done) {
-  if (quiet_ || ++calls_ % kCallsPerClockRead != 0) return;
+  if (quiet_) return;
   Clock::time_point now = Clock::now();
   if (now < next_) return;
   next_ = now + (terminal_ ? Clock::duration(kTerminalPeriod) : Clock::duration(kPlainPeriod));
   std::string line = verb_ + " " + Line(unit_, count, bytes, done, total_, ElapsedSeconds());
   if (terminal_) {
-    fmt::print(stderr, "\r\x1b[K{}", line);
-    std::fflush(stderr);
+    tools::PrintNote("\r\x1b[K{}", line);
     drawn_ = true;
   } else {
-    fmt::print(stderr, "{}\n", line);
+    tools::PrintNote("{}\n", line);
   }
 }
 
 void Progress::Clear() {
   if (!drawn_) return;
-  fmt::print(stderr, "\r\x1b[K");
-  std::fflush(stderr);
+  tools::PrintNote("\r\x1b[K");
   drawn_ = false;
 }
 

@@ -18,6 +18,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  // When it is known only later.
+  void SetTotal(uint64_t total) { total_ = total; }
   // Cheap; draws at most five times a second (a terminal) or every five seconds. `done` of `total` gives the share.
   void Update(uint64_t count, uint64_t bytes, uint64_t done);
   // Takes the line away; also done by the destructor.
@@ -31,11 +33,10 @@ class Progress {
  private:
   using Clock = std::chrono::steady_clock;
   const std::string verb_, unit_;
-  const uint64_t total_;
+  uint64_t total_;
   const bool quiet_, terminal_;
   const Clock::time_point start_ = Clock::now();
   Clock::time_point next_;
-  uint64_t calls_ = 0;
   bool drawn_ = false;
 };
 

@@ -3,11 +3,11 @@
 #include <csv.h>
 #include <fmt/format.h>
 
-#include <charconv>
 #include <deque>
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "tools/common/number_option.h"
 #include "tools/kvadmin/bytes.h"
 
 namespace pando::admin {
@@ -31,7 +31,7 @@ class Lines {
   uint64_t number() const { return number_; }
   uint64_t bytes() const { return bytes_; }
   Status status() const {
-    return in_.bad() ? Error(Code::kIoError, "reading the input failed behind line {}", number_) : Status();
+    return in_.bad() ? Error(Code::kIoError, "reading the input failed after line {}", number_) : Status();
   }
 
  private:
@@ -40,12 +40,9 @@ class Lines {
 };
 
 Result<int64_t> ParseMilliseconds(std::string_view text, std::string_view name) {
-  int64_t value = 0;
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0) {
-    return Error(Code::kInvalidArgument, "{}: \"{}\" is not a number of milliseconds", name, text.substr(0, 40));
-  }
-  return value;
+  const std::optional<int64_t> value = tools::ParseNumber<int64_t>(text);
+  if (value && *value >= 0) return *value;
+  return Error(Code::kInvalidArgument, "{}: \"{}\" is not a number of milliseconds", name, text.substr(0, 40));
 }
 
 class JsonLinesReader final : public RecordReader {
@@ -66,6 +63,7 @@ class JsonLinesReader final : public RecordReader {
     return true;
   }
   uint64_t bytes_read() const override { return lines_.bytes(); }
+  uint64_t lines_read() const override { return lines_.number(); }
 
  private:
   Status Parse(InputRecord* record) {
@@ -103,7 +101,9 @@ class JsonLinesReader final : public RecordReader {
   static Status TakeMilliseconds(const JsonIn& object, const char* name, int64_t* out) {
     auto member = object.find(name);
     if (member == object.end()) return Status();
-    if (!member->is_number_integer() || member->get<int64_t>() < 0) {
+    // An unsigned number beyond int64 would come out negative, a fraction cut.
+    if (!member->is_number_integer() || member->get<int64_t>() < 0 ||
+        (member->is_number_unsigned() && member->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))) {
       return Error(Code::kInvalidArgument, "\"{}\" is not a number of milliseconds", name);
     }
     *out = member->get<int64_t>();
@@ -117,11 +117,7 @@ class JsonLinesReader final : public RecordReader {
 // libcsv calls back per field and per row. It is fed line by line, which is how a row's first line is known.
 class CsvReader final : public RecordReader {
  public:
-  explicit CsvReader(std::istream& in) : lines_(in) {
-    CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0);
-    // Spaces at the ends of an unquoted field are part of it.
-    csv_set_space_func(&parser_, [](unsigned char) { return 0; });
-  }
+  explicit CsvReader(std::istream& in) : lines_(in) { CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0); }
   ~CsvReader() override { csv_free(&parser_); }
 
   Result<bool> Next(InputRecord* record) override {
@@ -137,6 +133,10 @@ class CsvReader final : public RecordReader {
     return true;
   }
   uint64_t bytes_read() const override { return lines_.bytes(); }
+  uint64_t lines_read() const override {
+    if (!rows_.empty()) return rows_.front().line - 1;
+    return in_row_ ? row_line_ - 1 : lines_.number();
+  }
 
  private:
   enum class Column : uint8_t { kIgnored, kKey, kKeyBase64, kValue, kValueBase64, kTtl, kExpiry };
@@ -152,26 +152,42 @@ class CsvReader final : public RecordReader {
       if (!lines_.Next(&text_)) {
         RETURN_IF_ERROR(lines_.status());
         ended_ = true;
-        if (csv_fini(&parser_, OnField, OnRow, this) != 0) Broken("a quoted field is not closed");
+        if (csv_fini(&parser_, OnField, OnRow, this) != 0) {
+          Broken(fmt::format("a quoted field of the record that begins in line {} is not closed", row_line_));
+        }
         break;
       }
       if (!in_row_) row_line_ = lines_.number();
       bool blank = text_ == "\n" || text_ == "\r\n";
       if (!blank) in_row_ = true;
-      if (csv_parse(&parser_, text_.data(), text_.size(), OnField, OnRow, this) != text_.size()) {
-        Broken(csv_strerror(csv_error(&parser_)));
-      }
+      // In strict mode it stops before the byte that cannot stand where it does.
+      const size_t stop = csv_parse(&parser_, text_.data(), text_.size(), OnField, OnRow, this);
+      if (stop != text_.size()) Broken(Misplaced(stop));
     }
     return !rows_.empty();
   }
   // Gives up on the row begun; reading goes on with the next line.
-  void Broken(const char* why) {
-    rows_.push_back(Row{row_line_, {}, fmt::format("not CSV: {}", why)});
+  void Broken(const std::string& why) {
+    rows_.push_back(Row{row_line_, {}, "not CSV: " + why});
     fields_.clear();
     in_row_ = false;
     csv_free(&parser_);
     CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0);
+    KeepSpaces();
+  }
+  // Spaces at the ends of an unquoted field are part of it; those around the names in the header are not.
+  void KeepSpaces() {
     csv_set_space_func(&parser_, [](unsigned char) { return 0; });
+  }
+  // What is wrong with the line's byte at `at`.
+  std::string Misplaced(size_t at) {
+    if (csv_error(&parser_) != CSV_EPARSE) return csv_strerror(csv_error(&parser_));
+    return fmt::format("line {}, column {}: {}", lines_.number(), at + 1,
+                       text_[at] == '"'
+                           ? "a quote inside a field that does not begin with one; quote the whole field, and "
+                             "write its quotes twice"
+                           : "text after the quote that ends a field; a quote inside a quoted field is written "
+                             "twice");
   }
   static void OnField(void* bytes, size_t length, void* self) {
     static_cast<CsvReader*>(self)->fields_.emplace_back(static_cast<const char*>(bytes), length);
@@ -192,6 +208,8 @@ class CsvReader final : public RecordReader {
     int keys = 0, values = 0;
     for (std::string& name : header.fields) {
       if (columns_.empty() && name.starts_with("\xef\xbb\xbf")) name.erase(0, 3);  // a byte order mark
+      name.erase(0, name.find_first_not_of(" \t"));
+      name.erase(name.find_last_not_of(" \t") + 1);
       Column column = Column::kIgnored;
       if (name == "key") column = Column::kKey, ++keys;
       if (name == "key_b64") column = Column::kKeyBase64, ++keys;
@@ -201,6 +219,7 @@ class CsvReader final : public RecordReader {
       if (name == "expires_at_ms") column = Column::kExpiry;
       columns_.push_back(column);
     }
+    KeepSpaces();
     if (keys == 1 && values == 1) return Status();
     return Error(Code::kInvalidArgument,
                  "the CSV header needs one column key or key_b64 and one column value or value_b64; it has \"{}\"",

@@ -4,9 +4,10 @@
 //               optionally "ttl_ms" or "expires_at_ms" (as export writes it). Other members are ignored. Empty lines
 //               are skipped.
 //   CSV         RFC 4180 with a header line naming the columns key (or key_b64), value (or value_b64) and optionally
-//               ttl_ms, expires_at_ms, in any order; other columns are ignored.
+//               ttl_ms, expires_at_ms, in any order; other columns are ignored, and spaces around the names.
 //
-// A record that is wrong does not end the reading: Next returns it with its `error` set.
+// A record that is wrong does not end the reading: Next returns it with its `error` set, which says what is wrong and,
+// where the record spans lines, in which line.
 //
 // Threads: one.
 #pragma once
@@ -34,6 +35,7 @@ class RecordReader {
   // False at the end of the input. An error is one of the input as a whole: unreadable, no header.
   virtual Result<bool> Next(InputRecord* record) = 0;
   virtual uint64_t bytes_read() const = 0;
+  virtual uint64_t lines_read() const = 0;  // those of the records that Next has returned
 };
 
 enum class Format : uint8_t { kJsonLines, kCsv };

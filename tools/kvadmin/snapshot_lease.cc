@@ -1,29 +1,42 @@
 #include "tools/kvadmin/snapshot_lease.h"
 
+#include "tools/common/interrupts.h"
+
 namespace pando::admin {
 
 namespace {
-// Long enough for a command that was cut short to be resumed, short enough that a forgotten one does no harm.
-constexpr std::chrono::milliseconds kTtl = std::chrono::minutes(30);
 constexpr std::chrono::milliseconds kRenewEvery = std::chrono::minutes(1);
+constexpr int64_t kCleanupBudgetMs = 3000;
 }  // namespace
 
+SnapshotLease::~SnapshotLease() {
+  if (token_.empty()) return;
+  // The command failed or was interrupted, and says so itself. When this fails too, the server's own limit frees it.
+  tools::Interrupts::Shield shield;
+  client_->LimitBudget(kCleanupBudgetMs);
+  if (!Release().ok()) token_.clear();
+}
+
 Status SnapshotLease::Open() {
+  // Not interruptible: a snapshot whose token never arrived could not be released.
+  tools::Interrupts::Shield shield;
   api::OpenSnapshotRequest request;
-  request.ttl_ms = static_cast<int32_t>(kTtl.count());
+  request.ttl_ms = static_cast<int32_t>(kOpenTtl.count());
   api::SnapshotReply reply;
   RETURN_IF_ERROR(client_->Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
     kv.openSnapshot(reply, context, request);
   }));
   token_ = reply.snapshot;
   version_ = reply.version;
-  renewed_ = Clock::now();
+  renewed_ = {};  // the next Keep makes it last
   return Status();
 }
 
 Status SnapshotLease::Adopt(const std::string& token) {
   token_ = token;
-  return Renew();
+  Status renewed = Renew();
+  if (!renewed.ok()) token_.clear();  // it is not this lease's to release
+  return renewed;
 }
 
 Status SnapshotLease::Keep() { return Clock::now() - renewed_ < kRenewEvery ? Status() : Renew(); }
@@ -31,7 +44,7 @@ Status SnapshotLease::Keep() { return Clock::now() - renewed_ < kRenewEvery ? St
 Status SnapshotLease::Renew() {
   api::RenewSnapshotRequest request;
   request.snapshot = token_;
-  request.ttl_ms = static_cast<int32_t>(kTtl.count());
+  request.ttl_ms = static_cast<int32_t>(ttl_.count());
   api::SnapshotReply reply;
   RETURN_IF_ERROR(client_->Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
     kv.renewSnapshot(reply, context, request);
@@ -41,14 +54,25 @@ Status SnapshotLease::Renew() {
   return Status();
 }
 
+Status SnapshotLease::Leave() {
+  if (token_.empty()) return Status();
+  tools::Interrupts::Shield shield;
+  client_->LimitBudget(kCleanupBudgetMs);
+  Status renewed = Renew();
+  token_.clear();
+  return renewed;
+}
+
 Status SnapshotLease::Release() {
   if (token_.empty()) return Status();
   api::ReleaseSnapshotRequest request;
-  request.snapshot = std::exchange(token_, {});
+  request.snapshot = token_;
   api::ReleaseSnapshotReply reply;
-  return client_->Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+  RETURN_IF_ERROR(client_->Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
     kv.releaseSnapshot(reply, context, request);
-  });
+  }));
+  token_.clear();
+  return Status();
 }
 
 }  // namespace pando::admin

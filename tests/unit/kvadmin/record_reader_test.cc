@@ -88,6 +88,48 @@ TEST(Csv, WrongRowsAreNamedAndTheNextOneRead) {
   EXPECT_EQ(got[5].substr(0, 9), "7!not CSV") << "a quote that is never closed takes the rest with it";
 }
 
+TEST(Csv, SpacesInTheHeaderAreNotPartOfTheNames) {
+  EXPECT_EQ(ReadAll(Format::kCsv, " key , value\na, 1\n"), (Lines{"2:a= 1"})) << "those of a field are";
+  EXPECT_EQ(ReadAll(Format::kCsv, "\"key\", \"value\"\nb,2\n"), (Lines{"2:b=2"}));
+  EXPECT_EQ(ReadAll(Format::kCsv, "\xef\xbb\xbfkey\t,value\nc,3\n"), (Lines{"2:c=3"}));
+}
+
+TEST(Csv, ErrorsNameLineColumnAndReason) {
+  Lines got = ReadAll(Format::kCsv, "key,value\na,b\"c\nd,\"e\"f\ng,\"two\nlines\"x\nh,1\ni,\"open\n");
+  ASSERT_EQ(got.size(), 5u);
+  EXPECT_EQ(got[0],
+            "2!not CSV: line 2, column 4: a quote inside a field that does not begin with one; quote the whole field, "
+            "and write its quotes twice");
+  EXPECT_EQ(got[1],
+            "3!not CSV: line 3, column 6: text after the quote that ends a field; a quote inside a quoted field is "
+            "written twice");
+  EXPECT_EQ(got[2].substr(0, 30), "4!not CSV: line 5, column 7: t") << "the row's line first, then where it is wrong";
+  EXPECT_EQ(got[3], "6:h=1");
+  EXPECT_EQ(got[4], "7!not CSV: a quoted field of the record that begins in line 7 is not closed");
+}
+
+TEST(Records, LinesReadCountsWholeRecords) {
+  std::istringstream in("key,value\na,\"1\n2\"\nb,2\n");
+  auto reader = MakeRecordReader(Format::kCsv, in);
+  InputRecord record;
+  ASSERT_TRUE(*reader->Next(&record));
+  EXPECT_EQ(reader->lines_read(), 3u);
+  ASSERT_TRUE(*reader->Next(&record));
+  EXPECT_EQ(record.line, 4u);
+  EXPECT_EQ(reader->lines_read(), 4u);
+}
+
+TEST(Records, NumbersThatDoNotFitAreErrors) {
+  for (const char* number : {"9223372036854775808", "18446744073709551616", "1e3", "-1", "\"5\"", "1.5"}) {
+    Lines got = ReadAll(Format::kJsonLines, fmt::format("{{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":{}}}\n", number));
+    EXPECT_EQ(got[0].substr(0, 2), "1!") << number;
+  }
+  for (const char* number : {"9223372036854775808", "010", "0x10", "-1", "1.5", " 5"}) {
+    Lines got = ReadAll(Format::kCsv, fmt::format("key,value,ttl_ms\na,b,{}\n", number));
+    EXPECT_EQ(got[0].substr(0, 2), "2!") << number;
+  }
+}
+
 TEST(Csv, HeadersThatDoNotSay) {
   for (const char* header : {"", "a,b\n", "key\n", "key,key_b64,value\n", "key,value,value\n"}) {
     Lines got = ReadAll(Format::kCsv, header);

@@ -26,8 +26,8 @@ Result<ExitCode> Aggregate(const Globals& globals, const AggregateOptions& optio
   if (globals.json) {
     PrintJson(Json{{"count", reply.count}, {"bytes", reply.bytes}, {"content_hash", hash}});
   } else {
-    fmt::print("records       {}\nbytes         {} ({})\ncontent hash  {}\n", reply.count, reply.bytes,
-               tools::HumanBytes(static_cast<double>(reply.bytes)), hash);
+    tools::Print("records       {}\nbytes         {} ({})\ncontent hash  {}\n", reply.count, reply.bytes,
+                 tools::HumanBytes(static_cast<double>(reply.bytes)), hash);
   }
   return kExitOk;
 }

@@ -7,13 +7,14 @@
 #include <filesystem>
 #include <fstream>
 #include <random>
-#include <thread>
 
+#include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/backup_file.h"
 #include "tools/kvadmin/backup_manifest.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/durable.h"
+#include "tools/kvadmin/partial_directory.h"
 #include "tools/kvadmin/progress.h"
 #include "tools/kvadmin/snapshot_lease.h"
 
@@ -36,8 +37,9 @@ class RateLimit {
   void Spend(uint64_t bytes) {
     if (bytes_per_s_ == 0) return;
     spent_bytes_ += static_cast<double>(bytes);
-    std::this_thread::sleep_until(start_ + std::chrono::duration_cast<Clock::duration>(
-                                               std::chrono::duration<double>(spent_bytes_ / bytes_per_s_)));
+    const std::chrono::duration<double, std::milli> due(spent_bytes_ / bytes_per_s_ * 1000);
+    const std::chrono::duration<double, std::milli> passed = Clock::now() - start_;
+    tools::Interrupts::Sleep(static_cast<int64_t>((due - passed).count()));
   }
 
  private:
@@ -55,35 +57,38 @@ std::string RandomId() {
 class Backup {
  public:
   Backup(const Globals& globals, const BackupOptions& options)
-      : globals_(globals), options_(options), client_(globals.target), lease_(&client_), rate_(options.mb_per_s) {}
+      : globals_(globals),
+        options_(options),
+        client_(globals.target),
+        lease_(&client_, SnapshotLease::kWorkingTtl),
+        rate_(options.mb_per_s) {}
 
   Result<ExitCode> Run() {
     RETURN_IF_ERROR(Begin());
-    RETURN_IF_ERROR(lease_.Open());
-    manifest_.snapshot_version = lease_.version();
-    manifest_.taken_at_ms = static_cast<int64_t>(static_cast<uint64_t>(lease_.version()) >> 16);
-    for (uint32_t id = 0; id < status_.partitions.size(); ++id) RETURN_IF_ERROR(CopyPartition(id));
-    RETURN_IF_ERROR(lease_.Release());
-    RETURN_IF_ERROR(Publish());
+    Status status = Copy();
     if (progress_) progress_->Clear();
+    if (!status.ok()) {
+      return Error(status.code(), "{}; {} pages had been copied, and nothing is left of them", status.message(),
+                   pages_copied_);
+    }
+    // Everything is copied: a snapshot that cannot be released expires by itself.
+    if (Status released = lease_.Release(); !released.ok() && !globals_.json) {
+      tools::PrintNote("the snapshot could not be released, and will expire: {}\n", released.message());
+    }
+    RETURN_IF_ERROR(Publish());
     Report();
     return kExitOk;
   }
 
  private:
   Status Begin() {
-    std::error_code error;
-    if (fs::exists(options_.directory, error) && !fs::is_empty(options_.directory, error)) {
-      return Error(Code::kAlreadyExists, "{}: is there already and not empty; choose another directory",
-                   options_.directory);
-    }
-    partial_ = fs::path(options_.directory).lexically_normal().string();
-    if (partial_.ends_with('/')) partial_.pop_back();
-    final_ = partial_;
-    partial_ += ".partial";
+    RETURN_IF_ERROR(partial_.Prepare(options_.directory));
     if (!options_.base.empty()) {
       ASSIGN_OR_RETURN(chain_, LoadBackupChain(options_.base));
-      manifest_.base = fs::absolute(options_.base).lexically_relative(fs::absolute(final_)).string();
+      std::error_code error;
+      const fs::path base = fs::canonical(options_.base, error);
+      if (error) return Error(Code::kIoError, "{}: {}", options_.base, error.message());
+      manifest_.base = base.lexically_relative(partial_.final_path()).string();
       manifest_.base_id = chain_.newest().id;
     }
     RETURN_IF_ERROR(client_.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
@@ -98,9 +103,14 @@ class Backup {
       return Error(Code::kInvalidArgument, "{}: has {} partitions, the node {}: make a backup without --base",
                    options_.base, chain_.newest().partitions.size(), status_.partitions.size());
     }
-    fs::remove_all(partial_, error);  // of a backup that was cut short
-    fs::create_directories(partial_, error);
-    if (error) return Error(Code::kIoError, "create {}: {}", partial_, error.message());
+    return partial_.Create();
+  }
+
+  Status Copy() {
+    RETURN_IF_ERROR(lease_.Open());
+    manifest_.snapshot_version = lease_.version();
+    manifest_.taken_at_ms = static_cast<int64_t>(static_cast<uint64_t>(lease_.version()) >> 16);
+    for (uint32_t id = 0; id < status_.partitions.size(); ++id) RETURN_IF_ERROR(CopyPartition(id));
     return Status();
   }
 
@@ -146,7 +156,7 @@ class Backup {
     header.partition = partition.uuid;
     header.generation = partition.root.generation;
     header.since = partition.since;
-    BackupFile file(partial_ + "/" + partition.file, header, partition.root, std::move(base));
+    BackupFile file(partial_.path() + "/" + partition.file, header, partition.root, std::move(base));
     RETURN_IF_ERROR(file.Open());
     api::ReadPagesRequest request;
     request.snapshot = lease_.token();
@@ -161,8 +171,10 @@ class Backup {
       for (const api::PageImage& page : reply.pages) {
         RETURN_IF_ERROR(
             file.Add(Extent{static_cast<uint64_t>(page.location)}, static_cast<uint64_t>(page.checksum), page.bytes));
+        ++pages_copied_;
         rate_.Spend(page.bytes.size());
       }
+      RETURN_IF_ERROR(tools::Interrupts::Check());
       request.cursor = reply.cursor;
       ShowProgress(file.pages(), file.bytes());
     } while (!request.cursor.empty());
@@ -180,30 +192,26 @@ class Backup {
     uint64_t total = 0;
     for (const api::PartitionStatus& p : status_.partitions) total += static_cast<uint64_t>(p.used_bytes);
     if (!progress_) {
-      progress_ = std::make_unique<Progress>("backing up", "pages", options_.base.empty() ? total : 0, options_.quiet);
+      progress_ = std::make_unique<Progress>("backing up", "pages", options_.base.empty() ? total : 0,
+                                             options_.quiet || globals_.json);
     }
     progress_->Update(pages_ + pages, bytes_ + bytes, bytes_ + bytes);
   }
 
-  // The manifest makes it a backup, the rename gives it its name; both once all the rest is durable.
+  // The manifest makes it a backup, its name makes it findable; both once all the rest is durable.
   Status Publish() {
-    const std::string path = partial_ + "/" + kManifestName;
+    const std::string path = partial_.path() + "/" + kManifestName;
     std::ofstream out(path, std::ios::binary | std::ios::trunc);
     out << EncodeManifest(manifest_);
     out.close();
     if (!out) return ErrnoError(errno, "write {}", path);
     RETURN_IF_ERROR(SyncPath(path));
-    RETURN_IF_ERROR(SyncPath(partial_));
-    std::error_code error;
-    fs::remove(final_, error);  // an empty directory
-    if (std::rename(partial_.c_str(), final_.c_str()) != 0)
-      return ErrnoError(errno, "rename {} to {}", partial_, final_);
-    return SyncParent(final_);
+    return partial_.Commit();
   }
 
   void Report() {
     if (globals_.json) {
-      PrintJson(Json{{"directory", final_},
+      PrintJson(Json{{"directory", options_.directory},
                      {"id", manifest_.id},
                      {"base_id", manifest_.base_id},
                      {"taken_at_ms", manifest_.taken_at_ms},
@@ -211,9 +219,9 @@ class Backup {
                      {"pages", pages_},
                      {"bytes", bytes_}});
     } else {
-      fmt::print("{}: {} records as of {}; {} pages, {}{}\n", final_, manifest_.records(),
-                 TimeText(manifest_.taken_at_ms), pages_, tools::HumanBytes(static_cast<double>(bytes_)),
-                 options_.base.empty() ? "" : " that changed since " + options_.base);
+      tools::Print("{}: {} records as of {}; {} pages, {}{}\n", options_.directory, manifest_.records(),
+                   TimeText(manifest_.taken_at_ms), pages_, tools::HumanBytes(static_cast<double>(bytes_)),
+                   options_.base.empty() ? "" : " that changed since " + options_.base);
     }
   }
 
@@ -225,8 +233,10 @@ class Backup {
   BackupChain chain_;  // of the base
   BackupManifest manifest_;
   api::NodeStatus status_;
-  std::string partial_, final_;
-  uint64_t pages_ = 0, bytes_ = 0;
+  PartialDirectory partial_{[](const std::string& name) {
+    return name == kManifestName || (name.starts_with("partition-") && name.ends_with(".pages"));
+  }};
+  uint64_t pages_ = 0, bytes_ = 0, pages_copied_ = 0;
   std::unique_ptr<Progress> progress_;
 };
 
@@ -239,17 +249,21 @@ void AddBackupCommand(CLI::App& app, Globals* globals) {
   command->add_option("directory", o->directory, "A new directory for it")->required();
   command->add_option("--base", o->base, "Only what changed since this backup, which is needed to restore, too")
       ->check(CLI::ExistingDirectory);
-  command->add_option(Spell("--mb-per-s"), o->mb_per_s, "Read no faster; 0 = as fast as it goes")
+  tools::AddNumber(command, Spell("--mb-per-s"), &o->mb_per_s, "Read no faster, in MiB/s; 0 = as fast as it goes", 0,
+                   1'000'000)
       ->capture_default_str();
   command->add_flag("-q,--quiet", o->quiet, "No progress");
   command->footer(
       "Pages are copied as they lie on disk, each verified. With --base the time and the size are those of the pages\n"
-      "that changed. The base is named by its place relative to the new backup: move them together.\n\n"
+      "that changed. The base is named by its place relative to the new backup: move them together.\n"
+      "The directory appears under its name only when it is complete; until then it is DIRECTORY.partial, which a\n"
+      "backup that fails or is interrupted removes again, together with its snapshot.\n\n"
       "Examples:\n"
       "  kvadmin backup /backups/sunday\n"
       "  kvadmin backup /backups/monday --base /backups/sunday\n"
       "  kvadmin check --backup /backups/monday\n"
-      "  kvadmin restore /backups/monday /var/lib/pando");
+      "  kvadmin restore /backups/monday /var/lib/pando\n"
+      "Exit codes: 0 complete; 2 the base does not fit; 3 it failed, and nothing is left of it.");
   OnChosen(command, globals, [=] { return Backup(*globals, *o).Run(); });
 }
 

@@ -79,26 +79,26 @@ void PrintReport(const CheckReport& report) {
                std::to_string(p.leaf_fill_percent), BlocksText(p.file_blocks), BlocksText(p.reachable_blocks),
                BlocksText(p.metadata_blocks), BlocksText(p.pending_free_blocks), BlocksText(p.free_blocks)});
   }
-  fmt::print("{}\n", parts.Render());
+  tools::Print("{}\n", parts.Render());
   tools::Table logs({"LOG", "SEGMENTS", "BATCHES", "RECORDS", "TAIL"});
   for (const LogCheck& l : report.logs) {
     logs.Row({l.directory, std::to_string(l.segments), std::to_string(l.batches), std::to_string(l.records),
               l.torn_tail ? "unfinished, as after a crash" : "clean"});
   }
-  fmt::print("{}\n", logs.Render());
+  tools::Print("{}\n", logs.Render());
   for (const CheckProblem& p : report.notes) {
-    fmt::print("NOTE {} at offset {}: {}\n  {}\n", p.file, p.offset_bytes, p.what, p.advice);
+    tools::Print("NOTE {} at offset {}: {}\n  {}\n", p.file, p.offset_bytes, p.what, p.advice);
   }
   for (const CheckProblem& p : report.problems) {
-    fmt::print("PROBLEM {} at offset {}: {}\n", p.file, p.offset_bytes, p.what);
+    tools::Print("PROBLEM {} at offset {}: {}\n", p.file, p.offset_bytes, p.what);
   }
   if (report.problems_total > report.problems.size()) {
-    fmt::print("... and {} more\n", report.problems_total - report.problems.size());
+    tools::Print("... and {} more\n", report.problems_total - report.problems.size());
   }
   if (report.problems_total == 0) {
-    fmt::print("sound: {} records in the trees; every block has one owner; all checksums hold\n", records);
+    tools::Print("sound: {} records in the trees; every block has one owner; all checksums hold\n", records);
   } else {
-    fmt::print(
+    tools::Print(
         "DAMAGED: {} problems. Do not start a node on this directory: copy it, and restore from a replica or "
         "a backup\n",
         report.problems_total);
@@ -109,8 +109,8 @@ Task<Result<ExitCode>> Check(Reactor* reactor, const Globals* globals, const Che
   // The total is known only once the audit has begun.
   std::unique_ptr<Progress> progress;
   CheckOptions check_options;
-  check_options.on_progress = [&progress, options](uint64_t done, uint64_t total) {
-    if (!progress) progress = std::make_unique<Progress>("checking", "blocks", total, options->quiet);
+  check_options.on_progress = [&progress, options, globals](uint64_t done, uint64_t total) {
+    if (!progress) progress = std::make_unique<Progress>("checking", "blocks", total, options->quiet || globals->json);
     progress->Update(done, done * kBlockBytes, done);
   };
   Result<CheckReport> report = co_await CheckStore(*reactor, options->directory, check_options);
@@ -132,8 +132,8 @@ void AddCheckCommand(CLI::App& app, Globals* globals) {
       "check", "Audit every page and log record: of a stopped node's directory, or of a running node");
   auto* directory = command->add_option("directory", o->directory, "The data directory")->check(CLI::ExistingDirectory);
   auto* online = command->add_flag("--online", o->online, "Let the node at --server verify what it has on disk");
-  command->add_option(Spell("--mb-per-s"), o->on_node.mb_per_s, "Rate of the pass; 0: the node's --scrub_mb_per_s")
-      ->check(CLI::NonNegativeNumber)
+  tools::AddNumber(command, Spell("--mb-per-s"), &o->on_node.mb_per_s,
+                   "Rate of the pass in MiB/s; 0: the node's --scrub_mb_per_s", 0)
       ->needs(online);
   command->add_flag("--report", o->on_node.report_only, "Start no pass, show what the last one found")->needs(online);
   auto* backup = command->add_option("--backup", o->backup, "Verify this backup, with those it is based on, instead")
@@ -155,7 +155,7 @@ void AddCheckCommand(CLI::App& app, Globals* globals) {
       "Exit codes: 0 sound; 4 damage found; 5 a node has the directory open.");
   OnChosen(command, globals, [=]() -> Result<ExitCode> {
     if (o->online) {
-      o->on_node.quiet = o->quiet;
+      o->on_node.quiet = o->quiet || globals->json;
       return CheckOnline(*globals, o->on_node);
     }
     if (!o->backup.empty()) return RunBackupCheck(*globals, o->backup, o->quiet);

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 
+#include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/check_online.h"
 #include "tools/kvadmin/progress.h"
@@ -41,25 +41,25 @@ Json FindingsJson(const api::ScrubReply& reply) {
 
 void PrintFindings(const api::ScrubReply& reply) {
   for (const api::ScrubFinding& f : reply.findings) {
-    fmt::print("PROBLEM {} at offset {}: {}\n  seen since {}; {}\n", f.file, f.offset, f.what,
-               TimeText(f.first_seen_ms), f.advice);
+    tools::Print("PROBLEM {} at offset {}: {}\n  seen since {}; {}\n", f.file, f.offset, f.what,
+                 TimeText(f.first_seen_ms), f.advice);
   }
   if (reply.skipped_partitions > 0) {
-    fmt::print("the bitmaps of {} partitions were left out: their checkpoints follow each other too closely\n",
-               reply.skipped_partitions);
+    tools::Print("the bitmaps of {} partitions were left out: their checkpoints follow each other too closely\n",
+                 reply.skipped_partitions);
   }
   const std::string read =
       fmt::format("{} read from disk: {} pages, {} overflow values, {} log batches",
                   tools::HumanBytes(static_cast<double>(reply.bytes)), reply.pages, reply.values, reply.log_batches);
   if (reply.running) {
-    fmt::print("a pass is under way, {} of about {}; {} problems so far\n", read,
-               tools::HumanBytes(static_cast<double>(reply.expected_bytes)), reply.findings.size());
+    tools::Print("a pass is under way, {} of about {}; {} problems so far\n", read,
+                 tools::HumanBytes(static_cast<double>(reply.expected_bytes)), reply.findings.size());
   } else if (reply.passes_finished == 0) {
-    fmt::print("no pass has finished since the node started; kvadmin check --online runs one\n");
+    tools::Print("no pass has finished since the node started; kvadmin check --online runs one\n");
   } else if (reply.findings.empty()) {
-    fmt::print("sound: {}\n", read);
+    tools::Print("sound: {}\n", read);
   } else {
-    fmt::print("DAMAGED: {} problems; {}\n", reply.findings.size(), read);
+    tools::Print("DAMAGED: {} problems; {}\n", reply.findings.size(), read);
   }
 }
 
@@ -89,7 +89,10 @@ Result<api::ScrubReply> RunPass(Client* client, const OnlineCheckOptions& option
       const auto done = static_cast<uint64_t>(std::min(reply.bytes, reply.expected_bytes));
       progress->Update(static_cast<uint64_t>(reply.pages), static_cast<uint64_t>(reply.bytes), done);
     }
-    std::this_thread::sleep_for(pause);
+    if (!tools::Interrupts::Sleep(pause.count())) {
+      return Error(Code::kAborted, "{}; the pass goes on in the node, and --report shows how far it is",
+                   tools::Interrupts::Check().message());
+    }
     ASSIGN_OR_RETURN(reply, Ask(client, /*start=*/false, 0));
   }
   if (progress) progress->Clear();

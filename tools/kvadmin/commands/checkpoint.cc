@@ -16,7 +16,7 @@ Result<ExitCode> Checkpoint(const Globals& globals) {
   if (globals.json) {
     PrintJson(Json{{"partitions", reply.partitions}});
   } else {
-    fmt::print("checkpointed {} partitions\n", reply.partitions);
+    tools::Print("checkpointed {} partitions\n", reply.partitions);
   }
   return kExitOk;
 }

@@ -1,31 +1,71 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
-#include <charconv>
-#include <cstdio>
+#include <csignal>
 #include <ctime>
 
+#include "tools/common/interrupts.h"
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
 
+namespace {
+
+Result<ExitCode> RunCaught(const std::function<Result<ExitCode>()>& body) {
+  try {
+    return body();
+  } catch (const std::exception& e) {  // out of memory, or a library's
+    return Error(Code::kIoError, "{}", e.what());
+  }
+}
+
+}  // namespace
+
 void OnChosen(CLI::App* command, Globals* globals, std::function<Result<ExitCode>()> body) {
   command->callback([globals, body = std::move(body)] {
-    Result<ExitCode> result = body();
-    if (result.ok()) {
-      globals->exit_code = *result;
-      return;
+    Result<ExitCode> result = RunCaught(body);
+    Status error = result.ok() ? Status() : result.status();
+    globals->exit_code = result.ok() ? *result : ExitCodeOf(error);
+    if (!error.ok()) globals->end_signal = tools::Interrupts::Signal();
+    if (Status flushed = tools::FlushOutput(); !flushed.ok()) {
+      // An answer that did not arrive is no success, whatever it was.
+      const bool only_output = error.ok() || error.message() == flushed.message();
+      if (only_output) globals->exit_code = kExitFailed;
+      if (only_output && tools::OutputReaderGone()) {
+        globals->end_signal = SIGPIPE;
+        return;
+      }
+      if (error.ok()) error = std::move(flushed);
     }
-    globals->exit_code = ExitCodeOf(result.status());
-    if (globals->json) {
-      Json error;
-      error["error"]["code"] = std::string(CodeName(result.status().code()));
-      error["error"]["message"] = result.status().message();
-      fmt::print(stderr, "{}\n", error.dump(-1, ' ', false, Json::error_handler_t::replace));
-    } else {
-      fmt::print(stderr, "kvadmin: {}\n", result.status().message());
-    }
+    if (!error.ok()) ReportError(*globals, error);
   });
+}
+
+void ReportError(const Globals& globals, const Status& status) {
+  if (globals.json) {
+    Json error;
+    error["error"]["code"] = std::string(CodeName(status.code()));
+    error["error"]["message"] = status.message();
+    tools::PrintNote("{}\n", JsonText(error));
+  } else {
+    tools::PrintNote("kvadmin: {}\n", status.message());
+  }
+}
+
+Result<ExitCode> EndOfRows(const Globals& globals, uint64_t rows, std::string_view what, const std::string& cursor,
+                           Status status) {
+  const std::string token = Base64Encode(cursor);
+  if (cursor.empty()) {
+    if (!globals.json && status.ok()) tools::PrintNote("{} {}\n", rows, what);
+  } else if (globals.json) {
+    Json j;
+    j["more"] = Json{{"rows", rows}, {"cursor", token}};
+    PrintJson(j);
+  } else {
+    tools::PrintNote("{} {}; there are more: repeat with --cursor {}, or --limit 0 for all\n", rows, what, token);
+  }
+  if (!status.ok()) return status;
+  return kExitOk;
 }
 
 std::string Spell(const std::string& dashed) {
@@ -56,13 +96,9 @@ void AddConditionOptions(CLI::App* command, ConditionOptions* options) {
 Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& options, Encoding encoding) {
   api::Condition condition;
   if (options.version_option->count() > 0) {
-    uint64_t version = 0;
-    const char* end = options.version.data() + options.version.size();
-    auto [stop, error] = std::from_chars(options.version.data(), end, version);
-    if (error != std::errc() || stop != end || options.version.empty()) {
-      return Error(Code::kInvalidArgument, "--if-version={}: not a version", options.version);
-    }
-    condition.__set_version(static_cast<int64_t>(version));
+    const std::optional<uint64_t> version = tools::ParseNumber<uint64_t>(options.version);
+    if (!version) return Error(Code::kInvalidArgument, "--if-version={}: not a version", options.version);
+    condition.__set_version(static_cast<int64_t>(*version));
   }
   if (options.value_option->count() > 0) {
     ASSIGN_OR_RETURN(std::string value, DecodeInput(options.value, encoding, "--if-value"));
@@ -73,8 +109,13 @@ Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& opt
   return std::optional<api::Condition>(std::move(condition));
 }
 
+CLI::Validator NotEmpty() {
+  return CLI::Validator([](std::string& text) { return text.empty() ? "is empty" : std::string(); }, "");
+}
+
 void AddSnapshotOption(CLI::App* command, std::string* token) {
-  command->add_option("--snapshot", *token, "Read this snapshot, as `kvadmin snapshot open` prints it");
+  command->add_option("--snapshot", *token, "Read this snapshot, as `kvadmin snapshot open` prints it")
+      ->check(NotEmpty());
 }
 
 void AddRangeOptions(CLI::App* command, RangeOptions* options) {
@@ -110,7 +151,8 @@ std::string TimeText(int64_t unix_ms) {
   return fmt::format("{:%Y-%m-%d %H:%M:%S}.{:03}Z", fmt::gmtime(seconds), unix_ms % 1000);
 }
 
-void PrintJson(const Json& json) { fmt::print("{}\n", json.dump()); }
+std::string JsonText(const Json& json) { return json.dump(-1, ' ', false, Json::error_handler_t::replace); }
+void PrintJson(const Json& json) { tools::Print("{}\n", JsonText(json)); }
 
 ExitCode ReportWrite(const Globals& globals, std::string_view key, Encoding encoding, const api::WriteResult& result,
                      std::string_view done) {
@@ -128,14 +170,13 @@ ExitCode ReportWrite(const Globals& globals, std::string_view key, Encoding enco
     }
     PrintJson(j);
   } else if (result.applied) {
-    fmt::print("{}\n", done);
+    tools::Print("{}\n", done);
   } else if (result.__isset.current && result.current.found) {
-    fmt::print(stderr, "not applied: the condition does not hold; \"{}\" has version {}, value \"{}\"\n",
-               Printable(key, encoding), VersionText(result.current.version),
-               Printable(result.current.value, encoding, 200));
+    tools::PrintNote("not applied: the condition does not hold; \"{}\" has version {}, value \"{}\"\n",
+                     Printable(key, encoding), VersionText(result.current.version),
+                     Printable(result.current.value, encoding, 200));
   } else {
-    fmt::print(stderr, "not applied: the condition does not hold; there is no record \"{}\"\n",
-               Printable(key, encoding));
+    tools::PrintNote("not applied: the condition does not hold; there is no record \"{}\"\n", Printable(key, encoding));
   }
   return result.applied ? kExitOk : kExitNo;
 }

@@ -24,7 +24,7 @@ Result<ExitCode> Count(const Globals& globals, const CountOptions& options) {
   if (globals.json) {
     PrintJson(Json{{"count", reply.count}});
   } else {
-    fmt::print("{}\n", reply.count);
+    tools::Print("{}\n", reply.count);
   }
   return kExitOk;
 }

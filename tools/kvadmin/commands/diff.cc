@@ -10,7 +10,7 @@ namespace {
 constexpr uint64_t kPageRows = 1000;
 
 struct DiffOptions {
-  std::string since;
+  std::string since, cursor;
   RangeOptions range;
   Encoding encoding = Encoding::kText;
   uint64_t limit = 100;
@@ -21,9 +21,9 @@ void Print(const Globals& globals, const DiffOptions& options, const api::Row& r
   if (!globals.json) {
     const std::string key = Printable(row.key, options.encoding);
     if (row.removed || options.keys_only) {
-      fmt::print("{} {}\n", row.removed ? '-' : '+', key);
+      tools::Print("{} {}\n", row.removed ? '-' : '+', key);
     } else {
-      fmt::print("+ {}  {}\n", key, Printable(row.value, options.encoding, 200));
+      tools::Print("+ {}  {}\n", key, Printable(row.value, options.encoding, 200));
     }
     return;
   }
@@ -45,25 +45,23 @@ Result<ExitCode> Diff(const Globals& globals, const DiffOptions& options) {
   SetRange(range, &request);
   ASSIGN_OR_RETURN(request.since, Base64Decode(options.since));
   request.keys_only = options.keys_only;
+  ASSIGN_OR_RETURN(request.cursor, Base64Decode(options.cursor));
   Client client(globals.target);
   uint64_t rows = 0;
+  Status status;
   do {
     const uint64_t left = options.limit == 0 ? kPageRows : std::min(options.limit - rows, kPageRows);
     request.limit_rows = static_cast<int32_t>(left);
     api::ScanReply reply;
-    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-      kv.scan(reply, context, request);
-    }));
+    status = client.Kv(Client::Repeat::kSafe,
+                       [&](api::KvClient& kv, const api::Context& context) { kv.scan(reply, context, request); });
+    if (!status.ok()) break;
     for (const api::Row& row : reply.rows) Print(globals, options, row);
+    RETURN_IF_ERROR(tools::OutputStatus());
     rows += reply.rows.size();
     request.cursor = reply.cursor;
   } while (!request.cursor.empty() && (options.limit == 0 || rows < options.limit));
-  if (!request.cursor.empty()) {
-    fmt::print(stderr, "{} changes; there are more: --limit 0 shows all\n", rows);
-  } else if (!globals.json) {
-    fmt::print(stderr, "{} changes\n", rows);
-  }
-  return kExitOk;
+  return EndOfRows(globals, rows, "changes", request.cursor, std::move(status));
 }
 
 }  // namespace
@@ -71,10 +69,13 @@ Result<ExitCode> Diff(const Globals& globals, const DiffOptions& options) {
 void AddDiffCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<DiffOptions>();
   CLI::App* command = app.add_subcommand("diff", "Print what changed since a snapshot, in key order");
-  command->add_option("since", o->since, "The older snapshot, as `kvadmin snapshot open` printed it")->required();
+  command->add_option("since", o->since, "The older snapshot, as `kvadmin snapshot open` printed it")
+      ->required()
+      ->check(NotEmpty());
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
-  command->add_option("--limit", o->limit, "Changes to print; 0 = all")->capture_default_str();
+  tools::AddNumber(command, "--limit", &o->limit, "Changes to print; 0 = all")->capture_default_str();
+  command->add_option("--cursor", o->cursor, "Continue after an earlier diff: what it printed when it was cut");
   command->add_flag(Spell("--keys-only"), o->keys_only, "Without values");
   command->footer(
       "+ is a record that was put since, as it is now (or in --snapshot), - one that is no more. Takes as long as "

@@ -2,7 +2,7 @@
 #include <csv.h>
 #include <fmt/format.h>
 
-#include <cstdio>
+#include <chrono>
 
 #include "src/base/limits.h"
 #include "tools/common/table.h"
@@ -94,6 +94,61 @@ std::string Identity(const ExportOptions& options, const Range& range, Format fo
                      options.encoding == Encoding::kBase64 ? " base64" : "");
 }
 
+struct Scanned {
+  uint64_t rows = 0;   // in the file, those of an export that is resumed too
+  std::string cursor;  // after them
+};
+
+Status ScanInto(Client& client, const ExportOptions& options, const Range& range, const RowWriter& writer,
+                ExportFile* file, SnapshotLease* lease, Progress* progress, Scanned* scanned) {
+  ASSIGN_OR_RETURN(int64_t expected, CountRange(client, range));
+  progress->SetTotal(static_cast<uint64_t>(expected));
+  api::ScanRequest request;
+  SetRange(range, &request);
+  request.limit_rows = options.page_rows;
+  request.cursor = scanned->cursor;
+  uint64_t bytes_at_save = file->bytes();
+  std::string out;
+  do {
+    if (!lease->token().empty()) RETURN_IF_ERROR(lease->Keep());
+    api::ScanReply reply;
+    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+      kv.scan(reply, context, request);
+    }));
+    out.clear();
+    for (const api::Row& row : reply.rows) writer.Append(row, &out);
+    RETURN_IF_ERROR(file->Write(out));
+    scanned->rows += reply.rows.size();
+    scanned->cursor = request.cursor = reply.cursor;
+    progress->Update(scanned->rows, file->bytes(), scanned->rows);
+    if (file->bytes() - bytes_at_save >= options.save_every_mb << 20 && !request.cursor.empty()) {
+      RETURN_IF_ERROR(file->Save({request.cursor, lease->token(), 0, scanned->rows}));
+      bytes_at_save = file->bytes();
+    }
+  } while (!request.cursor.empty());
+  return Status();
+}
+
+// An export that failed or was interrupted: what it has is kept for --resume, together with its snapshot, if it can be.
+Status CutShort(const ExportOptions& options, Status why, const Scanned& scanned, ExportFile* file,
+                SnapshotLease* lease) {
+  if (options.output == "-") return why;  // the lease frees itself
+  if (why.code() == Code::kSnapshotGone) {
+    return Error(why.code(), "{}; start the export anew, without --resume", why.message());
+  }
+  if (scanned.rows > 0 && !scanned.cursor.empty()) {
+    // When this fails (the disk is full) an earlier position may still be there.
+    Status saved = file->Save({scanned.cursor, lease->token(), 0, scanned.rows});
+    if (!saved.ok() && !file->resumable()) return why;
+  }
+  if (!file->resumable()) return Error(why.code(), "{}; nothing was exported", why.message());
+  const auto minutes = std::chrono::duration_cast<std::chrono::minutes>(SnapshotLease::kResumableTtl).count();
+  const bool kept = !lease->token().empty() && lease->Leave().ok();
+  return Error(why.code(), "{}; {} records are in {}.partial, and --resume goes on there{}", why.message(),
+               scanned.rows, options.output,
+               kept ? fmt::format(" within {} minutes, for which the server keeps the snapshot", minutes) : "");
+}
+
 Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
   if (options.resume && options.output == "-") {
@@ -105,54 +160,35 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   ExportFile::Position position;
   RETURN_IF_ERROR(file.Open(options.output, Identity(options, range, format), options.resume, &position));
   if (position.bytes == 0) RETURN_IF_ERROR(file.Write(writer.Header()));
-  if (position.rows > 0) fmt::print(stderr, "resuming behind {} rows\n", position.rows);
+  if (position.rows > 0 && !globals.json) tools::PrintNote("resuming after {} records\n", position.rows);
 
   Client client(globals.target);
-  SnapshotLease lease(&client);
+  const bool to_file = options.output != "-";
+  SnapshotLease lease(&client, to_file ? SnapshotLease::kResumableTtl : SnapshotLease::kWorkingTtl);
   RETURN_IF_ERROR(ChooseSnapshot(options, position, &range, &lease));
-  ASSIGN_OR_RETURN(int64_t expected, CountRange(client, range));
-  const uint64_t left =
-      static_cast<uint64_t>(expected) > position.rows ? static_cast<uint64_t>(expected) - position.rows : 0;
-  Progress progress("exporting", "records", left, options.quiet);
-  api::ScanRequest request;
-  SetRange(range, &request);
-  request.limit_rows = options.page_rows;
-  request.cursor = position.cursor;
-  uint64_t rows = 0, bytes_at_save = file.bytes();
-  std::string out;
-  do {
-    if (!lease.token().empty()) RETURN_IF_ERROR(lease.Keep());
-    api::ScanReply reply;
-    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-      kv.scan(reply, context, request);
-    }));
-    out.clear();
-    for (const api::Row& row : reply.rows) {
-      writer.Append(row, &out);
-      ++rows;
-      progress.Update(rows, file.bytes(), rows);
-    }
-    RETURN_IF_ERROR(file.Write(out));
-    request.cursor = reply.cursor;
-    if (file.bytes() - bytes_at_save >= options.save_every_mb << 20 && !request.cursor.empty()) {
-      RETURN_IF_ERROR(file.Save({request.cursor, lease.token(), 0, position.rows + rows}));
-      bytes_at_save = file.bytes();
-    }
-  } while (!request.cursor.empty());
+  Scanned scanned{position.rows, position.cursor};
+  Progress progress("exporting", "records", 0, options.quiet || globals.json);
+  if (Status status = ScanInto(client, options, range, writer, &file, &lease, &progress, &scanned); !status.ok()) {
+    progress.Clear();
+    return CutShort(options, std::move(status), scanned, &file, &lease);
+  }
   RETURN_IF_ERROR(file.Finish());
-  RETURN_IF_ERROR(lease.Release());
   progress.Clear();
+  // The file is complete: a snapshot that cannot be released expires by itself.
+  if (Status released = lease.Release(); !released.ok() && !globals.json) {
+    tools::PrintNote("the snapshot could not be released, and will expire: {}\n", released.message());
+  }
 
   const double seconds = progress.ElapsedSeconds();
-  const uint64_t total = position.rows + rows;
-  if (options.output == "-") {
-    if (!options.quiet) fmt::print(stderr, "{} records\n", total);
+  const uint64_t rows = scanned.rows - position.rows;
+  if (!to_file) {
+    if (!options.quiet && !globals.json) tools::PrintNote("{} records\n", scanned.rows);
   } else if (globals.json) {
-    PrintJson(Json{{"file", options.output}, {"records", total}, {"bytes", file.bytes()}, {"seconds", seconds}});
+    PrintJson(Json{{"file", options.output}, {"records", scanned.rows}, {"bytes", file.bytes()}, {"seconds", seconds}});
   } else {
-    fmt::print("{}: {} records, {}, in {:.1f} s ({:.0f} records/s)\n", options.output, total,
-               tools::HumanBytes(static_cast<double>(file.bytes())), seconds,
-               seconds > 0 ? static_cast<double>(rows) / seconds : 0);
+    tools::Print("{}: {} records, {}, in {:.1f} s ({:.0f} records/s)\n", options.output, scanned.rows,
+                 tools::HumanBytes(static_cast<double>(file.bytes())), seconds,
+                 seconds > 0 ? static_cast<double>(rows) / seconds : 0);
   }
   return kExitOk;
 }
@@ -173,21 +209,24 @@ void AddExportCommand(CLI::App& app, Globals* globals) {
   command->add_flag("--resume", o->resume, "Go on where an export of the same range to the same file was cut short");
   command->add_flag("--latest", o->latest, "Read the newest state all along, not a snapshot");
   command->add_flag("-q,--quiet", o->quiet, "No progress");
-  command->add_option(Spell("--page-rows"), o->page_rows, "Rows asked for at once")
-      ->capture_default_str()
-      ->check(CLI::Range(1, static_cast<int>(kMaxScanRows)));
-  command->add_option(Spell("--save-every-mb"), o->save_every_mb, "Remember the position for --resume so often")
+  tools::AddNumber(command, Spell("--page-rows"), &o->page_rows, "Rows asked for at once", 1,
+                   static_cast<int32_t>(kMaxScanRows))
+      ->capture_default_str();
+  tools::AddNumber(command, Spell("--save-every-mb"), &o->save_every_mb,
+                   "Remember the position for --resume after so many MiB", 0, 1'000'000)
       ->capture_default_str();
   command->footer(
-      "The file appears under its name only when it is complete; until then it is FILE.partial. It is a snapshot of\n"
-      "one moment, which the server keeps until half an hour after the export was cut short; with --latest each record "
-      "is\n"
-      "as it was when the scan came to it. With --base64 CSV columns are key_b64,value_b64.\n\n"
+      "The file appears under its name only when it is complete; until then it is FILE.partial. It holds a snapshot "
+      "of\n"
+      "one moment. When an export to a file is cut short, the server keeps that snapshot for half an hour, so that\n"
+      "--resume can go on. With --latest each record is as it was when the scan came to it. With --base64 the CSV\n"
+      "columns are key_b64,value_b64.\n\n"
       "Examples:\n"
       "  kvadmin export -o all.jsonl\n"
       "  kvadmin export --prefix user/ -o users.csv\n"
       "  kvadmin export -o all.jsonl --resume\n"
-      "  kvadmin export --prefix log/ | gzip > logs.jsonl.gz");
+      "  kvadmin export --prefix log/ | gzip > logs.jsonl.gz\n"
+      "Exit codes: 0 exported, and the file is complete; 3 cut short.");
   OnChosen(command, globals, [=] { return Export(*globals, *o); });
 }
 

@@ -1,8 +1,6 @@
 // kvadmin get: one record.
 #include <fmt/format.h>
 
-#include <cstdio>
-
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -29,13 +27,11 @@ Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
     return record.found ? kExitOk : kExitNo;
   }
   if (!record.found) {
-    fmt::print(stderr, "no record \"{}\"\n", Printable(request.key, options.encoding));
+    tools::PrintNote("no record \"{}\"\n", Printable(request.key, options.encoding));
     return kExitNo;
   }
   if (options.raw) {
-    if (std::fwrite(record.value.data(), 1, record.value.size(), stdout) != record.value.size()) {
-      return ErrnoError(errno, "write the value to standard output");
-    }
+    tools::WriteOutput(record.value);
     return kExitOk;
   }
   // Text that spans lines is shown as it is; anything else that a terminal would act on is escaped.
@@ -50,11 +46,11 @@ Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
   if (options.encoding != Encoding::kText) shown = Printable(record.value, options.encoding);
   if (shown.empty() || shown.back() != '\n') shown += '\n';
   if (options.verbose) {
-    fmt::print("version {}, written {}, expires {}, {} bytes\n", VersionText(record.version),
-               TimeText(static_cast<int64_t>(static_cast<uint64_t>(record.version) >> 16)),
-               TimeText(record.expires_at_ms), record.value.size());
+    tools::Print("version {}, written {}, expires {}, {} bytes\n", VersionText(record.version),
+                 TimeText(static_cast<int64_t>(static_cast<uint64_t>(record.version) >> 16)),
+                 TimeText(record.expires_at_ms), record.value.size());
   }
-  fmt::print("{}", shown);
+  tools::Print("{}", shown);
   return kExitOk;
 }
 

@@ -43,7 +43,7 @@ Result<ExitCode> Hello(const Globals& globals) {
   table.Row({"partitions", std::to_string(reply.partitions)});
   table.Row({"features", fmt::format("{}", fmt::join(reply.features, ", "))});
   for (const auto& [name, value] : limits) table.Row({name, std::to_string(value)});
-  fmt::print("{}", table.Render());
+  tools::Print("{}", table.Render());
   return kExitOk;
 }
 

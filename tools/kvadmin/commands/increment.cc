@@ -34,7 +34,7 @@ void AddIncrementCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<IncrementOptions>();
   CLI::App* command = app.add_subcommand("increment", "Add to the decimal number stored under a key; none counts as 0");
   command->add_option("key", o->key, "The key")->required();
-  command->add_option("--by", o->by, "What to add; may be negative")->capture_default_str();
+  tools::AddNumber(command, "--by", &o->by, "What to add; may be negative")->capture_default_str();
   AddEncodingOptions(command, &o->encoding);
   AddConditionOptions(command, &o->condition);
   command->footer(

@@ -1,17 +1,17 @@
 // kvadmin load: records from a file or standard input into the store.
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <chrono>
 #include <cstdio>
-#include <fstream>
-#include <iostream>
+#include <cstring>
 
 #include "gen-cpp/pando_constants.h"
 #include "src/base/limits.h"
+#include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/batch_writer.h"
 #include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/input_file.h"
 #include "tools/kvadmin/progress.h"
 #include "tools/kvadmin/record_reader.h"
 
@@ -21,12 +21,12 @@ namespace {
 
 constexpr size_t kRejectsShown = 20;
 constexpr size_t kRejectsInJson = 1000;
-constexpr size_t kInputBufferBytes = 1u << 20;
 
 struct LoadOptions {
   std::string file = "-";
   std::optional<Format> format;
   bool skip_errors = false, quiet = false;
+  uint64_t from_line = 1;
   std::string rejects_file;
   BatchWriterOptions batch;
 };
@@ -39,7 +39,10 @@ int64_t UnixMs() {
 // Counts and names what was not stored.
 class Rejects {
  public:
-  Rejects(const LoadOptions& options, Progress& progress) : options_(options), progress_(progress) {}
+  Rejects(const Globals& globals, const LoadOptions& options, Progress& progress)
+      : json_(globals.json), options_(options), progress_(progress) {}
+  Rejects(const Rejects&) = delete;
+  Rejects& operator=(const Rejects&) = delete;
   ~Rejects() {
     if (file_) std::fclose(file_);
   }
@@ -48,35 +51,56 @@ class Rejects {
     file_ = std::fopen(options_.rejects_file.c_str(), "w");
     return file_ ? Status() : ErrnoError(errno, "open {}", options_.rejects_file);
   }
-  Status Add(uint64_t line, const std::string& why) {
+  void Add(uint64_t line, const std::string& why) {
     ++total_;
+    first_line_ = first_line_ == 0 ? line : std::min(first_line_, line);
     Json entry{{"line", line}, {"error", why}};
-    if (total_ <= kRejectsShown) {
-      progress_.Clear();
-      fmt::print(stderr, "line {}: {}\n", line, why);
-    } else if (total_ == kRejectsShown + 1) {
-      progress_.Clear();
-      fmt::print(stderr, "further rejects are counted only{}\n", file_ ? "" : "; --rejects FILE names them all");
-    }
-    if (file_) fmt::print(file_, "{}\n", entry.dump(-1, ' ', false, Json::error_handler_t::replace));
+    const std::string text = JsonText(entry) + '\n';
+    if (file_ && std::fwrite(text.data(), 1, text.size(), file_) != text.size()) Failed();
+    Show(line, why, text);
     if (list_.size() < kRejectsInJson) list_.push_back(std::move(entry));
-    if (options_.skip_errors) return Status();
-    return Error(Code::kAborted, "stopped at line {}: {} (--on-error skip goes on behind such lines)", line, why);
+    if (options_.skip_errors || !stopped_.ok()) return;
+    stopped_ = Error(Code::kAborted, "stopped at line {}: {} (--on-error skip continues after such lines)", line, why);
+  }
+  // After the last one.
+  Status Close() {
+    if (file_ && std::fclose(std::exchange(file_, nullptr)) != 0) Failed();
+    return file_status_;
   }
   uint64_t total() const { return total_; }
+  uint64_t first_line() const { return first_line_; }  // 0 = none
   const Json& list() const { return list_; }
+  // Not OK once a reject ends the load (without --on-error skip), or the file cannot take them.
+  const Status& stopped() const { return file_status_.ok() ? stopped_ : file_status_; }
 
  private:
+  void Failed() {
+    if (file_status_.ok()) file_status_ = ErrnoError(errno, "write {}", options_.rejects_file);
+  }
+  void Show(uint64_t line, const std::string& why, const std::string& json) {
+    if (total_ > kRejectsShown + 1) return;
+    progress_.Clear();
+    if (json_) {
+      if (total_ <= kRejectsShown) tools::WriteNote(json);
+    } else if (total_ <= kRejectsShown) {
+      tools::PrintNote("line {}: {}\n", line, why);
+    } else {
+      tools::PrintNote("further rejects are only counted{}\n", file_ ? "" : "; --rejects FILE names them all");
+    }
+  }
+
+  const bool json_;
   const LoadOptions& options_;
   Progress& progress_;
   std::FILE* file_ = nullptr;
-  uint64_t total_ = 0;
+  uint64_t total_ = 0, first_line_ = 0;
+  Status stopped_, file_status_;
   Json list_ = Json::array();
 };
 
 struct LoadRun {
   uint64_t expired = 0;
-  Status stopped;  // at a reject, with --on-error stop
+  uint64_t next_line = 1;  // every record before it was stored, had expired or was rejected
 };
 
 // Checks what the server would refuse, so that the reject names its line and costs nobody else's batch.
@@ -104,15 +128,17 @@ api::WriteOp ToOp(InputRecord* record, int64_t now_ms) {
   return op;
 }
 
-Status Feed(RecordReader& reader, BatchWriter& writer, Rejects& rejects, Progress& progress, LoadRun* run) {
+// Stops at a reject that ends the load, and at a signal: both are no error of the feeding.
+Status Feed(const LoadOptions& options, RecordReader& reader, BatchWriter& writer, Rejects& rejects, Progress& progress,
+            LoadRun* run) {
   InputRecord record;
-  for (;;) {
+  while (rejects.stopped().ok() && tools::Interrupts::Received() == 0) {
     ASSIGN_OR_RETURN(bool any, reader.Next(&record));
     if (!any) return Status();
+    if (record.line < options.from_line) continue;
     std::string wrong = record.error.empty() ? LimitError(record) : record.error;
     if (!wrong.empty()) {
-      run->stopped = rejects.Add(record.line, wrong);
-      if (!run->stopped.ok()) return Status();
+      rejects.Add(record.line, wrong);
       continue;
     }
     int64_t now_ms = record.expires_at_ms > 0 ? UnixMs() : 0;
@@ -121,13 +147,16 @@ Status Feed(RecordReader& reader, BatchWriter& writer, Rejects& rejects, Progres
       continue;
     }
     uint64_t line = record.line;
+    // What was sent is waited for also after a signal, so that it is known what is stored.
+    tools::Interrupts::Shield shield;
     RETURN_IF_ERROR(writer.Add(ToOp(&record, now_ms), line));
     progress.Update(writer.stored(), writer.stored_bytes(), reader.bytes_read());
   }
+  return Status();
 }
 
-ExitCode Summarise(const Globals& globals, const BatchWriter& writer, const Rejects& rejects, const LoadRun& run,
-                   double seconds) {
+void Summarise(const Globals& globals, const BatchWriter& writer, const Rejects& rejects, const LoadRun& run,
+               bool complete, double seconds) {
   double rate = seconds > 0 ? static_cast<double>(writer.stored()) / seconds : 0;
   if (globals.json) {
     Json j;
@@ -138,55 +167,53 @@ ExitCode Summarise(const Globals& globals, const BatchWriter& writer, const Reje
     j["seconds"] = seconds;
     j["records_per_s"] = rate;
     j["rejects"] = rejects.list();
-    j["stopped"] = !run.stopped.ok();
+    j["stopped"] = !complete;
+    if (!complete) j["next_line"] = run.next_line;
     PrintJson(j);
-  } else {
-    fmt::print("loaded {} records, {} of keys and values, in {:.1f} s ({:.0f} records/s); {} rejected", writer.stored(),
-               tools::HumanBytes(static_cast<double>(writer.stored_bytes())), seconds, rate, rejects.total());
-    if (run.expired > 0) fmt::print("; {} had expired", run.expired);
-    fmt::print("\n");
-    if (!run.stopped.ok()) fmt::print(stderr, "kvadmin: {}\n", run.stopped.message());
+    return;
   }
-  return rejects.total() > 0 ? kExitRejected : kExitOk;
+  tools::Print("loaded {} records, {} of keys and values, in {:.1f} s ({:.0f} records/s); {} rejected", writer.stored(),
+               tools::HumanBytes(static_cast<double>(writer.stored_bytes())), seconds, rate, rejects.total());
+  if (run.expired > 0) tools::Print("; {} had expired", run.expired);
+  tools::Print("\n");
+  if (!complete) {
+    tools::PrintNote("all records before line {} are settled: --from-line {} continues there\n", run.next_line,
+                     run.next_line);
+  }
 }
 
 Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
-  std::vector<char> buffer(kInputBufferBytes);
-  std::ifstream file;
-  uint64_t total_bytes = 0;
-  if (options.file != "-") {
-    file.rdbuf()->pubsetbuf(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    file.open(options.file, std::ios::binary);
-    if (!file) return ErrnoError(errno, "open {}", options.file);
-    struct stat info {};
-    if (::stat(options.file.c_str(), &info) == 0 && S_ISREG(info.st_mode)) {
-      total_bytes = static_cast<uint64_t>(info.st_size);
-    }
-    if (S_ISDIR(info.st_mode)) return Error(Code::kInvalidArgument, "{} is a directory", options.file);
-  } else {
-    std::ios::sync_with_stdio(false);
-  }
-  std::istream& in = options.file == "-" ? std::cin : file;
-  auto reader = MakeRecordReader(options.format.value_or(FormatOfFile(options.file)), in);
-
-  Progress progress("loading", "records", total_bytes, options.quiet);
-  Rejects rejects(options, progress);
+  Client client(globals.target);  // first, because it makes the reading interruptible
+  ASSIGN_OR_RETURN(std::unique_ptr<InputFile> input, InputFile::Open(options.file));
+  auto reader = MakeRecordReader(options.format.value_or(FormatOfFile(options.file)), input->stream());
+  Progress progress("loading", "records", input->size_bytes(), options.quiet || globals.json);
+  Rejects rejects(globals, options, progress);
   RETURN_IF_ERROR(rejects.Open());
   LoadRun run;
-  Client client(globals.target);
-  BatchWriter writer(client, options.batch, [&](uint64_t line, const std::string& why) {
-    Status status = rejects.Add(line, why);
-    if (!status.ok()) run.stopped = status;
-    return status;
-  });
-  Status fed = Feed(*reader, writer, rejects, progress, &run);
-  // What was read before a bad line is stored: the summary says exactly how much.
-  if (fed.ok()) fed = writer.Finish();
-  progress.Clear();
-  if (!fed.ok() && run.stopped.ok()) {
-    return Error(fed.code(), "{} ({} records are known to be stored)", fed.message(), writer.stored());
+  BatchWriter writer(client, options.batch, [&](uint64_t line, const std::string& why) { rejects.Add(line, why); });
+  Status fed = Feed(options, *reader, writer, rejects, progress, &run);
+  // A failed read is no reason to leave what was sent before in doubt; a failed write is, for nobody answers.
+  const bool may_write = fed.ok() || !input->status().ok();
+  if (may_write) {
+    tools::Interrupts::Shield shield;
+    Status finished = writer.Finish();
+    if (fed.ok() || !finished.ok()) fed = std::move(finished);
   }
-  return Summarise(globals, writer, rejects, run, progress.ElapsedSeconds());
+  if (!input->status().ok()) fed = input->status();  // says why, which a stream cannot
+  if (fed.ok() && tools::Interrupts::Received() != 0 && rejects.stopped().ok()) {
+    fed = Error(Code::kAborted, "interrupted by SIG{}", sigabbrev_np(tools::Interrupts::Received()));
+  }
+  progress.Clear();
+  Status closed = rejects.Close();
+  const uint64_t unsettled = writer.first_unsettled_line();
+  run.next_line = unsettled != 0 ? unsettled : reader->lines_read() + 1;
+  if (!rejects.stopped().ok() && rejects.first_line() != 0)
+    run.next_line = std::min(run.next_line, rejects.first_line());
+  Summarise(globals, writer, rejects, run, fed.ok() && rejects.stopped().ok(), progress.ElapsedSeconds());
+  RETURN_IF_ERROR(fed);
+  RETURN_IF_ERROR(closed);
+  if (!rejects.stopped().ok()) ReportError(globals, rejects.stopped());
+  return rejects.total() > 0 ? kExitRejected : kExitOk;
 }
 
 }  // namespace
@@ -207,21 +234,23 @@ void AddLoadCommand(CLI::App& app, Globals* globals) {
       ->check(CLI::IsMember({"stop", "skip"}));
   command->add_option("--rejects", o->rejects_file, "Write line number and reason of every reject to this file");
   command->add_flag("-q,--quiet", o->quiet, "No progress");
-  command->add_option(Spell("--batch-ops"), o->batch.batch_ops, "Records of one request")
-      ->capture_default_str()
-      ->check(CLI::Range(size_t{1}, kMaxBatchOps));
-  command->add_option("--window", o->batch.window, "Requests in progress")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 64));
+  tools::AddNumber(command, Spell("--from-line"), &o->from_line,
+                   "Skip the records before this line, as an earlier load of the file said", 1)
+      ->capture_default_str();
+  tools::AddNumber(command, Spell("--batch-ops"), &o->batch.batch_ops, "Records of one request", 1, kMaxBatchOps)
+      ->capture_default_str();
+  tools::AddNumber(command, "--window", &o->batch.window, "Requests in progress", 1, 64)->capture_default_str();
   command->footer(
       "A JSON line is {\"key\": \"...\", \"value\": \"...\"}; bytes that are not UTF-8 go as \"key_b64\" and\n"
       "\"value_b64\"; \"ttl_ms\" or \"expires_at_ms\" may be given. CSV has a header line with the same names.\n"
-      "A later record of a key wins over an earlier one.\n\n"
+      "A later record of a key wins over an earlier one. Only the record that is wrong is rejected, by its own line. "
+      "A\n"
+      "load that is interrupted finishes what it has sent, and says from which line to continue.\n\n"
       "Examples:\n"
       "  kvadmin load packages.jsonl\n"
       "  kvadmin load users.csv --on-error skip --rejects bad-lines.jsonl\n"
       "  zcat dump.jsonl.gz | kvadmin load -\n"
-      "Exit codes: 0 all stored; 6 records were rejected.");
+      "Exit codes: 0 all stored; 2 the input has no header, or is none; 3 cut short; 6 records were rejected.");
   OnChosen(command, globals, [=] { return Load(*globals, *o); });
 }
 

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <thread>
 
+#include "tools/common/interrupts.h"
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -21,7 +21,7 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
   Client client(globals.target);
   std::vector<double> times_ms;
   for (int i = 0; i < options.count; ++i) {
-    if (i > 0) std::this_thread::sleep_for(std::chrono::milliseconds(options.interval_ms));
+    if (i > 0 && !tools::Interrupts::Sleep(options.interval_ms)) return tools::Interrupts::Check();
     api::HelloReply reply;
     auto begin = Clock::now();
     RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
@@ -29,7 +29,9 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
     }));
     times_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
     if (!globals.json) {
-      fmt::print("{}: {:.3f} ms{}\n", globals.target.address, times_ms.back(), i == 0 ? " (with the connection)" : "");
+      tools::Print("{}: {:.3f} ms{}\n", globals.target.address, times_ms.back(),
+                   i == 0 ? " (with the connection)" : "");
+      RETURN_IF_ERROR(tools::FlushOutput());  // each as it comes
     }
   }
   if (globals.json) {
@@ -45,10 +47,8 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
 void AddPingCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<PingOptions>();
   CLI::App* command = app.add_subcommand("ping", "Ask the server for a sign of life");
-  command->add_option("--count", o->count, "How often")->capture_default_str()->check(CLI::Range(1, 1'000'000));
-  command->add_option(Spell("--interval-ms"), o->interval_ms, "Pause between two")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
+  tools::AddNumber(command, "--count", &o->count, "How often", 1, 1'000'000)->capture_default_str();
+  tools::AddNumber(command, Spell("--interval-ms"), &o->interval_ms, "Pause between two", 0)->capture_default_str();
   command->footer(
       "Examples:\n  kvadmin ping\n  kvadmin --server 10.0.0.7:7420 ping --count 1\n"
       "Exit codes: 0 it answered; 3 it did not.");

@@ -1,13 +1,10 @@
 // kvadmin put: store one record.
 #include <fmt/format.h>
 
-#include <cstdio>
-#include <fstream>
-#include <iostream>
-#include <iterator>
-
 #include "gen-cpp/pando_constants.h"
+#include "src/base/limits.h"
 #include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/input_file.h"
 
 namespace pando::admin {
 
@@ -24,16 +21,7 @@ struct PutOptions {
 
 Result<std::string> ReadValue(const PutOptions& options) {
   if (options.value_option->count() > 0) return DecodeInput(options.value, options.encoding, "value");
-  std::string bytes;
-  if (options.value_file == "-") {
-    bytes.assign(std::istreambuf_iterator<char>(std::cin), {});
-  } else {
-    std::ifstream in(options.value_file, std::ios::binary);
-    if (!in) return ErrnoError(errno, "open {}", options.value_file);
-    bytes.assign(std::istreambuf_iterator<char>(in), {});
-    if (in.bad()) return ErrnoError(errno, "read {}", options.value_file);
-  }
-  return Result<std::string>(std::move(bytes));
+  return ReadInput(options.value_file, kMaxValueBytes);
 }
 
 Result<ExitCode> Put(const Globals& globals, const PutOptions& options) {
@@ -70,8 +58,8 @@ void AddPutCommand(CLI::App& app, Globals* globals) {
   command->add_option(Spell("--value-file"), o->value_file,
                       "Take the value's bytes from this file; - is standard input");
   AddEncodingOptions(command, &o->encoding);
-  auto* ttl = command->add_option(Spell("--ttl-ms"), o->ttl_ms, "The record expires after this many milliseconds")
-                  ->check(CLI::PositiveNumber);
+  auto* ttl =
+      tools::AddNumber(command, Spell("--ttl-ms"), &o->ttl_ms, "The record expires after this many milliseconds", 1);
   command
       ->add_flag(Spell("--clear-ttl"), o->clear_ttl, "The record never expires; without it an expiry that is set stays")
       ->excludes(ttl);

@@ -9,6 +9,7 @@
 #include "tools/kvadmin/commands/check_backup.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/offline.h"
+#include "tools/kvadmin/partial_directory.h"
 #include "tools/kvadmin/progress.h"
 
 namespace pando::admin {
@@ -51,7 +52,13 @@ class WalkProgress {
 
 Task<Status> RestoreOne(Reactor* reactor, const BackupChain* chain, uint32_t id, PartitionFileOptions options,
                         BackupProgress on_progress) {
-  CO_ASSIGN_OR_RETURN(std::unique_ptr<BackupReader> reader, co_await BackupReader::Open(*reactor, chain->Files(id)));
+  Result<std::unique_ptr<BackupReader>> opened = co_await BackupReader::Open(*reactor, chain->Files(id));
+  if (opened.code() == Code::kNotFound || opened.code() == Code::kInvalidArgument) {
+    // The manifests are intact and fit together, so a file that is missing or another's is damage.
+    co_return Error(Code::kCorruption, "{}: the backup is damaged; use another one", opened.status().message());
+  }
+  if (!opened.ok()) co_return opened.TakeStatus();
+  std::unique_ptr<BackupReader> reader = *std::move(opened);
   Status status = co_await RestorePartitionFile(*reactor, reader.get(), chain->newest().partitions[id].root,
                                                 std::move(options), std::move(on_progress));
   Status closed = co_await reader->Close();
@@ -59,21 +66,24 @@ Task<Status> RestoreOne(Reactor* reactor, const BackupChain* chain, uint32_t id,
 }
 
 Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, const RestoreOptions* options,
-                                  const BackupChain* chain) {
+                                  const BackupChain* chain, PartialDirectory* building) {
   const BackupManifest& manifest = chain->newest();
   StoreOptions store;
-  store.data_dir = options->data_dir;
+  store.data_dir = building->path();
   store.reactors = options->reactors ? options->reactors : manifest.reactors;
   store.page_bytes = manifest.page_bytes;
   std::vector<Uuid> uuids;
   for (const BackupPartition& p : manifest.partitions) uuids.push_back(p.uuid);
-  WalkProgress progress("restoring", *chain, options->quiet);
+  WalkProgress progress("restoring", *chain, options->quiet || globals->json);
   MakePartitionFile make = [&](uint32_t id, PartitionFileOptions made) {
     return RestoreOne(reactor, chain, id, std::move(made), progress.OfNextPartition());
   };
   Result<StoreInfo> made = co_await CreateStoreOf(*reactor, store, std::move(uuids), std::move(make));
   progress.Clear();
-  if (!made.ok()) co_return made.TakeStatus();
+  if (!made.ok()) {
+    co_return Error(made.code(), "{}; {} was not made", made.status().message(), options->data_dir);
+  }
+  CO_RETURN_IF_ERROR(building->Commit());
   if (globals->json) {
     PrintJson(Json{{"data_dir", options->data_dir},
                    {"backup_id", manifest.id},
@@ -81,15 +91,21 @@ Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, cons
                    {"taken_at_ms", manifest.taken_at_ms},
                    {"records", manifest.records()}});
   } else {
-    fmt::print("{}: {} records as of {}, verified; start kvnode --data_dir={}\n", options->data_dir, manifest.records(),
-               TimeText(manifest.taken_at_ms), options->data_dir);
+    tools::Print("{}: {} records as of {}, verified; start kvnode --data_dir={}\n", options->data_dir,
+                 manifest.records(), TimeText(manifest.taken_at_ms), options->data_dir);
   }
   co_return kExitOk;
 }
 
 Result<ExitCode> Restore(const Globals& globals, const RestoreOptions& options) {
   ASSIGN_OR_RETURN(BackupChain chain, LoadBackupChain(options.backup));
-  return RunOffline([&](Reactor& reactor) { return RestoreAll(&reactor, &globals, &options, &chain); });
+  PartialDirectory building([](const std::string& name) {
+    return name.starts_with("partition-") || name == "store.meta" || name == "store.meta.tmp" ||
+           name == "lock";  // of a node that was started on it, and refused
+  });
+  RETURN_IF_ERROR(building.Prepare(options.data_dir));
+  RETURN_IF_ERROR(building.Create());
+  return RunOffline([&](Reactor& reactor) { return RestoreAll(&reactor, &globals, &options, &chain, &building); });
 }
 
 Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const std::string* directory, bool quiet,
@@ -97,7 +113,7 @@ Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const 
   const BackupManifest& manifest = chain->newest();
   std::vector<CheckProblem> problems;
   auto on_problem = [&problems](CheckProblem p) { problems.push_back(std::move(p)); };
-  WalkProgress progress("checking", *chain, quiet);
+  WalkProgress progress("checking", *chain, quiet || globals->json);
   uint64_t records = 0, pages = 0;
   for (const BackupPartition& p : manifest.partitions) {
     const std::string name = *directory + "/" + p.file;
@@ -129,13 +145,13 @@ Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const 
     PrintJson(j);
   } else {
     for (const CheckProblem& p : problems) {
-      fmt::print("PROBLEM {}, page from offset {}: {}; {}\n", p.file, p.offset_bytes, p.what, p.advice);
+      tools::Print("PROBLEM {}, page from offset {}: {}; {}\n", p.file, p.offset_bytes, p.what, p.advice);
     }
     if (problems.empty()) {
-      fmt::print("sound: {} records as of {}, {} pages in {} backups; all checksums hold\n", records,
-                 TimeText(manifest.taken_at_ms), pages, chain->manifests.size());
+      tools::Print("sound: {} records as of {}, {} pages in {} backups; all checksums hold\n", records,
+                   TimeText(manifest.taken_at_ms), pages, chain->manifests.size());
     } else {
-      fmt::print("DAMAGED: {} problems; it cannot be restored\n", problems.size());
+      tools::Print("DAMAGED: {} problems; it cannot be restored\n", problems.size());
     }
   }
   co_return problems.empty() ? kExitOk : kExitCorruption;
@@ -154,15 +170,20 @@ void AddRestoreCommand(CLI::App& app, Globals* globals) {
   command->add_option("backup", o->backup, "The backup's directory; those it is based on are found from there")
       ->required()
       ->check(CLI::ExistingDirectory);
-  command->add_option("data_dir", o->data_dir, "The data directory to make")->required();
-  command->add_option("--reactors", o->reactors, "Threads of the new store; default: as the one backed up had");
+  command->add_option("data_dir", o->data_dir, "The data directory to make: a new one, or an empty one")->required();
+  tools::AddNumber(command, "--reactors", &o->reactors, "Threads of the new store; default: as the one backed up had",
+                   1, 256);
   command->add_flag("-q,--quiet", o->quiet, "No progress");
   command->footer(
-      "Every page is verified on its way. The store gets a node UUID of its own, and keeps its partitions'. When it\n"
-      "fails, the directory is no store: remove it.\n\n"
+      "Every page is verified on its way. The store gets a node UUID of its own, and keeps its partitions'. It is "
+      "built\n"
+      "in DATA_DIR.partial and gets its name when all of it is verified and durable, so that DATA_DIR is never half a\n"
+      "store. A restore that fails removes what it built; what a killed one left is cleared by the next.\n\n"
       "Examples:\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
-      "Exit codes: 0 restored; 4 the backup is damaged.");
+      "Exit codes: 0 restored; 2 a wrong directory; 3 there is something at DATA_DIR, or the system failed; 4 the "
+      "backup\n"
+      "is damaged or incomplete.");
   OnChosen(command, globals, [=] { return Restore(*globals, *o); });
 }
 

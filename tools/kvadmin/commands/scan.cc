@@ -42,7 +42,7 @@ class RowPrinter {
     if (json_) {
       for (const api::Row& row : rows) PrintRowJson(row);
     } else if (options_.keys_only) {
-      for (const api::Row& row : rows) fmt::print("{}\n", Printable(row.key, options_.encoding));
+      for (const api::Row& row : rows) tools::Print("{}\n", Printable(row.key, options_.encoding));
     } else {
       PrintTable(rows);
     }
@@ -70,7 +70,7 @@ class RowPrinter {
     for (size_t i = 0; i < rows.size(); ++i) {
       table.Row({keys[i], Printable(rows[i].value, options_.encoding, left)});
     }
-    fmt::print("{}", table.Render());
+    tools::Print("{}", table.Render());
   }
 
   bool json_;
@@ -89,25 +89,20 @@ Result<ExitCode> Scan(const Globals& globals, const ScanOptions& options) {
   Client client(globals.target);
   RowPrinter printer(globals, options);
   uint64_t rows = 0;
+  Status status;
   do {
     uint64_t left = options.limit == 0 ? kPageRows : std::min<uint64_t>(options.limit - rows, kPageRows);
     request.limit_rows = static_cast<int32_t>(left);
     api::ScanReply reply;
-    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-      kv.scan(reply, context, request);
-    }));
+    status = client.Kv(Client::Repeat::kSafe,
+                       [&](api::KvClient& kv, const api::Context& context) { kv.scan(reply, context, request); });
+    if (!status.ok()) break;
     printer.Print(reply.rows);
+    RETURN_IF_ERROR(tools::OutputStatus());
     rows += reply.rows.size();
     request.cursor = reply.cursor;
   } while (!request.cursor.empty() && (options.limit == 0 || rows < options.limit));
-
-  if (!request.cursor.empty()) {
-    fmt::print(stderr, "{} rows; there are more: repeat with --cursor {}, or --limit 0 for all\n", rows,
-               Base64Encode(request.cursor));
-  } else if (!globals.json) {
-    fmt::print(stderr, "{} rows\n", rows);
-  }
-  return kExitOk;
+  return EndOfRows(globals, rows, "rows", request.cursor, std::move(status));
 }
 
 }  // namespace
@@ -117,10 +112,11 @@ void AddScanCommand(CLI::App& app, Globals* globals) {
   CLI::App* command = app.add_subcommand("scan", "Print the records of a range in key order");
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
-  command->add_option("--limit", o->limit, "Rows to print; 0 = all")->capture_default_str();
+  tools::AddNumber(command, "--limit", &o->limit, "Rows to print; 0 = all")->capture_default_str();
   command->add_flag("--reverse", o->reverse, "From the end of the range towards its start");
   command->add_flag(Spell("--keys-only"), o->keys_only, "Without values");
-  command->add_option("--cursor", o->cursor, "Go on behind an earlier scan of the same range");
+  command->add_option("--cursor", o->cursor,
+                      "Continue after an earlier scan of the same range: what it printed when it was cut");
   command->footer(
       "The table cuts long values; --json prints one whole record per line.\n\n"
       "Examples:\n"

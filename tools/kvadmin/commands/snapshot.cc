@@ -19,8 +19,8 @@ void PrintSnapshot(const Globals& globals, const api::SnapshotReply& reply) {
     PrintJson(
         Json{{"snapshot", token}, {"version", VersionText(reply.version)}, {"expires_at_ms", reply.expires_at_ms}});
   } else {
-    fmt::print("{}\n", token);
-    fmt::print(stderr, "expires {} unless it is renewed\n", TimeText(reply.expires_at_ms));
+    tools::Print("{}\n", token);
+    tools::PrintNote("expires {} unless it is renewed\n", TimeText(reply.expires_at_ms));
   }
 }
 
@@ -60,7 +60,7 @@ Result<ExitCode> Release(const Globals& globals, const SnapshotOptions& options)
   if (globals.json) {
     PrintJson(Json{{"existed", reply.existed}});
   } else {
-    fmt::print("{}\n", reply.existed ? "released" : "it was gone already");
+    tools::Print("{}\n", reply.existed ? "released" : "it was gone already");
   }
   return reply.existed ? kExitOk : kExitNo;
 }
@@ -83,11 +83,10 @@ void AddSnapshotCommand(CLI::App& app, Globals* globals) {
   auto add = [&](const char* name, const char* help, bool with_token, bool with_ttl,
                  Result<ExitCode> (*run)(const Globals&, const SnapshotOptions&)) {
     CLI::App* sub = command->add_subcommand(name, help);
-    if (with_token) sub->add_option("token", o->token, "As `snapshot open` printed it")->required();
+    if (with_token) sub->add_option("token", o->token, "As `snapshot open` printed it")->required()->check(NotEmpty());
     if (with_ttl) {
-      sub->add_option(Spell("--ttl-s"), o->ttl_s, "How long it lives unless it is renewed")
-          ->capture_default_str()
-          ->check(CLI::Range(1, kMaxTtlS));
+      tools::AddNumber(sub, Spell("--ttl-s"), &o->ttl_s, "How long it lives unless it is renewed", 1, kMaxTtlS)
+          ->capture_default_str();
     }
     OnChosen(sub, globals, [=] { return run(*globals, *o); });
   };

@@ -38,7 +38,7 @@ Result<ExitCode> Split(const Globals& globals, const SplitOptions& options) {
     table.Row({Printable(part.start_key, options.encoding), Printable(part.end_key, options.encoding),
                std::to_string(part.count), std::to_string(part.bytes)});
   }
-  if (!globals.json) fmt::print("{}", table.Render());
+  if (!globals.json) tools::Print("{}", table.Render());
   return kExitOk;
 }
 
@@ -49,7 +49,7 @@ void AddSplitCommand(CLI::App& app, Globals* globals) {
   CLI::App* command = app.add_subcommand("split", "Cut a range into parts with about equally many records");
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
-  command->add_option("--parts", o->parts, "How many")->capture_default_str();
+  tools::AddNumber(command, "--parts", &o->parts, "How many", 1)->capture_default_str();
   command->footer(
       "For jobs that read a range in parallel, each part by a scan of its own: open a snapshot first, so that all "
       "read\n"

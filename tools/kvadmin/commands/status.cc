@@ -66,9 +66,9 @@ Json StatusJson(const api::NodeStatus& s) {
 }
 
 void PrintStatus(const api::NodeStatus& s) {
-  fmt::print("{}\n", s.verdict);
-  if (!s.advice.empty()) fmt::print("  next: {}\n", s.advice);
-  fmt::print("\n");
+  tools::Print("{}\n", s.verdict);
+  if (!s.advice.empty()) tools::Print("  next: {}\n", s.advice);
+  tools::Print("\n");
   int64_t file_bytes = 0, used_bytes = 0, dirty_pages = 0;
   for (const api::PartitionStatus& p : s.partitions) {
     file_bytes += p.file_bytes;
@@ -88,7 +88,7 @@ void PrintStatus(const api::NodeStatus& s) {
   node.Row({"scrub", ScrubText(s.scrub)});
   node.Row({"connections", std::to_string(s.connections)});
   node.Row({"http port", std::to_string(s.http_port)});
-  fmt::print("{}\n", node.Render());
+  tools::Print("{}\n", node.Render());
 
   tools::Table parts({"PARTITION", "REACTOR", "GENERATION", "LAST LSN", "APPLIED", "CHECKPOINT", "FILE", "USED",
                       "DIRTY PAGES", "CHECKPOINTING"});
@@ -98,7 +98,7 @@ void PrintStatus(const api::NodeStatus& s) {
                Bytes(p.file_bytes), Bytes(p.used_bytes), std::to_string(p.dirty_pages),
                p.checkpoint_running ? "yes" : "no"});
   }
-  fmt::print("{}", parts.Render());
+  tools::Print("{}", parts.Render());
 }
 
 Result<ExitCode> ShowStatus(const Globals& globals) {

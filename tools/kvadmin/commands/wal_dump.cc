@@ -1,7 +1,7 @@
 // kvadmin wal-dump: what a log holds, batch by batch, read from the files.
 #include <fmt/format.h>
 
-#include "src/partition/store.h"
+#include "src/partition/store_reading.h"
 #include "src/wal/log_reader.h"
 #include "src/wal/record.h"
 #include "tools/common/table.h"
@@ -85,8 +85,8 @@ class Dumper {
     if (r.condition.exists) what += *r.condition.exists ? " if exists" : " if absent";
     if (r.condition.version) what += fmt::format(" if version {}", *r.condition.version);
     if (r.condition.value) what += fmt::format(" if value {}", Printable(*r.condition.value, options_.encoding, 20));
-    fmt::print("{:>10} {:>12} {} {:<9} {}{}{}\n", partition, lsn, TimeText(VersionMs(r.version)), OpName(r.op),
-               Printable(r.key, options_.encoding), what, r.continues ? " ..." : "");
+    tools::Print("{:>10} {:>12} {} {:<9} {}{}{}\n", partition, lsn, TimeText(VersionMs(r.version)), OpName(r.op),
+                 Printable(r.key, options_.encoding), what, r.continues ? " ..." : "");
   }
   void PrintJsonRecord(const LogEntry& entry, const std::string& partition, Lsn lsn, const LogRecord& r) const {
     Json j;
@@ -140,9 +140,9 @@ void PrintSegments(const Globals& globals, const LogReader& log, const Dumper& d
   for (const LogSegmentInfo& s : log.segments()) {
     table.Row({std::to_string(s.number), std::to_string(s.bytes), SegmentUseName(s.use), s.path});
   }
-  fmt::print("\n{}{} records in {} batches; the log ends in segment {} at offset {}{}\n", table.Render(),
-             dumper.records(), dumper.batches(), PositionSegment(log.end()), PositionOffset(log.end()),
-             log.torn() ? fmt::format("; behind it: {}", log.end_reason()) : "");
+  tools::Print("\n{}{} records in {} batches; the log ends in segment {} at offset {}{}\n", table.Render(),
+               dumper.records(), dumper.batches(), PositionSegment(log.end()), PositionOffset(log.end()),
+               log.torn() ? fmt::format("; behind it: {}", log.end_reason()) : "");
 }
 
 Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOptions* options, const Names* names,
@@ -156,6 +156,7 @@ Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOpti
     CO_ASSIGN_OR_RETURN(bool any, co_await log->Next(&entry));
     if (!any) break;
     CO_RETURN_IF_ERROR(dumper.Print(entry));
+    CO_RETURN_IF_ERROR(tools::OutputStatus());  // nobody reads on, or the disk is full: the rest is not needed
   }
   PrintSegments(*globals, *log, dumper);
   co_return Status();
@@ -174,7 +175,7 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
   for (const PartitionInfo& p : store->partitions) names.ids.emplace(p.uuid, p.id);
   File lock;
   if (!options->running) {
-    Result<File> taken = co_await LockStore(*reactor, options->directory);
+    Result<File> taken = co_await LockStoreForReading(*reactor, options->directory);
     if (!taken.ok()) {
       co_return Error(taken.code(), "{} (--running reads all the same; the end of a log in use may look damaged)",
                       taken.status().message());
@@ -183,7 +184,7 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
   }
   Status status;
   for (uint32_t r = 0; r < store->reactors && status.ok(); ++r) {
-    if (!globals->json) fmt::print("{}log of reactor {}\n", r > 0 ? "\n" : "", r);
+    if (!globals->json) tools::Print("{}log of reactor {}\n", r > 0 ? "\n" : "", r);
     status = co_await DumpLog(reactor, globals, options, &names, store->LogDirectory(r));
   }
   if (lock.is_open()) {
@@ -203,8 +204,8 @@ void AddWalDumpCommand(CLI::App& app, Globals* globals) {
       ->required()
       ->check(CLI::ExistingDirectory);
   command->add_option("--partition", o->partition, "Only this partition: its number or UUID");
-  command->add_option(Spell("--from-lsn"), o->from_lsn, "First LSN");
-  command->add_option(Spell("--to-lsn"), o->to_lsn, "Last LSN");
+  tools::AddNumber(command, Spell("--from-lsn"), &o->from_lsn, "First LSN");
+  tools::AddNumber(command, Spell("--to-lsn"), &o->to_lsn, "Last LSN");
   command->add_flag("--summary", o->summary, "Only the segments and how many records there are");
   command->add_flag("--running", o->running, "Also when a node has the directory open");
   AddEncodingOptions(command, &o->encoding);

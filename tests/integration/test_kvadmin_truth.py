@@ -1,0 +1,660 @@
+"""kvadmin tells the truth: no success that is none, no crash, nothing half that looks whole, whatever happens to its
+output, its input, its server and itself."""
+
+import base64
+import json
+import os
+import pathlib
+import random
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import unittest
+
+from kvadmin_process import CORRUPTION, FAILED, KVADMIN, NO, OK, REJECTED, USAGE, run
+from node_process import BIN_DIR, ROOT, Kv, NodeProcess, constants, temporary_directory, ttypes
+from thrift.protocol import TBinaryProtocol
+from thrift.transport import TTransport
+
+FLAGS = ["--reactors=1", "--memory_limit_mb=256", "--partitions=4"]
+TIMEOUT_S = 60  # reached by failures only
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {TIMEOUT_S} s for {what}"
+        time.sleep(0.005)
+
+
+def start(*arguments, server=None, **streams):
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    options.update(streams)
+    head = [KVADMIN] + (["--server", server] if server else [])
+    return subprocess.Popen([*head, *map(str, arguments)], **options)
+
+
+class FakeServer:
+    """Answers writeBatch as `answer(ops)` says: a WriteBatchReply, or a KvError to raise."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.batches = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection):
+        stream = connection.makefile("rwb")
+        processor = Kv.Processor(self)
+        while True:
+            head = stream.read(4)
+            if len(head) < 4:
+                return
+            frame = TTransport.TMemoryBuffer(stream.read(int.from_bytes(head, "big")))
+            reply = TTransport.TMemoryBuffer()
+            processor.process(TBinaryProtocol.TBinaryProtocol(frame), TBinaryProtocol.TBinaryProtocol(reply))
+            stream.write(len(reply.getvalue()).to_bytes(4, "big") + reply.getvalue())
+            stream.flush()
+
+    def writeBatch(self, _context, request):
+        self.batches.append([op.key.decode() for op in request.ops])
+        answer = self.answer(request.ops)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self):
+        self.listener.close()
+
+
+def stored(ops):
+    return ttypes.WriteBatchReply(results=[ttypes.WriteResult(applied=True, version=1) for _ in ops])
+
+
+class WithNode(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.root = temporary_directory("truth")
+        cls.addClassCleanup(shutil.rmtree, cls.root, ignore_errors=True)
+        cls.node = NodeProcess(cls.root / "data", FLAGS).start()
+        cls.addClassCleanup(cls.node.kill)
+        cls.server = f"{cls.node.host}:{cls.node.port}"
+        dice = random.Random(1)  # values that do not compress
+        lines = "".join(json.dumps({"key": f"row/{i:05}", "value": base64.b64encode(dice.randbytes(225)).decode()}) + "\n"
+                        for i in range(20_000))
+        done = run("load", "-q", "-", server=cls.server, stdin=lines.encode())
+        assert done.code == OK, done.err
+
+    def kv(self, *arguments, expect=OK, stdin=b""):
+        done = run(*arguments, server=self.server, stdin=stdin)
+        self.assertEqual(done.code, expect, f"kvadmin {arguments}: {done.out}{done.err}")
+        return done
+
+    def setUp(self):
+        self.snapshots_before = 0
+        self.snapshots_before = self.snapshots()
+
+    def snapshots(self):
+        """Those opened by the test, in each partition."""
+        status = self.kv("--json", "status").json()
+        return status["partitions"][0]["snapshots"] - self.snapshots_before
+
+    def write(self, name, content):
+        path = self.root / name
+        path.write_text(content)
+        return path
+
+
+class OutputTest(WithNode):
+    """Standard output that is full, closed, or read by nobody."""
+
+    def commands(self):
+        """At least one invocation of each command, that prints and would succeed."""
+        token = self.kv("snapshot", "open", "--ttl-s", "600").out.strip()
+        self.addCleanup(run, "snapshot", "release", token, server=self.server)
+        stopped = NodeProcess(self.root / "stopped", FLAGS).start()
+        stopped.stop()
+        self.addCleanup(shutil.rmtree, self.root / "stopped")
+        backup = self.root / "backup"
+        self.kv("backup", "-q", backup)
+        self.addCleanup(shutil.rmtree, backup)
+        one = self.write("one.jsonl", '{"key": "one", "value": "1"}\n')
+        count = iter(range(1000))
+        return {
+            "get": lambda: ["get", "row/00001"],
+            "put": lambda: ["put", "out/put", "x"],
+            "delete": lambda: (self.kv("put", "out/del", "x"), ["delete", "out/del"])[1],
+            "increment": lambda: ["increment", "out/inc"],
+            "scan": lambda: ["scan", "--limit", "0"],
+            "count": lambda: ["count"],
+            "aggregate": lambda: ["aggregate"],
+            "diff": lambda: (self.kv("put", "out/diff", "x"), ["diff", token, "--limit", "0"])[1],
+            "split": lambda: ["split"],
+            "snapshot": lambda: ["snapshot", "renew", token],
+            "load": lambda: ["load", "-q", one],
+            "export": lambda: ["export", "-q"],
+            "export to a file": lambda: ["export", "-q", "-o", self.root / f"e{next(count)}"],
+            "status": lambda: ["status"],
+            "checkpoint": lambda: ["checkpoint"],
+            "hello": lambda: ["hello"],
+            "ping": lambda: ["ping", "--interval-ms", "0"],
+            "backup": lambda: ["backup", "-q", self.root / f"b{next(count)}"],
+            "restore": lambda: ["restore", "-q", backup, self.root / f"r{next(count)}"],
+            "check": lambda: ["check", "-q", self.root / "stopped"],
+            "check --online": lambda: ["check", "-q", "--online", "--mb-per-s", "1000"],
+            "check --backup": lambda: ["check", "-q", "--backup", backup],
+            "wal-dump": lambda: ["wal-dump", self.root / "stopped"],
+            "--help": lambda: ["--help"],
+            "get --help": lambda: ["get", "--help"],
+            "--json get": lambda: ["--json", "get", "row/00001"],
+            "get --raw": lambda: ["get", "--raw", "row/00001"],
+        }
+
+    def test_every_command_notices(self):
+        commands = self.commands()
+        listed = re.findall(r"(?m)^  ([a-z-]+)[, ]", run("--help").out.split("Subcommands:")[1])
+        self.assertGreater(len(listed), 15)
+        self.assertEqual([name for name in listed if name not in commands], [], "every command is tried")
+        for name, make in commands.items():
+            with self.subTest(name), open("/dev/full", "wb") as full:
+                done = start(*make(), server=self.server, stdout=full)
+                _, err = done.communicate(timeout=TIMEOUT_S)
+                self.assertEqual(done.returncode, FAILED, err)
+                self.assertIn(b"standard output: No space left on device", err)
+            with self.subTest(name + ", nobody reads"):
+                reader, writer = os.pipe()
+                os.close(reader)
+                done = start(*make(), server=self.server, stdout=writer)
+                os.close(writer)
+                _, err = done.communicate(timeout=TIMEOUT_S)
+                if name not in ("scan", "diff", "snapshot"):  # these have a note to say as well
+                    self.assertEqual(err, b"")
+                self.assertEqual(done.returncode, -signal.SIGPIPE)
+            with self.subTest(name + ", closed"):
+                done = start(*make(), server=self.server, stdout=None, preexec_fn=lambda: os.close(1))
+                _, err = done.communicate(timeout=TIMEOUT_S)
+                self.assertEqual(done.returncode, FAILED, err)
+                self.assertIn(b"standard output: Bad file descriptor", err)
+
+    def test_head(self):
+        done = subprocess.run(["bash", "-c", f"set -o pipefail; {KVADMIN} scan --limit 0 | head -1"], check=False,
+                              env=dict(os.environ, PANDO_SERVER=self.server), capture_output=True, timeout=TIMEOUT_S)
+        self.assertEqual((done.returncode, done.stdout.split(), done.stderr), (128 + signal.SIGPIPE, [b"KEY", b"VALUE"], b""))
+
+    def test_standard_error_that_fails_changes_nothing(self):
+        with open("/dev/full", "wb") as full:
+            done = start("scan", "--limit", "3", server=self.server, stderr=full)
+            out, _ = done.communicate(timeout=TIMEOUT_S)
+        self.assertEqual((done.returncode, len(out.splitlines())), (OK, 4))
+        done = start("get", "nothing", server=self.server, stderr=None, preexec_fn=lambda: os.close(2))
+        done.communicate(timeout=TIMEOUT_S)
+        self.assertEqual(done.returncode, NO)
+
+    def test_rejects_file_that_is_full(self):
+        path = self.write("bad.jsonl", "no json\n" * 3)
+        done = self.kv("load", path, "--on-error", "skip", "--rejects", "/dev/full", expect=FAILED)
+        self.assertIn("/dev/full: No space left", done.err)
+
+    def test_errors_are_json(self):
+        for arguments, code in [(["get"], USAGE), (["--no-such", "get", "k"], USAGE), (["scan", "--limit=-1"], USAGE),
+                                (["frobnicate"], USAGE), (["get", "--hex", "0"], USAGE), (["check", "/no"], USAGE),
+                                (["load", "/no/such"], FAILED), (["check", self.root / "data"], 5)]:
+            done = self.kv("--json", *arguments, expect=code)
+            self.assertEqual(done.out, "", arguments)
+            error = json.loads(done.err)["error"]
+            self.assertTrue(error["code"] and error["message"], done.err)
+        done = self.kv("--json", "load", self.write("two.jsonl", "no\nno\n"), "--on-error", "skip", expect=REJECTED)
+        self.assertEqual([json.loads(line)["line"] for line in done.err.splitlines()], [1, 2])
+
+    def test_a_cut_scan_has_its_cursor_in_the_json(self):
+        rows = self.kv("--json", "scan", "--prefix", "row/", "--limit", "10").lines()
+        more = rows.pop()["more"]
+        self.assertEqual((len(rows), more["rows"]), (10, 10))
+        rest = self.kv("--json", "scan", "--prefix", "row/", "--limit", "5", "--cursor", more["cursor"]).lines()
+        self.assertEqual([r["key"] for r in rest[:-1]], [f"row/{i:05}" for i in range(10, 15)])
+        self.assertNotIn("more", self.kv("--json", "scan", "--prefix", "row/0000", "--limit", "0").lines()[-1])
+        token = self.kv("snapshot", "open").out.strip()
+        for i in range(5):
+            self.kv("put", f"changed/{i}", "x")
+        changes = self.kv("--json", "diff", token, "--limit", "2").lines()
+        more = changes.pop()["more"]
+        rest = self.kv("--json", "diff", token, "--limit", "0", "--cursor", more["cursor"]).lines()
+        self.assertEqual([r["key"] for r in changes + rest], [f"changed/{i}" for i in range(5)])
+        self.kv("snapshot", "release", token)
+
+    def test_numbers(self):
+        for arguments in (["increment", "n", "--by=010"], ["increment", "n", "--by=0x10"],
+                          ["increment", "n", "--by=99999999999999999999"], ["scan", "--limit=-1"],
+                          ["scan", "--limit=18446744073709551616"], ["put", "n", "1", "--ttl-ms=1e3"],
+                          ["--timeout-ms=010", "get", "n"], ["get", "n", "--timeout_ms", "0"],
+                          ["put", "n", "1", "--if-version", "0x1"]):
+            done = self.kv(*arguments, expect=USAGE)
+            self.assertEqual(done.out, "")
+        self.kv("get", "n", expect=NO)
+        self.assertEqual(self.kv("increment", "n", "--by=-9223372036854775808").out, "-9223372036854775808\n")
+
+    def test_empty_tokens_are_refused(self):
+        for arguments in (["get", "k", "--snapshot", ""], ["scan", "--snapshot="], ["diff", ""],
+                          ["snapshot", "release", ""], ["export", "--snapshot", ""]):
+            self.kv(*arguments, expect=USAGE)
+
+    def test_a_value_from_a_directory_is_none(self):
+        self.assertIn("is a directory", self.kv("put", "dir", "--value-file", self.root, expect=USAGE).err)
+        self.kv("get", "dir", expect=NO)
+
+
+class LoadTest(WithNode):
+    def fake(self, answer):
+        server = FakeServer(answer)
+        self.addCleanup(server.close)
+        return server
+
+    def lines(self, count):
+        return "".join(json.dumps({"key": f"k{i}", "value": str(i)}) + "\n" for i in range(1, count + 1)).encode()
+
+    def test_one_record_that_the_server_refuses(self):
+        # The server refuses a whole batch for one record's TTL.
+        lines = [{"key": f"lt/{i}", "value": "x"} for i in range(1, 1001)]
+        lines[499]["ttl_ms"] = 2**63 - 1
+        done = self.kv("--json", "load", "-", "--on-error", "skip", expect=REJECTED,
+                       stdin="".join(json.dumps(line) + "\n" for line in lines).encode())
+        summary = done.json()
+        self.assertEqual((summary["loaded"], [r["line"] for r in summary["rejects"]]), (999, [500]))
+        self.assertEqual(self.kv("count", "--prefix", "lt/").out, "999\n")
+
+    def test_a_batch_that_is_refused_as_a_whole_is_cut_down_to_the_record(self):
+        bad = {"k7", "k600", "k601"}
+
+        def answer(ops):
+            if any(op.key.decode() in bad for op in ops):
+                return ttypes.KvError(code=constants.BAD_REQUEST, message="bad key in here", retryable=False,
+                                      applied=constants.APPLIED_NO)
+            return stored(ops)
+
+        server = self.fake(answer)
+        done = run("--json", "load", "-", "--on-error", "skip", "--batch-ops", "100", server=server.address,
+                   stdin=self.lines(1000))
+        self.assertEqual(done.code, REJECTED, done.err)
+        summary = done.json()
+        self.assertEqual((summary["loaded"], sorted(r["line"] for r in summary["rejects"])), (997, [7, 600, 601]))
+        good = [batch for batch in server.batches if not bad & set(batch)]
+        self.assertEqual(sorted(key for batch in good for key in batch),
+                         sorted(f"k{i}" for i in range(1, 1001) if f"k{i}" not in bad), "each is stored once")
+
+    def test_a_deadline_rejects_nothing(self):
+        failures = iter([True, True, False, True])
+
+        def answer(ops):
+            if next(failures, False):
+                return ttypes.KvError(code=constants.DEADLINE, message="too slow", retryable=False,
+                                      applied=constants.APPLIED_UNKNOWN)
+            return stored(ops)
+
+        server = self.fake(answer)
+        done = run("--json", "load", "-", "--batch-ops", "50", server=server.address, stdin=self.lines(500))
+        self.assertEqual(done.code, OK, done.err)
+        self.assertEqual((done.json()["loaded"], done.json()["rejected"]), (500, 0))
+
+    def test_a_deadline_of_one_record_rejects_nothing(self):
+        first = [True]
+
+        def answer(ops):
+            reply = stored(ops)
+            if first.pop() if first else False:
+                reply.results[2] = ttypes.WriteResult(error=ttypes.KvError(
+                    code=constants.DEADLINE, message="slow", retryable=False, applied=constants.APPLIED_UNKNOWN))
+            return reply
+
+        server = self.fake(answer)
+        done = run("--json", "load", "-", "--batch-ops", "10", server=server.address, stdin=self.lines(30))
+        self.assertEqual((done.code, done.json()["loaded"]), (OK, 30), done.err)
+        self.assertIn(["k3"], server.batches)
+
+    def test_an_error_that_is_nobodys_fault_ends_the_load(self):
+        def answer(ops):
+            if any(op.key == b"k55" for op in ops):
+                return ttypes.KvError(code=constants.DENIED, message="not you", retryable=False,
+                                      applied=constants.APPLIED_NO)
+            return stored(ops)
+
+        server = self.fake(answer)
+        done = run("--json", "load", "-", "--on-error", "skip", "--batch-ops", "10", "--window", "1",
+                   server=server.address, stdin=self.lines(100))
+        self.assertEqual(done.code, FAILED, done.err)
+        summary = done.json()
+        self.assertEqual((summary["loaded"], summary["rejected"], summary["next_line"]), (50, 0, 51))
+        self.assertIn("not you", json.loads(done.err)["error"]["message"])
+
+    def test_from_line(self):
+        path = self.write("fl.csv", 'key,value\nfl/2,"a\nb"\nfl/4,x\nfl/5,"y\nz"\nfl/7,end\n')
+        self.kv("load", path, "--from-line", "4")
+        self.assertEqual(self.kv("scan", "--prefix", "fl/", "--keys-only").out.split(), ["fl/4", "fl/5", "fl/7"])
+
+    def test_csv_says_what_is_wrong(self):
+        path = self.write("w.csv", ' key , value\nwc/1,a\nwc/2,b"c"\n')
+        done = self.kv("load", path, expect=REJECTED)
+        self.assertIn("line 3: not CSV: line 3, column 7: a quote inside a field", done.err)
+        self.assertEqual(self.kv("get", "wc/1").out, "a\n")
+
+
+class InterruptTest(WithNode):
+    """Ctrl-C, and SIGTERM: what is left, on the server and on the disk."""
+
+    def interrupted(self, process, with_signal=signal.SIGINT):
+        process.send_signal(with_signal)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        self.assertEqual(process.returncode, -with_signal, err)
+        return out.decode(), err.decode()
+
+    def test_backup(self):
+        target = self.root / "bk"
+        for with_signal in signal.SIGINT, signal.SIGTERM:
+            process = start("backup", target, "--mb-per-s", "1", server=self.server)
+            wait_until(lambda: self.snapshots() > 0, "the backup's snapshot")
+            wait_until(lambda: list(self.root.glob("bk.partial/*.pages")), "its first file")
+            out, err = self.interrupted(process, with_signal)
+            self.assertRegex(err, rf"interrupted by {with_signal.name}; \d+ pages had been copied, and nothing is left")
+            self.assertEqual((out, self.snapshots(), list(self.root.glob("bk*"))), ("", 0, []))
+        self.kv("backup", target)
+        self.kv("check", "--backup", target)
+
+    def test_export(self):
+        target = self.root / "ex.jsonl"
+        whole = self.kv("export", "-q", "--prefix", "row/").raw
+        process = start("export", "-o", target, "--prefix", "row/", "--page-rows", "2", server=self.server)
+        partial = self.root / "ex.jsonl.partial"
+        wait_until(lambda: partial.exists() and partial.stat().st_size > 0, "its first rows")
+        self.kv("put", "row/zzz", "written meanwhile")
+        out, err = self.interrupted(process)
+        self.assertRegex(err, r"interrupted by SIGINT; \d+ records are in .*ex.jsonl.partial, and --resume goes on")
+        self.assertEqual((out, target.exists(), self.snapshots()), ("", False, 1), "the snapshot is what resumes")
+        done = self.kv("export", "-o", target, "--prefix", "row/", "--resume")
+        self.assertIn("resuming after", done.err)
+        self.assertEqual(target.read_bytes(), whole)
+        self.assertEqual((self.snapshots(), [p.name for p in self.root.glob("ex*")]), (0, ["ex.jsonl"]))
+        self.kv("delete", "row/zzz")
+
+    def test_export_to_standard_output(self):
+        process = start("export", "-q", "--page-rows", "1", server=self.server)
+        process.stdout.read(1000)
+        wait_until(lambda: self.snapshots() > 0, "its snapshot")
+        self.interrupted(process)
+        self.assertEqual(self.snapshots(), 0)
+
+    def test_export_whose_reader_goes(self):
+        process = start("export", "-q", server=self.server)
+        process.stdout.read(1000)
+        process.stdout.close()
+        self.assertEqual(process.wait(TIMEOUT_S), -signal.SIGPIPE)
+        self.assertEqual(self.snapshots(), 0)
+
+    def killed_export(self, target, until, *options):
+        command = ["export", "-o", target, "--prefix", "row/", "--page-rows", "2", *options]
+        with start(*command, server=self.server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            wait_until(lambda: until() or process.poll() is not None, "the export to come so far")
+            process.kill()
+            self.assertEqual(process.wait(), -signal.SIGKILL)
+
+    def test_export_after_a_stale_state_does_not_mix_two_moments(self):
+        target, partial = self.root / "st.jsonl", self.root / "st.jsonl.partial"
+        state = self.root / "st.jsonl.partial.state"
+        self.killed_export(target, state.exists, "--save-every-mb", "0")
+        saved_bytes = json.loads(state.read_text())["bytes"]
+        for key in "row/00000", "row/19999":
+            self.kv("put", key, "changed since")
+        old = partial.stat().st_ino, partial.stat().st_mtime_ns
+        self.killed_export(target, lambda: (partial.stat().st_ino, partial.stat().st_mtime_ns) != old and
+                           partial.stat().st_size > saved_bytes + 10_000, "--save-every-mb", "1000")
+        self.kv("export", "-o", target, "--prefix", "row/", "--resume")
+        rows = target.read_text().splitlines()
+        self.assertEqual([json.loads(row)["value"] for row in (rows[0], rows[-1])], ["changed since"] * 2)
+        self.assertEqual(len(rows), 20_000)
+
+    def test_load(self):
+        process = start("--json", "load", "-", server=self.server, stdin=subprocess.PIPE)
+        lines = [json.dumps({"key": f"li/{i:04}", "value": "x"}).encode() + b"\n" for i in range(1, 1001)]
+        process.stdin.write(b"".join(lines[:600]) + lines[600][:10])  # and half a line
+        process.stdin.flush()
+        wait_until(lambda: int(self.kv("count", "--prefix", "li/").out) >= 256, "its first batches")
+        process.send_signal(signal.SIGINT)
+        self.assertEqual(process.wait(TIMEOUT_S), -signal.SIGINT)  # with its input still open
+        summary = json.loads(process.stdout.read())
+        loaded = summary["loaded"]
+        self.assertIn(loaded, range(256, 601), "what it had read, and not the half line")
+        self.assertEqual((summary["stopped"], summary["next_line"]), (True, loaded + 1))
+        self.assertEqual(self.kv("count", "--prefix", "li/").out, f"{loaded}\n")
+        path = self.root / "li.jsonl"
+        path.write_bytes(b"".join(lines))
+        done = self.kv("--json", "load", path, "--from-line", summary["next_line"]).json()
+        self.assertEqual(done["loaded"], 1000 - loaded)
+        for stream in process.stdin, process.stdout, process.stderr:
+            stream.close()
+
+    def test_scan_and_ping(self):
+        process = start("ping", "--count", "1000000", "--interval-ms", "1000000", server=self.server)
+        self.assertTrue(select.select([process.stdout], [], [], TIMEOUT_S)[0], "each answer is shown as it comes")
+        self.assertIn(b" ms", process.stdout.readline())
+        self.assertIn("interrupted", self.interrupted(process)[1])
+
+    def test_a_server_that_does_not_answer(self):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            process = start("--timeout-ms", "600000", "count", server="127.0.0.1:%d" % silent.getsockname()[1])
+            connection, _ = silent.accept()
+            connection.recv(1)
+            self.assertIn("interrupted by SIGINT", self.interrupted(process)[1])
+            connection.close()
+
+    def test_ignored_signals_stay_ignored(self):
+        process = start("ping", "--count", "2", "--interval-ms", "300", server=self.server,
+                        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        self.assertEqual(process.wait(TIMEOUT_S), OK)
+        process.communicate()
+
+
+class BackupTest(WithNode):
+    def test_backup_touches_nothing_of_others(self):
+        precious = self.root / "pr.partial"
+        precious.mkdir()
+        (precious / "photo").write_text("mine")
+        done = self.kv("backup", self.root / "pr", expect=FAILED)
+        self.assertIn(str(precious), done.err)
+        self.assertEqual((precious / "photo").read_text(), "mine")
+        empty_file = self.root / "empty-file"
+        empty_file.touch()
+        self.kv("backup", empty_file, expect=FAILED)
+        self.assertTrue(empty_file.is_file())
+        self.assertEqual(self.snapshots(), 0)
+
+    def test_backup_that_fails_releases_its_snapshot(self):
+        full, other = self.root / "bf", self.root / "bo"
+        self.kv("backup", full)
+        shutil.copytree(full, other)
+        # A base whose first file is missing: found while the backup is under way.
+        next(iter(sorted(other.glob("*.pages")))).unlink()
+        self.kv("backup", self.root / "bg", "--base", other, expect=FAILED)
+        self.assertEqual((self.snapshots(), list(self.root.glob("bg*"))), (0, []))
+
+    def test_a_damaged_backup_restores_to_nothing(self):
+        backup = self.root / "rb"
+        self.kv("backup", backup)
+        pages = sorted(backup.glob("*.pages"))[1]
+        intact = pages.read_bytes()
+        damages = {"a changed byte": intact[:9000] + bytes([intact[9000] ^ 1]) + intact[9001:],
+                   "cut short": intact[:len(intact) // 8192 * 4096], "empty": b"", "missing": None}
+        for name, content in damages.items():
+            with self.subTest(name):
+                pages.unlink()
+                if content is not None:
+                    pages.write_bytes(content)
+                data = self.root / "rb-data"
+                done = self.kv("restore", "-q", backup, data, expect=CORRUPTION)
+                self.assertIn(str(pages) if content is None else "partition", done.err)
+                self.assertEqual(list(self.root.glob("rb-data*")), [], "nothing is left to be taken for a store")
+                pages.write_bytes(intact)
+        manifest = backup / "BACKUP.json"
+        text = manifest.read_bytes()
+        manifest.write_bytes(text[:-30])
+        self.kv("restore", backup, self.root / "rb-data", expect=CORRUPTION)
+        manifest.write_bytes(text)
+        self.kv("restore", self.root, self.root / "rb-data", expect=FAILED)  # no backup
+        self.kv("restore", "/no/such", self.root / "rb-data", expect=USAGE)
+        self.kv("restore", backup, self.root / "data", expect=FAILED)  # a store is there
+        self.kv("restore", backup, self.root / "rb-data")
+        self.kv("restore", backup, self.root / "rb-data", expect=FAILED)
+
+    def test_a_killed_restore_opens_as_nothing(self):
+        backup = self.root / "kb"
+        self.kv("backup", backup)
+        data, partial = self.root / "kb-data", self.root / "kb-data.partial"
+        seen = 0
+        for delay_ms in range(0, 120, 6):
+            process = start("restore", "-q", backup, data, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            wait_until(lambda: partial.exists() or process.poll() is not None, "its beginning")
+            time.sleep(delay_ms / 1000)  # any moment is a good one
+            process.kill()
+            process.wait()
+            for directory in data, partial:
+                if not directory.exists() or (directory / "store.meta").exists():
+                    continue
+                seen += 1
+                node = NodeProcess(directory, FLAGS)
+                node.launch()
+                self.assertEqual(node.process.wait(TIMEOUT_S), 1, node.output())
+                self.assertIn("a restore into it was cut short", node.output())
+                self.assertFalse((directory / "store.meta").exists())
+                self.kv("check", directory, expect=FAILED)
+            if data.exists():
+                break
+        self.assertGreater(seen, 0)
+        shutil.rmtree(data, ignore_errors=True)
+        self.kv("restore", "-q", backup, data)  # over what the last one left
+        self.assertFalse(partial.exists())
+        check = self.kv("check", "-q", data)
+        self.assertNotIn("NOTE", check.out)
+        self.assertIn("sound", check.out)
+
+    def test_a_store_that_lost_its_meta_is_not_made_anew(self):
+        backup = self.root / "lm"
+        self.kv("backup", backup)
+        data = self.root / "lm-data"
+        self.kv("restore", "-q", backup, data)
+        (data / "store.meta").unlink()
+        node = NodeProcess(data, FLAGS)
+        node.launch()
+        self.assertEqual(node.process.wait(TIMEOUT_S), 1, node.output())
+        self.assertIn("no store.meta", node.output())
+
+
+class ReadOnlyTest(WithNode):
+    def test_check_and_wal_dump_need_no_write_access(self):
+        data = self.root / "ro" / "data"
+        node = NodeProcess(data, FLAGS).start()
+        run("load", "-", server=f"{node.host}:{node.port}", stdin=b'{"key": "a", "value": "b"}\n')
+        node.kill()
+        nobody = 65534 if os.geteuid() == 0 else None
+
+        def demote():
+            if nobody:
+                os.setgid(nobody)
+                os.setuid(nobody)
+
+        def read_only(*arguments):
+            process = start(*arguments, preexec_fn=demote)
+            out, err = process.communicate(timeout=TIMEOUT_S)
+            return process.returncode, out.decode(), err.decode()
+
+        parents = [p for p in data.parents if p != pathlib.Path("/") and p.stat().st_uid == os.geteuid()]
+        modes = {p: p.stat().st_mode for p in parents}
+        for path in [data, *data.rglob("*")]:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        try:
+            for parent in parents:
+                parent.chmod(modes[parent] | 0o005)
+            for lock in True, False:
+                if not lock:
+                    (data / "lock").unlink() if nobody else None
+                code, out, err = read_only("check", "-q", data)
+                self.assertEqual(code, OK, out + err)
+                self.assertIn("sound", out)
+                code, out, err = read_only("wal-dump", data)
+                self.assertEqual(code, OK, out + err)
+                self.assertIn("put", out)
+        finally:
+            for path in [data, *data.rglob("*")]:
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            for parent, mode in modes.items():
+                parent.chmod(mode)
+        # And readers still exclude a node.
+        node.start()
+        code, _, err = read_only("check", "-q", data) if not nobody else (run("check", data).code, "", "")
+        self.assertEqual(code, 5, err)
+
+
+class AddressTest(unittest.TestCase):
+    def test_ipv6_in_every_tool(self):
+        root = temporary_directory("ipv6")
+        self.addCleanup(shutil.rmtree, root, ignore_errors=True)
+        with open(root / "log", "wb") as log:
+            node = subprocess.Popen([BIN_DIR / "kvnode", "--data_dir", root / "data", "--listen", "[::1]:0", "--http_port",
+                                     "0", "--logtostderr", *FLAGS], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.addCleanup(node.wait)
+        self.addCleanup(node.kill)
+        ready = re.compile(r"kvnode ready: thrift (\[::1\]:\d+), http (\[::1\]:\d+), ")
+        wait_until(lambda: ready.search((root / "log").read_text()) or node.poll() is not None, "the node")
+        match = ready.search((root / "log").read_text())
+        self.assertTrue(match, (root / "log").read_text())
+        server = match.group(1)
+        self.assertEqual(run("put", "a", "b", server=server).code, OK)
+        self.assertEqual(run("--server", server, "get", "a").out, "b\n")
+        bench = subprocess.run([BIN_DIR / "kvbench", "run", "get", "--server", server, "--keys", "100", "--seconds", "1",
+                                "--warmup_s", "0"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        self.assertEqual(bench.returncode, 0, bench.stdout + bench.stderr)
+        example = subprocess.run(["/usr/bin/python3", ROOT / "clients" / "python" / "example.py", server],
+                                 capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        self.assertEqual(example.returncode, 0, example.stdout + example.stderr)
+        for bad in "::1:7420", "[::1]", "[::1:7420", "host", "host:0":
+            self.assertEqual(run("--server", bad, "get", "a").code, USAGE, bad)
+
+
+class NodeOptionsTest(unittest.TestCase):
+    def test_the_least_memory_is_named_at_once_and_works(self):
+        root = temporary_directory("least")
+        self.addCleanup(shutil.rmtree, root, ignore_errors=True)
+        for page_bytes in "8192", "65536":
+            flags = ["--reactors=1", "--partitions=1", f"--page_bytes={page_bytes}"]
+            node = NodeProcess(root / page_bytes, [*flags, "--memory_limit_mb=1"])
+            node.launch()
+            self.assertEqual(node.process.wait(TIMEOUT_S), 1)
+            self.assertFalse(node.data_dir.exists(), "nothing was made before it was refused")
+            least = int(re.search(r"give at least (\d+)", node.output()).group(1))
+            node.flags[-1] = f"--memory_limit_mb={least - 1}"
+            node.launch()
+            self.assertEqual(node.process.wait(TIMEOUT_S), 1)
+            self.assertIn(f"give at least {least}", node.output())
+            node.flags[-1] = f"--memory_limit_mb={least}"
+            node.start()
+            node.stop()
+        node.flags[-1] = "--memory_limit_mb=17592186044416"
+        node.launch()
+        self.assertEqual(node.process.wait(TIMEOUT_S), 1)
+        self.assertIn("at most", node.output())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2, warnings="ignore")

@@ -1,0 +1,195 @@
+// The files that kvadmin writes: whole under their names, or not there; and never in the place of somebody else's.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "src/partition/store_reading.h"
+#include "tools/kvadmin/export_file.h"
+#include "tools/kvadmin/input_file.h"
+#include "tools/kvadmin/partial_directory.h"
+
+namespace pando::admin {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+class FilesTest : public testing::Test {
+ protected:
+  FilesTest() { fs::create_directories(root_); }
+  ~FilesTest() override { fs::remove_all(root_); }
+
+  std::string In(const std::string& name) const { return (root_ / name).string(); }
+  void Put(const std::string& name, const std::string& content) const {
+    fs::create_directories((root_ / name).parent_path());
+    std::ofstream(In(name)) << content;
+  }
+  std::string Get(const std::string& name) const {
+    std::ostringstream out;
+    out << std::ifstream(In(name)).rdbuf();
+    return out.str();
+  }
+  std::vector<std::string> Names() const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::recursive_directory_iterator(root_)) {
+      names.push_back(fs::relative(entry.path(), root_).string());
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  const fs::path root_ = fs::temp_directory_path() / fmt::format("pando-files-{}", ::getpid());
+};
+
+bool IsPart(const std::string& name) { return name.starts_with("part"); }
+
+// -- PartialDirectory
+
+TEST_F(FilesTest, ADirectoryGetsItsNameWhenItIsWhole) {
+  fs::create_directory(In("empty"));
+  fs::create_directory(In("begun.partial"));  // killed before the marker was there
+  for (const char* name : {"new", "empty", "begun", "deep/er/new", "slash/"}) {
+    PartialDirectory directory(IsPart);
+    ASSERT_TRUE(directory.Prepare(In(name)).ok());
+    ASSERT_TRUE(directory.Create().ok());
+    EXPECT_TRUE(fs::exists(directory.path() + "/" + kUnfinishedName));
+    std::ofstream(directory.path() + "/part-1") << "x";
+    Status committed = directory.Commit();
+    ASSERT_TRUE(committed.ok()) << committed.ToString();
+    EXPECT_FALSE(fs::exists(directory.path()));
+    EXPECT_TRUE(fs::exists(In(name) + "/part-1"));
+    EXPECT_FALSE(fs::exists(In(name) + "/" + kUnfinishedName));
+  }
+}
+
+TEST_F(FilesTest, WithoutACommitNothingIsLeft) {
+  {
+    PartialDirectory directory(IsPart);
+    ASSERT_TRUE(directory.Prepare(In("d")).ok());
+    ASSERT_TRUE(directory.Create().ok());
+    fs::create_directory(directory.path() + "/part-1");
+    std::ofstream(directory.path() + "/part-1/data") << "x";
+  }
+  EXPECT_EQ(Names(), std::vector<std::string>{});
+}
+
+TEST_F(FilesTest, WhatAKilledOneLeftIsCleared) {
+  Put(std::string("d.partial/") + kUnfinishedName, "");
+  Put("d.partial/part-1/data", "old");
+  PartialDirectory directory(IsPart);
+  ASSERT_TRUE(directory.Prepare(In("d")).ok());
+  ASSERT_TRUE(directory.Create().ok());
+  EXPECT_FALSE(fs::exists(In("d.partial/part-1")));
+  ASSERT_TRUE(directory.Commit().ok());
+  EXPECT_EQ(Names(), std::vector<std::string>{"d"});
+}
+
+TEST_F(FilesTest, SomebodyElsesFilesStay) {
+  // A .partial that is not ours; one that is, with something in it that is not; a file; a directory with contents.
+  Put("a.partial/precious", "1");
+  Put(std::string("b.partial/") + kUnfinishedName, "");
+  Put("b.partial/part-1", "ours");
+  Put("b.partial/precious", "2");
+  Put("c", "3");
+  Put("d/precious", "4");
+  Put("e.partial", "5");
+  const std::vector<std::string> before = Names();
+  for (const char* name : {"a", "b", "c", "d", "e"}) {
+    PartialDirectory directory(IsPart);
+    Status status = directory.Prepare(In(name));
+    if (status.ok()) status = directory.Create();
+    EXPECT_EQ(status.code(), Code::kAlreadyExists) << name << ": " << status.ToString();
+    EXPECT_THAT(status.message(), HasSubstr(In(name)));
+  }
+  EXPECT_EQ(Names(), before);
+  EXPECT_EQ(Get("c"), "3");
+}
+
+// -- ExportFile
+
+TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
+  ExportFile::Position position;
+  {
+    ExportFile first;
+    ASSERT_TRUE(first.Open(In("x"), "all", /*resume=*/false, &position).ok());
+    ASSERT_TRUE(first.Write("old rows\n").ok());
+    ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1}).ok());
+    EXPECT_TRUE(first.resumable());
+  }
+  {
+    ExportFile second;  // begins anew, and is cut short before it saves
+    ASSERT_TRUE(second.Open(In("x"), "all", /*resume=*/false, &position).ok());
+    EXPECT_EQ(position.bytes, 0u);
+    ASSERT_TRUE(second.Write("newer rows, of another moment\n").ok());
+    EXPECT_FALSE(second.resumable());
+  }
+  ExportFile third;
+  ASSERT_TRUE(third.Open(In("x"), "all", /*resume=*/true, &position).ok());
+  EXPECT_EQ(position.bytes, 0u) << "it would mix two moments";
+  EXPECT_EQ(position.cursor, "");
+}
+
+TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
+  ExportFile::Position position;
+  {
+    ExportFile first;
+    ASSERT_TRUE(first.Open(In("x"), "all", /*resume=*/false, &position).ok());
+    ASSERT_TRUE(first.Write("1\n").ok());
+    ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1}).ok());
+    ASSERT_TRUE(first.Write("2\n").ok());
+    // One writer at a time.
+    ExportFile other;
+    EXPECT_EQ(other.Open(In("x"), "all", /*resume=*/true, &position).code(), Code::kAlreadyExists);
+  }
+  {
+    ExportFile wrong;
+    EXPECT_EQ(wrong.Open(In("x"), "some", /*resume=*/true, &position).code(), Code::kInvalidArgument);
+  }
+  ExportFile second;
+  ASSERT_TRUE(second.Open(In("x"), "all", /*resume=*/true, &position).ok());
+  EXPECT_EQ(position.cursor, "cursor");
+  EXPECT_EQ(position.snapshot, "snapshot");
+  EXPECT_EQ(position.rows, 1u);
+  ASSERT_TRUE(second.Write("2, again\n").ok());
+  ASSERT_TRUE(second.Finish().ok());
+  EXPECT_EQ(Get("x"), "1\n2, again\n");
+  EXPECT_EQ(Names(), std::vector<std::string>{"x"});
+}
+
+TEST_F(FilesTest, AnExportReplacesAFileButNoDirectoryOrDevice) {
+  ExportFile::Position position;
+  Put("file", "old");
+  {
+    ExportFile file;
+    ASSERT_TRUE(file.Open(In("file"), "all", false, &position).ok());
+    ASSERT_TRUE(file.Write("new").ok());
+    EXPECT_EQ(Get("file"), "old");
+    ASSERT_TRUE(file.Finish().ok());
+    EXPECT_EQ(Get("file"), "new");
+  }
+  EXPECT_EQ(Names(), std::vector<std::string>{"file"});
+  ExportFile file;
+  EXPECT_EQ(file.Open("/dev/null", "all", false, &position).code(), Code::kInvalidArgument);
+  EXPECT_EQ(file.Open(root_.string(), "all", false, &position).code(), Code::kInvalidArgument);
+  EXPECT_FALSE(fs::exists("/dev/null.partial"));
+}
+
+// -- InputFile
+
+TEST_F(FilesTest, InputIsReadWholeOrFails) {
+  Put("in", std::string(3 << 20, 'x') + "end");
+  Result<std::string> all = ReadInput(In("in"), 4 << 20);
+  ASSERT_TRUE(all.ok()) << all.status().ToString();
+  EXPECT_EQ(all->size(), (3u << 20) + 3);
+  EXPECT_EQ(ReadInput(In("in"), 1 << 20).code(), Code::kInvalidArgument);
+  EXPECT_EQ(ReadInput(In("none"), 1).code(), Code::kNotFound);
+  EXPECT_EQ(ReadInput(root_.string(), 1).code(), Code::kInvalidArgument) << "a directory is no empty file";
+}
+
+}  // namespace
+}  // namespace pando::admin

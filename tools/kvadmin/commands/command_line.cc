@@ -1,0 +1,88 @@
+// The command line as a whole: global options, the list of commands, and what is printed when it cannot be parsed.
+#include <csignal>
+#include <sstream>
+
+#include "tools/kvadmin/commands/commands.h"
+
+namespace pando::admin {
+
+void DescribeCommandLine(CLI::App& app, Globals* globals) {
+  app.name("kvadmin");
+  app.description("kvadmin: operate and inspect a Pando store\n");
+  app.require_subcommand(1);
+  app.fallthrough();  // global options may follow the command too
+  app.add_option("-s,--server", globals->target.address, "host:port of the node; IPv6 as in [::1]:7420")
+      ->envname("PANDO_SERVER")
+      ->capture_default_str();
+  tools::AddNumber(&app, Spell("--timeout-ms"), &globals->target.timeout_ms, "Budget of each request, retries included",
+                   1, INT32_MAX)
+      ->capture_default_str();
+  app.add_flag("--json", globals->json, "Output for programs: one JSON object per line, errors too");
+  app.footer(
+      "Exit codes: 0 done; 1 no such record, or a condition did not hold, or the node is not ok; 2 usage or input;\n"
+      "3 the server or the system failed; 4 damage found; 5 a node has the directory open; 6 load rejected records.\n"
+      "A command that is interrupted cleans up, says what it did and ends by that signal (a shell shows 130 for\n"
+      "Ctrl-C); one whose output nobody reads any more ends by SIGPIPE (141).\n\n"
+      "kvadmin COMMAND --help shows options and examples.");
+  AddGetCommand(app, globals);
+  AddPutCommand(app, globals);
+  AddDeleteCommand(app, globals);
+  AddIncrementCommand(app, globals);
+  AddScanCommand(app, globals);
+  AddCountCommand(app, globals);
+  AddAggregateCommand(app, globals);
+  AddDiffCommand(app, globals);
+  AddSplitCommand(app, globals);
+  AddSnapshotCommand(app, globals);
+  AddLoadCommand(app, globals);
+  AddExportCommand(app, globals);
+  AddStatusCommand(app, globals);
+  AddCheckpointCommand(app, globals);
+  AddHelloCommand(app, globals);
+  AddPingCommand(app, globals);
+  AddBackupCommand(app, globals);
+  AddRestoreCommand(app, globals);
+  AddCheckCommand(app, globals);
+  AddWalDumpCommand(app, globals);
+}
+
+namespace {
+
+// What is wrong with a command line may be known before --json was read.
+bool AsksForJson(int argc, const char* const* argv) {
+  for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+    if (std::string_view(argv[i]) == "--json") return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+void RunCommandLine(int argc, const char* const* argv, Globals* globals) {
+  CLI::App app;
+  DescribeCommandLine(app, globals);
+  try {
+    app.parse(argc, argv);
+    return;
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream help, complaint;  // CLI11 would write without looking whether it can
+    if (app.exit(error, help, complaint) == 0) {
+      tools::WriteOutput(help.str());
+      if (Status flushed = tools::FlushOutput(); !flushed.ok()) {
+        globals->exit_code = kExitFailed;
+        if (tools::OutputReaderGone()) globals->end_signal = SIGPIPE;
+        if (!tools::OutputReaderGone()) ReportError(*globals, flushed);
+      }
+      return;
+    }
+    globals->exit_code = kExitUsage;
+    globals->json = AsksForJson(argc, argv);
+    if (globals->json) {
+      ReportError(*globals, Status(Code::kInvalidArgument, error.what()));
+    } else {
+      tools::WriteNote(complaint.str());
+    }
+  }
+}
+
+}  // namespace pando::admin
