@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <map>
 
+#include "tools/common/output.h"
 #include "tools/kvbench/process_stats.h"
 
 namespace pando::bench {
@@ -439,7 +440,7 @@ class Bench {
                                                                        : MeasureOnce(engine, workload, run);
           if (status.ok()) continue;
           // The others go on: a failed measurement is a result too.
-          fmt::print(stderr, "{} {}: {}\n", workload.name, engine.name, status.message());
+          tools::PrintNote("{} {}: {}\n", workload.name, engine.name, status.message());
           if (first_error_.ok())
             first_error_ = Error(status.code(), "{} {}: {}", workload.name, engine.name, status.message());
         }
@@ -474,8 +475,8 @@ class Bench {
       ASSIGN_OR_RETURN(EngineMeasurement m, Measure(engine, workload, StoreOf(engine), *records, run));
       *records += m.inserts;
       if (m.machine_paused_s > 0) {
-        fmt::print(stderr, "{} {}: the machine stood still for {:.1f} s{}\n", workload.name, engine.name,
-                   m.machine_paused_s, tries < kTries ? "; measuring again" : "");
+        tools::PrintNote("{} {}: the machine stood still for {:.1f} s{}\n", workload.name, engine.name,
+                         m.machine_paused_s, tries < kTries ? "; measuring again" : "");
         if (tries < kTries) continue;
       }
       sink_(m);
@@ -489,7 +490,7 @@ class Bench {
     ASSIGN_OR_RETURN(EngineMeasurement m,
                      Measure(engine, *FindEngineWorkload("load-random"), fresh, options_.records, 1));
     fs::rename(fresh, StoreOf(engine));
-    fmt::print(stderr, "loaded {} records into {} in {:.1f} s\n", m.ops, engine.name, m.seconds);
+    tools::PrintNote("loaded {} records into {} in {:.1f} s\n", m.ops, engine.name, m.seconds);
     return Status();
   }
 

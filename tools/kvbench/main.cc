@@ -1,15 +1,15 @@
 // kvbench: load over the wire and on embedded engines, the same for Pando and its peers. docs/BENCHMARKS.md says how to
 // use it.
-#include <csignal>
+#include <sstream>
 
 #include "src/base/check.h"
 #include "tools/kvbench/commands/commands.h"
 #include "tools/kvbench/server.h"
 
 int main(int argc, char** argv) {
+  pando::tools::PrepareStandardStreams();
   FLAGS_logtostderr = true;
   google::InitGoogleLogging(argv[0]);
-  std::signal(SIGPIPE, SIG_IGN);
   pando::bench::CleanUpOnSignals();
   CLI::App app("kvbench: load generator for Pando and its peers\n", "kvbench");
   app.require_subcommand(1);
@@ -25,7 +25,14 @@ int main(int argc, char** argv) {
   try {
     argc > 1 ? app.parse(argc, argv) : app.parse(2, default_command);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? pando::bench::kExitOk : pando::bench::kExitUsage;
+    std::ostringstream help, complaint;  // CLI11 would write without looking whether it can
+    exit_code = app.exit(error, help, complaint) == 0 ? pando::bench::kExitOk : pando::bench::kExitUsage;
+    pando::tools::WriteOutput(help.str());
+    pando::tools::WriteNote(complaint.str());
+  }
+  if (pando::Status flushed = pando::tools::FlushOutput(); !flushed.ok() && exit_code == pando::bench::kExitOk) {
+    pando::tools::PrintNote("kvbench: {}\n", flushed.message());
+    exit_code = pando::bench::kExitFailed;
   }
   return exit_code;
 }

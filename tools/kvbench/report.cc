@@ -4,6 +4,7 @@
 
 #include <cerrno>
 
+#include "tools/common/output.h"
 #include "tools/common/table.h"
 
 namespace pando::bench {
@@ -82,16 +83,16 @@ Reporter::~Reporter() {
 }
 
 void Reporter::Add(Measurement m) {
-  fmt::print(stderr, "{} on {} (run {}): {} ops/s, p50 {} us, p99 {} us{}\n", m.workload, m.system, m.run,
-             tools::HumanCount(m.ops_per_s()), Micros(m.p50_us), Micros(m.p99_us),
-             m.errors > 0 ? fmt::format(", {} ERRORS, the first: {}", m.errors, m.first_error) : "");
+  tools::PrintNote("{} on {} (run {}): {} ops/s, p50 {} us, p99 {} us{}\n", m.workload, m.system, m.run,
+                   tools::HumanCount(m.ops_per_s()), Micros(m.p50_us), Micros(m.p99_us),
+                   m.errors > 0 ? fmt::format(", {} ERRORS, the first: {}", m.errors, m.first_error) : "");
   if (GeneratorLoad(m) > kBusyGenerator) {
-    fmt::print(stderr, "  the generator used {:.0f} % of its core: the server may be faster than this\n",
-               100 * GeneratorLoad(m));
+    tools::PrintNote("  the generator used {:.0f} % of its core: the server may be faster than this\n",
+                     100 * GeneratorLoad(m));
   }
   if (m.slow_replies * 10 > m.ops && m.ops > 0) {
-    fmt::print(stderr, "  {} answers were not in the expected layout and went through the slow decoder\n",
-               m.slow_replies);
+    tools::PrintNote("  {} answers were not in the expected layout and went through the slow decoder\n",
+                     m.slow_replies);
   }
   if (json_) {
     fmt::print(json_, "{}\n", ToJson(m).dump());

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "src/io/uring_reactor.h"
+#include "tools/common/output.h"
 #include "tools/kvbench/data.h"
 #include "tools/kvbench/process_stats.h"
 
@@ -120,8 +121,8 @@ Status LoadRecords(const Server& server, const RunSettings& settings) {
     return Error(Code::kIoError, "loading {} records: {} were refused, the first with: {}", settings.workload.keys,
                  m.errors, m.first_error);
   }
-  fmt::print(stderr, "loaded {} records into {} in {:.1f} s ({:.0f} records/s)\n", m.ops, server.system(), m.seconds,
-             m.ops_per_s());
+  tools::PrintNote("loaded {} records into {} in {:.1f} s ({:.0f} records/s)\n", m.ops, server.system(), m.seconds,
+                   m.ops_per_s());
   return Status();
 }
 

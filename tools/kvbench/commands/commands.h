@@ -5,6 +5,8 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "tools/common/number_option.h"
+#include "tools/common/output.h"
 #include "tools/kvbench/runner.h"
 
 namespace pando::bench {

@@ -7,24 +7,23 @@
 namespace pando::bench {
 
 void AddDataOptions(CLI::App* command, CommonSettings* s) {
-  command->add_option("--keys", s->run.workload.keys, "Records in the store")
+  tools::AddNumber(command, "--keys", &s->run.workload.keys, "Records in the store")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  command->add_option("--key_bytes", s->run.shape.key_bytes, "Length of every key")
+  tools::AddNumber(command, "--key_bytes", &s->run.shape.key_bytes, "Length of every key")
       ->capture_default_str()
       ->check(CLI::Range(kMinKeyBytes, size_t{2048}));
-  command->add_option("--value_bytes", s->run.shape.value_bytes, "Length of every value; half of it compresses")
+  tools::AddNumber(command, "--value_bytes", &s->run.shape.value_bytes, "Length of every value; half of it compresses")
       ->capture_default_str()
       ->check(CLI::Range(kMinValueBytes, size_t{1} << 20));
-  command->add_option("--warmup_s", s->run.generator.warmup_s, "Seconds that run before the measured ones")
+  tools::AddNumber(command, "--warmup_s", &s->run.generator.warmup_s, "Seconds that run before the measured ones")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--seconds", s->run.generator.seconds, "Measured seconds")
+  tools::AddNumber(command, "--seconds", &s->run.generator.seconds, "Measured seconds")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  command->add_option("--seed", s->run.workload.seed, "Seed of the requests")->capture_default_str();
-  command
-      ->add_option("--check_every", s->run.generator.check_every,
+  tools::AddNumber(command, "--seed", &s->run.workload.seed, "Seed of the requests")->capture_default_str();
+  tools::AddNumber(command, "--check_every", &s->run.generator.check_every,
                    "Compare the contents of one answer in so many; all are checked for success and length")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
@@ -37,12 +36,12 @@ void AddServerOptions(CLI::App* command, CommonSettings* s) {
   command->add_option("--scratch_dir", s->server.scratch_dir, "Where the started servers keep their data")
       ->capture_default_str()
       ->check(CLI::ExistingDirectory);
-  command->add_option("--memory_limit_mb", s->server.memory_limit_mb,
-                      "Memory limit of the started kvnode; default: four times the data, at least 1024");
+  tools::AddNumber(command, "--memory_limit_mb", &s->server.memory_limit_mb,
+                   "Memory limit of the started kvnode; default: four times the data, at least 1024");
   command->add_option("--kvnode_arg", s->server.extra_args, "A further argument for kvnode; may be repeated")
       ->allow_extra_args(false);
-  command->add_option("--server_core", s->server.core, "The started server's only core")->capture_default_str();
-  command->add_option("--generator_core", s->generator_core, "The generator's core; default: the last one");
+  tools::AddNumber(command, "--server_core", &s->server.core, "The started server's only core")->capture_default_str();
+  tools::AddNumber(command, "--generator_core", &s->generator_core, "The generator's core; default: the last one");
   command->add_flag("--pin,!--no_pin", s->pin, "Pin server and generator to their cores (default on)");
 }
 
@@ -65,7 +64,7 @@ Status Prepare(CommonSettings* s) {
 
 int Report(const Status& status) {
   if (status.ok()) return kExitOk;
-  fmt::print(stderr, "kvbench: {}\n", status.message());
+  tools::PrintNote("kvbench: {}\n", status.message());
   return status.code() == Code::kInvalidArgument || status.code() == Code::kUnsupported ? kExitUsage : kExitFailed;
 }
 

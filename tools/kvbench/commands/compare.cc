@@ -63,8 +63,8 @@ Result<Measurement> MeasureUndisturbed(Server* server, const RunSettings& settin
     Result<Measurement> measured = Measure(*server, settings);
     server->Pause();
     if (!measured.ok() || !Disturbed(*measured) || tries == kTries) return measured;
-    fmt::print(stderr, "{} on {}: {:.0f} % of a CPU was stolen; measuring again\n", settings.workload.name,
-               server->system(), 100 * measured->stolen_share());
+    tools::PrintNote("{} on {}: {:.0f} % of a CPU was stolen; measuring again\n", settings.workload.name,
+                     server->system(), 100 * measured->stolen_share());
   }
 }
 
@@ -134,8 +134,8 @@ Status Compare(CompareCommand* c) {
       RETURN_IF_ERROR(MeasureCase(*c, what, pair, &reporter));
     }
   }
-  fmt::print("{}\nMedians of the undisturbed among {} alternating runs:\n{}", RenderTable(reporter.all()), c->repeat,
-             RenderComparison(*c, reporter.all()));
+  tools::Print("{}\nMedians of the undisturbed among {} alternating runs:\n{}", RenderTable(reporter.all()), c->repeat,
+               RenderComparison(*c, reporter.all()));
   for (const Measurement& m : reporter.all()) {
     if (m.errors > 0) return Error(Code::kIoError, "{} requests failed on {}: {}", m.errors, m.system, m.first_error);
   }
@@ -150,7 +150,7 @@ void AddCompareCommand(CLI::App& app, int* exit_code) {
   c->common.run.generator.warmup_s = 2;
   CLI::App* command = app.add_subcommand(
       "compare", "Pando against Redis in one run: get, get 16 deep, durable set; 50 connections, one server core");
-  command->add_option("--repeat", c->repeat, "Runs of each measurement, alternating")
+  tools::AddNumber(command, "--repeat", &c->repeat, "Runs of each measurement, alternating")
       ->capture_default_str()
       ->check(CLI::Range(1, 100));
   std::vector<std::string> names;

@@ -46,8 +46,8 @@ Status RunEngines(EngineCommand* c) {
   }
   std::vector<EngineMeasurement> all;
   Status status = RunEngineBench(c->options, [&](const EngineMeasurement& m) {
-    fmt::print(stderr, "{} {} run {}: {:.0f} ops/s, p50 {:.1f} us, p99.9 {:.1f} us, max {:.1f} us{}{}\n", m.workload,
-               m.system, m.run, m.ops_per_s, m.p50_us, m.p999_us, m.max_us, m.stats.empty() ? "" : "; ", m.stats);
+    tools::PrintNote("{} {} run {}: {:.0f} ops/s, p50 {:.1f} us, p99.9 {:.1f} us, max {:.1f} us{}{}\n", m.workload,
+                     m.system, m.run, m.ops_per_s, m.p50_us, m.p999_us, m.max_us, m.stats.empty() ? "" : "; ", m.stats);
     if (json != nullptr) {
       fmt::print(json, "{}\n", nlohmann::json(m).dump());
       std::fflush(json);
@@ -55,9 +55,9 @@ Status RunEngines(EngineCommand* c) {
     all.push_back(m);
   });
   if (json != nullptr) std::fclose(json);
-  fmt::print("{} records of {} + {} bytes, {} MiB of memory unless in memory, CPUs {}\n{}", c->options.records,
-             c->options.shape.key_bytes, c->options.shape.value_bytes, c->options.memory_mb,
-             fmt::join(c->options.cpus, ","), RenderEngineTable(all));
+  tools::Print("{} records of {} + {} bytes, {} MiB of memory unless in memory, CPUs {}\n{}", c->options.records,
+               c->options.shape.key_bytes, c->options.shape.value_bytes, c->options.memory_mb,
+               fmt::join(c->options.cpus, ","), RenderEngineTable(all));
   // What was measured is drawn, also when an engine had to be left out.
   Status plotted = c->plots_dir.empty() ? Status() : Plot(c->json_path, c->plots_dir);
   return status.ok() ? std::move(plotted) : std::move(status);
@@ -79,44 +79,49 @@ void AddEngineOptions(CLI::App* command, EngineCommand* c) {
   command->add_option("--dir", o.dir, "Where the stores are made: on the disk to measure")
       ->capture_default_str()
       ->check(CLI::ExistingDirectory);
-  command->add_option("--records", o.records, "Records in each store")
+  tools::AddNumber(command, "--records", &o.records, "Records in each store")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  command->add_option("--key_bytes", o.shape.key_bytes, "Length of every key")
+  tools::AddNumber(command, "--key_bytes", &o.shape.key_bytes, "Length of every key")
       ->capture_default_str()
       ->check(CLI::Range(kMinKeyBytes, size_t{500}));
-  command->add_option("--value_bytes", o.shape.value_bytes, "Length of every value")
+  tools::AddNumber(command, "--value_bytes", &o.shape.value_bytes, "Length of every value")
       ->capture_default_str()
       ->check(CLI::Range(kMinValueBytes, size_t{1} << 20));
-  command->add_option("--compressible_percent", o.shape.compressible_percent, "Share of a value that compresses")
+  tools::AddNumber(command, "--compressible_percent", &o.shape.compressible_percent, "Share of a value that compresses")
       ->capture_default_str()
       ->check(CLI::Range(0, 100));
-  command->add_option("--memory_mb", o.memory_mb, "Memory of each engine; default: an eighth of the data");
-  command->add_option("--log_mb", o.log_mb, "Log kept before a checkpoint; default: each engine's own");
-  command->add_option("--clients", o.clients, "Operations in progress")
+  tools::AddNumber(command, "--memory_mb", &o.memory_mb, "Memory of each engine; default: an eighth of the data");
+  tools::AddNumber(command, "--log_mb", &o.log_mb, "Log kept before a checkpoint; default: each engine's own");
+  tools::AddNumber(command, "--clients", &o.clients, "Operations in progress")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  command->add_option("--seconds", o.seconds, "Measured seconds")->capture_default_str()->check(CLI::PositiveNumber);
-  command->add_option("--warmup_s", o.warmup_s, "Seconds that run before the measured ones")
+  tools::AddNumber(command, "--seconds", &o.seconds, "Measured seconds")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
+  tools::AddNumber(command, "--warmup_s", &o.warmup_s, "Seconds that run before the measured ones")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--rate", o.rate, "Of the open loops, operations per second; default: half of what saturates");
-  command->add_option("--repeat", o.repeat, "Runs of each measurement, engines alternating; the table has medians")
+  tools::AddNumber(command, "--rate", &o.rate,
+                   "Of the open loops, operations per second; default: half of what saturates");
+  tools::AddNumber(command, "--repeat", &o.repeat,
+                   "Runs of each measurement, engines alternating; the table has medians")
       ->capture_default_str()
       ->check(CLI::Range(1, 100));
   command->add_option("--distribution", o.distribution, "Of get, put and scan: uniform or zipfian (scattered)")
       ->transform(CLI::CheckedTransformer(std::map<std::string, Distribution>{{"uniform", Distribution::kUniform},
                                                                               {"zipfian", Distribution::kZipfian}}));
-  command->add_option("--page_bytes", o.page_bytes, "Pando's pages; default: its own");
-  command->add_option("--partitions", o.partitions, "Pando's trees, all on one reactor")->capture_default_str();
+  tools::AddNumber(command, "--page_bytes", &o.page_bytes, "Pando's pages; default: its own");
+  tools::AddNumber(command, "--partitions", &o.partitions, "Pando's trees, all on one reactor")->capture_default_str();
   command
       ->add_option("--compression", o.compression, "lz4 or none, of Pando and RocksDB; with lz4 WiredTiger has snappy")
       ->default_str("lz4")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, BenchCompression>{{"none", BenchCompression::kNone}, {"lz4", BenchCompression::kLz4}}));
   command->add_option("--cpus", c->cpus, "CPUs of every engine, like 0-1; default: all; one-core workloads: the first");
-  command->add_option("--seed", o.seed, "Seed of the operations")->capture_default_str();
-  command->add_option("--timeout_s", o.timeout_s, "After which one measurement is given up")->capture_default_str();
+  tools::AddNumber(command, "--seed", &o.seed, "Seed of the operations")->capture_default_str();
+  tools::AddNumber(command, "--timeout_s", &o.timeout_s, "After which one measurement is given up")
+      ->capture_default_str();
   command->add_flag("--unlimited_page_cache", o.unlimited_page_cache,
                     "Measure LMDB beyond memory also where its page cache cannot be limited");
   command->add_flag("--keep", o.keep, "Leave the stores behind");
@@ -146,7 +151,7 @@ void AddEngineCommand(CLI::App& app, int* exit_code) {
                   "  kvbench engine --engines=pando,rocksdb --workloads=put,put-open --page_bytes=4096\n"
                   "  kvbench engine --engines=pando-8k,pando-16k,rocksdb,fio --workloads=get --repeat=7");
   command->callback([c, exit_code, missing] {
-    if (!missing.empty()) fmt::print(stderr, "{}\n", missing.substr(1));
+    if (!missing.empty()) tools::PrintNote("{}\n", missing.substr(1));
     *exit_code = Report(RunEngines(c.get()));
   });
 }

@@ -13,32 +13,32 @@ void AddPoliciesCommand(CLI::App& app, int* exit_code) {
   };
   auto o = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("policies", "Hit rates of eviction policies on synthetic traces, simulated");
-  command->add_option("--pages", o->trace.pages, "Pages of data")
+  tools::AddNumber(command, "--pages", &o->trace.pages, "Pages of data")
       ->capture_default_str()
       ->check(CLI::Range(100, 100'000'000));
-  command->add_option("--uses", o->trace.uses, "Length of each trace; its first half is not counted")
+  tools::AddNumber(command, "--uses", &o->trace.uses, "Length of each trace; its first half is not counted")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
   command->add_option("--data_per_memory", o->shares, "How many times the memory the data is")
       ->delimiter(',')
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  command->add_option("--seed", o->trace.seed, "Of the traces")->capture_default_str();
+  tools::AddNumber(command, "--seed", &o->trace.seed, "Of the traces")->capture_default_str();
   command->callback([o, exit_code] {
-    fmt::print("| trace | data / memory |");
-    for (const std::string& policy : PolicyNames()) fmt::print(" {} |", policy);
-    fmt::print(" best possible |\n|---|---|");
-    for (size_t i = 0; i <= PolicyNames().size(); ++i) fmt::print("---|");
-    fmt::print("\n");
+    tools::Print("| trace | data / memory |");
+    for (const std::string& policy : PolicyNames()) tools::Print(" {} |", policy);
+    tools::Print(" best possible |\n|---|---|");
+    for (size_t i = 0; i <= PolicyNames().size(); ++i) tools::Print("---|");
+    tools::Print("\n");
     for (const std::string& name : TraceNames()) {
       const std::vector<uint64_t> trace = MakeTrace(name, o->trace);
       for (uint64_t share : o->shares) {
         const size_t frames = o->trace.pages / share;
-        fmt::print("| {} | {} |", name, share);
+        tools::Print("| {} | {} |", name, share);
         for (const std::string& policy : PolicyNames()) {
-          fmt::print(" {:.1f} % |", 100 * HitRate(MakePolicy(policy, frames).get(), trace));
+          tools::Print(" {:.1f} % |", 100 * HitRate(MakePolicy(policy, frames).get(), trace));
         }
-        fmt::print(" {:.1f} % |\n", 100 * BestHitRate(trace, frames));
+        tools::Print(" {:.1f} % |\n", 100 * BestHitRate(trace, frames));
       }
     }
     *exit_code = 0;

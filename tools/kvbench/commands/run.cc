@@ -47,7 +47,7 @@ Status Run(RunCommand* c) {
   ASSIGN_OR_RETURN(Reporter reporter, Reporter::Open(c->common.json_path));
   RETURN_IF_ERROR(RunSystem(*c, c->protocol, &reporter));
   if (!c->peer.empty() && c->peer != c->protocol) RETURN_IF_ERROR(RunSystem(*c, c->peer, &reporter));
-  fmt::print("{}", RenderTable(reporter.all()));
+  tools::Print("{}", RenderTable(reporter.all()));
   for (const Measurement& m : reporter.all()) {
     if (m.errors > 0) return Error(Code::kIoError, "{} of {} requests failed: {}", m.errors, m.ops, m.first_error);
   }
@@ -71,10 +71,10 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
   command->add_flag("--load,!--no_load", c->load, "Put all records first (default on)");
 
   GeneratorOptions& g = c->common.run.generator;
-  command->add_option("--connections", g.connections, "Connections")
+  tools::AddNumber(command, "--connections", &g.connections, "Connections")
       ->capture_default_str()
       ->check(CLI::Range(1, 20'000));
-  command->add_option("--depth", g.depth, "Requests in progress on each connection")
+  tools::AddNumber(command, "--depth", &g.depth, "Requests in progress on each connection")
       ->capture_default_str()
       ->check(CLI::Range(1, 4096));
   command
@@ -82,11 +82,12 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
                    "batch: send depth requests, wait for all answers; window: one new request for each answer")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, Pipelining>{{"batch", Pipelining::kBatch}, {"window", Pipelining::kWindow}}));
-  command->add_option("--ops", g.ops, "Exactly this many requests instead of --seconds");
-  command->add_option("--rate", g.rate, "Open loop: requests per second, latency counted from when each was due");
+  tools::AddNumber(command, "--ops", &g.ops, "Exactly this many requests instead of --seconds");
+  tools::AddNumber(command, "--rate", &g.rate,
+                   "Open loop: requests per second, latency counted from when each was due");
   WorkloadOptions& w = c->common.run.workload;
-  command->add_option("--read_percent", w.read_percent, "Share of gets in mixed")->capture_default_str();
-  command->add_option("--scan_rows", w.scan_rows, "Rows asked for by scan")
+  tools::AddNumber(command, "--read_percent", &w.read_percent, "Share of gets in mixed")->capture_default_str();
+  tools::AddNumber(command, "--scan_rows", &w.scan_rows, "Rows asked for by scan")
       ->capture_default_str()
       ->check(CLI::Range(1, 10'000));
   command->add_option("--distribution", w.distribution, "Choice of records: uniform or zipfian (scattered)")
