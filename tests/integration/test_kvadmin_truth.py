@@ -70,6 +70,9 @@ class FakeServer:
             stream.write(len(reply.getvalue()).to_bytes(4, "big") + reply.getvalue())
             stream.flush()
 
+    def hello(self, _context, _request):
+        return ttypes.HelloReply(features=["absolute_expiry"])
+
     def writeBatch(self, _context, request):
         self.batches.append([op.key.decode() for op in request.ops])
         answer = self.answer(request.ops)
@@ -339,6 +342,24 @@ class LoadTest(WithNode):
         self.assertEqual((summary["loaded"], summary["rejected"], summary["next_line"]), (50, 0, 51))
         self.assertIn("not you", json.loads(done.err)["error"]["message"])
 
+    def test_expiry_survives_exactly(self):
+        if "absolute_expiry" not in self.kv("--json", "hello").json()["features"]:
+            self.skipTest("the node takes no absolute expiry")
+        now_ms = int(time.time() * 1000)
+        lines = [{"key": f"ex/{i}", "value": "x", "expires_at_ms": now_ms + 3_600_000 + i} for i in range(500)]
+        lines.append({"key": "ex/gone", "value": "x", "expires_at_ms": now_ms - 1})
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        self.kv("put", "ex/gone", "an older value that never expires")
+        summary = self.kv("--json", "load", "-", "--batch-ops", "50", stdin=text).json()
+        self.assertEqual((summary["loaded"], summary["expired"]), (500, 1))
+        rows = self.kv("--json", "scan", "--prefix", "ex/", "--limit", "0").lines()
+        self.assertEqual({r["key"]: r["expires_at_ms"] for r in rows},
+                         {line["key"]: line["expires_at_ms"] for line in lines[:500]})
+        exported = self.kv("export", "-q", "--prefix", "ex/").raw
+        time.sleep(0.1)
+        self.kv("load", "-q", "-", stdin=exported)
+        self.assertEqual(self.kv("export", "-q", "--prefix", "ex/").raw, exported)
+
     def test_from_line(self):
         path = self.write("fl.csv", 'key,value\nfl/2,"a\nb"\nfl/4,x\nfl/5,"y\nz"\nfl/7,end\n')
         self.kv("load", path, "--from-line", "4")
@@ -564,6 +585,7 @@ class BackupTest(WithNode):
 class ReadOnlyTest(WithNode):
     def test_check_and_wal_dump_need_no_write_access(self):
         data = self.root / "ro" / "data"
+        data.parent.mkdir()
         node = NodeProcess(data, FLAGS).start()
         run("load", "-", server=f"{node.host}:{node.port}", stdin=b'{"key": "a", "value": "b"}\n')
         node.kill()

@@ -29,6 +29,11 @@ bool Passes(const api::KvError& error) {
   return error.retryable || error.code == c.DEADLINE || error.code == c.OVERLOADED || error.code == c.UNAVAILABLE;
 }
 
+bool WasExpired(const api::WriteOp& op, const api::WriteResult& result) {
+  const auto written_ms = static_cast<int64_t>(static_cast<uint64_t>(result.version) >> 16);
+  return op.ttl_mode == api::g_pando_constants.TTL_SET_ABSOLUTE && op.expires_at_ms <= written_ms;
+}
+
 size_t BytesOf(const api::WriteOp& op) { return op.key.size() + op.value.size(); }
 
 }  // namespace
@@ -215,8 +220,12 @@ Status BatchWriter::Settle(Batch batch, const api::WriteBatchReply& reply) {
       on_rejected_(batch.lines[i], result.error.message);
       continue;
     }
-    ++stored_;
-    stored_bytes_ += BytesOf(op);
+    if (WasExpired(op, result)) {
+      ++expired_;
+    } else {
+      ++stored_;
+      stored_bytes_ += BytesOf(op);
+    }
     last_progress_ = Clock::now();
     pause_ms_ = 0;
   }

@@ -44,6 +44,8 @@ class BatchWriter {
   Status Finish();
 
   uint64_t stored() const { return stored_; }
+  // Those whose absolute expiry had passed, by the server's clock, when they were written: no read finds them.
+  uint64_t expired() const { return expired_; }
   uint64_t stored_bytes() const { return stored_bytes_; }
   // The first line whose record was taken and neither stored nor rejected; 0 = none.
   uint64_t first_unsettled_line() const;
@@ -75,7 +77,7 @@ class BatchWriter {
   std::vector<Batch> refused_;            // as a whole; each is isolated when no other is under way
   std::unordered_set<std::string> keys_;  // of all batches in sent_
   std::unordered_set<std::string> open_keys_;
-  uint64_t stored_ = 0, stored_bytes_ = 0;
+  uint64_t stored_ = 0, stored_bytes_ = 0, expired_ = 0;
   Clock::time_point last_progress_ = Clock::now();
   int64_t pause_ms_ = 0;
 };

@@ -1,6 +1,7 @@
 // kvadmin load: records from a file or standard input into the store.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -99,7 +100,8 @@ class Rejects {
 };
 
 struct LoadRun {
-  uint64_t expired = 0;
+  uint64_t expired = 0;    // left out, because they had expired
+  bool absolute = false;   // the server takes absolute expiries
   uint64_t next_line = 1;  // every record before it was stored, had expired or was rejected
 };
 
@@ -116,16 +118,35 @@ std::string LimitError(const InputRecord& record) {
 }
 
 // TTL_CLEAR, not KEEP: afterwards the store holds what the file says, whatever was there.
-api::WriteOp ToOp(InputRecord* record, int64_t now_ms) {
+api::WriteOp ToOp(InputRecord* record, bool absolute) {
   const auto& c = api::g_pando_constants;
   api::WriteOp op;
   op.kind = c.OP_PUT;
   op.key = std::move(record->key);
   op.value = std::move(record->value);
-  int64_t ttl_ms = record->ttl_ms > 0 ? record->ttl_ms : record->expires_at_ms > 0 ? record->expires_at_ms - now_ms : 0;
-  op.ttl_mode = ttl_ms > 0 ? c.TTL_SET : c.TTL_CLEAR;
-  op.ttl_ms = ttl_ms;
+  op.ttl_mode = c.TTL_CLEAR;
+  if (record->ttl_ms > 0) {
+    op.ttl_mode = c.TTL_SET;
+    op.ttl_ms = record->ttl_ms;
+  } else if (record->expires_at_ms > 0 && absolute) {
+    op.ttl_mode = c.TTL_SET_ABSOLUTE;
+    op.expires_at_ms = record->expires_at_ms;
+  } else if (record->expires_at_ms > 0) {
+    op.ttl_mode = c.TTL_SET;
+    op.ttl_ms = std::max<int64_t>(record->expires_at_ms - UnixMs(), 1);
+  }
   return op;
+}
+
+// A server without this feature takes relative expiries only, which shift by the time that a batch is under way.
+Result<bool> TakesAbsoluteExpiry(Client& client) {
+  api::HelloRequest request;
+  request.client_name = "kvadmin load";
+  api::HelloReply reply;
+  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+    kv.hello(reply, context, request);
+  }));
+  return std::find(reply.features.begin(), reply.features.end(), "absolute_expiry") != reply.features.end();
 }
 
 // Stops at a reject that ends the load, and at a signal: both are no error of the feeding.
@@ -141,15 +162,15 @@ Status Feed(const LoadOptions& options, RecordReader& reader, BatchWriter& write
       rejects.Add(record.line, wrong);
       continue;
     }
-    int64_t now_ms = record.expires_at_ms > 0 ? UnixMs() : 0;
-    if (record.expires_at_ms > 0 && record.expires_at_ms <= now_ms) {
+    // With an absolute expiry it is the server's clock that decides, not this machine's.
+    if (record.expires_at_ms > 0 && !run->absolute && record.expires_at_ms <= UnixMs()) {
       ++run->expired;
       continue;
     }
     uint64_t line = record.line;
     // What was sent is waited for also after a signal, so that it is known what is stored.
     tools::Interrupts::Shield shield;
-    RETURN_IF_ERROR(writer.Add(ToOp(&record, now_ms), line));
+    RETURN_IF_ERROR(writer.Add(ToOp(&record, run->absolute), line));
     progress.Update(writer.stored(), writer.stored_bytes(), reader.bytes_read());
   }
   return Status();
@@ -162,7 +183,7 @@ void Summarise(const Globals& globals, const BatchWriter& writer, const Rejects&
     Json j;
     j["loaded"] = writer.stored();
     j["bytes"] = writer.stored_bytes();
-    j["expired"] = run.expired;
+    j["expired"] = run.expired + writer.expired();
     j["rejected"] = rejects.total();
     j["seconds"] = seconds;
     j["records_per_s"] = rate;
@@ -174,7 +195,7 @@ void Summarise(const Globals& globals, const BatchWriter& writer, const Rejects&
   }
   tools::Print("loaded {} records, {} of keys and values, in {:.1f} s ({:.0f} records/s); {} rejected", writer.stored(),
                tools::HumanBytes(static_cast<double>(writer.stored_bytes())), seconds, rate, rejects.total());
-  if (run.expired > 0) tools::Print("; {} had expired", run.expired);
+  if (const uint64_t expired = run.expired + writer.expired(); expired > 0) tools::Print("; {} had expired", expired);
   tools::Print("\n");
   if (!complete) {
     tools::PrintNote("all records before line {} are settled: --from-line {} continues there\n", run.next_line,
@@ -190,6 +211,7 @@ Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
   Rejects rejects(globals, options, progress);
   RETURN_IF_ERROR(rejects.Open());
   LoadRun run;
+  ASSIGN_OR_RETURN(run.absolute, TakesAbsoluteExpiry(client));  // while no batch is under way on the connection
   BatchWriter writer(client, options.batch, [&](uint64_t line, const std::string& why) { rejects.Add(line, why); });
   Status fed = Feed(options, *reader, writer, rejects, progress, &run);
   // A failed read is no reason to leave what was sent before in doubt; a failed write is, for nobody answers.
