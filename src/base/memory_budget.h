@@ -1,27 +1,38 @@
-// MemoryBudget: bytes that all reactors together may hold in buffers whose size clients decide (half frames, requests
-// and replies in progress). BudgetAccount: one reactor's share of it, refilled in chunks, so that a request does not
-// touch the shared counter.
+// Memory that clients decide about (half frames, requests and replies in progress) is reserved here before it grows.
 //
-// Threads: MemoryBudget any (one relaxed atomic); a BudgetAccount belongs to one.
+//   MemoryBudget   the bytes that all reactors of a node together may hold
+//   BudgetAccount  one reactor's share of it, refilled in chunks, so that a request does not touch the shared counter
+//   MemoryGrant    what one request has reserved from its reactor's account; given back when the request ends
+//   ValueRoom      the values that one request may hand back: reserved where they are copied, on whatever reactor
+//
+// A few methods, which operators and clients need to get out of an overload, may pass the limit by a small reserve
+// (MemoryLane::kControl), so that they work when everything else is refused.
+//
+// Threads: MemoryBudget and ValueRoom any (relaxed atomics); a BudgetAccount and its grants belong to one.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <utility>
 
 #include "src/base/check.h"
 
 namespace pando {
 
+enum class MemoryLane : uint8_t { kOrdinary, kControl };
+
 class MemoryBudget {
  public:
-  explicit MemoryBudget(int64_t limit_bytes) : limit_(limit_bytes) {}
+  explicit MemoryBudget(int64_t limit_bytes, int64_t control_bytes = 0)
+      : limit_(limit_bytes), control_(control_bytes) {}
   MemoryBudget(const MemoryBudget&) = delete;
   MemoryBudget& operator=(const MemoryBudget&) = delete;
 
   // False, with nothing taken, when the limit would be passed.
-  bool TryReserve(int64_t bytes) {
-    if (used_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= limit_) return true;
+  bool TryReserve(int64_t bytes, MemoryLane lane = MemoryLane::kOrdinary) {
+    const int64_t limit = lane == MemoryLane::kControl ? limit_ + control_ : limit_;
+    if (used_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= limit) return true;
     used_.fetch_sub(bytes, std::memory_order_relaxed);
     return false;
   }
@@ -36,7 +47,7 @@ class MemoryBudget {
   int64_t used_bytes() const { return used_.load(std::memory_order_relaxed); }
 
  private:
-  const int64_t limit_;
+  const int64_t limit_, control_;
   std::atomic<int64_t> used_{0};
 };
 
@@ -52,18 +63,20 @@ class BudgetAccount {
     budget_->Release(in_use_ + spare_);
   }
 
-  bool TryReserve(int64_t bytes) {
-    if (!Refill(bytes)) return false;
+  bool TryReserve(int64_t bytes, MemoryLane lane = MemoryLane::kOrdinary) {
+    if (!Refill(bytes, lane)) return false;
     Take(bytes);
     return true;
   }
   void Force(int64_t bytes) {
-    if (!Refill(bytes)) {
+    if (!Refill(bytes, MemoryLane::kOrdinary)) {
       budget_->Force(bytes - spare_);
       spare_ = bytes;
     }
     Take(bytes);
   }
+  // Counts bytes that were reserved from the budget itself.
+  void Adopt(int64_t bytes) { in_use_ += bytes; }
   void Release(int64_t bytes) {
     DCHECK_LE(bytes, in_use_) << "more memory released than reserved";
     in_use_ -= bytes;
@@ -76,15 +89,16 @@ class BudgetAccount {
   // True when the budget is overdrawn: what may be refused should be.
   bool Exhausted() const { return budget_->used_bytes() > budget_->limit_bytes(); }
   int64_t in_use_bytes() const { return in_use_; }
+  MemoryBudget* budget() const { return budget_; }
 
  private:
   // Makes spare_ at least `bytes`: by a chunk if there is one, else by what is missing.
-  bool Refill(int64_t bytes) {
+  bool Refill(int64_t bytes, MemoryLane lane) {
     if (bytes <= spare_) return true;
     int64_t missing = bytes - spare_;
     int64_t chunk = std::max(missing, kChunkBytes);
     if (!budget_->TryReserve(chunk)) {
-      if (!budget_->TryReserve(missing)) return false;
+      if (!budget_->TryReserve(missing, lane)) return false;
       chunk = missing;
     }
     spare_ += chunk;
@@ -97,6 +111,85 @@ class BudgetAccount {
   MemoryBudget* budget_;
   int64_t spare_ = 0;  // reserved from the budget, not in use here
   int64_t in_use_ = 0;
+};
+
+// The values that one request hands back, at most `limit_bytes` of them. Whoever copies a value takes its bytes first.
+// They are counted kCopies times: as they were copied out of a page, and as they are encoded into the reply.
+class ValueRoom {
+ public:
+  static constexpr int64_t kCopies = 2;
+  enum class Answer : uint8_t {
+    kTaken,
+    kFull,      // the request's own limit
+    kNoMemory,  // the node's
+  };
+
+  ValueRoom(MemoryBudget* budget, size_t limit_bytes) : budget_(budget), limit_(static_cast<int64_t>(limit_bytes)) {}
+  ValueRoom(const ValueRoom&) = delete;
+  ValueRoom& operator=(const ValueRoom&) = delete;
+  ~ValueRoom() { budget_->Release(kCopies * taken_.load(std::memory_order_relaxed)); }
+
+  Answer TryTake(size_t value_bytes) {
+    const auto bytes = static_cast<int64_t>(value_bytes);
+    if (taken_.fetch_add(bytes, std::memory_order_relaxed) + bytes > limit_) {
+      taken_.fetch_sub(bytes, std::memory_order_relaxed);
+      return Answer::kFull;
+    }
+    if (budget_->TryReserve(kCopies * bytes)) return Answer::kTaken;
+    taken_.fetch_sub(bytes, std::memory_order_relaxed);
+    return Answer::kNoMemory;
+  }
+  size_t limit_bytes() const { return static_cast<size_t>(limit_); }
+  size_t taken_bytes() const { return static_cast<size_t>(taken_.load(std::memory_order_relaxed)); }
+
+ private:
+  friend class MemoryGrant;
+  MemoryBudget* const budget_;
+  const int64_t limit_;
+  std::atomic<int64_t> taken_{0};
+};
+
+class MemoryGrant {
+ public:
+  MemoryGrant() = default;  // of no account: nothing can be reserved
+  explicit MemoryGrant(BudgetAccount* account, MemoryLane lane = MemoryLane::kOrdinary)
+      : account_(account), lane_(lane) {}
+  MemoryGrant(MemoryGrant&& other) noexcept
+      : account_(other.account_), lane_(other.lane_), bytes_(std::exchange(other.bytes_, 0)) {}
+  MemoryGrant& operator=(MemoryGrant&& other) noexcept {
+    if (this == &other) return *this;
+    ReleaseAll();
+    account_ = other.account_;
+    lane_ = other.lane_;
+    bytes_ = std::exchange(other.bytes_, 0);
+    return *this;
+  }
+  ~MemoryGrant() { ReleaseAll(); }
+
+  bool TryGrow(size_t bytes) {
+    if (account_ == nullptr || !account_->TryReserve(static_cast<int64_t>(bytes), lane_)) return false;
+    bytes_ += static_cast<int64_t>(bytes);
+    return true;
+  }
+  void Shrink(size_t bytes) {
+    account_->Release(static_cast<int64_t>(bytes));
+    bytes_ -= static_cast<int64_t>(bytes);
+  }
+  // Takes over what the values of a reply have reserved, so that they count until the reply is encoded.
+  void Adopt(ValueRoom* room) {
+    const int64_t bytes = ValueRoom::kCopies * room->taken_.exchange(0, std::memory_order_relaxed);
+    account_->Adopt(bytes);
+    bytes_ += bytes;
+  }
+  void ReleaseAll() {
+    if (bytes_ != 0) account_->Release(std::exchange(bytes_, 0));
+  }
+  size_t bytes() const { return static_cast<size_t>(bytes_); }
+
+ private:
+  BudgetAccount* account_ = nullptr;
+  MemoryLane lane_ = MemoryLane::kOrdinary;
+  int64_t bytes_ = 0;
 };
 
 }  // namespace pando

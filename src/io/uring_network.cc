@@ -17,8 +17,10 @@ namespace {
 
 constexpr unsigned short kBufferGroup = 1;
 constexpr Nanos kAcceptRetryNs = 100 * kMillisecond;
+// Spare send strings: so many, none larger than this, and in all no more than what a node's memory limit allows for.
 constexpr size_t kMaxSpares = 256;
 constexpr size_t kMaxSpareBytes = 256u << 10;
+constexpr size_t kMaxSparesBytes = 2u << 20;
 // One send at most: a longer queue goes out in several, so that MSG_WAITALL cannot hold megabytes hostage.
 constexpr size_t kMaxSendBytes = 1u << 20;
 
@@ -88,7 +90,7 @@ void UringConnection::Send(std::string* bytes) {
     return;
   }
   if (pending_.empty()) {
-    if (pending_.capacity() == 0) network_->TakeSpare(&pending_);
+    if (pending_.capacity() <= std::string().capacity()) network_->TakeSpare(&pending_);
     pending_.swap(*bytes);
   } else {
     pending_.append(*bytes);
@@ -352,6 +354,10 @@ void UringNetwork::OnSend(UringConnection* c, int32_t result) {
   if (c->sent_ == c->sending_.size()) {
     GiveSpare(&c->sending_);
     c->sent_ = 0;
+  } else if (c->sent_ >= kMaxSendBytes && c->sent_ >= c->sending_.size() / 2) {
+    // A reader that stops must not hold what it has taken already. Each byte moves once at most for each halving.
+    c->sending_ = std::string(c->sending_, c->sent_);
+    c->sent_ = 0;
   }
   if (c->unsent_bytes() > 0 || c->state_ == State::kDraining) {
     MarkForFlush(c);
@@ -484,11 +490,14 @@ void UringNetwork::TakeSpare(std::string* into) {
   if (spares_.empty()) return;
   into->swap(spares_.back());
   spares_.pop_back();
+  spares_bytes_ -= into->capacity();
 }
 
 void UringNetwork::GiveSpare(std::string* from) {
   from->clear();
-  if (from->capacity() > 64 && from->capacity() <= kMaxSpareBytes && spares_.size() < kMaxSpares) {
+  if (from->capacity() > 64 && from->capacity() <= kMaxSpareBytes && spares_.size() < kMaxSpares &&
+      spares_bytes_ + from->capacity() <= kMaxSparesBytes) {
+    spares_bytes_ += from->capacity();
     spares_.push_back(std::move(*from));
   }
   *from = std::string();

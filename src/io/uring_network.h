@@ -141,6 +141,7 @@ class UringNetwork {
   std::vector<UringConnection*> flush_list_, flushing_;
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<std::string> spares_;  // emptied send strings, so that idle connections hold no memory
+  size_t spares_bytes_ = 0;          // of their capacity
   size_t in_flight_ = 0;
 };
 

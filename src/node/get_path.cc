@@ -140,7 +140,9 @@ void GetPath::Gather(Entry entry, std::string_view key) {
 
 void GetPath::Park(const Entry& entry, std::string_view key) {
   metrics_.parked_total.Add();
-  parked_.push_back({entry, std::string(key)});
+  MemoryGrant memory(&server_->account());
+  if (!memory.TryGrow(2 * sizeof(Parked) + key.size())) return server_->ReplyOverloaded(entry.id, "get");
+  parked_.push_back({entry, std::string(key), std::move(memory)});
 }
 
 void GetPath::Park(const RequestId& id, std::string_view key, int32_t budget_ms) {
@@ -214,10 +216,8 @@ void GetPath::AnswerLocal() {
 }
 
 void GetPath::Answer(const RequestId& id, const PointRead& read) {
-  if (server_->Exhausted()) [[unlikely]] {
-    server_->metrics().overloaded_total.Add();
-    return server_->ReplyError(id, "get", server_->OverloadedError());
-  }
+  if (server_->Exhausted()) [[unlikely]]
+    return server_->ReplyOverloaded(id, "get");
   bool found = read.outcome == PointRead::Outcome::kFound;
   if (id.protocol == WireProtocol::kBinary) {
     AppendGetReply(id.seqid, found, read.in_place, read.version, read.expires_at_ms, server_->BeginReply(id));

@@ -71,6 +71,7 @@ class GetPath {
   struct Parked {
     Entry entry;
     std::string key;
+    MemoryGrant memory;
   };
 
   void Gather(Entry entry, std::string_view key);

@@ -27,7 +27,8 @@ Mapping MappingOf(Code code) {
     case Code::kOverloaded: return {ApiCode::kOverloaded, Applied::kNo, true, kOverloadedRetryMs};
     case Code::kUnavailable: return {ApiCode::kUnavailable, Applied::kNo, true, kUnavailableRetryMs};
     case Code::kAborted: return {ApiCode::kUnavailable, Applied::kUnknown, false, kUnavailableRetryMs};
-    case Code::kDeadline: return {ApiCode::kDeadline, Applied::kUnknown, false, 0};
+    // A partition says so only of a write that it has not appended.
+    case Code::kDeadline: return {ApiCode::kDeadline, Applied::kNo, true, 0};
     case Code::kCorruption: return {ApiCode::kCorrupt, Applied::kUnknown, false, 0};
     case Code::kOk:
     case Code::kLocked:

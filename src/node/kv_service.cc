@@ -15,14 +15,32 @@ namespace {
 constexpr int32_t kApiVersion = 2;
 // Room in a frame for what surrounds the values of a reply.
 constexpr size_t kReplySlackBytes = 512u << 10;
-constexpr size_t kScansSharingMemory = 64;
-constexpr size_t kMinScanBytes = 64u << 10;     // a scan's page gets no shorter than this when memory is short
+constexpr size_t kScansSharingMemory = 32;
+// A scan's page gets no shorter than this when memory is short.
+constexpr size_t kMinScanBytes = 64u << 10, kMinScanRows = 64;
 constexpr size_t kGenerousRowBytes = 4u << 10;  // a page of few rows is not expected to need more for each
 constexpr size_t kMaxMultiGetBytes = kMaxFrameBytes - kReplySlackBytes;
 
 struct BatchPart {
   std::vector<size_t> indexes;  // into the batch
   std::vector<WriteOp> ops;
+  WriteControl control;
+};
+
+// One write that its call may take back when its time is over.
+struct WithdrawableWrite final : Withdrawable {
+  bool Withdraw() override { return control.Withdraw(); }
+  WriteControl control;
+};
+
+// A batch is taken back if all of its parts can be.
+struct WithdrawableBatch final : Withdrawable {
+  bool Withdraw() override {
+    bool all = true;
+    for (auto& [id, part] : parts) all &= part.control.Withdraw();
+    return all;
+  }
+  std::map<uint32_t, BatchPart> parts;
 };
 
 Task<void> WritePart(Partition* partition, BatchPart* part, std::vector<api::WriteResult>* results) {
@@ -32,7 +50,7 @@ Task<void> WritePart(Partition* partition, BatchPart* part, std::vector<api::Wri
     shapes[i].op = part->ops[i].op;
     shapes[i].delta = part->ops[i].delta;
   }
-  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops));
+  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops), &part->control);
   for (size_t i = 0; i < part->indexes.size(); ++i) {
     api::WriteResult& result = (*results)[part->indexes[i]];
     if (!outcome.ok()) {
@@ -87,11 +105,12 @@ const KvService::Method KvService::kMethods[] = {
     {"openSnapshot", &Start<&KvService::OpenSnapshot, api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>},
     {"renewSnapshot", &Start<&KvService::RenewSnapshot, api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>},
     {"releaseSnapshot",
-     &Start<&KvService::ReleaseSnapshot, api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>},
+     &Start<&KvService::ReleaseSnapshot, api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>,
+     MemoryLane::kControl},
     {"deleteRange", &Start<&KvService::DeleteRange, api::Kv_deleteRange_args, api::Kv_deleteRange_result>},
     {"watch", &Start<&KvService::Watch, api::Kv_watch_args, api::Kv_watch_result>},
-    {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>},
-    {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>},
+    {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>, MemoryLane::kControl},
+    {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>, MemoryLane::kControl},
     {"describeSnapshot",
      &Start<&KvService::DescribeSnapshot, api::Admin_describeSnapshot_args, api::Admin_describeSnapshot_result>},
     {"readPages", &Start<&KvService::ReadPages, api::Admin_readPages_args, api::Admin_readPages_result>},
@@ -103,7 +122,15 @@ const size_t KvService::kMethodCount = std::size(kMethods);
 template <auto Handler, typename Args, typename Reply>
 void KvService::Start(KvService* service, const RpcRequest& request, size_t index) {
   StartCall<Handler, Args, Reply>(service, service->server_, &service->tasks_, &service->metrics_[index]->latency_ns,
-                                  request, kMethods[index].name);
+                                  request, kMethods[index].name, kMethods[index].lane);
+}
+
+// Those that an operator needs to see what is going on and to give memory back.
+MemoryLane KvService::LaneOf(std::string_view method) const {
+  for (const Method& m : kMethods) {
+    if (method == m.name) return m.lane;
+  }
+  return MemoryLane::kOrdinary;
 }
 
 KvService::KvService(RpcServer* server, KvBackend* backend, NodeControl* control)
@@ -140,16 +167,14 @@ std::vector<Partition*> KvService::PartitionsOf(const ScanRange& range) const {
 // -- reads
 
 void KvService::SlowGet(const RequestId& id, std::string key, int32_t budget_ms) {
-  size_t bytes = kCallOverheadBytes + key.size();
-  if (!server_->TryReserve(bytes)) {
-    server_->metrics().overloaded_total.Add();
-    return server_->ReplyError(id, "get", server_->OverloadedError());
-  }
+  MemoryGrant memory(&server_->account());
+  if (!memory.TryGrow(kCallOverheadBytes + key.size())) return server_->ReplyOverloaded(id, "get");
   auto call = std::make_unique<Call<api::Kv_get_args, api::Kv_get_result>>();
   call->args.context.budget_ms = budget_ms;
   call->args.request.key = std::move(key);
+  call->memory = std::move(memory);
   StartDecoded<&KvService::Get, api::Kv_get_args, api::Kv_get_result>(this, server_, &tasks_, &metrics_[0]->latency_ns,
-                                                                      id, "get", std::move(call), bytes);
+                                                                      id, "get", std::move(call));
 }
 
 Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
@@ -163,7 +188,8 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
     co_return;
   }
   Partition* partition = PartitionOf(key);
-  Result<ReadResult> read = co_await partition->Get(key, snapshot);
+  ValueRoom value(server_->account().budget(), kMaxValueBytes);
+  Result<ReadResult> read = co_await partition->Get(key, snapshot, &value);
   if (call->answered) co_return;
   if (!read.ok()) {
     SetError(&call->reply, ToKvError(read.status(), /*is_write=*/false));
@@ -177,13 +203,7 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
     gets_.Park(call->id, key, static_cast<int32_t>(std::max<int64_t>(left_ms, 1)));
     co_return;
   }
-  // What came from the disk waits here for its place among the replies; there has to be memory for it.
-  if (!server_->TryReserve(read->value.size())) {
-    server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError());
-    co_return;
-  }
-  call->reserved_bytes += read->value.size();
+  call->memory.Adopt(&value);  // it may wait here for its place among the replies
   ToRecord(*read, &call->reply.success.record);
   call->reply.__isset.success = true;
 }
@@ -195,14 +215,10 @@ Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_resu
     SetError(&call->reply, *refusal);
     co_return;
   }
-  if (!server_->TryReserve(kMaxMultiGetBytes)) {
-    server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError());
-    co_return;
-  }
-  call->reserved_bytes += kMaxMultiGetBytes;
+  ValueRoom values(server_->account().budget(), kMaxMultiGetBytes);
   std::vector<MultiGetResult> results =
-      co_await ReadKeys(backend_, &server_->reactor(), std::move(call->args.request.keys), kMaxMultiGetBytes);
+      co_await ReadKeys(backend_, &server_->reactor(), std::move(call->args.request.keys), &values);
+  call->memory.Adopt(&values);
   std::vector<api::MultiGetItem>& items = call->reply.success.items;
   items.resize(results.size());
   for (size_t i = 0; i < results.size(); ++i) {
@@ -213,6 +229,30 @@ Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_resu
     }
   }
   call->reply.__isset.success = true;
+}
+
+// One scan takes no more than its share of the memory, so that many run beside each other. When memory is short its
+// page gets shorter (the cursor says where it ended) before the request is refused.
+bool KvService::ReserveScan(Call<api::Kv_scan_args, api::Kv_scan_result>* call, size_t partitions,
+                            MergeScanSpec* spec) {
+  const size_t share = static_cast<size_t>(server_->memory_limit_bytes()) / kScansSharingMemory;
+  spec->max_bytes = std::min(spec->max_bytes, std::max(kMinScanBytes, spec->max_rows * kGenerousRowBytes));
+  spec->memory = &call->memory;
+  for (;;) {
+    const ScanCost cost = CostOfScan(partitions, spec->max_rows, spec->max_bytes);
+    const bool shortest = spec->max_bytes <= kMinScanBytes && spec->max_rows <= kMinScanRows;
+    if ((shortest || cost.total_bytes <= share) && call->memory.TryGrow(cost.total_bytes)) {
+      spec->held_bytes = cost.held_bytes;
+      return true;
+    }
+    if (shortest) {
+      server_->metrics().overloaded_total.Add();
+      SetError(&call->reply, server_->OverloadedError(cost.total_bytes));
+      return false;
+    }
+    spec->max_bytes = std::min(spec->max_bytes, std::max(kMinScanBytes, spec->max_bytes / 2));
+    spec->max_rows = std::min(spec->max_rows, std::max(kMinScanRows, spec->max_rows / 2));
+  }
 }
 
 Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
@@ -240,22 +280,8 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
     SetError(&call->reply, MakeError(ApiCode::kBadCursor, range.status().message()));
     co_return;
   }
-  // What the page may hold, twice: as fetched and as encoded. One scan takes no more than its share, so that many run
-  // beside each other; when memory is short the page gets shorter (its cursor says where it ended) before the request
-  // is refused.
-  const size_t share = static_cast<size_t>(server_->memory_limit_bytes()) / kScansSharingMemory / 2;
-  spec.max_bytes =
-      std::min(spec.max_bytes, std::max(kMinScanBytes, std::min(share, spec.max_rows * kGenerousRowBytes)));
-  while (!server_->TryReserve(2 * spec.max_bytes)) {
-    if (spec.max_bytes <= kMinScanBytes) {
-      server_->metrics().overloaded_total.Add();
-      SetError(&call->reply, server_->OverloadedError());
-      co_return;
-    }
-    spec.max_bytes = std::max(kMinScanBytes, spec.max_bytes / 2);
-  }
-  call->reserved_bytes += 2 * spec.max_bytes;
   std::vector<Partition*> partitions = PartitionsOf(*range);
+  if (!ReserveScan(call, partitions.size(), &spec)) co_return;
   const uint64_t scan_id = range->scan_id != 0 ? range->scan_id : NewScanId(server_->reactor());
   spec.range = *std::move(range);
   Result<ScanPage> page = co_await MergeScan(std::move(partitions), std::move(spec));
@@ -280,6 +306,12 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   call->reply.__isset.success = true;
 }
 
+Refusal KvService::Reserve(RpcCallBase* call, size_t bytes) {
+  if (call->memory.TryGrow(bytes)) return {};
+  server_->metrics().overloaded_total.Add();
+  return server_->OverloadedError(bytes);
+}
+
 template <typename C>
 Task<std::optional<RangeAggregates>> KvService::AggregatesOf(C* call) {
   const auto& request = call->args.request;
@@ -293,6 +325,10 @@ Task<std::optional<RangeAggregates>> KvService::AggregatesOf(C* call) {
   }
   ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
   std::vector<Partition*> partitions = PartitionsOf(range);
+  if (refusal = Reserve(call, FanOutCost(partitions.size())); refusal) {
+    SetError(&call->reply, *refusal);
+    co_return std::nullopt;
+  }
   Result<RangeAggregates> sum = co_await MergeAggregates(std::move(partitions), std::move(range), snapshot);
   if (!sum.ok()) {
     SetError(&call->reply, ToKvError(sum.status(), /*is_write=*/false));
@@ -332,8 +368,15 @@ Task<void> KvService::WriteOne(C* call) {
   Partition* partition = PartitionOf(op.key);
   std::vector<WriteOp> ops;
   ops.push_back(std::move(op));
-  call->applied_if_late = static_cast<int32_t>(Applied::kUnknown);
-  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(ops));
+  ValueRoom values(server_->account().budget(), kMaxValueBytes);
+  WithdrawableWrite write;
+  write.control.deadline_ns = call->deadline_ns;
+  write.control.values = &values;
+  call->write = &write;
+  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(ops), &write.control);
+  call->write = nullptr;
+  if (call->answered) co_return;
+  call->memory.Adopt(&values);
   if (!outcome.ok()) {
     SetError(&call->reply, ToKvError(outcome.status(), /*is_write=*/true));
   } else if (Refusal failed = ToWriteResult(shape, outcome->front(), &call->reply.success)) {
@@ -369,18 +412,31 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
     SetError(&call->reply, *refusal);
     co_return;
   }
-  std::map<uint32_t, BatchPart> parts;
+  // All parts together find no more than one reply has room for.
+  ValueRoom values(server_->account().budget(), kMaxBatchBytes);
+  WithdrawableBatch batch;
   for (size_t i = 0; i < ops.size(); ++i) {
-    BatchPart& part = parts[backend_->store->PartitionOf(ops[i].key)];
+    BatchPart& part = batch.parts[backend_->store->PartitionOf(ops[i].key)];
     part.indexes.push_back(i);
     part.ops.push_back(std::move(ops[i]));
   }
+  if (refusal = Reserve(call, batch.parts.size() * kFanOutBytes); refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
   std::vector<api::WriteResult>& results = call->reply.success.results;
   results.resize(ops.size());
-  call->applied_if_late = static_cast<int32_t>(Applied::kUnknown);
+  call->write = &batch;
   TaskGroup writes;
-  for (auto& [id, part] : parts) writes.Spawn(WritePart(backend_->partitions[id], &part, &results));
+  for (auto& [id, part] : batch.parts) {
+    part.control.deadline_ns = call->deadline_ns;
+    part.control.values = &values;
+    writes.Spawn(WritePart(backend_->partitions[id], &part, &results));
+  }
   co_await writes.Drain();
+  call->write = nullptr;
+  if (call->answered) co_return;
+  call->memory.Adopt(&values);
   call->reply.__isset.success = true;
 }
 

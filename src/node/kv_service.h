@@ -15,11 +15,14 @@
 #include "src/node/get_path.h"
 #include "src/node/kv_backend.h"
 #include "src/node/kv_errors.h"
+#include "src/node/kv_requests.h"
 #include "src/node/scan_range.h"
 #include "src/rpc/rpc_dispatch.h"
 #include "src/rpc/rpc_server.h"
 
 namespace pando {
+
+struct MergeScanSpec;
 
 class KvService final : public RpcService {
  public:
@@ -28,6 +31,7 @@ class KvService final : public RpcService {
   ~KvService();
 
   void OnRequest(const RpcRequest& request) override;
+  MemoryLane LaneOf(std::string_view method) const override;
   void OnTurnEnd() override { gets_.OnTurnEnd(); }
   void OnReplyRoom() override { gets_.OnReplyRoom(); }
   // Waits for every running call. New requests must already be refused.
@@ -47,6 +51,7 @@ class KvService final : public RpcService {
   struct Method {
     std::string_view name;
     void (*start)(KvService* service, const RpcRequest& request, size_t index);
+    MemoryLane lane = MemoryLane::kOrdinary;
   };
   static const Method kMethods[];
   static const size_t kMethodCount;
@@ -86,6 +91,10 @@ class KvService final : public RpcService {
   // The partition that `call` asks about, or null with an error in its reply.
   template <typename C>
   Partition* SnapshotPartition(C* call, SnapshotId* snapshot);
+  // Reserves memory for a page, which it makes shorter when there is little; false with an error in the reply.
+  bool ReserveScan(Call<api::Kv_scan_args, api::Kv_scan_result>* call, size_t partitions, MergeScanSpec* spec);
+  // Reserves memory for what the handler is about to make, or says why not.
+  Refusal Reserve(RpcCallBase* call, size_t bytes);
   void SlowGet(const RequestId& id, std::string key, int32_t budget_ms);
   Partition* PartitionOf(std::string_view key) const { return backend_->partitions[backend_->store->PartitionOf(key)]; }
   // The partitions a scan or count has to ask: all, or the one that holds the tag.

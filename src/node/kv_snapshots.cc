@@ -4,6 +4,7 @@
 #include "src/buffer_pool/page.h"
 #include "src/node/kv_requests.h"
 #include "src/node/kv_service.h"
+#include "src/node/merge_scan.h"
 #include "src/node/page_cursor.h"
 #include "src/node/split_range.h"
 
@@ -91,8 +92,15 @@ Task<void> KvService::SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRang
   }
   ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
   std::vector<Partition*> partitions = PartitionsOf(range);
+  const auto wanted = static_cast<size_t>(request.parts);
+  // The counts of several parts are asked for at once; the bounds are in the result and in the reply.
+  refusal = Reserve(call, kCountsInFlight * FanOutCost(partitions.size()) + 2 * wanted * 2 * kMaxKeyBytes);
+  if (refusal) {
+    SetError(&call->reply, *refusal);
+    co_return;
+  }
   Result<std::vector<RangePart>> parts =
-      co_await SplitRangeEvenly(std::move(partitions), std::move(range), static_cast<size_t>(request.parts), snapshot);
+      co_await SplitRangeEvenly(std::move(partitions), std::move(range), wanted, snapshot, &call->memory);
   if (!parts.ok()) {
     SetError(&call->reply, ToKvError(parts.status(), /*is_write=*/false));
     co_return;
@@ -164,15 +172,11 @@ Task<void> KvService::ReadPages(Call<api::Admin_readPages_args, api::Admin_readP
     refusal = MakeError(ApiCode::kBadRequest, "since_generation must be 0 or more");
   }
   // As fetched and as encoded.
-  if (!refusal && !server_->TryReserve(2 * kMaxPageBatchBytes)) {
-    server_->metrics().overloaded_total.Add();
-    refusal = server_->OverloadedError();
-  }
+  if (!refusal) refusal = Reserve(call, 2 * kMaxPageBatchBytes);
   if (refusal) {
     SetError(&call->reply, *refusal);
     co_return;
   }
-  call->reserved_bytes += 2 * kMaxPageBatchBytes;
   Result<PageBatch> batch = co_await partition->ReadPages(snapshot, static_cast<Generation>(request.since_generation),
                                                           *std::move(cursor), kPageBatchBytes);
   if (!batch.ok()) {

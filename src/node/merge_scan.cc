@@ -10,6 +10,14 @@ namespace {
 
 // What a row is taken for when bytes are shared out; larger rows only mean a second request.
 constexpr size_t kTypicalRowBytes = 4096;
+// The room for chance that is given to the partitions' shares ends at this multiple of the page.
+constexpr size_t kMaxSharesPerPage = 3;
+// A row beside its bytes: while it is held, in a vector that grows by doubling; in the reply, its struct and its part
+// of the frame.
+constexpr size_t kHeldRowBytes = 2 * sizeof(ScanRow), kReplyRowBytes = 192;
+
+// What is kept of a partition while others are asked.
+constexpr size_t kSourceBytes = 384;
 
 class Merger {
  public:
@@ -24,6 +32,7 @@ class Merger {
       s.end = spec_.range.end;
       s.ask_rows = FirstShare(spec_.max_rows, count, 1);
       s.ask_bytes = FirstShare(spec_.max_bytes, count, kTypicalRowBytes);
+      s.hard_bytes = spec_.held_bytes / count;
     }
   }
 
@@ -31,7 +40,7 @@ class Merger {
     ScanPage out;
     {
       TaskGroup fetches;
-      for (Source& s : sources_) fetches.Spawn(Fetch(&s));
+      for (size_t i = 0; i < std::min(kFanOutCalls, sources_.size()); ++i) fetches.Spawn(FetchFirst());
       co_await fetches.Drain();
     }
     if (!failure_.ok()) co_return failure_;
@@ -42,17 +51,28 @@ class Merger {
     std::make_heap(heap_.begin(), heap_.end(), later);
 
     size_t bytes = 0;
-    while (!heap_.empty() && out.rows.size() < spec_.max_rows && bytes < spec_.max_bytes) {
+    while (!heap_.empty() && out.rows.size() < spec_.max_rows) {
       std::pop_heap(heap_.begin(), heap_.end(), later);
       Source* s = heap_.back();
-      bytes += s->Front().key.size() + s->Front().value.size();
-      out.rows.push_back(std::move(s->page.rows[s->next++]));
-      if (s->Dry() && !s->page.exhausted) {
-        // Nothing behind this row may be given out before it is known what this partition has next.
-        if (out.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
-        GoOnBehind(s, out.rows.back().key);
+      const size_t row_bytes = s->Front().bytes() + s->Front().unread_bytes;
+      if (!out.rows.empty() && bytes + row_bytes > spec_.max_bytes) break;
+      if (s->Front().unread_bytes > 0) {
+        if (!MakeRoom(s, row_bytes, out.rows.empty())) {
+          if (out.rows.empty()) co_return NoMemory(row_bytes);
+          break;  // the next page begins with this row
+        }
         co_await Fetch(s);
         if (!failure_.ok()) co_return failure_;
+      } else {
+        bytes += row_bytes;
+        out.rows.push_back(std::move(s->page.rows[s->next++]));
+        if (s->Dry() && !s->page.exhausted) {
+          // Nothing after this row may be given out before it is known what this partition has next.
+          if (out.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
+          GoOnAfter(s, out);
+          co_await Fetch(s);
+          if (!failure_.ok()) co_return failure_;
+        }
       }
       if (s->Dry()) {
         heap_.pop_back();
@@ -69,8 +89,8 @@ class Merger {
   struct Source {
     Partition* partition = nullptr;
     std::string start, end;
-    bool start_exclusive = false;
-    size_t ask_rows = 0, ask_bytes = 0;
+    bool start_exclusive = false, end_inclusive = false;
+    size_t ask_rows = 0, ask_bytes = 0, hard_bytes = 0;
     ScanPage page;
     size_t next = 0;
     bool Dry() const { return next == page.rows.size(); }
@@ -79,28 +99,65 @@ class Merger {
 
   bool Before(const ScanRow& a, const ScanRow& b) const { return spec_.range.reverse ? b.key < a.key : a.key < b.key; }
 
-  void GoOnBehind(Source* s, const std::string& key) {
+  // Asks for more, but never for more than the page still takes.
+  void GoOnAfter(Source* s, const ScanPage& out) {
+    const std::string& key = out.rows.back().key;
     if (spec_.range.reverse) {
       s->end = key;
+      s->end_inclusive = false;
     } else {
       s->start = key;
       s->start_exclusive = true;
     }
-    s->ask_rows = std::min(2 * s->ask_rows, spec_.max_rows);
+    s->ask_rows = std::min(2 * s->ask_rows, spec_.max_rows - out.rows.size());
     s->ask_bytes = std::min(2 * s->ask_bytes, spec_.max_bytes);
+    s->hard_bytes = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
+  }
+
+  // Lets the source be asked for its front row with its value. The first row of the page must come, whatever it takes.
+  bool MakeRoom(Source* s, size_t row_bytes, bool first) {
+    size_t left = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
+    if (left < row_bytes) {
+      if (!first) return false;
+      // As fetched, and as encoded.
+      if (spec_.memory != nullptr && !spec_.memory->TryGrow(2 * row_bytes)) return false;
+      spec_.held_bytes += row_bytes;
+      left += row_bytes;
+    }
+    const std::string key = s->Front().key;
+    if (spec_.range.reverse) {
+      s->end = key;
+      s->end_inclusive = true;
+    } else {
+      s->start = key;
+      s->start_exclusive = false;
+    }
+    s->hard_bytes = left;
+    return true;
+  }
+
+  static Status NoMemory(size_t row_bytes) {
+    return Error(Code::kOverloaded, "the node has no memory for a row of {} bytes now; try again", row_bytes);
+  }
+
+  Task<void> FetchFirst() {
+    while (next_source_ < sources_.size() && failure_.ok()) co_await Fetch(&sources_[next_source_++]);
   }
 
   Task<void> Fetch(Source* s) {
+    for (; !s->Dry(); ++s->next) held_bytes_ -= s->Front().bytes();
     ScanSpec ask;
     ask.snapshot = spec_.snapshot;
     ask.since = spec_.since;
     ask.start = s->start;
     ask.start_exclusive = s->start_exclusive;
     ask.end = s->end;
+    ask.end_inclusive = s->end_inclusive;
     ask.reverse = spec_.range.reverse;
     ask.keys_only = spec_.keys_only;
     ask.max_rows = s->ask_rows;
     ask.max_bytes = s->ask_bytes;
+    ask.hard_bytes = s->hard_bytes;
     Result<ScanPage> page = co_await s->partition->Scan(std::move(ask));
     if (!page.ok()) {
       failure_ = page.TakeStatus();
@@ -108,26 +165,41 @@ class Merger {
     }
     s->page = *std::move(page);
     s->next = 0;
+    for (const ScanRow& row : s->page.rows) held_bytes_ += row.bytes();
+    // Keys without their values may pass what was reserved for the rows.
+    if (held_bytes_ > spec_.held_bytes && spec_.memory != nullptr) {
+      const size_t more = held_bytes_ - spec_.held_bytes;
+      if (!spec_.memory->TryGrow(2 * more)) failure_ = NoMemory(more);
+      spec_.held_bytes = held_bytes_;
+    }
     CHECK(!s->page.rows.empty() || s->page.exhausted) << "partition " << s->partition->id() << " gave an empty page";
   }
 
+  static_assert(sizeof(Source) <= kSourceBytes);
   MergeScanSpec spec_;
   std::vector<Source> sources_;
   std::vector<Source*> heap_;
+  size_t next_source_ = 0;  // that FetchFirst takes
+  size_t held_bytes_ = 0;   // of keys and values in sources_ and in the page
   Status failure_;
 };
 
 struct AggregateState {
   RangeAggregates total;
+  size_t next = 0;  // partition to be asked
   Status failure;
 };
 
-Task<void> AggregateOne(Partition* partition, const ScanRange* range, SnapshotId snapshot, AggregateState* state) {
-  Result<RangeAggregates> part = co_await partition->Aggregate(range->start, range->end, snapshot);
-  if (part.ok()) {
-    state->total.Add(*part);
-  } else {
-    state->failure = part.TakeStatus();
+Task<void> AggregateSome(const std::vector<Partition*>* partitions, const ScanRange* range, SnapshotId snapshot,
+                         AggregateState* state) {
+  while (state->next < partitions->size() && state->failure.ok()) {
+    Partition* partition = (*partitions)[state->next++];
+    Result<RangeAggregates> part = co_await partition->Aggregate(range->start, range->end, snapshot);
+    if (part.ok()) {
+      state->total.Add(*part);
+    } else {
+      state->failure = part.TakeStatus();
+    }
   }
 }
 
@@ -137,6 +209,21 @@ size_t FirstShare(size_t total, size_t partitions, size_t unit) {
   double mean = static_cast<double>(total) / static_cast<double>(std::max<size_t>(partitions, 1));
   double share = mean + 3 * std::sqrt(mean * static_cast<double>(unit));
   return std::clamp<size_t>(static_cast<size_t>(std::ceil(share)), 1, std::max<size_t>(total, 1));
+}
+
+size_t FanOutCost(size_t partitions) {
+  return std::min(partitions, kFanOutCalls) * kFanOutBytes + partitions * kSourceBytes;
+}
+
+ScanCost CostOfScan(size_t partitions, size_t max_rows, size_t max_bytes) {
+  ScanCost cost;
+  const size_t shares = partitions * FirstShare(max_bytes, partitions, kTypicalRowBytes);
+  cost.held_bytes = std::min(std::max(shares, max_bytes), kMaxSharesPerPage * max_bytes);
+  const size_t held_rows = max_rows + partitions * FirstShare(max_rows, partitions, 1);
+  // Each call may bring one key more than its share, before that is reserved.
+  cost.total_bytes = cost.held_bytes + max_bytes + held_rows * kHeldRowBytes + max_rows * kReplyRowBytes +
+                     FanOutCost(partitions) + std::min(partitions, kFanOutCalls) * kMaxKeyBytes;
+  return cost;
 }
 
 Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSpec spec) {
@@ -155,7 +242,9 @@ Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions
   AggregateState state;
   if (range.empty) co_return state.total;
   TaskGroup parts;
-  for (Partition* partition : partitions) parts.Spawn(AggregateOne(partition, &range, snapshot, &state));
+  for (size_t i = 0; i < std::min(kFanOutCalls, partitions.size()); ++i) {
+    parts.Spawn(AggregateSome(&partitions, &range, snapshot, &state));
+  }
   co_await parts.Drain();
   if (!state.failure.ok()) co_return state.failure;
   co_return state.total;

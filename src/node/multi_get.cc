@@ -19,17 +19,10 @@ struct Group {
   std::vector<MultiGetResult> results;
 };
 
-Status TooMuch(size_t max_bytes) {
-  return Error(Code::kOverloaded,
-               "the reply would have more than {} bytes of values: ask for this key again, with fewer "
-               "others",
-               max_bytes);
-}
-
 class GroupReader {
  public:
-  GroupReader(KvBackend* backend, std::vector<std::string> keys, size_t max_bytes)
-      : backend_(backend), keys_(std::move(keys)), max_bytes_(max_bytes), results_(keys_.size()) {}
+  GroupReader(KvBackend* backend, std::vector<std::string> keys, ValueRoom* values)
+      : backend_(backend), keys_(std::move(keys)), values_(values), results_(keys_.size()) {}
 
   Task<std::vector<MultiGetResult>> Run() {
     for (size_t first = 0; first < keys_.size(); first += kBatch) {
@@ -67,51 +60,44 @@ class GroupReader {
     while (!missing_.empty()) {
       size_t i = missing_.back();
       missing_.pop_back();
-      if (bytes_ >= max_bytes_) {
-        results_[i].status = TooMuch(max_bytes_);
-        continue;
-      }
       Partition* partition = backend_->partitions[backend_->store->PartitionOf(keys_[i])];
-      Result<ReadResult> record = co_await partition->Get(keys_[i]);
-      if (!record.ok()) {
-        results_[i].status = record.TakeStatus();
-      } else if (Admit(i, record->value.size())) {
+      Result<ReadResult> record = co_await partition->Get(keys_[i], /*snapshot=*/0, values_);
+      if (record.ok()) {
         results_[i].record = *std::move(record);
+      } else {
+        results_[i].status = record.TakeStatus();
       }
     }
   }
 
   bool Admit(size_t i, size_t bytes) {
-    if (bytes_ + bytes > max_bytes_) {
-      results_[i].status = TooMuch(max_bytes_);
-      return false;
-    }
-    bytes_ += bytes;
-    return true;
+    const ValueRoom::Answer answer = values_->TryTake(bytes);
+    if (answer == ValueRoom::Answer::kTaken) return true;
+    results_[i].status = NoRoom(answer, *values_, bytes);
+    return false;
   }
 
   KvBackend* const backend_;
   const std::vector<std::string> keys_;
-  const size_t max_bytes_;
+  ValueRoom* const values_;
   std::vector<MultiGetResult> results_;
   std::vector<size_t> missing_;
-  size_t bytes_ = 0;
 };
 
-Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, std::vector<std::string> keys, size_t max_bytes) {
-  GroupReader reader(backend, std::move(keys), max_bytes);
+Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, std::vector<std::string> keys, ValueRoom* values) {
+  GroupReader reader(backend, std::move(keys), values);
   Task<std::vector<MultiGetResult>> run = reader.Run();
   co_return co_await run;
 }
 
-Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Group* group, size_t max_bytes) {
+Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Group* group, ValueRoom* values) {
   KvBackend* there = backend->peers[reactor];
   if (reactor == backend->reactor) {
-    group->results = co_await ReadGroup(there, std::move(group->keys), max_bytes);
+    group->results = co_await ReadGroup(there, std::move(group->keys), values);
     co_return;
   }
-  auto call = [there, keys = std::move(group->keys), max_bytes](Reactor&) mutable {
-    return ReadGroup(there, std::move(keys), max_bytes);
+  auto call = [there, keys = std::move(group->keys), values](Reactor&) mutable {
+    return ReadGroup(there, std::move(keys), values);
   };
   group->results = co_await CallOn(*origin, static_cast<int>(reactor), std::move(call));
 }
@@ -119,7 +105,7 @@ Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Gr
 }  // namespace
 
 Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor, std::vector<std::string> keys,
-                                           size_t max_bytes) {
+                                           ValueRoom* values) {
   std::vector<Group> groups(backend->store->reactors);
   for (size_t i = 0; i < keys.size(); ++i) {
     Group& group = groups[backend->store->ReactorOf(backend->store->PartitionOf(keys[i]))];
@@ -128,21 +114,13 @@ Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor,
   }
   TaskGroup readers;
   for (uint32_t r = 0; r < groups.size(); ++r) {
-    if (!groups[r].indexes.empty()) readers.Spawn(ReadGroupOn(backend, reactor, r, &groups[r], max_bytes));
+    if (!groups[r].indexes.empty()) readers.Spawn(ReadGroupOn(backend, reactor, r, &groups[r], values));
   }
   co_await readers.Drain();
 
   std::vector<MultiGetResult> results(keys.size());
   for (Group& group : groups) {
     for (size_t i = 0; i < group.indexes.size(); ++i) results[group.indexes[i]] = std::move(group.results[i]);
-  }
-  size_t bytes = 0;
-  for (MultiGetResult& result : results) {
-    bytes += result.record.value.size();
-    if (bytes <= max_bytes) continue;
-    bytes -= result.record.value.size();
-    result.record = ReadResult();
-    result.status = TooMuch(max_bytes);
   }
   co_return results;
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/memory_budget.h"
 #include "src/io/task.h"
 #include "src/node/kv_backend.h"
 
@@ -16,8 +17,9 @@ struct MultiGetResult {
   Status status;
 };
 
-// One result per key, in order. A value that would push the sum of all values past `max_bytes` is kOverloaded.
+// One result per key, in order. The values' bytes are taken from `values` before they are copied, on whatever reactor;
+// one that it has no room for is kOverloaded.
 Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor, std::vector<std::string> keys,
-                                           size_t max_bytes);
+                                           ValueRoom* values);
 
 }  // namespace pando

@@ -75,8 +75,10 @@ Status Node::Start() {
     out->AddGauge("kv_process_resident_bytes", "Resident memory.", {}, static_cast<double>(ResidentBytes()));
     out->AddGauge("kv_process_memory_limit_bytes", "--memory_limit_mb.", {},
                   static_cast<double>(options_.memory_limit_bytes));
-    out->AddGauge("kv_rpc_memory_bytes", "Of the request memory of all reactors, in use.", {},
+    out->AddGauge("kv_rpc_memory_bytes", "Of the request memory of all reactors, reserved.", {},
                   static_cast<double>(shared_->memory.used_bytes()));
+    out->AddGauge("kv_rpc_memory_limit_bytes", "What of it may be reserved before requests are refused.", {},
+                  static_cast<double>(shared_->memory.limit_bytes()));
   });
   ReactorGroupOptions group;
   group.reactors = static_cast<int>(reactors);

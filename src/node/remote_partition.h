@@ -21,14 +21,16 @@ class RemotePartition final : public Partition {
   uint32_t id() const override { return id_; }
   const Uuid& uuid() const override { return uuid_; }
 
-  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot) override {
-    auto call = [target = target_, k = std::move(key), snapshot](Reactor&) mutable {
-      return target->Get(std::move(k), snapshot);
+  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) override {
+    auto call = [target = target_, k = std::move(key), snapshot, room](Reactor&) mutable {
+      return target->Get(std::move(k), snapshot, room);
     };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override {
-    auto call = [target = target_, o = std::move(ops)](Reactor&) mutable { return target->Write(std::move(o)); };
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override {
+    auto call = [target = target_, o = std::move(ops), control](Reactor&) mutable {
+      return target->Write(std::move(o), control);
+    };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
   Task<Result<ScanPage>> Scan(ScanSpec spec) override {

@@ -160,6 +160,8 @@ void Shard::RegisterMetrics() {
   add("kv_rpc_accepted_connections_total", "Connections accepted.", &rpc.accepted_total);
   add("kv_rpc_refused_connections_total", "Connections over --max_connections.", &rpc.refused_total);
   add("kv_rpc_stalled_connections_total", "Connections closed because no byte moved.", &rpc.closed_stalled_total);
+  add("kv_rpc_closed_overloaded_connections_total",
+      "Connections closed because they sent on, unread, while there was no memory.", &rpc.closed_overloaded_total);
   add("kv_rpc_received_bytes_total", "Bytes received from clients.", &rpc.received_bytes_total);
   add("kv_rpc_sent_bytes_total", "Bytes handed to the kernel for clients.", &rpc.sent_bytes_total);
   add("kv_rpc_overloaded_requests_total", "Requests refused for want of memory.", &rpc.overloaded_total);

@@ -9,15 +9,22 @@ namespace pando {
 namespace {
 
 constexpr size_t kSamplesPerPart = 4;  // of each partition, when there are several
-constexpr size_t kCountsInFlight = 8;
+constexpr size_t kSamplersInFlight = 8;
+constexpr size_t kKeysAtOnce = 32;  // of one sampler: what they may take at most is reserved before they are known
 
 struct Sample {
   std::string key;
   double records = 0;  // that it stands for: those of its partition from the sample before it up to it
 };
 
+// A key beside its bytes: in a vector that grows by doubling, and as it comes from its partition.
+constexpr size_t kSampleBytes = 2 * sizeof(Sample) + sizeof(std::string);
+
 struct Sampling {
   ScanRange range;
+  MemoryGrant* memory = nullptr;
+  const std::vector<Partition*>* partitions = nullptr;
+  size_t next = 0;  // partition to be sampled
   SnapshotId snapshot = 0;
   size_t samples = 0;  // of each partition
   std::vector<Sample> found;
@@ -30,20 +37,33 @@ Task<Status> SampleOne(Partition* partition, Sampling* s) {
   if (sum.count == 0) co_return Status();
   s->total += sum.count;
   const uint64_t samples = std::min<uint64_t>(s->samples, sum.count);
-  std::vector<uint64_t> ranks(samples);
-  for (uint64_t i = 0; i < samples; ++i) ranks[i] = (i * sum.count + samples - 1) / samples;
-  CO_ASSIGN_OR_RETURN(std::vector<std::string> keys,
-                      co_await partition->KeysAtRanks(s->range.start, s->range.end, ranks, s->snapshot));
-  for (size_t i = 0; i < keys.size(); ++i) {
-    const uint64_t before = i == 0 ? 0 : ranks[i] - ranks[i - 1];
-    s->found.push_back({std::move(keys[i]), static_cast<double>(before)});
+  constexpr size_t kReserved = kKeysAtOnce * (kMaxKeyBytes + kSampleBytes);
+  uint64_t last_rank = 0;
+  for (uint64_t first = 0; first < samples; first += kKeysAtOnce) {
+    if (!s->memory->TryGrow(kReserved)) co_return Error(Code::kOverloaded, "the node has no memory for a sample now");
+    std::vector<uint64_t> ranks;
+    for (uint64_t i = first; i < std::min<uint64_t>(samples, first + kKeysAtOnce); ++i) {
+      ranks.push_back((i * sum.count + samples - 1) / samples);
+    }
+    CO_ASSIGN_OR_RETURN(std::vector<std::string> keys,
+                        co_await partition->KeysAtRanks(s->range.start, s->range.end, ranks, s->snapshot));
+    size_t bytes = 0;
+    for (size_t i = 0; i < keys.size(); ++i) {
+      bytes += keys[i].size() + kSampleBytes;
+      s->found.push_back({std::move(keys[i]), static_cast<double>(ranks[i] - last_rank)});
+      last_rank = ranks[i];
+    }
+    s->memory->Shrink(kReserved - std::min(kReserved, bytes));
+    if (keys.size() < ranks.size()) break;
   }
   co_return Status();
 }
 
-Task<void> SampleInto(Partition* partition, Sampling* s) {
-  Status status = co_await SampleOne(partition, s);
-  if (!status.ok()) s->failure = std::move(status);
+Task<void> SampleAll(Sampling* s) {
+  while (s->next < s->partitions->size() && s->failure.ok()) {
+    Status status = co_await SampleOne((*s->partitions)[s->next++], s);
+    if (!status.ok()) s->failure = std::move(status);
+  }
 }
 
 // Keys at which a new part begins.
@@ -81,7 +101,7 @@ Task<void> CountParts(const std::vector<Partition*>* partitions, std::vector<Ran
 }  // namespace
 
 Task<Result<std::vector<RangePart>>> SplitRangeEvenly(std::vector<Partition*> partitions, ScanRange range, size_t parts,
-                                                      SnapshotId snapshot) {
+                                                      SnapshotId snapshot, MemoryGrant* memory) {
   std::vector<RangePart> result;
   if (range.empty) {
     result.push_back({range.start, range.end, {}});
@@ -89,10 +109,12 @@ Task<Result<std::vector<RangePart>>> SplitRangeEvenly(std::vector<Partition*> pa
   }
   Sampling sampling;
   sampling.range = range;
+  sampling.memory = memory;
+  sampling.partitions = &partitions;
   sampling.snapshot = snapshot;
   sampling.samples = partitions.size() == 1 ? parts : kSamplesPerPart * parts;
   TaskGroup samplers;
-  for (Partition* p : partitions) samplers.Spawn(SampleInto(p, &sampling));
+  for (size_t i = 0; i < std::min(kSamplersInFlight, partitions.size()); ++i) samplers.Spawn(SampleAll(&sampling));
   co_await samplers.Drain();
   CO_RETURN_IF_ERROR(sampling.failure);
   result.push_back({range.start, range.end, {}});

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "src/base/memory_budget.h"
 #include "src/io/task.h"
 #include "src/node/scan_range.h"
 #include "src/partition/partition.h"
@@ -18,14 +19,16 @@
 namespace pando {
 
 inline constexpr size_t kMaxSplitParts = 256;
+inline constexpr size_t kCountsInFlight = 4;  // parts whose records are counted at once, each in all partitions
 
 struct RangePart {
   std::string start, end;  // "" = open
   RangeAggregates sums;
 };
 
-// At most `parts` (2..kMaxSplitParts), in key order and without gaps; one empty part for an empty range.
+// At most `parts` (2..kMaxSplitParts), in key order and without gaps; one empty part for an empty range. The sample is
+// paid for from `memory`, a few keys at a time before they are fetched; kOverloaded when there is none for them.
 Task<Result<std::vector<RangePart>>> SplitRangeEvenly(std::vector<Partition*> partitions, ScanRange range, size_t parts,
-                                                      SnapshotId snapshot);
+                                                      SnapshotId snapshot, MemoryGrant* memory);
 
 }  // namespace pando

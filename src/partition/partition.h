@@ -9,6 +9,7 @@
 //   P4  checkpoint LSN <= applied LSN <= durable LSN <= last LSN.
 //   P5  Versions rise strictly along the log.
 //   P6  'Now' is the clock or the newest version's time, whichever is later: an expired record does not come back.
+//   P7  A write is withdrawn or appended, never both: WriteControl decides once.
 #pragma once
 
 #include <memory>
@@ -28,13 +29,15 @@ class Partition {
   virtual const Uuid& uuid() const = 0;
 
   // kCorruption names file and offset of a damaged page; kUnavailable once the engine failed or is closing. Reads in a
-  // snapshot (0 = the newest state) take its time as 'now'; kSnapshotGone.
-  virtual Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot = 0) = 0;
+  // snapshot (0 = the newest state) take its time as 'now'; kSnapshotGone. With `room`, the value's bytes are taken
+  // from it before they are copied; kOverloaded when it has none for them. It outlives the call.
+  virtual Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot = 0, ValueRoom* room = nullptr) = 0;
 
   // Applies `ops` atomically and in order (each sees the ones before it). Keys and sizes must already be within the
-  // limits (CHECKed). kDiskFull, kOverloaded and kUnavailable before the append mean that nothing happened; kAborted
-  // after it means that the outcome is unknown.
-  virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) = 0;
+  // limits (CHECKed). kDiskFull, kOverloaded, kUnavailable, kInvalidArgument (more operations than this pool can ever
+  // apply at once) and kDeadline (withdrawn, or late: see WriteControl) mean that nothing happened; kAborted means that
+  // the outcome is unknown.
+  virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control = nullptr) = 0;
 
   virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
   // Of [start, end), "" = open. In O(log n) and the dirty pages.

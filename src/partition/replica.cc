@@ -136,13 +136,27 @@ Task<Status> Replica::ReadOverflow(SnapshotId snapshot, OverflowRef ref, uint32_
   co_return Status();
 }
 
-Task<Result<ReadResult>> Replica::Get(std::string key, SnapshotId snapshot) {
+// Reserves what Get is about to copy. `taken_bytes`: what it has reserved already, when it looks again.
+Status Replica::TakeRoom(Frame* leaf, std::string_view key, int64_t now_ms, ValueRoom* room, size_t* taken_bytes) {
+  std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, key);
+  if (!found || (found->record.expires_at_ms != 0 && found->record.expires_at_ms <= now_ms)) return Status();
+  const size_t bytes = found->record.overflow ? found->record.value_bytes : found->record.value.size();
+  if (bytes <= *taken_bytes) return Status();
+  const ValueRoom::Answer answer = room->TryTake(bytes - *taken_bytes);
+  if (answer != ValueRoom::Answer::kTaken) return NoRoom(answer, *room, bytes);
+  *taken_bytes = bytes;
+  return Status();
+}
+
+Task<Result<ReadResult>> Replica::Get(std::string key, SnapshotId snapshot, ValueRoom* room) {
   ++stats_.reads_total;
+  size_t taken_bytes = 0;
   for (;;) {
     if (!failure_.ok()) co_return Refusal();
     CO_ASSIGN_OR_RETURN(View view, ViewOf(snapshot));
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeafIn(view, key, /*before=*/false));
     if (!leaf) co_return SnapshotGone();
+    if (room) CO_RETURN_IF_ERROR(TakeRoom(leaf.frame(), key, view.now_ms, room, &taken_bytes));
     ReadResult result;
     RecordView unread;
     if (ReadResident(leaf.frame(), key, view.now_ms, &result, &unread)) co_return result;
@@ -180,27 +194,28 @@ size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
 }
 
 // Waits for room in the log and on the disk, or refuses: nothing has happened yet.
-Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, size_t* log_bytes) {
+Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, const WriteControl* control) {
   CHECK(!ops.empty() && ops.size() <= kMaxBatchOps);
   bool only_removes = true;
   uint64_t blocks_per_page = pool_.page_bytes() / kBlockBytes;
   uint64_t blocks = 0;
-  *log_bytes = 0;
+  size_t log_bytes = 0;
   for (const WriteOp& op : ops) {
     CHECK(!op.key.empty() && op.key.size() <= MaxKeyBytes(pool_.page_bytes()) && op.value.size() <= kMaxValueBytes);
     only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
-    *log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + 64;
+    log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + 64;
     blocks += 2 * blocks_per_page + (op.value.size() + kBlockBytes - 1) / kBlockBytes;
   }
   // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
   if (ops.size() > pool_.frame_count() / kFramesPerOp || FramesFor(ops) > pool_.frame_count() / 4) {
-    co_return Error(Code::kOverloaded,
+    // It would not fit later either: this is no overload that passes.
+    co_return Error(Code::kInvalidArgument,
                     "a batch of {} operations may change {} pages and put {} new ones into memory; of this node's {} "
                     "pages it may change {} and add {}: send smaller batches or raise --memory_limit_mb",
                     ops.size(), 2 * ops.size(), FramesFor(ops), pool_.frame_count(), pool_.frame_count() / 8,
                     pool_.frame_count() / 4);
   }
-  CO_RETURN_IF_ERROR(co_await log_->WaitForSpace(*log_bytes));
+  CO_RETURN_IF_ERROR(co_await log_->WaitForSpace(log_bytes, control ? control->deadline_ns : 0));
   co_return co_await AdmitBlocks(blocks, only_removes);
 }
 
@@ -279,17 +294,28 @@ void Replica::Stage(PendingWrite* pending) {
   pending_.push_back(pending);
 }
 
-Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops) {
+// The last moment at which a write can be taken back.
+Status Replica::BeginAppend(WriteControl* control) const {
+  if (!failure_.ok()) return Refusal();
+  if (!control) return Status();
+  const bool late = control->deadline_ns != 0 && reactor_.NowNs() >= control->deadline_ns;
+  if ((late && control->Withdraw()) || !control->BeginAppend()) {
+    return Error(Code::kDeadline, "the write still waited to be admitted when its time was over; nothing was changed");
+  }
+  return Status();
+}
+
+Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops, WriteControl* control) {
   CO_RETURN_IF_ERROR(Refusal());
   ++active_writes_;
   ++stats_.writes_total;
   PendingWrite pending;
   pending.ops = &ops;
-  size_t log_bytes = 0;
-  Status status = co_await Admit(ops, &log_bytes);
+  pending.control = control;
+  Status status = co_await Admit(ops, control);
   if (status.ok()) status = co_await FetchForWrite(&pending);
   while (status.ok() && writes_held_ && failure_.ok()) co_await writes_resumed_.Wait();
-  if (status.ok()) status = failure_.ok() ? Status() : Refusal();
+  if (status.ok()) status = BeginAppend(control);
   if (status.ok()) {
     Stage(&pending);
     co_await Applied{&pending};
@@ -298,6 +324,7 @@ Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops) {
     for (Extent extent : pending.extents) {
       if (!extent.empty()) file_->FreeNow(extent);
     }
+    log_->PassOnSpace();
   }
   pending.pins.clear();
   if (--active_writes_ == 0) idle_.NotifyAll();
@@ -466,7 +493,7 @@ Task<Status> Replica::Sweep() {
       op.condition.version = due.version;
       ops.push_back(std::move(op));
     }
-    Result<std::vector<OpResult>> written = co_await Write(std::move(ops));
+    Result<std::vector<OpResult>> written = co_await Write(std::move(ops), nullptr);
     if (!written.ok()) co_return written.TakeStatus();
     for (const OpResult& result : *written) stats_.expired_total += result.outcome == OpOutcome::kApplied;
   }

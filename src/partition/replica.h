@@ -47,8 +47,8 @@ class Replica final : public Partition, public LogConsumer {
   // -- Partition
   uint32_t id() const override { return options_.info.id; }
   const Uuid& uuid() const override { return options_.info.uuid; }
-  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot) override;
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override;
+  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) override;
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override;
   Task<Result<ScanPage>> Scan(ScanSpec spec) override;
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override;
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
@@ -102,6 +102,7 @@ class Replica final : public Partition, public LogConsumer {
   };
   struct PendingWrite {
     std::vector<WriteOp>* ops = nullptr;  // null: a cut, not a write
+    WriteControl* control = nullptr;
     SnapshotInfo cut;
     std::vector<OpResult> results;
     std::vector<Version> versions;
@@ -126,7 +127,8 @@ class Replica final : public Partition, public LogConsumer {
   Replica(Reactor& reactor, BufferPool& pool, Options options);
 
   Status Refusal() const;  // why requests are refused now, or OK
-  Task<Status> Admit(const std::vector<WriteOp>& ops, size_t* log_bytes);
+  Task<Status> Admit(const std::vector<WriteOp>& ops, const WriteControl* control);
+  Status BeginAppend(WriteControl* control) const;
   Task<Status> AdmitBlocks(uint64_t blocks, bool only_removes);
   static std::vector<std::string> KeysOf(const std::vector<WriteOp>& ops);
   Task<Status> FetchForWrite(PendingWrite* pending);
@@ -149,6 +151,7 @@ class Replica final : public Partition, public LogConsumer {
   CurrentRecord ReadCurrent(PendingWrite* pending, size_t index, Frame* leaf);
   Task<Status> ReadFound(PendingWrite* pending, size_t index, OverflowRef ref, uint32_t value_bytes);
   bool ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out, RecordView* unread);
+  Status TakeRoom(Frame* leaf, std::string_view key, int64_t now_ms, ValueRoom* room, size_t* taken_bytes);
   Task<Status> ReadOverflow(SnapshotId snapshot, OverflowRef ref, uint32_t value_bytes, std::string* out);
   bool NeedsCurrentValue(const WriteOp& op) const {
     return op.op == RecordOp::kIncrement || (op.op != RecordOp::kExpire && !op.condition.empty());

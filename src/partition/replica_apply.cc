@@ -104,9 +104,15 @@ OpResult Replica::Refuse(PendingWrite* pending, size_t index, OpOutcome outcome,
   result.outcome = outcome;
   result.version = current.read.version;
   result.existed = current.read.found;
-  result.value_omitted = !current.value_known || pending->reply_bytes + current.read.value.size() > kMaxBatchBytes;
-  if (result.value_omitted) current.read.value.clear();
-  pending->reply_bytes += current.read.value.size();
+  const size_t value_bytes = current.read.value.size();
+  ValueRoom* room = pending->control ? pending->control->values : nullptr;
+  result.value_omitted = !current.value_known || pending->reply_bytes + value_bytes > kMaxBatchBytes ||
+                         (room && value_bytes > 0 && room->TryTake(value_bytes) != ValueRoom::Answer::kTaken);
+  if (result.value_omitted) {
+    std::string().swap(current.read.value);
+  } else {
+    pending->reply_bytes += value_bytes;
+  }
   result.current = std::move(current.read);
   return result;
 }

@@ -16,6 +16,7 @@ size_t LeavesToCome(const ScanSpec& spec, const ScanPage& page, const Node& node
 
 // Adds a row; true when the page is full with it.
 bool PushRow(ScanRow row, ScanSpec* spec, ScanPage* page) {
+  spec->hard_bytes -= std::min(spec->hard_bytes, row.bytes());
   spec->max_bytes -= std::min(spec->max_bytes, row.key.size() + row.value.size());
   page->rows.push_back(std::move(row));
   return page->rows.size() >= spec->max_rows || spec->max_bytes == 0;
@@ -31,6 +32,13 @@ Replica::ScanStep Replica::AddRow(const Node& node, uint32_t slot, int64_t now_m
   row.key = node.Key(slot);
   row.version = r.version;
   row.expires_at_ms = r.expires_at_ms;
+  const size_t value_bytes = spec->keys_only ? 0 : r.overflow ? r.value_bytes : r.value.size();
+  if (row.key.size() + value_bytes > spec->hard_bytes) {
+    if (!page->rows.empty()) return ScanStep::kOver;
+    row.unread_bytes = static_cast<uint32_t>(value_bytes);
+    PushRow(std::move(row), spec, page);
+    return ScanStep::kOver;
+  }
   if (!spec->keys_only && r.overflow) {
     Frame* value = tree_->FindOverflow(r.overflow_ref);
     if (!value) {
@@ -145,7 +153,7 @@ class Replica::ChangeGatherer final : public DiffVisitor {
       return true;
     }
     // Gone, or expired, which is the same to the reader.
-    if (page_.rows.size() == rows && older) {
+    if (step == ScanStep::kMore && page_.rows.size() == rows && older) {
       ScanRow removed;
       removed.key = older->Key(older_slot);
       removed.removed = true;

@@ -1,6 +1,7 @@
 // What callers say to a partition and hear from it.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -8,8 +9,10 @@
 
 #include "src/base/ids.h"
 #include "src/base/limits.h"
+#include "src/base/memory_budget.h"
 #include "src/base/result.h"
 #include "src/buffer_pool/extent.h"
+#include "src/io/reactor.h"
 #include "src/wal/record.h"
 
 namespace pando {
@@ -31,6 +34,16 @@ struct WriteOp {
   int64_t ttl_ms = 0;  // with kSet, > 0
 };
 
+// Why a value is not handed back: `room` had none for it.
+inline Status NoRoom(ValueRoom::Answer answer, const ValueRoom& room, size_t value_bytes) {
+  if (answer == ValueRoom::Answer::kFull) {
+    return Error(Code::kOverloaded,
+                 "the reply would have more than {} bytes of values: ask for this key again, with fewer others",
+                 room.limit_bytes());
+  }
+  return Error(Code::kOverloaded, "the node has no memory for a value of {} bytes now; try again", value_bytes);
+}
+
 enum class OpOutcome : uint8_t {
   kApplied,
   kConditionFailed,  // `current` holds the record as it was found
@@ -44,8 +57,29 @@ struct OpResult {
   bool existed = false;
   int64_t number = 0;  // kIncrement
   ReadResult current;
-  // current.value was left out: what the refused operations of one write found is handed back up to kMaxBatchBytes.
-  bool value_omitted = false;
+  bool value_omitted = false;  // current.value was left out: there was no room for it (WriteControl::values)
+};
+
+// What the caller of a write keeps a hand on while it is under way. It outlives the call.
+class WriteControl {
+ public:
+  // A write that still waits for admission at this time is given up: kDeadline. 0 = never.
+  Nanos deadline_ns = 0;
+  // Room for the values that refused operations found; null = up to kMaxBatchBytes of them.
+  ValueRoom* values = nullptr;
+
+  // True: the write is not in the log and never will be. Any thread.
+  bool Withdraw() { return Move(State::kWithdrawn); }
+  // Called by the partition right before it appends: false when the write has been withdrawn.
+  bool BeginAppend() { return Move(State::kAppended); }
+
+ private:
+  enum class State : uint8_t { kWaiting, kWithdrawn, kAppended };
+  bool Move(State to) {
+    State from = State::kWaiting;
+    return state_.compare_exchange_strong(from, to, std::memory_order_relaxed) || from == to;
+  }
+  std::atomic<State> state_{State::kWaiting};
 };
 
 // Names a snapshot in all partitions it was cut through. Random, so that no name is given twice; 0 = the newest state.
@@ -75,6 +109,9 @@ struct ScanSpec {
   // are no more. (One that merely expired is among those once it is swept.) In time proportional to the changed pages.
   SnapshotId since = 0;
   size_t max_bytes = kMaxScanBytes;  // stops after the row that reaches it (always at least one row)
+  // What the caller has memory for: keys and values of the page never take more. The page ends before the row that
+  // would; a first row comes without its value then (ScanRow::unread_bytes).
+  size_t hard_bytes = SIZE_MAX;
 };
 
 // What a range holds. Sums: those of disjoint ranges, or of partitions, add up, so that equal content has equal ones
@@ -134,7 +171,9 @@ struct ScanRow {
   std::string value;
   Version version = 0;
   int64_t expires_at_ms = 0;
-  bool removed = false;  // since ScanSpec::since; the rest is empty
+  bool removed = false;       // since ScanSpec::since; the rest is empty
+  uint32_t unread_bytes = 0;  // the value has so many bytes and was left out: ScanSpec::hard_bytes
+  size_t bytes() const { return key.size() + value.size(); }
 };
 
 struct ScanPage {

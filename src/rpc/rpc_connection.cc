@@ -16,6 +16,12 @@ namespace {
 constexpr size_t kHeadBytes = kFrameHeaderBytes + kMaxMethodNameBytes + 16;
 // Beyond this, memory for a half frame is reserved in steps of what has arrived.
 constexpr size_t kMinPendingBytes = 512;
+// When memory is exhausted: a connection with more than this unsent is not read (a few refusals fit), and one that had
+// sent more than this ahead of its limits when its receiving stopped is closed.
+constexpr size_t kMaxUnsentWhenExhausted = 1024;
+constexpr size_t kMaxAheadWhenExhausted = 64u << 10;
+// The slack of a larger string has never been touched: it takes no memory.
+constexpr size_t kMaxTouchedSlack = 256u << 10;
 
 uint32_t FrameLength(std::string_view bytes) { return __builtin_bswap32(LoadLE<uint32_t>(bytes.data())); }
 
@@ -30,7 +36,7 @@ RpcConnection::RpcConnection(RpcServer* server, Connection* connection, bool ref
 
 RpcConnection::~RpcConnection() {
   ReleasePending();
-  Account(0);
+  server_->account_.Release(static_cast<int64_t>(std::exchange(accounted_bytes_, 0)));
 }
 
 // -- receiving
@@ -45,12 +51,13 @@ void RpcConnection::OnData(std::span<const char> data) {
     if (skipped_) {
       taken = Skip(bytes);
     } else if (pending_.empty()) {
-      taken = AtLimit() ? 0 : Consume(bytes);
+      taken = Consume(bytes);
       if (taken == 0 && state_ == State::kOpen) {
         Keep(bytes);
         taken = bytes.size();
       }
-    } else if (AtLimit()) {
+    } else if (paused_ || AtLimit()) {
+      Pause();
       Keep(bytes);
       taken = bytes.size();
     } else {
@@ -58,12 +65,16 @@ void RpcConnection::OnData(std::span<const char> data) {
     }
     bytes.remove_prefix(std::min(taken, bytes.size()));
   }
-  UpdateFlow();
+  if (state_ == State::kOpen && !paused_ && AtLimit()) Pause();
 }
 
 size_t RpcConnection::Consume(std::string_view bytes) {
   size_t taken = 0;
-  while (bytes.size() >= kFrameHeaderBytes && state_ == State::kOpen && !AtLimit()) {
+  while (bytes.size() >= kFrameHeaderBytes && state_ == State::kOpen) {
+    if (AtLimit()) {
+      Pause();
+      break;
+    }
     uint32_t length = FrameLength(bytes);
     if (length == 0 || length > kMaxFrameBytes) [[unlikely]]
       return taken + OnBadLength(bytes, length);
@@ -109,16 +120,28 @@ void RpcConnection::Keep(std::string_view bytes) {
     }
     // What waits at a limit is bounded by the receive buffers on their way and has to be taken; so has what is too
     // short to be answered. The rest of a half frame has not.
-    size_t more = grown - pending_reserved_;
-    if (AtLimit() || grown <= kMinPendingBytes) {
-      server_->account_.Force(static_cast<int64_t>(more));
-    } else if (!server_->TryReserve(more)) {
-      return StartSkip(std::move(head), needed);
+    const auto more = static_cast<int64_t>(grown - pending_reserved_);
+    if (!server_->account_.TryReserve(more)) {
+      const bool must_keep = AtLimit() || grown <= kMinPendingBytes;
+      if (!must_keep) return StartSkip(std::move(head), needed);
+      if (grown > kMaxAheadWhenExhausted) return CloseOverloaded();
+      server_->account_.Force(more);
     }
     pending_reserved_ = grown;
     pending_.reserve(grown);
   }
   pending_.append(bytes);
+}
+
+// Its requests cannot be answered one by one: for want of memory they were not all kept.
+void RpcConnection::CloseOverloaded() {
+  server_->metrics_.closed_overloaded_total.Add();
+  server_->LogLimited(
+      fmt::format("closing {}: it sent more than {} bytes of requests ahead of its replies while the "
+                  "node had no memory for more",
+                  connection_->peer(), kMaxAheadWhenExhausted));
+  ReleasePending();
+  CloseAfterReplies();
 }
 
 void RpcConnection::StartSkip(std::string head, size_t arrived) {
@@ -145,7 +168,7 @@ size_t RpcConnection::Skip(std::string_view bytes) {
 
 void RpcConnection::ReleasePending() {
   if (pending_.capacity() > 0) std::string().swap(pending_);
-  server_->Release(std::exchange(pending_reserved_, 0));
+  server_->account_.Release(static_cast<int64_t>(std::exchange(pending_reserved_, 0)));
 }
 
 void RpcConnection::OnFrame(std::string_view frame) {
@@ -160,9 +183,8 @@ void RpcConnection::OnFrame(std::string_view frame) {
     return server_->ReplyException(id, header.method, TApplicationException::INVALID_MESSAGE_TYPE,
                                    "only calls are answered");
   }
-  if (server_->Exhausted()) [[unlikely]] {
-    server_->metrics_.overloaded_total.Add();
-    return server_->ReplyError(id, header.method, server_->OverloadedError());
+  if (server_->Exhausted() && server_->service_->LaneOf(header.method) == MemoryLane::kOrdinary) [[unlikely]] {
+    return server_->ReplyOverloaded(id, header.method);
   }
   if (server_->stopping_) [[unlikely]] {
     api::KvError error;
@@ -205,11 +227,10 @@ size_t RpcConnection::OnBadLength(std::string_view bytes, uint32_t length) {
 }
 
 void RpcConnection::AnswerOverloaded(std::string_view head) {
-  server_->metrics_.overloaded_total.Add();
   MessageHeader header;
   if (Status status = DecodeMessageHeader(&head, &header); !status.ok()) return Garbage(status.message());
   RequestId id{this, next_++, header.seqid, header.protocol};
-  server_->ReplyError(id, header.method, server_->OverloadedError());
+  server_->ReplyOverloaded(id, header.method);
 }
 
 void RpcConnection::RefuseFirstRequest(std::string_view bytes) {
@@ -247,7 +268,7 @@ void RpcConnection::CloseAfterReplies() {
 std::string* RpcConnection::BeginReply(uint32_t sequence) {
   DCHECK_LT(sequence - head_, next_ - head_) << "a request was answered twice";
   if (sequence == head_) {
-    if (out_.capacity() == 0) out_ = server_->TakeBuffer();
+    if (out_.capacity() <= std::string().capacity()) out_ = server_->TakeBuffer();
     return &out_;
   }
   uint32_t size = server_->options_.max_requests;
@@ -262,19 +283,21 @@ void RpcConnection::EndReply(uint32_t sequence) {
     Slot& slot = ring_[sequence % server_->options_.max_requests];
     slot.ready = true;
     ring_bytes_ += slot.bytes.size();
-    return Account(ReplyBytes());
+    ring_capacity_ += slot.bytes.capacity();
+    return Account();
   }
   ++head_;
   if (ring_) {
     for (Slot* slot; (slot = &ring_[head_ % server_->options_.max_requests])->ready; ++head_) {
       ring_bytes_ -= slot->bytes.size();
+      ring_capacity_ -= slot->bytes.capacity();
       out_.append(slot->bytes);
       server_->GiveBuffer(std::move(slot->bytes));
       *slot = Slot();
     }
     if (unanswered() == 0) ring_.reset();
   }
-  Account(ReplyBytes());
+  Account();
   MarkDirty();
 }
 
@@ -282,13 +305,20 @@ size_t RpcConnection::ReplyBytes() const {
   return out_.size() + ring_bytes_ + (connection_ ? connection_->unsent_bytes() : 0);
 }
 
-void RpcConnection::Account(size_t reply_bytes) {
-  if (reply_bytes > accounted_bytes_) {
-    server_->account_.Force(static_cast<int64_t>(reply_bytes - accounted_bytes_));
+size_t RpcConnection::HeldBytes() const {
+  const size_t unsent = connection_ ? connection_->unsent_bytes() : 0;
+  const size_t slots = ring_ ? server_->options_.max_requests * sizeof(Slot) : 0;
+  return out_.size() + ring_capacity_ + slots + unsent + (unsent > 0 ? handed_slack_ : 0);
+}
+
+void RpcConnection::Account() {
+  const size_t held_bytes = HeldBytes();
+  if (held_bytes > accounted_bytes_) {
+    server_->account_.Force(static_cast<int64_t>(held_bytes - accounted_bytes_));
   } else {
-    server_->account_.Release(static_cast<int64_t>(accounted_bytes_ - reply_bytes));
+    server_->account_.Release(static_cast<int64_t>(accounted_bytes_ - held_bytes));
   }
-  accounted_bytes_ = reply_bytes;
+  accounted_bytes_ = held_bytes;
 }
 
 void RpcConnection::Flush() {
@@ -296,21 +326,27 @@ void RpcConnection::Flush() {
   if (!out_.empty()) {
     sent_bytes_ += out_.size();
     server_->metrics_.sent_bytes_total.Add(out_.size());
+    const size_t slack = out_.capacity() <= kMaxTouchedSlack ? out_.capacity() - out_.size() : 0;
+    handed_slack_ = connection_->unsent_bytes() > 0 ? std::max(handed_slack_, slack) : slack;
     connection_->Send(&out_);
     server_->GiveBuffer(std::exchange(out_, std::string()));
   }
-  Account(ReplyBytes());
+  Account();
   if (state_ == State::kClosing && unanswered() == 0 && !close_sent_) {
     close_sent_ = true;
     connection_->Close(false);
     return;
   }
-  if (!pending_.empty() && BelowLimit()) ConsumePending();
-  UpdateFlow();
+  if (!paused_ || state_ != State::kOpen || !BelowLimit()) return;
+  // What was kept comes first. It may bring the connection to a limit again, which pauses it anew.
+  paused_ = false;
+  server_->metrics_.paused_connections.Add(-1);
+  ConsumePending();
+  if (!paused_ && state_ == State::kOpen) connection_->ResumeReceive();
 }
 
 void RpcConnection::OnSent() {
-  Account(ReplyBytes());
+  Account();
   if (paused_) MarkDirty();
   server_->service_->OnReplyRoom();
 }
@@ -325,27 +361,30 @@ bool RpcConnection::HasRoom(uint32_t sequence, size_t call_bytes) const {
 
 bool RpcConnection::AtLimit() const {
   const RpcOptions& options = server_->options_;
+  const size_t reply_bytes = ReplyBytes();
   return unanswered() >= options.max_requests || running_ >= options.max_requests ||
-         ReplyBytes() >= options.max_reply_bytes;
+         reply_bytes >= options.max_reply_bytes ||
+         (reply_bytes > kMaxUnsentWhenExhausted && server_->Exhausted()) /* refusals would pile up */;
 }
 
 bool RpcConnection::BelowLimit() const {
   const RpcOptions& options = server_->options_;
+  const size_t reply_bytes = ReplyBytes();
   return unanswered() <= options.max_requests / 2 && running_ <= options.max_requests / 2 &&
-         ReplyBytes() <= options.max_reply_bytes / 2;
+         reply_bytes <= options.max_reply_bytes / 2 &&
+         (reply_bytes <= kMaxUnsentWhenExhausted || !server_->Exhausted());
 }
 
-void RpcConnection::UpdateFlow() {
-  if (state_ != State::kOpen) return;
-  if (!paused_ && AtLimit()) {
+// From now on only Flush goes on, with what was kept. A look is due in this turn in any case: memory is shared with
+// other reactors, so the limit may be gone already. What else can end it (a reply sent, a call ended) marks the
+// connection, too.
+void RpcConnection::Pause() {
+  if (!paused_) {
     paused_ = true;
     server_->metrics_.paused_connections.Add(1);
     connection_->PauseReceive();
-  } else if (paused_ && BelowLimit()) {
-    paused_ = false;
-    server_->metrics_.paused_connections.Add(-1);
-    connection_->ResumeReceive();
   }
+  MarkDirty();
 }
 
 void RpcConnection::MarkDirty() {
@@ -366,8 +405,8 @@ void RpcConnection::OnClosed(const Status& /*reason*/) {
     head_ += static_cast<uint32_t>(std::count_if(ring_.get(), ring_.get() + server_->options_.max_requests,
                                                  [](const Slot& slot) { return slot.ready; }));
   ring_.reset();
-  ring_bytes_ = 0;
-  Account(0);
+  ring_bytes_ = ring_capacity_ = 0;
+  Account();
   server_->service_->OnReplyRoom();
   if (Forgotten()) server_->Remove(this);
 }

@@ -6,7 +6,9 @@
 // Replies: a request gets the next sequence number. The reply that is next in order is encoded straight into `out_`;
 // one that is early waits in the ring. Everything a turn produced goes out in one Send.
 //
-// Memory: an idle connection holds no buffer and no ring, so that tens of thousands of them are cheap.
+// Memory: an idle connection holds no buffer and no ring, so that tens of thousands of them are cheap. What replies
+// hold counts against the budget by the capacity of their buffers. While the budget is exhausted, a connection whose
+// client does not even take the refusals is not read.
 //
 // Threads: one reactor. Owned by its RpcServer, and freed once it is closed, has no running call and is not on the
 // server's list of connections to flush.
@@ -66,18 +68,20 @@ class RpcConnection final : public ConnectionHandler {
   void RefuseFirstRequest(std::string_view bytes);
   void Garbage(std::string_view why);
   void AnswerOverloaded(std::string_view head);
+  void CloseOverloaded();
   void ReleasePending();
   void CloseAfterReplies();
 
   std::string* BeginReply(uint32_t sequence);
   void EndReply(uint32_t sequence);
   void Flush();
-  void Account(size_t reply_bytes);
+  void Account();
   size_t ReplyBytes() const;
+  size_t HeldBytes() const;  // what ReplyBytes take in memory
   bool HasRoom(uint32_t sequence, size_t call_bytes) const;
   bool AtLimit() const;     // takes no more requests
   bool BelowLimit() const;  // takes them again
-  void UpdateFlow();
+  void Pause();
   void MarkDirty();
   uint32_t unanswered() const { return next_ - head_; }
   bool Forgotten() const { return state_ == State::kClosed && running_ == 0 && !dirty_ && unanswered() == 0; }
@@ -98,7 +102,8 @@ class RpcConnection final : public ConnectionHandler {
   std::unique_ptr<SkippedFrame> skipped_;
   std::string out_;               // this turn's replies
   std::unique_ptr<Slot[]> ring_;  // early replies, by sequence modulo its size
-  size_t ring_bytes_ = 0;
+  size_t ring_bytes_ = 0, ring_capacity_ = 0;
+  size_t handed_slack_ = 0;     // capacity beyond their bytes, of strings handed to the connection and not yet sent
   size_t accounted_bytes_ = 0;  // replies that count against the budget
 
   // For the stall watch: bytes ever received and handed to Send, what had moved at the last look, and since when

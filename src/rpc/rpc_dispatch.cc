@@ -13,8 +13,9 @@ void RpcCallBase::AnswerLate() {
   api::KvError error;
   error.code = api::g_pando_constants.DEADLINE;
   error.message = fmt::format("{} was not done within its budget of {} ms", method, budget_ms);
-  error.applied = applied_if_late;
-  error.retryable = applied_if_late == api::g_pando_constants.APPLIED_NO;
+  const bool not_applied = write == nullptr || write->Withdraw();
+  error.applied = not_applied ? api::g_pando_constants.APPLIED_NO : api::g_pando_constants.APPLIED_UNKNOWN;
+  error.retryable = not_applied;
   server->ReplyError(id, method, error);
 }
 
@@ -23,7 +24,7 @@ void RpcCallBase::End() {
   Reactor& reactor = server->reactor();
   reactor.CancelTimer(this);
   if (latency) latency->Record(static_cast<uint64_t>(reactor.NowNs() - received_ns));
-  server->Release(reserved_bytes);
+  memory.ReleaseAll();
   server->EndCall(id);
 }
 

@@ -2,7 +2,11 @@
 //
 // A handler is `Task<void> Service::Name(RpcCall<Args, Reply>* call)`: it reads call->args, fills call->reply, and may
 // look at call->deadline_ns. The call lives until the handler returns. When the deadline passes first, the client gets
-// a KvError DEADLINE with call->applied_if_late at once, and what the handler fills in later is dropped.
+// a KvError DEADLINE at once, and what the handler fills in later is dropped. The error says applied = NO for a read,
+// and for a write that could still be withdrawn.
+//
+// Memory: call->memory holds what the request has reserved; a handler grows it before it allocates what a client may
+// make large, and all of it is given back after the reply is encoded.
 //
 // Threads: one reactor.
 #pragma once
@@ -19,20 +23,28 @@
 
 namespace pando {
 
+// A write on its way. It is taken back as long as it waits to be admitted.
+class Withdrawable {
+ public:
+  // True: it has not taken effect, and never will.
+  virtual bool Withdraw() = 0;
+
+ protected:
+  ~Withdrawable() = default;
+};
+
 struct RpcCallBase : Timer {
-  RpcCallBase() : applied_if_late(api::g_pando_constants.APPLIED_NO) {}
   RpcServer* server = nullptr;
   RequestId id;
   std::string_view method;  // static storage
   Nanos received_ns = 0, deadline_ns = 0;
   int32_t budget_ms = 0;
-  int32_t applied_if_late;  // APPLIED_*: NO, until a write sets UNKNOWN before it hands the write on
+  Withdrawable* write = nullptr;  // set by a write before it is handed on, until it has come back
   bool answered = false;
-  size_t reserved_bytes = 0;
+  MemoryGrant memory;
   bool* ended = nullptr;  // told when the call ends before its first suspension returned
   Histogram* latency = nullptr;
 
-  bool Late() const { return server->reactor().NowNs() >= deadline_ns; }
   void ArmDeadline();
   void AnswerLate();
   void End();
@@ -58,10 +70,10 @@ Task<void> RunCall(Service* service, std::unique_ptr<Call> call) {
 
 }  // namespace detail
 
-// Starts a call whose args are in place and whose `bytes` are reserved; it answers `id`.
+// Starts a call whose args are in place and whose memory is reserved; it answers `id`.
 template <auto Handler, typename Args, typename Reply, typename Service>
 void StartDecoded(Service* service, RpcServer* server, TaskGroup* tasks, Histogram* latency, const RequestId& id,
-                  std::string_view method, std::unique_ptr<RpcCall<Args, Reply>> call, size_t bytes) {
+                  std::string_view method, std::unique_ptr<RpcCall<Args, Reply>> call) {
   int32_t budget_ms = 0;
   if constexpr (requires { call->args.context; }) budget_ms = call->args.context.budget_ms;
   const RpcOptions& options = server->options();
@@ -69,7 +81,6 @@ void StartDecoded(Service* service, RpcServer* server, TaskGroup* tasks, Histogr
   call->id = id;
   call->method = method;
   call->latency = latency;
-  call->reserved_bytes = bytes;
   call->budget_ms = budget_ms <= 0 ? options.default_budget_ms : std::min(budget_ms, options.max_budget_ms);
   call->received_ns = server->reactor().NowNs();
   call->deadline_ns = call->received_ns + call->budget_ms * kMillisecond;
@@ -87,19 +98,19 @@ void StartDecoded(Service* service, RpcServer* server, TaskGroup* tasks, Histogr
 // Decodes and starts one call. The reply is either the handler's, or an error made here.
 template <auto Handler, typename Args, typename Reply, typename Service>
 void StartCall(Service* service, RpcServer* server, TaskGroup* tasks, Histogram* latency, const RpcRequest& request,
-               std::string_view method) {
-  size_t bytes = kCallOverheadBytes + 2 * request.body.size();
-  if (!server->TryReserve(bytes)) {
-    server->metrics().overloaded_total.Add();
-    return server->ReplyError(request.id, method, server->OverloadedError());
-  }
+               std::string_view method, MemoryLane lane = MemoryLane::kOrdinary) {
+  MemoryGrant memory(&server->account(), lane);
+  const size_t bytes = kCallOverheadBytes + 2 * request.body.size();
+  if (!memory.TryGrow(bytes)) return server->ReplyOverloaded(request.id, method, bytes);
   auto call = std::make_unique<RpcCall<Args, Reply>>();
-  if (Status status = server->codec().Read(request.id.protocol, request.body, &call->args); !status.ok()) {
-    server->Release(bytes);
+  Status status = server->codec().Read(request.id.protocol, request.body, &call->args, &memory);
+  if (status.code() == Code::kOverloaded) return server->ReplyOverloaded(request.id, method);
+  if (!status.ok()) {
     return server->ReplyException(request.id, method, TApplicationException::PROTOCOL_ERROR,
                                   fmt::format("cannot decode the arguments of {}: {}", method, status.message()));
   }
-  StartDecoded<Handler, Args, Reply>(service, server, tasks, latency, request.id, method, std::move(call), bytes);
+  call->memory = std::move(memory);
+  StartDecoded<Handler, Args, Reply>(service, server, tasks, latency, request.id, method, std::move(call));
 }
 
 }  // namespace pando

@@ -89,6 +89,7 @@ void RpcServer::Remove(RpcConnection* c) {
 
 std::string* RpcServer::BeginReply(const RequestId& id) {
   if (id.connection->state_ == RpcConnection::State::kClosed) {
+    if (discarded_.capacity() > kMaxBufferBytes) std::string().swap(discarded_);
     discarded_.clear();
     return &discarded_;
   }
@@ -124,8 +125,17 @@ void RpcServer::ReplyException(const RequestId& id, std::string_view method,
   EndReply(id);
 }
 
-api::KvError RpcServer::OverloadedError() const {
+api::KvError RpcServer::OverloadedError(size_t needed_bytes) const {
   api::KvError error;
+  if (static_cast<int64_t>(needed_bytes) > shared_->memory.limit_bytes()) {
+    error.code = api::g_pando_constants.TOO_LARGE;
+    error.message = fmt::format(
+        "the request takes up to {} bytes of memory, this node has {} for all requests: send a smaller one or raise "
+        "--memory_limit_mb",
+        needed_bytes, shared_->memory.limit_bytes());
+    error.applied = api::g_pando_constants.APPLIED_NO;
+    return error;
+  }
   error.code = api::g_pando_constants.OVERLOADED;
   error.message = fmt::format(
       "the node has no memory for more requests: {} bytes of requests and replies are in progress, "

@@ -5,7 +5,8 @@
 // order.
 //
 // Bounds: requests and reply bytes in progress per connection (past them its receiving stops), connections per node,
-// and one MemoryBudget for half frames, running calls and unsent replies (past it requests are answered OVERLOADED).
+// and one MemoryBudget for half frames, running calls and unsent replies. Past it requests are answered OVERLOADED, and
+// a connection that does not take these answers is not read either.
 //
 // Threads: one reactor. Several servers share a port (SO_REUSEPORT), the budget and the count of connections.
 #pragma once
@@ -37,14 +38,17 @@ struct RpcOptions {
 
 // What the servers of one node share.
 struct RpcShared {
-  explicit RpcShared(int64_t memory_bytes) : memory(memory_bytes) {}
+  // Of `memory_bytes`, 1/kControlShare is kept for the methods of the control lane.
+  static constexpr int64_t kControlShare = 16;
+  explicit RpcShared(int64_t memory_bytes)
+      : memory(memory_bytes - memory_bytes / kControlShare, memory_bytes / kControlShare) {}
   MemoryBudget memory;
   std::atomic<uint32_t> connections{0};
 };
 
 struct RpcMetrics {
   Gauge connections, paused_connections, buffered_bytes;
-  Counter accepted_total, refused_total, closed_stalled_total;
+  Counter accepted_total, refused_total, closed_stalled_total, closed_overloaded_total;
   Counter requests_total, received_bytes_total, sent_bytes_total;
   Counter overloaded_total, deadline_total, bad_requests_total, garbage_total;
 };
@@ -66,6 +70,8 @@ struct RpcRequest {
 class RpcService {
  public:
   virtual void OnRequest(const RpcRequest& request) = 0;
+  // The lane of a method. Requests of the control lane are handed on even when memory is exhausted.
+  virtual MemoryLane LaneOf(std::string_view /*method*/) const { return MemoryLane::kOrdinary; }
   // Before the replies of the turn are sent: the place to answer what was gathered.
   virtual void OnTurnEnd() = 0;
   // Some connection has sent what it had, or is gone: what waits for HasRoom may look again.
@@ -96,6 +102,10 @@ class RpcServer final : public AcceptHandler, private TurnHook {
     EndReply(id);
   }
   void ReplyError(const RequestId& id, std::string_view method, const api::KvError& error);
+  void ReplyOverloaded(const RequestId& id, std::string_view method, size_t needed_bytes = 0) {
+    metrics_.overloaded_total.Add();
+    ReplyError(id, method, OverloadedError(needed_bytes));
+  }
   void ReplyException(const RequestId& id, std::string_view method,
                       TApplicationException::TApplicationExceptionType type, std::string_view message);
 
@@ -112,8 +122,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   // -- calls that outlive OnRequest
   void BeginCall(const RequestId& id) { ++id.connection->running_; }
   void EndCall(const RequestId& id);
-  bool TryReserve(size_t bytes) { return account_.TryReserve(static_cast<int64_t>(bytes)); }
-  void Release(size_t bytes) { account_.Release(static_cast<int64_t>(bytes)); }
+  BudgetAccount& account() { return account_; }
   int64_t memory_limit_bytes() const { return shared_->memory.limit_bytes(); }
   // True when what can be refused should be, for want of memory.
   bool Exhausted() const { return account_.Exhausted(); }
@@ -127,7 +136,8 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   static MessageHeader Header(const RequestId& id, std::string_view method, ThriftMessageType type) {
     return {id.protocol, type, id.seqid, method};
   }
-  api::KvError OverloadedError() const;
+  // `needed_bytes`: what the request would take. TOO_LARGE, not to be tried again, when that is more than there is.
+  api::KvError OverloadedError(size_t needed_bytes = 0) const;
   Reactor& reactor() { return reactor_; }
   ThriftCodec& codec() { return codec_; }
   RpcMetrics& metrics() { return metrics_; }

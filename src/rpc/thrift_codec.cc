@@ -78,16 +78,23 @@ Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header) {
   return {};
 }
 
+void ListBudget::Charge(uint32_t entries) {
+  if (memory == nullptr || entries == 0 || memory->TryGrow(entries * kListEntryBytes)) return;
+  refused = true;
+  throw TProtocolException(TProtocolException::SIZE_LIMIT, "no memory for a list");
+}
+
 ThriftCodec::ThriftCodec() : transport_(std::make_shared<FrameTransport>()) { MakeProtocols(); }
 
 void ThriftCodec::MakeProtocols() {
-  binary_ = std::make_unique<BinaryProtocol>(transport_, 0, kMaxContainerEntries, /*strict_read=*/false,
+  binary_ = std::make_unique<BinaryProtocol>(&lists_, transport_, 0, kMaxContainerEntries, /*strict_read=*/false,
                                              /*strict_write=*/true);
-  compact_ = std::make_unique<CompactProtocol>(transport_, kSmallFrameBytes, kMaxContainerEntries);
+  compact_ = std::make_unique<CompactProtocol>(&lists_, transport_, kSmallFrameBytes, kMaxContainerEntries);
 }
 
 Status ThriftCodec::ReadFailed(const std::exception& e) {
   MakeProtocols();  // a protocol object that threw keeps half of its state
+  if (lists_.refused) return Error(Code::kOverloaded, "the node has no memory for the lists of this request");
   if (const auto* p = dynamic_cast<const TProtocolException*>(&e)) {
     switch (p->getType()) {
       case TProtocolException::SIZE_LIMIT:

@@ -111,13 +111,28 @@ Status LogImpl::Refusal() const {
   return {};
 }
 
-Task<Status> LogImpl::WaitForSpace(size_t bytes) {
+Task<Status> LogImpl::WaitForSpace(size_t bytes, Nanos deadline_ns) {
   if (HasSpace(bytes)) co_return Status();
   if (failed() || closing_) co_return Refusal();
   ++counters_.append_waits_total;
-  SpaceAwaiter awaiter{this, bytes, {}};
+  SpaceAwaiter awaiter;
+  awaiter.log = this;
+  awaiter.bytes = bytes;
+  awaiter.give_up_ns = deadline_ns;
   co_await awaiter;
+  if (awaiter.late) {
+    co_return Error(Code::kDeadline,
+                    "there was no room in the log before the time of the write was over; nothing was "
+                    "changed");
+  }
   co_return Refusal();
+}
+
+void LogImpl::GiveUpWaiting(SpaceAwaiter* waiter) {
+  std::erase(space_waiters_, waiter);
+  waiter->late = true;
+  reactor_.Schedule(waiter->waiter);
+  WakeSpaceWaiters();  // it may have been what the others could not pass
 }
 
 void LogImpl::WakeSpaceWaiters() {
@@ -128,6 +143,7 @@ void LogImpl::WakeSpaceWaiters() {
     bytes += first->bytes;
     if (!all && !Fits(bytes, ++records)) return;
     space_waiters_.pop_front();
+    reactor_.CancelTimer(first);
     reactor_.Schedule(first->waiter);
   }
 }

@@ -112,8 +112,10 @@ class Log {
   virtual void ReleaseUnknownStreams() = 0;
 
   // OK at once while under the budgets, else suspends until Release has made room: smooth back-pressure towards
-  // writers. kUnavailable once the log has failed or is closing.
-  virtual Task<Status> WaitForSpace(size_t bytes) = 0;
+  // writers. kUnavailable once the log has failed or is closing; kDeadline when `deadline_ns` (0 = none) comes first.
+  virtual Task<Status> WaitForSpace(size_t bytes, Nanos deadline_ns = 0) = 0;
+  // A caller of WaitForSpace does not append after all: whoever waits behind it may have its room.
+  virtual void PassOnSpace() = 0;
   // True when WaitForSpace would not suspend.
   virtual bool HasSpace(size_t bytes) const = 0;
 

@@ -76,7 +76,8 @@ class LogImpl final : public Log, private TurnHook {
   Task<Status> Recover(LogReplaySink* sink) override;
   LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) override;
   void ReleaseUnknownStreams() override;
-  Task<Status> WaitForSpace(size_t bytes) override;
+  Task<Status> WaitForSpace(size_t bytes, Nanos deadline_ns) override;
+  void PassOnSpace() override { WakeSpaceWaiters(); }
   bool HasSpace(size_t bytes) const override;
   Lsn Append(LogStream* stream, std::string_view records, uint32_t count) override;
   void SetCommit(LogStream* stream, Lsn commit_lsn) override;
@@ -132,14 +133,21 @@ class LogImpl final : public Log, private TurnHook {
     uint64_t number = 0;
     File file;
   };
-  struct SpaceAwaiter {
-    LogImpl* log;
-    size_t bytes;
+  struct SpaceAwaiter : Timer {
+    LogImpl* log = nullptr;
+    size_t bytes = 0;
+    Nanos give_up_ns = 0;  // 0 = never
+    bool late = false;
     std::coroutine_handle<> waiter;
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> h) {
       waiter = h;
       log->space_waiters_.push_back(this);
+      on_fire = [](Timer* t) {
+        auto* self = static_cast<SpaceAwaiter*>(t);
+        self->log->GiveUpWaiting(self);
+      };
+      if (give_up_ns != 0) log->reactor_.ArmTimer(this, give_up_ns);
     }
     void await_resume() noexcept {}
   };
@@ -151,6 +159,7 @@ class LogImpl final : public Log, private TurnHook {
   LogStream* StreamOf(const Uuid& partition);
   bool Fits(uint64_t bytes, uint64_t records) const;
   void WakeSpaceWaiters();
+  void GiveUpWaiting(SpaceAwaiter* waiter);
   void DropReleasedSegments();
   bool IsIdle() const { return staged_bytes_ == 0 && groups_.empty(); }
   Status Refusal() const;

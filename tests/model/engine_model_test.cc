@@ -244,7 +244,7 @@ class Writer {
     Result<std::vector<OpResult>> results = co_await region_->partition->Write(ops);
     if (!results.ok()) {
       // The only refusal that is no error: more pages at once than this small pool has.
-      if (results.code() == Code::kOverloaded)
+      if (results.code() == Code::kInvalidArgument)
         ++run_->refused;
       else
         Fail("a write failed", results.status().ToString());

@@ -28,20 +28,35 @@ class FakePartition final : public Partition {
   uint32_t id() const override { return id_; }
   const Uuid& uuid() const override { return uuid_; }
 
-  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot) override {
+  Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
     CO_ASSIGN_OR_RETURN(const Records* view, View(snapshot));
     auto it = view->find(key);
-    co_return it == view->end() ? ReadResult{} : it->second;
+    if (it == view->end()) co_return ReadResult{};
+    const size_t bytes = it->second.value.size();
+    if (room != nullptr) {
+      const ValueRoom::Answer answer = room->TryTake(bytes);
+      if (answer != ValueRoom::Answer::kTaken) co_return NoRoom(answer, *room, bytes);
+    }
+    co_return it->second;
   }
 
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override {
+  // A write waits for admission while `holding_writes`, and for its durability while `holding_answers`.
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
     while (holding_writes) co_await Sleep(*reactor_, kMillisecond);
+    if (control != nullptr && !control->BeginAppend()) co_return Error(Code::kDeadline, "withdrawn");
+    while (holding_answers) co_await Sleep(*reactor_, kMillisecond);
     std::vector<OpResult> results;
-    for (WriteOp& op : ops) results.push_back(Apply(op));
+    for (WriteOp& op : ops) {
+      OpResult& result = results.emplace_back(Apply(op));
+      std::string& value = result.current.value;
+      if (value.empty() || control == nullptr || control->values == nullptr) continue;
+      result.value_omitted = control->values->TryTake(value.size()) != ValueRoom::Answer::kTaken;
+      if (result.value_omitted) value.clear();
+    }
     co_return results;
   }
 
@@ -62,7 +77,17 @@ class FakePartition final : public Partition {
     for (auto& [key, record] : range) {
       if (page.rows.size() == spec.max_rows || bytes >= spec.max_bytes) co_return page;
       ScanRow row{key, spec.keys_only ? "" : record.value, record.version, record.expires_at_ms};
-      bytes += row.key.size() + row.value.size();
+      if (row.bytes() > spec.hard_bytes) {
+        if (!page.rows.empty()) co_return page;
+        row.unread_bytes = static_cast<uint32_t>(row.value.size());
+        row.value.clear();
+        scanned_bytes += row.bytes();
+        page.rows.push_back(std::move(row));
+        co_return page;
+      }
+      spec.hard_bytes -= row.bytes();
+      bytes += row.bytes();
+      scanned_bytes += row.bytes();
       page.rows.push_back(std::move(row));
     }
     page.exhausted = true;
@@ -86,12 +111,11 @@ class FakePartition final : public Partition {
     co_await Delay();
     if (!failure.ok()) co_return failure;
     CO_ASSIGN_OR_RETURN(const Records* view, View(snapshot));
-    std::vector<std::string> range, keys;
-    for (auto it = view->lower_bound(start); it != view->end() && (end.empty() || it->first < end); ++it) {
-      range.push_back(it->first);
-    }
-    for (uint64_t rank : ranks) {
-      if (rank < range.size()) keys.push_back(range[rank]);
+    std::vector<std::string> keys;
+    uint64_t rank = 0;
+    for (auto it = view->lower_bound(start); it != view->end() && (end.empty() || it->first < end); ++it, ++rank) {
+      if (keys.size() == ranks.size()) break;
+      if (ranks[keys.size()] == rank) keys.push_back(it->first);
     }
     co_return keys;
   }
@@ -160,10 +184,10 @@ class FakePartition final : public Partition {
   using Records = std::map<std::string, ReadResult>;
   Records records;
   std::map<SnapshotId, Records> snapshots;
-  bool holding_writes = false;
+  bool holding_writes = false, holding_answers = false;
   std::set<std::string> cold;  // not "in memory"
   Status failure;              // what every call answers, when set
-  uint64_t scans = 0;
+  uint64_t scans = 0, scanned_bytes = 0;
 
  private:
   Task<void> Delay() {

@@ -52,6 +52,7 @@ TEST(KvErrors, SayWhetherAWriteWasApplied) {
   for (const Case& c : {Case{Code::kDiskFull, ApiCode::kDiskFull, Applied::kNo, false},
                         Case{Code::kOverloaded, ApiCode::kOverloaded, Applied::kNo, true},
                         Case{Code::kUnavailable, ApiCode::kUnavailable, Applied::kNo, true},
+                        Case{Code::kDeadline, ApiCode::kDeadline, Applied::kNo, true},
                         Case{Code::kAborted, ApiCode::kUnavailable, Applied::kUnknown, false},
                         Case{Code::kCorruption, ApiCode::kCorrupt, Applied::kUnknown, false},
                         Case{Code::kIoError, ApiCode::kInternal, Applied::kUnknown, false},
@@ -61,7 +62,7 @@ TEST(KvErrors, SayWhetherAWriteWasApplied) {
     EXPECT_EQ(write.applied, static_cast<int32_t>(c.applied)) << CodeName(c.code);
     EXPECT_EQ(write.retryable, c.retryable) << CodeName(c.code);
     EXPECT_EQ(write.message, "because");
-    EXPECT_EQ(write.retry_after_ms > 0, c.retryable || c.code == Code::kAborted);
+    EXPECT_EQ(write.retry_after_ms > 0, (c.retryable && c.code != Code::kDeadline) || c.code == Code::kAborted);
     EXPECT_EQ(ToKvError(Status(c.code, ""), false).applied, static_cast<int32_t>(Applied::kNo));
   }
 }

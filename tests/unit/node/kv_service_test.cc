@@ -131,6 +131,8 @@ class KvServiceTest : public testing::TestWithParam<WireProtocol> {
   T Await(Task<T> task) {
     return Await(*client_reactor_, std::move(task));
   }
+  static Task<void> Wait(Reactor* reactor, Nanos ns) { co_await Sleep(*reactor, ns); }
+  void Pass(Nanos ns) { Await(Wait(client_reactor_, ns)); }
   // The generated result structs can be neither copied nor moved.
   template <typename Reply, typename Args>
   std::unique_ptr<Reply> CallFor(const std::string& method, const Args& args) {
@@ -484,7 +486,8 @@ struct SlowReader {
     for (int i = 0; i < 500; ++i) all += GetCall(i, (i % 3 == 0 ? "cold" : "warm") + std::to_string(i % 10));
     peer.Send(std::move(all));
     co_await Sleep(reactor, 2 * kSecond);
-    EXPECT_LT(node->shared.memory.used_bytes(), 8 << 20);
+    // 4 MiB of replies, and values on their way, which count twice: as they were read and as they are encoded.
+    EXPECT_LT(node->shared.memory.used_bytes(), 10 << 20);
     EXPECT_GT(node->services[0]->get_path().metrics().parked_total.value(), 0u);
     if (!leave) {
       peer.Resume();
@@ -510,6 +513,127 @@ TEST_P(KvServiceTest, LargeValuesWaitForASlowReader) {
   SlowReader stays{node_.get(), false}, leaves{node_.get(), true};
   Await(stays(*client_reactor_));
   Await(leaves(*client_reactor_));
+}
+
+// A reply holds at most kMaxBatchBytes of what refused operations found, in however many partitions they found it.
+TEST_P(KvServiceTest, WhatABatchFoundFitsIntoOneReply) {
+  api::Kv_writeBatch_args args;
+  for (int i = 0; i < 40; ++i) {
+    api::WriteOp op;
+    op.kind = 1;
+    op.key = "found" + std::to_string(i);
+    op.__isset.condition = true;
+    op.condition.__set_exists(false);
+    node_->PartitionOf(op.key).records[op.key] = {true, 5, 0, std::string(kMaxValueBytes / 4, 'x')};
+    args.request.ops.push_back(op);
+  }
+  auto results = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success.results;
+  size_t bytes = 0, omitted = 0;
+  for (const api::WriteResult& result : results) {
+    EXPECT_TRUE(result.__isset.current && result.current.found);
+    EXPECT_EQ(result.current.version, 5);
+    EXPECT_EQ(result.current.value.empty(), result.current_value_omitted);
+    bytes += result.current.value.size();
+    omitted += result.current_value_omitted;
+  }
+  EXPECT_EQ(bytes, kMaxBatchBytes);
+  EXPECT_EQ(omitted, 40 - kMaxBatchBytes / (kMaxValueBytes / 4));
+}
+
+// With memory for requests nearly used up, values are left out or refused, one by one.
+TEST_P(KvServiceTest, ValuesAreReservedBeforeTheyAreCopied) {
+  MemoryBudget& memory = node_->shared.memory;
+  for (int i = 0; i < 16; ++i) {
+    std::string key = "v" + std::to_string(i);
+    node_->PartitionOf(key).records[key] = {true, 5, 0, std::string(kMaxValueBytes / 4, 'x')};
+    node_->PartitionOf(key).cold.insert(key);
+  }
+  const int64_t hogged = memory.limit_bytes() - memory.used_bytes() - (1 << 20);
+  memory.Force(hogged);
+  api::Kv_multiGet_args many;
+  for (int i = 0; i < 16; ++i) many.request.keys.push_back("v" + std::to_string(i));
+  auto items = CallFor<api::Kv_multiGet_result>("multiGet", many)->success.items;
+  ASSERT_EQ(items.size(), 16u);
+  int found = 0;
+  for (auto& item : items) {
+    found += item.record.found;
+    EXPECT_EQ(item.error.retryable, item.__isset.error);
+    EXPECT_EQ(item.record.found, !item.__isset.error);
+  }
+  EXPECT_GT(found, 0);
+  EXPECT_LT(found, 4) << "a MiB is there, and each value counts twice";
+  const int64_t more = memory.limit_bytes() - memory.used_bytes() - (300 << 10);
+  memory.Force(more);
+  auto get = Get("v0");
+  EXPECT_EQ(get->error.code, api::g_pando_constants.OVERLOADED);
+  EXPECT_TRUE(get->error.retryable);
+  api::Kv_put_args put;
+  put.request.key = "v0";
+  put.request.__isset.condition = true;
+  put.request.condition.__set_exists(false);
+  auto refused = CallFor<api::Kv_put_result>("put", put)->success;
+  EXPECT_TRUE(refused.current.found && refused.current_value_omitted);
+  EXPECT_TRUE(refused.current.value.empty());
+  memory.Release(hogged + more);
+}
+
+TEST_P(KvServiceTest, AWriteThatStillWaitsIsWithdrawnAtItsDeadline) {
+  api::Kv_put_args put;
+  put.request.key = "k";
+  put.request.value = "late";
+  put.context.budget_ms = 100;
+  FakePartition& partition = node_->PartitionOf("k");
+  partition.holding_writes = true;
+  auto waiting = CallFor<api::Kv_put_result>("put", put);
+  EXPECT_EQ(waiting->error.code, api::g_pando_constants.DEADLINE);
+  EXPECT_EQ(waiting->error.applied, api::g_pando_constants.APPLIED_NO);
+  EXPECT_TRUE(waiting->error.retryable);
+  partition.holding_writes = false;
+  Pass(100 * kMillisecond);
+  EXPECT_FALSE(Get("k")->success.record.found) << "it was applied after its client had been told otherwise";
+
+  partition.holding_answers = true;
+  auto appended = CallFor<api::Kv_put_result>("put", put);
+  EXPECT_EQ(appended->error.code, api::g_pando_constants.DEADLINE);
+  EXPECT_EQ(appended->error.applied, api::g_pando_constants.APPLIED_UNKNOWN);
+  EXPECT_FALSE(appended->error.retryable);
+  partition.holding_answers = false;
+  Pass(100 * kMillisecond);
+  EXPECT_EQ(Get("k")->success.record.value, "late");
+
+  // A batch is withdrawn only as a whole.
+  api::Kv_writeBatch_args batch;
+  batch.context.budget_ms = 100;
+  for (int i = 0; i < 20; ++i) {
+    api::WriteOp op;
+    op.kind = 1;
+    op.key = "b" + std::to_string(i);
+    batch.request.ops.push_back(op);
+  }
+  for (auto& fake : node_->fakes) fake->holding_writes = true;
+  auto whole = CallFor<api::Kv_writeBatch_result>("writeBatch", batch);
+  EXPECT_EQ(whole->error.applied, api::g_pando_constants.APPLIED_NO);
+  node_->fakes[node_->store.PartitionOf("b0")]->holding_writes = false;
+  auto part = CallFor<api::Kv_writeBatch_result>("writeBatch", batch);
+  EXPECT_EQ(part->error.applied, api::g_pando_constants.APPLIED_UNKNOWN);
+  for (auto& fake : node_->fakes) fake->holding_writes = false;
+  Pass(100 * kMillisecond);
+}
+
+TEST_P(KvServiceTest, WithoutMemoryOperatorsAreServed) {
+  Put("k", "v");
+  api::Kv_openSnapshot_args open;
+  auto snapshot = CallFor<api::Kv_openSnapshot_result>("openSnapshot", open)->success;
+  const int64_t hogged = node_->shared.memory.limit_bytes();
+  node_->shared.memory.Force(hogged);
+  EXPECT_EQ(Get("k")->error.code, api::g_pando_constants.OVERLOADED);
+  EXPECT_TRUE(CallFor<api::Kv_hello_result>("hello", api::Kv_hello_args())->__isset.success);
+  EXPECT_TRUE(CallFor<api::Admin_status_result>("status", api::Admin_status_args())->__isset.success);
+  api::Kv_releaseSnapshot_args release;
+  release.request.snapshot = snapshot.snapshot;
+  EXPECT_TRUE(CallFor<api::Kv_releaseSnapshot_result>("releaseSnapshot", release)->success.existed);
+  node_->shared.memory.Release(hogged);
+  EXPECT_EQ(Get("k")->success.record.value, "v");
 }
 
 TEST(GetReply, EqualsTheGeneratedCode) {

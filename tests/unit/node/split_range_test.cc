@@ -27,9 +27,16 @@ struct Fakes {
     ++all[key];
   }
   std::vector<RangePart> Split(const ScanRange& range, size_t parts) {
-    auto result = kernel.RunTask(*reactor, SplitRangeEvenly(partitions, range, parts, 0));
-    CHECK(result.has_value() && result->ok());
-    return **result;
+    Result<std::vector<RangePart>> result = TrySplit(range, parts);
+    CHECK(result.ok());
+    return *std::move(result);
+  }
+  Result<std::vector<RangePart>> TrySplit(const ScanRange& range, size_t parts) {
+    MemoryGrant memory(&account);
+    auto result = kernel.RunTask(*reactor, SplitRangeEvenly(partitions, range, parts, 0, &memory));
+    CHECK(result.has_value());
+    reserved_bytes = memory.bytes();
+    return *std::move(result);
   }
 
   SimKernel kernel;
@@ -37,6 +44,9 @@ struct Fakes {
   std::vector<std::unique_ptr<FakePartition>> fakes;
   std::vector<Partition*> partitions;
   std::map<std::string, int> all;
+  MemoryBudget budget{4 << 20};
+  BudgetAccount account{&budget};
+  size_t reserved_bytes = 0;  // at the end of the last split
 };
 
 TEST(SplitRange, PartsFollowEachOtherAndCountWhatTheyHold) {
@@ -99,6 +109,18 @@ TEST(SplitRange, FewRecordsMakeFewParts) {
   none.start = none.end = "x";
   none.empty = true;
   EXPECT_EQ(f.Split(none, 4).size(), 1u);
+}
+
+// 64 partitions and 256 parts ask for 65,536 keys: 130 MB of them, when they are long.
+TEST(SplitRange, TheSampleIsPaidForBeforeItGrows) {
+  Fakes f(3, 64);
+  for (int i = 0; i < 2000; ++i) f.Add(fmt::format("k{:06}", i) + std::string(100, 'x'));
+  ASSERT_TRUE(f.TrySplit(ScanRange(), 16).ok());
+  EXPECT_GT(f.reserved_bytes, 2000u * 107) << "every key is in the sample";
+  for (int i = 0; i < 3000; ++i) f.Add(fmt::format("l{:06}", i) + std::string(1500, 'x'));
+  EXPECT_EQ(f.TrySplit(ScanRange(), 256).code(), Code::kOverloaded);
+  EXPECT_LE(f.reserved_bytes, 4u << 20);
+  ASSERT_TRUE(f.TrySplit(ScanRange(), 2).ok()) << "a smaller sample fits";
 }
 
 }  // namespace

@@ -20,9 +20,11 @@ class FarPartition final : public Partition {
   FarPartition(Partition* target, Reactor* reactor) : target_(target), reactor_(reactor) {}
   uint32_t id() const override { return target_->id(); }
   const Uuid& uuid() const override { return target_->uuid(); }
-  Task<Result<ReadResult>> Get(std::string key, SnapshotId s) override { return target_->Get(std::move(key), s); }
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops) override {
-    return target_->Write(std::move(ops));
+  Task<Result<ReadResult>> Get(std::string key, SnapshotId s, ValueRoom* room) override {
+    return target_->Get(std::move(key), s, room);
+  }
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override {
+    return target_->Write(std::move(ops), control);
   }
   Task<Result<ScanPage>> Scan(ScanSpec spec) override { return target_->Scan(std::move(spec)); }
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId s) override {

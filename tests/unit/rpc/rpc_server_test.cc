@@ -33,17 +33,26 @@ class EchoService final : public RpcService {
       return server_->ReplyException(request.id, request.method, TApplicationException::UNKNOWN_METHOD,
                                      "no such method");
     }
-    StartCall<&EchoService::Get, api::Kv_get_args, api::Kv_get_result>(this, server_, &tasks_, nullptr, request, "get");
+    StartCall<&EchoService::Get, api::Kv_get_args, api::Kv_get_result>(this, server_, &tasks_, nullptr, request, "get",
+                                                                       lane);
   }
+  MemoryLane LaneOf(std::string_view) const override { return lane; }
   void OnTurnEnd() override {}
   void OnReplyRoom() override {}
   Task<void> Get(RpcCall<api::Kv_get_args, api::Kv_get_result>* call) {
     const std::string& key = call->args.request.key;
     if (key.starts_with("slow")) co_await Sleep(reactor_, static_cast<Nanos>(reactor_.Random() % (5 * kMillisecond)));
-    if (key.starts_with("write")) call->applied_if_late = api::g_pando_constants.APPLIED_UNKNOWN;
+    // One that still waits to be admitted can be taken back, one that was appended cannot.
+    struct Write final : Withdrawable {
+      bool Withdraw() override { return waits; }
+      bool waits = false;
+    } write;
+    write.waits = key.starts_with("write-waits");
+    if (key.starts_with("write")) call->write = &write;
     if (key.starts_with("hang") || key.starts_with("write")) {
       while (!released) co_await wake_.Wait();
     }
+    call->write = nullptr;
     if (key.starts_with("big")) call->reply.success.record.value.assign(100'000, 'b');
     call->reply.success.record.found = true;
     call->reply.success.record.value += key;
@@ -58,6 +67,7 @@ class EchoService final : public RpcService {
 
   size_t requests = 0, in_progress = 0;
   bool released = false;
+  MemoryLane lane = MemoryLane::kOrdinary;
 
  private:
   Reactor& reactor_;
@@ -230,10 +240,10 @@ TEST_F(RpcServerTest, DeadlinesAnswerAndTheCallGoesOn) {
       Status connected = co_await peer.Connect("10.0.0.1", parts.port);
       EXPECT_TRUE(connected.ok());
       Nanos sent_ns = reactor.NowNs();
-      peer.Send(GetCall(1, "hang", 50) + GetCall(2, "write", 70) + GetCall(3, "k"));
-      co_await peer.UntilFrames(3);
-      EXPECT_EQ(peer.frames.size(), 3u);
-      if (peer.frames.size() != 3) co_return;
+      peer.Send(GetCall(1, "hang", 50) + GetCall(2, "write", 70) + GetCall(3, "k") + GetCall(4, "write-waits", 60));
+      co_await peer.UntilFrames(4);
+      EXPECT_EQ(peer.frames.size(), 4u);
+      if (peer.frames.size() != 4) co_return;
       EXPECT_GE(reactor.NowNs() - sent_ns, 70 * kMillisecond);
       EXPECT_LT(reactor.NowNs() - sent_ns, 75 * kMillisecond);
       auto read = DecodeReply<GetReply>(peer.frames[0]).result.error;
@@ -245,6 +255,10 @@ TEST_F(RpcServerTest, DeadlinesAnswerAndTheCallGoesOn) {
       EXPECT_EQ(write.applied, api::g_pando_constants.APPLIED_UNKNOWN);
       EXPECT_FALSE(write.retryable);
       EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).result.success.record.value, "k");
+      auto withdrawn = DecodeReply<GetReply>(peer.frames[3]).result.error;
+      EXPECT_EQ(withdrawn.code, api::g_pando_constants.DEADLINE);
+      EXPECT_EQ(withdrawn.applied, api::g_pando_constants.APPLIED_NO);
+      EXPECT_TRUE(withdrawn.retryable);
       // The calls end after their connection: nothing is sent twice, nothing is freed too early.
       co_await peer.Close();
     }
@@ -328,7 +342,7 @@ TEST_F(RpcServerTest, WithoutMemoryRequestsAreRefusedNotForgotten) {
       EXPECT_EQ(refused.header.seqid, 7);
       EXPECT_EQ(refused.result.error.code, api::g_pando_constants.OVERLOADED);
       EXPECT_GT(refused.result.error.retry_after_ms, 0);
-      EXPECT_THAT(refused.result.error.message, HasSubstr("the limit is 2097152"));
+      EXPECT_THAT(refused.result.error.message, HasSubstr("the limit is 1966080"));
       EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).result.success.record.value, "small");
       EXPECT_LE(parts.shared.memory.used_bytes(), 2 << 20);
       co_await hog.Close();
@@ -342,6 +356,102 @@ TEST_F(RpcServerTest, WithoutMemoryRequestsAreRefusedNotForgotten) {
     }
   };
   Run({}, 2 << 20, Body());
+}
+
+TEST_F(RpcServerTest, WithoutMemoryTheControlLaneIsServed) {
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer peer(reactor);
+      Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(connected.ok());
+      parts.shared.memory.Force(parts.shared.memory.limit_bytes() + 1000);
+      peer.Send(GetCall(1, "ordinary"));
+      co_await peer.UntilFrames(1);
+      parts.service.lane = MemoryLane::kControl;
+      peer.Send(GetCall(2, "status"));
+      co_await peer.UntilFrames(2);
+      parts.shared.memory.Release(parts.shared.memory.limit_bytes() + 1000);
+      EXPECT_EQ(peer.frames.size(), 2u);
+      if (peer.frames.size() != 2) co_return;
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[0]).result.error.code, api::g_pando_constants.OVERLOADED);
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).result.success.record.value, "status");
+      co_await peer.Close();
+    }
+  };
+  Run({}, 2 << 20, Body());
+}
+
+// Each refusal is larger than the request: they must not pile up for clients that do not take them.
+TEST_F(RpcServerTest, WithoutMemoryWhoTakesNoRefusalsIsNotRead) {
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer peer(reactor);
+      Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(connected.ok());
+      const int64_t hogged = parts.shared.memory.limit_bytes() + 1000;
+      parts.shared.memory.Force(hogged);
+      peer.Pause();
+      for (int i = 0; i < 500; ++i) {
+        peer.Send(GetCall(i, "k"));
+        co_await Sleep(reactor, 100 * kMicrosecond);
+      }
+      EXPECT_LT(parts.shared.memory.used_bytes() - hogged, 64 << 10);
+      EXPECT_GE(parts.server.metrics().paused_connections.value(), 1);
+      EXPECT_LT(parts.server.metrics().overloaded_total.value(), 100u);
+      // It goes on when it reads, and when there is memory again.
+      peer.Resume();
+      co_await peer.UntilFrames(200);
+      parts.shared.memory.Release(hogged);
+      co_await peer.UntilFrames(500);
+      EXPECT_EQ(peer.frames.size(), 500u);
+      EXPECT_EQ(parts.server.metrics().paused_connections.value(), 0);
+      // One that goes on sending regardless is closed: its requests cannot be kept.
+      parts.shared.memory.Force(hogged);
+      RawPeer flood(reactor);
+      connected = co_await flood.Connect("10.0.0.1", parts.port);
+      flood.Pause();
+      std::string all;
+      for (int i = 0; i < 20'000; ++i) all += GetCall(i, "k");
+      flood.Send(std::move(all));
+      co_await Sleep(reactor, kSecond);
+      EXPECT_LT(parts.shared.memory.used_bytes() - hogged, 512 << 10);
+      parts.shared.memory.Release(hogged);
+      co_await flood.Close();
+      co_await peer.Close();
+    }
+  };
+  SimOptions& sim = kernel_.options();
+  sim.socket_window_bytes = 4 << 10;
+  Run({}, 2 << 20, Body());
+}
+
+// A list of empty structs is one byte an entry on the wire.
+TEST_F(RpcServerTest, ListsAreRefusedBeforeTheyAreMade) {
+  ThriftCodec codec;
+  api::Kv_writeBatch_args args;
+  args.request.ops.resize(16'000);
+  for (WireProtocol protocol : {WireProtocol::kBinary, WireProtocol::kCompact}) {
+    std::string_view body;
+    const std::string call = EncodeCall("writeBatch", 1, args, protocol);
+    body = std::string_view(call).substr(kFrameHeaderBytes);
+    MessageHeader header;
+    ASSERT_TRUE(DecodeMessageHeader(&body, &header).ok());
+    MemoryBudget budget(8 << 20);
+    BudgetAccount account(&budget);
+    MemoryGrant memory(&account);
+    api::Kv_writeBatch_args decoded;
+    EXPECT_EQ(codec.Read(protocol, body, &decoded, &memory).code(), Code::kOverloaded);
+    EXPECT_TRUE(decoded.request.ops.empty());
+    EXPECT_EQ(memory.bytes(), 0u);
+    args.request.ops.resize(1000);
+    const std::string smaller = EncodeCall("writeBatch", 1, args, protocol);
+    body = std::string_view(smaller).substr(kFrameHeaderBytes);
+    ASSERT_TRUE(DecodeMessageHeader(&body, &header).ok());
+    EXPECT_TRUE(codec.Read(protocol, body, &decoded, &memory).ok());
+    EXPECT_EQ(decoded.request.ops.size(), 1000u);
+    EXPECT_EQ(memory.bytes(), 1000 * kListEntryBytes);
+    args.request.ops.resize(16'000);
+  }
 }
 
 TEST_F(RpcServerTest, ConnectionsOverTheLimitAreToldSo) {

@@ -319,6 +319,44 @@ TEST_F(LogTest, AppendersWaitInLineForRecords) {
   EXPECT_TRUE(Use(options, WaitInLine()).ok());
 }
 
+// One that gives up makes way for those behind it; one that was let through and does not append passes its room on.
+TEST_F(LogTest, AWaiterThatGivesUpHoldsNobodyBack) {
+  struct Body {
+    static Task<void> Waiter(Log* log, Stream* stream, size_t bytes, Nanos deadline_ns, bool append,
+                             std::vector<Code>* codes) {
+      Status status = co_await log->WaitForSpace(bytes, deadline_ns);
+      codes->push_back(status.code());
+      if (status.ok() && append) {
+        stream->Append(bytes);
+      } else {
+        log->PassOnSpace();
+      }
+    }
+    Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
+      Stream a(&log, PartitionUuid(0));
+      while (log.HasSpace(3000)) {
+        a.Append(3000);
+        co_await a.UntilDurable(reactor, a.last());
+      }
+      std::vector<Code> late, in_time;
+      TaskGroup tasks;
+      tasks.Spawn(Waiter(&log, &a, 3000, reactor.NowNs() + kSecond, true, &late));
+      tasks.Spawn(Waiter(&log, &a, 3000, 0, false, &in_time));
+      tasks.Spawn(Waiter(&log, &a, 3000, reactor.NowNs() + 10 * kSecond, true, &in_time));
+      co_await Sleep(reactor, 2 * kSecond);
+      EXPECT_EQ(late, std::vector<Code>{Code::kDeadline});
+      EXPECT_TRUE(in_time.empty());
+      a.Release(a.durable());
+      co_await tasks.Drain();
+      EXPECT_EQ(in_time, (std::vector<Code>{Code::kOk, Code::kOk}));
+      co_await a.UntilDurable(reactor, a.last());
+    }
+  };
+  LogOptions options = SmallLog();
+  options.budget_records = 10;
+  EXPECT_TRUE(Use(options, Body()).ok());
+}
+
 TEST_F(LogTest, StagingIsBounded) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {

@@ -1,0 +1,170 @@
+// What a partition promises to callers that have little memory or little time: values are reserved before they are
+// copied, and a write that still waits is withdrawn.
+#include <gtest/gtest.h>
+
+#include "tests/support/engine_harness.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando::engine_test {
+namespace {
+
+class RequestLimits : public testing::Test {
+ protected:
+  template <typename Body>
+  void Run(Body body) {
+    SimKernel kernel(5);
+    SimReactor* reactor = kernel.AddMachine()->Boot();
+    ASSERT_TRUE(kernel.RunTask(*reactor, WithEngine(*reactor, body)));
+  }
+
+ private:
+  template <typename Body>
+  static Task<void> WithEngine(Reactor& reactor, Body body) {
+    engine_test::Setup setup;
+    setup.store.partitions = 1;
+    auto engine = co_await OpenEngine(reactor, setup);
+    EXPECT_OK(engine.status());
+    if (!engine.ok()) co_return;
+    co_await body(reactor, (*engine)->partition(0));
+    EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+  }
+};
+
+struct HardBytes {
+  // Every page keeps to its hard limit, and the rows together are all there are.
+  static Task<void> Walk(Partition* p, size_t hard_bytes, bool reverse, size_t expected_rows) {
+    ScanSpec spec;
+    spec.reverse = reverse;
+    size_t rows = 0, unread = 0;
+    for (bool over = false; !over;) {
+      spec.hard_bytes = hard_bytes;
+      Result<ScanPage> page = co_await p->Scan(spec);
+      EXPECT_OK(page.status());
+      if (!page.ok()) co_return;
+      size_t bytes = 0;
+      for (const ScanRow& row : page->rows) bytes += row.bytes();
+      const bool alone = page->rows.size() == 1 && page->rows[0].value.empty();  // a key comes whatever the limit
+      EXPECT_TRUE(bytes <= hard_bytes || alone) << bytes;
+      EXPECT_FALSE(page->rows.empty() && !page->exhausted);
+      for (const ScanRow& row : page->rows) {
+        unread += row.unread_bytes > 0;
+        EXPECT_TRUE(row.unread_bytes == 0 || page->rows.size() == 1) << "a row without its value is not alone";
+        EXPECT_TRUE(row.unread_bytes == 0 || row.bytes() + row.unread_bytes > hard_bytes);
+      }
+      rows += page->rows.size();
+      over = page->exhausted;
+      if (over) break;
+      if (reverse) {
+        spec.end = page->rows.back().key;
+      } else {
+        spec.start = page->rows.back().key;
+        spec.start_exclusive = true;
+      }
+    }
+    EXPECT_EQ(rows, expected_rows);
+    EXPECT_GT(unread, 0u);
+  }
+  Task<void> operator()(Reactor&, Partition* p) {
+    for (int i = 0; i < 60; ++i) {
+      const size_t bytes = i % 3 == 0 ? 100'000 : i % 3 == 1 ? 500 : 0;
+      EXPECT_OK(co_await Put(p, fmt::format("k{:02}", i), std::string(bytes, 'v')));
+    }
+    for (bool reverse : {false, true}) {
+      co_await Walk(p, 1000, reverse, 60);
+      co_await Walk(p, 50'000, reverse, 60);
+      co_await Walk(p, 0, reverse, 60);
+    }
+  }
+};
+
+TEST_F(RequestLimits, ScansKeepToTheirHardLimit) { Run(HardBytes()); }
+
+struct Values {
+  Task<void> operator()(Reactor&, Partition* p) {
+    EXPECT_OK(co_await Put(p, "small", std::string(1000, 's')));
+    EXPECT_OK(co_await Put(p, "large", std::string(100'000, 'l')));
+    MemoryBudget budget(150'000);
+    ValueRoom room(&budget, 50'000);
+    Result<ReadResult> got = co_await p->Get("small", 0, &room);
+    EXPECT_TRUE(got.ok() && got->value.size() == 1000);
+    EXPECT_EQ(budget.used_bytes(), 2000);
+    got = co_await p->Get("large", 0, &room);
+    EXPECT_EQ(got.code(), Code::kOverloaded) << "more than the reply may have";
+    ValueRoom wide(&budget, 1u << 20);
+    got = co_await p->Get("large", 0, &wide);
+    EXPECT_EQ(got.code(), Code::kOverloaded) << "more than the node has";
+    EXPECT_EQ(wide.taken_bytes(), 0u);
+
+    WriteControl control;
+    control.values = &wide;
+    std::vector<WriteOp> ops;
+    for (const char* key : {"large", "small"}) {
+      WriteOp op = PutOp(key, "new");
+      op.condition.exists = false;
+      ops.push_back(std::move(op));
+    }
+    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops), &control);
+    EXPECT_OK(results.status());
+    if (!results.ok()) co_return;
+    EXPECT_EQ((*results)[0].outcome, OpOutcome::kConditionFailed);
+    EXPECT_TRUE((*results)[0].value_omitted && (*results)[0].current.found);
+    EXPECT_TRUE((*results)[0].current.value.empty());
+    EXPECT_FALSE((*results)[1].value_omitted);
+    EXPECT_EQ((*results)[1].current.value.size(), 1000u);
+    EXPECT_EQ(wide.taken_bytes(), 1000u);
+  }
+};
+
+TEST_F(RequestLimits, ValuesAreTakenFromTheRoomBeforeTheyAreCopied) { Run(Values()); }
+
+struct Withdrawn {
+  static Task<void> WriteOne(Partition* p, std::string key, WriteControl* control, Code* code) {
+    std::vector<WriteOp> ops;
+    ops.push_back(PutOp(std::move(key), "v"));
+    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops), control);
+    *code = results.code();
+  }
+  Task<void> operator()(Reactor& reactor, Partition* p) {
+    EXPECT_OK(co_await p->PrepareCut());
+    EXPECT_OK((co_await p->HoldWrites()).status());
+    WriteControl withdrawn, late, patient;
+    late.deadline_ns = reactor.NowNs() + kSecond;
+    patient.deadline_ns = reactor.NowNs() + 100 * kSecond;
+    Code codes[3] = {};
+    TaskGroup writes;
+    writes.Spawn(WriteOne(p, "withdrawn", &withdrawn, &codes[0]));
+    writes.Spawn(WriteOne(p, "late", &late, &codes[1]));
+    writes.Spawn(WriteOne(p, "patient", &patient, &codes[2]));
+    co_await Sleep(reactor, 2 * kSecond);
+    EXPECT_TRUE(withdrawn.Withdraw());
+    EXPECT_OK(co_await p->AbandonCut());
+    co_await writes.Drain();
+    EXPECT_EQ(codes[0], Code::kDeadline);
+    EXPECT_EQ(codes[1], Code::kDeadline);
+    EXPECT_EQ(codes[2], Code::kOk);
+    EXPECT_TRUE(late.Withdraw()) << "it says that it did not take effect";
+    EXPECT_FALSE(patient.Withdraw()) << "what is in the log cannot be taken back";
+    for (const char* key : {"withdrawn", "late", "patient"}) {
+      Result<ReadResult> got = co_await p->Get(key);
+      EXPECT_TRUE(got.ok());
+      EXPECT_EQ(got->found, std::string_view(key) == "patient") << key;
+    }
+  }
+};
+
+TEST_F(RequestLimits, AWriteThatWaitsIsWithdrawn) { Run(Withdrawn()); }
+
+// It would not fit tomorrow either: not an overload, which asks to be tried again.
+struct TooMany {
+  Task<void> operator()(Reactor&, Partition* p) {
+    std::vector<WriteOp> ops;
+    for (int i = 0; i < 1024; ++i) ops.push_back(PutOp(fmt::format("k{}", i), "v"));
+    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops));
+    EXPECT_EQ(results.code(), Code::kInvalidArgument);
+  }
+};
+
+TEST_F(RequestLimits, ABatchThatNeverFitsIsNotToBeTriedAgain) { Run(TooMany()); }
+
+}  // namespace
+}  // namespace pando::engine_test
