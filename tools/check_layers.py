@@ -80,9 +80,7 @@ BANS = [
 ]
 
 # (path, rule) -> why. An entry that is no longer needed is itself an error.
-EXCEPTIONS = {
-    ("src/node/http_server.cc", "thread"): "the control thread, which talks HTTP and reads atomics only",
-}
+EXCEPTIONS = {}
 
 INVARIANT = re.compile(r"^//   ([A-Z][0-9]+)  \S", re.M)  # as headers state them
 INVARIANT_TABLE = "docs/INVARIANTS.md"

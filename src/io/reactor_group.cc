@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 
 #include <cerrno>
 
@@ -54,9 +55,16 @@ Result<std::unique_ptr<ReactorGroup>> ReactorGroup::Start(ReactorGroupOptions op
   group->mains_running_ = count;
 
   auto start = std::make_shared<StartState>(count);
+  // A thread inherits the mask of its creator. Signals that ask the process to stop are the starting
+  // thread's business: no turn of a reactor is interrupted by one.
+  sigset_t stops, before;
+  sigemptyset(&stops);
+  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&stops, s);
+  pthread_sigmask(SIG_BLOCK, &stops, &before);
   for (int i = 0; i < count; ++i) {
     group->threads_.emplace_back([g = group.get(), start, i] { g->ThreadMain(i, *start); });
   }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   start->made.wait();
   Status failure;
   for (Status& outcome : start->outcomes) {

@@ -1,70 +1,187 @@
 #include "src/node/http_server.h"
 
-#include <httplib.h>
-#include <sched.h>
+#include <fmt/format.h>
 
-#include <thread>
+#include <algorithm>
+#include <boost/asio/buffer.hpp>
+#include <boost/beast/http/empty_body.hpp>
+#include <boost/beast/http/parser.hpp>
+
+#include "src/base/check.h"
 
 namespace pando {
 
 namespace {
 
-constexpr time_t kTimeoutSeconds = 5;
+namespace http = boost::beast::http;
+
+constexpr char kText[] = "text/plain; charset=utf-8";
+constexpr char kExposition[] = "text/plain; version=0.0.4";
+
+std::string Reply(int code, std::string_view reason, std::string_view type, std::string_view body, bool head_only,
+                  std::string_view extra = "") {
+  std::string out = fmt::format(
+      "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n{}"
+      "Connection: close\r\n\r\n",
+      code, reason, type, body.size(), extra);
+  if (!head_only) out += body;
+  return out;
+}
 
 }  // namespace
 
-class HttpServer::Impl {
+// One connection, from its acceptance until OnClosed. Owned by the server.
+class HttpServer::Peer final : public ConnectionHandler, private Timer {
  public:
-  httplib::Server server;
-  std::thread thread;
+  Peer(HttpServer* server, Connection* connection) : server_(server), connection_(connection) {
+    parser_.header_limit(kMaxHttpRequestBytes);
+    on_fire = [](Timer* t) { static_cast<Peer*>(t)->OnDeadline(); };
+    server_->reactor_.ArmTimer(this, server_->reactor_.NowNs() + kHttpRequestLimitNs);
+  }
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+  ~Peer() {
+    server_->reactor_.CancelTimer(this);
+    server_->account_.Release(reserved_bytes_);
+  }
+
+  bool answered() const { return answered_; }
+  bool closing() const { return closing_; }
+  void CloseNow() {
+    closing_ = true;
+    connection_->Close(/*now=*/true);  // OnClosed follows from the loop and frees this
+  }
+
+ private:
+  void OnData(std::span<const char> bytes) override {
+    if (answered_ || closing_) return;
+    // The parser wants the whole head again with each call. No more of it is kept than the limit
+    // allows, so a client that sends it byte by byte costs at most that.
+    const size_t room = kMaxHttpRequestBytes - request_.size();
+    request_.append(bytes.data(), std::min(room, bytes.size()));
+    boost::system::error_code error;
+    parser_.put(boost::asio::const_buffer(request_.data(), request_.size()), error);
+    if (error == http::error::need_more && request_.size() < kMaxHttpRequestBytes) return;
+    if (error || !parser_.is_header_done()) {
+      server_->metrics_.bad_requests_total.Add();
+      const std::string why = error == http::error::need_more || error == http::error::header_limit
+                                  ? fmt::format("the request exceeds {} bytes\n", kMaxHttpRequestBytes)
+                                  : fmt::format("this is not an HTTP request: {}\n", error.message());
+      return Send(Reply(400, "Bad Request", kText, why, /*head_only=*/false));
+    }
+    server_->metrics_.requests_total.Add();
+    const auto method = parser_.get().method_string();
+    const auto target = parser_.get().target();
+    Send(server_->Answer({method.data(), method.size()}, {target.data(), target.size()}));
+  }
+  void OnSent() override {}
+  void OnClosed(const Status& /*reason*/) override { server_->Remove(this); }
+
+  void Send(std::string reply) {
+    answered_ = true;
+    std::string().swap(request_);
+    reserved_bytes_ = static_cast<int64_t>(reply.size());
+    server_->account_.Force(reserved_bytes_);
+    connection_->Send(&reply);
+    connection_->Close(/*now=*/false);  // the network bounds the time that sending may take
+  }
+
+  void OnDeadline() {
+    if (answered_ || closing_) return;
+    server_->metrics_.timed_out_total.Add();
+    CloseNow();
+  }
+
+  HttpServer* const server_;
+  Connection* const connection_;
+  http::request_parser<http::empty_body> parser_;
+  std::string request_;  // what has arrived of the head
+  int64_t reserved_bytes_ = 0;
+  bool answered_ = false, closing_ = false;
 };
 
-HttpServer::HttpServer() : impl_(std::make_unique<Impl>()) {}
+HttpServer::HttpServer(Reactor& reactor, const Registry* registry, const NodeHealth* health, MemoryBudget* memory)
+    : reactor_(reactor), registry_(registry), health_(health), account_(memory), all_closed_(reactor) {}
 
 HttpServer::~HttpServer() {
-  impl_->server.stop();
-  if (impl_->thread.joinable()) impl_->thread.join();
+  CHECK(peers_.empty()) << "an HttpServer is destroyed before its Shutdown has finished";
+  account_.Release(static_cast<int64_t>(page_.size()));
 }
 
-Result<std::unique_ptr<HttpServer>> HttpServer::Start(const std::string& host, uint16_t port, const Registry* registry,
-                                                      const NodeHealth* health) {
-  std::unique_ptr<HttpServer> http(new HttpServer);
-  httplib::Server& server = http->impl_->server;
-  server.new_task_queue = [] { return new httplib::ThreadPool(1); };
-  server.set_keep_alive_max_count(1);  // one worker: nobody may sit on it
-  server.set_read_timeout(kTimeoutSeconds, 0);
-  server.set_write_timeout(kTimeoutSeconds, 0);
-  server.set_payload_max_length(4096);
-  server.Get("/metrics", [registry](const httplib::Request&, httplib::Response& response) {
-    response.set_content(registry->Render(), "text/plain; version=0.0.4");
-  });
-  server.Get("/healthz", [health](const httplib::Request&, httplib::Response& response) {
-    bool failed = health->failed.load(std::memory_order_relaxed);
-    response.status = failed ? 500 : 200;
-    response.set_content(failed ? "the engine has stopped; see the log\n" : "ok\n", "text/plain");
-  });
-  server.Get("/readyz", [health](const httplib::Request&, httplib::Response& response) {
-    bool ready = health->ready.load(std::memory_order_relaxed);
-    response.status = ready ? 200 : 503;
-    response.set_content(ready ? "ready\n" : "not ready: starting, stopping or failed\n", "text/plain");
-  });
-  int bound = -1;
-  if (port == 0) {
-    bound = server.bind_to_any_port(host.c_str());
-  } else if (server.bind_to_port(host.c_str(), port)) {
-    bound = port;
+Result<uint16_t> HttpServer::Listen(const std::string& host, uint16_t port) {
+  ListenOptions options;
+  options.host = host;
+  options.port = port;
+  options.reuse_port = false;
+  Result<uint16_t> bound = reactor_.Listen(options, this);
+  if (!bound.ok()) {
+    return Error(bound.code(), "cannot serve /metrics over HTTP: {}. Choose another --http_port (0 takes any, -1 none)",
+                 bound.status().message());
   }
-  if (bound <= 0) {
-    return Error(Code::kAlreadyExists,
-                 "cannot listen for HTTP on {}:{}: another process uses this port, or the address "
-                 "is not of this machine; choose another --http_port",
-                 host, port);
+  port_ = *bound;
+  return bound;
+}
+
+Task<void> HttpServer::Shutdown() {
+  if (std::exchange(port_, 0) != 0) reactor_.StopListening(this);
+  for (auto& peer : peers_) {
+    if (!peer->closing()) peer->CloseNow();
   }
-  http->port_ = static_cast<uint16_t>(bound);
-  http->impl_->thread = std::thread([&server] { server.listen_after_bind(); });
-  // The library forgets a stop() that comes before its loop has begun.
-  while (!server.is_running()) sched_yield();
-  return http;
+  // Remove wakes this when the last connection is gone; CloseNow makes sure that each of them goes.
+  while (!peers_.empty()) co_await all_closed_.Wait();
+}
+
+void HttpServer::OnAccept(Connection* connection) {
+  if (peers_.size() >= kMaxHttpConnections) EvictOne();
+  peers_.push_back(std::make_unique<Peer>(this, connection));
+  connection->SetHandler(peers_.back().get());
+  metrics_.connections.Set(static_cast<int64_t>(peers_.size()));
+}
+
+void HttpServer::EvictOne() {
+  auto waiting = [](const auto& peer) { return !peer->closing() && !peer->answered(); };
+  auto open = [](const auto& peer) { return !peer->closing(); };
+  auto victim = std::find_if(peers_.begin(), peers_.end(), waiting);
+  if (victim == peers_.end()) victim = std::find_if(peers_.begin(), peers_.end(), open);
+  if (victim == peers_.end()) return;  // all are on their way out already
+  metrics_.evicted_total.Add();
+  (*victim)->CloseNow();
+}
+
+void HttpServer::Remove(Peer* peer) {
+  std::erase_if(peers_, [peer](const auto& p) { return p.get() == peer; });
+  metrics_.connections.Set(static_cast<int64_t>(peers_.size()));
+  if (peers_.empty()) all_closed_.NotifyAll();
+}
+
+std::string HttpServer::Answer(std::string_view method, std::string_view target) {
+  const bool head_only = method == "HEAD";
+  if (method != "GET" && !head_only) {
+    return Reply(405, "Method Not Allowed", kText, "only GET and HEAD are answered here\n", false,
+                 "Allow: GET, HEAD\r\n");
+  }
+  const std::string_view path = target.substr(0, target.find('?'));
+  if (path == "/metrics") return Reply(200, "OK", kExposition, MetricsPage(), head_only);
+  if (path == "/healthz") {
+    if (!health_->failed.load(std::memory_order_relaxed)) return Reply(200, "OK", kText, "ok\n", head_only);
+    return Reply(500, "Internal Server Error", kText, "the engine has stopped; see the log\n", head_only);
+  }
+  if (path == "/readyz") {
+    if (health_->ready.load(std::memory_order_relaxed)) return Reply(200, "OK", kText, "ready\n", head_only);
+    return Reply(503, "Service Unavailable", kText, "not ready: starting, stopping or failed\n", head_only,
+                 "Retry-After: 1\r\n");
+  }
+  return Reply(404, "Not Found", kText, "try /metrics, /healthz or /readyz\n", head_only);
+}
+
+const std::string& HttpServer::MetricsPage() {
+  const Nanos now = reactor_.NowNs();
+  if (!page_.empty() && now - page_rendered_ns_ < kHttpPageAgeNs) return page_;
+  account_.Release(static_cast<int64_t>(page_.size()));
+  page_ = registry_->Render();
+  account_.Force(static_cast<int64_t>(page_.size()));
+  page_rendered_ns_ = now;
+  return page_;
 }
 
 }  // namespace pando

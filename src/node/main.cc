@@ -1,10 +1,14 @@
 // kvnode: one storage node. Reads flags, starts a Node, waits for a signal or a failure, stops it.
 //
 // Exit codes: 0 stopped as asked; 1 could not start (bad flags, locked or damaged data directory, port in use); 2 the
-// engine failed while running.
+// engine failed while running; 3 a second signal cut the orderly stop short.
 #include <gflags/gflags.h>
 
+#include <semaphore.h>
+#include <unistd.h>
+
 #include <atomic>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <string>
@@ -41,7 +45,44 @@ DECLARE_bool(help);
 namespace pando {
 namespace {
 
-constexpr int kStopped = 0, kCannotStart = 1, kEngineFailed = 2;
+constexpr int kStopped = 0, kCannotStart = 1, kEngineFailed = 2, kStopCutShort = 3;
+
+// What the signal handler has to know of the process. A crash at any moment loses nothing that was
+// acknowledged, and recovery changes nothing that a later recovery needs; so a node that is still
+// starting, or is asked a second time to stop, may end on the spot.
+enum class Phase : int { kStarting, kServing, kStopping };
+std::atomic<Phase> phase{Phase::kStarting};
+static_assert(std::atomic<Phase>::is_always_lock_free, "a signal handler may touch nothing else");
+sem_t stop_wanted;
+
+void EndNow(int code, std::string_view message) {
+  // Only calls that are safe in a signal handler. Nothing can be done about a failed write.
+  [[maybe_unused]] ssize_t written = write(STDERR_FILENO, message.data(), message.size());
+  _exit(code);
+}
+
+// Runs on the main thread: the reactors' threads block these signals (ReactorGroup::Start).
+void OnSignal(int /*signal*/) {
+  const int error = errno;
+  Phase serving = Phase::kServing;
+  if (phase.compare_exchange_strong(serving, Phase::kStopping)) {
+    sem_post(&stop_wanted);
+  } else if (serving == Phase::kStarting) {
+    EndNow(kStopped, "kvnode: stopped by a signal before it was ready\n");
+  } else {
+    EndNow(kStopCutShort, "kvnode: a second signal ends it at once; the next start recovers from the log\n");
+  }
+  errno = error;
+}
+
+void HandleSignals() {
+  CHECK_EQ(sem_init(&stop_wanted, /*pshared=*/0, 0), 0);
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  action.sa_flags = SA_RESTART;
+  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaction(s, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+}
 
 constexpr char kUsage[] =
     R"(kvnode: a storage node of Pando, an ordered key-value store.
@@ -56,7 +97,9 @@ and compact protocol), and acknowledges a write once it is on the disk. After a 
   curl http://127.0.0.1:7421/metrics
   kvadmin status
 
-SIGTERM or SIGINT: finishes requests, checkpoints, exits 0. Exit code 1: could not start; 2: the disk failed.
+SIGTERM, SIGINT or SIGHUP: finishes requests, checkpoints and exits with 0; during start-up it exits at once. A second
+signal ends it at once with exit code 3: nothing acknowledged is lost, but the next start has to recover. Exit code 1:
+it could not start; 2: the disk failed.
 
 Flags (name, default, meaning):
 )";
@@ -125,31 +168,26 @@ int Run() {
     std::fprintf(stderr, "kvnode: %s\nkvnode --help lists the flags.\n", status.message().c_str());
     return kCannotStart;
   }
-  // Every thread inherits the mask, so that the signals come to sigwait below and nowhere else.
-  sigset_t signals;
-  sigemptyset(&signals);
-  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, s);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  std::signal(SIGPIPE, SIG_IGN);
-
+  HandleSignals();
   std::atomic<bool> failed{false};
   Node node(options, [&failed](const Status& status) {
     LOG(ERROR) << "the engine has stopped and refuses writes: " << status.message();
     failed.store(true);
-    kill(getpid(), SIGTERM);  // wakes sigwait
+    sem_post(&stop_wanted);
   });
   if (Status status = node.Start(); !status.ok()) {
     LOG(ERROR) << "kvnode cannot start: " << status.message();
     return kCannotStart;
   }
+  phase.store(Phase::kServing);
   std::printf("%s\n", node.Describe().c_str());
   std::fflush(stdout);
   LOG(INFO) << node.Describe();
 
-  int signal = 0;
-  sigwait(&signals, &signal);
-  LOG(INFO) << (failed.load() ? "stopping because the engine failed"
-                              : fmt::format("stopping on {}", sigabbrev_np(signal)));
+  while (sem_wait(&stop_wanted) != 0 && errno == EINTR) {
+  }
+  phase.store(Phase::kStopping);
+  LOG(INFO) << (failed.load() ? "stopping because the engine failed" : "stopping on a signal");
   Status status = node.Stop();
   if (failed.load() || !status.ok()) {
     LOG(ERROR) << "kvnode stopped after a failure: " << status.ToString();

@@ -65,10 +65,6 @@ Status Node::Start() {
   mallopt(M_TRIM_THRESHOLD, 4 * kMmapThresholdBytes);
   mallopt(M_ARENA_MAX, static_cast<int>(reactors) + 1);
 
-  if (options_.http_port >= 0) {
-    ASSIGN_OR_RETURN(http_,
-                     HttpServer::Start(options_.host, static_cast<uint16_t>(options_.http_port), &registry_, &health_));
-  }
   shards_.resize(reactors, nullptr);
   main_waits_.resize(reactors, nullptr);
   registry_.AddCollector(this, [this](Exposition* out) {
@@ -85,10 +81,7 @@ Status Node::Start() {
   group.pin_threads = options_.pin_threads;
   Result<std::unique_ptr<ReactorGroup>> made =
       ReactorGroup::Start(group, [this](Reactor& reactor) { return ShardMain(reactor); });
-  if (!made.ok()) {
-    http_.reset();
-    return made.TakeStatus();
-  }
+  if (!made.ok()) return made.TakeStatus();
   group_ = *std::move(made);
   Status status = group_->RunOn(0, [this](Reactor& first) { return StartOnReactor(first); });
   if (!status.ok()) {
@@ -109,6 +102,8 @@ Task<void> Node::ShardMain(Reactor& reactor) {
 Task<Status> Node::StartOnReactor(Reactor& first) {
   Nanos begin_ns = first.NowNs();
   started_ns_ = begin_ns;
+  // First of all, so that /readyz and /metrics answer during recovery.
+  CO_RETURN_IF_ERROR(ServeHttp(first));
   CO_RETURN_IF_ERROR(co_await MakeDirectory(first, options_.data_dir));
   Result<File> lock = co_await LockStore(first, options_.data_dir);
   if (!lock.ok()) co_return lock.TakeStatus();
@@ -140,6 +135,22 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   CO_RETURN_IF_ERROR(co_await ListenAll(first));
   health_.ready.store(true, std::memory_order_relaxed);
   co_return Status();
+}
+
+Status Node::ServeHttp(Reactor& first) {
+  if (options_.http_port < 0) return {};
+  http_ = std::make_unique<HttpServer>(first, &registry_, &health_, &shared_->memory);
+  ASSIGN_OR_RETURN(http_port_, http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port)));
+  const HttpMetrics& m = http_->metrics();
+  registry_.Add(http_.get(), "kv_http_connections", "Connections to the HTTP page.", {}, &m.connections);
+  registry_.Add(http_.get(), "kv_http_requests_total", "Requests to the HTTP page.", {}, &m.requests_total);
+  registry_.Add(http_.get(), "kv_http_bad_requests_total", "Bytes on the HTTP port that were no request.", {},
+                &m.bad_requests_total);
+  registry_.Add(http_.get(), "kv_http_evicted_connections_total",
+                "Connections to the HTTP page closed to make room for newer ones.", {}, &m.evicted_total);
+  registry_.Add(http_.get(), "kv_http_timed_out_connections_total",
+                "Connections to the HTTP page closed because no request came in time.", {}, &m.timed_out_total);
+  return {};
 }
 
 Task<Status> Node::OpenEngines(Reactor& first) {
@@ -233,7 +244,6 @@ Status Node::Stop() {
   group_->Join();
   group_.reset();
   registry_.Remove(this);
-  http_.reset();
   return status;
 }
 
@@ -247,6 +257,12 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   auto close = [checkpoint](Reactor&, Shard* shard) { return shard->CloseEngine(checkpoint); };
   Status closed = co_await OnAllShards(first, close);
   if (status.ok()) status = std::move(closed);
+  // Last, so that /healthz answers while the store is closed.
+  if (http_) {
+    co_await http_->Shutdown();
+    registry_.Remove(http_.get());
+    http_.reset();
+  }
   if (lock_.is_open()) {
     Status unlocked = co_await lock_.Close();
     if (status.ok()) status = std::move(unlocked);
@@ -287,7 +303,7 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   out.resident_bytes = static_cast<int64_t>(ResidentBytes());
   out.log_budget_bytes = static_cast<int64_t>(options_.log_budget_bytes);
   out.connections = static_cast<int32_t>(shared_->connections.load(std::memory_order_relaxed));
-  out.http_port = http_port();
+  out.http_port = http_port_;
   out.reactors = static_cast<int32_t>(store_.reactors);
   for (size_t i = 0; i < shards_.size(); ++i) {
     auto collect = [shard = shards_[i]](Reactor&) { return shard->CollectStatus(); };
@@ -312,7 +328,7 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
 }
 
 std::string Node::Describe() const {
-  std::string http = http_ ? "http " + FormatHostPort(options_.host, http_->port()) : "no http";
+  std::string http = http_ ? "http " + FormatHostPort(options_.host, http_port_) : "no http";
   return fmt::format(
       "kvnode ready: thrift {}, {}, data_dir {}, {} partitions on {} reactors, pages of {} bytes, limit {} "
       "MiB, recovered in {:.3f} s ({} log records)",

@@ -37,12 +37,13 @@ class Node final : private NodeControl {
   // One line: addresses, data directory, layout, recovery.
   std::string Describe() const;
   uint16_t port() const { return port_; }
-  uint16_t http_port() const { return http_ ? http_->port() : 0; }
+  uint16_t http_port() const { return http_port_; }
 
  private:
   // Both run on reactor 0.
   Task<Status> StartOnReactor(Reactor& first);
   Task<Status> StopOnReactor(Reactor& first);
+  Status ServeHttp(Reactor& first);
   Task<Status> OpenEngines(Reactor& first);
   Task<Status> ListenAll(Reactor& first);
   Task<void> ShardMain(Reactor& reactor);
@@ -71,8 +72,8 @@ class Node final : private NodeControl {
   std::vector<Shard*> shards_;            // each made and destroyed on its reactor
   std::unique_ptr<Snapshots> snapshots_;  // lives on reactor 0
   std::vector<WaitQueue*> main_waits_;    // what the reactors' main tasks wait on
-  std::unique_ptr<HttpServer> http_;
-  uint16_t port_ = 0;
+  std::unique_ptr<HttpServer> http_;      // lives on reactor 0
+  uint16_t port_ = 0, http_port_ = 0;
   Nanos started_ns_ = 0;
   double recovery_seconds_ = 0;
   uint64_t recovered_records_ = 0;

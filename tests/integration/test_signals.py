@@ -1,0 +1,107 @@
+#!/usr/bin/python3
+"""Signals at every stage of a node's life: during recovery, while it serves, and while it stops."""
+
+import http.client
+import pathlib
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+import unittest
+
+from node_process import CONTEXT, Kv, NodeProcess, TTransport, temporary_directory, ttypes
+from thrift.protocol import TBinaryProtocol
+from thrift.Thrift import TMessageType
+
+RECORDS, BATCH = 200_000, 1000
+STOPPED, STOP_CUT_SHORT = 0, 3
+AT_ONCE_S = 5  # far below any limit that an orderly stop may wait for
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def readiness(port):
+    """The status code of /readyz, or None while nothing listens."""
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status
+    except ConnectionError:
+        return None
+
+
+def get_frame(key):
+    buffer = TTransport.TMemoryBuffer()
+    protocol = TBinaryProtocol.TBinaryProtocol(buffer)
+    protocol.writeMessageBegin("get", TMessageType.CALL, 1)
+    Kv.get_args(ttypes.Context(), ttypes.GetRequest(key)).write(protocol)
+    protocol.writeMessageEnd()
+    return struct.pack(">I", len(buffer.getvalue())) + buffer.getvalue()
+
+
+class SignalTest(unittest.TestCase):
+    def setUp(self):
+        self.directory = temporary_directory("signals")
+        self.node = NodeProcess(pathlib.Path(self.directory) / "data")
+
+    def tearDown(self):
+        self.node.kill()
+        shutil.rmtree(self.directory)
+
+    def test_sigterm_during_recovery(self):
+        self.node.flags = ["--checkpoint_interval_s", "3600"]
+        self.node.start()
+        with self.node.connect() as kv:
+            for first in range(0, RECORDS, BATCH):
+                kv.writeBatch(CONTEXT, ttypes.WriteBatchRequest([
+                    ttypes.WriteOp(kind=1, key=b"%08d" % i, value=b"v") for i in range(first, first + BATCH)]))
+        self.node.kill()
+
+        port = free_port()
+        self.node.flags += ["--http_port", str(port)]
+        self.node.launch()
+        while (status := readiness(port)) is None:
+            self.assertIsNone(self.node.process.poll(), self.node.output())
+        self.assertEqual(status, 503, "recovery ended before the test could look; it needs more records")
+        begin = time.monotonic()
+        self.node.process.send_signal(signal.SIGTERM)
+        self.assertEqual(self.node.process.wait(60), STOPPED)
+        self.assertLess(time.monotonic() - begin, AT_ONCE_S)
+        self.assertNotIn("kvnode ready", self.node.output())
+        self.assertIn("before it was ready", self.node.output())
+
+        self.node.start()
+        with self.node.connect() as kv:
+            self.assertEqual(kv.count(CONTEXT, ttypes.CountRequest()).count, RECORDS)
+        self.node.stop()
+
+    def test_second_sigterm_ends_at_once(self):
+        self.node.flags = ["--shutdown_timeout_ms", "120000"]
+        self.node.start()
+        with self.node.connect() as kv:
+            kv.put(CONTEXT, ttypes.PutRequest(b"k", b"x" * (1 << 20)))
+            # Replies that nobody reads keep the orderly stop waiting.
+            with socket.create_connection((self.node.host, self.node.port)) as reader:
+                reader.sendall(get_frame(b"k") * 64)
+                self.node.process.send_signal(signal.SIGTERM)
+                with self.assertRaises(subprocess.TimeoutExpired, msg=self.node.output()):
+                    self.node.process.wait(1)
+                begin = time.monotonic()
+                self.node.process.send_signal(signal.SIGTERM)
+                self.assertEqual(self.node.process.wait(60), STOP_CUT_SHORT)
+                self.assertLess(time.monotonic() - begin, AT_ONCE_S)
+        self.node.flags = []
+        self.node.start()
+        with self.node.connect() as kv:
+            self.assertEqual(kv.count(CONTEXT, ttypes.CountRequest()).count, 1)
+        self.node.stop()
+
+
+if __name__ == "__main__":
+    unittest.main()

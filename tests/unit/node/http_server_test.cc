@@ -1,0 +1,186 @@
+// The HTTP page on the simulated kernel: what it answers, and that no client keeps another from its answer.
+#include "src/node/http_server.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "tests/support/sim_kernel.h"
+#include "tests/support/sim_reactor.h"
+
+namespace pando {
+namespace {
+
+using testing::AllOf;
+using testing::EndsWith;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::StartsWith;
+
+// A client's end: everything that arrives, and whether the server has closed.
+class Browser final : public ConnectionHandler {
+ public:
+  Task<void> Connect(Reactor& reactor, uint16_t port) {
+    reactor_ = &reactor;
+    Result<Connection*> connection = co_await reactor.Connect("127.0.0.1", port, kSecond);
+    EXPECT_TRUE(connection.ok()) << connection.status().ToString();
+    connection_ = *connection;
+    connection_->SetHandler(this);
+  }
+  void Send(std::string bytes) {
+    if (connection_ != nullptr) connection_->Send(&bytes);
+  }
+  Task<void> UntilClosed() {
+    while (connection_ != nullptr) co_await Sleep(*reactor_, kMillisecond);
+  }
+  bool closed() const { return connection_ == nullptr; }
+  std::string received;
+
+ private:
+  void OnData(std::span<const char> bytes) override { received.append(bytes.data(), bytes.size()); }
+  void OnSent() override {}
+  void OnClosed(const Status&) override { connection_ = nullptr; }
+  Reactor* reactor_ = nullptr;
+  Connection* connection_ = nullptr;
+};
+
+class HttpServerTest : public ::testing::Test {
+ protected:
+  HttpServerTest() : kernel_(11), reactor_(*kernel_.AddMachine("10.0.0.1")->Boot()) {
+    registry_.Add(this, "kv_test_total", "A counter.", {}, &counter_);
+  }
+  // Runs `story` against a listening server, then shuts it down.
+  void Run(Task<void> (*story)(HttpServerTest*)) { kernel_.RunTask(reactor_, WithServer(story)); }
+  Task<void> WithServer(Task<void> (*story)(HttpServerTest*)) {
+    server_ = std::make_unique<HttpServer>(reactor_, &registry_, &health_, &memory_);
+    Result<uint16_t> port = server_->Listen("127.0.0.1", 0);
+    EXPECT_TRUE(port.ok());
+    co_await story(this);
+    co_await server_->Shutdown();
+    EXPECT_EQ(server_->metrics().connections.value(), 0);
+    server_.reset();
+    EXPECT_EQ(memory_.used_bytes(), 0);
+  }
+  Task<std::string> Fetch(std::string request) {
+    Browser browser;
+    co_await browser.Connect(reactor_, server_->port());
+    browser.Send(std::move(request));
+    co_await browser.UntilClosed();
+    co_return std::move(browser.received);
+  }
+  Task<std::string> Get(std::string path) { return Fetch("GET " + path + " HTTP/1.1\r\nHost: a\r\n\r\n"); }
+
+ public:
+  static Task<void> Paths(HttpServerTest* t);
+  static Task<void> BadRequests(HttpServerTest* t);
+  static Task<void> Idle(HttpServerTest* t);
+  static Task<void> Slow(HttpServerTest* t);
+  static Task<void> ShutDownWhileOpen(HttpServerTest* t);
+  static Task<void> PortInUse(HttpServerTest* t);
+
+ protected:
+  SimKernel kernel_;
+  SimReactor& reactor_;
+  Counter counter_;
+  Registry registry_;
+  NodeHealth health_;
+  MemoryBudget memory_{64 << 20};
+  std::unique_ptr<HttpServer> server_;
+};
+
+Task<void> HttpServerTest::Paths(HttpServerTest* t) {
+  t->counter_.Add(7);
+  EXPECT_THAT(co_await t->Get("/metrics"),
+              AllOf(StartsWith("HTTP/1.1 200 OK\r\n"), HasSubstr("\nkv_test_total 7\n"), HasSubstr("version=0.0.4")));
+  EXPECT_THAT(co_await t->Get("/healthz"), AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("\r\n\r\nok\n")));
+  EXPECT_THAT(co_await t->Get("/readyz?verbose=1"), StartsWith("HTTP/1.1 503 "));
+  t->health_.ready.store(true);
+  EXPECT_THAT(co_await t->Get("/readyz"), AllOf(StartsWith("HTTP/1.1 200 "), EndsWith("ready\n")));
+  t->health_.failed.store(true);
+  EXPECT_THAT(co_await t->Get("/healthz"), StartsWith("HTTP/1.1 500 "));
+  EXPECT_THAT(co_await t->Get("/"), StartsWith("HTTP/1.1 404 "));
+  std::string head = co_await t->Fetch("HEAD /readyz HTTP/1.0\r\n\r\n");
+  EXPECT_THAT(head, AllOf(HasSubstr("Content-Length: 6\r\n"), EndsWith("\r\n\r\n")));
+  t->counter_.Add(1);
+  co_await Sleep(t->reactor_, 2 * kHttpPageAgeNs);
+  EXPECT_THAT(co_await t->Get("/metrics"), HasSubstr("\nkv_test_total 8\n"));
+}
+TEST_F(HttpServerTest, Paths) { Run(&HttpServerTest::Paths); }
+
+Task<void> HttpServerTest::BadRequests(HttpServerTest* t) {
+  EXPECT_THAT(co_await t->Fetch("POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"),
+              AllOf(StartsWith("HTTP/1.1 405 "), HasSubstr("Allow: GET, HEAD\r\n")));
+  EXPECT_THAT(co_await t->Fetch(std::string("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 11)),
+              StartsWith("HTTP/1.1 400 "));
+  EXPECT_THAT(co_await t->Fetch("GET /metrics HTTP/1.1\r\nX: " + std::string(kMaxHttpRequestBytes, 'x')),
+              AllOf(StartsWith("HTTP/1.1 400 "), HasSubstr("exceeds 8192 bytes")));
+  EXPECT_THAT(co_await t->Fetch(std::string(64u << 10, '\0')), StartsWith("HTTP/1.1 400 "));
+  EXPECT_EQ(t->server_->metrics().bad_requests_total.value(), 3u);
+}
+TEST_F(HttpServerTest, BadRequests) { Run(&HttpServerTest::BadRequests); }
+
+// Far more idle connections than there are places: a health check is answered at once all the same (HS1).
+Task<void> HttpServerTest::Idle(HttpServerTest* t) {
+  std::vector<std::unique_ptr<Browser>> idle;
+  for (size_t i = 0; i < 3 * kMaxHttpConnections; ++i) {
+    idle.push_back(std::make_unique<Browser>());
+    co_await idle.back()->Connect(t->reactor_, t->server_->port());
+    EXPECT_LE(t->server_->metrics().connections.value(), static_cast<int64_t>(kMaxHttpConnections) + 1);
+  }
+  Nanos begin_ns = t->reactor_.NowNs();
+  EXPECT_THAT(co_await t->Get("/healthz"), EndsWith("ok\n"));
+  EXPECT_LT(t->reactor_.NowNs() - begin_ns, kSecond / 2);
+  EXPECT_TRUE(idle.front()->closed());
+  EXPECT_FALSE(idle.back()->closed());
+  // Those that stay are cut off at their deadline (HS2), without an answer.
+  for (auto& browser : idle) co_await browser->UntilClosed();
+  EXPECT_LT(t->reactor_.NowNs() - begin_ns, kHttpRequestLimitNs + kSecond);
+  EXPECT_GT(t->server_->metrics().timed_out_total.value(), 0u);
+  EXPECT_THAT(idle.back()->received, IsEmpty());
+}
+TEST_F(HttpServerTest, IdleConnectionsKeepNobodyOut) { Run(&HttpServerTest::Idle); }
+
+// A byte every 2 s never makes a request; other requests do not wait for it.
+Task<void> HttpServerTest::Slow(HttpServerTest* t) {
+  Browser dripping;
+  co_await dripping.Connect(t->reactor_, t->server_->port());
+  for (char c : std::string("GET /metr")) {
+    dripping.Send(std::string(1, c));
+    EXPECT_THAT(co_await t->Get("/healthz"), EndsWith("ok\n"));
+    co_await Sleep(t->reactor_, 2 * kSecond);
+  }
+  EXPECT_TRUE(dripping.closed());
+  EXPECT_THAT(dripping.received, IsEmpty());
+  // In pieces, but in time: answered.
+  Browser steady;
+  co_await steady.Connect(t->reactor_, t->server_->port());
+  for (char c : std::string("GET /healthz HTTP/1.1\r\n\r\n")) {
+    steady.Send(std::string(1, c));
+    co_await Sleep(t->reactor_, kMillisecond);
+  }
+  co_await steady.UntilClosed();
+  EXPECT_THAT(steady.received, EndsWith("ok\n"));
+}
+TEST_F(HttpServerTest, SlowClientsBlockNobody) { Run(&HttpServerTest::Slow); }
+
+Task<void> HttpServerTest::ShutDownWhileOpen(HttpServerTest* t) {
+  static Browser idle;
+  co_await idle.Connect(t->reactor_, t->server_->port());
+  idle.Send("GET ");
+  co_await Sleep(t->reactor_, 10 * kMillisecond);
+  EXPECT_EQ(t->server_->metrics().connections.value(), 1);
+}
+TEST_F(HttpServerTest, ShutDownWhileOpen) { Run(&HttpServerTest::ShutDownWhileOpen); }
+
+Task<void> HttpServerTest::PortInUse(HttpServerTest* t) {
+  HttpServer second(t->reactor_, &t->registry_, &t->health_, &t->memory_);
+  Result<uint16_t> taken = second.Listen("127.0.0.1", t->server_->port());
+  EXPECT_EQ(taken.code(), Code::kAlreadyExists);
+  EXPECT_THAT(taken.status().message(), HasSubstr("--http_port"));
+  co_await second.Shutdown();
+}
+TEST_F(HttpServerTest, PortInUse) { Run(&HttpServerTest::PortInUse); }
+
+}  // namespace
+}  // namespace pando
