@@ -13,6 +13,7 @@ namespace pando {
 namespace {
 
 constexpr int32_t kApiVersion = 2;
+constexpr char kOutOfOrderReplies[] = "out_of_order_replies";
 // Room in a frame for what surrounds the values of a reply.
 constexpr size_t kReplySlackBytes = 512u << 10;
 constexpr size_t kScansSharingMemory = 32;
@@ -451,8 +452,13 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.limits = PublishedLimits();
   reply.node_id = backend_->store->node.ToString();
   reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
-  reply.features = {"conditions", "increment", "multi_get", "write_batch", "scan",
-                    "count",      "aggregate", "ttl",       "snapshots",   "split_range"};
+  reply.features = {"conditions", "increment", "multi_get",   "write_batch",     "scan", "count", "aggregate",
+                    "ttl",        "snapshots", "split_range", kOutOfOrderReplies};
+  const std::vector<std::string>& wanted = call->args.request.features;
+  if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {
+    server_->AllowOutOfOrderReplies(call->id);
+    reply.accepted_features = {kOutOfOrderReplies};
+  }
   call->reply.__isset.success = true;
   co_return;
 }

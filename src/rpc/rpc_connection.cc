@@ -265,9 +265,26 @@ void RpcConnection::CloseAfterReplies() {
 
 // -- replying
 
+void RpcConnection::AllowOutOfOrder() {
+  if (out_of_order_ || state_ == State::kClosed) return;
+  out_of_order_ = true;
+  if (!ring_) return;
+  const uint32_t oldest = head_;
+  for (uint32_t sequence = oldest; sequence != next_; ++sequence) {
+    Slot& slot = ring_[sequence % server_->options_.max_requests];
+    if (!slot.ready) continue;
+    out_.append(slot.bytes);
+    server_->GiveBuffer(std::move(slot.bytes));
+    ++head_;
+  }
+  ring_.reset();
+  ring_bytes_ = 0;
+  MarkDirty();
+}
+
 std::string* RpcConnection::BeginReply(uint32_t sequence) {
-  DCHECK_LT(sequence - head_, next_ - head_) << "a request was answered twice";
-  if (sequence == head_) {
+  DCHECK(out_of_order_ ? unanswered() > 0 : sequence - head_ < unanswered()) << "a request was answered twice";
+  if (out_of_order_ || sequence == head_) {
     if (out_.capacity() <= std::string().capacity()) out_ = server_->TakeBuffer();
     return &out_;
   }
@@ -279,7 +296,7 @@ std::string* RpcConnection::BeginReply(uint32_t sequence) {
 }
 
 void RpcConnection::EndReply(uint32_t sequence) {
-  if (sequence != head_) {
+  if (!out_of_order_ && sequence != head_) {
     Slot& slot = ring_[sequence % server_->options_.max_requests];
     slot.ready = true;
     ring_bytes_ += slot.bytes.size();
@@ -354,8 +371,8 @@ void RpcConnection::OnSent() {
 bool RpcConnection::HasRoom(uint32_t sequence, size_t call_bytes) const {
   if (state_ == State::kClosed) return true;
   size_t bytes = out_.size() + connection_->unsent_bytes();
-  // Early replies and other calls wait for the head: it must not wait for them.
-  if (sequence != head_) bytes += ring_bytes_ + running_ * call_bytes;
+  // In order, early replies and other calls wait for the head: it must not wait for them.
+  if (out_of_order_ || sequence != head_) bytes += ring_bytes_ + running_ * call_bytes;
   return bytes < server_->options_.max_reply_bytes;
 }
 

@@ -1,10 +1,12 @@
-// RpcConnection: one client's connection: cuts the byte stream into frames, and sends replies in request order.
+// RpcConnection: one client's connection. It cuts the byte stream into frames, and sends replies in request order, or
+// as they become ready when the client agreed to that.
 //
 // A frame that arrives whole is handed on where it lies in the receive buffer; a half frame is gathered in `pending_`,
 // which grows with what has arrived (never with what was claimed) and counts against the memory budget.
 //
 // Replies: a request gets the next sequence number. The reply that is next in order is encoded straight into `out_`;
-// one that is early waits in the ring. Everything a turn produced goes out in one Send.
+// one that is early waits in the ring. Everything a turn produced goes out in one Send. After AllowOutOfOrder nothing
+// waits: every reply is encoded straight into `out_`, and the sequence numbers only count.
 //
 // Memory: an idle connection holds no buffer and no ring, so that tens of thousands of them are cheap. What replies
 // hold counts against the budget by the capacity of their buffers. While the budget is exhausted, a connection whose
@@ -72,6 +74,8 @@ class RpcConnection final : public ConnectionHandler {
   void ReleasePending();
   void CloseAfterReplies();
 
+  // From now on no reply waits for another. Those that wait already leave with this turn.
+  void AllowOutOfOrder();
   std::string* BeginReply(uint32_t sequence);
   void EndReply(uint32_t sequence);
   void Flush();
@@ -92,8 +96,9 @@ class RpcConnection final : public ConnectionHandler {
   bool dirty_ = false;  // on the server's list
   bool paused_ = false;
   bool close_sent_ = false;
+  bool out_of_order_ = false;
   uint32_t next_ = 0;     // sequence number of the next request
-  uint32_t head_ = 0;     // the oldest unanswered one
+  uint32_t head_ = 0;     // the oldest unanswered one; out of order: next_ less the unanswered ones
   uint32_t running_ = 0;  // calls that have not ended; a call past its deadline is answered but still runs
   uint32_t list_index_ = 0;
 

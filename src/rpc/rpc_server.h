@@ -1,8 +1,8 @@
 // RpcServer: a framed Thrift server on one reactor.
 //
 // It accepts, frames, bounds and answers; what a request means is the RpcService's business. Every request handed to
-// the service must be answered exactly once (BeginReply/EndReply, or one of the helpers); replies leave in request
-// order.
+// the service must be answered exactly once (BeginReply/EndReply, or one of the helpers). Replies leave in request
+// order, or as they become ready once AllowOutOfOrderReplies was called for the connection.
 //
 // Bounds: requests and reply bytes in progress per connection (past them its receiving stops), connections per node,
 // and one MemoryBudget for half frames, running calls and unsent replies. Past it requests are answered OVERLOADED, and
@@ -108,6 +108,9 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   }
   void ReplyException(const RequestId& id, std::string_view method,
                       TApplicationException::TApplicationExceptionType type, std::string_view message);
+
+  // The client matches replies by sequence id: from now on none waits for another on this connection.
+  void AllowOutOfOrderReplies(const RequestId& id) { id.connection->AllowOutOfOrder(); }
 
   // False while the connection has max_reply_bytes of replies unsent: then a large reply had better wait for
   // OnReplyRoom. For the oldest unanswered request only what is ready to be sent counts: everything else waits for it.

@@ -41,6 +41,7 @@ class EchoService final : public RpcService {
   void OnReplyRoom() override {}
   Task<void> Get(RpcCall<api::Kv_get_args, api::Kv_get_result>* call) {
     const std::string& key = call->args.request.key;
+    if (key == "out of order") server_->AllowOutOfOrderReplies(call->id);
     if (key.starts_with("slow")) co_await Sleep(reactor_, static_cast<Nanos>(reactor_.Random() % (5 * kMillisecond)));
     // One that still waits to be admitted can be taken back, one that was appended cannot.
     struct Write final : Withdrawable {
@@ -152,6 +153,58 @@ class ManySeeds : public RpcServerTest, public testing::WithParamInterface<uint6
 };
 INSTANTIATE_TEST_SUITE_P(Seeds, ManySeeds, testing::Range<uint64_t>(1, 13));
 TEST_P(ManySeeds, RepliesComeInOrderWhileWorkOverlaps) { Run({}, 64 << 20, PipelineInOrder()); }
+
+// After the client agreed to it, a reply waits for no other: those to hanging requests come last.
+struct PipelineOutOfOrder {
+  Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+    RawPeer peer(reactor);
+    Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+    EXPECT_TRUE(connected.ok());
+    // What is answered early before the agreement waits in order, and leaves with it.
+    peer.Send(GetCall(0, "hang0") + GetCall(1, "early"));
+    co_await Sleep(reactor, 20 * kMillisecond);
+    EXPECT_EQ(peer.frames.size(), 0u);
+    peer.Send(GetCall(2, "out of order"));
+    co_await peer.UntilFrames(2);
+    std::string all;
+    for (int i = 3; i < 500; ++i) all += GetCall(i, i % 50 == 0 ? "hang" + std::to_string(i) : SlowKey(i));
+    peer.Send(std::move(all));
+    co_await peer.UntilFrames(490);
+    EXPECT_EQ(peer.frames.size(), 490u);
+    parts.service.released = true;
+    co_await parts.service.Finish();
+    co_await peer.UntilFrames(500);
+    EXPECT_EQ(peer.frames.size(), 500u);
+    std::map<int32_t, std::string> values;
+    bool overtaken = false;
+    for (const std::string& frame : peer.frames) {
+      auto reply = DecodeReply<GetReply>(frame);
+      overtaken = overtaken || (!values.empty() && reply.header.seqid < values.rbegin()->first);
+      EXPECT_TRUE(values.emplace(reply.header.seqid, reply.result.success.record.value).second) << "answered twice";
+    }
+    EXPECT_TRUE(overtaken);
+    EXPECT_EQ(values[1], "early");
+    EXPECT_EQ(values[0], "hang0");
+    EXPECT_EQ(values[51], SlowKey(51));
+    co_await peer.Close();
+  }
+};
+TEST_P(ManySeeds, RepliesOvertakeOnceAgreed) { Run({}, 64 << 20, PipelineOutOfOrder()); }
+
+// A client that goes away with answered and unanswered requests of both kinds leaves nothing.
+struct LeavesOutOfOrder {
+  Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+    RawPeer peer(reactor);
+    Status connected = co_await peer.Connect("10.0.0.1", parts.port);
+    EXPECT_TRUE(connected.ok());
+    std::string all = GetCall(0, "hang") + GetCall(1, "early") + GetCall(2, "out of order");
+    for (int i = 3; i < 60; ++i) all += GetCall(i, SlowKey(i));
+    peer.Send(std::move(all));
+    co_await peer.UntilFrames(4);
+    co_await peer.Close();
+  }
+};
+TEST_P(ManySeeds, ClosedOutOfOrder) { Run({}, 64 << 20, LeavesOutOfOrder()); }
 
 TEST_F(RpcServerTest, AtMostMaxRequestsAreInProgress) {
   RpcOptions options;
