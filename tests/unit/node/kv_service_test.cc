@@ -473,6 +473,17 @@ TEST_P(KvServiceTest, HelloPublishesLimits) {
             static_cast<int32_t>(kPartitions));
 }
 
+TEST_P(KvServiceTest, HelloAgreesOnFeatures) {
+  api::Kv_hello_args args;
+  args.request.features = {"time_travel"};
+  auto hello = CallFor<api::Kv_hello_result>("hello", args)->success;
+  EXPECT_THAT(hello.accepted_features, testing::IsEmpty());
+  EXPECT_THAT(hello.features, testing::Contains("out_of_order_replies"));
+  args.request.features = {"time_travel", "out_of_order_replies"};
+  hello = CallFor<api::Kv_hello_result>("hello", args)->success;
+  EXPECT_THAT(hello.accepted_features, testing::ElementsAre("out_of_order_replies"));
+}
+
 // Large values for a client that does not read: neither path may gather more than the connection's bound.
 struct SlowReader {
   FakeNode* node;
