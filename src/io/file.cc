@@ -54,6 +54,16 @@ Status NoProgress(bool write, const std::string& path, size_t bytes, uint64_t of
                write ? "write" : "read", bytes, offset, path);
 }
 
+Status OpenError(int error_number, const std::string& path) {
+  if (error_number != EMFILE && error_number != ENFILE && error_number != ENOMEM) {
+    return ErrnoError(error_number, "open {}", path);
+  }
+  return Error(Code::kOverloaded,
+               "open {}: {} (errno {}); it is tried again. Raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd "
+               "unit) or allow fewer connections",
+               path, strerror(error_number), error_number);
+}
+
 Task<Status> RunPathOp(Reactor& reactor, IoOp::Kind kind, const char* path, const char* new_path, const char* what) {
   IoAwaiter awaiter{&reactor, {}};
   awaiter.op.kind = kind;
@@ -71,8 +81,9 @@ Task<Result<File>> File::Open(Reactor& reactor, std::string path, Mode mode, boo
   IoAwaiter awaiter{&reactor, {}};
   awaiter.op.kind = IoOp::Kind::kOpen;
   awaiter.op.path = path.c_str();
-  awaiter.op.flags = (mode == Mode::kRead ? O_RDONLY : O_RDWR) | (mode == Mode::kCreate ? O_CREAT : 0) |
-                     (direct ? O_DIRECT : 0) | O_CLOEXEC;
+  const bool read_only = mode == Mode::kRead || mode == Mode::kDirectory;
+  awaiter.op.flags = (read_only ? O_RDONLY : O_RDWR) | (mode == Mode::kCreate ? O_CREAT : 0) |
+                     (mode == Mode::kDirectory ? O_DIRECTORY : 0) | (direct ? O_DIRECT : 0) | O_CLOEXEC;
   const int32_t result = co_await awaiter;
   if (result == -EINVAL && direct) {
     co_return Error(Code::kUnsupported,
@@ -80,7 +91,7 @@ Task<Result<File>> File::Open(Reactor& reactor, std::string path, Mode mode, boo
                     "ext4, xfs or another file system with direct I/O",
                     path);
   }
-  if (result < 0) co_return ErrnoError(-result, "open {}", path);
+  if (result < 0) co_return OpenError(-result, path);
   File file;
   file.reactor_ = &reactor;
   file.id_ = result;
@@ -228,22 +239,10 @@ std::string ParentDirectory(const std::string& path) {
 }
 
 Task<Status> SyncDirectory(Reactor& reactor, std::string path) {
-  IoAwaiter open{&reactor, {}};
-  open.op.kind = IoOp::Kind::kOpen;
-  open.op.path = path.c_str();
-  open.op.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC;
-  const FileId directory = co_await open;
-  if (directory < 0) co_return ErrnoError(-directory, "open directory {}", path);
-  IoAwaiter sync{&reactor, {}};
-  sync.op.kind = IoOp::Kind::kSync;
-  sync.op.file = directory;
-  const int32_t result = co_await sync;
-  IoAwaiter close{&reactor, {}};
-  close.op.kind = IoOp::Kind::kClose;
-  close.op.file = directory;
-  co_await close;
-  if (result < 0) co_return ErrnoError(-result, "fsync directory {}", path);
-  co_return Status();
+  CO_ASSIGN_OR_RETURN(File directory, co_await File::Open(reactor, std::move(path), File::Mode::kDirectory, false));
+  Status synced = co_await directory.Sync(false);
+  Status closed = co_await directory.Close();
+  co_return synced.ok() ? closed : synced;
 }
 
 AlignedBuffer::AlignedBuffer(size_t bytes) : bytes_((bytes + kBlockBytes - 1) / kBlockBytes * kBlockBytes) {

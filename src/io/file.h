@@ -13,7 +13,9 @@ namespace pando {
 
 class File {
  public:
-  enum class Mode { kRead, kReadWrite, kCreate };  // kCreate: read-write, made when missing (0644)
+  // kCreate: read-write, created when missing (0644). kDirectory: only to Sync(false) what was created, renamed and
+  // removed in it; whoever does that again and again keeps it open, because later no descriptor may be left.
+  enum class Mode { kRead, kReadWrite, kCreate, kDirectory };
 
   File() = default;
   File(File&& other) noexcept { *this = std::move(other); }
@@ -27,6 +29,8 @@ class File {
   ~File() { CHECK_EQ(id_, kNoFile) << path_ << " was not closed"; }
 
   // `direct`: O_DIRECT; where the file system refuses it the error says so and what to do (kUnsupported).
+  // kOverloaded: no descriptor, or no memory for one, is free now (EMFILE, ENFILE, ENOMEM). That is no fault of the
+  // disk: like a full one it is waited out.
   static Task<Result<File>> Open(Reactor& reactor, std::string path, Mode mode, bool direct);
   Task<Status> Close();
 
@@ -46,6 +50,7 @@ class File {
   bool is_open() const { return id_ != kNoFile; }
   FileId id() const { return id_; }
   const std::string& path() const { return path_; }
+  void NoteRenamed(std::string path) { path_ = std::move(path); }  // for messages
   Reactor& reactor() const { return *reactor_; }
 
  private:

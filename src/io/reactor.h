@@ -75,6 +75,7 @@ struct IoOp {
 };
 
 // co_await IoAwaiter(reactor, op) -> int32_t result.
+class ConnectionBudget;  // src/io/connection_budget.h
 class Reactor;
 struct IoAwaiter {
   Reactor* reactor;
@@ -123,6 +124,9 @@ class Connection {
   // with an empty, recycled string.
   virtual void Send(std::string* bytes) = 0;
   virtual size_t unsent_bytes() const = 0;
+  // Of all bytes ever handed to Send, those that the peer has acknowledged: how fast it reads shows here even while one
+  // large send is in progress. Costs a system call, so it is for watching, not for every request.
+  virtual uint64_t acknowledged_bytes() const = 0;
   // Receiving stops soon (bytes already on their way are still delivered), for flow control.
   virtual void PauseReceive() = 0;
   virtual void ResumeReceive() = 0;
@@ -148,6 +152,8 @@ struct ListenOptions {
   uint16_t port = 0;       // 0: any free port
   bool reuse_port = true;  // several reactors listen on one port; the kernel spreads connections
   int backlog = 4096;
+  // Connections beyond it wait in the backlog. Null: no limit. It outlives the connections, and listeners may share it.
+  ConnectionBudget* budget = nullptr;
 };
 
 // Work handed to another reactor and brought back. Owned by the origin; it carries its own bytes.

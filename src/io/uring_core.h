@@ -22,7 +22,8 @@ struct UringStats {
   uint64_t turns_total = 0, waits_total = 0, completions_total = 0;
   uint64_t receive_buffer_shortages_total = 0;  // ENOBUFS on receive
   uint64_t buffer_registrations_refused_total = 0;
-  uint64_t accept_failures_total = 0;
+  uint64_t accept_failures_total = 0;  // for want of descriptors or memory
+  uint64_t accept_pauses_total = 0;    // for want of a place in a ConnectionBudget
   uint64_t connections = 0, connections_total = 0;
   uint64_t disk_ops_total = 0;
   unsigned setup_flags = 0;  // what the kernel accepted of IORING_SETUP_*

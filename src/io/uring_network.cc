@@ -1,7 +1,9 @@
 #include "src/io/uring_network.h"
 
+#include <fcntl.h>
+#include <linux/tcp.h>  // of <netinet/tcp.h>, tcp_info lacks the acknowledged bytes
 #include <netinet/in.h>
-#include <netinet/tcp.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,7 +18,10 @@ namespace pando {
 namespace {
 
 constexpr unsigned short kBufferGroup = 1;
-constexpr Nanos kAcceptRetryNs = 100 * kMillisecond;
+constexpr Nanos kAcceptRetryNs = 20 * kMillisecond;
+// Then the rest of the loop has its turn.
+constexpr int kMaxAcceptsPerTurn = 64;
+constexpr int kKeepAliveProbes = 3;
 // Spare send strings: so many, none larger than this, and in all no more than what a node's memory limit allows for.
 constexpr size_t kMaxSpares = 256;
 constexpr size_t kMaxSpareBytes = 256u << 10;
@@ -24,19 +29,26 @@ constexpr size_t kMaxSparesBytes = 2u << 20;
 // One send at most: a longer queue goes out in several, so that MSG_WAITALL cannot hold megabytes hostage.
 constexpr size_t kMaxSendBytes = 1u << 20;
 
-Result<int> MakeSocket(const SocketAddress& address) {
+}  // namespace
+
+Result<int> UringNetwork::MakeSocket(const SocketAddress& address) const {
   int fd = socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return ErrnoError(errno, "make a socket for {}", address.ToString());
-  int one = 1;
-  // Accepted sockets inherit both.
-  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (fd < 0) return ErrnoError(errno, "create a socket for {}", address.ToString());
+  // Accepted sockets inherit all of it.
+  auto set = [fd](int level, int name, int value) { setsockopt(fd, level, name, &value, sizeof value); };
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+  const int timeout_s = static_cast<int>(std::clamp<Nanos>(options_.peer_timeout_ns / kSecond, 2, 32'767));
+  // The first half of the time is silence, the other half probes.
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, timeout_s / 2);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, std::max(timeout_s / 2 / kKeepAliveProbes, 1));
+  set(IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, timeout_s * 1000);
   // A congestion controller that paces (BBR) arms a timer for nearly every request and reply. Over loopback there is no
   // path to be gentle with; everywhere else the system's choice stands.
   if (address.IsLoopback()) setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
   return fd;
 }
-
-}  // namespace
 
 // A connect in progress. Lives in the frame of UringNetwork::Connect.
 struct UringNetwork::ConnectOp : Timer {
@@ -65,8 +77,8 @@ struct UringNetwork::ConnectOp : Timer {
   void await_resume() const noexcept {}
 };
 
-UringConnection::UringConnection(UringNetwork* network, int fd, std::string peer)
-    : network_(network), fd_(fd), peer_(std::move(peer)) {
+UringConnection::UringConnection(UringNetwork* network, int fd, std::string peer, ConnectionBudget* budget)
+    : network_(network), fd_(fd), peer_(std::move(peer)), budget_(budget) {
   timer_.connection = this;
   timer_.on_fire = [](Timer* t) {
     UringConnection* c = static_cast<LingerTimer*>(t)->connection;
@@ -99,6 +111,13 @@ void UringConnection::Send(std::string* bytes) {
   network_->MarkForFlush(this);
 }
 
+uint64_t UringConnection::acknowledged_bytes() const {
+  tcp_info info{};
+  socklen_t length = sizeof info;
+  if (getsockopt(fd_, IPPROTO_TCP, TCP_INFO, &info, &length) != 0) return 0;
+  return info.tcpi_bytes_acked;
+}
+
 void UringConnection::PauseReceive() {
   if (paused_ || state_ != State::kOpen) return;
   paused_ = true;
@@ -128,6 +147,7 @@ void UringConnection::Close(bool now) {
 UringNetwork::~UringNetwork() {
   for (UringConnection* c : connections_) {
     close(c->fd_);
+    if (c->budget_) c->budget_->GiveBack();
     core_->timers.Cancel(&c->timer_);
     delete c;
   }
@@ -180,6 +200,7 @@ Result<uint16_t> UringNetwork::Listen(const ListenOptions& options, AcceptHandle
   ASSIGN_OR_RETURN(SocketAddress address, SocketAddress::Parse(options.host, options.port));
   ASSIGN_OR_RETURN(int fd, MakeSocket(address));
   auto listener = std::make_unique<Listener>();
+  fcntl(fd, F_SETFL, O_NONBLOCK);  // what was ready to be accepted may be gone again
   int one = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (options.reuse_port) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
@@ -196,22 +217,23 @@ Result<uint16_t> UringNetwork::Listen(const ListenOptions& options, AcceptHandle
   listener->network = this;
   listener->fd = fd;
   listener->handler = handler;
+  listener->budget = options.budget;
   listener->address = bound.ToString();
   listener->on_fire = [](Timer* t) {
     auto* l = static_cast<Listener*>(t);
-    l->network->ArmAccept(l);
+    l->network->ArmPoll(l);
   };
-  ArmAccept(listener.get());
+  ArmPoll(listener.get());
   listeners_.push_back(std::move(listener));
   return bound.port();
 }
 
-void UringNetwork::ArmAccept(Listener* listener) {
-  if (listener->accept_armed || listener->stopping) return;
+void UringNetwork::ArmPoll(Listener* listener) {
+  if (listener->poll_armed || listener->stopping) return;
   io_uring_sqe* sqe = core_->Sqe();
-  io_uring_prep_multishot_accept(sqe, listener->fd, nullptr, nullptr, SOCK_CLOEXEC);
+  io_uring_prep_poll_add(sqe, listener->fd, POLLIN);
   UringCore::Own(sqe, listener, UringTag::kAccept);
-  listener->accept_armed = true;
+  listener->poll_armed = true;
   ++in_flight_;
 }
 
@@ -221,43 +243,67 @@ void UringNetwork::StopListening(AcceptHandler* handler) {
     listener->stopping = true;
     core_->timers.Cancel(listener.get());
     shutdown(listener->fd, SHUT_RDWR);  // refuses new connections at once, and ends the accept
-    if (listener->accept_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
+    if (listener->poll_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
     CloseIfStopped(listener.get());
   }
 }
 
 void UringNetwork::CloseIfStopped(Listener* listener) {
-  if (!listener->stopping || listener->accept_armed) return;
+  if (!listener->stopping || listener->poll_armed || listener->fd < 0) return;
   close(std::exchange(listener->fd, -1));  // at once, so that the port is free
   listeners_to_free_ = true;
 }
 
-void UringNetwork::OnAccept(Listener* listener, int32_t result, uint32_t flags) {
-  const bool more = flags & IORING_CQE_F_MORE;
-  if (!more) {
-    listener->accept_armed = false;
-    --in_flight_;
+void UringNetwork::OnPoll(Listener* listener) {
+  listener->poll_armed = false;
+  --in_flight_;
+  if (shutting_down_) return;
+  if (!listener->stopping) AcceptReady(listener);
+  CloseIfStopped(listener);  // a handler may have stopped it just now
+}
+
+void UringNetwork::AcceptReady(Listener* listener) {
+  for (int i = 0; i < kMaxAcceptsPerTurn; ++i) {
+    if (!AcceptOne(listener)) return;
   }
-  if (result >= 0) {
-    if (listener->stopping || shutting_down_) {
-      close(result);
-    } else {
-      UringConnection* c = AddConnection(result);
-      listener->handler->OnAccept(c);
-      CHECK(c->handler_) << "OnAccept did not set a handler";
-    }
-  }
-  if (more || shutting_down_) return;
-  if (listener->stopping) {
-    if (listener->fd >= 0) CloseIfStopped(listener);  // else the handler has just stopped it
-  } else if (result >= 0) {
-    ArmAccept(listener);
-  } else {
-    // Out of descriptors or memory: connections wait in the backlog until some are free again.
-    ++core_->stats.accept_failures_total;
-    LOG_EVERY_N(ERROR, 100) << "accept on " << listener->address << " failed: " << strerror(-result)
-                            << "; trying again (raise RLIMIT_NOFILE if there are too many connections)";
+  ArmPoll(listener);
+}
+
+bool UringNetwork::AcceptOne(Listener* listener) {
+  // Without a place, or a descriptor, connections wait in the backlog. The listener is not polled meanwhile: it would
+  // be ready at once, again and again.
+  if (listener->budget && !listener->budget->TryTake()) {
+    ++core_->stats.accept_pauses_total;
     core_->timers.Arm(listener, core_->now_ns + kAcceptRetryNs);
+    return false;
+  }
+  const int fd = accept4(listener->fd, nullptr, nullptr, SOCK_CLOEXEC);
+  if (fd >= 0) {
+    UringConnection* c = AddConnection(fd, listener->budget);
+    listener->handler->OnAccept(c);
+    CHECK(c->handler_) << "OnAccept did not set a handler";
+    return !listener->stopping;
+  }
+  if (listener->budget) listener->budget->GiveBack();
+  switch (errno) {
+    case EAGAIN: ArmPoll(listener); return false;
+    case EINTR:
+    case ECONNABORTED:
+    case EPROTO:
+    case EPERM:
+    case ENETDOWN:
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case EHOSTDOWN:
+    case ENONET:
+    case EOPNOTSUPP:
+    case ENOPROTOOPT: return true;  // that one connection failed before it was accepted
+    default:                        // EMFILE, ENFILE, ENOBUFS, ENOMEM
+      ++core_->stats.accept_failures_total;
+      LOG_EVERY_N(ERROR, 1000) << "accept on " << listener->address << " failed: " << strerror(errno)
+                               << "; connections wait. Raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd unit)";
+      core_->timers.Arm(listener, core_->now_ns + kAcceptRetryNs);
+      return false;
   }
 }
 
@@ -271,7 +317,7 @@ Task<Result<Connection*>> UringNetwork::Connect(std::string host, uint16_t port,
   op.address = &address;
   op.timeout_ns = timeout_ns;
   co_await op;
-  if (op.result == 0) co_return static_cast<Connection*>(AddConnection(fd));
+  if (op.result == 0) co_return static_cast<Connection*>(AddConnection(fd, nullptr));
   close(fd);
   if (op.timed_out) {
     co_return Error(Code::kDeadline, "{} did not answer within {} ms", address.ToString(), timeout_ns / kMillisecond);
@@ -282,8 +328,8 @@ Task<Result<Connection*>> UringNetwork::Connect(std::string host, uint16_t port,
 
 // -- connections
 
-UringConnection* UringNetwork::AddConnection(int fd) {
-  auto* c = new UringConnection(this, fd, SocketAddress::OfPeer(fd).ToString());
+UringConnection* UringNetwork::AddConnection(int fd, ConnectionBudget* budget) {
+  auto* c = new UringConnection(this, fd, SocketAddress::OfPeer(fd).ToString(), budget);
   c->list_index_ = connections_.size();
   connections_.push_back(c);
   ++core_->stats.connections_total;
@@ -409,13 +455,13 @@ void UringNetwork::OnReceive(UringConnection* c, int32_t result, uint32_t flags)
 
 void UringNetwork::Drain(UringConnection* c) {
   c->state_ = UringConnection::State::kDraining;
-  core_->timers.Arm(&c->timer_, core_->now_ns + drain_limit_ns_);
+  core_->timers.Arm(&c->timer_, core_->now_ns + options_.drain_limit_ns);
 }
 
 void UringNetwork::StartLinger(UringConnection* c) {
   shutdown(c->fd_, SHUT_WR);
   c->state_ = UringConnection::State::kLingering;
-  core_->timers.Arm(&c->timer_, core_->now_ns + linger_limit_ns_);
+  core_->timers.Arm(&c->timer_, core_->now_ns + options_.linger_limit_ns);
   Notify(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_));
   if (c->receive_ended_) Die(c);
 }
@@ -444,6 +490,7 @@ void UringNetwork::Die(UringConnection* c) {
 
 void UringNetwork::Free(UringConnection* c) {
   close(c->fd_);
+  if (c->budget_) c->budget_->GiveBack();
   GiveSpare(&c->pending_);
   GiveSpare(&c->sending_);
   UringConnection* last = connections_.back();
@@ -464,7 +511,7 @@ void UringNetwork::Shutdown() {
     if (listener->stopping) continue;
     listener->stopping = true;
     shutdown(listener->fd, SHUT_RDWR);
-    if (listener->accept_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
+    if (listener->poll_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
   }
 }
 
@@ -472,7 +519,7 @@ void UringNetwork::OnCompletion(UringTag tag, void* owner, int32_t result, uint3
   switch (tag) {
     case UringTag::kReceive: return OnReceive(static_cast<UringConnection*>(owner), result, flags);
     case UringTag::kSend: return OnSend(static_cast<UringConnection*>(owner), result);
-    case UringTag::kAccept: return OnAccept(static_cast<Listener*>(owner), result, flags);
+    case UringTag::kAccept: return OnPoll(static_cast<Listener*>(owner));
     case UringTag::kConnect: {
       auto* op = static_cast<ConnectOp*>(owner);
       --in_flight_;

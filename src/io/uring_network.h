@@ -1,5 +1,9 @@
-// UringNetwork: the socket half of UringReactor: multishot accept, multishot receive into one ring of provided
-// buffers, one send in flight per connection.
+// UringNetwork: the socket half of UringReactor: multishot receive into one ring of provided buffers, one send in
+// flight per connection. A listener is polled, and what is ready is accepted call by call, because a multishot accept
+// would take a whole backlog of descriptors before anybody could count them.
+//
+// A peer that has vanished without a word is found by keep-alive probes (nothing sent) and TCP_USER_TIMEOUT (something
+// sent and not acknowledged).
 //
 // Threads: one reactor.
 //
@@ -17,18 +21,21 @@
 #include <string>
 #include <vector>
 
+#include "src/io/connection_budget.h"
 #include "src/io/reactor.h"
 #include "src/io/uring_core.h"
 
 namespace pando {
 
 class UringNetwork;
+struct SocketAddress;
 
 class UringConnection final : public Connection {
  public:
   void SetHandler(ConnectionHandler* handler) override;
   void Send(std::string* bytes) override;
   size_t unsent_bytes() const override { return pending_.size() + sending_.size() - sent_; }
+  uint64_t acknowledged_bytes() const override;
   void PauseReceive() override;
   void ResumeReceive() override;
   void Close(bool now) override;
@@ -44,11 +51,12 @@ class UringConnection final : public Connection {
     UringConnection* connection = nullptr;
   };
 
-  UringConnection(UringNetwork* network, int fd, std::string peer);
+  UringConnection(UringNetwork* network, int fd, std::string peer, ConnectionBudget* budget);
 
   UringNetwork* network_;
   const int fd_;
   const std::string peer_;
+  ConnectionBudget* const budget_;  // a place of which this connection holds; may be null
   ConnectionHandler* handler_ = nullptr;
   State state_ = State::kOpen;
   bool receive_armed_ = false;  // the kernel holds a receive
@@ -70,14 +78,15 @@ struct UringNetworkOptions {
   unsigned receive_buffer_bytes = 16u << 10;
   Nanos drain_limit_ns = 5 * kSecond;
   Nanos linger_limit_ns = kSecond;
+  // After so long without a sign of life a connection ends. Whole seconds; at least two.
+  Nanos peer_timeout_ns = 60 * kSecond;
 };
 
 class UringNetwork {
  public:
   UringNetwork(UringCore* core, const UringNetworkOptions& options)
       : core_(core),
-        drain_limit_ns_(options.drain_limit_ns),
-        linger_limit_ns_(options.linger_limit_ns),
+        options_(options),
         buffer_count_(options.receive_buffers),
         buffer_bytes_(options.receive_buffer_bytes) {}
   ~UringNetwork();
@@ -100,23 +109,28 @@ class UringNetwork {
     UringNetwork* network = nullptr;
     int fd = -1;
     AcceptHandler* handler = nullptr;
-    bool accept_armed = false;
-    bool stopping = false;  // fd is closed, and -1, as soon as the kernel holds no accept
+    ConnectionBudget* budget = nullptr;
+    bool poll_armed = false;
+    bool stopping = false;  // fd is closed, and -1, as soon as the kernel holds no poll
     std::string address;
   };
   struct ConnectOp;
 
   Status EnsureBuffers();
   void RecycleBuffer(unsigned id);
-  UringConnection* AddConnection(int fd);
+  Result<int> MakeSocket(const SocketAddress& address) const;
+  UringConnection* AddConnection(int fd, ConnectionBudget* budget);
   void MarkForFlush(UringConnection* c);
   void FlushConnection(UringConnection* c);
   void StartSend(UringConnection* c);
   void ArmReceive(UringConnection* c);
   void OnReceive(UringConnection* c, int32_t result, uint32_t flags);
   void OnSend(UringConnection* c, int32_t result);
-  void OnAccept(Listener* listener, int32_t result, uint32_t flags);
-  void ArmAccept(Listener* listener);
+  void ArmPoll(Listener* listener);
+  void OnPoll(Listener* listener);
+  void AcceptReady(Listener* listener);
+  // False: nothing more can be accepted now.
+  bool AcceptOne(Listener* listener);
   void CloseIfStopped(Listener* listener);
   void Drain(UringConnection* c);
   void StartLinger(UringConnection* c);
@@ -129,7 +143,7 @@ class UringNetwork {
   void GiveSpare(std::string* from);
 
   UringCore* core_;
-  const Nanos drain_limit_ns_, linger_limit_ns_;
+  const UringNetworkOptions options_;
   const unsigned buffer_count_, buffer_bytes_;
   char* buffers_ = nullptr;
   io_uring_buf_ring* buffer_ring_ = nullptr;

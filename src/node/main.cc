@@ -25,7 +25,9 @@ DEFINE_int64(snapshot_max_age_s, 86400, "A snapshot lives so long at most, howev
 DEFINE_uint32(max_connections, 20000, "Client connections beyond this many are refused.");
 DEFINE_int32(default_budget_ms, 10000, "Time a request has when it does not say; then it is answered DEADLINE.");
 DEFINE_int32(max_budget_ms, 600000, "Longest time a request may ask for.");
-DEFINE_int32(stall_timeout_s, 60, "Close a connection when its bytes have not moved for so long.");
+DEFINE_int32(stall_timeout_s, 60,
+             "Close a connection whose peer is gone, or moves less than 1 KiB/s of what it owes, for this long.");
+DEFINE_int64(idle_timeout_s, 3600, "Close a connection on which nothing was asked for this long; 0: never.");
 DEFINE_uint32(reactors, 0, "Threads, fixed when the store is made; 0: one per CPU for a new store, else as it has.");
 DEFINE_uint32(partitions, 0, "Partitions of a new store, a power of two; 0: 16, or as the store has.");
 DEFINE_uint32(page_bytes, 0, "Page size of a new store, 4096 to 65536; 0: the default, or as the store has.");
@@ -113,7 +115,9 @@ void PrintHelp() {
   std::fputs(kUsage, stdout);
   const FlagGroup groups[] = {
       {"Store", {"data_dir", "partitions", "reactors", "page_bytes", "compression"}},
-      {"Network", {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s"}},
+      {"Network",
+       {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s",
+        "idle_timeout_s"}},
       {"Resources",
        {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s", "snapshot_max_age_s",
         "scrub_mb_per_s", "scrub_interval_h", "pin_threads"}},
@@ -157,6 +161,7 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->default_budget_ms = FLAGS_default_budget_ms;
   options->max_budget_ms = FLAGS_max_budget_ms;
   options->stall_timeout_s = FLAGS_stall_timeout_s;
+  options->idle_timeout_s = FLAGS_idle_timeout_s;
   options->shutdown_timeout_ms = FLAGS_shutdown_timeout_ms;
   options->pin_threads = FLAGS_pin_threads;
   return CheckOptions(*options);

@@ -47,7 +47,7 @@ Task<Status> Node::OnAllShards(Reactor& caller, Fn fn) {
 Status Node::Start() {
   RETURN_IF_ERROR(CheckOptions(options_));
   // The number of reactors is the store's, so it has to be known before they are made.
-  uint32_t reactors = options_.reactors;
+  uint32_t reactors = options_.reactors, partitions = 0;
   {
     ASSIGN_OR_RETURN(std::unique_ptr<Reactor> probe, MakeUringReactor({}));
     Result<StoreInfo> found = RunBlocking(*probe, LoadStore(*probe, options_.data_dir));
@@ -57,8 +57,17 @@ Status Node::Start() {
     if (!found.ok() && options_.partitions == 0) options_.partitions = kDefaultPartitions;
     if (reactors == 0) reactors = static_cast<uint32_t>(UsableCpus());
     if (!found.ok()) reactors = std::min(reactors, options_.partitions);
+    partitions = found.ok() ? static_cast<uint32_t>(found->partitions.size()) : options_.partitions;
   }
   options_.reactors = reactors;
+  ASSIGN_OR_RETURN(descriptors_, SplitDescriptors(options_, RaiseDescriptorLimit(), reactors, partitions));
+  LOG_IF(WARNING, descriptors_.connections < options_.max_connections)
+      << "of " << options_.max_connections << " connections (--max_connections), " << descriptors_.connections
+      << " are possible: the process may open " << descriptors_.limit << " descriptors and keeps "
+      << descriptors_.reserved
+      << " of them for itself. Raise RLIMIT_NOFILE (ulimit -Hn, LimitNOFILE= in a systemd unit)";
+  options_.max_connections = descriptors_.connections;
+  sockets_ = std::make_unique<ConnectionBudget>(descriptors_.sockets);
   ASSIGN_OR_RETURN(memory_, SplitMemory(options_, reactors));
   shared_ = std::make_unique<RpcShared>(static_cast<int64_t>(memory_.request_bytes));
   mallopt(M_MMAP_THRESHOLD, kMmapThresholdBytes);
@@ -71,6 +80,15 @@ Status Node::Start() {
     out->AddGauge("kv_process_resident_bytes", "Resident memory.", {}, static_cast<double>(ResidentBytes()));
     out->AddGauge("kv_process_memory_limit_bytes", "--memory_limit_mb.", {},
                   static_cast<double>(options_.memory_limit_bytes));
+    auto add_count = [out](std::string name, std::string help, auto value) {
+      out->AddGauge(std::move(name), std::move(help), {}, static_cast<double>(value));
+    };
+    add_count("kv_process_descriptor_limit_count", "Descriptors that the process may open.", descriptors_.limit);
+    add_count("kv_process_reserved_descriptors_count", "Descriptors that client connections never take.",
+              descriptors_.reserved);
+    add_count("kv_rpc_connection_limit_count", "Client connections that are served at once.", descriptors_.connections);
+    add_count("kv_rpc_sockets_count", "Sockets of client connections, those that are being closed included.",
+              sockets_->in_use());
     out->AddGauge("kv_rpc_memory_bytes", "Of the request memory of all reactors, reserved.", {},
                   static_cast<double>(shared_->memory.used_bytes()));
     out->AddGauge("kv_rpc_memory_limit_bytes", "What of it may be reserved before requests are refused.", {},
@@ -79,6 +97,8 @@ Status Node::Start() {
   ReactorGroupOptions group;
   group.reactors = static_cast<int>(reactors);
   group.pin_threads = options_.pin_threads;
+  // Later than the server judges its clients by, so that a slow one is counted as such.
+  group.uring.network.peer_timeout_ns = 2 * options_.stall_timeout_s * kSecond;
   Result<std::unique_ptr<ReactorGroup>> made =
       ReactorGroup::Start(group, [this](Reactor& reactor) { return ShardMain(reactor); });
   if (!made.ok()) return made.TakeStatus();
@@ -201,6 +221,7 @@ Task<Status> Node::ListenAll(Reactor& first) {
   ListenOptions listen;
   listen.host = options_.host;
   listen.port = options_.port;
+  listen.budget = sockets_.get();
   listen.reuse_port = store_.reactors > 1;
   if (listen.reuse_port && listen.port != 0) {
     // Sharing a port among our reactors would also let another process of this user share it unnoticed.

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "src/io/connection_budget.h"
 #include "src/io/file.h"
 #include "src/io/reactor_group.h"
 #include "src/node/http_server.h"
@@ -68,6 +69,8 @@ class Node final : private NodeControl {
   Registry registry_;
   NodeHealth health_;
   std::unique_ptr<RpcShared> shared_;
+  DescriptorSplit descriptors_;
+  std::unique_ptr<ConnectionBudget> sockets_;  // of all reactors
   std::unique_ptr<ReactorGroup> group_;
   std::vector<Shard*> shards_;            // each made and destroyed on its reactor
   std::unique_ptr<Snapshots> snapshots_;  // lives on reactor 0

@@ -19,6 +19,17 @@ constexpr uint64_t kMinRequestBytes = 8 * kMiB;
 constexpr uint64_t kMaxRequestBytes = 512 * kMiB;
 constexpr uint64_t kMinEngineBytes = 16 * kMiB;
 constexpr uint64_t kMaxLimitBytes = uint64_t{1} << 50;
+// Descriptors beside those counted per reactor and partition: standard streams, the logging library's files, the lock,
+// what starts and tools inside the process need for a moment.
+constexpr uint64_t kProcessDescriptors = 64;
+// Ring, wake-up, listeners, the log's directory, its current, next and retiring segments, the scrub's.
+constexpr uint64_t kReactorDescriptors = 24;
+// The data file, its directory, and once more while it is scrubbed.
+constexpr uint64_t kPartitionDescriptors = 3;
+constexpr uint64_t kHttpDescriptors = 72;
+constexpr uint32_t kMinSockets = 16;
+constexpr uint32_t kMaxRefusedSockets = 64;  // of one reactor: connections over the limit that are told so
+constexpr int64_t kMaxIdleTimeoutS = 366 * 24 * 3600;
 constexpr uint32_t kMaxPartitions = 4096;
 constexpr uint32_t kMaxReactors = 256;
 constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
@@ -76,6 +87,26 @@ Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors) {
   return split;
 }
 
+Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, uint32_t reactors,
+                                         uint32_t partitions) {
+  DescriptorSplit split;
+  split.limit = limit;
+  split.reserved = kProcessDescriptors + reactors * kReactorDescriptors + partitions * kPartitionDescriptors +
+                   (options.http_port >= 0 ? kHttpDescriptors : 0);
+  if (limit < split.reserved + kMinSockets) {
+    return Error(Code::kInvalidArgument,
+                 "the process may open {} descriptors; {} reactors and {} partitions need at least {}: raise "
+                 "RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd unit)",
+                 limit, reactors, partitions, split.reserved + kMinSockets);
+  }
+  const uint64_t left = std::min<uint64_t>(limit - split.reserved, UINT32_MAX / 2);
+  // A few places beyond the limit of connections, for those that are told that there are too many.
+  const uint64_t refused = std::min<uint64_t>(uint64_t{kMaxRefusedSockets} * reactors, left / 8);
+  split.connections = static_cast<uint32_t>(std::min<uint64_t>(options.max_connections, left - refused));
+  split.sockets = static_cast<uint32_t>(split.connections + refused);
+  return split;
+}
+
 Status CheckOptions(const NodeOptions& options) {
   if (options.data_dir.empty()) {
     return Error(Code::kInvalidArgument,
@@ -121,6 +152,10 @@ Status CheckOptions(const NodeOptions& options) {
   if (options.scrub_interval_h < 1 || options.scrub_interval_h > kMaxScrubIntervalH) {
     return Error(Code::kInvalidArgument, "--scrub_interval_h={}; it must be from 1 to {}", options.scrub_interval_h,
                  kMaxScrubIntervalH);
+  }
+  if (options.idle_timeout_s < 0 || options.idle_timeout_s > kMaxIdleTimeoutS) {
+    return Error(Code::kInvalidArgument, "--idle_timeout_s={}; it must be from 1 to {}, or 0 for none",
+                 options.idle_timeout_s, kMaxIdleTimeoutS);
   }
   if (options.stall_timeout_s < 1) return Error(Code::kInvalidArgument, "--stall_timeout_s must be at least 1");
   if (options.shutdown_timeout_ms < 0) return Error(Code::kInvalidArgument, "--shutdown_timeout_ms must be 0 or more");

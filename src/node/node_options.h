@@ -32,6 +32,7 @@ struct NodeOptions {
   int32_t default_budget_ms = 10'000;
   int32_t max_budget_ms = 600'000;
   int32_t stall_timeout_s = 60;
+  int64_t idle_timeout_s = 3600;  // 0: never
   int32_t shutdown_timeout_ms = 5'000;
   bool pin_threads = false;
 };
@@ -48,6 +49,17 @@ struct MemorySplit {
 
 // kInvalidArgument names the smallest limit that works.
 Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors);
+// How the descriptors that the process may have open are divided.
+struct DescriptorSplit {
+  uint64_t limit = 0;        // of the process
+  uint64_t reserved = 0;     // for log, data files, rings, logs of the process and the HTTP page
+  uint32_t sockets = 0;      // client connections that may hold a descriptor, those that are being refused included
+  uint32_t connections = 0;  // client connections that are served: --max_connections, or what is left for it
+};
+
+// kInvalidArgument names the smallest limit that works.
+Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, uint32_t reactors,
+                                         uint32_t partitions);
 // Checks every field that does not need the data directory; names the flag and what it may be.
 Status CheckOptions(const NodeOptions& options);
 

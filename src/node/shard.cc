@@ -41,6 +41,7 @@ void Shard::Build(const std::vector<Shard*>& shards) {
   RpcOptions rpc;
   rpc.max_connections = options_->max_connections;
   rpc.stall_timeout_ns = options_->stall_timeout_s * kSecond;
+  rpc.idle_timeout_ns = options_->idle_timeout_s * kSecond;
   rpc.default_budget_ms = options_->default_budget_ms;
   rpc.max_budget_ms = options_->max_budget_ms;
   server_ = std::make_unique<RpcServer>(reactor_, rpc, shared_);
@@ -159,7 +160,9 @@ void Shard::RegisterMetrics() {
   add("kv_rpc_buffered_bytes", "Half frames, requests and replies in progress.", &rpc.buffered_bytes);
   add("kv_rpc_accepted_connections_total", "Connections accepted.", &rpc.accepted_total);
   add("kv_rpc_refused_connections_total", "Connections over --max_connections.", &rpc.refused_total);
-  add("kv_rpc_stalled_connections_total", "Connections closed because no byte moved.", &rpc.closed_stalled_total);
+  add("kv_rpc_stalled_connections_total", "Connections closed because their peer was too slow.",
+      &rpc.closed_stalled_total);
+  add("kv_rpc_idle_connections_total", "Connections closed because nothing was asked.", &rpc.closed_idle_total);
   add("kv_rpc_closed_overloaded_connections_total",
       "Connections closed because they sent on, unread, while there was no memory.", &rpc.closed_overloaded_total);
   add("kv_rpc_received_bytes_total", "Bytes received from clients.", &rpc.received_bytes_total);

@@ -240,7 +240,12 @@ Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProb
   }
   std::vector<MetaDamage> damage;
   auto opened = co_await PartitionFile::Open(reactor_, file->options(), /*read_only=*/true, &damage);
+  while (opened.code() == Code::kOverloaded && !Over()) {  // no descriptor is free, which says nothing about the disk
+    co_await Sleep(reactor_, kCommitRetry);
+    opened = co_await PartitionFile::Open(reactor_, file->options(), /*read_only=*/true, &damage);
+  }
   if (!opened.ok()) {
+    if (opened.code() == Code::kOverloaded) co_return 0;  // the pass is over
     if (found->empty()) add(0, opened.status().message(), kMetadataAdvice);
     co_return 0;
   }

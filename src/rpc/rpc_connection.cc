@@ -341,7 +341,6 @@ void RpcConnection::Account() {
 void RpcConnection::Flush() {
   if (state_ == State::kClosed) return;
   if (!out_.empty()) {
-    sent_bytes_ += out_.size();
     server_->metrics_.sent_bytes_total.Add(out_.size());
     const size_t slack = out_.capacity() <= kMaxTouchedSlack ? out_.capacity() - out_.size() : 0;
     handed_slack_ = connection_->unsent_bytes() > 0 ? std::max(handed_slack_, slack) : slack;

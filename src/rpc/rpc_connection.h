@@ -111,10 +111,16 @@ class RpcConnection final : public ConnectionHandler {
   size_t handed_slack_ = 0;     // capacity beyond their bytes, of strings handed to the connection and not yet sent
   size_t accounted_bytes_ = 0;  // replies that count against the budget
 
-  // For the stall watch: bytes ever received and handed to Send, what had moved at the last look, and since when
-  // nothing does.
-  uint64_t received_bytes_ = 0, sent_bytes_ = 0, last_received_ = 0, last_taken_ = 0;
-  Nanos stalled_since_ns_ = 0;
+  // For RpcServer::OnWatch. A direction is watched while the peer owes progress in it.
+  struct Progress {
+    bool owed = false;
+    Nanos since_ns = 0;       // begin of the period that is judged
+    uint64_t bytes_then = 0;  // what had moved by then
+  };
+  uint64_t received_bytes_ = 0;
+  Progress reading_, writing_;  // of the peer: it takes our replies, it sends the rest of a frame
+  uint64_t received_when_active_ = 0;
+  Nanos active_ns_ = 0;  // when the connection was last seen not to be idle
 };
 
 }  // namespace pando

@@ -62,13 +62,14 @@ void RpcServer::OnAccept(Connection* connection) {
   auto c = std::make_unique<RpcConnection>(this, connection, refused);
   connection->SetHandler(c.get());
   c->list_index_ = static_cast<uint32_t>(connections_.size());
-  c->stalled_since_ns_ = reactor_.NowNs();
+  c->active_ns_ = reactor_.NowNs();
   if (refused) {
     metrics_.refused_total.Add();
     LogLimited(fmt::format("refusing {}: {} connections are open (--max_connections)", connection->peer(),
                            options_.max_connections));
   }
-  if (refused && ++refused_ > kMaxRefused) c->CloseAfterReplies();
+  // One too many even for that is dropped at once: a lingering close would keep its descriptor for a while.
+  if (refused && ++refused_ > kMaxRefused) connection->Close(/*now=*/true);
   connections_.push_back(std::move(c));
   metrics_.connections.Set(static_cast<int64_t>(connections_.size()));
 }
@@ -176,26 +177,42 @@ void RpcServer::OnTurnEnd() {
 void RpcServer::OnWatch() {
   Nanos now = reactor_.NowNs();
   for (auto& c : connections_) {
-    if (c->connection_ == nullptr || !Stalled(c.get(), now)) continue;
-    metrics_.closed_stalled_total.Add();
-    LogLimited(fmt::format("closing {}: no progress for {} s with {} bytes unsent and {} bytes of a request received",
-                           c->connection_->peer(), options_.stall_timeout_ns / kSecond, c->connection_->unsent_bytes(),
-                           c->pending_.size()));
-    c->connection_->Close(true);
+    if (c->connection_ != nullptr) Watch(c.get(), now);
   }
   reactor_.ArmTimer(&watch_, now + kWatchIntervalNs);
 }
 
-bool RpcServer::Stalled(RpcConnection* c, Nanos now) const {
-  // A request that takes its time is not a stalled connection: only bytes that do not move are.
-  size_t unsent = c->connection_->unsent_bytes();
-  bool stuck_sending = unsent > 0 && c->sent_bytes_ - unsent == c->last_taken_;
-  bool stuck_receiving = (!c->pending_.empty() || c->skipped_ || c->state_ == RpcConnection::State::kRefused) &&
-                         !c->paused_ && c->received_bytes_ == c->last_received_;
-  c->last_taken_ = c->sent_bytes_ - unsent;
-  c->last_received_ = c->received_bytes_;
-  if (!stuck_sending && !stuck_receiving) c->stalled_since_ns_ = now;
-  return now - c->stalled_since_ns_ >= options_.stall_timeout_ns;
+void RpcServer::Watch(RpcConnection* c, Nanos now) {
+  // A request that takes its time is not a stalled connection: only bytes that the peer owes are.
+  const bool owes_reading = c->connection_->unsent_bytes() > 0;
+  const bool owes_writing =
+      (!c->pending_.empty() || c->skipped_ || c->state_ == RpcConnection::State::kRefused) && !c->paused_;
+  const uint64_t taken = owes_reading ? c->connection_->acknowledged_bytes() : 0;
+  if (TooSlow(&c->reading_, owes_reading, taken, now) || TooSlow(&c->writing_, owes_writing, c->received_bytes_, now)) {
+    metrics_.closed_stalled_total.Add();
+    LogLimited(
+        fmt::format("closing {}: it moved less than {} bytes/s for {} s, with {} bytes unsent and {} bytes of a "
+                    "request received (--stall_timeout_s)",
+                    c->connection_->peer(), options_.min_bytes_per_s, options_.stall_timeout_ns / kSecond,
+                    c->connection_->unsent_bytes(), c->pending_.size()));
+    return c->connection_->Close(true);
+  }
+  const bool busy = owes_reading || owes_writing || c->unanswered() > 0 || c->running_ > 0;
+  if (busy || c->received_bytes_ != c->received_when_active_) {
+    c->received_when_active_ = c->received_bytes_;
+    c->active_ns_ = now;
+  } else if (options_.idle_timeout_ns > 0 && now - c->active_ns_ >= options_.idle_timeout_ns && !c->close_sent_) {
+    metrics_.closed_idle_total.Add();
+    c->CloseAfterReplies();
+  }
+}
+
+bool RpcServer::TooSlow(RpcConnection::Progress* progress, bool owed, uint64_t moved_bytes, Nanos now) const {
+  if (owed && progress->owed && now - progress->since_ns < options_.stall_timeout_ns) return false;
+  const uint64_t least = options_.min_bytes_per_s * static_cast<uint64_t>(options_.stall_timeout_ns) / kSecond;
+  const bool slow = owed && progress->owed && moved_bytes - progress->bytes_then < least;
+  *progress = {owed, now, moved_bytes};  // the next period, if there is one
+  return slow;
 }
 
 // -- small things

@@ -28,10 +28,14 @@
 namespace pando {
 
 struct RpcOptions {
-  uint32_t max_requests = 128;            // in progress per connection
-  size_t max_reply_bytes = 4u << 20;      // made and unsent per connection
-  uint32_t max_connections = 20'000;      // of all servers that share `RpcShared`
-  Nanos stall_timeout_ns = 60 * kSecond;  // a connection at a limit, or inside a frame, that does not move
+  uint32_t max_requests = 128;        // in progress per connection
+  size_t max_reply_bytes = 4u << 20;  // made and unsent per connection
+  uint32_t max_connections = 20'000;  // of all servers that share `RpcShared`
+  // A peer that has replies to take, or the rest of a frame to send, must move min_bytes_per_s on average over each
+  // such period. So a slow but steady peer is served, and one that drips bytes cannot hold memory.
+  Nanos stall_timeout_ns = 60 * kSecond;
+  uint64_t min_bytes_per_s = 1024;
+  Nanos idle_timeout_ns = 0;  // a connection on which nothing is asked for so long is closed; 0: never
   int32_t default_budget_ms = 10'000;
   int32_t max_budget_ms = 600'000;
 };
@@ -48,7 +52,7 @@ struct RpcShared {
 
 struct RpcMetrics {
   Gauge connections, paused_connections, buffered_bytes;
-  Counter accepted_total, refused_total, closed_stalled_total, closed_overloaded_total;
+  Counter accepted_total, refused_total, closed_stalled_total, closed_idle_total, closed_overloaded_total;
   Counter requests_total, received_bytes_total, sent_bytes_total;
   Counter overloaded_total, deadline_total, bad_requests_total, garbage_total;
 };
@@ -153,8 +157,9 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   };
   void OnAccept(Connection* connection) override;
   void OnTurnEnd() override;
-  void OnWatch();  // closes what has stalled
-  bool Stalled(RpcConnection* c, Nanos now) const;
+  void OnWatch();  // closes what has stalled or is idle
+  void Watch(RpcConnection* c, Nanos now);
+  bool TooSlow(RpcConnection::Progress* progress, bool owed, uint64_t moved_bytes, Nanos now) const;
   void Remove(RpcConnection* c);
   void MarkDirty(RpcConnection* c);
   void LogLimited(const std::string& message);

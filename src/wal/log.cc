@@ -268,6 +268,8 @@ Task<Status> LogImpl::CloseFiles() {
     if (first.ok()) first = std::move(status);
   }
   prepared_.clear();
+  Status directory = co_await files_.Close();
+  if (first.ok()) first = std::move(directory);
   co_return first;
 }
 

@@ -230,7 +230,8 @@ class LogImpl final : public Log, private TurnHook {
   uint64_t next_number_ = 1;
   std::deque<Prepared> prepared_;
   std::deque<Discarded> recycle_queue_;
-  bool disk_full_ = false;  // the last attempt to make a segment failed for lack of space
+  bool disk_full_ = false;     // the last attempt to create a segment failed for lack of space or descriptors
+  bool open_refused_ = false;  // for lack of descriptors: recycling a file has to wait, too
   bool disk_full_reported_ = false;
 
   std::deque<SpaceAwaiter*> space_waiters_;

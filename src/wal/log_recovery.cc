@@ -15,7 +15,10 @@ constexpr int kProbeWrites = 8;  // of each kind
 // changed until the cut is durable, and the number of a fresh segment was never used before.
 Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   CHECK(!recovered_) << "Recover is called once";
-  if (!options_.read_only) CO_RETURN_IF_ERROR(co_await files_.RemoveLeftover());
+  if (!options_.read_only) {
+    CO_RETURN_IF_ERROR(co_await files_.Open());
+    CO_RETURN_IF_ERROR(co_await files_.RemoveLeftover());
+  }
   LogReader::Options reading;
   reading.directory = options_.directory;
   reading.node = options_.node;
@@ -163,12 +166,15 @@ void LogImpl::DiscardDeadSegments(const LogReader& reader) {
 // Keeps PreparedAhead segments ahead of the log, and puts discarded ones to use or removes them.
 Task<void> LogImpl::MaintainSegments() {
   while (!stopping_ && !failed()) {
-    if (!recycle_queue_.empty() || (prepared_.size() < PreparedAhead() && !disk_full_)) {
+    const bool wanted = !recycle_queue_.empty() || (prepared_.size() < PreparedAhead() && !disk_full_);
+    if (wanted && !open_refused_) {
       Status status = co_await PrepareSegment();
-      if (status.code() == Code::kDiskFull) {
+      if (status.code() == Code::kDiskFull || status.code() == Code::kOverloaded) {
         LOG_IF(WARNING, !std::exchange(disk_full_reported_, true))
-            << options_.directory << ": no space for the next log segment, writes wait: " << status.message();
+            << options_.directory
+            << ": the next log segment cannot be created now, writes may wait for it: " << status.message();
         disk_full_ = true;
+        open_refused_ = status.code() == Code::kOverloaded;
         reactor_.CancelTimer(&retry_timer_);
         reactor_.ArmTimer(&retry_timer_, reactor_.NowNs() + kDiskFullRetryNs);
         idle_wake_.NotifyAll();  // closing cannot wait for space
@@ -180,7 +186,7 @@ Task<void> LogImpl::MaintainSegments() {
       continue;
     }
     co_await maintenance_wake_.Wait();
-    disk_full_ = false;
+    disk_full_ = open_refused_ = false;
   }
 }
 
@@ -194,7 +200,10 @@ Task<Status> LogImpl::PrepareSegment() {
     if (discarded.bytes != options_.segment_bytes || prepared_.size() >= MaxSpares()) {
       co_return co_await files_.Remove(std::move(discarded.path));
     }
-    CO_ASSIGN_OR_RETURN(file, co_await files_.Recycle(std::move(discarded.path), next_number_));
+    Result<File> recycled = co_await files_.Recycle(std::move(discarded.path), next_number_);
+    if (recycled.code() == Code::kOverloaded) recycle_queue_.push_front({files_.TemporaryPath(), discarded.bytes});
+    if (!recycled.ok()) co_return recycled.TakeStatus();
+    file = *std::move(recycled);
   }
   prepared_.push_back({next_number_++, std::move(*file)});
   if (staged_bytes_ > 0) ArmHook();

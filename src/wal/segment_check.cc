@@ -8,6 +8,7 @@ namespace pando {
 namespace {
 
 constexpr uint64_t kWindowBytes = 512u << 10;
+constexpr Nanos kOpenRetryNs = 100 * kMillisecond;
 
 class SegmentChecker {
  public:
@@ -21,6 +22,15 @@ class SegmentChecker {
 
   Task<SegmentVerdict> Run(Reactor& reactor) {
     Result<File> opened = co_await File::Open(reactor, segment_.path, File::Mode::kRead, /*direct=*/true);
+    while (opened.code() == Code::kOverloaded) {  // no descriptor is free, which says nothing about the disk
+      co_await Sleep(reactor, kOpenRetryNs);
+      const bool allowed = co_await may_read_(kBlockBytes);
+      if (!allowed) {
+        verdict_.stopped = true;
+        co_return verdict_;
+      }
+      opened = co_await File::Open(reactor, segment_.path, File::Mode::kRead, /*direct=*/true);
+    }
     if (!opened.ok()) {
       Damage(0, opened.status().message());
       co_return verdict_;

@@ -36,6 +36,7 @@ class Wire final : public Connection {
     bytes->clear();
   }
   size_t unsent_bytes() const override { return 0; }
+  uint64_t acknowledged_bytes() const override { return 0; }
   void PauseReceive() override {}
   void ResumeReceive() override {}
   void Close(bool) override { closing = true; }

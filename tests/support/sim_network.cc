@@ -103,7 +103,7 @@ Result<uint16_t> SimNetwork::Listen(SimReactor* reactor, const ListenOptions& op
                    address.ToString());
     }
   }
-  reactor->network_.listeners.push_back({options.host, port, handler});
+  reactor->network_.listeners.push_back({options.host, port, handler, options.budget});
   return port;
 }
 
@@ -135,22 +135,26 @@ void SimNetwork::Attempt(uint64_t connect_id, SimReactor* origin, std::string ho
   struct Choice {
     SimReactor* reactor;
     AcceptHandler* handler;
+    ConnectionBudget* budget;
   };
   std::vector<Choice> choices;
   for (const auto& reactor : target->reactors_) {
     for (const auto& l : reactor->network_.listeners) {
       if (l.port != port) continue;
       if (!IsAny(l.host) && l.host != host && !(IsLoopback(l.host) && from == host)) continue;
-      choices.push_back({reactor.get(), l.handler});
+      choices.push_back({reactor.get(), l.handler, l.budget});
     }
   }
   uint64_t origin_end_id = 0;
   if (!choices.empty()) {
     const Choice& choice = choices[kernel_->random().Below(choices.size())];
+    // Here a backlog holds nothing: without a place the SYN gets no answer.
+    if (choice.budget && !choice.budget->TryTake()) return;
     SimConnection* origin_end = NewEnd(origin, from, host);
     SimConnection* target_end = NewEnd(choice.reactor, host, from);
     origin_end->peer_id_ = target_end->id_;
     target_end->peer_id_ = origin_end->id_;
+    if (choice.budget) target_end->place_ = {nullptr, [b = choice.budget](void*) { b->GiveBack(); }};
     origin_end->peer_name_ = fmt::format("{}:{}", host, port);
     target_end->peer_name_ = fmt::format("{}:{}", from, origin->machine().next_port_++);
     origin_end_id = origin_end->id_;
@@ -249,6 +253,7 @@ void SimNetwork::Arrive(uint64_t to_id) {
 void SimNetwork::Consumed(SimConnection* c, size_t bytes) {
   c->window_used_ -= bytes;
   SimConnection* sender = Find(c->peer_id_);
+  if (sender) sender->acknowledged_ += bytes;
   if (!sender || sender->reactor_->dead() || sender->unsent_bytes() == 0) return;
   const SimOptions& options = kernel_->options();
   kernel_->At(kernel_->now_ns() + kernel_->Latency(options.network_min_ns, options.network_max_ns), SimKernel::kNoBoot,

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "src/io/connection_budget.h"
 #include "src/io/reactor.h"
 
 namespace pando {
@@ -28,6 +29,7 @@ class SimConnection final : public Connection {
   void SetHandler(ConnectionHandler* handler) override;
   void Send(std::string* bytes) override;
   size_t unsent_bytes() const override { return outgoing_.size() - sent_; }
+  uint64_t acknowledged_bytes() const override { return acknowledged_; }
   void PauseReceive() override { paused_ = true; }
   void ResumeReceive() override;
   void Close(bool now) override;
@@ -54,7 +56,9 @@ class SimConnection final : public Connection {
   std::deque<Segment> wire_;   // on its way to this end
   std::deque<Segment> inbox_;  // arrived
   Nanos last_arrival_ns_ = 0;
-  size_t window_used_ = 0;  // bytes in wire_ and inbox_
+  size_t window_used_ = 0;       // bytes in wire_ and inbox_
+  uint64_t acknowledged_ = 0;    // of what this end sent, the bytes that the other has consumed
+  std::shared_ptr<void> place_;  // in the listener's ConnectionBudget
   bool marked_flush_ = false, marked_deliver_ = false;
 };
 
@@ -64,6 +68,7 @@ struct SimReactorNetwork {
     std::string host;
     uint16_t port = 0;
     AcceptHandler* handler = nullptr;
+    ConnectionBudget* budget = nullptr;
   };
   struct Accepted {
     uint64_t connection;

@@ -4,10 +4,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <fstream>
+#include <sstream>
 #include <vector>
 
 #include "src/io/call_on.h"
@@ -76,6 +79,181 @@ TEST(UringNetwork, HalfCloseWhileDraining) {
   ASSERT_TRUE(made.ok()) << made.status().ToString();
   auto& reactor = static_cast<UringReactor&>(**made);
   RunBlocking(reactor, HalfCloseWhileDraining(reactor));
+}
+
+// A plain client that does not block.
+int ConnectTo(uint16_t port, int window_bytes = 0) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (window_bytes > 0) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &window_bytes, sizeof window_bytes);
+  Result<SocketAddress> address = SocketAddress::Parse("127.0.0.1", port);
+  PCHECK(connect(fd, address->get(), address->length) == 0);
+  return fd;
+}
+
+// Only counts who is connected.
+struct Counting final : AcceptHandler {
+  struct Peer final : ConnectionHandler {
+    Counting* server = nullptr;
+    Connection* connection = nullptr;
+    void OnData(std::span<const char>) override {}
+    void OnSent() override {}
+    void OnClosed(const Status& why) override {
+      connection = nullptr;
+      --server->open;
+      server->last_reason = why;
+    }
+  };
+  void OnAccept(Connection* connection) override {
+    peers.push_back(std::make_unique<Peer>());
+    peers.back()->server = this;
+    peers.back()->connection = connection;
+    connection->SetHandler(peers.back().get());
+    most_open = std::max(most_open, ++open);
+  }
+  std::vector<std::unique_ptr<Peer>> peers;
+  int open = 0, most_open = 0;
+  Status last_reason;
+};
+
+// Connections beyond the budget wait in the backlog, at no cost, and have their turn when others have gone.
+Task<void> BeyondTheBudget(UringReactor& r) {
+  Counting server;
+  ConnectionBudget budget(5);
+  ListenOptions options;
+  options.budget = &budget;
+  Result<uint16_t> port = r.Listen(options, &server);
+  CHECK(port.ok()) << port.status().ToString();
+  std::vector<int> clients;
+  for (int i = 0; i < 40; ++i) clients.push_back(ConnectTo(*port));
+  while (server.peers.size() < 5) co_await Yield(r);
+  const uint64_t turns = r.stats().turns_total;
+  co_await Sleep(r, 200 * kMillisecond);
+  EXPECT_EQ(server.peers.size(), 5u);
+  EXPECT_LT(r.stats().turns_total - turns, 100u) << "it spins";
+  for (int fd : clients) {
+    close(fd);
+    co_await Sleep(r, kMillisecond);
+  }
+  while (server.peers.size() < 40 || r.stats().connections > 0) co_await Sleep(r, kMillisecond);
+  EXPECT_EQ(server.most_open, 5);
+  EXPECT_EQ(budget.in_use(), 0);
+  r.StopListening(&server);
+}
+TEST(UringNetwork, ConnectionsBeyondTheBudgetWait) {
+  auto made = MakeUringReactor({});
+  ASSERT_TRUE(made.ok()) << made.status().ToString();
+  auto& reactor = static_cast<UringReactor&>(**made);
+  RunBlocking(reactor, BeyondTheBudget(reactor));
+}
+
+// Without descriptors the listener waits, and goes on when there are some again.
+Task<void> WithoutDescriptors(UringReactor& r) {
+  Counting server;
+  Result<uint16_t> port = r.Listen({}, &server);
+  CHECK(port.ok()) << port.status().ToString();
+  const int client = ConnectTo(*port);
+  rlimit before{};
+  PCHECK(getrlimit(RLIMIT_NOFILE, &before) == 0);
+  rlimit none = before;
+  none.rlim_cur = 3;
+  PCHECK(setrlimit(RLIMIT_NOFILE, &none) == 0);
+  const uint64_t turns = r.stats().turns_total;
+  co_await Sleep(r, 200 * kMillisecond);
+  PCHECK(setrlimit(RLIMIT_NOFILE, &before) == 0);
+  EXPECT_GT(r.stats().accept_failures_total, 0u);
+  EXPECT_LT(r.stats().turns_total - turns, 100u) << "it spins";
+  EXPECT_TRUE(server.peers.empty());
+  while (server.peers.empty()) co_await Sleep(r, kMillisecond);
+  close(client);
+  while (r.stats().connections > 0) co_await Sleep(r, kMillisecond);
+  r.StopListening(&server);
+}
+TEST(UringNetwork, WithoutDescriptorsItWaits) {
+  auto made = MakeUringReactor({});
+  ASSERT_TRUE(made.ok()) << made.status().ToString();
+  auto& reactor = static_cast<UringReactor&>(**made);
+  RunBlocking(reactor, WithoutDescriptors(reactor));
+}
+
+// The kernel's own list says which timer each socket has; 02 is keep-alive.
+int SocketsWithKeepAlive(uint16_t port) {
+  std::ifstream table("/proc/net/tcp");
+  const std::string wanted = fmt::format(":{:04X}", port);
+  int found = 0;
+  for (std::string line; std::getline(table, line);) {
+    std::istringstream words(line);
+    std::string number, local, remote, state, queues, timer;
+    words >> number >> local >> remote >> state >> queues >> timer;
+    found += local.ends_with(wanted) && state == "01" && timer.starts_with("02:");
+  }
+  return found;
+}
+Task<void> SilentPeers(UringReactor& r) {
+  Counting server;
+  Result<uint16_t> port = r.Listen({}, &server);
+  CHECK(port.ok()) << port.status().ToString();
+  // A connection on which nothing happens is probed.
+  const int idle = ConnectTo(*port);
+  while (server.open < 1) co_await Yield(r);
+  EXPECT_EQ(SocketsWithKeepAlive(*port), 1);
+  close(idle);
+  while (server.open > 0) co_await Sleep(r, kMillisecond);
+  // What a peer never takes is given up.
+  const int stopped = ConnectTo(*port, 4096);
+  while (server.open < 1) co_await Yield(r);
+  std::string flood(8u << 20, 'f');
+  server.peers.back()->connection->Send(&flood);
+  const Nanos give_up_ns = r.NowNs() + 30 * kSecond;
+  while (server.open > 0 && r.NowNs() < give_up_ns) co_await Sleep(r, 10 * kMillisecond);
+  EXPECT_EQ(server.open, 0) << "it is kept for ever";
+  EXPECT_EQ(server.last_reason.code(), Code::kUnavailable) << server.last_reason.ToString();
+  if (server.open > 0) server.peers.back()->connection->Close(true);
+  close(stopped);
+  while (r.stats().connections > 0) co_await Sleep(r, kMillisecond);
+  r.StopListening(&server);
+}
+TEST(UringNetwork, SilentPeersAreFound) {
+  UringOptions options;
+  options.network.peer_timeout_ns = 2 * kSecond;
+  auto made = MakeUringReactor(options);
+  ASSERT_TRUE(made.ok()) << made.status().ToString();
+  auto& reactor = static_cast<UringReactor&>(**made);
+  RunBlocking(reactor, SilentPeers(reactor));
+}
+
+// How fast a peer reads is seen while one large send is in progress.
+Task<void> ProgressInsideOneSend(UringReactor& r) {
+  Counting server;
+  Result<uint16_t> port = r.Listen({}, &server);
+  CHECK(port.ok()) << port.status().ToString();
+  const int reader = ConnectTo(*port, 4096);
+  while (server.open < 1) co_await Yield(r);
+  Connection* connection = server.peers.back()->connection;
+  std::string reply(8u << 20, 'r');  // more than the sockets' buffers hold, so that some send has to wait
+  connection->Send(&reply);
+  std::string buffer(16'384, '\0');
+  uint64_t acknowledged = 0;
+  int steps = 0;
+  // Only what happens while no send completes counts.
+  for (size_t unsent = 0; steps < 10 && connection->unsent_bytes() > 0;) {
+    [[maybe_unused]] ssize_t n = recv(reader, buffer.data(), buffer.size(), MSG_DONTWAIT);
+    const uint64_t now = connection->acknowledged_bytes();
+    EXPECT_GE(now, acknowledged);
+    if (now > acknowledged && connection->unsent_bytes() == unsent) ++steps;
+    unsent = connection->unsent_bytes();
+    acknowledged = now;
+    co_await Sleep(r, 100 * kMicrosecond);
+  }
+  EXPECT_EQ(steps, 10);
+  close(reader);
+  while (r.stats().connections > 0) co_await Sleep(r, kMillisecond);
+  r.StopListening(&server);
+}
+TEST(UringNetwork, ProgressInsideOneSendIsSeen) {
+  auto made = MakeUringReactor({});
+  ASSERT_TRUE(made.ok()) << made.status().ToString();
+  auto& reactor = static_cast<UringReactor&>(**made);
+  RunBlocking(reactor, ProgressInsideOneSend(reactor));
 }
 
 // The kernel decides the moments, so a failed seed may need a few runs.

@@ -302,6 +302,23 @@ TEST(NodeOptions, TheLeastMemoryIsNamedAtOnce) {
   }
 }
 
+TEST(NodeOptions, DescriptorsAreSplitWithinTheLimit) {
+  NodeOptions options;
+  for (uint64_t limit : {512u, 1024u, 4096u, 1u << 20}) {
+    for (uint32_t reactors : {1u, 2u, 4u}) {
+      Result<DescriptorSplit> split = SplitDescriptors(options, limit, reactors, 16);
+      ASSERT_TRUE(split.ok()) << split.status().ToString();
+      EXPECT_LE(split->reserved + split->sockets, limit);
+      EXPECT_LE(split->connections, options.max_connections);
+      EXPECT_LE(split->connections, split->sockets);
+      EXPECT_GT(split->connections, 0u);
+    }
+  }
+  EXPECT_EQ(SplitDescriptors(options, 1u << 20, 2, 16)->connections, options.max_connections);
+  EXPECT_GT(SplitDescriptors(options, 1024, 2, 16)->connections, 500u);
+  EXPECT_THAT(SplitDescriptors(options, 1024, 2, 4096).status().message(), HasSubstr("raise RLIMIT_NOFILE"));
+}
+
 TEST(NodeOptions, Listen) {
   std::string host;
   uint16_t port = 0;

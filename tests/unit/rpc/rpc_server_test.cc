@@ -342,7 +342,7 @@ TEST_F(RpcServerTest, ASlowReaderIsBoundedAndThenClosed) {
       co_await Sleep(reactor, 20 * kMillisecond);
       EXPECT_GT(parts.service.requests, asked);
       peer.Pause();
-      co_await Sleep(reactor, 30 * kSecond);
+      co_await Sleep(reactor, 45 * kSecond);
       EXPECT_EQ(parts.server.metrics().closed_stalled_total.value(), 1u);
       peer.Resume();
       co_await peer.UntilClosed();
@@ -372,6 +372,99 @@ TEST_F(RpcServerTest, HalfFramesThatDoNotMoveAreClosedAndIdleOnesStay) {
       co_await idle.UntilFrames(2);
       EXPECT_EQ(idle.frames.size(), 2u);
       co_await idle.Close();
+    }
+  };
+  Run(options, 64 << 20, Body());
+}
+
+// Both move bytes all the time, but so few that they would hold memory for ever.
+TEST_F(RpcServerTest, PeersThatDripBytesAreClosed) {
+  RpcOptions options;
+  options.stall_timeout_ns = 20 * kSecond;
+  options.min_bytes_per_s = 1024;
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer reader(reactor), writer(reactor);
+      Status a = co_await reader.Connect("10.0.0.1", parts.port);
+      Status b = co_await writer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(a.ok() && b.ok());
+      std::string asked;
+      for (int i = 0; i < 40; ++i) asked += GetCall(i, "big");  // 4 MB of replies
+      reader.Send(std::move(asked));
+      co_await Sleep(reactor, kSecond);
+      reader.Pause();
+      std::string half = GetCall(1, std::string(1000, 'h'));
+      for (size_t i = 0; i < 60 && !(reader.closed && writer.closed); ++i) {
+        writer.Send(half.substr(i, 1));
+        if (!reader.closed) reader.Resume();
+        co_await Yield(reactor);
+        if (!reader.closed) reader.Pause();
+        co_await Sleep(reactor, kSecond);
+      }
+      EXPECT_EQ(parts.server.metrics().closed_stalled_total.value(), 2u);
+      EXPECT_TRUE(writer.closed);
+      if (!reader.closed) reader.Resume();
+      co_await reader.UntilClosed();
+    }
+  };
+  kernel_.options().socket_window_bytes = 64;
+  kernel_.options().network_min_ns = kernel_.options().network_max_ns = kSecond / 4;
+  Run(options, 64 << 20, Body());
+}
+
+// Slow for the whole of several periods, but never too slow.
+TEST_F(RpcServerTest, SlowButSteadyPeersAreServed) {
+  RpcOptions options;
+  options.stall_timeout_ns = 10 * kSecond;
+  options.min_bytes_per_s = 1024;
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer reader(reactor), writer(reactor);
+      Status a = co_await reader.Connect("10.0.0.1", parts.port);
+      Status b = co_await writer.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(a.ok() && b.ok());
+      for (int i = 0; i < 10; ++i) reader.Send(GetCall(i, "big"));  // 1 MB, at some 16 KB/s
+      std::string call = GetCall(1, std::string(100'000, 'w'));     // at 2 KB/s
+      for (size_t at = 0; at < call.size(); at += 2000) {
+        writer.Send(call.substr(at, 2000));
+        co_await Sleep(reactor, kSecond);
+      }
+      co_await writer.UntilFrames(1);
+      EXPECT_EQ(writer.frames.size(), 1u);
+      co_await reader.UntilFrames(10);
+      EXPECT_EQ(reader.frames.size(), 10u);
+      EXPECT_EQ(parts.server.metrics().closed_stalled_total.value(), 0u);
+      co_await reader.Close();
+      co_await writer.Close();
+    }
+  };
+  kernel_.options().socket_window_bytes = 8192;
+  kernel_.options().network_min_ns = kernel_.options().network_max_ns = kSecond / 4;
+  Run(options, 64 << 20, Body());
+}
+
+TEST_F(RpcServerTest, IdleConnectionsAreClosedAndBusyOnesStay) {
+  RpcOptions options;
+  options.idle_timeout_ns = 30 * kSecond;
+  struct Body {
+    Task<void> operator()(ServerParts& parts, Reactor& reactor) {
+      RawPeer idle(reactor), busy(reactor), waiting(reactor);
+      Status a = co_await idle.Connect("10.0.0.1", parts.port);
+      Status b = co_await busy.Connect("10.0.0.1", parts.port);
+      Status c = co_await waiting.Connect("10.0.0.1", parts.port);
+      EXPECT_TRUE(a.ok() && b.ok() && c.ok());
+      waiting.Send(GetCall(1, "hang", 600'000));  // asked something that takes its time
+      for (int i = 0; i < 6; ++i) {
+        busy.Send(GetCall(i, "k"));
+        co_await Sleep(reactor, 20 * kSecond);
+        EXPECT_EQ(idle.closed, i > 0) << i;
+      }
+      EXPECT_FALSE(busy.closed);
+      EXPECT_EQ(busy.frames.size(), 6u);
+      EXPECT_EQ(parts.server.metrics().closed_idle_total.value(), 1u);
+      EXPECT_FALSE(waiting.closed);
+      co_await busy.Close();
+      co_await waiting.Close();
     }
   };
   Run(options, 64 << 20, Body());
