@@ -40,6 +40,8 @@ DEFINE_int64(checkpoint_interval_s, 60, "A partition with changes is checkpointe
 DEFINE_uint64(scrub_mb_per_s, 8, "MiB/s at which what is on disk is verified in the background; 0: never.");
 DEFINE_int64(scrub_interval_h, 168, "Hours between the starts of background passes; the first is an hour after start.");
 DEFINE_int32(shutdown_timeout_ms, 5000, "On SIGTERM, time that requests in progress have to finish.");
+DEFINE_bool(accept_lost_log, false,
+            "Start although a log is missing, without the acknowledged writes that were in it. For one start.");
 DEFINE_bool(pin_threads, false, "Pin reactor i to the i-th CPU the process may run on.");
 
 DECLARE_bool(help);
@@ -121,7 +123,7 @@ void PrintHelp() {
       {"Resources",
        {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s", "snapshot_max_age_s",
         "scrub_mb_per_s", "scrub_interval_h", "pin_threads"}},
-      {"Running", {"shutdown_timeout_ms", "log_dir", "minloglevel"}},
+      {"Running", {"shutdown_timeout_ms", "accept_lost_log", "log_dir", "minloglevel"}},
   };
   for (const FlagGroup& group : groups) {
     std::printf("\n  %s\n", group.title);
@@ -153,6 +155,7 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->memory_limit_bytes = MibToBytes(FLAGS_memory_limit_mb);
   options->log_budget_bytes = MibToBytes(FLAGS_log_budget_mb);
   options->log_budget_records = FLAGS_log_budget_records;
+  options->accept_lost_log = FLAGS_accept_lost_log;
   options->checkpoint_interval_s = FLAGS_checkpoint_interval_s;
   options->snapshot_max_age_s = FLAGS_snapshot_max_age_s;
   options->scrub_mb_per_s = FLAGS_scrub_mb_per_s;

@@ -25,6 +25,7 @@ struct NodeOptions {
   uint64_t log_budget_bytes = 512u << 20;  // of all reactors together
   uint64_t log_budget_records = 4'000'000;
   int64_t checkpoint_interval_s = 60;
+  bool accept_lost_log = false;
   int64_t snapshot_max_age_s = 24 * 3600;
   uint64_t scrub_mb_per_s = 8;  // of all reactors together; 0: no background scrub
   int64_t scrub_interval_h = 168;

@@ -40,6 +40,7 @@ class PartitionAudit final : private TreeCheckHost {
     const Superblock& sb = file_->superblock();
     result_.generation = sb.generation;
     result_.checkpoint_lsn = sb.checkpoint_lsn;
+    result_.log_end = sb.log_end;
     result_.file_blocks = file_->allocator().total_blocks();
     owned_.assign((result_.file_blocks + 63) / 64, 0);
     OwnMetadata(sb);
@@ -198,10 +199,17 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   LogReader::Options options;
   options.directory = check.directory;
   options.node = store->node;
+  const PartitionCheck* newest = nullptr;  // of the partitions in this log, the one that knows most of it
+  for (const PartitionCheck& p : report->partitions) {
+    if (store->ReactorOf(p.id) == index && (newest == nullptr || p.log_end > newest->log_end)) newest = &p;
+  }
+  const LogPosition required_end = newest == nullptr ? 0 : newest->log_end;
   auto reader = co_await LogReader::Open(reactor, options);
   if (!reader.ok()) {
-    // A store that was made but never served has no log yet.
-    if (reader.code() != Code::kNotFound) problem(reader.status());
+    // A store that was created and never served has no log yet.
+    const bool missing = reader.code() == Code::kNotFound;
+    if (!missing) problem(reader.status());
+    if (missing && required_end > 0) problem(LostLog(check.directory, 0, required_end, newest->file));
     co_return check;
   }
   std::unordered_map<Uuid, Lsn, UuidHash> first_lsn;
@@ -212,7 +220,11 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
       problem(more.status());
       break;
     }
-    if (!*more) break;
+    if (!*more) {
+      const LogPosition end = (*reader)->end();
+      if (end < required_end) problem(LostLog(check.directory, end, required_end, newest->file));
+      break;
+    }
     ++check.batches;
     check.records += entry.header.record_count;
     if (entry.header.record_count > 0) first_lsn.try_emplace(entry.header.partition, entry.header.first_lsn);

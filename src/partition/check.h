@@ -17,6 +17,7 @@
 #include "src/io/reactor.h"
 #include "src/partition/check_problem.h"
 #include "src/partition/store.h"
+#include "src/wal/log_format.h"
 
 namespace pando {
 
@@ -24,6 +25,7 @@ struct PartitionCheck {
   uint32_t id = 0;
   std::string file;
   uint64_t generation = 0, checkpoint_lsn = 0;
+  LogPosition log_end = 0;  // how far the log had come, by the superblock
   uint64_t inner_pages = 0, leaf_pages = 0, overflow_values = 0;
   uint64_t records = 0, bytes = 0, content_hash = 0;  // of the tree; the log may hold more
   uint64_t file_blocks = 0, reachable_blocks = 0, metadata_blocks = 0, pending_free_blocks = 0, free_blocks = 0;

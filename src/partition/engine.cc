@@ -82,11 +82,30 @@ class Engine::Impl final : public LogReplaySink {
     log_options.segment_bytes = options_.log_segment_bytes;
     log_options.budget_bytes = options_.log_budget_bytes;
     log_options.budget_records = options_.log_budget_records;
+    log_options.accept_lost = options_.accept_lost_log;
+    for (Replica* replica : served_) {
+      const PartitionFile& file = replica->partition_file();
+      if (file.superblock().log_end <= log_options.required_end) continue;
+      log_options.required_end = file.superblock().log_end;
+      log_options.required_by = file.options().path;
+    }
     CO_ASSIGN_OR_RETURN(log_, co_await Log::Open(reactor_, log_options));
     CO_RETURN_IF_ERROR(co_await log_->Recover(this));
     CO_RETURN_IF_ERROR(failure_);
     for (auto& replica : replicas_) replica->Serve(log_.get());
     log_->ReleaseUnknownStreams();
+    co_return co_await MakeLogKnown();
+  }
+
+  // Before the first write: a store whose superblocks do not say that there is a log would open without it.
+  Task<Status> MakeLogKnown() {
+    for (Replica* replica : served_) {
+      if (replica->KnowsLog()) continue;
+      Status status = co_await replica->Checkpoint();
+      if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(std::move(status));
+      // Only where an older version filled the disk; checkpoints will try again.
+      LOG_IF(WARNING, !status.ok()) << "first checkpoint of partition " << replica->id() << ": " << status.ToString();
+    }
     co_return Status();
   }
 

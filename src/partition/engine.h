@@ -38,6 +38,8 @@ struct EngineOptions {
   // are more, the oldest snapshot is released before its time.
   static constexpr uint64_t kMaxHeldExtents = 4'000'000;
   uint64_t max_held_extents = kMaxHeldExtents;
+  // Opens also when the log, or its end, is missing: the writes in it are lost. For an operator who decided so.
+  bool accept_lost_log = false;
   Nanos checkpoint_interval_ns = 60 * kSecond;  // a dirty partition is checkpointed at least this often
   ScrubOptions scrub;                           // of the background; by default only what is asked for
   // Called once when the disk failed (a write or sync error, or damage found); the engine stops acknowledging.

@@ -569,6 +569,7 @@ Task<Status> Replica::FinishCheckpoint() {
   content.next_page_id = tree_->next_page_id();
   content.root = root.ref;
   content.root_level = root.level;
+  content.log_end = log_ ? log_->durable_end() : file_->superblock().log_end;
   CO_RETURN_IF_ERROR(co_await file_->Commit(content));
   tree_->FinishCheckpoint();
   if (log_) log_->Release(stream_, file_->older_checkpoint_lsn());

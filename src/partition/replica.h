@@ -84,7 +84,9 @@ class Replica final : public Partition, public LogConsumer {
   const PartitionFile& partition_file() const { return *file_; }
   PartitionFile& mutable_partition_file() { return *file_; }  // for the scrubber, which holds generations of it
   // Has something that a checkpoint would make durable, or that would let the log go.
-  bool NeedsCheckpoint() const { return applied_lsn_ > file_->older_checkpoint_lsn(); }
+  bool NeedsCheckpoint() const { return applied_lsn_ > file_->older_checkpoint_lsn() || !KnowsLog(); }
+  // Its superblock says how far the log had come, so that a lost log is found.
+  bool KnowsLog() const { return file_->superblock().log_end > 0; }
   Nanos last_checkpoint_ns() const { return last_checkpoint_ns_; }
 
  private:

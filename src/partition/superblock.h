@@ -13,6 +13,7 @@
 #include "src/base/ids.h"
 #include "src/base/result.h"
 #include "src/buffer_pool/extent.h"
+#include "src/wal/log_format.h"
 
 namespace pando {
 
@@ -45,10 +46,14 @@ struct Superblock {
   uint32_t group_blocks = 0;
   MetaRef groups;  // array of GroupEntry
   MetaRef dead;    // array of DeadExtent: freed in this generation, reusable after the next is durable
-  char reserved[4096 - 216 - 8] = {};
+  // Where the reactor's log ended, durably, when this was written: a log that ends before it is lost or incomplete.
+  // 0: not known (a store that has not served yet, or whose last checkpoint was written by a version without it).
+  LogPosition log_end = 0;
+  char reserved[4096 - 224 - 8] = {};
   uint64_t checksum = 0;  // XXH3-64 of everything before it
 };
 static_assert(sizeof(Superblock) == kBlockBytes);
+static_assert(offsetof(Superblock, log_end) == 216);
 static_assert(offsetof(Superblock, partition) == 40 && offsetof(Superblock, root) == 104);
 static_assert(offsetof(Superblock, dead) == 192 && offsetof(Superblock, checksum) == 4088);
 

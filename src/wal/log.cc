@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "src/wal/log_impl.h"
+#include "src/wal/log_reader.h"
 
 namespace pando {
 namespace {
@@ -28,7 +29,13 @@ uint64_t GroupLimit(const LogOptions& options) {
 
 Task<Result<std::unique_ptr<Log>>> Log::Open(Reactor& reactor, LogOptions options) {
   CO_RETURN_IF_ERROR(ValidateOptions(options));
-  if (!options.read_only) {
+  if (options.required_end > 0 && !options.accept_lost) {
+    // It is not created where it must exist: an empty directory would hide that it is missing.
+    auto exists = reactor.ListDirectory(options.directory);
+    if (exists.code() == Code::kNotFound)
+      co_return LostLog(options.directory, 0, options.required_end, options.required_by);
+    if (!exists.ok()) co_return exists.TakeStatus();
+  } else if (!options.read_only) {
     CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.directory));
     CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentDirectory(options.directory)));
   }
@@ -171,7 +178,8 @@ void LogImpl::DropReleasedSegments() {
     Segment& front = *live_.front();
     live_bytes_ -= std::exchange(front.counted_bytes, 0);
     live_records_ -= std::exchange(front.counted_records, 0);
-    if (live_.size() == 1) break;  // groups still go to it, but nothing in it counts any more
+    // Nothing in it counts any more, but groups still go to it, or it holds the end of the log (L6).
+    if (live_.size() == 1 || front.number >= PositionSegment(announced_end_)) break;
     CHECK(!front.file.is_open());
     recycle_queue_.push_back({std::move(front.path), front.bytes});
     live_.pop_front();

@@ -15,6 +15,9 @@
 //   L4  A failed write or sync is never retried: the log fails for good, OnLogFailed tells every stream, nothing more
 //       is announced.
 //   L5  Segments whose every record is released are recycled, never before.
+//   L6  The end of the log never moves back: the segment that holds the last announced group stays until a later
+//   segment
+//       holds one. So whoever remembers durable_end() can tell a log that was lost from one that is empty.
 //
 // Group commit clocks itself: when a write completes, all that has gathered goes out with the next (at most
 // kMaxWritesInFlight); CommitHold may hold that back for a part of a flush. An idle log writes a closing position, so
@@ -31,6 +34,7 @@
 #include "src/base/result.h"
 #include "src/io/file.h"
 #include "src/io/reactor.h"
+#include "src/wal/log_format.h"
 
 namespace pando {
 
@@ -42,6 +46,12 @@ struct LogOptions {
   uint64_t budget_records = 4'000'000;    // and more records than this: bounds replay time
   uint32_t max_group_bytes = 512u << 10;  // one device write; a larger single batch is still written whole
   bool read_only = false;                 // for wal-dump and check: nothing is created, cut or recycled
+  // Recovery refuses a log that ends before this position, because acknowledged records are missing from it, and a
+  // directory that does not exist. `required_by` is the file that says so. 0: any log will do, and none, too.
+  LogPosition required_end = 0;
+  std::string required_by;
+  // Goes on without what is missing, with positions after required_end.
+  bool accept_lost = false;
   // How a write is made durable. kProbe times a few writes of each kind at start and takes the faster.
   enum class SyncMode : uint8_t { kProbe, kDataSyncWrite, kWriteThenSync };
   SyncMode sync_mode = SyncMode::kProbe;
@@ -127,6 +137,9 @@ class Log {
   virtual void SetCommit(LogStream* stream, Lsn commit_lsn) = 0;
   // Records up to and including `lsn` will not be needed by recovery: both superblock slots are past them.
   virtual void Release(LogStream* stream, Lsn lsn) = 0;
+  // Everything before it is durable, and stays in the log or becomes unneeded: every later recovery ends at or after
+  // it.
+  virtual LogPosition durable_end() const = 0;
   // The stream whose unreleased records pin the oldest segment; nil when nothing is pinned. It is the one to
   // checkpoint when the budget runs low.
   virtual Uuid OldestPinnedStream() const = 0;

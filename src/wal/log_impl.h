@@ -85,6 +85,7 @@ class LogImpl final : public Log, private TurnHook {
   Uuid OldestPinnedStream() const override;
   std::vector<DurableSegment> DurableSegments() const override;
   bool IsLive(uint64_t segment_number) const override;
+  LogPosition durable_end() const override { return announced_end_; }
   LogStats stats() const override;
   Task<Status> Close() override;
 
@@ -195,6 +196,7 @@ class LogImpl final : public Log, private TurnHook {
 
   // -- log_recovery.cc
   Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
+  Status JudgeEnd(const LogReader& reader) const;
   Task<Result<File>> MakeFirstSegment(const LogReader& reader);
   Task<Status> ProbeSyncMode(File* file);
   Task<Result<Nanos>> TimeWrite(File* file, const AlignedBuffer& block, uint64_t offset, bool data_sync);

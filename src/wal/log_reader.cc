@@ -20,6 +20,18 @@ const char* SegmentUseName(LogSegmentInfo::Use use) {
   return "?";
 }
 
+Status LostLog(std::string_view directory, LogPosition end, LogPosition required_end, std::string_view required_by) {
+  const std::string found =
+      end == 0 ? "it is empty or missing"
+               : fmt::format("it ends in {} at offset {}", SegmentFileName(PositionSegment(end)), PositionOffset(end));
+  return Error(Code::kCorruption,
+               "{}: a part of the log is lost: {}, but it had reached {} at offset {} when {} was last checkpointed. "
+               "Acknowledged writes are in what is missing. Put the directory back as the node left it, or restore "
+               "from a replica or a backup. To go on without them, start kvnode once with --accept_lost_log",
+               directory, found, SegmentFileName(PositionSegment(required_end)), PositionOffset(required_end),
+               required_by);
+}
+
 Task<Result<std::unique_ptr<LogReader>>> LogReader::Open(Reactor& reactor, Options options) {
   std::unique_ptr<LogReader> reader(new LogReader(reactor, std::move(options)));
   CO_RETURN_IF_ERROR(co_await reader->ReadHeaders());

@@ -42,6 +42,10 @@ struct LogSegmentInfo {
 };
 const char* SegmentUseName(LogSegmentInfo::Use use);
 
+// The error of a log that ends at `end` (0: there is nothing of it), where `required_by`, a file, says that it had come
+// to `required_end`.
+Status LostLog(std::string_view directory, LogPosition end, LogPosition required_end, std::string_view required_by);
+
 // A batch; valid until the next call.
 struct LogEntry {
   BatchHeader header{};

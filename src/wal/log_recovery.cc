@@ -25,6 +25,7 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   reading.sync = !options_.read_only;
   CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> reader, co_await LogReader::Open(reactor_, std::move(reading)));
   CO_RETURN_IF_ERROR(co_await Replay(reader.get(), sink));
+  CO_RETURN_IF_ERROR(JudgeEnd(*reader));
   if (reader->torn()) {
     LOG(WARNING) << options_.directory << ": the log ends with writes that did not finish before the last stop ("
                  << reader->end_reason() << "); none of them was acknowledged";
@@ -33,6 +34,7 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   if (options_.read_only) co_return Status();
 
   if (!reader->segments().empty()) next_number_ = reader->segments().back().number + 1;
+  next_number_ = std::max(next_number_, PositionSegment(options_.required_end) + 1);
   CO_ASSIGN_OR_RETURN(File first, co_await MakeFirstSegment(*reader));
   AddLiveSegment(next_number_++, std::move(first));
   CO_RETURN_IF_ERROR(co_await ProbeSyncMode(&live_.back()->file));
@@ -41,6 +43,14 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   DropReleasedSegments();
   tasks_.Spawn(MaintainSegments());
   co_return Status();
+}
+
+Status LogImpl::JudgeEnd(const LogReader& reader) const {
+  if (reader.end() >= options_.required_end) return {};
+  Status lost = LostLog(options_.directory, reader.end(), options_.required_end, options_.required_by);
+  if (!options_.accept_lost) return lost;
+  LOG(ERROR) << "going on as asked, without the writes that are lost: " << lost.message();
+  return {};
 }
 
 Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {

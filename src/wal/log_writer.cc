@@ -95,7 +95,6 @@ bool LogImpl::EnsureRoom(uint64_t group_bytes) {
   Prepared next = std::move(prepared_.front());
   prepared_.pop_front();
   AddLiveSegment(next.number, std::move(next.file));
-  DropReleasedSegments();
   maintenance_wake_.NotifyAll();
   return true;
 }
@@ -234,7 +233,6 @@ void LogImpl::OnGroupDone(Group* group, Status status) {
   if (failed()) return;
   if (segment != live_.back().get() && segment->in_flight == 0) {
     tasks_.Spawn(CloseFile(std::move(segment->file)));
-    DropReleasedSegments();
   }
   const Nanos took_ns = reactor_.NowNs() - group->submitted_ns;
   const uint64_t records = group->records;
@@ -245,6 +243,7 @@ void LogImpl::OnGroupDone(Group* group, Status status) {
 }
 
 void LogImpl::Announce() {
+  const uint64_t segment_before = PositionSegment(announced_end_);
   while (!failed() && !groups_.empty() && groups_.front()->done) {
     std::unique_ptr<Group> group = std::move(groups_.front());
     groups_.pop_front();
@@ -255,6 +254,7 @@ void LogImpl::Announce() {
     // The consumers may append, release, or start to close the log.
     for (const Group::Part& part : group->parts) part.stream->consumer->OnDurable(part.last_lsn);
   }
+  if (PositionSegment(announced_end_) != segment_before) DropReleasedSegments();
 }
 
 void LogImpl::NoteDurable(LogPosition end) {

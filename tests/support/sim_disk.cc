@@ -531,6 +531,41 @@ void SimDisk::FlipBit(const std::string& path, uint64_t byte_offset, unsigned bi
   }
 }
 
+bool SimDisk::IsWithin(const std::string& path, const std::string& directory) {
+  return path == directory || path.starts_with(directory + "/");
+}
+
+void SimDisk::RemoveTree(const std::string& raw_path) {
+  const std::string path = Normalize(raw_path);
+  std::erase_if(current_names_, [&](const auto& entry) {
+    if (!IsWithin(entry.first, path)) return false;
+    inodes_.at(entry.second).linked = false;
+    ReleaseIfUnused(entry.second);
+    return true;
+  });
+  std::erase_if(durable_names_, [&](const auto& entry) { return IsWithin(entry.first, path); });
+  std::erase_if(pending_, [&](const DirectoryOp& op) { return IsWithin(op.path, path); });
+  ForgetRemovedFiles();
+}
+
+void SimDisk::MoveDirectory(const std::string& raw_from, const std::string& raw_to) {
+  const std::string from = Normalize(raw_from), to = Normalize(raw_to);
+  CHECK(!current_names_.contains(to)) << to << " exists";
+  auto moved = [&](const std::string& path) { return IsWithin(path, from) ? to + path.substr(from.size()) : path; };
+  for (auto* names : {&current_names_, &durable_names_}) {
+    std::map<std::string, InodeId> renamed;
+    for (const auto& [path, id] : *names) renamed[moved(path)] = id;
+    *names = std::move(renamed);
+  }
+  for (DirectoryOp& op : pending_) {
+    op.path = moved(op.path);
+    op.new_path = moved(op.new_path);
+  }
+  for (auto& [id, inode] : inodes_) {
+    if (inode.directory) inode.path = moved(inode.path);
+  }
+}
+
 uint64_t SimDisk::dirty_pages() const {
   uint64_t total = 0;
   for (const auto& [id, inode] : inodes_) total += inode.dirty.size();

@@ -86,6 +86,9 @@ class SimDisk {
   std::string ReadAll(const std::string& path) const;             // "" when missing
   void WriteAll(const std::string& path, std::string_view data);  // durable at once, parents made
   void FlipBit(const std::string& path, uint64_t byte_offset, unsigned bit = 0);  // at rest: durable and visible
+  // What an operator does, durable at once: `rm -r`, and `mv` of a directory. Open files stay what they are.
+  void RemoveTree(const std::string& path);
+  void MoveDirectory(const std::string& from, const std::string& to);
   uint64_t dirty_pages() const;
   static std::string Normalize(const std::string& path);
 
@@ -96,7 +99,7 @@ class SimDisk {
   };
   struct Inode {
     bool directory = false;
-    std::string path;  // of a directory; directories are never renamed
+    std::string path;  // of a directory
     FileState current, durable;
     std::set<uint64_t> dirty;  // pages that differ, or may, and that a sync would write
     std::map<uint64_t, std::array<char, kSectorBytes>> previous;  // sector -> what an unsynced overwrite replaced
@@ -111,6 +114,7 @@ class SimDisk {
   };
 
   static std::string Parent(const std::string& path);
+  static bool IsWithin(const std::string& path, const std::string& directory);
   bool HasParent(const std::string& path) const;
   InodeId NewInode(bool directory, const std::string& path);
   static const char* PageBytes(const FileState& file, uint64_t page);

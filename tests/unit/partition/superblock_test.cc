@@ -12,7 +12,8 @@ namespace {
 const char* const kPath = "/data/partition-00003/data";
 
 // docs/FORMAT.md, "Superblock".
-std::string HandSuperblock(uint32_t format, uint64_t features, uint64_t generation, uint64_t lsn) {
+std::string HandSuperblock(uint32_t format, uint64_t features, uint64_t generation, uint64_t lsn,
+                           uint64_t log_end = 0x7'0000'2000) {
   HandBytes b;
   b.Text("PPANDSB1").U32(format).U32(8192).U64(features);
   b.Uuid(0x0011223344556677, 0x8899aabbccddeeff).Uuid(0x0123456789abcdef, 0xfedcba9876543210);
@@ -22,6 +23,7 @@ std::string HandSuperblock(uint32_t format, uint64_t features, uint64_t generati
   b.U64(0x60001).U64(0xd0d0).U64(1);   // group directory
   b.U64(0x70001).U64(0xe0e0).U64(42);  // dead list
   EXPECT_EQ(b.size(), 216u);
+  b.U64(log_end);
   return b.PadTo(4088).Checksum().str();
 }
 
@@ -91,11 +93,19 @@ TEST(SuperblockFormat, Golden) {
   sb.group_blocks = 32768;
   sb.groups = {Extent::Of(6, 1), 0xd0d0, 1};
   sb.dead = {Extent::Of(7, 1), 0xe0e0, 42};
+  sb.log_end = MakePosition(7, 8192);
   SealSuperblock(&sb);
   EXPECT_EQ(FirstDifference(want, {reinterpret_cast<const char*>(&sb), sizeof(sb)}), "");
   Superblock parsed;
   ASSERT_TRUE(ParseSuperblock(want, &parsed).ok());
   EXPECT_EQ(std::memcmp(&parsed, &sb, sizeof(sb)), 0);
+}
+
+TEST(SuperblockFormat, WithoutTheLogEndItIsNotKnown) {
+  Superblock parsed;
+  ASSERT_TRUE(ParseSuperblock(HandSuperblock(1, 0, 6, 500, 0), &parsed).ok()) << "what versions before 2 wrote";
+  EXPECT_EQ(parsed.log_end, 0u);
+  EXPECT_EQ(parsed.checkpoint_lsn, 500u);
 }
 
 TEST(Superblock, EveryFlippedBitIsSeen) {

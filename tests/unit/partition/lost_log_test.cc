@@ -1,0 +1,209 @@
+// A log that is lost in whole or in part: a start refuses it and says what is missing, and so does the checker. Nothing
+// is created in its place.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+
+#include "src/partition/superblock.h"
+#include "tests/support/engine_harness.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando::engine_test {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using Files = std::map<std::string, std::string>;
+
+std::string Key(int i) { return fmt::format("key-{:05}", i); }
+
+class LostLogTest : public testing::Test {
+ public:
+  LostLogTest() {
+    FLAGS_minloglevel = 3;
+    setup_.engine.log_segment_bytes = 128u << 10;
+    setup_.engine.log_budget_bytes = 2u << 20;
+  }
+  SimDisk& disk() { return machine_->disk(); }
+  void Run(Task<void> task) {
+    if (machine_->running()) machine_->ProcessCrash(1);
+    reactor_ = machine_->Boot();
+    EXPECT_TRUE(kernel_.RunTask(*reactor_, std::move(task)));
+  }
+
+  Files LogFiles() {
+    Files files;
+    for (const std::string& path : disk().AllFiles()) {
+      if (path.starts_with("/data/wal-0/")) files[path] = disk().ReadAll(path);
+    }
+    return files;
+  }
+  void PutBack(const Files& files) {
+    disk().RemoveTree("/data/wal-0");
+    for (const auto& [path, bytes] : files) disk().WriteAll(path, bytes);
+  }
+
+  // Writes records [from, to); then the process is killed, unless it is to close properly.
+  enum class End { kKilled, kClosed };
+  void WriteRecords(int from, int to, End end);
+  // Starts. When that succeeds, exactly the first `records` must be there.
+  Status Start(int records);
+  std::string Check();
+  void ExpectRefused(std::string_view what);
+
+  engine_test::Setup setup_;
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+  SimReactor* reactor_ = nullptr;
+  SimDisk killed_;
+  Status status_;
+  std::string problem_;
+};
+
+Task<void> WriteBody(LostLogTest* t, int from, int to) {
+  auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  for (int i = from; i < to; ++i) {
+    EXPECT_OK(co_await Put((*engine)->partition(static_cast<uint32_t>(i) % 2), Key(i), std::string(500, 'v')));
+  }
+  t->killed_ = t->disk();
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+void LostLogTest::WriteRecords(int from, int to, End end) {
+  Run(WriteBody(this, from, to));
+  if (end == End::kKilled) disk() = killed_;
+}
+
+Task<void> StartBody(LostLogTest* t, int records) {
+  auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
+  t->status_ = engine.status();
+  if (!engine.ok()) co_return;
+  for (int i = 0; i < records + 10; ++i) {
+    Result<ReadResult> got = co_await (*engine)->partition(static_cast<uint32_t>(i) % 2)->Get(Key(i));
+    EXPECT_OK(got.status());
+    if (got.ok()) EXPECT_EQ(got->found, i < records) << Key(i);
+  }
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
+Status LostLogTest::Start(int records) {
+  Run(StartBody(this, records));
+  return status_;
+}
+
+Task<void> CheckBody(LostLogTest* t) { t->problem_ = co_await Audit(*t->reactor_, "/data"); }
+
+std::string LostLogTest::Check() {
+  Run(CheckBody(this));
+  return problem_;
+}
+
+void LostLogTest::ExpectRefused(std::string_view what) {
+  const std::vector<std::string> before = disk().AllFiles();
+  const auto says = AllOf(HasSubstr("/data/wal-0"), HasSubstr("lost"), HasSubstr(std::string(what)),
+                          HasSubstr("/data/partition-0000"), HasSubstr("restore"));
+  EXPECT_THAT(Check(), says);
+  Status refused = Start(0);
+  EXPECT_EQ(refused.code(), Code::kCorruption) << refused.ToString();
+  EXPECT_THAT(std::string(refused.message()), says);
+  EXPECT_EQ(disk().AllFiles(), before) << "nothing is created, removed or renamed";
+}
+
+TEST_F(LostLogTest, OfAKilledProcessThatWasNeverCheckpointed) {
+  WriteRecords(0, 20, End::kKilled);
+  const Files log = LogFiles();
+  disk().RemoveTree("/data/wal-0");
+  ExpectRefused("empty or missing");
+  EXPECT_FALSE(disk().Exists("/data/wal-0"));
+  EXPECT_EQ(disk().MakeDirectory("/data/wal-0"), 0);  // an empty directory is no log either
+  ExpectRefused("empty or missing");
+  PutBack(log);
+  EXPECT_EQ(Check(), "");
+  EXPECT_OK(Start(20));
+}
+
+TEST_F(LostLogTest, AfterAProperStop) {
+  WriteRecords(0, 20, End::kClosed);
+  disk().RemoveTree("/data/wal-0");
+  ExpectRefused("empty or missing");
+}
+
+TEST_F(LostLogTest, TheSegmentsWithRecordsAreGoneAndSparesAreLeft) {
+  WriteRecords(0, 20, End::kKilled);
+  disk().RemoveTree("/data/wal-0/segment-00000000000000000001.wal");
+  ASSERT_FALSE(LogFiles().empty());
+  ExpectRefused("empty or missing");
+}
+
+TEST_F(LostLogTest, AnOlderCopyWasPutBack) {
+  WriteRecords(0, 20, End::kClosed);
+  const Files older = LogFiles();
+  WriteRecords(20, 1000, End::kClosed);
+  PutBack(older);
+  ExpectRefused("it ends in segment-");
+}
+
+TEST_F(LostLogTest, TheNewestSegmentsAreGone) {
+  WriteRecords(0, 1000, End::kClosed);
+  WriteRecords(1000, 2000, End::kClosed);
+  const Files log = LogFiles();
+  Files front;
+  // The end of the log is in one of them, and the rest are spares.
+  for (const auto& [path, bytes] : log) {
+    if (front.empty()) front[path] = bytes;
+  }
+  disk().RemoveTree("/data/wal-0");
+  ASSERT_EQ(disk().MakeDirectory("/data/wal-0"), 0);
+  ExpectRefused("empty or missing");
+}
+
+// Sets the field of all copies to what a version without it wrote.
+void ForgetLogEnd(SimDisk* disk, const std::string& path) {
+  std::string bytes = disk->ReadAll(path);
+  for (uint32_t copy = 0; copy < kSuperblockBlocks; ++copy) {
+    Superblock sb;
+    char* block = bytes.data() + copy * kBlockBytes;
+    if (!ParseSuperblock({block, kBlockBytes}, &sb).ok()) continue;
+    sb.log_end = 0;
+    SealSuperblock(&sb);
+    std::memcpy(block, &sb, sizeof(sb));
+  }
+  disk->WriteAll(path, bytes);
+}
+
+TEST_F(LostLogTest, AStoreOfAVersionThatDidNotSaySoOpensAndSaysSoFromThenOn) {
+  WriteRecords(0, 20, End::kClosed);
+  for (int p = 0; p < 2; ++p) ForgetLogEnd(&disk(), fmt::format("/data/partition-{:05}/data", p));
+  const SimDisk old = disk();
+  EXPECT_EQ(Check(), "");
+  EXPECT_OK(Start(20));
+  disk().RemoveTree("/data/wal-0");
+  ExpectRefused("empty or missing");
+  disk() = old;
+  disk().RemoveTree("/data/wal-0");
+  EXPECT_EQ(Check(), "") << "not known, so not missed";
+  EXPECT_OK(Start(20));
+}
+
+TEST_F(LostLogTest, AnOperatorMayGoOnWithoutIt) {
+  WriteRecords(0, 20, End::kClosed);
+  WriteRecords(20, 40, End::kKilled);
+  disk().RemoveTree("/data/wal-0");
+  ExpectRefused("empty or missing");
+  setup_.engine.accept_lost_log = true;
+  EXPECT_OK(Start(20));
+  setup_.engine.accept_lost_log = false;
+  EXPECT_OK(Start(20));
+  EXPECT_EQ(Check(), "");
+  WriteRecords(20, 30, End::kKilled);
+  EXPECT_OK(Start(30));
+  disk().RemoveTree("/data/wal-0");
+  ExpectRefused("empty or missing");
+}
+
+}  // namespace
+}  // namespace pando::engine_test
