@@ -78,9 +78,16 @@ Task<Status> RunPathOp(Reactor& reactor, IoOp::Kind kind, const char* path, cons
 }  // namespace
 
 Task<Result<File>> File::Open(Reactor& reactor, std::string path, Mode mode, bool direct) {
+  std::string name = path;
+  co_return co_await OpenAt(reactor, kNoFile, std::move(name), std::move(path), mode, direct);
+}
+
+Task<Result<File>> File::OpenAt(Reactor& reactor, FileId directory, std::string name, std::string path, Mode mode,
+                                bool direct) {
   IoAwaiter awaiter{&reactor, {}};
   awaiter.op.kind = IoOp::Kind::kOpen;
-  awaiter.op.path = path.c_str();
+  awaiter.op.directory = directory;
+  awaiter.op.path = name.c_str();
   const bool read_only = mode == Mode::kRead || mode == Mode::kDirectory;
   awaiter.op.flags = (read_only ? O_RDONLY : O_RDWR) | (mode == Mode::kCreate ? O_CREAT : 0) |
                      (mode == Mode::kDirectory ? O_DIRECTORY : 0) | (direct ? O_DIRECT : 0) | O_CLOEXEC;

@@ -32,6 +32,9 @@ class File {
   // kOverloaded: no descriptor, or no memory for one, is free now (EMFILE, ENFILE, ENOMEM). That is no fault of the
   // disk: like a full one it is waited out.
   static Task<Result<File>> Open(Reactor& reactor, std::string path, Mode mode, bool direct);
+  // The same of `name` in an open directory; `path` is its name in errors. Called by Directory::OpenFile.
+  static Task<Result<File>> OpenAt(Reactor& reactor, FileId directory, std::string name, std::string path, Mode mode,
+                                   bool direct);
   Task<Status> Close();
 
   // Reads exactly `bytes`; an end of file before that is kCorruption ("shorter than").
@@ -46,6 +49,7 @@ class File {
   Task<Status> Truncate(uint64_t bytes);
   Result<uint64_t> Size() const { return reactor_->FileSize(id_); }
   Status Lock() { return reactor_->LockFile(id_, path_); }
+  Result<FileIdentity> Identity() const { return reactor_->Identify(id_, "", path_); }
 
   bool is_open() const { return id_ != kNoFile; }
   FileId id() const { return id_; }

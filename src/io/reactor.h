@@ -41,6 +41,12 @@ inline constexpr FileId kNoFile = -1;
 inline constexpr size_t kMaxBufferRegions = 1u << 14;  // the kernel's limit
 inline constexpr int kNoBuffer = -1;
 
+// Which file it is, whatever its name.
+struct FileIdentity {
+  uint64_t device = 0, inode = 0;
+  bool operator==(const FileIdentity&) const = default;
+};
+
 // One asynchronous operation. It lives in its owner (usually an awaiter inside a coroutine frame) until it completes.
 struct IoOp {
   enum class Kind : uint8_t {
@@ -68,6 +74,7 @@ struct IoOp {
   uint64_t allocate_bytes = 0;
   const char* path = nullptr;      // kOpen, kRename (from), kUnlink, kMakeDirectory
   const char* new_path = nullptr;  // kRename (to)
+  FileId directory = kNoFile;      // an open directory that these paths are relative to
 
   int32_t result = 0;  // >= 0: bytes moved, or the FileId for kOpen; < 0: -errno
   void (*on_complete)(IoOp*) = nullptr;
@@ -200,6 +207,11 @@ class Reactor {
   virtual int RegisterBuffers(std::span<const iovec> regions) = 0;
   // Directory entries by name, sorted; blocking, for start-up and recovery only.
   virtual Result<std::vector<std::string>> ListDirectory(const std::string& path) = 0;
+  // The same of an open directory; `path` is its name in errors.
+  virtual Result<std::vector<std::string>> ListDirectory(FileId directory, const std::string& path) = 0;
+  // Which file `name` in an open directory is now; with an empty name, which file `file` is. `path` is its name in
+  // errors. Blocking, but from the kernel's cache.
+  virtual Result<FileIdentity> Identify(FileId file, const std::string& name, const std::string& path) = 0;
   virtual Result<uint64_t> FileSize(FileId file) = 0;
   // An exclusive OFD lock held until the file is closed; kLocked when another process has it.
   virtual Status LockFile(FileId file, const std::string& path) = 0;

@@ -94,10 +94,10 @@ void UringDisk::Submit(IoOp* op) {
   }
   io_uring_sqe* sqe = core_->Sqe();
   switch (op->kind) {
-    case IoOp::Kind::kOpen: io_uring_prep_openat(sqe, AT_FDCWD, op->path, op->flags | O_CLOEXEC, 0644); break;
-    case IoOp::Kind::kRename: io_uring_prep_renameat(sqe, AT_FDCWD, op->path, AT_FDCWD, op->new_path, 0); break;
-    case IoOp::Kind::kUnlink: io_uring_prep_unlinkat(sqe, AT_FDCWD, op->path, 0); break;
-    case IoOp::Kind::kMakeDirectory: io_uring_prep_mkdirat(sqe, AT_FDCWD, op->path, 0755); break;
+    case IoOp::Kind::kOpen: io_uring_prep_openat(sqe, BaseOf(*op), op->path, op->flags | O_CLOEXEC, 0644); break;
+    case IoOp::Kind::kRename: io_uring_prep_renameat(sqe, BaseOf(*op), op->path, BaseOf(*op), op->new_path, 0); break;
+    case IoOp::Kind::kUnlink: io_uring_prep_unlinkat(sqe, BaseOf(*op), op->path, 0); break;
+    case IoOp::Kind::kMakeDirectory: io_uring_prep_mkdirat(sqe, BaseOf(*op), op->path, 0755); break;
     case IoOp::Kind::kClose: {
       OpenFile& file = files_[op->file];
       if (file.registered) {
@@ -193,9 +193,23 @@ Status UringDisk::LockFile(FileId file, const std::string& path) {
   return ErrnoError(errno, "lock {}", path);
 }
 
-Result<std::vector<std::string>> ListDirectoryBlocking(const std::string& path) {
-  std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(path.c_str()), closedir);
-  if (!dir) return ErrnoError(errno, "list directory {}", path);
+Result<FileIdentity> UringDisk::Identify(FileId file, const std::string& name, const std::string& path) {
+  struct stat info;
+  const int flags = AT_SYMLINK_NOFOLLOW | (name.empty() ? AT_EMPTY_PATH : 0);
+  if (fstatat(files_.at(file).fd, name.c_str(), &info, flags) != 0) return ErrnoError(errno, "find {}", path);
+  return FileIdentity{info.st_dev, info.st_ino};
+}
+
+namespace {
+
+Result<std::vector<std::string>> ListAt(int base, const char* name, const std::string& path) {
+  const int fd = openat(base, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return ErrnoError(errno, "list directory {}", path);
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(fdopendir(fd), closedir);
+  if (!dir) {
+    close(fd);
+    return ErrnoError(errno, "list directory {}", path);
+  }
   std::vector<std::string> names;
   for (;;) {
     errno = 0;
@@ -207,6 +221,16 @@ Result<std::vector<std::string>> ListDirectoryBlocking(const std::string& path) 
   if (errno != 0) return ErrnoError(errno, "list directory {}", path);
   std::sort(names.begin(), names.end());
   return names;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> UringDisk::ListDirectory(FileId directory, const std::string& path) {
+  return ListAt(files_.at(directory).fd, ".", path);
+}
+
+Result<std::vector<std::string>> ListDirectoryBlocking(const std::string& path) {
+  return ListAt(AT_FDCWD, path.c_str(), path);
 }
 
 }  // namespace pando

@@ -7,6 +7,8 @@
 // number and refers to the same descriptor.
 #pragma once
 
+#include <fcntl.h>
+
 #include <vector>
 
 #include "src/io/uring_core.h"
@@ -24,6 +26,8 @@ class UringDisk {
   void OnCompletion(IoOp* op, int32_t result);
   int RegisterBuffers(std::span<const iovec> regions);
   Result<uint64_t> FileSize(FileId file);
+  Result<std::vector<std::string>> ListDirectory(FileId directory, const std::string& path);
+  Result<FileIdentity> Identify(FileId file, const std::string& name, const std::string& path);
   Status LockFile(FileId file, const std::string& path);
 
   bool has_finished() const { return !finished_.empty(); }
@@ -42,6 +46,7 @@ class UringDisk {
     bool registered = false;
   };
   FileId AddFile(int fd);
+  int BaseOf(const IoOp& op) const { return op.directory == kNoFile ? AT_FDCWD : files_.at(op.directory).fd; }
   bool RegionRegistered(int index);
   void RefuseRegistration(int rc);
   bool Prepare(io_uring_sqe* sqe, IoOp* op);

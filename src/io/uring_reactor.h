@@ -44,6 +44,12 @@ class UringReactor final : public Reactor, private RemoteWaker {
   void Submit(IoOp* op) override { disk_.Submit(op); }
   int RegisterBuffers(std::span<const iovec> regions) override { return disk_.RegisterBuffers(regions); }
   Result<std::vector<std::string>> ListDirectory(const std::string& path) override;
+  Result<std::vector<std::string>> ListDirectory(FileId directory, const std::string& path) override {
+    return disk_.ListDirectory(directory, path);
+  }
+  Result<FileIdentity> Identify(FileId file, const std::string& name, const std::string& path) override {
+    return disk_.Identify(file, name, path);
+  }
   Result<uint64_t> FileSize(FileId file) override { return disk_.FileSize(file); }
   Status LockFile(FileId file, const std::string& path) override { return disk_.LockFile(file, path); }
 

@@ -163,6 +163,16 @@ Result<std::vector<std::string>> SimDisk::List(const std::string& raw_path) cons
   return names;
 }
 
+std::string SimDisk::DirectoryPath(InodeId id) const {
+  auto it = inodes_.find(id);
+  return it != inodes_.end() && it->second.directory && it->second.linked ? it->second.path : "";
+}
+
+SimDisk::InodeId SimDisk::Find(const std::string& path) const {
+  auto it = current_names_.find(Normalize(path));
+  return it == current_names_.end() ? 0 : it->second;
+}
+
 // -- contents
 
 const char* SimDisk::PageBytes(const FileState& file, uint64_t page) {

@@ -48,6 +48,10 @@ class SimDisk {
   int Unlink(const std::string& path);
   int MakeDirectory(const std::string& path);
   uint64_t Size(InodeId inode) const { return inodes_.at(inode).current.size; }
+  // The path of an open directory now; "" once it was removed.
+  std::string DirectoryPath(InodeId inode) const;
+  // The inode that has this name; 0: none has.
+  InodeId Find(const std::string& path) const;
   bool IsDirectory(InodeId inode) const { return inodes_.at(inode).directory; }
   Result<std::vector<std::string>> List(const std::string& path) const;
 

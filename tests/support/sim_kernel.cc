@@ -169,9 +169,17 @@ void SimMachine::CompleteDisk(uint64_t id) {
   pending.reactor->Completed(pending.op);
 }
 
+// Where a path of the operation is now: its directory may have been moved since it was opened. "": it was removed.
+std::string SimMachine::PathOf(const PendingOp& pending, const char* path) const {
+  const FileId directory = pending.op->directory;
+  if (directory == kNoFile) return path;
+  const std::string base = disk_.DirectoryPath(pending.reactor->files_[directory].inode);
+  return base.empty() ? "" : base + "/" + path;
+}
+
 int SimMachine::FaultFor(const PendingOp& pending) {
   const IoOp& op = *pending.op;
-  const std::string& path = op.path ? op.path : pending.reactor->files_[op.file].path;
+  const std::string path = op.path ? PathOf(pending, op.path) : pending.reactor->files_[op.file].path;
   for (DiskFault& fault : faults_) {
     if (fault.kind && *fault.kind != op.kind) continue;
     if (path.find(fault.path_contains) == std::string::npos || !Touches(fault, op)) continue;
@@ -190,17 +198,19 @@ int SimMachine::FaultFor(const PendingOp& pending) {
 int32_t SimMachine::Perform(const PendingOp& pending) {
   const IoOp& op = *pending.op;
   const int error = FaultFor(pending);
+  const std::string path = op.path ? PathOf(pending, op.path) : "";
+  if (op.path && path.empty()) return -ENOENT;
   switch (op.kind) {
     case IoOp::Kind::kOpen: {
       if (error) return -error;
       if ((op.flags & O_DIRECT) && kernel_->options().refuse_direct_io) return -EINVAL;
-      const int64_t inode = disk_.Open(op.path, op.flags);
+      const int64_t inode = disk_.Open(path, op.flags);
       if (inode < 0) return static_cast<int32_t>(inode);
-      return pending.reactor->AddFile({true, static_cast<SimDisk::InodeId>(inode), op.flags, false, op.path});
+      return pending.reactor->AddFile({true, static_cast<SimDisk::InodeId>(inode), op.flags, false, path});
     }
-    case IoOp::Kind::kRename: return error ? -error : disk_.Rename(op.path, op.new_path);
-    case IoOp::Kind::kUnlink: return error ? -error : disk_.Unlink(op.path);
-    case IoOp::Kind::kMakeDirectory: return error ? -error : disk_.MakeDirectory(op.path);
+    case IoOp::Kind::kRename: return error ? -error : disk_.Rename(path, PathOf(pending, op.new_path));
+    case IoOp::Kind::kUnlink: return error ? -error : disk_.Unlink(path);
+    case IoOp::Kind::kMakeDirectory: return error ? -error : disk_.MakeDirectory(path);
     default: break;
   }
   if (error && op.kind == IoOp::Kind::kSync) {
@@ -256,14 +266,17 @@ int32_t SimMachine::Transfer(const PendingOp& pending) {
 }
 
 // What an operation in flight would do, copied out of memory that dies with the machine.
-std::optional<SimDisk::InFlight> SimMachine::Describe(const PendingOp& pending) {
+std::optional<SimDisk::InFlight> SimMachine::Describe(const PendingOp& pending) const {
   using Kind = SimDisk::InFlight::Kind;
   const IoOp& op = *pending.op;
   SimDisk::InFlight out{};
   if (op.file != kNoFile) out.inode = pending.reactor->files_[op.file].inode;
   out.offset = op.offset;
-  if (op.path) out.path = op.path;
-  if (op.new_path) out.new_path = op.new_path;
+  if (op.path) {
+    out.path = PathOf(pending, op.path);
+    if (out.path.empty()) return std::nullopt;
+  }
+  if (op.new_path) out.new_path = PathOf(pending, op.new_path);
   switch (op.kind) {
     case IoOp::Kind::kWrite:
       out.kind = Kind::kWrite;

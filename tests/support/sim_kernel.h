@@ -180,8 +180,9 @@ class SimMachine {
   int32_t PerformOnFile(const PendingOp& pending);
   int32_t Transfer(const PendingOp& pending);
   int FaultFor(const PendingOp& pending);
+  std::string PathOf(const PendingOp& pending, const char* path) const;
   void Stop(bool silent);
-  static std::optional<SimDisk::InFlight> Describe(const PendingOp& pending);
+  std::optional<SimDisk::InFlight> Describe(const PendingOp& pending) const;
 
   SimKernel* kernel_;
   const std::string host_;

@@ -134,6 +134,23 @@ Result<std::vector<std::string>> SimReactor::ListDirectory(const std::string& pa
   return machine_->disk().List(path);
 }
 
+Result<std::vector<std::string>> SimReactor::ListDirectory(FileId directory, const std::string& path) {
+  if (dead_) return Error(Code::kIoError, "the machine has stopped");
+  const std::string now = machine_->disk().DirectoryPath(files_.at(directory).inode);
+  if (now.empty()) return ErrnoError(ENOENT, "list directory {}", path);
+  return machine_->disk().List(now);
+}
+
+Result<FileIdentity> SimReactor::Identify(FileId file, const std::string& name, const std::string& path) {
+  if (dead_) return Error(Code::kIoError, "the machine has stopped");
+  const SimDisk::InodeId base = files_.at(file).inode;
+  if (name.empty()) return FileIdentity{1, base};
+  const std::string now = machine_->disk().DirectoryPath(base);
+  const SimDisk::InodeId found = now.empty() ? 0 : machine_->disk().Find(now + "/" + name);
+  if (found == 0) return ErrnoError(ENOENT, "find {}", path);
+  return FileIdentity{1, found};
+}
+
 Result<uint64_t> SimReactor::FileSize(FileId file) {
   if (dead_) return Error(Code::kIoError, "the machine has stopped");
   return machine_->disk().Size(files_.at(file).inode);

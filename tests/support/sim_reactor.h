@@ -38,6 +38,8 @@ class SimReactor final : public Reactor, private RemoteWaker {
   void Submit(IoOp* op) override;
   int RegisterBuffers(std::span<const iovec> regions) override;
   Result<std::vector<std::string>> ListDirectory(const std::string& path) override;
+  Result<std::vector<std::string>> ListDirectory(FileId directory, const std::string& path) override;
+  Result<FileIdentity> Identify(FileId file, const std::string& name, const std::string& path) override;
   Result<uint64_t> FileSize(FileId file) override;
   Status LockFile(FileId file, const std::string& path) override;
 

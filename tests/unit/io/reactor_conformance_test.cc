@@ -6,6 +6,7 @@
 #include <cstring>
 #include <deque>
 
+#include "src/io/directory.h"
 #include "src/io/file.h"
 #include "src/io/sync.h"
 #include "tests/unit/io/reactor_harness.h"
@@ -152,6 +153,64 @@ Task<void> Names(Reactor& r, std::string dir) {
 }
 TYPED_TEST(ReactorConformance, Names) {
   this->harness_.Run(Names(this->harness_.reactor(), this->harness_.directory()));
+}
+
+// What an open directory names stays what it is when its path becomes another's.
+Task<void> Directories(Reactor& r, std::string dir, std::function<void(std::string, std::string)> move) {
+  EXPECT_OK(co_await MakeDirectory(r, dir + "/store"));
+  auto opened = co_await Directory::Open(r, dir + "/store");
+  EXPECT_OK(opened.status());
+  Directory store = *std::move(opened);
+  EXPECT_OK(co_await store.MakeDirectory("log"));
+  EXPECT_OK(co_await store.MakeDirectory("log"));
+  EXPECT_OK(co_await store.Sync());
+  auto log = co_await store.OpenDirectory("log");
+  EXPECT_OK(log.status());
+  EXPECT_EQ(log->path(), dir + "/store/log");
+  auto file = co_await log->OpenFile("a", File::Mode::kCreate, false);
+  EXPECT_OK(file.status());
+  EXPECT_EQ(file->path(), dir + "/store/log/a");
+  EXPECT_OK(co_await file->Write("1", 1, 0));
+  auto identity = file->Identity();
+  EXPECT_OK(identity.status());
+  EXPECT_OK(co_await file->Close());
+  EXPECT_EQ(*log->Identify("a"), *identity);
+  EXPECT_EQ(*store.Identify("log/a"), *identity);
+
+  move(dir + "/store", dir + "/moved");
+  EXPECT_OK(co_await MakeDirectory(r, dir + "/store"));
+  EXPECT_OK(co_await MakeDirectory(r, dir + "/store/log"));
+  for (const char* name : {"a", "b"}) {
+    auto other = co_await File::Open(r, dir + "/store/log/" + name, File::Mode::kCreate, false);
+    EXPECT_OK(other.status());
+    EXPECT_OK(co_await other->Write("2", 1, 0));
+    EXPECT_OK(co_await other->Close());
+  }
+  EXPECT_THAT(*log->List(), ElementsAre("a"));
+  EXPECT_OK(co_await log->Rename("a", "c"));
+  EXPECT_OK(co_await log->Sync());
+  EXPECT_EQ(*log->Identify("c"), *identity);
+  EXPECT_EQ(log->Identify("b").code(), Code::kNotFound);
+  EXPECT_THAT(*r.ListDirectory(dir + "/moved/log"), ElementsAre("c"));
+  EXPECT_THAT(*r.ListDirectory(dir + "/store/log"), ElementsAre("a", "b"));
+  auto again = co_await store.OpenFile("log/c", File::Mode::kRead, false);
+  EXPECT_OK(again.status());
+  char byte = '?';
+  EXPECT_OK(co_await again->Read(&byte, 1, 0));
+  EXPECT_EQ(byte, '1');
+  EXPECT_OK(co_await again->Close());
+  EXPECT_OK(co_await log->Remove("c"));
+  Status missing = co_await log->Remove("c");
+  EXPECT_EQ(missing.code(), Code::kNotFound);
+  EXPECT_THAT(missing.message(), HasSubstr(dir + "/store/log/c"));
+  EXPECT_EQ((co_await log->OpenFile("c", File::Mode::kRead, false)).code(), Code::kNotFound);
+  EXPECT_EQ((co_await log->Rename("c", "d")).code(), Code::kNotFound);
+  EXPECT_EQ((co_await store.OpenDirectory("none")).code(), Code::kNotFound);
+  EXPECT_OK(co_await log->Close());
+  EXPECT_OK(co_await store.Close());
+}
+TYPED_TEST(ReactorConformance, Directories) {
+  this->harness_.Run(Directories(this->harness_.reactor(), this->harness_.directory(), this->harness_.mover()));
 }
 
 Task<void> Locks(Reactor& r, std::string dir) {

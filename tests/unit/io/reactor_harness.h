@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -25,6 +26,10 @@ class UringHarness {
     std::filesystem::remove_all(directory_);
   }
   const std::string& directory() const { return directory_; }
+  // Moves a directory, as an operator would.
+  std::function<void(std::string, std::string)> mover() {
+    return [](const std::string& from, const std::string& to) { std::filesystem::rename(from, to); };
+  }
 
   Reactor& reactor() {
     if (!reactor_) {
@@ -58,6 +63,9 @@ class SimHarness {
  public:
   SimHarness() : kernel_(kSeed), machine_(kernel_.AddMachine()) { machine_->disk().WriteAll("/scratch/.keep", ""); }
   std::string directory() const { return "/scratch"; }
+  std::function<void(std::string, std::string)> mover() {
+    return [this](const std::string& from, const std::string& to) { machine_->disk().MoveDirectory(from, to); };
+  }
   Reactor& reactor() {
     if (!machine_->running()) machine_->Boot();
     return *machine_->reactor();
