@@ -31,8 +31,9 @@ Replica::~Replica() = default;
 Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
                                                      Options options) {
   std::unique_ptr<Replica> self(new Replica(reactor, pool, std::move(options)));
-  PartitionFileOptions file_options{store.PartitionDirectory(self->id()) + "/data", store.node, self->uuid(),
-                                    store.page_bytes};
+  PartitionFileOptions file_options{
+      store.PartitionDirectory(self->id()) + "/data", store.node, self->uuid(), store.page_bytes, self->options_.store,
+      store.PartitionName(self->id()) + "/data"};
   CO_ASSIGN_OR_RETURN(self->file_, co_await PartitionFile::Open(reactor, file_options, /*read_only=*/false));
   const Superblock sb = self->file_->superblock();
   self->file_->set_on_io_error(self->options_.on_failure);
@@ -194,7 +195,7 @@ size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
 }
 
 // Waits for room in the log and on the disk, or refuses: nothing has happened yet.
-Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, const WriteControl* control) {
+Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, const WriteControl* control, LogSpace* log_space) {
   CHECK(!ops.empty() && ops.size() <= kMaxBatchOps);
   bool only_removes = true;
   uint64_t blocks_per_page = pool_.page_bytes() / kBlockBytes;
@@ -215,7 +216,8 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, const WriteControl*
                     ops.size(), 2 * ops.size(), FramesFor(ops), pool_.frame_count(), pool_.frame_count() / 8,
                     pool_.frame_count() / 4);
   }
-  CO_RETURN_IF_ERROR(co_await log_->WaitForSpace(log_bytes, control ? control->deadline_ns : 0));
+  CO_ASSIGN_OR_RETURN(*log_space,
+                      co_await log_->WaitForSpace(stream_, log_bytes, control ? control->deadline_ns : 0));
   co_return co_await AdmitBlocks(blocks, only_removes);
 }
 
@@ -312,19 +314,21 @@ Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops, Wri
   PendingWrite pending;
   pending.ops = &ops;
   pending.control = control;
-  Status status = co_await Admit(ops, control);
+  LogSpace log_space;
+  Status status = co_await Admit(ops, control, &log_space);
   if (status.ok()) status = co_await FetchForWrite(&pending);
   while (status.ok() && writes_held_ && failure_.ok()) co_await writes_resumed_.Wait();
   if (status.ok()) status = BeginAppend(control);
   if (status.ok()) {
     Stage(&pending);
+    log_space.Drop();  // its records count themselves from here
     co_await Applied{&pending};
     status = std::move(pending.status);
   } else {
     for (Extent extent : pending.extents) {
       if (!extent.empty()) file_->FreeNow(extent);
     }
-    log_->PassOnSpace();
+    log_space.Drop();  // for whoever waits
   }
   pending.pins.clear();
   if (--active_writes_ == 0) idle_.NotifyAll();

@@ -28,6 +28,7 @@ class Replica final : public Partition, public LogConsumer {
   struct Options {
     PartitionInfo info;
     std::function<void(const Status&)> on_failure;
+    const Directory* store = nullptr;  // the store's directory; outlives the replica
   };
 
   static Task<Result<std::unique_ptr<Replica>>> Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
@@ -129,7 +130,7 @@ class Replica final : public Partition, public LogConsumer {
   Replica(Reactor& reactor, BufferPool& pool, Options options);
 
   Status Refusal() const;  // why requests are refused now, or OK
-  Task<Status> Admit(const std::vector<WriteOp>& ops, const WriteControl* control);
+  Task<Status> Admit(const std::vector<WriteOp>& ops, const WriteControl* control, LogSpace* log_space);
   Status BeginAppend(WriteControl* control) const;
   Task<Status> AdmitBlocks(uint64_t blocks, bool only_removes);
   static std::vector<std::string> KeysOf(const std::vector<WriteOp>& ops);

@@ -299,7 +299,7 @@ Task<void> Scrubber::ScrubLog() {
 Task<void> Scrubber::ScrubSegment(DurableSegment segment, BatchChain* chain) {
   auto pace = [this](uint64_t bytes) { return Pace(bytes); };
   std::function<Task<bool>(uint64_t)> may_read = pace;
-  SegmentVerdict verdict = co_await CheckSegment(reactor_, segment, store_->node, chain, std::move(may_read));
+  SegmentVerdict verdict = co_await CheckSegment(segment, store_->node, chain, std::move(may_read));
   report_.batches += verdict.batches;
   if (!verdict.damaged) co_return;
   *chain = BatchChain();

@@ -22,25 +22,43 @@ Status ValidateOptions(const LogOptions& options) {
 }
 
 uint64_t GroupLimit(const LogOptions& options) {
-  return std::min(AlignUp(options.max_group_bytes, kBlockBytes), options.segment_bytes - kFirstGroupOffset);
+  return std::min(AlignUp(options.max_group_bytes, kBlockBytes),
+                  options.segment_bytes - kFirstGroupOffset - kClosingBytes);
 }
 
 }  // namespace
 
 Task<Result<std::unique_ptr<Log>>> Log::Open(Reactor& reactor, LogOptions options) {
   CO_RETURN_IF_ERROR(ValidateOptions(options));
-  if (options.required_end > 0 && !options.accept_lost) {
-    // It is not created where it must exist: an empty directory would hide that it is missing.
-    auto exists = reactor.ListDirectory(options.directory);
-    if (exists.code() == Code::kNotFound)
-      co_return LostLog(options.directory, 0, options.required_end, options.required_by);
-    if (!exists.ok()) co_return exists.TakeStatus();
-  } else if (!options.read_only) {
-    CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.directory));
-    CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentDirectory(options.directory)));
+  auto log = std::make_unique<LogImpl>(reactor, std::move(options));
+  CO_RETURN_IF_ERROR(co_await log->OpenDirectory());
+  co_return std::unique_ptr<Log>(std::move(log));
+}
+
+Task<Status> LogImpl::OpenDirectory() {
+  const std::string& path = options_.directory;
+  // It is not created where it must exist: an empty directory would hide that it is missing.
+  const bool create = !options_.read_only && (options_.required_end == 0 || options_.accept_lost);
+  const std::string name = path.substr(path.find_last_of('/') + 1);
+  Directory opened_parent;
+  const Directory* parent = options_.parent;
+  if (parent == nullptr) {
+    CO_ASSIGN_OR_RETURN(opened_parent, co_await Directory::Open(reactor_, ParentDirectory(path)));
+    parent = &opened_parent;
   }
-  std::unique_ptr<Log> log = std::make_unique<LogImpl>(reactor, std::move(options));
-  co_return std::move(log);
+  Status status;
+  if (create) status = co_await parent->MakeDirectory(name);
+  if (create && status.ok()) status = co_await parent->Sync();
+  if (status.ok()) {
+    Result<Directory> opened = co_await parent->OpenDirectory(name);
+    status = opened.status();
+    if (opened.ok()) directory_ = *std::move(opened);
+  }
+  Status closed = co_await opened_parent.Close();
+  LOG_IF(WARNING, !closed.ok()) << closed.ToString();
+  files_.Use(&directory_);
+  if (status.code() != Code::kNotFound || options_.required_end == 0) co_return status;
+  co_return LostLog(path, 0, options_.required_end, options_.required_by);
 }
 
 LogImpl::LogImpl(Reactor& reactor, LogOptions options)
@@ -49,7 +67,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
       seed_(LogChecksumSeed(options_.node)),
       max_group_bytes_(GroupLimit(options_)),
       pipeline_bytes_(max_group_bytes_ / kPipelineDivisor),
-      files_(reactor, options_.directory, options_.node, options_.segment_bytes),
+      files_(options_.node, options_.segment_bytes, options_.may_change),
       maintenance_wake_(reactor),
       idle_wake_(reactor) {
   idle_timer_.log = retry_timer_.log = hold_timer_.log = this;
@@ -62,6 +80,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
 }
 
 LogImpl::~LogImpl() {
+  CHECK(granted_records_ == 0) << options_.directory << ": space of the log is still held";
   CHECK(!TurnHook::armed && !idle_timer_.armed && !retry_timer_.armed && !hold_timer_.armed && groups_.empty())
       << options_.directory << ": the log must be closed before it is destroyed";
 }
@@ -100,17 +119,19 @@ void LogImpl::ReleaseUnknownStreams() {
 
 // -- budgets
 
-bool LogImpl::Fits(uint64_t bytes, uint64_t records) const {
-  const uint64_t held_bytes = live_bytes_ + staged_bytes_, held_records = live_records_ + staged_records_;
+// Whether `bytes` of one more record may be staged beside what is held, and what was granted and is not staged yet.
+bool LogImpl::Fits(uint64_t bytes) const {
+  const uint64_t held_bytes = live_bytes_ + staged_bytes_ + granted_bytes_;
+  const uint64_t held_records = live_records_ + staged_records_ + granted_records_;
   // What is larger than a whole limit passes alone.
   if (held_bytes > 0 && held_bytes + bytes > options_.budget_bytes) return false;
-  if (held_records > 0 && held_records + records > options_.budget_records) return false;
-  return staged_bytes_ == 0 || staged_bytes_ + bytes <= kMaxStagedBytes;
+  if (held_records > 0 && held_records + 1 > options_.budget_records) return false;
+  // What was granted long ago may be waiting for pages: it must not hold up the others here.
+  const uint64_t staging = staged_bytes_ + woken_bytes_;
+  return staging == 0 || staging + bytes <= kMaxStagedBytes;
 }
 
-bool LogImpl::HasSpace(size_t bytes) const {
-  return !failed() && !closing_ && space_waiters_.empty() && Fits(bytes, 1);
-}
+bool LogImpl::HasSpace(size_t bytes) const { return !failed() && !closing_ && waiting_streams_.empty() && Fits(bytes); }
 
 Status LogImpl::Refusal() const {
   if (failed()) return Error(Code::kUnavailable, "the log has failed: {}", failure_.message());
@@ -118,41 +139,84 @@ Status LogImpl::Refusal() const {
   return {};
 }
 
-Task<Status> LogImpl::WaitForSpace(size_t bytes, Nanos deadline_ns) {
-  if (HasSpace(bytes)) co_return Status();
-  if (failed() || closing_) co_return Refusal();
+Task<Result<LogSpace>> LogImpl::WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) {
+  CO_RETURN_IF_ERROR(Refusal());
+  if (HasSpace(bytes)) {
+    granted_bytes_ += bytes;
+    ++granted_records_;
+    co_return LogSpace(this, bytes);
+  }
   ++counters_.append_waits_total;
   SpaceAwaiter awaiter;
-  awaiter.log = this;
   awaiter.bytes = bytes;
+  awaiter.log = this;
+  awaiter.stream = stream;
   awaiter.give_up_ns = deadline_ns;
   co_await awaiter;
   if (awaiter.late) {
     co_return Error(Code::kDeadline,
-                    "there was no room in the log before the time of the write was over; nothing was "
-                    "changed");
+                    "there was no room in the log before the time of the write was over; nothing was changed");
   }
-  co_return Refusal();
+  woken_bytes_ -= bytes;
+  LogSpace space(this, bytes);
+  CO_RETURN_IF_ERROR(Refusal());
+  co_return std::move(space);
 }
 
-void LogImpl::GiveUpWaiting(SpaceAwaiter* waiter) {
-  std::erase(space_waiters_, waiter);
+void LogImpl::AddSpaceWaiter(SpaceWaiter* waiter) {
+  LogStream* stream = waiter->stream;
+  if (stream->space_waiters.empty()) {
+    stream->space_tag = space_clock_.Join(stream->space_tag);
+    waiting_streams_.push_back(stream);
+  }
+  stream->space_waiters.push_back(waiter);
+}
+
+void LogImpl::GiveUpWaiting(SpaceWaiter* waiter) {
+  LogStream* stream = waiter->stream;
+  std::erase(stream->space_waiters, waiter);
+  if (stream->space_waiters.empty()) std::erase(waiting_streams_, stream);
   waiter->late = true;
   reactor_.Schedule(waiter->waiter);
   WakeSpaceWaiters();  // it may have been what the others could not pass
 }
 
+LogStream* LogImpl::NextToAdmit() const {
+  LogStream* next = nullptr;
+  uint64_t next_end = 0;
+  for (LogStream* stream : waiting_streams_) {
+    const uint64_t end = stream->space_tag + stream->space_waiters.front()->bytes;
+    if (next != nullptr && end >= next_end) continue;
+    next = stream;
+    next_end = end;
+  }
+  return next;
+}
+
+// Lets in whoever fits, streams in turn. What does not fit is not overtaken: it would wait for ever.
 void LogImpl::WakeSpaceWaiters() {
   const bool all = failed() || closing_;
-  uint64_t bytes = 0, records = 0;  // granted here and not yet appended
-  while (!space_waiters_.empty()) {
-    SpaceAwaiter* first = space_waiters_.front();
-    bytes += first->bytes;
-    if (!all && !Fits(bytes, ++records)) return;
-    space_waiters_.pop_front();
+  while (!waiting_streams_.empty()) {
+    LogStream* stream = NextToAdmit();
+    SpaceWaiter* first = stream->space_waiters.front();
+    if (!all && !Fits(first->bytes)) return;
+    stream->space_tag += first->bytes;
+    space_clock_.Serve(stream->space_tag);
+    stream->space_waiters.pop_front();
+    if (stream->space_waiters.empty()) std::erase(waiting_streams_, stream);
+    granted_bytes_ += first->bytes;
+    ++granted_records_;
+    woken_bytes_ += first->bytes;
     reactor_.CancelTimer(first);
     reactor_.Schedule(first->waiter);
   }
+}
+
+// Whoever is let in and then appends nothing must wake the next, for nothing else may happen that does.
+void LogImpl::GiveBack(size_t bytes) {
+  granted_bytes_ -= bytes;
+  --granted_records_;
+  WakeSpaceWaiters();
 }
 
 // -- release
@@ -181,7 +245,7 @@ void LogImpl::DropReleasedSegments() {
     // Nothing in it counts any more, but groups still go to it, or it holds the end of the log (L6).
     if (live_.size() == 1 || front.number >= PositionSegment(announced_end_)) break;
     CHECK(!front.file.is_open());
-    recycle_queue_.push_back({std::move(front.path), front.bytes});
+    recycle_queue_.push_back({SegmentFileName(front.number), front.bytes});
     live_.pop_front();
     dropped = true;
   }
@@ -203,7 +267,7 @@ Uuid LogImpl::OldestPinnedStream() const {
 std::vector<DurableSegment> LogImpl::DurableSegments() const {
   std::vector<DurableSegment> durable;
   for (const auto& s : live_) {
-    if (s->durable_end > 0) durable.push_back({s->number, s->path, s->bytes, s->durable_end});
+    if (s->durable_end > 0) durable.push_back({s->number, s->path, &directory_, s->bytes, s->durable_end});
   }
   return durable;
 }
@@ -276,8 +340,8 @@ Task<Status> LogImpl::CloseFiles() {
     if (first.ok()) first = std::move(status);
   }
   prepared_.clear();
-  Status directory = co_await files_.Close();
-  if (first.ok()) first = std::move(directory);
+  Status status = co_await directory_.Close();
+  if (first.ok()) first = std::move(status);
   co_return first;
 }
 

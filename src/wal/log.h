@@ -18,6 +18,8 @@
 //   L6  The end of the log never moves back: the segment that holds the last announced group stays until a later
 //   segment
 //       holds one. So whoever remembers durable_end() can tell a log that was lost from one that is empty.
+//   L7  Streams share group commits and admission by bytes: however much one stream has waiting, what another appends
+//       goes out before the hot one has sent as many bytes again.
 //
 // Group commit clocks itself: when a write completes, all that has gathered goes out with the next (at most
 // kMaxWritesInFlight); CommitHold may hold that back for a part of a flush. An idle log writes a closing position, so
@@ -28,19 +30,26 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "src/base/ids.h"
 #include "src/base/result.h"
-#include "src/io/file.h"
+#include "src/io/directory.h"
 #include "src/io/reactor.h"
 #include "src/wal/log_format.h"
 
 namespace pando {
 
 struct LogOptions {
-  std::string directory;  // made when missing; holds segment files and nothing else
-  Uuid node;              // stamped into every segment; a foreign segment is refused
+  std::string directory;  // created when missing; holds segment files and nothing else
+  // Its parent directory, when that is open already; outlives the log. The log holds its own open: moving it does not
+  // change which files are the log's.
+  const Directory* parent = nullptr;
+  // Asked before a name is created or changed; an error, which the log then fails with, says that the store has become
+  // another process's.
+  std::function<Status()> may_change = [] { return Status(); };
+  Uuid node;  // stamped into every segment; a foreign segment is refused
   uint64_t segment_bytes = 8u << 20;
   uint64_t budget_bytes = 512u << 20;     // appends wait while more than this is unreleased
   uint64_t budget_records = 4'000'000;    // and more records than this: bounds replay time
@@ -87,14 +96,35 @@ class LogReplaySink {
   ~LogReplaySink() = default;
 };
 
+class Log;
 class LogStream;  // one partition's sequence; owned by the Log
 
 // A segment that recovery would read, and how far it is known to be durable.
 struct DurableSegment {
   uint64_t number = 0;
   std::string path;
-  uint64_t bytes = 0;        // of the file
-  uint64_t durable_end = 0;  // offset behind the last durable batch
+  const Directory* directory = nullptr;  // the log's, open as long as the log
+  uint64_t bytes = 0;                    // of the file
+  uint64_t durable_end = 0;              // offset behind the last durable batch
+};
+
+// Room in the log's budgets, given back when it is dropped: once its record counts itself, or because nothing comes.
+class LogSpace {
+ public:
+  LogSpace() = default;
+  LogSpace(Log* log, size_t bytes) : log_(log), bytes_(bytes) {}
+  LogSpace(LogSpace&& other) noexcept { *this = std::move(other); }
+  LogSpace& operator=(LogSpace&& other) noexcept {
+    std::swap(log_, other.log_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~LogSpace() { Drop(); }
+  void Drop();
+
+ private:
+  Log* log_ = nullptr;
+  size_t bytes_ = 0;
 };
 
 struct LogStats {
@@ -122,10 +152,10 @@ class Log {
   virtual void ReleaseUnknownStreams() = 0;
 
   // OK at once while under the budgets, else suspends until Release has made room: smooth back-pressure towards
-  // writers. kUnavailable once the log has failed or is closing; kDeadline when `deadline_ns` (0 = none) comes first.
-  virtual Task<Status> WaitForSpace(size_t bytes, Nanos deadline_ns = 0) = 0;
-  // A caller of WaitForSpace does not append after all: whoever waits behind it may have its room.
-  virtual void PassOnSpace() = 0;
+  // writers. The space is the caller's from then on: keep it until the record is appended, then drop it. Streams take
+  // turns by bytes. kUnavailable once the log has failed or is closing; kDeadline when `deadline_ns` (0 = none) comes
+  // first.
+  virtual Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns = 0) = 0;
   // True when WaitForSpace would not suspend.
   virtual bool HasSpace(size_t bytes) const = 0;
 
@@ -150,8 +180,18 @@ class Log {
   virtual bool IsLive(uint64_t segment_number) const = 0;
 
   virtual LogStats stats() const = 0;
+  // Fails the log: nothing more is written.
+  virtual void Abandon(const Status& status) = 0;
   // Waits for what is staged, writes the closing position, closes the files. Appends after this are a bug.
   virtual Task<Status> Close() = 0;
+
+ private:
+  friend class LogSpace;
+  virtual void GiveBack(size_t bytes) = 0;
 };
+
+inline void LogSpace::Drop() {
+  if (log_ != nullptr) std::exchange(log_, nullptr)->GiveBack(bytes_);
+}
 
 }  // namespace pando

@@ -105,9 +105,11 @@ inline constexpr uint64_t AlignUp(uint64_t v, uint64_t alignment) {
 inline constexpr uint64_t BatchBytes(uint64_t record_bytes) {
   return AlignUp(sizeof(BatchHeader) + record_bytes, kBatchAlignment);
 }
+// The writer leaves this at the end of a segment to the closing position.
+inline constexpr uint64_t kClosingBytes = kBlockBytes;
 // Most record bytes that one batch of a segment of this size can carry.
 inline constexpr uint64_t LargestBatchRecordBytes(uint64_t segment_bytes) {
-  return segment_bytes - kFirstGroupOffset - sizeof(BatchHeader) - kBatchAlignment;
+  return segment_bytes - kFirstGroupOffset - kClosingBytes - sizeof(BatchHeader) - kBatchAlignment;
 }
 
 std::string SegmentFileName(uint64_t number);

@@ -9,6 +9,7 @@
 //       log on disk never has a hole.
 //   W3  recycle_queue_ is worked off in order, one file at a time: what a cut made dead goes before what was released,
 //       or a crash could show a dead segment without the cut that killed it.
+//   W4  The last block of a segment is left to the closing position, which therefore never needs another segment.
 #pragma once
 
 #include <deque>
@@ -20,6 +21,7 @@
 
 #include "src/io/sync.h"
 #include "src/wal/commit_hold.h"
+#include "src/wal/fair_clock.h"
 #include "src/wal/log.h"
 #include "src/wal/log_format.h"
 #include "src/wal/segment_files.h"
@@ -42,6 +44,14 @@ inline constexpr Nanos kIdleCloseNs = 10 * kMillisecond;
 inline constexpr Nanos kDiskFullRetryNs = kSecond;
 
 class LogReader;
+
+// A writer that waits for space. The timer is that of its deadline.
+struct SpaceWaiter : Timer {
+  LogStream* stream = nullptr;
+  size_t bytes = 0;
+  bool late = false;
+  std::coroutine_handle<> waiter;
+};
 
 // One partition's sequence. It exists from the first batch recovered, or from AddStream.
 class LogStream {
@@ -66,18 +76,22 @@ class LogStream {
   std::string staged;  // from staged_begin on; what is before went out
   size_t staged_begin = 0;
   std::deque<Unit> units;
+  uint64_t group_tag = 0;  // FairClock: of what was last put into a group beside others
+
+  std::deque<SpaceWaiter*> space_waiters;
+  uint64_t space_tag = 0;  // of what was last admitted
 };
 
 class LogImpl final : public Log, private TurnHook {
  public:
   LogImpl(Reactor& reactor, LogOptions options);
   ~LogImpl() override;
+  Task<Status> OpenDirectory();
 
   Task<Status> Recover(LogReplaySink* sink) override;
   LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) override;
   void ReleaseUnknownStreams() override;
-  Task<Status> WaitForSpace(size_t bytes, Nanos deadline_ns) override;
-  void PassOnSpace() override { WakeSpaceWaiters(); }
+  Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) override;
   bool HasSpace(size_t bytes) const override;
   Lsn Append(LogStream* stream, std::string_view records, uint32_t count) override;
   void SetCommit(LogStream* stream, Lsn commit_lsn) override;
@@ -87,6 +101,7 @@ class LogImpl final : public Log, private TurnHook {
   bool IsLive(uint64_t segment_number) const override;
   LogPosition durable_end() const override { return announced_end_; }
   LogStats stats() const override;
+  void Abandon(const Status& status) override { Fail(status); }
   Task<Status> Close() override;
 
  private:
@@ -114,6 +129,7 @@ class LogImpl final : public Log, private TurnHook {
       size_t units = 0;
       uint32_t bytes = 0, records = 0;
       Lsn last_lsn = 0;
+      uint64_t tag = 0;  // the stream's group_tag once this is submitted
     };
     Segment* segment = nullptr;
     uint64_t offset = 0;
@@ -127,23 +143,26 @@ class LogImpl final : public Log, private TurnHook {
     bool done = false;
   };
   struct Discarded {  // a file that the log does not need any more
-    std::string path;
+    std::string name;
     uint64_t bytes = 0;
   };
   struct Prepared {
     uint64_t number = 0;
     File file;
   };
-  struct SpaceAwaiter : Timer {
+  // What a group will hold; changes nothing until it is submitted.
+  struct GroupPlan {
+    std::vector<Group::Part> parts;
+    uint64_t bytes = 0;
+    FairClock clock;
+  };
+  struct SpaceAwaiter : SpaceWaiter {
     LogImpl* log = nullptr;
-    size_t bytes = 0;
     Nanos give_up_ns = 0;  // 0 = never
-    bool late = false;
-    std::coroutine_handle<> waiter;
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> h) {
       waiter = h;
-      log->space_waiters_.push_back(this);
+      log->AddSpaceWaiter(this);
       on_fire = [](Timer* t) {
         auto* self = static_cast<SpaceAwaiter*>(t);
         self->log->GiveUpWaiting(self);
@@ -158,9 +177,12 @@ class LogImpl final : public Log, private TurnHook {
 
   // -- log.cc
   LogStream* StreamOf(const Uuid& partition);
-  bool Fits(uint64_t bytes, uint64_t records) const;
+  bool Fits(uint64_t bytes) const;
+  void AddSpaceWaiter(SpaceWaiter* waiter);
+  void GiveUpWaiting(SpaceWaiter* waiter);
+  LogStream* NextToAdmit() const;
   void WakeSpaceWaiters();
-  void GiveUpWaiting(SpaceAwaiter* waiter);
+  void GiveBack(size_t bytes) override;
   void DropReleasedSegments();
   bool IsIdle() const { return staged_bytes_ == 0 && groups_.empty(); }
   Status Refusal() const;
@@ -176,13 +198,16 @@ class LogImpl final : public Log, private TurnHook {
   }
   bool MaySubmit() const;
   bool HoldBack();
-  std::vector<Group::Part> PlanGroup(uint64_t* bytes) const;
+  GroupPlan PlanGroup() const;
+  GroupPlan PlanOfAll() const;
+  GroupPlan PlanByTurns() const;
   bool EnsureRoom(uint64_t group_bytes);
-  void SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes);
+  void SubmitGroup(GroupPlan plan);
   uint64_t EncodePart(Group* group, Group::Part* part, bool last, uint64_t at);
   void AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset);
   bool NeedsClosingPosition() const { return !failed() && covered_ < records_end_; }
   void SubmitClosingPosition();
+  void DequeueStreams();
   AlignedBuffer TakeBuffer(uint64_t bytes);
   BatchHeader NewHeader(uint64_t position) const;
   Task<void> WriteGroup(Group* group);
@@ -197,13 +222,14 @@ class LogImpl final : public Log, private TurnHook {
   // -- log_recovery.cc
   Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
   Status JudgeEnd(const LogReader& reader) const;
-  Task<Result<File>> MakeFirstSegment(const LogReader& reader);
+  Task<Status> PutFirstSegmentAside(const LogReader& reader);
   Task<Status> ProbeSyncMode(File* file);
   Task<Result<Nanos>> TimeWrite(File* file, const AlignedBuffer& block, uint64_t offset, bool data_sync);
   Task<Status> WriteCut(Segment* segment, LogPosition end);
   void AddLiveSegment(uint64_t number, File file);
   void DiscardDeadSegments(const LogReader& reader);
   Task<void> MaintainSegments();
+  bool NeedsSegmentWork() const;
   Task<Status> PrepareSegment();
 
   Reactor& reactor_;
@@ -211,13 +237,15 @@ class LogImpl final : public Log, private TurnHook {
   const uint64_t seed_;
   const uint64_t max_group_bytes_;
   const uint64_t pipeline_bytes_;
+  Directory directory_;
   SegmentFiles files_;
   bool data_sync_ = true;
   bool recovered_ = false, closing_ = false, stopping_ = false;
   Status failure_;
 
   std::unordered_map<Uuid, std::unique_ptr<LogStream>, UuidHash> streams_;
-  std::deque<LogStream*> staged_streams_;  // in order of their oldest staged unit
+  std::vector<LogStream*> staged_streams_;  // those with units
+  FairClock group_clock_;
   uint64_t staged_bytes_ = 0, staged_records_ = 0;
 
   std::deque<std::unique_ptr<Segment>> live_;
@@ -233,10 +261,12 @@ class LogImpl final : public Log, private TurnHook {
   std::deque<Prepared> prepared_;
   std::deque<Discarded> recycle_queue_;
   bool disk_full_ = false;     // the last attempt to create a segment failed for lack of space or descriptors
-  bool open_refused_ = false;  // for lack of descriptors: recycling a file has to wait, too
   bool disk_full_reported_ = false;
 
-  std::deque<SpaceAwaiter*> space_waiters_;
+  std::vector<LogStream*> waiting_streams_;  // those with space_waiters
+  FairClock space_clock_;
+  uint64_t granted_bytes_ = 0, granted_records_ = 0;  // LogSpaces that are held
+  uint64_t woken_bytes_ = 0;                          // of them, what has not come back to its writer yet
   WaitQueue maintenance_wake_;
   WaitQueue idle_wake_;
   LogTimer idle_timer_, retry_timer_, hold_timer_;

@@ -40,7 +40,8 @@ Task<Result<std::unique_ptr<LogReader>>> LogReader::Open(Reactor& reactor, Optio
 }
 
 Task<Status> LogReader::ReadHeaders() {
-  auto names = reactor_->ListDirectory(options_.directory);
+  auto names = options_.open_directory != nullptr ? options_.open_directory->List()
+                                                  : reactor_->ListDirectory(options_.directory);
   if (!names.ok()) co_return names.TakeStatus();
   for (const std::string& name : *names) {
     const auto number = ParseSegmentFileName(name);
@@ -57,13 +58,21 @@ Task<Status> LogReader::ReadHeaders() {
   for (LogSegmentInfo& segment : segments_) {
     CO_RETURN_IF_ERROR(co_await ReadHeader(&segment, blocks.data()));
   }
-  if (options_.sync) CO_RETURN_IF_ERROR(co_await SyncDirectory(*reactor_, options_.directory));
-  co_return Status();
+  if (!options_.sync) co_return Status();
+  if (options_.open_directory != nullptr) co_return co_await options_.open_directory->Sync();
+  co_return co_await SyncDirectory(*reactor_, options_.directory);
+}
+
+Task<Result<File>> LogReader::OpenSegment(const LogSegmentInfo& segment, File::Mode mode) {
+  if (options_.open_directory == nullptr) {
+    co_return co_await File::Open(*reactor_, segment.path, mode, options_.sync);
+  }
+  co_return co_await options_.open_directory->OpenFile(SegmentFileName(segment.number), mode, options_.sync);
 }
 
 Task<Status> LogReader::ReadHeader(LogSegmentInfo* segment, char* blocks) {
   const File::Mode mode = options_.sync ? File::Mode::kReadWrite : File::Mode::kRead;
-  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(*reactor_, segment->path, mode, options_.sync));
+  CO_ASSIGN_OR_RETURN(File file, co_await OpenSegment(*segment, mode));
   // Bytes that the last run wrote but never synced may be read now and be gone after the next power loss.
   Status status;
   if (options_.sync) status = co_await file.Sync(false);
@@ -147,7 +156,7 @@ Task<Status> LogReader::Load(size_t index) {
     buffer_ = AlignedBuffer(segment.bytes);
   }
   loaded_ = SIZE_MAX;
-  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(*reactor_, segment.path, File::Mode::kRead, options_.sync));
+  CO_ASSIGN_OR_RETURN(File file, co_await OpenSegment(segment, File::Mode::kRead));
   Status status;
   for (uint64_t at = 0; at < segment.bytes && status.ok(); at += kReadBytes) {
     const size_t bytes = std::min<uint64_t>(kReadBytes, segment.bytes - at);

@@ -19,7 +19,7 @@
 #include <string_view>
 #include <vector>
 
-#include "src/io/file.h"
+#include "src/io/directory.h"
 #include "src/wal/batch_chain.h"
 #include "src/wal/log_format.h"
 
@@ -59,7 +59,8 @@ class LogReader {
  public:
   struct Options {
     std::string directory;
-    Uuid node;          // nil: any, but the same in all segments
+    const Directory* open_directory = nullptr;  // the same, when it is open already; outlives the reader
+    Uuid node;                                  // nil: any, but the same in all segments
     bool sync = false;  // fsync every segment and the directory first; opens the files for writing
   };
   // Lists the segments and reads their headers. kCorruption: a header is damaged, its file shorter than it says, or
@@ -81,6 +82,7 @@ class LogReader {
  private:
   LogReader(Reactor& reactor, Options options) : reactor_(&reactor), options_(std::move(options)) {}
   Task<Status> ReadHeaders();
+  Task<Result<File>> OpenSegment(const LogSegmentInfo& segment, File::Mode mode);
   Task<Status> ReadHeader(LogSegmentInfo* segment, char* blocks);
   Status JudgeHeader(LogSegmentInfo* segment, std::string_view blocks);
   void ApplyCuts();

@@ -15,12 +15,10 @@ constexpr int kProbeWrites = 8;  // of each kind
 // changed until the cut is durable, and the number of a fresh segment was never used before.
 Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   CHECK(!recovered_) << "Recover is called once";
-  if (!options_.read_only) {
-    CO_RETURN_IF_ERROR(co_await files_.Open());
-    CO_RETURN_IF_ERROR(co_await files_.RemoveLeftover());
-  }
+  if (!options_.read_only) CO_RETURN_IF_ERROR(co_await files_.RemoveLeftover());
   LogReader::Options reading;
   reading.directory = options_.directory;
+  reading.open_directory = &directory_;
   reading.node = options_.node;
   reading.sync = !options_.read_only;
   CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> reader, co_await LogReader::Open(reactor_, std::move(reading)));
@@ -35,7 +33,8 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
 
   if (!reader->segments().empty()) next_number_ = reader->segments().back().number + 1;
   next_number_ = std::max(next_number_, PositionSegment(options_.required_end) + 1);
-  CO_ASSIGN_OR_RETURN(File first, co_await MakeFirstSegment(*reader));
+  CO_RETURN_IF_ERROR(co_await PutFirstSegmentAside(*reader));
+  CO_ASSIGN_OR_RETURN(File first, co_await files_.Publish(next_number_));
   AddLiveSegment(next_number_++, std::move(first));
   CO_RETURN_IF_ERROR(co_await ProbeSyncMode(&live_.back()->file));
   CO_RETURN_IF_ERROR(co_await WriteCut(live_.back().get(), reader->last_records_end()));
@@ -92,12 +91,12 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
 }
 
 // A spare is taken if there is one: recovery then needs no room on a full disk.
-Task<Result<File>> LogImpl::MakeFirstSegment(const LogReader& reader) {
+Task<Status> LogImpl::PutFirstSegmentAside(const LogReader& reader) {
   for (const LogSegmentInfo& segment : reader.segments()) {
     if (segment.use != LogSegmentInfo::Use::kSpare || segment.bytes != options_.segment_bytes) continue;
-    co_return co_await files_.Recycle(segment.path, next_number_);
+    co_return co_await files_.TakeAside(SegmentFileName(segment.number));
   }
-  co_return co_await files_.Create(next_number_);
+  co_return co_await files_.Create();
 }
 
 void LogImpl::AddLiveSegment(uint64_t number, File file) {
@@ -166,56 +165,62 @@ void LogImpl::DiscardDeadSegments(const LogReader& reader) {
   bool first_segment_taken = false;
   for (const LogSegmentInfo& segment : reader.segments()) {
     if (segment.use == LogSegmentInfo::Use::kData && segment.number <= last) continue;
-    // MakeFirstSegment gave the first spare of the right size a new name.
+    // PutFirstSegmentAside took the first spare of the right size.
     const bool fits = segment.use == LogSegmentInfo::Use::kSpare && segment.bytes == options_.segment_bytes;
     if (fits && !std::exchange(first_segment_taken, true)) continue;
-    recycle_queue_.push_back({segment.path, segment.bytes});
+    recycle_queue_.push_back({SegmentFileName(segment.number), segment.bytes});
   }
+}
+
+bool LogImpl::NeedsSegmentWork() const {
+  return files_.has_aside() || !recycle_queue_.empty() || prepared_.size() < PreparedAhead();
 }
 
 // Keeps PreparedAhead segments ahead of the log, and puts discarded ones to use or removes them.
 Task<void> LogImpl::MaintainSegments() {
   while (!stopping_ && !failed()) {
-    const bool wanted = !recycle_queue_.empty() || (prepared_.size() < PreparedAhead() && !disk_full_);
-    if (wanted && !open_refused_) {
-      Status status = co_await PrepareSegment();
-      if (status.code() == Code::kDiskFull || status.code() == Code::kOverloaded) {
-        LOG_IF(WARNING, !std::exchange(disk_full_reported_, true))
-            << options_.directory
-            << ": the next log segment cannot be created now, writes may wait for it: " << status.message();
-        disk_full_ = true;
-        open_refused_ = status.code() == Code::kOverloaded;
-        reactor_.CancelTimer(&retry_timer_);
-        reactor_.ArmTimer(&retry_timer_, reactor_.NowNs() + kDiskFullRetryNs);
-        idle_wake_.NotifyAll();  // closing cannot wait for space
-      } else if (!status.ok()) {
-        Fail(std::move(status));
-      } else {
-        disk_full_reported_ = false;
-      }
+    if (disk_full_ || !NeedsSegmentWork()) {
+      co_await maintenance_wake_.Wait();
+      disk_full_ = false;
       continue;
     }
-    co_await maintenance_wake_.Wait();
-    disk_full_ = open_refused_ = false;
+    const bool creates = !files_.has_aside() && recycle_queue_.empty();
+    Status status = co_await PrepareSegment();
+    if (status.ok()) {
+      disk_full_reported_ = false;
+    } else if (status.code() != Code::kDiskFull && status.code() != Code::kOverloaded) {
+      Fail(std::move(status));
+    } else if (!creates || recycle_queue_.empty()) {  // else there is one to recycle by now, which needs no space
+      LOG_IF(WARNING, !std::exchange(disk_full_reported_, true))
+          << options_.directory << ": the next log segment cannot be created now, writes may wait for it: " << status.message();
+      disk_full_ = true;
+      reactor_.CancelTimer(&retry_timer_);
+      reactor_.ArmTimer(&retry_timer_, reactor_.NowNs() + kDiskFullRetryNs);
+      idle_wake_.NotifyAll();  // closing cannot wait for space
+    }
   }
 }
 
+// One step; after kDiskFull it may be made again. A discarded segment stays the first in the queue until it has left
+// the log: were a later one to go before it, the log would have a hole.
 Task<Status> LogImpl::PrepareSegment() {
-  std::optional<File> file;
-  if (recycle_queue_.empty()) {
-    CO_ASSIGN_OR_RETURN(file, co_await files_.Create(next_number_));
-  } else {
-    Discarded discarded = std::move(recycle_queue_.front());
-    recycle_queue_.pop_front();
-    if (discarded.bytes != options_.segment_bytes || prepared_.size() >= MaxSpares()) {
-      co_return co_await files_.Remove(std::move(discarded.path));
+  if (!files_.has_aside()) {
+    if (recycle_queue_.empty()) {
+      CO_RETURN_IF_ERROR(co_await files_.Create());
+    } else {
+      const Discarded discarded = recycle_queue_.front();
+      const bool useful = discarded.bytes == options_.segment_bytes && prepared_.size() < MaxSpares();
+      if (!useful) {
+        CO_RETURN_IF_ERROR(co_await files_.Remove(discarded.name));
+        recycle_queue_.pop_front();
+        co_return Status();
+      }
+      CO_RETURN_IF_ERROR(co_await files_.TakeAside(discarded.name));
+      recycle_queue_.pop_front();
     }
-    Result<File> recycled = co_await files_.Recycle(std::move(discarded.path), next_number_);
-    if (recycled.code() == Code::kOverloaded) recycle_queue_.push_front({files_.TemporaryPath(), discarded.bytes});
-    if (!recycled.ok()) co_return recycled.TakeStatus();
-    file = *std::move(recycled);
   }
-  prepared_.push_back({next_number_++, std::move(*file)});
+  CO_ASSIGN_OR_RETURN(File file, co_await files_.Publish(next_number_));
+  prepared_.push_back({next_number_++, std::move(file)});
   if (staged_bytes_ > 0) ArmHook();
   co_return Status();
 }

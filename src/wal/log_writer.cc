@@ -1,6 +1,8 @@
 // Group commit: staged records become groups, groups become device writes, durable groups are announced in order.
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <queue>
 
 #include "src/wal/log_impl.h"
 
@@ -24,6 +26,7 @@ Lsn LogImpl::Append(LogStream* stream, std::string_view records, uint32_t count)
   stream->units.push_back({static_cast<uint32_t>(records.size()), count});
   if (!stream->queued) {
     stream->queued = true;
+    stream->group_tag = group_clock_.Join(stream->group_tag);
     staged_streams_.push_back(stream);
   }
   staged_bytes_ += records.size();
@@ -37,11 +40,10 @@ Lsn LogImpl::Append(LogStream* stream, std::string_view records, uint32_t count)
 // All that was appended in this turn goes out together.
 void LogImpl::OnTurnEnd() {
   while (MaySubmit() && !HoldBack()) {
-    uint64_t bytes = 0;
-    std::vector<Group::Part> parts = PlanGroup(&bytes);
-    if (!EnsureRoom(bytes)) return;  // goes on when the next segment is prepared
+    GroupPlan plan = PlanGroup();
+    if (!EnsureRoom(plan.bytes)) return;  // goes on when the next segment is prepared
     hold_.OnSubmit(reactor_.NowNs(), staged_records_);
-    SubmitGroup(std::move(parts), bytes);
+    SubmitGroup(std::move(plan));
   }
 }
 
@@ -61,35 +63,70 @@ bool LogImpl::HoldBack() {
   return until != 0;
 }
 
-// Takes whole units, oldest streams first, as many as one group holds; the first one always. Changes nothing.
-std::vector<LogImpl::Group::Part> LogImpl::PlanGroup(uint64_t* bytes) const {
-  std::vector<Group::Part> parts;
-  uint64_t total = 0;
+// Whole units, as many as one group holds; the first one always.
+LogImpl::GroupPlan LogImpl::PlanGroup() const {
+  const uint64_t overhead = staged_streams_.size() * (sizeof(BatchHeader) + kBatchAlignment);
+  return staged_bytes_ + overhead <= max_group_bytes_ ? PlanOfAll() : PlanByTurns();
+}
+
+LogImpl::GroupPlan LogImpl::PlanOfAll() const {
+  GroupPlan plan;
+  plan.clock = group_clock_;
+  plan.parts.reserve(staged_streams_.size());
   for (LogStream* stream : staged_streams_) {
     Group::Part part;
     part.stream = stream;
+    part.units = stream->units.size();
     for (const LogStream::Unit& unit : stream->units) {
-      const bool first = parts.empty() && part.units == 0;
-      if (!first && total + BatchBytes(part.bytes + unit.bytes) > max_group_bytes_) break;
-      ++part.units;
       part.bytes += unit.bytes;
       part.records += unit.records;
     }
-    const bool all = part.units == stream->units.size();
-    if (part.units > 0) {
-      total += BatchBytes(part.bytes);
-      parts.push_back(part);
-    }
-    if (!all) break;
+    part.tag = stream->group_tag;
+    plan.bytes += BatchBytes(part.bytes);
+    plan.parts.push_back(part);
   }
-  *bytes = total;
-  return parts;
+  return plan;
 }
 
-// Makes live_.back() a segment that holds a group of this size. False when the next segment is not prepared yet.
+// There is more than one group holds: streams take turns by bytes, or one of them could keep the others out for as long
+// as its load lasts. A unit whose turn it is and that does not fit ends the group, and is first in the next.
+LogImpl::GroupPlan LogImpl::PlanByTurns() const {
+  GroupPlan plan;
+  plan.clock = group_clock_;
+  plan.parts.resize(staged_streams_.size());
+  using Turn = std::pair<uint64_t, size_t>;  // where the next unit of a part would end; equal ones in order
+  std::priority_queue<Turn, std::vector<Turn>, std::greater<>> turns;
+  for (size_t i = 0; i < plan.parts.size(); ++i) {
+    Group::Part& part = plan.parts[i];
+    part.stream = staged_streams_[i];
+    part.tag = part.stream->group_tag;
+    turns.emplace(part.tag + part.stream->units.front().bytes, i);
+  }
+  while (!turns.empty()) {
+    const auto [end, i] = turns.top();
+    turns.pop();
+    Group::Part& part = plan.parts[i];
+    const LogStream::Unit& unit = part.stream->units[part.units];
+    const uint64_t before = part.units == 0 ? 0 : BatchBytes(part.bytes);
+    const uint64_t total = plan.bytes - before + BatchBytes(part.bytes + unit.bytes);
+    if (plan.bytes > 0 && total > max_group_bytes_) break;
+    plan.bytes = total;
+    part.bytes += unit.bytes;
+    part.records += unit.records;
+    part.tag = end;
+    plan.clock.Serve(end);
+    if (++part.units == part.stream->units.size()) continue;
+    turns.emplace(part.tag + part.stream->units[part.units].bytes, i);
+  }
+  std::erase_if(plan.parts, [](const Group::Part& part) { return part.units == 0; });
+  return plan;
+}
+
+// Makes live_.back() a segment that holds a group of this size and the closing position after it (W4). False when the
+// next segment is not prepared yet.
 bool LogImpl::EnsureRoom(uint64_t group_bytes) {
   Segment& active = *live_.back();
-  if (active.head + AlignUp(group_bytes, kBlockBytes) <= active.bytes) return true;
+  if (active.head + AlignUp(group_bytes, kBlockBytes) + kClosingBytes <= active.bytes) return true;
   if (prepared_.empty()) return false;
   if (active.in_flight == 0) tasks_.Spawn(CloseFile(std::move(active.file)));
   Prepared next = std::move(prepared_.front());
@@ -135,12 +172,10 @@ uint64_t LogImpl::EncodePart(Group* group, Group::Part* part, bool last, uint64_
   part->last_lsn = stream->written_lsn;
   AddToIndex(group->segment, stream, header.first_lsn, part->last_lsn, offset);
 
+  stream->group_tag = part->tag;
   stream->units.erase(stream->units.begin(), stream->units.begin() + static_cast<ptrdiff_t>(part->units));
   stream->staged_begin += part->bytes;
   if (stream->units.empty()) {
-    CHECK_EQ(staged_streams_.front(), stream);
-    staged_streams_.pop_front();
-    stream->queued = false;
     stream->staged.clear();
     stream->staged_begin = 0;
     if (stream->staged.capacity() > kKeptStagingBytes) std::string().swap(stream->staged);
@@ -153,6 +188,14 @@ uint64_t LogImpl::EncodePart(Group* group, Group::Part* part, bool last, uint64_
   return at + BatchBytes(part->bytes);
 }
 
+// Those whose units have all gone out.
+void LogImpl::DequeueStreams() {
+  std::erase_if(staged_streams_, [](LogStream* stream) {
+    stream->queued = !stream->units.empty();
+    return !stream->queued;
+  });
+}
+
 void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset) {
   for (IndexEntry& entry : segment->index) {
     if (entry.stream != stream) continue;
@@ -163,15 +206,16 @@ void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn las
 }
 
 // With no parts: a group that only carries positions.
-void LogImpl::SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes) {
+void LogImpl::SubmitGroup(GroupPlan plan) {
   reactor_.CancelTimer(&idle_timer_);
   groups_.push_back(std::make_unique<Group>());
   Group* group = groups_.back().get();
   Segment& segment = *live_.back();
   group->segment = &segment;
   group->offset = segment.head;
-  group->buffer = TakeBuffer(bytes);
-  group->parts = std::move(parts);
+  group->buffer = TakeBuffer(plan.bytes);
+  group->parts = std::move(plan.parts);
+  group_clock_ = plan.clock;
   group->durable_position = announced_end_;
   group->submitted_ns = reactor_.NowNs();
   if (group->parts.empty()) {
@@ -185,10 +229,12 @@ void LogImpl::SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes) {
       group->records += part.records;
     }
   }
-  CHECK_EQ(group->bytes, bytes);
-  const uint64_t padded = AlignUp(bytes, kBlockBytes);
-  std::memset(group->buffer.data() + bytes, 0, padded - bytes);
-  group->end = MakePosition(segment.number, group->offset + bytes);
+  DequeueStreams();
+  CHECK_EQ(group->bytes, plan.bytes);
+  const uint64_t padded = AlignUp(plan.bytes, kBlockBytes);
+  CHECK_LE(segment.head + padded, segment.bytes);
+  std::memset(group->buffer.data() + plan.bytes, 0, padded - plan.bytes);
+  group->end = MakePosition(segment.number, group->offset + plan.bytes);
   written_end_ = group->end;
   if (group->records > 0) records_end_ = group->end;
   segment.head += padded;
@@ -204,8 +250,10 @@ void LogImpl::SubmitGroup(std::vector<Group::Part> parts, uint64_t bytes) {
 }
 
 void LogImpl::SubmitClosingPosition() {
-  const uint64_t bytes = BatchBytes(0);
-  if (EnsureRoom(bytes)) SubmitGroup({}, bytes);
+  GroupPlan plan;
+  plan.bytes = BatchBytes(0);
+  plan.clock = group_clock_;
+  SubmitGroup(std::move(plan));
 }
 
 Task<void> LogImpl::WriteGroup(Group* group) {

@@ -20,16 +20,17 @@ class SegmentChecker {
         chain_(chain),
         may_read_(std::move(may_read)) {}
 
-  Task<SegmentVerdict> Run(Reactor& reactor) {
-    Result<File> opened = co_await File::Open(reactor, segment_.path, File::Mode::kRead, /*direct=*/true);
+  Task<SegmentVerdict> Run() {
+    const std::string name = SegmentFileName(segment_.number);
+    Result<File> opened = co_await segment_.directory->OpenFile(name, File::Mode::kRead, /*direct=*/true);
     while (opened.code() == Code::kOverloaded) {  // no descriptor is free, which says nothing about the disk
-      co_await Sleep(reactor, kOpenRetryNs);
+      co_await Sleep(segment_.directory->reactor(), kOpenRetryNs);
       const bool allowed = co_await may_read_(kBlockBytes);
       if (!allowed) {
         verdict_.stopped = true;
         co_return verdict_;
       }
-      opened = co_await File::Open(reactor, segment_.path, File::Mode::kRead, /*direct=*/true);
+      opened = co_await segment_.directory->OpenFile(name, File::Mode::kRead, /*direct=*/true);
     }
     if (!opened.ok()) {
       Damage(0, opened.status().message());
@@ -138,10 +139,10 @@ class SegmentChecker {
 
 }  // namespace
 
-Task<SegmentVerdict> CheckSegment(Reactor& reactor, DurableSegment segment, Uuid node, BatchChain* chain,
+Task<SegmentVerdict> CheckSegment(DurableSegment segment, Uuid node, BatchChain* chain,
                                   std::function<Task<bool>(uint64_t)> may_read) {
   SegmentChecker checker(std::move(segment), node, chain, std::move(may_read));
-  co_return co_await checker.Run(reactor);
+  co_return co_await checker.Run();
 }
 
 }  // namespace pando

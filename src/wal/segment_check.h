@@ -23,7 +23,7 @@ struct SegmentVerdict {
 
 // `chain` is that of the segment before, or a new one. `may_read(bytes)` is asked before each read. A segment that is
 // recycled meanwhile looks damaged: ask Log::IsLive afterwards.
-Task<SegmentVerdict> CheckSegment(Reactor& reactor, DurableSegment segment, Uuid node, BatchChain* chain,
+Task<SegmentVerdict> CheckSegment(DurableSegment segment, Uuid node, BatchChain* chain,
                                   std::function<Task<bool>(uint64_t)> may_read);
 
 }  // namespace pando

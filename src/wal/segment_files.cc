@@ -6,28 +6,32 @@ namespace pando {
 namespace {
 
 constexpr size_t kZeroWriteBytes = 512u << 10;
+constexpr char kTemporaryName[] = "preparing.tmp";
+
+// A sync that failed is never made again (L4), also when it says that there is no space.
+Status NoRetry(Status status) {
+  if (status.code() != Code::kDiskFull) return status;
+  return Error(Code::kIoError, "{}", status.message());
+}
 
 }  // namespace
 
-Task<Status> SegmentFiles::Open() {
-  CO_ASSIGN_OR_RETURN(held_, co_await File::Open(*reactor_, directory_, File::Mode::kDirectory, /*direct=*/false));
-  co_return Status();
-}
-
-Task<Result<File>> SegmentFiles::Create(uint64_t number) {
+Task<Status> SegmentFiles::Create() {
+  CHECK(!has_aside());
+  CO_RETURN_IF_ERROR(may_change_());
   Status filled = co_await FillWithZeros();
-  if (filled.code() == Code::kOverloaded) co_return filled;  // it could not even be opened
-  if (!filled.ok()) {
-    // What was reserved is given back: the disk may be full because of it.
-    Status removed = co_await Remove(TemporaryPath());
-    LOG_IF(WARNING, !removed.ok()) << removed.ToString();
+  if (filled.ok()) {
+    aside_ = Aside::kReady;
     co_return filled;
   }
-  co_return co_await Publish(number);
+  // What was reserved is given back: the disk may be full because of it.
+  Status removed = co_await Remove(kTemporaryName);
+  LOG_IF(WARNING, !removed.ok()) << removed.ToString();
+  co_return filled;
 }
 
 Task<Status> SegmentFiles::FillWithZeros() {
-  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(*reactor_, TemporaryPath(), File::Mode::kCreate, true));
+  CO_ASSIGN_OR_RETURN(File file, co_await directory_->OpenFile(kTemporaryName, File::Mode::kCreate, true));
   AlignedBuffer zeros(std::min<uint64_t>(kZeroWriteBytes, segment_bytes_));
   Status status = co_await file.Allocate(0, segment_bytes_);
   for (uint64_t at = 0; at < segment_bytes_ && status.ok(); at += zeros.size()) {
@@ -38,44 +42,60 @@ Task<Status> SegmentFiles::FillWithZeros() {
   co_return closed;
 }
 
-Task<Result<File>> SegmentFiles::Recycle(std::string path, uint64_t number) {
-  if (path != TemporaryPath()) CO_RETURN_IF_ERROR(co_await RenameFile(*reactor_, path, TemporaryPath()));
-  // The old name must be gone before the old header is.
-  CO_RETURN_IF_ERROR(co_await held_.Sync(false));
-  co_return co_await Publish(number);
+Task<Status> SegmentFiles::TakeAside(std::string name) {
+  CHECK(!has_aside());
+  CO_RETURN_IF_ERROR(may_change_());
+  CO_RETURN_IF_ERROR(co_await directory_->Rename(std::move(name), kTemporaryName));
+  aside_ = Aside::kRenamed;
+  co_return Status();
 }
 
-// Writes the header of the prepared file, makes all of it durable, and gives it its name. It stays open through that:
-// once it has its name, nothing may fail for want of a descriptor.
+// Writes the header of the prepared file, makes all of it durable, gives it its name, and opens it under that name. Any
+// step may be refused for want of space or of a descriptor; the next call continues at that step.
 Task<Result<File>> SegmentFiles::Publish(uint64_t number) {
-  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(*reactor_, TemporaryPath(), File::Mode::kReadWrite, true));
+  CHECK(has_aside());
+  CO_RETURN_IF_ERROR(may_change_());
+  if (aside_ == Aside::kRenamed) {
+    // The old name must be gone before the old header is.
+    CO_RETURN_IF_ERROR(co_await SyncNames());
+    aside_ = Aside::kReady;
+  }
+  std::string name = SegmentFileName(number);
+  if (aside_ == Aside::kReady) {
+    CO_RETURN_IF_ERROR(co_await WriteHeader(number));
+    CO_RETURN_IF_ERROR(co_await directory_->Rename(kTemporaryName, name));
+    CO_RETURN_IF_ERROR(co_await SyncNames());
+    aside_ = Aside::kNamed;
+  }
+  Result<File> file = co_await directory_->OpenFile(std::move(name), File::Mode::kReadWrite, true);
+  if (file.ok()) aside_ = Aside::kNothing;
+  co_return file;
+}
+
+Task<Status> SegmentFiles::WriteHeader(uint64_t number) {
+  CO_ASSIGN_OR_RETURN(File file, co_await directory_->OpenFile(kTemporaryName, File::Mode::kReadWrite, true));
   AlignedBuffer block(kBlockBytes);
   EncodeSegmentHeader(node_, number, segment_bytes_, block.data());
   Status status = co_await file.Write(block.data(), kBlockBytes, 0);
-  if (status.ok()) status = co_await file.Sync(false);
-  if (status.ok()) status = co_await RenameFile(*reactor_, TemporaryPath(), PathOf(number));
-  if (status.ok()) status = co_await held_.Sync(false);
-  if (status.ok()) {
-    file.NoteRenamed(PathOf(number));
-    co_return file;
-  }
+  if (status.ok()) status = NoRetry(co_await file.Sync(false));
   Status closed = co_await file.Close();
-  LOG_IF(WARNING, !closed.ok()) << closed.ToString();
-  co_return status;
+  CO_RETURN_IF_ERROR(std::move(status));
+  co_return closed;
 }
 
-Task<Status> SegmentFiles::Remove(std::string path) {
-  CO_RETURN_IF_ERROR(co_await RemoveFile(*reactor_, path));
-  co_return co_await held_.Sync(false);
+Task<Status> SegmentFiles::Remove(std::string name) {
+  CO_RETURN_IF_ERROR(may_change_());
+  CO_RETURN_IF_ERROR(co_await directory_->Remove(std::move(name)));
+  co_return co_await SyncNames();
 }
+
+Task<Status> SegmentFiles::SyncNames() { co_return NoRetry(co_await directory_->Sync()); }
 
 Task<Status> SegmentFiles::RemoveLeftover() {
-  auto names = reactor_->ListDirectory(directory_);
+  auto names = directory_->List();
   if (!names.ok()) co_return names.TakeStatus();
-  for (const std::string& name : *names) {
-    if (directory_ + "/" + name == TemporaryPath()) co_return co_await Remove(TemporaryPath());
-  }
-  co_return Status();
+  if (std::find(names->begin(), names->end(), kTemporaryName) == names->end()) co_return Status();
+  co_return co_await Remove(kTemporaryName);
 }
 
 }  // namespace pando

@@ -1,51 +1,66 @@
 // SegmentFiles: makes and removes the files of a log directory.
 //
-// Threads: one reactor; one call at a time (the temporary name is shared).
+// A new name for a file takes two calls: the file is put aside under a temporary name (Create, TakeAside), then Publish
+// gives it a number. A call that finds no space (kDiskFull) may be made again, and goes on where it was.
+//
+// Threads: one reactor; one call at a time (there is one temporary name).
 //
 // Invariants
 //   G1  A file has a segment's name only once it has its full size, no unwritten extents, and a durable header of that
 //       number: it is prepared under a temporary name and renamed. A bad header under a segment's name is damage.
-//   G2  Every change of names is durable before the call returns, so names change in the order of the calls.
+//   G2  Every change of names is durable before the next one begins, so names change in the order of the calls.
+//   G3  No name is created or changed unless the directory is still this process's.
 #pragma once
 
+#include <functional>
 #include <string>
 
-#include "src/io/file.h"
+#include "src/io/directory.h"
 #include "src/wal/log_format.h"
 
 namespace pando {
 
 class SegmentFiles {
  public:
-  SegmentFiles(Reactor& reactor, std::string directory, const Uuid& node, uint64_t segment_bytes)
-      : reactor_(&reactor), directory_(std::move(directory)), node_(node), segment_bytes_(segment_bytes) {}
+  // `may_change` says no once the store belongs to another process.
+  SegmentFiles(const Uuid& node, uint64_t segment_bytes, std::function<Status()> may_change)
+      : node_(node), segment_bytes_(segment_bytes), may_change_(std::move(may_change)) {}
 
-  // Opens the directory and holds it. Before all others; and Close after them.
-  Task<Status> Open();
-  Task<Status> Close() { return held_.Close(); }
+  // `directory` outlives this.
+  void Use(const Directory* directory) { directory_ = directory; }
 
-  // A new file, written with zeros to its full size and synced, so that later writes change no metadata. kDiskFull and
-  // kOverloaded (no descriptor is free) leave nothing behind and may be tried again.
-  Task<Result<File>> Create(uint64_t number);
-  // Gives the released file at `path` (of segment_bytes) the number; its old batches stay in it and are stale. After
-  // kOverloaded the file is at TemporaryPath(), and recycling that goes on from there.
-  Task<Result<File>> Recycle(std::string path, uint64_t number);
-  Task<Status> Remove(std::string path);
+  // A file is put aside and waits for Publish.
+  bool has_aside() const { return aside_ != Aside::kNothing; }
+  // Puts aside a new file, written with zeros to its full size, so that later writes change no metadata. kDiskFull
+  // leaves nothing behind.
+  Task<Status> Create();
+  // Puts aside the released segment of this name (of segment_bytes); its old batches stay in it and are stale. An error
+  // leaves it where it was.
+  Task<Status> TakeAside(std::string name);
+  // Gives what is aside the number, and opens it. The number is used up once this was called: do not use another until
+  // it succeeds.
+  Task<Result<File>> Publish(uint64_t number);
+  // An error leaves the file, or its removal is not durable and the log must fail (a sync failed).
+  Task<Status> Remove(std::string name);
   // Removes a half-prepared file of an earlier run.
   Task<Status> RemoveLeftover();
 
-  std::string TemporaryPath() const { return directory_ + "/preparing.tmp"; }
-  std::string PathOf(uint64_t number) const { return directory_ + "/" + SegmentFileName(number); }
-
  private:
+  enum class Aside : uint8_t {
+    kNothing,
+    kRenamed,  // has the temporary name; its old one may come back after a power failure
+    kReady,
+    kNamed,  // has its number's name, durably, and is not open yet
+  };
   Task<Status> FillWithZeros();
-  Task<Result<File>> Publish(uint64_t number);
+  Task<Status> WriteHeader(uint64_t number);
+  Task<Status> SyncNames();
 
-  Reactor* reactor_;
-  std::string directory_;
+  const Directory* directory_ = nullptr;
   Uuid node_;
   uint64_t segment_bytes_;
-  File held_;  // the directory
+  std::function<Status()> may_change_;
+  Aside aside_ = Aside::kNothing;
 };
 
 }  // namespace pando

@@ -64,10 +64,11 @@ Task<void> Step(Reactor* reactor, Log* log, SimRandom* random, Streams* streams)
       each->Release(each->durable());
     }
   }
-  Status space = co_await log->WaitForSpace(8000);
-  CHECK(space.ok()) << space.ToString();
+  Result<LogSpace> space = co_await log->WaitForSpace(stream.handle(), 8000);
+  CHECK(space.ok()) << space.status().ToString();
   stream.SetCommit(stream.durable());
   const Lsn last = stream.Append(fillers);
+  space->Drop();
   const uint64_t choice = random->Below(20);
   if (choice < 5) co_await stream.UntilDurable(*reactor, last);
   if (choice == 6) co_await Sleep(*reactor, 20 * kMillisecond);  // the closing position
