@@ -11,6 +11,7 @@ namespace pando {
 namespace {
 
 constexpr Nanos kCheckpointTick = 20 * kMillisecond;
+constexpr Nanos kLockInterval = kSecond;  // how often the lock file is looked at
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
 constexpr uint64_t kLogBufferBytes = 6u << 20;  // the log's group buffers, which count towards the engine's memory
 constexpr size_t kBatchChunk = 128;             // lookups prepared at once
@@ -65,9 +66,11 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   Task<Status> OpenAll() {
+    CO_ASSIGN_OR_RETURN(data_dir_, co_await Directory::Open(reactor_, options_.store.data_dir));
+    CO_RETURN_IF_ERROR(StillOurs());
     for (const PartitionInfo& info : options_.store.partitions) {
       if (options_.store.ReactorOf(info.id) != options_.reactor_index) continue;
-      Replica::Options replica_options{info, [this](const Status& s) { OnFailure(s); }};
+      Replica::Options replica_options{info, [this](const Status& s) { OnFailure(s); }, &data_dir_};
       CO_ASSIGN_OR_RETURN(std::unique_ptr<Replica> replica,
                           co_await Replica::Open(reactor_, pool_, options_.store, std::move(replica_options)));
       by_uuid_[info.uuid] = replica.get();
@@ -82,6 +85,8 @@ class Engine::Impl final : public LogReplaySink {
     log_options.segment_bytes = options_.log_segment_bytes;
     log_options.budget_bytes = options_.log_budget_bytes;
     log_options.budget_records = options_.log_budget_records;
+    log_options.parent = &data_dir_;
+    log_options.may_change = [this] { return StillOurs(); };
     log_options.accept_lost = options_.accept_lost_log;
     for (Replica* replica : served_) {
       const PartitionFile& file = replica->partition_file();
@@ -117,6 +122,18 @@ class Engine::Impl final : public LogReplaySink {
     }
     RecoveredBatch copy = batch;
     co_return co_await found->second->Replay(copy);
+  }
+
+  // Whether the directory that is open is still the one whose lock this process holds, wherever it was moved.
+  Status StillOurs() const {
+    if (!options_.lock) return Status();
+    Result<FileIdentity> now = data_dir_.Identify(kLockName);
+    if (now.ok() && *now == *options_.lock) return Status();
+    return Error(
+        Code::kLocked,
+        "{}: the lock file is not the one that this process locked: it was removed or replaced while the store "
+        "was open ({}). Another process may have opened the store, so this one stops",
+        data_dir_.path(), now.ok() ? "there is another one" : now.status().message());
   }
 
   void OnFailure(const Status& status) {
@@ -179,7 +196,16 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   Task<void> CheckpointLoop() {
+    Nanos next_look = 0;
     while (!closing_ && failure_.ok()) {
+      if (reactor_.NowNs() >= next_look) {
+        next_look = reactor_.NowNs() + kLockInterval;
+        if (Status status = StillOurs(); !status.ok()) {
+          log_->Abandon(status);
+          OnFailure(status);
+          break;
+        }
+      }
       for (auto& r : replicas_) r->ExpireSnapshots(options_.max_held_extents);
       Replica* replica = NextToCheckpoint();
       if (!replica) {
@@ -228,7 +254,8 @@ class Engine::Impl final : public LogReplaySink {
       Status closed = co_await replica->Close();
       if (status.ok()) status = std::move(closed);
     }
-    co_return status;
+    Status closed = co_await data_dir_.Close();
+    co_return status.ok() ? std::move(closed) : std::move(status);
   }
 
   void BatchGet(std::span<PointRead> reads) {
@@ -292,6 +319,7 @@ class Engine::Impl final : public LogReplaySink {
   Reactor& reactor_;
   EngineOptions options_;
   BufferPool pool_;
+  Directory data_dir_;
   std::unique_ptr<Log> log_;
   std::vector<std::unique_ptr<Replica>> replicas_;
   std::vector<Partition*> by_id_;

@@ -11,6 +11,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,6 +39,9 @@ struct EngineOptions {
   // are more, the oldest snapshot is released before its time.
   static constexpr uint64_t kMaxHeldExtents = 4'000'000;
   uint64_t max_held_extents = kMaxHeldExtents;
+  // Of the lock file that LockStore took. The engine stops when the store's directory has another one, or none: the
+  // store may be another process's then. None: not looked at.
+  std::optional<FileIdentity> lock;
   // Opens also when the log, or its end, is missing: the writes in it are lost. For an operator who decided so.
   bool accept_lost_log = false;
   Nanos checkpoint_interval_ns = 60 * kSecond;  // a dirty partition is checkpointed at least this often

@@ -76,8 +76,12 @@ Task<Result<std::unique_ptr<PartitionFile>>> PartitionFile::Open(Reactor& reacto
                                                                  bool read_only, std::vector<MetaDamage>* damage) {
   std::unique_ptr<PartitionFile> self(new PartitionFile(reactor, std::move(options)));
   self->damage_ = damage;
-  CO_ASSIGN_OR_RETURN(self->file_, co_await File::Open(reactor, self->options_.path,
-                                                       read_only ? File::Mode::kRead : File::Mode::kReadWrite, true));
+  const File::Mode mode = read_only ? File::Mode::kRead : File::Mode::kReadWrite;
+  if (const PartitionFileOptions& o = self->options_; o.store != nullptr) {
+    CO_ASSIGN_OR_RETURN(self->file_, co_await o.store->OpenFile(o.name, mode, /*direct=*/true));
+  } else {
+    CO_ASSIGN_OR_RETURN(self->file_, co_await File::Open(reactor, o.path, mode, /*direct=*/true));
+  }
   Status status = co_await self->Load();
   if (!status.ok()) {
     Status closed = co_await self->file_.Close();

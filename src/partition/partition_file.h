@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "src/btree/tree.h"
+#include "src/io/directory.h"
 #include "src/buffer_pool/extent_allocator.h"
 #include "src/partition/superblock.h"
 
@@ -27,6 +28,10 @@ struct PartitionFileOptions {
   Uuid node;
   Uuid partition;
   uint32_t page_bytes = 0;
+  // The store's directory, when it is open, and the file's name in it: moving the store changes no file. Outlives the
+  // file.
+  const Directory* store = nullptr;
+  std::string name;
 };
 
 // Damage to the metadata, for the checker.

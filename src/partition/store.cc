@@ -192,8 +192,10 @@ uint32_t StoreInfo::PartitionOf(std::string_view key) const {
   return bits == 0 ? 0 : static_cast<uint32_t>(HashId(key) >> (64 - bits));
 }
 
+std::string StoreInfo::PartitionName(uint32_t partition) { return fmt::format("partition-{:05}", partition); }
+
 std::string StoreInfo::PartitionDirectory(uint32_t partition) const {
-  return fmt::format("{}/partition-{:05}", data_dir, partition);
+  return fmt::format("{}/{}", data_dir, PartitionName(partition));
 }
 
 std::string StoreInfo::LogDirectory(uint32_t reactor) const { return fmt::format("{}/wal-{}", data_dir, reactor); }
@@ -249,7 +251,7 @@ Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, st
 namespace {
 
 Task<Result<File>> TakeLock(Reactor& reactor, std::string data_dir, File::Mode mode) {
-  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, data_dir + "/lock", mode, /*direct=*/false));
+  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, data_dir + "/" + kLockName, mode, /*direct=*/false));
   Status locked = file.Lock();
   // A killed process is gone before the kernel has taken its io_uring apart, which still holds its files.
   for (Nanos waited = 0; locked.code() == Code::kLocked && waited < kLockPatience; waited += kLockRetry) {

@@ -19,6 +19,8 @@
 
 namespace pando {
 
+inline constexpr char kLockName[] = "lock";  // in the data directory
+
 struct PartitionFileOptions;  // partition_file.h
 
 struct StoreOptions {
@@ -43,6 +45,7 @@ struct StoreInfo {
 
   uint32_t PartitionOf(std::string_view key) const;  // index into `partitions`
   uint32_t ReactorOf(uint32_t partition) const { return partition % reactors; }
+  static std::string PartitionName(uint32_t partition);  // of its directory in data_dir
   std::string PartitionDirectory(uint32_t partition) const;
   std::string LogDirectory(uint32_t reactor) const;
 };
