@@ -37,6 +37,10 @@ inline constexpr size_t kMaxTreeHeight = 12;
 inline constexpr size_t kFramesPerUpdate = 2 * kMaxTreeHeight;
 static_assert(2 * kFramesPerUpdate <= BufferPool::kMinFrames / 4, "a merge's frames can be promised in any pool");
 
+// A page is merged with a neighbour when it uses less than 1/4 of its bytes and both fit in 3/4 of a page, so that a
+// few inserts do not split it again at once.
+inline constexpr uint32_t kUnderfullDivisor = 4;
+
 struct DeadExtent {
   Extent extent;
   Generation birth = 0;
@@ -85,14 +89,24 @@ struct Aggregates {
 // Adds the leaf's records in slots [from, to) that have not expired at `now_ms`.
 void AddRecords(const Node& leaf, uint32_t from, uint32_t to, int64_t now_ms, Aggregates* sum);
 
-// Records whose expiry has come, with the versions they were seen at, and when the next ones are due (0 = none).
+// Records whose expiry has come, with the versions they were seen at.
 struct DueRecords {
   struct Due {
     std::string key;
     Version version;
   };
   std::vector<Due> due;
-  int64_t next_expiry_ms = 0;
+  int64_t next_expiry_ms = 0;  // of the records that were looked at and are not due, the earliest; 0 = none expires
+  std::string next;            // where to go on, unless `over`
+  bool over = false;
+  Status damage;  // of a page that could not be read, and was left out
+};
+
+// Leaves that use so little of their page that they are worth merging, by their first possible key.
+struct UnderfullLeaves {
+  std::vector<std::string> keys;
+  std::string next;  // where to go on, unless `over`
+  bool over = false;
 };
 
 // Told, in key order, about the parts of a range. Views are valid during the call; nothing may be modified.
@@ -102,6 +116,11 @@ class RangeVisitor {
   virtual bool OnSubtree(const ChildRef& ref) = 0;
   // Slots [from, to) of a leaf lie in the range. True: enough, end the walk.
   virtual bool OnLeaf(const Node& leaf, uint32_t from, uint32_t to) = 0;
+  // A page of the range cannot be read. True: go on after it; false: the walk ends with `status`.
+  virtual bool OnDamage(const Status& status) {
+    (void)status;
+    return false;
+  }
 
  protected:
   ~RangeVisitor() = default;
@@ -191,12 +210,19 @@ class Tree final : public PageOwner {
     return value_bytes > sizeof(OverflowRef) && key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
   }
   void Upsert(Frame* leaf, std::string_view key, const NewValue& value);
+  // How many pages the splits of one Upsert in a batch may make, beside kFramesPerUpdate for the batch as a whole.
+  size_t NewPagesFor(size_t key_bytes) const {
+    // A leaf is split once, or twice around a record that fits with neither half. Inner pages of short separators are
+    // split so rarely that kFramesPerUpdate covers it; with the longest, a page has three children.
+    return key_bytes <= MaxKeyBytes(pool_.page_bytes()) / kShortKeyDivisor ? 2 : 4;
+  }
   // How many pages would be cloned if all of `leaves` were modified now; kFramesPerUpdate covers one leaf's.
   size_t ClonesNeeded(std::span<Frame* const> leaves);
   // True when there was a record. *underfull: the leaf is worth merging (MergeLeaf).
   bool Erase(Frame* leaf, std::string_view key, bool* underfull);
-  // Fetches the leaf of `key` and a neighbour, and joins them when both fit in one page; frees empty pages.
-  Task<Status> MergeLeaf(std::string key);
+  // Fetches the leaf of `key` and a neighbour, and joins them when both fit in one page; frees empty pages. *merged:
+  // some page was freed.
+  Task<Status> MergeLeaf(std::string key, bool* merged = nullptr);
 
   // -- generations and checkpoints
   Generation generation() const { return generation_; }
@@ -209,8 +235,9 @@ class Tree final : public PageOwner {
   // Writes all pages frozen by EndGeneration, children first, at most `in_flight` at once, and returns the root.
   // `pace` is awaited before each page.
   Task<Result<FrozenRoot>> WriteFrozen(size_t in_flight, std::function<Task<void>()> pace);
-  // After the superblock is durable: forgets what only the frozen tree needed.
-  void FinishCheckpoint();
+  // After the superblock is durable: forgets what only the frozen tree needed. The tree may be changed at once; the
+  // next generation may end when this returns.
+  Task<void> FinishCheckpoint();
 
   // -- snapshots: the generation frozen last, kept readable until dropped. Taking one is O(1). What its pages need on
   // disk is the storage's business (TreeStorage::FreeLater).
@@ -236,8 +263,11 @@ class Tree final : public PageOwner {
   // What differs in [start, end) between a snapshot and a younger one, or the newest tree (newer = 0): in time
   // proportional to the pages that differ. kSnapshotGone.
   Task<Status> Diff(Generation older, Generation newer, std::string start, std::string end, DiffVisitor* visitor);
-  // At most `limit` records that are due.
-  Task<Result<DueRecords>> FindDue(int64_t now_ms, size_t limit);
+  // At most `limit` records that are due, from the key `from` on.
+  Task<Result<DueRecords>> FindDue(std::string from, int64_t now_ms, size_t limit);
+  // Leaves worth merging among those born after generation `since`, from the one of `from` on: a part at a time, which
+  // may be empty. It looks only into inner pages that are that young, and reads no leaf.
+  Task<Result<UnderfullLeaves>> FindUnderfull(Generation since, std::string from);
 
   // -- PageOwner
   File& file() override { return storage_.file(); }
@@ -278,6 +308,8 @@ class Tree final : public PageOwner {
   struct MissingPage {
     ChildRef ref;
     uint8_t level = 0;
+    bool has_upper = false;  // false: the last page of its level. Known to walks
+    std::string upper;
   };
   // Fetch, for a descent in `view` (0 = the newest tree). kSnapshotGone when it is: what was read may have been another
   // page by then.
@@ -300,9 +332,15 @@ class Tree final : public PageOwner {
   bool SplitFits(const Node& node, uint32_t at, std::string_view separator) const;
   void GrowRoot();
   void ReparentChildren(Frame* node);
+  bool Underfull(const Node& node) const;
   bool MergeFits(const Node& left, const Node& right) const;
   void Merge(Frame* parent, uint32_t left_slot);
-  Task<Result<bool>> MergeAt(std::string key, uint8_t level);
+  enum class MergeStep : uint8_t {
+    kMerged,  // joined with a neighbour
+    kAlone,   // it has no neighbour under its parent, but the parent may have one
+    kDone,    // it is full enough, the root, or fits with no neighbour
+  };
+  Task<Result<MergeStep>> MergeAt(std::string key, uint8_t level);
   void DropPage(Frame* frame);
   void FreeOverflow(const RecordView& record);
   void FreeExtent(Extent extent, Generation birth);
@@ -318,7 +356,10 @@ class Tree final : public PageOwner {
   // tree_walk.cc
   bool KnownChild(Frame* parent, uint32_t slot, ChildRef* ref) const;
   std::optional<MissingPage> WalkStep(Generation view, std::string* at, const std::string& end, RangeVisitor* visitor,
-                                      bool* over);
+                                      bool* over, uint32_t* work);
+  bool IsUnderfull(const ChildRef& child);
+  std::optional<MissingPage> UnderfullStep(Generation since, const std::string& from, UnderfullLeaves* found,
+                                           uint32_t* work);
 
   // tree_diff.cc
   // A page on the way down to a key.
@@ -336,10 +377,11 @@ class Tree final : public PageOwner {
   Place RootPlace(Generation view);
   Place ChildPlace(Generation view, const Place& parent, const std::string& key);
   std::optional<DiffMissing> DiffStep(Generation older, Generation newer, std::string* at, const std::string& end,
-                                      DiffVisitor* visitor, bool* over);
+                                      DiffVisitor* visitor, bool* over, uint32_t* work);
   static bool DiffLeaves(const Node& older, const Node& newer, const std::string& from, const std::string* end,
                          DiffVisitor* visitor);
 
+  static constexpr size_t kShortKeyDivisor = 8;
   static constexpr size_t kLists = kMaxTreeHeight + 1;  // by level; the last is overflow values
 
   BufferPool& pool_;

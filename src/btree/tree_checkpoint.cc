@@ -9,6 +9,9 @@ namespace {
 constexpr uint8_t kOverflowList = kMaxTreeHeight;
 constexpr uint8_t kParityShift = 6;
 constexpr uint8_t kUnlisted = 0xff;
+constexpr uint32_t kDeadDivisor = 16;        // a page with this share of dead bytes is compacted when it is written
+constexpr uint32_t kWriteBytesPerUnit = 32;  // of the turn's budget: pages compressed and hashed
+constexpr uint32_t kForgottenUnits = 2;      // an entry of the frozen table given back
 }  // namespace
 
 // -- dirty lists: a checkpoint takes them level by level, so that children are on disk before their parents ----------
@@ -57,6 +60,8 @@ std::optional<ChildRef> Tree::DiskRefOf(const ChildRef& child) const {
 
 bool Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
   Node node(page, pool_.page_bytes());
+  // What was deleted still lies in the heap: an emptied leaf would take as much of the disk as a full one.
+  if (node.header().heap_dead >= pool_.page_bytes() / kDeadDivisor) node.Compact();
   Aggregates sum;
   if (frame.level == 0) {
     AddRecords(node, 0, node.count(), /*now_ms=*/0, &sum);
@@ -132,6 +137,7 @@ Task<Result<FrozenRoot>> Tree::WriteFrozen(size_t max_in_flight, std::function<T
   TaskGroup writes;
   Status error;
   size_t in_flight = 0;
+  TurnSlice slice(pool_.turn());
   DirtyList* lists = lists_[parity_ ^ 1];
   // Overflow values first, then leaves, then level by level.
   uint8_t order[kLists];
@@ -154,6 +160,7 @@ Task<Result<FrozenRoot>> Tree::WriteFrozen(size_t max_in_flight, std::function<T
       ++in_flight;
       writes.Spawn(WriteOne(list.head, &error, &in_flight));
       if (pace) co_await pace();
+      if (slice.Spend(pool_.page_bytes() / kWriteBytesPerUnit)) co_await Yield(pool_.reactor());
     }
   }
   co_await writes.Drain();
@@ -162,11 +169,19 @@ Task<Result<FrozenRoot>> Tree::WriteFrozen(size_t max_in_flight, std::function<T
   co_return FrozenRoot{frozen_generation_, frozen_root_level_, frozen_root_ref_};
 }
 
-void Tree::FinishCheckpoint() {
+Task<void> Tree::FinishCheckpoint() {
   CHECK(checkpointing_);
-  for (const auto& [id, entry] : frozen_) CHECK(entry.frame == nullptr) << "page " << id << " was never written";
-  frozen_.clear();
+  // All is on disk, so that nothing resident names a page by its id any more: the table may go piece by piece.
+  std::unordered_map<uint64_t, FrozenEntry> written;
+  written.swap(frozen_);
   checkpointing_ = false;
+  TurnSlice slice(pool_.turn());
+  while (!written.empty()) {
+    auto first = written.begin();
+    CHECK(first->second.frame == nullptr) << "page " << first->first << " was never written";
+    written.erase(first);
+    if (slice.Spend(kForgottenUnits)) co_await Yield(pool_.reactor());
+  }
 }
 
 }  // namespace pando

@@ -9,7 +9,8 @@
 
 namespace pando {
 namespace {
-constexpr int kStepsPerTurn = 256;  // then others get their turn
+constexpr uint32_t kDiffStepUnits = 16;   // of the turn's budget: a level of the descents
+constexpr uint32_t kDiffRecordUnits = 4;  // a record compared, with its key put together
 }  // namespace
 
 Tree::Place Tree::RootPlace(Generation view) {
@@ -50,10 +51,12 @@ bool Tree::Place::SamePageAs(const Place& other) const {
 
 // One step from `*at`: passes over a page that both have, or compares two leaves. Returns what must be loaded first.
 std::optional<Tree::DiffMissing> Tree::DiffStep(Generation older, Generation newer, std::string* at,
-                                                const std::string& end, DiffVisitor* visitor, bool* over) {
+                                                const std::string& end, DiffVisitor* visitor, bool* over,
+                                                uint32_t* work) {
   Place places[2] = {RootPlace(older), RootPlace(newer)};
   const Generation views[2] = {older, newer};
-  for (;;) {
+  *work = 1;
+  for (;; *work += kDiffStepUnits) {
     if (places[0].level == places[1].level && places[0].SamePageAs(places[1])) {
       *over = !places[1].has_upper || (!end.empty() && places[1].upper >= end);
       *at = std::move(places[1].upper);
@@ -63,7 +66,7 @@ std::optional<Tree::DiffMissing> Tree::DiffStep(Generation older, Generation new
     const uint8_t level = std::max(places[0].level, places[1].level);
     for (int i = 0; i < 2; ++i) {
       if (places[i].level < level) continue;
-      if (!places[i].frame) return DiffMissing{{places[i].ref, places[i].level}, i};
+      if (!places[i].frame) return DiffMissing{{places[i].ref, places[i].level, false, {}}, i};
     }
     if (level == 0) break;
     for (int i = 0; i < 2; ++i) {
@@ -82,6 +85,7 @@ std::optional<Tree::DiffMissing> Tree::DiffStep(Generation older, Generation new
     *over = true;
   }
   if (!has_upper) *over = true;
+  *work += kDiffRecordUnits * (NodeOf(places[0].frame).count() + NodeOf(places[1].frame).count());
   if (DiffLeaves(NodeOf(places[0].frame), NodeOf(places[1].frame), *at, has_upper ? &upper : nullptr, visitor)) {
     *over = true;
   }
@@ -124,15 +128,16 @@ bool Tree::DiffLeaves(const Node& older, const Node& newer, const std::string& f
 Task<Status> Tree::Diff(Generation older, Generation newer, std::string start, std::string end, DiffVisitor* visitor) {
   PagePin loaded[2 * kMaxTreeHeight];  // by tree and level: the pages of a snapshot are not kept by their children
   std::string at = std::move(start);
-  int steps = 0;
+  TurnSlice slice(pool_.turn());
   for (bool over = !end.empty() && at >= end; !over;) {
     CO_RETURN_IF_ERROR(CheckView(older));
     CO_RETURN_IF_ERROR(CheckView(newer));
-    std::optional<DiffMissing> missing = DiffStep(older, newer, &at, end, visitor, &over);
+    uint32_t work = 0;
+    std::optional<DiffMissing> missing = DiffStep(older, newer, &at, end, visitor, &over, &work);
     if (missing) {
       const size_t slot = static_cast<size_t>(missing->tree) * kMaxTreeHeight + missing->level;
       CO_RETURN_IF_ERROR(co_await FetchIn(missing->tree == 0 ? older : newer, *missing, loaded, slot));
-    } else if (++steps % kStepsPerTurn == 0) {
+    } else if (!over && slice.Spend(work)) {
       co_await Yield(pool_.reactor());
     }
   }

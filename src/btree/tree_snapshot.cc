@@ -66,7 +66,10 @@ Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string
       pool_.Touch(frame);
       co_return pool_.Pin(frame);
     }
-    Status fetched = co_await FetchIn(generation, {missing, level}, loaded, level);
+    MissingPage page;
+    page.ref = missing;
+    page.level = level;
+    Status fetched = co_await FetchIn(generation, std::move(page), loaded, level);
     if (fetched.code() == Code::kSnapshotGone) co_return PagePin();
     CO_RETURN_IF_ERROR(fetched);
   }
@@ -94,7 +97,7 @@ std::optional<Tree::MissingPage> Tree::CollectStep(const TreeSnapshot& snapshot,
       run->over = true;
       return std::nullopt;
     }
-    if (!frame) return MissingPage{missing, level};
+    if (!frame) return MissingPage{missing, level, false, {}};
     Node node = NodeOf(frame);
     uint32_t slot = node.ChildSlot(key);
     for (; level == 1 && slot < node.count(); ++slot) {

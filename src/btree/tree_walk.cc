@@ -5,6 +5,10 @@
 #include "src/btree/tree.h"
 
 namespace pando {
+namespace {
+constexpr uint32_t kWalkStepUnits = 4;       // of the turn's budget: a level of a descent
+constexpr uint32_t kWalkBytesPerUnit = 256;  // of a leaf whose records are hashed
+}  // namespace
 
 void Aggregates::Add(const ChildRef& ref) {
   count += ref.count;
@@ -46,49 +50,63 @@ bool Tree::KnownChild(Frame* parent, uint32_t slot, ChildRef* ref) const {
   return !child->dirty;
 }
 
-// One step of a walk from `*at`: takes one subtree or one leaf, and moves `*at` behind it. Null when that was done
-// (*over when the range is), else what must be loaded first.
+// One step of a walk from `*at`: takes one subtree or one leaf, and moves `*at` past it. Null when that was done (*over
+// when the range is, *work for the turn's budget), else what must be loaded first.
 std::optional<Tree::MissingPage> Tree::WalkStep(Generation view, std::string* at, const std::string& end,
-                                                RangeVisitor* visitor, bool* over) {
-  ChildRef missing;
+                                                RangeVisitor* visitor, bool* over, uint32_t* work) {
+  MissingPage page;  // that is missing, if one is
+  ChildRef& missing = page.ref;
   const TreeSnapshot* snapshot = view == 0 ? nullptr : &snapshots_.find(view)->second;
   uint8_t level = snapshot ? snapshot->root_level : root_->level;
   Frame* frame = snapshot ? SnapshotRoot(*snapshot, &missing) : root_;
-  for (; frame; --level) {
+  *work = 1;
+  for (; frame; --level, *work += kWalkStepUnits) {
     Node node = NodeOf(frame);
     if (level == 0) {
       bool exact = false;
       bool whole_end = end.empty() || (node.has_upper() && node.upper() <= end);
       uint32_t from = *at <= node.lower() ? 0 : node.LowerBound(*at, &exact);
       uint32_t to = whole_end ? node.count() : node.LowerBound(end, &exact);
+      *work += to - std::min(from, to) + node.UsedBytes() / kWalkBytesPerUnit;
       *over = visitor->OnLeaf(node, from, to) || !node.has_upper() || (!end.empty() && node.upper() >= end);
       *at = node.upper();
       return std::nullopt;
     }
     uint32_t slot = node.ChildSlot(*at);
     bool last = slot + 1 == node.count();
-    bool has_upper = !last || node.has_upper();
-    std::string upper = last ? std::string(node.upper()) : node.Key(slot + 1);
-    bool inside = *at == node.Key(slot) && (end.empty() || (has_upper && upper <= end));
+    page.has_upper = !last || node.has_upper();
+    page.upper = last ? std::string(node.upper()) : node.Key(slot + 1);
+    bool inside = *at == node.Key(slot) && (end.empty() || (page.has_upper && page.upper <= end));
     ChildRef ref;
     if (inside && KnownChild(frame, slot, &ref) && visitor->OnSubtree(ref)) {
-      *over = !has_upper || (!end.empty() && upper >= end);
-      *at = std::move(upper);
+      *over = !page.has_upper || (!end.empty() && page.upper >= end);
+      *at = std::move(page.upper);
       return std::nullopt;
     }
     frame = snapshot ? SnapshotChild(frame, slot, &missing) : ResolveChild(frame, slot, &missing);
   }
-  return MissingPage{missing, level};
+  page.level = level;
+  return page;
 }
 
 Task<Status> Tree::Walk(Generation view, std::string start, std::string end, RangeVisitor* visitor) {
   PagePin loaded[kMaxTreeHeight];  // by level: the pages of a snapshot are not kept by their children
+  TurnSlice slice(pool_.turn());
   std::string at = std::move(start);
   for (bool over = !end.empty() && at >= end; !over;) {
     CO_RETURN_IF_ERROR(CheckView(view));
-    std::optional<MissingPage> missing = WalkStep(view, &at, end, visitor, &over);
-    if (!missing) continue;
-    CO_RETURN_IF_ERROR(co_await FetchIn(view, *missing, loaded, missing->level));
+    uint32_t work = 0;
+    std::optional<MissingPage> missing = WalkStep(view, &at, end, visitor, &over, &work);
+    if (!missing) {
+      // Only the key is kept: the next step descends from the root again.
+      if (!over && slice.Spend(work)) co_await Yield(pool_.reactor());
+      continue;
+    }
+    Status fetched = co_await FetchIn(view, *missing, loaded, missing->level);
+    if (fetched.ok()) continue;
+    if (fetched.code() == Code::kSnapshotGone || !visitor->OnDamage(fetched)) co_return fetched;
+    over = !missing->has_upper || (!end.empty() && missing->upper >= end);
+    at = std::move(missing->upper);
   }
   co_return Status();
 }
@@ -138,7 +156,7 @@ class RankVisitor final : public RangeVisitor {
 
 class DueVisitor final : public RangeVisitor {
  public:
-  DueVisitor(int64_t now_ms, size_t limit) : now_ms_(now_ms), limit_(limit) {}
+  DueVisitor(int64_t now_ms, size_t limit) : now_ms_(now_ms), limit_(limit) { result.over = true; }
   bool OnSubtree(const ChildRef& ref) override {
     Next(ref.earliest_expiry_ms);
     return ref.earliest_expiry_ms == 0 || ref.earliest_expiry_ms > now_ms_;
@@ -149,12 +167,16 @@ class DueVisitor final : public RangeVisitor {
       Next(r.expires_at_ms);
       if (r.expires_at_ms == 0 || r.expires_at_ms > now_ms_) continue;
       result.due.push_back({leaf.Key(i), r.version});
-      if (result.due.size() >= limit_) {
-        result.next_expiry_ms = now_ms_;  // there may be more
-        return true;
-      }
+      if (result.due.size() < limit_) continue;
+      result.over = false;
+      result.next = result.due.back().key + '\0';
+      return true;
     }
     return false;
+  }
+  bool OnDamage(const Status& status) override {
+    if (result.damage.ok()) result.damage = status;
+    return true;
   }
   DueRecords result;
 
@@ -183,10 +205,77 @@ Task<Result<std::vector<std::string>>> Tree::KeysAtRanks(Generation view, std::s
   co_return std::move(visitor.keys);
 }
 
-Task<Result<DueRecords>> Tree::FindDue(int64_t now_ms, size_t limit) {
+Task<Result<DueRecords>> Tree::FindDue(std::string from, int64_t now_ms, size_t limit) {
   DueVisitor visitor(now_ms, limit);
-  CO_RETURN_IF_ERROR(co_await Walk(0, {}, {}, &visitor));
+  CO_RETURN_IF_ERROR(co_await Walk(0, std::move(from), {}, &visitor));
   co_return std::move(visitor.result);
+}
+
+// -- leaves worth merging
+
+// By the child itself when it is in memory, else by what its reference says of its records.
+bool Tree::IsUnderfull(const ChildRef& child) {
+  Frame* frame = child_word::IsFrame(child.location) ? &pool_.frame(child_word::Frame(child.location))
+                                                     : pool_.Lookup(this, child.location);
+  if (frame) return Underfull(NodeOf(frame));
+  constexpr uint64_t kRecordOverhead = 2 * kSlotBytes + 8;
+  return child.bytes + child.count * kRecordOverhead < pool_.page_bytes() / kUnderfullDivisor;
+}
+
+// Looks at the leaves of one inner page, or passes over a subtree that is too old. Null when that was done, else what
+// must be loaded first.
+std::optional<Tree::MissingPage> Tree::UnderfullStep(Generation since, const std::string& from, UnderfullLeaves* found,
+                                                     uint32_t* work) {
+  Frame* frame = root_;
+  found->over = true;
+  if (frame->level == 0 || frame->birth <= since) return std::nullopt;
+  for (;; *work += kWalkStepUnits) {
+    Node node = NodeOf(frame);
+    uint32_t slot = node.ChildSlot(from);
+    auto birth_of = [&](const ChildRef& child) {
+      return child_word::IsFrame(child.location) ? pool_.frame(child_word::Frame(child.location)).birth : child.birth;
+    };
+    if (frame->level == 1) {
+      *work += node.count();
+      for (; slot < node.count(); ++slot) {
+        const ChildRef child = node.LoadChild(slot);
+        if (birth_of(child) > since && IsUnderfull(child)) found->keys.push_back(node.Key(slot));
+      }
+      found->over = !node.has_upper();
+      found->next = node.upper();
+      return std::nullopt;
+    }
+    const bool last = slot + 1 == node.count();
+    if (birth_of(node.LoadChild(slot)) <= since) {  // and so is everything below
+      found->over = last && !node.has_upper();
+      found->next = last ? std::string(node.upper()) : node.Key(slot + 1);
+      return std::nullopt;
+    }
+    MissingPage missing;
+    missing.level = static_cast<uint8_t>(frame->level - 1);
+    frame = ResolveChild(frame, slot, &missing.ref);
+    if (!frame) return missing;
+  }
+}
+
+Task<Result<UnderfullLeaves>> Tree::FindUnderfull(Generation since, std::string from) {
+  PagePin loaded;
+  TurnSlice slice(pool_.turn());
+  UnderfullLeaves found;
+  found.next = std::move(from);
+  do {
+    const std::string at = std::move(found.next);
+    for (;;) {
+      uint32_t work = 1;
+      std::optional<MissingPage> missing = UnderfullStep(since, at, &found, &work);
+      if (!missing) {
+        if (slice.Spend(work)) co_await Yield(pool_.reactor());
+        break;
+      }
+      CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, {&loaded, 1}));
+    }
+  } while (found.keys.empty() && !found.over);
+  co_return found;
 }
 
 }  // namespace pando

@@ -7,11 +7,6 @@
 #include "src/btree/tree.h"
 
 namespace pando {
-namespace {
-// A page is merged with a neighbour when it uses less than 1/4 of its bytes and both fit in 3/4 of a page, so that a
-// few inserts do not split it again at once.
-constexpr uint32_t kUnderfullDivisor = 4;
-}  // namespace
 
 // -- copy-on-write ---------------------------------------------------------------------------------------------------
 
@@ -299,8 +294,9 @@ Frame* Tree::Split(Frame* left, std::string_view key) {
 
 bool Tree::Erase(Frame* leaf, std::string_view key, bool* underfull) {
   bool exact = false;
-  *underfull = false;
   uint32_t slot = NodeOf(leaf).LowerBound(key, &exact);
+  // Also when there is nothing to erase: the leaf may have been left alone when it became so empty.
+  *underfull = leaf != root_ && Underfull(NodeOf(leaf));
   if (!exact) return false;
   leaf = MakePathWritable(leaf);
   Node node = NodeOf(leaf);
@@ -308,17 +304,21 @@ bool Tree::Erase(Frame* leaf, std::string_view key, bool* underfull) {
   if (old.overflow) FreeOverflow(old);
   node.Remove(slot);
   ++leaf->modifications;
-  *underfull = leaf != root_ && node.UsedBytes() < pool_.page_bytes() / kUnderfullDivisor;
+  *underfull = leaf != root_ && Underfull(node);
   return true;
 }
+
+bool Tree::Underfull(const Node& node) const { return node.UsedBytes() < pool_.page_bytes() / kUnderfullDivisor; }
 
 bool Tree::MergeFits(const Node& left, const Node& right) const {
   uint32_t prefix = right.has_upper() ? static_cast<uint32_t>(CommonPrefix(left.lower(), right.upper())) : 0;
   uint32_t bytes = kPageHeaderBytes + left.header().lower_bytes + right.header().upper_bytes +
                    Node::SpaceToAppend(left, 0, left.count(), prefix) +
                    Node::SpaceToAppend(right, 0, right.count(), prefix);
-  bool one_is_empty = left.count() == 0 || right.count() == 0;
-  return bytes <= (one_is_empty ? pool_.page_bytes() : pool_.page_bytes() / 4 * 3);
+  // A page with nothing in it, or with a single child, is worth it also when its neighbour is full.
+  const uint32_t little = left.leaf() ? 0 : 1;
+  const bool alone = left.count() <= little || right.count() <= little;
+  return bytes <= (alone ? pool_.page_bytes() : pool_.page_bytes() / 4 * 3);
 }
 
 // Joins the writable children `left_slot` and the next of a writable parent; they fit.
@@ -348,47 +348,56 @@ void Tree::Merge(Frame* parent, uint32_t left_slot) {
 }
 
 // Fetches the page at `level` that holds `key` and a neighbour under the same parent, and joins them if that pays.
-// True when they were joined, or when the page has no neighbour (then its parent may).
-Task<Result<bool>> Tree::MergeAt(std::string key, uint8_t level) {
+Task<Result<Tree::MergeStep>> Tree::MergeAt(std::string key, uint8_t level) {
   PagePin pins[2];
   for (size_t next_pin = 0;;) {
     co_await pool_.EnsureFree(2 * kFramesPerUpdate);
     // From here on nothing suspends until the merge is done or a page is found missing.
-    if (level >= root_->level) co_return false;
+    if (level >= root_->level) co_return MergeStep::kDone;
     ChildRef missing;
     uint8_t missing_level = 0;
     Frame* node = FindNode(key, level, &missing, &missing_level);
     if (node) {
-      if (NodeOf(node).UsedBytes() >= pool_.page_bytes() / kUnderfullDivisor) co_return false;
+      if (!Underfull(NodeOf(node))) co_return MergeStep::kDone;
       Frame* parent = Parent(node);
-      uint32_t slot = SlotOfChild(parent, node);
-      uint32_t count = NodeOf(parent).count();
-      if (count == 1) co_return true;
-      uint32_t left_slot = slot + 1 < count ? slot : slot - 1;
-      Frame* left = ResolveChild(parent, left_slot, &missing);
-      Frame* right = left ? ResolveChild(parent, left_slot + 1, &missing) : nullptr;
+      const uint32_t slot = SlotOfChild(parent, node);
+      const uint32_t count = NodeOf(parent).count();
+      if (count == 1) co_return MergeStep::kAlone;
       missing_level = level;
-      if (right) {
-        if (!MergeFits(NodeOf(left), NodeOf(right))) co_return false;
+      bool fetched = true;
+      // With the next page, or else the one before: after a sorted load the next one is full.
+      const uint32_t first = slot + 1 < count ? slot : slot - 1;
+      const uint32_t second = slot > 0 ? slot - 1 : first;
+      for (uint32_t left_slot : {first, second}) {
+        Frame* left = ResolveChild(parent, left_slot, &missing);
+        Frame* right = left ? ResolveChild(parent, left_slot + 1, &missing) : nullptr;
+        fetched = right != nullptr;
+        if (!fetched) break;
+        if (!MergeFits(NodeOf(left), NodeOf(right))) continue;
         parent = Parent(MakePathWritable(left));
         MakeWritable(right);
         Merge(parent, left_slot);
-        co_return true;
+        co_return MergeStep::kMerged;
       }
+      if (fetched) co_return MergeStep::kDone;
     }
     CO_RETURN_IF_ERROR(co_await Fetch(missing, missing_level, pins, next_pin++ % 2));
   }
 }
 
-Task<Status> Tree::MergeLeaf(std::string key) {
+Task<Status> Tree::MergeLeaf(std::string key, bool* merged) {
+  bool freed = false;
   for (uint8_t level = 0; level < kMaxTreeHeight; ++level) {
-    Result<bool> merged = co_await MergeAt(key, level);
-    if (!merged.ok()) co_return merged.TakeStatus();
-    if (!*merged) break;
+    Result<MergeStep> step = co_await MergeAt(key, level);
+    if (!step.ok()) co_return step.TakeStatus();
+    if (*step == MergeStep::kDone) break;
+    freed |= *step == MergeStep::kMerged;
   }
   // A leaf that had no neighbour may have one now that its parent was joined.
-  Result<bool> again = co_await MergeAt(key, 0);
+  Result<MergeStep> again = co_await MergeAt(key, 0);
   if (!again.ok()) co_return again.TakeStatus();
+  freed |= *again == MergeStep::kMerged;
+  if (merged) *merged = freed;
   // A root with one child gives way to it.
   co_await pool_.EnsureFree(kFramesPerUpdate);
   while (root_->level > 0 && NodeOf(root_).count() == 1) {

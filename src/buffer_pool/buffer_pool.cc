@@ -10,8 +10,6 @@
 namespace pando {
 namespace {
 
-// Frames that readers leave to writers, so that applying a committed record never waits behind a read.
-constexpr size_t kWriterReserve = 32;
 constexpr uint64_t kMinRegionBytes = 2u << 20;  // a huge page
 constexpr uint8_t kMaxHeat = 3;
 constexpr uint8_t kInnerHeat = 2;  // inner pages start in the main queue with two lives
@@ -304,6 +302,8 @@ Task<void> BufferPool::EvictByWriting(Frame* frame) {
 }
 
 Task<void> BufferPool::Clean() {
+  constexpr uint32_t kEvictionUnits = 8;
+  TurnSlice slice(turn_);
   size_t fruitless = 0;
   while (!stopping_) {
     if (free_.size() >= std::max(high_water_, wanted_frames_)) {
@@ -314,6 +314,7 @@ Task<void> BufferPool::Clean() {
     }
     if (EvictSome()) {
       fruitless = 0;
+      if (slice.Spend(kEvictionUnits)) co_await Yield(reactor_);
     } else if (++fruitless * 64 > 4 * frames_.size()) {
       // Every page was refused: wait for a write or an unpin instead of going round and round.
       fruitless = 0;

@@ -29,6 +29,7 @@
 #include "src/io/file.h"
 #include "src/io/reactor.h"
 #include "src/io/sync.h"
+#include "src/io/turn_budget.h"
 
 namespace pando {
 
@@ -117,6 +118,8 @@ class BufferPool {
   char* data(FrameId id) const { return arena_ + size_t{id} * page_bytes_; }
   Frame& frame(FrameId id) { return frames_[id]; }
   Reactor& reactor() { return reactor_; }
+  // Shared by all loops over pages and records of this reactor.
+  TurnBudget& turn() { return turn_; }
 
   // -- frames
   size_t free_frames() const { return free_.size(); }
@@ -171,6 +174,8 @@ class BufferPool {
 
  private:
   friend class PagePin;
+  // Frames that readers leave to writers, so that applying a committed record never waits for a read.
+  static constexpr size_t kWriterReserve = 32;
   struct Fifo {
     FrameId head = kNoFrame, tail = kNoFrame;
     size_t frames = 0;  // with the further pieces of values
@@ -218,6 +223,7 @@ class BufferPool {
   int BufferIndexOf(const char* memory) const;
 
   Reactor& reactor_;
+  TurnBudget turn_{reactor_};
   const uint32_t page_bytes_;
   const Compression compression_;
   char* arena_ = nullptr;

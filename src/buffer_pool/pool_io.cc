@@ -6,9 +6,6 @@
 #include "src/buffer_pool/buffer_pool.h"
 
 namespace pando {
-namespace {
-constexpr size_t kWriterReserve = 32;
-}
 
 // -- loading ---------------------------------------------------------------------------------------------------------
 

@@ -4,12 +4,17 @@
 //
 // Invariants
 //   P1  A write is applied to the tree only after its record is durable, in LSN order, at most once.
-//   P2  A batch is applied without suspending: no reader sees half of it.
+//   P2  A batch is applied without suspending: no reader sees half of it between two suspensions. A long scan or count
+//   of
+//       the newest state may see one part of its range before a batch and the next part after it; a snapshot's does
+//       not.
 //   P3  Write returns OK only after P1's durability and application (QUORUM with one replica).
 //   P4  checkpoint LSN <= applied LSN <= durable LSN <= last LSN.
 //   P5  Versions rise strictly along the log.
-//   P6  'Now' is the clock or the newest version's time, whichever is later: an expired record does not come back.
+//   P6  'Now' never goes back: an expired record does not come back. When the clock is set back, 'now' runs on from the
+//       newest version's time, so that records go on expiring.
 //   P7  A write is withdrawn or appended, never both: WriteControl decides once.
+//   P8  A leaf that deletes have emptied is merged before the checkpoint after next, unless it fits with no neighbour.
 #pragma once
 
 #include <memory>

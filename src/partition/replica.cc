@@ -8,13 +8,10 @@ namespace pando {
 namespace {
 
 constexpr uint64_t kPinnedShare = 8;       // writes pin what they will need in up to 1/8 of the pool
-constexpr size_t kMaxMergeKeys = 64;       // underfull leaves remembered; what is over is found by a later delete
 constexpr size_t kCheckpointWrites = 32;   // page writes in flight
-constexpr size_t kSweepBatch = 64;         // expired records removed with one write, in a pool that admits it
-constexpr size_t kFramesPerOp = 16;        // a batch has at most so many operations as the pool has these
 constexpr uint64_t kHeadroomBlocks = 256;  // kept free beyond what dirty pages need: metadata, splits
-constexpr int kCheckpointsToFree = 2;      // what one generation frees is reusable once the next is durable
-constexpr uint64_t kReservedShare = 64;    // 1/64 of the file is held back so that deletes work on a full disk
+constexpr Generation kGenerationsToMerge = 4;
+constexpr uint64_t kReservedShare = 64;  // 1/64 of the file is held back so that deletes work on a full disk
 
 }  // namespace
 
@@ -51,11 +48,14 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   self->last_version_ = self->applied_version_ = sb.last_version;
   self->last_checkpoint_ns_ = reactor.NowNs();
   self->next_expiry_ms_ = sb.root.earliest_expiry_ms;
+  // What an earlier process had not merged when it ended. A merge may wait for a generation or two.
+  self->merged_through_ = sb.generation - std::min<Generation>(sb.generation, kGenerationsToMerge);
   co_return self;
 }
 
 void Replica::Serve(Log* log) {
   log_ = log;
+  GiveVersion(last_version_);
   stream_ = log->AddStream(uuid(), epoch_, last_lsn_ + 1, this);
   log->SetCommit(stream_, applied_lsn_);
   log->Release(stream_, file_->older_checkpoint_lsn());
@@ -183,10 +183,11 @@ Task<Result<std::vector<std::string>>> Replica::KeysAtRanks(std::string start, s
 
 // -- the write path --------------------------------------------------------------------------------------------------
 
-// Beside clones: new values, and splits. Two a leaf; those of inner pages are rare enough for what one update may take.
+// Beside clones: new values, and splits.
 size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
-  size_t frames = kFramesPerUpdate + 2 * ops.size();
+  size_t frames = kFramesPerUpdate;
   for (const WriteOp& op : ops) {
+    frames += tree_->NewPagesFor(op.key.size());
     if (op.op == RecordOp::kPut && tree_->NeedsOverflow(op.key.size(), op.value.size())) {
       frames += pool_.FramesFor(static_cast<uint32_t>(op.value.size()));
     }
@@ -267,13 +268,21 @@ Task<Status> Replica::FetchForWrite(PendingWrite* pending) {
   co_return Status();
 }
 
+// A version is the newest one now. The clock that NowMs falls back on runs from it when it is ahead of that.
+void Replica::GiveVersion(Version version) {
+  last_version_ = version;
+  if (VersionMs(version) <= RunningMs()) return;
+  clock_ms_ = VersionMs(version);
+  clock_ns_ = reactor_.NowNs();
+}
+
 // Gives the records their versions and hands them to the log.
 void Replica::Stage(PendingWrite* pending) {
   std::string encoded;
   const std::vector<WriteOp>& ops = *pending->ops;
   for (size_t i = 0; i < ops.size(); ++i) {
     const WriteOp& op = ops[i];
-    last_version_ = std::max(last_version_ + 1, VersionAtMs(reactor_.WallMs()));
+    GiveVersion(std::max(last_version_ + 1, VersionAtMs(NowMs())));
     pending->versions.push_back(last_version_);
     LogRecord record;
     record.op = op.op;
@@ -366,10 +375,11 @@ void Replica::FailOne(PendingWrite* pending) {
                         id(), failure_.message()));
 }
 
-// Applies what is durable, in order; goes on in a task of its own when a page has to be waited for.
+// Applies what is durable, in order; goes on in a task of its own when a page has to be waited for, or when this has
+// taken enough of the turn.
 void Replica::ApplyDurable() {
   while (!applying_slowly_ && !pending_.empty() && pending_.front()->last_lsn <= durable_lsn_) {
-    if (!ReadyToApply(pending_.front())) {
+    if (apply_slice_.Spend(0) || !ReadyToApply(pending_.front())) {
       applying_slowly_ = true;
       tasks_.Spawn(ApplySlowly());
       return;
@@ -381,6 +391,14 @@ void Replica::ApplyDurable() {
 Task<void> Replica::ApplySlowly() {
   while (!pending_.empty() && pending_.front()->last_lsn <= durable_lsn_) {
     PendingWrite* pending = pending_.front();
+    if (apply_slice_.Spend(0)) {
+      co_await Yield(reactor_);
+      continue;  // the partition may have stopped meanwhile
+    }
+    if (ReadyToApply(pending)) {
+      Apply(pending);
+      continue;
+    }
     preparing_ = pending;
     co_await pool_.gather_turn().Acquire();
     Status status = co_await MakeReady(pending);
@@ -477,55 +495,6 @@ Task<Status> Replica::ReadFound(PendingWrite* pending, size_t index, OverflowRef
   co_return Status();
 }
 
-// -- expiry
-
-Task<Status> Replica::Sweep() {
-  for (bool more = true; more && !draining_ && failure_.ok();) {
-    next_expiry_ms_ = 0;  // writes that come meanwhile lower it again
-    const size_t batch = std::min<size_t>(kSweepBatch, pool_.frame_count() / kFramesPerOp);
-    CO_ASSIGN_OR_RETURN(DueRecords found, co_await tree_->FindDue(NowMs(), batch));
-    if (found.next_expiry_ms != 0 && (next_expiry_ms_ == 0 || found.next_expiry_ms < next_expiry_ms_)) {
-      next_expiry_ms_ = found.next_expiry_ms;
-    }
-    more = !found.due.empty();
-    if (!more) break;
-    std::vector<WriteOp> ops;
-    for (DueRecords::Due& due : found.due) {
-      WriteOp op;
-      op.op = RecordOp::kExpire;
-      op.key = std::move(due.key);
-      op.condition.version = due.version;
-      ops.push_back(std::move(op));
-    }
-    Result<std::vector<OpResult>> written = co_await Write(std::move(ops), nullptr);
-    if (!written.ok()) co_return written.TakeStatus();
-    for (const OpResult& result : *written) stats_.expired_total += result.outcome == OpOutcome::kApplied;
-  }
-  co_return Status();
-}
-
-// -- merging underfull leaves ----------------------------------------------------------------------------------------
-
-void Replica::MergeSoon(const std::string& key) {
-  if (draining_ || merge_keys_.size() >= kMaxMergeKeys) return;
-  merge_keys_.insert(key);
-  if (merging_) return;
-  merging_ = true;
-  tasks_.Spawn(MergeQueued());
-}
-
-Task<void> Replica::MergeQueued() {
-  // Let the write that got us here be answered first.
-  co_await Yield(reactor_);
-  while (!merge_keys_.empty() && failure_.ok() && !draining_) {
-    std::string key = *merge_keys_.begin();
-    merge_keys_.erase(merge_keys_.begin());
-    Status status = co_await tree_->MergeLeaf(key);
-    LOG_IF(WARNING, !status.ok()) << "partition " << id() << ": merge: " << status.ToString();
-  }
-  merging_ = false;
-}
-
 // -- checkpoints -----------------------------------------------------------------------------------------------------
 
 // Waits for a running checkpoint, finishes one that had run out of space, and reserves the next.
@@ -564,6 +533,8 @@ void Replica::BeginCheckpoint() {
   frozen_.last_version = applied_version_;
   tree_->EndGeneration();
   file_->EndGeneration(frozen_.generation);
+  if (checkpoints_to_free_ > 0) --checkpoints_to_free_;
+  MergeOldSoon();
 }
 
 Task<Status> Replica::FinishCheckpoint() {
@@ -575,7 +546,7 @@ Task<Status> Replica::FinishCheckpoint() {
   content.root_level = root.level;
   content.log_end = log_ ? log_->durable_end() : file_->superblock().log_end;
   CO_RETURN_IF_ERROR(co_await file_->Commit(content));
-  tree_->FinishCheckpoint();
+  co_await tree_->FinishCheckpoint();
   if (log_) log_->Release(stream_, file_->older_checkpoint_lsn());
   last_checkpoint_ns_ = reactor_.NowNs();
   ++stats_.checkpoints_total;

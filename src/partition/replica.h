@@ -25,6 +25,8 @@ namespace pando {
 
 class Replica final : public Partition, public LogConsumer {
  public:
+  static constexpr size_t kFramesPerOp = 16;    // a batch has at most so many operations as the pool has these
+  static constexpr int kCheckpointsToFree = 2;  // what one generation frees is reusable once the next is durable
   struct Options {
     PartitionInfo info;
     std::function<void(const Status&)> on_failure;
@@ -69,23 +71,29 @@ class Replica final : public Partition, public LogConsumer {
   void ExpireSnapshots(uint64_t max_held_extents);
 
   // Whether records may have expired that are still stored; Sweep removes them, through the log, in bounded batches.
-  bool ExpiryDue() const { return next_expiry_ms_ != 0 && next_expiry_ms_ <= NowMs(); }
+  // After a sweep that failed it is a while before the next is due.
+  bool ExpiryDue() const {
+    return next_expiry_ms_ != 0 && next_expiry_ms_ <= NowMs() && reactor_.NowNs() >= next_sweep_ns_;
+  }
   Task<Status> Sweep();
 
   // -- LogConsumer
   void OnDurable(Lsn up_to) override;
   void OnLogFailed(const Status& status) override;
 
-  // What counts for expiry. Not behind the versions given: a clock that was set back brings no expired record back,
-  // and readers see as expired what writes do.
+  // What counts for expiry, and what versions are given by, so that readers see as expired what writes do. It never
+  // goes back: when the clock is set back, it runs on from the newest version, a little slower than time passes so that
+  // the clock catches up with it.
   int64_t NowMs() const { return NowMs(reactor_.WallMs()); }
-  int64_t NowMs(int64_t wall_ms) const { return std::max(wall_ms, VersionMs(last_version_)); }
+  int64_t NowMs(int64_t wall_ms) const { return std::max(wall_ms, RunningMs()); }
 
   Tree& tree() { return *tree_; }
   const PartitionFile& partition_file() const { return *file_; }
   PartitionFile& mutable_partition_file() { return *file_; }  // for the scrubber, which holds generations of it
-  // Has something that a checkpoint would make durable, or that would let the log go.
-  bool NeedsCheckpoint() const { return applied_lsn_ > file_->older_checkpoint_lsn() || !KnowsLog(); }
+  // Has something that a checkpoint would make durable, or that would let the log go, or space to give back.
+  bool NeedsCheckpoint() const {
+    return applied_lsn_ > file_->older_checkpoint_lsn() || checkpoints_to_free_ > 0 || !KnowsLog();
+  }
   // Its superblock says how far the log had come, so that a lost log is found.
   bool KnowsLog() const { return file_->superblock().log_end > 0; }
   Nanos last_checkpoint_ns() const { return last_checkpoint_ns_; }
@@ -159,8 +167,19 @@ class Replica final : public Partition, public LogConsumer {
   bool NeedsCurrentValue(const WriteOp& op) const {
     return op.op == RecordOp::kIncrement || (op.op != RecordOp::kExpire && !op.condition.empty());
   }
+  int64_t RunningMs() const {
+    const int64_t passed_ms = (reactor_.NowNs() - clock_ns_) / kMillisecond;
+    return clock_ms_ + passed_ms - passed_ms / kClockCatchUp;
+  }
+  void GiveVersion(Version version);
+  // replica_upkeep.cc
+  void NoteExpiry(int64_t expires_at_ms);
   void MergeSoon(const std::string& key);
   Task<void> MergeQueued();
+  Task<Status> MergeOne(std::string key);
+  void MergeOldSoon();
+  Task<void> MergeOld();
+  Task<Status> MergeBornAfter(Generation since);
 
   Task<Status> ReplayRecord(LogRecord record);
   Task<void> Prefetch(std::string key);
@@ -221,6 +240,11 @@ class Replica final : public Partition, public LogConsumer {
   WaitQueue idle_;
 
   int64_t next_expiry_ms_ = 0;  // no stored record expires before; 0 = none expires
+  int64_t new_expiry_ms_ = 0;   // the same of the records stored since the sweep that runs began
+  Nanos next_sweep_ns_ = 0;
+  static constexpr int64_t kClockCatchUp = 64;
+  int64_t clock_ms_ = 0;  // what NowMs was, or the clock showed, at clock_ns_
+  Nanos clock_ns_ = 0;
 
   bool checkpoint_running_ = false;
   WaitQueue checkpoint_done_;
@@ -232,6 +256,10 @@ class Replica final : public Partition, public LogConsumer {
 
   std::set<std::string> merge_keys_;
   bool merging_ = false;
+  bool merging_old_ = false;
+  Generation merged_through_ = 0;  // no leaf that was changed last in this generation or before is worth merging
+  int checkpoints_to_free_ = 0;    // until what merges have replaced is free
+  TurnSlice apply_slice_{pool_.turn()};
   TaskGroup tasks_;
   PartitionStats stats_;
 };

@@ -38,7 +38,9 @@ bool ParseNumber(const ReadResult& current, int64_t* number) {
 }  // namespace
 
 void Replica::Apply(PendingWrite* pending) {
+  constexpr uint32_t kUnitsPerOp = 8;
   pending_.pop_front();
+  apply_slice_.Spend(kUnitsPerOp * static_cast<uint32_t>(pending->ops ? pending->ops->size() : 1));
   if (!pending->ops) {
     TakeCut(pending->cut);
     return Finish(pending, Status());
@@ -152,9 +154,7 @@ OpResult Replica::ApplyOp(PendingWrite* pending, size_t index) {
     value.bytes = number_text;
   }
   tree_->Upsert(leaf, op.key, value);
-  if (value.expires_at_ms != 0 && (next_expiry_ms_ == 0 || value.expires_at_ms < next_expiry_ms_)) {
-    next_expiry_ms_ = value.expires_at_ms;
-  }
+  NoteExpiry(value.expires_at_ms);
   return result;
 }
 

@@ -9,6 +9,7 @@ namespace pando {
 namespace {
 
 constexpr size_t kReadsInFlight = 16;
+constexpr uint32_t kRunUnits = 256;  // of the turn's budget: a look at an inner page's leaves
 
 }  // namespace
 
@@ -143,6 +144,7 @@ Task<Result<PageBatch>> Replica::ReadPages(SnapshotId id, Generation since, Page
   CO_RETURN_IF_ERROR(co_await WaitUntilOnDisk(id));
   PageBatch batch;
   batch.next = std::move(from);
+  TurnSlice slice(pool_.turn());
   while (!batch.exhausted && !batch.full(max_bytes)) {
     if (!failure_.ok()) co_return Refusal();
     CO_ASSIGN_OR_RETURN(View view, ViewOf(id));
@@ -151,6 +153,7 @@ Task<Result<PageBatch>> Replica::ReadPages(SnapshotId id, Generation since, Page
     if (run.pages.empty()) {
       batch.next = {run.next, 0};
       batch.exhausted = run.over;
+      if (slice.Spend(kRunUnits)) co_await Yield(reactor_);
       continue;
     }
     Status status = co_await AddRun(&run, since, at, max_bytes, &batch);

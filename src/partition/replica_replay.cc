@@ -33,6 +33,8 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
     if (record->key.size() > MaxKeyBytes(pool_.page_bytes())) co_return corrupt("a key longer than the limit");
     if (lsn > applied_lsn_) records.push_back(*record);
   }
+  constexpr uint32_t kRecordUnits = 16;
+  TurnSlice slice(pool_.turn());
   // Random keys live in pages that are not in memory: read them together, in bounded groups.
   for (size_t from = 0; from < records.size();) {
     TaskGroup prefetches;
@@ -44,7 +46,10 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
       if (!tree_->FindLeaf(record.key, &missing, &level)) prefetches.Spawn(Prefetch(std::string(record.key)));
     }
     co_await prefetches.Drain();
-    for (; from < to; ++from) CO_RETURN_IF_ERROR(co_await ReplayRecord(records[from]));
+    for (; from < to; ++from) {
+      CO_RETURN_IF_ERROR(co_await ReplayRecord(records[from]));
+      if (slice.Spend(kRecordUnits)) co_await Yield(reactor_);
+    }
   }
   applied_lsn_ = durable_lsn_ = last_lsn_ = batch.first_lsn + batch.record_count - 1;
   last_version_ = applied_version_;

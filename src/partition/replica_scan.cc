@@ -6,6 +6,7 @@
 namespace pando {
 namespace {
 constexpr size_t kReadAheadPages = 8;
+constexpr uint32_t kLeafUnits = 16;  // of the turn's budget, beside its records
 
 // How many leaves behind this one the scan is going to read, by what it still wants and what this leaf holds.
 size_t LeavesToCome(const ScanSpec& spec, const ScanPage& page, const Node& node, uint32_t page_bytes) {
@@ -108,6 +109,7 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
     co_return page;
   }
   spec.max_bytes = std::max<size_t>(spec.max_bytes, 1);
+  TurnSlice slice(pool_.turn());
   if (spec.since != 0) co_return co_await ScanChanges(std::move(spec));
   for (ScanStep step = ScanStep::kMore; step != ScanStep::kOver;) {
     if (!failure_.ok()) co_return Refusal();
@@ -122,7 +124,10 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
     UnreadRow unread;
     step = spec.reverse ? ScanLeafReverse(node, view.now_ms, &spec, &page, &unread)
                         : ScanLeaf(node, view.now_ms, &spec, &page, &unread);
+    const uint32_t work = kLeafUnits + node.count();
     leaf.Release();
+    // The scan's place is spec.start or spec.end: leaves full of expired records, and long pages of rows, take turns.
+    if (step == ScanStep::kMore && slice.Spend(work)) co_await Yield(reactor_);
     if (step != ScanStep::kReadValue) continue;
     Status status = co_await ReadOverflow(spec.snapshot, unread.ref, unread.value_bytes, &unread.row.value);
     if (status.code() == Code::kAborted) continue;  // the scan stands at this row still

@@ -18,7 +18,7 @@ Task<Status> Replica::PrepareCut() {
 Task<Result<Version>> Replica::HoldWrites() {
   CHECK(checkpoint_running_ && !writes_held_) << "writes are held once, after PrepareCut";
   writes_held_ = true;
-  co_return last_version_;
+  co_return std::max(last_version_, VersionAtMs(NowMs()));  // what is expired by now is so in the snapshot
 }
 
 Task<Status> Replica::Cut(SnapshotInfo snapshot) {
@@ -30,7 +30,7 @@ Task<Status> Replica::Cut(SnapshotInfo snapshot) {
     EndCheckpoint();
     co_return Refusal();
   }
-  last_version_ = snapshot.version;
+  GiveVersion(snapshot.version);
   PendingWrite cut;
   cut.cut = snapshot;
   cut.last_lsn = last_lsn_;

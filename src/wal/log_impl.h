@@ -249,8 +249,9 @@ class LogImpl final : public Log, private TurnHook {
   uint64_t staged_bytes_ = 0, staged_records_ = 0;
 
   std::deque<std::unique_ptr<Segment>> live_;
-  uint64_t live_bytes_ = 0, live_records_ = 0;  // sums of counted_*
-  std::deque<std::unique_ptr<Group>> groups_;   // submitted, not announced
+  uint64_t live_bytes_ = 0, live_records_ = 0;        // sums of counted_*
+  uint64_t granted_bytes_ = 0, granted_records_ = 0;  // by WaitForSpace, and not returned yet
+  std::deque<std::unique_ptr<Group>> groups_;         // submitted, not announced
   std::vector<AlignedBuffer> free_buffers_;
   LogPosition written_end_ = 0;    // end of the last group submitted
   LogPosition records_end_ = 0;    // end of the last group with records submitted

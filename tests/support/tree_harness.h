@@ -90,7 +90,8 @@ class TreeHarness {
     Run(PutTask(this, i, std::move(key), std::move(value), version, expires_at_ms));
   }
   // Merges what becomes underfull, as partitions do. False: there was no record.
-  bool Erase(std::string key, size_t i = 0) { return Get(EraseTask(this, i, std::move(key))); }
+  bool Erase(std::string key, size_t i = 0) { return Get(EraseTask(this, i, std::move(key), /*merge=*/true)); }
+  bool EraseOnly(std::string key, size_t i = 0) { return Get(EraseTask(this, i, std::move(key), /*merge=*/false)); }
   FrozenRoot Checkpoint(size_t i = 0) { return Get(CheckpointTask(&tree(i), nullptr)); }
   // Cuts a snapshot and writes its pages.
   Generation Snapshot(size_t i = 0) {
@@ -131,7 +132,7 @@ class TreeHarness {
     }
   }
 
-  static Task<bool> EraseTask(TreeHarness* h, size_t i, std::string key) {
+  static Task<bool> EraseTask(TreeHarness* h, size_t i, std::string key, bool merge) {
     Tree& tree = h->tree(i);
     for (;;) {
       co_await h->pool_->EnsureFree(kFramesPerUpdate);
@@ -142,7 +143,7 @@ class TreeHarness {
       bool underfull = false;
       const bool erased = tree.Erase(leaf->frame(), key, &underfull);
       leaf->Release();
-      if (!underfull) co_return erased;
+      if (!underfull || !merge) co_return erased;
       EXPECT_TRUE((co_await tree.MergeLeaf(key)).ok());
       co_return erased;
     }
@@ -153,7 +154,7 @@ class TreeHarness {
     if (snapshot) *snapshot = tree->AddSnapshot();
     Result<FrozenRoot> root = co_await tree->WriteFrozen(32, nullptr);
     EXPECT_TRUE(root.ok()) << root.status().ToString();
-    tree->FinishCheckpoint();
+    co_await tree->FinishCheckpoint();
     co_return *root;
   }
 

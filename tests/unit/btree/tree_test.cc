@@ -55,6 +55,8 @@ void PrintTo(const Sums& s, std::ostream* out) {
   *out << fmt::format("{} records, {} bytes, hash {:x}, earliest expiry {}", s.count, s.bytes, s.hash, s.earliest);
 }
 
+Task<void> EnsureFreeTask(BufferPool* pool, size_t frames) { co_await pool->EnsureFree(frames); }
+
 // One tree and the map that it must be like, changed at random.
 class Twin {
  public:
@@ -357,7 +359,7 @@ TEST(Tree, ASnapshotThatIsNotWrittenYetStaysAsItWas) {
     struct Body {
       static Task<void> Finish(Tree* tree) {
         EXPECT_TRUE((co_await tree->WriteFrozen(4, nullptr)).ok());
-        tree->FinishCheckpoint();
+        co_await tree->FinishCheckpoint();
       }
     };
     harness.Run(Body::Finish(&harness.tree()));
@@ -446,6 +448,111 @@ TEST(Tree, ADiffReadsOnlyPagesThatDiffer) {
   EXPECT_LE(loads, 5u * 2 * 4);
 }
 
+// -- frames
+
+// A batch is applied without a suspension, with the frames that were promised for it: kFramesPerUpdate, and so many for
+// each operation. With the longest keys an inner page holds three children, and every other split goes up a level.
+TEST(Tree, ABatchTakesNoMoreFramesThanWerePromised) {
+  for (uint64_t seed : Seeds(6)) {
+    SCOPED_TRACE(Replay(seed));
+    TreeHarness harness({.seed = seed, .page_bytes = 4096, .memory_factor = 24});
+    Tree& tree = harness.tree();
+    SimRandom random(seed);
+    const size_t longest = MaxKeyBytes(4096);
+    for (int round = 0; round < 60; ++round) {
+      constexpr size_t kOps = 32;
+      harness.Run(EnsureFreeTask(&harness.pool(), 600));
+      const size_t before = harness.pool().free_frames();
+      size_t promised = kFramesPerUpdate;
+      for (size_t n = 0; n < kOps; ++n) {
+        // Keys that differ late have separators as long as they are.
+        std::string key(random.Chance(0.8) ? longest - 4 - random.Below(8) : 1 + random.Below(900), 'k');
+        key += fmt::format("{:04}", random.Below(10'000));
+        key.resize(std::min(key.size(), longest));
+        std::string value(random.Chance(0.5) ? 0 : random.Below(32), 'v');
+        ChildRef missing;
+        uint8_t level = 0;
+        Frame* leaf = tree.FindLeaf(key, &missing, &level);
+        ASSERT_NE(leaf, nullptr) << "the pool holds all pages";
+        tree.Upsert(leaf, key, NewValue{value, {}, 1, 0});
+        promised += tree.NewPagesFor(key.size());
+      }
+      const size_t taken = before - harness.pool().free_frames();
+      EXPECT_LE(taken, promised) << "round " << round;
+    }
+  }
+}
+
+// -- merging
+
+struct Leaves final : RangeVisitor {
+  explicit Leaves(uint32_t bytes) : page_bytes(bytes) {}
+  bool OnSubtree(const ChildRef&) override { return false; }
+  bool OnLeaf(const Node& leaf, uint32_t, uint32_t) override {
+    ++count;
+    empty += leaf.count() == 0;
+    if (leaf.UsedBytes() < page_bytes / kUnderfullDivisor) underfull.push_back(std::string(leaf.lower()));
+    return false;
+  }
+  const uint32_t page_bytes;
+  size_t count = 0, empty = 0;
+  std::vector<std::string> underfull;
+};
+
+// What FindUnderfull finds among the leaves changed since a generation, whether they are in memory or not.
+TEST(Tree, FindUnderfullFindsTheLeavesThatDeletesEmptied) {
+  TreeHarness harness({.seed = 1, .page_bytes = 4096});
+  Tree& tree = harness.tree();
+  auto key = [](int i) { return fmt::format("{:06}", i); };
+  for (int i = 0; i < 20'000; ++i) harness.Put(key(i), std::string(40, 'v'));
+  harness.Checkpoint();
+  const Generation since = tree.generation() - 1;
+  for (int i = 0; i < 20'000; ++i) {
+    if (i % 2000 < 1000 && i % 100 != 0) harness.EraseOnly(key(i));
+  }
+  for (int round = 0; round < 2; ++round) {
+    Leaves all(4096);
+    ASSERT_TRUE(harness.Get(tree.Walk(0, "", "", &all)).ok());
+    EXPECT_GT(all.underfull.size(), all.count / 4);
+    std::vector<std::string> found;
+    std::string from;
+    for (bool over = false; !over;) {
+      Result<UnderfullLeaves> part = harness.Get(tree.FindUnderfull(since, from));
+      ASSERT_TRUE(part.ok());
+      found.insert(found.end(), part->keys.begin(), part->keys.end());
+      over = part->over;
+      from = part->next;
+    }
+    EXPECT_EQ(found, all.underfull);
+    harness.Checkpoint();  // then most are known by their references only
+    Result<UnderfullLeaves> none = harness.Get(tree.FindUnderfull(tree.generation() - 1, ""));
+    ASSERT_TRUE(none.ok());
+    EXPECT_TRUE(none->keys.empty()) << "nothing has changed since";
+  }
+}
+
+// After a sorted load every leaf and inner page but the last is full: what is emptied then fits with a full neighbour
+// only because it is empty, or has to go to the other one.
+TEST(Tree, WhatIsEmptiedFromTheFrontIsMergedToTheLastPage) {
+  TreeHarness harness({.seed = 1, .page_bytes = 4096});
+  Tree& tree = harness.tree();
+  auto key = [](int i) { return fmt::format("{:08}", i); };
+  size_t most = 0;
+  for (int i = 0; i < 40'000; ++i) {
+    harness.Put(key(i), std::string(60, 'v'));
+    if (i >= 2000) {
+      EXPECT_TRUE(harness.Erase(key(i - 2000)));
+    }
+    if (i % 4000 != 3999) continue;
+    harness.Checkpoint();
+    Leaves all(4096);
+    ASSERT_TRUE(harness.Get(tree.Walk(0, "", "", &all)).ok());
+    most = std::max(most, all.count);
+    EXPECT_LE(all.empty, 2u) << i;
+  }
+  EXPECT_LE(most, 60u) << "2000 records fill about 50 leaves";
+}
+
 // -- expiry
 
 TEST(Tree, FindDueFindsWhatIsDue) {
@@ -467,20 +574,34 @@ TEST(Tree, FindDueFindsWhatIsDue) {
         else if (next == 0 || e.expires_at_ms < next)
           next = e.expires_at_ms;
       }
-      auto all = harness.Get(harness.tree().FindDue(now_ms, 1'000'000));
+      auto all = harness.Get(harness.tree().FindDue("", now_ms, 1'000'000));
       ASSERT_TRUE(all.ok());
       std::map<std::string, Version> got;
       for (const auto& due : all->due) EXPECT_TRUE(got.emplace(due.key, due.version).second) << "told twice";
       EXPECT_EQ(got, want);
       EXPECT_EQ(all->next_expiry_ms, next);
       if (want.size() < 2) continue;
-      // A limit gives the first ones, and says that it is worth asking again.
-      auto some = harness.Get(harness.tree().FindDue(now_ms, want.size() / 2));
-      ASSERT_TRUE(some.ok());
-      ASSERT_EQ(some->due.size(), want.size() / 2);
+      EXPECT_TRUE(all->over);
+      // With a limit each batch goes on where the one before ended.
+      std::string from;
       auto it = want.begin();
-      for (const auto& due : some->due) EXPECT_EQ(due.key, it++->first);
-      EXPECT_EQ(some->next_expiry_ms, now_ms);
+      int64_t earliest = 0;
+      for (bool over = false; !over && !HasFailure();) {
+        auto some = harness.Get(harness.tree().FindDue(from, now_ms, 7));
+        ASSERT_TRUE(some.ok());
+        ASSERT_LE(some->due.size(), 7u);
+        for (const auto& due : some->due) {
+          ASSERT_NE(it, want.end());
+          EXPECT_EQ(due.key, it++->first);
+        }
+        if (earliest == 0 || (some->next_expiry_ms != 0 && some->next_expiry_ms < earliest)) {
+          earliest = some->next_expiry_ms;
+        }
+        over = some->over;
+        from = some->next;
+      }
+      EXPECT_EQ(it, want.end());
+      EXPECT_EQ(earliest, next);
     }
   }
 }

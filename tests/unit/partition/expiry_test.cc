@@ -195,6 +195,17 @@ Task<void> JumpingClock(Reactor* reactor, engine_test::Setup setup, SimMachine* 
   co_await Sleep(*reactor, kTtlMs / 2 * kMillisecond);
   co_await ExpectFound(engine, Key(3), true, "half of its time has passed");
   EXPECT_EQ(co_await Stored(p), 3u) << "the sweep has removed what had expired";
+  // A day would pass until the clock shows again what it showed: expiry does not wait for that.
+  co_await Sleep(*reactor, kTtlMs * 6 / 10 * kMillisecond);
+  co_await ExpectFound(engine, Key(3), false, "its time has passed, though the clock is set back");
+  WriteOp if_not_there = PutOp(Key(3), "x");
+  if_not_there.condition.exists = false;
+  ops.assign(1, if_not_there);
+  Result<std::vector<OpResult>> applied = co_await p->Write(ops);
+  EXPECT_OK(applied.status());
+  EXPECT_EQ((*applied)[0].outcome, OpOutcome::kApplied) << "a write sees what readers see";
+  ops.assign(1, PutWithTtl(3, TtlMode::kSet, kTtlMs));
+  EXPECT_OK(co_await Write(p, ops));
   machine->SetClockSkewMs(2 * kHourMs);
   co_await Sleep(*reactor, kSweepTime);
   EXPECT_EQ(co_await Stored(p), 1u);
@@ -221,6 +232,40 @@ TEST_F(ExpiryTest, ClocksMayJump) {
   machine_->ProcessCrash(1);
   machine_->SetClockSkewMs(-kHourMs);
   RunInNewProcess(StartBehind);
+}
+
+// A page that cannot be read for once: the sweep removes the rest, and comes back for what lies there.
+Task<void> SweepWithFault(Reactor* reactor, engine_test::Setup setup, SimMachine* machine) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  const uint64_t before = machine->faults_struck();
+  machine->AddFault({.kind = IoOp::Kind::kRead, .path_contains = "data"});
+  co_await Sleep(*reactor, kTtlMs * kMillisecond + kSweepTime);
+  EXPECT_EQ(machine->faults_struck(), before + 1) << "the sweep has read no page";
+  const uint64_t swept = p->stats().expired_total;
+  EXPECT_GT(swept, 0u) << "one page stopped the whole sweep";
+  EXPECT_LT(swept, uint64_t{kRecords - (kRecords + 2) / 3});
+  co_await Sleep(*reactor, 4 * kSweepTime);
+  EXPECT_EQ(p->stats().expired_total, uint64_t{kRecords - (kRecords + 2) / 3});
+  EXPECT_EQ(co_await Stored(p), (kRecords + 2) / 3);
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
+Task<void> PutAndWrite(Reactor* reactor, engine_test::Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  co_await PutAll((*engine)->partition(0));
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+TEST_F(ExpiryTest, AFailedSweepIsTriedAgain) {
+  RunInNewProcess(PutAndWrite);
+  machine_->ProcessCrash(1);
+  SimReactor* reactor = machine_->Boot();
+  EXPECT_TRUE(kernel_.RunTask(*reactor, SweepWithFault(reactor, setup_, machine_)));
 }
 
 TEST_F(ExpiryTest, ExpiredRecordsVanishAtOnceAndAreSwept) {

@@ -287,13 +287,9 @@ TEST_F(LogTest, AWaiterThatGivesUpHoldsNobodyBack) {
   struct Body {
     static Task<void> Waiter(Log* log, Stream* stream, size_t bytes, Nanos deadline_ns, bool append,
                              std::vector<Code>* codes) {
-      Status status = co_await log->WaitForSpace(bytes, deadline_ns);
-      codes->push_back(status.code());
-      if (status.ok() && append) {
-        stream->Append(bytes);
-      } else {
-        log->PassOnSpace();
-      }
+      Result<LogSpace> space = co_await log->WaitForSpace(stream->handle(), bytes, deadline_ns);
+      codes->push_back(space.code());
+      if (space.ok() && append) stream->Append(bytes);
     }
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
       Stream a(&log, PartitionUuid(0));
