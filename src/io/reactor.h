@@ -66,7 +66,7 @@ struct IoOp {
   Kind kind = Kind::kSync;
   bool data_sync = false;  // kWrite/kWritev: durable on completion (RWF_DSYNC); kSync: fdatasync instead of fsync
   FileId file = kNoFile;
-  int flags = 0;                 // kOpen: open(2) flags
+  int flags = 0;                 // kOpen: of open(2); kAllocate: of fallocate(2)
   int buffer_index = kNoBuffer;  // kRead/kWrite: registered buffer that holds `data`
   void* data = nullptr;          // kRead/kWrite: memory; kReadv/kWritev: iovec array
   uint32_t length = 0;           // bytes, or number of iovecs

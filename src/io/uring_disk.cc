@@ -70,7 +70,8 @@ bool UringDisk::Prepare(io_uring_sqe* sqe, IoOp* op) {
       break;
     case IoOp::Kind::kSync: io_uring_prep_fsync(sqe, fd, op->data_sync ? IORING_FSYNC_DATASYNC : 0); break;
     case IoOp::Kind::kAllocate:
-      io_uring_prep_fallocate(sqe, fd, 0, static_cast<off_t>(op->offset), static_cast<off_t>(op->allocate_bytes));
+      io_uring_prep_fallocate(sqe, fd, op->flags, static_cast<off_t>(op->offset),
+                              static_cast<off_t>(op->allocate_bytes));
       break;
     default: return false;
   }

@@ -179,6 +179,8 @@ const char* SimDisk::PageBytes(const FileState& file, uint64_t page) {
   return page < file.pages.size() && file.pages[page] ? file.pages[page]->bytes : kZeroPage;
 }
 
+bool SimDisk::IsHole(const FileState& file, uint64_t page) { return page >= file.pages.size() || !file.pages[page]; }
+
 char* SimDisk::WritablePage(FileState& file, uint64_t page) {
   if (file.pages.size() <= page) file.pages.resize(page + 1);
   PagePtr& slot = file.pages[page];
@@ -248,10 +250,26 @@ int SimDisk::Allocate(InodeId id, uint64_t offset, uint64_t bytes) {
   static const PagePtr zero = std::make_shared<PageRecord>();
   if (inode.current.pages.size() < end) inode.current.pages.resize(end);
   for (uint64_t page = first; page < end; ++page) {
-    if (!inode.current.pages[page]) inode.current.pages[page] = zero;
+    if (inode.current.pages[page]) continue;
+    inode.current.pages[page] = zero;
+    inode.dirty.insert(page);
   }
   used_pages_ += needed;
   inode.current.size = std::max(inode.current.size, offset + bytes);
+  return 0;
+}
+
+int SimDisk::PunchHole(InodeId id, uint64_t offset, uint64_t bytes) {
+  if (offset % kPageBytes != 0 || bytes == 0 || bytes % kPageBytes != 0) return -EINVAL;
+  Inode& inode = inodes_.at(id);
+  const uint64_t end = std::min<uint64_t>((offset + bytes) / kPageBytes, inode.current.pages.size());
+  for (uint64_t page = offset / kPageBytes; page < end; ++page) {
+    if (!inode.current.pages[page]) continue;
+    NoteOverwrite(inode, page * kPageBytes, kPageBytes);
+    --used_pages_;
+    inode.current.pages[page] = nullptr;
+    inode.dirty.insert(page);
+  }
   return 0;
 }
 
@@ -296,6 +314,7 @@ void SimDisk::SettlePage(Inode& inode, uint64_t page) {
   const char* now = PageBytes(inode.current, page);
   const char* safe = PageBytes(inode.durable, page);
   if (now != safe && std::memcmp(now, safe, kPageBytes) != 0) return;
+  if (IsHole(inode.current, page) != IsHole(inode.durable, page)) return;
   inode.dirty.erase(page);
   for (uint64_t s = 0; s < kSectorsPerPage; ++s) inode.previous.erase(page * kSectorsPerPage + s);
 }
@@ -394,6 +413,9 @@ void SimDisk::ResolveInFlight(SimRandom& random, bool power_loss) {
       case InFlight::Kind::kAllocate:
         if (inodes_.contains(op.inode)) Allocate(op.inode, op.offset, op.bytes);
         break;
+      case InFlight::Kind::kPunchHole:
+        if (inodes_.contains(op.inode)) PunchHole(op.inode, op.offset, op.bytes);
+        break;
       case InFlight::Kind::kTruncate:
         if (inodes_.contains(op.inode)) Truncate(op.inode, op.offset);
         break;
@@ -425,6 +447,21 @@ void SimDisk::ResolveNames(SimRandom& random, int mode) {
   });
 }
 
+// Whether the page's space, where that changed and was not synced, is held for the file. True: it became a hole.
+bool SimDisk::ResolveSpace(Inode& inode, SimRandom& random, int mode, bool keep_size, uint64_t page) {
+  const bool hole = IsHole(inode.current, page);
+  if (hole == IsHole(inode.durable, page)) return false;
+  const bool longer = !hole && page * kPageBytes >= inode.durable.size;
+  const bool keep = mode == kKeepAll || (longer ? keep_size : random.Chance(0.5));
+  if (!keep) return hole;
+  if (hole) {
+    inode.durable.pages[page] = nullptr;
+  } else {
+    WritablePage(inode.durable, page);
+  }
+  return hole;
+}
+
 void SimDisk::ResolveInode(Inode& inode, SimRandom& random, int mode) {
   const bool keep_size = mode == kKeepAll || (mode == kIndependent && random.Chance(0.5));
   const double keep = 0.1 + 0.8 * static_cast<double>(random.Below(100)) / 100;
@@ -433,6 +470,7 @@ void SimDisk::ResolveInode(Inode& inode, SimRandom& random, int mode) {
     if (mode == kDropAll) break;
     // Beyond a truncation the old bytes are whole: a truncation that did not happen touched nothing.
     if (page * kPageBytes >= inode.current.size) continue;
+    if (ResolveSpace(inode, random, mode, keep_size, page)) continue;
     for (uint64_t s = 0; s < kSectorsPerPage; ++s) {
       const size_t at = s * kSectorBytes;
       const char* now = PageBytes(inode.current, page) + at;

@@ -7,6 +7,8 @@
 //       after it completed, or at once when it was a data_sync write (its own bytes, and the size that covers them).
 //   X2  PowerLoss: each 512-byte sector that is not durable is, independently, as it was at the last sync, as written
 //       last, as written before that, or torn in the middle. Sizes that were not synced are old or new.
+//       So is space: what was allocated or punched and not synced is held for the file, or not. (Where an allocation
+//       made the file longer, it is with the new size.)
 //   X3  Creations, renames and removals are durable after a sync of their directory. PowerLoss keeps or drops the
 //       others, either a prefix of them or each by itself. A file in a directory that was lost is lost.
 //   X4  ProcessCrash: what completed stays visible, but is no more durable than before.
@@ -43,6 +45,7 @@ class SimDisk {
   int64_t Read(InodeId inode, char* data, size_t bytes, uint64_t offset) const;
   int64_t Write(InodeId inode, const char* data, size_t bytes, uint64_t offset);
   int Allocate(InodeId inode, uint64_t offset, uint64_t bytes);
+  int PunchHole(InodeId inode, uint64_t offset, uint64_t bytes);  // whole pages; the size stays
   int Truncate(InodeId inode, uint64_t size);
   int Rename(const std::string& from, const std::string& to);
   int Unlink(const std::string& path);
@@ -70,7 +73,7 @@ class SimDisk {
 
   // -- crashes
   struct InFlight {
-    enum class Kind { kWrite, kSync, kAllocate, kTruncate, kRename, kUnlink, kMakeDirectory, kCreate };
+    enum class Kind { kWrite, kSync, kAllocate, kPunchHole, kTruncate, kRename, kUnlink, kMakeDirectory, kCreate };
     Kind kind;
     InodeId inode = 0;
     uint64_t offset = 0, bytes = 0;
@@ -122,6 +125,7 @@ class SimDisk {
   bool HasParent(const std::string& path) const;
   InodeId NewInode(bool directory, const std::string& path);
   static const char* PageBytes(const FileState& file, uint64_t page);
+  static bool IsHole(const FileState& file, uint64_t page);
   char* WritablePage(FileState& file, uint64_t page);
   void NoteOverwrite(Inode& inode, uint64_t offset, size_t bytes);
   void SettlePage(Inode& inode, uint64_t page);  // drops it from dirty when both states agree
@@ -131,6 +135,7 @@ class SimDisk {
   void ApplyDurably(const DirectoryOp& op);
   void ResolveInFlight(SimRandom& random, bool power_loss);
   void ResolveNames(SimRandom& random, int mode);
+  bool ResolveSpace(Inode& inode, SimRandom& random, int mode, bool keep_size, uint64_t page);
   void ResolveInode(Inode& inode, SimRandom& random, int mode);
   void CountPages();
 

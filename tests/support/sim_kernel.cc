@@ -230,7 +230,11 @@ int32_t SimMachine::PerformOnFile(const PendingOp& pending) {
       file = {};
       return 0;
     case IoOp::Kind::kSync: disk_.CompleteSync(file.inode, pending.sync); return 0;
-    case IoOp::Kind::kAllocate: return disk_.Allocate(file.inode, op.offset, op.allocate_bytes);
+    case IoOp::Kind::kAllocate:
+      if (op.flags == 0) return disk_.Allocate(file.inode, op.offset, op.allocate_bytes);
+      CHECK_EQ(op.flags, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) << "a mode of fallocate that is not simulated";
+      if (kernel_->options().refuse_holes) return -EOPNOTSUPP;
+      return disk_.PunchHole(file.inode, op.offset, op.allocate_bytes);
     case IoOp::Kind::kTruncate: return disk_.Truncate(file.inode, op.offset);
     default: return Transfer(pending);
   }
@@ -294,7 +298,7 @@ std::optional<SimDisk::InFlight> SimMachine::Describe(const PendingOp& pending) 
       out.sync = pending.sync;
       return out;
     case IoOp::Kind::kAllocate:
-      out.kind = Kind::kAllocate;
+      out.kind = op.flags == 0 ? Kind::kAllocate : Kind::kPunchHole;
       out.bytes = op.allocate_bytes;
       return out;
     case IoOp::Kind::kTruncate: out.kind = Kind::kTruncate; return out;

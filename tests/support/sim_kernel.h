@@ -58,6 +58,7 @@ struct SimOptions {
   size_t socket_window_bytes = 256u << 10;  // on their way or unread; a sender waits beyond it
   size_t remote_capacity = RemoteMesh::kDefaultCapacity;
   bool refuse_direct_io = false;      // O_DIRECT opens fail with EINVAL
+  bool refuse_holes = false;          // PunchHole fails with EOPNOTSUPP
   bool refuse_locked_memory = false;  // RegisterBuffers fails
 };
 

@@ -8,6 +8,7 @@
 
 #include "src/io/directory.h"
 #include "src/io/file.h"
+#include "src/io/punch_hole.h"
 #include "src/io/sync.h"
 #include "tests/unit/io/reactor_harness.h"
 
@@ -97,6 +98,34 @@ Task<void> BufferedAndVectors(Reactor& r, std::string dir) {
 }
 TYPED_TEST(ReactorConformance, BufferedAndVectors) {
   this->harness_.Run(BufferedAndVectors(this->harness_.reactor(), this->harness_.directory()));
+}
+
+Task<void> Holes(Reactor& r, std::string dir) {
+  auto opened = co_await File::Open(r, dir + "/holes", File::Mode::kCreate, true);
+  EXPECT_OK(opened.status());
+  File file = *std::move(opened);
+  constexpr size_t kBytes = 16 * kBlockBytes;
+  AlignedBuffer bytes(kBytes), back(kBytes);
+  Fill(bytes.data(), kBytes, 5);
+  EXPECT_OK(co_await file.Allocate(0, kBytes));
+  EXPECT_OK(co_await file.Write(bytes.data(), kBytes, 0));
+  EXPECT_OK(co_await PunchHole(&file, 4 * kBlockBytes, 8 * kBlockBytes));
+  EXPECT_EQ(*file.Size(), kBytes);
+  EXPECT_OK(co_await file.Read(back.data(), kBytes, 0));
+  std::memset(bytes.data() + 4 * kBlockBytes, 0, 8 * kBlockBytes);
+  EXPECT_EQ(std::memcmp(bytes.data(), back.data(), kBytes), 0) << "the hole reads as zeros, the rest as before";
+  // What was given back is had back, and written.
+  EXPECT_OK(co_await file.Allocate(4 * kBlockBytes, 8 * kBlockBytes));
+  Fill(bytes.data() + 5 * kBlockBytes, kBlockBytes, 6);
+  EXPECT_OK(co_await file.Write(bytes.data() + 5 * kBlockBytes, kBlockBytes, 5 * kBlockBytes));
+  EXPECT_OK(co_await file.Read(back.data(), kBytes, 0));
+  EXPECT_EQ(std::memcmp(bytes.data(), back.data(), kBytes), 0);
+  EXPECT_OK(co_await PunchHole(&file, 15 * kBlockBytes, 4 * kBlockBytes));  // beyond the end: the size stays
+  EXPECT_EQ(*file.Size(), kBytes);
+  EXPECT_OK(co_await file.Close());
+}
+TYPED_TEST(ReactorConformance, Holes) {
+  this->harness_.Run(Holes(this->harness_.reactor(), this->harness_.directory()));
 }
 
 Task<void> RegisteredBuffers(Reactor& r, std::string dir, char* memory, size_t bytes) {

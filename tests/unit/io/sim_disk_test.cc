@@ -204,6 +204,27 @@ TEST_F(DiskTest, TruncationAndAllocationAreVolatile) {
               ElementsAre("16384", "4096"));
 }
 
+TEST_F(DiskTest, HolesGiveSpaceBackAndAreVolatile) {
+  disk.WriteAll("/f", std::string(4 * 4096, 'a'));
+  file = Open("/f");
+  const uint64_t used = disk.used_bytes();
+  EXPECT_EQ(disk.PunchHole(file, 100, 4096), -EINVAL);
+  ASSERT_EQ(disk.PunchHole(file, 4096, 2 * 4096), 0);
+  EXPECT_EQ(disk.used_bytes(), used - 2 * 4096);
+  EXPECT_EQ(disk.ReadAll("/f"), std::string(4096, 'a') + std::string(2 * 4096, '\0') + std::string(4096, 'a'));
+  const auto space = [](const SimDisk& d) { return std::to_string(d.used_bytes() / 4096); };
+  EXPECT_THAT(Outcomes(space), ElementsAre("2", "3", "4")) << "each block is given back or not";
+  Sync(file);
+  EXPECT_THAT(Outcomes(space), ElementsAre("2"));
+  // The same the other way.
+  ASSERT_EQ(disk.Allocate(file, 4096, 2 * 4096), 0);
+  EXPECT_THAT(Outcomes(space), ElementsAre("2", "3", "4"));
+  Sync(file);
+  EXPECT_THAT(Outcomes(space), ElementsAre("4"));
+  EXPECT_EQ(disk.PunchHole(file, 3 * 4096, 100 * 4096), 0) << "it may reach beyond the end";
+  EXPECT_EQ(disk.Size(file), 4u * 4096);
+}
+
 TEST_F(DiskTest, ProcessCrashKeepsWhatCompletedButMakesNothingDurable) {
   MakeFile();
   Write(0, std::string(512, 'a'));
