@@ -7,6 +7,10 @@
 #include "src/base/check.h"
 
 namespace pando {
+namespace {
+constexpr uint32_t kGroupsPerStep = 64;  // that one TakeToRelease looks at: 256 KiB of bitmaps
+}  // namespace
+static_assert(ExtentAllocator::kChunkBlocks == 64, "a chunk is a word of the bitmap");
 
 // First fit from the group's cursor, wrapping once; skips whole words that are full.
 std::optional<uint32_t> ExtentAllocator::FindRun(Group& group, uint32_t blocks) {
@@ -65,6 +69,8 @@ void ExtentAllocator::SetRange(uint64_t block, uint32_t blocks, bool used) {
   CHECK_EQ(block / kGroupBlocks, (block + blocks - 1) / kGroupBlocks) << "extent across two groups";
   Group& group = groups_[block / kGroupBlocks];
   uint32_t first = static_cast<uint32_t>(block % kGroupBlocks);
+  CHECK(!group.aside[first / kChunkBlocks] && !group.aside[(first + blocks - 1) / kChunkBlocks])
+      << "blocks " << block << " to " << block + blocks << " are set aside, and free";
   for (uint32_t b = first; b < first + blocks; ++b) {
     uint64_t bit = 1ull << (b % 64);
     uint64_t& word = group.words[b / 64];
@@ -98,6 +104,7 @@ void ExtentAllocator::Grow(uint64_t total_blocks) {
 
 bool ExtentAllocator::IsUsed(uint64_t block) const {
   if (block >= total_blocks_) return true;
+  if (groups_[block / kGroupBlocks].aside[block % kGroupBlocks / kChunkBlocks]) return false;
   return groups_[block / kGroupBlocks].words[block % kGroupBlocks / 64] >> (block % 64) & 1;
 }
 
@@ -108,6 +115,10 @@ std::string_view ExtentAllocator::GroupBitmap(uint32_t group) const {
 void ExtentAllocator::EncodeGroup(uint32_t group, char* bitmap) const {
   std::memcpy(bitmap, GroupBitmap(group).data(), kBlockBytes);
   const uint64_t base = uint64_t{group} * kGroupBlocks;
+  constexpr size_t kChunkBytes = kChunkBlocks / 8;
+  for (size_t chunk = 0; groups_[group].aside.any() && chunk < kChunksPerGroup; ++chunk) {
+    if (groups_[group].aside[chunk]) std::memset(bitmap + chunk * kChunkBytes, 0, kChunkBytes);
+  }
   for (uint64_t b = std::max(base, total_blocks_); b < base + kGroupBlocks; ++b) {
     bitmap[(b - base) / 8] &= static_cast<char>(~(1 << ((b - base) % 8)));
   }
@@ -115,6 +126,7 @@ void ExtentAllocator::EncodeGroup(uint32_t group, char* bitmap) const {
 
 void ExtentAllocator::LoadGroup(uint32_t group_index, const char* bitmap) {
   Group& group = groups_[group_index];
+  CHECK(group.aside.none()) << "a bitmap is loaded before anything is set aside";
   free_blocks_ -= group.free;
   std::memcpy(group.words.data(), bitmap, kBlockBytes);
   // Blocks past the file's end stay used whatever the bitmap says.
@@ -127,6 +139,106 @@ void ExtentAllocator::LoadGroup(uint32_t group_index, const char* bitmap) {
   free_blocks_ += group.free;
   group.longest_hint = kGroupBlocks;
   group.changed = false;
+}
+
+// -- space set aside
+
+void ExtentAllocator::SetAside(Group* group, uint32_t chunk) {
+  group->words[chunk] = ~0ull;
+  group->aside.set(chunk);
+  group->free -= kChunkBlocks;
+  free_blocks_ -= kChunkBlocks;
+  set_aside_blocks_ += kChunkBlocks;
+}
+
+void ExtentAllocator::SetAsideFreeChunks() {
+  for (Group& group : groups_) {
+    for (uint32_t chunk = 0; group.free >= kChunkBlocks && chunk < kChunksPerGroup; ++chunk) {
+      if (group.words[chunk] == 0) SetAside(&group, chunk);
+    }
+  }
+  release_group_ = 0;
+}
+
+std::optional<Extent> ExtentAllocator::TakeToRelease(uint64_t blocks, bool free_too) {
+  const auto most = static_cast<uint32_t>(std::min<uint64_t>(blocks / kChunkBlocks, kChunksPerGroup / 2));
+  if (most == 0) return std::nullopt;
+  for (uint32_t looked = 0; looked < std::min(kGroupsPerStep, group_count()); ++looked) {
+    if (release_group_ == 0 || release_group_ > group_count()) release_group_ = group_count();
+    Group& group = groups_[release_group_ - 1];
+    auto wanted = [&](uint32_t chunk) {
+      return group.aside[chunk] ? !group.hole[chunk] : free_too && group.words[chunk] == 0;
+    };
+    for (uint32_t end = kChunksPerGroup; end > 0; --end) {
+      if (!wanted(end - 1)) continue;
+      uint32_t first = end;
+      while (first > 0 && end - first < most && wanted(first - 1)) {
+        --first;
+        if (!group.aside[first]) SetAside(&group, first);
+      }
+      return ChunksOf(release_group_ - 1, first, end - first);
+    }
+    --release_group_;
+  }
+  return std::nullopt;
+}
+
+void ExtentAllocator::NoteHole(Extent run) {
+  Group& group = groups_[run.block() / kGroupBlocks];
+  const uint32_t first = static_cast<uint32_t>(run.block() % kGroupBlocks) / kChunkBlocks;
+  for (uint32_t chunk = first; chunk < first + run.blocks() / kChunkBlocks; ++chunk) {
+    CHECK(group.aside[chunk]);
+    if (!group.hole[chunk]) hole_blocks_ += kChunkBlocks;
+    group.hole.set(chunk);
+  }
+}
+
+std::optional<Extent> ExtentAllocator::FindSetAsideIn(uint32_t index, uint32_t least, uint32_t most, Extent except,
+                                                      bool holes) const {
+  const Group& group = groups_[index];
+  if (group.aside.none() || (!holes && group.aside == group.hole)) return std::nullopt;
+  const uint64_t base = uint64_t{index} * kGroupBlocks;
+  auto wanted = [&](uint32_t chunk) {
+    const uint64_t block = base + chunk * kChunkBlocks;
+    const bool excepted = block >= except.block() && block < except.block() + except.blocks();
+    return group.aside[chunk] && !excepted && (holes || !group.hole[chunk]);
+  };
+  for (uint32_t first = 0; first < kChunksPerGroup; ++first) {
+    uint32_t end = first;
+    while (end < kChunksPerGroup && (end - first) * kChunkBlocks < most && wanted(end)) ++end;
+    if (end > first && (end - first) * kChunkBlocks >= least) return ChunksOf(index, first, end - first);
+    first = end;  // not wanted, or the run is too short
+  }
+  return std::nullopt;
+}
+
+std::optional<Extent> ExtentAllocator::FindSetAside(uint32_t least, uint32_t most, Extent except) const {
+  if (set_aside_blocks_ < least) return std::nullopt;
+  most = std::min(std::max(most, least), kMaxExtentBlocks - kChunkBlocks);
+  for (bool holes : {false, true}) {
+    if (!holes && set_aside_blocks_ == hole_blocks_) continue;
+    for (uint32_t tried = 0; tried < group_count(); ++tried) {
+      const uint32_t index = (current_group_ + tried) % group_count();
+      if (auto found = FindSetAsideIn(index, least, most, except, holes)) return found;
+    }
+  }
+  return std::nullopt;
+}
+
+void ExtentAllocator::Return(Extent run) {
+  Group& group = groups_[run.block() / kGroupBlocks];
+  const uint32_t first = static_cast<uint32_t>(run.block() % kGroupBlocks) / kChunkBlocks;
+  for (uint32_t chunk = first; chunk < first + run.blocks() / kChunkBlocks; ++chunk) {
+    CHECK(group.aside[chunk]) << "only what was set aside is returned";
+    if (group.hole[chunk]) hole_blocks_ -= kChunkBlocks;
+    group.aside.reset(chunk);
+    group.hole.reset(chunk);
+    group.words[chunk] = 0;
+  }
+  group.free += run.blocks();
+  group.longest_hint = kGroupBlocks;
+  free_blocks_ += run.blocks();
+  set_aside_blocks_ -= run.blocks();
 }
 
 }  // namespace pando

@@ -39,6 +39,9 @@ DEFINE_uint64(log_budget_records, 4000000, "Records of log kept at most; bounds 
 DEFINE_int64(checkpoint_interval_s, 60, "A partition with changes is checkpointed at least this often.");
 DEFINE_uint64(scrub_mb_per_s, 8, "MiB/s at which what is on disk is verified in the background; 0: never.");
 DEFINE_int64(scrub_interval_h, 168, "Hours between the starts of background passes; the first is an hour after start.");
+DEFINE_uint64(release_space_mb_per_s, 64,
+              "MiB/s at which space that deletes freed goes back to the file system in the background; 0: never.");
+DEFINE_int64(release_space_after_s, 60, "Space goes back to the file system once it was free for so long.");
 DEFINE_int32(shutdown_timeout_ms, 5000, "On SIGTERM, time that requests in progress have to finish.");
 DEFINE_bool(accept_lost_log, false,
             "Start although a log is missing, without the acknowledged writes that were in it. For one start.");
@@ -86,6 +89,7 @@ void HandleSignals() {
   action.sa_flags = SA_RESTART;
   for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaction(s, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that reaches its limit (ulimit -f) is a full disk, which is waited out
 }
 
 constexpr char kUsage[] =
@@ -122,7 +126,7 @@ void PrintHelp() {
         "idle_timeout_s"}},
       {"Resources",
        {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s", "snapshot_max_age_s",
-        "scrub_mb_per_s", "scrub_interval_h", "pin_threads"}},
+        "scrub_mb_per_s", "scrub_interval_h", "release_space_mb_per_s", "release_space_after_s", "pin_threads"}},
       {"Running", {"shutdown_timeout_ms", "accept_lost_log", "log_dir", "minloglevel"}},
   };
   for (const FlagGroup& group : groups) {
@@ -160,6 +164,8 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->snapshot_max_age_s = FLAGS_snapshot_max_age_s;
   options->scrub_mb_per_s = FLAGS_scrub_mb_per_s;
   options->scrub_interval_h = FLAGS_scrub_interval_h;
+  options->release_space_mb_per_s = FLAGS_release_space_mb_per_s;
+  options->release_space_after_s = FLAGS_release_space_after_s;
   options->max_connections = FLAGS_max_connections;
   options->default_budget_ms = FLAGS_default_budget_ms;
   options->max_budget_ms = FLAGS_max_budget_ms;

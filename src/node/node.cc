@@ -185,6 +185,8 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.checkpoint_interval_ns = options_.checkpoint_interval_s * kSecond;
   options.scrub.bytes_per_s = (options_.scrub_mb_per_s << 20) / store_.reactors;
   options.scrub.interval_ns = options_.scrub_interval_h * 3600 * kSecond;
+  options.release.bytes_per_s = (options_.release_space_mb_per_s << 20) / store_.reactors;
+  options.release.after_ns = options_.release_space_after_s * kSecond;
   options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
   auto open = [options](Reactor&, Shard* shard) mutable {
     options.reactor_index = shard->index();

@@ -34,6 +34,8 @@ constexpr uint32_t kMaxPartitions = 4096;
 constexpr uint32_t kMaxReactors = 256;
 constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
 constexpr uint64_t kMaxScrubMbPerS = 1'000'000;
+constexpr uint64_t kMaxReleaseMbPerS = 1'000'000;
+constexpr int64_t kMaxReleaseAfterS = 30 * 24 * 3600;
 constexpr int64_t kMaxScrubIntervalH = 100'000;
 
 }  // namespace
@@ -156,6 +158,14 @@ Status CheckOptions(const NodeOptions& options) {
   if (options.idle_timeout_s < 0 || options.idle_timeout_s > kMaxIdleTimeoutS) {
     return Error(Code::kInvalidArgument, "--idle_timeout_s={}; it must be from 1 to {}, or 0 for none",
                  options.idle_timeout_s, kMaxIdleTimeoutS);
+  }
+  if (options.release_space_mb_per_s > kMaxReleaseMbPerS) {
+    return Error(Code::kInvalidArgument, "--release_space_mb_per_s={}; it must be at most {}, or 0 for never",
+                 options.release_space_mb_per_s, kMaxReleaseMbPerS);
+  }
+  if (options.release_space_after_s < 1 || options.release_space_after_s > kMaxReleaseAfterS) {
+    return Error(Code::kInvalidArgument, "--release_space_after_s={}; it must be from 1 to {}",
+                 options.release_space_after_s, kMaxReleaseAfterS);
   }
   if (options.stall_timeout_s < 1) return Error(Code::kInvalidArgument, "--stall_timeout_s must be at least 1");
   if (options.shutdown_timeout_ms < 0) return Error(Code::kInvalidArgument, "--shutdown_timeout_ms must be 0 or more");

@@ -29,6 +29,8 @@ struct NodeOptions {
   int64_t snapshot_max_age_s = 24 * 3600;
   uint64_t scrub_mb_per_s = 8;  // of all reactors together; 0: no background scrub
   int64_t scrub_interval_h = 168;
+  uint64_t release_space_mb_per_s = 64;  // of all reactors together; 0: free space stays in the files
+  int64_t release_space_after_s = 60;
   uint32_t max_connections = 20'000;
   int32_t default_budget_ms = 10'000;
   int32_t max_budget_ms = 600'000;

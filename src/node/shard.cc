@@ -126,7 +126,8 @@ void Shard::Publish() {
   SetTotal(&gauges_.log_waits, stats.log.append_waits_total);
   SetTotal(&gauges_.checkpoints, stats.checkpoints_total);
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
-  uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0, snapshots = 0, pinned_bytes = 0;
+  uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0, hole_bytes = 0, snapshots = 0,
+           pinned_bytes = 0;
   for (Partition* partition : engine_->partitions()) {
     PartitionStats p = partition->stats();
     reads += p.reads_total;
@@ -134,6 +135,7 @@ void Shard::Publish() {
     scans += p.scans_total;
     file_bytes += p.file_bytes;
     used_bytes += p.used_bytes;
+    hole_bytes += p.hole_bytes;
     snapshots = std::max(snapshots, p.snapshots);
     pinned_bytes += p.snapshot_pinned_bytes;
   }
@@ -142,6 +144,9 @@ void Shard::Publish() {
   SetTotal(&gauges_.scans, scans);
   gauges_.partition_file_bytes.Set(static_cast<int64_t>(file_bytes));
   gauges_.partition_used_bytes.Set(static_cast<int64_t>(used_bytes));
+  gauges_.partition_hole_bytes.Set(static_cast<int64_t>(hole_bytes));
+  SetTotal(&gauges_.released_bytes, stats.release.bytes_total);
+  gauges_.release_refused_files.Set(static_cast<int64_t>(stats.release.refused_files));
   gauges_.snapshots.Set(static_cast<int64_t>(snapshots));
   gauges_.snapshot_pinned_bytes.Set(static_cast<int64_t>(pinned_bytes));
   scrub_gauges_.Set(engine_->scrubber().report());
@@ -210,6 +215,11 @@ void Shard::RegisterMetrics() {
   add("kv_partition_scans_total", "Scans.", &g.scans);
   add("kv_partition_file_bytes", "Size of the data files.", &g.partition_file_bytes);
   add("kv_partition_used_bytes", "Bytes of the data files in use.", &g.partition_used_bytes);
+  add("kv_partition_hole_bytes", "Of the size of the data files, what was given back to the file system.",
+      &g.partition_hole_bytes);
+  add("kv_partition_released_bytes_total", "Bytes given back to the file system.", &g.released_bytes);
+  add("kv_partition_release_refused_files_count", "Data files on a file system that takes no space back.",
+      &g.release_refused_files);
   add("kv_partition_snapshots_count", "Open snapshots.", &g.snapshots);
   add("kv_partition_snapshot_pinned_bytes", "Of replaced pages that only snapshots hold.", &g.snapshot_pinned_bytes);
   add("kv_process_coroutine_bytes", "Memory of coroutine frames.", &g.frame_bytes);

@@ -28,7 +28,9 @@ struct EngineGauges {
   Gauge log_bytes, log_records, log_segments;
   Counter log_appended_records, log_appended_bytes, log_device_writes, log_device_bytes, log_waits;
   Counter checkpoints, write_waits, reads, writes, scans;
-  Gauge partition_file_bytes, partition_used_bytes, frame_bytes;
+  Gauge partition_file_bytes, partition_used_bytes, partition_hole_bytes, frame_bytes;
+  Counter released_bytes;
+  Gauge release_refused_files;
   Gauge snapshots, snapshot_pinned_bytes;
 };
 

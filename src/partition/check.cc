@@ -43,7 +43,7 @@ class PartitionAudit final : private TreeCheckHost {
     result_.log_end = sb.log_end;
     result_.file_blocks = file_->allocator().total_blocks();
     owned_.assign((result_.file_blocks + 63) / 64, 0);
-    OwnMetadata(sb);
+    OwnMetadata();
     const uint64_t problems_before = report_->problems_total;
     co_await CheckTree(sb);
     // What a damaged page refers to is not known, so it is not lost space.
@@ -138,13 +138,12 @@ class PartitionAudit final : private TreeCheckHost {
     }
   }
 
-  void OwnMetadata(const Superblock& sb) {
+  void OwnMetadata() {
     OnExtent(Extent::Of(0, kSuperblockBlocks), "the superblocks");
-    OnExtent(sb.groups.location, "the group directory");
-    result_.metadata_blocks = kSuperblockBlocks + sb.groups.location.blocks();
-    if (!sb.dead.location.empty()) {
-      OnExtent(sb.dead.location, "the dead list");
-      result_.metadata_blocks += sb.dead.location.blocks();
+    result_.metadata_blocks = kSuperblockBlocks;
+    for (Extent piece : file_->metadata_pieces()) {
+      OnExtent(piece, "the group directory or the dead list");
+      result_.metadata_blocks += piece.blocks();
     }
     for (const GroupEntry& group : file_->group_entries()) {
       if (group.block == 0) continue;

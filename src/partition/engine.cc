@@ -20,9 +20,8 @@ constexpr size_t kBatchChunk = 128;             // lookups prepared at once
 constexpr uint64_t kLogRecordsPerPoolPage = 4;
 // Space that pages left is free for others two checkpoints later: it may grow to this share of what is in use.
 constexpr uint64_t kPendingFreeShare = 8;
-// ... and no further than a dead list has room for, with a checkpoint's time to spare.
-constexpr uint64_t kMaxPendingBlocks = PartitionFile::kMaxDeadExtents / 4;
-static_assert(EngineOptions::kMaxHeldExtents <= PartitionFile::kMaxDeadExtents / 2);
+// ... and no further than this, 8 GiB: each page of it is an entry of the dead list, in memory and at every checkpoint.
+constexpr uint64_t kMaxPendingBlocks = 1u << 21;
 
 }  // namespace
 
@@ -62,6 +61,8 @@ class Engine::Impl final : public LogReplaySink {
     tasks_.Spawn(SweepLoop());
     scrubber_ = std::make_unique<Scrubber>(reactor_, &options_.store, served_, log_.get(), options_.scrub);
     tasks_.Spawn(scrubber_->Run());
+    releaser_ = std::make_unique<SpaceReleaser>(reactor_, served_, options_.release);
+    tasks_.Spawn(releaser_->Run());
     co_return Status();
   }
 
@@ -142,6 +143,7 @@ class Engine::Impl final : public LogReplaySink {
     LOG(ERROR) << "the storage engine stops: " << status.ToString();
     for (auto& replica : replicas_) replica->Stop(status);
     if (scrubber_) scrubber_->Stop();
+    if (releaser_) releaser_->Stop();
     if (options_.on_failure) options_.on_failure(status);
   }
 
@@ -228,6 +230,7 @@ class Engine::Impl final : public LogReplaySink {
 
   Task<Status> Close(bool checkpoint) {
     if (scrubber_) scrubber_->Stop();
+    if (releaser_) releaser_->Stop();
     // Running writes may wait for room in the log, which checkpoints make: the loop goes on until they are done.
     for (auto& replica : replicas_) co_await replica->Drain();
     closing_ = true;
@@ -312,6 +315,7 @@ class Engine::Impl final : public LogReplaySink {
     s.pool_bytes = pool.pages * options_.store.page_bytes;
     if (log_) s.log = log_->stats();
     s.checkpoints_total = checkpoints_;
+    if (releaser_) s.release = releaser_->stats();
     s.write_waits_total = s.log.append_waits_total;
     return s;
   }
@@ -328,6 +332,7 @@ class Engine::Impl final : public LogReplaySink {
   std::unordered_map<Uuid, Replica*, UuidHash> by_uuid_;
   Status failure_;
   std::unique_ptr<Scrubber> scrubber_;
+  std::unique_ptr<SpaceReleaser> releaser_;
   bool closing_ = false;
   uint64_t checkpoints_ = 0;
   uint64_t batch_reads_ = 0;

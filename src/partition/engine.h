@@ -19,6 +19,7 @@
 #include "src/buffer_pool/page.h"
 #include "src/partition/partition.h"
 #include "src/partition/scrub.h"
+#include "src/partition/space_releaser.h"
 #include "src/partition/store.h"
 #include "src/partition/types.h"
 #include "src/wal/log.h"
@@ -46,6 +47,7 @@ struct EngineOptions {
   bool accept_lost_log = false;
   Nanos checkpoint_interval_ns = 60 * kSecond;  // a dirty partition is checkpointed at least this often
   ScrubOptions scrub;                           // of the background; by default only what is asked for
+  SpaceReleaseOptions release;                  // of space that is not needed any more; by default none
   // Called once when the disk failed (a write or sync error, or damage found); the engine stops acknowledging.
   std::function<void(const Status&)> on_failure;
 };
@@ -57,6 +59,7 @@ struct EngineStats {
   LogStats log;
   uint64_t checkpoints_total = 0;
   uint64_t write_waits_total = 0;
+  SpaceReleaseStats release;
 };
 
 class Engine {

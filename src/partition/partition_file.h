@@ -1,4 +1,5 @@
-// PartitionFile: the file a partition's tree lives in: superblocks, allocation bitmaps, dead lists, growth.
+// PartitionFile: the file a partition's tree lives in: superblocks, allocation bitmaps, dead lists, growth, and what
+// goes back to the file system.
 //
 // Threads: one reactor.
 //
@@ -8,6 +9,10 @@
 //   D2  The bitmap a checkpoint writes marks exactly what its root, its metadata and its dead list reach, and what the
 //       previous checkpoint reaches; blocks taken since for later generations are free in it, so a crash leaks nothing.
 //   D3  A superblock is written only after everything it refers to has been flushed.
+//   D4  Blocks that are free to be given out are held for the file by the file system; what it may not hold is set
+//       aside. A hole is made only of blocks that are free, and nobody is given them while it is.
+//   D5  Nothing in the metadata needs contiguous space: a checkpoint needs MetadataBlocks() free blocks, wherever they
+//       lie.
 #pragma once
 
 #include <map>
@@ -19,6 +24,7 @@
 #include "src/btree/tree.h"
 #include "src/io/directory.h"
 #include "src/buffer_pool/extent_allocator.h"
+#include "src/partition/meta_chain.h"
 #include "src/partition/superblock.h"
 
 namespace pando {
@@ -77,11 +83,16 @@ class PartitionFile final : public TreeStorage {
   uint64_t held_blocks() const { return held_blocks_; }
   // Extents held, of which each is an entry of every dead list written meanwhile.
   uint64_t held_extents() const;
-  // A dead list is one extent.
-  static constexpr uint64_t kMaxDeadExtents = kMaxExtentBlocks * (kBlockBytes / sizeof(DeadExtent));
 
-  // -- admission: makes sure that `blocks` are free, growing the file; kDiskFull when it cannot.
+  // -- admission: makes sure that `blocks` are free, growing the file; kDiskFull when it cannot. They are not reserved.
   Task<Status> EnsureFreeBlocks(uint64_t blocks);
+  // What the metadata of the next checkpoint takes at most, as things are now.
+  uint64_t MetadataBlocks() const;
+
+  // -- giving back: makes a hole of up to `blocks` blocks that are free, so that the file system can use them for other
+  // files, unless fewer than `keep_free` stay free. Returns how many; 0: there was nothing. kUnsupported: this file
+  // system makes no holes. One call at a time, and none when the file is closed.
+  Task<Result<uint64_t>> ReleaseSpace(uint64_t blocks, uint64_t keep_free);
 
   // Where errors go that nobody waits for.
   void set_on_io_error(std::function<void(const Status&)> handler) { on_io_error_ = std::move(handler); }
@@ -100,30 +111,39 @@ class PartitionFile final : public TreeStorage {
   const PartitionFileOptions& options() const { return options_; }
   const std::vector<GroupEntry>& group_entries() const { return groups_; }
   const std::vector<DeadExtent>& dead_of_newest() const { return dead_newest_; }
+  // Of the group directory and the dead list.
+  const std::vector<Extent>& metadata_pieces() const { return pieces_; }
 
  private:
-  struct MetaWrite {
-    Extent location;
-    AlignedBuffer bytes;
+  // Where a checkpoint's metadata goes: by group, or empty; then the pieces of both chains.
+  struct MetaPlaces {
+    std::vector<Extent> bitmaps, directory, dead;
   };
 
   PartitionFile(Reactor& reactor, PartitionFileOptions options)
       : options_(std::move(options)), allocator_(0), grown_(reactor) {}
   Task<Status> Load();
-  Task<Result<AlignedBuffer>> ReadMeta(MetaRef ref, uint64_t entry_bytes, std::string_view what);
+  MetaChainReader ChainReader();
   Task<Status> LoadGroups();
   Task<Status> LoadDeadList();
   Status CheckDeadList() const;
   Status Damaged(uint64_t offset_bytes, Status status);
-  Task<Status> Grow(uint64_t blocks, bool exactly = false);
+  // partition_space.cc
+  Task<Status> Grow(uint64_t blocks, uint32_t run);
+  Task<Status> TakeBack(uint32_t least, uint64_t blocks, bool* returned);
+  Task<Status> Extend(uint64_t blocks, uint32_t run);
   Task<Result<Extent>> Allocate(uint32_t blocks);
-  Task<Result<Extent>> AllocateRun(uint64_t bytes);
-  void FreeRun(Extent extent);
-  Task<Status> AllocateMeta(Superblock* next, std::vector<Extent>* bitmaps);
-  std::vector<MetaWrite> Serialize(Superblock* next, const std::vector<Extent>& bitmaps,
-                                   std::vector<GroupEntry>* groups, std::vector<DeadExtent>* dead);
+  // partition_commit.cc
+  Task<Status> AllocatePieces(uint64_t entries, std::vector<Extent>* pieces, bool* took);
+  Task<Status> AllocateMeta(MetaPlaces* places);
+  void TrimPieces(uint64_t entries, std::vector<Extent>* pieces);
+  void ListDead(const MetaPlaces& places, std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk) const;
+  std::vector<MetaWrite> EncodeBitmaps(const MetaPlaces& places, std::vector<GroupEntry>* groups);
+  std::vector<MetaWrite> Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
+                                   std::vector<DeadExtent>* dead);
   Task<Status> WriteMeta(std::vector<MetaWrite> writes);
-  void ReleaseMeta(const Superblock& next, const std::vector<Extent>& bitmaps);
+  Task<Status> WriteSuperblock(Superblock* next);
+  void ReleaseMeta(const MetaPlaces& places);
 
   PartitionFileOptions options_;
   File file_;
@@ -131,6 +151,7 @@ class PartitionFile final : public TreeStorage {
   Superblock superblock_;
   Lsn older_lsn_ = 0;
   std::vector<GroupEntry> groups_;        // as the newest superblock has them
+  std::vector<Extent> pieces_;            // of its directory and its dead list
   std::vector<DeadExtent> dead_current_;  // freed in the current generation
   std::vector<DeadExtent> dead_frozen_;   // freed in the generation being checkpointed
   std::vector<DeadExtent> dead_newest_;   // freed in the newest durable generation; reusable after the next is durable
@@ -155,12 +176,9 @@ class PartitionFile final : public TreeStorage {
   // generations, and those that no page or record refers to (not written or applied yet, or dropped while in use).
   std::unordered_set<uint64_t> young_;
   std::unordered_set<uint64_t> unreferenced_;
-  // Runs that directories and dead lists lived in and no root reaches any more, kept (as unreferenced) for the next
-  // ones: among pages of one or two blocks no free run of their length forms again, and the file would grow each time.
-  std::vector<Extent> spare_runs_;          // at most kSpareRuns
-  std::unordered_set<uint64_t> meta_runs_;  // packed: those that a root reaches or may come to reach
   bool growing_ = false;
   WaitQueue grown_;
+  Extent releasing_;  // of which a hole is being made
   std::function<void(const Status&)> on_io_error_;
   std::vector<MetaDamage>* damage_ = nullptr;  // during a checker's Open
 };

@@ -7,11 +7,9 @@
 namespace pando {
 namespace {
 
-constexpr uint64_t kPinnedShare = 8;       // writes pin what they will need in up to 1/8 of the pool
-constexpr size_t kCheckpointWrites = 32;   // page writes in flight
-constexpr uint64_t kHeadroomBlocks = 256;  // kept free beyond what dirty pages need: metadata, splits
+constexpr uint64_t kPinnedShare = 8;      // writes pin what they will need in up to 1/8 of the pool
+constexpr size_t kCheckpointWrites = 32;  // page writes in flight
 constexpr Generation kGenerationsToMerge = 4;
-constexpr uint64_t kReservedShare = 64;  // 1/64 of the file is held back so that deletes work on a full disk
 
 }  // namespace
 
@@ -91,6 +89,7 @@ PartitionStats Replica::stats() const {
   s.applied_lsn = applied_lsn_;
   s.checkpoint_lsn = file_->superblock().checkpoint_lsn;
   s.file_bytes = file_->allocator().total_blocks() * kBlockBytes;
+  s.hole_bytes = file_->allocator().hole_blocks() * kBlockBytes;
   s.used_bytes = file_->allocator().used_blocks() * kBlockBytes;
   s.pending_free_bytes = file_->pending_free_blocks() * kBlockBytes;
   s.snapshots = snapshots_.size();
@@ -196,17 +195,17 @@ size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
 }
 
 // Waits for room in the log and on the disk, or refuses: nothing has happened yet.
-Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, const WriteControl* control, LogSpace* log_space) {
+Task<Status> Replica::Admit(PendingWrite* pending, LogSpace* log_space) {
+  const std::vector<WriteOp>& ops = *pending->ops;
   CHECK(!ops.empty() && ops.size() <= kMaxBatchOps);
   bool only_removes = true;
-  uint64_t blocks_per_page = pool_.page_bytes() / kBlockBytes;
   uint64_t blocks = 0;
   size_t log_bytes = 0;
   for (const WriteOp& op : ops) {
     CHECK(!op.key.empty() && op.key.size() <= MaxKeyBytes(pool_.page_bytes()) && op.value.size() <= kMaxValueBytes);
     only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
     log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + 64;
-    blocks += 2 * blocks_per_page + (op.value.size() + kBlockBytes - 1) / kBlockBytes;
+    blocks += BlocksFor(op.op, op.key.size(), op.value.size());
   }
   // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
   if (ops.size() > pool_.frame_count() / kFramesPerOp || FramesFor(ops) > pool_.frame_count() / 4) {
@@ -217,27 +216,9 @@ Task<Status> Replica::Admit(const std::vector<WriteOp>& ops, const WriteControl*
                     ops.size(), 2 * ops.size(), FramesFor(ops), pool_.frame_count(), pool_.frame_count() / 8,
                     pool_.frame_count() / 4);
   }
-  CO_ASSIGN_OR_RETURN(*log_space,
-                      co_await log_->WaitForSpace(stream_, log_bytes, control ? control->deadline_ns : 0));
-  co_return co_await AdmitBlocks(blocks, only_removes);
-}
-
-// Makes sure that the disk has room for `blocks` more than what is dirty already. On a full one checkpoints give back
-// what the last generations replaced: for removes, which are how a full disk gets empty, whenever that suffices; for
-// others only when it is worth more than the write at hand, which would else wait for two checkpoints again and again.
-Task<Status> Replica::AdmitBlocks(uint64_t blocks, bool only_removes) {
-  const uint64_t blocks_per_page = pool_.page_bytes() / kBlockBytes;
-  for (int checkpoints = 0;; ++checkpoints) {
-    // What is dirty will be written to new places before anything old is given back.
-    const ExtentAllocator& allocator = file_->allocator();
-    const uint64_t reserved = only_removes ? 0 : allocator.total_blocks() / kReservedShare;
-    const uint64_t needed = blocks + tree_->dirty_pages() * blocks_per_page + kHeadroomBlocks + reserved;
-    if (allocator.free_blocks() >= needed) co_return Status();
-    Status status = co_await file_->EnsureFreeBlocks(needed);
-    const bool enough = allocator.free_blocks() + file_->pending_free_blocks() >= needed + reserved;
-    if (status.code() != Code::kDiskFull || !enough || checkpoints == kCheckpointsToFree) co_return status;
-    CO_RETURN_IF_ERROR(co_await Checkpoint());
-  }
+  const Nanos deadline_ns = pending->control ? pending->control->deadline_ns : 0;
+  CO_ASSIGN_OR_RETURN(*log_space, co_await log_->WaitForSpace(stream_, log_bytes, deadline_ns));
+  co_return co_await AdmitBlocks(blocks, only_removes, &pending->admitted_blocks);
 }
 
 std::vector<std::string> Replica::KeysOf(const std::vector<WriteOp>& ops) {
@@ -263,6 +244,7 @@ Task<Status> Replica::FetchForWrite(PendingWrite* pending) {
     if (op.op == RecordOp::kPut && tree_->NeedsOverflow(op.key.size(), op.value.size())) {
       uint32_t blocks = static_cast<uint32_t>((op.value.size() + kBlockBytes - 1) / kBlockBytes);
       CO_ASSIGN_OR_RETURN(pending->extents[i], co_await file_->AllocateForWrite(blocks));
+      TakeAdmitted(blocks, &pending->admitted_blocks);
     }
   }
   co_return Status();
@@ -324,7 +306,7 @@ Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops, Wri
   pending.ops = &ops;
   pending.control = control;
   LogSpace log_space;
-  Status status = co_await Admit(ops, control, &log_space);
+  Status status = co_await Admit(&pending, &log_space);
   if (status.ok()) status = co_await FetchForWrite(&pending);
   while (status.ok() && writes_held_ && failure_.ok()) co_await writes_resumed_.Wait();
   if (status.ok()) status = BeginAppend(control);
@@ -340,6 +322,7 @@ Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops, Wri
     log_space.Drop();  // for whoever waits
   }
   pending.pins.clear();
+  TakeAdmitted(pending.admitted_blocks, &pending.admitted_blocks);  // what it changed counts as dirty now
   if (--active_writes_ == 0) idle_.NotifyAll();
   if (!status.ok()) co_return status;
   co_return std::move(pending.results);

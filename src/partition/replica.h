@@ -1,6 +1,10 @@
 // Replica: the implementation of Partition: it ties a tree, its file and its stream of the log together.
 //
-// Threads: one reactor. Invariants: partition.h.
+// Threads: one reactor.
+//
+// Invariants: those of partition.h, and
+//   P7  What writes were admitted against is reserved for them until it is taken or counts as dirty, and what is dirty
+//       and the metadata of the next two checkpoints have room: no checkpoint fails for want of space.
 //
 // A write's way: admission (log budget, disk space) -> its leaves are fetched and pinned -> its records are staged in
 // the log -> durable -> applied, without suspending, in LSN order -> its caller is resumed. Conditions are evaluated at
@@ -97,6 +101,8 @@ class Replica final : public Partition, public LogConsumer {
   // Its superblock says how far the log had come, so that a lost log is found.
   bool KnowsLog() const { return file_->superblock().log_end > 0; }
   Nanos last_checkpoint_ns() const { return last_checkpoint_ns_; }
+  // Blocks that must stay free, so that what was admitted and what is dirty can be written, and removes be admitted.
+  uint64_t BlocksToKeepFree() const { return PromisedBlocks() + ReservedBlocks(); }
 
  private:
   // A large value that an operation meets, read ahead of its evaluation: so many of them, as one write may need, do not
@@ -117,7 +123,8 @@ class Replica final : public Partition, public LogConsumer {
     SnapshotInfo cut;
     std::vector<OpResult> results;
     std::vector<Version> versions;
-    std::vector<Extent> extents;  // per op: the place of an overflow value, or empty
+    std::vector<Extent> extents;   // per op: the place of an overflow value, or empty
+    uint64_t admitted_blocks = 0;  // of admitted_blocks_
     std::vector<PagePin> pins;
     std::vector<FoundValue> found;  // per op, once MakeReady was there
     size_t reply_bytes = 0;         // of values handed back
@@ -138,9 +145,14 @@ class Replica final : public Partition, public LogConsumer {
   Replica(Reactor& reactor, BufferPool& pool, Options options);
 
   Status Refusal() const;  // why requests are refused now, or OK
-  Task<Status> Admit(const std::vector<WriteOp>& ops, const WriteControl* control, LogSpace* log_space);
+  Task<Status> Admit(PendingWrite* pending, LogSpace* log_space);
   Status BeginAppend(WriteControl* control) const;
-  Task<Status> AdmitBlocks(uint64_t blocks, bool only_removes);
+  // replica_space.cc
+  uint64_t PromisedBlocks() const;
+  uint64_t BlocksFor(RecordOp op, size_t key_bytes, size_t value_bytes) const;
+  uint64_t ReservedBlocks() const;
+  Task<Status> AdmitBlocks(uint64_t blocks, bool only_removes, uint64_t* admitted);
+  void TakeAdmitted(uint64_t blocks, uint64_t* admitted);
   static std::vector<std::string> KeysOf(const std::vector<WriteOp>& ops);
   Task<Status> FetchForWrite(PendingWrite* pending);
   void Stage(PendingWrite* pending);
@@ -182,6 +194,8 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> MergeBornAfter(Generation since);
 
   Task<Status> ReplayRecord(LogRecord record);
+  Task<void> MakeRoomToReplay(std::span<const LogRecord> records, uint64_t* admitted);
+  void SetReplayed(Lsn lsn);
   Task<void> Prefetch(std::string key);
   void BeginCheckpoint();
   void TakeCut(SnapshotInfo snapshot);
@@ -236,7 +250,8 @@ class Replica final : public Partition, public LogConsumer {
   PendingWrite* preparing_ = nullptr;  // the one ApplySlowly is fetching pages for; it must not be answered meanwhile
   bool draining_ = false;
   Status failure_;
-  size_t active_writes_ = 0;  // Write calls past their admission check, for Drain
+  uint64_t admitted_blocks_ = 0;  // promised to writes that have neither taken them nor been applied
+  size_t active_writes_ = 0;      // Write calls past their admission check, for Drain
   WaitQueue idle_;
 
   int64_t next_expiry_ms_ = 0;  // no stored record expires before; 0 = none expires

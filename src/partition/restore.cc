@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "src/base/hash.h"
+#include "src/partition/meta_chain.h"
 
 namespace pando {
 namespace {
@@ -102,20 +103,28 @@ void FillSlots(Superblock* sb, AlignedBuffer* slots) {
   }
 }
 
-uint32_t DirectoryBlocks(size_t groups) {
-  return static_cast<uint32_t>((groups * sizeof(GroupEntry) + kBlockBytes - 1) / kBlockBytes);
+// Chunks that are free as a whole stay holes, as they may be in the file that was backed up, and as the next start
+// takes them for. The others are held for the file, so that later writes do not find the disk full.
+Task<Status> HoldChunksInUse(File* file, const ExtentAllocator& blocks) {
+  constexpr uint64_t kChunk = ExtentAllocator::kChunkBlocks;
+  uint64_t from = 0;  // of the run of chunks that are in use and not held yet
+  for (uint64_t at = 0; at < blocks.total_blocks(); at += kChunk) {
+    const uint64_t end = std::min(at + kChunk, blocks.total_blocks());
+    bool used = end - at < kChunk;
+    for (uint64_t b = at; b < end && !used; ++b) used = blocks.IsUsed(b);
+    if (used && end < blocks.total_blocks()) continue;
+    const uint64_t to = used ? end : at;
+    if (to > from) CO_RETURN_IF_ERROR(co_await file->Allocate(from * kBlockBytes, (to - from) * kBlockBytes));
+    from = end;
+  }
+  co_return Status();
 }
 
-// The pages may fill the file, or leave no run that is long enough for the directory: then it grows by a run at its
-// end.
+// The pages may fill the file: then it grows at its end. (Growing may begin a further group, whose bitmap counts too.)
 Task<Status> MakeRoomForMetadata(File* file, ExtentAllocator* blocks) {
   const uint64_t old_blocks = blocks->total_blocks();
-  // Growing may begin a further group, whose bitmap counts too; and no run crosses from one group into the next.
-  const size_t groups = blocks->group_count() + 1;
-  const uint64_t run = DirectoryBlocks(groups) + groups;
-  const uint64_t left_in_group =
-      (ExtentAllocator::kGroupBlocks - old_blocks % ExtentAllocator::kGroupBlocks) % ExtentAllocator::kGroupBlocks;
-  const uint64_t step = run <= left_in_group ? run : left_in_group + run;
+  const uint64_t groups = blocks->group_count() + 1;
+  const uint64_t step = groups + MetaBlocksFor(groups);
   CO_RETURN_IF_ERROR(co_await file->Allocate(old_blocks * kBlockBytes, step * kBlockBytes));
   blocks->Grow(old_blocks + step);
   co_return Status();
@@ -125,22 +134,22 @@ Task<Status> MakeRoomForMetadata(File* file, ExtentAllocator* blocks) {
 Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot root, PartitionFileOptions options) {
   CO_RETURN_IF_ERROR(co_await MakeRoomForMetadata(file, blocks));
   std::vector<GroupEntry> groups(blocks->group_count());
-  const uint64_t directory_bytes = groups.size() * sizeof(GroupEntry);
-  const Extent directory_at = *blocks->Allocate(DirectoryBlocks(groups.size()));
-  std::vector<Extent> bitmaps(groups.size());
+  std::vector<Extent> pieces(MetaBlocksFor(groups.size())), bitmaps(groups.size());
+  for (Extent& piece : pieces) piece = *blocks->Allocate(1);
   for (Extent& bitmap : bitmaps) bitmap = *blocks->Allocate(1);
-  auto checksum_of = [&](Extent at, const AlignedBuffer& bytes) {
-    return Hash64({bytes.data(), at.size_bytes()}, ChecksumSeed(options.partition, at.block()));
-  };
+  CO_RETURN_IF_ERROR(co_await HoldChunksInUse(file, *blocks));
   for (uint32_t g = 0; g < groups.size(); ++g) {
     AlignedBuffer bytes(kBlockBytes);
     blocks->EncodeGroup(g, bytes.data());
-    groups[g] = {bitmaps[g].block(), checksum_of(bitmaps[g], bytes)};
+    groups[g] = {bitmaps[g].block(), MetaChecksum(options.partition, bitmaps[g], bytes.data())};
     CO_RETURN_IF_ERROR(co_await file->Write(bytes.data(), kBlockBytes, bitmaps[g].offset_bytes()));
   }
-  AlignedBuffer directory(directory_at.size_bytes());
-  std::memcpy(directory.data(), groups.data(), directory_bytes);
-  CO_RETURN_IF_ERROR(co_await file->Write(directory.data(), directory_at.size_bytes(), directory_at.offset_bytes()));
+  std::vector<MetaWrite> chain;
+  size_t used = 0;
+  const MetaRef directory = EncodeMetaChain(options.partition, groups.data(), groups.size(), pieces, &used, &chain);
+  for (const MetaWrite& w : chain) {
+    CO_RETURN_IF_ERROR(co_await file->Write(w.bytes.data(), w.location.size_bytes(), w.location.offset_bytes()));
+  }
   CO_RETURN_IF_ERROR(co_await file->Sync(/*data_only=*/false));
 
   Superblock sb;
@@ -156,7 +165,7 @@ Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot roo
   sb.root = root.root;
   sb.root_level = root.root_level;
   sb.group_blocks = ExtentAllocator::kGroupBlocks;
-  sb.groups = {directory_at, checksum_of(directory_at, directory), groups.size()};
+  sb.groups = directory;
   AlignedBuffer slots(kSuperblockBlocks * kBlockBytes);
   FillSlots(&sb, &slots);
   CO_RETURN_IF_ERROR(co_await file->Write(slots.data(), slots.size(), 0));
@@ -169,9 +178,12 @@ Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot ro
     co_return Error(Code::kInvalidArgument, "{}: the backup's file is of another partition, or has other pages",
                     options.path);
   }
-  // All of it at once: what is not written reads as zeros, and later writes do not find the disk full.
+  // Whether the disk has room for what will be in use is seen at once. Where it will lie is not known yet.
+  const uint64_t room_blocks = std::min(root.used_blocks, root.file_blocks);
   CO_RETURN_IF_ERROR(co_await file->Truncate(0));
-  CO_RETURN_IF_ERROR(co_await file->Allocate(0, root.file_blocks * kBlockBytes));
+  if (room_blocks > 0) CO_RETURN_IF_ERROR(co_await file->Allocate(0, room_blocks * kBlockBytes));
+  CO_RETURN_IF_ERROR(co_await file->Truncate(0));
+  CO_RETURN_IF_ERROR(co_await file->Truncate(root.file_blocks * kBlockBytes));
   Status first;
   auto on_problem = [&first](CheckProblem p) {
     if (first.ok())

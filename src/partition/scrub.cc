@@ -257,7 +257,8 @@ Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProb
         kMetadataAdvice);
   }
   for (MetaDamage& d : damage) add(d.offset_bytes, std::move(d.what), kMetadataAdvice);
-  uint64_t blocks = on_disk.groups.location.blocks() + on_disk.dead.location.blocks();
+  uint64_t blocks = 0;
+  for (Extent piece : (*opened)->metadata_pieces()) blocks += piece.blocks();
   for (const GroupEntry& group : (*opened)->group_entries()) blocks += group.block != 0;
   Status closed = co_await (*opened)->Close();
   LOG_IF(WARNING, !closed.ok()) << closed.ToString();

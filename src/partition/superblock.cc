@@ -18,9 +18,9 @@ Status ParseSuperblock(std::string_view block, Superblock* out) {
   if (Hash64(block.substr(0, offsetof(Superblock, checksum))) != out->checksum) {
     return Error(Code::kCorruption, "checksum mismatch");
   }
-  if (out->format != kPartitionFormat || out->feature_bits != 0) {
-    return Error(Code::kVersion, "format {} with features {:x}; this build reads format {} without features",
-                 out->format, out->feature_bits, kPartitionFormat);
+  if (out->format < kOldestPartitionFormat || out->format > kPartitionFormat || out->feature_bits != 0) {
+    return Error(Code::kVersion, "format {} with features {:x}; this build reads formats {} to {} without features",
+                 out->format, out->feature_bits, kOldestPartitionFormat, kPartitionFormat);
   }
   return Status();
 }

@@ -18,15 +18,17 @@
 namespace pando {
 
 inline constexpr uint64_t kSuperblockMagic = 0x314253444e415050;  // "PPANDSB1"
-inline constexpr uint32_t kPartitionFormat = 1;
-inline constexpr uint32_t kSuperblockBlocks = 4;  // two slots of two copies
+inline constexpr uint32_t kPartitionFormat = 2;
+inline constexpr uint32_t kOldestPartitionFormat = 1;  // still read; the next checkpoint writes the newest
+inline constexpr uint32_t kSuperblockBlocks = 4;       // two slots of two copies
 
-// A metadata extent with its checksum.
+// Names metadata of 16-byte entries by the first piece of its chain (meta_chain.h); in format 1 by its one extent.
 struct MetaRef {
   Extent location;
   uint64_t checksum = 0;
-  uint64_t entries = 0;
+  uint64_t entries = 0;  // in all pieces together
 };
+static_assert(sizeof(MetaRef) == 24);
 
 struct Superblock {
   uint64_t magic = kSuperblockMagic;

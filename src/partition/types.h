@@ -198,6 +198,7 @@ struct PartitionStats {
   Generation generation = 0;
   Lsn last_lsn = 0, applied_lsn = 0, checkpoint_lsn = 0;
   uint64_t file_bytes = 0, used_bytes = 0, pending_free_bytes = 0;
+  uint64_t hole_bytes = 0;  // of file_bytes, given back to the file system
   uint64_t dirty_pages = 0;
   uint64_t pending_writes = 0;
   uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;

@@ -250,7 +250,6 @@ class LogImpl final : public Log, private TurnHook {
 
   std::deque<std::unique_ptr<Segment>> live_;
   uint64_t live_bytes_ = 0, live_records_ = 0;        // sums of counted_*
-  uint64_t granted_bytes_ = 0, granted_records_ = 0;  // by WaitForSpace, and not returned yet
   std::deque<std::unique_ptr<Group>> groups_;         // submitted, not announced
   std::vector<AlignedBuffer> free_buffers_;
   LogPosition written_end_ = 0;    // end of the last group submitted

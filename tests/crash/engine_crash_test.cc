@@ -1,6 +1,6 @@
-// The engine against crashes: small seeded workloads, in which checkpoints, recycling, file growth, snapshots, merges
-// and large values all happen, are stopped at every one of their disk operations, by power loss or by the death of the
-// process, recovered, and stopped again in the recovery.
+// The engine against crashes: small seeded workloads, in which checkpoints, recycling, file growth, holes, snapshots,
+// merges and large values all happen, are stopped at every one of their disk operations, by power loss or by the death
+// of the process, recovered, and stopped again in the recovery.
 //
 // Oracle, for each partition. Every write carries a marker that nothing removes, so that what was recovered is known:
 //   acknowledged  <=  recovered; a write is there whole or not at all;
@@ -46,6 +46,11 @@ Setup SetupOf(uint64_t seed) {
   s.engine.log_segment_bytes = 64u << 10;
   s.engine.log_budget_bytes = 320u << 10;
   s.engine.checkpoint_interval_ns = random.Between(2, 40) * kMillisecond;
+  if (seed % 2 == 1) {  // holes are made, and filled again
+    s.engine.release.bytes_per_s = 1u << 30;
+    s.engine.release.after_ns = 5 * kMillisecond;
+    s.engine.release.min_keep_blocks = 16;
+  }
   return s;
 }
 

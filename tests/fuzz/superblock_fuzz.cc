@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "src/base/codec.h"
 #include "src/base/hash.h"
@@ -64,20 +65,34 @@ void SealBlock(std::string* bytes, size_t at) {
   StoreLE(&(*bytes)[at + kBlockBytes - 8], Hash64(std::string_view(*bytes).substr(at, kBlockBytes - 8)));
 }
 
-void SealExtent(std::string* bytes, size_t superblock, size_t ref) {
-  const Extent at = LoadLE<Extent>(&(*bytes)[superblock + ref]);
-  if (at.offset_bytes() > bytes->size() || at.size_bytes() > bytes->size() - at.offset_bytes()) return;
+// The checksums of a chain, from its last piece to the superblock; a superblock of format 1 has one extent there.
+void SealChain(std::string* bytes, size_t superblock, size_t ref) {
+  constexpr size_t kMostPieces = 8;  // of a chain that bites its tail
   const Uuid partition = LoadLE<Uuid>(&(*bytes)[superblock + 40]);
-  StoreLE(&(*bytes)[superblock + ref + 8], Hash64(std::string_view(*bytes).substr(at.offset_bytes(), at.size_bytes()),
-                                                  ChecksumSeed(partition, at.block())));
+  const bool chained = LoadLE<uint32_t>(&(*bytes)[superblock + 8]) != 1;
+  std::vector<size_t> refs;  // where the pieces are named, each followed by its checksum
+  for (size_t at_ref = superblock + ref; refs.size() < kMostPieces;) {
+    const Extent at = LoadLE<Extent>(&(*bytes)[at_ref]);
+    if (at.blocks() == 0 || at.offset_bytes() > bytes->size() || at.size_bytes() > bytes->size() - at.offset_bytes()) {
+      break;
+    }
+    refs.push_back(at_ref);
+    if (!chained) break;
+    at_ref = at.offset_bytes();
+  }
+  for (size_t i = refs.size(); i > 0; --i) {
+    const Extent at = LoadLE<Extent>(&(*bytes)[refs[i - 1]]);
+    StoreLE(&(*bytes)[refs[i - 1] + 8], Hash64(std::string_view(*bytes).substr(at.offset_bytes(), at.size_bytes()),
+                                               ChecksumSeed(partition, at.block())));
+  }
 }
 
 void Seal(std::string* bytes, bool meta) {
   if (meta) return SealBlock(bytes, 0);
   for (size_t copy = 0; copy < 4; ++copy) {
     if ((copy + 1) * kBlockBytes > bytes->size()) return;
-    SealExtent(bytes, copy * kBlockBytes, 168);
-    SealExtent(bytes, copy * kBlockBytes, 192);
+    SealChain(bytes, copy * kBlockBytes, 168);
+    SealChain(bytes, copy * kBlockBytes, 192);
     SealBlock(bytes, copy * kBlockBytes);
   }
 }

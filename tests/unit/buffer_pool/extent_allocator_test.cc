@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <random>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "tests/support/seeds.h"
@@ -196,6 +199,87 @@ TEST(ExtentAllocator, WhatIsWrittenTogetherLiesTogether) {
     EXPECT_EQ(e->block(), next);
     next = e->block() + e->blocks();
   }
+}
+
+// A4, against a plain model: what is set aside is free, is not given out, and comes back once.
+TEST(ExtentAllocator, WhatIsSetAsideIsFreeAndNotGivenOut) {
+  constexpr uint64_t kBlocks = 3 * ExtentAllocator::kGroupBlocks / 2, kChunk = ExtentAllocator::kChunkBlocks;
+  for (uint64_t seed : Seeds(2)) {
+    SCOPED_TRACE(Replay(seed));
+    std::mt19937_64 random(seed);
+    ExtentAllocator allocator(kBlocks);
+    std::vector<Extent> taken;
+    std::set<uint64_t> aside, holes;  // first blocks of chunks
+    for (int step = 0; step < 1000 && !testing::Test::HasFailure(); ++step) {
+      const uint64_t choice = random() % 10;
+      if (choice < 4) {
+        std::optional<Extent> e = allocator.Allocate(1 + static_cast<uint32_t>(random() % 200));
+        if (!e) continue;
+        for (uint64_t b = e->block(); b < e->block() + e->blocks(); ++b) {
+          EXPECT_FALSE(aside.contains(b / kChunk * kChunk)) << "block " << b << " is set aside";
+        }
+        taken.push_back(*e);
+      } else if (choice < 7 && !taken.empty()) {
+        std::swap(taken[random() % taken.size()], taken.back());
+        allocator.Free(taken.back());
+        taken.pop_back();
+      } else if (choice == 7) {
+        const bool free_too = random() % 3 > 0;
+        std::optional<Extent> run = allocator.TakeToRelease(random() % 5000, free_too);
+        if (!run) continue;
+        EXPECT_EQ(run->block() % kChunk + run->blocks() % kChunk, 0u);
+        const bool punched = random() % 4 > 0;
+        for (uint64_t b = run->block(); b < run->block() + run->blocks(); b += kChunk) {
+          EXPECT_FALSE(holes.contains(b)) << "a hole is made once";
+          EXPECT_TRUE(free_too || aside.contains(b));
+          aside.insert(b);
+          if (punched) holes.insert(b);
+        }
+        if (punched) allocator.NoteHole(*run);
+      } else if (choice == 8) {
+        const auto least = static_cast<uint32_t>(1 + random() % 300);
+        std::optional<Extent> run = allocator.FindSetAside(least, 1024, Extent());
+        if (!run) continue;
+        EXPECT_GE(run->blocks(), least);
+        for (uint64_t b = run->block(); b < run->block() + run->blocks(); b += kChunk) {
+          EXPECT_EQ(aside.erase(b), 1u);
+          holes.erase(b);
+        }
+        allocator.Return(*run);
+      }
+      uint64_t used = 0;
+      for (Extent e : taken) used += e.blocks();
+      ASSERT_EQ(allocator.used_blocks(), used);
+      ASSERT_EQ(allocator.set_aside_blocks(), aside.size() * kChunk);
+      ASSERT_EQ(allocator.hole_blocks(), holes.size() * kChunk);
+      ASSERT_EQ(allocator.free_blocks(), kBlocks - used - aside.size() * kChunk);
+    }
+    // On disk it is free.
+    std::string bitmap(kBlockBytes, '\0');
+    for (uint32_t g = 0; g < allocator.group_count(); ++g) {
+      allocator.EncodeGroup(g, bitmap.data());
+      ExtentAllocator loaded(kBlocks);
+      loaded.LoadGroup(g, bitmap.data());
+      const uint64_t first = uint64_t{g} * ExtentAllocator::kGroupBlocks;
+      for (uint64_t b = first; b < std::min(kBlocks, first + ExtentAllocator::kGroupBlocks); ++b) {
+        ASSERT_EQ(loaded.IsUsed(b), allocator.IsUsed(b)) << "block " << b;
+      }
+    }
+  }
+}
+
+TEST(ExtentAllocator, WhatMayHaveBeenAHoleIsSetAsideAtTheStart) {
+  ExtentAllocator allocator(1000);
+  allocator.MarkUsed(Extent::Of(0, 7));
+  allocator.MarkUsed(Extent::Of(300, 1));
+  allocator.SetAsideFreeChunks();
+  EXPECT_EQ(allocator.set_aside_blocks(), 13 * 64u) << "of 15 whole chunks those without a used block";
+  EXPECT_EQ(allocator.hole_blocks(), 0u);
+  EXPECT_EQ(allocator.used_blocks(), 8u);
+  EXPECT_FALSE(allocator.Allocate(64)) << "40 blocks are after the last whole chunk, 63 in each that is used";
+  allocator.NoteHole(Extent::Of(64, 64));
+  EXPECT_EQ(*allocator.FindSetAside(1, 64, Extent::Of(128, 64)), Extent::Of(192, 64)) << "not a hole, not excepted";
+  EXPECT_EQ(*allocator.FindSetAside(600, 10'000, Extent()), Extent::Of(320, 640));
 }
 
 using ExtentAllocatorDeathTest = testing::Test;

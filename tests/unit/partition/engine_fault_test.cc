@@ -486,7 +486,7 @@ TEST_F(EngineFaultTest, DamagedMetadataRefusesToOpen) {
   const uint64_t sb = LoadLE<uint64_t>(&data[8192 + 56]) > LoadLE<uint64_t>(&data[56]) ? 8192 : 0;
   const uint64_t directory = LoadLE<Extent>(&data[sb + 168]).offset_bytes();
   const uint64_t dead_list = LoadLE<Extent>(&data[sb + 192]).offset_bytes();
-  const uint64_t bitmap = LoadLE<uint64_t>(&data[directory]) * 4096;
+  const uint64_t bitmap = LoadLE<uint64_t>(&data[directory + sizeof(MetaPieceHeader)]) * 4096;
   const uint64_t root = LoadLE<Extent>(&data[sb + 104]).offset_bytes();
   for (uint64_t offset : {directory, dead_list, bitmap, root}) {
     machine_->disk() = image;

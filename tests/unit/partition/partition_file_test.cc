@@ -1,86 +1,13 @@
 // The partition's file by itself: its bytes, its refusals, and that nothing a durable root reaches is given out again.
-#include "src/partition/partition_file.h"
-
-#include <gtest/gtest.h>
-
 #include <map>
 #include <random>
 #include <set>
 
-#include "tests/support/hand_bytes.h"
 #include "tests/support/seeds.h"
-#include "tests/support/sim_kernel.h"
+#include "tests/unit/partition/partition_file_fixture.h"
 
 namespace pando {
 namespace {
-
-constexpr uint64_t kHi = 0x0123456789abcdef, kLo = 0xfedcba9876543210;
-constexpr Uuid kNode{0x11, 0x22}, kPartition{kHi, kLo};
-const char* const kPath = "/data";
-using FilePtr = std::unique_ptr<PartitionFile>;
-
-PartitionFileOptions FileOptions() { return {kPath, kNode, kPartition, 4096}; }
-
-// docs/FORMAT.md, "Partition file".
-uint64_t HandExtentChecksum(std::string_view bytes, uint64_t block) { return Hash64(bytes, HandSeed(kHi, kLo, block)); }
-
-class PartitionFileTest : public testing::Test {
- public:
-  PartitionFileTest() {
-    Status status = Get(CreatePartitionFile(*reactor_, FileOptions()));
-    EXPECT_TRUE(status.ok()) << status.ToString();
-  }
-  template <typename T>
-  T Get(Task<T> task) {
-    return *kernel_.RunTask(*reactor_, std::move(task));
-  }
-  FilePtr Open(bool read_only = false) {
-    Result<FilePtr> file = Get(PartitionFile::Open(*reactor_, FileOptions(), read_only));
-    EXPECT_TRUE(file.ok()) << file.status().ToString();
-    return *std::move(file);
-  }
-  Status OpenError(PartitionFileOptions options = FileOptions()) {
-    Result<FilePtr> file = Get(PartitionFile::Open(*reactor_, std::move(options), true));
-    if (!file.ok()) return file.TakeStatus();
-    Close(file->get());
-    return Status();
-  }
-  void Close(PartitionFile* file) {
-    Status status = Get(file->Close());
-    EXPECT_TRUE(status.ok()) << status.ToString();
-  }
-  Extent Allocate(PartitionFile* file, uint32_t blocks) { return *Get(file->AllocateForWrite(blocks)); }
-  std::string Contents() { return machine_->disk().ReadAll(kPath); }
-  void SetContents(const std::string& bytes) { machine_->disk().WriteAll(kPath, bytes); }
-
-  // Two checkpoints that leave a dead list and a bitmap behind. Returns generation 3's superblock.
-  Superblock TwoCheckpoints() {
-    FilePtr file = Open();
-    const Extent page = Allocate(file.get(), 2);
-    file->AdoptExtent(page, 2);
-    file->EndGeneration(2);
-    EXPECT_TRUE(Get(file->Commit(Content(2, Extent::Of(4, 1)))).ok());
-    file->FreeLater({page, 2});
-    file->EndGeneration(3);
-    EXPECT_TRUE(Get(file->Commit(Content(3, Extent::Of(4, 1)))).ok());
-    const Superblock sb = file->superblock();
-    Close(file.get());
-    return sb;
-  }
-  static Superblock Content(Generation generation, Extent root) {
-    Superblock sb;
-    sb.generation = generation;
-    sb.epoch = 1;
-    sb.checkpoint_lsn = generation * 10;
-    sb.next_page_id = 5;
-    sb.root.location = root;
-    return sb;
-  }
-
-  SimKernel kernel_{1};
-  SimMachine* machine_ = kernel_.AddMachine();
-  SimReactor* reactor_ = machine_->Boot();
-};
 
 TEST_F(PartitionFileTest, GoldenNewFile) {
   HandBytes leaf;  // page 1, generation 1, nothing in it
@@ -88,9 +15,10 @@ TEST_F(PartitionFileTest, GoldenNewFile) {
   HandBytes bitmap;  // blocks 0 to 6, and what lies behind the file's 256 blocks
   bitmap.U8(0x7f).Zeros(31).Text(std::string(4096 - 32, '\xff'));
   HandBytes directory;
+  directory.U64(0).U64(0).U64(1).U64(0);  // one piece with one entry
   directory.U64(5).U64(HandExtentChecksum(bitmap.str(), 5)).PadTo(4096);
   HandBytes sb;
-  sb.Text("PPANDSB1").U32(1).U32(4096).U64(0).Uuid(0x11, 0x22).Uuid(kHi, kLo);
+  sb.Text("PPANDSB1").U32(2).U32(4096).U64(0).Uuid(0x11, 0x22).Uuid(kHi, kLo);
   sb.U64(1).U64(1).U64(0).U64(0).U64(2).U64(256);
   sb.U64(0x40001).U64(1).U64(HandExtentChecksum(leaf.str(), 4)).Zeros(32);
   sb.U32(0).U32(32768).U64(0x60001).U64(HandExtentChecksum(directory.str(), 6)).U64(1).Zeros(24);
@@ -117,19 +45,20 @@ TEST_F(PartitionFileTest, GoldenCheckpoint) {
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 200]), HandExtentChecksum(dead, sb.dead.location.block()));
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 208]), 4u);
   const uint64_t old_groups = LoadLE<uint64_t>(&file[168]), old_dead = LoadLE<uint64_t>(&file[192]);
-  const uint64_t old_bitmap = LoadLE<uint64_t>(&file[(old_groups >> 16) * 4096]);
-  const uint64_t page = LoadLE<uint64_t>(dead.data());
+  const uint64_t old_bitmap = LoadLE<uint64_t>(&file[(old_groups >> 16) * 4096 + 32]);
+  const uint64_t page = LoadLE<uint64_t>(&dead[32]);
   EXPECT_EQ(page & 0xffff, 2u);
   HandBytes entries;
+  entries.U64(0).U64(0).U64(4).U64(0);  // the last piece, with four entries
   entries.U64(page).U64(2).U64(old_groups).U64(2).U64(old_dead).U64(2).U64(old_bitmap << 16 | 1).U64(2);
-  EXPECT_EQ(FirstDifference(entries.str(), dead.substr(0, 64)), "");
+  EXPECT_EQ(FirstDifference(entries.PadTo(4096).str(), dead), "");
   // The directory, and the bitmap it names: what generation 3 reaches, and its dead list.
   const std::string directory = extent_at(8192 + 168);
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 176]), HandExtentChecksum(directory, sb.groups.location.block()));
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 184]), 1u);
-  const uint64_t bitmap_block = LoadLE<uint64_t>(directory.data());
+  const uint64_t bitmap_block = LoadLE<uint64_t>(&directory[32]);
   const std::string bitmap = file.substr(bitmap_block * 4096, 4096);
-  EXPECT_EQ(LoadLE<uint64_t>(&directory[8]), HandExtentChecksum(bitmap, bitmap_block));
+  EXPECT_EQ(LoadLE<uint64_t>(&directory[40]), HandExtentChecksum(bitmap, bitmap_block));
   std::set<uint64_t> used = {0, 1, 2, 3, bitmap_block, old_bitmap};
   used.insert(4);  // the first leaf is still the root
   for (uint64_t packed :
@@ -146,7 +75,7 @@ TEST_F(PartitionFileTest, GoldenCheckpoint) {
 TEST_F(PartitionFileTest, DamagedMetadataIsNamedWithFileAndOffset) {
   const Superblock sb = TwoCheckpoints();
   const std::string good = Contents();
-  const uint64_t bitmap_block = LoadLE<uint64_t>(&good[sb.groups.location.offset_bytes()]);
+  const uint64_t bitmap_block = LoadLE<uint64_t>(&good[sb.groups.location.offset_bytes() + 32]);
   struct Case {
     const char* what;
     uint64_t offset;
@@ -253,7 +182,8 @@ TEST_F(PartitionFileTest, DeadListsThatNameOthersBlocksAreRefused) {
   const Extent list = LoadLE<Extent>(&good[8192 + 192]);
   const uint64_t entries = LoadLE<uint64_t>(&good[8192 + 208]);
   ASSERT_GE(entries, 2u);
-  const Extent first = LoadLE<DeadExtent>(&good[list.offset_bytes()]).extent;
+  const uint64_t entry_at = list.offset_bytes() + sizeof(MetaPieceHeader);
+  const Extent first = LoadLE<DeadExtent>(&good[entry_at]).extent;
   struct Case {
     Extent extent;
     const char* what;
@@ -268,7 +198,7 @@ TEST_F(PartitionFileTest, DeadListsThatNameOthersBlocksAreRefused) {
   };
   for (const Case& c : cases) {
     std::string bytes = good;
-    StoreLE(&bytes[list.offset_bytes() + sizeof(DeadExtent)], DeadExtent{c.extent, 1});
+    StoreLE(&bytes[entry_at + sizeof(DeadExtent)], DeadExtent{c.extent, 1});
     const std::string_view body = std::string_view(bytes).substr(list.offset_bytes(), list.size_bytes());
     const uint64_t checksum = Hash64(body, ChecksumSeed(FileOptions().partition, list.block()));
     for (uint64_t copy : {8192, 12288}) {
@@ -320,6 +250,8 @@ class Life {
         ReleaseOne();
       } else if (choice < 97) {
         HoldNewest();
+      } else {
+        EXPECT_TRUE(t_.Get(file_->ReleaseSpace(64 + random_.Below(512), random_.Below(64))).ok());
       }
     }
     if (checkpointing_) Commit();
@@ -393,6 +325,8 @@ class Life {
         life->ReleaseOne();
       } else if (life->random_.Chance(0.3)) {
         life->HoldNewest();
+      } else if (life->random_.Chance(0.3)) {
+        EXPECT_TRUE((co_await life->file_->ReleaseSpace(256, 0)).ok());
       } else {
         life->GiveUp();
       }
@@ -408,8 +342,7 @@ class Life {
 
   static void AddMetadata(const PartitionFile& file, Blocks* blocks) {
     Add(blocks, Extent::Of(0, 4));
-    Add(blocks, file.superblock().groups.location);
-    if (!file.superblock().dead.location.empty()) Add(blocks, file.superblock().dead.location);
+    for (Extent piece : file.metadata_pieces()) Add(blocks, piece);
     for (const GroupEntry& g : file.group_entries()) {
       if (g.block != 0) blocks->insert(g.block);
     }

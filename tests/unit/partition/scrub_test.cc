@@ -140,7 +140,8 @@ std::vector<Place> FindPlaces(const SimDisk& disk, const std::string& path) {
   };
   add("group directory", sb.groups.location);
   add("dead list", sb.dead.location);
-  add("allocation bitmap", Extent::Of(LoadLE<uint64_t>(&file[sb.groups.location.offset_bytes()]), 1));
+  add("allocation bitmap",
+      Extent::Of(LoadLE<uint64_t>(&file[sb.groups.location.offset_bytes() + sizeof(MetaPieceHeader)]), 1));
   AddTreePlaces(disk, path, sb.root, &places);
   AddLogPlaces(disk, &places);
   std::vector<Place> all;
@@ -220,6 +221,8 @@ Task<void> FlipAndScrub(ScrubTest* t) {
   EXPECT_EQ(Describe(scrubber->report()), "0 findings");
   // Checkpoints may have released all log until here.
   for (uint64_t k = 0; k < 50; ++k) EXPECT_OK(co_await Put(engine->get()->partition(0), Key(k), Value(k, 300)));
+  co_await Sleep(*t->reactor_, kSecond);  // a checkpoint that became due by that moves what it writes
+  for (uint64_t k = 0; k < 5; ++k) EXPECT_OK(co_await Put(engine->get()->partition(0), Key(k), Value(k, 300)));
   std::vector<Place> places = FindPlaces(t->disk(), t->data_path_);
   EXPECT_EQ(places.size(), 13u);
   for (const Place& place : places) {

@@ -27,7 +27,7 @@ std::string HandSuperblock(uint32_t format, uint64_t features, uint64_t generati
   return b.PadTo(4088).Checksum().str();
 }
 
-std::string Good(uint64_t generation, uint64_t lsn) { return HandSuperblock(1, 0, generation, lsn); }
+std::string Good(uint64_t generation, uint64_t lsn) { return HandSuperblock(2, 0, generation, lsn); }
 
 const std::string kZeros(4096, '\0');
 std::string Damaged(std::string block) {
@@ -73,7 +73,8 @@ TEST(SuperblockFormat, EveryCopyIsJudged) {
   EXPECT_EQ(Judge(kZeros, a, b, b), "0: empty, where generation 6 was written; ");
   EXPECT_EQ(Judge(a, a, b, Good(5, 400)), "3: generation 5, where 7 was written; ") << "a lost write";
   EXPECT_EQ(Judge(b, a, b, b), "0: generation 7 belongs into the other slot; ") << "a misdirected write";
-  EXPECT_NE(Judge(a, a, HandSuperblock(2, 0, 7, 600), b), "");
+  EXPECT_NE(Judge(a, a, HandSuperblock(3, 0, 7, 600), b), "");
+  EXPECT_EQ(Judge(HandSuperblock(1, 0, 6, 500), HandSuperblock(1, 0, 6, 500), b, b), "") << "just upgraded";
 }
 
 TEST(SuperblockFormat, Golden) {
@@ -153,8 +154,19 @@ TEST(Superblock, WithoutAnIntactCopyTheFileAndEachOffsetIsNamed) {
   EXPECT_NE(c.status.message().find("all zeros"), std::string::npos) << c.status.ToString();
 }
 
+TEST(Superblock, EachSlotHasItsOwnOfTheFormatsThatAreRead) {
+  const std::string old = HandSuperblock(1, 0, 7, 70);
+  Choice c = Choose(Good(6, 60), Good(6, 60), old, old);
+  ExpectChosen(c, 7, 60);
+  EXPECT_EQ(c.superblock.format, 1u);
+  c = Choose(Good(8, 80), Good(8, 80), old, old);
+  ExpectChosen(c, 8, 70);
+  EXPECT_EQ(c.superblock.format, 2u);
+}
+
 TEST(Superblock, AnotherVersionIsRefusedWhereverItIs) {
-  for (const std::string& other : {HandSuperblock(2, 0, 4, 40), HandSuperblock(1, 1ull << 40, 4, 40)}) {
+  for (const std::string& other :
+       {HandSuperblock(0, 0, 4, 40), HandSuperblock(3, 0, 4, 40), HandSuperblock(2, 1ull << 40, 4, 40)}) {
     for (size_t at = 0; at < 4; ++at) {
       std::string copies[4] = {Good(6, 60), Good(6, 60), Good(5, 50), Damaged(Good(5, 50))};
       copies[at] = other;
@@ -166,7 +178,7 @@ TEST(Superblock, AnotherVersionIsRefusedWhereverItIs) {
     }
   }
   // A damaged copy of another version is damage.
-  ExpectChosen(Choose(Damaged(HandSuperblock(2, 0, 6, 60)), Good(6, 60), Good(5, 50), Good(5, 50)), 6, 50);
+  ExpectChosen(Choose(Damaged(HandSuperblock(3, 0, 6, 60)), Good(6, 60), Good(5, 50), Good(5, 50)), 6, 50);
 }
 
 }  // namespace

@@ -1,0 +1,114 @@
+#include "src/partition/meta_chain.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "src/base/check.h"
+#include "src/base/codec.h"
+#include "src/base/hash.h"
+#include "src/buffer_pool/page.h"
+
+namespace pando {
+
+uint64_t MetaChecksum(const Uuid& partition, Extent at, const char* bytes) {
+  return Hash64({bytes, at.size_bytes()}, ChecksumSeed(partition, at.block()));
+}
+
+MetaRef EncodeMetaChain(const Uuid& partition, const void* entries, uint64_t count, std::span<const Extent> pieces,
+                        size_t* used, std::vector<MetaWrite>* writes) {
+  const char* from = static_cast<const char*>(entries);
+  const size_t first_write = writes->size();
+  uint64_t left = count;
+  *used = 0;
+  for (; left > 0; ++*used) {
+    CHECK_LT(*used, pieces.size()) << "a metadata chain has room for fewer than its " << count << " entries";
+    const Extent at = pieces[*used];
+    AlignedBuffer bytes(at.size_bytes());
+    MetaPieceHeader header;
+    header.entries = std::min(left, EntriesInPiece(at.blocks()));
+    std::memcpy(bytes.data(), &header, sizeof(header));
+    std::memcpy(bytes.data() + sizeof(header), from, header.entries * kMetaEntryBytes);
+    from += header.entries * kMetaEntryBytes;
+    left -= header.entries;
+    writes->push_back({at, std::move(bytes)});
+  }
+  // Each piece holds the checksum of the next one: from the last to the first.
+  MetaRef next;
+  for (size_t i = writes->size(); i > first_write; --i) {
+    MetaWrite& write = (*writes)[i - 1];
+    StoreLE(write.bytes.data() + offsetof(MetaPieceHeader, next), next.location.packed);
+    StoreLE(write.bytes.data() + offsetof(MetaPieceHeader, next_checksum), next.checksum);
+    next.location = write.location;
+    next.checksum = MetaChecksum(partition, write.location, write.bytes.data());
+  }
+  next.entries = count;
+  return next;
+}
+
+Task<Result<AlignedBuffer>> MetaChainReader::ReadExtent(Extent location, uint64_t checksum, std::string_view what) {
+  if (location.blocks() == 0 || location.block() + location.blocks() > file_blocks_) {
+    co_return Error(Code::kCorruption, "{}: the {} at offset {} lies outside the file; restore it from a backup",
+                    file_->path(), what, location.offset_bytes());
+  }
+  AlignedBuffer bytes(location.size_bytes());
+  CO_RETURN_IF_ERROR(co_await file_->Read(bytes.data(), bytes.size(), location.offset_bytes()));
+  if (MetaChecksum(partition_, location, bytes.data()) != checksum) {
+    co_return Error(Code::kCorruption,
+                    "{}: {} at offset {} fails its checksum; restore the partition from a backup or a replica",
+                    file_->path(), what, location.offset_bytes());
+  }
+  co_return bytes;
+}
+
+// Format 1: one extent, without a header, also where there are no entries.
+Task<Status> MetaChainReader::ReadWhole(MetaRef ref, std::string_view what, std::vector<char>* entries) {
+  CO_ASSIGN_OR_RETURN(AlignedBuffer bytes, co_await ReadExtent(ref.location, ref.checksum, what));
+  if (ref.entries > bytes.size() / kMetaEntryBytes) {
+    co_return Error(Code::kCorruption, "{}: the {} at offset {} has room for {} entries, the superblock says {}",
+                    file_->path(), what, ref.location.offset_bytes(), bytes.size() / kMetaEntryBytes, ref.entries);
+  }
+  entries->assign(bytes.data(), bytes.data() + ref.entries * kMetaEntryBytes);
+  co_return Status();
+}
+
+Task<Result<std::vector<char>>> MetaChainReader::Read(MetaRef ref, uint64_t max_entries, std::string_view what,
+                                                      std::vector<Extent>* pieces, uint64_t* damaged_at) {
+  *damaged_at = ref.location.offset_bytes();
+  if (ref.entries > max_entries) {
+    co_return Error(Code::kCorruption, "{}: the {} at offset {} has {} entries, where at most {} are possible",
+                    file_->path(), what, ref.location.offset_bytes(), ref.entries, max_entries);
+  }
+  std::vector<char> entries;
+  entries.reserve(ref.entries * kMetaEntryBytes);
+  if (format_ == 1) {
+    CO_RETURN_IF_ERROR(co_await ReadWhole(ref, what, &entries));
+    pieces->push_back(ref.location);
+    co_return entries;
+  }
+  Extent at = ref.location;
+  uint64_t checksum = ref.checksum;
+  // Every piece has an entry at least, so that a chain that bites its tail ends.
+  for (uint64_t left = ref.entries; left > 0;) {
+    *damaged_at = at.offset_bytes();
+    CO_ASSIGN_OR_RETURN(AlignedBuffer bytes, co_await ReadExtent(at, checksum, what));
+    MetaPieceHeader header;
+    std::memcpy(static_cast<void*>(&header), bytes.data(), sizeof(header));
+    const uint64_t room = EntriesInPiece(at.blocks());
+    const bool last = header.next.empty();
+    if (header.entries == 0 || header.entries > std::min(room, left) || (header.entries < left) == last) {
+      co_return Error(Code::kCorruption,
+                      "{}: {} at offset {} has {} entries in a piece that has room for {}, and {} are missing; restore "
+                      "the partition from a backup or a replica",
+                      file_->path(), what, at.offset_bytes(), header.entries, room, left);
+    }
+    const char* first = bytes.data() + sizeof(header);
+    entries.insert(entries.end(), first, first + header.entries * kMetaEntryBytes);
+    pieces->push_back(at);
+    left -= header.entries;
+    at = header.next;
+    checksum = header.next_checksum;
+  }
+  co_return entries;
+}
+
+}  // namespace pando

@@ -1,0 +1,314 @@
+// A disk that fills up: what is acknowledged stays, deletes in any order give room again, also over restarts and power
+// failures, and no checkpoint ever fails for want of space, because what is admitted is reserved.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <random>
+
+#include "src/base/codec.h"
+#include "src/partition/replica.h"
+#include "tests/support/engine_harness.h"
+#include "tests/support/seeds.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando::engine_test {
+namespace {
+
+constexpr uint64_t kRoomBytes = 14u << 20;
+
+std::string Key(uint64_t i) { return fmt::format("key-{:06}", i * 7919 % 1'000'000); }
+
+// Does not compress.
+std::string Value(uint64_t i, size_t bytes) {
+  SimRandom random(i);
+  std::string value(bytes, '\0');
+  for (size_t at = 0; at + 8 <= bytes; at += 8) StoreLE(&value[at], random.Next());
+  return value;
+}
+
+class FullDiskTest : public testing::Test {
+ public:
+  FullDiskTest() {
+    FLAGS_minloglevel = 3;
+    setup_.store.partitions = 1;
+    // Enough memory and log for many pages to be replaced between two checkpoints: for long dead lists.
+    setup_.engine.memory_bytes = 20u << 20;
+    setup_.engine.log_segment_bytes = 1u << 20;
+    setup_.engine.log_budget_bytes = 12u << 20;
+  }
+  void Boot() {
+    if (machine_->running()) machine_->ProcessCrash(1);
+    reactor_ = machine_->Boot();
+  }
+  // Runs `task` on an engine that is opened and closed around it.
+  void Live(Task<void> (*task)(FullDiskTest*, Engine*), bool close = true) {
+    EXPECT_TRUE(kernel_.RunTask(*reactor_, LiveTask(this, task, close)));
+  }
+  static Task<void> LiveTask(FullDiskTest* t, Task<void> (*task)(FullDiskTest*, Engine*), bool close) {
+    auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
+    EXPECT_OK(engine.status());
+    if (!engine.ok()) co_return;
+    co_await task(t, engine->get());
+    EXPECT_OK((*engine)->failure());
+    if (!close) {  // the test stops the machine, and the engine's coroutines with it
+      static std::vector<Engine*> abandoned;
+      abandoned.push_back(engine->release());
+      co_return;
+    }
+    EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+    EXPECT_EQ(co_await Audit(*t->reactor_, t->setup_.store.data_dir), "");
+  }
+
+  engine_test::Setup setup_;
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+  SimReactor* reactor_ = nullptr;
+  std::map<std::string, std::string> held_;
+};
+
+Task<void> Compare(FullDiskTest* t, Engine* engine) {
+  size_t found = 0;
+  ScanSpec spec;
+  for (bool over = false; !over;) {
+    Result<ScanPage> page = co_await engine->partition(0)->Scan(spec);
+    EXPECT_OK(page.status());
+    if (!page.ok()) co_return;
+    for (const ScanRow& row : page->rows) {
+      auto held = t->held_.find(row.key);
+      EXPECT_TRUE(held != t->held_.end() && held->second == row.value) << row.key;
+      ++found;
+    }
+    over = page->exhausted;
+    if (!over) spec.start = page->rows.back().key + '\0';
+  }
+  EXPECT_EQ(found, t->held_.size());
+}
+
+Task<void> Fill(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  // The log takes what it needs before the disk gets small.
+  for (uint64_t i = 0; i < 300; ++i) EXPECT_OK(co_await Put(p, "warm", Value(i % 7, 60'000)));
+  t->held_["warm"] = Value(299 % 7, 60'000);
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + kRoomBytes);
+  Status full;
+  for (uint64_t i = 0; full.ok(); ++i) {
+    std::vector<WriteOp> ops;
+    for (uint64_t n = 0; n < 4; ++n) ops.push_back(PutOp(Key(i * 4 + n), Value(i * 4 + n, 700)));
+    full = co_await Write(p, ops);
+    if (!full.ok()) break;
+    for (const WriteOp& op : ops) t->held_[op.key] = op.value;
+  }
+  EXPECT_EQ(full.code(), Code::kDiskFull) << full.ToString();
+  EXPECT_GT(t->held_.size(), 8000u);
+}
+
+// Half of what is there, in random order, one by one.
+Task<void> DeleteHalf(FullDiskTest* t, Engine* engine) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : t->held_) keys.push_back(key);
+  std::mt19937_64 random(keys.size());
+  std::shuffle(keys.begin(), keys.end(), random);
+  keys.resize(keys.size() / 2);
+  for (const std::string& key : keys) {
+    Status status = co_await Remove(engine->partition(0), key);
+    EXPECT_OK(status);
+    if (!status.ok()) co_return;
+    t->held_.erase(key);
+  }
+}
+
+Task<void> CheckpointTwice(FullDiskTest*, Engine* engine) {
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_OK(co_await engine->CheckpointAll());
+    EXPECT_OK(co_await Remove(engine->partition(0), "nothing"));
+  }
+}
+
+Task<void> PutSome(FullDiskTest* t, Engine* engine) {
+  for (uint64_t i = 0; i < 1000; ++i) {
+    const std::string key = fmt::format("more-{:05}", i);
+    EXPECT_OK(co_await Put(engine->partition(0), key, Value(i, 700)));
+    t->held_[key] = Value(i, 700);
+    if (testing::Test::HasFailure()) co_return;
+  }
+}
+
+// rocksdb#919, #6316: a full disk, from which nothing could be deleted, or that could not be opened again.
+TEST_F(FullDiskTest, DeletesInRandomOrderGiveRoomAgain) {
+  Boot();
+  Live(Fill);
+  ASSERT_FALSE(HasFailure());
+  Boot();
+  Live(DeleteHalf);
+  ASSERT_FALSE(HasFailure());
+  Boot();
+  Live(CheckpointTwice);
+  Boot();
+  Live(PutSome);
+  Boot();
+  Live(Compare);
+}
+
+TEST_F(FullDiskTest, ItComesBackAfterPowerFailures) {
+  Boot();
+  Live(Fill, /*close=*/false);
+  for (uint64_t life = 1; life <= 3 && !HasFailure(); ++life) {
+    machine_->PowerLoss(life);
+    Boot();
+    Live(Compare, /*close=*/false);
+    machine_->PowerLoss(life + 10);
+    Boot();
+    Live(DeleteHalf, /*close=*/false);
+  }
+  ASSERT_FALSE(HasFailure());
+  machine_->PowerLoss(99);
+  Boot();
+  Live(PutSome);
+  Boot();
+  Live(Compare);
+}
+
+// -- what is admitted is reserved
+
+constexpr uint64_t kWriters = 300, kOpsEach = 8;
+
+Task<void> ReplaceSome(Engine* engine, uint64_t writer, uint64_t* stored, uint64_t* refused) {
+  std::vector<WriteOp> ops;
+  // Each in a leaf of its own.
+  for (uint64_t n = 0; n < kOpsEach; ++n) {
+    ops.push_back(PutOp(fmt::format("r-{:05}", (writer * kOpsEach + n) * 5), Value(writer, 700)));
+  }
+  Status status = co_await Write(engine->partition(0), std::move(ops));
+  EXPECT_TRUE(status.ok() || status.code() == Code::kDiskFull) << status.ToString();
+  ++(status.ok() ? *stored : *refused);
+}
+
+// All at the same moment, on a disk that has room for a few of them.
+Task<void> ReplaceFromManyWriters(FullDiskTest* t, Engine* engine) {
+  for (uint64_t i = 0; i < kWriters * kOpsEach * 5; i += 20) {
+    std::vector<WriteOp> ops;
+    for (uint64_t n = i; n < i + 20; ++n) ops.push_back(PutOp(fmt::format("r-{:05}", n), Value(n, 700)));
+    EXPECT_OK(co_await Write(engine->partition(0), std::move(ops)));
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_OK(co_await engine->CheckpointAll());
+    EXPECT_OK(co_await Remove(engine->partition(0), "nothing"));
+  }
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes());
+  uint64_t stored = 0, refused = 0;
+  TaskGroup writers;
+  for (uint64_t w = 0; w < kWriters; ++w) writers.Spawn(ReplaceSome(engine, w, &stored, &refused));
+  co_await writers.Drain();
+  EXPECT_GT(stored, 10u);
+  // Every page and all metadata find room.
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_OK(co_await engine->CheckpointAll());
+    EXPECT_OK(co_await Remove(engine->partition(0), "nothing"));
+  }
+}
+
+TEST_F(FullDiskTest, ConcurrentWritersAreNotPromisedTheSameBlocks) {
+  Boot();
+  Live(ReplaceFromManyWriters);
+}
+
+// -- the log replayed on a full disk
+
+Task<void> ReplaceAll(FullDiskTest* t, Engine* engine) {
+  // Until the disk refuses it: every page of the tree is replaced, and what it was waits on dead lists.
+  uint64_t i = 0;
+  for (auto& [key, value] : t->held_) {
+    if (key == "warm") continue;
+    const std::string replaced = Value(++i, 650);
+    Status status = co_await Put(engine->partition(0), key, replaced);
+    if (!status.ok()) {
+      EXPECT_EQ(status.code(), Code::kDiskFull) << status.ToString();
+      break;
+    }
+    value = replaced;
+  }
+}
+
+TEST_F(FullDiskTest, TheLogIsReplayedWhereTheDiskIsFull) {
+  Boot();
+  Live(Fill, /*close=*/false);
+  for (uint64_t life = 1; life <= 2 && !HasFailure(); ++life) {
+    machine_->ProcessCrash(life);
+    // Others take what is left.
+    machine_->disk().SetCapacity(machine_->disk().used_bytes());
+    Boot();
+    Live(ReplaceAll, /*close=*/false);
+  }
+  machine_->PowerLoss(7);
+  machine_->disk().SetCapacity(machine_->disk().used_bytes());
+  Boot();
+  Live(Compare);
+}
+
+// -- space goes back to the file system
+
+Task<void> DeleteMost(FullDiskTest* t, Engine* engine) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : t->held_) keys.push_back(key);
+  std::mt19937_64 random(5);
+  std::shuffle(keys.begin(), keys.end(), random);
+  keys.resize(keys.size() - keys.size() / 20);
+  std::vector<WriteOp> ops;
+  for (const std::string& key : keys) {
+    ops.push_back(RemoveOp(key));
+    t->held_.erase(key);
+    if (ops.size() < 20) continue;
+    EXPECT_OK(co_await Write(engine->partition(0), std::exchange(ops, {})));
+  }
+  EXPECT_OK(co_await Write(engine->partition(0), std::exchange(ops, {})));
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_OK(co_await engine->CheckpointAll());
+    EXPECT_OK(co_await Remove(engine->partition(0), "nothing"));
+  }
+}
+
+Task<void> WaitForSpace(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  const uint64_t before = t->machine_->disk().used_bytes();
+  co_await Sleep(*t->reactor_, 900 * kMillisecond);
+  EXPECT_EQ(t->machine_->disk().used_bytes(), before) << "it must have been free for a while";
+  const Nanos start_ns = t->reactor_->NowNs();
+  uint64_t released = 0;
+  for (int i = 0; i < 100; ++i) {
+    co_await Sleep(*t->reactor_, 100 * kMillisecond);
+    released = engine->stats().release.bytes_total;
+    const double seconds = static_cast<double>(t->reactor_->NowNs() - start_ns) / kSecond;
+    EXPECT_LE(static_cast<double>(released), (seconds + 1.2) * (8 << 20) + (4 << 20)) << "faster than the rate";
+  }
+  const PartitionStats stats = p->stats();
+  EXPECT_GT(released, 4u << 20);
+  EXPECT_EQ(before - t->machine_->disk().used_bytes(), released);
+  EXPECT_EQ(stats.hole_bytes, released);
+  // What is left is in use, or kept for the next checkpoints.
+  EXPECT_LT(stats.file_bytes - stats.hole_bytes, stats.used_bytes * 9 / 8 + (6u << 20));
+}
+
+// bbolt#288, lmdb-js#335: files that never shrink.
+TEST_F(FullDiskTest, DeletedSpaceGoesBackToTheFileSystem) {
+  setup_.engine.release.bytes_per_s = 8u << 20;
+  setup_.engine.release.after_ns = kSecond;
+  setup_.engine.release.min_keep_blocks = 256;
+  Boot();
+  Live(Fill);
+  Boot();
+  Live(DeleteMost);
+  ASSERT_FALSE(HasFailure());
+  Boot();
+  Live(WaitForSpace);
+  machine_->PowerLoss(3);
+  Boot();
+  Live(Compare);
+  Boot();
+  Live(PutSome);
+  Boot();
+  Live(Compare);
+}
+
+}  // namespace
+}  // namespace pando::engine_test
