@@ -42,7 +42,8 @@ std::string Status::ToString() const {
 
 Status ErrnoStatus(int error_number, std::string what) {
   Code code = Code::kIoError;
-  if (error_number == ENOSPC || error_number == EDQUOT) code = Code::kDiskFull;
+  // A limit on the size of files (ulimit -f) is one on space as well.
+  if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) code = Code::kDiskFull;
   if (error_number == ENOENT) code = Code::kNotFound;
   if (error_number == ECANCELED) code = Code::kAborted;
   return Status(code,

@@ -70,7 +70,7 @@ Status Error(Code code, fmt::format_string<Args...> format, Args&&... args) {
   return Status(code, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// An I/O error with the text of errno: ErrnoError(ENOSPC, "write {}", path). ENOSPC and EDQUOT become kDiskFull.
+// An I/O error with the text of errno: ErrnoError(ENOSPC, "write {}", path). ENOSPC, EDQUOT, EFBIG: kDiskFull.
 Status ErrnoStatus(int error_number, std::string what);
 template <typename... Args>
 Status ErrnoError(int error_number, fmt::format_string<Args...> format, Args&&... args) {
