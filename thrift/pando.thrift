@@ -550,7 +550,7 @@ struct DeleteRangeRequest {
   1: binary start_key
   2: binary end_key
   3: binary prefix
-  /** The most records to remove with this call; 0 = the server's limit (Limits.max_batch_ops). */
+  /** The most records to look at with this call; 0 = the server's limit (Limits.max_batch_ops). */
   4: i32 limit_rows
   /** From an earlier reply; bound to the same range and max_version (BAD_CURSOR otherwise). */
   5: binary cursor
@@ -573,13 +573,17 @@ struct DeleteRangeReply {
  * Waits for changes of the records whose keys begin with `prefix`, and returns them.
  *
  * What it promises: calling again with each reply's position, a watcher is told of every change after its starting
- * point, or gets FEED_GONE; it never misses one silently. The changes of one key come in the order of their versions,
- * and those of one batch in one {tag} come together with, or before, everything later in that {tag}. There is no order
- * between keys of different partitions. A change may be told twice when a reply was lost, never after a later change of
- * the same key. Values are not sent: read the record, which may have changed again meanwhile.
+ * point, or gets FEED_GONE; it never misses one silently. The changes of keys with one {tag}, and so those of one key,
+ * come in the order of their versions. There is no order between keys of different partitions, and the changes of one
+ * batch may come in two replies. After a lost reply, calling again with the position before it tells the same changes
+ * once more. Values are not sent: read the record, which may have changed again meanwhile. A removal may be told of a
+ * key that had no record; a record that expires is told of when the server sweeps it.
  *
  * The server keeps a limited number of recent changes in memory, none over a restart. A watcher that falls behind them
  * gets FEED_GONE. It then opens a snapshot, scans it, and watches from the snapshot's version.
+ *
+ * A call that waits keeps its place among the replies of its connection: unless "out_of_order_replies" was agreed on,
+ * use a connection of its own. The server lets a limited number of watchers wait; further ones get OVERLOADED.
  */
 struct WatchRequest {
   1: binary prefix

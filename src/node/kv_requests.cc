@@ -1,5 +1,6 @@
 #include "src/node/kv_requests.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "src/base/limits.h"
@@ -267,7 +268,6 @@ Refusal CheckTtl(int32_t ttl_ms) {
 }
 
 Refusal CheckMultiGet(const api::MultiGetRequest& request) {
-  if (!request.snapshot.empty()) return Bad("snapshot of multiGet is not supported by this node");
   if (request.keys.size() > kMaxMultiGetKeys) {
     return MakeError(ApiCode::kTooLarge, fmt::format("the request has {} keys; the limit is {} (max_multi_get_keys)",
                                                      request.keys.size(), kMaxMultiGetKeys));
@@ -278,6 +278,22 @@ Refusal CheckMultiGet(const api::MultiGetRequest& request) {
       return refusal;
     }
   }
+  return {};
+}
+
+Refusal CheckWatch(const api::WatchRequest& request) {
+  if (Refusal refusal = CheckBounds({}, {}, request.prefix)) return refusal;
+  if (request.wait_ms < 0) return Bad("wait_ms is {}; it must be 0 or more", request.wait_ms);
+  if (request.after_version < 0) return Bad("after_version is {}; it must be 0 or more", request.after_version);
+  if (request.after_version > 0 && !request.position.empty()) {
+    return Bad("after_version is {} and there is a position, too: send one of them", request.after_version);
+  }
+  return {};
+}
+
+Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit) {
+  if (asked < 0) return Bad("{} is {}; it must be 0 (the server's limit) or more", name, asked);
+  *limit = asked == 0 ? most : std::min<size_t>(static_cast<size_t>(asked), most);
   return {};
 }
 

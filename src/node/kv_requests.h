@@ -46,6 +46,9 @@ Refusal CheckBounds(std::string_view start, std::string_view end, std::string_vi
 Refusal ToSnapshotId(std::string_view token, SnapshotId* id);
 Refusal CheckTtl(int32_t ttl_ms);  // of a snapshot
 Refusal CheckMultiGet(const api::MultiGetRequest& request);
+Refusal CheckWatch(const api::WatchRequest& request);
+// A limit of a request: 0 means the server's, more than that is cut to it.
+Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit);
 
 // The result of one operation; the error of one that could not be carried out (not a number, overflow).
 Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to);

@@ -62,20 +62,6 @@ Task<void> WritePart(Partition* partition, BatchPart* part, std::vector<api::Wri
   }
 }
 
-// A limit of a scan: 0 means the server's, more than that is cut to it.
-Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit) {
-  if (asked < 0) return MakeError(ApiCode::kBadRequest, fmt::format("{} is {}; it must be 0 or more", name, asked));
-  *limit = asked == 0 ? most : std::min<size_t>(static_cast<size_t>(asked), most);
-  return {};
-}
-
-// Names a scan from its first page on, in its cursors.
-uint64_t NewScanId(Reactor& reactor) {
-  uint64_t id = 0;
-  while (id == 0) id = reactor.Random();
-  return id;
-}
-
 api::Limits PublishedLimits() {
   api::Limits limits;
   limits.max_key_bytes = kMaxKeyBytes;
@@ -134,13 +120,14 @@ MemoryLane KvService::LaneOf(std::string_view method) const {
   return MemoryLane::kOrdinary;
 }
 
-KvService::KvService(RpcServer* server, KvBackend* backend, NodeControl* control)
+KvService::KvService(RpcServer* server, KvBackend* backend, NodeControl* control, WatchOptions watch_options)
     : server_(server),
       backend_(backend),
       control_(control),
-      gets_(server, backend, [this](const RequestId& id, std::string key, int32_t budget_ms) {
-        SlowGet(id, std::move(key), budget_ms);
-      }) {
+      gets_(
+          server, backend,
+          [this](const RequestId& id, std::string key, int32_t budget_ms) { SlowGet(id, std::move(key), budget_ms); }),
+      watchers_(server, watch_options) {
   for (const Method& method : kMethods) {
     metrics_.push_back(std::make_unique<MethodMetrics>());
     metrics_.back()->name = method.name;
@@ -212,14 +199,21 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
 Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_result>* call) {
   Refusal refusal = CheckReadContext(call->args.context);
   if (!refusal) refusal = CheckMultiGet(call->args.request);
+  SnapshotId snapshot = 0;
+  if (!refusal) refusal = ToSnapshotId(call->args.request.snapshot, &snapshot);
   if (refusal) {
     SetError(&call->reply, *refusal);
     co_return;
   }
   ValueRoom values(server_->account().budget(), kMaxMultiGetBytes);
   std::vector<MultiGetResult> results =
-      co_await ReadKeys(backend_, &server_->reactor(), std::move(call->args.request.keys), &values);
+      co_await ReadKeys(backend_, &server_->reactor(), std::move(call->args.request.keys), snapshot, &values);
   call->memory.Adopt(&values);
+  for (const MultiGetResult& result : results) {
+    if (result.status.code() != Code::kSnapshotGone) continue;
+    SetError(&call->reply, ToKvError(result.status, /*is_write=*/false));
+    co_return;
+  }
   std::vector<api::MultiGetItem>& items = call->reply.success.items;
   items.resize(results.size());
   for (size_t i = 0; i < results.size(); ++i) {
@@ -260,10 +254,8 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   const api::ScanRequest& request = call->args.request;
   MergeScanSpec spec;
   spec.keys_only = request.keys_only;
+  spec.sizes_only = request.sizes_only;
   Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal && request.sizes_only) {
-    refusal = MakeError(ApiCode::kBadRequest, "sizes_only is not supported by this node");
-  }
   if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
   if (!refusal) refusal = SetLimit("limit_rows", request.limit_rows, kMaxScanRows, &spec.max_rows);
   if (!refusal) refusal = SetLimit("limit_bytes", request.limit_bytes, kMaxScanBytes, &spec.max_bytes);
@@ -303,6 +295,7 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
     to.version = static_cast<int64_t>(from.version);
     to.expires_at_ms = from.expires_at_ms;
     to.removed = from.removed;
+    if (request.sizes_only && !from.removed) to.__set_value_bytes(from.value_bytes);
   }
   call->reply.__isset.success = true;
 }
@@ -396,15 +389,6 @@ Task<void> KvService::Touch(Call<api::Kv_touch_args, api::Kv_touch_result>* call
   SetError(&call->reply, MakeError(ApiCode::kBadRequest, "touch is not supported by this node"));
   co_return;
 }
-Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call) {
-  SetError(&call->reply, MakeError(ApiCode::kBadRequest, "deleteRange is not supported by this node"));
-  co_return;
-}
-Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call) {
-  SetError(&call->reply, MakeError(ApiCode::kBadRequest, "watch is not supported by this node"));
-  co_return;
-}
-
 Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
   std::vector<WriteOp> ops;
   Refusal refusal = CheckWriteContext(call->args.context);
@@ -452,8 +436,8 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.limits = PublishedLimits();
   reply.node_id = backend_->store->node.ToString();
   reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
-  reply.features = {"conditions", "increment", "multi_get",   "write_batch",     "scan", "count", "aggregate",
-                    "ttl",        "snapshots", "split_range", kOutOfOrderReplies};
+  reply.features = {"conditions", "increment", "multi_get",   "write_batch",  "scan",  "count",           "aggregate",
+                    "ttl",        "snapshots", "split_range", "delete_range", "watch", kOutOfOrderReplies};
   const std::vector<std::string>& wanted = call->args.request.features;
   if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {
     server_->AllowOutOfOrderReplies(call->id);

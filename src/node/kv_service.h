@@ -17,6 +17,7 @@
 #include "src/node/kv_errors.h"
 #include "src/node/kv_requests.h"
 #include "src/node/scan_range.h"
+#include "src/node/watch_hub.h"
 #include "src/rpc/rpc_dispatch.h"
 #include "src/rpc/rpc_server.h"
 
@@ -27,7 +28,7 @@ struct MergeScanSpec;
 class KvService final : public RpcService {
  public:
   // All outlive the service.
-  KvService(RpcServer* server, KvBackend* backend, NodeControl* control);
+  KvService(RpcServer* server, KvBackend* backend, NodeControl* control, WatchOptions watch_options = {});
   ~KvService();
 
   void OnRequest(const RpcRequest& request) override;
@@ -37,6 +38,7 @@ class KvService final : public RpcService {
   // Waits for every running call. New requests must already be refused.
   auto Drain() { return tasks_.Drain(); }
   GetPath& get_path() { return gets_; }
+  WatchHub& watchers() { return watchers_; }
 
   struct MethodMetrics {
     std::string_view name;
@@ -69,8 +71,8 @@ class KvService final : public RpcService {
   Task<void> Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call);
   Task<void> Count(Call<api::Kv_count_args, api::Kv_count_result>* call);
   Task<void> Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call);
-  Task<void> DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call);
-  Task<void> Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call);
+  Task<void> DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call);  // delete_range.cc
+  Task<void> Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call);                    // kv_watch.cc
   // kv_snapshots.cc
   Task<void> SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call);
   Task<void> OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>* call);
@@ -82,6 +84,8 @@ class KvService final : public RpcService {
   Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
   Task<void> AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call);  // kv_scrub.cc
 
+  struct Watcher;
+  Task<bool> LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher);
   // What the range of `call` holds, or an error in its reply.
   template <typename C>
   Task<std::optional<RangeAggregates>> AggregatesOf(C* call);
@@ -106,6 +110,7 @@ class KvService final : public RpcService {
   TaskGroup tasks_;
   std::vector<std::unique_ptr<MethodMetrics>> metrics_;  // by index of kMethods
   GetPath gets_;
+  WatchHub watchers_;
 };
 
 }  // namespace pando

@@ -155,6 +155,7 @@ class Merger {
     ask.end_inclusive = s->end_inclusive;
     ask.reverse = spec_.range.reverse;
     ask.keys_only = spec_.keys_only;
+    ask.sizes_only = spec_.sizes_only;
     ask.max_rows = s->ask_rows;
     ask.max_bytes = s->ask_bytes;
     ask.hard_bytes = s->hard_bytes;

@@ -23,8 +23,8 @@ namespace pando {
 
 struct MergeScanSpec {
   ScanRange range;
-  SnapshotId snapshot = 0, since = 0;  // as in ScanSpec
-  bool keys_only = false;
+  SnapshotId snapshot = 0, since = 0;          // as in ScanSpec
+  bool keys_only = false, sizes_only = false;  // as in ScanSpec
   size_t max_rows = kMaxScanRows;
   size_t max_bytes = kMaxScanBytes;  // keys + values; the page has no more, unless its first row alone has
   size_t held_bytes = SIZE_MAX;      // keys + values, of rows fetched and not thrown away, at any time

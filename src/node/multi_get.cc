@@ -21,8 +21,8 @@ struct Group {
 
 class GroupReader {
  public:
-  GroupReader(KvBackend* backend, std::vector<std::string> keys, ValueRoom* values)
-      : backend_(backend), keys_(std::move(keys)), values_(values), results_(keys_.size()) {}
+  GroupReader(KvBackend* backend, std::vector<std::string> keys, SnapshotId snapshot, ValueRoom* values)
+      : backend_(backend), keys_(std::move(keys)), snapshot_(snapshot), values_(values), results_(keys_.size()) {}
 
   Task<std::vector<MultiGetResult>> Run() {
     for (size_t first = 0; first < keys_.size(); first += kBatch) {
@@ -36,6 +36,10 @@ class GroupReader {
 
  private:
   void ReadResident(size_t first, size_t end) {
+    if (snapshot_ != 0) {  // the batched way reads the newest state only
+      for (size_t i = first; i < end; ++i) missing_.push_back(i);
+      return;
+    }
     std::vector<PointRead> reads(end - first);
     for (size_t i = first; i < end; ++i) {
       reads[i - first].partition = backend_->partitions[backend_->store->PartitionOf(keys_[i])];
@@ -61,7 +65,7 @@ class GroupReader {
       size_t i = missing_.back();
       missing_.pop_back();
       Partition* partition = backend_->partitions[backend_->store->PartitionOf(keys_[i])];
-      Result<ReadResult> record = co_await partition->Get(keys_[i], /*snapshot=*/0, values_);
+      Result<ReadResult> record = co_await partition->Get(keys_[i], snapshot_, values_);
       if (record.ok()) {
         results_[i].record = *std::move(record);
       } else {
@@ -79,25 +83,28 @@ class GroupReader {
 
   KvBackend* const backend_;
   const std::vector<std::string> keys_;
+  const SnapshotId snapshot_;
   ValueRoom* const values_;
   std::vector<MultiGetResult> results_;
   std::vector<size_t> missing_;
 };
 
-Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, std::vector<std::string> keys, ValueRoom* values) {
-  GroupReader reader(backend, std::move(keys), values);
+Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, std::vector<std::string> keys, SnapshotId snapshot,
+                                            ValueRoom* values) {
+  GroupReader reader(backend, std::move(keys), snapshot, values);
   Task<std::vector<MultiGetResult>> run = reader.Run();
   co_return co_await run;
 }
 
-Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Group* group, ValueRoom* values) {
+Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Group* group, SnapshotId snapshot,
+                       ValueRoom* values) {
   KvBackend* there = backend->peers[reactor];
   if (reactor == backend->reactor) {
-    group->results = co_await ReadGroup(there, std::move(group->keys), values);
+    group->results = co_await ReadGroup(there, std::move(group->keys), snapshot, values);
     co_return;
   }
-  auto call = [there, keys = std::move(group->keys), values](Reactor&) mutable {
-    return ReadGroup(there, std::move(keys), values);
+  auto call = [there, keys = std::move(group->keys), snapshot, values](Reactor&) mutable {
+    return ReadGroup(there, std::move(keys), snapshot, values);
   };
   group->results = co_await CallOn(*origin, static_cast<int>(reactor), std::move(call));
 }
@@ -105,7 +112,7 @@ Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Gr
 }  // namespace
 
 Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor, std::vector<std::string> keys,
-                                           ValueRoom* values) {
+                                           SnapshotId snapshot, ValueRoom* values) {
   std::vector<Group> groups(backend->store->reactors);
   for (size_t i = 0; i < keys.size(); ++i) {
     Group& group = groups[backend->store->ReactorOf(backend->store->PartitionOf(keys[i]))];
@@ -114,7 +121,7 @@ Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor,
   }
   TaskGroup readers;
   for (uint32_t r = 0; r < groups.size(); ++r) {
-    if (!groups[r].indexes.empty()) readers.Spawn(ReadGroupOn(backend, reactor, r, &groups[r], values));
+    if (!groups[r].indexes.empty()) readers.Spawn(ReadGroupOn(backend, reactor, r, &groups[r], snapshot, values));
   }
   co_await readers.Drain();
 

@@ -17,9 +17,9 @@ struct MultiGetResult {
   Status status;
 };
 
-// One result per key, in order. The values' bytes are taken from `values` before they are copied, on whatever reactor;
-// one that it has no room for is kOverloaded.
+// One result per key, in order, from a snapshot (0 = the newest state). The bytes of a value are taken from `values`
+// before it is copied, on whatever reactor; a value for which it has no room is kOverloaded.
 Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor, std::vector<std::string> keys,
-                                           ValueRoom* values);
+                                           SnapshotId snapshot, ValueRoom* values);
 
 }  // namespace pando

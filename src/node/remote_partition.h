@@ -1,7 +1,7 @@
 // RemotePartition: a partition that runs on another reactor, called like one of this reactor's own. Each call is a
 // message there and one back; arguments and results move with it.
 //
-// Threads: belongs to the calling reactor. `target` is touched on its own reactor only.
+// Threads: belongs to the calling reactor. `target` is touched on its own reactor only, but for newest_change.
 #pragma once
 
 #include <string>
@@ -51,6 +51,13 @@ class RemotePartition final : public Partition {
     };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
+  Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) override {
+    auto call = [target = target_, after, p = std::move(prefix), max_changes, max_bytes](Reactor&) mutable {
+      return target->Changes(after, std::move(p), max_changes, max_bytes);
+    };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+  Version newest_change() const override { return target_->newest_change(); }
   Task<Status> PrepareCut() override {
     auto call = [target = target_](Reactor&) { return target->PrepareCut(); };
     co_return co_await CallOn(origin_, reactor_, std::move(call));

@@ -1,4 +1,4 @@
-// ScanRange: the keys a scan or count covers, and the cursor that carries a scan from page to page.
+// ScanRange: the keys a scan, count or deleteRange covers, and the cursor that carries one from call to call.
 //
 // Cursor format: docs/FORMAT.md, "Scan cursor". It holds the last key given out, a hash of the range it belongs to, and
 // the scan's name; the server keeps nothing.
@@ -6,14 +6,21 @@
 // Threads: values.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "gen-cpp/pando_types.h"
 #include "src/base/result.h"
+#include "src/io/reactor.h"
 
 namespace pando {
+
+struct ScanCursor {
+  uint64_t scan_id = 0;
+  std::string last_key;
+};
 
 struct ScanRange {
   std::string start;  // inclusive unless start_exclusive; empty = from the first key
@@ -31,16 +38,20 @@ struct ScanRange {
   static ScanRange Of(std::string_view start, std::string_view end, std::string_view prefix, bool reverse);
   // Continues after the cursor's key. kInvalidArgument says what is wrong with the cursor.
   static Result<ScanRange> Of(const api::ScanRequest& request);
+  static Result<ScanRange> Of(const api::DeleteRangeRequest& request);
+
+ private:
+  void GoOnAfter(ScanCursor cursor);
 };
 
-struct ScanCursor {
-  uint64_t scan_id = 0;
-  std::string last_key;
-};
+// A name for a scan that begins: never 0.
+inline uint64_t NewScanId(Reactor& reactor) { return std::max<uint64_t>(reactor.Random(), 1); }
 
 inline constexpr uint8_t kCursorVersion = 2;  // 1 had no scan id; it is still read
 std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor);
+std::string EncodeCursor(const api::DeleteRangeRequest& request, const ScanCursor& cursor);
 // kInvalidArgument when the bytes are no cursor, of another version, or of another range or direction.
 Result<ScanCursor> DecodeCursor(const api::ScanRequest& request, std::string_view bytes);
+Result<ScanCursor> DecodeCursor(const api::DeleteRangeRequest& request, std::string_view bytes);
 
 }  // namespace pando

@@ -127,7 +127,7 @@ void Shard::Publish() {
   SetTotal(&gauges_.checkpoints, stats.checkpoints_total);
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
   uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0, hole_bytes = 0, snapshots = 0,
-           pinned_bytes = 0;
+           pinned_bytes = 0, changes_kept = 0;
   for (Partition* partition : engine_->partitions()) {
     PartitionStats p = partition->stats();
     reads += p.reads_total;
@@ -138,6 +138,7 @@ void Shard::Publish() {
     hole_bytes += p.hole_bytes;
     snapshots = std::max(snapshots, p.snapshots);
     pinned_bytes += p.snapshot_pinned_bytes;
+    changes_kept += p.changes_kept;
   }
   SetTotal(&gauges_.reads, reads);
   SetTotal(&gauges_.writes, writes);
@@ -147,6 +148,7 @@ void Shard::Publish() {
   gauges_.partition_hole_bytes.Set(static_cast<int64_t>(hole_bytes));
   SetTotal(&gauges_.released_bytes, stats.release.bytes_total);
   gauges_.release_refused_files.Set(static_cast<int64_t>(stats.release.refused_files));
+  gauges_.changes_kept.Set(static_cast<int64_t>(changes_kept));
   gauges_.snapshots.Set(static_cast<int64_t>(snapshots));
   gauges_.snapshot_pinned_bytes.Set(static_cast<int64_t>(pinned_bytes));
   scrub_gauges_.Set(engine_->scrubber().report());
@@ -182,6 +184,11 @@ void Shard::RegisterMetrics() {
   add("kv_get_remote_total", "Gets passed to another reactor.", &service_->get_path().metrics().remote_total);
   add("kv_get_parked_total", "Gets that waited for their client to take earlier replies.",
       &service_->get_path().metrics().parked_total);
+  const WatchHub::Metrics& watch = service_->watchers().metrics();
+  add("kv_watch_waiting_count", "Watchers that wait for a change; each reactor lets 1024 wait.", &watch.waiting);
+  add("kv_watch_changes_total", "Changes told to watchers.", &watch.changes_total);
+  add("kv_watch_gone_total", "Watchers told that what they missed is not kept any more.", &watch.gone_total);
+  add("kv_watch_refused_total", "Watchers refused because too many waited.", &watch.refused_total);
   for (const auto& method : service_->method_metrics()) {
     MetricLabels with_method = labels;
     with_method.emplace_back("method", method->name);
@@ -222,6 +229,7 @@ void Shard::RegisterMetrics() {
       &g.release_refused_files);
   add("kv_partition_snapshots_count", "Open snapshots.", &g.snapshots);
   add("kv_partition_snapshot_pinned_bytes", "Of replaced pages that only snapshots hold.", &g.snapshot_pinned_bytes);
+  add("kv_partition_changes_kept_count", "Latest changes kept in memory for watchers.", &g.changes_kept);
   add("kv_process_coroutine_bytes", "Memory of coroutine frames.", &g.frame_bytes);
 }
 

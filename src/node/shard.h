@@ -31,7 +31,7 @@ struct EngineGauges {
   Gauge partition_file_bytes, partition_used_bytes, partition_hole_bytes, frame_bytes;
   Counter released_bytes;
   Gauge release_refused_files;
-  Gauge snapshots, snapshot_pinned_bytes;
+  Gauge snapshots, snapshot_pinned_bytes, changes_kept;
 };
 
 struct ShardStatus {

@@ -14,7 +14,10 @@ constexpr Nanos kCheckpointTick = 20 * kMillisecond;
 constexpr Nanos kLockInterval = kSecond;  // how often the lock file is looked at
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
 constexpr uint64_t kLogBufferBytes = 6u << 20;  // the log's group buffers, which count towards the engine's memory
-constexpr size_t kBatchChunk = 128;             // lookups prepared at once
+// What the changes kept for watchers may take of the engine's memory, over all its partitions.
+constexpr uint64_t kChangeTailShare = 64;
+constexpr uint64_t kMaxChangeTailBytes = 32u << 20;
+constexpr size_t kBatchChunk = 128;  // lookups prepared at once
 // A record replayed costs a page read and a page write once the pages it dirties outgrow the pool. What more log than
 // this would save is little, for by then most pages went to disk to make room: checkpoint then, and recover sooner.
 constexpr uint64_t kLogRecordsPerPoolPage = 4;
@@ -34,8 +37,18 @@ class Engine::Impl final : public LogReplaySink {
     BufferPoolOptions pool;
     pool.page_bytes = options.store.page_bytes;
     pool.compression = options.compression;
-    pool.memory_bytes = options.memory_bytes - std::min(kLogBufferBytes + kScrubBufferBytes, options.memory_bytes / 4);
+    const uint64_t others = kLogBufferBytes + kScrubBufferBytes + ChangeTailBytes(options) * PartitionsOf(options);
+    pool.memory_bytes = options.memory_bytes - std::min(others, options.memory_bytes / 4);
     return pool;
+  }
+
+  static uint64_t PartitionsOf(const EngineOptions& options) {
+    return (options.store.partitions.size() + options.store.reactors - 1) / options.store.reactors;
+  }
+  // Of one partition.
+  static uint64_t ChangeTailBytes(const EngineOptions& options) {
+    const uint64_t all = std::min(options.memory_bytes / kChangeTailShare, kMaxChangeTailBytes);
+    return std::max<uint64_t>(all / std::max<uint64_t>(PartitionsOf(options), 1), ChangeTail::kMinBytes);
   }
 
   static Status CheckMemory(const EngineOptions& options) {
@@ -71,7 +84,8 @@ class Engine::Impl final : public LogReplaySink {
     CO_RETURN_IF_ERROR(StillOurs());
     for (const PartitionInfo& info : options_.store.partitions) {
       if (options_.store.ReactorOf(info.id) != options_.reactor_index) continue;
-      Replica::Options replica_options{info, [this](const Status& s) { OnFailure(s); }, &data_dir_};
+      Replica::Options replica_options{info, ChangeTailBytes(options_), [this](const Status& s) { OnFailure(s); },
+                                       &data_dir_};
       CO_ASSIGN_OR_RETURN(std::unique_ptr<Replica> replica,
                           co_await Replica::Open(reactor_, pool_, options_.store, std::move(replica_options)));
       by_uuid_[info.uuid] = replica.get();

@@ -52,6 +52,12 @@ class Partition {
   virtual Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end,
                                                              std::vector<uint64_t> ranks, SnapshotId snapshot = 0) = 0;
 
+  // The latest changes after version `after` of keys that begin with `prefix`: those that are still in memory
+  // (ChangeTail). Without waiting: newest_change() tells when to ask again.
+  virtual Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) = 0;
+  // At or above the version of every change that was acknowledged before the call. From any thread.
+  virtual Version newest_change() const = 0;
+
   // -- snapshots; CutSnapshot (snapshot_cut.h) does the first four to any number of partitions, at one moment
   // Waits for a running checkpoint; no other begins until Cut or AbandonCut.
   virtual Task<Status> PrepareCut() = 0;

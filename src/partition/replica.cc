@@ -54,6 +54,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
 void Replica::Serve(Log* log) {
   log_ = log;
   GiveVersion(last_version_);
+  changes_.Begin(applied_version_, options_.change_tail_bytes);
   stream_ = log->AddStream(uuid(), epoch_, last_lsn_ + 1, this);
   log->SetCommit(stream_, applied_lsn_);
   log->Release(stream_, file_->older_checkpoint_lsn());
@@ -95,6 +96,7 @@ PartitionStats Replica::stats() const {
   s.snapshots = snapshots_.size();
   s.snapshot_pinned_bytes = file_->held_blocks() * kBlockBytes;
   s.dirty_pages = tree_->dirty_pages();
+  s.changes_kept = changes_.size();
   s.pending_writes = pending_.size();
   s.checkpoint_running = checkpoint_running_;
   return s;
@@ -165,6 +167,11 @@ Task<Result<ReadResult>> Replica::Get(std::string key, SnapshotId snapshot, Valu
     if (status.ok()) co_return result;
     if (status.code() != Code::kAborted) co_return status;
   }
+}
+
+Task<Result<ChangePage>> Replica::Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) {
+  if (!failure_.ok()) co_return Refusal();
+  co_return changes_.After(after, prefix, max_changes, max_bytes, applied_version_);
 }
 
 Task<Result<RangeAggregates>> Replica::Aggregate(std::string start, std::string end, SnapshotId snapshot) {

@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "src/partition/change_tail.h"
 #include "src/partition/partition.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store.h"
@@ -33,6 +34,7 @@ class Replica final : public Partition, public LogConsumer {
   static constexpr int kCheckpointsToFree = 2;  // what one generation frees is reusable once the next is durable
   struct Options {
     PartitionInfo info;
+    uint64_t change_tail_bytes = ChangeTail::kMinBytes;
     std::function<void(const Status&)> on_failure;
     const Directory* store = nullptr;  // the store's directory; outlives the replica
   };
@@ -60,6 +62,8 @@ class Replica final : public Partition, public LogConsumer {
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override;
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId snapshot) override;
+  Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) override;
+  Version newest_change() const override { return changes_.newest(); }
   Task<Status> PrepareCut() override;
   Task<Result<Version>> HoldWrites() override;
   Task<Status> Cut(SnapshotInfo snapshot) override;
@@ -168,6 +172,7 @@ class Replica final : public Partition, public LogConsumer {
   void FetchForNext(const PendingWrite* pending);
   Task<void> FetchAhead(std::vector<std::string> keys);
   void Apply(PendingWrite* pending);
+  void NoteChanges(const PendingWrite& pending);
   OpResult ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result);
   OpResult ApplyOp(PendingWrite* pending, size_t index);
   OpResult Refuse(PendingWrite* pending, size_t index, OpOutcome outcome, CurrentRecord current);
@@ -177,7 +182,8 @@ class Replica final : public Partition, public LogConsumer {
   Status TakeRoom(Frame* leaf, std::string_view key, int64_t now_ms, ValueRoom* room, size_t* taken_bytes);
   Task<Status> ReadOverflow(SnapshotId snapshot, OverflowRef ref, uint32_t value_bytes, std::string* out);
   bool NeedsCurrentValue(const WriteOp& op) const {
-    return op.op == RecordOp::kIncrement || (op.op != RecordOp::kExpire && !op.condition.empty());
+    if (op.op == RecordOp::kIncrement || op.condition.value) return true;
+    return op.op != RecordOp::kExpire && !op.condition.empty() && !op.current_value_unwanted;
   }
   int64_t RunningMs() const {
     const int64_t passed_ms = (reactor_.NowNs() - clock_ns_) / kMillisecond;
@@ -253,6 +259,8 @@ class Replica final : public Partition, public LogConsumer {
   uint64_t admitted_blocks_ = 0;  // promised to writes that have neither taken them nor been applied
   size_t active_writes_ = 0;      // Write calls past their admission check, for Drain
   WaitQueue idle_;
+
+  ChangeTail changes_;
 
   int64_t next_expiry_ms_ = 0;  // no stored record expires before; 0 = none expires
   int64_t new_expiry_ms_ = 0;   // the same of the records stored since the sweep that runs began

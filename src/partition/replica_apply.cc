@@ -50,10 +50,21 @@ void Replica::Apply(PendingWrite* pending) {
     applied_version_ = pending->versions[i];
     pending->results.push_back(ApplyOp(pending, i));
   }
+  NoteChanges(*pending);
   pending->pins.clear();
   applied_lsn_ = pending->last_lsn;
   log_->SetCommit(stream_, applied_lsn_);
   Finish(pending, Status());
+}
+
+// Also removes of records that were not there: one that had expired, and was not swept, is gone from the tree with it.
+void Replica::NoteChanges(const PendingWrite& pending) {
+  for (size_t i = 0; i < pending.ops->size(); ++i) {
+    const WriteOp& op = (*pending.ops)[i];
+    if (pending.results[i].outcome != OpOutcome::kApplied) continue;
+    changes_.Add(pending.versions[i], op.key, op.op == RecordOp::kRemove || op.op == RecordOp::kExpire);
+  }
+  changes_.Publish();
 }
 
 // Not by the usual conditions: to them an expired record does not exist.
@@ -79,7 +90,9 @@ Replica::CurrentRecord Replica::ReadCurrent(PendingWrite* pending, size_t index,
   if (!NeedsCurrentValue(op)) {
     std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key);
     if (!found) return current;
+    current.read.version = found->record.version;
     current.read.expires_at_ms = found->record.expires_at_ms;
+    current.value_known = false;
     current.read.found = current.read.expires_at_ms == 0 || current.read.expires_at_ms > now_ms;
     return current;
   }

@@ -33,21 +33,23 @@ Replica::ScanStep Replica::AddRow(const Node& node, uint32_t slot, int64_t now_m
   row.key = node.Key(slot);
   row.version = r.version;
   row.expires_at_ms = r.expires_at_ms;
-  const size_t value_bytes = spec->keys_only ? 0 : r.overflow ? r.value_bytes : r.value.size();
+  const bool with_value = !spec->keys_only && !spec->sizes_only;
+  if (spec->sizes_only) row.value_bytes = r.overflow ? r.value_bytes : static_cast<uint32_t>(r.value.size());
+  const size_t value_bytes = !with_value ? 0 : r.overflow ? r.value_bytes : r.value.size();
   if (row.key.size() + value_bytes > spec->hard_bytes) {
     if (!page->rows.empty()) return ScanStep::kOver;
     row.unread_bytes = static_cast<uint32_t>(value_bytes);
     PushRow(std::move(row), spec, page);
     return ScanStep::kOver;
   }
-  if (!spec->keys_only && r.overflow) {
+  if (with_value && r.overflow) {
     Frame* value = tree_->FindOverflow(r.overflow_ref);
     if (!value) {
       *unread = {std::move(row), r.overflow_ref, r.value_bytes};
       return ScanStep::kReadValue;
     }
     pool_.CopyOverflow(*value, &row.value);
-  } else if (!spec->keys_only) {
+  } else if (with_value) {
     row.value = r.value;
   }
   return PushRow(std::move(row), spec, page) ? ScanStep::kOver : ScanStep::kMore;

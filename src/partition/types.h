@@ -32,6 +32,8 @@ struct WriteOp {
   Condition condition;
   TtlMode ttl_mode = TtlMode::kKeep;
   int64_t ttl_ms = 0;  // with kSet, > 0
+  // A condition that does not hold need not hand back the value that was found, so that none has to be read for it.
+  bool current_value_unwanted = false;
 };
 
 // Why a value is not handed back: `room` had none for it.
@@ -103,6 +105,7 @@ struct ScanSpec {
   bool end_inclusive = false;
   bool reverse = false;  // from the end towards the start
   bool keys_only = false;
+  bool sizes_only = false;  // as keys_only, and ScanRow::value_bytes is set
   size_t max_rows = kMaxScanRows;
   SnapshotId snapshot = 0;  // kSnapshotGone once it is gone
   // Only what differs from this older snapshot, forwards: records as they are now, and ScanRow::removed for those that
@@ -172,6 +175,7 @@ struct ScanRow {
   Version version = 0;
   int64_t expires_at_ms = 0;
   bool removed = false;       // since ScanSpec::since; the rest is empty
+  uint32_t value_bytes = 0;   // ScanSpec::sizes_only
   uint32_t unread_bytes = 0;  // the value has so many bytes and was left out: ScanSpec::hard_bytes
   size_t bytes() const { return key.size() + value.size(); }
 };
@@ -179,6 +183,21 @@ struct ScanRow {
 struct ScanPage {
   std::vector<ScanRow> rows;
   bool exhausted = false;  // nothing is left in the range behind the last row
+};
+
+// A write that took effect, as those hear of it who watch the partition.
+struct Change {
+  std::string key;
+  Version version = 0;
+  bool removed = false;  // there is no record now
+  bool operator==(const Change&) const = default;
+};
+
+struct ChangePage {
+  std::vector<Change> changes;  // versions rise
+  Version up_to = 0;            // everything up to this version was looked at
+  bool more = false;            // there are changes after up_to already
+  bool gone = false;            // what came after the version asked for is not known any more; the rest is empty
 };
 
 // One read of a batch that is answered from memory without suspending; see Engine::BatchGet.
@@ -202,6 +221,7 @@ struct PartitionStats {
   uint64_t dirty_pages = 0;
   uint64_t pending_writes = 0;
   uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;
+  uint64_t changes_kept = 0;  // for watchers
   uint64_t checkpoints_total = 0, reads_total = 0, writes_total = 0, scans_total = 0;
   bool checkpoint_running = false;
 };

@@ -124,6 +124,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   }
 
   // The client is gone: an empty reply ends the request.
+  bool stopping() const { return stopping_; }  // Shutdown has begun: calls that only wait should end
   bool IsClosed(const RequestId& id) const { return id.connection->state_ == RpcConnection::State::kClosed; }
 
   // -- calls that outlive OnRequest

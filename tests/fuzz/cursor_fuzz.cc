@@ -1,10 +1,12 @@
-// Any bytes as a scan's cursor, under any range: refused, or the cursor of exactly this range and last key.
+// Any bytes as the cursor of a scan or of deleteRange, or as a watch position, under any range: refused, or exactly
+// what belongs to this request.
 #include <cstdint>
 #include <string>
 
 #include "src/base/codec.h"
 #include "src/base/limits.h"
 #include "src/node/scan_range.h"
+#include "src/node/watch_position.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace pando;
@@ -29,5 +31,27 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CHECK(decoded.ok() && decoded->last_key == key && decoded->scan_id == size + 1);
   cursor[size % cursor.size()] = static_cast<char>(cursor[size % cursor.size()] ^ 0x10);
   CHECK(!DecodeCursor(request, cursor).ok());
+
+  // The same bytes for deleteRange: no cursor of one is a cursor of the other.
+  api::DeleteRangeRequest removes;
+  removes.start_key = request.start_key;
+  removes.end_key = request.end_key;
+  removes.prefix = request.prefix;
+  removes.max_version = static_cast<int64_t>(size % 3);
+  auto of_delete = DecodeCursor(removes, request.cursor);
+  CHECK(!of_delete.ok() || !given.ok());
+  if (of_delete.ok() && request.cursor[0] != 1) CHECK(EncodeCursor(removes, *of_delete) == request.cursor);
+
+  // And as a watch position.
+  const WatchBinding binding{Uuid{1, 2}, request.prefix, size % 5};
+  auto position = DecodeWatchPosition(binding, request.cursor);
+  if (position.ok()) CHECK(EncodeWatchPosition(binding, *position) == request.cursor);
+  WatchPosition made;
+  for (size_t i = 0; i < binding.partitions; ++i) made.versions.push_back(size * i);
+  std::string bytes = EncodeWatchPosition(binding, made);
+  auto again = DecodeWatchPosition(binding, bytes);
+  CHECK(again.ok() && again->versions == made.versions);
+  bytes[size % bytes.size()] = static_cast<char>(bytes[size % bytes.size()] ^ 1);
+  CHECK(!DecodeWatchPosition(binding, bytes).ok());
   return 0;
 }

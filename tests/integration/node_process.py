@@ -25,7 +25,8 @@ STOP_TIMEOUT_S = 120
 def _generate():
     directory = tempfile.mkdtemp(prefix="pando-py-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    subprocess.run(["thrift", "--gen", "py", "-out", directory, str(ROOT / "thrift" / "pando.thrift")], check=True)
+    idl = os.environ.get("PANDO_TEST_IDL", str(ROOT / "thrift" / "pando.thrift"))
+    subprocess.run(["thrift", "--gen", "py", "-out", directory, idl], check=True)
     sys.path.insert(0, directory)
 
 

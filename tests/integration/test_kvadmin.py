@@ -279,6 +279,33 @@ class KvadminTest(unittest.TestCase):
         self.assertEqual([p.name for p in self.root.glob("er.jsonl*")], ["er.jsonl"])
         self.kv("export", "--resume", expect=USAGE)
 
+    def test_delete_range_and_sizes(self):
+        for i in range(30):
+            self.kv("put", f"dr/{i:02}", "x" * i)
+        sizes = self.kv("--json", "scan", "--prefix", "dr/", "--sizes-only").lines()
+        self.assertEqual([(row["key"], row["value_bytes"]) for row in sizes], [(f"dr/{i:02}", i) for i in range(30)])
+        self.assertIn("BYTES", self.kv("scan", "--prefix", "dr/", "--sizes_only").out)
+        self.kv("scan", "--sizes-only", "--keys-only", expect=USAGE)
+        version = sizes[9]["version"]
+        self.assertEqual(self.kv("--json", "delete-range", "--prefix", "dr/", "--max-version", version).json()["removed"], 10)
+        self.assertEqual(self.kv("delete-range", "--start", "dr/", "--end", "dr/15").out, "5 records removed\n")
+        self.assertEqual(self.kv("count", "--prefix", "dr/").out.strip(), "15")
+        self.assertIn("say --all", self.kv("delete-range", expect=USAGE).err)
+        self.kv("delete-range", "--all", "--prefix", "dr/", expect=USAGE)
+        self.kv("delete-range", "--prefix", "dr/", "--max-version", "1x", expect=USAGE)
+
+    def test_watch(self):
+        before = self.kv("--json", "put", "watch/a", "1").json()["version"]
+        self.kv("put", "watch/b", "1")
+        self.kv("delete", "watch/a")
+        done = self.kv("--json", "watch", "--prefix", "watch/", "--after-version", before, "--once")
+        self.assertEqual([(row["key"], row["removed"]) for row in done.lines()], [("watch/b", False), ("watch/a", True)])
+        position = done.err.rsplit(" ", 1)[1].strip()
+        self.kv("put", "watch/c", "1")
+        done = self.kv("watch", "--prefix", "watch/", "--position", position, "--limit", "1")
+        self.assertRegex(done.out, r"written  watch/c\n$")
+        self.kv("watch", "--after-version", "-1", "--once", expect=USAGE)
+
     # -- the node
 
     def test_status_hello_ping_checkpoint(self):
@@ -314,7 +341,7 @@ class KvadminTest(unittest.TestCase):
         top = run("--help")
         self.assertEqual(top.code, OK)
         self.assertIn("Exit codes:", top.out)
-        commands = ["get", "put", "delete", "increment", "scan", "count", "aggregate", "load", "export", "status", "checkpoint",
+        commands = ["get", "put", "delete", "delete-range", "increment", "touch", "watch", "scan", "count", "aggregate", "load", "export", "status", "checkpoint",
                     "check", "wal-dump", "hello", "ping"]
         for command in commands:
             self.assertRegex(top.out, rf"(?m)^  {command}[ ,]")

@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 import unittest
 import urllib.error
@@ -207,6 +208,52 @@ class ProtocolTest(unittest.TestCase):
             self.assertFalse(kv.get(CONTEXT, ttypes.GetRequest(b"k")).record.found, "nothing was written")
             reply = kv.hello(CONTEXT, ttypes.HelloRequest(features=["something_of_tomorrow"]))
             self.assertEqual((reply.accepted_features, reply.identity), ([], ""))
+
+    def test_watch(self):
+        with self.node.connect() as kv, self.node.connect() as waiting:
+            start = kv.watch(CONTEXT, ttypes.WatchRequest(b"watched/")).position
+            put = kv.put(CONTEXT, ttypes.PutRequest(b"watched/a", b"1"))
+            kv.put(CONTEXT, ttypes.PutRequest(b"elsewhere", b"1"))
+            kv.remove(CONTEXT, ttypes.RemoveRequest(b"watched/a"))
+            reply = kv.watch(CONTEXT, ttypes.WatchRequest(b"watched/", start))
+            self.assertEqual([(c.key, c.removed) for c in reply.changes], [(b"watched/a", False), (b"watched/a", True)])
+            self.assertEqual(reply.changes[0].version, put.version)
+            written = threading.Timer(0.3, kv.put, (CONTEXT, ttypes.PutRequest(b"watched/b", b"2")))
+            written.start()
+            begin = time.monotonic()
+            reply = waiting.watch(CONTEXT, ttypes.WatchRequest(b"watched/", reply.position, wait_ms=8000))
+            self.assertEqual([c.key for c in reply.changes], [b"watched/b"])
+            self.assertLess(time.monotonic() - begin, 5)
+            written.join()
+            reply = waiting.watch(CONTEXT, ttypes.WatchRequest(b"watched/", reply.position, wait_ms=100))
+            self.assertEqual(reply.changes, [])
+            self.refused(constants.BAD_CURSOR, "another prefix", kv.watch, CONTEXT,
+                         ttypes.WatchRequest(b"other/", reply.position))
+
+    def test_delete_range(self):
+        with self.node.connect() as kv:
+            ops = [ttypes.WriteOp(constants.OP_PUT, b"range/%04d" % i, b"v" * (i % 50)) for i in range(1000)]
+            kv.writeBatch(CONTEXT, ttypes.WriteBatchRequest(ops))
+            rows = kv.scan(CONTEXT, ttypes.ScanRequest(prefix=b"range/", sizes_only=True)).rows
+            self.assertEqual([(row.key, row.value, row.value_bytes) for row in rows],
+                             [(op.key, b"", len(op.value)) for op in ops])
+            snapshot = kv.openSnapshot(CONTEXT, ttypes.OpenSnapshotRequest())
+            kv.put(CONTEXT, ttypes.PutRequest(b"range/0007", b"newer"))
+            removed, request = 0, ttypes.DeleteRangeRequest(prefix=b"range/", limit_rows=300,
+                                                            max_version=snapshot.version)
+            while True:
+                reply = kv.deleteRange(CONTEXT, request)
+                removed += reply.removed
+                request.cursor = reply.cursor
+                if not reply.cursor:
+                    break
+            self.assertEqual(removed, 999)
+            rest = kv.scan(CONTEXT, ttypes.ScanRequest(prefix=b"range/")).rows
+            self.assertEqual([(row.key, row.value) for row in rest], [(b"range/0007", b"newer")])
+            keys = [op.key for op in ops[:20]]
+            items = kv.multiGet(CONTEXT, ttypes.MultiGetRequest(keys, snapshot.snapshot)).items
+            self.assertEqual([item.record.value for item in items], [op.value for op in ops[:20]])
+            kv.releaseSnapshot(CONTEXT, ttypes.ReleaseSnapshotRequest(snapshot.snapshot))
 
     def test_admin(self):
         with self.node.connect(service=Admin) as admin:

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "src/io/reactor.h"
+#include "src/partition/change_tail.h"
 #include "src/partition/partition.h"
 
 namespace pando {
@@ -23,7 +24,9 @@ namespace pando {
 class FakePartition final : public Partition {
  public:
   explicit FakePartition(uint32_t id, Reactor* reactor = nullptr, Nanos max_delay_ns = 0)
-      : id_(id), uuid_{1, id}, reactor_(reactor), max_delay_ns_(max_delay_ns) {}
+      : id_(id), uuid_{1, id}, reactor_(reactor), max_delay_ns_(max_delay_ns) {
+    changes.Begin(next_version_ - 1, 64u << 10);
+  }
 
   uint32_t id() const override { return id_; }
   const Uuid& uuid() const override { return uuid_; }
@@ -46,18 +49,26 @@ class FakePartition final : public Partition {
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
+    if (!write_failure.ok()) co_return write_failure;
     while (holding_writes) co_await Sleep(*reactor_, kMillisecond);
     if (control != nullptr && !control->BeginAppend()) co_return Error(Code::kDeadline, "withdrawn");
     while (holding_answers) co_await Sleep(*reactor_, kMillisecond);
     std::vector<OpResult> results;
     for (WriteOp& op : ops) {
-      OpResult& result = results.emplace_back(Apply(op));
+      OpResult& result = results.emplace_back(WriteNow(op));
       std::string& value = result.current.value;
       if (value.empty() || control == nullptr || control->values == nullptr) continue;
       result.value_omitted = control->values->TryTake(value.size()) != ValueRoom::Answer::kTaken;
       if (result.value_omitted) value.clear();
     }
     co_return results;
+  }
+  // The same at once.
+  OpResult WriteNow(WriteOp op) {
+    OpResult result = Apply(op);
+    if (result.outcome == OpOutcome::kApplied) changes.Add(result.version, op.key, op.op == RecordOp::kRemove);
+    changes.Publish();
+    return result;
   }
 
   Task<Result<ScanPage>> Scan(ScanSpec spec) override {
@@ -76,7 +87,8 @@ class FakePartition final : public Partition {
     size_t bytes = 0;
     for (auto& [key, record] : range) {
       if (page.rows.size() == spec.max_rows || bytes >= spec.max_bytes) co_return page;
-      ScanRow row{key, spec.keys_only ? "" : record.value, record.version, record.expires_at_ms};
+      ScanRow row{key, spec.keys_only || spec.sizes_only ? "" : record.value, record.version, record.expires_at_ms};
+      if (spec.sizes_only) row.value_bytes = static_cast<uint32_t>(record.value.size());
       if (row.bytes() > spec.hard_bytes) {
         if (!page.rows.empty()) co_return page;
         row.unread_bytes = static_cast<uint32_t>(row.value.size());
@@ -119,6 +131,13 @@ class FakePartition final : public Partition {
     }
     co_return keys;
   }
+
+  Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) override {
+    co_await Delay();
+    if (!failure.ok()) co_return failure;
+    co_return changes.After(after, prefix, max_changes, max_bytes, next_version_ - 1);
+  }
+  Version newest_change() const override { return changes.newest(); }
 
   // Between HoldWrites and its end no write is applied: a test would not see the cut otherwise.
   Task<Status> PrepareCut() override {
@@ -187,6 +206,8 @@ class FakePartition final : public Partition {
   bool holding_writes = false, holding_answers = false;
   std::set<std::string> cold;  // not "in memory"
   Status failure;              // what every call answers, when set
+  Status write_failure;        // what every write answers, when set
+  ChangeTail changes;
   uint64_t scans = 0, scanned_bytes = 0;
 
  private:

@@ -63,7 +63,7 @@ Status FromKvError(const api::KvError& error) {
   Code code = Code::kUnavailable;
   if (error.code == c.BAD_REQUEST || error.code == c.TOO_LARGE || error.code == c.BAD_CURSOR) {
     code = Code::kInvalidArgument;
-  } else if (error.code == c.SNAPSHOT_GONE) {
+  } else if (error.code == c.SNAPSHOT_GONE || error.code == c.FEED_GONE) {
     code = Code::kSnapshotGone;
   } else if (error.code == c.CORRUPT) {
     code = Code::kCorruption;

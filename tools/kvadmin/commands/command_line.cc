@@ -27,13 +27,16 @@ void DescribeCommandLine(CLI::App& app, Globals* globals) {
   AddGetCommand(app, globals);
   AddPutCommand(app, globals);
   AddDeleteCommand(app, globals);
+  AddDeleteRangeCommand(app, globals);
   AddIncrementCommand(app, globals);
+  AddTouchCommand(app, globals);
   AddScanCommand(app, globals);
   AddCountCommand(app, globals);
   AddAggregateCommand(app, globals);
   AddDiffCommand(app, globals);
   AddSplitCommand(app, globals);
   AddSnapshotCommand(app, globals);
+  AddWatchCommand(app, globals);
   AddLoadCommand(app, globals);
   AddExportCommand(app, globals);
   AddStatusCommand(app, globals);

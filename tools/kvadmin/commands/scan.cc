@@ -21,7 +21,7 @@ constexpr size_t kMinValueColumns = 20;
 struct ScanOptions {
   RangeOptions range;
   Encoding encoding = Encoding::kText;
-  bool reverse = false, keys_only = false;
+  bool reverse = false, keys_only = false, sizes_only = false;
   uint64_t limit = 100;
   std::string cursor;
 };
@@ -52,7 +52,11 @@ class RowPrinter {
   void PrintRowJson(const api::Row& row) const {
     Json j;
     SetBytes(&j, "key", row.key);
-    if (!options_.keys_only) SetBytes(&j, "value", row.value);
+    if (options_.sizes_only) {
+      j["value_bytes"] = row.value_bytes;
+    } else if (!options_.keys_only) {
+      SetBytes(&j, "value", row.value);
+    }
     j["version"] = VersionText(row.version);
     if (row.expires_at_ms != 0) j["expires_at_ms"] = row.expires_at_ms;
     PrintJson(j);
@@ -66,9 +70,10 @@ class RowPrinter {
       widest = std::max(widest, tools::DisplayWidth(keys.back()));
     }
     size_t left = columns_ > widest + 2 + kMinValueColumns ? columns_ - widest - 2 : kMinValueColumns;
-    tools::Table table({"KEY", "VALUE"}, /*align_numbers=*/false);
+    tools::Table table({"KEY", options_.sizes_only ? "BYTES" : "VALUE"}, /*align_numbers=*/options_.sizes_only);
     for (size_t i = 0; i < rows.size(); ++i) {
-      table.Row({keys[i], Printable(rows[i].value, options_.encoding, left)});
+      table.Row({keys[i], options_.sizes_only ? std::to_string(rows[i].value_bytes)
+                                              : Printable(rows[i].value, options_.encoding, left)});
     }
     tools::Print("{}", table.Render());
   }
@@ -84,6 +89,7 @@ Result<ExitCode> Scan(const Globals& globals, const ScanOptions& options) {
   SetRange(range, &request);
   request.reverse = options.reverse;
   request.keys_only = options.keys_only;
+  request.sizes_only = options.sizes_only;
   ASSIGN_OR_RETURN(request.cursor, Base64Decode(options.cursor));
 
   Client client(globals.target);
@@ -114,7 +120,9 @@ void AddScanCommand(CLI::App& app, Globals* globals) {
   AddEncodingOptions(command, &o->encoding);
   tools::AddNumber(command, "--limit", &o->limit, "Rows to print; 0 = all")->capture_default_str();
   command->add_flag("--reverse", o->reverse, "From the end of the range towards its start");
-  command->add_flag(Spell("--keys-only"), o->keys_only, "Without values");
+  auto* keys_only = command->add_flag(Spell("--keys-only"), o->keys_only, "Without values");
+  command->add_flag(Spell("--sizes-only"), o->sizes_only, "The sizes of the values instead of the values")
+      ->excludes(keys_only);
   command->add_option("--cursor", o->cursor,
                       "Continue after an earlier scan of the same range: what it printed when it was cut");
   command->footer(

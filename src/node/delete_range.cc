@@ -1,0 +1,103 @@
+#include "src/node/delete_range.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "src/node/kv_requests.h"
+#include "src/node/kv_service.h"
+#include "src/node/merge_scan.h"
+
+namespace pando {
+
+namespace {
+
+// One write takes no more than this, so that any pool admits it and other writers of the partition get their turns.
+constexpr size_t kOpsPerWrite = 64;
+
+Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, DeletedRange* out) {
+  for (size_t first = 0; first < ops.size(); first += kOpsPerWrite) {
+    auto begin = ops.begin() + static_cast<ptrdiff_t>(first);
+    auto end = ops.begin() + static_cast<ptrdiff_t>(std::min(first + kOpsPerWrite, ops.size()));
+    std::vector<WriteOp> some(std::make_move_iterator(begin), std::make_move_iterator(end));
+    out->wrote = true;
+    Result<std::vector<OpResult>> results = co_await partition->Write(std::move(some));
+    if (!results.ok()) {
+      out->failure = results.TakeStatus();
+      co_return;
+    }
+    for (const OpResult& result : *results) out->removed += result.outcome == OpOutcome::kApplied && result.existed;
+  }
+}
+
+}  // namespace
+
+Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
+                               Version max_version) {
+  DeletedRange out;
+  MergeScanSpec spec;
+  spec.range = std::move(range);
+  spec.keys_only = true;
+  spec.max_rows = limit;
+  spec.max_bytes = kDeleteKeyBytes;
+  Result<ScanPage> page = co_await MergeScan(std::move(partitions), std::move(spec));
+  if (!page.ok()) {
+    out.failure = page.TakeStatus();
+    co_return out;
+  }
+  out.exhausted = page->exhausted;
+  if (!page->rows.empty()) out.last_key = page->rows.back().key;
+  std::map<uint32_t, std::vector<WriteOp>> by_partition;
+  for (ScanRow& row : page->rows) {
+    if (max_version != 0 && row.version > max_version) continue;
+    WriteOp& op = by_partition[backend->store->PartitionOf(row.key)].emplace_back();
+    op.op = RecordOp::kRemove;
+    op.key = std::move(row.key);
+    op.condition.version = row.version;
+    op.current_value_unwanted = true;
+  }
+  TaskGroup removes;
+  for (auto& [id, ops] : by_partition) removes.Spawn(RemoveKeys(backend->partitions[id], std::move(ops), &out));
+  co_await removes.Drain();
+  co_return out;
+}
+
+Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call) {
+  const api::DeleteRangeRequest& request = call->args.request;
+  Refusal refusal = CheckWriteContext(call->args.context);
+  if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
+  size_t limit = 0;
+  if (!refusal) refusal = SetLimit("limit_rows", request.limit_rows, kMaxBatchOps, &limit);
+  if (!refusal && request.max_version < 0) {
+    refusal = MakeError(ApiCode::kBadRequest,
+                        fmt::format("max_version is {}; it must be 0 (none) or more", request.max_version));
+  }
+  if (Refuse(call, refusal)) co_return;
+  Result<ScanRange> range = ScanRange::Of(request);
+  if (!range.ok()) {
+    SetError(&call->reply, MakeError(ApiCode::kBadCursor, range.status().message()));
+    co_return;
+  }
+  if (!server_->TryReserve(kDeleteReserveBytes)) {
+    server_->metrics().overloaded_total.Add();
+    SetError(&call->reply, server_->OverloadedError());
+    co_return;
+  }
+  call->reserved_bytes += kDeleteReserveBytes;
+  call->applied_if_late = static_cast<int32_t>(Applied::kUnknown);
+  const uint64_t scan_id = range->scan_id != 0 ? range->scan_id : NewScanId(server_->reactor());
+  DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(*range), *range, limit,
+                                                     static_cast<Version>(request.max_version));
+  if (!deleted.failure.ok()) {
+    api::KvError error = ToKvError(deleted.failure, /*is_write=*/false);
+    // Records were removed before the failure, or may have been. The call can be repeated whatever became of this one.
+    if (deleted.wrote) error.applied = static_cast<int32_t>(Applied::kUnknown);
+    SetError(&call->reply, error);
+    co_return;
+  }
+  call->reply.success.removed = static_cast<int64_t>(deleted.removed);
+  if (!deleted.exhausted) call->reply.success.cursor = EncodeCursor(request, {scan_id, std::move(deleted.last_key)});
+  call->reply.__isset.success = true;
+}
+
+}  // namespace pando

@@ -1,0 +1,192 @@
+// KvService: watchers of changes.
+#include <algorithm>
+#include <utility>
+
+#include "src/node/kv_requests.h"
+#include "src/node/kv_service.h"
+#include "src/node/watch_position.h"
+#include "src/partition/change_tail.h"
+
+namespace pando {
+
+namespace {
+
+constexpr size_t kWatchReplyBytes = 128u << 10;  // as ChangeTail counts; the change that reaches it is the last
+// As gathered, and as encoded. One key and the structs around each may come on top.
+constexpr size_t kWatchReserveBytes = 4 * kWatchReplyBytes;
+// A watcher whose look found changes, but none of its prefix, looks again after this, and after twice as long each
+// time.
+constexpr Nanos kFirstPauseNs = 10 * kMillisecond;
+constexpr Nanos kMaxPauseNs = 80 * kMillisecond;
+// The reply to one that waited in vain is sent this long before its deadline, or a tenth of its budget if that is less.
+constexpr Nanos kReplyMarginNs = 100 * kMillisecond;
+constexpr int32_t kWatchRetryMs = 1000;
+
+struct WatchFindings {
+  std::vector<Change> changes;
+  bool more = false;
+  Status failure;
+  std::optional<uint32_t> gone;  // the partition that no longer knows
+};
+
+}  // namespace
+
+struct KvService::Watcher {
+  std::vector<Partition*> partitions;  // that the prefix may lie in
+  WatchPosition position;
+  size_t limit = 0;
+  WatchFindings found;
+};
+
+namespace {
+
+// Asks the partitions that have news, one after the other, until enough is found. Each call begins with another one, so
+// that a busy partition does not keep the others from being heard.
+template <typename Watcher>
+Task<void> Gather(Watcher* watcher, std::string prefix, size_t first) {
+  WatchFindings& found = watcher->found;
+  size_t bytes = 0;
+  for (size_t i = 0; i < watcher->partitions.size(); ++i) {
+    const size_t index = (first + i) % watcher->partitions.size();
+    Partition* partition = watcher->partitions[index];
+    Version& version = watcher->position.versions[index];
+    if (partition->newest_change() <= version) continue;
+    if (found.changes.size() >= watcher->limit || bytes >= kWatchReplyBytes) {
+      found.more = true;
+      co_return;
+    }
+    Result<ChangePage> page =
+        co_await partition->Changes(version, prefix, watcher->limit - found.changes.size(), kWatchReplyBytes - bytes);
+    if (!page.ok()) {
+      found.failure = page.TakeStatus();
+      co_return;
+    }
+    if (page->gone) {
+      found.gone = partition->id();
+      co_return;
+    }
+    version = page->up_to;
+    found.more |= page->more;
+    for (Change& change : page->changes) {
+      bytes += change.key.size() + ChangeTail::kChangeBytes;
+      found.changes.push_back(std::move(change));
+    }
+  }
+}
+
+api::KvError FeedGone(std::string why) {
+  return MakeError(ApiCode::kFeedGone,
+                   fmt::format("{}: open a snapshot, scan it, and watch from its version", std::move(why)));
+}
+
+api::KvError TooManyWatchers(size_t limit) {
+  api::KvError error =
+      MakeError(ApiCode::kOverloaded,
+                fmt::format("{} watchers wait here already, which is this node's limit for one reactor", limit));
+  error.retryable = true;
+  error.retry_after_ms = kWatchRetryMs;
+  return error;
+}
+
+Refusal StartPosition(const api::WatchRequest& request, const WatchBinding& binding,
+                      const std::vector<Partition*>& partitions, WatchPosition* position) {
+  if (request.position.empty()) {
+    for (Partition* partition : partitions) {
+      const auto after = static_cast<Version>(request.after_version);
+      position->versions.push_back(after != 0 ? after : partition->newest_change());
+    }
+    return {};
+  }
+  Result<WatchPosition> decoded = DecodeWatchPosition(binding, request.position);
+  if (decoded.code() == Code::kNotFound) return FeedGone(decoded.status().message());
+  if (!decoded.ok()) return MakeError(ApiCode::kBadCursor, decoded.status().message());
+  *position = *std::move(decoded);
+  return {};
+}
+
+}  // namespace
+
+// One look of a watcher. True: there is something to answer (changes, or what went wrong), and the memory for it is
+// reserved.
+Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher) {
+  if (!WatchHub::HasNews(watcher->partitions, watcher->position)) co_return false;
+  if (!server_->TryReserve(kWatchReserveBytes)) {
+    server_->metrics().overloaded_total.Add();
+    SetError(&call->reply, server_->OverloadedError());
+    co_return true;
+  }
+  WatchFindings& found = watcher->found;
+  const size_t first = server_->reactor().Random() % watcher->partitions.size();
+  co_await Gather(watcher, call->args.request.prefix, first);
+  if (!found.changes.empty()) {
+    call->reserved_bytes += kWatchReserveBytes;
+    co_return true;
+  }
+  server_->Release(kWatchReserveBytes);
+  if (!found.failure.ok()) {
+    SetError(&call->reply, ToKvError(found.failure, /*is_write=*/false));
+  } else if (found.gone) {
+    watchers_.metrics().gone_total.Add();
+    SetError(&call->reply, FeedGone(fmt::format("partition {} has had so many changes that those after the position "
+                                                "are not kept any more",
+                                                *found.gone)));
+  }
+  co_return !found.failure.ok() || found.gone;
+}
+
+// Looks, and waits, and looks again, until there is something to tell or the time is over. While it waits, it holds no
+// memory for its reply.
+Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call) {
+  const api::WatchRequest& request = call->args.request;
+  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
+  if (Refuse(call, CheckWatch(request))) co_return;
+  Watcher watcher;
+  if (Refuse(call, SetLimit("limit_changes", request.limit_changes, kMaxScanRows, &watcher.limit))) co_return;
+  watcher.partitions = PartitionsOf(ScanRange::Of({}, {}, request.prefix, /*reverse=*/false));
+  const WatchBinding binding{backend_->store->node, request.prefix, watcher.partitions.size()};
+  if (Refuse(call, StartPosition(request, binding, watcher.partitions, &watcher.position))) co_return;
+
+  Reactor& reactor = server_->reactor();
+  const Nanos margin_ns = std::min(kReplyMarginNs, call->budget_ms * kMillisecond / 10);
+  const Nanos until_ns = std::min(call->received_ns + request.wait_ms * kMillisecond, call->deadline_ns - margin_ns);
+  Nanos look_after_ns = 0, pause_ns = kFirstPauseNs;
+  for (;;) {
+    const bool news = WatchHub::HasNews(watcher.partitions, watcher.position);
+    const bool finished = co_await LookForChanges(call, &watcher);
+    if (call->reply.__isset.error) co_return;
+    const Nanos now = reactor.NowNs();
+    if (finished || call->answered || now >= until_ns || server_->stopping() || server_->IsClosed(call->id)) break;
+    if (watcher.found.more) {
+      watcher.found.more = false;
+      co_await Yield(reactor);  // many changes, and none of this prefix so far
+      continue;
+    }
+    if (news) {
+      look_after_ns = now + pause_ns;
+      pause_ns = std::min(2 * pause_ns, kMaxPauseNs);
+    }
+    if (!watchers_.HasRoom()) {
+      watchers_.metrics().refused_total.Add();
+      SetError(&call->reply, TooManyWatchers(watchers_.options().max_waiting));
+      co_return;
+    }
+    WatchHub::Wait wait(&watchers_, watcher.partitions, watcher.position, call->id, look_after_ns, until_ns);
+    co_await wait;
+  }
+  std::vector<Change>& changes = watcher.found.changes;
+  watchers_.metrics().changes_total.Add(changes.size());
+  std::stable_sort(changes.begin(), changes.end(),
+                   [](const Change& a, const Change& b) { return a.version < b.version; });
+  api::WatchReply& reply = call->reply.success;
+  for (Change& change : changes) {
+    api::Change& to = reply.changes.emplace_back();
+    to.key = std::move(change.key);
+    to.version = static_cast<int64_t>(change.version);
+    to.removed = change.removed;
+  }
+  reply.position = EncodeWatchPosition(binding, watcher.position);
+  reply.more = watcher.found.more;
+  call->reply.__isset.success = true;
+}
+
+}  // namespace pando

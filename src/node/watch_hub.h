@@ -1,0 +1,84 @@
+// WatchHub: where the watchers of one reactor wait for changes.
+//
+// A partition publishes the version of its newest change in an atomic (Partition::newest_change). While anybody waits,
+// the hub compares these with the watchers' positions on every tick of a timer, and resumes those that have something
+// to look at: by level, not by edge, so that no change is missed whatever happens between a look and a wait. A write
+// costs one store, on whichever reactor, and nothing is registered there.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <coroutine>
+#include <vector>
+
+#include "src/metrics/metrics.h"
+#include "src/node/watch_position.h"
+#include "src/partition/partition.h"
+#include "src/rpc/rpc_server.h"
+
+namespace pando {
+
+struct WatchOptions {
+  size_t max_waiting = 1024;  // watchers of one reactor; further ones are refused
+};
+
+class WatchHub : private Timer {
+ public:
+  struct Metrics {
+    Gauge waiting;
+    Counter changes_total, gone_total, refused_total;
+  };
+
+  // Suspends until a partition may have a change after the position, until `until_ns`, or until the client is gone or
+  // the server stops. What is found is for the caller to see: it looks again in any case.
+  // REQUIRES: HasRoom(). All that is referred to outlives the wait.
+  // Not resumed for a change before `look_after_ns`: a watcher whose looks find nothing of its prefix looks less often.
+  class [[nodiscard]] Wait {
+   public:
+    Wait(WatchHub* hub, const std::vector<Partition*>& partitions, const WatchPosition& position, const RequestId& id,
+         Nanos look_after_ns, Nanos until_ns)
+        : hub_(hub),
+          partitions_(&partitions),
+          position_(&position),
+          id_(id),
+          look_after_ns_(look_after_ns),
+          until_ns_(until_ns) {}
+    bool await_ready() const { return false; }
+    void await_suspend(std::coroutine_handle<> h) {
+      waiter_ = h;
+      hub_->Add(this);
+    }
+    void await_resume() {}
+
+   private:
+    friend class WatchHub;
+    WatchHub* const hub_;
+    const std::vector<Partition*>* const partitions_;
+    const WatchPosition* const position_;
+    const RequestId id_;
+    const Nanos look_after_ns_, until_ns_;
+    std::coroutine_handle<> waiter_;
+  };
+
+  WatchHub(RpcServer* server, WatchOptions options) : server_(server), options_(options) {}
+  WatchHub(const WatchHub&) = delete;
+  WatchHub& operator=(const WatchHub&) = delete;
+  ~WatchHub();
+
+  bool HasRoom() const { return waiting_.size() < options_.max_waiting; }
+  const WatchOptions& options() const { return options_; }
+  Metrics& metrics() { return metrics_; }
+  static bool HasNews(const std::vector<Partition*>& partitions, const WatchPosition& position);
+
+ private:
+  void Add(Wait* wait);
+  void OnTick();
+  bool IsOver(const Wait& wait, Nanos now) const;
+
+  RpcServer* const server_;
+  const WatchOptions options_;
+  Metrics metrics_;
+  std::vector<Wait*> waiting_;
+};
+
+}  // namespace pando

@@ -1,0 +1,76 @@
+// ChangeTail: the latest changes of a partition, in memory, for those who watch it.
+//
+// It holds (version, key, removed) of applied writes, in a fixed number of bytes that is allocated with the first
+// change. When it is full, the older half of it is dropped. It is not kept over a restart: it then begins with the last
+// version that recovery found.
+//
+// Threads: one reactor; newest() may be called by any.
+//
+// Invariants
+//   W1  Every change with a version above floor() is in the tail, once, and versions rise.
+//   W2  newest() is at or above the version of every change that was acknowledged before it was called.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/partition/types.h"
+
+namespace pando {
+
+class ChangeTail {
+ public:
+  static constexpr size_t kMaxLooked = 4096;  // changes that one call of After looks at: it does not yield
+  static constexpr size_t kMinBytes = 16u << 10;
+  static constexpr size_t kChangeBytes = 64;  // what a change counts for in a page beside its key
+
+  ChangeTail() = default;
+  ChangeTail(const ChangeTail&) = delete;
+  ChangeTail& operator=(const ChangeTail&) = delete;
+
+  // Forgets everything; nothing is known about versions up to `floor`. Holds at most max_bytes (at least kMinBytes).
+  void Begin(Version floor, size_t max_bytes);
+  // REQUIRES: version > that of every change before.
+  void Add(Version version, std::string_view key, bool removed);
+  // What was added can be seen by After from now on, and newest() tells of it. Called between writes, not within one.
+  void Publish() { newest_.store(last_, std::memory_order_release); }
+
+  // The changes after `after` of keys that begin with `prefix`, oldest first. `applied` is the partition's last applied
+  // version: a page that reaches the end covers everything up to it.
+  ChangePage After(Version after, std::string_view prefix, size_t max_changes, size_t max_bytes, Version applied) const;
+
+  Version floor() const { return floor_; }
+  Version newest() const { return newest_.load(std::memory_order_acquire); }
+  size_t size() const { return halves_[0].entries.size() + halves_[1].entries.size(); }
+  size_t allocated_bytes() const { return halves_[0].allocated_bytes() + halves_[1].allocated_bytes(); }
+
+ private:
+  struct Entry {
+    Version version = 0;
+    uint32_t key_offset = 0;
+    uint16_t key_bytes = 0;
+    bool removed = false;
+  };
+  struct Half {
+    std::vector<Entry> entries;
+    std::string keys;
+    size_t allocated_bytes() const {
+      return entries.capacity() * sizeof(Entry) + (entries.capacity() > 0 ? keys.capacity() : 0);
+    }
+  };
+  static_assert(sizeof(Entry) == 16 && kMaxKeyBytes <= UINT16_MAX);
+
+  Half& older() { return halves_[1 - newer_]; }
+  bool HasRoom(const Half& half, std::string_view key) const;
+
+  std::array<Half, 2> halves_;
+  size_t newer_ = 0;  // the half that is being filled
+  size_t half_entries_ = 0, half_key_bytes_ = 0;
+  Version floor_ = 0, last_ = 0;
+  std::atomic<Version> newest_ = 0;
+};
+
+}  // namespace pando

@@ -1,0 +1,151 @@
+// What an engine tells those who watch it: every write that took effect, once it is acknowledged, and nothing else; and
+// what is left of that after a restart. Reads for deleteRange and sizes leave large values where they are.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "src/partition/replica.h"
+#include "tests/support/engine_harness.h"
+#include "tests/support/sim_kernel.h"
+
+namespace pando::engine_test {
+namespace {
+
+using testing::ElementsAre;
+
+constexpr size_t kMany = 1'000'000;
+
+Task<ChangePage> ChangesAfter(Partition* p, Version after) {
+  Result<ChangePage> page = co_await p->Changes(after, "", kMany, kMany);
+  EXPECT_OK(page.status());
+  co_return *std::move(page);
+}
+
+std::vector<std::string> Told(const ChangePage& page) {
+  std::vector<std::string> told;
+  for (const Change& change : page.changes) told.push_back((change.removed ? "-" : "+") + change.key);
+  return told;
+}
+
+Task<void> EveryKindOfWrite(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  EXPECT_OK(co_await Put(p, "before", "v"));
+  const Version start = p->newest_change();
+  std::vector<WriteOp> batch;
+  batch.push_back(PutOp("a", "1"));
+  batch.push_back(PutOp("refused", "1"));
+  batch.back().condition.exists = true;
+  batch.push_back(IncrementOp("a", 5));
+  batch.push_back(IncrementOp("before", 1));  // not a number
+  batch.push_back(PutOp("short", "lived"));
+  batch.back().ttl_mode = TtlMode::kSet;
+  batch.back().ttl_ms = 100;
+  batch.push_back(RemoveOp("before"));
+  Result<std::vector<OpResult>> results = co_await p->Write(std::move(batch));
+  EXPECT_OK(results.status());
+  ChangePage page = co_await ChangesAfter(p, start);
+  EXPECT_THAT(Told(page), ElementsAre("+a", "+a", "+short", "-before"));
+  EXPECT_EQ(page.changes.at(1).version, (*results)[2].version);
+  EXPECT_EQ(p->newest_change(), page.changes.back().version);
+  co_await Sleep(*reactor, 2 * kSecond);
+  page = co_await ChangesAfter(p, page.up_to);
+  EXPECT_THAT(Told(page), ElementsAre("-short")) << "the sweep's removal is told, too";
+  EXPECT_EQ(p->stats().changes_kept, 6u);
+
+  // One that expired and is removed before the sweep comes: its end is told once.
+  batch.assign(1, PutOp("late", "v"));
+  batch.back().ttl_mode = TtlMode::kSet;
+  batch.back().ttl_ms = 1;
+  EXPECT_OK(co_await Write(p, batch));
+  co_await Sleep(*reactor, 5 * kMillisecond);
+  EXPECT_OK(co_await Remove(p, "late"));
+  co_await Sleep(*reactor, 2 * kSecond);
+  page = co_await ChangesAfter(p, page.up_to);
+  EXPECT_THAT(Told(page), ElementsAre("+late", "-late"));
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
+// A position taken before a restart: good while nothing was missed, else it is said.
+Task<void> Restarts(Reactor* reactor, Setup setup) {
+  Version before_last = 0, last = 0;
+  for (int run = 0; run < 3; ++run) {
+    auto engine = co_await OpenEngine(*reactor, setup);
+    EXPECT_OK(engine.status());
+    if (!engine.ok()) co_return;
+    Partition* p = (*engine)->partition(0);
+    if (run > 0) {
+      EXPECT_FALSE((co_await ChangesAfter(p, last)).gone) << "nothing came after it";
+      EXPECT_TRUE((co_await ChangesAfter(p, before_last)).gone);
+    }
+    EXPECT_OK(co_await Put(p, "k", "v"));
+    before_last = p->newest_change();
+    EXPECT_OK(co_await Put(p, "k", "v"));
+    ChangePage page = co_await ChangesAfter(p, before_last);
+    EXPECT_THAT(Told(page), ElementsAre("+k"));
+    last = page.up_to;
+    EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/run == 1));
+  }
+}
+
+uint64_t ReadsOf(Engine* engine) { return engine->stats().pool_misses_total; }
+
+// Twenty values that are no longer in memory: neither their sizes nor their removal at a version reads them.
+Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup) {
+  constexpr int kValues = 20;
+  constexpr size_t kBytes = 200'000;
+  for (int run = 0; run < 2; ++run) {
+    auto engine = co_await OpenEngine(*reactor, setup);
+    EXPECT_OK(engine.status());
+    if (!engine.ok()) co_return;
+    Partition* p = (*engine)->partition(0);
+    for (int i = 0; run == 0 && i < kValues; ++i) {
+      EXPECT_OK(co_await Put(p, fmt::format("k{:02}", i), std::string(kBytes + static_cast<size_t>(i), 'v')));
+    }
+    if (run == 1) {
+      ScanSpec spec;
+      spec.sizes_only = true;
+      Result<ScanPage> page = co_await p->Scan(spec);
+      EXPECT_OK(page.status());
+      EXPECT_EQ(page->rows.size(), static_cast<size_t>(kValues));
+      std::vector<WriteOp> ops;
+      for (size_t i = 0; i < page->rows.size(); ++i) {
+        EXPECT_EQ(page->rows[i].value_bytes, kBytes + i);
+        EXPECT_EQ(page->rows[i].value, "");
+        ops.push_back(RemoveOp(page->rows[i].key));
+        ops.back().condition.version = page->rows[i].version - (i == 7 ? 1 : 0);
+        ops.back().current_value_unwanted = true;
+      }
+      Result<std::vector<OpResult>> removed = co_await p->Write(std::move(ops));
+      EXPECT_OK(removed.status());
+      for (size_t i = 0; i < removed->size(); ++i) {
+        EXPECT_EQ((*removed)[i].outcome, i == 7 ? OpOutcome::kConditionFailed : OpOutcome::kApplied) << i;
+      }
+      EXPECT_TRUE((*removed)[7].value_omitted && (*removed)[7].current.found);
+      EXPECT_EQ((*removed)[7].current.version, page->rows[7].version);
+      EXPECT_LT(ReadsOf(engine->get()), static_cast<uint64_t>(kValues)) << "pages of the tree only";
+    }
+    EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+  }
+  EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
+}
+
+class WatchTest : public testing::Test {
+ protected:
+  WatchTest() { setup_.store.partitions = 1; }
+  void Run(Task<void> (*body)(Reactor*, engine_test::Setup)) {
+    SimReactor* reactor = machine_->Boot();
+    EXPECT_TRUE(kernel_.RunTask(*reactor, body(reactor, setup_)));
+  }
+  engine_test::Setup setup_;
+  SimKernel kernel_{1};
+  SimMachine* machine_ = kernel_.AddMachine();
+};
+
+TEST_F(WatchTest, EveryWriteThatTookEffectIsTold) { Run(EveryKindOfWrite); }
+TEST_F(WatchTest, AfterARestartWhatWasMissedIsKnownToBeMissed) { Run(Restarts); }
+TEST_F(WatchTest, SizesAndRemovalsLeaveLargeValuesOnDisk) { Run(LargeValuesStayOnDisk); }
+
+}  // namespace
+}  // namespace pando::engine_test

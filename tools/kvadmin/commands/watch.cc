@@ -1,0 +1,84 @@
+// kvadmin watch: print changes as they happen.
+#include <fmt/format.h>
+
+#include "tools/kvadmin/commands/commands.h"
+
+namespace pando::admin {
+
+namespace {
+
+constexpr int64_t kMaxWaitMs = 60'000;
+
+struct WatchOptions {
+  std::string prefix, position;
+  int64_t after_version = 0;
+  Encoding encoding = Encoding::kText;
+  uint64_t limit = 0;
+  bool once = false;
+};
+
+void PrintChange(const Globals& globals, const WatchOptions& options, const api::Change& change) {
+  if (globals.json) {
+    Json j;
+    SetBytes(&j, "key", change.key);
+    j["version"] = VersionText(change.version);
+    j["removed"] = change.removed;
+    PrintJson(j);
+  } else {
+    tools::Print("{}  {:7}  {}\n", TimeText(static_cast<int64_t>(static_cast<uint64_t>(change.version) >> 16)),
+                 change.removed ? "removed" : "written", Printable(change.key, options.encoding));
+  }
+}
+
+Result<ExitCode> Watch(const Globals& globals, const WatchOptions& options) {
+  api::WatchRequest request;
+  ASSIGN_OR_RETURN(request.prefix, DecodeInput(options.prefix, options.encoding, "--prefix"));
+  ASSIGN_OR_RETURN(request.position, Base64Decode(options.position));
+  request.after_version = options.after_version;
+  Client client(globals.target);
+  uint64_t printed = 0;
+  do {
+    api::WatchReply reply;
+    // The first call returns at once, so that there is a position to continue from, whatever happens to the next one.
+    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+      request.limit_changes =
+          static_cast<int32_t>(options.limit == 0 ? 0 : std::min<uint64_t>(options.limit - printed, 10'000));
+      kv.watch(reply, context, request);
+    }));
+    for (const api::Change& change : reply.changes) PrintChange(globals, options, change);
+    RETURN_IF_ERROR(tools::FlushOutput());  // a watcher's reader wants each change when it happens
+    printed += reply.changes.size();
+    request.position = reply.position;
+    request.after_version = 0;
+    if (options.once && !reply.more) break;
+    request.wait_ms = static_cast<int32_t>(std::min(kMaxWaitMs, globals.target.timeout_ms / 2));
+  } while (options.limit == 0 || printed < options.limit);
+  tools::PrintNote("{} changes; continue with --position {}\n", printed, Base64Encode(request.position));
+  return kExitOk;
+}
+
+}  // namespace
+
+void AddWatchCommand(CLI::App& app, Globals* globals) {
+  auto o = std::make_shared<WatchOptions>();
+  CLI::App* command = app.add_subcommand("watch", "Print changes as they happen, until interrupted");
+  command->add_option("--prefix", o->prefix, "Only keys that begin with this");
+  auto* after = tools::AddNumber(command, Spell("--after-version"), &o->after_version,
+                                 "Begin after this version, such as that of a snapshot, instead of now", 1);
+  command->add_option("--position", o->position, "Continue where an earlier watch of the same prefix ended")
+      ->excludes(after);
+  tools::AddNumber(command, "--limit", &o->limit, "End after so many changes; 0 = never")->capture_default_str();
+  command->add_flag("--once", o->once, "Print what has changed already, and end");
+  AddEncodingOptions(command, &o->encoding);
+  command->footer(
+      "A change tells the key and the version, not the value. The node remembers a limited number of changes: a "
+      "watcher\n"
+      "that falls behind them, or meets a restart, is told that the changes are gone.\n\n"
+      "Examples:\n"
+      "  kvadmin watch --prefix user/\n"
+      "  kvadmin --json watch --prefix user/ --limit 10\n"
+      "  kvadmin watch --after-version 113239859324813312 --once");
+  OnChosen(command, globals, [=] { return Watch(*globals, *o); });
+}
+
+}  // namespace pando::admin
