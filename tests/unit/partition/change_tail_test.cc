@@ -8,10 +8,6 @@
 namespace pando {
 namespace {
 
-bool operator==(const Change& a, const Change& b) {
-  return a.key == b.key && a.version == b.version && a.removed == b.removed;
-}
-
 // What a watcher hears that asks page by page until there is no more.
 struct Heard {
   std::vector<Change> changes;
@@ -29,7 +25,9 @@ Heard Hear(const ChangeTail& tail, Version after, const std::string& prefix, Ver
     }
     EXPECT_LE(page.changes.size(), limit);
     EXPECT_GE(page.up_to, heard.up_to);
-    if (page.more) EXPECT_GT(page.up_to, heard.up_to) << "every page gets on";
+    if (page.more) {
+      EXPECT_GT(page.up_to, heard.up_to) << "every page gets on";
+    }
     heard.up_to = page.up_to;
     more = page.more;
     heard.changes.insert(heard.changes.end(), page.changes.begin(), page.changes.end());

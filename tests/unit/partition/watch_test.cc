@@ -68,34 +68,35 @@ Task<void> EveryKindOfWrite(Reactor* reactor, Setup setup) {
 }
 
 // A position taken before a restart: good while nothing was missed, else it is said.
-Task<void> Restarts(Reactor* reactor, Setup setup) {
+struct Positions {
+  int run = 0;
   Version before_last = 0, last = 0;
-  for (int run = 0; run < 3; ++run) {
-    auto engine = co_await OpenEngine(*reactor, setup);
-    EXPECT_OK(engine.status());
-    if (!engine.ok()) co_return;
-    Partition* p = (*engine)->partition(0);
-    if (run > 0) {
-      EXPECT_FALSE((co_await ChangesAfter(p, last)).gone) << "nothing came after it";
-      EXPECT_TRUE((co_await ChangesAfter(p, before_last)).gone);
-    }
-    EXPECT_OK(co_await Put(p, "k", "v"));
-    before_last = p->newest_change();
-    EXPECT_OK(co_await Put(p, "k", "v"));
-    ChangePage page = co_await ChangesAfter(p, before_last);
-    EXPECT_THAT(Told(page), ElementsAre("+k"));
-    last = page.up_to;
-    EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/run == 1));
+};
+Task<void> Restart(Reactor* reactor, Setup setup, Positions* positions) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  if (positions->run > 0) {
+    EXPECT_FALSE((co_await ChangesAfter(p, positions->last)).gone) << "nothing came after it";
+    EXPECT_TRUE((co_await ChangesAfter(p, positions->before_last)).gone);
   }
+  EXPECT_OK(co_await Put(p, "k", "v"));
+  positions->before_last = p->newest_change();
+  EXPECT_OK(co_await Put(p, "k", "v"));
+  ChangePage page = co_await ChangesAfter(p, positions->before_last);
+  EXPECT_THAT(Told(page), ElementsAre("+k"));
+  positions->last = page.up_to;
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/positions->run == 1));
 }
 
 uint64_t ReadsOf(Engine* engine) { return engine->stats().pool_misses_total; }
 
 // Twenty values that are no longer in memory: neither their sizes nor their removal at a version reads them.
-Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup) {
+Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup, int run) {
   constexpr int kValues = 20;
   constexpr size_t kBytes = 200'000;
-  for (int run = 0; run < 2; ++run) {
+  {
     auto engine = co_await OpenEngine(*reactor, setup);
     EXPECT_OK(engine.status());
     if (!engine.ok()) co_return;
@@ -134,9 +135,12 @@ Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup) {
 class WatchTest : public testing::Test {
  protected:
   WatchTest() { setup_.store.partitions = 1; }
-  void Run(Task<void> (*body)(Reactor*, engine_test::Setup)) {
+  // Each time in a new process.
+  template <typename... Args>
+  void Run(Task<void> (*body)(Reactor*, engine_test::Setup, Args...), Args... args) {
+    if (machine_->running()) machine_->ProcessCrash(1);
     SimReactor* reactor = machine_->Boot();
-    EXPECT_TRUE(kernel_.RunTask(*reactor, body(reactor, setup_)));
+    EXPECT_TRUE(kernel_.RunTask(*reactor, body(reactor, setup_, args...)));
   }
   engine_test::Setup setup_;
   SimKernel kernel_{1};
@@ -144,8 +148,13 @@ class WatchTest : public testing::Test {
 };
 
 TEST_F(WatchTest, EveryWriteThatTookEffectIsTold) { Run(EveryKindOfWrite); }
-TEST_F(WatchTest, AfterARestartWhatWasMissedIsKnownToBeMissed) { Run(Restarts); }
-TEST_F(WatchTest, SizesAndRemovalsLeaveLargeValuesOnDisk) { Run(LargeValuesStayOnDisk); }
+TEST_F(WatchTest, AfterARestartWhatWasMissedIsKnownToBeMissed) {
+  Positions positions;
+  for (positions.run = 0; positions.run < 3; ++positions.run) Run(Restart, &positions);
+}
+TEST_F(WatchTest, SizesAndRemovalsLeaveLargeValuesOnDisk) {
+  for (int run = 0; run < 2; ++run) Run(LargeValuesStayOnDisk, run);
+}
 
 }  // namespace
 }  // namespace pando::engine_test
