@@ -216,8 +216,8 @@ Result<std::vector<std::string>> ListAt(int base, const char* name, const std::s
     errno = 0;
     const dirent* entry = readdir(dir.get());
     if (!entry) break;
-    std::string name = entry->d_name;
-    if (name != "." && name != "..") names.push_back(std::move(name));
+    std::string entry_name = entry->d_name;
+    if (entry_name != "." && entry_name != "..") names.push_back(std::move(entry_name));
   }
   if (errno != 0) return ErrnoError(errno, "list directory {}", path);
   std::sort(names.begin(), names.end());

@@ -30,6 +30,11 @@ Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, DeletedRan
   }
 }
 
+// Some of its removes may have been carried out by the time its deadline passes: the answer is UNKNOWN.
+struct BegunDelete final : Withdrawable {
+  bool Withdraw() override { return false; }
+};
+
 }  // namespace
 
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
@@ -78,16 +83,17 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
     SetError(&call->reply, MakeError(ApiCode::kBadCursor, range.status().message()));
     co_return;
   }
-  if (!server_->TryReserve(kDeleteReserveBytes)) {
+  if (!call->memory.TryGrow(kDeleteReserveBytes)) {
     server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError());
+    SetError(&call->reply, server_->OverloadedError(kDeleteReserveBytes));
     co_return;
   }
-  call->reserved_bytes += kDeleteReserveBytes;
-  call->applied_if_late = static_cast<int32_t>(Applied::kUnknown);
+  BegunDelete begun;
+  call->write = &begun;
   const uint64_t scan_id = range->scan_id != 0 ? range->scan_id : NewScanId(server_->reactor());
   DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(*range), *range, limit,
                                                      static_cast<Version>(request.max_version));
+  call->write = nullptr;
   if (!deleted.failure.ok()) {
     api::KvError error = ToKvError(deleted.failure, /*is_write=*/false);
     // Records were removed before the failure, or may have been. The call can be repeated whatever became of this one.

@@ -110,19 +110,16 @@ Refusal StartPosition(const api::WatchRequest& request, const WatchBinding& bind
 // reserved.
 Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher) {
   if (!WatchHub::HasNews(watcher->partitions, watcher->position)) co_return false;
-  if (!server_->TryReserve(kWatchReserveBytes)) {
+  if (!call->memory.TryGrow(kWatchReserveBytes)) {
     server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError());
+    SetError(&call->reply, server_->OverloadedError(kWatchReserveBytes));
     co_return true;
   }
   WatchFindings& found = watcher->found;
   const size_t first = server_->reactor().Random() % watcher->partitions.size();
   co_await Gather(watcher, call->args.request.prefix, first);
-  if (!found.changes.empty()) {
-    call->reserved_bytes += kWatchReserveBytes;
-    co_return true;
-  }
-  server_->Release(kWatchReserveBytes);
+  if (!found.changes.empty()) co_return true;
+  call->memory.Shrink(kWatchReserveBytes);
   if (!found.failure.ok()) {
     SetError(&call->reply, ToKvError(found.failure, /*is_write=*/false));
   } else if (found.gone) {

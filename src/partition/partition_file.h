@@ -22,8 +22,8 @@
 #include <vector>
 
 #include "src/btree/tree.h"
-#include "src/io/directory.h"
 #include "src/buffer_pool/extent_allocator.h"
+#include "src/io/directory.h"
 #include "src/partition/meta_chain.h"
 #include "src/partition/superblock.h"
 
@@ -37,7 +37,7 @@ struct PartitionFileOptions {
   // The store's directory, when it is open, and the file's name in it: moving the store changes no file. Outlives the
   // file.
   const Directory* store = nullptr;
-  std::string name;
+  std::string name = {};
 };
 
 // Damage to the metadata, for the checker.

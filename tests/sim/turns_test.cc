@@ -93,7 +93,7 @@ Task<uint64_t> ScanAll(Partition* p, SnapshotId since) {
   co_return rows;
 }
 
-Task<void> Body(SimReactor* reactor, Setup setup, SimMachine* machine) {
+Task<void> Body(SimReactor* reactor, engine_test::Setup setup, SimMachine* machine) {
   auto opened = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(opened.status());
   if (!opened.ok()) co_return;
@@ -164,7 +164,7 @@ TEST(Turns, AreShortWhateverTheEngineDoes) {
 #endif
   SimKernel kernel(1);
   SimMachine* machine = kernel.AddMachine();
-  Setup setup;
+  engine_test::Setup setup;
   setup.store.partitions = 1;
   setup.engine.memory_bytes = 96u << 20;
   setup.engine.log_budget_bytes = 64u << 20;

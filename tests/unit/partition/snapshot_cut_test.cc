@@ -34,6 +34,10 @@ class FarPartition final : public Partition {
                                                      SnapshotId s) override {
     return target_->KeysAtRanks(std::move(start), std::move(end), std::move(ranks), s);
   }
+  Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) override {
+    return target_->Changes(after, std::move(prefix), max_changes, max_bytes);
+  }
+  Version newest_change() const override { return target_->newest_change(); }
   Task<Status> PrepareCut() override {
     co_await Travel();
     co_return co_await target_->PrepareCut();
