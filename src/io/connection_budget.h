@@ -5,6 +5,10 @@
 // in the listener's backlog.
 //
 // Threads: any (one relaxed atomic).
+//
+// Invariants
+//   S5  An accepted connection holds a place in its listener's budget from before the accept until
+//       its descriptor is closed.
 #pragma once
 
 #include <atomic>

@@ -55,14 +55,14 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
  private:
   void OnData(std::span<const char> bytes) override {
     if (answered_ || closing_) return;
-    // The parser wants the whole head again with each call. No more of it is kept than the limit
-    // allows, so a client that sends it byte by byte costs at most that.
+    // The parser leaves what it cannot take yet. No more of that is kept than the limit allows.
     const size_t room = kMaxHttpRequestBytes - request_.size();
     request_.append(bytes.data(), std::min(room, bytes.size()));
     boost::system::error_code error;
-    parser_.put(boost::asio::const_buffer(request_.data(), request_.size()), error);
+    request_.erase(0, parser_.put(boost::asio::const_buffer(request_.data(), request_.size()), error));
+    if (!error && !parser_.is_header_done()) return;
     if (error == http::error::need_more && request_.size() < kMaxHttpRequestBytes) return;
-    if (error || !parser_.is_header_done()) {
+    if (error) {
       server_->metrics_.bad_requests_total.Add();
       const std::string why = error == http::error::need_more || error == http::error::header_limit
                                   ? fmt::format("the request exceeds {} bytes\n", kMaxHttpRequestBytes)
@@ -108,11 +108,12 @@ HttpServer::~HttpServer() {
   account_.Release(static_cast<int64_t>(page_.size()));
 }
 
-Result<uint16_t> HttpServer::Listen(const std::string& host, uint16_t port) {
+Result<uint16_t> HttpServer::Listen(const std::string& host, uint16_t port, ConnectionBudget* sockets) {
   ListenOptions options;
   options.host = host;
   options.port = port;
   options.reuse_port = false;
+  options.budget = sockets;
   Result<uint16_t> bound = reactor_.Listen(options, this);
   if (!bound.ok()) {
     return Error(bound.code(), "cannot serve /metrics over HTTP: {}. Choose another --http_port (0 takes any, -1 none)",

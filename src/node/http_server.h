@@ -53,7 +53,9 @@ class HttpServer final : public AcceptHandler {
   ~HttpServer();  // REQUIRES: Shutdown has finished
 
   // Returns the port. kAlreadyExists when another process listens there: the port is never shared.
-  Result<uint16_t> Listen(const std::string& host, uint16_t port);
+  // `sockets` bounds the descriptors of the page, those that are being closed included. It outlives
+  // the reactor; null = unbounded.
+  Result<uint16_t> Listen(const std::string& host, uint16_t port, ConnectionBudget* sockets = nullptr);
   // Refuses new connections, cuts off what is open, and returns when all of it is closed.
   Task<void> Shutdown();
 

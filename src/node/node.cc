@@ -160,7 +160,7 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
 Status Node::ServeHttp(Reactor& first) {
   if (options_.http_port < 0) return {};
   http_ = std::make_unique<HttpServer>(first, &registry_, &health_, &shared_->memory);
-  ASSIGN_OR_RETURN(http_port_, http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port)));
+  ASSIGN_OR_RETURN(http_port_, http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), &http_sockets_));
   const HttpMetrics& m = http_->metrics();
   registry_.Add(http_.get(), "kv_http_connections", "Connections to the HTTP page.", {}, &m.connections);
   registry_.Add(http_.get(), "kv_http_requests_total", "Requests to the HTTP page.", {}, &m.requests_total);

@@ -71,6 +71,7 @@ class Node final : private NodeControl {
   std::unique_ptr<RpcShared> shared_;
   DescriptorSplit descriptors_;
   std::unique_ptr<ConnectionBudget> sockets_;  // of all reactors
+  ConnectionBudget http_sockets_{4 * kMaxHttpConnections};
   std::unique_ptr<ReactorGroup> group_;
   std::vector<Shard*> shards_;            // each made and destroyed on its reactor
   std::unique_ptr<Snapshots> snapshots_;  // lives on reactor 0

@@ -26,7 +26,7 @@ constexpr uint64_t kProcessDescriptors = 64;
 constexpr uint64_t kReactorDescriptors = 24;
 // The data file, its directory, and once more while it is scrubbed.
 constexpr uint64_t kPartitionDescriptors = 3;
-constexpr uint64_t kHttpDescriptors = 72;
+constexpr uint64_t kHttpDescriptors = 72;  // the page's sockets, its listener, and some to spare
 constexpr uint32_t kMinSockets = 16;
 constexpr uint32_t kMaxRefusedSockets = 64;  // of one reactor: connections over the limit that are told so
 constexpr int64_t kMaxIdleTimeoutS = 366 * 24 * 3600;

@@ -21,7 +21,7 @@ bool ChangeTail::HasRoom(const Half& half, std::string_view key) const {
 }
 
 void ChangeTail::Add(Version version, std::string_view key, bool removed) {
-  CHECK_GT(version, last_) << "W1: versions rise";
+  CHECK_GT(version, last_) << "CT1: versions rise";
   if (!HasRoom(halves_[newer_], key)) {
     if (!older().entries.empty()) floor_ = older().entries.back().version;
     older().entries.clear();

@@ -7,8 +7,8 @@
 // Threads: one reactor; newest() may be called by any.
 //
 // Invariants
-//   W1  Every change with a version above floor() is in the tail, once, and versions rise.
-//   W2  newest() is at or above the version of every change that was acknowledged before it was called.
+//   CT1  Every change with a version above floor() is in the tail, once, and versions rise.
+//   CT2  newest() is at or above the version of every change that was acknowledged before it was called.
 #pragma once
 
 #include <array>

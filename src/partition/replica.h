@@ -3,7 +3,7 @@
 // Threads: one reactor.
 //
 // Invariants: those of partition.h, and
-//   P7  What writes were admitted against is reserved for them until it is taken or counts as dirty, and what is dirty
+//   P9  What writes were admitted against is reserved for them until it is taken or counts as dirty, and what is dirty
 //       and the metadata of the next two checkpoints have room: no checkpoint fails for want of space.
 //
 // A write's way: admission (log budget, disk space) -> its leaves are fetched and pinned -> its records are staged in
