@@ -216,6 +216,8 @@ class Tree final : public PageOwner {
     // split so rarely that kFramesPerUpdate covers it; with the longest, a page has three children.
     return key_bytes <= MaxKeyBytes(pool_.page_bytes()) / kShortKeyDivisor ? 2 : 4;
   }
+  // Gives the record of `key`, which must exist, another version and expiry. A large value stays where it is.
+  void Touch(Frame* leaf, std::string_view key, Version version, int64_t expires_at_ms);
   // How many pages would be cloned if all of `leaves` were modified now; kFramesPerUpdate covers one leaf's.
   size_t ClonesNeeded(std::span<Frame* const> leaves);
   // True when there was a record. *underfull: the leaf is worth merging (MergeLeaf).
@@ -327,6 +329,7 @@ class Tree final : public PageOwner {
   Frame* Clone(Frame* frame);
   void DetachChildren(Frame* from, Frame* to);
   Frame* NewNode(uint8_t level, std::string_view lower, const std::string_view* upper);
+  void InsertRecord(Frame* leaf, uint32_t slot, std::string_view key, RecordView* record);
   Frame* Split(Frame* node, std::string_view key);
   uint32_t ChooseSplit(const Node& node, std::string_view key, std::string* separator) const;
   bool SplitFits(const Node& node, uint32_t at, std::string_view separator) const;

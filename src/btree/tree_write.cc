@@ -167,13 +167,38 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
     if (node.ReplaceRecord(slot, record)) return;
     node.Remove(slot);
   }
-  while (!node.Fits(node.SpaceFor(record))) {
+  InsertRecord(leaf, slot, key, &record);
+}
+
+// Before `slot` of a writable leaf, which is split as often as it must. The record's views must not be into the leaf.
+void Tree::InsertRecord(Frame* leaf, uint32_t slot, std::string_view key, RecordView* record) {
+  Node node = NodeOf(leaf);
+  while (!node.Fits(node.SpaceFor(*record))) {
     leaf = Split(leaf, key);
     node = NodeOf(leaf);
-    record.key_suffix = key.substr(node.header().prefix_bytes);
+    record->key_suffix = key.substr(node.header().prefix_bytes);
+    bool exact = false;
     slot = node.LowerBound(key, &exact);
   }
-  node.InsertRecord(slot, record);
+  node.InsertRecord(slot, *record);
+}
+
+void Tree::Touch(Frame* leaf, std::string_view key, Version version, int64_t expires_at_ms) {
+  leaf = MakePathWritable(leaf);
+  Node node = NodeOf(leaf);
+  bool exact = false;
+  const uint32_t slot = node.LowerBound(key, &exact);
+  CHECK(exact) << "a record was touched that does not exist";
+  RecordView record = node.Record(slot);
+  const std::string value(record.value);  // the record may move, and the page be split
+  record.key_suffix = key.substr(node.header().prefix_bytes);
+  record.value = value;
+  record.version = version;
+  record.expires_at_ms = expires_at_ms;
+  ++leaf->modifications;
+  if (node.ReplaceRecord(slot, record)) return;
+  node.Remove(slot);
+  InsertRecord(leaf, slot, key, &record);
 }
 
 bool Tree::SplitFits(const Node& node, uint32_t at, std::string_view separator) const {

@@ -323,6 +323,7 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
       return Bad("cannot increment: the value of {} bytes is not a decimal 64-bit integer", from.current.value.size());
     case OpOutcome::kOverflow:
       return Bad("cannot increment by {}: the sum would pass the range of 64-bit integers", op.delta);
+    case OpOutcome::kBatchRefused: to->withheld = true; return {};
   }
   return MakeError(ApiCode::kInternal, "unknown outcome of a write");
 }

@@ -51,7 +51,9 @@ Task<void> WritePart(Partition* partition, BatchPart* part, std::vector<api::Wri
     shapes[i].op = part->ops[i].op;
     shapes[i].delta = part->ops[i].delta;
   }
-  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops), &part->control);
+  WriteOptions options;
+  options.control = &part->control;
+  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops), options);
   for (size_t i = 0; i < part->indexes.size(); ++i) {
     api::WriteResult& result = (*results)[part->indexes[i]];
     if (!outcome.ok()) {
@@ -367,7 +369,9 @@ Task<void> KvService::WriteOne(C* call) {
   write.control.deadline_ns = call->deadline_ns;
   write.control.values = &values;
   call->write = &write;
-  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(ops), &write.control);
+  WriteOptions options;
+  options.control = &write.control;
+  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(ops), options);
   call->write = nullptr;
   if (call->answered) co_return;
   call->memory.Adopt(&values);

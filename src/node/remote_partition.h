@@ -27,9 +27,9 @@ class RemotePartition final : public Partition {
     };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override {
-    auto call = [target = target_, o = std::move(ops), control](Reactor&) mutable {
-      return target->Write(std::move(o), control);
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override {
+    auto call = [target = target_, o = std::move(ops), options](Reactor&) mutable {
+      return target->Write(std::move(o), options);
     };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }

@@ -15,6 +15,8 @@
 //       newest version's time, so that records go on expiring.
 //   P7  A write is withdrawn or appended, never both: WriteControl decides once.
 //   P8  A leaf that deletes have emptied is merged before the checkpoint after next, unless it fits with no neighbour.
+//   P10  A write that one operation can refuse (all_or_nothing, kCheck) is judged as a whole before any of it is
+//        applied; recovery comes to the same verdict.
 #pragma once
 
 #include <memory>
@@ -39,10 +41,11 @@ class Partition {
   virtual Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot = 0, ValueRoom* room = nullptr) = 0;
 
   // Applies `ops` atomically and in order (each sees the ones before it). Keys and sizes must already be within the
-  // limits (CHECKed). kDiskFull, kOverloaded, kUnavailable, kInvalidArgument (more operations than this pool can ever
-  // apply at once) and kDeadline (withdrawn, or late: see WriteControl) mean that nothing happened; kAborted means that
-  // the outcome is unknown.
-  virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control = nullptr) = 0;
+  // limits, and kCheck operations come before all others (CHECKed). A kCheck that does not hold refuses the whole
+  // write; with all_or_nothing any refused operation does. One result for each operation. kDiskFull, kOverloaded,
+  // kUnavailable, kInvalidArgument (more operations than this pool can ever apply at once) and kDeadline (withdrawn, or
+  // late: see WriteControl) mean that nothing happened; kAborted means that the outcome is unknown.
+  virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options = {}) = 0;
 
   virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
   // Of [start, end), "" = open. In O(log n) and the dirty pages.

@@ -205,12 +205,16 @@ size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
 Task<Status> Replica::Admit(PendingWrite* pending, LogSpace* log_space) {
   const std::vector<WriteOp>& ops = *pending->ops;
   CHECK(!ops.empty() && ops.size() <= kMaxBatchOps);
-  bool only_removes = true;
+  bool only_removes = true, checks_may_come = true;
   uint64_t blocks = 0;
   size_t log_bytes = 0;
   for (const WriteOp& op : ops) {
     CHECK(!op.key.empty() && op.key.size() <= MaxKeyBytes(pool_.page_bytes()) && op.value.size() <= kMaxValueBytes);
-    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
+    CHECK(op.ttl_mode != TtlMode::kSet || (op.ttl_ms > 0) != (op.expires_at_ms > 0)) << "no expiry, or two";
+    CHECK(op.op != RecordOp::kTouch || op.ttl_mode != TtlMode::kKeep) << "a touch that changes nothing";
+    CHECK(op.op != RecordOp::kCheck || (checks_may_come && !op.condition.empty())) << "an empty check, or a late one";
+    checks_may_come &= op.op == RecordOp::kCheck;
+    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck;
     log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + 64;
     blocks += BlocksFor(op.op, op.key.size(), op.value.size());
   }
@@ -223,7 +227,7 @@ Task<Status> Replica::Admit(PendingWrite* pending, LogSpace* log_space) {
                     ops.size(), 2 * ops.size(), FramesFor(ops), pool_.frame_count(), pool_.frame_count() / 8,
                     pool_.frame_count() / 4);
   }
-  const Nanos deadline_ns = pending->control ? pending->control->deadline_ns : 0;
+  const Nanos deadline_ns = pending->options.control ? pending->options.control->deadline_ns : 0;
   CO_ASSIGN_OR_RETURN(*log_space, co_await log_->WaitForSpace(stream_, log_bytes, deadline_ns));
   co_return co_await AdmitBlocks(blocks, only_removes, &pending->admitted_blocks);
 }
@@ -268,17 +272,19 @@ void Replica::GiveVersion(Version version) {
 // Gives the records their versions and hands them to the log.
 void Replica::Stage(PendingWrite* pending) {
   std::string encoded;
-  const std::vector<WriteOp>& ops = *pending->ops;
+  std::vector<WriteOp>& ops = *pending->ops;
   for (size_t i = 0; i < ops.size(); ++i) {
-    const WriteOp& op = ops[i];
+    WriteOp& op = ops[i];
     GiveVersion(std::max(last_version_ + 1, VersionAtMs(NowMs())));
     pending->versions.push_back(last_version_);
     LogRecord record;
     record.op = op.op;
     record.continues = i + 1 < ops.size();
+    record.all_or_nothing = pending->options.all_or_nothing;
     record.version = last_version_;
     record.ttl_mode = op.ttl_mode;
-    record.expires_at_ms = op.ttl_mode == TtlMode::kSet ? VersionMs(last_version_) + op.ttl_ms : 0;
+    if (op.ttl_mode == TtlMode::kSet && op.ttl_ms > 0) op.expires_at_ms = VersionMs(last_version_) + op.ttl_ms;
+    record.expires_at_ms = op.expires_at_ms;
     record.delta = op.delta;
     record.key = op.key;
     record.value = op.value;
@@ -305,18 +311,18 @@ Status Replica::BeginAppend(WriteControl* control) const {
   return Status();
 }
 
-Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops, WriteControl* control) {
+Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops, WriteOptions options) {
   CO_RETURN_IF_ERROR(Refusal());
   ++active_writes_;
   ++stats_.writes_total;
   PendingWrite pending;
   pending.ops = &ops;
-  pending.control = control;
+  pending.options = options;
   LogSpace log_space;
   Status status = co_await Admit(&pending, &log_space);
   if (status.ok()) status = co_await FetchForWrite(&pending);
   while (status.ok() && writes_held_ && failure_.ok()) co_await writes_resumed_.Wait();
-  if (status.ok()) status = BeginAppend(control);
+  if (status.ok()) status = BeginAppend(options.control);
   if (status.ok()) {
     Stage(&pending);
     log_space.Drop();  // its records count themselves from here
@@ -420,7 +426,7 @@ bool Replica::ReadyToApply(PendingWrite* pending) {
   for (size_t i = 0; i < ops.size(); ++i) {
     Frame* leaf = tree_->FindLeaf(ops[i].key, &missing, &level);
     if (!leaf) return false;
-    if (!leaves.empty()) leaves[i] = leaf;
+    if (!leaves.empty() && ops[i].op != RecordOp::kCheck) leaves[i] = leaf;
     if (!NeedsCurrentValue(ops[i])) continue;
     std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, ops[i].key);
     if (!found || !found->record.overflow || tree_->FindOverflow(found->record.overflow_ref)) continue;

@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -57,7 +58,7 @@ class Replica final : public Partition, public LogConsumer {
   uint32_t id() const override { return options_.info.id; }
   const Uuid& uuid() const override { return options_.info.uuid; }
   Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) override;
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override;
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override;
   Task<Result<ScanPage>> Scan(ScanSpec spec) override;
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override;
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
@@ -123,7 +124,7 @@ class Replica final : public Partition, public LogConsumer {
   };
   struct PendingWrite {
     std::vector<WriteOp>* ops = nullptr;  // null: a cut, not a write
-    WriteControl* control = nullptr;
+    WriteOptions options;
     SnapshotInfo cut;
     std::vector<OpResult> results;
     std::vector<Version> versions;
@@ -136,6 +137,21 @@ class Replica final : public Partition, public LogConsumer {
     Status status;
     bool done = false;
     std::coroutine_handle<> waiter;
+  };
+
+  // What a write that is not applied yet would leave of a key: what its later operations would meet.
+  struct Effect {
+    bool found = false;
+    Version version = 0;
+    int64_t expires_at_ms = 0;
+    bool value_in_tree = false;  // only touched
+    std::string_view value;      // what a put brings; lives in its operation
+    std::string number;          // what an increment makes
+  };
+  using Effects = std::map<std::string_view, Effect>;
+  struct Verdict {
+    OpOutcome outcome = OpOutcome::kApplied;
+    int64_t number = 0;  // kIncrement
   };
 
   // co_await Applied{&pending}: until it was applied or failed.
@@ -171,18 +187,27 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> MakeReady(PendingWrite* pending);
   void FetchForNext(const PendingWrite* pending);
   Task<void> FetchAhead(std::vector<std::string> keys);
+  // replica_apply.cc
   void Apply(PendingWrite* pending);
   void NoteChanges(const PendingWrite& pending);
+  std::vector<OpOutcome> Judge(const PendingWrite* pending);
+  OpOutcome JudgeOp(const PendingWrite* pending, size_t index, Effects* effects);
+  CurrentRecord Foresee(const PendingWrite* pending, size_t index, const Effects& effects);
+  CurrentRecord ForeseeStored(const PendingWrite* pending, size_t index, Frame* leaf);
+  void RefuseAll(PendingWrite* pending, const std::vector<OpOutcome>& outcomes);
+  static Verdict Decide(const WriteOp& op, const CurrentRecord& current);
+  Frame* LeafOf(const WriteOp& op);
   OpResult ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result);
   OpResult ApplyOp(PendingWrite* pending, size_t index);
   OpResult Refuse(PendingWrite* pending, size_t index, OpOutcome outcome, CurrentRecord current);
+  static void HandBack(PendingWrite* pending, CurrentRecord current, OpResult* result);
   CurrentRecord ReadCurrent(PendingWrite* pending, size_t index, Frame* leaf);
   Task<Status> ReadFound(PendingWrite* pending, size_t index, OverflowRef ref, uint32_t value_bytes);
   bool ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out, RecordView* unread);
   Status TakeRoom(Frame* leaf, std::string_view key, int64_t now_ms, ValueRoom* room, size_t* taken_bytes);
   Task<Status> ReadOverflow(SnapshotId snapshot, OverflowRef ref, uint32_t value_bytes, std::string* out);
   bool NeedsCurrentValue(const WriteOp& op) const {
-    if (op.op == RecordOp::kIncrement || op.condition.value) return true;
+    if (op.op == RecordOp::kIncrement || op.condition.value || op.return_previous) return true;
     return op.op != RecordOp::kExpire && !op.condition.empty() && !op.current_value_unwanted;
   }
   int64_t RunningMs() const {
@@ -199,6 +224,10 @@ class Replica final : public Partition, public LogConsumer {
   Task<void> MergeOld();
   Task<Status> MergeBornAfter(Generation since);
 
+  // replica_replay.cc
+  struct ReplayedOp;
+  Task<Status> ReplayBatch(std::span<const LogRecord> records, bool begins_write);
+  Task<Result<bool>> IsRefused(std::span<const LogRecord> records);
   Task<Status> ReplayRecord(LogRecord record);
   Task<void> MakeRoomToReplay(std::span<const LogRecord> records, uint64_t* admitted);
   void SetReplayed(Lsn lsn);

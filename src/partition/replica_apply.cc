@@ -1,4 +1,9 @@
-// Replica: applying operations to the tree. Nothing here suspends: the pages and values needed are in memory.
+// Replica: deciding about operations and applying them to the tree. Nothing here suspends: the pages and values needed
+// are in memory.
+//
+// A write of which one operation can refuse the others (WriteOptions::all_or_nothing, RecordOp::kCheck) is judged as a
+// whole before any of it is applied. Judging changes nothing: what the operations would leave is kept beside the tree
+// (Effects), where the later ones look first. So there is nothing to undo.
 #include <charconv>
 
 #include "src/partition/replica.h"
@@ -8,10 +13,10 @@ namespace {
 
 constexpr size_t kMaxNumberBytes = 20;  // a sign and 19 digits
 
-int64_t ExpiryOf(const WriteOp& op, Version version, const ReadResult& current) {
+int64_t ExpiryOf(const WriteOp& op, const ReadResult& current) {
   switch (op.ttl_mode) {
     case TtlMode::kKeep: return current.found ? current.expires_at_ms : 0;
-    case TtlMode::kSet: return VersionMs(version) + op.ttl_ms;
+    case TtlMode::kSet: return op.expires_at_ms;
     case TtlMode::kClear: return 0;
   }
   return 0;
@@ -45,11 +50,16 @@ void Replica::Apply(PendingWrite* pending) {
     TakeCut(pending->cut);
     return Finish(pending, Status());
   }
+  const std::vector<OpOutcome> refused = Judge(pending);
   for (size_t i = 0; i < pending->ops->size(); ++i) {
     CHECK_GT(pending->versions[i], applied_version_) << "P5: versions rise along the log";
     applied_version_ = pending->versions[i];
+    if (!refused.empty()) continue;
     pending->results.push_back(ApplyOp(pending, i));
+    CHECK(!pending->options.all_or_nothing || pending->results.back().outcome == OpOutcome::kApplied)
+        << "P10: an operation was refused that had been found to apply";
   }
+  if (!refused.empty()) RefuseAll(pending, refused);
   NoteChanges(*pending);
   pending->pins.clear();
   applied_lsn_ = pending->last_lsn;
@@ -61,10 +71,151 @@ void Replica::Apply(PendingWrite* pending) {
 void Replica::NoteChanges(const PendingWrite& pending) {
   for (size_t i = 0; i < pending.ops->size(); ++i) {
     const WriteOp& op = (*pending.ops)[i];
-    if (pending.results[i].outcome != OpOutcome::kApplied) continue;
+    if (pending.results[i].outcome != OpOutcome::kApplied || op.op == RecordOp::kCheck) continue;
     changes_.Add(pending.versions[i], op.key, op.op == RecordOp::kRemove || op.op == RecordOp::kExpire);
   }
   changes_.Publish();
+}
+
+// -- judging a write as a whole --------------------------------------------------------------------------------------
+
+// When the write is refused as a whole, what is said to each operation: its own reason, or kBatchRefused. Else nothing.
+// All are looked at, so that the caller learns all reasons at once: those after a refused one as if it were not there.
+std::vector<OpOutcome> Replica::Judge(const PendingWrite* pending) {
+  const std::vector<WriteOp>& ops = *pending->ops;
+  const bool all_or_nothing = pending->options.all_or_nothing;
+  std::vector<OpOutcome> outcomes;
+  if (!all_or_nothing && ops.front().op != RecordOp::kCheck) return outcomes;
+  outcomes.resize(ops.size(), OpOutcome::kBatchRefused);
+  bool refused = false, check_failed = false;
+  Effects effects;
+  for (size_t i = 0; i < ops.size(); ++i) {
+    const bool check = ops[i].op == RecordOp::kCheck;  // these come before all others
+    if (!check && (check_failed || !all_or_nothing)) break;
+    const OpOutcome outcome = JudgeOp(pending, i, &effects);
+    if (outcome == OpOutcome::kApplied) continue;
+    outcomes[i] = outcome;
+    refused = true;
+    check_failed |= check;
+  }
+  if (!refused) outcomes.clear();
+  return outcomes;
+}
+
+// What would come of the operation after those that left `effects`; adds its own.
+OpOutcome Replica::JudgeOp(const PendingWrite* pending, size_t index, Effects* effects) {
+  const WriteOp& op = (*pending->ops)[index];
+  const CurrentRecord current = Foresee(pending, index, *effects);
+  const Verdict verdict = Decide(op, current);
+  if (verdict.outcome != OpOutcome::kApplied || op.op == RecordOp::kCheck) return verdict.outcome;
+  auto [entry, is_first] = effects->try_emplace(op.key);
+  Effect& effect = entry->second;
+  if (op.op == RecordOp::kRemove) {
+    effect = Effect{};
+    return verdict.outcome;
+  }
+  effect.found = true;
+  effect.version = pending->versions[index];
+  effect.expires_at_ms = ExpiryOf(op, current.read);
+  if (op.op == RecordOp::kTouch) {
+    effect.value_in_tree |= is_first;
+    return verdict.outcome;
+  }
+  effect.value_in_tree = false;
+  effect.value = op.value;
+  effect.number = op.op == RecordOp::kIncrement ? std::to_string(verdict.number) : "";
+  return verdict.outcome;
+}
+
+// The record that the operation would meet; of its value only what Decide needs to know.
+Replica::CurrentRecord Replica::Foresee(const PendingWrite* pending, size_t index, const Effects& effects) {
+  const WriteOp& op = (*pending->ops)[index];
+  const auto entry = effects.find(op.key);
+  CurrentRecord current;
+  if (entry == effects.end() || entry->second.value_in_tree) current = ForeseeStored(pending, index, LeafOf(op));
+  if (entry != effects.end()) {
+    const Effect& effect = entry->second;
+    current.read.found = effect.found;
+    current.read.version = effect.version;
+    current.read.expires_at_ms = effect.expires_at_ms;
+    if (!effect.value_in_tree) {
+      const std::string_view value = effect.number.empty() ? effect.value : effect.number;
+      current.value_equal = op.condition.value && value == *op.condition.value;
+      current.value_known = value.size() <= kMaxNumberBytes;
+      if (current.value_known) current.read.value = value;
+    }
+  }
+  const int64_t expires_at_ms = current.read.expires_at_ms;
+  if (expires_at_ms != 0 && expires_at_ms <= VersionMs(pending->versions[index])) return CurrentRecord();
+  return current;
+}
+
+// The same of what the tree holds, expired or not.
+Replica::CurrentRecord Replica::ForeseeStored(const PendingWrite* pending, size_t index, Frame* leaf) {
+  const WriteOp& op = (*pending->ops)[index];
+  CurrentRecord current;
+  const std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key);
+  if (!found) return current;
+  const RecordView& record = found->record;
+  current.read.found = true;
+  current.read.version = record.version;
+  current.read.expires_at_ms = record.expires_at_ms;
+  current.value_known = record.value_bytes <= kMaxNumberBytes;
+  if (current.value_known) current.read.value = record.value;
+  if (!op.condition.value || op.condition.value->size() != record.value_bytes) return current;
+  if (!record.overflow) {
+    current.value_equal = record.value == *op.condition.value;
+  } else if (Frame* value = tree_->FindOverflow(record.overflow_ref)) {
+    std::string bytes;
+    pool_.CopyOverflow(*value, &bytes);
+    current.value_equal = bytes == *op.condition.value;
+  } else {
+    CHECK(!pending->found.empty() && pending->found[index].location == record.overflow_ref.location)
+        << "a condition was judged without its value";
+    current.value_equal = pending->found[index].equal;
+  }
+  return current;
+}
+
+// Nothing is applied. What is handed back is what the tree holds, which the write has not changed.
+void Replica::RefuseAll(PendingWrite* pending, const std::vector<OpOutcome>& outcomes) {
+  const std::vector<WriteOp>& ops = *pending->ops;
+  pending->results.resize(ops.size());
+  for (size_t i = 0; i < ops.size(); ++i) {
+    if (outcomes[i] != OpOutcome::kBatchRefused) {
+      pending->results[i] = Refuse(pending, i, outcomes[i], ReadCurrent(pending, i, LeafOf(ops[i])));
+      continue;
+    }
+    if (!pending->extents[i].empty()) file_->FreeNow(pending->extents[i]);
+    pending->results[i].outcome = OpOutcome::kBatchRefused;
+  }
+}
+
+// -- one operation ---------------------------------------------------------------------------------------------------
+
+// What comes of an operation on the record that it meets.
+Replica::Verdict Replica::Decide(const WriteOp& op, const CurrentRecord& current) {
+  Verdict verdict;
+  if (!Holds(op.condition, current.read, current.value_equal)) {
+    verdict.outcome = OpOutcome::kConditionFailed;
+  } else if (op.op == RecordOp::kTouch && !current.read.found) {
+    verdict.outcome = OpOutcome::kConditionFailed;
+  } else if (op.op != RecordOp::kIncrement) {
+    return verdict;
+  } else if (!current.value_known || !ParseNumber(current.read, &verdict.number)) {
+    verdict.outcome = OpOutcome::kNotANumber;
+  } else if (__builtin_add_overflow(verdict.number, op.delta, &verdict.number)) {
+    verdict.outcome = OpOutcome::kOverflow;
+  }
+  return verdict;
+}
+
+Frame* Replica::LeafOf(const WriteOp& op) {
+  ChildRef missing;
+  uint8_t level = 0;
+  Frame* leaf = tree_->FindLeaf(op.key, &missing, &level);
+  CHECK(leaf != nullptr) << "a write was applied without its page";
+  return leaf;
 }
 
 // Not by the usual conditions: to them an expired record does not exist.
@@ -90,10 +241,12 @@ Replica::CurrentRecord Replica::ReadCurrent(PendingWrite* pending, size_t index,
   if (!NeedsCurrentValue(op)) {
     std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key);
     if (!found) return current;
-    current.read.version = found->record.version;
-    current.read.expires_at_ms = found->record.expires_at_ms;
+    const RecordView& record = found->record;
+    if (record.expires_at_ms != 0 && record.expires_at_ms <= now_ms) return current;
+    current.read.found = true;
+    current.read.version = record.version;
+    current.read.expires_at_ms = record.expires_at_ms;
     current.value_known = false;
-    current.read.found = current.read.expires_at_ms == 0 || current.read.expires_at_ms > now_ms;
     return current;
   }
   RecordView unread;
@@ -119,55 +272,52 @@ OpResult Replica::Refuse(PendingWrite* pending, size_t index, OpOutcome outcome,
   result.outcome = outcome;
   result.version = current.read.version;
   result.existed = current.read.found;
+  HandBack(pending, std::move(current), &result);
+  return result;
+}
+
+// Gives the record as it was found to the caller; its value as long as there is room in the reply.
+void Replica::HandBack(PendingWrite* pending, CurrentRecord current, OpResult* result) {
   const size_t value_bytes = current.read.value.size();
-  ValueRoom* room = pending->control ? pending->control->values : nullptr;
-  result.value_omitted = !current.value_known || pending->reply_bytes + value_bytes > kMaxBatchBytes ||
-                         (room && value_bytes > 0 && room->TryTake(value_bytes) != ValueRoom::Answer::kTaken);
-  if (result.value_omitted) {
+  ValueRoom* room = pending->options.control ? pending->options.control->values : nullptr;
+  result->value_omitted = !current.value_known || pending->reply_bytes + value_bytes > kMaxBatchBytes ||
+                          (room && value_bytes > 0 && room->TryTake(value_bytes) != ValueRoom::Answer::kTaken);
+  if (result->value_omitted) {
     std::string().swap(current.read.value);
   } else {
     pending->reply_bytes += value_bytes;
   }
-  result.current = std::move(current.read);
-  return result;
+  result->current = std::move(current.read);
 }
 
 OpResult Replica::ApplyOp(PendingWrite* pending, size_t index) {
   const WriteOp& op = (*pending->ops)[index];
-  const Version version = pending->versions[index];
-  const Extent extent = pending->extents[index];
-  ChildRef missing;
-  uint8_t level = 0;
-  Frame* leaf = tree_->FindLeaf(op.key, &missing, &level);
-  CHECK(leaf != nullptr) << "a write was applied without its page";
   OpResult result;
-  result.version = version;
+  result.version = pending->versions[index];
+  if (op.op == RecordOp::kCheck) return result;  // it holds: Judge has seen to that
+  Frame* leaf = LeafOf(op);
   if (op.op == RecordOp::kExpire) return ApplyExpire(leaf, op, std::move(result));
   CurrentRecord current = ReadCurrent(pending, index, leaf);
   result.existed = current.read.found;
-  if (!Holds(op.condition, current.read, current.value_equal)) {
-    return Refuse(pending, index, OpOutcome::kConditionFailed, std::move(current));
-  }
-  NewValue value{op.value, extent, version, ExpiryOf(op, version, current.read)};
-  std::string number_text;
+  const Verdict verdict = Decide(op, current);
+  if (verdict.outcome != OpOutcome::kApplied) return Refuse(pending, index, verdict.outcome, std::move(current));
+  result.number = verdict.number;
+  const int64_t expires_at_ms = ExpiryOf(op, current.read);
+  if (op.return_previous) HandBack(pending, std::move(current), &result);
   if (op.op == RecordOp::kRemove) {
     bool underfull = false;
     tree_->Erase(leaf, op.key, &underfull);
     if (underfull) MergeSoon(op.key);
     return result;
   }
-  if (op.op == RecordOp::kIncrement) {
-    if (!current.value_known || !ParseNumber(current.read, &result.number)) {
-      return Refuse(pending, index, OpOutcome::kNotANumber, std::move(current));
-    }
-    if (__builtin_add_overflow(result.number, op.delta, &result.number)) {
-      return Refuse(pending, index, OpOutcome::kOverflow, std::move(current));
-    }
-    number_text = std::to_string(result.number);
-    value.bytes = number_text;
+  if (op.op == RecordOp::kTouch) {
+    tree_->Touch(leaf, op.key, result.version, expires_at_ms);
+  } else {
+    const std::string number = op.op == RecordOp::kIncrement ? std::to_string(verdict.number) : "";
+    const std::string_view bytes = op.op == RecordOp::kIncrement ? std::string_view(number) : op.value;
+    tree_->Upsert(leaf, op.key, NewValue{bytes, pending->extents[index], result.version, expires_at_ms});
   }
-  tree_->Upsert(leaf, op.key, value);
-  NoteExpiry(value.expires_at_ms);
+  NoteExpiry(expires_at_ms);
   return result;
 }
 

@@ -5,7 +5,49 @@ namespace pando {
 namespace {
 constexpr size_t kPrefetches = 64;      // page reads in flight while a batch is replayed
 constexpr size_t kRecordsAtOnce = 256;  // for which room is looked for together
+
+// One record of a write may refuse the others: they are judged together.
+bool IsGuarded(const LogRecord& record) { return record.all_or_nothing || record.op == RecordOp::kCheck; }
+
+// How many records the write has that begins with the first of `records`.
+size_t RecordsOfWrite(std::span<const LogRecord> records) {
+  size_t n = 1;
+  while (n < records.size() && records[n - 1].continues) ++n;
+  return n;
+}
+
+// What no write of ours looks like, or "".
+std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) {
+  if (!previous || !previous->continues) return "";
+  if (record.all_or_nothing != previous->all_or_nothing) return "only a part of a write is all-or-nothing";
+  if (record.op == RecordOp::kCheck && previous->op != RecordOp::kCheck) return "a check comes after what it guards";
+  return "";
+}
+
 }  // namespace
+
+// One operation, as a write of its own: replay applies them one by one, so that it gets by with any pool, whatever the
+// one had that the log was written with. Nobody reads meanwhile.
+struct Replica::ReplayedOp {
+  std::vector<WriteOp> ops;
+  PendingWrite pending;
+
+  explicit ReplayedOp(const LogRecord& record) : ops(1) {
+    WriteOp& op = ops.front();
+    op.op = record.op;
+    op.key = record.key;
+    op.value = record.value;
+    op.delta = record.delta;
+    op.ttl_mode = record.ttl_mode;
+    op.expires_at_ms = record.expires_at_ms;
+    op.condition.version = record.condition.version;
+    op.condition.exists = record.condition.exists;
+    if (record.condition.value) op.condition.value = std::string(*record.condition.value);
+    pending.ops = &ops;
+    pending.versions.push_back(record.version);
+  }
+  ReplayedOp(const ReplayedOp&) = delete;
+};
 
 Task<void> Replica::Prefetch(std::string key) {
   // An error shows again when the record is applied.
@@ -29,12 +71,17 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
   const Lsn batch_end = batch.first_lsn + batch.record_count - 1;
   ByteReader reader(batch.records);
   Lsn lsn = batch.first_lsn;
+  LogRecord last;
   for (uint32_t i = 0; i < batch.record_count; ++i, ++lsn) {
     Result<LogRecord> record = DecodeRecord(&reader);
     if (!record.ok()) co_return corrupt(record.status().message());
     if (record->key.size() > MaxKeyBytes(pool_.page_bytes())) co_return corrupt("a key longer than the limit");
-    if (lsn > applied_lsn_) records.push_back(*record);
+    if (std::string_view wrong = WrongOrder(i > 0 ? &last : nullptr, *record); !wrong.empty()) co_return corrupt(wrong);
+    last = *record;
+    if (lsn == applied_lsn_ && last.continues) co_return corrupt("the checkpoint ends inside a write");
+    if (lsn > applied_lsn_) records.push_back(last);
   }
+  if (last.continues) co_return corrupt("the last write is cut short");
   constexpr uint32_t kRecordUnits = 16;
   TurnSlice slice(pool_.turn());
   // Random keys live in pages that are not in memory: read them together, in bounded groups.
@@ -51,16 +98,18 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
     uint64_t room = 0;
     if (from == 0 || !records[from - 1].continues)
       co_await MakeRoomToReplay(std::span(records).subspan(from, to - from), &room);
-    for (; from < to; ++from) {
-      Status status = co_await ReplayRecord(records[from]);
-      // A value found no room in one piece. (A checkpoint holds whole writes.)
-      if (status.code() == Code::kDiskFull && (from == 0 || !records[from - 1].continues)) {
-        for (int round = 0; round < 2; ++round) CO_RETURN_IF_ERROR(co_await Checkpoint());
-        status = co_await ReplayRecord(records[from]);
+    while (from < to) {
+      const std::span<const LogRecord> rest = std::span(records).subspan(from);
+      const size_t together = IsGuarded(rest.front()) ? RecordsOfWrite(rest) : 1;
+      const bool begins_write = from == 0 || !records[from - 1].continues;
+      if (from + together > to) {
+        co_await MakeRoomToReplay(rest.subspan(to - from, from + together - to), &room);
+        to = from + together;
       }
-      CO_RETURN_IF_ERROR(std::move(status));
-      if (!records[from].continues) SetReplayed(batch_end - (records.size() - 1 - from));
-      if (slice.Spend(kRecordUnits)) co_await Yield(reactor_);
+      CO_RETURN_IF_ERROR(co_await ReplayBatch(rest.first(together), begins_write));
+      from += together;
+      if (!records[from - 1].continues) SetReplayed(batch_end - (records.size() - from));
+      if (slice.Spend(kRecordUnits * static_cast<uint32_t>(together))) co_await Yield(reactor_);
     }
     TakeAdmitted(room, &room);
   }
@@ -84,27 +133,55 @@ Task<void> Replica::MakeRoomToReplay(std::span<const LogRecord> records, uint64_
                                 << ": replaying the log with little room: " << status.ToString();
 }
 
-Task<Status> Replica::ReplayRecord(LogRecord record) {
-  if (record.version <= applied_version_) {
-    co_return Error(Code::kCorruption, "partition {}: the log holds version {} behind version {}", id(), record.version,
-                    applied_version_);
+// A write that is judged as a whole, or a record that is not. `begins_write`: the records before are whole writes.
+Task<Status> Replica::ReplayBatch(std::span<const LogRecord> records, bool begins_write) {
+  bool refused = false;
+  if (IsGuarded(records.front())) {
+    CO_ASSIGN_OR_RETURN(refused, co_await IsRefused(records));
   }
-  WriteOp op;
-  op.op = record.op;
-  op.key = record.key;
-  op.value = record.value;
-  op.delta = record.delta;
-  op.ttl_mode = record.ttl_mode;
-  op.ttl_ms = record.expires_at_ms - VersionMs(record.version);
-  op.condition.version = record.condition.version;
-  op.condition.exists = record.condition.exists;
-  if (record.condition.value) op.condition.value = std::string(*record.condition.value);
-  std::vector<WriteOp> ops;
-  ops.push_back(std::move(op));
-  PendingWrite pending;
-  pending.ops = &ops;
-  pending.versions.push_back(record.version);
-  if (Status status = co_await FetchForWrite(&pending); !status.ok()) {
+  const Version before = applied_version_;
+  Version version = before;
+  for (const LogRecord& record : records) {
+    if (record.version <= version) {
+      co_return Error(Code::kCorruption, "partition {}: the log holds version {} after version {}", id(),
+                      record.version, version);
+    }
+    version = record.version;
+    if (refused || record.op == RecordOp::kCheck) continue;
+    Status status = co_await ReplayRecord(record);
+    // A value found no room in one piece. (A checkpoint holds whole writes.)
+    if (status.code() == Code::kDiskFull && begins_write && applied_version_ == before) {
+      for (int round = 0; round < 2; ++round) CO_RETURN_IF_ERROR(co_await Checkpoint());
+      status = co_await ReplayRecord(record);
+    }
+    CO_RETURN_IF_ERROR(std::move(status));
+  }
+  applied_version_ = version;  // also of those that change nothing
+  co_return Status();
+}
+
+// Judge, with one operation's pages in memory at a time.
+Task<Result<bool>> Replica::IsRefused(std::span<const LogRecord> records) {
+  std::vector<std::string> keys;
+  for (const LogRecord& record : records) keys.emplace_back(record.key);
+  co_await tree_->FetchAhead(std::move(keys));
+  std::deque<ReplayedOp> replayed;  // what `effects` refers to
+  Effects effects;
+  for (const LogRecord& record : records) {
+    if (!IsGuarded(record)) break;
+    PendingWrite* pending = &replayed.emplace_back(record).pending;
+    while (!ReadyToApply(pending)) CO_RETURN_IF_ERROR(co_await MakeReady(pending));
+    if (JudgeOp(pending, 0, &effects) != OpOutcome::kApplied) co_return true;
+    pending->pins.clear();
+    pending->found.clear();  // `effects` does not refer to it
+  }
+  co_return false;
+}
+
+Task<Status> Replica::ReplayRecord(LogRecord record) {
+  ReplayedOp replayed(record);
+  PendingWrite* pending = &replayed.pending;
+  if (Status status = co_await FetchForWrite(pending); !status.ok()) {
     if (status.code() != Code::kDiskFull) co_return status;
     co_return Error(
         Code::kDiskFull,
@@ -112,9 +189,9 @@ Task<Status> Replica::ReplayRecord(LogRecord record) {
         "piece to store it: {}; make room on the disk and start again, nothing is lost",
         id(), record.value.size(), status.message());
   }
-  while (!ReadyToApply(&pending)) CO_RETURN_IF_ERROR(co_await MakeReady(&pending));
+  while (!ReadyToApply(pending)) CO_RETURN_IF_ERROR(co_await MakeReady(pending));
   applied_version_ = record.version;
-  ApplyOp(&pending, 0);
+  ApplyOp(pending, 0);
   co_return Status();
 }
 

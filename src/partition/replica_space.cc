@@ -15,6 +15,7 @@ constexpr uint64_t kMinReservedBlocks = 64;
 }  // namespace
 
 uint64_t Replica::BlocksFor(RecordOp op, size_t key_bytes, size_t value_bytes) const {
+  if (op == RecordOp::kCheck) return 0;
   const bool overflow = op == RecordOp::kPut && tree_->NeedsOverflow(key_bytes, value_bytes);
   return kPagesPerOp * pool_.page_bytes() / kBlockBytes +
          (overflow ? (value_bytes + kBlockBytes - 1) / kBlockBytes : 0);

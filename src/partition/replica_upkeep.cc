@@ -48,7 +48,7 @@ Task<Status> Replica::Sweep() {
       op.condition.version = due.version;
       ops.push_back(std::move(op));
     }
-    Result<std::vector<OpResult>> written = co_await Write(std::move(ops), nullptr);
+    Result<std::vector<OpResult>> written = co_await Write(std::move(ops), WriteOptions());
     if (!written.ok()) co_return written.TakeStatus();
     for (const OpResult& result : *written) stats_.expired_total += result.outcome == OpOutcome::kApplied;
   }

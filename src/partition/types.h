@@ -30,10 +30,21 @@ struct WriteOp {
   std::string value;  // kPut
   int64_t delta = 0;  // kIncrement
   Condition condition;
+  // kTouch: not kKeep. With kSet exactly one of the two is > 0: from the operation's own time on, or Unix time. A
+  // record whose time has passed is stored, but not there.
   TtlMode ttl_mode = TtlMode::kKeep;
-  int64_t ttl_ms = 0;  // with kSet, > 0
+  int64_t ttl_ms = 0;
+  int64_t expires_at_ms = 0;
   // A condition that does not hold need not hand back the value that was found, so that none has to be read for it.
   bool current_value_unwanted = false;
+  bool return_previous = false;  // OpResult::current is the record as it was found also when this is applied
+};
+
+class WriteControl;
+
+struct WriteOptions {
+  bool all_or_nothing = false;      // one that is refused refuses all of them; without it only a kCheck does
+  WriteControl* control = nullptr;  // outlives the call
 };
 
 // Why a value is not handed back: `room` had none for it.
@@ -47,10 +58,11 @@ inline Status NoRoom(ValueRoom::Answer answer, const ValueRoom& room, size_t val
 }
 
 enum class OpOutcome : uint8_t {
-  kApplied,
-  kConditionFailed,  // `current` holds the record as it was found
+  kApplied,          // also a remove of a record that does not exist, and a kCheck that holds
+  kConditionFailed,  // or kTouch of a record that does not exist; `current` holds the record as it was found
   kNotANumber,       // kIncrement of a value that is not a decimal 64-bit integer; `current` holds it
   kOverflow,         // kIncrement past the 64-bit range
+  kBatchRefused,     // not by itself: another operation of the write was refused, and thereby all. Nothing else is set.
 };
 
 struct OpResult {
@@ -58,8 +70,12 @@ struct OpResult {
   Version version = 0;
   bool existed = false;
   int64_t number = 0;  // kIncrement
+  // When a whole write is refused: as it was before the write, although this operation met what those before it would
+  // have left.
   ReadResult current;
-  bool value_omitted = false;  // current.value was left out: there was no room for it (WriteControl::values)
+  // current.value was left out: what the operations of one write found is handed back up to kMaxBatchBytes, and as long
+  // as there is room for it (WriteControl::values).
+  bool value_omitted = false;
 };
 
 // What the caller of a write keeps a hand on while it is under way. It outlives the call.
@@ -67,7 +83,7 @@ class WriteControl {
  public:
   // A write that still waits for admission at this time is given up: kDeadline. 0 = never.
   Nanos deadline_ns = 0;
-  // Room for the values that refused operations found; null = up to kMaxBatchBytes of them.
+  // Room for the values that are handed back; null = up to kMaxBatchBytes of them.
   ValueRoom* values = nullptr;
 
   // True: the write is not in the log and never will be. Any thread.

@@ -22,6 +22,8 @@ bool IsSane(const BatchHeader& h) {
   return h.first_lsn + h.record_count >= h.first_lsn;
 }
 
+bool IsReadable(uint16_t version) { return version >= kOldestLogFormatVersion && version <= kLogFormatVersion; }
+
 }  // namespace
 
 std::string SegmentFileName(uint64_t number) { return fmt::format("{}{:020}{}", kNamePrefix, number, kNameSuffix); }
@@ -57,7 +59,7 @@ HeaderState DecodeSegmentHeader(std::string_view block, SegmentHeader* header) {
   if (found.checksum != Hash64(block.substr(kChecksumBytes, kBlockBytes - kChecksumBytes)))
     return HeaderState::kDamaged;
   *header = found;
-  if (found.format_version != kLogFormatVersion) return HeaderState::kOtherVersion;
+  if (!IsReadable(found.format_version)) return HeaderState::kOtherVersion;
   const bool size_ok = found.segment_bytes >= kMinSegmentBytes && found.segment_bytes <= kMaxSegmentBytes &&
                        found.segment_bytes % kBlockBytes == 0;
   return size_ok ? HeaderState::kValid : HeaderState::kDamaged;
@@ -105,7 +107,7 @@ BatchState DecodeBatchAt(std::string_view bytes, uint64_t number, uint64_t offse
   if (header.checksum != Hash64(bytes.substr(kChecksumBytes, batch_bytes - kChecksumBytes), seed)) {
     return BatchState::kDamaged;
   }
-  if (header.format_version != kLogFormatVersion) return BatchState::kOtherVersion;
+  if (!IsReadable(header.format_version)) return BatchState::kOtherVersion;
   if (!IsSane(header)) return BatchState::kDamaged;
   batch->header = header;
   batch->records = bytes.substr(sizeof(BatchHeader), header.record_bytes);

@@ -40,7 +40,9 @@ inline constexpr uint64_t kMinSegmentBytes = 4 * kBlockBytes;
 inline constexpr uint64_t kMaxSegmentBytes = 1ull << 30;
 inline constexpr uint64_t kMaxSegmentNumber = (1ull << 31) - 1;
 inline constexpr uint64_t kFirstGroupOffset = kBlockBytes;
-inline constexpr uint16_t kLogFormatVersion = 1;
+// What this build writes, and the oldest that it reads. Version 2 added to records: touch, check, all-or-nothing.
+inline constexpr uint16_t kLogFormatVersion = 2;
+inline constexpr uint16_t kOldestLogFormatVersion = 1;
 
 inline constexpr uint64_t kSegmentMagic = 0x4745534f444e4150;  // "PANDOSEG"
 inline constexpr uint64_t kBatchMagic = 0x5441424f444e4150;    // "PANDOBAT"

@@ -100,8 +100,8 @@ Status LogReader::JudgeHeader(LogSegmentInfo* segment, std::string_view blocks) 
     return Error(Code::kCorruption, "{}: offset 0: the segment header is damaged", segment->path);
   }
   if (state == HeaderState::kOtherVersion) {
-    return Error(Code::kVersion, "{}: log format version {}, but this build reads version {}", segment->path,
-                 header.format_version, kLogFormatVersion);
+    return Error(Code::kVersion, "{}: log format version {}, but this build reads versions {} to {}", segment->path,
+                 header.format_version, kOldestLogFormatVersion, kLogFormatVersion);
   }
   if (header.segment_number != segment->number) {
     return Error(Code::kCorruption, "{}: offset 0: the header is of segment {}; was the file renamed?", segment->path,
@@ -206,8 +206,8 @@ Task<Result<bool>> LogReader::Next(LogEntry* entry) {
       co_return true;
     }
     if (state == BatchState::kOtherVersion) {
-      co_return Error(Code::kVersion, "{}: offset {}: a batch of another format version than {}", segment.path, offset_,
-                      kLogFormatVersion);
+      co_return Error(Code::kVersion, "{}: offset {}: a batch of a format version that this build does not read",
+                      segment.path, offset_);
     }
     CO_RETURN_IF_ERROR(co_await PassGap(state));
   }

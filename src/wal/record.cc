@@ -11,7 +11,11 @@ constexpr uint8_t kIfVersion = 0x08;
 constexpr uint8_t kIfValue = 0x10;
 constexpr uint8_t kIfExistence = 0x20;  // the condition names existence; kIfExists is what it must be
 constexpr uint8_t kIfExists = 0x40;
-constexpr uint8_t kReserved = 0x80;
+constexpr uint8_t kMoreFlags = 0x80;  // a second byte of flags follows, which is not zero
+
+// Bits of the second byte of flags.
+constexpr uint8_t kAllOrNothing = 0x01;
+constexpr uint8_t kKnownMoreFlags = kAllOrNothing;
 
 uint64_t ZigZag(int64_t v) { return (static_cast<uint64_t>(v) << 1) ^ static_cast<uint64_t>(v >> 63); }
 int64_t UnZigZag(uint64_t v) { return static_cast<int64_t>(v >> 1) ^ -static_cast<int64_t>(v & 1); }
@@ -23,7 +27,18 @@ uint8_t FlagsOf(const LogRecord& record) {
   if (record.condition.value) flags |= kIfValue;
   if (record.condition.exists) flags |= kIfExistence;
   if (record.condition.exists.value_or(false)) flags |= kIfExists;
+  if (record.all_or_nothing) flags |= kMoreFlags;
   return flags;
+}
+
+// What an operation must and must not come with.
+bool IsComplete(const LogRecord& record) {
+  switch (record.op) {
+    case RecordOp::kExpire: return record.condition.version.has_value();
+    case RecordOp::kTouch: return record.ttl_mode != TtlMode::kKeep;
+    case RecordOp::kCheck: return record.ttl_mode == TtlMode::kKeep && !record.condition.empty();
+    default: return true;
+  }
 }
 
 }  // namespace
@@ -32,6 +47,7 @@ void EncodeRecord(const LogRecord& record, std::string* out) {
   ByteWriter writer(out);
   writer.Fixed(record.op);
   writer.Fixed(FlagsOf(record));
+  if (record.all_or_nothing) writer.Fixed(kAllOrNothing);
   writer.Fixed(record.version);
   if (record.ttl_mode == TtlMode::kSet) writer.Varint(ZigZag(record.expires_at_ms));
   writer.LengthPrefixed(record.key);
@@ -45,18 +61,22 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   LogRecord record;
   const auto op = reader->Fixed<uint8_t>();
   const auto flags = reader->Fixed<uint8_t>();
+  const uint8_t more_flags = (flags & kMoreFlags) != 0 ? reader->Fixed<uint8_t>() : 0;
   record.version = reader->Fixed<Version>();
-  if (!reader->ok()) return Error(Code::kCorruption, "log record: the bytes end within its first 10");
-  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kExpire)) {
+  if (!reader->ok()) return Error(Code::kCorruption, "log record: it ends before its version");
+  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kCheck)) {
     return Error(Code::kCorruption, "log record: unknown operation {}", op);
   }
   const auto ttl = static_cast<uint8_t>((flags & kTtlMask) >> kTtlShift);
   const bool stray_exists = (flags & kIfExists) != 0 && (flags & kIfExistence) == 0;
-  if ((flags & kReserved) != 0 || stray_exists || ttl > static_cast<uint8_t>(TtlMode::kClear)) {
-    return Error(Code::kCorruption, "log record: impossible flags {:#04x}", flags);
+  const bool stray_more = (flags & kMoreFlags) != 0 && more_flags == 0;
+  if (stray_exists || stray_more || (more_flags & ~kKnownMoreFlags) != 0 ||
+      ttl > static_cast<uint8_t>(TtlMode::kClear)) {
+    return Error(Code::kCorruption, "log record: impossible flags {:#04x} {:#04x}", flags, more_flags);
   }
   record.op = static_cast<RecordOp>(op);
   record.continues = (flags & kContinues) != 0;
+  record.all_or_nothing = (more_flags & kAllOrNothing) != 0;
   record.ttl_mode = static_cast<TtlMode>(ttl);
   if (record.ttl_mode == TtlMode::kSet) record.expires_at_ms = UnZigZag(reader->Varint());
   record.key = reader->LengthPrefixed();
@@ -66,6 +86,9 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   if (flags & kIfValue) record.condition.value = reader->LengthPrefixed();
   if (flags & kIfExistence) record.condition.exists = (flags & kIfExists) != 0;
   if (!reader->ok()) return Error(Code::kCorruption, "log record: operation {} is cut short", op);
+  if (!IsComplete(record)) {
+    return Error(Code::kCorruption, "log record: operation {} comes with the wrong condition or TTL mode", op);
+  }
   return record;
 }
 

@@ -20,6 +20,8 @@ enum class RecordOp : uint8_t {
   kRemove = 2,
   kIncrement = 3,
   kExpire = 4,  // removes the record if it still has the version the condition names and its expiry has come
+  kTouch = 5,   // gives a record, which must exist, another expiry and a version; its value is not written again
+  kCheck = 6,   // changes nothing: unless its condition holds, nothing of its batch takes effect. Before all others.
 };
 
 // What must hold of the current record for the operation to take effect; all given parts must.
@@ -38,7 +40,8 @@ enum class TtlMode : uint8_t { kKeep = 0, kSet = 1, kClear = 2 };
 // A view: key, value and condition point into the caller's memory or the decoded buffer.
 struct LogRecord {
   RecordOp op = RecordOp::kPut;
-  bool continues = false;  // the next record belongs to the same atomic batch
+  bool continues = false;       // the next record belongs to the same atomic batch
+  bool all_or_nothing = false;  // one refused operation refuses the whole batch; the same in all records of a batch
   Version version = 0;
   TtlMode ttl_mode = TtlMode::kKeep;
   int64_t expires_at_ms = 0;  // with kSet

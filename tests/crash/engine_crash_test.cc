@@ -3,12 +3,13 @@
 // of the process, recovered, and stopped again in the recovery.
 //
 // Oracle, for each partition. Every write carries a marker that nothing removes, so that what was recovered is known:
-//   acknowledged  <=  recovered; a write is there whole or not at all;
-//   the partition's LSN counts exactly the operations of the recovered writes: they are a prefix of its log;
-//   applying the recovered writes in the order of their versions to the model gives the recovered records, versions and
-//   expiries, and every acknowledged result, also of conditions and increments;
-//   the page audit finds every block owned exactly once;
-//   the engine closes, and recovers the same, also after a power loss, and goes on.
+//   - acknowledged  <=  recovered; a write is there whole or not at all; what was refused as a whole is not there;
+//   - the partition's LSN counts exactly the operations of the recovered writes: they are a prefix of its log (writes
+//     that were refused as a whole leave no trace, so those may be counted, too);
+//   - applying the recovered writes in the order of their versions to the model gives the recovered records, versions
+//     and expiries, and every acknowledged result, also of conditions and increments;
+//   - the page audit finds every block owned exactly once;
+//   - the engine closes, and recovers the same, also after a power loss, and goes on.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -64,9 +65,15 @@ SimOptions DiskOf(uint64_t seed) {
 struct Batch {
   uint32_t partition = 0;
   std::string marker;
-  std::vector<WriteOp> ops;  // the marker's put is the first
+  std::vector<WriteOp> ops;  // the marker's put is the first after the checks
+  size_t checks = 0;
+  WriteOptions options;
   bool acknowledged = false;
   std::vector<OpResult> results;
+
+  // One operation can refuse them all: then there is no marker.
+  bool refusable() const { return checks > 0 || options.all_or_nothing; }
+  bool refused() const { return acknowledged && results[checks].outcome == OpOutcome::kBatchRefused; }
 };
 
 // What was asked of the engine and what it said; outlives the crash.
@@ -119,7 +126,11 @@ class Workload {
       const uint64_t from = random_.Below(kKeys);
       for (uint64_t k = from; k < std::min(kKeys, from + 25); ++k) batch->ops.push_back(RemoveOp(Key(k)));
     }
-    Result<std::vector<OpResult>> results = co_await engine_->partition(batch->partition)->Write(batch->ops);
+    batch->options.all_or_nothing = random_.Chance(0.3);
+    batch->checks = random_.Chance(0.15) ? 1 + random_.Below(2) : 0;
+    for (size_t i = 0; i < batch->checks; ++i) batch->ops.insert(batch->ops.begin(), RandomCheck());
+    Partition* partition = engine_->partition(batch->partition);
+    Result<std::vector<OpResult>> results = co_await partition->Write(batch->ops, batch->options);
     if (results.ok()) {
       batch->acknowledged = true;
       batch->results = *std::move(results);
@@ -132,8 +143,11 @@ class Workload {
 
   WriteOp RandomOp() {
     WriteOp op = PutOp(Key(random_.Below(kKeys)), "");
-    const uint64_t kind = random_.Below(10);
-    if (kind < 6) {
+    const uint64_t kind = random_.Below(12);
+    if (kind >= 10) {
+      op.op = RecordOp::kTouch;
+      op.ttl_mode = TtlMode::kClear;
+    } else if (kind < 6) {
       const uint64_t size = random_.Below(20);
       op.value.assign(random_.Below(size == 0 ? 20'000 : size < 4 ? 4000 : 300), '\0');
       for (char& c : op.value) c = static_cast<char>(random_.Next());
@@ -147,7 +161,17 @@ class Workload {
     if (op.op != RecordOp::kRemove && random_.Chance(0.2)) {
       op.ttl_mode = TtlMode::kSet;
       op.ttl_ms = history_->expiring ? random_.Between(1, 200) : 3'600'000;
+      if (random_.Chance(0.3)) op.expires_at_ms = reactor_->WallMs() + std::exchange(op.ttl_ms, 0);
     }
+    op.return_previous = random_.Chance(0.1);
+    return op;
+  }
+
+  WriteOp RandomCheck() {
+    WriteOp op;
+    op.op = RecordOp::kCheck;
+    op.key = Key(random_.Below(kKeys));
+    op.condition.exists = random_.Chance(0.6);
     return op;
   }
 
@@ -192,28 +216,38 @@ Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const H
     if (!over) spec.start = page->rows.back().key + '\0';
   }
   std::map<Version, const Batch*> recovered;
-  uint64_t operations = 0;
+  uint64_t operations = 0, refused = 0;  // `refused` of writes that may be in the log without a trace
   for (const auto& batch : history->batches) {
     if (batch->partition != partition->id()) continue;
     auto marker = held.records().find(batch->marker);
     if (marker == held.records().end()) {
-      if (batch->acknowledged) co_return fmt::format("the acknowledged write {} is lost", batch->marker);
+      if (batch->acknowledged && !batch->refused()) {
+        co_return fmt::format("the acknowledged write {} is lost", batch->marker);
+      }
+      if (batch->refusable()) refused += batch->ops.size();
       continue;
     }
+    if (batch->refused()) co_return fmt::format("the write {} was refused, and yet applied", batch->marker);
     operations += batch->ops.size();
-    if (!recovered.emplace(marker->second.version, batch.get()).second) co_return "two writes have one version";
+    if (!recovered.emplace(marker->second.version - batch->checks, batch.get()).second) {
+      co_return "two writes have one version";
+    }
   }
   const Lsn last = partition->stats().last_lsn;
-  if (history->expiring ? last < operations : last != operations) {
-    co_return fmt::format("recovered up to LSN {}, but the writes recovered have {} operations", last, operations);
+  if (last < operations || (!history->expiring && last > operations + refused)) {
+    co_return fmt::format("recovered up to LSN {}, but the writes recovered have {} operations, and those refused {}",
+                          last, operations, refused);
   }
   PartitionModel model;
   for (const auto& [first, batch] : recovered) {
-    Version version = first;
-    for (size_t i = 0; i < batch->ops.size(); ++i, ++version) {
-      OpResult want = model.Apply(batch->ops[i], version, VersionMs(version));
-      if (!batch->acknowledged) continue;
-      std::string difference = Difference(want, batch->results[i]);
+    std::vector<Version> versions;
+    while (versions.size() < batch->ops.size()) versions.push_back(first + versions.size());
+    const std::vector<OpResult> want = model.ApplyWrite(batch->ops, batch->options, versions);
+    if (want[batch->checks].outcome != OpOutcome::kApplied) {
+      co_return fmt::format("the write {} was applied, but had to be refused", batch->marker);
+    }
+    for (size_t i = 0; batch->acknowledged && i < want.size(); ++i) {
+      std::string difference = Difference(want[i], batch->results[i]);
       if (!difference.empty())
         co_return fmt::format("operation {} of {} was answered wrong: {}", i, batch->marker, difference);
     }

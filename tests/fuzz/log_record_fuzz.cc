@@ -8,9 +8,9 @@ namespace pando {
 namespace {
 
 bool Same(const LogRecord& a, const LogRecord& b) {
-  return a.op == b.op && a.continues == b.continues && a.version == b.version && a.ttl_mode == b.ttl_mode &&
-         a.expires_at_ms == b.expires_at_ms && a.delta == b.delta && a.key == b.key && a.value == b.value &&
-         a.condition.version == b.condition.version && a.condition.value == b.condition.value &&
+  return a.op == b.op && a.continues == b.continues && a.all_or_nothing == b.all_or_nothing && a.version == b.version &&
+         a.ttl_mode == b.ttl_mode && a.expires_at_ms == b.expires_at_ms && a.delta == b.delta && a.key == b.key &&
+         a.value == b.value && a.condition.version == b.condition.version && a.condition.value == b.condition.value &&
          a.condition.exists == b.condition.exists;
 }
 

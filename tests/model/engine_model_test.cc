@@ -204,31 +204,67 @@ class Writer {
     return value;
   }
 
+  // Some hold and some do not. (The wrong version is none that an operation of the same batch may get.)
+  Condition RandomCondition(const std::string& key) {
+    const ReadResult now = region_->model.Read(key, WallMs());
+    Condition condition;
+    const uint64_t which = random_.Below(3);
+    if (which == 0) condition.exists = random_.Chance(0.7) == now.found;
+    if (which == 1) condition.version = random_.Chance(0.7) ? now.version : now.version + (Version{1} << 50);
+    if (which == 2) condition.value = random_.Chance(0.7) ? now.value : now.value + "x";
+    return condition;
+  }
+
+  void RandomTtl(WriteOp* op) {
+    op->ttl_mode = random_.Chance(0.8) ? TtlMode::kSet : TtlMode::kClear;
+    if (op->ttl_mode == TtlMode::kClear) return;
+    const int64_t ttl_ms = random_.Between(kTtlMarginMs, 4 * kTtlMarginMs);
+    if (random_.Chance(0.5)) {
+      op->ttl_ms = ttl_ms;
+    } else {
+      op->expires_at_ms = WallMs() + (random_.Chance(0.1) ? -ttl_ms : ttl_ms);
+    }
+  }
+
   WriteOp RandomOp() {
     WriteOp op;
     op.key = RandomKey();
-    const uint64_t kind = random_.Below(10);
+    const uint64_t kind = random_.Below(12);
     if (kind < 6) op.value = random_.Chance(0.1) ? std::to_string(random_.Between(-50, 50)) : RandomValue();
-    if (kind >= 6) op.op = kind < 8 ? RecordOp::kRemove : RecordOp::kIncrement;
+    if (kind >= 6) op.op = kind < 8 ? RecordOp::kRemove : kind < 10 ? RecordOp::kIncrement : RecordOp::kTouch;
     op.delta = random_.Chance(0.05) ? INT64_MAX : random_.Between(-5, 5);
-    if (op.op != RecordOp::kRemove && random_.Chance(0.15)) {
-      op.ttl_mode = random_.Chance(0.8) ? TtlMode::kSet : TtlMode::kClear;
-      op.ttl_ms = op.ttl_mode == TtlMode::kSet ? random_.Between(kTtlMarginMs, 4 * kTtlMarginMs) : 0;
-    }
-    if (random_.Chance(0.2)) {
-      const ReadResult now = region_->model.Read(op.key, WallMs());
-      const uint64_t which = random_.Below(3);
-      if (which == 0) op.condition.exists = random_.Chance(0.7) == now.found;
-      if (which == 1) op.condition.version = random_.Chance(0.7) ? now.version : now.version + 1;
-      if (which == 2) op.condition.value = random_.Chance(0.7) ? now.value : now.value + "x";
-    }
+    if (op.op == RecordOp::kTouch || (op.op != RecordOp::kRemove && random_.Chance(0.15))) RandomTtl(&op);
+    if (random_.Chance(0.2)) op.condition = RandomCondition(op.key);
+    op.return_previous = random_.Chance(0.15);
+    return op;
+  }
+
+  WriteOp RandomCheck() {
+    WriteOp op;
+    op.op = RecordOp::kCheck;
+    op.key = RandomKey();
+    op.condition = RandomCondition(op.key);
     return op;
   }
 
   Task<void> RandomBatch() {
     std::vector<WriteOp> ops(random_.Chance(0.6) ? 1 : 1 + random_.Below(random_.Chance(0.1) ? 60 : 8));
     for (WriteOp& op : ops) op = RandomOp();
-    co_await WriteAndCompare(std::move(ops));
+    if (ops.size() > 1 && random_.Chance(0.3)) {
+      // Several operations on each of a few keys: what the later ones meet depends on the earlier ones.
+      for (size_t i = 1; i < ops.size(); ++i) {
+        if (random_.Chance(0.6)) ops[i].key = ops[random_.Below(i)].key;
+        if (random_.Chance(0.3)) ops[i].condition = RandomCondition(ops[i].key);
+      }
+    }
+    WriteOptions options;
+    options.all_or_nothing = random_.Chance(0.4);
+    if (random_.Chance(0.2)) {
+      std::vector<WriteOp> checks(1 + random_.Below(3));
+      for (WriteOp& op : checks) op = RandomCheck();
+      ops.insert(ops.begin(), checks.begin(), checks.end());
+    }
+    co_await WriteAndCompare(std::move(ops), options);
   }
 
   // Waits until nothing of the region expires in the next moments.
@@ -238,10 +274,10 @@ class Writer {
     }
   }
 
-  Task<void> WriteAndCompare(std::vector<WriteOp> ops) {
+  Task<void> WriteAndCompare(std::vector<WriteOp> ops, WriteOptions options) {
     for (const WriteOp& op : ops) co_await AwaitNoExpiry(op.key, op.key + '\0');
     const int64_t now_ms = WallMs();
-    Result<std::vector<OpResult>> results = co_await region_->partition->Write(ops);
+    Result<std::vector<OpResult>> results = co_await region_->partition->Write(ops, options);
     if (!results.ok()) {
       // The only refusal that is no error: more pages at once than this small pool has.
       if (results.code() == Code::kInvalidArgument)
@@ -250,13 +286,19 @@ class Writer {
         Fail("a write failed", results.status().ToString());
       co_return;
     }
-    for (size_t i = 0; i < ops.size(); ++i) {
-      const OpResult& got = (*results)[i];
+    if (results->size() != ops.size()) co_return Fail("a write", "not one result for each operation");
+    Version& last = last_version_[region_->partition_id];
+    std::vector<Version> versions;
+    for (const OpResult& got : *results) {
       const bool applied = got.outcome == OpOutcome::kApplied;
-      if (applied && got.version <= last_version_[region_->partition_id]) Fail("P5", "versions do not rise");
-      if (applied) last_version_[region_->partition_id] = got.version;
-      OpResult want = region_->model.Apply(ops[i], got.version, applied ? VersionMs(got.version) : now_ms);
-      std::string difference = Difference(want, got);
+      if (applied && got.version <= last) Fail("P5", "versions do not rise");
+      if (applied) last = got.version;
+      // Where none was given: one of now that no record has, so that no condition holds by accident.
+      versions.push_back(applied ? got.version : VersionAtMs(now_ms) + 0xffff - versions.size());
+    }
+    const std::vector<OpResult> want = region_->model.ApplyWrite(ops, options, versions);
+    for (size_t i = 0; i < ops.size(); ++i) {
+      std::string difference = Difference(want[i], (*results)[i]);
       if (!difference.empty()) Fail(fmt::format("operation {} of {}", i, ops.size()), difference);
     }
   }
@@ -388,7 +430,7 @@ class Writer {
       if (ops.empty()) co_return;
       left -= ops.size();
       at = ops.back().key;
-      co_await WriteAndCompare(std::move(ops));
+      co_await WriteAndCompare(std::move(ops), WriteOptions());
     }
   }
 

@@ -1,7 +1,8 @@
 // FakePartition: the Partition interface over a std::map, for tests of the layers above the engine.
 //
-// It follows partition.h: atomic batches, conditions, increments, scans with limits. Time passes only where a test says
-// so: with a reactor and max_delay_ns each call takes a random time first, so that calls overlap and end out of order.
+// It follows partition.h: atomic batches, all or nothing if asked, conditions, increments, scans with limits. Time
+// passes only where a test says so: with a reactor and max_delay_ns each call takes a random time first, so that calls
+// overlap and end out of order.
 //
 // Threads: one.
 #pragma once
@@ -46,27 +47,47 @@ class FakePartition final : public Partition {
   }
 
   // A write waits for admission while `holding_writes`, and for its durability while `holding_answers`.
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override {
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
     if (!write_failure.ok()) co_return write_failure;
     while (holding_writes) co_await Sleep(*reactor_, kMillisecond);
-    if (control != nullptr && !control->BeginAppend()) co_return Error(Code::kDeadline, "withdrawn");
+    if (options.control != nullptr && !options.control->BeginAppend()) co_return Error(Code::kDeadline, "withdrawn");
     while (holding_answers) co_await Sleep(*reactor_, kMillisecond);
+    const Records before = records;
     std::vector<OpResult> results;
+    bool refused = false, check_failed = false;
     for (WriteOp& op : ops) {
-      OpResult& result = results.emplace_back(WriteNow(op));
-      std::string& value = result.current.value;
-      if (value.empty() || control == nullptr || control->values == nullptr) continue;
-      result.value_omitted = control->values->TryTake(value.size()) != ValueRoom::Answer::kTaken;
-      if (result.value_omitted) value.clear();
+      results.emplace_back().outcome = OpOutcome::kBatchRefused;
+      const bool check = op.op == RecordOp::kCheck;
+      if (check_failed && !check) continue;
+      results.back() = Apply(op);
+      const bool applied = results.back().outcome == OpOutcome::kApplied;
+      refused |= !applied && (check || options.all_or_nothing);
+      check_failed |= !applied && check;
     }
+    for (size_t i = 0; refused && i < ops.size(); ++i) {
+      if (results[i].outcome == OpOutcome::kApplied)
+        results[i] = OpResult(), results[i].outcome = OpOutcome::kBatchRefused;
+      auto it = before.find(ops[i].key);
+      if (results[i].outcome != OpOutcome::kBatchRefused)
+        results[i].current = it == before.end() ? ReadResult{} : it->second;
+    }
+    if (refused) records = before;
+    for (size_t i = 0; i < ops.size(); ++i) {
+      NoteChange(ops[i], results[i]);
+      std::string& value = results[i].current.value;
+      if (value.empty() || options.control == nullptr || options.control->values == nullptr) continue;
+      results[i].value_omitted = options.control->values->TryTake(value.size()) != ValueRoom::Answer::kTaken;
+      if (results[i].value_omitted) value.clear();
+    }
+    changes.Publish();
     co_return results;
   }
   // The same at once.
   OpResult WriteNow(WriteOp op) {
     OpResult result = Apply(op);
-    if (result.outcome == OpOutcome::kApplied) changes.Add(result.version, op.key, op.op == RecordOp::kRemove);
+    NoteChange(op, result);
     changes.Publish();
     return result;
   }
@@ -237,17 +258,24 @@ class FakePartition final : public Partition {
     return !condition.value || (current.found && *condition.value == current.value);
   }
 
+  void NoteChange(const WriteOp& op, const OpResult& result) {
+    if (result.outcome != OpOutcome::kApplied || op.op == RecordOp::kCheck) return;
+    changes.Add(result.version, op.key, op.op == RecordOp::kRemove);
+  }
+
   OpResult Apply(WriteOp& op) {
     OpResult result;
     ReadResult current = Find(op.key);
     result.existed = current.found;
-    if (!Holds(op.condition, current)) {
+    if (!Holds(op.condition, current) || (op.op == RecordOp::kTouch && !current.found)) {
       result.outcome = OpOutcome::kConditionFailed;
       result.current = current;
       return result;
     }
+    if (op.return_previous) result.current = current;
+    if (op.op == RecordOp::kCheck) return result;
     ReadResult next{true, next_version_++, 0, std::move(op.value)};
-    if (op.ttl_mode == TtlMode::kSet) next.expires_at_ms = 1'000'000 + op.ttl_ms;
+    if (op.ttl_mode == TtlMode::kSet) next.expires_at_ms = op.ttl_ms > 0 ? 1'000'000 + op.ttl_ms : op.expires_at_ms;
     if (op.op == RecordOp::kIncrement) {
       int64_t number = 0;
       const char* end = current.value.data() + current.value.size();
@@ -264,6 +292,9 @@ class FakePartition final : public Partition {
     result.version = next.version;
     if (op.op == RecordOp::kRemove) {
       records.erase(op.key);
+    } else if (op.op == RecordOp::kTouch) {
+      next.value = current.value;
+      records[op.key] = std::move(next);
     } else {
       records[op.key] = std::move(next);
     }

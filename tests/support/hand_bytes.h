@@ -68,4 +68,13 @@ inline std::string Hex(std::string_view bytes) {
   return out;
 }
 
+// The inverse of Hex; `hex` is well-formed.
+inline std::string FromHex(std::string_view hex) {
+  auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
+  std::string out;
+  for (size_t i = 0; i + 1 < hex.size(); i += 2)
+    out.push_back(static_cast<char>(digit(hex[i]) << 4 | digit(hex[i + 1])));
+  return out;
+}
+
 }  // namespace pando

@@ -3,6 +3,7 @@
 // Threads: a value.
 #pragma once
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 #include <set>
@@ -29,7 +30,7 @@ class PartitionModel {
  public:
   using Records = std::map<std::string, ModelRecord>;
 
-  // Applies one operation as of `now_ms` (its version's time) and returns what its caller must hear.
+  // Applies one operation alone as of `now_ms` (its version's time) and returns what its caller must hear.
   OpResult Apply(const WriteOp& op, Version version, int64_t now_ms) {
     OpResult result;
     const ReadResult current = Read(op.key, now_ms);
@@ -43,14 +44,19 @@ class PartitionModel {
     };
     const Condition& c = op.condition;
     if ((c.exists && *c.exists != current.found) || (c.version && (!current.found || current.version != *c.version)) ||
-        (c.value && (!current.found || current.value != *c.value))) {
+        (c.value && (!current.found || current.value != *c.value)) || (op.op == RecordOp::kTouch && !current.found)) {
       return refuse(OpOutcome::kConditionFailed);
+    }
+    if (op.return_previous) result.current = current;
+    if (op.op == RecordOp::kCheck) {
+      result.existed = false;  // not said
+      return result;
     }
     if (op.op == RecordOp::kRemove) {
       records_.erase(op.key);
       return result;
     }
-    std::string value = op.value;
+    std::string value = op.op == RecordOp::kTouch ? current.value : op.value;
     if (op.op == RecordOp::kIncrement) {
       int64_t number = 0;
       const std::string& text = current.value;
@@ -68,9 +74,46 @@ class PartitionModel {
     }
     int64_t expires = 0;
     if (op.ttl_mode == TtlMode::kKeep) expires = current.expires_at_ms;
-    if (op.ttl_mode == TtlMode::kSet) expires = VersionMs(version) + op.ttl_ms;
+    if (op.ttl_mode == TtlMode::kSet) expires = op.ttl_ms > 0 ? VersionMs(version) + op.ttl_ms : op.expires_at_ms;
     records_[op.key] = {std::move(value), version, expires};
     return result;
+  }
+
+  // Applies a write whose operations may refuse each other. `versions` are what its operations got, and their times;
+  // for those that got none, any that no condition names.
+  std::vector<OpResult> ApplyWrite(const std::vector<WriteOp>& ops, WriteOptions options,
+                                   const std::vector<Version>& versions) {
+    PartitionModel trial;
+    for (const WriteOp& op : ops) {
+      if (auto it = records_.find(op.key); it != records_.end()) trial.records_.insert(*it);
+    }
+    const PartitionModel before = trial;
+    std::vector<OpResult> results(ops.size());
+    bool refused = false, check_failed = false;
+    for (size_t i = 0; i < ops.size(); ++i) {
+      const bool check = ops[i].op == RecordOp::kCheck;
+      if (check_failed && !check) break;
+      results[i] = trial.Apply(ops[i], versions[i], VersionMs(versions[i]));
+      const bool applied = results[i].outcome == OpOutcome::kApplied;
+      refused |= !applied && (check || options.all_or_nothing);
+      check_failed |= !applied && check;
+    }
+    for (size_t i = 0; refused && i < ops.size(); ++i) {
+      if (results[i].outcome == OpOutcome::kApplied) {
+        results[i] = OpResult();
+        results[i].outcome = OpOutcome::kBatchRefused;
+        continue;
+      }
+      results[i].current = before.Read(ops[i].key, VersionMs(versions[i]));
+      results[i].version = results[i].current.version;
+      results[i].existed = results[i].current.found;
+    }
+    if (refused) return results;
+    for (const WriteOp& op : ops) {
+      records_.erase(op.key);
+      if (auto it = trial.records_.find(op.key); it != trial.records_.end()) records_.insert(*it);
+    }
+    return results;
   }
 
   ReadResult Read(const std::string& key, int64_t now_ms) const {

@@ -97,13 +97,15 @@ struct Values {
 
     WriteControl control;
     control.values = &wide;
+    WriteOptions options;
+    options.control = &control;
     std::vector<WriteOp> ops;
     for (const char* key : {"large", "small"}) {
       WriteOp op = PutOp(key, "new");
       op.condition.exists = false;
       ops.push_back(std::move(op));
     }
-    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops), &control);
+    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops), options);
     EXPECT_OK(results.status());
     if (!results.ok()) co_return;
     EXPECT_EQ((*results)[0].outcome, OpOutcome::kConditionFailed);
@@ -112,6 +114,25 @@ struct Values {
     EXPECT_FALSE((*results)[1].value_omitted);
     EXPECT_EQ((*results)[1].current.value.size(), 1000u);
     EXPECT_EQ(wide.taken_bytes(), 1000u);
+
+    // Also the values that were there before; without room for one the write is carried out, and it is said.
+    WriteControl removal;
+    removal.values = &wide;
+    options.control = &removal;
+    ops.clear();
+    for (const char* key : {"large", "small"}) {
+      ops.push_back(RemoveOp(key));
+      ops.back().return_previous = true;
+    }
+    results = co_await p->Write(std::move(ops), options);
+    EXPECT_OK(results.status());
+    if (!results.ok()) co_return;
+    EXPECT_EQ((*results)[0].outcome, OpOutcome::kApplied);
+    EXPECT_TRUE((*results)[0].value_omitted && (*results)[0].current.found);
+    EXPECT_TRUE((*results)[0].current.value.empty());
+    EXPECT_FALSE((*results)[1].value_omitted);
+    EXPECT_EQ((*results)[1].current.value.size(), 1000u);
+    EXPECT_EQ(wide.taken_bytes(), 2000u);
   }
 };
 
@@ -121,7 +142,9 @@ struct Withdrawn {
   static Task<void> WriteOne(Partition* p, std::string key, WriteControl* control, Code* code) {
     std::vector<WriteOp> ops;
     ops.push_back(PutOp(std::move(key), "v"));
-    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops), control);
+    WriteOptions options;
+    options.control = control;
+    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops), options);
     *code = results.code();
   }
   Task<void> operator()(Reactor& reactor, Partition* p) {

@@ -23,8 +23,8 @@ class FarPartition final : public Partition {
   Task<Result<ReadResult>> Get(std::string key, SnapshotId s, ValueRoom* room) override {
     return target_->Get(std::move(key), s, room);
   }
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteControl* control) override {
-    return target_->Write(std::move(ops), control);
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override {
+    return target_->Write(std::move(ops), options);
   }
   Task<Result<ScanPage>> Scan(ScanSpec spec) override { return target_->Scan(std::move(spec)); }
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId s) override {

@@ -67,6 +67,45 @@ Task<void> EveryKindOfWrite(Reactor* reactor, Setup setup) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
 }
 
+// A touch is a change of its record. A check is none, and neither is what a write refused as a whole would have done.
+Task<void> GuardedWrites(Reactor* reactor, Setup setup) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  EXPECT_OK(co_await Put(p, "a", "1"));
+  const Version start = p->newest_change();
+  WriteOp touch;
+  touch.op = RecordOp::kTouch;
+  touch.key = "a";
+  touch.ttl_mode = TtlMode::kClear;
+  WriteOp check;
+  check.op = RecordOp::kCheck;
+  check.key = "a";
+  check.condition.exists = true;
+  WriteOptions all_or_nothing;
+  all_or_nothing.all_or_nothing = true;
+  std::vector<WriteOp> ops;
+  ops.push_back(touch);
+  EXPECT_OK(co_await Write(p, ops));
+  ops.assign(1, PutOp("refused", "1"));
+  ops.push_back(IncrementOp("refused too", 1));
+  ops.push_back(PutOp("a", "2"));
+  ops.back().condition.exists = false;
+  Result<std::vector<OpResult>> results = co_await p->Write(ops, all_or_nothing);
+  EXPECT_OK(results.status());
+  ops.assign(1, check);
+  ops.push_back(PutOp("guarded", "1"));
+  EXPECT_OK(co_await Write(p, ops));
+  ops[0].condition.exists = false;
+  results = co_await p->Write(ops);
+  EXPECT_OK(results.status());
+  ChangePage page = co_await ChangesAfter(p, start);
+  EXPECT_THAT(Told(page), ElementsAre("+a", "+guarded"));
+  EXPECT_EQ(p->newest_change(), page.changes.back().version);
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
 // A position taken before a restart: good while nothing was missed, else it is said.
 struct Positions {
   int run = 0;
@@ -148,6 +187,7 @@ class WatchTest : public testing::Test {
 };
 
 TEST_F(WatchTest, EveryWriteThatTookEffectIsTold) { Run(EveryKindOfWrite); }
+TEST_F(WatchTest, TouchesAreToldAndRefusedWritesAreNot) { Run(GuardedWrites); }
 TEST_F(WatchTest, AfterARestartWhatWasMissedIsKnownToBeMissed) {
   Positions positions;
   for (positions.run = 0; positions.run < 3; ++positions.run) Run(Restart, &positions);

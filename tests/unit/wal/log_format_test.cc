@@ -37,7 +37,7 @@ TEST(LogFormat, GoldenSegmentHeader) {
   std::string block(kBlockBytes, 'x');
   EncodeSegmentHeader(kNode, 42, 8u << 20, block.data());
   EXPECT_EQ(Hex(block.substr(0, sizeof(SegmentHeader))),
-            "169fa6614b01f46750414e444f53454701000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
+            "14d123e7189cf7b050414e444f53454702000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
             "0000800000000000");
   EXPECT_EQ(block.substr(sizeof(SegmentHeader)), std::string(kBlockBytes - sizeof(SegmentHeader), '\0'));
   EXPECT_EQ(SegmentFileName(42), "segment-00000000000000000042.wal");
@@ -48,9 +48,29 @@ TEST(LogFormat, GoldenBatch) {
   EncodeBatch(SomeHeader(42, 8192), LogChecksumSeed(kNode), "12345", out.data());
   EXPECT_EQ(out.size(), 128u);
   EXPECT_EQ(Hex(out),
-            "2ef20793be16202f50414e444f42415401000000010000000500000002000000efcdab89674523011032547698badcfe"
+            "788d21ac00bfc2c350414e444f42415402000000010000000500000002000000efcdab89674523011032547698badcfe"
             "0300000000000000290000000000000028000000000000002a00000000000000002000002a000000f81f00002a000000"
             "f81f00002a000000efcdab000000000000000000000000003132333435000000");
+}
+
+// Version 1 has to stay readable. Never change these bytes.
+TEST(LogFormat, VersionOneIsRead) {
+  std::string block = FromHex(
+      "169fa6614b01f46750414e444f53454701000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
+      "0000800000000000");
+  block.resize(kBlockBytes, '\0');
+  SegmentHeader header;
+  ASSERT_EQ(DecodeSegmentHeader(block, &header), HeaderState::kValid);
+  EXPECT_EQ(header.segment_number, 42u);
+  std::string image(8192, '\0');
+  image += FromHex(
+      "2ef20793be16202f50414e444f42415401000000010000000500000002000000efcdab89674523011032547698badcfe"
+      "0300000000000000290000000000000028000000000000002a00000000000000002000002a000000f81f00002a000000"
+      "f81f00002a000000efcdab000000000000000000000000003132333435000000");
+  BatchView view;
+  ASSERT_EQ(DecodeBatch(image, 42, 8192, LogChecksumSeed(kNode), &view), BatchState::kValid);
+  EXPECT_EQ(view.records, "12345");
+  EXPECT_EQ(view.header.first_lsn, 41u);
 }
 
 TEST(LogFormat, FileNames) {
@@ -92,11 +112,11 @@ void FixHeaderChecksum(std::string* block) {
 TEST(LogFormat, AnotherVersionIsToldFromDamage) {
   std::string block(kBlockBytes, '\0');
   EncodeSegmentHeader(kNode, 7, 1u << 20, block.data());
-  StoreLE<uint16_t>(block.data() + offsetof(SegmentHeader, format_version), 2);
+  StoreLE<uint16_t>(block.data() + offsetof(SegmentHeader, format_version), kLogFormatVersion + 1);
   FixHeaderChecksum(&block);
   SegmentHeader header;
   EXPECT_EQ(DecodeSegmentHeader(block, &header), HeaderState::kOtherVersion);
-  EXPECT_EQ(header.format_version, 2);
+  EXPECT_EQ(header.format_version, kLogFormatVersion + 1);
   EncodeSegmentHeader(kNode, 7, 1u << 20, block.data());
   StoreLE<uint64_t>(block.data() + offsetof(SegmentHeader, segment_bytes), ~0ull);
   FixHeaderChecksum(&block);

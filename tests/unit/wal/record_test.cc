@@ -19,6 +19,7 @@ std::string Encode(const LogRecord& record) {
 void ExpectSame(const LogRecord& want, const LogRecord& got) {
   EXPECT_EQ(want.op, got.op);
   EXPECT_EQ(want.continues, got.continues);
+  EXPECT_EQ(want.all_or_nothing, got.all_or_nothing);
   EXPECT_EQ(want.version, got.version);
   EXPECT_EQ(want.ttl_mode, got.ttl_mode);
   EXPECT_EQ(want.expires_at_ms, got.expires_at_ms);
@@ -68,6 +69,44 @@ TEST(LogRecord, GoldenBytes) {
   expire.key = "k";
   expire.condition.version = 2;
   EXPECT_EQ(Hex(Encode(expire)), "04080300000000000000016b0200000000000000");
+
+  LogRecord touch;
+  touch.op = RecordOp::kTouch;
+  touch.version = 4;
+  touch.ttl_mode = TtlMode::kSet;
+  touch.expires_at_ms = 300;
+  touch.key = "k";
+  EXPECT_EQ(Hex(Encode(touch)), "05020400000000000000d804016b");
+
+  LogRecord check;
+  check.op = RecordOp::kCheck;
+  check.continues = true;
+  check.all_or_nothing = true;
+  check.version = 5;
+  check.key = "k";
+  check.condition.exists = true;
+  EXPECT_EQ(Hex(Encode(check)), "06e1010500000000000000016b");
+}
+
+// What format version 1 of the log held; it has to stay readable. Never change these bytes.
+TEST(LogRecord, BytesOfVersionOneAreRead) {
+  const std::pair<std::string_view, RecordOp> fixtures[] = {
+      {"01000807060504030201036b65790576616c7565", RecordOp::kPut},
+      {"017b0807060504030201d804036b65790576616c756522110000000000000178", RecordOp::kPut},
+      {"02200100000000000000016b", RecordOp::kRemove},
+      {"03040200000000000000016e05", RecordOp::kIncrement},
+      {"04080300000000000000016b0200000000000000", RecordOp::kExpire},
+  };
+  for (const auto& [hex, op] : fixtures) {
+    const std::string bytes = FromHex(hex);
+    ByteReader reader(bytes);
+    auto record = DecodeRecord(&reader);
+    ASSERT_TRUE(record.ok()) << hex << ": " << record.status().ToString();
+    EXPECT_EQ(record->op, op);
+    EXPECT_FALSE(record->all_or_nothing);
+    EXPECT_EQ(reader.remaining(), 0u);
+    EXPECT_EQ(Hex(Encode(*record)), hex);  // and nothing about them has changed
+  }
 }
 
 struct RandomRecord {
@@ -84,10 +123,13 @@ struct RandomRecord {
     key = bytes(random() % 8 == 0 ? 2048 : 40);
     value = bytes(random() % 8 == 0 ? 70000 : 300);
     condition_value = bytes(50);
-    record.op = static_cast<RecordOp>(1 + random() % 4);
+    record.op = static_cast<RecordOp>(1 + random() % 6);
     record.continues = random() % 2;
+    record.all_or_nothing = random() % 3 == 0;
     record.version = number();
     record.ttl_mode = static_cast<TtlMode>(random() % 3);
+    if (record.op == RecordOp::kTouch) record.ttl_mode = random() % 2 ? TtlMode::kSet : TtlMode::kClear;
+    if (record.op == RecordOp::kCheck) record.ttl_mode = TtlMode::kKeep;
     if (record.ttl_mode == TtlMode::kSet) record.expires_at_ms = static_cast<int64_t>(number());
     if (record.op == RecordOp::kIncrement) record.delta = static_cast<int64_t>(number()) * (random() % 2 ? 1 : -1);
     record.key = key;
@@ -95,6 +137,9 @@ struct RandomRecord {
     if (random() % 2) record.condition.version = number();
     if (random() % 2) record.condition.value = condition_value;
     if (random() % 2) record.condition.exists = random() % 2 == 0;
+    if (record.op == RecordOp::kExpire || (record.op == RecordOp::kCheck && record.condition.empty())) {
+      record.condition.version = number();
+    }
   }
 };
 
@@ -144,11 +189,20 @@ TEST(LogRecord, ImpossibleBytesAreCorruption) {
   };
   EXPECT_EQ(code(0, 1), Code::kOk);
   EXPECT_EQ(code(0, 0), Code::kCorruption);      // no operation
-  EXPECT_EQ(code(0, 5), Code::kCorruption);      // an unknown one
+  EXPECT_EQ(code(0, 7), Code::kCorruption);      // an unknown one
+  EXPECT_EQ(code(0, 4), Code::kCorruption);      // an expire that names no version
+  EXPECT_EQ(code(0, 5), Code::kCorruption);      // a touch that keeps the expiry
+  EXPECT_EQ(code(0, 6), Code::kCorruption);      // a check of nothing
   EXPECT_EQ(code(1, 0x06), Code::kCorruption);   // TTL mode 3
-  EXPECT_EQ(code(1, 0x80), Code::kCorruption);   // a reserved bit
   EXPECT_EQ(code(1, 0x40), Code::kCorruption);   // must exist, without the condition
   EXPECT_EQ(code(10, 0xff), Code::kCorruption);  // a key longer than the bytes
+  for (int more = 0; more < 256; ++more) {       // a second byte of flags: none but 1 is known
+    std::string bytes = good;
+    bytes[1] = static_cast<char>(0x80);
+    bytes.insert(2, 1, static_cast<char>(more));
+    ByteReader reader(bytes);
+    EXPECT_EQ(DecodeRecord(&reader).code(), more == 1 ? Code::kOk : Code::kCorruption) << more;
+  }
 }
 
 }  // namespace

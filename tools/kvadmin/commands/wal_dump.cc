@@ -36,6 +36,8 @@ const char* OpName(RecordOp op) {
     case RecordOp::kRemove: return "remove";
     case RecordOp::kIncrement: return "increment";
     case RecordOp::kExpire: return "expire";
+    case RecordOp::kTouch: return "touch";
+    case RecordOp::kCheck: return "check";
   }
   return "?";
 }
@@ -82,11 +84,13 @@ class Dumper {
     if (r.op == RecordOp::kPut) what = fmt::format(" = {}", Printable(r.value, options_.encoding, kValueColumns));
     if (r.op == RecordOp::kIncrement) what = fmt::format(" {:+}", r.delta);
     if (r.ttl_mode == TtlMode::kSet) what += " expires " + TimeText(r.expires_at_ms);
+    if (r.op == RecordOp::kTouch && r.ttl_mode == TtlMode::kClear) what += " never expires";
     if (r.condition.exists) what += *r.condition.exists ? " if exists" : " if absent";
     if (r.condition.version) what += fmt::format(" if version {}", *r.condition.version);
     if (r.condition.value) what += fmt::format(" if value {}", Printable(*r.condition.value, options_.encoding, 20));
     tools::Print("{:>10} {:>12} {} {:<9} {}{}{}\n", partition, lsn, TimeText(VersionMs(r.version)), OpName(r.op),
-                 Printable(r.key, options_.encoding), what, r.continues ? " ..." : "");
+                 Printable(r.key, options_.encoding), what,
+                 std::string(r.all_or_nothing ? " all-or-nothing" : "") + (r.continues ? " ..." : ""));
   }
   void PrintJsonRecord(const LogEntry& entry, const std::string& partition, Lsn lsn, const LogRecord& r) const {
     Json j;
@@ -108,6 +112,7 @@ class Dumper {
       j["condition"].update(value);
     }
     j["continues"] = r.continues;
+    if (r.all_or_nothing) j["all_or_nothing"] = true;
     j["segment"] = entry.segment->number;
     j["offset"] = entry.offset;
     PrintJson(j);
