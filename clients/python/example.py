@@ -26,9 +26,9 @@ def main():
 
 def tour(host, port):
     from pando import Kv
-    from pando.constants import BAD_REQUEST, OP_INCREMENT, OP_PUT
-    from pando.ttypes import (Condition, Context, GetRequest, HelloRequest, IncrementRequest, KvError, PutRequest,
-                              RemoveRequest, ScanRequest, WriteBatchRequest, WriteOp)
+    from pando.constants import BAD_REQUEST, OP_INCREMENT, OP_PUT, TTL_SET
+    from pando.ttypes import (Condition, Context, GetRequest, HelloRequest, IncrementRequest, KeyCondition, KvError,
+                              PutRequest, RemoveRequest, ScanRequest, TouchRequest, WriteBatchRequest, WriteOp)
     from thrift.protocol.TBinaryProtocol import TBinaryProtocol
     from thrift.transport import TSocket, TTransport
 
@@ -53,11 +53,38 @@ def tour(host, port):
 
     print("counter:", kv.increment(context, IncrementRequest(key=b"visits", delta=1)).number)
 
-    # Keys that share a {tag} share a partition: no reader sees half of a batch on them, and a crash keeps all or none.
-    kv.writeBatch(context, WriteBatchRequest(ops=[
+    # Keys that share a {tag} share a partition: a batch on them becomes visible at once, and a crash keeps all or none.
+    # all_or_nothing: one refused op refuses all of them, too.
+    kv.writeBatch(context, WriteBatchRequest(all_or_nothing=True, ops=[
         WriteOp(kind=OP_PUT, key=b"{order7}/state", value=b"paid"),
         WriteOp(kind=OP_INCREMENT, key=b"{order7}/changes", delta=1),
     ]))
+
+    # Compare-and-swap over two keys: move 30 from one account to another, unless somebody was faster.
+    for key, value in ((b"{bank}/anna", b"100"), (b"{bank}/ben", b"0")):
+        kv.put(context, PutRequest(key=key, value=value))
+    anna, ben = (kv.get(context, GetRequest(key=key)).record for key in (b"{bank}/anna", b"{bank}/ben"))
+    transfer = WriteBatchRequest(all_or_nothing=True, ops=[
+        WriteOp(kind=OP_PUT, key=b"{bank}/anna", value=b"%d" % (int(anna.value) - 30),
+                condition=Condition(version=anna.version)),
+        WriteOp(kind=OP_PUT, key=b"{bank}/ben", value=b"%d" % (int(ben.value) + 30),
+                condition=Condition(version=ben.version)),
+    ])
+    first, again = (kv.writeBatch(context, transfer).results for _ in range(2))
+    print("transfer applied:", [result.applied for result in first], "- sent again:",
+          [result.applied for result in again])
+
+    # Conditions of the whole batch are for keys that it does not write. What failed comes back with what was found.
+    reply = kv.writeBatch(context, WriteBatchRequest(
+        conditions=[KeyCondition(key=b"{order7}/state", condition=Condition(value=b"open"))],
+        ops=[WriteOp(kind=OP_PUT, key=b"{order7}/parcel", value=b"sent")]))
+    print("parcel sent:", reply.results[0].applied, "because the order is", reply.failed_conditions[0].current.value)
+
+    # A session that lives an hour longer with each visit: the expiry changes, the value is not sent again.
+    kv.put(context, PutRequest(key=b"session/1", value=b"...", ttl_mode=TTL_SET, ttl_ms=3_600_000))
+    touched = kv.touch(context, TouchRequest(key=b"session/1", ttl_mode=TTL_SET, ttl_ms=3_600_000))
+    last = kv.remove(context, RemoveRequest(key=b"session/1", return_previous=True))
+    print("touched:", touched.applied, "- removed, and it was", last.previous.value)
 
     # Keys come in byte order over all partitions. Go on with the cursor until it is empty.
     cursor = b""

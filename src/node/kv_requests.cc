@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/base/hash.h"
 #include "src/base/limits.h"
 #include "src/node/kv_errors.h"
 #include "src/node/snapshots.h"
@@ -13,6 +14,7 @@ namespace {
 
 // Context.level and the modes and kinds of the IDL; a test holds them against its constants.
 enum Level : int32_t { kDefault, kOne, kQuorum, kAll, kLinearizable, kBounded, kSession };
+enum Ttl : int32_t { kTtlKeep, kTtlSet, kTtlClear, kTtlSetAbsolute };
 enum OpKind : int32_t { kOpPut = 1, kOpRemove = 2, kOpIncrement = 3, kOpTouch = 4 };
 // Ten thousand years: enough for anybody, and now + ttl cannot overflow.
 constexpr int64_t kMaxTtlMs = 10'000LL * 366 * 24 * 3600 * 1000;
@@ -51,20 +53,41 @@ Refusal CheckContext(const api::Context& context) {
   return {};
 }
 
-Refusal SetTtl(int32_t mode, int64_t ttl_ms, WriteOp* op) {
-  switch (mode) {
-    case static_cast<int32_t>(TtlMode::kKeep):
-    case static_cast<int32_t>(TtlMode::kClear):
-      if (ttl_ms != 0) return Bad("ttl_ms is {} but ttl_mode is not TTL_SET", ttl_ms);
-      break;
-    case static_cast<int32_t>(TtlMode::kSet):
-      if (ttl_ms <= 0 || ttl_ms > kMaxTtlMs) return Bad("ttl_ms is {}; it must be from 1 to {}", ttl_ms, kMaxTtlMs);
-      break;
-    default: return Bad("ttl_mode is {}; it must be TTL_KEEP (0), TTL_SET (1) or TTL_CLEAR (2)", mode);
+Refusal CheckUnused(const char* name, int64_t value, const char* belongs_to) {
+  if (value == 0) return {};
+  return Bad("{} is {}, but it belongs to {}", name, value, belongs_to);
+}
+
+template <typename Request>
+Refusal SetTtl(const Request& request, WriteOp* op) {
+  const int32_t mode = request.ttl_mode;
+  if (mode != kTtlSet) {
+    if (Refusal refusal = CheckUnused("ttl_ms", request.ttl_ms, "ttl_mode TTL_SET (1)")) return refusal;
   }
-  op->ttl_mode = static_cast<TtlMode>(mode);
-  op->ttl_ms = ttl_ms;
-  return {};
+  if (mode != kTtlSetAbsolute) {
+    const char* belongs_to = "ttl_mode TTL_SET_ABSOLUTE (3)";
+    if (Refusal refusal = CheckUnused("expires_at_ms", request.expires_at_ms, belongs_to)) return refusal;
+  }
+  switch (mode) {
+    case kTtlKeep: op->ttl_mode = TtlMode::kKeep; return {};
+    case kTtlClear: op->ttl_mode = TtlMode::kClear; return {};
+    case kTtlSet:
+      if (request.ttl_ms <= 0 || request.ttl_ms > kMaxTtlMs) {
+        return Bad("ttl_ms is {}; it must be from 1 to {}", request.ttl_ms, kMaxTtlMs);
+      }
+      op->ttl_mode = TtlMode::kSet;
+      op->ttl_ms = request.ttl_ms;
+      return {};
+    case kTtlSetAbsolute:
+      if (request.expires_at_ms <= 0 || request.expires_at_ms > kMaxTtlMs) {
+        return Bad("expires_at_ms is {}; it must be from 1 to {}", request.expires_at_ms, kMaxTtlMs);
+      }
+      op->ttl_mode = TtlMode::kSet;
+      op->expires_at_ms = request.expires_at_ms;
+      return {};
+    default:
+      return Bad("ttl_mode is {}; it must be TTL_KEEP (0), TTL_SET (1), TTL_CLEAR (2) or TTL_SET_ABSOLUTE (3)", mode);
+  }
 }
 
 Refusal SetCondition(api::Condition& from, Condition* to) {
@@ -94,32 +117,90 @@ Refusal SetKeyAndCondition(Request& request, WriteOp* op) {
   return {};
 }
 
-// What the interface has and this node does not yet do.
 template <typename Request>
-Refusal CheckDone(const Request& request) {
-  if constexpr (requires { request.return_previous; }) {
-    if (request.return_previous) return Bad("return_previous is not supported by this node");
-  }
-  if constexpr (requires { request.expires_at_ms; }) {
-    if (request.expires_at_ms != 0) return Bad("expires_at_ms is not supported by this node");
-  }
+Refusal SetPut(Request& request, WriteOp* op) {
+  op->op = RecordOp::kPut;
+  if (Refusal refusal = SetKeyAndCondition(request, op)) return refusal;
+  if (Refusal refusal = CheckValue(request.value)) return refusal;
+  if (Refusal refusal = SetTtl(request, op)) return refusal;
+  op->value = std::move(request.value);
+  op->return_previous = request.return_previous;
   return {};
 }
 
 template <typename Request>
-Refusal SetPut(Request& request, WriteOp* op) {
-  op->op = RecordOp::kPut;
-  if (Refusal refusal = CheckDone(request)) return refusal;
-  if (Refusal refusal = SetKeyAndCondition(request, op)) return refusal;
-  if (Refusal refusal = CheckValue(request.value)) return refusal;
-  if (Refusal refusal = SetTtl(request.ttl_mode, request.ttl_ms, op)) return refusal;
-  op->value = std::move(request.value);
+Refusal SetRemove(Request& request, WriteOp* op) {
+  op->op = RecordOp::kRemove;
+  op->return_previous = request.return_previous;
+  return SetKeyAndCondition(request, op);
+}
+
+template <typename Request>
+Refusal SetIncrement(Request& request, WriteOp* op) {
+  op->op = RecordOp::kIncrement;
+  op->delta = request.delta;
+  if (Refusal refusal = SetTtl(request, op)) return refusal;
+  return SetKeyAndCondition(request, op);
+}
+
+template <typename Request>
+Refusal SetTouch(Request& request, WriteOp* op) {
+  op->op = RecordOp::kTouch;
+  if (request.ttl_mode == kTtlKeep) {
+    return Bad("a touch needs ttl_mode TTL_SET (1), TTL_CLEAR (2) or TTL_SET_ABSOLUTE (3)");
+  }
+  if (Refusal refusal = SetTtl(request, op)) return refusal;
+  return SetKeyAndCondition(request, op);
+}
+
+// What an op carries that its kind has no use for would be ignored silently.
+Refusal CheckUnused(const api::WriteOp& op) {
+  if (op.kind != kOpPut) {
+    const auto bytes = static_cast<int64_t>(op.value.size());
+    if (Refusal refusal = CheckUnused("the number of bytes in value", bytes, "OP_PUT (1)")) return refusal;
+  }
+  if (op.kind != kOpIncrement) {
+    if (Refusal refusal = CheckUnused("delta", op.delta, "OP_INCREMENT (3)")) return refusal;
+  }
+  if (op.kind == kOpRemove) {
+    for (const auto& [name, value] : {std::pair<const char*, int64_t>{"ttl_mode", op.ttl_mode},
+                                      {"ttl_ms", op.ttl_ms},
+                                      {"expires_at_ms", op.expires_at_ms}}) {
+      if (Refusal refusal = CheckUnused(name, value, "ops that leave a record")) return refusal;
+    }
+  }
+  if (op.return_previous && op.kind != kOpPut && op.kind != kOpRemove) {
+    return Bad("return_previous is set, but it belongs to OP_PUT (1) and OP_REMOVE (2)");
+  }
+  return {};
+}
+
+Refusal ToCheck(api::KeyCondition& request, WriteOp* op) {
+  op->op = RecordOp::kCheck;
+  if (Refusal refusal = CheckKey(request.key)) return refusal;
+  if (Refusal refusal = SetCondition(request.condition, &op->condition)) return refusal;
+  if (op->condition.empty()) return Bad("the condition asks for nothing: give a version, a value or exists");
+  op->key = std::move(request.key);
+  return {};
+}
+
+// Conditions and ops are judged at one moment only where one partition has them all.
+Refusal CheckOneTag(const BatchOfWrites& batch) {
+  const std::string_view tag = HashTag(batch.ops.front().key);
+  for (size_t i = 1; i < batch.ops.size(); ++i) {
+    if (HashTag(batch.ops[i].key) == tag) continue;
+    return Bad(
+        "with conditions, all keys of a batch must have the same {{tag}} or be the same key; the key of {} {} does not "
+        "share that of condition 0: give them one {{tag}}, or send the ops in batches of their own",
+        i < batch.checks ? "condition" : "op", i < batch.checks ? i : i - batch.checks);
+  }
   return {};
 }
 
 size_t BatchBytes(const api::WriteBatchRequest& request) {
   size_t bytes = 0;
   for (const api::WriteOp& op : request.ops) bytes += op.key.size() + op.value.size() + op.condition.value.size();
+  for (const api::KeyCondition& c : request.conditions) bytes += c.key.size() + c.condition.value.size();
   return bytes;
 }
 
@@ -191,54 +272,48 @@ Refusal CheckWriteContext(const api::Context& context) {
 
 Refusal ToWriteOp(api::PutRequest& request, WriteOp* op) { return SetPut(request, op); }
 
-Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op) {
-  op->op = RecordOp::kRemove;
-  if (Refusal refusal = CheckDone(request)) return refusal;
-  return SetKeyAndCondition(request, op);
-}
-
-Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op) {
-  if (Refusal refusal = CheckDone(request)) return refusal;
-  if (request.ttl_mode != 0 || request.ttl_ms != 0) return Bad("ttl_mode of increment is not supported by this node");
-  op->op = RecordOp::kIncrement;
-  op->delta = request.delta;
-  return SetKeyAndCondition(request, op);
-}
+Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op) { return SetRemove(request, op); }
+Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op) { return SetIncrement(request, op); }
+Refusal ToWriteOp(api::TouchRequest& request, WriteOp* op) { return SetTouch(request, op); }
 
 Refusal ToWriteOp(api::WriteOp& request, WriteOp* op) {
-  if (Refusal refusal = CheckDone(request)) return refusal;
+  if (request.kind < kOpPut || request.kind > kOpTouch) {
+    return Bad("kind is {}; it must be OP_PUT (1), OP_REMOVE (2), OP_INCREMENT (3) or OP_TOUCH (4)", request.kind);
+  }
+  if (Refusal refusal = CheckUnused(request)) return refusal;
   switch (request.kind) {
     case kOpPut: return SetPut(request, op);
-    case kOpRemove: op->op = RecordOp::kRemove; return SetKeyAndCondition(request, op);
-    case kOpIncrement:
-      op->op = RecordOp::kIncrement;
-      op->delta = request.delta;
-      if (Refusal refusal = SetTtl(request.ttl_mode, request.ttl_ms, op)) return refusal;
-      return SetKeyAndCondition(request, op);
-    case kOpTouch: return Bad("kind is OP_TOUCH (4), which is not supported by this node");
-    default: return Bad("kind is {}; it must be OP_PUT (1), OP_REMOVE (2) or OP_INCREMENT (3)", request.kind);
+    case kOpRemove: return SetRemove(request, op);
+    case kOpIncrement: return SetIncrement(request, op);
+    default: return SetTouch(request, op);
   }
 }
 
-Refusal ToWriteOps(api::WriteBatchRequest& request, std::vector<WriteOp>* ops) {
-  if (request.all_or_nothing) return Bad("all_or_nothing is not supported by this node");
-  if (!request.conditions.empty()) return Bad("conditions of a whole batch are not supported by this node");
-  if (request.ops.size() > kMaxBatchOps) {
-    return MakeError(ApiCode::kTooLarge, fmt::format("the batch has {} ops; the limit is {} (max_batch_ops)",
-                                                     request.ops.size(), kMaxBatchOps));
+Refusal ToWriteBatch(api::WriteBatchRequest& request, BatchOfWrites* batch) {
+  batch->checks = request.conditions.size();
+  const size_t count = batch->checks + request.ops.size();
+  if (count > kMaxBatchOps) {
+    return MakeError(ApiCode::kTooLarge, fmt::format("the batch has {} {}; the limit is {} (max_batch_ops)", count,
+                                                     batch->checks > 0 ? "ops and conditions" : "ops", kMaxBatchOps));
   }
   if (size_t bytes = BatchBytes(request); bytes > kMaxBatchBytes) {
     return MakeError(ApiCode::kTooLarge,
                      fmt::format("the batch has {} bytes of keys and values; the limit is {} (max_batch_bytes)", bytes,
                                  kMaxBatchBytes));
   }
-  ops->resize(request.ops.size());
-  for (size_t i = 0; i < ops->size(); ++i) {
-    if (Refusal refusal = ToWriteOp(request.ops[i], &(*ops)[i])) {
-      refusal->message = fmt::format("op {} of the batch: {}", i, refusal->message);
+  batch->options.all_or_nothing = request.all_or_nothing;
+  batch->ops.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    const bool check = i < batch->checks;
+    const size_t at = check ? i : i - batch->checks;
+    WriteOp* op = &batch->ops[i];
+    Refusal refusal = check ? ToCheck(request.conditions[at], op) : ToWriteOp(request.ops[at], op);
+    if (refusal) {
+      refusal->message = fmt::format("{} {} of the batch: {}", check ? "condition" : "op", at, refusal->message);
       return refusal;
     }
   }
+  if (batch->checks > 0) return CheckOneTag(*batch);
   return {};
 }
 
@@ -311,6 +386,11 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
       to->version = static_cast<int64_t>(from.version);
       to->existed = from.existed;
       if (op.op == RecordOp::kIncrement) to->__set_number(from.number);
+      if (op.return_previous) {
+        ToRecord(from.current, &to->previous);
+        to->__isset.previous = true;
+        to->previous_value_omitted = from.value_omitted;
+      }
       return {};
     case OpOutcome::kConditionFailed:
       to->existed = from.current.found;
@@ -326,6 +406,14 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
     case OpOutcome::kBatchRefused: to->withheld = true; return {};
   }
   return MakeError(ApiCode::kInternal, "unknown outcome of a write");
+}
+
+WriteOp KeepShape(const WriteOp& op) {
+  WriteOp shape;
+  shape.op = op.op;
+  shape.delta = op.delta;
+  shape.return_previous = op.return_previous;
+  return shape;
 }
 
 }  // namespace pando

@@ -38,8 +38,15 @@ Refusal CheckHello(const api::HelloRequest& request);
 Refusal ToWriteOp(api::PutRequest& request, WriteOp* op);
 Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op);
 Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op);
+Refusal ToWriteOp(api::TouchRequest& request, WriteOp* op);
 Refusal ToWriteOp(api::WriteOp& request, WriteOp* op);
-Refusal ToWriteOps(api::WriteBatchRequest& request, std::vector<WriteOp>* ops);
+struct BatchOfWrites {
+  std::vector<WriteOp> ops;
+  size_t checks = 0;  // so many of them are the conditions of the whole batch; they come first
+  WriteOptions options;
+};
+// With conditions, all keys are of one partition.
+Refusal ToWriteBatch(api::WriteBatchRequest& request, BatchOfWrites* batch);
 // The bounds of a range may be longer than any key, but not without end.
 Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix);
 // The snapshot that a request names; 0 for an empty token.
@@ -50,8 +57,11 @@ Refusal CheckWatch(const api::WatchRequest& request);
 // A limit of a request: 0 means the server's, more than that is cut to it.
 Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit);
 
-// The result of one operation; the error of one that could not be carried out (not a number, overflow).
+// The result of one operation; the error of one that could not be carried out (not a number, overflow). Of `op` only
+// what KeepShape keeps is looked at.
 Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to);
+// An operation without its key and value: what its result is told by once the partition has taken it.
+WriteOp KeepShape(const WriteOp& op);
 void ToRecord(ReadResult& from, api::Record* to);  // moves the value
 
 }  // namespace pando

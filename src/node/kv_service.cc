@@ -23,8 +23,11 @@ constexpr size_t kGenerousRowBytes = 4u << 10;  // a page of few rows is not exp
 constexpr size_t kMaxMultiGetBytes = kMaxFrameBytes - kReplySlackBytes;
 
 struct BatchPart {
-  std::vector<size_t> indexes;  // into the batch
+  std::vector<size_t> indexes;  // into the batch, of which the first `checks` are conditions
   std::vector<WriteOp> ops;
+  WriteOptions options;
+  size_t checks = 0;
+  Status status;
   WriteControl control;
 };
 
@@ -44,18 +47,29 @@ struct WithdrawableBatch final : Withdrawable {
   std::map<uint32_t, BatchPart> parts;
 };
 
-Task<void> WritePart(Partition* partition, BatchPart* part, std::vector<api::WriteResult>* results) {
+// What came of a condition of the whole batch.
+void NoteCondition(size_t index, OpResult& result, api::WriteBatchReply* reply) {
+  if (result.outcome != OpOutcome::kConditionFailed) return;
+  api::FailedCondition& failed = reply->failed_conditions.emplace_back();
+  failed.index = static_cast<int32_t>(index);
+  ToRecord(result.current, &failed.current);
+  failed.current_value_omitted = result.value_omitted;
+}
+
+Task<void> WritePart(Partition* partition, BatchPart* part, api::WriteBatchReply* reply) {
   // The partition takes the ops with it; what the results need of them is kept.
-  std::vector<WriteOp> shapes(part->ops.size());
-  for (size_t i = 0; i < shapes.size(); ++i) {
-    shapes[i].op = part->ops[i].op;
-    shapes[i].delta = part->ops[i].delta;
-  }
-  WriteOptions options;
-  options.control = &part->control;
-  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops), options);
+  std::vector<WriteOp> shapes;
+  for (const WriteOp& op : part->ops) shapes.push_back(KeepShape(op));
+  part->options.control = &part->control;
+  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops), part->options);
+  part->status = outcome.status();
   for (size_t i = 0; i < part->indexes.size(); ++i) {
-    api::WriteResult& result = (*results)[part->indexes[i]];
+    const size_t index = part->indexes[i];
+    if (index < part->checks) {
+      if (outcome.ok()) NoteCondition(index, (*outcome)[i], reply);
+      continue;
+    }
+    api::WriteResult& result = reply->results[index - part->checks];
     if (!outcome.ok()) {
       result.__set_error(ToKvError(outcome.status(), /*is_write=*/true));
     } else if (Refusal refusal = ToWriteResult(shapes[i], (*outcome)[i], &result)) {
@@ -358,9 +372,7 @@ Task<void> KvService::WriteOne(C* call) {
     SetError(&call->reply, *refusal);
     co_return;
   }
-  WriteOp shape;
-  shape.op = op.op;
-  shape.delta = op.delta;
+  const WriteOp shape = KeepShape(op);
   Partition* partition = PartitionOf(op.key);
   std::vector<WriteOp> ops;
   ops.push_back(std::move(op));
@@ -388,44 +400,48 @@ Task<void> KvService::Put(Call<api::Kv_put_args, api::Kv_put_result>* call) { re
 Task<void> KvService::Remove(Call<api::Kv_remove_args, api::Kv_remove_result>* call) { return WriteOne(call); }
 Task<void> KvService::Increment(Call<api::Kv_increment_args, api::Kv_increment_result>* call) { return WriteOne(call); }
 
-// Of the interface, and not yet of this node: refused by name.
-Task<void> KvService::Touch(Call<api::Kv_touch_args, api::Kv_touch_result>* call) {
-  SetError(&call->reply, MakeError(ApiCode::kBadRequest, "touch is not supported by this node"));
-  co_return;
-}
+Task<void> KvService::Touch(Call<api::Kv_touch_args, api::Kv_touch_result>* call) { return WriteOne(call); }
+
 Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
-  std::vector<WriteOp> ops;
+  BatchOfWrites batch;
   Refusal refusal = CheckWriteContext(call->args.context);
-  if (!refusal) refusal = ToWriteOps(call->args.request, &ops);
+  if (!refusal) refusal = ToWriteBatch(call->args.request, &batch);
   if (refusal) {
     SetError(&call->reply, *refusal);
     co_return;
   }
-  // All parts together find no more than one reply has room for.
+  // All parts together hand back no more than one reply has room for.
   ValueRoom values(server_->account().budget(), kMaxBatchBytes);
-  WithdrawableBatch batch;
-  for (size_t i = 0; i < ops.size(); ++i) {
-    BatchPart& part = batch.parts[backend_->store->PartitionOf(ops[i].key)];
+  WithdrawableBatch write;
+  for (size_t i = 0; i < batch.ops.size(); ++i) {
+    BatchPart& part = write.parts[backend_->store->PartitionOf(batch.ops[i].key)];
     part.indexes.push_back(i);
-    part.ops.push_back(std::move(ops[i]));
+    part.ops.push_back(std::move(batch.ops[i]));
+    part.options = batch.options;
+    part.checks = batch.checks;
   }
-  if (refusal = Reserve(call, batch.parts.size() * kFanOutBytes); refusal) {
+  if (refusal = Reserve(call, write.parts.size() * kFanOutBytes); refusal) {
     SetError(&call->reply, *refusal);
     co_return;
   }
-  std::vector<api::WriteResult>& results = call->reply.success.results;
-  results.resize(ops.size());
-  call->write = &batch;
+  api::WriteBatchReply& reply = call->reply.success;
+  reply.results.resize(batch.ops.size() - batch.checks);
+  call->write = &write;
   TaskGroup writes;
-  for (auto& [id, part] : batch.parts) {
+  for (auto& [id, part] : write.parts) {
     part.control.deadline_ns = call->deadline_ns;
     part.control.values = &values;
-    writes.Spawn(WritePart(backend_->partitions[id], &part, &results));
+    writes.Spawn(WritePart(backend_->partitions[id], &part, &reply));
   }
   co_await writes.Drain();
   call->write = nullptr;
   if (call->answered) co_return;
   call->memory.Adopt(&values);
+  if (reply.results.empty() && !write.parts.empty() && !write.parts.begin()->second.status.ok()) {
+    // Conditions without an op have no result of their own to say it in.
+    SetError(&call->reply, ToKvError(write.parts.begin()->second.status, /*is_write=*/true));
+    co_return;
+  }
   call->reply.__isset.success = true;
 }
 
@@ -440,8 +456,24 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.limits = PublishedLimits();
   reply.node_id = backend_->store->node.ToString();
   reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
-  reply.features = {"conditions", "increment", "multi_get",   "write_batch",  "scan",  "count",           "aggregate",
-                    "ttl",        "snapshots", "split_range", "delete_range", "watch", kOutOfOrderReplies};
+  reply.features = {"conditions",
+                    "increment",
+                    "multi_get",
+                    "write_batch",
+                    "scan",
+                    "count",
+                    "aggregate",
+                    "ttl",
+                    "snapshots",
+                    "split_range",
+                    "delete_range",
+                    "watch",
+                    "touch",
+                    "all_or_nothing",
+                    "batch_conditions",
+                    "absolute_expiry",
+                    "return_previous",
+                    kOutOfOrderReplies};
   const std::vector<std::string>& wanted = call->args.request.features;
   if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {
     server_->AllowOutOfOrderReplies(call->id);

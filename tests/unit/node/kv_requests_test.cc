@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <tuple>
 
 #include "gen-cpp/pando_constants.h"
 #include "src/node/kv_errors.h"
@@ -40,6 +41,7 @@ TEST(ApiConstants, AreThoseOfTheIdl) {
   EXPECT_EQ(static_cast<int32_t>(TtlMode::kKeep), c.TTL_KEEP);
   EXPECT_EQ(static_cast<int32_t>(TtlMode::kSet), c.TTL_SET);
   EXPECT_EQ(static_cast<int32_t>(TtlMode::kClear), c.TTL_CLEAR);
+  EXPECT_EQ(c.TTL_SET_ABSOLUTE, 3);
 }
 
 TEST(KvErrors, SayWhetherAWriteWasApplied) {
@@ -88,8 +90,8 @@ TEST(KvRequests, Ttl) {
   api::PutRequest put;
   put.key = "k";
   WriteOp op;
-  put.ttl_mode = 3;
-  EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("ttl_mode is 3"));
+  put.ttl_mode = 4;
+  EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("ttl_mode is 4"));
   put.ttl_mode = 1;
   for (int64_t ms : {int64_t{0}, int64_t{-5}, INT64_MAX}) {
     put.key = "k";
@@ -99,12 +101,66 @@ TEST(KvRequests, Ttl) {
   put.ttl_mode = 0;
   put.ttl_ms = 5;
   put.key = "k";
-  EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("not TTL_SET"));
+  EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("ttl_ms is 5, but it belongs to ttl_mode TTL_SET (1)"));
   put.ttl_mode = 1;
   put.key = "k";
   EXPECT_FALSE(ToWriteOp(put, &op));
   EXPECT_EQ(op.ttl_ms, 5);
   EXPECT_EQ(op.ttl_mode, TtlMode::kSet);
+}
+
+TEST(KvRequests, AbsoluteExpiry) {
+  api::IncrementRequest increment;
+  increment.key = "k";
+  increment.ttl_mode = api::g_pando_constants.TTL_SET_ABSOLUTE;
+  for (int64_t ms : {int64_t{0}, int64_t{-5}, INT64_MAX}) {
+    WriteOp refused;
+    increment.expires_at_ms = ms;
+    EXPECT_THAT(Message(ToWriteOp(increment, &refused)), HasSubstr("expires_at_ms is")) << ms;
+  }
+  increment.expires_at_ms = 1;  // long ago, and allowed
+  WriteOp op;
+  EXPECT_FALSE(ToWriteOp(increment, &op));
+  EXPECT_EQ(op.ttl_mode, TtlMode::kSet);
+  EXPECT_EQ(op.expires_at_ms, 1);
+  EXPECT_EQ(op.ttl_ms, 0);
+  increment.ttl_ms = 5;
+  EXPECT_THAT(Message(ToWriteOp(increment, &op)), HasSubstr("ttl_ms is 5, but it belongs to"));
+  increment.ttl_ms = 0;
+  increment.ttl_mode = api::g_pando_constants.TTL_CLEAR;
+  EXPECT_THAT(Message(ToWriteOp(increment, &op)), HasSubstr("expires_at_ms is 1, but it belongs to"));
+}
+
+TEST(KvRequests, Touches) {
+  api::TouchRequest touch;
+  touch.key = "k";
+  WriteOp op;
+  EXPECT_THAT(Message(ToWriteOp(touch, &op)), HasSubstr("a touch needs ttl_mode"));
+  touch.ttl_mode = api::g_pando_constants.TTL_CLEAR;
+  EXPECT_FALSE(ToWriteOp(touch, &op));
+  EXPECT_EQ(op.op, RecordOp::kTouch);
+  EXPECT_EQ(op.key, "k");
+}
+
+// What an op's kind has no use for is refused, not ignored.
+TEST(KvRequests, OpsCarryNothingInVain) {
+  struct Case {
+    int32_t kind;
+    std::function<void(api::WriteOp*)> set;
+    const char* message;
+  };
+  for (const Case& test : {Case{1, [](api::WriteOp* x) { x->delta = 1; }, "delta is 1, but it belongs to"},
+                           Case{2, [](api::WriteOp* x) { x->value = "v"; }, "bytes in value is 1"},
+                           Case{2, [](api::WriteOp* x) { x->ttl_mode = 2; }, "ttl_mode is 2, but it belongs to"},
+                           Case{3, [](api::WriteOp* x) { x->return_previous = true; }, "return_previous is set"},
+                           Case{4, [](api::WriteOp* x) { x->value = "v"; }, "bytes in value is 1"}}) {
+    api::WriteOp request;
+    request.kind = test.kind;
+    request.key = "k";
+    test.set(&request);
+    WriteOp op;
+    EXPECT_THAT(Message(ToWriteOp(request, &op)), HasSubstr(test.message)) << test.kind;
+  }
 }
 
 TEST(KvRequests, Conditions) {
@@ -130,22 +186,74 @@ TEST(KvRequests, Conditions) {
 
 TEST(KvRequests, Batches) {
   api::WriteBatchRequest batch;
-  std::vector<WriteOp> ops;
-  EXPECT_FALSE(ToWriteOps(batch, &ops));
+  BatchOfWrites writes;
+  EXPECT_FALSE(ToWriteBatch(batch, &writes));
   batch.ops.resize(kMaxBatchOps + 1);
-  EXPECT_THAT(Message(ToWriteOps(batch, &ops)), HasSubstr("1025 ops; the limit is 1024"));
+  EXPECT_THAT(Message(ToWriteBatch(batch, &writes)), HasSubstr("1025 ops; the limit is 1024"));
+  batch.conditions.resize(1);
+  EXPECT_THAT(Message(ToWriteBatch(batch, &writes)), HasSubstr("1026 ops and conditions; the limit is 1024"));
+  batch.conditions.clear();
   batch.ops.resize(3);
   for (auto& op : batch.ops) op.kind = 1, op.key = "k", op.value.assign(1u << 20, 'v');
-  EXPECT_THAT(Message(ToWriteOps(batch, &ops)), HasSubstr("3145731 bytes of keys and values; the limit is 2097152"));
+  EXPECT_THAT(Message(ToWriteBatch(batch, &writes)),
+              HasSubstr("3145731 bytes of keys and values; the limit is 2097152"));
   for (auto& op : batch.ops) op.value.clear();
   batch.ops[2].kind = 9;
-  EXPECT_THAT(Message(ToWriteOps(batch, &ops)), HasSubstr("op 2 of the batch: kind is 9"));
+  EXPECT_THAT(Message(ToWriteBatch(batch, &writes)), HasSubstr("op 2 of the batch: kind is 9"));
   batch.ops[2].kind = 3;
   batch.ops[2].delta = -4;
   for (auto& op : batch.ops) op.key = "k";
-  EXPECT_FALSE(ToWriteOps(batch, &ops));
-  EXPECT_EQ(ops[2].op, RecordOp::kIncrement);
-  EXPECT_EQ(ops[2].delta, -4);
+  batch.all_or_nothing = true;
+  BatchOfWrites good;
+  EXPECT_FALSE(ToWriteBatch(batch, &good));
+  EXPECT_EQ(good.ops[2].op, RecordOp::kIncrement);
+  EXPECT_EQ(good.ops[2].delta, -4);
+  EXPECT_EQ(good.checks, 0u);
+  EXPECT_TRUE(good.options.all_or_nothing);
+}
+
+TEST(KvRequests, ConditionsOfABatch) {
+  auto batch_of = [](std::vector<std::string> conditions, std::vector<std::string> ops) {
+    api::WriteBatchRequest batch;
+    for (const std::string& key : conditions) {
+      api::KeyCondition& c = batch.conditions.emplace_back();
+      c.key = key;
+      c.condition.__set_exists(true);
+    }
+    for (const std::string& key : ops) {
+      api::WriteOp& op = batch.ops.emplace_back();
+      op.kind = 1;
+      op.key = key;
+    }
+    return batch;
+  };
+  BatchOfWrites writes;
+  api::WriteBatchRequest batch = batch_of({"{t}a", "{t}b"}, {"{t}c", "x{t}"});
+  EXPECT_FALSE(ToWriteBatch(batch, &writes));
+  EXPECT_EQ(writes.checks, 2u);
+  EXPECT_FALSE(writes.options.all_or_nothing);
+  ASSERT_EQ(writes.ops.size(), 4u);
+  EXPECT_EQ(writes.ops[1].op, RecordOp::kCheck);
+  EXPECT_EQ(writes.ops[1].key, "{t}b");
+  EXPECT_EQ(writes.ops[2].op, RecordOp::kPut);
+  // Another key, whichever partition it may be in.
+  for (auto [conditions, ops, culprit] :
+       {std::tuple<std::vector<std::string>, std::vector<std::string>, const char*>{{"{t}a"}, {"{t}b", "b"}, "op 1"},
+        {{"{t}a", "{u}a"}, {"{t}b"}, "condition 1"},
+        {{"a"}, {"b"}, "op 0"}}) {
+    batch = batch_of(conditions, ops);
+    BatchOfWrites refused;
+    EXPECT_THAT(Message(ToWriteBatch(batch, &refused)),
+                HasSubstr(fmt::format("the key of {} does not share", culprit)));
+  }
+  batch = batch_of({"a"}, {"a"});
+  BatchOfWrites same_key;
+  EXPECT_FALSE(ToWriteBatch(batch, &same_key));
+  batch = batch_of({"a"}, {});
+  batch.conditions[0].condition = {};
+  BatchOfWrites empty;
+  EXPECT_THAT(Message(ToWriteBatch(batch, &empty)),
+              HasSubstr("condition 0 of the batch: the condition asks for nothing"));
 }
 
 TEST(KvRequests, Levels) {

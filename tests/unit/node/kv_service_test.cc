@@ -96,6 +96,8 @@ TEST_P(KvServiceTest, BatchesReportEachOpInOrder) {
     op.value = std::to_string(i);
     args.request.ops.push_back(op);
   }
+  args.request.ops[7].value.clear();
+  args.request.ops[9].value.clear();
   args.request.ops[7].kind = 3;
   args.request.ops[7].key = "b";
   args.request.ops[9].kind = 2;
@@ -117,6 +119,108 @@ TEST_P(KvServiceTest, BatchesReportEachOpInOrder) {
       }
     }
   }
+}
+
+api::WriteOp BatchOp(int32_t kind, std::string key, std::string value) {
+  api::WriteOp op;
+  op.kind = kind;
+  op.key = std::move(key);
+  op.value = std::move(value);
+  return op;
+}
+
+TEST_P(KvServiceTest, AllOrNothingWithholdsTheOthers) {
+  Put("{t}n", "not a number");
+  api::Kv_writeBatch_args args;
+  args.request.all_or_nothing = true;
+  args.request.ops = {BatchOp(1, "{t}a", "1"), BatchOp(3, "{t}n", ""), BatchOp(4, "{t}nobody", "")};
+  args.request.ops[2].ttl_mode = api::g_pando_constants.TTL_CLEAR;
+  auto reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
+  ASSERT_EQ(reply.results.size(), 3u);
+  for (const api::WriteResult& result : reply.results) EXPECT_FALSE(result.applied);
+  EXPECT_TRUE(reply.results[0].withheld);
+  EXPECT_FALSE(reply.results[0].__isset.current);
+  EXPECT_THAT(reply.results[1].error.message, HasSubstr("not a decimal"));
+  EXPECT_EQ(reply.results[1].error.applied, api::g_pando_constants.APPLIED_NO);
+  EXPECT_FALSE(reply.results[1].withheld);
+  EXPECT_TRUE(reply.results[2].__isset.current);
+  EXPECT_FALSE(reply.results[2].current.found);
+  EXPECT_TRUE(reply.failed_conditions.empty());
+  EXPECT_FALSE(node_->PartitionOf("{t}a").records.contains("{t}a"));
+  // Without the two it is applied.
+  args.request.ops = {BatchOp(1, "{t}a", "1"), BatchOp(2, "{t}n", "")};
+  args.request.ops[1].return_previous = true;
+  reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
+  EXPECT_TRUE(reply.results[0].applied);
+  EXPECT_FALSE(reply.results[0].__isset.previous);
+  EXPECT_EQ(reply.results[1].previous.value, "not a number");
+}
+
+TEST_P(KvServiceTest, ConditionsGuardABatch) {
+  Put("{t}guard", "1");
+  api::Kv_writeBatch_args args;
+  args.request.conditions.resize(2);
+  args.request.conditions[0].key = "{t}guard";
+  args.request.conditions[0].condition.__set_value("1");
+  args.request.conditions[1].key = "{t}other";
+  args.request.conditions[1].condition.__set_exists(true);
+  args.request.ops = {BatchOp(1, "{t}a", "1")};
+  auto reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
+  ASSERT_EQ(reply.results.size(), 1u);
+  EXPECT_TRUE(reply.results[0].withheld);
+  ASSERT_EQ(reply.failed_conditions.size(), 1u);
+  EXPECT_EQ(reply.failed_conditions[0].index, 1);
+  EXPECT_FALSE(reply.failed_conditions[0].current.found);
+  EXPECT_FALSE(node_->PartitionOf("{t}a").records.contains("{t}a"));
+  args.request.conditions[1].condition.__set_exists(false);
+  reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
+  EXPECT_TRUE(reply.results[0].applied);
+  EXPECT_TRUE(reply.failed_conditions.empty());
+  // Conditions alone: have a look at several keys at one moment.
+  args.request.ops.clear();
+  args.request.conditions[0].condition.__set_value("2");
+  reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
+  ASSERT_EQ(reply.failed_conditions.size(), 1u);
+  EXPECT_EQ(reply.failed_conditions[0].current.value, "1");
+  node_->PartitionOf("{t}a").failure = Status(Code::kOverloaded, "the log is full");
+  EXPECT_EQ(CallFor<api::Kv_writeBatch_result>("writeBatch", args)->error.code, api::g_pando_constants.OVERLOADED);
+}
+
+TEST_P(KvServiceTest, TouchPreviousAndExactExpiry) {
+  const auto& c = api::g_pando_constants;
+  api::Kv_put_args put;
+  put.request.key = "k";
+  put.request.value = "v";
+  put.request.ttl_mode = c.TTL_SET_ABSOLUTE;
+  put.request.expires_at_ms = 1'234'567'890'123;
+  put.request.return_previous = true;
+  api::WriteResult result = CallFor<api::Kv_put_result>("put", put)->success;
+  EXPECT_TRUE(result.applied);
+  ASSERT_TRUE(result.__isset.previous);
+  EXPECT_FALSE(result.previous.found);
+  EXPECT_EQ(node_->PartitionOf("k").records["k"].expires_at_ms, 1'234'567'890'123);
+  const int64_t version = result.version;
+
+  api::Kv_touch_args touch;
+  touch.request.key = "k";
+  touch.request.ttl_mode = c.TTL_CLEAR;
+  result = CallFor<api::Kv_touch_result>("touch", touch)->success;
+  EXPECT_TRUE(result.applied);
+  EXPECT_TRUE(result.existed);
+  EXPECT_GT(result.version, version);
+  EXPECT_EQ(node_->PartitionOf("k").records["k"].expires_at_ms, 0);
+  touch.request.key = "nobody";
+  result = CallFor<api::Kv_touch_result>("touch", touch)->success;
+  EXPECT_FALSE(result.applied);
+  EXPECT_TRUE(result.__isset.current);
+  EXPECT_FALSE(result.current.found);
+
+  api::Kv_remove_args remove;
+  remove.request.key = "k";
+  remove.request.return_previous = true;
+  result = CallFor<api::Kv_remove_result>("remove", remove)->success;
+  EXPECT_TRUE(result.existed);
+  EXPECT_EQ(result.previous.value, "v");
 }
 
 TEST_P(KvServiceTest, MultiGetKeepsOrderAndBounds) {
