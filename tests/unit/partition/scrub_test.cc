@@ -251,6 +251,7 @@ Task<void> ScrubBesideThePool(ScrubTest* t) {
   EXPECT_OK(engine.status());
   if (!engine.ok()) co_return;
   co_await Fill(engine->get());
+  co_await Sleep(*t->reactor_, kSecond);  // checkpoints that became due by that would move the places, and count
   Partition* p = (*engine)->partition(0);
   Scrubber* scrubber = &(*engine)->scrubber();
   std::vector<Place> places = FindPlaces(t->disk(), t->data_path_);
