@@ -90,8 +90,7 @@ Result<std::unique_ptr<Reactor>> MakeUringReactor(UringOptions options) {
   return std::unique_ptr<Reactor>(std::move(reactor));
 }
 
-UringReactor::UringReactor(UringOptions options)
-    : options_(options), network_(&core_, options.network) {}
+UringReactor::UringReactor(UringOptions options) : options_(options), network_(&core_, options.network) {}
 
 Status UringReactor::Init() {
   // From the fastest set-up to the plainest: an older kernel answers EINVAL to flags it does not know.

@@ -249,8 +249,8 @@ class LogImpl final : public Log, private TurnHook {
   uint64_t staged_bytes_ = 0, staged_records_ = 0;
 
   std::deque<std::unique_ptr<Segment>> live_;
-  uint64_t live_bytes_ = 0, live_records_ = 0;        // sums of counted_*
-  std::deque<std::unique_ptr<Group>> groups_;         // submitted, not announced
+  uint64_t live_bytes_ = 0, live_records_ = 0;  // sums of counted_*
+  std::deque<std::unique_ptr<Group>> groups_;   // submitted, not announced
   std::vector<AlignedBuffer> free_buffers_;
   LogPosition written_end_ = 0;    // end of the last group submitted
   LogPosition records_end_ = 0;    // end of the last group with records submitted
@@ -260,7 +260,7 @@ class LogImpl final : public Log, private TurnHook {
   uint64_t next_number_ = 1;
   std::deque<Prepared> prepared_;
   std::deque<Discarded> recycle_queue_;
-  bool disk_full_ = false;     // the last attempt to create a segment failed for lack of space or descriptors
+  bool disk_full_ = false;  // the last attempt to create a segment failed for lack of space or descriptors
   bool disk_full_reported_ = false;
 
   std::vector<LogStream*> waiting_streams_;  // those with space_waiters

@@ -192,7 +192,8 @@ Task<void> LogImpl::MaintainSegments() {
       Fail(std::move(status));
     } else if (!creates || recycle_queue_.empty()) {  // else there is one to recycle by now, which needs no space
       LOG_IF(WARNING, !std::exchange(disk_full_reported_, true))
-          << options_.directory << ": the next log segment cannot be created now, writes may wait for it: " << status.message();
+          << options_.directory
+          << ": the next log segment cannot be created now, writes may wait for it: " << status.message();
       disk_full_ = true;
       reactor_.CancelTimer(&retry_timer_);
       reactor_.ArmTimer(&retry_timer_, reactor_.NowNs() + kDiskFullRetryNs);
