@@ -234,7 +234,13 @@ class ProtocolTest(unittest.TestCase):
         with self.node.connect() as kv:
             ops = [ttypes.WriteOp(constants.OP_PUT, b"range/%04d" % i, b"v" * (i % 50)) for i in range(1000)]
             kv.writeBatch(CONTEXT, ttypes.WriteBatchRequest(ops))
-            rows = kv.scan(CONTEXT, ttypes.ScanRequest(prefix=b"range/", sizes_only=True)).rows
+            rows, scan = [], ttypes.ScanRequest(prefix=b"range/", sizes_only=True)
+            while scan.cursor or not rows:
+                page = kv.scan(CONTEXT, scan)
+                rows += page.rows
+                scan.cursor = page.cursor
+                if not page.cursor:
+                    break
             self.assertEqual([(row.key, row.value, row.value_bytes) for row in rows],
                              [(op.key, b"", len(op.value)) for op in ops])
             snapshot = kv.openSnapshot(CONTEXT, ttypes.OpenSnapshotRequest())
