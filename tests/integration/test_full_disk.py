@@ -99,7 +99,7 @@ class FullDisk:
         found = self.connection.count(CONTEXT, ttypes.CountRequest()).count
         assert found == len(self.held), f"{found} records, {len(self.held)} are expected"
         for n in self.dice.sample(sorted(self.held), min(300, len(self.held))):
-            record = self.connection.get(CONTEXT, ttypes.GetRequest(key=key_of(n)))
+            record = self.connection.get(CONTEXT, ttypes.GetRequest(key=key_of(n))).record
             assert record.value == self.held[n], n
 
     def run(self):
