@@ -137,11 +137,21 @@ class OutputTest(WithNode):
         self.addCleanup(shutil.rmtree, backup)
         one = self.write("one.jsonl", '{"key": "one", "value": "1"}\n')
         count = iter(range(1000))
+
+        def watch():
+            self.kv("put", "out/watched", "before")
+            version = json.loads(self.kv("--json", "get", "out/watched").out)["version"]
+            self.kv("put", "out/watched", "after")
+            return ["watch", "--after-version", str(version), "--once"]
+
         return {
             "get": lambda: ["get", "row/00001"],
             "put": lambda: ["put", "out/put", "x"],
             "delete": lambda: (self.kv("put", "out/del", "x"), ["delete", "out/del"])[1],
+            "delete-range": lambda: (self.kv("put", "out/range/1", "x"), ["delete-range", "--prefix", "out/range/"])[1],
             "increment": lambda: ["increment", "out/inc"],
+            "touch": lambda: (self.kv("put", "out/touch", "x"), ["touch", "out/touch", "--ttl-ms", "600000"])[1],
+            "watch": watch,
             "scan": lambda: ["scan", "--limit", "0"],
             "count": lambda: ["count"],
             "aggregate": lambda: ["aggregate"],

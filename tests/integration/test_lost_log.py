@@ -34,7 +34,7 @@ class LostLogTest(unittest.TestCase):
         with node.connect() as client:
             for i in range(count):
                 found = client.get(CONTEXT, ttypes.GetRequest(key=b"%s-%05d" % (prefix, i)))
-                self.assertIsNotNone(found.record, f"{prefix} {i} is lost")
+                self.assertTrue(found.record.found, f"{prefix} {i} is lost")
 
     def expect_refused(self, node, says):
         node.launch()
