@@ -29,6 +29,19 @@ constexpr size_t kMaxSparesBytes = 2u << 20;
 // One send at most: a longer queue goes out in several, so that MSG_WAITALL cannot hold megabytes hostage.
 constexpr size_t kMaxSendBytes = 1u << 20;
 
+// Appends, and grows by an eighth instead of doubling: what waits to be sent counts by its size, so
+// a string that is half empty would hold memory that nobody has reserved.
+void AppendSparely(std::string* to, std::string_view bytes) {
+  const size_t needed = to->size() + bytes.size();
+  if (needed > to->capacity()) {
+    std::string grown;
+    grown.reserve(needed + needed / 8);
+    grown.append(*to);
+    to->swap(grown);
+  }
+  to->append(bytes);
+}
+
 }  // namespace
 
 Result<int> UringNetwork::MakeSocket(const SocketAddress& address) const {
@@ -105,7 +118,7 @@ void UringConnection::Send(std::string* bytes) {
     if (pending_.capacity() <= std::string().capacity()) network_->TakeSpare(&pending_);
     pending_.swap(*bytes);
   } else {
-    pending_.append(*bytes);
+    AppendSparely(&pending_, *bytes);
     bytes->clear();
   }
   network_->MarkForFlush(this);

@@ -13,6 +13,8 @@ namespace pando {
 namespace {
 
 constexpr int32_t kApiVersion = 2;
+constexpr size_t kStatusBytes = 16u << 10;
+constexpr size_t kPartitionStatusBytes = 1u << 10;
 constexpr char kOutOfOrderReplies[] = "out_of_order_replies";
 // Room in a frame for what surrounds the values of a reply.
 constexpr size_t kReplySlackBytes = 512u << 10;
@@ -485,6 +487,13 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
 
 Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call) {
   if (Refuse(call, CheckReadContext(call->args.context))) co_return;
+  // The reply's structs, and the frames of the calls that collect them from the other reactors.
+  const size_t bytes = kStatusBytes + kPartitionStatusBytes * backend_->store->partitions.size();
+  if (!call->memory.TryGrow(bytes)) {
+    server_->metrics().overloaded_total.Add();
+    SetError(&call->reply, server_->OverloadedError(bytes));
+    co_return;
+  }
   Result<api::NodeStatus> status = co_await control_->CollectStatus(server_->reactor());
   if (status.ok()) {
     call->reply.success = *std::move(status);

@@ -122,8 +122,8 @@ TEST_F(PartitionSpaceTest, APowerFailureAtAnyOperationLeavesAWholeChain) {
     machine_->disk() = image;
     machine_->CrashAtDiskOp(0);
     reactor_ = machine_->Boot();
-    static std::vector<PartitionFile*> abandoned;  // with their machines
-    PartitionFile* file = abandoned.emplace_back(Open().release());
+    static auto* const abandoned = new std::vector<PartitionFile*>;  // with their machines; never destroyed
+    PartitionFile* file = abandoned->emplace_back(Open().release());
     for (size_t i = 0; i < pages; i += 2) file->FreeLater({s.taken[i], 2});
     file->EndGeneration(3);
     machine_->CrashAtDiskOp(machine_->disk_ops() + op);
