@@ -19,19 +19,21 @@ Result<HostPort> ParseHostPort(std::string_view text, bool any_port) {
   if (text.starts_with('[')) {
     const size_t bracket = text.find(']');
     if (bracket == std::string_view::npos) return Wrong(text, "the bracket is not closed");
-    if (bracket + 1 != colon) return Wrong(text, "no port follows the bracket");
+    if (bracket + 1 != colon) return Wrong(text, "the closing bracket must be followed by the port");
     address.host = text.substr(1, bracket - 1);
   } else {
     if (colon == std::string_view::npos) return Wrong(text, "the port is missing");
     address.host = text.substr(0, colon);
-    if (address.host.find(':') != std::string::npos) return Wrong(text, "an IPv6 address is written in brackets");
+    if (address.host.find(':') != std::string::npos) return Wrong(text, "an IPv6 address must be written in brackets");
   }
   if (address.host.empty()) return Wrong(text, "the host is missing");
-  if (address.host.find_first_of("[] \t") != std::string::npos) return Wrong(text, "that is not a host");
+  if (address.host.find_first_of("[] \t") != std::string::npos)
+    return Wrong(text, "the host contains a bracket, a space or a tab");
   const char* end = text.data() + text.size();
   auto [stop, error] = std::from_chars(text.data() + colon + 1, end, address.port);
   if (error != std::errc() || stop != end || (address.port == 0 && !any_port)) {
-    return Wrong(text, any_port ? "the port is a number from 0 to 65535" : "the port is a number from 1 to 65535");
+    return Wrong(text,
+                 any_port ? "the port must be a number from 0 to 65535" : "the port must be a number from 1 to 65535");
   }
   return address;
 }

@@ -1,4 +1,5 @@
-// CHECK and DCHECK for broken program logic: glog's, included from one place.
+// CHECK and DCHECK, which detect broken program logic. They are glog's; every file includes them
+// from here.
 #pragma once
 
 #include <glog/logging.h>

@@ -1,7 +1,8 @@
-// Little-endian fixed-width loads and stores, LEB128 varints, and two bounded cursors (ByteWriter, ByteReader) that
-// every decoder of disk or wire bytes uses, so that no decoder can read past its input.
+// Little-endian fixed-width loads and stores, LEB128 varints, and two bounded cursors (ByteWriter,
+// ByteReader). Every decoder of bytes from a disk or a peer uses these cursors, so that none can
+// read past the end of its input.
 //
-// Threads: values.
+// Threads: plain values; an object must not be shared between threads.
 #pragma once
 
 #include <bit>
@@ -36,7 +37,7 @@ inline size_t VarintSize(uint64_t v) {
   return n;
 }
 
-// Appends to a std::string it does not own.
+// Appends to a std::string that it does not own.
 class ByteWriter {
  public:
   explicit ByteWriter(std::string* out) : out_(out) {}
@@ -62,7 +63,8 @@ class ByteWriter {
   std::string* out_;
 };
 
-// Reads from a view it does not own. After the first failure ok() is false and every read returns zero or empty.
+// Reads from a view that it does not own. After the first failure, ok() is false and every read
+// returns zero or an empty view.
 class ByteReader {
  public:
   explicit ByteReader(std::string_view in) : in_(in) {}

@@ -1,24 +1,26 @@
-// Hashing and checksums: XXH3-64 for both (one well-tested function; see docs/FORMAT.md for where each is used).
+// Hashing and checksums. XXH3-64 serves both purposes; docs/FORMAT.md says where each is used.
 #pragma once
 
 #include <cstdint>
 #include <string_view>
 
-struct XXH3_state_s;  // of xxhash.h
+struct XXH3_state_s;  // declared in xxhash.h
 
 namespace pando {
 
-// Checksum and general hash of bytes. Stable across versions and machines: it is part of on-disk formats.
+// The checksum and general-purpose hash of `bytes`. It is the same in every version and on every
+// machine, because it is part of the on-disk formats.
 uint64_t Hash64(std::string_view bytes, uint64_t seed = 0);
 
-// The hash ID that shards keys: XXH3-64 of the key, or of the part inside the first "{...}" when that part is not
-// empty, so that keys sharing a {tag} share a partition (the rule Redis Cluster uses).
+// The hash that assigns a key to a partition: XXH3-64 of HashTag(key). Keys that share a {tag}
+// therefore share a partition, as in Redis Cluster.
 uint64_t HashId(std::string_view key);
 
-// The bytes HashId hashes: the tag if the key has one, else the whole key.
+// The bytes that HashId hashes: the part inside the first "{...}" if that part is not empty,
+// otherwise the whole key.
 std::string_view HashTag(std::string_view key);
 
-// Hash64 of bytes that come in pieces.
+// Computes Hash64 of bytes that arrive in several pieces.
 class Hasher64 {
  public:
   explicit Hasher64(uint64_t seed = 0);

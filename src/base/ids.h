@@ -1,4 +1,4 @@
-// Identifiers shared by all layers.
+// Identifier types that all layers share.
 #pragma once
 
 #include <array>
@@ -12,7 +12,8 @@ using Lsn = uint64_t;         // dense per partition, from 1; 0 = none
 using Epoch = uint64_t;       // replication configuration number, from 1
 using Generation = uint64_t;  // copy-on-write generation of one tree, from 1
 
-// Hybrid logical clock value: 48 bits of Unix milliseconds, 16 bits of counter. Orders writes and dates them.
+// A hybrid logical clock value: 48 bits of Unix milliseconds, then 16 bits of counter. It orders
+// writes and records when each was made.
 using Version = uint64_t;
 inline constexpr unsigned kVersionCounterBits = 16;
 inline constexpr int64_t VersionMs(Version v) { return static_cast<int64_t>(v >> kVersionCounterBits); }
@@ -22,7 +23,7 @@ struct Uuid {
   uint64_t hi = 0, lo = 0;
   auto operator<=>(const Uuid&) const = default;
   bool IsNil() const { return hi == 0 && lo == 0; }
-  std::string ToString() const;  // 8-4-4-4-12 lower-case hex
+  std::string ToString() const;  // 8-4-4-4-12 lowercase hex digits
 };
 static_assert(sizeof(Uuid) == 16);
 

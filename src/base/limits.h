@@ -1,4 +1,4 @@
-// The limits that bind every layer and are published to clients by `hello`.
+// Limits that apply to every layer. The `hello` method reports them to clients.
 #pragma once
 
 #include <cstddef>
@@ -6,13 +6,13 @@
 
 namespace pando {
 
-inline constexpr size_t kBlockBytes = 4096;  // unit of disk allocation and of every O_DIRECT transfer
+inline constexpr size_t kBlockBytes = 4096;  // unit of disk allocation and O_DIRECT transfers
 inline constexpr size_t kMaxKeyBytes = 2048;
 inline constexpr size_t kMaxValueBytes = 1u << 20;
 inline constexpr size_t kMaxBatchOps = 1024;
-inline constexpr size_t kMaxBatchBytes = 2u << 20;  // keys + values of one writeBatch, per partition atomic
+inline constexpr size_t kMaxBatchBytes = 2u << 20;  // keys and values of one writeBatch; atomic in each partition
 inline constexpr size_t kMaxMultiGetKeys = 1024;
-inline constexpr size_t kMaxFrameBytes = 4u << 20;  // one Thrift frame, either direction
+inline constexpr size_t kMaxFrameBytes = 4u << 20;  // one Thrift frame, in either direction
 inline constexpr size_t kMaxScanRows = 10'000;
 inline constexpr size_t kMaxScanBytes = 2u << 20;
 

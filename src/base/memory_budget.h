@@ -1,14 +1,19 @@
-// Memory that clients decide about (half frames, requests and replies in progress) is reserved here before it grows.
+// Limits the memory whose size clients control: partly received frames, and requests and replies in
+// progress. Such memory is reserved here before it is allocated.
 //
 //   MemoryBudget   the bytes that all reactors of a node together may hold
-//   BudgetAccount  one reactor's share of it, refilled in chunks, so that a request does not touch the shared counter
-//   MemoryGrant    what one request has reserved from its reactor's account; given back when the request ends
-//   ValueRoom      the values that one request may hand back: reserved where they are copied, on whatever reactor
+//   BudgetAccount  one reactor's share, refilled in chunks so that most requests do not touch the
+//   shared counter
+//   MemoryGrant    what one request has reserved from its reactor's account; released when the
+//   request ends
+//   ValueRoom      the values that one request may return; reserved where each value is copied, on
+//   any reactor
 //
-// A few methods, which operators and clients need to get out of an overload, may pass the limit by a small reserve
-// (MemoryLane::kControl), so that they work when everything else is refused.
+// The few methods that operators and clients need in order to end an overload may exceed the limit
+// by a small reserve (MemoryLane::kControl), so that they work when everything else is refused.
 //
-// Threads: MemoryBudget and ValueRoom any (relaxed atomics); a BudgetAccount and its grants belong to one.
+// Threads: any thread may use MemoryBudget and ValueRoom (relaxed atomics). A BudgetAccount and its
+// grants belong to one reactor.
 #pragma once
 
 #include <algorithm>
@@ -29,14 +34,15 @@ class MemoryBudget {
   MemoryBudget(const MemoryBudget&) = delete;
   MemoryBudget& operator=(const MemoryBudget&) = delete;
 
-  // False, with nothing taken, when the limit would be passed.
+  // Returns false and reserves nothing when the reservation would exceed the limit.
   bool TryReserve(int64_t bytes, MemoryLane lane = MemoryLane::kOrdinary) {
     const int64_t limit = lane == MemoryLane::kControl ? limit_ + control_ : limit_;
     if (used_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= limit) return true;
     used_.fetch_sub(bytes, std::memory_order_relaxed);
     return false;
   }
-  // Takes bytes that exist already, past the limit if need be: what was admitted must be able to finish.
+  // Counts bytes that are already allocated, even beyond the limit, because an admitted request
+  // must be able to finish.
   void Force(int64_t bytes) { used_.fetch_add(bytes, std::memory_order_relaxed); }
   void Release(int64_t bytes) {
     int64_t before = used_.fetch_sub(bytes, std::memory_order_relaxed);
@@ -75,7 +81,7 @@ class BudgetAccount {
     }
     Take(bytes);
   }
-  // Counts bytes that were reserved from the budget itself.
+  // Counts bytes that were reserved directly from the budget, as ValueRoom does.
   void Adopt(int64_t bytes) { in_use_ += bytes; }
   void Release(int64_t bytes) {
     DCHECK_LE(bytes, in_use_) << "more memory released than reserved";
@@ -86,13 +92,14 @@ class BudgetAccount {
       spare_ = kChunkBytes;
     }
   }
-  // True when the budget is overdrawn: what may be refused should be.
+  // True when more than the limit is in use. Callers should then refuse whatever may be refused.
   bool Exhausted() const { return budget_->used_bytes() > budget_->limit_bytes(); }
   int64_t in_use_bytes() const { return in_use_; }
   MemoryBudget* budget() const { return budget_; }
 
  private:
-  // Makes spare_ at least `bytes`: by a chunk if there is one, else by what is missing.
+  // Raises spare_ to at least `bytes`: by a whole chunk if the budget allows it, otherwise by
+  // exactly what is missing.
   bool Refill(int64_t bytes, MemoryLane lane) {
     if (bytes <= spare_) return true;
     int64_t missing = bytes - spare_;
@@ -109,19 +116,20 @@ class BudgetAccount {
     in_use_ += bytes;
   }
   MemoryBudget* budget_;
-  int64_t spare_ = 0;  // reserved from the budget, not in use here
+  int64_t spare_ = 0;  // reserved from the budget, but not in use
   int64_t in_use_ = 0;
 };
 
-// The values that one request hands back, at most `limit_bytes` of them. Whoever copies a value takes its bytes first.
-// They are counted kCopies times: as they were copied out of a page, and as they are encoded into the reply.
+// Limits the values that one request returns to `limit_bytes`. Code that copies a value reserves
+// its bytes first. Each byte counts kCopies times: once as copied from its page, and once as
+// encoded into the reply.
 class ValueRoom {
  public:
   static constexpr int64_t kCopies = 2;
   enum class Answer : uint8_t {
     kTaken,
-    kFull,      // the request's own limit
-    kNoMemory,  // the node's
+    kFull,      // the request's own limit is reached
+    kNoMemory,  // the node's memory budget is exhausted
   };
 
   ValueRoom(MemoryBudget* budget, size_t limit_bytes) : budget_(budget), limit_(static_cast<int64_t>(limit_bytes)) {}
@@ -151,7 +159,7 @@ class ValueRoom {
 
 class MemoryGrant {
  public:
-  MemoryGrant() = default;  // of no account: nothing can be reserved
+  MemoryGrant() = default;  // without an account: every TryGrow fails
   explicit MemoryGrant(BudgetAccount* account, MemoryLane lane = MemoryLane::kOrdinary)
       : account_(account), lane_(lane) {}
   MemoryGrant(MemoryGrant&& other) noexcept
@@ -175,7 +183,8 @@ class MemoryGrant {
     account_->Release(static_cast<int64_t>(bytes));
     bytes_ -= static_cast<int64_t>(bytes);
   }
-  // Takes over what the values of a reply have reserved, so that they count until the reply is encoded.
+  // Takes over what `room` has reserved for values, so that it stays counted until the reply is
+  // encoded.
   void Adopt(ValueRoom* room) {
     const int64_t bytes = ValueRoom::kCopies * room->taken_.exchange(0, std::memory_order_relaxed);
     account_->Adopt(bytes);

@@ -27,7 +27,7 @@ std::string_view CodeName(Code code) {
 }
 
 Status::Status(Code code, std::string message) {
-  CHECK(code != Code::kOk) << "an OK status carries no message";
+  CHECK(code != Code::kOk) << "an OK Status must not carry a message";
   rep_ = std::make_unique<Rep>(Rep{code, std::move(message)});
 }
 
@@ -42,7 +42,7 @@ std::string Status::ToString() const {
 
 Status ErrnoStatus(int error_number, std::string what) {
   Code code = Code::kIoError;
-  // A limit on the size of files (ulimit -f) is one on space as well.
+  // A limit on file size (ulimit -f, EFBIG) is treated like a full disk.
   if (error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG) code = Code::kDiskFull;
   if (error_number == ENOENT) code = Code::kNotFound;
   if (error_number == ECANCELED) code = Code::kAborted;

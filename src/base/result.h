@@ -1,9 +1,11 @@
-// Result<T> and Status: how Pando reports what the world does (disk, peers, users).
+// Result<T> and Status report failures that come from outside the program: the disk, peers and
+// users.
 //
-// Broken program logic is never a Status: it is a CHECK (base/check.h). Bytes from a disk or a peer that do not
-// decode are always a Status (kCorruption), never a CHECK.
+// Broken program logic is never a Status; it is a CHECK (base/check.h). Bytes from a disk or a peer
+// that cannot be decoded are always a Status (kCorruption), never a CHECK.
 //
-// Threads: values; no sharing. An OK Status is one null pointer.
+// Threads: plain values; an object must not be shared between threads. An OK Status is one null
+// pointer.
 #pragma once
 
 #include <fmt/core.h>
@@ -20,20 +22,20 @@ namespace pando {
 
 enum class Code : int32_t {
   kOk = 0,
-  kInvalidArgument,  // the caller's input breaks a documented rule or limit
-  kNotFound,         // a named thing (file, node, method) does not exist
-  kAlreadyExists,    // it exists and must not
+  kInvalidArgument,  // the caller's input violates a documented rule or limit
+  kNotFound,         // the named file, node, method or other object does not exist
+  kAlreadyExists,    // it already exists, but must not
   kLocked,           // another process holds the data directory
-  kVersion,          // a file or peer of a format version this build does not read
-  kIoError,          // the operating system refused or failed an operation
-  kCorruption,       // bytes that fail their checksum or break their format
-  kDiskFull,         // no space for a write
+  kVersion,          // a file or peer uses a format version that this build does not support
+  kIoError,          // an operating system call failed
+  kCorruption,       // bytes fail their checksum or violate their format
+  kDiskFull,         // there is no space for a write
   kOverloaded,       // a bounded queue or budget is full; retry later
-  kDeadline,         // the request's budget ran out
-  kUnavailable,      // shutting down, or a peer cannot be reached
+  kDeadline,         // the request's time budget ran out
+  kUnavailable,      // this node is shutting down, or a peer cannot be reached
   kAborted,          // cut short by cancellation or a closed connection
   kUnsupported,      // the kernel or file system lacks something Pando needs
-  kSnapshotGone,     // the snapshot has expired or was released: open another
+  kSnapshotGone,     // the snapshot has expired or was released; open another
 };
 
 std::string_view CodeName(Code code);
@@ -64,13 +66,15 @@ class [[nodiscard]] Status {
   std::unique_ptr<Rep> rep_;
 };
 
-// Error(Code::kCorruption, "{}: block {} fails its checksum", path, block)
+// Example: Error(Code::kCorruption, "{}: block {} fails its checksum", path, block)
 template <typename... Args>
 Status Error(Code code, fmt::format_string<Args...> format, Args&&... args) {
   return Status(code, fmt::format(format, std::forward<Args>(args)...));
 }
 
-// An I/O error with the text of errno: ErrnoError(ENOSPC, "write {}", path). ENOSPC, EDQUOT, EFBIG: kDiskFull.
+// Creates a Status from an errno value and adds its text: ErrnoError(ENOSPC, "write {}", path).
+// ENOSPC, EDQUOT and EFBIG become kDiskFull, ENOENT becomes kNotFound, ECANCELED becomes kAborted,
+// and any other error becomes kIoError.
 Status ErrnoStatus(int error_number, std::string what);
 template <typename... Args>
 Status ErrnoError(int error_number, fmt::format_string<Args...> format, Args&&... args) {
@@ -82,7 +86,7 @@ class [[nodiscard]] Result {
  public:
   Result(T value) : value_(std::move(value)) {}
   Result(Status status) : status_(std::move(status)) {
-    CHECK(!status_.ok()) << "a Result without value needs an error";
+    CHECK(!status_.ok()) << "a Result without a value must hold an error";
   }
 
   bool ok() const { return value_.has_value(); }
@@ -98,7 +102,7 @@ class [[nodiscard]] Result {
 
  private:
   T& Checked() {
-    CHECK(value_.has_value()) << "value of a failed Result: " << status_.ToString();
+    CHECK(value_.has_value()) << "the value of a failed Result was read: " << status_.ToString();
     return *value_;
   }
   std::optional<T> value_;
@@ -110,7 +114,7 @@ class [[nodiscard]] Result {
 #define PANDO_CONCAT_(a, b) a##b
 #define PANDO_CONCAT(a, b) PANDO_CONCAT_(a, b)
 
-// In functions returning Status or Result: leave early with the error.
+// For functions that return Status or Result: return early with the error.
 #define RETURN_IF_ERROR(expr)                               \
   do {                                                      \
     if (auto pando_status_ = (expr); !pando_status_.ok()) { \
@@ -123,7 +127,8 @@ class [[nodiscard]] Result {
   if (!tmp.ok()) return tmp.TakeStatus(); \
   lhs = *std::move(tmp)
 
-// The same in coroutines (Task<Status>, Task<Result<T>>): CO_RETURN_IF_ERROR(co_await file.Sync());
+// The same for coroutines that return Task<Status> or Task<Result<T>>: CO_RETURN_IF_ERROR(co_await
+// file.Sync());
 #define CO_RETURN_IF_ERROR(expr)                            \
   do {                                                      \
     if (auto pando_status_ = (expr); !pando_status_.ok()) { \
