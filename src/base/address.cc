@@ -28,7 +28,7 @@ Result<HostPort> ParseHostPort(std::string_view text, bool any_port) {
   }
   if (address.host.empty()) return Wrong(text, "the host is missing");
   if (address.host.find_first_of("[] \t") != std::string::npos)
-    return Wrong(text, "the host contains a bracket, a space or a tab");
+    return Wrong(text, "the host has a bracket or space in it");
   const char* end = text.data() + text.size();
   auto [stop, error] = std::from_chars(text.data() + colon + 1, end, address.port);
   if (error != std::errc() || stop != end || (address.port == 0 && !any_port)) {

@@ -10,7 +10,8 @@ inline constexpr size_t kBlockBytes = 4096;  // unit of disk allocation and O_DI
 inline constexpr size_t kMaxKeyBytes = 2048;
 inline constexpr size_t kMaxValueBytes = 1u << 20;
 inline constexpr size_t kMaxBatchOps = 1024;
-inline constexpr size_t kMaxBatchBytes = 2u << 20;  // keys and values of one writeBatch; atomic in each partition
+// The keys and values of one writeBatch, which is atomic within each partition.
+inline constexpr size_t kMaxBatchBytes = 2u << 20;
 inline constexpr size_t kMaxMultiGetKeys = 1024;
 inline constexpr size_t kMaxFrameBytes = 4u << 20;  // one Thrift frame, in either direction
 inline constexpr size_t kMaxScanRows = 10'000;

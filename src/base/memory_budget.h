@@ -3,11 +3,11 @@
 //
 //   MemoryBudget   the bytes that all reactors of a node together may hold
 //   BudgetAccount  one reactor's share, refilled in chunks so that most requests do not touch the
-//   shared counter
+//                  shared counter
 //   MemoryGrant    what one request has reserved from its reactor's account; released when the
-//   request ends
+//                  request ends
 //   ValueRoom      the values that one request may return; reserved where each value is copied, on
-//   any reactor
+//                  any reactor
 //
 // The few methods that operators and clients need in order to end an overload may exceed the limit
 // by a small reserve (MemoryLane::kControl), so that they work when everything else is refused.

@@ -127,8 +127,8 @@ class [[nodiscard]] Result {
   if (!tmp.ok()) return tmp.TakeStatus(); \
   lhs = *std::move(tmp)
 
-// The same for coroutines that return Task<Status> or Task<Result<T>>: CO_RETURN_IF_ERROR(co_await
-// file.Sync());
+// The same for coroutines that return Task<Status> or Task<Result<T>>. Example:
+// CO_RETURN_IF_ERROR(co_await file.Sync());
 #define CO_RETURN_IF_ERROR(expr)                            \
   do {                                                      \
     if (auto pando_status_ = (expr); !pando_status_.ok()) { \

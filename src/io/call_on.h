@@ -1,14 +1,16 @@
-// Coroutine conveniences over a Reactor: run a task on another reactor, run one to its end from ordinary code.
+// Coroutine helpers on top of Reactor: CallOn runs a task on another reactor, and RunBlocking runs
+// a task to completion from ordinary code.
 //
 //   Adder adder{2, "three"};   // Task<Result<int>> operator()(Reactor& target)
 //   Result<int> sum = co_await CallOn(reactor, 1, std::move(adder));
 //
-// Build the function object as a local first, unless it is trivially destructible: g++ 12 destroys a temporary
-// aggregate or closure in a co_await expression twice.
+// Create the function object as a named local variable first, unless it is trivially destructible:
+// g++ 12 destroys a temporary aggregate or closure in a co_await expression twice.
 //
-// The function object lives in the awaiter, so it may hold its arguments (and be a capturing lambda: the closure
-// outlives the coroutine). It is called on the target's thread, where it must not touch anything of the origin's but
-// itself; its result is moved back and is taken on the origin's thread.
+// Threads: the function object lives in the awaiter, so it may hold its arguments. It may also be a
+// capturing lambda, because the closure outlives the coroutine. It is called on the target's
+// thread, where it must not touch any state of the origin except itself. Its result is moved into
+// the awaiter, and the origin's thread takes it from there.
 #pragma once
 
 #include <optional>
@@ -28,7 +30,7 @@ struct TaskValue<Task<T>> {
   using type = T;
 };
 
-// Starts a coroutine that nobody owns: it ends by itself.
+// A coroutine that has no owner. It starts at once and frees its own frame when it finishes.
 struct FireAndForget {
   struct promise_type {
     static void* operator new(size_t bytes) { return AllocateFrame(bytes); }
@@ -78,7 +80,7 @@ class CallOnAwaiter final : public RemoteCall {
       } else {
         call->result_.emplace(co_await task);
       }
-    }  // the task's frame is freed on this thread, before the origin may go on
+    }  // frees the task's frame on this thread, before the origin resumes
     target_reactor->Return(call);
   }
 
@@ -89,14 +91,16 @@ class CallOnAwaiter final : public RemoteCall {
   std::coroutine_handle<> waiter_;
 };
 
-// co_await CallOn(reactor, index, fn): on `index` == reactor.index() it still goes through the loop (R1).
+// co_await CallOn(reactor, index, fn). Even when `index` is reactor.index(), the call goes through
+// the loop (R1).
 template <typename Fn>
 CallOnAwaiter<std::decay_t<Fn>> CallOn(Reactor& origin, int target_index, Fn&& fn) {
   return CallOnAwaiter<std::decay_t<Fn>>(origin, target_index, std::forward<Fn>(fn));
 }
 
-// Runs `reactor`'s loop until `task` is done and returns its value. For tests and command-line tools, on the reactor's
-// own thread and outside its loop. A Stop() meanwhile does not cut it short.
+// Runs `reactor`'s loop until `task` is done and returns the task's value. It is for tests and
+// command-line tools, and must be called on the reactor's own thread, outside its loop. A call of
+// Stop() does not end it early.
 template <typename T>
 T RunBlocking(Reactor& reactor, Task<T> task) {
   struct Run {
@@ -106,7 +110,8 @@ T RunBlocking(Reactor& reactor, Task<T> task) {
         t = Task<T>();
         result->emplace();
       } else {
-        // The value is taken before the frame is freed, and the frame is freed before anybody is told.
+        // Order matters: take the value before the frame is freed, and free the frame before
+        // `result` tells the caller that the task is done.
         std::optional<T> value(co_await t);
         t = Task<T>();
         result->emplace(*std::move(value));

@@ -1,8 +1,10 @@
-// ConnectionBudget: how many accepted connections the listeners that share it may hold open at once.
+// ConnectionBudget limits how many accepted connections the listeners that share it may hold open
+// at the same time.
 //
-// A place is taken before a connection is accepted, and given back after its descriptor is closed, so a flood of
-// connections can never use the descriptors that log, files and peers need. While there is no place, connections wait
-// in the listener's backlog.
+// A listener takes a place before it accepts a connection, and the place is given back after the
+// connection's descriptor is closed. A flood of connections therefore cannot use up the descriptors
+// that the log, files and peers need. While no place is free, connections wait in the listener's
+// backlog.
 //
 // Threads: any (one relaxed atomic).
 //
@@ -31,7 +33,7 @@ class ConnectionBudget {
   }
   void GiveBack() {
     int64_t before = in_use_.fetch_sub(1, std::memory_order_relaxed);
-    DCHECK_GT(before, 0) << "a place was given back twice";
+    DCHECK_GT(before, 0) << "a place in a ConnectionBudget was given back twice";
   }
   int64_t limit() const { return limit_; }
   int64_t in_use() const { return in_use_.load(std::memory_order_relaxed); }

@@ -1,8 +1,11 @@
-// Directory: an open directory, in which names are looked up wherever it was moved meanwhile. A store that holds its
-// directories open stays in its own files when its path is renamed, and never touches those of a store that takes the
-// path over. Move-only; must be closed with co_await Close() before it is destroyed.
+// Directory is an open directory in which names are looked up, even if the directory has since been
+// moved. A store that holds its directories open keeps using its own files when its path is
+// renamed, and never touches the files of another store that takes over the path.
 //
-// Names are relative to it and may have several parts ("partition-00003/data"). Errors name the path it was opened by.
+// Names are relative to the directory and may have several components ("partition-00003/data").
+// Error messages use the path by which the directory was opened.
+//
+// Threads: one reactor. Move-only; it must be closed with co_await Close() before it is destroyed.
 #pragma once
 
 #include <string>
@@ -30,18 +33,19 @@ class Directory {
 
   Task<Result<Directory>> OpenDirectory(std::string name) const;
   Task<Result<File>> OpenFile(std::string name, File::Mode mode, bool direct) const;
-  Task<Status> MakeDirectory(std::string name) const;  // OK when it exists
+  Task<Status> MakeDirectory(std::string name) const;  // OK if it already exists
   Task<Status> Rename(std::string from, std::string to) const;
   Task<Status> Remove(std::string name) const;
-  Task<Status> Sync() const;  // makes creations, renames and removals durable
-  // Sorted; blocking, for start-up and recovery only.
+  Task<Status> Sync() const;  // makes creations, renames and removals in it durable
+  // Returns the entries in sorted order. It blocks, so it is for startup and recovery only.
   Result<std::vector<std::string>> List() const { return reactor_->ListDirectory(id_, path_); }
-  // Which file has this name now. Blocking, but from the kernel's cache: the directory is open.
+  // Returns which file has this name now. It blocks, but the kernel answers from its cache because
+  // the directory is open.
   Result<FileIdentity> Identify(const std::string& name) const;
 
   bool is_open() const { return id_ != kNoFile; }
   Reactor& reactor() const { return *reactor_; }
-  const std::string& path() const { return path_; }  // by which it was opened
+  const std::string& path() const { return path_; }  // the path by which it was opened
   std::string PathOf(const std::string& name) const { return path_ == "/" ? path_ + name : path_ + "/" + name; }
 
  private:

@@ -1,7 +1,10 @@
-// File: an open file of a reactor. Move-only; must be closed with co_await Close() before it is destroyed.
+// File is an open file of a reactor.
 //
-// Reads and writes are O_DIRECT where the opener says so: memory, offset and length are then multiples of 4 KiB.
-// Short transfers are continued until done or failed. Errors name the file, the offset and the length.
+// Reads and writes use O_DIRECT if the file was opened with `direct`; memory, offset and length
+// must then be multiples of 4 KiB. A short transfer is continued until it is complete or fails.
+// Error messages name the file, the offset and the length.
+//
+// Threads: one reactor. Move-only; it must be closed with co_await Close() before it is destroyed.
 #pragma once
 
 #include <string>
@@ -13,8 +16,10 @@ namespace pando {
 
 class File {
  public:
-  // kCreate: read-write, created when missing (0644). kDirectory: only to Sync(false) what was created, renamed and
-  // removed in it; whoever does that again and again keeps it open, because later no descriptor may be left.
+  // kCreate: read-write; the file is created if it does not exist (mode 0644).
+  // kDirectory: used only to make creations, renames and removals in a directory durable with
+  // Sync(false). Code that does so repeatedly keeps the directory open, because a free descriptor
+  // may not be available later.
   enum class Mode { kRead, kReadWrite, kCreate, kDirectory };
 
   File() = default;
@@ -28,24 +33,27 @@ class File {
   }
   ~File() { CHECK_EQ(id_, kNoFile) << path_ << " was not closed"; }
 
-  // `direct`: O_DIRECT; where the file system refuses it the error says so and what to do (kUnsupported).
-  // kOverloaded: no descriptor, or no memory for one, is free now (EMFILE, ENFILE, ENOMEM). That is no fault of the
-  // disk: like a full one it is waited out.
+  // Opens a file, with O_DIRECT if `direct` is set. Returns kUnsupported, with the remedy, when the
+  // file system does not support O_DIRECT. Returns kOverloaded when no descriptor, or no memory for
+  // one, is available (EMFILE, ENFILE, ENOMEM). That is not a disk failure: as with a full disk,
+  // the caller waits and retries.
   static Task<Result<File>> Open(Reactor& reactor, std::string path, Mode mode, bool direct);
-  // The same of `name` in an open directory; `path` is its name in errors. Called by Directory::OpenFile.
+  // Opens `name` in an open directory; error messages call it `path`. Directory::OpenFile calls
+  // this.
   static Task<Result<File>> OpenAt(Reactor& reactor, FileId directory, std::string name, std::string path, Mode mode,
                                    bool direct);
   Task<Status> Close();
 
-  // Reads exactly `bytes`; an end of file before that is kCorruption ("shorter than").
+  // Reads exactly `bytes` bytes. Returns kCorruption ("shorter than") if the file ends before that.
   Task<Status> Read(void* data, size_t bytes, uint64_t offset, int buffer_index = kNoBuffer);
-  // Scattered read into whole iovecs, exactly their sum. `vectors` must live until completion and may be changed.
+  // Scattered read that fills all of `vectors`. They must stay alive until the read completes; the
+  // read may modify them.
   Task<Status> ReadVector(std::span<iovec> vectors, uint64_t offset);
   Task<Status> Write(const void* data, size_t bytes, uint64_t offset, int buffer_index = kNoBuffer,
                      bool data_sync = false);
   Task<Status> WriteVector(std::span<iovec> vectors, uint64_t offset);
   Task<Status> Sync(bool data_only = true);
-  Task<Status> Allocate(uint64_t offset, uint64_t bytes);  // fallocate: reserves and extends
+  Task<Status> Allocate(uint64_t offset, uint64_t bytes);  // reserves space, extends the file
   Task<Status> Truncate(uint64_t bytes);
   Result<uint64_t> Size() const { return reactor_->FileSize(id_); }
   Status Lock() { return reactor_->LockFile(id_, path_); }
@@ -54,7 +62,7 @@ class File {
   bool is_open() const { return id_ != kNoFile; }
   FileId id() const { return id_; }
   const std::string& path() const { return path_; }
-  void NoteRenamed(std::string path) { path_ = std::move(path); }  // for messages
+  void NoteRenamed(std::string path) { path_ = std::move(path); }  // for errors
   Reactor& reactor() const { return *reactor_; }
 
  private:
@@ -66,13 +74,14 @@ class File {
   std::string path_;
 };
 
-Task<Status> MakeDirectory(Reactor& reactor, std::string path);  // OK when it exists
+Task<Status> MakeDirectory(Reactor& reactor, std::string path);  // OK if it exists
 Task<Status> RenameFile(Reactor& reactor, std::string from, std::string to);
 Task<Status> RemoveFile(Reactor& reactor, std::string path);
-Task<Status> SyncDirectory(Reactor& reactor, std::string path);  // makes creations, renames and removals durable
-std::string ParentDirectory(const std::string& path);            // "." for a plain name
+// Makes creations, renames and removals in the directory durable.
+Task<Status> SyncDirectory(Reactor& reactor, std::string path);
+std::string ParentDirectory(const std::string& path);  // "." for a name without '/'
 
-// 4-KiB aligned memory for O_DIRECT, freed on destruction.
+// Memory aligned to 4 KiB, as O_DIRECT requires. The destructor frees it.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;

@@ -1,7 +1,9 @@
-// Size-class allocator for coroutine frames: a free list per 64-byte class and thread, since a request makes and
-// destroys a handful of frames. Under sanitizers it is plain malloc, so that use-after-free is seen.
+// Size-class allocator for coroutine frames. Each thread has one free list per 64-byte size class,
+// because every request creates and destroys several frames. Under sanitizers it always uses the
+// global allocator, so that they detect use after free.
 //
-// Threads: a frame is freed on the thread that made it (coroutines never migrate between reactors).
+// Threads: a frame is freed on the thread that allocated it, because coroutines never migrate
+// between reactors.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +13,8 @@ namespace pando {
 void* AllocateFrame(size_t bytes);
 void FreeFrame(void* frame, size_t bytes) noexcept;
 
-// Bytes of frames alive, plus those cached on free lists, on the calling thread; counted towards the memory limit.
+// Returns the bytes of live frames plus those cached on the free lists of the calling thread. They
+// count toward the memory limit.
 size_t FrameBytesOnThisThread();
 
 }  // namespace pando

@@ -1,4 +1,5 @@
-// What this process uses of its machine. Blocking, for control work only.
+// Queries and sets resource limits of this process. These functions block, so they are for control
+// work only.
 //
 // Threads: any.
 #pragma once
@@ -7,10 +8,11 @@
 
 namespace pando {
 
-uint64_t ResidentBytes();  // 0 when /proc does not say
-int UsableCpus();          // CPUs this process may run on
+uint64_t ResidentBytes();  // 0 if /proc cannot be read
+int UsableCpus();          // the number of CPUs that this process may run on
 
-// Raises the soft limit of open descriptors to the hard one, and returns what is then allowed.
+// Raises the soft limit on open descriptors to the hard limit. Returns the limit that is then in
+// effect.
 uint64_t RaiseDescriptorLimit();
 
 }  // namespace pando

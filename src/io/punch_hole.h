@@ -1,4 +1,4 @@
-// PunchHole: gives the space of a part of a file back to the file system.
+// PunchHole returns the disk space of part of a file to the file system.
 //
 // Threads: the file's reactor.
 #pragma once
@@ -7,8 +7,8 @@
 
 namespace pando {
 
-// The bytes then read as zeros, and the file's size stays. Whole blocks only. kUnsupported: this file system does not
-// take space back.
+// After this the bytes read as zeros; the file's size does not change. `offset` and `bytes` must be
+// multiples of the block size. Returns kUnsupported when the file system cannot punch holes.
 Task<Status> PunchHole(File* file, uint64_t offset, uint64_t bytes);
 
 }  // namespace pando

@@ -1,18 +1,23 @@
-// Reactor: the one interface through which production code touches time, disk, network and randomness.
+// Reactor is the only interface through which production code uses time, disk, network and
+// randomness.
 //
-// Two implementations: UringReactor (src/io/uring_reactor.h) and the simulated kernel (tests/support/sim_kernel.h).
-// tests/unit/io/reactor_conformance_test.cc runs the same suite against both.
+// There are two implementations: UringReactor (src/io/uring_reactor.h) and the simulated kernel
+// (tests/support/sim_kernel.h). tests/unit/io/reactor_conformance_test.cc runs the same suite
+// against both.
 //
-// Threads: a reactor belongs to one thread, and every call here is made on it, except PostRemote's far end and Stop(),
-// which say otherwise. Nothing here blocks but Run().
+// Threads: a reactor belongs to one thread, and every method must be called on that thread, except
+// Stop(). RemoteCall says which thread runs each of its methods. Nothing blocks except Run() and
+// the few methods that are marked as blocking.
 //
 // Invariants
-//   R1  Completions, timers, socket callbacks and scheduled coroutines are delivered only from the loop, never from
-//       inside the call that submitted them: no caller is re-entered.
-//   R2  A buffer given to Submit belongs to the kernel until the operation completes (the simulated kernel writes to
-//       it until then, so that early reuse is seen).
-//   R3  A turn = reap completions, run what became ready, fire due timers, call the turn hooks, submit everything in
-//       one system call. NowNs() is read once a turn.
+//   R1  Completions, timers, socket callbacks and scheduled coroutines are delivered only from the
+//       loop, never from inside the call that submitted them. Callers are therefore never
+//       re-entered.
+//   R2  A buffer passed to Submit belongs to the kernel until the operation completes. (The
+//       simulated kernel writes to the buffer until then, so that tests detect early reuse.)
+//   R3  A turn consists of these steps: reap completions, run what has become ready, fire due
+//       timers, call the turn hooks, and submit what the turn has prepared. (UringReactor submits
+//       earlier when many operations are waiting.) NowNs() is read once per turn.
 #pragma once
 
 #include <sys/uio.h>
@@ -36,18 +41,19 @@ inline constexpr Nanos kMicrosecond = 1'000;
 inline constexpr Nanos kMillisecond = 1'000'000;
 inline constexpr Nanos kSecond = 1'000'000'000;
 
-using FileId = int32_t;  // the reactor's own handle; an index of a registered file where the kernel supports it
+using FileId = int32_t;  // the reactor's own handle for an open file
 inline constexpr FileId kNoFile = -1;
 inline constexpr size_t kMaxBufferRegions = 1u << 14;  // the kernel's limit
 inline constexpr int kNoBuffer = -1;
 
-// Which file it is, whatever its name.
+// Identifies a file independently of its name.
 struct FileIdentity {
   uint64_t device = 0, inode = 0;
   bool operator==(const FileIdentity&) const = default;
 };
 
-// One asynchronous operation. It lives in its owner (usually an awaiter inside a coroutine frame) until it completes.
+// One asynchronous operation. Its owner, usually an awaiter inside a coroutine frame, keeps it
+// alive until it completes.
 struct IoOp {
   enum class Kind : uint8_t {
     kOpen,
@@ -64,26 +70,26 @@ struct IoOp {
     kMakeDirectory
   };
   Kind kind = Kind::kSync;
-  bool data_sync = false;  // kWrite/kWritev: durable on completion (RWF_DSYNC); kSync: fdatasync instead of fsync
+  bool data_sync = false;  // kWrite/kWritev: RWF_DSYNC, durable on completion; kSync: fdatasync
   FileId file = kNoFile;
-  int flags = 0;                 // kOpen: of open(2); kAllocate: of fallocate(2)
-  int buffer_index = kNoBuffer;  // kRead/kWrite: registered buffer that holds `data`
-  void* data = nullptr;          // kRead/kWrite: memory; kReadv/kWritev: iovec array
-  uint32_t length = 0;           // bytes, or number of iovecs
+  int flags = 0;                 // kOpen: flags of open(2); kAllocate: mode of fallocate(2)
+  int buffer_index = kNoBuffer;  // kRead/kWrite: the registered buffer that holds `data`
+  void* data = nullptr;          // kRead/kWrite: the memory; kReadv/kWritev: an array of iovecs
+  uint32_t length = 0;           // in bytes; kReadv/kWritev: number of iovecs
   uint64_t offset = 0;           // file offset; kTruncate: new size; kAllocate: start
   uint64_t allocate_bytes = 0;
   const char* path = nullptr;      // kOpen, kRename (from), kUnlink, kMakeDirectory
   const char* new_path = nullptr;  // kRename (to)
-  FileId directory = kNoFile;      // an open directory that these paths are relative to
+  FileId directory = kNoFile;      // the open directory that the paths are relative to, if any
 
-  int32_t result = 0;  // >= 0: bytes moved, or the FileId for kOpen; < 0: -errno
+  int32_t result = 0;  // >= 0: bytes transferred, or the FileId for kOpen; < 0: -errno
   void (*on_complete)(IoOp*) = nullptr;
   std::coroutine_handle<> waiter;
 };
 
-// co_await IoAwaiter(reactor, op) -> int32_t result.
 class ConnectionBudget;  // src/io/connection_budget.h
 class Reactor;
+// Submits an operation and waits for it: int32_t result = co_await IoAwaiter{reactor, op}.
 struct IoAwaiter {
   Reactor* reactor;
   IoOp op;
@@ -92,16 +98,17 @@ struct IoAwaiter {
   int32_t await_resume() const noexcept { return op.result; }
 };
 
-// A one-shot timer. Intrusive: its owner keeps it alive, or cancels it.
+// A one-shot timer. It is intrusive: its owner must keep it alive, or cancel it, while it is armed.
 struct Timer {
   Nanos deadline_ns = 0;
   void (*on_fire)(Timer*) = nullptr;
   bool armed = false;
-  uint64_t sequence = 0;  // set by the reactor; orders equal deadlines
-  size_t heap_index = 0;  // set by the reactor: its place in the heap while armed
+  uint64_t sequence = 0;  // set by the reactor; orders timers with equal deadlines
+  size_t heap_index = 0;  // set by the reactor; its place in the heap while it is armed
 };
 
-// Called once at the end of each turn in which it was armed (ArmTurnHook), before the turn's one submit.
+// Called at the end of a turn in which it was armed with ArmTurnHook, before the turn's operations
+// are submitted.
 struct TurnHook {
   virtual void OnTurnEnd() = 0;
   bool armed = false;
@@ -110,14 +117,17 @@ struct TurnHook {
   ~TurnHook() = default;
 };
 
-// One TCP connection. Owned by the reactor's side until Close; the handler is told of everything.
+// Receives the events of one TCP connection. The reactor owns the Connection until the connection
+// is closed.
 class ConnectionHandler {
  public:
-  // `bytes` are valid only during the call (they live in a provided buffer that is returned to the kernel after it).
+  // `bytes` are valid only during the call: they lie in a provided buffer that then goes back to
+  // the kernel.
   virtual void OnData(std::span<const char> bytes) = 0;
-  // All bytes handed to Send so far have been taken by the kernel.
+  // The kernel has taken all bytes passed to Send so far.
   virtual void OnSent() = 0;
-  // The peer closed or failed, or Close() was called. The last call; the Connection is gone after it returns.
+  // The peer closed the connection, the connection failed, or Close() was called. This is the last
+  // call; the Connection no longer exists after it returns.
   virtual void OnClosed(const Status& reason) = 0;
 
  protected:
@@ -127,17 +137,19 @@ class ConnectionHandler {
 class Connection {
  public:
   virtual void SetHandler(ConnectionHandler* handler) = 0;
-  // Queues bytes. At most one send is in progress; what is queued meanwhile goes out with the next. Swaps `bytes`
-  // with an empty, recycled string.
+  // Queues bytes. At most one send is in progress; bytes queued meanwhile leave with the next send.
+  // Swaps `bytes` with an empty, recycled string.
   virtual void Send(std::string* bytes) = 0;
   virtual size_t unsent_bytes() const = 0;
-  // Of all bytes ever handed to Send, those that the peer has acknowledged: how fast it reads shows here even while one
-  // large send is in progress. Costs a system call, so it is for watching, not for every request.
+  // Returns how many of the bytes passed to Send the peer has acknowledged. This shows how fast the
+  // peer reads, even while one large send is in progress. It costs a system call, so it is for
+  // occasional checks and not for every request.
   virtual uint64_t acknowledged_bytes() const = 0;
-  // Receiving stops soon (bytes already on their way are still delivered), for flow control.
+  // Flow control: stops receiving soon. Bytes that are already on their way are still delivered.
   virtual void PauseReceive() = 0;
   virtual void ResumeReceive() = 0;
-  // Sends what is queued, then closes; OnClosed follows from the loop. `now`: drops what is queued.
+  // Sends the queued bytes, then closes; the loop calls OnClosed later. With `now`, drops the
+  // queued bytes instead.
   virtual void Close(bool now) = 0;
   virtual const std::string& peer() const = 0;  // "127.0.0.1:51234"
 
@@ -147,7 +159,7 @@ class Connection {
 
 class AcceptHandler {
  public:
-  // SetHandler must be called before this returns.
+  // The handler must call connection->SetHandler before this returns.
   virtual void OnAccept(Connection* connection) = 0;
 
  protected:
@@ -157,24 +169,32 @@ class AcceptHandler {
 struct ListenOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 0;       // 0: any free port
-  bool reuse_port = true;  // several reactors listen on one port; the kernel spreads connections
+  bool reuse_port = true;  // several reactors may share a port; the kernel spreads connections
   int backlog = 4096;
-  // Connections beyond it wait in the backlog. Null: no limit. It outlives the connections, and listeners may share it.
+  // Connections beyond this budget wait in the backlog. Null means no limit. The budget must
+  // outlive the connections; several listeners may share it.
   ConnectionBudget* budget = nullptr;
 };
 
-// Work handed to another reactor and brought back. Owned by the origin; it carries its own bytes.
-//   origin: reactor.CallRemote(target, &call)  ->  target thread: call.Start()  -> ... -> target.Return(&call)
-//   -> origin thread: call.Finish()
-// Each ordered pair of reactors has a bounded request ring and a reply ring of the same size, and a request is sent
-// only with a credit that reserves its place in the reply ring, so two full queues cannot deadlock. Without a credit
-// the call waits in the origin's queue (bounded by the caller's own admission), in order. A call must not wait, while
-// it runs, for a call back to where it came from: that call might wait for credits that calls like it hold.
+// Work that is sent to another reactor and comes back. The origin owns it, and it carries its own
+// data.
+//
+//   origin: reactor.CallRemote(target, &call)
+//   target thread: call.Start() ... target.Return(&call)
+//   origin thread: call.Finish()
+//
+// Each ordered pair of reactors has a bounded request ring and a reply ring of the same size. A
+// request is sent only with a credit, which reserves its place in the reply ring, so two full rings
+// cannot deadlock. Without a credit, the call waits in the origin's queue, in order; the caller's
+// own admission control bounds that queue.
+//
+// While a call runs, it must not wait for another call back to its origin: that call might be
+// waiting for credits that calls like this one hold.
 struct RemoteCall {
-  virtual void Start() = 0;   // on the target reactor's thread
-  virtual void Finish() = 0;  // on the origin's thread; may delete this
+  virtual void Start() = 0;   // runs on the target reactor's thread
+  virtual void Finish() = 0;  // runs on the origin's thread; may delete this object
   int origin = -1, target = -1;
-  Reactor* target_reactor = nullptr;  // set by the target just before Start()
+  Reactor* target_reactor = nullptr;  // set by the target just before it calls Start()
   RemoteCall* next = nullptr;
 
  protected:
@@ -185,51 +205,57 @@ class Reactor {
  public:
   virtual ~Reactor() = default;
 
-  // The reactor of this thread (in a simulation: the node now running).
+  // The index of this reactor. (In a simulation: of the node that is running now.)
   virtual int index() const = 0;
 
   // -- time and randomness
-  virtual Nanos NowNs() const = 0;     // monotonic (CLOCK_BOOTTIME), read once a turn
+  virtual Nanos NowNs() const = 0;     // monotonic (CLOCK_BOOTTIME); read once per turn
   virtual int64_t WallMs() const = 0;  // Unix milliseconds
-  virtual uint64_t Random() = 0;       // 64 uniform bits; seeded in simulations
+  virtual uint64_t Random() = 0;       // 64 uniformly random bits; reproducible in simulations
   virtual void ArmTimer(Timer* timer, Nanos deadline_ns) = 0;
-  virtual void CancelTimer(Timer* timer) = 0;  // no-op when not armed
+  virtual void CancelTimer(Timer* timer) = 0;  // does nothing if it is not armed
 
   // -- scheduling
-  virtual void Schedule(std::coroutine_handle<> h) = 0;  // resumed from the loop, this turn or the next; FIFO
+  virtual void Schedule(std::coroutine_handle<> h) = 0;  // FIFO; resumed in this turn or the next
   virtual void ArmTurnHook(TurnHook* hook) = 0;
 
   // -- disk
   virtual void Submit(IoOp* op) = 0;
-  // Makes `regions` usable as IoOp::buffer_index base.. ; returns the index of the first, or kNoBuffer. A region is
-  // locked in memory when it is first used; once that is refused (logged and counted), all others run unregistered.
-  // Each region at most 1 GiB, no more than kMaxBufferRegions of them. One call.
+  // Makes `regions` usable through IoOp::buffer_index. Returns the index of the first region (the
+  // others follow it), or kNoBuffer if the kernel refuses. A region is locked in memory when it is
+  // first used. Once the kernel refuses to lock a region, which is logged and counted, that region
+  // and all others not yet locked are used unregistered. Each region may have at most 1 GiB, and
+  // there may be at most kMaxBufferRegions of them. May be called once.
   virtual int RegisterBuffers(std::span<const iovec> regions) = 0;
-  // Directory entries by name, sorted; blocking, for start-up and recovery only.
+  // Returns the names of the directory's entries, sorted. Blocks; for startup and recovery only.
   virtual Result<std::vector<std::string>> ListDirectory(const std::string& path) = 0;
-  // The same of an open directory; `path` is its name in errors.
+  // The same for an open directory. Error messages call it `path`.
   virtual Result<std::vector<std::string>> ListDirectory(FileId directory, const std::string& path) = 0;
-  // Which file `name` in an open directory is now; with an empty name, which file `file` is. `path` is its name in
-  // errors. Blocking, but from the kernel's cache.
+  // Returns which file `name` in the open directory `file` is now; with an empty name, which file
+  // `file` itself is. Error messages call it `path`. Blocks, but the kernel answers from its cache.
   virtual Result<FileIdentity> Identify(FileId file, const std::string& name, const std::string& path) = 0;
   virtual Result<uint64_t> FileSize(FileId file) = 0;
-  // An exclusive OFD lock held until the file is closed; kLocked when another process has it.
+  // Takes an OFD lock that is held until the file is closed. The lock is exclusive if the file is
+  // open for writing, and shared if it is open for reading only. Returns kLocked when another
+  // process holds a conflicting lock.
   virtual Status LockFile(FileId file, const std::string& path) = 0;
 
   // -- network
-  virtual Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler) = 0;  // -> port
-  // Ends every listener of `handler`, which hears of no further connection. Other handlers' listeners stay.
+  // -> port.
+  virtual Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler) = 0;
+  // Ends every listener of `handler`, which will not get any more connections. Listeners of other
+  // handlers stay.
   virtual void StopListening(AcceptHandler* handler) = 0;
-  // Connects; the connection is handed over before any data is delivered.
+  // Connects to a peer. The caller gets the connection before any data is delivered to it.
   virtual Task<Result<Connection*>> Connect(std::string host, uint16_t port, Nanos timeout_ns) = 0;
 
   // -- other reactors
   virtual void CallRemote(int target, RemoteCall* call) = 0;
-  virtual void Return(RemoteCall* call) = 0;  // on the target
+  virtual void Return(RemoteCall* call) = 0;  // called on the target
 
   // -- running
   virtual void Run() = 0;   // until Stop()
-  virtual void Stop() = 0;  // any thread, and safe in a signal handler
+  virtual void Stop() = 0;  // may be called from any thread and from a signal handler
 };
 
 inline void IoAwaiter::await_suspend(std::coroutine_handle<> h) {
@@ -237,7 +263,7 @@ inline void IoAwaiter::await_suspend(std::coroutine_handle<> h) {
   reactor->Submit(&op);
 }
 
-// co_await Sleep(reactor, 5 * kMillisecond)
+// Suspends for `duration_ns`: co_await Sleep(reactor, 5 * kMillisecond).
 inline auto Sleep(Reactor& reactor, Nanos duration_ns) {
   struct Awaiter : Timer {
     Reactor* reactor;
@@ -257,7 +283,7 @@ inline auto Sleep(Reactor& reactor, Nanos duration_ns) {
   return a;
 }
 
-// co_await Yield(reactor): lets everything else that is ready run first.
+// co_await Yield(reactor) lets everything else that is ready run first.
 inline auto Yield(Reactor& reactor) {
   struct Awaiter {
     Reactor* reactor;

@@ -1,10 +1,12 @@
-// ReactorGroup: N reactors, each on its own thread, connected by a RemoteMesh. What kvnode runs on.
+// ReactorGroup runs N reactors, each on its own thread, connected by a RemoteMesh. kvnode runs on
+// one.
 //
-// Threads: the group belongs to the thread that started it (not a reactor's). Stop, Post and RunOn may be called from
-// any thread that is not a reactor's.
+// Threads: the group belongs to the thread that started it, which must not be a reactor's thread.
+// Stop, Post and RunOn may be called from any thread that is not a reactor's.
 //
-// Life: Start returns once every reactor exists and has started its main task. The loops run until Stop, or until all
-// main tasks have returned. A graceful end is: tell the main tasks to finish (RunOn or Post), then Join.
+// Lifecycle: Start returns once every reactor exists, or has failed to start. The loops run until
+// Stop is called or all main tasks have returned. To shut down gracefully, tell the main tasks to
+// finish (with RunOn or Post), then call Join.
 #pragma once
 
 #include <atomic>
@@ -23,30 +25,32 @@ namespace pando {
 
 struct ReactorGroupOptions {
   int reactors = 1;
-  UringOptions uring;        // index and mesh are filled in
-  bool pin_threads = false;  // reactor i to the i-th CPU this process may run on; refused when there are fewer
+  UringOptions uring;        // the group fills in index and mesh
+  bool pin_threads = false;  // pins reactor i to the i-th CPU that this process may run on
 };
 
 class ReactorGroup {
  public:
-  // Called on each reactor's thread; its task runs on that reactor. May be null: the loops then run until Stop.
+  // Called on each reactor's thread; its task runs on that reactor. If it is null, the loops run
+  // until Stop.
   using Main = std::function<Task<void>(Reactor&)>;
 
-  // kUnsupported as MakeUringReactor says; kInvalidArgument for pinning without enough CPUs. All or nothing.
+  // Starts all reactors or none. Returns kUnsupported as MakeUringReactor does, and
+  // kInvalidArgument when threads are to be pinned but the process has too few CPUs.
   static Result<std::unique_ptr<ReactorGroup>> Start(ReactorGroupOptions options, Main main);
-  ~ReactorGroup();  // Stop and Join
+  ~ReactorGroup();  // calls Stop and Join
 
   int size() const { return static_cast<int>(reactors_.size()); }
-  // Ends the loops where they are; tasks that have not finished are abandoned (their frames leak).
+  // Ends the loops at once. Tasks that have not finished are abandoned, and their frames leak.
   void Stop();
   // Waits for the loops to end.
   void Join();
 
-  // Starts `call` on reactor `index`; Finish() follows there too.
+  // Runs call->Start() on reactor `index`. Finish() later runs on that reactor too.
   void Post(int index, RemoteCall* call);
 
-  // Runs `fn(Reactor&) -> Task<R>` on reactor `index` and blocks this (non-reactor) thread until it is done. The loops
-  // must still be running.
+  // Runs `fn(Reactor&) -> Task<R>` on reactor `index` and blocks the calling thread until it is
+  // done. The loops must still be running.
   template <typename Fn>
   auto RunOn(int index, Fn fn) {
     using R = typename detail::TaskValue<std::invoke_result_t<Fn&, Reactor&>>::type;
@@ -54,7 +58,7 @@ class ReactorGroup {
       explicit Call(Fn f) : fn(std::move(f)) {}
       void Start() override { Await(this); }
       void Finish() override {
-        std::promise<void> last = std::move(done);  // the waiter may destroy this call before set_value returns
+        std::promise<void> last = std::move(done);  // the waiter may destroy `this`
         last.set_value();
       }
       static detail::FireAndForget Await(Call* call) {
@@ -90,11 +94,11 @@ class ReactorGroup {
   ReactorGroupOptions options_;
   Main main_;
   std::unique_ptr<RemoteMesh> mesh_;
-  std::mutex mutex_;                     // guards what reactors_ points to, once the threads run
-  std::vector<UringReactor*> reactors_;  // made and destroyed by their threads; null outside their lives
+  std::mutex mutex_;                     // guards the targets of reactors_ once the threads run
+  std::vector<UringReactor*> reactors_;  // each created and destroyed by its thread
   std::vector<std::thread> threads_;
   std::atomic<int> mains_running_{0};
-  std::latch loops_ended_;  // reactors are destroyed only once no loop can ring their doorbells
+  std::latch loops_ended_;  // no reactor is destroyed while a loop may ring its doorbell
 };
 
 }  // namespace pando

@@ -1,18 +1,22 @@
-// Messages between reactors: a mesh of single-producer single-consumer rings, one request ring and one reply ring per
-// ordered pair. Used by both reactors.
+// Messages between reactors. RemoteMesh has one request ring and one reply ring, each with a single
+// producer and a single consumer, for every ordered pair of reactors. Both the production reactor
+// and the simulated one use it.
 //
-// Threads: RemoteMesh is shared and immutable once made; RemotePort `i` belongs to reactor i. A wake-up is the only
-// thing that crosses: RemoteMesh calls the target's RemoteWaker from the sender's thread.
+// Threads: RemoteMesh is shared, and immutable once constructed. RemotePort `i` belongs to reactor
+// i. Only wake-ups cross threads: the sender's thread calls the target's RemoteWaker.
 //
 // Invariants
-//   M1  A request is pushed only while fewer than `capacity` calls of its pair are outstanding (pushed and their reply
-//       not yet taken), so neither the push of a request nor the push of its reply can find a full ring.
+//   M1  A request is pushed only while fewer than `capacity` calls of its pair are outstanding
+//       (pushed, and their reply not yet taken). Neither the push of a request nor the push of its
+//       reply can therefore find a full ring.
 //   M2  Calls of one pair start in the order of CallRemote.
-//   M3  A call holds its credit until it is finished. Hence a call must not wait, while it runs, for calls that need
-//       credits of a pair whose calls may be waiting for it: a chain 0 -> 1 -> 0 -> 1 can use up its own credits. Calls
-//       that finish on their target alone (all of Pando's) cannot deadlock.
-//   M4  A target that went to sleep after its last look at its rings is woken: both sides pass through one atomic
-//       exchange, which orders the sleeper's look against the sender's push.
+//   M3  A call holds its credit until it is finished. While a call runs, it must therefore not wait
+//       for calls that need credits of a pair whose own calls may be waiting for it: a chain 0 -> 1
+//       -> 0 -> 1 can use up its own credits. Calls that finish on their target without further
+//       calls (all of Pando's) cannot deadlock.
+//   M4  A target that goes to sleep just as a call arrives is woken. Both sides perform an atomic
+//       exchange on the same flag, which orders the target's last look at its rings against the
+//       sender's push.
 #pragma once
 
 #include <atomic>
@@ -23,12 +27,12 @@
 
 namespace pando {
 
-// A bounded ring with one producer thread and one consumer thread.
+// A bounded ring for one producer thread and one consumer thread.
 class SpscRing {
  public:
-  explicit SpscRing(size_t capacity);  // a power of two
-  bool Push(RemoteCall* call);         // false when full
-  RemoteCall* Pop();                   // null when empty
+  explicit SpscRing(size_t capacity);  // `capacity` must be a power of two
+  bool Push(RemoteCall* call);         // false if the ring is full
+  RemoteCall* Pop();                   // null if the ring is empty
   bool Empty() const { return head_.load(std::memory_order_relaxed) == tail_.load(std::memory_order_acquire); }
 
  private:
@@ -41,7 +45,7 @@ class SpscRing {
 };
 
 struct RemoteWaker {
-  virtual void Wake() = 0;  // from any thread of the mesh
+  virtual void Wake() = 0;  // may be called from any thread of the mesh
 
  protected:
   ~RemoteWaker() = default;
@@ -59,14 +63,14 @@ class RemoteMesh {
   friend class RemotePort;
   struct alignas(64) Doorbell {
     std::atomic<bool> asleep{false};
-    std::atomic<RemoteWaker*> waker{nullptr};  // null until the target's port exists; it then looks for itself
+    std::atomic<RemoteWaker*> waker{nullptr};  // null until the target's port exists
   };
   SpscRing& Requests(int origin, int target) { return *requests_[origin * reactors_ + target]; }
   SpscRing& Replies(int origin, int target) { return *replies_[origin * reactors_ + target]; }
 
   const int reactors_;
   const size_t capacity_;
-  std::vector<std::unique_ptr<SpscRing>> requests_, replies_;  // by origin * reactors + target
+  std::vector<std::unique_ptr<SpscRing>> requests_, replies_;  // at origin * reactors_ + target
   std::vector<Doorbell> doorbells_;
 };
 
@@ -79,23 +83,25 @@ class RemotePort {
   void Call(int target, RemoteCall* call);
   void Return(RemoteCall* call);
 
-  // Starts the calls that have arrived and finishes the ones that came back, at most one ring's capacity each.
-  // Returns whether there were any.
+  // Starts calls that have arrived and finishes calls that have come back, at most `capacity` of
+  // each per peer. Returns whether there were any.
   bool Poll();
-  // Rings the doorbells of the targets that got something since the last call: once a turn.
+  // Wakes the targets that were sent something since the last call of this function. Called once
+  // per turn.
   void FlushWakes();
-  // To be called before sleeping; false when something has arrived and the reactor must not sleep.
+  // Must be called before the reactor sleeps. Returns false when something has arrived and the
+  // reactor must not sleep.
   bool PrepareSleep();
-  // An exchange, not a store: it keeps the chain of M4 unbroken.
+  // This is an exchange and not a store, because M4 depends on the chain of exchanges.
   void Awake() { mesh_->doorbells_[index_].asleep.exchange(false, std::memory_order_acq_rel); }
   bool HasIncoming() const;
-  // Calls sent and not yet finished, and calls waiting for a credit.
+  // The number of calls that are sent and not yet finished, or waiting for a credit.
   size_t outstanding() const;
 
  private:
   struct Peer {
     size_t in_flight = 0;
-    RemoteCall* waiting_head = nullptr;  // for want of credits, in order
+    RemoteCall* waiting_head = nullptr;  // calls that wait for a credit, in order
     RemoteCall* waiting_tail = nullptr;
     size_t waiting = 0;
     bool touched = false;

@@ -1,4 +1,7 @@
-// Numeric socket addresses. Names are resolved elsewhere (resolution blocks); only "localhost" is known here.
+// Numeric socket addresses. Except for "localhost", names must be resolved elsewhere, because name
+// resolution blocks.
+//
+// Threads: plain values.
 #pragma once
 
 #include <sys/socket.h>
@@ -21,7 +24,8 @@ struct SocketAddress {
   bool IsLoopback() const;
   std::string ToString() const;  // "127.0.0.1:51234", "[::1]:51234"
 
-  // IPv4 or IPv6 in numbers, or "localhost" (127.0.0.1). kInvalidArgument for anything else.
+  // Parses a numeric IPv4 or IPv6 address, or "localhost" (127.0.0.1). Returns kInvalidArgument for
+  // anything else.
   static Result<SocketAddress> Parse(const std::string& host, uint16_t port);
   static SocketAddress OfPeer(int fd);
   static SocketAddress OfSelf(int fd);

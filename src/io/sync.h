@@ -1,7 +1,10 @@
-// Waiting inside one reactor: WaitQueue (condition-variable like), Semaphore (counted credits).
+// Waiting inside one reactor: WaitQueue works like a condition variable, and Semaphore counts
+// credits.
 //
-// Waiters are resumed through Reactor::Schedule, never inside Notify, so no caller is re-entered. Destroying either
-// with waiters is a bug (CHECK).
+// Waiters are resumed through Reactor::Schedule and never inside Notify, so callers are not
+// re-entered. It is a bug (CHECK) to destroy either object while a coroutine waits on it.
+//
+// Threads: one reactor.
 #pragma once
 
 #include <coroutine>
@@ -19,7 +22,8 @@ class WaitQueue {
   WaitQueue& operator=(const WaitQueue&) = delete;
   ~WaitQueue() { CHECK(waiters_.empty()) << "WaitQueue destroyed with " << waiters_.size() << " waiters"; }
 
-  // co_await queue.Wait(): suspends until a Notify. Re-check the condition in a loop.
+  // co_await queue.Wait() suspends until a Notify call. Callers must re-check their condition in a
+  // loop.
   auto Wait() {
     struct Awaiter {
       WaitQueue* queue;
@@ -44,7 +48,8 @@ class WaitQueue {
   std::deque<std::coroutine_handle<>> waiters_;
 };
 
-// Credits; first come, first served.
+// Counts credits. Waiters are woken in order of arrival. A waiter that finds no credit left when it
+// resumes waits again at the end of the queue.
 class Semaphore {
  public:
   Semaphore(Reactor& reactor, size_t credits) : credits_(credits), queue_(reactor) {}

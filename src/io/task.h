@@ -1,13 +1,19 @@
-// Task<T>: a lazy coroutine owned by whoever awaits it. TaskGroup: owns the tasks nobody awaits.
+// Task<T> is a lazy coroutine that belongs to the code that awaits it. TaskGroup owns the tasks
+// that no code awaits.
+//
+// Threads: one reactor.
 //
 // Invariants
-//   T1  A Task starts when it is first awaited (or given to TaskGroup::Spawn) and runs on its reactor's thread only.
-//   T2  A child that finishes without suspending never grows the stack of its parent: await_suspend returns bool
-//       (g++ 12 without optimisation does not turn symmetric transfer into tail calls).
+//   T1  A Task starts when it is first awaited (or passed to TaskGroup::Spawn) and runs only on its
+//       reactor's thread.
+//   T2  A child that finishes without suspending never grows its parent's stack: await_suspend
+//       returns bool. (Without optimization, g++ 12 does not turn symmetric transfer into tail
+//       calls.)
 //   T3  A TaskGroup outlives its tasks: its destructor CHECKs that all have finished.
 //
-// Hazards, so that nobody relearns them: no capturing lambda coroutines (the closure dies first), no reference
-// parameters that do not outlive the task, no `co_await f({a, b})` with a temporary aggregate (g++ 12 rejects it).
+// Pitfalls: do not use capturing lambdas as coroutines (the closure is destroyed first). Do not
+// pass parameters by reference unless they outlive the task. Do not write `co_await f({a, b})` with
+// a temporary aggregate (g++ 12 rejects it).
 #pragma once
 
 #include <coroutine>
@@ -35,14 +41,15 @@ struct PromiseBase {
     bool await_ready() noexcept { return false; }
     template <typename P>
     void await_suspend(std::coroutine_handle<P> self) noexcept {
-      // The continuation may destroy `self`: nothing may be touched after resume().
+      // The continuation may destroy `self`, so nothing may be touched after resume().
       if (std::coroutine_handle<> next = self.promise().continuation) next.resume();
     }
     void await_resume() noexcept {}
   };
   FinalAwaiter final_suspend() noexcept { return {}; }
   [[noreturn]] void unhandled_exception() noexcept {
-    // Exceptions are not how Pando reports errors: one that gets here is a bug or an exhausted heap.
+    // Pando does not report errors with exceptions. One that gets here is a bug or means that
+    // memory is exhausted.
     LOG(FATAL) << "unhandled exception in a coroutine";
     std::terminate();
   }
@@ -124,28 +131,30 @@ class [[nodiscard]] Task<void> {
   std::coroutine_handle<promise_type> handle_;
 };
 
-// Owns tasks that nobody awaits. Not thread safe: one reactor.
+// Owns tasks that no code awaits. It belongs to one reactor and is not thread-safe.
 class TaskGroup {
  public:
   TaskGroup() = default;
   TaskGroup(const TaskGroup&) = delete;
   TaskGroup& operator=(const TaskGroup&) = delete;
-  ~TaskGroup() { CHECK_EQ(running_, 0u) << "a TaskGroup must be drained before it is destroyed"; }
+  ~TaskGroup() { CHECK_EQ(running_, 0u) << "a TaskGroup was destroyed before its tasks finished"; }
 
-  // Starts `task` now, on this stack, up to its first suspension. It is destroyed when it finishes.
+  // Starts `task` at once, on the caller's stack, and runs it up to its first suspension. The task
+  // is destroyed when it finishes.
   void Spawn(Task<void> task) {
     ++running_;
     Run(this, std::move(task));
   }
   size_t running() const { return running_; }
 
-  // Suspends until every task has finished. One waiter at a time; it is resumed on the stack of the last task.
+  // Suspends until every task has finished. There may be one waiter at a time; it is resumed on the
+  // stack of the last task.
   auto Drain() {
     struct Awaiter {
       TaskGroup* group;
       bool await_ready() const { return group->running_ == 0; }
       void await_suspend(std::coroutine_handle<> h) {
-        CHECK(!group->drain_waiter_) << "two waiters drain one TaskGroup";
+        CHECK(!group->drain_waiter_) << "a TaskGroup is already being drained";
         group->drain_waiter_ = h;
       }
       void await_resume() {}
@@ -154,7 +163,7 @@ class TaskGroup {
   }
 
  private:
-  // A coroutine that frees itself at its end; only ever made by Spawn.
+  // A coroutine that frees its own frame at its end. Only Spawn creates one.
   struct Detached {
     struct promise_type {
       static void* operator new(size_t bytes) { return AllocateFrame(bytes); }
@@ -168,7 +177,7 @@ class TaskGroup {
   };
   static Detached Run(TaskGroup* group, Task<void> task) {
     co_await task;
-    task = Task<void>();  // frees the frame before the group may be told that all is drained
+    task = Task<void>();  // frees the frame before the group's waiter can resume
     if (--group->running_ == 0 && group->drain_waiter_) std::exchange(group->drain_waiter_, {}).resume();
   }
 

@@ -1,11 +1,13 @@
-// TimerHeap: the armed timers of one reactor, as an intrusive binary heap; shared by both reactors so that timers
-// order in the same way in production and in simulation.
+// TimerHeap holds the armed timers of one reactor as an intrusive binary heap. Both reactors use
+// it, so that timers fire in the same order in production and in simulation.
 //
 // Threads: one reactor.
 //
 // Invariants
-//   H1  A timer with an earlier deadline fires first; equal deadlines fire in the order they were armed.
-//   H2  armed == true exactly while the timer is in the heap, and heap_index is then its place.
+//   H1  A timer with an earlier deadline fires first; timers with equal deadlines fire in the order
+//       in which they were armed.
+//   H2  `armed` is true exactly while the timer is in the heap, and heap_index is then its place in
+//       the heap.
 #pragma once
 
 #include <vector>
@@ -20,11 +22,12 @@ class TimerHeap {
   size_t size() const { return heap_.size(); }
   Nanos next_deadline_ns() const { return heap_.front()->deadline_ns; }
 
-  // Arms, or moves a timer that is armed already.
+  // Arms the timer, or moves it to the new deadline if it is already armed.
   void Arm(Timer* timer, Nanos deadline_ns);
-  void Cancel(Timer* timer);  // no-op when not armed
-  // Fires what is due at `now_ns`. A timer armed by a callback waits for the next call even when it is due already,
-  // so that a timer that re-arms itself cannot hold the loop. Returns how many fired.
+  void Cancel(Timer* timer);  // does nothing if it is not armed
+  // Fires the timers that are due at `now_ns` and returns how many fired. A timer that a callback
+  // arms waits for the next call even if it is already due, so that a timer that re-arms itself
+  // cannot block the loop.
   size_t FireDue(Nanos now_ns);
 
  private:

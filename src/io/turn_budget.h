@@ -1,8 +1,10 @@
-// TurnBudget: keeps the turns of a reactor short. A loop whose length depends on data counts its work and yields when
-// it has had its share of the turn, so that replies, timers and other requests never wait for the whole of it.
+// TurnBudget keeps the turns of a reactor short. A loop whose length depends on data counts its
+// work and yields when it has used its share of the turn, so that replies, timers and other
+// requests never wait for the whole loop.
 //
-// A unit is about what looking at one record costs, some tens of nanoseconds. All loops of a reactor share a turn: one
-// alone may use kLongSlice units of it; when many run, each still gets kShortSlice, so that all of them advance.
+// One unit is roughly the cost of looking at one record, some tens of nanoseconds. All loops of a
+// reactor share a turn of kTurn units. A loop that runs alone may use kLongSlice units of it. When
+// many loops run, each still gets kShortSlice units, so that all of them make progress.
 //
 // Threads: one reactor.
 #pragma once
@@ -21,7 +23,7 @@ class TurnBudget {
 
  private:
   friend class TurnSlice;
-  // The clock is read once a turn (R3), so its time tells one turn from the next.
+  // The clock is read once per turn (R3), so a new time means a new turn.
   void Add(uint32_t units) {
     const Nanos now_ns = reactor_->NowNs();
     if (now_ns != turn_ns_) {
@@ -36,13 +38,14 @@ class TurnBudget {
   uint32_t spent_ = 0;
 };
 
-// One loop's share of each turn. After a suspension of any kind it begins anew.
+// One loop's share of each turn. The share starts again in each new turn.
 class TurnSlice {
  public:
   explicit TurnSlice(TurnBudget& budget) : budget_(&budget) {}
 
-  // Counts work that was done. True: enough for this turn, co_await Yield(reactor) with no place in a tree or a list
-  // held. A step may exceed the slice: it should be bounded by itself.
+  // Counts work that was done. Returns true when the loop has done enough for this turn: it must
+  // then co_await Yield(reactor), without holding a position in a tree or a list across the
+  // suspension. One step may exceed the slice, so each step should itself be bounded.
   bool Spend(uint32_t units) {
     budget_->Add(units);
     if (budget_->turn_ns_ != turn_ns_) {

@@ -1,6 +1,8 @@
-// What a reactor runs within a turn: coroutines that are ready, and hooks for the turn's end. Shared by both reactors.
+// TurnQueues holds what a reactor runs within a turn: coroutines that are ready, and hooks for the
+// end of the turn. Both reactors use it. The queues keep their memory, so that a reactor in steady
+// state allocates nothing.
 //
-// Threads: one reactor. Both keep their memory, so that steady state allocates nothing.
+// Threads: one reactor.
 #pragma once
 
 #include <coroutine>
@@ -21,7 +23,8 @@ class TurnQueues {
   }
   bool empty() const { return ready_.empty() && hooks_.empty(); }
 
-  // Resumes, in order, what was ready at the call; what that schedules waits for the next call.
+  // Resumes, in order, the coroutines that were ready when it was called. Coroutines that these
+  // schedule wait for the next call.
   void RunReady() {
     running_.swap(ready_);
     for (std::coroutine_handle<> h : running_) h.resume();

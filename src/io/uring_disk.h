@@ -1,10 +1,11 @@
-// UringDisk: the disk half of UringReactor: IoOps as submission entries, the table of registered files, registered
-// buffers.
+// UringDisk is the disk half of UringReactor. It turns IoOps into submission entries and keeps the
+// tables of open files and registered buffers.
 //
 // Threads: one reactor.
 //
-// Invariant D1: a FileId is a slot of files_; its registered slot in the kernel's table, where it has one, has the same
-// number and refers to the same descriptor.
+// Invariants
+//   D1  A FileId is a slot of files_. If the file is registered, its slot in the kernel's table has
+//       the same number and refers to the same descriptor.
 #pragma once
 
 #include <fcntl.h>
@@ -20,7 +21,8 @@ class UringDisk {
   explicit UringDisk(UringCore* core) : core_(core) {}
   ~UringDisk();
 
-  // Makes the kernel's sparse table of this many files; files beyond it, or all when it is refused, work unregistered.
+  // Creates the kernel's sparse table for this many files. Files beyond that number are used
+  // unregistered; so are all files if the kernel refuses the table.
   void RegisterFileTable(unsigned max_registered);
   void Submit(IoOp* op);
   void OnCompletion(IoOp* op, int32_t result);
@@ -31,10 +33,10 @@ class UringDisk {
   Status LockFile(FileId file, const std::string& path);
 
   bool has_finished() const { return !finished_.empty(); }
-  // Delivers the operations that ended without the ring (ftruncate, bad arguments).
+  // Delivers the operations that finished without the ring (ftruncate).
   void DeliverFinished();
   size_t in_flight() const { return in_flight_; }
-  void Forget() { --in_flight_; }  // a completion dropped because the reactor is being destroyed
+  void Forget() { --in_flight_; }  // drops a completion while the reactor is being destroyed
 
  private:
   struct OpenFile {
@@ -62,7 +64,7 @@ class UringDisk {
   size_t in_flight_ = 0;
 };
 
-// Directory entries by name without "." and "..", sorted.
+// Returns the names of the directory's entries, sorted, without "." and "..".
 Result<std::vector<std::string>> ListDirectoryBlocking(const std::string& path);
 
 }  // namespace pando

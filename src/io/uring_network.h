@@ -1,19 +1,21 @@
-// UringNetwork: the socket half of UringReactor: multishot receive into one ring of provided buffers, one send in
-// flight per connection. A listener is polled, and what is ready is accepted call by call, because a multishot accept
-// would take a whole backlog of descriptors before anybody could count them.
+// UringNetwork is the socket half of UringReactor. All connections receive with multishot receives
+// into one ring of provided buffers, and each connection has at most one send in flight. A listener
+// is polled, and ready connections are accepted one call at a time, because a multishot accept
+// would take descriptors for a whole backlog before they could be counted.
 //
-// A peer that has vanished without a word is found by keep-alive probes (nothing sent) and TCP_USER_TIMEOUT (something
-// sent and not acknowledged).
+// Two mechanisms detect a peer that has vanished silently: keep-alive probes when nothing is in
+// flight, and TCP_USER_TIMEOUT when sent data is not acknowledged.
 //
 // Threads: one reactor.
 //
 // Invariants
 //   S1  Handlers are called only from completions, timers and Flush, that is, from the loop.
-//   S2  Connections and listeners are freed in Flush only, which is the last step of a turn, and only once the kernel
-//       holds no operation of theirs. Everything else marks them, so no other function can be left with a pointer to
-//       something that a callee has freed.
+//   S2  Only Flush, the last network step of a turn, frees connections and listeners, and only once
+//       the kernel holds none of their operations. All other functions just mark them. No function
+//       can therefore be left with a pointer to an object that one of its callees has freed.
 //   S3  A provided buffer goes back to the kernel as soon as OnData returns.
-//   S4  Closing is bounded: queued bytes have drain_limit_ns to go out, the peer has linger_limit_ns to read them.
+//   S4  Closing takes bounded time: queued bytes have drain_limit_ns to leave, and the peer then
+//       has linger_limit_ns to read them.
 #pragma once
 
 #include <deque>
@@ -43,9 +45,14 @@ class UringConnection final : public Connection {
 
  private:
   friend class UringNetwork;
-  // kOpen -> kDraining (Close: queued bytes go out) -> kLingering (our side is shut, the peer's bytes are discarded so
-  // that no reset overtakes our last reply) -> kDying (waits for the kernel to let go, then for Flush to free it).
-  // The handler hears OnClosed on leaving kDraining, or kOpen when the peer ends it.
+  // kOpen -> kDraining -> kLingering -> kDying.
+  //   kDraining   Close was called; the queued bytes leave.
+  //   kLingering  Our side is shut down. The peer's bytes are discarded, so that no reset overtakes
+  //               our last reply.
+  //   kDying      The connection waits until the kernel holds none of its operations, then Flush
+  //               frees it.
+  // The handler gets OnClosed when the connection leaves kDraining, or when the peer ends it in
+  // kOpen.
   enum class State : uint8_t { kOpen, kDraining, kLingering, kDying };
   struct LingerTimer : Timer {
     UringConnection* connection = nullptr;
@@ -56,29 +63,30 @@ class UringConnection final : public Connection {
   UringNetwork* network_;
   const int fd_;
   const std::string peer_;
-  ConnectionBudget* const budget_;  // a place of which this connection holds; may be null
+  ConnectionBudget* const budget_;  // this connection holds a place in it; may be null
   ConnectionHandler* handler_ = nullptr;
   State state_ = State::kOpen;
-  bool receive_armed_ = false;  // the kernel holds a receive
+  bool receive_armed_ = false;  // the kernel holds a receive operation
   bool receive_cancelled_ = false;
-  bool receive_ended_ = false;  // end of file seen
-  bool send_armed_ = false;     // the kernel holds a send of sending_
+  bool receive_ended_ = false;  // the peer has sent end of file
+  bool send_armed_ = false;     // the kernel holds a send operation on sending_
   bool paused_ = false;
-  bool close_now_ = false;  // Close(true): drop what is queued
+  bool close_now_ = false;  // Close(true) was called: drop the queued bytes
   bool on_flush_list_ = false;
   std::string pending_;  // queued while a send is in flight
   std::string sending_;
-  size_t sent_ = 0;  // of sending_
+  size_t sent_ = 0;  // how much of sending_ the kernel has taken
   LingerTimer timer_;
   size_t list_index_ = 0;
 };
 
 struct UringNetworkOptions {
-  unsigned receive_buffers = 256;  // a power of two; allocated at the first Listen or Connect
+  unsigned receive_buffers = 256;  // a power of two; allocated by the first Listen or Connect
   unsigned receive_buffer_bytes = 16u << 10;
   Nanos drain_limit_ns = 5 * kSecond;
   Nanos linger_limit_ns = kSecond;
-  // After so long without a sign of life a connection ends. Whole seconds; at least two.
+  // A connection ends after this long without a sign of life from the peer. Rounded down to whole
+  // seconds, and at least two.
   Nanos peer_timeout_ns = 60 * kSecond;
 };
 
@@ -96,10 +104,12 @@ class UringNetwork {
   Task<Result<Connection*>> Connect(std::string host, uint16_t port, Nanos timeout_ns);
 
   void OnCompletion(UringTag tag, void* owner, int32_t result, uint32_t flags);
-  // Starts what the turn asked for: sends, receives, closes. Called once a turn, last.
+  // Starts the sends, receives and closes that the turn asked for. Called once per turn, after all
+  // other network work.
   void Flush();
   bool has_work() const { return !flush_list_.empty() || listeners_to_free_; }
-  // Shuts all sockets and forgets all handlers; completions still have to be dispatched until in_flight() is 0.
+  // Shuts down all sockets and drops all handlers. Completions must still be dispatched until
+  // in_flight() is 0.
   void Shutdown();
   size_t in_flight() const { return in_flight_; }
 
@@ -111,7 +121,7 @@ class UringNetwork {
     AcceptHandler* handler = nullptr;
     ConnectionBudget* budget = nullptr;
     bool poll_armed = false;
-    bool stopping = false;  // fd is closed, and -1, as soon as the kernel holds no poll
+    bool stopping = false;  // fd is closed and set to -1 once the kernel holds no poll
     std::string address;
   };
   struct ConnectOp;
@@ -129,12 +139,12 @@ class UringNetwork {
   void ArmPoll(Listener* listener);
   void OnPoll(Listener* listener);
   void AcceptReady(Listener* listener);
-  // False: nothing more can be accepted now.
+  // Returns false when no more connections can be accepted now.
   bool AcceptOne(Listener* listener);
   void CloseIfStopped(Listener* listener);
   void Drain(UringConnection* c);
   void StartLinger(UringConnection* c);
-  // Tells the handler, and starts dying.
+  // Tells the handler that the connection is closed, and moves to kDying.
   void End(UringConnection* c, const Status& reason);
   void Notify(UringConnection* c, const Status& reason);
   void Die(UringConnection* c);
@@ -154,8 +164,8 @@ class UringNetwork {
   std::vector<UringConnection*> connections_;
   std::vector<UringConnection*> flush_list_, flushing_;
   std::vector<std::unique_ptr<Listener>> listeners_;
-  std::vector<std::string> spares_;  // emptied send strings, so that idle connections hold no memory
-  size_t spares_bytes_ = 0;          // of their capacity
+  std::vector<std::string> spares_;  // emptied send strings for reuse; idle connections hold none
+  size_t spares_bytes_ = 0;          // the sum of their capacities
   size_t in_flight_ = 0;
 };
 

@@ -1,9 +1,10 @@
-// UringReactor: the production reactor, on one io_uring for disk and network.
+// UringReactor is the production reactor. It uses one io_uring for disk and network.
 //
-// Threads: made, run and destroyed on one thread (the kernel ties a SINGLE_ISSUER ring to its creator); only Stop,
-// Wake and Post may be called from elsewhere.
+// Threads: a UringReactor is created, run and destroyed on one thread, because the kernel ties a
+// SINGLE_ISSUER ring to its creator. Only Stop, Wake and Post may be called from other threads.
 //
-// Needs Linux 6.0 (multishot receive, provided-buffer rings); uses DEFER_TASKRUN (6.1) where the kernel has it.
+// It needs Linux 6.0 (multishot receive, provided-buffer rings), and uses DEFER_TASKRUN (6.1) where
+// the kernel has it.
 #pragma once
 
 #include <atomic>
@@ -20,8 +21,8 @@
 namespace pando {
 
 struct UringOptions {
-  int index = 0;               // Reactor::index(), and this reactor's place in `mesh`
-  RemoteMesh* mesh = nullptr;  // null: no other reactors. Outlives the reactor.
+  int index = 0;               // Reactor::index(), which is also this reactor's place in `mesh`
+  RemoteMesh* mesh = nullptr;  // must outlive the reactor; null if there are no other reactors
   unsigned submission_entries = 1024;
   unsigned completion_entries = 16384;
   unsigned registered_files = 1024;
@@ -67,8 +68,9 @@ class UringReactor final : public Reactor, private RemoteWaker {
   void Run() override;
   void Stop() override;
 
-  // Runs call->Start() on this reactor's loop. Any thread; for the threads that have no reactor (signals, control).
-  // Its Return delivers Finish() on this reactor's thread too.
+  // Runs call->Start() on this reactor's loop. May be called from any thread; it is for threads
+  // that have no reactor (signals, control). The call's Return leads to Finish() on this reactor's
+  // thread as well.
   void Post(RemoteCall* call);
   const UringStats& stats() const { return core_.stats; }
 
@@ -97,7 +99,7 @@ class UringReactor final : public Reactor, private RemoteWaker {
   bool wake_read_armed_ = false;
   std::atomic<bool> stop_{false};
 
-  std::mutex posted_mutex_;  // the only lock: posting is for control work, never for requests
+  std::mutex posted_mutex_;  // the only lock; taken for control work, never for requests
   std::vector<RemoteCall*> posted_;
   std::vector<RemoteCall*> posted_returned_;
   std::atomic<bool> has_posted_{false};
@@ -105,11 +107,12 @@ class UringReactor final : public Reactor, private RemoteWaker {
   uint64_t random_state_[4];
 };
 
-// kUnsupported, naming the cause and the remedy, where the kernel or a sandbox refuses io_uring.
+// Creates a reactor. Returns kUnsupported, with cause and remedy, when the kernel or a sandbox
+// refuses io_uring.
 Result<std::unique_ptr<Reactor>> MakeUringReactor(UringOptions options);
 
-// The message for a refused io_uring_setup; `disabled` is the value of kernel.io_uring_disabled, or -1 when the kernel
-// has no such setting.
+// Explains why io_uring_setup was refused. `disabled` is the value of kernel.io_uring_disabled, or
+// -1 if the kernel has no such setting.
 Status ExplainUringRefusal(int error_number, int disabled);
 
 }  // namespace pando
