@@ -52,7 +52,7 @@ Task<Status> Directory::MakeDirectory(std::string name) const {
   awaiter.op.directory = id_;
   awaiter.op.path = name.c_str();
   const int32_t result = co_await awaiter;
-  if (result < 0 && result != -EEXIST) co_return ErrnoError(-result, "make directory {}", PathOf(name));
+  if (result < 0 && result != -EEXIST) co_return ErrnoError(-result, "create directory {}", PathOf(name));
   co_return Status();
 }
 

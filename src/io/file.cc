@@ -10,15 +10,18 @@
 namespace pando {
 namespace {
 
-// Linux moves at most 0x7ffff000 bytes at once; this stays below it and on a block boundary.
+// Linux transfers at most 0x7ffff000 bytes in one call. This limit is below that, and on a block
+// boundary.
 constexpr size_t kMaxTransferBytes = 1u << 30;
 constexpr size_t kMaxVectors = 1024;  // IOV_MAX
-// A kernel that answers EAGAIN or EINTR this often in a row is not going to change its mind.
+// If the kernel returns EAGAIN or EINTR, or makes no progress, this many times in a row, the
+// transfer fails.
 constexpr int kMaxRetries = 64;
 
 bool IsTransient(int32_t result) { return result == -EINTR || result == -EAGAIN; }
 
-// How far a transfer continues from after `moved` bytes: when all was in whole blocks it stays so, as O_DIRECT needs.
+// Returns the position from which a transfer continues after `moved` bytes. A transfer of whole
+// blocks always continues on a block boundary, as O_DIRECT requires.
 size_t Progress(size_t moved, size_t bytes, uint64_t offset) {
   const bool in_blocks = offset % kBlockBytes == 0 && bytes % kBlockBytes == 0;
   return in_blocks ? moved / kBlockBytes * kBlockBytes : moved;
@@ -46,11 +49,12 @@ Status TransferError(bool write, const std::string& path, size_t bytes, uint64_t
   return ErrnoError(-result, "{} {} bytes at offset {} of {}", write ? "write" : "read", bytes, offset, path);
 }
 Status ShorterThan(const std::string& path, size_t bytes, uint64_t offset, uint64_t size) {
-  return Error(Code::kCorruption, "{} is shorter than expected: {} bytes at offset {} were asked of a file of {} bytes",
-               path, bytes, offset, size);
+  return Error(Code::kCorruption,
+               "{} is shorter than expected: a read of {} bytes at offset {} goes past its end at {} bytes", path,
+               bytes, offset, size);
 }
 Status NoProgress(bool write, const std::string& path, size_t bytes, uint64_t offset) {
-  return Error(Code::kIoError, "{} {} bytes at offset {} of {}: the kernel moves no more bytes",
+  return Error(Code::kIoError, "{} {} bytes at offset {} of {}: the kernel repeatedly transferred no bytes",
                write ? "write" : "read", bytes, offset, path);
 }
 
@@ -59,8 +63,8 @@ Status OpenError(int error_number, const std::string& path) {
     return ErrnoError(error_number, "open {}", path);
   }
   return Error(Code::kOverloaded,
-               "open {}: {} (errno {}); it is tried again. Raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd "
-               "unit) or allow fewer connections",
+               "open {}: {} (errno {}). Try again later, raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd "
+               "unit), or allow fewer connections",
                path, strerror(error_number), error_number);
 }
 
@@ -93,10 +97,11 @@ Task<Result<File>> File::OpenAt(Reactor& reactor, FileId directory, std::string 
                      (mode == Mode::kDirectory ? O_DIRECTORY : 0) | (direct ? O_DIRECT : 0) | O_CLOEXEC;
   const int32_t result = co_await awaiter;
   if (result == -EINVAL && direct) {
-    co_return Error(Code::kUnsupported,
-                    "{}: this file system refuses O_DIRECT (direct I/O), which Pando needs; put the data directory on "
-                    "ext4, xfs or another file system with direct I/O",
-                    path);
+    co_return Error(
+        Code::kUnsupported,
+        "{}: this file system does not support O_DIRECT (direct I/O), which Pando needs; put the data directory on "
+        "ext4, xfs or another file system with direct I/O",
+        path);
   }
   if (result < 0) co_return OpenError(-result, path);
   File file;
@@ -184,7 +189,7 @@ Task<Status> File::ReadVector(std::span<iovec> vectors, uint64_t offset) {
   return TransferVector(IoOp::Kind::kReadv, vectors, offset);
 }
 Task<Status> File::Write(const void* data, size_t bytes, uint64_t offset, int buffer_index, bool data_sync) {
-  char* source = static_cast<char*>(const_cast<void*>(data));  // only ever read
+  char* source = static_cast<char*>(const_cast<void*>(data));  // writes only read from it
   return Transfer(IoOp::Kind::kWrite, source, bytes, offset, buffer_index, data_sync);
 }
 Task<Status> File::WriteVector(std::span<iovec> vectors, uint64_t offset) {
@@ -227,7 +232,7 @@ Task<Status> MakeDirectory(Reactor& reactor, std::string path) {
   awaiter.op.kind = IoOp::Kind::kMakeDirectory;
   awaiter.op.path = path.c_str();
   const int32_t result = co_await awaiter;
-  if (result < 0 && result != -EEXIST) co_return ErrnoError(-result, "make directory {}", path);
+  if (result < 0 && result != -EEXIST) co_return ErrnoError(-result, "create directory {}", path);
   co_return Status();
 }
 
@@ -240,7 +245,7 @@ Task<Status> RemoveFile(Reactor& reactor, std::string path) {
 }
 
 std::string ParentDirectory(const std::string& path) {
-  const size_t slash = path.find_last_of('/', path.find_last_not_of('/'));  // not the one of "dir/"
+  const size_t slash = path.find_last_of('/', path.find_last_not_of('/'));  // ignores the trailing slash of "dir/"
   if (slash == std::string::npos) return ".";
   return slash == 0 ? "/" : path.substr(0, slash);
 }

@@ -8,7 +8,7 @@ namespace pando {
 namespace {
 
 constexpr size_t kClassBytes = 64;
-constexpr size_t kClasses = 64;  // frames up to 4 KiB are recycled; larger ones are rare and go to malloc
+constexpr size_t kClasses = 64;  // frames of up to 4032 bytes are recycled; larger ones are rare
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(PANDO_SANITIZED)
 constexpr bool kRecycle = false;

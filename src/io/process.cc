@@ -34,12 +34,12 @@ int UsableCpus() {
 
 uint64_t RaiseDescriptorLimit() {
   rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;  // what every system allows
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1024;  // Linux's default soft limit
   if (limit.rlim_cur < limit.rlim_max) {
     rlimit raised{limit.rlim_max, limit.rlim_max};
     if (setrlimit(RLIMIT_NOFILE, &raised) == 0) return raised.rlim_cur;
-    LOG(WARNING) << "raising the limit of open descriptors from " << limit.rlim_cur << " to " << limit.rlim_max
-                 << " was refused: " << strerror(errno);
+    LOG(WARNING) << "cannot raise the limit on open descriptors (RLIMIT_NOFILE) from " << limit.rlim_cur << " to "
+                 << limit.rlim_max << ": " << strerror(errno);
   }
   return limit.rlim_cur;
 }

@@ -8,7 +8,7 @@ namespace pando {
 
 Task<Status> PunchHole(File* file, uint64_t offset, uint64_t bytes) {
   CHECK(offset % kBlockBytes == 0 && bytes % kBlockBytes == 0 && bytes > 0)
-      << "a hole of " << bytes << " bytes at offset " << offset;
+      << "a hole must cover whole blocks, but this one has " << bytes << " bytes at offset " << offset;
   int32_t result = -EINTR;
   while (result == -EINTR || result == -EAGAIN) {
     IoAwaiter awaiter{&file->reactor(), {}};

@@ -241,7 +241,7 @@ class Reactor {
   virtual Status LockFile(FileId file, const std::string& path) = 0;
 
   // -- network
-  // -> port.
+  // Starts a listener for `handler` and returns the port that it listens on.
   virtual Result<uint16_t> Listen(const ListenOptions& options, AcceptHandler* handler) = 0;
   // Ends every listener of `handler`, which will not get any more connections. Listeners of other
   // handlers stay.

@@ -8,13 +8,13 @@
 
 namespace pando {
 
-// Shared by Start and the threads until it is known whether all reactors could be made.
+// Shared by Start and the threads until it is known whether all reactors could be created.
 struct ReactorGroup::StartState {
   explicit StartState(int count) : outcomes(count), made(count) {}
-  std::vector<Status> outcomes;  // by reactor, written by its thread before `made`
+  std::vector<Status> outcomes;  // one per reactor, written by its thread before `made`
   std::latch made;
   std::latch decided{1};
-  bool go = false;  // written before `decided`
+  bool go = false;  // Start writes it before it counts down `decided`
 };
 
 ReactorGroup::ReactorGroup(ReactorGroupOptions options)
@@ -35,12 +35,13 @@ Status ReactorGroup::PinThread(int index) {
     if (int rc = pthread_setaffinity_np(pthread_self(), sizeof one, &one)) return ErrnoError(rc, "pin to CPU {}", cpu);
     return {};
   }
-  return Error(Code::kInvalidArgument, "cannot pin {} reactors: this process may run on {} CPUs only",
+  return Error(Code::kInvalidArgument,
+               "cannot pin {} reactors: this process may run on only {} CPUs; use fewer reactors or do not pin",
                options_.reactors, seen);
 }
 
 detail::FireAndForget ReactorGroup::RunMain(ReactorGroup* group, Reactor* reactor) {
-  co_await Yield(*reactor);  // so that it starts on the loop
+  co_await Yield(*reactor);  // so that the main task starts on the loop
   {
     Task<void> task = group->main_(*reactor);
     co_await task;
@@ -55,8 +56,9 @@ Result<std::unique_ptr<ReactorGroup>> ReactorGroup::Start(ReactorGroupOptions op
   group->mains_running_ = count;
 
   auto start = std::make_shared<StartState>(count);
-  // A thread inherits the mask of its creator. Signals that ask the process to stop are the starting
-  // thread's business: no turn of a reactor is interrupted by one.
+  // A new thread inherits its creator's signal mask. The signals that ask the process to stop are
+  // for the thread that calls Start, so they are blocked in reactor threads and never interrupt a
+  // turn.
   sigset_t stops, before;
   sigemptyset(&stops);
   for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&stops, s);
@@ -102,7 +104,7 @@ void ReactorGroup::ThreadMain(int index, StartState& start) {
     if (main_) RunMain(this, reactor.get());
     reactor->Run();
   }
-  loops_ended_.arrive_and_wait();  // until then others may ring this reactor's doorbell
+  loops_ended_.arrive_and_wait();  // until all loops have ended, others may ring this doorbell
   std::lock_guard lock(mutex_);
   reactors_[index] = nullptr;
   reactor.reset();

@@ -46,7 +46,8 @@ RemotePort::RemotePort(RemoteMesh* mesh, int index, Reactor* reactor, RemoteWake
 }
 
 RemotePort::~RemotePort() {
-  // Senders may still hold the waker: the owner of the mesh joins all reactors before it destroys any.
+  // Senders may still hold the waker, so the owner of the mesh must end all loops before it
+  // destroys any reactor.
   mesh_->doorbells_[index_].waker.store(nullptr, std::memory_order_release);
 }
 
@@ -58,7 +59,7 @@ void RemotePort::Touch(int target) {
 
 void RemotePort::PushRequest(int target, RemoteCall* call) {
   ++peers_[target].in_flight;
-  CHECK(mesh_->Requests(index_, target).Push(call)) << "a credit did not reserve a slot";
+  CHECK(mesh_->Requests(index_, target).Push(call)) << "a credit did not reserve a request slot";
   Touch(target);
 }
 
@@ -78,8 +79,8 @@ void RemotePort::Call(int target, RemoteCall* call) {
 }
 
 void RemotePort::Return(RemoteCall* call) {
-  CHECK_EQ(call->target, index_) << "Return on a reactor the call was not sent to";
-  const int origin = call->origin;  // once pushed, the call is the origin's, which may free it
+  CHECK_EQ(call->target, index_) << "Return was called on a reactor that the call was not sent to";
+  const int origin = call->origin;  // after the push, the origin may free the call
   CHECK(mesh_->Replies(origin, index_).Push(call)) << "a credit did not reserve a reply slot";
   Touch(origin);
 }
@@ -94,7 +95,7 @@ bool RemotePort::Poll() {
       any = true;
       Peer& peer = peers_[peer_index];
       --peer.in_flight;
-      if (RemoteCall* waiting = peer.waiting_head) {  // the credit goes to who has waited longest
+      if (RemoteCall* waiting = peer.waiting_head) {  // the longest waiter gets the credit
         peer.waiting_head = std::exchange(waiting->next, nullptr);
         if (!peer.waiting_head) peer.waiting_tail = nullptr;
         --peer.waiting;
@@ -117,7 +118,7 @@ bool RemotePort::Poll() {
 void RemotePort::FlushWakes() {
   for (int target : touched_) {
     peers_[target].touched = false;
-    if (target == index_) continue;  // a call to oneself is seen by PrepareSleep
+    if (target == index_) continue;  // PrepareSleep sees calls to itself
     RemoteMesh::Doorbell& bell = mesh_->doorbells_[target];
     if (!bell.asleep.exchange(false, std::memory_order_acq_rel)) continue;
     if (RemoteWaker* waker = bell.waker.load(std::memory_order_acquire)) waker->Wake();

@@ -44,7 +44,8 @@ Result<SocketAddress> SocketAddress::Parse(const std::string& host, uint16_t por
     address.length = sizeof(sockaddr_in6);
     return address;
   }
-  return Error(Code::kInvalidArgument, "'{}' is not an IPv4 or IPv6 address; give the address in numbers", host);
+  return Error(Code::kInvalidArgument, "'{}' is not a numeric IPv4 or IPv6 address; host names are not supported here",
+               host);
 }
 
 SocketAddress SocketAddress::OfPeer(int fd) {

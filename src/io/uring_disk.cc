@@ -23,7 +23,8 @@ void UringDisk::RegisterFileTable(unsigned max_registered) {
   if (rc == 0) {
     registered_slots_ = max_registered;
   } else {
-    LOG(WARNING) << "registered files refused (" << strerror(-rc) << "); files stay unregistered, a little slower";
+    LOG(WARNING) << "cannot register files with io_uring (" << strerror(-rc)
+                 << "); file operations are slightly slower";
   }
 }
 
@@ -43,7 +44,7 @@ FileId UringDisk::AddFile(int fd) {
   return id;
 }
 
-// Fills `sqe` for every kind that runs on an open file. Returns false for the kinds that name a path.
+// Fills `sqe` for the kinds that operate on an open file. Returns false for all other kinds.
 bool UringDisk::Prepare(io_uring_sqe* sqe, IoOp* op) {
   const OpenFile& file = files_[op->file];
   const int fd = file.registered ? op->file : file.fd;
@@ -89,7 +90,7 @@ void UringDisk::Submit(IoOp* op) {
     CHECK(op->file >= 0 && static_cast<size_t>(op->file) < files_.size() && files_[op->file].fd >= 0)
         << "operation on file " << op->file << ", which is not open";
   }
-  if (op->kind == IoOp::Kind::kTruncate) {  // not offered by the ring; rare, and never on the request path
+  if (op->kind == IoOp::Kind::kTruncate) {  // not possible through the ring of older kernels
     int rc = ftruncate(files_[op->file].fd, static_cast<off_t>(op->offset));
     return Finish(op, rc == 0 ? 0 : -errno);
   }
@@ -106,7 +107,7 @@ void UringDisk::Submit(IoOp* op) {
         io_uring_register_files_update(&core_->ring, op->file, &none, 1);
       }
       io_uring_prep_close(sqe, file.fd);
-      file = {};  // the slot is reused only after completion
+      file = {};  // the FileId is reused only after the close completes
       break;
     }
     default: CHECK(Prepare(sqe, op)) << "unknown operation";
@@ -137,8 +138,8 @@ void UringDisk::DeliverFinished() {
   delivering_.clear();
 }
 
-// Only makes the kernel's table: registering all at once would fault in and lock all of the memory before the first
-// operation, seconds for a large pool.
+// This only creates the kernel's table. Registering all regions now would fault in and lock all of
+// their memory before the first operation, which takes seconds for a large pool.
 int UringDisk::RegisterBuffers(std::span<const iovec> regions) {
   CHECK(regions_.empty()) << "buffers are registered once per reactor";
   for (const iovec& region : regions) {
@@ -155,12 +156,13 @@ int UringDisk::RegisterBuffers(std::span<const iovec> regions) {
 void UringDisk::RefuseRegistration(int rc) {
   registration_refused_ = true;
   ++core_->stats.buffer_registrations_refused_total;
-  LOG(WARNING) << "locking buffers was refused (" << strerror(-rc)
-               << "); going on with unregistered ones. To lock them, raise RLIMIT_MEMLOCK (ulimit -l, "
+  LOG(WARNING) << "cannot lock I/O buffers in memory (" << strerror(-rc)
+               << "); using unregistered buffers, which are slower. To lock them, raise RLIMIT_MEMLOCK (ulimit -l, "
                   "LimitMEMLOCK=infinity in a systemd unit)";
 }
 
-// Registers a region when it is first used. False: not registered, the operation works without.
+// Registers a region when it is first used. Returns false if it is not registered; the operation
+// then uses plain memory.
 bool UringDisk::RegionRegistered(int index) {
   if (index == kNoBuffer) return false;
   BufferRegion& region = regions_[static_cast<size_t>(index)];
@@ -184,7 +186,8 @@ Result<uint64_t> UringDisk::FileSize(FileId file) {
 Status UringDisk::LockFile(FileId file, const std::string& path) {
   const int fd = files_.at(file).fd;
   struct flock lock {};
-  // What is open for reading takes a reader's lock: it excludes writers, and the kernel grants no other.
+  // For a file that is open for reading only, the kernel grants only a read lock. That still
+  // excludes writers.
   lock.l_type = (fcntl(fd, F_GETFL) & O_ACCMODE) == O_RDONLY ? F_RDLCK : F_WRLCK;
   lock.l_whence = SEEK_SET;
   if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
@@ -197,7 +200,7 @@ Status UringDisk::LockFile(FileId file, const std::string& path) {
 Result<FileIdentity> UringDisk::Identify(FileId file, const std::string& name, const std::string& path) {
   struct stat info;
   const int flags = AT_SYMLINK_NOFOLLOW | (name.empty() ? AT_EMPTY_PATH : 0);
-  if (fstatat(files_.at(file).fd, name.c_str(), &info, flags) != 0) return ErrnoError(errno, "find {}", path);
+  if (fstatat(files_.at(file).fd, name.c_str(), &info, flags) != 0) return ErrnoError(errno, "look up {}", path);
   return FileIdentity{info.st_dev, info.st_ino};
 }
 

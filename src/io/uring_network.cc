@@ -1,7 +1,7 @@
 #include "src/io/uring_network.h"
 
 #include <fcntl.h>
-#include <linux/tcp.h>  // of <netinet/tcp.h>, tcp_info lacks the acknowledged bytes
+#include <linux/tcp.h>  // tcp_info of <netinet/tcp.h> lacks the acknowledged bytes
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/mman.h>
@@ -19,18 +19,20 @@ namespace {
 
 constexpr unsigned short kBufferGroup = 1;
 constexpr Nanos kAcceptRetryNs = 20 * kMillisecond;
-// Then the rest of the loop has its turn.
+// After this many accepts, the rest of the loop gets its turn.
 constexpr int kMaxAcceptsPerTurn = 64;
 constexpr int kKeepAliveProbes = 3;
-// Spare send strings: so many, none larger than this, and in all no more than what a node's memory limit allows for.
+// Limits on spare send strings: their number, the size of each, and their total size, for which a
+// node's memory limit allows.
 constexpr size_t kMaxSpares = 256;
 constexpr size_t kMaxSpareBytes = 256u << 10;
 constexpr size_t kMaxSparesBytes = 2u << 20;
-// One send at most: a longer queue goes out in several, so that MSG_WAITALL cannot hold megabytes hostage.
+// The most bytes in one send. A longer queue leaves in several sends, so that MSG_WAITALL cannot
+// hold on to megabytes.
 constexpr size_t kMaxSendBytes = 1u << 20;
 
-// Appends, and grows by an eighth instead of doubling: what waits to be sent counts by its size, so
-// a string that is half empty would hold memory that nobody has reserved.
+// Appends `bytes` and grows the capacity by an eighth instead of doubling it. The memory budget
+// counts unsent bytes by size, so a half-empty string would hold memory that no one has reserved.
 void AppendSparely(std::string* to, std::string_view bytes) {
   const size_t needed = to->size() + bytes.size();
   if (needed > to->capacity()) {
@@ -47,23 +49,24 @@ void AppendSparely(std::string* to, std::string_view bytes) {
 Result<int> UringNetwork::MakeSocket(const SocketAddress& address) const {
   int fd = socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) return ErrnoError(errno, "create a socket for {}", address.ToString());
-  // Accepted sockets inherit all of it.
+  // Accepted sockets inherit all of these options.
   auto set = [fd](int level, int name, int value) { setsockopt(fd, level, name, &value, sizeof value); };
   set(IPPROTO_TCP, TCP_NODELAY, 1);
   const int timeout_s = static_cast<int>(std::clamp<Nanos>(options_.peer_timeout_ns / kSecond, 2, 32'767));
-  // The first half of the time is silence, the other half probes.
+  // The connection may be silent for the first half of the timeout; the probes take the second
+  // half.
   set(SOL_SOCKET, SO_KEEPALIVE, 1);
   set(IPPROTO_TCP, TCP_KEEPIDLE, timeout_s / 2);
   set(IPPROTO_TCP, TCP_KEEPINTVL, std::max(timeout_s / 2 / kKeepAliveProbes, 1));
   set(IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
   set(IPPROTO_TCP, TCP_USER_TIMEOUT, timeout_s * 1000);
-  // A congestion controller that paces (BBR) arms a timer for nearly every request and reply. Over loopback there is no
-  // path to be gentle with; everywhere else the system's choice stands.
+  // A congestion control algorithm that paces (BBR) arms a timer for nearly every request and
+  // reply. Loopback has no network path to protect. All other addresses keep the system's choice.
   if (address.IsLoopback()) setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
   return fd;
 }
 
-// A connect in progress. Lives in the frame of UringNetwork::Connect.
+// A connect in progress. It lives in the coroutine frame of UringNetwork::Connect.
 struct UringNetwork::ConnectOp : Timer {
   UringNetwork* network = nullptr;
   int fd = -1;
@@ -96,7 +99,8 @@ UringConnection::UringConnection(UringNetwork* network, int fd, std::string peer
   timer_.on_fire = [](Timer* t) {
     UringConnection* c = static_cast<LingerTimer*>(t)->connection;
     if (c->state_ == State::kDraining) {
-      c->network_->End(c, Error(Code::kAborted, "{} did not take its last bytes in time", c->peer_));
+      c->network_->End(c, Error(Code::kAborted,
+                                "closing {} took too long: the peer did not read the last bytes sent to it", c->peer_));
     } else {
       c->network_->Die(c);
     }
@@ -105,7 +109,7 @@ UringConnection::UringConnection(UringNetwork* network, int fd, std::string peer
 
 void UringConnection::SetHandler(ConnectionHandler* handler) {
   handler_ = handler;
-  network_->MarkForFlush(this);  // receiving starts
+  network_->MarkForFlush(this);  // so that receiving starts
 }
 
 void UringConnection::Send(std::string* bytes) {
@@ -189,7 +193,7 @@ Status UringNetwork::EnsureBuffers() {
   registration.bgid = kBufferGroup;
   if (int rc = io_uring_register_buf_ring(&core_->ring, &registration, 0); rc < 0) {
     return Error(Code::kUnsupported,
-                 "this kernel refuses a ring of provided buffers ({}): Pando's network needs Linux 6.0 or newer",
+                 "the kernel refused a ring of provided buffers ({}); Pando's network needs Linux 6.0 or newer",
                  strerror(-rc));
   }
   void* memory = map(bytes);
@@ -213,7 +217,7 @@ Result<uint16_t> UringNetwork::Listen(const ListenOptions& options, AcceptHandle
   ASSIGN_OR_RETURN(SocketAddress address, SocketAddress::Parse(options.host, options.port));
   ASSIGN_OR_RETURN(int fd, MakeSocket(address));
   auto listener = std::make_unique<Listener>();
-  fcntl(fd, F_SETFL, O_NONBLOCK);  // what was ready to be accepted may be gone again
+  fcntl(fd, F_SETFL, O_NONBLOCK);  // a connection that was ready may be gone before it is accepted
   int one = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
   if (options.reuse_port) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
@@ -255,7 +259,7 @@ void UringNetwork::StopListening(AcceptHandler* handler) {
     if (listener->handler != handler || listener->stopping) continue;
     listener->stopping = true;
     core_->timers.Cancel(listener.get());
-    shutdown(listener->fd, SHUT_RDWR);  // refuses new connections at once, and ends the accept
+    shutdown(listener->fd, SHUT_RDWR);  // refuses new connections at once, and ends the poll
     if (listener->poll_armed) core_->Cancel(UringCore::UserData(listener.get(), UringTag::kAccept));
     CloseIfStopped(listener.get());
   }
@@ -263,7 +267,7 @@ void UringNetwork::StopListening(AcceptHandler* handler) {
 
 void UringNetwork::CloseIfStopped(Listener* listener) {
   if (!listener->stopping || listener->poll_armed || listener->fd < 0) return;
-  close(std::exchange(listener->fd, -1));  // at once, so that the port is free
+  close(std::exchange(listener->fd, -1));  // now and not in Flush, to free the port at once
   listeners_to_free_ = true;
 }
 
@@ -272,7 +276,7 @@ void UringNetwork::OnPoll(Listener* listener) {
   --in_flight_;
   if (shutting_down_) return;
   if (!listener->stopping) AcceptReady(listener);
-  CloseIfStopped(listener);  // a handler may have stopped it just now
+  CloseIfStopped(listener);  // the handler may have stopped it in OnAccept
 }
 
 void UringNetwork::AcceptReady(Listener* listener) {
@@ -283,8 +287,9 @@ void UringNetwork::AcceptReady(Listener* listener) {
 }
 
 bool UringNetwork::AcceptOne(Listener* listener) {
-  // Without a place, or a descriptor, connections wait in the backlog. The listener is not polled meanwhile: it would
-  // be ready at once, again and again.
+  // While no place or no descriptor is free, connections wait in the backlog. The listener is not
+  // polled in that time, because the poll would complete again and again at once; a timer polls it
+  // later.
   if (listener->budget && !listener->budget->TryTake()) {
     ++core_->stats.accept_pauses_total;
     core_->timers.Arm(listener, core_->now_ns + kAcceptRetryNs);
@@ -310,11 +315,12 @@ bool UringNetwork::AcceptOne(Listener* listener) {
     case EHOSTDOWN:
     case ENONET:
     case EOPNOTSUPP:
-    case ENOPROTOOPT: return true;  // that one connection failed before it was accepted
-    default:                        // EMFILE, ENFILE, ENOBUFS, ENOMEM
+    case ENOPROTOOPT: return true;  // only this one connection failed
+    default:                        // EMFILE, ENFILE, ENOBUFS, ENOMEM and the like
       ++core_->stats.accept_failures_total;
-      LOG_EVERY_N(ERROR, 1000) << "accept on " << listener->address << " failed: " << strerror(errno)
-                               << "; connections wait. Raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd unit)";
+      LOG_EVERY_N(ERROR, 1000)
+          << "accept on " << listener->address << " failed: " << strerror(errno)
+          << "; new connections must wait. Raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd unit)";
       core_->timers.Arm(listener, core_->now_ns + kAcceptRetryNs);
       return false;
   }
@@ -371,7 +377,8 @@ void UringNetwork::Flush() {
 void UringNetwork::FlushConnection(UringConnection* c) {
   using State = UringConnection::State;
   if (c->state_ == State::kDying) {
-    // The one place where connections are freed. An operation that the kernel still holds marks it again.
+    // This is the only place that frees connections. When an operation that the kernel still holds
+    // completes, the connection is marked for Flush again.
     if (!c->receive_armed_ && !c->send_armed_) Free(c);
     return;
   }
@@ -414,7 +421,9 @@ void UringNetwork::OnSend(UringConnection* c, int32_t result) {
     GiveSpare(&c->sending_);
     c->sent_ = 0;
   } else if (c->sent_ >= kMaxSendBytes && c->sent_ >= c->sending_.size() / 2) {
-    // A reader that stops must not hold what it has taken already. Each byte moves once at most for each halving.
+    // Free what the peer has taken, so that a peer that stops reading does not hold that memory.
+    // Halving the string each time bounds the copying: on average, each byte moves at most about
+    // once.
     c->sending_ = std::string(c->sending_, c->sent_);
     c->sent_ = 0;
   }
@@ -461,7 +470,7 @@ void UringNetwork::OnReceive(UringConnection* c, int32_t result, uint32_t flags)
     if (c->state_ == State::kLingering) return Die(c);
     return End(c, Error(Code::kAborted, "receive from {} failed: {}", c->peer_, strerror(-result)));
   }
-  if (!c->receive_armed_) MarkForFlush(c);  // armed again at the turn's end, when the buffers are back
+  if (!c->receive_armed_) MarkForFlush(c);  // Flush re-arms it, once the buffers are back
 }
 
 // -- closing
@@ -484,7 +493,7 @@ void UringNetwork::Notify(UringConnection* c, const Status& reason) {
 }
 
 void UringNetwork::End(UringConnection* c, const Status& reason) {
-  // Dying first: the handler's last call must not be able to send or close again.
+  // Set kDying first: the handler must not be able to send or close again during its last call.
   c->state_ = UringConnection::State::kDying;
   Notify(c, reason);
   Die(c);
@@ -493,7 +502,7 @@ void UringNetwork::End(UringConnection* c, const Status& reason) {
 void UringNetwork::Die(UringConnection* c) {
   c->state_ = UringConnection::State::kDying;
   core_->timers.Cancel(&c->timer_);
-  shutdown(c->fd_, SHUT_RDWR);  // ends the receive and the send that the kernel may hold
+  shutdown(c->fd_, SHUT_RDWR);  // ends any receive and send that the kernel holds
   if (c->receive_armed_ && !c->receive_cancelled_) {
     c->receive_cancelled_ = true;
     core_->Cancel(UringCore::UserData(c, UringTag::kReceive));
@@ -518,7 +527,7 @@ void UringNetwork::Shutdown() {
   shutting_down_ = true;
   for (UringConnection* c : connections_) {
     c->handler_ = nullptr;
-    Die(c);  // freed by the destructor: there are no more turns
+    Die(c);  // no turn follows, so the destructor frees it
   }
   for (auto& listener : listeners_) {
     if (listener->stopping) continue;
@@ -538,11 +547,11 @@ void UringNetwork::OnCompletion(UringTag tag, void* owner, int32_t result, uint3
       --in_flight_;
       core_->timers.Cancel(op);
       op->result = result;
-      // While the reactor is being destroyed its coroutines no longer run.
+      // Coroutines no longer run while the reactor is being destroyed.
       if (!shutting_down_) op->waiter.resume();
       return;
     }
-    default: LOG(FATAL) << "not a network completion";
+    default: LOG(FATAL) << "a completion without a network tag was passed to UringNetwork";
   }
 }
 

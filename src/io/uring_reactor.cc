@@ -14,7 +14,7 @@
 namespace pando {
 namespace {
 
-constexpr unsigned kSubmitEarly = 8;  // operations prepared within a turn before the kernel gets them
+constexpr unsigned kSubmitEarly = 8;  // prepared operations that are submitted before the turn ends
 
 Nanos ReadClock(clockid_t clock) {
   timespec t;
@@ -34,7 +34,8 @@ int ReadIoUringDisabled() {
 }  // namespace
 
 io_uring_sqe* UringCore::Sqe() {
-  // The device need not wait for the end of the turn: with 64 reads in flight it would run dry meanwhile.
+  // Submit early, so that the device does not wait for the end of the turn: even with 64 reads in
+  // flight it could become idle in that time.
   if (io_uring_sq_ready(&ring) >= kSubmitEarly) io_uring_submit(&ring);
   io_uring_sqe* sqe = io_uring_get_sqe(&ring);
   for (int attempt = 0; !sqe && attempt < 1000; ++attempt) {
@@ -42,7 +43,7 @@ io_uring_sqe* UringCore::Sqe() {
     CHECK(rc >= 0 || rc == -EAGAIN || rc == -EBUSY || rc == -EINTR) << "io_uring_submit: " << strerror(-rc);
     sqe = io_uring_get_sqe(&ring);
   }
-  CHECK(sqe) << "the kernel takes no more submissions";
+  CHECK(sqe) << "the kernel accepts no more submissions to io_uring";
   return sqe;
 }
 
@@ -55,24 +56,25 @@ void UringCore::Cancel(uint64_t user_data) {
 Status ExplainUringRefusal(int error_number, int disabled) {
   if (error_number == ENOSYS) {
     return Error(Code::kUnsupported,
-                 "io_uring is not available: this kernel is built without it, or a sandbox hides it (ENOSYS). Run on "
-                 "Linux 6.1 or newer with CONFIG_IO_URING, or let the sandbox pass io_uring_setup, io_uring_enter and "
+                 "io_uring is not available (ENOSYS): this kernel is built without it, or a sandbox hides it. Run on "
+                 "Linux 6.1 or newer with CONFIG_IO_URING, or let the sandbox allow io_uring_setup, io_uring_enter and "
                  "io_uring_register");
   }
   if (error_number == EPERM && disabled == 2) {
     return Error(Code::kUnsupported,
-                 "io_uring is switched off on this machine: kernel.io_uring_disabled = 2. Allow it with 'sysctl -w "
-                 "kernel.io_uring_disabled=0' (and in /etc/sysctl.d to keep it)");
+                 "io_uring is disabled on this machine: kernel.io_uring_disabled = 2. Enable it with 'sysctl -w "
+                 "kernel.io_uring_disabled=0' (and in /etc/sysctl.d, to make it permanent)");
   }
   if (error_number == EPERM && disabled == 1) {
-    return Error(Code::kUnsupported,
-                 "io_uring is reserved to a group on this machine: kernel.io_uring_disabled = 1. Add this user to the "
-                 "group whose id is in kernel.io_uring_group, or 'sysctl -w kernel.io_uring_disabled=0'");
+    return Error(
+        Code::kUnsupported,
+        "io_uring is restricted to one group on this machine: kernel.io_uring_disabled = 1. Add this user to the "
+        "group whose ID is in kernel.io_uring_group, or run 'sysctl -w kernel.io_uring_disabled=0'");
   }
   if (error_number == EPERM || error_number == EACCES) {
     return Error(
         Code::kUnsupported,
-        "io_uring is refused ({}) though the kernel has it on: most likely the seccomp profile of a container. "
+        "io_uring is refused ({}) although the kernel has it enabled, most likely by a container's seccomp profile. "
         "Use a profile that allows io_uring_setup, io_uring_enter and io_uring_register",
         error_number == EPERM ? "EPERM" : "EACCES");
   }
@@ -93,7 +95,8 @@ Result<std::unique_ptr<Reactor>> MakeUringReactor(UringOptions options) {
 UringReactor::UringReactor(UringOptions options) : options_(options), network_(&core_, options.network) {}
 
 Status UringReactor::Init() {
-  // From the fastest set-up to the plainest: an older kernel answers EINVAL to flags it does not know.
+  // Try the fastest setup first and the simplest one last: older kernels return EINVAL for flags
+  // they do not know.
   constexpr unsigned kBase = IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP;
   constexpr unsigned kSteps[] = {
       kBase | IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN |
@@ -113,14 +116,14 @@ Status UringReactor::Init() {
       break;
     }
     if (rc != -EINVAL) break;
-    LOG(WARNING) << "io_uring set-up flags " << flags << " refused by this kernel; trying plainer ones";
+    LOG(WARNING) << "the kernel refused io_uring setup flags " << flags << " (EINVAL); trying simpler ones";
   }
   if (rc < 0) return ExplainUringRefusal(-rc, ReadIoUringDisabled());
   ring_made_ = true;
   disk_.RegisterFileTable(options_.registered_files);
 
   wake_fd_ = eventfd(0, EFD_CLOEXEC);
-  if (wake_fd_ < 0) return ErrnoError(errno, "make an eventfd for reactor {}", options_.index);
+  if (wake_fd_ < 0) return ErrnoError(errno, "create an eventfd for reactor {}", options_.index);
   if (getrandom(random_state_, sizeof random_state_, 0) != sizeof random_state_) {
     return ErrnoError(errno, "read random bytes for reactor {}", options_.index);
   }
@@ -134,7 +137,8 @@ UringReactor::~UringReactor() {
   CHECK(!running_) << "a reactor was destroyed from inside its loop";
   if (ring_made_) {
     network_.Shutdown();
-    // The kernel may still write to buffers of operations in flight: wait for them, but not for ever.
+    // The kernel may still write to the buffers of operations in flight, so wait for them, but not
+    // longer than about a second.
     for (int i = 0; i < 100 && (disk_.in_flight() > 0 || network_.in_flight() > 0); ++i) {
       io_uring_submit(&core_.ring);
       __kernel_timespec timeout{.tv_sec = 0, .tv_nsec = 10 * kMillisecond};
@@ -144,7 +148,8 @@ UringReactor::~UringReactor() {
       io_uring_cqe* cqe;
       io_uring_for_each_cqe(&core_.ring, head, cqe) {
         ++count;
-        // Network completions only settle counts now; disk operations would resume coroutines, so they are dropped.
+        // Network completions now only update counts. Disk completions would resume coroutines, so
+        // they are dropped.
         auto tag = static_cast<UringTag>(cqe->user_data & kUringTagMask);
         if (tag != UringTag::kIoOp && tag != UringTag::kWake && tag != UringTag::kIgnore) Dispatch(*cqe);
         if (tag == UringTag::kIoOp) disk_.Forget();
@@ -220,7 +225,7 @@ bool UringReactor::RunPosted() {
 
 void UringReactor::Wake() {
   uint64_t one = 1;
-  // Fails only when the counter is full, and then the reactor is being woken anyway.
+  // The write fails only if the counter is full, and then the reactor is already being woken.
   [[maybe_unused]] ssize_t written = write(wake_fd_, &one, sizeof one);
 }
 
@@ -259,7 +264,7 @@ void UringReactor::Turn() {
   network_.Flush();
   if (port_) port_->FlushWakes();
 
-  ArmWakeRead();  // after Reap, which may have taken the last one: never sleep without it
+  ArmWakeRead();  // after Reap, which may have consumed the last one; never sleep without it
   bool wait = !busy && core_.queues.empty() && !disk_.has_finished() && posted_returned_.empty() &&
               !has_posted_.load(std::memory_order_acquire) && !stop_.load(std::memory_order_acquire) &&
               !network_.has_work();
@@ -286,13 +291,15 @@ void UringReactor::SubmitAndWait(bool wait) {
     io_uring_cqe* cqe = nullptr;
     rc = io_uring_submit_and_wait_timeout(&core_.ring, &cqe, 1, &timeout, nullptr);
   }
-  // EBUSY and EAGAIN: the kernel wants completions reaped first, or is short of memory; the next turn tries again.
+  // EBUSY and EAGAIN mean that completions must be reaped first or that the kernel is short of
+  // memory. The next turn tries again.
   CHECK(rc >= 0 || rc == -ETIME || rc == -EINTR || rc == -EBUSY || rc == -EAGAIN)
       << "io_uring submission failed: " << strerror(-rc);
 }
 
 void UringReactor::Reap() {
-  // Entries are handed back one batch at a time; a bound keeps timers and hooks from waiting behind a flood.
+  // Entries go back to the kernel one batch at a time. The bound keeps a flood of completions from
+  // delaying timers and hooks.
   constexpr unsigned kBatch = 128, kMaxPerTurn = 4096;
   io_uring_cqe* batch[kBatch];
   for (unsigned total = 0; total < kMaxPerTurn;) {
