@@ -62,10 +62,11 @@ Status OpenError(int error_number, const std::string& path) {
   if (error_number != EMFILE && error_number != ENFILE && error_number != ENOMEM) {
     return ErrnoError(error_number, "open {}", path);
   }
-  return Error(Code::kOverloaded,
-               "open {}: {} (errno {}). Try again later, raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd "
-               "unit), or allow fewer connections",
-               path, strerror(error_number), error_number);
+  return Error(
+      Code::kOverloaded,
+      "open {}: {} (errno {}). This may be temporary. Raise RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd "
+      "unit) or allow fewer connections",
+      path, strerror(error_number), error_number);
 }
 
 Task<Status> RunPathOp(Reactor& reactor, IoOp::Kind kind, const char* path, const char* new_path, const char* what) {

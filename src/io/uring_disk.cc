@@ -90,7 +90,9 @@ void UringDisk::Submit(IoOp* op) {
     CHECK(op->file >= 0 && static_cast<size_t>(op->file) < files_.size() && files_[op->file].fd >= 0)
         << "operation on file " << op->file << ", which is not open";
   }
-  if (op->kind == IoOp::Kind::kTruncate) {  // not possible through the ring of older kernels
+  // Older kernels cannot truncate through the ring. A truncate is rare and never on the request
+  // path.
+  if (op->kind == IoOp::Kind::kTruncate) {
     int rc = ftruncate(files_[op->file].fd, static_cast<off_t>(op->offset));
     return Finish(op, rc == 0 ? 0 : -errno);
   }

@@ -57,7 +57,7 @@ Status ExplainUringRefusal(int error_number, int disabled) {
   if (error_number == ENOSYS) {
     return Error(Code::kUnsupported,
                  "io_uring is not available (ENOSYS): this kernel is built without it, or a sandbox hides it. Run on "
-                 "Linux 6.1 or newer with CONFIG_IO_URING, or let the sandbox allow io_uring_setup, io_uring_enter and "
+                 "Linux 6.0 or newer with CONFIG_IO_URING, or let the sandbox allow io_uring_setup, io_uring_enter and "
                  "io_uring_register");
   }
   if (error_number == EPERM && disabled == 2) {
