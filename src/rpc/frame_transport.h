@@ -1,7 +1,9 @@
-// FrameTransport: what Thrift's protocol templates read from and write to: one received frame, and one growing string.
+// FrameTransport is the transport that Thrift's protocol templates read from and write to. It reads
+// one received frame and appends to one string.
 //
-// Instantiating the protocols with this type (TBinaryProtocolT<FrameTransport>) inlines every read and write; the
-// virtual interface of TTransport is there only because the templates inherit it.
+// The protocols are instantiated with this type (TBinaryProtocolT<FrameTransport>), so every read
+// and write is inlined. It inherits the virtual interface of TTransport only because the templates
+// require it.
 //
 // Threads: one reactor.
 #pragma once
@@ -19,7 +21,7 @@ class FrameTransport final : public apache::thrift::transport::TVirtualTransport
  public:
   bool isOpen() const override { return true; }
 
-  // The bytes must outlive the reads.
+  // `bytes` must outlive the reads.
   void SetInput(std::string_view bytes) {
     next_ = reinterpret_cast<const uint8_t*>(bytes.data());
     end_ = next_ + bytes.size();
@@ -43,8 +45,9 @@ class FrameTransport final : public apache::thrift::transport::TVirtualTransport
     if (len > static_cast<size_t>(end_ - next_)) ThrowShort();
     next_ += len;
   }
-  // The compact protocol asks after it has consumed, so the measure is the whole frame: enough to keep a claimed
-  // container from being allocated when the frame cannot hold it.
+  // The compact protocol calls this after it has consumed bytes, so the check uses the size of the
+  // whole frame. That is enough to refuse a container that the frame cannot hold before it is
+  // allocated.
   void checkReadBytesAvailable(long bytes) {
     if (bytes > size_) ThrowShort();
   }

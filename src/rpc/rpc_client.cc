@@ -20,11 +20,11 @@ RpcClient::RpcClient(Reactor& reactor, RpcClientOptions options)
     : reactor_(reactor), options_(options), broken_(Code::kUnavailable, "the client is not connected") {}
 
 RpcClient::~RpcClient() {
-  CHECK(connection_ == nullptr && calls_ == 0) << "an RpcClient is destroyed before its Close has finished";
+  CHECK(connection_ == nullptr && calls_ == 0) << "an RpcClient was destroyed before its Close had finished";
 }
 
 Task<Status> RpcClient::Connect(std::string host, uint16_t port, Nanos timeout_ns) {
-  CHECK(connection_ == nullptr) << "connected already";
+  CHECK(connection_ == nullptr) << "the RpcClient is already connected";
   Result<Connection*> connection = co_await reactor_.Connect(std::move(host), port, timeout_ns);
   if (!connection.ok()) co_return connection.TakeStatus();
   connection_ = *connection;
@@ -36,19 +36,21 @@ Task<Status> RpcClient::Connect(std::string host, uint16_t port, Nanos timeout_n
 
 Task<void> RpcClient::Close() {
   if (connection_ != nullptr) {
-    broken_ = Error(Code::kAborted, "the connection to {} was closed here", peer_);
+    broken_ = Error(Code::kAborted, "this client closed the connection to {}", peer_);
     connection_->Close(/*now=*/true);
   }
+  // Poll until OnClosed has come and every call has ended. Closing is rare, so polling is good
+  // enough.
   while (connection_ != nullptr || calls_ > 0) co_await Sleep(reactor_, kClosePollNs);
 }
 
 Status RpcClient::Admit() const {
   if (connection_ == nullptr || !broken_.ok()) return broken_;
   if (calls_ >= options_.max_calls) {
-    return Error(Code::kOverloaded, "{} calls to {} are in progress, the limit", calls_, peer_);
+    return Error(Code::kOverloaded, "{} calls to {} are in progress, which is the limit; retry later", calls_, peer_);
   }
   if (size_t unsent = connection_->unsent_bytes() + out_.size(); unsent >= options_.max_unsent_bytes) {
-    return Error(Code::kOverloaded, "{} bytes to {} are unsent, the limit is {}", unsent, peer_,
+    return Error(Code::kOverloaded, "{} bytes to {} are not sent yet and the limit is {}; retry later", unsent, peer_,
                  options_.max_unsent_bytes);
   }
   return {};
@@ -77,7 +79,7 @@ void RpcClient::OnTimeout(PendingCall* call) {
   for (Expected& expected : expected_) {
     if (expected.call == call) expected.call = nullptr;
   }
-  Finish(call, Error(Code::kDeadline, "{} did not answer in time", peer_));
+  Finish(call, Error(Code::kDeadline, "{} did not answer before the call's deadline", peer_));
 }
 
 void RpcClient::OnTurnEnd() {
@@ -107,7 +109,7 @@ Status RpcClient::OnFrame(std::string_view frame) {
     return Error(Code::kCorruption, "{}: {}", peer_, status.message());
   }
   if (expected_.empty() || expected_.front().seqid != header.seqid) {
-    return Error(Code::kCorruption, "{} answered call {}, which is not the next one", peer_, header.seqid);
+    return Error(Code::kCorruption, "{} answered call {} out of order", peer_, header.seqid);
   }
   PendingCall* call = expected_.front().call;
   expected_.pop_front();

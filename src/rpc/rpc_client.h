@@ -1,4 +1,5 @@
-// RpcClient: one connection to a framed Thrift server: pipelined calls, replies in order, a deadline for each call.
+// RpcClient is one connection to a framed Thrift server. Calls are pipelined, replies arrive in
+// order, and each call has its own deadline.
 //
 //   RpcClient client(reactor);
 //   CO_RETURN_IF_ERROR(co_await client.Connect("10.0.0.2", 7420, kSecond));
@@ -7,9 +8,9 @@
 //   CO_RETURN_IF_ERROR(co_await client.Call("get", &args, &result, 100 * kMillisecond));
 //   co_await client.Close();
 //
-// A call that passes its deadline returns kDeadline at once; its reply, should it still come, is dropped. When the
-// connection breaks every call in progress returns kAborted: whether it was carried out is unknown. The client does not
-// reconnect: make a new one.
+// A call that reaches its deadline returns kDeadline at once; a reply that arrives later is
+// dropped. When the connection breaks, every call in progress returns kAborted, and it is unknown
+// whether the server carried it out. The client does not reconnect by itself.
 //
 // Threads: one reactor.
 #pragma once
@@ -28,19 +29,20 @@ namespace pando {
 
 struct RpcClientOptions {
   WireProtocol protocol = WireProtocol::kBinary;
-  size_t max_calls = 1024;              // in progress; more are kOverloaded
-  size_t max_unsent_bytes = 16u << 20;  // likewise
+  size_t max_calls = 1024;              // calls in progress; further calls return kOverloaded
+  size_t max_unsent_bytes = 16u << 20;  // further calls return kOverloaded
 };
 
 class RpcClient final : private ConnectionHandler, private TurnHook {
  public:
   explicit RpcClient(Reactor& reactor, RpcClientOptions options = {});
-  ~RpcClient();  // REQUIRES: never connected, or Close has finished
+  ~RpcClient();  // REQUIRES: the client was never connected, or Close has finished
 
   Task<Status> Connect(std::string host, uint16_t port, Nanos timeout_ns);
-  // `Args` and `Reply` are the generated Kv_xxx_args and Kv_xxx_result (which can be neither copied nor moved); both
-  // outlive the task, and `reply` is not touched after it. A KvError arrives inside the reply; a TApplicationException
-  // of the server as kUnsupported.
+  // `Args` and `Reply` are the generated Kv_xxx_args and Kv_xxx_result, which can be neither copied
+  // nor moved. Both must outlive the task, and `reply` is not touched after the task has finished.
+  // A KvError arrives inside the reply; a TApplicationException from the server becomes
+  // kUnsupported.
   template <typename Args, typename Reply>
   Task<Status> Call(std::string method, const Args* args, Reply* reply, Nanos timeout_ns) {
     TypedCall<Reply> call;
@@ -50,10 +52,12 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
     call.reply = reply;
     MessageHeader header{options_.protocol, apache::thrift::protocol::T_CALL, call.seqid, method};
     codec_.Write(header, *args, &out_);
+    // Suspends until the reply, the deadline or the end of the connection. `call` stays in this
+    // frame.
     co_await Wait(&call, timeout_ns);
     co_return call.status;
   }
-  // Closes and waits until every call has returned.
+  // Closes the connection and waits until every call has returned.
   Task<void> Close();
 
   bool connected() const { return connection_ != nullptr; }
@@ -79,7 +83,7 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   };
   struct Expected {
     int32_t seqid = 0;
-    PendingCall* call = nullptr;  // null: nobody waits any more
+    PendingCall* call = nullptr;  // null: the call has already returned (deadline)
   };
 
   Status Admit() const;
@@ -99,7 +103,7 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   void OnClosed(const Status& reason) override;
   void OnTurnEnd() override;
   Status OnFrame(std::string_view frame);
-  // The stream cannot be trusted any more.
+  // Closes the connection because the byte stream can no longer be trusted.
   void Break(Status reason);
 
   Reactor& reactor_;
@@ -109,8 +113,8 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   std::string peer_;
   Status broken_;  // why the connection ended
   std::string in_, out_;
-  std::deque<Expected> expected_;  // in order of sending
-  size_t calls_ = 0;               // coroutines inside Call
+  std::deque<Expected> expected_;  // in the order of sending
+  size_t calls_ = 0;               // calls that have not finished
   int32_t next_seqid_ = 1;
 };
 

@@ -12,15 +12,16 @@ namespace pando {
 
 namespace {
 
-// Enough of a frame to find its method and sequence id in any protocol.
+// Enough of a frame to find its method and sequence ID in any protocol.
 constexpr size_t kHeadBytes = kFrameHeaderBytes + kMaxMethodNameBytes + 16;
-// Beyond this, memory for a half frame is reserved in steps of what has arrived.
+// The smallest buffer for a partial frame. A larger one grows with what has arrived.
 constexpr size_t kMinPendingBytes = 512;
-// When memory is exhausted: a connection with more than this unsent is not read (a few refusals fit), and one that had
-// sent more than this ahead of its limits when its receiving stopped is closed.
+// These limits apply while memory is exhausted. A connection with more unsent bytes than
+// kMaxUnsentWhenExhausted (room for a few refusals) is not read. A connection that had sent more
+// than kMaxAheadWhenExhausted beyond its limits when its receiving stopped is closed.
 constexpr size_t kMaxUnsentWhenExhausted = 1024;
 constexpr size_t kMaxAheadWhenExhausted = 64u << 10;
-// The slack of a larger string has never been touched: it takes no memory.
+// The unused capacity of a larger string has never been touched, so it takes no memory.
 constexpr size_t kMaxTouchedSlack = 256u << 10;
 
 uint32_t FrameLength(std::string_view bytes) { return __builtin_bswap32(LoadLE<uint32_t>(bytes.data())); }
@@ -98,7 +99,8 @@ size_t RpcConnection::TopUp(std::string_view bytes) {
   size_t wanted = kFrameHeaderBytes;
   if (pending_.size() >= kFrameHeaderBytes) {
     uint32_t length = FrameLength(pending_);
-    // A bad length needs a little more of the frame to be answered well.
+    // For a bad length, collect the frame's head, so that the error can be sent as the reply to
+    // that request.
     bool bad = length == 0 || length > kMaxFrameBytes;
     wanted = bad ? kHeadBytes : kFrameHeaderBytes + length;
   }
@@ -115,11 +117,12 @@ void RpcConnection::Keep(std::string_view bytes) {
     head.append(bytes.substr(0, kHeadBytes - head.size()));
     size_t grown = std::max({needed, kMinPendingBytes, 2 * pending_reserved_});
     if (head.size() >= kFrameHeaderBytes) {
-      // Never more than the frame needs, unless more than the frame is already here.
+      // Reserve no more than the frame needs, unless more bytes than that are already here.
       grown = std::max(needed, std::min(grown, kFrameHeaderBytes + size_t{FrameLength(head)}));
     }
-    // What waits at a limit is bounded by the receive buffers on their way and has to be taken; so has what is too
-    // short to be answered. The rest of a half frame has not.
+    // At a limit, the bytes must be kept; the receive buffers that are on their way bound them. A
+    // head that is too short to be answered must be kept as well. The rest of a partial frame need
+    // not be.
     const auto more = static_cast<int64_t>(grown - pending_reserved_);
     if (!server_->account_.TryReserve(more)) {
       const bool must_keep = AtLimit() || grown <= kMinPendingBytes;
@@ -133,7 +136,8 @@ void RpcConnection::Keep(std::string_view bytes) {
   pending_.append(bytes);
 }
 
-// Its requests cannot be answered one by one: for want of memory they were not all kept.
+// Closes the connection: its requests cannot be answered one by one, because memory ran out before
+// all could be kept.
 void RpcConnection::CloseOverloaded() {
   server_->metrics_.closed_overloaded_total.Add();
   server_->LogLimited(
@@ -177,11 +181,11 @@ void RpcConnection::OnFrame(std::string_view frame) {
     return Garbage(status.message());
   }
   server_->metrics_.requests_total.Add();
-  if (header.type == apache::thrift::protocol::T_ONEWAY) return;  // nobody waits: there are no oneway methods
+  if (header.type == apache::thrift::protocol::T_ONEWAY) return;  // no method is oneway
   RequestId id{this, next_++, header.seqid, header.protocol};
   if (header.type != apache::thrift::protocol::T_CALL) [[unlikely]] {
     return server_->ReplyException(id, header.method, TApplicationException::INVALID_MESSAGE_TYPE,
-                                   "only calls are answered");
+                                   "this server accepts only messages of type CALL");
   }
   if (server_->Exhausted() && server_->service_->LaneOf(header.method) == MemoryLane::kOrdinary) [[unlikely]] {
     return server_->ReplyOverloaded(id, header.method);
@@ -207,7 +211,8 @@ size_t RpcConnection::OnBadLength(std::string_view bytes, uint32_t length) {
   }
   auto top = static_cast<uint8_t>(first[0]);
   if (top == 0x80 || top == 0x82) return Garbage("it sent Thrift without frames; use TFramedTransport"), bytes.size();
-  if (bytes.size() < std::min<size_t>(kHeadBytes, kFrameHeaderBytes + length)) return 0;  // wait for its method
+  // Wait for the method name, which the error reply needs.
+  if (bytes.size() < std::min<size_t>(kHeadBytes, kFrameHeaderBytes + length)) return 0;
 
   std::string_view head = bytes.substr(kFrameHeaderBytes);
   MessageHeader header;
@@ -234,7 +239,7 @@ void RpcConnection::AnswerOverloaded(std::string_view head) {
 }
 
 void RpcConnection::RefuseFirstRequest(std::string_view bytes) {
-  // At most one head is kept, so no budget is asked.
+  // This keeps at most one head, so it does not count against the budget.
   pending_.append(bytes.substr(0, kHeadBytes - std::min(kHeadBytes, pending_.size())));
   if (pending_.size() < kFrameHeaderBytes) return;
   size_t whole = kFrameHeaderBytes + FrameLength(pending_);
@@ -244,7 +249,7 @@ void RpcConnection::RefuseFirstRequest(std::string_view bytes) {
   if (Status status = DecodeMessageHeader(&head, &header); !status.ok()) return Garbage(status.message());
   RequestId id{this, next_++, header.seqid, header.protocol};
   api::KvError error = server_->OverloadedError();
-  error.message = fmt::format("the node has {} connections open, the limit set by --max_connections",
+  error.message = fmt::format("the node has {} connections open, which is the limit set by --max_connections",
                               server_->options_.max_connections);
   server_->ReplyError(id, header.method, error);
   CloseAfterReplies();
@@ -354,7 +359,8 @@ void RpcConnection::Flush() {
     return;
   }
   if (!paused_ || state_ != State::kOpen || !BelowLimit()) return;
-  // What was kept comes first. It may bring the connection to a limit again, which pauses it anew.
+  // Process the kept bytes first. They may bring the connection to a limit again, which pauses it
+  // again.
   paused_ = false;
   server_->metrics_.paused_connections.Add(-1);
   ConsumePending();
@@ -370,7 +376,8 @@ void RpcConnection::OnSent() {
 bool RpcConnection::HasRoom(uint32_t sequence, size_t call_bytes) const {
   if (state_ == State::kClosed) return true;
   size_t bytes = out_.size() + connection_->unsent_bytes();
-  // In order, early replies and other calls wait for the head: it must not wait for them.
+  // Without out-of-order replies, early replies and other calls wait for the oldest request, so it
+  // must not wait for them.
   if (out_of_order_ || sequence != head_) bytes += ring_bytes_ + running_ * call_bytes;
   return bytes < server_->options_.max_reply_bytes;
 }
@@ -391,9 +398,10 @@ bool RpcConnection::BelowLimit() const {
          (reply_bytes <= kMaxUnsentWhenExhausted || !server_->Exhausted());
 }
 
-// From now on only Flush goes on, with what was kept. A look is due in this turn in any case: memory is shared with
-// other reactors, so the limit may be gone already. What else can end it (a reply sent, a call ended) marks the
-// connection, too.
+// Stops receiving. From now on only Flush processes requests, starting with the kept bytes. Flush
+// must run in this turn in any case: memory is shared with other reactors, so the limit may no
+// longer apply. Everything else that can end the limit (a reply sent, a call ended) marks the
+// connection as well.
 void RpcConnection::Pause() {
   if (!paused_) {
     paused_ = true;
@@ -416,7 +424,8 @@ void RpcConnection::OnClosed(const Status& /*reason*/) {
   skipped_.reset();
   ReleasePending();
   std::string().swap(out_);
-  // From here only the number of unanswered requests matters; the ones in the ring have been answered.
+  // From here on only the number of unanswered requests matters. The requests in the ring that are
+  // ready count as answered.
   if (ring_)
     head_ += static_cast<uint32_t>(std::count_if(ring_.get(), ring_.get() + server_->options_.max_requests,
                                                  [](const Slot& slot) { return slot.ready; }));

@@ -12,7 +12,7 @@ void RpcCallBase::AnswerLate() {
   server->metrics().deadline_total.Add();
   api::KvError error;
   error.code = api::g_pando_constants.DEADLINE;
-  error.message = fmt::format("{} was not done within its budget of {} ms", method, budget_ms);
+  error.message = fmt::format("{} did not finish within its budget of {} ms", method, budget_ms);
   const bool not_applied = write == nullptr || write->Withdraw();
   error.applied = not_applied ? api::g_pando_constants.APPLIED_NO : api::g_pando_constants.APPLIED_UNKNOWN;
   error.retryable = not_applied;

@@ -1,12 +1,14 @@
-// Dispatch: method names to handler coroutines over the generated args and result structs.
+// Dispatch connects method names to handler coroutines that work on the generated args and result
+// structs.
 //
-// A handler is `Task<void> Service::Name(RpcCall<Args, Reply>* call)`: it reads call->args, fills call->reply, and may
-// look at call->deadline_ns. The call lives until the handler returns. When the deadline passes first, the client gets
-// a KvError DEADLINE at once, and what the handler fills in later is dropped. The error says applied = NO for a read,
-// and for a write that could still be withdrawn.
+// A handler is `Task<void> Service::Name(RpcCall<Args, Reply>* call)`. It reads call->args, fills
+// call->reply, and may look at call->deadline_ns. The call lives until the handler returns. If the
+// deadline passes first, the client gets a KvError DEADLINE at once, and what the handler writes to
+// the reply later is dropped. The error says applied = NO for a read, and for a write that could
+// still be withdrawn.
 //
-// Memory: call->memory holds what the request has reserved; a handler grows it before it allocates what a client may
-// make large, and all of it is given back after the reply is encoded.
+// Memory: call->memory holds what the request has reserved. A handler must grow it before it makes
+// an allocation whose size the client controls. All of it is released after the reply is encoded.
 //
 // Threads: one reactor.
 #pragma once
@@ -23,10 +25,10 @@
 
 namespace pando {
 
-// A write on its way. It is taken back as long as it waits to be admitted.
+// A write in progress. It can be withdrawn only while it waits to be admitted.
 class Withdrawable {
  public:
-  // True: it has not taken effect, and never will.
+  // Returns true if the write has not taken effect and never will.
   virtual bool Withdraw() = 0;
 
  protected:
@@ -36,13 +38,13 @@ class Withdrawable {
 struct RpcCallBase : Timer {
   RpcServer* server = nullptr;
   RequestId id;
-  std::string_view method;  // static storage
+  std::string_view method;  // has static storage duration
   Nanos received_ns = 0, deadline_ns = 0;
   int32_t budget_ms = 0;
-  Withdrawable* write = nullptr;  // set by a write before it is handed on, until it has come back
+  Withdrawable* write = nullptr;  // non-null while a write is in progress
   bool answered = false;
   MemoryGrant memory;
-  bool* ended = nullptr;  // told when the call ends before its first suspension returned
+  bool* ended = nullptr;  // set to true if the call ends before its first suspension
   Histogram* latency = nullptr;
 
   void ArmDeadline();
@@ -56,7 +58,8 @@ struct RpcCall : RpcCallBase {
   Reply reply;
 };
 
-// What one request costs beside its own bytes: the call, its coroutine frames, its reply struct.
+// The memory that one request takes besides its own bytes: the call, its coroutine frames and its
+// reply struct.
 inline constexpr size_t kCallOverheadBytes = 4096;
 
 namespace detail {
@@ -70,7 +73,7 @@ Task<void> RunCall(Service* service, std::unique_ptr<Call> call) {
 
 }  // namespace detail
 
-// Starts a call whose args are in place and whose memory is reserved; it answers `id`.
+// Starts a call whose args are decoded and whose memory is reserved. The call answers `id`.
 template <auto Handler, typename Args, typename Reply, typename Service>
 void StartDecoded(Service* service, RpcServer* server, TaskGroup* tasks, Histogram* latency, const RequestId& id,
                   std::string_view method, std::unique_ptr<RpcCall<Args, Reply>> call) {
@@ -95,7 +98,7 @@ void StartDecoded(Service* service, RpcServer* server, TaskGroup* tasks, Histogr
   base->ArmDeadline();
 }
 
-// Decodes and starts one call. The reply is either the handler's, or an error made here.
+// Decodes and starts one call. The reply comes from the handler, or is an error created here.
 template <auto Handler, typename Args, typename Reply, typename Service>
 void StartCall(Service* service, RpcServer* server, TaskGroup* tasks, Histogram* latency, const RpcRequest& request,
                std::string_view method, MemoryLane lane = MemoryLane::kOrdinary) {

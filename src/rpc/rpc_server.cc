@@ -12,7 +12,7 @@ namespace {
 constexpr Nanos kWatchIntervalNs = kSecond;
 constexpr Nanos kLogIntervalNs = 10 * kSecond;
 constexpr int32_t kOverloadRetryMs = 50;
-constexpr uint32_t kMaxRefused = 64;  // connections over the limit that are kept long enough to be told so
+constexpr uint32_t kMaxRefused = 64;  // connections over the limit that stay open to get an error
 constexpr size_t kMaxBufferBytes = 256u << 10;
 constexpr size_t kMaxBuffersBytes = 2u << 20;
 constexpr Nanos kShutdownPollNs = 5 * kMillisecond;
@@ -26,7 +26,7 @@ RpcServer::RpcServer(Reactor& reactor, RpcOptions options, RpcShared* shared)
 }
 
 RpcServer::~RpcServer() {
-  CHECK(connections_.empty()) << "an RpcServer is destroyed before its Shutdown has finished";
+  CHECK(connections_.empty()) << "an RpcServer was destroyed before its Shutdown had finished";
   reactor_.CancelTimer(&watch_);
 }
 
@@ -44,13 +44,14 @@ Task<void> RpcServer::Shutdown(Nanos limit_ns) {
   while (!connections_.empty()) {
     bool late = reactor_.NowNs() >= give_up_ns;
     for (auto& c : connections_) {
-      if (c->connection_ == nullptr) continue;  // only its calls are still running
+      if (c->connection_ == nullptr) continue;  // closed, but its calls are still running
       bool busy = c->unanswered() > 0 || c->ReplyBytes() > 0;
       if (late || (!busy && !c->close_sent_)) {
         c->close_sent_ = true;
         c->connection_->Close(late);
       }
     }
+    // Poll. Connections may close and calls may end in the meantime.
     co_await Sleep(reactor_, kShutdownPollNs);
   }
   reactor_.CancelTimer(&watch_);
@@ -65,10 +66,11 @@ void RpcServer::OnAccept(Connection* connection) {
   c->active_ns_ = reactor_.NowNs();
   if (refused) {
     metrics_.refused_total.Add();
-    LogLimited(fmt::format("refusing {}: {} connections are open (--max_connections)", connection->peer(),
-                           options_.max_connections));
+    LogLimited(fmt::format("refusing {}: {} connections are open, which is the limit (--max_connections)",
+                           connection->peer(), options_.max_connections));
   }
-  // One too many even for that is dropped at once: a lingering close would keep its descriptor for a while.
+  // If too many refused connections are already open, drop this one at once: a lingering close
+  // would keep its descriptor for a while.
   if (refused && ++refused_ > kMaxRefused) connection->Close(/*now=*/true);
   connections_.push_back(std::move(c));
   metrics_.connections.Set(static_cast<int64_t>(connections_.size()));
@@ -100,7 +102,7 @@ std::string* RpcServer::BeginReply(const RequestId& id) {
 void RpcServer::EndReply(const RequestId& id) {
   RpcConnection* c = id.connection;
   if (c->state_ != RpcConnection::State::kClosed) return c->EndReply(id.sequence);
-  ++c->head_;  // nobody cares for the order any more
+  ++c->head_;  // the order no longer matters; only the number of unanswered requests does
   if (c->Forgotten()) Remove(c);
 }
 
@@ -113,7 +115,7 @@ void RpcServer::EndCall(const RequestId& id) {
 }
 
 void RpcServer::ReplyError(const RequestId& id, std::string_view method, const api::KvError& error) {
-  api::Kv_get_result result;  // every method's result has the error as field 1
+  api::Kv_get_result result;  // in every method's result, field 1 is the error
   result.error = error;
   result.__isset.error = true;
   Reply(id, method, result);
@@ -131,7 +133,8 @@ api::KvError RpcServer::OverloadedError(size_t needed_bytes) const {
   if (static_cast<int64_t>(needed_bytes) > shared_->memory.limit_bytes()) {
     error.code = api::g_pando_constants.TOO_LARGE;
     error.message = fmt::format(
-        "the request takes up to {} bytes of memory, this node has {} for all requests: send a smaller one or raise "
+        "the request needs up to {} bytes of memory, but this node has {} for all requests; send a smaller request or "
+        "raise "
         "--memory_limit_mb",
         needed_bytes, shared_->memory.limit_bytes());
     error.applied = api::g_pando_constants.APPLIED_NO;
@@ -140,7 +143,7 @@ api::KvError RpcServer::OverloadedError(size_t needed_bytes) const {
   error.code = api::g_pando_constants.OVERLOADED;
   error.message = fmt::format(
       "the node has no memory for more requests: {} bytes of requests and replies are in progress, "
-      "the limit is {}",
+      "and the limit is {}",
       shared_->memory.used_bytes(), shared_->memory.limit_bytes());
   error.applied = api::g_pando_constants.APPLIED_NO;
   error.retryable = true;
@@ -158,8 +161,8 @@ void RpcServer::MarkDirty(RpcConnection* c) {
 
 void RpcServer::OnTurnEnd() {
   in_turn_end_ = true;
-  // Sending may let a connection go on with what it has already received, which makes more replies; all of them are
-  // bounded by the bytes received.
+  // After a flush, a connection may process requests that it has already received, and these
+  // produce more replies. The bytes received bound the number of rounds.
   do {
     if (std::exchange(service_pending_, false)) service_->OnTurnEnd();
     flushing_.swap(dirty_);
@@ -183,7 +186,7 @@ void RpcServer::OnWatch() {
 }
 
 void RpcServer::Watch(RpcConnection* c, Nanos now) {
-  // A request that takes its time is not a stalled connection: only bytes that the peer owes are.
+  // A slow request does not make a connection stalled. Only bytes that the peer owes count.
   const bool owes_reading = c->connection_->unsent_bytes() > 0;
   const bool owes_writing =
       (!c->pending_.empty() || c->skipped_ || c->state_ == RpcConnection::State::kRefused) && !c->paused_;
@@ -211,11 +214,11 @@ bool RpcServer::TooSlow(RpcConnection::Progress* progress, bool owed, uint64_t m
   if (owed && progress->owed && now - progress->since_ns < options_.stall_timeout_ns) return false;
   const uint64_t least = options_.min_bytes_per_s * static_cast<uint64_t>(options_.stall_timeout_ns) / kSecond;
   const bool slow = owed && progress->owed && moved_bytes - progress->bytes_then < least;
-  *progress = {owed, now, moved_bytes};  // the next period, if there is one
+  *progress = {owed, now, moved_bytes};  // starts the next period, if progress is still owed
   return slow;
 }
 
-// -- small things
+// -- helpers
 
 std::string RpcServer::TakeBuffer() {
   if (buffers_.empty()) return {};

@@ -1,14 +1,17 @@
-// RpcServer: a framed Thrift server on one reactor.
+// RpcServer is a framed Thrift server on one reactor.
 //
-// It accepts, frames, bounds and answers; what a request means is the RpcService's business. Every request handed to
-// the service must be answered exactly once (BeginReply/EndReply, or one of the helpers). Replies leave in request
-// order, or as they become ready once AllowOutOfOrderReplies was called for the connection.
+// The server accepts connections, cuts the stream into frames, enforces limits and sends replies.
+// The RpcService decides what a request means. Every request passed to the service must be answered
+// exactly once (BeginReply/EndReply, or one of the helpers). Replies leave in request order, or as
+// they become ready once AllowOutOfOrderReplies was called for the connection.
 //
-// Bounds: requests and reply bytes in progress per connection (past them its receiving stops), connections per node,
-// and one MemoryBudget for half frames, running calls and unsent replies. Past it requests are answered OVERLOADED, and
-// a connection that does not take these answers is not read either.
+// Limits: requests in progress and reply bytes per connection (at the limit, the connection is not
+// read); connections per node; and one MemoryBudget for partial frames, running calls and unsent
+// replies. When that budget is exhausted, requests are answered with OVERLOADED, and a connection
+// that does not read these answers is not read either.
 //
-// Threads: one reactor. Several servers share a port (SO_REUSEPORT), the budget and the count of connections.
+// Threads: one reactor. Several servers may share a port (SO_REUSEPORT), the budget and the count
+// of connections.
 #pragma once
 
 #include <atomic>
@@ -28,21 +31,22 @@
 namespace pando {
 
 struct RpcOptions {
-  uint32_t max_requests = 128;        // in progress per connection
-  size_t max_reply_bytes = 4u << 20;  // made and unsent per connection
-  uint32_t max_connections = 20'000;  // of all servers that share `RpcShared`
-  // A peer that has replies to take, or the rest of a frame to send, must move min_bytes_per_s on average over each
-  // such period. So a slow but steady peer is served, and one that drips bytes cannot hold memory.
+  uint32_t max_requests = 128;        // requests in progress per connection
+  size_t max_reply_bytes = 4u << 20;  // bytes of unsent replies per connection
+  uint32_t max_connections = 20'000;  // of all servers that share one RpcShared
+  // A peer that has replies to read, or the rest of a frame to send, must move min_bytes_per_s on
+  // average over each period of this length. A slow but steady peer is therefore served, and one
+  // that only trickles bytes cannot hold memory.
   Nanos stall_timeout_ns = 60 * kSecond;
   uint64_t min_bytes_per_s = 1024;
-  Nanos idle_timeout_ns = 0;  // a connection on which nothing is asked for so long is closed; 0: never
+  Nanos idle_timeout_ns = 0;  // connections idle for this long are closed; 0: never
   int32_t default_budget_ms = 10'000;
   int32_t max_budget_ms = 600'000;
 };
 
-// What the servers of one node share.
+// State that all servers of one node share.
 struct RpcShared {
-  // Of `memory_bytes`, 1/kControlShare is kept for the methods of the control lane.
+  // 1/kControlShare of `memory_bytes` is reserved for the methods of the control lane.
   static constexpr int64_t kControlShare = 16;
   explicit RpcShared(int64_t memory_bytes)
       : memory(memory_bytes - memory_bytes / kControlShare, memory_bytes / kControlShare) {}
@@ -57,7 +61,8 @@ struct RpcMetrics {
   Counter overloaded_total, deadline_total, bad_requests_total, garbage_total;
 };
 
-// Names one request until it is answered. Copyable; valid across turns because the connection outlives its requests.
+// Identifies one request until it is answered. It may be copied, and it stays valid across turns
+// because the connection outlives its requests.
 struct RequestId {
   RpcConnection* connection = nullptr;
   uint32_t sequence = 0;
@@ -67,18 +72,21 @@ struct RequestId {
 
 struct RpcRequest {
   RequestId id;
-  std::string_view method;  // both point into the receive buffer: valid during OnRequest
+  std::string_view method;  // both point into the receive buffer; valid only during OnRequest
   std::string_view body;    // the encoded args struct
 };
 
 class RpcService {
  public:
   virtual void OnRequest(const RpcRequest& request) = 0;
-  // The lane of a method. Requests of the control lane are handed on even when memory is exhausted.
+  // Returns the lane of a method. Requests of the control lane reach the service even when memory
+  // is exhausted.
   virtual MemoryLane LaneOf(std::string_view /*method*/) const { return MemoryLane::kOrdinary; }
-  // Before the replies of the turn are sent: the place to answer what was gathered.
+  // Called before the replies of the turn are sent, so that the service can answer what it has
+  // collected.
   virtual void OnTurnEnd() = 0;
-  // Some connection has sent what it had, or is gone: what waits for HasRoom may look again.
+  // A connection has sent its replies or is gone, or a call has ended. Handlers that wait for
+  // HasRoom may check again.
   virtual void OnReplyRoom() = 0;
 
  protected:
@@ -90,14 +98,16 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   RpcServer(Reactor& reactor, RpcOptions options, RpcShared* shared);
   ~RpcServer();  // REQUIRES: Shutdown has finished
 
-  // Once, before Listen. The service outlives the server's Shutdown.
+  // Must be called once, before Listen. The service must outlive Shutdown.
   void SetService(RpcService* service) { service_ = service; }
-  Result<uint16_t> Listen(const ListenOptions& options);  // -> port
-  // Refuses new connections and requests, waits until what runs is answered and sent, closes. After `limit_ns` whatever
-  // is left is cut off.
+  Result<uint16_t> Listen(const ListenOptions& options);  // returns the port
+  // Refuses new connections and requests, waits until the requests in progress are answered and the
+  // replies are sent, then closes all connections. After `limit_ns` it closes the remaining
+  // connections at once, but it still waits until their calls have ended.
   Task<void> Shutdown(Nanos limit_ns);
 
-  // -- answering. BeginReply returns the string to append one whole frame to; EndReply must follow at once.
+  // -- answering: BeginReply returns the string to which one whole frame must be appended. EndReply
+  // must follow without a suspension in between.
   std::string* BeginReply(const RequestId& id);
   void EndReply(const RequestId& id);
   template <typename Body>
@@ -113,18 +123,21 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   void ReplyException(const RequestId& id, std::string_view method,
                       TApplicationException::TApplicationExceptionType type, std::string_view message);
 
-  // The client matches replies by sequence id: from now on none waits for another on this connection.
+  // The client matches replies by sequence ID: from now on no reply on this connection waits for
+  // another.
   void AllowOutOfOrderReplies(const RequestId& id) { id.connection->AllowOutOfOrder(); }
 
-  // False while the connection has max_reply_bytes of replies unsent: then a large reply had better wait for
-  // OnReplyRoom. For the oldest unanswered request only what is ready to be sent counts: everything else waits for it.
-  // `call_bytes`: what each call that runs on the connection is expected to add.
+  // Returns false while the connection holds max_reply_bytes of unsent replies. A large reply
+  // should then wait for OnReplyRoom. For the oldest unanswered request only bytes that are ready
+  // to be sent count, because everything else waits for that request. `call_bytes` is how much each
+  // call that runs on the connection is expected to add.
   bool HasRoom(const RequestId& id, size_t call_bytes = 0) const {
     return id.connection->HasRoom(id.sequence, call_bytes);
   }
 
-  // The client is gone: an empty reply ends the request.
-  bool stopping() const { return stopping_; }  // Shutdown has begun: calls that only wait should end
+  // Shutdown has begun. Calls that only wait should end.
+  bool stopping() const { return stopping_; }
+  // The client is gone. An empty reply is enough to end the request.
   bool IsClosed(const RequestId& id) const { return id.connection->state_ == RpcConnection::State::kClosed; }
 
   // -- calls that outlive OnRequest
@@ -132,10 +145,10 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   void EndCall(const RequestId& id);
   BudgetAccount& account() { return account_; }
   int64_t memory_limit_bytes() const { return shared_->memory.limit_bytes(); }
-  // True when what can be refused should be, for want of memory.
+  // Returns true when memory is exhausted and everything that can be refused should be.
   bool Exhausted() const { return account_.Exhausted(); }
 
-  // Makes OnTurnEnd of the service run in this turn.
+  // Makes the service's OnTurnEnd run in this turn.
   void ArmTurnEnd() {
     if (!in_turn_end_) reactor_.ArmTurnHook(this);
     service_pending_ = true;
@@ -144,7 +157,8 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   static MessageHeader Header(const RequestId& id, std::string_view method, ThriftMessageType type) {
     return {id.protocol, type, id.seqid, method};
   }
-  // `needed_bytes`: what the request would take. TOO_LARGE, not to be tried again, when that is more than there is.
+  // `needed_bytes` is how much memory the request would take. If that exceeds the node's whole
+  // budget, the error is TOO_LARGE (not retryable) instead of OVERLOADED.
   api::KvError OverloadedError(size_t needed_bytes = 0) const;
   Reactor& reactor() { return reactor_; }
   ThriftCodec& codec() { return codec_; }
@@ -158,7 +172,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   };
   void OnAccept(Connection* connection) override;
   void OnTurnEnd() override;
-  void OnWatch();  // closes what has stalled or is idle
+  void OnWatch();  // closes connections that have stalled or are idle
   void Watch(RpcConnection* c, Nanos now);
   bool TooSlow(RpcConnection::Progress* progress, bool owed, uint64_t moved_bytes, Nanos now) const;
   void Remove(RpcConnection* c);
@@ -176,9 +190,9 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   RpcMetrics metrics_;
   std::vector<std::unique_ptr<RpcConnection>> connections_;
   std::vector<RpcConnection*> dirty_, flushing_;
-  std::vector<std::string> buffers_;  // spare reply strings
+  std::vector<std::string> buffers_;  // spare strings for replies
   size_t buffers_bytes_ = 0;
-  std::string discarded_;  // takes replies to closed connections
+  std::string discarded_;  // receives the replies to closed connections
   uint32_t refused_ = 0;   // connections in State::kRefused
   bool in_turn_end_ = false, service_pending_ = false, stopping_ = false, listening_ = false;
   WatchTimer watch_;

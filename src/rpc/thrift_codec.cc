@@ -65,13 +65,13 @@ Status DecodeCompact(ByteReader* in, MessageHeader* header) {
 }  // namespace
 
 Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header) {
-  if (frame->empty()) return NotThrift("an empty frame");
+  if (frame->empty()) return NotThrift("the frame is empty");
   ByteReader in(*frame);
   switch (static_cast<uint8_t>(frame->front())) {
     case kStrictBinary:
     case 0: RETURN_IF_ERROR(DecodeBinary(&in, header)); break;
     case kCompactId: RETURN_IF_ERROR(DecodeCompact(&in, header)); break;
-    default: return NotThrift("the first byte belongs to neither the binary (0x80) nor the compact (0x82) protocol");
+    default: return NotThrift("the first byte is of neither the binary (0x80) nor the compact (0x82) protocol");
   }
   if (!in.ok()) return NotThrift("the frame ends inside the message header");
   *frame = in.rest();
@@ -93,7 +93,7 @@ void ThriftCodec::MakeProtocols() {
 }
 
 Status ThriftCodec::ReadFailed(const std::exception& e) {
-  MakeProtocols();  // a protocol object that threw keeps half of its state
+  MakeProtocols();  // a protocol object that has thrown is left in an undefined state
   if (lists_.refused) return Error(Code::kOverloaded, "the node has no memory for the lists of this request");
   if (const auto* p = dynamic_cast<const TProtocolException*>(&e)) {
     switch (p->getType()) {

@@ -1,15 +1,17 @@
-// ThriftCodec: framed Thrift messages to and from bytes, in the three encodings clients use, with the generated
-// structs.
+// ThriftCodec converts between framed Thrift messages and the generated structs, in the three
+// encodings that clients use.
 //
-// The protocol is recognised from a frame's first byte: 0x80 strict binary, 0x82 compact, 0x00 the old binary without a
-// version (its first byte is the top of a name length). Nothing else is Thrift.
+// The first byte of a frame identifies the protocol: 0x80 is the strict binary protocol, 0x82 the
+// compact protocol, and 0x00 the old binary protocol without a version (its first byte is the top
+// byte of the name's length). Any other first byte is not Thrift.
 //
-// Decoding is bounded by the frame: a string claimed longer than the frame and a list claimed longer than
-// kMaxContainerEntries are refused before anything is allocated. The entries of a list take many times the bytes that
-// they have on the wire (an operation of a batch is one byte at least, its struct hundreds): what a list will take is
-// reserved before it is allocated.
+// The size of the frame limits what decoding may allocate. A string that claims to be longer than
+// the frame, or a list that claims more than kMaxContainerEntries entries, is refused before
+// anything is allocated. Decoded list entries take many times their bytes on the wire: an operation
+// of a batch may be a single byte, but its struct takes hundreds. The memory for a list is
+// therefore reserved before it is allocated.
 //
-// Threads: one reactor; the codec keeps protocol objects so that a message allocates none.
+// Threads: one reactor. The codec keeps its protocol objects, so that a message allocates none.
 #pragma once
 
 #include <thrift/TApplicationException.h>
@@ -32,13 +34,13 @@ enum class WireProtocol : uint8_t { kBinary, kOldBinary, kCompact };
 using apache::thrift::TApplicationException;
 using ThriftMessageType = apache::thrift::protocol::TMessageType;
 
-// No list of the API may be longer than this; well above kMaxBatchOps and kMaxMultiGetKeys, whose excess then gets an
-// error that names the exact limit.
+// The most entries that a list of the API may have. This is well above kMaxBatchOps and
+// kMaxMultiGetKeys, so that a request that exceeds those gets an error that names the exact limit.
 inline constexpr int32_t kMaxContainerEntries = 16384;
-// What an entry of a list costs until its request is answered: the decoded struct, what the handler makes of it, its
-// result, and its part of the reply. (Strings count by themselves.)
+// The memory that one list entry takes until its request is answered: the decoded struct, what the
+// handler creates from it, its result, and its part of the reply. (Strings are counted separately.)
 inline constexpr size_t kListEntryBytes = 1024;
-inline constexpr size_t kFrameHeaderBytes = 4;  // big-endian length before each frame
+inline constexpr size_t kFrameHeaderBytes = 4;  // the big-endian length before each frame
 inline constexpr size_t kMaxMethodNameBytes = 64;
 
 struct MessageHeader {
@@ -48,24 +50,27 @@ struct MessageHeader {
   std::string_view method;  // points into the frame
 };
 
-// Takes the header off `frame` (a frame's payload), leaving the arguments. kInvalidArgument when it is not Thrift.
+// Removes the header from `frame` (the payload of a frame), which leaves the arguments. Returns
+// kInvalidArgument if the frame is not Thrift.
 Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header);
 
-// Lists in the frame being decoded are paid for from `memory`, when there is one.
+// Reserves memory for the lists of the frame that is being decoded. Without `memory`, lists are not
+// limited.
 struct ListBudget {
   MemoryGrant* memory = nullptr;
   bool refused = false;
-  void Charge(uint32_t entries);  // throws when there is no memory
+  void Charge(uint32_t entries);  // throws if the memory cannot be reserved
 };
 
-// One of Thrift's protocols, which asks before it lets a list be allocated.
+// A Thrift protocol that reserves memory before it lets a list be allocated.
 template <typename Protocol>
 class BudgetedProtocol final : public Protocol {
  public:
   template <typename... Args>
   explicit BudgetedProtocol(ListBudget* budget, Args&&... args)
       : Protocol(std::forward<Args>(args)...), budget_(budget) {}
-  // Hides the one of the base class: the generated code is instantiated with this class.
+  // Hides the function of the base class. This works because the generated code is instantiated
+  // with this class.
   uint32_t readListBegin(apache::thrift::protocol::TType& type, uint32_t& entries) {
     const uint32_t bytes = Protocol::readListBegin(type, entries);
     budget_->Charge(entries);
@@ -80,8 +85,9 @@ class ThriftCodec {
  public:
   ThriftCodec();
 
-  // Reads generated struct `T` from `body`. Fields that are absent keep what `*value` held. kInvalidArgument says what
-  // is wrong with the bytes; kOverloaded: `memory`, when given, cannot grow by what the lists in it will take.
+  // Decodes a generated struct `T` from `body`. Fields that are absent keep the values that
+  // `*value` had. Returns kInvalidArgument, with the reason, for malformed bytes, and kOverloaded
+  // when `memory` is given but cannot grow by what the lists need.
   template <typename T>
   Status Read(WireProtocol protocol, std::string_view body, T* value, MemoryGrant* memory = nullptr) {
     transport_->SetInput(body);
@@ -95,7 +101,8 @@ class ThriftCodec {
       } else if (limit <= kSmallFrameBytes) {
         value->read(compact_.get());
       } else {
-        // The compact protocol takes its limit at birth, and keeps the largest string buffer it ever made.
+        // The compact protocol gets its limit at construction, and keeps the largest string buffer
+        // that it ever allocated. A large frame therefore gets a protocol object of its own.
         CompactProtocol large(&lists_, transport_, limit, kMaxContainerEntries);
         value->read(&large);
       }
@@ -105,7 +112,7 @@ class ThriftCodec {
     }
   }
 
-  // Appends a whole frame. `Body` is a generated args or result struct.
+  // Appends one whole frame to `out`. `Body` is a generated args or result struct.
   template <typename Body>
   void Write(const MessageHeader& header, const Body& body, std::string* out) {
     size_t start = BeginFrame(header, out);

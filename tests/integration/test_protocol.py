@@ -520,7 +520,7 @@ class StartTest(unittest.TestCase):
             with self.assertRaises(ttypes.KvError) as caught:
                 late.get(CONTEXT, ttypes.GetRequest(b"k"))
             self.assertEqual(caught.exception.code, constants.OVERLOADED)
-            self.assertIn("3 connections open, the limit set by --max_connections", caught.exception.message)
+            self.assertIn("3 connections open, which is the limit set by --max_connections", caught.exception.message)
             self.assertTrue(caught.exception.retryable)
         held[0].put(CONTEXT, ttypes.PutRequest(b"k", b"v"))
         self.node.process.send_signal(signal.SIGINT)

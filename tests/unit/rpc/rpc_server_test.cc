@@ -301,7 +301,7 @@ TEST_F(RpcServerTest, DeadlinesAnswerAndTheCallGoesOn) {
       EXPECT_LT(reactor.NowNs() - sent_ns, 75 * kMillisecond);
       auto read = DecodeReply<GetReply>(peer.frames[0]).result.error;
       EXPECT_EQ(read.code, api::g_pando_constants.DEADLINE);
-      EXPECT_EQ(read.message, "get was not done within its budget of 50 ms");
+      EXPECT_EQ(read.message, "get did not finish within its budget of 50 ms");
       EXPECT_EQ(read.applied, api::g_pando_constants.APPLIED_NO);
       EXPECT_TRUE(read.retryable);
       auto write = DecodeReply<GetReply>(peer.frames[1]).result.error;
@@ -620,7 +620,7 @@ TEST_F(RpcServerTest, ConnectionsOverTheLimitAreToldSo) {
         auto reply = DecodeReply<GetReply>(peers[i]->frames[0]);
         EXPECT_EQ(reply.header.seqid, 3);
         EXPECT_EQ(reply.result.error.message,
-                  i < 2 ? "" : "the node has 2 connections open, the limit set by --max_connections");
+                  i < 2 ? "" : "the node has 2 connections open, which is the limit set by --max_connections");
       }
       co_await peers[2]->UntilClosed();
       co_await peers[3]->UntilClosed();
