@@ -1,5 +1,5 @@
-// One suite for both reactors: what production code may rely on, whether it runs on io_uring or in the simulated
-// kernel.
+// One suite that runs against both reactors, io_uring and the simulated kernel. It checks what
+// production code may rely on.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -82,7 +82,7 @@ Task<void> BufferedAndVectors(Reactor& r, std::string dir) {
   iovec in[2] = {{x, 4}, {y, 10}};
   EXPECT_OK(co_await file.ReadVector(in, 3));
   EXPECT_EQ(std::string(x, 4) + std::string(y, 10), "alphabetagamma");
-  EXPECT_OK(co_await file.Write(nullptr, 0, 99));  // nothing is not an error
+  EXPECT_OK(co_await file.Write(nullptr, 0, 99));  // an empty write is not an error
   EXPECT_EQ(*file.Size(), 17u);
 
   EXPECT_OK(co_await file.Truncate(5));
@@ -114,13 +114,14 @@ Task<void> Holes(Reactor& r, std::string dir) {
   EXPECT_OK(co_await file.Read(back.data(), kBytes, 0));
   std::memset(bytes.data() + 4 * kBlockBytes, 0, 8 * kBlockBytes);
   EXPECT_EQ(std::memcmp(bytes.data(), back.data(), kBytes), 0) << "the hole reads as zeros, the rest as before";
-  // What was given back is had back, and written.
+  // The space that was returned can be allocated and written again.
   EXPECT_OK(co_await file.Allocate(4 * kBlockBytes, 8 * kBlockBytes));
   Fill(bytes.data() + 5 * kBlockBytes, kBlockBytes, 6);
   EXPECT_OK(co_await file.Write(bytes.data() + 5 * kBlockBytes, kBlockBytes, 5 * kBlockBytes));
   EXPECT_OK(co_await file.Read(back.data(), kBytes, 0));
   EXPECT_EQ(std::memcmp(bytes.data(), back.data(), kBytes), 0);
-  EXPECT_OK(co_await PunchHole(&file, 15 * kBlockBytes, 4 * kBlockBytes));  // beyond the end: the size stays
+  // A hole may reach past the end of the file; the size stays the same.
+  EXPECT_OK(co_await PunchHole(&file, 15 * kBlockBytes, 4 * kBlockBytes));
   EXPECT_EQ(*file.Size(), kBytes);
   EXPECT_OK(co_await file.Close());
 }
@@ -143,14 +144,14 @@ Task<void> RegisteredBuffers(Reactor& r, std::string dir, char* memory, size_t b
   EXPECT_OK(co_await file.Close());
 }
 TYPED_TEST(ReactorConformance, RegisteredBuffers) {
-  AlignedBuffer memory(64 << 10);  // outlives the reactor's use of it
+  AlignedBuffer memory(64 << 10);  // must outlive the reactor's use of it
   this->harness_.Run(
       RegisteredBuffers(this->harness_.reactor(), this->harness_.directory(), memory.data(), memory.size()));
 }
 
 Task<void> Names(Reactor& r, std::string dir) {
   EXPECT_OK(co_await MakeDirectory(r, dir + "/sub"));
-  EXPECT_OK(co_await MakeDirectory(r, dir + "/sub"));  // exists: fine
+  EXPECT_OK(co_await MakeDirectory(r, dir + "/sub"));  // it may already exist
   Status orphan = co_await MakeDirectory(r, dir + "/missing/sub");
   EXPECT_EQ(orphan.code(), Code::kNotFound);
   for (const char* name : {"b", "a", "c"}) {
@@ -160,7 +161,7 @@ Task<void> Names(Reactor& r, std::string dir) {
     EXPECT_OK(co_await file->Close());
   }
   EXPECT_THAT(*r.ListDirectory(dir + "/sub"), ElementsAre("a", "b", "c"));
-  EXPECT_OK(co_await RenameFile(r, dir + "/sub/a", dir + "/sub/c"));  // replaces
+  EXPECT_OK(co_await RenameFile(r, dir + "/sub/a", dir + "/sub/c"));  // replaces the old c
   EXPECT_OK(co_await RemoveFile(r, dir + "/sub/b"));
   EXPECT_OK(co_await SyncDirectory(r, dir + "/sub"));
   EXPECT_THAT(*r.ListDirectory(dir + "/sub"), ElementsAre("c"));
@@ -184,7 +185,8 @@ TYPED_TEST(ReactorConformance, Names) {
   this->harness_.Run(Names(this->harness_.reactor(), this->harness_.directory()));
 }
 
-// What an open directory names stays what it is when its path becomes another's.
+// The names in an open directory still refer to the same files after another directory takes over
+// its path.
 Task<void> Directories(Reactor& r, std::string dir, std::function<void(std::string, std::string)> move) {
   EXPECT_OK(co_await MakeDirectory(r, dir + "/store"));
   auto opened = co_await Directory::Open(r, dir + "/store");
@@ -263,7 +265,7 @@ Task<void> OneWrite(File* file, char* data, uint64_t offset, int* done) {
   EXPECT_OK(co_await file->Write(data, 4096, offset));
   ++*done;
 }
-// More operations at once than the ring has entries for.
+// More operations at the same time than the ring has entries.
 Task<void> ManyInFlight(Reactor& r, std::string dir) {
   constexpr int kWrites = 3000;
   auto opened = co_await File::Open(r, dir + "/many", File::Mode::kCreate, true);
@@ -274,7 +276,7 @@ Task<void> ManyInFlight(Reactor& r, std::string dir) {
   TaskGroup group;
   int done = 0;
   for (int i = 0; i < kWrites; ++i) group.Spawn(OneWrite(&file, data.data() + i % 64 * 4096, i * 4096ull, &done));
-  EXPECT_EQ(done, 0);  // R1: never from inside Submit
+  EXPECT_EQ(done, 0);  // R1: no completion from inside Submit
   co_await group.Drain();
   EXPECT_EQ(done, kWrites);
   AlignedBuffer back(4096);
@@ -308,9 +310,9 @@ Task<void> Timers(Reactor& r) {
   timers[0].Arm(r, start + 5 * kMillisecond, &log, 0);
   timers[1].Arm(r, start + 1 * kMillisecond, &log, 1);
   timers[2].Arm(r, start + 3 * kMillisecond, &log, 2);
-  timers[3].Arm(r, start + 3 * kMillisecond, &log, 3);  // equal deadlines: in the order of arming
+  timers[3].Arm(r, start + 3 * kMillisecond, &log, 3);  // same deadline: in arming order
   timers[4].Arm(r, start + 2 * kMillisecond, &log, 4);
-  timers[5].Arm(r, start - kSecond, &log, 5);  // due already
+  timers[5].Arm(r, start - kSecond, &log, 5);  // already due
   timers[6].Arm(r, start + 1 * kMillisecond, &log, 6);
   timers[6].Arm(r, start + 4 * kMillisecond, &log, 6);  // moved
   r.CancelTimer(&timers[4]);
@@ -336,7 +338,7 @@ Task<void> NoteStep(Reactor& r, std::vector<int>* log, int n, CountingHook* hook
   co_await Yield(r);
   log->push_back(n);
   r.ArmTurnHook(hook);
-  r.ArmTurnHook(hook);  // armed already: still one call
+  r.ArmTurnHook(hook);  // already armed: still only one call
   co_await Yield(r);
   log->push_back(n + 10);
 }
@@ -348,7 +350,7 @@ Task<void> Scheduling(Reactor& r) {
   EXPECT_TRUE(log.empty());
   co_await group.Drain();
   EXPECT_THAT(log, ElementsAre(0, 1, 2, 10, 11, 12));
-  EXPECT_EQ(hook.calls, 1);  // the three steps of one turn share it
+  EXPECT_EQ(hook.calls, 1);  // the three steps ran in one turn
 
   CountingHook repeating;
   repeating.reactor = &r;
@@ -357,7 +359,7 @@ Task<void> Scheduling(Reactor& r) {
   while (repeating.calls < 5) co_await Yield(r);
   EXPECT_FALSE(repeating.armed);
   const Nanos now = r.NowNs();
-  EXPECT_EQ(r.NowNs(), now);  // one reading a turn
+  EXPECT_EQ(r.NowNs(), now);  // the clock is read once per turn
   EXPECT_NE(r.Random(), r.Random());
   EXPECT_GT(r.WallMs(), 1'600'000'000'000);
 }
@@ -365,7 +367,7 @@ TYPED_TEST(ReactorConformance, Scheduling) { this->harness_.Run(Scheduling(this-
 
 // -- sockets
 
-// Notes everything; optionally echoes.
+// Records all events. Echoes the received bytes if `echo` is set.
 struct Peer final : ConnectionHandler {
   Reactor* reactor = nullptr;
   Connection* connection = nullptr;
@@ -450,7 +452,7 @@ Task<void> Echo(Reactor& r) {
   EXPECT_THAT(client.connection->peer(), HasSubstr(fmt::format(":{}", *port)));
 
   std::string expected;
-  for (int i = 0; i < 50; ++i) {  // small ones, several in one turn
+  for (int i = 0; i < 50; ++i) {  // small messages, several in one turn
     std::string message = fmt::format("message {};", i);
     expected += message;
     client.connection->Send(&message);
@@ -493,7 +495,8 @@ Task<void> EchoClient(Reactor& r, uint16_t port, uint64_t seed) {
   client.connection->Close(seed % 2 == 0);
   co_await client.WaitClosed();
 }
-// More bytes at once than there are receive buffers: receiving is armed again and nothing is lost.
+// More bytes at the same time than the receive buffers hold: receiving is re-armed and nothing is
+// lost.
 Task<void> ManyConnections(Reactor& r) {
   Acceptor acceptor(r);
   auto port = r.Listen({}, &acceptor);
@@ -522,7 +525,7 @@ Task<void> PauseAndResume(Reactor& r) {
   co_await server.WaitFor(5);
   server.connection->PauseReceive();
   co_await Sleep(r, 20 * kMillisecond);
-  // Far more than the sockets hold: while the server pauses the sender cannot finish.
+  // This is far more than the sockets hold, so the sender cannot finish while the server is paused.
   constexpr size_t kBytes = 64u << 20;
   std::string flood(kBytes, 'f');
   client.connection->Send(&flood);
@@ -530,7 +533,7 @@ Task<void> PauseAndResume(Reactor& r) {
   EXPECT_EQ(server.received.size(), 5u);
   EXPECT_GT(client.connection->unsent_bytes(), 0u);
   server.connection->ResumeReceive();
-  server.connection->PauseReceive();  // quick changes of mind
+  server.connection->PauseReceive();  // pausing and resuming in quick succession
   server.connection->ResumeReceive();
   co_await server.WaitFor(5 + kBytes);
   EXPECT_EQ(server.received.size(), 5 + kBytes);
@@ -564,7 +567,8 @@ TYPED_TEST(ReactorConformance, RefusedAndBadAddresses) {
   this->harness_.Run(RefusedAndBadAddresses(this->harness_.reactor()));
 }
 
-// Each handler's listeners end by themselves: the metrics page goes on while clients are refused.
+// StopListening ends only the listeners of one handler: the metrics page still works while clients
+// are refused.
 Task<void> StopsOneOfTwoListeners(Reactor& r) {
   Acceptor clients(r), page(r);
   auto port = r.Listen({}, &clients);
@@ -590,7 +594,8 @@ TYPED_TEST(ReactorConformance, StopsOneOfTwoListeners) {
   this->harness_.Run(StopsOneOfTwoListeners(this->harness_.reactor()));
 }
 
-// Close(false) delivers everything queued before it; OnClosed comes from the loop, on both sides, once.
+// Close(false) first delivers everything that was queued before it. OnClosed comes from the loop,
+// once on each side.
 Task<void> CloseFlushes(Reactor& r) {
   Acceptor acceptor(r);
   acceptor.echo = false;
@@ -606,7 +611,7 @@ Task<void> CloseFlushes(Reactor& r) {
   client.connection->Send(&copy);
   Connection* connection = client.connection;
   connection->Close(false);
-  connection->Close(false);  // twice is once
+  connection->Close(false);  // a second call has no effect
   std::string late = "after close";
   connection->Send(&late);
   EXPECT_FALSE(client.closed) << "OnClosed from inside Close";
@@ -630,7 +635,7 @@ Task<void> CloseNow(Reactor& r) {
   server.connection->PauseReceive();
   std::string flood(64u << 20, 'f');
   client.connection->Send(&flood);
-  co_await Sleep(r, 10 * kMillisecond);  // a send is stuck half-way
+  co_await Sleep(r, 10 * kMillisecond);  // until a send is stuck partway
   client.connection->Close(true);
   EXPECT_FALSE(client.closed);
   co_await client.WaitClosed();
@@ -666,7 +671,7 @@ Task<void> OneCall(Reactor& r, int i, int* finished) {
   }
   ++*finished;
 }
-// Several times more calls at once than one pair has credits for.
+// Several times more calls at the same time than one pair has credits.
 Task<bool> RemoteCalls(Reactor& r) {
   constexpr int kCalls = 5000;
   TaskGroup group;
@@ -681,7 +686,8 @@ TYPED_TEST(ReactorConformance, RemoteCalls) {
   EXPECT_TRUE(this->harness_.RunOnFirstOfTwo([](Reactor& r) { return RemoteCalls(r); }));
 }
 
-// Both flood each other at once, with several times the calls that there are credits for.
+// Both reactors flood each other at the same time, each with several times more calls than it has
+// credits.
 struct Leaf {
   int value;
   Task<int> operator()(Reactor& target) {
@@ -709,7 +715,7 @@ Task<bool> CrossFlood(Reactor& r) {
   co_await group.Drain();
   EXPECT_EQ(mine, 4000 * 3999 / 2 + 4000);
   EXPECT_EQ(theirs, 4000 * 3999 / 2);
-  const int self = co_await CallOn(r, 0, Leaf{5});  // a call to oneself
+  const int self = co_await CallOn(r, 0, Leaf{5});  // a call to the reactor itself
   EXPECT_EQ(self, 5);
   co_return true;
 }

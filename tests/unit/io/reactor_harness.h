@@ -1,5 +1,5 @@
-// What the conformance suite needs of a reactor implementation: one reactor with a scratch directory, and a pair of
-// connected ones.
+// What the conformance suite needs from a reactor implementation: one reactor with a scratch
+// directory, and a pair of connected reactors.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -44,7 +44,7 @@ class UringHarness {
     return RunBlocking(reactor(), std::move(task));
   }
 
-  // Runs fn(reactor) on reactor 0 of two.
+  // Runs fn(reactor) on reactor 0 of a pair.
   template <typename Fn>
   auto RunOnFirstOfTwo(Fn fn) {
     ReactorGroupOptions options;

@@ -1,5 +1,5 @@
-// The durability rules of the simulated disk (sim_disk.h F1-F6): what was synced never vanishes, what was not may, and
-// every outcome that the contract permits does occur.
+// The durability rules of the simulated disk (sim_disk.h F1-F6). Synced data never vanishes,
+// unsynced data may, and every outcome that the contract permits does occur.
 #include "tests/support/sim_disk.h"
 
 #include <fcntl.h>
@@ -35,7 +35,7 @@ struct DiskTest : ::testing::Test {
     Sync(static_cast<SimDisk::InodeId>(id));
     disk.CloseInode(static_cast<SimDisk::InodeId>(id));
   }
-  // /f exists durably, empty and open as `file`.
+  // Creates /f, durable and empty, and opens it as `file`.
   void MakeFile() {
     disk.WriteAll("/f", "");
     file = Open("/f");
@@ -117,7 +117,7 @@ TEST_F(DiskTest, ASyncCoversWhatWasThereWhenItWasSubmitted) {
   MakeFile();
   Write(0, std::string(512, 'a'));
   const SimDisk::SyncPoint point = disk.BeginSync(file);
-  Write(0, std::string(512, 'b'));  // completes while the sync runs
+  Write(0, std::string(512, 'b'));  // completes while the sync is running
   Write(512, std::string(512, 'n'));
   disk.CompleteSync(file, point);
   const auto seen = Outcomes([](const SimDisk& d) {
@@ -136,7 +136,7 @@ TEST_F(DiskTest, AFailedSyncLosesWhatItCovered) {
   Write(0, std::string(512, 'b'));
   disk.FailSync(file, disk.BeginSync(file));
   EXPECT_EQ(disk.ReadAll("/f")[0], 'b');
-  Sync(file);  // succeeds, and saves nothing
+  Sync(file);  // succeeds, but makes nothing durable
   EXPECT_THAT(Outcomes([](const SimDisk& d) { return d.ReadAll("/f").substr(0, 1); }), ElementsAre("a"));
 }
 
@@ -151,7 +151,7 @@ TEST_F(DiskTest, CreationsNeedTheirDirectorySynced) {
   };
   EXPECT_THAT(Outcomes(look), ElementsAre("data", "empty", "nothing"));
   SyncDirectory("/d");
-  EXPECT_THAT(Outcomes(look), ElementsAre("data", "nothing"));  // the entry of /d itself is in "/"
+  EXPECT_THAT(Outcomes(look), ElementsAre("data", "nothing"));  // the entry of /d itself is in "/", which is not synced
   SyncDirectory("/");
   EXPECT_THAT(Outcomes(look), ElementsAre("data"));
 }
@@ -216,7 +216,7 @@ TEST_F(DiskTest, HolesGiveSpaceBackAndAreVolatile) {
   EXPECT_THAT(Outcomes(space), ElementsAre("2", "3", "4")) << "each block is given back or not";
   Sync(file);
   EXPECT_THAT(Outcomes(space), ElementsAre("2"));
-  // The same the other way.
+  // The same for allocating the space again.
   ASSERT_EQ(disk.Allocate(file, 4096, 2 * 4096), 0);
   EXPECT_THAT(Outcomes(space), ElementsAre("2", "3", "4"));
   Sync(file);
@@ -258,7 +258,7 @@ TEST_F(DiskTest, CapacityIsGivenBackByRemoval) {
   const SimDisk::InodeId other = Open("/g");
   EXPECT_EQ(disk.Write(other, "x", 1, 0), -ENOSPC);
   EXPECT_EQ(disk.Allocate(other, 0, 1), -ENOSPC);
-  Write(0, std::string(4096, 'b'));  // in place: needs no space
+  Write(0, std::string(4096, 'b'));  // an overwrite in place needs no space
   ASSERT_EQ(disk.Unlink("/f"), 0);
   EXPECT_EQ(disk.Write(other, "x", 1, 0), -ENOSPC) << "it is still open";
   disk.CloseInode(file);

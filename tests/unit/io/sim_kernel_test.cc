@@ -1,4 +1,5 @@
-// The simulated kernel itself: determinism, crashes at every operation, faults, and that it shows buffers misused.
+// Tests of the simulated kernel itself: it is deterministic, it can crash at every operation, it
+// injects faults, and it detects the misuse of buffers.
 #include "tests/support/sim_kernel.h"
 
 #include <gmock/gmock.h>
@@ -15,7 +16,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// A little journal: fixed-size entries, each written with data_sync by its own task. Acknowledges what is durable.
+// A small journal of fixed-size entries. A separate task writes each entry with data_sync and
+// acknowledges it once it is durable.
 constexpr int kEntries = 12;
 struct Acknowledged {
   bool created = false;
@@ -43,7 +45,7 @@ Task<Status> Journal(Reactor& r, Acknowledged* acknowledged) {
   co_return status;
 }
 
-// Returns an error message, or "" when all that was acknowledged is on `disk`.
+// Returns "" if everything that was acknowledged is on `disk`, otherwise an error message.
 std::string CheckJournal(const SimDisk& disk, const Acknowledged& acknowledged) {
   if (acknowledged.created && !disk.Exists("/journal/log")) return "the log has vanished";
   const std::string data = disk.ReadAll("/journal/log");
@@ -57,7 +59,7 @@ std::string CheckJournal(const SimDisk& disk, const Acknowledged& acknowledged) 
   return "";
 }
 
-// Crashes the journal at its operation `op`. Returns an error message, or "".
+// Crashes the journal at its operation `op` and checks the disk. Returns an error message, or "".
 std::string CrashJournalAt(uint64_t op, uint64_t operations, uint64_t seed) {
   SimKernel kernel(seed);
   SimMachine* machine = kernel.AddMachine();
@@ -74,10 +76,11 @@ std::string CrashJournalAt(uint64_t op, uint64_t operations, uint64_t seed) {
     machine->ProcessCrash(seed);
   }
   if (std::string lost = CheckJournal(machine->disk(), acknowledged); !lost.empty()) return lost;
-  // The same crash with other luck, from an image.
+  // The same crash with different random outcomes, starting from a copy of the disk.
   machine->disk() = at_crash;
   machine->PowerLoss(seed + 1000);
-  if (std::string lost = CheckJournal(machine->disk(), acknowledged); !lost.empty()) return "other luck: " + lost;
+  if (std::string lost = CheckJournal(machine->disk(), acknowledged); !lost.empty())
+    return "with other outcomes: " + lost;
   SimReactor& again = *machine->Boot();
   auto made = kernel.RunTask(again, MakeDirectory(again, "/after"));
   return made && made->ok() ? "" : "it does not boot again";
@@ -110,7 +113,7 @@ TEST(SimKernel, AcknowledgedWritesSurviveACrashAtEveryOperation) {
   EXPECT_EQ(failure, "");
 }
 
-// The same oracle must catch a journal that forgets to sync: else it proves nothing.
+// The same check must detect a journal that forgets to sync. Otherwise it proves nothing.
 Task<Status> ForgetfulJournal(Reactor& r, Acknowledged* acknowledged) {
   CO_RETURN_IF_ERROR(co_await MakeDirectory(r, "/journal"));
   CO_ASSIGN_OR_RETURN(File file, co_await File::Open(r, "/journal/log", File::Mode::kCreate, true));
@@ -152,10 +155,10 @@ TEST(SimKernel, EqualSeedsGiveEqualTraces) {
     EXPECT_EQ(TraceOf(seed), trace) << seed;
     traces.insert(trace);
   }
-  EXPECT_EQ(traces.size(), 20u) << "the seed decides nothing";
+  EXPECT_EQ(traces.size(), 20u) << "the seed has no effect";
 }
 
-// -- faults, as File reports them
+// -- faults and how File reports them
 
 Task<Status> WriteAndSync(Reactor& r, std::string path, uint64_t offset) {
   CO_ASSIGN_OR_RETURN(File file, co_await File::Open(r, path, File::Mode::kCreate, true));
@@ -185,7 +188,7 @@ TEST_F(FaultTest, ErrorsNameFileOffsetAndLength) {
   EXPECT_THAT(status.message(), HasSubstr("/f"));
   EXPECT_THAT(status.message(), HasSubstr("offset 8192"));
   EXPECT_THAT(status.message(), HasSubstr("16384 bytes"));
-  EXPECT_TRUE(Run().ok()) << "it struck once";
+  EXPECT_TRUE(Run().ok()) << "the fault must occur only once";
   EXPECT_TRUE(Run("/other").ok());
 }
 TEST_F(FaultTest, ByRangeAndCount) {
@@ -196,7 +199,7 @@ TEST_F(FaultTest, ByRangeAndCount) {
   fault.skip = 1;
   machine->AddFault(fault);
   EXPECT_TRUE(Run("/f", 0).ok());
-  EXPECT_TRUE(Run("/f", 98304).ok());  // skipped
+  EXPECT_TRUE(Run("/f", 98304).ok());  // not hit, because skip = 1
   EXPECT_EQ(Run("/f", 98304).code(), Code::kIoError);
   EXPECT_TRUE(Run("/f", 98304).ok());
 }
@@ -233,7 +236,7 @@ TEST_F(FaultTest, AStalledDiskDelaysCompletion) {
   EXPECT_GE(kernel.now_ns() - start, 5 * kSecond);
 }
 
-// -- misuse shows
+// -- misuse is detected
 
 Task<void> ReuseWriteBuffer(Reactor& r, File* file, AlignedBuffer* buffer, Status* status) {
   *status = co_await file->Write(buffer->data(), 4096, 0);
@@ -247,7 +250,7 @@ Task<std::string> EarlyReuse(Reactor& r) {
   TaskGroup group;
   Status status;
   group.Spawn(ReuseWriteBuffer(r, &file, &buffer, &status));
-  std::memset(buffer.data(), 'x', 4096);  // the bug: the write has not completed
+  std::memset(buffer.data(), 'x', 4096);  // the bug: the write has not completed yet
   co_await group.Drain();
   CHECK(status.ok());
   AlignedBuffer back(4096);
@@ -342,7 +345,7 @@ struct TwoMachines : ::testing::Test {
 
 TEST_F(TwoMachines, ACutHoldsBytesUntilItHeals) {
   Connect();
-  kernel.network().Cut("10.0.0.1", "10.0.0.2");  // one way
+  kernel.network().Cut("10.0.0.1", "10.0.0.2");  // in one direction only
   Send("hello");
   std::string reply = "from b";
   acceptor.sinks[0]->connection->Send(&reply);

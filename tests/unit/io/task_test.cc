@@ -25,7 +25,8 @@ Task<long> LoopOfReadyAwaits(int n) {
 }
 Task<void> Store(Task<long> task, long* into) { *into = co_await task; }
 
-// T2: with symmetric transfer and no optimisation this overflows the stack of g++ 12 after some ten thousand rounds.
+// T2. With symmetric transfer and without optimization, g++ 12 would overflow the stack here after
+// about ten thousand rounds.
 TEST(Task, TwoMillionReadyAwaitsDoNotGrowTheStack) {
   TaskGroup group;
   long sum = 0;
@@ -67,7 +68,7 @@ TEST(TaskGroup, DrainWaitsForAll) {
   EXPECT_TRUE(done);
   EXPECT_EQ(log, "b!a!");
   bool again = false;
-  outer.Spawn(DrainThen(&group, &again));  // nothing runs: at once
+  outer.Spawn(DrainThen(&group, &again));  // nothing is running, so this finishes at once
   EXPECT_TRUE(again);
 }
 
@@ -86,7 +87,8 @@ TEST(Task, AbandonedBeforeItStartedFreesItsArguments) {
   { Task<int> never = Ready(1); }
   Gate gate;
   std::string log;
-  { Task<void> never = Append(&gate, std::string(1000, 'x'), &log); }  // LeakSanitizer watches the argument
+  // LeakSanitizer checks that the argument is freed.
+  { Task<void> never = Append(&gate, std::string(1000, 'x'), &log); }
   EXPECT_EQ(log, "");
 }
 
@@ -143,7 +145,7 @@ TEST(Semaphore, BoundsHoldersAndServesInOrder) {
   for (int i = 0; i < 100; ++i) EXPECT_EQ(state.order[i], i);
 }
 
-// Against a plain list, sorted.
+// Compares the heap with a plain sorted list.
 TEST(TimerHeap, RandomOperationsAgreeWithAModel) {
   const uint64_t seed = 77;
   SCOPED_TRACE(fmt::format("seed {}", seed));

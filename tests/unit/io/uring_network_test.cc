@@ -1,4 +1,5 @@
-// The sockets of the io_uring reactor against peers that close halves, reset, stop reading and read slowly.
+// Sockets of the io_uring reactor against peers that close one direction, reset, stop reading or
+// read slowly.
 #include "src/io/uring_network.h"
 
 #include <gmock/gmock.h>
@@ -23,7 +24,7 @@
 namespace pando {
 namespace {
 
-// Replies at once with more than the sockets' buffers hold, and closes when a byte comes.
+// Sends at once a reply that is larger than the sockets' buffers, and closes when a byte arrives.
 struct ReplyThenClose final : AcceptHandler, ConnectionHandler {
   static constexpr size_t kReplyBytes = 3u << 20;
   Connection* connection = nullptr;
@@ -42,7 +43,8 @@ struct ReplyThenClose final : AcceptHandler, ConnectionHandler {
   }
 };
 
-// A client that has closed its sending half gets what was queued for it, and its connection is freed once.
+// A client that has closed its sending direction still receives what was queued for it, and its
+// connection is freed exactly once.
 Task<void> HalfCloseWhileDraining(UringReactor& r) {
   ReplyThenClose server;
   Result<uint16_t> port = r.Listen({}, &server);
@@ -55,7 +57,7 @@ Task<void> HalfCloseWhileDraining(UringReactor& r) {
   while (server.connection == nullptr) co_await Yield(r);
   EXPECT_EQ(send(fd, "x", 1, MSG_NOSIGNAL), 1);
   shutdown(fd, SHUT_WR);
-  co_await Sleep(r, 5 * kMillisecond);  // most likely both have arrived; the result is the same if not
+  co_await Sleep(r, 5 * kMillisecond);  // probably both arrive; if not, the result is the same
   EXPECT_GT(server.connection->unsent_bytes(), 0u) << "the reply must not fit into the sockets' buffers";
   size_t received = 0;
   char buffer[16384];
@@ -81,7 +83,7 @@ TEST(UringNetwork, HalfCloseWhileDraining) {
   RunBlocking(reactor, HalfCloseWhileDraining(reactor));
 }
 
-// A plain client that does not block.
+// A plain client socket.
 int ConnectTo(uint16_t port, int window_bytes = 0) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (window_bytes > 0) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &window_bytes, sizeof window_bytes);
@@ -90,7 +92,7 @@ int ConnectTo(uint16_t port, int window_bytes = 0) {
   return fd;
 }
 
-// Only counts who is connected.
+// Only counts connections.
 struct Counting final : AcceptHandler {
   struct Peer final : ConnectionHandler {
     Counting* server = nullptr;
@@ -115,7 +117,8 @@ struct Counting final : AcceptHandler {
   Status last_reason;
 };
 
-// Connections beyond the budget wait in the backlog, at no cost, and have their turn when others have gone.
+// Connections beyond the budget wait in the backlog without using CPU time, and are accepted when
+// others have closed.
 Task<void> BeyondTheBudget(UringReactor& r) {
   Counting server;
   ConnectionBudget budget(5);
@@ -146,7 +149,7 @@ TEST(UringNetwork, ConnectionsBeyondTheBudgetWait) {
   RunBlocking(reactor, BeyondTheBudget(reactor));
 }
 
-// Without descriptors the listener waits, and goes on when there are some again.
+// While no descriptors are available, the listener waits. It continues when there are some again.
 Task<void> WithoutDescriptors(UringReactor& r) {
   Counting server;
   Result<uint16_t> port = r.Listen({}, &server);
@@ -175,7 +178,7 @@ TEST(UringNetwork, WithoutDescriptorsItWaits) {
   RunBlocking(reactor, WithoutDescriptors(reactor));
 }
 
-// The kernel's own list says which timer each socket has; 02 is keep-alive.
+// The kernel's list of sockets shows which timer each has; 02 is keep-alive.
 int SocketsWithKeepAlive(uint16_t port) {
   std::ifstream table("/proc/net/tcp");
   const std::string wanted = fmt::format(":{:04X}", port);
@@ -192,20 +195,20 @@ Task<void> SilentPeers(UringReactor& r) {
   Counting server;
   Result<uint16_t> port = r.Listen({}, &server);
   CHECK(port.ok()) << port.status().ToString();
-  // A connection on which nothing happens is probed.
+  // An idle connection has a keep-alive timer.
   const int idle = ConnectTo(*port);
   while (server.open < 1) co_await Yield(r);
   EXPECT_EQ(SocketsWithKeepAlive(*port), 1);
   close(idle);
   while (server.open > 0) co_await Sleep(r, kMillisecond);
-  // What a peer never takes is given up.
+  // A connection ends if its peer never acknowledges the sent bytes.
   const int stopped = ConnectTo(*port, 4096);
   while (server.open < 1) co_await Yield(r);
   std::string flood(8u << 20, 'f');
   server.peers.back()->connection->Send(&flood);
   const Nanos give_up_ns = r.NowNs() + 30 * kSecond;
   while (server.open > 0 && r.NowNs() < give_up_ns) co_await Sleep(r, 10 * kMillisecond);
-  EXPECT_EQ(server.open, 0) << "it is kept for ever";
+  EXPECT_EQ(server.open, 0) << "the connection was never closed";
   EXPECT_EQ(server.last_reason.code(), Code::kUnavailable) << server.last_reason.ToString();
   if (server.open > 0) server.peers.back()->connection->Close(true);
   close(stopped);
@@ -221,7 +224,7 @@ TEST(UringNetwork, SilentPeersAreFound) {
   RunBlocking(reactor, SilentPeers(reactor));
 }
 
-// How fast a peer reads is seen while one large send is in progress.
+// acknowledged_bytes shows how fast a peer reads even while one large send is in progress.
 Task<void> ProgressInsideOneSend(UringReactor& r) {
   Counting server;
   Result<uint16_t> port = r.Listen({}, &server);
@@ -229,12 +232,12 @@ Task<void> ProgressInsideOneSend(UringReactor& r) {
   const int reader = ConnectTo(*port, 4096);
   while (server.open < 1) co_await Yield(r);
   Connection* connection = server.peers.back()->connection;
-  std::string reply(8u << 20, 'r');  // more than the sockets' buffers hold, so that some send has to wait
+  std::string reply(8u << 20, 'r');  // more than the sockets' buffers hold: a send must wait
   connection->Send(&reply);
   std::string buffer(16'384, '\0');
   uint64_t acknowledged = 0;
   int steps = 0;
-  // Only what happens while no send completes counts.
+  // Counts only the progress that is seen while no send completes.
   for (size_t unsent = 0; steps < 10 && connection->unsent_bytes() > 0;) {
     [[maybe_unused]] ssize_t n = recv(reader, buffer.data(), buffer.size(), MSG_DONTWAIT);
     const uint64_t now = connection->acknowledged_bytes();
@@ -256,12 +259,12 @@ TEST(UringNetwork, ProgressInsideOneSendIsSeen) {
   RunBlocking(reactor, ProgressInsideOneSend(reactor));
 }
 
-// The kernel decides the moments, so a failed seed may need a few runs.
+// The kernel decides the timing, so it may take several runs to reproduce a failed seed.
 TEST(UringNetwork, RandomScriptsOfHalfClosesResetsAndSlowReaders) {
   const char* rounds = std::getenv("PANDO_TEST_ROUNDS");
   const uint64_t count = rounds ? std::strtoull(rounds, nullptr, 10) : 40;
   for (uint64_t seed : Seeds(count)) {
-    // Printed before, because a sanitizer's report ends the process.
+    // Print the seed first, because a sanitizer report ends the process.
     std::printf("%s\n", Replay(seed).c_str());
     std::fflush(stdout);
     SimRandom random(seed);

@@ -1,4 +1,5 @@
-// What only the io_uring reactor has: refusals of the kernel, descriptors of real files, groups of threads.
+// Tests of what only the io_uring reactor has: refusals by the kernel, descriptors of real files,
+// and groups of threads.
 #include "src/io/uring_reactor.h"
 
 #include <errno.h>
@@ -39,7 +40,7 @@ TEST(UringRefusal, EachCauseHasItsRemedy) {
   EXPECT_EQ(ExplainUringRefusal(EMFILE, 0).code(), Code::kIoError);
 }
 
-// A real seccomp filter, as a container has it, in a child process.
+// Installs a real seccomp filter, like a container's. Must be called in a child process.
 bool RefuseIoUring() {
   sock_filter code[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
@@ -92,7 +93,8 @@ Task<void> WriteAndReadBack(Reactor& r, char* memory, int buffer_index, bool* wo
 }
 TEST(Uring, LockedMemoryRefusedMeansUnregistered) {
   EXPECT_TRUE(InChildProcess([] {
-    // Only an unprivileged process is held to the limit. Newer kernels count the rings, too: they must fit.
+    // The limit applies only to unprivileged processes. Newer kernels count the rings as well, so
+    // it must leave room for them.
     rlimit limit{8 << 20, 8 << 20};
     PCHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
     PCHECK(geteuid() != 0 || setresuid(65534, 65534, 65534) == 0);
@@ -108,7 +110,7 @@ TEST(Uring, LockedMemoryRefusedMeansUnregistered) {
   }));
 }
 
-// More open files than the registered table has slots: the rest work unregistered.
+// More open files than the registered table has slots. The other files work unregistered.
 Task<void> OpenMany(Reactor& r, std::string dir) {
   std::vector<File> files(40);
   for (int i = 0; i < 40; ++i) {
@@ -173,7 +175,8 @@ struct EchoServer final : AcceptHandler {
     connection->SetHandler(peers.back().get());
   }
 };
-// Two tiny receive buffers between many connections: ENOBUFS is the rule, and still nothing is lost.
+// Two tiny receive buffers are shared by many connections. ENOBUFS occurs all the time, and still
+// nothing is lost.
 Task<void> Starved(Reactor& r) {
   EchoServer server;
   auto port = r.Listen({}, &server);
@@ -195,7 +198,7 @@ TEST(Uring, ReceiveBufferShortagesLoseNothing) {
   EXPECT_GT(static_cast<UringReactor&>(**made).stats().receive_buffer_shortages_total, 0u);
 }
 
-// A reactor may go with connections open and data in flight.
+// A reactor may be destroyed while connections are open and data is in flight.
 Task<void> LeaveOpen(Reactor& r, EchoServer* server, EchoServer::Peer* client) {
   auto port = r.Listen({}, server);
   auto connected = co_await r.Connect("127.0.0.1", *port, kSecond);
@@ -216,7 +219,8 @@ TEST(Uring, DestroyedWithOpenConnections) {
   EXPECT_FALSE(client.closed) << "handlers are not called by a destructor";
 }
 
-// A backlog that nobody accepts from is full after a few connects; then a connect gets no answer.
+// A backlog from which nothing is accepted is full after a few connects. Further connects then get
+// no answer.
 TEST(Uring, ConnectTimesOut) {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   ASSERT_GE(fd, 0);
@@ -259,7 +263,7 @@ TEST(ReactorGroup, EndsWhenAllMainsHaveReturned) {
   ASSERT_TRUE(group.ok()) << group.status().ToString();
   (*group)->Join();
   EXPECT_EQ(ran, 3);
-  (*group)->Stop();  // late: nothing to stop
+  (*group)->Stop();  // too late: everything has already stopped
 }
 
 TEST(ReactorGroup, RunOnBlocksUntilDone) {

@@ -16,7 +16,7 @@ namespace {
 
 using testing::HasSubstr;
 
-// Answers every frame with what `answer` makes of it; an empty answer is silence.
+// Answers every frame with the result of `answer`. If that is empty, it does not reply.
 class ScriptedServer final : public AcceptHandler, private ConnectionHandler {
  public:
   using Answer = std::string (*)(std::string_view frame, int count);
@@ -86,7 +86,7 @@ class RpcClientTest : public testing::Test {
     server_ = kernel_.AddMachine("10.0.0.1")->Boot();
     client_ = kernel_.AddMachine("10.0.0.2")->Boot();
   }
-  // `count` pipelined calls; the outcomes in order.
+  // Makes `count` pipelined calls and returns their outcomes in order.
   static Task<std::vector<Outcome>> CallMany(Reactor* reactor, uint16_t port, int count, Nanos timeout_ns,
                                              RpcClientOptions options) {
     std::vector<Outcome> outcomes(static_cast<size_t>(count));
@@ -126,7 +126,8 @@ TEST_F(RpcClientTest, PipelinesInBothProtocols) {
 }
 
 TEST_F(RpcClientTest, ALateReplyIsDroppedAndTheNextOneStillFits) {
-  // The first call is never answered in time; its answer comes together with the second one's.
+  // The first call gets no answer before its deadline. Its answer arrives together with the second
+  // one's.
   static std::string held;
   std::vector<Outcome> outcomes = Many(
       [](std::string_view frame, int count) -> std::string {
@@ -154,7 +155,7 @@ TEST_F(RpcClientTest, ABrokenConnectionFailsEveryCall) {
 TEST_F(RpcClientTest, WrongSequenceIdsAndNonsenseEndTheConnection) {
   auto wrong = [](std::string_view frame, int) {
     std::string out = Echo(frame, 0);
-    out[4 + 4 + 4 + 3 + 3] = 99;  // the last byte of the sequence id
+    out[4 + 4 + 4 + 3 + 3] = 99;  // the last byte of the sequence ID
     return out;
   };
   EXPECT_EQ(Many(wrong, 1)[0].status.code(), Code::kAborted);

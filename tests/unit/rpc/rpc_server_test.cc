@@ -1,4 +1,5 @@
-// The server on the simulated kernel, whose sockets deliver bytes in random pieces: framing, order, bounds, refusals.
+// The server on the simulated kernel, whose sockets deliver bytes in random pieces: framing, order
+// of replies, limits, refusals.
 #include "src/rpc/rpc_server.h"
 
 #include <gmock/gmock.h>
@@ -19,8 +20,8 @@ namespace {
 using testing::HasSubstr;
 using GetReply = api::Kv_get_result;
 
-// Answers `get` with its key: at once, after a random while ("slow..."), never ("hang..."), or with many bytes
-// ("big...").
+// Answers `get` with its key: at once, after a random time ("slow..."), never ("hang..."), or with
+// many bytes ("big...").
 class EchoService final : public RpcService {
  public:
   EchoService(Reactor& reactor, RpcServer* server) : reactor_(reactor), server_(server), wake_(reactor) {}
@@ -43,7 +44,7 @@ class EchoService final : public RpcService {
     const std::string& key = call->args.request.key;
     if (key == "out of order") server_->AllowOutOfOrderReplies(call->id);
     if (key.starts_with("slow")) co_await Sleep(reactor_, static_cast<Nanos>(reactor_.Random() % (5 * kMillisecond)));
-    // One that still waits to be admitted can be taken back, one that was appended cannot.
+    // A write that still waits to be admitted can be withdrawn. One that was appended cannot.
     struct Write final : Withdrawable {
       bool Withdraw() override { return waits; }
       bool waits = false;
@@ -104,7 +105,7 @@ class RpcServerTest : public testing::Test {
     reactor_ = kernel_.AddMachine("10.0.0.1")->Boot();
     other_ = kernel_.AddMachine("10.0.0.2")->Boot();
   }
-  // Runs `body(server parts, client reactor)`; the server stops afterwards.
+  // Runs `body(server parts, client reactor)`, then stops the server.
   template <typename Body>
   void Run(RpcOptions options, int64_t memory, Body body) {
     auto parts = std::make_unique<ServerParts>(*reactor_, options, memory);
@@ -146,7 +147,7 @@ struct PipelineInOrder {
   }
 };
 
-// Random seeds: random chunks, random completion.
+// Random seeds vary the chunks in which bytes arrive and the times at which requests complete.
 class ManySeeds : public RpcServerTest, public testing::WithParamInterface<uint64_t> {
  protected:
   ManySeeds() : RpcServerTest(GetParam()) {}
@@ -154,13 +155,14 @@ class ManySeeds : public RpcServerTest, public testing::WithParamInterface<uint6
 INSTANTIATE_TEST_SUITE_P(Seeds, ManySeeds, testing::Range<uint64_t>(1, 13));
 TEST_P(ManySeeds, RepliesComeInOrderWhileWorkOverlaps) { Run({}, 64 << 20, PipelineInOrder()); }
 
-// After the client agreed to it, a reply waits for no other: those to hanging requests come last.
+// Once the client has agreed, no reply waits for another. Replies to hanging requests come last.
 struct PipelineOutOfOrder {
   Task<void> operator()(ServerParts& parts, Reactor& reactor) {
     RawPeer peer(reactor);
     Status connected = co_await peer.Connect("10.0.0.1", parts.port);
     EXPECT_TRUE(connected.ok());
-    // What is answered early before the agreement waits in order, and leaves with it.
+    // A reply that is ready early, before the agreement, waits for its turn and leaves when the
+    // client agrees.
     peer.Send(GetCall(0, "hang0") + GetCall(1, "early"));
     co_await Sleep(reactor, 20 * kMillisecond);
     EXPECT_EQ(peer.frames.size(), 0u);
@@ -191,7 +193,8 @@ struct PipelineOutOfOrder {
 };
 TEST_P(ManySeeds, RepliesOvertakeOnceAgreed) { Run({}, 64 << 20, PipelineOutOfOrder()); }
 
-// A client that goes away with answered and unanswered requests of both kinds leaves nothing.
+// A client that disconnects with answered and unanswered requests of both kinds leaves nothing
+// behind.
 struct LeavesOutOfOrder {
   Task<void> operator()(ServerParts& parts, Reactor& reactor) {
     RawPeer peer(reactor);
@@ -246,17 +249,18 @@ TEST_F(RpcServerTest, BadRequestsAreAnsweredAndTheConnectionLives) {
       EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).exception_type, TApplicationException::PROTOCOL_ERROR);
       EXPECT_THAT(DecodeReply<GetReply>(peer.frames[1]).exception, HasSubstr("arguments of get"));
       EXPECT_EQ(DecodeReply<GetReply>(peer.frames[2]).exception_type, TApplicationException::INVALID_MESSAGE_TYPE);
-      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[3]).result.success.record.value, "end");  // the oneway got no reply
+      EXPECT_EQ(DecodeReply<GetReply>(peer.frames[3]).result.success.record.value,
+                "end");  // the oneway call got no reply
       co_await peer.Close();
     }
   };
   Run({}, 64 << 20, Body());
 }
 
-// Bytes that end a connection, and what the peer hears before.
+// Sends bytes that end the connection, and checks the replies that arrive before.
 struct ClosedAfter {
   std::string bytes;
-  std::string message;  // of the KvError, empty: no reply
+  std::string message;  // of the KvError; empty: no reply
   Task<void> operator()(ServerParts& parts, Reactor& reactor) {
     RawPeer peer(reactor);
     Status connected = co_await peer.Connect("10.0.0.1", parts.port);
@@ -312,7 +316,8 @@ TEST_F(RpcServerTest, DeadlinesAnswerAndTheCallGoesOn) {
       EXPECT_EQ(withdrawn.code, api::g_pando_constants.DEADLINE);
       EXPECT_EQ(withdrawn.applied, api::g_pando_constants.APPLIED_NO);
       EXPECT_TRUE(withdrawn.retryable);
-      // The calls end after their connection: nothing is sent twice, nothing is freed too early.
+      // The calls end after their connection is closed. Nothing may be sent twice or freed too
+      // early.
       co_await peer.Close();
     }
   };
@@ -337,7 +342,7 @@ TEST_F(RpcServerTest, ASlowReaderIsBoundedAndThenClosed) {
       EXPECT_GE(parts.server.metrics().paused_connections.value(), 1);
       EXPECT_LT(parts.shared.memory.used_bytes(), 24 << 20);
       EXPECT_FALSE(peer.closed);
-      // Reading again sets it going again.
+      // The connection continues when the client reads again.
       peer.Resume();
       co_await Sleep(reactor, 20 * kMillisecond);
       EXPECT_GT(parts.service.requests, asked);
@@ -377,7 +382,7 @@ TEST_F(RpcServerTest, HalfFramesThatDoNotMoveAreClosedAndIdleOnesStay) {
   Run(options, 64 << 20, Body());
 }
 
-// Both move bytes all the time, but so few that they would hold memory for ever.
+// Both peers move bytes all the time, but so few that they could hold memory forever.
 TEST_F(RpcServerTest, PeersThatDripBytesAreClosed) {
   RpcOptions options;
   options.stall_timeout_ns = 20 * kSecond;
@@ -412,7 +417,7 @@ TEST_F(RpcServerTest, PeersThatDripBytesAreClosed) {
   Run(options, 64 << 20, Body());
 }
 
-// Slow for the whole of several periods, but never too slow.
+// The peers are slow for several whole periods, but never too slow.
 TEST_F(RpcServerTest, SlowButSteadyPeersAreServed) {
   RpcOptions options;
   options.stall_timeout_ns = 10 * kSecond;
@@ -423,7 +428,7 @@ TEST_F(RpcServerTest, SlowButSteadyPeersAreServed) {
       Status a = co_await reader.Connect("10.0.0.1", parts.port);
       Status b = co_await writer.Connect("10.0.0.1", parts.port);
       EXPECT_TRUE(a.ok() && b.ok());
-      for (int i = 0; i < 10; ++i) reader.Send(GetCall(i, "big"));  // 1 MB, at some 16 KB/s
+      for (int i = 0; i < 10; ++i) reader.Send(GetCall(i, "big"));  // 1 MB at about 16 KB/s
       std::string call = GetCall(1, std::string(100'000, 'w'));     // at 2 KB/s
       for (size_t at = 0; at < call.size(); at += 2000) {
         writer.Send(call.substr(at, 2000));
@@ -453,7 +458,7 @@ TEST_F(RpcServerTest, IdleConnectionsAreClosedAndBusyOnesStay) {
       Status b = co_await busy.Connect("10.0.0.1", parts.port);
       Status c = co_await waiting.Connect("10.0.0.1", parts.port);
       EXPECT_TRUE(a.ok() && b.ok() && c.ok());
-      waiting.Send(GetCall(1, "hang", 600'000));  // asked something that takes its time
+      waiting.Send(GetCall(1, "hang", 600'000));  // a request that takes long
       for (int i = 0; i < 6; ++i) {
         busy.Send(GetCall(i, "k"));
         co_await Sleep(reactor, 20 * kSecond);
@@ -477,7 +482,8 @@ TEST_F(RpcServerTest, WithoutMemoryRequestsAreRefusedNotForgotten) {
       Status a = co_await hog.Connect("10.0.0.1", parts.port);
       Status b = co_await peer.Connect("10.0.0.1", parts.port);
       EXPECT_TRUE(a.ok() && b.ok());
-      // Two MiB are there; the hog's half frame takes most of them, so the peer's large frame finds none.
+      // There are two MiB of memory. The hog's partial frame takes most of it, so there is none for
+      // the peer's large frame.
       hog.Send(GetCall(1, std::string(1'600'000, 'h')).substr(0, 1'200'000));
       co_await Sleep(reactor, kSecond);
       peer.Send(GetCall(7, std::string(1 << 20, 'p')) + GetCall(8, "small"));
@@ -492,7 +498,7 @@ TEST_F(RpcServerTest, WithoutMemoryRequestsAreRefusedNotForgotten) {
       EXPECT_EQ(DecodeReply<GetReply>(peer.frames[1]).result.success.record.value, "small");
       EXPECT_LE(parts.shared.memory.used_bytes(), 2 << 20);
       co_await hog.Close();
-      // With the hog gone there is room again.
+      // Once the hog is gone, there is room again.
       peer.Send(GetCall(9, std::string(100'000, 'p')));
       co_await peer.UntilFrames(3);
       EXPECT_EQ(peer.frames.size(), 3u);
@@ -527,7 +533,8 @@ TEST_F(RpcServerTest, WithoutMemoryTheControlLaneIsServed) {
   Run({}, 2 << 20, Body());
 }
 
-// Each refusal is larger than the request: they must not pile up for clients that do not take them.
+// Each refusal is larger than its request, so refusals must not pile up for clients that do not
+// read them.
 TEST_F(RpcServerTest, WithoutMemoryWhoTakesNoRefusalsIsNotRead) {
   struct Body {
     Task<void> operator()(ServerParts& parts, Reactor& reactor) {
@@ -544,14 +551,14 @@ TEST_F(RpcServerTest, WithoutMemoryWhoTakesNoRefusalsIsNotRead) {
       EXPECT_LT(parts.shared.memory.used_bytes() - hogged, 64 << 10);
       EXPECT_GE(parts.server.metrics().paused_connections.value(), 1);
       EXPECT_LT(parts.server.metrics().overloaded_total.value(), 100u);
-      // It goes on when it reads, and when there is memory again.
+      // The connection continues once the client reads and memory is available again.
       peer.Resume();
       co_await peer.UntilFrames(200);
       parts.shared.memory.Release(hogged);
       co_await peer.UntilFrames(500);
       EXPECT_EQ(peer.frames.size(), 500u);
       EXPECT_EQ(parts.server.metrics().paused_connections.value(), 0);
-      // One that goes on sending regardless is closed: its requests cannot be kept.
+      // A client that keeps sending is disconnected, because its requests cannot be kept.
       parts.shared.memory.Force(hogged);
       RawPeer flood(reactor);
       connected = co_await flood.Connect("10.0.0.1", parts.port);
@@ -571,7 +578,7 @@ TEST_F(RpcServerTest, WithoutMemoryWhoTakesNoRefusalsIsNotRead) {
   Run({}, 2 << 20, Body());
 }
 
-// A list of empty structs is one byte an entry on the wire.
+// An empty struct in a list takes one byte on the wire.
 TEST_F(RpcServerTest, ListsAreRefusedBeforeTheyAreMade) {
   ThriftCodec codec;
   api::Kv_writeBatch_args args;
@@ -625,7 +632,7 @@ TEST_F(RpcServerTest, ConnectionsOverTheLimitAreToldSo) {
       co_await peers[2]->UntilClosed();
       co_await peers[3]->UntilClosed();
       for (auto& peer : peers) co_await peer->Close();
-      // Their places are free again.
+      // Their places in the connection limit are free again.
       RawPeer late(reactor);
       Status connected = co_await late.Connect("10.0.0.1", parts.port);
       EXPECT_TRUE(connected.ok());

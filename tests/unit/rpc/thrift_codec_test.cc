@@ -1,4 +1,4 @@
-// The codec against Thrift's own protocols and against bytes made to hurt it.
+// The codec against Thrift's own protocols and against malicious bytes.
 #include "src/rpc/thrift_codec.h"
 
 #include <gmock/gmock.h>
@@ -27,7 +27,7 @@ api::Kv_scan_args SampleArgs() {
   return args;
 }
 
-// What a stock client sends, without the frame's length.
+// Returns what a standard Thrift client sends, without the length of the frame.
 std::string StockMessage(WireProtocol kind, const std::string& method, int32_t seqid, const api::Kv_scan_args& args) {
   auto buffer = std::make_shared<TMemoryBuffer>();
   std::shared_ptr<apache::thrift::protocol::TProtocol> protocol;
@@ -98,7 +98,7 @@ TEST(ThriftCodec, RefusesWhatIsNotThrift) {
         std::string("\x82\xa1\x00\x01g", 5),                                   // message type 5
         std::string("\x82\x22\x00\x01g", 5),                                   // compact version 2
         std::string("\x80\x01\x00\x01\x00\x00\x10\x00", 8),                    // a name of 4096 bytes
-        std::string("\x80\x01\x00\x01\x7f\xff\xff\xffxxxx", 12),               // of 2 GiB
+        std::string("\x80\x01\x00\x01\x7f\xff\xff\xffxxxx", 12),               // a name of 2 GiB
         std::string("\x80\x01\x00\x01\x00\x00\x00\x03ge", 10)}) {
     std::string_view body = bytes;
     MessageHeader header;
@@ -124,14 +124,15 @@ TEST(ThriftCodec, AClaimedLengthAllocatesNothing) {
   EXPECT_THAT(codec.Read(WireProtocol::kBinary, list, &many).message(), HasSubstr("more than 16384 entries"));
   EXPECT_EQ(many.request.keys.capacity(), 0u);
 
-  // request { ops = list of 16384 structs } in eleven bytes: within the limit on entries, and each may be one byte.
+  // request { ops = list of 16384 structs } in eleven bytes. This is within the limit on entries,
+  // and each entry may be a single byte.
   std::string structs("\x0c\x00\x02\x0f\x00\x01\x0c\x00\x00\x40\x00", 11);
   api::Kv_writeBatch_args batch;
   EXPECT_FALSE(codec.Read(WireProtocol::kBinary, structs, &batch).ok());
 }
 
 TEST(ThriftCodec, NestingIsBounded) {
-  // Field 99 of struct type, for ever: skipping must not recurse without end.
+  // A struct as field 99 that nests endlessly. Skipping it must not recurse without limit.
   std::string body;
   for (int i = 0; i < 100'000; ++i) body += std::string("\x0c\x00\x63", 3);
   ThriftCodec codec;

@@ -1,5 +1,6 @@
-// Requests as clients of the first published interface send them (tests/fixtures/wire): the server reads in them today
-// what it read then. And the bytes of a reply that is written by hand.
+// Requests as clients of the first published interface send them (tests/fixtures/wire). Today's
+// server must read them with the same meaning as then. The file also tests the bytes of a reply
+// that was written by hand.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -187,7 +188,8 @@ TEST(WireFixtures, SnapshotsAndAdmin) {
   ExpectRead("checkpoint", WithContext<api::Admin_checkpoint_args>());
 }
 
-// A get's reply in the strict binary protocol, byte by byte as the Thrift specification has it.
+// The reply to a get in the strict binary protocol, byte by byte as the Thrift specification
+// defines it.
 TEST(WireFixtures, GetReply) {
   api::Kv_get_result result;
   result.__isset.success = true;
