@@ -59,6 +59,7 @@ class Semaphore {
       co_return;
     }
     ++waiting_;
+    // A waiter must check again after it resumes: another one may have taken the credit.
     do co_await queue_.Wait();
     while (credits_ == 0);
     --waiting_;

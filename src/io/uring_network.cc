@@ -335,6 +335,7 @@ Task<Result<Connection*>> UringNetwork::Connect(std::string host, uint16_t port,
   op.fd = fd;
   op.address = &address;
   op.timeout_ns = timeout_ns;
+  // Suspends until the connect completes, or until `op`'s timer cancels it.
   co_await op;
   if (op.result == 0) co_return static_cast<Connection*>(AddConnection(fd, nullptr));
   close(fd);

@@ -113,7 +113,7 @@ Status RpcClient::OnFrame(std::string_view frame) {
   }
   PendingCall* call = expected_.front().call;
   expected_.pop_front();
-  if (call == nullptr) return {};
+  if (call == nullptr) return {};  // its deadline has passed
   if (header.type == apache::thrift::protocol::T_EXCEPTION) {
     ExceptionBody body;
     Status status = codec_.Read(header.protocol, frame, &body);
