@@ -12,7 +12,8 @@ namespace pando {
 
 namespace {
 
-// One write takes no more than this, so that any pool admits it and other writers of the partition get their turns.
+// Operations per write. The number is small so that a buffer pool of any size admits the write and
+// other writers of the partition get their turn.
 constexpr size_t kOpsPerWrite = 64;
 
 Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, DeletedRange* out) {
@@ -30,7 +31,8 @@ Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, DeletedRan
   }
 }
 
-// Some of its removes may have been carried out by the time its deadline passes: the answer is UNKNOWN.
+// A deleteRange cannot be withdrawn: some of its removes may have been applied when the deadline
+// passes. The DEADLINE error therefore says applied = UNKNOWN.
 struct BegunDelete final : Withdrawable {
   bool Withdraw() override { return false; }
 };
@@ -63,6 +65,7 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
   }
   TaskGroup removes;
   for (auto& [id, ops] : by_partition) removes.Spawn(RemoveKeys(backend->partitions[id], std::move(ops), &out));
+  // The removes run concurrently and write to `out`, so wait for all of them.
   co_await removes.Drain();
   co_return out;
 }
@@ -75,7 +78,7 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
   if (!refusal) refusal = SetLimit("limit_rows", request.limit_rows, kMaxBatchOps, &limit);
   if (!refusal && request.max_version < 0) {
     refusal = MakeError(ApiCode::kBadRequest,
-                        fmt::format("max_version is {}; it must be 0 (none) or more", request.max_version));
+                        fmt::format("max_version is {}; it must be 0 (no limit) or more", request.max_version));
   }
   if (Refuse(call, refusal)) co_return;
   Result<ScanRange> range = ScanRange::Of(request);
@@ -96,7 +99,8 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
   call->write = nullptr;
   if (!deleted.failure.ok()) {
     api::KvError error = ToKvError(deleted.failure, /*is_write=*/false);
-    // Records were removed before the failure, or may have been. The call can be repeated whatever became of this one.
+    // Some records may have been removed before the failure. It is safe to repeat the call in any
+    // case.
     if (deleted.wrote) error.applied = static_cast<int32_t>(Applied::kUnknown);
     SetError(&call->reply, error);
     co_return;

@@ -1,9 +1,11 @@
-// DeleteRange: one call's worth of a range's records removed, over several partitions.
+// DeleteRange removes the records of a key range, a limited number per call, across several
+// partitions.
 //
-// The keys are read first, without their values; then each is removed if it still has the version that was read. So a
-// record that somebody writes in between survives. Nothing is kept between calls but what the cursor carries.
+// A call first reads the keys, without their values. It then removes each record that still has the
+// version it read, so a record that a client writes in between survives. The server keeps no state
+// between calls: the cursor carries all of it.
 //
-// Threads: one reactor; partitions of other reactors come in as proxies (RemotePartition).
+// Threads: one reactor. Partitions of other reactors are passed as proxies (RemotePartition).
 #pragma once
 
 #include <string>
@@ -15,19 +17,22 @@
 
 namespace pando {
 
-inline constexpr size_t kDeleteKeyBytes = 256u << 10;  // of keys, in one call; the key that reaches it is the last
-// What a call may take: its keys as read from every partition and as handed back to them, with the structs around them.
+// Key bytes per call. The call stops after the key that reaches this.
+inline constexpr size_t kDeleteKeyBytes = 256u << 10;
+// Memory that a call reserves: its keys as read from the partitions and as sent back to them, with
+// their structs.
 inline constexpr size_t kDeleteReserveBytes = 8 * kDeleteKeyBytes;
 
 struct DeletedRange {
   size_t removed = 0;
-  std::string last_key;    // of those looked at; empty when there was none
-  bool exhausted = false;  // the range has no key after it
-  Status failure;          // of a partition; others may have removed their records
-  bool wrote = false;      // something was sent to a partition
+  std::string last_key;    // the last key examined; empty if the call examined none
+  bool exhausted = false;  // the range has no key after last_key
+  Status failure;          // a partition's error; other partitions may have removed their records
+  bool wrote = false;      // at least one write was sent to a partition
 };
 
-// Looks at no more than `limit` records and removes those of them with at most max_version (0 = all).
+// Examines at most `limit` records. Removes those whose version is at most max_version (0 = any
+// version).
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
                                Version max_version);
 

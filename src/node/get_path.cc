@@ -11,14 +11,17 @@ namespace pando {
 
 namespace {
 
-// A frame of values coming back from another reactor stops growing here; the rest of its gets go the long way.
+// Limit for the values that one RemoteGets brings back. Gets whose values do not fit take the slow
+// path.
 constexpr size_t kMaxRemoteValueBytes = 1u << 20;
+// An unused RemoteGets keeps a value buffer of at most this capacity.
 constexpr size_t kMaxSpareValueBytes = 256u << 10;
 
 void StoreBigEndian32(char* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
 void StoreBigEndian64(char* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
 
-// The reply in the binary protocol, around the value. Offsets of what is patched in are named below.
+// The reply in the binary protocol before and after the value. The constants below are the offsets
+// to patch.
 constexpr char kHead[] =
     "\0\0\0\0"  // frame length
     "\x80\x01\x00\x02"
@@ -40,7 +43,7 @@ constexpr char kTail[] =
     "\0\0\0\0\0\0\0\0"  // field 4: expires_at_ms
     "\0"
     "\0"
-    "\0";  // end of Record, of GetReply (its context is left out: there is no news), of the result
+    "\0";  // end of Record, of GetReply (without its optional context), of the result
 constexpr size_t kTailBytes = sizeof(kTail) - 1;
 constexpr size_t kVersionAt = 3, kExpiryAt = 14;
 static_assert(kHeadBytes == 36 && kTailBytes == 25);
@@ -63,7 +66,8 @@ void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version v
   out->append(tail, kTailBytes);
 }
 
-// Gets on their way to another reactor and their answers on the way back. It owns all bytes.
+// A batch of gets that travels to another reactor and returns with the answers. It owns all of its
+// bytes.
 class GetPath::RemoteGets final : public RemoteCall {
  public:
   struct Answer {
@@ -103,7 +107,7 @@ GetPath::GetPath(RpcServer* server, KvBackend* backend, SlowGet slow_get)
       slow_get_(std::move(slow_get)),
       gathering_(backend->store->reactors, nullptr) {}
 
-GetPath::~GetPath() { CHECK_EQ(spare_.size(), remotes_.size()) << "gets are still out on other reactors"; }
+GetPath::~GetPath() { CHECK_EQ(spare_.size(), remotes_.size()) << "gets are still in flight to other reactors"; }
 
 bool GetPath::Offer(const RpcRequest& request) {
   ResetForPlainRead(&args_.context);
@@ -207,7 +211,8 @@ void GetPath::AnswerLocal() {
       Park(entries_[i], reads_[i].key);
     }
   }
-  // Only now: what was found is valid until the engine is called again.
+  // The slow gets start last, because they call the engine, and that invalidates the values found
+  // in place.
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (reads_[i].outcome == PointRead::Outcome::kMiss) GoTheLongWay(entries_[i], reads_[i].key);
   }
@@ -233,7 +238,7 @@ void GetPath::Answer(const RequestId& id, const PointRead& read) {
   server_->Reply(id, "get", result);
 }
 
-// -- gets of other reactors' partitions
+// -- gets for partitions of other reactors
 
 GetPath::RemoteGets* GetPath::BatchFor(uint32_t reactor) {
   RemoteGets*& gets = gathering_[reactor];

@@ -1,11 +1,13 @@
-// GetPath: the short way of `get` through a node.
+// GetPath is the fast path of `get` through a node.
 //
-// The gets of a turn, whatever connection they came on, are gathered and answered together at its end: one descent for
-// all of them (Engine::BatchGet interleaves their cache misses), each value copied once, from its page into the
-// connection's output. No coroutine, and no allocation once the vectors have grown. What is not in memory goes to the
-// handler that may suspend; what belongs to another reactor goes there as one message per turn and reactor.
+// It gathers the gets that arrive in one turn of the reactor, on any connection, and answers them
+// together at the end of the turn. One batched descent serves all of them (Engine::BatchGet
+// interleaves their cache misses). Each value is copied once, from its page into the connection's
+// output. The path uses no coroutine, and it allocates nothing once its vectors have grown. A get
+// whose page is not in memory goes to the slow path, a handler that may suspend. The gets for
+// partitions of another reactor go there in one message per turn and reactor.
 //
-// Threads: one reactor, but for RemoteGets, which are handed between two.
+// Threads: one reactor, except RemoteGets, which the reactors pass between them.
 #pragma once
 
 #include <algorithm>
@@ -21,14 +23,14 @@
 
 namespace pando {
 
-// Appends the framed reply to `get` in the strict binary protocol: the bytes that the generated code would write
-// (a test holds them against each other), without building the struct.
+// Appends the framed reply to `get` in the strict binary protocol, without building the reply
+// struct. The bytes equal those that the generated code would write; a test compares the two.
 void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version version, int64_t expires_at_ms,
                     std::string* out);
 
 class GetPath {
  public:
-  // Answers one get the long way; `key` moves.
+  // Starts one get on the slow path and takes over `key`.
   using SlowGet = std::function<void(const RequestId& id, std::string key, int32_t budget_ms)>;
 
   struct Metrics {
@@ -40,16 +42,20 @@ class GetPath {
   GetPath& operator=(const GetPath&) = delete;
   ~GetPath();
 
-  // Takes the request if it is an ordinary get; otherwise the long way finds out what is wrong with it.
+  // Takes the request and returns true if it is a plain get of the newest state. Returns false for
+  // any other request, which the caller then passes to the slow path; that path also finds what is
+  // wrong with a bad request.
   bool Offer(const RpcRequest& request);
-  // Answers what this turn has gathered.
+  // Answers the gets that this turn has gathered.
   void OnTurnEnd();
-  // A get that went the long way found, with its value in hand, that its connection has no room: it is dropped and read
-  // again later.
+  // Parks a get of the slow path that has read its value but whose connection has no room for it.
+  // The caller drops the value; the get is run again when the connection has room.
   void Park(const RequestId& id, std::string_view key, int32_t budget_ms);
-  // The size of a value that came the long way; tells how many may be under way for one connection.
+  // Records the size of a value that the slow path read. The recent maximum limits how many slow
+  // gets may run for one connection.
   void NoteSlowValue(size_t bytes) { slow_bytes_ = std::max(bytes, slow_bytes_ - slow_bytes_ / 16); }
-  // Gets that wait for a connection to take its replies look again.
+  // Makes the parked gets check again, at the end of this turn, whether their connections have
+  // room.
   void OnReplyRoom() {
     if (parked_.empty() || look_again_) return;
     look_again_ = true;
@@ -67,7 +73,7 @@ class GetPath {
     int32_t budget_ms = 0;
   };
 
-  // A get whose connection does not take its replies fast enough.
+  // A get that waits because its client reads replies too slowly.
   struct Parked {
     Entry entry;
     std::string key;
@@ -94,11 +100,13 @@ class GetPath {
   std::string keys_;
   std::vector<PointRead> reads_;
   std::vector<Parked> parked_;
-  size_t slow_bytes_ = 0;                             // what the values of slow gets have lately had, at most
-  bool look_again_ = false;                           // something parked may have room now
-  std::vector<RemoteGets*> gathering_;                // by target reactor; null = none this turn
-  std::vector<std::unique_ptr<RemoteGets>> remotes_;  // all that exist
-  std::vector<RemoteGets*> spare_;
+  // Decaying maximum size of the values that slow gets read.
+  size_t slow_bytes_ = 0;
+  bool look_again_ = false;  // a parked get may have room now
+  // By target reactor; null = this turn has no gets for it.
+  std::vector<RemoteGets*> gathering_;
+  std::vector<std::unique_ptr<RemoteGets>> remotes_;  // owns all of them
+  std::vector<RemoteGets*> spare_;                    // those not in use
 };
 
 }  // namespace pando

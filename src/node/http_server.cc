@@ -30,7 +30,7 @@ std::string Reply(int code, std::string_view reason, std::string_view type, std:
 
 }  // namespace
 
-// One connection, from its acceptance until OnClosed. Owned by the server.
+// One connection, from accept until OnClosed. The server owns it.
 class HttpServer::Peer final : public ConnectionHandler, private Timer {
  public:
   Peer(HttpServer* server, Connection* connection) : server_(server), connection_(connection) {
@@ -49,13 +49,13 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
   bool closing() const { return closing_; }
   void CloseNow() {
     closing_ = true;
-    connection_->Close(/*now=*/true);  // OnClosed follows from the loop and frees this
+    connection_->Close(/*now=*/true);  // the event loop calls OnClosed later, which frees this
   }
 
  private:
   void OnData(std::span<const char> bytes) override {
     if (answered_ || closing_) return;
-    // The parser leaves what it cannot take yet. No more of that is kept than the limit allows.
+    // Bytes that the parser cannot consume yet stay in request_, which never exceeds the limit.
     const size_t room = kMaxHttpRequestBytes - request_.size();
     request_.append(bytes.data(), std::min(room, bytes.size()));
     boost::system::error_code error;
@@ -83,7 +83,7 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
     reserved_bytes_ = static_cast<int64_t>(reply.size());
     server_->account_.Force(reserved_bytes_);
     connection_->Send(&reply);
-    connection_->Close(/*now=*/false);  // the network bounds the time that sending may take
+    connection_->Close(/*now=*/false);  // the network limits how long sending may take
   }
 
   void OnDeadline() {
@@ -95,7 +95,7 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
   HttpServer* const server_;
   Connection* const connection_;
   http::request_parser<http::empty_body> parser_;
-  std::string request_;  // what has arrived of the head
+  std::string request_;  // received header bytes that the parser has not consumed
   int64_t reserved_bytes_ = 0;
   bool answered_ = false, closing_ = false;
 };
@@ -104,7 +104,7 @@ HttpServer::HttpServer(Reactor& reactor, const Registry* registry, const NodeHea
     : reactor_(reactor), registry_(registry), health_(health), account_(memory), all_closed_(reactor) {}
 
 HttpServer::~HttpServer() {
-  CHECK(peers_.empty()) << "an HttpServer is destroyed before its Shutdown has finished";
+  CHECK(peers_.empty()) << "an HttpServer was destroyed before Shutdown finished";
   account_.Release(static_cast<int64_t>(page_.size()));
 }
 
@@ -116,7 +116,9 @@ Result<uint16_t> HttpServer::Listen(const std::string& host, uint16_t port, Conn
   options.budget = sockets;
   Result<uint16_t> bound = reactor_.Listen(options, this);
   if (!bound.ok()) {
-    return Error(bound.code(), "cannot serve /metrics over HTTP: {}. Choose another --http_port (0 takes any, -1 none)",
+    return Error(bound.code(),
+                 "cannot serve /metrics over HTTP: {}. Choose another --http_port (0 picks a free port, -1 disables "
+                 "HTTP)",
                  bound.status().message());
   }
   port_ = *bound;
@@ -128,7 +130,7 @@ Task<void> HttpServer::Shutdown() {
   for (auto& peer : peers_) {
     if (!peer->closing()) peer->CloseNow();
   }
-  // Remove wakes this when the last connection is gone; CloseNow makes sure that each of them goes.
+  // Every connection has been told to close. Remove notifies all_closed_ when the last one is gone.
   while (!peers_.empty()) co_await all_closed_.Wait();
 }
 
@@ -144,7 +146,7 @@ void HttpServer::EvictOne() {
   auto open = [](const auto& peer) { return !peer->closing(); };
   auto victim = std::find_if(peers_.begin(), peers_.end(), waiting);
   if (victim == peers_.end()) victim = std::find_if(peers_.begin(), peers_.end(), open);
-  if (victim == peers_.end()) return;  // all are on their way out already
+  if (victim == peers_.end()) return;  // every connection is already closing
   metrics_.evicted_total.Add();
   (*victim)->CloseNow();
 }
@@ -158,7 +160,7 @@ void HttpServer::Remove(Peer* peer) {
 std::string HttpServer::Answer(std::string_view method, std::string_view target) {
   const bool head_only = method == "HEAD";
   if (method != "GET" && !head_only) {
-    return Reply(405, "Method Not Allowed", kText, "only GET and HEAD are answered here\n", false,
+    return Reply(405, "Method Not Allowed", kText, "this server answers only GET and HEAD\n", false,
                  "Allow: GET, HEAD\r\n");
   }
   const std::string_view path = target.substr(0, target.find('?'));

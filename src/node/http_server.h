@@ -1,17 +1,18 @@
-// HttpServer: /metrics, /healthz and /readyz, for monitoring systems and people.
+// HttpServer serves /metrics, /healthz and /readyz to monitoring systems and people.
 //
-// It runs on a reactor beside the clients' listener, so no client of the page can block another: a
-// connection that sends its request slowly, or not at all, costs a little memory until its deadline.
-// A connection carries one request; the reply closes it.
+// It runs on a reactor next to the Thrift listener. No client can block another: a connection that
+// sends its request slowly, or not at all, only costs a little memory until its deadline. Each
+// connection carries one request and is closed after the reply.
 //
-// Threads: one reactor. The registry and the health flags are read here and written elsewhere; both
-// are safe for that (a mutex around registration, atomics for the values).
+// Threads: one reactor. Other threads write the registry and the health flags that this class
+// reads. That is safe: a mutex guards registration, and the values are atomics.
 //
 // Invariants
-//   HS1  At most kMaxHttpConnections connections exist. One more closes the oldest, preferably one
-//       that has not sent its request, so that idle connections never keep a health check out.
-//   HS2  A connection ends at most kHttpRequestLimitNs after it was accepted, plus the time that the
-//       network allows for sending queued bytes (S4).
+//   HS1  At most kMaxHttpConnections connections exist. A further one closes the oldest connection
+//       that has not sent its request, or else the oldest, so that idle connections never lock out
+//       a health check.
+//   HS2  A connection ends at most kHttpRequestLimitNs after it was accepted, plus the time that
+//       the network allows for sending queued bytes (S4).
 //   HS3  Reply bytes count against the node's request memory from the moment they exist.
 #pragma once
 
@@ -32,12 +33,13 @@ namespace pando {
 inline constexpr size_t kMaxHttpConnections = 16;
 inline constexpr size_t kMaxHttpRequestBytes = 8u << 10;
 inline constexpr Nanos kHttpRequestLimitNs = 5 * kSecond;
-// Rendering takes about a millisecond of the reactor. A page of this age is sent again as it is.
+// The metrics page is rendered again only when it is older than this: rendering takes about 1 ms of
+// the reactor's time.
 inline constexpr Nanos kHttpPageAgeNs = 20 * kMillisecond;
 
-// What a node says about itself. The node writes it, on any reactor; this page reads it.
+// The node's state. The node writes it from any reactor; HttpServer reads it.
 struct NodeHealth {
-  std::atomic<bool> ready{false};   // takes requests
+  std::atomic<bool> ready{false};   // the node accepts requests
   std::atomic<bool> failed{false};  // the engine has stopped
 };
 
@@ -52,11 +54,11 @@ class HttpServer final : public AcceptHandler {
   HttpServer(Reactor& reactor, const Registry* registry, const NodeHealth* health, MemoryBudget* memory);
   ~HttpServer();  // REQUIRES: Shutdown has finished
 
-  // Returns the port. kAlreadyExists when another process listens there: the port is never shared.
-  // `sockets` bounds the descriptors of the page, those that are being closed included. It outlives
-  // the reactor; null = unbounded.
+  // Returns the port. kAlreadyExists if another process listens on it: the port is never shared.
+  // `sockets` bounds this server's socket descriptors, including those that are being closed. It
+  // outlives the reactor; null = no bound.
   Result<uint16_t> Listen(const std::string& host, uint16_t port, ConnectionBudget* sockets = nullptr);
-  // Refuses new connections, cuts off what is open, and returns when all of it is closed.
+  // Refuses new connections, closes the open ones at once, and returns when all of them are closed.
   Task<void> Shutdown();
 
   uint16_t port() const { return port_; }
@@ -68,7 +70,7 @@ class HttpServer final : public AcceptHandler {
   void OnAccept(Connection* connection) override;
   void EvictOne();
   void Remove(Peer* peer);
-  // The whole reply to one request, head included.
+  // Returns the whole reply to one request, including the headers.
   std::string Answer(std::string_view method, std::string_view target);
   const std::string& MetricsPage();
 

@@ -11,7 +11,7 @@ constexpr int32_t kUnavailableRetryMs = 1000;
 
 struct Mapping {
   ApiCode code;
-  Applied applied;  // of a write
+  Applied applied;  // for a write
   bool retryable;
   int32_t retry_after_ms;
 };
@@ -27,7 +27,7 @@ Mapping MappingOf(Code code) {
     case Code::kOverloaded: return {ApiCode::kOverloaded, Applied::kNo, true, kOverloadedRetryMs};
     case Code::kUnavailable: return {ApiCode::kUnavailable, Applied::kNo, true, kUnavailableRetryMs};
     case Code::kAborted: return {ApiCode::kUnavailable, Applied::kUnknown, false, kUnavailableRetryMs};
-    // A partition says so only of a write that it has not appended.
+    // A partition returns kDeadline only for a write that it has not appended.
     case Code::kDeadline: return {ApiCode::kDeadline, Applied::kNo, true, 0};
     case Code::kCorruption: return {ApiCode::kCorrupt, Applied::kUnknown, false, 0};
     case Code::kOk:
@@ -52,7 +52,7 @@ api::KvError ToKvError(const Status& status, bool is_write) {
   Mapping m = MappingOf(status.code());
   api::KvError error = MakeError(m.code, status.message());
   error.applied = static_cast<int32_t>(is_write ? m.applied : Applied::kNo);
-  // A read may always be tried again where waiting can help; a write only when it surely did not happen.
+  // A read may be retried whenever waiting can help; a write only if it certainly was not applied.
   error.retryable = m.retryable || (!is_write && status.code() == Code::kAborted);
   error.retry_after_ms = m.retry_after_ms;
   return error;

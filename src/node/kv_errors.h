@@ -1,4 +1,4 @@
-// The wire's errors: KvError made from Status, and from requests that break a rule.
+// Converts a Status, or a rule that a request breaks, to the KvError that a client receives.
 //
 // Threads: pure functions.
 #pragma once
@@ -11,7 +11,8 @@
 
 namespace pando {
 
-// Values of api::KvError.code; checked against the IDL's constants by a test (thrift makes them non-constexpr).
+// Values of api::KvError.code. A test compares them with the constants of the IDL, which Thrift
+// does not generate as constexpr.
 enum class ApiCode : int32_t {
   kBadRequest = 1,
   kTooLarge = 2,
@@ -30,14 +31,16 @@ enum class ApiCode : int32_t {
 };
 enum class Applied : int32_t { kUnknown = 0, kNo = 1, kYes = 2 };
 
-// Of a request that was refused before it did anything: APPLIED_NO.
+// The error of a request that was refused before it did anything; its `applied` is NO.
 api::KvError MakeError(ApiCode code, std::string message);
 
-// A failed read, or a failed write (`is_write`): a write is APPLIED_NO where the partition promises that nothing
-// happened (it refused before the append), and APPLIED_UNKNOWN otherwise.
+// The error of a failed read, or of a failed write (`is_write`). For a write, `applied` is NO if
+// the partition guarantees that nothing happened (it refused the write before the append), and
+// UNKNOWN otherwise.
 api::KvError ToKvError(const Status& status, bool is_write);
 
-// Sets the error of a generated result struct (the generator declares its setters but leaves them out).
+// Sets the error of a generated result struct. (The Thrift generator declares the setter but does
+// not define it.)
 template <typename Result>
 void SetError(Result* result, const api::KvError& error) {
   result->error = error;

@@ -12,11 +12,12 @@ namespace pando {
 
 namespace {
 
-// Context.level and the modes and kinds of the IDL; a test holds them against its constants.
+// The values of Context.level, ttl_mode and WriteOp.kind. A test compares them with the constants
+// of the IDL.
 enum Level : int32_t { kDefault, kOne, kQuorum, kAll, kLinearizable, kBounded, kSession };
 enum Ttl : int32_t { kTtlKeep, kTtlSet, kTtlClear, kTtlSetAbsolute };
 enum OpKind : int32_t { kOpPut = 1, kOpRemove = 2, kOpIncrement = 3, kOpTouch = 4 };
-// Ten thousand years: enough for anybody, and now + ttl cannot overflow.
+// Ten thousand years. With this limit, now + ttl cannot overflow.
 constexpr int64_t kMaxTtlMs = 10'000LL * 366 * 24 * 3600 * 1000;
 
 template <typename... Args>
@@ -30,32 +31,30 @@ Refusal CheckValue(std::string_view value) {
                                                    value.size(), kMaxValueBytes));
 }
 
-// What concerns reads and writes alike.
+// The checks that reads and writes share.
 Refusal CheckContext(const api::Context& context) {
   if (context.budget_ms < 0) return Bad("budget_ms is {}; it must be 0 (the default) or more", context.budget_ms);
   if (!context.principal.empty()) {
-    return MakeError(ApiCode::kDenied, "only a router may set a principal; this connection is not one of a router");
+    return MakeError(ApiCode::kDenied,
+                     "only a router may set a principal, and this client is not one: leave principal empty");
   }
   if (!context.name_space.empty()) {
-    return Bad(
-        "this node does not know the namespace in name_space ({} bytes); it has only the default one, which is "
-        "empty",
-        context.name_space.size());
+    return Bad("name_space has {} bytes, but this node has only the default namespace: leave name_space empty",
+               context.name_space.size());
   }
   if (!context.session.empty()) {
-    return MakeError(ApiCode::kTokenMismatch,
-                     "the session token is not of this node, which gives none: leave session empty");
+    return MakeError(ApiCode::kTokenMismatch, "this node does not issue session tokens: leave session empty");
   }
-  if (context.hlc != 0) return Bad("hlc is {}; this node does not merge clocks: leave it 0", context.hlc);
+  if (context.hlc != 0) return Bad("hlc is {}; this node does not merge clocks: leave hlc 0", context.hlc);
   if (context.max_staleness_ms < 0 || (context.max_staleness_ms > 0 && context.level != kBounded)) {
-    return Bad("max_staleness_ms is {}; it must be 0, or more with LEVEL_BOUNDED (5)", context.max_staleness_ms);
+    return Bad("max_staleness_ms is {}; it must be 0, or positive with LEVEL_BOUNDED (5)", context.max_staleness_ms);
   }
   return {};
 }
 
 Refusal CheckUnused(const char* name, int64_t value, const char* belongs_to) {
   if (value == 0) return {};
-  return Bad("{} is {}, but it belongs to {}", name, value, belongs_to);
+  return Bad("{} is {}, but it applies only to {}", name, value, belongs_to);
 }
 
 template <typename Request>
@@ -101,12 +100,12 @@ Refusal SetCondition(api::Condition& from, Condition* to) {
     to->value = std::move(from.value);
   }
   if (to->exists == false && (to->version || to->value)) {
-    return Bad("the condition asks for a version or value of a record that must not exist");
+    return Bad("the condition names a version or a value, but also says that the record must not exist");
   }
   return {};
 }
 
-// What the three single writes and a batch's op have in common.
+// Sets the fields that the single writes and the ops of a batch share.
 template <typename Request>
 Refusal SetKeyAndCondition(Request& request, WriteOp* op) {
   if (Refusal refusal = CheckKey(request.key)) return refusal;
@@ -153,7 +152,7 @@ Refusal SetTouch(Request& request, WriteOp* op) {
   return SetKeyAndCondition(request, op);
 }
 
-// What an op carries that its kind has no use for would be ignored silently.
+// Refuses fields that the kind of the op does not use. They would otherwise be ignored silently.
 Refusal CheckUnused(const api::WriteOp& op) {
   if (op.kind != kOpPut) {
     const auto bytes = static_cast<int64_t>(op.value.size());
@@ -170,7 +169,7 @@ Refusal CheckUnused(const api::WriteOp& op) {
     }
   }
   if (op.return_previous && op.kind != kOpPut && op.kind != kOpRemove) {
-    return Bad("return_previous is set, but it belongs to OP_PUT (1) and OP_REMOVE (2)");
+    return Bad("return_previous is set, but it applies only to OP_PUT (1) and OP_REMOVE (2)");
   }
   return {};
 }
@@ -179,19 +178,19 @@ Refusal ToCheck(api::KeyCondition& request, WriteOp* op) {
   op->op = RecordOp::kCheck;
   if (Refusal refusal = CheckKey(request.key)) return refusal;
   if (Refusal refusal = SetCondition(request.condition, &op->condition)) return refusal;
-  if (op->condition.empty()) return Bad("the condition asks for nothing: give a version, a value or exists");
+  if (op->condition.empty()) return Bad("the condition is empty: set version, value or exists");
   op->key = std::move(request.key);
   return {};
 }
 
-// Conditions and ops are judged at one moment only where one partition has them all.
+// Conditions and ops are evaluated atomically only if one partition holds all of their keys.
 Refusal CheckOneTag(const BatchOfWrites& batch) {
   const std::string_view tag = HashTag(batch.ops.front().key);
   for (size_t i = 1; i < batch.ops.size(); ++i) {
     if (HashTag(batch.ops[i].key) == tag) continue;
     return Bad(
-        "with conditions, all keys of a batch must have the same {{tag}} or be the same key; the key of {} {} does not "
-        "share that of condition 0: give them one {{tag}}, or send the ops in batches of their own",
+        "in a batch with conditions, all keys must have the same {{tag}} or be the same key; the key of {} {} does not "
+        "match that of condition 0: use one {{tag}} for all keys, or send the other ops in a separate batch",
         i < batch.checks ? "condition" : "op", i < batch.checks ? i : i - batch.checks);
   }
   return {};
@@ -263,9 +262,12 @@ Refusal CheckWriteContext(const api::Context& context) {
       return Bad("level {} is for reads; writes take LEVEL_ONE (1), LEVEL_QUORUM (2) or LEVEL_ALL (3)", context.level);
     default: return Bad("level {} is unknown to this server", context.level);
   }
-  // Taking the identity and then applying a retry twice would be worse than saying so.
+  // The client would rely on deduplication of its retries, which this server does not do; so
+  // refuse.
   if (!context.client_id.empty() || context.sequence != 0) {
-    return Bad("this server does not remember (client_id, sequence); see HelloReply.features");
+    return Bad(
+        "this server does not remember (client_id, sequence), so it cannot detect retries: leave client_id empty and "
+        "sequence 0 (see HelloReply.features)");
   }
   return CheckContext(context);
 }
@@ -338,7 +340,7 @@ Refusal ToSnapshotId(std::string_view token, SnapshotId* id) {
 }
 
 Refusal CheckTtl(int32_t ttl_ms) {
-  if (ttl_ms < 0) return Bad("ttl_ms is {}; it must be 0 (a minute) or more", ttl_ms);
+  if (ttl_ms < 0) return Bad("ttl_ms is {}; it must be 0 (the default, one minute) or more", ttl_ms);
   return {};
 }
 
@@ -361,7 +363,7 @@ Refusal CheckWatch(const api::WatchRequest& request) {
   if (request.wait_ms < 0) return Bad("wait_ms is {}; it must be 0 or more", request.wait_ms);
   if (request.after_version < 0) return Bad("after_version is {}; it must be 0 or more", request.after_version);
   if (request.after_version > 0 && !request.position.empty()) {
-    return Bad("after_version is {} and there is a position, too: send one of them", request.after_version);
+    return Bad("after_version is {}, but position is set too: send only one of them", request.after_version);
   }
   return {};
 }
@@ -401,11 +403,10 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
     case OpOutcome::kNotANumber:
       if (from.value_omitted) return Bad("cannot increment: the value is not a decimal 64-bit integer");
       return Bad("cannot increment: the value of {} bytes is not a decimal 64-bit integer", from.current.value.size());
-    case OpOutcome::kOverflow:
-      return Bad("cannot increment by {}: the sum would pass the range of 64-bit integers", op.delta);
+    case OpOutcome::kOverflow: return Bad("cannot increment by {}: the sum would overflow a 64-bit integer", op.delta);
     case OpOutcome::kBatchRefused: to->withheld = true; return {};
   }
-  return MakeError(ApiCode::kInternal, "unknown outcome of a write");
+  return MakeError(ApiCode::kInternal, "the partition returned an unknown outcome for a write");
 }
 
 WriteOp KeepShape(const WriteOp& op) {

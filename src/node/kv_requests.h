@@ -1,4 +1,5 @@
-// Requests checked and turned into what partitions understand. Every refusal names the rule and its limit.
+// Checks requests and converts them to the types of the partitions. Every refusal names the rule
+// and its limit.
 //
 // Threads: pure functions.
 #pragma once
@@ -16,7 +17,7 @@ namespace pando {
 
 using Refusal = std::optional<api::KvError>;
 
-// Puts a refusal into the reply of `call`. False when there is none.
+// Puts the refusal, if there is one, into the reply of `call`. Returns whether there is one.
 template <typename Call>
 bool Refuse(Call* call, const Refusal& refusal) {
   if (refusal) SetError(&call->reply, *refusal);
@@ -24,17 +25,21 @@ bool Refuse(Call* call, const Refusal& refusal) {
 }
 
 Refusal CheckKey(std::string_view key);
-// What a single node cannot honour (a namespace, a session of elsewhere, ...) is refused, not ignored.
+// These refuse, rather than ignore, fields that a single node cannot honor, such as a namespace or
+// a session.
 Refusal CheckReadContext(const api::Context& context);
 Refusal CheckWriteContext(const api::Context& context);
-// True when CheckReadContext has nothing to refuse, and the hot path may answer: its quick look.
+// A quick check for the fast path: true means that CheckReadContext would refuse nothing and
+// GetPath may answer.
 bool IsPlainRead(const api::Context& context);
-// Clears what IsPlainRead looks at, so that `context` can be decoded into again without an allocation.
+// Clears the fields that IsPlainRead examines, so that `context` can be reused for decoding without
+// an allocation.
 void ResetForPlainRead(api::Context* context);
-// Whoever is not anonymous is UNAUTHENTICATED: there is nothing here to verify an identity with.
+// Refuses every client that is not anonymous with UNAUTHENTICATED, because a node cannot verify
+// identities.
 Refusal CheckHello(const api::HelloRequest& request);
 
-// Each moves the bytes out of its request into `op`.
+// Each overload moves the bytes of its request into `op`.
 Refusal ToWriteOp(api::PutRequest& request, WriteOp* op);
 Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op);
 Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op);
@@ -42,25 +47,28 @@ Refusal ToWriteOp(api::TouchRequest& request, WriteOp* op);
 Refusal ToWriteOp(api::WriteOp& request, WriteOp* op);
 struct BatchOfWrites {
   std::vector<WriteOp> ops;
-  size_t checks = 0;  // so many of them are the conditions of the whole batch; they come first
+  size_t checks = 0;  // the first `checks` ops are the conditions of the whole batch
   WriteOptions options;
 };
-// With conditions, all keys are of one partition.
+// If the batch has conditions, all of its keys must have the same tag or be the same key, so that
+// one partition holds them.
 Refusal ToWriteBatch(api::WriteBatchRequest& request, BatchOfWrites* batch);
-// The bounds of a range may be longer than any key, but not without end.
+// Refuses a range bound that is longer than the longest key.
 Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix);
-// The snapshot that a request names; 0 for an empty token.
+// Decodes the snapshot that a request names. An empty token gives 0, the newest state.
 Refusal ToSnapshotId(std::string_view token, SnapshotId* id);
-Refusal CheckTtl(int32_t ttl_ms);  // of a snapshot
+Refusal CheckTtl(int32_t ttl_ms);  // for a snapshot
 Refusal CheckMultiGet(const api::MultiGetRequest& request);
 Refusal CheckWatch(const api::WatchRequest& request);
-// A limit of a request: 0 means the server's, more than that is cut to it.
+// Sets *limit to the limit that a request asks for: 0 means the server's limit `most`, and a larger
+// value is lowered to it.
 Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit);
 
-// The result of one operation; the error of one that could not be carried out (not a number, overflow). Of `op` only
-// what KeepShape keeps is looked at.
+// Converts the result of one operation. Returns an error for an increment that was impossible (not
+// a number, or an overflow). Reads only the fields of `op` that KeepShape keeps.
 Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to);
-// An operation without its key and value: what its result is told by once the partition has taken it.
+// Copies an operation without its key and value. ToWriteResult needs the rest after the partition
+// has consumed the operation.
 WriteOp KeepShape(const WriteOp& op);
 void ToRecord(ReadResult& from, api::Record* to);  // moves the value
 

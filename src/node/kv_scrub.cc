@@ -1,4 +1,4 @@
-// KvService: the operator's scrub.
+// KvService: the Admin call that starts a scrub or reports on it.
 #include "src/node/kv_requests.h"
 #include "src/node/kv_service.h"
 

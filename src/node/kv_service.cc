@@ -16,16 +16,18 @@ constexpr int32_t kApiVersion = 2;
 constexpr size_t kStatusBytes = 16u << 10;
 constexpr size_t kPartitionStatusBytes = 1u << 10;
 constexpr char kOutOfOrderReplies[] = "out_of_order_replies";
-// Room in a frame for what surrounds the values of a reply.
+// Room in a reply frame for everything other than values.
 constexpr size_t kReplySlackBytes = 512u << 10;
+// One scan reserves at most 1/32 of the request memory, unless its page is already the shortest.
 constexpr size_t kScansSharingMemory = 32;
-// A scan's page gets no shorter than this when memory is short.
+// A scan's page never becomes shorter than this when memory is short.
 constexpr size_t kMinScanBytes = 64u << 10, kMinScanRows = 64;
-constexpr size_t kGenerousRowBytes = 4u << 10;  // a page of few rows is not expected to need more for each
+// A page with a small row limit reserves at most this much per row.
+constexpr size_t kGenerousRowBytes = 4u << 10;
 constexpr size_t kMaxMultiGetBytes = kMaxFrameBytes - kReplySlackBytes;
 
 struct BatchPart {
-  std::vector<size_t> indexes;  // into the batch, of which the first `checks` are conditions
+  std::vector<size_t> indexes;  // into the batch; its first `checks` entries are conditions
   std::vector<WriteOp> ops;
   WriteOptions options;
   size_t checks = 0;
@@ -33,13 +35,13 @@ struct BatchPart {
   WriteControl control;
 };
 
-// One write that its call may take back when its time is over.
+// A single write that the call withdraws if the deadline passes first.
 struct WithdrawableWrite final : Withdrawable {
   bool Withdraw() override { return control.Withdraw(); }
   WriteControl control;
 };
 
-// A batch is taken back if all of its parts can be.
+// A batch counts as withdrawn only if all of its parts are.
 struct WithdrawableBatch final : Withdrawable {
   bool Withdraw() override {
     bool all = true;
@@ -49,7 +51,7 @@ struct WithdrawableBatch final : Withdrawable {
   std::map<uint32_t, BatchPart> parts;
 };
 
-// What came of a condition of the whole batch.
+// Reports a condition of the whole batch if it failed.
 void NoteCondition(size_t index, OpResult& result, api::WriteBatchReply* reply) {
   if (result.outcome != OpOutcome::kConditionFailed) return;
   api::FailedCondition& failed = reply->failed_conditions.emplace_back();
@@ -59,7 +61,7 @@ void NoteCondition(size_t index, OpResult& result, api::WriteBatchReply* reply) 
 }
 
 Task<void> WritePart(Partition* partition, BatchPart* part, api::WriteBatchReply* reply) {
-  // The partition takes the ops with it; what the results need of them is kept.
+  // Write consumes the ops, so keep the fields that the results need.
   std::vector<WriteOp> shapes;
   for (const WriteOp& op : part->ops) shapes.push_back(KeepShape(op));
   part->options.control = &part->control;
@@ -130,7 +132,8 @@ void KvService::Start(KvService* service, const RpcRequest& request, size_t inde
                                   request, kMethods[index].name, kMethods[index].lane);
 }
 
-// Those that an operator needs to see what is going on and to give memory back.
+// Control methods let operators inspect an overloaded node and let clients free memory, so they run
+// even when ordinary requests are refused for lack of memory.
 MemoryLane KvService::LaneOf(std::string_view method) const {
   for (const Method& m : kMethods) {
     if (method == m.name) return m.lane;
@@ -203,13 +206,14 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   }
   gets_.NoteSlowValue(read->value.size());
   if (snapshot == 0 && !server_->HasRoom(call->id)) {
-    // Many large values are under way for a client that does not take them: this one waits unread.
+    // The client is not reading its replies, and many large values already wait for it. Drop this
+    // value and read the record again once the connection has room.
     call->answered = true;
     int64_t left_ms = (call->deadline_ns - server_->reactor().NowNs()) / kMillisecond;
     gets_.Park(call->id, key, static_cast<int32_t>(std::max<int64_t>(left_ms, 1)));
     co_return;
   }
-  call->memory.Adopt(&value);  // it may wait here for its place among the replies
+  call->memory.Adopt(&value);  // the value may wait for its turn among the replies
   ToRecord(*read, &call->reply.success.record);
   call->reply.__isset.success = true;
 }
@@ -244,8 +248,9 @@ Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_resu
   call->reply.__isset.success = true;
 }
 
-// One scan takes no more than its share of the memory, so that many run beside each other. When memory is short its
-// page gets shorter (the cursor says where it ended) before the request is refused.
+// A scan reserves no more than its share of the request memory, so that many scans can run
+// concurrently. When memory is short, the page is made shorter before the request is refused; the
+// cursor says where the page ended.
 bool KvService::ReserveScan(Call<api::Kv_scan_args, api::Kv_scan_result>* call, size_t partitions,
                             MergeScanSpec* spec) {
   const size_t share = static_cast<size_t>(server_->memory_limit_bytes()) / kScansSharingMemory;
@@ -280,7 +285,8 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   if (!refusal) refusal = ToSnapshotId(request.snapshot, &spec.snapshot);
   if (!refusal) refusal = ToSnapshotId(request.since, &spec.since);
   if (!refusal && spec.since != 0 && request.reverse) {
-    refusal = MakeError(ApiCode::kBadRequest, "changes since a snapshot are scanned forwards only");
+    refusal = MakeError(ApiCode::kBadRequest,
+                        "reverse and since are both set, but changes since a snapshot can only be scanned forward");
   }
   if (refusal) {
     SetError(&call->reply, *refusal);
@@ -412,7 +418,7 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
     SetError(&call->reply, *refusal);
     co_return;
   }
-  // All parts together hand back no more than one reply has room for.
+  // Shared by all parts, so that the values they return together fit into one reply.
   ValueRoom values(server_->account().budget(), kMaxBatchBytes);
   WithdrawableBatch write;
   for (size_t i = 0; i < batch.ops.size(); ++i) {
@@ -435,19 +441,21 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
     part.control.values = &values;
     writes.Spawn(WritePart(backend_->partitions[id], &part, &reply));
   }
+  // The parts run concurrently, on their partitions' reactors. They point into this frame, so wait
+  // for all of them.
   co_await writes.Drain();
   call->write = nullptr;
   if (call->answered) co_return;
   call->memory.Adopt(&values);
   if (reply.results.empty() && !write.parts.empty() && !write.parts.begin()->second.status.ok()) {
-    // Conditions without an op have no result of their own to say it in.
+    // A batch of conditions without ops has no per-op result that could carry the error.
     SetError(&call->reply, ToKvError(write.parts.begin()->second.status, /*is_write=*/true));
     co_return;
   }
   call->reply.__isset.success = true;
 }
 
-// -- about the server
+// -- calls about the server
 
 Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call) {
   if (Refuse(call, CheckReadContext(call->args.context))) co_return;
@@ -487,7 +495,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
 
 Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call) {
   if (Refuse(call, CheckReadContext(call->args.context))) co_return;
-  // The reply's structs, and the frames of the calls that collect them from the other reactors.
+  // Covers the reply's structs and the coroutine frames of the calls to the other reactors.
   const size_t bytes = kStatusBytes + kPartitionStatusBytes * backend_->store->partitions.size();
   if (!call->memory.TryGrow(bytes)) {
     server_->metrics().overloaded_total.Add();

@@ -1,4 +1,5 @@
-// KvService: the services Kv and Admin on one reactor: requests in, partitions asked, replies out.
+// KvService implements the Thrift services Kv and Admin on one reactor. It checks each request,
+// calls the partitions and fills in the reply.
 //
 // Threads: one reactor.
 #pragma once
@@ -27,7 +28,7 @@ struct MergeScanSpec;
 
 class KvService final : public RpcService {
  public:
-  // All outlive the service.
+  // All arguments outlive the service.
   KvService(RpcServer* server, KvBackend* backend, NodeControl* control, WatchOptions watch_options = {});
   ~KvService();
 
@@ -35,7 +36,7 @@ class KvService final : public RpcService {
   MemoryLane LaneOf(std::string_view method) const override;
   void OnTurnEnd() override { gets_.OnTurnEnd(); }
   void OnReplyRoom() override { gets_.OnReplyRoom(); }
-  // Waits for every running call. New requests must already be refused.
+  // Waits until every running call has ended. REQUIRES: new requests are already refused.
   auto Drain() { return tasks_.Drain(); }
   GetPath& get_path() { return gets_; }
   WatchHub& watchers() { return watchers_; }
@@ -43,7 +44,9 @@ class KvService final : public RpcService {
   struct MethodMetrics {
     std::string_view name;
     Counter requests_total;
-    Histogram latency_ns;  // of calls that may suspend, to the turn; plain gets are answered within theirs
+    // Duration of calls that may suspend, to the precision of a turn. Excludes gets that GetPath
+    // answers.
+    Histogram latency_ns;
   };
   const std::vector<std::unique_ptr<MethodMetrics>>& method_metrics() const { return metrics_; }
 
@@ -71,8 +74,10 @@ class KvService final : public RpcService {
   Task<void> Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call);
   Task<void> Count(Call<api::Kv_count_args, api::Kv_count_result>* call);
   Task<void> Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call);
-  Task<void> DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call);  // delete_range.cc
-  Task<void> Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call);                    // kv_watch.cc
+  // delete_range.cc
+  Task<void> DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call);
+  // kv_watch.cc
+  Task<void> Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call);
   // kv_snapshots.cc
   Task<void> SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call);
   Task<void> OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>* call);
@@ -80,28 +85,32 @@ class KvService final : public RpcService {
   Task<void> DescribeSnapshot(Call<api::Admin_describeSnapshot_args, api::Admin_describeSnapshot_result>* call);
   Task<void> ReadPages(Call<api::Admin_readPages_args, api::Admin_readPages_result>* call);
   Task<void> ReleaseSnapshot(Call<api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>* call);
+  // kv_service.cc
   Task<void> AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call);
   Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
-  Task<void> AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call);  // kv_scrub.cc
+  // kv_scrub.cc
+  Task<void> AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call);
 
   struct Watcher;
   Task<bool> LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher);
-  // What the range of `call` holds, or an error in its reply.
+  // Returns the sums of the range that `call` names, or sets an error in its reply.
   template <typename C>
   Task<std::optional<RangeAggregates>> AggregatesOf(C* call);
-  // One write of any kind: checks, asks the partition, fills in the reply.
+  // Runs one write of any kind: checks it, calls the partition, and fills in the reply.
   template <typename C>
   Task<void> WriteOne(C* call);
-  // The partition that `call` asks about, or null with an error in its reply.
+  // Returns the partition that `call` names, or null after setting an error in its reply.
   template <typename C>
   Partition* SnapshotPartition(C* call, SnapshotId* snapshot);
-  // Reserves memory for a page, which it makes shorter when there is little; false with an error in the reply.
+  // Reserves memory for a page, and shrinks the page if little memory is free. Returns false after
+  // setting an error in the reply.
   bool ReserveScan(Call<api::Kv_scan_args, api::Kv_scan_result>* call, size_t partitions, MergeScanSpec* spec);
-  // Reserves memory for what the handler is about to make, or says why not.
+  // Reserves memory that the handler is about to allocate, or returns OVERLOADED.
   Refusal Reserve(RpcCallBase* call, size_t bytes);
   void SlowGet(const RequestId& id, std::string key, int32_t budget_ms);
   Partition* PartitionOf(std::string_view key) const { return backend_->partitions[backend_->store->PartitionOf(key)]; }
-  // The partitions a scan or count has to ask: all, or the one that holds the tag.
+  // The partitions that a scan or count must read: all of them, or only the one that holds the
+  // range's tag.
   std::vector<Partition*> PartitionsOf(const ScanRange& range) const;
 
   RpcServer* const server_;

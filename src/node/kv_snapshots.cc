@@ -1,4 +1,5 @@
-// KvService: snapshots, and ranges cut into parts.
+// KvService: the calls for snapshots, for splitting ranges, and for copying the pages of a
+// snapshot.
 #include <utility>
 
 #include "src/buffer_pool/page.h"
@@ -12,11 +13,11 @@ namespace pando {
 
 namespace {
 
-// Of images, in one reply; a value more may come on top.
+// Bytes of page images in one reply. The last page or value may exceed this.
 constexpr size_t kPageBatchBytes = 2u << 20;
 constexpr size_t kMaxPageBatchBytes = kPageBatchBytes + kMaxValueBytes + kMaxPageBytes;
 
-// These calls need a token; elsewhere an empty one is the newest state.
+// For calls that require a token. (ToSnapshotId treats an empty token as the newest state.)
 Refusal ToToken(const std::string& bytes, SnapshotToken* token) {
   Result<SnapshotToken> decoded = DecodeSnapshotToken(bytes);
   if (!decoded.ok()) return MakeError(ApiCode::kBadRequest, decoded.status().message());
@@ -93,7 +94,7 @@ Task<void> KvService::SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRang
   ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
   std::vector<Partition*> partitions = PartitionsOf(range);
   const auto wanted = static_cast<size_t>(request.parts);
-  // The counts of several parts are asked for at once; the bounds are in the result and in the reply.
+  // Several parts are counted at once. The bounds exist twice: in the result and in the reply.
   refusal = Reserve(call, kCountsInFlight * FanOutCost(partitions.size()) + 2 * wanted * 2 * kMaxKeyBytes);
   if (refusal) {
     SetError(&call->reply, *refusal);
@@ -169,9 +170,9 @@ Task<void> KvService::ReadPages(Call<api::Admin_readPages_args, api::Admin_readP
   Result<PageCursor> cursor = DecodePageCursor(request.cursor);
   if (!cursor.ok()) refusal = MakeError(ApiCode::kBadCursor, cursor.status().message());
   if (!refusal && request.since_generation < 0) {
-    refusal = MakeError(ApiCode::kBadRequest, "since_generation must be 0 or more");
+    refusal = MakeError(ApiCode::kBadRequest, "since_generation is negative; it must be 0 (all pages) or more");
   }
-  // As fetched and as encoded.
+  // The batch exists twice: as fetched, and as encoded in the reply.
   if (!refusal) refusal = Reserve(call, 2 * kMaxPageBatchBytes);
   if (refusal) {
     SetError(&call->reply, *refusal);

@@ -1,4 +1,4 @@
-// KvService: watchers of changes.
+// KvService: the watch call, which waits for changes of keys with a given prefix.
 #include <algorithm>
 #include <utility>
 
@@ -11,14 +11,17 @@ namespace pando {
 
 namespace {
 
-constexpr size_t kWatchReplyBytes = 128u << 10;  // as ChangeTail counts; the change that reaches it is the last
-// As gathered, and as encoded. One key and the structs around each may come on top.
+// The limit of a reply, as ChangeTail counts bytes. The change that reaches it is the last one.
+constexpr size_t kWatchReplyBytes = 128u << 10;
+// The changes exist twice: as gathered, and as encoded. Each may exceed the limit by one key and
+// the structs.
 constexpr size_t kWatchReserveBytes = 4 * kWatchReplyBytes;
-// A watcher whose look found changes, but none of its prefix, looks again after this, and after twice as long each
-// time.
+// A watcher that found changes, but none with its prefix, pauses before it looks again. The pause
+// doubles each time.
 constexpr Nanos kFirstPauseNs = 10 * kMillisecond;
 constexpr Nanos kMaxPauseNs = 80 * kMillisecond;
-// The reply to one that waited in vain is sent this long before its deadline, or a tenth of its budget if that is less.
+// A watcher that found nothing replies this long before its deadline, or a tenth of its budget
+// before it if that is less.
 constexpr Nanos kReplyMarginNs = 100 * kMillisecond;
 constexpr int32_t kWatchRetryMs = 1000;
 
@@ -26,7 +29,7 @@ struct WatchFindings {
   std::vector<Change> changes;
   bool more = false;
   Status failure;
-  std::optional<uint32_t> gone;  // the partition that no longer knows
+  std::optional<uint32_t> gone;  // the partition that no longer keeps the changes
 };
 
 }  // namespace
@@ -40,8 +43,8 @@ struct KvService::Watcher {
 
 namespace {
 
-// Asks the partitions that have news, one after the other, until enough is found. Each call begins with another one, so
-// that a busy partition does not keep the others from being heard.
+// Asks the partitions that have changes, one after the other, until the reply is full. The caller
+// picks a random `first`, so that a busy partition does not starve the others.
 template <typename Watcher>
 Task<void> Gather(Watcher* watcher, std::string prefix, size_t first) {
   WatchFindings& found = watcher->found;
@@ -80,9 +83,10 @@ api::KvError FeedGone(std::string why) {
 }
 
 api::KvError TooManyWatchers(size_t limit) {
-  api::KvError error =
-      MakeError(ApiCode::kOverloaded,
-                fmt::format("{} watchers wait here already, which is this node's limit for one reactor", limit));
+  api::KvError error = MakeError(
+      ApiCode::kOverloaded,
+      fmt::format("{} watchers already wait on this reactor, which is the limit of each reactor: try again later",
+                  limit));
   error.retryable = true;
   error.retry_after_ms = kWatchRetryMs;
   return error;
@@ -106,8 +110,8 @@ Refusal StartPosition(const api::WatchRequest& request, const WatchBinding& bind
 
 }  // namespace
 
-// One look of a watcher. True: there is something to answer (changes, or what went wrong), and the memory for it is
-// reserved.
+// Looks once for changes. Returns true if the watcher must answer now: with changes, whose memory
+// is reserved, or with the error that is set in the reply.
 Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher) {
   if (!WatchHub::HasNews(watcher->partitions, watcher->position)) co_return false;
   if (!call->memory.TryGrow(kWatchReserveBytes)) {
@@ -124,15 +128,14 @@ Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_resu
     SetError(&call->reply, ToKvError(found.failure, /*is_write=*/false));
   } else if (found.gone) {
     watchers_.metrics().gone_total.Add();
-    SetError(&call->reply, FeedGone(fmt::format("partition {} has had so many changes that those after the position "
-                                                "are not kept any more",
-                                                *found.gone)));
+    SetError(&call->reply,
+             FeedGone(fmt::format("partition {} no longer keeps the changes after this position", *found.gone)));
   }
   co_return !found.failure.ok() || found.gone;
 }
 
-// Looks, and waits, and looks again, until there is something to tell or the time is over. While it waits, it holds no
-// memory for its reply.
+// Looks for changes and waits in turn, until it finds some or the time is over. It reserves no
+// memory for the reply while it waits.
 Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call) {
   const api::WatchRequest& request = call->args.request;
   if (Refuse(call, CheckReadContext(call->args.context))) co_return;
@@ -155,7 +158,8 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
     if (finished || call->answered || now >= until_ns || server_->stopping() || server_->IsClosed(call->id)) break;
     if (watcher.found.more) {
       watcher.found.more = false;
-      co_await Yield(reactor);  // many changes, and none of this prefix so far
+      // There are many changes to look through, none with this prefix yet. Let others run.
+      co_await Yield(reactor);
       continue;
     }
     if (news) {

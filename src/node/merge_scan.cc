@@ -8,15 +8,17 @@ namespace pando {
 
 namespace {
 
-// What a row is taken for when bytes are shared out; larger rows only mean a second request.
+// The assumed row size when bytes are divided among partitions. Larger rows only cause a second
+// request.
 constexpr size_t kTypicalRowBytes = 4096;
-// The room for chance that is given to the partitions' shares ends at this multiple of the page.
+// The shares of all partitions together, with their margins, are limited to this multiple of the
+// page.
 constexpr size_t kMaxSharesPerPage = 3;
-// A row beside its bytes: while it is held, in a vector that grows by doubling; in the reply, its struct and its part
-// of the frame.
+// The overhead of a row beyond its bytes: in a vector that grows by doubling while the row is held,
+// and as a struct and part of the frame in the reply.
 constexpr size_t kHeldRowBytes = 2 * sizeof(ScanRow), kReplyRowBytes = 192;
 
-// What is kept of a partition while others are asked.
+// The state that is kept for each partition during a scan.
 constexpr size_t kSourceBytes = 384;
 
 class Merger {
@@ -41,6 +43,7 @@ class Merger {
     {
       TaskGroup fetches;
       for (size_t i = 0; i < std::min(kFanOutCalls, sources_.size()); ++i) fetches.Spawn(FetchFirst());
+      // The merge cannot start before the first rows of every partition are known.
       co_await fetches.Drain();
     }
     if (!failure_.ok()) co_return failure_;
@@ -67,7 +70,7 @@ class Merger {
         bytes += row_bytes;
         out.rows.push_back(std::move(s->page.rows[s->next++]));
         if (s->Dry() && !s->page.exhausted) {
-          // Nothing after this row may be given out before it is known what this partition has next.
+          // No row after this one may be returned until the next row of this partition is known.
           if (out.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
           GoOnAfter(s, out);
           co_await Fetch(s);
@@ -99,7 +102,8 @@ class Merger {
 
   bool Before(const ScanRow& a, const ScanRow& b) const { return spec_.range.reverse ? b.key < a.key : a.key < b.key; }
 
-  // Asks for more, but never for more than the page still takes.
+  // Prepares the source to fetch more rows after its last one, but no more than the page can still
+  // take.
   void GoOnAfter(Source* s, const ScanPage& out) {
     const std::string& key = out.rows.back().key;
     if (spec_.range.reverse) {
@@ -114,12 +118,14 @@ class Merger {
     s->hard_bytes = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
   }
 
-  // Lets the source be asked for its front row with its value. The first row of the page must come, whatever it takes.
+  // Prepares the source to fetch its front row again, with its value. Returns false if there is no
+  // memory for it. The first row of the page may exceed held_bytes, because every page must have a
+  // row.
   bool MakeRoom(Source* s, size_t row_bytes, bool first) {
     size_t left = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
     if (left < row_bytes) {
       if (!first) return false;
-      // As fetched, and as encoded.
+      // The row exists twice: as fetched, and as encoded.
       if (spec_.memory != nullptr && !spec_.memory->TryGrow(2 * row_bytes)) return false;
       spec_.held_bytes += row_bytes;
       left += row_bytes;
@@ -137,7 +143,7 @@ class Merger {
   }
 
   static Status NoMemory(size_t row_bytes) {
-    return Error(Code::kOverloaded, "the node has no memory for a row of {} bytes now; try again", row_bytes);
+    return Error(Code::kOverloaded, "the node has no free memory for a row of {} bytes; try again", row_bytes);
   }
 
   Task<void> FetchFirst() {
@@ -167,27 +173,28 @@ class Merger {
     s->page = *std::move(page);
     s->next = 0;
     for (const ScanRow& row : s->page.rows) held_bytes_ += row.bytes();
-    // Keys without their values may pass what was reserved for the rows.
+    // Rows that came without their values may exceed what was reserved.
     if (held_bytes_ > spec_.held_bytes && spec_.memory != nullptr) {
       const size_t more = held_bytes_ - spec_.held_bytes;
       if (!spec_.memory->TryGrow(2 * more)) failure_ = NoMemory(more);
       spec_.held_bytes = held_bytes_;
     }
-    CHECK(!s->page.rows.empty() || s->page.exhausted) << "partition " << s->partition->id() << " gave an empty page";
+    CHECK(!s->page.rows.empty() || s->page.exhausted)
+        << "partition " << s->partition->id() << " returned an empty page that is not the last";
   }
 
   static_assert(sizeof(Source) <= kSourceBytes);
   MergeScanSpec spec_;
   std::vector<Source> sources_;
   std::vector<Source*> heap_;
-  size_t next_source_ = 0;  // that FetchFirst takes
-  size_t held_bytes_ = 0;   // of keys and values in sources_ and in the page
+  size_t next_source_ = 0;  // the next one for FetchFirst
+  size_t held_bytes_ = 0;   // keys and values in sources_ and in the page
   Status failure_;
 };
 
 struct AggregateState {
   RangeAggregates total;
-  size_t next = 0;  // partition to be asked
+  size_t next = 0;  // the next partition to call
   Status failure;
 };
 
@@ -221,7 +228,7 @@ ScanCost CostOfScan(size_t partitions, size_t max_rows, size_t max_bytes) {
   const size_t shares = partitions * FirstShare(max_bytes, partitions, kTypicalRowBytes);
   cost.held_bytes = std::min(std::max(shares, max_bytes), kMaxSharesPerPage * max_bytes);
   const size_t held_rows = max_rows + partitions * FirstShare(max_rows, partitions, 1);
-  // Each call may bring one key more than its share, before that is reserved.
+  // Each call may return one key beyond its share, before memory for it is reserved.
   cost.total_bytes = cost.held_bytes + max_bytes + held_rows * kHeldRowBytes + max_rows * kReplyRowBytes +
                      FanOutCost(partitions) + std::min(partitions, kFanOutCalls) * kMaxKeyBytes;
   return cost;

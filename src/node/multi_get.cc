@@ -10,8 +10,8 @@ namespace pando {
 
 namespace {
 
-constexpr size_t kBatch = 64;          // keys descended for together
-constexpr size_t kReadsInFlight = 16;  // of keys that are not in memory
+constexpr size_t kBatch = 64;          // keys per batched descent
+constexpr size_t kReadsInFlight = 16;  // concurrent reads of keys that are not in memory
 
 struct Group {
   std::vector<size_t> indexes;  // into the request's keys
@@ -29,14 +29,14 @@ class GroupReader {
       ReadResident(first, std::min(first + kBatch, keys_.size()));
       TaskGroup readers;
       for (size_t i = 0; i < std::min(kReadsInFlight, missing_.size()); ++i) readers.Spawn(ReadMissing());
-      co_await readers.Drain();
+      co_await readers.Drain();  // bounds the reads in flight before the next batch
     }
     co_return std::move(results_);
   }
 
  private:
   void ReadResident(size_t first, size_t end) {
-    if (snapshot_ != 0) {  // the batched way reads the newest state only
+    if (snapshot_ != 0) {  // batch_get reads only the newest state
       for (size_t i = first; i < end; ++i) missing_.push_back(i);
       return;
     }
@@ -123,7 +123,7 @@ Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor,
   for (uint32_t r = 0; r < groups.size(); ++r) {
     if (!groups[r].indexes.empty()) readers.Spawn(ReadGroupOn(backend, reactor, r, &groups[r], snapshot, values));
   }
-  co_await readers.Drain();
+  co_await readers.Drain();  // the readers point into `groups`
 
   std::vector<MultiGetResult> results(keys.size());
   for (Group& group : groups) {

@@ -1,6 +1,7 @@
-// MultiGet over a node's partitions: grouped by reactor, each group read where its partitions live.
+// ReadKeys implements multiGet: it groups the keys by reactor, and each group is read on the
+// reactor that owns its partitions.
 //
-// Threads: one reactor calls; the groups run on their own reactors.
+// Threads: called on one reactor. Each group runs on its own reactor.
 #pragma once
 
 #include <string>
@@ -17,8 +18,9 @@ struct MultiGetResult {
   Status status;
 };
 
-// One result per key, in order, from a snapshot (0 = the newest state). The bytes of a value are taken from `values`
-// before it is copied, on whatever reactor; a value for which it has no room is kOverloaded.
+// Returns one result per key, in order, from a snapshot (0 = the newest state). The bytes of each
+// value are taken from `values` before the value is copied, on any reactor. A value for which there
+// is no room gets kOverloaded.
 Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor, std::vector<std::string> keys,
                                            SnapshotId snapshot, ValueRoom* values);
 

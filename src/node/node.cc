@@ -14,7 +14,7 @@ namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
 constexpr int64_t kMsPerSecond = 1000;
-// Memory from the allocator above this size is mapped, and goes back to the system when it is freed.
+// malloc maps allocations above this size, and returns them to the system when they are freed.
 constexpr int kMmapThresholdBytes = 256 << 10;
 
 template <typename Fn>
@@ -28,7 +28,7 @@ Task<void> RunOnShard(Reactor* caller, int reactor, Fn fn, Status* result) {
 Node::Node(NodeOptions options, std::function<void(const Status&)> on_failure)
     : options_(std::move(options)), on_failure_(std::move(on_failure)) {}
 
-Node::~Node() { CHECK(group_ == nullptr) << "a node is destroyed before it was stopped"; }
+Node::~Node() { CHECK(group_ == nullptr) << "a Node was destroyed before it was stopped"; }
 
 template <typename Fn>
 Task<Status> Node::OnAllShards(Reactor& caller, Fn fn) {
@@ -46,7 +46,7 @@ Task<Status> Node::OnAllShards(Reactor& caller, Fn fn) {
 
 Status Node::Start() {
   RETURN_IF_ERROR(CheckOptions(options_));
-  // The number of reactors is the store's, so it has to be known before they are made.
+  // An existing store fixes the number of reactors, so read it before the reactors are created.
   uint32_t reactors = options_.reactors, partitions = 0;
   {
     ASSIGN_OR_RETURN(std::unique_ptr<Reactor> probe, MakeUringReactor({}));
@@ -62,10 +62,10 @@ Status Node::Start() {
   options_.reactors = reactors;
   ASSIGN_OR_RETURN(descriptors_, SplitDescriptors(options_, RaiseDescriptorLimit(), reactors, partitions));
   LOG_IF(WARNING, descriptors_.connections < options_.max_connections)
-      << "of " << options_.max_connections << " connections (--max_connections), " << descriptors_.connections
-      << " are possible: the process may open " << descriptors_.limit << " descriptors and keeps "
+      << "of the " << options_.max_connections << " connections of --max_connections, only " << descriptors_.connections
+      << " are possible: the process may open " << descriptors_.limit << " file descriptors and reserves "
       << descriptors_.reserved
-      << " of them for itself. Raise RLIMIT_NOFILE (ulimit -Hn, LimitNOFILE= in a systemd unit)";
+      << " of them for its own use. Raise RLIMIT_NOFILE (ulimit -Hn, or LimitNOFILE= in a systemd unit)";
   options_.max_connections = descriptors_.connections;
   sockets_ = std::make_unique<ConnectionBudget>(descriptors_.sockets);
   ASSIGN_OR_RETURN(memory_, SplitMemory(options_, reactors));
@@ -83,21 +83,22 @@ Status Node::Start() {
     auto add_count = [out](std::string name, std::string help, auto value) {
       out->AddGauge(std::move(name), std::move(help), {}, static_cast<double>(value));
     };
-    add_count("kv_process_descriptor_limit_count", "Descriptors that the process may open.", descriptors_.limit);
-    add_count("kv_process_reserved_descriptors_count", "Descriptors that client connections never take.",
-              descriptors_.reserved);
-    add_count("kv_rpc_connection_limit_count", "Client connections that are served at once.", descriptors_.connections);
-    add_count("kv_rpc_sockets_count", "Sockets of client connections, those that are being closed included.",
+    add_count("kv_process_descriptor_limit_count", "File descriptors that the process may open.", descriptors_.limit);
+    add_count("kv_process_reserved_descriptors_count",
+              "File descriptors reserved for uses other than client connections.", descriptors_.reserved);
+    add_count("kv_rpc_connection_limit_count", "Limit of concurrent client connections.", descriptors_.connections);
+    add_count("kv_rpc_sockets_count", "Sockets of client connections, including those being closed.",
               sockets_->in_use());
-    out->AddGauge("kv_rpc_memory_bytes", "Of the request memory of all reactors, reserved.", {},
+    out->AddGauge("kv_rpc_memory_bytes", "Request memory that is reserved, on all reactors.", {},
                   static_cast<double>(shared_->memory.used_bytes()));
-    out->AddGauge("kv_rpc_memory_limit_bytes", "What of it may be reserved before requests are refused.", {},
-                  static_cast<double>(shared_->memory.limit_bytes()));
+    out->AddGauge("kv_rpc_memory_limit_bytes", "Limit of reserved request memory, above which requests are refused.",
+                  {}, static_cast<double>(shared_->memory.limit_bytes()));
   });
   ReactorGroupOptions group;
   group.reactors = static_cast<int>(reactors);
   group.pin_threads = options_.pin_threads;
-  // Later than the server judges its clients by, so that a slow one is counted as such.
+  // Longer than the RPC server's stall timeout, so that the server closes a slow client first and
+  // counts it as stalled.
   group.uring.network.peer_timeout_ns = 2 * options_.stall_timeout_s * kSecond;
   Result<std::unique_ptr<ReactorGroup>> made =
       ReactorGroup::Start(group, [this](Reactor& reactor) { return ShardMain(reactor); });
@@ -122,7 +123,7 @@ Task<void> Node::ShardMain(Reactor& reactor) {
 Task<Status> Node::StartOnReactor(Reactor& first) {
   Nanos begin_ns = first.NowNs();
   started_ns_ = begin_ns;
-  // First of all, so that /readyz and /metrics answer during recovery.
+  // HTTP starts first, so that /readyz and /metrics answer during recovery.
   CO_RETURN_IF_ERROR(ServeHttp(first));
   CO_RETURN_IF_ERROR(co_await MakeDirectory(first, options_.data_dir));
   Result<File> lock = co_await LockStore(first, options_.data_dir);
@@ -162,14 +163,14 @@ Status Node::ServeHttp(Reactor& first) {
   http_ = std::make_unique<HttpServer>(first, &registry_, &health_, &shared_->memory);
   ASSIGN_OR_RETURN(http_port_, http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), &http_sockets_));
   const HttpMetrics& m = http_->metrics();
-  registry_.Add(http_.get(), "kv_http_connections", "Connections to the HTTP page.", {}, &m.connections);
-  registry_.Add(http_.get(), "kv_http_requests_total", "Requests to the HTTP page.", {}, &m.requests_total);
-  registry_.Add(http_.get(), "kv_http_bad_requests_total", "Bytes on the HTTP port that were no request.", {},
-                &m.bad_requests_total);
+  registry_.Add(http_.get(), "kv_http_connections", "Open connections to the HTTP port.", {}, &m.connections);
+  registry_.Add(http_.get(), "kv_http_requests_total", "Requests to the HTTP port.", {}, &m.requests_total);
+  registry_.Add(http_.get(), "kv_http_bad_requests_total",
+                "Requests to the HTTP port that were malformed or too large.", {}, &m.bad_requests_total);
   registry_.Add(http_.get(), "kv_http_evicted_connections_total",
-                "Connections to the HTTP page closed to make room for newer ones.", {}, &m.evicted_total);
+                "Connections to the HTTP port closed to make room for newer ones.", {}, &m.evicted_total);
   registry_.Add(http_.get(), "kv_http_timed_out_connections_total",
-                "Connections to the HTTP page closed because no request came in time.", {}, &m.timed_out_total);
+                "Connections to the HTTP port closed because no request arrived in time.", {}, &m.timed_out_total);
   return {};
 }
 
@@ -197,7 +198,7 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   co_return Status();
 }
 
-// Lets a reactor's main task return.
+// Makes a reactor's main task return.
 struct LeaveCall final : RemoteCall {
   void Start() override {
     wait->NotifyAll();
@@ -207,7 +208,7 @@ struct LeaveCall final : RemoteCall {
   WaitQueue* wait = nullptr;
 };
 
-// A listener that does nothing: only whether the port is free is of interest.
+// Listens only to find out whether the port is free, and closes every connection at once.
 class PortProbe final : public AcceptHandler, private ConnectionHandler {
  public:
   void OnAccept(Connection* connection) override {
@@ -228,14 +229,15 @@ Task<Status> Node::ListenAll(Reactor& first) {
   listen.budget = sockets_.get();
   listen.reuse_port = store_.reactors > 1;
   if (listen.reuse_port && listen.port != 0) {
-    // Sharing a port among our reactors would also let another process of this user share it unnoticed.
+    // With reuse_port, another process of the same user could share the port unnoticed. So first
+    // listen without it, which fails if any process has the port.
     static PortProbe probe;
     ListenOptions alone = listen;
     alone.reuse_port = false;
     Result<uint16_t> free = first.Listen(alone, &probe);
     if (!free.ok()) co_return free.TakeStatus();
     first.StopListening(&probe);
-    co_await Yield(first);
+    co_await Yield(first);  // gives the probe's socket a turn to close
   }
   for (size_t i = 0; i < shards_.size(); ++i) {
     auto on_shard = [shard = shards_[i], listen](Reactor&) -> Task<Result<uint16_t>> {
@@ -260,7 +262,8 @@ Status Node::Stop() {
   if (group_ == nullptr) return {};
   health_.ready.store(false, std::memory_order_relaxed);
   Status status = group_->RunOn(0, [this](Reactor& first) { return StopOnReactor(first); });
-  // The loops end once their main tasks have returned, which may be before an answer to these calls is delivered.
+  // A loop ends when its main task returns, perhaps before the answer to its LeaveCall is
+  // delivered. So nothing waits for the answers, and the calls live until Join returns.
   std::vector<LeaveCall> leaves(shards_.size());
   for (size_t i = 0; i < shards_.size(); ++i) {
     leaves[i].wait = main_waits_[i];
@@ -278,11 +281,11 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
     return shard->StopServing(limit_ns);
   };
   Status status = co_await OnAllShards(first, stop);
-  snapshots_.reset();  // its callers were requests, and those have ended
+  snapshots_.reset();  // only requests use it, and all of them have ended
   auto close = [checkpoint](Reactor&, Shard* shard) { return shard->CloseEngine(checkpoint); };
   Status closed = co_await OnAllShards(first, close);
   if (status.ok()) status = std::move(closed);
-  // Last, so that /healthz answers while the store is closed.
+  // HTTP ends last, so that /healthz answers while the store closes.
   if (http_) {
     co_await http_->Shutdown();
     registry_.Remove(http_.get());
@@ -295,7 +298,7 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   co_return status;
 }
 
-// -- asked by operators
+// -- NodeControl
 
 Task<Status> Node::CheckpointAll(Reactor& caller) {
   auto checkpoint = [](Reactor&, Shard* shard) { return shard->engine()->CheckpointAll(); };
@@ -341,11 +344,11 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   std::sort(out.partitions.begin(), out.partitions.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   CO_ASSIGN_OR_RETURN(out.scrub, co_await Scrub(caller, /*start=*/false, /*bytes_per_s=*/0));
   if (health_.failed.load(std::memory_order_relaxed)) {
-    out.verdict = "the engine has stopped: a disk failed or data is damaged";
+    out.verdict = "the engine has stopped because a disk failed or data is damaged";
     out.advice = "read the log; run kvadmin check on the data directory; restart on a sound disk";
   } else if (!out.scrub.findings.empty()) {
     out.verdict = fmt::format("serving, with {} damaged places on disk", out.scrub.findings.size());
-    out.advice = "kvadmin check --online names them, and says what to do about each";
+    out.advice = "run kvadmin check --online to list them and what to do about each";
   } else {
     out.verdict = "ok";
   }

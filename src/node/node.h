@@ -1,10 +1,11 @@
-// Node: a whole storage node in one process: reactors, engines, servers, the HTTP page.
+// Node is a complete storage node in one process: its reactors, engines, Thrift servers and HTTP
+// server.
 //
-// Life: Start opens (or creates) the store, recovers, and serves; Stop finishes requests, checkpoints and closes. Both
-// are called on a thread that is no reactor's. When an engine fails, `on_failure` is called from a reactor; the node
-// then refuses writes until it is stopped.
+// Start opens or creates the store, recovers it, and begins to serve. Stop finishes the running
+// requests, checkpoints, and closes the store. When an engine fails, the node calls `on_failure`
+// from a reactor and refuses writes until it is stopped.
 //
-// Threads: Start, Stop and the destructor belong to the starting thread.
+// Threads: one thread, not a reactor's, calls Start, Stop and the destructor.
 #pragma once
 
 #include <functional>
@@ -28,14 +29,14 @@ inline constexpr char kServerVersion[] = PANDO_VERSION;
 class Node final : private NodeControl {
  public:
   Node(NodeOptions options, std::function<void(const Status&)> on_failure);
-  ~Node();  // Stop first
+  ~Node();  // REQUIRES: Stop has returned
 
   Status Start();
-  // Refuses new work, finishes what runs (bounded by shutdown_timeout_ms), closes engines (with a checkpoint unless one
-  // has failed) and threads. Returns the first error.
+  // Refuses new requests, waits for running ones up to shutdown_timeout_ms, closes the engines
+  // (with a checkpoint unless an engine has failed) and ends the threads. Returns the first error.
   Status Stop();
 
-  // One line: addresses, data directory, layout, recovery.
+  // Returns one line for the log: addresses, data directory, layout and recovery.
   std::string Describe() const;
   uint16_t port() const { return port_; }
   uint16_t http_port() const { return http_port_; }
@@ -48,7 +49,7 @@ class Node final : private NodeControl {
   Task<Status> OpenEngines(Reactor& first);
   Task<Status> ListenAll(Reactor& first);
   Task<void> ShardMain(Reactor& reactor);
-  // Runs fn(shard) -> Task<Status> on every reactor at once; the first error.
+  // Runs fn(reactor, shard) -> Task<Status> on every reactor concurrently. Returns the first error.
   template <typename Fn>
   Task<Status> OnAllShards(Reactor& caller, Fn fn);
   void OnEngineFailure(const Status& status);
@@ -58,7 +59,8 @@ class Node final : private NodeControl {
   Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms) override;
   Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) override;
   Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) override;
-  Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) override;  // node_scrub.cc
+  // node_scrub.cc
+  Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) override;
   std::string server_version() const override { return kServerVersion; }
 
   NodeOptions options_;
@@ -70,13 +72,13 @@ class Node final : private NodeControl {
   NodeHealth health_;
   std::unique_ptr<RpcShared> shared_;
   DescriptorSplit descriptors_;
-  std::unique_ptr<ConnectionBudget> sockets_;  // of all reactors
+  std::unique_ptr<ConnectionBudget> sockets_;  // shared by all reactors
   ConnectionBudget http_sockets_{4 * kMaxHttpConnections};
   std::unique_ptr<ReactorGroup> group_;
-  std::vector<Shard*> shards_;            // each made and destroyed on its reactor
-  std::unique_ptr<Snapshots> snapshots_;  // lives on reactor 0
-  std::vector<WaitQueue*> main_waits_;    // what the reactors' main tasks wait on
-  std::unique_ptr<HttpServer> http_;      // lives on reactor 0
+  std::vector<Shard*> shards_;            // each is created and destroyed on its reactor
+  std::unique_ptr<Snapshots> snapshots_;  // belongs to reactor 0
+  std::vector<WaitQueue*> main_waits_;    // each reactor's main task waits here until Stop
+  std::unique_ptr<HttpServer> http_;      // belongs to reactor 0
   uint16_t port_ = 0, http_port_ = 0;
   Nanos started_ns_ = 0;
   double recovery_seconds_ = 0;

@@ -1,4 +1,4 @@
-// Node: the scrub of all its reactors.
+// Node::Scrub, which starts the scrubs of all reactors and sums their reports.
 #include "src/node/node.h"
 
 namespace pando {

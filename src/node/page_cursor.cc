@@ -27,7 +27,10 @@ Result<PageCursor> DecodePageCursor(std::string_view bytes) {
   cursor.parts = in.Fixed<uint32_t>();
   cursor.key = in.rest();
   if (!sealed || !in.ok() || version != kPageCursorVersion) {
-    return Error(Code::kInvalidArgument, "{} bytes are no page cursor of this server", bytes.size());
+    return Error(
+        Code::kInvalidArgument,
+        "the cursor ({} bytes) is not a page cursor that this server can read: start again with an empty cursor",
+        bytes.size());
   }
   return cursor;
 }

@@ -1,4 +1,5 @@
-// The page cursor on the wire: a PageCursor as clients of readPages carry it (docs/FORMAT.md, "Page cursor").
+// Encodes and decodes the page cursor, which a client of readPages carries from call to call
+// (docs/FORMAT.md, "Page cursor").
 //
 // Threads: pure functions.
 #pragma once
@@ -12,7 +13,8 @@ namespace pando {
 
 inline constexpr uint8_t kPageCursorVersion = 1;
 std::string EncodePageCursor(const PageCursor& cursor);
-// Empty bytes are the cursor of the first page. kInvalidArgument when they are no cursor, or of another version.
+// Empty bytes decode to the cursor of the first page. kInvalidArgument if the bytes are not a
+// cursor or have another version.
 Result<PageCursor> DecodePageCursor(std::string_view bytes);
 
 }  // namespace pando

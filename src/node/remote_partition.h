@@ -1,7 +1,8 @@
-// RemotePartition: a partition that runs on another reactor, called like one of this reactor's own. Each call is a
-// message there and one back; arguments and results move with it.
+// RemotePartition is a proxy that lets one reactor call a partition of another reactor like its
+// own. Each call costs one message there and one back, which move the arguments and the results.
 //
-// Threads: belongs to the calling reactor. `target` is touched on its own reactor only, but for newest_change.
+// Threads: belongs to the calling reactor. `target` is called only on its own reactor, except for
+// newest_change, which any thread may call.
 #pragma once
 
 #include <string>
@@ -96,7 +97,8 @@ class RemotePartition final : public Partition {
     auto call = [target = target_](Reactor&) { return target->Checkpoint(); };
     co_return co_await CallOn(origin_, reactor_, std::move(call));
   }
-  PartitionStats stats() const override { return {}; }  // asked of the partition itself, on its reactor
+  // Callers ask the partition itself, on its reactor.
+  PartitionStats stats() const override { return {}; }
 
  private:
   Reactor& origin_;

@@ -11,13 +11,14 @@ namespace pando {
 
 namespace {
 
-constexpr uint64_t kRangeSeed = 0x70616e646f2d7263;      // "pando-rc"
-constexpr uint64_t kDeleteSeed = 0x70616e646f2d7264;     // "pando-rd"
-constexpr uint64_t kCursorSeed = 0x70616e646f2d6373;     // "pando-cs"
-constexpr size_t kCursorFixedBytes = 1 + 1 + 8 + 8 + 8;  // version, flags, scan id, range hash, checksum
+constexpr uint64_t kRangeSeed = 0x70616e646f2d7263;   // "pando-rc"
+constexpr uint64_t kDeleteSeed = 0x70616e646f2d7264;  // "pando-rd"
+constexpr uint64_t kCursorSeed = 0x70616e646f2d6373;  // "pando-cs"
+// Version, flags, scan id, range hash, checksum.
+constexpr size_t kCursorFixedBytes = 1 + 1 + 8 + 8 + 8;
 constexpr uint8_t kReverseFlag = 1;
 
-// What a cursor is bound to.
+// The properties of a request that a cursor is bound to.
 struct Binding {
   uint64_t range_hash = 0;
   bool reverse = false;
@@ -63,7 +64,7 @@ Result<ScanCursor> Decode(const Binding& binding, std::string_view bytes) {
   const uint8_t version = bytes.empty() ? 0 : static_cast<uint8_t>(bytes.front());
   const size_t fixed_bytes = version == 1 ? kCursorFixedBytes - sizeof(ScanCursor::scan_id) : kCursorFixedBytes;
   if (bytes.size() <= fixed_bytes || bytes.size() > fixed_bytes + kMaxKeyBytes) {
-    return Error(Code::kInvalidArgument, "the cursor was not given by this server: {} bytes cannot be one",
+    return Error(Code::kInvalidArgument, "the cursor was not issued by this server: no cursor has {} bytes",
                  bytes.size());
   }
   if (version != 1 && version != kCursorVersion) {
@@ -72,7 +73,7 @@ Result<ScanCursor> Decode(const Binding& binding, std::string_view bytes) {
                  kCursorVersion);
   }
   if (!Unseal(bytes, kCursorSeed)) {
-    return Error(Code::kInvalidArgument, "the cursor fails its checksum: it was changed or cut on its way");
+    return Error(Code::kInvalidArgument, "the cursor fails its checksum: it was altered or truncated");
   }
   ByteReader in(bytes.substr(0, bytes.size() - kSealBytes));
   in.Fixed<uint8_t>();  // the version

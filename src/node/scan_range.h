@@ -1,9 +1,10 @@
-// ScanRange: the keys a scan, count or deleteRange covers, and the cursor that carries one from call to call.
+// ScanRange is the range of keys that a scan, count or deleteRange covers. ScanCursor is the
+// position that a client carries from one call of a scan or deleteRange to the next.
 //
-// Cursor format: docs/FORMAT.md, "Scan cursor". It holds the last key given out, a hash of the range it belongs to, and
-// the scan's name; the server keeps nothing.
+// Cursor format: docs/FORMAT.md, "Scan cursor". A cursor holds the last key returned, a hash of the
+// range it belongs to, and the id of the scan. The server keeps no state of a scan between calls.
 //
-// Threads: values.
+// Threads: plain values.
 #pragma once
 
 #include <algorithm>
@@ -27,16 +28,18 @@ struct ScanRange {
   bool start_exclusive = false;
   std::string end;  // exclusive; empty = to the last key
   bool reverse = false;
-  bool empty = false;  // no key can lie in it
-  // All keys of the range carry this hash tag, so that one partition holds them all.
+  bool empty = false;  // no key can lie in the range
+  // Set if all keys of the range have this hash tag, which means that one partition holds them all.
   std::optional<std::string> tag;
-  // Of the cursor: a random name that all pages of a scan share. 0 = the first page, which has yet to draw one.
+  // From the cursor: a random id that all pages of a scan share. 0 = the first page, before the id
+  // is drawn.
   uint64_t scan_id = 0;
 
-  // The smallest key that is larger than every key with this prefix; empty when there is none.
+  // The smallest key that is larger than every key with this prefix; empty if there is none.
   static std::string PrefixEnd(std::string_view prefix);
   static ScanRange Of(std::string_view start, std::string_view end, std::string_view prefix, bool reverse);
-  // Continues after the cursor's key. kInvalidArgument says what is wrong with the cursor.
+  // The range of the request, after the cursor's key if it has a cursor. kInvalidArgument says what
+  // is wrong with the cursor.
   static Result<ScanRange> Of(const api::ScanRequest& request);
   static Result<ScanRange> Of(const api::DeleteRangeRequest& request);
 
@@ -44,13 +47,14 @@ struct ScanRange {
   void GoOnAfter(ScanCursor cursor);
 };
 
-// A name for a scan that begins: never 0.
+// Draws the id of a new scan; never 0.
 inline uint64_t NewScanId(Reactor& reactor) { return std::max<uint64_t>(reactor.Random(), 1); }
 
-inline constexpr uint8_t kCursorVersion = 2;  // 1 had no scan id; it is still read
+inline constexpr uint8_t kCursorVersion = 2;  // version 1 had no scan id and can still be read
 std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor);
 std::string EncodeCursor(const api::DeleteRangeRequest& request, const ScanCursor& cursor);
-// kInvalidArgument when the bytes are no cursor, of another version, or of another range or direction.
+// kInvalidArgument if the bytes are not a cursor, or have another version, range, direction or
+// snapshot.
 Result<ScanCursor> DecodeCursor(const api::ScanRequest& request, std::string_view bytes);
 Result<ScanCursor> DecodeCursor(const api::DeleteRangeRequest& request, std::string_view bytes);
 

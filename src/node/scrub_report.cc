@@ -21,11 +21,12 @@ void ScrubGauges::Register(Registry* registry, const void* owner, const MetricLa
   add("kv_scrub_read_bytes_total", "Bytes that the scrub read from disk and verified.", &read_bytes);
   add("kv_scrub_pages_total", "Pages that the scrub verified.", &pages);
   add("kv_scrub_finished_passes_total", "Scrub passes finished.", &finished_passes);
-  add("kv_scrub_findings_count", "Damaged places known: kvadmin check --online names them.", &findings);
-  add("kv_scrub_running_count", "1 while a scrub pass is under way.", &running);
-  add("kv_scrub_pass_bytes", "Bytes read by the pass under way, or the last one.", &pass_bytes);
-  add("kv_scrub_pass_expected_bytes", "Bytes that pass was to read, estimated when it began.", &pass_expected_bytes);
-  add("kv_scrub_last_finished_seconds", "Unix time when the last pass finished; 0: none has.", &last_finished_s);
+  add("kv_scrub_findings_count", "Known damaged places on disk. kvadmin check --online lists them.", &findings);
+  add("kv_scrub_running_count", "1 while a scrub pass is running, else 0.", &running);
+  add("kv_scrub_pass_bytes", "Bytes read by the running pass, or by the last one.", &pass_bytes);
+  add("kv_scrub_pass_expected_bytes", "Bytes that this pass was expected to read, estimated when it began.",
+      &pass_expected_bytes);
+  add("kv_scrub_last_finished_seconds", "Unix time when the last pass finished; 0 if none has.", &last_finished_s);
 }
 
 void ScrubGauges::Set(const ScrubReport& report) {

@@ -1,6 +1,8 @@
-// What a node shows of its reactors' scrubbers: metrics, and their sum over Thrift.
+// Publishes the reports of a node's scrubbers: as metrics of each reactor, and as the sum that
+// Thrift clients get.
 //
-// Threads: gauges are set by their reactor and read by any; the rest are values.
+// Threads: each reactor sets its own gauges, and any thread may read them. The rest are pure
+// functions.
 #pragma once
 
 #include "gen-cpp/pando_types.h"
@@ -17,7 +19,7 @@ struct ScrubGauges {
   void Set(const ScrubReport& report);
 };
 
-// Adds one reactor's report; `first`: it is the first.
+// Adds one reactor's report to `sum`. `first` says that it is the first one.
 void AddReport(const ScrubReport& report, bool first, api::ScrubReply* sum);
 
 }  // namespace pando

@@ -1,4 +1,5 @@
-// Sealed bytes: what clients carry for the server and hand back (cursors, tokens), with a checksum over it behind.
+// Seals the bytes that clients carry for the server and send back (cursors, tokens, positions):
+// appends a checksum that reveals altered or truncated bytes.
 //
 // Threads: pure functions.
 #pragma once
@@ -14,10 +15,10 @@ namespace pando {
 
 inline constexpr size_t kSealBytes = sizeof(uint64_t);
 
-// Appends the checksum: XXH3-64 with `seed`, of which each kind of bytes has its own.
+// Appends the checksum, XXH3-64 with `seed`. Each kind of bytes has its own seed.
 inline void Seal(std::string* bytes, uint64_t seed) { ByteWriter(bytes).Fixed(Hash64(*bytes, seed)); }
 
-// What was sealed; none when the checksum does not hold.
+// Returns the bytes without the checksum, or nullopt if the checksum is wrong.
 inline std::optional<std::string_view> Unseal(std::string_view bytes, uint64_t seed) {
   if (bytes.size() < kSealBytes) return std::nullopt;
   const std::string_view sealed = bytes.substr(0, bytes.size() - kSealBytes);

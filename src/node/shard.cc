@@ -15,7 +15,7 @@ void SetTotal(Counter* counter, uint64_t total) {
 
 }  // namespace
 
-Shard::~Shard() { CHECK(engine_ == nullptr) << "a shard is destroyed before its engine was closed"; }
+Shard::~Shard() { CHECK(engine_ == nullptr) << "a Shard was destroyed before its engine was closed"; }
 
 Task<Status> Shard::OpenEngine(EngineOptions options) {
   Result<std::unique_ptr<Engine>> engine = co_await Engine::Open(reactor_, std::move(options));
@@ -163,73 +163,79 @@ void Shard::RegisterMetrics() {
   };
   const RpcMetrics& rpc = server_->metrics();
   add("kv_rpc_connections_count", "Open client connections.", &rpc.connections);
-  add("kv_rpc_paused_connections_count", "Connections whose receiving stopped at a limit.", &rpc.paused_connections);
-  add("kv_rpc_buffered_bytes", "Half frames, requests and replies in progress.", &rpc.buffered_bytes);
+  add("kv_rpc_paused_connections_count", "Connections that the server does not read from because they reached a limit.",
+      &rpc.paused_connections);
+  add("kv_rpc_buffered_bytes", "Bytes of incomplete frames, requests and replies in progress.", &rpc.buffered_bytes);
   add("kv_rpc_accepted_connections_total", "Connections accepted.", &rpc.accepted_total);
-  add("kv_rpc_refused_connections_total", "Connections over --max_connections.", &rpc.refused_total);
+  add("kv_rpc_refused_connections_total", "Connections refused because of --max_connections.", &rpc.refused_total);
   add("kv_rpc_stalled_connections_total", "Connections closed because their peer was too slow.",
       &rpc.closed_stalled_total);
-  add("kv_rpc_idle_connections_total", "Connections closed because nothing was asked.", &rpc.closed_idle_total);
+  add("kv_rpc_idle_connections_total", "Connections closed because they were idle for too long.",
+      &rpc.closed_idle_total);
   add("kv_rpc_closed_overloaded_connections_total",
-      "Connections closed because they sent on, unread, while there was no memory.", &rpc.closed_overloaded_total);
+      "Connections closed because they kept sending while there was no memory to read them.",
+      &rpc.closed_overloaded_total);
   add("kv_rpc_received_bytes_total", "Bytes received from clients.", &rpc.received_bytes_total);
   add("kv_rpc_sent_bytes_total", "Bytes handed to the kernel for clients.", &rpc.sent_bytes_total);
-  add("kv_rpc_overloaded_requests_total", "Requests refused for want of memory.", &rpc.overloaded_total);
-  add("kv_rpc_late_requests_total", "Requests that outlived their budget.", &rpc.deadline_total);
-  add("kv_rpc_bad_requests_total", "Requests that could not be decoded or have no method.", &rpc.bad_requests_total);
+  add("kv_rpc_overloaded_requests_total", "Requests refused for lack of memory.", &rpc.overloaded_total);
+  add("kv_rpc_late_requests_total", "Requests that exceeded their time budget.", &rpc.deadline_total);
+  add("kv_rpc_bad_requests_total", "Requests that could not be decoded or named an unknown method.",
+      &rpc.bad_requests_total);
   add("kv_rpc_garbage_connections_total", "Connections that sent something other than Thrift.", &rpc.garbage_total);
-  add("kv_get_batched_total", "Gets answered in batches from memory or found missing there.",
+  add("kv_get_batched_total", "Gets that were looked up in memory in batches.",
       &service_->get_path().metrics().gets_total);
-  add("kv_get_misses_total", "Gets that had to wait for the disk.", &service_->get_path().metrics().misses_total);
+  add("kv_get_misses_total", "Gets that took the slow path, mostly because their page was not in memory.",
+      &service_->get_path().metrics().misses_total);
   add("kv_get_remote_total", "Gets passed to another reactor.", &service_->get_path().metrics().remote_total);
-  add("kv_get_parked_total", "Gets that waited for their client to take earlier replies.",
+  add("kv_get_parked_total", "Gets that waited until their client read earlier replies.",
       &service_->get_path().metrics().parked_total);
   const WatchHub::Metrics& watch = service_->watchers().metrics();
-  add("kv_watch_waiting_count", "Watchers that wait for a change; each reactor lets 1024 wait.", &watch.waiting);
-  add("kv_watch_changes_total", "Changes told to watchers.", &watch.changes_total);
-  add("kv_watch_gone_total", "Watchers told that what they missed is not kept any more.", &watch.gone_total);
-  add("kv_watch_refused_total", "Watchers refused because too many waited.", &watch.refused_total);
+  add("kv_watch_waiting_count", "Watchers that wait for a change, at most 1024 per reactor.", &watch.waiting);
+  add("kv_watch_changes_total", "Changes sent to watchers.", &watch.changes_total);
+  add("kv_watch_gone_total", "Watchers told that the changes they need are no longer kept.", &watch.gone_total);
+  add("kv_watch_refused_total", "Watchers refused because too many were waiting.", &watch.refused_total);
   for (const auto& method : service_->method_metrics()) {
     MetricLabels with_method = labels;
     with_method.emplace_back("method", method->name);
     registry_->Add(this, "kv_rpc_requests_total", "Requests by method.", with_method, &method->requests_total);
     registry_->Add(this, "kv_rpc_request_seconds",
-                   "Time of requests that may wait, to the loop's turn; gets answered from memory are not in it.",
+                   "Duration of requests, to the precision of a reactor turn, without gets answered from memory.",
                    with_method, &method->latency_ns, 1e-9);
   }
   scrub_gauges_.Register(registry_, this, labels);
   const EngineGauges& g = gauges_;
   add("kv_pool_pages_count", "Pages the buffer pool can hold.", &g.pool_pages);
-  add("kv_pool_free_pages_count", "Unused pages of the pool.", &g.pool_free_pages);
-  add("kv_pool_dirty_pages_count", "Pages not yet written.", &g.pool_dirty_pages);
-  add("kv_pool_memory_bytes", "Memory of the pool.", &g.pool_bytes);
+  add("kv_pool_free_pages_count", "Free pages of the buffer pool.", &g.pool_free_pages);
+  add("kv_pool_dirty_pages_count", "Modified pages not yet written to disk.", &g.pool_dirty_pages);
+  add("kv_pool_memory_bytes", "Memory of the buffer pool.", &g.pool_bytes);
   add("kv_pool_hits_total", "Pages found in the pool.", &g.pool_hits);
   add("kv_pool_misses_total", "Pages read from disk.", &g.pool_misses);
   add("kv_pool_evictions_total", "Pages evicted.", &g.pool_evictions);
   add("kv_pool_writes_total", "Pages written.", &g.pool_writes);
-  add("kv_log_unreleased_bytes", "Log that recovery would read.", &g.log_bytes);
-  add("kv_log_unreleased_records_count", "Records that recovery would replay.", &g.log_records);
-  add("kv_log_segments_count", "Segment files.", &g.log_segments);
-  add("kv_log_appended_records_total", "Records appended.", &g.log_appended_records);
-  add("kv_log_appended_bytes_total", "Bytes of records appended.", &g.log_appended_bytes);
+  add("kv_log_unreleased_bytes", "Bytes of log that recovery would read.", &g.log_bytes);
+  add("kv_log_unreleased_records_count", "Log records that recovery would replay.", &g.log_records);
+  add("kv_log_segments_count", "Log segment files.", &g.log_segments);
+  add("kv_log_appended_records_total", "Records appended to the log.", &g.log_appended_records);
+  add("kv_log_appended_bytes_total", "Bytes of records appended to the log.", &g.log_appended_bytes);
   add("kv_log_device_writes_total", "Writes of the log to its device.", &g.log_device_writes);
   add("kv_log_device_bytes_total", "Bytes written to the log's device.", &g.log_device_bytes);
   add("kv_log_space_waits_total", "Writes that waited for room in the log.", &g.log_waits);
   add("kv_partition_checkpoints_total", "Checkpoints finished.", &g.checkpoints);
-  add("kv_partition_write_waits_total", "Writes that waited for the pool or the log.", &g.write_waits);
-  add("kv_partition_reads_total", "Reads of records.", &g.reads);
-  add("kv_partition_writes_total", "Writes of records.", &g.writes);
+  add("kv_partition_write_waits_total", "Writes that waited for the buffer pool or the log.", &g.write_waits);
+  add("kv_partition_reads_total", "Records read.", &g.reads);
+  add("kv_partition_writes_total", "Records written.", &g.writes);
   add("kv_partition_scans_total", "Scans.", &g.scans);
   add("kv_partition_file_bytes", "Size of the data files.", &g.partition_file_bytes);
   add("kv_partition_used_bytes", "Bytes of the data files in use.", &g.partition_used_bytes);
-  add("kv_partition_hole_bytes", "Of the size of the data files, what was given back to the file system.",
+  add("kv_partition_hole_bytes", "Part of the data files' size that was given back to the file system.",
       &g.partition_hole_bytes);
   add("kv_partition_released_bytes_total", "Bytes given back to the file system.", &g.released_bytes);
-  add("kv_partition_release_refused_files_count", "Data files on a file system that takes no space back.",
-      &g.release_refused_files);
+  add("kv_partition_release_refused_files_count",
+      "Data files on a file system that does not support giving space back.", &g.release_refused_files);
   add("kv_partition_snapshots_count", "Open snapshots.", &g.snapshots);
-  add("kv_partition_snapshot_pinned_bytes", "Of replaced pages that only snapshots hold.", &g.snapshot_pinned_bytes);
-  add("kv_partition_changes_kept_count", "Latest changes kept in memory for watchers.", &g.changes_kept);
+  add("kv_partition_snapshot_pinned_bytes", "Bytes of replaced pages that only snapshots still hold.",
+      &g.snapshot_pinned_bytes);
+  add("kv_partition_changes_kept_count", "Recent changes kept in memory for watchers.", &g.changes_kept);
   add("kv_process_coroutine_bytes", "Memory of coroutine frames.", &g.frame_bytes);
 }
 

@@ -1,6 +1,8 @@
-// Shard: what one reactor of a node owns: its engine, its server, its view of the partitions.
+// Shard is everything that one reactor of a node owns: its engine, its Thrift server, and its view
+// of the partitions.
 //
-// Threads: its reactor, but for `registry` calls (any) and the pointers that Node reads while it wires shards together.
+// Threads: its reactor, with two exceptions. Any thread may read the registered metrics, and Build
+// and Connect read pointers of other shards while the node starts.
 #pragma once
 
 #include <memory>
@@ -21,7 +23,7 @@
 
 namespace pando {
 
-// Numbers copied from the engine once in a while, for the metrics page.
+// Numbers that a timer copies from the engine for the metrics page.
 struct EngineGauges {
   Gauge pool_pages, pool_free_pages, pool_dirty_pages, pool_bytes;
   Counter pool_hits, pool_misses, pool_evictions, pool_writes;
@@ -47,19 +49,23 @@ class Shard {
   ~Shard();
 
   Task<Status> OpenEngine(EngineOptions options);
-  // After every shard's engine is open: builds the service over all partitions. Then Connect, after every Build.
+  // Build creates the service over all partitions. REQUIRES: every shard's engine is open.
+  // Connect makes the services known to each other. REQUIRES: Build has run on every shard.
   void Build(const std::vector<Shard*>& shards);
   void Connect(const std::vector<Shard*>& shards);
   Result<uint16_t> Listen(const ListenOptions& listen) { return server_->Listen(listen); }
-  // Refuses and finishes requests. After every shard's StopServing, CloseEngine.
+  // Refuses new requests, waits up to limit_ns for running ones to be answered, and returns when
+  // all calls have ended.
   Task<Status> StopServing(Nanos limit_ns);
+  // REQUIRES: StopServing has returned on every shard.
   Task<Status> CloseEngine(bool checkpoint);
 
   Engine* engine() { return engine_.get(); }
-  // As this reactor sees them, after Build.
+  // The partitions as this reactor sees them. REQUIRES: Build.
   const std::vector<Partition*>& partitions() const { return backend_.partitions; }
   Task<ShardStatus> CollectStatus();
-  // `start` begins a pass at `bytes_per_s` (0: the engine's own rate).
+  // Returns the report of this reactor's scrubber. With `start`, first begins a pass at
+  // `bytes_per_s` (0 = the engine's configured rate).
   Task<ScrubReport> Scrub(bool start, uint64_t bytes_per_s);
   uint32_t index() const { return static_cast<uint32_t>(reactor_.index()); }
 

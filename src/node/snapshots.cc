@@ -24,18 +24,20 @@ std::string EncodeSnapshotToken(const SnapshotToken& token) {
 
 Result<SnapshotToken> DecodeSnapshotToken(std::string_view bytes) {
   if (bytes.empty() || static_cast<uint8_t>(bytes[0]) != kSnapshotTokenVersion) {
-    return Error(Code::kInvalidArgument, "{} bytes are no snapshot token that this server reads: open a snapshot",
+    return Error(Code::kInvalidArgument,
+                 "the snapshot token ({} bytes) is not one that this server can read: open a new snapshot",
                  bytes.size());
   }
   std::optional<std::string_view> sealed = Unseal(bytes, kTokenSeed);
   if (!sealed || bytes.size() != kTokenBytes) {
-    return Error(Code::kInvalidArgument, "the snapshot token fails its checksum: it was changed or cut on its way");
+    return Error(Code::kInvalidArgument, "the snapshot token fails its checksum: it was altered or truncated");
   }
   ByteReader in(sealed->substr(1));
   SnapshotToken token;
   token.id = in.Fixed<uint64_t>();
   token.version = in.Fixed<uint64_t>();
-  if (token.id == 0) return Error(Code::kInvalidArgument, "the snapshot token names no snapshot");
+  if (token.id == 0)
+    return Error(Code::kInvalidArgument, "the snapshot token has the snapshot id 0, which names no snapshot");
   return token;
 }
 
@@ -49,7 +51,7 @@ void Snapshots::ForgetExpired() {
 }
 
 Task<Result<OpenedSnapshot>> Snapshots::Open(int64_t ttl_ms) {
-  co_await turn_.Acquire();
+  co_await turn_.Acquire();  // SN3: only one snapshot is opened at a time
   Result<OpenedSnapshot> opened = co_await OpenInTurn(ttl_ms);
   turn_.Release();
   co_return opened;
@@ -58,8 +60,8 @@ Task<Result<OpenedSnapshot>> Snapshots::Open(int64_t ttl_ms) {
 Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(int64_t ttl_ms) {
   ForgetExpired();
   if (open_.size() >= kMaxSnapshots) {
-    co_return Error(Code::kOverloaded,
-                    "{} snapshots are open, the most there may be: release those that are not needed", open_.size());
+    co_return Error(Code::kOverloaded, "{} snapshots are open, which is the limit: release those that are not needed",
+                    open_.size());
   }
   OpenedSnapshot opened;
   opened.expires_at_ms = ExpiryOf(reactor_.WallMs(), ttl_ms);

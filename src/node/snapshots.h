@@ -1,14 +1,16 @@
-// Snapshots: those that clients of a node have open, over all its partitions, and the tokens that name them.
+// Snapshots manages the snapshots that clients of a node have open across all of its partitions,
+// and encodes the tokens that name them.
 //
-// A token holds all that reading needs (docs/FORMAT.md, "Snapshot token"): any reactor turns it into the partitions'
-// name for the snapshot, and the partitions say when it is gone. This class only opens, renews and releases.
+// A token holds all that a read needs (docs/FORMAT.md, "Snapshot token"): any reactor decodes the
+// partitions' id of the snapshot from it, and the partitions report when the snapshot is gone. This
+// class only opens, renews and releases snapshots.
 //
-// Threads: the reactor it was made on; Node carries calls there. Tokens are values.
+// Threads: the reactor it was created on; Node forwards calls to it. Tokens are plain values.
 //
 // Invariants
 //   SN1  At most kMaxSnapshots are open or being opened.
-//   SN2  No snapshot outlives its opening by more than max_age_ms, however often it is renewed.
-//   SN3  One is opened at a time, so that partitions wait for one round of messages only.
+//   SN2  A snapshot lives at most max_age_ms after it was opened, however often it is renewed.
+//   SN3  Snapshots are opened one at a time, so that writes wait for only one round of messages.
 #pragma once
 
 #include <map>
@@ -30,7 +32,7 @@ struct SnapshotToken {
   Version version = 0;
 };
 std::string EncodeSnapshotToken(const SnapshotToken& token);
-// kInvalidArgument when the bytes are no token, or of another version.
+// kInvalidArgument if the bytes are not a token or have another version.
 Result<SnapshotToken> DecodeSnapshotToken(std::string_view bytes);
 
 struct OpenedSnapshot {
@@ -40,15 +42,17 @@ struct OpenedSnapshot {
 
 class Snapshots {
  public:
-  // `partitions` by id; both outlive this.
+  // `partitions` is indexed by id. The vector and its partitions outlive this object.
   Snapshots(Reactor& reactor, const std::vector<Partition*>* partitions, int64_t max_age_ms)
       : reactor_(reactor), partitions_(*partitions), max_age_ms_(max_age_ms), turn_(reactor, 1) {}
 
-  // ttl_ms 0: the default; longer ones are cut to the age limit. kOverloaded when there are kMaxSnapshots.
+  // ttl_ms 0 means the default; a ttl above the age limit is lowered to it. kOverloaded if
+  // kMaxSnapshots are open.
   Task<Result<OpenedSnapshot>> Open(int64_t ttl_ms);
-  // From now on; never shortens. kSnapshotGone.
+  // Sets the expiry to ttl_ms from now, but never to an earlier time than before. kSnapshotGone if
+  // the snapshot is gone.
   Task<Result<OpenedSnapshot>> Renew(SnapshotToken token, int64_t ttl_ms);
-  // False when it was gone already.
+  // Returns false if the snapshot was already gone.
   Task<Result<bool>> Release(SnapshotToken token);
 
  private:

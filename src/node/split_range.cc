@@ -8,25 +8,27 @@
 namespace pando {
 namespace {
 
-constexpr size_t kSamplesPerPart = 4;  // of each partition, when there are several
+constexpr size_t kSamplesPerPart = 4;  // per partition, if there are several partitions
 constexpr size_t kSamplersInFlight = 8;
-constexpr size_t kKeysAtOnce = 32;  // of one sampler: what they may take at most is reserved before they are known
+// Keys per call of a sampler, which first reserves the most they may take.
+constexpr size_t kKeysAtOnce = 32;
 
 struct Sample {
   std::string key;
-  double records = 0;  // that it stands for: those of its partition from the sample before it up to it
+  double records = 0;  // of its partition since the previous sample, which this one represents
 };
 
-// A key beside its bytes: in a vector that grows by doubling, and as it comes from its partition.
+// The overhead of a key beyond its bytes: in a vector that grows by doubling, and as its partition
+// returns it.
 constexpr size_t kSampleBytes = 2 * sizeof(Sample) + sizeof(std::string);
 
 struct Sampling {
   ScanRange range;
   MemoryGrant* memory = nullptr;
   const std::vector<Partition*>* partitions = nullptr;
-  size_t next = 0;  // partition to be sampled
+  size_t next = 0;  // the next partition to sample
   SnapshotId snapshot = 0;
-  size_t samples = 0;  // of each partition
+  size_t samples = 0;  // per partition
   std::vector<Sample> found;
   uint64_t total = 0;
   Status failure;
@@ -40,7 +42,8 @@ Task<Status> SampleOne(Partition* partition, Sampling* s) {
   constexpr size_t kReserved = kKeysAtOnce * (kMaxKeyBytes + kSampleBytes);
   uint64_t last_rank = 0;
   for (uint64_t first = 0; first < samples; first += kKeysAtOnce) {
-    if (!s->memory->TryGrow(kReserved)) co_return Error(Code::kOverloaded, "the node has no memory for a sample now");
+    if (!s->memory->TryGrow(kReserved))
+      co_return Error(Code::kOverloaded, "the node has no free memory to sample the range; try again");
     std::vector<uint64_t> ranks;
     for (uint64_t i = first; i < std::min<uint64_t>(samples, first + kKeysAtOnce); ++i) {
       ranks.push_back((i * sum.count + samples - 1) / samples);
@@ -66,11 +69,11 @@ Task<void> SampleAll(Sampling* s) {
   }
 }
 
-// Keys at which a new part begins.
+// Returns the keys at which a new part begins.
 std::vector<std::string> Cuts(Sampling* s, size_t parts) {
   std::sort(s->found.begin(), s->found.end(), [](const Sample& a, const Sample& b) { return a.key < b.key; });
   std::vector<std::string> cuts;
-  double before = 0;  // records below the sample at hand
+  double before = 0;  // records up to this sample
   for (Sample& sample : s->found) {
     before += sample.records;
     const double share = static_cast<double>(s->total) * static_cast<double>(cuts.size() + 1);

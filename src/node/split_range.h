@@ -1,11 +1,16 @@
-// SplitRangeEvenly: a range cut into parts with about equally many records, for jobs that read it in parallel.
+// SplitRangeEvenly splits a range into parts with about the same number of records, for jobs that
+// read it in parallel.
 //
-// Hashing deals the keys of every range evenly to the partitions. Each is asked for the keys at evenly spaced ranks of
-// its share; together these are a sorted sample of the range in which every key stands for so many records of its
-// partition, and the cuts are where the sum of those passes a part's share. With one partition (a {tag}) the cuts are
-// exact; with P, about 1/(kSamplesPerPart sqrt(12 P)) of a part off. The counts returned are exact.
+// Hashing distributes the keys of every range evenly over the partitions. Each partition returns
+// the keys at evenly spaced ranks of its share. Together, these keys are a sample of the range in
+// which each key stands for a known number of records of its partition. Once the sample is sorted,
+// the cuts are the keys where the running sum of these numbers reaches the next multiple of a
+// part's size.
 //
-// Threads: one reactor; partitions of other reactors come in as proxies (RemotePartition).
+// With one partition (a {tag}) the cuts are exact. With P partitions they are off by about
+// 1/(kSamplesPerPart sqrt(12 P)) of a part. The counts returned are always exact.
+//
+// Threads: one reactor. Partitions of other reactors are passed as proxies (RemotePartition).
 #pragma once
 
 #include <string>
@@ -19,15 +24,16 @@
 namespace pando {
 
 inline constexpr size_t kMaxSplitParts = 256;
-inline constexpr size_t kCountsInFlight = 4;  // parts whose records are counted at once, each in all partitions
+inline constexpr size_t kCountsInFlight = 4;  // parts counted concurrently, each in all partitions
 
 struct RangePart {
   std::string start, end;  // "" = open
   RangeAggregates sums;
 };
 
-// At most `parts` (2..kMaxSplitParts), in key order and without gaps; one empty part for an empty range. The sample is
-// paid for from `memory`, a few keys at a time before they are fetched; kOverloaded when there is none for them.
+// Returns at most `parts` (2..kMaxSplitParts) parts, in key order and without gaps; for an empty
+// range, one empty part. Memory for the sample is reserved in `memory`, a few keys at a time,
+// before they are fetched; kOverloaded if there is none.
 Task<Result<std::vector<RangePart>>> SplitRangeEvenly(std::vector<Partition*> partitions, ScanRange range, size_t parts,
                                                       SnapshotId snapshot, MemoryGrant* memory);
 

@@ -8,7 +8,7 @@ namespace {
 constexpr Nanos kTickNs = 5 * kMillisecond;
 }  // namespace
 
-WatchHub::~WatchHub() { CHECK(waiting_.empty()) << waiting_.size() << " watchers still wait"; }
+WatchHub::~WatchHub() { CHECK(waiting_.empty()) << waiting_.size() << " watchers are still waiting"; }
 
 bool WatchHub::HasNews(const std::vector<Partition*>& partitions, const WatchPosition& position) {
   for (size_t i = 0; i < partitions.size(); ++i) {

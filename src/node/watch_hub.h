@@ -1,9 +1,11 @@
-// WatchHub: where the watchers of one reactor wait for changes.
+// WatchHub is where the watchers of one reactor wait for changes.
 //
-// A partition publishes the version of its newest change in an atomic (Partition::newest_change). While anybody waits,
-// the hub compares these with the watchers' positions on every tick of a timer, and resumes those that have something
-// to look at: by level, not by edge, so that no change is missed whatever happens between a look and a wait. A write
-// costs one store, on whichever reactor, and nothing is registered there.
+// Each partition publishes the version of its newest change in an atomic
+// (Partition::newest_change). While watchers wait, the hub compares these versions with the
+// watchers' positions on every tick of a timer, and resumes the watchers that are behind. Because
+// it compares state instead of receiving events, it misses no change that happens between a
+// watcher's look and its wait. The cost to a write is one atomic store, and nothing is registered
+// on the partition's reactor.
 //
 // Threads: one reactor.
 #pragma once
@@ -19,7 +21,7 @@
 namespace pando {
 
 struct WatchOptions {
-  size_t max_waiting = 1024;  // watchers of one reactor; further ones are refused
+  size_t max_waiting = 1024;  // watchers per reactor; further ones are refused
 };
 
 class WatchHub : private Timer {
@@ -29,10 +31,11 @@ class WatchHub : private Timer {
     Counter changes_total, gone_total, refused_total;
   };
 
-  // Suspends until a partition may have a change after the position, until `until_ns`, or until the client is gone or
-  // the server stops. What is found is for the caller to see: it looks again in any case.
-  // REQUIRES: HasRoom(). All that is referred to outlives the wait.
-  // Not resumed for a change before `look_after_ns`: a watcher whose looks find nothing of its prefix looks less often.
+  // Suspends until a partition may have a change after the position, until `until_ns`, or until the
+  // client is gone or the server stops. The wait does not return the reason: the caller looks again
+  // in any case. A change does not resume the watcher before `look_after_ns`, so that a watcher
+  // whose looks find nothing with its prefix looks less often.
+  // REQUIRES: HasRoom(). All arguments passed by reference outlive the wait.
   class [[nodiscard]] Wait {
    public:
     Wait(WatchHub* hub, const std::vector<Partition*>& partitions, const WatchPosition& position, const RequestId& id,

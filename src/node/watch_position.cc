@@ -30,19 +30,18 @@ Result<WatchPosition> DecodeWatchPosition(const WatchBinding& binding, std::stri
   const auto version = in.Fixed<uint8_t>();
   const auto hi = in.Fixed<uint64_t>(), lo = in.Fixed<uint64_t>(), prefix = in.Fixed<uint64_t>();
   if (!sealed || !in.ok() || in.rest().size() % sizeof(Version) != 0) {
-    return Error(Code::kInvalidArgument, "the position was not given by a server, or was changed or cut on its way");
+    return Error(Code::kInvalidArgument, "the position was not issued by a server, or it was altered or truncated");
   }
   if (version != kWatchPositionVersion) {
     return Error(Code::kInvalidArgument,
-                 "the position has version {}; this server reads version {}: watch from a "
-                 "snapshot's version",
+                 "the position has version {}; this server reads version {}: watch from the version of a snapshot",
                  version, kWatchPositionVersion);
   }
   if (prefix != Hash64(binding.prefix, kPrefixSeed)) {
     return Error(Code::kInvalidArgument, "the position belongs to another prefix: send the same prefix as before");
   }
   if (hi != binding.store.hi || lo != binding.store.lo || in.rest().size() != binding.partitions * sizeof(Version)) {
-    return Error(Code::kNotFound, "the position was given by another store");
+    return Error(Code::kNotFound, "the position belongs to another store");
   }
   WatchPosition position;
   for (size_t i = 0; i < binding.partitions; ++i) position.versions.push_back(in.Fixed<uint64_t>());

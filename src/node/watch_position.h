@@ -1,8 +1,9 @@
-// WatchPosition: how far a watcher has got in each of its partitions; it is what WatchReply.position carries.
+// WatchPosition says how far a watcher has got in each of its partitions. WatchReply.position
+// carries it in encoded form.
 //
-// Format: docs/FORMAT.md, "Watch position". The server keeps nothing of a watcher between two calls.
+// Format: docs/FORMAT.md, "Watch position". The server keeps no state of a watcher between calls.
 //
-// Threads: values.
+// Threads: plain values.
 #pragma once
 
 #include <string>
@@ -15,11 +16,12 @@
 namespace pando {
 
 struct WatchPosition {
-  // Of each partition that the prefix may lie in, in order: everything up to this version was told.
+  // One version for each partition that may hold keys with the prefix, in order of their ids. The
+  // watcher has received every change up to that version.
   std::vector<Version> versions;
 };
 
-// What a position belongs to: a store and a prefix, and so a number of partitions.
+// The store and the prefix that a position belongs to. They determine its number of partitions.
 struct WatchBinding {
   Uuid store;
   std::string_view prefix;
@@ -28,8 +30,8 @@ struct WatchBinding {
 
 inline constexpr uint8_t kWatchPositionVersion = 1;
 std::string EncodeWatchPosition(const WatchBinding& binding, const WatchPosition& position);
-// kInvalidArgument: the bytes are no position, or one of another prefix. kNotFound: it is of another store, so that
-// nothing is known here about what came after it.
+// kInvalidArgument if the bytes are not a position, or one of another version or prefix. kNotFound
+// if the position belongs to another store, whose later changes this store does not know.
 Result<WatchPosition> DecodeWatchPosition(const WatchBinding& binding, std::string_view bytes);
 
 }  // namespace pando

@@ -101,7 +101,7 @@ TEST(KvRequests, Ttl) {
   put.ttl_mode = 0;
   put.ttl_ms = 5;
   put.key = "k";
-  EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("ttl_ms is 5, but it belongs to ttl_mode TTL_SET (1)"));
+  EXPECT_THAT(Message(ToWriteOp(put, &op)), HasSubstr("ttl_ms is 5, but it applies only to ttl_mode TTL_SET (1)"));
   put.ttl_mode = 1;
   put.key = "k";
   EXPECT_FALSE(ToWriteOp(put, &op));
@@ -125,10 +125,10 @@ TEST(KvRequests, AbsoluteExpiry) {
   EXPECT_EQ(op.expires_at_ms, 1);
   EXPECT_EQ(op.ttl_ms, 0);
   increment.ttl_ms = 5;
-  EXPECT_THAT(Message(ToWriteOp(increment, &op)), HasSubstr("ttl_ms is 5, but it belongs to"));
+  EXPECT_THAT(Message(ToWriteOp(increment, &op)), HasSubstr("ttl_ms is 5, but it applies only to"));
   increment.ttl_ms = 0;
   increment.ttl_mode = api::g_pando_constants.TTL_CLEAR;
-  EXPECT_THAT(Message(ToWriteOp(increment, &op)), HasSubstr("expires_at_ms is 1, but it belongs to"));
+  EXPECT_THAT(Message(ToWriteOp(increment, &op)), HasSubstr("expires_at_ms is 1, but it applies only to"));
 }
 
 TEST(KvRequests, Touches) {
@@ -149,9 +149,9 @@ TEST(KvRequests, OpsCarryNothingInVain) {
     std::function<void(api::WriteOp*)> set;
     const char* message;
   };
-  for (const Case& test : {Case{1, [](api::WriteOp* x) { x->delta = 1; }, "delta is 1, but it belongs to"},
+  for (const Case& test : {Case{1, [](api::WriteOp* x) { x->delta = 1; }, "delta is 1, but it applies only to"},
                            Case{2, [](api::WriteOp* x) { x->value = "v"; }, "bytes in value is 1"},
-                           Case{2, [](api::WriteOp* x) { x->ttl_mode = 2; }, "ttl_mode is 2, but it belongs to"},
+                           Case{2, [](api::WriteOp* x) { x->ttl_mode = 2; }, "ttl_mode is 2, but it applies only to"},
                            Case{3, [](api::WriteOp* x) { x->return_previous = true; }, "return_previous is set"},
                            Case{4, [](api::WriteOp* x) { x->value = "v"; }, "bytes in value is 1"}}) {
     api::WriteOp request;
@@ -244,7 +244,7 @@ TEST(KvRequests, ConditionsOfABatch) {
     batch = batch_of(conditions, ops);
     BatchOfWrites refused;
     EXPECT_THAT(Message(ToWriteBatch(batch, &refused)),
-                HasSubstr(fmt::format("the key of {} does not share", culprit)));
+                HasSubstr(fmt::format("the key of {} does not match", culprit)));
   }
   batch = batch_of({"a"}, {"a"});
   BatchOfWrites same_key;
@@ -252,8 +252,7 @@ TEST(KvRequests, ConditionsOfABatch) {
   batch = batch_of({"a"}, {});
   batch.conditions[0].condition = {};
   BatchOfWrites empty;
-  EXPECT_THAT(Message(ToWriteBatch(batch, &empty)),
-              HasSubstr("condition 0 of the batch: the condition asks for nothing"));
+  EXPECT_THAT(Message(ToWriteBatch(batch, &empty)), HasSubstr("condition 0 of the batch: the condition is empty"));
 }
 
 TEST(KvRequests, Levels) {
