@@ -8,9 +8,9 @@
 // reads. That is safe: a mutex guards registration, and the values are atomics.
 //
 // Invariants
-//   HS1  At most kMaxHttpConnections connections exist. A further one closes the oldest connection
-//       that has not sent its request, or else the oldest, so that idle connections never lock out
-//       a health check.
+//   HS1  At most kMaxHttpConnections connections exist, not counting those that are being closed. A
+//       further one closes the oldest connection that has not sent its request, or else the oldest,
+//       so that idle connections never lock out a health check.
 //   HS2  A connection ends at most kHttpRequestLimitNs after it was accepted, plus the time that
 //       the network allows for sending queued bytes (S4).
 //   HS3  Reply bytes count against the node's request memory from the moment they exist.

@@ -403,7 +403,8 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
     case OpOutcome::kNotANumber:
       if (from.value_omitted) return Bad("cannot increment: the value is not a decimal 64-bit integer");
       return Bad("cannot increment: the value of {} bytes is not a decimal 64-bit integer", from.current.value.size());
-    case OpOutcome::kOverflow: return Bad("cannot increment by {}: the sum would overflow a 64-bit integer", op.delta);
+    case OpOutcome::kOverflow:
+      return Bad("cannot increment by {}: the sum would exceed the range of 64-bit integers", op.delta);
     case OpOutcome::kBatchRefused: to->withheld = true; return {};
   }
   return MakeError(ApiCode::kInternal, "the partition returned an unknown outcome for a write");

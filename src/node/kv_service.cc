@@ -198,6 +198,7 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   }
   Partition* partition = PartitionOf(key);
   ValueRoom value(server_->account().budget(), kMaxValueBytes);
+  // May wait for the disk or another reactor. The deadline may answer the call meanwhile.
   Result<ReadResult> read = co_await partition->Get(key, snapshot, &value);
   if (call->answered) co_return;
   if (!read.ok()) {
@@ -388,7 +389,7 @@ Task<void> KvService::WriteOne(C* call) {
   WithdrawableWrite write;
   write.control.deadline_ns = call->deadline_ns;
   write.control.values = &values;
-  call->write = &write;
+  call->write = &write;  // lets the deadline withdraw the write until it is appended
   WriteOptions options;
   options.control = &write.control;
   Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(ops), options);

@@ -172,7 +172,7 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
       co_return;
     }
     WatchHub::Wait wait(&watchers_, watcher.partitions, watcher.position, call->id, look_after_ns, until_ns);
-    co_await wait;
+    co_await wait;  // returns for several reasons, so the loop checks all of them again
   }
   std::vector<Change>& changes = watcher.found.changes;
   watchers_.metrics().changes_total.Add(changes.size());

@@ -64,7 +64,7 @@ class Merger {
           if (out.rows.empty()) co_return NoMemory(row_bytes);
           break;  // the next page begins with this row
         }
-        co_await Fetch(s);
+        co_await Fetch(s);  // the row's turn has come: read its value
         if (!failure_.ok()) co_return failure_;
       } else {
         bytes += row_bytes;

@@ -117,7 +117,7 @@ Task<void> Node::ShardMain(Reactor& reactor) {
   WaitQueue wait(reactor);
   shards_[index] = &shard;
   main_waits_[index] = &wait;
-  co_await wait.Wait();
+  co_await wait.Wait();  // the shard lives in this frame until Stop sends a LeaveCall
 }
 
 Task<Status> Node::StartOnReactor(Reactor& first) {
@@ -146,6 +146,7 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
     co_return Status();
   };
   CO_RETURN_IF_ERROR(co_await OnAllShards(first, build));
+  // Connect reads the services of all shards, so it starts only after every Build.
   auto connect = [this](Reactor&, Shard* shard) -> Task<Status> {
     shard->Connect(shards_);
     co_return Status();
@@ -280,6 +281,8 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   auto stop = [limit_ns = options_.shutdown_timeout_ms * kMillisecond](Reactor&, Shard* shard) {
     return shard->StopServing(limit_ns);
   };
+  // Requests of one shard use the engines of the others, so all shards stop serving before any
+  // engine closes.
   Status status = co_await OnAllShards(first, stop);
   snapshots_.reset();  // only requests use it, and all of them have ended
   auto close = [checkpoint](Reactor&, Shard* shard) { return shard->CloseEngine(checkpoint); };

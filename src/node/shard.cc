@@ -63,7 +63,7 @@ void Shard::Connect(const std::vector<Shard*>& shards) {
 Task<Status> Shard::StopServing(Nanos limit_ns) {
   if (server_ == nullptr) co_return Status();
   co_await server_->Shutdown(limit_ns);
-  co_await service_->Drain();
+  co_await service_->Drain();  // calls may outlive the connections that Shutdown closed
   co_return Status();
 }
 

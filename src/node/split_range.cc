@@ -118,7 +118,7 @@ Task<Result<std::vector<RangePart>>> SplitRangeEvenly(std::vector<Partition*> pa
   sampling.samples = partitions.size() == 1 ? parts : kSamplesPerPart * parts;
   TaskGroup samplers;
   for (size_t i = 0; i < std::min(kSamplersInFlight, partitions.size()); ++i) samplers.Spawn(SampleAll(&sampling));
-  co_await samplers.Drain();
+  co_await samplers.Drain();  // the cuts need every partition's sample
   CO_RETURN_IF_ERROR(sampling.failure);
   result.push_back({range.start, range.end, {}});
   for (std::string& cut : Cuts(&sampling, parts)) {

@@ -1,4 +1,5 @@
-// deleteRange, sizes-only scans and multiGet in a snapshot, through the wire, over fake partitions on two reactors.
+// Tests deleteRange, sizes-only scans, and multiGet in a snapshot: over the wire protocol, with
+// fake partitions on two reactors.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -27,7 +28,7 @@ class KvRangeTest : public FakeNodeTest {
     }
     return keys;
   }
-  // Calls until the cursor is empty; the sum of what was removed.
+  // Repeats the call until the cursor is empty. Returns the number of records removed.
   int64_t DeleteAll(api::DeleteRangeRequest args, size_t* calls = nullptr) {
     int64_t removed = 0;
     do {
@@ -69,7 +70,7 @@ TEST_P(KvRangeTest, RemovesARangeAndNothingElse) {
   for (auto& fake : node_->fakes) after += fake->scans;
   EXPECT_EQ(after - before, 1u) << "one partition holds the tag";
   EXPECT_EQ(Keys(), rest);
-  EXPECT_EQ(DeleteAll(args), 0) << "again: there is nothing left";
+  EXPECT_EQ(DeleteAll(args), 0) << "nothing is left to remove";
 }
 
 TEST_P(KvRangeTest, SparesWhatIsNewerThanAsked) {
@@ -90,7 +91,7 @@ TEST_P(KvRangeTest, SparesWhatIsNewerThanAsked) {
 TEST_P(KvRangeTest, WhatIsWrittenBetweenReadingAndRemovingSurvives) {
   for (int i = 0; i < 100; ++i) Put(fmt::format("k{:02}", i), "old");
   auto snapshot = CallFor<api::Kv_openSnapshot_result>("openSnapshot", api::Kv_openSnapshot_args())->success;
-  // While the call is under way, every record is written again, at random times.
+  // While the call runs, every record is written once more.
   for (int i = 0; i < 100; ++i) {
     kernel_.At(kernel_.now_ns() + i * 20 * kMicrosecond, SimKernel::kNoBoot, [this, i] {
       WriteOp op;
@@ -100,11 +101,13 @@ TEST_P(KvRangeTest, WhatIsWrittenBetweenReadingAndRemovingSurvives) {
     });
   }
   api::DeleteRangeRequest request;
-  request.max_version = snapshot.version;  // what is written before its key is read is spared by this
+  // Spares the records that are written again before their keys are read.
+  request.max_version = snapshot.version;
   auto reply = DeleteRange(request);
   ASSERT_TRUE(reply->__isset.success) << reply->error.message;
   kernel_.RunFor(kSecond);
-  EXPECT_EQ(Keys().size(), 100u) << "each was written before it was read, before it was removed, or after";
+  EXPECT_EQ(Keys().size(), 100u)
+      << "every record survives, whether it was written before its key was read, before its removal, or after";
   EXPECT_GT(reply->success.removed, 0);
   EXPECT_LT(reply->success.removed, 100) << "nothing was written meanwhile";
 }
@@ -130,7 +133,7 @@ TEST_P(KvRangeTest, FailuresAndBadRequests) {
   args.cursor = DeleteRange(args)->success.cursor;
   ASSERT_FALSE(args.cursor.empty());
   args.max_version = 7;
-  EXPECT_EQ(DeleteRange(args)->error.code, c.BAD_CURSOR) << "a cursor belongs to its max_version, too";
+  EXPECT_EQ(DeleteRange(args)->error.code, c.BAD_CURSOR) << "a cursor is also bound to its max_version";
   args.max_version = 0;
   api::Kv_scan_args scan;
   scan.request.cursor = args.cursor;
@@ -199,7 +202,7 @@ TEST_P(KvRangeTest, MultiGetInASnapshot) {
   CallFor<api::Kv_releaseSnapshot_result>("releaseSnapshot", release);
   args.request.snapshot = snapshot.snapshot;
   auto gone = CallFor<api::Kv_multiGet_result>("multiGet", args);
-  EXPECT_EQ(gone->error.code, api::g_pando_constants.SNAPSHOT_GONE) << "of the whole request, not key by key";
+  EXPECT_EQ(gone->error.code, api::g_pando_constants.SNAPSHOT_GONE) << "the whole request fails, not single keys";
 }
 
 }  // namespace

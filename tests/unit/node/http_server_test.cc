@@ -1,4 +1,4 @@
-// The HTTP page on the simulated kernel: what it answers, and that no client keeps another from its answer.
+// Tests HttpServer on the simulated kernel: its answers, and that no client blocks another.
 #include "src/node/http_server.h"
 
 #include <gmock/gmock.h>
@@ -18,7 +18,7 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::StartsWith;
 
-// A client's end: everything that arrives, and whether the server has closed.
+// A client that records everything it receives and whether the server has closed the connection.
 class Browser final : public ConnectionHandler {
  public:
   Task<void> Connect(Reactor& reactor, uint16_t port) {
@@ -120,7 +120,7 @@ Task<void> HttpServerTest::BadRequests(HttpServerTest* t) {
 }
 TEST_F(HttpServerTest, BadRequests) { Run(&HttpServerTest::BadRequests); }
 
-// Far more idle connections than there are places: a health check is answered at once all the same (HS1).
+// Opens far more idle connections than the limit. A health check is still answered at once (HS1).
 Task<void> HttpServerTest::Idle(HttpServerTest* t) {
   std::vector<std::unique_ptr<Browser>> idle;
   for (size_t i = 0; i < 3 * kMaxHttpConnections; ++i) {
@@ -133,7 +133,7 @@ Task<void> HttpServerTest::Idle(HttpServerTest* t) {
   EXPECT_LT(t->reactor_.NowNs() - begin_ns, kSecond / 2);
   EXPECT_TRUE(idle.front()->closed());
   EXPECT_FALSE(idle.back()->closed());
-  // Those that stay are cut off at their deadline (HS2), without an answer.
+  // The remaining connections are closed at their deadline (HS2), without an answer.
   for (auto& browser : idle) co_await browser->UntilClosed();
   EXPECT_LT(t->reactor_.NowNs() - begin_ns, kHttpRequestLimitNs + kSecond);
   EXPECT_GT(t->server_->metrics().timed_out_total.value(), 0u);
@@ -141,7 +141,8 @@ Task<void> HttpServerTest::Idle(HttpServerTest* t) {
 }
 TEST_F(HttpServerTest, IdleConnectionsKeepNobodyOut) { Run(&HttpServerTest::Idle); }
 
-// A byte every 2 s never makes a request; other requests do not wait for it.
+// A client that sends one byte every 2 s never completes a request. Other requests do not wait for
+// it.
 Task<void> HttpServerTest::Slow(HttpServerTest* t) {
   Browser dripping;
   co_await dripping.Connect(t->reactor_, t->server_->port());
@@ -152,7 +153,7 @@ Task<void> HttpServerTest::Slow(HttpServerTest* t) {
   }
   EXPECT_TRUE(dripping.closed());
   EXPECT_THAT(dripping.received, IsEmpty());
-  // In pieces, but in time: answered.
+  // A request that arrives in pieces, but in time, is answered.
   Browser steady;
   co_await steady.Connect(t->reactor_, t->server_->port());
   for (char c : std::string("GET /healthz HTTP/1.1\r\n\r\n")) {

@@ -1,4 +1,5 @@
-// What is refused, in which words, and how results and errors are told.
+// Tests which requests are refused and with which message, and the conversion of results and
+// errors.
 #include "src/node/kv_requests.h"
 
 #include <gmock/gmock.h>
@@ -118,7 +119,7 @@ TEST(KvRequests, AbsoluteExpiry) {
     increment.expires_at_ms = ms;
     EXPECT_THAT(Message(ToWriteOp(increment, &refused)), HasSubstr("expires_at_ms is")) << ms;
   }
-  increment.expires_at_ms = 1;  // long ago, and allowed
+  increment.expires_at_ms = 1;  // a time in the past is allowed
   WriteOp op;
   EXPECT_FALSE(ToWriteOp(increment, &op));
   EXPECT_EQ(op.ttl_mode, TtlMode::kSet);
@@ -142,7 +143,7 @@ TEST(KvRequests, Touches) {
   EXPECT_EQ(op.key, "k");
 }
 
-// What an op's kind has no use for is refused, not ignored.
+// Fields that the kind of an op does not use are refused, not ignored.
 TEST(KvRequests, OpsCarryNothingInVain) {
   struct Case {
     int32_t kind;
@@ -236,7 +237,7 @@ TEST(KvRequests, ConditionsOfABatch) {
   EXPECT_EQ(writes.ops[1].op, RecordOp::kCheck);
   EXPECT_EQ(writes.ops[1].key, "{t}b");
   EXPECT_EQ(writes.ops[2].op, RecordOp::kPut);
-  // Another key, whichever partition it may be in.
+  // A key without the common tag is refused, whichever partition it is in.
   for (auto [conditions, ops, culprit] :
        {std::tuple<std::vector<std::string>, std::vector<std::string>, const char*>{{"{t}a"}, {"{t}b", "b"}, "op 1"},
         {{"{t}a", "{u}a"}, {"{t}b"}, "condition 1"},
@@ -297,12 +298,12 @@ TEST(KvRequests, WhatASingleNodeCannotHonourIsRefused) {
     EXPECT_EQ(CodeOf(CheckWriteContext(context)), test.code) << test.name;
     EXPECT_FALSE(IsPlainRead(context)) << test.name;
     ResetForPlainRead(&context);
-    EXPECT_TRUE(IsPlainRead(context)) << test.name << ": the next request inherits nothing";
+    EXPECT_TRUE(IsPlainRead(context)) << test.name << ": the next request inherits no field";
   }
   api::Context bounded;
   bounded.level = c.LEVEL_BOUNDED;
   bounded.max_staleness_ms = 5;
-  EXPECT_FALSE(CheckReadContext(bounded)) << "the newest state is no older than that";
+  EXPECT_FALSE(CheckReadContext(bounded)) << "the newest state satisfies every staleness bound";
   bounded.max_staleness_ms = -1;
   EXPECT_TRUE(CheckReadContext(bounded));
   api::Context retried;

@@ -1,4 +1,5 @@
-// The services over fake partitions on two simulated reactors, through the wire, with RpcClient.
+// Tests the services Kv and Admin over the wire protocol with RpcClient, with fake partitions on
+// two simulated reactors.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -147,7 +148,7 @@ TEST_P(KvServiceTest, AllOrNothingWithholdsTheOthers) {
   EXPECT_FALSE(reply.results[2].current.found);
   EXPECT_TRUE(reply.failed_conditions.empty());
   EXPECT_FALSE(node_->PartitionOf("{t}a").records.contains("{t}a"));
-  // Without the two it is applied.
+  // Without the two ops that fail, the batch is applied.
   args.request.ops = {BatchOp(1, "{t}a", "1"), BatchOp(2, "{t}n", "")};
   args.request.ops[1].return_previous = true;
   reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
@@ -176,7 +177,7 @@ TEST_P(KvServiceTest, ConditionsGuardABatch) {
   reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
   EXPECT_TRUE(reply.results[0].applied);
   EXPECT_TRUE(reply.failed_conditions.empty());
-  // Conditions alone: have a look at several keys at one moment.
+  // A batch of conditions without ops checks several keys atomically.
   args.request.ops.clear();
   args.request.conditions[0].condition.__set_value("2");
   reply = CallFor<api::Kv_writeBatch_result>("writeBatch", args)->success;
@@ -239,7 +240,8 @@ TEST_P(KvServiceTest, MultiGetKeepsOrderAndBounds) {
       EXPECT_EQ(items[i].record.value, "v" + std::to_string(i));
     }
   }
-  // More than a frame can carry: as much as fits, the rest is refused key by key.
+  // With more values than a frame can carry, the reply has those that fit and an error for each of
+  // the other keys.
   args.request.keys.clear();
   for (int i = 0; i < 20; ++i) {
     std::string key = "large" + std::to_string(i);
@@ -343,7 +345,7 @@ TEST_P(KvServiceTest, SnapshotsAreReadByEveryCallThatTakesOne) {
   EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->success.record.value, "old");
   get.request.key = "key70";
   EXPECT_FALSE(CallFor<api::Kv_get_result>("get", get)->success.record.found);
-  EXPECT_EQ(Get("key1")->success.record.value, "newer") << "the fast path keeps nothing of the last request";
+  EXPECT_EQ(Get("key1")->success.record.value, "newer") << "the fast path keeps no field of the previous request";
 
   api::Kv_scan_args scan;
   scan.request.snapshot = snapshot.snapshot;
@@ -437,7 +439,8 @@ TEST_P(KvServiceTest, HelloAgreesOnFeatures) {
   EXPECT_THAT(hello.accepted_features, testing::ElementsAre("out_of_order_replies"));
 }
 
-// Large values for a client that does not read: neither path may gather more than the connection's bound.
+// A client asks for large values and does not read them. Neither the fast nor the slow path may
+// collect more than the connection's limit.
 struct SlowReader {
   FakeNode* node;
   bool leave;
@@ -450,7 +453,7 @@ struct SlowReader {
     for (int i = 0; i < 500; ++i) all += GetCall(i, (i % 3 == 0 ? "cold" : "warm") + std::to_string(i % 10));
     peer.Send(std::move(all));
     co_await Sleep(reactor, 2 * kSecond);
-    // 4 MiB of replies, and values on their way, which count twice: as they were read and as they are encoded.
+    // 4 MiB of replies, plus values of running gets, which count twice: as read and as encoded.
     EXPECT_LT(node->shared.memory.used_bytes(), 10 << 20);
     EXPECT_GT(node->services[0]->get_path().metrics().parked_total.value(), 0u);
     if (!leave) {
@@ -479,7 +482,8 @@ TEST_P(KvServiceTest, LargeValuesWaitForASlowReader) {
   Await(leaves(*client_reactor_));
 }
 
-// A reply holds at most kMaxBatchBytes of what refused operations found, in however many partitions they found it.
+// The values that refused operations found take at most kMaxBatchBytes in a reply, however many
+// partitions they come from.
 TEST_P(KvServiceTest, WhatABatchFoundFitsIntoOneReply) {
   api::Kv_writeBatch_args args;
   for (int i = 0; i < 40; ++i) {
@@ -504,7 +508,7 @@ TEST_P(KvServiceTest, WhatABatchFoundFitsIntoOneReply) {
   EXPECT_EQ(omitted, 40 - kMaxBatchBytes / (kMaxValueBytes / 4));
 }
 
-// With memory for requests nearly used up, values are left out or refused, one by one.
+// When the request memory is almost used up, values are omitted or refused one by one.
 TEST_P(KvServiceTest, ValuesAreReservedBeforeTheyAreCopied) {
   MemoryBudget& memory = node_->shared.memory;
   for (int i = 0; i < 16; ++i) {
@@ -525,7 +529,7 @@ TEST_P(KvServiceTest, ValuesAreReservedBeforeTheyAreCopied) {
     EXPECT_EQ(item.record.found, !item.__isset.error);
   }
   EXPECT_GT(found, 0);
-  EXPECT_LT(found, 4) << "a MiB is there, and each value counts twice";
+  EXPECT_LT(found, 4) << "1 MiB is left, and each value counts twice";
   const int64_t more = memory.limit_bytes() - memory.used_bytes() - (300 << 10);
   memory.Force(more);
   auto get = Get("v0");
@@ -554,7 +558,7 @@ TEST_P(KvServiceTest, AWriteThatStillWaitsIsWithdrawnAtItsDeadline) {
   EXPECT_TRUE(waiting->error.retryable);
   partition.holding_writes = false;
   Pass(100 * kMillisecond);
-  EXPECT_FALSE(Get("k")->success.record.found) << "it was applied after its client had been told otherwise";
+  EXPECT_FALSE(Get("k")->success.record.found) << "the write was applied although its client was told that it was not";
 
   partition.holding_answers = true;
   auto appended = CallFor<api::Kv_put_result>("put", put);
@@ -565,7 +569,7 @@ TEST_P(KvServiceTest, AWriteThatStillWaitsIsWithdrawnAtItsDeadline) {
   Pass(100 * kMillisecond);
   EXPECT_EQ(Get("k")->success.record.value, "late");
 
-  // A batch is withdrawn only as a whole.
+  // A batch counts as withdrawn only if all of its parts are.
   api::Kv_writeBatch_args batch;
   batch.context.budget_ms = 100;
   for (int i = 0; i < 20; ++i) {

@@ -1,4 +1,4 @@
-// Watchers through the wire, over fake partitions on two simulated reactors.
+// Tests watchers over the wire protocol, with fake partitions on two simulated reactors.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -41,7 +41,7 @@ class KvWatchTest : public FakeNodeTest {
     args.request = request;
     return CallFor<api::Kv_watch_result>("watch", args);
   }
-  // Where a watcher of the prefix begins now.
+  // Returns a watch request that starts after the newest change.
   api::WatchRequest FromNow(const std::string& prefix) {
     api::WatchRequest request;
     request.prefix = prefix;
@@ -51,7 +51,7 @@ class KvWatchTest : public FakeNodeTest {
     request.position = reply->success.position;
     return request;
   }
-  // A call that waits for a minute.
+  // Encodes a call that waits for one minute.
   std::string PatientCall(const std::string& prefix) {
     api::Kv_watch_args args;
     args.request = FromNow(prefix);
@@ -87,7 +87,7 @@ TEST_P(KvWatchTest, TellsOfTheChangesOfItsPrefixAndContinues) {
     if (change.key == "user/3") continue;
     EXPECT_EQ(Get(change.key)->success.record.version, change.version);
   }
-  // The same in small pieces.
+  // The same changes in small pages.
   args.limit_changes = 3;
   told.clear();
   for (bool more = true; more;) {
@@ -105,7 +105,7 @@ TEST_P(KvWatchTest, TellsOfTheChangesOfItsPrefixAndContinues) {
 
 TEST_P(KvWatchTest, WaitsUntilSomethingChanges) {
   for (const std::string prefix : {"", "k", "{tag}"}) {
-    for (const std::string name : {"/a", "/b", "/c", "/d"}) {  // of partitions of both reactors
+    for (const std::string name : {"/a", "/b", "/c", "/d"}) {  // in partitions of both reactors
       api::WatchRequest args = FromNow(prefix);
       args.wait_ms = 5000;
       const std::string key = (prefix == "{tag}" ? prefix : "k") + name;
@@ -159,7 +159,7 @@ TEST_P(KvWatchTest, WhoFallsBehindIsTold) {
   EXPECT_EQ(ErrorOf(by_version), api::g_pando_constants.FEED_GONE);
   by_version.after_version = static_cast<int64_t>(partition.changes.newest());
   EXPECT_TRUE(Watch(by_version)->__isset.success);
-  // Another store's position says nothing about this one.
+  // A position of another store says nothing about this one.
   node_->store.node.lo ^= 1;
   EXPECT_EQ(ErrorOf(FromNow("k")), 0);
   api::WatchRequest elsewhere = FromNow("k");
@@ -208,16 +208,16 @@ TEST_P(KvWatchTest, ContinuesFromASnapshot) {
   args.after_version = snapshot->success.version;
   std::vector<ChangeOf> told = ChangesOf(Watch(args)->success);
   std::sort(told.begin(), told.end());
-  EXPECT_EQ(told, expected) << "what is not in the snapshot, and nothing else";
+  EXPECT_EQ(told, expected) << "exactly the changes that the snapshot does not have";
 }
 
-// One client that follows a prefix over its own connection.
+// A client that follows a prefix over a connection of its own.
 struct Follower {
   SimReactor* reactor = nullptr;
   uint16_t port = 0;
   std::string prefix;
   int32_t limit = 0;
-  std::map<std::string, std::optional<int64_t>> state;  // version, or none when removed
+  std::map<std::string, std::optional<int64_t>> state;  // version, or nullopt if removed
   bool stop = false;
   size_t calls = 0, changes = 0;
   std::string failure;
@@ -297,7 +297,7 @@ TEST_P(KvWatchTest, FollowersMissNothing) {
   EXPECT_EQ(followers[0].changes, static_cast<size_t>(kWrites));
 }
 
-// Sends watches that wait, on one connection each, and looks at the node meanwhile.
+// Sends watch calls that wait, each on a connection of its own, and checks the node meanwhile.
 struct Crowd {
   KvWatchTest* test;
   SimReactor* reactor;
@@ -336,7 +336,7 @@ TEST_P(KvWatchTest, WaitingWatchersAreLimitedAndReleasedWithTheirConnections) {
   EXPECT_EQ(metrics.refused_total.value(), 3u);
   EXPECT_EQ(metrics.waiting.value(), static_cast<int64_t>(limit));
   EXPECT_LT(node_->shared.memory.used_bytes(), static_cast<int64_t>((limit + 64) * 8192));
-  EXPECT_TRUE(Get("k")->__isset.success) << "others are served";
+  EXPECT_TRUE(Get("k")->__isset.success) << "other requests are served";
   Await(crowd.Leave());
   EXPECT_EQ(metrics.waiting.value(), 0);
 }

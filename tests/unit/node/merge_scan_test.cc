@@ -1,4 +1,5 @@
-// Merged scans against one std::map of everything: random partitions, ranges, limits, cursors.
+// Compares merged scans with one std::map of all records: random partitions, ranges, limits,
+// cursors.
 #include "src/node/merge_scan.h"
 
 #include <gmock/gmock.h>
@@ -62,7 +63,7 @@ class MergeScanModel : public testing::TestWithParam<uint64_t> {
     }
   }
 
-  // Walks the whole range page by page; checks every page's limits.
+  // Scans the whole range page by page and checks the limits of every page.
   std::vector<std::pair<std::string, std::string>> Walk(api::ScanRequest request, size_t max_rows, size_t max_bytes) {
     std::vector<std::pair<std::string, std::string>> rows;
     for (int pages = 0; pages < 10'000; ++pages) {
@@ -73,7 +74,7 @@ class MergeScanModel : public testing::TestWithParam<uint64_t> {
       spec.keys_only = request.keys_only;
       spec.max_rows = max_rows;
       spec.max_bytes = max_bytes;
-      // Often so little that rows come without their values at first.
+      // Often the limit is so low that rows first come without their values.
       if (Pick(2) == 0) spec.held_bytes = max_bytes + Pick(1000);
       Result<ScanPage> page = Await(MergeScan(partitions_, spec));
       CHECK(page.ok());
@@ -147,8 +148,8 @@ TEST_P(MergeScanModel, AsksEvenPartitionsOnce) {
   EXPECT_LE(scans, 18u) << "the first share is too small";
 }
 
-// 64 partitions each have a row that alone is larger than the page. Only the one that is given out is fetched, and what
-// it takes is reserved first.
+// Each of 64 partitions has a row that is larger than the page. Only the row that is returned is
+// fetched, and its memory is reserved first.
 TEST_P(MergeScanModel, LargeRowsAreFetchedOneByOneAndPaidFor) {
   Fill(64, 0);
   for (uint32_t i = 0; i < 64; ++i) {
@@ -172,7 +173,7 @@ TEST_P(MergeScanModel, LargeRowsAreFetchedOneByOneAndPaidFor) {
     EXPECT_EQ(page->rows[0].value.size(), 1u << 20);
     EXPECT_FALSE(page->exhausted);
     for (auto& fake : fakes_) bytes += fake->scanned_bytes;
-    EXPECT_LT(bytes, (1u << 20) + 64 * 10) << "values that nobody asked for were fetched";
+    EXPECT_LT(bytes, (1u << 20) + 64 * 10) << "values that were not needed were fetched";
     EXPECT_GE(memory.bytes(), 2u << 20);
   }
   MemoryGrant most(&account);

@@ -1,4 +1,4 @@
-// The page cursor's bytes, and what is made of damaged ones.
+// Tests the bytes of the page cursor and the refusal of damaged ones.
 #include "src/node/page_cursor.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// Ranges, and the cursor's bytes (docs/FORMAT.md, "Scan cursor").
+// Tests ranges and the bytes of the scan cursor (docs/FORMAT.md, "Scan cursor").
 #include "src/node/scan_range.h"
 
 #include <gmock/gmock.h>
@@ -47,7 +47,7 @@ TEST(ScanRange, Narrows) {
 TEST(ScanRange, KnowsWhenOneTagHoldsEverything) {
   EXPECT_EQ(ScanRange::Of("", "", "{42}", false).tag, "42");
   EXPECT_EQ(ScanRange::Of("", "", "user{42}/", false).tag, "42");
-  EXPECT_FALSE(ScanRange::Of("", "", "user{42", false).tag);  // "user{421}" has it as a prefix too
+  EXPECT_FALSE(ScanRange::Of("", "", "user{42", false).tag);  // "user{421}" has this prefix too
   EXPECT_FALSE(ScanRange::Of("", "", "user{}", false).tag);   // an empty tag does not count
   EXPECT_FALSE(ScanRange::Of("user{42}", "user{42}x", "", false).tag);
 }
@@ -112,7 +112,7 @@ TEST(Cursor, IsBoundToItsRange) {
   other = request;
   other.reverse = true;
   EXPECT_THAT(DecodeCursor(other, cursor).status().message(), HasSubstr("another range, direction or snapshot"));
-  // Bytes moved between the fields make another range.
+  // Moving bytes from one field to another makes another range.
   other = request;
   other.start_key = "";
   other.end_key = "az";

@@ -1,4 +1,4 @@
-// Snapshot tokens, and the snapshots of a node over fake partitions.
+// Tests snapshot tokens, and the snapshots of a node with fake partitions.
 #include "src/node/snapshots.h"
 
 #include <gmock/gmock.h>
@@ -75,9 +75,9 @@ TEST_F(SnapshotsTest, LiveAsLongAsAskedWithinTheAgeLimit) {
   OpenedSnapshot renewed = *Await(snapshots_->Renew(by_default.token, 40'000));
   EXPECT_NEAR(renewed.expires_at_ms - start_ms, 90'000, 100);
   renewed = *Await(snapshots_->Renew(by_default.token, 1));
-  EXPECT_NEAR(renewed.expires_at_ms - start_ms, 90'000, 100) << "a renewal does not shorten";
+  EXPECT_NEAR(renewed.expires_at_ms - start_ms, 90'000, 100) << "a renewal never shortens the life of a snapshot";
   renewed = *Await(snapshots_->Renew(by_default.token, 80'000));
-  EXPECT_NEAR(renewed.expires_at_ms - start_ms, 100'000, 100) << "no renewal passes the age limit";
+  EXPECT_NEAR(renewed.expires_at_ms - start_ms, 100'000, 100) << "no renewal exceeds the age limit";
 }
 
 TEST_F(SnapshotsTest, AreReleasedEverywhereAndOnce) {
@@ -99,7 +99,7 @@ TEST_F(SnapshotsTest, AreLimitedInNumber) {
   EXPECT_TRUE(Await(snapshots_->Open(0)).ok());
   EXPECT_EQ(Await(snapshots_->Open(0)).code(), Code::kOverloaded);
   Pass(91'000);
-  EXPECT_TRUE(Await(snapshots_->Open(0)).ok()) << "those that expired do not count";
+  EXPECT_TRUE(Await(snapshots_->Open(0)).ok()) << "expired snapshots do not count";
 }
 
 TEST_F(SnapshotsTest, AFailedOneIsNowhere) {

@@ -1,4 +1,4 @@
-// Ranges cut into parts, against one std::map of everything.
+// Compares ranges split into parts with one std::map of all records.
 #include "src/node/split_range.h"
 
 #include <gtest/gtest.h>
@@ -86,7 +86,7 @@ TEST(SplitRange, PartsAreEven) {
       std::vector<RangePart> split = f.Split({}, parts);
       ASSERT_EQ(split.size(), parts) << partitions;
       const double share = 40'000.0 / static_cast<double>(parts);
-      // What sampling misses by, and the rounding of whole records.
+      // Allows for the sampling error and for rounding to whole records.
       const double slack = partitions == 1 ? 1 : 0.25 * share;
       for (const RangePart& part : split) {
         EXPECT_NEAR(static_cast<double>(part.sums.count), share, slack) << partitions << " partitions, " << parts;
@@ -111,7 +111,7 @@ TEST(SplitRange, FewRecordsMakeFewParts) {
   EXPECT_EQ(f.Split(none, 4).size(), 1u);
 }
 
-// 64 partitions and 256 parts ask for 65,536 keys: 130 MB of them, when they are long.
+// 64 partitions and 256 parts need a sample of 65,536 keys, or 130 MB if the keys are long.
 TEST(SplitRange, TheSampleIsPaidForBeforeItGrows) {
   Fakes f(3, 64);
   for (int i = 0; i < 2000; ++i) f.Add(fmt::format("k{:06}", i) + std::string(100, 'x'));

@@ -1,4 +1,5 @@
-// The watch position's bytes (docs/FORMAT.md, "Watch position"), and what is made of damaged ones.
+// Tests the bytes of the watch position (docs/FORMAT.md, "Watch position") and the refusal of
+// damaged ones.
 #include "src/node/watch_position.h"
 
 #include <gmock/gmock.h>
