@@ -87,8 +87,8 @@ class GetPath {
   void AnswerLocal();
   void Answer(const RequestId& id, const PointRead& read);
   void FillReads(const std::vector<Entry>& entries, const std::string& keys);
-  void ServeRemote(RemoteGets* gets);   // on the target
-  void FinishRemote(RemoteGets* gets);  // back on the origin
+  void ServeRemote(RemoteGets* gets);   // runs on the target reactor
+  void FinishRemote(RemoteGets* gets);  // runs on the origin reactor
   RemoteGets* BatchFor(uint32_t reactor);
 
   RpcServer* const server_;

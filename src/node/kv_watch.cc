@@ -35,7 +35,7 @@ struct WatchFindings {
 }  // namespace
 
 struct KvService::Watcher {
-  std::vector<Partition*> partitions;  // that the prefix may lie in
+  std::vector<Partition*> partitions;  // those that may hold keys with the prefix
   WatchPosition position;
   size_t limit = 0;
   WatchFindings found;

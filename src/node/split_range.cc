@@ -15,7 +15,9 @@ constexpr size_t kKeysAtOnce = 32;
 
 struct Sample {
   std::string key;
-  double records = 0;  // of its partition since the previous sample, which this one represents
+  // How many records this key represents: those of its partition after the previous sample, up to
+  // this one.
+  double records = 0;
 };
 
 // The overhead of a key beyond its bytes: in a vector that grows by doubling, and as its partition

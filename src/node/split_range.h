@@ -27,7 +27,7 @@ inline constexpr size_t kMaxSplitParts = 256;
 inline constexpr size_t kCountsInFlight = 4;  // parts counted concurrently, each in all partitions
 
 struct RangePart {
-  std::string start, end;  // "" = open
+  std::string start, end;  // empty = unbounded
   RangeAggregates sums;
 };
 
