@@ -5,14 +5,14 @@
 namespace pando {
 namespace {
 
-constexpr size_t kGroup = 16;  // about what one core's line-fill buffers can keep in flight
+constexpr size_t kGroup = 16;  // about the number of line-fill buffers of a core
 constexpr size_t kLine = 64;
 
 inline void PrefetchPage(const char* page, bool leaf, uint32_t page_bytes) {
   __builtin_prefetch(page);
   __builtin_prefetch(page + kLine);
   if (leaf) return;
-  // Where a binary search over a typically filled inner page's slots goes first.
+  // The first slots that a binary search over a typically filled inner page looks at.
   size_t slots = page_bytes / 90 * kSlotBytes;
   __builtin_prefetch(page + kPageHeaderBytes + slots / 2);
   __builtin_prefetch(page + kPageHeaderBytes + slots / 4);
@@ -33,7 +33,7 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
       active[count++] = &l;
     }
     while (count > 0) {
-      // Search each one's node, and fetch the line its answer lies in.
+      // Search the node of each key, and prefetch the line that holds the answer.
       for (size_t i = 0; i < count; ++i) {
         BatchLookup& l = *active[i];
         Node node(pool.data(*l.at), page_bytes);
@@ -48,7 +48,7 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
           __builtin_prefetch(node.Child(l.slot));
         }
       }
-      // Take the answers: finished, or one level further down.
+      // Collect the answers. Each lookup is finished or moves one level down.
       size_t still = 0;
       for (size_t i = 0; i < count; ++i) {
         BatchLookup& l = *active[i];

@@ -1,8 +1,9 @@
-// BatchFind: point lookups in many trees at once. A lookup alone spends most of its time waiting for memory: the
-// header, the slots, the child reference, the record. Descending for a group of keys in step and prefetching each one's
-// next cache lines before any is looked at lets those waits overlap (the idea of AMAC, Kocberber et al., VLDB'15).
+// BatchFind: point lookups in many trees at once. A single lookup spends most of its time waiting
+// for memory: the header, the slots, the child reference, the record. BatchFind descends for a
+// group of keys in step and prefetches the next cache lines of each key before it reads any of
+// them, so that the waits overlap (the idea of AMAC, Kocberber et al., VLDB'15).
 //
-// Threads: the trees' reactor. Nothing suspends.
+// Threads: the reactor of the trees. Nothing suspends.
 #pragma once
 
 #include <span>
@@ -15,7 +16,8 @@ namespace pando {
 struct BatchLookup {
   Tree* tree = nullptr;
   std::string_view key;
-  // Results: `leaf` null = a page is missing; else `found` and, when found, the record.
+  // Results. `leaf` is null when a page is missing. Otherwise `found` is set and, if true, so is
+  // `record`.
   Frame* leaf = nullptr;
   bool found = false;
   RecordView record;
@@ -25,7 +27,7 @@ struct BatchLookup {
   uint32_t slot = 0;
 };
 
-// All trees share one pool.
+// All trees share one pool. Nothing may be modified while the results are in use.
 void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups);
 
 }  // namespace pando

@@ -9,7 +9,8 @@
 namespace pando {
 namespace {
 
-// Leaf record: {u64 version, u32 value bytes | flags}, then expiry when flagged, then key, then value or OverflowRef.
+// Leaf record: {u64 version, u32 value bytes | flags}, then expiry when flagged, then key, then
+// value or OverflowRef.
 constexpr uint32_t kLeafHeaderBytes = 12;
 constexpr uint32_t kOverflowFlag = 1u << 31;
 constexpr uint32_t kExpiryFlag = 1u << 30;
@@ -29,14 +30,14 @@ LeafLayout LayoutOf(uint32_t value_word, uint32_t key_bytes) {
   return l;
 }
 
-// An empty view may have no address, which memcpy must not be given.
+// An empty view may have a null address, which must not be passed to memcpy.
 void CopyBytes(char* to, std::string_view bytes) {
   if (!bytes.empty()) std::memcpy(to, bytes.data(), bytes.size());
 }
 
 uint32_t ValueWord(const char* record) { return LoadLE<uint32_t>(record + 8); }
 
-// N1, for keys that rise.
+// Checks the fences of N1. The keys must be known to ascend.
 bool WithinFences(const Node& node) {
   const uint32_t prefix = node.header().prefix_bytes, first = node.leaf() ? 0 : 1;
   if (node.has_upper() && node.lower() >= node.upper()) return false;
@@ -47,16 +48,16 @@ bool WithinFences(const Node& node) {
   return node.count() == 0 || !node.has_upper() || node.KeySuffix(node.count() - 1) < node.upper().substr(prefix);
 }
 
-// What is wrong with what a record refers to, or null.
+// Returns the problem with the child or value reference of a record, or null.
 const char* ReferenceProblem(const Node& node, uint32_t slot) {
   if (!node.leaf()) {
     const uint32_t blocks = node.ChildLocation(slot).blocks();
-    return blocks == 0 || blocks > kMaxExtentBlocks ? "a child that is not on disk" : nullptr;
+    return blocks == 0 || blocks > kMaxExtentBlocks ? "a child reference does not name an extent on disk" : nullptr;
   }
   const RecordView r = node.Record(slot);
   if (!r.overflow || r.overflow_ref.location.blocks() == (r.value_bytes + kBlockBytes - 1) / kBlockBytes)
     return nullptr;
-  return "a value's extent has another length";
+  return "the extent of a value does not match the value's length";
 }
 
 }  // namespace
@@ -94,7 +95,7 @@ void Node::Format(char* page, uint32_t page_bytes, uint8_t level, std::string_vi
   h.page_id = page_id;
   h.birth = birth;
   Node node(page, page_bytes);
-  // Empty fences keep offset 0 with length 0: a valid, empty view.
+  // Empty fences keep offset 0 and length 0: a valid, empty view.
   if (!lower.empty()) {
     char* at = node.AllocateHeap(static_cast<uint32_t>(lower.size()));
     std::memcpy(at, lower.data(), lower.size());
@@ -131,7 +132,7 @@ std::string Node::Key(uint32_t slot) const {
   return key;
 }
 
-// Number of slots whose key is < suffix (or <= suffix when or_equal).
+// Number of slots whose key suffix is < suffix (or <= suffix when or_equal).
 uint32_t Node::SearchHeads(std::string_view suffix, bool or_equal) const {
   const uint32_t head = KeyHead(suffix);
   const Slot* s = slots();
@@ -163,7 +164,7 @@ uint32_t Node::ChildSlot(std::string_view key) const {
 }
 
 uint32_t Node::ChildSlotBefore(std::string_view key) const {
-  // `key` may be the upper fence itself, which need not start with the prefix's continuation of any slot.
+  // `key` may be the upper fence itself, which need not start with the prefix.
   uint32_t slot = 0;
   for (uint32_t i = 1; i < count(); ++i) {
     std::string_view suffix = KeySuffix(i);
@@ -293,7 +294,8 @@ uint32_t Node::SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uin
   uint32_t bytes = 0;
   uint32_t old_prefix = source.header().prefix_bytes;
   for (uint32_t i = from; i < to; ++i) {
-    // An inner node's slot 0 stores no key; behind other children it needs its lower fence.
+    // Slot 0 of an inner node stores no key. When other children precede it, its key is the lower
+    // fence.
     if (!source.leaf() && i == 0) {
       bytes += ChildSpace(source.header().lower_bytes - prefix_bytes);
     } else {
@@ -331,33 +333,33 @@ Status Node::Validate(const char* page, uint32_t page_bytes) {
     return Error(Code::kCorruption, "page {}: {} (slot {} of {})", h.page_id, what, slot, h.slot_count);
   };
   auto inside = [&](uint32_t offset, uint64_t bytes) { return offset >= h.heap_begin && offset + bytes <= page_bytes; };
-  if (h.level > 0 && h.slot_count == 0) return bad("an inner page without children", 0);
+  if (h.level > 0 && h.slot_count == 0) return bad("an inner page has no children", 0);
   if ((h.lower_bytes && !inside(h.lower_offset, h.lower_bytes)) ||
       (h.upper_bytes && !inside(h.upper_offset, h.upper_bytes)) || h.lower_bytes > MaxKeyBytes(page_bytes) ||
       h.upper_bytes > MaxKeyBytes(page_bytes)) {
-    return bad("a fence lies outside", 0);
+    return bad("a fence lies outside the heap or is too long", 0);
   }
   Node node(const_cast<char*>(page), page_bytes);
   if (h.prefix_bytes != (h.has_upper ? CommonPrefix(node.lower(), node.upper()) : 0)) {
-    return bad("the prefix does not fit the fences", 0);
+    return bad("the prefix is not the common prefix of the fences", 0);
   }
   uint64_t heap_bytes = uint64_t{h.heap_dead} + h.lower_bytes + h.upper_bytes;
   for (uint32_t i = 0; i < h.slot_count; ++i) {
     const Slot& s = node.slots()[i];
     uint32_t fixed = h.level > 0 ? static_cast<uint32_t>(sizeof(ChildRef)) : kLeafHeaderBytes;
     if (!inside(s.offset, fixed) || s.key_bytes + h.prefix_bytes > MaxKeyBytes(page_bytes))
-      return bad("a record lies outside", i);
-    if (!inside(s.offset, node.RecordBytes(i))) return bad("a record leaves the page", i);
+      return bad("a record starts outside the heap or its key is too long", i);
+    if (!inside(s.offset, node.RecordBytes(i))) return bad("a record extends past the end of the page", i);
     std::string_view suffix = node.KeySuffix(i);
-    if (s.head != KeyHead(suffix)) return bad("a key head differs from its key", i);
-    if (i > 0 && node.KeySuffix(i - 1) >= suffix) return bad("keys do not rise", i);
+    if (s.head != KeyHead(suffix)) return bad("the head of a key does not match the key", i);
+    if (i > 0 && node.KeySuffix(i - 1) >= suffix) return bad("keys are not in ascending order", i);
     if (i == 0 && h.level > 0 && !suffix.empty()) return bad("the first child has a key", i);
     if (const char* problem = ReferenceProblem(node, i)) return bad(problem, i);
     heap_bytes += node.RecordBytes(i);
   }
-  if (!WithinFences(node)) return bad("keys outside the fences", 0);
-  // Or a later insert or compaction would take room that is not there.
-  if (heap_bytes != page_bytes - h.heap_begin) return bad("heap bytes are miscounted", 0);
+  if (!WithinFences(node)) return bad("a key lies outside the fences", 0);
+  // Miscounted bytes would let a later insert or compaction use space that does not exist.
+  if (heap_bytes != page_bytes - h.heap_begin) return bad("the count of heap bytes is wrong", 0);
   return Status();
 }
 

@@ -2,19 +2,23 @@
 //
 //   | PageHeader | slot 0 | slot 1 | ... -> free <- ... heap: records and fences |
 //
-// Keys are stored without the prefix that both fences share. A slot carries the first four bytes of what is left as a
-// big-endian number ("head"), so that most comparisons never leave the slots.
+// Keys are stored without the prefix that both fences share. A slot holds the first four bytes of
+// the rest of the key as a big-endian number ("head"), so that most comparisons need only the
+// slots.
 //
 //   leaf record   {u64 version, u32 value bytes and flags} [i64 expiry] key value|OverflowRef
-//   inner record  ChildRef key            the key is the lower bound of the child's range; slot 0 has none (the fence)
+//   inner record  ChildRef key      the key is the lower bound of the child's range; slot 0 has no
+//                                   key, because the lower fence is its bound
 //
-// Threads: a view of one page's memory; the owner of the page serialises.
+// Threads: a view of the memory of one page. The owner of the page serializes access.
 //
 // Invariants
-//   N1  Slot keys rise strictly; all lie in [lower fence, upper fence).
-//   N2  The prefix is exactly the common prefix of the fences; empty when there is no upper fence.
+//   N1  Slot keys are strictly ascending. All lie in [lower fence, upper fence).
+//   N2  The prefix is exactly the common prefix of the fences. It is empty when there is no upper
+//       fence.
 //   N3  heap_dead counts every heap byte that no slot or fence refers to.
-//   N4  A page of kMinPageBytes or more holds two fences and one record of the largest key (MaxKeyBytes).
+//   N4  A page of kMinPageBytes or more has room for two fences and one record with the largest key
+//       (MaxKeyBytes).
 #pragma once
 
 #include <cstdint>
@@ -31,17 +35,18 @@ namespace pando {
 inline constexpr uint32_t MaxKeyBytes(uint32_t page_bytes) {
   return page_bytes / 4 < kMaxKeyBytes ? page_bytes / 4 : static_cast<uint32_t>(kMaxKeyBytes);
 }
-// A record whose key and value exceed this keeps its value in an overflow extent.
+// A record whose key and value together exceed this stores its value in an overflow extent.
 inline constexpr uint32_t MaxInlineBytes(uint32_t page_bytes) { return page_bytes / 4; }
 
 struct Slot {
   uint16_t offset;     // of the record
-  uint16_t key_bytes;  // behind the prefix
+  uint16_t key_bytes;  // without the prefix
   uint32_t head;
 };
 static_assert(sizeof(Slot) == kSlotBytes);
 
-// Where a value too large for its leaf lies, and its hash (so that the leaf's content hash needs no read of it).
+// Refers to a value too large for its leaf. The hash of the value is stored too, so that the
+// content hash of the leaf can be computed without reading the value.
 struct OverflowRef {
   Extent location;
   Generation birth = 0;
@@ -50,7 +55,7 @@ struct OverflowRef {
 };
 static_assert(sizeof(OverflowRef) == 32);
 
-// One record as a leaf stores it; views point into the page.
+// One record of a leaf. Views point into the page.
 struct RecordView {
   std::string_view key_suffix;
   Version version = 0;
@@ -61,7 +66,8 @@ struct RecordView {
   OverflowRef overflow_ref;  // overflow
 };
 
-// What a record contributes to its parents' aggregates. Independent of the tree's shape and of where the value lies.
+// The record's contribution to the content hash of its ancestors. It does not depend on the shape
+// of the tree or on where the value is stored.
 uint64_t RecordHash(std::string_view key_prefix, std::string_view key_suffix, uint64_t value_hash, Version version,
                     int64_t expires_at_ms);
 
@@ -80,7 +86,7 @@ class Node {
  public:
   Node(char* page, uint32_t page_bytes) : page_(page), page_bytes_(page_bytes) {}
 
-  // Makes an empty node for [lower, upper); `upper` null = no upper fence.
+  // Formats an empty node for [lower, upper); `upper` null = no upper fence.
   static void Format(char* page, uint32_t page_bytes, uint8_t level, std::string_view lower,
                      const std::string_view* upper, uint64_t page_id, Generation birth);
 
@@ -95,9 +101,9 @@ class Node {
 
   // First slot whose key is >= `key` (which must lie within the fences); *exact when equal.
   uint32_t LowerBound(std::string_view key, bool* exact) const;
-  // Inner: the child whose range holds `key`.
+  // Inner nodes: the child whose range holds `key`.
   uint32_t ChildSlot(std::string_view key) const;
-  // Inner, for reverse scans: the child that holds the last key below `key`.
+  // Inner nodes, for reverse scans: the child that holds the last key below `key`.
   uint32_t ChildSlotBefore(std::string_view key) const;
 
   std::string_view KeySuffix(uint32_t slot) const;
@@ -107,12 +113,13 @@ class Node {
   RecordView Record(uint32_t slot) const;
   const char* RecordAddress(uint32_t slot) const { return page_ + slots()[slot].offset; }
   static uint32_t LeafRecordBytes(size_t suffix_bytes, size_t inline_bytes, bool overflow, bool expires);
-  // Bytes of page that one more record takes, slot included.
+  // Bytes of the page that one more record takes, including its slot.
   uint32_t SpaceFor(const RecordView& record) const;
   bool Fits(uint32_t bytes) const { return bytes <= FreeBytes() + header().heap_dead; }
-  // Inserts before `slot`; it must fit (compacts when it must). `record.key_suffix` is already without the prefix.
+  // Inserts before `slot`. The record must fit; the page is compacted if necessary.
+  // `record.key_suffix` does not include the prefix.
   void InsertRecord(uint32_t slot, const RecordView& record);
-  // Overwrites in place when the new record has the same length; false when not.
+  // Overwrites the record in place if the new one has the same length. Returns false otherwise.
   bool ReplaceRecord(uint32_t slot, const RecordView& record);
 
   // -- inner nodes
@@ -132,13 +139,15 @@ class Node {
   uint32_t FreeBytes() const { return header().heap_begin - kPageHeaderBytes - count() * kSlotBytes; }
   uint32_t UsedBytes() const { return page_bytes_ - FreeBytes() - header().heap_dead; }
   void Compact();
-  // Appends slots [from, to) of `source` (same level), re-cutting keys to this node's prefix. Must fit.
+  // Appends slots [from, to) of `source` (same level), adjusting keys to the prefix of this node.
+  // They must fit.
   void AppendFrom(const Node& source, uint32_t from, uint32_t to);
-  // Bytes AppendFrom would add when this node's prefix is `prefix_bytes` long.
+  // Bytes that AppendFrom would add to a node whose prefix is `prefix_bytes` long.
   static uint32_t SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uint32_t prefix_bytes);
 
-  // For pages just read: kCorruption when any offset or length leaves the page, N1 to N3 do not hold, or a reference is
-  // not to an extent. What passes can be read and changed without a CHECK.
+  // For a page just read. kCorruption when an offset or length leaves the page, N1 to N3 do not
+  // hold, or a reference is not to an extent. A page that passes can be read and changed without
+  // failing a CHECK.
   static Status Validate(const char* page, uint32_t page_bytes);
 
  private:
@@ -151,7 +160,7 @@ class Node {
   uint32_t page_bytes_;
 };
 
-// Shortest key s with left < s <= right: what a split stores as separator.
+// Shortest key s with left < s <= right. A split stores it as the separator.
 std::string_view ShortestSeparator(std::string_view left, std::string_view right);
 size_t CommonPrefix(std::string_view a, std::string_view b);
 

@@ -1,4 +1,5 @@
-// Tree: descents, fetching, aggregates. tree_write.cc has modifications, tree_checkpoint.cc generations.
+// Tree: lifetime, descents and fetching. Modifications are in tree_write.cc, generations in
+// tree_checkpoint.cc.
 #include "src/btree/tree.h"
 
 #include <algorithm>
@@ -10,7 +11,7 @@ namespace pando {
 Tree::Tree(BufferPool& pool, TreeStorage& storage)
     : pool_(pool), storage_(storage), checkpoint_progress_(pool.reactor()) {}
 
-Tree::~Tree() { CHECK(root_ == nullptr) << "a Tree must be abandoned before it is destroyed"; }
+Tree::~Tree() { CHECK(root_ == nullptr) << "call Tree::Abandon before destroying the tree"; }
 
 Task<Status> Tree::CreateEmpty() {
   co_await pool_.EnsureFree(kFramesPerUpdate);
@@ -40,7 +41,7 @@ void Tree::Abandon() {
   pool_.DropAll(this);
 }
 
-// -- descents --------------------------------------------------------------------------------------------------------
+// -- descents -------------------------------------------------------------------------------------
 
 void Tree::Attach(Frame* parent, uint32_t slot, Frame* child) {
   CHECK(!child->attached && child->state == Frame::State::kResident);
@@ -58,12 +59,13 @@ uint32_t Tree::SlotOfChild(Frame* parent, const Frame* child) const {
   return slot;
 }
 
-// The resident child in `slot` of an attached inner page, attaching it when it is found in the pool; else null.
+// The resident child in `slot` of an attached inner page, or null. A child that the pool holds is
+// attached first.
 Frame* Tree::ResolveChild(Frame* parent, uint32_t slot, ChildRef* missing) {
   Node node = NodeOf(parent);
   Extent word = node.ChildLocation(slot);
   if (child_word::IsFrame(word)) return &pool_.frame(child_word::Frame(word));
-  CHECK(child_word::IsExtent(word)) << "an attached page refers to a frozen one";
+  CHECK(child_word::IsExtent(word)) << "an attached page refers to a child by frozen page id";
   if (Frame* child = pool_.Lookup(this, word)) {
     Attach(parent, slot, child);
     return child;
@@ -97,13 +99,14 @@ std::optional<FoundRecord> Tree::FindInLeaf(Frame* leaf, std::string_view key) {
   return FoundRecord{node.prefix(), node.Record(slot)};
 }
 
-// -- fetching --------------------------------------------------------------------------------------------------------
+// -- fetching -------------------------------------------------------------------------------------
 
 Task<Status> Tree::Fetch(ChildRef missing, uint8_t level, std::span<PagePin> keep, size_t slot) {
   Result<PagePin> pin = co_await pool_.Load(this, missing, level);
   if (pin.ok()) {
     keep[slot] = *std::move(pin);
   } else if (pin.code() == Code::kAborted) {
+    // Pins held while waiting could keep other waiters from ever getting room.
     for (PagePin& kept : keep) kept.Release();
     co_await pool_.WaitForRoom(1);
   } else {
@@ -121,6 +124,7 @@ Task<Result<PagePin>> Tree::FetchLeaf(std::string key) {
       pool_.Touch(leaf);
       co_return pool_.Pin(leaf);
     }
+    // The tree may change during the read: descend again from the root.
     CO_RETURN_IF_ERROR(co_await Fetch(missing, level, {&loaded, 1}));
   }
 }
@@ -146,7 +150,7 @@ Task<Result<PagePin>> Tree::FetchLeafBefore(std::string before) {
 
 namespace {
 Task<void> LoadQuietly(BufferPool* pool, Tree* tree, ChildRef ref, uint8_t level) {
-  // An error shows again when the scan or the descent gets there.
+  // An error surfaces again when the scan or the descent reaches this page.
   Result<PagePin> pin = co_await pool->Load(tree, ref, level);
   (void)pin.ok();
 }
@@ -162,7 +166,7 @@ void Tree::ReadAhead(Generation view, std::string_view key, bool reverse, size_t
     parent = FindNode(key, 1, &missing, &level);
   }
   if (!parent) return;
-  const PagePin pin = pool_.Pin(parent);  // making room may push out a snapshot's inner page
+  const PagePin pin = pool_.Pin(parent);  // MakeRoom may evict an inner page of a snapshot
   Node node = NodeOf(parent);
   int64_t slot = node.ChildSlot(key);
   for (size_t i = 0; i < pages; ++i) {
@@ -176,7 +180,7 @@ void Tree::ReadAhead(Generation view, std::string_view key, bool reverse, size_t
 }
 
 Task<void> Tree::FetchAhead(std::vector<std::string> keys) {
-  // Each round gets every descent one level further.
+  // Each round takes every descent one level further down.
   for (uint8_t round = 0; round < root_->level; ++round) {
     TaskGroup loads;
     for (const std::string& key : keys) {

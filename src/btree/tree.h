@@ -1,22 +1,27 @@
 // Tree: a copy-on-write B+ tree over the buffer pool, one per partition.
 //
-// Generations. A page born in the current generation is edited in place. EndGeneration freezes every page; the first
-// write to a frozen page gives it a new life: in place when its content is already on disk, else as a clone whose old
-// frame stays for the checkpoint ("detached"). The newest tree refers to resident children by frame ("attached");
-// a detached inner page refers to its unwritten children by page id, resolved through `frozen_`.
-//
-// Reads and writes of resident pages are synchronous; what is missing is fetched first (FetchLeaf), then the caller
-// descends again: no position in the tree is held across a suspension.
-//
 // Threads: one reactor.
 //
 // Invariants
-//   C1  An attached frame's parent is attached and resident; the root is attached and never evicted.
-//   C2  A dirty attached page has only dirty ancestors, and none older than itself; a page is written only once all its
-//       children are, so that nothing on disk refers to what is not.
+//   C1  The parent of an attached frame is attached and resident. The root is attached and never
+//       evicted.
+//   C2  All ancestors of a dirty attached page are dirty, and none is older than the page. A page
+//       is written only after all its children, so that no page on disk refers to one that is not.
 //   C3  A page born before the current generation is never changed.
-//   C4  Every extent is either reachable from a root on disk or about to be, on a dead list, or free.
-//   C5  Modifying calls need kFramesPerUpdate free frames promised by BufferPool::EnsureFree, and never suspend.
+//   C4  Every extent is reachable from a durable root, about to become so, on a dead list, or free.
+//   C5  Calls that modify the tree need kFramesPerUpdate free frames, which the caller obtains from
+//       BufferPool::EnsureFree. They never suspend.
+//
+// Generations. A page born in the current generation is edited in place. EndGeneration freezes
+// every page. The first write to a frozen page depends on whether its content is on disk. If it is,
+// the frame itself joins the current generation. If not, the page is cloned, and the old frame is
+// kept for the checkpoint ("detached"). The newest tree refers to resident children by frame
+// ("attached"). A detached inner page refers to its unwritten children by page id, which `frozen_`
+// resolves.
+//
+// Suspension. Reads and writes of resident pages are synchronous. A caller first fetches a page
+// that is missing (FetchLeaf), then descends again: no position in the tree is held across a
+// suspension.
 #pragma once
 
 #include <functional>
@@ -37,8 +42,8 @@ inline constexpr size_t kMaxTreeHeight = 12;
 inline constexpr size_t kFramesPerUpdate = 2 * kMaxTreeHeight;
 static_assert(2 * kFramesPerUpdate <= BufferPool::kMinFrames / 4, "a merge's frames can be promised in any pool");
 
-// A page is merged with a neighbour when it uses less than 1/4 of its bytes and both fit in 3/4 of a page, so that a
-// few inserts do not split it again at once.
+// A page is merged with a neighbor when it uses less than 1/4 of its bytes and both fit in 3/4 of a
+// page. The free quarter keeps a few inserts from splitting the page again at once.
 inline constexpr uint32_t kUnderfullDivisor = 4;
 
 struct DeadExtent {
@@ -46,20 +51,22 @@ struct DeadExtent {
   Generation birth = 0;
 };
 
-// Where the tree's pages live; implemented by the partition.
+// The storage that holds the tree's pages. The partition implements it.
 class TreeStorage {
  public:
   virtual File& file() = 0;
   virtual const Uuid& uuid() const = 0;
-  // An extent that no page refers to until it is adopted; FreeNow gives it back.
+  // Allocates an extent. No page refers to it until AdoptExtent; FreeNow gives it back.
   virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
-  // An extent of the current generation: no durable root, nor one about to be, refers to it; reusable at once.
+  // Frees an extent of the current generation for reuse at once. No durable root refers to it, nor
+  // does one that is about to become durable.
   virtual void FreeNow(Extent extent) = 0;
-  // From now on a page or record of generation `birth` refers to the extent.
+  // From now on, a page or record of generation `birth` refers to the extent.
   virtual void AdoptExtent(Extent extent, Generation birth) = 0;
-  // An extent of the current generation that nothing refers to any more, but that may still be read or written.
+  // An extent of the current generation that nothing refers to any more, but that may still be the
+  // target of a read or write in flight.
   virtual void OrphanExtent(Extent extent) = 0;
-  // An extent that an older root may refer to; it died in the current generation.
+  // Frees an extent that died in the current generation but that an older root may still refer to.
   virtual void FreeLater(DeadExtent dead) = 0;
   virtual void OnIoError(const Status& status) = 0;
 
@@ -67,13 +74,14 @@ class TreeStorage {
   ~TreeStorage() = default;
 };
 
-// A record found in a resident leaf; views are valid until the next modification or suspension.
+// A record found in a resident leaf. Views are valid until the next modification or suspension.
 struct FoundRecord {
   std::string_view leaf_prefix;
   RecordView record;
 };
 
-// A value to store: inline bytes, or an overflow value whose extent the caller allocated (Tree::NeedsOverflow).
+// A value to store: inline bytes, or an overflow value whose extent the caller has allocated
+// (Tree::NeedsOverflow).
 struct NewValue {
   std::string_view bytes;
   Extent overflow_extent;  // empty: inline
@@ -86,37 +94,42 @@ struct Aggregates {
   int64_t earliest_expiry_ms = 0;
   void Add(const ChildRef& ref);
 };
-// Adds the leaf's records in slots [from, to) that have not expired at `now_ms`.
+// Adds the records of the leaf in slots [from, to) that have not expired at `now_ms`. 0 adds all.
 void AddRecords(const Node& leaf, uint32_t from, uint32_t to, int64_t now_ms, Aggregates* sum);
 
-// Records whose expiry has come, with the versions they were seen at.
+// Records that have expired, with the versions at which they were seen.
 struct DueRecords {
   struct Due {
     std::string key;
     Version version;
   };
   std::vector<Due> due;
-  int64_t next_expiry_ms = 0;  // of the records that were looked at and are not due, the earliest; 0 = none expires
-  std::string next;            // where to go on, unless `over`
+  // Earliest expiry among the records visited that are not due; 0 = none of them expires.
+  int64_t next_expiry_ms = 0;
+  std::string next;  // the key to continue from, unless `over`
   bool over = false;
-  Status damage;  // of a page that could not be read, and was left out
+  Status damage;  // the first page that could not be read and was skipped
 };
 
-// Leaves that use so little of their page that they are worth merging, by their first possible key.
+// Leaves that use so little of their page that merging them pays. A leaf is named by its lower
+// fence.
 struct UnderfullLeaves {
   std::vector<std::string> keys;
-  std::string next;  // where to go on, unless `over`
+  std::string next;  // the key to continue from, unless `over`
   bool over = false;
 };
 
-// Told, in key order, about the parts of a range. Views are valid during the call; nothing may be modified.
+// Receives the parts of a range in key order. Views are valid during the call. A callback must not
+// modify the tree.
 class RangeVisitor {
  public:
-  // A subtree that lies wholly inside the range and whose aggregates are known. False: look into it.
+  // A subtree that lies wholly inside the range and whose aggregates are known. Returns true to
+  // accept it as a whole, false to descend into it.
   virtual bool OnSubtree(const ChildRef& ref) = 0;
-  // Slots [from, to) of a leaf lie in the range. True: enough, end the walk.
+  // Slots [from, to) of a leaf lie in the range. Returns true to end the walk.
   virtual bool OnLeaf(const Node& leaf, uint32_t from, uint32_t to) = 0;
-  // A page of the range cannot be read. True: go on after it; false: the walk ends with `status`.
+  // A page of the range cannot be read. Returns true to continue after it; false ends the walk with
+  // `status`.
   virtual bool OnDamage(const Status& status) {
     (void)status;
     return false;
@@ -126,19 +139,19 @@ class RangeVisitor {
   ~RangeVisitor() = default;
 };
 
-// Told, in key order, what differs between two generations.
+// Receives the differences between two generations in key order.
 class DiffVisitor {
  public:
-  // A record that was added (no `older` leaf), removed (no `newer` leaf) or replaced. Views are valid during the call;
-  // nothing may be modified. True: enough, end the walk.
+  // A record that was added (`older` is null), removed (`newer` is null) or replaced. Views are
+  // valid during the call. The callback must not modify the tree. Returns true to end the walk.
   virtual bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) = 0;
 
  protected:
   ~DiffVisitor() = default;
 };
 
-// Pages of a snapshot as they lie on disk: those of one inner page's leaves, behind the inner pages that begin with the
-// same key (so that parents come before their children).
+// On-disk pages of a snapshot: the leaves of one inner page, preceded by the inner pages that begin
+// with the same key. Parents therefore come before their children.
 struct PageRun {
   struct Page {
     ChildRef ref;
@@ -146,11 +159,12 @@ struct PageRun {
     std::string lower;
   };
   std::vector<Page> pages;
-  std::string next;  // the key to go on from
+  std::string next;  // the key to continue from, unless `over`
   bool over = false;
 };
 
-// A frozen generation that is kept readable: its root by page id, and by reference once that is on disk.
+// A frozen generation that is kept readable. Its root is known by page id and, once it is on disk,
+// by reference.
 struct TreeSnapshot {
   Generation generation = 0;
   uint64_t root_id = 0;
@@ -158,7 +172,7 @@ struct TreeSnapshot {
   ChildRef root;
 };
 
-// The root of a frozen generation, as a checkpoint writes it down.
+// The root of a frozen generation, in the form that a checkpoint stores.
 struct FrozenRoot {
   Generation generation = 0;
   uint8_t level = 0;
@@ -170,14 +184,15 @@ class Tree final : public PageOwner {
   Tree(BufferPool& pool, TreeStorage& storage);
   ~Tree();
 
-  // -- life
+  // -- lifetime
   Task<Status> CreateEmpty();  // generation 1, one empty leaf
   Task<Status> OpenRoot(ChildRef root, uint8_t level, Generation generation, uint64_t next_page_id);
-  // Gives every frame back without writing; no I/O of this tree may be in flight.
+  // Frees every frame without writing it. No I/O of this tree may be in flight.
   void Abandon();
 
   // -- reading resident pages
-  // The attached leaf for `key`, or null; then *missing and *missing_level say what to load.
+  // The attached leaf for `key`. If a page on the path is not in memory, returns null and sets
+  // *missing and *missing_level to the page to load.
   Frame* FindLeaf(std::string_view key, ChildRef* missing, uint8_t* missing_level);
   // The child in `slot` of an attached inner page, or null when it is not in memory.
   Frame* ChildIfResident(Frame* parent, uint32_t slot) {
@@ -191,39 +206,49 @@ class Tree final : public PageOwner {
 
   // -- fetching
   Task<Result<PagePin>> FetchLeaf(std::string key);
-  // Reads the pages that a descent to any of `keys` misses, together, and keeps none of them: so that fetching the
-  // leaves one after the other then hardly waits. Does what there is room for; errors show when the pages are fetched.
+  // Reads the pages that descents to `keys` are missing, all in parallel, and pins none of them.
+  // Fetching the leaves one by one afterwards then rarely waits. Reads only what the pool has room
+  // for. Errors surface when the pages are fetched.
   Task<void> FetchAhead(std::vector<std::string> keys);
-  // For reverse scans: the leaf that holds the last key below `key` (`before` empty = the last leaf).
+  // For reverse scans: the leaf that holds the last key below `key` (`before` empty = the last
+  // leaf).
   Task<Result<PagePin>> FetchLeafBefore(std::string before);
-  // Starts reading the leaves behind `key`'s in a snapshot (view = its generation) or the newest tree (view = 0), at
-  // most `pages`, without waiting: read-ahead for scans.
+  // Read-ahead for scans: starts reading up to `pages` leaves that follow the leaf of `key` (or
+  // precede it, with `reverse`), without waiting. `view` is the generation of a snapshot, or 0 for
+  // the newest tree.
   void ReadAhead(Generation view, std::string_view key, bool reverse, size_t pages, TaskGroup* tasks);
-  // kAborted: look the record up again; the value was superseded, or there was no room (there is now).
+  // kAborted: look the record up again. Either the value was superseded, or there was no room (in
+  // which case there is room now).
   Task<Result<PagePin>> FetchOverflow(OverflowRef ref, uint32_t value_bytes);
   // A resident overflow value, or null.
   Frame* FindOverflow(const OverflowRef& ref) { return pool_.Lookup(this, ref.location); }
 
-  // -- writing resident pages (C5). `leaf` is what FindLeaf returned for this key, with no suspension since.
-  // What is no longer than a reference stays inline under any key: so do all numbers.
+  // -- writing resident pages (C5). `leaf` is what FindLeaf returned for this key, with no
+  // suspension since.
+  // A value no longer than an OverflowRef stays inline whatever the key length. All numbers
+  // qualify.
   bool NeedsOverflow(size_t key_bytes, size_t value_bytes) const {
     return value_bytes > sizeof(OverflowRef) && key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
   }
   void Upsert(Frame* leaf, std::string_view key, const NewValue& value);
-  // How many pages the splits of one Upsert in a batch may make, beside kFramesPerUpdate for the batch as a whole.
+  // How many new pages the splits of one Upsert in a batch may need, on top of kFramesPerUpdate for
+  // the batch as a whole.
   size_t NewPagesFor(size_t key_bytes) const {
-    // A leaf is split once, or twice around a record that fits with neither half. Inner pages of short separators are
-    // split so rarely that kFramesPerUpdate covers it; with the longest, a page has three children.
+    // A leaf is split once, or twice around a record that fits in neither half. Inner pages with
+    // short separators split so rarely that kFramesPerUpdate covers them; with the longest
+    // separators, a page has only three children.
     return key_bytes <= MaxKeyBytes(pool_.page_bytes()) / kShortKeyDivisor ? 2 : 4;
   }
-  // Gives the record of `key`, which must exist, another version and expiry. A large value stays where it is.
+  // Changes the version and expiry of the record of `key`, which must exist. A large value stays
+  // where it is.
   void Touch(Frame* leaf, std::string_view key, Version version, int64_t expires_at_ms);
-  // How many pages would be cloned if all of `leaves` were modified now; kFramesPerUpdate covers one leaf's.
+  // How many pages would be cloned if all of `leaves` were modified now. kFramesPerUpdate covers
+  // the clones for one leaf.
   size_t ClonesNeeded(std::span<Frame* const> leaves);
-  // True when there was a record. *underfull: the leaf is worth merging (MergeLeaf).
+  // Returns true when there was a record. *underfull: the leaf is worth merging (MergeLeaf).
   bool Erase(Frame* leaf, std::string_view key, bool* underfull);
-  // Fetches the leaf of `key` and a neighbour, and joins them when both fit in one page; frees empty pages. *merged:
-  // some page was freed.
+  // Fetches the leaf of `key` and a neighbor, and joins them when both fit in one page. Frees pages
+  // that become empty. *merged: some page was freed.
   Task<Status> MergeLeaf(std::string key, bool* merged = nullptr);
 
   // -- generations and checkpoints
@@ -232,43 +257,48 @@ class Tree final : public PageOwner {
   uint8_t root_level() const { return root_->level; }
   bool checkpointing() const { return checkpointing_; }
   size_t dirty_pages() const { return dirty_count_; }
-  // Freezes the tree as it is: O(1). One frozen generation at a time.
+  // Freezes the current state of the tree in O(1). Only one frozen generation may await its
+  // checkpoint at a time.
   void EndGeneration();
-  // Writes all pages frozen by EndGeneration, children first, at most `in_flight` at once, and returns the root.
-  // `pace` is awaited before each page.
+  // Writes all pages frozen by EndGeneration, children first, with at most `in_flight` writes at
+  // once, and returns the root. Awaits `pace` after starting each page's write.
   Task<Result<FrozenRoot>> WriteFrozen(size_t in_flight, std::function<Task<void>()> pace);
-  // After the superblock is durable: forgets what only the frozen tree needed. The tree may be changed at once; the
-  // next generation may end when this returns.
+  // Call after the superblock is durable: drops what only the frozen tree needed. The tree may be
+  // changed at once, but the next generation may end only when this returns.
   Task<void> FinishCheckpoint();
 
-  // -- snapshots: the generation frozen last, kept readable until dropped. Taking one is O(1). What its pages need on
-  // disk is the storage's business (TreeStorage::FreeLater).
+  // -- snapshots. A snapshot keeps the most recently frozen generation readable until it is
+  // dropped. Taking one is O(1). TreeStorage::FreeLater is responsible for keeping its pages on
+  // disk.
   Generation AddSnapshot();
   const TreeSnapshot& snapshot(Generation generation) const { return snapshots_.at(generation); }
   void DropSnapshot(Generation generation) { snapshots_.erase(generation); }
-  // Like FetchLeaf and FetchLeafBefore, in a snapshot (which must exist, also when this resumes: null pin = it is
-  // gone).
+  // Like FetchLeaf and, with `before`, FetchLeafBefore, but in a snapshot. A null pin means that
+  // the snapshot does not exist, or was dropped while this was suspended.
   Task<Result<PagePin>> FetchSnapshotLeaf(Generation generation, std::string key, bool before);
 
-  // The pages of a snapshot from `key` (a page's lower bound) on that were born after generation `since`; a part at a
-  // time, which may be empty. The snapshot's checkpoint must have finished. kSnapshotGone.
+  // The pages of a snapshot from `key` (the lower bound of a page) on that were born after
+  // generation `since`. Returns one part at a time, which may be empty. The checkpoint of the
+  // snapshot must have finished. kSnapshotGone.
   Task<Result<PageRun>> CollectPages(Generation generation, Generation since, std::string key);
 
-  // -- walks of [start, end) ("" = open) in a snapshot (view = its generation) or the newest tree (view = 0). They look
-  // into dirty pages, the range's edges, and where the visitor wants to: O(log n) and a little. kSnapshotGone.
+  // -- walks of [start, end) ("" = open) in a snapshot (view = its generation) or the newest tree
+  // (view = 0). A walk descends only into dirty pages, the edges of the range, and subtrees that
+  // the visitor asks for, so it usually costs little more than O(log n). kSnapshotGone.
   Task<Status> Walk(Generation view, std::string start, std::string end, RangeVisitor* visitor);
-  // Without what has expired at `now_ms`.
+  // Excludes records that have expired at `now_ms`.
   Task<Result<Aggregates>> Aggregate(Generation view, std::string start, std::string end, int64_t now_ms);
-  // The keys with so many records of the range before them; fewer when the range has fewer. `ranks` ascend.
+  // The keys that have exactly `ranks[i]` records of the range before them. Returns fewer keys when
+  // the range has fewer records. `ranks` must ascend.
   Task<Result<std::vector<std::string>>> KeysAtRanks(Generation view, std::string start, std::string end,
                                                      std::vector<uint64_t> ranks);
-  // What differs in [start, end) between a snapshot and a younger one, or the newest tree (newer = 0): in time
-  // proportional to the pages that differ. kSnapshotGone.
+  // The differences in [start, end) between a snapshot and a younger one, or the newest tree (newer
+  // = 0). Takes time proportional to the pages that differ. kSnapshotGone.
   Task<Status> Diff(Generation older, Generation newer, std::string start, std::string end, DiffVisitor* visitor);
-  // At most `limit` records that are due, from the key `from` on.
+  // At most `limit` records that have expired at `now_ms`, from the key `from` on.
   Task<Result<DueRecords>> FindDue(std::string from, int64_t now_ms, size_t limit);
-  // Leaves worth merging among those born after generation `since`, from the one of `from` on: a part at a time, which
-  // may be empty. It looks only into inner pages that are that young, and reads no leaf.
+  // Leaves worth merging among those born after generation `since`, from the leaf of `from` on.
+  // Returns one part at a time. Reads no leaf, and only inner pages born after `since`.
   Task<Result<UnderfullLeaves>> FindUnderfull(Generation since, std::string from);
 
   // -- PageOwner
@@ -283,19 +313,20 @@ class Tree final : public PageOwner {
   void OnIoError(const Status& status) override { storage_.OnIoError(status); }
 
  private:
-  struct DirtyList {  // doubly linked through Frame::dirty_prev/next
+  struct DirtyList {  // doubly linked through Frame::dirty_prev and dirty_next
     Frame* head = nullptr;
     Frame* tail = nullptr;
     size_t size = 0;
   };
   struct FrozenEntry {
-    Frame* frame = nullptr;  // not written yet
-    ChildRef ref;            // written
+    Frame* frame = nullptr;  // null once the page is written
+    ChildRef ref;            // valid once the page is written
   };
 
   // tree.cc: fetching
-  // Reads the page that a descent found missing, and keeps it in keep[slot] until the descent has got through it. OK:
-  // descend again (also when there was no room: then that was waited for, with nothing kept).
+  // Reads the page that a descent found missing, and pins it in keep[slot] until the descent has
+  // passed through it. On OK, descend again. When there is no room, releases all of `keep`, waits
+  // for room, and also returns OK.
   Task<Status> Fetch(ChildRef missing, uint8_t level, std::span<PagePin> keep, size_t slot = 0);
   // tree.cc: descents
   Frame* ResolveChild(Frame* parent, uint32_t slot, ChildRef* missing);
@@ -310,11 +341,11 @@ class Tree final : public PageOwner {
   struct MissingPage {
     ChildRef ref;
     uint8_t level = 0;
-    bool has_upper = false;  // false: the last page of its level. Known to walks
+    bool has_upper = false;  // false: the last page of its level. Only walks set it and `upper`
     std::string upper;
   };
-  // Fetch, for a descent in `view` (0 = the newest tree). kSnapshotGone when it is: what was read may have been another
-  // page by then.
+  // Fetch, for a descent in `view` (0 = the newest tree). Returns kSnapshotGone when the snapshot
+  // was dropped during the read: the extent may have held another page by then.
   Task<Status> FetchIn(Generation view, MissingPage missing, std::span<PagePin> keep, size_t slot);
   Frame* SnapshotRoot(const TreeSnapshot& snapshot, ChildRef* missing);
   // The resident inner page above the leaf of `key`, or null.
@@ -339,9 +370,9 @@ class Tree final : public PageOwner {
   bool MergeFits(const Node& left, const Node& right) const;
   void Merge(Frame* parent, uint32_t left_slot);
   enum class MergeStep : uint8_t {
-    kMerged,  // joined with a neighbour
-    kAlone,   // it has no neighbour under its parent, but the parent may have one
-    kDone,    // it is full enough, the root, or fits with no neighbour
+    kMerged,  // joined with a neighbor
+    kAlone,   // it has no neighbor under its parent, but the parent may have one
+    kDone,    // it is full enough, is the root, or fits with no neighbor
   };
   Task<Result<MergeStep>> MergeAt(std::string key, uint8_t level);
   void DropPage(Frame* frame);
@@ -365,9 +396,9 @@ class Tree final : public PageOwner {
                                            uint32_t* work);
 
   // tree_diff.cc
-  // A page on the way down to a key.
+  // A page on the path down to a key.
   struct Place {
-    Frame* frame = nullptr;  // null: not in memory, `ref` says where
+    Frame* frame = nullptr;  // null: not in memory; read it by `ref`
     ChildRef ref;            // location empty: not on disk yet
     uint8_t level = 0;
     bool has_upper = false;  // false: the last page of its level
@@ -375,7 +406,7 @@ class Tree final : public PageOwner {
     bool SamePageAs(const Place& other) const;
   };
   struct DiffMissing : MissingPage {
-    int tree = 0;  // 0 = the older
+    int tree = 0;  // 0 = the older, 1 = the newer
   };
   Place RootPlace(Generation view);
   Place ChildPlace(Generation view, const Place& parent, const std::string& key);
@@ -385,7 +416,7 @@ class Tree final : public PageOwner {
                          DiffVisitor* visitor);
 
   static constexpr size_t kShortKeyDivisor = 8;
-  static constexpr size_t kLists = kMaxTreeHeight + 1;  // by level; the last is overflow values
+  static constexpr size_t kLists = kMaxTreeHeight + 1;  // one per level, then overflow values
 
   BufferPool& pool_;
   TreeStorage& storage_;
@@ -393,8 +424,9 @@ class Tree final : public PageOwner {
   Generation generation_ = 0;
   uint64_t next_page_id_ = 1;
   size_t dirty_count_ = 0;
-  DirtyList lists_[2][kLists];  // by the parity of the generation that made the pages dirty, and level
-  uint8_t parity_ = 0;          // of the current generation
+  // By the parity of the generation that dirtied the pages, then by level.
+  DirtyList lists_[2][kLists];
+  uint8_t parity_ = 0;  // of the current generation
   bool checkpointing_ = false;
   Generation frozen_generation_ = 0;
   uint64_t frozen_root_id_ = 0;

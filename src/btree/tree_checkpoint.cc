@@ -9,12 +9,15 @@ namespace {
 constexpr uint8_t kOverflowList = kMaxTreeHeight;
 constexpr uint8_t kParityShift = 6;
 constexpr uint8_t kUnlisted = 0xff;
-constexpr uint32_t kDeadDivisor = 16;        // a page with this share of dead bytes is compacted when it is written
-constexpr uint32_t kWriteBytesPerUnit = 32;  // of the turn's budget: pages compressed and hashed
-constexpr uint32_t kForgottenUnits = 2;      // an entry of the frozen table given back
+// A page whose share of dead bytes is at least 1/kDeadDivisor is compacted when it is written.
+constexpr uint32_t kDeadDivisor = 16;
+// Costs in units of the turn budget.
+constexpr uint32_t kWriteBytesPerUnit = 32;  // of a page compressed and hashed
+constexpr uint32_t kForgottenUnits = 2;      // per entry of the frozen table freed
 }  // namespace
 
-// -- dirty lists: a checkpoint takes them level by level, so that children are on disk before their parents ----------
+// -- dirty lists. A checkpoint processes them level by level, so that children are on disk before
+// their parents.
 
 void Tree::ListAdd(Frame* frame, uint8_t parity) {
   CHECK_EQ(frame->dirty_list, kUnlisted);
@@ -40,9 +43,9 @@ void Tree::ListRemove(Frame* frame) {
   --dirty_count_;
 }
 
-// -- write-back, as the pool asks for it -----------------------------------------------------------------------------
+// -- write-back callbacks of the pool -------------------------------------------------------------
 
-// None when the child is not on disk.
+// Nullopt when the child is not on disk.
 std::optional<ChildRef> Tree::DiskRefOf(const ChildRef& child) const {
   if (child_word::IsFrame(child.location)) {
     const Frame& frame = pool_.frame(child_word::Frame(child.location));
@@ -60,7 +63,8 @@ std::optional<ChildRef> Tree::DiskRefOf(const ChildRef& child) const {
 
 bool Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
   Node node(page, pool_.page_bytes());
-  // What was deleted still lies in the heap: an emptied leaf would take as much of the disk as a full one.
+  // Deleted bytes still occupy the heap. Without compaction, an emptied leaf takes as much disk
+  // space as a full one.
   if (node.header().heap_dead >= pool_.page_bytes() / kDeadDivisor) node.Compact();
   Aggregates sum;
   if (frame.level == 0) {
@@ -99,7 +103,7 @@ void Tree::OnWriteEnded(Frame& frame, bool valid) {
     frame.frozen_listed = false;
   }
   if (!frame.attached) {
-    // The newest tree has moved on: only the root being checkpointed refers to this page.
+    // The newest tree has replaced this page. Only the root being checkpointed refers to it.
     FreeExtent(frame.disk.location, frame.disk.birth);
     pool_.Drop(&frame);
   }
@@ -111,10 +115,10 @@ void Tree::OnEvict(Frame& frame) {
   --parent->frame_children;
 }
 
-// -- checkpoints -----------------------------------------------------------------------------------------------------
+// -- checkpoints ----------------------------------------------------------------------------------
 
 void Tree::EndGeneration() {
-  CHECK(!checkpointing_) << "one frozen generation at a time";
+  CHECK(!checkpointing_) << "EndGeneration before the last checkpoint has finished";
   checkpointing_ = true;
   frozen_generation_ = generation_;
   frozen_root_id_ = root_->page_id;
@@ -122,7 +126,8 @@ void Tree::EndGeneration() {
   frozen_root_ref_ = root_->dirty ? ChildRef{} : root_->disk;
   ++generation_;
   parity_ ^= 1;
-  for (const DirtyList& list : lists_[parity_]) CHECK_EQ(list.size, 0u) << "dirty pages of two generations ago";
+  for (const DirtyList& list : lists_[parity_])
+    CHECK_EQ(list.size, 0u) << "pages of two generations ago are still dirty";
 }
 
 Task<void> Tree::WriteOne(Frame* frame, Status* first_error, size_t* in_flight) {
@@ -139,14 +144,16 @@ Task<Result<FrozenRoot>> Tree::WriteFrozen(size_t max_in_flight, std::function<T
   size_t in_flight = 0;
   TurnSlice slice(pool_.turn());
   DirtyList* lists = lists_[parity_ ^ 1];
-  // Overflow values first, then leaves, then level by level.
+  // Overflow values first, then leaves, then inner pages level by level.
   uint8_t order[kLists];
   order[0] = kOverflowList;
   for (uint8_t level = 0; level < kMaxTreeHeight; ++level) order[level + 1] = level;
   for (uint8_t index : order) {
     DirtyList& list = lists[index];
     while (list.size > 0 && error.ok()) {
-      // Pages being written (by us or by the pool's cleaner) move to the tail; all of them: wait.
+      // Pages already being written, by this loop or by the pool's cleaner, move to the tail. When
+      // all pages of the list are being written, wait for one to finish. OnWriteEnded may remove
+      // pages from the list meanwhile, so the loop looks at it afresh.
       size_t looked = 0;
       while (list.head->writing && looked++ < list.size) {
         Frame* first = list.head;
@@ -171,14 +178,15 @@ Task<Result<FrozenRoot>> Tree::WriteFrozen(size_t max_in_flight, std::function<T
 
 Task<void> Tree::FinishCheckpoint() {
   CHECK(checkpointing_);
-  // All is on disk, so that nothing resident names a page by its id any more: the table may go piece by piece.
+  // Everything is on disk, so no resident page names another by page id any more. The table can be
+  // freed in pieces, with other tasks running in between.
   std::unordered_map<uint64_t, FrozenEntry> written;
   written.swap(frozen_);
   checkpointing_ = false;
   TurnSlice slice(pool_.turn());
   while (!written.empty()) {
     auto first = written.begin();
-    CHECK(first->second.frame == nullptr) << "page " << first->first << " was never written";
+    CHECK(first->second.frame == nullptr) << "page " << first->first << " of the frozen generation was never written";
     written.erase(first);
     if (slice.Spend(kForgottenUnits)) co_await Yield(pool_.reactor());
   }

@@ -1,16 +1,18 @@
-// Tree: what differs between two generations, in time proportional to the pages that do.
+// Tree: the differences between two generations, in time proportional to the pages that differ.
 //
-// Both trees are descended side by side. Where they have the same page (the same frame, or the same place on disk,
-// which the older snapshot keeps from being reused) all below is the same, and is passed over. Leaves that differ are
-// compared record by record: a version is given once, so that equal versions are equal records.
+// Both trees are descended side by side. When both have the same page, everything below it is equal
+// and is skipped. Two pages are the same if they are in the same frame or in the same extent; the
+// older snapshot keeps its extents from being reused. Leaves that differ are compared record by
+// record. A version is assigned only once, so equal versions mean equal records.
 #include <algorithm>
 
 #include "src/btree/tree.h"
 
 namespace pando {
 namespace {
-constexpr uint32_t kDiffStepUnits = 16;   // of the turn's budget: a level of the descents
-constexpr uint32_t kDiffRecordUnits = 4;  // a record compared, with its key put together
+// Costs in units of the turn budget.
+constexpr uint32_t kDiffStepUnits = 16;   // per level of the two descents
+constexpr uint32_t kDiffRecordUnits = 4;  // per record compared, including assembling its key
 }  // namespace
 
 Tree::Place Tree::RootPlace(Generation view) {
@@ -49,7 +51,8 @@ bool Tree::Place::SamePageAs(const Place& other) const {
   return !ref.location.empty() && ref.location == other.ref.location;
 }
 
-// One step from `*at`: passes over a page that both have, or compares two leaves. Returns what must be loaded first.
+// One step from `*at`: skips a page that both trees have, or compares two leaves. Returns the page
+// that must be loaded first, if any.
 std::optional<Tree::DiffMissing> Tree::DiffStep(Generation older, Generation newer, std::string* at,
                                                 const std::string& end, DiffVisitor* visitor, bool* over,
                                                 uint32_t* work) {
@@ -62,7 +65,7 @@ std::optional<Tree::DiffMissing> Tree::DiffStep(Generation older, Generation new
       *at = std::move(places[1].upper);
       return std::nullopt;
     }
-    // The higher one descends, both when they are level.
+    // Descend in the tree whose page is at the higher level, or in both when the levels are equal.
     const uint8_t level = std::max(places[0].level, places[1].level);
     for (int i = 0; i < 2; ++i) {
       if (places[i].level < level) continue;
@@ -93,7 +96,7 @@ std::optional<Tree::DiffMissing> Tree::DiffStep(Generation older, Generation new
   return std::nullopt;
 }
 
-// Records of both leaves in [from, *end). True: the visitor has enough.
+// Compares the records of both leaves in [from, *end). Returns true when the visitor ends the walk.
 bool Tree::DiffLeaves(const Node& older, const Node& newer, const std::string& from, const std::string* end,
                       DiffVisitor* visitor) {
   const Node* nodes[2] = {&older, &newer};
@@ -105,7 +108,7 @@ bool Tree::DiffLeaves(const Node& older, const Node& newer, const std::string& f
     ends[i] = whole ? nodes[i]->count() : nodes[i]->LowerBound(*end, &exact);
   }
   while (slots[0] < ends[0] || slots[1] < ends[1]) {
-    int order = 0;  // of the older record to the newer: -1 before, 0 the same key, 1 behind
+    int order = 0;  // older key to newer key: negative before, 0 equal, positive after
     if (slots[0] == ends[0]) {
       order = 1;
     } else if (slots[1] == ends[1]) {
@@ -126,7 +129,8 @@ bool Tree::DiffLeaves(const Node& older, const Node& newer, const std::string& f
 }
 
 Task<Status> Tree::Diff(Generation older, Generation newer, std::string start, std::string end, DiffVisitor* visitor) {
-  PagePin loaded[2 * kMaxTreeHeight];  // by tree and level: the pages of a snapshot are not kept by their children
+  // By tree and level. Pages of a snapshot need pins: resident children do not keep them in memory.
+  PagePin loaded[2 * kMaxTreeHeight];
   std::string at = std::move(start);
   TurnSlice slice(pool_.turn());
   for (bool over = !end.empty() && at >= end; !over;) {

@@ -1,14 +1,15 @@
-// Tree: reading a frozen generation while the newest tree goes on.
+// Tree: reading a frozen generation while the newest tree changes.
 //
-// A page of a snapshot is found through its parent in the snapshot. An attached parent has not changed since, and so
-// have none of its children: their frames serve both trees. A detached parent names its children by extent or, while
-// the checkpoint has not written them, by page id.
+// A page of a snapshot is found through its parent in the snapshot. An attached parent has not
+// changed since the snapshot, and neither have its children: their frames serve both trees. A
+// detached parent names its children by extent or, until the checkpoint has written them, by page
+// id.
 #include "src/btree/tree.h"
 
 namespace pando {
 
 Generation Tree::AddSnapshot() {
-  CHECK(checkpointing_) << "a snapshot is a generation that has just ended";
+  CHECK(checkpointing_) << "AddSnapshot must follow EndGeneration, before the checkpoint finishes";
   snapshots_[frozen_generation_] = {frozen_generation_, frozen_root_id_, frozen_root_level_, frozen_root_ref_};
   return frozen_generation_;
 }
@@ -49,7 +50,8 @@ Frame* Tree::SnapshotLeafParent(const TreeSnapshot& snapshot, std::string_view k
 }
 
 Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string key, bool before) {
-  PagePin loaded[kMaxTreeHeight];  // by level: the pages of a snapshot are not kept by their children
+  // By level. Pages of a snapshot need pins: resident children do not keep them in memory.
+  PagePin loaded[kMaxTreeHeight];
   for (;;) {
     auto found = snapshots_.find(generation);
     if (found == snapshots_.end()) co_return PagePin();
@@ -75,7 +77,7 @@ Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string
   }
 }
 
-// -- pages as they lie on disk
+// -- on-disk pages
 
 std::optional<Tree::MissingPage> Tree::CollectStep(const TreeSnapshot& snapshot, Generation since,
                                                    const std::string& key, PageRun* run) {
@@ -87,7 +89,7 @@ std::optional<Tree::MissingPage> Tree::CollectStep(const TreeSnapshot& snapshot,
   std::string lower, upper;
   for (uint8_t level = snapshot.root_level;; --level) {
     CHECK(!ref.location.empty()) << "a snapshot's page is not on disk";
-    if (ref.birth <= since) {  // and so is everything below
+    if (ref.birth <= since) {  // then so is everything below
       run->next = std::move(upper);
       run->over = !has_upper;
       return std::nullopt;

@@ -1,4 +1,5 @@
-// Tree: walks over a range that take whole subtrees where their reference already says enough.
+// Tree: walks over a range. They use the aggregates of a reference instead of descending into a
+// subtree where these suffice.
 #include <algorithm>
 
 #include "src/base/hash.h"
@@ -6,7 +7,8 @@
 
 namespace pando {
 namespace {
-constexpr uint32_t kWalkStepUnits = 4;       // of the turn's budget: a level of a descent
+// Costs in units of the turn budget.
+constexpr uint32_t kWalkStepUnits = 4;       // per level of a descent
 constexpr uint32_t kWalkBytesPerUnit = 256;  // of a leaf whose records are hashed
 }  // namespace
 
@@ -33,7 +35,8 @@ void AddRecords(const Node& leaf, uint32_t from, uint32_t to, int64_t now_ms, Ag
   }
 }
 
-// What is known of a child without looking into it. False: it is dirty, its aggregates are yet to be computed.
+// Sets *ref to the child's reference without reading the child. Returns false when the child is
+// dirty, so that its aggregates are not known yet.
 bool Tree::KnownChild(Frame* parent, uint32_t slot, ChildRef* ref) const {
   *ref = NodeOf(parent).LoadChild(slot);
   const Frame* child = nullptr;
@@ -50,11 +53,12 @@ bool Tree::KnownChild(Frame* parent, uint32_t slot, ChildRef* ref) const {
   return !child->dirty;
 }
 
-// One step of a walk from `*at`: takes one subtree or one leaf, and moves `*at` past it. Null when that was done (*over
-// when the range is, *work for the turn's budget), else what must be loaded first.
+// One step of a walk from `*at`: processes one subtree or one leaf, and moves `*at` past it.
+// Returns nullopt when that is done, otherwise the page that must be loaded first. *over: the range
+// is done. *work: the cost for the turn budget.
 std::optional<Tree::MissingPage> Tree::WalkStep(Generation view, std::string* at, const std::string& end,
                                                 RangeVisitor* visitor, bool* over, uint32_t* work) {
-  MissingPage page;  // that is missing, if one is
+  MissingPage page;  // returned if the descent ends at a page that is not resident
   ChildRef& missing = page.ref;
   const TreeSnapshot* snapshot = view == 0 ? nullptr : &snapshots_.find(view)->second;
   uint8_t level = snapshot ? snapshot->root_level : root_->level;
@@ -90,7 +94,8 @@ std::optional<Tree::MissingPage> Tree::WalkStep(Generation view, std::string* at
 }
 
 Task<Status> Tree::Walk(Generation view, std::string start, std::string end, RangeVisitor* visitor) {
-  PagePin loaded[kMaxTreeHeight];  // by level: the pages of a snapshot are not kept by their children
+  // By level. Pages of a snapshot need pins: resident children do not keep them in memory.
+  PagePin loaded[kMaxTreeHeight];
   TurnSlice slice(pool_.turn());
   std::string at = std::move(start);
   for (bool over = !end.empty() && at >= end; !over;) {
@@ -98,7 +103,7 @@ Task<Status> Tree::Walk(Generation view, std::string start, std::string end, Ran
     uint32_t work = 0;
     std::optional<MissingPage> missing = WalkStep(view, &at, end, visitor, &over, &work);
     if (!missing) {
-      // Only the key is kept: the next step descends from the root again.
+      // Only the key survives the suspension: the next step descends from the root again.
       if (!over && slice.Spend(work)) co_await Yield(pool_.reactor());
       continue;
     }
@@ -131,7 +136,7 @@ class AggregateVisitor final : public RangeVisitor {
   const int64_t now_ms_;
 };
 
-// Finds the keys at given ranks, ascending.
+// Finds the keys at the given ranks, which ascend.
 class RankVisitor final : public RangeVisitor {
  public:
   explicit RankVisitor(std::vector<uint64_t> ranks) : ranks_(std::move(ranks)) {}
@@ -182,7 +187,7 @@ class DueVisitor final : public RangeVisitor {
 
  private:
   void Next(int64_t expiry_ms) {
-    if (expiry_ms <= now_ms_) return;  // none, or due
+    if (expiry_ms <= now_ms_) return;  // never expires, or is due
     if (result.next_expiry_ms == 0 || expiry_ms < result.next_expiry_ms) result.next_expiry_ms = expiry_ms;
   }
   const int64_t now_ms_;
@@ -213,7 +218,7 @@ Task<Result<DueRecords>> Tree::FindDue(std::string from, int64_t now_ms, size_t 
 
 // -- leaves worth merging
 
-// By the child itself when it is in memory, else by what its reference says of its records.
+// Judges by the child itself when it is in memory, otherwise by the aggregates of its reference.
 bool Tree::IsUnderfull(const ChildRef& child) {
   Frame* frame = child_word::IsFrame(child.location) ? &pool_.frame(child_word::Frame(child.location))
                                                      : pool_.Lookup(this, child.location);
@@ -222,8 +227,8 @@ bool Tree::IsUnderfull(const ChildRef& child) {
   return child.bytes + child.count * kRecordOverhead < pool_.page_bytes() / kUnderfullDivisor;
 }
 
-// Looks at the leaves of one inner page, or passes over a subtree that is too old. Null when that was done, else what
-// must be loaded first.
+// Checks the leaves of one inner page, or skips a subtree that is too old. Returns nullopt when
+// that is done, otherwise the page that must be loaded first.
 std::optional<Tree::MissingPage> Tree::UnderfullStep(Generation since, const std::string& from, UnderfullLeaves* found,
                                                      uint32_t* work) {
   Frame* frame = root_;
@@ -246,7 +251,7 @@ std::optional<Tree::MissingPage> Tree::UnderfullStep(Generation since, const std
       return std::nullopt;
     }
     const bool last = slot + 1 == node.count();
-    if (birth_of(node.LoadChild(slot)) <= since) {  // and so is everything below
+    if (birth_of(node.LoadChild(slot)) <= since) {  // then so is everything below
       found->over = last && !node.has_upper();
       found->next = last ? std::string(node.upper()) : node.Key(slot + 1);
       return std::nullopt;

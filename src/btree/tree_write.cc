@@ -8,7 +8,7 @@
 
 namespace pando {
 
-// -- copy-on-write ---------------------------------------------------------------------------------------------------
+// -- copy-on-write --------------------------------------------------------------------------------
 
 void Tree::FreeExtent(Extent extent, Generation birth) {
   if (extent.empty()) return;
@@ -20,23 +20,23 @@ void Tree::FreeExtent(Extent extent, Generation birth) {
 }
 
 Frame* Tree::MakePathWritable(Frame* frame) {
-  if (frame->birth == generation_ && frame->dirty) return frame;  // C2: then its ancestors are, too
+  if (frame->birth == generation_ && frame->dirty) return frame;  // by C2, so are its ancestors
   FrameId path[kMaxTreeHeight + 1];
   size_t depth = 0;
   for (Frame* f = frame; f; f = Parent(f)) path[depth++] = f->id;
   Frame* writable = nullptr;
-  // From the root down, so that a clone finds its parent already writable.
+  // From the root down, so that the parent of a clone is already writable.
   while (depth > 0) writable = MakeWritable(&pool_.frame(path[--depth]));
   return writable;
 }
 
 Frame* Tree::MakeWritable(Frame* frame) {
   if (frame->birth == generation_ && frame->dirty) return frame;
-  if (frame->dirty) return Clone(frame);  // frozen, and the checkpoint still needs this content
-  // Its content is on disk: the frame itself starts the page's next life.
+  if (frame->dirty) return Clone(frame);  // frozen; the checkpoint must still write it
+  // The content is on disk, so the frame itself becomes the page's new version.
   Extent old = frame->disk.location;
   Generation old_birth = frame->disk.birth;
-  // What the parent's image says of this page, if one is being written, is out of date.
+  // An image of the parent that is being written now holds an outdated reference to this page.
   if (Frame* parent = Parent(frame)) ++parent->modifications;
   pool_.MarkDirty(frame);
   frame->disk = ChildRef{};
@@ -48,7 +48,7 @@ Frame* Tree::MakeWritable(Frame* frame) {
 }
 
 Frame* Tree::Clone(Frame* old) {
-  CHECK(checkpointing_ && old->birth <= frozen_generation_) << "only a frozen page is cloned";
+  CHECK(checkpointing_ && old->birth <= frozen_generation_) << "cloning a page that is not frozen";
   Frame* clone = pool_.NewPage(this, old->level);
   char* page = pool_.data(*clone);
   std::memcpy(page, pool_.data(*old), pool_.page_bytes());
@@ -61,9 +61,9 @@ Frame* Tree::Clone(Frame* old) {
   if (Frame* parent = Parent(old)) {
     NodeOf(parent).SetChildLocation(SlotOfChild(parent, old), child_word::FromFrame(clone->id));
     ++parent->modifications;
-    CHECK(old->frozen_listed) << "a frozen parent was cloned without naming its dirty child";
+    CHECK(old->frozen_listed) << "the frozen table lacks the dirty child of a cloned parent";
   } else {
-    frozen_[old->page_id].frame = old;  // snapshots of this generation start here
+    frozen_[old->page_id].frame = old;  // snapshots of this generation find their root here
     old->frozen_listed = true;
     root_ = clone;
   }
@@ -85,7 +85,8 @@ size_t Tree::ClonesNeeded(std::span<Frame* const> leaves) {
   return clones.size();
 }
 
-// `to` is a copy of `from` and takes over its children; `from` refers to them as the disk will know them.
+// `to` is a copy of `from` and takes over its children. `from` then refers to them by extent, or by
+// page id while they are unwritten.
 void Tree::DetachChildren(Frame* from, Frame* to) {
   Node node = NodeOf(from);
   for (uint32_t i = 0; i < node.count(); ++i) {
@@ -114,21 +115,22 @@ Frame* Tree::NewNode(uint8_t level, std::string_view lower, const std::string_vi
   return frame;
 }
 
-// A page of the newest tree that nothing refers to any more; writable, so born in this generation.
+// Drops a page that nothing in the newest tree refers to any more. It is writable, so it was born
+// in this generation.
 void Tree::DropPage(Frame* frame) {
   CHECK(frame->birth == generation_ && frame->dirty && frame->frame_children == 0);
   ListRemove(frame);
   pool_.Drop(frame);
 }
 
-// -- inserts ---------------------------------------------------------------------------------------------------------
+// -- inserts --------------------------------------------------------------------------------------
 
 void Tree::FreeOverflow(const RecordView& record) {
   const OverflowRef& ref = record.overflow_ref;
   Frame* frame = pool_.LookupAny(this, ref.location);
   bool now = ref.birth == generation_;
   if (frame && frame->dirty && !now) {
-    // Frozen, and the checkpoint will write it: it goes then (OnWriteEnded).
+    // The value is frozen and the checkpoint still has to write it. OnWriteEnded drops it then.
     frame->superseded = true;
   } else if (frame) {
     if (frame->dirty) ListRemove(frame);
@@ -153,7 +155,7 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
     storage_.AdoptExtent(value.overflow_extent, generation_);
     record.overflow_ref = {value.overflow_extent, generation_, stored->disk.checksum, Hash64(value.bytes)};
   } else {
-    CHECK(!NeedsOverflow(key.size(), value.bytes.size())) << "a large value came without an extent";
+    CHECK(!NeedsOverflow(key.size(), value.bytes.size())) << "a large value has no overflow extent";
     record.value = value.bytes;
   }
   Node node = NodeOf(leaf);
@@ -170,7 +172,8 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
   InsertRecord(leaf, slot, key, &record);
 }
 
-// Before `slot` of a writable leaf, which is split as often as it must. The record's views must not be into the leaf.
+// Inserts before `slot` of a writable leaf, splitting the leaf as often as necessary. The views of
+// the record must not point into the leaf.
 void Tree::InsertRecord(Frame* leaf, uint32_t slot, std::string_view key, RecordView* record) {
   Node node = NodeOf(leaf);
   while (!node.Fits(node.SpaceFor(*record))) {
@@ -188,9 +191,9 @@ void Tree::Touch(Frame* leaf, std::string_view key, Version version, int64_t exp
   Node node = NodeOf(leaf);
   bool exact = false;
   const uint32_t slot = node.LowerBound(key, &exact);
-  CHECK(exact) << "a record was touched that does not exist";
+  CHECK(exact) << "touching a record that does not exist";
   RecordView record = node.Record(slot);
-  const std::string value(record.value);  // the record may move, and the page be split
+  const std::string value(record.value);  // the record may move and the page may split
   record.key_suffix = key.substr(node.header().prefix_bytes);
   record.value = value;
   record.version = version;
@@ -211,8 +214,9 @@ bool Tree::SplitFits(const Node& node, uint32_t at, std::string_view separator) 
   return left <= room && right <= room;
 }
 
-// The slot that starts the right half, and the separator. Near the middle by bytes, preferring short separators; at the
-// end when keys arrive in order, so that loading sorted data leaves full pages behind.
+// Returns the slot that starts the right half, and the separator. Splits near the middle by bytes
+// and prefers short separators. Splits at the end when keys arrive in order, so that loading sorted
+// data leaves full pages.
 uint32_t Tree::ChooseSplit(const Node& node, std::string_view key, std::string* separator) const {
   const uint32_t count = node.count();
   const bool leaf = node.leaf();
@@ -240,17 +244,18 @@ uint32_t Tree::ChooseSplit(const Node& node, std::string_view key, std::string* 
   for (uint32_t at = 1; at < count; ++at) {
     left += kSlotBytes + node.RecordBytes(at - 1);
     uint64_t distance = left * 2 > total ? left * 2 - total : total - left * 2;
-    // Only splits about as even as the best one are worth a longer look.
+    // Skip splits that are clearly less even than the best one.
     if (best != 0 && distance > total / 4 && distance * 4 > best_cost) continue;
     std::string candidate = separator_at(at);
-    // A byte of separator is stored in three places and slows every descent: weigh it like eight bytes of imbalance.
+    // A byte of separator is stored in three places and slows every descent. Weigh it like eight
+    // bytes of imbalance.
     uint64_t cost = distance * 4 + candidate.size() * 32;
     if (cost >= best_cost || !SplitFits(node, at, candidate)) continue;
     best = at;
     best_cost = cost;
     *separator = std::move(candidate);
   }
-  CHECK_NE(best, 0u) << "no split of page " << node.header().page_id << " fits";
+  CHECK_NE(best, 0u) << "no split of page " << node.header().page_id << " fits both halves into a page";
   return best;
 }
 
@@ -266,7 +271,7 @@ void Tree::GrowRoot() {
   root_ = root;
 }
 
-// Sets the parent of every resident child and counts them.
+// Sets the parent of every resident child and counts these children.
 void Tree::ReparentChildren(Frame* frame) {
   Node node = NodeOf(frame);
   frame->frame_children = 0;
@@ -278,12 +283,12 @@ void Tree::ReparentChildren(Frame* frame) {
   }
 }
 
-// Splits a writable page; returns the half whose range holds `key`.
+// Splits a writable page. Returns the half whose range holds `key`.
 Frame* Tree::Split(Frame* left, std::string_view key) {
   if (left == root_) GrowRoot();
   std::string separator;
   uint32_t at = ChooseSplit(NodeOf(left), key, &separator);
-  // Room in the parent first; splitting it may change who the parent is.
+  // Make room in the parent first. Splitting it may give `left` another parent.
   while (!NodeOf(Parent(left)).Fits(Node::ChildSpace(separator.size()))) Split(Parent(left), separator);
   Frame* parent = Parent(left);
 
@@ -315,12 +320,12 @@ Frame* Tree::Split(Frame* left, std::string_view key) {
   return key < separator ? left : right;
 }
 
-// -- deletes ---------------------------------------------------------------------------------------------------------
+// -- deletes --------------------------------------------------------------------------------------
 
 bool Tree::Erase(Frame* leaf, std::string_view key, bool* underfull) {
   bool exact = false;
   uint32_t slot = NodeOf(leaf).LowerBound(key, &exact);
-  // Also when there is nothing to erase: the leaf may have been left alone when it became so empty.
+  // Checked even when there is nothing to erase: an earlier erase may have left the leaf unmerged.
   *underfull = leaf != root_ && Underfull(NodeOf(leaf));
   if (!exact) return false;
   leaf = MakePathWritable(leaf);
@@ -340,13 +345,13 @@ bool Tree::MergeFits(const Node& left, const Node& right) const {
   uint32_t bytes = kPageHeaderBytes + left.header().lower_bytes + right.header().upper_bytes +
                    Node::SpaceToAppend(left, 0, left.count(), prefix) +
                    Node::SpaceToAppend(right, 0, right.count(), prefix);
-  // A page with nothing in it, or with a single child, is worth it also when its neighbour is full.
+  // An empty page, or an inner page with a single child, is worth merging even into a full page.
   const uint32_t little = left.leaf() ? 0 : 1;
   const bool alone = left.count() <= little || right.count() <= little;
   return bytes <= (alone ? pool_.page_bytes() : pool_.page_bytes() / 4 * 3);
 }
 
-// Joins the writable children `left_slot` and the next of a writable parent; they fit.
+// Joins the writable children in `left_slot` and the next slot of a writable parent. They must fit.
 void Tree::Merge(Frame* parent, uint32_t left_slot) {
   Node parent_node = NodeOf(parent);
   Frame* left = &pool_.frame(child_word::Frame(parent_node.ChildLocation(left_slot)));
@@ -372,12 +377,14 @@ void Tree::Merge(Frame* parent, uint32_t left_slot) {
   DropPage(right);
 }
 
-// Fetches the page at `level` that holds `key` and a neighbour under the same parent, and joins them if that pays.
+// Fetches the page at `level` that holds `key` and a neighbor under the same parent, and joins them
+// if they fit.
 Task<Result<Tree::MergeStep>> Tree::MergeAt(std::string key, uint8_t level) {
   PagePin pins[2];
   for (size_t next_pin = 0;;) {
     co_await pool_.EnsureFree(2 * kFramesPerUpdate);
-    // From here on nothing suspends until the merge is done or a page is found missing.
+    // EnsureFree's promise holds only until the next suspension. Nothing below suspends until the
+    // merge is done or a page turns out to be missing.
     if (level >= root_->level) co_return MergeStep::kDone;
     ChildRef missing;
     uint8_t missing_level = 0;
@@ -390,7 +397,7 @@ Task<Result<Tree::MergeStep>> Tree::MergeAt(std::string key, uint8_t level) {
       if (count == 1) co_return MergeStep::kAlone;
       missing_level = level;
       bool fetched = true;
-      // With the next page, or else the one before: after a sorted load the next one is full.
+      // Prefer the next page to the previous one.
       const uint32_t first = slot + 1 < count ? slot : slot - 1;
       const uint32_t second = slot > 0 ? slot - 1 : first;
       for (uint32_t left_slot : {first, second}) {
@@ -406,6 +413,7 @@ Task<Result<Tree::MergeStep>> Tree::MergeAt(std::string key, uint8_t level) {
       }
       if (fetched) co_return MergeStep::kDone;
     }
+    // The pins alternate, so that the page read before this one stays in memory.
     CO_RETURN_IF_ERROR(co_await Fetch(missing, missing_level, pins, next_pin++ % 2));
   }
 }
@@ -418,12 +426,12 @@ Task<Status> Tree::MergeLeaf(std::string key, bool* merged) {
     if (*step == MergeStep::kDone) break;
     freed |= *step == MergeStep::kMerged;
   }
-  // A leaf that had no neighbour may have one now that its parent was joined.
+  // A leaf without a neighbor may have one now that its parent was merged.
   Result<MergeStep> again = co_await MergeAt(key, 0);
   if (!again.ok()) co_return again.TakeStatus();
   freed |= *again == MergeStep::kMerged;
   if (merged) *merged = freed;
-  // A root with one child gives way to it.
+  // Replace a root that has a single child by that child.
   co_await pool_.EnsureFree(kFramesPerUpdate);
   while (root_->level > 0 && NodeOf(root_).count() == 1) {
     ChildRef missing;

@@ -201,13 +201,13 @@ TEST_F(NodeDamage, FencesOutside) {
     for (uint16_t value : {uint16_t{0}, uint16_t{4095}, uint16_t{0xffff}}) {
       Page page = Leaf();
       StoreLE(page.bytes.data() + at, value);
-      ExpectRefused(page, "a fence lies outside");
+      ExpectRefused(page, "a fence lies outside the heap or is too long");
     }
   }
   for (size_t at : lengths) {
     Page page = Leaf();
     StoreLE<uint16_t>(page.bytes.data() + at, 2049);
-    ExpectRefused(page, "a fence lies outside");
+    ExpectRefused(page, "a fence lies outside the heap or is too long");
   }
 }
 
@@ -215,11 +215,11 @@ TEST_F(NodeDamage, PrefixThatIsNotTheFences) {
   for (uint16_t prefix : {1, 3, 0xffff}) {
     Page page = Leaf();
     page.node().header().prefix_bytes = prefix;
-    ExpectRefused(page, "the prefix does not fit the fences");
+    ExpectRefused(page, "the prefix is not the common prefix of the fences");
   }
   Page page(0, "k/a", "-");
   page.node().header().prefix_bytes = 1;
-  ExpectRefused(page, "the prefix does not fit the fences");
+  ExpectRefused(page, "the prefix is not the common prefix of the fences");
 }
 
 TEST_F(NodeDamage, RecordsOutside) {
@@ -227,20 +227,20 @@ TEST_F(NodeDamage, RecordsOutside) {
     for (uint16_t offset : {uint16_t{56}, uint16_t{4090}, uint16_t{0xffff}}) {
       Page damaged = page;
       damaged.node().slots()[1].offset = offset;
-      ExpectRefused(damaged, "a record lies outside");
+      ExpectRefused(damaged, "a record starts outside the heap or its key is too long");
     }
     for (uint16_t key_bytes : {uint16_t{2049}, uint16_t{0xffff}}) {
       Page damaged = page;
       damaged.node().slots()[1].key_bytes = key_bytes;
-      ExpectRefused(damaged, "a record lies outside");
+      ExpectRefused(damaged, "a record starts outside the heap or its key is too long");
     }
     Page damaged = page;
     damaged.node().slots()[1].key_bytes = 1000;
-    ExpectRefused(damaged, "a record leaves the page");
+    ExpectRefused(damaged, "a record extends past the end of the page");
   }
   Page page = Leaf();  // the length of a value
   StoreLE<uint32_t>(page.bytes.data() + RecordAt(page, 0) + 8, 0x40000fff);
-  ExpectRefused(page, "a record leaves the page");
+  ExpectRefused(page, "a record extends past the end of the page");
 }
 
 // Two such fences and a record would not fit into a page (N4).
@@ -255,30 +255,30 @@ TEST_F(NodeDamage, KeysAndFencesLongerThanThePageAllows) {
       for (const Page* page : {&record, &lower, &upper}) EXPECT_TRUE(page->Validate().ok());
       continue;
     }
-    ExpectRefused(record, "a record lies outside");
-    ExpectRefused(lower, "a fence lies outside");
-    ExpectRefused(upper, "a fence lies outside");
+    ExpectRefused(record, "a record starts outside the heap or its key is too long");
+    ExpectRefused(lower, "a fence lies outside the heap or is too long");
+    ExpectRefused(upper, "a fence lies outside the heap or is too long");
   }
 }
 
 TEST_F(NodeDamage, HeadsAndOrder) {
   Page page = Leaf();
   page.node().slots()[1].head ^= 1;
-  ExpectRefused(page, "a key head differs from its key");
+  ExpectRefused(page, "the head of a key does not match the key");
   page = Leaf();
   std::swap(page.node().slots()[0], page.node().slots()[1]);
-  ExpectRefused(page, "keys do not rise");
+  ExpectRefused(page, "keys are not in ascending order");
   page = Leaf();
   page.node().slots()[1] = page.node().slots()[0];
-  ExpectRefused(page, "keys do not rise");
+  ExpectRefused(page, "keys are not in ascending order");
   page = Inner();
   std::swap(page.node().slots()[1], page.node().slots()[2]);
-  ExpectRefused(page, "keys do not rise");
+  ExpectRefused(page, "keys are not in ascending order");
 }
 
 TEST_F(NodeDamage, InnerPages) {
   Page page(1);
-  ExpectRefused(page, "an inner page without children");
+  ExpectRefused(page, "an inner page has no children");
   page = Inner();
   page.node().slots()[0] = page.node().slots()[2];
   ExpectRefused(page, "the first child has a key");
@@ -289,13 +289,13 @@ TEST_F(NodeDamage, MiscountedHeap) {
   for (int delta : {-1, 1, 4000}) {
     Page page = Leaf();
     page.node().header().heap_dead += static_cast<uint32_t>(delta);
-    ExpectRefused(page, "heap bytes are miscounted");
+    ExpectRefused(page, "the count of heap bytes is wrong");
   }
   Page page = Leaf();  // two slots share most of a record
   page.node().InsertRecord(3, Inline("x", std::string(1000, 'x')));
   page.node().InsertRecord(4, Inline("xx", ""));
   page.node().slots()[4] = Slot{RecordAt(page, 3), 2, KeyHead("xx")};
-  ExpectRefused(page, "heap bytes are miscounted");
+  ExpectRefused(page, "the count of heap bytes is wrong");
 }
 
 TEST_F(NodeDamage, KeysOutsideTheFences) {
@@ -305,18 +305,18 @@ TEST_F(NodeDamage, KeysOutsideTheFences) {
     page.node().InsertRecord(0, Inline("m", "v"));
     const uint32_t slot = page.node().LowerBound("k/" + std::string(suffix), &exact);
     page.node().InsertRecord(slot, Inline(suffix, "v"));
-    ExpectRefused(page, "keys outside the fences");
+    ExpectRefused(page, "a key lies outside the fences");
   }
   for (std::string_view suffix : {"A", "b", "y"}) {  // a separator above none of the first child's keys
     Page page(1, "k/b", "k/y");
     page.node().InsertChild(0, "", Child(10));
     page.node().InsertChild(1, suffix, Child(11));
-    ExpectRefused(page, "keys outside the fences");
+    ExpectRefused(page, "a key lies outside the fences");
   }
   for (uint8_t level : {0, 1}) {
     Page page(level, "k/c", "k/b");
     if (level == 1) page.node().InsertChild(0, "", Child(10));
-    ExpectRefused(page, "keys outside the fences");
+    ExpectRefused(page, "a key lies outside the fences");
   }
 }
 
@@ -325,7 +325,7 @@ TEST_F(NodeDamage, ChildrenThatAreNotOnDisk) {
   for (uint64_t word : {uint64_t{0}, uint64_t{0x50000}, uint64_t{0x58000}, uint64_t{0x5ffff}, uint64_t{0x5fffe}}) {
     Page page = Inner();
     page.node().SetChildLocation(1, Extent{word});
-    ExpectRefused(page, "a child that is not on disk");
+    ExpectRefused(page, "a child reference does not name an extent on disk");
   }
 }
 
@@ -333,13 +333,14 @@ TEST_F(NodeDamage, ValuesWithAnotherExtent) {
   for (uint32_t value_bytes : {0u, 8192u, 12289u, static_cast<uint32_t>(kMaxValueBytes) + 1}) {
     Page page = Leaf();
     StoreLE<uint32_t>(page.bytes.data() + RecordAt(page, 2) + 8, 0x80000000 | value_bytes);
-    ExpectRefused(page, "a value's extent has another length");
+    ExpectRefused(page, "the extent of a value does not match the value's length");
   }
 }
 
 // -- contents
 
-// The largest page's heap is reached by 16-bit offsets, and the smallest holds its largest record (N4).
+// 16-bit offsets reach the whole heap of the largest page, and the smallest page holds its largest
+// record (N4).
 TEST(Node, TheLargestKeysFitEveryPage) {
   for (uint32_t page_bytes = kMinPageBytes; page_bytes <= kMaxPageBytes; page_bytes *= 2) {
     const size_t n = MaxKeyBytes(page_bytes);
