@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint64_t kMinRegionBytes = 2u << 20;  // a huge page
 constexpr uint8_t kMaxHeat = 3;
-constexpr uint8_t kInnerHeat = 2;  // inner pages start in the main queue with two lives
+constexpr uint8_t kInnerHeat = 2;  // inner pages start in the main queue with two second chances
 
 size_t DescriptorBytes() { return sizeof(Frame) + 3 * sizeof(FrameId) + sizeof(uint32_t); }
 
@@ -38,13 +38,14 @@ BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
   uint64_t write_area_bytes = uint64_t{options.write_buffers} * page_bytes_;
   CHECK_GT(options.memory_bytes, write_area_bytes);
   uint64_t count = (options.memory_bytes - write_area_bytes) / (page_bytes_ + DescriptorBytes());
-  CHECK_GE(count, kMinFrames) << "a buffer pool of " << options.memory_bytes << " bytes is too small";
+  CHECK_GE(count, kMinFrames) << "a buffer pool of " << options.memory_bytes << " bytes is smaller than MinMemoryBytes";
   arena_bytes_ = count * page_bytes_ + write_area_bytes;
-  // One mapping: frames, then write buffers. Regions of it are registered with the kernel as they are first used.
+  // One mapping: frames, then write buffers. Each region of it is registered with the kernel at its
+  // first use.
   void* memory =
       mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   CHECK_NE(memory, MAP_FAILED) << "cannot map " << arena_bytes_ << " bytes for the buffer pool";
-  madvise(memory, arena_bytes_, MADV_HUGEPAGE);  // a hint: fewer TLB misses on descents
+  madvise(memory, arena_bytes_, MADV_HUGEPAGE);  // a hint, for fewer TLB misses in descents
   arena_ = static_cast<char*>(memory);
   write_area_ = arena_ + count * page_bytes_;
   for (uint32_t i = options.write_buffers; i-- > 0;) write_buffers_.push_back(write_area_ + size_t{i} * page_bytes_);
@@ -89,10 +90,10 @@ int BufferPool::BufferIndexOf(const char* memory) const {
   return registered_base_ + static_cast<int>(static_cast<size_t>(memory - arena_) / region_bytes_);
 }
 
-// -- frames ----------------------------------------------------------------------------------------------------------
+// -- frames ---------------------------------------------------------------------------------------
 
 Frame* BufferPool::TakeFree() {
-  CHECK(!free_.empty()) << "a frame was taken without EnsureFree";
+  CHECK(!free_.empty()) << "no free frame: the caller did not call EnsureFree";
   Frame* frame = &frames_[free_.back()];
   free_.pop_back();
   if (free_.size() < low_water_) clean_wanted_.NotifyOne();
@@ -127,15 +128,16 @@ Frame* BufferPool::NewPage(PageOwner* owner, uint8_t level) {
 }
 
 Task<void> BufferPool::EnsureFree(size_t frames) {
-  CHECK_LE(frames, frames_.size() / 2) << "more frames at once than the pool can promise";
+  CHECK_LE(frames, frames_.size() / 2) << "EnsureFree asked for more than half of the pool";
   while (free_.size() < frames) {
     if (EvictSome()) continue;
     WantFree(frames);
+    // No page can be evicted now: wait for the cleaner, the end of a write, or an unpin.
     co_await write_frame_freed_.Wait();
   }
 }
 
-// Asks the cleaner for so many free frames, also when that is more than it keeps on its own.
+// Asks the cleaner for this many free frames, even if that is more than it keeps by itself.
 void BufferPool::WantFree(size_t frames) {
   wanted_frames_ = std::max(wanted_frames_, frames);
   clean_wanted_.NotifyOne();
@@ -185,7 +187,7 @@ BufferPoolStats BufferPool::stats() const {
   return s;
 }
 
-// -- eviction --------------------------------------------------------------------------------------------------------
+// -- eviction -------------------------------------------------------------------------------------
 
 void BufferPool::PushHead(Fifo& fifo, Frame::Queue queue, Frame* frame) {
   CHECK(frame->queue == Frame::Queue::kNone);
@@ -254,14 +256,15 @@ void BufferPool::Evict(Frame* frame) {
 }
 
 bool BufferPool::EvictStep() {
-  // The main queue's turn, unless all of it was refused lately.
+  // Evict from the main queue while the small queue is at its target size or below, unless a whole
+  // round of the main queue was refused.
   bool from_small = small_.frames > 0 && (small_.frames > frames_.size() / 10 || main_refused_ >= main_.frames);
   Fifo& fifo = from_small ? small_ : main_;
   if (fifo.frames == 0) return false;
   Frame* frame = &frames_[fifo.tail];
   Unlink(frame);
   uint8_t& heat = HeatOf(*frame);
-  // A page's first touch is the access that loaded it; only a second one shows reuse.
+  // The first use of a page is the access that loaded it. Only a second use shows reuse.
   bool keep = from_small ? heat > 1 : heat > 0;
   if (keep) {
     heat = from_small ? 0 : heat - 1;
@@ -276,7 +279,8 @@ bool BufferPool::EvictStep() {
   }
   if (!from_small) ++main_refused_;
   PushHead(main_, Frame::Queue::kMain, frame);
-  // An inner page is written early only while all its children are known by extent: attached, none in memory.
+  // An inner page is written early only if it is attached and has no children in memory, so that
+  // all its children are known by extent.
   bool writable = (frame->overflow || frame->level == 0 || frame->attached) && frame->dirty && !frame->writing &&
                   !frame->doomed && frame->frame_children == 0 && frame->pins == 0 &&
                   !(frame->attached && frame->parent == kNoFrame);
@@ -296,7 +300,8 @@ Task<void> BufferPool::EvictByWriting(Frame* frame) {
   uint64_t page_id = frame->page_id;
   Status status = co_await WriteBack(frame);
   --evicting_writes_;
-  // Not touched since it was chosen: it goes now. The frame may hold another page by now.
+  // If the page was not used since it was chosen, evict it now. The frame may hold another page by
+  // now.
   if (status.ok() && frame->page_id == page_id && Evictable(*frame) && HeatOf(*frame) == 0) Evict(frame);
   clean_wanted_.NotifyOne();
 }
@@ -308,7 +313,7 @@ Task<void> BufferPool::Clean() {
   while (!stopping_) {
     if (free_.size() >= std::max(high_water_, wanted_frames_)) {
       fruitless = 0;
-      wanted_frames_ = 0;  // who still waits was woken and asks again
+      wanted_frames_ = 0;  // waiters have been woken; those that need more ask again
       co_await clean_wanted_.Wait();
       continue;
     }
@@ -316,7 +321,8 @@ Task<void> BufferPool::Clean() {
       fruitless = 0;
       if (slice.Spend(kEvictionUnits)) co_await Yield(reactor_);
     } else if (++fruitless * 64 > 4 * frames_.size()) {
-      // Every page was refused: wait for a write or an unpin instead of going round and round.
+      // Every page was refused. Wait for a write to end, or for pins to be released, instead of
+      // spinning.
       fruitless = 0;
       if (writes_in_flight_ > 0) {
         co_await write_done_.Wait();
@@ -329,7 +335,7 @@ Task<void> BufferPool::Clean() {
   }
 }
 
-// -- the map from extents to frames ----------------------------------------------------------------------------------
+// -- the map from extents to frames ---------------------------------------------------------------
 
 size_t BufferPool::Bucket(const PageOwner* owner, Extent location) const {
   return Fingerprint(owner, location) >> 7 & (map_.size() - 1);
@@ -343,8 +349,8 @@ void BufferPool::MapInsert(Frame* frame) {
   frame->in_map = true;
 }
 
-// For a page or value written to a place that was given back before: a reader of a snapshot that is gone may have
-// brought in, or still be reading, what lay there.
+// For a page or value written to an extent that had been freed before. A reader of a snapshot that
+// has since been dropped may have loaded, or may still be reading, the old content of the extent.
 void BufferPool::MapReplace(Frame* frame) {
   while (Frame* old = LookupAny(frame->owner, frame->disk.location)) {
     CHECK(!old->dirty && !old->attached && old->frame_children == 0)

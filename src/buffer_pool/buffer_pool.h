@@ -1,20 +1,25 @@
 // BufferPool: the page memory of one reactor, shared by its partitions.
 //
-// A fixed number of page-sized frames in one registered arena; O_DIRECT reads into them; write-back of dirty pages to
-// new places; eviction by S3-FIFO (Yang et al., SOSP'23): a small probationary FIFO, a main FIFO with second chances,
-// and a ghost table, so that a scan passes through the small queue and leaves the main one alone. Inner pages go
-// straight to the main queue.
+// A fixed number of page-sized frames in one registered arena. Pages are read into them with
+// O_DIRECT. Dirty pages are written to new extents, never over old ones. Eviction uses S3-FIFO
+// (Yang et al., SOSP'23): a small probationary FIFO, a main FIFO with second chances, and a ghost
+// table. A scan therefore passes through the small queue and leaves the main queue alone. Inner
+// pages go straight to the main queue.
 //
-// Threads: one reactor. Frame* stay valid for the pool's life, but what a frame holds may change at any suspension:
-// hold a PagePin, or descend again.
+// Threads: one reactor. A Frame* stays valid for the life of the pool, but the content of a frame
+// may change at any suspension: hold a PagePin, or descend again.
 //
 // Invariants
-//   B1  A frame is evicted only when clean, unpinned, not being written, and without children held as frames.
-//   B2  A dirty page is never written over an extent in use: the owner allocates a new one for every write.
-//   B3  A write counts only if the page did not change while it was in flight; otherwise its extent is given back.
-//   B4  Memory is what the constructor took: frames, descriptors and write buffers; nothing grows.
+//   B1  A frame is evicted only when it is clean, unpinned, not being written, and has no children
+//       attached as frames.
+//   B2  A dirty page is never written over an extent in use. The owner allocates a new extent for
+//       every write.
+//   B3  A write is valid only if the page did not change while it was in flight. Otherwise its
+//       extent is given back.
+//   B4  The constructor takes all memory: frames, descriptors and write buffers. Nothing grows.
 //   B5  A page that fails its checksum is never returned.
-//   B6  At most one frame is found under a place: what is written there takes it from what was read there before.
+//   B6  At most one frame is found under an extent. A page written there replaces any frame that
+//       was read from there before.
 #pragma once
 
 #include <functional>
@@ -33,33 +38,35 @@
 
 namespace pando {
 
-// A partition's tree, as the pool sees it.
+// The owner of pages: the tree of a partition, as the pool sees it.
 class PageOwner {
  public:
   virtual File& file() = 0;
   virtual const Uuid& uuid() const = 0;
-  // Blocks for a page about to be written, growing the file when it must. kDiskFull.
+  // Allocates blocks for a page about to be written, growing the file if necessary. kDiskFull.
   virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
-  // An extent from AllocateForWrite whose write was void (B3) or failed.
+  // Gives back an extent from AllocateForWrite whose write was void (B3) or failed.
   virtual void DiscardExtent(Extent extent) = 0;
-  // Turns `page`, a copy of the page of `frame`, into what is stored: children as disk references. Fills in the
-  // aggregates of `ref`. False: not now, a child is not on disk (one was changed while the write waited for its turn).
+  // Turns `page`, a copy of the page of `frame`, into its stored form, in which children are disk
+  // references. Fills in the aggregates of `ref`. Returns false when a child is not on disk: a
+  // child was changed while the write waited to start.
   virtual bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) = 0;
-  // A write of `frame` ended. `valid`: frame.disk is now its form on the device, and it is clean. Else it is as dirty
-  // as before (or doomed).
+  // A write of `frame` has ended. `valid`: frame.disk now describes the page on disk and the frame
+  // is clean. Otherwise the frame is as dirty as before, or doomed.
   virtual void OnWriteEnded(Frame& frame, bool valid) = 0;
-  // `frame` (attached, clean) is about to leave memory: put its disk reference into its parent.
+  // `frame` (attached, clean) is about to leave memory. Store its disk reference in its parent.
   virtual void OnEvict(Frame& frame) = 0;
-  // Checks the structure of a page just read, whose checksum is right: every offset inside the page.
+  // Checks the structure of a page just read whose checksum is correct: every offset must lie
+  // inside the page.
   virtual Status ValidatePage(const char* page, uint32_t page_bytes) = 0;
-  // A write failed for good. (Failed reads and damage are told to who asked.)
+  // A write failed for good. (Failed reads and damage are reported to the caller of the load.)
   virtual void OnIoError(const Status& status) = 0;
 
  protected:
   ~PageOwner() = default;
 };
 
-// Keeps a frame's page in memory and its frame in place. Move-only; only the pool makes them.
+// Keeps the page of a frame in memory and in that frame. Move-only. Only the pool creates pins.
 class PagePin {
  public:
   PagePin() = default;
@@ -86,8 +93,8 @@ class PagePin {
 
 struct BufferPoolOptions {
   uint32_t page_bytes = kDefaultPageBytes;
-  uint64_t memory_bytes = 64u << 20;  // everything of B4
-  uint32_t write_buffers = 64;        // = writes in flight at most
+  uint64_t memory_bytes = 64u << 20;  // covers everything listed in B4
+  uint32_t write_buffers = 64;        // also the most page writes in flight
   Compression compression = Compression::kNone;
 };
 
@@ -100,17 +107,17 @@ struct BufferPoolStats {
 
 class BufferPool {
  public:
-  // Fewer frames than this cannot promise EnsureFree what the tree needs.
+  // With fewer frames than this, EnsureFree cannot promise what the tree needs.
   static constexpr size_t kMinFrames = 256;
   static uint64_t MinMemoryBytes(uint32_t page_bytes, uint32_t write_buffers);
 
-  BufferPool(Reactor& reactor, BufferPoolOptions options);  // with at least MinMemoryBytes
+  BufferPool(Reactor& reactor, BufferPoolOptions options);  // memory_bytes >= MinMemoryBytes
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
   ~BufferPool();
 
-  void Start();       // the background cleaner
-  Task<void> Stop();  // drains it and all writes
+  void Start();       // starts the background cleaner
+  Task<void> Stop();  // stops the cleaner and waits for all writes
 
   uint32_t page_bytes() const { return page_bytes_; }
   uint32_t frame_count() const { return static_cast<uint32_t>(frames_.size()); }
@@ -118,67 +125,73 @@ class BufferPool {
   char* data(FrameId id) const { return arena_ + size_t{id} * page_bytes_; }
   Frame& frame(FrameId id) { return frames_[id]; }
   Reactor& reactor() { return reactor_; }
-  // Shared by all loops over pages and records of this reactor.
+  // The turn budget shared by all loops over pages and records of this reactor.
   TurnBudget& turn() { return turn_; }
 
   // -- frames
   size_t free_frames() const { return free_.size(); }
-  // A frame for a new page. EnsureFree must have promised it. Dirty, resident, unattached.
+  // A frame for a new page: dirty, resident, unattached. EnsureFree must have promised the frame.
   Frame* NewPage(PageOwner* owner, uint8_t level);
-  // Suspends until `frames` are free (at most frame_count()/2). For writers: they apply without suspending after it.
+  // Suspends until `frames` frames are free (at most frame_count()/2). For writers: the promise
+  // holds until their next suspension.
   Task<void> EnsureFree(size_t frames);
-  // Gives a frame back: at once, or when its pins and its write are done (then it is `doomed`).
-  // With `discard_extent`, its extent goes back to the owner once no write to it can be in flight.
+  // Frees a frame: at once, or when its pins are released and its write has ended (until then it is
+  // `doomed`). With `discard_extent`, its extent goes back to the owner once no write to it can be
+  // in flight.
   void Drop(Frame* frame, bool discard_extent = false);
   PagePin Pin(Frame* frame) { return PagePin(this, frame); }
   size_t pinned_frames() const { return pinned_frames_; }
-  // Held by the one that gathers more than a few pins and waits for frames meanwhile; two could wait for each other.
+  // Held by a task that gathers more than a few pins and waits for frames meanwhile. Two such tasks
+  // could deadlock.
   Semaphore& gather_turn() { return gather_turn_; }
-  void Touch(Frame* frame);  // a use, for eviction
+  void Touch(Frame* frame);  // records a use, for eviction
 
-  // Forgets everything of an owner that is being closed; none of it may be pinned or under I/O.
+  // Frees all frames of an owner that is being closed. None of them may be pinned or under I/O.
   void DropAll(PageOwner* owner);
 
   // -- loading
-  // The frame that holds the page stored at `location`, clean, or null. Does not touch.
+  // The clean frame that holds the page stored at `location`, or null. Does not count as a use.
   Frame* Lookup(PageOwner* owner, Extent location);
-  // The same, also when its read is still in flight.
+  // The same, but also returns a frame whose read is still in flight.
   Frame* LookupAny(PageOwner* owner, Extent location);
-  // Reads and verifies the page `ref` names; several callers share one read. kCorruption names file and offset.
-  // kAborted: there is no room, or a read that was shared failed. Then WaitForRoom, without pins, and descend again:
-  // by then `ref` may name nothing, or something else.
+  // Reads and verifies the page that `ref` names. Concurrent callers share one read. kCorruption
+  // names the file and the offset. kAborted: there is no room, or the shared read failed. In that
+  // case release all pins, call WaitForRoom and descend again: by then, `ref` may name nothing or
+  // another page.
   Task<Result<PagePin>> Load(PageOwner* owner, ChildRef ref, uint8_t level);
-  // Suspends until a load of `frames` frames has room; whoever waits here should hold no pins, or all may wait for
-  // ever.
+  // Suspends until a load of `frames` frames has room. The caller should hold no pins here, or all
+  // waiters may wait forever.
   Task<void> WaitForRoom(size_t frames);
-  // Whether a load has room; evicts what it may to make it so.
+  // Returns whether a load has room, after evicting what it can.
   bool MakeRoom(size_t frames);
 
-  // -- overflow values: one extent, a chain of frames. kAborted from LoadOverflow: as of Load, or the value was
-  // superseded while it was read; look the record up again.
-  // A new value; `location` is its place. EnsureFree(FramesFor(bytes)) must have promised the frames. Dirty.
+  // -- overflow values. A value is one extent on disk and a chain of frames in memory.
+  // Creates a new, dirty value to be stored at `location`. EnsureFree(FramesFor(bytes)) must have
+  // promised the frames.
   Frame* NewOverflow(PageOwner* owner, Extent location, std::string_view value, Generation birth);
+  // kAborted: as for Load, or the value was superseded while it was read. Look the record up again.
   Task<Result<PagePin>> LoadOverflow(PageOwner* owner, Extent location, uint64_t checksum, uint32_t value_bytes);
   void CopyOverflow(const Frame& first, std::string* out) const;
   uint32_t FramesFor(uint32_t value_bytes) const { return (value_bytes + page_bytes_ - 1) / page_bytes_; }
 
   // -- writing
-  void MarkDirty(Frame* frame);  // clean -> dirty; leaves the map
-  // Writes a dirty page or value; returns once it is on the device (not flushed). The frame may have changed
-  // meanwhile (B3): then it is still dirty. Does nothing when it is clean or being written.
+  void MarkDirty(Frame* frame);  // clean -> dirty; Lookup no longer finds it
+  // Writes a dirty page or value. Returns once it is on the device, though not flushed. If the
+  // frame changed meanwhile (B3), it is still dirty. Does nothing when the frame is clean or
+  // already being written.
   Task<Status> WriteBack(Frame* frame);
-  // Suspends until no write of this owner is in flight.
+  // Suspends until no write is in flight, of this owner or any other.
   Task<void> DrainWrites(PageOwner* owner);
 
   BufferPoolStats stats() const;
 
  private:
   friend class PagePin;
-  // Frames that readers leave to writers, so that applying a committed record never waits for a read.
+  // Frames that only writers may use, so that applying a committed record never waits for a read.
   static constexpr size_t kWriterReserve = 32;
   struct Fifo {
     FrameId head = kNoFrame, tail = kNoFrame;
-    size_t frames = 0;  // with the further pieces of values
+    size_t frames = 0;  // including all pieces of overflow values
   };
 
   Frame* TakeFree();
@@ -188,9 +201,10 @@ class BufferPool {
   void FinishDoomed(Frame* frame);
   bool Evictable(const Frame& frame) const;
   void Evict(Frame* frame);
-  // One step of S3-FIFO; true when a frame was freed. Starts write-backs of dirty victims within their bound.
+  // One step of S3-FIFO. Returns true when a frame was freed. Starts write-backs of dirty victims,
+  // up to a limit.
   bool EvictStep();
-  bool EvictSome();  // steps until one frame is freed or a bounded number of victims was refused
+  bool EvictSome();  // takes up to 64 steps, until one frees a frame
   Task<void> EvictByWriting(Frame* frame);
   Task<void> Clean();
   uint8_t& HeatOf(Frame& frame) { return frame.overflow ? frame.heat : HeaderOf(data(frame)).heat; }
@@ -228,7 +242,7 @@ class BufferPool {
   const Compression compression_;
   char* arena_ = nullptr;
   size_t arena_bytes_ = 0;
-  uint64_t region_bytes_ = 0;  // of the arena, as registered with the kernel
+  uint64_t region_bytes_ = 0;  // size of the pieces of the arena registered with the kernel
   std::vector<Frame> frames_;
   std::vector<FrameId> free_;
   std::vector<FrameId> map_;  // hash buckets
@@ -238,16 +252,16 @@ class BufferPool {
   int registered_base_ = kNoBuffer;
 
   Fifo small_, main_;
-  size_t main_refused_ = 0;       // victims from the main queue since the last that could go
+  size_t main_refused_ = 0;       // main-queue victims refused since one was last evicted
   std::vector<uint32_t> ghosts_;  // direct-mapped fingerprints; 0 = none
   size_t low_water_ = 0, high_water_ = 0;
-  size_t wanted_frames_ = 0;  // the most that a waiter needs
+  size_t wanted_frames_ = 0;  // the most frames that any waiter needs
   size_t pinned_frames_ = 0;
   Semaphore gather_turn_;
 
   WaitQueue load_done_;
-  WaitQueue load_frame_freed_;   // readers that wait for a frame
-  WaitQueue write_frame_freed_;  // writers in EnsureFree: served before readers
+  WaitQueue load_frame_freed_;   // readers in WaitForRoom that need one frame
+  WaitQueue write_frame_freed_;  // writers in EnsureFree, and readers that need many frames
   WaitQueue buffer_freed_;
   WaitQueue write_done_;
   WaitQueue clean_wanted_;

@@ -1,4 +1,5 @@
-// Extents of a partition's file, and the reference by which a parent names a child page (docs/FORMAT.md, "References").
+// Extents of a partition's file, and the reference by which a parent names a child page
+// (docs/FORMAT.md, "References").
 #pragma once
 
 #include <cstddef>
@@ -9,7 +10,8 @@
 
 namespace pando {
 
-// A run of 4-KiB blocks, packed: 48 bits of first block, 16 of length. Zero = none (block 0 is a superblock).
+// A run of 4-KiB blocks, packed: 48 bits for the first block, 16 for the length. Zero = none (block
+// 0 is a superblock).
 struct Extent {
   uint64_t packed = 0;
 
@@ -22,27 +24,30 @@ struct Extent {
   constexpr bool operator==(const Extent&) const = default;
 };
 static_assert(sizeof(Extent) == 8);
-inline constexpr uint32_t kMaxExtentBlocks = 0x7fff;  // the top bit of the length is free for in-memory tags
+// The top bit of the 16-bit length is reserved for in-memory tags.
+inline constexpr uint32_t kMaxExtentBlocks = 0x7fff;
 
-// What a parent stores of a child page. The checksum (over the whole extent) catches torn, lost and misdirected
-// writes; the aggregates describe the records below and are computed when the page is written.
+// The reference to a child page that its parent stores. The checksum covers the whole extent and
+// catches torn, lost and misdirected writes. The aggregates describe the records below the child
+// and are computed when the page is written.
 //
-// In memory `location` may instead be a tagged word (see ChildWord below); the other fields are then those of the last
-// time the child was written, or zero.
+// In memory, `location` may instead be a tagged word (see child_word below). The other fields then
+// have the values of the last time the child was written, or zero.
 struct ChildRef {
   Extent location;
-  Generation birth = 0;            // generation in which the page was made
-  uint64_t checksum = 0;           // XXH3-64 of the extent's bytes, seeded by its block and the partition
+  Generation birth = 0;            // generation in which the page was created
+  uint64_t checksum = 0;           // XXH3-64 of the extent, seeded by its block and partition
   uint64_t count = 0;              // records below
   uint64_t bytes = 0;              // key + value bytes of the records below
-  uint64_t content_hash = 0;       // sum modulo 2^64 of the records' hashes: independent of the tree's shape
+  uint64_t content_hash = 0;       // sum modulo 2^64 of the hashes of the records below
   int64_t earliest_expiry_ms = 0;  // 0 = no record below expires
 };
 static_assert(sizeof(ChildRef) == 56);
 static_assert(offsetof(ChildRef, checksum) == 16 && offsetof(ChildRef, earliest_expiry_ms) == 48);
 
-// In-memory states of ChildRef::location, told apart by its low 16 bits: an extent (length 1..0x7fff), a frame of the
-// pool (the newest tree only), or the id of a page frozen while dirty (superseded inner pages awaiting a checkpoint).
+// In-memory states of ChildRef::location, distinguished by its low 16 bits: an extent (length 1 to
+// 0x7fff), a frame of the pool (newest tree only), or the id of a page frozen while dirty (only in
+// superseded inner pages that await a checkpoint).
 namespace child_word {
 inline constexpr uint64_t kFrameTag = 0xffff;
 inline constexpr uint64_t kFrozenTag = 0xfffe;

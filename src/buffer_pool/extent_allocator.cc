@@ -8,11 +8,11 @@
 
 namespace pando {
 namespace {
-constexpr uint32_t kGroupsPerStep = 64;  // that one TakeToRelease looks at: 256 KiB of bitmaps
+constexpr uint32_t kGroupsPerStep = 64;  // searched by one TakeToRelease: 256 KiB of bitmaps
 }  // namespace
 static_assert(ExtentAllocator::kChunkBlocks == 64, "a chunk is a word of the bitmap");
 
-// First fit from the group's cursor, wrapping once; skips whole words that are full.
+// First fit from the group's cursor, wrapping once. Skips words that are full.
 std::optional<uint32_t> ExtentAllocator::FindRun(Group& group, uint32_t blocks) {
   if (group.free < blocks || group.longest_hint < blocks) return std::nullopt;
   auto search = [&](uint32_t from, uint32_t to) -> std::optional<uint32_t> {
@@ -65,17 +65,17 @@ void ExtentAllocator::Free(Extent extent) {
 void ExtentAllocator::MarkUsed(Extent extent) { SetRange(extent.block(), extent.blocks(), true); }
 
 void ExtentAllocator::SetRange(uint64_t block, uint32_t blocks, bool used) {
-  CHECK_LE(block + blocks, total_blocks_) << "extent past the end of the file";
-  CHECK_EQ(block / kGroupBlocks, (block + blocks - 1) / kGroupBlocks) << "extent across two groups";
+  CHECK_LE(block + blocks, total_blocks_) << "the extent extends past the end of the file";
+  CHECK_EQ(block / kGroupBlocks, (block + blocks - 1) / kGroupBlocks) << "the extent spans two groups";
   Group& group = groups_[block / kGroupBlocks];
   uint32_t first = static_cast<uint32_t>(block % kGroupBlocks);
   CHECK(!group.aside[first / kChunkBlocks] && !group.aside[(first + blocks - 1) / kChunkBlocks])
-      << "blocks " << block << " to " << block + blocks << " are set aside, and free";
+      << "blocks " << block << " to " << block + blocks << " are set aside";
   for (uint32_t b = first; b < first + blocks; ++b) {
     uint64_t bit = 1ull << (b % 64);
     uint64_t& word = group.words[b / 64];
     CHECK_NE((word & bit) != 0, used) << "block " << block - first + b
-                                      << (used ? " is in use already" : " is free already");
+                                      << (used ? " is already in use" : " is already free");
     word ^= bit;
   }
   group.changed = true;
@@ -126,10 +126,10 @@ void ExtentAllocator::EncodeGroup(uint32_t group, char* bitmap) const {
 
 void ExtentAllocator::LoadGroup(uint32_t group_index, const char* bitmap) {
   Group& group = groups_[group_index];
-  CHECK(group.aside.none()) << "a bitmap is loaded before anything is set aside";
+  CHECK(group.aside.none()) << "a bitmap must be loaded before any of its chunks is set aside";
   free_blocks_ -= group.free;
   std::memcpy(group.words.data(), bitmap, kBlockBytes);
-  // Blocks past the file's end stay used whatever the bitmap says.
+  // Blocks past the end of the file stay used, whatever the bitmap says.
   uint64_t base = uint64_t{group_index} * kGroupBlocks;
   for (uint64_t b = std::max(total_blocks_, base); b < base + kGroupBlocks; ++b) {
     group.words[(b - base) / 64] |= 1ull << (b % 64);
@@ -207,7 +207,7 @@ std::optional<Extent> ExtentAllocator::FindSetAsideIn(uint32_t index, uint32_t l
     uint32_t end = first;
     while (end < kChunksPerGroup && (end - first) * kChunkBlocks < most && wanted(end)) ++end;
     if (end > first && (end - first) * kChunkBlocks >= least) return ChunksOf(index, first, end - first);
-    first = end;  // not wanted, or the run is too short
+    first = end;  // this chunk is not wanted, or the run is too short
   }
   return std::nullopt;
 }
@@ -229,7 +229,7 @@ void ExtentAllocator::Return(Extent run) {
   Group& group = groups_[run.block() / kGroupBlocks];
   const uint32_t first = static_cast<uint32_t>(run.block() % kGroupBlocks) / kChunkBlocks;
   for (uint32_t chunk = first; chunk < first + run.blocks() / kChunkBlocks; ++chunk) {
-    CHECK(group.aside[chunk]) << "only what was set aside is returned";
+    CHECK(group.aside[chunk]) << "returning a chunk that is not set aside";
     if (group.hole[chunk]) hole_blocks_ -= kChunkBlocks;
     group.aside.reset(chunk);
     group.hole.reset(chunk);

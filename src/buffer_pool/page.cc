@@ -16,7 +16,7 @@ uint32_t BlocksFor(uint32_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBy
 
 constexpr Compression kCompressions[] = {Compression::kNone, Compression::kLz4, Compression::kZstd};
 
-// Compresses `in` into `out` (room for `capacity`); 0 when it does not fit.
+// Compresses `in` into `out`, which has room for `capacity` bytes. Returns 0 when it does not fit.
 uint32_t Compress(Compression compression, std::string_view in, char* out, uint32_t capacity) {
   if (compression == Compression::kLz4) {
     int n = LZ4_compress_default(in.data(), out, static_cast<int>(in.size()), static_cast<int>(capacity));
@@ -88,28 +88,29 @@ Status DecodePageImage(char* page, uint32_t page_bytes, uint32_t blocks, char* s
   PageHeader& header = HeaderOf(page);
   if (header.magic != kPageMagic) return Error(Code::kCorruption, "not a page (magic {:08x})", header.magic);
   if (header.format != kPageFormat) {
-    return Error(Code::kVersion, "page format {}, this build reads {}", header.format, kPageFormat);
+    return Error(Code::kVersion, "the page has format {}, but this build reads only {}", header.format, kPageFormat);
   }
   uint32_t front = kPageHeaderBytes + header.slot_count * kSlotBytes;
   if (header.heap_begin > page_bytes || header.heap_begin < front || header.stored_bytes > blocks * kBlockBytes ||
       header.stored_bytes < kPageHeaderBytes || header.stored_bytes > page_bytes) {
-    return Error(Code::kCorruption, "page header out of range (slots {}, heap at {}, stored {})", header.slot_count,
-                 header.heap_begin, header.stored_bytes);
+    return Error(Code::kCorruption, "the page header is out of range ({} slots, heap at {}, {} stored bytes)",
+                 header.slot_count, header.heap_begin, header.stored_bytes);
   }
   uint32_t heap = page_bytes - header.heap_begin;
   uint32_t body = front + heap - kPageHeaderBytes;
   if (header.compression == Compression::kNone) {
     if (header.stored_bytes != kPageHeaderBytes + body) {
-      return Error(Code::kCorruption, "page of {} bytes stores {}", kPageHeaderBytes + body, header.stored_bytes);
+      return Error(Code::kCorruption, "the page needs {} stored bytes, but its header says {}", kPageHeaderBytes + body,
+                   header.stored_bytes);
     }
   } else {
     if (header.compression != Compression::kLz4 && header.compression != Compression::kZstd) {
-      return Error(Code::kVersion, "page compression {} is unknown to this build",
+      return Error(Code::kVersion, "this build does not know page compression {}",
                    static_cast<int>(header.compression));
     }
     std::string_view in(page + kPageHeaderBytes, header.stored_bytes - kPageHeaderBytes);
     if (!Decompress(header.compression, in, scratch, body)) {
-      return Error(Code::kCorruption, "page does not decompress to {} bytes", body);
+      return Error(Code::kCorruption, "the page does not decompress to {} bytes", body);
     }
     std::memcpy(page + kPageHeaderBytes, scratch, body);
   }

@@ -7,7 +7,7 @@
 
 namespace pando {
 
-// -- loading ---------------------------------------------------------------------------------------------------------
+// -- loading --------------------------------------------------------------------------------------
 
 bool BufferPool::MakeRoom(size_t frames) {
   while (free_.size() < frames + kWriterReserve) {
@@ -20,15 +20,17 @@ Task<void> BufferPool::WaitForRoom(size_t frames) {
   while (!MakeRoom(frames)) {
     WantFree(frames + kWriterReserve);
     ++stats_.load_waits_total;
-    // Those that need one frame are woken one at a time; the few that need many look whenever a frame is freed.
+    // Waiters that need one frame are woken one at a time. The few that need many check again
+    // whenever a frame is freed.
     if (frames == 1) {
       co_await load_frame_freed_.Wait();
     } else {
       co_await write_frame_freed_.Wait();
     }
   }
-  // The caller may need no frame any more: somebody else may have read its page meanwhile. So it passes the wake-up on
-  // while there is room. The next waiter resumes after the caller has taken its frame, if it takes one.
+  // The caller may no longer need a frame, because another task may have read its page meanwhile.
+  // So it passes the wake-up on while there is room. The next waiter resumes only after the caller
+  // has taken its frame, if it takes one.
   if (free_.size() > kWriterReserve) load_frame_freed_.NotifyOne();
 }
 
@@ -44,18 +46,20 @@ Frame* BufferPool::StartLoading(PageOwner* owner, const ChildRef& ref) {
   return frame;
 }
 
-// Waits for somebody else's load of the frame that `pin` holds, if it is still in flight.
+// Waits for another caller's load of the frame that `pin` holds, if it is still in flight.
 Task<Result<PagePin>> BufferPool::JoinLoad(PagePin pin) {
   while (pin.frame()->state == Frame::State::kLoading && !pin.frame()->doomed) co_await load_done_.Wait();
-  // Superseded while it was read, or the read failed: whoever asks again hears why.
-  if (pin.frame()->doomed) co_return Error(Code::kAborted, "the page read for somebody else is not there");
+  // The page was superseded while it was read, or the read failed. A caller that retries gets the
+  // reason.
+  if (pin.frame()->doomed)
+    co_return Error(Code::kAborted, "a read of the page that another request had started failed or was superseded");
   co_return pin;
 }
 
 Result<PagePin> BufferPool::FailLoad(PagePin pin, Status status) {
   Frame* frame = pin.frame();
   if (frame->doomed) {
-    // Dropped while it was read: whatever was read is no news.
+    // The frame was dropped while it was read, so the result of the read does not matter.
     load_done_.NotifyAll();
     return Error(Code::kAborted, "the page or value was superseded while it was read");
   }
@@ -77,9 +81,10 @@ Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
   if (checksum != frame->disk.checksum) return corrupt("checksum mismatch");
   if (Status s = DecodePageImage(page, page_bytes_, at.blocks(), scratch_.data()); !s.ok()) return corrupt(s.message());
   const PageHeader& header = HeaderOf(page);
-  if (header.level != level) return corrupt(fmt::format("level {} where level {} belongs", header.level, level));
+  if (header.level != level)
+    return corrupt(fmt::format("its level is {}, but its parent says {}", header.level, level));
   if (header.birth != frame->disk.birth) {
-    return corrupt(fmt::format("generation {} where {} belongs", header.birth, frame->disk.birth));
+    return corrupt(fmt::format("its generation is {}, but its parent says {}", header.birth, frame->disk.birth));
   }
   if (Status s = frame->owner->ValidatePage(page, page_bytes_); !s.ok()) return corrupt(s.message());
   frame->level = header.level;
@@ -90,10 +95,12 @@ Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
 Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t level) {
   if (Frame* found = LookupAny(owner, ref.location)) co_return co_await JoinLoad(Pin(found));
   if (ref.location.size_bytes() > page_bytes_ || ref.location.empty()) {
-    co_return Error(Code::kCorruption, "{}: a reference to a page of {} bytes, pages have {}", owner->file().path(),
-                    ref.location.size_bytes(), page_bytes_);
+    co_return Error(Code::kCorruption,
+                    "{}: a page reference has an extent of {} bytes, but a page has at most {}; restore the data from "
+                    "a backup or a replica",
+                    owner->file().path(), ref.location.size_bytes(), page_bytes_);
   }
-  if (!MakeRoom(1)) co_return Error(Code::kAborted, "no room for a page");
+  if (!MakeRoom(1)) co_return Error(Code::kAborted, "the buffer pool has no free frame for the page");
   PagePin pin = Pin(StartLoading(owner, ref));
   Frame* frame = pin.frame();
   char* page = data(*frame);
@@ -107,9 +114,9 @@ Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t l
   co_return pin;
 }
 
-// -- overflow values -------------------------------------------------------------------------------------------------
+// -- overflow values ------------------------------------------------------------------------------
 
-// The first frame of a chain with room for a value; the caller gave it its state.
+// Returns the first frame of a chain with room for a value. The caller sets its state.
 Frame* BufferPool::TakePieces(uint32_t value_bytes) {
   Frame* first = TakeFree();
   Frame* last = first;
@@ -132,7 +139,7 @@ std::vector<iovec> BufferPool::PieceVectors(const Frame& first) {
     vectors.push_back({data(id), n});
     left -= n;
   }
-  CHECK_EQ(left, 0u) << "an overflow value has fewer frames than its extent";
+  CHECK_EQ(left, 0u) << "the frames of an overflow value do not cover its extent";
   return vectors;
 }
 
@@ -172,16 +179,19 @@ Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location
                                                uint32_t value_bytes) {
   if (Frame* found = LookupAny(owner, location)) co_return co_await JoinLoad(Pin(found));
   if (location.empty() || value_bytes == 0 || (value_bytes + kBlockBytes - 1) / kBlockBytes != location.blocks()) {
-    co_return Error(Code::kCorruption, "{}: a value of {} bytes with an extent of {} at offset {}",
-                    owner->file().path(), value_bytes, location.size_bytes(), location.offset_bytes());
+    co_return Error(
+        Code::kCorruption,
+        "{}: a value of {} bytes has an extent of {} bytes at offset {}; restore the data from a backup or a replica",
+        owner->file().path(), value_bytes, location.size_bytes(), location.offset_bytes());
   }
   if (FramesFor(value_bytes) > frames_.size() / 2) {
     co_return Error(Code::kOverloaded,
-                    "{}: a value of {} bytes needs {} pages of memory, the node has {}: raise "
-                    "--memory_limit_mb",
+                    "{}: a value of {} bytes needs {} pages of memory, but the buffer pool has {} and allows half of "
+                    "them for one value; raise --memory_limit_mb",
                     owner->file().path(), value_bytes, FramesFor(value_bytes), frames_.size());
   }
-  if (!MakeRoom(FramesFor(value_bytes))) co_return Error(Code::kAborted, "no room for a value");
+  if (!MakeRoom(FramesFor(value_bytes)))
+    co_return Error(Code::kAborted, "the buffer pool has too few free frames for the value");
   Frame* first = TakePieces(value_bytes);
   first->state = Frame::State::kLoading;
   first->owner = owner;
@@ -214,13 +224,13 @@ void BufferPool::CopyOverflow(const Frame& first, std::string* out) const {
   }
 }
 
-// -- writing ---------------------------------------------------------------------------------------------------------
+// -- writing --------------------------------------------------------------------------------------
 
 Task<Status> BufferPool::WriteBack(Frame* frame) {
   if (!frame->dirty || frame->writing || frame->doomed) co_return Status();
   frame->writing = true;
   ++writes_in_flight_;
-  Status status;  // not with ?:, whose temporary g++ 12 destroys twice
+  Status status;  // no ?: operator here: g++ 12 destroys its temporary twice
   if (frame->overflow) {
     status = co_await WriteOverflow(frame);
   } else {
@@ -231,7 +241,7 @@ Task<Status> BufferPool::WriteBack(Frame* frame) {
   co_return status;
 }
 
-// Ends a write. `current`: what was written is what the frame holds.
+// Ends a write. `current`: what was written is what the frame still holds.
 void BufferPool::FinishWrite(Frame* frame, Status* status, bool current) {
   bool valid = status->ok() && current && !frame->doomed;
   frame->writing = false;
@@ -244,11 +254,12 @@ void BufferPool::FinishWrite(Frame* frame, Status* status, bool current) {
   }
   if (!status->ok() && status->code() != Code::kDiskFull) frame->owner->OnIoError(*status);
   bool doomed = frame->doomed;
-  frame->owner->OnWriteEnded(*frame, valid);  // may drop the frame, which then is gone already
+  frame->owner->OnWriteEnded(*frame, valid);  // may drop the frame, which then is already free
   if (doomed) FinishDoomed(frame);
 }
 
 Task<Status> BufferPool::WritePage(Frame* frame) {
+  // All write buffers are in use: the number of writes in flight is limited.
   while (write_buffers_.empty()) co_await buffer_freed_.Wait();
   char* image = write_buffers_.back();
   write_buffers_.pop_back();
@@ -261,7 +272,8 @@ Task<Status> BufferPool::WritePage(Frame* frame) {
   co_return status;
 }
 
-// Writes the page as it is now. *current: it is so still at the end, and `disk` is its new reference.
+// Writes the page as it is now. *current: the page is still unchanged at the end, and `disk` is its
+// new reference.
 Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
   PageOwner* owner = frame->owner;
   const uint64_t modifications = frame->modifications;

@@ -288,11 +288,11 @@ TEST(ExtentAllocatorDeathTest, WrongAccountingIsABug) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   ExtentAllocator allocator(1000);
   allocator.MarkUsed(Extent::Of(10, 5));
-  EXPECT_DEATH(allocator.MarkUsed(Extent::Of(14, 2)), "in use already");
-  EXPECT_DEATH(allocator.Free(Extent::Of(9, 2)), "free already");
+  EXPECT_DEATH(allocator.MarkUsed(Extent::Of(14, 2)), "already in use");
+  EXPECT_DEATH(allocator.Free(Extent::Of(9, 2)), "already free");
   EXPECT_DEATH(allocator.Free(Extent::Of(999, 2)), "past the end");
   allocator.Free(Extent::Of(10, 5));
-  EXPECT_DEATH(allocator.Free(Extent::Of(10, 5)), "free already");
+  EXPECT_DEATH(allocator.Free(Extent::Of(10, 5)), "already free");
 }
 
 }  // namespace
