@@ -1,5 +1,6 @@
-// BatchChain: what makes batches one after another a log: every group says where the one before it ended, and every
-// partition's batches follow each other (docs/FORMAT.md, "Reading"). Each batch by itself must be intact already.
+// BatchChain: verifies that successive batches form a log. Every group states where the previous
+// group ended, and the batches of each partition follow each other (docs/FORMAT.md, "Reading"). The
+// caller has already verified each batch by itself.
 //
 // Threads: plain data.
 #pragma once
@@ -13,21 +14,22 @@ namespace pando {
 
 class BatchChain {
  public:
-  // Takes the next batch, which ends at `end`: "", or what is wrong with it; then nothing has changed.
+  // Accepts the next batch, which ends at `end`. Returns "" or a description of what is wrong with
+  // the batch; in that case the chain has not changed.
   std::string Accept(const BatchHeader& header, LogPosition end);
-  // What follows is in another segment: a group that is not complete is left as it is.
+  // The next batch is in another segment. A group that is not complete is abandoned.
   void EndGroup() { in_group_ = false; }
 
   bool in_group() const { return in_group_; }               // the last batch did not end its group
-  LogPosition last_end() const { return last_end_; }        // of the last batch; 0: there is none
-  LogPosition records_end() const { return records_end_; }  // of the last batch that has records; 0: there is none
+  LogPosition last_end() const { return last_end_; }        // of the last batch; 0 = none
+  LogPosition records_end() const { return records_end_; }  // of the last with records; 0 = none
 
  private:
   struct Partition {
     Lsn last_lsn = 0;
     uint64_t checksum = 0;
   };
-  bool started_ = false;  // what came before the first group was recycled
+  bool started_ = false;  // false: accept any previous_end, since older segments were recycled
   bool in_group_ = false;
   LogPosition group_previous_end_ = 0;
   LogPosition last_end_ = 0, records_end_ = 0;

@@ -1,11 +1,13 @@
 // CommitHold: decides when a group commit waits a moment for more records.
 //
-// Writers that wait for their own acknowledgement before they write again (closed loop) fall into two halves: one in
-// the group being flushed, one staged behind it, so that every record waits for two flushes. Holding the next group
-// back until the writers of the last one are here again makes one flush of two. That only pays while they do come back
-// sooner than a flush takes: the hold is a part of the measured flush time, and its success is scored.
+// Writers that wait for their own acknowledgment before they write again (closed loop) split into
+// two halves: one in the group being flushed, one staged after it. Every record then waits for two
+// flushes. Holding the next group back until the writers of the last group have written again
+// merges the two flushes into one. That pays only if the writers come back sooner than a flush
+// takes. A hold therefore lasts a fraction of the measured flush time, and a score records whether
+// holds pay.
 //
-// Threads: one reactor. It holds no clock and no timer; its owner has them.
+// Threads: one reactor. It has no clock and no timer; its owner has both.
 //
 // Invariants
 //   Q1  No hold is longer than half the mean flush, and none starts unless a group has just ended.
@@ -20,7 +22,8 @@ namespace pando {
 
 class CommitHold {
  public:
-  // A group of `records` was flushed within `took_ns`, and nothing is in flight; `staged` records wait.
+  // A group of `records` records was flushed in `took_ns`, and nothing is in flight. `staged`
+  // records wait.
   void OnGroupDone(Nanos now_ns, Nanos took_ns, uint64_t records, uint64_t staged) {
     mean_flush_ns_ = mean_flush_ns_ == 0 ? took_ns : mean_flush_ns_ + (took_ns - mean_flush_ns_) / 8;
     target_records_ = records + staged;
@@ -28,12 +31,12 @@ class CommitHold {
     until_ns_ = score_ > 0 || probe ? now_ns + mean_flush_ns_ / 2 : now_ns;
   }
 
-  // Until when to hold back a group of `staged` records; 0: submit it now.
+  // The time until which to hold back a group of `staged` records; 0 = submit it now.
   Nanos HoldUntil(Nanos now_ns, uint64_t staged) const {
     return now_ns < until_ns_ && staged < target_records_ ? until_ns_ : 0;
   }
 
-  // A group of `staged` records is submitted.
+  // A group of `staged` records is being submitted.
   void OnSubmit(Nanos now_ns, uint64_t staged) {
     if (until_ns_ == 0) return;
     const bool paid = now_ns < until_ns_ ? staged >= target_records_ : staged * 4 >= target_records_ * 3;
@@ -43,7 +46,8 @@ class CommitHold {
 
  private:
   static constexpr int kMaxScore = 8;
-  static constexpr uint64_t kProbeInterval = 64;  // when holding does not pay, how often it is tried again
+  // While holds do not pay, one group out of this many is held to test again.
+  static constexpr uint64_t kProbeInterval = 64;
 
   Nanos mean_flush_ns_ = 0;
   Nanos until_ns_ = 0;

@@ -1,17 +1,19 @@
 // The on-disk format of the log, shared by its writer and its reader (docs/FORMAT.md, "Log").
 //
-//   segment := header block, groups...            one file, `segment-<20 digits>.wal`, of a fixed size
+//   segment := header block, groups...            one file of fixed size, `segment-<20 digits>.wal`
 //   group   := batch..., zeros up to 4 KiB        one device write; starts on a 4-KiB boundary
-//   batch   := BatchHeader, records, zeros to 8   one partition's records; what is padded is not checksummed
-//
-// Invariants
-//   F1  A segment number is used once: bytes that a recycled file still holds carry a lower number, so they are never
-//       taken for data.
-//   F2  The batches of a group are contiguous; the last one has kBatchEndsGroup.
-//   F3  A header block is durable before the first group of its segment is submitted: a valid batch under a damaged
-//       header is damage, not an unfinished segment.
+//   batch   := BatchHeader, records, zeros to 8   records of one partition; the checksum excludes
+//   the
+//                                                 padding
 //
 // Threads: plain data and pure functions.
+//
+// Invariants
+//   F1  A segment number is used once. Stale bytes in a recycled file carry a lower number, so they
+//       are never taken for data.
+//   F2  The batches of a group are contiguous. The last one has kBatchEndsGroup.
+//   F3  A header block is durable before the first group of its segment is submitted. A valid batch
+//       after a damaged header therefore means damage, not an unfinished segment.
 #pragma once
 
 #include <cstddef>
@@ -26,8 +28,8 @@
 
 namespace pando {
 
-// Where a byte of the log is: segment number in the upper half, offset in the segment in the lower. Grows along the
-// log, whatever sizes its segments have. 0 = none.
+// The position of a byte in the log: segment number in the upper half, offset within the segment in
+// the lower half. Positions grow along the log, whatever the sizes of its segments. 0 = none.
 using LogPosition = uint64_t;
 inline constexpr unsigned kPositionOffsetBits = 32;
 inline constexpr LogPosition MakePosition(uint64_t segment, uint64_t offset) {
@@ -40,14 +42,15 @@ inline constexpr uint64_t kMinSegmentBytes = 4 * kBlockBytes;
 inline constexpr uint64_t kMaxSegmentBytes = 1ull << 30;
 inline constexpr uint64_t kMaxSegmentNumber = (1ull << 31) - 1;
 inline constexpr uint64_t kFirstGroupOffset = kBlockBytes;
-// What this build writes, and the oldest that it reads. Version 2 added to records: touch, check, all-or-nothing.
+// The version that this build writes, and the oldest that it reads. Version 2 added touch, check
+// and all-or-nothing to the records.
 inline constexpr uint16_t kLogFormatVersion = 2;
 inline constexpr uint16_t kOldestLogFormatVersion = 1;
 
 inline constexpr uint64_t kSegmentMagic = 0x4745534f444e4150;  // "PANDOSEG"
 inline constexpr uint64_t kBatchMagic = 0x5441424f444e4150;    // "PANDOBAT"
 
-// First block of a segment. The rest of the block is zero.
+// The first block of a segment. The rest of the block is zero.
 struct SegmentHeader {
   uint64_t checksum;  // XXH3-64 of the other 4088 bytes of the block
   uint64_t magic;
@@ -64,10 +67,12 @@ static_assert(offsetof(SegmentHeader, node) == 24 && offsetof(SegmentHeader, seg
 static_assert(offsetof(SegmentHeader, segment_bytes) == 48);
 
 inline constexpr uint32_t kBatchEndsGroup = 1u << 0;
-// The partition's sequence starts anew here: its LSN and previous_checksum do not continue an earlier batch.
+// The sequence of the partition starts anew here: the LSN and previous_checksum do not continue an
+// earlier batch.
 inline constexpr uint32_t kBatchStartsStream = 1u << 1;
-// Written by recovery as the first group of a fresh segment: the log before it ends at previous_end, and whatever lies
-// between there and here is dead. Has no partition and no records.
+// Recovery writes this as the first group of a fresh segment. The log before it ends at
+// previous_end, and everything between that position and this group is dead. The batch has no
+// partition and no records.
 inline constexpr uint32_t kBatchCut = 1u << 2;
 inline constexpr uint32_t kBatchKnownFlags = kBatchEndsGroup | kBatchStartsStream | kBatchCut;
 
@@ -79,15 +84,15 @@ struct BatchHeader {
   uint32_t flags;
   uint32_t record_bytes;  // records follow the header directly
   uint32_t record_count;
-  Uuid partition;  // nil: no records, it only carries positions
+  Uuid partition;  // nil: the batch has no records and only carries positions
   uint64_t epoch;
   uint64_t first_lsn;
-  uint64_t commit_lsn;         // the partition's commit watermark when this was submitted
-  uint64_t segment_number;     // of the segment this was written to
-  uint64_t position;           // of this header's first byte: catches misdirected writes
-  uint64_t previous_end;       // end of the last batch of the group before; 0 = none
-  uint64_t durable_position;   // everything before this position was durable when this was submitted
-  uint64_t previous_checksum;  // of the partition's batch before; 0 with kBatchStartsStream
+  uint64_t commit_lsn;         // the partition's commit watermark at submission
+  uint64_t segment_number;     // of the segment that holds the batch
+  uint64_t position;           // of the first byte of this header; catches misdirected writes
+  uint64_t previous_end;       // end of the last batch of the previous group; 0 = none
+  uint64_t durable_position;   // everything before it was durable at submission
+  uint64_t previous_checksum;  // of the partition's previous batch; 0 with kBatchStartsStream
   uint64_t reserved64;
 };
 static_assert(sizeof(BatchHeader) == 120);
@@ -103,13 +108,13 @@ inline constexpr size_t kBatchAlignment = 8;
 inline constexpr uint64_t AlignUp(uint64_t v, uint64_t alignment) {
   return (v + alignment - 1) / alignment * alignment;
 }
-// Bytes a batch takes in its group.
+// The number of bytes that a batch takes in its group.
 inline constexpr uint64_t BatchBytes(uint64_t record_bytes) {
   return AlignUp(sizeof(BatchHeader) + record_bytes, kBatchAlignment);
 }
-// The writer leaves this at the end of a segment to the closing position.
+// The writer reserves this much at the end of a segment for the closing position.
 inline constexpr uint64_t kClosingBytes = kBlockBytes;
-// Most record bytes that one batch of a segment of this size can carry.
+// The most record bytes that one batch can carry in a segment of this size.
 inline constexpr uint64_t LargestBatchRecordBytes(uint64_t segment_bytes) {
   return segment_bytes - kFirstGroupOffset - kClosingBytes - sizeof(BatchHeader) - kBatchAlignment;
 }
@@ -122,33 +127,34 @@ std::optional<uint64_t> ParseSegmentFileName(std::string_view name);
 void EncodeSegmentHeader(const Uuid& node, uint64_t number, uint64_t segment_bytes, char* block);
 
 enum class HeaderState : uint8_t { kValid, kDamaged, kOtherVersion };
-// Judges a header block. Only kValid and kOtherVersion fill `header`.
+// Verifies a header block. Only kValid and kOtherVersion fill `header`.
 HeaderState DecodeSegmentHeader(std::string_view block, SegmentHeader* header);
 
-// Completes `header` (magic, version, checksum) and writes it and the records at `out`, which has BatchBytes() room.
-// Returns the checksum.
+// Completes `header` (magic, version, sizes, checksum) and writes it and the records to `out`,
+// which has room for BatchBytes(). Returns the checksum.
 uint64_t EncodeBatch(BatchHeader header, uint64_t seed, std::string_view records, char* out);
 
-// The seed of batch checksums: a batch of another node is not valid here.
+// The seed of batch checksums. It makes a batch of another node fail its checksum.
 uint64_t LogChecksumSeed(const Uuid& node);
 
 enum class BatchState : uint8_t {
   kValid,
-  kNothing,       // no header here: zeros, or bytes that are none
-  kStale,         // a header of another segment number: what a recycled file held before
-  kDamaged,       // a header of this segment whose bytes fail a check
-  kOtherVersion,  // intact, but of a format version this build does not read
+  kNothing,       // no header here: zeros or other bytes
+  kStale,         // a header with another segment number: left over in a recycled file
+  kDamaged,       // a header of this segment, but the batch fails a check
+  kOtherVersion,  // intact, but of a format version that this build does not read
 };
 const char* BatchStateName(BatchState state);
 
 struct BatchView {
   BatchHeader header{};
-  std::string_view records;  // into the image
+  std::string_view records;  // points into the image
 };
 
-// Judges what is at `offset` of the segment `number` whose bytes are `image`. Never reads outside `image`.
+// Verifies the batch at `offset` of segment `number`, whose bytes are `image`. Never reads outside
+// `image`.
 BatchState DecodeBatch(std::string_view image, uint64_t number, uint64_t offset, uint64_t seed, BatchView* batch);
-// The same with only the bytes from `offset` on.
+// The same, given only the bytes from `offset` on.
 BatchState DecodeBatchAt(std::string_view bytes, uint64_t number, uint64_t offset, uint64_t seed, BatchView* batch);
 
 }  // namespace pando

@@ -1,15 +1,19 @@
-// LogImpl: the Log. log.cc has streams, budgets, release and closing; log_writer.cc group commit and announcements;
-// log_recovery.cc recovery and the making of segments.
+// LogImpl: the implementation of Log. log.cc has streams, budgets, release and closing.
+// log_writer.cc has group commit and announcements. log_recovery.cc has recovery and the
+// preparation of segments.
 //
 // Threads: one reactor.
 //
-// Beside the invariants of log.h:
-//   W1  groups_ is in submission order, which is log order; only its front is announced.
-//   W2  live_ is in log order; its back is the segment that groups go to. Segments leave it from the front only, so the
-//       log on disk never has a hole.
-//   W3  recycle_queue_ is worked off in order, one file at a time: what a cut made dead goes before what was released,
-//       or a crash could show a dead segment without the cut that killed it.
-//   W4  The last block of a segment is left to the closing position, which therefore never needs another segment.
+// Invariants, in addition to those of log.h
+//   W1  groups_ is in submission order, which is log order. Groups are announced from its front
+//       only.
+//   W2  live_ is in log order. Groups are written to the segment at its back. Segments leave it
+//       only from the front, so the log on disk never has a hole.
+//   W3  recycle_queue_ is processed in order, one file at a time. Segments killed by a cut come
+//       before released ones. Otherwise a crash could leave a dead segment without the cut that
+//       killed it.
+//   W4  The last block of a segment is reserved for the closing position, which therefore never
+//       needs another segment.
 #pragma once
 
 #include <deque>
@@ -28,24 +32,27 @@
 
 namespace pando {
 
-// Device writes submitted and not announced.
+// The most groups that are submitted but not yet announced.
 inline constexpr size_t kMaxWritesInFlight = 4;
-// A second write goes out beside the first only once this part of a full group has gathered. With less, waiting for the
-// completion makes one larger write of two small ones, which measured faster: 50 writers of 1 KB did 86k records/s with
-// one write in flight, 76k with two, 66k with four.
+// A second write is submitted while one is in flight only if this fraction of a full group has
+// gathered. With less, waiting for the completion turns two small writes into one larger write,
+// which measured faster: 50 writers of 1 KB did 86k records/s with one write in flight, 76k with
+// two, 66k with four.
 inline constexpr uint64_t kPipelineDivisor = 8;
-// Appends wait while this much is staged behind the writes in flight, so that memory stays bounded on a slow disk.
+// Appends wait while this much is staged after the writes in flight, so that memory stays bounded
+// on a slow disk.
 inline constexpr uint64_t kMaxStagedBytes = 8u << 20;
-// Segments kept ready while none come back for recycling: a burst outruns the zeroing of one.
+// The number of segments to keep prepared while none come back for recycling. A burst of writes
+// outruns the zeroing of one segment.
 inline constexpr size_t kPreparedAhead = 4;
-// How long nothing must happen before the closing position is written.
+// The idle time before the closing position is written.
 inline constexpr Nanos kIdleCloseNs = 10 * kMillisecond;
-// How long to wait before trying again to make a segment on a full disk.
+// The delay before retrying to create a segment on a full disk.
 inline constexpr Nanos kDiskFullRetryNs = kSecond;
 
 class LogReader;
 
-// A writer that waits for space. The timer is that of its deadline.
+// A writer that waits for space. The timer is its deadline.
 struct SpaceWaiter : Timer {
   LogStream* stream = nullptr;
   size_t bytes = 0;
@@ -73,13 +80,13 @@ class LogStream {
   bool starts_anew = true;     // the next batch does not continue an earlier one
   bool queued = false;         // in staged_streams_
 
-  std::string staged;  // from staged_begin on; what is before went out
+  std::string staged;  // bytes before staged_begin have been submitted
   size_t staged_begin = 0;
   std::deque<Unit> units;
-  uint64_t group_tag = 0;  // FairClock: of what was last put into a group beside others
+  uint64_t group_tag = 0;  // group_clock_: of the last unit put into a group
 
   std::deque<SpaceWaiter*> space_waiters;
-  uint64_t space_tag = 0;  // of what was last admitted
+  uint64_t space_tag = 0;  // space_clock_: of the last record admitted
 };
 
 class LogImpl final : public Log, private TurnHook {
@@ -105,7 +112,7 @@ class LogImpl final : public Log, private TurnHook {
   Task<Status> Close() override;
 
  private:
-  // What a segment holds of one stream; also the sparse index for catch-up.
+  // The records of one stream in a segment.
   struct IndexEntry {
     LogStream* stream = nullptr;
     Lsn first_lsn = 0, last_lsn = 0;
@@ -115,11 +122,11 @@ class LogImpl final : public Log, private TurnHook {
   struct Segment {
     uint64_t number = 0;
     std::string path;
-    File file;  // open while groups go to it or are in flight
+    File file;  // open while groups are written to it
     uint64_t bytes = 0;
     uint64_t head = kFirstGroupOffset;                // where the next group goes
-    uint64_t durable_end = 0;                         // behind the last batch announced or recovered
-    uint64_t counted_bytes = 0, counted_records = 0;  // of the budget
+    uint64_t durable_end = 0;                         // end of the last batch announced or recovered
+    uint64_t counted_bytes = 0, counted_records = 0;  // counted against the budgets
     size_t in_flight = 0;
     std::vector<IndexEntry> index;
   };
@@ -136,13 +143,13 @@ class LogImpl final : public Log, private TurnHook {
     AlignedBuffer buffer;
     uint64_t bytes = 0;  // batches, before padding
     LogPosition end = 0;
-    LogPosition durable_position = 0;  // as stated in it
+    LogPosition durable_position = 0;  // as its batches state it
     uint64_t records = 0;
     Nanos submitted_ns = 0;
     std::vector<Part> parts;
     bool done = false;
   };
-  struct Discarded {  // a file that the log does not need any more
+  struct Discarded {  // a segment file that is no longer part of the log
     std::string name;
     uint64_t bytes = 0;
   };
@@ -150,7 +157,7 @@ class LogImpl final : public Log, private TurnHook {
     uint64_t number = 0;
     File file;
   };
-  // What a group will hold; changes nothing until it is submitted.
+  // The contents of the next group. A plan changes nothing until it is submitted.
   struct GroupPlan {
     std::vector<Group::Part> parts;
     uint64_t bytes = 0;
@@ -244,35 +251,36 @@ class LogImpl final : public Log, private TurnHook {
   Status failure_;
 
   std::unordered_map<Uuid, std::unique_ptr<LogStream>, UuidHash> streams_;
-  std::vector<LogStream*> staged_streams_;  // those with units
+  std::vector<LogStream*> staged_streams_;  // the streams with units
   FairClock group_clock_;
   uint64_t staged_bytes_ = 0, staged_records_ = 0;
 
   std::deque<std::unique_ptr<Segment>> live_;
   uint64_t live_bytes_ = 0, live_records_ = 0;  // sums of counted_*
-  std::deque<std::unique_ptr<Group>> groups_;   // submitted, not announced
+  std::deque<std::unique_ptr<Group>> groups_;   // submitted, not yet announced
   std::vector<AlignedBuffer> free_buffers_;
   LogPosition written_end_ = 0;    // end of the last group submitted
   LogPosition records_end_ = 0;    // end of the last group with records submitted
   LogPosition announced_end_ = 0;  // everything before it is durable
-  LogPosition covered_ = 0;        // durable position that the last announced group states
+  LogPosition covered_ = 0;        // the durable position that the last announced group states
 
   uint64_t next_number_ = 1;
   std::deque<Prepared> prepared_;
   std::deque<Discarded> recycle_queue_;
-  bool disk_full_ = false;  // the last attempt to create a segment failed for lack of space or descriptors
+  // The last attempt to create a segment failed for lack of space or descriptors.
+  bool disk_full_ = false;
   bool disk_full_reported_ = false;
 
-  std::vector<LogStream*> waiting_streams_;  // those with space_waiters
+  std::vector<LogStream*> waiting_streams_;  // the streams with space_waiters
   FairClock space_clock_;
-  uint64_t granted_bytes_ = 0, granted_records_ = 0;  // LogSpaces that are held
-  uint64_t woken_bytes_ = 0;                          // of them, what has not come back to its writer yet
+  uint64_t granted_bytes_ = 0, granted_records_ = 0;  // reserved by LogSpaces
+  uint64_t woken_bytes_ = 0;                          // of these, for writers not resumed yet
   WaitQueue maintenance_wake_;
   WaitQueue idle_wake_;
   LogTimer idle_timer_, retry_timer_, hold_timer_;
   CommitHold hold_;
   TaskGroup tasks_;
-  LogStats counters_;  // the *_total ones
+  LogStats counters_;  // only the *_total fields
 };
 
 }  // namespace pando

@@ -1,16 +1,18 @@
-// LogReader: reads a log directory from its oldest segment to its end, for recovery and for `kvadmin wal-dump`. It
-// changes nothing in the directory.
+// LogReader: reads a log directory from its oldest segment to the end of the log, for recovery and
+// for `kvadmin wal-dump`. It changes nothing in the directory.
 //
 // Threads: one reactor.
 //
 // Invariants
-//   V1  What Next returns is intact: checksum, segment number, position, the chain of groups (previous_end) and each
-//       partition's chain (dense LSNs, previous_checksum) were verified.
-//   V2  Invariant L3 of wal/log.h is decided here and nowhere else: where the next batch is not intact, all later
-//       4-KiB-aligned places are searched for an intact batch of its segment whose durable position is behind the
-//       damage. If there is one, the damage is corruption; else the log ends there.
-//   V3  A cut (kBatchCut) that an earlier recovery made is final: what lies between its previous_end and it is dead,
-//       intact or not.
+//   V1  What Next returns is intact: checksum, segment number, position, the chain of groups
+//       (previous_end) and the chain of each partition (dense LSNs, previous_checksum) have been
+//       verified.
+//   V2  Invariant L3 of wal/log.h is decided here and nowhere else. Where the next batch is not
+//       intact, the reader searches all later 4-KiB-aligned offsets for an intact batch whose
+//       durable position lies after the damage. If there is one, the damage is corruption.
+//       Otherwise the log ends there.
+//   V3  A cut (kBatchCut) made by an earlier recovery is final: everything between its previous_end
+//       and the cut is dead, intact or not.
 #pragma once
 
 #include <memory>
@@ -27,23 +29,23 @@ namespace pando {
 
 struct LogSegmentInfo {
   enum class Use : uint8_t {
-    kUnread,  // Next has not come here yet
+    kUnread,  // Next has not reached it yet
     kData,    // part of the log
-    kSpare,   // behind the end, holds no intact batch of its number
-    kDead,    // behind the end or a recovery's cut, with batches that are not part of the log
+    kSpare,   // after the end, without an intact batch of its own number
+    kDead,    // after the end or cut off, with batches that are not part of the log
   };
   uint64_t number = 0;
   std::string path;
   uint64_t bytes = 0;
   Use use = Use::kUnread;
-  std::optional<LogPosition> cut_at;   // its first group is a cut: where the log before it ends
-  std::optional<LogPosition> ends_at;  // a later segment's cut: where this one's part of the log ends
-  size_t continued_by = 0;             // with ends_at: index of that segment
+  std::optional<LogPosition> cut_at;   // if its first group is a cut: where the log before it ends
+  std::optional<LogPosition> ends_at;  // where the cut of a later segment ends this one
+  size_t continued_by = 0;             // with ends_at: index of the later segment
 };
 const char* SegmentUseName(LogSegmentInfo::Use use);
 
-// The error of a log that ends at `end` (0: there is nothing of it), where `required_by`, a file, says that it had come
-// to `required_end`.
+// The error for a log that ends at `end` (0 = nothing is left of it), although the file
+// `required_by` states that it had reached `required_end`.
 Status LostLog(std::string_view directory, LogPosition end, LogPosition required_end, std::string_view required_by);
 
 // A batch; valid until the next call.
@@ -59,25 +61,32 @@ class LogReader {
  public:
   struct Options {
     std::string directory;
-    const Directory* open_directory = nullptr;  // the same, when it is open already; outlives the reader
-    Uuid node;                                  // nil: any, but the same in all segments
-    bool sync = false;  // fsync every segment and the directory first; opens the files for writing
+    const Directory* open_directory = nullptr;  // the same, if already open; outlives the reader
+    Uuid node;                                  // nil = any, but the same in all segments
+    // First fsyncs every segment and the directory; opens the files for writing.
+    bool sync = false;
   };
-  // Lists the segments and reads their headers. kCorruption: a header is damaged, its file shorter than it says, or
-  // the segment is another node's; kVersion: its format is not read by this build.
+  // Lists the segments and reads their headers. kCorruption: a header is damaged, a file does not
+  // have the size that its header states, or a segment belongs to another node. kVersion: this
+  // build does not read the format of a segment.
   static Task<Result<std::unique_ptr<LogReader>>> Open(Reactor& reactor, Options options);
 
-  // The next batch in log order, also those that only carry positions. False at the end. kCorruption names file and
-  // offset; what was returned before remains true.
+  // Reads the next batch in log order, including batches that only carry positions. Returns false
+  // at the end. kCorruption names the file and the offset. Batches returned before remain valid
+  // parts of the log.
   Task<Result<bool>> Next(LogEntry* entry);
 
-  const Uuid& node() const { return node_; }                                 // nil when there is no segment
-  const std::vector<LogSegmentInfo>& segments() const { return segments_; }  // by number; `use` is final at the end
+  const Uuid& node() const { return node_; }  // nil when there is no segment
+  // By number. `use` is final once Next has returned false.
+  const std::vector<LogSegmentInfo>& segments() const { return segments_; }
   // Once Next has returned false:
-  LogPosition end() const { return chain_.last_end(); }                  // of the last batch; 0: the log is empty
-  LogPosition last_records_end() const { return chain_.records_end(); }  // of the last that has records; 0: none
-  bool torn() const { return torn_; }                                    // something unfinished follows the end
-  const std::string& end_reason() const { return end_reason_; }          // what was found there
+  // The end of the last batch; 0 = the log is empty.
+  LogPosition end() const { return chain_.last_end(); }
+  // The end of the last batch that has records; 0 = none.
+  LogPosition last_records_end() const { return chain_.records_end(); }
+  // Unfinished data follows the end.
+  bool torn() const { return torn_; }
+  const std::string& end_reason() const { return end_reason_; }  // what was found there
 
  private:
   LogReader(Reactor& reactor, Options options) : reactor_(&reactor), options_(std::move(options)) {}
@@ -92,7 +101,8 @@ class LogReader {
   Task<Status> Enter(size_t index);
   Status Accept(const BatchView& batch, LogEntry* entry);
   Task<Status> PassGap(BatchState found);
-  // Searches the loaded image from `offset`; kCorruption when a batch there states that `gap` was durable.
+  // Searches the loaded image from `offset` on. kCorruption when a batch there states that data at
+  // `gap` was durable.
   Status SearchLater(uint64_t offset, LogPosition gap, BatchState found, bool* has_batches);
   Status Damaged(uint64_t offset, std::string_view what) const;
 
@@ -102,7 +112,7 @@ class LogReader {
   uint64_t seed_ = 0;
   std::vector<LogSegmentInfo> segments_;
   AlignedBuffer buffer_;
-  size_t loaded_ = SIZE_MAX;  // segment whose bytes are in buffer_
+  size_t loaded_ = SIZE_MAX;  // index of the segment whose bytes are in buffer_
 
   size_t current_ = SIZE_MAX;
   uint64_t offset_ = 0;

@@ -1,7 +1,11 @@
-// Log records: the logical operations a partition's log is made of, and their encoding (docs/FORMAT.md, "Log record").
+// Log records: the logical operations that the log of a partition consists of, and their encoding
+// (docs/FORMAT.md, "Log record").
 //
-// A record says what was asked, not what came of it: conditions and increments are evaluated when the record is
-// applied, with "now" taken from the record's own version, so that every replica computes the same result.
+// A record states the request, not its result. Conditions and increments are evaluated when the
+// record is applied, with the time ("now") taken from the record's own version, so that every
+// replica computes the same result.
+//
+// Threads: plain data and pure functions.
 #pragma once
 
 #include <cstdint>
@@ -19,12 +23,15 @@ enum class RecordOp : uint8_t {
   kPut = 1,
   kRemove = 2,
   kIncrement = 3,
-  kExpire = 4,  // removes the record if it still has the version the condition names and its expiry has come
-  kTouch = 5,   // gives a record, which must exist, another expiry and a version; its value is not written again
-  kCheck = 6,   // changes nothing: unless its condition holds, nothing of its batch takes effect. Before all others.
+  kExpire = 4,  // removes the record if it has expired and has the version in the condition
+  kTouch = 5,   // changes the expiry and version of an existing record, without rewriting its value
+  // Changes nothing, but its whole batch takes effect only if its condition holds. Precedes the
+  // other operations of the batch.
+  kCheck = 6,
 };
 
-// What must hold of the current record for the operation to take effect; all given parts must.
+// What must be true of the current record for the operation to take effect. All given parts must
+// hold.
 template <typename Bytes>
 struct BasicCondition {
   std::optional<Version> version;
@@ -40,8 +47,9 @@ enum class TtlMode : uint8_t { kKeep = 0, kSet = 1, kClear = 2 };
 // A view: key, value and condition point into the caller's memory or the decoded buffer.
 struct LogRecord {
   RecordOp op = RecordOp::kPut;
-  bool continues = false;       // the next record belongs to the same atomic batch
-  bool all_or_nothing = false;  // one refused operation refuses the whole batch; the same in all records of a batch
+  bool continues = false;  // the next record belongs to the same atomic batch
+  // One refused operation refuses the whole batch. The same in all records of a batch.
+  bool all_or_nothing = false;
   Version version = 0;
   TtlMode ttl_mode = TtlMode::kKeep;
   int64_t expires_at_ms = 0;  // with kSet
@@ -52,7 +60,8 @@ struct LogRecord {
 };
 
 void EncodeRecord(const LogRecord& record, std::string* out);  // appends
-// Takes one record off `reader`. kCorruption on any malformed byte; never reads outside.
+// Decodes one record from `reader` and advances it. kCorruption on any malformed byte. Never reads
+// outside the buffer.
 Result<LogRecord> DecodeRecord(ByteReader* reader);
 
 }  // namespace pando
