@@ -11,12 +11,13 @@ namespace {
 Status ValidateOptions(const LogOptions& options) {
   if (options.segment_bytes < kMinSegmentBytes || options.segment_bytes > kMaxSegmentBytes ||
       options.segment_bytes % kBlockBytes != 0) {
-    return Error(Code::kInvalidArgument, "log segment size {}: must be a multiple of {} from {} to {}",
+    return Error(Code::kInvalidArgument,
+                 "the log segment size {} is invalid: it must be a multiple of {} between {} and {} bytes",
                  options.segment_bytes, kBlockBytes, kMinSegmentBytes, kMaxSegmentBytes);
   }
   if (options.max_group_bytes < kBlockBytes) {
-    return Error(Code::kInvalidArgument, "log group size {}: must be at least {}", options.max_group_bytes,
-                 kBlockBytes);
+    return Error(Code::kInvalidArgument, "the log group size {} is invalid: it must be at least {} bytes",
+                 options.max_group_bytes, kBlockBytes);
   }
   return {};
 }
@@ -37,7 +38,8 @@ Task<Result<std::unique_ptr<Log>>> Log::Open(Reactor& reactor, LogOptions option
 
 Task<Status> LogImpl::OpenDirectory() {
   const std::string& path = options_.directory;
-  // It is not created where it must exist: an empty directory would hide that it is missing.
+  // The directory is not created where it must already exist: an empty directory would hide the
+  // loss.
   const bool create = !options_.read_only && (options_.required_end == 0 || options_.accept_lost);
   const std::string name = path.substr(path.find_last_of('/') + 1);
   Directory opened_parent;
@@ -80,7 +82,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
 }
 
 LogImpl::~LogImpl() {
-  CHECK(granted_records_ == 0) << options_.directory << ": space of the log is still held";
+  CHECK(granted_records_ == 0) << options_.directory << ": a LogSpace is still held";
   CHECK(!TurnHook::armed && !idle_timer_.armed && !retry_timer_.armed && !hold_timer_.armed && groups_.empty())
       << options_.directory << ": the log must be closed before it is destroyed";
 }
@@ -95,14 +97,14 @@ LogStream* LogImpl::StreamOf(const Uuid& partition) {
 }
 
 LogStream* LogImpl::AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) {
-  CHECK(recovered_) << "AddStream before Recover";
+  CHECK(recovered_) << "AddStream was called before Recover";
   CHECK(!partition.IsNil() && next_lsn > 0 && consumer != nullptr);
   LogStream* stream = StreamOf(partition);
-  CHECK(stream->consumer == nullptr) << "partition " << partition.ToString() << " is registered already";
+  CHECK(stream->consumer == nullptr) << "partition " << partition.ToString() << " is already registered";
   stream->consumer = consumer;
   stream->epoch = epoch;
-  // `durable_lsn` is the last LSN recovered. When the owner goes on elsewhere (nothing recovered, or a tail it cut),
-  // its next batch says so.
+  // `durable_lsn` is the last LSN recovered. If the owner continues at another LSN (nothing was
+  // recovered, or the owner cut the tail), its next batch says so.
   stream->starts_anew = stream->durable_lsn == 0 || stream->durable_lsn + 1 != next_lsn;
   stream->next_lsn = next_lsn;
   stream->released_lsn = std::min(stream->released_lsn, next_lsn - 1);
@@ -119,14 +121,16 @@ void LogImpl::ReleaseUnknownStreams() {
 
 // -- budgets
 
-// Whether `bytes` of one more record may be staged beside what is held, and what was granted and is not staged yet.
+// Whether `bytes` of one more record may be staged in addition to the records held and those
+// granted but not staged yet.
 bool LogImpl::Fits(uint64_t bytes) const {
   const uint64_t held_bytes = live_bytes_ + staged_bytes_ + granted_bytes_;
   const uint64_t held_records = live_records_ + staged_records_ + granted_records_;
-  // What is larger than a whole limit passes alone.
+  // A record larger than a whole limit passes when nothing else is held.
   if (held_bytes > 0 && held_bytes + bytes > options_.budget_bytes) return false;
   if (held_records > 0 && held_records + 1 > options_.budget_records) return false;
-  // What was granted long ago may be waiting for pages: it must not hold up the others here.
+  // Do not count space granted earlier: its writers may be waiting for pages, and must not hold up
+  // the others here.
   const uint64_t staging = staged_bytes_ + woken_bytes_;
   return staging == 0 || staging + bytes <= kMaxStagedBytes;
 }
@@ -155,7 +159,7 @@ Task<Result<LogSpace>> LogImpl::WaitForSpace(LogStream* stream, size_t bytes, Na
   co_await awaiter;
   if (awaiter.late) {
     co_return Error(Code::kDeadline,
-                    "there was no room in the log before the time of the write was over; nothing was changed");
+                    "the deadline of the write passed while it waited for room in the log; nothing was changed");
   }
   woken_bytes_ -= bytes;
   LogSpace space(this, bytes);
@@ -178,7 +182,7 @@ void LogImpl::GiveUpWaiting(SpaceWaiter* waiter) {
   if (stream->space_waiters.empty()) std::erase(waiting_streams_, stream);
   waiter->late = true;
   reactor_.Schedule(waiter->waiter);
-  WakeSpaceWaiters();  // it may have been what the others could not pass
+  WakeSpaceWaiters();  // others may have been waiting behind this one
 }
 
 LogStream* LogImpl::NextToAdmit() const {
@@ -193,7 +197,8 @@ LogStream* LogImpl::NextToAdmit() const {
   return next;
 }
 
-// Lets in whoever fits, streams in turn. What does not fit is not overtaken: it would wait for ever.
+// Admits waiters while they fit; streams take turns. A waiter that does not fit is not overtaken,
+// or it would wait forever.
 void LogImpl::WakeSpaceWaiters() {
   const bool all = failed() || closing_;
   while (!waiting_streams_.empty()) {
@@ -212,7 +217,8 @@ void LogImpl::WakeSpaceWaiters() {
   }
 }
 
-// Whoever is let in and then appends nothing must wake the next, for nothing else may happen that does.
+// A writer that was admitted but appends nothing must wake the next one. Possibly nothing else
+// will.
 void LogImpl::GiveBack(size_t bytes) {
   granted_bytes_ -= bytes;
   --granted_records_;
@@ -226,7 +232,7 @@ void LogImpl::SetCommit(LogStream* stream, Lsn commit_lsn) {
 }
 
 void LogImpl::Release(LogStream* stream, Lsn lsn) {
-  CHECK_LE(lsn, stream->durable_lsn) << "released before it was durable";
+  CHECK_LE(lsn, stream->durable_lsn) << "a record was released before it was durable";
   if (lsn <= stream->released_lsn) return;
   stream->released_lsn = lsn;
   DropReleasedSegments();
@@ -242,7 +248,8 @@ void LogImpl::DropReleasedSegments() {
     Segment& front = *live_.front();
     live_bytes_ -= std::exchange(front.counted_bytes, 0);
     live_records_ -= std::exchange(front.counted_records, 0);
-    // Nothing in it counts any more, but groups still go to it, or it holds the end of the log (L6).
+    // The segment no longer counts, but it stays if groups are still written to it or if it holds
+    // the end of the log (L6).
     if (live_.size() == 1 || front.number >= PositionSegment(announced_end_)) break;
     CHECK(!front.file.is_open());
     recycle_queue_.push_back({SegmentFileName(front.number), front.bytes});
@@ -277,12 +284,13 @@ bool LogImpl::IsLive(uint64_t segment_number) const {
 }
 
 uint64_t LogImpl::MaxSpares() const {
-  // All files together stay within the budget, and one is always ready.
+  // All files together stay within the budget, but one spare is always allowed.
   const uint64_t files = options_.budget_bytes / options_.segment_bytes;
   return std::max<uint64_t>(1, files > live_.size() ? files - live_.size() : 0);
 }
 
-// New segments are zeroed ahead of a burst of writes, which would wait for them; recycled ones come by themselves.
+// The number of segments to keep prepared. New segments are zeroed before a burst of writes needs
+// them; recycled segments need no zeroing.
 size_t LogImpl::PreparedAhead() const { return std::min<uint64_t>(kPreparedAhead, MaxSpares()); }
 
 LogStats LogImpl::stats() const {
@@ -309,8 +317,9 @@ Task<Status> LogImpl::Close() {
   maintenance_wake_.NotifyAll();
   co_await tasks_.Drain();
   groups_.clear();
+  // The hook is still queued in the reactor: let it run before its owner is destroyed.
   while (TurnHook::armed) co_await Yield(reactor_);
-  // Waiters and timers that the last tasks woke or armed.
+  // The last tasks may have armed these again.
   reactor_.CancelTimer(&idle_timer_);
   reactor_.CancelTimer(&retry_timer_);
   reactor_.CancelTimer(&hold_timer_);
@@ -321,9 +330,11 @@ Task<Status> LogImpl::Close() {
 Task<void> LogImpl::UntilIdle() {
   while (!failed() && !IsIdle()) {
     if (disk_full_ && groups_.empty()) {
-      Fail(Error(Code::kDiskFull, "{}: closed while writes wait for space", options_.directory));
+      Fail(Error(Code::kDiskFull, "{}: the log was closed while writes were waiting for disk space",
+                 options_.directory));
       co_return;
     }
+    // Woken when the log is idle, has failed, or has run out of disk space.
     co_await idle_wake_.Wait();
   }
 }

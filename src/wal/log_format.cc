@@ -12,7 +12,8 @@ namespace {
 constexpr std::string_view kNamePrefix = "segment-";
 constexpr std::string_view kNameSuffix = ".wal";
 constexpr size_t kNameDigits = 20;
-constexpr size_t kChecksumBytes = sizeof(uint64_t);  // first field of both headers; covers all behind it
+// The checksum is the first field of both headers and covers everything after it.
+constexpr size_t kChecksumBytes = sizeof(uint64_t);
 
 bool IsSane(const BatchHeader& h) {
   if ((h.flags & ~kBatchKnownFlags) != 0 || h.reserved16 != 0 || h.reserved64 != 0) return false;
@@ -82,13 +83,13 @@ uint64_t EncodeBatch(BatchHeader header, uint64_t seed, std::string_view records
 
 const char* BatchStateName(BatchState state) {
   switch (state) {
-    case BatchState::kValid: return "valid";
-    case BatchState::kNothing: return "no batch header";
-    case BatchState::kStale: return "left over from an earlier use of the file";
-    case BatchState::kDamaged: return "fails its checksum or breaks the format";
-    case BatchState::kOtherVersion: return "of another format version";
+    case BatchState::kValid: return "the batch is valid";
+    case BatchState::kNothing: return "there is no batch header";
+    case BatchState::kStale: return "the batch is left over from an earlier use of the file";
+    case BatchState::kDamaged: return "the batch fails its checksum or violates the format";
+    case BatchState::kOtherVersion: return "the batch has another format version";
   }
-  return "?";
+  return "the state of the batch is unknown";
 }
 
 BatchState DecodeBatch(std::string_view image, uint64_t number, uint64_t offset, uint64_t seed, BatchView* batch) {

@@ -125,7 +125,7 @@ class LogImpl final : public Log, private TurnHook {
     File file;  // open while groups are written to it
     uint64_t bytes = 0;
     uint64_t head = kFirstGroupOffset;                // where the next group goes
-    uint64_t durable_end = 0;                         // end of the last batch announced or recovered
+    uint64_t durable_end = 0;                         // end of the batches announced or recovered
     uint64_t counted_bytes = 0, counted_records = 0;  // counted against the budgets
     size_t in_flight = 0;
     std::vector<IndexEntry> index;

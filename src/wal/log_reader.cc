@@ -6,7 +6,7 @@ namespace pando {
 namespace {
 
 constexpr size_t kReadBytes = 1u << 20;               // one device read
-constexpr size_t kHeaderReadBytes = 2 * kBlockBytes;  // header block and the first block of the first group
+constexpr size_t kHeaderReadBytes = 2 * kBlockBytes;  // header block, first block of first group
 
 }  // namespace
 
@@ -26,8 +26,9 @@ Status LostLog(std::string_view directory, LogPosition end, LogPosition required
                : fmt::format("it ends in {} at offset {}", SegmentFileName(PositionSegment(end)), PositionOffset(end));
   return Error(Code::kCorruption,
                "{}: a part of the log is lost: {}, but it had reached {} at offset {} when {} was last checkpointed. "
-               "Acknowledged writes are in what is missing. Put the directory back as the node left it, or restore "
-               "from a replica or a backup. To go on without them, start kvnode once with --accept_lost_log",
+               "The missing part holds acknowledged writes. Put the directory back as the node left it, or restore "
+               "from a replica or a backup. To continue without these writes, start kvnode once with "
+               "--accept_lost_log",
                directory, found, SegmentFileName(PositionSegment(required_end)), PositionOffset(required_end),
                required_by);
 }
@@ -73,7 +74,8 @@ Task<Result<File>> LogReader::OpenSegment(const LogSegmentInfo& segment, File::M
 Task<Status> LogReader::ReadHeader(LogSegmentInfo* segment, char* blocks) {
   const File::Mode mode = options_.sync ? File::Mode::kReadWrite : File::Mode::kRead;
   CO_ASSIGN_OR_RETURN(File file, co_await OpenSegment(*segment, mode));
-  // Bytes that the last run wrote but never synced may be read now and be gone after the next power loss.
+  // Bytes that the last run wrote but never synced may be readable now and lost after the next
+  // power failure. Make them durable before anything depends on them.
   Status status;
   if (options_.sync) status = co_await file.Sync(false);
   if (status.ok()) {
@@ -82,7 +84,8 @@ Task<Status> LogReader::ReadHeader(LogSegmentInfo* segment, char* blocks) {
     status = size.ok() ? Status() : size.TakeStatus();
   }
   if (status.ok() && segment->bytes < kMinSegmentBytes) {
-    status = Error(Code::kCorruption, "{}: {} bytes is too short for a log segment; restore the file from a replica",
+    status = Error(Code::kCorruption,
+                   "{}: the file has only {} bytes, too few for a log segment; restore it from a replica or a backup",
                    segment->path, segment->bytes);
   }
   if (status.ok()) status = co_await file.Read(blocks, kHeaderReadBytes, 0);
@@ -96,24 +99,30 @@ Status LogReader::JudgeHeader(LogSegmentInfo* segment, std::string_view blocks) 
   SegmentHeader header;
   const HeaderState state = DecodeSegmentHeader(blocks, &header);
   if (state == HeaderState::kDamaged) {
-    // A file gets its name only when its header is durable, so this is no unfinished segment.
-    return Error(Code::kCorruption, "{}: offset 0: the segment header is damaged", segment->path);
+    // A file gets its name only after its header is durable, so this is not an unfinished segment.
+    return Error(Code::kCorruption,
+                 "{}: offset 0: the segment header is damaged; restore the log from a replica or a backup",
+                 segment->path);
   }
   if (state == HeaderState::kOtherVersion) {
-    return Error(Code::kVersion, "{}: log format version {}, but this build reads versions {} to {}", segment->path,
-                 header.format_version, kOldestLogFormatVersion, kLogFormatVersion);
+    return Error(Code::kVersion, "{}: the log has format version {}, but this build reads versions {} to {}",
+                 segment->path, header.format_version, kOldestLogFormatVersion, kLogFormatVersion);
   }
   if (header.segment_number != segment->number) {
-    return Error(Code::kCorruption, "{}: offset 0: the header is of segment {}; was the file renamed?", segment->path,
-                 header.segment_number);
+    return Error(Code::kCorruption,
+                 "{}: offset 0: the header is that of segment {}; if the file was renamed, give it its old name back",
+                 segment->path, header.segment_number);
   }
   if (node_.IsNil()) node_ = header.node;
   if (header.node != node_) {
-    return Error(Code::kCorruption, "{}: offset 0: the segment belongs to node {}, not to {}", segment->path,
-                 header.node.ToString(), node_.ToString());
+    return Error(Code::kCorruption,
+                 "{}: offset 0: the segment belongs to node {}, not to {}; put back the log of this node",
+                 segment->path, header.node.ToString(), node_.ToString());
   }
   if (header.segment_bytes != segment->bytes) {
-    return Error(Code::kCorruption, "{}: the file has {} bytes, its header says {}: truncated or extended",
+    return Error(Code::kCorruption,
+                 "{}: the file has {} bytes, but its header says {}: it was truncated or extended; restore it from a "
+                 "replica or a backup",
                  segment->path, segment->bytes, header.segment_bytes);
   }
   seed_ = LogChecksumSeed(node_);
@@ -123,7 +132,7 @@ Status LogReader::JudgeHeader(LogSegmentInfo* segment, std::string_view blocks) 
   return {};
 }
 
-// Newest first: a cut inside a dead segment was itself cut away.
+// Newest first, because a cut inside a dead segment was itself cut away.
 void LogReader::ApplyCuts() {
   size_t cut_by = SIZE_MAX;
   LogPosition cut_at = 0;
@@ -138,7 +147,8 @@ void LogReader::ApplyCuts() {
         segment.ends_at = cut_at;
         segment.continued_by = cut_by;
       }
-      // Else the segment that the cut ended is missing; Next will find that nothing continues this one.
+      // Otherwise the segment that the cut ended is missing. Next will find that nothing continues
+      // this one.
       cut_by = SIZE_MAX;
     }
     if (segment.cut_at) {
@@ -152,7 +162,7 @@ Task<Status> LogReader::Load(size_t index) {
   const LogSegmentInfo& segment = segments_[index];
   if (loaded_ == index) co_return Status();
   if (buffer_.size() < segment.bytes) {
-    buffer_ = AlignedBuffer();  // the old one goes first: both together would double the peak
+    buffer_ = AlignedBuffer();  // free the old one first: both together would double the peak
     buffer_ = AlignedBuffer(segment.bytes);
   }
   loaded_ = SIZE_MAX;
@@ -170,7 +180,8 @@ Task<Status> LogReader::Load(size_t index) {
 }
 
 Status LogReader::Damaged(uint64_t offset, std::string_view what) const {
-  return Error(Code::kCorruption, "{}: offset {}: {}", segments_[current_].path, offset, what);
+  return Error(Code::kCorruption, "{}: offset {}: {}; restore the log from a replica or a backup",
+               segments_[current_].path, offset, what);
 }
 
 Task<Status> LogReader::Enter(size_t index) {
@@ -188,7 +199,7 @@ Task<Result<bool>> LogReader::Next(LogEntry* entry) {
     while (first < segments_.size() && segments_[first].use == LogSegmentInfo::Use::kDead) ++first;
     if (first == segments_.size()) {
       done_ = true;
-      end_reason_ = "there is no segment";
+      end_reason_ = "there is no segment file";
     } else {
       CO_RETURN_IF_ERROR(co_await Enter(first));
     }
@@ -206,7 +217,7 @@ Task<Result<bool>> LogReader::Next(LogEntry* entry) {
       co_return true;
     }
     if (state == BatchState::kOtherVersion) {
-      co_return Error(Code::kVersion, "{}: offset {}: a batch of a format version that this build does not read",
+      co_return Error(Code::kVersion, "{}: offset {}: the batch has a format version that this build does not read",
                       segment.path, offset_);
     }
     CO_RETURN_IF_ERROR(co_await PassGap(state));
@@ -220,7 +231,7 @@ Status LogReader::Accept(const BatchView& batch, LogEntry* entry) {
   const uint64_t end_offset = offset_ + BatchBytes(header.record_bytes);
   const LogPosition end = MakePosition(segment.number, end_offset);
   if (segment.ends_at && end > *segment.ends_at) {
-    return Damaged(offset_, "a batch reaches past the place where a recovery ended this segment");
+    return Damaged(offset_, "a batch extends past the offset where a recovery ended this segment");
   }
   if (std::string wrong = chain_.Accept(header, end); !wrong.empty()) return Damaged(offset_, wrong);
   *entry = {header, batch.records, &segment, offset_, end};
@@ -236,21 +247,22 @@ Status LogReader::SearchLater(uint64_t offset, LogPosition gap, BatchState found
     *has_batches = true;
     if (batch.header.durable_position <= gap) continue;
     return Error(Code::kCorruption,
-                 "{}: offset {}: {}, where data is missing that was durable: the batch at {} offset {} says so; "
-                 "restore the log from a replica",
+                 "{}: offset {}: {}, but the batch in {} at offset {} states that the data here was durable; "
+                 "restore the log from a replica or a backup",
                  segments_[current_].path, PositionOffset(gap), BatchStateName(found), searched.path, at);
   }
   return {};
 }
 
-// There is no intact batch at offset_: the log goes on in the next segment, or ends, or is damaged.
+// There is no intact batch at offset_. The log continues in the next segment, ends here, or is
+// damaged.
 Task<Status> LogReader::PassGap(BatchState found) {
   const LogSegmentInfo& segment = segments_[current_];
   const LogPosition gap = MakePosition(segment.number, offset_);
   bool unfinished = found == BatchState::kDamaged;
   CO_RETURN_IF_ERROR(SearchLater(offset_ + 1, gap, found, &unfinished));
   if (segment.ends_at) {
-    co_return Damaged(offset_, fmt::format("{}, but a recovery found the log intact up to offset {}",
+    co_return Damaged(offset_, fmt::format("{}, although an earlier recovery found the log intact up to offset {}",
                                            BatchStateName(found), PositionOffset(*segment.ends_at)));
   }
   for (size_t i = current_ + 1; i < segments_.size(); ++i) {

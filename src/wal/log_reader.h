@@ -79,14 +79,14 @@ class LogReader {
   const Uuid& node() const { return node_; }  // nil when there is no segment
   // By number. `use` is final once Next has returned false.
   const std::vector<LogSegmentInfo>& segments() const { return segments_; }
-  // Once Next has returned false:
+  // Valid once Next has returned false:
   // The end of the last batch; 0 = the log is empty.
   LogPosition end() const { return chain_.last_end(); }
   // The end of the last batch that has records; 0 = none.
   LogPosition last_records_end() const { return chain_.records_end(); }
   // Unfinished data follows the end.
   bool torn() const { return torn_; }
-  const std::string& end_reason() const { return end_reason_; }  // what was found there
+  const std::string& end_reason() const { return end_reason_; }  // what was found at the end
 
  private:
   LogReader(Reactor& reactor, Options options) : reactor_(&reactor), options_(std::move(options)) {}

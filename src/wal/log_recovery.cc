@@ -1,4 +1,5 @@
-// Recovery: reads the log, cuts its torn tail by a statement in a fresh segment, and keeps segments prepared.
+// Recovery: reads the log, cuts its torn tail with a cut batch in a fresh segment, and keeps
+// segments prepared.
 #include <algorithm>
 
 #include "src/wal/log_impl.h"
@@ -11,8 +12,9 @@ constexpr int kProbeWrites = 8;  // of each kind
 
 }  // namespace
 
-// A crash anywhere in here leaves a directory that the next recovery reads to the same end: nothing of the old log is
-// changed until the cut is durable, and the number of a fresh segment was never used before.
+// A crash at any point leaves a directory that the next recovery reads to the same end: nothing of
+// the old log changes until the cut is durable, and the number of the fresh segment was never used
+// before.
 Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   CHECK(!recovered_) << "Recover is called once";
   if (!options_.read_only) CO_RETURN_IF_ERROR(co_await files_.RemoveLeftover());
@@ -25,8 +27,8 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   CO_RETURN_IF_ERROR(co_await Replay(reader.get(), sink));
   CO_RETURN_IF_ERROR(JudgeEnd(*reader));
   if (reader->torn()) {
-    LOG(WARNING) << options_.directory << ": the log ends with writes that did not finish before the last stop ("
-                 << reader->end_reason() << "); none of them was acknowledged";
+    LOG(WARNING) << options_.directory << ": the log ends with unfinished writes of the last run ("
+                 << reader->end_reason() << "); they are discarded, and none of them was acknowledged";
   }
   recovered_ = true;
   if (options_.read_only) co_return Status();
@@ -48,7 +50,7 @@ Status LogImpl::JudgeEnd(const LogReader& reader) const {
   if (reader.end() >= options_.required_end) return {};
   Status lost = LostLog(options_.directory, reader.end(), options_.required_end, options_.required_by);
   if (!options_.accept_lost) return lost;
-  LOG(ERROR) << "going on as asked, without the writes that are lost: " << lost.message();
+  LOG(ERROR) << "continuing without the lost writes, as --accept_lost_log requests: " << lost.message();
   return {};
 }
 
@@ -90,7 +92,7 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
   }
 }
 
-// A spare is taken if there is one: recovery then needs no room on a full disk.
+// Uses a spare if there is one, so that recovery needs no space on a full disk.
 Task<Status> LogImpl::PutFirstSegmentAside(const LogReader& reader) {
   for (const LogSegmentInfo& segment : reader.segments()) {
     if (segment.use != LogSegmentInfo::Use::kSpare || segment.bytes != options_.segment_bytes) continue;
@@ -109,16 +111,17 @@ void LogImpl::AddLiveSegment(uint64_t number, File file) {
 }
 
 Task<Result<Nanos>> LogImpl::TimeWrite(File* file, const AlignedBuffer& block, uint64_t offset, bool data_sync) {
-  co_await Yield(reactor_);  // the clock is read once a turn
+  co_await Yield(reactor_);  // the clock is read only once per turn: start with a fresh reading
   const Nanos start = reactor_.NowNs();
   CO_RETURN_IF_ERROR(co_await file->Write(block.data(), kBlockBytes, offset, kNoBuffer, data_sync));
   if (!data_sync) CO_RETURN_IF_ERROR(co_await file->Sync());
   co_return reactor_.NowNs() - start;
 }
 
-// Writes zeros to the end of the fresh segment, which is zero or stale, both ways in turn, and chooses by the medians:
-// one write that met a busy machine decides nothing. A sync of its own costs a second operation and a kernel thread, so
-// it must be clearly faster to be chosen.
+// Writes zeros to the end of the fresh segment, whose content is zero or stale, alternating between
+// the two ways, and chooses by the medians, so that one write on a busy machine does not decide. A
+// separate sync costs a second operation and a kernel thread, so it must be clearly faster to be
+// chosen.
 Task<Status> LogImpl::ProbeSyncMode(File* file) {
   data_sync_ = options_.sync_mode != LogOptions::SyncMode::kWriteThenSync;
   const uint64_t span = uint64_t{2 * kProbeWrites} * kBlockBytes;
@@ -148,7 +151,7 @@ Task<Status> LogImpl::WriteCut(Segment* segment, LogPosition end) {
   CO_RETURN_IF_ERROR(co_await segment->file.Write(block.data(), kBlockBytes, segment->head, kNoBuffer, data_sync_));
   if (!data_sync_) CO_RETURN_IF_ERROR(co_await segment->file.Sync());
   written_end_ = announced_end_ = MakePosition(segment->number, segment->head + BatchBytes(0));
-  NoteDurable(end);  // what followed is cut
+  NoteDurable(end);  // everything after `end` is cut
   NoteDurable(announced_end_);
   segment->head += kBlockBytes;
   segment->counted_bytes += kBlockBytes;
@@ -156,8 +159,8 @@ Task<Status> LogImpl::WriteCut(Segment* segment, LogPosition end) {
   co_return Status();
 }
 
-// What is not part of the log any more: dead and spare segments, and those that hold nothing but positions behind the
-// last record.
+// Queues the segments that are no longer part of the log: dead and spare ones, and those after the
+// last record, which hold only positions.
 void LogImpl::DiscardDeadSegments(const LogReader& reader) {
   const uint64_t last = PositionSegment(reader.last_records_end());
   const Segment* fresh = live_.back().get();
@@ -176,10 +179,11 @@ bool LogImpl::NeedsSegmentWork() const {
   return files_.has_aside() || !recycle_queue_.empty() || prepared_.size() < PreparedAhead();
 }
 
-// Keeps PreparedAhead segments ahead of the log, and puts discarded ones to use or removes them.
+// Keeps PreparedAhead segments prepared, and reuses or removes discarded ones.
 Task<void> LogImpl::MaintainSegments() {
   while (!stopping_ && !failed()) {
     if (disk_full_ || !NeedsSegmentWork()) {
+      // Woken when a segment is used or released, by the retry timer, and at the end.
       co_await maintenance_wake_.Wait();
       disk_full_ = false;
       continue;
@@ -190,10 +194,11 @@ Task<void> LogImpl::MaintainSegments() {
       disk_full_reported_ = false;
     } else if (status.code() != Code::kDiskFull && status.code() != Code::kOverloaded) {
       Fail(std::move(status));
-    } else if (!creates || recycle_queue_.empty()) {  // else there is one to recycle by now, which needs no space
+    } else if (!creates || recycle_queue_.empty()) {
+      // Otherwise go on: a segment released meanwhile can be recycled without new space.
       LOG_IF(WARNING, !std::exchange(disk_full_reported_, true))
           << options_.directory
-          << ": the next log segment cannot be created now, writes may wait for it: " << status.message();
+          << ": cannot prepare the next log segment now and will retry; writes may have to wait: " << status.message();
       disk_full_ = true;
       reactor_.CancelTimer(&retry_timer_);
       reactor_.ArmTimer(&retry_timer_, reactor_.NowNs() + kDiskFullRetryNs);
@@ -202,8 +207,8 @@ Task<void> LogImpl::MaintainSegments() {
   }
 }
 
-// One step; after kDiskFull it may be made again. A discarded segment stays the first in the queue until it has left
-// the log: were a later one to go before it, the log would have a hole.
+// One step; it may be repeated after kDiskFull. A discarded segment stays first in the queue until
+// it has left the log. If a later one left before it, the log would have a hole.
 Task<Status> LogImpl::PrepareSegment() {
   if (!files_.has_aside()) {
     if (recycle_queue_.empty()) {

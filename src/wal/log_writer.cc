@@ -1,4 +1,5 @@
-// Group commit: staged records become groups, groups become device writes, durable groups are announced in order.
+// Group commit: staged records form groups, each group is one device write, and durable groups are
+// announced in order.
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -9,16 +10,17 @@
 namespace pando {
 namespace {
 
-// Staging memory that a stream keeps for its next appends.
+// The staging memory that an idle stream keeps for its next appends.
 constexpr size_t kKeptStagingBytes = 64u << 10;
 
 }  // namespace
 
 Lsn LogImpl::Append(LogStream* stream, std::string_view records, uint32_t count) {
-  CHECK(recovered_ && !options_.read_only && !closing_ && stream->consumer != nullptr) << "append to a closed log";
+  CHECK(recovered_ && !options_.read_only && !closing_ && stream->consumer != nullptr)
+      << "append to a log that is closed, read-only or not recovered";
   CHECK(count > 0 && !records.empty());
   CHECK_LE(records.size(), LargestBatchRecordBytes(options_.segment_bytes))
-      << "a batch must fit into a segment: raise LogOptions::segment_bytes";
+      << "a batch does not fit into a segment: raise LogOptions::segment_bytes";
   const Lsn first = stream->next_lsn;
   stream->next_lsn += count;
   if (failed()) return first;
@@ -37,11 +39,11 @@ Lsn LogImpl::Append(LogStream* stream, std::string_view records, uint32_t count)
   return first;
 }
 
-// All that was appended in this turn goes out together.
+// Everything appended during this turn of the reactor goes out together.
 void LogImpl::OnTurnEnd() {
   while (MaySubmit() && !HoldBack()) {
     GroupPlan plan = PlanGroup();
-    if (!EnsureRoom(plan.bytes)) return;  // goes on when the next segment is prepared
+    if (!EnsureRoom(plan.bytes)) return;  // PrepareSegment arms the hook again
     hold_.OnSubmit(reactor_.NowNs(), staged_records_);
     SubmitGroup(std::move(plan));
   }
@@ -52,7 +54,7 @@ bool LogImpl::MaySubmit() const {
   return groups_.empty() || staged_bytes_ >= pipeline_bytes_;
 }
 
-// True while the next group waits for the writers of the last one (CommitHold).
+// Returns true while the next group waits for the writers of the last one (CommitHold).
 bool LogImpl::HoldBack() {
   const Nanos until = closing_ || !groups_.empty() ? 0 : hold_.HoldUntil(reactor_.NowNs(), staged_records_);
   if (until == 0) {
@@ -63,7 +65,7 @@ bool LogImpl::HoldBack() {
   return until != 0;
 }
 
-// Whole units, as many as one group holds; the first one always.
+// Plans a group of as many whole units as it can hold, but at least one.
 LogImpl::GroupPlan LogImpl::PlanGroup() const {
   const uint64_t overhead = staged_streams_.size() * (sizeof(BatchHeader) + kBatchAlignment);
   return staged_bytes_ + overhead <= max_group_bytes_ ? PlanOfAll() : PlanByTurns();
@@ -88,13 +90,15 @@ LogImpl::GroupPlan LogImpl::PlanOfAll() const {
   return plan;
 }
 
-// There is more than one group holds: streams take turns by bytes, or one of them could keep the others out for as long
-// as its load lasts. A unit whose turn it is and that does not fit ends the group, and is first in the next.
+// More is staged than one group holds. Streams take turns by bytes; otherwise one stream could keep
+// the others out for as long as its load lasts. If the unit whose turn it is does not fit, it ends
+// the group and is the first of the next.
 LogImpl::GroupPlan LogImpl::PlanByTurns() const {
   GroupPlan plan;
   plan.clock = group_clock_;
   plan.parts.resize(staged_streams_.size());
-  using Turn = std::pair<uint64_t, size_t>;  // where the next unit of a part would end; equal ones in order
+  // The virtual time at which the next unit of a part ends, and the index of the part.
+  using Turn = std::pair<uint64_t, size_t>;
   std::priority_queue<Turn, std::vector<Turn>, std::greater<>> turns;
   for (size_t i = 0; i < plan.parts.size(); ++i) {
     Group::Part& part = plan.parts[i];
@@ -122,8 +126,8 @@ LogImpl::GroupPlan LogImpl::PlanByTurns() const {
   return plan;
 }
 
-// Makes live_.back() a segment that holds a group of this size and the closing position after it (W4). False when the
-// next segment is not prepared yet.
+// Makes live_.back() a segment with room for a group of this size and the closing position after it
+// (W4). Returns false when that takes a new segment and none is prepared.
 bool LogImpl::EnsureRoom(uint64_t group_bytes) {
   Segment& active = *live_.back();
   if (active.head + AlignUp(group_bytes, kBlockBytes) + kClosingBytes <= active.bytes) return true;
@@ -153,7 +157,8 @@ BatchHeader LogImpl::NewHeader(uint64_t position) const {
   return header;
 }
 
-// Moves one part's units from its stream into the group's buffer, as one batch. Returns where the next one goes.
+// Moves the units of one part from its stream into the group's buffer, as one batch. Returns the
+// offset for the next batch in the buffer.
 uint64_t LogImpl::EncodePart(Group* group, Group::Part* part, bool last, uint64_t at) {
   LogStream* stream = part->stream;
   const uint64_t offset = group->offset + at;
@@ -188,7 +193,7 @@ uint64_t LogImpl::EncodePart(Group* group, Group::Part* part, bool last, uint64_
   return at + BatchBytes(part->bytes);
 }
 
-// Those whose units have all gone out.
+// Removes the streams whose units have all been submitted.
 void LogImpl::DequeueStreams() {
   std::erase_if(staged_streams_, [](LogStream* stream) {
     stream->queued = !stream->units.empty();
@@ -205,7 +210,7 @@ void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn las
   segment->index.push_back({stream, first, last, offset});
 }
 
-// With no parts: a group that only carries positions.
+// A plan without parts makes a group that only carries positions.
 void LogImpl::SubmitGroup(GroupPlan plan) {
   reactor_.CancelTimer(&idle_timer_);
   groups_.push_back(std::make_unique<Group>());
@@ -245,7 +250,7 @@ void LogImpl::SubmitGroup(GroupPlan plan) {
   ++segment.in_flight;
   ++counters_.device_writes_total;
   counters_.device_bytes_total += padded;
-  WakeSpaceWaiters();  // staging has room again
+  WakeSpaceWaiters();  // the staging limit has room again
   tasks_.Spawn(WriteGroup(group));
 }
 
@@ -299,7 +304,7 @@ void LogImpl::Announce() {
     NoteDurable(group->end);
     covered_ = group->durable_position;
     for (const Group::Part& part : group->parts) part.stream->durable_lsn = part.last_lsn;
-    // The consumers may append, release, or start to close the log.
+    // The consumers may append, release, or start closing the log.
     for (const Group::Part& part : group->parts) part.stream->consumer->OnDurable(part.last_lsn);
   }
   if (PositionSegment(announced_end_) != segment_before) DropReleasedSegments();
@@ -324,7 +329,7 @@ void LogImpl::WhenIdle() {
 void LogImpl::Fail(Status status) {
   if (failed()) return;
   failure_ = std::move(status);
-  LOG(ERROR) << options_.directory << ": the log has failed, nothing more is acknowledged: " << failure_.ToString();
+  LOG(ERROR) << options_.directory << ": the log has failed; no more writes are acknowledged: " << failure_.ToString();
   staged_bytes_ = staged_records_ = 0;
   staged_streams_.clear();
   std::vector<LogStream*> registered;
@@ -335,7 +340,7 @@ void LogImpl::Fail(Status status) {
     stream->queued = false;
     if (stream->consumer != nullptr) registered.push_back(stream.get());
   }
-  // In a fixed order, for simulations.
+  // In a fixed order, so that simulations are deterministic.
   std::sort(registered.begin(), registered.end(),
             [](const LogStream* a, const LogStream* b) { return a->partition < b->partition; });
   WakeSpaceWaiters();

@@ -9,9 +9,9 @@ constexpr unsigned kTtlShift = 1;
 constexpr uint8_t kTtlMask = 0x06;
 constexpr uint8_t kIfVersion = 0x08;
 constexpr uint8_t kIfValue = 0x10;
-constexpr uint8_t kIfExistence = 0x20;  // the condition names existence; kIfExists is what it must be
-constexpr uint8_t kIfExists = 0x40;
-constexpr uint8_t kMoreFlags = 0x80;  // a second byte of flags follows, which is not zero
+constexpr uint8_t kIfExistence = 0x20;  // the condition is about existence; see kIfExists
+constexpr uint8_t kIfExists = 0x40;     // with kIfExistence: the record must exist
+constexpr uint8_t kMoreFlags = 0x80;    // a second, nonzero byte of flags follows
 
 // Bits of the second byte of flags.
 constexpr uint8_t kAllOrNothing = 0x01;
@@ -31,7 +31,7 @@ uint8_t FlagsOf(const LogRecord& record) {
   return flags;
 }
 
-// What an operation must and must not come with.
+// Checks that an operation has what it requires and nothing that it must not have.
 bool IsComplete(const LogRecord& record) {
   switch (record.op) {
     case RecordOp::kExpire: return record.condition.version.has_value();
@@ -63,7 +63,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   const auto flags = reader->Fixed<uint8_t>();
   const uint8_t more_flags = (flags & kMoreFlags) != 0 ? reader->Fixed<uint8_t>() : 0;
   record.version = reader->Fixed<Version>();
-  if (!reader->ok()) return Error(Code::kCorruption, "log record: it ends before its version");
+  if (!reader->ok()) return Error(Code::kCorruption, "log record: the record ends before its version");
   if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kCheck)) {
     return Error(Code::kCorruption, "log record: unknown operation {}", op);
   }
@@ -72,7 +72,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   const bool stray_more = (flags & kMoreFlags) != 0 && more_flags == 0;
   if (stray_exists || stray_more || (more_flags & ~kKnownMoreFlags) != 0 ||
       ttl > static_cast<uint8_t>(TtlMode::kClear)) {
-    return Error(Code::kCorruption, "log record: impossible flags {:#04x} {:#04x}", flags, more_flags);
+    return Error(Code::kCorruption, "log record: invalid flags {:#04x} {:#04x}", flags, more_flags);
   }
   record.op = static_cast<RecordOp>(op);
   record.continues = (flags & kContinues) != 0;
@@ -85,9 +85,9 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   if (flags & kIfVersion) record.condition.version = reader->Fixed<Version>();
   if (flags & kIfValue) record.condition.value = reader->LengthPrefixed();
   if (flags & kIfExistence) record.condition.exists = (flags & kIfExists) != 0;
-  if (!reader->ok()) return Error(Code::kCorruption, "log record: operation {} is cut short", op);
+  if (!reader->ok()) return Error(Code::kCorruption, "log record: the record of operation {} is truncated", op);
   if (!IsComplete(record)) {
-    return Error(Code::kCorruption, "log record: operation {} comes with the wrong condition or TTL mode", op);
+    return Error(Code::kCorruption, "log record: operation {} has an invalid condition or TTL mode", op);
   }
   return record;
 }

@@ -23,7 +23,7 @@ class SegmentChecker {
   Task<SegmentVerdict> Run() {
     const std::string name = SegmentFileName(segment_.number);
     Result<File> opened = co_await segment_.directory->OpenFile(name, File::Mode::kRead, /*direct=*/true);
-    while (opened.code() == Code::kOverloaded) {  // no descriptor is free, which says nothing about the disk
+    while (opened.code() == Code::kOverloaded) {  // no free descriptor, which is no sign of damage
       co_await Sleep(segment_.directory->reactor(), kOpenRetryNs);
       const bool allowed = co_await may_read_(kBlockBytes);
       if (!allowed) {
@@ -59,7 +59,8 @@ class SegmentChecker {
     return {window_.data() + (offset - begin_), static_cast<size_t>(end_ - offset)};
   }
 
-  // Reads on, so that the window holds `bytes` from `offset`. False: stopped, or they cannot be read.
+  // Makes the window hold `bytes` from `offset` on. Returns false if the check was stopped or the
+  // bytes cannot be read.
   Task<bool> Ensure(uint64_t offset, uint64_t bytes) {
     if (offset >= begin_ && offset + bytes <= end_) co_return true;
     const uint64_t begin = offset / kBlockBytes * kBlockBytes;
@@ -71,7 +72,7 @@ class SegmentChecker {
       co_return false;
     }
     if (window_.size() < end - begin) {
-      window_ = AlignedBuffer();  // the old one goes first
+      window_ = AlignedBuffer();  // free the old one first, to halve the peak
       window_ = AlignedBuffer(end - begin);
     }
     begin_ = end_ = 0;
@@ -102,7 +103,7 @@ class SegmentChecker {
     const bool header_read = co_await Ensure(*offset, std::min(room, uint64_t{sizeof(BatchHeader)}));
     if (!header_read) co_return false;
     if (room >= sizeof(BatchHeader)) {
-      // A length that cannot be is not read, and is damage below.
+      // An impossible length is not read. DecodeBatchAt reports it as damage.
       const uint64_t bytes = BatchBytes(LoadLE<BatchHeader>(At(*offset).data()).record_bytes);
       if (bytes <= room) {
         const bool read = co_await Ensure(*offset, bytes);
@@ -113,7 +114,7 @@ class SegmentChecker {
     const std::string_view bytes = At(*offset).substr(0, room);
     const BatchState state = DecodeBatchAt(bytes, segment_.number, *offset, seed_, &batch);
     if (state != BatchState::kValid) {
-      Damage(*offset, fmt::format("batch: {}, where a durable one was written", BatchStateName(state)));
+      Damage(*offset, fmt::format("a durable batch was written here, but {}", BatchStateName(state)));
       co_return false;
     }
     const uint64_t end = *offset + BatchBytes(batch.header.record_bytes);
@@ -133,7 +134,7 @@ class SegmentChecker {
   const std::function<Task<bool>(uint64_t)> may_read_;
   File file_;
   AlignedBuffer window_;
-  uint64_t begin_ = 0, end_ = 0;  // of the window, in the segment
+  uint64_t begin_ = 0, end_ = 0;  // the window's offsets in the segment
   SegmentVerdict verdict_;
 };
 

@@ -8,7 +8,7 @@ namespace {
 constexpr size_t kZeroWriteBytes = 512u << 10;
 constexpr char kTemporaryName[] = "preparing.tmp";
 
-// A sync that failed is never made again (L4), also when it says that there is no space.
+// A failed sync is never retried (L4), not even if the error says that there is no space.
 Status NoRetry(Status status) {
   if (status.code() != Code::kDiskFull) return status;
   return Error(Code::kIoError, "{}", status.message());
@@ -24,7 +24,7 @@ Task<Status> SegmentFiles::Create() {
     aside_ = Aside::kReady;
     co_return filled;
   }
-  // What was reserved is given back: the disk may be full because of it.
+  // Give back the reserved space: it may be what fills the disk.
   Status removed = co_await Remove(kTemporaryName);
   LOG_IF(WARNING, !removed.ok()) << removed.ToString();
   co_return filled;
@@ -50,13 +50,14 @@ Task<Status> SegmentFiles::TakeAside(std::string name) {
   co_return Status();
 }
 
-// Writes the header of the prepared file, makes all of it durable, gives it its name, and opens it under that name. Any
-// step may be refused for want of space or of a descriptor; the next call continues at that step.
+// Writes the header of the file that is aside, makes all of it durable, gives it its name, and
+// opens it under that name. Any step may fail for lack of space or of a descriptor. The next call
+// continues at that step.
 Task<Result<File>> SegmentFiles::Publish(uint64_t number) {
   CHECK(has_aside());
   CO_RETURN_IF_ERROR(may_change_());
   if (aside_ == Aside::kRenamed) {
-    // The old name must be gone before the old header is.
+    // Remove the old name durably before overwriting the old header.
     CO_RETURN_IF_ERROR(co_await SyncNames());
     aside_ = Aside::kReady;
   }

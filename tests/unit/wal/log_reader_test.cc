@@ -178,7 +178,8 @@ TEST_F(LogReaderTest, AnotherNodesSegmentIsRefused) {
   EXPECT_THAT(r.status.message(), HasSubstr(SegmentFileName(1)));
 }
 
-// Every bit of everything that was ever written: either the log is refused, naming the file, or all is read.
+// Every bit of everything that was ever written: either the log is refused, naming the file, or all
+// is read.
 TEST_F(LogReaderTest, AFlippedBitAnywhereIsSeenOrHarmless) {
   WriteLog(12, 30);
   const Reading whole = Read();
@@ -303,7 +304,8 @@ TEST_F(LogReaderTest, TheNextSegmentCanProveDamageAtTheEndOfThisOne) {
   }
 }
 
-// A batch behind the cut is intact, and its neighbours' chain would fit: it must stay dead for ever.
+// A batch behind the cut is intact, and its neighbours' chain would fit: it must stay dead for
+// ever.
 TEST_F(LogReaderTest, WhatARecoveryCutNeverComesBack) {
   StartSegment(1);
   Put({.lsn = 1, .flags = kBatchStartsStream});
@@ -387,14 +389,16 @@ TEST_F(LogReaderTest, BrokenChainsAreCorruption) {
     return Read().status;
   };
   EXPECT_TRUE(status_of([&] { Put({.durable = end_, .lsn = 2}); }).ok());
-  EXPECT_THAT(status_of([&] { Put({.durable = end_, .lsn = 3}); }).message(), HasSubstr("LSN 3 follows 1"));
-  EXPECT_THAT(status_of([&] { Put({.durable = end_, .lsn = 1}); }).message(), HasSubstr("LSN 1 follows 1"));
+  EXPECT_THAT(status_of([&] { Put({.durable = end_, .lsn = 3}); }).message(),
+              HasSubstr("starts at LSN 3, but the last LSN before it is 1"));
+  EXPECT_THAT(status_of([&] { Put({.durable = end_, .lsn = 1}); }).message(),
+              HasSubstr("starts at LSN 1, but the last LSN before it is 1"));
   EXPECT_TRUE(status_of([&] { Put({.durable = end_, .lsn = 9, .flags = kBatchStartsStream}); }).ok());
   EXPECT_THAT(status_of([&] {
                 checksums_[0] ^= 1;
                 Put({.durable = end_, .lsn = 2});
               }).message(),
-              HasSubstr("does not follow"));
+              HasSubstr("does not match the checksum"));
   EXPECT_THAT(status_of([&] { Put({.lsn = 2, .previous_end = end_ - 8}); }).message(), HasSubstr("ends at"));
 }
 
