@@ -1,4 +1,5 @@
-// Node against std::map: random records come and go, pages are compacted, halved and rejoined under other fences.
+// Compares Node with std::map: random records are inserted and removed, pages are compacted, split
+// and rejoined with other fences.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -15,8 +16,8 @@ struct Stored {
   Version version = 0;
   int64_t expires_at_ms = 0;
   std::string value;      // inline
-  uint32_t bytes = 0;     // of the value, wherever it lies
-  uint64_t overflow = 0;  // block of an overflow value
+  uint32_t bytes = 0;     // of the value, inline or not
+  uint64_t overflow = 0;  // first block of an overflow value; 0 = inline
 };
 
 class Simulation {
@@ -64,7 +65,7 @@ class Simulation {
     return s;
   }
 
-  // In [lower, upper): the byte behind the prefix is one of d..v.
+  // In [lower, upper): the byte after the prefix is one of d to v.
   std::string RandomKey() {
     std::string key = prefix_;
     key.push_back(static_cast<char>('d' + random_.Below(19)));
@@ -135,7 +136,7 @@ class Simulation {
     EXPECT_EQ(exact, model_.contains(key));
   }
 
-  // Two halves with fences of their own, whose prefixes are longer, then one page again.
+  // Splits the page into two halves, whose fences have longer prefixes, and joins them again.
   void SplitAndJoin() {
     const uint32_t count = node().count();
     if (count < 2) return;
@@ -148,10 +149,11 @@ class Simulation {
       if (bytes > to.FreeBytes()) return false;
       const uint32_t free = to.FreeBytes();
       to.AppendFrom(node(), from, end);
-      EXPECT_EQ(free - to.FreeBytes(), bytes) << "SpaceToAppend is not what AppendFrom takes";
+      EXPECT_EQ(free - to.FreeBytes(), bytes) << "SpaceToAppend differs from what AppendFrom uses";
       return true;
     };
-    if (!space(left_node, 0, at) || !space(right_node, at, count)) return;  // fences may take more than they save
+    // Fences may take more than they save.
+    if (!space(left_node, 0, at) || !space(right_node, at, count)) return;
     for (const std::string* half : {&left, &right}) {
       Status status = Node::Validate(half->data(), page_bytes_);
       EXPECT_TRUE(status.ok()) << status.ToString();

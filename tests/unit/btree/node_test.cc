@@ -14,7 +14,7 @@ namespace {
 
 constexpr uint32_t kPage = 4096;
 
-// A page of its own, with fences lower and upper ("-" = none).
+// A page with its own memory and with fences lower and upper ("-" = none).
 struct Page {
   explicit Page(uint8_t level, std::string_view lower = "", std::string_view upper = "-", uint32_t page_bytes = kPage)
       : bytes(page_bytes, '\0') {
@@ -59,7 +59,7 @@ std::string Parts(std::string page) {
   return page;
 }
 
-// docs/FORMAT.md, "Node": the worked example, and a record of each kind.
+// The worked example of docs/FORMAT.md, "Node", and one record of each kind.
 TEST(NodeFormat, GoldenLeaf) {
   Page page(0, "user/", "user/2");
   Node node = page.node();
@@ -90,7 +90,7 @@ TEST(NodeFormat, GoldenLeaf) {
   EXPECT_EQ(FirstDifference(HandBytes().U16(4069).U16(2).Zeros(2).Text("71").str(), page.bytes.substr(56, 8)), "");
   EXPECT_EQ(FirstDifference(heap, page.bytes.substr(4069)), "");
 
-  // One that expires, in front; one whose value lies elsewhere, behind.
+  // Insert a record that expires at the front, and one with an overflow value at the end.
   node.InsertRecord(0, Inline("", "xyz", 9, -1));
   node.InsertRecord(2, Overflow("1999999", 70'000, {Extent::Of(0x99, 18), 7, 0xaaaa, 0xbbbb}));
   heap = HandBytes()
@@ -121,7 +121,7 @@ TEST(NodeFormat, GoldenLeaf) {
                           .str();
   EXPECT_EQ(FirstDifference(slots, page.bytes.substr(56, 24)), "");
   EXPECT_TRUE(page.Validate().ok()) << page.Validate().ToString();
-  // And back.
+  // The reverse direction.
   EXPECT_EQ(node.Key(0), "user/");
   EXPECT_EQ(node.Record(0).expires_at_ms, -1);
   EXPECT_EQ(node.Record(1).value, "ab");
@@ -243,7 +243,7 @@ TEST_F(NodeDamage, RecordsOutside) {
   ExpectRefused(page, "a record extends past the end of the page");
 }
 
-// Two such fences and a record would not fit into a page (N4).
+// N4 does not allow this: two such fences and a record do not fit into a page.
 TEST_F(NodeDamage, KeysAndFencesLongerThanThePageAllows) {
   const std::string longest(MaxKeyBytes(kPage), 'k'), longer = longest + "k";
   for (bool too_long : {false, true}) {
@@ -284,7 +284,7 @@ TEST_F(NodeDamage, InnerPages) {
   ExpectRefused(page, "the first child has a key");
 }
 
-// What would make a later insert or compaction write outside of the page.
+// Miscounted bytes that would make a later insert or compaction write outside the page.
 TEST_F(NodeDamage, MiscountedHeap) {
   for (int delta : {-1, 1, 4000}) {
     Page page = Leaf();
@@ -307,7 +307,7 @@ TEST_F(NodeDamage, KeysOutsideTheFences) {
     page.node().InsertRecord(slot, Inline(suffix, "v"));
     ExpectRefused(page, "a key lies outside the fences");
   }
-  for (std::string_view suffix : {"A", "b", "y"}) {  // a separator above none of the first child's keys
+  for (std::string_view suffix : {"A", "b", "y"}) {  // "b": equal to the lower fence
     Page page(1, "k/b", "k/y");
     page.node().InsertChild(0, "", Child(10));
     page.node().InsertChild(1, suffix, Child(11));
@@ -320,7 +320,7 @@ TEST_F(NodeDamage, KeysOutsideTheFences) {
   }
 }
 
-// Words that mean a frame or a frozen page in memory, a length of none.
+// Location words that have no length, or that mean a frame or a frozen page in memory.
 TEST_F(NodeDamage, ChildrenThatAreNotOnDisk) {
   for (uint64_t word : {uint64_t{0}, uint64_t{0x50000}, uint64_t{0x58000}, uint64_t{0x5ffff}, uint64_t{0x5fffe}}) {
     Page page = Inner();
@@ -370,7 +370,7 @@ TEST(Node, SeparatorsAreShortAndBetween) {
     const std::string_view s = ShortestSeparator(left, right);
     EXPECT_LT(left, s);
     EXPECT_LE(s, right);
-    // A shorter one would not be above `left`, or is no prefix of what lies between.
+    // A shorter separator would not be greater than `left`.
     EXPECT_LE(std::string(s.substr(0, s.size() - 1)), left);
   }
 }

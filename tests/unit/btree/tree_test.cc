@@ -1,5 +1,5 @@
-// Trees against std::map: what walks, aggregates, ranks, batched lookups and snapshots say, while pages are evicted and
-// generations end.
+// Compares trees with std::map: walks, aggregates, ranks, batched lookups and snapshots, while
+// pages are evicted and generations end.
 #include "src/btree/tree.h"
 
 #include <gtest/gtest.h>
@@ -25,7 +25,7 @@ struct Entry {
 };
 using Entries = std::map<std::string, Entry>;
 
-// docs/FORMAT.md, "References": what aggregates are made of.
+// The aggregates of docs/FORMAT.md, "References".
 uint64_t HashOf(const std::string& key, const Entry& e) {
   return Hash64(
       HandBytes().U64(Hash64(e.value)).U64(e.version).U64(static_cast<uint64_t>(e.expires_at_ms)).Text(key).str());
@@ -57,7 +57,7 @@ void PrintTo(const Sums& s, std::ostream* out) {
 
 Task<void> EnsureFreeTask(BufferPool* pool, size_t frames) { co_await pool->EnsureFree(frames); }
 
-// One tree and the map that it must be like, changed at random.
+// One tree and the map that it must equal, changed at random.
 class Twin {
  public:
   Twin(TreeHarness* harness, size_t tree, uint64_t seed, size_t keys)
@@ -85,7 +85,7 @@ class Twin {
     harness_.Put(key, e.value, e.version, e.expires_at_ms, tree_);
     entries[key] = e;
   }
-  // Periods of growing and of shrinking, with a checkpoint now and then.
+  // Alternates periods of growing and shrinking, with occasional checkpoints.
   void ChangeMany(int n) {
     for (int i = 0; i < n; ++i) {
       if (random_.Chance(0.005)) erase_ = random_.Chance(0.5) ? 0.1 : 0.8;
@@ -93,7 +93,7 @@ class Twin {
       Change();
     }
   }
-  // More than the smallest pool holds.
+  // Inserts more than the smallest pool holds.
   void Fill() {
     for (uint64_t n = 0; n < keys_; ++n) {
       const std::string key = KeyOf(n);
@@ -102,7 +102,8 @@ class Twin {
       entries[key] = e;
     }
   }
-  // So that walks take whole subtrees by their references, and look into the few that changed since.
+  // Makes walks accept most subtrees by their references and descend into the few that changed
+  // since.
   void WriteMostPages() {
     harness_.Checkpoint(tree_);
     for (int i = 0; i < 5; ++i) Change();
@@ -129,7 +130,8 @@ TreeHarness::Options OptionsOf(uint64_t seed, uint32_t trees = 1) {
           .compression = static_cast<Compression>(random.Below(3))};
 }
 
-// Changes a tree and its twin for `rounds`, every other time with most pages on disk, and has `check` look after each.
+// Changes a tree and its twin for `rounds` rounds and calls `check` after each. In every other
+// round, most pages are clean at that point.
 void ForChangingTrees(uint64_t seeds, int rounds, int changes,
                       const std::function<void(TreeHarness& harness, Twin& twin)>& check) {
   for (uint64_t seed : Seeds(seeds)) {
@@ -176,7 +178,7 @@ TEST(Tree, EqualContentHasEqualSumsWhateverMadeIt) {
     if (way >= 2) std::shuffle(keys.begin(), keys.end(), std::mt19937_64(static_cast<uint64_t>(way)));
     for (size_t i = 0; i < keys.size(); ++i) {
       const Entry& e = content[keys[i]];
-      if (way == 3) {  // with records that were replaced and removed in between
+      if (way == 3) {  // with some records replaced and removed in between
         harness.Put(keys[i], "other", 1);
         harness.Put(keys[i] + "x", "gone", 2, 5);
       }
@@ -187,7 +189,7 @@ TEST(Tree, EqualContentHasEqualSumsWhateverMadeIt) {
       if (way >= 1 && i % 500 == 100) harness.Checkpoint();
     }
     EXPECT_EQ(SumsOf(harness.Sum(0, "", "", 0)), want) << "way " << way;
-    // Any difference shows.
+    // Any difference changes the hash.
     Entry& e = content[keys[7]];
     harness.Put(keys[7], e.value, e.version + 1, e.expires_at_ms);
     EXPECT_NE(harness.Sum(0, "", "", 0).content_hash, want.hash);
@@ -340,7 +342,8 @@ TEST(Tree, SnapshotsStayAsTheyWere) {
   }
 }
 
-// A snapshot is readable, and stays as it was, from the moment it is cut: also while none of it is on disk.
+// A snapshot is readable and unchanged from the moment it is taken, even while none of it is on
+// disk.
 TEST(Tree, ASnapshotThatIsNotWrittenYetStaysAsItWas) {
   for (uint64_t seed : Seeds(3)) {
     SCOPED_TRACE(Replay(seed));
@@ -369,14 +372,14 @@ TEST(Tree, ASnapshotThatIsNotWrittenYetStaysAsItWas) {
 
 // -- differences of generations
 
-// By key: the versions before and after, 0 = no record.
+// By key: the versions before and after; 0 = no record.
 using Changes = std::map<std::string, std::pair<Version, Version>>;
 
 class ChangeCollector final : public DiffVisitor {
  public:
   bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) override {
     const std::string key = older ? older->Key(older_slot) : newer->Key(newer_slot);
-    EXPECT_TRUE(changes.empty() || changes.rbegin()->first < key) << "in key order";
+    EXPECT_TRUE(changes.empty() || changes.rbegin()->first < key) << "changes must come in key order";
     changes[key] = {older ? older->Record(older_slot).version : 0, newer ? newer->Record(newer_slot).version : 0};
     return false;
   }
@@ -444,14 +447,16 @@ TEST(Tree, ADiffReadsOnlyPagesThatDiffer) {
   const uint64_t loads = harness.pool().stats().loads_total - loads_before;
   EXPECT_EQ(collector.changes, ChangesOf(before, twin.entries, "", ""));
   EXPECT_EQ(collector.changes.size(), 5u);
-  // Two leaves a change, and what leads there; the tree has about a thousand pages.
+  // At most two leaves per change, and the inner pages above them. The tree has about a thousand
+  // pages.
   EXPECT_LE(loads, 5u * 2 * 4);
 }
 
 // -- frames
 
-// A batch is applied without a suspension, with the frames that were promised for it: kFramesPerUpdate, and so many for
-// each operation. With the longest keys an inner page holds three children, and every other split goes up a level.
+// A batch is applied without suspending, using the frames promised for it: kFramesPerUpdate, plus
+// NewPagesFor each operation. With the longest keys an inner page has three children, and every
+// other split propagates one level up.
 TEST(Tree, ABatchTakesNoMoreFramesThanWerePromised) {
   for (uint64_t seed : Seeds(6)) {
     SCOPED_TRACE(Replay(seed));
@@ -465,7 +470,7 @@ TEST(Tree, ABatchTakesNoMoreFramesThanWerePromised) {
       const size_t before = harness.pool().free_frames();
       size_t promised = kFramesPerUpdate;
       for (size_t n = 0; n < kOps; ++n) {
-        // Keys that differ late have separators as long as they are.
+        // Keys that differ only near the end need separators as long as the keys.
         std::string key(random.Chance(0.8) ? longest - 4 - random.Below(8) : 1 + random.Below(900), 'k');
         key += fmt::format("{:04}", random.Below(10'000));
         key.resize(std::min(key.size(), longest));
@@ -473,7 +478,7 @@ TEST(Tree, ABatchTakesNoMoreFramesThanWerePromised) {
         ChildRef missing;
         uint8_t level = 0;
         Frame* leaf = tree.FindLeaf(key, &missing, &level);
-        ASSERT_NE(leaf, nullptr) << "the pool holds all pages";
+        ASSERT_NE(leaf, nullptr) << "the pool must hold all pages";
         tree.Upsert(leaf, key, NewValue{value, {}, 1, 0});
         promised += tree.NewPagesFor(key.size());
       }
@@ -499,7 +504,8 @@ struct Leaves final : RangeVisitor {
   std::vector<std::string> underfull;
 };
 
-// What FindUnderfull finds among the leaves changed since a generation, whether they are in memory or not.
+// FindUnderfull finds the underfull leaves changed since a generation, whether or not they are in
+// memory.
 TEST(Tree, FindUnderfullFindsTheLeavesThatDeletesEmptied) {
   TreeHarness harness({.seed = 1, .page_bytes = 4096});
   Tree& tree = harness.tree();
@@ -524,15 +530,15 @@ TEST(Tree, FindUnderfullFindsTheLeavesThatDeletesEmptied) {
       from = part->next;
     }
     EXPECT_EQ(found, all.underfull);
-    harness.Checkpoint();  // then most are known by their references only
+    harness.Checkpoint();  // after it, most leaves are known only by their references
     Result<UnderfullLeaves> none = harness.Get(tree.FindUnderfull(tree.generation() - 1, ""));
     ASSERT_TRUE(none.ok());
-    EXPECT_TRUE(none->keys.empty()) << "nothing has changed since";
+    EXPECT_TRUE(none->keys.empty()) << "nothing has changed since the checkpoint";
   }
 }
 
-// After a sorted load every leaf and inner page but the last is full: what is emptied then fits with a full neighbour
-// only because it is empty, or has to go to the other one.
+// After a sorted load, every leaf and inner page but the last is full. An emptied page then fits
+// with a full neighbor only because it is empty, or must merge with the other neighbor.
 TEST(Tree, WhatIsEmptiedFromTheFrontIsMergedToTheLastPage) {
   TreeHarness harness({.seed = 1, .page_bytes = 4096});
   Tree& tree = harness.tree();
@@ -577,12 +583,12 @@ TEST(Tree, FindDueFindsWhatIsDue) {
       auto all = harness.Get(harness.tree().FindDue("", now_ms, 1'000'000));
       ASSERT_TRUE(all.ok());
       std::map<std::string, Version> got;
-      for (const auto& due : all->due) EXPECT_TRUE(got.emplace(due.key, due.version).second) << "told twice";
+      for (const auto& due : all->due) EXPECT_TRUE(got.emplace(due.key, due.version).second) << "reported twice";
       EXPECT_EQ(got, want);
       EXPECT_EQ(all->next_expiry_ms, next);
       if (want.size() < 2) continue;
       EXPECT_TRUE(all->over);
-      // With a limit each batch goes on where the one before ended.
+      // With a limit, each batch continues where the previous one ended.
       std::string from;
       auto it = want.begin();
       int64_t earliest = 0;

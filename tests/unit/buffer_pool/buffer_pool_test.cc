@@ -1,4 +1,4 @@
-// The pool by itself: what stays in memory, what comes back from the disk, what a write is worth.
+// The buffer pool alone: what stays in memory, what is read from disk, which writes are valid.
 #include "src/buffer_pool/buffer_pool.h"
 
 #include <gtest/gtest.h>
@@ -13,11 +13,11 @@ namespace {
 
 constexpr uint32_t kPage = 4096;
 constexpr uint32_t kFrames = BufferPool::kMinFrames;
-constexpr uint32_t kReadable = kFrames - 32;  // the rest is left to writers
+constexpr uint32_t kReadable = kFrames - 32;  // the rest is reserved for writers
 constexpr Uuid kUuid{1, 2};
 const char* const kPath = "/pages";
 
-// An owner whose pages are leaves without records: page i lies in block i.
+// An owner whose pages are leaves without records. Page i is stored in block i.
 class Owner final : public PageOwner {
  public:
   File& file() override { return file_; }
@@ -39,7 +39,7 @@ class Owner final : public PageOwner {
 
   File file_;
   std::vector<Extent> allocated, discarded;
-  Extent reuse;  // the next place to be given, instead of a new one
+  Extent reuse;  // the next extent to allocate, instead of a new one
   bool ready = true;
   int valid_writes = 0, void_writes = 0;
   Status validity, io_error;
@@ -112,7 +112,8 @@ class BufferPoolTest : public testing::Test {
       for (int n = 0; n < touches; ++n) t->pool_->Touch(pin->frame());
     }
   }
-  // Loads pages [first, last), using each so many times. A descent uses a page once when it has loaded it.
+  // Loads pages [first, last) and uses each `touches` times. A descent uses a page once after
+  // loading it.
   void Load(uint64_t first, uint64_t last, int touches = 1) { Run(LoadTask(this, first, last, touches)); }
   Status LoadOne(ChildRef ref, uint8_t level = 0) {
     struct Body {
@@ -160,7 +161,7 @@ TEST_F(BufferPoolTest, APageThatComesBackSoonGoesToTheMainQueue) {
   for (uint64_t i = 1000; Resident(0, 40) > 0; ++i) Load(i, i + 1);
   EXPECT_EQ(pool_->stats().ghost_hits_total, 0u);
   Load(0, 40);
-  // The table of ghosts has a place for each frame and keeps the newer of two that fall on one.
+  // The ghost table has one slot per frame. When two ghosts share a slot, it keeps the newer one.
   const uint64_t hits = pool_->stats().ghost_hits_total;
   EXPECT_GE(hits, 30u);
   std::vector<uint64_t> readmitted;
@@ -221,8 +222,9 @@ TEST_F(BufferPoolTest, EverythingPinnedIsNoRoomRatherThanADeadlock) {
   Run(Body::Run(this));
 }
 
-// As many readers of one page as there are frames, while nothing can be evicted. Only one of them needs a frame: the
-// others find the page when they look again, and must not keep a wake-up that another waiter needs.
+// As many readers of one page as there are frames, while nothing can be evicted. Only one of them
+// needs a frame. The others find the page when they retry, and must not keep a wake-up that another
+// waiter needs.
 TEST_F(BufferPoolTest, EveryReaderOfOnePageIsWokenWhenThereIsRoomAgain) {
   struct Body {
     static Task<void> Read(BufferPoolTest* t, int* done) {
@@ -244,11 +246,11 @@ TEST_F(BufferPoolTest, EveryReaderOfOnePageIsWokenWhenThereIsRoomAgain) {
       TaskGroup group;
       for (int i = 0; i < readers; ++i) group.Spawn(Read(t, done));
       co_await Sleep(*t->reactor_, kMillisecond);
-      EXPECT_EQ(*done, 0) << "nobody has room yet";
+      EXPECT_EQ(*done, 0) << "no reader has room yet";
       pins.resize(kReadable / 2);
       co_await Sleep(*t->reactor_, kSecond);
       EXPECT_EQ(*done, readers) << t->pool_->free_frames() << " frames are free";
-      // What was lost before is woken here, so that a failure ends.
+      // Wakes the readers whose wake-up was lost, so that a failing test ends.
       for (int i = 0; *done < readers && i < readers; ++i) co_await LoadTask(t, 1000 + i, 1001 + i, 0);
       co_await group.Drain();
     }
@@ -280,17 +282,17 @@ TEST_F(BufferPoolTest, DamageIsReportedWithItsPlaceAndNeverReturned) {
   EXPECT_EQ(pool_->Lookup(&owner_, refs_[5].location), nullptr);
   EXPECT_EQ(LoadOne(refs_[5]).code(), Code::kCorruption);
   EXPECT_TRUE(LoadOne(refs_[6]).ok());
-  machine_->disk().FlipBit(kPath, 5 * kPage + 4000);  // as it was
+  machine_->disk().FlipBit(kPath, 5 * kPage + 4000);  // repairs the page
   EXPECT_TRUE(LoadOne(refs_[5]).ok());
 }
 
 TEST_F(BufferPoolTest, APageInAnothersPlaceIsRefused) {
-  // An intact image of another page of the same file: what a misdirected write leaves.
+  // An intact image of another page of the same file, as a misdirected write leaves it.
   std::string bytes = machine_->disk().ReadAll(kPath);
   bytes.replace(8 * kPage, kPage, bytes.substr(9 * kPage, kPage));
   machine_->disk().WriteAll(kPath, bytes);
   EXPECT_EQ(LoadOne(refs_[8]).code(), Code::kCorruption);
-  ChildRef moved = refs_[8];  // even when the reference carries that image's checksum
+  ChildRef moved = refs_[8];  // even if the reference has the checksum of that image
   moved.checksum = refs_[9].checksum;
   EXPECT_EQ(LoadOne(moved).code(), Code::kCorruption);
 }
@@ -331,7 +333,7 @@ TEST_F(BufferPoolTest, AFailedReadIsOneCallersError) {
 
 // -- writing
 
-// A new page that is being written: `change` happens while the write is in flight.
+// Writes a new page. `change` happens while the write is in flight.
 Task<void> WriteWhile(BufferPool* pool, Owner* owner, void (*change)(BufferPool*, Frame*), Status* result) {
   co_await pool->EnsureFree(1);
   Frame* frame = pool->NewPage(owner, 0);
@@ -388,7 +390,7 @@ TEST_F(BufferPoolTest, APageDroppedWhileItIsWrittenGoesAfterTheWrite) {
       [](BufferPool* pool, Frame* f) {
         const size_t free = pool->free_frames();
         pool->Drop(f);
-        EXPECT_EQ(pool->free_frames(), free) << "freed under the kernel's hands";
+        EXPECT_EQ(pool->free_frames(), free) << "freed while the kernel was writing it";
       },
       &status));
   EXPECT_EQ(owner_.valid_writes, 0);
@@ -407,12 +409,13 @@ TEST_F(BufferPoolTest, AFailedWriteLeavesThePageDirtyAndIsTold) {
   EXPECT_EQ(pool_->stats().dirty_pages, 1u);
 }
 
-// A reader of an old snapshot may have brought in what lay at a place before it was given back and taken anew.
+// A reader of an old snapshot may have loaded the content of an extent before the extent was freed
+// and allocated again.
 TEST_F(BufferPoolTest, WhatIsWrittenToAPlaceReplacesWhatWasReadFromIt) {
   Load(5, 6, /*touches=*/3);
   Frame* old = pool_->Lookup(&owner_, refs_[5].location);
   ASSERT_NE(old, nullptr);
-  PagePin reader = pool_->Pin(old);  // in the middle of reading it
+  PagePin reader = pool_->Pin(old);  // a reader still uses the page
   owner_.reuse = refs_[5].location;
   Status status;
   Run(WriteWhile(pool_.get(), &owner_, nullptr, &status));
@@ -420,7 +423,7 @@ TEST_F(BufferPoolTest, WhatIsWrittenToAPlaceReplacesWhatWasReadFromIt) {
   Frame* written = pool_->Lookup(&owner_, refs_[5].location);
   ASSERT_NE(written, nullptr);
   EXPECT_EQ(written->page_id, 77u);
-  EXPECT_EQ(HeaderOf(pool_->data(*old)).page_id, 5u) << "freed under its reader";
+  EXPECT_EQ(HeaderOf(pool_->data(*old)).page_id, 5u) << "freed while a reader held a pin";
   pool_->Drop(written);
   EXPECT_EQ(pool_->Lookup(&owner_, refs_[5].location), nullptr) << "the old page came back";
   reader.Release();
@@ -477,7 +480,7 @@ TEST_F(BufferPoolTest, ValuesOfSeveralPagesComeBackWhole) {
       pool.DropAll(&t->owner_);
       EXPECT_EQ(pool.free_frames(), kFrames);
       Result<PagePin> shorter = co_await pool.LoadOverflow(&t->owner_, at, checksum, 1 << 20);
-      EXPECT_EQ(shorter.code(), Code::kCorruption) << "a length that is not the extent's";
+      EXPECT_EQ(shorter.code(), Code::kCorruption) << "the length does not match the extent";
       t->machine_->disk().FlipBit(kPath, at.offset_bytes() + at.size_bytes() - 1);
       Result<PagePin> damaged = co_await pool.LoadOverflow(&t->owner_, at, checksum, static_cast<uint32_t>(bytes));
       EXPECT_EQ(damaged.code(), Code::kCorruption);

@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint64_t kGroup = ExtentAllocator::kGroupBlocks;
 
-// One flag a block: what is in use, whoever says so.
+// A model with one flag per block: whether the block is in use.
 class Model {
  public:
   void Grow(uint64_t blocks) { used_.resize(blocks, false); }
@@ -24,7 +24,7 @@ class Model {
   bool used(uint64_t block) const { return block >= used_.size() || used_[block]; }
   uint64_t free_blocks() const { return free_ = static_cast<uint64_t>(std::count(used_.begin(), used_.end(), false)); }
 
-  // "" when all blocks of the extent were in the other state, which they now have.
+  // Flips the state of all blocks of the extent. Returns "" if they all had the other state before.
   std::string Set(Extent e, bool used) {
     if (e.block() / kGroup != (e.block() + e.blocks() - 1) / kGroup) return "an extent across two groups";
     for (uint64_t b = e.block(); b < e.block() + e.blocks(); ++b) {
@@ -114,7 +114,8 @@ class Simulation {
     model_.Grow(blocks_);
   }
 
-  // What a restart does: a new allocator from the bitmaps, whose bits behind the end mean nothing.
+  // Simulates a restart: a new allocator from the bitmaps, whose bits past the end of the file mean
+  // nothing.
   void Reload() {
     ExtentAllocator loaded(blocks_);
     for (uint32_t g = 0; g < allocator_.group_count(); ++g) {
@@ -170,7 +171,7 @@ TEST(ExtentAllocator, TheLastRunIsFoundWhereverTheSearchStands) {
   EXPECT_EQ(allocator.free_blocks(), 0u);
   SimRandom random(3);
   for (int i = 0; i < 200; ++i) {
-    // Two halves of neighbours make one whole run, at any distance from where the search goes on.
+    // The halves of two neighboring extents make one whole run, at any distance from the cursor.
     const Extent e = all[random.Below(all.size() - 1)];
     if (e.block() % kGroup + 128 > kGroup) continue;
     allocator.Free(Extent::Of(e.block() + 32, 64));
@@ -183,7 +184,7 @@ TEST(ExtentAllocator, TheLastRunIsFoundWhereverTheSearchStands) {
 
 TEST(ExtentAllocator, NoRunCrossesAGroup) {
   ExtentAllocator allocator(kGroup + 100);
-  ASSERT_TRUE(allocator.Allocate(kMaxExtentBlocks).has_value());  // one block of group 0 is left
+  ASSERT_TRUE(allocator.Allocate(kMaxExtentBlocks).has_value());  // leaves one block of group 0
   EXPECT_EQ(allocator.free_blocks(), 101u);
   EXPECT_EQ(allocator.Allocate(101), std::nullopt);
   auto e = allocator.Allocate(100);
@@ -201,7 +202,7 @@ TEST(ExtentAllocator, WhatIsWrittenTogetherLiesTogether) {
   }
 }
 
-// A4, against a plain model: what is set aside is free, is not given out, and comes back once.
+// A4, compared with a plain model: space set aside is free, is not allocated, and is returned once.
 TEST(ExtentAllocator, WhatIsSetAsideIsFreeAndNotGivenOut) {
   constexpr uint64_t kBlocks = 3 * ExtentAllocator::kGroupBlocks / 2, kChunk = ExtentAllocator::kChunkBlocks;
   for (uint64_t seed : Seeds(2)) {
@@ -230,7 +231,7 @@ TEST(ExtentAllocator, WhatIsSetAsideIsFreeAndNotGivenOut) {
         EXPECT_EQ(run->block() % kChunk + run->blocks() % kChunk, 0u);
         const bool punched = random() % 4 > 0;
         for (uint64_t b = run->block(); b < run->block() + run->blocks(); b += kChunk) {
-          EXPECT_FALSE(holes.contains(b)) << "a hole is made once";
+          EXPECT_FALSE(holes.contains(b)) << "a hole must be taken only once";
           EXPECT_TRUE(free_too || aside.contains(b));
           aside.insert(b);
           if (punched) holes.insert(b);
@@ -254,7 +255,7 @@ TEST(ExtentAllocator, WhatIsSetAsideIsFreeAndNotGivenOut) {
       ASSERT_EQ(allocator.hole_blocks(), holes.size() * kChunk);
       ASSERT_EQ(allocator.free_blocks(), kBlocks - used - aside.size() * kChunk);
     }
-    // On disk it is free.
+    // The stored bitmap says that it is free.
     std::string bitmap(kBlockBytes, '\0');
     for (uint32_t g = 0; g < allocator.group_count(); ++g) {
       allocator.EncodeGroup(g, bitmap.data());
@@ -273,12 +274,13 @@ TEST(ExtentAllocator, WhatMayHaveBeenAHoleIsSetAsideAtTheStart) {
   allocator.MarkUsed(Extent::Of(0, 7));
   allocator.MarkUsed(Extent::Of(300, 1));
   allocator.SetAsideFreeChunks();
-  EXPECT_EQ(allocator.set_aside_blocks(), 13 * 64u) << "of 15 whole chunks those without a used block";
+  EXPECT_EQ(allocator.set_aside_blocks(), 13 * 64u)
+      << "of 15 whole chunks, only those without a used block are set aside";
   EXPECT_EQ(allocator.hole_blocks(), 0u);
   EXPECT_EQ(allocator.used_blocks(), 8u);
-  EXPECT_FALSE(allocator.Allocate(64)) << "40 blocks are after the last whole chunk, 63 in each that is used";
+  EXPECT_FALSE(allocator.Allocate(64)) << "only 40 blocks after the last whole chunk and parts of used chunks are free";
   allocator.NoteHole(Extent::Of(64, 64));
-  EXPECT_EQ(*allocator.FindSetAside(1, 64, Extent::Of(128, 64)), Extent::Of(192, 64)) << "not a hole, not excepted";
+  EXPECT_EQ(*allocator.FindSetAside(1, 64, Extent::Of(128, 64)), Extent::Of(192, 64)) << "neither a hole nor excepted";
   EXPECT_EQ(*allocator.FindSetAside(600, 10'000, Extent()), Extent::Of(320, 640));
 }
 

@@ -16,7 +16,7 @@ namespace {
 
 constexpr uint64_t kHi = 0x0011223344556677, kLo = 0x8899aabbccddeeff;
 
-// What a header says beyond the constants; docs/FORMAT.md, "Page".
+// The header fields that vary between pages (docs/FORMAT.md, "Page").
 struct HeaderFields {
   uint64_t format = 1, level = 0, compression = 0, heat = 0, stored_bytes = 0, heap_begin = 0, heap_dead = 0, slots = 0;
 };
@@ -33,11 +33,11 @@ HandBytes Header(const HeaderFields& f) {
 
 constexpr uint32_t kPage = 8192;
 
-// A page in memory with `slots` slots and a heap of `heap_bytes`: byte i of either is what `at` says.
+// An in-memory page with `slots` slots and a heap of `heap_bytes`. `at` supplies byte i of each.
 std::string PageInMemory(uint32_t slots, uint32_t heap_bytes, char (*at)(size_t)) {
   std::string page = Header({.heat = 3, .heap_begin = kPage - heap_bytes, .heap_dead = 9, .slots = slots}).str();
   for (uint32_t i = 0; i < slots * 8; ++i) page.push_back(at(i));
-  page.resize(kPage - heap_bytes, '?');  // the hole: anything
+  page.resize(kPage - heap_bytes, '?');  // the gap may hold anything
   for (uint32_t i = 0; i < heap_bytes; ++i) page.push_back(at(slots * 8 + i));
   return page;
 }
@@ -63,7 +63,8 @@ Status Decode(std::string* image) {
   return DecodePageImage(image->data(), kPage, blocks, scratch.data());
 }
 
-// In memory again: the header without what belongs to the disk, then slots and heap where they were.
+// The expected in-memory form: the header without its on-disk fields, then slots and heap in their
+// original places.
 void ExpectInMemory(const std::string& image, const std::string& page, uint32_t slots, uint32_t heap_bytes) {
   const std::string header = Header({.heap_begin = kPage - heap_bytes, .heap_dead = 9, .slots = slots}).str();
   EXPECT_EQ(FirstDifference(header, image.substr(0, 56)), "");
@@ -100,7 +101,8 @@ TEST(PageFormat, GoldenPlainImage) {
   const std::string page = PageInMemory(2, 10, Letter);
   HandBytes want = Header({.stored_bytes = 82, .heap_begin = kPage - 10, .heap_dead = 9, .slots = 2});
   want.Text("abcdefghijklmnop").Text("qrstuvwxyz").PadTo(4096);
-  for (Compression c : {Compression::kNone, Compression::kLz4, Compression::kZstd}) {  // one block: nothing to save
+  // One block: nothing to save.
+  for (Compression c : {Compression::kNone, Compression::kLz4, Compression::kZstd}) {
     std::string image = Encode(page, c);
     EXPECT_EQ(FirstDifference(want.str(), image), "");
     EXPECT_TRUE(Decode(&image).ok());
@@ -108,13 +110,13 @@ TEST(PageFormat, GoldenPlainImage) {
   }
 }
 
-// The bodies are made without the libraries: stored as they are, in the framing of each.
+// The bodies are built without the libraries: stored uncompressed, in the framing of each format.
 TEST(PageFormat, GoldenCompressedImages) {
   const uint32_t slots = 1, heap = 300, body_bytes = 308;
   const std::string page = PageInMemory(slots, heap, Letter), body = BodyOf(page, slots, heap);
-  HandBytes lz4;  // one sequence: a token with 15 literals and more, and the literals
+  HandBytes lz4;  // one sequence: a token for 15 or more literals, then the literals
   lz4.U8(0xf0).U8(255).U8(body_bytes - 15 - 255).Text(body);
-  HandBytes zstd;  // a frame of a known size (one segment), one last block, stored
+  HandBytes zstd;  // a frame of known size (single segment) with one raw last block
   zstd.U32(0xfd2fb528).U8(0x60).U16(body_bytes - 256).U16(1 | (body_bytes << 3 & 0xffff)).U8(0).Text(body);
   for (auto& [compression, bytes] : {std::pair{1, lz4.str()}, std::pair{2, zstd.str()}}) {
     HandBytes image = Header({.compression = static_cast<uint64_t>(compression),
@@ -153,7 +155,8 @@ TEST(PageFormat, CompressesOnlyWhatSavesABlock) {
     EXPECT_EQ(image.size(), c == Compression::kNone ? 8192u : 4096u);
     EXPECT_EQ(image[6], static_cast<char>(c));
     if (c != Compression::kNone) {
-      // What is behind the header is the library's plain format: its own decoder reads it.
+      // The bytes after the header are in the plain format of the library, so its own decoder reads
+      // them.
       uint32_t stored = 0;
       std::memcpy(&stored, image.data() + 8, 4);
       std::string body(slots * 8 + heap, '\0');
@@ -201,7 +204,7 @@ TEST(PageFormat, MalformedImagesAreRefused) {
   }
 }
 
-// A length that the compressed bytes do not have.
+// A length that differs from that of the compressed bytes.
 TEST(PageFormat, CompressedBodiesOfAnotherLengthAreRefused) {
   for (Compression c : {Compression::kLz4, Compression::kZstd}) {
     const std::string good = Encode(PageInMemory(20, 5000, Letter), c);

@@ -7,7 +7,8 @@ namespace {
 
 constexpr Nanos kFlush = 1000;
 
-// Ends a group of `records` with `staged` waiting, and submits when `arrived` wait, `after` later.
+// Ends a group of `records` while `staged` records wait, and submits the next one after `after`,
+// when `arrived` records wait.
 void Round(CommitHold* hold, Nanos* now, uint64_t records, uint64_t staged, Nanos after, uint64_t arrived) {
   *now += kFlush;
   hold->OnGroupDone(*now, kFlush, records, staged);
@@ -50,7 +51,7 @@ TEST(CommitHold, StopsWhenWritersDoNotComeBackAndTriesAgain) {
     hold.OnSubmit(now, 2);
   }
   EXPECT_EQ(held, 10);
-  // They do come back: after a probe that paid, every group waits again.
+  // The writers do come back: after a probe that paid, every group is held again.
   for (int i = 0; i < 128; ++i) Round(&hold, &now, 25, 1, kFlush / 4, 26);
   hold.OnGroupDone(now, kFlush, 25, 1);
   EXPECT_NE(hold.HoldUntil(now, 1), 0);

@@ -1,4 +1,4 @@
-// A log that finds no free descriptor waits, as on a full disk: that is no failure of the device.
+// A log that finds no free descriptor waits, as on a full disk, since that is not a device failure.
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -15,7 +15,8 @@ using log_test::Recovered;
 using log_test::SmallLog;
 using log_test::Stream;
 
-// Writes and releases until segments have been created and recycled many times, with opens refused now and then.
+// Writes and releases until segments have been created and recycled many times, while some opens
+// are refused.
 Task<Status> WriteWhileOpensAreRefused(Reactor* reactor, SimMachine* machine, int error_number, uint64_t refusals) {
   Recovered recovered;
   Status opened;
@@ -58,7 +59,7 @@ TEST_P(RefusedOpens, AreWaitedOut) {
   }
 }
 
-// Other refusals are failures, as before.
+// Other open errors make the log fail.
 TEST(RefusedOpen, WithAnotherErrorFailsTheLog) {
   SimKernel kernel(20);
   SimMachine* machine = kernel.AddMachine();

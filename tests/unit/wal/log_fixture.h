@@ -1,4 +1,5 @@
-// What tests of a single Log share: a machine, and a way to open a log, run a body on it, and close it.
+// The fixture for tests of a single Log: a machine, and a way to open a log, run a body on it, and
+// close it.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -20,8 +21,8 @@ class LogTest : public testing::Test {
       machine_->ProcessCrash(7);
     }
   }
-  // Runs `body(reactor, log, recovered)` on an opened log and closes it. Streams that live in the body must have
-  // everything announced at its end.
+  // Runs `body(reactor, log, recovered)` on an open log and closes the log. At the end of the body,
+  // everything must be announced to the streams that live in it.
   template <typename Body>
   Status Use(LogOptions options, Body body) {
     SimReactor& reactor = machine_->running() ? *machine_->reactor() : Boot();

@@ -32,7 +32,7 @@ BatchHeader SomeHeader(uint64_t segment, uint64_t offset) {
   return h;
 }
 
-// docs/FORMAT.md, "Log". A change here is a change of the format: raise kLogFormatVersion.
+// docs/FORMAT.md, "Log". A change here changes the format: raise kLogFormatVersion.
 TEST(LogFormat, GoldenSegmentHeader) {
   std::string block(kBlockBytes, 'x');
   EncodeSegmentHeader(kNode, 42, 8u << 20, block.data());
@@ -53,7 +53,7 @@ TEST(LogFormat, GoldenBatch) {
             "f81f00002a000000efcdab000000000000000000000000003132333435000000");
 }
 
-// Version 1 has to stay readable. Never change these bytes.
+// Version 1 must stay readable. Never change these bytes.
 TEST(LogFormat, VersionOneIsRead) {
   std::string block = FromHex(
       "169fa6614b01f46750414e444f53454701000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
@@ -169,7 +169,7 @@ TEST_F(BatchImage, JudgesWhatIsNoBatchOfThisPlace) {
   Put(SomeHeader(kSegment, kOffset));
   BatchView view;
   EXPECT_EQ(DecodeBatch(image_, kSegment, kOffset, LogChecksumSeed(kPartition), &view), BatchState::kDamaged)
-      << "another node's batch";
+      << "a batch of another node";
   EXPECT_EQ(DecodeBatch(image_, kSegment, image_.size() - 8, seed_, &view), BatchState::kNothing);
   EXPECT_EQ(DecodeBatch(image_, kSegment, image_.size() + 8, seed_, &view), BatchState::kNothing);
   EXPECT_EQ(DecodeBatch(std::string_view(image_).substr(0, kOffset + sizeof(BatchHeader) + 6), kSegment, kOffset, seed_,

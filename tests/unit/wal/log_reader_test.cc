@@ -1,4 +1,4 @@
-// What the reader makes of damaged, foreign and unfinished logs: invariants L3 and V1-V3.
+// How the reader treats damaged, foreign and unfinished logs: invariants L3 and V1 to V3.
 #include "src/wal/log_reader.h"
 
 #include <gmock/gmock.h>
@@ -22,7 +22,7 @@ constexpr uint64_t kSegmentBytes = 64u << 10;
 
 struct Reading {
   Status status;
-  std::vector<LogEntry> entries;  // their views are gone
+  std::vector<LogEntry> entries;  // their views are no longer valid
   std::vector<std::string> records;
   std::vector<LogSegmentInfo> segments;
   LogPosition end = 0, records_end = 0;
@@ -77,7 +77,7 @@ class LogReaderTest : public testing::Test {
   }
   static std::string PathOf(uint64_t segment) { return "/wal/" + SegmentFileName(segment); }
 
-  // Writes a log through the Log itself: `appends` groups of two partitions each.
+  // Writes a log with the real Log: `appends` groups of two partitions each.
   void WriteLog(int appends, size_t filler = 100) {
     Status status = *kernel_.RunTask(*machine_->reactor(), Write(machine_->reactor(), appends, filler));
     ASSERT_TRUE(status.ok()) << status.ToString();
@@ -98,7 +98,7 @@ class LogReaderTest : public testing::Test {
     co_return co_await log->Close();
   }
 
-  // -- logs made by hand: segment images of which the test decides every group
+  // -- hand-made logs: segment images in which the test controls every group
   void StartSegment(uint64_t number) {
     number_ = number;
     image_.assign(kSegmentBytes, '\0');
@@ -111,10 +111,10 @@ class LogReaderTest : public testing::Test {
     Lsn lsn = 0;  // 0: no records
     uint32_t flags = 0;
     size_t bytes = 50;
-    LogPosition previous_end = 0;  // 0: the end of the group before
+    LogPosition previous_end = 0;  // 0: the end of the previous group
     bool lost = false;             // never reached the disk
   };
-  // Returns its position; `end_` is its end.
+  // Returns the position of the batch and sets `end_` to its end.
   LogPosition Put(Group g) {
     BatchHeader h{};
     h.flags = g.flags | kBatchEndsGroup;
@@ -178,8 +178,8 @@ TEST_F(LogReaderTest, AnotherNodesSegmentIsRefused) {
   EXPECT_THAT(r.status.message(), HasSubstr(SegmentFileName(1)));
 }
 
-// Every bit of everything that was ever written: either the log is refused, naming the file, or all
-// is read.
+// Flips every bit that was ever written. Either the log is refused with the name of the file, or
+// all of it is read.
 TEST_F(LogReaderTest, AFlippedBitAnywhereIsSeenOrHarmless) {
   WriteLog(12, 30);
   const Reading whole = Read();
@@ -187,7 +187,7 @@ TEST_F(LogReaderTest, AFlippedBitAnywhereIsSeenOrHarmless) {
   ASSERT_EQ(PositionSegment(whole.records_end), 1u);
   const SimDisk image = disk();
   const std::string before = disk().ReadAll(PathOf(1));
-  // Bytes that carry something: the header block, and each batch up to the end of its records.
+  // The bytes that carry data: the header block, and each batch up to the end of its records.
   std::vector<bool> covered(before.size());
   std::fill(covered.begin(), covered.begin() + kBlockBytes, true);
   for (const LogEntry& e : whole.entries) {
@@ -209,7 +209,7 @@ TEST_F(LogReaderTest, AFlippedBitAnywhereIsSeenOrHarmless) {
       EXPECT_THAT(r.status.message(), HasSubstr(SegmentFileName(1)));
       EXPECT_THAT(r.status.message(), HasSubstr("offset"));
     } else {
-      EXPECT_TRUE(!covered[byte] || byte >= closing) << "byte " << byte << " was flipped and nobody noticed";
+      EXPECT_TRUE(!covered[byte] || byte >= closing) << "byte " << byte << " was flipped and not detected";
       EXPECT_EQ(r.last(PartitionUuid(0)), 24u);
       EXPECT_EQ(r.last(PartitionUuid(1)), 12u);
     }
@@ -267,7 +267,7 @@ TEST_F(LogReaderTest, ATornTailIsCutAndALaterDurablePositionMakesItCorruption) {
     Put({.lsn = 1, .flags = kBatchStartsStream});
     const LogPosition first_end = end_;
     Put({.durable = first_end, .lsn = 2, .lost = true});
-    // Written beside the lost one; in the other case only after it was announced.
+    // Submitted while the lost batch was in flight or, when `stated`, after it was announced.
     Put({.durable = stated ? end_ : first_end, .lsn = 3});
     FinishSegment();
     Reading r = Read();
@@ -304,8 +304,7 @@ TEST_F(LogReaderTest, TheNextSegmentCanProveDamageAtTheEndOfThisOne) {
   }
 }
 
-// A batch behind the cut is intact, and its neighbours' chain would fit: it must stay dead for
-// ever.
+// A batch after the cut is intact, and would fit the chains around it. It must stay dead forever.
 TEST_F(LogReaderTest, WhatARecoveryCutNeverComesBack) {
   StartSegment(1);
   Put({.lsn = 1, .flags = kBatchStartsStream});
@@ -322,7 +321,7 @@ TEST_F(LogReaderTest, WhatARecoveryCutNeverComesBack) {
   EXPECT_EQ(r.last(PartitionUuid(1)), 2u);
   EXPECT_EQ(r.segments[0].ends_at, first_end);
 
-  // Even when the place where the lost group was looks good again.
+  // It stays dead even when the lost group before it looks intact again.
   std::string segment = disk().ReadAll(PathOf(1));
   checksums_.clear();
   end_ = first_end;
@@ -335,7 +334,7 @@ TEST_F(LogReaderTest, WhatARecoveryCutNeverComesBack) {
   ASSERT_TRUE(r.status.ok()) << r.status.ToString();
   EXPECT_EQ(r.last(PartitionUuid(0)), 5u);
 
-  // And damage below the cut is corruption, since the cut states that all before it was intact.
+  // Damage before the cut is corruption, since the cut states that everything before it was intact.
   disk().FlipBit(PathOf(1), kFirstGroupOffset + 30);
   EXPECT_EQ(Read().status.code(), Code::kCorruption);
 }

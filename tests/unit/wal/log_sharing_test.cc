@@ -1,4 +1,4 @@
-// The Log shared by several streams, which take turns; and its segments, when space runs out.
+// Several streams that share a Log and take turns, and the segments of the log when space runs out.
 #include "src/wal/log.h"
 
 #include <gtest/gtest.h>
@@ -21,7 +21,7 @@ class LogSharing : public LogTest {};
 
 // -- several streams
 
-// Keeps `units` of 16 KiB waiting in the log, whatever goes out.
+// Keeps `units` units of 16 KiB waiting in the log at all times.
 struct HotStream {
   HotStream(Log* log, uint64_t partition, int units) : stream(log, PartitionUuid(partition)) {
     stream.on_durable = [this](Lsn up_to) {
@@ -46,7 +46,7 @@ struct ColdBesideHot {
       const uint64_t before = log.stats().device_writes_total;
       cold.Append(100);
       for (int i = 0; i < 10'000 && cold.durable() < cold.last(); ++i) co_await Sleep(reactor, 100 * kMicrosecond);
-      // What was in flight already, and the group that it is in.
+      // The writes that were in flight, and the group that holds the record.
       EXPECT_LE(log.stats().device_writes_total - before, kMaxWritesInFlight + 1);
       EXPECT_EQ(cold.durable(), cold.last()) << "starved";
       cold.Release(cold.durable());
@@ -57,7 +57,7 @@ struct ColdBesideHot {
       least = std::min(least, h->stream.durable());
       most = std::max(most, h->stream.durable());
     }
-    EXPECT_LE(most - least, 8u) << "those that want more than there is get equal shares";
+    EXPECT_LE(most - least, 8u) << "busy streams must get equal shares";
     for (auto& h : hot) co_await h->stream.UntilDurable(reactor, h->stream.last());
   }
   uint64_t hot_streams;
@@ -84,9 +84,9 @@ TEST_F(LogSharing, ALargeUnitIsNotHeldUpBySmallOnes) {
       Stream cold(&log, PartitionUuid(1));
       co_await Sleep(reactor, 20 * kMillisecond);
       const Lsn hot_before = hot.stream.durable();
-      cold.Append(512u << 10);  // four groups of bytes
+      cold.Append(512u << 10);  // as many bytes as four groups hold
       co_await cold.UntilDurable(reactor, 1);
-      // As many bytes of the hot one before it, and what was in flight.
+      // At most as many bytes of the hot stream before it, plus the writes in flight.
       EXPECT_LE(hot.stream.durable() - hot_before, 2 * 32u + 8 * kMaxWritesInFlight);
       hot.running = false;
       co_await hot.stream.UntilDurable(reactor, hot.stream.last());
@@ -100,7 +100,7 @@ TEST_F(LogSharing, ALargeUnitIsNotHeldUpBySmallOnes) {
   EXPECT_TRUE(Use(options, Body()).ok());
 }
 
-// Writers that wait for room before each append, as partitions do.
+// Writers that wait for space before each append, as partitions do.
 struct Admission {
   Task<void> Writer(Reactor* reactor, Log* log, Stream* stream, size_t bytes) {
     while (running) {
@@ -116,7 +116,8 @@ struct Admission {
     Stream hot(&log, PartitionUuid(0)), cold(&log, PartitionUuid(1));
     hot.on_durable = [&hot](Lsn up_to) { hot.Release(up_to); };
     TaskGroup writers;
-    for (int i = 0; i < 200; ++i) writers.Spawn(Writer(&reactor, &log, &hot, 64u << 10));  // 12 MiB wanted, 8 may stage
+    // 12 MiB wanted, 8 may stage.
+    for (int i = 0; i < 200; ++i) writers.Spawn(Writer(&reactor, &log, &hot, 64u << 10));
     co_await Sleep(reactor, 50 * kMillisecond);
     EXPECT_FALSE(log.HasSpace(100));
     for (int round = 0; round < 5; ++round) {
@@ -165,7 +166,7 @@ struct GivesUpItsSpace {
     EXPECT_EQ(admitted, 0);
     a.Release(a.durable());  // room for a few; nothing else will ever be released
     co_await Sleep(reactor, kSecond);
-    EXPECT_EQ(admitted, 10) << "whoever was let in and appended nothing kept the others waiting";
+    EXPECT_EQ(admitted, 10) << "a writer that was admitted but appended nothing kept the others waiting";
     co_await tasks.Drain();
     co_await b.UntilDurable(reactor, b.last());
   }
@@ -219,7 +220,7 @@ Task<Status> ReadLog(Reactor* reactor, LogPosition* end, LogPosition* records_en
   co_return Status();
 }
 
-// Fills the segment with groups of one block, on a disk that has no room for another segment.
+// Fills the segment with groups of one block each, on a disk without space for another segment.
 TEST_F(LogSharing, TheClosingPositionNeedsNoOtherSegment) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
@@ -282,8 +283,8 @@ TEST_F(LogSharing, ARecycleThatFindsNoSpaceIsTriedAgainAndLeavesNoHole) {
   };
   const Case cases[] = {
       {IoOp::Kind::kRename, "/wal/segment-", 0, 1},       // away from its old name
-      {IoOp::Kind::kRename, "/wal/segment-", 1, 1},       // the second one
-      {IoOp::Kind::kRename, "/wal/segment-", 0, 3},       // more often
+      {IoOp::Kind::kRename, "/wal/segment-", 1, 1},       // the second rename
+      {IoOp::Kind::kRename, "/wal/segment-", 0, 3},       // several times in a row
       {IoOp::Kind::kRename, "/wal/preparing.tmp", 0, 2},  // to its new name
       {IoOp::Kind::kOpen, "/wal/preparing.tmp", 0, 2},
       {IoOp::Kind::kOpen, "/wal/segment-", 0, 2},  // under its new name
@@ -305,7 +306,7 @@ TEST_F(LogSharing, ARecycleThatFindsNoSpaceIsTriedAgainAndLeavesNoHole) {
       if (small_budget) options.budget_bytes = 4 * options.segment_bytes;
       Lsn last = 0;
       EXPECT_TRUE(Use(options, Body{machine_, fault, &last}).ok());
-      // With a small budget released segments are removed rather than recycled.
+      // With a small budget, released segments are removed rather than recycled.
       const bool of_released = c.kind == IoOp::Kind::kRename && std::string_view(c.path) == "/wal/segment-";
       const bool strikes = c.kind == IoOp::Kind::kUnlink ? small_budget : !of_released || !small_budget;
       EXPECT_EQ(machine_->faults_struck() - struck, strikes ? c.count : 0);

@@ -20,7 +20,7 @@ using log_test::Stream;
 
 size_t CountFiles(SimMachine* machine) { return machine->disk().AllFiles().size(); }
 
-// -- what is appended comes back
+// -- recovery of appended records
 
 struct AppendToThree {
   Task<void> operator()(Reactor& reactor, Log& log, Recovered& recovered) {
@@ -103,7 +103,8 @@ TEST_F(LogTest, StreamsGoOnAfterARestart) {
   struct Second {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered& recovered) {
       EXPECT_EQ(recovered.last(PartitionUuid(0)), 5u);
-      Stream a(&log, PartitionUuid(0), 6), b(&log, PartitionUuid(1), 4);  // b's owner cut its last two
+      // The owner of b cut its last two.
+      Stream a(&log, PartitionUuid(0), 6), b(&log, PartitionUuid(1), 4);
       a.Append(), b.Append();
       co_await a.UntilDurable(reactor, 6);
       co_await b.UntilDurable(reactor, 4);
@@ -133,9 +134,9 @@ TEST_F(LogTest, AppendsDuringAWriteShareTheNext) {
       while (log.stats().device_writes_total == 0) co_await Yield(reactor);
       for (size_t i = 0; i < 50; ++i) {
         streams[i % 10]->Append(100);
-        if (i % 7 == 0) co_await Yield(reactor);  // over several turns
+        if (i % 7 == 0) co_await Yield(reactor);  // spreads the appends over several turns
       }
-      EXPECT_EQ(streams[0]->durable(), 0u) << "the first write was to be in flight still";
+      EXPECT_EQ(streams[0]->durable(), 0u) << "the first write should still be in flight";
       EXPECT_EQ(log.stats().device_writes_total, 1u);
       for (auto& stream : streams) co_await stream->UntilDurable(reactor, stream->last());
       EXPECT_EQ(log.stats().device_writes_total, 2u);
@@ -165,7 +166,7 @@ TEST_F(LogTest, AppendsOfOneTurnShareAWrite) {
 TEST_F(LogTest, DurabilityIsAnnouncedInOrderWhateverCompletesFirst) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
-      // Every append is a group of its own; some are in flight together and complete in any order.
+      // Every append is its own group. Several are in flight together and complete in any order.
       std::vector<std::unique_ptr<Stream>> streams;
       std::vector<uint64_t> announced;
       for (uint64_t p = 0; p < 200; ++p) {
@@ -282,7 +283,8 @@ TEST_F(LogTest, AppendersWaitInLineForRecords) {
   EXPECT_TRUE(Use(options, WaitInLine()).ok());
 }
 
-// One that gives up makes way for those behind it; one that was let through and does not append passes its room on.
+// A waiter that gives up lets those behind it pass. A writer that is admitted but does not append
+// passes its space on.
 TEST_F(LogTest, AWaiterThatGivesUpHoldsNobodyBack) {
   struct Body {
     static Task<void> Waiter(Log* log, Stream* stream, size_t bytes, Nanos deadline_ns, bool append,
@@ -374,7 +376,7 @@ TEST_F(LogTest, SegmentsAreRecycledAndNothingNeededIsLost) {
   Lsn kept = 0, last = 0;
   Boot();
   EXPECT_TRUE(Use(options, Body{machine_, &most_files, &kept, &last}).ok());
-  EXPECT_GE(last, 3000u);  // 4.5 MB went through
+  EXPECT_GE(last, 3000u);  // 4.5 MB were appended
   EXPECT_LE(most_files, 512u / 64 + 2);
   Reboot(true);
   struct Check {
@@ -419,7 +421,7 @@ TEST_F(LogTest, UnknownStreamsPinUntilReleased) {
       EXPECT_TRUE(log.OldestPinnedStream().IsNil());
       EXPECT_EQ(log.stats().unreleased_records, 0u);
       EXPECT_EQ(log.stats().segments, 1u);
-      // One that comes back later is pinned again.
+      // A partition that is registered later is pinned again.
       Stream b(&log, PartitionUuid(1), 31);
       b.Append();
       co_await b.UntilDurable(*reactor, 31);
@@ -450,7 +452,7 @@ struct FailUnderLoad {
     EXPECT_FALSE(log.HasSpace(1));
     Result<LogSpace> refused = co_await log.WaitForSpace(a.handle(), 1);
     EXPECT_EQ(refused.code(), Code::kUnavailable);
-    a.Append();  // is dropped
+    a.Append();  // never written
     co_await Sleep(reactor, kSecond);
     EXPECT_EQ(a.durable(), *announced) << "announced after the failure";
   }
@@ -512,14 +514,15 @@ TEST_F(LogTest, AFullDiskMakesWritersWaitUntilSegmentsAreReleased) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
       Stream a(&log, PartitionUuid(0));
-      for (int i = 0; i < 100; ++i) a.Append(5000);  // 500 KB, on a disk with room for a third of it
+      // 500 KB, on a disk with room for a third of it.
+      for (int i = 0; i < 100; ++i) a.Append(5000);
       co_await Sleep(reactor, 5 * kSecond);
       EXPECT_TRUE(a.failure().ok()) << a.failure().ToString();
       EXPECT_LT(a.durable(), 100u);
       EXPECT_GT(a.durable(), 0u);
       Lsn last = 0;
       while (a.durable() < 100) {
-        EXPECT_GT(a.durable(), last) << "a release of all must let it go on";
+        EXPECT_GT(a.durable(), last) << "the log must continue after everything is released";
         if (a.durable() == last) co_return;
         last = a.durable();
         a.Release(a.durable());

@@ -31,7 +31,7 @@ void ExpectSame(const LogRecord& want, const LogRecord& got) {
   EXPECT_EQ(want.condition.exists, got.condition.exists);
 }
 
-// docs/FORMAT.md, "Log record". A change here is a change of the format: raise kLogFormatVersion.
+// docs/FORMAT.md, "Log record". A change here changes the format: raise kLogFormatVersion.
 TEST(LogRecord, GoldenBytes) {
   LogRecord put;
   put.version = 0x0102030405060708;
@@ -88,7 +88,7 @@ TEST(LogRecord, GoldenBytes) {
   EXPECT_EQ(Hex(Encode(check)), "06e1010500000000000000016b");
 }
 
-// What format version 1 of the log held; it has to stay readable. Never change these bytes.
+// Records of format version 1 of the log, which must stay readable. Never change these bytes.
 TEST(LogRecord, BytesOfVersionOneAreRead) {
   const std::pair<std::string_view, RecordOp> fixtures[] = {
       {"01000807060504030201036b65790576616c7565", RecordOp::kPut},
@@ -105,7 +105,7 @@ TEST(LogRecord, BytesOfVersionOneAreRead) {
     EXPECT_EQ(record->op, op);
     EXPECT_FALSE(record->all_or_nothing);
     EXPECT_EQ(reader.remaining(), 0u);
-    EXPECT_EQ(Hex(Encode(*record)), hex);  // and nothing about them has changed
+    EXPECT_EQ(Hex(Encode(*record)), hex);  // encoding them again gives the same bytes
   }
 }
 
@@ -189,14 +189,14 @@ TEST(LogRecord, ImpossibleBytesAreCorruption) {
   };
   EXPECT_EQ(code(0, 1), Code::kOk);
   EXPECT_EQ(code(0, 0), Code::kCorruption);      // no operation
-  EXPECT_EQ(code(0, 7), Code::kCorruption);      // an unknown one
-  EXPECT_EQ(code(0, 4), Code::kCorruption);      // an expire that names no version
+  EXPECT_EQ(code(0, 7), Code::kCorruption);      // an unknown operation
+  EXPECT_EQ(code(0, 4), Code::kCorruption);      // an expire without a version condition
   EXPECT_EQ(code(0, 5), Code::kCorruption);      // a touch that keeps the expiry
-  EXPECT_EQ(code(0, 6), Code::kCorruption);      // a check of nothing
+  EXPECT_EQ(code(0, 6), Code::kCorruption);      // a check without a condition
   EXPECT_EQ(code(1, 0x06), Code::kCorruption);   // TTL mode 3
-  EXPECT_EQ(code(1, 0x40), Code::kCorruption);   // must exist, without the condition
-  EXPECT_EQ(code(10, 0xff), Code::kCorruption);  // a key longer than the bytes
-  for (int more = 0; more < 256; ++more) {       // a second byte of flags: none but 1 is known
+  EXPECT_EQ(code(1, 0x40), Code::kCorruption);   // kIfExists without kIfExistence
+  EXPECT_EQ(code(10, 0xff), Code::kCorruption);  // a key longer than the record
+  for (int more = 0; more < 256; ++more) {       // a second byte of flags: only 1 is valid
     std::string bytes = good;
     bytes[1] = static_cast<char>(0x80);
     bytes.insert(2, 1, static_cast<char>(more));
