@@ -152,7 +152,7 @@ class Simulation {
       EXPECT_EQ(free - to.FreeBytes(), bytes) << "SpaceToAppend differs from what AppendFrom uses";
       return true;
     };
-    // Fences may take more than they save.
+    // The fences of the halves may take more space than their prefixes save.
     if (!space(left_node, 0, at) || !space(right_node, at, count)) return;
     for (const std::string* half : {&left, &right}) {
       Status status = Node::Validate(half->data(), page_bytes_);

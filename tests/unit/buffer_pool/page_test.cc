@@ -101,7 +101,7 @@ TEST(PageFormat, GoldenPlainImage) {
   const std::string page = PageInMemory(2, 10, Letter);
   HandBytes want = Header({.stored_bytes = 82, .heap_begin = kPage - 10, .heap_dead = 9, .slots = 2});
   want.Text("abcdefghijklmnop").Text("qrstuvwxyz").PadTo(4096);
-  // One block: nothing to save.
+  // The image takes a single block, so compression cannot save one.
   for (Compression c : {Compression::kNone, Compression::kLz4, Compression::kZstd}) {
     std::string image = Encode(page, c);
     EXPECT_EQ(FirstDifference(want.str(), image), "");

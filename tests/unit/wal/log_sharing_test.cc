@@ -116,7 +116,7 @@ struct Admission {
     Stream hot(&log, PartitionUuid(0)), cold(&log, PartitionUuid(1));
     hot.on_durable = [&hot](Lsn up_to) { hot.Release(up_to); };
     TaskGroup writers;
-    // 12 MiB wanted, 8 may stage.
+    // They want 12 MiB, but only 8 MiB may be staged.
     for (int i = 0; i < 200; ++i) writers.Spawn(Writer(&reactor, &log, &hot, 64u << 10));
     co_await Sleep(reactor, 50 * kMillisecond);
     EXPECT_FALSE(log.HasSpace(100));

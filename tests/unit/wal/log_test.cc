@@ -103,7 +103,7 @@ TEST_F(LogTest, StreamsGoOnAfterARestart) {
   struct Second {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered& recovered) {
       EXPECT_EQ(recovered.last(PartitionUuid(0)), 5u);
-      // The owner of b cut its last two.
+      // The owner of b has cut its last two records.
       Stream a(&log, PartitionUuid(0), 6), b(&log, PartitionUuid(1), 4);
       a.Append(), b.Append();
       co_await a.UntilDurable(reactor, 6);
@@ -514,7 +514,7 @@ TEST_F(LogTest, AFullDiskMakesWritersWaitUntilSegmentsAreReleased) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
       Stream a(&log, PartitionUuid(0));
-      // 500 KB, on a disk with room for a third of it.
+      // Appends 500 KB, on a disk with room for a third of it.
       for (int i = 0; i < 100; ++i) a.Append(5000);
       co_await Sleep(reactor, 5 * kSecond);
       EXPECT_TRUE(a.failure().ok()) << a.failure().ToString();
