@@ -28,7 +28,7 @@ class Model {
   std::string Set(Extent e, bool used) {
     if (e.block() / kGroup != (e.block() + e.blocks() - 1) / kGroup) return "an extent across two groups";
     for (uint64_t b = e.block(); b < e.block() + e.blocks(); ++b) {
-      if (b >= used_.size()) return fmt::format("block {} lies behind the file's end", b);
+      if (b >= used_.size()) return fmt::format("block {} lies past the end of the file", b);
       if (used_[b] == used) return fmt::format("block {} was {} already", b, used ? "in use" : "free");
       used_[b] = used;
     }

@@ -189,7 +189,7 @@ TEST(PageFormat, MalformedImagesAreRefused) {
       {"stored bytes beyond its blocks", 8, HandBytes().U32(4097).str(), Code::kCorruption},
       {"stored bytes below the header", 8, HandBytes().U32(55).str(), Code::kCorruption},
       {"stored bytes of another heap", 8, HandBytes().U32(83).str(), Code::kCorruption},
-      {"heap behind the page", 12, HandBytes().U32(kPage + 1).str(), Code::kCorruption},
+      {"heap past the end of the page", 12, HandBytes().U32(kPage + 1).str(), Code::kCorruption},
       {"heap inside the slots", 12, HandBytes().U32(56).str(), Code::kCorruption},
       {"a heap that was not stored", 12, HandBytes().U32(kPage - 11).str(), Code::kCorruption},
       {"more slots than fit", 20, HandBytes().U16(0xffff).str(), Code::kCorruption},
