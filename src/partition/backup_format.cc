@@ -29,10 +29,12 @@ Result<BackupHeader> ParseBackupHeader(std::string_view bytes, std::string_view 
   BackupHeader header;
   if (bytes.size() >= sizeof(header)) std::memcpy(static_cast<void*>(&header), bytes.data(), sizeof(header));
   if (bytes.size() < sizeof(header) || header.magic != kBackupMagic || header.checksum != ChecksumOf(header)) {
-    return Error(Code::kCorruption, "{}: does not begin as a backup's file does; use another backup", path);
+    return Error(Code::kCorruption, "{}: does not begin with a backup header; use another backup", path);
   }
   if (header.format != kBackupFormat) {
-    return Error(Code::kVersion, "{}: backup format {}, this build reads {}", path, header.format, kBackupFormat);
+    return Error(Code::kVersion,
+                 "{}: has backup format {}, but this build reads format {}; use the version that wrote it", path,
+                 header.format, kBackupFormat);
   }
   return header;
 }
@@ -41,13 +43,14 @@ Result<BackupTrailer> ParseBackupTrailer(std::string_view bytes, uint64_t file_b
   BackupTrailer trailer;
   if (bytes.size() >= sizeof(trailer)) std::memcpy(static_cast<void*>(&trailer), bytes.data(), sizeof(trailer));
   if (bytes.size() < sizeof(trailer) || trailer.magic != kBackupMagic || trailer.checksum != ChecksumOf(trailer)) {
-    return Error(Code::kCorruption, "{}: its last block is not a backup's: it was cut or damaged; use another backup",
+    return Error(Code::kCorruption,
+                 "{}: its last block is not a backup trailer: the file was truncated or damaged; use another backup",
                  path);
   }
   const uint64_t most = file_bytes / sizeof(BackupEntry);
   if (trailer.entries > most ||
       trailer.index_offset_bytes + BackupIndexBytes(trailer.entries) + kBlockBytes != file_bytes) {
-    return Error(Code::kCorruption, "{}: {} bytes long, its trailer says otherwise; use another backup", path,
+    return Error(Code::kCorruption, "{}: is {} bytes long, but its trailer says otherwise; use another backup", path,
                  file_bytes);
   }
   return trailer;

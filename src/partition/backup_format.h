@@ -1,7 +1,7 @@
-// The file of one partition in a backup (docs/FORMAT.md, "Backup"): page images with the places they had in the
-// partition's file, and an index of them.
+// The file of one partition in a backup (docs/FORMAT.md, "Backup"). It holds page images, each with
+// its location in the partition's file, and an index of them.
 //
-//   | header block | images ... | index, padded to blocks | trailer block |
+//  | header block | images ... | index, padded to blocks | trailer block |
 //
 // Threads: values.
 #pragma once
@@ -25,7 +25,8 @@ struct BackupHeader {
   uint32_t page_bytes = 0;
   Uuid partition;
   Generation generation = 0;
-  Generation since = 0;   // pages made up to this generation are in the backups it is based on; 0 = it has all
+  // Pages created up to this generation are in the base backups; 0 = full backup.
+  Generation since = 0;
   uint64_t checksum = 0;  // XXH3-64 of everything before it
 };
 static_assert(sizeof(BackupHeader) == 56 && offsetof(BackupHeader, checksum) == 48);
@@ -42,7 +43,7 @@ struct BackupTrailer {
   uint64_t index_offset_bytes = 0;
   uint64_t entries = 0;
   uint64_t index_checksum = 0;  // XXH3-64 of the entries
-  Generation generation = 0;    // the header's
+  Generation generation = 0;    // same as in the header
   uint64_t checksum = 0;        // XXH3-64 of everything before it
 };
 static_assert(sizeof(BackupTrailer) == 48 && offsetof(BackupTrailer, checksum) == 40);
@@ -51,12 +52,12 @@ void SealBackupHeader(BackupHeader* header);
 void SealBackupTrailer(BackupTrailer* trailer);
 uint64_t BackupIndexChecksum(const std::vector<BackupEntry>& entries);
 
-// `bytes` begin with it. kCorruption and kVersion name the file.
+// `bytes` begin with the header. kCorruption and kVersion name the file.
 Result<BackupHeader> ParseBackupHeader(std::string_view bytes, std::string_view path);
-// Also checks that index and trailer end the file of `file_bytes`.
+// Also checks that the index and the trailer end the file, which has `file_bytes` bytes.
 Result<BackupTrailer> ParseBackupTrailer(std::string_view bytes, uint64_t file_bytes, std::string_view path);
 
-// The bytes that `entries` take in the file.
+// The bytes that `entries` entries take in the file.
 uint64_t BackupIndexBytes(uint64_t entries);
 
 }  // namespace pando

@@ -18,8 +18,8 @@ Task<Status> BackupReader::Load(Part* part) {
   CO_ASSIGN_OR_RETURN(uint64_t bytes, part->file.Size());
   AlignedBuffer block(kBlockBytes);
   if (bytes < 2 * kBlockBytes || bytes % kBlockBytes != 0) {
-    co_return Error(Code::kCorruption, "{}: {} bytes long, which no backup's file is; use another backup", part->path,
-                    bytes);
+    co_return Error(Code::kCorruption, "{}: is {} bytes long, which no backup file can be; use another backup",
+                    part->path, bytes);
   }
   CO_RETURN_IF_ERROR(co_await part->file.Read(block.data(), kBlockBytes, 0));
   CO_ASSIGN_OR_RETURN(part->header, ParseBackupHeader({block.data(), kBlockBytes}, part->path));
@@ -69,7 +69,7 @@ Task<Result<std::unique_ptr<BackupReader>>> BackupReader::Open(Reactor& reactor,
     const Part& newer = reader->parts_[reader->parts_.size() - 2];
     if (newer.header.partition != part.header.partition || newer.header.page_bytes != part.header.page_bytes ||
         newer.header.since != part.header.generation) {
-      status = Error(Code::kInvalidArgument, "{}: is based on generation {} of its partition; {} is not that",
+      status = Error(Code::kInvalidArgument, "{}: is based on generation {} of its partition, which {} does not hold",
                      newer.path, newer.header.since, part.path);
       break;
     }

@@ -1,10 +1,11 @@
-// BackupReader: the pages of one partition in a backup: of an incremental one and those it is based on, together.
+// BackupReader: reads the pages of one partition from a backup. For an incremental backup it
+// combines the files of that backup and of the backups it is based on.
 //
-// Threads: one reactor. Memory: 24 bytes for each page.
+// Threads: one reactor. Memory: 24 bytes per page.
 //
 // Invariants
-//   BK1  A page is found by its place and its checksum, so that what the reader returns is what a reference names, or
-//        nothing; whoever reads compares the bytes with the checksum.
+//   BK1  A page is looked up by its location and its checksum. The reader therefore returns the
+//        page that a reference names or nothing. The caller compares the bytes with the checksum.
 #pragma once
 
 #include <memory>
@@ -19,17 +20,17 @@ namespace pando {
 
 class BackupReader final : public PageSource {
  public:
-  // `paths`: the newest backup's file first, then those it is based on. kInvalidArgument when they do not follow each
-  // other; kCorruption names the file.
+  // `paths`: the newest backup's file first, then the files of the backups it is based on, newest
+  // first. kInvalidArgument: one is not based on the next. kCorruption names the file.
   static Task<Result<std::unique_ptr<BackupReader>>> Open(Reactor& reactor, std::vector<std::string> paths);
   Task<Status> Close();
 
   Task<Status> Read(Extent extent, uint64_t checksum, char* bytes) override;
 
   bool Has(Extent location, uint64_t checksum) const { return Find(location, checksum).entry != nullptr; }
-  const BackupHeader& header() const { return parts_.front().header; }  // the newest's
+  const BackupHeader& header() const { return parts_.front().header; }  // of the newest backup
   uint64_t pages() const;
-  // Of all files, the newest's first.
+  // Calls `fn` for the entries of all files, the newest file first.
   template <typename Fn>
   void ForEach(Fn fn) const {
     for (const Part& part : parts_) {
@@ -42,7 +43,7 @@ class BackupReader final : public PageSource {
     std::string path;
     File file;
     BackupHeader header;
-    std::vector<BackupEntry> entries;  // by location
+    std::vector<BackupEntry> entries;  // sorted by location
   };
   struct Found {
     const Part* part = nullptr;

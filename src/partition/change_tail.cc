@@ -5,8 +5,8 @@
 namespace pando {
 
 void ChangeTail::Begin(Version floor, size_t max_bytes) {
-  // A third of a half for the entries: keys are about twice as large as the 16 bytes that describe them. At least one
-  // key of any size fits.
+  // A third of each half is for the entries, because keys are about twice as large as the 16 bytes
+  // that describe them. At least one key of any size fits.
   const size_t half_bytes = std::max(max_bytes, kMinBytes) / 2;
   half_entries_ = half_bytes / 3 / sizeof(Entry);
   half_key_bytes_ = half_bytes - half_entries_ * sizeof(Entry);

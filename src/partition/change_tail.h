@@ -1,14 +1,15 @@
-// ChangeTail: the latest changes of a partition, in memory, for those who watch it.
+// ChangeTail: the latest changes of a partition, kept in memory for its watchers.
 //
-// It holds (version, key, removed) of applied writes, in a fixed number of bytes that is allocated with the first
-// change. When it is full, the older half of it is dropped. It is not kept over a restart: it then begins with the last
-// version that recovery found.
+// It holds (version, key, removed) for applied writes in a fixed number of bytes, which is
+// allocated with the first change. When it is full, its older half is dropped. It does not survive
+// a restart: it then begins with the last version that recovery found.
 //
-// Threads: one reactor; newest() may be called by any.
+// Threads: one reactor. newest() may be called from any thread.
 //
 // Invariants
-//   CT1  Every change with a version above floor() is in the tail, once, and versions rise.
-//   CT2  newest() is at or above the version of every change that was acknowledged before it was called.
+//   CT1  The tail contains every change with a version above floor() once, in ascending order of
+//        version.
+//   CT2  newest() is at or above the version of every change that was acknowledged before the call.
 #pragma once
 
 #include <array>
@@ -23,23 +24,28 @@ namespace pando {
 
 class ChangeTail {
  public:
-  static constexpr size_t kMaxLooked = 4096;  // changes that one call of After looks at: it does not yield
+  // Changes that one call of After examines; it does not yield.
+  static constexpr size_t kMaxLooked = 4096;
   static constexpr size_t kMinBytes = 16u << 10;
-  static constexpr size_t kChangeBytes = 64;  // what a change counts for in a page beside its key
+  // What a change counts for in a page, in addition to its key.
+  static constexpr size_t kChangeBytes = 64;
 
   ChangeTail() = default;
   ChangeTail(const ChangeTail&) = delete;
   ChangeTail& operator=(const ChangeTail&) = delete;
 
-  // Forgets everything; nothing is known about versions up to `floor`. Holds at most max_bytes (at least kMinBytes).
+  // Forgets everything. Versions up to `floor` are unknown from then on. Holds at most max_bytes
+  // (at least kMinBytes).
   void Begin(Version floor, size_t max_bytes);
-  // REQUIRES: version > that of every change before.
+  // REQUIRES: `version` is higher than that of every earlier change.
   void Add(Version version, std::string_view key, bool removed);
-  // What was added can be seen by After from now on, and newest() tells of it. Called between writes, not within one.
+  // Makes the added changes visible to After and advances newest(). Call it between writes, not
+  // within one.
   void Publish() { newest_.store(last_, std::memory_order_release); }
 
-  // The changes after `after` of keys that begin with `prefix`, oldest first. `applied` is the partition's last applied
-  // version: a page that reaches the end covers everything up to it.
+  // The changes after `after` to keys that begin with `prefix`, oldest first. `applied` is the
+  // partition's last applied version: a page that reaches the end of the tail covers everything up
+  // to it.
   ChangePage After(Version after, std::string_view prefix, size_t max_changes, size_t max_bytes, Version applied) const;
 
   Version floor() const { return floor_; }
@@ -67,7 +73,7 @@ class ChangeTail {
   bool HasRoom(const Half& half, std::string_view key) const;
 
   std::array<Half, 2> halves_;
-  size_t newer_ = 0;  // the half that is being filled
+  size_t newer_ = 0;  // the half being filled
   size_t half_entries_ = 0, half_key_bytes_ = 0;
   Version floor_ = 0, last_ = 0;
   std::atomic<Version> newest_ = 0;

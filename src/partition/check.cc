@@ -16,7 +16,7 @@ constexpr size_t kReadsInFlight = 32;
 constexpr std::string_view kRestoreAdvice =
     "do not start a node on this directory: copy it, and restore from a backup or a replica";
 
-// Audits one partition. Owners of blocks are counted in `owned_`, one bit a block.
+// Audits one partition. `owned_` marks the blocks that have an owner, one bit per block.
 class PartitionAudit final : private TreeCheckHost {
  public:
   PartitionAudit(Reactor& reactor, const StoreInfo& store, uint32_t id, CheckReport* report,
@@ -46,7 +46,8 @@ class PartitionAudit final : private TreeCheckHost {
     OwnMetadata();
     const uint64_t problems_before = report_->problems_total;
     co_await CheckTree(sb);
-    // What a damaged page refers to is not known, so it is not lost space.
+    // What a damaged page refers to is unknown, so unowned blocks are not reported as lost space
+    // then.
     if (damage.empty()) CompareBitmap(/*whole=*/report_->problems_total == problems_before);
     Status closed = co_await file_->Close();
     if (!closed.ok()) OnProblem(0, closed.message(), "");
@@ -111,7 +112,8 @@ class PartitionAudit final : private TreeCheckHost {
     return true;
   }
 
-  // One slot may be what a power failure left of the write of a superblock, whatever it says: the other is complete.
+  // A power failure during a superblock write may leave one slot in any state. The other slot is
+  // complete.
   Task<void> CheckSuperblocks() {
     AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
     Status status = co_await file_->file().Read(head.data(), head.size(), 0);
@@ -130,10 +132,10 @@ class PartitionAudit final : private TreeCheckHost {
       if (!one_slot) {
         OnProblem(f.copy * kBlockBytes, std::move(what), kRestoreAdvice);
       } else if (report_->notes.size() < CheckReport::kMaxProblems) {
-        what += "; an intact one is there, and the tree it names counts";
+        what += "; another copy is intact, and its tree is used";
         report_->notes.push_back({result_.file, f.copy * kBlockBytes, std::move(what),
-                                  "if the power failed before: nothing, the next checkpoints write it anew; "
-                                  "if not, the device changed bytes: check it"});
+                                  "if the power failed before, do nothing: the next checkpoints rewrite it; if not, "
+                                  "the device changed bytes: check it"});
       }
     }
   }
@@ -151,7 +153,7 @@ class PartitionAudit final : private TreeCheckHost {
       ++result_.metadata_blocks;
     }
     for (const DeadExtent& dead : file_->dead_of_newest()) {
-      OnExtent(dead.extent, "the dead list's entry");
+      OnExtent(dead.extent, "an entry of the dead list");
       result_.pending_free_blocks += dead.extent.blocks();
     }
   }
@@ -172,7 +174,7 @@ class PartitionAudit final : private TreeCheckHost {
                 fmt::format("{} blocks from here on are marked used, but nothing refers to them: "
                             "space is lost",
                             leaked),
-                "nothing is missing; export and load into a new store to have the space back");
+                "no data is missing; export it and load it into a new store to get the space back");
     }
   }
 
@@ -198,14 +200,15 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   LogReader::Options options;
   options.directory = check.directory;
   options.node = store->node;
-  const PartitionCheck* newest = nullptr;  // of the partitions in this log, the one that knows most of it
+  // The partition in this log whose superblock knows most of it.
+  const PartitionCheck* newest = nullptr;
   for (const PartitionCheck& p : report->partitions) {
     if (store->ReactorOf(p.id) == index && (newest == nullptr || p.log_end > newest->log_end)) newest = &p;
   }
   const LogPosition required_end = newest == nullptr ? 0 : newest->log_end;
   auto reader = co_await LogReader::Open(reactor, options);
   if (!reader.ok()) {
-    // A store that was created and never served has no log yet.
+    // A store that was created but never served has no log yet.
     const bool missing = reader.code() == Code::kNotFound;
     if (!missing) problem(reader.status());
     if (missing && required_end > 0) problem(LostLog(check.directory, 0, required_end, newest->file));
@@ -230,13 +233,13 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   }
   check.segments = (*reader)->segments().size();
   check.torn_tail = (*reader)->torn();
-  // What the tree does not hold must be in the log.
+  // The log must hold what the tree does not.
   for (const PartitionCheck& p : report->partitions) {
     auto first = first_lsn.find(store->partitions[p.id].uuid);
     if (first == first_lsn.end() || first->second <= p.checkpoint_lsn + 1) continue;
     problem(Error(Code::kCorruption,
-                  "partition {}: the tree ends at LSN {}, the log starts at {}: records between are lost", p.id,
-                  p.checkpoint_lsn, first->second));
+                  "partition {}: the tree ends at LSN {}, but the log starts at LSN {}: the records between are lost",
+                  p.id, p.checkpoint_lsn, first->second));
   }
   co_return check;
 }

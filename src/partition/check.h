@@ -1,9 +1,10 @@
-// The page audit: one checker for tests, `kvadmin check` and whoever wonders. Reads a store that no process has open
-// and changes nothing in it. (A store that is open is the scrubber's, scrub.h.)
+// CheckStore: the page audit behind `kvadmin check` and the tests. It reads a store that no process
+// has open and changes nothing in it. (The scrubber, scrub.h, checks a store that is open.)
 //
-// For every partition: superblock copies, group directory, bitmaps, dead list; then the whole tree from the newest
-// root (tree_check.h). Every block must have exactly one owner (a page, a value, metadata, the dead list) or be free in
-// the bitmap. For every log: all batches in order.
+// For every partition it checks the superblock copies, the group directory, the bitmaps, and the
+// dead list, and then the whole tree from the newest root (tree_check.h). Every block must have
+// exactly one owner (a page, a value, metadata, or the dead list) or be free in the bitmap. For
+// every log it reads all batches in order.
 //
 // Threads: one reactor.
 #pragma once
@@ -25,7 +26,7 @@ struct PartitionCheck {
   uint32_t id = 0;
   std::string file;
   uint64_t generation = 0, checkpoint_lsn = 0;
-  LogPosition log_end = 0;  // how far the log had come, by the superblock
+  LogPosition log_end = 0;  // how far the log had come, according to the superblock
   uint64_t inner_pages = 0, leaf_pages = 0, overflow_values = 0;
   uint64_t records = 0, bytes = 0, content_hash = 0;  // of the tree; the log may hold more
   uint64_t file_blocks = 0, reachable_blocks = 0, metadata_blocks = 0, pending_free_blocks = 0, free_blocks = 0;
@@ -35,27 +36,28 @@ struct PartitionCheck {
 struct LogCheck {
   std::string directory;
   uint64_t segments = 0, batches = 0, records = 0;
-  bool torn_tail = false;  // something unfinished at the end: what a crash leaves, and recovery cuts
+  // An unfinished write at the end, as a crash leaves it; recovery cuts it off.
+  bool torn_tail = false;
 };
 
 struct CheckReport {
   StoreInfo store;
   std::vector<PartitionCheck> partitions;
   std::vector<LogCheck> logs;
-  std::vector<CheckProblem> problems;  // empty: the store is sound
-  uint64_t problems_total = 0;         // also those beyond kMaxProblems
-  // Damage that costs nothing and that a power failure may leave, too: in the copies of one superblock slot.
+  std::vector<CheckProblem> problems;  // empty: the store is intact
+  uint64_t problems_total = 0;         // includes those beyond kMaxProblems
+  // Harmless damage that a power failure may also leave: in the copies of one superblock slot.
   std::vector<CheckProblem> notes;
   static constexpr size_t kMaxProblems = 100;
 };
 
 struct CheckOptions {
-  // Called now and then with blocks read and blocks in use, for progress.
+  // Called from time to time with the blocks read and the blocks in use, to report progress.
   std::function<void(uint64_t done_blocks, uint64_t total_blocks)> on_progress;
 };
 
-// kLocked when a process has the store open; kNotFound when there is none; other errors only when not even
-// the store file can be read. Damage is not an error but a problem in the report.
+// kLocked: a process has the store open. kNotFound: there is no store. Other errors are returned
+// only if not even the store file can be read. Damage is not an error but a problem in the report.
 Task<Result<CheckReport>> CheckStore(Reactor& reactor, std::string data_dir, CheckOptions options = {});
 
 }  // namespace pando

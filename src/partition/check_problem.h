@@ -1,4 +1,4 @@
-// CheckProblem: a damaged place on disk, as the checker and the scrubber report it.
+// CheckProblem: one damaged place on disk, as reported by the checker and the scrubber.
 //
 // Threads: a value.
 #pragma once
@@ -11,7 +11,7 @@ namespace pando {
 struct CheckProblem {
   std::string file;
   uint64_t offset_bytes = 0;
-  std::string what;    // what is wrong and what it means
+  std::string what;    // what is wrong and what that means
   std::string advice;  // what to do about it
 };
 

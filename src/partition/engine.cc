@@ -11,19 +11,24 @@ namespace pando {
 namespace {
 
 constexpr Nanos kCheckpointTick = 20 * kMillisecond;
-constexpr Nanos kLockInterval = kSecond;  // how often the lock file is looked at
+constexpr Nanos kLockInterval = kSecond;  // how often the lock file is checked
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
-constexpr uint64_t kLogBufferBytes = 6u << 20;  // the log's group buffers, which count towards the engine's memory
-// What the changes kept for watchers may take of the engine's memory, over all its partitions.
+// The log's group buffers, which count towards the engine's memory.
+constexpr uint64_t kLogBufferBytes = 6u << 20;
+// Memory for the changes kept for watchers, over all partitions: at most this share of the engine's
+// memory.
 constexpr uint64_t kChangeTailShare = 64;
 constexpr uint64_t kMaxChangeTailBytes = 32u << 20;
-constexpr size_t kBatchChunk = 128;  // lookups prepared at once
-// A record replayed costs a page read and a page write once the pages it dirties outgrow the pool. What more log than
-// this would save is little, for by then most pages went to disk to make room: checkpoint then, and recover sooner.
+constexpr size_t kBatchChunk = 128;  // lookups prepared together
+// Once replay dirties more pages than the pool holds, each replayed record costs a page read and a
+// page write. A longer log would then save little, because most pages were already written to make
+// room. Checkpoint at that point, so that recovery is faster.
 constexpr uint64_t kLogRecordsPerPoolPage = 4;
-// Space that pages left is free for others two checkpoints later: it may grow to this share of what is in use.
+// Space that pages free becomes reusable two checkpoints later. It may grow to this share of the
+// space in use.
 constexpr uint64_t kPendingFreeShare = 8;
-// ... and no further than this, 8 GiB: each page of it is an entry of the dead list, in memory and at every checkpoint.
+// It may not exceed 8 GiB either: each of its pages is an entry of the dead list, in memory and at
+// every checkpoint.
 constexpr uint64_t kMaxPendingBlocks = 1u << 21;
 
 }  // namespace
@@ -45,7 +50,7 @@ class Engine::Impl final : public LogReplaySink {
   static uint64_t PartitionsOf(const EngineOptions& options) {
     return (options.store.partitions.size() + options.store.reactors - 1) / options.store.reactors;
   }
-  // Of one partition.
+  // For one partition.
   static uint64_t ChangeTailBytes(const EngineOptions& options) {
     const uint64_t all = std::min(options.memory_bytes / kChangeTailShare, kMaxChangeTailBytes);
     return std::max<uint64_t>(all / std::max<uint64_t>(PartitionsOf(options), 1), ChangeTail::kMinBytes);
@@ -56,8 +61,8 @@ class Engine::Impl final : public LogReplaySink {
     const uint64_t needed = BufferPool::MinMemoryBytes(pool.page_bytes, pool.write_buffers);
     if (pool.memory_bytes >= needed) return Status();
     return Error(Code::kInvalidArgument,
-                 "{} bytes of memory for one reactor's engine; with pages of {} bytes it needs at "
-                 "least {}: raise --memory_limit_mb",
+                 "one reactor's engine has {} bytes of memory; with pages of {} bytes it needs at least {} bytes: "
+                 "raise --memory_limit_mb",
                  options.memory_bytes, pool.page_bytes, needed / 3 * 4);
   }
 
@@ -65,7 +70,7 @@ class Engine::Impl final : public LogReplaySink {
     pool_.Start();
     Status status = co_await OpenAll();
     if (!status.ok()) {
-      // What was opened is closed again; the first error is the one to report.
+      // Close what was opened. The first error is the one to report.
       Status closed = co_await Shut();
       LOG_IF(WARNING, !closed.ok()) << "after a failed open: " << closed.ToString();
       co_return status;
@@ -117,14 +122,16 @@ class Engine::Impl final : public LogReplaySink {
     co_return co_await MakeLogKnown();
   }
 
-  // Before the first write: a store whose superblocks do not say that there is a log would open without it.
+  // Runs before the first write. A store whose superblocks do not record the log's end would open
+  // even without its log.
   Task<Status> MakeLogKnown() {
     for (Replica* replica : served_) {
       if (replica->KnowsLog()) continue;
       Status status = co_await replica->Checkpoint();
       if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(std::move(status));
-      // Only where an older version filled the disk; checkpoints will try again.
-      LOG_IF(WARNING, !status.ok()) << "first checkpoint of partition " << replica->id() << ": " << status.ToString();
+      // Happens only if an older version filled the disk. Checkpoints will try again.
+      LOG_IF(WARNING, !status.ok()) << "the first checkpoint failed for partition " << replica->id() << ": "
+                                    << status.ToString();
     }
     co_return Status();
   }
@@ -132,14 +139,16 @@ class Engine::Impl final : public LogReplaySink {
   Task<Status> OnBatch(const RecoveredBatch& batch) override {
     auto found = by_uuid_.find(batch.partition);
     if (found == by_uuid_.end()) {
-      co_return Error(Code::kCorruption, "{}: batch at offset {} is of partition {}, which this store does not have",
-                      batch.file, batch.offset, batch.partition.ToString());
+      co_return Error(Code::kCorruption,
+                      "{}: the batch at offset {} belongs to partition {}, which this store does not have", batch.file,
+                      batch.offset, batch.partition.ToString());
     }
     RecoveredBatch copy = batch;
     co_return co_await found->second->Replay(copy);
   }
 
-  // Whether the directory that is open is still the one whose lock this process holds, wherever it was moved.
+  // Whether the open directory is still the one whose lock this process holds, even if it was
+  // moved.
   Status StillOurs() const {
     if (!options_.lock) return Status();
     Result<FileIdentity> now = data_dir_.Identify(kLockName);
@@ -161,8 +170,10 @@ class Engine::Impl final : public LogReplaySink {
     if (options_.on_failure) options_.on_failure(status);
   }
 
-  // The partition to checkpoint next: whoever pins the oldest log when there is much of it; or who would give back the
-  // most space when much waits for that; or the one whose last checkpoint is too long ago; null when there is none.
+  // Returns the partition to checkpoint next, or null if there is none. If much log is retained, it
+  // is the one that pins the oldest log. If much space waits to be freed, it is the one that would
+  // free the most. Otherwise it is the one whose last checkpoint is longest ago, if that is too
+  // long.
   Replica* NextToCheckpoint() {
     LogStats log = log_->stats();
     const uint64_t enough_records =
@@ -181,8 +192,8 @@ class Engine::Impl final : public LogReplaySink {
     return oldest;
   }
 
-  // With data that fits into memory, a page rewritten many times between two checkpoints is written once: up to as much
-  // as the pool holds, waiting for space is worth that.
+  // If the data fits into memory, a page that is rewritten many times between two checkpoints is
+  // written only once. That is worth letting space wait, up to the size of the pool.
   Replica* MostPendingFree() {
     uint64_t pending = 0, used = 0;
     Replica* most = nullptr;
@@ -197,7 +208,7 @@ class Engine::Impl final : public LogReplaySink {
     return pending > std::min(std::max(pool_blocks, used / kPendingFreeShare), kMaxPendingBlocks) ? most : nullptr;
   }
 
-  // Removes what has expired, one partition after another.
+  // Removes expired records, one partition after another.
   Task<void> SweepLoop() {
     for (Nanos next = 0; !closing_ && failure_.ok();) {
       co_await Sleep(reactor_, kCheckpointTick);  // short, so that closing does not wait long
@@ -206,7 +217,8 @@ class Engine::Impl final : public LogReplaySink {
       for (Replica* r : served_) {
         if (closing_ || !failure_.ok() || !r->ExpiryDue()) continue;
         Status status = co_await r->Sweep();
-        LOG_IF(WARNING, !status.ok() && !closing_) << "sweeping partition " << r->id() << ": " << status.ToString();
+        LOG_IF(WARNING, !status.ok() && !closing_)
+            << "could not remove the expired records of partition " << r->id() << ": " << status.ToString();
       }
     }
   }
@@ -231,7 +243,7 @@ class Engine::Impl final : public LogReplaySink {
       Status status = co_await replica->Checkpoint();
       ++checkpoints_;
       if (!status.ok() && failure_.ok()) {
-        LOG(WARNING) << "checkpoint of partition " << replica->id() << ": " << status.ToString();
+        LOG(WARNING) << "the checkpoint failed for partition " << replica->id() << ": " << status.ToString();
         co_await Sleep(reactor_, kSecond);  // a full disk: try again, without a busy loop
       }
     }
@@ -245,12 +257,13 @@ class Engine::Impl final : public LogReplaySink {
   Task<Status> Close(bool checkpoint) {
     if (scrubber_) scrubber_->Stop();
     if (releaser_) releaser_->Stop();
-    // Running writes may wait for room in the log, which checkpoints make: the loop goes on until they are done.
+    // Running writes may wait for room in the log, which checkpoints make. The checkpoint loop
+    // therefore runs until they are done.
     for (auto& replica : replicas_) co_await replica->Drain();
     closing_ = true;
     co_await tasks_.Drain();
     Status status;
-    // Twice: the log is needed back to the older of the two superblock slots.
+    // Checkpoint twice: the log is needed back to the older of the two superblock slots.
     for (int round = 0; checkpoint && round < 2 && status.ok() && failure_.ok(); ++round) {
       for (Replica* r : served_) {
         status = co_await r->Checkpoint();
@@ -321,7 +334,8 @@ class Engine::Impl final : public LogReplaySink {
     s.pool_free_pages = pool.free_pages;
     s.pool_dirty_pages = pool.dirty_pages;
     s.pool_misses_total = pool.loads_total;
-    // What was read is used, too, and is no hit. (An inner page that is read is not counted as used: no negative sums.)
+    // A load is a use but not a hit. (Loading an inner page does not count as a use, so the sum
+    // could become negative.)
     const uint64_t uses = batch_reads_ + pool.uses_total;
     s.pool_hits_total = uses - std::min(uses, pool.loads_total);
     s.pool_evictions_total = pool.evictions_total;
@@ -350,7 +364,7 @@ class Engine::Impl final : public LogReplaySink {
   bool closing_ = false;
   uint64_t checkpoints_ = 0;
   uint64_t batch_reads_ = 0;
-  std::array<BatchLookup, kBatchChunk> lookups_;  // of the BatchGet that runs; it does not suspend
+  std::array<BatchLookup, kBatchChunk> lookups_;  // of the running BatchGet, which does not suspend
   TaskGroup tasks_;
 };
 

@@ -1,11 +1,14 @@
-// Engine: everything one reactor owns of a store: the buffer pool, the log, and the partitions assigned to it.
-// A node runs one per reactor; an embedded user runs one and calls it directly.
+// Engine: everything that one reactor owns of a store: the buffer pool, the log, and the partitions
+// assigned to it. A node runs one engine per reactor. An embedded user runs one and calls it
+// directly.
 //
-// Threads: one reactor. A request for a partition of another reactor is carried there with Reactor::CallRemote.
+// Threads: one reactor. Use Reactor::CallRemote to send a request to a partition of another
+// reactor.
 //
 // Invariants
-//   E1  A partition serves requests only after Recover replayed its log to the end.
-//   E2  Everything the engine allocates counts towards EngineOptions::memory_bytes; the pool is sized so that it does.
+//   E1  A partition serves requests only after recovery has replayed its log to the end.
+//   E2  Everything the engine allocates counts towards EngineOptions::memory_bytes. The pool is
+//       sized accordingly.
 //   E3  After Close every task has ended and every acknowledged write is durable.
 #pragma once
 
@@ -30,25 +33,31 @@ class BufferPool;
 
 struct EngineOptions {
   StoreInfo store;
-  uint32_t reactor_index = 0;                   // which of the store's reactors this is
-  uint64_t memory_bytes = 256u << 20;           // pool frames + their descriptors + write buffers + log buffers
-  Compression compression = Compression::kLz4;  // of pages written from now on; what is stored is read either way
+  uint32_t reactor_index = 0;  // index of this reactor in the store
+  // Pool frames, their descriptors, write buffers, and log buffers.
+  uint64_t memory_bytes = 256u << 20;
+  // Of pages written from now on; stored pages are readable either way.
+  Compression compression = Compression::kLz4;
   uint64_t log_budget_bytes = 512u << 20;
   uint64_t log_budget_records = 4'000'000;
   uint64_t log_segment_bytes = 8u << 20;
-  // Replaced pages and values that snapshots may hold in one partition: they are listed at every checkpoint. When there
-  // are more, the oldest snapshot is released before its time.
+  // The most replaced pages and values that snapshots may retain in one partition, because every
+  // checkpoint lists them. Beyond that, the oldest snapshot is released early.
   static constexpr uint64_t kMaxHeldExtents = 4'000'000;
   uint64_t max_held_extents = kMaxHeldExtents;
-  // Of the lock file that LockStore took. The engine stops when the store's directory has another one, or none: the
-  // store may be another process's then. None: not looked at.
+  // Identity of the lock file that LockStore took. The engine stops if the store's directory has
+  // another lock file or none, because another process may have opened the store. Not set: no
+  // check.
   std::optional<FileIdentity> lock;
-  // Opens also when the log, or its end, is missing: the writes in it are lost. For an operator who decided so.
+  // Opens the store even if the log, or its end, is missing. The writes in the missing part are
+  // lost. An operator must decide this.
   bool accept_lost_log = false;
-  Nanos checkpoint_interval_ns = 60 * kSecond;  // a dirty partition is checkpointed at least this often
-  ScrubOptions scrub;                           // of the background; by default only what is asked for
-  SpaceReleaseOptions release;                  // of space that is not needed any more; by default none
-  // Called once when the disk failed (a write or sync error, or damage found); the engine stops acknowledging.
+  // A dirty partition is checkpointed at least this often.
+  Nanos checkpoint_interval_ns = 60 * kSecond;
+  ScrubOptions scrub;           // of background passes; by default only requested passes run
+  SpaceReleaseOptions release;  // of free space to the file system; by default none
+  // Called once when the engine fails (a write or sync error, or damage found). The engine then
+  // acknowledges no more writes.
   std::function<void(const Status&)> on_failure;
 };
 
@@ -64,28 +73,29 @@ struct EngineStats {
 
 class Engine {
  public:
-  // Opens log and partitions and recovers them. On return every partition serves.
+  // Opens the log and the partitions and recovers them. On return every partition serves requests.
   static Task<Result<std::unique_ptr<Engine>>> Open(Reactor& reactor, EngineOptions options);
   ~Engine();
 
   Reactor& reactor();
-  // The partition with this id, or null when it belongs to another reactor.
+  // The partition with this ID, or null if it belongs to another reactor.
   Partition* partition(uint32_t id);
   std::span<Partition* const> partitions();
 
-  // Answers what memory can answer: descends for all reads together, prefetching, so that their cache misses overlap.
-  // Sets every outcome; kMiss ones need co_await read.partition->Get(key).
+  // Answers the reads that memory can answer. Descends for all reads together and prefetches, so
+  // that their cache misses overlap. Sets every outcome. For kMiss, co_await
+  // read.partition->Get(key).
   void BatchGet(std::span<PointRead> reads);
 
-  // Checkpoints all partitions; returns when their superblocks are durable.
+  // Checkpoints all partitions. Returns when their superblocks are durable.
   Task<Status> CheckpointAll();
   EngineStats stats() const;
-  // Verifies what is on disk while the engine serves.
+  // Verifies the data on disk while the engine serves requests.
   Scrubber& scrubber();
   // Why the engine stopped, or OK.
   const Status& failure() const;
-  // Waits for running requests and writes, closes the log with its closing position; with `checkpoint`, checkpoints
-  // first so that the next open replays nothing.
+  // Waits for running requests and writes, then closes the log with its closing position. With
+  // `checkpoint`, checkpoints first so that the next open replays nothing.
   Task<Status> Close(bool checkpoint);
 
  private:

@@ -32,7 +32,7 @@ MetaRef EncodeMetaChain(const Uuid& partition, const void* entries, uint64_t cou
     left -= header.entries;
     writes->push_back({at, std::move(bytes)});
   }
-  // Each piece holds the checksum of the next one: from the last to the first.
+  // Each piece holds the checksum of the next one, so this goes from the last to the first.
   MetaRef next;
   for (size_t i = writes->size(); i > first_write; --i) {
     MetaWrite& write = (*writes)[i - 1];
@@ -60,11 +60,13 @@ Task<Result<AlignedBuffer>> MetaChainReader::ReadExtent(Extent location, uint64_
   co_return bytes;
 }
 
-// Format 1: one extent, without a header, also where there are no entries.
+// Format 1: one extent without a header, which exists even if there are no entries.
 Task<Status> MetaChainReader::ReadWhole(MetaRef ref, std::string_view what, std::vector<char>* entries) {
   CO_ASSIGN_OR_RETURN(AlignedBuffer bytes, co_await ReadExtent(ref.location, ref.checksum, what));
   if (ref.entries > bytes.size() / kMetaEntryBytes) {
-    co_return Error(Code::kCorruption, "{}: the {} at offset {} has room for {} entries, the superblock says {}",
+    co_return Error(Code::kCorruption,
+                    "{}: the {} at offset {} has room for {} entries, but the superblock says {}; restore the "
+                    "partition from a backup or a replica",
                     file_->path(), what, ref.location.offset_bytes(), bytes.size() / kMetaEntryBytes, ref.entries);
   }
   entries->assign(bytes.data(), bytes.data() + ref.entries * kMetaEntryBytes);
@@ -75,7 +77,9 @@ Task<Result<std::vector<char>>> MetaChainReader::Read(MetaRef ref, uint64_t max_
                                                       std::vector<Extent>* pieces, uint64_t* damaged_at) {
   *damaged_at = ref.location.offset_bytes();
   if (ref.entries > max_entries) {
-    co_return Error(Code::kCorruption, "{}: the {} at offset {} has {} entries, where at most {} are possible",
+    co_return Error(Code::kCorruption,
+                    "{}: the {} at offset {} has {} entries, but at most {} are possible; restore the partition from a "
+                    "backup or a replica",
                     file_->path(), what, ref.location.offset_bytes(), ref.entries, max_entries);
   }
   std::vector<char> entries;
@@ -87,7 +91,7 @@ Task<Result<std::vector<char>>> MetaChainReader::Read(MetaRef ref, uint64_t max_
   }
   Extent at = ref.location;
   uint64_t checksum = ref.checksum;
-  // Every piece has an entry at least, so that a chain that bites its tail ends.
+  // Every piece has at least one entry, so even a cyclic chain ends.
   for (uint64_t left = ref.entries; left > 0;) {
     *damaged_at = at.offset_bytes();
     CO_ASSIGN_OR_RETURN(AlignedBuffer bytes, co_await ReadExtent(at, checksum, what));
@@ -97,8 +101,8 @@ Task<Result<std::vector<char>>> MetaChainReader::Read(MetaRef ref, uint64_t max_
     const bool last = header.next.empty();
     if (header.entries == 0 || header.entries > std::min(room, left) || (header.entries < left) == last) {
       co_return Error(Code::kCorruption,
-                      "{}: {} at offset {} has {} entries in a piece that has room for {}, and {} are missing; restore "
-                      "the partition from a backup or a replica",
+                      "{}: {} at offset {} has {} entries in a piece with room for {}, and {} entries are still "
+                      "missing; restore the partition from a backup or a replica",
                       file_->path(), what, at.offset_bytes(), header.entries, room, left);
     }
     const char* first = bytes.data() + sizeof(header);

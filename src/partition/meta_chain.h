@@ -1,7 +1,8 @@
-// MetaChain: how a partition file stores an array of 16-byte entries (the dead list, the group directory) without
-// needing contiguous space: as a chain of pieces, each an extent of any length, each naming the next one with its
-// checksum (docs/FORMAT.md, "Metadata chains"). Where the file has long free runs, the pieces are long; on a full and
-// scattered disk each piece is one block.
+// MetaChain: stores an array of 16-byte entries (the dead list, the group directory) in a partition
+// file without needing contiguous space. The array becomes a chain of pieces. Each piece is an
+// extent of any length that names the next piece and its checksum (docs/FORMAT.md, "Metadata
+// chains"). Where the file has long free runs, the pieces are long. On a full and fragmented disk
+// each piece is one block.
 //
 // Threads: values.
 #pragma once
@@ -17,7 +18,7 @@
 
 namespace pando {
 
-// What a piece starts with; its entries follow, then zeros up to the end of its extent.
+// The header of a piece. The entries follow, then zeros up to the end of the extent.
 struct MetaPieceHeader {
   Extent next;  // 0: this is the last piece
   uint64_t next_checksum = 0;
@@ -28,13 +29,13 @@ static_assert(sizeof(MetaPieceHeader) == 32);
 static_assert(offsetof(MetaPieceHeader, next_checksum) == 8 && offsetof(MetaPieceHeader, entries) == 16);
 
 inline constexpr uint64_t kMetaEntryBytes = 16;
-inline constexpr uint32_t kMaxPieceBlocks = 64;  // 256 KiB: few reads at open, and a buffer of bounded size
+inline constexpr uint32_t kMaxPieceBlocks = 64;  // 256 KiB: few reads at open, and a bounded buffer
 
 constexpr uint64_t EntriesInPiece(uint64_t blocks) {
   return (blocks * kBlockBytes - sizeof(MetaPieceHeader)) / kMetaEntryBytes;
 }
 static_assert(EntriesInPiece(1) == 254);
-// Blocks that so many entries take at most, which is when every piece is one block.
+// The most blocks that `entries` entries can take. This is reached when every piece is one block.
 constexpr uint64_t MetaBlocksFor(uint64_t entries) { return (entries + EntriesInPiece(1) - 1) / EntriesInPiece(1); }
 
 uint64_t MetaChecksum(const Uuid& partition, Extent at, const char* bytes);
@@ -44,23 +45,25 @@ struct MetaWrite {
   AlignedBuffer bytes;
 };
 
-// The bytes of `entries` in `pieces`, which have room for them; appends one write for each piece it uses and sets *used
-// to how many those are (the first ones). Without entries there is no chain: the reference is empty.
+// Encodes `entries` into `pieces`, which must have room for them. Appends one write for each piece
+// used and sets *used to the number of pieces used (the first ones). Without entries there is no
+// chain and the reference is empty.
 MetaRef EncodeMetaChain(const Uuid& partition, const void* entries, uint64_t count, std::span<const Extent> pieces,
                         size_t* used, std::vector<MetaWrite>* writes);
 
-// Reads a chain of format 2, or the one extent of format 1. `what` names it in errors, which name the file and the
-// offset; *pieces receives the extents read, also of a chain whose end turns out damaged, and *damaged_at the offset of
-// what is. Entries are at most `max_entries`.
+// Reads a chain of format 2, or the single extent of format 1. Errors name the file, the offset,
+// and the chain as `what`. *pieces receives the extents that were read, even if the chain turns out
+// to be damaged later. *damaged_at receives the offset of the damage. `max_entries` is the most
+// entries that the chain may have.
 class MetaChainReader {
  public:
-  // Extents beyond `file_blocks` are damage.
+  // Extents beyond `file_blocks` count as damage.
   MetaChainReader(File* file, const Uuid& partition, uint32_t format, uint64_t file_blocks)
       : file_(file), partition_(partition), format_(format), file_blocks_(file_blocks) {}
 
   Task<Result<std::vector<char>>> Read(MetaRef ref, uint64_t max_entries, std::string_view what,
                                        std::vector<Extent>* pieces, uint64_t* damaged_at);
-  // One extent with its checksum.
+  // Reads one extent and verifies its checksum.
   Task<Result<AlignedBuffer>> ReadExtent(Extent location, uint64_t checksum, std::string_view what);
 
  private:

@@ -17,7 +17,8 @@ void PartitionFile::EndGeneration(Generation frozen) {
   }
 }
 
-// Takes pieces for `entries` more than *pieces has room for: as long ones as there are. *took: there were not enough.
+// Allocates pieces, each as long as possible, until *pieces has room for `entries` entries. *took
+// is set if any had to be allocated.
 Task<Status> PartitionFile::AllocatePieces(uint64_t entries, std::vector<Extent>* pieces, bool* took) {
   uint64_t room = 0;
   for (Extent e : *pieces) room += EntriesInPiece(e.blocks());
@@ -38,10 +39,12 @@ Task<Status> PartitionFile::AllocatePieces(uint64_t entries, std::vector<Extent>
   co_return Status();
 }
 
-// New places for the directory, the dead list and every changed group's bitmap. Allocating changes bitmaps, and others
-// go on meanwhile, so this repeats until nothing is missing. Ends without a suspension after that.
+// Allocates new locations for the directory, the dead list, and the bitmap of every changed group.
+// Allocation itself changes bitmaps, and other tasks run meanwhile, so this repeats until nothing
+// is missing. It then returns without suspending.
 Task<Status> PartitionFile::AllocateMeta(MetaPlaces* places) {
-  // The next release (dead_newest_) and what must not be in this bitmap (young, unreferenced) change groups as well.
+  // The next blocks to be freed (dead_newest_) and the extents that must not be in this bitmap
+  // (young_, unreferenced_) change groups as well.
   auto mark = [this](Extent e) {
     allocator_.MarkChanged(static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks));
   };
@@ -57,14 +60,14 @@ Task<Status> PartitionFile::AllocateMeta(MetaPlaces* places) {
       took = true;
     }
     CO_RETURN_IF_ERROR(co_await AllocatePieces(allocator_.group_count(), &places->directory, &took));
-    // What the old metadata occupied dies with this checkpoint, too.
+    // The blocks of the old metadata die with this checkpoint too.
     const uint64_t dead = dead_frozen_.size() + held_extents() + pieces_.size() + allocator_.group_count();
     CO_RETURN_IF_ERROR(co_await AllocatePieces(dead, &places->dead, &took));
   }
   co_return Status();
 }
 
-// Gives back the pieces that a chain of `entries` does not need.
+// Frees the pieces that a chain of `entries` entries does not need.
 void PartitionFile::TrimPieces(uint64_t entries, std::vector<Extent>* pieces) {
   size_t used = 0;
   for (uint64_t room = 0; room < entries; ++used) room += EntriesInPiece((*pieces)[used].blocks());
@@ -72,8 +75,9 @@ void PartitionFile::TrimPieces(uint64_t entries, std::vector<Extent>* pieces) {
   pieces->resize(used);
 }
 
-// What dies with this checkpoint, and all that the next start must know as dead: nothing is held then, so what this
-// root does not reach and snapshots hold must become free.
+// Lists what dies with this checkpoint (*dead), and everything that the next start must treat as
+// dead (*dead_on_disk). After a restart nothing is held. Extents that this root does not reach but
+// snapshots hold must then become free.
 void PartitionFile::ListDead(const MetaPlaces& places, std::vector<DeadExtent>* dead,
                              std::vector<DeadExtent>* dead_on_disk) const {
   *dead = dead_frozen_;
@@ -92,7 +96,8 @@ void PartitionFile::ListDead(const MetaPlaces& places, std::vector<DeadExtent>* 
   }
 }
 
-// The bitmaps of the changed groups, as this checkpoint and the one before reach them (D2), and the new directory.
+// Encodes the bitmaps of the changed groups as reachable from this checkpoint and the previous one
+// (D2), and fills in the new directory.
 std::vector<MetaWrite> PartitionFile::EncodeBitmaps(const MetaPlaces& places, std::vector<GroupEntry>* groups) {
   std::vector<MetaWrite> writes;
   std::vector<size_t> write_of_group(places.bitmaps.size(), SIZE_MAX);
@@ -112,7 +117,8 @@ std::vector<MetaWrite> PartitionFile::EncodeBitmaps(const MetaPlaces& places, st
     for (uint64_t b = first; b < first + e.blocks(); ++b) bits[b / 8] &= static_cast<char>(~(1 << (b % 8)));
     if (differs_from_memory) allocator_.MarkChanged(g);
   };
-  for (const DeadExtent& d : dead_newest_) clear(d.extent, false);  // free in memory, too, once this is durable
+  // Free in memory too, once this is durable.
+  for (const DeadExtent& d : dead_newest_) clear(d.extent, false);
   for (uint64_t packed : young_) clear(Extent{packed}, true);
   for (uint64_t packed : unreferenced_) clear(Extent{packed}, true);
   groups->resize(allocator_.group_count());
@@ -124,7 +130,7 @@ std::vector<MetaWrite> PartitionFile::EncodeBitmaps(const MetaPlaces& places, st
   return writes;
 }
 
-// The metadata's bytes, as of now; nothing here suspends, so they are one consistent picture.
+// Encodes the metadata as of now. Nothing here suspends, so the result is consistent.
 std::vector<MetaWrite> PartitionFile::Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
                                                 std::vector<DeadExtent>* dead) {
   serialized_ = true;
@@ -150,7 +156,7 @@ Task<Status> PartitionFile::WriteMeta(std::vector<MetaWrite> writes) {
   co_return Status();
 }
 
-// Gives back what an attempt that ran out of space had taken.
+// Frees what an attempt that ran out of space had allocated.
 void PartitionFile::ReleaseMeta(const MetaPlaces& places) {
   for (const std::vector<Extent>* extents : {&places.directory, &places.dead, &places.bitmaps}) {
     for (Extent e : *extents) {
@@ -191,7 +197,7 @@ Task<Status> PartitionFile::Commit(Superblock content) {
     OnIoError(status);
     co_return status;
   }
-  // Durable: what only the generation before the previous one needed is free now.
+  // Durable. Blocks that only the generation before the previous one needed are free now.
   for (const DeadExtent& d : dead_newest_) {
     allocator_.Free(d.extent);
     pending_free_blocks_ -= d.extent.blocks();

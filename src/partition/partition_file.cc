@@ -1,4 +1,5 @@
-// PartitionFile: creation and opening. partition_space.cc has who gets which blocks, partition_commit.cc checkpoints.
+// PartitionFile: creation and opening. partition_space.cc has allocation, growth, and the return of
+// space. partition_commit.cc has checkpoints.
 #include "src/partition/partition_file.h"
 
 #include <algorithm>
@@ -15,7 +16,7 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
   Result<File> opened = co_await File::Open(reactor, options.path, File::Mode::kCreate, /*direct=*/true);
   if (!opened.ok()) co_return opened.TakeStatus();
   File file = *std::move(opened);
-  // Superblocks, one empty leaf, the bitmap of group 0, the group directory in one piece.
+  // Superblocks, one empty leaf, the bitmap of group 0, and the group directory in one piece.
   constexpr uint64_t kLeafBlock = kSuperblockBlocks, kBitmapBlock = kLeafBlock + 1, kDirectoryBlock = kLeafBlock + 2;
   AlignedBuffer image((kDirectoryBlock + 1) * kBlockBytes);
   std::vector<char> page(options.page_bytes), scratch(options.page_bytes);
@@ -80,13 +81,14 @@ Task<Result<std::unique_ptr<PartitionFile>>> PartitionFile::Open(Reactor& reacto
     LOG_IF(WARNING, !closed.ok()) << closed.ToString();
     co_return status;
   }
-  // What was free when the file was last written may since have been given back to the file system.
+  // An earlier process may have returned free blocks to the file system as holes.
   if (!read_only) self->allocator_.SetAsideFreeChunks();
   self->damage_ = nullptr;
   co_return self;
 }
 
-// An error of the metadata at `offset_bytes`: what the open fails with, or what the checker is told.
+// Handles damage to the metadata at `offset_bytes`: records it for the checker, or returns `status`
+// so that the open fails.
 Status PartitionFile::Damaged(uint64_t offset_bytes, Status status) {
   if (!damage_ || status.ok()) return status;
   damage_->push_back({offset_bytes, status.message()});
@@ -104,30 +106,35 @@ Task<Status> PartitionFile::Load() {
   CO_RETURN_IF_ERROR(co_await file_.Read(head.data(), head.size(), 0));
   CO_ASSIGN_OR_RETURN(superblock_, ChooseSuperblock({head.data(), head.size()}, path, &older_lsn_));
   if (superblock_.partition != options_.partition || superblock_.node != options_.node) {
-    co_return Error(Code::kCorruption, "{}: belongs to partition {} of node {}, not to {} of {}", path,
-                    superblock_.partition.ToString(), superblock_.node.ToString(), options_.partition.ToString(),
+    co_return Error(Code::kCorruption,
+                    "{}: belongs to partition {} of node {}, not to partition {} of node {}; restore it from a backup",
+                    path, superblock_.partition.ToString(), superblock_.node.ToString(), options_.partition.ToString(),
                     options_.node.ToString());
   }
   if (superblock_.page_bytes != options_.page_bytes) {
-    co_return Error(Code::kCorruption, "{}: has pages of {} bytes, the store of {}", path, superblock_.page_bytes,
-                    options_.page_bytes);
+    co_return Error(Code::kCorruption,
+                    "{}: has pages of {} bytes, but the store has pages of {} bytes; restore it from a backup", path,
+                    superblock_.page_bytes, options_.page_bytes);
   }
   if (superblock_.root_level >= kMaxTreeHeight) {
-    co_return Error(Code::kCorruption, "{}: a root of level {}; trees are up to {} high", path, superblock_.root_level,
-                    kMaxTreeHeight);
+    co_return Error(Code::kCorruption, "{}: its root has level {}, but levels are below {}; restore it from a backup",
+                    path, superblock_.root_level, kMaxTreeHeight);
   }
   if (superblock_.group_blocks != ExtentAllocator::kGroupBlocks) {
-    co_return Error(Code::kVersion, "{}: allocation groups of {} blocks, this build has {}", path,
-                    superblock_.group_blocks, ExtentAllocator::kGroupBlocks);
+    co_return Error(Code::kVersion,
+                    "{}: has allocation groups of {} blocks, but this build reads {}; use the version that wrote it",
+                    path, superblock_.group_blocks, ExtentAllocator::kGroupBlocks);
   }
   if (bytes / kBlockBytes < superblock_.file_blocks) {
-    co_return Error(Code::kCorruption, "{}: truncated to {} bytes, the superblock says {}; restore it from a backup",
-                    path, bytes, superblock_.file_blocks * kBlockBytes);
+    co_return Error(Code::kCorruption,
+                    "{}: truncated to {} bytes, but the superblock says {} bytes; restore it from a backup", path,
+                    bytes, superblock_.file_blocks * kBlockBytes);
   }
   frozen_generation_ = superblock_.generation;
   allocator_.Grow(superblock_.file_blocks);
   CO_RETURN_IF_ERROR(co_await LoadGroups());
-  // What the file grew by after that checkpoint is free, whatever the bitmap says about blocks after its end.
+  // Blocks that the file grew by after that checkpoint are free, whatever the bitmap says about
+  // blocks beyond its end.
   allocator_.Grow(bytes / kBlockBytes);
   co_return co_await LoadDeadList();
 }
@@ -164,19 +171,21 @@ Task<Status> PartitionFile::LoadDeadList() {
   if (superblock_.dead.location.empty()) co_return Status();
   MetaChainReader reader = ChainReader();
   uint64_t damaged_at = 0;
-  // Each entry names a block of the file at least, and none twice.
+  // Each entry names at least one block of the file, and no block twice, so this bounds the number
+  // of entries.
   Result<std::vector<char>> dead =
       co_await reader.Read(superblock_.dead, superblock_.file_blocks, "dead list", &pieces_, &damaged_at);
   if (!dead.ok()) co_return Damaged(damaged_at, dead.TakeStatus());
   dead_newest_.resize(superblock_.dead.entries);
   if (!dead_newest_.empty()) std::memcpy(static_cast<void*>(dead_newest_.data()), dead->data(), dead->size());
   for (const DeadExtent& d : dead_newest_) pending_free_blocks_ += d.extent.blocks();
-  // Which blocks are in use is not known once a bitmap is damaged.
+  // With a damaged bitmap it is unknown which blocks are in use.
   if (damage_ && !damage_->empty()) co_return Status();
   co_return Damaged(superblock_.dead.location.offset_bytes(), CheckDeadList());
 }
 
-// Every extent of the dead list inside the file, in use, and there once: they will be freed.
+// The extents of the dead list will be freed. Each must lie inside the file, be in use, and be
+// listed only once.
 Status PartitionFile::CheckDeadList() const {
   auto wrong = [this](Extent extent, std::string_view what) {
     return Error(Code::kCorruption,
@@ -192,7 +201,7 @@ Status PartitionFile::CheckDeadList() const {
     if (extent.empty() || extent.block() + extent.blocks() > superblock_.file_blocks) {
       return wrong(extent, "outside the file");
     }
-    if (extent.block() < end) return wrong(extent, "which are the superblocks' or were named before");
+    if (extent.block() < end) return wrong(extent, "which belong to the superblocks or are listed twice");
     end = extent.block() + extent.blocks();
     for (uint64_t b = extent.block(); b < end; ++b) {
       if (!allocator_.IsUsed(b)) return wrong(extent, "which are not in use");

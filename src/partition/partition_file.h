@@ -1,18 +1,21 @@
-// PartitionFile: the file a partition's tree lives in: superblocks, allocation bitmaps, dead lists, growth, and what
-// goes back to the file system.
+// PartitionFile: the file that stores a partition's tree. It manages the superblocks, the
+// allocation bitmaps, the dead lists, file growth, and the return of free space to the file system.
 //
 // Threads: one reactor.
 //
 // Invariants
-//   D1  No block that a valid superblock slot reaches is ever written: what generation N frees becomes reusable only
-//       once generation N+1 is durable.
-//   D2  The bitmap a checkpoint writes marks exactly what its root, its metadata and its dead list reach, and what the
-//       previous checkpoint reaches; blocks taken since for later generations are free in it, so a crash leaks nothing.
-//   D3  A superblock is written only after everything it refers to has been flushed.
-//   D4  Blocks that are free to be given out are held for the file by the file system; what it may not hold is set
-//       aside. A hole is made only of blocks that are free, and nobody is given them while it is.
-//   D5  Nothing in the metadata needs contiguous space: a checkpoint needs MetadataBlocks() free blocks, wherever they
-//       lie.
+//   D1  No block reachable from a valid superblock slot is ever overwritten. Blocks freed in
+//       generation N become reusable only once generation N+1 is durable.
+//   D2  The bitmaps that a checkpoint writes mark exactly the blocks reachable from its root, its
+//       metadata, and its dead list, plus those reachable from the previous checkpoint. Blocks
+//       allocated since then for later generations are free in these bitmaps, so a crash leaks
+//       nothing.
+//   D3  A superblock is written only after everything that it refers to has been flushed.
+//   D4  The file system holds space for every free block that can be allocated. Free blocks that
+//       may be holes are set aside. A hole is punched only in free blocks, and they cannot be
+//       allocated meanwhile.
+//   D5  Metadata never needs contiguous space. A checkpoint needs MetadataBlocks() free blocks,
+//       located anywhere.
 #pragma once
 
 #include <map>
@@ -34,7 +37,8 @@ struct PartitionFileOptions {
   Uuid node;
   Uuid partition;
   uint32_t page_bytes = 0;
-  // The store's directory, when it is open, and the file's name in it: moving the store changes no file. Outlives the
+  // The open store directory, and the file's name relative to it. Opening the file this way keeps
+  // working when the store is moved. Null: the file is opened by `path`. The directory outlives the
   // file.
   const Directory* store = nullptr;
   std::string name = {};
@@ -46,55 +50,63 @@ struct MetaDamage {
   std::string what;
 };
 
-// Makes an empty partition's file: generation 1, one empty leaf. Replaces what a crashed creation left.
+// Creates the file of an empty partition: generation 1 with one empty leaf. Replaces whatever a
+// crashed creation left.
 Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options);
 
 class PartitionFile final : public TreeStorage {
  public:
-  // Opens and reads superblocks, bitmaps and the dead list. Errors name the file and the offset. With `damage`, for the
-  // checker, what is wrong with anything but the superblocks is put there instead; bitmaps and dead list then do not
-  // count.
+  // Opens the file and reads its superblocks, bitmaps, and dead list. Errors name the file and the
+  // offset. The checker passes `damage`: damage to anything but the superblocks is then recorded
+  // there instead of failing the call, and the caller must not rely on the bitmaps and the dead
+  // list.
   static Task<Result<std::unique_ptr<PartitionFile>>> Open(Reactor& reactor, PartitionFileOptions options,
                                                            bool read_only, std::vector<MetaDamage>* damage = nullptr);
   Task<Status> Close() { return file_.Close(); }
 
-  // What the newest checkpoint says.
+  // State of the newest checkpoint.
   const Superblock& superblock() const { return superblock_; }
   Lsn older_checkpoint_lsn() const { return older_lsn_; }
   const ExtentAllocator& allocator() const { return allocator_; }
   uint64_t pending_free_blocks() const { return pending_free_blocks_; }
 
-  // -- checkpoints: EndGeneration together with Tree::EndGeneration, Commit with the root that was written.
+  // -- checkpoints: call EndGeneration together with Tree::EndGeneration, and Commit with the root
+  // that was written.
   void EndGeneration(Generation frozen);
-  // `content` carries generation, epoch, LSN, version, next page id, root and level; the rest is filled in here.
-  // kDiskFull leaves everything as it was, to be tried again.
+  // `content` carries the generation, epoch, LSN, version, next page ID, root, and root level.
+  // Commit fills in the rest. On kDiskFull nothing has changed, and the caller can retry.
   Task<Status> Commit(Superblock content);
 
-  // -- snapshots: while a generation is held, what it may refer to is not reused. Ephemeral: after a restart none is
-  // held and everything that was becomes free. Each hold is released once.
+  // -- snapshots: while a generation is held, the blocks it may refer to are not reused. Holds are
+  // not persistent: a restart drops all of them and frees the blocks they retained. Release each
+  // hold once.
   void HoldGeneration(Generation generation) { ++held_[generation].holds; }
-  void ReleaseGeneration(Generation generation);  // in time proportional to what died since it was held
-  // Holds the newest durable generation, as superblock() has it: its tree, not its metadata. Only while mid_commit() is
-  // false. In time proportional to what died since it ended.
+  // In time proportional to what died since it was held.
+  void ReleaseGeneration(Generation generation);
+  // Holds the newest durable generation, the one superblock() describes: its tree, not its
+  // metadata. Call it only while mid_commit() is false. Takes time proportional to the number of
+  // extents that died since that generation ended.
   Generation HoldNewest();
-  // Between the moment that fixes what a checkpoint's metadata says and the one when it is durable: superblocks on disk
-  // may be half written.
+  // True from the moment that fixes the contents of a checkpoint's metadata until that metadata is
+  // durable. Superblocks on disk may be half written during this time.
   bool mid_commit() const { return serialized_; }
   uint64_t held_blocks() const { return held_blocks_; }
-  // Extents held, of which each is an entry of every dead list written meanwhile.
+  // Number of extents retained by holds. Each one is an entry in every dead list written meanwhile.
   uint64_t held_extents() const;
 
-  // -- admission: makes sure that `blocks` are free, growing the file; kDiskFull when it cannot. They are not reserved.
+  // -- admission: makes sure that `blocks` blocks are free, growing the file if needed. Returns
+  // kDiskFull if that is impossible. The blocks are not reserved.
   Task<Status> EnsureFreeBlocks(uint64_t blocks);
-  // What the metadata of the next checkpoint takes at most, as things are now.
+  // The most blocks that the next checkpoint's metadata can need in the current state.
   uint64_t MetadataBlocks() const;
 
-  // -- giving back: makes a hole of up to `blocks` blocks that are free, so that the file system can use them for other
-  // files, unless fewer than `keep_free` stay free. Returns how many; 0: there was nothing. kUnsupported: this file
-  // system makes no holes. One call at a time, and none when the file is closed.
+  // -- returning space: punches a hole of up to `blocks` free blocks so that the file system can
+  // use them for other files, but leaves at least `keep_free` blocks free. Returns the number of
+  // blocks; 0 means that there was nothing to release. kUnsupported: the file system cannot punch
+  // holes. Make one call at a time, and none once the file is closed.
   Task<Result<uint64_t>> ReleaseSpace(uint64_t blocks, uint64_t keep_free);
 
-  // Where errors go that nobody waits for.
+  // Receives the I/O errors that no caller waits for.
   void set_on_io_error(std::function<void(const Status&)> handler) { on_io_error_ = std::move(handler); }
 
   // -- TreeStorage
@@ -111,11 +123,12 @@ class PartitionFile final : public TreeStorage {
   const PartitionFileOptions& options() const { return options_; }
   const std::vector<GroupEntry>& group_entries() const { return groups_; }
   const std::vector<DeadExtent>& dead_of_newest() const { return dead_newest_; }
-  // Of the group directory and the dead list.
+  // Extents of the group directory and the dead list.
   const std::vector<Extent>& metadata_pieces() const { return pieces_; }
 
  private:
-  // Where a checkpoint's metadata goes: by group, or empty; then the pieces of both chains.
+  // Where a checkpoint's metadata goes: one bitmap block per group (empty if the group is
+  // unchanged), then the pieces of both chains.
   struct MetaPlaces {
     std::vector<Extent> bitmaps, directory, dead;
   };
@@ -154,9 +167,10 @@ class PartitionFile final : public TreeStorage {
   std::vector<Extent> pieces_;            // of its directory and its dead list
   std::vector<DeadExtent> dead_current_;  // freed in the current generation
   std::vector<DeadExtent> dead_frozen_;   // freed in the generation being checkpointed
-  std::vector<DeadExtent> dead_newest_;   // freed in the newest durable generation; reusable after the next is durable
-  // By held generation: extents that died since, which it or an older held one may refer to, and no younger held one
-  // (the dead lists of ZFS).
+  // Freed in the newest durable generation; reusable once the next one is durable.
+  std::vector<DeadExtent> dead_newest_;
+  // For each held generation: the extents that died since then and that it or an older held
+  // generation may refer to, but no younger one. This is the scheme of the dead lists in ZFS.
   struct HeldExtent {
     DeadExtent dead;
     Generation died = 0;
@@ -164,23 +178,25 @@ class PartitionFile final : public TreeStorage {
   struct Held {
     uint32_t holds = 0;
     std::vector<HeldExtent> extents;
-    size_t at_end[2] = {0, 0};  // how many there were when the last generation ended, and the one before it
+    // Number of extents when the last generation ended, and when the one before it ended.
+    size_t at_end[2] = {0, 0};
   };
   std::map<Generation, Held> held_;
   uint64_t held_blocks_ = 0;
   uint64_t pending_free_blocks_ = 0;
   bool checkpointing_ = false;
-  bool serialized_ = false;           // what the checkpoint's dead list holds is fixed
-  Generation frozen_generation_ = 0;  // the one being checkpointed, or checkpointed last
-  // Packed extents that are taken in memory, yet not part of the generation being checkpointed: those of younger
-  // generations, and those that no page or record refers to (not written or applied yet, or dropped while in use).
+  bool serialized_ = false;           // the contents of the checkpoint's dead list are fixed
+  Generation frozen_generation_ = 0;  // the generation being checkpointed, or the last one that was
+  // Packed extents that are allocated in memory but do not belong to the generation being
+  // checkpointed. `young_` has those of younger generations. `unreferenced_` has those that no page
+  // or record refers to: not written or applied yet, or dropped while in use.
   std::unordered_set<uint64_t> young_;
   std::unordered_set<uint64_t> unreferenced_;
   bool growing_ = false;
   WaitQueue grown_;
-  Extent releasing_;  // of which a hole is being made
+  Extent releasing_;  // the hole being punched
   std::function<void(const Status&)> on_io_error_;
-  std::vector<MetaDamage>* damage_ = nullptr;  // during a checker's Open
+  std::vector<MetaDamage>* damage_ = nullptr;  // set during a checker's Open
 };
 
 }  // namespace pando

@@ -1,5 +1,5 @@
-// PartitionFile: which blocks are given out, how the file grows, what of it goes back to the file system, and what
-// waits on dead lists and for snapshots until it is free.
+// PartitionFile: block allocation, file growth, the return of space to the file system, and the
+// blocks that wait on dead lists and for snapshots until they are free.
 #include <algorithm>
 
 #include "src/io/punch_hole.h"
@@ -10,16 +10,18 @@ namespace {
 
 constexpr uint64_t kMinGrowBlocks = 1024, kMaxGrowBlocks = 32'768;  // 4 MiB .. 128 MiB
 constexpr uint32_t kLongRunBlocks = 8;
-// Free space from which on a file that has no run for a value is taken for scattered: growing it by more than the run
-// would only add to what is free.
+// A file with at least this many free blocks beyond the length of a run, but without such a run,
+// counts as fragmented. It then grows by the run only, because anything more would just add to the
+// free space.
 constexpr uint64_t kScatteredBlocks = 256;
 
 }  // namespace
 
-// -- growth ----------------------------------------------------------------------------------------------------------
+// -- growth
 
-// Makes blocks free: of those set aside, if there are any (at least `run` in one piece), else after the file's end. One
-// at a time; who comes meanwhile waits, and looks again.
+// Makes blocks free. Takes back blocks that are set aside if there is a run of at least `run`
+// blocks, else extends the file. One call works at a time. Later calls wait for it and return, so
+// that their callers check again.
 Task<Status> PartitionFile::Grow(uint64_t blocks, uint32_t run) {
   if (growing_) {
     co_await grown_.Wait();
@@ -30,7 +32,8 @@ Task<Status> PartitionFile::Grow(uint64_t blocks, uint32_t run) {
   Status status = co_await TakeBack(run, blocks, &returned);
   if (status.ok() && !returned) {
     status = co_await Extend(blocks, run);
-    // No room for more file. What is set aside in pieces may still complete a run, with what is free next to it.
+    // The file cannot grow. Smaller pieces that are set aside may still complete a run together
+    // with the free blocks next to them.
     if (status.code() == Code::kDiskFull && run > ExtentAllocator::kChunkBlocks) {
       Status tried = co_await TakeBack(1, blocks, &returned);
       if (!tried.ok() || returned) status = std::move(tried);
@@ -41,7 +44,8 @@ Task<Status> PartitionFile::Grow(uint64_t blocks, uint32_t run) {
   co_return status;
 }
 
-// Has the file system hold a run of what is set aside for the file again. *returned: there was one, and it is free now.
+// Makes the file system hold space again for a run that is set aside. *returned is set if there was
+// such a run; it is free then.
 Task<Status> PartitionFile::TakeBack(uint32_t least, uint64_t blocks, bool* returned) {
   const auto most = static_cast<uint32_t>(std::clamp(blocks, kMinGrowBlocks, kMaxGrowBlocks));
   for (;;) {
@@ -54,7 +58,7 @@ Task<Status> PartitionFile::TakeBack(uint32_t least, uint64_t blocks, bool* retu
       co_return Status();
     }
     if (status.code() != Code::kDiskFull) co_return status;
-    // Perhaps a part of it is held already, or is small enough.
+    // The disk may have room for a part of the run, or may hold a part of it already.
     const Extent first = Extent::Of(run->block(), ExtentAllocator::kChunkBlocks);
     if (least <= first.blocks() && first != *run) {
       status = co_await file_.Allocate(first.offset_bytes(), first.size_bytes());
@@ -67,21 +71,24 @@ Task<Status> PartitionFile::TakeBack(uint32_t least, uint64_t blocks, bool* retu
     }
     const uint64_t holes = allocator_.hole_blocks();
     allocator_.NoteHole(least <= first.blocks() ? first : *run);
-    if (allocator_.hole_blocks() == holes) co_return Status();  // only holes are left, and no room for them
+    // Only holes are left, and the disk has no room for them.
+    if (allocator_.hole_blocks() == holes) co_return Status();
   }
 }
 
-// Makes the file longer; once the disk has no room for the usual step, by just what helps.
+// Extends the file. If the disk has no room for the usual step, extends it by the minimum.
 Task<Status> PartitionFile::Extend(uint64_t blocks, uint32_t run) {
   const uint64_t old_blocks = allocator_.total_blocks();
-  // Free space that is only too scattered for a long run: more of it than the run would be scattered, too.
+  // There is free space, but it is too fragmented for a long run. Growing by more than the run
+  // would only add space that fragments as well.
   const bool exactly = run >= kLongRunBlocks && allocator_.free_blocks() >= kScatteredBlocks + run;
   uint64_t step = std::max(blocks, exactly ? 0 : std::clamp(old_blocks / 32, kMinGrowBlocks, kMaxGrowBlocks));
   Status status = co_await file_.Allocate(old_blocks * kBlockBytes, step * kBlockBytes);
   if (status.code() == Code::kDiskFull && step > blocks) {
     step = blocks;
     status = co_await file_.Allocate(old_blocks * kBlockBytes, step * kBlockBytes);
-    // What is admitted now needs the last of the disk: also after a power failure, when others may want it, too.
+    // Writes that are admitted now depend on the last space of the disk. The sync ensures that the
+    // file still has it after a power failure, when others may want it too.
     if (status.ok()) status = co_await file_.Sync(/*data_only=*/true);
   }
   if (status.ok()) allocator_.Grow(old_blocks + step);
@@ -111,10 +118,11 @@ uint64_t PartitionFile::MetadataBlocks() const {
   return groups + MetaBlocksFor(groups) + MetaBlocksFor(dead) + 2;
 }
 
-// -- giving back -----------------------------------------------------------------------------------------------------
+// -- returning space
 
-// The chunks are set aside while the hole is made, so that nobody is given them meanwhile; a crash leaves either. What
-// is free here is reached by neither superblock and by no snapshot (D1), which is all that a hole needs, too.
+// The chunks are set aside while the hole is punched, so they cannot be allocated meanwhile. A
+// crash leaves either the hole or the blocks. Free blocks are reachable from neither superblock and
+// from no snapshot (D1), so they may become a hole.
 Task<Result<uint64_t>> PartitionFile::ReleaseSpace(uint64_t blocks, uint64_t keep_free) {
   CHECK(releasing_.empty()) << "one hole is made at a time";
   if (growing_) co_return uint64_t{0};
@@ -131,7 +139,7 @@ Task<Result<uint64_t>> PartitionFile::ReleaseSpace(uint64_t blocks, uint64_t kee
   co_return uint64_t{run->blocks()};
 }
 
-// -- the tree's extents ----------------------------------------------------------------------------------------------
+// -- the tree's extents
 
 Task<Result<Extent>> PartitionFile::AllocateForWrite(uint32_t blocks) {
   Result<Extent> extent = co_await Allocate(blocks);
@@ -175,13 +183,14 @@ void PartitionFile::ReleaseGeneration(Generation generation) {
   std::vector<HeldExtent>* older = next == held_.begin() ? nullptr : &std::prev(next)->second.extents;
   Generation older_generation = older ? std::prev(next)->first : 0;
   for (const HeldExtent& e : extents) {
-    // Born after the next older held generation: only the released one referred to it.
+    // An older held generation may refer to the extent, unless the extent was born after it.
     if (older && e.dead.birth <= older_generation) {
       older->push_back(e);
       continue;
     }
     held_blocks_ -= e.dead.extent.blocks();
-    // Nothing held it any more: it is where it would be had nothing ever (D1).
+    // Nothing holds the extent any more. It goes where it would be if nothing had ever held it
+    // (D1).
     if (e.died < superblock_.generation) {
       allocator_.Free(e.dead.extent);
       continue;
@@ -192,16 +201,17 @@ void PartitionFile::ReleaseGeneration(Generation generation) {
       allocator_.MarkChanged(static_cast<uint32_t>(e.dead.extent.block() / ExtentAllocator::kGroupBlocks));
       continue;
     }
-    // The checkpoint under way does not reach what died before it either: if nothing held it any more and it were not
-    // on this checkpoint's dead list, it would be lost should the process end before the next one.
+    // The running checkpoint does not reach extents that died before it either. They must be on its
+    // dead list: otherwise they would leak if the process ended before the next checkpoint.
     const bool listable = checkpointing_ && !serialized_ && e.died <= frozen_generation_;
     (listable ? dead_frozen_ : dead_current_).push_back(e.dead);
     pending_free_blocks_ += e.dead.extent.blocks();
   }
 }
 
-// What died since the newest durable generation ended may be part of it, also when it is on the list of an older held
-// one. (A younger held one, which is being checkpointed, hands on what it does not hold alone.)
+// Extents that died since the newest durable generation ended may belong to it, even if they are on
+// the list of an older held generation. (A younger held generation, which is being checkpointed,
+// passes on the extents that it does not hold alone.)
 Generation PartitionFile::HoldNewest() {
   CHECK(!serialized_);
   const Generation newest = superblock_.generation;
@@ -224,7 +234,8 @@ Generation PartitionFile::HoldNewest() {
     auto taken = std::stable_partition(since, held.extents.end(), [&](const auto& e) { return e.died <= newest; });
     extents.insert(extents.end(), taken, held.extents.end());
     held.extents.erase(taken, held.extents.end());
-    if (checkpointing_) held.at_end[0] = held.at_end[1];  // more than needed is looked at next time
+    // The next call examines more than it needs to.
+    if (checkpointing_) held.at_end[0] = held.at_end[1];
   }
   return newest;
 }

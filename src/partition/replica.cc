@@ -1,5 +1,5 @@
-// Replica: opening, reads, the write path, checkpoints. replica_apply.cc applies what is durable, replica_scan.cc has
-// scans, replica_replay.cc recovery.
+// Replica: opening, reads, the write path, and checkpoints. replica_apply.cc applies durable
+// writes, replica_scan.cc has scans, and replica_replay.cc has recovery.
 #include "src/partition/replica.h"
 
 #include <algorithm>
@@ -7,7 +7,8 @@
 namespace pando {
 namespace {
 
-constexpr uint64_t kPinnedShare = 8;      // writes pin what they will need in up to 1/8 of the pool
+// Writes pin the pages they will need in up to 1/8 of the pool.
+constexpr uint64_t kPinnedShare = 8;
 constexpr size_t kCheckpointWrites = 32;  // page writes in flight
 constexpr Generation kGenerationsToMerge = 4;
 
@@ -46,7 +47,8 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   self->last_version_ = self->applied_version_ = sb.last_version;
   self->last_checkpoint_ns_ = reactor.NowNs();
   self->next_expiry_ms_ = sb.root.earliest_expiry_ms;
-  // What an earlier process had not merged when it ended. A merge may wait for a generation or two.
+  // Includes the leaves that an earlier process had not merged when it ended. A merge may be
+  // delayed by a generation or two.
   self->merged_through_ = sb.generation - std::min<Generation>(sb.generation, kGenerationsToMerge);
   co_return self;
 }
@@ -102,10 +104,10 @@ PartitionStats Replica::stats() const {
   return s;
 }
 
-// -- reads -----------------------------------------------------------------------------------------------------------
+// -- reads
 
-// Copies the record of `key` out of a resident leaf. False when its value is an overflow that is not resident: then it
-// is *unread, and the rest is filled in.
+// Copies the record of `key` out of a resident leaf. Returns false if its value is an overflow
+// value that is not resident. *unread is then the record, and the rest of *out is filled in.
 bool Replica::ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out, RecordView* unread) {
   *out = ReadResult{};
   std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, key);
@@ -128,17 +130,20 @@ bool Replica::ReadResident(Frame* leaf, std::string_view key, int64_t now_ms, Re
   return false;
 }
 
-// Copies an overflow value that is not resident. A reference is to one value for as long as it is one: what it named
-// when it was read from the record is what this returns. kAborted: look the record up again.
+// Copies an overflow value that is not resident. A valid reference always names the same value, so
+// this returns the value that `ref` named when it was read from the record. kAborted: look the
+// record up again.
 Task<Status> Replica::ReadOverflow(SnapshotId snapshot, OverflowRef ref, uint32_t value_bytes, std::string* out) {
   Result<PagePin> value = co_await tree_->FetchOverflow(ref, value_bytes);
-  CO_RETURN_IF_ERROR(ViewOf(snapshot).status());  // if it is gone, what was read may have been another value
+  // If the snapshot is gone, the bytes may be another value's.
+  CO_RETURN_IF_ERROR(ViewOf(snapshot).status());
   if (!value.ok()) co_return value.TakeStatus();
   pool_.CopyOverflow(*value->frame(), out);
   co_return Status();
 }
 
-// Reserves what Get is about to copy. `taken_bytes`: what it has reserved already, when it looks again.
+// Reserves room for the value that Get is about to copy. `taken_bytes` is what an earlier attempt
+// of the same Get has reserved.
 Status Replica::TakeRoom(Frame* leaf, std::string_view key, int64_t now_ms, ValueRoom* room, size_t* taken_bytes) {
   std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, key);
   if (!found || (found->record.expires_at_ms != 0 && found->record.expires_at_ms <= now_ms)) return Status();
@@ -187,9 +192,10 @@ Task<Result<std::vector<std::string>>> Replica::KeysAtRanks(std::string start, s
   co_return co_await tree_->KeysAtRanks(view.generation, std::move(start), std::move(end), std::move(ranks));
 }
 
-// -- the write path --------------------------------------------------------------------------------------------------
+// -- the write path
 
-// Beside clones: new values, and splits.
+// Frames for new values, for splits, and for the clones of one leaf. Tree::ClonesNeeded counts
+// further clones.
 size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
   size_t frames = kFramesPerUpdate;
   for (const WriteOp& op : ops) {
@@ -201,7 +207,7 @@ size_t Replica::FramesFor(const std::vector<WriteOp>& ops) const {
   return frames;
 }
 
-// Waits for room in the log and on the disk, or refuses: nothing has happened yet.
+// Waits for room in the log and on the disk, or refuses the write before anything has happened.
 Task<Status> Replica::Admit(PendingWrite* pending, LogSpace* log_space) {
   const std::vector<WriteOp>& ops = *pending->ops;
   CHECK(!ops.empty() && ops.size() <= kMaxBatchOps);
@@ -218,12 +224,13 @@ Task<Status> Replica::Admit(PendingWrite* pending, LogSpace* log_space) {
     log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + 64;
     blocks += BlocksFor(op.op, op.key.size(), op.value.size());
   }
-  // A write of n leaves is applied in one go: it needs its leaves in memory, and may clone each with its ancestors.
+  // A write is applied without suspending. All of its leaves must be in memory, and each may be
+  // cloned together with its ancestors.
   if (ops.size() > pool_.frame_count() / kFramesPerOp || FramesFor(ops) > pool_.frame_count() / 4) {
-    // It would not fit later either: this is no overload that passes.
+    // The batch will never fit, so the error is not kOverloaded.
     co_return Error(Code::kInvalidArgument,
-                    "a batch of {} operations may change {} pages and put {} new ones into memory; of this node's {} "
-                    "pages it may change {} and add {}: send smaller batches or raise --memory_limit_mb",
+                    "a batch of {} operations may change {} pages and add {} new ones; with {} pages of memory a batch "
+                    "may change at most {} and add at most {}: send smaller batches or raise --memory_limit_mb",
                     ops.size(), 2 * ops.size(), FramesFor(ops), pool_.frame_count(), pool_.frame_count() / 8,
                     pool_.frame_count() / 4);
   }
@@ -238,12 +245,13 @@ std::vector<std::string> Replica::KeysOf(const std::vector<WriteOp>& ops) {
   return keys;
 }
 
-// Brings the pages the write touches into memory and holds them there, as far as they fit; finds places for large
-// values.
+// Loads the pages that the write touches and pins them as far as the pool allows. Allocates extents
+// for large values.
 Task<Status> Replica::FetchForWrite(PendingWrite* pending) {
   const std::vector<WriteOp>& ops = *pending->ops;
   pending->extents.resize(ops.size());
-  // What cannot be pinned would be gone again by the time it is needed: it is read then (MakeReady).
+  // Pages that cannot be pinned would be evicted again before they are needed. MakeReady reads them
+  // then.
   auto may_pin = [this] { return pool_.pinned_frames() < pool_.frame_count() / kPinnedShare; };
   if (ops.size() > 1 && may_pin()) co_await tree_->FetchAhead(KeysOf(ops));
   for (size_t i = 0; i < ops.size(); ++i) {
@@ -261,7 +269,8 @@ Task<Status> Replica::FetchForWrite(PendingWrite* pending) {
   co_return Status();
 }
 
-// A version is the newest one now. The clock that NowMs falls back on runs from it when it is ahead of that.
+// Makes `version` the newest one. The clock that NowMs falls back on continues from it if the
+// version is ahead of that clock.
 void Replica::GiveVersion(Version version) {
   last_version_ = version;
   if (VersionMs(version) <= RunningMs()) return;
@@ -269,7 +278,7 @@ void Replica::GiveVersion(Version version) {
   clock_ns_ = reactor_.NowNs();
 }
 
-// Gives the records their versions and hands them to the log.
+// Assigns versions to the records and appends them to the log.
 void Replica::Stage(PendingWrite* pending) {
   std::string encoded;
   std::vector<WriteOp>& ops = *pending->ops;
@@ -300,13 +309,13 @@ void Replica::Stage(PendingWrite* pending) {
   pending_.push_back(pending);
 }
 
-// The last moment at which a write can be taken back.
+// The last point at which a write can be withdrawn.
 Status Replica::BeginAppend(WriteControl* control) const {
   if (!failure_.ok()) return Refusal();
   if (!control) return Status();
   const bool late = control->deadline_ns != 0 && reactor_.NowNs() >= control->deadline_ns;
   if ((late && control->Withdraw()) || !control->BeginAppend()) {
-    return Error(Code::kDeadline, "the write still waited to be admitted when its time was over; nothing was changed");
+    return Error(Code::kDeadline, "the deadline passed while the write waited for admission; nothing was changed");
   }
   return Status();
 }
@@ -321,21 +330,24 @@ Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops, Wri
   LogSpace log_space;
   Status status = co_await Admit(&pending, &log_space);
   if (status.ok()) status = co_await FetchForWrite(&pending);
+  // A snapshot is being cut: no write may be appended meanwhile.
   while (status.ok() && writes_held_ && failure_.ok()) co_await writes_resumed_.Wait();
   if (status.ok()) status = BeginAppend(options.control);
   if (status.ok()) {
     Stage(&pending);
-    log_space.Drop();  // its records count themselves from here
+    log_space.Drop();  // from here on its records count themselves
+    // Finish resumes this task once the write has been applied or has failed.
     co_await Applied{&pending};
     status = std::move(pending.status);
   } else {
     for (Extent extent : pending.extents) {
       if (!extent.empty()) file_->FreeNow(extent);
     }
-    log_space.Drop();  // for whoever waits
+    log_space.Drop();  // for other writes that wait
   }
   pending.pins.clear();
-  TakeAdmitted(pending.admitted_blocks, &pending.admitted_blocks);  // what it changed counts as dirty now
+  // What it changed counts as dirty now.
+  TakeAdmitted(pending.admitted_blocks, &pending.admitted_blocks);
   if (--active_writes_ == 0) idle_.NotifyAll();
   if (!status.ok()) co_return status;
   co_return std::move(pending.results);
@@ -371,8 +383,8 @@ void Replica::FailOne(PendingWrite* pending) {
                         id(), failure_.message()));
 }
 
-// Applies what is durable, in order; goes on in a task of its own when a page has to be waited for, or when this has
-// taken enough of the turn.
+// Applies durable writes in order. Continues in a task of its own if a page must be waited for or
+// if this turn has done enough work.
 void Replica::ApplyDurable() {
   while (!applying_slowly_ && !pending_.empty() && pending_.front()->last_lsn <= durable_lsn_) {
     if (apply_slice_.Spend(0) || !ReadyToApply(pending_.front())) {
@@ -396,11 +408,14 @@ Task<void> Replica::ApplySlowly() {
       continue;
     }
     preparing_ = pending;
+    // Two writes that both gather pins and wait for frames could deadlock.
     co_await pool_.gather_turn().Acquire();
     Status status = co_await MakeReady(pending);
     preparing_ = nullptr;
-    pool_.gather_turn().Release();  // the next one resumes from the loop, after what follows
-    if (!failure_.ok()) {  // stopped meanwhile: FailPending left this one, whose operations MakeReady was reading
+    // The next task resumes from the event loop, after the code below.
+    pool_.gather_turn().Release();
+    // Stopped: FailPending skipped this write, whose operations MakeReady was reading.
+    if (!failure_.ok()) {
       FailOne(pending);
       break;
     }
@@ -414,7 +429,8 @@ Task<void> Replica::ApplySlowly() {
   applying_slowly_ = false;
 }
 
-// Everything the write needs is in memory now, so that it can be applied without suspending.
+// Whether everything that the write needs is in memory, so that it can be applied without
+// suspending.
 bool Replica::ReadyToApply(PendingWrite* pending) {
   if (!pending->ops) return true;
   const std::vector<WriteOp>& ops = *pending->ops;
@@ -435,8 +451,9 @@ bool Replica::ReadyToApply(PendingWrite* pending) {
   return pool_.free_frames() >= frames + tree_->ClonesNeeded(leaves);
 }
 
-// While `pending` is made ready and applied, the leaves of the write behind it are read. Of one write only: in a small
-// pool those of more would push each other out before they are used.
+// Reads the leaves of the write after `pending` while `pending` is made ready and applied. It reads
+// ahead for only one write: in a small pool the leaves of several writes would evict each other
+// before they are used.
 void Replica::FetchForNext(const PendingWrite* pending) {
   if (fetching_ahead_ || pending_.size() < 2 || pending_.front() != pending) return;
   const PendingWrite* next = pending_[1];
@@ -450,7 +467,8 @@ Task<void> Replica::FetchAhead(std::vector<std::string> keys) {
   fetching_ahead_ = false;
 }
 
-// Only the partition's next write is ever here, and nothing is applied meanwhile: its records stay as they are found.
+// Only the partition's next write is ever in here, and nothing is applied meanwhile. Its records
+// therefore stay as they are found.
 Task<Status> Replica::MakeReady(PendingWrite* pending) {
   if (!pending->ops) co_return Status();
   const std::vector<WriteOp>& ops = *pending->ops;
@@ -478,7 +496,7 @@ Task<Status> Replica::ReadFound(PendingWrite* pending, size_t index, OverflowRef
   std::string bytes;
   Status status;
   do status = co_await ReadOverflow(/*snapshot=*/0, ref, value_bytes, &bytes);
-  while (status.code() == Code::kAborted && failure_.ok());  // there was no room
+  while (status.code() == Code::kAborted && failure_.ok());  // the pool had no room
   CO_RETURN_IF_ERROR(status);
   const Condition& condition = (*pending->ops)[index].condition;
   FoundValue& found = pending->found[index];
@@ -491,9 +509,10 @@ Task<Status> Replica::ReadFound(PendingWrite* pending, size_t index, OverflowRef
   co_return Status();
 }
 
-// -- checkpoints -----------------------------------------------------------------------------------------------------
+// -- checkpoints
 
-// Waits for a running checkpoint, finishes one that had run out of space, and reserves the next.
+// Waits for a running checkpoint, completes one that had run out of space, and reserves the next
+// one.
 Task<Status> Replica::ReserveCheckpoint() {
   while (checkpoint_running_) co_await checkpoint_done_.Wait();
   if (!failure_.ok()) co_return Refusal();
@@ -520,7 +539,7 @@ Task<Status> Replica::Checkpoint() {
   co_return status;
 }
 
-// Ends the generation: what is applied now is what this checkpoint will hold.
+// Ends the generation. The checkpoint will contain what has been applied so far.
 void Replica::BeginCheckpoint() {
   frozen_ = Superblock{};
   frozen_.generation = tree_->generation();

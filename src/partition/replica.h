@@ -1,14 +1,17 @@
-// Replica: the implementation of Partition: it ties a tree, its file and its stream of the log together.
+// Replica: the implementation of Partition. It ties together a tree, its file, and its stream in
+// the log.
 //
 // Threads: one reactor.
 //
-// Invariants: those of partition.h, and
-//   P9  What writes were admitted against is reserved for them until it is taken or counts as dirty, and what is dirty
-//       and the metadata of the next two checkpoints have room: no checkpoint fails for want of space.
+// Invariants: those of partition.h, plus
+//   P9  The space that a write was admitted against stays reserved for it until it is allocated or
+//       counts as dirty. Dirty pages and the metadata of the next two checkpoints have room. No
+//       checkpoint fails for lack of space.
 //
-// A write's way: admission (log budget, disk space) -> its leaves are fetched and pinned -> its records are staged in
-// the log -> durable -> applied, without suspending, in LSN order -> its caller is resumed. Conditions are evaluated at
-// apply, so that every replica computes the same result.
+// A write passes through these steps: admission (log budget, disk space); its leaves are fetched
+// and pinned; its records are staged in the log; the records become durable; they are applied in
+// LSN order without suspending; its caller is resumed. Conditions are evaluated when the write is
+// applied, so every replica computes the same result.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +34,10 @@ namespace pando {
 
 class Replica final : public Partition, public LogConsumer {
  public:
-  static constexpr size_t kFramesPerOp = 16;    // a batch has at most so many operations as the pool has these
-  static constexpr int kCheckpointsToFree = 2;  // what one generation frees is reusable once the next is durable
+  // A batch has at most one operation per this many frames of the pool.
+  static constexpr size_t kFramesPerOp = 16;
+  // Blocks freed in one generation are reusable once the next one is durable.
+  static constexpr int kCheckpointsToFree = 2;
   struct Options {
     PartitionInfo info;
     uint64_t change_tail_bytes = ChangeTail::kMinBytes;
@@ -45,12 +50,13 @@ class Replica final : public Partition, public LogConsumer {
   ~Replica() override;
 
   // -- recovery, then service
-  // Applies what `batch` holds beyond the checkpoint. Gaps and foreign epochs are kCorruption.
+  // Applies the part of `batch` that the checkpoint does not contain. Gaps and epochs that go
+  // backwards are kCorruption.
   Task<Status> Replay(RecoveredBatch batch);
   void Serve(Log* log);
-  // The engine failed: refuses what comes, fails what waits.
+  // Called when the engine has failed. Refuses new requests and fails pending ones.
   void Stop(const Status& status) { FailPending(status); }
-  // Waits for running writes and merges; no new ones are accepted.
+  // Waits for running writes and merges. No new ones are accepted.
   Task<void> Drain();
   Task<Status> Close();
 
@@ -76,11 +82,12 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> Checkpoint() override;
   PartitionStats stats() const override;
 
-  // Releases the snapshots whose time has come, and the oldest while more than this is held.
+  // Releases the snapshots that have expired. Then releases the oldest ones while snapshots hold
+  // more than `max_held_extents` extents.
   void ExpireSnapshots(uint64_t max_held_extents);
 
-  // Whether records may have expired that are still stored; Sweep removes them, through the log, in bounded batches.
-  // After a sweep that failed it is a while before the next is due.
+  // Whether expired records may still be stored. Sweep removes them through the log, in bounded
+  // batches. After a failed sweep, the next one becomes due only after a delay.
   bool ExpiryDue() const {
     return next_expiry_ms_ != 0 && next_expiry_ms_ <= NowMs() && reactor_.NowNs() >= next_sweep_ns_;
   }
@@ -90,32 +97,35 @@ class Replica final : public Partition, public LogConsumer {
   void OnDurable(Lsn up_to) override;
   void OnLogFailed(const Status& status) override;
 
-  // What counts for expiry, and what versions are given by, so that readers see as expired what writes do. It never
-  // goes back: when the clock is set back, it runs on from the newest version, a little slower than time passes so that
-  // the clock catches up with it.
+  // The time that decides expiry and from which versions are derived, so that readers and writers
+  // agree on what has expired. It never goes backwards. If the clock is set back, this time
+  // continues from the newest version, slightly slower than real time, so that the clock catches
+  // up.
   int64_t NowMs() const { return NowMs(reactor_.WallMs()); }
   int64_t NowMs(int64_t wall_ms) const { return std::max(wall_ms, RunningMs()); }
 
   Tree& tree() { return *tree_; }
   const PartitionFile& partition_file() const { return *file_; }
-  PartitionFile& mutable_partition_file() { return *file_; }  // for the scrubber, which holds generations of it
-  // Has something that a checkpoint would make durable, or that would let the log go, or space to give back.
+  // For the scrubber, which holds generations, and the space releaser.
+  PartitionFile& mutable_partition_file() { return *file_; }
+  // Whether a checkpoint would make data durable, allow the log to be released, or free space.
   bool NeedsCheckpoint() const {
     return applied_lsn_ > file_->older_checkpoint_lsn() || checkpoints_to_free_ > 0 || !KnowsLog();
   }
-  // Its superblock says how far the log had come, so that a lost log is found.
+  // The superblock records the end of the log, so a lost log is detected.
   bool KnowsLog() const { return file_->superblock().log_end > 0; }
   Nanos last_checkpoint_ns() const { return last_checkpoint_ns_; }
-  // Blocks that must stay free, so that what was admitted and what is dirty can be written, and removes be admitted.
+  // Blocks that must stay free so that admitted writes and dirty pages can be written and removes
+  // can still be admitted.
   uint64_t BlocksToKeepFree() const { return PromisedBlocks() + ReservedBlocks(); }
 
  private:
-  // A large value that an operation meets, read ahead of its evaluation: so many of them, as one write may need, do not
-  // fit into memory together.
+  // A large value that an operation needs for its evaluation. It is read ahead of time, because all
+  // the large values that one write may need do not fit into memory together.
   struct FoundValue {
     Extent location;
     bool equal = false;                // to the condition's value
-    std::optional<std::string> bytes;  // unless the reply has no room for it
+    std::optional<std::string> bytes;  // empty if the reply has no room for it
   };
   struct CurrentRecord {
     ReadResult read;
@@ -128,25 +138,26 @@ class Replica final : public Partition, public LogConsumer {
     SnapshotInfo cut;
     std::vector<OpResult> results;
     std::vector<Version> versions;
-    std::vector<Extent> extents;   // per op: the place of an overflow value, or empty
-    uint64_t admitted_blocks = 0;  // of admitted_blocks_
+    std::vector<Extent> extents;   // per operation: where its overflow value goes, or empty
+    uint64_t admitted_blocks = 0;  // this write's share of Replica::admitted_blocks_
     std::vector<PagePin> pins;
-    std::vector<FoundValue> found;  // per op, once MakeReady was there
-    size_t reply_bytes = 0;         // of values handed back
+    std::vector<FoundValue> found;  // per operation, once MakeReady has run
+    size_t reply_bytes = 0;         // of the values handed back
     Lsn last_lsn = 0;
     Status status;
     bool done = false;
     std::coroutine_handle<> waiter;
   };
 
-  // What a write that is not applied yet would leave of a key: what its later operations would meet.
+  // The state that a write that is not applied yet would give a key. Later operations of the same
+  // write are judged against it.
   struct Effect {
     bool found = false;
     Version version = 0;
     int64_t expires_at_ms = 0;
-    bool value_in_tree = false;  // only touched
-    std::string_view value;      // what a put brings; lives in its operation
-    std::string number;          // what an increment makes
+    bool value_in_tree = false;  // the record was only touched
+    std::string_view value;      // the value of a put; points into its operation
+    std::string number;          // the result of an increment
   };
   using Effects = std::map<std::string_view, Effect>;
   struct Verdict {
@@ -154,7 +165,7 @@ class Replica final : public Partition, public LogConsumer {
     int64_t number = 0;  // kIncrement
   };
 
-  // co_await Applied{&pending}: until it was applied or failed.
+  // co_await Applied{&pending} resumes once the write has been applied or has failed.
   struct Applied {
     PendingWrite* pending;
     bool await_ready() const { return pending->done; }
@@ -236,7 +247,8 @@ class Replica final : public Partition, public LogConsumer {
   void TakeCut(SnapshotInfo snapshot);
   void DropSnapshot(SnapshotId id);
   Status SnapshotGone() const;
-  // What a read looks at: the snapshot's generation (0 = the newest tree) and the time that counts for expiry.
+  // What a read sees: the snapshot's generation (0 = the newest tree) and the time that decides
+  // expiry.
   struct View {
     Generation generation = 0;
     int64_t now_ms = 0;
@@ -253,7 +265,7 @@ class Replica final : public Partition, public LogConsumer {
   Task<void> FinishSnapshotCheckpoint();
   Task<Status> ReserveCheckpoint();
   void EndCheckpoint();
-  // Null pin: the snapshot is gone.
+  // A null pin means that the snapshot is gone.
   Task<Result<PagePin>> FetchLeafIn(View view, std::string key, bool before);
   // replica_scan.cc
   enum class ScanStep : uint8_t { kMore, kOver, kReadValue };
@@ -282,17 +294,19 @@ class Replica final : public Partition, public LogConsumer {
   std::deque<PendingWrite*> pending_;
   bool applying_slowly_ = false;
   bool fetching_ahead_ = false;
-  PendingWrite* preparing_ = nullptr;  // the one ApplySlowly is fetching pages for; it must not be answered meanwhile
+  // The write that ApplySlowly is fetching pages for; it must not be answered meanwhile.
+  PendingWrite* preparing_ = nullptr;
   bool draining_ = false;
   Status failure_;
-  uint64_t admitted_blocks_ = 0;  // promised to writes that have neither taken them nor been applied
-  size_t active_writes_ = 0;      // Write calls past their admission check, for Drain
+  // Promised to writes that have neither allocated them nor been applied.
+  uint64_t admitted_blocks_ = 0;
+  size_t active_writes_ = 0;  // running Write and PrepareCut calls, for Drain
   WaitQueue idle_;
 
   ChangeTail changes_;
 
-  int64_t next_expiry_ms_ = 0;  // no stored record expires before; 0 = none expires
-  int64_t new_expiry_ms_ = 0;   // the same of the records stored since the sweep that runs began
+  int64_t next_expiry_ms_ = 0;  // no stored record expires before this time; 0 = no record expires
+  int64_t new_expiry_ms_ = 0;   // the same for the records stored since the running sweep began
   Nanos next_sweep_ns_ = 0;
   static constexpr int64_t kClockCatchUp = 64;
   int64_t clock_ms_ = 0;  // what NowMs was, or the clock showed, at clock_ns_
@@ -309,8 +323,9 @@ class Replica final : public Partition, public LogConsumer {
   std::set<std::string> merge_keys_;
   bool merging_ = false;
   bool merging_old_ = false;
-  Generation merged_through_ = 0;  // no leaf that was changed last in this generation or before is worth merging
-  int checkpoints_to_free_ = 0;    // until what merges have replaced is free
+  // No leaf last changed in this generation or earlier is worth merging.
+  Generation merged_through_ = 0;
+  int checkpoints_to_free_ = 0;  // checkpoints to go until the space that merges released is free
   TurnSlice apply_slice_{pool_.turn()};
   TaskGroup tasks_;
   PartitionStats stats_;

@@ -1,9 +1,10 @@
-// Replica: deciding about operations and applying them to the tree. Nothing here suspends: the pages and values needed
-// are in memory.
+// Replica: decides the outcomes of operations and applies them to the tree. Nothing here suspends:
+// the pages and values needed are in memory.
 //
-// A write of which one operation can refuse the others (WriteOptions::all_or_nothing, RecordOp::kCheck) is judged as a
-// whole before any of it is applied. Judging changes nothing: what the operations would leave is kept beside the tree
-// (Effects), where the later ones look first. So there is nothing to undo.
+// If one operation of a write can refuse the others (WriteOptions::all_or_nothing,
+// RecordOp::kCheck), the write is judged as a whole before any of it is applied. Judging changes
+// nothing. What the operations would leave is kept outside the tree (Effects), where later
+// operations look first. There is therefore nothing to undo.
 #include <charconv>
 
 #include "src/partition/replica.h"
@@ -29,8 +30,8 @@ bool Holds(const Condition& condition, const ReadResult& current, bool value_equ
   return true;
 }
 
-// The decimal 64-bit integer a record holds; a missing record counts as zero. Longer text is not a number, whatever
-// its leading zeros: so no number is an overflow value.
+// Parses the decimal 64-bit integer that a record holds. A missing record counts as zero. Longer
+// text is not a number, even if it has leading zeros, so no number is an overflow value.
 bool ParseNumber(const ReadResult& current, int64_t* number) {
   *number = 0;
   if (!current.found) return true;
@@ -57,7 +58,7 @@ void Replica::Apply(PendingWrite* pending) {
     if (!refused.empty()) continue;
     pending->results.push_back(ApplyOp(pending, i));
     CHECK(!pending->options.all_or_nothing || pending->results.back().outcome == OpOutcome::kApplied)
-        << "P10: an operation was refused that had been found to apply";
+        << "P10: an operation was refused that had been judged to apply";
   }
   if (!refused.empty()) RefuseAll(pending, refused);
   NoteChanges(*pending);
@@ -67,7 +68,8 @@ void Replica::Apply(PendingWrite* pending) {
   Finish(pending, Status());
 }
 
-// Also removes of records that were not there: one that had expired, and was not swept, is gone from the tree with it.
+// Also adds removes of records that did not exist: a record that had expired but was not swept
+// leaves the tree with the remove.
 void Replica::NoteChanges(const PendingWrite& pending) {
   for (size_t i = 0; i < pending.ops->size(); ++i) {
     const WriteOp& op = (*pending.ops)[i];
@@ -77,10 +79,12 @@ void Replica::NoteChanges(const PendingWrite& pending) {
   changes_.Publish();
 }
 
-// -- judging a write as a whole --------------------------------------------------------------------------------------
+// -- judging a write as a whole
 
-// When the write is refused as a whole, what is said to each operation: its own reason, or kBatchRefused. Else nothing.
-// All are looked at, so that the caller learns all reasons at once: those after a refused one as if it were not there.
+// If the write is refused as a whole, returns the outcome of each operation: its own reason, or
+// kBatchRefused. Returns nothing otherwise. Judging goes on after a refused operation, as if it
+// were not there, so that the caller learns all reasons at once. After a failed kCheck it goes on
+// only through the remaining checks.
 std::vector<OpOutcome> Replica::Judge(const PendingWrite* pending) {
   const std::vector<WriteOp>& ops = *pending->ops;
   const bool all_or_nothing = pending->options.all_or_nothing;
@@ -90,7 +94,7 @@ std::vector<OpOutcome> Replica::Judge(const PendingWrite* pending) {
   bool refused = false, check_failed = false;
   Effects effects;
   for (size_t i = 0; i < ops.size(); ++i) {
-    const bool check = ops[i].op == RecordOp::kCheck;  // these come before all others
+    const bool check = ops[i].op == RecordOp::kCheck;  // checks come before all other operations
     if (!check && (check_failed || !all_or_nothing)) break;
     const OpOutcome outcome = JudgeOp(pending, i, &effects);
     if (outcome == OpOutcome::kApplied) continue;
@@ -102,7 +106,8 @@ std::vector<OpOutcome> Replica::Judge(const PendingWrite* pending) {
   return outcomes;
 }
 
-// What would come of the operation after those that left `effects`; adds its own.
+// Returns the outcome that the operation would have after those that left `effects`, and adds its
+// own effect.
 OpOutcome Replica::JudgeOp(const PendingWrite* pending, size_t index, Effects* effects) {
   const WriteOp& op = (*pending->ops)[index];
   const CurrentRecord current = Foresee(pending, index, *effects);
@@ -127,7 +132,7 @@ OpOutcome Replica::JudgeOp(const PendingWrite* pending, size_t index, Effects* e
   return verdict.outcome;
 }
 
-// The record that the operation would meet; of its value only what Decide needs to know.
+// The record that the operation would find. Of its value, only what Decide needs is filled in.
 Replica::CurrentRecord Replica::Foresee(const PendingWrite* pending, size_t index, const Effects& effects) {
   const WriteOp& op = (*pending->ops)[index];
   const auto entry = effects.find(op.key);
@@ -150,7 +155,7 @@ Replica::CurrentRecord Replica::Foresee(const PendingWrite* pending, size_t inde
   return current;
 }
 
-// The same of what the tree holds, expired or not.
+// The same for the record in the tree, expired or not.
 Replica::CurrentRecord Replica::ForeseeStored(const PendingWrite* pending, size_t index, Frame* leaf) {
   const WriteOp& op = (*pending->ops)[index];
   CurrentRecord current;
@@ -177,7 +182,8 @@ Replica::CurrentRecord Replica::ForeseeStored(const PendingWrite* pending, size_
   return current;
 }
 
-// Nothing is applied. What is handed back is what the tree holds, which the write has not changed.
+// Applies nothing. The records that are handed back are those in the tree, which the write has not
+// changed.
 void Replica::RefuseAll(PendingWrite* pending, const std::vector<OpOutcome>& outcomes) {
   const std::vector<WriteOp>& ops = *pending->ops;
   pending->results.resize(ops.size());
@@ -191,9 +197,9 @@ void Replica::RefuseAll(PendingWrite* pending, const std::vector<OpOutcome>& out
   }
 }
 
-// -- one operation ---------------------------------------------------------------------------------------------------
+// -- one operation
 
-// What comes of an operation on the record that it meets.
+// The outcome of an operation on the record that it finds.
 Replica::Verdict Replica::Decide(const WriteOp& op, const CurrentRecord& current) {
   Verdict verdict;
   if (!Holds(op.condition, current.read, current.value_equal)) {
@@ -218,7 +224,7 @@ Frame* Replica::LeafOf(const WriteOp& op) {
   return leaf;
 }
 
-// Not by the usual conditions: to them an expired record does not exist.
+// Does not use the usual conditions, because for them an expired record does not exist.
 OpResult Replica::ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result) {
   std::optional<FoundRecord> found = tree_->FindInLeaf(leaf, op.key);
   result.existed = found && found->record.version == *op.condition.version && found->record.expires_at_ms != 0 &&
@@ -233,7 +239,7 @@ OpResult Replica::ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result) {
   return result;
 }
 
-// The record that an operation meets. Its value only when the operation looks at it.
+// The record that an operation finds. Its value is included only if the operation looks at it.
 Replica::CurrentRecord Replica::ReadCurrent(PendingWrite* pending, size_t index, Frame* leaf) {
   const WriteOp& op = (*pending->ops)[index];
   const int64_t now_ms = VersionMs(pending->versions[index]);
@@ -276,7 +282,8 @@ OpResult Replica::Refuse(PendingWrite* pending, size_t index, OpOutcome outcome,
   return result;
 }
 
-// Gives the record as it was found to the caller; its value as long as there is room in the reply.
+// Hands the record as found back to the caller. Its value is included only if the reply has room
+// for it.
 void Replica::HandBack(PendingWrite* pending, CurrentRecord current, OpResult* result) {
   const size_t value_bytes = current.read.value.size();
   ValueRoom* room = pending->options.control ? pending->options.control->values : nullptr;
@@ -294,7 +301,7 @@ OpResult Replica::ApplyOp(PendingWrite* pending, size_t index) {
   const WriteOp& op = (*pending->ops)[index];
   OpResult result;
   result.version = pending->versions[index];
-  if (op.op == RecordOp::kCheck) return result;  // it holds: Judge has seen to that
+  if (op.op == RecordOp::kCheck) return result;  // it holds: Judge has verified that
   Frame* leaf = LeafOf(op);
   if (op.op == RecordOp::kExpire) return ApplyExpire(leaf, op, std::move(result));
   CurrentRecord current = ReadCurrent(pending, index, leaf);

@@ -1,4 +1,4 @@
-// Replica: a snapshot's pages as they lie on disk, for copies of the partition.
+// Replica: reads a snapshot's pages as they are on disk, for copies of the partition.
 #include <algorithm>
 #include <cstring>
 
@@ -9,7 +9,8 @@ namespace pando {
 namespace {
 
 constexpr size_t kReadsInFlight = 16;
-constexpr uint32_t kRunUnits = 256;  // of the turn's budget: a look at an inner page's leaves
+// Cost of examining an inner page's leaves, in units of the turn's budget.
+constexpr uint32_t kRunUnits = 256;
 
 }  // namespace
 
@@ -22,7 +23,8 @@ Task<Status> Replica::WaitUntilOnDisk(SnapshotId id) {
   for (;;) {
     if (!failure_.ok()) co_return Refusal();
     CO_ASSIGN_OR_RETURN(View view, ViewOf(id));
-    if (view.generation == 0) co_return Error(Code::kInvalidArgument, "the newest state has no pages to copy");
+    if (view.generation == 0)
+      co_return Error(Code::kInvalidArgument, "the newest state has no pages to copy; name a snapshot");
     if (file_->superblock().generation >= view.generation) co_return Status();
     if (checkpoint_running_) {
       co_await checkpoint_done_.Wait();
@@ -67,7 +69,7 @@ Task<void> Replica::ReadImages(std::vector<PageRead>* reads, size_t* next) {
   while (*next < reads->size()) co_await ReadImage(&(*reads)[(*next)++]);
 }
 
-// Where the overflow values of a leaf that were made after `since` lie.
+// Returns the locations of the leaf's overflow values that were created after `since`.
 Result<std::vector<PageImage>> Replica::ValuesOf(const PageImage& leaf, Generation since) const {
   const uint32_t page_bytes = pool_.page_bytes();
   std::vector<char> page(std::max<size_t>(leaf.bytes.size(), page_bytes)), scratch(page_bytes);
@@ -84,13 +86,14 @@ Result<std::vector<PageImage>> Replica::ValuesOf(const PageImage& leaf, Generati
   return values;
 }
 
-// Adds the pages of a run with their values, behind the cursor. Leaves batch->next at the first that did not fit.
+// Adds the pages of a run with their values, starting at the cursor. Leaves batch->next at the
+// first one that did not fit.
 Task<Status> Replica::AddRun(const PageRun* run, Generation since, PageCursor from, size_t max_bytes,
                              PageBatch* batch) {
-  // What is likely to fit, a page at least that was not delivered yet, is read at once.
+  // Read the pages that are likely to fit together, but at least one that was not delivered yet.
   std::vector<PageRead> reads;
   size_t bytes = batch->bytes;
-  uint32_t part = 0;  // of the unit that begins with page.lower
+  uint32_t part = 0;  // index within the unit that begins with page.lower
   for (size_t i = 0; i < run->pages.size(); ++i) {
     const PageRun::Page& page = run->pages[i];
     part = i > 0 && page.lower == run->pages[i - 1].lower ? part + 1 : 0;
@@ -134,7 +137,7 @@ Task<Status> Replica::AddRun(const PageRun* run, Generation since, PageCursor fr
   } else if (const std::string& lower = run->pages[reads.size()].lower; lower != at.key) {
     batch->next = {lower, 0};
   } else {
-    batch->next = at;  // inner pages were delivered, their first leaf was not
+    batch->next = at;  // inner pages were delivered, but their first leaf was not
   }
   batch->exhausted = all && run->over;
   co_return Status();
@@ -157,7 +160,8 @@ Task<Result<PageBatch>> Replica::ReadPages(SnapshotId id, Generation since, Page
       continue;
     }
     Status status = co_await AddRun(&run, since, at, max_bytes, &batch);
-    CO_RETURN_IF_ERROR(ViewOf(id).status());  // if it is gone, what was read may have been other pages'
+    // If the snapshot is gone, the bytes may be other pages'.
+    CO_RETURN_IF_ERROR(ViewOf(id).status());
     CO_RETURN_IF_ERROR(status);
   }
   co_return batch;

@@ -4,19 +4,20 @@
 namespace pando {
 namespace {
 constexpr size_t kPrefetches = 64;      // page reads in flight while a batch is replayed
-constexpr size_t kRecordsAtOnce = 256;  // for which room is looked for together
+constexpr size_t kRecordsAtOnce = 256;  // records whose disk space is reserved together
 
-// One record of a write may refuse the others: they are judged together.
+// A record that can refuse other records of its write, or be refused with them. These are judged
+// together.
 bool IsGuarded(const LogRecord& record) { return record.all_or_nothing || record.op == RecordOp::kCheck; }
 
-// How many records the write has that begins with the first of `records`.
+// The number of records in the write that begins with the first of `records`.
 size_t RecordsOfWrite(std::span<const LogRecord> records) {
   size_t n = 1;
   while (n < records.size() && records[n - 1].continues) ++n;
   return n;
 }
 
-// What no write of ours looks like, or "".
+// Returns why `record` cannot follow `previous` within one write, or "".
 std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) {
   if (!previous || !previous->continues) return "";
   if (record.all_or_nothing != previous->all_or_nothing) return "only a part of a write is all-or-nothing";
@@ -26,8 +27,9 @@ std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) 
 
 }  // namespace
 
-// One operation, as a write of its own: replay applies them one by one, so that it gets by with any pool, whatever the
-// one had that the log was written with. Nobody reads meanwhile.
+// One operation as a write of its own. Replay applies operations one at a time, so it works with
+// any pool size, whatever the pool was when the log was written. Nobody reads meanwhile, so nobody
+// sees half a batch.
 struct Replica::ReplayedOp {
   std::vector<WriteOp> ops;
   PendingWrite pending;
@@ -84,7 +86,7 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
   if (last.continues) co_return corrupt("the last write is cut short");
   constexpr uint32_t kRecordUnits = 16;
   TurnSlice slice(pool_.turn());
-  // Random keys live in pages that are not in memory: read them together, in bounded groups.
+  // Random keys are in pages that are not in memory. Read these pages together, in bounded groups.
   for (size_t from = 0; from < records.size();) {
     TaskGroup prefetches;
     size_t to = from;
@@ -122,18 +124,20 @@ void Replica::SetReplayed(Lsn lsn) {
   last_version_ = applied_version_;
 }
 
-// What is replayed had room before the crash. It has it again, though perhaps only after checkpoints, which give back
-// what the last generations replaced. Where that does not suffice (others have taken what the file had grown by, and
-// that was not durable yet) the pages may still find room when they are written, and large values now.
+// Replayed records had disk space before the crash. They have it again, though perhaps only after
+// checkpoints, which free what the last generations replaced. This may not suffice if growth of the
+// file was not durable yet and others have taken the space. Replay then continues: pages may still
+// find room when they are written, and large values when they are replayed.
 Task<void> Replica::MakeRoomToReplay(std::span<const LogRecord> records, uint64_t* admitted) {
   uint64_t blocks = 0;
   for (const LogRecord& record : records) blocks += BlocksFor(record.op, record.key.size(), record.value.size());
   Status status = co_await AdmitBlocks(blocks, /*only_removes=*/true, admitted);
   LOG_IF(WARNING, !status.ok()) << "partition " << id()
-                                << ": replaying the log with little room: " << status.ToString();
+                                << ": little disk space is left for replaying the log: " << status.ToString();
 }
 
-// A write that is judged as a whole, or a record that is not. `begins_write`: the records before are whole writes.
+// Replays a write that is judged as a whole, or one record of another write. `begins_write`: the
+// records before it are whole writes.
 Task<Status> Replica::ReplayBatch(std::span<const LogRecord> records, bool begins_write) {
   bool refused = false;
   if (IsGuarded(records.front())) {
@@ -149,23 +153,23 @@ Task<Status> Replica::ReplayBatch(std::span<const LogRecord> records, bool begin
     version = record.version;
     if (refused || record.op == RecordOp::kCheck) continue;
     Status status = co_await ReplayRecord(record);
-    // A value found no room in one piece. (A checkpoint holds whole writes.)
+    // A value found no free run. Checkpoints free space, but they must contain whole writes.
     if (status.code() == Code::kDiskFull && begins_write && applied_version_ == before) {
       for (int round = 0; round < 2; ++round) CO_RETURN_IF_ERROR(co_await Checkpoint());
       status = co_await ReplayRecord(record);
     }
     CO_RETURN_IF_ERROR(std::move(status));
   }
-  applied_version_ = version;  // also of those that change nothing
+  applied_version_ = version;  // also of records that change nothing
   co_return Status();
 }
 
-// Judge, with one operation's pages in memory at a time.
+// Like Judge, but with the pages of one operation in memory at a time.
 Task<Result<bool>> Replica::IsRefused(std::span<const LogRecord> records) {
   std::vector<std::string> keys;
   for (const LogRecord& record : records) keys.emplace_back(record.key);
   co_await tree_->FetchAhead(std::move(keys));
-  std::deque<ReplayedOp> replayed;  // what `effects` refers to
+  std::deque<ReplayedOp> replayed;  // `effects` refers to these
   Effects effects;
   for (const LogRecord& record : records) {
     if (!IsGuarded(record)) break;
@@ -185,8 +189,8 @@ Task<Status> Replica::ReplayRecord(LogRecord record) {
     if (status.code() != Code::kDiskFull) co_return status;
     co_return Error(
         Code::kDiskFull,
-        "partition {}: the log holds a value of {} bytes that was acknowledged, and there is no room in one "
-        "piece to store it: {}; make room on the disk and start again, nothing is lost",
+        "partition {}: the log holds an acknowledged value of {} bytes, but the disk has no contiguous space to "
+        "store it: {}; make room on the disk and start again, nothing is lost",
         id(), record.value.size(), status.message());
   }
   while (!ReadyToApply(pending)) CO_RETURN_IF_ERROR(co_await MakeReady(pending));

@@ -6,16 +6,18 @@
 namespace pando {
 namespace {
 constexpr size_t kReadAheadPages = 8;
-constexpr uint32_t kLeafUnits = 16;  // of the turn's budget, beside its records
+// Cost of a leaf, in units of the turn's budget, in addition to its records.
+constexpr uint32_t kLeafUnits = 16;
 
-// How many leaves behind this one the scan is going to read, by what it still wants and what this leaf holds.
+// Estimates how many leaves after this one the scan will read, from what it still wants and from
+// what this leaf holds.
 size_t LeavesToCome(const ScanSpec& spec, const ScanPage& page, const Node& node, uint32_t page_bytes) {
   const size_t rows_left = spec.max_rows - page.rows.size();
   const size_t by_rows = (rows_left - 1) / std::max(1u, node.count());
   return std::min({kReadAheadPages, by_rows, spec.max_bytes / page_bytes + 1});
 }
 
-// Adds a row; true when the page is full with it.
+// Adds a row. Returns true if the page is now full.
 bool PushRow(ScanRow row, ScanSpec* spec, ScanPage* page) {
   spec->hard_bytes -= std::min(spec->hard_bytes, row.bytes());
   spec->max_bytes -= std::min(spec->max_bytes, row.key.size() + row.value.size());
@@ -55,8 +57,8 @@ Replica::ScanStep Replica::AddRow(const Node& node, uint32_t slot, int64_t now_m
   return PushRow(std::move(row), spec, page) ? ScanStep::kOver : ScanStep::kMore;
 }
 
-// Takes the rows of one leaf in [spec->start, spec->end) and moves spec->start on: behind the leaf, or to the row whose
-// value must be read.
+// Takes the rows of one leaf in [spec->start, spec->end) and advances spec->start: past the leaf,
+// or to the row whose value must be read.
 Replica::ScanStep Replica::ScanLeaf(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page,
                                     UnreadRow* unread) {
   bool exact = false;
@@ -77,7 +79,7 @@ Replica::ScanStep Replica::ScanLeaf(const Node& node, int64_t now_ms, ScanSpec* 
   return ScanStep::kMore;
 }
 
-// The same from the end: takes rows below spec->end (empty = none above) down to spec->start.
+// The same in descending order: takes rows below spec->end (empty = unbounded) down to spec->start.
 Replica::ScanStep Replica::ScanLeafReverse(const Node& node, int64_t now_ms, ScanSpec* spec, ScanPage* page,
                                            UnreadRow* unread) {
   bool exact = false;
@@ -104,7 +106,7 @@ Replica::ScanStep Replica::ScanLeafReverse(const Node& node, int64_t now_ms, Sca
 Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
   ++stats_.scans_total;
   ScanPage page;
-  if (spec.start_exclusive) spec.start.push_back('\0');  // the least key behind it
+  if (spec.start_exclusive) spec.start.push_back('\0');  // the next key after it
   if (spec.end_inclusive) spec.end.push_back('\0');
   if (spec.max_rows == 0 || (!spec.end.empty() && spec.start >= spec.end)) {
     page.exhausted = spec.max_rows != 0;
@@ -119,7 +121,7 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeafIn(view, spec.reverse ? spec.end : spec.start, spec.reverse));
     if (!leaf) co_return SnapshotGone();
     Node node = tree_->NodeOf(leaf.frame());
-    // Read ahead only when the scan will go on behind this leaf.
+    // Read ahead only if the scan will continue after this leaf.
     if (size_t leaves = LeavesToCome(spec, page, node, pool_.page_bytes()); leaves > 0) {
       tree_->ReadAhead(view.generation, node.lower(), spec.reverse, leaves, &tasks_);
     }
@@ -128,11 +130,12 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
                         : ScanLeaf(node, view.now_ms, &spec, &page, &unread);
     const uint32_t work = kLeafUnits + node.count();
     leaf.Release();
-    // The scan's place is spec.start or spec.end: leaves full of expired records, and long pages of rows, take turns.
+    // The scan's position is spec.start or spec.end, so it can yield here. Leaves full of expired
+    // records and long pages of rows must not occupy the reactor.
     if (step == ScanStep::kMore && slice.Spend(work)) co_await Yield(reactor_);
     if (step != ScanStep::kReadValue) continue;
     Status status = co_await ReadOverflow(spec.snapshot, unread.ref, unread.value_bytes, &unread.row.value);
-    if (status.code() == Code::kAborted) continue;  // the scan stands at this row still
+    if (status.code() == Code::kAborted) continue;  // the scan is still at this row
     CO_RETURN_IF_ERROR(status);
     if (spec.reverse) {
       spec.end = unread.row.key;
@@ -146,7 +149,8 @@ Task<Result<ScanPage>> Replica::Scan(ScanSpec spec) {
 
 // -- changes since an older snapshot
 
-// Gathers the rows of one page. An overflow value that is not resident ends the walk: it is read, and the walk goes on.
+// Collects the rows of one page. An overflow value that is not resident ends the walk. It is then
+// read, and the walk continues.
 class Replica::ChangeGatherer final : public DiffVisitor {
  public:
   ChangeGatherer(Replica* replica, int64_t now_ms, ScanSpec* spec, ScanPage* page)
@@ -159,7 +163,7 @@ class Replica::ChangeGatherer final : public DiffVisitor {
       spec_.start = unread.row.key;
       return true;
     }
-    // Gone, or expired, which is the same to the reader.
+    // The record was removed or has expired, which is the same to the reader.
     if (step == ScanStep::kMore && page_.rows.size() == rows && older) {
       ScanRow removed;
       removed.key = older->Key(older_slot);
@@ -198,7 +202,7 @@ Task<Result<ScanPage>> Replica::ScanChanges(ScanSpec spec) {
     }
     UnreadRow unread = std::move(gatherer.unread);
     Status status = co_await ReadOverflow(spec.snapshot, unread.ref, unread.value_bytes, &unread.row.value);
-    if (status.code() == Code::kAborted) continue;  // the walk stands at this row still
+    if (status.code() == Code::kAborted) continue;  // the walk is still at this row
     CO_RETURN_IF_ERROR(status);
     spec.start = unread.row.key + '\0';
     if (PushRow(std::move(unread.row), &spec, &page)) co_return page;

@@ -18,7 +18,8 @@ Task<Status> Replica::PrepareCut() {
 Task<Result<Version>> Replica::HoldWrites() {
   CHECK(checkpoint_running_ && !writes_held_) << "writes are held once, after PrepareCut";
   writes_held_ = true;
-  co_return std::max(last_version_, VersionAtMs(NowMs()));  // what is expired by now is so in the snapshot
+  // What has expired by now is expired in the snapshot too.
+  co_return std::max(last_version_, VersionAtMs(NowMs()));
 }
 
 Task<Status> Replica::Cut(SnapshotInfo snapshot) {
@@ -63,7 +64,8 @@ void Replica::TakeCut(SnapshotInfo snapshot) {
 
 Task<void> Replica::FinishSnapshotCheckpoint() {
   Status status = co_await FinishCheckpoint();
-  LOG_IF(WARNING, !status.ok()) << "partition " << id() << ": checkpoint of a snapshot: " << status.ToString();
+  LOG_IF(WARNING, !status.ok()) << "partition " << id()
+                                << ": the checkpoint of a snapshot failed: " << status.ToString();
   EndCheckpoint();
 }
 
@@ -86,7 +88,7 @@ Task<Result<PagePin>> Replica::FetchLeafIn(View view, std::string key, bool befo
   co_return co_await tree_->FetchLeaf(std::move(key));
 }
 
-// -- letting go
+// -- releasing
 
 Task<Status> Replica::RenewSnapshot(SnapshotId id, int64_t expires_at_ms) {
   auto found = snapshots_.find(id);
@@ -120,8 +122,9 @@ void Replica::ExpireSnapshots(uint64_t max_held_extents) {
       return a.second.generation < b.second.generation;
     });
     LOG(WARNING) << "partition " << id() << ": snapshots hold " << file_->held_extents()
-                 << " replaced pages, the most are " << max_held_extents << "; the oldest, of "
-                 << VersionMs(oldest->second.version) << " ms, is released before its time";
+                 << " replaced pages and values, more than the limit of " << max_held_extents
+                 << "; releasing the oldest snapshot early, which was taken at " << VersionMs(oldest->second.version)
+                 << " ms Unix time";
     DropSnapshot(oldest->first);
   }
 }

@@ -1,4 +1,5 @@
-// Replica: what a partition does on its own: removing expired records, merging leaves that deletes have emptied.
+// Replica: upkeep in the background: removing expired records, and merging leaves that deletes have
+// emptied.
 #include <algorithm>
 
 #include "src/partition/replica.h"
@@ -6,12 +7,12 @@
 namespace pando {
 namespace {
 
-constexpr size_t kSweepBatch = 64;  // expired records removed with one write, in a pool that admits it
+constexpr size_t kSweepBatch = 64;  // expired records removed by one write, if the pool admits it
 constexpr Nanos kSweepRetry = 10 * kSecond;
-constexpr size_t kMaxMergeKeys = 64;   // underfull leaves remembered; MergeOld finds what is over
-constexpr uint32_t kMergeUnits = 512;  // of the turn's budget
+constexpr size_t kMaxMergeKeys = 64;   // underfull leaves remembered; MergeOld finds the others
+constexpr uint32_t kMergeUnits = 512;  // cost of a merge, in units of the turn's budget
 
-// The earlier of two expiries, 0 = none.
+// The earlier of two expiry times; 0 = none.
 int64_t Earlier(int64_t a, int64_t b) { return a == 0 || (b != 0 && b < a) ? b : a; }
 
 }  // namespace
@@ -23,13 +24,14 @@ void Replica::NoteExpiry(int64_t expires_at_ms) {
   new_expiry_ms_ = Earlier(new_expiry_ms_, expires_at_ms);
 }
 
-// One pass from the first key to the last, each batch from where the one before ended. What next_expiry_ms_ says holds
-// until the pass is through: should it fail, the next one begins anew.
+// One pass from the first key to the last. Each batch starts where the previous one ended.
+// next_expiry_ms_ is not raised until the pass is complete, so a failed pass is followed by a new
+// one.
 Task<Status> Replica::Sweep() {
   const size_t batch = std::min<size_t>(kSweepBatch, pool_.frame_count() / kFramesPerOp);
   new_expiry_ms_ = 0;
   next_sweep_ns_ = reactor_.NowNs() + kSweepRetry;
-  int64_t left_ms = 0;  // the earliest expiry of what is not due
+  int64_t left_ms = 0;  // the earliest expiry of the records that are not due
   Status damage;
   std::string from;
   for (bool over = false; !over;) {
@@ -52,7 +54,7 @@ Task<Status> Replica::Sweep() {
     if (!written.ok()) co_return written.TakeStatus();
     for (const OpResult& result : *written) stats_.expired_total += result.outcome == OpOutcome::kApplied;
   }
-  if (!damage.ok()) co_return damage;  // all else has been swept
+  if (!damage.ok()) co_return damage;  // everything else has been swept
   next_expiry_ms_ = Earlier(left_ms, new_expiry_ms_);
   next_sweep_ns_ = 0;
   co_return Status();
@@ -69,14 +71,14 @@ void Replica::MergeSoon(const std::string& key) {
 }
 
 Task<void> Replica::MergeQueued() {
-  // Let the write that got us here be answered first.
+  // Let the write that triggered this be answered first.
   co_await Yield(reactor_);
   TurnSlice slice(pool_.turn());
   while (!merge_keys_.empty() && failure_.ok() && !draining_) {
     std::string key = *merge_keys_.begin();
     merge_keys_.erase(merge_keys_.begin());
     Status status = co_await MergeOne(key);
-    LOG_IF(WARNING, !status.ok()) << "partition " << id() << ": merge: " << status.ToString();
+    LOG_IF(WARNING, !status.ok()) << "partition " << id() << ": merging a leaf failed: " << status.ToString();
     if (slice.Spend(kMergeUnits)) co_await Yield(reactor_);
   }
   merging_ = false;
@@ -85,13 +87,15 @@ Task<void> Replica::MergeQueued() {
 Task<Status> Replica::MergeOne(std::string key) {
   bool merged = false;
   Status status = co_await tree_->MergeLeaf(std::move(key), &merged);
-  // This generation's checkpoint writes what was merged, and the next one frees what that replaced.
+  // This generation's checkpoint writes the merged pages, and the next one frees what they
+  // replaced.
   if (merged) checkpoints_to_free_ = kCheckpointsToFree;
   co_return status;
 }
 
-// A generation has ended: looks at what was changed in it. So leaves that were emptied while more than kMaxMergeKeys
-// waited, or that fitted with no neighbour then, are merged before the next generation ends, or soon after.
+// Called when a generation has ended. Examines what changed in it. Leaves that were emptied while
+// more than kMaxMergeKeys waited, or that fitted with no neighbor at that time, are thus merged
+// before the next generation ends, or soon after.
 void Replica::MergeOldSoon() {
   if (merging_old_ || draining_) return;
   merging_old_ = true;
@@ -99,14 +103,16 @@ void Replica::MergeOldSoon() {
 }
 
 Task<void> Replica::MergeOld() {
-  co_await Yield(reactor_);  // a generation ends within the applying of a cut
+  // A generation may end while a cut is applied, which must not wait for merges.
+  co_await Yield(reactor_);
   while (merged_through_ + 1 < tree_->generation() && failure_.ok() && !draining_) {
-    // Later generations may end meanwhile: pages that they changed are younger, and looked at again.
+    // Later generations may end meanwhile. Pages that they changed are younger and are examined
+    // again.
     const Generation last = tree_->generation() - 1;
     Status status = co_await MergeBornAfter(merged_through_);
     if (!status.ok()) {
-      LOG_IF(WARNING, !draining_) << "partition " << id() << ": merging emptied leaves: " << status.ToString();
-      break;  // the next generation's end begins anew
+      LOG_IF(WARNING, !draining_) << "partition " << id() << ": merging emptied leaves failed: " << status.ToString();
+      break;  // the end of the next generation starts over
     }
     merged_through_ = last;
   }

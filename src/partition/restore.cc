@@ -11,7 +11,8 @@ namespace {
 
 constexpr size_t kReadsInFlight = 32;
 
-// The backup's pages, written to where they were as they are read. TreeCheck compares their checksums afterwards.
+// Reads the backup's pages and writes each to its original location. TreeCheck compares their
+// checksums afterwards.
 class CopiedPages final : public PageSource {
  public:
   CopiedPages(PageSource* from, File* to) : from_(from), to_(to) {}
@@ -42,7 +43,8 @@ class BackupWalk final : private TreeCheckHost {
   Task<void> Run(PageSource* pages) {
     if (root_.generation != header_.generation) {
       OnProblem(
-          0, fmt::format("its file is of generation {}, its description of {}", header_.generation, root_.generation),
+          0,
+          fmt::format("its file has generation {}, but its description says {}", header_.generation, root_.generation),
           "use another backup");
       co_return;
     }
@@ -73,7 +75,7 @@ class BackupWalk final : private TreeCheckHost {
       blocks_.MarkUsed(extent);
     } else {
       OnProblem(extent.offset_bytes(),
-                fmt::format("{}: its blocks lie outside the partition, or are something else's", owner),
+                fmt::format("{}: its blocks lie outside the partition or belong to something else too", owner),
                 "use another backup");
     }
     return sound;
@@ -92,8 +94,9 @@ class BackupWalk final : private TreeCheckHost {
   uint64_t read_blocks_ = 0;
 };
 
-// Both slots, as two checkpoints in a row leave them of which the second found nothing to do: the snapshot's generation
-// and the one after it. With a single slot a damaged superblock would be the end of the restored partition.
+// Fills both slots with the snapshot's generation and the one after it, as if a second checkpoint
+// had found nothing to do. With a single slot, one damaged superblock could make the restored
+// partition unreadable.
 void FillSlots(Superblock* sb, AlignedBuffer* slots) {
   for (const Generation generation : {sb->generation, sb->generation + 1}) {
     sb->generation = generation;
@@ -103,11 +106,12 @@ void FillSlots(Superblock* sb, AlignedBuffer* slots) {
   }
 }
 
-// Chunks that are free as a whole stay holes, as they may be in the file that was backed up, and as the next start
-// takes them for. The others are held for the file, so that later writes do not find the disk full.
+// Chunks that are entirely free stay holes. They may be holes in the file that was backed up, and
+// the next start assumes that they are. Space for the other chunks is allocated now, so that later
+// writes do not find the disk full.
 Task<Status> HoldChunksInUse(File* file, const ExtentAllocator& blocks) {
   constexpr uint64_t kChunk = ExtentAllocator::kChunkBlocks;
-  uint64_t from = 0;  // of the run of chunks that are in use and not held yet
+  uint64_t from = 0;  // start of the run of chunks that are in use but not allocated yet
   for (uint64_t at = 0; at < blocks.total_blocks(); at += kChunk) {
     const uint64_t end = std::min(at + kChunk, blocks.total_blocks());
     bool used = end - at < kChunk;
@@ -120,7 +124,8 @@ Task<Status> HoldChunksInUse(File* file, const ExtentAllocator& blocks) {
   co_return Status();
 }
 
-// The pages may fill the file: then it grows at its end. (Growing may begin a further group, whose bitmap counts too.)
+// The pages may fill the file, so it grows at its end. (This may begin another group, whose bitmap
+// counts too.)
 Task<Status> MakeRoomForMetadata(File* file, ExtentAllocator* blocks) {
   const uint64_t old_blocks = blocks->total_blocks();
   const uint64_t groups = blocks->group_count() + 1;
@@ -130,7 +135,8 @@ Task<Status> MakeRoomForMetadata(File* file, ExtentAllocator* blocks) {
   co_return Status();
 }
 
-// Bitmaps, group directory and superblocks around the pages that are in `file` already.
+// Writes the bitmaps, the group directory, and the superblocks for the pages that are in `file`
+// already.
 Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot root, PartitionFileOptions options) {
   CO_RETURN_IF_ERROR(co_await MakeRoomForMetadata(file, blocks));
   std::vector<GroupEntry> groups(blocks->group_count());
@@ -175,10 +181,12 @@ Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot roo
 Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot root, PartitionFileOptions options,
                          BackupProgress on_progress, File* file) {
   if (backup->header().partition != options.partition || backup->header().page_bytes != options.page_bytes) {
-    co_return Error(Code::kInvalidArgument, "{}: the backup's file is of another partition, or has other pages",
+    co_return Error(Code::kInvalidArgument,
+                    "{}: the backup file belongs to another partition or has another page size; use the right backup",
                     options.path);
   }
-  // Whether the disk has room for what will be in use is seen at once. Where it will lie is not known yet.
+  // Checks at once whether the disk has room for what will be in use. Its locations are not known
+  // yet.
   const uint64_t room_blocks = std::min(root.used_blocks, root.file_blocks);
   CO_RETURN_IF_ERROR(co_await file->Truncate(0));
   if (room_blocks > 0) CO_RETURN_IF_ERROR(co_await file->Allocate(0, room_blocks * kBlockBytes));

@@ -1,4 +1,5 @@
-// A partition's backup walked and verified, and restored: its pages put where they were, with new metadata around them.
+// Verifies a partition's backup, and restores it: the pages are written to their original
+// locations, with new metadata around them.
 //
 // Threads: one reactor.
 #pragma once
@@ -15,13 +16,15 @@ namespace pando {
 using BackupProblem = std::function<void(CheckProblem)>;
 using BackupProgress = std::function<void(uint64_t blocks)>;  // read so far
 
-// Everything below the root: there, intact, and in order (TreeCheck). Damage goes to `on_problem`; an offset is that of
-// the page in the partition it was copied from.
+// Checks that everything reachable from the root is present, intact, and in order (TreeCheck).
+// Damage is passed to `on_problem`. Its offset is that of the page in the partition that was backed
+// up.
 Task<TreeCheckCounts> CheckBackup(Reactor& reactor, BackupReader* backup, SnapshotRoot root, std::string name,
                                   BackupProblem on_problem, BackupProgress on_progress);
 
-// The same while it writes the partition's file, which must not exist: then a partition of generation root.generation +
-// 1, whose log begins after root.lsn. kCorruption with the first problem; what was written is then no partition.
+// Does the same while it writes the partition's file, which must not exist yet. The result is a
+// partition of generation root.generation + 1 whose log begins after root.lsn. Returns kCorruption
+// with the first problem; the file is then not a valid partition.
 Task<Status> RestorePartitionFile(Reactor& reactor, BackupReader* backup, SnapshotRoot root,
                                   PartitionFileOptions options, BackupProgress on_progress);
 

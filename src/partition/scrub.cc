@@ -9,39 +9,41 @@
 namespace pando {
 namespace {
 
-constexpr Nanos kTick = 20 * kMillisecond;  // longest sleep, so that stopping does not wait long
-// A slice ends after so long, or when so much of what it may refer to has died: what it holds back stays a small part
-// of the file.
+// The longest sleep, so that stopping does not wait long.
+constexpr Nanos kTick = 20 * kMillisecond;
+// A slice ends after this time, or once this share of the blocks in use has died since it began.
+// What it retains thus stays a small part of the file.
 constexpr Nanos kSliceNs = 10 * kSecond;
 constexpr uint64_t kSliceHeldShare = 32;
-// Long enough for the engine to see how much space waits for a checkpoint (it looks every 20 ms), which a hold hides.
+// Long enough for the engine to see how much space waits for a checkpoint (it looks every 20 ms). A
+// hold hides that.
 constexpr Nanos kBetweenSlices = 30 * kMillisecond;
 constexpr Nanos kFirstPassNs = 3600 * kSecond;  // after the start, unless the interval is shorter
 constexpr Nanos kCommitRetry = kMillisecond;    // a checkpoint's last step takes a few flushes
 constexpr int kMetadataTries = 100;
-// A read that comes late by the timer's grain may be made up for.
+// A read that is late by the timer's granularity may be made up for.
 constexpr Nanos kLatenessForgiven = 2 * kMillisecond;
 
 constexpr std::string_view kSuperblockAdvice =
-    "the other copies hold, so nothing is lost; every second checkpoint writes this one anew: check again later, and "
-    "look after the device";
+    "the other copies are intact, so nothing is lost; every second checkpoint rewrites this one: scrub again later, "
+    "and check the device";
 constexpr std::string_view kMetadataAdvice =
-    "the node has it in memory and serves, but its next start would refuse this partition: do not stop it; export the "
-    "data, then check again after the next checkpoints, which write most of it anew";
+    "the node has this metadata in memory and keeps serving, but its next start would refuse this partition: do not "
+    "stop it; export the data, then scrub again after the next checkpoints, which rewrite most of it";
 constexpr std::string_view kLogAdvice =
-    "the node has these records in memory and serves, but its next start would refuse this log: do not stop it; run "
-    "kvadmin checkpoint twice and check again, until the log does not need the segment any more";
+    "the node has these records in memory and keeps serving, but its next start would refuse this log: do not stop it; "
+    "run kvadmin checkpoint twice and scrub again, until the log no longer needs the segment";
 
 }  // namespace
 
-// The walk of one tree, in one slice.
+// Walks one tree, slice by slice.
 class Scrubber::PartitionHost final : public TreeCheckHost {
  public:
   PartitionHost(Scrubber* scrubber, PartitionFile* file) : scrubber_(scrubber), file_(file), pages_(&file->file()) {
     Restart({});
   }
 
-  // Walks on for a slice's time. False: it was not the last slice.
+  // Continues the walk for one slice. Returns false if that was not the last slice.
   Task<bool> Slice() {
     const Superblock root = file_->superblock();
     const Generation held = file_->HoldNewest();
@@ -67,7 +69,7 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
     counted_ = TreeCheckCounts();
   }
 
-  // A slice ends only once it has got further than the one before, however slow the pass is.
+  // A slice may end only once it has advanced, however slow the pass is.
   Task<bool> MayRead(uint64_t bytes) override {
     Count();
     const bool long_enough = scrubber_->reactor_.NowNs() >= slice_end_ns_ || file_->held_blocks() > most_held_blocks_;
@@ -148,7 +150,7 @@ Task<void> Scrubber::Pass() {
   if (!Over()) co_await ScrubLog();
 }
 
-// What an earlier pass saw and this one did not is gone: repaired, or not needed any more.
+// Findings of earlier passes that this one did not see are gone: repaired, or no longer needed.
 void Scrubber::Finish() {
   ++report_.passes_finished;
   report_.last_finished_ms = reactor_.WallMs();
@@ -182,14 +184,14 @@ uint64_t Scrubber::ExpectedBytes() const {
   return blocks * kBlockBytes + log_bytes;
 }
 
-// Waits until `bytes` may be read. False: the pass is over.
+// Waits until `bytes` bytes may be read. Returns false if the pass is over.
 Task<bool> Scrubber::Pace(uint64_t bytes) {
   const Nanos start_ns = paid_until_ns_;
   while (!Over() && reactor_.NowNs() < start_ns) {
     co_await Sleep(reactor_, std::min(start_ns - reactor_.NowNs(), kTick));
   }
   if (Over()) co_return false;
-  // Time that passed without reads is no credit: there are no bursts.
+  // Time without reads earns no credit, so there are no bursts.
   paid_until_ns_ = std::max(paid_until_ns_, reactor_.NowNs() - kLatenessForgiven);
   paid_until_ns_ +=
       static_cast<Nanos>(static_cast<double>(bytes) * kSecond / static_cast<double>(report_.rate_bytes_per_s));
@@ -198,7 +200,8 @@ Task<bool> Scrubber::Pace(uint64_t bytes) {
   co_return true;
 }
 
-// -- metadata: checkpoints replace it, so what was read counts only if none of them could have done so meanwhile.
+// -- metadata: checkpoints replace it, so findings count only if no checkpoint can have done so
+// during the read.
 
 Task<void> Scrubber::ScrubMetadata(PartitionFile* file) {
   for (int tries = 0; tries < kMetadataTries; ++tries) {
@@ -213,16 +216,18 @@ Task<void> Scrubber::ScrubMetadata(PartitionFile* file) {
     if (stood_still) {
       for (CheckProblem& p : found) Find(std::move(p.file), p.offset_bytes, std::move(p.what), p.advice);
     }
-    // Read without pauses, as there is little of it and it must not change meanwhile; paid for afterwards.
+    // There is little metadata, and it must not change while it is read. It is therefore read
+    // without pauses and paid for afterwards.
     const bool go_on = co_await Pace(bytes);
     if (!go_on || stood_still || found.empty()) co_return;
   }
   ++report_.skipped;
-  LOG(WARNING) << file->options().path << ": checkpoints follow each other so closely that the scrub cannot read what "
-               << "they wrote; its superblocks and bitmaps are left out of this pass";
+  LOG(WARNING) << file->options().path
+               << ": checkpoints followed each other so closely that the scrub could not read what "
+               << "they wrote; this pass skips the superblocks and bitmaps of this file";
 }
 
-// Returns the bytes read beside the superblocks.
+// Returns the number of bytes read, not counting the superblocks.
 Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProblem>* found) {
   const std::string& path = file->options().path;
   auto add = [&](uint64_t offset, std::string what, std::string_view advice) {
@@ -240,7 +245,8 @@ Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProb
   }
   std::vector<MetaDamage> damage;
   auto opened = co_await PartitionFile::Open(reactor_, file->options(), /*read_only=*/true, &damage);
-  while (opened.code() == Code::kOverloaded && !Over()) {  // no descriptor is free, which says nothing about the disk
+  // No descriptor is free, which says nothing about the disk.
+  while (opened.code() == Code::kOverloaded && !Over()) {
     co_await Sleep(reactor_, kCommitRetry);
     opened = co_await PartitionFile::Open(reactor_, file->options(), /*read_only=*/true, &damage);
   }
@@ -252,7 +258,7 @@ Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProb
   const Superblock& on_disk = (*opened)->superblock();
   if (on_disk.generation != newest) {
     add(newest % 2 * 2 * kBlockBytes,
-        fmt::format("superblock: generation {} is the newest on disk, the node wrote {}: a write was lost",
+        fmt::format("superblock: generation {} is the newest on disk, but the node wrote {}: a write was lost",
                     on_disk.generation, newest),
         kMetadataAdvice);
   }
@@ -280,7 +286,8 @@ Task<void> Scrubber::ScrubTree(PartitionFile* file) {
   }
 }
 
-// -- the log: the segments that are needed when it begins, oldest first, for those leave first.
+// -- the log: the segments that are needed when this begins, oldest first, because those are
+// released first.
 
 Task<void> Scrubber::ScrubLog() {
   std::vector<DurableSegment> at_start = log_->DurableSegments();
@@ -290,7 +297,7 @@ Task<void> Scrubber::ScrubLog() {
     std::vector<DurableSegment> live = log_->DurableSegments();
     auto next = std::find_if(live.begin(), live.end(), [&](const DurableSegment& s) { return s.number > done; });
     if (next == live.end() || next->number > last) co_return;
-    // Segments were released meanwhile: what is next does not follow what was read.
+    // Segments were released meanwhile, so the next one does not follow the last one read.
     if (next->number != done + 1) chain = BatchChain();
     done = next->number;
     co_await ScrubSegment(*next, &chain);
@@ -305,10 +312,10 @@ Task<void> Scrubber::ScrubSegment(DurableSegment segment, BatchChain* chain) {
   if (!verdict.damaged) co_return;
   *chain = BatchChain();
   if (!log_->IsLive(segment.number)) co_return;
-  Find(
-      segment.path, verdict.offset,
-      fmt::format("log: {}; the records from here to the segment's end are lost should the node end now", verdict.what),
-      kLogAdvice);
+  Find(segment.path, verdict.offset,
+       fmt::format("log: {}; the records from here to the segment's end would be lost if the node ended now",
+                   verdict.what),
+       kLogAdvice);
 }
 
 }  // namespace pando

@@ -1,28 +1,34 @@
-// Scrubber: while the engine serves, reads again from disk what it owns and verifies it, so that damage is found while
-// there is still a good copy, and not by the request or the restart that needs the bytes.
+// Scrubber: rereads from disk what the engine owns and verifies it, while the engine serves
+// requests. It finds damage while a good copy still exists, instead of leaving it to the request or
+// the restart that needs the bytes.
 //
-// A pass covers, for each partition: both superblock slots with both copies, the group directory, the bitmaps and the
-// dead list; then the tree of the newest checkpoint (tree_check.h); and of the log all that is durable and still
-// needed. That every block has exactly one owner can be seen only in a store that stands still: `kvadmin check DIR`
-// does that.
+// A pass covers, for each partition, both superblock slots with both copies, the group directory,
+// the bitmaps, and the dead list, and then the tree of the newest checkpoint (tree_check.h). Of the
+// log it covers everything that is durable and still needed. A running store cannot be checked for
+// blocks that have no owner or more than one; `kvadmin check DIR` does that on a stopped store.
 //
-// A tree is walked in slices: each holds the newest checkpoint's root against reuse and goes on at the key where the
-// last one ended. A slice is over after ten seconds, or when a 32nd of the file has been given up since it began: a
-// pass that takes hours pins no more than that.
+// A tree is walked in slices. Each slice holds the newest checkpoint's root so that its blocks are
+// not reused, and continues at the key where the last slice ended. A slice ends after ten seconds,
+// or when 1/32 of the blocks in use have been freed since it began. A pass that takes hours
+// therefore retains no more than that.
 //
-// Damage stops nothing: the page's own requests answer CORRUPT as they would anyway, all others are served. Findings
-// are logged, counted, and kept until a later complete pass does not see them any more.
+// Damage stops nothing: requests for the damaged page return CORRUPT as they would anyway, and all
+// others are served. Findings are logged, counted, and kept until a later complete pass no longer
+// sees them.
 //
-// Threads: the engine's reactor. Run() belongs to the engine's TaskGroup; Stop() makes it return soon.
+// Threads: the engine's reactor. Run() belongs to the engine's TaskGroup. Stop() makes it return
+// soon.
 //
 // Invariants
-//   U1  What is verified comes from the disk, by reads of its own with O_DIRECT; the buffer pool is neither asked nor
-//       filled, and nothing is written.
-//   U2  Whatever changes on disk while it is read is no finding: trees are held, metadata that a checkpoint may have
-//       replaced and segments that were recycled are read again or left out.
-//   U3  Reads keep to the pass's rate: none is started before the bytes of those before it are paid for.
-//   U4  Memory is bounded: the buffers of one read, a page for each level of one tree, kMaxFindings findings, and
-//       while a partition's bitmaps are verified a bit for each of its blocks.
+//   U1  Verification reads from the disk with its own O_DIRECT reads. It neither consults nor fills
+//       the buffer pool, and it writes nothing.
+//   U2  Changes on disk during a read are never reported as damage. Trees are held. Metadata that a
+//       checkpoint may have replaced and segments that were recycled are reread or skipped.
+//   U3  Reads keep to the rate of the pass. No read starts before the time budgeted for the earlier
+//       reads has passed.
+//   U4  Memory is bounded: the buffers of one read, one page for each level of one tree,
+//       kMaxFindings findings, and one bit for each block of a partition while its bitmaps are
+//       verified.
 #pragma once
 
 #include <memory>
@@ -41,46 +47,47 @@ class PartitionFile;
 class Replica;
 
 struct ScrubOptions {
-  uint64_t bytes_per_s = 0;  // of background passes; 0: there are none, only those asked for
+  uint64_t bytes_per_s = 0;  // of background passes; 0: only requested passes run
   Nanos interval_ns = 0;     // between the starts of background passes
 };
 
 struct ScrubFinding {
   CheckProblem problem;
-  uint64_t pass = 0;  // that saw it last
+  uint64_t pass = 0;  // the last pass that saw it
   int64_t first_seen_ms = 0;
 };
 
 struct ScrubReport {
   bool running = false;
   uint64_t passes_started = 0, passes_finished = 0;
-  // Of the pass under way, or of the last one.
+  // Of the current pass, or of the last one.
   uint64_t bytes = 0, expected_bytes = 0, rate_bytes_per_s = 0;
   uint64_t pages = 0, values = 0, batches = 0;
-  uint64_t skipped = 0;  // partitions whose metadata never stood still for long enough
+  uint64_t skipped = 0;  // partitions whose metadata kept changing for the whole time
   // Since the start.
   uint64_t bytes_total = 0, pages_total = 0, findings_total = 0;
   int64_t last_finished_ms = 0;  // Unix time; 0: no pass has finished
   std::vector<ScrubFinding> findings;
 };
 
-// What a pass may use beside the pool: its read buffers.
+// The memory that a pass may use outside the pool: its read buffers.
 inline constexpr uint64_t kScrubBufferBytes = 2u << 20;
 
 class Scrubber {
  public:
   static constexpr size_t kMaxFindings = 100;
 
-  // All outlive it. `log` is open.
+  // All pointers outlive the scrubber. `log` is open.
   Scrubber(Reactor& reactor, const StoreInfo* store, std::vector<Replica*> replicas, Log* log, ScrubOptions options);
   ~Scrubber();
 
   // Works until Stop().
   Task<void> Run();
-  // Begins a pass; one that is under way is given up for it. `bytes_per_s` 0: the background's rate, or kDefaultRate.
+  // Begins a pass and abandons the current one. `bytes_per_s` 0: the background rate, or
+  // kDefaultRate.
   void StartPass(uint64_t bytes_per_s);
   void Stop() { stopping_ = true; }
-  // What has been found so far; a report's findings are few.
+  // The findings so far. A report has few of them.
   const ScrubReport& report() const { return report_; }
 
   static constexpr uint64_t kDefaultRate = 8u << 20;
@@ -106,10 +113,10 @@ class Scrubber {
   Log* const log_;
   const ScrubOptions options_;
   ScrubReport report_;
-  uint64_t asked_rate_ = 0;  // of the pass asked for; 0: none is
+  uint64_t asked_rate_ = 0;  // rate of the requested pass; 0: none is requested
   bool stopping_ = false;
   Nanos next_pass_ns_ = 0;
-  Nanos paid_until_ns_ = 0;  // when the reads so far are paid for
+  Nanos paid_until_ns_ = 0;  // when the rate allows the next read
 };
 
 }  // namespace pando

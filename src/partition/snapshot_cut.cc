@@ -13,7 +13,7 @@ Task<void> CallOne(const Call* call, Partition* partition, Status* first_error) 
   if (first_error->ok()) *first_error = std::move(status);
 }
 
-// All at once; the first error once every call has returned.
+// Calls all partitions at once. Returns the first error, once every call has returned.
 Task<Status> CallAll(std::vector<Partition*> partitions, Call call) {
   Status first_error;
   TaskGroup calls;
@@ -58,7 +58,7 @@ Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*>
   Call cut = [&snapshot](Partition* p) { return p->Cut(snapshot); };
   status = co_await CallAll(partitions, std::move(cut));
   if (!status.ok()) {
-    // Some have it: those let go of it. The first error is the one to report.
+    // Some partitions have the snapshot; they release it. The first error is the one to report.
     Status released = co_await ReleaseSnapshot(partitions, snapshot.id);
     LOG_IF(WARNING, !released.ok() && released.code() != Code::kSnapshotGone) << released.ToString();
     co_return status;

@@ -1,15 +1,17 @@
-// CutSnapshot: one snapshot through several partitions, at one moment.
+// CutSnapshot: cuts one snapshot through several partitions at a single moment.
 //
-// Every partition first finishes its running checkpoint, then holds its writes back, then cuts. Because all hold before
-// the first one cuts, and no write is acknowledged meanwhile, the snapshot has every write that was acknowledged before
-// it was asked for, and with a write everything that its writer had seen acknowledged. Writes wait for one round of
-// messages; the cuts themselves, and what was appended before them, are waited for behind that.
+// Every partition first finishes its running checkpoint, then holds its writes back, then cuts. All
+// partitions hold their writes before the first one cuts, and no write is acknowledged meanwhile.
+// The snapshot therefore contains every write that was acknowledged before the request. For each
+// write in it, it also contains every write that the writer had seen acknowledged. Writes wait for
+// one round of messages. They do not wait for the cuts to complete or for the writes that were
+// appended before them.
 //
-// Threads: one reactor; partitions of other reactors come in as proxies.
+// Threads: one reactor. Partitions of other reactors are passed as proxies.
 //
 // Invariants
-//   SC1  Partitions are prepared in the order given, which must be the same for all callers (ascending ids): two
-//        callers cannot wait for each other.
+//   SC1  Partitions are prepared in the given order, which must be the same for all callers
+//        (ascending IDs). Two callers therefore cannot deadlock.
 //   SC2  After a failure no partition holds its writes back, and none has the snapshot.
 #pragma once
 
@@ -20,10 +22,11 @@
 
 namespace pando {
 
-// The snapshot's id and version; its version exceeds all before it in all partitions.
+// Returns the snapshot's ID and version. The version exceeds all earlier versions in all
+// partitions.
 Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*> partitions, int64_t expires_at_ms);
 
-// Every partition is told. OK when all had it; kSnapshotGone when one had not.
+// Both call every partition. OK: all had the snapshot. kSnapshotGone: at least one did not.
 Task<Status> RenewSnapshot(std::vector<Partition*> partitions, SnapshotId id, int64_t expires_at_ms);
 Task<Status> ReleaseSnapshot(std::vector<Partition*> partitions, SnapshotId id);
 

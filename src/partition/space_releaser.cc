@@ -23,7 +23,7 @@ Task<void> SpaceReleaser::Run() {
   for (Nanos last_ns = reactor_.NowNs(); !stopping_;) {
     co_await Sleep(reactor_, kTick);
     const Nanos now_ns = reactor_.NowNs();
-    // A piece at least, for which a slow rate saves up.
+    // At least one piece, so that a slow rate can save up for it.
     const uint64_t most = std::max(kPieceBlocks * kBlockBytes, options_.bytes_per_s / 10);
     credit_bytes_ += static_cast<uint64_t>(static_cast<double>(options_.bytes_per_s) *
                                            static_cast<double>(now_ns - last_ns) / static_cast<double>(kSecond));
@@ -40,7 +40,7 @@ Task<void> SpaceReleaser::Run() {
   }
 }
 
-// Blocks that were free all the time and that nobody is going to need soon.
+// Blocks that have been free all the time and will probably not be needed soon.
 uint64_t SpaceReleaser::Surplus(Watched* watched) const {
   const ExtentAllocator& allocator = watched->replica->partition_file().allocator();
   const uint64_t spare = allocator.free_blocks() + allocator.set_aside_blocks() - allocator.hole_blocks();
@@ -59,10 +59,10 @@ Task<void> SpaceReleaser::Release(Watched* watched) {
     Result<uint64_t> released =
         co_await file.ReleaseSpace(blocks, watched->replica->BlocksToKeepFree() + options_.min_keep_blocks);
     if (!released.ok()) {
-      // No harm is done: the space stays in the file, for what is written next.
+      // No harm is done: the space stays in the file for later writes.
       watched->refused = true;
       ++stats_.refused_files;
-      LOG(WARNING) << "space that deletes free stays in the file: " << released.status().ToString();
+      LOG(WARNING) << "space freed by deletes stays in the file: " << released.status().ToString();
       co_return;
     }
     if (*released == 0) co_return;

@@ -1,15 +1,16 @@
-// SpaceReleaser: gives space that deletes have freed back to the file system, in the background, by making holes in the
-// partitions' files.
+// SpaceReleaser: returns the space that deletes have freed to the file system, in the background,
+// by punching holes in the partitions' files.
 //
-// A file that is written to needs free space for its next checkpoints all the time: what comes and goes between them is
-// not worth a hole, which would have to be filled again soon. So only what has stayed free for `after_ns` goes back,
-// and an eighth of what is in use, and what admitted writes are promised, stays.
+// A file that is being written to always needs free space for its next checkpoints. Space that
+// comes and goes between them is not worth a hole, which would soon have to be filled again. Only
+// space that has stayed free for `after_ns` is returned. Free space equal to 1/8 of the space in
+// use, and the space promised to admitted writes, stays in the file.
 //
 // Threads: one reactor.
 //
 // Invariants
-//   SR1  At most bytes_per_s are given back, in pieces of at most kPieceBlocks.
-//   SR2  A file system that makes no holes is asked once for each file.
+//   SR1  At most bytes_per_s are returned, in pieces of at most kPieceBlocks.
+//   SR2  If the file system cannot punch holes, the releaser tries once per file.
 #pragma once
 
 #include <vector>
@@ -21,21 +22,22 @@ namespace pando {
 class Replica;
 
 struct SpaceReleaseOptions {
-  uint64_t bytes_per_s = 0;         // 0: nothing is given back
-  Nanos after_ns = 60 * kSecond;    // for so long it must have been free
-  uint64_t min_keep_blocks = 1024;  // 4 MiB of free space stay in each file, however little is in use
+  uint64_t bytes_per_s = 0;       // 0: nothing is returned
+  Nanos after_ns = 60 * kSecond;  // how long space must have been free
+  // 4 MiB of free space stay in each file even if little is in use.
+  uint64_t min_keep_blocks = 1024;
 };
 
 struct SpaceReleaseStats {
   uint64_t bytes_total = 0;
-  uint64_t refused_files = 0;  // whose file system makes no holes
+  uint64_t refused_files = 0;  // files whose file system cannot punch holes
 };
 
 class SpaceReleaser {
  public:
   SpaceReleaser(Reactor& reactor, std::vector<Replica*> replicas, SpaceReleaseOptions options);
 
-  // Until Stop.
+  // Works until Stop().
   Task<void> Run();
   void Stop() { stopping_ = true; }
   const SpaceReleaseStats& stats() const { return stats_; }
@@ -44,7 +46,8 @@ class SpaceReleaser {
   static constexpr uint64_t kPieceBlocks = 1024;  // 4 MiB
   struct Watched {
     Replica* replica = nullptr;
-    uint64_t low_before = 0, low_now = UINT64_MAX;  // the least that was spare in the last period, and in this one
+    // The least spare space in the last period and in this one.
+    uint64_t low_before = 0, low_now = UINT64_MAX;
     bool refused = false;
   };
 
@@ -55,7 +58,7 @@ class SpaceReleaser {
   std::vector<Watched> watched_;
   const SpaceReleaseOptions options_;
   Nanos period_end_ns_;
-  uint64_t credit_bytes_ = 0;  // of the rate
+  uint64_t credit_bytes_ = 0;  // how much the rate allows now
   bool stopping_ = false;
   SpaceReleaseStats stats_;
 };

@@ -78,13 +78,13 @@ Task<Status> WriteStoreFile(Reactor& reactor, std::string data_dir, const StoreF
 
 Status CheckOptions(const StoreOptions& o) {
   if (o.partitions == 0 || o.partitions > kMaxPartitions || !std::has_single_bit(o.partitions)) {
-    return Error(Code::kInvalidArgument, "{} partitions: a power of two up to {} is needed", o.partitions,
+    return Error(Code::kInvalidArgument, "{} partitions are not possible: use a power of two up to {}", o.partitions,
                  kMaxPartitions);
   }
   if (o.reactors == 0) return Error(Code::kInvalidArgument, "a new store needs at least one reactor");
   uint32_t page = o.page_bytes ? o.page_bytes : kDefaultPageBytes;
   if (page < kMinPageBytes || page > kMaxPageBytes || !std::has_single_bit(page)) {
-    return Error(Code::kInvalidArgument, "pages of {} bytes: a power of two from {} to {} is needed", page,
+    return Error(Code::kInvalidArgument, "pages of {} bytes are not possible: use a power of two from {} to {}", page,
                  kMinPageBytes, kMaxPageBytes);
   }
   return Status();
@@ -98,7 +98,8 @@ Status CheckStoreFile(const StoreFile& file, const std::string& path) {
     return Error(Code::kCorruption, "{}: the block at offset 0 fails its checksum; restore it from a backup", path);
   }
   if (file.format != kStoreFormat) {
-    return Error(Code::kVersion, "{}: store format {}, this build reads {}; use the version that wrote it", path,
+    return Error(Code::kVersion,
+                 "{}: has store format {}, but this build reads format {}; use the version that wrote it", path,
                  file.format, kStoreFormat);
   }
   StoreOptions as_options;
@@ -106,16 +107,19 @@ Status CheckStoreFile(const StoreFile& file, const std::string& path) {
   as_options.reactors = file.reactors;
   as_options.page_bytes = file.page_bytes;
   if (Status status = CheckOptions(as_options); !status.ok() || file.page_bytes == 0) {
-    return Error(Code::kCorruption, "{}: the block at offset 0 says what no store has: {}; restore it from a backup",
-                 path, status.ok() ? "pages of 0 bytes" : status.message());
+    return Error(Code::kCorruption,
+                 "{}: the block at offset 0 describes an impossible store: {}; restore it from a backup", path,
+                 status.ok() ? "pages of 0 bytes" : status.message());
   }
   return Status();
 }
 
-// Whether a partition's file has been checkpointed, so that it holds more than its creation put there.
+// Whether a partition's file has been checkpointed since its creation, so that it holds more than
+// an empty tree.
 Task<bool> HoldsData(Reactor& reactor, std::string path) {
   Result<File> file = co_await File::Open(reactor, path, File::Mode::kRead, /*direct=*/true);
-  if (!file.ok()) co_return file.code() != Code::kNotFound;  // what cannot be read is not overwritten
+  // A file that cannot be read is not overwritten.
+  if (!file.ok()) co_return file.code() != Code::kNotFound;
   AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
   Result<uint64_t> bytes = file->Size();
   Status status = bytes.status();
@@ -129,7 +133,8 @@ Task<bool> HoldsData(Reactor& reactor, std::string path) {
   co_return whole&& newest.ok() && newest->generation > 1;
 }
 
-// A directory without store.meta must not become a store when it was one, or is half of one.
+// Refuses a directory without store.meta that was a store or is half of one. It must not become a
+// new store.
 Task<Status> CheckNothingIsLost(Reactor& reactor, std::string data_dir) {
   CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(data_dir));
   for (const std::string& name : entries) {
@@ -173,8 +178,8 @@ Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
   CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(options.data_dir));
   if (std::find(entries.begin(), entries.end(), kUnfinishedName) != entries.end()) {
     co_return Error(Code::kCorruption,
-                    "{}: a restore into it was cut short ({} says so): run kvadmin restore again, or use an empty "
-                    "directory",
+                    "{}: a restore into this directory was not completed (it contains {}): run kvadmin restore again, "
+                    "or use an empty directory",
                     options.data_dir, kUnfinishedName);
   }
   std::vector<Uuid> uuids(options.partitions);
@@ -231,7 +236,8 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
   if (options.page_bytes && options.page_bytes != existing->page_bytes) {
     co_return differs("--page_bytes", options.page_bytes, existing->page_bytes);
   }
-  // Its maker may have ended before this, without the machine: a log must not outlive the name of store.meta.
+  // The process that created the store may have ended before it synced the directory. A failure of
+  // the machine must not leave a log but lose the name of store.meta.
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, options.data_dir));
   co_return *std::move(existing);
 }
@@ -241,7 +247,7 @@ Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, st
   CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.data_dir));
   Result<StoreInfo> existing = co_await LoadStore(reactor, options.data_dir);
   if (existing.ok()) {
-    co_return Error(Code::kAlreadyExists, "{}: holds a store already; choose an empty directory", options.data_dir);
+    co_return Error(Code::kAlreadyExists, "{}: already holds a store; choose an empty directory", options.data_dir);
   }
   if (existing.code() != Code::kNotFound) co_return existing.TakeStatus();
   options.partitions = static_cast<uint32_t>(partition_uuids.size());
@@ -253,7 +259,8 @@ namespace {
 Task<Result<File>> TakeLock(Reactor& reactor, std::string data_dir, File::Mode mode) {
   CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, data_dir + "/" + kLockName, mode, /*direct=*/false));
   Status locked = file.Lock();
-  // A killed process is gone before the kernel has taken its io_uring apart, which still holds its files.
+  // A killed process is gone before the kernel has torn down its io_uring, which still holds its
+  // files open.
   for (Nanos waited = 0; locked.code() == Code::kLocked && waited < kLockPatience; waited += kLockRetry) {
     co_await Sleep(reactor, kLockRetry);
     locked = file.Lock();
@@ -276,7 +283,8 @@ Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir) {
 Task<Result<File>> LockStoreForReading(Reactor& reactor, std::string data_dir) {
   Result<File> file = co_await TakeLock(reactor, data_dir, File::Mode::kRead);
   if (file.code() != Code::kNotFound) co_return file;
-  // Every node creates the file, so none has the store open; one that starts now must find it locked.
+  // Every node creates the lock file, so no node has the store open now. A node that starts now
+  // must find it locked.
   file = co_await TakeLock(reactor, std::move(data_dir), File::Mode::kCreate);
   if (file.code() == Code::kIoError) co_return File();  // read-only media, where no node can run
   co_return file;

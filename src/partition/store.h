@@ -1,11 +1,16 @@
-// Store layout: what a data directory holds beside the partitions' own files, and how it is split over reactors.
+// Store layout: the contents of a data directory besides the partitions' own files, and how they
+// are divided among reactors.
 //
-//   DIR/store.meta            node UUID, partitions, reactors, page size; written once (docs/FORMAT.md, "Store file")
+//   DIR/store.meta            node UUID, partitions, reactors, page size; written once
+//                             (docs/FORMAT.md, "Store file")
 //   DIR/lock                  locked while a process has the store open
 //   DIR/wal-R/                the log of reactor R
 //   DIR/partition-P/data      the tree of partition P; P runs on reactor P mod reactors
 //
-// The number of reactors is fixed when the store is made, because a partition's records live in its reactor's log.
+// The number of reactors is fixed when the store is created, because a partition's records live in
+// the log of its reactor.
+//
+// Threads: values; the functions run on one reactor.
 #pragma once
 
 #include <functional>
@@ -27,7 +32,7 @@ struct StoreOptions {
   std::string data_dir;
   uint32_t partitions = 16;  // a power of two
   uint32_t reactors = 1;
-  uint32_t page_bytes = 0;  // 0 = the default for a new store, or what an existing store has
+  uint32_t page_bytes = 0;  // 0 = the default for a new store, or the page size of an existing one
 };
 
 struct PartitionInfo {
@@ -41,7 +46,8 @@ struct StoreInfo {
   Uuid node;
   uint32_t reactors = 0;
   uint32_t page_bytes = 0;
-  std::vector<PartitionInfo> partitions;  // by id; ranges ascend and cover the 64-bit space
+  // By ID; the hash ranges ascend and cover the 64-bit space.
+  std::vector<PartitionInfo> partitions;
 
   uint32_t PartitionOf(std::string_view key) const;  // index into `partitions`
   uint32_t ReactorOf(uint32_t partition) const { return partition % reactors; }
@@ -50,18 +56,20 @@ struct StoreInfo {
   std::string LogDirectory(uint32_t reactor) const;
 };
 
-// Reads DIR/store.meta; kNotFound when the directory holds no store. `partitions` and `reactors` differing from what
-// an existing store has is kInvalidArgument only where given as non-zero and different.
+// Reads DIR/store.meta. kNotFound: the directory has no store.
 Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir);
-// Creates or opens. On an existing store zero fields of `options` mean "as it is"; a non-zero, different value is an
-// error naming both values and the remedy.
+// Opens the store, creating it if it does not exist. For an existing store, zero fields of
+// `options` mean "as it is". A non-zero field that differs is kInvalidArgument; the error names
+// both values and the remedy.
 Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options);
-// A new store out of partitions that are there already (a backup's): with their UUIDs and a node UUID of its own.
-// `make_partition` makes the file of each; the store exists once all are made. kAlreadyExists when there is a store.
+// Creates a new store from existing partitions, such as those of a backup. It keeps their UUIDs and
+// gets a new node UUID. `make_partition` creates the file of each partition. The store exists once
+// all of them have been created. kAlreadyExists: the directory has a store.
 using MakePartitionFile = std::function<Task<Status>(uint32_t id, PartitionFileOptions options)>;
 Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
                                       MakePartitionFile make_partition);
-// Takes DIR/lock; kLocked names the directory. Hold the file as long as the store is open, then Close it.
+// Takes DIR/lock. kLocked names the directory. Keep the file open as long as the store is open,
+// then Close it.
 Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir);
 
 }  // namespace pando

@@ -1,4 +1,4 @@
-// What those who read or build a store without serving it need to know of it, beside store.h.
+// Declarations for code that reads or builds a store without serving it, in addition to store.h.
 //
 // Threads: one reactor.
 #pragma once
@@ -7,12 +7,14 @@
 
 namespace pando {
 
-// A file that marks a directory as not finished by its maker (kvadmin restore, who calls CreateStoreOf in it all the
-// same). OpenStore never creates a store in such a directory: half a store must not be taken for a new one.
+// The name of a file that marks a directory as unfinished. kvadmin restore creates it and then
+// calls CreateStoreOf in that directory. OpenStore never creates a store in a directory with this
+// mark, because half a store must not be mistaken for a new one.
 inline constexpr char kUnfinishedName[] = "UNFINISHED";
 
-// LockStore for readers, who exclude a node but not each other, and change nothing: the media may be read-only. Where
-// there is no lock file (the store was copied without it) and none can be created, the file that is returned is closed.
+// Like LockStore, but for readers: they exclude a node but not each other. They change nothing, so
+// the media may be read-only. If the lock file is missing (the store was copied without it) and
+// cannot be created, the returned file is closed.
 Task<Result<File>> LockStoreForReading(Reactor& reactor, std::string data_dir);
 
 }  // namespace pando

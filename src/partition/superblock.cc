@@ -31,7 +31,7 @@ Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view pa
   std::string faults;
   for (uint32_t copy = 0; copy < kSuperblockBlocks; ++copy) {
     Superblock parsed;
-    // A slot that was never written: what a file has until its second checkpoint.
+    // A slot that was never written, as in every file before its second checkpoint.
     std::string_view block = blocks.substr(copy * kBlockBytes, kBlockBytes);
     if (block.find_first_not_of('\0') == std::string_view::npos) continue;
     Status status = ParseSuperblock(block, &parsed);
@@ -64,10 +64,10 @@ constexpr uint32_t kCopies = 2;  // of a slot
 
 std::string JudgeCopy(const Superblock& sb, uint32_t slot, const Uuid& node, const Uuid& partition) {
   if (sb.node != node || sb.partition != partition) {
-    return fmt::format("of partition {} of node {}, not of {} of {}", sb.partition.ToString(), sb.node.ToString(),
-                       partition.ToString(), node.ToString());
+    return fmt::format("belongs to partition {} of node {}, not to partition {} of node {}", sb.partition.ToString(),
+                       sb.node.ToString(), partition.ToString(), node.ToString());
   }
-  if (sb.generation % 2 != slot) return fmt::format("generation {} belongs into the other slot", sb.generation);
+  if (sb.generation % 2 != slot) return fmt::format("generation {} belongs in the other slot", sb.generation);
   return "";
 }
 
@@ -92,9 +92,10 @@ std::vector<SuperblockFault> JudgeSuperblocks(std::string_view blocks, const Uui
     // The slot of the newest generation, or of the one before it.
     const Generation expected = newest % 2 == copy / kCopies ? newest : newest - 1;
     if (empty[copy] && newest > 0 && expected > 0) {
-      faults.push_back({copy, fmt::format("empty, where generation {} was written", expected)});
+      faults.push_back({copy, fmt::format("empty, but generation {} was written here", expected)});
     } else if (valid[copy] && parsed[copy].generation != expected) {
-      faults.push_back({copy, fmt::format("generation {}, where {} was written", parsed[copy].generation, expected)});
+      faults.push_back(
+          {copy, fmt::format("generation {}, but generation {} was written here", parsed[copy].generation, expected)});
     }
   }
   return faults;

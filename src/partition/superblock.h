@@ -1,7 +1,8 @@
 // Superblock: where a partition's newest durable tree starts (docs/FORMAT.md, "Partition file").
 //
-// Two slots, each in two copies, at blocks 0-1 and 2-3. A checkpoint of generation G writes slot G mod 2, so the other
-// slot's tree stays complete until this one is durable. The newest valid copy of all four counts.
+// There are two slots, each with two copies, at blocks 0-1 and 2-3. A checkpoint of generation G
+// writes slot G mod 2, so the other slot's tree stays complete until this one is durable. The
+// newest valid copy of the four is used.
 //
 // Threads: values.
 #pragma once
@@ -19,10 +20,12 @@ namespace pando {
 
 inline constexpr uint64_t kSuperblockMagic = 0x314253444e415050;  // "PPANDSB1"
 inline constexpr uint32_t kPartitionFormat = 2;
-inline constexpr uint32_t kOldestPartitionFormat = 1;  // still read; the next checkpoint writes the newest
-inline constexpr uint32_t kSuperblockBlocks = 4;       // two slots of two copies
+// Still readable; the next checkpoint writes the newest format.
+inline constexpr uint32_t kOldestPartitionFormat = 1;
+inline constexpr uint32_t kSuperblockBlocks = 4;  // two slots of two copies
 
-// Names metadata of 16-byte entries by the first piece of its chain (meta_chain.h); in format 1 by its one extent.
+// Refers to metadata of 16-byte entries by the first piece of its chain (meta_chain.h). In format 1
+// it refers to the only extent.
 struct MetaRef {
   Extent location;
   uint64_t checksum = 0;
@@ -34,22 +37,24 @@ struct Superblock {
   uint64_t magic = kSuperblockMagic;
   uint32_t format = kPartitionFormat;
   uint32_t page_bytes = 0;
-  uint64_t feature_bits = 0;  // bits this build does not know make it refuse the file
+  uint64_t feature_bits = 0;  // a build refuses the file if it does not know one of the bits
   Uuid node;
   Uuid partition;
   Generation generation = 0;
   Epoch epoch = 0;
-  Lsn checkpoint_lsn = 0;    // the tree holds exactly the records up to here
-  Version last_version = 0;  // the highest version in the tree or ever given up to checkpoint_lsn
+  Lsn checkpoint_lsn = 0;  // the tree contains exactly the records up to this LSN
+  // The highest version in the tree or ever assigned up to checkpoint_lsn.
+  Version last_version = 0;
   uint64_t next_page_id = 0;
   uint64_t file_blocks = 0;
   ChildRef root;
   uint32_t root_level = 0;
   uint32_t group_blocks = 0;
   MetaRef groups;  // array of GroupEntry
-  MetaRef dead;    // array of DeadExtent: freed in this generation, reusable after the next is durable
-  // Where the reactor's log ended, durably, when this was written: a log that ends before it is lost or incomplete.
-  // 0: not known (a store that has not served yet, or whose last checkpoint was written by a version without it).
+  MetaRef dead;    // DeadExtents freed in this generation; reusable once the next is durable
+  // The durable end of the reactor's log when this superblock was written. A log that ends before
+  // it is lost or incomplete. 0: unknown (the store has not served yet, or a version without this
+  // field wrote its last checkpoint).
   LogPosition log_end = 0;
   char reserved[4096 - 224 - 8] = {};
   uint64_t checksum = 0;  // XXH3-64 of everything before it
@@ -60,24 +65,26 @@ static_assert(offsetof(Superblock, partition) == 40 && offsetof(Superblock, root
 static_assert(offsetof(Superblock, dead) == 192 && offsetof(Superblock, checksum) == 4088);
 
 struct GroupEntry {
-  uint64_t block = 0;  // of the group's bitmap; 0 = every block of the group is free
+  uint64_t block = 0;  // block of the group's bitmap; 0 = every block of the group is free
   uint64_t checksum = 0;
 };
 static_assert(sizeof(GroupEntry) == 16);
 
 void SealSuperblock(Superblock* superblock);  // sets the checksum
 
-// Reads one copy. kCorruption: magic or checksum; kVersion: another format, or features this build lacks.
+// Parses one copy. kCorruption: bad magic or checksum. kVersion: an unsupported format, or features
+// that this build does not know.
 Status ParseSuperblock(std::string_view block, Superblock* out);
 
-// The newest valid of the four copies; `older_lsn` receives the older slot's checkpoint LSN (0 = none).
-// `blocks` is the first kSuperblockBlocks blocks of `path`.
+// Returns the newest valid copy of the four. `older_lsn` receives the older slot's checkpoint LSN
+// (0 = none). `blocks` is the first kSuperblockBlocks blocks of `path`.
 Result<Superblock> ChooseSuperblock(std::string_view blocks, std::string_view path, Lsn* older_lsn);
 
-// What is wrong with any of the four copies, for the checker: also with those that are not needed now. In a store that
-// was not stopped properly, faults of one slot alone are also what a write leaves that the power failed in.
+// Lists the faults of all four copies, for the checker, including copies that are not needed now.
+// In a store that was not stopped cleanly, faults in only one slot may also be the result of a
+// power failure during a write.
 struct SuperblockFault {
-  uint32_t copy = 0;  // block
+  uint32_t copy = 0;  // block number
   std::string what;
 };
 std::vector<SuperblockFault> JudgeSuperblocks(std::string_view blocks, const Uuid& node, const Uuid& partition);

@@ -15,11 +15,10 @@ constexpr std::string_view kPageAdvice =
     "from "
     "a backup or a replica";
 constexpr std::string_view kValueAdvice =
-    "reads of this key answer CORRUPT; put the record anew or delete it, or restore it from a backup";
+    "reads of this key answer CORRUPT; put the record again or delete it, or restore it from a backup";
 constexpr std::string_view kBugAdvice =
-    "the bytes are as they were written, so this is a bug of Pando, or a write that went to the wrong place: keep a "
-    "copy "
-    "of the file, export what can be read, restore from a backup or a replica";
+    "the bytes are as they were written, so this is a bug in Pando or a write that went to the wrong place: keep a "
+    "copy of the file, export what can be read, and restore from a backup or a replica";
 
 }  // namespace
 
@@ -51,7 +50,7 @@ Task<bool> TreeCheck::Allowed(uint64_t bytes) {
   co_return allowed;
 }
 
-// What lies before `key` has been verified.
+// Everything before `key` has been verified.
 void TreeCheck::Advance(std::string key) {
   if (key <= resume_key_) return;
   resume_key_ = std::move(key);
@@ -75,7 +74,8 @@ Task<Status> TreeCheck::ReadPage(const ChildRef* ref, AlignedBuffer* bytes) {
   co_return Node::Validate(bytes->data(), options_.page_bytes);
 }
 
-// Checks the page behind `ref` and everything below; the reference's aggregates must be what is found.
+// Checks the page that `ref` refers to and everything below it. The reference's aggregates must
+// match what is found.
 Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
   const uint64_t at = ref.location.offset_bytes();
   const char* kind = expected.level == 0 ? "leaf" : "inner page";
@@ -87,7 +87,8 @@ Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
     AlignedBuffer bytes;
     Status status;
     if (ref.location.size_bytes() > options_.page_bytes) {
-      status = Error(Code::kCorruption, "{} bytes, pages have {}", ref.location.size_bytes(), options_.page_bytes);
+      status = Error(Code::kCorruption, "{} bytes long, but pages have {} bytes", ref.location.size_bytes(),
+                     options_.page_bytes);
     } else {
       status = co_await ReadPage(&ref, &bytes);
     }
@@ -111,19 +112,20 @@ void TreeCheck::CheckHeader(const Node& node, const ChildRef& ref, const Expecte
   const PageHeader& h = node.header();
   const uint64_t at = ref.location.offset_bytes();
   auto wrong = [&](std::string what) { Problem(at, "page: " + std::move(what), kBugAdvice); };
-  if (h.level != expected.level) wrong(fmt::format("level {} where level {} belongs", h.level, expected.level));
-  if (h.birth != ref.birth) wrong(fmt::format("generation {}, its parent says {}", h.birth, ref.birth));
+  if (h.level != expected.level) wrong(fmt::format("level {}, but level {} belongs here", h.level, expected.level));
+  if (h.birth != ref.birth) wrong(fmt::format("generation {}, but its parent says {}", h.birth, ref.birth));
   if (ref.birth > expected.newest_birth) wrong(fmt::format("generation {} below an older page", ref.birth));
   if (node.lower() != expected.lower || node.has_upper() != expected.has_upper ||
       (expected.has_upper && node.upper() != expected.upper)) {
-    wrong("its fences are not its parent's separators");
+    wrong("its fences do not match its parent's separators");
   }
   if (node.count() == 0) return;
   std::string first = node.Key(0), last = node.Key(node.count() - 1);
   if (first < node.lower() || (node.has_upper() && last >= node.upper())) wrong("keys outside its fences");
 }
 
-// What the page's own records, or its references to children, add up to.
+// Compares the sums of the page's own records, or of its references to children, with the parent's
+// aggregates.
 void TreeCheck::CheckAggregates(const Node& node, const ChildRef& ref) {
   Aggregates found;
   if (node.leaf()) {
@@ -140,8 +142,9 @@ void TreeCheck::CheckAggregates(const Node& node, const ChildRef& ref) {
   if (found.count != ref.count || found.bytes != ref.bytes || found.content_hash != ref.content_hash ||
       found.earliest_expiry_ms != ref.earliest_expiry_ms) {
     Problem(ref.location.offset_bytes(),
-            fmt::format("page: the parent's aggregates ({} records, {} bytes) are not the page's ({}, {})", ref.count,
-                        ref.bytes, found.count, found.bytes),
+            fmt::format(
+                "page: the parent's aggregates ({} records, {} bytes) do not match the page's ({} records, {} bytes)",
+                ref.count, ref.bytes, found.count, found.bytes),
             kBugAdvice);
   }
 }
@@ -179,7 +182,8 @@ Task<void> TreeCheck::CheckChild(ChildRef ref, Expected expected, size_t* in_fli
   slots_.NotifyOne();
 }
 
-// Leaves are read several at a time; inner pages one after another, so that memory stays bounded by the height.
+// Leaves are read several at a time, inner pages one at a time, so that memory stays bounded by the
+// height.
 Task<void> TreeCheck::CheckChildren(Node node, Generation birth) {
   TaskGroup children;
   size_t in_flight = 0;

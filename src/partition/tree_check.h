@@ -1,14 +1,16 @@
-// TreeCheck: walks one frozen tree as it is on disk, and verifies all of it: checksums, the structure of every page,
-// key order, fences against the parent's separators, generations, levels, aggregates against the references, overflow
-// values against their hashes. `kvadmin check` walks a stopped store with it, the scrubber (scrub.h) a running one.
+// TreeCheck: walks one frozen tree as it is on disk and verifies all of it: checksums, the
+// structure of every page, key order, fences against the parent's separators, generations, levels,
+// aggregates against the references, and overflow values against their hashes. `kvadmin check` uses
+// it on a stopped store, the scrubber (scrub.h) on a running one.
 //
-// It reads into buffers of its own, past the buffer pool: what the pool holds is not what the disk holds. Nothing that
-// the root reaches may be overwritten while it walks; the caller sees to that.
+// It reads into its own buffers and bypasses the buffer pool, because the pool may differ from the
+// disk. The caller must ensure that nothing reachable from the root is overwritten during the walk.
 //
-// A walk may be cut short by its host and gone on with later, by another TreeCheck, in a newer tree: resume_key() is
-// the first key that has not been verified.
+// The host may cut a walk short. Another TreeCheck can continue it later, in a newer tree:
+// resume_key() is the first key that has not been verified.
 //
-// Threads: one reactor. Memory: with one read in flight, a page for each level, and the value being read.
+// Threads: one reactor. Memory: with one read in flight, one page per level plus the value being
+// read.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +22,11 @@
 
 namespace pando {
 
-// Where the pages are read from: a partition's file, or a backup of it.
+// The source of the pages: a partition's file, or a backup of it.
 class PageSource {
  public:
-  // The extent's bytes, of which the reference says that they have this checksum (whoever reads compares). kCorruption
-  // when there are none.
+  // Reads the extent's bytes. `checksum` is the checksum in the reference to them; the caller
+  // compares it. kCorruption: the source does not have the extent.
   virtual Task<Status> Read(Extent extent, uint64_t checksum, char* bytes) = 0;
 
  protected:
@@ -42,9 +44,10 @@ class FilePages final : public PageSource {
 
 class TreeCheckHost {
  public:
-  // Asked before every read. False: no more reads, the walk ends.
+  // Called before every read. False: the walk ends without further reads.
   virtual Task<bool> MayRead(uint64_t bytes) = 0;
-  // Before what lies there is read. False: it is not to be read (and that has been reported).
+  // Called before an extent is read. False: the extent must not be read, and the host has reported
+  // that.
   virtual bool OnExtent(Extent extent, std::string_view owner) = 0;
   virtual void OnProblem(uint64_t offset_bytes, std::string what, std::string_view advice) = 0;
 
@@ -67,19 +70,20 @@ class TreeCheck {
     Uuid partition;
     uint32_t page_bytes = 0;
     size_t leaves_in_flight = 1;
-    std::string resume_key;  // only with one leaf in flight: what lies before it was verified
+    // Everything before it has been verified; requires leaves_in_flight == 1.
+    std::string resume_key;
   };
   TreeCheck(Options options, TreeCheckHost* host)
       : options_(std::move(options)), host_(host), slots_(*options_.reactor), resume_key_(options_.resume_key) {}
 
-  // `generation`: the one that ended with this root.
+  // `generation`: the generation that ended with this root.
   Task<void> Run(ChildRef root, uint8_t level, Generation generation);
 
   const TreeCheckCounts& counts() const { return counts_; }
-  // The host said no: not all was walked.
+  // True if the host ended the walk before its end.
   bool stopped() const { return stopped_; }
   const std::string& resume_key() const { return resume_key_; }
-  // Something behind Options::resume_key was verified.
+  // True if resume_key() has moved past Options::resume_key.
   bool advanced() const { return advanced_; }
 
  private:
@@ -112,7 +116,7 @@ class TreeCheck {
   std::string resume_key_;
 };
 
-// For messages: at most 64 bytes of the key, with what is not printable ASCII as \xNN.
+// For messages: at most 64 bytes of the key. Bytes that are not printable ASCII appear as \xNN.
 std::string PrintableKey(std::string_view key);
 
 }  // namespace pando

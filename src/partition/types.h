@@ -1,4 +1,6 @@
-// What callers say to a partition and hear from it.
+// The request and result types of Partition: writes, scans, snapshots, changes, and statistics.
+//
+// Threads: values, except WriteControl, whose Withdraw may be called from any thread.
 #pragma once
 
 #include <atomic>
@@ -30,28 +32,31 @@ struct WriteOp {
   std::string value;  // kPut
   int64_t delta = 0;  // kIncrement
   Condition condition;
-  // kTouch: not kKeep. With kSet exactly one of the two is > 0: from the operation's own time on, or Unix time. A
-  // record whose time has passed is stored, but not there.
+  // kTouch requires a mode other than kKeep. With kSet exactly one of the two times is > 0:
+  // `ttl_ms` counts from the operation's own time, and `expires_at_ms` is Unix time. A record that
+  // has expired is treated as absent even while it is still stored.
   TtlMode ttl_mode = TtlMode::kKeep;
   int64_t ttl_ms = 0;
   int64_t expires_at_ms = 0;
-  // A condition that does not hold need not hand back the value that was found, so that none has to be read for it.
+  // If the condition fails, the reply need not contain the current value, so the value need not be
+  // read.
   bool current_value_unwanted = false;
-  bool return_previous = false;  // OpResult::current is the record as it was found also when this is applied
+  // OpResult::current is set to the record as it was found even if the operation is applied.
+  bool return_previous = false;
 };
 
 class WriteControl;
 
 struct WriteOptions {
-  bool all_or_nothing = false;      // one that is refused refuses all of them; without it only a kCheck does
+  bool all_or_nothing = false;      // any refused operation refuses all; else only a kCheck does
   WriteControl* control = nullptr;  // outlives the call
 };
 
-// Why a value is not handed back: `room` had none for it.
+// The error for a value that is not returned because `room` had no room for it.
 inline Status NoRoom(ValueRoom::Answer answer, const ValueRoom& room, size_t value_bytes) {
   if (answer == ValueRoom::Answer::kFull) {
     return Error(Code::kOverloaded,
-                 "the reply would have more than {} bytes of values: ask for this key again, with fewer others",
+                 "the values in the reply would exceed {} bytes; read this key again together with fewer others",
                  room.limit_bytes());
   }
   return Error(Code::kOverloaded, "the node has no memory for a value of {} bytes now; try again", value_bytes);
@@ -59,10 +64,11 @@ inline Status NoRoom(ValueRoom::Answer answer, const ValueRoom& room, size_t val
 
 enum class OpOutcome : uint8_t {
   kApplied,          // also a remove of a record that does not exist, and a kCheck that holds
-  kConditionFailed,  // or kTouch of a record that does not exist; `current` holds the record as it was found
-  kNotANumber,       // kIncrement of a value that is not a decimal 64-bit integer; `current` holds it
-  kOverflow,         // kIncrement past the 64-bit range
-  kBatchRefused,     // not by itself: another operation of the write was refused, and thereby all. Nothing else is set.
+  kConditionFailed,  // also a kTouch of a missing record; `current` is the record as found
+  kNotANumber,       // kIncrement of a value (`current`) that is no decimal 64-bit integer
+  kOverflow,         // kIncrement beyond the 64-bit range
+  // Another operation of the write was refused, and so all were; nothing else is set.
+  kBatchRefused,
 };
 
 struct OpResult {
@@ -70,25 +76,25 @@ struct OpResult {
   Version version = 0;
   bool existed = false;
   int64_t number = 0;  // kIncrement
-  // When a whole write is refused: as it was before the write, although this operation met what those before it would
-  // have left.
+  // If the whole write is refused, this is the record as it was before the write, even though this
+  // operation was judged against what the operations before it would have left.
   ReadResult current;
-  // current.value was left out: what the operations of one write found is handed back up to kMaxBatchBytes, and as long
-  // as there is room for it (WriteControl::values).
+  // current.value was left out. One write returns values of up to kMaxBatchBytes in total, and only
+  // while there is room for them (WriteControl::values).
   bool value_omitted = false;
 };
 
-// What the caller of a write keeps a hand on while it is under way. It outlives the call.
+// Lets the caller of a write control it while it is in progress. Outlives the call.
 class WriteControl {
  public:
-  // A write that still waits for admission at this time is given up: kDeadline. 0 = never.
+  // A write that still waits for admission at this time is abandoned with kDeadline. 0 = never.
   Nanos deadline_ns = 0;
-  // Room for the values that are handed back; null = up to kMaxBatchBytes of them.
+  // Room for the values that are returned. Null = up to kMaxBatchBytes of values.
   ValueRoom* values = nullptr;
 
-  // True: the write is not in the log and never will be. Any thread.
+  // True: the write is not in the log and never will be. Callable from any thread.
   bool Withdraw() { return Move(State::kWithdrawn); }
-  // Called by the partition right before it appends: false when the write has been withdrawn.
+  // The partition calls this right before it appends. False: the write has been withdrawn.
   bool BeginAppend() { return Move(State::kAppended); }
 
  private:
@@ -100,14 +106,17 @@ class WriteControl {
   std::atomic<State> state_{State::kWaiting};
 };
 
-// Names a snapshot in all partitions it was cut through. Random, so that no name is given twice; 0 = the newest state.
+// Identifies a snapshot in all the partitions that it was cut through. Random, so that no ID is
+// used twice. 0 = the newest state.
 using SnapshotId = uint64_t;
 
-// A partition's state after a known LSN, readable until it expires or is released. Not kept over a restart.
+// A partition's state after a known LSN, readable until it expires or is released. It does not
+// survive a restart.
 struct SnapshotInfo {
   SnapshotId id = 0;
-  Version version =
-      0;  // no write in it has a higher one, no later write one at or below it; its time is the snapshot's
+  // No write in the snapshot has a higher version, and no later write has this version or a lower
+  // one. The time in this version is the snapshot's time.
+  Version version = 0;
   int64_t expires_at_ms = 0;
   Generation generation = 0;
   Lsn lsn = 0;
@@ -121,20 +130,25 @@ struct ScanSpec {
   bool end_inclusive = false;
   bool reverse = false;  // from the end towards the start
   bool keys_only = false;
-  bool sizes_only = false;  // as keys_only, and ScanRow::value_bytes is set
+  bool sizes_only = false;  // like keys_only, but also sets ScanRow::value_bytes
   size_t max_rows = kMaxScanRows;
   SnapshotId snapshot = 0;  // kSnapshotGone once it is gone
-  // Only what differs from this older snapshot, forwards: records as they are now, and ScanRow::removed for those that
-  // are no more. (One that merely expired is among those once it is swept.) In time proportional to the changed pages.
+  // Returns only what differs from this older snapshot, in ascending order: records as they are
+  // now, and ScanRow::removed for records that no longer exist. (A record that has merely expired
+  // counts as removed once it has been swept.) Takes time proportional to the number of changed
+  // pages.
   SnapshotId since = 0;
-  size_t max_bytes = kMaxScanBytes;  // stops after the row that reaches it (always at least one row)
-  // What the caller has memory for: keys and values of the page never take more. The page ends before the row that
-  // would; a first row comes without its value then (ScanRow::unread_bytes).
+  // Stops after the row that reaches it (always at least one row)
+  size_t max_bytes = kMaxScanBytes;
+  // The memory that the caller has. The keys and values of a page never exceed it: the page ends
+  // before the row that would. A first row that would exceed it comes without its value
+  // (ScanRow::unread_bytes).
   size_t hard_bytes = SIZE_MAX;
 };
 
-// What a range holds. Sums: those of disjoint ranges, or of partitions, add up, so that equal content has equal ones
-// whatever the shape of its trees. Expired records count for nothing.
+// Aggregates of a range. They are sums: those of disjoint ranges or of several partitions add up.
+// Equal content therefore has equal aggregates, whatever the shape of its trees. Expired records do
+// not count.
 struct RangeAggregates {
   uint64_t count = 0;
   uint64_t bytes = 0;         // of keys and values
@@ -147,7 +161,7 @@ struct RangeAggregates {
   }
 };
 
-// What a snapshot's tree starts from: all that a copy of the partition needs beside its pages.
+// The start of a snapshot's tree: everything that a copy of the partition needs besides its pages.
 struct SnapshotRoot {
   Generation generation = 0;
   Epoch epoch = 0;
@@ -159,8 +173,8 @@ struct SnapshotRoot {
   uint8_t root_level = 0;
 };
 
-// A place among a snapshot's pages: behind the first `parts` pages and values of the leaf that begins with `key`, with
-// the inner pages that begin there, too.
+// A position among a snapshot's pages: after the first `parts` pages and values of the leaf that
+// begins with `key`, counting the inner pages that begin there too.
 struct PageCursor {
   std::string key;
   uint32_t parts = 0;
@@ -190,40 +204,43 @@ struct ScanRow {
   std::string value;
   Version version = 0;
   int64_t expires_at_ms = 0;
-  bool removed = false;       // since ScanSpec::since; the rest is empty
-  uint32_t value_bytes = 0;   // ScanSpec::sizes_only
-  uint32_t unread_bytes = 0;  // the value has so many bytes and was left out: ScanSpec::hard_bytes
+  bool removed = false;       // since ScanSpec::since; the other fields are empty
+  uint32_t value_bytes = 0;   // set with ScanSpec::sizes_only
+  uint32_t unread_bytes = 0;  // size of a value that was left out because of ScanSpec::hard_bytes
   size_t bytes() const { return key.size() + value.size(); }
 };
 
 struct ScanPage {
   std::vector<ScanRow> rows;
-  bool exhausted = false;  // nothing is left in the range behind the last row
+  bool exhausted = false;  // the range has nothing after the last row
 };
 
-// A write that took effect, as those hear of it who watch the partition.
+// A write that took effect, as reported to watchers of the partition.
 struct Change {
   std::string key;
   Version version = 0;
-  bool removed = false;  // there is no record now
+  bool removed = false;  // the record no longer exists
   bool operator==(const Change&) const = default;
 };
 
 struct ChangePage {
-  std::vector<Change> changes;  // versions rise
-  Version up_to = 0;            // everything up to this version was looked at
-  bool more = false;            // there are changes after up_to already
-  bool gone = false;            // what came after the version asked for is not known any more; the rest is empty
+  std::vector<Change> changes;  // in ascending order of version
+  Version up_to = 0;            // all changes up to this version have been examined
+  bool more = false;            // more changes after up_to exist already
+  // The changes after the requested version are no longer known; the rest is empty.
+  bool gone = false;
 };
 
-// One read of a batch that is answered from memory without suspending; see Engine::BatchGet.
+// One read of a batch that is answered from memory without suspending. See Engine::BatchGet.
 struct PointRead {
   enum class Outcome : uint8_t { kPending, kFound, kNotFound, kMiss };
   class Partition* partition = nullptr;
   std::string_view key;
-  std::string* value = nullptr;  // receives the bytes (capacity is reused); null: `in_place` is set instead
-  std::string_view in_place;     // with value == nullptr: the bytes where they lie in the page, valid until the caller
-                                 // suspends or calls the engine again; a value in pieces is kMiss
+  // Receives the value (capacity is reused); null: `in_place` is set instead.
+  std::string* value = nullptr;
+  // With value == nullptr: the value where it lies in the page, valid until the caller suspends or
+  // calls the engine again. A value that is stored in pieces is kMiss.
+  std::string_view in_place;
   Version version = 0;
   int64_t expires_at_ms = 0;
   Outcome outcome = Outcome::kPending;  // kMiss: pages are missing; co_await partition->Get(key)
@@ -233,7 +250,7 @@ struct PartitionStats {
   Generation generation = 0;
   Lsn last_lsn = 0, applied_lsn = 0, checkpoint_lsn = 0;
   uint64_t file_bytes = 0, used_bytes = 0, pending_free_bytes = 0;
-  uint64_t hole_bytes = 0;  // of file_bytes, given back to the file system
+  uint64_t hole_bytes = 0;  // of file_bytes, returned to the file system
   uint64_t dirty_pages = 0;
   uint64_t pending_writes = 0;
   uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;

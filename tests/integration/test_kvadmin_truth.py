@@ -567,7 +567,7 @@ class BackupTest(WithNode):
                 node = NodeProcess(directory, FLAGS)
                 node.launch()
                 self.assertEqual(node.process.wait(TIMEOUT_S), 1, node.output())
-                self.assertIn("a restore into it was cut short", node.output())
+                self.assertIn("a restore into this directory was not completed", node.output())
                 self.assertFalse((directory / "store.meta").exists())
                 self.kv("check", directory, expect=FAILED)
             if data.exists():

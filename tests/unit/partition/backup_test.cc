@@ -298,7 +298,7 @@ TEST(Backup, RestoresWhatTheSnapshotHeld) {
     };
     const std::vector<std::string>& all = taken[3].paths;
     EXPECT_THAT(open({all[0]}).message(), HasSubstr("the one it is based on is missing"));
-    EXPECT_THAT(open({all[0], all[2], all[3]}).message(), HasSubstr("is not that"));
+    EXPECT_THAT(open({all[0], all[2], all[3]}).message(), HasSubstr("does not hold"));
     EXPECT_EQ(open({all[0], "/nothing"}).code(), Code::kNotFound);
   }
 }

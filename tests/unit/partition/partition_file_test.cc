@@ -122,7 +122,7 @@ TEST_F(PartitionFileTest, TruncatedFilesAreRefused) {
   SetContents(good.substr(0, 255 * 4096));
   Status status = OpenError();
   EXPECT_EQ(status.code(), Code::kCorruption);
-  EXPECT_NE(status.message().find("truncated to 1044480 bytes, the superblock says 1048576"), std::string::npos)
+  EXPECT_NE(status.message().find("truncated to 1044480 bytes, but the superblock says 1048576"), std::string::npos)
       << status.ToString();
 }
 
@@ -192,8 +192,8 @@ TEST_F(PartitionFileTest, DeadListsThatNameOthersBlocksAreRefused) {
       {Extent::Of(200, 24065), "outside the file"},
       {Extent::Of(255, 2), "outside the file"},
       {Extent(), "outside the file"},
-      {Extent::Of(2, 1), "the superblocks'"},
-      {first, "named before"},
+      {Extent::Of(2, 1), "belong to the superblocks"},
+      {first, "listed twice"},
       {Extent::Of(255, 1), "not in use"},
   };
   for (const Case& c : cases) {

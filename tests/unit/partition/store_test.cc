@@ -127,7 +127,7 @@ TEST_F(StoreTest, TruncatedFilesAreDamage) {
 }
 
 TEST_F(StoreTest, AnotherVersionIsRefusedAsSuch) {
-  ExpectRefused(HandMeta({.format = 2}), Code::kVersion, "store format 2, this build reads 1");
+  ExpectRefused(HandMeta({.format = 2}), Code::kVersion, "store format 2, but this build reads format 1");
 }
 
 TEST_F(StoreTest, FlippedBitsAreDamage) {

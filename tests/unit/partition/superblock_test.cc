@@ -70,9 +70,9 @@ TEST(SuperblockFormat, EveryCopyIsJudged) {
   EXPECT_EQ(Judge(a, a, b, b), "");
   EXPECT_EQ(Judge(kZeros, kZeros, Good(1, 0), Good(1, 0)), "") << "a new file";
   EXPECT_EQ(Judge(a, Damaged(a), b, b), "1: checksum mismatch; ");
-  EXPECT_EQ(Judge(kZeros, a, b, b), "0: empty, where generation 6 was written; ");
-  EXPECT_EQ(Judge(a, a, b, Good(5, 400)), "3: generation 5, where 7 was written; ") << "a lost write";
-  EXPECT_EQ(Judge(b, a, b, b), "0: generation 7 belongs into the other slot; ") << "a misdirected write";
+  EXPECT_EQ(Judge(kZeros, a, b, b), "0: empty, but generation 6 was written here; ");
+  EXPECT_EQ(Judge(a, a, b, Good(5, 400)), "3: generation 5, but generation 7 was written here; ") << "a lost write";
+  EXPECT_EQ(Judge(b, a, b, b), "0: generation 7 belongs in the other slot; ") << "a misdirected write";
   EXPECT_NE(Judge(a, a, HandSuperblock(3, 0, 7, 600), b), "");
   EXPECT_EQ(Judge(HandSuperblock(1, 0, 6, 500), HandSuperblock(1, 0, 6, 500), b, b), "") << "just upgraded";
 }
