@@ -1,4 +1,5 @@
-// Pages of a snapshot for backups, the backup's file format, and what a reader of damaged or mixed-up files says.
+// Tests of a snapshot's pages as read for backups, of the backup file format, and of the errors for
+// damaged or mixed-up backup files.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -66,7 +67,7 @@ TEST(BackupFormat, GoldenBytes) {
   EXPECT_EQ(ParseBackupHeader({reinterpret_cast<const char*>(&header), sizeof(header)}, "f").code(), Code::kVersion);
 }
 
-// -- pages of snapshots, written down, read and restored
+// -- pages of snapshots: written to backups, read, and restored
 
 std::string ValueOf(SimRandom* random) {
   const uint64_t size = random->Chance(0.05) ? random->Below(60'000) : random->Below(400);
@@ -152,10 +153,11 @@ Task<Result<std::vector<ScanRow>>> Rows(Partition* p, SnapshotId snapshot) {
 struct Taken {
   SnapshotRoot root;
   std::vector<ScanRow> rows;
-  std::vector<std::string> paths;  // the newest first
+  std::vector<std::string> paths;  // newest first
 };
 
-// Backups of one partition, each based on the one before, while writes go on behind every snapshot.
+// Takes backups of one partition, each based on the previous one, while writes continue after every
+// snapshot.
 Task<void> TakeBackups(Reactor* reactor, engine_test::Setup setup, uint64_t seed, std::vector<Taken>* taken) {
   SimRandom random(seed);
   auto engine = co_await OpenEngine(*reactor, setup);
@@ -200,7 +202,7 @@ Task<void> TakeBackups(Reactor* reactor, engine_test::Setup setup, uint64_t seed
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
 }
 
-// The smallest file that the backup's pages fit into: one without a block to spare where they end.
+// Finds the smallest file that the backup's pages fit into: one with no spare block at its end.
 Task<SnapshotRoot> Tightest(Reactor* reactor, BackupReader* backup, SnapshotRoot root) {
   uint64_t too_small = 0;
   for (uint64_t enough = root.file_blocks; too_small + 1 < enough;) {
@@ -241,7 +243,7 @@ Task<void> CheckAndRestore(Reactor* reactor, engine_test::Setup setup, Uuid uuid
   EXPECT_TRUE(report->notes.empty()) << report->notes[0].what;
 }
 
-// A restored store is opened, holds what the snapshot held, and lives on.
+// A restored store opens, contains what the snapshot contained, and works.
 Task<void> OpenRestored(Reactor* reactor, engine_test::Setup setup, const Taken* taken, int round) {
   setup.store.data_dir = fmt::format("/restored-{}", round);
   auto engine = co_await OpenEngine(*reactor, setup);
@@ -290,7 +292,7 @@ TEST(Backup, RestoresWhatTheSnapshotHeld) {
       ASSERT_TRUE(kernel.RunTask(*reactor, OpenRestored(reactor, setup, t, i)));
     }
     if (HasFailure()) return;
-    // Files that do not follow each other.
+    // These files are not based on each other.
     boot();
     auto open = [&](std::vector<std::string> paths) {
       auto opened = kernel.RunTask(*reactor, BackupReader::Open(*reactor, std::move(paths)));

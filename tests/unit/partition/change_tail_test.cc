@@ -1,4 +1,4 @@
-// The tail against a list of everything that was added.
+// Compares the tail with a list of everything that was added.
 #include "src/partition/change_tail.h"
 
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 namespace pando {
 namespace {
 
-// What a watcher hears that asks page by page until there is no more.
+// What a watcher learns that asks for page after page until there is no more.
 struct Heard {
   std::vector<Change> changes;
   Version up_to = 0;

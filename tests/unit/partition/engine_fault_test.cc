@@ -1,5 +1,6 @@
-// The engine on a disk that fails: reads and writes that end with EIO, a full disk, bits that flip at rest. What was
-// acknowledged is there after the next start, what is damaged is reported with its place and never served.
+// The engine on a failing disk: reads and writes that end with EIO, a full disk, and bits that flip
+// at rest. Acknowledged writes are there after the next start. Damage is reported with its location
+// and never served.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -25,7 +26,8 @@ std::string Value(uint64_t i, size_t bytes) {
 
 using Records = std::map<std::string, std::string>;
 
-// What was written and what came of it. A key whose last write has no known outcome may hold either value.
+// The writes and their outcomes. A key whose last write has an unknown outcome may have either
+// value.
 struct Ledger {
   Records acknowledged;
   std::map<std::string, std::set<std::string>> unknown;  // "" = no record
@@ -43,7 +45,7 @@ struct Ledger {
       unknown[op.key].insert(value);
     }
   }
-  // What a start found is what counts from then on.
+  // What a start found is the truth from then on.
   void Settle(const Records& found) {
     acknowledged = found;
     unknown.clear();
@@ -62,7 +64,7 @@ Task<Status> ReadEverything(Partition* partition, Records* out) {
   co_return Status();
 }
 
-// "" when the records are what the ledger allows.
+// Returns "" if the ledger allows these records.
 std::string Compare(const Ledger& ledger, const Records& found) {
   auto allows = [&](const std::string& key, const std::string& value) {
     auto unknown = ledger.unknown.find(key);
@@ -120,7 +122,7 @@ class EngineFaultTest : public testing::Test {
   Ledger ledger_;
 };
 
-// A store larger than its pool.
+// A store that is larger than its pool.
 constexpr uint64_t kManyKeys = 3000;
 
 Task<void> FillStore(EngineFaultTest* t) {
@@ -139,7 +141,7 @@ Task<void> FillStore(EngineFaultTest* t) {
 
 // -- reads that fail
 
-// The extent of a leaf that is not in memory, and a key in it.
+// Returns the reference to a leaf that is not in memory, and a key in it.
 Task<ChildRef> FindMissingLeaf(Partition* partition, std::string* key) {
   Tree& tree = static_cast<Replica*>(partition)->tree();
   for (uint64_t i = 1; i < kManyKeys; ++i) {
@@ -147,7 +149,7 @@ Task<ChildRef> FindMissingLeaf(Partition* partition, std::string* key) {
     uint8_t level = 0;
     *key = Key(i);
     if (i % 100 != 0 && !tree.FindLeaf(*key, &missing, &level) && level == 0) co_return missing;
-    Result<ReadResult> got = co_await partition->Get(Key(i));  // brings inner pages in
+    Result<ReadResult> got = co_await partition->Get(Key(i));  // loads inner pages
     EXPECT_OK(got.status());
   }
   ADD_FAILURE() << "every leaf fits into memory";
@@ -193,7 +195,7 @@ Task<void> ReadAroundABadLeaf(EngineFaultTest* t, Code code) {
   EXPECT_LE(refused, leaf.count) << "more than one page's keys";
   EXPECT_OK((*engine)->failure());
   EXPECT_OK(co_await Put(p, "another", "page"));
-  // The disk is well again.
+  // The disk works again.
   if (code == Code::kIoError) {
     t->machine_->ClearFaults();
   } else {
@@ -220,7 +222,7 @@ TEST_F(EngineFaultTest, AFlippedBitOfAPageIsTheErrorOfItsRequestsOnly) {
   Run(ReadAroundABadLeaf(this, Code::kCorruption));
 }
 
-// -- any operation that fails, at any moment
+// -- any operation fails, at any moment
 
 struct Faulty {
   SimReactor* reactor = nullptr;
@@ -229,7 +231,7 @@ struct Faulty {
   Engine* engine = nullptr;
 };
 
-// One writer's keys are its own, so that what it knows is exact.
+// A writer does not share its keys, so its knowledge of them is exact.
 Task<void> WriterUnderFaults(Faulty* f, uint64_t id, uint64_t seed) {
   SimRandom random(seed * 100 + id);
   for (int i = 0; i < 12; ++i) {
@@ -245,7 +247,7 @@ Task<void> WriterUnderFaults(Faulty* f, uint64_t id, uint64_t seed) {
     Status status = co_await Write(f->engine->partition(0), ops);
     for (const WriteOp& op : ops) f->ledger->Note(op, status);
     if (status.ok()) continue;
-    // What follows a failure is refused, and says why.
+    // Writes after a failure are refused, and the error says why.
     if (!f->engine->failure().ok()) {
       Status again = co_await Put(f->engine->partition(0), "x", "y");
       if (again.code() != Code::kUnavailable || again.message().find("stopped: ") == std::string::npos) {
@@ -273,10 +275,11 @@ Task<void> LifeUnderFaults(Faulty* f, uint64_t seed, bool checkpoint) {
     }
   }
   Status closed = co_await f->engine->Close(checkpoint);
-  (void)closed.ok();  // what counts is what the next start finds
+  (void)closed.ok();  // only what the next start finds matters
 }
 
-// "" or what went wrong when operation `skip` on files of `path` ends with EIO. *struck: there was such an operation.
+// Runs with operation number `skip` on files of `path` ending with EIO. Returns "" or what went
+// wrong. *struck: there was such an operation.
 std::string RunWithFault(uint64_t seed, const std::string& path, uint64_t skip, bool* struck) {
   SimKernel kernel(seed);
   SimMachine* machine = kernel.AddMachine();
@@ -333,7 +336,7 @@ Task<void> FillTheDisk(EngineFaultTest* t) {
   EXPECT_OK(engine.status());
   if (!engine.ok()) co_return;
   Partition* p = (*engine)->partition(0);
-  // The log has what it needs before the disk gets small.
+  // Let the log take what it needs before the disk becomes small.
   for (uint64_t i = 0; i < 200; ++i) EXPECT_OK(co_await Put(p, "warm", Value(i, 8000)));
   t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + (6u << 20));
   Status full;
@@ -351,7 +354,7 @@ Task<void> FillTheDisk(EngineFaultTest* t) {
     EXPECT_OK(got.status());
     EXPECT_EQ(got->value, Value(i, 700));
   }
-  // Deletes work, and give room.
+  // Deletes work and free space.
   for (uint64_t i = 0; i + 1 < keys; ++i) {
     if (i % 4 == 0) continue;
     EXPECT_OK(co_await Remove(p, Key(i)));
@@ -382,7 +385,7 @@ TEST_F(EngineFaultTest, AFullDiskRefusesPutsAndServesTheRest) {
 
 // -- bits that flip at rest
 
-// Checkpoints in between, then log that is not in the tree yet.
+// Takes checkpoints in between. The end of the log is not in the tree yet.
 Task<void> MakeSmallStore(EngineFaultTest* t) {
   auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
   EXPECT_OK(engine.status());
@@ -407,7 +410,7 @@ TEST_F(EngineFaultTest, WithoutItsNewestSuperblockAPartitionComesBackFromTheOneB
   const std::string data = image.ReadAll(DataPath());
   const uint64_t in_slot[2] = {LoadLE<uint64_t>(&data[56]), LoadLE<uint64_t>(&data[8192 + 56])};
   const uint64_t newest = in_slot[1] > in_slot[0] ? 8192 : 0;
-  // One copy of either slot, then both of the newest.
+  // One damaged copy at a time, then both copies of the newest slot.
   for (std::vector<uint64_t> offsets : {std::vector<uint64_t>{0}, {4096}, {8192}, {12288}, {newest, newest + 4096}}) {
     machine_->disk() = image;
     for (uint64_t offset : offsets) machine_->disk().FlipBit(DataPath(), offset + 1000);
@@ -423,7 +426,8 @@ TEST_F(EngineFaultTest, WithoutItsNewestSuperblockAPartitionComesBackFromTheOneB
   EXPECT_NE(refused.find("CORRUPTION: " + DataPath() + ": no valid superblock"), std::string::npos) << refused;
 }
 
-// Opens and reads everything: the right records, or an error that says what is damaged.
+// Opens the store and reads everything. Each read must return the right records or an error that
+// says what is damaged.
 Task<std::string> ReadDamaged(Reactor* reactor, Setup setup, const Ledger* ledger, bool* reported) {
   auto engine = co_await OpenEngine(*reactor, setup);
   auto check = [&](const Status& status) {
@@ -469,14 +473,14 @@ TEST_F(EngineFaultTest, FlippedBitsAreReportedAndNeverServed) {
       (log ? in_log : in_data) += damage;
       machine_->PowerLoss(1);
     }
-    // Most bytes of the data file are free or dead; a log's are not.
+    // Most bytes of the data file are free or dead. Most bytes of a log are not.
     EXPECT_GT(in_log, 0u);
     EXPECT_GT(in_data, 0u);
     EXPECT_EQ(reported, in_log + in_data);
   }
 }
 
-// Metadata of the file at the moment of a start: refused with its place.
+// Metadata that is damaged when the engine starts: the start is refused and the location named.
 TEST_F(EngineFaultTest, DamagedMetadataRefusesToOpen) {
   Boot();
   Run(MakeSmallStore(this));

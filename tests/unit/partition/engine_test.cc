@@ -12,7 +12,7 @@
 namespace pando::engine_test {
 namespace {
 
-// A machine whose process can be started again and again on the same files.
+// A machine whose process can be restarted any number of times on the same files.
 class Host {
  public:
   virtual ~Host() = default;
@@ -112,7 +112,7 @@ Task<void> FillAndThin(Reactor& reactor, Setup setup) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
 }
 
-// Opens, finds what FillAndThin left, writes, removes, and closes.
+// Opens the store, verifies what FillAndThin left, writes, removes, and closes.
 template <bool kCheckpoint>
 Task<void> ReopenAndUse(Reactor& reactor, Setup setup) {
   auto engine = co_await OpenEngine(reactor, setup);
@@ -154,7 +154,7 @@ TEST(Engine, LifeOfAStoreOnUring) {
   LifeOfAStore(&host);
 }
 
-// An engine of little memory, with nothing but that to make it checkpoint.
+// Settings with little memory and no other reason to checkpoint.
 Setup SmallPool(uint32_t partitions, uint64_t log_segment_bytes) {
   Setup setup;
   setup.store.partitions = partitions;
@@ -165,7 +165,8 @@ Setup SmallPool(uint32_t partitions, uint64_t log_segment_bytes) {
   return setup;
 }
 
-// Records that recovery would replay onto pages that are no longer in memory cost it a read each.
+// Recovery would need one read for each record whose page is no longer in memory, so the engine
+// keeps the log short.
 Task<void> KeepsLittleLog(Reactor& reactor, Setup setup) {
   auto engine = co_await OpenEngine(reactor, setup);
   EXPECT_OK(engine.status());
@@ -187,7 +188,8 @@ TEST(Engine, KeepsNoMoreLogThanThePoolCanReplay) {
   host.Run(KeepsLittleLog);
 }
 
-// Overwrites eight times the pool's memory again and again: what waits to be free stays a share of the data.
+// Repeatedly overwrites eight times the pool's memory. The space that waits to be freed stays a
+// fraction of the data.
 Task<void> GivesSpaceBack(Reactor& reactor, Setup setup) {
   constexpr int kRecords = 8000;
   auto engine = co_await OpenEngine(reactor, setup);
@@ -198,7 +200,7 @@ Task<void> GivesSpaceBack(Reactor& reactor, Setup setup) {
   const uint64_t loaded = p->stats().used_bytes;
   uint64_t most = 0;
   for (int i = 0; i < 4 * kRecords; ++i) {
-    const int n = i * 7919 % kRecords;  // every record once a round, neighbours far apart in time
+    const int n = i * 7919 % kRecords;  // every record once per round, neighbors far apart in time
     EXPECT_OK(co_await Put(p, Key(n), Value(n + 1, 1000)));
     most = std::max(most, p->stats().pending_free_bytes);
   }

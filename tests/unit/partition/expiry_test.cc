@@ -1,4 +1,5 @@
-// Records that expire: invisible at once, removed by the sweep through the log, unless they were renewed.
+// Expiring records: they are invisible at once, and the sweep removes them through the log unless
+// they were renewed.
 #include <gtest/gtest.h>
 
 #include "src/partition/replica.h"
@@ -14,7 +15,7 @@ constexpr int64_t kTtlMs = 10'000;
 constexpr Nanos kSweepTime = 5 * kSecond;  // more than a sweep of a few hundred records takes
 
 std::string Key(int i) { return fmt::format("key-{:04}", i); }
-// A third never expires, a third does, a third would but is renewed.
+// One third never expires, one third does, and one third would but is renewed.
 bool Expires(int i) { return i % 3 == 1; }
 
 WriteOp PutWithTtl(int i, TtlMode mode, int64_t ttl_ms) {
@@ -62,13 +63,13 @@ Task<void> ExpireAndSweep(Reactor* reactor, Setup setup) {
   co_await PutAll(p);
   co_await ExpectVisible(p, false);
   const int64_t put_ms = reactor->WallMs();
-  for (int i = 2; i < kRecords; i += 3) {  // in place of the old ones: longer, or for ever
+  for (int i = 2; i < kRecords; i += 3) {  // replace the old ones with longer or no expiry
     std::vector<WriteOp> ops(1, PutWithTtl(i, i % 2 ? TtlMode::kClear : TtlMode::kSet, i % 2 ? 0 : 1000 * kTtlMs));
     EXPECT_OK(co_await Write(p, ops));
   }
-  EXPECT_OK(co_await p->Checkpoint());  // what is due is then found through references
+  EXPECT_OK(co_await p->Checkpoint());  // due records are then found through references
   EXPECT_EQ(p->stats().expired_total, 0u);
-  // The moment they expire they are gone to readers; the sweep comes behind.
+  // Readers stop seeing them the moment they expire. The sweep follows later.
   co_await Sleep(*reactor, (put_ms + kTtlMs - reactor->WallMs()) * kMillisecond);
   co_await ExpectVisible(p, true);
   co_await Sleep(*reactor, kSweepTime);
@@ -94,7 +95,8 @@ Task<void> FindSwept(Reactor* reactor, Setup setup) {
   EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
 }
 
-// What expires while no process runs is swept by the next one, which knows it from the root's reference or the log.
+// The next process sweeps what expired while no process was running. It learns of it from the
+// root's reference or from the log.
 Task<void> PutOnly(Reactor* reactor, Setup setup) {
   auto engine = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(engine.status());
@@ -125,7 +127,7 @@ class ExpiryTest : public testing::Test {
   SimMachine* machine_ = kernel_.AddMachine();
 };
 
-// The clock is set, forwards and back.
+// The clock is set forwards and backwards.
 constexpr int64_t kHourMs = 3'600'000;
 
 struct Found {
@@ -177,7 +179,8 @@ Task<void> JumpingClock(Reactor* reactor, engine_test::Setup setup, SimMachine* 
   co_await ExpectFound(engine, Key(1), false, "the clock was set forwards");
   const Version second = co_await PutOne(p, 2, kTtlMs);
   EXPECT_GT(second, first);
-  // Back, before the sweep has come: what was seen to be gone stays so, for readers and for conditions.
+  // The clock is set back before the sweep. Records that were seen as expired stay expired for
+  // readers and for conditions.
   machine->SetClockSkewMs(0);
   co_await ExpectFound(engine, Key(1), false, "the clock was set back");
   co_await ExpectFound(engine, Key(2), true, "written before the clock was set back");
@@ -187,7 +190,7 @@ Task<void> JumpingClock(Reactor* reactor, engine_test::Setup setup, SimMachine* 
   Result<std::vector<OpResult>> refused = co_await p->Write(ops);
   EXPECT_OK(refused.status());
   EXPECT_EQ((*refused)[0].outcome, OpOutcome::kConditionFailed);
-  // Versions go on rising, and nothing expires before its time.
+  // Versions keep rising, and nothing expires early.
   const Version third = co_await PutOne(p, 3, kTtlMs);
   EXPECT_GT(third, second);
   machine->SetClockSkewMs(-24 * kHourMs);
@@ -195,7 +198,7 @@ Task<void> JumpingClock(Reactor* reactor, engine_test::Setup setup, SimMachine* 
   co_await Sleep(*reactor, kTtlMs / 2 * kMillisecond);
   co_await ExpectFound(engine, Key(3), true, "half of its time has passed");
   EXPECT_EQ(co_await Stored(p), 3u) << "the sweep has removed what had expired";
-  // A day would pass until the clock shows again what it showed: expiry does not wait for that.
+  // The clock needs a day to get back to the time it showed before. Expiry does not wait for that.
   co_await Sleep(*reactor, kTtlMs * 6 / 10 * kMillisecond);
   co_await ExpectFound(engine, Key(3), false, "its time has passed, though the clock is set back");
   WriteOp if_not_there = PutOp(Key(3), "x");
@@ -213,7 +216,7 @@ Task<void> JumpingClock(Reactor* reactor, engine_test::Setup setup, SimMachine* 
   EXPECT_OK(co_await engine->Close(/*checkpoint=*/false));
 }
 
-// A process that starts with its clock behind what the last one wrote.
+// Starts a process whose clock is behind the last one's writes.
 Task<void> StartBehind(Reactor* reactor, engine_test::Setup setup) {
   auto opened = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(opened.status());
@@ -234,7 +237,8 @@ TEST_F(ExpiryTest, ClocksMayJump) {
   RunInNewProcess(StartBehind);
 }
 
-// A page that cannot be read for once: the sweep removes the rest, and comes back for what lies there.
+// One page cannot be read temporarily. The sweep removes the other records and returns for those of
+// that page.
 Task<void> SweepWithFault(Reactor* reactor, engine_test::Setup setup, SimMachine* machine) {
   auto engine = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(engine.status());

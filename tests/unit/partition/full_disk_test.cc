@@ -1,5 +1,6 @@
-// A disk that fills up: what is acknowledged stays, deletes in any order give room again, also over restarts and power
-// failures, and no checkpoint ever fails for want of space, because what is admitted is reserved.
+// A disk that fills up. Acknowledged writes stay. Deletes in any order free space again, even
+// across restarts and power failures. No checkpoint ever fails for lack of space, because admission
+// reserves it.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -19,7 +20,7 @@ constexpr uint64_t kRoomBytes = 14u << 20;
 
 std::string Key(uint64_t i) { return fmt::format("key-{:06}", i * 7919 % 1'000'000); }
 
-// Does not compress.
+// Returns a value that does not compress.
 std::string Value(uint64_t i, size_t bytes) {
   SimRandom random(i);
   std::string value(bytes, '\0');
@@ -32,7 +33,8 @@ class FullDiskTest : public testing::Test {
   FullDiskTest() {
     FLAGS_minloglevel = 3;
     setup_.store.partitions = 1;
-    // Enough memory and log for many pages to be replaced between two checkpoints: for long dead lists.
+    // Enough memory and log to replace many pages between two checkpoints. This makes long dead
+    // lists.
     setup_.engine.memory_bytes = 20u << 20;
     setup_.engine.log_segment_bytes = 1u << 20;
     setup_.engine.log_budget_bytes = 12u << 20;
@@ -41,7 +43,7 @@ class FullDiskTest : public testing::Test {
     if (machine_->running()) machine_->ProcessCrash(1);
     reactor_ = machine_->Boot();
   }
-  // Runs `task` on an engine that is opened and closed around it.
+  // Opens an engine, runs `task` on it, and closes it.
   void Live(Task<void> (*task)(FullDiskTest*, Engine*), bool close = true) {
     EXPECT_TRUE(kernel_.RunTask(*reactor_, LiveTask(this, task, close)));
   }
@@ -51,8 +53,9 @@ class FullDiskTest : public testing::Test {
     if (!engine.ok()) co_return;
     co_await task(t, engine->get());
     EXPECT_OK((*engine)->failure());
-    if (!close) {  // the test stops the machine, and the engine's coroutines with it
-      static auto* const abandoned = new std::vector<Engine*>;  // reachable to the end, as far as leaks are concerned
+    if (!close) {  // the test stops the machine, including the engine's coroutines
+      // Stays reachable, so that it is not reported as a leak.
+      static auto* const abandoned = new std::vector<Engine*>;
       abandoned->push_back(engine->release());
       co_return;
     }
@@ -87,7 +90,7 @@ Task<void> Compare(FullDiskTest* t, Engine* engine) {
 
 Task<void> Fill(FullDiskTest* t, Engine* engine) {
   Partition* p = engine->partition(0);
-  // The log takes what it needs before the disk gets small.
+  // Let the log take what it needs before the disk becomes small.
   for (uint64_t i = 0; i < 300; ++i) EXPECT_OK(co_await Put(p, "warm", Value(i % 7, 60'000)));
   t->held_["warm"] = Value(299 % 7, 60'000);
   t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + kRoomBytes);
@@ -103,7 +106,7 @@ Task<void> Fill(FullDiskTest* t, Engine* engine) {
   EXPECT_GT(t->held_.size(), 8000u);
 }
 
-// Half of what is there, in random order, one by one.
+// Deletes half of the records, in random order, one at a time.
 Task<void> DeleteHalf(FullDiskTest* t, Engine* engine) {
   std::vector<std::string> keys;
   for (const auto& [key, value] : t->held_) keys.push_back(key);
@@ -134,7 +137,8 @@ Task<void> PutSome(FullDiskTest* t, Engine* engine) {
   }
 }
 
-// rocksdb#919, #6316: a full disk, from which nothing could be deleted, or that could not be opened again.
+// rocksdb#919, #6316: nothing could be deleted from a full disk, or the database could not be
+// opened again.
 TEST_F(FullDiskTest, DeletesInRandomOrderGiveRoomAgain) {
   Boot();
   Live(Fill);
@@ -169,13 +173,13 @@ TEST_F(FullDiskTest, ItComesBackAfterPowerFailures) {
   Live(Compare);
 }
 
-// -- what is admitted is reserved
+// -- admitted writes have their space reserved
 
 constexpr uint64_t kWriters = 300, kOpsEach = 8;
 
 Task<void> ReplaceSome(Engine* engine, uint64_t writer, uint64_t* stored, uint64_t* refused) {
   std::vector<WriteOp> ops;
-  // Each in a leaf of its own.
+  // Each record is in a different leaf.
   for (uint64_t n = 0; n < kOpsEach; ++n) {
     ops.push_back(PutOp(fmt::format("r-{:05}", (writer * kOpsEach + n) * 5), Value(writer, 700)));
   }
@@ -184,7 +188,7 @@ Task<void> ReplaceSome(Engine* engine, uint64_t writer, uint64_t* stored, uint64
   ++(status.ok() ? *stored : *refused);
 }
 
-// All at the same moment, on a disk that has room for a few of them.
+// All write at the same moment, on a disk that has room for only a few of them.
 Task<void> ReplaceFromManyWriters(FullDiskTest* t, Engine* engine) {
   for (uint64_t i = 0; i < kWriters * kOpsEach * 5; i += 20) {
     std::vector<WriteOp> ops;
@@ -216,7 +220,8 @@ TEST_F(FullDiskTest, ConcurrentWritersAreNotPromisedTheSameBlocks) {
 // -- the log replayed on a full disk
 
 Task<void> ReplaceAll(FullDiskTest* t, Engine* engine) {
-  // Until the disk refuses it: every page of the tree is replaced, and what it was waits on dead lists.
+  // Until the disk is full: every page of the tree is replaced, and the old pages wait on dead
+  // lists.
   uint64_t i = 0;
   for (auto& [key, value] : t->held_) {
     if (key == "warm") continue;
@@ -235,7 +240,7 @@ TEST_F(FullDiskTest, TheLogIsReplayedWhereTheDiskIsFull) {
   Live(Fill, /*close=*/false);
   for (uint64_t life = 1; life <= 2 && !HasFailure(); ++life) {
     machine_->ProcessCrash(life);
-    // Others take what is left.
+    // Others take the remaining space.
     machine_->disk().SetCapacity(machine_->disk().used_bytes());
     Boot();
     Live(ReplaceAll, /*close=*/false);
@@ -246,7 +251,7 @@ TEST_F(FullDiskTest, TheLogIsReplayedWhereTheDiskIsFull) {
   Live(Compare);
 }
 
-// -- space goes back to the file system
+// -- space is returned to the file system
 
 Task<void> DeleteMost(FullDiskTest* t, Engine* engine) {
   std::vector<std::string> keys;
@@ -285,7 +290,7 @@ Task<void> WaitForSpace(FullDiskTest* t, Engine* engine) {
   EXPECT_GT(released, 4u << 20);
   EXPECT_EQ(before - t->machine_->disk().used_bytes(), released);
   EXPECT_EQ(stats.hole_bytes, released);
-  // What is left is in use, or kept for the next checkpoints.
+  // The rest is in use, or kept for the next checkpoints.
   EXPECT_LT(stats.file_bytes - stats.hole_bytes, stats.used_bytes * 9 / 8 + (6u << 20));
 }
 

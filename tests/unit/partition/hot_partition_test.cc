@@ -1,4 +1,5 @@
-// One partition under heavy load beside others of the same reactor: what they are asked to do does not wait for it.
+// One partition under heavy load next to others on the same reactor: requests to the others do not
+// wait for it.
 #include <gtest/gtest.h>
 
 #include "tests/support/engine_harness.h"
@@ -16,7 +17,7 @@ struct Load {
   int written = 0;
 };
 
-// Stops by itself, so that what starves ends late rather than never.
+// The load stops by itself, so that starved requests end late rather than never.
 constexpr int kMostHotWrites = 4000;
 
 Task<void> HotWriter(Load* load, int number) {

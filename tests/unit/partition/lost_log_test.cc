@@ -1,5 +1,5 @@
-// A log that is lost in whole or in part: a start refuses it and says what is missing, and so does the checker. Nothing
-// is created in its place.
+// A log that is lost completely or in part. A start refuses it and says what is missing, and so
+// does the checker. Nothing is created in its place.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -45,10 +45,10 @@ class LostLogTest : public testing::Test {
     for (const auto& [path, bytes] : files) disk().WriteAll(path, bytes);
   }
 
-  // Writes records [from, to); then the process is killed, unless it is to close properly.
+  // Writes records [from, to) and then kills the process or closes the engine cleanly.
   enum class End { kKilled, kClosed };
   void WriteRecords(int from, int to, End end);
-  // Starts. When that succeeds, exactly the first `records` must be there.
+  // Starts the engine. If that succeeds, exactly the first `records` records must be there.
   Status Start(int records);
   std::string Check();
   void ExpectRefused(std::string_view what);
@@ -120,7 +120,7 @@ TEST_F(LostLogTest, OfAKilledProcessThatWasNeverCheckpointed) {
   disk().RemoveTree("/data/wal-0");
   ExpectRefused("empty or missing");
   EXPECT_FALSE(disk().Exists("/data/wal-0"));
-  EXPECT_EQ(disk().MakeDirectory("/data/wal-0"), 0);  // an empty directory is no log either
+  EXPECT_EQ(disk().MakeDirectory("/data/wal-0"), 0);  // an empty directory is not a log either
   ExpectRefused("empty or missing");
   PutBack(log);
   EXPECT_EQ(Check(), "");
@@ -148,7 +148,7 @@ TEST_F(LostLogTest, AnOlderCopyWasPutBack) {
   ExpectRefused("it ends in segment-");
 }
 
-// Sets the field of all copies to what a version without it wrote.
+// Clears log_end in all copies, as a version without the field wrote them.
 void ForgetLogEnd(SimDisk* disk, const std::string& path) {
   std::string bytes = disk->ReadAll(path);
   for (uint32_t copy = 0; copy < kSuperblockBlocks; ++copy) {

@@ -1,5 +1,6 @@
-// A store whose directory is moved while it is open, and whose path another store takes; and one whose lock file is
-// removed. The old process stays in its own files, or stops; it never changes the other store's.
+// A store whose directory is moved while it is open and whose path is taken by another store, and a
+// store whose lock file is removed. The old process keeps using its own files, or stops. It never
+// changes the other store's files.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -21,7 +22,7 @@ class MovedStoreTest : public testing::Test {
     setup_.engine.on_failure = [this](const Status& status) { failure_ = status; };
   }
   SimDisk& disk() { return machine_->disk(); }
-  // The paths and contents of all files under a directory.
+  // The paths and contents of all files below a directory.
   std::map<std::string, std::string> Contents(const std::string& directory) {
     std::map<std::string, std::string> files;
     for (const std::string& path : disk().AllFiles()) {
@@ -43,7 +44,7 @@ class MovedStoreTest : public testing::Test {
 
 std::string Key(int i) { return fmt::format("key-{:05}", i); }
 
-// Locks and opens, as a node does.
+// Locks and opens the store, as a node does.
 Task<Result<std::unique_ptr<Engine>>> OpenLocked(Reactor* reactor, Setup setup, File* lock) {
   CO_ASSIGN_OR_RETURN(*lock, co_await LockStore(*reactor, setup.store.data_dir));
   CO_ASSIGN_OR_RETURN(setup.engine.lock, lock->Identity());
@@ -55,7 +56,8 @@ Task<void> WriteMany(Engine* engine, int from, int to) {
     Status status = co_await Put(engine->partition(0), Key(i), std::string(3000, 'a'));
     EXPECT_OK(status);
     if (!status.ok()) co_return;
-    if (i % 40 == 39) EXPECT_OK(co_await engine->CheckpointAll());  // lets segments go, to be recycled
+    // Releases segments, which are then recycled.
+    if (i % 40 == 39) EXPECT_OK(co_await engine->CheckpointAll());
   }
 }
 
@@ -76,13 +78,14 @@ Task<void> MovedBody(MovedStoreTest* t) {
   co_await WriteMany(old_store->get(), 0, 100);
   t->disk().MoveDirectory("/data", "/data.old");
 
-  // Another process, with a store of its own at the path.
+  // Another process, which has its own store at the path.
   Reactor* other_reactor = t->machine_->reactor(1);
   auto other = co_await OpenLocked(other_reactor, t->setup_, &other_lock);
   EXPECT_OK(other.status());
   if (!other.ok()) co_return;
   co_await WriteMany(other->get(), 1000, 1100);
-  EXPECT_OK(co_await (*other)->Close(/*checkpoint=*/false));  // so that nobody else changes its files
+  // So that nothing else changes its files.
+  EXPECT_OK(co_await (*other)->Close(/*checkpoint=*/false));
   const auto before = t->Contents("/data");
 
   co_await WriteMany(old_store->get(), 100, 400);  // 1.2 MB: every segment of its log is recycled
@@ -148,7 +151,7 @@ Task<void> LockBody(MovedStoreTest* t, LockFault fault) {
 TEST_F(MovedStoreTest, WithoutItsLockFileTheProcessStops) { Run(LockBody(this, LockFault::kRemoved)); }
 TEST_F(MovedStoreTest, WithAnotherLockFileTheProcessStops) { Run(LockBody(this, LockFault::kReplaced)); }
 
-// The path became another store's between the taking of the lock and the opening of the engine.
+// Another store took over the path after the lock was taken and before the engine was opened.
 Task<void> TooEarlyBody(MovedStoreTest* t) {
   File lock;
   Result<File> locked = co_await LockStore(*t->reactor_, "/data");

@@ -1,6 +1,6 @@
-// A partition's file on a simulated machine, for the tests of PartitionFile.
+// A partition file on a simulated machine, for the tests of PartitionFile.
 //
-// Threads: those of the machine's reactor.
+// Threads: the machine's reactor.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -56,7 +56,8 @@ class PartitionFileTest : public testing::Test {
   std::string Contents() { return machine_->disk().ReadAll(kPath); }
   void SetContents(const std::string& bytes) { machine_->disk().WriteAll(kPath, bytes); }
 
-  // Two checkpoints that leave a dead list and a bitmap behind. Returns generation 3's superblock.
+  // Runs two checkpoints that leave a dead list and a bitmap behind. Returns generation 3's
+  // superblock.
   Superblock TwoCheckpoints() {
     FilePtr file = Open();
     const Extent page = Allocate(file.get(), 2);

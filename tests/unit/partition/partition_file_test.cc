@@ -1,4 +1,5 @@
-// The partition's file by itself: its bytes, its refusals, and that nothing a durable root reaches is given out again.
+// The partition file on its own: its bytes, what it refuses, and that nothing reachable from a
+// durable root is allocated again.
 #include <map>
 #include <random>
 #include <set>
@@ -10,9 +11,9 @@ namespace pando {
 namespace {
 
 TEST_F(PartitionFileTest, GoldenNewFile) {
-  HandBytes leaf;  // page 1, generation 1, nothing in it
+  HandBytes leaf;  // page 1, generation 1, empty
   leaf.Text("PDPG").U8(1).U8(0).U8(0).U8(0).U32(56).U32(4096).U32(0).Zeros(20).U64(1).U64(1).PadTo(4096);
-  HandBytes bitmap;  // blocks 0 to 6, and what lies behind the file's 256 blocks
+  HandBytes bitmap;  // blocks 0 to 6, and everything after the file's 256 blocks
   bitmap.U8(0x7f).Zeros(31).Text(std::string(4096 - 32, '\xff'));
   HandBytes directory;
   directory.U64(0).U64(0).U64(1).U64(0);  // one piece with one entry
@@ -40,7 +41,8 @@ TEST_F(PartitionFileTest, GoldenCheckpoint) {
     const uint64_t packed = LoadLE<uint64_t>(&file[offset]);
     return file.substr((packed >> 16) * 4096, (packed & 0xffff) * 4096);
   };
-  // The dead list: the page, then the metadata of generation 2, which the superblock of generation 2 names.
+  // The dead list: the page, then the metadata of generation 2, which generation 2's superblock
+  // names.
   const std::string dead = extent_at(8192 + 192);
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 200]), HandExtentChecksum(dead, sb.dead.location.block()));
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 208]), 4u);
@@ -52,7 +54,7 @@ TEST_F(PartitionFileTest, GoldenCheckpoint) {
   entries.U64(0).U64(0).U64(4).U64(0);  // the last piece, with four entries
   entries.U64(page).U64(2).U64(old_groups).U64(2).U64(old_dead).U64(2).U64(old_bitmap << 16 | 1).U64(2);
   EXPECT_EQ(FirstDifference(entries.PadTo(4096).str(), dead), "");
-  // The directory, and the bitmap it names: what generation 3 reaches, and its dead list.
+  // The directory, and the bitmap that it names: what generation 3 reaches, plus its dead list.
   const std::string directory = extent_at(8192 + 168);
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 176]), HandExtentChecksum(directory, sb.groups.location.block()));
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 184]), 1u);
@@ -141,7 +143,7 @@ TEST_F(PartitionFileTest, AnothersFileIsRefused) {
   EXPECT_EQ(OpenError(options).code(), Code::kNotFound);
 }
 
-// Intact superblocks that say what no build writes.
+// Intact superblocks with contents that no build writes.
 TEST_F(PartitionFileTest, ReferencesOutsideTheFileAreRefused) {
   TwoCheckpoints();
   const std::string good = Contents();
@@ -151,15 +153,16 @@ TEST_F(PartitionFileTest, ReferencesOutsideTheFileAreRefused) {
     Code code;
   };
   const Case cases[] = {
-      {168, 0, Code::kCorruption},                   // no group directory
-      {168, 0x7fffffff0001, Code::kCorruption},      // behind the file's end
-      {168, ~0ull, Code::kCorruption},               //
-      {184, 257, Code::kCorruption},                 // more entries than the extent holds
-      {184, ~0ull, Code::kCorruption},               //
-      {192, 0x00ff0002, Code::kCorruption},          // its second block is behind the end
-      {208, 257, Code::kCorruption},                 //
-      {96, 257, Code::kCorruption},                  // more blocks than the file has
-      {160, 1ull << 47 | 255, Code::kCorruption},    // a root higher than any tree (and the groups' size kept)
+      {168, 0, Code::kCorruption},               // no group directory
+      {168, 0x7fffffff0001, Code::kCorruption},  // after the end of the file
+      {168, ~0ull, Code::kCorruption},           //
+      {184, 257, Code::kCorruption},             // more entries than the extent holds
+      {184, ~0ull, Code::kCorruption},           //
+      {192, 0x00ff0002, Code::kCorruption},      // its second block is after the end of the file
+      {208, 257, Code::kCorruption},             //
+      {96, 257, Code::kCorruption},              // more blocks than the file has
+      // A root higher than any tree (the group size is kept)
+      {160, 1ull << 47 | 255, Code::kCorruption},
       {160, uint64_t{16384} << 32, Code::kVersion},  // groups of another size
   };
   for (const Case& c : cases) {
@@ -175,7 +178,7 @@ TEST_F(PartitionFileTest, ReferencesOutsideTheFileAreRefused) {
   }
 }
 
-// A dead list whose checksum is right, with an extent that must not be freed.
+// A dead list with a valid checksum and an extent that must not be freed.
 TEST_F(PartitionFileTest, DeadListsThatNameOthersBlocksAreRefused) {
   TwoCheckpoints();
   const std::string good = Contents();
@@ -213,7 +216,7 @@ TEST_F(PartitionFileTest, DeadListsThatNameOthersBlocksAreRefused) {
   }
 }
 
-// -- D1 and D2, against a plain model
+// -- D1 and D2, compared with a simple model
 
 using Blocks = std::set<uint64_t>;
 
@@ -221,7 +224,7 @@ void Add(Blocks* blocks, Extent e) {
   for (uint64_t b = e.block(); b < e.block() + e.blocks(); ++b) blocks->insert(b);
 }
 
-// Plays a tree: takes extents, gives them up, ends generations.
+// Acts like a tree: allocates extents, frees them, and ends generations.
 class Life {
  public:
   Life(PartitionFileTest* test, uint64_t seed) : t_(*test), random_(seed), file_(test->Open()) {
@@ -297,7 +300,7 @@ class Life {
     file_->EndGeneration(generation_);
     frozen_ = generation_++;
     checkpointing_ = true;
-    // What is dirty gets its place now.
+    // Dirty pages get their locations now.
     for (uint64_t n = random_.Below(6); n > 0; --n) Take(frozen_);
     frozen_blocks_.clear();
     for (const auto& [packed, birth] : live_) Add(&frozen_blocks_, Extent{packed});
@@ -359,11 +362,12 @@ class Life {
   void HoldNewest() {
     if (file_->mid_commit()) return;
     const Generation held = file_->HoldNewest();
-    // A commit that has just ended is noted by Commit only when this returns.
+    // Commit records a commit that has just ended only after this returns.
     held_.emplace(held, held == frozen_ && checkpointing_ ? frozen_blocks_ : newest_tree_);
   }
 
-  // What a restart finds: used is exactly what the newest root reaches and its dead list, and all of the root before.
+  // Checks what a restart finds: the used blocks are exactly those that the newest root and its
+  // dead list reach, and they include all blocks that the previous root reaches.
   void CompareWithTheDisk() {
     FilePtr reopened = t_.Open(true);
     Blocks want = durable_[0];
@@ -385,9 +389,10 @@ class Life {
   FilePtr file_;
   Generation generation_ = 2, frozen_ = 0;
   bool checkpointing_ = false;
-  std::map<uint64_t, Generation> live_;  // packed extents of the newest state, with their births
-  std::vector<Extent> waiting_;          // taken for a write that has not ended
-  Blocks durable_[2];                    // of the newest durable root, and the one before
+  // Packed extents of the newest state, with their birth generations.
+  std::map<uint64_t, Generation> live_;
+  std::vector<Extent> waiting_;  // allocated for a write that has not ended
+  Blocks durable_[2];            // of the newest durable root, and of the one before
   Blocks frozen_blocks_;
   Blocks newest_tree_{4};  // of the newest durable root, without its metadata
   std::multimap<Generation, Blocks> held_;
@@ -404,7 +409,8 @@ TEST_F(PartitionFileTest, NothingInUseIsGivenOutAndNothingIsLost) {
   }
 }
 
-// A page of the newest generation dies while an older one is held, which then is released first.
+// A page of the newest generation dies while an older generation is held, and the older one is
+// released first.
 TEST_F(PartitionFileTest, HoldingTheNewestKeepsWhatDiedSinceItEnded) {
   for (bool during_checkpoint : {false, true}) {
     Status made = Get(CreatePartitionFile(*reactor_, FileOptions()));
@@ -442,7 +448,8 @@ TEST_F(PartitionFileTest, HoldingTheNewestKeepsWhatDiedSinceItEnded) {
   }
 }
 
-// Dead lists of several blocks need runs, of which a file of scattered pages has none left: they use their own again.
+// Dead lists of several blocks would need long runs, which a fragmented file does not have. They
+// reuse their own blocks.
 TEST_F(PartitionFileTest, LongDeadListsDoNotGrowAScatteredFile) {
   constexpr size_t kPages = 4000, kReplaced = 1200;
   FilePtr file = Open();
@@ -483,7 +490,7 @@ TEST_F(PartitionFileTest, LongDeadListsDoNotGrowAScatteredFile) {
 TEST_F(PartitionFileTest, AFullDiskLeavesTheCheckpointToBeTriedAgain) {
   FilePtr file = Open();
   std::vector<Extent> taken;
-  for (;;) {  // all there is, and no room to grow
+  for (;;) {  // take all free blocks; there is no room to grow
     machine_->disk().SetCapacity(machine_->disk().used_bytes());
     Result<Extent> e = Get(file->AllocateForWrite(1));
     if (!e.ok()) {

@@ -1,4 +1,5 @@
-// The space of a partition's file: metadata in scattered blocks, full disks, and what goes back to the file system.
+// The space of a partition file: metadata in scattered blocks, full disks, and space returned to
+// the file system.
 #include <cstring>
 
 #include "tests/unit/partition/partition_file_fixture.h"
@@ -8,8 +9,8 @@ namespace {
 
 using PartitionSpaceTest = PartitionFileTest;
 
-// A file without two free blocks side by side, in which `pages` single blocks are taken, every second one of them is
-// dead, and the disk is full: what is left is scattered.
+// A fragmented file on a full disk: no two free blocks are adjacent, `pages` single blocks are
+// allocated, and every second one of them is dead.
 struct Scattered {
   FilePtr file;
   std::vector<Extent> taken;
@@ -25,7 +26,7 @@ Scattered MakeScattered(PartitionFileTest* t, SimDisk* disk, size_t pages) {
   }
   s.file->EndGeneration(2);
   EXPECT_TRUE(t->Get(s.file->Commit(PartitionFileTest::Content(2, Extent::Of(4, 1)))).ok());
-  // All that is free, then some of it again, never two blocks together.
+  // Allocates all free blocks, then frees some of them, never two adjacent ones.
   disk->SetCapacity(disk->used_bytes());
   std::vector<Extent> rest;
   for (;;) {
@@ -43,7 +44,7 @@ Scattered MakeScattered(PartitionFileTest* t, SimDisk* disk, size_t pages) {
   return s;
 }
 
-// The dead list is a chain of pieces of a block each; nothing needs more contiguous space than that.
+// The dead list is a chain of one-block pieces. Nothing needs more contiguous space than that.
 TEST_F(PartitionSpaceTest, LongDeadListsFitIntoScatteredBlocks) {
   Scattered s = MakeScattered(this, &machine_->disk(), 3000);
   ASSERT_GT(s.dead, 4 * EntriesInPiece(1));
@@ -57,7 +58,7 @@ TEST_F(PartitionSpaceTest, LongDeadListsFitIntoScatteredBlocks) {
   EXPECT_GT(s.file->metadata_pieces().size(), 6u);
   for (Extent piece : s.file->metadata_pieces()) EXPECT_EQ(piece.blocks(), 1u);
   Close(s.file.get());
-  // By hand: each piece names the next with its checksum.
+  // Reads the chain by hand: each piece names the next one with its checksum.
   const std::string file = Contents();
   uint64_t entries = 0, checksum = sb.dead.checksum;
   for (Extent at = sb.dead.location; !at.empty();) {
@@ -72,7 +73,7 @@ TEST_F(PartitionSpaceTest, LongDeadListsFitIntoScatteredBlocks) {
   FilePtr reopened = Open();
   EXPECT_EQ(reopened->dead_of_newest().size(), sb.dead.entries);
   Close(reopened.get());
-  // A flipped bit in any piece is damage of that piece.
+  // A flipped bit in a piece is reported as damage to that piece.
   for (Extent at = sb.dead.location; !at.empty(); at = LoadLE<Extent>(&file[at.offset_bytes()])) {
     machine_->disk().FlipBit(kPath, at.offset_bytes() + 2000);
     Status refused = OpenError();
@@ -83,7 +84,7 @@ TEST_F(PartitionSpaceTest, LongDeadListsFitIntoScatteredBlocks) {
   }
 }
 
-// Chains that say what no build writes, with checksums that are right.
+// Chains that no build writes, with valid checksums.
 TEST_F(PartitionSpaceTest, ChainsThatDoNotAddUpAreRefused) {
   TwoCheckpoints();
   const std::string good = Contents();
@@ -108,12 +109,12 @@ TEST_F(PartitionSpaceTest, ChainsThatDoNotAddUpAreRefused) {
   }
 }
 
-// Power fails at each operation of a checkpoint whose chains are scattered: the file opens, with the newest or the
-// generation before, and what each reaches is in use.
+// Power fails at each operation of a checkpoint with scattered chains. The file opens with the
+// newest generation or the one before, and everything that either reaches is in use.
 TEST_F(PartitionSpaceTest, APowerFailureAtAnyOperationLeavesAWholeChain) {
   Scattered s = MakeScattered(this, &machine_->disk(), 1200);
   Close(s.file.get());
-  SetContents(Contents());  // durable, with its name
+  SetContents(Contents());  // durable, including its name
   const SimDisk image = machine_->disk();
   const size_t pages = s.taken.size();
   uint64_t committed = 0, not_committed = 0;
@@ -122,7 +123,8 @@ TEST_F(PartitionSpaceTest, APowerFailureAtAnyOperationLeavesAWholeChain) {
     machine_->disk() = image;
     machine_->CrashAtDiskOp(0);
     reactor_ = machine_->Boot();
-    static auto* const abandoned = new std::vector<PartitionFile*>;  // with their machines; never destroyed
+    // With their machines; never destroyed.
+    static auto* const abandoned = new std::vector<PartitionFile*>;
     PartitionFile* file = abandoned->emplace_back(Open().release());
     for (size_t i = 0; i < pages; i += 2) file->FreeLater({s.taken[i], 2});
     file->EndGeneration(3);
@@ -143,7 +145,7 @@ TEST_F(PartitionSpaceTest, APowerFailureAtAnyOperationLeavesAWholeChain) {
   EXPECT_GE(not_committed, 5u);
 }
 
-// -- space goes back to the file system
+// -- space is returned to the file system
 
 TEST_F(PartitionSpaceTest, FreeSpaceGoesBackAndIsTakenAgain) {
   FilePtr file = Open();
@@ -159,7 +161,8 @@ TEST_F(PartitionSpaceTest, FreeSpaceGoesBackAndIsTakenAgain) {
   EXPECT_GE(allocator.free_blocks(), 500u);
   EXPECT_LT(allocator.free_blocks(), 600u);
   EXPECT_EQ(machine_->disk().used_bytes(), (allocator.total_blocks() - allocator.hole_blocks()) * kBlockBytes);
-  // A disk that others have filled: only what is held is given out, and everything that is.
+  // Others have filled the disk. Only blocks that the file system holds for the file can be
+  // allocated, and all of them can.
   machine_->disk().SetCapacity(machine_->disk().used_bytes());
   const uint64_t free = allocator.free_blocks();
   EXPECT_EQ(Get(file->EnsureFreeBlocks(free + 1)).code(), Code::kDiskFull);
@@ -173,7 +176,8 @@ TEST_F(PartitionSpaceTest, FreeSpaceGoesBackAndIsTakenAgain) {
   Close(file.get());
 }
 
-// What is free at a start is given out only after the file system was asked for it.
+// Blocks that are free at a start are allocated only after the file system has been asked for their
+// space.
 TEST_F(PartitionSpaceTest, AFileWithHolesOpensOnAFullDisk) {
   FilePtr file = Open();
   std::vector<Extent> pages;
@@ -196,7 +200,7 @@ TEST_F(PartitionSpaceTest, AFileWithHolesOpensOnAFullDisk) {
   Close(file.get());
 }
 
-// A block is never given out while a hole is made of it, whatever else happens.
+// A block is never allocated while a hole is being punched there, whatever else happens.
 TEST_F(PartitionSpaceTest, HolesAreNotGivenOutWhileTheyAreMade) {
   FilePtr file = Open();
   std::vector<Extent> pages;

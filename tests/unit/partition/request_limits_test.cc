@@ -1,5 +1,5 @@
-// What a partition promises to callers that have little memory or little time: values are reserved before they are
-// copied, and a write that still waits is withdrawn.
+// What a partition guarantees to callers with little memory or little time: room for values is
+// reserved before they are copied, and a write that still waits can be withdrawn.
 #include <gtest/gtest.h>
 
 #include "tests/support/engine_harness.h"
@@ -31,7 +31,7 @@ class RequestLimits : public testing::Test {
 };
 
 struct HardBytes {
-  // Every page keeps to its hard limit, and the rows together are all there are.
+  // Every page keeps to its hard limit, and together the pages contain all rows.
   static Task<void> Walk(Partition* p, size_t hard_bytes, bool reverse, size_t expected_rows) {
     ScanSpec spec;
     spec.reverse = reverse;
@@ -43,7 +43,8 @@ struct HardBytes {
       if (!page.ok()) co_return;
       size_t bytes = 0;
       for (const ScanRow& row : page->rows) bytes += row.bytes();
-      const bool alone = page->rows.size() == 1 && page->rows[0].value.empty();  // a key comes whatever the limit
+      // A key is returned whatever the limit.
+      const bool alone = page->rows.size() == 1 && page->rows[0].value.empty();
       EXPECT_TRUE(bytes <= hard_bytes || alone) << bytes;
       EXPECT_FALSE(page->rows.empty() && !page->exhausted);
       for (const ScanRow& row : page->rows) {
@@ -115,7 +116,8 @@ struct Values {
     EXPECT_EQ((*results)[1].current.value.size(), 1000u);
     EXPECT_EQ(wide.taken_bytes(), 1000u);
 
-    // Also the values that were there before; without room for one the write is carried out, and it is said.
+    // The same for previous values. If there is no room for one, the write is still applied and the
+    // value is marked as omitted.
     WriteControl removal;
     removal.values = &wide;
     options.control = &removal;
@@ -177,7 +179,7 @@ struct Withdrawn {
 
 TEST_F(RequestLimits, AWriteThatWaitsIsWithdrawn) { Run(Withdrawn()); }
 
-// It would not fit tomorrow either: not an overload, which asks to be tried again.
+// The batch would not fit later either, so the error is not an overload, which invites a retry.
 struct TooMany {
   Task<void> operator()(Reactor&, Partition* p) {
     std::vector<WriteOp> ops;

@@ -1,5 +1,6 @@
-// The scrubber: a bit that flips anywhere is found with file and offset while the engine serves; nothing that is sound
-// is ever reported, whatever happens at the same time; its rate is kept, and it ends when the engine does.
+// The scrubber. A bit that flips anywhere is found, with file and offset, while the engine serves
+// requests. Nothing intact is ever reported, whatever happens at the same time. The scrubber keeps
+// to its rate and ends with the engine.
 #include "src/partition/scrub.h"
 
 #include <gtest/gtest.h>
@@ -18,7 +19,7 @@ namespace pando::engine_test {
 namespace {
 
 constexpr uint64_t kFast = 1ull << 40;  // bytes/s: no limit that a test could reach
-constexpr uint64_t kBigKeyEvery = 100;  // one value in so many has an extent of its own
+constexpr uint64_t kBigKeyEvery = 100;  // one value in this many has its own extent
 
 std::string Key(uint64_t i) { return fmt::format("key-{:05}", i * 7919 % 100'000); }
 
@@ -34,7 +35,7 @@ class ScrubTest : public testing::Test {
   ScrubTest() {
     FLAGS_minloglevel = 3;
     setup_.store.partitions = 1;
-    setup_.engine.compression = Compression::kNone;  // so that values are found in the files
+    setup_.engine.compression = Compression::kNone;  // so that values can be found in the files
     setup_.engine.memory_bytes = BufferPool::MinMemoryBytes(4096, BufferPoolOptions().write_buffers) * 3 / 2;
     setup_.engine.log_segment_bytes = 128u << 10;
     setup_.engine.log_budget_bytes = 64u << 20;
@@ -74,11 +75,11 @@ std::string Describe(const ScrubReport& report) {
   return text;
 }
 
-// -- what is where on the disk
+// -- where things are on disk
 
 struct Place {
   std::string name, file;
-  uint64_t offset = 0;       // of the thing, as it must be reported
+  uint64_t offset = 0;       // of the damaged thing, as it must be reported
   uint64_t flip_offset = 0;  // of the byte that changes
   std::string says;          // part of the finding
 };
@@ -154,7 +155,7 @@ std::vector<Place> FindPlaces(const SimDisk& disk, const std::string& path) {
 
 constexpr uint64_t kKeys = 2500;
 
-// Several checkpoints, and log behind the last one.
+// Takes several checkpoints and leaves log after the last one.
 Task<void> Fill(Engine* engine) {
   for (uint64_t i = 0; i < kKeys + kKeys / 2;) {
     std::vector<WriteOp> ops;
@@ -177,7 +178,7 @@ void ExpectFound(const ScrubReport& report, const Place& place) {
   }
 }
 
-// The offline checker finds the same; one damaged copy of a superblock is a note.
+// The offline checker finds the same. One damaged copy of a superblock is a note.
 Task<void> FlipAndCheck(ScrubTest* t, std::vector<Place> places) {
   for (const Place& place : places) {
     SCOPED_TRACE(place.name);
@@ -200,7 +201,7 @@ Task<void> FlipAndCheck(ScrubTest* t, std::vector<Place> places) {
     }
     EXPECT_EQ(report->notes.size(), note ? 1u : 0u);
   }
-  // Both slots: no power failure does that.
+  // Damage to both slots, which no power failure causes.
   t->disk().FlipBit(t->data_path_, 0);
   t->disk().FlipBit(t->data_path_, 3 * kBlockBytes);
   Result<CheckReport> report = co_await CheckStore(*t->reactor_, "/data");
@@ -219,9 +220,9 @@ Task<void> FlipAndScrub(ScrubTest* t) {
   Scrubber* scrubber = &(*engine)->scrubber();
   co_await OnePass(t->reactor_, scrubber);
   EXPECT_EQ(Describe(scrubber->report()), "0 findings");
-  // Checkpoints may have released all log until here.
+  // Checkpoints may have released the whole log by now.
   for (uint64_t k = 0; k < 50; ++k) EXPECT_OK(co_await Put(engine->get()->partition(0), Key(k), Value(k, 300)));
-  co_await Sleep(*t->reactor_, kSecond);  // a checkpoint that became due by that moves what it writes
+  co_await Sleep(*t->reactor_, kSecond);  // a checkpoint that this made due moves what it writes
   for (uint64_t k = 0; k < 5; ++k) EXPECT_OK(co_await Put(engine->get()->partition(0), Key(k), Value(k, 300)));
   std::vector<Place> places = FindPlaces(t->disk(), t->data_path_);
   EXPECT_EQ(places.size(), 13u);
@@ -244,14 +245,15 @@ Task<void> FlipAndScrub(ScrubTest* t) {
 
 TEST_F(ScrubTest, AFlippedBitAnywhereIsFoundWithFileAndOffset) { Run(FlipAndScrub(this)); }
 
-// -- what a pass does to the engine: nothing
+// -- a pass does not affect the engine
 
 Task<void> ScrubBesideThePool(ScrubTest* t) {
   auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
   EXPECT_OK(engine.status());
   if (!engine.ok()) co_return;
   co_await Fill(engine->get());
-  co_await Sleep(*t->reactor_, kSecond);  // checkpoints that became due by that would move the places, and count
+  // Checkpoints that this made due would move the places and count as writes.
+  co_await Sleep(*t->reactor_, kSecond);
   Partition* p = (*engine)->partition(0);
   Scrubber* scrubber = &(*engine)->scrubber();
   std::vector<Place> places = FindPlaces(t->disk(), t->data_path_);
@@ -267,7 +269,7 @@ Task<void> ScrubBesideThePool(ScrubTest* t) {
   EXPECT_EQ(after.pool_writes_total, before.pool_writes_total);
   EXPECT_EQ(after.checkpoints_total, before.checkpoints_total);
   EXPECT_EQ(p->stats().snapshot_pinned_bytes, 0u) << "a held generation was not released";
-  // What is sound is served, what is not is refused, and nothing else.
+  // Intact data is served, damaged data is refused, and nothing else happens.
   uint64_t refused = 0;
   for (uint64_t k = 0; k < kKeys; ++k) {
     Result<ReadResult> got = co_await p->Get(Key(k));
@@ -299,7 +301,7 @@ void AddLeaves(const SimDisk& disk, const std::string& path, ChildRef ref, std::
   for (uint32_t i = 0; i < node.count(); ++i) AddLeaves(disk, path, node.LoadChild(i), offsets);
 }
 
-// Every leaf is damaged: each is counted, some are named, and a later pass forgets them.
+// Every leaf is damaged. All are counted, some are named, and a later pass forgets them.
 Task<void> ScrubADestroyedTree(ScrubTest* t) {
   auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
   EXPECT_OK(engine.status());
@@ -333,7 +335,7 @@ Task<void> ScrubSlowly(ScrubTest* t) {
   Scrubber* scrubber = &(*engine)->scrubber();
   constexpr uint64_t kRate = 64u << 10;
   constexpr Nanos kWindow = 500 * kMillisecond;
-  // What one read may take: a value, or the log's window.
+  // The most that one read may take: a value, or the log's window.
   constexpr uint64_t kLargestRead = 512u << 10, kLargestTreeRead = 12u << 10;
   scrubber->StartPass(kRate);
   co_await Sleep(*t->reactor_, 20 * kMillisecond);
@@ -355,7 +357,7 @@ Task<void> ScrubSlowly(ScrubTest* t) {
   EXPECT_LT(seconds, expected * 1.05 + 1);
   EXPECT_EQ(Describe(scrubber->report()), "0 findings");
   EXPECT_EQ(scrubber->report().passes_finished, 1u);
-  // It took several slices, and those did not read everything again.
+  // The pass took several slices, which did not read everything again.
   EXPECT_LT(static_cast<double>(scrubber->report().bytes),
             1.1 * static_cast<double>(scrubber->report().expected_bytes));
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
@@ -388,7 +390,7 @@ Task<void> BackgroundPasses(ScrubTest* t) {
   Scrubber* scrubber = &(*engine)->scrubber();
   co_await Sleep(*t->reactor_, 330 * kSecond);
   EXPECT_EQ(scrubber->report().passes_finished, 5u);
-  // A pass that is asked for takes the place of the one under way.
+  // A requested pass replaces the running one.
   scrubber->StartPass(4096);
   co_await Sleep(*t->reactor_, 10 * kSecond);
   co_await OnePass(t->reactor_, scrubber);
@@ -517,7 +519,7 @@ Task<void> ChangeAndCheckpoint(Load* load) {
   }
 }
 
-// What is on disk is half a checkpoint most of the time.
+// Most of the time the disk contains half a checkpoint.
 Task<void> ScrubAmongCheckpoints(Load* load, Setup setup, std::string* problem) {
   auto engine = co_await OpenEngine(*load->reactor, setup);
   EXPECT_OK(engine.status());

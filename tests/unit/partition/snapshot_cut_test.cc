@@ -1,4 +1,5 @@
-// Snapshots through several partitions: one moment for all, whatever is being written; failures leave nothing behind.
+// Snapshots through several partitions: a single moment for all of them, whatever is being written.
+// Failures leave nothing behind.
 #include "src/partition/snapshot_cut.h"
 
 #include <gtest/gtest.h>
@@ -14,7 +15,8 @@
 namespace pando::engine_test {
 namespace {
 
-// A partition whose messages about cuts take a random time to arrive, as on another reactor or machine.
+// A partition whose messages about cuts take a random time to arrive, as on another reactor or
+// machine.
 class FarPartition final : public Partition {
  public:
   FarPartition(Partition* target, Reactor* reactor) : target_(target), reactor_(reactor) {}
@@ -81,8 +83,9 @@ std::vector<Partition*> PartitionsOf(Engine* engine) {
   return {engine->partitions().begin(), engine->partitions().end()};
 }
 
-// Counts a number of its own up in one partition after another, each once the one before has acknowledged it: in any
-// moment's picture they descend from the first partition on, by one at most.
+// Increments a number of its own in one partition after another, each time after the previous
+// partition has acknowledged it. At any moment the numbers descend from the first partition to the
+// last, by at most one.
 Task<void> Climb(Chain* chain, int writer, int rounds) {
   for (int n = 1; n <= rounds; ++n) {
     for (Partition* p : chain->engine->partitions()) {
@@ -166,7 +169,8 @@ Task<void> LifeOfASnapshot(Reactor* reactor, Setup setup) {
     EXPECT_GT(now->version, cut->version) << "versions of later writes exceed the snapshot's";
     EXPECT_EQ(p->stats().snapshots, 1u);
   }
-  // Replaced pages stay on disk for it. (The first checkpoint writes the pages that replace them.)
+  // Replaced pages stay on disk for the snapshot. (The first checkpoint writes the pages that
+  // replace them.)
   EXPECT_OK(co_await (*engine)->CheckpointAll());
   for (Partition* p : partitions) EXPECT_GT(p->stats().snapshot_pinned_bytes, 0u);
 
@@ -205,7 +209,7 @@ Task<void> HoldsTooMuch(Reactor* reactor, engine_test::Setup setup) {
     *id = cut->id;
   }
   EXPECT_OK((co_await one[0]->Get("k1", older)).status());
-  // Each page that is replaced is held once more.
+  // Each replaced page is held once more.
   for (int i = 0; i < 300; ++i) EXPECT_OK(co_await Put(one[0], "k" + std::to_string(i), std::string(900, 'w')));
   EXPECT_OK((*engine)->failure());
   EXPECT_OK(co_await (*engine)->CheckpointAll());
@@ -225,7 +229,8 @@ TEST(SnapshotCut, TheOldestMakesWayWhenTooMuchIsHeld) {
   ASSERT_TRUE(kernel.RunTask(*reactor, HoldsTooMuch(reactor, setup)));
 }
 
-// A stopped partition: the cut fails, and the others take writes and cuts as before.
+// With a stopped partition the cut fails, and the other partitions accept writes and cuts as
+// before.
 Task<void> FailedCut(Reactor* reactor, Setup setup) {
   auto engine = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(engine.status());

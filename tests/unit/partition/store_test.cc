@@ -44,7 +44,7 @@ class StoreTest : public testing::Test {
       EXPECT_NE(loaded.status().message().find(part), std::string::npos)
           << "'" << part << "' in " << loaded.status().ToString();
     }
-    // It must not be taken for a new one.
+    // It must not be mistaken for a new store.
     EXPECT_EQ(Open(4, 2).code(), code);
     EXPECT_EQ(machine_->disk().ReadAll(kMeta), contents);
   }
@@ -90,7 +90,7 @@ TEST_F(StoreTest, GoldenWritten) {
     want.PadTo(4088).Checksum();
     EXPECT_EQ(FirstDifference(want.str(), machine_->disk().ReadAll(kMeta)), "");
     EXPECT_FALSE(machine_->disk().Exists(std::string(kMeta) + ".tmp"));
-    // And it is durable.
+    // The file is durable.
     machine_->PowerLoss(7);
     reactor_ = machine_->Boot();
     EXPECT_TRUE(Load().ok());
@@ -158,10 +158,10 @@ TEST_F(StoreTest, ALogWithoutItsStoreFileIsNotReplaced) {
 TEST_F(StoreTest, PartitionsWithoutTheirStoreFileAreNotReplaced) {
   ASSERT_TRUE(Open(2, 1).ok());
   EXPECT_EQ(machine_->disk().Unlink(kMeta), 0);
-  // A creation that was cut short is finished by the next.
+  // The next creation completes one that was cut short.
   ASSERT_TRUE(Open(2, 1).ok());
   EXPECT_EQ(machine_->disk().Unlink(kMeta), 0);
-  // As after its second checkpoint.
+  // The file as it is after its second checkpoint.
   const std::string path = "/data/partition-00001/data";
   std::string contents = machine_->disk().ReadAll(path);
   Superblock sb;
@@ -207,7 +207,7 @@ TEST_F(StoreTest, OptionsThatMakeNoStore) {
   }
 }
 
-// A crash at every operation of making a store leaves none, or a whole one.
+// A crash at any operation of the creation leaves no store or a complete one.
 TEST_F(StoreTest, ACrashWhileItIsMadeLeavesNoneOrAll) {
   for (uint64_t op = 1;; ++op) {
     SimKernel kernel(op);

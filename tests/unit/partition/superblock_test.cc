@@ -136,7 +136,8 @@ TEST(Superblock, OneCopyOfASlotIsEnough) {
 TEST(Superblock, ATornNewestSlotFallsBackToTheOlder) {
   ExpectChosen(Choose(Damaged(Good(6, 60)), Damaged(Good(6, 60)), Good(5, 50), Good(5, 50)), 5, 0);
   ExpectChosen(Choose(Good(6, 60), Good(6, 60), Damaged(Good(7, 70)), kZeros), 6, 0);
-  // Torn inside of the first copy, the second still the one of two generations before: older than the other slot.
+  // The first copy is torn. The second is still the one from two generations ago, which is older
+  // than the other slot.
   const std::string torn = Good(8, 80).substr(0, 512) + Good(6, 60).substr(512);
   ExpectChosen(Choose(torn, Good(6, 60), Good(7, 70), Good(7, 70)), 7, 60);
 }
@@ -177,7 +178,7 @@ TEST(Superblock, AnotherVersionIsRefusedWhereverItIs) {
           << c.status.ToString();
     }
   }
-  // A damaged copy of another version is damage.
+  // A damaged copy of another version counts as damage.
   ExpectChosen(Choose(Damaged(HandSuperblock(3, 0, 6, 60)), Good(6, 60), Good(5, 50), Good(5, 50)), 6, 50);
 }
 

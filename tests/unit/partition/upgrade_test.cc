@@ -1,5 +1,5 @@
-// Stores that earlier versions wrote: they open, check as sound, and are as the newest version writes them after the
-// next checkpoints.
+// Stores written by earlier versions. They open and pass the check, and after the next checkpoints
+// they are in the newest format.
 #include <gtest/gtest.h>
 #include <zstd.h>
 
@@ -16,8 +16,8 @@ namespace {
 
 const char* const kData = "/data/partition-00000/data";
 
-// A fixture holds files one after another, compressed with zstd: {bytes of the path u64, path, bytes of the file u64,
-// number of blocks that are not zero u64, {number of the block u64, its 4096 bytes}...}.
+// A fixture is a sequence of files, compressed with zstd: {path length in bytes u64, path, file
+// length in bytes u64, number of non-zero blocks u64, {block number u64, its 4096 bytes}...}.
 void LoadFixture(const std::string& name, SimDisk* disk) {
   std::ifstream in(std::string(PANDO_FIXTURE_DIR) + "/" + name, std::ios::binary);
   ASSERT_TRUE(in) << name;
@@ -40,8 +40,8 @@ void LoadFixture(const std::string& name, SimDisk* disk) {
   ASSERT_TRUE(reader.ok());
 }
 
-// Three rounds of puts of 60 keys, a third of them removed, a checkpoint after each; then one put that only the log
-// has.
+// Three rounds of puts of 60 keys, of which a third are removed, with a checkpoint after each
+// round. Then one put that is only in the log.
 Task<void> ExpectRecords(Partition* p) {
   for (int i = 0; i < 60; ++i) {
     Result<ReadResult> got = co_await p->Get(fmt::format("key-{:03}", i), 0);

@@ -1,4 +1,5 @@
-// What a partition does on its own: leaves that deletes emptied are merged, so that space follows the data.
+// A partition's upkeep in the background: leaves that deletes emptied are merged, so that space
+// follows the data.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -31,7 +32,7 @@ Task<LeafCount> CountLeaves(Partition* p) {
   co_return count;
 }
 
-// Writes the operations in batches, many of them at once, so that they are applied together.
+// Writes the operations in batches, many of them concurrently, so that they are applied together.
 Task<void> WriteInto(Partition* p, std::vector<WriteOp> ops) { EXPECT_OK(co_await Write(p, std::move(ops))); }
 Task<void> WriteAll(Partition* p, std::vector<WriteOp> ops) {
   for (size_t from = 0; from < ops.size();) {
@@ -62,7 +63,8 @@ class UpkeepTest : public testing::Test {
   SimMachine* machine_ = kernel_.AddMachine();
 };
 
-// Deletes all but a few of 40,000 records, in random order, and looks two checkpoints later.
+// Deletes all but a few of 40,000 records, in random order, and checks the tree two checkpoints
+// later.
 Task<void> DeleteMost(Reactor* reactor, engine_test::Setup setup) {
   constexpr int kRecords = 40'000, kKept = 400;
   auto opened = co_await OpenEngine(*reactor, setup);
@@ -84,10 +86,11 @@ Task<void> DeleteMost(Reactor* reactor, engine_test::Setup setup) {
   EXPECT_OK(co_await p->Checkpoint());
   const LeafCount count = co_await CountLeaves(p);
   EXPECT_EQ(count.empty, 0u) << "of " << count.leaves << " leaves";
-  // What is left lies in about 400 * 110 / 4096 pages when they are full, four times as many when they are a quarter.
+  // The remaining records take about 400 * 110 / 4096 full pages, or four times as many that are a
+  // quarter full.
   EXPECT_LE(count.leaves, 60u);
   EXPECT_LE(count.underfull, 20u);
-  // The checkpoints that give the space back are made without a write that asks for them.
+  // The checkpoints that free the space happen without a write that triggers them.
   co_await Sleep(*reactor, 4 * setup.engine.checkpoint_interval_ns);
   EXPECT_LE(p->stats().used_bytes, full_bytes / 10);
   EXPECT_OK(co_await (*opened)->Close(/*checkpoint=*/true));
@@ -96,7 +99,7 @@ Task<void> DeleteMost(Reactor* reactor, engine_test::Setup setup) {
 
 TEST_F(UpkeepTest, LeavesEmptiedInRandomOrderAreMerged) { RunInNewProcess(DeleteMost); }
 
-// A queue: records are put at the end and deleted at the start, as many as it holds again and again.
+// A queue: records are put at the end and deleted at the start, many times as many as it holds.
 Task<void> RunQueue(Reactor* reactor, engine_test::Setup setup) {
   constexpr int kRounds = 60, kPerRound = 2000, kHeld = 3000;
   auto opened = co_await OpenEngine(*reactor, setup);

@@ -1,5 +1,6 @@
-// What an engine tells those who watch it: every write that took effect, once it is acknowledged, and nothing else; and
-// what is left of that after a restart. Reads for deleteRange and sizes leave large values where they are.
+// What an engine tells its watchers: every write that took effect, once it is acknowledged, and
+// nothing else; and what is left of that after a restart. Also: deleteRange's reads and size
+// queries leave large values on disk.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -54,7 +55,7 @@ Task<void> EveryKindOfWrite(Reactor* reactor, Setup setup) {
   EXPECT_THAT(Told(page), ElementsAre("-short")) << "the sweep's removal is told, too";
   EXPECT_EQ(p->stats().changes_kept, 6u);
 
-  // One that expired and is removed before the sweep comes: its end is told once.
+  // A record that expired is removed before the sweep. Its removal is reported once.
   batch.assign(1, PutOp("late", "v"));
   batch.back().ttl_mode = TtlMode::kSet;
   batch.back().ttl_ms = 1;
@@ -67,7 +68,8 @@ Task<void> EveryKindOfWrite(Reactor* reactor, Setup setup) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
 }
 
-// A touch is a change of its record. A check is none, and neither is what a write refused as a whole would have done.
+// A touch is a change of its record. A check is no change, and neither are the operations of a
+// write that is refused as a whole.
 Task<void> GuardedWrites(Reactor* reactor, Setup setup) {
   auto engine = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(engine.status());
@@ -106,7 +108,8 @@ Task<void> GuardedWrites(Reactor* reactor, Setup setup) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
 }
 
-// A position taken before a restart: good while nothing was missed, else it is said.
+// A position from before a restart: it is usable if nothing was missed, otherwise the reply says
+// so.
 struct Positions {
   int run = 0;
   Version before_last = 0, last = 0;
@@ -131,7 +134,8 @@ Task<void> Restart(Reactor* reactor, Setup setup, Positions* positions) {
 
 uint64_t ReadsOf(Engine* engine) { return engine->stats().pool_misses_total; }
 
-// Twenty values that are no longer in memory: neither their sizes nor their removal at a version reads them.
+// Twenty values that are no longer in memory. Neither size queries nor removals at a version read
+// them.
 Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup, int run) {
   constexpr int kValues = 20;
   constexpr size_t kBytes = 200'000;

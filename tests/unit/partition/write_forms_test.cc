@@ -1,5 +1,6 @@
-// What a write can ask for beside single puts: all or nothing, checks on other keys, exact expiry, touch, the previous
-// record; and that recovery comes to the same. The model and crash tests have them at random.
+// Writes other than single puts: all or nothing, checks on other keys, exact expiry, touch, and the
+// previous record. Recovery must produce the same result. The model and crash tests use these at
+// random.
 #include <gtest/gtest.h>
 
 #include "src/partition/replica.h"
@@ -71,7 +72,7 @@ Task<ReadResult> Read(Partition* p, std::string key) {
   co_return got.ok() ? *std::move(got) : ReadResult();
 }
 
-// Everything that the partition holds, as text.
+// Everything in the partition, as text.
 Task<std::string> Contents(Partition* p) {
   std::string all;
   ScanSpec spec;
@@ -88,7 +89,7 @@ Task<std::string> Contents(Partition* p) {
   co_return all;
 }
 
-// Large values that nobody asks for, until what was in the pool is not there any more.
+// Writes large values that nobody reads, until the pool's earlier contents have been evicted.
 Task<void> FloodPool(Engine* engine, Partition* p) {
   const uint64_t bytes = engine->stats().pool_pages * 4096;
   EXPECT_OK(co_await p->Checkpoint());
@@ -98,7 +99,7 @@ Task<void> FloodPool(Engine* engine, Partition* p) {
   EXPECT_OK(co_await p->Checkpoint());
 }
 
-// Runs bodies, each in a process of its own, on the same files.
+// Runs bodies on the same files, each in a process of its own.
 class WriteFormsTest : public testing::Test {
  protected:
   WriteFormsTest() { setup_.store.partitions = 1; }
@@ -107,7 +108,7 @@ class WriteFormsTest : public testing::Test {
     SimReactor* reactor = machine_->Boot();
     EXPECT_TRUE(kernel_.RunTask(*reactor, WithEngine(reactor, setup_, body)));
   }
-  // What `body` left is what recovery finds.
+  // Recovery must find what `body` left.
   void RunAndRecover(Task<void> (*body)(Reactor*, Engine*)) {
     RunInNewProcess(body);
     RunInNewProcess(Compare);
@@ -136,9 +137,9 @@ class WriteFormsTest : public testing::Test {
 };
 std::string WriteFormsTest::contents_;
 
-// -- all or nothing --------------------------------------------------------------------------------------------------
+// -- all or nothing
 
-// Writes `ops`, of which `at` is refused: with all_or_nothing nothing changes.
+// Writes `ops`, of which operation `at` is refused. With all_or_nothing nothing may change.
 Task<OpResult> ExpectRefused(Partition* p, Ops ops, size_t at, OpOutcome outcome) {
   const std::string before = co_await Contents(p);
   const Lsn lsn = p->stats().last_lsn;
@@ -161,7 +162,8 @@ Task<void> RefuseWholeBatches(Reactor*, Engine* engine) {
   Ops setup{PutOp("a", "1"), PutOp("n", "5"), PutOp("text", "no number"), PutOp("most", most)};
   const Results put = co_await Do(p, setup, kEachAlone);
 
-  // A condition that fails; before and after it are operations that would apply, one with a value that needs space.
+  // A condition fails. The operations before and after it would apply; one of them has a value that
+  // needs space.
   Ops ops{PutOp("b", std::string(kBigBytes, 'b')), If(PutOp("a", "2"), HasVersion(put[0].version + 1)), RemoveOp("n")};
   OpResult refused = co_await ExpectRefused(p, ops, 1, OpOutcome::kConditionFailed);
   EXPECT_TRUE(refused.existed);
@@ -175,7 +177,8 @@ Task<void> RefuseWholeBatches(Reactor*, Engine* engine) {
   refused = co_await ExpectRefused(p, ops, 0, OpOutcome::kOverflow);
   EXPECT_EQ(refused.current.value, most);
 
-  // Refused because of what an operation before would leave; what is handed back is what there is.
+  // Refused because of what an earlier operation would leave. The record handed back is the one in
+  // the store.
   ops = {IncrementOp("n", INT64_MAX - 5), IncrementOp("n", 1)};
   refused = co_await ExpectRefused(p, ops, 1, OpOutcome::kOverflow);
   EXPECT_EQ(refused.current.value, "5");
@@ -188,17 +191,18 @@ Task<void> RefuseWholeBatches(Reactor*, Engine* engine) {
   co_await ExpectRefused(p, ops, 1, OpOutcome::kNotANumber);
   ops = {RemoveOp("a"), If(RemoveOp("a"), Exists(true))};
   co_await ExpectRefused(p, ops, 1, OpOutcome::kConditionFailed);
-  ops = {TouchOp("a", 1), If(RemoveOp("a"), HasVersion(put[0].version))};  // 1 ms after 1970: it is not there then
+  // 1 ms after 1970: it has expired by then.
+  ops = {TouchOp("a", 1), If(RemoveOp("a"), HasVersion(put[0].version))};
   co_await ExpectRefused(p, ops, 1, OpOutcome::kConditionFailed);
 
-  ops = {RemoveOp("a"), TouchOp("a", 0)};  // nobody had asked for the value
+  ops = {RemoveOp("a"), TouchOp("a", 0)};  // the value was not requested
   refused = co_await ExpectRefused(p, ops, 1, OpOutcome::kConditionFailed);
   EXPECT_EQ(refused.current.version, put[0].version);
   EXPECT_TRUE(refused.value_omitted);
   ops = {PutOp("b", "x"), TouchOp("nobody", 0)};
   co_await ExpectRefused(p, ops, 1, OpOutcome::kConditionFailed);
 
-  // Every reason is told at once.
+  // All reasons are reported at once.
   ops = {If(PutOp("a", "2"), Exists(false)), PutOp("b", "x"), IncrementOp("text", 1), IncrementOp("n", 1)};
   const Results reasons = co_await Do(p, ops, kAllOrNothing);
   EXPECT_EQ(reasons[0].outcome, OpOutcome::kConditionFailed);
@@ -208,7 +212,7 @@ Task<void> RefuseWholeBatches(Reactor*, Engine* engine) {
   EXPECT_EQ(reasons[2].current.value, "no number");
   EXPECT_EQ(reasons[3].outcome, OpOutcome::kBatchRefused);
 
-  // Each alone: the same batch applies what it can.
+  // Without all_or_nothing the same batch applies what it can.
   ops = {PutOp("b", "x"), If(PutOp("a", "2"), Exists(false)), IncrementOp("n", 1)};
   const Results each = co_await Do(p, ops, kEachAlone);
   EXPECT_EQ(each[0].outcome, OpOutcome::kApplied);
@@ -225,7 +229,7 @@ Task<void> ApplyWholeBatches(Reactor* reactor, Engine* engine) {
   EXPECT_OK(co_await Put(p, "n", "5"));
   EXPECT_OK(co_await Put(p, "big", big));
   const int64_t expires_at_ms = reactor->WallMs() + kTtlMs;
-  // Each operation meets what those before it leave: values, numbers, removes and expiries.
+  // Each operation sees what those before it leave: values, numbers, removes, and expiries.
   Ops ops{RemoveOp("a"),
           If(PutOp("a", "2"), Exists(false)),
           If(PutOp("a", "3"), HasValue("2")),
@@ -251,7 +255,7 @@ Task<void> ApplyWholeBatches(Reactor* reactor, Engine* engine) {
 
 TEST_F(WriteFormsTest, LaterOperationsMeetWhatEarlierOnesLeave) { RunAndRecover(ApplyWholeBatches); }
 
-// -- checks ----------------------------------------------------------------------------------------------------------
+// -- checks
 
 Task<void> CheckOtherKeys(Reactor*, Engine* engine) {
   Partition* p = engine->partition(0);
@@ -259,7 +263,7 @@ Task<void> CheckOtherKeys(Reactor*, Engine* engine) {
   EXPECT_OK(co_await Put(p, "guard", big));
   co_await FloodPool(engine, p);
   for (const WriteOptions options : {kEachAlone, kAllOrNothing}) {
-    // The guard's value is not in memory: it is read before the write is applied.
+    // The guard's value is not in memory. It is read before the write is applied.
     Ops ops{CheckOp("guard", HasValue(big)), CheckOp("nobody", Exists(false)), PutOp("a", "1")};
     Results results = co_await Do(p, ops, options);
     for (const OpResult& result : results) EXPECT_EQ(result.outcome, OpOutcome::kApplied);
@@ -279,7 +283,7 @@ Task<void> CheckOtherKeys(Reactor*, Engine* engine) {
     EXPECT_EQ(results[0].current.value, big);
     EXPECT_EQ((co_await Read(p, "a")).value, "1");
   }
-  // All checks that do not hold are told; the operations are not looked at.
+  // All failed checks are reported. The other operations are not judged.
   Ops failing{CheckOp("guard", Exists(false)), CheckOp("nobody", Exists(false)), CheckOp("a", HasValue("2")),
               If(PutOp("b", "x"), Exists(true))};
   const Results told = co_await Do(p, failing, kAllOrNothing);
@@ -289,7 +293,7 @@ Task<void> CheckOtherKeys(Reactor*, Engine* engine) {
   EXPECT_EQ(told[2].outcome, OpOutcome::kConditionFailed);
   EXPECT_EQ(told[2].current.value, "1");
   EXPECT_EQ(told[3].outcome, OpOutcome::kBatchRefused);
-  // Checks that hold refuse nobody else's condition.
+  // Checks that hold do not affect the conditions of other operations.
   Ops ops{CheckOp("guard", Exists(true)), If(PutOp("a", "3"), Exists(false)), PutOp("b", "3")};
   Results results = co_await Do(p, ops, kEachAlone);
   EXPECT_EQ(results[1].outcome, OpOutcome::kConditionFailed);
@@ -301,8 +305,8 @@ TEST_F(WriteFormsTest, ChecksGuardTheWholeWrite) {
   RunAndRecover(CheckOtherKeys);
 }
 
-// Transfers between accounts by several writers, each of them a compare-and-swap of two keys: money is neither made nor
-// lost, and no retry is applied twice.
+// Several writers transfer money between accounts, each time with a compare-and-swap of two keys.
+// No money is created or lost, and no retry is applied twice.
 constexpr int kAccounts = 6;
 std::string Account(int i) { return fmt::format("account-{}", i); }
 
@@ -339,7 +343,7 @@ Task<void> MoveMoney(Reactor*, Engine* engine) {
 
 TEST_F(WriteFormsTest, CompareAndSwapOfSeveralKeys) { RunAndRecover(MoveMoney); }
 
-// -- expiry and touch ------------------------------------------------------------------------------------------------
+// -- expiry and touch
 
 Task<void> SetExactExpiries(Reactor* reactor, Engine* engine) {
   Partition* p = engine->partition(0);
@@ -348,7 +352,8 @@ Task<void> SetExactExpiries(Reactor* reactor, Engine* engine) {
   co_await DoOne(p, ExpiringAt(IncrementOp("n", 3), at_ms + 1));
   EXPECT_EQ((co_await Read(p, "a")).expires_at_ms, at_ms);
   EXPECT_EQ((co_await Read(p, "n")).expires_at_ms, at_ms + 1);
-  // A time that has passed: stored, and at once not there. The next put starts anew.
+  // An expiry in the past: the record is stored and has expired at once. The next put creates a new
+  // record.
   co_await DoOne(p, PutOp("gone", "1"));
   const OpResult past = co_await DoOne(p, ExpiringAt(PutOp("gone", "2"), 1));
   EXPECT_EQ(past.outcome, OpOutcome::kApplied);
@@ -397,7 +402,7 @@ Task<void> TouchRecords(Reactor* reactor, Engine* engine) {
   EXPECT_EQ(then->value, big);
   EXPECT_EQ(then->version, put.version);
   EXPECT_EQ(then->expires_at_ms, 0);
-  // It is among what changed since.
+  // The touched record is among the changes since the snapshot.
   ScanSpec changes;
   changes.since = cut->id;
   Result<ScanPage> page = co_await p->Scan(changes);
@@ -413,7 +418,7 @@ Task<void> TouchRecords(Reactor* reactor, Engine* engine) {
   EXPECT_EQ(refused.outcome, OpOutcome::kConditionFailed);
   EXPECT_EQ(refused.current.value, big);
 
-  // One goes on living, the other is swept; what has expired cannot be touched back to life.
+  // One record lives on, and the other is swept. A touch cannot bring back an expired record.
   co_await DoOne(p, TouchOp("small", 0));
   co_await Sleep(*reactor, (at_ms - reactor->WallMs()) * kMillisecond);
   EXPECT_FALSE((co_await DoOne(p, TouchOp("big", 0))).existed);
@@ -426,7 +431,7 @@ Task<void> TouchRecords(Reactor* reactor, Engine* engine) {
 
 TEST_F(WriteFormsTest, TouchLeavesTheValueWhereItIs) { RunAndRecover(TouchRecords); }
 
-// A touch that sets an expiry makes its record longer: pages full of records split.
+// A touch that sets an expiry makes its record longer, so full pages split.
 Task<void> TouchFullPages(Reactor* reactor, Engine* engine) {
   Partition* p = engine->partition(0);
   constexpr int kRecords = 500;
@@ -444,7 +449,7 @@ Task<void> TouchFullPages(Reactor* reactor, Engine* engine) {
 
 TEST_F(WriteFormsTest, TouchSplitsFullPages) { RunAndRecover(TouchFullPages); }
 
-// -- the previous record ---------------------------------------------------------------------------------------------
+// -- the previous record
 
 Task<void> AskForPrevious(Reactor* reactor, Engine* engine) {
   Partition* p = engine->partition(0);
@@ -461,7 +466,7 @@ Task<void> AskForPrevious(Reactor* reactor, Engine* engine) {
   EXPECT_GT(result.version, first);
   const Version second = result.version;
   co_await FloodPool(engine, p);
-  result = co_await DoOne(p, WithPrevious(RemoveOp("k")));  // its value is read from the disk first
+  result = co_await DoOne(p, WithPrevious(RemoveOp("k")));  // its value is read from disk first
   EXPECT_TRUE(result.existed);
   EXPECT_EQ(result.current.value, big);
   EXPECT_EQ(result.current.version, second);
@@ -469,7 +474,7 @@ Task<void> AskForPrevious(Reactor* reactor, Engine* engine) {
   result = co_await DoOne(p, WithPrevious(RemoveOp("k")));
   EXPECT_EQ(result.outcome, OpOutcome::kApplied);
   EXPECT_FALSE(result.current.found);
-  // Nobody asked: nothing comes.
+  // The previous record was not requested, so none is returned.
   co_await DoOne(p, PutOp("k", "2"));
   result = co_await DoOne(p, PutOp("k", "3"));
   EXPECT_TRUE(result.existed);
@@ -501,9 +506,9 @@ TEST_F(WriteFormsTest, PreviousRecordsOfABatchAreBounded) {
   RunInNewProcess(AskForMuch);
 }
 
-// -- recovery --------------------------------------------------------------------------------------------------------
+// -- recovery
 
-// More leaves than a small pool could hold, in one write.
+// One write with more leaves than a small pool can hold.
 Task<void> WriteWide(Reactor*, Engine* engine) {
   Partition* p = engine->partition(0);
   constexpr int kOps = 500;
@@ -533,7 +538,7 @@ TEST_F(WriteFormsTest, RecoveryNeedsNoMoreMemoryThanOneOperation) {
   EXPECT_TRUE(contents_ == want) << "recovery came to something else";
 }
 
-// What no write looks like, in a batch whose checksums are right.
+// Records that no write produces, in a batch with valid checksums.
 LogRecord Record(RecordOp op, Version version, bool continues, bool all_or_nothing) {
   LogRecord record;
   record.op = op;
