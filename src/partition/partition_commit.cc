@@ -190,6 +190,7 @@ Task<Status> PartitionFile::Commit(Superblock content) {
   std::vector<GroupEntry> groups;
   std::vector<DeadExtent> dead;
   std::vector<MetaWrite> writes = Serialize(&next, &places, &groups, &dead);
+  // D3: the metadata is flushed before the superblock that refers to it is written.
   Status status = co_await WriteMeta(std::move(writes));
   if (status.ok()) status = co_await file_.Sync(/*data_only=*/true);
   if (status.ok()) status = co_await WriteSuperblock(&next);

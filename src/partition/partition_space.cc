@@ -101,6 +101,7 @@ Task<Result<Extent>> PartitionFile::Allocate(uint32_t blocks) {
     // A run never crosses a group, so the new space may have to reach into the next one.
     uint64_t left_in_group = ExtentAllocator::kGroupBlocks - allocator_.total_blocks() % ExtentAllocator::kGroupBlocks;
     uint64_t need = blocks <= left_in_group ? blocks : left_in_group + blocks;
+    // Others may allocate the new blocks before this resumes, so the loop tries again.
     CO_RETURN_IF_ERROR(co_await Grow(need, blocks));
   }
 }

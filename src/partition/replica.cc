@@ -328,6 +328,8 @@ Task<Result<std::vector<OpResult>>> Replica::Write(std::vector<WriteOp> ops, Wri
   pending.ops = &ops;
   pending.options = options;
   LogSpace log_space;
+  // Both calls may wait for a long time. BeginAppend checks whether the partition has stopped or
+  // the write was withdrawn meanwhile.
   Status status = co_await Admit(&pending, &log_space);
   if (status.ok()) status = co_await FetchForWrite(&pending);
   // A snapshot is being cut: no write may be appended meanwhile.
@@ -488,6 +490,7 @@ Task<Status> Replica::MakeReady(PendingWrite* pending) {
     CO_RETURN_IF_ERROR(co_await ReadFound(pending, i, found->record.overflow_ref, found->record.value_bytes));
   }
   size_t frames = FramesFor(ops) + tree_->ClonesNeeded(leaves);
+  // Frees frames for the new pages and the clones.
   co_await pool_.EnsureFree(std::min(frames, size_t{pool_.frame_count()} / 2));
   co_return Status();
 }
@@ -553,6 +556,8 @@ void Replica::BeginCheckpoint() {
 }
 
 Task<Status> Replica::FinishCheckpoint() {
+  // Reads and writes continue meanwhile. Writes belong to the next generation and leave the frozen
+  // pages as they are.
   CO_ASSIGN_OR_RETURN(FrozenRoot root, co_await tree_->WriteFrozen(kCheckpointWrites, nullptr));
   Superblock content = frozen_;
   CHECK_EQ(content.generation, root.generation);

@@ -37,6 +37,7 @@ Task<Status> Replica::Cut(SnapshotInfo snapshot) {
   cut.last_lsn = last_lsn_;
   pending_.push_back(&cut);
   ApplyDurable();
+  // Resumes once every write that was appended before the cut has been applied, or on failure.
   co_await Applied{&cut};
   if (cut.status.ok()) {
     tasks_.Spawn(FinishSnapshotCheckpoint());

@@ -49,6 +49,8 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
     const Generation held = file_->HoldNewest();
     most_held_blocks_ = file_->held_blocks() + file_->allocator().used_blocks() / kSliceHeldShare;
     slice_end_ns_ = scrubber_->reactor_.NowNs() + kSliceNs;
+    // The hold keeps the tree's blocks from being reused while the walk waits for reads and for the
+    // rate.
     co_await check_->Run(root.root, static_cast<uint8_t>(root.root_level), held);
     file_->ReleaseGeneration(held);
     Count();

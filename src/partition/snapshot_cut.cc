@@ -37,6 +37,7 @@ Task<Status> AbandonAll(std::vector<Partition*> partitions) {
 Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*> partitions, int64_t expires_at_ms) {
   std::vector<Partition*> prepared;
   for (Partition* p : partitions) {
+    // One after another, in the given order (SC1).
     Status status = co_await p->PrepareCut();
     if (!status.ok()) {
       CO_RETURN_IF_ERROR(co_await AbandonAll(prepared));
@@ -47,6 +48,7 @@ Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*>
   SnapshotInfo snapshot;
   snapshot.expires_at_ms = expires_at_ms;
   Call hold = [&snapshot](Partition* p) { return HoldOne(p, &snapshot.version); };
+  // No partition may cut before all of them hold their writes back.
   Status status = co_await CallAll(partitions, std::move(hold));
   if (!status.ok()) {
     CO_RETURN_IF_ERROR(co_await AbandonAll(prepared));

@@ -168,6 +168,8 @@ Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::v
     CO_RETURN_IF_ERROR(co_await make_partition(p.id, made));
     CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.PartitionDirectory(p.id)));
   }
+  // The partitions must be durable before store.meta names them. Until then the directory is not a
+  // store.
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.data_dir));
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentDirectory(info.data_dir)));
   CO_RETURN_IF_ERROR(co_await WriteStoreFile(reactor, info.data_dir, &file));
