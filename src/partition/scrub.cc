@@ -25,14 +25,14 @@ constexpr int kMetadataTries = 100;
 constexpr Nanos kLatenessForgiven = 2 * kMillisecond;
 
 constexpr std::string_view kSuperblockAdvice =
-    "the other copies are intact, so nothing is lost; every second checkpoint rewrites this one: scrub again later, "
+    "the other copies are intact, so nothing is lost; every second checkpoint rewrites this one: check again later, "
     "and check the device";
 constexpr std::string_view kMetadataAdvice =
     "the node has this metadata in memory and keeps serving, but its next start would refuse this partition: do not "
-    "stop it; export the data, then scrub again after the next checkpoints, which rewrite most of it";
+    "stop it; export the data, then check again after the next checkpoints, which rewrite most of it";
 constexpr std::string_view kLogAdvice =
     "the node has these records in memory and keeps serving, but its next start would refuse this log: do not stop it; "
-    "run kvadmin checkpoint twice and scrub again, until the log no longer needs the segment";
+    "run kvadmin checkpoint twice and check again, until the log no longer needs the segment";
 
 }  // namespace
 
