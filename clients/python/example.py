@@ -3,8 +3,8 @@
 
     clients/python/example.py [host:port]
 
-It generates the client code from thrift/pando.thrift into a temporary directory; a project of yours would do that once,
-with `thrift --gen py -out DIR thrift/pando.thrift`, and keep the result.
+The example generates the client code from thrift/pando.thrift into a temporary directory. Your own project would run
+`thrift --gen py -out DIR thrift/pando.thrift` once, and keep the result.
 """
 
 import pathlib
@@ -35,7 +35,7 @@ def tour(host, port):
     transport = TTransport.TFramedTransport(TSocket.TSocket(host, port))
     kv = Kv.Client(TBinaryProtocol(transport))
     transport.open()
-    context = Context(budget_ms=5000)  # with each request: how long you are willing to wait
+    context = Context(budget_ms=5000)  # with each request: how long the client is willing to wait
 
     hello = kv.hello(context, HelloRequest(client_name="example"))
     print(f"connected to {hello.server_version}, {hello.partitions} partitions")
@@ -46,21 +46,21 @@ def tour(host, port):
     apple = kv.get(context, GetRequest(key=b"fruit/apple")).record
     print("get:", apple.found, apple.value, "version", apple.version)
 
-    # Change it only if nobody else did since it was read. A failed condition is a result, not an exception.
+    # Change it only if nobody else has changed it since it was read. A failed condition is a result, not an exception.
     ours = kv.put(context, PutRequest(key=b"fruit/apple", value=b"yellow", condition=Condition(version=apple.version)))
     late = kv.put(context, PutRequest(key=b"fruit/apple", value=b"blue", condition=Condition(version=apple.version)))
-    print("first update applied:", ours.applied, "- second:", late.applied, "as it is now", late.current.value)
+    print("first update applied:", ours.applied, "- second:", late.applied, "because it is now", late.current.value)
 
     print("counter:", kv.increment(context, IncrementRequest(key=b"visits", delta=1)).number)
 
-    # Keys that share a {tag} share a partition: a batch on them becomes visible at once, and a crash keeps all or none.
-    # all_or_nothing: one refused op refuses all of them, too.
+    # Keys that share a {tag} share a partition. The ops of a batch on them become visible together, and a crash keeps
+    # all or none of them. With all_or_nothing, one refused op also refuses all the others.
     kv.writeBatch(context, WriteBatchRequest(all_or_nothing=True, ops=[
         WriteOp(kind=OP_PUT, key=b"{order7}/state", value=b"paid"),
         WriteOp(kind=OP_INCREMENT, key=b"{order7}/changes", delta=1),
     ]))
 
-    # Compare-and-swap over two keys: move 30 from one account to another, unless somebody was faster.
+    # Compare-and-swap over two keys: move 30 from one account to another, unless somebody changed one meanwhile.
     for key, value in ((b"{bank}/anna", b"100"), (b"{bank}/ben", b"0")):
         kv.put(context, PutRequest(key=key, value=value))
     anna, ben = (kv.get(context, GetRequest(key=key)).record for key in (b"{bank}/anna", b"{bank}/ben"))
@@ -74,19 +74,19 @@ def tour(host, port):
     print("transfer applied:", [result.applied for result in first], "- sent again:",
           [result.applied for result in again])
 
-    # Conditions of the whole batch are for keys that it does not write. What failed comes back with what was found.
+    # Conditions of the whole batch are for keys that it does not write. A failed one is returned with the record found.
     reply = kv.writeBatch(context, WriteBatchRequest(
         conditions=[KeyCondition(key=b"{order7}/state", condition=Condition(value=b"open"))],
         ops=[WriteOp(kind=OP_PUT, key=b"{order7}/parcel", value=b"sent")]))
     print("parcel sent:", reply.results[0].applied, "because the order is", reply.failed_conditions[0].current.value)
 
-    # A session that lives an hour longer with each visit: the expiry changes, the value is not sent again.
+    # Each visit extends a session by an hour: touch changes the expiry, and the value is not sent again.
     kv.put(context, PutRequest(key=b"session/1", value=b"...", ttl_mode=TTL_SET, ttl_ms=3_600_000))
     touched = kv.touch(context, TouchRequest(key=b"session/1", ttl_mode=TTL_SET, ttl_ms=3_600_000))
     last = kv.remove(context, RemoveRequest(key=b"session/1", return_previous=True))
-    print("touched:", touched.applied, "- removed, and it was", last.previous.value)
+    print("touched:", touched.applied, "- removed; its value was", last.previous.value)
 
-    # Keys come in byte order over all partitions. Go on with the cursor until it is empty.
+    # Keys come in byte order across all partitions. Repeat the scan with the cursor until the cursor is empty.
     cursor = b""
     while True:
         page = kv.scan(context, ScanRequest(prefix=b"fruit/", limit_rows=100, cursor=cursor))
@@ -96,7 +96,7 @@ def tour(host, port):
         if not cursor:
             break
 
-    print("removed, and there was one:", kv.remove(context, RemoveRequest(key=b"fruit/pear")).existed)
+    print("removed, and it existed:", kv.remove(context, RemoveRequest(key=b"fruit/pear")).existed)
 
     try:
         kv.put(context, PutRequest(key=b"", value=b"no key"))

@@ -1,7 +1,9 @@
-// kvnode: one storage node. Reads flags, starts a Node, waits for a signal or a failure, stops it.
+// kvnode: one storage node. Reads the flags, starts a Node, waits for a signal or a failure, and
+// stops the node.
 //
-// Exit codes: 0 stopped as asked; 1 could not start (bad flags, locked or damaged data directory, port in use); 2 the
-// engine failed while running; 3 a second signal cut the orderly stop short.
+// Exit codes: 0 stopped as requested; 1 could not start (bad flags, locked or damaged data
+// directory, port in use); 2 the engine failed while running; 3 a second signal cut the orderly
+// stop short.
 #include <gflags/gflags.h>
 
 #include <semaphore.h>
@@ -17,35 +19,48 @@
 #include "src/base/check.h"
 #include "src/node/node.h"
 
-DEFINE_string(data_dir, "", "Directory of the store; made when missing. Needed.");
+DEFINE_string(data_dir, "", "Directory of the store; created if missing. Required.");
 DEFINE_string(listen, "127.0.0.1:7420",
-              "host:port for Thrift clients, IPv6 as in [::1]:7420; port 0 takes any free one and prints it.");
-DEFINE_int32(http_port, 7421, "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any, -1: none.");
-DEFINE_int64(snapshot_max_age_s, 86400, "A snapshot lives so long at most, however often it is renewed.");
-DEFINE_uint32(max_connections, 20000, "Client connections beyond this many are refused.");
-DEFINE_int32(default_budget_ms, 10000, "Time a request has when it does not say; then it is answered DEADLINE.");
-DEFINE_int32(max_budget_ms, 600000, "Longest time a request may ask for.");
-DEFINE_int32(stall_timeout_s, 60,
-             "Close a connection whose peer is gone, or moves less than 1 KiB/s of what it owes, for this long.");
-DEFINE_int64(idle_timeout_s, 3600, "Close a connection on which nothing was asked for this long; 0: never.");
-DEFINE_uint32(reactors, 0, "Threads, fixed when the store is made; 0: one per CPU for a new store, else as it has.");
-DEFINE_uint32(partitions, 0, "Partitions of a new store, a power of two; 0: 16, or as the store has.");
-DEFINE_uint32(page_bytes, 0, "Page size of a new store, 4096 to 65536; 0: the default, or as the store has.");
+              "host:port for Thrift clients, IPv6 as in [::1]:7420; port 0 picks a free port and prints it.");
+DEFINE_int32(http_port, 7421,
+             "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any free port, -1: none.");
+DEFINE_int64(snapshot_max_age_s, 86400, "Longest lifetime of a snapshot, in seconds, however often it is renewed.");
+DEFINE_uint32(max_connections, 20000, "Number of client connections served at once; further ones are refused.");
+DEFINE_int32(default_budget_ms, 10000,
+             "Budget in ms of a request that does not set one; when it has passed, the answer is DEADLINE.");
+DEFINE_int32(max_budget_ms, 600000, "Largest budget of a request, in ms; a larger one is cut to this.");
+DEFINE_int32(
+    stall_timeout_s, 60,
+    "Close a connection if its peer is gone, or moves less than 1 KiB/s of pending bytes, for this many seconds.");
+DEFINE_int64(idle_timeout_s, 3600, "Close a connection that has sent no request for this many seconds; 0: never.");
+DEFINE_uint32(
+    reactors, 0,
+    "Reactor threads, fixed when the store is created; 0: one per CPU for a new store, else the store's number.");
+DEFINE_uint32(
+    partitions, 0,
+    "Partitions, fixed when the store is created, a power of two; 0: 16 for a new store, else the store's number.");
+DEFINE_uint32(page_bytes, 0,
+              "Page size, fixed when the store is created, 4096 to 65536; 0: the default, or the store's size.");
 DEFINE_string(compression, "lz4",
-              "Of pages written from now on: none, lz4 or zstd. What is stored is read either way.");
-DEFINE_uint64(memory_limit_mb, 1024, "MiB of memory for everything: page pool, log buffers, connections, requests.");
-DEFINE_uint64(log_budget_mb, 512, "MiB of log kept at most; bounds disk space and the time of recovery.");
-DEFINE_uint64(log_budget_records, 4000000, "Records of log kept at most; bounds the time of recovery.");
-DEFINE_int64(checkpoint_interval_s, 60, "A partition with changes is checkpointed at least this often.");
-DEFINE_uint64(scrub_mb_per_s, 8, "MiB/s at which what is on disk is verified in the background; 0: never.");
-DEFINE_int64(scrub_interval_h, 168, "Hours between the starts of background passes; the first is an hour after start.");
+              "Compression of pages written from now on: none, lz4 or zstd. Pages stored before can always be read.");
+DEFINE_uint64(memory_limit_mb, 1024,
+              "MiB of memory for the whole process: page pool, log buffers, connections, requests.");
+DEFINE_uint64(log_budget_mb, 512, "Most log to keep, in MiB; bounds disk space and recovery time.");
+DEFINE_uint64(log_budget_records, 4000000, "Most log records to keep; bounds recovery time.");
+DEFINE_int64(checkpoint_interval_s, 60,
+             "Longest time, in seconds, between two checkpoints of a partition that has changes.");
+DEFINE_uint64(scrub_mb_per_s, 8, "Rate, in MiB/s, at which data on disk is verified in the background; 0: never.");
+DEFINE_int64(scrub_interval_h, 168,
+             "Hours between the starts of two background passes; the first begins an hour after the start.");
 DEFINE_uint64(release_space_mb_per_s, 64,
-              "MiB/s at which space that deletes freed goes back to the file system in the background; 0: never.");
-DEFINE_int64(release_space_after_s, 60, "Space goes back to the file system once it was free for so long.");
-DEFINE_int32(shutdown_timeout_ms, 5000, "On SIGTERM, time that requests in progress have to finish.");
+              "Rate, in MiB/s, at which freed space goes back to the file system in the background; 0: never.");
+DEFINE_int64(release_space_after_s, 60,
+             "Space goes back to the file system when it has been free for this many seconds.");
+DEFINE_int32(shutdown_timeout_ms, 5000,
+             "Time, in ms, that running requests have to finish after SIGTERM, SIGINT or SIGHUP.");
 DEFINE_bool(accept_lost_log, false,
-            "Start although a log is missing, without the acknowledged writes that were in it. For one start.");
-DEFINE_bool(pin_threads, false, "Pin reactor i to the i-th CPU the process may run on.");
+            "Start even if a part of the log is missing, and lose the acknowledged writes in it. For one start only.");
+DEFINE_bool(pin_threads, false, "Pin reactor i to the i-th CPU that the process may run on.");
 
 DECLARE_bool(help);
 
@@ -54,16 +69,16 @@ namespace {
 
 constexpr int kStopped = 0, kCannotStart = 1, kEngineFailed = 2, kStopCutShort = 3;
 
-// What the signal handler has to know of the process. A crash at any moment loses nothing that was
-// acknowledged, and recovery changes nothing that a later recovery needs; so a node that is still
-// starting, or is asked a second time to stop, may end on the spot.
+// The state that decides what a signal does. A crash at any moment loses no acknowledged write, and
+// recovery changes nothing that a later recovery needs. So a node that is still starting, or that
+// receives a second signal, may exit at once.
 enum class Phase : int { kStarting, kServing, kStopping };
 std::atomic<Phase> phase{Phase::kStarting};
 static_assert(std::atomic<Phase>::is_always_lock_free, "a signal handler may touch nothing else");
 sem_t stop_wanted;
 
 void EndNow(int code, std::string_view message) {
-  // Only calls that are safe in a signal handler. Nothing can be done about a failed write.
+  // Only async-signal-safe calls. Nothing can be done about a failed write.
   [[maybe_unused]] ssize_t written = write(STDERR_FILENO, message.data(), message.size());
   _exit(code);
 }
@@ -75,9 +90,9 @@ void OnSignal(int /*signal*/) {
   if (phase.compare_exchange_strong(serving, Phase::kStopping)) {
     sem_post(&stop_wanted);
   } else if (serving == Phase::kStarting) {
-    EndNow(kStopped, "kvnode: stopped by a signal before it was ready\n");
+    EndNow(kStopped, "kvnode: a signal stopped the node before it was ready\n");
   } else {
-    EndNow(kStopCutShort, "kvnode: a second signal ends it at once; the next start recovers from the log\n");
+    EndNow(kStopCutShort, "kvnode: a second signal stopped the node at once; the next start recovers from the log\n");
   }
   errno = error;
 }
@@ -89,7 +104,9 @@ void HandleSignals() {
   action.sa_flags = SA_RESTART;
   for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaction(s, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
-  std::signal(SIGXFSZ, SIG_IGN);  // a file that reaches its limit (ulimit -f) is a full disk, which is waited out
+  // A write beyond the size limit of files (ulimit -f) then fails with EFBIG, which is handled like
+  // a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
 }
 
 constexpr char kUsage[] =
@@ -97,17 +114,21 @@ constexpr char kUsage[] =
 
 Usage: kvnode --data_dir=DIR [flags]
 
-It stores records (key 1-2048 bytes, value up to 1 MiB) in DIR, serves them over framed Thrift (thrift/pando.thrift; binary
-and compact protocol), and acknowledges a write once it is on the disk. After a crash it recovers by itself.
+kvnode stores records (key 1-2048 bytes, value up to 1 MiB) in DIR and serves them over framed Thrift
+(thrift/pando.thrift; binary and compact protocol). It acknowledges a write when the write is on disk, and recovers
+from a crash without help.
 
   kvnode --data_dir=/var/lib/pando
   kvnode --data_dir=./data --listen=127.0.0.1:0 --memory_limit_mb=4096
   curl http://127.0.0.1:7421/metrics
   kvadmin status
 
-SIGTERM, SIGINT or SIGHUP: finishes requests, checkpoints and exits with 0; during start-up it exits at once. A second
-signal ends it at once with exit code 3: nothing acknowledged is lost, but the next start has to recover. Exit code 1:
-it could not start; 2: the disk failed.
+On SIGTERM, SIGINT or SIGHUP, kvnode finishes running requests, takes a checkpoint and exits with code 0; during
+startup it exits at once. A second signal ends it at once with exit code 3: no acknowledged write is lost, but the next
+start has to recover from the log.
+
+Exit codes: 0 stopped as requested; 1 could not start; 2 the storage engine failed, most likely because of the disk;
+3 a second signal cut the stop short.
 
 Flags (name, default, meaning):
 )";
@@ -138,10 +159,11 @@ void PrintHelp() {
     }
   }
   std::puts(
-      "\n--helpfull lists every flag, those of the logging library too. Logs go to stderr unless --log_dir is given.");
+      "\n--helpfull lists all flags, including the logging library's. Logs go to stderr unless --log_dir is set.");
 }
 
-// What does not fit becomes too large for CheckOptions, not small.
+// A value that would overflow becomes UINT64_MAX, which CheckOptions refuses, instead of wrapping
+// around.
 uint64_t MibToBytes(uint64_t mib) { return mib >= uint64_t{1} << 44 ? UINT64_MAX : mib << 20; }
 
 Status OptionsFromFlags(NodeOptions* options) {
@@ -179,13 +201,13 @@ Status OptionsFromFlags(NodeOptions* options) {
 int Run() {
   NodeOptions options;
   if (Status status = OptionsFromFlags(&options); !status.ok()) {
-    std::fprintf(stderr, "kvnode: %s\nkvnode --help lists the flags.\n", status.message().c_str());
+    std::fprintf(stderr, "kvnode: %s\nRun kvnode --help for the list of flags.\n", status.message().c_str());
     return kCannotStart;
   }
   HandleSignals();
   std::atomic<bool> failed{false};
   Node node(options, [&failed](const Status& status) {
-    LOG(ERROR) << "the engine has stopped and refuses writes: " << status.message();
+    LOG(ERROR) << "the storage engine has failed and refuses writes; the node stops: " << status.message();
     failed.store(true);
     sem_post(&stop_wanted);
   });
@@ -201,7 +223,7 @@ int Run() {
   while (sem_wait(&stop_wanted) != 0 && errno == EINTR) {
   }
   phase.store(Phase::kStopping);
-  LOG(INFO) << (failed.load() ? "stopping because the engine failed" : "stopping on a signal");
+  LOG(INFO) << (failed.load() ? "stopping because the storage engine failed" : "stopping on a signal");
   Status status = node.Stop();
   if (failed.load() || !status.ok()) {
     LOG(ERROR) << "kvnode stopped after a failure: " << status.ToString();
@@ -216,7 +238,7 @@ int Run() {
 
 int main(int argc, char** argv) {
   gflags::SetVersionString(pando::kServerVersion);
-  gflags::SetUsageMessage("kvnode --data_dir=DIR [flags]; kvnode --help explains them");
+  gflags::SetUsageMessage("kvnode --data_dir=DIR [flags]; kvnode --help explains the flags");
   gflags::ParseCommandLineNonHelpFlags(&argc, &argv, /*remove_flags=*/true);
   if (FLAGS_help) {
     pando::PrintHelp();
@@ -224,7 +246,7 @@ int main(int argc, char** argv) {
   }
   gflags::HandleCommandLineHelpFlags();
   if (argc > 1) {
-    std::fprintf(stderr, "kvnode: \"%s\" is not a flag; kvnode --help lists the flags.\n", argv[1]);
+    std::fprintf(stderr, "kvnode: \"%s\" is not a flag; run kvnode --help for the list of flags.\n", argv[1]);
     return pando::kCannotStart;
   }
   if (FLAGS_log_dir.empty()) FLAGS_logtostderr = true;

@@ -11,24 +11,27 @@ namespace pando {
 namespace {
 
 constexpr uint64_t kMiB = 1u << 20;
-// Code, glog, stacks, rings and receive buffers; measured on an idle node, with room for the allocator's slack.
+// Code, glog, stacks, rings and receive buffers: measured on an idle node, plus room for the
+// allocator's slack.
 constexpr uint64_t kProcessBytes = 24 * kMiB;
 constexpr uint64_t kReactorBytes = 10 * kMiB;
-constexpr uint64_t kConnectionBytes = 1536;  // both connection objects, the list entries
+constexpr uint64_t kConnectionBytes = 1536;  // both connection objects and their list entries
 constexpr uint64_t kMinRequestBytes = 8 * kMiB;
 constexpr uint64_t kMaxRequestBytes = 512 * kMiB;
 constexpr uint64_t kMinEngineBytes = 16 * kMiB;
 constexpr uint64_t kMaxLimitBytes = uint64_t{1} << 50;
-// Descriptors beside those counted per reactor and partition: standard streams, the logging library's files, the lock,
-// what starts and tools inside the process need for a moment.
+// Descriptors that are not counted per reactor or partition: standard streams, the logging
+// library's files, the lock, and those that are open only for a moment.
 constexpr uint64_t kProcessDescriptors = 64;
-// Ring, wake-up, listeners, the log's directory, its current, next and retiring segments, the scrub's.
+// Ring, wake-up, listeners, the log's directory, its current, next and retiring segments, and the
+// scrub's files.
 constexpr uint64_t kReactorDescriptors = 24;
-// The data file, its directory, and once more while it is scrubbed.
+// The data file, its directory, and the data file once more while it is scrubbed.
 constexpr uint64_t kPartitionDescriptors = 3;
-constexpr uint64_t kHttpDescriptors = 72;  // the page's sockets, its listener, and some to spare
+constexpr uint64_t kHttpDescriptors = 72;  // its sockets, its listener, and some spare
 constexpr uint32_t kMinSockets = 16;
-constexpr uint32_t kMaxRefusedSockets = 64;  // of one reactor: connections over the limit that are told so
+// Per reactor: connections over the limit that stay open until they have been told so.
+constexpr uint32_t kMaxRefusedSockets = 64;
 constexpr int64_t kMaxIdleTimeoutS = 366 * 24 * 3600;
 constexpr uint32_t kMaxPartitions = 4096;
 constexpr uint32_t kMaxReactors = 256;
@@ -42,17 +45,19 @@ constexpr int64_t kMaxScrubIntervalH = 100'000;
 
 namespace {
 
-// What an engine needs to hold its pool's smallest number of pages, whatever else it takes from its share.
+// The least memory with which an engine can hold the smallest number of pool pages. The pool gets
+// at least three quarters of an engine's memory.
 uint64_t MinEngineBytes(uint32_t page_bytes) {
   const uint64_t pool = BufferPool::MinMemoryBytes(page_bytes, BufferPoolOptions().write_buffers);
   return std::max(kMinEngineBytes, (pool + 2) / 3 * 4);
 }
 
-// All but the engines' part, under this limit.
+// Divides `limit_bytes`, except for the engines' part.
 MemorySplit SplitWithoutEngines(const NodeOptions& options, uint32_t reactors, uint64_t limit_bytes) {
   MemorySplit split;
   split.process_bytes = kProcessBytes + reactors * kReactorBytes;
-  // A limit on connections is not a plan to have them all: a quarter is set aside, the rest comes out of requests.
+  // Few nodes ever have as many connections as the limit allows. A quarter of their cost is set
+  // aside; the rest comes out of the memory for requests.
   split.connection_bytes = std::min<uint64_t>(options.max_connections * kConnectionBytes / 4, limit_bytes / 16);
   split.request_bytes = std::clamp(limit_bytes / 8, kMinRequestBytes, kMaxRequestBytes);
   return split;
@@ -64,7 +69,7 @@ uint64_t Needed(const MemorySplit& split, uint32_t reactors, uint32_t page_bytes
 
 // The smallest limit that works, in MiB.
 uint64_t LeastLimit(const NodeOptions& options, uint32_t reactors, uint32_t page_bytes) {
-  // What is needed grows with the limit, but by less than the limit does.
+  // The need grows with the limit, but more slowly, so this loop ends.
   uint64_t limit_bytes = 0;
   for (;;) {
     const uint64_t needed = Needed(SplitWithoutEngines(options, reactors, limit_bytes), reactors, page_bytes);
@@ -97,12 +102,12 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
                    (options.http_port >= 0 ? kHttpDescriptors : 0);
   if (limit < split.reserved + kMinSockets) {
     return Error(Code::kInvalidArgument,
-                 "the process may open {} descriptors; {} reactors and {} partitions need at least {}: raise "
+                 "the process may open only {} descriptors, but {} reactors and {} partitions need at least {}; raise "
                  "RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd unit)",
                  limit, reactors, partitions, split.reserved + kMinSockets);
   }
   const uint64_t left = std::min<uint64_t>(limit - split.reserved, UINT32_MAX / 2);
-  // A few places beyond the limit of connections, for those that are told that there are too many.
+  // A few sockets beyond the limit, to tell further clients that there are too many connections.
   const uint64_t refused = std::min<uint64_t>(uint64_t{kMaxRefusedSockets} * reactors, left / 8);
   split.connections = static_cast<uint32_t>(std::min<uint64_t>(options.max_connections, left - refused));
   split.sockets = static_cast<uint32_t>(split.connections + refused);
@@ -112,7 +117,7 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
 Status CheckOptions(const NodeOptions& options) {
   if (options.data_dir.empty()) {
     return Error(Code::kInvalidArgument,
-                 "--data_dir is needed: the directory that holds the store (made when missing)");
+                 "--data_dir is required: the directory of the store, which is created if missing");
   }
   if (options.partitions != 0 && (!std::has_single_bit(options.partitions) || options.partitions > kMaxPartitions)) {
     return Error(Code::kInvalidArgument, "--partitions={}; it must be a power of two up to {}", options.partitions,

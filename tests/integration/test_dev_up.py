@@ -98,9 +98,9 @@ def main():
         assert last_count(again) == last_count(output), "records were lost by kill -9"
         pid = dev.pid()
 
-        assert f"stopped (pid {pid})" in dev.run("down")
+        assert f"stopped kvnode (pid {pid})" in dev.run("down")
         wait_gone(pid)
-        assert "nothing is up" in dev.run("down")
+        assert "no node is up" in dev.run("down")
         run_kvadmin("check", run_dir / "data")
     finally:
         dev.run("down")
