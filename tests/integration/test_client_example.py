@@ -14,8 +14,8 @@ def main():
                           capture_output=True, text=True, timeout=120, check=False)
     print(done.stdout, done.stderr)
     assert done.returncode == 0
-    for line in ("get: True b'red'", "first update applied: True - second: False because it is now b'yellow'", "counter: 1",
-                 "scan: b'fruit/apple' b'yellow'\nscan: b'fruit/pear' b'green'", "there was one: True",
+    for line in ("get: True b'red'", "first update applied: True - second: False because it is now b'yellow'",
+                 "counter: 1", "scan: b'fruit/apple' b'yellow'\nscan: b'fruit/pear' b'green'", "it existed: True",
                  "transfer applied: [True, True] - sent again: [False, False]",
                  "parcel sent: False because the order is b'paid'", "touched: True - removed; its value was b'...'",
                  "an error has a code and a message: True"):

@@ -290,7 +290,7 @@ class KvadminTest(unittest.TestCase):
         self.assertEqual(self.kv("--json", "delete-range", "--prefix", "dr/", "--max-version", version).json()["removed"], 10)
         self.assertEqual(self.kv("delete-range", "--start", "dr/", "--end", "dr/15").out, "5 records removed\n")
         self.assertEqual(self.kv("count", "--prefix", "dr/").out.strip(), "15")
-        self.assertIn("say --all", self.kv("delete-range", expect=USAGE).err)
+        self.assertIn("give --all", self.kv("delete-range", expect=USAGE).err)
         self.kv("delete-range", "--all", "--prefix", "dr/", expect=USAGE)
         self.kv("delete-range", "--prefix", "dr/", "--max-version", "1x", expect=USAGE)
 

@@ -480,7 +480,7 @@ class StartTest(unittest.TestCase):
 
     def test_flags(self):
         data = f"--data_dir={self.directory}/x"
-        self.cannot_start("--data_dir is needed")
+        self.cannot_start("--data_dir is required")
         self.cannot_start("--partitions=12; it must be a power of two", data, "--partitions=12")
         self.cannot_start("--memory_limit_mb=1 is too small", data, "--memory_limit_mb=1")
         self.cannot_start("is not host:port", data, "--listen=nowhere")

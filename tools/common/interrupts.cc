@@ -25,8 +25,8 @@ void OnSignal(int signal) {
   const int saved = errno;
   received = signal;
   const char byte = 0;
-  if (::write(wake_pipe[1], &byte, 1) < 0) received = signal;  // a full pipe wakes as well as one byte does
-  for (int s : kSignals) std::signal(s, SIG_DFL);              // the next one ends the process
+  if (::write(wake_pipe[1], &byte, 1) < 0) received = signal;  // a full pipe is readable already
+  for (int s : kSignals) std::signal(s, SIG_DFL);              // the next signal ends the process
   errno = saved;
 }
 
@@ -60,7 +60,7 @@ bool Interrupts::Sleep(int64_t milliseconds) {
     if (Signal() != 0) return false;
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now()).count();
     if (left <= 0) return true;
-    pollfd wake{shields > 0 ? -1 : wake_pipe[0], POLLIN, 0};  // a negative descriptor is skipped
+    pollfd wake{shields > 0 ? -1 : wake_pipe[0], POLLIN, 0};  // poll skips a negative descriptor
     if (::poll(&wake, 1, static_cast<int>(std::min<int64_t>(left, INT_MAX))) < 0 && errno != EINTR) return true;
   }
 }
@@ -73,7 +73,7 @@ Status Interrupts::Check() {
 void Interrupts::EndBySignal(int signal) {
   std::signal(signal, SIG_DFL);
   std::raise(signal);
-  std::_Exit(128 + signal);  // the signal is blocked
+  std::_Exit(128 + signal);  // reached if the signal is blocked
 }
 
 Interrupts::Shield::Shield() { ++shields; }

@@ -1,10 +1,11 @@
-// Interrupts: Ctrl-C, SIGTERM and SIGHUP as something a command can look at, so that it can clean up and say what it
-// did. The first signal is remembered, and ends waits (in Sleep, on descriptor()). A second one ends the process at
-// once. After the cleanup the process should end itself by EndBySignal(), so that its caller sees why it ended.
+// Interrupts: turns Ctrl-C, SIGTERM and SIGHUP into a state that a command can query, so that it
+// can clean up and say what it did. The first signal is remembered, and ends waits (in Sleep, or on
+// Descriptor()). A second signal ends the process at once. After the cleanup, the process should
+// call EndBySignal(), so that its caller sees why it ended.
 //
-// Commands that have nothing to clean up do not install it, and are ended by the signal itself.
+// A command that has nothing to clean up does not call Install(), and the signal itself ends it.
 //
-// Threads: one; there is one state per process, as signals have.
+// Threads: one. The state is per process, like the signals themselves.
 #pragma once
 
 #include <cstdint>
@@ -15,22 +16,23 @@ namespace pando::tools {
 
 class Interrupts {
  public:
-  // Idempotent. A signal that the caller has told this process to ignore (nohup) stays ignored.
+  // Idempotent. A signal that the parent process set to be ignored (nohup) stays ignored.
   static void Install();
-  // The signal that came, or 0. Always 0 inside a Shield.
+  // The signal that was received, or 0. Always 0 while a Shield exists.
   static int Signal();
   static bool Shielded();
-  static int Received();  // also inside a Shield
-  // Readable once a signal came; -1 before Install.
+  static int Received();  // like Signal(), but not hidden by a Shield
+  // Becomes readable when a signal is received. -1 before Install().
   static int Descriptor();
-  // False when a signal cut it short.
+  // Returns false if a signal ended the wait early.
   static bool Sleep(int64_t milliseconds);
-  // kAborted when a signal came.
+  // kAborted if a signal was received and no Shield exists.
   static Status Check();
   // Ends the process by `signal`, with the default action.
   [[noreturn]] static void EndBySignal(int signal);
 
-  // While one exists, the signal that came is not seen: for the requests of a cleanup.
+  // While one exists, Signal(), Sleep() and Check() ignore the signal. For the requests of a
+  // cleanup.
   class Shield {
    public:
     Shield();

@@ -1,6 +1,7 @@
-// Numeric options, parsed strictly. CLI11's own conversion reads "010" as octal, "0x10" as hexadecimal, and turns what
-// is too large into the largest number; here a number is decimal, and what is no number or out of range is an error
-// (the caller's exit code for usage). Every numeric option of every tool is added by AddNumber.
+// Strict parsing of numeric options. CLI11's own conversion reads "010" as octal and "0x10" as
+// hexadecimal, and turns a number that is too large into the largest one. Here, a number is
+// decimal, and anything else, or a number out of range, is a usage error. Every tool adds all its
+// numeric options with AddNumber.
 //
 // Threads: one.
 #pragma once
@@ -21,14 +22,15 @@ namespace pando::tools {
 // The type name that marks numeric options in --help.
 inline constexpr char kNumberTypeName[] = "N";
 
-// Nothing when `text` is not a number of this type in decimal: digits, perhaps after a minus sign, without a leading
-// zero; for floating point a fraction and an exponent, too.
+// Returns nothing if `text` is not a decimal number of type T. A number is an optional minus sign
+// and digits without a leading zero; a floating-point number may have a fraction and an exponent,
+// too.
 template <typename T>
 std::optional<T> ParseNumber(std::string_view text) {
   static_assert(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>);
   std::string_view digits = text;
   if (digits.starts_with('-')) digits.remove_prefix(1);
-  if (digits.empty() || digits[0] < '0' || digits[0] > '9') return std::nullopt;  // also refuses inf and nan
+  if (digits.empty() || digits[0] < '0' || digits[0] > '9') return std::nullopt;  // inf, nan
   if (digits.size() > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9') return std::nullopt;
   T value{};
   const char* end = text.data() + text.size();
@@ -46,8 +48,8 @@ std::string NumberRange(T least, T most) {
   return fmt::format("from {} to {}", least, most);
 }
 
-// Adds the option `names` ("--limit", or a positional one), whose value goes to `*target` when it is from `least` to
-// `most`. `target` must live until the command line is parsed.
+// Adds the option `names` ("--limit", or a positional one). Its value, from `least` to `most`, is
+// stored in `*target`, which must live until the command line is parsed.
 template <typename T>
 CLI::Option* AddNumber(CLI::App* app, const std::string& names, T* target, const std::string& help,
                        std::type_identity_t<T> least = std::numeric_limits<T>::lowest(),

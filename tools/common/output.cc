@@ -21,11 +21,12 @@ void Remember(bool ok) {
 
 void PrepareStandardStreams() {
   std::signal(SIGPIPE, SIG_IGN);
-  // Opened the wrong way round on purpose: reading standard input, and writing standard output, must still fail.
+  // The modes are reversed on purpose: reading from standard input, and writing to standard output
+  // or standard error, must still fail.
   const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
   for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
     if (::fcntl(fd, F_GETFD) != -1) continue;
-    if (::open("/dev/null", modes[fd]) != fd) return;  // the lowest free descriptor is this one
+    if (::open("/dev/null", modes[fd]) != fd) return;  // open returns the lowest free descriptor, which is fd
   }
 }
 
@@ -36,7 +37,8 @@ void WriteOutput(std::string_view bytes) {
 }
 
 void WriteNote(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stderr) != text.size()) return;  // nobody is left to tell
+  // There is nowhere left to report a failure.
+  if (std::fwrite(text.data(), 1, text.size(), stderr) != text.size()) return;
 }
 
 Status OutputStatus() {

@@ -1,9 +1,10 @@
-// Output: the one way from a tool to standard output and standard error.
+// Output: every tool writes to standard output and standard error through these functions.
 //
-// A write to standard output can fail: the disk is full, or the reader of a pipe has gone. The first failure is
-// remembered; what is printed after it is dropped. So commands print freely, those that print a lot look at
-// OutputStatus() now and then and stop, and the end of main asks FlushOutput(), which is the only place that decides
-// whether everything arrived. Standard error is different: nobody can be told that it failed, so that is ignored.
+// A write to standard output can fail, because the disk is full or the reader of a pipe has gone.
+// The first failure is remembered, and later output is dropped. So a command prints without
+// checking each call. A command that prints a lot checks OutputStatus() now and then, and stops.
+// The end of main calls FlushOutput(), which alone decides whether all output arrived. A failure of
+// standard error is ignored, because there is nowhere left to report it.
 //
 // Threads: one.
 #pragma once
@@ -16,12 +17,13 @@
 
 namespace pando::tools {
 
-// To be called first in main: SIGPIPE becomes an error of the write, and descriptors 0 to 2 are open, so that a socket
-// or a file cannot take the place of a standard stream that the caller closed.
+// Must be called first in main. It ignores SIGPIPE, so that a write to a closed pipe returns an
+// error, and opens those of the descriptors 0 to 2 that the caller closed, so that no socket or
+// file takes their place.
 void PrepareStandardStreams();
 
 void WriteOutput(std::string_view bytes);
-void WriteNote(std::string_view text);  // standard error
+void WriteNote(std::string_view text);  // to standard error
 
 template <typename... Args>
 void Print(fmt::format_string<Args...> format, Args&&... args) {
@@ -32,11 +34,12 @@ void PrintNote(fmt::format_string<Args...> format, Args&&... args) {
   WriteNote(fmt::format(format, std::forward<Args>(args)...));
 }
 
-// Whether everything that was printed so far was accepted.
+// The first failure of standard output so far, or OK. Buffered output may still fail.
 Status OutputStatus();
-// Hands over what is buffered, too.
+// Writes out what is buffered, and returns OutputStatus().
 Status FlushOutput();
-// True when the failure is that the reader of a pipe has gone, as in `... | head -1`: nothing to complain about.
+// True if the failure is that the reader of a pipe has gone, as in `... | head -1`. This is not
+// worth an error message.
 bool OutputReaderGone();
 
 }  // namespace pando::tools

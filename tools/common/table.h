@@ -1,6 +1,7 @@
-// Table: aligned columns for people; with `align_numbers` a column whose every cell is a number is right-aligned.
+// Table: text with aligned columns. With `align_numbers`, a column is right-aligned if all its
+// cells are numbers. Also formats sizes, counts and times for people.
 //
-// Threads: a value.
+// Threads: a plain value.
 #pragma once
 
 #include <string>
@@ -12,7 +13,7 @@ namespace pando::tools {
 class Table {
  public:
   explicit Table(std::vector<std::string> header, bool align_numbers = true);
-  void Row(std::vector<std::string> cells);  // as many cells as the header has
+  void Row(std::vector<std::string> cells);  // REQUIRES: as many cells as the header has
   std::string Render() const;
 
  private:
@@ -20,7 +21,7 @@ class Table {
   bool align_numbers_;
 };
 
-// Columns `text` takes on a terminal: code points, not bytes.
+// The number of columns that `text` takes on a terminal: code points, not bytes.
 size_t DisplayWidth(std::string_view text);
 
 std::string HumanBytes(double bytes);      // "1.5 GiB"

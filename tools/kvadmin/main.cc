@@ -1,4 +1,4 @@
-// kvadmin: operate and inspect a Pando store.
+// kvadmin: operates and inspects a Pando store.
 #include <string>
 
 #include <thrift/TOutput.h>  // needs <string> before it
@@ -12,7 +12,8 @@ int main(int argc, char** argv) {
   FLAGS_logtostderr = true;
   FLAGS_minloglevel = google::GLOG_ERROR;
   google::InitGoogleLogging(argv[0]);
-  apache::thrift::GlobalOutput.setOutputFunction([](const char*) {});  // every error reaches the user as a Status
+  // Silences Thrift's own messages: every error is reported as a Status.
+  apache::thrift::GlobalOutput.setOutputFunction([](const char*) {});
   pando::admin::Globals globals;
   pando::admin::RunCommandLine(argc, argv, &globals);
   if (globals.end_signal != 0) pando::tools::Interrupts::EndBySignal(globals.end_signal);

@@ -1,4 +1,4 @@
-// kvadmin aggregate: what a range holds: records, bytes, and the hash of its content.
+// kvadmin aggregate: prints the number of records, their bytes, and the content hash of a range.
 #include <fmt/format.h>
 
 #include "tools/common/table.h"
@@ -36,12 +36,13 @@ Result<ExitCode> Aggregate(const Globals& globals, const AggregateOptions& optio
 
 void AddAggregateCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<AggregateOptions>();
-  CLI::App* command = app.add_subcommand("aggregate", "Records, bytes and content hash of a range, or of all");
+  CLI::App* command =
+      app.add_subcommand("aggregate", "Print records, bytes and content hash of a range, or of the whole store");
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
   command->footer(
-      "The hash is of keys, values, versions and expiries: equal for equal content, in whatever order it was written.\n"
-      "Takes as long for a large range as for a small one.\n\n"
+      "The hash covers keys, values, versions and expiries. Equal content has the same hash, whatever the order of\n"
+      "the writes. A large range takes no longer than a small one.\n\n"
       "Examples:\n"
       "  kvadmin aggregate\n"
       "  kvadmin aggregate --prefix user/\n"

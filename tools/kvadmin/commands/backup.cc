@@ -1,4 +1,9 @@
-// kvadmin backup: a snapshot of everything, page by page, into a directory, while the node serves.
+// kvadmin backup: copies a snapshot of everything into a directory, page by page, while the node
+// serves.
+//
+// The result is built in a PartialDirectory and published when all of it is durable.
+//
+// Threads: one.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -30,7 +35,7 @@ struct BackupOptions {
   bool quiet = false;
 };
 
-// Waits so that no more than `mb_per_s` are read on the average.
+// Sleeps so that at most `mb_per_s` are read on average. 0: no limit.
 class RateLimit {
  public:
   explicit RateLimit(uint64_t mb_per_s) : bytes_per_s_(static_cast<double>(mb_per_s << 20)) {}
@@ -68,10 +73,10 @@ class Backup {
     Status status = Copy();
     if (progress_) progress_->Clear();
     if (!status.ok()) {
-      return Error(status.code(), "{}; {} pages had been copied, and nothing is left of them", status.message(),
-                   pages_copied_);
+      return Error(status.code(), "{}; the backup was not created: {} pages had been copied and were removed",
+                   status.message(), pages_copied_);
     }
-    // Everything is copied: a snapshot that cannot be released expires by itself.
+    // Everything is copied. If the snapshot cannot be released, it expires by itself.
     if (Status released = lease_.Release(); !released.ok() && !globals_.json) {
       tools::PrintNote("the snapshot could not be released, and will expire: {}\n", released.message());
     }
@@ -100,7 +105,8 @@ class Backup {
     manifest_.page_bytes = static_cast<uint32_t>(status_.page_bytes);
     manifest_.reactors = static_cast<uint32_t>(status_.reactors);
     if (!options_.base.empty() && chain_.newest().partitions.size() != status_.partitions.size()) {
-      return Error(Code::kInvalidArgument, "{}: has {} partitions, the node {}: make a backup without --base",
+      return Error(Code::kInvalidArgument,
+                   "{}: this backup has {} partitions, but the node has {}; make a backup without --base",
                    options_.base, chain_.newest().partitions.size(), status_.partitions.size());
     }
     return partial_.Create();
@@ -134,12 +140,14 @@ class Backup {
     root.file_blocks = static_cast<uint64_t>(reply.file_blocks);
     root.root_level = static_cast<uint8_t>(reply.root_level);
     if (reply.root.size() != sizeof(root.root))
-      return Error(Code::kCorruption, "the server sent no root of partition {}", id);
+      return Error(Code::kCorruption,
+                   "the server sent no valid root of partition {}; use a kvadmin of the same version as the node", id);
     std::memcpy(static_cast<void*>(&root.root), reply.root.data(), sizeof(root.root));
     if (options_.base.empty()) return Status();
     const BackupPartition& base = chain_.newest().partitions[id];
     if (base.uuid != partition->uuid || base.root.generation > root.generation) {
-      return Error(Code::kInvalidArgument, "{}: is a backup of another store: make one without --base", options_.base);
+      return Error(Code::kInvalidArgument, "{}: this is a backup of another store; make a backup without --base",
+                   options_.base);
     }
     partition->since = base.root.generation;
     return Status();
@@ -188,7 +196,7 @@ class Backup {
   }
 
   void ShowProgress(uint64_t pages, uint64_t bytes) {
-    // What an incremental backup will read is not known before.
+    // How much an incremental backup will read is not known in advance.
     uint64_t total = 0;
     for (const api::PartitionStatus& p : status_.partitions) total += static_cast<uint64_t>(p.used_bytes);
     if (!progress_) {
@@ -198,7 +206,8 @@ class Backup {
     progress_->Update(pages_ + pages, bytes_ + bytes, bytes_ + bytes);
   }
 
-  // The manifest makes it a backup, its name makes it findable; both once all the rest is durable.
+  // The directory becomes a backup by its manifest, and is found by its final name. It gets both
+  // only when everything else in it is durable.
   Status Publish() {
     const std::string path = partial_.path() + "/" + kManifestName;
     std::ofstream out(path, std::ios::binary | std::ios::trunc);
@@ -230,7 +239,7 @@ class Backup {
   Client client_;
   SnapshotLease lease_;
   RateLimit rate_;
-  BackupChain chain_;  // of the base
+  BackupChain chain_;  // the base and the backups that it is based on
   BackupManifest manifest_;
   api::NodeStatus status_;
   PartialDirectory partial_{[](const std::string& name) {
@@ -245,25 +254,25 @@ class Backup {
 void AddBackupCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<BackupOptions>();
   CLI::App* command =
-      app.add_subcommand("backup", "Write a snapshot of everything to a directory, while the node serves");
-  command->add_option("directory", o->directory, "A new directory for it")->required();
-  command->add_option("--base", o->base, "Only what changed since this backup, which is needed to restore, too")
+      app.add_subcommand("backup", "Copy a snapshot of everything into a directory, while the node serves");
+  command->add_option("directory", o->directory, "The directory of the backup: new or empty")->required();
+  command->add_option("--base", o->base, "Copy only what changed since this backup; a restore needs this backup, too")
       ->check(CLI::ExistingDirectory);
-  tools::AddNumber(command, Spell("--mb-per-s"), &o->mb_per_s, "Read no faster, in MiB/s; 0 = as fast as it goes", 0,
+  tools::AddNumber(command, Spell("--mb-per-s"), &o->mb_per_s, "Read at most this many MiB/s; 0 = no limit", 0,
                    1'000'000)
       ->capture_default_str();
-  command->add_flag("-q,--quiet", o->quiet, "No progress");
+  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
   command->footer(
-      "Pages are copied as they lie on disk, each verified. With --base the time and the size are those of the pages\n"
-      "that changed. The base is named by its place relative to the new backup: move them together.\n"
-      "The directory appears under its name only when it is complete; until then it is DIRECTORY.partial, which a\n"
-      "backup that fails or is interrupted removes again, together with its snapshot.\n\n"
+      "Pages are copied as they are on disk, and each is verified. With --base, time and size depend on the changed\n"
+      "pages only. The base is found by its path relative to the new backup, so move them together.\n"
+      "The backup is built in DIRECTORY.partial, which is renamed to DIRECTORY when it is complete. A backup that\n"
+      "fails or is interrupted removes it, and releases its snapshot.\n\n"
       "Examples:\n"
       "  kvadmin backup /backups/sunday\n"
       "  kvadmin backup /backups/monday --base /backups/sunday\n"
       "  kvadmin check --backup /backups/monday\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
-      "Exit codes: 0 complete; 2 the base does not fit; 3 it failed, and nothing is left of it.");
+      "Exit codes: 0 complete; 2 wrong directory, or the base does not fit; 3 it failed, and left nothing behind.");
   OnChosen(command, globals, [=] { return Backup(*globals, *o).Run(); });
 }
 

@@ -1,4 +1,7 @@
-// kvadmin check: the page audit of a data directory that no node has open; with --online of what a node is serving.
+// kvadmin check: audits the pages and logs of a data directory that no node has open. With
+// --online, a running node verifies its own data; with --backup, a backup is verified.
+//
+// Threads: one.
 #include "src/partition/check.h"
 
 #include <fmt/format.h>
@@ -93,20 +96,19 @@ void PrintReport(const CheckReport& report) {
     tools::Print("PROBLEM {} at offset {}: {}\n", p.file, p.offset_bytes, p.what);
   }
   if (report.problems_total > report.problems.size()) {
-    tools::Print("... and {} more\n", report.problems_total - report.problems.size());
+    tools::Print("... and {} more problems\n", report.problems_total - report.problems.size());
   }
   if (report.problems_total == 0) {
-    tools::Print("sound: {} records in the trees; every block has one owner; all checksums hold\n", records);
+    tools::Print("sound: {} records in the trees; every block has one owner; all checksums match\n", records);
   } else {
     tools::Print(
-        "DAMAGED: {} problems. Do not start a node on this directory: copy it, and restore from a replica or "
-        "a backup\n",
+        "DAMAGED: {} problems. Do not start a node on this directory. Copy it, and restore from a replica or backup\n",
         report.problems_total);
   }
 }
 
 Task<Result<ExitCode>> Check(Reactor* reactor, const Globals* globals, const CheckCommandOptions* options) {
-  // The total is known only once the audit has begun.
+  // The total is known only when the audit has begun.
   std::unique_ptr<Progress> progress;
   CheckOptions check_options;
   check_options.on_progress = [&progress, options, globals](uint64_t done, uint64_t total) {
@@ -129,24 +131,23 @@ Task<Result<ExitCode>> Check(Reactor* reactor, const Globals* globals, const Che
 void AddCheckCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<CheckCommandOptions>();
   CLI::App* command = app.add_subcommand(
-      "check", "Audit every page and log record: of a stopped node's directory, or of a running node");
+      "check", "Verify every page and log record of a stopped node's directory, a running node or a backup");
   auto* directory = command->add_option("directory", o->directory, "The data directory")->check(CLI::ExistingDirectory);
-  auto* online = command->add_flag("--online", o->online, "Let the node at --server verify what it has on disk");
+  auto* online = command->add_flag("--online", o->online, "Let the node at --server verify its data on disk");
   tools::AddNumber(command, Spell("--mb-per-s"), &o->on_node.mb_per_s,
-                   "Rate of the pass in MiB/s; 0: the node's --scrub_mb_per_s", 0)
+                   "Rate of the pass in MiB/s; 0 = the node's --scrub_mb_per_s", 0)
       ->needs(online);
-  command->add_flag("--report", o->on_node.report_only, "Start no pass, show what the last one found")->needs(online);
-  auto* backup = command->add_option("--backup", o->backup, "Verify this backup, with those it is based on, instead")
+  command->add_flag("--report", o->on_node.report_only, "Start no pass; show what the last one found")->needs(online);
+  auto* backup = command->add_option("--backup", o->backup, "Verify this backup and those that it is based on, instead")
                      ->check(CLI::ExistingDirectory);
-  command->add_flag("-q,--quiet", o->quiet, "No progress");
+  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
   online->excludes(directory);
   backup->excludes(directory)->excludes(online);
   command->footer(
-      "Reads everything and changes nothing: checksums, key order, counts and hashes of all trees, and that reachable\n"
-      "and free blocks together are exactly the file.\n"
-      "With --online the node does it while it serves, without that last one; what is damaged is never served. The "
-      "pass\n"
-      "goes on when kvadmin is interrupted; --report shows how far it is.\n\n"
+      "check reads everything and changes nothing. It verifies checksums, key order, counts and hashes of all trees,\n"
+      "and that reachable and free blocks together are exactly the file.\n"
+      "With --online, the node verifies all but the last point while it serves. The pass continues when kvadmin is\n"
+      "interrupted; --report shows its progress. The node never serves damaged data.\n\n"
       "Examples:\n"
       "  kvadmin check /var/lib/pando\n"
       "  kvadmin --json check /var/lib/pando | jq .problems_total\n"
@@ -161,7 +162,7 @@ void AddCheckCommand(CLI::App& app, Globals* globals) {
     if (!o->backup.empty()) return RunBackupCheck(*globals, o->backup, o->quiet);
     if (o->directory.empty()) {
       return Error(Code::kInvalidArgument,
-                   "check needs the directory of a stopped node, --online for a running one, or --backup");
+                   "check needs the data directory of a stopped node, or --online, or --backup");
     }
     return RunOffline([=](Reactor& reactor) { return Check(&reactor, globals, o.get()); });
   });

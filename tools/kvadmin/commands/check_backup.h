@@ -1,4 +1,4 @@
-// kvadmin check --backup: reads a backup, with those it is based on, as a restore would.
+// kvadmin check --backup: reads a backup, and those that it is based on, as a restore would.
 #pragma once
 
 #include <string>

@@ -1,4 +1,3 @@
-// kvadmin check --online: lets a running node verify what it has on disk, and shows what it finds.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -45,17 +44,17 @@ void PrintFindings(const api::ScrubReply& reply) {
                  TimeText(f.first_seen_ms), f.advice);
   }
   if (reply.skipped_partitions > 0) {
-    tools::Print("the bitmaps of {} partitions were left out: their checkpoints follow each other too closely\n",
+    tools::Print("the bitmaps of {} partitions were skipped: checkpoints changed them too often\n",
                  reply.skipped_partitions);
   }
   const std::string read =
       fmt::format("{} read from disk: {} pages, {} overflow values, {} log batches",
                   tools::HumanBytes(static_cast<double>(reply.bytes)), reply.pages, reply.values, reply.log_batches);
   if (reply.running) {
-    tools::Print("a pass is under way, {} of about {}; {} problems so far\n", read,
+    tools::Print("a pass is running: {}, of about {} in all; {} problems so far\n", read,
                  tools::HumanBytes(static_cast<double>(reply.expected_bytes)), reply.findings.size());
   } else if (reply.passes_finished == 0) {
-    tools::Print("no pass has finished since the node started; kvadmin check --online runs one\n");
+    tools::Print("no pass has finished since the node started; run one with kvadmin check --online\n");
   } else if (reply.findings.empty()) {
     tools::Print("sound: {}\n", read);
   } else {
@@ -74,13 +73,13 @@ Result<api::ScrubReply> Ask(Client* client, bool start, int32_t mb_per_s) {
   return reply;
 }
 
-// Starts a pass and waits for its end.
+// Starts a pass and waits until it ends.
 Result<api::ScrubReply> RunPass(Client* client, const OnlineCheckOptions& options) {
   ASSIGN_OR_RETURN(api::ScrubReply reply, Ask(client, /*start=*/true, options.mb_per_s));
   const int64_t finished_before = reply.passes_finished;
   std::unique_ptr<Progress> progress;
   for (auto pause = kFirstPause; reply.running; pause = std::min(pause * 2, kLongestPause)) {
-    // Its length is known once every reactor has begun.
+    // The length of the pass is known when every reactor has begun.
     if (!progress && reply.expected_bytes > 0) {
       progress =
           std::make_unique<Progress>("verifying", "pages", static_cast<uint64_t>(reply.expected_bytes), options.quiet);
@@ -90,14 +89,15 @@ Result<api::ScrubReply> RunPass(Client* client, const OnlineCheckOptions& option
       progress->Update(static_cast<uint64_t>(reply.pages), static_cast<uint64_t>(reply.bytes), done);
     }
     if (!tools::Interrupts::Sleep(pause.count())) {
-      return Error(Code::kAborted, "{}; the pass goes on in the node, and --report shows how far it is",
+      return Error(Code::kAborted, "{}; the pass continues in the node, and --report shows its progress",
                    tools::Interrupts::Check().message());
     }
     ASSIGN_OR_RETURN(reply, Ask(client, /*start=*/false, 0));
   }
   if (progress) progress->Clear();
   if (reply.passes_finished > finished_before) return reply;
-  return Error(Code::kAborted, "the node gave the pass up: it is stopping, or it failed; kvadmin status says which");
+  return Error(Code::kAborted,
+               "the node ended the pass early, because it is stopping or has failed; run kvadmin status");
 }
 
 }  // namespace

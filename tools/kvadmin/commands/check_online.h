@@ -1,4 +1,6 @@
-// The part of kvadmin check that asks a running node.
+// kvadmin check --online: lets a running node verify its data on disk, and prints what it found.
+//
+// Threads: one.
 #pragma once
 
 #include "tools/kvadmin/commands/commands.h"
@@ -7,11 +9,11 @@ namespace pando::admin {
 
 struct OnlineCheckOptions {
   int32_t mb_per_s = 0;      // 0: the node's own rate
-  bool report_only = false;  // what the last pass found; none is started
+  bool report_only = false;  // print what the last pass found, and start none
   bool quiet = false;
 };
 
-// The pass goes on in the node when this is interrupted.
+// If this is interrupted, the pass continues in the node.
 Result<ExitCode> CheckOnline(const Globals& globals, const OnlineCheckOptions& options);
 
 }  // namespace pando::admin

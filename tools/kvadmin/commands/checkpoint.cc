@@ -1,4 +1,4 @@
-// kvadmin checkpoint: write all dirty pages out now.
+// kvadmin checkpoint: checkpoints every partition of a running node.
 #include <fmt/format.h>
 
 #include "tools/kvadmin/commands/commands.h"
@@ -24,7 +24,8 @@ Result<ExitCode> Checkpoint(const Globals& globals) {
 }  // namespace
 
 void AddCheckpointCommand(CLI::App& app, Globals* globals) {
-  CLI::App* command = app.add_subcommand("checkpoint", "Checkpoint every partition and wait until it is durable");
+  CLI::App* command =
+      app.add_subcommand("checkpoint", "Checkpoint every partition, and wait until the checkpoints are durable");
   command->footer("Example:\n  kvadmin --timeout-ms 600000 checkpoint");
   OnChosen(command, globals, [=] { return Checkpoint(*globals); });
 }

@@ -1,4 +1,5 @@
-// The command line as a whole: global options, the list of commands, and what is printed when it cannot be parsed.
+// The command line as a whole: global options, the list of commands, and what is printed when it
+// cannot be parsed.
 #include <csignal>
 #include <sstream>
 
@@ -10,20 +11,21 @@ void DescribeCommandLine(CLI::App& app, Globals* globals) {
   app.name("kvadmin");
   app.description("kvadmin: operate and inspect a Pando store\n");
   app.require_subcommand(1);
-  app.fallthrough();  // global options may follow the command too
+  app.fallthrough();  // global options may also follow the command
   app.add_option("-s,--server", globals->target.address, "host:port of the node; IPv6 as in [::1]:7420")
       ->envname("PANDO_SERVER")
       ->capture_default_str();
-  tools::AddNumber(&app, Spell("--timeout-ms"), &globals->target.timeout_ms, "Budget of each request, retries included",
-                   1, INT32_MAX)
+  tools::AddNumber(&app, Spell("--timeout-ms"), &globals->target.timeout_ms,
+                   "Time budget of each request, retries included", 1, INT32_MAX)
       ->capture_default_str();
-  app.add_flag("--json", globals->json, "Output for programs: one JSON object per line, errors too");
+  app.add_flag("--json", globals->json, "Print one JSON object per line, for programs; errors too");
   app.footer(
-      "Exit codes: 0 done; 1 no such record, or a condition did not hold, or the node is not ok; 2 usage or input;\n"
-      "3 the server or the system failed; 4 damage found; 5 a node has the directory open; 6 load rejected records.\n"
-      "A command that is interrupted cleans up, says what it did and ends by that signal (a shell shows 130 for\n"
-      "Ctrl-C); one whose output nobody reads any more ends by SIGPIPE (141).\n\n"
-      "kvadmin COMMAND --help shows options and examples.");
+      "Exit codes: 0 done; 1 there is no such record, a condition did not hold, or the node is not ok; 2 wrong usage\n"
+      "or input; 3 the server or the local system failed; 4 damage found; 5 a node has the directory open; 6 load\n"
+      "rejected records.\n"
+      "An interrupted command cleans up, says what it did and ends by that signal (a shell shows 130 for Ctrl-C).\n"
+      "A command ends by SIGPIPE (141) when the reader of its output has gone.\n\n"
+      "kvadmin COMMAND --help shows the options of a command, and examples.");
   AddGetCommand(app, globals);
   AddPutCommand(app, globals);
   AddDeleteCommand(app, globals);
@@ -51,7 +53,7 @@ void DescribeCommandLine(CLI::App& app, Globals* globals) {
 
 namespace {
 
-// What is wrong with a command line may be known before --json was read.
+// CLI11 may report an error before it has read --json, so look for it here.
 bool AsksForJson(int argc, const char* const* argv) {
   for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i) {
     if (std::string_view(argv[i]) == "--json") return true;
@@ -68,7 +70,7 @@ void RunCommandLine(int argc, const char* const* argv, Globals* globals) {
     app.parse(argc, argv);
     return;
   } catch (const CLI::ParseError& error) {
-    std::ostringstream help, complaint;  // CLI11 would write without looking whether it can
+    std::ostringstream help, complaint;  // CLI11 itself would ignore a failed write
     if (app.exit(error, help, complaint) == 0) {
       tools::WriteOutput(help.str());
       if (Status flushed = tools::FlushOutput(); !flushed.ok()) {

@@ -1,8 +1,12 @@
-// The subcommands of kvadmin, one file each. Each adds itself to the command line; the chosen one's callback runs it.
+// The subcommands of kvadmin, one file each. Each adds itself to the command line with its Add
+// function, and CLI11 runs the callback of the chosen one.
 //
-// Conventions: what was asked for goes to standard output (a table, or JSON with --json); progress and errors go to
-// standard error, and with --json they are JSON, too; the exit code is one of exit_codes.h. All output goes through
-// tools/common/output.h, all numeric options through tools/common/number_option.h.
+// Conventions: The result goes to standard output (text, or JSON with --json). Notes, progress and
+// errors go to standard error; with --json, errors are JSON too, and there is no progress. The exit
+// code is one of exit_codes.h. All output goes through tools/common/output.h, and all numeric
+// options through tools/common/number_option.h.
+//
+// Threads: one.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -25,12 +29,13 @@ struct Globals {
   Target target;
   bool json = false;
   int exit_code = kExitOk;
-  int end_signal = 0;  // not 0: the process ends by this signal instead, because it was interrupted, or nobody reads
+  int end_signal = 0;  // if not 0, the process ends by this signal: an interrupt or SIGPIPE
 };
 
-// The whole command line: global options and every command.
+// Adds the global options and every command to `app`.
 void DescribeCommandLine(CLI::App& app, Globals* globals);
-// Parses and runs it, and reports what is wrong with it. Afterwards `globals` says how the process should end.
+// Parses the command line, runs the command and reports errors. Afterwards, `globals` says how the
+// process should end.
 void RunCommandLine(int argc, const char* const* argv, Globals* globals);
 
 void AddGetCommand(CLI::App& app, Globals* globals);
@@ -57,13 +62,14 @@ void AddWalDumpCommand(CLI::App& app, Globals* globals);
 void AddHelloCommand(CLI::App& app, Globals* globals);
 void AddPingCommand(CLI::App& app, Globals* globals);
 
-// Runs `body` when `command` was chosen, makes sure that its output arrived, prints its error and sets the exit code.
+// If `command` is chosen: runs `body`, checks that its output arrived, prints its error, and sets
+// the exit code.
 void OnChosen(CLI::App* command, Globals* globals, std::function<Result<ExitCode>()> body);
 
-// "--keys-only" -> "--keys-only,--keys_only": both spellings work everywhere.
+// "--keys-only" -> "--keys-only,--keys_only", so that both spellings work everywhere.
 std::string Spell(const std::string& dashed);
 
-// --hex and --base64: how keys and values are typed and shown.
+// --hex and --base64: how keys and values are read and printed.
 void AddEncodingOptions(CLI::App* command, Encoding* encoding);
 
 // --if-version, --if-value, --if-exists, --if-absent.
@@ -74,22 +80,22 @@ struct ConditionOptions {
   CLI::Option* value_option = nullptr;
 };
 void AddConditionOptions(CLI::App* command, ConditionOptions* options);
-// Empty when no condition was given.
+// Returns nothing if no condition was given.
 Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& options, Encoding encoding);
 
 // --start, --end, --prefix, --snapshot.
 struct RangeOptions {
   std::string start, end, prefix, snapshot;
 };
-// Refuses "": an empty $token must not silently mean something else.
+// Refuses an empty string: an unset $token in a script must not silently change what is read.
 CLI::Validator NotEmpty();
-void AddSnapshotOption(CLI::App* command, std::string* token);  // base64, as `snapshot open` prints it
+void AddSnapshotOption(CLI::App* command, std::string* token);  // base64, as printed
 void AddRangeOptions(CLI::App* command, RangeOptions* options);
 struct Range {
   std::string start, end, prefix, snapshot;
 };
 Result<Range> BuildRange(const RangeOptions& options, Encoding encoding);
-// For every request that has a range.
+// Sets the range of any request that has one.
 template <typename Request>
 void SetRange(const Range& range, Request* request) {
   request->start_key = range.start;
@@ -98,16 +104,17 @@ void SetRange(const Range& range, Request* request) {
   request->snapshot = range.snapshot;
 }
 
-// Versions are 64-bit: as JSON numbers they would lose digits in JavaScript and jq.
+// Versions have 64 bits. As JSON numbers, they would lose digits in JavaScript and jq.
 inline std::string VersionText(int64_t version) { return std::to_string(static_cast<uint64_t>(version)); }
 Json RecordJson(std::string_view key, const api::Record& record);
 std::string TimeText(int64_t unix_ms);  // "2025-01-31 12:00:00.000Z", or "never" for 0
 
-// One line. Bytes that are not UTF-8 (a path, a server's message) are replaced, not an error.
+// Formats as one line. Bytes that are not UTF-8 (in a path or a server's message) are replaced.
 std::string JsonText(const Json& json);
 void PrintJson(const Json& json);
-// Ends a command that printed rows and counted them in `what` ("rows"). A cursor means that there are more, because of
-// the limit or because `status` is an error: it is printed, as {"more": {"rows", "cursor"}} or as a sentence.
+// Ends a command that printed rows. `what` is their name ("rows"). A cursor that is not empty means
+// that there are more rows, because of the limit or because `status` is an error. It is then
+// printed, as {"more": {"rows", "cursor"}} or as a sentence.
 Result<ExitCode> EndOfRows(const Globals& globals, uint64_t rows, std::string_view what, const std::string& cursor,
                            Status status);
 void ReportError(const Globals& globals, const Status& status);

@@ -14,7 +14,7 @@ namespace {
 Result<ExitCode> RunCaught(const std::function<Result<ExitCode>()>& body) {
   try {
     return body();
-  } catch (const std::exception& e) {  // out of memory, or a library's
+  } catch (const std::exception& e) {  // out of memory, or thrown by a library
     return Error(Code::kIoError, "{}", e.what());
   }
 }
@@ -28,7 +28,7 @@ void OnChosen(CLI::App* command, Globals* globals, std::function<Result<ExitCode
     globals->exit_code = result.ok() ? *result : ExitCodeOf(error);
     if (!error.ok()) globals->end_signal = tools::Interrupts::Signal();
     if (Status flushed = tools::FlushOutput(); !flushed.ok()) {
-      // An answer that did not arrive is no success, whatever it was.
+      // A result that did not reach the caller is a failure, whatever the command did.
       const bool only_output = error.ok() || error.message() == flushed.message();
       if (only_output) globals->exit_code = kExitFailed;
       if (only_output && tools::OutputReaderGone()) {
@@ -62,7 +62,7 @@ Result<ExitCode> EndOfRows(const Globals& globals, uint64_t rows, std::string_vi
     j["more"] = Json{{"rows", rows}, {"cursor", token}};
     PrintJson(j);
   } else {
-    tools::PrintNote("{} {}; there are more: repeat with --cursor {}, or --limit 0 for all\n", rows, what, token);
+    tools::PrintNote("{} {}; there are more: repeat with --cursor {}, or use --limit 0 for all\n", rows, what, token);
   }
   if (!status.ok()) return status;
   return kExitOk;
@@ -78,18 +78,18 @@ std::string Spell(const std::string& dashed) {
 
 void AddEncodingOptions(CLI::App* command, Encoding* encoding) {
   auto* hex = command->add_flag_callback(
-      "--hex", [encoding] { *encoding = Encoding::kHex; }, "Keys and values are typed and shown in hexadecimal");
+      "--hex", [encoding] { *encoding = Encoding::kHex; }, "Read and print keys and values in hexadecimal");
   auto* base64 = command->add_flag_callback(
-      "--base64", [encoding] { *encoding = Encoding::kBase64; }, "Keys and values are typed and shown in base64");
+      "--base64", [encoding] { *encoding = Encoding::kBase64; }, "Read and print keys and values in base64");
   hex->excludes(base64);
 }
 
 void AddConditionOptions(CLI::App* command, ConditionOptions* options) {
   options->version_option = command->add_option(Spell("--if-version"), options->version,
-                                                "Only if the record has this version, as get shows it");
+                                                "Only if the record has this version, as `get -v` prints it");
   options->value_option = command->add_option(Spell("--if-value"), options->value, "Only if the record has this value");
-  auto* exists = command->add_flag(Spell("--if-exists"), options->exists, "Only if there is a record");
-  auto* absent = command->add_flag(Spell("--if-absent"), options->absent, "Only if there is none");
+  auto* exists = command->add_flag(Spell("--if-exists"), options->exists, "Only if the record exists");
+  auto* absent = command->add_flag(Spell("--if-absent"), options->absent, "Only if the record does not exist");
   exists->excludes(absent);
 }
 
@@ -97,7 +97,10 @@ Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& opt
   api::Condition condition;
   if (options.version_option->count() > 0) {
     const std::optional<uint64_t> version = tools::ParseNumber<uint64_t>(options.version);
-    if (!version) return Error(Code::kInvalidArgument, "--if-version={}: not a version", options.version);
+    if (!version)
+      return Error(Code::kInvalidArgument,
+                   "--if-version={}: this is not a version; give the number that `kvadmin get -v` prints",
+                   options.version);
     condition.__set_version(static_cast<int64_t>(*version));
   }
   if (options.value_option->count() > 0) {
@@ -114,13 +117,13 @@ CLI::Validator NotEmpty() {
 }
 
 void AddSnapshotOption(CLI::App* command, std::string* token) {
-  command->add_option("--snapshot", *token, "Read this snapshot, as `kvadmin snapshot open` prints it")
+  command->add_option("--snapshot", *token, "Read this snapshot: the token that `kvadmin snapshot open` printed")
       ->check(NotEmpty());
 }
 
 void AddRangeOptions(CLI::App* command, RangeOptions* options) {
   command->add_option("--start", options->start, "First key (inclusive)");
-  command->add_option("--end", options->end, "End of the keys (exclusive)");
+  command->add_option("--end", options->end, "End of the range (exclusive)");
   command->add_option("--prefix", options->prefix, "Only keys that begin with this");
   AddSnapshotOption(command, &options->snapshot);
 }

@@ -1,4 +1,4 @@
-// kvadmin count: how many records a range holds.
+// kvadmin count: counts the records of a range.
 #include <fmt/format.h>
 
 #include "tools/kvadmin/commands/commands.h"
@@ -33,7 +33,7 @@ Result<ExitCode> Count(const Globals& globals, const CountOptions& options) {
 
 void AddCountCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<CountOptions>();
-  CLI::App* command = app.add_subcommand("count", "Count the records of a range, or all");
+  CLI::App* command = app.add_subcommand("count", "Count the records of a range, or of the whole store");
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
   command->footer(

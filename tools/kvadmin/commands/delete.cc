@@ -1,4 +1,4 @@
-// kvadmin delete: remove one record.
+// kvadmin delete: deletes one record.
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -18,7 +18,8 @@ Result<ExitCode> Delete(const Globals& globals, const DeleteOptions& options) {
   if (condition) request.__set_condition(*condition);
   Client client(globals.target);
   api::WriteResult result;
-  // A repeated delete would report that nothing was there.
+  // Not repeated: if the first attempt deleted the record, the second would report that there was
+  // none.
   RETURN_IF_ERROR(client.Kv(Client::Repeat::kUnsafe, [&](api::KvClient& kv, const api::Context& context) {
     kv.remove(result, context, request);
   }));
@@ -40,7 +41,7 @@ void AddDeleteCommand(CLI::App& app, Globals* globals) {
       "Examples:\n"
       "  kvadmin delete colour\n"
       "  kvadmin delete lock --if-value me\n"
-      "Exit codes: 0 deleted; 1 there was none, or the condition did not hold.");
+      "Exit codes: 0 deleted; 1 there was no such record, or the condition did not hold.");
   OnChosen(command, globals, [=] { return Delete(*globals, *o); });
 }
 

@@ -1,4 +1,4 @@
-// kvadmin diff: what changed since a snapshot.
+// kvadmin diff: prints what changed since a snapshot.
 #include <fmt/format.h>
 
 #include "tools/kvadmin/commands/commands.h"
@@ -74,13 +74,12 @@ void AddDiffCommand(CLI::App& app, Globals* globals) {
       ->check(NotEmpty());
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
-  tools::AddNumber(command, "--limit", &o->limit, "Changes to print; 0 = all")->capture_default_str();
-  command->add_option("--cursor", o->cursor, "Continue after an earlier diff: what it printed when it was cut");
-  command->add_flag(Spell("--keys-only"), o->keys_only, "Without values");
+  tools::AddNumber(command, "--limit", &o->limit, "Most changes to print; 0 = all")->capture_default_str();
+  command->add_option("--cursor", o->cursor, "Continue an earlier diff: the cursor that it printed");
+  command->add_flag(Spell("--keys-only"), o->keys_only, "Print keys without values");
   command->footer(
-      "+ is a record that was put since, as it is now (or in --snapshot), - one that is no more. Takes as long as "
-      "there\n"
-      "are changed pages, whatever the range holds.\n\n"
+      "+ marks a record that was put since the snapshot, as it is now (or in --snapshot); - marks a record that no\n"
+      "longer exists. The time depends on the number of changed pages, not on the size of the range.\n\n"
       "Examples:\n"
       "  token=$(kvadmin snapshot open --ttl-s 3600)\n"
       "  kvadmin diff $token --limit 0\n"

@@ -1,4 +1,6 @@
-// kvadmin export: the records of a range into a file, in key order.
+// kvadmin export: writes the records of a range to a file, in key order.
+//
+// Threads: one.
 #include <csv.h>
 #include <fmt/format.h>
 
@@ -18,7 +20,7 @@ namespace {
 
 struct ExportOptions {
   RangeOptions range;
-  Encoding encoding = Encoding::kText;  // of the range; and, base64, of CSV columns
+  Encoding encoding = Encoding::kText;  // of the range; base64 also for CSV columns
   std::string output = "-";
   std::optional<Format> format;
   bool resume = false, quiet = false, latest = false;
@@ -27,7 +29,7 @@ struct ExportOptions {
 };
 
 std::string CsvField(std::string_view bytes) {
-  std::string out(2 * bytes.size() + 2, '\0');  // every byte may be a doubled quote
+  std::string out(2 * bytes.size() + 2, '\0');  // worst case: each byte is a doubled quote
   out.resize(csv_write(out.data(), out.size(), bytes.data(), bytes.size()));
   return out;
 }
@@ -70,7 +72,8 @@ Result<int64_t> CountRange(Client& client, const Range& range) {
   return reply.count;
 }
 
-// The snapshot that the export reads: the one it was told to, the one that it had before it was cut short, or its own.
+// Chooses the snapshot to read: the one given by --snapshot, the one of the export that is resumed,
+// or a new one. With --latest there is none.
 Status ChooseSnapshot(const ExportOptions& options, const ExportFile::Position& position, Range* range,
                       SnapshotLease* lease) {
   if (!range->snapshot.empty() || options.latest) return Status();
@@ -78,7 +81,7 @@ Status ChooseSnapshot(const ExportOptions& options, const ExportFile::Position& 
     RETURN_IF_ERROR(lease->Open());
   } else if (Status status = lease->Adopt(position.snapshot); status.code() == Code::kSnapshotGone) {
     return Error(Code::kSnapshotGone,
-                 "the snapshot that this export reads has expired, or the server was restarted: start the export anew, "
+                 "the snapshot of this export has expired, or the server was restarted; start the export again, "
                  "without --resume");
   } else {
     RETURN_IF_ERROR(status);
@@ -95,8 +98,8 @@ std::string Identity(const ExportOptions& options, const Range& range, Format fo
 }
 
 struct Scanned {
-  uint64_t rows = 0;   // in the file, those of an export that is resumed too
-  std::string cursor;  // after them
+  uint64_t rows = 0;   // in the file, including those of the export that is resumed
+  std::string cursor;  // continues after these rows
 };
 
 Status ScanInto(Client& client, const ExportOptions& options, const Range& range, const RowWriter& writer,
@@ -129,24 +132,25 @@ Status ScanInto(Client& client, const ExportOptions& options, const Range& range
   return Status();
 }
 
-// An export that failed or was interrupted: what it has is kept for --resume, together with its snapshot, if it can be.
+// Ends an export that failed or was interrupted. If possible, its rows and its snapshot are kept
+// for --resume. Returns `why`, with what was kept.
 Status CutShort(const ExportOptions& options, Status why, const Scanned& scanned, ExportFile* file,
                 SnapshotLease* lease) {
-  if (options.output == "-") return why;  // the lease frees itself
+  if (options.output == "-") return why;  // the lease releases the snapshot
   if (why.code() == Code::kSnapshotGone) {
-    return Error(why.code(), "{}; start the export anew, without --resume", why.message());
+    return Error(why.code(), "{}; start the export again, without --resume", why.message());
   }
   if (scanned.rows > 0 && !scanned.cursor.empty()) {
-    // When this fails (the disk is full) an earlier position may still be there.
+    // If this fails (because the disk is full), an earlier position may still be there.
     Status saved = file->Save({scanned.cursor, lease->token(), 0, scanned.rows});
     if (!saved.ok() && !file->resumable()) return why;
   }
   if (!file->resumable()) return Error(why.code(), "{}; nothing was exported", why.message());
   const auto minutes = std::chrono::duration_cast<std::chrono::minutes>(SnapshotLease::kResumableTtl).count();
   const bool kept = !lease->token().empty() && lease->Leave().ok();
-  return Error(why.code(), "{}; {} records are in {}.partial, and --resume goes on there{}", why.message(),
+  return Error(why.code(), "{}; {} records are in {}.partial, and --resume continues there{}", why.message(),
                scanned.rows, options.output,
-               kept ? fmt::format(" within {} minutes, for which the server keeps the snapshot", minutes) : "");
+               kept ? fmt::format(", for {} minutes, while the server keeps the snapshot", minutes) : "");
 }
 
 Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
@@ -174,7 +178,7 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   }
   RETURN_IF_ERROR(file.Finish());
   progress.Clear();
-  // The file is complete: a snapshot that cannot be released expires by itself.
+  // The file is complete. If the snapshot cannot be released, it expires by itself.
   if (Status released = lease.Release(); !released.ok() && !globals.json) {
     tools::PrintNote("the snapshot could not be released, and will expire: {}\n", released.message());
   }
@@ -197,30 +201,30 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
 
 void AddExportCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<ExportOptions>();
-  CLI::App* command = app.add_subcommand("export", "Write the records of a range, or all, to a file that load reads");
+  CLI::App* command =
+      app.add_subcommand("export", "Write the records of a range, or of the whole store, to a file that load reads");
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
-  command->add_option("-o,--output", o->output, "The file; - is standard output")->capture_default_str();
+  command->add_option("-o,--output", o->output, "The file to write; - is standard output")->capture_default_str();
   command
       ->add_option_function<std::string>(
           "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
-          "jsonl or csv; default: by the file's name, else jsonl")
+          "jsonl or csv; default: by the name of the file, else jsonl")
       ->check(CLI::IsMember({"jsonl", "csv"}));
-  command->add_flag("--resume", o->resume, "Go on where an export of the same range to the same file was cut short");
-  command->add_flag("--latest", o->latest, "Read the newest state all along, not a snapshot");
-  command->add_flag("-q,--quiet", o->quiet, "No progress");
-  tools::AddNumber(command, Spell("--page-rows"), &o->page_rows, "Rows asked for at once", 1,
+  command->add_flag("--resume", o->resume, "Continue an interrupted export of the same range to the same file");
+  command->add_flag("--latest", o->latest, "Read the latest records instead of a snapshot");
+  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
+  tools::AddNumber(command, Spell("--page-rows"), &o->page_rows, "Rows per request", 1,
                    static_cast<int32_t>(kMaxScanRows))
       ->capture_default_str();
   tools::AddNumber(command, Spell("--save-every-mb"), &o->save_every_mb,
-                   "Remember the position for --resume after so many MiB", 0, 1'000'000)
+                   "Save the position for --resume every so many MiB", 0, 1'000'000)
       ->capture_default_str();
   command->footer(
-      "The file appears under its name only when it is complete; until then it is FILE.partial. It holds a snapshot "
-      "of\n"
-      "one moment. When an export to a file is cut short, the server keeps that snapshot for half an hour, so that\n"
-      "--resume can go on. With --latest each record is as it was when the scan came to it. With --base64 the CSV\n"
-      "columns are key_b64,value_b64.\n\n"
+      "The export is written to FILE.partial, which is renamed to FILE when it is complete. It is as of one moment,\n"
+      "because it reads a snapshot. When an export to a file is interrupted, the server keeps the snapshot for half\n"
+      "an hour, so that --resume can continue. With --latest, each record is as it was when the scan reached it.\n"
+      "With --base64, the CSV columns are key_b64,value_b64.\n\n"
       "Examples:\n"
       "  kvadmin export -o all.jsonl\n"
       "  kvadmin export --prefix user/ -o users.csv\n"

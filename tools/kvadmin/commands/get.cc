@@ -1,4 +1,4 @@
-// kvadmin get: one record.
+// kvadmin get: prints one record.
 #include <fmt/format.h>
 
 #include "tools/kvadmin/commands/commands.h"
@@ -34,7 +34,8 @@ Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
     tools::WriteOutput(record.value);
     return kExitOk;
   }
-  // Text that spans lines is shown as it is; anything else that a terminal would act on is escaped.
+  // Line breaks in text are printed as they are. Other bytes that would act on a terminal are
+  // escaped.
   std::string shown;
   size_t begin = 0;
   while (options.encoding == Encoding::kText && begin <= record.value.size()) {
@@ -62,8 +63,8 @@ void AddGetCommand(CLI::App& app, Globals* globals) {
   command->add_option("key", o->key, "The key")->required();
   AddEncodingOptions(command, &o->encoding);
   AddSnapshotOption(command, &o->snapshot);
-  command->add_flag("--raw", o->raw, "Write the value's bytes as they are, without a line end");
-  command->add_flag("-v,--verbose", o->verbose, "Also print version, times and size");
+  command->add_flag("--raw", o->raw, "Write the bytes of the value as they are, without a line end");
+  command->add_flag("-v,--verbose", o->verbose, "Also print the version, the times and the size");
   command->footer(
       "Examples:\n"
       "  kvadmin get bash\n"

@@ -1,4 +1,4 @@
-// kvadmin hello: what the server is and what it accepts.
+// kvadmin hello: prints the version, features and limits of a server.
 #include <fmt/format.h>
 
 #include "tools/common/table.h"
@@ -50,7 +50,7 @@ Result<ExitCode> Hello(const Globals& globals) {
 }  // namespace
 
 void AddHelloCommand(CLI::App& app, Globals* globals) {
-  CLI::App* command = app.add_subcommand("hello", "Print the server's version and limits");
+  CLI::App* command = app.add_subcommand("hello", "Print the version, features and limits of the server");
   command->footer("Examples:\n  kvadmin hello\n  kvadmin --json hello | jq .limits");
   OnChosen(command, globals, [=] { return Hello(*globals); });
 }

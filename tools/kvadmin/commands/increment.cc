@@ -1,4 +1,4 @@
-// kvadmin increment: add to a number.
+// kvadmin increment: adds to the number stored under a key.
 #include <fmt/format.h>
 
 #include "tools/kvadmin/commands/commands.h"
@@ -32,9 +32,10 @@ Result<ExitCode> Increment(const Globals& globals, const IncrementOptions& optio
 
 void AddIncrementCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<IncrementOptions>();
-  CLI::App* command = app.add_subcommand("increment", "Add to the decimal number stored under a key; none counts as 0");
+  CLI::App* command =
+      app.add_subcommand("increment", "Add to the decimal number stored under a key; a missing record counts as 0");
   command->add_option("key", o->key, "The key")->required();
-  tools::AddNumber(command, "--by", &o->by, "What to add; may be negative")->capture_default_str();
+  tools::AddNumber(command, "--by", &o->by, "The number to add; may be negative")->capture_default_str();
   AddEncodingOptions(command, &o->encoding);
   AddConditionOptions(command, &o->condition);
   command->footer(

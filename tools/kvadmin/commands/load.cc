@@ -1,4 +1,6 @@
-// kvadmin load: records from a file or standard input into the store.
+// kvadmin load: stores the records of a file or of standard input.
+//
+// Threads: one.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -37,7 +39,7 @@ int64_t UnixMs() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
 }
 
-// Counts and names what was not stored.
+// Counts and reports the records that were rejected.
 class Rejects {
  public:
   Rejects(const Globals& globals, const LoadOptions& options, Progress& progress)
@@ -61,9 +63,9 @@ class Rejects {
     Show(line, why, text);
     if (list_.size() < kRejectsInJson) list_.push_back(std::move(entry));
     if (options_.skip_errors || !stopped_.ok()) return;
-    stopped_ = Error(Code::kAborted, "stopped at line {}: {} (--on-error skip continues after such lines)", line, why);
+    stopped_ = Error(Code::kAborted, "stopped at line {}: {} (to skip such records, use --on-error skip)", line, why);
   }
-  // After the last one.
+  // Call this after the last reject.
   Status Close() {
     if (file_ && std::fclose(std::exchange(file_, nullptr)) != 0) Failed();
     return file_status_;
@@ -71,7 +73,8 @@ class Rejects {
   uint64_t total() const { return total_; }
   uint64_t first_line() const { return first_line_; }  // 0 = none
   const Json& list() const { return list_; }
-  // Not OK once a reject ends the load (without --on-error skip), or the file cannot take them.
+  // Not OK when a reject ended the load (without --on-error skip), or the --rejects file cannot be
+  // written.
   const Status& stopped() const { return file_status_.ok() ? stopped_ : file_status_; }
 
  private:
@@ -86,7 +89,8 @@ class Rejects {
     } else if (total_ <= kRejectsShown) {
       tools::PrintNote("line {}: {}\n", line, why);
     } else {
-      tools::PrintNote("further rejects are only counted{}\n", file_ ? "" : "; --rejects FILE names them all");
+      tools::PrintNote("further rejects are counted, but not shown{}\n",
+                       file_ ? "" : "; --rejects FILE writes them all");
     }
   }
 
@@ -100,12 +104,13 @@ class Rejects {
 };
 
 struct LoadRun {
-  uint64_t expired = 0;    // left out, because they had expired
-  bool absolute = false;   // the server takes absolute expiries
-  uint64_t next_line = 1;  // every record before it was stored, had expired or was rejected
+  uint64_t expired = 0;    // records left out because they had expired
+  bool absolute = false;   // the server accepts absolute expiries
+  uint64_t next_line = 1;  // every record before this line was stored, had expired or was rejected
 };
 
-// Checks what the server would refuse, so that the reject names its line and costs nobody else's batch.
+// Checks the limits of the server in advance, so that the reject names its line and the server does
+// not refuse the whole batch.
 std::string LimitError(const InputRecord& record) {
   if (record.key.empty()) return "the key is empty";
   if (record.key.size() > kMaxKeyBytes) {
@@ -117,7 +122,8 @@ std::string LimitError(const InputRecord& record) {
   return "";
 }
 
-// TTL_CLEAR, not KEEP: afterwards the store holds what the file says, whatever was there.
+// TTL_CLEAR instead of KEEP: after the load, the store holds what the file says, whatever was there
+// before.
 api::WriteOp ToOp(InputRecord* record, bool absolute) {
   const auto& c = api::g_pando_constants;
   api::WriteOp op;
@@ -138,7 +144,8 @@ api::WriteOp ToOp(InputRecord* record, bool absolute) {
   return op;
 }
 
-// A server without this feature takes relative expiries only, which shift by the time that a batch is under way.
+// A server without this feature accepts only relative expiries, which shift by the time that a
+// batch takes to arrive.
 Result<bool> TakesAbsoluteExpiry(Client& client) {
   api::HelloRequest request;
   request.client_name = "kvadmin load";
@@ -149,7 +156,7 @@ Result<bool> TakesAbsoluteExpiry(Client& client) {
   return std::find(reply.features.begin(), reply.features.end(), "absolute_expiry") != reply.features.end();
 }
 
-// Stops at a reject that ends the load, and at a signal: both are no error of the feeding.
+// Also returns OK when it stops at a reject that ends the load, or at a signal.
 Status Feed(const LoadOptions& options, RecordReader& reader, BatchWriter& writer, Rejects& rejects, Progress& progress,
             LoadRun* run) {
   InputRecord record;
@@ -162,13 +169,13 @@ Status Feed(const LoadOptions& options, RecordReader& reader, BatchWriter& write
       rejects.Add(record.line, wrong);
       continue;
     }
-    // With an absolute expiry it is the server's clock that decides, not this machine's.
+    // If the server accepts absolute expiries, its clock decides, not the clock of this machine.
     if (record.expires_at_ms > 0 && !run->absolute && record.expires_at_ms <= UnixMs()) {
       ++run->expired;
       continue;
     }
     uint64_t line = record.line;
-    // What was sent is waited for also after a signal, so that it is known what is stored.
+    // Wait for the requests already sent even after a signal, so that it is known what is stored.
     tools::Interrupts::Shield shield;
     RETURN_IF_ERROR(writer.Add(ToOp(&record, run->absolute), line));
     progress.Update(writer.stored(), writer.stored_bytes(), reader.bytes_read());
@@ -198,30 +205,33 @@ void Summarise(const Globals& globals, const BatchWriter& writer, const Rejects&
   if (const uint64_t expired = run.expired + writer.expired(); expired > 0) tools::Print("; {} had expired", expired);
   tools::Print("\n");
   if (!complete) {
-    tools::PrintNote("all records before line {} are settled: --from-line {} continues there\n", run.next_line,
+    tools::PrintNote("all records before line {} are settled; continue with --from-line {}\n", run.next_line,
                      run.next_line);
   }
 }
 
 Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
-  Client client(globals.target);  // first, because it makes the reading interruptible
+  // First, because the client installs the signal handlers that make reading interruptible.
+  Client client(globals.target);
   ASSIGN_OR_RETURN(std::unique_ptr<InputFile> input, InputFile::Open(options.file));
   auto reader = MakeRecordReader(options.format.value_or(FormatOfFile(options.file)), input->stream());
   Progress progress("loading", "records", input->size_bytes(), options.quiet || globals.json);
   Rejects rejects(globals, options, progress);
   RETURN_IF_ERROR(rejects.Open());
   LoadRun run;
-  ASSIGN_OR_RETURN(run.absolute, TakesAbsoluteExpiry(client));  // while no batch is under way on the connection
+  // Before the connection carries batches.
+  ASSIGN_OR_RETURN(run.absolute, TakesAbsoluteExpiry(client));
   BatchWriter writer(client, options.batch, [&](uint64_t line, const std::string& why) { rejects.Add(line, why); });
   Status fed = Feed(options, *reader, writer, rejects, progress, &run);
-  // A failed read is no reason to leave what was sent before in doubt; a failed write is, for nobody answers.
+  // After a failed read, wait for the batches that were sent, so that their outcome is known. After
+  // a failed write there is no server left to answer.
   const bool may_write = fed.ok() || !input->status().ok();
   if (may_write) {
     tools::Interrupts::Shield shield;
     Status finished = writer.Finish();
     if (fed.ok() || !finished.ok()) fed = std::move(finished);
   }
-  if (!input->status().ok()) fed = input->status();  // says why, which a stream cannot
+  if (!input->status().ok()) fed = input->status();  // the stream itself cannot say why it failed
   if (fed.ok() && tools::Interrupts::Received() != 0 && rejects.stopped().ok()) {
     fed = Error(Code::kAborted, "interrupted by SIG{}", sigabbrev_np(tools::Interrupts::Received()));
   }
@@ -243,36 +253,37 @@ Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
 void AddLoadCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<LoadOptions>();
   CLI::App* command = app.add_subcommand("load", "Store the records of a file");
-  command->add_option("file", o->file, "JSON lines or CSV; - is standard input")->capture_default_str();
+  command->add_option("file", o->file, "The file to read, JSON lines or CSV; - is standard input")
+      ->capture_default_str();
   command
       ->add_option_function<std::string>(
           "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
-          "jsonl or csv; default: by the file's name, else jsonl")
+          "jsonl or csv; default: by the name of the file, else jsonl")
       ->check(CLI::IsMember({"jsonl", "csv"}));
   command
       ->add_option_function<std::string>(
           Spell("--on-error"), [o](const std::string& f) { o->skip_errors = f == "skip"; },
-          "What to do at a line that is no record: stop (default) or skip")
+          "What to do after a rejected record: stop (default) or skip")
       ->check(CLI::IsMember({"stop", "skip"}));
-  command->add_option("--rejects", o->rejects_file, "Write line number and reason of every reject to this file");
-  command->add_flag("-q,--quiet", o->quiet, "No progress");
+  command->add_option("--rejects", o->rejects_file,
+                      "Write the line number and the reason of every reject to this file");
+  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
   tools::AddNumber(command, Spell("--from-line"), &o->from_line,
-                   "Skip the records before this line, as an earlier load of the file said", 1)
+                   "Skip the records before this line, which an interrupted load of the same file printed", 1)
       ->capture_default_str();
-  tools::AddNumber(command, Spell("--batch-ops"), &o->batch.batch_ops, "Records of one request", 1, kMaxBatchOps)
+  tools::AddNumber(command, Spell("--batch-ops"), &o->batch.batch_ops, "Records per request", 1, kMaxBatchOps)
       ->capture_default_str();
   tools::AddNumber(command, "--window", &o->batch.window, "Requests in progress", 1, 64)->capture_default_str();
   command->footer(
-      "A JSON line is {\"key\": \"...\", \"value\": \"...\"}; bytes that are not UTF-8 go as \"key_b64\" and\n"
-      "\"value_b64\"; \"ttl_ms\" or \"expires_at_ms\" may be given. CSV has a header line with the same names.\n"
-      "A later record of a key wins over an earlier one. Only the record that is wrong is rejected, by its own line. "
-      "A\n"
-      "load that is interrupted finishes what it has sent, and says from which line to continue.\n\n"
+      "A JSON line is {\"key\": \"...\", \"value\": \"...\"}. Bytes that are not UTF-8 are given as \"key_b64\"\n"
+      "and \"value_b64\". \"ttl_ms\" or \"expires_at_ms\" is optional. CSV has a header line with the same names.\n"
+      "If a key occurs twice, the later record wins. Only wrong records are rejected, and each is reported with its\n"
+      "line. An interrupted load waits for the requests that it has sent, and prints the line to continue from.\n\n"
       "Examples:\n"
       "  kvadmin load packages.jsonl\n"
       "  kvadmin load users.csv --on-error skip --rejects bad-lines.jsonl\n"
       "  zcat dump.jsonl.gz | kvadmin load -\n"
-      "Exit codes: 0 all stored; 2 the input has no header, or is none; 3 cut short; 6 records were rejected.");
+      "Exit codes: 0 all stored; 2 the input is missing or has no header; 3 cut short; 6 records were rejected.");
   OnChosen(command, globals, [=] { return Load(*globals, *o); });
 }
 

@@ -1,4 +1,4 @@
-// kvadmin ping: is the server there, and how long does an answer take.
+// kvadmin ping: measures how long the server takes to answer.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -30,8 +30,8 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
     times_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
     if (!globals.json) {
       tools::Print("{}: {:.3f} ms{}\n", globals.target.address, times_ms.back(),
-                   i == 0 ? " (with the connection)" : "");
-      RETURN_IF_ERROR(tools::FlushOutput());  // each as it comes
+                   i == 0 ? " (including the time to connect)" : "");
+      RETURN_IF_ERROR(tools::FlushOutput());  // show each answer as it arrives
     }
   }
   if (globals.json) {
@@ -46,9 +46,10 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
 
 void AddPingCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<PingOptions>();
-  CLI::App* command = app.add_subcommand("ping", "Ask the server for a sign of life");
-  tools::AddNumber(command, "--count", &o->count, "How often", 1, 1'000'000)->capture_default_str();
-  tools::AddNumber(command, Spell("--interval-ms"), &o->interval_ms, "Pause between two", 0)->capture_default_str();
+  CLI::App* command = app.add_subcommand("ping", "Measure how long the server takes to answer");
+  tools::AddNumber(command, "--count", &o->count, "Number of requests", 1, 1'000'000)->capture_default_str();
+  tools::AddNumber(command, Spell("--interval-ms"), &o->interval_ms, "Pause between two requests, in ms", 0)
+      ->capture_default_str();
   command->footer(
       "Examples:\n  kvadmin ping\n  kvadmin --server 10.0.0.7:7420 ping --count 1\n"
       "Exit codes: 0 it answered; 3 it did not.");

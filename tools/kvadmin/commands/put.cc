@@ -1,4 +1,4 @@
-// kvadmin put: store one record.
+// kvadmin put: stores one record.
 #include <fmt/format.h>
 
 #include "gen-cpp/pando_constants.h"
@@ -26,7 +26,7 @@ Result<std::string> ReadValue(const PutOptions& options) {
 
 Result<ExitCode> Put(const Globals& globals, const PutOptions& options) {
   if ((options.value_option->count() > 0) == !options.value_file.empty()) {
-    return Error(Code::kInvalidArgument, "put needs a value: either as an argument or from --value-file");
+    return Error(Code::kInvalidArgument, "put needs exactly one value: an argument or --value-file");
   }
   api::PutRequest request;
   ASSIGN_OR_RETURN(request.key, DecodeInput(options.key, options.encoding, "key"));
@@ -55,13 +55,13 @@ void AddPutCommand(CLI::App& app, Globals* globals) {
   CLI::App* command = app.add_subcommand("put", "Store a value under a key");
   command->add_option("key", o->key, "The key")->required();
   o->value_option = command->add_option("value", o->value, "The value");
-  command->add_option(Spell("--value-file"), o->value_file,
-                      "Take the value's bytes from this file; - is standard input");
+  command->add_option(Spell("--value-file"), o->value_file, "Read the value from this file; - is standard input");
   AddEncodingOptions(command, &o->encoding);
   auto* ttl =
       tools::AddNumber(command, Spell("--ttl-ms"), &o->ttl_ms, "The record expires after this many milliseconds", 1);
   command
-      ->add_flag(Spell("--clear-ttl"), o->clear_ttl, "The record never expires; without it an expiry that is set stays")
+      ->add_flag(Spell("--clear-ttl"), o->clear_ttl,
+                 "The record never expires; without this flag, an existing expiry stays")
       ->excludes(ttl);
   AddConditionOptions(command, &o->condition);
   command->footer(

@@ -1,4 +1,7 @@
-// kvadmin restore: a store out of a backup. kvadmin check --backup: the same reads, without a store.
+// kvadmin restore: creates a store from a backup. kvadmin check --backup: makes the same reads,
+// without a store.
+//
+// Threads: one.
 #include "src/partition/restore.h"
 
 #include <fmt/format.h>
@@ -22,7 +25,7 @@ struct RestoreOptions {
   bool quiet = false;
 };
 
-// Shows how far a walk through all partitions is.
+// Shows the progress of a walk through all partitions.
 class WalkProgress {
  public:
   WalkProgress(const char* verb, const BackupChain& chain, bool quiet)
@@ -38,7 +41,7 @@ class WalkProgress {
   void Clear() { progress_.Clear(); }
 
  private:
-  // At most: increments replace pages of their bases.
+  // An upper bound: an incremental backup replaces pages of its bases.
   static uint64_t Blocks(const BackupChain& chain) {
     uint64_t bytes = 0;
     for (const BackupManifest& m : chain.manifests) {
@@ -54,7 +57,7 @@ Task<Status> RestoreOne(Reactor* reactor, const BackupChain* chain, uint32_t id,
                         BackupProgress on_progress) {
   Result<std::unique_ptr<BackupReader>> opened = co_await BackupReader::Open(*reactor, chain->Files(id));
   if (opened.code() == Code::kNotFound || opened.code() == Code::kInvalidArgument) {
-    // The manifests are intact and fit together, so a file that is missing or another's is damage.
+    // The manifests are intact and fit together, so a missing or foreign file is damage.
     co_return Error(Code::kCorruption, "{}: the backup is damaged; use another one", opened.status().message());
   }
   if (!opened.ok()) co_return opened.TakeStatus();
@@ -81,7 +84,7 @@ Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, cons
   Result<StoreInfo> made = co_await CreateStoreOf(*reactor, store, std::move(uuids), std::move(make));
   progress.Clear();
   if (!made.ok()) {
-    co_return Error(made.code(), "{}; {} was not made", made.status().message(), options->data_dir);
+    co_return Error(made.code(), "{}; {} was not created", made.status().message(), options->data_dir);
   }
   CO_RETURN_IF_ERROR(building->Commit());
   if (globals->json) {
@@ -101,7 +104,7 @@ Result<ExitCode> Restore(const Globals& globals, const RestoreOptions& options) 
   ASSIGN_OR_RETURN(BackupChain chain, LoadBackupChain(options.backup));
   PartialDirectory building([](const std::string& name) {
     return name.starts_with("partition-") || name == "store.meta" || name == "store.meta.tmp" ||
-           name == "lock";  // of a node that was started on it, and refused
+           name == "lock";  // left by a node that refused to start on this directory
   });
   RETURN_IF_ERROR(building.Prepare(options.data_dir));
   RETURN_IF_ERROR(building.Create());
@@ -148,10 +151,10 @@ Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const 
       tools::Print("PROBLEM {}, page from offset {}: {}; {}\n", p.file, p.offset_bytes, p.what, p.advice);
     }
     if (problems.empty()) {
-      tools::Print("sound: {} records as of {}, {} pages in {} backups; all checksums hold\n", records,
+      tools::Print("sound: {} records as of {}, {} pages in {} backups; all checksums match\n", records,
                    TimeText(manifest.taken_at_ms), pages, chain->manifests.size());
     } else {
-      tools::Print("DAMAGED: {} problems; it cannot be restored\n", problems.size());
+      tools::Print("DAMAGED: {} problems; this backup cannot be restored\n", problems.size());
     }
   }
   co_return problems.empty() ? kExitOk : kExitCorruption;
@@ -166,24 +169,23 @@ Result<ExitCode> RunBackupCheck(const Globals& globals, const std::string& direc
 
 void AddRestoreCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<RestoreOptions>();
-  CLI::App* command = app.add_subcommand("restore", "Make a data directory out of a backup");
-  command->add_option("backup", o->backup, "The backup's directory; those it is based on are found from there")
+  CLI::App* command = app.add_subcommand("restore", "Create a data directory from a backup");
+  command->add_option("backup", o->backup, "The directory of the backup; it leads to the backups that it is based on")
       ->required()
       ->check(CLI::ExistingDirectory);
-  command->add_option("data_dir", o->data_dir, "The data directory to make: a new one, or an empty one")->required();
-  tools::AddNumber(command, "--reactors", &o->reactors, "Threads of the new store; default: as the one backed up had",
-                   1, 256);
-  command->add_flag("-q,--quiet", o->quiet, "No progress");
+  command->add_option("data_dir", o->data_dir, "The data directory to create: new or empty")->required();
+  tools::AddNumber(command, "--reactors", &o->reactors,
+                   "Reactor threads of the new store; default: as in the original store", 1, 256);
+  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
   command->footer(
-      "Every page is verified on its way. The store gets a node UUID of its own, and keeps its partitions'. It is "
-      "built\n"
-      "in DATA_DIR.partial and gets its name when all of it is verified and durable, so that DATA_DIR is never half a\n"
-      "store. A restore that fails removes what it built; what a killed one left is cleared by the next.\n\n"
+      "Every page is verified as it is copied. The store gets a new node UUID; its partitions keep theirs. The store\n"
+      "is built in DATA_DIR.partial, which is renamed to DATA_DIR when all of it is verified and durable, so\n"
+      "DATA_DIR is never half a store. A restore that fails removes what it built; after a kill, the next restore "
+      "does.\n\n"
       "Examples:\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
-      "Exit codes: 0 restored; 2 a wrong directory; 3 there is something at DATA_DIR, or the system failed; 4 the "
-      "backup\n"
-      "is damaged or incomplete.");
+      "Exit codes: 0 restored; 2 wrong directory; 3 DATA_DIR is in use, a base is missing, or the system failed;\n"
+      "4 the backup is damaged or incomplete.");
   OnChosen(command, globals, [=] { return Restore(*globals, *o); });
 }
 

@@ -1,4 +1,4 @@
-// kvadmin scan: records of a range, in key order.
+// kvadmin scan: prints the records of a range, in key order.
 #include <fmt/format.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -32,7 +32,7 @@ size_t TerminalColumns() {
   return kFallbackColumns;
 }
 
-// One page of rows, printed as it comes: a scan of everything must not gather everything.
+// Prints one page of rows at a time, so that a scan of a large range needs little memory.
 class RowPrinter {
  public:
   RowPrinter(const Globals& globals, const ScanOptions& options)
@@ -118,15 +118,14 @@ void AddScanCommand(CLI::App& app, Globals* globals) {
   CLI::App* command = app.add_subcommand("scan", "Print the records of a range in key order");
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
-  tools::AddNumber(command, "--limit", &o->limit, "Rows to print; 0 = all")->capture_default_str();
-  command->add_flag("--reverse", o->reverse, "From the end of the range towards its start");
-  auto* keys_only = command->add_flag(Spell("--keys-only"), o->keys_only, "Without values");
-  command->add_flag(Spell("--sizes-only"), o->sizes_only, "The sizes of the values instead of the values")
+  tools::AddNumber(command, "--limit", &o->limit, "Most rows to print; 0 = all")->capture_default_str();
+  command->add_flag("--reverse", o->reverse, "Scan from the end of the range to its start");
+  auto* keys_only = command->add_flag(Spell("--keys-only"), o->keys_only, "Print keys without values");
+  command->add_flag(Spell("--sizes-only"), o->sizes_only, "Print the sizes of the values instead of the values")
       ->excludes(keys_only);
-  command->add_option("--cursor", o->cursor,
-                      "Continue after an earlier scan of the same range: what it printed when it was cut");
+  command->add_option("--cursor", o->cursor, "Continue an earlier scan of the same range: the cursor that it printed");
   command->footer(
-      "The table cuts long values; --json prints one whole record per line.\n\n"
+      "The table truncates long values; --json prints one complete record per line.\n\n"
       "Examples:\n"
       "  kvadmin scan --prefix libthrift\n"
       "  kvadmin scan --start a --end b --keys-only --limit 0\n"

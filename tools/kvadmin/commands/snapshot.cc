@@ -1,4 +1,4 @@
-// kvadmin snapshot: open, renew and release snapshots.
+// kvadmin snapshot: opens, renews and releases snapshots.
 #include <fmt/format.h>
 
 #include "tools/kvadmin/commands/commands.h"
@@ -11,7 +11,7 @@ struct SnapshotOptions {
   std::string token;
   int32_t ttl_s = 600;
 };
-constexpr int32_t kMaxTtlS = 2'000'000;  // in ms it still is an i32
+constexpr int32_t kMaxTtlS = 2'000'000;  // in ms it must fit into an i32
 
 void PrintSnapshot(const Globals& globals, const api::SnapshotReply& reply) {
   const std::string token = Base64Encode(reply.snapshot);
@@ -60,7 +60,7 @@ Result<ExitCode> Release(const Globals& globals, const SnapshotOptions& options)
   if (globals.json) {
     PrintJson(Json{{"existed", reply.existed}});
   } else {
-    tools::Print("{}\n", reply.existed ? "released" : "it was gone already");
+    tools::Print("{}\n", reply.existed ? "released" : "there is no such snapshot; it expired or was released");
   }
   return reply.existed ? kExitOk : kExitNo;
 }
@@ -72,9 +72,8 @@ void AddSnapshotCommand(CLI::App& app, Globals* globals) {
   CLI::App* command = app.add_subcommand("snapshot", "Open, renew and release snapshots");
   command->require_subcommand(1);
   command->footer(
-      "A snapshot is everything as of one moment; --snapshot of get, scan, count, aggregate, split and export reads "
-      "it.\n"
-      "It keeps the pages that are replaced meanwhile on disk: release it when you are done.\n\n"
+      "A snapshot holds everything as of one moment. get, scan, count, aggregate, split, diff and export read it with\n"
+      "--snapshot. While it is open, replaced pages stay on disk, so release it when you are done.\n\n"
       "Examples:\n"
       "  token=$(kvadmin snapshot open --ttl-s 3600)\n"
       "  kvadmin scan --snapshot $token --prefix user/\n"
@@ -83,16 +82,17 @@ void AddSnapshotCommand(CLI::App& app, Globals* globals) {
   auto add = [&](const char* name, const char* help, bool with_token, bool with_ttl,
                  Result<ExitCode> (*run)(const Globals&, const SnapshotOptions&)) {
     CLI::App* sub = command->add_subcommand(name, help);
-    if (with_token) sub->add_option("token", o->token, "As `snapshot open` printed it")->required()->check(NotEmpty());
+    if (with_token)
+      sub->add_option("token", o->token, "The token that `snapshot open` printed")->required()->check(NotEmpty());
     if (with_ttl) {
-      tools::AddNumber(sub, Spell("--ttl-s"), &o->ttl_s, "How long it lives unless it is renewed", 1, kMaxTtlS)
+      tools::AddNumber(sub, Spell("--ttl-s"), &o->ttl_s, "Lifetime in seconds, unless it is renewed", 1, kMaxTtlS)
           ->capture_default_str();
     }
     OnChosen(sub, globals, [=] { return run(*globals, *o); });
   };
   add("open", "Open a snapshot and print its token", false, true, Open);
-  add("renew", "Let it live longer, from now on", true, true, Renew);
-  add("release", "Let go of it", true, false, Release);
+  add("renew", "Extend the lifetime of a snapshot, from now on", true, true, Renew);
+  add("release", "Release a snapshot and the space that it keeps", true, false, Release);
 }
 
 }  // namespace pando::admin

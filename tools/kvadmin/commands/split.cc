@@ -1,4 +1,4 @@
-// kvadmin split: a range cut into parts with about equally many records.
+// kvadmin split: divides a range into parts with about equally many records.
 #include <fmt/format.h>
 
 #include "tools/common/table.h"
@@ -46,14 +46,13 @@ Result<ExitCode> Split(const Globals& globals, const SplitOptions& options) {
 
 void AddSplitCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<SplitOptions>();
-  CLI::App* command = app.add_subcommand("split", "Cut a range into parts with about equally many records");
+  CLI::App* command = app.add_subcommand("split", "Divide a range into parts with about equally many records");
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
-  tools::AddNumber(command, "--parts", &o->parts, "How many", 1)->capture_default_str();
+  tools::AddNumber(command, "--parts", &o->parts, "Number of parts", 1)->capture_default_str();
   command->footer(
-      "For jobs that read a range in parallel, each part by a scan of its own: open a snapshot first, so that all "
-      "read\n"
-      "the same moment. The counts are exact. An empty START or END is open.\n\n"
+      "For jobs that read a range in parallel, with one scan per part. Open a snapshot first, so that all jobs read\n"
+      "the same moment. The counts are exact. An empty START or END means that the part is unbounded there.\n\n"
       "Examples:\n"
       "  kvadmin split --parts 16\n"
       "  kvadmin --json split --prefix user/ --parts 4");

@@ -1,4 +1,4 @@
-// kvadmin status: how a node is, why, and what to do next.
+// kvadmin status: prints the state of a node, the reason, and what to do next.
 #include <fmt/format.h>
 
 #include "tools/common/table.h"
@@ -16,9 +16,9 @@ std::string Share(int64_t part, int64_t whole) {
 }
 
 std::string ScrubText(const api::ScrubReply& scrub) {
-  std::string text = scrub.running ? fmt::format("reading, {} of {}; ", Bytes(scrub.bytes), Bytes(scrub.expected_bytes))
+  std::string text = scrub.running ? fmt::format("running, {} of {}; ", Bytes(scrub.bytes), Bytes(scrub.expected_bytes))
                                    : std::string();
-  text += scrub.last_finished_ms == 0 ? "no pass finished since the start"
+  text += scrub.last_finished_ms == 0 ? "no pass has finished since the start"
                                       : fmt::format("last pass finished {}", TimeText(scrub.last_finished_ms));
   return text + fmt::format(", {} damaged places", scrub.findings.size());
 }
@@ -118,7 +118,7 @@ Result<ExitCode> ShowStatus(const Globals& globals) {
 }  // namespace
 
 void AddStatusCommand(CLI::App& app, Globals* globals) {
-  CLI::App* command = app.add_subcommand("status", "How the node is, why, and what to do next");
+  CLI::App* command = app.add_subcommand("status", "Print the state of the node, the reason, and what to do next");
   command->footer(
       "Examples:\n"
       "  kvadmin status\n"

@@ -1,4 +1,4 @@
-// kvadmin touch: change when a record expires, and leave its value alone.
+// kvadmin touch: changes when a record expires, but not its value.
 #include <fmt/format.h>
 
 #include "gen-cpp/pando_constants.h"
@@ -45,14 +45,15 @@ Result<ExitCode> Touch(const Globals& globals, const TouchOptions& options) {
 
 void AddTouchCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<TouchOptions>();
-  CLI::App* command = app.add_subcommand("touch", "Change when a record expires");
+  CLI::App* command = app.add_subcommand("touch", "Change when a record expires, but not its value");
   command->add_option("key", o->key, "The key")->required();
   AddEncodingOptions(command, &o->encoding);
-  auto* ttl = tools::AddNumber(command, Spell("--ttl-ms"), &o->ttl_ms, "It expires after this many milliseconds", 1);
-  auto* at =
-      tools::AddNumber(command, Spell("--expires-at-ms"), &o->expires_at_ms, "It expires at this Unix time in ms", 1)
-          ->excludes(ttl);
-  command->add_flag(Spell("--clear-ttl"), o->clear_ttl, "It never expires")->excludes(ttl)->excludes(at);
+  auto* ttl =
+      tools::AddNumber(command, Spell("--ttl-ms"), &o->ttl_ms, "The record expires after this many milliseconds", 1);
+  auto* at = tools::AddNumber(command, Spell("--expires-at-ms"), &o->expires_at_ms,
+                              "The record expires at this Unix time, in ms", 1)
+                 ->excludes(ttl);
+  command->add_flag(Spell("--clear-ttl"), o->clear_ttl, "The record never expires")->excludes(ttl)->excludes(at);
   AddConditionOptions(command, &o->condition);
   command->footer(
       "Examples:\n"

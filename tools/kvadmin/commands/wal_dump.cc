@@ -1,4 +1,6 @@
-// kvadmin wal-dump: what a log holds, batch by batch, read from the files.
+// kvadmin wal-dump: prints the records of logs, batch by batch, from their files.
+//
+// Threads: one.
 #include <fmt/format.h>
 
 #include "src/partition/store_reading.h"
@@ -23,7 +25,7 @@ struct WalDumpOptions {
 };
 
 struct Names {
-  std::unordered_map<Uuid, uint32_t, UuidHash> ids;  // empty when only a log directory was given
+  std::unordered_map<Uuid, uint32_t, UuidHash> ids;  // empty if only a log directory was given
   std::string Of(const Uuid& partition) const {
     auto found = ids.find(partition);
     return found == ids.end() ? partition.ToString() : std::to_string(found->second);
@@ -147,7 +149,7 @@ void PrintSegments(const Globals& globals, const LogReader& log, const Dumper& d
   }
   tools::Print("\n{}{} records in {} batches; the log ends in segment {} at offset {}{}\n", table.Render(),
                dumper.records(), dumper.batches(), PositionSegment(log.end()), PositionOffset(log.end()),
-               log.torn() ? fmt::format("; behind it: {}", log.end_reason()) : "");
+               log.torn() ? fmt::format("; after the end: {}", log.end_reason()) : "");
 }
 
 Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOptions* options, const Names* names,
@@ -161,7 +163,7 @@ Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOpti
     CO_ASSIGN_OR_RETURN(bool any, co_await log->Next(&entry));
     if (!any) break;
     CO_RETURN_IF_ERROR(dumper.Print(entry));
-    CO_RETURN_IF_ERROR(tools::OutputStatus());  // nobody reads on, or the disk is full: the rest is not needed
+    CO_RETURN_IF_ERROR(tools::OutputStatus());  // stop if the output cannot be written
   }
   PrintSegments(*globals, *log, dumper);
   co_return Status();
@@ -171,7 +173,7 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
   Names names;
   Result<StoreInfo> store = co_await LoadStore(*reactor, options->directory);
   if (!store.ok()) {
-    // Not a store: perhaps one log's own directory.
+    // Not a store; perhaps the directory of one log.
     if (store.code() != Code::kNotFound) co_return store.TakeStatus();
     Status status = co_await DumpLog(reactor, globals, options, &names, options->directory);
     if (!status.ok()) co_return status;
@@ -182,7 +184,8 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
   if (!options->running) {
     Result<File> taken = co_await LockStoreForReading(*reactor, options->directory);
     if (!taken.ok()) {
-      co_return Error(taken.code(), "{} (--running reads all the same; the end of a log in use may look damaged)",
+      co_return Error(taken.code(),
+                      "{} (to read the log of a running node, use --running; its end may then look damaged)",
                       taken.status().message());
     }
     lock = *std::move(taken);
@@ -205,18 +208,18 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
 void AddWalDumpCommand(CLI::App& app, Globals* globals) {
   auto o = std::make_shared<WalDumpOptions>();
   CLI::App* command = app.add_subcommand("wal-dump", "Print the records of a stopped node's logs");
-  command->add_option("directory", o->directory, "A data directory, or one wal-N in it")
+  command->add_option("directory", o->directory, "A data directory, or one wal-N directory in it")
       ->required()
       ->check(CLI::ExistingDirectory);
-  command->add_option("--partition", o->partition, "Only this partition: its number or UUID");
+  command->add_option("--partition", o->partition, "Only this partition, given by its number or UUID");
   tools::AddNumber(command, Spell("--from-lsn"), &o->from_lsn, "First LSN");
   tools::AddNumber(command, Spell("--to-lsn"), &o->to_lsn, "Last LSN");
-  command->add_flag("--summary", o->summary, "Only the segments and how many records there are");
-  command->add_flag("--running", o->running, "Also when a node has the directory open");
+  command->add_flag("--summary", o->summary, "Print only the segments and the number of records");
+  command->add_flag("--running", o->running, "Read the directory even if a node has it open");
   AddEncodingOptions(command, &o->encoding);
   command->footer(
-      "Columns: partition, LSN, time, operation, key. A line that ends in ... is applied together with the next.\n"
-      "Nothing is changed.\n\n"
+      "Columns: partition, LSN, time, operation, key. A record whose line ends in ... is applied together with the\n"
+      "next one. wal-dump changes nothing.\n\n"
       "Examples:\n"
       "  kvadmin wal-dump /var/lib/pando\n"
       "  kvadmin wal-dump /var/lib/pando --partition 3 --from-lsn 1000 --to-lsn 1010\n"

@@ -1,4 +1,4 @@
-// kvadmin watch: print changes as they happen.
+// kvadmin watch: prints changes as they happen.
 #include <fmt/format.h>
 
 #include "tools/kvadmin/commands/commands.h"
@@ -39,14 +39,15 @@ Result<ExitCode> Watch(const Globals& globals, const WatchOptions& options) {
   uint64_t printed = 0;
   do {
     api::WatchReply reply;
-    // The first call returns at once, so that there is a position to continue from, whatever happens to the next one.
+    // The first call does not wait, so that there is a position to continue from if a later call
+    // fails.
     RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
       request.limit_changes =
           static_cast<int32_t>(options.limit == 0 ? 0 : std::min<uint64_t>(options.limit - printed, 10'000));
       kv.watch(reply, context, request);
     }));
     for (const api::Change& change : reply.changes) PrintChange(globals, options, change);
-    RETURN_IF_ERROR(tools::FlushOutput());  // a watcher's reader wants each change when it happens
+    RETURN_IF_ERROR(tools::FlushOutput());  // each change must reach the reader when it happens
     printed += reply.changes.size();
     request.position = reply.position;
     request.after_version = 0;
@@ -65,15 +66,17 @@ void AddWatchCommand(CLI::App& app, Globals* globals) {
   command->add_option("--prefix", o->prefix, "Only keys that begin with this");
   auto* after = tools::AddNumber(command, Spell("--after-version"), &o->after_version,
                                  "Begin after this version, such as that of a snapshot, instead of now", 1);
-  command->add_option("--position", o->position, "Continue where an earlier watch of the same prefix ended")
+  command
+      ->add_option("--position", o->position,
+                   "Continue where an earlier watch of the same prefix ended: the position that it printed")
       ->excludes(after);
-  tools::AddNumber(command, "--limit", &o->limit, "End after so many changes; 0 = never")->capture_default_str();
-  command->add_flag("--once", o->once, "Print what has changed already, and end");
+  tools::AddNumber(command, "--limit", &o->limit, "End after this many changes; 0 = never")->capture_default_str();
+  command->add_flag("--once", o->once, "Print the changes that have already happened, and end");
   AddEncodingOptions(command, &o->encoding);
   command->footer(
-      "A change tells the key and the version, not the value. The node remembers a limited number of changes: a "
-      "watcher\n"
-      "that falls behind them, or meets a restart, is told that the changes are gone.\n\n"
+      "A change has a key and a version, but no value. The node keeps a limited number of changes. If a watch needs\n"
+      "changes that are no longer kept, or are from before a restart, it fails: read a snapshot, and watch from its\n"
+      "version.\n\n"
       "Examples:\n"
       "  kvadmin watch --prefix user/\n"
       "  kvadmin --json watch --prefix user/ --limit 10\n"
