@@ -1,5 +1,5 @@
-// kvbench: load over the wire and on embedded engines, the same for Pando and its peers. docs/BENCHMARKS.md says how to
-// use it.
+// kvbench: measures Pando and its peers under the same load, over the wire and as embedded engines.
+// docs/BENCHMARKS.md explains how to use it.
 #include <sstream>
 
 #include "src/base/check.h"
@@ -14,8 +14,8 @@ int main(int argc, char** argv) {
   CLI::App app("kvbench: load generator for Pando and its peers\n", "kvbench");
   app.require_subcommand(1);
   app.footer(
-      "Exit codes: 0 measured; 2 usage; 3 a server failed, refused requests or answered wrongly.\n"
-      "kvbench COMMAND --help describes each command. Without a command: compare.");
+      "Exit codes: 0 measured; 2 wrong usage; 3 a server failed, refused requests or gave a wrong answer.\n"
+      "kvbench COMMAND --help describes a command. Without a command, kvbench runs compare.");
   int exit_code = pando::bench::kExitOk;
   pando::bench::AddRunCommand(app, &exit_code);
   pando::bench::AddCompareCommand(app, &exit_code);
@@ -25,7 +25,7 @@ int main(int argc, char** argv) {
   try {
     argc > 1 ? app.parse(argc, argv) : app.parse(2, default_command);
   } catch (const CLI::ParseError& error) {
-    std::ostringstream help, complaint;  // CLI11 would write without looking whether it can
+    std::ostringstream help, complaint;  // CLI11 itself would ignore a failed write
     exit_code = app.exit(error, help, complaint) == 0 ? pando::bench::kExitOk : pando::bench::kExitUsage;
     pando::tools::WriteOutput(help.str());
     pando::tools::WriteNote(complaint.str());

@@ -272,7 +272,7 @@ void AddBackupCommand(CLI::App& app, Globals* globals) {
       "  kvadmin backup /backups/monday --base /backups/sunday\n"
       "  kvadmin check --backup /backups/monday\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
-      "Exit codes: 0 complete; 2 wrong directory, or the base does not fit; 3 it failed, and left nothing behind.");
+      "Exit codes: 0 complete; 2 the base does not fit; 3 it failed, and left nothing behind; 4 the base is damaged.");
   OnChosen(command, globals, [=] { return Backup(*globals, *o).Run(); });
 }
 

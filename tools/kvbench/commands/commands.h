@@ -1,5 +1,7 @@
-// The subcommands of kvbench, one file each. Each adds itself to the command line; when it is the one asked for, its
-// callback runs and sets the exit code.
+// The subcommands of kvbench, one file each. Each adds itself to the command line with its Add
+// function. CLI11 runs the callback of the chosen one, which sets the exit code.
+//
+// Threads: one.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -18,20 +20,21 @@ void AddCompareCommand(CLI::App& app, int* exit_code);
 void AddEngineCommand(CLI::App& app, int* exit_code);
 void AddPoliciesCommand(CLI::App& app, int* exit_code);
 
-// What the commands have in common.
+// The settings that the run and compare commands share.
 struct CommonSettings {
   RunSettings run;
   ServerOptions server;
   std::string json_path;
-  int generator_core = -1;  // -1: the last core, when there are at least two
+  int generator_core = -1;  // -1: the last core, if there are at least two
   bool pin = true;
 };
 
 void AddDataOptions(CLI::App* command, CommonSettings* settings);
 void AddServerOptions(CLI::App* command, CommonSettings* settings);
-// Fills what depends on other options, and pins the calling thread.
+// Fills in the settings that depend on other options, and pins the calling thread to the
+// generator's core.
 Status Prepare(CommonSettings* settings);
-// Prints the error and returns the exit code for it.
+// Prints `status` if it is an error, and returns the exit code for it.
 int Report(const Status& status);
 
 }  // namespace pando::bench

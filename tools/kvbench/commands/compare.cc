@@ -1,4 +1,5 @@
-// kvbench compare: the wire targets of the project against Redis, alternately, medians and ratios.
+// kvbench compare: measures Pando and Redis alternately, and prints medians, ratios and the
+// project's targets.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -28,7 +29,7 @@ struct Case {
 constexpr std::array<Case, 3> kCases = {
     {{"get", "get", 1, false, 1.7}, {"get-16-deep", "get", 16, false, 1.3}, {"durable-set", "put", 1, true, 2.0}}};
 constexpr uint32_t kConnections = 50;
-// A run from which the hypervisor took more than this share of a CPU is made again.
+// A run is repeated if the hypervisor took more than this share of a CPU from it.
 constexpr double kMaxStolenShare = 0.03;
 constexpr int kTries = 20;
 
@@ -40,7 +41,7 @@ struct Pair {
   std::unique_ptr<Server> pando, redis;
 };
 
-// Both hold the same records; only the one being measured is allowed to run.
+// Both servers hold the same records. Each is paused while the other one is measured.
 Result<Pair> StartBoth(const CompareCommand& c, bool durable) {
   Pair pair;
   ASSIGN_OR_RETURN(pair.pando, StartKvnode(c.common.server));
@@ -56,14 +57,14 @@ Result<Pair> StartBoth(const CompareCommand& c, bool durable) {
 
 bool Disturbed(const Measurement& m) { return m.stolen_share() > kMaxStolenShare; }
 
-// Measures until the machine was this measurement's own, or a few times.
+// Repeats the measurement until it was not disturbed, but at most kTries times.
 Result<Measurement> MeasureUndisturbed(Server* server, const RunSettings& settings) {
   for (int tries = 1;; ++tries) {
     server->Resume();
     Result<Measurement> measured = Measure(*server, settings);
     server->Pause();
     if (!measured.ok() || !Disturbed(*measured) || tries == kTries) return measured;
-    tools::PrintNote("{} on {}: {:.0f} % of a CPU was stolen; measuring again\n", settings.workload.name,
+    tools::PrintNote("{} on {}: the hypervisor took {:.0f} % of a CPU; measuring again\n", settings.workload.name,
                      server->system(), 100 * measured->stolen_share());
   }
 }
@@ -134,8 +135,8 @@ Status Compare(CompareCommand* c) {
       RETURN_IF_ERROR(MeasureCase(*c, what, pair, &reporter));
     }
   }
-  tools::Print("{}\nMedians of the undisturbed among {} alternating runs:\n{}", RenderTable(reporter.all()), c->repeat,
-               RenderComparison(*c, reporter.all()));
+  tools::Print("{}\nMedians of the undisturbed runs out of {} alternating ones:\n{}", RenderTable(reporter.all()),
+               c->repeat, RenderComparison(*c, reporter.all()));
   for (const Measurement& m : reporter.all()) {
     if (m.errors > 0) return Error(Code::kIoError, "{} requests failed on {}: {}", m.errors, m.system, m.first_error);
   }
@@ -149,19 +150,20 @@ void AddCompareCommand(CLI::App& app, int* exit_code) {
   c->common.run.generator.seconds = 10;
   c->common.run.generator.warmup_s = 2;
   CLI::App* command = app.add_subcommand(
-      "compare", "Pando against Redis in one run: get, get 16 deep, durable set; 50 connections, one server core");
-  tools::AddNumber(command, "--repeat", &c->repeat, "Runs of each measurement, alternating")
+      "compare", "Compare Pando with Redis: get, get 16 deep, durable set; 50 connections, one server core");
+  tools::AddNumber(command, "--repeat", &c->repeat, "Runs of each measurement, alternating between the servers")
       ->capture_default_str()
       ->check(CLI::Range(1, 100));
   std::vector<std::string> names;
   for (const Case& what : kCases) names.emplace_back(what.name);
-  command->add_option("--only", c->only, fmt::format("Only these of {}", fmt::join(names, ", ")))
+  command->add_option("--only", c->only, fmt::format("Run only these measurements: {}", fmt::join(names, ", ")))
       ->check(CLI::IsMember(names));
   AddDataOptions(command, &c->common);
   AddServerOptions(command, &c->common);
   command->footer(
-      "Both servers are pinned to the same core, hold the same records and are stopped (SIGSTOP) while the other is\n"
-      "measured. Redis runs without snapshots; for durable-set with appendonly yes and appendfsync always.\n\n"
+      "Both servers are pinned to the same core and hold the same records. Each is stopped (SIGSTOP) while the other\n"
+      "one is measured. Redis runs without snapshots. For durable-set, it runs with appendonly yes and appendfsync\n"
+      "always.\n\n"
       "Example:\n  kvbench compare --repeat=5 --json=figures.json");
   command->callback([c, exit_code] { *exit_code = Report(Compare(c.get())); });
 }

@@ -1,4 +1,4 @@
-// kvbench engine: the embedded engine against RocksDB, LMDB and WiredTiger.
+// kvbench engine: measures the embedded engine, RocksDB, LMDB and WiredTiger under the same load.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <spawn.h>
@@ -18,7 +18,7 @@ struct EngineCommand {
   std::string cpus, json_path, plots_dir;
 };
 
-// Draws the figures of `json_path` into `dir`, with the script that lies beside the sources.
+// Draws the figures of `json_path` into `dir`, with tools/kvbench/plot.py.
 Status Plot(const std::string& json_path, const std::string& dir) {
   std::string script = KVBENCH_PLOT_SCRIPT, python = "/usr/bin/python3", json = json_path, target = dir;
   char* argv[] = {python.data(), script.data(), json.data(), target.data(), nullptr};
@@ -27,7 +27,7 @@ Status Plot(const std::string& json_path, const std::string& dir) {
   if (error != 0) return ErrnoError(error, "run {}", python);
   int how = 0;
   ::waitpid(pid, &how, 0);
-  if (how != 0) return Error(Code::kIoError, "{} {} {} failed", script, json_path, dir);
+  if (how != 0) return Error(Code::kIoError, "{} {} {} failed; its error message is above", script, json_path, dir);
   return Status();
 }
 
@@ -36,7 +36,7 @@ Status RunEngines(EngineCommand* c) {
     ASSIGN_OR_RETURN(c->options.cpus, ParseCpuList(c->cpus));
   }
   if (!c->plots_dir.empty() && c->json_path.empty()) {
-    return Error(Code::kInvalidArgument, "--plots draws what is in the file of --json: give that too");
+    return Error(Code::kInvalidArgument, "--plots draws the figures in the file of --json, so give --json too");
   }
   RETURN_IF_ERROR(CompleteOptions(&c->options));
   std::FILE* json = nullptr;
@@ -58,7 +58,7 @@ Status RunEngines(EngineCommand* c) {
   tools::Print("{} records of {} + {} bytes, {} MiB of memory unless in memory, CPUs {}\n{}", c->options.records,
                c->options.shape.key_bytes, c->options.shape.value_bytes, c->options.memory_mb,
                fmt::join(c->options.cpus, ","), RenderEngineTable(all));
-  // What was measured is drawn, also when an engine had to be left out.
+  // Draw what was measured, even if an engine failed.
   Status plotted = c->plots_dir.empty() ? Status() : Plot(c->json_path, c->plots_dir);
   return status.ok() ? std::move(plotted) : std::move(status);
 }
@@ -67,8 +67,8 @@ void AddEngineOptions(CLI::App* command, EngineCommand* c) {
   EngineBenchOptions& o = c->options;
   command
       ->add_option("--engines", o.engines,
-                   "pando, rocksdb, lmdb, wiredtiger; pando-4k, -8k, -16k, -32k (sizes of pages); fio (reads of the "
-                   "disk, beside get)")
+                   "Any of pando, rocksdb, lmdb, wiredtiger; pando-4k, -8k, -16k, -32k (page sizes); fio (disk reads, "
+                   "next to get)")
       ->delimiter(',')
       ->capture_default_str();
   std::vector<std::string> names;
@@ -76,75 +76,83 @@ void AddEngineOptions(CLI::App* command, EngineCommand* c) {
   command->add_option("--workloads", o.workloads, fmt::format("Any of {}", fmt::join(names, ", ")))
       ->delimiter(',')
       ->capture_default_str();
-  command->add_option("--dir", o.dir, "Where the stores are made: on the disk to measure")
+  command->add_option("--dir", o.dir, "Directory for the stores, on the disk to measure")
       ->capture_default_str()
       ->check(CLI::ExistingDirectory);
   tools::AddNumber(command, "--records", &o.records, "Records in each store")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  tools::AddNumber(command, "--key_bytes", &o.shape.key_bytes, "Length of every key")
+  tools::AddNumber(command, "--key_bytes", &o.shape.key_bytes, "Length of each key, in bytes")
       ->capture_default_str()
       ->check(CLI::Range(kMinKeyBytes, size_t{500}));
-  tools::AddNumber(command, "--value_bytes", &o.shape.value_bytes, "Length of every value")
+  tools::AddNumber(command, "--value_bytes", &o.shape.value_bytes, "Length of each value, in bytes")
       ->capture_default_str()
       ->check(CLI::Range(kMinValueBytes, size_t{1} << 20));
-  tools::AddNumber(command, "--compressible_percent", &o.shape.compressible_percent, "Share of a value that compresses")
+  tools::AddNumber(command, "--compressible_percent", &o.shape.compressible_percent,
+                   "Share of each value that compresses, in percent")
       ->capture_default_str()
       ->check(CLI::Range(0, 100));
-  tools::AddNumber(command, "--memory_mb", &o.memory_mb, "Memory of each engine; default: an eighth of the data");
-  tools::AddNumber(command, "--log_mb", &o.log_mb, "Log kept before a checkpoint; default: each engine's own");
-  tools::AddNumber(command, "--clients", &o.clients, "Operations in progress")
+  tools::AddNumber(command, "--memory_mb", &o.memory_mb,
+                   "Memory of each engine, in MiB; default: an eighth of the data");
+  tools::AddNumber(command, "--log_mb", &o.log_mb,
+                   "Log kept before a checkpoint, in MiB; default: that of each engine");
+  tools::AddNumber(command, "--clients", &o.clients, "Number of operations in progress")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  tools::AddNumber(command, "--seconds", &o.seconds, "Measured seconds")
+  tools::AddNumber(command, "--seconds", &o.seconds, "Seconds to measure")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  tools::AddNumber(command, "--warmup_s", &o.warmup_s, "Seconds that run before the measured ones")
+  tools::AddNumber(command, "--warmup_s", &o.warmup_s, "Seconds of load before the measurement")
       ->capture_default_str()
       ->check(CLI::NonNegativeNumber);
   tools::AddNumber(command, "--rate", &o.rate,
-                   "Of the open loops, operations per second; default: half of what saturates");
+                   "Operations per second of the open loops; default: half of the saturating rate");
   tools::AddNumber(command, "--repeat", &o.repeat,
-                   "Runs of each measurement, engines alternating; the table has medians")
+                   "Runs of each measurement, alternating between the engines; the table shows medians")
       ->capture_default_str()
       ->check(CLI::Range(1, 100));
-  command->add_option("--distribution", o.distribution, "Of get, put and scan: uniform or zipfian (scattered)")
+  command
+      ->add_option("--distribution", o.distribution,
+                   "Distribution of keys for get, put and scan: uniform or zipfian (scattered)")
       ->transform(CLI::CheckedTransformer(std::map<std::string, Distribution>{{"uniform", Distribution::kUniform},
                                                                               {"zipfian", Distribution::kZipfian}}));
-  tools::AddNumber(command, "--page_bytes", &o.page_bytes, "Pando's pages; default: its own");
-  tools::AddNumber(command, "--partitions", &o.partitions, "Pando's trees, all on one reactor")->capture_default_str();
+  tools::AddNumber(command, "--page_bytes", &o.page_bytes, "Page size of Pando, in bytes; default: that of Pando");
+  tools::AddNumber(command, "--partitions", &o.partitions, "Partitions of Pando, all on one reactor")
+      ->capture_default_str();
   command
-      ->add_option("--compression", o.compression, "lz4 or none, of Pando and RocksDB; with lz4 WiredTiger has snappy")
+      ->add_option("--compression", o.compression,
+                   "lz4 or none, for Pando and RocksDB; with lz4, WiredTiger uses snappy")
       ->default_str("lz4")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, BenchCompression>{{"none", BenchCompression::kNone}, {"lz4", BenchCompression::kLz4}}));
-  command->add_option("--cpus", c->cpus, "CPUs of every engine, like 0-1; default: all; one-core workloads: the first");
-  tools::AddNumber(command, "--seed", &o.seed, "Seed of the operations")->capture_default_str();
-  tools::AddNumber(command, "--timeout_s", &o.timeout_s, "After which one measurement is given up")
+  command->add_option("--cpus", c->cpus,
+                      "CPUs for each engine, as in 0-1; default: all; one-core workloads use the first");
+  tools::AddNumber(command, "--seed", &o.seed, "Random seed of the operations")->capture_default_str();
+  tools::AddNumber(command, "--timeout_s", &o.timeout_s, "Give up a measurement after this many seconds")
       ->capture_default_str();
   command->add_flag("--unlimited_page_cache", o.unlimited_page_cache,
-                    "Measure LMDB beyond memory also where its page cache cannot be limited");
-  command->add_flag("--keep", o.keep, "Leave the stores behind");
-  command->add_option("--json", c->json_path, "Write one JSON object per measurement and line to this file");
-  command->add_option("--plots", c->plots_dir, "Draw the figures of --json as SVG into this directory");
+                    "Measure LMDB with data larger than memory even if its page cache cannot be limited");
+  command->add_flag("--keep", o.keep, "Keep the stores");
+  command->add_option("--json", c->json_path, "Write one line of JSON per measurement to this file");
+  command->add_option("--plots", c->plots_dir, "Draw the figures of --json as SVG files in this directory");
 }
 
 }  // namespace
 
 void AddEngineCommand(CLI::App& app, int* exit_code) {
   auto c = std::make_shared<EngineCommand>();
-  // Only what is built in, and a word about what is not.
+  // Offer only the engines that are built in, and say which are missing.
   std::string missing;
   std::erase_if(c->options.engines, [&](const std::string& name) {
     const EngineInfo* engine = FindEngine(name);
     if (engine->make) return false;
-    missing += fmt::format("\n{} is not built in: install {} and build again.", name, engine->package);
+    missing += fmt::format("\n{} is not built in; install {} and build again.", name, engine->package);
     return true;
   });
   CLI::App* command =
-      app.add_subcommand("engine", "The embedded engine against RocksDB, LMDB and WiredTiger, same work, one run");
+      app.add_subcommand("engine", "Compare the embedded engine with RocksDB, LMDB and WiredTiger under the same load");
   AddEngineOptions(command, c.get());
-  command->footer("Each measurement is made in a process of its own; docs/BENCHMARKS.md says what is compared.\n" +
+  command->footer("Each measurement runs in its own process. docs/BENCHMARKS.md explains what is compared.\n" +
                   missing +
                   "\nExamples:\n"
                   "  kvbench engine --records=8000000 --seconds=60 --repeat=3 --json=figures.json --plots=plots\n"

@@ -1,4 +1,4 @@
-// kvbench policies: hit rates of eviction policies, simulated.
+// kvbench policies: simulates eviction policies and prints their hit rates.
 #include <fmt/format.h>
 
 #include "tools/kvbench/commands/commands.h"
@@ -12,18 +12,19 @@ void AddPoliciesCommand(CLI::App& app, int* exit_code) {
     std::vector<uint64_t> shares = {8, 20, 2};
   };
   auto o = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("policies", "Hit rates of eviction policies on synthetic traces, simulated");
-  tools::AddNumber(command, "--pages", &o->trace.pages, "Pages of data")
+  CLI::App* command =
+      app.add_subcommand("policies", "Simulate eviction policies on synthetic traces, and print their hit rates");
+  tools::AddNumber(command, "--pages", &o->trace.pages, "Number of pages of data")
       ->capture_default_str()
       ->check(CLI::Range(100, 100'000'000));
-  tools::AddNumber(command, "--uses", &o->trace.uses, "Length of each trace; its first half is not counted")
+  tools::AddNumber(command, "--uses", &o->trace.uses, "Page uses in each trace; the first half is not counted")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  command->add_option("--data_per_memory", o->shares, "How many times the memory the data is")
+  command->add_option("--data_per_memory", o->shares, "Ratios of data to memory")
       ->delimiter(',')
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));
-  tools::AddNumber(command, "--seed", &o->trace.seed, "Of the traces")->capture_default_str();
+  tools::AddNumber(command, "--seed", &o->trace.seed, "Random seed of the traces")->capture_default_str();
   command->callback([o, exit_code] {
     tools::Print("| trace | data / memory |");
     for (const std::string& policy : PolicyNames()) tools::Print(" {} |", policy);

@@ -1,4 +1,4 @@
-// kvbench run: one or more workloads against one server, or against a server and its peer.
+// kvbench run: runs one or more workloads against one server, or against a server and its peer.
 #include <fmt/format.h>
 
 #include "tools/kvbench/commands/commands.h"
@@ -59,19 +59,19 @@ Status Run(RunCommand* c) {
 void AddRunCommand(CLI::App& app, int* exit_code) {
   auto c = std::make_shared<RunCommand>();
   CLI::App* command =
-      app.add_subcommand("run", "Run workloads against a kvnode it starts, a running server, or a peer");
+      app.add_subcommand("run", "Run workloads against a kvnode that it starts, a running server, or a peer");
   command->add_option("workload", c->workloads, fmt::format("Any of {}", fmt::join(WorkloadNames(), ", ")))
       ->capture_default_str();
   command->add_option("--server", c->address, "host:port of a running server; default: start one");
-  command->add_option("--protocol", c->protocol, "What --server (or the started server) speaks: pando or redis")
+  command->add_option("--protocol", c->protocol, "Protocol of --server, or the kind of server to start: pando or redis")
       ->capture_default_str()
       ->check(CLI::IsMember({"pando", "redis"}));
-  command->add_option("--peer", c->peer, "Start this system too and give it the same load")
+  command->add_option("--peer", c->peer, "Also start this system, and give it the same load")
       ->check(CLI::IsMember({"redis"}));
-  command->add_flag("--load,!--no_load", c->load, "Put all records first (default on)");
+  command->add_flag("--load,!--no_load", c->load, "Store all records first (default: on)");
 
   GeneratorOptions& g = c->common.run.generator;
-  tools::AddNumber(command, "--connections", &g.connections, "Connections")
+  tools::AddNumber(command, "--connections", &g.connections, "Number of connections")
       ->capture_default_str()
       ->check(CLI::Range(1, 20'000));
   tools::AddNumber(command, "--depth", &g.depth, "Requests in progress on each connection")
@@ -79,18 +79,19 @@ void AddRunCommand(CLI::App& app, int* exit_code) {
       ->check(CLI::Range(1, 4096));
   command
       ->add_option("--pipelining", g.pipelining,
-                   "batch: send depth requests, wait for all answers; window: one new request for each answer")
+                   "batch: send depth requests, then wait for all answers; window: send a new request for each answer")
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, Pipelining>{{"batch", Pipelining::kBatch}, {"window", Pipelining::kWindow}}));
-  tools::AddNumber(command, "--ops", &g.ops, "Exactly this many requests instead of --seconds");
+  tools::AddNumber(command, "--ops", &g.ops, "Send exactly this many requests, instead of running for --seconds");
   tools::AddNumber(command, "--rate", &g.rate,
-                   "Open loop: requests per second, latency counted from when each was due");
+                   "Open loop: requests per second; latency counts from when a request was due");
   WorkloadOptions& w = c->common.run.workload;
-  tools::AddNumber(command, "--read_percent", &w.read_percent, "Share of gets in mixed")->capture_default_str();
-  tools::AddNumber(command, "--scan_rows", &w.scan_rows, "Rows asked for by scan")
+  tools::AddNumber(command, "--read_percent", &w.read_percent, "Share of gets in mixed, in percent")
+      ->capture_default_str();
+  tools::AddNumber(command, "--scan_rows", &w.scan_rows, "Rows per scan")
       ->capture_default_str()
       ->check(CLI::Range(1, 10'000));
-  command->add_option("--distribution", w.distribution, "Choice of records: uniform or zipfian (scattered)")
+  command->add_option("--distribution", w.distribution, "Distribution of keys: uniform or zipfian (scattered)")
       ->transform(CLI::CheckedTransformer(std::map<std::string, Distribution>{{"uniform", Distribution::kUniform},
                                                                               {"zipfian", Distribution::kZipfian}}));
   AddDataOptions(command, &c->common);
