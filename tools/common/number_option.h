@@ -30,7 +30,7 @@ std::optional<T> ParseNumber(std::string_view text) {
   static_assert(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>);
   std::string_view digits = text;
   if (digits.starts_with('-')) digits.remove_prefix(1);
-  if (digits.empty() || digits[0] < '0' || digits[0] > '9') return std::nullopt;  // inf, nan
+  if (digits.empty() || digits[0] < '0' || digits[0] > '9') return std::nullopt;  // also inf, nan
   if (digits.size() > 1 && digits[0] == '0' && digits[1] >= '0' && digits[1] <= '9') return std::nullopt;
   T value{};
   const char* end = text.data() + text.size();

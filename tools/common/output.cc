@@ -26,7 +26,8 @@ void PrepareStandardStreams() {
   const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};
   for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
     if (::fcntl(fd, F_GETFD) != -1) continue;
-    if (::open("/dev/null", modes[fd]) != fd) return;  // open returns the lowest free descriptor, which is fd
+    // fd is the lowest free descriptor, so open returns it.
+    if (::open("/dev/null", modes[fd]) != fd) return;
   }
 }
 

@@ -184,9 +184,8 @@ void AddRestoreCommand(CLI::App& app, Globals* globals) {
       "does.\n\n"
       "Examples:\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
-      "Exit codes: 0 restored; 2 wrong backup or DATA_DIR; 3 DATA_DIR is in use, a base is missing, or the system "
-      "failed;\n"
-      "4 the backup is damaged or incomplete.");
+      "Exit codes: 0 restored; 2 wrong backup or DATA_DIR; 3 DATA_DIR is in use, a base is missing, or the system\n"
+      "failed; 4 the backup is damaged or incomplete.");
   OnChosen(command, globals, [=] { return Restore(*globals, *o); });
 }
 
