@@ -283,7 +283,7 @@ void AddLoadCommand(CLI::App& app, Globals* globals) {
       "  kvadmin load packages.jsonl\n"
       "  kvadmin load users.csv --on-error skip --rejects bad-lines.jsonl\n"
       "  zcat dump.jsonl.gz | kvadmin load -\n"
-      "Exit codes: 0 all stored; 2 the input is missing or has no header; 3 cut short; 6 records were rejected.");
+      "Exit codes: 0 all stored; 2 the input is a directory or has no header; 3 cut short; 6 records were rejected.");
   OnChosen(command, globals, [=] { return Load(*globals, *o); });
 }
 

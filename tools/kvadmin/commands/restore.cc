@@ -180,8 +180,8 @@ void AddRestoreCommand(CLI::App& app, Globals* globals) {
   command->footer(
       "Every page is verified as it is copied. The store gets a new node UUID; its partitions keep theirs. The store\n"
       "is built in DATA_DIR.partial, which is renamed to DATA_DIR when all of it is verified and durable, so\n"
-      "DATA_DIR is never half a store. A restore that fails removes what it built; after a kill, the next restore "
-      "does.\n\n"
+      "DATA_DIR is never half a store. A restore that fails removes what it built. What a killed restore left is\n"
+      "removed by the next one.\n\n"
       "Examples:\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
       "Exit codes: 0 restored; 2 wrong backup or DATA_DIR; 3 DATA_DIR is in use, a base is missing, or the system\n"

@@ -55,8 +55,8 @@ Status RunEngines(EngineCommand* c) {
     all.push_back(m);
   });
   if (json != nullptr) std::fclose(json);
-  tools::Print("{} records of {} + {} bytes, {} MiB of memory unless in memory, CPUs {}\n{}", c->options.records,
-               c->options.shape.key_bytes, c->options.shape.value_bytes, c->options.memory_mb,
+  tools::Print("{} records of {} + {} bytes, {} MiB of memory (in-memory workloads: more), CPUs {}\n{}",
+               c->options.records, c->options.shape.key_bytes, c->options.shape.value_bytes, c->options.memory_mb,
                fmt::join(c->options.cpus, ","), RenderEngineTable(all));
   // Draw what was measured, even if an engine failed.
   Status plotted = c->plots_dir.empty() ? Status() : Plot(c->json_path, c->plots_dir);
