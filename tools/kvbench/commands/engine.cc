@@ -55,7 +55,7 @@ Status RunEngines(EngineCommand* c) {
     all.push_back(m);
   });
   if (json != nullptr) std::fclose(json);
-  tools::Print("{} records of {} + {} bytes, {} MiB of memory (in-memory workloads: more), CPUs {}\n{}",
+  tools::Print("{} records of {} + {} bytes, {} MiB of memory (in-memory workloads: twice the data), CPUs {}\n{}",
                c->options.records, c->options.shape.key_bytes, c->options.shape.value_bytes, c->options.memory_mb,
                fmt::join(c->options.cpus, ","), RenderEngineTable(all));
   // Draw what was measured, even if an engine failed.
