@@ -1,14 +1,14 @@
 /*
- * Pando's wire interface. Messages are framed; the binary and the compact protocol are recognised per frame, on one
- * port. A field that is left out means its default: 0, false, empty.
+ * Pando's wire interface. Messages are framed. The server recognizes the binary and the compact protocol frame by
+ * frame, on one port. A field that is left out has its default value: 0, false, or empty.
  *
  * A request that sets something this server cannot do (a level, a token, a namespace, a mode) is refused with an error
  * that names it. Nothing that a request asks for is silently ignored, except for fields that are newer than the server:
  * ask `hello` for its features before you rely on one.
  *
- * Evolution rules: field ids are never reused, nothing is `required`, there is one exception type for ever, codes are
- * i32 constants (an unknown enum value would not decode in old clients), and no map has binary keys. Field 15 of every
- * reply is its ReplyContext.
+ * Evolution rules: field ids are never reused, nothing is `required`, there will only ever be one exception type, codes
+ * are i32 constants (an unknown enum value would not decode in old clients), and no map has binary keys. Field 15 of
+ * every reply is its ReplyContext.
  *
  * JavaScript: versions and HLC values are i64 above 2^53. Use the Int64 object that the Node library gives you and send
  * it back untouched; never turn it into a number.
@@ -39,7 +39,7 @@ namespace swift Pando
 /** Code values of KvError. */
 const i32 BAD_REQUEST = 1
 const i32 TOO_LARGE = 2
-/** This server cannot verify who the caller says it is. */
+/** This server cannot verify the caller's identity. */
 const i32 UNAUTHENTICATED = 3
 /** The caller may not do this. */
 const i32 DENIED = 4
@@ -50,35 +50,34 @@ const i32 OVERLOADED = 8
 const i32 DEADLINE = 9
 const i32 UNAVAILABLE = 10
 const i32 TOO_STALE = 11
-/** The snapshot has expired, was released, or was lost with a restart: open another. */
+/** The snapshot has expired, was released, or was lost in a restart: open another one. */
 const i32 SNAPSHOT_GONE = 12
 const i32 BAD_CURSOR = 13
-/** The session token was not given by this server. */
+/** The session token was not issued by this server. */
 const i32 TOKEN_MISMATCH = 14
 const i32 DISK_FULL = 15
 const i32 CORRUPT = 16
 const i32 INTERNAL = 17
-/** Reserved: the caller's namespace or identity has used up what it may. */
+/** Reserved: the caller's namespace or identity has used up its quota. */
 const i32 QUOTA_EXCEEDED = 18
-/** Reserved: an operator or the caller ended this scan or request. */
+/** Reserved: an operator or the caller canceled this scan or request. */
 const i32 CANCELLED = 19
-/** The changes after this position are not kept any more: scan a new snapshot, and watch from its version. */
+/** The changes after this position are no longer kept: scan a new snapshot, and watch from its version. */
 const i32 FEED_GONE = 20
 
 /**
- * Values of KvError.applied: was the write carried out? UNKNOWN is 0, so that an error without this field promises
- * nothing.
+ * Values of KvError.applied: was the write applied? UNKNOWN is 0, so that an error without this field promises nothing.
  */
 const i32 APPLIED_UNKNOWN = 0
 const i32 APPLIED_NO = 1
 const i32 APPLIED_YES = 2
 
 /**
- * Consistency levels, Context.level. A write is acknowledged when so many replicas have it on disk; the default is
+ * Consistency levels, Context.level. A write is acknowledged when that many replicas have it on disk; the default is
  * QUORUM. A read at LINEARIZABLE (the default) sees every write that was acknowledged before the read began.
  *
- * A node that holds the only replica does the same for ONE, QUORUM and ALL, and the same for all three levels of reads:
- * it always reads the newest state, so BOUNDED and SESSION hold, too.
+ * A node that holds the only replica does the same for ONE, QUORUM, and ALL, and the same for all three levels of
+ * reads. It always reads the newest state, which satisfies BOUNDED and SESSION too.
  */
 const i32 LEVEL_DEFAULT = 0
 const i32 LEVEL_ONE = 1
@@ -89,11 +88,11 @@ const i32 LEVEL_BOUNDED = 5
 const i32 LEVEL_SESSION = 6
 
 /**
- * News that every reply carries, and every KvError. It is left out when it is empty, and a field that is 0 or empty
- * says nothing. A single node fills in none of them.
+ * Every reply and every KvError carries this context. It is left out when it is empty, and a field that is 0 or empty
+ * carries no information. A single node fills in none of the fields.
  */
 struct ReplyContext {
-  /** Send it as Context.session to read, at LEVEL_SESSION, nothing older than this reply. Opaque. */
+  /** Opaque. Sent as Context.session with LEVEL_SESSION, it makes reads return nothing older than this reply. */
   1: binary session
   /** The server's hybrid clock. Send the highest that you have seen as Context.hlc. */
   2: i64 hlc
@@ -110,7 +109,7 @@ exception KvError {
   /** The same request may succeed later, and sending it again does no harm. */
   4: bool retryable
   5: i32 retry_after_ms
-  /** Routing news with NOT_MASTER and STALE_MAP. */
+  /** Routing information with NOT_MASTER and STALE_MAP. */
   6: optional string master
   7: optional i64 epoch
   8: optional i64 map_version
@@ -119,31 +118,31 @@ exception KvError {
 
 /** Sent with every request. All fields may be left out. */
 struct Context {
-  /** Time the caller still has, in ms; 0 = the server's default. The server answers DEADLINE once it has passed. */
+  /** The time that the caller has left, in ms; 0 = the server's default. Once it has passed, the answer is DEADLINE. */
   1: i32 budget_ms
   /** LEVEL_*. A level for writes is refused with a read, and a level for reads with a write. */
   2: i32 level
-  /** ReplyContext.session of an earlier reply. One that this server did not give is refused: TOKEN_MISMATCH. */
+  /** ReplyContext.session of an earlier reply. A token that this server did not issue is refused: TOKEN_MISMATCH. */
   3: binary session
   /**
-   * Identity of a retried write: (client_id, sequence) is applied once. Refused with a write by a server that does not
-   * remember identities (feature "idempotent_writes"); reads take no notice of it.
+   * Identity of a retried write: (client_id, sequence) is applied once. A server that does not remember identities
+   * (feature "idempotent_writes") refuses a write that has it. Reads ignore it.
    */
   4: binary client_id
   5: i64 sequence
   /** W3C trace context. It changes nothing about the reply. */
   6: string traceparent
-  /** The data space that the keys belong to; empty = the default one. One that this server does not have is refused. */
+  /** The namespace of the keys; empty = the default one. A namespace that this server does not have is refused. */
   7: string name_space
   /** The highest ReplyContext.hlc that the caller has seen. Refused by a server that does not merge clocks. */
   8: i64 hlc
   /** For LEVEL_BOUNDED only. */
   9: i32 max_staleness_ms
-  /** For whom a router makes this request. Refused, DENIED, from everybody who has not said hello as a router. */
+  /** On whose behalf a router sends this request. DENIED unless the connection has said hello as a router. */
   10: string principal
 }
 
-/** All given parts must hold. Compared with the record as it is when the write is applied. */
+/** All parts that are set must hold. They are compared with the record as it is when the write is applied. */
 struct Condition {
   1: optional i64 version
   2: optional binary value
@@ -153,15 +152,15 @@ struct Condition {
 /** A condition on the record of another key. */
 struct KeyCondition {
   1: binary key
-  /** At least one part must be given. */
+  /** At least one part must be set. */
   2: Condition condition
 }
 
-/** A record, or the news that there is none (found = false). Not-found is a result, never an exception. */
+/** A record, or found = false if there is none. Not-found is a result, never an exception. */
 struct Record {
   1: bool found
   2: binary value
-  /** Hybrid logical clock version; what Condition.version compares. Every write of the record gives it a higher one. */
+  /** Hybrid logical clock version, with which Condition.version is compared. Every write gives a higher version. */
   3: i64 version
   /** Unix time in ms at which it expires; 0 = never. */
   4: i64 expires_at_ms
@@ -174,7 +173,7 @@ const i32 TTL_SET = 1
 /** Never expires. */
 const i32 TTL_CLEAR = 2
 /**
- * Expires at expires_at_ms, in Unix time; it must be positive. A time that has passed is allowed: the record is written
+ * Expires at expires_at_ms, in Unix time; it must be positive. A time in the past is allowed: the record is written,
  * and no read will find it.
  */
 const i32 TTL_SET_ABSOLUTE = 3
@@ -201,15 +200,15 @@ struct WriteOp {
   7: i64 ttl_ms
   /** With TTL_SET_ABSOLUTE. */
   8: i64 expires_at_ms
-  /** OP_PUT and OP_REMOVE: WriteResult.previous is asked for. */
+  /** OP_PUT and OP_REMOVE: return WriteResult.previous. */
   9: bool return_previous
 }
 
 /** The outcome of one write. */
 struct WriteResult {
   /**
-   * The write took effect. False when its condition did not hold (then `current` is set), when it was not tried
-   * (`withheld`), and, in writeBatch, when it could not be carried out (`error`).
+   * The write took effect. False when its condition did not hold (then `current` is set), when it was not attempted
+   * (`withheld`), and, in writeBatch, when it failed (`error`).
    */
   1: bool applied
   /** The version that the write gave the record. */
@@ -220,7 +219,7 @@ struct WriteResult {
   4: optional i64 number
   /** Whether there was a record. */
   5: bool existed
-  /** In writeBatch: this op was refused or could not be carried out; nothing of it was applied unless error.applied. */
+  /** In writeBatch: this op was refused or failed. It was not applied unless error.applied says so. */
   6: optional KvError error
   /** current.value was left out: the values in one reply to writeBatch are limited (see WriteBatchReply). */
   7: bool current_value_omitted
@@ -229,26 +228,26 @@ struct WriteResult {
   /** previous.value was left out, as with current_value_omitted. */
   9: bool previous_value_omitted
   /**
-   * This op was fine, but it was not applied: all_or_nothing was asked for and another op on its partition was refused,
-   * or a condition of the whole batch did not hold.
+   * This op itself was valid, but it was not applied: with all_or_nothing, another op on its partition was refused, or
+   * a condition of the whole batch did not hold.
    */
   10: bool withheld
-  /** Not in the results of writeBatch, whose reply has one for all. */
+  /** Not set in the results of writeBatch, whose reply has one context for all of them. */
   15: optional ReplyContext context
 }
 
 struct HelloRequest {
   /** For logs and metrics. */
   1: string client_name
-  /** The version of this interface that the client was made for. The server never refuses a higher one. */
+  /** The version of this interface for which the client was built. The server never refuses a higher one. */
   2: i32 api_version
   /** Who the caller is; empty = anonymous. A server that cannot verify it answers UNAUTHENTICATED. */
   3: string identity
-  /** What proves the identity. Refused like the identity when the server cannot check it. */
+  /** Proof of the identity. If the server cannot check it, the answer is UNAUTHENTICATED too. */
   4: binary credential
   /**
-   * What the client can do beyond the basics, if the server agrees: "out_of_order_replies" = replies on this connection
-   * may overtake each other and are matched by sequence id. Names that the server does not know are no error.
+   * Optional features that the client supports. With "out_of_order_replies", if the server accepts it, replies on this
+   * connection may overtake each other and are matched by sequence id. Names that the server does not know are ignored.
    */
   5: list<string> features
 }
@@ -257,7 +256,7 @@ struct Limits {
   1: i32 max_key_bytes
   2: i32 max_value_bytes
   3: i32 max_batch_ops
-  /** Keys, values and the values of conditions, together. */
+  /** The total of keys, values, and the values of conditions. */
   4: i32 max_batch_bytes
   5: i32 max_multi_get_keys
   6: i32 max_frame_bytes
@@ -271,18 +270,18 @@ struct HelloReply {
   3: Limits limits
   4: string node_id
   5: i32 partitions
-  /** What this server can do: "conditions", "snapshots", "watch" and so on. */
+  /** Features of this server: "conditions", "snapshots", "watch", and so on. */
   6: list<string> features
   /** Those of HelloRequest.features that are in force on this connection from the next request on. */
   7: list<string> accepted_features
-  /** Who this connection now speaks for; empty = anonymous. */
+  /** The identity of this connection; empty = anonymous. */
   8: string identity
   15: optional ReplyContext context
 }
 
 struct GetRequest {
   1: binary key
-  /** Token of an open snapshot; empty = the newest state. SNAPSHOT_GONE once it has expired or was released. */
+  /** Token of an open snapshot; empty = the newest state. SNAPSHOT_GONE after it has expired or was released. */
   2: binary snapshot
 }
 
@@ -302,15 +301,15 @@ struct PutRequest {
   5: i64 ttl_ms
   /** With TTL_SET_ABSOLUTE. */
   6: i64 expires_at_ms
-  /** WriteResult.previous is asked for. */
+  /** Return WriteResult.previous. */
   7: bool return_previous
 }
 
-/** Removing a record that does not exist takes effect and changes nothing; WriteResult.existed tells. */
+/** Removing a record that does not exist succeeds and changes nothing; WriteResult.existed is then false. */
 struct RemoveRequest {
   1: binary key
   2: optional Condition condition
-  /** WriteResult.previous is asked for. */
+  /** Return WriteResult.previous. */
   3: bool return_previous
 }
 
@@ -319,7 +318,7 @@ struct IncrementRequest {
   1: binary key
   2: i64 delta
   3: optional Condition condition
-  /** TTL_*: a change of the expiry together with the number. */
+  /** TTL_*: changes the expiry together with the number. */
   4: i32 ttl_mode
   /** With TTL_SET. */
   5: i64 ttl_ms
@@ -328,7 +327,7 @@ struct IncrementRequest {
 }
 
 /**
- * Changes when a record expires, and leaves its value as it is; the record gets a new version. When there is no record,
+ * Changes the expiry of a record and leaves its value as it is. The record gets a new version. If there is no record,
  * nothing happens: applied = false, and current.found = false.
  */
 struct TouchRequest {
@@ -340,10 +339,10 @@ struct TouchRequest {
   5: i64 expires_at_ms
 }
 
-/** Without a snapshot, each key is read by itself: the records may be of different moments. */
+/** Without a snapshot, each key is read on its own, so the records may belong to different moments. */
 struct MultiGetRequest {
   1: list<binary> keys
-  /** As in GetRequest. All keys are then read as of the snapshot's moment. */
+  /** As in GetRequest. All keys are then read at the snapshot's moment. */
   2: binary snapshot
 }
 
@@ -362,34 +361,34 @@ struct MultiGetReply {
 /**
  * Several writes in one request. Keys with the same {tag} share a partition; other keys may not.
  *
- * The ops on keys of one partition are isolated: no reader sees some of them, and a crash keeps all or none. They are
- * applied in the order of the request, each seeing the ones before it. The ops on different partitions are applied
- * independently of each other.
+ * The ops on keys of one partition are isolated: no reader sees only some of them, and a crash keeps all or none. They
+ * are applied in the order of the request, and each sees the effects of the preceding ones. The ops on different
+ * partitions are applied independently of each other.
  *
- * - By default each op is judged alone: an op whose condition does not hold is left out, and the others take effect.
- * - With `all_or_nothing`, one refused op refuses all ops on its partition: nothing of that partition's ops is applied.
+ * - By default each op is judged alone: an op whose condition does not hold is skipped, and the others take effect.
+ * - With `all_or_nothing`, one refused op refuses all ops on its partition: none of that partition's ops is applied.
  *   This is transactional only within one {tag}: ops on another partition of the same batch may still be applied.
  * - With `conditions`, all of them must hold, or no op is applied. This is compare-and-swap over several keys: the
- *   conditions and the ops are judged and applied at one moment. All keys, of conditions and ops, must have the same
- *   {tag} (or be the same key); otherwise the batch is refused with BAD_REQUEST.
+ *   conditions are judged and the ops applied at one moment. All keys of conditions and ops must have the same {tag} (or
+ *   be the same key); otherwise the batch is refused with BAD_REQUEST.
  */
 struct WriteBatchRequest {
   1: list<WriteOp> ops
   2: bool all_or_nothing
-  /** On the records as they are before the first op. They count towards max_batch_ops and max_batch_bytes. */
+  /** Judged on the records as they are before the first op. They count toward max_batch_ops and max_batch_bytes. */
   3: list<KeyCondition> conditions
 }
 
 /** A condition of the whole batch that did not hold. */
 struct FailedCondition {
-  /** Its place in WriteBatchRequest.conditions. */
+  /** Its index in WriteBatchRequest.conditions. */
   1: i32 index
   2: Record current
   /** current.value was left out (see WriteBatchReply). */
   3: bool current_value_omitted
 }
 
-/** Values of records found or replaced are sent up to 2 MiB in one reply; the rest is marked as omitted. */
+/** One reply holds up to 2 MiB of values of current and previous records. Further values are marked as omitted. */
 struct WriteBatchReply {
   /** One per op, in the order of the request. */
   1: list<WriteResult> results
@@ -399,12 +398,12 @@ struct WriteBatchReply {
 }
 
 /**
- * Keys in byte order from `start_key` (inclusive) to `end_key` (exclusive, empty = no end), narrowed to `prefix` when
- * it is not empty. With `reverse` the same range is walked from its end. `cursor` from an earlier reply continues after
- * that reply's last row; it is bound to the same range, direction and snapshots (BAD_CURSOR otherwise).
+ * Reads keys in byte order from `start_key` (inclusive) to `end_key` (exclusive, empty = no end), narrowed to `prefix`
+ * when it is not empty. With `reverse` the same range is read from its end. `cursor` from an earlier reply continues
+ * after that reply's last row; it is bound to the same range, direction, and snapshots (BAD_CURSOR otherwise).
  *
- * Without a snapshot, each page is of its own moment: a record that exists during the whole scan is returned exactly
- * once, one that is written meanwhile may be missed or seen.
+ * Without a snapshot, each page shows its own moment: a record that exists during the whole scan is returned exactly
+ * once, and a record that is written meanwhile may be missed or seen.
  */
 struct ScanRequest {
   1: binary start_key
@@ -413,15 +412,15 @@ struct ScanRequest {
   4: bool reverse
   /** Leave out the values. */
   5: bool keys_only
-  /** 0 = the server's limit; see Limits. A reply may hold fewer rows than asked for although there are more. */
+  /** 0 = the server's limit; see Limits. A reply may hold fewer rows than requested although there are more. */
   6: i32 limit_rows
   7: i32 limit_bytes
   8: binary cursor
-  /** Token of an open snapshot to read, as in GetRequest. A cursor continues in the same snapshot only. */
+  /** Token of an open snapshot to read, as in GetRequest. A cursor continues only in the same snapshot. */
   9: binary snapshot
   /**
-   * Token of an older open snapshot: only what changed since is returned, in time proportional to that. Forwards only.
-   * A record that merely expired counts as removed once the server has swept it.
+   * Token of an older open snapshot: only the changes since then are returned, in time proportional to their number.
+   * Not with `reverse`. A record that merely expired counts as removed once the server has swept it.
    */
   10: binary since
   /** Leave out the values and send their sizes: Row.value_bytes. Large values are not read from disk. */
@@ -433,7 +432,7 @@ struct Row {
   2: binary value
   3: i64 version
   4: i64 expires_at_ms
-  /** With ScanRequest.since: there was such a record then, and now there is none. */
+  /** With ScanRequest.since: the record existed then, and does not exist now. */
   5: bool removed
   /** With ScanRequest.sizes_only. */
   6: optional i64 value_bytes
@@ -441,7 +440,7 @@ struct Row {
 
 struct ScanReply {
   1: list<Row> rows
-  /** Opaque, checksummed; empty when the range is exhausted. Survives restarts: the server keeps no scan state. */
+  /** Opaque, checksummed; empty when the range is exhausted. Valid after a restart: the server keeps no scan state. */
   2: binary cursor
   15: optional ReplyContext context
 }
@@ -459,7 +458,7 @@ struct CountReply {
   15: optional ReplyContext context
 }
 
-/** The same range as CountRequest. Takes O(log n), whatever the range holds. */
+/** The same range as CountRequest. Takes O(log n), whatever the size of the range. */
 struct AggregateRequest {
   1: binary start_key
   2: binary end_key
@@ -470,57 +469,57 @@ struct AggregateRequest {
 
 struct AggregateReply {
   1: i64 count
-  /** Of keys and values. */
+  /** The total size of keys and values. */
   2: i64 bytes
   /**
-   * The sum, modulo 2^64, of a hash of every record's key, value, version and expiry: equal for equal content, in
-   * whatever order it was written. Those of disjoint ranges add up.
+   * The sum, modulo 2^64, of a hash of every record's key, value, version, and expiry. It is equal for equal content,
+   * in whatever order the records were written. The hashes of disjoint ranges add up.
    */
   3: i64 content_hash
   15: optional ReplyContext context
 }
 
-/** Cuts the range into `parts` with about equally many records; for parallel jobs. */
+/** Splits the range into `parts` parts with about equally many records, for parallel jobs. */
 struct SplitRangeRequest {
   1: binary start_key
   2: binary end_key
   3: binary prefix
   /** 2 to 256. */
   4: i32 parts
-  /** As in GetRequest. Without one, the counts are of a moment that has passed. */
+  /** As in GetRequest. Without a snapshot, the counts show a moment that has passed. */
   5: binary snapshot
 }
 
 struct RangePart {
   1: binary start_key
   2: binary end_key
-  /** Exact, at the time of the call or of the snapshot. */
+  /** Exact at the moment of the call or of the snapshot. */
   3: i64 count
   4: i64 bytes
 }
 
-/** In key order, without gaps; fewer parts than asked for when there are few records. */
+/** In key order, without gaps. There are fewer parts than requested when there are few records. */
 struct SplitRangeReply {
   1: list<RangePart> parts
   15: optional ReplyContext context
 }
 
-/** A snapshot of everything, at one moment: with a write in it is every write that was acknowledged before that one. */
+/** A snapshot shows everything at one moment. If it holds a write, it holds all writes acknowledged before that one. */
 struct OpenSnapshotRequest {
-  /** How long it lives unless it is renewed; 0 = a minute. It keeps replaced pages on disk: release it. */
+  /** Its lifetime unless it is renewed; 0 = a minute. A snapshot keeps replaced pages on disk, so release it. */
   1: i32 ttl_ms
 }
 
 struct RenewSnapshotRequest {
   1: binary snapshot
-  /** From now on; 0 = a minute. No snapshot outlives the server's age limit. */
+  /** Counted from now; 0 = a minute. No snapshot outlives the server's age limit. */
   2: i32 ttl_ms
 }
 
 struct ReleaseSnapshotRequest { 1: binary snapshot }
 
 struct SnapshotReply {
-  /** Opaque. Names the snapshot in GetRequest, ScanRequest and so on. */
+  /** Opaque. Names the snapshot in GetRequest, ScanRequest, and so on. */
   1: binary snapshot
   /** No write in the snapshot has a higher version, no later one a lower. */
   2: i64 version
@@ -530,7 +529,7 @@ struct SnapshotReply {
 }
 
 struct ReleaseSnapshotReply {
-  /** False when it was gone already. */
+  /** False when the snapshot was already gone. */
   1: bool existed
   15: optional ReplyContext context
 }
@@ -539,30 +538,29 @@ struct ReleaseSnapshotReply {
  * Removes the records of a range, a bounded number with each call. Call again with the reply's cursor until it is
  * empty.
  *
- * What it promises: once the cursor comes back empty, every record that was in the range when the first call began, and
- * was not written since, is gone. Each call removes only records that it found in the range and that nobody changed
- * between its reading and its removing them. A record that is written while the calls go on may be removed by a later
- * call, or survive; set `max_version` to be sure that it survives. A call is not atomic: readers see some of its
- * records removed before others, and after an error any part of the call may have been carried out; calling again is
- * safe.
+ * Once the cursor is empty, every record that was in the range when the first call began, and was not written since, is
+ * gone. Each call removes only records that it found in the range and that nobody changed between its read and its
+ * removal. A record that is written between the calls may be removed by a later call, or survive; set `max_version` to
+ * be sure that it survives. A call is not atomic: readers see some of its records removed before others, and after an
+ * error any part of the call may have been executed. Calling again is safe.
  */
 struct DeleteRangeRequest {
   1: binary start_key
   2: binary end_key
   3: binary prefix
-  /** The most records to look at with this call; 0 = the server's limit (Limits.max_batch_ops). */
+  /** The maximum number of records that this call examines; 0 = the server's limit (Limits.max_batch_ops). */
   4: i32 limit_rows
   /** From an earlier reply; bound to the same range and max_version (BAD_CURSOR otherwise). */
   5: binary cursor
   /**
-   * Only records with at most this version are removed; 0 = all. With SnapshotReply.version, exactly those records of
-   * the snapshot are removed that were not written since.
+   * Removes only records with at most this version; 0 = all. With SnapshotReply.version, it removes exactly those
+   * records of the snapshot that were not written since.
    */
   6: i64 max_version
 }
 
 struct DeleteRangeReply {
-  /** Records that this call removed. It may be fewer than asked for, even none, although there are more. */
+  /** The number of records that this call removed. It may be less than requested, even 0, although there are more. */
   1: i64 removed
   /** Opaque, checksummed, as in ScanReply; empty when the whole range was visited. */
   2: binary cursor
@@ -572,29 +570,30 @@ struct DeleteRangeReply {
 /**
  * Waits for changes of the records whose keys begin with `prefix`, and returns them.
  *
- * What it promises: calling again with each reply's position, a watcher is told of every change after its starting
- * point, or gets FEED_GONE; it never misses one silently. The changes of keys with one {tag}, and so those of one key,
- * come in the order of their versions. There is no order between keys of different partitions, and the changes of one
- * batch may come in two replies. After a lost reply, calling again with the position before it tells the same changes
- * once more. Values are not sent: read the record, which may have changed again meanwhile. A removal may be told of a
- * key that had no record; a record that expires is told of when the server sweeps it.
+ * A watcher that calls again with each reply's position receives every change after its starting point, or FEED_GONE;
+ * it never misses a change silently. The changes of keys with the same {tag}, and so those of one key, come in the
+ * order of their versions. There is no order between keys of different partitions, and the changes of one batch may
+ * come in two replies. After a lost reply, calling again with the previous position returns the same changes once more.
+ * Values are not sent: read the record, which may have changed again meanwhile. A removal may be reported for a key
+ * that had no record. The expiry of a record is reported when the server sweeps it.
  *
- * The server keeps a limited number of recent changes in memory, none over a restart. A watcher that falls behind them
- * gets FEED_GONE. It then opens a snapshot, scans it, and watches from the snapshot's version.
+ * The server keeps a limited number of recent changes in memory, and none across a restart. A watcher that falls too
+ * far behind gets FEED_GONE. It then opens a snapshot, scans it, and watches from the snapshot's version.
  *
- * A call that waits keeps its place among the replies of its connection: unless "out_of_order_replies" was agreed on,
- * use a connection of its own. The server lets a limited number of watchers wait; further ones get OVERLOADED.
+ * A waiting call keeps its place among the replies of its connection: unless the server accepted
+ * "out_of_order_replies", use a separate connection. A limited number of watchers may wait; further ones get
+ * OVERLOADED.
  */
 struct WatchRequest {
   1: binary prefix
   /** From an earlier reply; bound to the same prefix (BAD_CURSOR otherwise). */
   2: binary position
   /**
-   * Without a position: the changes after this version, as in SnapshotReply.version; 0 = from now on. With wait_ms = 0
-   * and neither of both, the reply is the position of now.
+   * Without a position: return the changes after this version, as in SnapshotReply.version; 0 = from now on. With
+   * neither a position nor a version, and wait_ms = 0, the reply is the current position.
    */
   3: i64 after_version
-  /** How long to wait while there is no change; 0 = do not wait. At most the request's budget. */
+  /** How long to wait if there is no change; 0 = do not wait. At most the request's budget. */
   4: i32 wait_ms
   /** 0 = the server's limit (Limits.max_scan_rows). */
   5: i32 limit_changes
@@ -602,7 +601,7 @@ struct WatchRequest {
 
 struct Change {
   1: binary key
-  /** Of the write; it is the record's version until it changes again. */
+  /** The version of the write, which is the record's version until it changes again. */
   2: i64 version
   /** The record was removed or has expired. */
   3: bool removed
@@ -613,13 +612,13 @@ struct WatchReply {
   1: list<Change> changes
   /** Where to continue; never empty. Opaque, checksummed. The server keeps no state for a watcher between calls. */
   2: binary position
-  /** There are more changes already: call again at once. */
+  /** More changes are available already: call again at once. */
   3: bool more
   15: optional ReplyContext context
 }
 
 service Kv {
-  /** Authenticates the connection, and agrees on features. It may be left out by an anonymous client. */
+  /** Authenticates the connection and negotiates features. An anonymous client may skip it. */
   HelloReply hello(1: Context context, 2: HelloRequest request) throws (1: KvError error)
   GetReply get(1: Context context, 2: GetRequest request) throws (1: KvError error)
   WriteResult put(1: Context context, 2: PutRequest request) throws (1: KvError error)
@@ -656,11 +655,11 @@ struct PartitionStatus {
   13: i64 snapshot_pinned_bytes
 }
 
-/** Admin.scrub: the node verifies what it has on disk while it serves. */
+/** Admin.scrub: the node verifies its data on disk while it serves. */
 struct ScrubRequest {
-  /** true: begin a pass now, and give up one that is under way. false: only report. */
+  /** true: begin a pass now, and abandon one that is running. false: only report. */
   1: bool start
-  /** MiB/s of the new pass, all reactors together; 0 = the value of --scrub_mb_per_s (8 when that is 0). */
+  /** MiB/s of the new pass, for all reactors together; 0 = the value of --scrub_mb_per_s (8 when that is 0). */
   2: i32 mb_per_s
 }
 
@@ -674,7 +673,7 @@ struct ScrubFinding {
   5: i64 first_seen_ms
 }
 
-/** Sums over the reactors, of the pass under way or of the last one. */
+/** Sums over the reactors, of the running pass or of the last one. */
 struct ScrubReply {
   1: bool running
   2: i64 bytes
@@ -683,12 +682,12 @@ struct ScrubReply {
   5: i64 pages
   6: i64 values
   7: i64 log_batches
-  /** What the last complete pass found and this one has found so far; at most 100 for each reactor. */
+  /** What the last complete pass found, and what this pass has found so far; at most 100 for each reactor. */
   8: list<ScrubFinding> findings
-  /** Passes that every reactor has finished since the start, and when (Unix time); 0 = none. */
+  /** The number of passes that every reactor has finished since the start, and the Unix time of the last; 0 = none. */
   9: i64 passes_finished
   10: i64 last_finished_ms
-  /** Partitions whose bitmaps could not be verified, because checkpoints followed each other too closely. */
+  /** Partitions whose bitmaps could not be verified because checkpoints followed each other too closely. */
   11: i32 skipped_partitions
   15: optional ReplyContext context
 }
@@ -707,7 +706,7 @@ struct NodeStatus {
   11: i64 log_budget_bytes
   12: i32 connections
   13: list<PartitionStatus> partitions
-  /** "ok", or what is wrong; with the next command to run in `advice`. */
+  /** "ok", or what is wrong; `advice` then has the next command to run. */
   14: string verdict
   15: optional ReplyContext context
   16: i32 http_port
@@ -726,7 +725,7 @@ struct DescribeSnapshotRequest {
   2: i32 partition
 }
 
-/** What a copy of a partition needs in addition to its pages. */
+/** What a copy of a partition needs besides its pages. */
 struct PartitionSnapshot {
   1: string partition_uuid
   2: i32 page_bytes
@@ -739,12 +738,12 @@ struct PartitionSnapshot {
   9: i32 root_level
   /** The reference of the root page, as in docs/FORMAT.md. */
   10: binary root
-  /** In use on disk, for progress. */
+  /** Bytes in use on disk, for progress reports. */
   11: i64 used_bytes
   15: optional ReplyContext context
 }
 
-/** Pages of a partition's snapshot as they are on disk, parents before children. */
+/** Returns the pages of a partition's snapshot as they are on disk, parents before children. */
 struct ReadPagesRequest {
   1: binary snapshot
   2: i32 partition
@@ -772,12 +771,12 @@ struct ReadPagesReply {
 /** For operators; served on the same port. */
 service Admin {
   NodeStatus status(1: Context context) throws (1: KvError error)
-  /** Checkpoints every partition and returns when all are durable. */
+  /** Checkpoints every partition, and returns when all checkpoints are durable. */
   CheckpointReply checkpoint(1: Context context) throws (1: KvError error)
-  /** Of a snapshot from Kv.openSnapshot; waits until it is on disk. */
+  /** Describes a snapshot from Kv.openSnapshot. Waits until it is on disk. */
   PartitionSnapshot describeSnapshot(1: Context context, 2: DescribeSnapshotRequest request) throws (1: KvError error)
-  /** About two MiB of pages at a time, for backups. */
+  /** Returns about two MiB of pages at a time, for backups. */
   ReadPagesReply readPages(1: Context context, 2: ReadPagesRequest request) throws (1: KvError error)
-  /** Starts a pass that verifies everything on disk, or reports on it. Returns at once: ask again until !running. */
+  /** Starts a pass that verifies everything on disk, or reports on it. Returns at once; call again until !running. */
   ScrubReply scrub(1: Context context, 2: ScrubRequest request) throws (1: KvError error)
 }
