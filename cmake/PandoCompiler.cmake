@@ -1,4 +1,4 @@
-# Warnings are errors; sanitizers and ccache are switched on here and nowhere else.
+# Compiler options. Warnings are errors. Sanitizers and ccache are enabled here and nowhere else.
 add_compile_options(-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -Wimplicit-fallthrough
                     -Werror -fno-omit-frame-pointer)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
@@ -8,20 +8,21 @@ elseif(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
   add_compile_options(-Werror=unused-result)
 endif()
 if(CMAKE_BUILD_TYPE STREQUAL "Release")
-  # The fleet Pando runs on has AVX2 (x86-64-v3 is every server since 2015); a generic build is one flag away.
+  # Pando's servers have AVX2: x86-64-v3 covers every server CPU since 2015. To build for older CPUs, set
+  # PANDO_MARCH.
   set(PANDO_MARCH "x86-64-v3" CACHE STRING "-march for release builds")
   add_compile_options(-O2 -g1 -march=${PANDO_MARCH})
 endif()
 if(PANDO_SANITIZE)
   add_compile_options(-fsanitize=${PANDO_SANITIZE} -fno-sanitize-recover=all)
-  # Thrift's readers cast a byte off the wire to their TType before they look at it. Enums of our own have a fixed
+  # Thrift's readers cast a byte from the wire to TType before they check it. Pando's own enums have a fixed
   # underlying type, to which this check does not apply.
   add_compile_options(-fno-sanitize=enum)
   add_link_options(-fsanitize=${PANDO_SANITIZE})
   add_compile_definitions(PANDO_SANITIZED=1)
 endif()
 if(PANDO_FUZZ)
-  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage feedback from the libraries; tests/fuzz links the driver
+  add_compile_options(-fsanitize=fuzzer-no-link)  # the libraries report coverage; tests/fuzz links the driver
   add_compile_options(-fno-sanitize=function)     # clang 14 cannot emit it for coroutines together with coverage
 endif()
 find_program(PANDO_CCACHE ccache)

@@ -1,4 +1,4 @@
-# Everything Pando links against, as imported targets. All of it comes from Debian 12; ./dev installs it.
+# Everything that Pando links against, as imported targets. All of it is in Debian 12; ./dev installs it.
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)

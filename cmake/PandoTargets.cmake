@@ -1,6 +1,9 @@
-# pando_library(<layer> <deps...>)      one static library from all the .cc files of the calling folder
-# pando_tool(<name> <deps...>)          one binary in bin/ from all the .cc files of the calling folder
-# pando_test(<name> LABELS <labels> DEPS <deps> SOURCES <files>)   one GoogleTest binary, one ctest entry
+# Functions that define targets:
+#   pando_library(<layer> <deps...>)      a static library from the .cc files of the calling folder, except main.cc
+#   pando_tool(<name> <deps...>)          a binary in bin/ from all .cc files of the calling folder
+#   pando_test(<name> LABELS <labels> DEPS <deps> SOURCES <files> [TIMEOUT <seconds>])
+#                                         a GoogleTest binary with one ctest entry
+#   pando_tests_of_kind(<kind>), pando_unit_test(<name>)   see below
 include(GoogleTest)
 
 function(pando_library layer)
@@ -34,7 +37,7 @@ function(pando_test name)
   set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT ${T_TIMEOUT})
 endfunction()
 
-# Every X_test.cc of the calling folder (tests/<kind>) becomes the binary <kind>_X, linked with every layer.
+# Builds every X_test.cc of the calling folder (tests/<kind>) as a binary <kind>_X, linked with every layer.
 function(pando_tests_of_kind kind)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_test.cc)
   foreach(source ${sources})
@@ -44,7 +47,7 @@ function(pando_tests_of_kind kind)
   endforeach()
 endfunction()
 
-# unit_<name> from tests/unit/<name>/*_test.cc, when there are such and the library pando_<name> exists.
+# Builds unit_<name> from tests/unit/<name>/*_test.cc, if such files and the library pando_<name> exist.
 function(pando_unit_test name)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/${name}/*_test.cc)
   if(sources AND TARGET pando_${name})

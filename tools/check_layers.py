@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Checks what the compiler cannot: who includes whom, what only src/io may call, sizes, and files nobody uses.
+"""Checks rules that the compiler cannot check: includes between layers, calls that only src/io may make, file and
+function lengths, invariant IDs, and unused files.
 
     tools/check_layers.py [--root DIR] [--functions]
 
-Prints one line per finding, `path:line: [rule] message`, and exits 1 when there is an error. Warnings (long functions)
-do not change the exit code. tests/tools/check_layers_test.py shows that every rule fires.
+Prints one line for each finding, `path:line: [rule] message`, and exits with 1 if there is an error. Warnings (long
+functions) do not change the exit code. tests/tools/check_layers_test.py shows that every rule fires.
 
-Reasons are given in the code, where the reviewer sees them:
+A comment in the code, where reviewers see it, justifies an exception from the length limits:
     // Long file: <why>        within the first 40 lines of a file over 800 lines
     // Long function: <why>    inside, or right above, a function over 70 lines
 """
@@ -17,7 +18,7 @@ import pathlib
 import re
 import sys
 
-# Folder of src/ -> folders of src/ that it may include, besides itself and the ones open to all.
+# Folder of src/ -> folders of src/ that it may include, besides itself and those that are open to all.
 OPEN_TO_ALL = {"base", "metrics"}
 STORAGE = {"io", "buffer_pool", "wal", "btree", "partition"}
 ALLOWED = {
@@ -51,7 +52,7 @@ class Ban:
 
 
 def call(*names):
-    """A pattern for calls of free functions: not members, not other namespaces' functions of that name."""
+    """A pattern for calls of free functions; it matches neither members nor functions of other namespaces."""
     return r"(?<![\w:.>])(?:::|std::)?(?:" + "|".join(names) + r")\s*\("
 
 
@@ -79,7 +80,7 @@ BANS = [
         frozenset({"buffer_pool", "wal", "btree", "partition", "replication"})),
 ]
 
-# (path, rule) -> why. An entry that is no longer needed is itself an error.
+# (path, rule) -> reason. An entry that is no longer needed is itself an error.
 EXCEPTIONS = {}
 
 INVARIANT = re.compile(r"^//   ([A-Z][0-9]+)  \S", re.M)  # as headers state them
@@ -103,7 +104,7 @@ class Finding:
 
 
 def blank_out(text, strings=True):
-    """The text with comments (and the inside of literals) replaced by spaces; line and column numbers stay."""
+    """Returns the text with comments (and the contents of literals) replaced by spaces. Lines and columns stay."""
     token = re.compile(
         r'//[^\n]*|/\*.*?\*/|(?P<raw>R"(?P<tag>[^()\s\\]{0,16})\(.*?\)(?P=tag)")'
         r'|(?P<string>"(?:\\.|[^"\\\n])*")|(?P<char>(?<![0-9a-fA-F])\'(?:\\.|[^\'\\\n])+\')', re.S)
@@ -124,7 +125,7 @@ def line_of(text, offset):
 
 
 def brace_kind(head):
-    """What a brace opens outside of functions, judged by the statement before it."""
+    """Says what a brace outside of functions opens, judged by the statement before it."""
     if re.search(r"\)[^()]*:\s.*[\w>]\s*$", head, re.S) and not re.search(r"\b(?:const|noexcept|override|final)\s*$", head):
         return "initialiser"  # Constructor(int a) : a_{
     is_type = re.match(r"\s*(?:template\s*<[^{]*>\s*)?(?:class|struct|union|enum|namespace)\b[^(]*$", head)
@@ -136,8 +137,8 @@ def brace_kind(head):
 def functions(code):
     """Yields (start_offset, open_offset, close_offset) of function bodies in blanked-out code.
 
-    A heuristic, enough for formatted code: a brace that opens outside any function and whose statement has a
-    parameter list is a body; braces of constructor initialisers (`: a_{1}`) belong to the statement.
+    This is a heuristic that suffices for formatted code: a brace that opens outside any function, and whose statement
+    has a parameter list, opens a body. Braces of constructor initializers (`: a_{1}`) belong to the statement.
     """
     stack = []  # of (kind, statement_start, open_offset)
     statement = 0
@@ -221,7 +222,7 @@ class Checker:
             if layer is None:
                 continue
             if other is None:
-                self.report(path, number, "layer", f"src/ must not include {target}: only src/ may be included from it")
+                self.report(path, number, "layer", f"src/ must not include {target}: it may include only files of src/")
             elif other != layer and other not in OPEN_TO_ALL | ALLOWED[layer]:
                 allowed = ", ".join(sorted(OPEN_TO_ALL | ALLOWED[layer]))
                 self.report(path, number, "layer", f"src/{layer} must not include src/{other} (it may use {allowed})")
@@ -236,14 +237,14 @@ class Checker:
             subject = includes if ban.rule in ("uring", "wire") else code
             for match in ban.pattern.finditer(subject):
                 self.report(path, line_of(subject, match.start()), ban.rule,
-                            f"`{match.group(0).strip()}` is not for src/{layer}; use {ban.instead}")
+                            f"`{match.group(0).strip()}` is not allowed in src/{layer}; use {ban.instead}")
 
     def check_length(self, path, text):
         lines = text.split("\n")
         total = len(lines) - (1 if lines[-1] == "" else 0)
         if total > MAX_FILE_LINES and not any("// Long file: " in line for line in lines[:REASON_WITHIN_LINES]):
-            self.report(path, 1, "file-length", f"{total} lines, over {MAX_FILE_LINES}: split it, or say why near the "
-                        "top with `// Long file: <reason>`")
+            self.report(path, 1, "file-length", f"{total} lines, more than {MAX_FILE_LINES}: split it, or give the "
+                        "reason near the top with `// Long file: <reason>`")
         if path.startswith("tests/"):
             return
         code = blank_out(text)
@@ -254,19 +255,20 @@ class Checker:
             if length > MAX_FUNCTION_LINES and "// Long function: " not in text[start:closed]:
                 name = re.findall(r"([\w:~]+)\s*\(", code[start:opened])
                 self.report(path, first, "function-length", f"{name[0] if name else 'function'} has {length} lines, "
-                            f"over {MAX_FUNCTION_LINES}: split it, or say why with `// Long function: <reason>`",
+                            f"more than {MAX_FUNCTION_LINES}: split it, or give the reason with "
+                            "`// Long function: <reason>`",
                             warning=True)
 
     def check_opening(self, path, text):
         if not path.endswith(".h"):
             return
         if not text.startswith("//"):
-            self.report(path, 1, "opening", "a header opens with a comment: purpose, thread ownership, invariants")
+            self.report(path, 1, "opening", "the header does not open with a comment on purpose, threads, invariants")
         if "#pragma once" not in text:
             self.report(path, 1, "opening", "no `#pragma once`")
 
     def check_invariants(self):
-        """Every invariant a header states has an ID of its own and a row in the table, and every row its invariant."""
+        """Checks that every invariant that a header states has a unique ID and a row in the table, and the reverse."""
         stated = {}
         for path in self.files:
             if not path.startswith(("src/", "tests/support/")) or not path.endswith(".h"):
@@ -286,7 +288,7 @@ class Checker:
             self.report(INVARIANT_TABLE, rows[name], "invariant", f"no header states {name}")
         for match in re.finditer(r"`((?:tests|src|tools)/[\w./-]+\.\w+)`", text):
             if not (self.root / match.group(1)).is_file():
-                self.report(INVARIANT_TABLE, line_of(text, match.start()), "invariant", f"{match.group(1)} is not there")
+                self.report(INVARIANT_TABLE, line_of(text, match.start()), "invariant", f"no file {match.group(1)}")
 
     def check_dead_files(self):
         for path in self.files:

@@ -3,7 +3,8 @@
 
     apt-cache dumpavail | tools/package_index.py > packages.jsonl
 
-One line a package: {"key": name, "value": stanza}. An index may list several versions of a package; the last one wins.
+Prints one line for each package: {"key": name, "value": stanza}. If the index lists several versions of a package, the
+last one is used.
 """
 
 import json
@@ -11,7 +12,7 @@ import sys
 
 
 def stanzas(lines):
-    """Yields (name, stanza); stanzas are separated by empty lines and name their package in a `Package:` field."""
+    """Yields (name, stanza). Empty lines separate stanzas, and a `Package:` field names the package of a stanza."""
     name, stanza = None, []
     for line in lines:
         if line.strip():

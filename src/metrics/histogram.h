@@ -1,11 +1,12 @@
-// Histogram: log-linear (HDR style) counts of non-negative integers, usually nanoseconds, in fixed memory.
+// Histogram: log-linear (HDR style) counts of non-negative integers, usually nanoseconds, in fixed
+// memory of 18 KiB.
 //
-// Values below 128 are exact; above, each power of two is cut into 64 equal buckets and a bucket answers with its
-// middle, so that a percentile is within 0.8 % of the truth. Values past kMaxValue count as kMaxValue (min, max and sum
-// stay exact).
+// Values below 128 are exact. Above that, each power of two is divided into 64 equal buckets, and a
+// percentile is the middle of its bucket, which is within 0.8 % of the true value. Values above
+// kMaxValue count as kMaxValue (min, max, and sum stay exact).
 //
-// Threads: one writer (Record, Merge into, Reset); any thread may read meanwhile and sees each number recent, though
-// not all of one instant. 18 KiB each.
+// Threads: one writer (Record, Merge into this histogram, Reset). Any thread may read meanwhile. It
+// sees recent values, but not all of them from the same instant.
 #pragma once
 
 #include <array>
@@ -44,10 +45,11 @@ class Histogram {
   uint64_t max() const { return max_.load(std::memory_order_relaxed); }
   double mean() const { return count() == 0 ? 0 : static_cast<double>(sum()) / static_cast<double>(count()); }
 
-  // The smallest recorded value (to bucket precision) that at least `percent` of all values do not exceed; 0 when
-  // empty. Percentile(0) is the minimum and Percentile(100) the maximum, exactly.
+  // The smallest recorded value (to bucket precision) that at least `percent` of all values do not
+  // exceed; 0 when empty. Percentile(0) is exactly the minimum, Percentile(100) the maximum.
   uint64_t Percentile(double percent) const;
-  // How many values lie below `bound`; exact when `bound` is a bucket boundary (every power of two is one).
+  // The number of values below `bound`; exact when `bound` is a bucket boundary, as every power of
+  // two is.
   uint64_t CountBelow(uint64_t bound) const;
 
   static size_t BucketOf(uint64_t value) {

@@ -1,7 +1,7 @@
 // Counter and Gauge: numbers that one thread writes and any thread may read.
 //
-// Threads: one writer (the owning reactor), so an update is a plain load and store, never a locked instruction; readers
-// (the metrics page) see a recent value.
+// Threads: one writer, the owning reactor. So an update is a plain load and store, never a locked
+// instruction. Readers (the metrics page) see a recent value.
 #pragma once
 
 #include <atomic>

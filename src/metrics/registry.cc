@@ -11,7 +11,7 @@ namespace pando {
 
 namespace {
 
-// Buckets shown: 2^12 .. 2^34 units (4 us .. 17 s of nanoseconds), every power of two.
+// The exposed buckets: every power of two from 2^12 to 2^34 units (4 us to 17 s, in nanoseconds).
 constexpr unsigned kFirstBucketBits = 12;
 constexpr unsigned kLastBucketBits = 34;
 
@@ -64,7 +64,7 @@ void Exposition::AddGauge(std::string_view name, std::string_view help, const Me
 void Exposition::AddHistogram(std::string_view name, std::string_view help, const MetricLabels& labels,
                               const Histogram& histogram, double scale) {
   auto out = std::back_inserter(FamilyOf(name, "histogram", help).samples);
-  // Read the total first: the writer goes on meanwhile, and a bucket must not show more than +Inf.
+  // Read the total first: the writer continues meanwhile, and no bucket may exceed +Inf.
   uint64_t total = histogram.count();
   for (unsigned bits = kFirstBucketBits; bits <= kLastBucketBits; ++bits) {
     uint64_t bound = uint64_t{1} << bits;
