@@ -14,19 +14,19 @@ namespace pando {
 namespace {
 
 pid_t Fork(const std::function<bool()>& part) {
-  std::fflush(nullptr);  // else the child prints what the parent has buffered again
+  std::fflush(nullptr);  // otherwise the child prints the parent's buffered output a second time
   const pid_t pid = fork();
   PCHECK(pid >= 0) << "fork";
   if (pid > 0) return pid;
   const bool ok = part();
   std::fflush(nullptr);
-  _exit(ok ? 0 : 1);  // no destructors, no leak check: abandoned memory is the point
+  _exit(ok ? 0 : 1);  // no destructors and no leak check: the child abandons memory on purpose
 }
 
 std::string Explain(int status) {
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return "";
   if (WIFEXITED(status)) return fmt::format("the child process failed with exit status {}", WEXITSTATUS(status));
-  return fmt::format("the child process was ended by signal {}", WTERMSIG(status));
+  return fmt::format("the child process was killed by signal {}", WTERMSIG(status));
 }
 
 }  // namespace

@@ -1,7 +1,7 @@
-// InChildProcess: runs a part of a test in a forked process, so that memory which simulated crashes abandon goes with
-// it, and so that several parts can run at once.
+// InChildProcess: runs a part of a test in a forked process. The memory that simulated crashes
+// abandon disappears with that process, and several parts can run at the same time.
 //
-// The parent must have one thread only. Output of the child reaches the terminal as usual.
+// Threads: the parent must have only one. The output of the child reaches the terminal as usual.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,13 @@
 
 namespace pando {
 
-// True when `part` returned true. False when it returned false or its process died (a failed CHECK, a sanitizer);
-// `what` then says how.
+// Returns true if `part` returned true. Returns false if `part` returned false or its process died
+// (a failed CHECK, a sanitizer); `what` then says how.
 bool InChildProcess(const std::function<bool()>& part, std::string* what = nullptr);
 
-// Runs part(first, last) over [0, cases) in children of at most `batch` cases, `jobs` at a time. Returns the first
-// message of failure, or "". A failing test prints its own replay command inside `part`.
+// Runs part(first, last) over [0, cases) in child processes, `jobs` at a time, each with at most
+// `batch` cases. Returns the first failure message, or "". A failing `part` prints its own replay
+// command.
 std::string InBatches(uint64_t cases, uint64_t batch, unsigned jobs,
                       const std::function<bool(uint64_t first, uint64_t last)>& part);
 

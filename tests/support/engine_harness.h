@@ -1,7 +1,7 @@
-// What tests of the engine share: opening one on any reactor, small options that force splits, eviction and
-// recycling, and short ways to read and write.
+// Helpers for tests of the engine: a function that opens an engine on any reactor, small options
+// that force splits, eviction, and recycling, and shortcuts for writes.
 //
-// Threads: those of the reactor given.
+// Threads: that of the given reactor.
 #pragma once
 
 #include <memory>
@@ -32,7 +32,7 @@ struct Setup {
   }
 };
 
-// Makes the store when it is not there, and opens its first reactor's engine.
+// Creates the store if it does not exist, and opens the engine of its first reactor.
 inline Task<Result<std::unique_ptr<Engine>>> OpenEngine(Reactor& reactor, Setup setup) {
   CO_ASSIGN_OR_RETURN(setup.engine.store, co_await OpenStore(reactor, setup.store));
   co_return co_await Engine::Open(reactor, setup.engine);
@@ -73,7 +73,7 @@ inline Task<Status> Remove(Partition* partition, std::string key) {
   co_return co_await Write(partition, std::move(ops));
 }
 
-// The first problem the page audit finds, or "".
+// The page audit: returns the first problem that CheckStore finds, or "".
 inline Task<std::string> Audit(Reactor& reactor, std::string data_dir) {
   Result<CheckReport> report = co_await CheckStore(reactor, data_dir);
   if (!report.ok()) co_return report.status().ToString();

@@ -1,7 +1,7 @@
-// FakeNode: the services of a node over fake partitions, on two simulated reactors, and the fixture of tests that speak
-// to it through the wire with RpcClient.
+// FakeNode: the services of a node over fake partitions, on two simulated reactors; and the fixture
+// of tests that call it over the wire with RpcClient.
 //
-// Threads: one (the simulation's).
+// Threads: one, that of the simulation.
 #pragma once
 
 #include <fmt/format.h>
@@ -137,7 +137,7 @@ class FakeNodeTest : public testing::TestWithParam<WireProtocol> {
   }
   static Task<void> Wait(Reactor* reactor, Nanos ns) { co_await Sleep(*reactor, ns); }
   void Pass(Nanos ns) { Await(Wait(client_reactor_, ns)); }
-  // The generated result structs can be neither copied nor moved.
+  // Returns a pointer because the generated result structs can be neither copied nor moved.
   template <typename Reply, typename Args>
   std::unique_ptr<Reply> CallFor(const std::string& method, const Args& args) {
     auto reply = std::make_unique<Reply>();

@@ -1,8 +1,8 @@
 // FakePartition: the Partition interface over a std::map, for tests of the layers above the engine.
 //
-// It follows partition.h: atomic batches, all or nothing if asked, conditions, increments, scans with limits. Time
-// passes only where a test says so: with a reactor and max_delay_ns each call takes a random time first, so that calls
-// overlap and end out of order.
+// It follows partition.h: atomic batches, all-or-nothing, conditions, increments, scans with
+// limits. Calls complete at once unless the test passes a reactor and max_delay_ns. Then each call
+// first waits for a random time, so that calls overlap and finish out of order.
 //
 // Threads: one.
 #pragma once
@@ -46,7 +46,7 @@ class FakePartition final : public Partition {
     co_return it->second;
   }
 
-  // A write waits for admission while `holding_writes`, and for its durability while `holding_answers`.
+  // A write waits for admission while `holding_writes`, and for durability while `holding_answers`.
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override {
     co_await Delay();
     if (!failure.ok()) co_return failure;
@@ -84,7 +84,7 @@ class FakePartition final : public Partition {
     changes.Publish();
     co_return results;
   }
-  // The same at once.
+  // Applies one write without waiting.
   OpResult WriteNow(WriteOp op) {
     OpResult result = Apply(op);
     NoteChange(op, result);
@@ -160,7 +160,8 @@ class FakePartition final : public Partition {
   }
   Version newest_change() const override { return changes.newest(); }
 
-  // Between HoldWrites and its end no write is applied: a test would not see the cut otherwise.
+  // No write is applied between HoldWrites and Cut or AbandonCut, as in the real partition.
+  // Otherwise a test could not tell whether the cut is one moment.
   Task<Status> PrepareCut() override {
     co_await Delay();
     co_return failure;
@@ -199,7 +200,7 @@ class FakePartition final : public Partition {
   Task<Status> Checkpoint() override { co_return failure; }
   PartitionStats stats() const override { return {}; }
 
-  // What an Engine::BatchGet over fakes does; keys in `cold` are kMiss.
+  // The counterpart of Engine::BatchGet; keys in `cold` are kMiss.
   static void BatchGet(std::span<PointRead> reads) {
     for (PointRead& read : reads) {
       auto* fake = static_cast<FakePartition*>(read.partition);
@@ -225,9 +226,9 @@ class FakePartition final : public Partition {
   Records records;
   std::map<SnapshotId, Records> snapshots;
   bool holding_writes = false, holding_answers = false;
-  std::set<std::string> cold;  // not "in memory"
-  Status failure;              // what every call answers, when set
-  Status write_failure;        // what every write answers, when set
+  std::set<std::string> cold;  // keys that are not "in memory"
+  Status failure;              // if set, every call returns it
+  Status write_failure;        // if set, every write returns it
   ChangeTail changes;
   uint64_t scans = 0, scanned_bytes = 0;
 

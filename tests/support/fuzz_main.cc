@@ -1,7 +1,9 @@
-// Runs a libFuzzer target without libFuzzer: every corpus file, then seeded random and mutated inputs until the time is
-// up. It has no coverage feedback; it is the quick check of ./dev test, and ./dev fuzz is the real thing.
+// Runs a libFuzzer target without libFuzzer: first every corpus file, then seeded random and
+// mutated inputs until the time is up. It has no coverage feedback. It is the quick check of ./dev
+// test; ./dev fuzz runs libFuzzer itself.
 //
-// Input n of seed s depends on nothing but (s, n) and the corpus, so a crash is replayed by the command it prints.
+// Input n of seed s depends only on (s, n) and the corpus, so the command that a crash prints
+// replays it.
 #include <signal.h>
 #include <unistd.h>
 
@@ -36,7 +38,7 @@ struct Options {
   std::string corpus;
 };
 
-// What a crash handler needs: written before each input.
+// The text that the crash handlers print; written before each input runs.
 char replay[512];
 const char* program = "";
 
@@ -77,7 +79,7 @@ Options Parse(int argc, char** argv) {
   return options;
 }
 
-// Sorted by name, so that an input depends on the corpus' content only.
+// Sorted by name, so that an input depends only on the contents of the corpus.
 std::vector<std::string> LoadCorpus(const std::string& directory) {
   std::vector<std::filesystem::path> paths;
   std::error_code ignored;
@@ -156,7 +158,7 @@ int main(int argc, char** argv) {
              options.corpus.c_str(), static_cast<unsigned long long>(options.seed),
              static_cast<unsigned long long>(number));
     std::string input = MakeInput(options.seed, number, corpus);
-    // An exact-size heap copy, so that the address sanitizer sees a read one byte past the end.
+    // A heap copy of the exact size, so that AddressSanitizer detects a read one byte past the end.
     std::vector<uint8_t> exact(input.begin(), input.end());
     exact.shrink_to_fit();
     LLVMFuzzerTestOneInput(exact.data(), exact.size());

@@ -1,5 +1,5 @@
-// HandBytes: expected bytes of a format, put together field by field as docs/FORMAT.md has them. Knows none of the
-// structs it is compared with.
+// HandBytes: the expected bytes of a format, composed field by field as docs/FORMAT.md describes
+// them. It does not use the structs with which the bytes are compared.
 //
 // Threads: a value.
 #pragma once
@@ -30,9 +30,9 @@ class HandBytes {
     bytes_.append(n, '\0');
     return *this;
   }
-  // Zeros up to `size` bytes in all.
+  // Appends zeros until there are `size` bytes in total.
   HandBytes& PadTo(size_t size) { return Zeros(size - std::min(size, bytes_.size())); }
-  // XXH3-64 of everything so far.
+  // Appends the XXH3-64 of everything so far.
   HandBytes& Checksum() { return U64(Hash64(bytes_)); }
 
   size_t size() const { return bytes_.size(); }
@@ -51,7 +51,7 @@ inline uint64_t HandSeed(uint64_t uuid_hi, uint64_t uuid_lo, uint64_t block) {
   return Hash64(HandBytes().Uuid(uuid_hi, uuid_lo).U64(block).str());
 }
 
-// The first difference, as "offset N: XX where YY was expected", or "".
+// Returns the first difference, as "offset N: XX where YY was expected", or "".
 inline std::string FirstDifference(std::string_view want, std::string_view got) {
   for (size_t i = 0; i < std::min(want.size(), got.size()); ++i) {
     if (want[i] == got[i]) continue;
@@ -68,7 +68,7 @@ inline std::string Hex(std::string_view bytes) {
   return out;
 }
 
-// The inverse of Hex; `hex` is well-formed.
+// The inverse of Hex; `hex` must be well-formed.
 inline std::string FromHex(std::string_view hex) {
   auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
   std::string out;

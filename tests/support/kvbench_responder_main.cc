@@ -1,7 +1,8 @@
-// A server that does nothing: it answers every framed Thrift get or put with the same success, on the project's own
-// reactor. kvbench against it shows how much the generator can drive; it is never shipped.
+// A server that does nothing: it answers every framed Thrift get or put with the same success, on
+// Pando's own reactor. Running kvbench against it shows how much load the generator can drive. It
+// is never shipped.
 //
-//   kvbench_responder [value_bytes] [core]     prints "port N", serves until killed
+//   kvbench_responder [value_bytes] [core]     prints "port N" and serves until it is killed
 #include <thrift/protocol/TBinaryProtocol.h>
 #include <thrift/transport/TBufferTransports.h>
 
@@ -20,7 +21,7 @@ namespace pando::bench {
 namespace {
 
 constexpr size_t kFrameHeader = 4;
-constexpr size_t kMethodAt = kFrameHeader + 8;  // behind the protocol version and the name's length
+constexpr size_t kMethodAt = kFrameHeader + 8;  // after the protocol version and the name's length
 
 std::string Frame(const char* method, auto& result) {
   auto buffer = std::make_shared<apache::thrift::transport::TMemoryBuffer>();

@@ -1,8 +1,10 @@
-// What tests of the log share: a partition that appends numbered records and remembers what was announced, and a sink
-// that remembers what recovery handed over and checks that it is whole.
+// Helpers for tests of the log: a partition that appends numbered records and remembers which were
+// announced as durable, and a sink that remembers and checks what recovery delivers.
 //
-// Record bodies are text that names the partition and the LSN, so that a record that is lost, doubled, moved to another
-// place or mixed up with another partition's is seen.
+// The text of a record names its partition and LSN, so that a test detects a record that is lost,
+// duplicated, out of place, or of another partition.
+//
+// Threads: one reactor.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -29,7 +31,7 @@ inline std::string Body(const Uuid& partition, Lsn lsn, size_t filler_bytes) {
   return body;
 }
 
-// A partition: its side of a Log.
+// A partition, as a Log sees it.
 class Stream final : public LogConsumer {
  public:
   Stream(Log* log, const Uuid& partition, Lsn next_lsn = 1, Epoch epoch = 1)
@@ -39,7 +41,7 @@ class Stream final : public LogConsumer {
         durable_(next_lsn - 1),
         handle_(log->AddStream(partition, epoch, next_lsn, this)) {}
 
-  // Appends records as one unit, one for each size in `fillers`; returns the LSN of the last.
+  // Appends one record for each size in `fillers`, all as one unit. Returns the LSN of the last.
   Lsn Append(const std::vector<size_t>& fillers) {
     std::string unit;
     ByteWriter writer(&unit);
@@ -80,7 +82,7 @@ class Stream final : public LogConsumer {
   Lsn durable() const { return durable_; }
   Lsn last() const { return next_lsn_ - 1; }
   Lsn released() const { return released_; }
-  const std::vector<Lsn>& unit_ends() const { return unit_ends_; }  // last LSN of each Append
+  const std::vector<Lsn>& unit_ends() const { return unit_ends_; }  // the last LSN of each Append
   const Status& failure() const { return failure_; }
   LogStream* handle() const { return handle_; }
 
@@ -97,16 +99,16 @@ class Stream final : public LogConsumer {
   LogStream* handle_;
 };
 
-// What a recovery found.
+// What a recovery delivered.
 struct Recovered final : LogReplaySink {
   struct Partition {
     Lsn first = 0, last = 0, commit = 0;
     Epoch epoch = 0;
-    std::vector<Lsn> units;  // last LSN of each batch
+    std::vector<Lsn> units;  // the last LSN of each batch
     bool operator==(const Partition&) const = default;
   };
   std::map<Uuid, Partition> partitions;
-  std::string bad;  // the first thing that was wrong with the records themselves
+  std::string bad;  // the first problem with the records themselves
 
   Task<Status> OnBatch(const RecoveredBatch& batch) override {
     Partition& p = partitions[batch.partition];
@@ -153,7 +155,7 @@ inline LogOptions SmallLog(std::string directory = "/wal") {
   return options;
 }
 
-// Opens and recovers; on failure `*status` says why and the log is closed.
+// Opens and recovers a log. On failure, `*status` says why and the log is closed.
 inline Task<std::unique_ptr<Log>> OpenLog(Reactor& reactor, LogOptions options, Recovered* recovered, Status* status) {
   auto opened = co_await Log::Open(reactor, std::move(options));
   if (!opened.ok()) {

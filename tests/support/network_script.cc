@@ -24,7 +24,7 @@ constexpr size_t kMaxClients = 8;
 constexpr size_t kMaxUnsentBytes = 6u << 20;
 constexpr Nanos kSettleLimitNs = 20 * kSecond;
 
-// What a received byte, or a step, makes a handler do.
+// The action of a handler for a received byte or a step.
 enum class Command : uint8_t {
   kNothing,
   kReplySmall,
@@ -41,10 +41,12 @@ enum class Command : uint8_t {
   kCommands
 };
 constexpr auto kCommands = static_cast<uint8_t>(Command::kCommands);
-// Bytes of replies are not commands, so that a connection of the reactor to itself does not answer replies for ever.
+// Bytes of replies are not commands. Otherwise the two ends of a connection of the reactor to
+// itself would answer each other's replies forever.
 constexpr uint8_t kFirstPatternByte = 100;
 
-// What handlers send, from `offset` of the connection's stream: a pattern that repeats after kPatternBytes.
+// The bytes that handlers send from `offset` of the connection's stream: a pattern that repeats
+// after kPatternBytes.
 constexpr size_t kPatternBytes = 51'200;
 std::string_view Pattern(uint64_t offset, size_t bytes) {
   static const std::string pattern = [] {
@@ -118,7 +120,7 @@ class End final : public ConnectionHandler {
   bool reply_on_sent_ = false, close_on_sent_ = false;
 };
 
-// A client with a plain socket that never blocks.
+// A client with a plain, non-blocking socket.
 class Client {
  public:
   Client(uint16_t port, bool small_window) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
@@ -126,7 +128,7 @@ class Client {
     int bytes = 4096;
     if (small_window) setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof bytes);
     Result<SocketAddress> address = SocketAddress::Parse("127.0.0.1", port);
-    // The kernel answers for the listener, so this does not wait for the reactor.
+    // The kernel accepts for the listener, so this does not wait for the reactor.
     PCHECK(connect(fd_, address->get(), address->length) == 0);
     fcntl(fd_, F_SETFL, O_NONBLOCK);
   }
@@ -144,7 +146,7 @@ class Client {
     std::string_view rest(buffer.data(), static_cast<size_t>(std::max<ssize_t>(n, 0)));
     while (!rest.empty()) {
       const std::string_view expected = Pattern(received_, rest.size());
-      CHECK(rest.starts_with(expected)) << "wrong bytes at offset " << received_ << " or soon after";
+      CHECK(rest.starts_with(expected)) << "wrong bytes at or after offset " << received_ << " of the replies";
       received_ += expected.size();
       rest.remove_prefix(expected.size());
     }
@@ -173,7 +175,8 @@ class NetworkScript final : public AcceptHandler {
     for (size_t i = 0; i < steps; ++i) co_await Step(script[2 * i], script[2 * i + 1]);
     clients_.clear();
     co_await connects_.Drain();
-    for (auto& end : ends_) {  // the two ends of the reactor's own connections would keep each other
+    // The two ends of the reactor's own connections would otherwise keep each other open.
+    for (auto& end : ends_) {
       if (end->connection() != nullptr) end->connection()->Close(false);
     }
     reactor_.StopListening(this);
@@ -232,7 +235,7 @@ class NetworkScript final : public AcceptHandler {
   }
 
   Task<void> ConnectToSelf(uint8_t how) {
-    // Some give up before the kernel has answered.
+    // Some connects time out before the kernel has answered.
     const Nanos timeout_ns = how % 4 == 0 ? 0 : kSecond;
     Result<Connection*> connection = co_await reactor_.Connect("127.0.0.1", port_, timeout_ns);
     if (!connection.ok()) co_return;

@@ -1,4 +1,5 @@
-// PartitionModel: what a partition promises, on a std::map. The oracle of the model and crash tests.
+// PartitionModel: the contract of a partition, implemented on a std::map. It is the oracle of the
+// model and crash tests.
 //
 // Threads: a value.
 #pragma once
@@ -30,7 +31,8 @@ class PartitionModel {
  public:
   using Records = std::map<std::string, ModelRecord>;
 
-  // Applies one operation alone as of `now_ms` (its version's time) and returns what its caller must hear.
+  // Applies one operation by itself at `now_ms`, the time of its version. Returns the result that
+  // its caller must get.
   OpResult Apply(const WriteOp& op, Version version, int64_t now_ms) {
     OpResult result;
     const ReadResult current = Read(op.key, now_ms);
@@ -49,7 +51,7 @@ class PartitionModel {
     }
     if (op.return_previous) result.current = current;
     if (op.op == RecordOp::kCheck) {
-      result.existed = false;  // not said
+      result.existed = false;  // a check does not report it
       return result;
     }
     if (op.op == RecordOp::kRemove) {
@@ -79,8 +81,9 @@ class PartitionModel {
     return result;
   }
 
-  // Applies a write whose operations may refuse each other. `versions` are what its operations got, and their times;
-  // for those that got none, any that no condition names.
+  // Applies a write whose operations may refuse each other. `versions` are the versions that the
+  // operations got, and thereby their times. An operation that got none may have any version that
+  // no condition names.
   std::vector<OpResult> ApplyWrite(const std::vector<WriteOp>& ops, WriteOptions options,
                                    const std::vector<Version>& versions) {
     PartitionModel trial;
@@ -130,7 +133,7 @@ class PartitionModel {
   ScanPage Scan(const ScanSpec& spec, int64_t now_ms) const {
     ScanPage page;
     size_t bytes = 0;
-    auto add = [&](const Records::value_type& r) {  // false: the page is full
+    auto add = [&](const Records::value_type& r) {  // returns false when the page is full
       if (Expired(r.second, now_ms)) return true;
       ScanRow row{r.first, spec.keys_only ? "" : r.second.value, r.second.version, r.second.expires_at_ms};
       bytes += row.key.size() + row.value.size();
@@ -152,15 +155,15 @@ class PartitionModel {
     return page;
   }
 
-  // What is wrong with `got` as the changes from this to `newer` at `now_ms`, or "". A record that expired need not be
-  // in it, but may be, as removed.
+  // Compares `got` with the changes from this model to `newer` at `now_ms`. Returns what is wrong,
+  // or "". An expired record may be listed as removed, but need not be.
   std::string Changes(const PartitionModel& newer, int64_t now_ms, const std::map<std::string, ScanRow>& got) const {
     std::set<std::string> keys;
     for (const auto* records : {&records_, &newer.records_}) {
       for (const auto& [key, record] : *records) keys.insert(key);
     }
     for (const auto& [key, row] : got) {
-      if (!keys.contains(key)) return fmt::format("'{}' was never there", key);
+      if (!keys.contains(key)) return fmt::format("'{}' never existed", key);
     }
     for (const std::string& key : keys) {
       auto before = records_.find(key), after = newer.records_.find(key);
@@ -170,13 +173,14 @@ class PartitionModel {
       auto row = got.find(key);
       if (row == got.end()) {
         if (changed) return fmt::format("'{}' is missing", key);
-        // A remove shows, but for records that had expired: the store may have swept those in either snapshot.
+        // A removed record must be listed, unless it had an expiry: the store may have swept it
+        // before either snapshot.
         if (!is && !expired && before != records_.end() && before->second.expires_at_ms == 0) {
-          return fmt::format("'{}', removed, is missing", key);
+          return fmt::format("the removal of '{}' is missing", key);
         }
         continue;
       }
-      if (row->second.removed == is) return fmt::format("'{}' is said to be removed or not, wrongly", key);
+      if (row->second.removed == is) return fmt::format("'{}' is wrongly listed as removed or not", key);
       if (is && !changed) return fmt::format("'{}' did not change", key);
       if (is && (row->second.value != after->second.value || row->second.version != after->second.version)) {
         return fmt::format("'{}' has another value or version", key);
@@ -196,7 +200,7 @@ class PartitionModel {
     return sum;
   }
 
-  // True when a record of [start, end) ("" = open) expires in (from_ms, to_ms].
+  // Returns whether a record of [start, end) ("" = no end) expires in (from_ms, to_ms].
   bool ExpiresWithin(const std::string& start, const std::string& end, int64_t from_ms, int64_t to_ms) const {
     for (auto it = records_.lower_bound(start); it != records_.end() && (end.empty() || it->first < end); ++it) {
       const int64_t at = it->second.expires_at_ms;
@@ -215,7 +219,7 @@ class PartitionModel {
   Records records_;
 };
 
-// A key for messages: what is not a plain character in hex, runs cut short.
+// Formats a key for messages: unprintable characters in hex, and long keys shortened in the middle.
 inline std::string Printable(std::string_view key) {
   std::string out;
   for (size_t i = 0; i < key.size(); ++i) {
@@ -232,7 +236,7 @@ inline std::string Printable(std::string_view key) {
   return out;
 }
 
-// "" when equal, else the first difference.
+// Returns "" when both are equal, otherwise the first difference.
 inline std::string Difference(const ReadResult& want, const ReadResult& got) {
   if (want.found != got.found) return fmt::format("found {} where {} was expected", got.found, want.found);
   if (want.version != got.version) return fmt::format("version {} where {} was expected", got.version, want.version);

@@ -1,5 +1,5 @@
-// RawPeer: the far end of a connection as a test wants it: sends bytes as they are, and cuts what comes back into
-// frames.
+// RawPeer: the client end of a connection under a test's control. It sends bytes as they are, and
+// splits the received bytes into frames.
 //
 // Threads: one reactor.
 #pragma once
@@ -33,7 +33,7 @@ class RawPeer final : public ConnectionHandler {
   }
   void Pause() { connection_->PauseReceive(); }
   void Resume() { connection_->ResumeReceive(); }
-  // Waits until `count` frames have come or the connection has ended.
+  // Waits until `count` frames have arrived or the connection has ended.
   Task<void> UntilFrames(size_t count) {
     while (frames.size() < count && !closed) co_await Sleep(reactor_, 100 * kMicrosecond);
   }
@@ -45,8 +45,8 @@ class RawPeer final : public ConnectionHandler {
     while (!closed) co_await Sleep(reactor_, kMillisecond);
   }
 
-  std::vector<std::string> frames;  // payloads, without their length
-  std::string rest;                 // bytes of a frame that is not whole
+  std::vector<std::string> frames;  // payloads without their length prefix
+  std::string rest;                 // bytes of an incomplete frame
   bool closed = false;
 
  private:
@@ -69,7 +69,7 @@ class RawPeer final : public ConnectionHandler {
   Connection* connection_ = nullptr;
 };
 
-// One framed call.
+// Encodes one framed call.
 template <typename Args>
 std::string EncodeCall(const std::string& method, int32_t seqid, const Args& args,
                        WireProtocol protocol = WireProtocol::kBinary,
@@ -88,7 +88,7 @@ inline std::string GetCall(int32_t seqid, const std::string& key, int32_t budget
   return EncodeCall("get", seqid, args, protocol);
 }
 
-// A reply taken apart: a result struct, or the text of a TApplicationException.
+// A decoded reply: a result struct, or the type and text of a TApplicationException.
 template <typename Reply>
 struct DecodedReply {
   Status status;

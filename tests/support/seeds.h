@@ -1,4 +1,5 @@
-// Seeds of randomised unit tests, and the command that replays one.
+// The seeds of randomized unit tests, and the command that replays one seed (in the build
+// directory).
 //
 //   for (uint64_t seed : Seeds(20)) { SCOPED_TRACE(Replay(seed)); ... }
 #pragma once
@@ -15,7 +16,7 @@
 
 namespace pando {
 
-// 1..count, or only PANDO_TEST_SEED when that is set.
+// Returns 1..count, or only PANDO_TEST_SEED if that is set.
 inline std::vector<uint64_t> Seeds(uint64_t count) {
   if (const char* only = std::getenv("PANDO_TEST_SEED")) return {std::strtoull(only, nullptr, 10)};
   std::vector<uint64_t> seeds;

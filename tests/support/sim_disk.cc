@@ -16,8 +16,8 @@ namespace {
 constexpr char kZeroPage[SimDisk::kPageBytes] = {};
 constexpr size_t kSectorsPerPage = SimDisk::kPageBytes / SimDisk::kSectorBytes;
 
-// How PowerLoss treats what is not durable: the two extremes are always among the outcomes, since independent choices
-// over many sectors practically never reach them.
+// How PowerLoss treats data that is not durable. The two extremes are modes of their own, because
+// independent choices over many sectors practically never reach them.
 enum Mode : int { kDropAll, kKeepAll, kIndependent };
 }  // namespace
 
@@ -101,7 +101,7 @@ int SimDisk::Rename(const std::string& raw_from, const std::string& raw_to) {
   if (it == current_names_.end() || !HasParent(to)) return -ENOENT;
   const InodeId id = it->second;
   CHECK(!inodes_.at(id).directory && Parent(from) == Parent(to))
-      << "the simulated disk renames files within their directory only: " << from << " to " << to;
+      << "the simulated disk renames files only within their directory: " << from << " to " << to;
   if (from == to) return 0;
   if (auto old = current_names_.find(to); old != current_names_.end()) {
     const InodeId replaced = old->second;
@@ -129,8 +129,8 @@ int SimDisk::Unlink(const std::string& raw_path) {
   return 0;
 }
 
-// Gives back the space of a file without name and opener. Its contents stay until the removal is durable, because a
-// power loss may bring the file back.
+// Frees the space of a file that has no name and is not open. Its contents stay until the removal
+// is durable, because a power loss may bring the file back.
 void SimDisk::ReleaseIfUnused(InodeId id) {
   const Inode& inode = inodes_.at(id);
   if (inode.linked || inode.open_count > 0 || inode.directory) return;
@@ -206,7 +206,8 @@ int64_t SimDisk::Read(InodeId id, char* data, size_t bytes, uint64_t offset) con
   return static_cast<int64_t>(bytes);
 }
 
-// Remembers what sectors that are not durable yet held before they are overwritten (X2, "as written before that").
+// Saves the contents of sectors that are not durable yet before they are overwritten (X2, "as
+// written before that").
 void SimDisk::NoteOverwrite(Inode& inode, uint64_t offset, size_t bytes) {
   const uint64_t first = offset / kSectorBytes, last = (offset + bytes - 1) / kSectorBytes;
   for (uint64_t sector = first; sector <= last; ++sector) {
@@ -378,7 +379,8 @@ void SimDisk::ApplyDurably(const DirectoryOp& op) {
       }
       break;
     case DirectoryOp::Kind::kRename: {
-      // The journal of a real file system writes the new name with the inode even if the old name never got there.
+      // The journal of a real file system writes the new name with the inode even if the old name
+      // never reached the disk.
       if (auto it = durable_names_.find(op.path); it != durable_names_.end() && it->second == op.inode) {
         durable_names_.erase(it);
       }
@@ -400,7 +402,7 @@ void SimDisk::ResolveInFlight(SimRandom& random, bool power_loss) {
       case InFlight::Kind::kWrite: {
         if (!inodes_.contains(op.inode)) break;
         size_t bytes = op.data.size();
-        if (random.Chance(0.5)) {  // a prefix, in sectors on a power loss and in pages on a mere process crash
+        if (random.Chance(0.5)) {  // a prefix: of sectors (power loss) or of pages (process crash)
           const size_t unit = power_loss ? kSectorBytes : kPageBytes;
           bytes = std::min<size_t>(bytes, random.Below(bytes / unit + 1) * unit);
         }
@@ -430,24 +432,25 @@ void SimDisk::ResolveInFlight(SimRandom& random, bool power_loss) {
 }
 
 void SimDisk::ResolveNames(SimRandom& random, int mode) {
-  const bool prefix = random.Chance(0.5);  // a journal keeps order; other file systems need not
+  const bool prefix = random.Chance(0.5);  // a journal keeps the order; other file systems may not
   const size_t cut = random.Below(pending_.size() + 1);
   for (size_t i = 0; i < pending_.size(); ++i) {
     const bool keep = mode == kKeepAll || (mode == kIndependent && (prefix ? i < cut : random.Chance(0.5)));
     if (!keep) continue;
     const DirectoryOp& op = pending_[i];
-    // Without its source a rename has nothing to rename.
+    // If the source was lost, the rename has no effect.
     if (op.kind == DirectoryOp::Kind::kRename && !durable_names_.contains(op.path)) continue;
     ApplyDurably(op);
   }
   pending_.clear();
-  // A directory that was lost takes its contents along. Parents sort before their children.
+  // A lost directory takes its contents with it. Parents sort before their children.
   std::erase_if(durable_names_, [this](const auto& entry) {
     return entry.first != "/" && !durable_names_.contains(Parent(entry.first));
   });
 }
 
-// Whether the page's space, where that changed and was not synced, is held for the file. True: it became a hole.
+// Decides whether the page's space, if it changed without a sync, is reserved for the file. Returns
+// true if the page became a hole.
 bool SimDisk::ResolveSpace(Inode& inode, SimRandom& random, int mode, bool keep_size, uint64_t page) {
   const bool hole = IsHole(inode.current, page);
   if (hole == IsHole(inode.durable, page)) return false;
@@ -468,7 +471,8 @@ void SimDisk::ResolveInode(Inode& inode, SimRandom& random, int mode) {
   const uint64_t new_size = keep_size ? inode.current.size : inode.durable.size;
   for (uint64_t page : inode.dirty) {
     if (mode == kDropAll) break;
-    // Beyond a truncation the old bytes are whole: a truncation that did not happen touched nothing.
+    // Beyond a truncation the old bytes are intact: a truncation that did not happen changed
+    // nothing.
     if (page * kPageBytes >= inode.current.size) continue;
     if (ResolveSpace(inode, random, mode, keep_size, page)) continue;
     for (uint64_t s = 0; s < kSectorsPerPage; ++s) {
@@ -483,8 +487,9 @@ void SimDisk::ResolveInode(Inode& inode, SimRandom& random, int mode) {
         }
         if (!random.Chance(keep)) continue;
       }
+      // A sector is sometimes torn.
       const size_t bytes =
-          mode == kIndependent && random.Chance(0.05) ? random.Below(kSectorBytes) : kSectorBytes;  // torn, or whole
+          mode == kIndependent && random.Chance(0.05) ? random.Below(kSectorBytes) : kSectorBytes;
       std::memcpy(WritablePage(inode.durable, page) + at, now, bytes);
     }
   }

@@ -1,20 +1,27 @@
-// SimDisk: the file system of one simulated machine, with the durability rules of a careless but honest disk.
+// SimDisk: the file system of one simulated machine. It guarantees no more durability than a real
+// disk must, and never reports a durability that it does not have.
 //
-// A value: copy it to take an image of the whole disk, assign it to restore one (pages are shared, so both are cheap).
+// Threads: one. A SimDisk is a value: copy it to take an image of the whole disk, assign it to
+// restore one. Both are cheap, because pages are shared.
 //
-// Contract of permitted faults
-//   X1  A completed write is seen by every later read. It is durable only after a sync of its file that was submitted
-//       after it completed, or at once when it was a data_sync write (its own bytes, and the size that covers them).
-//   X2  PowerLoss: each 512-byte sector that is not durable is, independently, as it was at the last sync, as written
-//       last, as written before that, or torn in the middle. Sizes that were not synced are old or new.
-//       So is space: what was allocated or punched and not synced is held for the file, or not. (Where an allocation
-//       made the file longer, it is with the new size.)
-//   X3  Creations, renames and removals are durable after a sync of their directory. PowerLoss keeps or drops the
-//       others, either a prefix of them or each by itself. A file in a directory that was lost is lost.
-//   X4  ProcessCrash: what completed stays visible, but is no more durable than before.
-//   X5  Operations in flight at a crash happened wholly, partly or not at all.
-//   X6  A failed sync leaves the data visible and not durable, and a later sync does not bring it back: what was not
-//       durable then is never written unless it is written again.
+// Invariants (the contract of permitted faults)
+//   X1  Every later read sees a completed write. The write is durable only after a sync of its file
+//       that was submitted after the write completed. A data_sync write is durable at once (its own
+//       bytes, and the size that covers them).
+//   X2  After a PowerLoss, each 512-byte sector that was not durable is, independently, as it was
+//       at the last sync, as written last, as written before that, or torn in the middle. A size
+//       that was not synced is the old or the new one. Space that was allocated or punched and not
+//       synced is either reserved for the file or not. (If an allocation extended the file, its
+//       space comes with the new size.)
+//   X3  Creations, renames, and removals are durable after a sync of their directory. PowerLoss
+//       keeps or drops the others, either a prefix of them or each independently. A file in a lost
+//       directory is lost.
+//   X4  After a ProcessCrash, completed operations stay visible, but are no more durable than
+//       before.
+//   X5  Operations in flight at a crash happened wholly, partly, or not at all.
+//   X6  A failed sync leaves the data visible but not durable, and a later sync does not repair
+//       that: the data that was not durable at that time becomes durable only if it is written
+//       again.
 #pragma once
 
 #include <array>
@@ -39,8 +46,8 @@ class SimDisk {
 
   SimDisk();
 
-  // -- operations as the kernel performs them; negative results are -errno
-  int64_t Open(const std::string& path, int flags);  // inode
+  // -- operations as the kernel performs them; a negative result is -errno
+  int64_t Open(const std::string& path, int flags);  // returns the inode
   void CloseInode(InodeId inode);
   int64_t Read(InodeId inode, char* data, size_t bytes, uint64_t offset) const;
   int64_t Write(InodeId inode, const char* data, size_t bytes, uint64_t offset);
@@ -51,14 +58,14 @@ class SimDisk {
   int Unlink(const std::string& path);
   int MakeDirectory(const std::string& path);
   uint64_t Size(InodeId inode) const { return inodes_.at(inode).current.size; }
-  // The path of an open directory now; "" once it was removed.
+  // The current path of an open directory; "" if it was removed.
   std::string DirectoryPath(InodeId inode) const;
-  // The inode that has this name; 0: none has.
+  // The inode with this name; 0 if there is none.
   InodeId Find(const std::string& path) const;
   bool IsDirectory(InodeId inode) const { return inodes_.at(inode).directory; }
   Result<std::vector<std::string>> List(const std::string& path) const;
 
-  // What a sync covers is fixed when it is submitted.
+  // What a sync covers, which is fixed when the sync is submitted.
   struct PageRecord;
   using PagePtr = std::shared_ptr<PageRecord>;  // null: a hole
   struct SyncPoint {
@@ -85,15 +92,19 @@ class SimDisk {
   void PowerLoss(uint64_t seed);
   void ProcessCrash(uint64_t seed);
 
-  // -- what tests do to it and ask of it
+  // -- for tests
   void SetCapacity(uint64_t bytes) { capacity_pages_ = bytes / kPageBytes; }
   uint64_t used_bytes() const { return used_pages_ * kPageBytes; }
   bool Exists(const std::string& path) const { return current_names_.contains(Normalize(path)); }
-  std::vector<std::string> AllFiles() const;                      // paths of files (not directories), sorted
-  std::string ReadAll(const std::string& path) const;             // "" when missing
-  void WriteAll(const std::string& path, std::string_view data);  // durable at once, parents made
-  void FlipBit(const std::string& path, uint64_t byte_offset, unsigned bit = 0);  // at rest: durable and visible
-  // What an operator does, durable at once: `rm -r`, and `mv` of a directory. Open files stay what they are.
+  // Paths of files (not directories), sorted.
+  std::vector<std::string> AllFiles() const;
+  std::string ReadAll(const std::string& path) const;  // "" if the file is missing
+  // Durable at once; creates the parents.
+  void WriteAll(const std::string& path, std::string_view data);
+  // Damages data at rest: the flipped bit is durable and visible.
+  void FlipBit(const std::string& path, uint64_t byte_offset, unsigned bit = 0);
+  // Actions of an operator, durable at once: `rm -r`, and `mv` of a directory. Open files stay
+  // open.
   void RemoveTree(const std::string& path);
   void MoveDirectory(const std::string& from, const std::string& to);
   uint64_t dirty_pages() const;
@@ -108,8 +119,9 @@ class SimDisk {
     bool directory = false;
     std::string path;  // of a directory
     FileState current, durable;
-    std::set<uint64_t> dirty;  // pages that differ, or may, and that a sync would write
-    std::map<uint64_t, std::array<char, kSectorBytes>> previous;  // sector -> what an unsynced overwrite replaced
+    std::set<uint64_t> dirty;  // pages that may differ between the states; a sync writes them
+    // Sector -> the bytes that an unsynced overwrite replaced.
+    std::map<uint64_t, std::array<char, kSectorBytes>> previous;
     uint32_t open_count = 0;
     bool linked = false;
   };
@@ -128,7 +140,7 @@ class SimDisk {
   static bool IsHole(const FileState& file, uint64_t page);
   char* WritablePage(FileState& file, uint64_t page);
   void NoteOverwrite(Inode& inode, uint64_t offset, size_t bytes);
-  void SettlePage(Inode& inode, uint64_t page);  // drops it from dirty when both states agree
+  void SettlePage(Inode& inode, uint64_t page);  // removes it from `dirty` if both states agree
   void DropPages(Inode& inode, uint64_t first_page);
   void ReleaseIfUnused(InodeId id);
   void ForgetRemovedFiles();

@@ -11,9 +11,9 @@
 namespace pando {
 namespace {
 
-constexpr int64_t kStartWallMs = 1'700'000'000'000;  // virtual clocks begin in November 2023
+constexpr int64_t kStartWallMs = 1'700'000'000'000;  // virtual clocks start in November 2023
 
-// Keeps what abandoned objects of stopped machines point at.
+// Keeps the objects to which abandoned objects of stopped machines point.
 void Bury(std::shared_ptr<void> thing) {
   static auto* graveyard = new std::vector<std::shared_ptr<void>>();
   graveyard->push_back(std::move(thing));
@@ -38,7 +38,7 @@ SimKernel::SimKernel(uint64_t seed, SimOptions options) : options_(options), ran
 SimKernel::~SimKernel() = default;
 
 SimMachine* SimKernel::AddMachine(std::string host) {
-  CHECK(!machine(host)) << "machine " << host << " exists";
+  CHECK(!machine(host)) << "machine " << host << " already exists";
   machines_.push_back(std::unique_ptr<SimMachine>(new SimMachine(this, std::move(host))));
   return machines_.back().get();
 }
@@ -101,7 +101,7 @@ void SimKernel::RunFor(Nanos duration_ns) { RunUntilIdle(now_ns_ + duration_ns);
 SimMachine::~SimMachine() = default;
 
 SimReactor* SimMachine::Boot(int count) {
-  CHECK(!running_) << host_ << " is running already";
+  CHECK(!running_) << host_ << " is already running";
   running_ = answers_ = true;
   boot_ = kernel_->NewBoot();
   mesh_ = std::make_unique<RemoteMesh>(count, kernel_->options().remote_capacity);
@@ -122,7 +122,7 @@ void SimMachine::Stop(bool silent) {
   kernel_->EndBoot(boot_);
   for (const PendingOp& pending : pending_) {
     if (auto described = Describe(pending)) disk_.AddInFlight(*std::move(described));
-    pending.reactor->completed_.push_back(pending.op);  // never delivered: a dead reactor keeps it reachable
+    pending.reactor->completed_.push_back(pending.op);  // never delivered; keeps it reachable (K3)
   }
   pending_.clear();
   kernel_->network().OnMachineStopped(this, silent);
@@ -169,7 +169,8 @@ void SimMachine::CompleteDisk(uint64_t id) {
   pending.reactor->Completed(pending.op);
 }
 
-// Where a path of the operation is now: its directory may have been moved since it was opened. "": it was removed.
+// The current path for a path of the operation, whose directory may have been moved since it was
+// opened. "" if the directory was removed.
 std::string SimMachine::PathOf(const PendingOp& pending, const char* path) const {
   const FileId directory = pending.op->directory;
   if (directory == kNoFile) return path;
@@ -216,7 +217,7 @@ int32_t SimMachine::Perform(const PendingOp& pending) {
   if (error && op.kind == IoOp::Kind::kSync) {
     disk_.FailSync(pending.reactor->files_[op.file].inode, pending.sync);
   } else if (error && op.kind == IoOp::Kind::kClose) {
-    PerformOnFile(pending);  // close(2) closes even when it reports an error
+    PerformOnFile(pending);  // close(2) closes the file even when it reports an error
   }
   return error ? -error : PerformOnFile(pending);
 }
@@ -232,7 +233,7 @@ int32_t SimMachine::PerformOnFile(const PendingOp& pending) {
     case IoOp::Kind::kSync: disk_.CompleteSync(file.inode, pending.sync); return 0;
     case IoOp::Kind::kAllocate:
       if (op.flags == 0) return disk_.Allocate(file.inode, op.offset, op.allocate_bytes);
-      CHECK_EQ(op.flags, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) << "a mode of fallocate that is not simulated";
+      CHECK_EQ(op.flags, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) << "this mode of fallocate is not simulated";
       if (kernel_->options().refuse_holes) return -EOPNOTSUPP;
       return disk_.PunchHole(file.inode, op.offset, op.allocate_bytes);
     case IoOp::Kind::kTruncate: return disk_.Truncate(file.inode, op.offset);
@@ -269,7 +270,7 @@ int32_t SimMachine::Transfer(const PendingOp& pending) {
   return static_cast<int32_t>(done);
 }
 
-// What an operation in flight would do, copied out of memory that dies with the machine.
+// Copies what an operation in flight would do out of memory that is abandoned with the machine.
 std::optional<SimDisk::InFlight> SimMachine::Describe(const PendingOp& pending) const {
   using Kind = SimDisk::InFlight::Kind;
   const IoOp& op = *pending.op;

@@ -1,5 +1,6 @@
-// The simulated kernel: virtual clock, in-memory disks, in-memory network, one seed, one thread. Behind its reactors
-// runs the production code of one node or of a cluster; the same seed gives the same order of events.
+// The simulated kernel: a virtual clock, in-memory disks, an in-memory network, one seed, and one
+// thread. The production code of one node or of a cluster runs on its reactors. The same seed gives
+// the same order of events.
 //
 //   SimKernel kernel(seed);
 //   SimMachine* machine = kernel.AddMachine("10.0.0.1");
@@ -7,23 +8,24 @@
 //   machine->CrashAtDiskOp(17);
 //   if (!kernel.RunTask(reactor, Workload(reactor))) {   // nullopt: the machine crashed first
 //     machine->PowerLoss(crash_seed);
-//     SimReactor& again = *machine->Boot();              // on what survived
+//     SimReactor& again = *machine->Boot();              // on the data that survived
 //   }
 //
-// Threads: one; a kernel, its machines and all code that runs on them.
+// Threads: one for a kernel, its machines, and all code that runs on them.
 //
 // Invariants
-//   K1  Everything random comes from the seed; containers are never ordered by address. trace_hash() is equal for equal
-//       seeds and equal tests.
-//   K2  Until a read completes its buffer holds garbage; a write takes its bytes at completion, so a buffer reused too
-//       early shows. Bytes given to OnData are garbage after it returns.
-//   K3  Once a machine has stopped, nothing of it runs: calls into its reactors do nothing. Its coroutines and objects
-//       are abandoned, never resumed and never destroyed by the kernel. The stopped reactors are kept for ever:
-//       abandoned
-//      objects may call them, and they keep what they knew reachable, so that LeakSanitizer does not complain.
+//   K1  All randomness comes from the seed, and containers are never ordered by address. Equal
+//       seeds and equal tests give an equal trace_hash().
+//   K2  Until a read completes, its buffer holds garbage. A write takes its bytes at completion, so
+//       the reuse of a buffer before that becomes visible. Bytes given to OnData are garbage after
+//       it returns.
+//   K3  After a machine has stopped, none of its code runs, and calls into its reactors do nothing.
+//       Its coroutines and objects are abandoned: the kernel never resumes or destroys them. The
+//       stopped reactors are kept forever, because abandoned objects may call them. They also keep
+//       everything that they knew reachable, so that LeakSanitizer does not report it.
 //
-// Abandoned memory stays allocated. A test that crashes thousands of times runs its cases in batches with
-// InChildProcess (tests/support/child_process.h).
+// Abandoned memory stays allocated. A test that crashes thousands of times runs its cases in
+// batches in child processes (InBatches in tests/support/child_process.h).
 #pragma once
 
 #include <functional>
@@ -48,14 +50,16 @@ class SimReactor;
 inline constexpr Nanos kForever = std::numeric_limits<Nanos>::max();
 
 struct SimOptions {
-  // Every disk operation, network segment and remote message takes a random time between the two: they reorder.
+  // Every disk operation, network segment, and remote message takes a random time between min and
+  // max, so they overtake each other.
   Nanos disk_min_ns = 10 * kMicrosecond, disk_max_ns = 200 * kMicrosecond;
   Nanos network_min_ns = 20 * kMicrosecond, network_max_ns = 100 * kMicrosecond;
   Nanos remote_min_ns = kMicrosecond, remote_max_ns = 10 * kMicrosecond;
-  Nanos turn_max_ns = 2 * kMicrosecond;     // a reactor's turn takes up to this
-  double short_transfer_probability = 0;    // of a read or write that moves only a part
-  bool random_chunks = true;                // socket bytes arrive in pieces of random size
-  size_t socket_window_bytes = 256u << 10;  // on their way or unread; a sender waits beyond it
+  Nanos turn_max_ns = 2 * kMicrosecond;   // a reactor's turn takes up to this
+  double short_transfer_probability = 0;  // of a read or write that transfers only a part
+  bool random_chunks = true;              // socket bytes arrive in pieces of random size
+  // Most bytes in transit or unread; then the sender waits.
+  size_t socket_window_bytes = 256u << 10;
   size_t remote_capacity = RemoteMesh::kDefaultCapacity;
   bool refuse_direct_io = false;      // O_DIRECT opens fail with EINVAL
   bool refuse_holes = false;          // PunchHole fails with EOPNOTSUPP
@@ -69,18 +73,19 @@ class SimKernel {
   SimKernel(const SimKernel&) = delete;
   SimKernel& operator=(const SimKernel&) = delete;
 
-  // A machine with an empty disk; `host` is its address. Boot it to get reactors.
+  // Adds a machine with an empty disk; `host` is its address. Boot it to get reactors.
   SimMachine* AddMachine(std::string host = "10.0.0.1");
   SimMachine* machine(const std::string& host);
 
   enum class Stopped { kPredicate, kIdle, kDeadline };
-  // Runs events until `done` (asked after each), until none is left, or until virtual time reaches `deadline_ns`.
+  // Runs events until `done` returns true (it is called after each event), until no event is left,
+  // or until virtual time reaches `deadline_ns`.
   Stopped RunUntil(const std::function<bool()>& done, Nanos deadline_ns = kForever);
   Stopped RunUntilIdle(Nanos deadline_ns = kForever);
   void RunFor(Nanos duration_ns);
 
-  // Runs `task` on `reactor`. nullopt when its machine stopped first; `task` is then abandoned. A simulation in which
-  // nothing can ever happen again before that is a CHECK failure.
+  // Runs `task` on `reactor`. Returns nullopt if its machine stopped first; `task` is then
+  // abandoned. If no event is left and `task` is not done, a CHECK fails.
   template <typename T>
   std::optional<detail::Stored<T>> RunTask(SimReactor& reactor, Task<T> task);
 
@@ -91,9 +96,9 @@ class SimKernel {
   SimOptions& options() { return options_; }
   SimNetwork& network() { return network_; }
 
-  // -- for the parts of the kernel
+  // -- for the other parts of the kernel
   static constexpr uint64_t kNoBoot = 0;
-  // Runs `fire` at `time_ns`, unless the boot it belongs to has ended by then.
+  // Runs `fire` at `time_ns`, unless its boot has ended by then.
   void At(Nanos time_ns, uint64_t boot, std::function<void()> fire);
   Nanos Latency(Nanos lo, Nanos hi) { return random_.Between(lo, hi); }
   void Trace(uint64_t a, uint64_t b = 0, uint64_t c = 0);
@@ -124,13 +129,13 @@ class SimKernel {
   std::vector<std::unique_ptr<SimMachine>> machines_;
 };
 
-// What a fault strikes: every field given must match.
+// Selects the operations that fail: every field that is set must match.
 struct DiskFault {
   std::optional<IoOp::Kind> kind;
   std::string path_contains;
-  uint64_t first_byte = 0, last_byte = UINT64_MAX;  // operations whose range touches this one
-  uint64_t skip = 0;                                // matches to let pass first
-  uint64_t count = 1;                               // then strike this many; UINT64_MAX: for ever
+  uint64_t first_byte = 0, last_byte = UINT64_MAX;  // operations whose range overlaps this one
+  uint64_t skip = 0;                                // the first matches, which succeed
+  uint64_t count = 1;                               // then this many fail; UINT64_MAX: all
   int error_number = 5;                             // EIO
 };
 
@@ -145,12 +150,13 @@ class SimMachine {
   bool running() const { return running_; }
 
   // -- crashes
-  // Disk operations submitted since the machine was added, over all its boots.
+  // The number of disk operations submitted since the machine was added, over all its boots.
   uint64_t disk_ops() const { return disk_ops_; }
-  // Stops the machine in the moment that its n-th disk operation (counted like disk_ops(), from 1) is submitted. What
-  // becomes of that operation and of those in flight is decided by the PowerLoss or ProcessCrash that must follow.
+  // Stops the machine at the moment when its n-th disk operation (counted like disk_ops(), from 1)
+  // is submitted. A PowerLoss or ProcessCrash must follow. It decides the outcome of that operation
+  // and of all others in flight.
   void CrashAtDiskOp(uint64_t n) { crash_at_ = n; }
-  // Both stop the machine if it runs; then it can be booted again on what survives.
+  // Both stop the machine if it runs. Then it can be booted again on the data that survives.
   void PowerLoss(uint64_t seed);
   void ProcessCrash(uint64_t seed);
 
@@ -158,8 +164,9 @@ class SimMachine {
   SimDisk& disk() { return disk_; }  // replace or copy it while the machine is stopped
   void AddFault(DiskFault fault) { faults_.push_back(std::move(fault)); }
   void ClearFaults() { faults_.clear(); }
-  uint64_t faults_struck() const { return faults_struck_; }  // operations that failed by a fault, ever
-  // No disk operation completes before this time (a hung disk).
+  // All operations that a fault made fail.
+  uint64_t faults_struck() const { return faults_struck_; }
+  // Simulates a hung disk: no disk operation completes before this time.
   void StallDiskUntil(Nanos time_ns) { disk_stalled_until_ = time_ns; }
   void SetClockSkewMs(int64_t ms) { clock_skew_ms_ = ms; }
   int64_t WallMs() const;
@@ -189,7 +196,8 @@ class SimMachine {
   const std::string host_;
   SimDisk disk_;
   bool running_ = false;
-  bool answers_ = false;  // the host is up: connections to it are refused rather than left without an answer
+  // The host is up: connections to it are refused rather than left without an answer.
+  bool answers_ = false;
   uint64_t boot_ = 0;
   uint64_t disk_ops_ = 0;
   uint64_t crash_at_ = 0;

@@ -18,7 +18,7 @@ bool IsAny(const std::string& host) { return host == "0.0.0.0" || host == "::"; 
 
 }  // namespace
 
-// A connect in progress; lives in the frame of Connect.
+// A connect in progress; it lives in the coroutine frame of Connect.
 struct SimNetwork::ConnectOp : Timer {
   SimNetwork* network = nullptr;
   SimReactor* reactor = nullptr;
@@ -131,7 +131,8 @@ Task<Result<Connection*>> SimNetwork::Connect(SimReactor* reactor, std::string h
 void SimNetwork::Attempt(uint64_t connect_id, SimReactor* origin, std::string host, uint16_t port) {
   const std::string& from = origin->machine().host();
   SimMachine* target = kernel_->machine(host);
-  if (!target || !target->answers_ || IsCut(from, host) || IsCut(host, from)) return;  // no answer: it times out
+  // Without an answer, the connect times out.
+  if (!target || !target->answers_ || IsCut(from, host) || IsCut(host, from)) return;
   struct Choice {
     SimReactor* reactor;
     AcceptHandler* handler;
@@ -148,7 +149,7 @@ void SimNetwork::Attempt(uint64_t connect_id, SimReactor* origin, std::string ho
   uint64_t origin_end_id = 0;
   if (!choices.empty()) {
     const Choice& choice = choices[kernel_->random().Below(choices.size())];
-    // Here a backlog holds nothing: without a place the SYN gets no answer.
+    // The simulated listener has no backlog: without a place in the budget, the SYN gets no answer.
     if (choice.budget && !choice.budget->TryTake()) return;
     SimConnection* origin_end = NewEnd(origin, from, host);
     SimConnection* target_end = NewEnd(choice.reactor, host, from);
@@ -165,7 +166,7 @@ void SimNetwork::Attempt(uint64_t connect_id, SimReactor* origin, std::string ho
   kernel_->At(kernel_->now_ns() + kernel_->Latency(options.network_min_ns, options.network_max_ns), origin->boot_,
               [this, connect_id, origin, origin_end_id] {
                 auto it = connecting_.find(connect_id);
-                if (it == connecting_.end()) {  // it gave up waiting
+                if (it == connecting_.end()) {  // the connect timed out
                   if (SimConnection* c = Find(origin_end_id)) c->Close(true);
                   return;
                 }
@@ -209,7 +210,7 @@ void SimNetwork::MarkDeliver(SimConnection* c) {
 
 void SimNetwork::Transmit(SimConnection* from, SimConnection::Segment segment) {
   SimConnection* to = Find(from->peer_id_);
-  if (!to) {  // the other end has gone
+  if (!to) {  // the other end is gone
     if (!segment.reset && !segment.end) SendReset(from->id_);
     return;
   }
@@ -241,7 +242,8 @@ void SimNetwork::Arrive(uint64_t to_id) {
   SimConnection::Segment segment = std::move(to->wire_.front());
   to->wire_.pop_front();
   kernel_->Trace(3000 + to_id, segment.bytes.size(), segment.end + 2 * segment.reset);
-  if (to->reactor_->dead()) {  // a machine that lost power: silent until it runs again, then it knows nothing of this
+  // A machine that lost power is silent until it runs again. Then it does not know this connection.
+  if (to->reactor_->dead()) {
     SimMachine* machine = kernel_->machine(to->local_host_);
     if (machine && machine->answers_) SendReset(to->peer_id_);
     return;
@@ -290,7 +292,7 @@ void SimNetwork::Deliver(SimReactor* reactor) {
     if (!c) continue;
     const bool listening = std::any_of(mine.listeners.begin(), mine.listeners.end(),
                                        [&a](const auto& l) { return l.handler == a.handler; });
-    if (!listening) {  // it stopped meanwhile
+    if (!listening) {  // the listener stopped meanwhile
       c->Close(true);
       continue;
     }
@@ -318,7 +320,8 @@ void SimNetwork::DeliverOne(uint64_t id) {
     if (segment.end) return End(c, Error(Code::kAborted, "{} closed the connection", c->peer_name_));
     const size_t bytes = segment.bytes.size();
     if (!c->closing_) c->handler_->OnData(segment.bytes);
-    std::memset(segment.bytes.data(), 0xdb, bytes);  // the provided buffer goes back to the kernel (K2)
+    // The receive buffer goes back to the kernel (K2).
+    std::memset(segment.bytes.data(), 0xdb, bytes);
     if (c->reactor_->dead()) return;
     Consumed(c, bytes);
   }
@@ -343,7 +346,8 @@ void SimNetwork::FlushOne(uint64_t id) {
   if (std::exchange(c->send_pending_, false) && c->handler_) c->handler_->OnSent();
 }
 
-// The last of this end: the peer gets a FIN behind what was sent, the handler its last call.
+// Ends this side of the connection: the peer gets a FIN after the sent bytes, the handler its last
+// call.
 void SimNetwork::End(SimConnection* c, const Status& reason) {
   c->told_ = true;
   Transmit(c, {"", true, false});
@@ -374,7 +378,7 @@ void SimNetwork::OnMachineStopped(SimMachine* machine, bool silent) {
     c->network_ = nullptr;  // abandoned handlers may still call it
     if (!silent) SendReset(c->peer_id_);
     if (silent) {
-      // The end stays known, so that what arrives for it can be answered once the machine runs again.
+      // The end stays known, so that segments for it can be answered when the machine runs again.
       auto ghost = std::make_unique<SimConnection>();
       ghost->reactor_ = c->reactor_;
       ghost->id_ = c->id_;

@@ -1,10 +1,13 @@
 // The sockets of the simulated kernel.
 //
-// SimNetwork owns every connection's two ends and moves bytes between them with latency, in order, in random chunks;
-// tests break it here. SimReactorNetwork is what one reactor has of it: what to deliver in its next turn.
+// SimNetwork owns the two ends of every connection, and moves bytes between them in order, with
+// latency, in random chunks. Tests inject network faults here. SimReactorNetwork is the part of one
+// reactor: what its next turn has to deliver.
 //
-// A machine that crashed without losing power resets its connections; one that lost power goes silent, and answers
-// with resets once it runs again.
+// A machine whose process crashed resets its connections. A machine that lost power goes silent,
+// and answers with resets when it runs again.
+//
+// Threads: one, that of the simulation.
 #pragma once
 
 #include <deque>
@@ -49,20 +52,20 @@ class SimConnection final : public Connection {
   std::string peer_name_;
   ConnectionHandler* handler_ = nullptr;
   bool paused_ = false, closing_ = false;
-  bool send_pending_ = false;  // bytes were handed over since the last OnSent
+  bool send_pending_ = false;  // Send got bytes after the last OnSent
   bool told_ = false;          // OnClosed was called
   std::string outgoing_;
-  size_t sent_ = 0;            // of outgoing_
-  std::deque<Segment> wire_;   // on its way to this end
-  std::deque<Segment> inbox_;  // arrived
+  size_t sent_ = 0;            // bytes of outgoing_
+  std::deque<Segment> wire_;   // in transit to this end
+  std::deque<Segment> inbox_;  // arrived, not delivered yet
   Nanos last_arrival_ns_ = 0;
   size_t window_used_ = 0;       // bytes in wire_ and inbox_
-  uint64_t acknowledged_ = 0;    // of what this end sent, the bytes that the other has consumed
+  uint64_t acknowledged_ = 0;    // bytes from this end that the other end has consumed
   std::shared_ptr<void> place_;  // in the listener's ConnectionBudget
   bool marked_flush_ = false, marked_deliver_ = false;
 };
 
-// What one reactor's next turn has to do.
+// The work for the next turn of one reactor.
 struct SimReactorNetwork {
   struct Listener {
     std::string host;
@@ -85,8 +88,8 @@ class SimNetwork {
   explicit SimNetwork(SimKernel* kernel) : kernel_(kernel) {}
   ~SimNetwork();
 
-  // -- faults
-  // Bytes from `from` to `to` wait (as with retransmission) while cut; new connections get no answer.
+  // -- faults While a path is cut, bytes from `from` to `to` wait, as with retransmission, and new
+  // connections get no answer.
   void Cut(const std::string& from, const std::string& to) { cuts_.insert({from, to}); }
   void Heal(const std::string& from, const std::string& to) { cuts_.erase({from, to}); }
   void CutBoth(const std::string& a, const std::string& b) { Cut(a, b), Cut(b, a); }
@@ -104,8 +107,8 @@ class SimNetwork {
   Result<uint16_t> Listen(SimReactor* reactor, const ListenOptions& options, AcceptHandler* handler);
   Task<Result<Connection*>> Connect(SimReactor* reactor, std::string host, uint16_t port, Nanos timeout_ns);
   void Attempt(uint64_t connect_id, SimReactor* origin, std::string host, uint16_t port);
-  void Deliver(SimReactor* reactor);  // in a turn, early
-  void Flush(SimReactor* reactor);    // in a turn, last
+  void Deliver(SimReactor* reactor);  // an early step of a turn
+  void Flush(SimReactor* reactor);    // the last step of a turn
   void OnMachineStopped(SimMachine* machine, bool silent);
 
   SimConnection* Find(uint64_t id);

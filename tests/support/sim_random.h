@@ -1,4 +1,7 @@
-// SimRandom: the seeded generator of simulations (splitmix64: small state, any seed is good).
+// SimRandom: the seeded random number generator of simulations (splitmix64: its state is small, and
+// every seed is good).
+//
+// Threads: a value.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +17,10 @@ class SimRandom {
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
     return z ^ (z >> 31);
   }
-  uint64_t Below(uint64_t n) { return n == 0 ? 0 : Next() % n; }                                     // [0, n)
-  int64_t Between(int64_t lo, int64_t hi) { return lo + static_cast<int64_t>(Below(hi - lo + 1)); }  // [lo, hi]
+  // In [0, n).
+  uint64_t Below(uint64_t n) { return n == 0 ? 0 : Next() % n; }
+  // In [lo, hi].
+  int64_t Between(int64_t lo, int64_t hi) { return lo + static_cast<int64_t>(Below(hi - lo + 1)); }
   bool Chance(double p) { return static_cast<double>(Next() >> 11) * 0x1p-53 < p; }
 
  private:

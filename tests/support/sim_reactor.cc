@@ -76,12 +76,13 @@ void SimReactor::CheckTransfer(const IoOp& op) const {
           << "unaligned O_DIRECT transfer of " << v.iov_len << " bytes at " << v.iov_base << ", offset " << op.offset
           << " of " << file.path;
     }
-    // Garbage until completion: what a caller finds who looks, or who was given a short read (K2).
+    // Garbage until completion (K2): a caller that looks too early, or ignores a short read, sees
+    // it.
     if (!write) std::memset(v.iov_base, 0xa5, v.iov_len);
   }
   if (op.buffer_index == kNoBuffer) return;
   CHECK(!IsVector(op.kind)) << "a vectored transfer cannot use a registered buffer";
-  CHECK_LT(static_cast<size_t>(op.buffer_index), registered_.size()) << "no such registered buffer";
+  CHECK_LT(static_cast<size_t>(op.buffer_index), registered_.size()) << "there is no registered buffer of this index";
   const iovec& region = registered_[op.buffer_index];
   const char* begin = static_cast<const char*>(region.iov_base);
   const char* data = static_cast<const char*>(op.data);
@@ -122,9 +123,9 @@ void SimReactor::Completed(IoOp* op) {
 }
 
 int SimReactor::RegisterBuffers(std::span<const iovec> regions) {
-  CHECK(registered_.empty()) << "buffers are registered once per reactor";
+  CHECK(registered_.empty()) << "buffers can be registered only once for a reactor";
   if (dead_ || kernel_->options().refuse_locked_memory) return kNoBuffer;
-  for (const iovec& region : regions) CHECK_LE(region.iov_len, size_t{1} << 30) << "a region is at most 1 GiB";
+  for (const iovec& region : regions) CHECK_LE(region.iov_len, size_t{1} << 30) << "region over 1 GiB";
   registered_.assign(regions.begin(), regions.end());
   return 0;
 }
@@ -212,7 +213,7 @@ void SimReactor::ScheduleTurn(Nanos time_ns) {
   if (next_turn_ns_ <= time_ns) return;
   next_turn_ns_ = time_ns;
   kernel_->At(time_ns, boot_, [this, time_ns] {
-    if (next_turn_ns_ != time_ns) return;  // an earlier turn took its place
+    if (next_turn_ns_ != time_ns) return;  // an earlier turn replaced this one
     next_turn_ns_ = kForever;
     Turn();
   });
@@ -248,15 +249,15 @@ void SimReactor::Turn() {
 }
 
 void SimReactor::Kill() {
-  busy_until_ns_ = kernel_->now_ns();  // the time that a dead reactor shows
+  busy_until_ns_ = kernel_->now_ns();  // the time that a dead reactor returns
   dead_ = true;
 }
 
 void SimReactor::Run() {
-  CHECK(!dead_) << "Run on a machine that has stopped";
+  CHECK(!dead_) << "Run was called on a machine that has stopped";
   const SimKernel::Stopped stopped = kernel_->RunUntil([this] { return stop_ || dead_; });
   CHECK(stopped == SimKernel::Stopped::kPredicate) << "the simulation is stuck: no event is left";
-  CHECK(!dead_) << "the machine stopped inside Run; use SimKernel::RunTask where it may";
+  CHECK(!dead_) << "the machine stopped inside Run; use SimKernel::RunTask if it may stop";
   stop_ = false;
 }
 

@@ -1,7 +1,10 @@
-// SimReactor: the Reactor of the simulated kernel. Made by SimMachine::Boot; tests use it as a Reactor.
+// SimReactor: the Reactor of the simulated kernel. SimMachine::Boot creates it; tests use it as a
+// Reactor.
 //
-// A turn runs the steps of reactor.h R3 at one instant of virtual time. After its machine stopped every call is
-// accepted and does nothing.
+// A turn executes the steps of R3 (reactor.h) at one instant of virtual time. After its machine has
+// stopped, every call returns without effect (K3).
+//
+// Threads: one, that of the simulation.
 #pragma once
 
 #include <map>
@@ -50,7 +53,7 @@ class SimReactor final : public Reactor, private RemoteWaker {
   void CallRemote(int target, RemoteCall* call) override;
   void Return(RemoteCall* call) override;
 
-  // Runs the whole kernel until Stop(). CHECKs when the machine has stopped or nothing can happen any more.
+  // Runs the whole kernel until Stop(). A CHECK fails if the machine stops or no event is left.
   void Run() override;
   void Stop() override { stop_ = true; }
 
@@ -74,12 +77,13 @@ class SimReactor final : public Reactor, private RemoteWaker {
   SimReactor(SimKernel* kernel, SimMachine* machine, uint64_t boot, int index, RemoteMesh* mesh, uint64_t seed);
   void CheckTransfer(const IoOp& op) const;
   FileId AddFile(OpenFile file);
-  void Completed(IoOp* op);  // to be delivered by the next turn
+  void Completed(IoOp* op);  // the next turn delivers it
   void ScheduleTurn(Nanos time_ns);
-  void Poke();  // something was asked for from outside a turn
+  void Poke();  // schedules a turn for a request from outside a turn
   void Turn();
   void Kill();
-  void Adopt(std::shared_ptr<void> thing) { adopted_.push_back(std::move(thing)); }  // kept as long as this reactor
+  // Lives as long as this.
+  void Adopt(std::shared_ptr<void> thing) { adopted_.push_back(std::move(thing)); }
   void Wake() override;
 
   SimKernel* kernel_;

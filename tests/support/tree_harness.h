@@ -1,5 +1,6 @@
-// TreeHarness: trees without partitions: a pool and a file on the simulated kernel, and a storage that gives out blocks
-// and never reuses what dies later than its generation. With short ways to write, checkpoint and take snapshots.
+// TreeHarness: trees without partitions. It has a pool and files on the simulated kernel, and a
+// storage that allocates blocks and never reuses those that FreeLater names. It also has shortcuts
+// to write, checkpoint, and take snapshots.
 //
 // Threads: one.
 #pragma once
@@ -19,7 +20,7 @@ namespace pando {
 class TestStorage final : public TreeStorage {
  public:
   explicit TestStorage(uint64_t id) : uuid_{id, ~id} {
-    allocator_.MarkUsed(Extent::Of(0, 1));  // block 0 means no extent
+    allocator_.MarkUsed(Extent::Of(0, 1));  // block 0 would mean "no extent"
   }
   File& file() override { return file_; }
   const Uuid& uuid() const override { return uuid_; }
@@ -55,7 +56,7 @@ class TreeHarness {
     uint64_t seed = 1;
     uint32_t page_bytes = 4096;
     uint32_t trees = 1;
-    uint64_t memory_factor = 4;  // times the least
+    uint64_t memory_factor = 4;  // a multiple of the minimum
     Compression compression = Compression::kNone;
   };
 
@@ -89,11 +90,11 @@ class TreeHarness {
   void Put(std::string key, std::string value, Version version = 1, int64_t expires_at_ms = 0, size_t i = 0) {
     Run(PutTask(this, i, std::move(key), std::move(value), version, expires_at_ms));
   }
-  // Merges what becomes underfull, as partitions do. False: there was no record.
+  // Merges leaves that become underfull, as partitions do. Returns false if there was no record.
   bool Erase(std::string key, size_t i = 0) { return Get(EraseTask(this, i, std::move(key), /*merge=*/true)); }
   bool EraseOnly(std::string key, size_t i = 0) { return Get(EraseTask(this, i, std::move(key), /*merge=*/false)); }
   FrozenRoot Checkpoint(size_t i = 0) { return Get(CheckpointTask(&tree(i), nullptr)); }
-  // Cuts a snapshot and writes its pages.
+  // Takes a snapshot and writes its pages.
   Generation Snapshot(size_t i = 0) {
     Generation generation = 0;
     Get(CheckpointTask(&tree(i), &generation));
