@@ -1,15 +1,19 @@
-// The engine against crashes: small seeded workloads, in which checkpoints, recycling, file growth, holes, snapshots,
-// merges and large values all happen, are stopped at every one of their disk operations, by power loss or by the death
-// of the process, recovered, and stopped again in the recovery.
+// Crash test of the engine: stops small seeded workloads at each of their disk operations, by power
+// loss or by a crash of the process, recovers, and stops again in the recovery. The workloads
+// include checkpoints, recycling, file growth, holes, snapshots, merges, and large values.
 //
-// Oracle, for each partition. Every write carries a marker that nothing removes, so that what was recovered is known:
-//   - acknowledged  <=  recovered; a write is there whole or not at all; what was refused as a whole is not there;
-//   - the partition's LSN counts exactly the operations of the recovered writes: they are a prefix of its log (writes
-//     that were refused as a whole leave no trace, so those may be counted, too);
-//   - applying the recovered writes in the order of their versions to the model gives the recovered records, versions
-//     and expiries, and every acknowledged result, also of conditions and increments;
-//   - the page audit finds every block owned exactly once;
-//   - the engine closes, and recovers the same, also after a power loss, and goes on.
+// The oracle, for each partition. Every write puts a marker record that nothing removes, so the
+// test knows which writes were recovered:
+//   - Every acknowledged write is recovered. A write is recovered as a whole or not at all. A write
+//     that was refused as a whole is not there.
+//   - The partition's LSN counts exactly the operations of the recovered writes: they are a prefix
+//     of its log. (Writes that were refused as a whole leave no trace, so the LSN may count those
+//     too.)
+//   - Applying the recovered writes to the model, in the order of their versions, gives the
+//     recovered records, versions, and expiries, and every acknowledged result, also of conditions
+//     and increments.
+//   - The page audit finds that every block is owned exactly once.
+//   - The engine closes, recovers the same, also after a power loss, and continues.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -29,14 +33,14 @@ namespace {
 constexpr int kWriters = 3;
 constexpr uint64_t kCasesPerChild = 8;
 constexpr size_t kKeys = 60;
-constexpr size_t kMaxBatchBytesHere = 24'000;  // must fit into a log segment
+constexpr size_t kMaxBatchBytesHere = 24'000;  // a batch must fit into a log segment
 
 uint64_t Environment(const char* name, uint64_t otherwise) {
   const char* value = std::getenv(name);
   return value ? std::strtoull(value, nullptr, 10) : otherwise;
 }
 
-// What a seed decides.
+// The options that a seed selects.
 Setup SetupOf(uint64_t seed) {
   SimRandom random(seed);
   Setup s;
@@ -47,7 +51,7 @@ Setup SetupOf(uint64_t seed) {
   s.engine.log_segment_bytes = 64u << 10;
   s.engine.log_budget_bytes = 320u << 10;
   s.engine.checkpoint_interval_ns = random.Between(2, 40) * kMillisecond;
-  if (seed % 2 == 1) {  // holes are made, and filled again
+  if (seed % 2 == 1) {  // punches holes, and fills them again
     s.engine.release.bytes_per_s = 1u << 30;
     s.engine.release.after_ns = 5 * kMillisecond;
     s.engine.release.min_keep_blocks = 16;
@@ -65,22 +69,22 @@ SimOptions DiskOf(uint64_t seed) {
 struct Batch {
   uint32_t partition = 0;
   std::string marker;
-  std::vector<WriteOp> ops;  // the marker's put is the first after the checks
+  std::vector<WriteOp> ops;  // the checks, then the put of the marker, then the others
   size_t checks = 0;
   WriteOptions options;
   bool acknowledged = false;
   std::vector<OpResult> results;
 
-  // One operation can refuse them all: then there is no marker.
+  // Whether one operation can refuse the whole batch; there is no marker then.
   bool refusable() const { return checks > 0 || options.all_or_nothing; }
   bool refused() const { return acknowledged && results[checks].outcome == OpOutcome::kBatchRefused; }
 };
 
-// What was asked of the engine and what it said; outlives the crash.
+// The requests to the engine and its answers. It outlives the crash.
 struct History {
   std::vector<std::unique_ptr<Batch>> batches;
-  bool expiring = false;   // records expire: the engine adds operations of its own
-  int64_t elapsed_ms = 0;  // wall time goes on from one life of the machine to the next
+  bool expiring = false;   // records expire, so the engine adds operations of its own
+  int64_t elapsed_ms = 0;  // wall time continues from one boot of the machine to the next
   std::string problem;
   void Fail(std::string what) {
     if (problem.empty()) problem = std::move(what);
@@ -121,7 +125,7 @@ class Workload {
       batch->ops.push_back(RandomOp());
       bytes += batch->ops.back().value.size();
     }
-    if (random_.Chance(0.08)) {  // empties pages, which then merge
+    if (random_.Chance(0.08)) {  // empties pages, which are then merged
       batch->ops.resize(1);
       const uint64_t from = random_.Below(kKeys);
       for (uint64_t k = from; k < std::min(kKeys, from + 25); ++k) batch->ops.push_back(RemoveOp(Key(k)));
@@ -204,7 +208,8 @@ class Workload {
   int writing_ = 0;
 };
 
-// Compares what one partition holds with what the history allows.
+// Compares the contents of one partition with what the history allows. Returns the first problem,
+// or "".
 Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const History* history) {
   PartitionModel held;
   ScanSpec spec;
@@ -216,7 +221,8 @@ Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const H
     if (!over) spec.start = page->rows.back().key + '\0';
   }
   std::map<Version, const Batch*> recovered;
-  uint64_t operations = 0, refused = 0;  // `refused` of writes that may be in the log without a trace
+  // `refused`: of writes that may be in the log without a trace.
+  uint64_t operations = 0, refused = 0;
   for (const auto& batch : history->batches) {
     if (batch->partition != partition->id()) continue;
     auto marker = held.records().find(batch->marker);
@@ -227,15 +233,15 @@ Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const H
       if (batch->refusable()) refused += batch->ops.size();
       continue;
     }
-    if (batch->refused()) co_return fmt::format("the write {} was refused, and yet applied", batch->marker);
+    if (batch->refused()) co_return fmt::format("the write {} was refused, but applied", batch->marker);
     operations += batch->ops.size();
     if (!recovered.emplace(marker->second.version - batch->checks, batch.get()).second) {
-      co_return "two writes have one version";
+      co_return "two writes have the same version";
     }
   }
   const Lsn last = partition->stats().last_lsn;
   if (last < operations || (!history->expiring && last > operations + refused)) {
-    co_return fmt::format("recovered up to LSN {}, but the writes recovered have {} operations, and those refused {}",
+    co_return fmt::format("recovered up to LSN {}, but the recovered writes have {} operations, the refused ones {}",
                           last, operations, refused);
   }
   PartitionModel model;
@@ -244,12 +250,12 @@ Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const H
     while (versions.size() < batch->ops.size()) versions.push_back(first + versions.size());
     const std::vector<OpResult> want = model.ApplyWrite(batch->ops, batch->options, versions);
     if (want[batch->checks].outcome != OpOutcome::kApplied) {
-      co_return fmt::format("the write {} was applied, but had to be refused", batch->marker);
+      co_return fmt::format("the write {} was applied, but should have been refused", batch->marker);
     }
     for (size_t i = 0; batch->acknowledged && i < want.size(); ++i) {
       std::string difference = Difference(want[i], batch->results[i]);
       if (!difference.empty())
-        co_return fmt::format("operation {} of {} was answered wrong: {}", i, batch->marker, difference);
+        co_return fmt::format("operation {} of {} got a wrong answer: {}", i, batch->marker, difference);
     }
   }
   const int64_t now_ms = reactor->WallMs();
@@ -274,7 +280,8 @@ Task<std::string> CheckAll(Reactor* reactor, Engine* engine, const History* hist
   co_return problem;
 }
 
-// One life of the process: opens (recovering), compares, works for `steps`, closes, audits. "" or what went wrong.
+// One run of the process: opens (and recovers), compares, executes `steps` steps of work, closes,
+// and audits. Returns what went wrong, or "".
 Task<std::string> Live(Reactor* reactor, uint64_t seed, int steps, History* history) {
   Setup setup = SetupOf(seed);
   auto engine = co_await OpenEngine(*reactor, setup);
@@ -292,7 +299,7 @@ Task<std::string> Live(Reactor* reactor, uint64_t seed, int steps, History* hist
 }
 
 struct Outcome {
-  std::optional<std::string> problem;  // none: the machine stopped first
+  std::optional<std::string> problem;  // nullopt: the machine stopped first
   SimDisk disk;
   uint64_t ops = 0;
 };
@@ -324,7 +331,7 @@ struct CrashCase {
   int steps = 0;
   uint64_t op = 0;
   uint64_t crash_seed = 0;
-  bool in_recovery = false;  // crash at every operation of the recovery, too
+  bool in_recovery = false;  // also crash at every operation of the recovery
 };
 
 std::unique_ptr<History> NewHistory(uint64_t seed) {
@@ -334,13 +341,13 @@ std::unique_ptr<History> NewHistory(uint64_t seed) {
 }
 
 std::string RunCase(const CrashCase& c) {
-  // Abandoned coroutines of the crashed process go on referring to it: it is never freed.
+  // Abandoned coroutines of the crashed process still refer to it, so it is never freed.
   History* history = NewHistory(c.seed).release();
   Outcome crashed = BootOn(SimDisk(), c.seed, c.steps, c.op, c.crash_seed, history);
-  if (crashed.problem) return *crashed.problem;  // it was over before operation `op`
+  if (crashed.problem) return *crashed.problem;  // the workload ended before operation `op`
   if (!history->problem.empty()) return "before the crash: " + history->problem;
 
-  // Recovers, goes on working, loses power when all is closed, and recovers that.
+  // Recover, continue to work, lose power after everything is closed, and recover again.
   Outcome whole = BootOn(crashed.disk, c.seed, 2, 0, c.crash_seed * 3, history);
   if (!whole.problem->empty()) return "recovery: " + *whole.problem;
   Outcome again = BootOn(whole.disk, c.seed, 0, 0, 0, history);
@@ -350,7 +357,8 @@ std::string RunCase(const CrashCase& c) {
   for (uint64_t op = 1;; ++op) {
     Outcome stopped = BootOn(crashed.disk, c.seed, 0, op, c.crash_seed + op, NewHistory(c.seed).release());
     if (stopped.problem && op > 1) return "";
-    // The history above went on after the crash: what it says of later batches is of another life.
+    // The history above continued after the crash, so it has batches that this disk never saw.
+    // Repeat the run to get the history up to the crash.
     History* until_crash = NewHistory(c.seed).release();
     Outcome repeat = BootOn(SimDisk(), c.seed, c.steps, c.op, c.crash_seed, until_crash);
     Outcome after = BootOn(stopped.disk, c.seed, 0, 0, 0, until_crash);
@@ -361,7 +369,7 @@ std::string RunCase(const CrashCase& c) {
 
 class EngineCrashTest : public testing::Test {
  protected:
-  // Crashes the workload of `seed` at every operation, several ways.
+  // Crashes the workload of `seed` at every `stride`-th operation, in `ways` different ways.
   void CrashEverywhere(uint64_t seed, int steps, uint64_t ways, uint64_t stride, bool in_recovery) {
     std::unique_ptr<History> calm_history = NewHistory(seed);
     Outcome calm = BootOn(SimDisk(), seed, steps, 0, 0, calm_history.get());
@@ -400,7 +408,8 @@ TEST_F(EngineCrashTest, EveryOperation) {
 TEST_F(EngineCrashTest, EveryOperationOfTheRecovery) {
   if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 10, 1, 1, true);
   for (uint64_t seed = 5; seed <= 7 && !HasFailure(); ++seed) CrashEverywhere(seed, 10, 1, 13, true);
-  // Operation 33: the process ends between renaming store.meta and making that durable, then the machine loses power.
+  // Operation 33: the process crashes between renaming store.meta and making that durable, and then
+  // the machine loses power.
   CrashEverywhere(11, 10, 1, 32, true);
   std::random_device device;
   for (uint64_t round = Environment("PANDO_TEST_ROUNDS", 0) / 1000; round > 0 && !HasFailure(); --round) {

@@ -1,11 +1,13 @@
-// The log against crashes: a small seeded workload is stopped at every one of its disk operations, by power loss or by
-// the death of the process, recovered, and stopped again at every operation of the recovery.
+// Crash test of the log: stops a small seeded workload at each of its disk operations, by power
+// loss or by a crash of the process, recovers, and stops again at each operation of the recovery.
 //
-// Oracle, for each partition:
-//   announced as durable  <=  recovered  <=  appended, and a prefix of it that ends with a whole unit;
-//   what was not released is still there; LSNs are dense; record bodies are the ones appended;
-//   recovering again, also after a crash in the middle of a recovery, gives the same;
-//   what is appended after a recovery follows what was recovered.
+// The oracle, for each partition:
+//   - Announced as durable <= recovered <= appended. What was recovered is a prefix of what was
+//     appended, and ends with a whole unit.
+//   - Records that were not released still exist, LSNs are dense, and record bodies are those
+//     appended.
+//   - A second recovery, also after a crash in the middle of a recovery, gives the same result.
+//   - Records that are appended after a recovery follow those that were recovered.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -45,15 +47,16 @@ LogOptions TinyLog(uint64_t seed) {
 
 SimOptions Disk(uint64_t seed) {
   SimOptions options;
-  options.disk_max_ns = seed % 2 == 0 ? 2 * kMillisecond : 200 * kMicrosecond;  // wide: writes overtake each other
+  // With the wide range, writes overtake each other.
+  options.disk_max_ns = seed % 2 == 0 ? 2 * kMillisecond : 200 * kMicrosecond;
   options.short_transfer_probability = seed % 5 == 0 ? 0.2 : 0;
   return options;
 }
 
-// The partitions as the workload left them; outlives the crash.
+// The partitions as the workload left them. They outlive the crash.
 using Streams = std::vector<std::unique_ptr<Stream>>;
 
-// One step: appends to a partition, and sometimes waits, releases, or idles.
+// One step of the workload: appends to a partition, and sometimes waits, releases, or idles.
 Task<void> Step(Reactor* reactor, Log* log, SimRandom* random, Streams* streams) {
   Stream& stream = *(*streams)[random->Below(streams->size())];
   std::vector<size_t> fillers(1 + random->Below(3));
@@ -71,20 +74,23 @@ Task<void> Step(Reactor* reactor, Log* log, SimRandom* random, Streams* streams)
   space->Drop();
   const uint64_t choice = random->Below(20);
   if (choice < 5) co_await stream.UntilDurable(*reactor, last);
-  if (choice == 6) co_await Sleep(*reactor, 20 * kMillisecond);  // the closing position
+  // The log writes its closing position.
+  if (choice == 6) co_await Sleep(*reactor, 20 * kMillisecond);
   if (choice == 7 || choice == 8) stream.Release(random->Below(stream.durable() + 1));
   if (choice == 9) {
     for (auto& each : *streams) each->Release(each->durable());
   }
 }
 
-// Recovers (filling `recovered`), registers all partitions where they left off, and takes `steps` steps.
+// Recovers (filling `recovered`), registers all partitions where they left off, and executes
+// `steps` steps.
 Task<Status> Live(Reactor* reactor, uint64_t seed, int steps, Recovered* recovered, Streams* streams) {
   Status status;
   std::unique_ptr<Log> log = co_await OpenLog(*reactor, TinyLog(seed), recovered, &status);
   if (!log) co_return status;
   for (uint64_t p = 0; p < kPartitions; ++p) {
-    // A recovered partition with nothing in the log has released all it had; only the owner knows its LSN.
+    // A recovered partition without records in the log has released all of them. Only its owner
+    // knows the LSN.
     const Lsn released = p < streams->size() ? (*streams)[p]->released() : 0;
     const Lsn next = std::max(recovered->last(PartitionUuid(p)), released) + 1;
     auto stream = std::make_unique<Stream>(log.get(), PartitionUuid(p), next);
@@ -106,30 +112,31 @@ std::string CheckAgainst(const Streams& streams, const Recovered& recovered) {
     const Lsn last = at == recovered.partitions.end() ? stream->released() : at->second.last;
     const std::string who = fmt::format("partition {:x}: recovered up to {}", stream->partition().lo, last);
     if (std::max(last, stream->released()) < stream->durable()) {
-      return fmt::format("{}, but {} was announced", who, stream->durable());
+      return fmt::format("{}, but {} was announced as durable", who, stream->durable());
     }
     if (at == recovered.partitions.end()) continue;
-    if (last > stream->last()) return fmt::format("{}, but only {} were appended", who, stream->last());
+    if (last > stream->last()) return fmt::format("{}, but the last appended is {}", who, stream->last());
     if (at->second.first > stream->released() + 1) {
-      return fmt::format("{}, but its first is {} and only {} were released", who, at->second.first,
-                         stream->released());
+      return fmt::format("{}, but the first is {} and the last released {}", who, at->second.first, stream->released());
     }
     for (Lsn end : at->second.units) {
       const auto& ends = stream->unit_ends();
       if (std::find(ends.begin(), ends.end(), end) == ends.end()) return fmt::format("{}: half a unit at {}", who, end);
     }
-    if (at->second.commit > last) return fmt::format("{}: commit {} is behind it", who, at->second.commit);
+    if (at->second.commit > last) return fmt::format("{}, but commit is {}", who, at->second.commit);
   }
   return "";
 }
 
-// Boots `image`; with `crash_at`, stops at that operation. Returns what was recovered, nullopt when stopped first.
+// What BootOn found. `status` is nullopt if the machine stopped first.
 struct Outcome {
   std::optional<Status> status;
   Recovered recovered;
   SimDisk disk;
   uint64_t ops = 0;
 };
+// Boots a machine on `image`, recovers, and executes `steps` steps. If `crash_at` is not 0, the
+// machine stops at that disk operation.
 Outcome BootOn(const SimDisk& image, uint64_t seed, int steps, uint64_t crash_at, uint64_t crash_seed,
                Streams* streams) {
   SimKernel kernel(seed, Disk(seed));
@@ -137,7 +144,8 @@ Outcome BootOn(const SimDisk& image, uint64_t seed, int steps, uint64_t crash_at
   machine->disk() = image;
   if (crash_at > 0) machine->CrashAtDiskOp(crash_at);
   Outcome outcome;
-  // Abandoned with the coroutine when the machine stops, so it must not be a local of this function.
+  // If the machine stops, the abandoned coroutine still refers to this, so it must not be a local
+  // variable.
   auto recovered = std::make_shared<Recovered>();
   SimReactor* reactor = machine->Boot();
   outcome.status = kernel.RunTask(*reactor, Live(reactor, seed, steps, recovered.get(), streams));
@@ -162,12 +170,12 @@ struct CrashCase {
   int steps() const { return in_recovery ? kStepsWithCrashesInRecovery : kSteps; }
 };
 
-// A partition's state is what the next recovery may be compared with.
+// Whether two recoveries gave the same result.
 bool Same(const Recovered& a, const Recovered& b) { return a.partitions == b.partitions && a.bad == b.bad; }
 
 std::string CrashInRecovery(const CrashCase& c, const SimDisk& image, const Streams& streams, const Outcome& whole,
                             uint64_t ops) {
-  // After a power loss all that is visible is durable, so every recovery must find the same.
+  // After a power loss everything visible is durable, so every recovery must find the same.
   const bool stable = c.crash_seed % 3 != 2;
   for (uint64_t op = 1; op <= ops; ++op) {
     Streams ignored;
@@ -178,7 +186,7 @@ std::string CrashInRecovery(const CrashCase& c, const SimDisk& image, const Stre
     const std::string where = fmt::format("after a crash at operation {} of the recovery: ", op);
     if (!again.status->ok()) return where + again.status->ToString();
     if (std::string wrong = CheckAgainst(streams, again.recovered); !wrong.empty()) return where + wrong;
-    if (stable && !Same(again.recovered, whole.recovered)) return where + "something else was recovered";
+    if (stable && !Same(again.recovered, whole.recovered)) return where + "another result";
   }
   return "";
 }
@@ -186,20 +194,20 @@ std::string CrashInRecovery(const CrashCase& c, const SimDisk& image, const Stre
 std::string RunCase(const CrashCase& c) {
   Streams streams;
   Outcome crashed = BootOn(SimDisk(), c.seed, c.steps(), c.op, c.crash_seed, &streams);
-  if (crashed.status) return "";  // the workload was over
+  if (crashed.status) return "";  // the workload finished before operation `op`
   Streams recovered_streams;
   Outcome whole = BootOn(crashed.disk, c.seed, 0, 0, 0, &recovered_streams);
   if (!whole.status->ok()) return whole.status->ToString();
   if (std::string wrong = CheckAgainst(streams, whole.recovered); !wrong.empty()) return wrong;
 
-  // What a recovery has returned is durable, even if the crash had left some of it in the kernel's cache only.
+  // Recovered records are durable, even if the crash had left some of them only in the page cache.
   whole.disk.PowerLoss(c.crash_seed + 1);
   Streams twice_streams;
   Outcome twice = BootOn(whole.disk, c.seed, 0, 0, 0, &twice_streams);
   if (!twice.status->ok()) return "second recovery: " + twice.status->ToString();
-  if (!Same(whole.recovered, twice.recovered)) return "the second recovery found something else";
+  if (!Same(whole.recovered, twice.recovered)) return "the result of the second recovery differs from the first";
 
-  // Life goes on where the first recovery ended.
+  // Appends continue where the first recovery ended.
   Streams later;
   Outcome more = BootOn(crashed.disk, c.seed, 8, 0, 0, &later);
   if (!more.status->ok()) return "appends after the recovery: " + more.status->ToString();
@@ -211,7 +219,7 @@ std::string RunCase(const CrashCase& c) {
   for (const auto& stream : later) {
     const Lsn found = last.recovered.last(stream->partition());
     if (std::max(found, stream->released()) < stream->last()) {
-      return fmt::format("appends after the recovery: {} of {} are left", found, stream->last());
+      return fmt::format("appends after the recovery: recovered up to {}, not {}", found, stream->last());
     }
   }
   if (!c.in_recovery) return "";
@@ -220,7 +228,7 @@ std::string RunCase(const CrashCase& c) {
 
 class LogCrashTest : public testing::Test {
  protected:
-  // Crashes the workload of `seed` at every operation, several ways.
+  // Crashes the workload of `seed` at every operation, in `ways` different ways.
   void CrashEverywhere(uint64_t seed, uint64_t ways, bool in_recovery) {
     Streams streams;
     CrashCase base;
@@ -253,8 +261,8 @@ class LogCrashTest : public testing::Test {
   }
 };
 
-// The fixed seeds cover both ways to sync, overtaking writes and short transfers (see Disk and TinyLog); a run of the
-// tests is the same everywhere. PANDO_TEST_ROUNDS adds random ones.
+// The fixed seeds cover both ways to sync, overtaking writes, and short transfers (see Disk and
+// TinyLog). With them a test run is the same everywhere. PANDO_TEST_ROUNDS adds random seeds.
 TEST_F(LogCrashTest, EveryOperation) {
   if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 3, false);
   for (uint64_t seed = 2; seed <= 5 && !HasFailure(); ++seed) CrashEverywhere(seed, 3, false);

@@ -1,5 +1,5 @@
-// Any bytes as the cursor of a scan or of deleteRange, or as a watch position, under any range: refused, or exactly
-// what belongs to this request.
+// Fuzzes the cursors of scan and deleteRange and the watch position, with any range: the bytes are
+// refused, or they are exactly those that belong to this request.
 #include <cstdint>
 #include <string>
 
@@ -24,7 +24,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto range = ScanRange::Of(request);
   CHECK(range.ok() == (given.ok() || request.cursor.empty()));
 
-  // A cursor made here is accepted; with one byte changed it is not.
+  // A cursor that the encoder produced is accepted; with one byte changed it is refused.
   std::string key = request.start_key.empty() ? "k" : request.start_key.substr(0, kMaxKeyBytes);
   std::string cursor = EncodeCursor(request, {size + 1, key});
   auto decoded = DecodeCursor(request, cursor);
@@ -32,7 +32,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   cursor[size % cursor.size()] = static_cast<char>(cursor[size % cursor.size()] ^ 0x10);
   CHECK(!DecodeCursor(request, cursor).ok());
 
-  // The same bytes for deleteRange: no cursor of one is a cursor of the other.
+  // The same bytes for deleteRange: no cursor of one call is valid for the other.
   api::DeleteRangeRequest removes;
   removes.start_key = request.start_key;
   removes.end_key = request.end_key;
@@ -42,7 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   CHECK(!of_delete.ok() || !given.ok());
   if (of_delete.ok() && request.cursor[0] != 1) CHECK(EncodeCursor(removes, *of_delete) == request.cursor);
 
-  // And as a watch position.
+  // The same bytes as a watch position.
   const WatchBinding binding{Uuid{1, 2}, request.prefix, size % 5};
   auto position = DecodeWatchPosition(binding, request.cursor);
   if (position.ok()) CHECK(EncodeWatchPosition(binding, *position) == request.cursor);

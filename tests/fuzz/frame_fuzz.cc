@@ -1,5 +1,6 @@
-// Any bytes as a client's stream, in pieces of any size, through the real server and services over fake partitions:
-// nothing is read outside, every reply is a whole frame, and when the client is gone nothing of it is left.
+// Fuzzes the server with any bytes as a client's stream, in pieces of any size, through the real
+// server and services over a fake partition. Nothing is read out of bounds, every reply is a whole
+// frame, and nothing of the client is left after it is gone.
 #include <algorithm>
 #include <cstdint>
 #include <memory>
@@ -27,7 +28,7 @@ class FakeControl final : public NodeControl {
   std::string server_version() const override { return "fuzz"; }
 };
 
-// The server's end of a connection to nobody.
+// The server's end of a connection without a peer.
 class Wire final : public Connection {
  public:
   void SetHandler(ConnectionHandler* handler) override { handler_ = handler; }
@@ -80,7 +81,7 @@ void CheckFrames(std::string_view sent) {
   while (!sent.empty()) {
     CHECK_GE(sent.size(), kFrameHeaderBytes);
     size_t whole = kFrameHeaderBytes + __builtin_bswap32(LoadLE<uint32_t>(sent.data()));
-    CHECK_GE(sent.size(), whole) << "a reply that is no whole frame";
+    CHECK_GE(sent.size(), whole) << "the reply is not a whole frame";
     std::string_view frame = sent.substr(kFrameHeaderBytes, whole - kFrameHeaderBytes);
     MessageHeader header;
     CHECK(DecodeMessageHeader(&frame, &header).ok());
@@ -92,12 +93,13 @@ void CheckFrames(std::string_view sent) {
 }  // namespace pando
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  FLAGS_minloglevel = google::GLOG_ERROR;  // garbage is logged; here all is garbage
+  // The server logs invalid input, which is all there is here.
+  FLAGS_minloglevel = google::GLOG_ERROR;
   return 0;
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pando;  // NOLINT(google-build-using-namespace): the entry point is not ours to name
+  using namespace pando;  // NOLINT(google-build-using-namespace): libFuzzer defines the entry point
   static World* world = new World;
   if (size == 0) return 0;
   size_t piece = size_t{1} << (data[0] % 16);

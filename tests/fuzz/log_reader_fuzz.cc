@@ -1,9 +1,11 @@
-// A log directory made of the input, read and recovered on the simulated kernel.
+// Fuzzes the log reader and recovery: builds a log directory from the input, then reads and
+// recovers it on the simulated kernel.
 //
-// The input is a script that lays out up to four segments: batches that are right, batches that lie (about their place,
-// their predecessor, what was durable) under a good checksum, raw bytes, flipped bits, missing files. Whatever comes of
-// it: no read outside a buffer, no failed CHECK, corruption is an error that names a file; and if the log reads well,
-// recovering it gives the same records, and reading what recovery left gives them again.
+// The input is a script that lays out up to four segments: correct batches, batches with a valid
+// checksum but false contents (about their place, their predecessor, or what was durable), raw
+// bytes, flipped bits, and missing files. For every input, no read is out of bounds, no CHECK
+// fails, and corruption is an error that names a file. If the log can be read, recovering it gives
+// the same records, and reading the recovered log gives them again.
 #include <glog/logging.h>
 
 #include <cstdint>
@@ -53,8 +55,8 @@ class Layout {
     switch (op % 16) {
       default: Batch(script, 0, true, true); break;
       case 10: Batch(script, kBatchCut, true, true); break;
-      case 11: Batch(script, 0, false, true); break;  // lies
-      case 12: Batch(script, 0, true, false); break;  // never reached the disk
+      case 11: Batch(script, 0, false, true); break;  // false contents
+      case 12: Batch(script, 0, true, false); break;  // the batch never reached the disk
       case 13: image_[script->Word() % kSegmentBytes] ^= static_cast<char>(1 << op / 32); break;
       case 14:
         for (int n = op / 16; n >= 0 && offset_ < kSegmentBytes; --n)
@@ -136,7 +138,7 @@ Task<Status> ReadAll(Reactor* reactor, std::vector<Found>* found) {
   for (;;) {
     CO_ASSIGN_OR_RETURN(const bool more, co_await reader->Next(&entry));
     if (!more) co_return Status();
-    CHECK_GT(entry.end, last) << "positions must grow";
+    CHECK_GT(entry.end, last) << "positions are not ascending";
     last = entry.end;
     if (entry.header.record_count == 0) continue;
     found->push_back(
@@ -183,10 +185,10 @@ void CheckDirectory(Script* script) {
     CHECK(read.message().find("/wal/segment-") != std::string::npos) << read.ToString();
     return;
   }
-  CHECK(before == sink.found) << "recovery read something else";
+  CHECK(before == sink.found) << "recovery found other records than the reader";
   const Status again = *kernel.RunTask(*reactor, ReadAll(reactor, &after));
   CHECK(again.ok()) << again.ToString();
-  CHECK(before == after) << "recovery left something else";
+  CHECK(before == after) << "the recovered log has other records than the log before";
 }
 
 }  // namespace
@@ -198,9 +200,9 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pando;  // NOLINT(google-build-using-namespace): the entry point is not ours to name
+  using namespace pando;  // NOLINT(google-build-using-namespace): libFuzzer defines the entry point
   {
-    // The pure decoders, on the bytes as they are.
+    // The decoders alone, on the unmodified bytes.
     const std::string_view bytes(reinterpret_cast<const char*>(data), size);
     SegmentHeader header;
     DecodeSegmentHeader(bytes, &header);

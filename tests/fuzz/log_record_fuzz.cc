@@ -1,4 +1,5 @@
-// DecodeRecord on any bytes: it never reads outside, and what it accepts is encoded and decoded to the same record.
+// Fuzzes DecodeRecord with any bytes: it never reads out of bounds, and a record that it accepts is
+// the same after encoding and decoding.
 #include <cstdint>
 #include <string>
 

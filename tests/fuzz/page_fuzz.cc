@@ -1,8 +1,8 @@
-// DecodePageImage and Node::Validate on any bytes, then everything that is done to a page: each record is read, looked
-// up and taken out, others are put in, the page is compacted and halved. Nothing reads or writes outside of it, and no
-// CHECK fails.
+// Fuzzes DecodePageImage and Node::Validate with any bytes. A page that passes then undergoes all
+// operations: records are read, looked up, removed, and inserted, and the page is compacted and
+// halved. Nothing reads or writes out of bounds, and no CHECK fails.
 //
-// Input: one byte that chooses page size and blocks, then the image.
+// Input: one byte that selects the page size and the number of blocks, then the image.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -15,7 +15,7 @@
 namespace pando {
 namespace {
 
-uint64_t sink = 0;  // what is read must be read
+uint64_t sink = 0;  // uses the bytes that are read, so that the compiler keeps the reads
 
 void ReadAll(const Node& node) {
   for (uint32_t i = 0; i < node.count(); ++i) {
@@ -36,7 +36,7 @@ void ReadAll(const Node& node) {
   }
 }
 
-// As a split does it, when both halves fit under their fences.
+// Halves the page as a split does, if both halves fit with their new fences.
 void Halve(const Node& node, uint32_t page_bytes) {
   if (node.count() < 2) return;
   const uint32_t at = node.count() / 2;
@@ -65,7 +65,7 @@ void Change(Node node, uint32_t page_bytes) {
     return;
   }
   for (uint32_t i = 0; i < node.count(); i += 2) node.Remove(i);
-  // As large as the page says it has room for.
+  // Insert a record that is as large as the free space that the page reports.
   const std::string key = std::string(node.lower()) + "\1";
   if (key.size() <= MaxKeyBytes(page_bytes) && (!node.has_upper() || key < node.upper())) {
     RecordView record;
@@ -90,7 +90,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 1) return 0;
   const uint32_t page_bytes = kMinPageBytes << data[0] % 5;
   const uint32_t blocks = 1 + (data[0] >> 4) % (page_bytes / static_cast<uint32_t>(kBlockBytes));
-  // Exactly as large as a frame, so that the sanitizer sees a byte too much.
+  // Exactly as large as a frame, so that the sanitizer detects an access one byte past the end.
   std::unique_ptr<char[]> page(new char[page_bytes]), scratch(new char[page_bytes]);
   std::memset(page.get(), 0, page_bytes);
   std::memcpy(page.get(), data + 1, std::min<size_t>(size - 1, blocks * kBlockBytes));
@@ -103,7 +103,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Node node(page.get(), page_bytes);
   ReadAll(node);
   Halve(node, page_bytes);
-  // What was valid is written and read back to the same.
+  // A valid page is the same after encoding and decoding.
   std::unique_ptr<char[]> image(new char[page_bytes]);
   const auto compression = static_cast<Compression>(data[0] % 3);
   const uint32_t stored = EncodePageImage(page.get(), page_bytes, compression, image.get(), scratch.get());

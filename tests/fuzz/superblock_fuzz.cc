@@ -1,9 +1,11 @@
-// What is read when a store is opened, from any bytes: store.meta, superblocks, and behind them group directory,
-// bitmaps and dead list. Errors name the file; nothing reads outside or fails a CHECK.
+// Fuzzes everything that is read when a store is opened: store.meta, superblocks, and what those
+// refer to (group directory, bitmaps, dead list). Errors name the file, nothing is read out of
+// bounds, and no CHECK fails.
 //
-// Input: one byte of flags, then changes to an intact store of two checkpoints: {file offset u16, length u8, bytes}...
-// Flag 1: store.meta is changed, else the partition's file. Flag 2: checksums are made right again afterwards, so that
-// what they guard is reached. Flag 4: the file is cut off behind the last change.
+// Input: one byte of flags, then changes to an intact store with two checkpoints: {file offset u16,
+// length u8, bytes}... Flag 1: the changes apply to store.meta, otherwise to the partition's file.
+// Flag 2: checksums are recomputed afterwards, so that the code behind them is reached. Flag 4: the
+// file is truncated after the last change.
 #include <cstdint>
 #include <cstring>
 #include <string>
@@ -20,7 +22,7 @@ namespace {
 
 const char* const kMeta = "/data/store.meta";
 const char* const kData = "/data/partition-00000/data";
-constexpr size_t kReachable = 64 * 1024;  // all that is in use; the file is longer
+constexpr size_t kReachable = 64 * 1024;  // everything that is in use; the file is longer
 
 struct Store {
   StoreInfo info;
@@ -47,7 +49,7 @@ Task<Result<StoreInfo>> Make(Reactor* reactor) {
   co_return info;
 }
 
-// Made once; every input starts from it.
+// Created once; every input starts from it.
 const Store& GoodStore() {
   static const Store store = [] {
     SimKernel kernel(1);
@@ -65,12 +67,13 @@ void SealBlock(std::string* bytes, size_t at) {
   StoreLE(&(*bytes)[at + kBlockBytes - 8], Hash64(std::string_view(*bytes).substr(at, kBlockBytes - 8)));
 }
 
-// The checksums of a chain, from its last piece to the superblock; a superblock of format 1 has one extent there.
+// Recomputes the checksums of a chain, from its last piece to the superblock. With a superblock of
+// format 1 it is a single extent.
 void SealChain(std::string* bytes, size_t superblock, size_t ref) {
-  constexpr size_t kMostPieces = 8;  // of a chain that bites its tail
+  constexpr size_t kMostPieces = 8;  // the limit for a chain that is a cycle
   const Uuid partition = LoadLE<Uuid>(&(*bytes)[superblock + 40]);
   const bool chained = LoadLE<uint32_t>(&(*bytes)[superblock + 8]) != 1;
-  std::vector<size_t> refs;  // where the pieces are named, each followed by its checksum
+  std::vector<size_t> refs;  // offsets of the references to the pieces; a checksum follows each
   for (size_t at_ref = superblock + ref; refs.size() < kMostPieces;) {
     const Extent at = LoadLE<Extent>(&(*bytes)[at_ref]);
     if (at.blocks() == 0 || at.offset_bytes() > bytes->size() || at.size_bytes() > bytes->size() - at.offset_bytes()) {
@@ -140,7 +143,7 @@ Task<void> OpenAll(Reactor* reactor) {
 }  // namespace pando
 
 extern "C" int LLVMFuzzerInitialize(int*, char***) {
-  FLAGS_minloglevel = 2;  // damaged copies are warned about
+  FLAGS_minloglevel = 2;  // damaged superblock copies cause warnings
   return 0;
 }
 
@@ -151,7 +154,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const bool meta = (flags & 1) != 0;
   std::string bytes = Changed(meta ? GoodStore().meta : GoodStore().data, &input, flags);
   if (flags & 2) Seal(&bytes, meta);
-  // The choice of a superblock by itself: on exactly its bytes, so that the sanitizer sees one too much.
+  // ChooseSuperblock by itself, on exactly its bytes, so that the sanitizer detects an access past
+  // the end.
   if (!meta && bytes.size() >= kSuperblockBlocks * kBlockBytes) {
     const std::string head = bytes.substr(0, kSuperblockBlocks * kBlockBytes);
     Lsn older = 0;

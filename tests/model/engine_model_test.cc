@@ -1,9 +1,11 @@
-// The engine against std::map: several writers at once on disjoint key ranges of the same partitions, small pools that
-// force eviction and early write-back, random disk latencies, checkpoints and snapshots racing, restarts between the
-// phases. After each phase everything is compared and audited, in memory and on disk.
+// Model test of the engine: compares it with a std::map. Several writers work concurrently on
+// disjoint key ranges of the same partitions. Small pools force eviction and early write-back, disk
+// latencies are random, checkpoints and snapshots run meanwhile, and the engine restarts between
+// phases. After each phase the test compares everything, and audits the memory and the disk.
 //
-// A run is replayed by the command it prints when it fails. PANDO_SEED: the first seed; PANDO_TEST_ROUNDS: how many
-// seeds, times kRuns; PANDO_STEPS: operations of each writer in each phase.
+// A run that fails prints the command that replays it. PANDO_SEED is the only seed to run;
+// PANDO_TEST_ROUNDS multiplies the number of seeds (kRuns); PANDO_STEPS is the number of operations
+// of each writer in each round.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -22,20 +24,21 @@ constexpr uint64_t kRuns = 24;
 constexpr int kPhases = 6;
 constexpr int64_t kHeldMs = 24 * 3'600'000;  // longer than a phase takes
 constexpr Nanos kStuckNs = 600 * kSecond;
-constexpr int64_t kTtlMarginMs = 20'000;  // no operation takes this long, so that what expires is never in doubt
+// No operation takes this long, so the test always knows whether a record has expired.
+constexpr int64_t kTtlMarginMs = 20'000;
 
 uint64_t Environment(const char* name, uint64_t otherwise) {
   const char* value = std::getenv(name);
   return value ? std::strtoull(value, nullptr, 10) : otherwise;
 }
 
-// What a seed decides.
+// The options that a seed selects.
 struct Shape {
   Setup setup;
   SimOptions disk;
   int writers = 0;
   int steps = 0;
-  size_t keys = 0;  // per writer and partition
+  size_t keys = 0;  // for each writer and partition
   int key_style = 0;
   size_t max_value = 0;
 };
@@ -62,11 +65,11 @@ Shape ShapeOf(uint64_t seed) {
   return s;
 }
 
-// One partition's keys of one writer, and what must be in them.
+// The keys of one writer in one partition, and their expected contents.
 struct Region {
   Partition* partition = nullptr;
   uint32_t partition_id = 0;
-  std::string first, end;  // all its keys lie in [first, end)
+  std::string first, end;  // all keys lie in [first, end)
   PartitionModel model;
 };
 
@@ -79,7 +82,7 @@ struct Run {
   std::vector<std::vector<Region>> writers;
   std::string problem;
   int writing = 0;
-  uint64_t progress = 0;  // operations done
+  uint64_t progress = 0;  // number of operations that have finished
   uint64_t refused = 0;
 
   void Fail(std::string what) {
@@ -119,7 +122,7 @@ class Writer {
     }
   }
 
-  // Everything, in both directions.
+  // Scans each region as a whole, in a random direction.
   Task<void> CompareAll() {
     for (size_t i = 0; i < regions_.size() && !run_->failed(); ++i) {
       region_ = &regions_[i];
@@ -131,7 +134,8 @@ class Writer {
     }
   }
 
-  // The same in a snapshot, and some single reads and sums. `models` are the regions' as they were.
+  // Does the same in a snapshot, and some single reads and sums. `models` are the models of the
+  // regions at the moment of the snapshot.
   Task<void> CompareSnapshot(SnapshotInfo snapshot, const std::vector<PartitionModel>& models) {
     const int64_t now_ms = VersionMs(snapshot.version);
     for (size_t i = 0; i < regions_.size() && !run_->failed(); ++i) {
@@ -154,9 +158,9 @@ class Writer {
       }
       const std::string start = RandomKey(), end = RandomKey();
       Result<RangeAggregates> sum = co_await region_->partition->Aggregate(start, end, snapshot.id);
-      if (!sum.ok()) co_return Fail("summing in a snapshot failed", sum.status().ToString());
+      if (!sum.ok()) co_return Fail("an aggregate of a snapshot failed", sum.status().ToString());
       const RangeAggregates want = start < end ? models[i].Aggregate(start, end, now_ms) : RangeAggregates();
-      if (*sum != want) Fail("sums in a snapshot", fmt::format("{} where {} were expected", Text(*sum), Text(want)));
+      if (*sum != want) Fail("snapshot aggregate", fmt::format("{} where {} were expected", Text(*sum), Text(want)));
     }
   }
 
@@ -171,7 +175,7 @@ class Writer {
     SimRandom bytes(n * 977 + 5);
     switch (shape_.key_style) {
       case 0: return key + fmt::format("{:08}", n);
-      case 1:  // few bytes from a small alphabet: many prefixes of each other
+      case 1:  // few bytes from a small alphabet: many keys are prefixes of others
         for (uint64_t left = bytes.Below(10); left > 0; --left) key.push_back("\0\x01\xff\x61"[bytes.Below(4)]);
         return key;
       case 2: {  // a long common prefix, up to the longest key
@@ -180,7 +184,7 @@ class Writer {
         key.append(bytes.Below(max_key_ - key.size() + 1), '\0');
         return key;
       }
-      default: {  // pairs that share long prefixes of their own: separators are long
+      default: {  // groups of three that share a long random prefix, so that separators are long
         SimRandom group(n / 3);
         for (size_t left = std::min<size_t>(max_key_ - 2, 40 + group.Below(max_key_)); key.size() < left;) {
           key.push_back(static_cast<char>(group.Next()));
@@ -199,12 +203,13 @@ class Writer {
     if (choice >= 92) bytes = random_.Below(5 * shape_.setup.store.page_bytes);
     if (choice >= 98) bytes = random_.Below(shape_.max_value + 1);
     std::string value(std::min(bytes, shape_.max_value), '\0');
-    const char* letters = random_.Chance(0.5) ? "ab" : nullptr;  // half of them compress
+    const char* letters = random_.Chance(0.5) ? "ab" : nullptr;  // half of the values compress
     for (char& c : value) c = letters ? letters[random_.Below(2)] : static_cast<char>(random_.Next());
     return value;
   }
 
-  // Some hold and some do not. (The wrong version is none that an operation of the same batch may get.)
+  // Some conditions hold and some do not. (The wrong version is one that no operation of the same
+  // batch can get.)
   Condition RandomCondition(const std::string& key) {
     const ReadResult now = region_->model.Read(key, WallMs());
     Condition condition;
@@ -251,7 +256,8 @@ class Writer {
     std::vector<WriteOp> ops(random_.Chance(0.6) ? 1 : 1 + random_.Below(random_.Chance(0.1) ? 60 : 8));
     for (WriteOp& op : ops) op = RandomOp();
     if (ops.size() > 1 && random_.Chance(0.3)) {
-      // Several operations on each of a few keys: what the later ones meet depends on the earlier ones.
+      // Several operations on each of a few keys: the results of later ones depend on the earlier
+      // ones.
       for (size_t i = 1; i < ops.size(); ++i) {
         if (random_.Chance(0.6)) ops[i].key = ops[random_.Below(i)].key;
         if (random_.Chance(0.3)) ops[i].condition = RandomCondition(ops[i].key);
@@ -267,7 +273,7 @@ class Writer {
     co_await WriteAndCompare(std::move(ops), options);
   }
 
-  // Waits until nothing of the region expires in the next moments.
+  // Waits until no record of the range can expire during the next operation.
   Task<void> AwaitNoExpiry(const std::string& start, const std::string& end) {
     while (region_->model.ExpiresWithin(start, end, WallMs() - 1, WallMs() + kTtlMarginMs / 2)) {
       co_await Sleep(*run_->reactor, kTtlMarginMs / 2 * kMillisecond);
@@ -279,21 +285,23 @@ class Writer {
     const int64_t now_ms = WallMs();
     Result<std::vector<OpResult>> results = co_await region_->partition->Write(ops, options);
     if (!results.ok()) {
-      // The only refusal that is no error: more pages at once than this small pool has.
+      // The only refusal that is allowed: the write needs more pages at once than this small pool
+      // has.
       if (results.code() == Code::kInvalidArgument)
         ++run_->refused;
       else
         Fail("a write failed", results.status().ToString());
       co_return;
     }
-    if (results->size() != ops.size()) co_return Fail("a write", "not one result for each operation");
+    if (results->size() != ops.size()) co_return Fail("a write", "the number of results is not that of the operations");
     Version& last = last_version_[region_->partition_id];
     std::vector<Version> versions;
     for (const OpResult& got : *results) {
       const bool applied = got.outcome == OpOutcome::kApplied;
-      if (applied && got.version <= last) Fail("P5", "versions do not rise");
+      if (applied && got.version <= last) Fail("P5", "versions are not ascending");
       if (applied) last = got.version;
-      // Where none was given: one of now that no record has, so that no condition holds by accident.
+      // An operation that got no version: use the current time with a version that no record has,
+      // so that no condition holds by accident.
       versions.push_back(applied ? got.version : VersionAtMs(now_ms) + 0xffff - versions.size());
     }
     const std::vector<OpResult> want = region_->model.ApplyWrite(ops, options, versions);
@@ -328,7 +336,7 @@ class Writer {
       const ReadResult want = region_->model.Read(keys[i], WallMs());
       const PointRead& got = reads[i];
       if (got.outcome == PointRead::Outcome::kMiss) continue;
-      if ((got.outcome == PointRead::Outcome::kFound) != want.found) return Fail("batched get", "found or not differs");
+      if ((got.outcome == PointRead::Outcome::kFound) != want.found) return Fail("batched get", "found differs");
       if (!want.found) continue;
       if ((copy ? std::string_view(values[i]) : got.in_place) != want.value || got.version != want.version ||
           got.expires_at_ms != want.expires_at_ms) {
@@ -337,7 +345,7 @@ class Writer {
     }
   }
 
-  // What changed from one snapshot to another (or to now, which nobody is changing).
+  // Compares the changes from one snapshot to another, or to now; no writer runs meanwhile.
  public:
   Task<void> CompareChanges(const SnapshotInfo& since, const std::vector<PartitionModel>& older,
                             const SnapshotInfo* snapshot, const std::vector<PartitionModel>* newer) {
@@ -372,7 +380,7 @@ class Writer {
   }
 
  private:
-  // Whole scans by pages, as a client continues them.
+  // Scans the whole range page by page, as a client does.
   Task<void> CompareScan(ScanSpec spec, const PartitionModel& model, std::optional<int64_t> snapshot_ms = {}) {
     for (bool over = false; !over && !run_->failed();) {
       const int64_t from_ms = WallMs();
@@ -382,7 +390,7 @@ class Writer {
       const ScanPage want = model.Scan(spec, snapshot_ms.value_or(WallMs()));
       std::string difference = Difference(want, *got);
       if (!difference.empty()) co_return Fail(spec.reverse ? "reverse scan" : "scan", difference);
-      if (want.exhausted != got->exhausted) co_return Fail("scan", "exhausted or not differs");
+      if (want.exhausted != got->exhausted) co_return Fail("scan", "exhausted differs");
       over = got->exhausted || got->rows.empty();
       if (over) co_return;
       if (spec.reverse) {
@@ -413,10 +421,10 @@ class Writer {
     const std::string end = random_.Chance(0.4) ? region_->end : RandomKey();
     const int64_t from_ms = WallMs();
     Result<RangeAggregates> got = co_await region_->partition->Aggregate(start, end);
-    if (!got.ok()) co_return Fail("summing failed", got.status().ToString());
+    if (!got.ok()) co_return Fail("an aggregate failed", got.status().ToString());
     if (region_->model.ExpiresWithin(region_->first, region_->end, from_ms - 1, WallMs())) co_return;
     const RangeAggregates want = start < end ? region_->model.Aggregate(start, end, WallMs()) : RangeAggregates();
-    if (*got != want) Fail("sums", fmt::format("{} where {} were expected", Text(*got), Text(want)));
+    if (*got != want) Fail("aggregate", fmt::format("{} where {} were expected", Text(*got), Text(want)));
   }
 
   Task<void> RemoveRange() {
@@ -457,7 +465,7 @@ std::vector<Tree*> TreesOf(Engine* engine) {
   return trees;
 }
 
-// Checkpoints and audits of memory while the writers work.
+// Takes checkpoints and audits the memory while the writers work.
 Task<void> Disturb(Run* run, uint64_t seed) {
   SimRandom random(seed);
   uint64_t progress = run->progress;
@@ -465,8 +473,9 @@ Task<void> Disturb(Run* run, uint64_t seed) {
   while (run->writing > 0 && !run->failed()) {
     if (std::exchange(progress, run->progress) != run->progress) progress_ns = run->reactor->NowNs();
     if (run->reactor->NowNs() - progress_ns > kStuckNs) {
-      run->Fail("stuck: no operation has ended for a long time; " + DescribePool(TreesOf(run->engine)[0]->pool()));
-      run->machine->CrashAtDiskOp(run->machine->disk_ops() + 1);  // ends the run with the machine's next operation
+      run->Fail("stuck: no operation has finished for 600 s; " + DescribePool(TreesOf(run->engine)[0]->pool()));
+      // End the run with the machine's next disk operation, which is the sync below.
+      run->machine->CrashAtDiskOp(run->machine->disk_ops() + 1);
       Status ignored = co_await SyncDirectory(*run->reactor, run->shape.setup.store.data_dir);
     }
     if (random.Chance(0.1)) {
@@ -489,7 +498,8 @@ Task<void> CompareEverything(Run* run) {
   }
 }
 
-// Nothing runs: sums agree, memory is in order, and after a checkpoint so is the file, block by block.
+// While nothing else runs: compares aggregates, takes a checkpoint, audits the memory, and audits
+// the files block by block.
 Task<void> AuditIdle(Run* run) {
   for (Partition* p : run->engine->partitions()) {
     RangeAggregates want;
@@ -500,7 +510,7 @@ Task<void> AuditIdle(Run* run) {
     Result<RangeAggregates> got = co_await p->Aggregate("", "");
     bool sure = run->reactor->WallMs() == now_ms;
     if (!got.ok())
-      run->Fail("summing failed: " + got.status().ToString());
+      run->Fail("an aggregate failed: " + got.status().ToString());
     else if (sure && *got != want)
       run->Fail(fmt::format("partition {} holds {}, not {}", p->id(), Text(*got), Text(want)));
   }
@@ -516,7 +526,7 @@ Task<void> AuditIdle(Run* run) {
   }
 }
 
-// A snapshot, and what was there when it was cut: by writer and region.
+// A snapshot, and the expected contents at its moment, by writer and region.
 struct Held {
   SnapshotInfo snapshot;
   std::vector<std::vector<PartitionModel>> models;
@@ -526,7 +536,7 @@ std::vector<Partition*> PartitionsOf(Run* run) {
   return {run->engine->partitions().begin(), run->engine->partitions().end()};
 }
 
-// Nobody writes.
+// Takes a snapshot; no writer runs meanwhile.
 Task<void> Hold(Run* run, std::vector<Held>* held) {
   Result<SnapshotInfo> cut = co_await CutSnapshot(*run->reactor, PartitionsOf(run), run->reactor->WallMs() + kHeldMs);
   if (!cut.ok()) co_return run->Fail("a snapshot failed: " + cut.status().ToString());
@@ -545,7 +555,7 @@ Task<void> CompareHeld(Run* run, const Held* held, uint64_t seed) {
   }
 }
 
-// What changed between snapshots, and from each to now.
+// Compares the changes from each snapshot to the last one, and from the last one to now.
 Task<void> CompareChanges(Run* run, const std::vector<Held>* held, uint64_t seed) {
   for (size_t w = 0; w < run->writers.size(); ++w) {
     Writer writer(run, &run->writers[w], seed + w);
@@ -558,7 +568,7 @@ Task<void> CompareChanges(Run* run, const std::vector<Held>* held, uint64_t seed
   }
 }
 
-// Snapshots read the same while everything changes.
+// Checks that snapshots read the same while the writers change everything.
 Task<void> ReadHeld(Run* run, const std::vector<Held>* held, uint64_t seed) {
   while (run->writing > 0 && !run->failed()) {
     for (const Held& h : *held) co_await CompareHeld(run, &h, ++seed);
@@ -574,7 +584,7 @@ Task<void> LetGo(Run* run, std::vector<Held>* held, size_t index) {
   ScanSpec spec;
   spec.snapshot = id;
   Result<ScanPage> page = co_await run->engine->partitions()[0]->Scan(spec);
-  if (page.code() != Code::kSnapshotGone) run->Fail("a released snapshot was read");
+  if (page.code() != Code::kSnapshotGone) run->Fail("a scan of a released snapshot did not fail with kSnapshotGone");
 }
 
 Task<void> Phase(Reactor* reactor, Run* run, int phase) {
