@@ -1,4 +1,4 @@
-"""Runs kvadmin and keeps what it left behind; its exit codes."""
+"""Runs kvadmin and captures its output; names its exit codes."""
 
 import json
 import os
@@ -11,7 +11,7 @@ KVADMIN = str(BIN_DIR / "kvadmin")
 
 
 class Done:
-    """What a finished kvadmin left behind."""
+    """The exit code and the output of a kvadmin that has finished."""
 
     def __init__(self, process):
         self.code = process.returncode

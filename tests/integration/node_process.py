@@ -1,8 +1,8 @@
-"""Starts, kills and stops kvnode processes and talks to them with the stock Thrift library.
+"""Starts, kills, and stops kvnode processes, and calls them with the stock Thrift library.
 
-Binaries come from PANDO_BIN_DIR (default build/release/bin). The Python code for the IDL is generated into a temporary
-directory when this module is imported. Everything binds to 127.0.0.1 on free ports, and whatever was started is killed
-by its pid at exit.
+Binaries come from PANDO_BIN_DIR (default build/release/bin). Importing this module generates the Python code for the
+IDL into a temporary directory. All nodes bind to 127.0.0.1 on free ports. Nodes that still run at exit are killed by
+pid.
 """
 
 import atexit
@@ -38,7 +38,7 @@ from thrift.transport import TSocket, TTransport  # noqa: E402
 
 
 class NodeProcess:
-    """One kvnode on one data directory; may be killed and started again."""
+    """One kvnode on one data directory. It can be killed and started again."""
 
     READY = re.compile(rb"ready\D*(\d+\.\d+\.\d+\.\d+):(\d+)")
 
@@ -52,7 +52,7 @@ class NodeProcess:
         atexit.register(self.kill)
 
     def start(self):
-        """Returns once the node says that it is ready."""
+        """Starts the node and returns when it says that it is ready."""
         self.launch()
         self.wait_ready()
         return self
@@ -72,29 +72,29 @@ class NodeProcess:
                 self.host, self.port = match.group(1).decode(), int(match.group(2))
                 return
             if self.process.poll() is not None:
-                raise AssertionError(f"kvnode ended with {self.process.returncode} while starting:\n{self.output()}")
+                raise AssertionError(f"kvnode exited with {self.process.returncode} while starting:\n{self.output()}")
             time.sleep(0.01)
-        raise AssertionError(f"kvnode not ready after {START_TIMEOUT_S} s:\n{self.output()}")
+        raise AssertionError(f"kvnode was not ready after {START_TIMEOUT_S} s:\n{self.output()}")
 
     def output(self):
         return self.log.read_text(errors="replace")[-8000:]
 
     def kill(self):
-        """SIGKILL, as a crash of the process."""
+        """Sends SIGKILL, to simulate a crash of the process."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         if self.process:
             self.process.wait()
 
     def stop(self):
-        """SIGTERM; fails when the node does not end cleanly."""
+        """Sends SIGTERM; fails if the node does not exit with 0 in time."""
         self.process.send_signal(signal.SIGTERM)
         try:
             code = self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
             raise AssertionError(f"kvnode still runs {STOP_TIMEOUT_S} s after SIGTERM:\n{self.output()}") from error
         if code != 0:
-            raise AssertionError(f"kvnode ended with {code} after SIGTERM:\n{self.output()}")
+            raise AssertionError(f"kvnode exited with {code} after SIGTERM:\n{self.output()}")
 
     def resident_bytes(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
@@ -105,7 +105,7 @@ class NodeProcess:
 
 
 class Connection:
-    """One client connection; methods of the service are called as connection.get(context, request)."""
+    """One client connection. Call the methods of the service as connection.get(context, request)."""
 
     def __init__(self, host, port, timeout_s=60, compact=False, service=Kv):
         socket = TSocket.TSocket(host, port)
@@ -130,7 +130,7 @@ class Connection:
 
 
 def temporary_directory(name):
-    """A fresh directory on a real file system (PANDO_TEST_TMPDIR, as tmpfs may refuse O_DIRECT). The caller removes it."""
+    """Creates a directory on a real file system (PANDO_TEST_TMPDIR), for O_DIRECT. The caller removes it."""
     parent = os.environ.get("PANDO_TEST_TMPDIR")
     if parent:
         os.makedirs(parent, exist_ok=True)
@@ -138,11 +138,11 @@ def temporary_directory(name):
 
 
 def run_kvadmin(*arguments, check=True):
-    """Runs kvadmin and returns the finished process; with `check` a failure raises with its output."""
+    """Runs kvadmin and returns the finished process. With `check`, a failure raises an error with its output."""
     done = subprocess.run([str(BIN_DIR / "kvadmin"), *map(str, arguments)], stdin=subprocess.DEVNULL,
                           capture_output=True, text=True, timeout=600, check=False)
     if check and done.returncode != 0:
-        raise AssertionError(f"kvadmin {' '.join(map(str, arguments))} ended with {done.returncode}:\n"
+        raise AssertionError(f"kvadmin {' '.join(map(str, arguments))} exited with {done.returncode}:\n"
                              f"{done.stdout}{done.stderr}")
     return done
 

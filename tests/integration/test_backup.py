@@ -1,5 +1,5 @@
-"""Snapshots and backups against real nodes of two reactors: what a snapshot is while writes go on, full and incremental
-backups taken under load, restored, checked, damaged, and mistaken for each other."""
+"""Tests snapshots and backups on real nodes with two reactors: what a snapshot shows while writes continue; full and
+incremental backups that are taken under load, restored, checked, damaged, and mistaken for each other."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ def put(client, key, value):
 
 
 class Counters(threading.Thread):
-    """Counts numbered keys up, one after another and round again, each once the one before was acknowledged."""
+    """Increments numbered keys in turn, round after round, each after the previous one was acknowledged."""
 
     def __init__(self, node, name, keys):
         super().__init__(daemon=True)
@@ -136,19 +136,19 @@ class BackupTest(unittest.TestCase):
         report = self.kv(node, "--json", "backup", full).json()
         self.assertGreaterEqual(report["records"], 20_000)
         writer.finish()
-        # Known states from here on.
+        # From here on, the expected states are known.
         self.load(node, 100, 300, lambda i: f"second {i}")
         state_second = self.exported(node)
         small = self.kv(node, "--json", "backup", second, "--base", full).json()
-        self.assertLess(small["bytes"], report["bytes"] / 5, "an increment is as large as its changes")
+        self.assertLess(small["bytes"], report["bytes"] / 5, "an incremental backup should be as small as its changes")
         self.kv(node, "delete", "row/000500")
         self.load(node, 19_000, 3_000, lambda i: big if i % 700 == 0 else f"third {i}")
-        node.kill()  # what follows is based on what recovery made
+        node.kill()  # the next backup continues from the recovered state
         node = self.node("source")
         state_third = self.exported(node)
         self.kv(node, "backup", third, "--base", second)
         nothing = self.kv(node, "--json", "backup", self.root / "fourth", "--base", third).json()
-        self.assertLess(nothing["pages"], 40, "nothing changed but what the last checkpoint wrote")
+        self.assertLess(nothing["pages"], 40, "only the pages of the last checkpoint should have changed")
         node.stop()
 
         for directory, chain in (full, 1), (second, 2), (third, 3), (self.root / "fourth", 4):
@@ -161,7 +161,7 @@ class BackupTest(unittest.TestCase):
             self.assertIn("sound", self.kv(None, "check", data).out)
             copy = self.node(data.name)
             self.assertEqual(self.exported(copy), state)
-            self.load(copy, 0, 500, lambda i: f"after {i}")  # it lives on
+            self.load(copy, 0, 500, lambda i: f"after {i}")  # the restored store accepts writes
             copy.kill()
             copy = self.node(data.name)
             self.assertEqual(self.kv(copy, "get", "row/000123").out, "after 123\n")
@@ -170,21 +170,21 @@ class BackupTest(unittest.TestCase):
         self.mistakes(full, second, third)
 
     def mistakes(self, full, second, third):
-        """Wrong bases, missing bases, damage: each told, none restored."""
-        self.kv(None, "restore", third, self.root / "third-restored", expect=FAILED)  # there is a store
+        """Wrong bases, missing bases, and damage: each is reported, and none is restored."""
+        self.kv(None, "restore", third, self.root / "third-restored", expect=FAILED)  # a store exists there
         self.kv(None, "check", "--backup", self.root, expect=FAILED)
         copy = self.node("third-restored")
         self.load(copy, 0, 2_000, lambda i: f"another history {i}")
         self.kv(copy, "checkpoint")
-        self.kv(copy, "backup", full, expect=FAILED)  # not empty
-        # The copy has gone another way since `third`: both are of the same partitions and have the same generations.
+        self.kv(copy, "backup", full, expect=FAILED)  # the directory is not empty
+        # The copy has diverged since `third`: both have the same partitions and the same generations.
         self.kv(copy, "backup", self.root / "branch", "--base", third)
         self.assertEqual(self.kv(None, "--json", "check", "--backup", self.root / "branch").json()["problems_total"], 0)
         wrong = run("backup", self.root / "wrong", "--base", self.root / "fourth", server=f"{copy.host}:{copy.port}")
-        if wrong.code == OK:  # nothing had changed in `fourth` but what both histories share
+        if wrong.code == OK:  # the only changes in `fourth` are those that both histories share
             self.kv(None, "check", "--backup", self.root / "wrong")
         copy.stop()
-        # A base that is not there, and one that is another.
+        # A base that is missing, and one that is another backup.
         moved = self.root / "moved"
         full.rename(moved)
         self.assertIn("based on", self.kv(None, "check", "--backup", second, expect=FAILED).err)
@@ -197,7 +197,7 @@ class BackupTest(unittest.TestCase):
         for directory in (third, full):
             for path in sorted(pathlib.Path(directory).iterdir()):
                 content = bytearray(path.read_bytes())
-                # The padding behind header and trailer is nobody's.
+                # Avoid the padding after the header, the index, and the trailer, which no checksum covers.
                 at = dice.randrange(4096, len(content) - 8192) if path.suffix == ".pages" and len(content) > 20_000 else 20
                 content[at] ^= 1 << dice.randrange(8)
                 original = path.read_bytes()

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Clients that take what they can get: more connections than the process may have descriptors, and slow readers."""
+"""Tests greedy clients: more connections than the process may have descriptors, and slow readers."""
 
 import resource
 import shutil
@@ -21,12 +21,12 @@ READ_INTERVAL_S = 0.1
 
 
 class DescriptorsTest(unittest.TestCase):
-    """Soft and hard limit of 1024 descriptors, 1100 idle connections."""
+    """The soft and the hard limit are 1024 descriptors, and 1100 connections are idle."""
 
     def setUp(self):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hard < 2 * DESCRIPTORS:
-            self.skipTest(f"this process may open {hard} descriptors only")
+            self.skipTest(f"this process may open only {hard} descriptors")
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * DESCRIPTORS), hard))
         self.directory = temporary_directory("descriptors")
         limited = self.directory / "kvnode-limited"
@@ -54,7 +54,7 @@ class DescriptorsTest(unittest.TestCase):
             self.assertGreater(metric(self.node, "kv_rpc_refused_connections_total"), 0)
             for connection in idle:
                 connection.close()
-            # Those that waited in the backlog have their turn; then there is room for others.
+            # Connections that waited in the backlog are accepted first; then there is room for new ones.
             deadline = time.monotonic() + 60
             while metric(self.node, "kv_rpc_connections_count") > 1 and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -85,10 +85,10 @@ class SlowReaderTest(unittest.TestCase):
         raw.socket.connect((self.node.host, self.node.port))
         deadline = time.monotonic() + 3 * STALL_TIMEOUT_S
         with raw:
-            for i in range(8):  # more than the sockets' buffers hold, so that a send of the node is always in progress
+            for i in range(8):  # more than the socket buffers hold, so that the node always has a send in progress
                 raw.send(get_call(b"large", i))
-            while time.monotonic() < deadline:  # about 120 KB/s: less than one send in the time allowed
-                self.assertTrue(raw.socket.recv(READ_BYTES), "cut off")
+            while time.monotonic() < deadline:  # about 120 KB/s: less than one send within the stall timeout
+                self.assertTrue(raw.socket.recv(READ_BYTES), "the node closed the connection of a steady reader")
                 time.sleep(READ_INTERVAL_S)
         self.assertEqual(metric(self.node, "kv_rpc_stalled_connections_total"), 0)
         self.node.stop()

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The tour in clients/python, which the README points at, runs against a node and prints what it promises."""
+"""Runs the tour in clients/python, to which the README refers, against a node, and checks what it prints."""
 
 import shutil
 import subprocess

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""Compressed pages: the store gets smaller, and one that was written with several settings is read under any.
+"""Tests compressed pages: they make a store smaller, and a store that was written with several settings can be read
+with any setting.
 
     tests/integration/test_compression.py
 """
@@ -28,7 +29,7 @@ def write(node, setting):
 
 def used_bytes(node):
     with node.connect(service=Admin) as admin:
-        for _ in range(2):  # what is freed is given back two checkpoints later
+        for _ in range(2):  # freed space becomes reusable two checkpoints later
             admin.checkpoint(CONTEXT)
         return sum(partition.used_bytes for partition in admin.status(CONTEXT).partitions)
 

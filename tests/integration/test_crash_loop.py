@@ -1,15 +1,15 @@
 #!/usr/bin/python3
-"""kill -9 in a loop, on real files: no acknowledged write is ever lost, and no write is ever half there.
+"""Kills a node with kill -9 in a loop, on real files: no acknowledged write may be lost, and no write may be partial.
 
-Several connections put, remove, increment and batch on keys of their own, each write carrying the key's next number,
-while SIGKILL comes at a random moment; sometimes again during recovery. After each restart every key must hold exactly
-what was last acknowledged for it, or what the one write in flight at the kill would have made of it. Point reads, the
-scan and the count must agree. At the end (and on some of the killed directories) `kvadmin check` must find nothing.
+Several connections put, remove, increment, and batch, each on its own keys. SIGKILL comes at a random moment, and
+sometimes again during recovery. After each restart every key must hold its last acknowledged value, or the value that
+the write in flight at the kill would have left. Point reads, the scan, and the count must agree. At the end, and on
+some of the killed directories, `kvadmin check` must find nothing.
 
     tests/integration/test_crash_loop.py [--iterations N] [--seed S] [--connections N]
 
-PANDO_TEST_ROUNDS and PANDO_TEST_SEED do the same. Moments and choices come from the seed; the interleaving of a real
-process does not, so a replay makes a failure likely, not certain.
+PANDO_TEST_ROUNDS and PANDO_TEST_SEED set the defaults of --iterations and --seed. Moments and choices come from the
+seed, but the interleaving of a real process does not, so a replay makes a failure likely, not certain.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from node_process import Admin, CONTEXT, NodeProcess, TTransport, constants, run
 KEYS_PER_WRITER = 400
 SIZES = (0, 10, 100, 100, 1000, 1000, 4000, 20_000, 120_000)  # inline and overflow values
 ABSENT = None
-# The smallest budgets, so that eviction, checkpoints and log recycling happen during the test.
+# The smallest budgets, so that evictions, checkpoints, and log recycling happen during the test.
 FLAGS = ["--memory_limit_mb=96", "--log_budget_mb=64"]
 
 
 class Writer(threading.Thread):
-    """Writes through one connection to keys nobody else writes; knows what must be there after a crash.
+    """Writes through one connection to keys that only it writes, and knows what must exist after a crash.
 
     acknowledged: key -> value (ABSENT = no record). in_flight: key -> value that the unanswered request would leave.
     """
@@ -47,7 +47,7 @@ class Writer(threading.Thread):
         self.node = None
 
     def fresh(self, node):
-        """A thread runs once: the next one goes on with this one's knowledge."""
+        """Returns a new thread that continues with this one's knowledge, because a thread can run only once."""
         successor = Writer(self.number, self.random.random())
         successor.acknowledged, successor.sequence, successor.writes = self.acknowledged, self.sequence, self.writes
         successor.node = node
@@ -64,7 +64,7 @@ class Writer(threading.Thread):
                 while True:
                     self.step(connection)
         except (TTransport.TTransportException, ConnectionError, EOFError):
-            pass  # the kill: what was in flight stays in in_flight
+            pass  # the node was killed; in_flight keeps the unanswered request
         except Exception as error:  # pylint: disable=broad-except
             self.unexpected = error
 
@@ -92,7 +92,7 @@ class Writer(threading.Thread):
         self.in_flight = {key: ABSENT}
         result = connection.remove(CONTEXT, ttypes.RemoveRequest(key=key))
         existed = self.acknowledged.get(key) is not ABSENT
-        assert result.existed == existed, f"remove {key}: existed is {result.existed}, and it did {existed}"
+        assert result.existed == existed, f"remove {key}: existed is {result.existed}, not {existed}"
 
     def increment(self, connection, key):
         expected = int(self.acknowledged.get(key) or b"0") + 1
@@ -101,7 +101,7 @@ class Writer(threading.Thread):
         assert result.number == expected, f"increment {key} gave {result.number}, not {expected}"
 
     def batch(self, connection, index):
-        """Three keys of one {tag}: all or nothing."""
+        """Writes three keys with the same {tag}, which is atomic."""
         keys = [b"w%d/{batch%d-%d}/%d" % (self.number, self.number, index, part) for part in range(3)]
         value = self.value()
         self.in_flight = {key: value for key in keys}
@@ -110,7 +110,7 @@ class Writer(threading.Thread):
         assert all(result.applied and not result.error for result in reply.results), f"batch: {reply}"
 
     def verify(self, connection):
-        """After a crash: every key is as acknowledged, or as the request in flight would have left it."""
+        """Checks after a crash that every key is as acknowledged, or as the request in flight would have left it."""
         keys = sorted(set(self.acknowledged) | set(self.in_flight))
         found = read_all(connection, keys)
         landed = {key for key in self.in_flight if found[key] == self.in_flight[key]}
@@ -122,7 +122,7 @@ class Writer(threading.Thread):
                                  f"{brief(self.in_flight.get(key, b'(nothing)'))}")
         unchanged = {key for key in self.in_flight if self.acknowledged.get(key) == self.in_flight[key]}
         if landed and landed | unchanged != set(self.in_flight):
-            raise AssertionError(f"a batch is half there: {sorted(landed)} of {sorted(self.in_flight)}")
+            raise AssertionError(f"only a part of a batch exists: {sorted(landed)} of {sorted(self.in_flight)}")
         self.acknowledged = found
         self.in_flight = {}
 
@@ -133,7 +133,7 @@ def brief(value):
 
 def read_all(connection, keys):
     found = {}
-    for start in range(0, len(keys), 20):  # 20 of the largest values stay below a frame
+    for start in range(0, len(keys), 20):  # 20 of the largest values fit into a frame
         chunk = keys[start:start + 20]
         reply = connection.multiGet(CONTEXT, ttypes.MultiGetRequest(keys=chunk))
         for key, item in zip(chunk, reply.items, strict=True):
@@ -166,7 +166,7 @@ def verify_everything(node, writers):
 
 
 class Checkpointer(threading.Thread):
-    """Asks for checkpoints while the others write, so that kills fall into them."""
+    """Requests checkpoints while the others write, so that kills interrupt checkpoints."""
 
     def __init__(self, node):
         super().__init__(daemon=True)
@@ -188,7 +188,7 @@ def write_until_killed(node, writers, delay_s, checkpoint):
     helper = Checkpointer(node) if checkpoint else None
     for thread in threads + ([helper] if helper else []):
         thread.start()
-    time.sleep(delay_s)  # not a wait for something: the random moment itself
+    time.sleep(delay_s)  # this is the random moment of the kill, not a wait for an event
     node.kill()
     for thread in threads + ([helper] if helper else []):
         thread.join(60)
@@ -219,14 +219,14 @@ def crash_loop(options, directory):
         recovery_s = time.monotonic() - started
         verify_everything(node, writers)
         print(f"  {iteration}: killed after {delay_s:.2f} s, {recovery_kills} kills in recovery, {checkpoints} "
-              f"checkpoints, up in {recovery_s:.2f} s, {sum(w.writes for w in writers)} writes so far, all there",
+              f"checkpoints, up in {recovery_s:.2f} s, {sum(w.writes for w in writers)} writes so far, none lost",
               flush=True)
     node.stop()
     run_kvadmin("check", data_dir)
     node.start()
     verify_everything(node, writers)
     node.stop()
-    assert sum(writer.writes for writer in writers) > options.iterations * options.connections, "hardly any writes"
+    assert sum(writer.writes for writer in writers) > options.iterations * options.connections, "too few writes"
 
 
 def main():
@@ -241,7 +241,7 @@ def main():
     try:
         crash_loop(options, directory)
     except BaseException:
-        print(f"FAILED with seed {options.seed}; the data directory is left in {directory}", file=sys.stderr)
+        print(f"FAILED with seed {options.seed}; the data directory is kept in {directory}", file=sys.stderr)
         raise
     shutil.rmtree(directory)
     print("passed")

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""./dev up and ./dev down as a newcomer would use them: real input, kill -9 in between, and a clean end."""
+"""Tests ./dev up and ./dev down as a newcomer uses them: real input, kill -9 in between, and a clean stop."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ class Dev:
     def run(self, command, **environment):
         done = subprocess.run([ROOT / "dev", command], env=dict(self.environment, **environment), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"./dev {command} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"./dev {command} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
         return done.stdout
 
     def pid(self):
@@ -49,7 +49,7 @@ LATE(open64)
 
 
 def late_open(directory):
-    """A library to preload, with which the output of the new node replaces that of the old one late, as on a busy machine."""
+    """Builds a library to preload that delays the truncation of kvnode.out, as may happen on a busy machine."""
     source, library = directory / "late.c", directory / "late.so"
     source.write_text(LATE_OPEN)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
@@ -59,7 +59,7 @@ def late_open(directory):
 def wait_gone(pid):
     deadline = time.monotonic() + 30
     while pathlib.Path(f"/proc/{pid}").exists() and "Z" not in process_state(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still there"
+        assert time.monotonic() < deadline, f"process {pid} still exists"
         time.sleep(0.02)
 
 
@@ -71,7 +71,7 @@ def process_state(pid):
 
 
 def last_count(output):
-    """What `kvadmin count`, the last command ./dev up shows, printed."""
+    """Returns what `kvadmin count` printed, the last command that ./dev up shows."""
     return int(output.split("kvadmin count\n")[1].split()[0])
 
 
@@ -86,7 +86,7 @@ def main():
     try:
         output = dev.run("up")
         assert last_count(output) == packages_known_to_apt(), output[-2000:]
-        assert "\nPackage: bash\n" in output and "libthrift-dev\n" in output, "no get or no scan is shown"
+        assert "\nPackage: bash\n" in output and "libthrift-dev\n" in output, "./dev up did not show a get or a scan"
         pid = dev.pid()
 
         assert "already up" in dev.run("up")
@@ -95,7 +95,7 @@ def main():
         os.kill(pid, signal.SIGKILL)
         wait_gone(pid)
         again = dev.run("up", LD_PRELOAD=late_open(run_dir))
-        assert last_count(again) == last_count(output), "records were lost by kill -9"
+        assert last_count(again) == last_count(output), "kill -9 lost records"
         pid = dev.pid()
 
         assert f"stopped kvnode (pid {pid})" in dev.run("down")

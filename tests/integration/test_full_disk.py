@@ -1,12 +1,12 @@
 #!/usr/bin/python3
-"""A real node whose data file reaches a limit of its size (as a full disk), and that gives deleted space back.
+"""Tests a real node whose data file reaches a size limit, like a full disk, and which then frees deleted space.
 
     tests/integration/test_full_disk.py [--limit_mb N]
 
-The limit is RLIMIT_FSIZE, which the kernel enforces where it would enforce a full disk: when the file is made longer.
-Fills the store until DISK_FULL, deletes in random order, with kill -9 in between, and fails when a delete is refused,
-the node does not come back, something acknowledged is lost, puts are not taken again, `kvadmin check` finds something,
-or the file does not shrink on disk.
+The limit is RLIMIT_FSIZE, which the kernel enforces where it would enforce a full disk: when the file is extended.
+The test fills the store until DISK_FULL, then deletes in random order, with kill -9 in between. It fails if a delete
+is refused, the node does not come back, an acknowledged write is lost, puts are still refused after the deletes,
+`kvadmin check` finds a problem, or the file does not shrink on disk.
 """
 
 import argparse
@@ -65,11 +65,11 @@ class FullDisk:
         return self.data_file().stat().st_blocks * 512
 
     def write(self, ops):
-        """Whether the disk had room; DISK_FULL is the only other answer allowed."""
+        """Returns whether the disk had room. The only other answer that is allowed is DISK_FULL."""
         results = self.connection.writeBatch(CONTEXT, ttypes.WriteBatchRequest(ops=ops)).results
         full = [r for r in results if r.error is not None]
         assert all(r.error.code == constants.DISK_FULL for r in full), full[0]
-        assert len(full) in (0, len(results)), "of one partition's ops only some were refused"
+        assert len(full) in (0, len(results)), "only some of the ops on one partition were refused"
         return not full
 
     def put(self, numbers):
@@ -97,7 +97,7 @@ class FullDisk:
 
     def compare(self):
         found = self.connection.count(CONTEXT, ttypes.CountRequest()).count
-        assert found == len(self.held), f"{found} records, {len(self.held)} are expected"
+        assert found == len(self.held), f"found {found} records where {len(self.held)} were expected"
         for n in self.dice.sample(sorted(self.held), min(300, len(self.held))):
             record = self.connection.get(CONTEXT, ttypes.GetRequest(key=key_of(n))).record
             assert record.value == self.held[n], n
@@ -105,7 +105,7 @@ class FullDisk:
     def run(self):
         self.start()
         end = self.fill(0)
-        assert len(self.held) > self.limit_bytes // 1200, "full too early"
+        assert len(self.held) > self.limit_bytes // 1200, "the disk was full too early"
         self.kill_and_start()
         self.compare()
         for _ in range(3):
@@ -113,7 +113,7 @@ class FullDisk:
             self.kill_and_start()
             self.compare()
         for number in range(end, end + 1000, BATCH):
-            assert self.put(range(number, number + BATCH)), "still full after most was deleted"
+            assert self.put(range(number, number + BATCH)), "a put was refused although most records were deleted"
         before = self.disk_bytes()
         self.delete(len(self.held) - 500)
         for _ in range(2):

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""thrift/pando.thrift is fit for every language: each generator that the compiler has takes it without a warning, and the
-code lands in Pando's namespace."""
+"""Tests that thrift/pando.thrift works for every language: each generator of the compiler accepts it without a warning,
+and the code is in Pando's namespace."""
 
 import pathlib
 import re
@@ -10,7 +10,7 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 IDL = ROOT / "thrift" / "pando.thrift"
-# Generators of something else than code, and those that know no namespace.
+# Generators whose output is not code, and those that do not support namespaces.
 WITHOUT_NAMESPACE = {"gv", "html", "json", "markdown", "xml", "xsd", "rs", "ocaml"}
 
 
@@ -30,7 +30,7 @@ class IdlTest(unittest.TestCase):
                     self.assertIn(generator, scopes, f"no namespace line for {generator}")
 
     def test_fields_and_codes_keep_their_numbers(self):
-        """What the first published version says, this one says, too: ids, types and names of every field and constant."""
+        """The ids, types, and names of all fields and constants of the first published version are still the same."""
         published = self.declarations(ROOT / "tests/fixtures/wire/pando_v2.thrift")
         now = self.declarations(IDL)
         self.assertGreater(len(published), 100)
@@ -38,7 +38,7 @@ class IdlTest(unittest.TestCase):
 
     @staticmethod
     def declarations(path):
-        """(struct, field id) -> (type, name), name of a constant -> value, (service, method) -> signature."""
+        """Returns (struct, field id) -> (type, name), constant -> value, and (service, method) -> signature."""
         text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
         found = {name: value for name, value in re.findall(r"const i32 (\w+) = (-?\d+)", text)}
         for kind, name, body in re.findall(r"(struct|exception|service) (\w+) \{(.*?)\}", text, re.DOTALL):

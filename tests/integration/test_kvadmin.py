@@ -1,4 +1,4 @@
-"""kvadmin against real nodes: every command, tables and JSON, exit codes, wrong input, and whole round trips."""
+"""Tests kvadmin with real nodes: every command, tables and JSON, exit codes, wrong input, and complete round trips."""
 
 import base64
 import csv
@@ -20,7 +20,7 @@ SEED = int(os.environ.get("PANDO_SEED", "20"))
 
 
 class KvadminTest(unittest.TestCase):
-    """One node for all tests of the class; each test uses keys with a prefix of its own."""
+    """All tests of the class share one node; each test uses keys with its own prefix."""
 
     @classmethod
     def setUpClass(cls):
@@ -218,7 +218,7 @@ class KvadminTest(unittest.TestCase):
         return records
 
     def test_round_trips_of_binary_records(self):
-        print(f"replay with PANDO_SEED={SEED}")
+        print(f"replay: PANDO_SEED={SEED} tests/integration/test_kvadmin.py")
         prefix = b"rt\xff"
         records = self.records(prefix, 500)
         lines = "".join(json.dumps({"key_b64": base64.b64encode(k).decode(), "value_b64": base64.b64encode(v).decode()})
@@ -245,7 +245,7 @@ class KvadminTest(unittest.TestCase):
         parsed = list(csv.reader(io.StringIO(b64_file.read_text(), newline="")))
         self.assertEqual(parsed[0], ["key_b64", "value_b64", "expires_at_ms"])
         self.assertEqual([(base64.b64decode(k), base64.b64decode(v)) for k, v, _ in parsed[1:]], expected)
-        self.assertEqual(sorted(p.name for p in self.root.glob("rt*")), ["rt.csv", "rt64.csv"], "nothing left over")
+        self.assertEqual(sorted(p.name for p in self.root.glob("rt*")), ["rt.csv", "rt64.csv"], "files were left over")
 
         other = NodeProcess(self.root / "other", NODE_FLAGS).start()
         self.addCleanup(other.kill)
@@ -255,7 +255,7 @@ class KvadminTest(unittest.TestCase):
             self.assertEqual(done.code, OK, done.err)
             self.assertEqual(run("export", server=server).raw, jsonl, f"after loading {source}")
             done = run("load", "-", server=server, stdin=jsonl.replace(b'"value', b'"value_b64": "", "other'))
-            self.assertEqual(done.code, OK, done.err)  # wiped, so that the next source proves itself
+            self.assertEqual(done.code, OK, done.err)  # empty the store, so that the next source is tested on its own
 
     def test_export_resumes(self):
         lines = "".join(json.dumps({"key": f"er/{i:05}", "value": "v" * 100}) + "\n" for i in range(3000))
@@ -270,7 +270,7 @@ class KvadminTest(unittest.TestCase):
             while not state.exists() and time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
-        self.assertTrue(state.exists(), "killed after its first save and before its end")
+        self.assertTrue(state.exists(), "the export was not killed between its first save and its end")
         self.assertFalse(target.exists())
         self.kv("export", "--prefix", "e", "-o", target, "--resume", expect=USAGE)  # another range
         done = self.kv("export", "--prefix", "er/", "-o", target, "--resume")
@@ -354,7 +354,7 @@ class KvadminTest(unittest.TestCase):
 
 
 class OfflineTest(unittest.TestCase):
-    """check and wal-dump on the directory of a node that was killed."""
+    """Tests check and wal-dump on the directory of a node that was killed."""
 
     def setUp(self):
         self.root = temporary_directory("kvadmin-offline")
@@ -410,9 +410,9 @@ class OfflineTest(unittest.TestCase):
             self.assertEqual(p["reachable_blocks"] + p["metadata_blocks"] + p["pending_free_blocks"] + p["free_blocks"],
                              p["file_blocks"])
         self.assertIn("sound: 2000 records", self.kv("check", self.root / "data").out)
-        self.assertEqual(before, {p: p.read_bytes() for p in self.data_files()}, "check changes nothing")
+        self.assertEqual(before, {p: p.read_bytes() for p in self.data_files()}, "check changed a file")
 
-        # Every place with keys, as some hold older copies of a leaf that nothing refers to.
+        # Damage every place that holds keys: some hold older copies of a leaf, to which nothing refers.
         path, content = next((p, c) for p, c in before.items() if b"off/" in c)
         path.write_bytes(content.replace(b"off/", b"oFf/"))
         done = self.kv("check", self.root / "data", expect=CORRUPTION)

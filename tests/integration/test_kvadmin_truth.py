@@ -1,5 +1,5 @@
-"""kvadmin tells the truth: no success that is none, no crash, nothing half that looks whole, whatever happens to its
-output, its input, its server and itself."""
+"""Tests that kvadmin reports what really happened: it never reports a false success, never crashes, and never leaves
+partial output that looks complete, whatever happens to its output, its input, its server, or itself."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ from thrift.protocol import TBinaryProtocol
 from thrift.transport import TTransport
 
 FLAGS = ["--reactors=1", "--memory_limit_mb=256", "--partitions=4"]
-TIMEOUT_S = 60  # reached by failures only
+TIMEOUT_S = 60  # only a failure reaches it
 
 
 def wait_until(condition, what):
@@ -40,7 +40,7 @@ def start(*arguments, server=None, **streams):
 
 
 class FakeServer:
-    """Answers writeBatch as `answer(ops)` says: a WriteBatchReply, or a KvError to raise."""
+    """A server that answers writeBatch with `answer(ops)`: a WriteBatchReply, or a KvError to raise."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -112,7 +112,7 @@ class WithNode(unittest.TestCase):
         self.snapshots_before = self.snapshots()
 
     def snapshots(self):
-        """Those opened by the test, in each partition."""
+        """The number of snapshots in each partition that the test has opened."""
         status = self.kv("--json", "status").json()
         return status["partitions"][0]["snapshots"] - self.snapshots_before
 
@@ -123,10 +123,10 @@ class WithNode(unittest.TestCase):
 
 
 class OutputTest(WithNode):
-    """Standard output that is full, closed, or read by nobody."""
+    """Standard output is full, closed, or has no reader."""
 
     def commands(self):
-        """At least one invocation of each command, that prints and would succeed."""
+        """At least one invocation of each command that prints and would succeed."""
         token = self.kv("snapshot", "open", "--ttl-s", "600").out.strip()
         self.addCleanup(run, "snapshot", "release", token, server=self.server)
         stopped = NodeProcess(self.root / "stopped", FLAGS).start()
@@ -181,7 +181,7 @@ class OutputTest(WithNode):
         commands = self.commands()
         listed = re.findall(r"(?m)^  ([a-z-]+)[, ]", run("--help").out.split("Subcommands:")[1])
         self.assertGreater(len(listed), 15)
-        self.assertEqual([name for name in listed if name not in commands], [], "every command is tried")
+        self.assertEqual([name for name in listed if name not in commands], [], "commands that are not tested")
         for name, make in commands.items():
             with self.subTest(name), open("/dev/full", "wb") as full:
                 done = start(*make(), server=self.server, stdout=full)
@@ -194,7 +194,7 @@ class OutputTest(WithNode):
                 done = start(*make(), server=self.server, stdout=writer)
                 os.close(writer)
                 _, err = done.communicate(timeout=TIMEOUT_S)
-                if name not in ("scan", "diff", "snapshot"):  # these have a note to say as well
+                if name not in ("scan", "diff", "snapshot"):  # these also print a note
                     self.assertEqual(err, b"")
                 self.assertEqual(done.returncode, -signal.SIGPIPE)
             with self.subTest(name + ", closed"):
@@ -280,7 +280,7 @@ class LoadTest(WithNode):
         return "".join(json.dumps({"key": f"k{i}", "value": str(i)}) + "\n" for i in range(1, count + 1)).encode()
 
     def test_one_record_that_the_server_refuses(self):
-        # The server refuses a whole batch for one record's TTL.
+        # The server refuses a whole batch because of one record's TTL.
         lines = [{"key": f"lt/{i}", "value": "x"} for i in range(1, 1001)]
         lines[499]["ttl_ms"] = 2**63 - 1
         done = self.kv("--json", "load", "-", "--on-error", "skip", expect=REJECTED,
@@ -306,7 +306,7 @@ class LoadTest(WithNode):
         self.assertEqual((summary["loaded"], sorted(r["line"] for r in summary["rejects"])), (997, [7, 600, 601]))
         good = [batch for batch in server.batches if not bad & set(batch)]
         self.assertEqual(sorted(key for batch in good for key in batch),
-                         sorted(f"k{i}" for i in range(1, 1001) if f"k{i}" not in bad), "each is stored once")
+                         sorted(f"k{i}" for i in range(1, 1001) if f"k{i}" not in bad), "each must be stored once")
 
     def test_a_deadline_rejects_nothing(self):
         failures = iter([True, True, False, True])
@@ -383,7 +383,7 @@ class LoadTest(WithNode):
 
 
 class InterruptTest(WithNode):
-    """Ctrl-C, and SIGTERM: what is left, on the server and on the disk."""
+    """Ctrl-C and SIGTERM: what remains on the server and on the disk."""
 
     def interrupted(self, process, with_signal=signal.SIGINT):
         process.send_signal(with_signal)
@@ -462,10 +462,10 @@ class InterruptTest(WithNode):
         process.stdin.flush()
         wait_until(lambda: int(self.kv("count", "--prefix", "li/").out) >= 256, "its first batches")
         process.send_signal(signal.SIGINT)
-        self.assertEqual(process.wait(TIMEOUT_S), -signal.SIGINT)  # with its input still open
+        self.assertEqual(process.wait(TIMEOUT_S), -signal.SIGINT)  # its input is still open
         summary = json.loads(process.stdout.read())
         loaded = summary["loaded"]
-        self.assertIn(loaded, range(256, 601), "what it had read, and not the half line")
+        self.assertIn(loaded, range(256, 601), "the whole lines that it had read, not the partial one")
         self.assertEqual((summary["stopped"], summary["next_line"]), (True, loaded + 1))
         self.assertEqual(self.kv("count", "--prefix", "li/").out, f"{loaded}\n")
         path = self.root / "li.jsonl"
@@ -477,7 +477,7 @@ class InterruptTest(WithNode):
 
     def test_scan_and_ping(self):
         process = start("ping", "--count", "1000000", "--interval-ms", "1000000", server=self.server)
-        self.assertTrue(select.select([process.stdout], [], [], TIMEOUT_S)[0], "each answer is shown as it comes")
+        self.assertTrue(select.select([process.stdout], [], [], TIMEOUT_S)[0], "an answer was not shown when it came")
         self.assertIn(b" ms", process.stdout.readline())
         self.assertIn("interrupted", self.interrupted(process)[1])
 
@@ -516,7 +516,7 @@ class BackupTest(WithNode):
         full, other = self.root / "bf", self.root / "bo"
         self.kv("backup", full)
         shutil.copytree(full, other)
-        # A base whose first file is missing: found while the backup is under way.
+        # The first file of the base is missing, which kvadmin finds while the backup runs.
         next(iter(sorted(other.glob("*.pages")))).unlink()
         self.kv("backup", self.root / "bg", "--base", other, expect=FAILED)
         self.assertEqual((self.snapshots(), list(self.root.glob("bg*"))), (0, []))
@@ -536,16 +536,16 @@ class BackupTest(WithNode):
                 data = self.root / "rb-data"
                 done = self.kv("restore", "-q", backup, data, expect=CORRUPTION)
                 self.assertIn(str(pages) if content is None else "partition", done.err)
-                self.assertEqual(list(self.root.glob("rb-data*")), [], "nothing is left to be taken for a store")
+                self.assertEqual(list(self.root.glob("rb-data*")), [], "files were left that look like a store")
                 pages.write_bytes(intact)
         manifest = backup / "BACKUP.json"
         text = manifest.read_bytes()
         manifest.write_bytes(text[:-30])
         self.kv("restore", backup, self.root / "rb-data", expect=CORRUPTION)
         manifest.write_bytes(text)
-        self.kv("restore", self.root, self.root / "rb-data", expect=FAILED)  # no backup
+        self.kv("restore", self.root, self.root / "rb-data", expect=FAILED)  # not a backup
         self.kv("restore", "/no/such", self.root / "rb-data", expect=USAGE)
-        self.kv("restore", backup, self.root / "data", expect=FAILED)  # a store is there
+        self.kv("restore", backup, self.root / "data", expect=FAILED)  # a store exists there
         self.kv("restore", backup, self.root / "rb-data")
         self.kv("restore", backup, self.root / "rb-data", expect=FAILED)
 
@@ -557,7 +557,7 @@ class BackupTest(WithNode):
         for delay_ms in range(0, 120, 6):
             process = start("restore", "-q", backup, data, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             wait_until(lambda: partial.exists() or process.poll() is not None, "its beginning")
-            time.sleep(delay_ms / 1000)  # any moment is a good one
+            time.sleep(delay_ms / 1000)  # the moment of the signal; any moment will do
             process.kill()
             process.wait()
             for directory in data, partial:
@@ -574,7 +574,7 @@ class BackupTest(WithNode):
                 break
         self.assertGreater(seen, 0)
         shutil.rmtree(data, ignore_errors=True)
-        self.kv("restore", "-q", backup, data)  # over what the last one left
+        self.kv("restore", "-q", backup, data)  # over what the previous restore left
         self.assertFalse(partial.exists())
         check = self.kv("check", "-q", data)
         self.assertNotIn("NOTE", check.out)
@@ -632,7 +632,7 @@ class ReadOnlyTest(WithNode):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             for parent, mode in modes.items():
                 parent.chmod(mode)
-        # And readers still exclude a node.
+        # Readers still exclude a node.
         node.start()
         code, _, err = read_only("check", "-q", data) if not nobody else (run("check", data).code, "", "")
         self.assertEqual(code, 5, err)
@@ -673,7 +673,7 @@ class NodeOptionsTest(unittest.TestCase):
             node = NodeProcess(root / page_bytes, [*flags, "--memory_limit_mb=1"])
             node.launch()
             self.assertEqual(node.process.wait(TIMEOUT_S), 1)
-            self.assertFalse(node.data_dir.exists(), "nothing was made before it was refused")
+            self.assertFalse(node.data_dir.exists(), "the data directory was created before the refusal")
             least = int(re.search(r"give at least (\d+)", node.output()).group(1))
             node.flags[-1] = f"--memory_limit_mb={least - 1}"
             node.launch()

@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""kvbench engine on every engine it was built with: small runs of each kind of workload, their JSON and their plots."""
+"""Tests kvbench engine with every engine that it was built with: short runs of each kind of workload, their JSON, and
+their plots."""
 
 import json
 import shutil
@@ -18,7 +19,7 @@ def check(directory):
          "--clients=16", "--seconds=0.3", "--warmup_s=0.1", "--unlimited_page_cache", "--timeout_s=120",
          f"--dir={directory}", f"--json={figures}", f"--plots={plots}"],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, f"kvbench ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"kvbench exited with {done.returncode}:\n{done.stdout}{done.stderr}"
     lines = [json.loads(line) for line in figures.read_text().splitlines()]
     engines = {line["system"] for line in lines}
     assert "pando" in engines

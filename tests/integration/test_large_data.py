@@ -1,11 +1,12 @@
 #!/usr/bin/python3
-"""Data eight times the memory limit: loaded, read, scanned, overwritten; kill -9 amid writes; recovery; the audit.
+"""Tests a node with eight times as much data as memory: load, reads, scans, overwrites, kill -9 amid writes, recovery,
+and the audit.
 
     tests/integration/test_large_data.py [--records N] [--value_bytes N] [--memory_limit_mb N] [--seed S]
 
-Fails when resident memory goes over the limit by more than a tenth, recovery takes ten seconds or more, anything
-acknowledged is lost, or `kvadmin check` finds something. Record number n has key n in decimal and a value made of n and
-the number of its writing.
+Fails if resident memory exceeds the limit by more than a tenth, recovery takes ten seconds or more, an acknowledged
+write is lost, or `kvadmin check` finds a problem. The key of record n is n in decimal. Its value is made of n and of
+how many times it was written.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def key_of(number):
 
 
 class Values:
-    """Half of a value is random and half repeats, so that compression has something to do, and not everything."""
+    """Values of which half is random and half repeats, so that they compress in part."""
 
     def __init__(self, value_bytes):
         self.value_bytes = value_bytes
@@ -41,7 +42,7 @@ class Values:
 
 
 class MemoryWatch(threading.Thread):
-    """Samples the resident memory of a node until it ends."""
+    """Samples the resident memory of a node until the process ends."""
 
     def __init__(self, node):
         super().__init__(daemon=True)
@@ -64,8 +65,8 @@ class Store:
         self.data_dir = directory / "data"
         self.node = NodeProcess(self.data_dir, [f"--memory_limit_mb={options.memory_limit_mb}"])
         self.watches = []
-        self.writing = {}  # batch number -> acknowledged writing, from 1
-        self.attempted = {}  # batch number -> last writing tried
+        self.writing = {}  # batch number -> number of the last acknowledged write of it, from 1
+        self.attempted = {}  # batch number -> number of the last attempted write of it
 
     def batches(self):
         return (self.options.records + BATCH - 1) // BATCH
@@ -81,7 +82,7 @@ class Store:
         return time.monotonic() - started
 
     def write(self, batches, writing):
-        """Writes the batches over several connections; a thread ends quietly when the node is killed."""
+        """Writes the batches over several connections. A thread ends without an error when the node is killed."""
         errors = []
 
         def work(mine):
@@ -118,7 +119,7 @@ class Store:
 
     def verify(self, connection, number, value):
         batch = number // BATCH
-        # A batch over several partitions may be there in parts when it was not acknowledged.
+        # A batch over several partitions that was not acknowledged may have been applied in part.
         possible = {self.writing[batch], self.attempted[batch]}
         assert value in [self.values.of(number, w) for w in possible], f"record {number}: {value[:30]!r}, not of {possible}"
 
@@ -176,7 +177,7 @@ def run(options, directory):
     step("overwrote a third")
 
     threads, errors = store.write(chooser.sample(everything, len(everything)), 3)
-    time.sleep(chooser.uniform(2, 4))  # the moment of the kill, not a wait for something
+    time.sleep(chooser.uniform(2, 4))  # the random moment of the kill, not a wait for an event
     store.node.kill()
     for thread in threads:
         thread.join()
@@ -189,7 +190,7 @@ def run(options, directory):
     store.node.stop()
     step("stopped")
     most, limit = store.most_resident_bytes(), options.memory_limit_mb * MIB
-    assert most <= limit * 1.1, f"resident memory went to {most / MIB:.0f} MiB under a limit of {limit / MIB:.0f}"
+    assert most <= limit * 1.1, f"resident memory reached {most / MIB:.0f} MiB with a limit of {limit / MIB:.0f}"
     run_kvadmin("check", store.data_dir)
     step("audited")
 
@@ -198,7 +199,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--memory_limit_mb", type=int, default=128)
     parser.add_argument("--value_bytes", type=int, default=2000)
-    parser.add_argument("--records", type=int, default=0, help="default: values of eight times the memory limit")
+    parser.add_argument("--records", type=int, default=0, help="default: eight times the memory limit")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     options = parser.parse_args()
     options.records = options.records or 8 * options.memory_limit_mb * MIB // options.value_bytes

@@ -1,5 +1,5 @@
-"""Logs and directories that an operator moves or removes: a node refuses to start without acknowledged writes, and one that
-runs never touches the files of another store."""
+"""Tests logs and directories that an operator moves or removes: a node refuses to start if acknowledged writes are
+lost, and a running node never touches the files of another store."""
 
 import os
 import shutil
@@ -60,7 +60,7 @@ class LostLogTest(unittest.TestCase):
             os.rename(data / name, aside / name)
         self.expect_refused(node, ["a part of the log is lost", "wal-", "partition-0000", "--accept_lost_log"])
         self.expect_check(data, kvadmin_process.CORRUPTION, [str(data / name) for name in logs])
-        self.assertEqual([path.name for path in data.glob("wal-*")], [], "nothing is created in their place")
+        self.assertEqual([path.name for path in data.glob("wal-*")], [], "the node created logs in their place")
         for name in logs:
             os.rename(aside / name, data / name)
         self.expect_check(data, kvadmin_process.OK)
@@ -68,7 +68,7 @@ class LostLogTest(unittest.TestCase):
         self.expect_records(node, b"a", 200)
         node.stop()
 
-        # After a proper stop, too: that nothing was in the log is not known.
+        # It also refuses after a clean stop, because it cannot know that the log was empty.
         shutil.rmtree(data / logs[1])
         self.expect_refused(node, ["a part of the log is lost", logs[1]])
         accepting = self.node("data", "--accept_lost_log").start()
@@ -88,7 +88,7 @@ class LostLogTest(unittest.TestCase):
         os.rename(self.root / "data", self.root / "data.old")
         other = self.node().start()
         self.put(other, b"other", 20)
-        # Several times its log's budget: all segments are recycled, some more than once.
+        # Write several times the log's budget, so that all segments are recycled, some more than once.
         self.put(old, b"large", 200, value_bytes=1 << 20)
         self.expect_records(old, b"old", 20)
         self.put(other, b"more", 20)
@@ -113,7 +113,7 @@ class LostLogTest(unittest.TestCase):
         try:
             code = node.process.wait(WAIT_S)
         except subprocess.TimeoutExpired:
-            self.fail(f"it still runs:\n{node.output()}")
+            self.fail(f"the node still runs without its lock file:\n{node.output()}")
         self.assertEqual(code, ENGINE_FAILED, node.output())
         self.assertIn("lock file", node.output())
         node.start()

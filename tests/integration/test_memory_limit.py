@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""A node keeps to --memory_limit_mb whatever its clients ask for.
+"""Tests that a node stays within --memory_limit_mb, whatever its clients request.
 
-Hundreds of requests of each type, at their limits, pipelined on many connections at once; some clients do not take their
-replies, some stop in the middle of a frame. The peak of resident memory (VmHWM) stays below the limit and 10 %. Meanwhile
-and afterwards the node answers: hello, status and releaseSnapshot also while everything else is refused for want of memory.
+The test sends hundreds of requests of each type, at their limits, pipelined on many connections at once. Some clients
+do not read their replies, some stop in the middle of a frame. The peak of resident memory (VmHWM) must stay below the
+limit plus 10 %. The node must answer meanwhile and afterward. It must serve hello, status, and releaseSnapshot even
+while it refuses everything else for lack of memory.
 
-With --measure it prints the peaks of all kinds of load, and fails for none.
+With --measure, the test prints the peaks of all kinds of load, and never fails because of them.
 """
 
 import argparse
@@ -33,7 +34,7 @@ PHASE_LIMIT_S = 20
 
 
 def frame(service, method, *arguments):
-    """One framed call, as bytes."""
+    """Returns one framed call as bytes."""
     memory = TTransport.TMemoryBuffer()
     protocol = TBinaryProtocol.TBinaryProtocol(memory)
     getattr(service.Client(protocol), "send_" + method)(*arguments)
@@ -42,7 +43,7 @@ def frame(service, method, *arguments):
 
 
 class Peer:
-    """One connection: sends its bytes, and counts the frames that come back."""
+    """One connection that sends its bytes and counts the frames that come back."""
 
     def __init__(self, node, data, lazy):
         self.socket = socket.create_connection((node.host, node.port))
@@ -91,7 +92,7 @@ class Peer:
 
 
 class Load:
-    """The peaks of one node under one kind of load after the other."""
+    """Measures the peaks of one node under one kind of load after another."""
 
     def __init__(self, node, measure):
         self.node = node
@@ -110,7 +111,7 @@ class Load:
             self.failures.append(f"{name}: {peak} bytes")
 
     def run(self, name, frames, connections, pipelined, lazy_s=0.0):
-        """`connections` times the frames in turn, `pipelined` of them each; nothing is read in the first `lazy_s`."""
+        """Sends `pipelined` frames, in turn, on each of `connections`; reads nothing during the first `lazy_s`."""
         begin = time.monotonic()
         peers = []
         for i in range(connections):
@@ -130,7 +131,7 @@ class Load:
             peer.socket.close()
 
     def expect_service(self, name):
-        """What the clients that are gone held is given back soon."""
+        """Checks that the memory of clients that are gone is soon available again."""
         deadline = time.monotonic() + 30
         while True:
             try:
@@ -172,7 +173,7 @@ class Load:
 
 
 def fill(node):
-    """Large values, more than one a partition, and long keys."""
+    """Writes large values, more than one for each partition, and long keys."""
     with node.connect() as client:
         for i in range(LARGE_KEYS):
             client.put(CONTEXT, ttypes.PutRequest(key=b"large%03d" % i, value=bytes([i]) * VALUE_BYTES))
@@ -183,7 +184,7 @@ def fill(node):
 
 
 def kinds(snapshot):
-    """(name, frames, connections, pipelined, seconds without reading)"""
+    """Yields (name, frames, connections, pipelined, seconds without reading)."""
     large = [b"large%03d" % i for i in range(LARGE_KEYS)]
     absent = ttypes.Condition(exists=False)
     scan = frame(Kv, "scan", CONTEXT, ttypes.ScanRequest(limit_rows=1))
@@ -216,7 +217,7 @@ def kinds(snapshot):
 
 
 def exhaust(load, node, snapshot):
-    """Half frames hold all of the memory for requests: what an operator needs is served all the same."""
+    """Partial frames take all of the memory for requests: the node still serves what an operator needs."""
     begin = time.monotonic()
     half = struct.pack(">i", MAX_FRAME_BYTES) + frame(Kv, "get", CONTEXT, ttypes.GetRequest(key=b"k"))[4:20]
     peers = [Peer(node, half + bytes(1 << 20), False) for _ in range(200)]
@@ -237,7 +238,7 @@ def exhaust(load, node, snapshot):
                 load.failures.append(f"exhausted: a scan was refused with {error}")
         client.hello(CONTEXT, ttypes.HelloRequest())
         if len(admin.status(CONTEXT).partitions) != PARTITIONS:
-            load.failures.append("exhausted: status is not whole")
+            load.failures.append("exhausted: status does not list all partitions")
         if not client.releaseSnapshot(CONTEXT, ttypes.ReleaseSnapshotRequest(snapshot=snapshot)).existed:
             load.failures.append("exhausted: the snapshot was gone before it was released")
     load.check("half frames", begin, f"{len(peers)} connections")
@@ -249,7 +250,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", action="store_true")
     parser.add_argument("--binary", type=pathlib.Path)
-    parser.add_argument("--only", help="kinds of load whose name contains this")
+    parser.add_argument("--only", help="run only kinds of load whose name contains this")
     options = parser.parse_args()
     directory = node_process.temporary_directory("memory")
     node = NodeProcess(directory / "data", binary=options.binary,

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A client made from the interface as it was first published (tests/fixtures/wire) works with the node of today."""
+"""Tests that a client built from the first published interface (tests/fixtures/wire) works with the current node."""
 
 import os
 import pathlib

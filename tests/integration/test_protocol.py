@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""The wire, as the stock Python Thrift library and raw sockets see it: every method over both protocols, pipelining,
-bad input of every kind, slow readers, ten thousand idle connections."""
+"""Tests the wire protocol with the stock Python Thrift library and raw sockets: every method over both protocols,
+pipelining, bad input of every kind, slow readers, and ten thousand idle connections."""
 
 import re
 import resource
@@ -29,7 +29,7 @@ def frame(payload):
 
 
 def encode_call(method, args, seqid=1, compact=False, kind=TMessageType.CALL):
-    """One framed call, as bytes."""
+    """Returns one framed call as bytes."""
     buffer = TTransport.TMemoryBuffer()
     protocol = (TCompactProtocol.TCompactProtocol if compact else TBinaryProtocol.TBinaryProtocol)(buffer)
     protocol.writeMessageBegin(method, kind, seqid)
@@ -43,7 +43,7 @@ def get_call(key, seqid=1, compact=False, kind=TMessageType.CALL):
 
 
 class RawConnection:
-    """A socket that cuts replies into frames."""
+    """A socket that splits replies into frames."""
 
     def __init__(self, node, timeout_s=30):
         self.socket = socket.create_connection((node.host, node.port), timeout_s)
@@ -53,7 +53,7 @@ class RawConnection:
         self.socket.sendall(data)
 
     def read_frame(self):
-        """The next frame's payload; None at the end of the stream."""
+        """Returns the payload of the next frame, or None at the end of the stream."""
         while len(self.pending) < 4 or len(self.pending) < 4 + struct.unpack(">I", self.pending[:4])[0]:
             try:
                 data = self.socket.recv(1 << 16)
@@ -67,7 +67,7 @@ class RawConnection:
         return payload
 
     def read_reply(self, result):
-        """(sequence id, result struct) of the next reply; an exception of the server is raised."""
+        """Returns (sequence id, result struct) of the next reply; raises an exception of the server."""
         payload = self.read_frame()
         assert payload is not None, "the connection was closed"
         make = TCompactProtocol.TCompactProtocol if payload[0] == 0x82 else TBinaryProtocol.TBinaryProtocol
@@ -94,7 +94,7 @@ class RawConnection:
 
 
 def metric(node, name):
-    """The sum of a metric over its labels."""
+    """Returns the sum of a metric over its labels."""
     http_port = int(re.search(r"http \S+?:(\d+)", node.output()).group(1))
     text = urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=10).read().decode()
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if re.match(re.escape(name) + r"[ {]", line))
@@ -186,7 +186,7 @@ class ProtocolTest(unittest.TestCase):
         self.assertFalse(kv.remove(CONTEXT, ttypes.RemoveRequest(p + b"a", ttypes.Condition(exists=True))).applied)
 
     def test_what_this_node_cannot_do_is_refused(self):
-        """Never ignored: a caller that asks for more than it gets must hear of it."""
+        """A request for something that this node cannot do gets an error; it is never ignored."""
         bad, request = constants.BAD_REQUEST, ttypes.GetRequest(b"k")
         with self.node.connect() as kv:
             for code, context in ((bad, ttypes.Context(name_space="other")),
@@ -313,7 +313,7 @@ class ProtocolTest(unittest.TestCase):
             self.refused(large, "the limit is 2097152", kv.writeBatch, CONTEXT,
                          ttypes.WriteBatchRequest([ttypes.WriteOp(1, b"k%d" % i, b"v" * (1 << 20)) for i in range(3)]))
             self.refused(bad, "limit_rows is -1", kv.scan, CONTEXT, ttypes.ScanRequest(limit_rows=-1))
-            # At the limits everything works.
+            # Requests exactly at the limits succeed.
             key, value = b"k" * 2048, bytes(range(256)) * 4096
             self.assertTrue(kv.put(CONTEXT, ttypes.PutRequest(key, value)).applied)
             self.assertEqual(kv.get(CONTEXT, ttypes.GetRequest(key)).record.value, value)
@@ -335,7 +335,7 @@ class ProtocolTest(unittest.TestCase):
                 else:
                     calls.append(get_call(b"pipe%d" % (i % 64), i, compact=i % 2 == 0))
             data = b"".join(calls)
-            for start in range(0, len(data), 7001):  # cuts frames wherever they fall
+            for start in range(0, len(data), 7001):  # splits frames at arbitrary places
                 raw.send(data[start:start + 7001])
             for i in range(count):
                 seqid, reply = raw.read_reply(Kv.put_result() if i % 5 == 0 else Kv.get_result())
@@ -362,7 +362,7 @@ class ProtocolTest(unittest.TestCase):
             with self.assertRaises(TApplicationException) as caught:
                 raw.read_reply(Kv.get_result())
             self.assertEqual(caught.exception.type, TApplicationException.PROTOCOL_ERROR)
-            # A string that claims a gigabyte.
+            # A string whose length field says a gigabyte.
             raw.send(frame(whole.replace(struct.pack(">I", 3) + b"key", struct.pack(">I", 1 << 30) + b"key")))
             with self.assertRaises(TApplicationException) as caught:
                 raw.read_reply(Kv.get_result())
@@ -404,7 +404,7 @@ class ProtocolTest(unittest.TestCase):
         for raw in readers:
             raw.socket.settimeout(2)
             try:
-                for i in range(2000):  # two gigabytes of replies that nobody reads
+                for i in range(2000):  # requests two gigabytes of replies, which nobody reads
                     raw.send(get_call(b"large", i))
             except (TimeoutError, ConnectionError):
                 pass
@@ -462,7 +462,7 @@ class ProtocolTest(unittest.TestCase):
 
 
 class StartTest(unittest.TestCase):
-    """Flags and directories that cannot work: one precise line, exit code 1."""
+    """With flags or a directory that cannot work, a node prints one precise line and exits with 1."""
 
     def setUp(self):
         self.directory = temporary_directory("start")

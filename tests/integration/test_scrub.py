@@ -1,4 +1,4 @@
-"""The scrub of a running node: bytes changed under it are reported with their place, and never served."""
+"""Tests the scrub of a running node: bytes that change in its files are reported with their place, and never served."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import urllib.request
 from node_process import Admin, CONTEXT, NodeProcess, run_kvadmin, temporary_directory, ttypes
 
 OK, NO, USAGE, FAILED, CORRUPTION = range(5)
-# Without compression, so that values are found in the files.
+# Without compression, so that the test can find values in the files.
 FLAGS = ["--reactors=2", "--partitions=4", "--memory_limit_mb=256", "--compression=none"]
 BLOCK = 4096
 RECORDS = 2000
@@ -45,7 +45,7 @@ class ScrubTest(unittest.TestCase):
         self.kv("checkpoint")
 
     def find(self, number, pattern):
-        """The file that holds the value of this record, and where it is in it."""
+        """Returns the file that holds the value of this record, and its offset there."""
         places = []
         for path in sorted((self.root / "data").glob(pattern)):
             at = path.read_bytes().find(value_of(number).encode())
@@ -69,7 +69,7 @@ class ScrubTest(unittest.TestCase):
         return sum(float(line.split()[-1]) for line in page.splitlines() if re.match(name + r"[{ ]", line))
 
     def wait_for_metric(self, name, value):
-        """Metrics are published twice a second."""
+        """Waits for a metric, because the node publishes metrics only twice a second."""
         deadline = time.monotonic() + 60
         while self.metric(name) != value:
             self.assertLess(time.monotonic(), deadline, name)
@@ -103,11 +103,11 @@ class ScrubTest(unittest.TestCase):
         self.expect_problem(path, page, "leaf: checksum mismatch")
         self.assertIn(f"PROBLEM {path} at offset {page}", self.kv("check", "--online", expect=CORRUPTION))
         self.assertIn("1 damaged places", self.kv("status", expect=NO))
-        # What memory has is sound, and is served.
+        # The copy in memory is sound and is served.
         self.assertEqual(self.kv("get", "key-000077").strip(), value_of(77))
         self.kv("put", "zzz", "in another leaf")
 
-        # What comes from the disk is not.
+        # The copy on disk is not served.
         self.node.kill()
         self.node.start()
         self.kv("get", "key-000077", expect=CORRUPTION)

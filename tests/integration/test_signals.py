@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Signals at every stage of a node's life: during recovery, while it serves, and while it stops."""
+"""Tests signals during recovery, while a node serves, and while it stops."""
 
 import http.client
 import pathlib
@@ -17,7 +17,7 @@ from thrift.Thrift import TMessageType
 
 RECORDS, BATCH = 200_000, 1000
 STOPPED, STOP_CUT_SHORT = 0, 3
-AT_ONCE_S = 5  # far below any limit that an orderly stop may wait for
+AT_ONCE_S = 5  # far below any timeout of an orderly stop
 
 
 def free_port():
@@ -27,7 +27,7 @@ def free_port():
 
 
 def readiness(port):
-    """The status code of /readyz, or None while nothing listens."""
+    """Returns the status code of /readyz, or None while nothing listens."""
     try:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/readyz")
@@ -68,7 +68,7 @@ class SignalTest(unittest.TestCase):
         self.node.launch()
         while (status := readiness(port)) is None:
             self.assertIsNone(self.node.process.poll(), self.node.output())
-        self.assertEqual(status, 503, "recovery ended before the test could look; it needs more records")
+        self.assertEqual(status, 503, "recovery ended before the test could look; raise RECORDS")
         begin = time.monotonic()
         self.node.process.send_signal(signal.SIGTERM)
         self.assertEqual(self.node.process.wait(60), STOPPED)

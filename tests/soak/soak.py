@@ -1,17 +1,17 @@
 #!/usr/bin/python3
-"""A node at work for a long time: 90 % full with an old snapshot held, mixed load, kill -9 now and
-then, scrubs under way.
+"""Runs a node for a long time: about 90 % full, with an old snapshot held, mixed load, occasional kill -9, and scrubs.
 
-Passes when no acknowledged write was ever lost, the files and the latencies stayed as they were after the first third,
-every restart was quick, no scrub ever found anything, and the audit at the end finds nothing.
+It passes if no acknowledged write was ever lost, file sizes and latencies did not rise after the first third, every
+restart was quick, no scrub ever found a problem, and the audit at the end finds none.
 
     ./dev soak [--minutes N] [--budget-mb N] [--kill-every-s N] [--seed S] [--dir DIR]
 
-The store is filled until its files take 46 % of the budget; the snapshot's own copy of what is replaced, and space that
-waits for checkpoints, make that about 90 % under load. They may never take more than all of it. With --dir on a file
-system of its own, give its size as the budget: then there is no more.
+The store is filled until its files take 46 % of the budget. The pages that the snapshot keeps, and space that waits for
+checkpoints, make that about 90 % under load. The files may never take more than the budget. With --dir on a separate
+file system, pass the size of that file system as the budget.
 
-An old snapshot is held all the time, a new one after each restart, since snapshots do not outlive the process.
+An old snapshot is always held. After each restart the test opens a new one, because snapshots do not outlive the
+process.
 """
 
 import argparse
@@ -27,13 +27,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integratio
 # pylint: disable=wrong-import-position
 from node_process import Admin, CONTEXT, NodeProcess, TTransport, constants, run_kvadmin, temporary_directory, ttypes
 
-FILLED = 0.46  # of the budget, when the load begins: all of it will be there twice, for the snapshot
+FILLED = 0.46  # share of the budget when the load begins: because of the snapshot, all data will exist twice
 BATCH = 20
-SIZES = (60, 200, 700, 700, 1500, 1500, 6000)  # by key, so that space is given up and taken in equal parts
-LOG_BUDGET_MB = 64  # the smallest
+SIZES = (60, 200, 700, 700, 1500, 1500, 6000)  # chosen by key, so that space is freed and allocated in equal pieces
+LOG_BUDGET_MB = 64  # the smallest that is allowed
 SAMPLE_S = 2
 SCRUB_MB_PER_S = 20
-# What the last two thirds may be worse by than the first: a machine has other things to do, growth would not stop.
+# How much worse the last two thirds may be than the first: the machine may be busy, but unlimited growth exceeds this.
 LATENCY_SLACK, LATENCY_FLOOR_MS = 3.0, 50.0
 SIZE_SLACK = 1.05
 RECOVERY_LIMIT_S = 10
@@ -41,15 +41,15 @@ BROKEN = (TTransport.TTransportException, ConnectionError, EOFError)
 
 
 def hold_snapshot(node):
-    """Opens a snapshot that is held until the process ends."""
+    """Opens a snapshot that lasts until the process ends."""
     with node.connect() as connection:
         connection.openSnapshot(CONTEXT, ttypes.OpenSnapshotRequest(ttl_ms=24 * 3600 * 1000))
 
 
 class Worker(threading.Thread):
-    """Reads and writes keys of its own through one connection, and knows what must be there.
+    """Reads and writes its own keys through one connection, and knows what they must hold.
 
-    acknowledged: index -> sequence number of the value. in_flight: what the unanswered batch would leave.
+    acknowledged: index -> sequence number of the value. in_flight: the same for the unanswered batch.
     """
 
     def __init__(self, number, seed, node):
@@ -59,7 +59,7 @@ class Worker(threading.Thread):
         self.node = node
         self.acknowledged, self.in_flight = {}, {}
         self.sequence = 0
-        self.samples = []  # (time, kind, milliseconds) of requests that were answered
+        self.samples = []  # (time, kind, milliseconds) of answered requests
         self.refused = 0
         self.running = threading.Event()
         self.idle = threading.Event()
@@ -83,7 +83,7 @@ class Worker(threading.Thread):
                     while self.running.is_set() and not self.over:
                         self.step(connection)
             except BROKEN:
-                self.running.clear()  # the kill: what was in flight stays there until settle()
+                self.running.clear()  # the node was killed; in_flight keeps the batch until settle()
             except Exception as error:  # pylint: disable=broad-except
                 self.error = self.error or error
                 self.over = True
@@ -138,7 +138,7 @@ class Worker(threading.Thread):
             self.expect(index + at, row.value, [self.acknowledged[index + at]])
 
     def settle(self, connection):
-        """After a restart: all is as acknowledged, or as the batch in flight would have left it."""
+        """Checks after a restart that every key is as acknowledged, or as the batch in flight would have left it."""
         for start in range(0, len(self.acknowledged), 500):
             indexes = range(start, min(start + 500, len(self.acknowledged)))
             reply = connection.multiGet(CONTEXT, ttypes.MultiGetRequest(keys=[self.key(i) for i in indexes]))
@@ -173,7 +173,7 @@ class Soak:
         hold_snapshot(self.node)
 
     def fill(self):
-        """Writes keys until the files take their share. Each is written twice, so that freed space has its share, too."""
+        """Writes keys until the files take their share of the budget; each twice, so that there is freed space too."""
         with self.node.connect() as connection, self.node.connect(service=Admin) as admin:
             while self.file_bytes() < self.budget * FILLED:
                 for worker in self.workers:
@@ -183,7 +183,7 @@ class Soak:
                             worker.acknowledged.setdefault(index, 0)
                         worker.write(connection, range(start, start + BATCH))
             admin.checkpoint(CONTEXT)
-            # Everything once more behind a snapshot, so that its share of the space is taken before the sizes are compared.
+            # Write everything again with a snapshot held, so that its share of the space is taken before sizes count.
             hold_snapshot(self.node)
             for worker in self.workers:
                 for start in range(0, len(worker.acknowledged), BATCH):
@@ -197,7 +197,7 @@ class Soak:
         for worker in self.workers:
             worker.running.clear()
         for worker in self.workers:
-            assert worker.idle.wait(120), "a worker is stuck"
+            assert worker.idle.wait(120), "a worker did not become idle within 120 s"
         self.start_node()
         with self.node.connect() as connection:
             for worker in self.workers:
@@ -205,7 +205,7 @@ class Soak:
         self.kills += 1
 
     def sample(self):
-        """One look at the node; starts a scrub when none is running."""
+        """Checks the node once; starts a scrub if none is running."""
         self.sizes.append((time.monotonic(), self.file_bytes()))
         with self.node.connect(service=Admin) as admin:
             scrub = admin.scrub(CONTEXT, ttypes.ScrubRequest())
@@ -222,11 +222,11 @@ class Soak:
         while time.monotonic() < end and not any(worker.error for worker in self.workers):
             for worker in self.workers:
                 worker.running.set()
-            time.sleep(SAMPLE_S)  # a rhythm, not a wait for something
+            time.sleep(SAMPLE_S)  # the sampling interval, not a wait for an event
             self.sample()
             if time.monotonic() > next_kill:
                 self.kill_and_restart()
-                print(f"  kill {self.kills}: up again, all there; files {self.sizes[-1][1] >> 20} MiB", flush=True)
+                print(f"  kill {self.kills}: up again, nothing lost; files {self.sizes[-1][1] >> 20} MiB", flush=True)
                 next_kill = self.next_kill()
         for worker in self.workers:
             worker.over = True
@@ -257,11 +257,11 @@ class Soak:
               f"MiB; {self.kills} kills, slowest start {self.slowest_start_s:.1f} s, {self.scrubs} scrubs, "
               f"{sum(w.refused for w in self.workers)} writes refused")
         if late > early * SIZE_SLACK:
-            problems.append("the files grew")
+            problems.append("the files grew after the first third")
         if late > self.budget:
-            problems.append("the files outgrew the budget")
+            problems.append("the files exceeded the budget")
         if self.slowest_start_s > RECOVERY_LIMIT_S:
-            problems.append("a start was slow")
+            problems.append("a start took too long")
         return problems
 
     def run(self):
@@ -269,7 +269,7 @@ class Soak:
         self.fill()
         keys = sum(len(worker.acknowledged) for worker in self.workers)
         print(f"filled: {keys} keys, files {self.file_bytes() >> 20} of {self.budget >> 20} MiB", flush=True)
-        assert keys > 0, "the empty store takes the whole budget: give more"
+        assert keys > 0, "the empty store already takes its share of the budget: raise --budget-mb"
         started = time.monotonic()
         self.work()
         problems = self.judge(started)
@@ -282,10 +282,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--budget-mb", type=int, default=512)
-    parser.add_argument("--memory-mb", type=int, default=128, help="smaller than the data, so that it is read from disk")
+    parser.add_argument("--memory-mb", type=int, default=128, help="smaller than the data, so that reads go to disk")
     parser.add_argument("--kill-every-s", type=float, default=60, help="on average")
     parser.add_argument("--connections", type=int, default=4)
-    parser.add_argument("--scrub-mb-per-s", type=int, default=SCRUB_MB_PER_S, help="0: none")
+    parser.add_argument("--scrub-mb-per-s", type=int, default=SCRUB_MB_PER_S, help="0: no scrubs")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--dir", type=pathlib.Path, help="an empty directory; default: one in the build tree")
     options = parser.parse_args()
@@ -297,7 +297,7 @@ def main():
         soak.run()
     except BaseException:
         soak.node.kill()
-        print(f"FAILED with seed {options.seed}; the data directory is left in {directory}", file=sys.stderr)
+        print(f"FAILED with seed {options.seed}; the data directory is kept in {directory}", file=sys.stderr)
         raise
     shutil.rmtree(directory / "data")
     print("passed")
