@@ -488,8 +488,7 @@ void SimDisk::ResolveInode(Inode& inode, SimRandom& random, int mode) {
         if (!random.Chance(keep)) continue;
       }
       // A sector is sometimes torn.
-      const size_t bytes =
-          mode == kIndependent && random.Chance(0.05) ? random.Below(kSectorBytes) : kSectorBytes;
+      const size_t bytes = mode == kIndependent && random.Chance(0.05) ? random.Below(kSectorBytes) : kSectorBytes;
       std::memcpy(WritablePage(inode.durable, page) + at, now, bytes);
     }
   }
