@@ -171,7 +171,7 @@ class KvadminTest(unittest.TestCase):
         path = self.write("in.csv", 'ignored,value,key\r\n1,"a ""quoted""\nvalue, with a comma",lc/1\r\n\r\n'
                                     '2,short\r\n3, spaces ,lc/3\n4,last,lc/4')
         done = self.kv("load", path, "--on_error", "skip", expect=REJECTED)
-        self.assertIn("line 5: 2 fields where the header has 3", done.err)
+        self.assertIn("line 5: the record has 2 fields, but the header has 3", done.err)
         self.assertEqual(self.kv("get", "--raw", "lc/1").raw, b'a "quoted"\nvalue, with a comma')
         self.assertEqual(self.kv("get", "--raw", "lc/3").raw, b" spaces ")
         self.assertEqual(self.kv("get", "--raw", "lc/4").raw, b"last")

@@ -378,7 +378,7 @@ class LoadTest(WithNode):
     def test_csv_says_what_is_wrong(self):
         path = self.write("w.csv", ' key , value\nwc/1,a\nwc/2,b"c"\n')
         done = self.kv("load", path, expect=REJECTED)
-        self.assertIn("line 3: not CSV: line 3, column 7: a quote inside a field", done.err)
+        self.assertIn("line 3: not CSV: line 3, column 7: there is a quote in an unquoted field", done.err)
         self.assertEqual(self.kv("get", "wc/1").out, "a\n")
 
 

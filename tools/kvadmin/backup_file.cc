@@ -60,14 +60,15 @@ Status BackupFile::Open() {
   return Expect(root_.root.location, root_.root.checksum, root_.root.birth);
 }
 
-// A page or value that must be here, or in the base.
+// Records a reference. A page or value born after the base's generation must still be added; an
+// older one must be in the base.
 Status BackupFile::Expect(Extent location, uint64_t checksum, Generation birth) {
   if (birth > header_.since) {
     named_[location.packed] = {checksum, !expecting_values_};
   } else if (!base_.Has(location, checksum)) {
     return Error(Code::kInvalidArgument,
-                 "{}: the backup it is to be based on lacks the page at offset {}: it is of another history of the "
-                 "partition; make a backup without --base",
+                 "{}: the base backup lacks the page at offset {}, so it comes from another history of the partition; "
+                 "make a backup without --base",
                  path_, location.offset_bytes());
   }
   return Status();
@@ -97,11 +98,11 @@ Status BackupFile::AddReferences(const std::string& image, uint32_t blocks) {
 
 Status BackupFile::Add(Extent location, uint64_t checksum, const std::string& image) {
   auto wrong = [&](std::string_view what) {
-    return Error(Code::kCorruption, "the server sent {}, at offset {} of partition {}: run kvadmin check --online",
-                 what, location.offset_bytes(), header_.partition.ToString());
+    return Error(Code::kCorruption, "the server sent {} (offset {} of partition {}); run kvadmin check --online", what,
+                 location.offset_bytes(), header_.partition.ToString());
   };
   auto named = named_.find(location.packed);
-  if (named == named_.end() || named->second.checksum != checksum) return wrong("a page that no other names");
+  if (named == named_.end() || named->second.checksum != checksum) return wrong("a page that no other page refers to");
   const bool is_page = named->second.page;
   named_.erase(named);
   if (image.size() != location.size_bytes()) return wrong("a page of the wrong size");
@@ -113,8 +114,10 @@ Status BackupFile::Add(Extent location, uint64_t checksum, const std::string& im
 
 Status BackupFile::Finish() {
   if (!named_.empty()) {
-    return Error(Code::kCorruption, "{}: {} pages that others name did not come, the first at offset {}", path_,
-                 named_.size(), Extent{named_.begin()->first}.offset_bytes());
+    return Error(Code::kCorruption,
+                 "{}: the server did not send {} pages that other pages refer to, the first at offset {}; run kvadmin "
+                 "check --online",
+                 path_, named_.size(), Extent{named_.begin()->first}.offset_bytes());
   }
   BackupTrailer trailer;
   trailer.index_offset_bytes = offset_bytes_;

@@ -1,10 +1,12 @@
-// BackupFile: writes the file of one partition in a backup, and sees that it is complete while it does.
-//
-// Pages come parents before children. Each must be what a page before it named (or the root), with the bytes that its
-// checksum promises; and what a page names must come in turn, or be in the base. So a finished file and its base have
-// all that the root reaches: a base of another history, or a page left out, does not go unnoticed.
+// BackupFile: writes one partition's file of a backup and verifies that the file is complete.
 //
 // Threads: one.
+//
+// Pages arrive parents first. Each page must be the root or a page that an earlier page refers to,
+// and its bytes must match the checksum in that reference. Everything that a page refers to must
+// arrive later or be in the base backup. A finished file and its base therefore hold everything
+// reachable from the root: BackupFile detects a missing page, and a base that belongs to another
+// history of the partition.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +21,10 @@
 
 namespace pando::admin {
 
-// What the base has of the partition, by place and checksum.
+// The pages and values that the base backup holds of the partition, by location and checksum.
 class BaseIndex {
  public:
-  // `files` as BackupReader takes them; none = no base.
+  // `files` are in the order that BackupReader takes them. Empty means that there is no base.
   static Result<BaseIndex> Load(const std::vector<std::string>& files);
   bool Has(Extent location, uint64_t checksum) const;
 
@@ -37,10 +39,11 @@ class BackupFile {
   BackupFile& operator=(const BackupFile&) = delete;
   ~BackupFile();
 
-  Status Open();  // makes the file anew
-  // kCorruption: the bytes are not what the checksum says; kInvalidArgument: the base is of another history.
+  Status Open();  // creates the file, or truncates an existing one
+  // kCorruption: nothing refers to the page, or its size or bytes do not match the reference.
+  // kInvalidArgument: the base belongs to another history of the partition.
   Status Add(Extent location, uint64_t checksum, const std::string& image);
-  // Writes index and trailer, and syncs.
+  // Writes the index and the trailer, and syncs. kCorruption when a page is still missing.
   Status Finish();
   uint64_t pages() const { return entries_.size(); }
   uint64_t bytes() const { return offset_bytes_; }
@@ -59,9 +62,9 @@ class BackupFile {
   std::vector<BackupEntry> entries_;
   struct Named {
     uint64_t checksum = 0;
-    bool page = false;  // else an overflow value
+    bool page = false;  // false: an overflow value
   };
-  std::map<uint64_t, Named> named_;  // by place: named, and yet to come
+  std::map<uint64_t, Named> named_;  // by location: referred to, but not yet added
   bool expecting_values_ = false;
 };
 

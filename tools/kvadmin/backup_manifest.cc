@@ -18,7 +18,7 @@ using Json = nlohmann::ordered_json;
 constexpr int kManifestFormat = 1;
 constexpr size_t kMaxChain = 1000;
 
-// 64-bit numbers as text: JSON's have 53 bits for many readers.
+// 64-bit numbers are stored as text, because many JSON readers keep only 53 bits of a number.
 std::string Number(uint64_t n) { return std::to_string(n); }
 
 uint64_t NumberOf(const Json& j, const char* name) {
@@ -104,7 +104,7 @@ BackupManifest ManifestOf(const Json& j) {
   m.taken_at_ms = j.at("taken_at_ms").get<int64_t>();
   for (const Json& p : j.at("partitions")) m.partitions.push_back(PartitionOf(p));
   for (size_t i = 0; i < m.partitions.size(); ++i) {
-    if (m.partitions[i].id != i) throw std::out_of_range("partitions are missing");
+    if (m.partitions[i].id != i) throw std::out_of_range("the list of partitions has gaps");
   }
   return m;
 }
@@ -127,7 +127,7 @@ Result<Uuid> ParseUuid(const std::string& text) {
   auto hi = std::from_chars(at, at + std::min<size_t>(hex.size(), 16), uuid.hi, 16);
   auto lo = hex.size() == 32 ? std::from_chars(at + 16, at + 32, uuid.lo, 16) : hi;
   if (hex.size() != 32 || hi.ptr != at + 16 || lo.ptr != at + 32) {
-    return Error(Code::kInvalidArgument, "\"{}\" is no UUID", text);
+    return Error(Code::kInvalidArgument, "\"{}\" is not a UUID", text);
   }
   return uuid;
 }
@@ -152,12 +152,15 @@ std::string EncodeManifest(const BackupManifest& m) {
 Result<BackupManifest> DecodeManifest(const std::string& text, const std::string& path) {
   const size_t line = text.size() < 18 ? std::string::npos : text.size() - 18;
   if (line == std::string::npos || text.substr(line) != fmt::format("\n{:016x}\n", Hash64(text.substr(0, line)))) {
-    return Error(Code::kCorruption, "{}: fails its checksum, the last line; use another backup", path);
+    return Error(Code::kCorruption, "{}: the file does not match the checksum in its last line; use another backup",
+                 path);
   }
   try {
     const Json j = Json::parse(text.substr(0, line));
     if (const int format = j.at("format").get<int>(); format != kManifestFormat) {
-      return Error(Code::kVersion, "{}: backup format {}, this kvadmin reads {}", path, format, kManifestFormat);
+      return Error(Code::kVersion,
+                   "{}: the backup has format {}, but this kvadmin reads format {}; use the kvadmin that wrote it",
+                   path, format, kManifestFormat);
     }
     return ManifestOf(j);
   } catch (const std::exception& e) {
@@ -181,18 +184,18 @@ Result<BackupChain> LoadBackupChain(const std::string& directory) {
     std::ifstream in(path, std::ios::binary);
     if (!in) {
       return Error(Code::kNotFound, "{}: cannot be read; {}", path,
-                   chain.manifests.empty() ? "is that the directory of a finished backup?"
-                                           : "the backup is based on this one, which must lie there");
+                   chain.manifests.empty() ? "check that this is the directory of a finished backup"
+                                           : "put the base backup there, because the newer backup needs it");
     }
     std::ostringstream text;
     text << in.rdbuf();
     ASSIGN_OR_RETURN(BackupManifest manifest, DecodeManifest(text.str(), path));
     if (!expected_id.empty() && manifest.id != expected_id) {
-      return Error(Code::kInvalidArgument, "{}: is backup {}, but {} is based on {}", path, manifest.id,
+      return Error(Code::kInvalidArgument, "{}: this is backup {}, but {} is based on backup {}", path, manifest.id,
                    chain.directories.back(), expected_id);
     }
     if (!chain.manifests.empty() && manifest.partitions.size() != chain.newest().partitions.size()) {
-      return Error(Code::kInvalidArgument, "{}: has {} partitions, the backup based on it {}", path,
+      return Error(Code::kInvalidArgument, "{}: it has {} partitions, but the backup based on it has {}", path,
                    manifest.partitions.size(), chain.newest().partitions.size());
     }
     const std::string base = manifest.base;
@@ -201,7 +204,7 @@ Result<BackupChain> LoadBackupChain(const std::string& directory) {
     chain.manifests.push_back(std::move(manifest));
     if (base.empty()) return chain;
     if (chain.manifests.size() == kMaxChain) {
-      return Error(Code::kInvalidArgument, "{}: is based on more than {} others", directory, kMaxChain);
+      return Error(Code::kInvalidArgument, "{}: its chain of base backups is longer than {}", directory, kMaxChain);
     }
     at = fs::path(base).is_absolute() ? base : (fs::path(at) / base).lexically_normal().string();
   }

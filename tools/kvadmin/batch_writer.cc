@@ -17,13 +17,15 @@ bool ConnectionLost(const Status& status) {
   return status.code() == Code::kUnavailable || status.code() == Code::kDeadline;
 }
 
-// Whether the error says that this record, or this batch, can never be stored. All others pass, or concern everything.
+// Whether the error means that this record or batch can never be stored. Any other error is either
+// temporary or concerns every record.
 bool AboutTheRecord(const api::KvError& error) {
   const auto& c = api::g_pando_constants;
   return error.code == c.BAD_REQUEST || error.code == c.TOO_LARGE || error.code == c.CORRUPT;
 }
 
-// Whether it may be different next time: a put may be repeated even when nobody knows whether it took effect.
+// Whether a repetition may succeed. Repeating a put is safe even if it is unknown whether the first
+// attempt took effect.
 bool Passes(const api::KvError& error) {
   const auto& c = api::g_pando_constants;
   return error.retryable || error.code == c.DEADLINE || error.code == c.OVERLOADED || error.code == c.UNAVAILABLE;
@@ -77,7 +79,8 @@ Status BatchWriter::Send(const Batch& batch) {
       [&](api::KvClient& kv, const api::Context& context) { kv.send_writeBatch(context, batch.request); });
 }
 
-// The connection is gone and with it every answer under way. A put may be done twice, so all are sent again.
+// The connection is lost, and with it every outstanding answer. A put may be applied twice, so this
+// sends all batches of the window again.
 Status BatchWriter::ResendAll(Status why) {
   for (;;) {
     RETURN_IF_ERROR(WaitOrGiveUp(why, 0));
@@ -95,9 +98,9 @@ Status BatchWriter::ResendAll(Status why) {
 Status BatchWriter::WaitOrGiveUp(const Status& why, int64_t advised_ms) {
   auto idle = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - last_progress_).count();
   if (idle >= client_.target().timeout_ms) {
-    return Error(why.code(), "no progress for {} ms: {}", idle, why.message());
+    return Error(why.code(), "nothing was stored for {} ms: {}", idle, why.message());
   }
-  // Requests under way are finished after a signal, but nothing that goes wrong is waited out any more.
+  // After a signal the writer still collects outstanding answers, but no longer retries.
   if (tools::Interrupts::Received() != 0) return why;
   pause_ms_ = std::clamp(pause_ms_ * 2, kFirstPauseMs, kMaxPauseMs);
   tools::Interrupts::Sleep(std::max(pause_ms_, advised_ms));
@@ -107,7 +110,8 @@ Status BatchWriter::WaitOrGiveUp(const Status& why, int64_t advised_ms) {
 Status BatchWriter::ReceiveOldest() {
   RETURN_IF_ERROR(ReceiveOne());
   if (refused_.empty()) return Status();
-  // Their requests take turns with nobody's: the answers of one connection come in order.
+  // Isolate sends a request and reads its answer. The answers of one connection arrive in request
+  // order, so all outstanding answers must be read first.
   while (!sent_.empty()) RETURN_IF_ERROR(ReceiveOne());
   while (!refused_.empty()) {
     Batch batch = std::move(refused_.back());
@@ -141,7 +145,7 @@ Status BatchWriter::ReceiveOne() {
   return Status();
 }
 
-// Nothing else is under way.
+// Requires that no request is in flight.
 Status BatchWriter::Isolate(Batch batch) {
   CHECK(sent_.empty());
   if (batch.lines.size() > 1) {
@@ -155,7 +159,7 @@ Status BatchWriter::Isolate(Batch batch) {
     batch.lines.resize(half);
     batch.request.ops.resize(half);
     batch.bytes -= second.bytes;
-    // In order, as a key may be in both halves.
+    // One half after the other, because both may hold the same key.
     for (Batch* part : {&batch, &second}) {
       sent_.push_back(std::move(*part));
       Status status = Send(sent_.back());
@@ -188,7 +192,8 @@ Status BatchWriter::Isolate(Batch batch) {
 
 Status BatchWriter::SendAgain(Batch batch, Status why, int64_t advised_ms) {
   Status waited = WaitOrGiveUp(why, advised_ms);
-  // The answers to those after it are still to come, in order, so it goes to the end of the window.
+  // It goes to the end of the window: answers arrive in request order, and those of the batches
+  // sent after it are still outstanding.
   sent_.push_back(std::move(batch));
   RETURN_IF_ERROR(waited);
   Status status = Send(sent_.back());
@@ -230,7 +235,8 @@ Status BatchWriter::Settle(Batch batch, const api::WriteBatchReply& reply) {
     pause_ms_ = 0;
   }
   if (again.lines.empty()) return Status();
-  // A key twice in one batch: its forgotten half must stay claimed while the other half is under way.
+  // A key may be in a batch twice. If one of its ops was settled and the other is repeated, the key
+  // must stay in keys_ (W1).
   for (const api::WriteOp& op : again.request.ops) keys_.insert(op.key);
   if (!fatal.ok()) {
     sent_.push_front(std::move(again));  // unsettled

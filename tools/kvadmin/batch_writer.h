@@ -1,15 +1,19 @@
-// BatchWriter: puts records through a window of pipelined writeBatch frames on one connection.
-//
-// Invariants
-//   W1  A key is never in two batches in progress: requests of one connection run concurrently, so the later record
-//       of a key would race with the earlier one. The later one waits.
-//   W2  A batch leaves the window only when every record of it was stored or rejected for good. What says nothing about
-//       the record (a passed deadline, a busy server, a broken connection) is repeated, as a put may be, until nothing
-//       was stored for the whole budget.
-//   W3  A record is rejected only by an answer that is about it alone: a batch that is refused as a whole is cut in
-//       halves until the record that is at fault stands alone, and the others are stored.
+// BatchWriter: stores records with pipelined writeBatch requests on one connection. At most
+// `window` batches are in progress.
 //
 // Threads: one.
+//
+// Invariants
+//   W1  A key is never in two batches in progress. The server runs the requests of one connection
+//       concurrently, so the later record of a key would race with the earlier one. The later
+//       record waits.
+//   W2  A batch leaves the window only when each of its records was stored or finally rejected.
+//       After an error that is not about a record (a missed deadline, a busy server, a broken
+//       connection) the writer repeats the puts, which is safe. It gives up when nothing was stored
+//       for the whole budget.
+//   W3  A record is rejected only by an answer that is about this record alone. When the server
+//       refuses a whole batch, the writer halves the batch until the faulty record is alone, and
+//       stores the others.
 #pragma once
 
 #include <chrono>
@@ -33,21 +37,22 @@ struct BatchWriterOptions {
 
 class BatchWriter {
  public:
-  // Told about each record that the server refused for good.
+  // Called for each record that the server finally rejected.
   using OnRejected = std::function<void(uint64_t line, const std::string& why)>;
 
   BatchWriter(Client& client, BatchWriterOptions options, OnRejected on_rejected);
 
-  // Takes the op; sends and waits when batch and window are full.
+  // Takes the op. Sends a batch when it is full, and waits for answers when the window is full.
   Status Add(api::WriteOp op, uint64_t line);
-  // Sends what is gathered and waits for every answer.
+  // Sends the last batch and waits for every answer.
   Status Finish();
 
   uint64_t stored() const { return stored_; }
-  // Those whose absolute expiry had passed, by the server's clock, when they were written: no read finds them.
+  // Records whose absolute expiry had passed, by the server's clock, when they were written. No
+  // read finds them. stored() does not include them.
   uint64_t expired() const { return expired_; }
   uint64_t stored_bytes() const { return stored_bytes_; }
-  // The first line whose record was taken and neither stored nor rejected; 0 = none.
+  // The first line whose record was added but neither stored nor rejected; 0 = none.
   uint64_t first_unsettled_line() const;
 
  private:
@@ -74,8 +79,8 @@ class BatchWriter {
   OnRejected on_rejected_;
   Batch open_;
   std::deque<Batch> sent_;
-  std::vector<Batch> refused_;            // as a whole; each is isolated when no other is under way
-  std::unordered_set<std::string> keys_;  // of all batches in sent_
+  std::vector<Batch> refused_;            // refused as a whole, to be isolated
+  std::unordered_set<std::string> keys_;  // of all batches in sent_ and refused_
   std::unordered_set<std::string> open_keys_;
   uint64_t stored_ = 0, stored_bytes_ = 0, expired_ = 0;
   Clock::time_point last_progress_ = Clock::now();

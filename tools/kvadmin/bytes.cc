@@ -25,7 +25,8 @@ int HexValue(char c) {
   return -1;
 }
 
-// Length of the UTF-8 sequence at the front, or 0 when there is none: no overlong forms, no surrogates, <= U+10FFFF.
+// Length of the valid UTF-8 sequence at the front of `s`, or 0 when there is none. Overlong forms,
+// surrogates and code points above U+10FFFF are invalid.
 size_t Utf8Length(std::string_view s) {
   auto byte = [&](size_t i) { return i < s.size() ? static_cast<uint8_t>(s[i]) : uint8_t{0}; };
   auto continues = [&](size_t i) { return (byte(i) & 0xc0) == 0x80; };
@@ -47,7 +48,7 @@ size_t Utf8Length(std::string_view s) {
   return 0;
 }
 
-// C1 control characters (U+0080..U+009F) move a terminal's cursor as the ASCII ones do.
+// Includes the C1 control characters (U+0080..U+009F), which terminals obey like the ASCII ones.
 bool IsControl(std::string_view sequence) {
   auto a = static_cast<uint8_t>(sequence[0]);
   if (sequence.size() == 1) return a < 0x20 || a == 0x7f;
@@ -115,7 +116,7 @@ std::string HexEncode(std::string_view bytes) {
 }
 
 Result<std::string> HexDecode(std::string_view text) {
-  if (text.size() % 2 != 0) return Error(Code::kInvalidArgument, "hexadecimal with an odd number of digits");
+  if (text.size() % 2 != 0) return Error(Code::kInvalidArgument, "hexadecimal text has an odd number of digits");
   std::string out;
   out.reserve(text.size() / 2);
   for (size_t i = 0; i < text.size(); i += 2) {
@@ -142,7 +143,7 @@ Result<std::string> Base64Decode(std::string_view text) {
   std::string_view digits = text;
   for (int pad = 0; pad < 2 && digits.ends_with('='); ++pad) digits.remove_suffix(1);
   if (digits.size() % 4 == 1 || (digits.size() != text.size() && text.size() % 4 != 0)) {
-    return Error(Code::kInvalidArgument, "base64 of an impossible length ({})", text.size());
+    return Error(Code::kInvalidArgument, "base64 text cannot have {} characters", text.size());
   }
   std::string out;
   out.reserve(digits.size() / 4 * 3 + 2);

@@ -22,12 +22,12 @@ using apache::thrift::transport::TTransportException;
 constexpr int64_t kFirstPauseMs = 20;
 constexpr int64_t kMaxPauseMs = 500;
 
-// A read that waits for an answer ends when a signal comes.
+// A socket whose blocking read ends when a signal arrives.
 class Socket final : public TSocket {
  public:
   using TSocket::TSocket;
   uint32_t read(uint8_t* bytes, uint32_t length) override {
-    // Looked at anew each time, because it differs inside a Shield.
+    // Set on each read, because a Shield may have begun or ended since the last one.
     interruptListener_ = tools::Interrupts::Shielded() ? nullptr : wake_;
     return TSocket::read(bytes, length);
   }
@@ -119,14 +119,15 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
     failure.broken = true;
     Code code = e.getType() == TTransportException::TIMED_OUT ? Code::kDeadline : Code::kUnavailable;
     failure.status = failure.never_sent
-                         ? Error(code, "cannot reach {}: {}; is kvnode running there?", target_.address, e.what())
+                         ? Error(code, "cannot reach {}: {}; check the address and that kvnode runs there",
+                                 target_.address, e.what())
                          : Error(code, "lost the connection to {}: {}", target_.address, e.what());
   } catch (const apache::thrift::TApplicationException& e) {
-    failure.status = Error(Code::kUnsupported, "{} does not know this call: {}", target_.address, e.what());
+    failure.status =
+        Error(Code::kUnsupported, "the server at {} does not support this call: {}", target_.address, e.what());
   } catch (const std::exception& e) {
     failure.broken = true;
-    failure.status =
-        Error(Code::kCorruption, "{} answered with bytes that do not decode: {}", target_.address, e.what());
+    failure.status = Error(Code::kCorruption, "the answer of {} cannot be decoded: {}", target_.address, e.what());
   }
   if (failure.broken) wire_.reset();
   if (Status interrupted = tools::Interrupts::Check(); !interrupted.ok()) failure.status = std::move(interrupted);
@@ -141,7 +142,8 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     Failure failure = Attempt(call, std::max<int64_t>(left, 1));
     if (failure.status.ok()) return Status();
-    // A refused connection is final at once: waiting for a server that is not there helps nobody at a prompt.
+    // A failed connection attempt is not retried: at a prompt, waiting for a server that does not
+    // run does not help.
     bool again = failure.retryable || (failure.broken && !failure.never_sent && repeat == Repeat::kSafe);
     int64_t wait_ms = std::max(pause_ms, failure.pause_ms);
     left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
@@ -161,7 +163,7 @@ Status Client::Admin(Repeat repeat, const AdminCall& call) {
 Status Client::Once(const KvCall& call) {
   RETURN_IF_ERROR(Resolve());
   auto wrapped = [&](Wire& wire, const api::Context& context) { call(wire.kv, context); };
-  // Half of it, so that one attempt that gets no answer leaves time for another.
+  // Half of the budget, so that an attempt without an answer leaves time for another one.
   return Attempt(wrapped, std::max<int64_t>(target_.timeout_ms / 2, 1)).status;
 }
 

@@ -1,10 +1,11 @@
 // Client: one blocking connection to a server, with retries.
 //
-// Calls are retried with growing pauses while the error says that it helps (or, for calls that may be repeated, when
-// the connection broke) and the budget lasts. After a transport error the connection is thrown away. A client installs
-// Interrupts: Ctrl-C ends a call (and the waits between repetitions) with kAborted, and later calls at once.
-//
 // Threads: one.
+//
+// A call is retried, with growing pauses, as long as its budget lasts: when the server says that a
+// retry helps, and, if the call may be repeated, when the connection broke. After a transport error
+// the client drops the connection. A client installs Interrupts: Ctrl-C ends the current call, or
+// the pause before a retry, with kAborted. Later calls fail with kAborted at once.
 #pragma once
 
 #include <algorithm>
@@ -21,32 +22,34 @@ namespace pando::admin {
 
 struct Target {
   std::string address = "127.0.0.1:7420";  // host:port, with brackets around IPv6
-  int64_t timeout_ms = 10'000;             // budget of a call, retries included
+  int64_t timeout_ms = 10'000;             // budget of a call, including retries
 };
 
-// The server's exception as a Status: BAD_REQUEST and TOO_LARGE are the caller's fault, CORRUPT is corruption.
+// Converts the server's exception to a Status. BAD_REQUEST, TOO_LARGE and BAD_CURSOR become
+// kInvalidArgument, CORRUPT becomes kCorruption, and unknown codes become kUnavailable.
 Status FromKvError(const api::KvError& error);
 
 class Client {
  public:
-  enum class Repeat { kSafe, kUnsafe };  // kUnsafe: doing it twice differs from once (increment, conditions)
+  // kUnsafe: applying the call twice differs from applying it once (increment, conditions).
+  enum class Repeat { kSafe, kUnsafe };
 
   explicit Client(Target target);
   ~Client();
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // Runs `call(kv, context)`; what it throws becomes the Status.
+  // Runs `call(kv, context)` and converts the exceptions that it throws to a Status.
   using KvCall = std::function<void(api::KvClient&, const api::Context&)>;
   Status Kv(Repeat repeat, const KvCall& call);
   using AdminCall = std::function<void(api::AdminClient&, const api::Context&)>;
   Status Admin(Repeat repeat, const AdminCall& call);
 
-  // For pipelining: one attempt, no retries. After a transport error (kUnavailable, kDeadline) the connection is gone
-  // and the next use opens another.
+  // For pipelining: one attempt without retries. After a transport error (kUnavailable, kDeadline)
+  // the connection is dropped, and the next call opens a new one.
   Status Once(const KvCall& call);
   const Target& target() const { return target_; }
-  // For the requests of a cleanup, which must not take long.
+  // Shortens the budget of later calls. For cleanup, which must not take long.
   void LimitBudget(int64_t most_ms) { target_.timeout_ms = std::min(target_.timeout_ms, most_ms); }
 
  private:
@@ -54,10 +57,10 @@ class Client {
   using Clock = std::chrono::steady_clock;
   struct Failure {
     Status status;
-    bool retryable = false;   // the server said so, and that nothing was applied
-    bool broken = false;      // the connection; the outcome is unknown
-    bool never_sent = false;  // it could not even connect
-    int64_t pause_ms = 0;     // the server's advice
+    bool retryable = false;   // the server says so, and that it applied nothing
+    bool broken = false;      // the connection broke, and the outcome is unknown
+    bool never_sent = false;  // the client could not connect
+    int64_t pause_ms = 0;     // the pause that the server advises
   };
   Failure Attempt(const std::function<void(Wire&, const api::Context&)>& call, int64_t budget_ms);
   Status Retry(Repeat repeat, const std::function<void(Wire&, const api::Context&)>& call);

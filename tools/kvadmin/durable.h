@@ -1,6 +1,6 @@
-// Making files and names durable.
+// Functions that make files and their names durable.
 //
-// Threads: any.
+// Threads: any. The calls block.
 #pragma once
 
 #include <string>
@@ -9,9 +9,9 @@
 
 namespace pando::admin {
 
-// fsync of a file or a directory.
+// Calls fsync on a file or a directory.
 Status SyncPath(const std::string& path);
-// Of the directory that holds `path`: so that its name lasts.
+// Calls fsync on the directory that holds `path`, so that the name `path` survives a crash.
 Status SyncParent(const std::string& path);
 
 }  // namespace pando::admin

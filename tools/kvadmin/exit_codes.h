@@ -1,4 +1,4 @@
-// kvadmin's exit codes, documented in its --help; scripts rely on them.
+// kvadmin's exit codes. --help documents them, and scripts rely on them.
 #pragma once
 
 #include "src/base/result.h"
@@ -7,12 +7,12 @@ namespace pando::admin {
 
 enum ExitCode : int {
   kExitOk = 0,
-  kExitNo = 1,          // the answer is no: no such record, the condition did not hold, the node's verdict is not ok
-  kExitUsage = 2,       // the command line or the input breaks a rule
-  kExitFailed = 3,      // the server refused, could not be reached or failed; or the local system did
+  kExitNo = 1,          // no such record, a false condition, or an unhealthy node
+  kExitUsage = 2,       // the command line or the input is invalid
+  kExitFailed = 3,      // the server refused or could not be reached, or the local system failed
   kExitCorruption = 4,  // damage was found
   kExitInUse = 5,       // a running node holds the data directory
-  kExitRejected = 6,    // load: records were rejected
+  kExitRejected = 6,    // load: the server rejected records
 };
 
 inline ExitCode ExitCodeOf(const Status& status) {

@@ -31,8 +31,9 @@ Status ExportFile::Open(const std::string& path, const std::string& identity, bo
   if (path == "-") return Status();
   std::error_code error;
   if (const fs::file_status there = fs::status(path, error); fs::exists(there) && !fs::is_regular_file(there)) {
-    // A rename would put a plain file in the place of a device, a pipe or a directory.
-    return Error(Code::kInvalidArgument, "{}: is there already and is no plain file; - is standard output", path);
+    // The final rename would replace a device or a pipe with a regular file.
+    return Error(Code::kInvalidArgument,
+                 "{}: exists and is not a regular file; choose another name, or - for standard output", path);
   }
   path_ = path;
   identity_ = identity;
@@ -43,21 +44,21 @@ Status ExportFile::Open(const std::string& path, const std::string& identity, bo
   file_ = ::fdopen(fd, "r+b");
   CHECK(file_) << partial_;
   if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    return Error(Code::kAlreadyExists, "{}: another export writes it; wait for its end, or choose another name",
-                 partial_);
+    return Error(Code::kAlreadyExists,
+                 "{}: another export is writing this file; wait until it ends, or choose another name", partial_);
   }
   if (resume) {
     RETURN_IF_ERROR(LoadState(position));
   } else if (::unlink(state_.c_str()) == 0) {
-    // Of an export that was cut short: it describes what is overwritten now. Durably, because a state that comes back
-    // after a power failure would be taken for this export's.
+    // The state of an interrupted export describes data that is overwritten now. The removal must
+    // be durable: after a power failure, a state that reappears would be taken for this export's.
     RETURN_IF_ERROR(SyncParent(state_));
   } else if (errno != ENOENT) {
     return ErrnoError(errno, "remove {}", state_);
   }
   resumable_ = position->bytes > 0;
   bytes_ = position->bytes;
-  // What was written after the remembered position is written again.
+  // Cut off what was written after the saved position; it is written again.
   if (::ftruncate(fd, static_cast<off_t>(bytes_)) != 0 || std::fseek(file_, static_cast<long>(bytes_), SEEK_SET) != 0) {
     return ErrnoError(errno, "cut {} to {} bytes", partial_, bytes_);
   }
@@ -69,12 +70,14 @@ Status ExportFile::LoadState(Position* position) {
   if (!in) return Status();  // nothing to resume
   auto state = nlohmann::json::parse(in, nullptr, false);
   if (!state.is_object() || !state.contains("cursor_b64")) {
-    return Error(Code::kInvalidArgument, "{} is not an export's state; remove it to start anew", state_);
+    return Error(Code::kInvalidArgument, "{}: this is not the state of an export; remove the file to start over",
+                 state_);
   }
   std::string identity = state.value("export", "");
   if (identity != identity_) {
-    return Error(Code::kInvalidArgument, "{} belongs to another export ({}), not to {}; remove it to start anew",
-                 state_, identity, identity_);
+    return Error(Code::kInvalidArgument,
+                 "{}: this state belongs to another export ({}), not to {}; remove the file to start over", state_,
+                 identity, identity_);
   }
   ASSIGN_OR_RETURN(position->cursor, Base64Decode(state.value("cursor_b64", "")));
   ASSIGN_OR_RETURN(position->snapshot, Base64Decode(state.value("snapshot_b64", "")));
@@ -83,7 +86,8 @@ Status ExportFile::LoadState(Position* position) {
   std::error_code error;
   uint64_t there = fs::file_size(partial_, error);
   if (error || there < position->bytes) {
-    return Error(Code::kInvalidArgument, "{} is shorter than {} says; remove both to start anew", partial_, state_);
+    return Error(Code::kInvalidArgument, "{}: the file is shorter than {} says; remove both files to start over",
+                 partial_, state_);
   }
   return Status();
 }
@@ -120,7 +124,7 @@ Status ExportFile::Save(const Position& position) {
   out << state.dump() << '\n';
   out.close();
   if (!out) return ErrnoError(errno, "write {}", next);
-  RETURN_IF_ERROR(SyncPath(next));  // else a power failure may leave an empty file under the name
+  RETURN_IF_ERROR(SyncPath(next));  // else a power failure may leave an empty file after the rename
   if (std::rename(next.c_str(), state_.c_str()) != 0) return ErrnoError(errno, "rename {}", next);
   resumable_ = true;
   return Status();
@@ -129,11 +133,11 @@ Status ExportFile::Save(const Position& position) {
 Status ExportFile::Finish() {
   RETURN_IF_ERROR(Flush());
   if (path_.empty()) return Status();
-  // The state goes first: with the finished file gone from its place, it would describe nothing.
+  // Remove the state first: after the rename it would describe a file that does not exist.
   resumable_ = false;
   std::error_code ignored;
   fs::remove(state_, ignored);
-  fs::remove(state_ + ".next", ignored);  // of a save that was cut short
+  fs::remove(state_ + ".next", ignored);  // left by an interrupted Save
   std::FILE* file = std::exchange(file_, nullptr);
   if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", partial_);
   if (std::rename(partial_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, path_);

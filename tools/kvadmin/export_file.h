@@ -1,6 +1,7 @@
-// ExportFile: where an export goes. Rows are written to FILE.partial; FILE.partial.state remembers, from time to time,
-// how far it got (scan cursor, bytes, rows), so that an export cut short can go on there; at the end the file is synced
-// and renamed to FILE. Standard output has none of that.
+// ExportFile: the output file of an export. Rows go to FILE.partial. Save records the progress
+// (scan cursor, bytes, rows) in FILE.partial.state, so that an interrupted export can be resumed.
+// Finish syncs FILE.partial and renames it to FILE. Standard output uses neither file and cannot be
+// resumed.
 //
 // Threads: one.
 #pragma once
@@ -16,8 +17,8 @@ namespace pando::admin {
 class ExportFile {
  public:
   struct Position {
-    std::string cursor;    // of the scan, behind the last row written
-    std::string snapshot;  // that it reads; empty = none
+    std::string cursor;    // the scan's cursor after the last row written
+    std::string snapshot;  // the snapshot that the scan reads; empty = none
     uint64_t bytes = 0, rows = 0;
   };
 
@@ -26,17 +27,18 @@ class ExportFile {
   ExportFile& operator=(const ExportFile&) = delete;
   ~ExportFile();
 
-  // "-" is standard output. `identity` describes what is exported; with `resume` a state of another identity is an
-  // error, without it the state of an earlier export is removed. Fills `position` with where to go on (the start when
-  // there is nothing to resume).
+  // "-" is standard output. `identity` describes what is exported. With `resume`, a saved state
+  // with another identity is an error. Without `resume`, Open removes the state of an earlier
+  // export. Sets `position` to where the export continues, which is the start when there is nothing
+  // to resume.
   Status Open(const std::string& path, const std::string& identity, bool resume, Position* position);
   Status Write(const std::string& bytes);
-  // Makes what was written durable and remembers it; position.bytes is not looked at.
+  // Makes the written rows durable and saves the position. Ignores position.bytes.
   Status Save(const Position& position);
-  // Syncs, renames to the final name, removes the state.
+  // Syncs the file, removes the state, and renames the file to its final name.
   Status Finish();
   uint64_t bytes() const { return bytes_; }
-  // A later export can go on with what is here: a state was saved, and not finished since.
+  // Whether a later export can resume this one: a state was saved, and Finish was not called.
   bool resumable() const { return resumable_; }
 
  private:

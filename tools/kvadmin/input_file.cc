@@ -32,7 +32,7 @@ class InputFile::Buffer final : public std::streambuf {
   int_type underflow() override {
     for (;;) {
       status_ = tools::Interrupts::Check();
-      if (!status_.ok()) throw std::ios_base::failure("interrupted");  // the stream makes it its bad bit
+      if (!status_.ok()) throw std::ios_base::failure("interrupted");  // sets the stream's bad bit
       pollfd ready[] = {{fd_, POLLIN, 0}, {tools::Interrupts::Descriptor(), POLLIN, 0}};
       if (::poll(ready, 2, -1) < 0 && errno != EINTR) break;
       if (ready[1].revents != 0 || ready[0].revents == 0) continue;
@@ -69,7 +69,7 @@ Result<std::unique_ptr<InputFile>> InputFile::Open(const std::string& path) {
   auto buffer = std::make_unique<Buffer>(fd, name);
   struct stat info {};
   if (::fstat(fd, &info) != 0) return ErrnoError(errno, "read {}", name);
-  if (S_ISDIR(info.st_mode)) return Error(Code::kInvalidArgument, "{} is a directory", name);
+  if (S_ISDIR(info.st_mode)) return Error(Code::kInvalidArgument, "{} is a directory; name a file", name);
   const auto size_bytes = S_ISREG(info.st_mode) ? static_cast<uint64_t>(info.st_size) : 0;
   return std::unique_ptr<InputFile>(new InputFile(std::move(buffer), size_bytes));
 }
@@ -80,7 +80,7 @@ Result<std::string> ReadInput(const std::string& path, uint64_t most_bytes) {
   std::vector<char> piece(64u << 10);
   while (file->stream().read(piece.data(), static_cast<std::streamsize>(piece.size())) || file->stream().gcount() > 0) {
     all.append(piece.data(), static_cast<size_t>(file->stream().gcount()));
-    if (all.size() > most_bytes) return Error(Code::kInvalidArgument, "{} has more than {} bytes", path, most_bytes);
+    if (all.size() > most_bytes) return Error(Code::kInvalidArgument, "{} is larger than {} bytes", path, most_bytes);
   }
   RETURN_IF_ERROR(file->status());
   return Result<std::string>(std::move(all));

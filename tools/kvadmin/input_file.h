@@ -1,5 +1,6 @@
-// InputFile: a file or standard input, read as a stream. A signal (Interrupts) ends a read that waits, and an error of
-// the system is kept with its reason; both make the stream bad(), so that neither looks like the end of the input.
+// InputFile: a file or standard input as a stream. A signal (Interrupts) ends a blocked read. A
+// signal and a system error both make the stream bad(), so neither looks like the end of the input;
+// status() has the reason.
 //
 // Threads: one.
 #pragma once
@@ -15,14 +16,14 @@ namespace pando::admin {
 
 class InputFile {
  public:
-  // "-" is standard input. A directory is an error.
+  // "-" is standard input. A directory is kInvalidArgument.
   static Result<std::unique_ptr<InputFile>> Open(const std::string& path);
   ~InputFile();
 
   std::istream& stream() { return stream_; }
   // OK unless the stream is bad.
   const Status& status() const;
-  uint64_t size_bytes() const { return size_bytes_; }  // of a plain file; 0 = not known
+  uint64_t size_bytes() const { return size_bytes_; }  // of a regular file; 0 = unknown
 
  private:
   class Buffer;
@@ -33,7 +34,7 @@ class InputFile {
   const uint64_t size_bytes_;
 };
 
-// All of it; kInvalidArgument when there are more than `most_bytes`.
+// Reads the whole input. kInvalidArgument when it has more than `most_bytes`.
 Result<std::string> ReadInput(const std::string& path, uint64_t most_bytes);
 
 }  // namespace pando::admin

@@ -36,7 +36,7 @@ PartialDirectory::~PartialDirectory() {
 
 Status PartialDirectory::Prepare(const std::string& final_path) {
   std::error_code error;
-  // A link to a directory stays a link: it is the directory that gets its contents.
+  // Resolve a symbolic link, so that the rename replaces its target and not the link.
   fs::path path = fs::weakly_canonical(final_path, error);
   if (error) return Error(Code::kIoError, "{}: {}", final_path, error.message());
   if (!path.has_filename()) path = path.parent_path();  // "name/"
@@ -44,30 +44,32 @@ Status PartialDirectory::Prepare(const std::string& final_path) {
   partial_ = final_ + ".partial";
   if (fs::exists(path, error)) {
     if (!fs::is_directory(path, error)) {
-      return Error(Code::kAlreadyExists, "{}: is there already and is no directory; choose another name", final_path);
+      return Error(Code::kAlreadyExists, "{}: exists and is not a directory; choose another name", final_path);
     }
     if (const bool empty = fs::is_empty(path, error); error || !empty) {
       return Error(Code::kAlreadyExists, "{}: {}; choose another directory", final_path,
-                   error ? error.message() : "is there already and not empty");
+                   error ? error.message() : "exists and is not empty");
     }
     if (IsMountPoint(final_)) {
       return Error(Code::kInvalidArgument,
-                   "{}: is a mount point, which no finished directory can be renamed to; choose a directory in it",
+                   "{}: is a mount point, and a finished directory cannot be renamed to a mount point; choose a "
+                   "directory in it",
                    final_path);
     }
   }
-  // An empty one is what a kill leaves before the marker is there.
+  // An attempt that was killed before it created the marker leaves an empty directory.
   if (fs::exists(fs::symlink_status(partial_, error)) && !fs::is_regular_file(MarkerOf(partial_), error) &&
       !(fs::is_directory(fs::symlink_status(partial_, error)) && fs::is_empty(partial_, error))) {
     return Error(Code::kAlreadyExists,
-                 "{}: is there already, and nothing that kvadmin left unfinished (it holds no {}); move it away, or "
-                 "choose another name",
+                 "{}: exists, but kvadmin did not leave it there (it has no file {}); move it away, or choose another "
+                 "name",
                  partial_, kUnfinishedName);
   }
   return Status();
 }
 
-// Removes what this program makes, the marker last, and says what else is there.
+// Removes the entries that kvadmin creates, the marker last. When there is any other entry, it
+// removes nothing and the error names that entry.
 Status PartialDirectory::Clear() {
   std::error_code error;
   std::vector<std::string> names;
@@ -78,7 +80,7 @@ Status PartialDirectory::Clear() {
   for (const std::string& name : names) {
     if (name == kUnfinishedName) continue;
     if (!is_own_(name)) {
-      return Error(Code::kAlreadyExists, "{}/{}: is not of kvadmin's making; move it away", partial_, name);
+      return Error(Code::kAlreadyExists, "{}/{}: was not created by kvadmin; move it away", partial_, name);
     }
   }
   for (const std::string& name : names) {
@@ -108,7 +110,7 @@ Status PartialDirectory::Create() {
   }
   ::close(fd);
   created_ = true;
-  // The marker before the contents, also after a power failure.
+  // The marker must be durable before there are contents, in case of a power failure.
   RETURN_IF_ERROR(SyncPath(marker));
   RETURN_IF_ERROR(SyncPath(partial_));
   return SyncParent(partial_);
@@ -117,9 +119,9 @@ Status PartialDirectory::Create() {
 Status PartialDirectory::Commit() {
   RETURN_IF_ERROR(SyncPath(partial_));
   if (::unlink(MarkerOf(partial_).c_str()) != 0) return ErrnoError(errno, "remove {}", MarkerOf(partial_));
-  created_ = false;  // it is whole from here on, under whichever name
+  created_ = false;  // complete from here on: the destructor must keep it
   RETURN_IF_ERROR(SyncPath(partial_));
-  // Replaces an empty directory, and nothing else.
+  // rename(2) replaces an empty directory, and fails if the directory is not empty.
   if (std::rename(partial_.c_str(), final_.c_str()) != 0) {
     return ErrnoError(errno, "{} is complete, but renaming it to {} failed; rename it yourself", partial_, final_);
   }

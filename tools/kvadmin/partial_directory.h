@@ -1,14 +1,16 @@
-// PartialDirectory: builds a directory under another name, and gives it its own once everything in it is durable. So a
-// directory under its own name is always whole, whatever killed its maker.
-//
-//   NAME.partial/UNFINISHED   says that kvadmin made the directory and has not finished it. What has this file may be
-//                             cleared away; what has not is somebody else's, and is never touched. kvnode refuses to
-//                             make a store in such a directory (kUnfinishedName in src/partition/store_reading.h).
-//   NAME                      the result; it must not exist before, or be an empty directory.
-//
-// Without Commit, the destructor removes what was built.
+// PartialDirectory: builds a directory under a temporary name and renames it once its contents are
+// durable. A directory with its final name is therefore always complete, even if kvadmin is killed.
 //
 // Threads: one.
+//
+//   NAME.partial/UNFINISHED   marks a directory that kvadmin created and has not finished. kvadmin
+//                             may remove a directory that has this marker. It never touches one
+//                             without the marker, unless that directory is empty. kvnode refuses to
+//                             create a store in a marked directory (kUnfinishedName in
+//                             src/partition/store_reading.h).
+//   NAME                      the result. Before, it must not exist or must be an empty directory.
+//
+// Without Commit, the destructor removes what was built.
 #pragma once
 
 #include <functional>
@@ -20,7 +22,8 @@ namespace pando::admin {
 
 class PartialDirectory {
  public:
-  // Whether a file or directory right inside is of the kind that the maker makes. Only such are ever removed.
+  // Whether an entry with this name, directly in the directory, is one that the caller creates.
+  // PartialDirectory removes only such entries.
   using IsOwn = std::function<bool(const std::string& name)>;
 
   explicit PartialDirectory(IsOwn is_own) : is_own_(std::move(is_own)) {}
@@ -28,16 +31,17 @@ class PartialDirectory {
   PartialDirectory& operator=(const PartialDirectory&) = delete;
   ~PartialDirectory();
 
-  // Whether `final_path` can be made: kAlreadyExists when it, or a .partial of somebody else, is there. Changes
-  // nothing.
+  // Checks that `final_path` can be created. kAlreadyExists when it exists and is not empty, or
+  // when its .partial directory exists and was not created by kvadmin. kInvalidArgument when it is
+  // a mount point. Changes nothing.
   Status Prepare(const std::string& final_path);
-  // Clears what an attempt that was killed left, and makes the directory anew.
+  // Removes what a killed attempt left behind, then creates the directory.
   Status Create();
-  // To be called once all the contents are durable. Durable itself when it returns.
+  // Call it once all contents are durable. The rename is durable when Commit returns.
   Status Commit();
 
-  const std::string& path() const { return partial_; }      // what to build in
-  const std::string& final_path() const { return final_; }  // what it becomes
+  const std::string& path() const { return partial_; }      // where to build
+  const std::string& final_path() const { return final_; }  // its name after Commit
 
  private:
   Status Clear();

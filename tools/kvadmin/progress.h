@@ -1,5 +1,5 @@
-// Progress: how far a long command is, on standard error: one line redrawn in place on a terminal, a plain line every
-// few seconds elsewhere.
+// Progress: shows the progress of a long command on standard error. On a terminal it redraws one
+// line in place; elsewhere it prints a line every five seconds.
 //
 // Threads: one.
 #pragma once
@@ -12,21 +12,23 @@ namespace pando::admin {
 
 class Progress {
  public:
-  // `unit` names what is counted ("records"). `total`: in whatever measure Update's `done` has; 0 = unknown.
+  // `unit` names what is counted ("records"). `total` has the unit of Update's `done`; 0 = unknown.
   Progress(std::string verb, std::string unit, uint64_t total, bool quiet);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
-  // When it is known only later.
+  // For a total that is not known at the start.
   void SetTotal(uint64_t total) { total_ = total; }
-  // Cheap; draws at most five times a second (a terminal) or every five seconds. `done` of `total` gives the share.
+  // Cheap: draws at most five times a second on a terminal, and every five seconds elsewhere.
+  // `done` / `total` is the fraction that is complete.
   void Update(uint64_t count, uint64_t bytes, uint64_t done);
-  // Takes the line away; also done by the destructor.
+  // Erases the line. The destructor does this too.
   void Clear();
   double ElapsedSeconds() const;
 
-  // "41% 82.1M records 610.0 MiB/s 1.20M/s ETA 1m12s", exposed for its test.
+  // Formats the line, such as "[##..] 41% 82.1M records  1.20M/s  610.0 MiB/s  ETA 1m12s". Public
+  // for its test.
   static std::string Line(const std::string& unit, uint64_t count, uint64_t bytes, uint64_t done, uint64_t total,
                           double seconds);
 

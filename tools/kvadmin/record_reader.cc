@@ -16,11 +16,11 @@ namespace {
 
 using JsonIn = nlohmann::json;
 
-// Reads lines and keeps count. The line end is left out, a carriage return before it too.
+// Reads lines, and counts lines and bytes.
 class Lines {
  public:
   explicit Lines(std::istream& in) : in_(in) {}
-  // False at the end. `line` keeps its '\n' so that a parser of its own sees what was there.
+  // Returns false at the end. `line` keeps its '\n', because the CSV parser needs it.
   bool Next(std::string* line) {
     if (!std::getline(in_, *line)) return false;
     ++number_;
@@ -31,7 +31,7 @@ class Lines {
   uint64_t number() const { return number_; }
   uint64_t bytes() const { return bytes_; }
   Status status() const {
-    return in_.bad() ? Error(Code::kIoError, "reading the input failed after line {}", number_) : Status();
+    return in_.bad() ? Error(Code::kIoError, "cannot read the input after line {}", number_) : Status();
   }
 
  private:
@@ -42,7 +42,8 @@ class Lines {
 Result<int64_t> ParseMilliseconds(std::string_view text, std::string_view name) {
   const std::optional<int64_t> value = tools::ParseNumber<int64_t>(text);
   if (value && *value >= 0) return *value;
-  return Error(Code::kInvalidArgument, "{}: \"{}\" is not a number of milliseconds", name, text.substr(0, 40));
+  return Error(Code::kInvalidArgument, "{}: \"{}\" is not a number of milliseconds of at least 0", name,
+               text.substr(0, 40));
 }
 
 class JsonLinesReader final : public RecordReader {
@@ -101,10 +102,10 @@ class JsonLinesReader final : public RecordReader {
   static Status TakeMilliseconds(const JsonIn& object, const char* name, int64_t* out) {
     auto member = object.find(name);
     if (member == object.end()) return Status();
-    // An unsigned number beyond int64 would come out negative, a fraction cut.
+    // get<int64_t> would turn an unsigned number beyond int64 negative, and truncate a fraction.
     if (!member->is_number_integer() || member->get<int64_t>() < 0 ||
         (member->is_number_unsigned() && member->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX))) {
-      return Error(Code::kInvalidArgument, "\"{}\" is not a number of milliseconds", name);
+      return Error(Code::kInvalidArgument, "\"{}\" is not a whole number of milliseconds of at least 0", name);
     }
     *out = member->get<int64_t>();
     return Status();
@@ -114,7 +115,8 @@ class JsonLinesReader final : public RecordReader {
   std::string text_;
 };
 
-// libcsv calls back per field and per row. It is fed line by line, which is how a row's first line is known.
+// libcsv calls back for each field and each row. CsvReader feeds it line by line, in order to know
+// the first line of each row.
 class CsvReader final : public RecordReader {
  public:
   explicit CsvReader(std::istream& in) : lines_(in) { CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0); }
@@ -146,27 +148,27 @@ class CsvReader final : public RecordReader {
     std::string error;
   };
 
-  // Feeds lines until a row is complete; false at the end.
+  // Feeds lines to the parser until a row is complete. Returns false at the end of the input.
   Result<bool> Fill() {
     while (rows_.empty() && !ended_) {
       if (!lines_.Next(&text_)) {
         RETURN_IF_ERROR(lines_.status());
         ended_ = true;
         if (csv_fini(&parser_, OnField, OnRow, this) != 0) {
-          Broken(fmt::format("a quoted field of the record that begins in line {} is not closed", row_line_));
+          Broken(fmt::format("the record that begins on line {} has a quoted field without an end quote", row_line_));
         }
         break;
       }
       if (!in_row_) row_line_ = lines_.number();
       bool blank = text_ == "\n" || text_ == "\r\n";
       if (!blank) in_row_ = true;
-      // In strict mode it stops before the byte that cannot stand where it does.
+      // In strict mode the parser stops before the misplaced byte.
       const size_t stop = csv_parse(&parser_, text_.data(), text_.size(), OnField, OnRow, this);
       if (stop != text_.size()) Broken(Misplaced(stop));
     }
     return !rows_.empty();
   }
-  // Gives up on the row begun; reading goes on with the next line.
+  // Gives up on the current row. Reading continues with the next line.
   void Broken(const std::string& why) {
     rows_.push_back(Row{row_line_, {}, "not CSV: " + why});
     fields_.clear();
@@ -175,19 +177,17 @@ class CsvReader final : public RecordReader {
     CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0);
     KeepSpaces();
   }
-  // Spaces at the ends of an unquoted field are part of it; those around the names in the header are not.
+  // Keeps leading and trailing spaces of unquoted fields. The header drops them around its names.
   void KeepSpaces() {
     csv_set_space_func(&parser_, [](unsigned char) { return 0; });
   }
-  // What is wrong with the line's byte at `at`.
+  // Describes what is wrong with the byte at offset `at` of the current line.
   std::string Misplaced(size_t at) {
     if (csv_error(&parser_) != CSV_EPARSE) return csv_strerror(csv_error(&parser_));
     return fmt::format("line {}, column {}: {}", lines_.number(), at + 1,
                        text_[at] == '"'
-                           ? "a quote inside a field that does not begin with one; quote the whole field, and "
-                             "write its quotes twice"
-                           : "text after the quote that ends a field; a quote inside a quoted field is written "
-                             "twice");
+                           ? "there is a quote in an unquoted field; quote the whole field and double each quote in it"
+                           : "there is text after the end quote of a field; double each quote inside a quoted field");
   }
   static void OnField(void* bytes, size_t length, void* self) {
     static_cast<CsvReader*>(self)->fields_.emplace_back(static_cast<const char*>(bytes), length);
@@ -201,10 +201,10 @@ class CsvReader final : public RecordReader {
 
   Status ReadHeader() {
     ASSIGN_OR_RETURN(bool any, Fill());
-    if (!any) return Error(Code::kInvalidArgument, "the CSV input is empty: it needs a header line such as key,value");
+    if (!any) return Error(Code::kInvalidArgument, "the CSV input is empty; it needs a header line such as key,value");
     Row header = std::move(rows_.front());
     rows_.pop_front();
-    if (!header.error.empty()) return Error(Code::kInvalidArgument, "the CSV header: {}", header.error);
+    if (!header.error.empty()) return Error(Code::kInvalidArgument, "the CSV header is invalid: {}", header.error);
     int keys = 0, values = 0;
     for (std::string& name : header.fields) {
       if (columns_.empty() && name.starts_with("\xef\xbb\xbf")) name.erase(0, 3);  // a byte order mark
@@ -221,14 +221,16 @@ class CsvReader final : public RecordReader {
     }
     KeepSpaces();
     if (keys == 1 && values == 1) return Status();
-    return Error(Code::kInvalidArgument,
-                 "the CSV header needs one column key or key_b64 and one column value or value_b64; it has \"{}\"",
-                 fmt::join(header.fields, ","));
+    return Error(
+        Code::kInvalidArgument,
+        "the CSV header must have exactly one column key or key_b64 and one column value or value_b64; it is \"{}\"",
+        fmt::join(header.fields, ","));
   }
 
   Status Interpret(Row* row, InputRecord* record) {
     if (row->fields.size() != columns_.size()) {
-      return Error(Code::kInvalidArgument, "{} fields where the header has {}", row->fields.size(), columns_.size());
+      return Error(Code::kInvalidArgument, "the record has {} fields, but the header has {}", row->fields.size(),
+                   columns_.size());
     }
     for (size_t i = 0; i < columns_.size(); ++i) {
       std::string& field = row->fields[i];

@@ -1,15 +1,17 @@
-// RecordReader: records from JSON lines or CSV, one at a time, each with the line it began on.
-//
-//   JSON lines  {"key": "text", "value": "text"}, with "key_b64" / "value_b64" for bytes that are not UTF-8, and
-//               optionally "ttl_ms" or "expires_at_ms" (as export writes it). Other members are ignored. Empty lines
-//               are skipped.
-//   CSV         RFC 4180 with a header line naming the columns key (or key_b64), value (or value_b64) and optionally
-//               ttl_ms, expires_at_ms, in any order; other columns are ignored, and spaces around the names.
-//
-// A record that is wrong does not end the reading: Next returns it with its `error` set, which says what is wrong and,
-// where the record spans lines, in which line.
+// RecordReader: reads records from JSON lines or CSV, one at a time, each with the number of the
+// line it begins on.
 //
 // Threads: one.
+//
+//   JSON lines  {"key": "text", "value": "text"}, with "key_b64" or "value_b64" for bytes that
+//               are not UTF-8, and optionally "ttl_ms" or "expires_at_ms" (as export writes it).
+//               Other members are ignored. Blank lines are skipped.
+//   CSV         RFC 4180 with a header line that names the columns key (or key_b64), value (or
+//               value_b64) and optionally ttl_ms and expires_at_ms, in any order. Other columns
+//               and spaces around the names are ignored.
+//
+// An invalid record does not end the reading. Next returns it with `error` set, which says what is
+// wrong. For malformed CSV it also names the line.
 #pragma once
 
 #include <cstdint>
@@ -26,23 +28,24 @@ struct InputRecord {
   std::string key, value;
   int64_t ttl_ms = 0;         // 0 = none
   int64_t expires_at_ms = 0;  // 0 = none
-  std::string error;          // not empty: why this is no record; the other fields then mean nothing
+  std::string error;          // if not empty: why the record is invalid; only `line` is then set
 };
 
 class RecordReader {
  public:
   virtual ~RecordReader() = default;
-  // False at the end of the input. An error is one of the input as a whole: unreadable, no header.
+  // Returns false at the end of the input. An error concerns the input as a whole: it cannot be
+  // read, or the CSV header is invalid.
   virtual Result<bool> Next(InputRecord* record) = 0;
   virtual uint64_t bytes_read() const = 0;
-  virtual uint64_t lines_read() const = 0;  // those of the records that Next has returned
+  virtual uint64_t lines_read() const = 0;  // up to the last record that Next returned
 };
 
 enum class Format : uint8_t { kJsonLines, kCsv };
 
 // `in` must outlive the reader.
 std::unique_ptr<RecordReader> MakeRecordReader(Format format, std::istream& in);
-// By the file name's end; JSON lines when it says nothing.
+// kCsv when the name ends in ".csv", else kJsonLines.
 Format FormatOfFile(const std::string& path);
 
 }  // namespace pando::admin

@@ -11,14 +11,15 @@ constexpr int64_t kCleanupBudgetMs = 3000;
 
 SnapshotLease::~SnapshotLease() {
   if (token_.empty()) return;
-  // The command failed or was interrupted, and says so itself. When this fails too, the server's own limit frees it.
+  // The command failed or was interrupted, and reports that itself. If the release fails too, the
+  // server frees the snapshot when its time is over.
   tools::Interrupts::Shield shield;
   client_->LimitBudget(kCleanupBudgetMs);
   if (!Release().ok()) token_.clear();
 }
 
 Status SnapshotLease::Open() {
-  // Not interruptible: a snapshot whose token never arrived could not be released.
+  // Not interruptible, because a snapshot without a known token cannot be released.
   tools::Interrupts::Shield shield;
   api::OpenSnapshotRequest request;
   request.ttl_ms = static_cast<int32_t>(kOpenTtl.count());
@@ -28,14 +29,14 @@ Status SnapshotLease::Open() {
   }));
   token_ = reply.snapshot;
   version_ = reply.version;
-  renewed_ = {};  // the next Keep makes it last
+  renewed_ = {};  // makes the next Keep renew the snapshot for `ttl_`
   return Status();
 }
 
 Status SnapshotLease::Adopt(const std::string& token) {
   token_ = token;
   Status renewed = Renew();
-  if (!renewed.ok()) token_.clear();  // it is not this lease's to release
+  if (!renewed.ok()) token_.clear();  // not owned, so it must not be released
   return renewed;
 }
 

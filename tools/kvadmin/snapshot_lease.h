@@ -1,10 +1,11 @@
-// SnapshotLease: a snapshot that a command reads for as long as it runs: opened, renewed in time, and released when the
-// lease goes away, whatever the reason. Only Leave() keeps it, for a later command that resumes this one.
-//
-// The server frees a snapshot by itself when it is not renewed. One that is lost with its process is gone after `ttl`;
-// one whose token got lost, because the answer to its opening did not arrive, after kOpenTtl.
+// SnapshotLease: holds a server snapshot open while a command runs. It opens the snapshot, renews
+// it in time, and releases it in the destructor. Only Leave() keeps the snapshot, for a later
+// command that resumes this one.
 //
 // Threads: one.
+//
+// The server frees a snapshot that is not renewed. If the process dies, the snapshot ends after
+// `ttl`. If the answer to Open is lost, and the token with it, the snapshot ends after kOpenTtl.
 #pragma once
 
 #include <chrono>
@@ -16,26 +17,28 @@ namespace pando::admin {
 
 class SnapshotLease {
  public:
-  // For a command that can be resumed, and for one that cannot.
+  // kResumableTtl is for commands that can be resumed, kWorkingTtl for the others.
   static constexpr std::chrono::milliseconds kResumableTtl = std::chrono::minutes(30);
   static constexpr std::chrono::milliseconds kWorkingTtl = std::chrono::minutes(5);
 
-  // `client` outlives the lease.
+  // `client` must outlive the lease.
   SnapshotLease(Client* client, std::chrono::milliseconds ttl) : client_(client), ttl_(ttl) {}
   SnapshotLease(const SnapshotLease&) = delete;
   SnapshotLease& operator=(const SnapshotLease&) = delete;
   ~SnapshotLease();
 
   Status Open();
-  // Goes on with one that was opened before (kSnapshotGone).
+  // Takes over a snapshot that was opened earlier. kSnapshotGone when the server has freed it.
   Status Adopt(const std::string& token);
-  // To be called between requests; renews when a part of the time has passed. kSnapshotGone.
+  // Call it between requests. Renews the snapshot if the last renewal was a minute ago or more.
+  // kSnapshotGone when the server has freed the snapshot.
   Status Keep();
   Status Release();
-  // Leaves the snapshot on the server for its `ttl`, or, on an error, for what is left of it.
+  // Renews the snapshot and leaves it open on the server for `ttl`. After an error it stays open
+  // for the rest of the current period.
   Status Leave();
 
-  const std::string& token() const { return token_; }  // empty before Open and after Release and Leave
+  const std::string& token() const { return token_; }  // empty unless the lease holds a snapshot
   int64_t version() const { return version_; }
 
  private:

@@ -105,8 +105,9 @@ class BackupFileTest : public testing::Test {
 TEST_F(BackupFileTest, TakesWhatIsNamedOnceAndIntact) {
   BackupFile file(path_, Header(0), root_, BaseIndex());
   ASSERT_TRUE(file.Open().ok());
-  EXPECT_THAT(file.Add(Extent::Of(8, 1), root_.root.checksum, image_).message(), HasSubstr("no other names"));
-  EXPECT_THAT(file.Add(Extent::Of(9, 1), root_.root.checksum + 1, image_).message(), HasSubstr("no other names"));
+  EXPECT_THAT(file.Add(Extent::Of(8, 1), root_.root.checksum, image_).message(), HasSubstr("no other page refers to"));
+  EXPECT_THAT(file.Add(Extent::Of(9, 1), root_.root.checksum + 1, image_).message(),
+              HasSubstr("no other page refers to"));
   ASSERT_TRUE(file.Add(Extent::Of(9, 1), root_.root.checksum, image_).ok());
   EXPECT_EQ(file.Add(Extent::Of(9, 1), root_.root.checksum, image_).code(), Code::kCorruption) << "twice";
   EXPECT_TRUE(file.Finish().ok());
@@ -123,7 +124,7 @@ TEST_F(BackupFileTest, RefusesDamagedBytes) {
 TEST_F(BackupFileTest, IsNotFinishedWithoutAPageThatIsNamed) {
   BackupFile file(path_, Header(0), root_, BaseIndex());
   ASSERT_TRUE(file.Open().ok());
-  EXPECT_THAT(file.Finish().message(), HasSubstr("1 pages that others name did not come"));
+  EXPECT_THAT(file.Finish().message(), HasSubstr("did not send 1 pages that other pages refer to"));
 }
 
 TEST_F(BackupFileTest, RefusesABaseOfAnotherHistory) {

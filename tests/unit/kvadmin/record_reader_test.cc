@@ -80,11 +80,11 @@ TEST(Csv, BinaryInQuotes) {
 TEST(Csv, WrongRowsAreNamedAndTheNextOneRead) {
   Lines got = ReadAll(Format::kCsv, "key,value\na\nb,2\nc,\"x\"y\nd,4\ne,5,6\nf,\"open\ng,7\n");
   ASSERT_EQ(got.size(), 6u);
-  EXPECT_EQ(got[0], "2!1 fields where the header has 2");
+  EXPECT_EQ(got[0], "2!the record has 1 fields, but the header has 2");
   EXPECT_EQ(got[1], "3:b=2");
   EXPECT_EQ(got[2].substr(0, 9), "4!not CSV");
   EXPECT_EQ(got[3], "5:d=4");
-  EXPECT_EQ(got[4], "6!3 fields where the header has 2");
+  EXPECT_EQ(got[4], "6!the record has 3 fields, but the header has 2");
   EXPECT_EQ(got[5].substr(0, 9), "7!not CSV") << "a quote that is never closed takes the rest with it";
 }
 
@@ -98,14 +98,14 @@ TEST(Csv, ErrorsNameLineColumnAndReason) {
   Lines got = ReadAll(Format::kCsv, "key,value\na,b\"c\nd,\"e\"f\ng,\"two\nlines\"x\nh,1\ni,\"open\n");
   ASSERT_EQ(got.size(), 5u);
   EXPECT_EQ(got[0],
-            "2!not CSV: line 2, column 4: a quote inside a field that does not begin with one; quote the whole field, "
-            "and write its quotes twice");
+            "2!not CSV: line 2, column 4: there is a quote in an unquoted field; quote the whole field and "
+            "double each quote in it");
   EXPECT_EQ(got[1],
-            "3!not CSV: line 3, column 6: text after the quote that ends a field; a quote inside a quoted field is "
-            "written twice");
+            "3!not CSV: line 3, column 6: there is text after the end quote of a field; double each quote inside "
+            "a quoted field");
   EXPECT_EQ(got[2].substr(0, 30), "4!not CSV: line 5, column 7: t") << "the row's line first, then where it is wrong";
   EXPECT_EQ(got[3], "6:h=1");
-  EXPECT_EQ(got[4], "7!not CSV: a quoted field of the record that begins in line 7 is not closed");
+  EXPECT_EQ(got[4], "7!not CSV: the record that begins on line 7 has a quoted field without an end quote");
 }
 
 TEST(Records, LinesReadCountsWholeRecords) {
