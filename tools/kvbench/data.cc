@@ -40,7 +40,7 @@ uint64_t Random::Next() {
   return result;
 }
 
-// Multiply-shift: its bias is below bound / 2^64.
+// The multiply-shift method. Its bias is below bound / 2^64.
 uint64_t Random::Below(uint64_t bound) {
   __extension__ using Wide = unsigned __int128;
   return static_cast<uint64_t>((static_cast<Wide>(Next()) * bound) >> 64);
@@ -113,7 +113,7 @@ KeyChooser::KeyChooser(Distribution distribution, uint64_t count)
 uint64_t KeyChooser::Next(Random& random) {
   switch (distribution_) {
     case Distribution::kUniform: return random.Below(count_);
-    // Scrambled: the popular records lie all over the key space, not at its start.
+    // Scrambled, so that the popular records lie all over the key space and not at its start.
     case Distribution::kZipfian: return Mix64(zipfian_.Next(random)) % first_count_;
     case Distribution::kLatest: return count_ - 1 - std::min(zipfian_.Next(random), count_ - 1);
   }

@@ -25,12 +25,12 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kInMemorySlackBytes = 128u << 20;
 constexpr size_t kLoadBatchBytes = 100u << 10;
-constexpr uint32_t kLoadBatchRecords = 100;  // what Pando takes in one write with little memory
+constexpr uint32_t kLoadBatchRecords = 100;  // what Pando accepts in a write with little memory
 constexpr double kCalibrateSeconds = 10;
 constexpr uint32_t kScanClients = 8;
 constexpr int kWatchMs = 50;
 constexpr int64_t kPauseNs = 500'000'000;
-constexpr int kTries = 3;  // of a measurement during which the machine was paused
+constexpr int kTries = 3;  // attempts at a measurement during which the machine was paused
 
 const char* NameOf(Distribution d) {
   switch (d) {
@@ -125,29 +125,31 @@ Result<std::vector<int>> ParseCpuList(std::string_view text) {
     if (at == end) return cpus;
     if (*at++ != ',') break;
   }
-  return Error(Code::kInvalidArgument, "\"{}\" is no list of CPUs: write it like 0-2,5", text);
+  return Error(Code::kInvalidArgument, "\"{}\" is not a list of CPUs; write one like 0-2,5", text);
 }
 
 Status CompleteOptions(EngineBenchOptions* o) {
   for (const std::string& name : o->engines) {
     const EngineInfo* engine = FindEngine(name);
-    if (engine == nullptr) return Error(Code::kInvalidArgument, "unknown engine \"{}\"", name);
+    if (engine == nullptr)
+      return Error(Code::kInvalidArgument, "unknown engine \"{}\"; kvbench engine --help lists the engines", name);
     if (engine->make) continue;
     return Error(Code::kUnsupported,
-                 "{} was not there when kvbench was built: install Debian's {} (./dev bench does) and build again, or "
-                 "leave it out with --engines",
+                 "kvbench was built without {}; install the Debian package {} (./dev bench does this) and build again, "
+                 "or leave the engine out of --engines",
                  name, engine->package);
   }
   for (const std::string& name : o->workloads) {
     if (FindEngineWorkload(name) != nullptr) continue;
     std::vector<std::string> names;
     for (const EngineWorkload& w : EngineWorkloads()) names.push_back(w.name);
-    return Error(Code::kInvalidArgument, "unknown workload \"{}\"; there are {}", name, fmt::join(names, ", "));
+    return Error(Code::kInvalidArgument, "unknown workload \"{}\"; use one of {}", name, fmt::join(names, ", "));
   }
   if (o->cpus.empty()) {
     cpu_set_t set;
     CPU_ZERO(&set);
-    if (::sched_getaffinity(0, sizeof(set), &set) != 0) return ErrnoError(errno, "read this process's CPUs");
+    if (::sched_getaffinity(0, sizeof(set), &set) != 0)
+      return ErrnoError(errno, "read the CPUs that this process may use");
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
       if (CPU_ISSET(cpu, &set)) o->cpus.push_back(cpu);
     }
@@ -172,7 +174,7 @@ Status PinToCpus(const std::vector<int>& cpus) {
   return ErrnoError(errno, "pin to CPUs {}", fmt::join(cpus, ","));
 }
 
-// One measurement, in the process made for it.
+// One measurement. Run is called in the child process.
 class Measuring {
  public:
   Measuring(const EngineBenchOptions& options, const EngineInfo& info, const EngineWorkload& workload, std::string dir,
@@ -288,7 +290,7 @@ class Measuring {
     return End(*tally, writes);
   }
 
-  // A run that is not reported; its operations per second.
+  // A run that is not reported. Returns its operations per second.
   Result<double> Extra(DriveSpec spec) {
     spec.records += total_inserts_;
     auto tally = std::make_unique<DriveTally>();
@@ -305,7 +307,8 @@ class Measuring {
     return Status();
   }
 
-  // What was put is charged with all that it makes the engine write, also afterwards.
+  // Puts are charged with everything that they make the engine write, including the writes after
+  // the run. So the checkpoint comes before the final count.
   Status End(const DriveTally& tally, bool writes) {
     m_.cpu_s = ProcessCpuSeconds() - cpu_before_s_;
     ASSIGN_OR_RETURN(ProcessIo after, ReadProcessIo());
@@ -350,8 +353,9 @@ void WriteAll(int fd, std::string_view bytes) {
   }
 }
 
-// Reads to the end; false when that has not come after `timeout_s`. Meanwhile it looks at the clock: this process has
-// nothing to do, so when it does not run for long, the machine did not (a virtual one that was paused).
+// Reads until the end of the stream. Returns false when `timeout_s` passes first. It also watches
+// the clock to detect that the machine (a virtual machine) was paused: this process is otherwise
+// idle, so a long gap between two readings means that the whole machine did not run.
 bool ReadAll(int fd, uint32_t timeout_s, std::string* out, double* paused_s) {
   const int64_t give_up_ns = MonotonicNs() + int64_t{timeout_s} * 1'000'000'000;
   char buffer[16 << 10];
@@ -369,12 +373,12 @@ bool ReadAll(int fd, uint32_t timeout_s, std::string* out, double* paused_s) {
   }
 }
 
-// Runs `measuring` in a process of its own.
+// Runs `measuring` in a child process.
 Result<EngineMeasurement> InProcess(Measuring measuring, const MemoryCgroup* cgroup, uint32_t timeout_s) {
   int ends[2];
-  if (::pipe(ends) != 0) return ErrnoError(errno, "make a pipe");
+  if (::pipe(ends) != 0) return ErrnoError(errno, "create a pipe");
   const pid_t pid = ::fork();
-  if (pid < 0) return ErrnoError(errno, "fork");
+  if (pid < 0) return ErrnoError(errno, "fork the measuring process");
   if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::close(ends[0]);
@@ -401,11 +405,13 @@ Result<EngineMeasurement> InProcess(Measuring measuring, const MemoryCgroup* cgr
   if (!ended) ::kill(pid, SIGKILL);
   int how = 0;
   ::waitpid(pid, &how, 0);
-  if (!ended) return Error(Code::kDeadline, "no result after {} s", timeout_s);
+  if (!ended)
+    return Error(Code::kDeadline,
+                 "there is no result after {} s, so the measuring process was killed; raise --timeout_s", timeout_s);
   nlohmann::json answer = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (answer.is_discarded()) {
-    return Error(Code::kAborted, "the measuring process died ({} {})", WIFSIGNALED(how) ? "signal" : "exit code",
-                 WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
+    return Error(Code::kAborted, "the measuring process ended without a result ({} {})",
+                 WIFSIGNALED(how) ? "signal" : "exit code", WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
   }
   if (answer.contains("error")) return Error(Code::kIoError, "{}", answer["error"].get<std::string>());
   auto measurement = answer["measurement"].get<EngineMeasurement>();
@@ -428,18 +434,19 @@ class Bench {
     root_ = options_.dir + "/kvbench-engine-XXXXXX";
     if (::mkdtemp(root_.data()) == nullptr) {
       root_.clear();
-      return ErrnoError(errno, "make a directory in {}", options_.dir);
+      return ErrnoError(errno, "create a directory in {}", options_.dir);
     }
     for (const std::string& name : options_.workloads) {
       const EngineWorkload& workload = *FindEngineWorkload(name);
       for (int run = 1; run <= options_.repeat; ++run) {
         for (size_t i = 0; i < options_.engines.size(); ++i) {
           const EngineInfo& engine = *FindEngine(options_.engines[i]);
-          if (engine.role == "disk" && workload.name != "get") continue;  // it has nothing to set beside the others
+          // fio only runs uniform random reads, so only "get" can be compared with it.
+          if (engine.role == "disk" && workload.name != "get") continue;
           Status status = workload.kind == EngineWorkload::Kind::kLoad ? Load(engine, workload, run)
                                                                        : MeasureOnce(engine, workload, run);
           if (status.ok()) continue;
-          // The others go on: a failed measurement is a result too.
+          // Continue with the other measurements: a failure is a result too.
           tools::PrintNote("{} {}: {}\n", workload.name, engine.name, status.message());
           if (first_error_.ok())
             first_error_ = Error(status.code(), "{} {}: {}", workload.name, engine.name, status.message());
@@ -452,7 +459,8 @@ class Bench {
  private:
   std::string StoreOf(const EngineInfo& engine) const { return root_ + "/" + engine.name; }
 
-  // A load goes to a fresh directory; the first random one stays as the store that other workloads use.
+  // A load goes to a new directory. The store of the first successful random load is kept for the
+  // other workloads.
   Status Load(const EngineInfo& engine, const EngineWorkload& workload, int run) {
     const std::string fresh = StoreOf(engine) + ".load";
     fs::create_directories(fresh);
@@ -475,7 +483,7 @@ class Bench {
       ASSIGN_OR_RETURN(EngineMeasurement m, Measure(engine, workload, StoreOf(engine), *records, run));
       *records += m.inserts;
       if (m.machine_paused_s > 0) {
-        tools::PrintNote("{} {}: the machine stood still for {:.1f} s{}\n", workload.name, engine.name,
+        tools::PrintNote("{} {}: the machine was paused for {:.1f} s{}\n", workload.name, engine.name,
                          m.machine_paused_s, tries < kTries ? "; measuring again" : "");
         if (tries < kTries) continue;
       }
@@ -504,14 +512,15 @@ class Bench {
         cgroup = *std::move(made);
       } else if (workload.kind != EngineWorkload::Kind::kLoad && !options_.unlimited_page_cache) {
         return Error(Code::kUnsupported,
-                     "left out: its page cache cannot be limited here ({}); --unlimited_page_cache measures it without "
-                     "a limit",
+                     "skipped, because its page cache cannot be limited here ({}); to measure it without a limit, use "
+                     "--unlimited_page_cache",
                      made.status().message());
       } else {
         note = "page cache not limited";
       }
     }
-    if (!workload.in_memory) DropPageCache(dir);  // whatever another process has read is charged to nobody here
+    // Cached pages that another process read are not charged to this cgroup and escape its limit.
+    if (!workload.in_memory) DropPageCache(dir);
     Result<EngineMeasurement> m =
         InProcess(Measuring(options_, engine, workload, dir, records, run), cgroup.get(), options_.timeout_s);
     DropPageCache(dir);
@@ -525,7 +534,7 @@ class Bench {
   const EngineBenchOptions& options_;
   const std::function<void(const EngineMeasurement&)>& sink_;
   std::string root_;
-  std::map<std::string, uint64_t> records_;  // in the store of each engine: inserts add to it
+  std::map<std::string, uint64_t> records_;  // in the store of each engine, including inserts
   Status first_error_;
 };
 

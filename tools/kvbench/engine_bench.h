@@ -1,7 +1,8 @@
-// EngineBench: the embedded engines doing the same work in one run. Each measurement is made by a forked process of its
-// own, so that memory, CPU time and bytes moved are that engine's alone; the stores stay on disk between them.
+// EngineBench: measures embedded engines with the same work in one run. Each measurement runs in
+// its own forked process, so that its memory, CPU time and I/O are those of one engine. The stores
+// stay on disk between measurements.
 //
-// Threads: the main thread, while the process has no other (it forks).
+// Threads: the main thread. The process must have no other thread, because EngineBench forks.
 #pragma once
 
 #include <functional>
@@ -20,16 +21,16 @@ struct EngineWorkload {
   Kind kind = Kind::kDrive;
   std::string mix;                // a name for MixOf
   bool sorted = false;            // kLoad
-  bool in_memory = false;         // enough memory for all data; else the limit
+  bool in_memory = false;         // true: enough memory for all data; false: --memory_mb
   bool one_core = false;          // one CPU, and one thread for a blocking engine
   uint32_t max_clients = 0;       // 0 = --clients
-  bool open_loop = false;         // at half of the rate that the same engine saturates at
-  bool own_distribution = false;  // YCSB's, or the one that the name says; else --distribution
+  bool open_loop = false;         // at --rate, or half of the engine's closed-loop rate
+  bool own_distribution = false;  // that of YCSB or of `distribution`, instead of --distribution
   Distribution distribution = Distribution::kUniform;
 };
 const std::vector<EngineWorkload>& EngineWorkloads();
 const EngineWorkload* FindEngineWorkload(std::string_view name);
-// What the project's targets need, in the order they are run.
+// The workloads that the project's performance targets need, in the order they run.
 std::vector<std::string> DefaultEngineWorkloads();
 
 struct EngineBenchOptions {
@@ -41,7 +42,7 @@ struct EngineBenchOptions {
   uint64_t memory_mb = 0;  // 0 = an eighth of the data
   uint32_t clients = 64;
   double warmup_s = 3, seconds = 10;
-  double rate = 0;  // of open loops; 0 = half of the saturated one
+  double rate = 0;  // of open loops, operations per second; 0 = half of the closed-loop rate
   int repeat = 1;
   Distribution distribution = Distribution::kUniform;
   uint32_t page_bytes = 0, partitions = 1;
@@ -49,21 +50,23 @@ struct EngineBenchOptions {
   uint64_t log_mb = 0;    // 0 = each engine's default
   std::vector<int> cpus;  // empty = all that this process may use
   uint64_t seed = 1;
-  bool unlimited_page_cache = false;  // measure engines whose cache cannot be limited all the same
-  bool keep = false;                  // the stores
+  bool unlimited_page_cache = false;  // also measure engines whose cache cannot be limited
+  bool keep = false;                  // keep the stores
   uint32_t timeout_s = 3600;          // of one measurement
 };
 
 // "0-2,5" -> {0, 1, 2, 5}.
 Result<std::vector<int>> ParseCpuList(std::string_view text);
-// Names, sizes, and whether every engine asked for is built in; says which package is missing. Fills in defaults.
+// Checks the names of engines and workloads, and fills in defaults. kUnsupported when an engine is
+// not built in; the message names the package to install.
 Status CompleteOptions(EngineBenchOptions* options);
 
 uint64_t DataBytes(const EngineBenchOptions& options);
-// The limit that a workload's engine is given.
+// The memory limit that the engine gets in this workload, in bytes.
 uint64_t MemoryFor(const EngineBenchOptions& options, const EngineWorkload& workload);
 
-// Measures everything asked for, and tells `sink` of each as it is made.
+// Runs every measurement and passes each result to `sink` as soon as it exists. Continues after a
+// failed measurement, and returns the first error.
 Status RunEngineBench(const EngineBenchOptions& options, const std::function<void(const EngineMeasurement&)>& sink);
 
 }  // namespace pando::bench

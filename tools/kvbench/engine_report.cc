@@ -14,7 +14,7 @@ namespace {
 double Micros(uint64_t ns) { return static_cast<double>(ns) * 1e-3; }
 std::string ShowMicros(double us) { return us >= 1000 ? fmt::format("{:.0f}", us) : fmt::format("{:.1f}", us); }
 
-// Figures of one engine in one workload.
+// All runs of one engine in one workload.
 struct Runs {
   std::vector<const EngineMeasurement*> all;
   double MedianOf(double (*field)(const EngineMeasurement&)) const {
@@ -46,7 +46,7 @@ Runs RunsOf(const std::vector<EngineMeasurement>& all, const Row& row) {
   return runs;
 }
 
-// The peer with the best median in a workload; empty when there is none to compare with.
+// The peer with the best median rate in a workload. Empty when there is no peer to compare with.
 Runs BestPeerOf(const std::vector<EngineMeasurement>& all, const std::vector<Row>& rows, const std::string& workload) {
   Runs best;
   for (const Row& row : rows) {
@@ -57,8 +57,9 @@ Runs BestPeerOf(const std::vector<EngineMeasurement>& all, const std::vector<Row
   return best;
 }
 
-// The median of the ratios within each run, not the ratio of the medians: a shared machine's disk is twice as fast in
-// one minute as in the next, and what is measured beside each other has met the same disk.
+// The median of the ratios within each run, not the ratio of the medians. The disk of a shared
+// machine may be twice as fast in one minute as in the next, but the measurements of one run are
+// close in time and meet the same disk.
 double MedianRatio(const Runs& runs, const Runs& peer) {
   std::vector<double> ratios;
   for (const EngineMeasurement* m : runs.all) {
@@ -106,7 +107,7 @@ std::string RenderEngineTable(const std::vector<EngineMeasurement>& all) {
   for (const Row& row : rows) {
     const Runs runs = RunsOf(all, row);
     const Runs best_peer = BestPeerOf(all, rows, row.first);
-    // In an open loop the rate is given: what is compared is latency.
+    // In an open loop the rate is given, so a ratio of rates means nothing. Compare latencies.
     const bool open_loop = runs.all.front()->rate > 0;
     const bool compared = runs.all.front()->role == "pando" && !best_peer.all.empty() && !open_loop;
     using M = EngineMeasurement;

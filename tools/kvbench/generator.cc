@@ -13,7 +13,7 @@ namespace pando::bench {
 namespace {
 
 constexpr Nanos kConnectTimeout = 10 * kSecond;
-constexpr Nanos kDrainTimeout = 30 * kSecond;  // the last answers; then the server is said to hang
+constexpr Nanos kDrainTimeout = 30 * kSecond;  // for the last answers; then the run fails
 
 Nanos ToNanos(double seconds) { return static_cast<Nanos>(seconds * static_cast<double>(kSecond)); }
 
@@ -83,6 +83,7 @@ Generator::~Generator() = default;
 
 Task<Status> Generator::Run(Tally* tally) {
   tally_ = tally;
+  // Suspends for each connection in turn. No request is sent before all are open.
   Status connected = co_await ConnectAll();
   if (connected.ok()) {
     Start();
@@ -91,6 +92,7 @@ Task<Status> Generator::Run(Tally* tally) {
     failure_ = std::move(connected);
     CloseAll();
   }
+  // Connections still refer to their clients until OnClosed, so wait for it.
   while (open_clients_ > 0) co_await finished_.Wait();
   reactor_.CancelTimer(&phase_timer_);
   reactor_.CancelTimer(&rate_timer_);
@@ -155,7 +157,7 @@ void Generator::OnPhaseTimer() {
       Drain();
       break;
     case Phase::kDraining:
-      Fail(Error(Code::kDeadline, "{} requests had no answer {} s after the run's end", in_flight_,
+      Fail(Error(Code::kDeadline, "the server left {} requests without an answer for {} s after the run", in_flight_,
                  kDrainTimeout / kSecond));
       break;
     case Phase::kConnecting:
@@ -206,8 +208,9 @@ void Generator::Refill(Client* client) {
   while (client->in_flight() < options_.depth && MayIssue()) Issue(client, reactor_.NowNs());
 }
 
-// Open loop: gives what is due to whoever is free and sleeps until the next is due. While nobody is free the schedule
-// runs on, and the requests that come late count from when they were due.
+// Open loop: sends the requests that are due on free connections, and arms the timer for the next
+// one. While no connection is free the schedule continues. The latency of delayed requests counts
+// from when they were due.
 void Generator::DispatchDue() {
   const Nanos now = reactor_.NowNs();
   while (!free_slots_.empty() && MayIssue()) {
@@ -265,7 +268,7 @@ void Generator::OnTurnEnd() {
 void Generator::OnReply(Client* client, std::string_view frame) {
   if (phase_ == Phase::kClosing) return;
   if (client->in_flight() == 0) {
-    Fail(Status(Code::kCorruption, "the server sent an answer that no request asked for"));
+    Fail(Status(Code::kCorruption, "the server sent an answer without a request"));
     return;
   }
   Pending pending = client->Pop();
@@ -275,7 +278,7 @@ void Generator::OnReply(Client* client, std::string_view frame) {
   } else if (reply.outcome == Outcome::kNotFound) {
     ++tally_->not_found;
     if (!options_.may_miss) {
-      Fail(Error(Code::kNotFound, "record {} of the loaded ones is missing", pending.index));
+      Fail(Error(Code::kNotFound, "the server has no record {}, which was loaded", pending.index));
       return;
     }
   } else if (++replies_ % options_.check_every == 0) {
@@ -307,7 +310,7 @@ void Generator::CheckContents(const Pending& pending, const Reply& reply, std::s
   ++tally_->checked;
   WriteKey(pending.index, shape_.key_bytes, key_.data());
   if (pending.kind == OpKind::kGet && !CheckValue(key_, reply.value, shape_.value_bytes, shape_.compressible_percent)) {
-    Fail(Error(Code::kCorruption, "key \"{}\" came back with another value than was stored", key_));
+    Fail(Error(Code::kCorruption, "the server returned a value for key \"{}\" that was not stored there", key_));
   } else if (pending.kind == OpKind::kScan) {
     Status status = protocol_.CheckScan(frame, key_);
     if (!status.ok()) Fail(std::move(status));

@@ -1,19 +1,21 @@
-// Generator: one event loop that keeps `connections` connections busy and times every answer. Both peers of a
-// comparison are driven by this same loop; only the Protocol differs.
-//
-// Closed loop: each connection keeps `depth` requests in progress, by default as a client pipeline does it: it sends
-// `depth` requests, waits for all answers, sends the next (Pipelining::kBatch), or one new request for each answer
-// (kWindow). Open loop (rate > 0): requests are due at fixed times whatever the server does, and latency counts from
-// the time a request was due, so that a stall is charged to every request it delayed.
-//
-// Times are the reactor's, read once a turn: a request is stamped with the turn that made it, an answer with the turn
-// that saw it.
+// Generator: the load generator. One event loop keeps `connections` connections busy and times
+// every answer. The same loop drives all systems of a comparison; only the Protocol differs.
 //
 // Threads: one reactor.
 //
 // Invariants
-//   G1  Per request nothing is allocated and at most one Send per connection and turn happens.
-//   G2  Every answer is parsed; a wrong one fails the run, an error answer is counted and its text kept.
+//   G1  A request allocates nothing. There is at most one Send for each connection and turn.
+//   G2  Every answer is parsed. A wrong answer fails the run. An error answer is counted, and the
+//       text of the first one is kept.
+//
+// Closed loop: each connection keeps up to `depth` requests in progress. By default
+// (Pipelining::kBatch) it behaves like a client pipeline: it sends `depth` requests, waits for all
+// answers, and then sends the next ones. With kWindow it sends a new request for each answer. Open
+// loop (rate > 0): requests are due at fixed times, whatever the server does. Latency counts from
+// the time a request was due, so a stall is charged to every request that it delayed.
+//
+// Times come from the reactor's clock, which is read once a turn. A request has the time of the
+// turn that created it, and an answer the time of the turn that received it.
 #pragma once
 
 #include <deque>
@@ -39,11 +41,11 @@ struct GeneratorOptions {
   Pipelining pipelining = Pipelining::kBatch;
   double warmup_s = 1;
   double seconds = 10;        // of measurement, after the warm-up
-  uint64_t ops = 0;           // > 0: exactly that many requests, without warm-up, whatever time they take
+  uint64_t ops = 0;           // > 0: send exactly this many requests, without a warm-up
   double rate = 0;            // > 0: open loop, requests per second over all connections
-  uint32_t check_every = 64;  // the contents of one answer in so many are compared
+  uint32_t check_every = 64;  // compare the contents of one answer out of this many
   bool may_miss = false;      // a get may find nothing (inserts run at the same time)
-  uint64_t value_seed = 1;    // the first put's; each further one takes the next
+  uint64_t value_seed = 1;    // seed of the first put's value; each later put adds one
 };
 
 struct Tally {
@@ -54,7 +56,7 @@ struct Tally {
   Histogram latency_ns;
 };
 
-// Notified at the edges of the measured window, to read the server's CPU time.
+// Called at the start and the end of the measured window, to read the server's CPU time.
 struct WindowObserver {
   virtual void OnWindowBegin() = 0;
   virtual void OnWindowEnd() = 0;
@@ -69,7 +71,8 @@ class Generator final : private TurnHook {
             WindowObserver* observer);
   ~Generator();
 
-  // Connects, warms up, measures, waits for the last answers, disconnects. Once. `tally` is complete on OK.
+  // Connects, warms up, measures, waits for the last answers, and disconnects. Call it once.
+  // `tally` is complete only when the result is OK.
   Task<Status> Run(Tally* tally);
 
  private:
@@ -77,7 +80,7 @@ class Generator final : private TurnHook {
   struct Pending {
     Nanos start_ns = 0;
     uint64_t index = 0;
-    OpKind kind = OpKind::kGet;  // what was sent; a read-modify-write is first a get
+    OpKind kind = OpKind::kGet;  // what was sent; a read-modify-write starts as a get
     bool then_put = false;
   };
   enum class Phase : uint8_t { kConnecting, kWarmup, kMeasuring, kDraining, kClosing };
@@ -129,7 +132,7 @@ class Generator final : private TurnHook {
   PhaseTimer rate_timer_;
   Nanos rate_start_ns_ = 0;
   uint64_t rate_sent_ = 0;
-  std::deque<Client*> free_slots_;  // open loop: one entry per request a client could take
+  std::deque<Client*> free_slots_;  // open loop: one entry for each request that a client can take
   WaitQueue finished_;
   std::string key_;
 };

@@ -15,11 +15,12 @@ namespace pando::bench {
 
 namespace {
 
-// The constants of BufferPool.
+// The same constants as in BufferPool.
 constexpr uint8_t kMaxHeat = 3;
 constexpr size_t kSmallShare = 10;
 
-// BufferPool's S3-FIFO, for leaves: two queues with a heat per page, and a direct-mapped table of ghosts.
+// BufferPool's S3-FIFO for leaves: two queues, a heat for each page, and a direct-mapped table of
+// ghosts.
 class S3Fifo final : public EvictionPolicy {
  public:
   explicit S3Fifo(size_t frames) : frames_(frames), ghosts_(std::bit_ceil(frames)) {}
@@ -35,7 +36,7 @@ class S3Fifo final : public EvictionPolicy {
     const bool again = ghost == page + 1;
     if (again) ghost = 0;
     (again ? main_ : small_).push_front(page);
-    heat_[page] = 1;  // the use that loaded it
+    heat_[page] = 1;  // for the access that loaded it
     return false;
   }
 
@@ -87,7 +88,8 @@ class Lru final : public EvictionPolicy {
   std::unordered_map<uint64_t, std::list<uint64_t>::iterator> at_;
 };
 
-// CLOCK puts a page that was used behind all others when the hand meets it; SIEVE leaves it where it is.
+// When the hand finds a page that was used, CLOCK moves it to the front of the queue, and SIEVE
+// leaves it in place. Both clear its mark.
 class Clock final : public EvictionPolicy {
  public:
   Clock(size_t frames, bool sieve) : frames_(frames), sieve_(sieve), hand_(queue_.end()) {}
@@ -133,8 +135,8 @@ class Clock final : public EvictionPolicy {
   std::unordered_map<uint64_t, Queue::iterator> at_;
 };
 
-// Johnson and Shasha's full 2Q: a quarter of the frames for pages used once, ghosts for half as many as there are
-// frames.
+// Johnson and Shasha's full 2Q: a quarter of the frames for pages used once, and ghosts for half
+// the number of frames.
 class TwoQueues final : public EvictionPolicy {
  public:
   explicit TwoQueues(size_t frames) : frames_(frames) {}
@@ -246,7 +248,7 @@ double BestHitRate(const std::vector<uint64_t>& trace, size_t frames) {
     auto [at, first] = later.try_emplace(trace[i], i);
     if (!first) next_use[i] = std::exchange(at->second, i);
   }
-  std::set<std::pair<size_t, uint64_t>> by_next_use;  // of the pages in memory
+  std::set<std::pair<size_t, uint64_t>> by_next_use;  // the pages in memory
   std::unordered_map<uint64_t, size_t> in_memory;
   uint64_t hits = 0;
   for (size_t i = 0; i < trace.size(); ++i) {

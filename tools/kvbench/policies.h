@@ -1,5 +1,6 @@
-// Policies: what the buffer pool's eviction keeps in memory, against others, on synthetic traces of page uses. A model
-// of policies only: no pages, no I/O, no inner nodes.
+// Policies: compares the hit rate of the buffer pool's eviction policy with that of other policies,
+// on synthetic traces of page accesses. It models the policies only; there are no pages, no I/O and
+// no inner nodes.
 //
 // Threads: each object belongs to one thread.
 #pragma once
@@ -15,11 +16,11 @@ namespace pando::bench {
 class EvictionPolicy {
  public:
   virtual ~EvictionPolicy() = default;
-  // Uses `page`, loading it when it is not in memory. True: it was there.
+  // Accesses `page`, and loads it when it is not in memory. True: it was in memory (a hit).
   virtual bool Use(uint64_t page) = 0;
 };
 
-// s3-fifo as src/buffer_pool has it, lru, clock, sieve, 2q; null for other names.
+// Names: s3-fifo (as in src/buffer_pool), lru, clock, sieve, 2q. Null for any other name.
 std::unique_ptr<EvictionPolicy> MakePolicy(std::string_view name, size_t frames);
 const std::vector<std::string>& PolicyNames();
 
@@ -28,15 +29,19 @@ struct TraceOptions {
   uint64_t uses = 4'000'000;
   uint64_t seed = 1;
 };
-// zipfian: theta 0.99, scattered over the pages. zipfian+scan: every tenth use is the next page of an endless scan of
-// everything. shifting: zipfian, over other pages after each tenth of the trace. uniform. loop: a quarter of the pages,
-// round and round. Empty for other names.
+// Returns an empty trace for an unknown name. The names are:
+//   zipfian       theta 0.99, scattered over the pages
+//   zipfian+scan  the same, but every tenth access is the next page of an endless scan of all pages
+//   shifting      zipfian, with other popular pages after each tenth of the trace
+//   uniform       all pages with the same probability
+//   loop          a quarter of the pages, in a loop
 std::vector<uint64_t> MakeTrace(std::string_view name, const TraceOptions& options);
 const std::vector<std::string>& TraceNames();
 
-// Shares of uses that find their page in memory, the first half of the trace, which fills it, not counted.
+// The fraction of accesses that are hits. The first half of the trace fills the memory and is not
+// counted.
 double HitRate(EvictionPolicy* policy, const std::vector<uint64_t>& trace);
-// Of the policy that knows the future (Belady's MIN): nothing can be better.
+// The hit rate of the optimal policy, which knows the future (Belady's MIN).
 double BestHitRate(const std::vector<uint64_t>& trace, size_t frames);
 
 }  // namespace pando::bench

@@ -33,7 +33,7 @@ bool WriteText(const std::string& path, const std::string& text) {
   return out.good();
 }
 
-// The number behind "name:" at the beginning of a line.
+// The number after "name:" at the beginning of a line.
 std::optional<uint64_t> Field(std::string_view text, std::string_view name) {
   while (!text.empty()) {
     std::string_view line = text.substr(0, text.find('\n'));
@@ -49,7 +49,7 @@ std::optional<uint64_t> Field(std::string_view text, std::string_view name) {
   return std::nullopt;
 }
 
-// The number `index` of a line of numbers between spaces.
+// The number at `index`, from 0, of a line of numbers separated by spaces.
 std::optional<uint64_t> NumberAt(std::string_view line, int index) {
   const char* at = line.data();
   const char* const end = at + line.size();
@@ -71,7 +71,7 @@ Result<ProcessIo> ParseProcessIo(std::string_view text) {
   if (!read || !written || !cancelled) {
     return Error(Code::kCorruption, "/proc/self/io has no read_bytes, write_bytes or cancelled_write_bytes");
   }
-  // Cancelled: dirty pages of files that were removed before they were written.
+  // Canceled writes are dirty pages of files that were removed before the pages were written.
   return ProcessIo{*read, *written - std::min(*written, *cancelled)};
 }
 
@@ -95,7 +95,7 @@ double ProcessCpuSeconds() {
 }
 
 std::optional<uint64_t> ParseDeviceWrittenBytes(std::string_view text) {
-  constexpr int kWrittenSectors = 6;  // the seventh number; the unit is 512 bytes whatever the device
+  constexpr int kWrittenSectors = 6;  // the seventh number, in units of 512 bytes for every device
   std::optional<uint64_t> sectors = NumberAt(text, kWrittenSectors);
   return sectors ? std::optional(*sectors * 512) : std::nullopt;
 }
@@ -168,7 +168,7 @@ std::optional<std::string> ParseCgroupPath(std::string_view text, std::string_vi
   return std::nullopt;
 }
 
-// Makes a group below `directory` and sets its limit; null when it may not.
+// Creates a cgroup below `directory` and sets its limit. Null when either is not permitted.
 std::unique_ptr<MemoryCgroup> MemoryCgroup::MakeBelow(const std::string& directory, const char* limit_file,
                                                       uint64_t limit_bytes) {
   std::string path = fmt::format("{}/kvbench-{}", directory, ::getpid());
@@ -182,7 +182,8 @@ Result<std::unique_ptr<MemoryCgroup>> MemoryCgroup::Make(uint64_t limit_bytes) {
   const std::string own_groups = ReadText("/proc/self/cgroup");
   if (std::optional<std::string> own = ParseCgroupPath(own_groups, "")) {  // version 2
     for (const char* root : kCgroupRoots) {
-      // A group with members cannot have groups with limits (but for the root): a sibling it is.
+      // A cgroup with members cannot have children with limits (except for the root), so create a
+      // sibling of this process's cgroup or of one of its ancestors.
       for (fs::path parent = fs::path(*own).parent_path();; parent = parent.parent_path()) {
         std::string directory = std::string(root) + (parent == "/" ? "" : parent.string());
         if (ReadText(directory + "/cgroup.subtree_control").find("memory") != std::string::npos) {
@@ -193,19 +194,19 @@ Result<std::unique_ptr<MemoryCgroup>> MemoryCgroup::Make(uint64_t limit_bytes) {
     }
   }
   if (std::optional<std::string> own = ParseCgroupPath(own_groups, "memory")) {
-    // In a container the hierarchy's root is its own group, whatever the path says.
+    // In a container the visible root of the hierarchy is the own cgroup, whatever the path says.
     for (const std::string& below : {*own, std::string()}) {
       if (auto group = MakeBelow(kCgroupV1Memory + below, "memory.limit_in_bytes", limit_bytes)) return group;
     }
   }
-  return Error(Code::kUnsupported, "no cgroup with the memory controller can be made here");
+  return Error(Code::kUnsupported, "this process cannot create a cgroup with the memory controller");
 }
 
 MemoryCgroup::~MemoryCgroup() { ::rmdir(path_.c_str()); }
 
 Status MemoryCgroup::Enter() const {
   if (WriteText(path_ + "/cgroup.procs", std::to_string(::getpid()))) return Status();
-  return Error(Code::kUnsupported, "cannot move this process into {}", path_);
+  return Error(Code::kUnsupported, "cannot move this process into the cgroup {}", path_);
 }
 
 }  // namespace pando::bench

@@ -1,11 +1,12 @@
-// Protocol: how one system is asked and how its answers are told apart. Requests are patched copies of templates and
-// answers are recognised by comparing a fixed prefix, so that neither allocates: the generator must never be what is
-// measured.
+// Protocol: encodes the requests to one system and parses its answers.
 //
-// Requests of a connection are answered in order in both protocols, so an answer needs no identity: the generator
-// knows which kind it waits for.
+// Threads: immutable after construction, so any.
 //
-// Threads: immutable after construction.
+// A request is a patched copy of a template. An answer is recognized by comparing a fixed prefix.
+// Neither allocates, because the generator must not be what the benchmark measures.
+//
+// In both protocols the requests of a connection are answered in order. An answer therefore needs
+// no identity: the generator knows which kind it waits for.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +25,7 @@ enum class Outcome : uint8_t { kOk, kNotFound, kError };
 
 struct Reply {
   Outcome outcome = Outcome::kError;
-  bool slow = false;            // the prefix did not fit and the general decoder was used
+  bool slow = false;            // the prefix did not match, so the general decoder was used
   std::string_view value = {};  // kGet: points into the frame
   uint32_t rows = 0;            // kScan
 };
@@ -41,20 +42,22 @@ class Protocol {
 
   virtual ~Protocol() = default;
 
-  // Appends one request. `key` has the shape's key_bytes. AppendPut returns where the caller writes the value's bytes;
-  // the pointer is valid until `out` changes again.
+  // Each Append function appends one request. `key` has the shape's key_bytes. AppendPut returns
+  // where the caller must write the value. The pointer is valid until `out` changes again.
   virtual void AppendGet(std::string_view key, std::string* out) const = 0;
   virtual char* AppendPut(std::string_view key, std::string* out) const = 0;
   virtual void AppendScan(std::string_view start_key, uint32_t rows, std::string* out) const = 0;
   virtual bool HasScan() const = 0;
 
-  // Length of the whole answer that starts with `head`; 0 when that takes more bytes to tell; kGarbage when it is none.
+  // The length of the whole answer that starts with `head`. 0 when more bytes are needed to know
+  // it, kGarbage when `head` does not start an answer.
   virtual size_t ReplyBytes(std::string_view head) const = 0;
   // `kind` is kGet, kPut or kScan; `frame` is exactly one answer.
   virtual Reply Parse(OpKind kind, std::string_view frame) const = 0;
-  // What an answer that Parse called an error says. Slow; for messages.
+  // The text of an answer that Parse called an error. Slow; for messages only.
   virtual std::string Describe(OpKind kind, std::string_view frame) const = 0;
-  // Decodes a scan's answer in full: keys ascend and every value is what was stored.
+  // Decodes the whole answer of a scan, and checks that the keys ascend and that every value is one
+  // that was stored.
   virtual Status CheckScan(std::string_view frame, std::string_view start_key) const = 0;
 };
 

@@ -1,5 +1,6 @@
-// ReplyCutter: cuts a byte stream that arrives in arbitrary pieces into whole answers. An answer that lies within one
-// piece is handed out in place; only one that straddles two is copied.
+// ReplyCutter: splits a byte stream, which arrives in pieces of any size, into whole answers. An
+// answer within one piece is passed on in place. Only an answer that spans several pieces is
+// copied.
 //
 // Threads: one. A cutter belongs to one connection.
 #pragma once
@@ -19,7 +20,8 @@ class ReplyCutter {
   explicit ReplyCutter(const Protocol& protocol, size_t max_reply_bytes = 64u << 20)
       : protocol_(&protocol), max_reply_bytes_(max_reply_bytes) {}
 
-  // Calls `on_reply(std::string_view frame)` for each answer completed by `bytes`; the view is valid during the call.
+  // Calls `on_reply(std::string_view frame)` for each answer that `bytes` completes. The view is
+  // valid during the call. kCorruption when the bytes are not an answer or the answer is too long.
   template <typename OnReply>
   Status Feed(std::span<const char> bytes, OnReply&& on_reply) {
     std::string_view in(bytes.data(), bytes.size());
@@ -46,12 +48,12 @@ class ReplyCutter {
   size_t partial_bytes() const { return partial_.size(); }
 
  private:
-  static constexpr size_t kHeaderStep = 16;  // while the length is unknown: how much is looked at a time
+  static constexpr size_t kHeaderStep = 16;  // bytes to add at a time while the length is unknown
 
-  // Moves bytes from `in` to the answer begun earlier, never past its end.
+  // Moves bytes from `in` to the partial answer, but not past the answer's end.
   Status Complete(std::string_view* in) {
     if (expected_bytes_ == 0) {
-      // Bytes of the next answer may come along; they are given back once the length is known.
+      // This may take bytes of the next answer. They are returned once the length is known.
       size_t before = partial_.size();
       size_t take = std::min(kHeaderStep, in->size());
       partial_.append(in->substr(0, take));
@@ -71,8 +73,9 @@ class ReplyCutter {
     return Status();
   }
   Status CheckLength(size_t length) const {
-    if (length == Protocol::kGarbage) return Error(Code::kCorruption, "the server's bytes are not an answer");
-    if (length > max_reply_bytes_) return Error(Code::kCorruption, "an answer of {} bytes", length);
+    if (length == Protocol::kGarbage) return Error(Code::kCorruption, "the server sent bytes that are not an answer");
+    if (length > max_reply_bytes_)
+      return Error(Code::kCorruption, "the server announced an answer of {} bytes, which is too long", length);
     return Status();
   }
 

@@ -11,7 +11,8 @@ namespace pando::bench {
 
 namespace {
 
-// The loop is one thread; near 100 % of a core it is what is being measured.
+// The generator is one thread. Near 100 % of a core, the run measures the generator, not the
+// server.
 constexpr double kBusyGenerator = 0.95;
 
 std::string Micros(double us) { return us >= 1000 ? fmt::format("{:.0f}", us) : fmt::format("{:.1f}", us); }
@@ -87,12 +88,11 @@ void Reporter::Add(Measurement m) {
                    tools::HumanCount(m.ops_per_s()), Micros(m.p50_us), Micros(m.p99_us),
                    m.errors > 0 ? fmt::format(", {} ERRORS, the first: {}", m.errors, m.first_error) : "");
   if (GeneratorLoad(m) > kBusyGenerator) {
-    tools::PrintNote("  the generator used {:.0f} % of its core: the server may be faster than this\n",
+    tools::PrintNote("  the generator used {:.0f} % of its core, so the server may be faster than this\n",
                      100 * GeneratorLoad(m));
   }
   if (m.slow_replies * 10 > m.ops && m.ops > 0) {
-    tools::PrintNote("  {} answers were not in the expected layout and went through the slow decoder\n",
-                     m.slow_replies);
+    tools::PrintNote("  {} answers did not have the expected layout and needed the slow decoder\n", m.slow_replies);
   }
   if (json_) {
     fmt::print(json_, "{}\n", ToJson(m).dump());

@@ -1,4 +1,5 @@
-// Measurement: one line of a report, as a table row for people and a JSON object for --json.
+// Measurement: the result of one run of one workload. It is printed as a table row, and is a JSON
+// object for --json.
 //
 // Threads: the main thread.
 #pragma once
@@ -17,26 +18,27 @@ struct Measurement {
   int run = 1;
   uint32_t threads = 1, connections = 0, depth = 1;
   uint64_t keys = 0, key_bytes = 0, value_bytes = 0;
-  double rate = 0;  // open loop: requests per second asked for; 0 = closed loop
+  double rate = 0;  // open loop: the requested rate, requests per second; 0 = closed loop
   double seconds = 0;
   uint64_t ops = 0, rows = 0, errors = 0, not_found = 0, slow_replies = 0, checked = 0;
   std::string first_error;
   double mean_us = 0, p50_us = 0, p99_us = 0, p999_us = 0, max_us = 0;
   double server_cpu_s = 0, generator_cpu_s = 0;
-  double stolen_cpu_s = 0;  // of all CPUs, by the hypervisor
+  double stolen_cpu_s = 0;  // taken by the hypervisor, summed over all CPUs
 
   double ops_per_s() const { return seconds > 0 ? static_cast<double>(ops) / seconds : 0; }
   double stolen_share() const { return seconds > 0 ? stolen_cpu_s / seconds : 0; }  // of one CPU
-  // What the server could do with a core of its own: hardly moves when other processes take part of the machine.
-  // 0 for a server that kvbench did not start.
+  // What the server could do with a core of its own. Load from other processes hardly changes this
+  // number. 0 for a server that kvbench did not start.
   double ops_per_server_cpu_s() const { return server_cpu_s > 0 ? static_cast<double>(ops) / server_cpu_s : 0; }
 };
 
 nlohmann::json ToJson(const Measurement& measurement);
 std::string RenderTable(const std::vector<Measurement>& measurements);
 
-// Where measurements go as they are made: a line to standard error, an object to --json's file (JSON lines, flushed
-// one by one, so that a run cut short keeps what it measured).
+// Reports each measurement as soon as it exists: a line on standard error, and an object in the
+// --json file. The file has JSON lines and is flushed after each, so an interrupted run keeps its
+// measurements.
 class Reporter {
  public:
   static Result<Reporter> Open(const std::string& json_path);  // "" = no file

@@ -1,4 +1,4 @@
-// RESP2, as far as GET and SET need it.
+// The RESP2 protocol of Redis, as far as GET and SET need it.
 #include <fmt/format.h>
 
 #include <charconv>

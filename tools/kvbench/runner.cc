@@ -29,6 +29,7 @@ struct CpuObserver final : WindowObserver {
 };
 
 Task<void> RunAndStop(Reactor* reactor, Generator* generator, Tally* tally, Status* status) {
+  // Suspends for the whole run. Reactor::Run does not return before Stop.
   *status = co_await generator->Run(tally);
   reactor->Stop();
 }
@@ -54,7 +55,7 @@ Result<Measurement> Measure(const Server& server, const RunSettings& settings) {
   ASSIGN_OR_RETURN(Mix mix, MixOf(settings.workload));
   std::unique_ptr<Protocol> protocol = MakeProtocol(server.system(), settings.shape);
   if (mix.scan > 0 && !protocol->HasScan()) {
-    return Error(Code::kUnsupported, "{} has no ordered scan: workload {} cannot be compared", server.system(),
+    return Error(Code::kUnsupported, "{} has no ordered scan, so workload {} cannot run on it", server.system(),
                  settings.workload.name);
   }
   GeneratorOptions options = settings.generator;
@@ -65,14 +66,14 @@ Result<Measurement> Measure(const Server& server, const RunSettings& settings) {
   OpStream ops(mix, settings.workload.keys, settings.workload.seed);
 
   UringOptions uring;
-  // Pipelined answers arrive in large pieces: larger buffers, fewer of them, the same memory.
+  // Pipelined answers arrive in large pieces, so use fewer and larger buffers in the same memory.
   uring.network.receive_buffers = 128;
   uring.network.receive_buffer_bytes = 64u << 10;
   ASSIGN_OR_RETURN(std::unique_ptr<Reactor> reactor, MakeUringReactor(uring));
   CpuObserver cpu(server);
   auto tally = std::make_unique<Tally>();
   Generator generator(*reactor, *protocol, settings.shape, options, std::move(ops), &cpu);
-  Status status(Code::kAborted, "the loop ended early");
+  Status status(Code::kAborted, "the event loop ended before the run did");
   TaskGroup tasks;
   tasks.Spawn(RunAndStop(reactor.get(), &generator, tally.get(), &status));
   reactor->Run();
@@ -118,8 +119,8 @@ Status LoadRecords(const Server& server, const RunSettings& settings) {
   load.generator.pipelining = Pipelining::kWindow;
   ASSIGN_OR_RETURN(Measurement m, Measure(server, load));
   if (m.errors > 0) {
-    return Error(Code::kIoError, "loading {} records: {} were refused, the first with: {}", settings.workload.keys,
-                 m.errors, m.first_error);
+    return Error(Code::kIoError, "loading {} records failed: the server refused {}, the first with: {}",
+                 settings.workload.keys, m.errors, m.first_error);
   }
   tools::PrintNote("loaded {} records into {} in {:.1f} s ({:.0f} records/s)\n", m.ops, server.system(), m.seconds,
                    m.ops_per_s());

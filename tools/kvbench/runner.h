@@ -1,4 +1,6 @@
-// Runner: one measurement against one running server, on a reactor of its own in the calling thread.
+// Runner: runs one measurement against one running server.
+//
+// Threads: each call creates a reactor and runs it on the calling thread until the end.
 #pragma once
 
 #include "src/base/result.h"
@@ -19,8 +21,8 @@ struct RunSettings {
 
 std::unique_ptr<Protocol> MakeProtocol(const std::string& system, const RecordShape& shape);
 
-// Runs `settings.workload` and fills a measurement. An error when the connection fails or an answer is wrong; error
-// answers (an overloaded server, say) are counted in the measurement.
+// Runs `settings.workload` and returns the measurement. A failed connection or a wrong answer is an
+// error. Error answers, such as from an overloaded server, are counted in the measurement.
 Result<Measurement> Measure(const Server& server, const RunSettings& settings);
 
 // Puts records 0..keys-1, pipelined. An error when any of them was not stored.

@@ -32,7 +32,7 @@ namespace fs = std::filesystem;
 constexpr int kStartTimeoutMs = 60'000;
 constexpr int kStopTimeoutMs = 30'000;
 constexpr int kPollMs = 20;
-constexpr int kInterrupted = 130;  // exit code, as a shell reports SIGINT
+constexpr int kInterrupted = 130;  // the exit code with which a shell reports SIGINT
 
 class Socket {
  public:
@@ -56,7 +56,8 @@ sockaddr_in Loopback(uint16_t port) {
   return address;
 }
 
-// A port nobody listens on now. Another process may take it first; then the server's start fails and says so.
+// Returns a port that is free now. Another process may take it before the server does. The server's
+// start then fails with an error.
 Result<uint16_t> FreePort() {
   Socket s(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address = Loopback(0);
@@ -74,7 +75,7 @@ bool Accepts(uint16_t port) {
   return s.fd() >= 0 && ::connect(s.fd(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
 }
 
-// One RESP command for set-up, and its answer's first line.
+// Sends one command for the set-up of redis, and returns the first line of the answer.
 Result<std::string> RedisCommand(uint16_t port, const std::string& inline_command) {
   Socket s(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   sockaddr_in address = Loopback(port);
@@ -97,7 +98,7 @@ Result<std::string> RedisCommand(uint16_t port, const std::string& inline_comman
   return answer.substr(0, answer.find('\r'));
 }
 
-// Runs in the child between fork and exec: only what is safe there.
+// Runs in the child between fork and exec, so it may only call async-signal-safe functions.
 [[noreturn]] void BecomeServer(const std::vector<char*>& argv, const char* log_path, int core, pid_t parent) {
   sigset_t none;
   sigemptyset(&none);
@@ -120,7 +121,7 @@ Result<std::string> RedisCommand(uint16_t port, const std::string& inline_comman
   ::_exit(127);
 }
 
-// What a signal has to clean up. Shared with the signal thread.
+// The servers that a signal must clean up. Shared with the signal thread.
 struct Registry {
   std::mutex mutex;
   std::map<std::string, pid_t> servers;  // by directory
@@ -134,7 +135,7 @@ void WaitForSignals(sigset_t signals) {
   int signal = 0;
   sigwait(&signals, &signal);
   Registry& registry = StartedServers();
-  std::lock_guard lock(registry.mutex);  // kept: nothing is started any more
+  std::lock_guard lock(registry.mutex);  // held until exit, so that no server is started any more
   for (const auto& [directory, pid] : registry.servers) {
     if (pid > 0) ::kill(pid, SIGKILL);
     std::error_code ignored;
@@ -170,12 +171,12 @@ class Spawned final : public Server {
     Register(pid_);
     for (int waited = 0; waited < kStartTimeoutMs; waited += kPollMs) {
       if (Reap(WNOHANG)) {
-        return Error(Code::kUnavailable, "{} ended at start; its log says: {}", args[0], LogTail());
+        return Error(Code::kUnavailable, "{} ended during its start; the end of its log: {}", args[0], LogTail());
       }
       if (Accepts(port_)) return Status();
       std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
     }
-    return Error(Code::kDeadline, "{} does not listen on port {} after {} s; its log says: {}", args[0], port_,
+    return Error(Code::kDeadline, "{} does not listen on port {} after {} s; the end of its log: {}", args[0], port_,
                  kStartTimeoutMs / 1000, LogTail());
   }
 
@@ -207,7 +208,8 @@ class Spawned final : public Server {
     std::string all((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
     return all.size() > 2000 ? all.substr(all.size() - 2000) : all;
   }
-  // The pid may be another process's as soon as it was waited for.
+  // Waits for the process. Once that succeeds the kernel may reuse the pid, so the registry must
+  // forget it under the same lock.
   bool Reap(int flags) {
     std::lock_guard lock(StartedServers().mutex);
     if (::waitpid(pid_, nullptr, flags) != pid_) return false;
@@ -222,7 +224,7 @@ class Spawned final : public Server {
       if (Reap(WNOHANG)) return;
       std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
     }
-    LOG(WARNING) << system_ << " (pid " << pid_ << ") does not stop; killing it";
+    LOG(WARNING) << system_ << " (pid " << pid_ << ") did not stop after SIGTERM; killing it";
     ::kill(pid_, SIGKILL);
     Reap(0);
   }
@@ -233,7 +235,7 @@ class Spawned final : public Server {
 
 Result<std::string> MakeScratch(const std::string& parent) {
   std::string path = parent + "/kvbench-XXXXXX";
-  if (::mkdtemp(path.data()) == nullptr) return ErrnoError(errno, "make a directory in {}", parent);
+  if (::mkdtemp(path.data()) == nullptr) return ErrnoError(errno, "create a directory in {}", parent);
   return path;
 }
 
@@ -248,7 +250,8 @@ std::string DefaultKvnode() {
 Result<std::unique_ptr<Server>> StartKvnode(const ServerOptions& options) {
   const std::string& binary = options.binary;
   if (!fs::exists(binary)) {
-    return Error(Code::kNotFound, "{} does not exist: build kvnode, or name it with --kvnode, or use --server", binary);
+    return Error(Code::kNotFound, "{} does not exist; build kvnode, name its path with --kvnode, or use --server",
+                 binary);
   }
   ASSIGN_OR_RETURN(uint16_t port, FreePort());
   ASSIGN_OR_RETURN(std::string directory, MakeScratch(options.scratch_dir));
@@ -291,7 +294,8 @@ Result<std::unique_ptr<Server>> StartRedis(const ServerOptions& options, RedisDu
   for (int waited = 0;; waited += kPollMs) {
     Result<std::string> pong = RedisCommand(port, "PING");
     if (pong.ok() && *pong == "+PONG") break;
-    if (waited > kStartTimeoutMs) return Status(Code::kDeadline, "redis-server listens but does not answer PING");
+    if (waited > kStartTimeoutMs)
+      return Status(Code::kDeadline, "redis-server accepts connections but does not answer PING");
     std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
   }
   return std::unique_ptr<Server>(std::move(server));

@@ -1,7 +1,8 @@
-// Server: a process under test, started by kvbench on a free loopback port, pinned to one core, with a directory of its
-// own that goes away with it. A server that somebody else runs is only an address.
+// Server: the server under test. kvbench starts it on a free loopback port, pins it to one core,
+// and gives it its own directory. The destructor stops the process and removes the directory. For a
+// server that kvbench did not start, the object only holds the address.
 //
-// Threads: the main thread; calls block.
+// Threads: the main thread. Calls block.
 #pragma once
 
 #include <sys/types.h>
@@ -20,10 +21,10 @@ std::string DefaultKvnode();  // the kvnode next to kvbench
 struct ServerOptions {
   std::string binary = DefaultKvnode();
   std::string redis_binary = "redis-server";
-  std::string scratch_dir = "/var/tmp";  // where data directories are made: durable writes go to this disk
+  std::string scratch_dir = "/var/tmp";  // the parent of data directories, on the disk to measure
   int core = 0;                          // the server's only core; < 0 = not pinned
   uint64_t memory_limit_mb = 0;          // kvnode's; 0 = four times the data, at least 1024
-  uint64_t data_bytes = 0;               // what will be loaded
+  uint64_t data_bytes = 0;               // the size of the data to be loaded
   std::vector<std::string> extra_args;   // appended to kvnode's command line
 };
 
@@ -36,9 +37,9 @@ class Server {
   const std::string& host() const { return host_; }
   uint16_t port() const { return port_; }
   const std::string& system() const { return system_; }  // "pando", "redis", ...
-  // User and system time so far, in seconds; 0 for a foreign server.
+  // User and system time so far, in seconds. 0 for a server that kvbench did not start.
   virtual double CpuSeconds() const { return 0; }
-  // Stops the process from running (and from disturbing another measurement) until Resume.
+  // Suspends the process until Resume, so that it does not disturb another measurement.
   virtual void Pause() {}
   virtual void Resume() {}
 
@@ -52,22 +53,23 @@ class Server {
 
 enum class RedisDurability { kNone, kAlways };  // kAlways: append-only file, fsync before the reply
 
-// Starts kvnode with one reactor and waits until it answers.
+// Starts kvnode with one reactor and waits until it accepts connections.
 Result<std::unique_ptr<Server>> StartKvnode(const ServerOptions& options);
-// Starts redis-server without snapshots and waits until it answers. kAlways begins with fsync once a second, so that
-// loading is quick; MakeRedisDurable switches it on.
+// Starts redis-server without snapshots and waits until it answers PING. With kAlways it starts
+// with one fsync a second, so that loading is quick. MakeRedisDurable then switches to an fsync
+// before each reply.
 Result<std::unique_ptr<Server>> StartRedis(const ServerOptions& options, RedisDurability durability);
 Status MakeRedisDurable(const Server& redis);
-// "host:port" of a server that runs already.
+// Uses a server that already runs at "host:port".
 Result<std::unique_ptr<Server>> UseServer(std::string system, const std::string& address);
 
-// Makes SIGINT and SIGTERM stop the servers that were started, remove their directories and end the process with 130.
-// Call it before any other thread is made.
+// Makes SIGINT and SIGTERM kill the servers that kvbench started, remove their directories, and end
+// the process with exit code 130. Call it before the process creates any other thread.
 void CleanUpOnSignals();
 
-// Pins the calling thread, the generator's, to one core; < 0 = not pinned.
+// Pins the calling thread, which runs the generator, to one core. Does nothing when `core` < 0.
 Status PinThread(int core);
-// The version the server's binary reports on its first line, or "".
+// The first line that the binary prints for --version, or "".
 std::string BinaryVersion(const std::string& binary);
 
 }  // namespace pando::bench

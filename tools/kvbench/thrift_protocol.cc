@@ -1,8 +1,9 @@
 // Pando's service over framed binary Thrift.
 //
-// The templates are written once with the Thrift library. A request leaves out every field that has its default value,
-// as the stock Python client does; the context is an empty struct. Answers are compared with the prefix that the
-// generated code writes for a success; anything else goes through the generated decoder.
+// The Thrift library writes the templates once. A request omits every field that has its default
+// value, as the stock Python client does; the context is an empty struct. An answer is compared
+// with the prefix that the generated code writes for a success. Any other answer goes through the
+// generated decoder.
 #include <fmt/format.h>
 #include <thrift/TApplicationException.h>
 #include <thrift/protocol/TBinaryProtocol.h>
@@ -25,7 +26,7 @@ constexpr size_t kFrameHeader = 4;
 uint32_t LoadBE32(const char* p) { return __builtin_bswap32(LoadLE<uint32_t>(p)); }
 void StoreBE32(char* p, uint32_t v) { StoreLE<uint32_t>(p, __builtin_bswap32(v)); }
 
-// A frame being written with the library, which notes where the parts to be patched lie.
+// Writes a frame with the Thrift library and tracks the offsets of the parts to be patched.
 class FrameWriter {
  public:
   FrameWriter() : buffer_(std::make_shared<TMemoryBuffer>()), protocol_(buffer_) {}
@@ -63,7 +64,7 @@ class FrameWriter {
   tp::TBinaryProtocol protocol_;
 };
 
-// Splits a success at the value: what stands before it is the same in every answer.
+// The bytes before the value in a successful answer. They are the same in every such answer.
 std::string GetPrefix(size_t value_bytes, size_t* frame_bytes) {
   api::Kv_get_result result;
   result.success.record.found = true;
@@ -86,7 +87,7 @@ std::string PutPrefix() {
   return writer.Finish().substr(kFrameHeader);
 }
 
-// Up to the element count of the rows.
+// The bytes before the element count of the rows.
 std::string ScanPrefix() {
   FrameWriter writer;
   writer.protocol()->writeMessageBegin("scan", tp::T_REPLY, 0);
@@ -97,7 +98,7 @@ std::string ScanPrefix() {
   return frame.substr(kFrameHeader, frame.size() - kFrameHeader - sizeof(uint32_t));
 }
 
-// Decodes a frame's body; an exception of either kind, or damage, becomes an error.
+// Decodes a frame's body. A Thrift exception, a KvError and damaged bytes each become an error.
 template <typename GeneratedResult>
 Status Decode(std::string_view frame, GeneratedResult* result) {
   try {
@@ -118,10 +119,10 @@ Status Decode(std::string_view frame, GeneratedResult* result) {
       return Error(Code::kIoError, "the server answered {} with KvError code {}: {}", name, result->error.code,
                    result->error.message);
     }
-    if (!result->__isset.success) return Error(Code::kCorruption, "{}: an answer without result", name);
+    if (!result->__isset.success) return Error(Code::kCorruption, "the server answered {} without a result", name);
     return Status();
   } catch (const std::exception& e) {
-    return Error(Code::kCorruption, "an answer that does not decode: {}", e.what());
+    return Error(Code::kCorruption, "the server's answer cannot be decoded: {}", e.what());
   }
 }
 
@@ -210,11 +211,11 @@ class ThriftProtocol final : public Protocol {
       api::Kv_get_result result;
       status = Decode(frame, &result);
       if (status.ok())
-        return fmt::format("a get answered with a value of {} bytes", result.success.record.value.size());
+        return fmt::format("the server answered a get with a value of {} bytes", result.success.record.value.size());
     } else if (kind == OpKind::kPut) {
       api::Kv_put_result result;
       status = Decode(frame, &result);
-      if (status.ok()) return "a put was not applied";
+      if (status.ok()) return "the server did not apply a put";
     } else {
       api::Kv_scan_result result;
       status = Decode(frame, &result);
@@ -228,10 +229,11 @@ class ThriftProtocol final : public Protocol {
     std::string_view last;
     for (const api::Row& row : result.success.rows) {
       if (row.key < start_key || (!last.empty() && row.key <= last)) {
-        return Error(Code::kCorruption, "a scan from \"{}\" has \"{}\" behind \"{}\"", start_key, row.key, last);
+        return Error(Code::kCorruption, "the scan from \"{}\" returned key \"{}\" after \"{}\"", start_key, row.key,
+                     last);
       }
       if (!CheckValue(row.key, row.value, shape_.value_bytes, shape_.compressible_percent)) {
-        return Error(Code::kCorruption, "a scan has another value than was stored for \"{}\"", row.key);
+        return Error(Code::kCorruption, "the scan returned a value for key \"{}\" that was not stored there", row.key);
       }
       last = row.key;
     }
@@ -241,7 +243,7 @@ class ThriftProtocol final : public Protocol {
  private:
   static constexpr uint32_t kMaxBody = 64u << 20;
 
-  // Another order of fields, a record that is missing, or an error.
+  // For an answer with another order of fields, a missing record, or an error.
   void ParseSlowly(OpKind kind, std::string_view frame, Reply* reply) const {
     reply->slow = true;
     if (kind == OpKind::kGet) {
@@ -268,8 +270,8 @@ class ThriftProtocol final : public Protocol {
   RecordShape shape_;
   std::string get_, put_head_, put_tail_, scan_;
   size_t get_key_at_ = 0, put_key_at_ = 0, put_head_bytes_ = 0, scan_key_at_ = 0, scan_rows_at_ = 0;
-  std::string get_ok_, put_ok_, scan_ok_;  // what the body of a success begins with
-  size_t get_ok_bytes_ = 0;                // the whole frame of a get that found its record
+  std::string get_ok_, put_ok_, scan_ok_;  // the beginning of the body of a success
+  size_t get_ok_bytes_ = 0;                // size of the whole frame of a get that found its record
 };
 
 }  // namespace

@@ -21,7 +21,7 @@ Result<Mix> MixOf(const WorkloadOptions& options) {
   if (name == "load") return mix.insert = 100, mix.sequential = true, mix;
   if (name == "mixed") {
     if (options.read_percent > 100) {
-      return Error(Code::kInvalidArgument, "--read_percent={} is not a percentage", options.read_percent);
+      return Error(Code::kInvalidArgument, "--read_percent={} is above 100; use 0 to 100", options.read_percent);
     }
     mix.get = options.read_percent;
     mix.put = 100 - options.read_percent;
@@ -36,7 +36,8 @@ Result<Mix> MixOf(const WorkloadOptions& options) {
   if (name == "ycsb-d") return mix.get = 95, mix.insert = 5, mix;
   if (name == "ycsb-e") return mix.scan = 95, mix.insert = 5, mix;
   if (name == "ycsb-f") return mix.get = 50, mix.read_modify_write = 50, mix;
-  return Error(Code::kInvalidArgument, "unknown workload \"{}\"; there are {}", name, fmt::join(WorkloadNames(), ", "));
+  return Error(Code::kInvalidArgument, "unknown workload \"{}\"; use one of {}", name,
+               fmt::join(WorkloadNames(), ", "));
 }
 
 OpStream::OpStream(const Mix& mix, uint64_t keys, uint64_t seed)

@@ -1,6 +1,6 @@
-// Workloads: which operations are sent, in which shares, on which records.
+// Workloads: define which operations are sent, in which proportions, and on which records.
 //
-// Threads: an OpStream belongs to one thread; equal mixes, counts and seeds give equal streams.
+// Threads: an OpStream belongs to one thread. Streams with the same mix, count and seed are equal.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +15,16 @@ namespace pando::bench {
 
 enum class OpKind : uint8_t {
   kGet,
-  kPut,              // of a record that exists, or the next new one
+  kPut,              // of an existing record, or of the next new one
   kScan,             // forward from the record's key
-  kReadModifyWrite,  // a get, and when it is answered a put of the same key
+  kReadModifyWrite,  // a get, and after its answer a put of the same key
 };
 
 struct Op {
   OpKind kind = OpKind::kGet;
   uint64_t index = 0;
   uint32_t rows = 0;    // kScan
-  bool insert = false;  // kPut of a new record: `index` is the stream's own count, see OpStream
+  bool insert = false;  // kPut of a new record; `index` is the stream's own count, see WithSeed
 };
 
 struct WorkloadOptions {
@@ -36,7 +36,7 @@ struct WorkloadOptions {
   uint64_t seed = 1;
 };
 
-// Shares in percent; they add up to 100.
+// The share of each operation in percent. The shares add up to 100.
 struct Mix {
   uint32_t get = 0, put = 0, insert = 0, scan = 0, read_modify_write = 0;
   uint32_t scan_rows_min = 0, scan_rows_max = 0;
@@ -44,17 +44,19 @@ struct Mix {
   bool sequential = false;  // load: each record once, in index order
 };
 
-// get, put, mixed, scan, load, ycsb-a .. ycsb-f. YCSB brings its own distribution.
+// Names: get, put, mixed, scan, load, ycsb-a .. ycsb-f. The YCSB workloads have their own
+// distribution.
 Result<Mix> MixOf(const WorkloadOptions& options);
 const std::vector<std::string>& WorkloadNames();
 
 class OpStream {
  public:
-  // `keys`: how many records there are (with `load`: how many there will be).
+  // `keys` is the number of records in the store (with `load`: after the load).
   OpStream(const Mix& mix, uint64_t keys, uint64_t seed);
   Op Next();
-  // The same mix with other dice: for one stream per thread without summing the distribution's table again. Each
-  // counts its own inserts only; threads that share a store number them together.
+  // A copy with the same mix and another seed, for one stream per thread. Unlike a new stream it
+  // does not sum zeta(n) again. Each stream counts only its own inserts, so threads that share a
+  // store must assign the indexes of new records together.
   OpStream WithSeed(uint64_t seed) const;
 
  private:

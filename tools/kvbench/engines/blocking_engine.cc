@@ -19,7 +19,8 @@ void WaitUntil(int64_t due_ns) {
   }
 }
 
-// Runs `client(i)` on a thread each and returns the first error; `stop` tells the others of it.
+// Runs each `client(i)` on its own thread and returns the first error. Calls `stop` on an error, so
+// that the other clients end too.
 Status OnThreads(uint32_t count, const std::function<Status(uint32_t)>& client, const std::function<void()>& stop) {
   std::mutex mutex;
   Status first;
@@ -38,14 +39,14 @@ Status OnThreads(uint32_t count, const std::function<Status(uint32_t)>& client, 
   return first;
 }
 
-// Everything one client does in a run.
+// Runs the operations of one client.
 class Client {
  public:
   Client(OpSource* source, uint32_t index, Session* session, DriveTally* tally)
       : ops_(source, index), session_(*session), tally_(*tally), open_loop_(source->open_loop()) {}
 
   Status Run() {
-    // The end of one operation is the beginning of the next: the clock is read once for each.
+    // The end of one operation is the start of the next, so the clock is read once per operation.
     int64_t now_ns = MonotonicNs();
     while (const DrawnOp* op = ops_.Draw(now_ns)) {
       if (open_loop_ && op->from_ns > MonotonicNs()) WaitUntil(op->from_ns);
@@ -119,7 +120,7 @@ Status BlockingEngine::Load(const LoadSpec& spec, DriveTally* tally) {
 }
 
 Status BlockingEngine::Run(const DriveSpec& spec, DriveTally* tally) {
-  // Threads and sessions are made before the clock starts.
+  // Threads and sessions are created before the clock starts.
   constexpr int64_t kStartDelayNs = 20'000'000;
   std::mutex mutex;
   OpSource source(spec);

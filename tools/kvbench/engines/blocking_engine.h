@@ -1,7 +1,7 @@
-// BlockingEngine: an engine whose calls return when they are done, driven with one thread per client.
+// BlockingEngine: an engine with blocking calls. Each client has its own thread.
 //
-// Threads: Open, Load, Run, Checkpoint and Close on one thread. NewSession and LoadBatch are called on the clients'
-// threads; a Session belongs to the thread that made it.
+// Threads: Open, Load, Run, Checkpoint and Close are called on one thread. NewSession is called on
+// the clients' threads, several at a time. A Session belongs to the thread that created it.
 #pragma once
 
 #include <memory>
@@ -12,13 +12,15 @@
 
 namespace pando::bench {
 
-// One client's access.
+// The access of one client to the engine.
 class Session {
  public:
   virtual ~Session() = default;
-  virtual Result<bool> Get(std::string_view key, std::string* value) = 0;  // false: no such record
-  virtual Status Put(std::string_view key, std::string_view value) = 0;    // returns when it is on disk
-  // Copies up to `rows` records from `from` on, key and value one after the other, to `out`; returns how many.
+  virtual Result<bool> Get(std::string_view key, std::string* value) = 0;  // false: no record
+  // Returns when the record is on disk.
+  virtual Status Put(std::string_view key, std::string_view value) = 0;
+  // Copies up to `rows` records, starting at key `from`, to `out`, each as its key followed by its
+  // value. Returns the number of records.
   virtual Result<uint32_t> Scan(std::string_view from, uint32_t rows, std::string* out) = 0;
   virtual Status PutBatch(const LoadSource::Batch& batch) = 0;  // returns when all are on disk
 };

@@ -84,35 +84,35 @@ std::string_view OpClient::NewValue() {
 
 Status OpClient::Check(std::string_view value, DriveTally* tally) {
   if (value.size() != source_->spec_.shape.value_bytes) {
-    return Error(Code::kCorruption, "key {}: a value of {} bytes was read, {} were written", key_, value.size(),
-                 source_->spec_.shape.value_bytes);
+    return Error(Code::kCorruption, "key {}: the engine returned {} bytes of value, but {} were written", key_,
+                 value.size(), source_->spec_.shape.value_bytes);
   }
   if (--until_check_ > 0) return Status();
   until_check_ = source_->spec_.check_every;
   ++tally->checked;
   if (CheckValue(key_, value, value.size(), source_->spec_.shape.compressible_percent)) return Status();
-  return Error(Code::kCorruption, "key {}: the value read is not one that was written", key_);
+  return Error(Code::kCorruption, "key {}: the engine returned a value that was not written", key_);
 }
 
 Status OpClient::CheckFound(bool found, std::string_view value, DriveTally* tally) {
   if (found) return Check(value, tally);
   ++tally->not_found;
-  if (source_->spec_.mix.insert > 0) return Status();  // it may be on its way
-  return Error(Code::kCorruption, "key {}: a record that was stored is not found", key_);
+  if (source_->spec_.mix.insert > 0) return Status();  // another client may still be inserting it
+  return Error(Code::kCorruption, "key {}: the engine did not find a record that was stored", key_);
 }
 
 Status OpClient::CheckRows(uint64_t rows, DriveTally* tally) const {
   tally->rows += rows;
   if (rows > 0 && rows <= op_.rows) return Status();
   if (rows == 0 && source_->spec_.mix.insert > 0) return Status();
-  return Error(Code::kCorruption, "scan of {} rows from an existing key {} gave {}", op_.rows, key_, rows);
+  return Error(Code::kCorruption, "a scan of {} rows from the existing key {} returned {} rows", op_.rows, key_, rows);
 }
 
 LoadSource::LoadSource(const LoadSpec& spec) : spec_(spec) {
   if (!spec.sorted) return;
   order_.resize(spec.records);
   std::iota(order_.begin(), order_.end(), uint64_t{0});
-  // A key is the hexadecimal form of this number.
+  // A key begins with this number in hexadecimal.
   std::sort(order_.begin(), order_.end(), [](uint64_t a, uint64_t b) { return Mix64(a) < Mix64(b); });
 }
 

@@ -1,11 +1,14 @@
-// Drive: what every engine is made to do, and what is written down about it, the same for all of them.
+// Drive: the operations that every engine runs, and the record of their results. They are the same
+// for all engines.
 //
-// An engine draws operations from an OpSource with one OpClient per concurrent client, does them, and records each in
-// a DriveTally. Closed loop: a client's next operation begins when its last ended. Open loop (rate > 0): operation i is
-// due at start + i / rate whatever the engine does, and its latency counts from then, so that a stall is charged to
-// every operation it delayed (no coordinated omission).
+// Threads: all clients of a run share an OpSource or a LoadSource. An OpClient and a DriveTally
+// belong to one thread each.
 //
-// Threads: an OpSource is shared by all clients of a run; an OpClient and a DriveTally belong to one thread each.
+// An engine has one OpClient for each concurrent client. The client draws operations from the
+// OpSource, runs them, and records each in a DriveTally. Closed loop: a client's next operation
+// begins when its last one has ended. Open loop (rate > 0): operation i is due at start + i / rate,
+// whatever the engine does. Its latency counts from then, so a stall is charged to every operation
+// that it delayed (no coordinated omission).
 #pragma once
 
 #include <atomic>
@@ -30,22 +33,23 @@ struct DriveSpec {
   uint64_t records = 0;  // in the store when the run begins
   uint32_t clients = 64;
   double seconds = 10;
-  double rate = 0;             // > 0: open loop, operations per second over all clients
-  bool read_all_once = false;  // instead of `mix` and `seconds`: get every record once, to warm the caches
+  double rate = 0;  // > 0: open loop, operations per second over all clients
+  // Get every record once, to warm the caches, and ignore `mix` and `seconds`.
+  bool read_all_once = false;
   uint64_t seed = 1;
-  uint32_t check_every = 64;  // the contents of one value in so many are compared byte for byte
+  uint32_t check_every = 64;  // compare one value out of this many byte for byte
 };
 
 struct LoadSpec {
   RecordShape shape;
   uint64_t records = 0;
-  bool sorted = false;  // in key order; else in the order of the keys' hashes, all over the key space
+  bool sorted = false;  // in key order; else in index order, which is all over the key space
   uint32_t batch_records = 100;
   uint32_t batches_in_flight = 32;
   uint64_t seed = 1;
 };
 
-// When operation i of an open loop is due. Exact for any i: the times do not drift.
+// When operation i of an open loop is due. Each time is computed from i, so the times do not drift.
 class OpenLoopSchedule {
  public:
   OpenLoopSchedule(double rate, int64_t start_ns, double seconds)
@@ -60,7 +64,7 @@ class OpenLoopSchedule {
 };
 
 struct DriveTally {
-  static constexpr int64_t kSliceNs = 100'000'000;  // of the time line
+  static constexpr int64_t kSliceNs = 100'000'000;  // the length of a slice of the timeline
   struct Slice {
     uint64_t ops = 0;
     int64_t max_ns = 0;
@@ -86,35 +90,37 @@ struct DriveTally {
   std::vector<Slice> timeline;
 };
 
-// An operation ready to be done. The views are valid until the client's next Draw.
+// An operation to run. The views are valid until the client's next Draw.
 struct DrawnOp {
   OpKind kind = OpKind::kGet;
   bool insert = false;
   uint32_t rows = 0;
   std::string_view key;
-  int64_t from_ns = 0;  // where its latency begins
+  int64_t from_ns = 0;  // when its latency begins
 };
 
 class OpSource {
  public:
   explicit OpSource(const DriveSpec& spec);
-  // Sets the clock; before the first Draw, and before other threads know of it.
+  // Sets the start of the run. Call it before the first Draw, and before other threads use this
+  // object.
   void Start(int64_t begin_ns);
 
   const DriveSpec& spec() const { return spec_; }
   bool open_loop() const { return schedule_.has_value(); }
   int64_t begin_ns() const { return begin_ns_; }
   int64_t end_ns() const { return end_ns_; }
-  // Open loop: when the next operation that nobody has drawn is due; nothing when all have been.
+  // Open loop: when the next operation that no client has drawn is due. Nothing when all are drawn,
+  // after Stop, and in a closed loop.
   std::optional<int64_t> NextDueNs() const;
-  // Ends the run early: nothing more is drawn.
+  // Ends the run early: later Draws return null.
   void Stop() { stopped_.store(true, std::memory_order_relaxed); }
 
  private:
   friend class OpClient;
   const DriveSpec spec_;
   int64_t begin_ns_ = 0, end_ns_ = 0;
-  std::optional<OpStream> stream_;  // what the clients' own streams are copies of
+  std::optional<OpStream> stream_;  // the clients' own streams are copies of it
   std::optional<OpenLoopSchedule> schedule_;
   std::atomic<uint64_t> next_ticket_{0}, inserts_{0};
   std::atomic<bool> stopped_{false};
@@ -124,14 +130,18 @@ class OpClient {
  public:
   OpClient(OpSource* source, uint32_t index);
 
-  // The next operation, or null when the run is over. In an open loop `from_ns` may lie ahead: wait for it.
+  // The next operation, or null when the run is over. In an open loop `from_ns` may be in the
+  // future; the caller must wait until then.
   const DrawnOp* Draw(int64_t now_ns);
-  // A fresh value for the key of the operation drawn last; valid until the next call.
+  // A new value for the key of the last operation. The view is valid until the next call.
   std::string_view NewValue();
-  // Says what is wrong with a value that was read for the operation drawn last.
+  // Checks a value that was read for the last operation: always its size, and the contents of one
+  // value out of check_every. kCorruption says what is wrong.
   Status Check(std::string_view value, DriveTally* tally);
-  // What a get found, or did not; a record may be missing only where other clients insert.
+  // Checks the result of a get. A record may be missing only if the mix has inserts: another client
+  // may not have stored it yet.
   Status CheckFound(bool found, std::string_view value, DriveTally* tally);
+  // Checks the number of rows of a scan in the same way.
   Status CheckRows(uint64_t rows, DriveTally* tally) const;
 
  private:
@@ -143,7 +153,7 @@ class OpClient {
   std::string key_, value_;
 };
 
-// Batches of a load, handed out to several clients.
+// Hands out the batches of a load to several clients. Next and Stop may be called on any thread.
 class LoadSource {
  public:
   explicit LoadSource(const LoadSpec& spec);
@@ -151,13 +161,13 @@ class LoadSource {
     std::vector<std::string> keys, values;
     size_t count = 0, bytes = 0;
   };
-  // False when all are handed out. `batch` keeps its memory.
+  // Fills `batch` and reuses its memory. False when all records are handed out, or after Stop.
   bool Next(Batch* batch);
   void Stop() { next_.store(spec_.records); }
 
  private:
   const LoadSpec spec_;
-  std::vector<uint64_t> order_;  // of indexes; empty = as they come
+  std::vector<uint64_t> order_;  // the order of the indexes; empty = ascending
   std::atomic<uint64_t> next_{0};
 };
 

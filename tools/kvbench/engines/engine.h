@@ -1,9 +1,10 @@
-// EngineUnderTest: an embedded storage engine as the benchmark sees it. One file per engine.
+// EngineUnderTest: the benchmark's interface to an embedded storage engine. One file per engine.
 //
-// Pando is asynchronous and drives all clients of a run on one reactor; the peers block, and are driven with one thread
-// per client (blocking_engine.h). Both draw the same operations and record them the same way (drive.h).
+// Threads: every method is called on the thread that called Open.
 //
-// Threads: every method is called on one thread, the one that called Open.
+// Pando is asynchronous and drives all clients of a run on one reactor. The peers block, so each
+// client has its own thread (blocking_engine.h). Both draw the same operations and record them in
+// the same way (drive.h).
 #pragma once
 
 #include <functional>
@@ -19,12 +20,14 @@ namespace pando::bench {
 enum class BenchCompression : uint8_t { kNone, kLz4 };
 
 struct EngineSettings {
-  std::string dir;               // exists; empty for a new store, or what this engine left there
-  uint64_t memory_bytes = 0;     // everything it may allocate: caches, write buffers
-  uint32_t page_bytes = 0;       // Pando; 0 = its default
-  uint32_t partitions = 1;       // Pando
-  uint64_t log_bytes = 0;        // of log kept before a checkpoint must free it, where the engine has such a limit
-  uint32_t clients = 64;         // at most so many at a time
+  std::string dir;            // exists; empty for a new store, else holds this engine's store
+  uint64_t memory_bytes = 0;  // limit of all memory that it allocates: caches, write buffers
+  uint32_t page_bytes = 0;    // Pando only; 0 = its default
+  uint32_t partitions = 1;    // Pando only
+  // The size of the log at which a checkpoint must free it, where the engine has such a limit. 0 =
+  // the engine's default.
+  uint64_t log_bytes = 0;
+  uint32_t clients = 64;         // the largest number of concurrent clients
   uint32_t background_jobs = 2;  // threads for compaction and the like: the cores it may use
   BenchCompression compression = BenchCompression::kNone;
 };
@@ -34,33 +37,35 @@ class EngineUnderTest {
   virtual ~EngineUnderTest() = default;
 
   virtual Status Open(const EngineSettings& settings) = 0;
-  // Puts all records, in batches that are on disk when they are counted. Latencies are those of whole batches.
+  // Puts all records in batches. A batch counts as done when it is on disk. Latencies are those of
+  // whole batches.
   virtual Status Load(const LoadSpec& spec, DriveTally* tally) = 0;
-  // Does what `spec` says. Every put is on disk when it counts as done, every value read is copied out once and
-  // checked.
+  // Runs the operations of `spec`. A put counts as done when it is on disk. Every value read is
+  // copied out once and checked.
   virtual Status Run(const DriveSpec& spec, DriveTally* tally) = 0;
-  // Brings everything to where the engine keeps it in the end: checkpoints, or flushes and lets compactions finish.
+  // Moves all data to its final place: writes a checkpoint, or flushes and waits for compactions.
   virtual Status Checkpoint() = 0;
   virtual Status Close() = 0;
-  // What is worth a line beside the figures, e.g. counts of checkpoints and stalls.
+  // A line of statistics for the report, such as the counts of checkpoints and stalls.
   virtual std::string Stats() = 0;
 };
 
 struct EngineInfo {
   std::string name;
-  std::string role = "peer";  // or "pando"; or "disk": no engine, but what the disk gives
-  std::string package;        // Debian's, that must be installed to build it in; "" = always there
+  std::string role = "peer";  // or "pando"; or "disk": not an engine, but the disk's own speed
+  std::string package;        // the Debian package that it is built with; "" = none needed
   std::function<std::unique_ptr<EngineUnderTest>()> make;  // null: not built in
   std::string version;
-  uint32_t page_bytes = 0;             // Pando with pages of this size; 0 = as the settings say
-  bool blocking = true;                // one thread per client; else one thread for all
-  bool uses_page_cache = false;        // its memory can only be limited from outside
-  std::vector<std::string> log_names;  // files or folders whose names begin so are its log
+  uint32_t page_bytes = 0;             // Pando's page size; 0 = that of the settings
+  bool blocking = true;                // one thread per client; else one thread for all clients
+  bool uses_page_cache = false;        // only a cgroup can limit its memory
+  std::vector<std::string> log_names;  // prefixes of the names of its log files or directories
 };
 
-// All engines there are, whether built in or not; Pando first: as it is, and with each size of pages.
+// All known engines, whether they are built in or not. Pando comes first, with its default page
+// size and then with each page size.
 const std::vector<EngineInfo>& AllEngines();
-// Null when there is none of that name.
+// Null when no engine has this name.
 const EngineInfo* FindEngine(std::string_view name);
 
 EngineInfo PandoEngineInfo(std::string name, uint32_t page_bytes);

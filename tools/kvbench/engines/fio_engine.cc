@@ -1,6 +1,7 @@
-// fio as an engine: what the disk gives when nothing but reads is asked of it. Its "gets" are random reads of 4 KiB,
-// the size of most of Pando's, as many in flight as there are clients, of a file as large as the live data. Not a peer:
-// it is the ceiling that `get` beyond memory is held against, measured between the runs of the engines.
+// fio as an engine: measures how many random reads the disk can do. A "get" is a random read of 4
+// KiB, the size of most of Pando's reads, from a file as large as the live data. One read for each
+// client is in flight. fio is not a peer. Its rate is the ceiling for `get` when the data does not
+// fit in memory, and is measured between the runs of the engines.
 #include <fmt/format.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,11 +26,11 @@ class FioEngine final : public EngineUnderTest {
     return Status();
   }
 
-  // A file of random bytes, so that no layer below can make it smaller.
+  // Writes a file of random bytes, which no lower layer can compress.
   Status Load(const LoadSpec& spec, DriveTally* tally) override {
     const int64_t begin_ns = tally->begin_ns = MonotonicNs();
     std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path_.c_str(), "w"), std::fclose);
-    if (!file) return ErrnoError(errno, "make {}", path_);
+    if (!file) return ErrnoError(errno, "create {}", path_);
     std::vector<uint64_t> block(kWriteBytes / sizeof(uint64_t));
     uint64_t state = spec.seed | 1;
     const uint64_t bytes = spec.records * (spec.shape.key_bytes + spec.shape.value_bytes);
@@ -46,7 +47,8 @@ class FioEngine final : public EngineUnderTest {
   Status Run(const DriveSpec& spec, DriveTally* tally) override {
     if (spec.mix.put + spec.mix.insert + spec.mix.scan + spec.mix.read_modify_write > 0 ||
         spec.mix.distribution != Distribution::kUniform || spec.rate > 0 || spec.read_all_once) {
-      return Error(Code::kUnsupported, "fio stands beside uniform gets beyond memory only");
+      return Error(Code::kUnsupported,
+                   "fio can only be compared with uniform gets of data that does not fit in memory");
     }
     tally->begin_ns = MonotonicNs();
     const std::string command = fmt::format(
@@ -70,7 +72,7 @@ class FioEngine final : public EngineUnderTest {
     for (size_t n = 0; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;) output.append(buffer, n);
     const int how = ::pclose(pipe);
     if (WIFEXITED(how) && WEXITSTATUS(how) == 127) {
-      return Error(Code::kUnsupported, "fio is not installed: install Debian's fio (./dev bench does)");
+      return Error(Code::kUnsupported, "fio is not installed; install the Debian package fio (./dev bench does this)");
     }
     if (how != 0) return Error(Code::kIoError, "fio failed: {}", output);
     return output;
@@ -86,7 +88,8 @@ class FioEngine final : public EngineUnderTest {
       tally->ops = reads.at("total_ios").get<uint64_t>();
       tally->seconds = reads.at("runtime").get<double>() / 1000;
     } catch (const std::exception& problem) {
-      return Error(Code::kCorruption, "fio's figures are not as expected ({}): {}", problem.what(), output);
+      return Error(Code::kCorruption, "the output of fio does not have the expected form ({}): {}", problem.what(),
+                   output);
     }
     return Status();
   }

@@ -1,9 +1,11 @@
-// LMDB, as its documentation says: one environment, a read transaction per client that is reset and renewed, writes in
-// one transaction at a time, every commit synced.
+// LMDB, set up as its documentation advises: one environment, and one read transaction for each
+// client, which is reset and renewed. Writes run in one transaction at a time, and every commit is
+// synced.
 //
-// LMDB allows one writing transaction, and a commit costs two syncs whatever is in it. So that clients can share one,
-// which RocksDB and Pando do by themselves, the clients' puts are queued to a committer thread: it takes all that wait,
-// puts them in one transaction, commits, and wakes their clients.
+// LMDB allows one write transaction at a time, and a commit costs two syncs whatever its size.
+// RocksDB and Pando let concurrent writes share a sync; LMDB does not. So the clients queue their
+// puts for a committer thread. It takes all waiting puts, commits them in one transaction, and
+// wakes their clients.
 #include "tools/kvbench/engines/blocking_engine.h"
 
 #ifdef PANDO_BENCH_LMDB
@@ -33,7 +35,7 @@ Status ToStatus(int rc, const char* what) {
 MDB_val ToVal(std::string_view bytes) { return {bytes.size(), const_cast<char*>(bytes.data())}; }
 std::string_view ToView(const MDB_val& v) { return {static_cast<const char*>(v.mv_data), v.mv_size}; }
 
-// Group commit over LMDB's one writer.
+// Group commit on top of LMDB's single writer.
 class Committer {
  public:
   Committer(MDB_env* env, MDB_dbi dbi) : env_(env), dbi_(dbi), thread_([this] { Loop(); }) {}
@@ -57,7 +59,7 @@ class Committer {
     return std::move(request.status);
   }
 
-  // On the caller's thread: LMDB makes it wait for the writer before.
+  // Runs on the caller's thread. mdb_txn_begin waits until the current writer is done.
   Status PutAll(const LoadSource::Batch& batch) {
     MDB_txn* txn = nullptr;
     RETURN_IF_ERROR(ToStatus(mdb_txn_begin(env_, nullptr, 0, &txn), "begin"));
@@ -124,7 +126,7 @@ class Committer {
   std::vector<Request*> queue_;
   bool closing_ = false;
   std::atomic<uint64_t> commits_{0}, puts_{0};
-  std::thread thread_;  // last: it uses the others
+  std::thread thread_;  // last member: the thread uses the others
 };
 
 class LmdbSession final : public Session {
@@ -186,10 +188,10 @@ class LmdbEngine final : public BlockingEngine {
 
   Status Open(const EngineSettings& settings) override {
     RETURN_IF_ERROR(ToStatus(mdb_env_create(&env_), "create"));
-    RETURN_IF_ERROR(ToStatus(mdb_env_set_mapsize(env_, kMapBytes), "set the map's size"));
-    RETURN_IF_ERROR(ToStatus(mdb_env_set_maxreaders(env_, settings.clients + 16), "set the readers"));
-    // Random reads of data larger than memory: the kernel must not read ahead. The read transaction is the session's,
-    // not the thread's.
+    RETURN_IF_ERROR(ToStatus(mdb_env_set_mapsize(env_, kMapBytes), "set the map size"));
+    RETURN_IF_ERROR(ToStatus(mdb_env_set_maxreaders(env_, settings.clients + 16), "set the number of readers"));
+    // MDB_NORDAHEAD: the reads are random and the data is larger than memory, so read-ahead would
+    // hurt. MDB_NOTLS: a read transaction belongs to its session, not to its thread.
     RETURN_IF_ERROR(ToStatus(mdb_env_open(env_, settings.dir.c_str(), MDB_NORDAHEAD | MDB_NOTLS, 0644), "open"));
     MDB_txn* txn = nullptr;
     RETURN_IF_ERROR(ToStatus(mdb_txn_begin(env_, nullptr, 0, &txn), "begin"));
@@ -199,7 +201,8 @@ class LmdbEngine final : public BlockingEngine {
     return Status();
   }
 
-  Status Checkpoint() override { return ToStatus(mdb_env_sync(env_, 1), "sync"); }  // every commit is one already
+  // Every commit is synced already.
+  Status Checkpoint() override { return ToStatus(mdb_env_sync(env_, 1), "sync"); }
   Status Close() override {
     committer_.reset();
     mdb_env_close(env_);

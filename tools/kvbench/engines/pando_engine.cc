@@ -1,6 +1,6 @@
-// Pando as an embedded engine: one reactor on the calling thread carries all clients, as in a node. The gets that are
-// ready in one turn are answered by one Engine::BatchGet, as the node does for the gets of a turn; what is not in
-// memory, writes and scans run as coroutines.
+// Pando as an embedded engine. As in a node, one reactor drives all clients; it runs on the calling
+// thread. Also as in a node, one Engine::BatchGet answers the gets that are ready in a turn. Gets
+// of pages that are not in memory, writes and scans run as coroutines.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace pando::bench {
 
 namespace {
 
-constexpr uint32_t kGetsPerTurn = 64;  // then the reactor looks at what else is ready
+constexpr uint32_t kGetsPerTurn = 64;  // then Run yields to other work on the reactor
 
 // One run: the clients of a DriveSpec on one reactor.
 class PandoDrive {
@@ -42,9 +42,11 @@ class PandoDrive {
       }
       if (over_ && idle_.size() == clients_.size()) break;
       if (!gets_.empty() || CanStart()) {
+        // There is more to start, but completions and other coroutines need their turn.
         co_await Yield(reactor_);
       } else {
         ArmDueTimer();
+        // Suspends until an operation ends or, in an open loop, the next operation is due.
         co_await wake_.Wait();
       }
     }
@@ -59,7 +61,7 @@ class PandoDrive {
     Client(OpSource* source, uint32_t index) : ops(source, index) {}
     OpClient ops;
     DrawnOp op;
-    std::string value;  // where a value read is copied to
+    std::string value;  // receives the value that a get reads
   };
   struct DueTimer : Timer {
     PandoDrive* drive = nullptr;
@@ -67,23 +69,24 @@ class PandoDrive {
 
   Partition* PartitionOf(std::string_view key) { return engine_.partition(store_.PartitionOf(key)); }
 
-  // A client is idle and there is something for it to do now.
+  // Whether a client is idle and the next operation is due.
   bool CanStart() const {
     if (idle_.empty() || over_) return false;
     std::optional<int64_t> due_ns = source_.NextDueNs();
     return !due_ns || *due_ns <= MonotonicNs();
   }
 
-  // In an open loop: wakes the run when the next operation is due.
+  // Open loop: arms the timer that wakes Run when the next operation is due.
   void ArmDueTimer() {
     std::optional<int64_t> due_ns = source_.NextDueNs();
     if (!due_ns || idle_.empty()) return;
     reactor_.CancelTimer(&timer_);
-    // The reactor's clock is another one, and was read when the turn began.
+    // NowNs() is another clock and was read when the turn began, so convert the time that is left.
     reactor_.ArmTimer(&timer_, reactor_.NowNs() + std::max<int64_t>(*due_ns - MonotonicNs(), 0));
   }
 
-  // Gives every idle client its next operation, if one is due; true when there are gets to answer.
+  // Gives idle clients their next operations, while operations are due and there are fewer than
+  // kGetsPerTurn gets. True when there are gets to answer.
   bool StartOps() {
     while (CanStart()) {
       Client* client = idle_.back();
@@ -116,7 +119,7 @@ class PandoDrive {
     }
     engine_.BatchGet(reads_);
     const int64_t now_ns = MonotonicNs();
-    // Starting a coroutine may begin the next turn's batch.
+    // Swap first, because a coroutine that starts below may add gets to the next batch.
     answering_.swap(gets_);
     for (size_t i = 0; i < answering_.size(); ++i) {
       Client* client = answering_[i];
@@ -140,6 +143,7 @@ class PandoDrive {
   }
 
   Task<void> GetFromDisk(Client* client) {
+    // Suspends while the disk reads. `client` stays valid: it is not idle, so nothing else uses it.
     Result<ReadResult> read = co_await PartitionOf(client->op.key)->Get(std::string(client->op.key));
     if (!read.ok()) {
       Finish(client, MonotonicNs(), read.TakeStatus());
@@ -147,8 +151,8 @@ class PandoDrive {
       client->value.swap(read->value);
       Got(client, read->found, MonotonicNs());
     }
-    // The next operation begins now, not when all that ended in this turn has been seen to: the disk would wait
-    // meanwhile.
+    // Start the next operation now. Waiting until all completions of this turn are handled would
+    // leave the disk idle.
     if (answering_.empty() && gets_.empty() && StartOps()) AnswerGets();
     wake_.NotifyOne();
   }
@@ -160,6 +164,7 @@ class PandoDrive {
     ops[0].value = value;
     tally_.user_bytes_written += client->op.key.size() + value.size();
     tally_.inserts += client->op.insert ? 1 : 0;
+    // Suspends until the put is on disk. Puts of other clients share the log write.
     Result<std::vector<OpResult>> done = co_await PartitionOf(client->op.key)->Write(std::move(ops));
     Finish(client, MonotonicNs(), done.ok() ? Status() : done.TakeStatus());
     wake_.NotifyOne();
@@ -169,6 +174,7 @@ class PandoDrive {
     ScanSpec spec;
     spec.start = client->op.key;
     spec.max_rows = client->op.rows;
+    // Suspends while the disk reads pages that are not in memory.
     Result<ScanPage> page = co_await PartitionOf(client->op.key)->Scan(std::move(spec));
     Status status = page.ok() ? client->ops.CheckRows(page->rows.size(), &tally_) : page.TakeStatus();
     Finish(client, MonotonicNs(), std::move(status));
@@ -193,7 +199,7 @@ class PandoDrive {
   std::vector<std::unique_ptr<Client>> clients_;
   std::vector<Client*> idle_, gets_, answering_;
   std::vector<PointRead> reads_;
-  WaitQueue wake_;  // the run itself waits here
+  WaitQueue wake_;  // Run waits here
   DueTimer timer_;
   bool over_ = false;
   Status failure_;
@@ -214,7 +220,7 @@ class PandoEngine final : public EngineUnderTest {
 
   Status Run(const DriveSpec& spec, DriveTally* tally) override {
     if (spec.mix.scan > 0 && store_.partitions.size() != 1) {
-      return Error(Code::kUnsupported, "scans are measured on one tree: use --partitions=1");
+      return Error(Code::kUnsupported, "a scan reads one tree only; use --partitions=1");
     }
     PandoDrive drive(reactor_.get(), engine_.get(), &store_, spec, tally);
     return RunBlocking(*reactor_, drive.Run());
@@ -238,9 +244,9 @@ class PandoEngine final : public EngineUnderTest {
       used_bytes += p.used_bytes;
       pending_bytes += p.pending_free_bytes;
     }
-    return fmt::format("file of {} MiB, {} used, {} freed but not reusable yet; ", file_bytes >> 20, used_bytes >> 20,
-                       pending_bytes >> 20) +
-           fmt::format("{} checkpoints, {} waits for the log, {} bytes in each of its writes with {}, {} evictions",
+    return fmt::format("file of {} MiB, {} MiB used, {} MiB freed but not reusable yet; ", file_bytes >> 20,
+                       used_bytes >> 20, pending_bytes >> 20) +
+           fmt::format("{} checkpoints, {} waits for the log, {} bytes per log write with {}, {} evictions",
                        s.checkpoints_total, s.log.append_waits_total,
                        s.log.device_bytes_total / std::max<uint64_t>(s.log.device_writes_total, 1),
                        s.log.data_sync_writes ? "RWF_DSYNC" : "fdatasync", s.pool_evictions_total);
@@ -287,6 +293,8 @@ class PandoEngine final : public EngineUnderTest {
       }
       for (size_t p = 0; p < parts.size(); ++p) {
         if (parts[p].empty()) continue;
+        // Suspends until this part of the batch is on disk. The parts are written one after the
+        // other.
         Result<std::vector<OpResult>> done =
             co_await engine_->partition(static_cast<uint32_t>(p))->Write(std::move(parts[p]));
         if (done.ok()) continue;

@@ -1,5 +1,5 @@
-// RocksDB, set up as its wiki advises for a memory limit and a fast disk ("Setup Options and Basic Tuning",
-// "Direct-IO", "Partitioned Index Filters", "Memory usage in RocksDB").
+// RocksDB, set up as its wiki advises for a memory limit and a fast disk ("Setup Options and Basic
+// Tuning", "Direct-IO", "Partitioned Index Filters", "Memory usage in RocksDB").
 #include "tools/kvbench/engines/blocking_engine.h"
 
 #ifdef PANDO_BENCH_ROCKSDB
@@ -77,7 +77,7 @@ class RocksDbEngine final : public BlockingEngine {
 
   Status Checkpoint() override {
     RETURN_IF_ERROR(ToStatus(db_->Flush(rocksdb::FlushOptions())));
-    // What has been put off would be charged to whoever comes next.
+    // Deferred compactions would otherwise be charged to the next measurement.
     const int64_t give_up_ns = MonotonicNs() + kSettleNs;
     while (MonotonicNs() < give_up_ns &&
            (Property("rocksdb.compaction-pending") > 0 || Property("rocksdb.num-running-compactions") > 0 ||
@@ -116,7 +116,8 @@ class RocksDbEngine final : public BlockingEngine {
   static rocksdb::Options MakeOptions(const EngineSettings& settings) {
     rocksdb::Options options;
     options.create_if_missing = true;
-    // Memory: a quarter for write buffers, the rest for blocks, index and filters, all in one cache.
+    // Memory: a quarter for the four write buffers (each at least 4 MiB and at most 64 MiB), the
+    // rest for one cache of blocks, indexes and filters.
     const uint64_t buffer_bytes = std::clamp<uint64_t>(settings.memory_bytes / 16, 4u << 20, 64u << 20);
     options.write_buffer_size = buffer_bytes;
     options.max_write_buffer_number = 4;
@@ -133,19 +134,20 @@ class RocksDbEngine final : public BlockingEngine {
     table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
     table.format_version = 5;
     options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-    // Disk: past the page cache, so that the limit is one.
+    // Disk: direct I/O. The page cache would hold data beyond the memory limit.
     options.use_direct_reads = true;
     options.use_direct_io_for_flush_and_compaction = true;
     options.compaction_readahead_size = 2u << 20;
     options.compression =
         settings.compression == BenchCompression::kLz4 ? rocksdb::kLZ4Compression : rocksdb::kNoCompression;
-    // Shape: the first level as large as what level 0 collects, the rest sized from the last level up.
+    // Shape: the base level is about as large as level 0 when its compaction starts. The other
+    // levels are sized from the last level upwards.
     options.level_compaction_dynamic_level_bytes = true;
     options.target_file_size_base = buffer_bytes;
     options.max_bytes_for_level_base = 4 * buffer_bytes;
     options.max_background_jobs = static_cast<int>(std::max(2u, settings.background_jobs));
     options.max_open_files = -1;
-    // Log: files are written over, so that a sync need not write metadata too.
+    // Log: reuse files, so that a sync does not have to write metadata.
     options.recycle_log_file_num = 4;
     if (settings.log_bytes > 0) options.max_total_wal_size = settings.log_bytes;
     return options;

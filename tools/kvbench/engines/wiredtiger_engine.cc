@@ -1,5 +1,6 @@
-// WiredTiger: one row-store table, a session and a cursor per client, direct I/O for data, its log synced at every
-// commit (concurrent commits share a sync, by WiredTiger's own group commit), a checkpoint every minute.
+// WiredTiger: one row-store table, a session and a cursor for each client, direct I/O for data, and
+// a checkpoint every minute. Each commit syncs the log; WiredTiger's own group commit lets
+// concurrent commits share a sync.
 #include "tools/kvbench/engines/blocking_engine.h"
 
 #ifdef PANDO_BENCH_WIREDTIGER
@@ -48,13 +49,14 @@ class WiredTigerSession final : public Session {
     RETURN_IF_ERROR(ToStatus(cursor_->reset(cursor_), "reset"));
     return true;
   }
-  // Begun and committed by itself; a conflict with another client's put of the same key is tried again.
+  // An implicit transaction. It is retried after a conflict with another client's put of the same
+  // key.
   Status Put(std::string_view key, std::string_view value) override {
     while (true) {
       SetKey(key);
       WT_ITEM item = ToItem(value);
       cursor_->set_value(cursor_, &item);
-      int rc = cursor_->insert(cursor_);  // the cursor overwrites
+      int rc = cursor_->insert(cursor_);  // overwrites an existing record
       if (rc == WT_ROLLBACK) continue;
       return ToStatus(rc, "insert");
     }
@@ -91,7 +93,7 @@ class WiredTigerSession final : public Session {
       }
       if (rc == 0) return ToStatus(session_->commit_transaction(session_, nullptr), "commit");
       RETURN_IF_ERROR(ToStatus(session_->rollback_transaction(session_, nullptr), "rollback"));
-      if (rc != WT_ROLLBACK) return ToStatus(rc, "insert");  // that one: the cache is full, try again
+      if (rc != WT_ROLLBACK) return ToStatus(rc, "insert");  // rolled back because the cache is full: retry
     }
   }
 
@@ -107,7 +109,7 @@ class WiredTigerSession final : public Session {
 class WiredTigerEngine final : public BlockingEngine {
  public:
   Status Open(const EngineSettings& settings) override {
-    // Debian's build knows snappy and zlib; snappy is what is close to LZ4.
+    // Debian's build has snappy and zlib. Snappy is the closer one to LZ4.
     const bool compressed = settings.compression != BenchCompression::kNone;
     const std::string config = fmt::format(
         "create,cache_size={},direct_io=[data],buffer_alignment=4KB,mmap=false,session_max={},"
