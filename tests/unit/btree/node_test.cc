@@ -53,7 +53,7 @@ ChildRef Child(uint64_t block) {
   return ref;
 }
 
-// Header, slots and heap of a page, without the reserved bytes 33..39.
+// The page with bytes 33..39, which are reserved, set to zero.
 std::string Parts(std::string page) {
   page.replace(33, 7, 7, '\0');
   return page;
@@ -238,7 +238,7 @@ TEST_F(NodeDamage, RecordsOutside) {
     damaged.node().slots()[1].key_bytes = 1000;
     ExpectRefused(damaged, "a record extends past the end of the page");
   }
-  Page page = Leaf();  // the length of a value
+  Page page = Leaf();  // a value that is too long
   StoreLE<uint32_t>(page.bytes.data() + RecordAt(page, 0) + 8, 0x40000fff);
   ExpectRefused(page, "a record extends past the end of the page");
 }

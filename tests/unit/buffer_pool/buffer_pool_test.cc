@@ -228,7 +228,7 @@ TEST_F(BufferPoolTest, EverythingPinnedIsNoRoomRatherThanADeadlock) {
 TEST_F(BufferPoolTest, EveryReaderOfOnePageIsWokenWhenThereIsRoomAgain) {
   struct Body {
     static Task<void> Read(BufferPoolTest* t, int* done) {
-      for (;;) {  // as a descent does
+      for (;;) {  // like a descent
         if (t->pool_->Lookup(&t->owner_, t->refs_[500].location)) break;
         Result<PagePin> pin = co_await t->pool_->Load(&t->owner_, t->refs_[500], 0);
         if (pin.ok()) continue;

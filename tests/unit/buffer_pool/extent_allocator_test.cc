@@ -35,7 +35,7 @@ class Model {
     return "";
   }
 
-  // The longest free run inside one group.
+  // The longest run of free blocks within one group.
   uint32_t LongestRun() const {
     uint32_t longest = 0, run = 0;
     for (uint64_t b = 0; b < used_.size(); ++b) {

@@ -26,7 +26,7 @@ class UringHarness {
     std::filesystem::remove_all(directory_);
   }
   const std::string& directory() const { return directory_; }
-  // Moves a directory, as an operator would.
+  // Returns a function that moves a directory, as an operator would.
   std::function<void(std::string, std::string)> mover() {
     return [](const std::string& from, const std::string& to) { std::filesystem::rename(from, to); };
   }

@@ -131,7 +131,7 @@ TEST(SimKernel, TheOracleCatchesAMissingSync) {
     SimMachine* machine = kernel.AddMachine();
     Acknowledged acknowledged;
     SimReactor& reactor = *machine->Boot();
-    machine->CrashAtDiskOp(4);  // the close
+    machine->CrashAtDiskOp(4);  // operation 4 is the close
     ASSERT_FALSE(kernel.RunTask(reactor, ForgetfulJournal(reactor, &acknowledged)).has_value());
     machine->PowerLoss(seed);
     caught += !CheckJournal(machine->disk(), acknowledged).empty();

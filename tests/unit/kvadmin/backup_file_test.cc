@@ -1,4 +1,4 @@
-// Backups as kvadmin writes them: the manifest's text, and what a partition's file refuses.
+// kvadmin's backups: the text of the manifest, and the pages that BackupFile refuses.
 #include "tools/kvadmin/backup_file.h"
 
 #include <gmock/gmock.h>

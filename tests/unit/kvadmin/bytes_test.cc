@@ -20,7 +20,7 @@ TEST(Base64, KnownAnswersAndRoundTrips) {
     EXPECT_EQ(Base64Encode(plain), encoded);
     EXPECT_EQ(*Base64Decode(encoded), plain);
   }
-  EXPECT_EQ(*Base64Decode("Zg"), "f") << "padding may be missing";
+  EXPECT_EQ(*Base64Decode("Zg"), "f") << "padding is optional";
   std::string all;
   for (int i = 0; i < 256; ++i) all += static_cast<char>(i);
   EXPECT_EQ(*Base64Decode(Base64Encode(all)), all);
@@ -41,7 +41,8 @@ TEST(Utf8, AcceptsAndRefuses) {
   for (const char* good : {"", "a", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x8c\xb3", "\xf4\x8f\xbf\xbf"}) {
     EXPECT_TRUE(IsUtf8(good)) << HexEncode(good);
   }
-  // A lone continuation, cut sequences, overlong forms, a surrogate, past U+10FFFF, bytes that never occur.
+  // A lone continuation byte, truncated sequences, overlong forms, a surrogate, a code point above
+  // U+10FFFF, and bytes that never occur.
   for (const char* bad : {"\x80", "\xc3", "\xe2\x82", "\xf0\x9f\x8c", "\xc0\xaf", "\xe0\x80\xaf", "\xf0\x80\x80\xaf",
                           "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xff", "a\xfe"}) {
     EXPECT_FALSE(IsUtf8(bad)) << HexEncode(bad);

@@ -1,4 +1,5 @@
-// Every option of every command that takes a number takes it in decimal only, and says no to what does not fit.
+// Every numeric option of every command accepts only decimal numbers, and rejects numbers out of
+// range.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -41,7 +42,7 @@ TEST(CommandLine, NumbersAreDecimalAndInRange) {
   ForEachCommand(&app, "kvadmin", [&](CLI::App* command, const std::string& path) {
     for (CLI::Option* option : command->get_options()) {
       const std::string name = path + " " + option->get_name();
-      // CLI11's own names for its own conversions.
+      // CLI11 uses these type names for its own conversions, which are too lenient.
       const std::string type = option->get_type_name().substr(0, option->get_type_name().find(':'));
       for (const char* loose : {"INT", "UINT", "FLOAT"}) EXPECT_NE(type, loose) << name;
       if (option->get_type_name() != tools::kNumberTypeName) continue;
@@ -52,7 +53,7 @@ TEST(CommandLine, NumbersAreDecimalAndInRange) {
         option->add_result(bad);
         EXPECT_THROW(option->run_callback(), CLI::ParseError) << name << " = \"" << bad << "\"";
       }
-      // All but what increment adds are amounts.
+      // Every number is an amount, except for increment's --by, which may be negative.
       option->clear();
       option->add_result("-1");
       if (option->get_name() == "--by") {

@@ -1,4 +1,5 @@
-// The files that kvadmin writes: whole under their names, or not there; and never in the place of somebody else's.
+// The files that kvadmin writes: a file or directory with its final name is complete, and kvadmin
+// never replaces a file that it did not create.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -52,7 +53,7 @@ bool IsPart(const std::string& name) { return name.starts_with("part"); }
 
 TEST_F(FilesTest, ADirectoryGetsItsNameWhenItIsWhole) {
   fs::create_directory(In("empty"));
-  fs::create_directory(In("begun.partial"));  // killed before the marker was there
+  fs::create_directory(In("begun.partial"));  // left by a process killed before it created the marker
   for (const char* name : {"new", "empty", "begun", "deep/er/new", "slash/"}) {
     PartialDirectory directory(IsPart);
     ASSERT_TRUE(directory.Prepare(In(name)).ok());
@@ -90,7 +91,8 @@ TEST_F(FilesTest, WhatAKilledOneLeftIsCleared) {
 }
 
 TEST_F(FilesTest, SomebodyElsesFilesStay) {
-  // A .partial that is not ours; one that is, with something in it that is not; a file; a directory with contents.
+  // A .partial directory that kvadmin did not create; one that it did, with a foreign file in it; a
+  // file; a directory with contents; and a .partial that is a file.
   Put("a.partial/precious", "1");
   Put(std::string("b.partial/") + kUnfinishedName, "");
   Put("b.partial/part-1", "ours");
@@ -122,7 +124,7 @@ TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
     EXPECT_TRUE(first.resumable());
   }
   {
-    ExportFile second;  // begins anew, and is cut short before it saves
+    ExportFile second;  // starts over, and is interrupted before it saves
     ASSERT_TRUE(second.Open(In("x"), "all", /*resume=*/false, &position).ok());
     EXPECT_EQ(position.bytes, 0u);
     ASSERT_TRUE(second.Write("newer rows, of another moment\n").ok());
@@ -130,7 +132,7 @@ TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
   }
   ExportFile third;
   ASSERT_TRUE(third.Open(In("x"), "all", /*resume=*/true, &position).ok());
-  EXPECT_EQ(position.bytes, 0u) << "it would mix two moments";
+  EXPECT_EQ(position.bytes, 0u) << "the file would mix two moments";
   EXPECT_EQ(position.cursor, "");
 }
 
@@ -142,7 +144,7 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
     ASSERT_TRUE(first.Write("1\n").ok());
     ASSERT_TRUE(first.Save({"cursor", "snapshot", 0, 1}).ok());
     ASSERT_TRUE(first.Write("2\n").ok());
-    // One writer at a time.
+    // Only one writer at a time is allowed.
     ExportFile other;
     EXPECT_EQ(other.Open(In("x"), "all", /*resume=*/true, &position).code(), Code::kAlreadyExists);
   }
@@ -188,7 +190,7 @@ TEST_F(FilesTest, InputIsReadWholeOrFails) {
   EXPECT_EQ(all->size(), (3u << 20) + 3);
   EXPECT_EQ(ReadInput(In("in"), 1 << 20).code(), Code::kInvalidArgument);
   EXPECT_EQ(ReadInput(In("none"), 1).code(), Code::kNotFound);
-  EXPECT_EQ(ReadInput(root_.string(), 1).code(), Code::kInvalidArgument) << "a directory is no empty file";
+  EXPECT_EQ(ReadInput(root_.string(), 1).code(), Code::kInvalidArgument) << "a directory is not an empty file";
 }
 
 }  // namespace

@@ -8,7 +8,7 @@
 namespace pando::admin {
 namespace {
 
-// "line:key=value" for a record, "line!error" for what is none.
+// "line:key=value" for a record, "line!error" for an invalid record.
 std::vector<std::string> ReadAll(Format format, const std::string& input) {
   std::istringstream in(input);
   auto reader = MakeRecordReader(format, in);

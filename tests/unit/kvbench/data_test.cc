@@ -27,7 +27,7 @@ TEST(Values, AreCheckable) {
     FillValue("key-1", 42, value.data(), bytes);
     EXPECT_TRUE(CheckValue("key-1", value, bytes));
     EXPECT_FALSE(CheckValue("key-1", value, bytes + 1));
-    if (bytes < 64) continue;  // too short to hold bytes that depend on the key
+    if (bytes < 64) continue;  // too short for bytes that depend on the key
     EXPECT_FALSE(CheckValue("key-2", value, bytes)) << "another key's value";
     for (size_t at : {size_t{0}, size_t{9}, bytes / 2, bytes - 1}) {
       std::string damaged = value;
@@ -64,7 +64,7 @@ TEST(Values, AreHalfRandomHalfRepetitive) {
   size_t period = repeated.find(repeated.substr(0, 20), 1);
   ASSERT_LT(period, 100u);
   EXPECT_EQ(repeated.substr(0, 300), repeated.substr(period, 300));
-  std::set<std::string> words;  // 4-byte strings, as a compressor looks for them
+  std::set<std::string> words;  // 4-byte strings, the shortest matches of a compressor
   for (const std::string& value : {first, second}) {
     for (size_t at = 8; at + 4 <= 496; ++at) words.insert(value.substr(at, 4));
   }
@@ -97,7 +97,7 @@ TEST(ZipfianRanks, FollowTheLaw) {
   }
   double zeta = 0;
   for (uint64_t i = 1; i <= kN; ++i) zeta += 1 / std::pow(static_cast<double>(i), Zipfian::kTheta);
-  for (uint64_t rank : {0u, 1u}) {  // exact in the method
+  for (uint64_t rank : {0u, 1u}) {  // the method is exact for these ranks
     double expected = kDraws / std::pow(static_cast<double>(rank + 1), Zipfian::kTheta) / zeta;
     EXPECT_NEAR(seen[rank], expected, expected * 0.03);
   }

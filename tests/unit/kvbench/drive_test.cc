@@ -35,7 +35,7 @@ TEST(OpenLoop, LatencyBeginsWhenAnOperationWasDueNotWhenItWasDrawn) {
   OpSource source(spec);
   source.Start(/*begin_ns=*/5'000'000);
   OpClient client(&source, 0);
-  const int64_t late_ns = 900'000'000;  // the engine was stalled all the time
+  const int64_t late_ns = 900'000'000;  // the engine was stalled until then
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(source.NextDueNs(), 5'000'000 + i * 1'000'000);
     const DrawnOp* op = client.Draw(late_ns);
@@ -147,7 +147,7 @@ TEST(LoadSource, HandsOutEveryRecordOnceAndSortedWhenAsked) {
       EXPECT_EQ(batch.count, keys.size() == 1000 ? 1u : 100u);
       for (size_t i = 0; i < batch.count; ++i) {
         EXPECT_TRUE(CheckValue(batch.keys[i], batch.values[i], 1000));
-        keys.push_back(std::move(batch.keys[i]));  // as an engine may
+        keys.push_back(std::move(batch.keys[i]));  // an engine may move the strings out
       }
     }
     EXPECT_EQ(std::is_sorted(keys.begin(), keys.end()), sorted);

@@ -109,9 +109,9 @@ TEST(Report, ComparesPandoWithTheBestPeerRunByRun) {
   };
   add_runs("pando", {300, 900, 80});
   add_runs("rocksdb", {100, 190, 100});
-  add_runs("lmdb", {150, 160, 32});  // the better median
+  add_runs("lmdb", {150, 160, 32});  // the best median of the peers
   add("pando-16k", 2, 240);
-  add("fio", 1, 1000);  // no peer
+  add("fio", 1, 1000);  // not a peer
   std::string table = RenderEngineTable(all);
   EXPECT_NE(table.find("2.50"), std::string::npos) << table;  // of 300 / 150, 900 / 160 and 80 / 32
   EXPECT_NE(table.find("1.50"), std::string::npos) << table;  // 240 / 160

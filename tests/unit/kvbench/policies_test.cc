@@ -1,4 +1,4 @@
-// The simulated eviction policies: what each must and must not do, on traces small enough to tell by hand.
+// The simulated eviction policies, on traces small enough to check by hand.
 #include "tools/kvbench/policies.h"
 
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ TEST(Policies, KeepWhatFits) {
 }
 
 TEST(Policies, EvictTheirVictims) {
-  // 1 was used again: LRU and the clocks evict 2 for 4.
+  // Page 1 was used again, so LRU and the clocks evict page 2 to load page 4.
   for (const char* name : {"lru", "clock", "sieve"}) {
     EXPECT_EQ(Hits(name, 3, {1, 2, 3, 1, 4, 1, 3, 2}),
               (std::vector<bool>{false, false, false, true, false, true, true, false}))

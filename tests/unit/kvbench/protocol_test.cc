@@ -1,5 +1,5 @@
-// The templates say what the generated code says, answers are told apart, and the cutter finds them whatever the
-// pieces they arrive in.
+// kvbench's protocols: the templates equal what the generated code writes, Parse classifies
+// answers, and ReplyCutter finds the answers in pieces of any size.
 #include "tools/kvbench/protocol.h"
 
 #include <gtest/gtest.h>
@@ -77,7 +77,7 @@ std::string ErrorReply(const std::string& message) {
 TEST(Thrift, RequestsDecodeWithTheGeneratedCode) {
   auto protocol = MakeThriftProtocol(kShape);
   const std::string key = MakeKey(9, 16);
-  std::string out = "x";  // requests are appended behind what is there
+  std::string out = "x";  // requests are appended to existing bytes
   protocol->AppendGet(key, &out);
   api::Kv_get_args get;
   ReadCall(out.substr(1), "get", &get);
@@ -160,9 +160,10 @@ TEST(Thrift, ScansCountAndCheckRows) {
 TEST(Thrift, CutAndDamagedAnswersAreErrorsAndNeverReadOutside) {
   auto protocol = MakeThriftProtocol(kShape);
   const std::string good = GetOk(ValueOf(MakeKey(1, 16)));
-  constexpr size_t kMessageBytes = 4 + 4 + 3 + 4;  // version and type, name, sequence number
+  constexpr size_t kMessageBytes = 4 + 4 + 3 + 4;  // version and type, name, sequence id
   for (size_t length = 5; length < good.size(); ++length) {
-    std::vector<char> cut(good.begin(), good.begin() + static_cast<long>(length));  // a sanitizer sees its end
+    // Exact size, for sanitizers.
+    std::vector<char> cut(good.begin(), good.begin() + static_cast<long>(length));
     for (OpKind kind : {OpKind::kGet, OpKind::kPut, OpKind::kScan}) {
       std::string_view frame(cut.data(), cut.size());
       EXPECT_EQ(protocol->Parse(kind, frame).outcome, Outcome::kError) << "cut at " << length;
@@ -202,7 +203,7 @@ TEST(Resp, RequestsAndAnswers) {
   EXPECT_EQ(protocol->ReplyBytes(std::string(10'000, '+')), Protocol::kGarbage);
 }
 
-// Feeds `stream` in random pieces and expects `replies` back.
+// Feeds the concatenated `replies` in random pieces and expects the same replies back.
 void ExpectCut(const Protocol& protocol, const std::vector<std::string>& replies, uint64_t seed) {
   SCOPED_TRACE("replay: unit_kvbench --gtest_filter=Cutter.* with seed " + std::to_string(seed));
   std::string stream;
@@ -213,7 +214,7 @@ void ExpectCut(const Protocol& protocol, const std::vector<std::string>& replies
   for (size_t at = 0; at < stream.size();) {
     size_t most = random.Below(4) == 0 ? stream.size() : 1 + random.Below(200);
     size_t n = std::min(stream.size() - at, 1 + random.Below(most));
-    // A heap copy of exactly this piece, so that a sanitizer sees every byte read past it.
+    // A heap copy of exactly this piece, so that a sanitizer reports every read past its end.
     std::vector<char> piece(stream.begin() + static_cast<long>(at), stream.begin() + static_cast<long>(at + n));
     Status status = cutter.Feed(piece, [&](std::string_view frame) { cut.emplace_back(frame); });
     ASSERT_TRUE(status.ok()) << status.ToString();

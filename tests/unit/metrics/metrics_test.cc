@@ -1,4 +1,5 @@
-// Histograms against exact percentiles of the same numbers, and the exposition text.
+// Compares histograms with the exact percentiles of the same numbers, and checks the exposition
+// text.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

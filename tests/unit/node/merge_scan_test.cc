@@ -18,7 +18,7 @@ namespace pando {
 namespace {
 
 TEST(FirstShare, IsTheExpectedShareWithRoomForChance) {
-  EXPECT_EQ(FirstShare(100, 1, 1), 100u);  // never more than the whole
+  EXPECT_EQ(FirstShare(100, 1, 1), 100u);  // at most the whole
   EXPECT_EQ(FirstShare(1600, 16, 1), 130u);
   EXPECT_EQ(FirstShare(1, 16, 1), 1u);
   EXPECT_EQ(FirstShare(0, 16, 1), 1u);
@@ -55,7 +55,7 @@ class MergeScanModel : public testing::TestWithParam<uint64_t> {
     for (size_t i = 0; i < records; ++i) {
       std::string key = RandomKey();
       ReadResult record{true, i + 1, 0, std::string(Pick(40), 'v')};
-      // Sometimes one partition holds nearly everything.
+      // Sometimes one partition holds almost everything.
       size_t owner = Pick(4) == 0 ? 0 : HashId(key) % partitions;
       for (auto& fake : fakes_) fake->records.erase(key);
       fakes_[owner]->records[key] = record;

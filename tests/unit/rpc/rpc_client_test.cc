@@ -1,4 +1,4 @@
-// The client against a real server and against one that misbehaves, on the simulated kernel.
+// The client with a real server and with one that misbehaves, on the simulated kernel.
 #include "src/rpc/rpc_client.h"
 
 #include <gmock/gmock.h>

@@ -14,7 +14,7 @@
 namespace pando {
 namespace {
 
-// method -> frames, one for each protocol
+// Maps each method to its frames, one for each protocol.
 std::map<std::string, std::vector<std::string>> ReadFixtures() {
   std::map<std::string, std::vector<std::string>> frames;
   std::ifstream in(PANDO_WIRE_FIXTURES "/requests_v2.txt");
