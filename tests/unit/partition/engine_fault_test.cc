@@ -81,7 +81,7 @@ std::string Compare(const Ledger& ledger, const Records& found) {
   return "";
 }
 
-// Opens, compares, closes, audits.
+// Opens the store, compares it with the ledger, closes it, and audits it.
 Task<std::string> OpenAndCompare(Reactor* reactor, Setup setup, Ledger* ledger, bool checkpoint) {
   auto engine = co_await OpenEngine(*reactor, setup);
   if (!engine.ok()) co_return "open: " + engine.status().ToString();
@@ -107,7 +107,7 @@ class EngineFaultTest : public testing::Test {
     setup_.engine.log_segment_bytes = 128u << 10;
     setup_.engine.log_budget_bytes = 1u << 20;
   }
-  // A new process: engines register their memory once.
+  // Starts a new process. Each engine needs one, because its reactor can register memory only once.
   void Boot() {
     if (machine_->running()) machine_->ProcessCrash(1);
     reactor_ = machine_->Boot();

@@ -1,4 +1,4 @@
-// The engine's contract on both kernels: the same bodies run on the simulated one and on io_uring.
+// The engine's contract. The same tests run on the simulated kernel and on io_uring.
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
@@ -16,7 +16,7 @@ namespace {
 class Host {
  public:
   virtual ~Host() = default;
-  virtual void Restart() = 0;  // a new process: a reactor that has not been used
+  virtual void Restart() = 0;  // starts a new process with a new reactor
   virtual void Run(Task<void> (*body)(Reactor&, Setup)) = 0;
   Setup setup;
 };

@@ -12,7 +12,7 @@ namespace {
 constexpr int kRecords = 500;
 constexpr int kExpiring = (kRecords + 1) / 3;
 constexpr int64_t kTtlMs = 10'000;
-constexpr Nanos kSweepTime = 5 * kSecond;  // more than a sweep of a few hundred records takes
+constexpr Nanos kSweepTime = 5 * kSecond;  // enough for a sweep of a few hundred records
 
 std::string Key(int i) { return fmt::format("key-{:04}", i); }
 // One third never expires, one third does, and one third would but is renewed.
@@ -25,7 +25,7 @@ WriteOp PutWithTtl(int i, TtlMode mode, int64_t ttl_ms) {
   return op;
 }
 
-// Records that the tree stores, expired or not.
+// The number of records in the tree, expired or not.
 Task<uint64_t> Stored(Partition* p) {
   Result<Aggregates> sum = co_await static_cast<Replica*>(p)->tree().Aggregate(0, "", "", /*now_ms=*/0);
   EXPECT_OK(sum.status());
@@ -83,7 +83,7 @@ Task<void> ExpireAndSweep(Reactor* reactor, Setup setup) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
 }
 
-// Recovery replays the removals as they were decided.
+// Recovery replays the removals of the sweep from the log.
 Task<void> FindSwept(Reactor* reactor, Setup setup) {
   auto engine = co_await OpenEngine(*reactor, setup);
   EXPECT_OK(engine.status());
@@ -278,7 +278,8 @@ TEST_F(ExpiryTest, ExpiredRecordsVanishAtOnceAndAreSwept) {
 }
 
 TEST_F(ExpiryTest, WhatExpiredWhileNothingRanIsSweptLater) {
-  for (uint32_t page_bytes : {4096u, 8192u}) {  // known from the log, and from the root's reference
+  // Found through the log, and through the root's reference.
+  for (uint32_t page_bytes : {4096u, 8192u}) {
     machine_->PowerLoss(1);
     machine_->disk() = SimDisk();
     setup_.store.page_bytes = page_bytes;

@@ -205,7 +205,7 @@ Task<void> ReplaceFromManyWriters(FullDiskTest* t, Engine* engine) {
   for (uint64_t w = 0; w < kWriters; ++w) writers.Spawn(ReplaceSome(engine, w, &stored, &refused));
   co_await writers.Drain();
   EXPECT_GT(stored, 10u);
-  // Every page and all metadata find room.
+  // There is space for every page and all metadata.
   for (int i = 0; i < 3; ++i) {
     EXPECT_OK(co_await engine->CheckpointAll());
     EXPECT_OK(co_await Remove(engine->partition(0), "nothing"));
@@ -294,7 +294,7 @@ Task<void> WaitForSpace(FullDiskTest* t, Engine* engine) {
   EXPECT_LT(stats.file_bytes - stats.hole_bytes, stats.used_bytes * 9 / 8 + (6u << 20));
 }
 
-// bbolt#288, lmdb-js#335: files that never shrink.
+// bbolt#288 and lmdb-js#335: files that never shrink.
 TEST_F(FullDiskTest, DeletedSpaceGoesBackToTheFileSystem) {
   setup_.engine.release.bytes_per_s = 8u << 20;
   setup_.engine.release.after_ns = kSecond;

@@ -88,7 +88,7 @@ Task<void> MovedBody(MovedStoreTest* t) {
   EXPECT_OK(co_await (*other)->Close(/*checkpoint=*/false));
   const auto before = t->Contents("/data");
 
-  co_await WriteMany(old_store->get(), 100, 400);  // 1.2 MB: every segment of its log is recycled
+  co_await WriteMany(old_store->get(), 100, 400);  // 1.2 MB, so every log segment is recycled
   EXPECT_OK((*old_store)->failure());
   EXPECT_TRUE(t->Contents("/data") == before) << "the old process changed the other store's files";
   (*old_store)->scrubber().StartPass(1u << 30);

@@ -22,7 +22,7 @@ using FilePtr = std::unique_ptr<PartitionFile>;
 
 inline PartitionFileOptions FileOptions() { return {kPath, kNode, kPartition, 4096}; }
 
-// docs/FORMAT.md, "Partition file".
+// The checksum of an extent as docs/FORMAT.md, "Partition file", defines it.
 inline uint64_t HandExtentChecksum(std::string_view bytes, uint64_t block) {
   return Hash64(bytes, HandSeed(kHi, kLo, block));
 }

@@ -32,7 +32,7 @@ TEST_F(PartitionFileTest, GoldenNewFile) {
 TEST_F(PartitionFileTest, GoldenCheckpoint) {
   const Superblock sb = TwoCheckpoints();
   const std::string file = Contents();
-  // Slot 1 again: generation 3.
+  // Slot 1 holds generation 3.
   EXPECT_EQ(FirstDifference(file.substr(8192, 4096), file.substr(12288, 4096)), "");
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 56]), 3u);
   EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 72]), 30u);

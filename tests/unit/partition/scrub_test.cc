@@ -471,7 +471,8 @@ Task<void> ScrubUnderLoad(Load* load, Setup setup, std::string* problem) {
   tasks.Spawn(SnapshotAtRandom(load));
   Scrubber* scrubber = &load->engine->scrubber();
   for (int pass = 0; pass < 12 && problem->empty(); ++pass) {
-    // From much faster than the writers to so slow that a tree takes several slices.
+    // The rates range from much faster than the writers to so slow that a tree takes several
+    // slices.
     const uint64_t rates[] = {kFast, 8u << 20, 512u << 10, 48u << 10};
     scrubber->StartPass(rates[random.Below(pass < 4 ? 4 : 3)]);
     co_await UntilIdle(load->reactor, scrubber);

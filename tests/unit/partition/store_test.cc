@@ -21,7 +21,7 @@ struct MetaFields {
   uint64_t format = 1, partitions = 4, reactors = 2, page_bytes = 8192;
 };
 
-// docs/FORMAT.md, "Store file".
+// Builds a store file by hand, after docs/FORMAT.md, "Store file".
 std::string HandMeta(MetaFields f = {}) {
   HandBytes b;
   b.Text("PANDSTE1").U32(f.format).U32(f.partitions).U32(f.reactors).U32(f.page_bytes).Uuid(kHi, kLo);

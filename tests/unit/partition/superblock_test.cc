@@ -11,7 +11,7 @@ namespace {
 
 const char* const kPath = "/data/partition-00003/data";
 
-// docs/FORMAT.md, "Superblock".
+// Builds a superblock by hand, after docs/FORMAT.md, "Superblock".
 std::string HandSuperblock(uint32_t format, uint64_t features, uint64_t generation, uint64_t lsn,
                            uint64_t log_end = 0x7'0000'2000) {
   HandBytes b;
@@ -128,7 +128,7 @@ TEST(Superblock, TheNewerSlotCounts) {
 TEST(Superblock, OneCopyOfASlotIsEnough) {
   ExpectChosen(Choose(Damaged(Good(6, 60)), Good(6, 60), Good(5, 50), Good(5, 50)), 6, 50);
   ExpectChosen(Choose(Good(6, 60), Damaged(Good(6, 60)), Good(5, 50), Damaged(Good(5, 50))), 6, 50);
-  // The write of generation 8 stopped between the copies, in either order.
+  // The write of generation 8 stopped between the two copies, in either order.
   ExpectChosen(Choose(Good(8, 80), Good(6, 60), Good(7, 70), Good(7, 70)), 8, 70);
   ExpectChosen(Choose(Good(6, 60), Good(8, 80), Good(7, 70), Good(7, 70)), 8, 70);
 }

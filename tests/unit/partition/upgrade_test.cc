@@ -105,7 +105,7 @@ TEST_F(UpgradeTest, PartitionFilesOfFormat1) {
   Use(0);
 }
 
-// Power fails at each operation while the first checkpoints upgrade the file.
+// Power fails at each operation of the first checkpoints, which upgrade the file.
 TEST_F(UpgradeTest, APowerFailureMeanwhile) {
   FLAGS_minloglevel = 3;
   LoadFixture("store-format-1.blocks.zst", &machine_->disk());

@@ -178,7 +178,7 @@ Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup, int run) {
 class WatchTest : public testing::Test {
  protected:
   WatchTest() { setup_.store.partitions = 1; }
-  // Each time in a new process.
+  // Runs `body` in a new process.
   template <typename... Args>
   void Run(Task<void> (*body)(Reactor*, engine_test::Setup, Args...), Args... args) {
     if (machine_->running()) machine_->ProcessCrash(1);

@@ -34,7 +34,7 @@ WriteOp CheckOp(std::string key, Condition condition) {
   op.condition = std::move(condition);
   return op;
 }
-WriteOp TouchOp(std::string key, int64_t expires_at_ms) {  // 0: never
+WriteOp TouchOp(std::string key, int64_t expires_at_ms) {  // 0 = never
   WriteOp op;
   op.op = RecordOp::kTouch;
   op.key = std::move(key);

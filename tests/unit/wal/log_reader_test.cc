@@ -108,7 +108,7 @@ class LogReaderTest : public testing::Test {
   struct Group {
     LogPosition durable = 0;
     int partition = 0;
-    Lsn lsn = 0;  // 0: no records
+    Lsn lsn = 0;  // 0 = no records
     uint32_t flags = 0;
     size_t bytes = 50;
     LogPosition previous_end = 0;  // 0: the end of the previous group

@@ -164,7 +164,7 @@ struct GivesUpItsSpace {
     for (int i = 0; i < 10; ++i) tasks.Spawn(Waiter(&log, i % 2 == 0 ? &a : &b, /*append=*/i == 9, &admitted));
     co_await Sleep(reactor, kSecond);
     EXPECT_EQ(admitted, 0);
-    a.Release(a.durable());  // room for a few; nothing else will ever be released
+    a.Release(a.durable());  // space for a few; nothing else is ever released
     co_await Sleep(reactor, kSecond);
     EXPECT_EQ(admitted, 10) << "a writer that was admitted but appended nothing kept the others waiting";
     co_await tasks.Drain();

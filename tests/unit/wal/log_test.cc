@@ -1,4 +1,4 @@
-// The Log on the simulated kernel: group commit, announcements, budgets, recycling, failures.
+// The Log on the simulated kernel: group commit, announcements, budgets, recycling and failures.
 #include "src/wal/log.h"
 
 #include <gtest/gtest.h>
