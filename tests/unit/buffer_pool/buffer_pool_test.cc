@@ -425,7 +425,7 @@ TEST_F(BufferPoolTest, WhatIsWrittenToAPlaceReplacesWhatWasReadFromIt) {
   EXPECT_EQ(written->page_id, 77u);
   EXPECT_EQ(HeaderOf(pool_->data(*old)).page_id, 5u) << "freed while a reader held a pin";
   pool_->Drop(written);
-  EXPECT_EQ(pool_->Lookup(&owner_, refs_[5].location), nullptr) << "the old page came back";
+  EXPECT_EQ(pool_->Lookup(&owner_, refs_[5].location), nullptr) << "the old page reappeared";
   reader.Release();
   EXPECT_EQ(pool_->free_frames(), kFrames);
 }

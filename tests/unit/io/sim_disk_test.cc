@@ -213,7 +213,7 @@ TEST_F(DiskTest, HolesGiveSpaceBackAndAreVolatile) {
   EXPECT_EQ(disk.used_bytes(), used - 2 * 4096);
   EXPECT_EQ(disk.ReadAll("/f"), std::string(4096, 'a') + std::string(2 * 4096, '\0') + std::string(4096, 'a'));
   const auto space = [](const SimDisk& d) { return std::to_string(d.used_bytes() / 4096); };
-  EXPECT_THAT(Outcomes(space), ElementsAre("2", "3", "4")) << "each block is given back or not";
+  EXPECT_THAT(Outcomes(space), ElementsAre("2", "3", "4")) << "each block is either returned or not";
   Sync(file);
   EXPECT_THAT(Outcomes(space), ElementsAre("2"));
   // The same for allocating the space again.
@@ -221,7 +221,7 @@ TEST_F(DiskTest, HolesGiveSpaceBackAndAreVolatile) {
   EXPECT_THAT(Outcomes(space), ElementsAre("2", "3", "4"));
   Sync(file);
   EXPECT_THAT(Outcomes(space), ElementsAre("4"));
-  EXPECT_EQ(disk.PunchHole(file, 3 * 4096, 100 * 4096), 0) << "it may reach beyond the end";
+  EXPECT_EQ(disk.PunchHole(file, 3 * 4096, 100 * 4096), 0) << "the range may extend past the end";
   EXPECT_EQ(disk.Size(file), 4u * 4096);
 }
 
@@ -260,7 +260,7 @@ TEST_F(DiskTest, CapacityIsGivenBackByRemoval) {
   EXPECT_EQ(disk.Allocate(other, 0, 1), -ENOSPC);
   Write(0, std::string(4096, 'b'));  // an overwrite in place needs no space
   ASSERT_EQ(disk.Unlink("/f"), 0);
-  EXPECT_EQ(disk.Write(other, "x", 1, 0), -ENOSPC) << "it is still open";
+  EXPECT_EQ(disk.Write(other, "x", 1, 0), -ENOSPC) << "the file is still open";
   disk.CloseInode(file);
   EXPECT_EQ(disk.Write(other, "x", 1, 0), 1);
   EXPECT_EQ(disk.used_bytes(), 4096u);

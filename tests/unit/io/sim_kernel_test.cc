@@ -375,7 +375,7 @@ TEST_F(TwoMachines, AProcessCrashResetsAPowerLossIsSilent) {
   b->ProcessCrash(1);
   kernel.RunFor(kSecond);
   EXPECT_TRUE(client.closed);
-  EXPECT_EQ(Dial().code(), Code::kUnavailable) << "the host is up, nobody listens";
+  EXPECT_EQ(Dial().code(), Code::kUnavailable) << "the host is up, but no process listens";
 
   rb = b->Boot();
   acceptor.sinks.clear();

@@ -43,7 +43,7 @@ TEST(JsonLines, AWrongLineIsNamedAndTheNextOneRead) {
   ASSERT_EQ(got.size(), 4u);
   EXPECT_EQ(got[0].substr(0, 10), "1!not JSON");
   EXPECT_EQ(got[1], "2:a=1");
-  EXPECT_EQ(got[2].substr(0, 10), "3!not JSON") << "bytes that are not UTF-8 belong into key_b64";
+  EXPECT_EQ(got[2].substr(0, 10), "3!not JSON") << "bytes that are not UTF-8 belong in key_b64";
   EXPECT_EQ(got[3], "4!not a JSON object");
 }
 
@@ -68,7 +68,7 @@ TEST(Csv, QuotesLineEndsAndLineNumbers) {
   EXPECT_EQ(ReadAll(Format::kCsv, "key,value\na,1\r\n\r\n\"b\",\"x\ny \"\"z\"\"\"\nc, 3 \nd,"),
             (Lines{"2:a=1", "4:b=x\ny \"z\"", "6:c= 3 ", "7:d="}));
   EXPECT_EQ(ReadAll(Format::kCsv, "\xef\xbb\xbfvalue,other,key\n1,2,3\n"), (Lines{"2:3=1"}))
-      << "any order, with a mark";
+      << "columns in any order, with a byte order mark";
   EXPECT_EQ(ReadAll(Format::kCsv, "key_b64,value_b64\nYQ==,/w==\n"), (Lines{"2:a=\xff"}));
 }
 
@@ -85,11 +85,11 @@ TEST(Csv, WrongRowsAreNamedAndTheNextOneRead) {
   EXPECT_EQ(got[2].substr(0, 9), "4!not CSV");
   EXPECT_EQ(got[3], "5:d=4");
   EXPECT_EQ(got[4], "6!the record has 3 fields, but the header has 2");
-  EXPECT_EQ(got[5].substr(0, 9), "7!not CSV") << "a quote that is never closed takes the rest with it";
+  EXPECT_EQ(got[5].substr(0, 9), "7!not CSV") << "an unclosed quote swallows the rest of the input";
 }
 
 TEST(Csv, SpacesInTheHeaderAreNotPartOfTheNames) {
-  EXPECT_EQ(ReadAll(Format::kCsv, " key , value\na, 1\n"), (Lines{"2:a= 1"})) << "those of a field are";
+  EXPECT_EQ(ReadAll(Format::kCsv, " key , value\na, 1\n"), (Lines{"2:a= 1"})) << "spaces in a field are part of it";
   EXPECT_EQ(ReadAll(Format::kCsv, "\"key\", \"value\"\nb,2\n"), (Lines{"2:b=2"}));
   EXPECT_EQ(ReadAll(Format::kCsv, "\xef\xbb\xbfkey\t,value\nc,3\n"), (Lines{"2:c=3"}));
 }
@@ -103,7 +103,8 @@ TEST(Csv, ErrorsNameLineColumnAndReason) {
   EXPECT_EQ(got[1],
             "3!not CSV: line 3, column 6: there is text after the end quote of a field; double each quote inside "
             "a quoted field");
-  EXPECT_EQ(got[2].substr(0, 30), "4!not CSV: line 5, column 7: t") << "the row's line first, then where it is wrong";
+  EXPECT_EQ(got[2].substr(0, 30), "4!not CSV: line 5, column 7: t")
+      << "the first line of the row, then the line of the mistake";
   EXPECT_EQ(got[3], "6:h=1");
   EXPECT_EQ(got[4], "7!not CSV: the record that begins on line 7 has a quoted field without an end quote");
 }

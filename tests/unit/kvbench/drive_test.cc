@@ -39,7 +39,7 @@ TEST(OpenLoop, LatencyBeginsWhenAnOperationWasDueNotWhenItWasDrawn) {
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(source.NextDueNs(), 5'000'000 + i * 1'000'000);
     const DrawnOp* op = client.Draw(late_ns);
-    ASSERT_NE(op, nullptr) << "all that was due within the window is done, however late";
+    ASSERT_NE(op, nullptr) << "every operation that was due within the window must be drawn, however late";
     EXPECT_EQ(op->from_ns, 5'000'000 + i * 1'000'000);
   }
   EXPECT_EQ(source.NextDueNs(), std::nullopt);
@@ -116,7 +116,7 @@ TEST(OpClient, ChecksWhatIsRead) {
   EXPECT_EQ(client.CheckFound(true, value.substr(1), &tally).code(), Code::kCorruption);
   value[100] = static_cast<char>(value[100] ^ 1);
   EXPECT_EQ(client.CheckFound(true, value, &tally).code(), Code::kCorruption);
-  EXPECT_EQ(client.CheckFound(false, "", &tally).code(), Code::kCorruption) << "nobody removes records";
+  EXPECT_EQ(client.CheckFound(false, "", &tally).code(), Code::kCorruption) << "no client removes records";
 }
 
 TEST(DriveTally, KeepsTheWorstLatencyOfEverySlice) {

@@ -58,7 +58,7 @@ TEST(ProcessIo, IsReadFromTheKernelsText) {
       "read_bytes: 4096\nwrite_bytes: 323932160\ncancelled_write_bytes: 160\n");
   ASSERT_TRUE(io.ok());
   EXPECT_EQ(io->read_bytes, 4096u);
-  EXPECT_EQ(io->written_bytes, 323932000u) << "without what was never written";
+  EXPECT_EQ(io->written_bytes, 323932000u) << "without canceled writes";
   EXPECT_EQ(ParseProcessIo("read_bytes: 4096\n").code(), Code::kCorruption);
   EXPECT_EQ(ParseProcessIo("read_bytes: x\nwrite_bytes: 1\ncancelled_write_bytes: 0\n").code(), Code::kCorruption);
   EXPECT_TRUE(ReadProcessIo().ok());

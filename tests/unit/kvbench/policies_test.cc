@@ -29,7 +29,8 @@ TEST(Policies, EvictTheirVictims) {
               (std::vector<bool>{false, false, false, true, false, true, true, false}))
         << name;
   }
-  EXPECT_DOUBLE_EQ(BestHitRate({1, 2, 3, 1, 2, 3, 1, 2}, 2), 0.5) << "1 hits at once, and one of two from then on";
+  EXPECT_DOUBLE_EQ(BestHitRate({1, 2, 3, 1, 2, 3, 1, 2}, 2), 0.5)
+      << "page 1 hits at once, and then every second access";
 }
 
 TEST(Policies, NothingBeatsTheBest) {

@@ -109,7 +109,7 @@ TEST_P(KvRangeTest, WhatIsWrittenBetweenReadingAndRemovingSurvives) {
   EXPECT_EQ(Keys().size(), 100u)
       << "every record survives, whether it was written before its key was read, before its removal, or after";
   EXPECT_GT(reply->success.removed, 0);
-  EXPECT_LT(reply->success.removed, 100) << "nothing was written meanwhile";
+  EXPECT_LT(reply->success.removed, 100) << "no record was written during the call";
 }
 
 TEST_P(KvRangeTest, FailuresAndBadRequests) {
@@ -137,18 +137,19 @@ TEST_P(KvRangeTest, FailuresAndBadRequests) {
   args.max_version = 0;
   api::Kv_scan_args scan;
   scan.request.cursor = args.cursor;
-  EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", scan)->error.code, c.BAD_CURSOR) << "and to its method";
+  EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", scan)->error.code, c.BAD_CURSOR)
+      << "a cursor also belongs to its method";
 
   node_->fakes[3]->write_failure = Status(Code::kAborted, "the log failed");
   args = {};
   auto failed = DeleteRange(args);
   EXPECT_EQ(failed->error.code, c.UNAVAILABLE);
   EXPECT_EQ(failed->error.applied, c.APPLIED_UNKNOWN);
-  EXPECT_TRUE(failed->error.retryable) << "calling again does no harm";
+  EXPECT_TRUE(failed->error.retryable) << "a retry is harmless";
   node_->fakes[3]->write_failure = Status();
   node_->fakes[3]->failure = Status(Code::kUnavailable, "closing");
   failed = DeleteRange(args);
-  EXPECT_EQ(failed->error.applied, c.APPLIED_NO) << "it could not even read";
+  EXPECT_EQ(failed->error.applied, c.APPLIED_NO) << "the read failed already";
   node_->fakes[3]->failure = Status();
   DeleteAll({});
   EXPECT_TRUE(Keys().empty());
@@ -164,7 +165,7 @@ TEST_P(KvRangeTest, SizesWithoutValues) {
     auto page = CallFor<api::Kv_scan_result>("scan", args);
     ASSERT_TRUE(page->__isset.success) << page->error.message;
     EXPECT_GE(page->success.rows.size() + (page->success.cursor.empty() ? 100 : 0), 60u)
-        << "only what is sent counts towards limit_bytes";
+        << "only bytes that are sent count toward limit_bytes";
     for (const api::Row& row : page->success.rows) {
       EXPECT_EQ(row.key, fmt::format("k{:02}", next));
       EXPECT_EQ(row.value, "");

@@ -287,7 +287,7 @@ TEST_P(KvServiceTest, ScansAndCountsOverAllPartitionsAndWithinATag) {
   args.request.prefix = "{tag}";
   EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", args)->success.rows.size(), 300u);
   for (auto& fake : node_->fakes) after += fake->scans;
-  EXPECT_EQ(after - before, 1u) << "a scan inside one tag asks one partition";
+  EXPECT_EQ(after - before, 1u) << "a scan within one tag reads one partition";
 
   api::Kv_count_args count;
   EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->success.count, 600);

@@ -82,7 +82,7 @@ class MergeScanModel : public testing::TestWithParam<uint64_t> {
       size_t bytes = 0;
       for (size_t i = 0; i < page->rows.size(); ++i) {
         bytes += page->rows[i].bytes();
-        EXPECT_TRUE(i == 0 || bytes <= max_bytes) << "a row beyond the limit";
+        EXPECT_TRUE(i == 0 || bytes <= max_bytes) << "the page has a row beyond the limit";
         rows.emplace_back(page->rows[i].key, page->rows[i].value);
       }
       if (page->exhausted) return rows;

@@ -32,7 +32,7 @@ TEST(SnapshotToken, EveryFlippedBitAndEveryCutIsRefused) {
   }
   for (size_t cut = 0; cut < good.size(); ++cut) EXPECT_FALSE(DecodeSnapshotToken(good.substr(0, cut)).ok()) << cut;
   EXPECT_FALSE(DecodeSnapshotToken(good + '\0').ok());
-  EXPECT_FALSE(DecodeSnapshotToken(EncodeSnapshotToken({0, 7})).ok()) << "0 is the newest state";
+  EXPECT_FALSE(DecodeSnapshotToken(EncodeSnapshotToken({0, 7})).ok()) << "version 0 means the newest state";
 }
 
 class SnapshotsTest : public testing::Test {

@@ -61,7 +61,7 @@ TEST(BackupFormat, GoldenBytes) {
     bad[bit / 8] = static_cast<char>(bad[bit / 8] ^ (1 << (bit % 8)));
     EXPECT_EQ(ParseBackupTrailer(bad, 12288 + 4096 + 4096, "f").code(), Code::kCorruption) << bit;
   }
-  EXPECT_EQ(ParseBackupTrailer(trailer_want, 12288 + 4096, "f").code(), Code::kCorruption) << "the file was cut";
+  EXPECT_EQ(ParseBackupTrailer(trailer_want, 12288 + 4096, "f").code(), Code::kCorruption) << "the file was truncated";
   header.format = 2;
   SealBackupHeader(&header);
   EXPECT_EQ(ParseBackupHeader({reinterpret_cast<const char*>(&header), sizeof(header)}, "f").code(), Code::kVersion);
@@ -94,7 +94,7 @@ Task<Result<std::vector<PageImage>>> ReadAll(Partition* p, SnapshotId id, Genera
     CO_ASSIGN_OR_RETURN(PageBatch batch, co_await p->ReadPages(id, since, at, most));
     size_t bytes = 0;
     for (PageImage& image : batch.images) {
-      EXPECT_LT(bytes, most) << "a page behind the one that filled the batch";
+      EXPECT_LT(bytes, most) << "the batch has a page after the one that filled it";
       bytes += image.bytes.size();
       images.push_back(std::move(image));
     }
@@ -184,7 +184,7 @@ Task<void> TakeBackups(Reactor* reactor, engine_test::Setup setup, uint64_t seed
     EXPECT_OK(images.status());
     std::set<uint64_t> places;
     for (const PageImage& image : *images) {
-      EXPECT_TRUE(places.insert(image.location.packed).second) << "a page came twice";
+      EXPECT_TRUE(places.insert(image.location.packed).second) << "a page was returned twice";
     }
     now.paths.push_back(fmt::format("/backup-{}", round));
     EXPECT_OK(co_await WriteBackup(reactor, &now.paths[0], header, &*images));
@@ -258,7 +258,7 @@ Task<void> OpenRestored(Reactor* reactor, engine_test::Setup setup, const Taken*
   SimRandom random(static_cast<uint64_t>(round));
   co_await ChangeSome(p, &random, 300, 1000);
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/random.Chance(0.5)));
-  EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "") << "after it lived on";
+  EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "") << "after further use";
 }
 
 TEST(Backup, RestoresWhatTheSnapshotHeld) {

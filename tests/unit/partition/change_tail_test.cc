@@ -26,7 +26,7 @@ Heard Hear(const ChangeTail& tail, Version after, const std::string& prefix, Ver
     EXPECT_LE(page.changes.size(), limit);
     EXPECT_GE(page.up_to, heard.up_to);
     if (page.more) {
-      EXPECT_GT(page.up_to, heard.up_to) << "every page gets on";
+      EXPECT_GT(page.up_to, heard.up_to) << "every page must make progress";
     }
     heard.up_to = page.up_to;
     more = page.more;
@@ -40,17 +40,17 @@ TEST(ChangeTail, TellsOfWhatCameAfter) {
   tail.Begin(10, ChangeTail::kMinBytes);
   EXPECT_EQ(tail.newest(), 10u);
   EXPECT_FALSE(tail.After(10, "", 5, 100, 10).gone);
-  EXPECT_TRUE(tail.After(9, "", 5, 100, 10).gone) << "what was before the start is not known";
+  EXPECT_TRUE(tail.After(9, "", 5, 100, 10).gone) << "changes before the start are unknown";
   tail.Add(11, "a", false);
-  EXPECT_EQ(tail.newest(), 10u) << "the write is not over";
+  EXPECT_EQ(tail.newest(), 10u) << "the write has not ended";
   tail.Add(12, "ab", true);
   tail.Publish();
   EXPECT_EQ(tail.newest(), 12u);
   EXPECT_EQ(Hear(tail, 10, "", 15).changes, (std::vector<Change>{{"a", 11, false}, {"ab", 12, true}}));
   EXPECT_EQ(Hear(tail, 10, "ab", 15).changes, (std::vector<Change>{{"ab", 12, true}}));
   EXPECT_TRUE(Hear(tail, 12, "", 15).changes.empty());
-  EXPECT_EQ(Hear(tail, 10, "zz", 15).up_to, 15u) << "it is known that nothing of the prefix came up to here";
-  EXPECT_EQ(Hear(tail, 20, "", 15).up_to, 20u) << "a position ahead of everything stays";
+  EXPECT_EQ(Hear(tail, 10, "zz", 15).up_to, 15u) << "there was no change of the prefix up to here";
+  EXPECT_EQ(Hear(tail, 20, "", 15).up_to, 20u) << "a position after all changes must stay";
 }
 
 TEST(ChangeTail, LooksAtABoundedNumberWithOneCall) {

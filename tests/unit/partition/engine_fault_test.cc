@@ -152,7 +152,7 @@ Task<ChildRef> FindMissingLeaf(Partition* partition, std::string* key) {
     Result<ReadResult> got = co_await partition->Get(Key(i));  // loads inner pages
     EXPECT_OK(got.status());
   }
-  ADD_FAILURE() << "every leaf fits into memory";
+  ADD_FAILURE() << "every leaf is in memory";
   co_return ChildRef();
 }
 

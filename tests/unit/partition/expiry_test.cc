@@ -79,7 +79,7 @@ Task<void> ExpireAndSweep(Reactor* reactor, Setup setup) {
   co_await ExpectVisible(p, true);
   const Lsn last = p->stats().last_lsn;
   co_await Sleep(*reactor, kSweepTime);
-  EXPECT_EQ(p->stats().last_lsn, last) << "nothing is due, and yet something was written";
+  EXPECT_EQ(p->stats().last_lsn, last) << "nothing was due, but something was written";
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
 }
 

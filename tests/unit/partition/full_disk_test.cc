@@ -277,7 +277,7 @@ Task<void> WaitForSpace(FullDiskTest* t, Engine* engine) {
   Partition* p = engine->partition(0);
   const uint64_t before = t->machine_->disk().used_bytes();
   co_await Sleep(*t->reactor_, 900 * kMillisecond);
-  EXPECT_EQ(t->machine_->disk().used_bytes(), before) << "it must have been free for a while";
+  EXPECT_EQ(t->machine_->disk().used_bytes(), before) << "space must have been free for a while before it is released";
   const Nanos start_ns = t->reactor_->NowNs();
   uint64_t released = 0;
   for (int i = 0; i < 100; ++i) {

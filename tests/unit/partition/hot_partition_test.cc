@@ -40,7 +40,7 @@ Task<void> Body(Reactor* reactor, engine_test::Setup setup) {
   for (int i = 0; i < 10; ++i) {
     const int before = load.written;
     EXPECT_OK(co_await Put((*engine)->partition(1), fmt::format("cold-{}", i), "value"));
-    EXPECT_LE(load.written - before, kHotWriters) << "the hot writers had more than a turn each meanwhile";
+    EXPECT_LE(load.written - before, kHotWriters) << "the hot writers had more than one turn each meanwhile";
     EXPECT_LT(load.written, kMostHotWrites) << "it waited for the load to end";
   }
   load.running = false;

@@ -111,7 +111,7 @@ void LostLogTest::ExpectRefused(std::string_view what) {
   Status refused = Start(0);
   EXPECT_EQ(refused.code(), Code::kCorruption) << refused.ToString();
   EXPECT_THAT(std::string(refused.message()), says);
-  EXPECT_TRUE(LogFiles() == before) << "the segments that are left were touched";
+  EXPECT_TRUE(LogFiles() == before) << "the remaining segments were changed";
 }
 
 TEST_F(LostLogTest, OfAKilledProcessThatWasNeverCheckpointed) {
@@ -172,7 +172,7 @@ TEST_F(LostLogTest, AStoreOfAVersionThatDidNotSaySoOpensAndSaysSoFromThenOn) {
   ExpectRefused("empty or missing");
   disk() = old;
   disk().RemoveTree("/data/wal-0");
-  EXPECT_EQ(Check(), "") << "not known, so not missed";
+  EXPECT_EQ(Check(), "") << "the end of the log is unknown, so nothing is missing";
   EXPECT_OK(Start(20));
 }
 

@@ -93,7 +93,7 @@ Task<void> MovedBody(MovedStoreTest* t) {
   EXPECT_TRUE(t->Contents("/data") == before) << "the old process changed the other store's files";
   (*old_store)->scrubber().StartPass(1u << 30);
   while ((*old_store)->scrubber().report().passes_finished == 0) co_await Sleep(*t->reactor_, kMillisecond);
-  EXPECT_TRUE((*old_store)->scrubber().report().findings.empty()) << "it looked into the other store's files";
+  EXPECT_TRUE((*old_store)->scrubber().report().findings.empty()) << "the scrubber read the other store's files";
   EXPECT_OK(co_await (*old_store)->Close(/*checkpoint=*/false));
   EXPECT_OK(co_await lock.Close());
   EXPECT_TRUE(t->Contents("/data") == before);
@@ -144,7 +144,7 @@ Task<void> LockBody(MovedStoreTest* t, LockFault fault) {
   EXPECT_TRUE(t->Contents("/data") == before);
   Status closed = co_await (*engine)->Close(/*checkpoint=*/true);
   EXPECT_FALSE(closed.ok());
-  EXPECT_TRUE(t->Contents("/data") == before) << "closing wrote to what may be another process's";
+  EXPECT_TRUE(t->Contents("/data") == before) << "Close wrote to files that may belong to another process";
   EXPECT_OK(co_await lock.Close());
 }
 

@@ -482,7 +482,7 @@ TEST_F(PartitionFileTest, LongDeadListsDoNotGrowAScatteredFile) {
   const uint64_t used = file->allocator().used_blocks();
   Close(file.get());
   FilePtr reopened = Open(true);
-  EXPECT_LE(reopened->allocator().used_blocks(), used) << "spare runs are not used on disk";
+  EXPECT_LE(reopened->allocator().used_blocks(), used) << "spare blocks must not be used on disk";
   EXPECT_GE(reopened->allocator().used_blocks(), kPages);
   Close(reopened.get());
 }

@@ -168,7 +168,7 @@ TEST_F(PartitionSpaceTest, FreeSpaceGoesBackAndIsTakenAgain) {
   EXPECT_EQ(Get(file->EnsureFreeBlocks(free + 1)).code(), Code::kDiskFull);
   EXPECT_TRUE(Get(file->EnsureFreeBlocks(free)).ok());
   machine_->disk().SetCapacity(machine_->disk().used_bytes() + 70 * kBlockBytes);
-  EXPECT_TRUE(Get(file->EnsureFreeBlocks(free + 64)).ok()) << "a chunk of a hole is taken back";
+  EXPECT_TRUE(Get(file->EnsureFreeBlocks(free + 64)).ok()) << "a chunk of a hole must be allocated again";
   machine_->disk().SetCapacity(UINT64_MAX);
   const uint64_t total = allocator.total_blocks();
   EXPECT_TRUE(Get(file->EnsureFreeBlocks(1900)).ok());
@@ -195,7 +195,7 @@ TEST_F(PartitionSpaceTest, AFileWithHolesOpensOnAFullDisk) {
     if (!e.ok()) break;
     given.push_back(*e);
   }
-  EXPECT_LE(given.size(), held) << "blocks were given out for which the disk has no room";
+  EXPECT_LE(given.size(), held) << "blocks were allocated for which the disk has no space";
   EXPECT_GT(given.size(), 50u);
   Close(file.get());
 }
@@ -222,7 +222,7 @@ TEST_F(PartitionSpaceTest, HolesAreNotGivenOutWhileTheyAreMade) {
         EXPECT_TRUE(e.ok());
         EXPECT_TRUE((co_await f->file().Write(bytes.data(), kBlockBytes, e->offset_bytes())).ok());
         EXPECT_TRUE((co_await f->file().Read(back.data(), kBlockBytes, e->offset_bytes())).ok());
-        EXPECT_EQ(std::memcmp(bytes.data(), back.data(), kBlockBytes), 0) << "a hole was made of a page";
+        EXPECT_EQ(std::memcmp(bytes.data(), back.data(), kBlockBytes), 0) << "a hole was punched into a page";
         if (i % 3 != 0) f->FreeNow(*e);
       }
       *stop = true;
@@ -250,7 +250,7 @@ TEST_F(PartitionSpaceTest, AFileSystemThatTakesNothingBackIsNoHarm) {
   EXPECT_EQ(kernel.RunTask(*reactor, file->ReleaseSpace(64, 0))->code(), Code::kUnsupported);
   const uint64_t total = file->allocator().total_blocks();
   EXPECT_TRUE(kernel.RunTask(*reactor, file->EnsureFreeBlocks(1000))->ok());
-  EXPECT_EQ(file->allocator().total_blocks(), total) << "what could not be given back is used";
+  EXPECT_EQ(file->allocator().total_blocks(), total) << "space that could not be returned must be used again";
   EXPECT_TRUE(kernel.RunTask(*reactor, file->Close())->ok());
 }
 

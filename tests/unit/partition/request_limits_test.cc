@@ -49,7 +49,7 @@ struct HardBytes {
       EXPECT_FALSE(page->rows.empty() && !page->exhausted);
       for (const ScanRow& row : page->rows) {
         unread += row.unread_bytes > 0;
-        EXPECT_TRUE(row.unread_bytes == 0 || page->rows.size() == 1) << "a row without its value is not alone";
+        EXPECT_TRUE(row.unread_bytes == 0 || page->rows.size() == 1) << "a row without its value must be the only row";
         EXPECT_TRUE(row.unread_bytes == 0 || row.bytes() + row.unread_bytes > hard_bytes);
       }
       rows += page->rows.size();
@@ -90,10 +90,10 @@ struct Values {
     EXPECT_TRUE(got.ok() && got->value.size() == 1000);
     EXPECT_EQ(budget.used_bytes(), 2000);
     got = co_await p->Get("large", 0, &room);
-    EXPECT_EQ(got.code(), Code::kOverloaded) << "more than the reply may have";
+    EXPECT_EQ(got.code(), Code::kOverloaded) << "the value is larger than the reply's limit";
     ValueRoom wide(&budget, 1u << 20);
     got = co_await p->Get("large", 0, &wide);
-    EXPECT_EQ(got.code(), Code::kOverloaded) << "more than the node has";
+    EXPECT_EQ(got.code(), Code::kOverloaded) << "the value is larger than the node's memory";
     EXPECT_EQ(wide.taken_bytes(), 0u);
 
     WriteControl control;
@@ -167,8 +167,8 @@ struct Withdrawn {
     EXPECT_EQ(codes[0], Code::kDeadline);
     EXPECT_EQ(codes[1], Code::kDeadline);
     EXPECT_EQ(codes[2], Code::kOk);
-    EXPECT_TRUE(late.Withdraw()) << "it says that it did not take effect";
-    EXPECT_FALSE(patient.Withdraw()) << "what is in the log cannot be taken back";
+    EXPECT_TRUE(late.Withdraw()) << "Withdraw must report that the write did not take effect";
+    EXPECT_FALSE(patient.Withdraw()) << "a write in the log cannot be withdrawn";
     for (const char* key : {"withdrawn", "late", "patient"}) {
       Result<ReadResult> got = co_await p->Get(key);
       EXPECT_TRUE(got.ok());

@@ -235,7 +235,7 @@ Task<void> FlipAndScrub(ScrubTest* t) {
       t->disk().FlipBit(place.file, place.flip_offset, bit);
     }
     co_await OnePass(t->reactor_, scrubber);
-    EXPECT_EQ(Describe(scrubber->report()), "0 findings") << "it is well again";
+    EXPECT_EQ(Describe(scrubber->report()), "0 findings") << "the bit is flipped back";
   }
   EXPECT_OK((*engine)->failure());
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
@@ -264,7 +264,7 @@ Task<void> ScrubBesideThePool(ScrubTest* t) {
   co_await OnePass(t->reactor_, scrubber);
   const EngineStats after = (*engine)->stats();
   EXPECT_EQ(scrubber->report().findings.size(), 2u) << Describe(scrubber->report());
-  EXPECT_EQ(after.pool_misses_total, before.pool_misses_total) << "the pool was asked to read";
+  EXPECT_EQ(after.pool_misses_total, before.pool_misses_total) << "the pass read through the pool";
   EXPECT_EQ(after.pool_evictions_total, before.pool_evictions_total);
   EXPECT_EQ(after.pool_writes_total, before.pool_writes_total);
   EXPECT_EQ(after.checkpoints_total, before.checkpoints_total);

@@ -118,7 +118,7 @@ Task<void> CutAndLook(Chain* chain, int writers, SimRandom* random) {
       }
       for (size_t i = 1; i < seen.size(); ++i) {
         EXPECT_LE(seen[i], seen[i - 1]) << "writer " << w << ", partition " << i
-                                        << ": the cut has an effect, not its cause";
+                                        << ": the cut has an effect without its cause";
         EXPECT_GE(seen[i], seen[0] - 1) << "writer " << w << ", partition " << i;
       }
     }
@@ -180,7 +180,7 @@ Task<void> LifeOfASnapshot(Reactor* reactor, Setup setup) {
   EXPECT_OK(renewed.status());
   co_await Sleep(*reactor, 6 * kSecond);
   for (Partition* p : partitions) {
-    EXPECT_EQ((co_await p->Get("k", cut->id)).code(), Code::kSnapshotGone) << "it has expired";
+    EXPECT_EQ((co_await p->Get("k", cut->id)).code(), Code::kSnapshotGone) << "the snapshot has expired";
     EXPECT_EQ((co_await p->Aggregate("", "", cut->id)).code(), Code::kSnapshotGone);
     std::vector<uint64_t> ranks{0};
     EXPECT_EQ((co_await p->KeysAtRanks("", "", ranks, cut->id)).code(), Code::kSnapshotGone);
@@ -216,7 +216,7 @@ Task<void> HoldsTooMuch(Reactor* reactor, engine_test::Setup setup) {
   co_await Sleep(*reactor, kSecond);
   EXPECT_EQ((co_await one[0]->Get("k1", older)).code(), Code::kSnapshotGone);
   Result<ReadResult> then = co_await one[0]->Get("k1", newer);
-  EXPECT_EQ(then->value, std::string(900, 'v')) << "the younger one is still there";
+  EXPECT_EQ(then->value, std::string(900, 'v')) << "the younger snapshot must still exist";
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
 }
 

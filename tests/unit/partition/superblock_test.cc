@@ -104,7 +104,7 @@ TEST(SuperblockFormat, Golden) {
 
 TEST(SuperblockFormat, WithoutTheLogEndItIsNotKnown) {
   Superblock parsed;
-  ASSERT_TRUE(ParseSuperblock(HandSuperblock(1, 0, 6, 500, 0), &parsed).ok()) << "what versions before 2 wrote";
+  ASSERT_TRUE(ParseSuperblock(HandSuperblock(1, 0, 6, 500, 0), &parsed).ok()) << "versions before 2 wrote this";
   EXPECT_EQ(parsed.log_end, 0u);
   EXPECT_EQ(parsed.checkpoint_lsn, 500u);
 }

@@ -99,7 +99,7 @@ TEST_F(UpgradeTest, PartitionFilesOfFormat1) {
   Use(0);
   EXPECT_EQ(FormatOf(0) + FormatOf(1), 3u) << "the first open takes a checkpoint, which says where the log ends";
   Use(0);
-  EXPECT_EQ(FormatOf(0) + FormatOf(1), 3u) << "another changes nothing";
+  EXPECT_EQ(FormatOf(0) + FormatOf(1), 3u) << "another open changes nothing";
   Use(1);
   EXPECT_EQ(FormatOf(0) + FormatOf(1), 4u);
   Use(0);

@@ -52,7 +52,7 @@ Task<void> EveryKindOfWrite(Reactor* reactor, Setup setup) {
   EXPECT_EQ(p->newest_change(), page.changes.back().version);
   co_await Sleep(*reactor, 2 * kSecond);
   page = co_await ChangesAfter(p, page.up_to);
-  EXPECT_THAT(Told(page), ElementsAre("-short")) << "the sweep's removal is told, too";
+  EXPECT_THAT(Told(page), ElementsAre("-short")) << "the sweep's removal must be reported too";
   EXPECT_EQ(p->stats().changes_kept, 6u);
 
   // A record that expired is removed before the sweep. Its removal is reported once.
@@ -120,7 +120,7 @@ Task<void> Restart(Reactor* reactor, Setup setup, Positions* positions) {
   if (!engine.ok()) co_return;
   Partition* p = (*engine)->partition(0);
   if (positions->run > 0) {
-    EXPECT_FALSE((co_await ChangesAfter(p, positions->last)).gone) << "nothing came after it";
+    EXPECT_FALSE((co_await ChangesAfter(p, positions->last)).gone) << "there was no change after it";
     EXPECT_TRUE((co_await ChangesAfter(p, positions->before_last)).gone);
   }
   EXPECT_OK(co_await Put(p, "k", "v"));
@@ -168,7 +168,7 @@ Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup, int run) {
       }
       EXPECT_TRUE((*removed)[7].value_omitted && (*removed)[7].current.found);
       EXPECT_EQ((*removed)[7].current.version, page->rows[7].version);
-      EXPECT_LT(ReadsOf(engine->get()), static_cast<uint64_t>(kValues)) << "pages of the tree only";
+      EXPECT_LT(ReadsOf(engine->get()), static_cast<uint64_t>(kValues)) << "only pages of the tree may be read";
     }
     EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
   }

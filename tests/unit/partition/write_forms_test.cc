@@ -152,7 +152,8 @@ Task<OpResult> ExpectRefused(Partition* p, Ops ops, size_t at, OpOutcome outcome
     EXPECT_FALSE(results[i].current.found);
   }
   EXPECT_EQ(co_await Contents(p), before);
-  EXPECT_EQ(p->stats().last_lsn, lsn + n) << "it is decided when it is applied, so it is in the log";
+  EXPECT_EQ(p->stats().last_lsn, lsn + n)
+      << "the outcome is decided when the write is applied, so the write is in the log";
   co_return std::move(results[at]);
 }
 
@@ -535,7 +536,7 @@ TEST_F(WriteFormsTest, RecoveryNeedsNoMoreMemoryThanOneOperation) {
   const std::string want = contents_;
   setup_.engine.memory_bytes = 2u << 20;
   RunInNewProcess(DoNothing);
-  EXPECT_TRUE(contents_ == want) << "recovery came to something else";
+  EXPECT_TRUE(contents_ == want) << "recovery produced other contents";
 }
 
 // Records that no write produces, in a batch with valid checksums.

@@ -111,7 +111,7 @@ class RpcServerTest : public testing::Test {
     auto parts = std::make_unique<ServerParts>(*reactor_, options, memory);
     ASSERT_TRUE(kernel_.RunTask(*other_, body(*parts, *other_)));
     ASSERT_TRUE(kernel_.RunTask(*reactor_, parts->Stop()));
-    EXPECT_EQ(parts->shared.memory.used_bytes() <= 2 * BudgetAccount::kChunkBytes, true) << "memory was not given back";
+    EXPECT_EQ(parts->shared.memory.used_bytes() <= 2 * BudgetAccount::kChunkBytes, true) << "memory was not released";
     EXPECT_EQ(parts->shared.connections.load(), 0u);
   }
   SimKernel kernel_;

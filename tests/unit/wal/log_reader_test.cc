@@ -157,7 +157,7 @@ TEST_F(LogReaderTest, ReadsWhatWasWritten) {
   EXPECT_EQ(r.last(PartitionUuid(1)), 30u);
   EXPECT_FALSE(r.torn);
   EXPECT_GT(r.end, r.records_end) << "the closing position";
-  EXPECT_GT(PositionSegment(r.end), 1u) << "the test means to cross segments";
+  EXPECT_GT(PositionSegment(r.end), 1u) << "the test must cross segments";
 }
 
 TEST_F(LogReaderTest, AnEmptyDirectoryIsAnEmptyLog) {
@@ -373,7 +373,7 @@ TEST_F(LogReaderTest, AStaleBatchOfARecycledSegmentIsNoData) {
   Reading r = Read();
   EXPECT_TRUE(r.status.ok());
   EXPECT_TRUE(r.entries.empty());
-  EXPECT_FALSE(r.torn) << "a stale batch is no sign of a torn write";
+  EXPECT_FALSE(r.torn) << "a stale batch is not a sign of a torn write";
   EXPECT_LT(durable, MakePosition(7, 0));
 }
 

@@ -243,7 +243,8 @@ TEST_F(LogSharing, TheClosingPositionNeedsNoOtherSegment) {
     Status read = *kernel_.RunTask(reactor, ReadLog(&reactor, &end, &records_end, &durable));
     EXPECT_TRUE(read.ok()) << read.ToString();
     EXPECT_EQ(PositionSegment(records_end), 1u);
-    EXPECT_EQ(durable, records_end) << "the last records are not covered: their loss would look like a torn tail";
+    EXPECT_EQ(durable, records_end)
+        << "the closing position does not cover the last records, so their loss would look like a torn tail";
     EXPECT_GT(end, records_end);
     Reboot(true);
     machine_->disk() = SimDisk();

@@ -180,7 +180,7 @@ TEST_F(LogTest, DurabilityIsAnnouncedInOrderWhateverCompletesFirst) {
       EXPECT_EQ(announced.size(), 200u);
       EXPECT_TRUE(std::is_sorted(announced.begin(), announced.end()));
       EXPECT_EQ(log.stats().device_writes_total, 200u);
-      EXPECT_EQ(most_in_flight, kMaxWritesInFlight) << "the test means to have several in flight";
+      EXPECT_EQ(most_in_flight, kMaxWritesInFlight) << "the test needs several writes in flight";
       co_return;
     }
     uint64_t most_in_flight = 0;
