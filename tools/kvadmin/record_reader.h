@@ -28,7 +28,7 @@ struct InputRecord {
   std::string key, value;
   int64_t ttl_ms = 0;         // 0 = none
   int64_t expires_at_ms = 0;  // 0 = none
-  std::string error;          // if not empty: why the record is invalid; only `line` is then set
+  std::string error;          // if not empty: why the record is invalid; only `line` is then valid
 };
 
 class RecordReader {
