@@ -48,33 +48,26 @@ class WaitQueue {
   std::deque<std::coroutine_handle<>> waiters_;
 };
 
-// Counts credits. Waiters are woken in order of arrival. A waiter that finds no credit left when it
-// resumes waits again at the end of the queue.
+// Counts credits; first come, first served. A released credit is handed to the longest waiting
+// coroutine, so nobody who comes later can take it.
 class Semaphore {
  public:
   Semaphore(Reactor& reactor, size_t credits) : credits_(credits), queue_(reactor) {}
   Task<void> Acquire() {
-    if (credits_ > 0 && waiting_ == 0) {
+    if (credits_ > 0) {  // then nobody waits
       --credits_;
       co_return;
     }
-    ++waiting_;
-    // A waiter must check again after it resumes: another one may have taken the credit.
-    do co_await queue_.Wait();
-    while (credits_ == 0);
-    --waiting_;
-    --credits_;
-    if (credits_ > 0) queue_.NotifyOne();
+    co_await queue_.Wait();  // Release hands over its credit
   }
   void Release() {
+    if (queue_.size() > 0) return queue_.NotifyOne();
     ++credits_;
-    queue_.NotifyOne();
   }
   size_t available() const { return credits_; }
 
  private:
   size_t credits_;
-  size_t waiting_ = 0;
   WaitQueue queue_;
 };
 

@@ -80,7 +80,7 @@ TEST(TaskGroupDeathTest, DestroyedWhileRunning) {
         TaskGroup group;
         group.Spawn(Append(&gate, "a", &log));
       },
-      "must be drained");
+      "destroyed before its tasks finished");
 }
 
 TEST(Task, AbandonedBeforeItStartedFreesItsArguments) {
@@ -143,6 +143,34 @@ TEST(Semaphore, BoundsHoldersAndServesInOrder) {
   EXPECT_EQ(state.most, 3u);
   ASSERT_EQ(state.order.size(), 100u);
   for (int i = 0; i < 100; ++i) EXPECT_EQ(state.order[i], i);
+}
+
+Task<void> TakeCredit(Semaphore* semaphore, SemaphoreState* state, int n) {
+  co_await semaphore->Acquire();
+  state->order.push_back(n);
+}
+
+Task<void> ReleaseTwiceInATurn(Reactor& r, SemaphoreState* state) {
+  Semaphore semaphore(r, 3);
+  for (int i = 0; i < 3; ++i) co_await semaphore.Acquire();
+  TaskGroup group;
+  for (int i = 0; i < 6; ++i) group.Spawn(TakeCredit(&semaphore, state, i));
+  for (int turn = 0; turn < 2; ++turn) {
+    for (int i = 0; i < 3; ++i) semaphore.Release();
+    // A latecomer in the same turn must not take a credit that was handed to a waiter.
+    group.Spawn(TakeCredit(&semaphore, state, 6 + turn));
+    co_await Sleep(r, kMillisecond);
+  }
+  for (int i = 0; i < 2; ++i) semaphore.Release();
+  co_await group.Drain();
+}
+
+TEST(Semaphore, CreditsReleasedInOneTurnGoToTheLongestWaiting) {
+  SimKernel kernel(2);
+  SemaphoreState state;
+  SimReactor& reactor = *kernel.AddMachine()->Boot();
+  RunBlocking(reactor, ReleaseTwiceInATurn(reactor, &state));
+  EXPECT_EQ(state.order, (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}));
 }
 
 // Compares the heap with a plain sorted list.
