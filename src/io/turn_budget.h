@@ -3,8 +3,8 @@
 // requests never wait for the whole loop.
 //
 // One unit is roughly the cost of looking at one record, some tens of nanoseconds. All loops of a
-// reactor share a turn of kTurn units. A loop that runs alone may use kLongSlice units of it. When
-// many loops run, each still gets kShortSlice units, so that all of them make progress.
+// reactor share a turn of `turn` units. A loop that runs alone may use `long_slice` units of it.
+// When many loops run, each still gets `short_slice` units, so that all of them make progress.
 //
 // Threads: one reactor.
 #pragma once
@@ -17,9 +17,13 @@ namespace pando {
 
 class TurnBudget {
  public:
-  static constexpr uint32_t kTurn = 8192, kLongSlice = 4096, kShortSlice = 512;
+  // In units.
+  struct Limits {
+    uint32_t turn = 8192, long_slice = 4096, short_slice = 512;
+  };
 
-  explicit TurnBudget(Reactor& reactor) : reactor_(&reactor) {}
+  explicit TurnBudget(Reactor& reactor) : TurnBudget(reactor, Limits()) {}
+  TurnBudget(Reactor& reactor, Limits limits) : reactor_(&reactor), limits_(limits) {}
 
  private:
   friend class TurnSlice;
@@ -34,6 +38,7 @@ class TurnBudget {
   }
 
   Reactor* reactor_;
+  const Limits limits_;
   Nanos turn_ns_ = -1;
   uint32_t spent_ = 0;
 };
@@ -53,8 +58,8 @@ class TurnSlice {
       spent_ = 0;
     }
     spent_ += units;
-    return spent_ >= TurnBudget::kLongSlice ||
-           (spent_ >= TurnBudget::kShortSlice && budget_->spent_ >= TurnBudget::kTurn);
+    const TurnBudget::Limits& limits = budget_->limits_;
+    return spent_ >= limits.long_slice || (spent_ >= limits.short_slice && budget_->spent_ >= limits.turn);
   }
 
  private:

@@ -14,33 +14,35 @@ uint64_t MetaChecksum(const Uuid& partition, Extent at, const char* bytes) {
   return Hash64({bytes, at.size_bytes()}, ChecksumSeed(partition, at.block()));
 }
 
+MetaWrite EncodePiece(Extent at, const void* entries, uint64_t count, uint64_t* taken) {
+  MetaPieceHeader header;
+  header.entries = *taken = std::min(count, EntriesInPiece(at.blocks()));
+  AlignedBuffer bytes(at.size_bytes());
+  std::memcpy(bytes.data(), &header, sizeof(header));
+  std::memcpy(bytes.data() + sizeof(header), entries, header.entries * kMetaEntryBytes);
+  return {at, std::move(bytes)};
+}
+
+void LinkPiece(const Uuid& partition, MetaWrite* piece, MetaRef* next) {
+  StoreLE(piece->bytes.data() + offsetof(MetaPieceHeader, next), next->location.packed);
+  StoreLE(piece->bytes.data() + offsetof(MetaPieceHeader, next_checksum), next->checksum);
+  next->location = piece->location;
+  next->checksum = MetaChecksum(partition, piece->location, piece->bytes.data());
+}
+
 MetaRef EncodeMetaChain(const Uuid& partition, const void* entries, uint64_t count, std::span<const Extent> pieces,
                         size_t* used, std::vector<MetaWrite>* writes) {
   const char* from = static_cast<const char*>(entries);
   const size_t first_write = writes->size();
-  uint64_t left = count;
+  uint64_t taken = 0;
   *used = 0;
-  for (; left > 0; ++*used) {
+  for (uint64_t left = count; left > 0; left -= taken, from += taken * kMetaEntryBytes, ++*used) {
     CHECK_LT(*used, pieces.size()) << "a metadata chain has room for fewer than its " << count << " entries";
-    const Extent at = pieces[*used];
-    AlignedBuffer bytes(at.size_bytes());
-    MetaPieceHeader header;
-    header.entries = std::min(left, EntriesInPiece(at.blocks()));
-    std::memcpy(bytes.data(), &header, sizeof(header));
-    std::memcpy(bytes.data() + sizeof(header), from, header.entries * kMetaEntryBytes);
-    from += header.entries * kMetaEntryBytes;
-    left -= header.entries;
-    writes->push_back({at, std::move(bytes)});
+    writes->push_back(EncodePiece(pieces[*used], from, left, &taken));
   }
   // Each piece holds the checksum of the next one, so this goes from the last to the first.
   MetaRef next;
-  for (size_t i = writes->size(); i > first_write; --i) {
-    MetaWrite& write = (*writes)[i - 1];
-    StoreLE(write.bytes.data() + offsetof(MetaPieceHeader, next), next.location.packed);
-    StoreLE(write.bytes.data() + offsetof(MetaPieceHeader, next_checksum), next.checksum);
-    next.location = write.location;
-    next.checksum = MetaChecksum(partition, write.location, write.bytes.data());
-  }
+  for (size_t i = writes->size(); i > first_write; --i) LinkPiece(partition, &(*writes)[i - 1], &next);
   next.entries = count;
   return next;
 }

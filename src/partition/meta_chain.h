@@ -45,6 +45,13 @@ struct MetaWrite {
   AlignedBuffer bytes;
 };
 
+// Encodes the next piece of a chain at `at`: as many of the `count` entries as fit, *taken of them.
+// The piece does not refer to its successor yet.
+MetaWrite EncodePiece(Extent at, const void* entries, uint64_t count, uint64_t* taken);
+// Completes `piece`: makes it refer to *next (its successor, or nothing) and sets *next to refer to
+// `piece`.
+void LinkPiece(const Uuid& partition, MetaWrite* piece, MetaRef* next);
+
 // Encodes `entries` into `pieces`, which must have room for them. Appends one write for each piece
 // used and sets *used to the number of pieces used (the first ones). Without entries there is no
 // chain and the reference is empty.

@@ -1,20 +1,24 @@
 // PartitionFile: checkpoints.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "src/partition/partition_file.h"
 
 namespace pando {
+namespace {
+
+// What it costs to find a place for a piece, and to encode and checksum a block, in TurnBudget
+// units.
+constexpr uint32_t kUnitsPerPiece = 64, kUnitsPerBlock = 16;
+
+}  // namespace
 
 void PartitionFile::EndGeneration(Generation frozen) {
   CHECK(!checkpointing_ && dead_frozen_.empty() && young_.empty());
   checkpointing_ = true;
   frozen_generation_ = frozen;
   dead_frozen_.swap(dead_current_);
-  for (auto& [generation, held] : held_) {
-    held.at_end[1] = held.at_end[0];
-    held.at_end[0] = held.extents.size();
-  }
 }
 
 // Allocates pieces, each as long as possible, until *pieces has room for `entries` entries. *took
@@ -22,7 +26,9 @@ void PartitionFile::EndGeneration(Generation frozen) {
 Task<Status> PartitionFile::AllocatePieces(uint64_t entries, std::vector<Extent>* pieces, bool* took) {
   uint64_t room = 0;
   for (Extent e : *pieces) room += EntriesInPiece(e.blocks());
+  TurnSlice slice(turn_);
   while (room < entries) {
+    if (slice.Spend(kUnitsPerPiece)) co_await Yield(reactor_);
     *took = true;
     auto blocks = static_cast<uint32_t>(std::min<uint64_t>(MetaBlocksFor(entries - room), kMaxPieceBlocks));
     std::optional<Extent> piece = allocator_.Allocate(blocks);
@@ -42,15 +48,15 @@ Task<Status> PartitionFile::AllocatePieces(uint64_t entries, std::vector<Extent>
 // Allocates new locations for the directory, the dead list, and the bitmap of every changed group.
 // Allocation itself changes bitmaps, and other tasks run meanwhile, so this repeats until nothing
 // is missing. It then returns without suspending.
-Task<Status> PartitionFile::AllocateMeta(MetaPlaces* places) {
-  // The next blocks to be freed (dead_newest_) and the extents that must not be in this bitmap
-  // (young_, unreferenced_) change groups as well.
-  auto mark = [this](Extent e) {
-    allocator_.MarkChanged(static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks));
-  };
-  for (const DeadExtent& d : dead_newest_) mark(d.extent);
-  for (uint64_t packed : young_) mark(Extent{packed});
-  for (uint64_t packed : unreferenced_) mark(Extent{packed});
+Task<Status> PartitionFile::AllocateMeta(uint64_t dead_entries, MetaPlaces* places) {
+  // The extents that this checkpoint frees in memory change groups as well. The groups of the
+  // extents that must not be in the bitmaps (young_, unreferenced_) were marked when those were
+  // allocated.
+  TurnSlice slice(turn_);
+  for (const DeadExtent& d : dead_newest_) {
+    allocator_.MarkChanged(static_cast<uint32_t>(d.extent.block() / ExtentAllocator::kGroupBlocks));
+    if (slice.Spend(1)) co_await Yield(reactor_);
+  }
   for (bool took = true; took;) {
     took = false;
     places->bitmaps.resize(allocator_.group_count());
@@ -61,7 +67,7 @@ Task<Status> PartitionFile::AllocateMeta(MetaPlaces* places) {
     }
     CO_RETURN_IF_ERROR(co_await AllocatePieces(allocator_.group_count(), &places->directory, &took));
     // The blocks of the old metadata die with this checkpoint too.
-    const uint64_t dead = dead_frozen_.size() + held_extents() + pieces_.size() + allocator_.group_count();
+    const uint64_t dead = dead_entries + pieces_.size() + allocator_.group_count();
     CO_RETURN_IF_ERROR(co_await AllocatePieces(dead, &places->dead, &took));
   }
   co_return Status();
@@ -75,78 +81,135 @@ void PartitionFile::TrimPieces(uint64_t entries, std::vector<Extent>* pieces) {
   pieces->resize(used);
 }
 
-// Lists what dies with this checkpoint (*dead), and everything that the next start must treat as
-// dead (*dead_on_disk). After a restart nothing is held. Extents that this root does not reach but
-// snapshots hold must then become free.
-void PartitionFile::ListDead(const MetaPlaces& places, std::vector<DeadExtent>* dead,
-                             std::vector<DeadExtent>* dead_on_disk) const {
-  *dead = dead_frozen_;
-  auto retire = [&](Extent e) { dead->push_back({e, superblock_.generation}); };
-  for (Extent e : pieces_) retire(e);
+// Lists the blocks of the old metadata that this checkpoint replaces.
+std::vector<DeadExtent> PartitionFile::MetadataThatDies(const MetaPlaces& places) const {
+  std::vector<DeadExtent> dead;
+  for (Extent e : pieces_) dead.push_back({e, superblock_.generation});
   for (uint32_t g = 0; g < places.bitmaps.size(); ++g) {
-    if (!places.bitmaps[g].empty() && g < groups_.size() && groups_[g].block != 0) {
-      retire(Extent::Of(groups_[g].block, 1));
-    }
+    if (places.bitmaps[g].empty() || g >= groups_.size() || groups_[g].block == 0) continue;
+    dead.push_back({Extent::Of(groups_[g].block, 1), superblock_.generation});
   }
-  *dead_on_disk = *dead;
+  return dead;
+}
+
+// Lists what died in the generation that is being checkpointed (*dead), and everything that the
+// next start must treat as dead (*dead_on_disk). After a restart nothing is held. Extents that this
+// root does not reach but snapshots hold must then become free.
+Task<void> PartitionFile::ListDead(std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk) {
+  dead->reserve(dead_frozen_.size());
+  dead_on_disk->reserve(dead_frozen_.size() + held_extents());
+  TurnSlice slice(turn_);
+  for (const DeadExtent& e : dead_frozen_) {
+    dead->push_back(e);
+    dead_on_disk->push_back(e);
+    if (slice.Spend(1)) co_await Yield(reactor_);
+  }
   for (const auto& [generation, held] : held_) {
-    for (const HeldExtent& e : held.extents) {
-      if (e.died <= frozen_generation_) dead_on_disk->push_back(e.dead);
+    // By index, because extents that die meanwhile are appended. They died too late to be listed.
+    for (size_t i = 0; i < held.extents.size(); ++i) {
+      if (held.extents[i].died <= frozen_generation_) dead_on_disk->push_back(held.extents[i].dead);
+      if (slice.Spend(1)) co_await Yield(reactor_);
     }
   }
 }
 
-// Encodes the bitmaps of the changed groups as reachable from this checkpoint and the previous one
-// (D2), and fills in the new directory.
-std::vector<MetaWrite> PartitionFile::EncodeBitmaps(const MetaPlaces& places, std::vector<GroupEntry>* groups) {
+// Copies the bitmaps of the changed groups as they are in memory, one write for each group.
+std::vector<MetaWrite> PartitionFile::CopyBitmaps(const MetaPlaces& places) {
   std::vector<MetaWrite> writes;
-  std::vector<size_t> write_of_group(places.bitmaps.size(), SIZE_MAX);
   for (uint32_t g = 0; g < places.bitmaps.size(); ++g) {
     if (places.bitmaps[g].empty()) continue;
     AlignedBuffer bytes(kBlockBytes);
     allocator_.EncodeGroup(g, bytes.data());
     allocator_.ClearChanged(g);
-    write_of_group[g] = writes.size();
     writes.push_back({places.bitmaps[g], std::move(bytes)});
-  }
-  auto clear = [&](Extent e, bool differs_from_memory) {
-    uint32_t g = static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks);
-    CHECK_NE(write_of_group[g], SIZE_MAX);
-    char* bits = writes[write_of_group[g]].bytes.data();
-    uint64_t first = e.block() % ExtentAllocator::kGroupBlocks;
-    for (uint64_t b = first; b < first + e.blocks(); ++b) bits[b / 8] &= static_cast<char>(~(1 << (b % 8)));
-    if (differs_from_memory) allocator_.MarkChanged(g);
-  };
-  // Free in memory too, once this is durable.
-  for (const DeadExtent& d : dead_newest_) clear(d.extent, false);
-  for (uint64_t packed : young_) clear(Extent{packed}, true);
-  for (uint64_t packed : unreferenced_) clear(Extent{packed}, true);
-  groups->resize(allocator_.group_count());
-  for (uint32_t g = 0; g < places.bitmaps.size(); ++g) {
-    if (write_of_group[g] == SIZE_MAX) continue;
-    const MetaWrite& write = writes[write_of_group[g]];
-    (*groups)[g] = {write.location.block(), MetaChecksum(options_.partition, write.location, write.bytes.data())};
   }
   return writes;
 }
 
-// Encodes the metadata as of now. Nothing here suspends, so the result is consistent.
-std::vector<MetaWrite> PartitionFile::Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
-                                                std::vector<DeadExtent>* dead) {
+// Reduces the copied bitmaps to what this checkpoint and the previous one reach (D2). Clears the
+// extents that become free in memory too once the checkpoint is durable (dead_newest_), and those
+// that are in use in memory only (`unreached`).
+Task<void> PartitionFile::ClearUnreached(std::vector<Extent> unreached, std::span<const Extent> bitmaps,
+                                         std::vector<MetaWrite>* writes) {
+  std::vector<char*> bits_of_group(bitmaps.size());
+  for (size_t g = 0, write = 0; g < bitmaps.size(); ++g) {
+    if (!bitmaps[g].empty()) bits_of_group[g] = (*writes)[write++].bytes.data();
+  }
+  auto clear = [&](Extent e) {
+    char* bits = bits_of_group[e.block() / ExtentAllocator::kGroupBlocks];
+    CHECK(bits) << "the group of block " << e.block() << " was not marked as changed";
+    const uint64_t first = e.block() % ExtentAllocator::kGroupBlocks;
+    for (uint64_t b = first; b < first + e.blocks(); ++b) bits[b / 8] &= static_cast<char>(~(1 << (b % 8)));
+  };
+  TurnSlice slice(turn_);
+  for (Extent e : unreached) {
+    clear(e);
+    allocator_.MarkChanged(static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks));
+    if (slice.Spend(1)) co_await Yield(reactor_);
+  }
+  for (const DeadExtent& d : dead_newest_) {
+    clear(d.extent);
+    if (slice.Spend(1)) co_await Yield(reactor_);
+  }
+}
+
+Task<MetaRef> PartitionFile::EncodeChain(const void* entries, uint64_t count, std::span<const Extent> pieces,
+                                         std::vector<MetaWrite>* writes) {
+  const char* from = static_cast<const char*>(entries);
+  const size_t first_write = writes->size();
+  TurnSlice slice(turn_);
+  uint64_t left = count, taken = 0;
+  for (Extent piece : pieces) {
+    writes->push_back(EncodePiece(piece, from, left, &taken));
+    left -= taken;
+    from += taken * kMetaEntryBytes;
+    if (slice.Spend(kUnitsPerBlock * piece.blocks())) co_await Yield(reactor_);
+  }
+  CHECK_EQ(left, 0u) << "a metadata chain has room for fewer than its " << count << " entries";
+  // Each piece holds the checksum of the next one: from the last to the first.
+  MetaRef next;
+  for (size_t i = writes->size(); i > first_write; --i) {
+    MetaWrite& piece = (*writes)[i - 1];
+    LinkPiece(options_.partition, &piece, &next);
+    if (slice.Spend(kUnitsPerBlock * piece.location.blocks())) co_await Yield(reactor_);
+  }
+  next.entries = count;
+  co_return next;
+}
+
+// Encodes the metadata. The result is consistent although this yields: the lists do not change
+// while lists_ is held, and everything else is copied before the first yield. Blocks by which the
+// file grows meanwhile are not part of the result.
+Task<std::vector<MetaWrite>> PartitionFile::Serialize(Superblock* next, MetaPlaces* places,
+                                                      std::vector<GroupEntry>* groups, std::vector<DeadExtent>* dead,
+                                                      std::vector<DeadExtent>* dead_on_disk) {
   serialized_ = true;
-  std::vector<DeadExtent> dead_on_disk;
-  ListDead(*places, dead, &dead_on_disk);
+  next->file_blocks = allocator_.total_blocks();
+  const std::vector<DeadExtent> old_metadata = MetadataThatDies(*places);
+  dead->insert(dead->end(), old_metadata.begin(), old_metadata.end());
+  dead_on_disk->insert(dead_on_disk->end(), old_metadata.begin(), old_metadata.end());
   TrimPieces(allocator_.group_count(), &places->directory);
-  TrimPieces(dead_on_disk.size(), &places->dead);
+  TrimPieces(dead_on_disk->size(), &places->dead);
+  std::vector<MetaWrite> writes = CopyBitmaps(*places);
+  std::vector<Extent> unreached;
+  for (const auto* set : {&young_, &unreferenced_}) {
+    for (uint64_t packed : *set) unreached.push_back(Extent{packed});
+  }
+  co_await ClearUnreached(std::move(unreached), places->bitmaps, &writes);
+
   *groups = groups_;
-  std::vector<MetaWrite> writes = EncodeBitmaps(*places, groups);
-  size_t used = 0;
-  next->groups = EncodeMetaChain(options_.partition, groups->data(), groups->size(), places->directory, &used, &writes);
-  CHECK_EQ(used, places->directory.size());
-  next->dead =
-      EncodeMetaChain(options_.partition, dead_on_disk.data(), dead_on_disk.size(), places->dead, &used, &writes);
-  CHECK_EQ(used, places->dead.size());
-  return writes;
+  groups->resize(places->bitmaps.size());
+  TurnSlice slice(turn_);
+  size_t write = 0;
+  for (size_t g = 0; g < groups->size(); ++g) {
+    if (places->bitmaps[g].empty()) continue;
+    const MetaWrite& bitmap = writes[write++];
+    (*groups)[g] = {bitmap.location.block(), MetaChecksum(options_.partition, bitmap.location, bitmap.bytes.data())};
+    if (slice.Spend(kUnitsPerBlock)) co_await Yield(reactor_);
+  }
+  next->groups = co_await EncodeChain(groups->data(), groups->size(), places->directory, &writes);
+  next->dead = co_await EncodeChain(dead_on_disk->data(), dead_on_disk->size(), places->dead, &writes);
+  co_return writes;
 }
 
 Task<Status> PartitionFile::WriteMeta(std::vector<MetaWrite> writes) {
@@ -174,23 +237,19 @@ Task<Status> PartitionFile::WriteSuperblock(Superblock* next) {
   co_return co_await file_.Sync(/*data_only=*/true);
 }
 
-Task<Status> PartitionFile::Commit(Superblock content) {
-  CHECK(checkpointing_);
-  Superblock next = content;
-  next.page_bytes = options_.page_bytes;
-  next.node = options_.node;
-  next.partition = options_.partition;
-  next.group_blocks = ExtentAllocator::kGroupBlocks;
+// Does everything but free the extents that may be reused once the checkpoint is durable; puts
+// those into *freed. The caller holds lists_.
+Task<Status> PartitionFile::CommitLists(Superblock next, std::vector<DeadExtent>* freed) {
+  std::vector<DeadExtent> dead, dead_on_disk;
+  co_await ListDead(&dead, &dead_on_disk);
   MetaPlaces places;
-  if (Status status = co_await AllocateMeta(&places); !status.ok()) {
+  if (Status status = co_await AllocateMeta(dead_on_disk.size(), &places); !status.ok()) {
     ReleaseMeta(places);
     co_return status;
   }
-  next.file_blocks = allocator_.total_blocks();
   std::vector<GroupEntry> groups;
-  std::vector<DeadExtent> dead;
-  std::vector<MetaWrite> writes = Serialize(&next, &places, &groups, &dead);
-  // D3: the metadata is flushed before the superblock that refers to it is written.
+  std::vector<MetaWrite> writes = co_await Serialize(&next, &places, &groups, &dead, &dead_on_disk);
+  dead_on_disk = {};
   Status status = co_await WriteMeta(std::move(writes));
   if (status.ok()) status = co_await file_.Sync(/*data_only=*/true);
   if (status.ok()) status = co_await WriteSuperblock(&next);
@@ -198,22 +257,45 @@ Task<Status> PartitionFile::Commit(Superblock content) {
     OnIoError(status);
     co_return status;
   }
-  // Durable. Blocks that only the generation before the previous one needed are free now.
-  for (const DeadExtent& d : dead_newest_) {
-    allocator_.Free(d.extent);
-    pending_free_blocks_ -= d.extent.blocks();
+  // The checkpoint is durable. What only the generation before the previous one needed may be
+  // reused.
+  *freed = std::exchange(dead_newest_, std::move(dead));
+  for (size_t i = dead_frozen_.size(); i < dead_newest_.size(); ++i) {
+    pending_free_blocks_ += dead_newest_[i].extent.blocks();
   }
-  for (size_t i = dead_frozen_.size(); i < dead.size(); ++i) pending_free_blocks_ += dead[i].extent.blocks();
-  dead_newest_ = std::move(dead);
   dead_frozen_.clear();
   groups_ = std::move(groups);
   pieces_ = std::move(places.directory);
   pieces_.insert(pieces_.end(), places.dead.begin(), places.dead.end());
   older_lsn_ = superblock_.checkpoint_lsn;
   superblock_ = next;
-  young_.clear();
   checkpointing_ = serialized_ = false;
   co_return Status();
+}
+
+Task<Status> PartitionFile::Commit(Superblock content) {
+  CHECK(checkpointing_);
+  content.page_bytes = options_.page_bytes;
+  content.node = options_.node;
+  content.partition = options_.partition;
+  content.group_blocks = ExtentAllocator::kGroupBlocks;
+  co_await lists_.Acquire();
+  std::vector<DeadExtent> freed;
+  Status status = co_await CommitLists(content, &freed);
+  std::unordered_set<uint64_t> no_longer_young;
+  if (status.ok()) no_longer_young.swap(young_);
+  lists_.Release();
+  TurnSlice slice(turn_);
+  for (const DeadExtent& d : freed) {
+    allocator_.Free(d.extent);
+    pending_free_blocks_ -= d.extent.blocks();
+    if (slice.Spend(1)) co_await Yield(reactor_);
+  }
+  while (!no_longer_young.empty()) {
+    no_longer_young.erase(no_longer_young.begin());
+    if (slice.Spend(1)) co_await Yield(reactor_);
+  }
+  co_return status;
 }
 
 }  // namespace pando

@@ -181,33 +181,37 @@ Task<Status> PartitionFile::LoadDeadList() {
   for (const DeadExtent& d : dead_newest_) pending_free_blocks_ += d.extent.blocks();
   // With a damaged bitmap it is unknown which blocks are in use.
   if (damage_ && !damage_->empty()) co_return Status();
-  co_return Damaged(superblock_.dead.location.offset_bytes(), CheckDeadList());
+  co_return Damaged(superblock_.dead.location.offset_bytes(), co_await CheckDeadList());
 }
 
 // The extents of the dead list will be freed. Each must lie inside the file, be in use, and be
 // listed only once.
-Status PartitionFile::CheckDeadList() const {
+Task<Status> PartitionFile::CheckDeadList() {
   auto wrong = [this](Extent extent, std::string_view what) {
     return Error(Code::kCorruption,
                  "{}: the dead list at offset {} names blocks {} to {}, {}; restore it from a backup", options_.path,
-                 superblock_.dead.location.offset_bytes(), extent.block(), extent.block() + extent.blocks(), what);
+                 superblock_.dead.location.offset_bytes(), extent.block(), extent.block() + extent.blocks() - 1, what);
   };
-  std::vector<Extent> sorted;
-  sorted.reserve(dead_newest_.size());
-  for (const DeadExtent& d : dead_newest_) sorted.push_back(d.extent);
-  std::sort(sorted.begin(), sorted.end(), [](Extent a, Extent b) { return a.block() < b.block(); });
-  uint64_t end = kSuperblockBlocks;
-  for (Extent extent : sorted) {
-    if (extent.empty() || extent.block() + extent.blocks() > superblock_.file_blocks) {
-      return wrong(extent, "outside the file");
-    }
-    if (extent.block() < end) return wrong(extent, "which belong to the superblocks or are listed twice");
-    end = extent.block() + extent.blocks();
+  std::vector<bool> named(superblock_.file_blocks);
+  std::fill_n(named.begin(), kSuperblockBlocks, true);
+  TurnSlice slice(turn_);
+  for (const DeadExtent& dead : dead_newest_) {
+    const Extent extent = dead.extent;
+    const uint64_t end = extent.block() + extent.blocks();
+    if (extent.empty() || end > superblock_.file_blocks) co_return wrong(extent, "outside the file");
     for (uint64_t b = extent.block(); b < end; ++b) {
-      if (!allocator_.IsUsed(b)) return wrong(extent, "which are not in use");
+      if (named[b]) co_return wrong(extent, "which belong to the superblocks or are listed twice");
+      if (!allocator_.IsUsed(b)) co_return wrong(extent, "which are not in use");
+      named[b] = true;
     }
+    if (slice.Spend(1 + extent.blocks() / 8)) co_await Yield(reactor_);
   }
-  return {};
+  co_return Status();
+}
+
+Task<Status> PartitionFile::Close() {
+  co_await tasks_.Drain();
+  co_return co_await file_.Close();
 }
 
 }  // namespace pando

@@ -18,8 +18,10 @@
 //       located anywhere.
 #pragma once
 
+#include <deque>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -27,6 +29,8 @@
 #include "src/btree/tree.h"
 #include "src/buffer_pool/extent_allocator.h"
 #include "src/io/directory.h"
+#include "src/io/sync.h"
+#include "src/io/turn_budget.h"
 #include "src/partition/meta_chain.h"
 #include "src/partition/superblock.h"
 
@@ -42,6 +46,9 @@ struct PartitionFileOptions {
   // file.
   const Directory* store = nullptr;
   std::string name = {};
+  // The budget that the long loops of this reactor share. It outlives the file. Null: the file uses
+  // a budget of its own.
+  TurnBudget* turn = nullptr;
 };
 
 // Damage to the metadata, for the checker.
@@ -62,7 +69,7 @@ class PartitionFile final : public TreeStorage {
   // list.
   static Task<Result<std::unique_ptr<PartitionFile>>> Open(Reactor& reactor, PartitionFileOptions options,
                                                            bool read_only, std::vector<MetaDamage>* damage = nullptr);
-  Task<Status> Close() { return file_.Close(); }
+  Task<Status> Close();
 
   // State of the newest checkpoint.
   const Superblock& superblock() const { return superblock_; }
@@ -81,12 +88,14 @@ class PartitionFile final : public TreeStorage {
   // not persistent: a restart drops all of them and frees the blocks they retained. Release each
   // hold once.
   void HoldGeneration(Generation generation) { ++held_[generation].holds; }
-  // In time proportional to what died since it was held.
+  // Extents that only this generation needed become free in the background, in slices.
   void ReleaseGeneration(Generation generation);
-  // Holds the newest durable generation, the one superblock() describes: its tree, not its
-  // metadata. Call it only while mid_commit() is false. Takes time proportional to the number of
+  // Released generations still retain extents, because their lists are being walked.
+  bool releasing_generations() const { return releasing_generations_; }
+  // Holds the tree (not the metadata) of the newest durable generation and returns the superblock
+  // of that generation. Waits for a running commit. Takes time proportional to the number of
   // extents that died since that generation ended.
-  Generation HoldNewest();
+  Task<Superblock> HoldNewest();
   // True from the moment that fixes the contents of a checkpoint's metadata until that metadata is
   // durable. Superblocks on disk may be half written during this time.
   bool mid_commit() const { return serialized_; }
@@ -133,13 +142,25 @@ class PartitionFile final : public TreeStorage {
     std::vector<Extent> bitmaps, directory, dead;
   };
 
+  // An extent that died, with the generation in which it died.
+  struct DiedExtent {
+    DeadExtent dead;
+    Generation died = 0;
+  };
+
   PartitionFile(Reactor& reactor, PartitionFileOptions options)
-      : options_(std::move(options)), allocator_(0), grown_(reactor) {}
+      : reactor_(reactor),
+        options_(std::move(options)),
+        own_turn_(reactor),
+        turn_(options_.turn ? *options_.turn : own_turn_),
+        allocator_(0),
+        lists_(reactor, 1),
+        grown_(reactor) {}
   Task<Status> Load();
   MetaChainReader ChainReader();
   Task<Status> LoadGroups();
   Task<Status> LoadDeadList();
-  Status CheckDeadList() const;
+  Task<Status> CheckDeadList();
   Status Damaged(uint64_t offset_bytes, Status status);
   // partition_space.cc
   Task<Status> Grow(uint64_t blocks, uint32_t run);
@@ -148,17 +169,31 @@ class PartitionFile final : public TreeStorage {
   Task<Result<Extent>> Allocate(uint32_t blocks);
   // partition_commit.cc
   Task<Status> AllocatePieces(uint64_t entries, std::vector<Extent>* pieces, bool* took);
-  Task<Status> AllocateMeta(MetaPlaces* places);
+  Task<Status> AllocateMeta(uint64_t dead_entries, MetaPlaces* places);
   void TrimPieces(uint64_t entries, std::vector<Extent>* pieces);
-  void ListDead(const MetaPlaces& places, std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk) const;
-  std::vector<MetaWrite> EncodeBitmaps(const MetaPlaces& places, std::vector<GroupEntry>* groups);
-  std::vector<MetaWrite> Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
-                                   std::vector<DeadExtent>* dead);
+  std::vector<DeadExtent> MetadataThatDies(const MetaPlaces& places) const;
+  Task<void> ListDead(std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk);
+  std::vector<MetaWrite> CopyBitmaps(const MetaPlaces& places);
+  Task<void> ClearUnreached(std::vector<Extent> unreached, std::span<const Extent> bitmaps,
+                            std::vector<MetaWrite>* writes);
+  Task<MetaRef> EncodeChain(const void* entries, uint64_t count, std::span<const Extent> pieces,
+                            std::vector<MetaWrite>* writes);
+  Task<std::vector<MetaWrite>> Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
+                                         std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk);
   Task<Status> WriteMeta(std::vector<MetaWrite> writes);
   Task<Status> WriteSuperblock(Superblock* next);
+  Task<Status> CommitLists(Superblock next, std::vector<DeadExtent>* freed);
   void ReleaseMeta(const MetaPlaces& places);
+  // partition_lists.cc
+  void Place(const DiedExtent& extent);
+  Task<void> PlaceHeld(std::deque<DiedExtent> extents);
+  Task<void> PlaceDead(std::vector<DeadExtent> extents, Generation died);
+  Task<void> PlaceReleased();
 
-  PartitionFileOptions options_;
+  Reactor& reactor_;
+  const PartitionFileOptions options_;
+  TurnBudget own_turn_;
+  TurnBudget& turn_;
   File file_;
   ExtentAllocator allocator_;
   Superblock superblock_;
@@ -171,17 +206,17 @@ class PartitionFile final : public TreeStorage {
   std::vector<DeadExtent> dead_newest_;
   // For each held generation: the extents that died since then and that it or an older held
   // generation may refer to, but no younger one. This is the scheme of the dead lists in ZFS.
-  struct HeldExtent {
-    DeadExtent dead;
-    Generation died = 0;
-  };
   struct Held {
     uint32_t holds = 0;
-    std::vector<HeldExtent> extents;
-    // Number of extents when the last generation ended, and when the one before it ended.
-    size_t at_end[2] = {0, 0};
+    std::deque<DiedExtent> extents;  // grows without copies
   };
   std::map<Generation, Held> held_;
+  // One credit, held by whoever walks the lists above in slices: a commit, a release, or
+  // HoldNewest. Everyone else only appends.
+  Semaphore lists_;
+  uint64_t in_hand_ = 0;  // extents that are moving from one list to another
+  bool releasing_generations_ = false;
+  TaskGroup tasks_;
   uint64_t held_blocks_ = 0;
   uint64_t pending_free_blocks_ = 0;
   bool checkpointing_ = false;

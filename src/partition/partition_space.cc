@@ -1,5 +1,4 @@
-// PartitionFile: block allocation, file growth, the return of space to the file system, and the
-// blocks that wait on dead lists and for snapshots until they are free.
+// PartitionFile: block allocation, file growth, and the return of space to the file system.
 #include <algorithm>
 
 #include "src/io/punch_hole.h"
@@ -163,88 +162,6 @@ void PartitionFile::FreeNow(Extent extent) {
   unreferenced_.erase(extent.packed);
   young_.erase(extent.packed);
   allocator_.Free(extent);
-}
-
-void PartitionFile::FreeLater(DeadExtent dead) {
-  if (!held_.empty() && dead.birth <= held_.rbegin()->first) {
-    held_.rbegin()->second.extents.push_back({dead, frozen_generation_ + 1});
-    held_blocks_ += dead.extent.blocks();
-    return;
-  }
-  dead_current_.push_back(dead);
-  pending_free_blocks_ += dead.extent.blocks();
-}
-
-void PartitionFile::ReleaseGeneration(Generation generation) {
-  auto released = held_.find(generation);
-  CHECK(released != held_.end());
-  if (--released->second.holds > 0) return;
-  std::vector<HeldExtent> extents = std::move(released->second.extents);
-  auto next = held_.erase(released);
-  std::vector<HeldExtent>* older = next == held_.begin() ? nullptr : &std::prev(next)->second.extents;
-  Generation older_generation = older ? std::prev(next)->first : 0;
-  for (const HeldExtent& e : extents) {
-    // An older held generation may refer to the extent, unless the extent was born after it.
-    if (older && e.dead.birth <= older_generation) {
-      older->push_back(e);
-      continue;
-    }
-    held_blocks_ -= e.dead.extent.blocks();
-    // Nothing holds the extent any more. It goes where it would be if nothing had ever held it
-    // (D1).
-    if (e.died < superblock_.generation) {
-      allocator_.Free(e.dead.extent);
-      continue;
-    }
-    if (e.died == superblock_.generation && !serialized_) {
-      dead_newest_.push_back(e.dead);
-      pending_free_blocks_ += e.dead.extent.blocks();
-      allocator_.MarkChanged(static_cast<uint32_t>(e.dead.extent.block() / ExtentAllocator::kGroupBlocks));
-      continue;
-    }
-    // The running checkpoint does not reach extents that died before it either. They must be on its
-    // dead list: otherwise they would leak if the process ended before the next checkpoint.
-    const bool listable = checkpointing_ && !serialized_ && e.died <= frozen_generation_;
-    (listable ? dead_frozen_ : dead_current_).push_back(e.dead);
-    pending_free_blocks_ += e.dead.extent.blocks();
-  }
-}
-
-// Extents that died since the newest durable generation ended may belong to it, even if they are on
-// the list of an older held generation. (A younger held generation, which is being checkpointed,
-// passes on the extents that it does not hold alone.)
-Generation PartitionFile::HoldNewest() {
-  CHECK(!serialized_);
-  const Generation newest = superblock_.generation;
-  HoldGeneration(newest);
-  std::vector<HeldExtent>& extents = held_[newest].extents;
-  auto take = [&](std::vector<DeadExtent>* dead, Generation died) {
-    std::erase_if(*dead, [&](const DeadExtent& d) {
-      if (d.birth > newest) return false;
-      extents.push_back({d, died});
-      pending_free_blocks_ -= d.extent.blocks();
-      held_blocks_ += d.extent.blocks();
-      return true;
-    });
-  };
-  if (checkpointing_) take(&dead_frozen_, frozen_generation_);
-  take(&dead_current_, frozen_generation_ + 1);
-  for (auto& [generation, held] : held_) {
-    if (generation >= newest) break;
-    auto since = held.extents.begin() + static_cast<ptrdiff_t>(held.at_end[checkpointing_ ? 1 : 0]);
-    auto taken = std::stable_partition(since, held.extents.end(), [&](const auto& e) { return e.died <= newest; });
-    extents.insert(extents.end(), taken, held.extents.end());
-    held.extents.erase(taken, held.extents.end());
-    // The next call examines more than it needs to.
-    if (checkpointing_) held.at_end[0] = held.at_end[1];
-  }
-  return newest;
-}
-
-uint64_t PartitionFile::held_extents() const {
-  uint64_t extents = 0;
-  for (const auto& [generation, held] : held_) extents += held.extents.size();
-  return extents;
 }
 
 void PartitionFile::OnIoError(const Status& status) {

@@ -29,7 +29,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   std::unique_ptr<Replica> self(new Replica(reactor, pool, std::move(options)));
   PartitionFileOptions file_options{
       store.PartitionDirectory(self->id()) + "/data", store.node, self->uuid(), store.page_bytes, self->options_.store,
-      store.PartitionName(self->id()) + "/data"};
+      store.PartitionName(self->id()) + "/data", &pool.turn()};
   CO_ASSIGN_OR_RETURN(self->file_, co_await PartitionFile::Open(reactor, file_options, /*read_only=*/false));
   const Superblock sb = self->file_->superblock();
   self->file_->set_on_io_error(self->options_.on_failure);

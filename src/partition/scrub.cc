@@ -45,14 +45,13 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
 
   // Continues the walk for one slice. Returns false if that was not the last slice.
   Task<bool> Slice() {
-    const Superblock root = file_->superblock();
-    const Generation held = file_->HoldNewest();
+    const Superblock root = co_await file_->HoldNewest();
     most_held_blocks_ = file_->held_blocks() + file_->allocator().used_blocks() / kSliceHeldShare;
     slice_end_ns_ = scrubber_->reactor_.NowNs() + kSliceNs;
-    // The hold keeps the tree's blocks from being reused while the walk waits for reads and for the
-    // rate.
-    co_await check_->Run(root.root, static_cast<uint8_t>(root.root_level), held);
-    file_->ReleaseGeneration(held);
+    // The hold keeps the blocks of the tree from being reused while the walk waits for reads and
+    // for its rate.
+    co_await check_->Run(root.root, static_cast<uint8_t>(root.root_level), root.generation);
+    file_->ReleaseGeneration(root.generation);
     Count();
     if (!check_->stopped()) co_return true;
     Restart(check_->resume_key());
@@ -278,10 +277,6 @@ Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProb
 Task<void> Scrubber::ScrubTree(PartitionFile* file) {
   PartitionHost host(this, file);
   while (!Over()) {
-    if (file->mid_commit()) {
-      co_await Sleep(reactor_, kCommitRetry);
-      continue;
-    }
     const bool over = co_await host.Slice();
     if (over) co_return;
     co_await Sleep(reactor_, kBetweenSlices);

@@ -37,8 +37,10 @@ class PartitionFileTest : public testing::Test {
   T Get(Task<T> task) {
     return *kernel_.RunTask(*reactor_, std::move(task));
   }
-  FilePtr Open(bool read_only = false) {
-    Result<FilePtr> file = Get(PartitionFile::Open(*reactor_, FileOptions(), read_only));
+  FilePtr Open(bool read_only = false, TurnBudget* turn = nullptr) {
+    PartitionFileOptions options = FileOptions();
+    options.turn = turn;
+    Result<FilePtr> file = Get(PartitionFile::Open(*reactor_, std::move(options), read_only));
     EXPECT_TRUE(file.ok()) << file.status().ToString();
     return *std::move(file);
   }

@@ -227,7 +227,8 @@ void Add(Blocks* blocks, Extent e) {
 // Acts like a tree: allocates extents, frees them, and ends generations.
 class Life {
  public:
-  Life(PartitionFileTest* test, uint64_t seed) : t_(*test), random_(seed), file_(test->Open()) {
+  Life(PartitionFileTest* test, uint64_t seed)
+      : t_(*test), random_(seed), turn_(*test->reactor_, kShortTurn), file_(test->Open(false, &turn_)) {
     Add(&durable_[1], Extent::Of(0, 7));
     durable_[0] = durable_[1];
     live_[Extent::Of(4, 1).packed] = 1;
@@ -252,7 +253,7 @@ class Life {
       } else if (choice < 93) {
         ReleaseOne();
       } else if (choice < 97) {
-        HoldNewest();
+        t_.Get(HoldNewest(this));
       } else {
         EXPECT_TRUE(t_.Get(file_->ReleaseSpace(64 + random_.Below(512), random_.Below(64))).ok());
       }
@@ -327,7 +328,7 @@ class Life {
       if (life->random_.Chance(0.3)) {
         life->ReleaseOne();
       } else if (life->random_.Chance(0.3)) {
-        life->HoldNewest();
+        co_await HoldNewest(life);
       } else if (life->random_.Chance(0.3)) {
         EXPECT_TRUE((co_await life->file_->ReleaseSpace(256, 0)).ok());
       } else {
@@ -359,11 +360,12 @@ class Life {
     held_.erase(it);
   }
 
-  void HoldNewest() {
-    if (file_->mid_commit()) return;
-    const Generation held = file_->HoldNewest();
+  static Task<bool> HoldNewest(Life* life) {
+    const Superblock newest = co_await life->file_->HoldNewest();
     // Commit records a commit that has just ended only after this returns.
-    held_.emplace(held, held == frozen_ && checkpointing_ ? frozen_blocks_ : newest_tree_);
+    const bool just_committed = newest.generation == life->frozen_ && life->checkpointing_;
+    life->held_.emplace(newest.generation, just_committed ? life->frozen_blocks_ : life->newest_tree_);
+    co_return just_committed;
   }
 
   // Checks what a restart finds: the used blocks are exactly those that the newest root and its
@@ -384,8 +386,12 @@ class Life {
     t_.Close(reopened.get());
   }
 
+  // So short that every loop that can yield does so all the time.
+  static constexpr TurnBudget::Limits kShortTurn{4, 3, 1};
+
   PartitionFileTest& t_;
   SimRandom random_;
+  TurnBudget turn_;
   FilePtr file_;
   Generation generation_ = 2, frozen_ = 0;
   bool checkpointing_ = false;
@@ -428,7 +434,7 @@ TEST_F(PartitionFileTest, HoldingTheNewestKeepsWhatDiedSinceItEnded) {
     commit();
     file->FreeLater({page, 2});
     if (during_checkpoint) end();
-    EXPECT_EQ(file->HoldNewest(), 3u);
+    EXPECT_EQ(Get(file->HoldNewest()).generation, 3u);
     file->ReleaseGeneration(2);
     if (!during_checkpoint) end();
     commit();

@@ -117,8 +117,9 @@ void AddLogPlaces(const SimDisk& disk, std::map<std::string, Place>* places) {
       if (DecodeBatch(file, header.segment_number, at, seed, &batch) != BatchState::kValid) break;
       const uint64_t end = at + BatchBytes(batch.header.record_bytes);
       const uint64_t middle = at + sizeof(BatchHeader) + batch.header.record_bytes / 2;
-      if (++batches == 3) (*places)["WAL batch"] = {"", path, at, middle, "log: batch"};
-      if (batches == 2) (*places)["WAL batch header"] = {"", path, at, at + 30, "log: batch"};
+      if (++batches == 3) (*places)["WAL batch"] = {"", path, at, middle, "log: a durable batch was written here"};
+      if (batches == 2)
+        (*places)["WAL batch header"] = {"", path, at, at + 30, "log: a durable batch was written here"};
       if (batches == 3) (*places)["WAL segment header"] = {"", path, 0, 500, "log: the segment header"};
       at = batch.header.flags & kBatchEndsGroup ? AlignUp(end, kBlockBytes) : end;
     }
@@ -482,6 +483,10 @@ Task<void> ScrubUnderLoad(Load* load, Setup setup, std::string* problem) {
   load->over = true;
   co_await tasks.Drain();
   for (Partition* p : load->engine->partitions()) {
+    // What a released snapshot held becomes free in the background.
+    for (int i = 0; i < 1000 && p->stats().snapshot_pinned_bytes > 0; ++i) {
+      co_await Sleep(*load->reactor, kMillisecond);
+    }
     if (p->stats().snapshot_pinned_bytes > 0 && problem->empty()) *problem = "something is still held";
   }
   Status closed = co_await load->engine->Close(random.Chance(0.5));
