@@ -19,6 +19,10 @@ constexpr uint64_t kLogBufferBytes = 6u << 20;
 // memory.
 constexpr uint64_t kChangeTailShare = 64;
 constexpr uint64_t kMaxChangeTailBytes = 32u << 20;
+// Memory for the lists of extents that died: this share of the engine's memory. While a checkpoint
+// lists an extent, it takes up to this many bytes: its entry, a copy, and one in the encoded list.
+constexpr uint64_t kListShare = 16;
+constexpr uint64_t kListedExtentBytes = 64;
 constexpr size_t kBatchChunk = 128;  // lookups prepared together
 // Once replay dirties more pages than the pool holds, each replayed record costs a page read and a
 // page write. A longer log would then save little, because most pages were already written to make
@@ -42,7 +46,8 @@ class Engine::Impl final : public LogReplaySink {
     BufferPoolOptions pool;
     pool.page_bytes = options.store.page_bytes;
     pool.compression = options.compression;
-    const uint64_t others = kLogBufferBytes + kScrubBufferBytes + ChangeTailBytes(options) * PartitionsOf(options);
+    const uint64_t others = kLogBufferBytes + kScrubBufferBytes + ChangeTailBytes(options) * PartitionsOf(options) +
+                            options.memory_bytes / kListShare;
     pool.memory_bytes = options.memory_bytes - std::min(others, options.memory_bytes / 4);
     return pool;
   }
@@ -55,6 +60,10 @@ class Engine::Impl final : public LogReplaySink {
     const uint64_t all = std::min(options.memory_bytes / kChangeTailShare, kMaxChangeTailBytes);
     return std::max<uint64_t>(all / std::max<uint64_t>(PartitionsOf(options), 1), ChangeTail::kMinBytes);
   }
+
+  // The most extents that all lists together may have. Those that snapshots retain may take three
+  // quarters of it, those that wait for checkpoints the rest.
+  uint64_t MaxListed() const { return options_.memory_bytes / kListShare / kListedExtentBytes; }
 
   static Status CheckMemory(const EngineOptions& options) {
     const BufferPoolOptions pool = PoolOptions(options);
@@ -205,7 +214,32 @@ class Engine::Impl final : public LogReplaySink {
       if (!most || file.pending_free_blocks() > most->partition_file().pending_free_blocks()) most = r;
     }
     const uint64_t pool_blocks = uint64_t{pool_.frame_count()} * pool_.page_bytes() / kBlockBytes;
-    return pending > std::min(std::max(pool_blocks, used / kPendingFreeShare), kMaxPendingBlocks) ? most : nullptr;
+    // An extent has at least one block.
+    const uint64_t limit = std::min(kMaxPendingBlocks, MaxListed() / 4);
+    return pending > std::min(std::max(pool_blocks, used / kPendingFreeShare), limit) ? most : nullptr;
+  }
+
+  // Releases the snapshots whose time is over, and the oldest one early if they retain too much. A
+  // snapshot belongs to all partitions, so it is released in all of them.
+  void ExpireSnapshots() {
+    uint64_t held = 0;
+    const SnapshotInfo* oldest = nullptr;
+    for (Replica* r : served_) {
+      r->ExpireSnapshots();
+      // What an earlier release frees may be enough.
+      if (r->partition_file().releasing_generations()) return;
+      held += r->partition_file().held_extents();
+      const SnapshotInfo* snapshot = r->OldestSnapshot();
+      if (snapshot && (!oldest || snapshot->version < oldest->version)) oldest = snapshot;
+    }
+    const uint64_t limit = std::min(options_.max_held_extents, MaxListed() / 4 * 3);
+    if (held <= limit || !oldest) return;
+    const SnapshotInfo released = *oldest;
+    LOG(WARNING) << "the snapshot that was opened " << (reactor_.WallMs() - VersionMs(released.version)) / 1000
+                 << " s ago is released early: snapshots retain " << held << " replaced pages and values on reactor "
+                 << options_.reactor_index << ", where the limit is " << limit
+                 << ". Close snapshots sooner, or raise --memory_limit_mb";
+    for (Replica* r : served_) r->DropSnapshotIfOpen(released.id);
   }
 
   // Removes expired records, one partition after another.
@@ -234,7 +268,7 @@ class Engine::Impl final : public LogReplaySink {
           break;
         }
       }
-      for (auto& r : replicas_) r->ExpireSnapshots(options_.max_held_extents);
+      ExpireSnapshots();
       Replica* replica = NextToCheckpoint();
       if (!replica) {
         co_await Sleep(reactor_, kCheckpointTick);

@@ -41,10 +41,10 @@ struct EngineOptions {
   uint64_t log_budget_bytes = 512u << 20;
   uint64_t log_budget_records = 4'000'000;
   uint64_t log_segment_bytes = 8u << 20;
-  // The most replaced pages and values that snapshots may retain in one partition, because every
-  // checkpoint lists them. Beyond that, the oldest snapshot is released early.
-  static constexpr uint64_t kMaxHeldExtents = 4'000'000;
-  uint64_t max_held_extents = kMaxHeldExtents;
+  // The most replaced pages and values that snapshots may retain in this engine's partitions.
+  // Beyond that, the oldest snapshot is released early. Memory limits it too, because each of them
+  // is in a list in memory and in the dead list of every checkpoint.
+  uint64_t max_held_extents = 4'000'000;
   // Identity of the lock file that LockStore took. The engine stops if the store's directory has
   // another lock file or none, because another process may have opened the store. Not set: no
   // check.

@@ -82,9 +82,13 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> Checkpoint() override;
   PartitionStats stats() const override;
 
-  // Releases the snapshots that have expired. Then releases the oldest ones while snapshots hold
-  // more than `max_held_extents` extents.
-  void ExpireSnapshots(uint64_t max_held_extents);
+  // Releases the snapshots that have expired.
+  void ExpireSnapshots();
+  // Null: none is open. Valid until the next suspension.
+  const SnapshotInfo* OldestSnapshot() const;
+  void DropSnapshotIfOpen(SnapshotId id) {
+    if (snapshots_.contains(id)) DropSnapshot(id);
+  }
 
   // Whether expired records may still be stored. Sweep removes them through the log, in bounded
   // batches. After a failed sweep, the next one becomes due only after a delay.

@@ -112,22 +112,19 @@ void Replica::DropSnapshot(SnapshotId id) {
   file_->ReleaseGeneration(generation);
 }
 
-void Replica::ExpireSnapshots(uint64_t max_held_extents) {
+void Replica::ExpireSnapshots() {
   const int64_t now_ms = reactor_.WallMs();
   for (auto it = snapshots_.begin(); it != snapshots_.end();) {
     const SnapshotInfo snapshot = (it++)->second;
     if (snapshot.expires_at_ms <= now_ms) DropSnapshot(snapshot.id);
   }
-  while (!snapshots_.empty() && file_->held_extents() > max_held_extents) {
-    const auto oldest = std::min_element(snapshots_.begin(), snapshots_.end(), [](const auto& a, const auto& b) {
-      return a.second.generation < b.second.generation;
-    });
-    LOG(WARNING) << "partition " << id() << ": snapshots hold " << file_->held_extents()
-                 << " replaced pages and values, more than the limit of " << max_held_extents
-                 << "; releasing the oldest snapshot early, which was taken at " << VersionMs(oldest->second.version)
-                 << " ms Unix time";
-    DropSnapshot(oldest->first);
-  }
+}
+
+const SnapshotInfo* Replica::OldestSnapshot() const {
+  auto oldest = std::min_element(snapshots_.begin(), snapshots_.end(), [](const auto& a, const auto& b) {
+    return a.second.generation < b.second.generation;
+  });
+  return oldest == snapshots_.end() ? nullptr : &oldest->second;
 }
 
 }  // namespace pando
