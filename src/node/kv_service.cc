@@ -148,7 +148,7 @@ KvService::KvService(RpcServer* server, KvBackend* backend, NodeControl* control
       gets_(
           server, backend,
           [this](const RequestId& id, std::string key, int32_t budget_ms) { SlowGet(id, std::move(key), budget_ms); }),
-      watchers_(server, watch_options) {
+      watchers_(server, &backend->partitions, watch_options) {
   for (const Method& method : kMethods) {
     metrics_.push_back(std::make_unique<MethodMetrics>());
     metrics_.back()->name = method.name;

@@ -1,11 +1,13 @@
 #include "src/node/watch_hub.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace pando {
 
 namespace {
 constexpr Nanos kTickNs = 5 * kMillisecond;
+constexpr size_t kMaxCompared = 8192;  // versions that one tick compares with watchers' positions
 }  // namespace
 
 WatchHub::~WatchHub() { CHECK(waiting_.empty()) << waiting_.size() << " watchers are still waiting"; }
@@ -25,16 +27,31 @@ void WatchHub::Add(Wait* wait) {
   server_->reactor().ArmTimer(this, server_->reactor().NowNs() + kTickNs);
 }
 
-bool WatchHub::IsOver(const Wait& wait, Nanos now) const {
-  if (now >= wait.until_ns_ || server_->stopping() || server_->IsClosed(wait.id_)) return true;
-  return now >= wait.look_after_ns_ && HasNews(*wait.partitions_, *wait.position_);
+// Versions only grow, so their sum changes when any of them does.
+bool WatchHub::AnyChange() {
+  uint64_t sum = 0;
+  for (const Partition* partition : partitions_) sum += partition->newest_change();
+  return std::exchange(versions_sum_, sum) != sum;
 }
 
+bool WatchHub::IsOver(Wait* wait, Nanos now, size_t* compared) const {
+  if (now >= wait->until_ns_ || server_->stopping() || server_->IsClosed(wait->id_)) return true;
+  if (!wait->unchecked_ || now < wait->look_after_ns_ || *compared >= kMaxCompared) return false;
+  wait->unchecked_ = false;
+  *compared += wait->partitions_->size();
+  return HasNews(*wait->partitions_, *wait->position_);
+}
+
+// While nothing is written, a tick looks at each partition once, however many watchers there are.
+// Otherwise it checks as many watchers as kMaxCompared allows, and the rest in the next ticks.
 void WatchHub::OnTick() {
   Reactor& reactor = server_->reactor();
   const Nanos now = reactor.NowNs();
+  const bool any_change = AnyChange();
+  size_t compared = 0;
   std::erase_if(waiting_, [&](Wait* wait) {
-    if (!IsOver(*wait, now)) return false;
+    wait->unchecked_ |= any_change;
+    if (!IsOver(wait, now, &compared)) return false;
     reactor.Schedule(wait->waiter_);
     return true;
   });

@@ -60,10 +60,13 @@ class WatchHub : private Timer {
     const WatchPosition* const position_;
     const RequestId id_;
     const Nanos look_after_ns_, until_ns_;
+    bool unchecked_ = true;  // there may be news that OnTick has not looked for
     std::coroutine_handle<> waiter_;
   };
 
-  WatchHub(RpcServer* server, WatchOptions options) : server_(server), options_(options) {}
+  // `partitions`: all that watchers may wait for. They outlive the hub.
+  WatchHub(RpcServer* server, const std::vector<Partition*>* partitions, WatchOptions options)
+      : server_(server), partitions_(*partitions), options_(options) {}
   WatchHub(const WatchHub&) = delete;
   WatchHub& operator=(const WatchHub&) = delete;
   ~WatchHub();
@@ -76,10 +79,13 @@ class WatchHub : private Timer {
  private:
   void Add(Wait* wait);
   void OnTick();
-  bool IsOver(const Wait& wait, Nanos now) const;
+  bool AnyChange();
+  bool IsOver(Wait* wait, Nanos now, size_t* compared) const;
 
   RpcServer* const server_;
+  const std::vector<Partition*>& partitions_;
   const WatchOptions options_;
+  uint64_t versions_sum_ = 0;  // at the last tick
   Metrics metrics_;
   std::vector<Wait*> waiting_;
 };
