@@ -16,8 +16,8 @@ namespace {
 // other writers of the partition get their turn.
 constexpr size_t kOpsPerWrite = 64;
 
-Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, DeletedRange* out) {
-  for (size_t first = 0; first < ops.size(); first += kOpsPerWrite) {
+Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, const bool* over, DeletedRange* out) {
+  for (size_t first = 0; first < ops.size() && !*over; first += kOpsPerWrite) {
     auto begin = ops.begin() + static_cast<ptrdiff_t>(first);
     auto end = ops.begin() + static_cast<ptrdiff_t>(std::min(first + kOpsPerWrite, ops.size()));
     std::vector<WriteOp> some(std::make_move_iterator(begin), std::make_move_iterator(end));
@@ -34,13 +34,17 @@ Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, DeletedRan
 // A deleteRange cannot be withdrawn: some of its removes may have been applied when the deadline
 // passes. The DEADLINE error therefore says applied = UNKNOWN.
 struct BegunDelete final : Withdrawable {
-  bool Withdraw() override { return false; }
+  bool over = false;  // nobody waits for the rest
+  bool Withdraw() override {
+    over = true;
+    return false;
+  }
 };
 
 }  // namespace
 
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version) {
+                               Version max_version, const bool* over) {
   DeletedRange out;
   MergeScanSpec spec;
   spec.range = std::move(range);
@@ -64,7 +68,7 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
     op.current_value_unwanted = true;
   }
   TaskGroup removes;
-  for (auto& [id, ops] : by_partition) removes.Spawn(RemoveKeys(backend->partitions[id], std::move(ops), &out));
+  for (auto& [id, ops] : by_partition) removes.Spawn(RemoveKeys(backend->partitions[id], std::move(ops), over, &out));
   // The removes run concurrently and write to `out`, so wait for all of them.
   co_await removes.Drain();
   co_return out;
@@ -95,7 +99,7 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
   call->write = &begun;
   const uint64_t scan_id = range->scan_id != 0 ? range->scan_id : NewScanId(server_->reactor());
   DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(*range), *range, limit,
-                                                     static_cast<Version>(request.max_version));
+                                                     static_cast<Version>(request.max_version), &begun.over);
   call->write = nullptr;
   if (!deleted.failure.ok()) {
     api::KvError error = ToKvError(deleted.failure, /*is_write=*/false);

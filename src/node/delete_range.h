@@ -32,8 +32,8 @@ struct DeletedRange {
 };
 
 // Examines at most `limit` records. Removes those whose version is at most max_version (0 = any
-// version).
+// version). Stops early, with only some of them removed, once *over is true.
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version);
+                               Version max_version, const bool* over);
 
 }  // namespace pando
