@@ -23,6 +23,9 @@ constexpr size_t kMaxUnsentWhenExhausted = 1024;
 constexpr size_t kMaxAheadWhenExhausted = 64u << 10;
 // The unused capacity of a larger string has never been touched, so it takes no memory.
 constexpr size_t kMaxTouchedSlack = 256u << 10;
+// Replies beyond this size are handed to the connection before the turn ends. A string that grows
+// by doubling can hold twice its bytes, which is too much when hundreds of connections do so.
+constexpr size_t kMaxTurnBytes = 64u << 10;
 
 uint32_t FrameLength(std::string_view bytes) { return __builtin_bswap32(LoadLE<uint32_t>(bytes.data())); }
 
@@ -283,7 +286,7 @@ void RpcConnection::AllowOutOfOrder() {
     ++head_;
   }
   ring_.reset();
-  ring_bytes_ = 0;
+  ring_bytes_ = ring_capacity_ = 0;
   MarkDirty();
 }
 
@@ -319,6 +322,7 @@ void RpcConnection::EndReply(uint32_t sequence) {
     }
     if (unanswered() == 0) ring_.reset();
   }
+  if (out_.size() >= kMaxTurnBytes) HandOver();
   Account();
   MarkDirty();
 }
@@ -343,15 +347,17 @@ void RpcConnection::Account() {
   accounted_bytes_ = held_bytes;
 }
 
+void RpcConnection::HandOver() {
+  server_->metrics_.sent_bytes_total.Add(out_.size());
+  const size_t slack = out_.capacity() <= kMaxTouchedSlack ? out_.capacity() - out_.size() : 0;
+  handed_slack_ = connection_->unsent_bytes() > 0 ? std::max(handed_slack_, slack) : slack;
+  connection_->Send(&out_);
+  server_->GiveBuffer(std::exchange(out_, std::string()));
+}
+
 void RpcConnection::Flush() {
   if (state_ == State::kClosed) return;
-  if (!out_.empty()) {
-    server_->metrics_.sent_bytes_total.Add(out_.size());
-    const size_t slack = out_.capacity() <= kMaxTouchedSlack ? out_.capacity() - out_.size() : 0;
-    handed_slack_ = connection_->unsent_bytes() > 0 ? std::max(handed_slack_, slack) : slack;
-    connection_->Send(&out_);
-    server_->GiveBuffer(std::exchange(out_, std::string()));
-  }
+  if (!out_.empty()) HandOver();
   Account();
   if (state_ == State::kClosing && unanswered() == 0 && !close_sent_) {
     close_sent_ = true;

@@ -87,6 +87,7 @@ class RpcConnection final : public ConnectionHandler {
   void AllowOutOfOrder();
   std::string* BeginReply(uint32_t sequence);
   void EndReply(uint32_t sequence);
+  void HandOver();  // gives `out_` to the connection
   void Flush();
   void Account();
   size_t ReplyBytes() const;

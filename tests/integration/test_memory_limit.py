@@ -214,6 +214,7 @@ def kinds(snapshot):
     yield ("readPages", [frame(Admin, "readPages", CONTEXT, ttypes.ReadPagesRequest(snapshot=snapshot, partition=i))
                          for i in range(PARTITIONS)], 64, 4, 0.5)
     yield "status", [frame(Admin, "status", CONTEXT)], 100, 20, 0.5
+    yield "hello", [frame(Kv, "hello", CONTEXT, ttypes.HelloRequest())], 200, 500, 0.5
 
 
 def exhaust(load, node, snapshot):
