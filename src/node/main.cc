@@ -222,7 +222,8 @@ int Run() {
 
   while (sem_wait(&stop_wanted) != 0 && errno == EINTR) {
   }
-  phase.store(Phase::kStopping);
+  // After a failure the phase is still kServing. The first signal then finds the node already
+  // stopping, and only a second one ends the process at once.
   LOG(INFO) << (failed.load() ? "stopping because the storage engine failed" : "stopping on a signal");
   Status status = node.Stop();
   if (failed.load() || !status.ok()) {
