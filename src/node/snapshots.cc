@@ -74,12 +74,18 @@ Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(int64_t ttl_ms) {
 Task<Result<OpenedSnapshot>> Snapshots::Renew(SnapshotToken token, int64_t ttl_ms) {
   const int64_t expires_at_ms = ExpiryOf(VersionMs(token.version), ttl_ms);
   Status status = co_await RenewSnapshot(partitions_, token.id, expires_at_ms);
-  if (status.code() == Code::kSnapshotGone) open_.erase(token.id);
+  auto opened = open_.find(token.id);
+  // Without an entry, the snapshot was released before this call or while it waited for the
+  // partitions. Some of them may have been renewed; a release reaches them all.
+  if (opened == open_.end() || status.code() == Code::kSnapshotGone) {
+    if (opened != open_.end()) open_.erase(opened);
+    if (status.ok()) status = co_await ReleaseSnapshot(partitions_, token.id);
+    co_return status.ok() ? Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another")
+                          : std::move(status);
+  }
   CO_RETURN_IF_ERROR(status);
-  OpenedSnapshot& opened = open_[token.id];
-  opened.token = token;
-  opened.expires_at_ms = std::max(opened.expires_at_ms, expires_at_ms);
-  co_return opened;
+  opened->second.expires_at_ms = std::max(opened->second.expires_at_ms, expires_at_ms);
+  co_return opened->second;
 }
 
 Task<Result<bool>> Snapshots::Release(SnapshotToken token) {
