@@ -171,8 +171,9 @@ std::string HttpServer::Answer(std::string_view method, std::string_view target)
   }
   if (path == "/readyz") {
     if (health_->ready.load(std::memory_order_relaxed)) return Reply(200, "OK", kText, "ready\n", head_only);
+    const bool failed = health_->failed.load(std::memory_order_relaxed);
     return Reply(503, "Service Unavailable", kText, "not ready: starting, stopping or failed\n", head_only,
-                 "Retry-After: 1\r\n");
+                 failed ? "" : "Retry-After: 1\r\n");
   }
   return Reply(404, "Not Found", kText, "try /metrics, /healthz or /readyz\n", head_only);
 }
