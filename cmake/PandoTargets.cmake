@@ -20,6 +20,14 @@ function(pando_library layer)
   target_link_libraries(pando_${layer} PUBLIC ${ARGN})
 endfunction()
 
+# Makes every basic block of the library call a function by which tests/sim/turns_test.cc counts work. Only in builds
+# with AddressSanitizer (src/base/count_work.cc), and only with g++: clang's builds are for fuzzing, which has its own.
+function(pando_count_work layer)
+  if("${PANDO_SANITIZE}" MATCHES "address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(pando_${layer} PRIVATE -fsanitize-coverage=trace-pc)
+  endif()
+endfunction()
+
 function(pando_tool name)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   add_executable(${name} ${sources})

@@ -44,7 +44,7 @@ bool ParseNumber(const ReadResult& current, int64_t* number) {
 }  // namespace
 
 void Replica::Apply(PendingWrite* pending) {
-  constexpr uint32_t kUnitsPerOp = 8;
+  constexpr uint32_t kUnitsPerOp = 12;
   pending_.pop_front();
   apply_slice_.Spend(kUnitsPerOp * static_cast<uint32_t>(pending->ops ? pending->ops->size() : 1));
   if (!pending->ops) {

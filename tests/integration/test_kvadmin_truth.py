@@ -412,7 +412,7 @@ class InterruptTest(WithNode):
         self.kv("put", "row/zzz", "written meanwhile")
         out, err = self.interrupted(process)
         self.assertRegex(err, r"interrupted by SIGINT; \d+ records are in .*ex.jsonl.partial, and --resume continues")
-        self.assertEqual((out, target.exists(), self.snapshots()), ("", False, 1), "the snapshot is what resumes")
+        self.assertEqual((out, target.exists(), self.snapshots()), ("", False, 1), "only the snapshot must remain")
         done = self.kv("export", "-o", target, "--prefix", "row/", "--resume")
         self.assertIn("resuming after", done.err)
         self.assertEqual(target.read_bytes(), whole)
