@@ -83,9 +83,9 @@ BANS = [
 # (path, rule) -> reason. An entry that is no longer needed is itself an error.
 EXCEPTIONS = {}
 
-INVARIANT = re.compile(r"^//   ([A-Z][0-9]+)  \S", re.M)  # as headers state them
+INVARIANT = re.compile(r"^//   ([A-Z]+[0-9]+)  \S", re.M)  # as headers state them
 INVARIANT_TABLE = "docs/INVARIANTS.md"
-TABLE_ROW = re.compile(r"^\| ([A-Z][0-9]+) \|", re.M)
+TABLE_ROW = re.compile(r"^\| ([A-Z]+[0-9]+) \|", re.M)
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
 GENERATED = ("gen-cpp/",)
 

@@ -4,8 +4,8 @@
 // Threads: one reactor.
 //
 // Invariants
-//   D1  A FileId is a slot of files_. If the file is registered, its slot in the kernel's table has
-//       the same number and refers to the same descriptor.
+//   UD1  A FileId is a slot of files_. If the file is registered, its slot in the kernel's table has
+//        the same number and refers to the same descriptor.
 #pragma once
 
 #include <fcntl.h>
