@@ -5,6 +5,8 @@
 
 #include "src/base/address.h"
 #include "src/buffer_pool/buffer_pool.h"
+#include "src/io/socket_address.h"
+#include "src/partition/store.h"
 
 namespace pando {
 
@@ -33,13 +35,13 @@ constexpr uint32_t kMinSockets = 16;
 // Per reactor: connections over the limit that stay open until they have been told so.
 constexpr uint32_t kMaxRefusedSockets = 64;
 constexpr int64_t kMaxIdleTimeoutS = 366 * 24 * 3600;
-constexpr uint32_t kMaxPartitions = 4096;
 constexpr uint32_t kMaxReactors = 256;
 constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
 constexpr uint64_t kMaxScrubMbPerS = 1'000'000;
 constexpr uint64_t kMaxReleaseMbPerS = 1'000'000;
 constexpr int64_t kMaxReleaseAfterS = 30 * 24 * 3600;
 constexpr int64_t kMaxScrubIntervalH = 100'000;
+constexpr int64_t kMaxCheckpointIntervalS = 30 * 24 * 3600;
 
 }  // namespace
 
@@ -119,6 +121,12 @@ Status CheckOptions(const NodeOptions& options) {
     return Error(Code::kInvalidArgument,
                  "--data_dir is required: the directory of the store, which is created if missing");
   }
+  // What a shell makes of `--data_dir $UNSET --listen=...`.
+  if (options.data_dir.starts_with("--")) {
+    return Error(Code::kInvalidArgument,
+                 "--data_dir={} looks like a flag, so the directory's name is missing; write ./{} if it is meant",
+                 options.data_dir, options.data_dir);
+  }
   if (options.partitions != 0 && (!std::has_single_bit(options.partitions) || options.partitions > kMaxPartitions)) {
     return Error(Code::kInvalidArgument, "--partitions={}; it must be a power of two up to {}", options.partitions,
                  kMaxPartitions);
@@ -135,6 +143,10 @@ Status CheckOptions(const NodeOptions& options) {
     return Error(Code::kInvalidArgument, "--http_port={}; it must be from 0 to 65535, or -1 for none",
                  options.http_port);
   }
+  if (options.port != 0 && options.http_port == options.port) {
+    return Error(Code::kInvalidArgument, "--listen and --http_port both name port {}; choose another for one of them",
+                 options.port);
+  }
   if (options.memory_limit_bytes > kMaxLimitBytes) {
     return Error(Code::kInvalidArgument, "--memory_limit_mb={}; it must be at most {}",
                  options.memory_limit_bytes / kMiB, kMaxLimitBytes / kMiB);
@@ -150,8 +162,10 @@ Status CheckOptions(const NodeOptions& options) {
   }
   if (options.snapshot_max_age_s < 1 || options.snapshot_max_age_s > kMaxSnapshotAgeS)
     return Error(Code::kInvalidArgument, "--snapshot_max_age_s must be from 1 to {}", kMaxSnapshotAgeS);
-  if (options.checkpoint_interval_s < 1)
-    return Error(Code::kInvalidArgument, "--checkpoint_interval_s must be at least 1");
+  if (options.checkpoint_interval_s < 1 || options.checkpoint_interval_s > kMaxCheckpointIntervalS) {
+    return Error(Code::kInvalidArgument, "--checkpoint_interval_s={}; it must be from 1 to {}",
+                 options.checkpoint_interval_s, kMaxCheckpointIntervalS);
+  }
   if (options.scrub_mb_per_s > kMaxScrubMbPerS) {
     return Error(Code::kInvalidArgument, "--scrub_mb_per_s={}; it must be at most {}, or 0 for none",
                  options.scrub_mb_per_s, kMaxScrubMbPerS);
@@ -179,6 +193,9 @@ Status CheckOptions(const NodeOptions& options) {
 
 Status ParseListen(const std::string& text, std::string* host, uint16_t* port) {
   ASSIGN_OR_RETURN(HostPort address, ParseHostPort(text, /*any_port=*/true));
+  if (Result<SocketAddress> parsed = SocketAddress::Parse(address.host, address.port); !parsed.ok()) {
+    return parsed.TakeStatus();
+  }
   *host = std::move(address.host);
   *port = address.port;
   return {};

@@ -14,7 +14,6 @@ namespace {
 // DIR/store.meta: one 4-KiB block (docs/FORMAT.md, "Store file").
 constexpr uint64_t kStoreMagic = 0x31455453444e4150;  // "PANDSTE1"
 constexpr uint32_t kStoreFormat = 1;
-constexpr uint32_t kMaxPartitions = 128;
 constexpr Nanos kLockRetry = 20 * kMillisecond, kLockPatience = 3 * kSecond;
 
 struct StoreFile {

@@ -24,6 +24,7 @@
 
 namespace pando {
 
+inline constexpr uint32_t kMaxPartitions = 128;
 inline constexpr char kLockName[] = "lock";  // in the data directory
 
 struct PartitionFileOptions;  // partition_file.h

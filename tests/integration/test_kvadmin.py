@@ -175,7 +175,7 @@ class KvadminTest(unittest.TestCase):
         self.assertEqual(self.kv("get", "--raw", "lc/1").raw, b'a "quoted"\nvalue, with a comma')
         self.assertEqual(self.kv("get", "--raw", "lc/3").raw, b" spaces ")
         self.assertEqual(self.kv("get", "--raw", "lc/4").raw, b"last")
-        self.assertIn("header needs", self.kv("load", self.write("h.csv", "a,b\n1,2\n"), expect=USAGE).err)
+        self.assertIn("the CSV header must have", self.kv("load", self.write("h.csv", "a,b\n1,2\n"), expect=USAGE).err)
         self.assertIn("is empty", self.kv("load", self.write("e.csv", ""), expect=USAGE).err)
         open_quote = self.kv("load", "--format", "csv", "-", stdin=b'key,value\nlc/5,x\nlc/6,"no end', expect=REJECTED)
         self.assertIn("line 3: not CSV", open_quote.err)

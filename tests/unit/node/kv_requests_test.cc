@@ -365,8 +365,28 @@ TEST(NodeOptions, AreCheckedByName) {
   options.page_bytes = 5000;
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--page_bytes=5000"));
   options.page_bytes = 0;
+  options.partitions = 256;  // more than a store can have
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--partitions=256; it must be a power of two up to 128"));
+  options.partitions = 8;
   options.http_port = 70000;
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--http_port=70000"));
+  options.http_port = options.port = 7420;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--listen and --http_port both name port 7420"));
+  options.http_port = 0;
+  // In nanoseconds it would overflow.
+  options.checkpoint_interval_s = INT64_MAX;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--checkpoint_interval_s=9223372036854775807"));
+  options.checkpoint_interval_s = 60;
+  options.data_dir = "--listen=127.0.0.1:0";
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("looks like a flag"));
+}
+
+TEST(NodeOptions, ListenNamesAnAddress) {
+  std::string host;
+  uint16_t port = 0;
+  EXPECT_TRUE(ParseListen("127.0.0.1:7420", &host, &port).ok());
+  EXPECT_THAT(ParseListen("myhost:7420", &host, &port).message(),
+              HasSubstr("'myhost' is not a numeric IPv4 or IPv6 address"));
 }
 
 TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
