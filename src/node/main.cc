@@ -102,7 +102,12 @@ void HandleSignals() {
   struct sigaction action {};
   action.sa_handler = OnSignal;
   action.sa_flags = SA_RESTART;
-  for (int s : {SIGTERM, SIGINT, SIGHUP}) sigaction(s, &action, nullptr);
+  for (int s : {SIGTERM, SIGINT, SIGHUP}) {
+    struct sigaction inherited {};
+    // nohup ignores SIGHUP so that the process outlives its terminal. That must stay so.
+    const bool nohup = s == SIGHUP && sigaction(s, nullptr, &inherited) == 0 && inherited.sa_handler == SIG_IGN;
+    if (!nohup) sigaction(s, &action, nullptr);
+  }
   std::signal(SIGPIPE, SIG_IGN);
   // A write beyond the size limit of files (ulimit -f) then fails with EFBIG, which is handled like
   // a full disk.

@@ -81,6 +81,18 @@ class SignalTest(unittest.TestCase):
             self.assertEqual(kv.count(CONTEXT, ttypes.CountRequest()).count, RECORDS)
         self.node.stop()
 
+    def test_sighup_is_ignored_under_nohup(self):
+        inherited = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        try:
+            self.node.start()
+        finally:
+            signal.signal(signal.SIGHUP, inherited)
+        self.node.process.send_signal(signal.SIGHUP)
+        with self.node.connect() as kv:
+            kv.put(CONTEXT, ttypes.PutRequest(b"k", b"v"))
+        self.assertIsNone(self.node.process.poll(), self.node.output())
+        self.node.stop()
+
     def test_second_sigterm_ends_at_once(self):
         self.node.flags = ["--shutdown_timeout_ms", "120000"]
         self.node.start()
