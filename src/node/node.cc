@@ -336,12 +336,14 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   out.connections = static_cast<int32_t>(shared_->connections.load(std::memory_order_relaxed));
   out.http_port = http_port_;
   out.reactors = static_cast<int32_t>(store_.reactors);
+  int disk_full_partitions = 0;
   for (size_t i = 0; i < shards_.size(); ++i) {
     auto collect = [shard = shards_[i]](Reactor&) { return shard->CollectStatus(); };
     ShardStatus part = co_await CallOn(caller, static_cast<int>(i), std::move(collect));
     out.pool_pages += static_cast<int64_t>(part.engine.pool_pages);
     out.pool_free_pages += static_cast<int64_t>(part.engine.pool_free_pages);
     out.log_bytes += static_cast<int64_t>(part.engine.log.unreleased_bytes);
+    disk_full_partitions += part.disk_full_partitions;
     std::move(part.partitions.begin(), part.partitions.end(), std::back_inserter(out.partitions));
   }
   std::sort(out.partitions.begin(), out.partitions.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
@@ -352,6 +354,10 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   } else if (!out.scrub.findings.empty()) {
     out.verdict = fmt::format("serving, with {} damaged places on disk", out.scrub.findings.size());
     out.advice = "run kvadmin check --online to list them and what to do about each";
+  } else if (disk_full_partitions > 0) {
+    out.verdict =
+        fmt::format("serving, but {} partitions refuse writes because the disk is full", disk_full_partitions);
+    out.advice = "delete records, release snapshots, or add disk space";
   } else {
     out.verdict = "ok";
   }

@@ -95,6 +95,7 @@ Task<ShardStatus> Shard::CollectStatus() {
     p.used_bytes = static_cast<int64_t>(stats.used_bytes);
     p.dirty_pages = static_cast<int64_t>(stats.dirty_pages);
     p.checkpoint_running = stats.checkpoint_running;
+    status.disk_full_partitions += stats.disk_full;
     p.snapshots = static_cast<int32_t>(stats.snapshots);
     p.snapshot_pinned_bytes = static_cast<int64_t>(stats.snapshot_pinned_bytes);
   }
@@ -126,6 +127,7 @@ void Shard::Publish() {
   SetTotal(&gauges_.log_waits, stats.log.append_waits_total);
   SetTotal(&gauges_.checkpoints, stats.checkpoints_total);
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
+  SetTotal(&gauges_.disk_full, stats.disk_full_total);
   uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0, hole_bytes = 0, snapshots = 0,
            pinned_bytes = 0, changes_kept = 0;
   for (Partition* partition : engine_->partitions()) {
@@ -221,6 +223,7 @@ void Shard::RegisterMetrics() {
   add("kv_log_device_bytes_total", "Bytes written to the log's device.", &g.log_device_bytes);
   add("kv_log_space_waits_total", "Writes that waited for room in the log.", &g.log_waits);
   add("kv_partition_checkpoints_total", "Checkpoints finished.", &g.checkpoints);
+  add("kv_partition_disk_full_total", "Writes refused because the disk is full.", &g.disk_full);
   add("kv_partition_write_waits_total", "Writes that waited for the buffer pool or the log.", &g.write_waits);
   add("kv_partition_reads_total", "Records read.", &g.reads);
   add("kv_partition_writes_total", "Records written.", &g.writes);

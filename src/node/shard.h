@@ -29,7 +29,7 @@ struct EngineGauges {
   Counter pool_hits, pool_misses, pool_evictions, pool_writes;
   Gauge log_bytes, log_records, log_segments;
   Counter log_appended_records, log_appended_bytes, log_device_writes, log_device_bytes, log_waits;
-  Counter checkpoints, write_waits, reads, writes, scans;
+  Counter checkpoints, write_waits, disk_full, reads, writes, scans;
   Gauge partition_file_bytes, partition_used_bytes, partition_hole_bytes, frame_bytes;
   Counter released_bytes;
   Gauge release_refused_files;
@@ -38,6 +38,7 @@ struct EngineGauges {
 
 struct ShardStatus {
   std::vector<api::PartitionStatus> partitions;
+  int disk_full_partitions = 0;  // of those: they refused writes lately for lack of disk space
   EngineStats engine;
 };
 

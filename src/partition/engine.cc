@@ -379,6 +379,7 @@ class Engine::Impl final : public LogReplaySink {
     s.checkpoints_total = checkpoints_;
     if (releaser_) s.release = releaser_->stats();
     s.write_waits_total = s.log.append_waits_total;
+    for (const Replica* r : served_) s.disk_full_total += r->stats().disk_full_total;
     return s;
   }
 

@@ -67,7 +67,7 @@ struct EngineStats {
   uint64_t pool_bytes = 0;
   LogStats log;
   uint64_t checkpoints_total = 0;
-  uint64_t write_waits_total = 0;
+  uint64_t write_waits_total = 0, disk_full_total = 0;
   SpaceReleaseStats release;
 };
 

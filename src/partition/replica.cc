@@ -11,6 +11,7 @@ namespace {
 constexpr uint64_t kPinnedShare = 8;
 constexpr size_t kCheckpointWrites = 32;  // page writes in flight
 constexpr Generation kGenerationsToMerge = 4;
+constexpr Nanos kDiskFullNotice = 60 * kSecond;  // how long a refused write shows in stats()
 
 }  // namespace
 
@@ -28,8 +29,8 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
                                                      Options options) {
   std::unique_ptr<Replica> self(new Replica(reactor, pool, std::move(options)));
   PartitionFileOptions file_options{
-      store.PartitionDirectory(self->id()) + "/data", store.node, self->uuid(), store.page_bytes, self->options_.store,
-      store.PartitionName(self->id()) + "/data", &pool.turn()};
+      store.PartitionDirectory(self->id()) + "/data", store.node,  self->uuid(), store.page_bytes, self->options_.store,
+      store.PartitionName(self->id()) + "/data",      &pool.turn()};
   CO_ASSIGN_OR_RETURN(self->file_, co_await PartitionFile::Open(reactor, file_options, /*read_only=*/false));
   const Superblock sb = self->file_->superblock();
   self->file_->set_on_io_error(self->options_.on_failure);
@@ -101,6 +102,7 @@ PartitionStats Replica::stats() const {
   s.changes_kept = changes_.size();
   s.pending_writes = pending_.size();
   s.checkpoint_running = checkpoint_running_;
+  s.disk_full = disk_full_ns_ != 0 && reactor_.NowNs() - disk_full_ns_ < kDiskFullNotice;
   return s;
 }
 
@@ -236,7 +238,14 @@ Task<Status> Replica::Admit(PendingWrite* pending, LogSpace* log_space) {
   }
   const Nanos deadline_ns = pending->options.control ? pending->options.control->deadline_ns : 0;
   CO_ASSIGN_OR_RETURN(*log_space, co_await log_->WaitForSpace(stream_, log_bytes, deadline_ns));
-  co_return co_await AdmitBlocks(blocks, only_removes, &pending->admitted_blocks);
+  Status status = co_await AdmitBlocks(blocks, only_removes, &pending->admitted_blocks);
+  if (status.code() == Code::kDiskFull) {
+    ++stats_.disk_full_total;
+    disk_full_ns_ = reactor_.NowNs();
+  } else if (status.ok() && !only_removes) {
+    disk_full_ns_ = 0;
+  }
+  co_return status;
 }
 
 std::vector<std::string> Replica::KeysOf(const std::vector<WriteOp>& ops) {

@@ -323,6 +323,7 @@ class Replica final : public Partition, public LogConsumer {
   WaitQueue writes_resumed_;
   Superblock frozen_;  // of the generation being checkpointed
   Nanos last_checkpoint_ns_ = 0;
+  Nanos disk_full_ns_ = 0;  // when a write was last refused for lack of disk space; 0: not since one was admitted
 
   std::set<std::string> merge_keys_;
   bool merging_ = false;

@@ -256,6 +256,8 @@ struct PartitionStats {
   uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;
   uint64_t changes_kept = 0;  // for watchers
   uint64_t checkpoints_total = 0, reads_total = 0, writes_total = 0, scans_total = 0;
+  uint64_t disk_full_total = 0;  // writes refused with kDiskFull
+  bool disk_full = false;        // one was refused lately, and none that needs space was admitted since
   bool checkpoint_running = false;
 };
 

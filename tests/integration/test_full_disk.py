@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 
-from node_process import CONTEXT, NodeProcess, constants, run_kvadmin, temporary_directory, ttypes
+from node_process import CONTEXT, Admin, NodeProcess, constants, run_kvadmin, temporary_directory, ttypes
 
 MIB = 1 << 20
 BATCH = 200
@@ -84,7 +84,13 @@ class FullDisk:
         while self.put(range(number, number + BATCH)):
             number += BATCH
         print(f"full with {len(self.held)} records, {self.disk_bytes() / MIB:.0f} MiB on disk", flush=True)
+        verdict = self.verdict()
+        assert "disk is full" in verdict, verdict
         return number
+
+    def verdict(self):
+        with self.node.connect(service=Admin) as admin:
+            return admin.status(CONTEXT).verdict
 
     def delete(self, count):
         numbers = self.dice.sample(sorted(self.held), count)
@@ -114,6 +120,7 @@ class FullDisk:
             self.compare()
         for number in range(end, end + 1000, BATCH):
             assert self.put(range(number, number + BATCH)), "a put was refused although most records were deleted"
+        assert self.verdict() == "ok", self.verdict()
         before = self.disk_bytes()
         self.delete(len(self.held) - 500)
         for _ in range(2):
