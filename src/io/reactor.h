@@ -184,12 +184,8 @@ struct ListenOptions {
 //   origin thread: call.Finish()
 //
 // Each ordered pair of reactors has a bounded request ring and a reply ring of the same size. A
-// request is sent only with a credit, which reserves its place in the reply ring, so two full rings
-// cannot deadlock. Without a credit, the call waits in the origin's queue, in order; the caller's
-// own admission control bounds that queue.
-//
-// While a call runs, it must not wait for another call back to its origin: that call might be
-// waiting for credits that calls like this one hold.
+// message that finds its ring full waits at its sender, in order. The caller's own admission
+// control bounds how many do.
 struct RemoteCall {
   virtual void Start() = 0;   // runs on the target reactor's thread
   virtual void Finish() = 0;  // runs on the origin's thread; may delete this object

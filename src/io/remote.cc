@@ -19,6 +19,10 @@ bool SpscRing::Push(RemoteCall* call) {
   return true;
 }
 
+bool SpscRing::HasRoom() const {
+  return tail_.load(std::memory_order_relaxed) - head_.load(std::memory_order_acquire) <= mask_;
+}
+
 RemoteCall* SpscRing::Pop() {
   size_t head = head_.load(std::memory_order_relaxed);
   if (head == known_tail_) {
@@ -57,60 +61,69 @@ void RemotePort::Touch(int target) {
   touched_.push_back(target);
 }
 
-void RemotePort::PushRequest(int target, RemoteCall* call) {
-  ++peers_[target].in_flight;
-  CHECK(mesh_->Requests(index_, target).Push(call)) << "a credit did not reserve a request slot";
-  Touch(target);
+void RemotePort::Send(SpscRing* ring, Waiting* waiting, int peer, RemoteCall* call) {
+  if (!waiting->head && ring->Push(call)) return Touch(peer);
+  call->next = nullptr;
+  (waiting->tail ? waiting->tail->next : waiting->head) = call;
+  waiting->tail = call;
+}
+
+bool RemotePort::SendWaiting(SpscRing* ring, Waiting* waiting, int peer) {
+  bool any = false;
+  while (RemoteCall* call = waiting->head) {
+    RemoteCall* next = call->next;  // once it is pushed, the call belongs to the receiver
+    if (!ring->Push(call)) break;
+    waiting->head = next;
+    if (!next) waiting->tail = nullptr;
+    any = true;
+  }
+  if (any) Touch(peer);
+  return any;
+}
+
+bool RemotePort::CanSendWaiting() const {
+  for (int peer = 0; peer < mesh_->reactors_; ++peer) {
+    if (peers_[peer].requests.head && mesh_->Requests(index_, peer).HasRoom()) return true;
+    if (peers_[peer].replies.head && mesh_->Replies(peer, index_).HasRoom()) return true;
+  }
+  return false;
 }
 
 void RemotePort::Call(int target, RemoteCall* call) {
   CHECK(target >= 0 && target < mesh_->reactors_) << "no reactor " << target;
   call->origin = index_;
   call->target = target;
-  call->next = nullptr;
-  Peer& peer = peers_[target];
-  if (peer.waiting == 0 && peer.in_flight < mesh_->capacity_) {
-    PushRequest(target, call);
-    return;
-  }
-  (peer.waiting_tail ? peer.waiting_tail->next : peer.waiting_head) = call;
-  peer.waiting_tail = call;
-  ++peer.waiting;
+  ++outstanding_;
+  Send(&mesh_->Requests(index_, target), &peers_[target].requests, target, call);
 }
 
 void RemotePort::Return(RemoteCall* call) {
   CHECK_EQ(call->target, index_) << "Return was called on a reactor that the call was not sent to";
   const int origin = call->origin;  // after the push, the origin may free the call
-  CHECK(mesh_->Replies(origin, index_).Push(call)) << "a credit did not reserve a reply slot";
-  Touch(origin);
+  Send(&mesh_->Replies(origin, index_), &peers_[origin].replies, origin, call);
 }
 
 bool RemotePort::Poll() {
   bool any = false;
-  for (int peer_index = 0; peer_index < mesh_->reactors_; ++peer_index) {
-    SpscRing& replies = mesh_->Replies(index_, peer_index);
-    for (size_t n = 0; n < mesh_->capacity_; ++n) {
-      RemoteCall* call = replies.Pop();
-      if (!call) break;
-      any = true;
-      Peer& peer = peers_[peer_index];
-      --peer.in_flight;
-      if (RemoteCall* waiting = peer.waiting_head) {  // the longest waiter gets the credit
-        peer.waiting_head = std::exchange(waiting->next, nullptr);
-        if (!peer.waiting_head) peer.waiting_tail = nullptr;
-        --peer.waiting;
-        PushRequest(peer_index, waiting);
-      }
+  const size_t capacity = mesh_->capacity_;
+  for (int peer = 0; peer < mesh_->reactors_; ++peer) {
+    any |= SendWaiting(&mesh_->Requests(index_, peer), &peers_[peer].requests, peer);
+    any |= SendWaiting(&mesh_->Replies(peer, index_), &peers_[peer].replies, peer);
+    SpscRing& replies = mesh_->Replies(index_, peer);
+    size_t finished = 0, started = 0;
+    for (RemoteCall* call; finished < capacity && (call = replies.Pop()); ++finished) {
+      --outstanding_;
       call->Finish();
     }
-    SpscRing& requests = mesh_->Requests(peer_index, index_);
-    for (size_t n = 0; n < mesh_->capacity_; ++n) {
-      RemoteCall* call = requests.Pop();
-      if (!call) break;
-      any = true;
+    SpscRing& requests = mesh_->Requests(peer, index_);
+    for (RemoteCall* call; started < capacity && (call = requests.Pop()); ++started) {
       call->target_reactor = reactor_;
       call->Start();
     }
+    any |= finished + started > 0;
+    // A peer that found a ring full may sleep until it has room. Whenever that happened, a whole
+    // ring has been taken since.
+    if (finished == capacity || started == capacity) Touch(peer);
   }
   return any;
 }
@@ -118,7 +131,7 @@ bool RemotePort::Poll() {
 void RemotePort::FlushWakes() {
   for (int target : touched_) {
     peers_[target].touched = false;
-    if (target == index_) continue;  // PrepareSleep sees calls to itself
+    if (target == index_) continue;  // PrepareSleep sees messages to itself
     RemoteMesh::Doorbell& bell = mesh_->doorbells_[target];
     if (!bell.asleep.exchange(false, std::memory_order_acq_rel)) continue;
     if (RemoteWaker* waker = bell.waker.load(std::memory_order_acquire)) waker->Wake();
@@ -128,7 +141,7 @@ void RemotePort::FlushWakes() {
 
 bool RemotePort::PrepareSleep() {
   mesh_->doorbells_[index_].asleep.exchange(true, std::memory_order_acq_rel);
-  if (!HasIncoming()) return true;
+  if (!HasIncoming() && !CanSendWaiting()) return true;
   Awake();
   return false;
 }
@@ -138,12 +151,6 @@ bool RemotePort::HasIncoming() const {
     if (!mesh_->Requests(peer, index_).Empty() || !mesh_->Replies(index_, peer).Empty()) return true;
   }
   return false;
-}
-
-size_t RemotePort::outstanding() const {
-  size_t total = 0;
-  for (const Peer& peer : peers_) total += peer.in_flight + peer.waiting;
-  return total;
 }
 
 }  // namespace pando

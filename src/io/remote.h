@@ -6,17 +6,15 @@
 // i. Only wake-ups cross threads: the sender's thread calls the target's RemoteWaker.
 //
 // Invariants
-//   M1  A request is pushed only while fewer than `capacity` calls of its pair are outstanding
-//       (pushed, and their reply not yet taken). Neither the push of a request nor the push of its
-//       reply can therefore find a full ring.
+//   M1  A message that does not fit into its ring waits at its sender, in order, until the receiver
+//       has taken others. Receivers take messages in every turn, whatever waits at them, so full
+//       rings cannot block each other. A call that runs holds no place in a ring.
 //   M2  Calls of one pair start in the order of CallRemote.
-//   M3  A call holds its credit until it is finished. While a call runs, it must therefore not wait
-//       for calls that need credits of a pair whose own calls may be waiting for it: a chain 0 -> 1
-//       -> 0 -> 1 can use up its own credits. Calls that finish on their target without further
-//       calls (all of Pando's) cannot deadlock.
-//   M4  A target that goes to sleep just as a call arrives is woken. Both sides perform an atomic
-//       exchange on the same flag, which orders the target's last look at its rings against the
-//       sender's push.
+//   M3  The number of messages that wait is bounded by what their requests have reserved: each
+//       belongs to a request that was admitted on its origin.
+//   M4  A reactor that goes to sleep just as a message arrives, or just as a full ring that it waits
+//       for gets room, is woken. Both sides perform an atomic exchange on the same flag, which
+//       orders the last look at the rings against the other side's push or pop.
 #pragma once
 
 #include <atomic>
@@ -32,6 +30,7 @@ class SpscRing {
  public:
   explicit SpscRing(size_t capacity);  // `capacity` must be a power of two
   bool Push(RemoteCall* call);         // false if the ring is full
+  bool HasRoom() const;                // for the producer
   RemoteCall* Pop();                   // null if the ring is empty
   bool Empty() const { return head_.load(std::memory_order_relaxed) == tail_.load(std::memory_order_acquire); }
 
@@ -83,37 +82,42 @@ class RemotePort {
   void Call(int target, RemoteCall* call);
   void Return(RemoteCall* call);
 
-  // Starts calls that have arrived and finishes calls that have come back, at most `capacity` of
-  // each per peer. Returns whether there were any.
+  // Sends what had to wait, starts calls that have arrived, and finishes calls that have come back;
+  // at most `capacity` of each per peer. Returns whether there were any.
   bool Poll();
   // Wakes the targets that were sent something since the last call of this function. Called once
   // per turn.
   void FlushWakes();
-  // Must be called before the reactor sleeps. Returns false when something has arrived and the
-  // reactor must not sleep.
+  // Must be called before the reactor sleeps. Returns false when something has arrived, or when
+  // something that waits can be sent, and the reactor must not sleep.
   bool PrepareSleep();
   // This is an exchange and not a store, because M4 depends on the chain of exchanges.
   void Awake() { mesh_->doorbells_[index_].asleep.exchange(false, std::memory_order_acq_rel); }
   bool HasIncoming() const;
-  // The number of calls that are sent and not yet finished, or waiting for a credit.
-  size_t outstanding() const;
+  // The number of calls that this reactor has made and that have not finished.
+  size_t outstanding() const { return outstanding_; }
 
  private:
+  // Messages to one peer that found their ring full, in order.
+  struct Waiting {
+    RemoteCall* head = nullptr;
+    RemoteCall* tail = nullptr;
+  };
   struct Peer {
-    size_t in_flight = 0;
-    RemoteCall* waiting_head = nullptr;  // calls that wait for a credit, in order
-    RemoteCall* waiting_tail = nullptr;
-    size_t waiting = 0;
+    Waiting requests, replies;
     bool touched = false;
   };
-  void PushRequest(int target, RemoteCall* call);
-  void Touch(int target);
+  void Send(SpscRing* ring, Waiting* waiting, int peer, RemoteCall* call);
+  bool SendWaiting(SpscRing* ring, Waiting* waiting, int peer);
+  bool CanSendWaiting() const;
+  void Touch(int peer);
 
   RemoteMesh* mesh_;
   const int index_;
   Reactor* reactor_;
   std::vector<Peer> peers_;
   std::vector<int> touched_;
+  size_t outstanding_ = 0;
 };
 
 }  // namespace pando

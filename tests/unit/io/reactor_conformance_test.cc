@@ -671,7 +671,7 @@ Task<void> OneCall(Reactor& r, int i, int* finished) {
   }
   ++*finished;
 }
-// Several times more calls at the same time than one pair has credits.
+// Several times more calls at the same time than one ring holds.
 Task<bool> RemoteCalls(Reactor& r) {
   constexpr int kCalls = 5000;
   TaskGroup group;
@@ -686,8 +686,8 @@ TYPED_TEST(ReactorConformance, RemoteCalls) {
   EXPECT_TRUE(this->harness_.RunOnFirstOfTwo([](Reactor& r) { return RemoteCalls(r); }));
 }
 
-// Both reactors flood each other at the same time, each with several times more calls than it has
-// credits.
+// Both reactors flood each other at the same time, each with several times more calls than a ring
+// holds.
 struct Leaf {
   int value;
   Task<int> operator()(Reactor& target) {
@@ -721,6 +721,33 @@ Task<bool> CrossFlood(Reactor& r) {
 }
 TYPED_TEST(ReactorConformance, CrossFlood) {
   EXPECT_TRUE(this->harness_.RunOnFirstOfTwo([](Reactor& r) { return CrossFlood(r); }));
+}
+
+// Calls that run for long do not keep others of the same pair from being served.
+struct RunFor {
+  Nanos duration_ns;
+  Task<int> operator()(Reactor& target) {
+    co_await Sleep(target, duration_ns);
+    co_return 1;
+  }
+};
+Task<void> OneLongCall(Reactor& r, Nanos duration_ns, int* finished) {
+  *finished += co_await CallOn(r, 1 - r.index(), RunFor{duration_ns});
+}
+Task<bool> LongCalls(Reactor& r) {
+  constexpr int kCalls = 3 * static_cast<int>(RemoteMesh::kDefaultCapacity);
+  constexpr Nanos kLong = kSecond;
+  TaskGroup group;
+  int finished = 0;
+  for (int i = 0; i < kCalls; ++i) group.Spawn(OneLongCall(r, kLong, &finished));
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(co_await CallOn(r, 1, Leaf{1}), 2);
+  EXPECT_LT(finished, static_cast<int>(RemoteMesh::kDefaultCapacity)) << "short calls waited for long ones";
+  co_await group.Drain();
+  EXPECT_EQ(finished, kCalls);
+  co_return true;
+}
+TYPED_TEST(ReactorConformance, LongCallsHoldNoPlaceInARing) {
+  EXPECT_TRUE(this->harness_.RunOnFirstOfTwo([](Reactor& r) { return LongCalls(r); }));
 }
 
 }  // namespace
