@@ -21,6 +21,7 @@ constexpr Nanos kBetweenSlices = 30 * kMillisecond;
 constexpr Nanos kFirstPassNs = 3600 * kSecond;  // after the start, unless the interval is shorter
 constexpr Nanos kCommitRetry = kMillisecond;    // a checkpoint's last step takes a few flushes
 constexpr int kMetadataTries = 100;
+constexpr Nanos kLogInterval = 60 * kSecond;  // between log lines about passes that found nothing
 // A read that is late by the timer's granularity may be made up for.
 constexpr Nanos kLatenessForgiven = 2 * kMillisecond;
 
@@ -119,6 +120,8 @@ Scrubber::~Scrubber() = default;
 void Scrubber::StartPass(uint64_t bytes_per_s) {
   const uint64_t background = options_.bytes_per_s > 0 ? options_.bytes_per_s : kDefaultRate;
   asked_rate_ = bytes_per_s > 0 ? bytes_per_s : background;
+  // Whoever asks again and again must not keep a pass from ever reaching its end.
+  abandon_ = !requested_ || asked_rate_ >= 2 * report_.rate_bytes_per_s;
   report_.running = true;
 }
 
@@ -129,13 +132,16 @@ Task<void> Scrubber::Run() {
       co_await Sleep(reactor_, kTick);
       continue;
     }
-    report_.rate_bytes_per_s = asked_rate_ != 0 ? std::exchange(asked_rate_, 0) : options_.bytes_per_s;
+    requested_ = asked_rate_ != 0;
+    abandon_ = false;
+    report_.rate_bytes_per_s = requested_ ? std::exchange(asked_rate_, 0) : options_.bytes_per_s;
     next_pass_ns_ = reactor_.NowNs() + options_.interval_ns;
     ++report_.passes_started;
     report_.bytes = report_.pages = report_.values = report_.batches = report_.skipped = 0;
     report_.running = true;
     co_await Pass();
     if (!Over()) Finish();
+    requested_ = false;
     report_.running = asked_rate_ != 0 && !stopping_;
   }
 }
@@ -156,6 +162,9 @@ void Scrubber::Finish() {
   ++report_.passes_finished;
   report_.last_finished_ms = reactor_.WallMs();
   std::erase_if(report_.findings, [this](const ScrubFinding& f) { return f.pass < report_.passes_started; });
+  // A client that asks for one pass after the other must not fill the log.
+  if (reactor_.NowNs() < next_log_ns_ && report_.findings.empty()) return;
+  next_log_ns_ = reactor_.NowNs() + kLogInterval;
   LOG(INFO) << store_->data_dir << ": scrub pass " << report_.passes_started << " of reactor " << reactor_.index()
             << " read " << report_.bytes << " bytes: " << report_.pages << " pages, " << report_.values << " values, "
             << report_.batches << " log batches; findings: " << report_.findings.size();

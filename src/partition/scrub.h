@@ -83,7 +83,8 @@ class Scrubber {
 
   // Works until Stop().
   Task<void> Run();
-  // Begins a pass and abandons the current one. `bytes_per_s` 0: the background rate, or
+  // Begins a pass. Abandons the current one if it is a background pass, or if the new one is at
+  // least twice as fast; otherwise the new one follows it. `bytes_per_s` 0: the background rate, or
   // kDefaultRate.
   void StartPass(uint64_t bytes_per_s);
   void Stop() { stopping_ = true; }
@@ -95,7 +96,7 @@ class Scrubber {
  private:
   class PartitionHost;
 
-  bool Over() const { return stopping_ || asked_rate_ != 0; }
+  bool Over() const { return stopping_ || abandon_; }
   Task<void> Pass();
   Task<bool> Pace(uint64_t bytes);
   void Find(std::string file, uint64_t offset_bytes, std::string what, std::string_view advice);
@@ -113,6 +114,9 @@ class Scrubber {
   Log* const log_;
   const ScrubOptions options_;
   ScrubReport report_;
+  bool requested_ = false;  // the current pass was asked for
+  bool abandon_ = false;    // the current pass ends early
+  Nanos next_log_ns_ = 0;
   uint64_t asked_rate_ = 0;  // rate of the requested pass; 0: none is requested
   bool stopping_ = false;
   Nanos next_pass_ns_ = 0;
