@@ -38,7 +38,7 @@ class NodeControl {
  public:
   virtual Task<Result<api::NodeStatus>> CollectStatus(Reactor& caller) = 0;
   virtual Task<Status> CheckpointAll(Reactor& caller) = 0;
-  virtual Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms) = 0;
+  virtual Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms, UnwantedFlag unwanted) = 0;
   virtual Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) = 0;
   virtual Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) = 0;
   // Reports on the scrubs of all reactors. With `start`, first begins a pass at `bytes_per_s` for

@@ -35,7 +35,10 @@ class KvService final : public RpcService {
   void OnRequest(const RpcRequest& request) override;
   MemoryLane LaneOf(std::string_view method) const override;
   void OnTurnEnd() override { gets_.OnTurnEnd(); }
-  void OnReplyRoom() override { gets_.OnReplyRoom(); }
+  void OnReplyRoom() override {
+    gets_.OnReplyRoom();
+    ForgetClosedOpens();
+  }
   // Waits until every running call has ended. REQUIRES: new requests are already refused.
   auto Drain() { return tasks_.Drain(); }
   GetPath& get_path() { return gets_; }
@@ -91,6 +94,8 @@ class KvService final : public RpcService {
   // kv_scrub.cc
   Task<void> AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call);
 
+  struct SnapshotOpen;
+  void ForgetClosedOpens();
   struct Watcher;
   Task<bool> LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher);
   // Returns the sums of the range that `call` names, or sets an error in its reply.
@@ -120,6 +125,7 @@ class KvService final : public RpcService {
   std::vector<std::unique_ptr<MethodMetrics>> metrics_;  // by index of kMethods
   GetPath gets_;
   WatchHub watchers_;
+  std::vector<SnapshotOpen*> opens_;  // calls that wait for a snapshot
 };
 
 }  // namespace pando

@@ -17,6 +17,10 @@ namespace {
 constexpr size_t kPageBatchBytes = 2u << 20;
 constexpr size_t kMaxPageBatchBytes = kPageBatchBytes + kMaxValueBytes + kMaxPageBytes;
 
+// Calls of one reactor that wait for a snapshot. Each snapshot costs a checkpoint of every partition.
+constexpr size_t kMaxWaitingOpens = 16;
+constexpr int32_t kOpenRetryMs = 1000;
+
 // For calls that require a token. (ToSnapshotId treats an empty token as the newest state.)
 Refusal ToToken(const std::string& bytes, SnapshotToken* token) {
   Result<SnapshotToken> decoded = DecodeSnapshotToken(bytes);
@@ -36,15 +40,54 @@ void Answer(Result<OpenedSnapshot> opened, Reply* reply) {
 
 }  // namespace
 
+// A call that waits for a snapshot. After its deadline the snapshot is not opened, or is released.
+struct KvService::SnapshotOpen final : Withdrawable {
+  explicit SnapshotOpen(const RequestId& request) : id(request) {}
+  bool Withdraw() override {
+    unwanted->store(true, std::memory_order_relaxed);
+    return true;
+  }
+  const RequestId id;
+  UnwantedFlag unwanted = std::make_shared<std::atomic<bool>>(false);
+};
+
 Task<void> KvService::OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>* call) {
   const int32_t ttl_ms = call->args.request.ttl_ms;
   Refusal refusal = CheckReadContext(call->args.context);
   if (!refusal) refusal = CheckTtl(ttl_ms);
+  if (!refusal && opens_.size() >= kMaxWaitingOpens) {
+    refusal =
+        MakeError(ApiCode::kOverloaded,
+                  fmt::format("{} calls that open a snapshot wait here already, which is the limit; try again later",
+                              opens_.size()));
+    refusal->retryable = true;
+    refusal->retry_after_ms = kOpenRetryMs;
+  }
   if (refusal) {
     SetError(&call->reply, *refusal);
     co_return;
   }
-  Answer(co_await control_->OpenSnapshot(server_->reactor(), ttl_ms), &call->reply);
+  SnapshotOpen waiting(call->id);
+  opens_.push_back(&waiting);
+  call->write = &waiting;
+  Result<OpenedSnapshot> opened = co_await control_->OpenSnapshot(server_->reactor(), ttl_ms, waiting.unwanted);
+  call->write = nullptr;
+  std::erase(opens_, &waiting);
+  if (opened.ok() && (call->answered || server_->IsClosed(call->id))) {
+    // Nobody will ever learn its token.
+    Result<bool> released = co_await control_->ReleaseSnapshot(server_->reactor(), opened->token);
+    LOG_IF(WARNING, !released.ok()) << "cannot release a snapshot that nobody waits for: "
+                                    << released.status().ToString();
+    co_return;
+  }
+  Answer(std::move(opened), &call->reply);
+}
+
+// Calls whose clients are gone must not keep others from opening snapshots.
+void KvService::ForgetClosedOpens() {
+  for (SnapshotOpen* open : opens_) {
+    if (server_->IsClosed(open->id)) open->unwanted->store(true, std::memory_order_relaxed);
+  }
 }
 
 Task<void> KvService::RenewSnapshot(Call<api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>* call) {

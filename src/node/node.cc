@@ -308,8 +308,8 @@ Task<Status> Node::CheckpointAll(Reactor& caller) {
   co_return co_await OnAllShards(caller, checkpoint);
 }
 
-Task<Result<OpenedSnapshot>> Node::OpenSnapshot(Reactor& caller, int64_t ttl_ms) {
-  auto open = [this, ttl_ms](Reactor&) { return snapshots_->Open(ttl_ms); };
+Task<Result<OpenedSnapshot>> Node::OpenSnapshot(Reactor& caller, int64_t ttl_ms, UnwantedFlag unwanted) {
+  auto open = [this, ttl_ms, unwanted](Reactor&) { return snapshots_->Open(ttl_ms, unwanted); };
   co_return co_await CallOn(caller, 0, std::move(open));
 }
 

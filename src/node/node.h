@@ -56,7 +56,7 @@ class Node final : private NodeControl {
 
   Task<Result<api::NodeStatus>> CollectStatus(Reactor& caller) override;
   Task<Status> CheckpointAll(Reactor& caller) override;
-  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms) override;
+  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor& caller, int64_t ttl_ms, UnwantedFlag unwanted) override;
   Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) override;
   Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) override;
   // node_scrub.cc

@@ -50,8 +50,12 @@ void Snapshots::ForgetExpired() {
   std::erase_if(open_, [now_ms = reactor_.WallMs()](const auto& s) { return s.second.expires_at_ms <= now_ms; });
 }
 
-Task<Result<OpenedSnapshot>> Snapshots::Open(int64_t ttl_ms) {
+Task<Result<OpenedSnapshot>> Snapshots::Open(int64_t ttl_ms, UnwantedFlag unwanted) {
   co_await turn_.Acquire();  // SN3: only one snapshot is opened at a time
+  if (unwanted && unwanted->load(std::memory_order_relaxed)) {
+    turn_.Release();
+    co_return Error(Code::kDeadline, "nobody waits for this snapshot any more; it was not opened");
+  }
   Result<OpenedSnapshot> opened = co_await OpenInTurn(ttl_ms);
   turn_.Release();
   co_return opened;
@@ -72,17 +76,20 @@ Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(int64_t ttl_ms) {
 }
 
 Task<Result<OpenedSnapshot>> Snapshots::Renew(SnapshotToken token, int64_t ttl_ms) {
+  const Status gone = Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another");
+  auto opened = open_.find(token.id);
+  // SN2: the client may have invented the version. The age limit counts from the true one.
+  if (opened == open_.end() || opened->second.token.version != token.version) co_return gone;
   const int64_t expires_at_ms = ExpiryOf(VersionMs(token.version), ttl_ms);
   Status status = co_await RenewSnapshot(partitions_, token.id, expires_at_ms);
-  auto opened = open_.find(token.id);
-  // Without an entry, the snapshot was released before this call or while it waited for the
-  // partitions. Some of them may have been renewed; a release reaches them all.
-  if (opened == open_.end() || status.code() == Code::kSnapshotGone) {
-    if (opened != open_.end()) open_.erase(opened);
-    if (status.ok()) status = co_await ReleaseSnapshot(partitions_, token.id);
-    co_return status.ok() ? Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another")
-                          : std::move(status);
+  opened = open_.find(token.id);
+  if (opened == open_.end()) {
+    // It was released meanwhile, and some partitions may have been renewed after that.
+    Status released = co_await ReleaseSnapshot(partitions_, token.id);
+    LOG_IF(WARNING, !released.ok() && released.code() != Code::kSnapshotGone) << released.ToString();
+    co_return gone;
   }
+  if (status.code() == Code::kSnapshotGone) open_.erase(opened);
   CO_RETURN_IF_ERROR(status);
   opened->second.expires_at_ms = std::max(opened->second.expires_at_ms, expires_at_ms);
   co_return opened->second;

@@ -13,7 +13,9 @@
 //   SN3  Snapshots are opened one at a time, so that writes wait for only one round of messages.
 #pragma once
 
+#include <atomic>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,6 +42,9 @@ struct OpenedSnapshot {
   int64_t expires_at_ms = 0;
 };
 
+// Becomes true when nobody waits for a call any more.
+using UnwantedFlag = std::shared_ptr<std::atomic<bool>>;
+
 class Snapshots {
  public:
   // `partitions` is indexed by id. The vector and its partitions outlive this object.
@@ -47,8 +52,9 @@ class Snapshots {
       : reactor_(reactor), partitions_(*partitions), max_age_ms_(max_age_ms), turn_(reactor, 1) {}
 
   // ttl_ms 0 means the default; a ttl above the age limit is lowered to it. kOverloaded if
-  // kMaxSnapshots are open.
-  Task<Result<OpenedSnapshot>> Open(int64_t ttl_ms);
+  // kMaxSnapshots are open. kDeadline, with nothing opened, if *unwanted became true while the call
+  // waited for its turn; any thread may set it. Null: the call is always wanted.
+  Task<Result<OpenedSnapshot>> Open(int64_t ttl_ms, UnwantedFlag unwanted = nullptr);
   // Sets the expiry to ttl_ms from now, but never to an earlier time than before. kSnapshotGone if
   // the snapshot is gone.
   Task<Result<OpenedSnapshot>> Renew(SnapshotToken token, int64_t ttl_ms);

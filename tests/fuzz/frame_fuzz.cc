@@ -19,7 +19,7 @@ class FakeControl final : public NodeControl {
  public:
   Task<Result<api::NodeStatus>> CollectStatus(Reactor&) override { co_return api::NodeStatus(); }
   Task<Status> CheckpointAll(Reactor&) override { co_return Status(); }
-  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor&, int64_t) override { co_return OpenedSnapshot(); }
+  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor&, int64_t, UnwantedFlag) override { co_return OpenedSnapshot(); }
   Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor&, SnapshotToken token, int64_t) override {
     co_return OpenedSnapshot{token, 0};
   }

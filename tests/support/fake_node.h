@@ -33,7 +33,9 @@ class FakeControl final : public NodeControl {
     co_return status;
   }
   Task<Status> CheckpointAll(Reactor&) override { co_return Status(); }
-  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor&, int64_t ttl_ms) override { return snapshots->Open(ttl_ms); }
+  Task<Result<OpenedSnapshot>> OpenSnapshot(Reactor&, int64_t ttl_ms, UnwantedFlag unwanted) override {
+    return snapshots->Open(ttl_ms, std::move(unwanted));
+  }
   Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor&, SnapshotToken token, int64_t ttl_ms) override {
     return snapshots->Renew(token, ttl_ms);
   }

@@ -330,6 +330,19 @@ TEST_P(KvServiceTest, BadScans) {
   EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", args)->error.code, api::g_pando_constants.BAD_REQUEST);
 }
 
+TEST_P(KvServiceTest, ASnapshotWhoseClientNoLongerWaitsIsReleased) {
+  api::Kv_openSnapshot_args open;
+  open.context.budget_ms = 1;  // less than the rounds of messages take
+  open.request.ttl_ms = 60'000;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(CallFor<api::Kv_openSnapshot_result>("openSnapshot", open)->error.code, api::g_pando_constants.DEADLINE);
+  }
+  Await(Wait(client_reactor_, kSecond));
+  for (auto& fake : node_->fakes) EXPECT_TRUE(fake->snapshots.empty()) << "nobody knows its token";
+  open.context.budget_ms = 1000;
+  EXPECT_FALSE(CallFor<api::Kv_openSnapshot_result>("openSnapshot", open)->success.snapshot.empty());
+}
+
 TEST_P(KvServiceTest, SnapshotsAreReadByEveryCallThatTakesOne) {
   for (int i = 0; i < 50; ++i) Put("key" + std::to_string(i), "old");
   api::Kv_openSnapshot_args open;

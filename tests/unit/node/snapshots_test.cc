@@ -102,6 +102,22 @@ TEST_F(SnapshotsTest, AreLimitedInNumber) {
   EXPECT_TRUE(Await(snapshots_->Open(0)).ok()) << "expired snapshots do not count";
 }
 
+// A token's seal keeps mistakes out, not forgers.
+TEST_F(SnapshotsTest, AForgedVersionRenewsNothing) {
+  const SnapshotToken token = Await(snapshots_->Open(1000))->token;
+  EXPECT_EQ(Await(snapshots_->Renew({token.id, UINT64_MAX}, 50'000)).code(), Code::kSnapshotGone);
+  EXPECT_EQ(Await(snapshots_->Renew({token.id, token.version + 1}, 50'000)).code(), Code::kSnapshotGone);
+  EXPECT_TRUE(Await(snapshots_->Renew(token, 50'000)).ok());
+}
+
+TEST_F(SnapshotsTest, WhatNobodyWaitsForIsNotOpened) {
+  auto unwanted = std::make_shared<std::atomic<bool>>(true);
+  EXPECT_EQ(Await(snapshots_->Open(0, unwanted)).code(), Code::kDeadline);
+  for (auto& fake : fakes_) EXPECT_TRUE(fake->snapshots.empty());
+  unwanted->store(false);
+  EXPECT_TRUE(Await(snapshots_->Open(0, unwanted)).ok()) << "the turn was given back";
+}
+
 TEST_F(SnapshotsTest, AFailedOneIsNowhere) {
   fakes_[2]->failure = Status(Code::kUnavailable, "closing");
   EXPECT_EQ(Await(snapshots_->Open(0)).code(), Code::kUnavailable);
