@@ -414,6 +414,9 @@ void UringNetwork::OnSend(UringConnection* c, int32_t result) {
   c->send_armed_ = false;
   --in_flight_;
   if (c->state_ == State::kDying) return MarkForFlush(c);
+  // The kernel ended the send early, for example because the process was stopped and continued.
+  // Nothing is wrong with the connection.
+  if (result == -EINTR || result == -EAGAIN) return MarkForFlush(c);
   if (result <= 0) {
     return End(c, Error(Code::kUnavailable, "send to {} failed: {}", c->peer_, strerror(-result)));
   }
