@@ -11,6 +11,9 @@ namespace pando {
 namespace {
 
 constexpr Nanos kCheckpointTick = 20 * kMillisecond;
+constexpr Nanos kCheckpointRetry = kSecond;  // of a partition whose last checkpoint failed
+// After this long without a successful checkpoint, Close fails writes that wait for a log segment.
+constexpr Nanos kClosePatience = 5 * kSecond;
 constexpr Nanos kLockInterval = kSecond;  // how often the lock file is checked
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
 // The log's group buffers, which count towards the engine's memory.
@@ -179,23 +182,29 @@ class Engine::Impl final : public LogReplaySink {
     if (options_.on_failure) options_.on_failure(status);
   }
 
-  // Returns the partition to checkpoint next, or null if there is none. If much log is retained, it
-  // is the one that pins the oldest log. If much space waits to be freed, it is the one that would
-  // free the most. Otherwise it is the one whose last checkpoint is longest ago, if that is too
-  // long.
+  bool MayCheckpoint(const Replica* r) const {
+    auto failed = failed_checkpoints_.find(r);
+    const bool failed_lately =
+        failed != failed_checkpoints_.end() && reactor_.NowNs() - failed->second < kCheckpointRetry;
+    return r->NeedsCheckpoint() && !failed_lately;
+  }
+
+  // Returns the partition to checkpoint next, or null if there is none. If much log is retained, or
+  // the log waits for a segment, it is the one that pins the oldest log. If much space waits to be
+  // freed, it is the one that would free the most. Otherwise it is the one whose last checkpoint is
+  // longest ago, if that is too long.
   Replica* NextToCheckpoint() {
     LogStats log = log_->stats();
     const uint64_t enough_records =
         std::min<uint64_t>(options_.log_budget_records / 2, kLogRecordsPerPoolPage * pool_.frame_count());
     if (log.unreleased_bytes > options_.log_budget_bytes / 2 || log.unreleased_records > enough_records) {
       auto found = by_uuid_.find(log_->OldestPinnedStream());
-      if (found != by_uuid_.end() && found->second->NeedsCheckpoint()) return found->second;
+      if (found != by_uuid_.end() && MayCheckpoint(found->second)) return found->second;
     }
     if (Replica* replica = MostPendingFree()) return replica;
     Replica* oldest = nullptr;
     for (Replica* r : served_) {
-      if (!r->NeedsCheckpoint() || reactor_.NowNs() - r->last_checkpoint_ns() < options_.checkpoint_interval_ns)
-        continue;
+      if (!MayCheckpoint(r) || reactor_.NowNs() - r->last_checkpoint_ns() < options_.checkpoint_interval_ns) continue;
       if (!oldest || r->last_checkpoint_ns() < oldest->last_checkpoint_ns()) oldest = r;
     }
     return oldest;
@@ -210,7 +219,7 @@ class Engine::Impl final : public LogReplaySink {
       const PartitionFile& file = r->partition_file();
       pending += file.pending_free_blocks();
       used += file.allocator().used_blocks();
-      if (!r->NeedsCheckpoint()) continue;
+      if (!MayCheckpoint(r)) continue;
       if (!most || file.pending_free_blocks() > most->partition_file().pending_free_blocks()) most = r;
     }
     const uint64_t pool_blocks = uint64_t{pool_.frame_count()} * pool_.page_bytes() / kBlockBytes;
@@ -276,9 +285,13 @@ class Engine::Impl final : public LogReplaySink {
       }
       Status status = co_await replica->Checkpoint();
       ++checkpoints_;
+      failed_checkpoints_.erase(replica);
       if (!status.ok() && failure_.ok()) {
         LOG(WARNING) << "the checkpoint failed for partition " << replica->id() << ": " << status.ToString();
-        co_await Sleep(reactor_, kSecond);  // a full disk: try again, without a busy loop
+        // A full disk. Other partitions are checkpointed meanwhile, which may free space.
+        failed_checkpoints_[replica] = reactor_.NowNs();
+      } else {
+        last_success_ns_ = reactor_.NowNs();
       }
     }
   }
@@ -397,6 +410,8 @@ class Engine::Impl final : public LogReplaySink {
   std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<SpaceReleaser> releaser_;
   bool closing_ = false;
+  std::unordered_map<const Replica*, Nanos> failed_checkpoints_;  // when the last one failed
+  Nanos close_began_ns_ = 0, last_success_ns_ = 0;                // of a checkpoint
   uint64_t checkpoints_ = 0;
   uint64_t batch_reads_ = 0;
   std::array<BatchLookup, kBatchChunk> lookups_;  // of the running BatchGet, which does not suspend

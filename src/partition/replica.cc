@@ -579,6 +579,7 @@ Task<Status> Replica::FinishCheckpoint() {
   if (log_) log_->Release(stream_, file_->older_checkpoint_lsn());
   last_checkpoint_ns_ = reactor_.NowNs();
   ++stats_.checkpoints_total;
+  MergeOldSoon();
   co_return Status();
 }
 

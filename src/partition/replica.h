@@ -4,9 +4,9 @@
 // Threads: one reactor.
 //
 // Invariants: those of partition.h, plus
-//   P9  The space that a write was admitted against stays reserved for it until it is allocated or
-//       counts as dirty. Dirty pages and the metadata of the next two checkpoints have room. No
-//       checkpoint fails for lack of space.
+//   P9  The space that a write or a merge was admitted against stays reserved for it until it is
+//       allocated or counts as dirty. Dirty pages and the metadata of the next two checkpoints have
+//       room. No checkpoint fails for lack of space.
 //
 // A write passes through these steps: admission (log budget, disk space); its leaves are fetched
 // and pinned; its records are staged in the log; the records become durable; they are applied in
@@ -183,10 +183,12 @@ class Replica final : public Partition, public LogConsumer {
   Task<Status> Admit(PendingWrite* pending, LogSpace* log_space);
   Status BeginAppend(WriteControl* control) const;
   // replica_space.cc
+  uint64_t CheckpointBlocks() const;
   uint64_t PromisedBlocks() const;
   uint64_t BlocksFor(RecordOp op, size_t key_bytes, size_t value_bytes) const;
   uint64_t ReservedBlocks() const;
   Task<Status> AdmitBlocks(uint64_t blocks, bool only_removes, uint64_t* admitted);
+  Task<Status> AdmitMerge(uint64_t* admitted);
   void TakeAdmitted(uint64_t blocks, uint64_t* admitted);
   static std::vector<std::string> KeysOf(const std::vector<WriteOp>& ops);
   Task<Status> FetchForWrite(PendingWrite* pending);

@@ -11,7 +11,7 @@ namespace {
 constexpr uint64_t kHeadroomBlocks = 256;
 // A leaf, the page it splits into or merges with, and their parent.
 constexpr uint64_t kPagesPerOp = 3;
-// Queued by removes; they change pages when they are applied.
+// Kept for merges, so that deletes free space on a full disk.
 constexpr uint64_t kMergesWaiting = 64;
 // 1/64 of the file is held back so that deletes work on a full disk.
 constexpr uint64_t kReservedShare = 64;
@@ -29,10 +29,13 @@ uint64_t Replica::BlocksFor(RecordOp op, size_t key_bytes, size_t value_bytes) c
 // Dirty pages will be written to new locations before any old space is freed. So will the metadata
 // of this checkpoint and of the next one: what this checkpoint frees is usable only after the next
 // one.
-uint64_t Replica::PromisedBlocks() const {
-  const uint64_t pages = tree_->dirty_pages() + kPagesPerOp * kMergesWaiting;
-  return admitted_blocks_ + pages * (pool_.page_bytes() / kBlockBytes) + kHeadroomBlocks +
+uint64_t Replica::CheckpointBlocks() const {
+  return admitted_blocks_ + tree_->dirty_pages() * (pool_.page_bytes() / kBlockBytes) + kHeadroomBlocks +
          kCheckpointsToFree * file_->MetadataBlocks();
+}
+
+uint64_t Replica::PromisedBlocks() const {
+  return CheckpointBlocks() + kPagesPerOp * kMergesWaiting * (pool_.page_bytes() / kBlockBytes);
 }
 
 uint64_t Replica::ReservedBlocks() const {
@@ -65,6 +68,25 @@ Task<Status> Replica::AdmitBlocks(uint64_t blocks, bool only_removes, uint64_t* 
     }
   }
   // There was no suspension since the check, so nobody else was promised the same blocks.
+  admitted_blocks_ += blocks;
+  *admitted += blocks;
+  co_return Status();
+}
+
+// Promises the blocks that one merge may need, or returns kDiskFull. Does not wait for checkpoints:
+// the merge may run during one. Merges may use what PromisedBlocks keeps for them.
+Task<Status> Replica::AdmitMerge(uint64_t* admitted) {
+  // The path to the leaf, a neighbor on each level, and the root's only child. The leaf is tried
+  // twice.
+  const uint64_t pages = 2 * (uint64_t{tree_->root_level()} + 1) + 2;
+  const uint64_t blocks = pages * (pool_.page_bytes() / kBlockBytes);
+  for (;;) {
+    const uint64_t needed = blocks + CheckpointBlocks();
+    if (file_->allocator().free_blocks() >= needed) break;
+    Status status = co_await file_->EnsureFreeBlocks(needed);
+    // Meanwhile others may have taken some of the space, or freed some.
+    if (!status.ok() && file_->allocator().free_blocks() < needed) co_return status;
+  }
   admitted_blocks_ += blocks;
   *admitted += blocks;
   co_return Status();

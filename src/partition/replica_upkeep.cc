@@ -78,15 +78,21 @@ Task<void> Replica::MergeQueued() {
     std::string key = *merge_keys_.begin();
     merge_keys_.erase(merge_keys_.begin());
     Status status = co_await MergeOne(key);
-    LOG_IF(WARNING, !status.ok()) << "partition " << id() << ": merging a leaf failed: " << status.ToString();
+    // Where the disk is full, MergeOld finds the leaf again.
+    LOG_IF(WARNING, !status.ok() && status.code() != Code::kDiskFull)
+        << "partition " << id() << ": merging a leaf failed: " << status.ToString();
     if (slice.Spend(kMergeUnits)) co_await Yield(reactor_);
   }
   merging_ = false;
 }
 
+// kDiskFull: there is no room for the pages that the merge would change. Checkpoints may make room.
 Task<Status> Replica::MergeOne(std::string key) {
+  uint64_t admitted = 0;
+  CO_RETURN_IF_ERROR(co_await AdmitMerge(&admitted));
   bool merged = false;
   Status status = co_await tree_->MergeLeaf(std::move(key), &merged);
+  TakeAdmitted(admitted, &admitted);  // what it changed counts as dirty now
   // This generation's checkpoint writes the merged pages, and the next one frees what they
   // replaced.
   if (merged) checkpoints_to_free_ = kCheckpointsToFree;
@@ -95,7 +101,8 @@ Task<Status> Replica::MergeOne(std::string key) {
 
 // Called when a generation has ended. Examines what changed in it. Leaves that were emptied while
 // more than kMaxMergeKeys waited, or that fitted with no neighbor at that time, are thus merged
-// before the next generation ends, or soon after.
+// before the next generation ends, or soon after. Also called when a checkpoint has freed space,
+// because merges may have been waiting for it.
 void Replica::MergeOldSoon() {
   if (merging_old_ || draining_) return;
   merging_old_ = true;
@@ -111,8 +118,10 @@ Task<void> Replica::MergeOld() {
     const Generation last = tree_->generation() - 1;
     Status status = co_await MergeBornAfter(merged_through_);
     if (!status.ok()) {
-      LOG_IF(WARNING, !draining_) << "partition " << id() << ": merging emptied leaves failed: " << status.ToString();
-      break;  // the end of the next generation starts over
+      LOG_IF(WARNING, !draining_) << "partition " << id() << ": merging emptied leaves "
+                                  << (status.code() == Code::kDiskFull ? "waits for disk space: " : "failed: ")
+                                  << status.ToString();
+      break;  // the next checkpoint starts over
     }
     merged_through_ = last;
   }

@@ -217,6 +217,105 @@ TEST_F(FullDiskTest, ConcurrentWritersAreNotPromisedTheSameBlocks) {
   Live(ReplaceFromManyWriters);
 }
 
+// -- merges have their space reserved too
+
+struct Leaves final : RangeVisitor {
+  bool OnSubtree(const ChildRef&) override { return false; }
+  bool OnLeaf(const Node& leaf, uint32_t, uint32_t) override {
+    std::vector<std::string>& into = keys.emplace_back();
+    for (uint32_t i = 0; i < leaf.count(); ++i) into.push_back(leaf.Key(i));
+    empty += leaf.count() == 0;
+    return false;
+  }
+  std::vector<std::vector<std::string>> keys;  // of each leaf
+  uint64_t empty = 0;
+};
+
+Task<Leaves> WalkLeaves(Engine* engine) {
+  Leaves leaves;
+  EXPECT_OK(co_await static_cast<Replica*>(engine->partition(0))->tree().Walk(0, "", "", &leaves));
+  co_return leaves;
+}
+
+Task<void> WriteInto(Partition* p, std::vector<WriteOp> ops) { EXPECT_OK(co_await Write(p, std::move(ops))); }
+
+// Empties every second leaf while the engine closes, so that no leaf is merged.
+Task<void> EmptyEverySecondLeaf(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  for (uint64_t i = 0; i < 14'000; i += 20) {
+    std::vector<WriteOp> ops;
+    for (uint64_t n = i; n < i + 20; ++n) {
+      ops.push_back(PutOp(Key(n), Value(n, 700)));
+      t->held_[ops.back().key] = ops.back().value;
+    }
+    EXPECT_OK(co_await Write(p, std::move(ops)));
+  }
+  EXPECT_OK(co_await engine->CheckpointAll());
+  const Leaves leaves = co_await WalkLeaves(engine);
+  static auto* const writes = new TaskGroup;  // they end while the engine closes
+  std::vector<WriteOp> ops;
+  for (size_t i = 1; i < leaves.keys.size(); i += 2) {
+    for (const std::string& key : leaves.keys[i]) {
+      ops.push_back(RemoveOp(key));
+      t->held_.erase(key);
+      if (ops.size() == 32) writes->Spawn(WriteInto(p, std::exchange(ops, {})));
+    }
+  }
+  writes->Spawn(WriteInto(p, std::move(ops)));
+}
+
+// Nothing is written, so no generation ends, and no leaf is merged.
+Task<void> GiveSpaceBack(FullDiskTest* t, Engine* engine) {
+  co_await Sleep(*t->reactor_, 60 * kSecond);
+  EXPECT_GT(engine->stats().release.bytes_total, 10u << 20);
+}
+
+// Many more leaves wait to be merged than the disk has room for at once.
+Task<void> MergeOnAFullDisk(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  EXPECT_GT((co_await WalkLeaves(engine)).empty, 1000u);
+  Status full;
+  for (uint64_t i = 0; full.ok(); ++i) {
+    const std::string key = fmt::format("large-{:05}", i);
+    full = co_await Put(p, key, Value(i, 3000));
+    if (full.ok()) t->held_[key] = Value(i, 3000);
+  }
+  EXPECT_EQ(full.code(), Code::kDiskFull) << full.ToString();
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_OK(co_await engine->CheckpointAll());
+    co_await Sleep(*t->reactor_, kSecond);
+    EXPECT_OK(co_await Remove(p, "nothing"));
+  }
+  // What the first merges freed is enough for the others. Nothing else is written meanwhile.
+  co_await Sleep(*t->reactor_, 20 * t->setup_.engine.checkpoint_interval_ns);
+  EXPECT_EQ((co_await WalkLeaves(engine)).empty, 0u);
+  for (uint64_t i = 0; i < 1000; ++i) {
+    const std::string key = fmt::format("after-{:05}", i);
+    EXPECT_OK(co_await Put(p, key, Value(i, 700)));
+    t->held_[key] = Value(i, 700);
+    if (testing::Test::HasFailure()) co_return;
+  }
+}
+
+TEST_F(FullDiskTest, MergesTakeNoMoreThanTheDiskHas) {
+  setup_.engine.log_budget_bytes = 64u << 20;
+  setup_.engine.log_segment_bytes = 8u << 20;
+  Boot();
+  Live(EmptyEverySecondLeaf);
+  ASSERT_FALSE(HasFailure());
+  setup_.engine.release.bytes_per_s = 64u << 20;
+  setup_.engine.release.after_ns = kSecond;
+  setup_.engine.release.min_keep_blocks = 256;
+  Boot();
+  Live(GiveSpaceBack);
+  setup_.engine.release.bytes_per_s = 0;
+  machine_->disk().SetCapacity(machine_->disk().used_bytes());
+  Boot();
+  Live(MergeOnAFullDisk);
+  Boot();
+  Live(Compare);
+}
+
 // -- the log replayed on a full disk
 
 Task<void> ReplaceAll(FullDiskTest* t, Engine* engine) {
