@@ -284,9 +284,10 @@ bool LogImpl::IsLive(uint64_t segment_number) const {
 }
 
 uint64_t LogImpl::MaxSpares() const {
-  // All files together stay within the budget, but one spare is always allowed.
+  // All files together stay within the budget, but one spare is always allowed in addition to the
+  // one for the next recovery.
   const uint64_t files = options_.budget_bytes / options_.segment_bytes;
-  return std::max<uint64_t>(1, files > live_.size() ? files - live_.size() : 0);
+  return std::max<uint64_t>(1 + kKeptForRecovery, files > live_.size() ? files - live_.size() : 0);
 }
 
 // The number of segments to keep prepared. New segments are zeroed before a burst of writes needs

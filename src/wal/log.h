@@ -23,6 +23,9 @@
 //       log from an empty one.
 //   L7  Streams share group commits and admission by bytes. However much one stream has waiting,
 //       what another stream appends goes out before the busy one has sent as many bytes again.
+//   L8  Recovery needs no disk space: records are written only while a segment is kept prepared for
+//       it. If it ends before another one is prepared, the next recovery continues its segment,
+//       which holds no records yet.
 //
 // Group commit clocks itself: when a write completes, everything staged meanwhile goes out with the
 // next write (at most kMaxWritesInFlight at once). CommitHold may delay that write for a fraction

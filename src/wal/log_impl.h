@@ -42,9 +42,11 @@ inline constexpr uint64_t kPipelineDivisor = 8;
 // Appends wait while this much is staged after the writes in flight, so that memory stays bounded
 // on a slow disk.
 inline constexpr uint64_t kMaxStagedBytes = 8u << 20;
+// Of the prepared segments, one is kept for the next recovery (L8).
+inline constexpr size_t kKeptForRecovery = 1;
 // The number of segments to keep prepared while none come back for recycling. A burst of writes
 // outruns the zeroing of one segment.
-inline constexpr size_t kPreparedAhead = 4;
+inline constexpr size_t kPreparedAhead = 4 + kKeptForRecovery;
 // The idle time before the closing position is written.
 inline constexpr Nanos kIdleCloseNs = 10 * kMillisecond;
 // The delay before retrying to create a segment on a full disk.
@@ -209,6 +211,7 @@ class LogImpl final : public Log, private TurnHook {
   GroupPlan PlanOfAll() const;
   GroupPlan PlanByTurns() const;
   bool EnsureRoom(uint64_t group_bytes);
+  bool TakeSegment();
   void SubmitGroup(GroupPlan plan);
   uint64_t EncodePart(Group* group, Group::Part* part, bool last, uint64_t at);
   void AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset);
@@ -229,12 +232,16 @@ class LogImpl final : public Log, private TurnHook {
   // -- log_recovery.cc
   Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
   Status JudgeEnd(const LogReader& reader) const;
-  Task<Status> PutFirstSegmentAside(const LogReader& reader);
+  Task<Status> BeginFirstSegment(const LogReader& reader);
+  Task<Result<uint64_t>> PutFirstSegmentAside(const LogReader& reader);
+  bool MayContinueLastSegment(const LogReader& reader) const;
+  Task<Status> ContinueLastSegment(const LogReader& reader);
+  Task<Status> PrepareForNextRecovery();
   Task<Status> ProbeSyncMode(File* file);
   Task<Result<Nanos>> TimeWrite(File* file, const AlignedBuffer& block, uint64_t offset, bool data_sync);
   Task<Status> WriteCut(Segment* segment, LogPosition end);
   void AddLiveSegment(uint64_t number, File file);
-  void DiscardDeadSegments(const LogReader& reader);
+  void DiscardDeadSegments(const LogReader& reader, uint64_t taken);
   Task<void> MaintainSegments();
   bool NeedsSegmentWork() const;
   Task<Status> PrepareSegment();
@@ -270,6 +277,7 @@ class LogImpl final : public Log, private TurnHook {
   // The last attempt to create a segment failed for lack of space or descriptors.
   bool disk_full_ = false;
   bool disk_full_reported_ = false;
+  bool short_of_segments_ = false;  // the next group waits for a segment
 
   std::vector<LogStream*> waiting_streams_;  // the streams with space_waiters
   FairClock space_clock_;

@@ -9,6 +9,7 @@ namespace pando {
 namespace {
 
 constexpr int kProbeWrites = 8;  // of each kind
+constexpr size_t kZeroWriteBytes = 512u << 10;
 
 }  // namespace
 
@@ -35,13 +36,9 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
 
   if (!reader->segments().empty()) next_number_ = reader->segments().back().number + 1;
   next_number_ = std::max(next_number_, PositionSegment(options_.required_end) + 1);
-  CO_RETURN_IF_ERROR(co_await PutFirstSegmentAside(*reader));
-  CO_ASSIGN_OR_RETURN(File first, co_await files_.Publish(next_number_));
-  AddLiveSegment(next_number_++, std::move(first));
-  CO_RETURN_IF_ERROR(co_await ProbeSyncMode(&live_.back()->file));
-  CO_RETURN_IF_ERROR(co_await WriteCut(live_.back().get(), reader->last_records_end()));
-  DiscardDeadSegments(*reader);
+  CO_RETURN_IF_ERROR(co_await BeginFirstSegment(*reader));
   DropReleasedSegments();
+  CO_RETURN_IF_ERROR(co_await PrepareForNextRecovery());
   tasks_.Spawn(MaintainSegments());
   co_return Status();
 }
@@ -92,13 +89,85 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
   }
 }
 
-// Uses a spare if there is one, so that recovery needs no space on a full disk.
-Task<Status> LogImpl::PutFirstSegmentAside(const LogReader& reader) {
-  for (const LogSegmentInfo& segment : reader.segments()) {
-    if (segment.use != LogSegmentInfo::Use::kSpare || segment.bytes != options_.segment_bytes) continue;
-    co_return co_await files_.TakeAside(SegmentFileName(segment.number));
+// Makes live_.back() a segment that new groups can be written to, with the torn tail cut.
+Task<Status> LogImpl::BeginFirstSegment(const LogReader& reader) {
+  Result<uint64_t> taken = co_await PutFirstSegmentAside(reader);
+  if (taken.code() == Code::kDiskFull && MayContinueLastSegment(reader)) {
+    CO_RETURN_IF_ERROR(co_await ContinueLastSegment(reader));
+    DiscardDeadSegments(reader, /*taken=*/0);
+    co_return Status();
   }
-  co_return co_await files_.Create();
+  CO_RETURN_IF_ERROR(taken.status());
+  CO_ASSIGN_OR_RETURN(File first, co_await files_.Publish(next_number_));
+  AddLiveSegment(next_number_++, std::move(first));
+  CO_RETURN_IF_ERROR(co_await ProbeSyncMode(&live_.back()->file));
+  CO_RETURN_IF_ERROR(co_await WriteCut(live_.back().get(), reader.last_records_end()));
+  DiscardDeadSegments(reader, *taken);
+  co_return Status();
+}
+
+// Uses a file that is not part of the log if there is one, so that recovery needs no space on a
+// full disk. Dead segments are as good as spare ones: without their batches, which were never
+// announced or are cut already, the log ends at the same place. Returns the number that the file
+// had, or 0 for a new file.
+Task<Result<uint64_t>> LogImpl::PutFirstSegmentAside(const LogReader& reader) {
+  for (const LogSegmentInfo::Use use : {LogSegmentInfo::Use::kSpare, LogSegmentInfo::Use::kDead}) {
+    for (const LogSegmentInfo& segment : reader.segments()) {
+      if (segment.use != use || segment.bytes != options_.segment_bytes) continue;
+      CO_RETURN_IF_ERROR(co_await files_.TakeAside(SegmentFileName(segment.number)));
+      co_return segment.number;
+    }
+  }
+  CO_RETURN_IF_ERROR(co_await files_.Create());
+  co_return uint64_t{0};
+}
+
+// Whether the last segment holds only positions, and nothing of a torn tail lies behind it. It is
+// then one that an earlier recovery began, on a disk that was full already.
+bool LogImpl::MayContinueLastSegment(const LogReader& reader) const {
+  if (live_.empty() || reader.end() < options_.required_end) return false;
+  const Segment& last = *live_.back();
+  if (last.number != PositionSegment(reader.end()) || last.number <= PositionSegment(reader.last_records_end())) {
+    return false;
+  }
+  if (last.bytes != options_.segment_bytes || PositionOffset(reader.end()) > last.bytes / 2) return false;
+  return std::none_of(reader.segments().begin(), reader.segments().end(), [&](const LogSegmentInfo& segment) {
+    return segment.number > last.number && segment.use == LogSegmentInfo::Use::kDead;
+  });
+}
+
+// Zeros durably what follows the end, which cuts the torn tail as a cut batch would. What the log
+// holds stays as it is.
+Task<Status> LogImpl::ContinueLastSegment(const LogReader& reader) {
+  Segment& segment = *live_.back();
+  LOG(WARNING) << options_.directory << ": there is no disk space for a new log segment; writes wait until a "
+               << "checkpoint releases one";
+  CO_ASSIGN_OR_RETURN(segment.file,
+                      co_await directory_.OpenFile(SegmentFileName(segment.number), File::Mode::kReadWrite, true));
+  segment.head = AlignUp(PositionOffset(reader.end()), kBlockBytes);
+  AlignedBuffer zeros(std::min<uint64_t>(kZeroWriteBytes, segment.bytes));
+  for (uint64_t at = segment.head; at < segment.bytes; at += zeros.size()) {
+    const uint64_t bytes = std::min<uint64_t>(zeros.size(), segment.bytes - at);
+    CO_RETURN_IF_ERROR(co_await segment.file.Write(zeros.data(), bytes, at));
+  }
+  CO_RETURN_IF_ERROR(co_await segment.file.Sync());
+  CO_RETURN_IF_ERROR(co_await ProbeSyncMode(&segment.file));
+  written_end_ = announced_end_ = reader.end();
+  records_end_ = covered_ = reader.last_records_end();
+  segment.counted_bytes += segment.head - kFirstGroupOffset;
+  live_bytes_ += segment.head - kFirstGroupOffset;
+  co_return Status();
+}
+
+// Prepares a segment before records are accepted (L8). On a full disk records wait until
+// MaintainSegments has one.
+Task<Status> LogImpl::PrepareForNextRecovery() {
+  while (prepared_.size() < kKeptForRecovery) {
+    Status status = co_await PrepareSegment();
+    if (status.code() == Code::kDiskFull || status.code() == Code::kOverloaded) co_return Status();
+    CO_RETURN_IF_ERROR(std::move(status));
+  }
+  co_return Status();
 }
 
 void LogImpl::AddLiveSegment(uint64_t number, File file) {
@@ -160,17 +229,14 @@ Task<Status> LogImpl::WriteCut(Segment* segment, LogPosition end) {
 }
 
 // Queues the segments that are no longer part of the log: dead and spare ones, and those after the
-// last record, which hold only positions.
-void LogImpl::DiscardDeadSegments(const LogReader& reader) {
+// last record, which hold only positions. `taken` is the one that PutFirstSegmentAside used.
+void LogImpl::DiscardDeadSegments(const LogReader& reader, uint64_t taken) {
   const uint64_t last = PositionSegment(reader.last_records_end());
-  const Segment* fresh = live_.back().get();
-  std::erase_if(live_, [&](const auto& s) { return s->number > last && s.get() != fresh; });
-  bool first_segment_taken = false;
+  const Segment* first = live_.back().get();
+  std::erase_if(live_, [&](const auto& s) { return s->number > last && s.get() != first; });
   for (const LogSegmentInfo& segment : reader.segments()) {
     if (segment.use == LogSegmentInfo::Use::kData && segment.number <= last) continue;
-    // PutFirstSegmentAside took the first spare of the right size.
-    const bool fits = segment.use == LogSegmentInfo::Use::kSpare && segment.bytes == options_.segment_bytes;
-    if (fits && !std::exchange(first_segment_taken, true)) continue;
+    if (segment.number == taken || segment.number == first->number) continue;
     recycle_queue_.push_back({SegmentFileName(segment.number), segment.bytes});
   }
 }

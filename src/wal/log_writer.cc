@@ -127,15 +127,33 @@ LogImpl::GroupPlan LogImpl::PlanByTurns() const {
 }
 
 // Makes live_.back() a segment with room for a group of this size and the closing position after it
-// (W4). Returns false when that takes a new segment and none is prepared.
+// (W4). Returns false when a segment must be prepared first: for the group, or for the next recovery
+// (L8).
 bool LogImpl::EnsureRoom(uint64_t group_bytes) {
+  const Segment& active = *live_.back();
+  const bool fits = active.head + AlignUp(group_bytes, kBlockBytes) + kClosingBytes <= active.bytes;
+  short_of_segments_ = (!fits && !TakeSegment()) || prepared_.empty();
+  return !short_of_segments_;
+}
+
+// Makes the next prepared segment live_.back(). Returns false when none can be used.
+bool LogImpl::TakeSegment() {
   Segment& active = *live_.back();
-  if (active.head + AlignUp(group_bytes, kBlockBytes) + kClosingBytes <= active.bytes) return true;
-  if (prepared_.empty()) return false;
+  const bool last = prepared_.size() <= kKeptForRecovery;
+  if (last) {
+    // The log may consist of a single segment, which is full and released, but holds its end (L6).
+    // On a full disk, only moving the end to another segment lets it be recycled. No record is
+    // written to the other segment until then.
+    auto pinned = [](const auto& s) {
+      return std::any_of(s->index.begin(), s->index.end(), [](const IndexEntry& e) { return e.pinned(); });
+    };
+    if (prepared_.empty() || !disk_full_reported_ || std::any_of(live_.begin(), live_.end(), pinned)) return false;
+  }
   if (active.in_flight == 0) tasks_.Spawn(CloseFile(std::move(active.file)));
   Prepared next = std::move(prepared_.front());
   prepared_.pop_front();
   AddLiveSegment(next.number, std::move(next.file));
+  if (last) SubmitClosingPosition();
   maintenance_wake_.NotifyAll();
   return true;
 }

@@ -220,7 +220,8 @@ Task<Status> ReadLog(Reactor* reactor, LogPosition* end, LogPosition* records_en
   co_return Status();
 }
 
-// Fills the segment with groups of one block each, on a disk without space for another segment.
+// Fills the segment with groups of one block each, on a disk without space for another segment
+// beside the one that is kept for recovery.
 TEST_F(LogSharing, TheClosingPositionNeedsNoOtherSegment) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
@@ -237,7 +238,7 @@ TEST_F(LogSharing, TheClosingPositionNeedsNoOtherSegment) {
   for (bool idle : {true, false}) {
     SCOPED_TRACE(idle);
     SimReactor& reactor = Boot();
-    machine_->disk().SetCapacity(machine_->disk().used_bytes() + (80u << 10));
+    machine_->disk().SetCapacity(machine_->disk().used_bytes() + (144u << 10));
     EXPECT_TRUE(Use(SmallLog(), Body{(64 - 4 - 4 - 4) / 4, idle}).ok());
     LogPosition end = 0, records_end = 0, durable = 0;
     Status read = *kernel_.RunTask(reactor, ReadLog(&reactor, &end, &records_end, &durable));
