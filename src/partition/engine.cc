@@ -197,7 +197,8 @@ class Engine::Impl final : public LogReplaySink {
     LogStats log = log_->stats();
     const uint64_t enough_records =
         std::min<uint64_t>(options_.log_budget_records / 2, kLogRecordsPerPoolPage * pool_.frame_count());
-    if (log.unreleased_bytes > options_.log_budget_bytes / 2 || log.unreleased_records > enough_records) {
+    if (log.unreleased_bytes > options_.log_budget_bytes / 2 || log.unreleased_records > enough_records ||
+        log.waits_for_segment) {
       auto found = by_uuid_.find(log_->OldestPinnedStream());
       if (found != by_uuid_.end() && MayCheckpoint(found->second)) return found->second;
     }
@@ -280,6 +281,7 @@ class Engine::Impl final : public LogReplaySink {
       ExpireSnapshots();
       Replica* replica = NextToCheckpoint();
       if (!replica) {
+        GiveUpClosing();
         co_await Sleep(reactor_, kCheckpointTick);
         continue;
       }
@@ -296,6 +298,15 @@ class Engine::Impl final : public LogReplaySink {
     }
   }
 
+  // Close waits for writes that wait for a log segment. Checkpoints release segments, unless the disk
+  // is too full even for that.
+  void GiveUpClosing() {
+    if (close_began_ns_ == 0 || !log_->stats().waits_for_segment) return;
+    if (reactor_.NowNs() - std::max(close_began_ns_, last_success_ns_) < kClosePatience) return;
+    log_->Abandon(Error(Code::kDiskFull, "{}: the log was closed while writes were waiting for disk space",
+                        options_.store.LogDirectory(options_.reactor_index)));
+  }
+
   Task<Status> CheckpointAll() {
     for (Replica* r : served_) CO_RETURN_IF_ERROR(co_await r->Checkpoint());
     co_return Status();
@@ -304,6 +315,7 @@ class Engine::Impl final : public LogReplaySink {
   Task<Status> Close(bool checkpoint) {
     if (scrubber_) scrubber_->Stop();
     if (releaser_) releaser_->Stop();
+    close_began_ns_ = reactor_.NowNs();
     // Running writes may wait for room in the log, which checkpoints make. The checkpoint loop
     // therefore runs until they are done.
     for (auto& replica : replicas_) co_await replica->Drain();

@@ -300,6 +300,7 @@ LogStats LogImpl::stats() const {
   stats.unreleased_records = live_records_ + staged_records_;
   stats.segments = live_.size();
   stats.data_sync_writes = data_sync_;
+  stats.waits_for_segment = short_of_segments_ && disk_full_reported_ && !failed();
   return stats;
 }
 

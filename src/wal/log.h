@@ -143,6 +143,9 @@ struct LogStats {
   uint64_t appended_records_total = 0, appended_bytes_total = 0;
   uint64_t device_writes_total = 0, device_bytes_total = 0, append_waits_total = 0;
   bool data_sync_writes = false;  // true: RWF_DSYNC, false: write + fdatasync
+  // Appended records wait for a segment, and the disk has no room for a new one. They go on when
+  // the oldest segment is released.
+  bool waits_for_segment = false;
 };
 
 class Log {

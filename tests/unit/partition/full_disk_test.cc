@@ -350,6 +350,109 @@ TEST_F(FullDiskTest, TheLogIsReplayedWhereTheDiskIsFull) {
   Live(Compare);
 }
 
+// -- the log runs out of segments
+
+// A remove whose record is large, while its key does not exist. It changes no page.
+WriteOp LargeRemove(uint64_t writer) {
+  WriteOp op = RemoveOp(fmt::format("none-{:04}", writer));
+  op.condition.value = std::string(64'000, 'x');
+  return op;
+}
+
+Task<void> RemoveOne(Partition* p, uint64_t writer, uint64_t* done) {
+  std::vector<WriteOp> ops;
+  ops.push_back(LargeRemove(writer));
+  EXPECT_OK(co_await Write(p, std::move(ops)));
+  ++*done;
+}
+
+constexpr uint64_t kRemovers = 80;  // 5 MB of log
+
+Task<void> RemoveMoreThanTheLogHolds(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  for (uint64_t i = 0; i < 100; ++i) EXPECT_OK(co_await Put(p, Key(i), Value(i, 700)));
+  EXPECT_OK(co_await engine->CheckpointAll());
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes());
+  uint64_t done = 0;
+  TaskGroup removers;
+  for (uint64_t w = 0; w < kRemovers; ++w) removers.Spawn(RemoveOne(p, w, &done));
+  co_await Sleep(*t->reactor_, 10 * kSecond);
+  EXPECT_EQ(done, kRemovers) << "nothing asked for the checkpoints that release the log";
+  t->machine_->disk().SetCapacity(1u << 30);  // so that a failed test ends
+  co_await removers.Drain();
+}
+
+TEST_F(FullDiskTest, ALogWithoutSegmentsAsksForCheckpoints) {
+  setup_.engine.log_segment_bytes = 256u << 10;
+  setup_.engine.checkpoint_interval_ns = 3600 * kSecond;
+  Boot();
+  Live(RemoveMoreThanTheLogHolds);
+}
+
+Task<void> RemoveOneOrFail(Partition* p, uint64_t writer, uint64_t* failed) {
+  std::vector<WriteOp> ops;
+  ops.push_back(LargeRemove(writer));
+  *failed += !(co_await Write(p, std::move(ops))).ok();
+}
+
+// Checkpoints fail as well, so nothing releases a segment while the engine closes.
+Task<void> CloseWithoutSegments(FullDiskTest* t) {
+  auto opened = co_await OpenEngine(*t->reactor_, t->setup_);
+  EXPECT_OK(opened.status());
+  if (!opened.ok()) co_return;
+  EXPECT_OK(co_await Put((*opened)->partition(0), "k", "v"));
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes());
+  uint64_t failed = 0;
+  TaskGroup removers;
+  for (uint64_t w = 0; w < kRemovers; ++w) removers.Spawn(RemoveOneOrFail((*opened)->partition(0), w, &failed));
+  t->machine_->AddFault(
+      {.kind = IoOp::Kind::kWrite, .path_contains = "partition-00000/data", .count = UINT64_MAX, .error_number = 28});
+  const Status closed = co_await (*opened)->Close(/*checkpoint=*/true);
+  EXPECT_FALSE(closed.ok());
+  co_await removers.Drain();
+  EXPECT_GT(failed, 0u);
+}
+
+TEST_F(FullDiskTest, ClosingDoesNotWaitForSpaceForEver) {
+  setup_.engine.log_segment_bytes = 256u << 10;
+  Boot();
+  EXPECT_TRUE(kernel_.RunTask(*reactor_, CloseWithoutSegments(this)));
+}
+
+Task<void> StallTheLog(FullDiskTest* t, Engine* engine) {
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes());
+  static auto* const removers = new TaskGroup;
+  static uint64_t done = 0;
+  done = 0;
+  for (uint64_t w = 0; w < kRemovers; ++w) removers->Spawn(RemoveOne(engine->partition(0), w, &done));
+  for (int i = 0; i < 1000 && !engine->stats().log.waits_for_segment; ++i) {
+    co_await Sleep(*t->reactor_, kMillisecond);
+  }
+  EXPECT_TRUE(engine->stats().log.waits_for_segment);
+}
+
+TEST_F(FullDiskTest, ANodeKilledWithoutLogSegmentsStarts) {
+  setup_.engine.log_segment_bytes = 256u << 10;
+  Boot();
+  Live([](FullDiskTest* t, Engine* engine) -> Task<void> {
+    for (uint64_t i = 0; i < 100; ++i) EXPECT_OK(co_await Put(engine->partition(0), Key(i), Value(i, 700)));
+    for (uint64_t i = 0; i < 100; ++i) t->held_[Key(i)] = Value(i, 700);
+  });
+  for (uint64_t life = 1; life <= 4 && !HasFailure(); ++life) {
+    Boot();
+    Live(StallTheLog, /*close=*/false);
+    if (life % 2 == 0) {
+      machine_->PowerLoss(life);
+    } else {
+      machine_->ProcessCrash(life);
+    }
+  }
+  ASSERT_FALSE(HasFailure());
+  machine_->disk().SetCapacity(machine_->disk().used_bytes());
+  Boot();
+  Live(Compare);
+}
+
 // -- space is returned to the file system
 
 Task<void> DeleteMost(FullDiskTest* t, Engine* engine) {
