@@ -250,6 +250,7 @@ class Replica final : public Partition, public LogConsumer {
   void SetReplayed(Lsn lsn);
   Task<void> Prefetch(std::string key);
   void BeginCheckpoint();
+  struct WaitingCut;
   void TakeCut(SnapshotInfo snapshot);
   void DropSnapshot(SnapshotId id);
   Status SnapshotGone() const;

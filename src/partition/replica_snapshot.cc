@@ -4,8 +4,36 @@
 #include "src/partition/replica.h"
 
 namespace pando {
+namespace {
+
+// A cut fails when the log has made nothing durable for this long.
+constexpr Nanos kCutPatience = 5 * kSecond;
+
+}  // namespace
 
 // -- cutting
+
+// Takes a cut out of the queue again if the log does not move on. The log may be waiting for a
+// segment that only a checkpoint releases, and a waiting cut keeps checkpoints from beginning.
+struct Replica::WaitingCut : Timer {
+  Replica* replica = nullptr;
+  PendingWrite* pending = nullptr;
+  Lsn durable_lsn = 0;
+
+  void Arm() {
+    durable_lsn = replica->durable_lsn_;
+    replica->reactor_.ArmTimer(this, replica->reactor_.NowNs() + kCutPatience);
+  }
+  void Look() {
+    if (pending->done || pending->last_lsn <= replica->durable_lsn_) return;  // it waits no longer for the log
+    if (replica->durable_lsn_ != durable_lsn) return Arm();
+    std::erase(replica->pending_, pending);
+    replica->Finish(pending, Error(Code::kUnavailable,
+                                   "partition {}: the log has made no write durable for {} s, so no snapshot was "
+                                   "opened: the disk is full or does not answer; try again later",
+                                   replica->id(), kCutPatience / kSecond));
+  }
+};
 
 Task<Status> Replica::PrepareCut() {
   CO_RETURN_IF_ERROR(Refusal());
@@ -37,8 +65,15 @@ Task<Status> Replica::Cut(SnapshotInfo snapshot) {
   cut.last_lsn = last_lsn_;
   pending_.push_back(&cut);
   ApplyDurable();
-  // Resumes once every write that was appended before the cut has been applied, or on failure.
+  WaitingCut waiting;
+  waiting.replica = this;
+  waiting.pending = &cut;
+  waiting.on_fire = [](Timer* t) { static_cast<WaitingCut*>(t)->Look(); };
+  if (!cut.done) waiting.Arm();
+  // Resumes once every write that was appended before the cut has been applied, or on failure, or
+  // when the log does not move on.
   co_await Applied{&cut};
+  reactor_.CancelTimer(&waiting);
   if (cut.status.ok()) {
     tasks_.Spawn(FinishSnapshotCheckpoint());
   } else {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <optional>
 
 #include "src/partition/replica.h"
 #include "tests/support/engine_harness.h"
@@ -250,6 +251,57 @@ TEST(SnapshotCut, AFailureLeavesNothingBehind) {
   SimKernel kernel(1);
   SimReactor* reactor = kernel.AddMachine()->Boot();
   ASSERT_TRUE(kernel.RunTask(*reactor, FailedCut(reactor, engine_test::Setup())));
+}
+
+// A cut waits for writes that wait for a log segment, which only a checkpoint releases on a full
+// disk. The cut may fail, but it must not keep the writes waiting.
+Task<void> RemoveSome(Partition* p, int writer, int* done) {
+  std::vector<WriteOp> ops;
+  ops.push_back(RemoveOp(fmt::format("none-{:04}", writer)));
+  ops.back().condition.value = std::string(64'000, 'x');  // the record is large, but changes no page
+  EXPECT_OK(co_await Write(p, std::move(ops)));
+  ++*done;
+}
+
+Task<void> CutInto(Reactor* reactor, std::vector<Partition*> partitions, std::optional<Result<SnapshotInfo>>* cut) {
+  *cut = co_await CutSnapshot(*reactor, std::move(partitions), reactor->WallMs() + 60'000);
+}
+
+Task<void> CutWithoutSegments(Reactor* reactor, Setup setup, SimMachine* machine) {
+  constexpr int kWriters = 80;  // 5 MB of log
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  std::vector<Partition*> partitions = PartitionsOf(engine->get());
+  for (Partition* p : partitions) EXPECT_OK(co_await Put(p, "k", "v"));
+  machine->disk().SetCapacity(machine->disk().used_bytes());
+  int done = 0;
+  std::optional<Result<SnapshotInfo>> cut;
+  TaskGroup tasks;
+  for (int w = 0; w < kWriters; ++w) tasks.Spawn(RemoveSome(partitions[static_cast<size_t>(w % 2)], w, &done));
+  tasks.Spawn(CutInto(reactor, partitions, &cut));
+  co_await Sleep(*reactor, 10 * kMillisecond);
+  EXPECT_TRUE((*engine)->stats().log.waits_for_segment);
+  EXPECT_FALSE(cut.has_value());
+  co_await Sleep(*reactor, 30 * kSecond);
+  EXPECT_EQ(done, kWriters);
+  EXPECT_TRUE(cut.has_value());
+  machine->disk().SetCapacity(1u << 30);  // so that a failed test ends
+  co_await tasks.Drain();
+  EXPECT_TRUE(cut->ok() || cut->code() == Code::kUnavailable) << cut->status().ToString();
+  Result<SnapshotInfo> again = co_await CutSnapshot(*reactor, partitions, reactor->WallMs() + 60'000);
+  EXPECT_OK(again.status());
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
+}
+
+TEST(SnapshotCut, ACutDoesNotKeepAFullLogWaiting) {
+  engine_test::Setup setup;
+  setup.engine.memory_bytes = 20u << 20;
+  setup.engine.log_segment_bytes = 256u << 10;
+  SimKernel kernel(1);
+  SimMachine* machine = kernel.AddMachine();
+  SimReactor* reactor = machine->Boot();
+  ASSERT_TRUE(kernel.RunTask(*reactor, CutWithoutSegments(reactor, setup, machine)));
 }
 
 }  // namespace
