@@ -117,6 +117,7 @@ struct UnderfullLeaves {
   std::vector<std::string> keys;
   std::string next;  // the key to continue from, unless `over`
   bool over = false;
+  Status damage;  // the first page that could not be read and was skipped
 };
 
 // Receives the parts of a range in key order. Views are valid during the call. A callback must not

@@ -258,8 +258,11 @@ std::optional<Tree::MissingPage> Tree::UnderfullStep(Generation since, const std
     }
     MissingPage missing;
     missing.level = static_cast<uint8_t>(frame->level - 1);
+    missing.has_upper = !last || node.has_upper();
     frame = ResolveChild(frame, slot, &missing.ref);
-    if (!frame) return missing;
+    if (frame) continue;
+    missing.upper = last ? std::string(node.upper()) : node.Key(slot + 1);
+    return missing;
   }
 }
 
@@ -277,7 +280,14 @@ Task<Result<UnderfullLeaves>> Tree::FindUnderfull(Generation since, std::string 
         if (slice.Spend(work)) co_await Yield(pool_.reactor());
         break;
       }
-      CO_RETURN_IF_ERROR(co_await Fetch(missing->ref, missing->level, {&loaded, 1}));
+      Status status = co_await Fetch(missing->ref, missing->level, {&loaded, 1});
+      if (status.ok()) continue;
+      if (status.code() != Code::kCorruption && status.code() != Code::kIoError) co_return status;
+      // Continue after the page that cannot be read.
+      if (found.damage.ok()) found.damage = std::move(status);
+      found.over = !missing->has_upper;
+      found.next = std::move(missing->upper);
+      break;
     }
   } while (found.keys.empty() && !found.over);
   co_return found;

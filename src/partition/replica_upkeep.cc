@@ -131,14 +131,21 @@ Task<void> Replica::MergeOld() {
 Task<Status> Replica::MergeBornAfter(Generation since) {
   TurnSlice slice(pool_.turn());
   UnderfullLeaves found;
+  Status damage;  // the first page that cannot be read. Everything else is merged
   do {
     CO_ASSIGN_OR_RETURN(found, co_await tree_->FindUnderfull(since, found.next));
+    if (damage.ok()) damage = std::move(found.damage);
     for (const std::string& key : found.keys) {
       if (draining_ || !failure_.ok()) co_return Refusal();
-      CO_RETURN_IF_ERROR(co_await MergeOne(key));
+      Status status = co_await MergeOne(key);
+      const bool damaged = status.code() == Code::kCorruption || status.code() == Code::kIoError;
+      if (!status.ok() && !damaged) co_return status;
+      if (damaged && damage.ok()) damage = std::move(status);
       if (slice.Spend(kMergeUnits)) co_await Yield(reactor_);
     }
   } while (!found.over);
+  LOG_IF(WARNING, !damage.ok()) << "partition " << id()
+                                << ": leaves next to a damaged page were not merged: " << damage.ToString();
   co_return Status();
 }
 

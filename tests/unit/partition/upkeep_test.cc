@@ -133,6 +133,86 @@ Task<void> RunQueue(Reactor* reactor, engine_test::Setup setup) {
   EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
 }
 
+// -- a damaged leaf
+
+// The places on disk of the leaves that are empty.
+struct EmptyLeaves final : RangeVisitor {
+  bool OnSubtree(const ChildRef& ref) override {
+    last = ref.location;
+    return false;
+  }
+  bool OnLeaf(const Node& leaf, uint32_t, uint32_t) override {
+    if (leaf.count() == 0) places.push_back(last);
+    return false;
+  }
+  bool OnDamage(const Status&) override {
+    ++damaged;
+    return true;
+  }
+  Extent last;
+  std::vector<Extent> places;
+  uint64_t damaged = 0;
+};
+
+Task<void> EmptyEverySecondLeaf(Reactor* reactor, engine_test::Setup setup) {
+  auto opened = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(opened.status());
+  if (!opened.ok()) co_return;
+  Partition* p = (*opened)->partition(0);
+  std::vector<WriteOp> puts;
+  for (int i = 0; i < 4000; ++i) puts.push_back(PutOp(Key(i), std::string(80, 'v')));
+  co_await WriteAll(p, std::move(puts));
+  // These writes are applied while the engine closes, so that no leaf is merged.
+  TaskGroup group;
+  for (int i = 0; i < 4000; i += 25) {
+    if (i % 100 >= 50) continue;
+    std::vector<WriteOp> removes;
+    for (int n = i; n < i + 25; ++n) removes.push_back(RemoveOp(Key(n)));
+    group.Spawn(WriteInto(p, std::move(removes)));
+  }
+  EXPECT_OK(co_await (*opened)->Close(/*checkpoint=*/true));
+  co_await group.Drain();
+}
+
+Task<void> FindEmptyLeaves(Reactor* reactor, engine_test::Setup setup, std::vector<Extent>* places) {
+  auto opened = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(opened.status());
+  if (!opened.ok()) co_return;
+  EmptyLeaves found;
+  EXPECT_OK(co_await static_cast<Replica*>((*opened)->partition(0))->tree().Walk(0, "", "", &found));
+  *places = found.places;
+  EXPECT_OK(co_await (*opened)->Close(/*checkpoint=*/false));
+}
+
+Task<void> MergeAroundDamage(Reactor* reactor, engine_test::Setup setup) {
+  auto opened = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(opened.status());
+  if (!opened.ok()) co_return;
+  Partition* p = (*opened)->partition(0);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_OK(co_await Put(p, "zzz", "v"));
+    EXPECT_OK(co_await p->Checkpoint());
+    co_await Sleep(*reactor, kSecond);
+  }
+  EmptyLeaves found;
+  EXPECT_OK(co_await static_cast<Replica*>(p)->tree().Walk(0, "", "", &found));
+  EXPECT_EQ(found.damaged, 1u);
+  EXPECT_LE(found.places.size(), 1u) << "leaves after the damaged one were not merged";
+  EXPECT_OK(co_await (*opened)->Close(/*checkpoint=*/false));
+}
+
+TEST_F(UpkeepTest, ADamagedLeafKeepsNoOthersFromBeingMerged) {
+  RunInNewProcess(EmptyEverySecondLeaf);
+  machine_->ProcessCrash(1);
+  std::vector<Extent> empty;
+  SimReactor* reactor = machine_->Boot();
+  EXPECT_TRUE(kernel_.RunTask(*reactor, FindEmptyLeaves(reactor, setup_, &empty)));
+  ASSERT_GT(empty.size(), 20u);
+  machine_->ProcessCrash(2);
+  machine_->disk().FlipBit("/data/partition-00000/data", empty[empty.size() / 4].offset_bytes() + 70);
+  RunInNewProcess(MergeAroundDamage);
+}
+
 TEST_F(UpkeepTest, AQueueRunsFlat) { RunInNewProcess(RunQueue); }
 
 }  // namespace
