@@ -557,7 +557,8 @@ void Replica::BeginCheckpoint() {
   frozen_.generation = tree_->generation();
   frozen_.epoch = epoch_;
   frozen_.checkpoint_lsn = applied_lsn_;
-  frozen_.last_version = applied_version_;
+  // Later writes have higher versions than an opened snapshot, also after a restart.
+  frozen_.last_version = std::max(applied_version_, cut_version_);
   tree_->EndGeneration();
   file_->EndGeneration(frozen_.generation);
   if (checkpoints_to_free_ > 0) --checkpoints_to_free_;

@@ -298,6 +298,7 @@ class Replica final : public Partition, public LogConsumer {
   Epoch epoch_ = 1;
   Lsn last_lsn_ = 0, durable_lsn_ = 0, applied_lsn_ = 0;
   Version last_version_ = 0, applied_version_ = 0;
+  Version cut_version_ = 0;  // of the last snapshot
   std::deque<PendingWrite*> pending_;
   bool applying_slowly_ = false;
   bool fetching_ahead_ = false;

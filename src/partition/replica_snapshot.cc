@@ -90,6 +90,7 @@ Task<Status> Replica::AbandonCut() {
 }
 
 void Replica::TakeCut(SnapshotInfo snapshot) {
+  cut_version_ = snapshot.version;
   BeginCheckpoint();
   snapshot.generation = tree_->AddSnapshot();
   snapshot.lsn = applied_lsn_;

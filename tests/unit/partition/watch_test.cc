@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "src/partition/replica.h"
+#include "src/partition/snapshot_cut.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/sim_kernel.h"
 
@@ -132,6 +133,38 @@ Task<void> Restart(Reactor* reactor, Setup setup, Positions* positions) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/positions->run == 1));
 }
 
+// A watch from the version of a snapshot, after a restart with the clock set back.
+struct Cut {
+  Version version = 0;
+  bool checkpointed_again = false;
+};
+Task<void> OpenSnapshot(Reactor* reactor, Setup setup, Cut* cut) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  EXPECT_OK(co_await Put((*engine)->partition(0), "k", "v"));
+  co_await Sleep(*reactor, 600 * kSecond);
+  std::vector<Partition*> partitions{(*engine)->partition(0)};
+  Result<SnapshotInfo> snapshot = co_await CutSnapshot(*reactor, partitions, reactor->WallMs() + 60'000);
+  EXPECT_OK(snapshot.status());
+  cut->version = snapshot->version;
+  co_await Sleep(*reactor, kSecond);  // its checkpoint
+  if (cut->checkpointed_again) EXPECT_OK(co_await (*engine)->CheckpointAll());
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+Task<void> WatchFromSnapshot(Reactor* reactor, Setup setup, Cut* cut) {
+  auto engine = co_await OpenEngine(*reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  Partition* p = (*engine)->partition(0);
+  EXPECT_OK(co_await Put(p, "later", "v"));
+  EXPECT_GT(p->newest_change(), cut->version) << "later writes have higher versions than a snapshot";
+  const ChangePage page = co_await ChangesAfter(p, cut->version);
+  EXPECT_FALSE(page.gone);
+  EXPECT_THAT(Told(page), ElementsAre("+later"));
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
 uint64_t ReadsOf(Engine* engine) { return engine->stats().pool_misses_total; }
 
 // Twenty values that are no longer in memory. Neither size queries nor removals at a version read
@@ -195,6 +228,16 @@ TEST_F(WatchTest, TouchesAreToldAndRefusedWritesAreNot) { Run(GuardedWrites); }
 TEST_F(WatchTest, AfterARestartWhatWasMissedIsKnownToBeMissed) {
   Positions positions;
   for (positions.run = 0; positions.run < 3; ++positions.run) Run(Restart, &positions);
+}
+TEST_F(WatchTest, ASnapshotsVersionOutlivesARestart) {
+  for (bool checkpointed_again : {false, true}) {
+    Cut cut;
+    cut.checkpointed_again = checkpointed_again;
+    machine_->SetClockSkewMs(0);
+    Run(OpenSnapshot, &cut);
+    machine_->SetClockSkewMs(-3600 * 1000);
+    Run(WatchFromSnapshot, &cut);
+  }
 }
 TEST_F(WatchTest, SizesAndRemovalsLeaveLargeValuesOnDisk) {
   for (int run = 0; run < 2; ++run) Run(LargeValuesStayOnDisk, run);
