@@ -85,6 +85,14 @@ Task<void> BufferPool::Stop() {
   co_await tasks_.Drain();
 }
 
+void BufferPool::Fail(const Status& status) {
+  if (!failure_.ok()) return;
+  failure_ = status;
+  clean_wanted_.NotifyAll();
+  load_frame_freed_.NotifyAll();
+  write_frame_freed_.NotifyAll();
+}
+
 int BufferPool::BufferIndexOf(const char* memory) const {
   if (registered_base_ == kNoBuffer) return kNoBuffer;
   return registered_base_ + static_cast<int>(static_cast<size_t>(memory - arena_) / region_bytes_);
@@ -127,14 +135,16 @@ Frame* BufferPool::NewPage(PageOwner* owner, uint8_t level) {
   return frame;
 }
 
-Task<void> BufferPool::EnsureFree(size_t frames) {
+Task<Status> BufferPool::EnsureFree(size_t frames) {
   CHECK_LE(frames, frames_.size() / 2) << "EnsureFree asked for more than half of the pool";
   while (free_.size() < frames) {
     if (EvictSome()) continue;
+    if (!failure_.ok()) co_return failure_;
     WantFree(frames);
-    // No page can be evicted now: wait for the cleaner, the end of a write, or an unpin.
+    // No page can be evicted now: wait for the cleaner, the end of a write, an unpin, or Fail.
     co_await write_frame_freed_.Wait();
   }
+  co_return Status();
 }
 
 // Asks the cleaner for this many free frames, even if that is more than it keeps by itself.
@@ -284,7 +294,8 @@ bool BufferPool::EvictStep() {
   bool writable = (frame->overflow || frame->level == 0 || frame->attached) && frame->dirty && !frame->writing &&
                   !frame->doomed && frame->frame_children == 0 && frame->pins == 0 &&
                   !(frame->attached && frame->parent == kNoFrame);
-  if (writable && evicting_writes_ < write_buffers_.capacity() / 2 && !stopping_) tasks_.Spawn(EvictByWriting(frame));
+  const bool may_write = evicting_writes_ < write_buffers_.capacity() / 2 && !stopping_ && failure_.ok();
+  if (writable && may_write) tasks_.Spawn(EvictByWriting(frame));
   return false;
 }
 
@@ -310,7 +321,7 @@ Task<void> BufferPool::Clean() {
   constexpr uint32_t kEvictionUnits = 8;
   TurnSlice slice(turn_);
   size_t fruitless = 0;
-  while (!stopping_) {
+  while (!stopping_ && failure_.ok()) {
     if (free_.size() >= std::max(high_water_, wanted_frames_)) {
       fruitless = 0;
       wanted_frames_ = 0;  // waiters have been woken; those that need more ask again

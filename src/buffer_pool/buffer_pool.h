@@ -118,6 +118,9 @@ class BufferPool {
 
   void Start();       // starts the background cleaner
   Task<void> Stop();  // stops the cleaner and waits for all writes
+  // The disk has failed, so no page that is dirty will become clean any more. Nothing else is
+  // written, and whoever waits for frames gets this error.
+  void Fail(const Status& status);
 
   uint32_t page_bytes() const { return page_bytes_; }
   uint32_t frame_count() const { return static_cast<uint32_t>(frames_.size()); }
@@ -133,8 +136,8 @@ class BufferPool {
   // A frame for a new page: dirty, resident, unattached. EnsureFree must have promised the frame.
   Frame* NewPage(PageOwner* owner, uint8_t level);
   // Suspends until `frames` frames are free (at most frame_count()/2). For writers: the promise
-  // holds until their next suspension.
-  Task<void> EnsureFree(size_t frames);
+  // holds until their next suspension. An error means that the pool has failed; there is no promise.
+  Task<Status> EnsureFree(size_t frames);
   // Frees a frame: at once, or when its pins are released and its write has ended (until then it is
   // `doomed`). With `discard_extent`, its extent goes back to the owner once no write to it can be
   // in flight.
@@ -160,8 +163,8 @@ class BufferPool {
   // another page.
   Task<Result<PagePin>> Load(PageOwner* owner, ChildRef ref, uint8_t level);
   // Suspends until a load of `frames` frames has room. The caller should hold no pins here, or all
-  // waiters may wait forever.
-  Task<void> WaitForRoom(size_t frames);
+  // waiters may wait forever. An error means that the pool has failed and has no room.
+  Task<Status> WaitForRoom(size_t frames);
   // Returns whether a load has room, after evicting what it can.
   bool MakeRoom(size_t frames);
 
@@ -268,6 +271,7 @@ class BufferPool {
   size_t writes_in_flight_ = 0;
   size_t evicting_writes_ = 0;
   bool stopping_ = false;
+  Status failure_;
   TaskGroup tasks_;
   BufferPoolStats stats_;
 };

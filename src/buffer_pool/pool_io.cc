@@ -16,8 +16,9 @@ bool BufferPool::MakeRoom(size_t frames) {
   return true;
 }
 
-Task<void> BufferPool::WaitForRoom(size_t frames) {
+Task<Status> BufferPool::WaitForRoom(size_t frames) {
   while (!MakeRoom(frames)) {
+    if (!failure_.ok()) co_return failure_;
     WantFree(frames + kWriterReserve);
     ++stats_.load_waits_total;
     // Waiters that need one frame are woken one at a time. The few that need many check again
@@ -32,6 +33,7 @@ Task<void> BufferPool::WaitForRoom(size_t frames) {
   // So it passes the wake-up on while there is room. The next waiter resumes only after the caller
   // has taken its frame, if it takes one.
   if (free_.size() > kWriterReserve) load_frame_freed_.NotifyOne();
+  co_return Status();
 }
 
 Frame* BufferPool::StartLoading(PageOwner* owner, const ChildRef& ref) {

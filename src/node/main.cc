@@ -68,6 +68,8 @@ namespace pando {
 namespace {
 
 constexpr int kStopped = 0, kCannotStart = 1, kEngineFailed = 2, kStopCutShort = 3;
+// After a failure of the engine, the node has this long to stop, beyond --shutdown_timeout_ms.
+constexpr unsigned kLateStopS = 60;
 
 // The state that decides what a signal does. A crash at any moment loses no acknowledged write, and
 // recovery changes nothing that a later recovery needs. So a node that is still starting, or that
@@ -95,6 +97,13 @@ void OnSignal(int /*signal*/) {
     EndNow(kStopCutShort, "kvnode: a second signal stopped the node at once; the next start recovers from the log\n");
   }
   errno = error;
+}
+
+// Nobody may be there to send a signal after a failure, and a supervisor waits for the exit. The
+// data directory stays locked until then.
+void OnLateStop(int /*signal*/) {
+  EndNow(kEngineFailed,
+         "kvnode: the node did not stop in time after its engine had failed; the next start recovers from the log\n");
 }
 
 void HandleSignals() {
@@ -230,6 +239,10 @@ int Run() {
   // After a failure the phase is still kServing. The first signal then finds the node already
   // stopping, and only a second one ends the process at once.
   LOG(INFO) << (failed.load() ? "stopping because the storage engine failed" : "stopping on a signal");
+  if (failed.load()) {
+    std::signal(SIGALRM, OnLateStop);
+    alarm(static_cast<unsigned>(options.shutdown_timeout_ms / 1000) + kLateStopS);
+  }
   Status status = node.Stop();
   if (failed.load() || !status.ok()) {
     LOG(ERROR) << "kvnode stopped after a failure: " << status.ToString();

@@ -176,6 +176,9 @@ class Engine::Impl final : public LogReplaySink {
     if (!failure_.ok()) return;
     failure_ = status;
     LOG(ERROR) << "the storage engine stops: " << status.ToString();
+    // Whoever waits for room in the log or in the pool must learn that none will come.
+    if (log_) log_->Abandon(status);
+    pool_.Fail(status);
     for (auto& replica : replicas_) replica->Stop(status);
     if (scrubber_) scrubber_->Stop();
     if (releaser_) releaser_->Stop();
@@ -273,7 +276,6 @@ class Engine::Impl final : public LogReplaySink {
       if (reactor_.NowNs() >= next_look) {
         next_look = reactor_.NowNs() + kLockInterval;
         if (Status status = StillOurs(); !status.ok()) {
-          log_->Abandon(status);
           OnFailure(status);
           break;
         }

@@ -10,6 +10,8 @@
 //   E2  Everything the engine allocates counts towards EngineOptions::memory_bytes. The pool is
 //       sized accordingly.
 //   E3  After Close every task has ended and every acknowledged write is durable.
+//   E4  When the engine fails, every wait for room in the log or in the pool ends with an error.
+//       Drain and Close therefore return.
 #pragma once
 
 #include <functional>

@@ -500,8 +500,7 @@ Task<Status> Replica::MakeReady(PendingWrite* pending) {
   }
   size_t frames = FramesFor(ops) + tree_->ClonesNeeded(leaves);
   // Frees frames for the new pages and the clones.
-  co_await pool_.EnsureFree(std::min(frames, size_t{pool_.frame_count()} / 2));
-  co_return Status();
+  co_return co_await pool_.EnsureFree(std::min(frames, size_t{pool_.frame_count()} / 2));
 }
 
 Task<Status> Replica::ReadFound(PendingWrite* pending, size_t index, OverflowRef ref, uint32_t value_bytes) {

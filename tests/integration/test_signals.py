@@ -16,7 +16,7 @@ from thrift.protocol import TBinaryProtocol
 from thrift.Thrift import TMessageType
 
 RECORDS, BATCH = 200_000, 1000
-STOPPED, STOP_CUT_SHORT = 0, 3
+STOPPED, ENGINE_FAILED, STOP_CUT_SHORT = 0, 2, 3
 AT_ONCE_S = 5  # far below any timeout of an orderly stop
 
 
@@ -113,6 +113,25 @@ class SignalTest(unittest.TestCase):
         with self.node.connect() as kv:
             self.assertEqual(kv.count(CONTEXT, ttypes.CountRequest()).count, 1)
         self.node.stop()
+
+    def test_a_failed_node_that_does_not_stop_is_ended(self):
+        self.node.flags = ["--shutdown_timeout_ms", "120000"]
+        self.node.start()
+        with self.node.connect() as kv:
+            kv.put(CONTEXT, ttypes.PutRequest(b"k", b"x" * (1 << 20)))
+            with socket.create_connection((self.node.host, self.node.port)) as reader:
+                reader.sendall(get_frame(b"k") * 64)
+                (self.node.data_dir / "lock").unlink()
+                while "stopping because the storage engine failed" not in self.node.output():
+                    self.assertIsNone(self.node.process.poll(), self.node.output())
+                    time.sleep(0.01)
+                with self.assertRaises(subprocess.TimeoutExpired, msg=self.node.output()):
+                    self.node.process.wait(1)
+                begin = time.monotonic()
+                self.node.process.send_signal(signal.SIGALRM)  # as its own alarm will, minutes later
+                self.assertEqual(self.node.process.wait(60), ENGINE_FAILED, self.node.output())
+                self.assertLess(time.monotonic() - begin, AT_ONCE_S)
+        self.assertIn("did not stop in time", self.node.output())
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class TreeHarness {
     if (tree.NeedsOverflow(key.size(), text.size()))
       value.overflow_extent = h->trees_[i]->storage.AllocateValue(text.size());
     for (;;) {
-      co_await h->pool_->EnsureFree(frames);
+      EXPECT_TRUE((co_await h->pool_->EnsureFree(frames)).ok());
       Result<PagePin> leaf = co_await tree.FetchLeaf(key);
       EXPECT_TRUE(leaf.ok()) << leaf.status().ToString();
       if (!leaf.ok()) co_return;
@@ -136,7 +136,7 @@ class TreeHarness {
   static Task<bool> EraseTask(TreeHarness* h, size_t i, std::string key, bool merge) {
     Tree& tree = h->tree(i);
     for (;;) {
-      co_await h->pool_->EnsureFree(kFramesPerUpdate);
+      EXPECT_TRUE((co_await h->pool_->EnsureFree(kFramesPerUpdate)).ok());
       Result<PagePin> leaf = co_await tree.FetchLeaf(key);
       EXPECT_TRUE(leaf.ok()) << leaf.status().ToString();
       if (!leaf.ok()) co_return false;

@@ -55,7 +55,7 @@ void PrintTo(const Sums& s, std::ostream* out) {
   *out << fmt::format("{} records, {} bytes, hash {:x}, earliest expiry {}", s.count, s.bytes, s.hash, s.earliest);
 }
 
-Task<void> EnsureFreeTask(BufferPool* pool, size_t frames) { co_await pool->EnsureFree(frames); }
+Task<void> EnsureFreeTask(BufferPool* pool, size_t frames) { EXPECT_TRUE((co_await pool->EnsureFree(frames)).ok()); }
 
 // One tree and the map that it must equal, changed at random.
 class Twin {

@@ -103,7 +103,7 @@ class BufferPoolTest : public testing::Test {
     for (uint64_t i = first; i < last; ++i) {
       Result<PagePin> pin = Error(Code::kAborted, "not loaded yet");
       while (pin.code() == Code::kAborted) {
-        co_await t->pool_->WaitForRoom(1);
+        EXPECT_TRUE((co_await t->pool_->WaitForRoom(1)).ok());
         pin = co_await t->pool_->Load(&t->owner_, t->refs_[i], LevelOf(i));
       }
       EXPECT_TRUE(pin.ok()) << pin.status().ToString();
@@ -233,7 +233,7 @@ TEST_F(BufferPoolTest, EveryReaderOfOnePageIsWokenWhenThereIsRoomAgain) {
         Result<PagePin> pin = co_await t->pool_->Load(&t->owner_, t->refs_[500], 0);
         if (pin.ok()) continue;
         EXPECT_EQ(pin.code(), Code::kAborted) << pin.status().ToString();
-        co_await t->pool_->WaitForRoom(1);
+        EXPECT_TRUE((co_await t->pool_->WaitForRoom(1)).ok());
       }
       ++*done;
     }
@@ -335,7 +335,7 @@ TEST_F(BufferPoolTest, AFailedReadIsOneCallersError) {
 
 // Writes a new page. `change` happens while the write is in flight.
 Task<void> WriteWhile(BufferPool* pool, Owner* owner, void (*change)(BufferPool*, Frame*), Status* result) {
-  co_await pool->EnsureFree(1);
+  EXPECT_TRUE((co_await pool->EnsureFree(1)).ok());
   Frame* frame = pool->NewPage(owner, 0);
   std::string image = Image(77, 0);
   std::memcpy(pool->data(*frame), image.data(), kPage);
@@ -439,7 +439,7 @@ TEST_F(BufferPoolTest, AReadOfAPlaceThatIsWrittenMeanwhileIsVoid) {
     static Task<void> Both(BufferPoolTest* t, Status* loaded) {
       TaskGroup loads;
       loads.Spawn(Load(t, loaded));
-      co_await t->pool_->EnsureFree(1);
+      EXPECT_TRUE((co_await t->pool_->EnsureFree(1)).ok());
       EXPECT_EQ(t->pool_->Lookup(&t->owner_, t->refs_[5].location), nullptr) << "the read is in flight";
       Frame* value = t->pool_->NewOverflow(&t->owner_, t->refs_[5].location, std::string(kPage, 'v'), 3);
       co_await loads.Drain();
@@ -454,6 +454,42 @@ TEST_F(BufferPoolTest, AReadOfAPlaceThatIsWrittenMeanwhileIsVoid) {
   EXPECT_EQ(pool_->free_frames(), kFrames);
 }
 
+// Nothing that is dirty becomes clean any more, so nobody may wait for that, and nothing is written.
+TEST_F(BufferPoolTest, AFailedPoolEndsAllWaits) {
+  struct Body {
+    static Task<void> NeedMany(BufferPool* pool, std::vector<Code>* codes) {
+      codes->push_back((co_await pool->EnsureFree(kFrames / 2)).code());
+    }
+    static Task<void> NeedOne(BufferPool* pool, size_t frames, std::vector<Code>* codes) {
+      codes->push_back((co_await pool->WaitForRoom(frames)).code());
+    }
+    static Task<void> All(BufferPoolTest* t) {
+      BufferPool& pool = *t->pool_;
+      t->owner_.ready = false;  // no page can be written
+      while (pool.free_frames() > 0) pool.NewPage(&t->owner_, 0);
+      std::vector<Code> codes;
+      TaskGroup tasks;
+      for (int i = 0; i < 3; ++i) {
+        tasks.Spawn(NeedMany(&pool, &codes));
+        tasks.Spawn(NeedOne(&pool, 1, &codes));
+        tasks.Spawn(NeedOne(&pool, 2, &codes));
+      }
+      co_await Sleep(*t->reactor_, kSecond);
+      EXPECT_TRUE(codes.empty());
+      pool.Fail(Error(Code::kIoError, "the disk is broken"));
+      co_await tasks.Drain();
+      EXPECT_EQ(codes, std::vector<Code>(9, Code::kIoError));
+      co_await Sleep(*t->reactor_, kSecond);
+      const int tried = t->owner_.void_writes;
+      co_await Sleep(*t->reactor_, kSecond);
+      EXPECT_EQ(t->owner_.void_writes, tried) << "the cleaner goes on";
+      EXPECT_EQ((co_await pool.EnsureFree(1)).code(), Code::kIoError);
+      EXPECT_EQ((co_await pool.WaitForRoom(1)).code(), Code::kIoError);
+    }
+  };
+  Run(Body::All(this));
+}
+
 // -- overflow values
 
 TEST_F(BufferPoolTest, ValuesOfSeveralPagesComeBackWhole) {
@@ -463,7 +499,7 @@ TEST_F(BufferPoolTest, ValuesOfSeveralPagesComeBackWhole) {
       std::string value(bytes, '\0'), copy;
       for (size_t i = 0; i < bytes; ++i) value[i] = static_cast<char>(i * 31 + i / 4096);
       const Extent at = Extent::Of(block, static_cast<uint32_t>((bytes + 4095) / 4096));
-      co_await pool.EnsureFree(pool.FramesFor(static_cast<uint32_t>(bytes)));
+      EXPECT_TRUE((co_await pool.EnsureFree(pool.FramesFor(static_cast<uint32_t>(bytes)))).ok());
       Frame* frame = pool.NewOverflow(&t->owner_, at, value, 3);
       EXPECT_TRUE((co_await pool.WriteBack(frame)).ok());
       const uint64_t checksum = frame->disk.checksum;

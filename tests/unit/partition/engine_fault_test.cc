@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 
+#include "src/io/call_on.h"
 #include "src/partition/replica.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/seeds.h"
@@ -220,6 +221,107 @@ TEST_F(EngineFaultTest, AFlippedBitOfAPageIsTheErrorOfItsRequestsOnly) {
   Run(FillStore(this));
   Boot();
   Run(ReadAroundABadLeaf(this, Code::kCorruption));
+}
+
+// -- writes of the data file fail while others wait
+
+// Everything that waits for the engine must end when the engine fails, even without a deadline.
+struct Waiting {
+  EngineFaultTest* t = nullptr;
+  std::unique_ptr<Engine> engine;
+  std::map<Code, uint64_t> codes;  // of the writes
+  bool closed = false;
+
+  static detail::FireAndForget Detach(Task<void> task) { co_await task; }
+  void FailWrites(int error_number) {
+    t->machine_->ClearFaults();
+    for (IoOp::Kind kind : {IoOp::Kind::kWrite, IoOp::Kind::kWritev}) {
+      DiskFault fault;
+      fault.kind = kind;
+      fault.path_contains = t->DataPath();
+      fault.count = UINT64_MAX;
+      fault.error_number = error_number;
+      t->machine_->AddFault(fault);
+    }
+  }
+  Task<void> Open() {
+    auto opened = co_await OpenEngine(*t->reactor_, t->setup_);
+    EXPECT_OK(opened.status());
+    if (opened.ok()) engine = *std::move(opened);
+  }
+  Task<void> WriteOne(std::vector<WriteOp> ops) {
+    Status status = co_await Write(engine->partition(0), std::move(ops));
+    ++codes[status.code()];
+  }
+  Task<void> Close() {
+    Status status = co_await engine->Close(/*checkpoint=*/false);
+    EXPECT_EQ(status.code(), Code::kIoError) << status.ToString();
+    engine.reset();
+    closed = true;
+  }
+
+  // More than the log's budget is written at once, so many writers wait for a checkpoint.
+  Task<void> FillTheLog() {
+    co_await Open();
+    if (!engine) co_return;
+    FailWrites(EIO);
+    TaskGroup writers;
+    for (uint64_t i = 0; i < 400; ++i) writers.Spawn(WriteOne(std::vector<WriteOp>(1, PutOp(Key(i), Value(i, 8000)))));
+    EXPECT_GT(engine->stats().log.append_waits_total, 100u);
+    co_await writers.Drain();
+    co_await Close();
+  }
+
+  Task<void> ReadOne(std::string key) {
+    // Either answer is right: the read may end before the failure.
+    Result<ReadResult> got = co_await engine->partition(0)->Get(std::move(key));
+    (void)got.ok();
+  }
+  // While the disk is full, no dirty page can be written. Writers of large values and readers
+  // therefore wait for frames. Then the disk fails.
+  Task<void> FillThePool() {
+    co_await Open();
+    if (!engine) co_return;
+    FailWrites(ENOSPC);
+    const uint64_t enough = engine->stats().pool_pages / 4 * 3;
+    for (uint64_t i = 0; engine->stats().pool_dirty_pages < enough && i < 10'000; ++i) {
+      EXPECT_OK(co_await Put(engine->partition(0), Key(i * 37 % kManyKeys), Value(i, 400)));
+    }
+    EXPECT_GE(engine->stats().pool_dirty_pages, enough);
+    TaskGroup tasks;
+    for (uint64_t i = 0; i < 16; ++i) tasks.Spawn(WriteOne(std::vector<WriteOp>(1, PutOp(Key(i), Value(i, 120'000)))));
+    for (uint64_t i = 0; i < 100; ++i) tasks.Spawn(ReadOne(Key(i * 11 % kManyKeys)));
+    co_await Sleep(*t->reactor_, 60 * kMillisecond);
+    EXPECT_OK(engine->failure());
+    EXPECT_GT(tasks.running(), 10u) << "nobody waits";
+    FailWrites(EIO);
+    co_await tasks.Drain();
+    co_await Close();
+  }
+};
+
+TEST_F(EngineFaultTest, AFailedDataFileEndsTheWaitForTheLog) {
+  Boot();
+  auto waiting = std::make_unique<Waiting>();
+  waiting->t = this;
+  Waiting::Detach(waiting->FillTheLog());
+  kernel_.RunUntil([&] { return waiting->closed; }, kernel_.now_ns() + 5 * kSecond);
+  ASSERT_TRUE(waiting->closed || !waiting.release()) << "writes wait for room in the log for ever";
+  EXPECT_GT(waiting->codes[Code::kOk], 0u);
+  EXPECT_GT(waiting->codes[Code::kUnavailable], 100u);
+}
+
+TEST_F(EngineFaultTest, AFailedDataFileEndsTheWaitForFrames) {
+  Boot();
+  Run(FillStore(this));
+  setup_.engine.log_budget_bytes = 64u << 20;
+  Boot();
+  auto waiting = std::make_unique<Waiting>();
+  waiting->t = this;
+  Waiting::Detach(waiting->FillThePool());
+  kernel_.RunUntil([&] { return waiting->closed; }, kernel_.now_ns() + 5 * kSecond);
+  ASSERT_TRUE(waiting->closed || !waiting.release()) << "writes wait for frames for ever";
+  EXPECT_GT(waiting->codes[Code::kAborted], 0u) << "no write waited";
 }
 
 // -- any operation fails, at any moment
