@@ -12,6 +12,7 @@ constexpr uint64_t kPinnedShare = 8;
 constexpr size_t kCheckpointWrites = 32;  // page writes in flight
 constexpr Generation kGenerationsToMerge = 4;
 constexpr Nanos kDiskFullNotice = 60 * kSecond;  // how long a refused write shows in stats()
+constexpr Nanos kFramesRetry = kMillisecond;
 
 }  // namespace
 
@@ -435,7 +436,16 @@ Task<void> Replica::ApplySlowly() {
       if (options_.on_failure) options_.on_failure(status);
       break;
     }
-    if (ReadyToApply(pending)) Apply(pending);
+    if (ReadyToApply(pending)) {
+      Apply(pending);
+      continue;
+    }
+    // Half of the pool is free, and the write needs more than that, because it would clone many
+    // pages that the running checkpoint has not written yet. Their number falls as the checkpoint
+    // writes them, and nothing else makes them dirty meanwhile. The pins are released because other
+    // partitions may wait in the same way.
+    pending->pins.clear();
+    co_await Sleep(reactor_, kFramesRetry);
   }
   applying_slowly_ = false;
 }
@@ -497,6 +507,13 @@ Task<Status> Replica::MakeReady(PendingWrite* pending) {
     if (!found || !found->record.overflow || pending->found[i].location == found->record.overflow_ref.location)
       continue;
     CO_RETURN_IF_ERROR(co_await ReadFound(pending, i, found->record.overflow_ref, found->record.value_bytes));
+  }
+  // Only in replay: admission allows less, but the log may have been written with more memory.
+  if (FramesFor(ops) > pool_.frame_count() / 2) {
+    co_return Error(Code::kInvalidArgument,
+                    "partition {}: the log holds a write that needs {} pages of memory, but the buffer pool has {} and "
+                    "allows half of them for one write; raise --memory_limit_mb and start again, nothing is lost",
+                    id(), FramesFor(ops), pool_.frame_count());
   }
   size_t frames = FramesFor(ops) + tree_->ClonesNeeded(leaves);
   // Frees frames for the new pages and the clones.

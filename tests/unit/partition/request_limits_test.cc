@@ -2,6 +2,7 @@
 // reserved before they are copied, and a write that still waits can be withdrawn.
 #include <gtest/gtest.h>
 
+#include "src/partition/replica.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/sim_kernel.h"
 
@@ -190,6 +191,120 @@ struct TooMany {
 };
 
 TEST_F(RequestLimits, ABatchThatNeverFitsIsNotToBeTriedAgain) { Run(TooMany()); }
+
+// A batch whose leaves a checkpoint has not written yet clones them and all pages above them. In a
+// tree in which each inner page has two children, that is more than the pool can free.
+struct TallTree {
+  static constexpr size_t kPairs = 1024, kOps = 35;
+  SimKernel kernel{5};
+  SimMachine* machine = kernel.AddMachine();
+  engine_test::Setup setup;
+
+  // Two keys with the same number differ only in the last bytes. Keys with different numbers differ
+  // in the first ones.
+  static std::string Key(size_t number, char end) {
+    std::string key = fmt::format("{:05}", number);
+    key.resize(939, 'p');
+    key.resize(MaxKeyBytes(4096), end);
+    return key;
+  }
+  // Stored in this order, each leaf is split between the two keys of a pair, so that all separators
+  // are long and differ early.
+  static Task<void> Build(Partition* p) {
+    for (const char end : {'a', 'b', 'c', 'd'}) EXPECT_OK(co_await Put(p, Key(0, end), "v"));
+    EXPECT_OK(co_await Remove(p, Key(0, 'd')));
+    for (size_t number = 1; number <= kPairs; ++number) {
+      for (const char end : {'a', 'b'}) EXPECT_OK(co_await Put(p, Key(number, end), "v"));
+    }
+  }
+  static Task<Status> WriteFar(Partition* p, std::string value) {
+    std::vector<WriteOp> ops;
+    for (size_t i = 0; i < kOps; ++i) ops.push_back(PutOp(Key(1 + i * kPairs / kOps, 'a'), value));
+    co_return co_await Write(p, std::move(ops));
+  }
+  static size_t FramesToClone(Partition* p) {
+    Tree& tree = static_cast<Replica*>(p)->tree();
+    std::vector<Frame*> leaves;
+    ChildRef missing;
+    uint8_t level = 0;
+    for (size_t i = 0; i < kOps; ++i) {
+      leaves.push_back(tree.FindLeaf(Key(1 + i * kPairs / kOps, 'a'), &missing, &level));
+      EXPECT_NE(leaves.back(), nullptr);
+    }
+    return tree.ClonesNeeded(leaves);
+  }
+  static Task<void> Run(TallTree* t, Reactor* reactor) {
+    t->setup.store.partitions = 1;
+    t->setup.engine.checkpoint_interval_ns = kSecond;
+    auto engine = co_await OpenEngine(*reactor, t->setup);
+    EXPECT_OK(engine.status());
+    if (!engine.ok()) co_return;
+    Partition* p = (*engine)->partition(0);
+    co_await Build(p);
+    EXPECT_OK(co_await p->Checkpoint());
+    EXPECT_OK(co_await WriteFar(p, "1"));
+    // The disk is full for the checkpoint, so the pages stay frozen and dirty for a while.
+    t->machine->AddFault({.kind = IoOp::Kind::kWrite,
+                          .path_contains = "/partition-00000/data",
+                          .count = UINT64_MAX,
+                          .error_number = ENOSPC});
+    EXPECT_EQ((co_await p->Checkpoint()).code(), Code::kDiskFull);
+    const size_t pool = (*engine)->stats().pool_pages;
+    EXPECT_GT(FramesToClone(p), pool / 4) << "the batch would fit: the test needs a taller tree";
+    TaskGroup write;
+    Status status = Error(Code::kAborted, "not written");
+    write.Spawn([](Partition* to, Status* result) -> Task<void> { *result = co_await WriteFar(to, "2"); }(p, &status));
+    co_await Sleep(*reactor, 2 * kSecond);
+    EXPECT_EQ(status.code(), Code::kAborted) << "the write needs the checkpoint";
+    EXPECT_OK((*engine)->failure());
+    t->machine->ClearFaults();
+    co_await write.Drain();
+    EXPECT_OK(status);
+    Result<ReadResult> got = co_await p->Get(Key(1, 'a'));
+    EXPECT_TRUE(got.ok() && got->value == "2");
+    EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+  }
+};
+
+TEST(TallTrees, ABatchWaitsUntilItsPagesNeedNoClones) {
+  TallTree tall;
+  SimReactor* reactor = tall.machine->Boot();
+  EXPECT_TRUE(tall.kernel.RunTask(*reactor, TallTree::Run(&tall, reactor)));
+}
+
+// A log that was written with much memory is replayed with little.
+struct LargeValue {
+  static Task<void> Store(Reactor* reactor, engine_test::Setup setup) {
+    auto engine = co_await OpenEngine(*reactor, setup);
+    EXPECT_OK(engine.status());
+    if (!engine.ok()) co_return;
+    EXPECT_OK(co_await Put((*engine)->partition(0), "k", std::string(kMaxValueBytes, 'v')));
+    EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+  }
+  static Task<void> OpenSmall(Reactor* reactor, engine_test::Setup setup) {
+    auto engine = co_await OpenEngine(*reactor, setup);
+    EXPECT_EQ(engine.code(), Code::kInvalidArgument) << engine.status().ToString();
+    EXPECT_NE(engine.status().message().find("--memory_limit_mb"), std::string::npos) << engine.status().ToString();
+  }
+};
+
+TEST(SmallPools, AValueThatDoesNotFitIsRefusedInReplay) {
+  SimKernel kernel(5);
+  SimMachine* machine = kernel.AddMachine();
+  engine_test::Setup setup;
+  setup.store.partitions = 1;
+  setup.engine.memory_bytes = 16u << 20;
+  SimReactor* reactor = machine->Boot();
+  EXPECT_TRUE(kernel.RunTask(*reactor, LargeValue::Store(reactor, setup)));
+  machine->ProcessCrash(1);
+  engine_test::Setup small = setup;
+  small.engine.memory_bytes = BufferPool::MinMemoryBytes(4096, BufferPoolOptions().write_buffers) / 3 * 4 + (64u << 10);
+  reactor = machine->Boot();
+  EXPECT_TRUE(kernel.RunTask(*reactor, LargeValue::OpenSmall(reactor, small)));
+  machine->ProcessCrash(1);
+  reactor = machine->Boot();
+  EXPECT_TRUE(kernel.RunTask(*reactor, LargeValue::Store(reactor, setup))) << "nothing is lost";
+}
 
 }  // namespace
 }  // namespace pando::engine_test
