@@ -81,7 +81,12 @@ Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
   char* page = data(*frame);
   uint64_t checksum = Hash64({page, at.size_bytes()}, ChecksumSeed(frame->owner->uuid(), at.block()));
   if (checksum != frame->disk.checksum) return corrupt("checksum mismatch");
-  if (Status s = DecodePageImage(page, page_bytes_, at.blocks(), scratch_.data()); !s.ok()) return corrupt(s.message());
+  Status decoded = DecodePageImage(page, page_bytes_, at.blocks(), scratch_.data());
+  if (decoded.code() == Code::kVersion) {
+    return Error(Code::kVersion, "{}: page at offset {} ({} bytes): {}; use the version that wrote it",
+                 frame->owner->file().path(), at.offset_bytes(), at.size_bytes(), decoded.message());
+  }
+  if (!decoded.ok()) return corrupt(decoded.message());
   const PageHeader& header = HeaderOf(page);
   if (header.level != level)
     return corrupt(fmt::format("its level is {}, but its parent says {}", header.level, level));

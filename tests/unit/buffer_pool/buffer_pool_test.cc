@@ -309,6 +309,26 @@ TEST_F(BufferPoolTest, AnIntactPageOfAnotherLevelOrGenerationIsRefused) {
   EXPECT_TRUE(LoadOne(refs_[5]).ok());
 }
 
+// The page is intact, so a backup would not help.
+TEST_F(BufferPoolTest, APageOfAnUnknownVersionIsNotDamage) {
+  for (const bool format : {true, false}) {
+    std::string image = Image(5, 0);
+    if (format) {
+      HeaderOf(image.data()).format = kPageFormat + 1;
+    } else {
+      HeaderOf(image.data()).compression = static_cast<Compression>(77);
+    }
+    std::string all = machine_->disk().ReadAll(kPath);
+    machine_->disk().WriteAll(kPath, all.replace(5 * kPage, kPage, image));
+    ChildRef ref = refs_[5];
+    ref.checksum = Hash64(image, ChecksumSeed(kUuid, 5));
+    const Status status = LoadOne(ref);
+    EXPECT_EQ(status.code(), Code::kVersion) << status.ToString();
+    EXPECT_NE(status.message().find("use the version that wrote it"), std::string::npos) << status.ToString();
+    EXPECT_EQ(status.message().find("backup"), std::string::npos) << status.ToString();
+  }
+}
+
 TEST_F(BufferPoolTest, AReferenceToNoPageIsRefused) {
   ChildRef nothing;
   EXPECT_EQ(LoadOne(nothing).code(), Code::kCorruption);
@@ -474,14 +494,14 @@ TEST_F(BufferPoolTest, AFailedPoolEndsAllWaits) {
         tasks.Spawn(NeedOne(&pool, 1, &codes));
         tasks.Spawn(NeedOne(&pool, 2, &codes));
       }
-      co_await Sleep(*t->reactor_, kSecond);
+      co_await Sleep(*t->reactor_, 20 * kMillisecond);
       EXPECT_TRUE(codes.empty());
       pool.Fail(Error(Code::kIoError, "the disk is broken"));
       co_await tasks.Drain();
       EXPECT_EQ(codes, std::vector<Code>(9, Code::kIoError));
-      co_await Sleep(*t->reactor_, kSecond);
+      co_await Sleep(*t->reactor_, 20 * kMillisecond);
       const int tried = t->owner_.void_writes;
-      co_await Sleep(*t->reactor_, kSecond);
+      co_await Sleep(*t->reactor_, 20 * kMillisecond);
       EXPECT_EQ(t->owner_.void_writes, tried) << "the cleaner goes on";
       EXPECT_EQ((co_await pool.EnsureFree(1)).code(), Code::kIoError);
       EXPECT_EQ((co_await pool.WaitForRoom(1)).code(), Code::kIoError);
