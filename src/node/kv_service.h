@@ -98,6 +98,7 @@ class KvService final : public RpcService {
   void ForgetClosedOpens();
   struct Watcher;
   Task<bool> LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher);
+  Task<bool> GatherMore(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher, size_t first);
   // Returns the sums of the range that `call` names, or sets an error in its reply.
   template <typename C>
   Task<std::optional<RangeAggregates>> AggregatesOf(C* call);

@@ -13,9 +13,11 @@ namespace {
 
 // The limit of a reply, as ChangeTail counts bytes. The change that reaches it is the last one.
 constexpr size_t kWatchReplyBytes = 128u << 10;
+// When memory is short, the reply becomes shorter, down to this, before the request is refused.
+constexpr size_t kMinWatchReplyBytes = 8u << 10;
 // The changes exist twice: as gathered, and as encoded. Each may exceed the limit by one key and
 // the structs.
-constexpr size_t kWatchReserveBytes = 4 * kWatchReplyBytes;
+constexpr size_t kReservedPerReplyByte = 4;
 // A watcher that found changes, but none with its prefix, pauses before it looks again. The pause
 // doubles each time.
 constexpr Nanos kFirstPauseNs = 10 * kMillisecond;
@@ -46,20 +48,21 @@ namespace {
 // Asks the partitions that have changes, one after the other, until the reply is full. The caller
 // picks a random `first`, so that a busy partition does not starve the others.
 template <typename Watcher>
-Task<void> Gather(Watcher* watcher, std::string prefix, size_t first) {
+Task<void> Gather(Watcher* watcher, std::string prefix, size_t first, size_t max_changes, size_t max_bytes) {
   WatchFindings& found = watcher->found;
+  found.more = false;
   size_t bytes = 0;
   for (size_t i = 0; i < watcher->partitions.size(); ++i) {
     const size_t index = (first + i) % watcher->partitions.size();
     Partition* partition = watcher->partitions[index];
     Version& version = watcher->position.versions[index];
     if (partition->newest_change() <= version) continue;
-    if (found.changes.size() >= watcher->limit || bytes >= kWatchReplyBytes) {
+    if (found.changes.size() >= max_changes || bytes >= max_bytes) {
       found.more = true;
       co_return;
     }
     Result<ChangePage> page =
-        co_await partition->Changes(version, prefix, watcher->limit - found.changes.size(), kWatchReplyBytes - bytes);
+        co_await partition->Changes(version, prefix, max_changes - found.changes.size(), max_bytes - bytes);
     if (!page.ok()) {
       found.failure = page.TakeStatus();
       co_return;
@@ -110,20 +113,34 @@ Refusal StartPosition(const api::WatchRequest& request, const WatchBinding& bind
 
 }  // namespace
 
+// Gathers more changes after the first one, as many as there is memory for. Returns false if there
+// is not even enough for a few.
+Task<bool> KvService::GatherMore(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher, size_t first) {
+  size_t bytes = kWatchReplyBytes;
+  while (!call->memory.TryGrow(kReservedPerReplyByte * bytes)) {
+    if (bytes <= kMinWatchReplyBytes) co_return false;
+    bytes /= 2;
+  }
+  co_await Gather(watcher, call->args.request.prefix, first, watcher->limit, bytes);
+  co_return true;
+}
+
 // Looks once for changes. Returns true if the watcher must answer now: with changes, whose memory
-// is reserved, or with the error that is set in the reply.
+// is reserved, or with the error that is set in the reply. Most looks find nothing, and one write
+// makes many watchers look at once, so a look reserves memory only when it has found a change.
+// Until then it holds at most that one.
 Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher) {
   if (!WatchHub::HasNews(watcher->partitions, watcher->position)) co_return false;
-  if (!call->memory.TryGrow(kWatchReserveBytes)) {
-    server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError(kWatchReserveBytes));
-    co_return true;
-  }
   WatchFindings& found = watcher->found;
   const size_t first = server_->reactor().Random() % watcher->partitions.size();
-  co_await Gather(watcher, call->args.request.prefix, first);
-  if (!found.changes.empty()) co_return true;
-  call->memory.Shrink(kWatchReserveBytes);
+  co_await Gather(watcher, call->args.request.prefix, first, /*max_changes=*/1, /*max_bytes=*/1);
+  if (!found.changes.empty()) {
+    const bool reserved = co_await GatherMore(call, watcher, first);
+    if (reserved) co_return true;
+    server_->metrics().overloaded_total.Add();
+    SetError(&call->reply, server_->OverloadedError(kReservedPerReplyByte * kMinWatchReplyBytes));
+    co_return true;
+  }
   if (!found.failure.ok()) {
     SetError(&call->reply, ToKvError(found.failure, /*is_write=*/false));
   } else if (found.gone) {
@@ -157,7 +174,6 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
     const Nanos now = reactor.NowNs();
     if (finished || call->answered || now >= until_ns || server_->stopping() || server_->IsClosed(call->id)) break;
     if (watcher.found.more) {
-      watcher.found.more = false;
       // There are many changes to look through, none with this prefix yet. Let others run.
       co_await Yield(reactor);
       continue;

@@ -341,6 +341,42 @@ TEST_P(KvWatchTest, WaitingWatchersAreLimitedAndReleasedWithTheirConnections) {
   EXPECT_EQ(metrics.waiting.value(), 0);
 }
 
+// One write makes all watchers look. Those that find nothing with their prefix need no memory for it.
+TEST_P(KvWatchTest, WatchersThatFindNothingLeaveTheMemoryToOthers) {
+  constexpr int64_t kLeft = 8 << 20;
+  const int64_t taken = node_->shared.memory.limit_bytes() - kLeft;
+  Put("k", std::string(1000, 'v'));
+  const size_t all = node_->services[0]->watchers().options().max_waiting;
+  Crowd crowd{this, client_reactor_, node_.get(), all, PatientCall("nobody writes this"), {}};
+  node_->shared.memory.Force(taken);
+  const uint64_t refused_before = node_->servers[0]->metrics().overloaded_total.value();
+  for (int i = 0; i < 20; ++i)
+    WriteAt(kernel_.now_ns() + (300 + 10 * i) * kMillisecond, PutOp("other" + std::to_string(i)));
+  Await(crowd.Arrive());
+  EXPECT_EQ(crowd.refused, 0u);
+  EXPECT_EQ(node_->servers[0]->metrics().overloaded_total.value(), refused_before);
+  EXPECT_EQ(node_->services[0]->watchers().metrics().waiting.value(), static_cast<int64_t>(all));
+  EXPECT_TRUE(Get("k")->__isset.success);
+  Await(crowd.Leave());
+  node_->shared.memory.Release(taken);
+}
+
+// A watcher that has changes to tell gets fewer when memory is short, and is refused when there is
+// none.
+TEST_P(KvWatchTest, AReplyIsShorterWhenMemoryIsShort) {
+  api::WatchRequest args = FromNow("k");
+  for (int i = 0; i < 300; ++i) node_->PartitionOf("{t}").WriteNow(PutOp("k{t}" + std::to_string(i)));
+  const size_t all = Watch(args)->success.changes.size();
+  EXPECT_EQ(all, 300u);
+  const int64_t free = node_->shared.memory.limit_bytes() - node_->shared.memory.used_bytes();
+  const int64_t taken = free - (100 << 10);
+  node_->shared.memory.Force(taken);
+  auto reply = Watch(args);
+  EXPECT_TRUE(reply->__isset.success) << reply->error.message;
+  EXPECT_GT(reply->success.changes.size(), 10u);
+  node_->shared.memory.Release(taken);
+}
+
 TEST_P(KvWatchTest, AStoppingNodeLetsWatchersGo) {
   Crowd crowd{this, client_reactor_, node_.get(), 5, PatientCall("k"), {}};
   Await(crowd.Arrive());
