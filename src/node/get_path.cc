@@ -14,8 +14,17 @@ namespace {
 // Limit for the values that one RemoteGets brings back. Gets whose values do not fit take the slow
 // path.
 constexpr size_t kMaxRemoteValueBytes = 1u << 20;
-// An unused RemoteGets keeps a value buffer of at most this capacity.
-constexpr size_t kMaxSpareValueBytes = 256u << 10;
+// How many unused RemoteGets are kept, and how much memory each of them keeps.
+constexpr size_t kMaxSpares = 8;
+constexpr size_t kMaxSpareValueBytes = 128u << 10, kMaxSpareKeyBytes = 16u << 10, kMaxSpareEntries = 512;
+// What the keys of one turn leave behind at most.
+constexpr size_t kMaxKeptKeyBytes = 256u << 10;
+
+template <typename Container>
+void ClearAndTrim(Container* container, size_t most) {
+  container->clear();
+  if (container->capacity() > most) Container().swap(*container);
+}
 
 void StoreBigEndian32(char* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
 void StoreBigEndian64(char* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
@@ -67,7 +76,8 @@ void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version v
 }
 
 // A batch of gets that travels to another reactor and returns with the answers. It owns all of its
-// bytes.
+// bytes. Many may wait while the target is busy, so their bytes are reserved: the keys when the
+// batch sets out, the values before they are copied.
 class GetPath::RemoteGets final : public RemoteCall {
  public:
   struct Answer {
@@ -77,18 +87,34 @@ class GetPath::RemoteGets final : public RemoteCall {
     size_t offset = 0, bytes = 0;  // in `values`
   };
 
-  explicit RemoteGets(GetPath* origin_path) : origin_path_(origin_path) {}
+  explicit RemoteGets(GetPath* origin_path) : memory_(&origin_path->server_->account()), origin_path_(origin_path) {}
+  ~RemoteGets() { Clear(); }
+  // Called on the origin reactor.
+  bool ReserveKeys() { return memory_.TryGrow(entries.size() * (sizeof(Entry) + sizeof(Answer)) + keys.size()); }
+  // Called on the target reactor.
+  bool ReserveValues(MemoryBudget* budget, size_t bytes) {
+    if (!budget->TryReserve(static_cast<int64_t>(bytes))) return false;
+    budget_ = budget;
+    value_bytes_ = static_cast<int64_t>(bytes);
+    values.reserve(bytes);
+    return true;
+  }
   void Start() override {
     target_path->ServeRemote(this);
     target_path->server_->reactor().Return(this);
   }
   void Finish() override { origin_path_->FinishRemote(this); }
   void Clear() {
-    entries.clear();
-    keys.clear();
-    answers.clear();
-    if (values.capacity() > kMaxSpareValueBytes) std::string().swap(values);
-    values.clear();
+    ClearAndTrim(&entries, kMaxSpareEntries);
+    ClearAndTrim(&keys, kMaxSpareKeyBytes);
+    ClearAndTrim(&answers, kMaxSpareEntries);
+    ClearAndTrim(&values, kMaxSpareValueBytes);
+    memory_.ReleaseAll();
+    if (value_bytes_ > 0) budget_->Release(std::exchange(value_bytes_, 0));
+  }
+  size_t capacity_bytes() const {
+    return entries.capacity() * sizeof(Entry) + keys.capacity() + answers.capacity() * sizeof(Answer) +
+           values.capacity();
   }
 
   GetPath* target_path = nullptr;
@@ -98,6 +124,9 @@ class GetPath::RemoteGets final : public RemoteCall {
   std::string values;
 
  private:
+  MemoryGrant memory_;
+  MemoryBudget* budget_ = nullptr;
+  int64_t value_bytes_ = 0;  // reserved from budget_
   GetPath* const origin_path_;
 };
 
@@ -107,7 +136,13 @@ GetPath::GetPath(RpcServer* server, KvBackend* backend, SlowGet slow_get)
       slow_get_(std::move(slow_get)),
       gathering_(backend->store->reactors, nullptr) {}
 
-GetPath::~GetPath() { CHECK_EQ(spare_.size(), remotes_.size()) << "gets are still in flight to other reactors"; }
+GetPath::~GetPath() { CHECK_EQ(remotes_in_use_, 0u) << "gets are still in flight to other reactors"; }
+
+size_t GetPath::spare_bytes() const {
+  size_t bytes = 0;
+  for (const auto& gets : spare_) bytes += gets->capacity_bytes();
+  return bytes;
+}
 
 bool GetPath::Offer(const RpcRequest& request) {
   ResetForPlainRead(&args_.context);
@@ -183,6 +218,11 @@ void GetPath::OnTurnEnd() {
   for (uint32_t reactor = 0; reactor < gathering_.size(); ++reactor) {
     RemoteGets* gets = std::exchange(gathering_[reactor], nullptr);
     if (gets == nullptr) continue;
+    if (!gets->ReserveKeys()) {
+      for (const Entry& entry : gets->entries) server_->ReplyOverloaded(entry.id, "get");
+      PutAway(gets);
+      continue;
+    }
     metrics_.remote_total.Add(gets->entries.size());
     server_->reactor().CallRemote(static_cast<int>(reactor), gets);
   }
@@ -217,7 +257,7 @@ void GetPath::AnswerLocal() {
     if (reads_[i].outcome == PointRead::Outcome::kMiss) GoTheLongWay(entries_[i], reads_[i].key);
   }
   entries_.clear();
-  keys_.clear();
+  ClearAndTrim(&keys_, kMaxKeptKeyBytes);
 }
 
 void GetPath::Answer(const RequestId& id, const PointRead& read) {
@@ -243,14 +283,20 @@ void GetPath::Answer(const RequestId& id, const PointRead& read) {
 GetPath::RemoteGets* GetPath::BatchFor(uint32_t reactor) {
   RemoteGets*& gets = gathering_[reactor];
   if (gets != nullptr) return gets;
-  if (spare_.empty()) {
-    remotes_.push_back(std::make_unique<RemoteGets>(this));
-    spare_.push_back(remotes_.back().get());
-  }
-  gets = spare_.back();
+  if (spare_.empty()) spare_.push_back(std::make_unique<RemoteGets>(this));
+  gets = spare_.back().release();
   spare_.pop_back();
+  ++remotes_in_use_;
   gets->target_path = backend_->get_paths[reactor];
   return gets;
+}
+
+void GetPath::PutAway(RemoteGets* gets) {
+  std::unique_ptr<RemoteGets> owned(gets);
+  --remotes_in_use_;
+  if (spare_.size() >= kMaxSpares) return;
+  gets->Clear();
+  spare_.push_back(std::move(owned));
 }
 
 void GetPath::ServeRemote(RemoteGets* gets) {
@@ -258,12 +304,19 @@ void GetPath::ServeRemote(RemoteGets* gets) {
   FillReads(gets->entries, gets->keys);
   backend_->batch_get(reads_);
   gets->answers.resize(reads_.size());
+  size_t bytes = 0;
+  for (const PointRead& read : reads_) {
+    const bool fits = bytes + read.in_place.size() <= kMaxRemoteValueBytes;
+    if (fits && read.outcome == PointRead::Outcome::kFound) bytes += read.in_place.size();
+  }
+  // Without memory the gets take the slow path, which reserves memory for each value or refuses it.
+  if (!gets->ReserveValues(server_->account().budget(), bytes)) bytes = 0;
   for (size_t i = 0; i < reads_.size(); ++i) {
     const PointRead& read = reads_[i];
     RemoteGets::Answer& answer = gets->answers[i];
     answer = {read.outcome, read.version, read.expires_at_ms, gets->values.size(), read.in_place.size()};
     if (read.outcome != PointRead::Outcome::kFound) continue;
-    if (gets->values.size() + read.in_place.size() > kMaxRemoteValueBytes) {
+    if (gets->values.size() + read.in_place.size() > bytes) {
       answer.outcome = PointRead::Outcome::kMiss;
     } else {
       gets->values.append(read.in_place);
@@ -293,8 +346,7 @@ void GetPath::FinishRemote(RemoteGets* gets) {
     }
     Answer(entry.id, read);
   }
-  gets->Clear();
-  spare_.push_back(gets);
+  PutAway(gets);
 }
 
 }  // namespace pando

@@ -62,6 +62,8 @@ class GetPath {
     server_->ArmTurnEnd();
   }
   const Metrics& metrics() const { return metrics_; }
+  // Memory that is kept for the batches of later turns. It is bounded, and not reserved.
+  size_t spare_bytes() const;
 
  private:
   class RemoteGets;
@@ -90,6 +92,7 @@ class GetPath {
   void ServeRemote(RemoteGets* gets);   // runs on the target reactor
   void FinishRemote(RemoteGets* gets);  // runs on the origin reactor
   RemoteGets* BatchFor(uint32_t reactor);
+  void PutAway(RemoteGets* gets);
 
   RpcServer* const server_;
   KvBackend* const backend_;
@@ -105,8 +108,8 @@ class GetPath {
   bool look_again_ = false;  // a parked get may have room now
   // By target reactor; null = this turn has no gets for it.
   std::vector<RemoteGets*> gathering_;
-  std::vector<std::unique_ptr<RemoteGets>> remotes_;  // owns all of them
-  std::vector<RemoteGets*> spare_;                    // those not in use
+  size_t remotes_in_use_ = 0;  // those that gather or travel; PutAway takes each of them back
+  std::vector<std::unique_ptr<RemoteGets>> spare_;
 };
 
 }  // namespace pando

@@ -111,7 +111,7 @@ struct FakeNode {
 
 class FakeNodeTest : public testing::TestWithParam<WireProtocol> {
  protected:
-  FakeNodeTest() : kernel_(3) {
+  explicit FakeNodeTest(SimOptions sim = {}) : kernel_(3, sim) {
     SimMachine* machine = kernel_.AddMachine("10.0.0.1");
     machine->Boot(2);
     client_reactor_ = kernel_.AddMachine("10.0.0.2")->Boot();

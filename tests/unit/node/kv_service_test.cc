@@ -13,6 +13,95 @@ using testing::HasSubstr;
 class KvServiceTest : public FakeNodeTest {};
 INSTANTIATE_TEST_SUITE_P(Wire, KvServiceTest, testing::Values(WireProtocol::kBinary, WireProtocol::kCompact));
 
+// The reactors take long to hear from each other.
+class SlowReactorsTest : public FakeNodeTest {
+ protected:
+  static constexpr int kPeers = 20, kGets = 60;
+  static constexpr int64_t kKeyBytes = 1000, kValueBytes = 4000;
+  static SimOptions Slow() {
+    SimOptions options;
+    options.remote_min_ns = options.remote_max_ns = 50 * kMillisecond;
+    return options;
+  }
+  SlowReactorsTest() : FakeNodeTest(Slow()) {
+    for (int i = 0; static_cast<int>(keys_.size()) < kGets; ++i) {
+      std::string key = "key" + std::to_string(i);
+      key.resize(kKeyBytes, 'k');
+      if (node_->store.PartitionOf(key) % 2 == 0) continue;  // of the reactor that the clients call
+      WriteOp op;
+      op.key = key;
+      op.value.assign(kValueBytes, 'v');
+      node_->PartitionOf(key).WriteNow(op);
+      keys_.push_back(key);
+    }
+  }
+  static Task<void> Connect(SlowReactorsTest* t) {
+    for (int i = 0; i < kPeers; ++i) {
+      t->peers_.push_back(std::make_unique<RawPeer>(*t->client_reactor_));
+      Status connected = co_await t->peers_.back()->Connect("10.0.0.1", t->node_->port);
+      CHECK(connected.ok());
+    }
+  }
+  static Task<void> Leave(SlowReactorsTest* t) {
+    for (auto& peer : t->peers_) co_await peer->Close();
+    co_await Sleep(*t->client_reactor_, 100 * kMillisecond);
+  }
+  // Each client sends all of its gets at once.
+  void SendAll() {
+    for (auto& peer : peers_) {
+      peer->frames.clear();
+      for (int i = 0; i < kGets; ++i) peer->Send(GetCall(i, keys_[static_cast<size_t>(i)], 0, GetParam()));
+    }
+  }
+  int Count(int32_t code) {
+    int count = 0;
+    for (auto& peer : peers_) {
+      for (const std::string& frame : peer->frames) {
+        auto reply = DecodeReply<api::Kv_get_result>(frame);
+        count +=
+            reply.result.error.code == code && (code != 0 || reply.result.success.record.value.size() == kValueBytes);
+      }
+    }
+    return count;
+  }
+  int64_t used() const { return node_->shared.memory.used_bytes(); }
+
+  std::vector<std::string> keys_;
+  std::vector<std::unique_ptr<RawPeer>> peers_;
+};
+INSTANTIATE_TEST_SUITE_P(Wire, SlowReactorsTest, testing::Values(WireProtocol::kBinary, WireProtocol::kCompact));
+
+// The keys wait for the other reactor, and the values that it has copied wait for this one.
+TEST_P(SlowReactorsTest, GetsThatTravelAreReservedAndLeaveLittleBehind) {
+  Await(Connect(this));
+  const int64_t before = used();
+  SendAll();
+  kernel_.RunFor(30 * kMillisecond);
+  EXPECT_GE(used() - before, kPeers * kGets * kKeyBytes);
+  kernel_.RunFor(45 * kMillisecond);
+  EXPECT_GE(used() - before, kPeers * kGets * kValueBytes);
+  kernel_.RunFor(500 * kMillisecond);
+  EXPECT_EQ(Count(0), kPeers * kGets);
+  EXPECT_LE(used() - before, 2 * BudgetAccount::kChunkBytes);
+  EXPECT_LE(node_->services[0]->get_path().spare_bytes(), 2u << 20);
+  Await(Leave(this));
+}
+
+TEST_P(SlowReactorsTest, GetsThatTravelAreRefusedWithoutMemory) {
+  Await(Connect(this));
+  for (const int64_t left : {int64_t{3} << 20, int64_t{512} << 10}) {  // too little for the values, and for the keys
+    const int64_t taken = node_->shared.memory.limit_bytes() - left;
+    node_->shared.memory.Force(taken);
+    SendAll();
+    kernel_.RunFor(600 * kMillisecond);
+    const int refused = Count(api::g_pando_constants.OVERLOADED);
+    EXPECT_GT(refused, 0);
+    EXPECT_EQ(Count(0) + refused, kPeers * kGets);
+    node_->shared.memory.Release(taken);
+  }
+  Await(Leave(this));
+}
+
 TEST_P(KvServiceTest, GetsFromEveryPartitionWarmAndCold) {
   for (int i = 0; i < 100; ++i) {
     std::string key = "key" + std::to_string(i);
