@@ -337,6 +337,39 @@ class LoadTest(WithNode):
         self.assertEqual((done.code, done.json()["loaded"]), (OK, 30), done.err)
         self.assertIn(["k3"], server.batches)
 
+    def test_a_refused_record_that_then_meets_a_busy_server(self):
+        # Two batches are refused as a whole. When the server gets their records alone, it is busy once for each.
+        refusals, busy = iter([True] * 4), {"k1", "k2", "k3", "k4"}
+
+        def answer(ops):
+            if len(ops) > 1 and next(refusals, False):
+                return ttypes.KvError(code=constants.BAD_REQUEST, message="not together", retryable=False,
+                                      applied=constants.APPLIED_NO)
+            reply = stored(ops)
+            for op, result in zip(ops, reply.results):
+                if op.key.decode() in busy:
+                    busy.remove(op.key.decode())
+                    result.error = ttypes.KvError(code=constants.OVERLOADED, message="busy", retryable=True,
+                                                  applied=constants.APPLIED_NO)
+            return reply
+
+        server = self.fake(answer)
+        done = run("--json", "load", "-", "--batch-ops", "2", "--window", "4", server=server.address, stdin=self.lines(8))
+        self.assertEqual(done.code, OK, done.err)
+        self.assertEqual((done.json()["loaded"], done.json()["rejected"]), (8, 0))
+        self.assertFalse(busy)
+
+    def test_a_refused_record_whose_server_is_gone_is_not_settled(self):
+        def answer(ops):
+            if any(op.key == b"k5" for op in ops):
+                return ttypes.KvError(code=constants.BAD_REQUEST if len(ops) > 1 else constants.DENIED, message="no",
+                                      retryable=False, applied=constants.APPLIED_NO)
+            return stored(ops)
+
+        server = self.fake(answer)
+        done = run("--json", "load", "-", "--batch-ops", "4", "--window", "4", server=server.address, stdin=self.lines(8))
+        self.assertEqual((done.code, done.json()["next_line"]), (FAILED, 5), done.err)
+
     def test_an_error_that_is_nobodys_fault_ends_the_load(self):
         def answer(ops):
             if any(op.key == b"k55" for op in ops):

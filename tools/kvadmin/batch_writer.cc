@@ -145,7 +145,19 @@ Status BatchWriter::ReceiveOne() {
   return Status();
 }
 
-// Requires that no request is in flight.
+// Receives every outstanding answer, and isolates what is refused meanwhile.
+Status BatchWriter::SettleSent() {
+  const size_t others = refused_.size();
+  while (!sent_.empty()) RETURN_IF_ERROR(ReceiveOne());
+  while (refused_.size() > others) {
+    Batch again = std::move(refused_.back());
+    refused_.pop_back();
+    RETURN_IF_ERROR(Isolate(std::move(again)));
+  }
+  return Status();
+}
+
+// Settles each record of the batch. No request may be in flight, and none is in flight afterwards.
 Status BatchWriter::Isolate(Batch batch) {
   CHECK(sent_.empty());
   if (batch.lines.size() > 1) {
@@ -165,11 +177,7 @@ Status BatchWriter::Isolate(Batch batch) {
       Status status = Send(sent_.back());
       if (ConnectionLost(status)) status = ResendAll(std::move(status));
       RETURN_IF_ERROR(status);
-      while (!sent_.empty()) RETURN_IF_ERROR(ReceiveOne());
-      if (refused_.empty()) continue;
-      Batch again = std::move(refused_.back());
-      refused_.pop_back();
-      RETURN_IF_ERROR(Isolate(std::move(again)));
+      RETURN_IF_ERROR(SettleSent());
     }
     return Status();
   }
@@ -183,8 +191,14 @@ Status BatchWriter::Isolate(Batch batch) {
       why = error.message;
     }
   });
-  RETURN_IF_ERROR(status);
-  if (why.empty()) return Settle(std::move(batch), reply);
+  if (!status.ok()) {
+    refused_.push_back(std::move(batch));  // unsettled
+    return status;
+  }
+  if (why.empty()) {
+    RETURN_IF_ERROR(Settle(std::move(batch), reply));
+    return SettleSent();  // a record with a temporary error was sent again
+  }
   Forget(batch.request.ops[0].key);
   on_rejected_(batch.lines[0], why);
   return Status();

@@ -71,6 +71,7 @@ class BatchWriter {
   Status Settle(Batch batch, const api::WriteBatchReply& reply);
   Status SendAgain(Batch batch, Status why, int64_t advised_ms);
   Status Isolate(Batch batch);
+  Status SettleSent();
   void Forget(const std::string& key) { keys_.erase(key); }
   Status WaitOrGiveUp(const Status& why, int64_t advised_ms);
 

@@ -20,6 +20,18 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Whether this is what Save writes. The file may be damaged, or another program's.
+bool IsState(const nlohmann::json& state) {
+  if (!state.is_object()) return false;
+  for (const char* name : {"export", "cursor_b64", "snapshot_b64"}) {
+    if (!state.contains(name) || !state[name].is_string()) return false;
+  }
+  for (const char* name : {"bytes", "rows"}) {
+    if (!state.contains(name) || !state[name].is_number_unsigned()) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 ExportFile::~ExportFile() {
@@ -69,20 +81,20 @@ Status ExportFile::LoadState(Position* position) {
   std::ifstream in(state_);
   if (!in) return Status();  // nothing to resume
   auto state = nlohmann::json::parse(in, nullptr, false);
-  if (!state.is_object() || !state.contains("cursor_b64")) {
+  if (!IsState(state)) {
     return Error(Code::kInvalidArgument, "{}: this is not the state of an export; remove the file to start over",
                  state_);
   }
-  std::string identity = state.value("export", "");
+  const std::string identity = state["export"];
   if (identity != identity_) {
     return Error(Code::kInvalidArgument,
                  "{}: this state belongs to another export ({}), not to {}; remove the file to start over", state_,
                  identity, identity_);
   }
-  ASSIGN_OR_RETURN(position->cursor, Base64Decode(state.value("cursor_b64", "")));
-  ASSIGN_OR_RETURN(position->snapshot, Base64Decode(state.value("snapshot_b64", "")));
-  position->bytes = state.value("bytes", uint64_t{0});
-  position->rows = state.value("rows", uint64_t{0});
+  ASSIGN_OR_RETURN(position->cursor, Base64Decode(state["cursor_b64"].get<std::string>()));
+  ASSIGN_OR_RETURN(position->snapshot, Base64Decode(state["snapshot_b64"].get<std::string>()));
+  position->bytes = state["bytes"];
+  position->rows = state["rows"];
   std::error_code error;
   uint64_t there = fs::file_size(partial_, error);
   if (error || there < position->bytes) {

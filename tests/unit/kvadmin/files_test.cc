@@ -163,6 +163,29 @@ TEST_F(FilesTest, AnExportGoesOnWhereItsStateSays) {
   EXPECT_EQ(Names(), std::vector<std::string>{"x"});
 }
 
+TEST_F(FilesTest, AnExportRefusesAStateThatIsNone) {
+  const std::string good = R"("export": "all", "cursor_b64": "", "snapshot_b64": "", "bytes": 0, "rows": 0)";
+  for (const std::string damage : {R"("cursor_b64": 5)", R"("export": {})", R"("snapshot_b64": null)",
+                                   R"("bytes": "many")", R"("bytes": -1)", R"("rows": [])", R"("rows": 1.5)"}) {
+    Put("x.partial.state", "{" + good + ", " + damage + "}");  // the last of two members counts
+    ExportFile file;
+    ExportFile::Position position;
+    Status status = file.Open(In("x"), "all", /*resume=*/true, &position);
+    EXPECT_EQ(status.code(), Code::kInvalidArgument) << damage;
+    EXPECT_THAT(status.message(), HasSubstr("is not the state of an export")) << damage;
+  }
+  for (const char* other : {"", "[]", "5", "{}", "{\"cursor_b64\": \"\"}"}) {
+    Put("x.partial.state", other);
+    ExportFile file;
+    ExportFile::Position position;
+    EXPECT_EQ(file.Open(In("x"), "all", /*resume=*/true, &position).code(), Code::kInvalidArgument) << other;
+  }
+  Put("x.partial.state", "{" + good + "}");
+  ExportFile file;
+  ExportFile::Position position;
+  EXPECT_TRUE(file.Open(In("x"), "all", /*resume=*/true, &position).ok());
+}
+
 TEST_F(FilesTest, AnExportReplacesAFileButNoDirectoryOrDevice) {
   ExportFile::Position position;
   Put("file", "old");

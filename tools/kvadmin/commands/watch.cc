@@ -54,7 +54,12 @@ Result<ExitCode> Watch(const Globals& globals, const WatchOptions& options) {
     if (options.once && !reply.more) break;
     request.wait_ms = static_cast<int32_t>(std::min(kMaxWaitMs, globals.target.timeout_ms / 2));
   } while (options.limit == 0 || printed < options.limit);
-  tools::PrintNote("{} changes; continue with --position {}\n", printed, Base64Encode(request.position));
+  const std::string position = Base64Encode(request.position);
+  if (globals.json) {
+    tools::PrintNote("{}\n", JsonText(Json{{"changes", printed}, {"position", position}}));
+  } else {
+    tools::PrintNote("{} changes; continue with --position {}\n", printed, position);
+  }
   return kExitOk;
 }
 
