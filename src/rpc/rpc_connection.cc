@@ -123,12 +123,12 @@ void RpcConnection::Keep(std::string_view bytes) {
       // Reserve no more than the frame needs, unless more bytes than that are already here.
       grown = std::max(needed, std::min(grown, kFrameHeaderBytes + size_t{FrameLength(head)}));
     }
-    // At a limit, the bytes must be kept; the receive buffers that are on their way bound them. A
-    // head that is too short to be answered must be kept as well. The rest of a partial frame need
-    // not be.
+    // While the connection is paused, pending_ holds whole frames, and the bytes must be kept; the
+    // receive buffers that are on their way bound them. A head that is too short to be answered
+    // must be kept as well. The rest of a partial frame need not be.
     const auto more = static_cast<int64_t>(grown - pending_reserved_);
     if (!server_->account_.TryReserve(more)) {
-      const bool must_keep = AtLimit() || grown <= kMinPendingBytes;
+      const bool must_keep = paused_ || grown <= kMinPendingBytes;
       if (!must_keep) return StartSkip(std::move(head), needed);
       if (grown > kMaxAheadWhenExhausted) return CloseOverloaded();
       server_->account_.Force(more);
@@ -155,6 +155,7 @@ void RpcConnection::StartSkip(std::string head, size_t arrived) {
   ReleasePending();
   uint32_t length = FrameLength(head);
   if (length > kMaxFrameBytes) return Garbage(fmt::format("it sent a frame of {} bytes", length));
+  CHECK_LE(arrived, kFrameHeaderBytes + length) << "only the rest of one partial frame may be skipped";
   skipped_ = std::make_unique<SkippedFrame>();
   skipped_->head = std::move(head);
   skipped_->left = kFrameHeaderBytes + length - arrived;

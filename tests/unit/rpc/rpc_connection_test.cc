@@ -1,0 +1,193 @@
+// One connection of the server, with a network that the test plays itself: it decides which bytes
+// arrive in which turn, also after receiving was paused.
+#include "src/rpc/rpc_connection.h"
+
+#include <gtest/gtest.h>
+
+#include <deque>
+
+#include "src/rpc/rpc_server.h"
+#include "tests/support/rpc_harness.h"
+#include "tests/support/sim_kernel.h"
+#include "tests/support/sim_reactor.h"
+
+namespace pando {
+namespace {
+
+// The network end of a connection. Whatever the server sends is taken at once, unless the test says
+// that the peer does not read.
+class HandConnection final : public Connection {
+ public:
+  void SetHandler(ConnectionHandler* to) override { handler_ = to; }
+  void Send(std::string* bytes) override {
+    sent += *bytes;
+    if (!reads) unsent_ += bytes->size();
+    bytes->clear();
+  }
+  size_t unsent_bytes() const override { return unsent_; }
+  uint64_t acknowledged_bytes() const override { return acknowledged; }
+  void PauseReceive() override { paused = true; }
+  void ResumeReceive() override { paused = false; }
+  void Close(bool) override { closing = true; }
+  const std::string& peer() const override { return peer_; }
+
+  void Deliver(const std::string& bytes) { handler_->OnData({bytes.data(), bytes.size()}); }
+  void HangUp() { handler_->OnClosed(Error(Code::kAborted, "the test hangs up")); }
+  // Returns the number of whole frames that the server has sent.
+  size_t Frames() const {
+    size_t frames = 0;
+    for (size_t at = 0; at + kFrameHeaderBytes <= sent.size(); ++frames) {
+      at += kFrameHeaderBytes + __builtin_bswap32(LoadLE<uint32_t>(sent.data() + at));
+    }
+    return frames;
+  }
+
+  std::string sent;
+  bool paused = false, closing = false, reads = true;
+  uint64_t acknowledged = 0;
+
+ private:
+  ConnectionHandler* handler_ = nullptr;
+  size_t unsent_ = 0;
+  const std::string peer_ = "10.0.0.9:1";
+};
+
+// Answers the method "now" at once, and others when the test says so.
+class HandService final : public RpcService {
+ public:
+  explicit HandService(RpcServer* server) : server_(server) {}
+  void OnRequest(const RpcRequest& request) override {
+    ++requests;
+    request_bytes += request.body.size();
+    if (request.method == "writeBatch") {
+      api::Kv_writeBatch_args args;
+      MemoryGrant memory(&server_->account());
+      decoded += server_->codec().Read(request.id.protocol, request.body, &args, &memory).ok();
+    }
+    waiting.push_back(request.id);
+    if (request.method != "later") AnswerNewest();
+  }
+  void OnTurnEnd() override {}
+  void OnReplyRoom() override {}
+  void AnswerNewest() {
+    Answer(waiting.back());
+    waiting.pop_back();
+  }
+  void AnswerOldest() {
+    const RequestId id = waiting.front();
+    waiting.pop_front();
+    Answer(id);
+  }
+
+  std::deque<RequestId> waiting;
+  size_t requests = 0, request_bytes = 0, decoded = 0;
+  size_t reply_bytes = 10;
+
+ private:
+  void Answer(const RequestId& id) {
+    server_->ReplyException(id, "m", TApplicationException::UNKNOWN_METHOD, std::string(reply_bytes, 'r'));
+  }
+  RpcServer* server_;
+};
+
+std::string Frame(const std::string& method, size_t bytes = 0) {
+  api::Kv_get_args args;
+  args.request.key.assign(bytes, 'k');
+  return EncodeCall(method, 1, args);
+}
+
+std::string Repeat(const std::string& what, size_t times) {
+  std::string all;
+  for (size_t i = 0; i < times; ++i) all += what;
+  return all;
+}
+
+class RpcConnectionTest : public testing::Test {
+ public:
+  static constexpr int64_t kMemory = 64 << 20;
+
+  RpcConnectionTest() : kernel_(5), shared(kMemory) { reactor_ = kernel_.AddMachine("10.0.0.1")->Boot(); }
+  using Story = Task<void> (*)(RpcConnectionTest* t);
+  void Run(Story story, RpcOptions options = {}) {
+    server = std::make_unique<RpcServer>(*reactor_, options, &shared);
+    service = std::make_unique<HandService>(server.get());
+    server->SetService(service.get());
+    ASSERT_TRUE(kernel_.RunTask(*reactor_, WithServer(this, story)));
+    server.reset();
+    EXPECT_EQ(shared.memory.used_bytes(), 0);
+  }
+  static Task<void> WithServer(RpcConnectionTest* t, Story story) {
+    ListenOptions listen;
+    listen.host = "10.0.0.1";
+    EXPECT_TRUE(t->server->Listen(listen).ok());
+    co_await story(t);
+    for (auto& peer : t->peers) peer->HangUp();
+    while (!t->service->waiting.empty()) t->service->AnswerOldest();
+    co_await t->server->Shutdown(kSecond);
+  }
+  HandConnection* Accept() {
+    peers.push_back(std::make_unique<HandConnection>());
+    static_cast<AcceptHandler&>(*server).OnAccept(peers.back().get());
+    return peers.back().get();
+  }
+  auto Pass(Nanos time_ns = kMillisecond) { return Sleep(*reactor_, time_ns); }
+  // Takes all of the memory for requests, to the last byte.
+  void UseUpMemory() {
+    forced_ = shared.memory.limit_bytes();
+    shared.memory.Force(forced_);
+    while (server->account().TryReserve(16)) taken_ += 16;
+  }
+  void GiveMemoryBack() {
+    server->account().Release(std::exchange(taken_, 0));
+    shared.memory.Release(std::exchange(forced_, 0));
+  }
+
+  static Task<void> PausedBelowItsLimit(RpcConnectionTest* t);
+
+  SimKernel kernel_;
+  SimReactor* reactor_;
+  RpcShared shared;
+  std::unique_ptr<RpcServer> server;
+  std::unique_ptr<HandService> service;
+  std::vector<std::unique_ptr<HandConnection>> peers;
+
+ private:
+  int64_t forced_ = 0, taken_ = 0;
+};
+
+// Requests are still answered and the connection still stops receiving, but it is no longer at its
+// limit. Bytes that were on their way arrive while there is no memory to keep them.
+Task<void> RpcConnectionTest::PausedBelowItsLimit(RpcConnectionTest* t) {
+  HandConnection* peer = t->Accept();
+  peer->Deliver(Repeat(Frame("later"), 6));
+  EXPECT_EQ(t->service->requests, 4u);
+  EXPECT_TRUE(peer->paused);
+  co_await t->Pass();
+  t->service->AnswerOldest();
+  co_await t->Pass();
+  EXPECT_TRUE(peer->paused) << "3 of 4 requests are unanswered, which is more than half of the limit";
+  t->UseUpMemory();
+  peer->Deliver(Repeat(Frame("later"), 30));
+  t->GiveMemoryBack();
+  co_await t->Pass();
+  for (int i = 0; i < 50 && !peer->closing; ++i) {
+    while (!t->service->waiting.empty()) t->service->AnswerOldest();
+    co_await t->Pass();
+  }
+  EXPECT_EQ(peer->Frames(), 36u) << "requests were swallowed";
+  peer->Deliver(Frame("now"));
+  co_await t->Pass();
+  EXPECT_EQ(peer->Frames(), 37u) << "the connection is deaf";
+}
+TEST_F(RpcConnectionTest, PausedBelowItsLimitItLosesNothing) {
+  RpcOptions options;
+  options.max_requests = 4;
+  Run(&RpcConnectionTest::PausedBelowItsLimit, options);
+}
+
+// -- connections over the limit
+
+// -- peers that hold memory
+
+}  // namespace
+}  // namespace pando
