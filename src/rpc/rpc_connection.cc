@@ -27,6 +27,14 @@ constexpr size_t kMaxTouchedSlack = 256u << 10;
 // by doubling can hold twice its bytes, which is too much when hundreds of connections do so.
 constexpr size_t kMaxTurnBytes = 64u << 10;
 
+// The work that one connection may have done in one turn, so that a burst on one connection does
+// not keep the others waiting. It is measured in received bytes; a frame and an entry of a list
+// count as this many bytes each, because a small frame takes about a microsecond, and an entry of a
+// list a tenth of that. One frame is always handled.
+constexpr size_t kMaxTurnWork = 256u << 10;
+constexpr size_t kFrameWork = 512;
+constexpr size_t kEntryWork = 64;
+
 uint32_t FrameLength(std::string_view bytes) { return __builtin_bswap32(LoadLE<uint32_t>(bytes.data())); }
 
 bool LooksLikeText(std::string_view bytes) {
@@ -75,7 +83,7 @@ void RpcConnection::OnData(std::span<const char> data) {
 size_t RpcConnection::Consume(std::string_view bytes) {
   size_t taken = 0;
   while (bytes.size() >= kFrameHeaderBytes && state_ == State::kOpen) {
-    if (AtLimit()) {
+    if (AtLimit() || !HasTurnLeft()) {
       Pause();
       break;
     }
@@ -84,7 +92,9 @@ size_t RpcConnection::Consume(std::string_view bytes) {
       return taken + OnBadLength(bytes, length);
     size_t whole = kFrameHeaderBytes + length;
     if (bytes.size() < whole) break;
+    const uint64_t entries = server_->codec_.request_entries();
     OnFrame(bytes.substr(kFrameHeaderBytes, length));
+    turn_work_ += kFrameWork + whole + kEntryWork * (server_->codec_.request_entries() - entries);
     bytes.remove_prefix(whole);
     taken += whole;
   }
@@ -93,9 +103,17 @@ size_t RpcConnection::Consume(std::string_view bytes) {
 
 void RpcConnection::ConsumePending() {
   if (pending_.empty() || state_ != State::kOpen) return;
-  size_t taken = Consume(pending_);
-  if (state_ != State::kOpen || taken == pending_.size()) return ReleasePending();
-  pending_.erase(0, taken);
+  pending_consumed_ += Consume(std::string_view(pending_).substr(pending_consumed_));
+  if (state_ != State::kOpen || pending_consumed_ == pending_.size()) return ReleasePending();
+  // While the connection is paused, megabytes of small frames may be waiting. Moving them after
+  // each turn would take longer than handling them.
+  if (paused_ && pending_consumed_ < pending_.size() / 2) return;
+  pending_.erase(0, std::exchange(pending_consumed_, 0));
+}
+
+bool RpcConnection::HasTurnLeft() {
+  if (std::exchange(work_turn_, server_->turn_) != server_->turn_) turn_work_ = 0;
+  return turn_work_ < kMaxTurnWork;
 }
 
 size_t RpcConnection::TopUp(std::string_view bytes) {
@@ -176,6 +194,7 @@ size_t RpcConnection::Skip(std::string_view bytes) {
 
 void RpcConnection::ReleasePending() {
   if (pending_.capacity() > 0) std::string().swap(pending_);
+  pending_consumed_ = 0;
   server_->account_.Release(static_cast<int64_t>(std::exchange(pending_reserved_, 0)));
 }
 
@@ -366,6 +385,7 @@ void RpcConnection::Flush() {
     return;
   }
   if (!paused_ || state_ != State::kOpen || !BelowLimit()) return;
+  if (!HasTurnLeft()) return server_->ContinueInNextTurn(this);
   // Process the kept bytes first. They may bring the connection to a limit again, which pauses it
   // again.
   paused_ = false;

@@ -6,6 +6,9 @@
 // frame is collected in `pending_`, which grows with the bytes that have arrived (never with the
 // length that the client claims) and counts against the memory budget.
 //
+// One turn handles a limited amount of work of one connection (kMaxTurnWork). The rest waits in
+// `pending_` for the next turn.
+//
 // Replies: each request gets the next sequence number. The reply that is next in order is encoded
 // directly into `out_`; a reply that is early waits in the ring. All replies of a turn leave in one
 // Send. After AllowOutOfOrder no reply waits: each is encoded directly into `out_`, and the
@@ -95,6 +98,8 @@ class RpcConnection final : public ConnectionHandler {
   bool HasRoom(uint32_t sequence, size_t call_bytes) const;
   bool AtLimit() const;     // must stop taking requests
   bool BelowLimit() const;  // may take requests again
+  // Returns true while this turn may handle another frame of the connection.
+  bool HasTurnLeft();
   void Pause();
   void MarkDirty();
   uint32_t unanswered() const { return next_ - head_; }
@@ -111,9 +116,12 @@ class RpcConnection final : public ConnectionHandler {
   uint32_t head_ = 0;     // oldest unanswered request; if out of order, next_ minus their number
   uint32_t running_ = 0;  // calls that have not ended, even if answered at their deadline
   uint32_t list_index_ = 0;
+  uint32_t work_turn_ = 0;  // the server's turn in which turn_work_ was done
+  size_t turn_work_ = 0;
 
   std::string pending_;          // a partial frame, or frames held back by a limit
   size_t pending_reserved_ = 0;  // its reservation in the budget
+  size_t pending_consumed_ = 0;  // bytes at its start that are handled; 0 unless paused_
   std::unique_ptr<SkippedFrame> skipped_;
   std::string out_;               // this turn's replies
   std::unique_ptr<Slot[]> ring_;  // early replies, indexed by sequence modulo its size

@@ -159,10 +159,15 @@ void RpcServer::MarkDirty(RpcConnection* c) {
   if (!in_turn_end_) reactor_.ArmTurnHook(this);
 }
 
+void RpcServer::ContinueInNextTurn(RpcConnection* c) {
+  c->dirty_ = true;
+  later_.push_back(c);
+}
+
 void RpcServer::OnTurnEnd() {
   in_turn_end_ = true;
   // After a flush, a connection may process requests that it has already received, and these
-  // produce more replies. The bytes received bound the number of rounds.
+  // produce more replies. What a turn may handle of each connection bounds the number of rounds.
   do {
     if (std::exchange(service_pending_, false)) service_->OnTurnEnd();
     flushing_.swap(dirty_);
@@ -174,6 +179,9 @@ void RpcServer::OnTurnEnd() {
     flushing_.clear();
   } while (!dirty_.empty() || service_pending_);
   in_turn_end_ = false;
+  ++turn_;
+  dirty_.swap(later_);
+  if (!dirty_.empty()) reactor_.ArmTurnHook(this);
   metrics_.buffered_bytes.Set(account_.in_use_bytes());
 }
 

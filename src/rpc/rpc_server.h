@@ -177,6 +177,8 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   bool TooSlow(RpcConnection::Progress* progress, bool owed, uint64_t moved_bytes, Nanos now) const;
   void Remove(RpcConnection* c);
   void MarkDirty(RpcConnection* c);
+  // Flushes the connection again at the end of the next turn. REQUIRES: it is on no list
+  void ContinueInNextTurn(RpcConnection* c);
   void LogLimited(const std::string& message);
   std::string TakeBuffer();
   void GiveBuffer(std::string buffer);
@@ -190,7 +192,9 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   RpcMetrics metrics_;
   std::vector<std::unique_ptr<RpcConnection>> connections_;
   std::vector<RpcConnection*> dirty_, flushing_;
-  std::vector<std::string> buffers_;  // spare strings for replies
+  std::vector<RpcConnection*> later_;  // dirty, but their turn's work is done
+  uint32_t turn_ = 0;                  // counts OnTurnEnd
+  std::vector<std::string> buffers_;   // spare strings for replies
   size_t buffers_bytes_ = 0;
   std::string discarded_;  // receives the replies to closed connections
   uint32_t refused_ = 0;   // connections in State::kRefused

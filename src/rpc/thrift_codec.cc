@@ -78,8 +78,14 @@ Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header) {
   return {};
 }
 
-void ListBudget::Charge(uint32_t entries) {
-  if (memory == nullptr || entries == 0 || memory->TryGrow(entries * kListEntryBytes)) return;
+void ListBudget::Charge(uint32_t more) {
+  if (memory == nullptr || more == 0) return;
+  // The protocol has checked that `more` is at most kMaxContainerEntries. The limit is on the sum,
+  // because a frame can hold the same list again and again.
+  entries += more;
+  if (entries > kMaxRequestEntries) throw TProtocolException(TProtocolException::SIZE_LIMIT, "too many entries");
+  entries_total += more;
+  if (memory->TryGrow(more * kListEntryBytes)) return;
   refused = true;
   throw TProtocolException(TProtocolException::SIZE_LIMIT, "no memory for a list");
 }
@@ -99,8 +105,8 @@ Status ThriftCodec::ReadFailed(const std::exception& e) {
     switch (p->getType()) {
       case TProtocolException::SIZE_LIMIT:
         return Error(Code::kInvalidArgument,
-                     "a string is longer than the frame that holds it, or a list has more than {} entries",
-                     kMaxContainerEntries);
+                     "a string is longer than the frame that holds it, or lists have more than {} entries",
+                     lists_.memory ? kMaxRequestEntries : uint32_t{kMaxContainerEntries});
       case TProtocolException::NEGATIVE_SIZE:
         return Error(Code::kInvalidArgument, "a string or list has a negative size");
       case TProtocolException::DEPTH_LIMIT:

@@ -6,7 +6,7 @@
 // byte of the name's length). Any other first byte is not Thrift.
 //
 // The size of the frame limits what decoding may allocate. A string that claims to be longer than
-// the frame, or a list that claims more than kMaxContainerEntries entries, is refused before
+// the frame, or a list that claims more entries than any request may have, is refused before
 // anything is allocated. Decoded list entries take many times their bytes on the wire: an operation
 // of a batch may be a single byte, but its struct takes hundreds. The memory for a list is
 // therefore reserved before it is allocated.
@@ -34,9 +34,13 @@ enum class WireProtocol : uint8_t { kBinary, kOldBinary, kCompact };
 using apache::thrift::TApplicationException;
 using ThriftMessageType = apache::thrift::protocol::TMessageType;
 
-// The most entries that a list of the API may have. This is well above kMaxBatchOps and
-// kMaxMultiGetKeys, so that a request that exceeds those gets an error that names the exact limit.
+// The most entries that a list of the API may have. Only replies have lists of more than
+// kMaxRequestEntries, such as the rows of a scan.
 inline constexpr int32_t kMaxContainerEntries = 16384;
+// The most entries that the lists of one request may have together. This is well above kMaxBatchOps
+// and kMaxMultiGetKeys, so that a request that exceeds those a little gets an error that names the
+// exact limit. Others are refused before their entries are decoded, because that takes long.
+inline constexpr uint32_t kMaxRequestEntries = 2048;
 // The memory that one list entry takes until its request is answered: the decoded struct, what the
 // handler creates from it, its result, and its part of the reply. (Strings are counted separately.)
 inline constexpr size_t kListEntryBytes = 1024;
@@ -54,12 +58,15 @@ struct MessageHeader {
 // kInvalidArgument if the frame is not Thrift.
 Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header);
 
-// Reserves memory for the lists of the frame that is being decoded. Without `memory`, lists are not
-// limited.
+// Limits the lists of the request that is being decoded, and reserves memory for them. Without
+// `memory`, the frame is not a request, and kMaxContainerEntries is the only limit.
 struct ListBudget {
   MemoryGrant* memory = nullptr;
+  uint32_t entries = 0;  // of this request
   bool refused = false;
-  void Charge(uint32_t entries);  // throws if the memory cannot be reserved
+  uint64_t entries_total = 0;
+  // Throws if the request has too many entries, or if the memory cannot be reserved.
+  void Charge(uint32_t more);
 };
 
 // A Thrift protocol that reserves memory before it lets a list be allocated.
@@ -91,7 +98,7 @@ class ThriftCodec {
   template <typename T>
   Status Read(WireProtocol protocol, std::string_view body, T* value, MemoryGrant* memory = nullptr) {
     transport_->SetInput(body);
-    lists_ = {memory, false};
+    lists_ = {memory, 0, false, lists_.entries_total};
     // No string can be longer than the frame that holds it.
     auto limit = static_cast<int32_t>(body.size());
     try {
@@ -123,6 +130,8 @@ class ThriftCodec {
     }
     EndFrame(start, out);
   }
+  // The number of list entries in all requests that were decoded so far.
+  uint64_t request_entries() const { return lists_.entries_total; }
   void WriteException(MessageHeader header, TApplicationException::TApplicationExceptionType type,
                       std::string_view message, std::string* out);
 

@@ -102,6 +102,20 @@ std::string Repeat(const std::string& what, size_t times) {
   return all;
 }
 
+// Notes the most requests and bytes that a turn handled.
+struct TurnMeter final : TurnHook {
+  TurnMeter(Reactor* r, const HandService* s) : reactor(r), service(s) { reactor->ArmTurnHook(this); }
+  void OnTurnEnd() override {
+    most_requests = std::max(most_requests, service->requests - std::exchange(requests, service->requests));
+    most_bytes = std::max(most_bytes, service->request_bytes - std::exchange(bytes, service->request_bytes));
+    if (measures) reactor->ArmTurnHook(this);
+  }
+  Reactor* reactor;
+  const HandService* service;
+  size_t requests = 0, bytes = 0, most_requests = 0, most_bytes = 0;
+  bool measures = true;
+};
+
 class RpcConnectionTest : public testing::Test {
  public:
   static constexpr int64_t kMemory = 64 << 20;
@@ -143,6 +157,9 @@ class RpcConnectionTest : public testing::Test {
   }
 
   static Task<void> PausedBelowItsLimit(RpcConnectionTest* t);
+  static Task<void> ManyFramesInOneTurn(RpcConnectionTest* t);
+  static Task<void> ManyBytesInOneTurn(RpcConnectionTest* t);
+  static Task<void> ManyListEntriesInOneTurn(RpcConnectionTest* t);
 
   SimKernel kernel_;
   SimReactor* reactor_;
@@ -183,6 +200,67 @@ TEST_F(RpcConnectionTest, PausedBelowItsLimitItLosesNothing) {
   RpcOptions options;
   options.max_requests = 4;
   Run(&RpcConnectionTest::PausedBelowItsLimit, options);
+}
+
+// Requests that are answered at once never bring a connection to its limit of requests.
+Task<void> RpcConnectionTest::ManyFramesInOneTurn(RpcConnectionTest* t) {
+  constexpr size_t kFrames = 50'000;
+  TurnMeter meter(t->reactor_, t->service.get());
+  HandConnection* greedy = t->Accept();
+  HandConnection* other = t->Accept();
+  co_await t->Pass();
+  greedy->Deliver(Repeat(Frame("now"), kFrames));
+  other->Deliver(Frame("now"));
+  co_await Yield(*t->reactor_);
+  co_await Yield(*t->reactor_);
+  co_await Yield(*t->reactor_);
+  EXPECT_EQ(other->Frames(), 1u);
+  EXPECT_LT(t->service->requests, 5000u) << "the other client had to wait for too many";
+  while (t->service->requests <= kFrames) co_await t->Pass();
+  meter.measures = false;
+  co_await t->Pass();
+  EXPECT_LE(meter.most_requests, 1000u);
+  EXPECT_EQ(greedy->Frames(), kFrames);
+  EXPECT_FALSE(greedy->paused);
+  greedy->Deliver(Frame("now"));
+  co_await t->Pass();
+  EXPECT_EQ(greedy->Frames(), kFrames + 1);
+}
+TEST_F(RpcConnectionTest, ATurnHandlesALimitedNumberOfFrames) { Run(&RpcConnectionTest::ManyFramesInOneTurn); }
+
+Task<void> RpcConnectionTest::ManyBytesInOneTurn(RpcConnectionTest* t) {
+  TurnMeter meter(t->reactor_, t->service.get());
+  HandConnection* greedy = t->Accept();
+  // The last frame is incomplete at first.
+  const std::string all = Repeat(Frame("now", 60'000), 60);
+  greedy->Deliver(all.substr(0, all.size() - 100));
+  for (int i = 0; i < 100 && t->service->requests < 59; ++i) co_await t->Pass();
+  EXPECT_FALSE(greedy->paused);
+  greedy->Deliver(all.substr(all.size() - 100));
+  co_await t->Pass();
+  meter.measures = false;
+  co_await t->Pass();
+  EXPECT_EQ(greedy->Frames(), 60u);
+  EXPECT_LE(meter.most_bytes, 400'000u);
+}
+TEST_F(RpcConnectionTest, ATurnHandlesALimitedNumberOfBytes) { Run(&RpcConnectionTest::ManyBytesInOneTurn); }
+
+// An empty operation takes one byte on the wire, but its struct takes hundreds.
+Task<void> RpcConnectionTest::ManyListEntriesInOneTurn(RpcConnectionTest* t) {
+  TurnMeter meter(t->reactor_, t->service.get());
+  HandConnection* greedy = t->Accept();
+  api::Kv_writeBatch_args args;
+  args.request.ops.resize(1024);
+  greedy->Deliver(Repeat(EncodeCall("writeBatch", 1, args), 200));
+  while (t->service->requests < 200) co_await t->Pass();
+  meter.measures = false;
+  co_await t->Pass();
+  EXPECT_EQ(t->service->decoded, 200u);
+  EXPECT_LE(meter.most_requests, 8u);
+  EXPECT_EQ(greedy->Frames(), 200u);
+}
+TEST_F(RpcConnectionTest, ATurnDecodesALimitedNumberOfListEntries) {
+  Run(&RpcConnectionTest::ManyListEntriesInOneTurn);
 }
 
 // -- connections over the limit

@@ -582,14 +582,14 @@ TEST_F(RpcServerTest, WithoutMemoryWhoTakesNoRefusalsIsNotRead) {
 TEST_F(RpcServerTest, ListsAreRefusedBeforeTheyAreMade) {
   ThriftCodec codec;
   api::Kv_writeBatch_args args;
-  args.request.ops.resize(16'000);
+  args.request.ops.resize(2000);
   for (WireProtocol protocol : {WireProtocol::kBinary, WireProtocol::kCompact}) {
     std::string_view body;
     const std::string call = EncodeCall("writeBatch", 1, args, protocol);
     body = std::string_view(call).substr(kFrameHeaderBytes);
     MessageHeader header;
     ASSERT_TRUE(DecodeMessageHeader(&body, &header).ok());
-    MemoryBudget budget(8 << 20);
+    MemoryBudget budget(1 << 20);
     BudgetAccount account(&budget);
     MemoryGrant memory(&account);
     api::Kv_writeBatch_args decoded;
@@ -603,7 +603,7 @@ TEST_F(RpcServerTest, ListsAreRefusedBeforeTheyAreMade) {
     EXPECT_TRUE(codec.Read(protocol, body, &decoded, &memory).ok());
     EXPECT_EQ(decoded.request.ops.size(), 1000u);
     EXPECT_EQ(memory.bytes(), 1000 * kListEntryBytes);
-    args.request.ops.resize(16'000);
+    args.request.ops.resize(2000);
   }
 }
 

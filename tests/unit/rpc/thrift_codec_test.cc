@@ -131,6 +131,35 @@ TEST(ThriftCodec, AClaimedLengthAllocatesNothing) {
   EXPECT_FALSE(codec.Read(WireProtocol::kBinary, structs, &batch).ok());
 }
 
+// Decoding many entries would take long, so a request with more than any may have is refused before
+// its lists are made, also when the same list comes again and again.
+TEST(ThriftCodec, TooManyEntriesInARequestAreNotDecoded) {
+  for (WireProtocol protocol : {WireProtocol::kBinary, WireProtocol::kCompact}) {
+    for (size_t conditions : {0u, 1024u}) {
+      ThriftCodec codec;
+      api::Kv_writeBatch_args args, decoded;
+      args.request.__isset.conditions = conditions > 0;
+      args.request.conditions.resize(conditions);
+      args.request.ops.resize(2049 - conditions);
+      std::string frame;
+      codec.Write(MessageHeader{protocol, apache::thrift::protocol::T_CALL, 1, "writeBatch"}, args, &frame);
+      std::string_view body = std::string_view(frame).substr(kFrameHeaderBytes);
+      MessageHeader header;
+      ASSERT_TRUE(DecodeMessageHeader(&body, &header).ok());
+      MemoryBudget budget(64 << 20);
+      BudgetAccount account(&budget);
+      MemoryGrant memory(&account);
+      Status status = codec.Read(protocol, body, &decoded, &memory);
+      EXPECT_EQ(status.code(), Code::kInvalidArgument);
+      EXPECT_THAT(status.message(), HasSubstr("more than 2048 entries"));
+      EXPECT_TRUE(decoded.request.ops.empty() || decoded.request.conditions.empty());
+      // Replies are not limited: 2049 rows of a scan are usual.
+      EXPECT_TRUE(codec.Read(protocol, body, &decoded).ok());
+      EXPECT_EQ(decoded.request.ops.size() + decoded.request.conditions.size(), 2049u);
+    }
+  }
+}
+
 TEST(ThriftCodec, NestingIsBounded) {
   // A struct as field 99 that nests endlessly. Skipping it must not recurse without limit.
   std::string body;
