@@ -170,6 +170,8 @@ void Shard::RegisterMetrics() {
   add("kv_rpc_buffered_bytes", "Bytes of incomplete frames, requests and replies in progress.", &rpc.buffered_bytes);
   add("kv_rpc_accepted_connections_total", "Connections accepted.", &rpc.accepted_total);
   add("kv_rpc_refused_connections_total", "Connections refused because of --max_connections.", &rpc.refused_total);
+  add("kv_rpc_evicted_connections_total",
+      "Idle connections closed to make room for new ones because of --max_connections.", &rpc.evicted_total);
   add("kv_rpc_stalled_connections_total", "Connections closed because their peer was too slow.",
       &rpc.closed_stalled_total);
   add("kv_rpc_idle_connections_total", "Connections closed because they were idle for too long.",

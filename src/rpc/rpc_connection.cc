@@ -425,6 +425,11 @@ bool RpcConnection::BelowLimit() const {
          (reply_bytes <= kMaxUnsentWhenExhausted || !server_->Exhausted());
 }
 
+bool RpcConnection::IsIdle() const {
+  return state_ == State::kOpen && !close_sent_ && unanswered() == 0 && running_ == 0 && pending_.empty() &&
+         !skipped_ && ReplyBytes() == 0 && received_bytes_ == received_when_active_;
+}
+
 // Stops receiving. From now on only Flush processes requests, starting with the kept bytes. Flush
 // must run in this turn in any case: memory is shared with other reactors, so the limit may no
 // longer apply. Everything else that can end the limit (a reply sent, a call ended) marks the

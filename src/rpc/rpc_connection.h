@@ -102,6 +102,8 @@ class RpcConnection final : public ConnectionHandler {
   bool HasTurnLeft();
   void Pause();
   void MarkDirty();
+  // Returns true if nothing is in progress and nothing was received since the last OnWatch.
+  bool IsIdle() const;
   uint32_t unanswered() const { return next_ - head_; }
   bool Forgotten() const { return state_ == State::kClosed && running_ == 0 && !dirty_ && unanswered() == 0; }
 

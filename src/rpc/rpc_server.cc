@@ -13,6 +13,7 @@ constexpr Nanos kWatchIntervalNs = kSecond;
 constexpr Nanos kLogIntervalNs = 10 * kSecond;
 constexpr int32_t kOverloadRetryMs = 50;
 constexpr uint32_t kMaxRefused = 64;  // connections over the limit that stay open to get an error
+constexpr size_t kEvictSample = 32;   // connections that EvictOne looks at
 constexpr size_t kMaxBufferBytes = 256u << 10;
 constexpr size_t kMaxBuffersBytes = 2u << 20;
 constexpr Nanos kShutdownPollNs = 5 * kMillisecond;
@@ -59,7 +60,10 @@ Task<void> RpcServer::Shutdown(Nanos limit_ns) {
 
 void RpcServer::OnAccept(Connection* connection) {
   metrics_.accepted_total.Add();
-  bool refused = shared_->connections.fetch_add(1, std::memory_order_relaxed) >= options_.max_connections;
+  const bool full = shared_->connections.fetch_add(1, std::memory_order_relaxed) >= options_.max_connections;
+  // The evicted connection is gone at the end of this turn. Until then its socket is one of those
+  // that the node keeps beyond the limit.
+  const bool refused = full && !EvictOne();
   auto c = std::make_unique<RpcConnection>(this, connection, refused);
   connection->SetHandler(c.get());
   c->list_index_ = static_cast<uint32_t>(connections_.size());
@@ -74,6 +78,31 @@ void RpcServer::OnAccept(Connection* connection) {
   if (refused && ++refused_ > kMaxRefused) connection->Close(/*now=*/true);
   connections_.push_back(std::move(c));
   metrics_.connections.Set(static_cast<int64_t>(connections_.size()));
+}
+
+// Looks at a sample, so that a flood of new connections costs little. Those that never sent a byte
+// go first, then those that have been idle for longest. Clients must be ready to find an idle
+// connection closed.
+bool RpcServer::EvictOne() {
+  const Nanos now = reactor_.NowNs();
+  const size_t count = connections_.size();
+  RpcConnection* victim = nullptr;
+  for (size_t i = 0; i < std::min(count, kEvictSample); ++i) {
+    RpcConnection* c = connections_[count <= kEvictSample ? i : reactor_.Random() % count].get();
+    if (!c->IsIdle() || now - c->active_ns_ < options_.evict_after_ns) continue;
+    const bool better = victim == nullptr || std::pair(c->received_bytes_ > 0, c->active_ns_) <
+                                                 std::pair(victim->received_bytes_ > 0, victim->active_ns_);
+    if (better) victim = c;
+  }
+  if (victim == nullptr) return false;
+  metrics_.evicted_total.Add();
+  LogLimited(
+      fmt::format("closing {}, which was idle for {} s: {} connections are open, which is the limit "
+                  "(--max_connections), and another client wants to connect",
+                  victim->connection_->peer(), (now - victim->active_ns_) / kSecond, options_.max_connections));
+  victim->close_sent_ = true;
+  victim->connection_->Close(/*now=*/true);  // the loop calls OnClosed later
+  return true;
 }
 
 void RpcServer::Remove(RpcConnection* c) {

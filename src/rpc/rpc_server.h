@@ -6,7 +6,8 @@
 // they become ready once AllowOutOfOrderReplies was called for the connection.
 //
 // Limits: requests in progress and reply bytes per connection (at the limit, the connection is not
-// read); connections per node; and one MemoryBudget for partial frames, running calls and unsent
+// read); connections per node (at the limit, a new one takes the place of an idle one, or is
+// refused); and one MemoryBudget for partial frames, running calls and unsent
 // replies. When that budget is exhausted, requests are answered with OVERLOADED, and a connection
 // that does not read these answers is not read either.
 //
@@ -34,6 +35,8 @@ struct RpcOptions {
   uint32_t max_requests = 128;        // requests in progress per connection
   size_t max_reply_bytes = 4u << 20;  // bytes of unsent replies per connection
   uint32_t max_connections = 20'000;  // of all servers that share one RpcShared
+  // At that limit, a connection that has been idle for this long makes room for a new one.
+  Nanos evict_after_ns = 10 * kSecond;
   // A peer that has replies to read, or the rest of a frame to send, must move min_bytes_per_s on
   // average over each period of this length. A slow but steady peer is therefore served, and one
   // that only trickles bytes cannot hold memory.
@@ -56,7 +59,8 @@ struct RpcShared {
 
 struct RpcMetrics {
   Gauge connections, paused_connections, buffered_bytes;
-  Counter accepted_total, refused_total, closed_stalled_total, closed_idle_total, closed_overloaded_total;
+  Counter accepted_total, refused_total, evicted_total;
+  Counter closed_stalled_total, closed_idle_total, closed_overloaded_total;
   Counter requests_total, received_bytes_total, sent_bytes_total;
   Counter overloaded_total, deadline_total, bad_requests_total, garbage_total;
 };
@@ -172,6 +176,9 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   };
   void OnAccept(Connection* connection) override;
   void OnTurnEnd() override;
+  // Closes a connection that has been idle for long, so that a new one gets its place. Returns
+  // false if none was found.
+  bool EvictOne();
   void OnWatch();  // closes connections that have stalled or are idle
   void Watch(RpcConnection* c, Nanos now);
   bool TooSlow(RpcConnection::Progress* progress, bool owed, uint64_t moved_bytes, Nanos now) const;

@@ -160,6 +160,8 @@ class RpcConnectionTest : public testing::Test {
   static Task<void> ManyFramesInOneTurn(RpcConnectionTest* t);
   static Task<void> ManyBytesInOneTurn(RpcConnectionTest* t);
   static Task<void> ManyListEntriesInOneTurn(RpcConnectionTest* t);
+  static Task<void> PlacesOfIdleConnections(RpcConnectionTest* t);
+  static Task<void> ManyIdleConnections(RpcConnectionTest* t);
 
   SimKernel kernel_;
   SimReactor* reactor_;
@@ -264,6 +266,68 @@ TEST_F(RpcConnectionTest, ATurnDecodesALimitedNumberOfListEntries) {
 }
 
 // -- connections over the limit
+
+Task<void> RpcConnectionTest::PlacesOfIdleConnections(RpcConnectionTest* t) {
+  for (int i = 0; i < 4; ++i) {
+    t->Accept();
+    co_await t->Pass(2 * kSecond);
+  }
+  // These three are in use: one waits for a reply, one has sent half a frame, one does not read.
+  t->peers[0]->Deliver(Frame("later"));
+  t->peers[1]->Deliver(Frame("now").substr(0, 10));
+  t->peers[3]->reads = false;
+  t->peers[3]->Deliver(Frame("now"));
+  co_await t->Pass(8 * kSecond);
+  HandConnection* fifth = t->Accept();
+  EXPECT_TRUE(t->peers[2]->closing);
+  t->peers[2]->HangUp();
+  for (size_t i : {0u, 1u, 3u}) EXPECT_FALSE(t->peers[i]->closing) << i;
+  fifth->Deliver(Frame("now"));
+  co_await t->Pass();
+  EXPECT_EQ(t->service->requests, 3u) << "the new connection is not served";
+  EXPECT_FALSE(fifth->closing);
+  EXPECT_EQ(t->server->metrics().evicted_total.value(), 1u);
+  // Now no connection has been idle for long, so the next one is refused.
+  HandConnection* sixth = t->Accept();
+  sixth->Deliver(Frame("now"));
+  co_await t->Pass();
+  EXPECT_EQ(t->service->requests, 3u);
+  EXPECT_TRUE(sixth->closing);
+  EXPECT_EQ(t->server->metrics().refused_total.value(), 1u);
+  sixth->HangUp();
+  t->peers.erase(t->peers.begin() + 5);
+  t->peers.erase(t->peers.begin() + 2);
+}
+TEST_F(RpcConnectionTest, AnIdleConnectionMakesRoomForANewOne) {
+  RpcOptions options;
+  options.max_connections = 4;
+  Run(&RpcConnectionTest::PlacesOfIdleConnections, options);
+}
+
+// A flood of connections that never send a byte goes before one that was used, although that one
+// has been idle for longer.
+Task<void> RpcConnectionTest::ManyIdleConnections(RpcConnectionTest* t) {
+  t->Accept()->Deliver(Frame("now"));
+  co_await t->Pass(5 * kSecond);
+  while (t->peers.size() < 1000) t->Accept();
+  co_await t->Pass(20 * kSecond);
+  for (int i = 0; i < 500; ++i) {
+    HandConnection* peer = t->Accept();
+    peer->Deliver(Frame("now"));
+    co_await t->Pass();
+    EXPECT_EQ(peer->Frames(), 1u) << i;
+    EXPECT_FALSE(peer->closing) << "connection " << i << " was refused";
+    std::erase_if(t->peers, [](auto& p) { return p->closing ? p->HangUp(), true : false; });
+    EXPECT_EQ(t->peers.size(), 1000u);
+    if (testing::Test::HasFailure()) co_return;
+  }
+  EXPECT_EQ(t->peers[0]->Frames(), 1u) << "the connection that was used is gone";
+}
+TEST_F(RpcConnectionTest, AFloodOfIdleConnectionsKeepsNobodyOut) {
+  RpcOptions options;
+  options.max_connections = 1000;
+  Run(&RpcConnectionTest::ManyIdleConnections, options);
+}
 
 // -- peers that hold memory
 
