@@ -228,13 +228,14 @@ void RpcServer::Watch(RpcConnection* c, Nanos now) {
   const bool owes_writing =
       (!c->pending_.empty() || c->skipped_ || c->state_ == RpcConnection::State::kRefused) && !c->paused_;
   const uint64_t taken = owes_reading ? c->connection_->acknowledged_bytes() : 0;
-  if (TooSlow(&c->reading_, owes_reading, taken, now) || TooSlow(&c->writing_, owes_writing, c->received_bytes_, now)) {
+  if (TooSlow(&c->reading_, owes_reading, c->accounted_bytes_, taken, now) ||
+      TooSlow(&c->writing_, owes_writing, c->pending_reserved_, c->received_bytes_, now)) {
     metrics_.closed_stalled_total.Add();
     LogLimited(
-        fmt::format("closing {}: it moved less than {} bytes/s for {} s, with {} bytes unsent and {} bytes of a "
-                    "request received (--stall_timeout_s)",
-                    c->connection_->peer(), options_.min_bytes_per_s, options_.stall_timeout_ns / kSecond,
-                    c->connection_->unsent_bytes(), c->pending_.size()));
+        fmt::format("closing {}: it moved too few bytes in {} s, with {} bytes unsent and {} bytes of a request "
+                    "received. It must move {} bytes/s, and more if it holds much memory (--stall_timeout_s)",
+                    c->connection_->peer(), options_.stall_timeout_ns / kSecond, c->connection_->unsent_bytes(),
+                    c->pending_.size(), options_.min_bytes_per_s));
     return c->connection_->Close(true);
   }
   const bool busy = owes_reading || owes_writing || c->unanswered() > 0 || c->running_ > 0;
@@ -247,9 +248,12 @@ void RpcServer::Watch(RpcConnection* c, Nanos now) {
   }
 }
 
-bool RpcServer::TooSlow(RpcConnection::Progress* progress, bool owed, uint64_t moved_bytes, Nanos now) const {
+bool RpcServer::TooSlow(RpcConnection::Progress* progress, bool owed, size_t held_bytes, uint64_t moved_bytes,
+                        Nanos now) const {
   if (owed && progress->owed && now - progress->since_ns < options_.stall_timeout_ns) return false;
-  const uint64_t least = options_.min_bytes_per_s * static_cast<uint64_t>(options_.stall_timeout_ns) / kSecond;
+  const uint64_t hold_limit_s = static_cast<uint64_t>(options_.hold_limit_ns / kSecond);
+  const uint64_t rate = std::max(options_.min_bytes_per_s, std::min(held_bytes, kMaxFrameBytes) / hold_limit_s);
+  const uint64_t least = rate * static_cast<uint64_t>(options_.stall_timeout_ns) / kSecond;
   const bool slow = owed && progress->owed && moved_bytes - progress->bytes_then < least;
   *progress = {owed, now, moved_bytes};  // starts the next period, if progress is still owed
   return slow;

@@ -38,10 +38,13 @@ struct RpcOptions {
   // At that limit, a connection that has been idle for this long makes room for a new one.
   Nanos evict_after_ns = 10 * kSecond;
   // A peer that has replies to read, or the rest of a frame to send, must move min_bytes_per_s on
-  // average over each period of this length. A slow but steady peer is therefore served, and one
-  // that only trickles bytes cannot hold memory.
+  // average over each period of this length. A peer for which the node holds more memory must move
+  // more: what it holds, up to the size of a frame, within hold_limit_ns. A slow but steady peer is
+  // therefore served (14 KB/s are always enough), and one that only trickles bytes cannot hold much
+  // memory.
   Nanos stall_timeout_ns = 60 * kSecond;
   uint64_t min_bytes_per_s = 1024;
+  Nanos hold_limit_ns = 300 * kSecond;
   Nanos idle_timeout_ns = 0;  // connections idle for this long are closed; 0: never
   int32_t default_budget_ms = 10'000;
   int32_t max_budget_ms = 600'000;
@@ -181,7 +184,7 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   bool EvictOne();
   void OnWatch();  // closes connections that have stalled or are idle
   void Watch(RpcConnection* c, Nanos now);
-  bool TooSlow(RpcConnection::Progress* progress, bool owed, uint64_t moved_bytes, Nanos now) const;
+  bool TooSlow(RpcConnection::Progress* progress, bool owed, size_t held_bytes, uint64_t moved_bytes, Nanos now) const;
   void Remove(RpcConnection* c);
   void MarkDirty(RpcConnection* c);
   // Flushes the connection again at the end of the next turn. REQUIRES: it is on no list

@@ -162,6 +162,8 @@ class RpcConnectionTest : public testing::Test {
   static Task<void> ManyListEntriesInOneTurn(RpcConnectionTest* t);
   static Task<void> PlacesOfIdleConnections(RpcConnectionTest* t);
   static Task<void> ManyIdleConnections(RpcConnectionTest* t);
+  static Task<void> LargeFramesThatDrip(RpcConnectionTest* t);
+  static Task<void> LargeRepliesThatDrip(RpcConnectionTest* t);
 
   SimKernel kernel_;
   SimReactor* reactor_;
@@ -330,6 +332,49 @@ TEST_F(RpcConnectionTest, AFloodOfIdleConnectionsKeepsNobodyOut) {
 }
 
 // -- peers that hold memory
+
+// Both move more than min_bytes_per_s. The first one would take an hour for its frame.
+Task<void> RpcConnectionTest::LargeFramesThatDrip(RpcConnectionTest* t) {
+  HandConnection* drips = t->Accept();
+  HandConnection* steady = t->Accept();
+  const std::string frame = Frame("now", 4'000'000);
+  drips->Deliver(frame.substr(0, 2'200'000));
+  size_t dripped = 2'200'000;
+  for (size_t at = 0; at < frame.size(); at += 17'000) {
+    steady->Deliver(frame.substr(at, 17'000));
+    if (t->peers.size() == 2) drips->Deliver(frame.substr(std::exchange(dripped, dripped + 1100), 1100));
+    co_await t->Pass(kSecond);
+    if (t->peers.size() == 2 && drips->closing) {
+      EXPECT_LE(dripped, 2'200'000u + 125 * 1100);
+      drips->HangUp();
+      t->peers.erase(t->peers.begin());
+    }
+    EXPECT_FALSE(steady->closing) << "closed at 17 KB/s, after " << at << " bytes";
+    if (steady->closing) co_return;
+  }
+  EXPECT_EQ(steady->Frames(), 1u);
+  EXPECT_EQ(t->peers.size(), 1u) << "the one that drips is still there";
+  EXPECT_EQ(t->server->metrics().closed_stalled_total.value(), 1u);
+}
+TEST_F(RpcConnectionTest, WhoHoldsALargePartOfAFrameMustMoveMore) { Run(&RpcConnectionTest::LargeFramesThatDrip); }
+
+Task<void> RpcConnectionTest::LargeRepliesThatDrip(RpcConnectionTest* t) {
+  HandConnection* drips = t->Accept();
+  HandConnection* steady = t->Accept();
+  t->service->reply_bytes = 1 << 20;
+  for (HandConnection* peer : {drips, steady}) {
+    peer->reads = false;
+    peer->Deliver(Repeat(Frame("now"), 4));
+  }
+  for (int second = 0; second < 200; ++second) {
+    steady->acknowledged += 17'000;
+    drips->acknowledged += 1100;
+    co_await t->Pass(kSecond);
+  }
+  EXPECT_TRUE(drips->closing);
+  EXPECT_FALSE(steady->closing);
+}
+TEST_F(RpcConnectionTest, WhoHoldsLargeRepliesMustReadFaster) { Run(&RpcConnectionTest::LargeRepliesThatDrip); }
 
 }  // namespace
 }  // namespace pando
