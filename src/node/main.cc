@@ -25,13 +25,15 @@ DEFINE_string(listen, "127.0.0.1:7420",
 DEFINE_int32(http_port, 7421,
              "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any free port, -1: none.");
 DEFINE_int64(snapshot_max_age_s, 86400, "Longest lifetime of a snapshot, in seconds, however often it is renewed.");
-DEFINE_uint32(max_connections, 20000, "Number of client connections served at once; further ones are refused.");
+DEFINE_uint32(max_connections, 20000,
+              "Number of client connections served at once; a further one replaces an idle one, or is refused.");
 DEFINE_int32(default_budget_ms, 10000,
              "Budget in ms of a request that does not set one; when it has passed, the answer is DEADLINE.");
 DEFINE_int32(max_budget_ms, 600000, "Largest budget of a request, in ms; a larger one is cut to this.");
-DEFINE_int32(
-    stall_timeout_s, 60,
-    "Close a connection if its peer is gone, or moves less than 1 KiB/s of pending bytes, for this many seconds.");
+DEFINE_int32(stall_timeout_s, 60,
+             "Close a connection if its peer is gone, or moves less than 1 KiB/s of pending bytes (more if it holds "
+             "much memory), "
+             "for this many seconds.");
 DEFINE_int64(idle_timeout_s, 3600, "Close a connection that has sent no request for this many seconds; 0: never.");
 DEFINE_uint32(
     reactors, 0,

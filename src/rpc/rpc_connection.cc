@@ -14,6 +14,8 @@ namespace {
 
 // Enough of a frame to find its method and sequence ID in any protocol.
 constexpr size_t kHeadBytes = kFrameHeaderBytes + kMaxMethodNameBytes + 16;
+// The most that is kept of the first request on a connection over the limit.
+constexpr size_t kMaxRefusedBytes = 1024;
 // The smallest buffer for a partial frame. A larger one grows with what has arrived.
 constexpr size_t kMinPendingBytes = 512;
 // These limits apply while memory is exhausted. A connection with more unsent bytes than
@@ -262,14 +264,20 @@ void RpcConnection::AnswerOverloaded(std::string_view head) {
 }
 
 void RpcConnection::RefuseFirstRequest(std::string_view bytes) {
-  // This keeps at most one head, so it does not count against the budget.
-  pending_.append(bytes.substr(0, kHeadBytes - std::min(kHeadBytes, pending_.size())));
+  // This keeps little, so it does not count against the budget.
+  pending_.append(bytes.substr(0, kMaxRefusedBytes - std::min(kMaxRefusedBytes, pending_.size())));
   if (pending_.size() < kFrameHeaderBytes) return;
   size_t whole = kFrameHeaderBytes + FrameLength(pending_);
   if (pending_.size() < std::min(whole, kHeadBytes)) return;
   std::string_view head = std::string_view(pending_).substr(kFrameHeaderBytes);
   MessageHeader header;
   if (Status status = DecodeMessageHeader(&head, &header); !status.ok()) return Garbage(status.message());
+  if (whole <= kMaxRefusedBytes && server_->service_->LaneOf(header.method) == MemoryLane::kControl) {
+    if (pending_.size() < whole) return;
+    // An operator must be able to look at the node. One such request is served.
+    OnFrame(std::string_view(pending_).substr(kFrameHeaderBytes, whole - kFrameHeaderBytes));
+    return CloseAfterReplies();
+  }
   RequestId id{this, next_++, header.seqid, header.protocol};
   api::KvError error = server_->OverloadedError();
   error.message = fmt::format("the node has {} connections open, which is the limit set by --max_connections",

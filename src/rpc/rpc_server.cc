@@ -13,7 +13,8 @@ constexpr Nanos kWatchIntervalNs = kSecond;
 constexpr Nanos kLogIntervalNs = 10 * kSecond;
 constexpr int32_t kOverloadRetryMs = 50;
 constexpr uint32_t kMaxRefused = 64;  // connections over the limit that stay open to get an error
-constexpr size_t kEvictSample = 32;   // connections that EvictOne looks at
+constexpr Nanos kRefusedLimitNs = 3 * kSecond;
+constexpr size_t kEvictSample = 32;  // connections that EvictOne looks at
 constexpr size_t kMaxBufferBytes = 256u << 10;
 constexpr size_t kMaxBuffersBytes = 2u << 20;
 constexpr Nanos kShutdownPollNs = 5 * kMillisecond;
@@ -227,6 +228,11 @@ void RpcServer::Watch(RpcConnection* c, Nanos now) {
   const bool owes_reading = c->connection_->unsent_bytes() > 0;
   const bool owes_writing =
       (!c->pending_.empty() || c->skipped_ || c->state_ == RpcConnection::State::kRefused) && !c->paused_;
+  if (c->state_ == RpcConnection::State::kRefused && c->writing_.owed &&
+      now - c->writing_.since_ns >= kRefusedLimitNs) {
+    // It has not sent its request, and another client may need the place to learn why it is refused.
+    return c->connection_->Close(true);
+  }
   const uint64_t taken = owes_reading ? c->connection_->acknowledged_bytes() : 0;
   if (TooSlow(&c->reading_, owes_reading, c->accounted_bytes_, taken, now) ||
       TooSlow(&c->writing_, owes_writing, c->pending_reserved_, c->received_bytes_, now)) {

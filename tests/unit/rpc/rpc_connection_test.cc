@@ -67,6 +67,9 @@ class HandService final : public RpcService {
     waiting.push_back(request.id);
     if (request.method != "later") AnswerNewest();
   }
+  MemoryLane LaneOf(std::string_view method) const override {
+    return method == "status" ? MemoryLane::kControl : MemoryLane::kOrdinary;
+  }
   void OnTurnEnd() override {}
   void OnReplyRoom() override {}
   void AnswerNewest() {
@@ -162,6 +165,7 @@ class RpcConnectionTest : public testing::Test {
   static Task<void> ManyListEntriesInOneTurn(RpcConnectionTest* t);
   static Task<void> PlacesOfIdleConnections(RpcConnectionTest* t);
   static Task<void> ManyIdleConnections(RpcConnectionTest* t);
+  static Task<void> OverTheLimit(RpcConnectionTest* t);
   static Task<void> LargeFramesThatDrip(RpcConnectionTest* t);
   static Task<void> LargeRepliesThatDrip(RpcConnectionTest* t);
 
@@ -329,6 +333,32 @@ TEST_F(RpcConnectionTest, AFloodOfIdleConnectionsKeepsNobodyOut) {
   RpcOptions options;
   options.max_connections = 1000;
   Run(&RpcConnectionTest::ManyIdleConnections, options);
+}
+
+// Even when no connection can be closed, an operator can ask how the node is.
+Task<void> RpcConnectionTest::OverTheLimit(RpcConnectionTest* t) {
+  t->Accept()->Deliver(Frame("later"));
+  co_await t->Pass();
+  HandConnection* client = t->Accept();
+  HandConnection* operators = t->Accept();
+  HandConnection* silent = t->Accept();
+  client->Deliver(Frame("now"));
+  const std::string status = Frame("status", 200);
+  operators->Deliver(status.substr(0, 100));
+  operators->Deliver(status.substr(100) + Frame("now"));
+  co_await t->Pass();
+  EXPECT_EQ(t->service->requests, 2u) << "besides the first, only status is served, and only once";
+  EXPECT_EQ(client->Frames(), 1u);
+  EXPECT_EQ(operators->Frames(), 1u);
+  EXPECT_TRUE(client->closing && operators->closing);
+  EXPECT_FALSE(silent->closing);
+  co_await t->Pass(6 * kSecond);
+  EXPECT_TRUE(silent->closing) << "it holds one of the few places over the limit";
+}
+TEST_F(RpcConnectionTest, OverTheLimitStatusIsServed) {
+  RpcOptions options;
+  options.max_connections = 1;
+  Run(&RpcConnectionTest::OverTheLimit, options);
 }
 
 // -- peers that hold memory
