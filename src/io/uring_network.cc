@@ -19,6 +19,12 @@ namespace {
 
 constexpr unsigned short kBufferGroup = 1;
 constexpr Nanos kAcceptRetryNs = 20 * kMillisecond;
+// The same while lingering connections make room, which takes a turn or two.
+constexpr Nanos kAcceptSoonNs = kMillisecond / 2;
+// How many lingering connections make room at once, and how many EndLingering looks at to find
+// them: the listeners of one reactor may have different budgets.
+constexpr int kMaxEndedAtOnce = 16;
+constexpr int kMaxLingeringSeen = 1024;
 // After this many accepts, the rest of the loop gets its turn.
 constexpr int kMaxAcceptsPerTurn = 64;
 constexpr int kKeepAliveProbes = 3;
@@ -287,12 +293,14 @@ void UringNetwork::AcceptReady(Listener* listener) {
 }
 
 bool UringNetwork::AcceptOne(Listener* listener) {
-  // While no place or no descriptor is free, connections wait in the backlog. The listener is not
+  // While no place or no descriptor is free, connections wait in the backlog, but they do not wait
+  // for peers that have got all of their bytes and do not close. The listener is not
   // polled in that time, because the poll would complete again and again at once; a timer polls it
   // later.
   if (listener->budget && !listener->budget->TryTake()) {
     ++core_->stats.accept_pauses_total;
-    core_->timers.Arm(listener, core_->now_ns + kAcceptRetryNs);
+    const bool soon = EndLingering(listener->budget);
+    core_->timers.Arm(listener, core_->now_ns + (soon ? kAcceptSoonNs : kAcceptRetryNs));
     return false;
   }
   const int fd = accept4(listener->fd, nullptr, nullptr, SOCK_CLOEXEC);
@@ -479,6 +487,18 @@ void UringNetwork::OnReceive(UringConnection* c, int32_t result, uint32_t flags)
 
 // -- closing
 
+bool UringNetwork::EndLingering(const ConnectionBudget* budget) {
+  int ended = 0, seen = 0;
+  for (auto it = lingering_.begin(); it != lingering_.end() && ended < kMaxEndedAtOnce && seen < kMaxLingeringSeen;) {
+    UringConnection* c = *it++;  // Die takes it off the list
+    ++seen;
+    if (c->budget_ != budget) continue;
+    Die(c);
+    ++ended;
+  }
+  return ended > 0;
+}
+
 void UringNetwork::Drain(UringConnection* c) {
   c->state_ = UringConnection::State::kDraining;
   core_->timers.Arm(&c->timer_, core_->now_ns + options_.drain_limit_ns);
@@ -487,6 +507,7 @@ void UringNetwork::Drain(UringConnection* c) {
 void UringNetwork::StartLinger(UringConnection* c) {
   shutdown(c->fd_, SHUT_WR);
   c->state_ = UringConnection::State::kLingering;
+  c->lingering_at_ = lingering_.insert(lingering_.end(), c);
   core_->timers.Arm(&c->timer_, core_->now_ns + options_.linger_limit_ns);
   Notify(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_));
   if (c->receive_ended_) Die(c);
@@ -497,6 +518,7 @@ void UringNetwork::Notify(UringConnection* c, const Status& reason) {
 }
 
 void UringNetwork::End(UringConnection* c, const Status& reason) {
+  DCHECK(c->state_ != UringConnection::State::kLingering) << "a lingering connection has had its last call";
   // Set kDying first: the handler must not be able to send or close again during its last call.
   c->state_ = UringConnection::State::kDying;
   Notify(c, reason);
@@ -504,6 +526,7 @@ void UringNetwork::End(UringConnection* c, const Status& reason) {
 }
 
 void UringNetwork::Die(UringConnection* c) {
+  if (c->state_ == UringConnection::State::kLingering) lingering_.erase(c->lingering_at_);
   c->state_ = UringConnection::State::kDying;
   core_->timers.Cancel(&c->timer_);
   shutdown(c->fd_, SHUT_RDWR);  // ends any receive and send that the kernel holds

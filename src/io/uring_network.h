@@ -15,10 +15,11 @@
 //       can therefore be left with a pointer to an object that one of its callees has freed.
 //   S3  A provided buffer goes back to the kernel as soon as OnData returns.
 //   S4  Closing takes bounded time: queued bytes have drain_limit_ns to leave, and the peer then
-//       has linger_limit_ns to read them.
+//       has linger_limit_ns to read them, or less when a new connection needs the place (S5).
 #pragma once
 
 #include <deque>
+#include <list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -77,6 +78,7 @@ class UringConnection final : public Connection {
   std::string sending_;
   size_t sent_ = 0;  // how much of sending_ the kernel has taken
   LingerTimer timer_;
+  std::list<UringConnection*>::iterator lingering_at_;  // valid in kLingering
   size_t list_index_ = 0;
 };
 
@@ -142,6 +144,9 @@ class UringNetwork {
   // Returns false when no more connections can be accepted now.
   bool AcceptOne(Listener* listener);
   void CloseIfStopped(Listener* listener);
+  // Ends connections that only linger, those that have done so for longest first. Returns whether
+  // places of the budget will be free soon.
+  bool EndLingering(const ConnectionBudget* budget);
   void Drain(UringConnection* c);
   void StartLinger(UringConnection* c);
   // Tells the handler that the connection is closed, and moves to kDying.
@@ -163,6 +168,7 @@ class UringNetwork {
 
   std::vector<UringConnection*> connections_;
   std::vector<UringConnection*> flush_list_, flushing_;
+  std::list<UringConnection*> lingering_;  // longest first
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::vector<std::string> spares_;  // emptied send strings for reuse; idle connections hold none
   size_t spares_bytes_ = 0;          // the sum of their capacities

@@ -10,7 +10,8 @@
 // Invariants
 //   HS1  At most kMaxHttpConnections connections exist, not counting those that are being closed. A
 //       further one closes the oldest connection that has not sent its request, or else the oldest,
-//       so that idle connections never lock out a health check.
+//       so that idle connections never lock out a health check. Those that are being closed make
+//       room as well, the oldest first (S4).
 //   HS2  A connection ends at most kHttpRequestLimitNs after it was accepted, plus the time that
 //       the network allows for sending queued bytes (S4).
 //   HS3  Reply bytes count against the node's request memory from the moment they exist.

@@ -3,9 +3,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <memory>
 
+#include "src/io/call_on.h"
+#include "src/io/socket_address.h"
+#include "src/io/uring_reactor.h"
 #include "tests/support/sim_kernel.h"
 #include "tests/support/sim_reactor.h"
 
@@ -182,6 +187,58 @@ Task<void> HttpServerTest::PortInUse(HttpServerTest* t) {
   co_await second.Shutdown();
 }
 TEST_F(HttpServerTest, PortInUse) { Run(&HttpServerTest::PortInUse); }
+
+// Sends a request from a plain socket, and leaves the socket open.
+int Ask(uint16_t port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  Result<SocketAddress> address = SocketAddress::Parse("127.0.0.1", port);
+  PCHECK(connect(fd, address->get(), address->length) == 0);
+  constexpr std::string_view kRequest = "GET /healthz HTTP/1.1\r\n\r\n";
+  PCHECK(send(fd, kRequest.data(), kRequest.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(kRequest.size()));
+  return fd;
+}
+
+Task<bool> IsAnswered(UringReactor& r, int fd) {
+  const Nanos give_up_ns = r.NowNs() + 10 * kSecond;
+  char byte;
+  while (r.NowNs() < give_up_ns) {
+    if (recv(fd, &byte, 1, MSG_DONTWAIT) == 1) co_return true;
+    co_await Sleep(r, kMillisecond);
+  }
+  co_return false;
+}
+
+// Sockets whose clients do not close them after the answer stay for a while, on a real network.
+// They never keep a request out (HS1), even when all places of the page are taken.
+Task<void> ClientsThatNeverClose(UringReactor& r) {
+  Registry registry;
+  NodeHealth health;
+  MemoryBudget memory(64 << 20);
+  ConnectionBudget sockets(4 * kMaxHttpConnections);
+  HttpServer server(r, &registry, &health, &memory);
+  Result<uint16_t> port = server.Listen("127.0.0.1", 0, &sockets);
+  CHECK(port.ok()) << port.status().ToString();
+  std::vector<int> clients;
+  for (size_t i = 0; i < 3 * 4 * kMaxHttpConnections; ++i) {
+    clients.push_back(Ask(*port));
+    const bool answered = co_await IsAnswered(r, clients.back());
+    EXPECT_TRUE(answered) << "request " << i;
+    EXPECT_LE(sockets.in_use(), sockets.limit());
+    if (!answered) break;
+  }
+  for (int fd : clients) close(fd);
+  co_await server.Shutdown();
+  while (r.stats().connections > 0) co_await Sleep(r, kMillisecond);
+  EXPECT_EQ(sockets.in_use(), 0);
+}
+TEST(HttpServerOnSockets, ClientsThatNeverCloseKeepNobodyOut) {
+  UringOptions options;
+  options.network.linger_limit_ns = 60 * kSecond;
+  auto made = MakeUringReactor(options);
+  ASSERT_TRUE(made.ok()) << made.status().ToString();
+  auto& reactor = static_cast<UringReactor&>(**made);
+  RunBlocking(reactor, ClientsThatNeverClose(reactor));
+}
 
 }  // namespace
 }  // namespace pando
