@@ -172,7 +172,7 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
     const bool finished = co_await LookForChanges(call, &watcher);
     if (call->reply.__isset.error) co_return;
     const Nanos now = reactor.NowNs();
-    if (finished || call->answered || now >= until_ns || server_->stopping() || server_->IsClosed(call->id)) break;
+    if (finished || call->answered || now >= until_ns || WatchHub::MustEnd(*server_, call->id)) break;
     if (watcher.found.more) {
       // There are many changes to look through, none with this prefix yet. Let others run.
       co_await Yield(reactor);

@@ -35,7 +35,7 @@ bool WatchHub::AnyChange() {
 }
 
 bool WatchHub::IsOver(Wait* wait, Nanos now, size_t* compared) const {
-  if (now >= wait->until_ns_ || server_->stopping() || server_->IsClosed(wait->id_)) return true;
+  if (now >= wait->until_ns_ || MustEnd(*server_, wait->id_)) return true;
   if (!wait->unchecked_ || now < wait->look_after_ns_ || *compared >= kMaxCompared) return false;
   wait->unchecked_ = false;
   *compared += wait->partitions_->size();

@@ -31,8 +31,8 @@ class WatchHub : private Timer {
     Counter changes_total, gone_total, refused_total;
   };
 
-  // Suspends until a partition may have a change after the position, until `until_ns`, or until the
-  // client is gone or the server stops. The wait does not return the reason: the caller looks again
+  // Suspends until a partition may have a change after the position, until `until_ns`, or until
+  // MustEnd. The wait does not return the reason: the caller looks again
   // in any case. A change does not resume the watcher before `look_after_ns`, so that a watcher
   // whose looks find nothing with its prefix looks less often.
   // REQUIRES: HasRoom(). All arguments passed by reference outlive the wait.
@@ -74,6 +74,12 @@ class WatchHub : private Timer {
   bool HasRoom() const { return waiting_.size() < options_.max_waiting; }
   const WatchOptions& options() const { return options_; }
   Metrics& metrics() { return metrics_; }
+  // Returns true if the watcher should not wait: the client is gone, the server stops, or the replies
+  // to later requests of the connection are ready and must wait for this one. These would take
+  // memory for as long as the watcher waits.
+  static bool MustEnd(const RpcServer& server, const RequestId& id) {
+    return server.stopping() || server.IsClosed(id) || server.HoldsUpReplies(id);
+  }
   static bool HasNews(const std::vector<Partition*>& partitions, const WatchPosition& position);
 
  private:

@@ -96,6 +96,7 @@ class RpcConnection final : public ConnectionHandler {
   size_t ReplyBytes() const;
   size_t HeldBytes() const;  // the memory that those replies take
   bool HasRoom(uint32_t sequence, size_t call_bytes) const;
+  bool HoldsUpReplies(uint32_t sequence) const { return !out_of_order_ && sequence == head_ && ring_bytes_ > 0; }
   bool AtLimit() const;     // must stop taking requests
   bool BelowLimit() const;  // may take requests again
   // Returns true while this turn may handle another frame of the connection.

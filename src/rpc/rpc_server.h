@@ -142,6 +142,9 @@ class RpcServer final : public AcceptHandler, private TurnHook {
     return id.connection->HasRoom(id.sequence, call_bytes);
   }
 
+  // Returns true if a reply is ready that may only leave after the reply to this request. A request
+  // that only waits should then end, because such replies take memory.
+  bool HoldsUpReplies(const RequestId& id) const { return id.connection->HoldsUpReplies(id.sequence); }
   // Shutdown has begun. Calls that only wait should end.
   bool stopping() const { return stopping_; }
   // The client is gone. An empty reply is enough to end the request.

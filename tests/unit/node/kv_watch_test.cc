@@ -327,6 +327,41 @@ struct Crowd {
   }
 };
 
+// On a connection with replies in order, the replies to later requests wait for the watcher's, and
+// take memory. The watcher ends as soon as there is one, without changes.
+TEST_P(KvWatchTest, EndsWhenRepliesWaitForIt) {
+  Put("k", std::string(100'000, 'v'));
+  struct Script {
+    static Task<void> Run(SimReactor* reactor, uint16_t port, std::string watch, bool overtake) {
+      RawPeer peer(*reactor);
+      Status connected = co_await peer.Connect("10.0.0.1", port);
+      CHECK(connected.ok());
+      api::Kv_hello_args hello;
+      if (overtake) hello.request.features = {"out_of_order_replies"};
+      peer.Send(EncodeCall("hello", 0, hello, GetParam()));
+      co_await peer.UntilFrames(1);
+      peer.Send(watch);
+      co_await Sleep(*reactor, kSecond);
+      EXPECT_EQ(peer.frames.size(), 1u) << "the watcher did not wait";
+      peer.Send(GetCall(2, "k", 0, GetParam()));
+      co_await Sleep(*reactor, kSecond / 10);
+      EXPECT_EQ(peer.frames.size(), overtake ? 2u : 3u);
+      if (!overtake && peer.frames.size() == 3) {
+        auto reply = DecodeReply<api::Kv_watch_result>(peer.frames[1]);
+        EXPECT_EQ(reply.header.seqid, 1);
+        EXPECT_TRUE(reply.result.__isset.success) << reply.result.error.message;
+        EXPECT_TRUE(reply.result.success.changes.empty());
+        EXPECT_FALSE(reply.result.success.position.empty());
+      }
+      EXPECT_EQ(DecodeReply<api::Kv_get_result>(peer.frames.back()).header.seqid, 2);
+      co_await peer.Close();
+    }
+  };
+  for (bool overtake : {false, true}) {
+    Await(Script::Run(client_reactor_, node_->port, PatientCall("none"), overtake));
+  }
+}
+
 TEST_P(KvWatchTest, WaitingWatchersAreLimitedAndReleasedWithTheirConnections) {
   WatchHub::Metrics& metrics = node_->services[0]->watchers().metrics();
   const size_t limit = node_->services[0]->watchers().options().max_waiting;

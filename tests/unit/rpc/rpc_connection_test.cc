@@ -163,6 +163,7 @@ class RpcConnectionTest : public testing::Test {
   static Task<void> ManyFramesInOneTurn(RpcConnectionTest* t);
   static Task<void> ManyBytesInOneTurn(RpcConnectionTest* t);
   static Task<void> ManyListEntriesInOneTurn(RpcConnectionTest* t);
+  static Task<void> EarlyRepliesThenOutOfOrder(RpcConnectionTest* t);
   static Task<void> PlacesOfIdleConnections(RpcConnectionTest* t);
   static Task<void> ManyIdleConnections(RpcConnectionTest* t);
   static Task<void> OverTheLimit(RpcConnectionTest* t);
@@ -270,6 +271,27 @@ Task<void> RpcConnectionTest::ManyListEntriesInOneTurn(RpcConnectionTest* t) {
 TEST_F(RpcConnectionTest, ATurnDecodesALimitedNumberOfListEntries) {
   Run(&RpcConnectionTest::ManyListEntriesInOneTurn);
 }
+
+// Replies that wait behind the oldest request take memory, until the client agrees that they may
+// overtake it.
+Task<void> RpcConnectionTest::EarlyRepliesThenOutOfOrder(RpcConnectionTest* t) {
+  const int64_t before = t->server->account().in_use_bytes();
+  HandConnection* peer = t->Accept();
+  peer->Deliver(Frame("later"));
+  EXPECT_FALSE(t->server->HoldsUpReplies(t->service->waiting[0]));
+  t->service->reply_bytes = 1 << 20;
+  peer->Deliver(Repeat(Frame("now"), 3));
+  co_await t->Pass();
+  EXPECT_EQ(peer->Frames(), 0u);
+  EXPECT_GT(t->server->account().in_use_bytes(), before + (3 << 20));
+  EXPECT_TRUE(t->server->HoldsUpReplies(t->service->waiting[0]));
+  t->server->AllowOutOfOrderReplies(t->service->waiting[0]);
+  co_await t->Pass();
+  EXPECT_EQ(peer->Frames(), 3u);
+  EXPECT_FALSE(t->server->HoldsUpReplies(t->service->waiting[0]));
+  EXPECT_EQ(t->server->account().in_use_bytes(), before);
+}
+TEST_F(RpcConnectionTest, EarlyRepliesThatHaveLeftTakeNoMemory) { Run(&RpcConnectionTest::EarlyRepliesThenOutOfOrder); }
 
 // -- connections over the limit
 
