@@ -110,7 +110,8 @@ const KvService::Method KvService::kMethods[] = {
     {"aggregate", &Start<&KvService::Aggregate, api::Kv_aggregate_args, api::Kv_aggregate_result>},
     {"splitRange", &Start<&KvService::SplitRange, api::Kv_splitRange_args, api::Kv_splitRange_result>},
     {"openSnapshot", &Start<&KvService::OpenSnapshot, api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>},
-    {"renewSnapshot", &Start<&KvService::RenewSnapshot, api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>},
+    {"renewSnapshot", &Start<&KvService::RenewSnapshot, api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>,
+     MemoryLane::kControl},
     {"releaseSnapshot",
      &Start<&KvService::ReleaseSnapshot, api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>,
      MemoryLane::kControl},
@@ -132,8 +133,9 @@ void KvService::Start(KvService* service, const RpcRequest& request, size_t inde
                                   request, kMethods[index].name, kMethods[index].lane);
 }
 
-// Control methods let operators inspect an overloaded node and let clients free memory, so they run
-// even when ordinary requests are refused for lack of memory.
+// Control methods let operators inspect an overloaded node, let clients free memory, and keep
+// running backups from losing their snapshot. They therefore run even when ordinary requests are
+// refused for lack of memory.
 MemoryLane KvService::LaneOf(std::string_view method) const {
   for (const Method& m : kMethods) {
     if (method == m.name) return m.lane;

@@ -153,6 +153,7 @@ void Shard::Publish() {
   gauges_.changes_kept.Set(static_cast<int64_t>(changes_kept));
   gauges_.snapshots.Set(static_cast<int64_t>(snapshots));
   gauges_.snapshot_pinned_bytes.Set(static_cast<int64_t>(pinned_bytes));
+  server_->PublishMetrics();
   scrub_gauges_.Set(engine_->scrubber().report());
   gauges_.frame_bytes.Set(static_cast<int64_t>(FrameBytesOnThisThread()));
   reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);

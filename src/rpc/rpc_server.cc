@@ -212,7 +212,6 @@ void RpcServer::OnTurnEnd() {
   ++turn_;
   dirty_.swap(later_);
   if (!dirty_.empty()) reactor_.ArmTurnHook(this);
-  metrics_.buffered_bytes.Set(account_.in_use_bytes());
 }
 
 void RpcServer::OnWatch() {

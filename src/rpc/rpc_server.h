@@ -173,6 +173,8 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   Reactor& reactor() { return reactor_; }
   ThriftCodec& codec() { return codec_; }
   RpcMetrics& metrics() { return metrics_; }
+  // Updates the gauges that no event updates. Metrics are published at intervals.
+  void PublishMetrics() { metrics_.buffered_bytes.Set(account_.in_use_bytes()); }
   const RpcOptions& options() const { return options_; }
 
  private:

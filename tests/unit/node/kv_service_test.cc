@@ -699,6 +699,10 @@ TEST_P(KvServiceTest, WithoutMemoryOperatorsAreServed) {
   EXPECT_EQ(Get("k")->error.code, api::g_pando_constants.OVERLOADED);
   EXPECT_TRUE(CallFor<api::Kv_hello_result>("hello", api::Kv_hello_args())->__isset.success);
   EXPECT_TRUE(CallFor<api::Admin_status_result>("status", api::Admin_status_args())->__isset.success);
+  api::Kv_renewSnapshot_args renew;
+  renew.request.snapshot = snapshot.snapshot;
+  renew.request.ttl_ms = 60'000;
+  EXPECT_TRUE(CallFor<api::Kv_renewSnapshot_result>("renewSnapshot", renew)->__isset.success);
   api::Kv_releaseSnapshot_args release;
   release.request.snapshot = snapshot.snapshot;
   EXPECT_TRUE(CallFor<api::Kv_releaseSnapshot_result>("releaseSnapshot", release)->success.existed);

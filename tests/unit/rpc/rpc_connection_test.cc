@@ -169,6 +169,7 @@ class RpcConnectionTest : public testing::Test {
   static Task<void> OverTheLimit(RpcConnectionTest* t);
   static Task<void> LargeFramesThatDrip(RpcConnectionTest* t);
   static Task<void> LargeRepliesThatDrip(RpcConnectionTest* t);
+  static Task<void> GaugeOfBufferedBytes(RpcConnectionTest* t);
 
   SimKernel kernel_;
   SimReactor* reactor_;
@@ -427,6 +428,22 @@ Task<void> RpcConnectionTest::LargeRepliesThatDrip(RpcConnectionTest* t) {
   EXPECT_FALSE(steady->closing);
 }
 TEST_F(RpcConnectionTest, WhoHoldsLargeRepliesMustReadFaster) { Run(&RpcConnectionTest::LargeRepliesThatDrip); }
+
+// A connection that ends without a reply causes no event of the server's turn.
+Task<void> RpcConnectionTest::GaugeOfBufferedBytes(RpcConnectionTest* t) {
+  HandConnection* peer = t->Accept();
+  peer->Deliver(Frame("now"));
+  peer->Deliver(Frame("now", 100'000).substr(0, 50'000));
+  co_await t->Pass();
+  t->server->PublishMetrics();
+  EXPECT_GE(t->server->metrics().buffered_bytes.value(), 50'000);
+  peer->HangUp();
+  t->peers.clear();
+  co_await t->Pass();
+  t->server->PublishMetrics();
+  EXPECT_EQ(t->server->metrics().buffered_bytes.value(), 0);
+}
+TEST_F(RpcConnectionTest, TheGaugeOfBufferedBytesFalls) { Run(&RpcConnectionTest::GaugeOfBufferedBytes); }
 
 }  // namespace
 }  // namespace pando
