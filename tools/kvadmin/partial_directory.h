@@ -3,11 +3,12 @@
 //
 // Threads: one.
 //
-//   NAME.partial/UNFINISHED   marks a directory that kvadmin created and has not finished. kvadmin
-//                             may remove a directory that has this marker. It never touches one
-//                             without the marker, unless that directory is empty. kvnode refuses to
-//                             create a store in a marked directory (kUnfinishedName in
-//                             src/partition/store_reading.h).
+//   NAME.partial/UNFINISHED   marks a directory that kvadmin created and has not finished. The
+//                             process that builds the directory holds a lock (flock) on this file
+//                             until the rename. kvadmin may clear a directory that has this marker
+//                             if nobody holds the lock. It never touches one without the marker,
+//                             unless that directory is empty. kvnode refuses to start on a marked
+//                             directory (kUnfinishedName in src/partition/store_reading.h).
 //   NAME                      the result. Before, it must not exist or must be an empty directory.
 //
 // Without Commit, the destructor removes what was built.
@@ -33,22 +34,30 @@ class PartialDirectory {
 
   // Checks that `final_path` can be created. kAlreadyExists when it exists and is not empty, or
   // when its .partial directory exists and was not created by kvadmin. kInvalidArgument when it is
-  // a mount point. Changes nothing.
+  // empty or a mount point. Changes nothing.
   Status Prepare(const std::string& final_path);
-  // Removes what a killed attempt left behind, then creates the directory.
+  // Creates the directory, without what a killed attempt left in it. kAlreadyExists when another
+  // process builds it, or has just finished it.
   Status Create();
-  // Call it once all contents are durable. The rename is durable when Commit returns.
+  // Call it once all contents are durable. The rename is durable when Commit returns. kAborted when
+  // the directory is no longer the one that Create made.
   Status Commit();
 
   const std::string& path() const { return partial_; }      // where to build
   const std::string& final_path() const { return final_; }  // its name after Commit
 
  private:
-  Status Clear();
+  Status CheckFinal() const;
+  Status CheckPartial() const;
+  Status OpenMarker();
+  bool OwnsMarker() const;
+  Status ClearContents() const;
+  Status Remove();
+  void Unlock();
 
   const IsOwn is_own_;
   std::string final_, partial_;
-  bool created_ = false;
+  int marker_ = -1;  // open and locked from Create until the end of Commit
 };
 
 }  // namespace pando::admin

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "src/partition/store_reading.h"
+#include "tools/kvadmin/durable.h"
 #include "tools/kvadmin/export_file.h"
 #include "tools/kvadmin/input_file.h"
 #include "tools/kvadmin/partial_directory.h"
@@ -111,6 +112,60 @@ TEST_F(FilesTest, SomebodyElsesFilesStay) {
   EXPECT_EQ(Names(), before);
   EXPECT_EQ(Get("c"), "3");
 }
+
+TEST_F(FilesTest, OneBuildsADirectoryAtATime) {
+  PartialDirectory first(IsPart), second(IsPart);
+  ASSERT_TRUE(first.Prepare(In("d")).ok());
+  ASSERT_TRUE(second.Prepare(In("d")).ok());
+  ASSERT_TRUE(first.Create().ok());
+  Put("d.partial/part-1", "first");
+  Status refused = second.Create();
+  EXPECT_EQ(refused.code(), Code::kAlreadyExists);
+  EXPECT_THAT(refused.message(), HasSubstr("another kvadmin"));
+  EXPECT_EQ(Get("d.partial/part-1"), "first");
+  ASSERT_TRUE(first.Commit().ok());
+  // The second one has still prepared for a name that did not exist.
+  EXPECT_EQ(second.Create().code(), Code::kAlreadyExists);
+  EXPECT_EQ(Get("d/part-1"), "first");
+}
+
+TEST_F(FilesTest, ADirectoryThatWasReplacedIsNeitherRenamedNorRemoved) {
+  for (const bool commit : {true, false}) {
+    {
+      PartialDirectory directory(IsPart);
+      ASSERT_TRUE(directory.Prepare(In("d")).ok());
+      ASSERT_TRUE(directory.Create().ok());
+      fs::remove_all(In("d.partial"));
+      Put(std::string("d.partial/") + kUnfinishedName, "");
+      Put("d.partial/part-1", "another's");
+      if (commit) {
+        EXPECT_EQ(directory.Commit().code(), Code::kAborted);
+      }
+    }
+    EXPECT_EQ(Get("d.partial/part-1"), "another's");
+    EXPECT_FALSE(fs::exists(In("d")));
+  }
+}
+
+TEST_F(FilesTest, NamesAreRelativeToTheWorkingDirectory) {
+  const fs::path before = fs::current_path();
+  fs::current_path(root_);
+  for (const char* name : {"new", "a/b", "./c"}) {
+    PartialDirectory directory(IsPart);
+    ASSERT_TRUE(directory.Prepare(name).ok());
+    Status created = directory.Create();
+    EXPECT_TRUE(created.ok()) << created.ToString();
+    EXPECT_TRUE(directory.Commit().ok());
+    EXPECT_TRUE(fs::is_directory(In(name)));
+  }
+  PartialDirectory directory(IsPart);
+  EXPECT_EQ(directory.Prepare("").code(), Code::kInvalidArgument);
+  fs::create_symlink("nothing", "link");
+  EXPECT_EQ(directory.Prepare("link").code(), Code::kAlreadyExists);
+  fs::current_path(before);
+}
+
+// -- OpenAndLock
 
 // -- ExportFile
 
