@@ -11,21 +11,6 @@ namespace {
 
 constexpr size_t kReadsInFlight = 32;
 
-// Reads the backup's pages and writes each to its original location. TreeCheck compares their
-// checksums afterwards.
-class CopiedPages final : public PageSource {
- public:
-  CopiedPages(PageSource* from, File* to) : from_(from), to_(to) {}
-  Task<Status> Read(Extent extent, uint64_t checksum, char* bytes) override {
-    CO_RETURN_IF_ERROR(co_await from_->Read(extent, checksum, bytes));
-    co_return co_await to_->Write(bytes, extent.size_bytes(), extent.offset_bytes());
-  }
-
- private:
-  PageSource* const from_;
-  File* const to_;
-};
-
 class BackupWalk final : private TreeCheckHost {
  public:
   BackupWalk(Reactor& reactor, const BackupReader& backup, const SnapshotRoot& root, std::string name,
@@ -39,6 +24,13 @@ class BackupWalk final : private TreeCheckHost {
         blocks_(root.file_blocks) {
     blocks_.MarkUsed(Extent::Of(0, kSuperblockBlocks));
   }
+
+  // Ends the walk before its end. Later problems are not reported.
+  void Stop(Status why) {
+    if (stopped_.ok()) stopped_ = std::move(why);
+  }
+  // OK if the walk reached its end.
+  const Status& stopped() const { return stopped_; }
 
   Task<void> Run(PageSource* pages) {
     if (root_.generation != header_.generation) {
@@ -65,8 +57,8 @@ class BackupWalk final : private TreeCheckHost {
  private:
   Task<bool> MayRead(uint64_t bytes) override {
     read_blocks_ += bytes / kBlockBytes;
-    if (on_progress_) on_progress_(read_blocks_);
-    co_return true;
+    if (on_progress_) Stop(on_progress_(read_blocks_));
+    co_return stopped_.ok();
   }
   bool OnExtent(Extent extent, std::string_view owner) override {
     bool sound = !extent.empty() && extent.block() + extent.blocks() <= root_.file_blocks;
@@ -81,6 +73,7 @@ class BackupWalk final : private TreeCheckHost {
     return sound;
   }
   void OnProblem(uint64_t offset_bytes, std::string what, std::string_view) override {
+    if (!stopped_.ok()) return;
     on_problem_({name_, offset_bytes, std::move(what), "use another backup, or a replica"});
   }
 
@@ -92,6 +85,27 @@ class BackupWalk final : private TreeCheckHost {
   const BackupProgress on_progress_;
   ExtentAllocator blocks_;
   uint64_t read_blocks_ = 0;
+  Status stopped_;
+};
+
+// Reads the backup's pages and writes each to its original location. TreeCheck compares their
+// checksums afterwards. TreeCheck takes every failed Read for a damaged page, so a write that fails
+// stops the walk: a full disk says nothing about the backup.
+class CopiedPages final : public PageSource {
+ public:
+  CopiedPages(PageSource* from, File* to, BackupWalk* walk) : from_(from), to_(to), walk_(walk) {}
+  Task<Status> Read(Extent extent, uint64_t checksum, char* bytes) override {
+    CO_RETURN_IF_ERROR(co_await from_->Read(extent, checksum, bytes));
+    // The walk and the file outlive this read, because the walk waits for all of its reads.
+    Status written = co_await to_->Write(bytes, extent.size_bytes(), extent.offset_bytes());
+    walk_->Stop(written);
+    co_return written;
+  }
+
+ private:
+  PageSource* const from_;
+  File* const to_;
+  BackupWalk* const walk_;
 };
 
 // Fills both slots with the snapshot's generation and the one after it, as if a second checkpoint
@@ -185,11 +199,6 @@ Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot ro
                     "{}: the backup file belongs to another partition or has another page size; use the right backup",
                     options.path);
   }
-  // Checks at once whether the disk has room for what will be in use. Its locations are not known
-  // yet.
-  const uint64_t room_blocks = std::min(root.used_blocks, root.file_blocks);
-  CO_RETURN_IF_ERROR(co_await file->Truncate(0));
-  if (room_blocks > 0) CO_RETURN_IF_ERROR(co_await file->Allocate(0, room_blocks * kBlockBytes));
   CO_RETURN_IF_ERROR(co_await file->Truncate(0));
   CO_RETURN_IF_ERROR(co_await file->Truncate(root.file_blocks * kBlockBytes));
   Status first;
@@ -198,18 +207,20 @@ Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot ro
       first = Error(Code::kCorruption, "{} at offset {}: {}; {}", p.file, p.offset_bytes, p.what, p.advice);
   };
   BackupWalk walk(*reactor, *backup, root, options.path, on_problem, std::move(on_progress));
-  CopiedPages copied(backup, file);
+  CopiedPages copied(backup, file, &walk);
   co_await walk.Run(&copied);
   CO_RETURN_IF_ERROR(first);
+  CO_RETURN_IF_ERROR(walk.stopped());
   co_return co_await WriteMetadata(file, &walk.blocks(), root, options);
 }
 
 }  // namespace
 
-Task<TreeCheckCounts> CheckBackup(Reactor& reactor, BackupReader* backup, SnapshotRoot root, std::string name,
-                                  BackupProblem on_problem, BackupProgress on_progress) {
+Task<Result<TreeCheckCounts>> CheckBackup(Reactor& reactor, BackupReader* backup, SnapshotRoot root, std::string name,
+                                          BackupProblem on_problem, BackupProgress on_progress) {
   BackupWalk walk(reactor, *backup, root, std::move(name), std::move(on_problem), std::move(on_progress));
   co_await walk.Run(backup);
+  CO_RETURN_IF_ERROR(walk.stopped());
   co_return walk.counts;
 }
 

@@ -503,6 +503,24 @@ class InterruptTest(WithNode):
         self.assertEqual([json.loads(row)["value"] for row in (rows[0], rows[-1])], ["changed since"] * 2)
         self.assertEqual(len(rows), 20_000)
 
+    def test_restore(self):
+        backup, data = self.root / "ri", self.root / "ri-data"
+        self.kv("backup", "-q", backup)
+        for attempt in range(100):
+            process = start("restore", "-q", backup, data)
+            with_signal = (signal.SIGINT, signal.SIGTERM)[attempt % 2]
+            partial = self.root / "ri-data.partial"
+            wait_until(lambda: partial.exists() or process.poll() is not None, "its beginning")
+            process.send_signal(with_signal)
+            err = process.communicate(timeout=TIMEOUT_S)[1].decode()
+            self.assertFalse(partial.exists())
+            if process.returncode == -with_signal:
+                break
+            self.assertEqual(process.returncode, OK, err)  # it was faster than the signal
+            shutil.rmtree(data)
+        self.assertIn(f"interrupted by {with_signal.name}", err)
+        self.assertFalse(data.exists())
+
     def test_load(self):
         process = start("--json", "load", "-", server=self.server, stdin=subprocess.PIPE)
         lines = [json.dumps({"key": f"li/{i:04}", "value": "x"}).encode() + b"\n" for i in range(1, 1001)]

@@ -21,6 +21,7 @@ namespace pando::engine_test {
 namespace {
 
 using testing::HasSubstr;
+using testing::Not;
 
 // -- the format (docs/FORMAT.md, "Backup")
 
@@ -208,8 +209,9 @@ Task<SnapshotRoot> Tightest(Reactor* reactor, BackupReader* backup, SnapshotRoot
   for (uint64_t enough = root.file_blocks; too_small + 1 < enough;) {
     root.file_blocks = (too_small + enough) / 2;
     bool fits = true;
-    co_await CheckBackup(
+    Result<TreeCheckCounts> walked = co_await CheckBackup(
         *reactor, backup, root, "backup", [&](const CheckProblem&) { fits = false; }, nullptr);
+    EXPECT_OK(walked.status());
     (fits ? enough : too_small) = root.file_blocks;
     root.file_blocks = enough;
   }
@@ -221,10 +223,11 @@ Task<void> CheckAndRestore(Reactor* reactor, engine_test::Setup setup, Uuid uuid
   EXPECT_OK(reader.status());
   if (!reader.ok()) co_return;
   std::vector<std::string> problems;
-  TreeCheckCounts counts = co_await CheckBackup(
+  Result<TreeCheckCounts> counts = co_await CheckBackup(
       *reactor, reader->get(), taken->root, "backup", [&](CheckProblem p) { problems.push_back(p.what); }, nullptr);
+  EXPECT_OK(counts.status());
   EXPECT_TRUE(problems.empty()) << problems[0];
-  EXPECT_EQ(counts.records, taken->rows.size());
+  EXPECT_EQ(counts->records, taken->rows.size());
 
   setup.store.data_dir = fmt::format("/restored-{}", round);
   std::vector<Uuid> uuids{uuid};
@@ -261,6 +264,40 @@ Task<void> OpenRestored(Reactor* reactor, engine_test::Setup setup, const Taken*
   EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "") << "after further use";
 }
 
+// A disk that is too small is no damage of the backup, wherever it becomes full. The same holds for
+// a signal.
+Task<void> RestoreToAFullDisk(SimMachine* machine, Reactor* reactor, engine_test::Setup setup, Uuid uuid,
+                              const Taken* taken) {
+  auto reader = co_await BackupReader::Open(*reactor, taken->paths);
+  EXPECT_OK(reader.status());
+  BackupProgress progress;
+  MakePartitionFile make = [&](uint32_t, PartitionFileOptions made) {
+    return RestorePartitionFile(*reactor, reader->get(), taken->root, std::move(made), progress);
+  };
+  std::vector<Uuid> uuids{uuid};
+  auto restore_to = [&](std::string name) {
+    setup.store.data_dir = std::move(name);
+    return CreateStoreOf(*reactor, setup.store, uuids, make);
+  };
+  const uint64_t before = machine->disk().used_bytes();
+  EXPECT_OK((co_await restore_to("/roomy")).status());
+  const uint64_t needed = machine->disk().used_bytes() - before;
+  for (uint64_t eighths = 1; eighths < 8; ++eighths) {
+    machine->disk().SetCapacity(machine->disk().used_bytes() + needed * eighths / 8);
+    Result<StoreInfo> store = co_await restore_to(fmt::format("/full-{}", eighths));
+    EXPECT_EQ(store.code(), Code::kDiskFull) << store.status().ToString();
+    EXPECT_THAT(store.status().message(), Not(HasSubstr("lost")));
+  }
+  machine->disk().SetCapacity(1ull << 40);
+  progress = [](uint64_t) { return Status(Code::kAborted, "interrupted"); };
+  Result<StoreInfo> store = co_await restore_to("/interrupted");
+  EXPECT_EQ(store.code(), Code::kAborted) << store.status().ToString();
+  Result<TreeCheckCounts> walked = co_await CheckBackup(
+      *reactor, reader->get(), taken->root, "backup", [](const CheckProblem&) {}, progress);
+  EXPECT_EQ(walked.code(), Code::kAborted);
+  EXPECT_OK(co_await (*reader)->Close());
+}
+
 TEST(Backup, RestoresWhatTheSnapshotHeld) {
   for (uint64_t seed : Seeds(6)) {
     SCOPED_TRACE(Replay(seed));
@@ -291,6 +328,9 @@ TEST(Backup, RestoresWhatTheSnapshotHeld) {
       boot();
       ASSERT_TRUE(kernel.RunTask(*reactor, OpenRestored(reactor, setup, t, i)));
     }
+    if (HasFailure()) return;
+    boot();
+    ASSERT_TRUE(kernel.RunTask(*reactor, RestoreToAFullDisk(machine, reactor, setup, uuid, &taken[0])));
     if (HasFailure()) return;
     // These files are not based on each other.
     boot();

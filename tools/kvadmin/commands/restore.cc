@@ -5,8 +5,14 @@
 #include "src/partition/restore.h"
 
 #include <fmt/format.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
+#include <algorithm>
+
+#include "src/partition/backup_format.h"
 #include "src/partition/store.h"
+#include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/backup_manifest.h"
 #include "tools/kvadmin/commands/check_backup.h"
@@ -36,6 +42,7 @@ class WalkProgress {
     return [this](uint64_t blocks) {
       last_ = blocks;
       progress_.Update(done_ + blocks, (done_ + blocks) * kBlockBytes, done_ + blocks);
+      return tools::Interrupts::Check();  // OK if the command has not installed Interrupts
     };
   }
   void Clear() { progress_.Clear(); }
@@ -52,6 +59,31 @@ class WalkProgress {
   Progress progress_;
   uint64_t done_ = 0, last_ = 0;
 };
+
+// The bytes that a restore writes at the least: the pages in the newest backup. Those that it takes
+// from the bases come on top; without reading the backup, it is not known how many they are.
+uint64_t LeastBytes(const BackupManifest& manifest) {
+  uint64_t bytes = 0;
+  for (const BackupPartition& p : manifest.partitions) {
+    const uint64_t around_pages = BackupIndexBytes(p.pages) + 2 * kBlockBytes;  // also header and trailer
+    bytes += p.bytes - std::min(p.bytes, around_pages);
+  }
+  return bytes;
+}
+
+// Fails at once when the disk is certainly too small, instead of after filling it.
+Status CheckRoom(const std::string& directory, uint64_t needed_bytes) {
+  struct statvfs info {};
+  if (::statvfs(directory.c_str(), &info) != 0) return ErrnoError(errno, "look for free space in {}", directory);
+  if (info.f_blocks == 0) return Status();  // a file system that does not tell
+  const uint64_t free_bytes = info.f_frsize * (::geteuid() == 0 ? info.f_bfree : info.f_bavail);
+  if (free_bytes >= needed_bytes) return Status();
+  return Error(Code::kDiskFull,
+               "{}: No space left on device: the restore needs at least {}, but {} are free; free space, or choose a "
+               "directory on another disk",
+               directory, tools::HumanBytes(static_cast<double>(needed_bytes)),
+               tools::HumanBytes(static_cast<double>(free_bytes)));
+}
 
 Task<Status> RestoreOne(Reactor* reactor, const BackupChain* chain, uint32_t id, PartitionFileOptions options,
                         BackupProgress on_progress) {
@@ -101,6 +133,7 @@ Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, cons
 }
 
 Result<ExitCode> Restore(const Globals& globals, const RestoreOptions& options) {
+  tools::Interrupts::Install();  // so that a signal does not leave half a store
   ASSIGN_OR_RETURN(BackupChain chain, LoadBackupChain(options.backup));
   PartialDirectory building([](const std::string& name) {
     return name.starts_with("partition-") || name == "store.meta" || name == "store.meta.tmp" ||
@@ -108,6 +141,7 @@ Result<ExitCode> Restore(const Globals& globals, const RestoreOptions& options) 
   });
   RETURN_IF_ERROR(building.Prepare(options.data_dir));
   RETURN_IF_ERROR(building.Create());
+  RETURN_IF_ERROR(CheckRoom(building.path(), LeastBytes(chain.newest())));
   return RunOffline([&](Reactor& reactor) { return RestoreAll(&reactor, &globals, &options, &chain, &building); });
 }
 
@@ -125,11 +159,13 @@ Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const 
       on_problem({name, 0, reader.status().message(), "use another backup"});
       continue;
     }
-    TreeCheckCounts counts =
+    Result<TreeCheckCounts> counts =
         co_await CheckBackup(*reactor, reader->get(), p.root, name, on_problem, progress.OfNextPartition());
-    records += counts.records;
-    pages += counts.inner_pages + counts.leaf_pages + counts.overflow_values;
-    CO_RETURN_IF_ERROR(co_await (*reader)->Close());
+    Status closed = co_await (*reader)->Close();
+    if (!counts.ok()) co_return counts.TakeStatus();
+    CO_RETURN_IF_ERROR(closed);
+    records += counts->records;
+    pages += counts->inner_pages + counts->leaf_pages + counts->overflow_values;
   }
   progress.Clear();
   if (globals->json) {
@@ -180,12 +216,12 @@ void AddRestoreCommand(CLI::App& app, Globals* globals) {
   command->footer(
       "Every page is verified as it is copied. The store gets a new node UUID; its partitions keep theirs. The store\n"
       "is built in DATA_DIR.partial, which is renamed to DATA_DIR when all of it is verified and durable, so\n"
-      "DATA_DIR is never half a store. A restore that fails removes what it built. What a killed restore left is\n"
-      "removed by the next one.\n\n"
+      "DATA_DIR is never half a store. A restore that fails or is interrupted removes what it built. What a killed\n"
+      "restore left is removed by the next one. Two restores to one DATA_DIR exclude each other.\n\n"
       "Examples:\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
       "Exit codes: 0 restored; 2 wrong backup or DATA_DIR; 3 DATA_DIR is in use, a base is missing, or the system\n"
-      "failed; 4 the backup is damaged or incomplete.");
+      "failed (such as a full disk); 4 the backup is damaged or incomplete.");
   OnChosen(command, globals, [=] { return Restore(*globals, *o); });
 }
 
