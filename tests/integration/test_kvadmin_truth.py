@@ -264,6 +264,43 @@ class OutputTest(WithNode):
         self.assertEqual([r["key"] for r in changes + rest], [f"changed/{i}" for i in range(5)])
         self.kv("snapshot", "release", token)
 
+    def test_a_write_without_an_answer_is_of_unknown_outcome(self):
+        self.kv("put", "un/touch", "x")
+        writes = [["put", "un/put", "x"], ["put", "un/absent", "x", "--if-absent"], ["delete", "un/put"],
+                  ["touch", "un/touch", "--ttl-ms", "600000"], ["increment", "un/increment"],
+                  ["delete-range", "--prefix", "un/range"]]
+        reads = [["get", "un/put"], ["count"], ["scan"], ["status"]]
+        self.node.process.send_signal(signal.SIGSTOP)
+        try:
+            for arguments in writes + reads:
+                done = self.kv("--timeout-ms", "200", *arguments, expect=FAILED)
+                self.assertIn("did not answer within", done.err)
+                self.assertEqual("whether the write took effect is unknown" in done.err, arguments in writes, done.err)
+        finally:
+            self.node.process.send_signal(signal.SIGCONT)
+
+    def test_a_server_that_is_none(self):
+        def answer(listener):
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+                connection.close()
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=answer, args=(listener,), daemon=True).start()
+            for arguments in ["get", "k"], ["put", "k", "v"], ["load", "-"]:
+                begin = time.monotonic()
+                done = run("--timeout-ms", "600000", *arguments, server="127.0.0.1:%d" % listener.getsockname()[1])
+                self.assertEqual(done.code, FAILED, done.err)
+                self.assertIn('does not speak Thrift (its answer begins with "HTTP")', done.err)
+                self.assertNotIn("unknown", done.err)
+                self.assertLess(time.monotonic() - begin, TIMEOUT_S, "it was tried again")
+            listener.shutdown(socket.SHUT_RDWR)
+
     def test_numbers(self):
         for arguments in (["increment", "n", "--by=010"], ["increment", "n", "--by=0x10"],
                           ["increment", "n", "--by=99999999999999999999"], ["scan", "--limit=-1"],

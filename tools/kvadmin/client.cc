@@ -10,6 +10,7 @@
 #include "gen-cpp/pando_constants.h"
 #include "src/base/address.h"
 #include "tools/common/interrupts.h"
+#include "tools/kvadmin/bytes.h"
 
 namespace pando::admin {
 
@@ -21,18 +22,24 @@ using apache::thrift::transport::TTransportException;
 
 constexpr int64_t kFirstPauseMs = 20;
 constexpr int64_t kMaxPauseMs = 500;
+constexpr std::string_view kOutcomeUnknown = "; whether the write took effect is unknown";
 
-// A socket whose blocking read ends when a signal arrives.
+// A socket whose blocking read ends when a signal arrives. It keeps the first bytes of the peer,
+// for the error when they are not Thrift.
 class Socket final : public TSocket {
  public:
   using TSocket::TSocket;
   uint32_t read(uint8_t* bytes, uint32_t length) override {
     // Set on each read, because a Shield may have begun or ended since the last one.
     interruptListener_ = tools::Interrupts::Shielded() ? nullptr : wake_;
-    return TSocket::read(bytes, length);
+    const uint32_t got = TSocket::read(bytes, length);
+    if (begin_.size() < 4) begin_.append(reinterpret_cast<const char*>(bytes), std::min(got, 4u));
+    return got;
   }
+  const std::string& begin() const { return begin_; }
 
  private:
+  std::string begin_;
   const std::shared_ptr<int> wake_ = std::make_shared<int>(tools::Interrupts::Descriptor());
 };
 
@@ -56,6 +63,7 @@ struct Client::Wire {
   std::shared_ptr<apache::thrift::protocol::TBinaryProtocol> protocol;
   api::KvClient kv;
   api::AdminClient admin;
+  bool answered = false;  // at least one answer came, so the peer speaks Thrift
 };
 
 Status FromKvError(const api::KvError& error) {
@@ -74,9 +82,8 @@ Status FromKvError(const api::KvError& error) {
   } else if (error.code == c.DEADLINE) {
     code = Code::kDeadline;
   }
-  std::string outcome;
-  if (error.applied == c.APPLIED_UNKNOWN) outcome = "; whether the write took effect is unknown";
-  return Error(code, "the server refused (code {}): {}{}", error.code, error.message, outcome);
+  return Error(code, "the server refused (code {}): {}{}", error.code, error.message,
+               error.applied == c.APPLIED_UNKNOWN ? kOutcomeUnknown : "");
 }
 
 Client::Client(Target target) : target_(std::move(target)) { tools::Interrupts::Install(); }
@@ -98,6 +105,24 @@ void Client::Open(int64_t budget_ms) {
   wire_ = std::move(wire);
 }
 
+Status Client::FromTransport(const TTransportException& error, bool never_sent, int64_t budget_ms) const {
+  const bool timed_out = error.getType() == TTransportException::TIMED_OUT;
+  const Code code = timed_out ? Code::kDeadline : Code::kUnavailable;
+  if (never_sent) {
+    return Error(code, "cannot reach {}: {}; check the address and that kvnode runs there", target_.address,
+                 error.what());
+  }
+  if (timed_out) return Error(code, "{} did not answer within {} ms", target_.address, budget_ms);
+  return Error(code, "lost the connection to {}: {}", target_.address, error.what());
+}
+
+Status Client::NotThrift(const std::string& begin) const {
+  return Error(Code::kUnsupported, "{} does not speak Thrift (its answer begins with \"{}\"); {}", target_.address,
+               Printable(begin, Encoding::kText),
+               begin == "HTTP" ? "this is an HTTP port, perhaps the node's --http_port; give the port of --listen"
+                               : "check the address and that kvnode runs there");
+}
+
 Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Context&)>& call, int64_t budget_ms) {
   Failure failure;
   try {
@@ -110,23 +135,29 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
     api::Context context;
     context.__set_budget_ms(static_cast<int32_t>(std::clamp<int64_t>(budget_ms, 1, INT32_MAX)));
     call(*wire_, context);
+    wire_->answered = true;
     return failure;
   } catch (const api::KvError& e) {
+    wire_->answered = true;
     failure.status = FromKvError(e);
     failure.retryable = e.retryable && e.applied == api::g_pando_constants.APPLIED_NO;
     failure.pause_ms = e.retry_after_ms;
   } catch (const TTransportException& e) {
     failure.broken = true;
-    Code code = e.getType() == TTransportException::TIMED_OUT ? Code::kDeadline : Code::kUnavailable;
-    failure.status = failure.never_sent
-                         ? Error(code, "cannot reach {}: {}; check the address and that kvnode runs there",
-                                 target_.address, e.what())
-                         : Error(code, "lost the connection to {}: {}", target_.address, e.what());
+    failure.no_answer = !failure.never_sent;
+    failure.status = FromTransport(e, failure.never_sent, budget_ms);
+    const bool no_frame = e.getType() == TTransportException::CORRUPTED_DATA;
+    if (wire_ && !wire_->answered && no_frame) {
+      failure.foreign = true;
+      failure.no_answer = false;  // whatever runs there, it stored nothing in a Pando store
+      failure.status = NotThrift(wire_->socket->begin());
+    }
   } catch (const apache::thrift::TApplicationException& e) {
     failure.status =
         Error(Code::kUnsupported, "the server at {} does not support this call: {}", target_.address, e.what());
   } catch (const std::exception& e) {
     failure.broken = true;
+    failure.no_answer = true;
     failure.status = Error(Code::kCorruption, "the answer of {} cannot be decoded: {}", target_.address, e.what());
   }
   if (failure.broken) wire_.reset();
@@ -137,18 +168,25 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
 Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::Context&)>& call) {
   RETURN_IF_ERROR(Resolve());
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(target_.timeout_ms);
+  bool unknown = false;  // an attempt to write was sent, and its answer did not come
+  auto with_outcome = [&unknown](Status why) {
+    if (!unknown || why.message().ends_with(kOutcomeUnknown)) return why;
+    return Error(why.code(), "{}{}", why.message(), kOutcomeUnknown);
+  };
   for (int64_t pause_ms = kFirstPauseMs;; pause_ms = std::min(pause_ms * 2, kMaxPauseMs)) {
-    RETURN_IF_ERROR(tools::Interrupts::Check());
+    if (Status interrupted = tools::Interrupts::Check(); !interrupted.ok()) return with_outcome(interrupted);
     auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     Failure failure = Attempt(call, std::max<int64_t>(left, 1));
     if (failure.status.ok()) return Status();
+    unknown = unknown || (failure.no_answer && repeat != Repeat::kSafe);
     // A failed connection attempt is not retried: at a prompt, waiting for a server that does not
     // run does not help.
-    bool again = failure.retryable || (failure.broken && !failure.never_sent && repeat == Repeat::kSafe);
+    bool again =
+        failure.retryable || (failure.broken && !failure.never_sent && !failure.foreign && repeat != Repeat::kUnsafe);
     int64_t wait_ms = std::max(pause_ms, failure.pause_ms);
     left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    if (!again || left <= wait_ms) return failure.status;
-    if (!tools::Interrupts::Sleep(wait_ms)) return tools::Interrupts::Check();
+    if (!again || left <= wait_ms) return with_outcome(failure.status);
+    if (!tools::Interrupts::Sleep(wait_ms)) return with_outcome(tools::Interrupts::Check());
   }
 }
 

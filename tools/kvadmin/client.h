@@ -4,7 +4,8 @@
 //
 // A call is retried, with growing pauses, as long as its budget lasts: when the server says that a
 // retry helps, and, if the call may be repeated, when the connection broke. After a transport error
-// the client drops the connection. A client installs Interrupts: Ctrl-C ends the current call, or
+// the client drops the connection. If a write was sent and its answer did not come, the error says
+// that it is unknown whether the write took effect. A client installs Interrupts: Ctrl-C ends the current call, or
 // the pause before a retry, with kAborted. Later calls fail with kAborted at once.
 #pragma once
 
@@ -31,8 +32,11 @@ Status FromKvError(const api::KvError& error);
 
 class Client {
  public:
-  // kUnsafe: applying the call twice differs from applying it once (increment, conditions).
-  enum class Repeat { kSafe, kUnsafe };
+  // kSafe: a read, or a call of which nothing remains (a snapshot expires by itself).
+  // kSafeWrite: a write that may be applied twice.
+  // kUnsafe: a write for which applying it twice differs from applying it once (increment,
+  // conditions).
+  enum class Repeat { kSafe, kSafeWrite, kUnsafe };
 
   explicit Client(Target target);
   ~Client();
@@ -58,12 +62,17 @@ class Client {
   struct Failure {
     Status status;
     bool retryable = false;   // the server says so, and that it applied nothing
-    bool broken = false;      // the connection broke, and the outcome is unknown
+    bool broken = false;      // the connection cannot be used any more
+    bool foreign = false;     // the peer does not speak Thrift, so repeating the call does not help
     bool never_sent = false;  // the client could not connect
+    bool no_answer = false;   // the request was sent, and the outcome is unknown
     int64_t pause_ms = 0;     // the pause that the server advises
   };
   Failure Attempt(const std::function<void(Wire&, const api::Context&)>& call, int64_t budget_ms);
   Status Retry(Repeat repeat, const std::function<void(Wire&, const api::Context&)>& call);
+  Status FromTransport(const apache::thrift::transport::TTransportException& error, bool never_sent,
+                       int64_t budget_ms) const;
+  Status NotThrift(const std::string& begin) const;
   Status Resolve();
   void Open(int64_t budget_ms);
 

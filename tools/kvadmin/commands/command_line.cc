@@ -22,7 +22,7 @@ void DescribeCommandLine(CLI::App& app, Globals* globals) {
   app.footer(
       "Exit codes: 0 done; 1 there is no such record, a condition did not hold, or the node is not ok; 2 wrong usage\n"
       "or input; 3 the server or the local system failed; 4 damage found; 5 a node has the directory open; 6 load\n"
-      "rejected records.\n"
+      "rejected records. After code 3 a write may have taken effect; if that is unknown, the error says so.\n"
       "An interrupted command cleans up, says what it did and ends by that signal (a shell shows 130 for Ctrl-C).\n"
       "A command ends by SIGPIPE (141) when the reader of its output has gone.\n\n"
       "kvadmin COMMAND --help shows the options of a command, and examples.");

@@ -35,7 +35,7 @@ Result<ExitCode> DeleteRange(const Globals& globals, const DeleteRangeOptions& o
     api::DeleteRangeReply reply;
     // If the call is repeated, it removes what the first attempt left. The records that the first
     // attempt removed are then missing from the sum.
-    Status status = client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+    Status status = client.Kv(Client::Repeat::kSafeWrite, [&](api::KvClient& kv, const api::Context& context) {
       kv.deleteRange(reply, context, request);
     });
     if (!status.ok()) {

@@ -41,7 +41,7 @@ Result<ExitCode> Put(const Globals& globals, const PutOptions& options) {
   }
   Client client(globals.target);
   api::WriteResult result;
-  auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafe;
+  auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafeWrite;
   RETURN_IF_ERROR(
       client.Kv(repeat, [&](api::KvClient& kv, const api::Context& context) { kv.put(result, context, request); }));
   return ReportWrite(globals, request.key, options.encoding, result,

@@ -34,7 +34,7 @@ Result<ExitCode> Touch(const Globals& globals, const TouchOptions& options) {
   }
   Client client(globals.target);
   api::WriteResult result;
-  auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafe;
+  auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafeWrite;
   RETURN_IF_ERROR(
       client.Kv(repeat, [&](api::KvClient& kv, const api::Context& context) { kv.touch(result, context, request); }));
   return ReportWrite(globals, request.key, options.encoding, result,
