@@ -267,7 +267,9 @@ class KvadminTest(unittest.TestCase):
                    "--save-every-mb", "0"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             deadline = time.monotonic() + 60
-            while not state.exists() and time.monotonic() < deadline and process.poll() is None:
+            while time.monotonic() < deadline and process.poll() is None:
+                if state.exists() and json.loads(state.read_text())["bytes"] > 0:
+                    break
                 time.sleep(0.001)
             process.send_signal(signal.SIGKILL)
         self.assertTrue(state.exists(), "the export was not killed between its first save and its end")

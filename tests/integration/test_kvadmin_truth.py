@@ -540,6 +540,37 @@ class InterruptTest(WithNode):
         self.assertEqual([json.loads(row)["value"] for row in (rows[0], rows[-1])], ["changed since"] * 2)
         self.assertEqual(len(rows), 20_000)
 
+    def test_export_goes_on_only_at_its_node(self):
+        target, state = self.root / "tn.jsonl", self.root / "tn.jsonl.partial.state"
+        whole = self.kv("export", "-q", "--prefix", "row/").raw
+        self.killed_export(target, lambda: bytes_saved(state) > 0, "--save-every-mb", "0", "--latest")
+        other = NodeProcess(self.root / "tn-other", FLAGS).start()
+        self.addCleanup(other.kill)
+        resume = ["export", "-o", target, "--prefix", "row/", "--latest", "--resume"]
+        done = run(*resume, server=f"{other.host}:{other.port}")
+        self.assertEqual(done.code, USAGE, done.err)
+        self.assertIn("belongs to another export", done.err)
+        self.assertFalse(target.exists())
+        self.kv(*resume)
+        self.assertEqual(target.read_bytes(), whole)
+
+    def test_export_replaces_nothing_of_others(self):
+        target, partial = self.root / "oo.jsonl", self.root / "oo.jsonl.partial"
+        partial.write_text("mine")
+        for resume in [], ["--resume"]:
+            self.assertIn(str(partial), self.kv("export", "-o", target, *resume, expect=FAILED).err)
+            self.assertEqual((partial.read_text(), target.exists()), ("mine", False))
+        partial.unlink()
+        self.kv("export", "-o", "", expect=USAGE)
+        (self.root / "oo-dir").mkdir()
+        link, real = self.root / "oo.link", self.root / "oo-dir" / "real.jsonl"
+        link.symlink_to(real)
+        self.kv("export", "-o", link, expect=USAGE)  # a link to nothing
+        real.write_text("old")
+        self.kv("export", "-o", link, "--prefix", "row/0000")
+        self.assertTrue(link.is_symlink())
+        self.assertEqual(len(real.read_text().splitlines()), 10)
+
     def test_restore(self):
         backup, data = self.root / "ri", self.root / "ri-data"
         self.kv("backup", "-q", backup)

@@ -3,6 +3,7 @@
 // Threads: any. The calls block.
 #pragma once
 
+#include <functional>
 #include <string>
 
 #include "src/base/result.h"
@@ -13,5 +14,11 @@ namespace pando::admin {
 Status SyncPath(const std::string& path);
 // Calls fsync on the directory that holds `path`, so that the name `path` survives a crash.
 Status SyncParent(const std::string& path);
+
+// Opens a file for reading and writing, creates it if it does not exist, and locks it (flock). The
+// returned descriptor is that of the file which has the name now: another process may rename or
+// remove the file between the opening and the locking. kAlreadyExists when another process holds
+// the lock. Tests pass `opened`, which is called between the two steps.
+Result<int> OpenAndLock(const std::string& path, const std::function<void()>& opened = nullptr);
 
 }  // namespace pando::admin

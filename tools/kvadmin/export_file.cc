@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -32,49 +31,77 @@ bool IsState(const nlohmann::json& state) {
   return true;
 }
 
+// The path of the file that `path` leads to, so that the rename replaces a link's target and not the
+// link.
+Result<std::string> Resolve(const std::string& path) {
+  std::error_code error;
+  const fs::file_status there = fs::status(path, error);
+  if (fs::exists(there) && !fs::is_regular_file(there)) {
+    // The final rename would replace a device or a pipe with a regular file.
+    return Error(Code::kInvalidArgument,
+                 "{}: exists and is not a regular file; choose another name, or - for standard output", path);
+  }
+  if (!fs::is_symlink(fs::symlink_status(path, error))) return path;
+  const fs::path target = fs::canonical(path, error);
+  if (!error) return target.string();
+  return Error(Code::kInvalidArgument, "{}: is a symbolic link to nothing; create its target, or choose another name",
+               path);
+}
+
 }  // namespace
 
 ExportFile::~ExportFile() {
-  if (file_) std::fclose(file_);
+  if (!file_) return;
+  if (ours_ && !resumable_) {
+    // While the lock is held. A file that cannot be removed is overwritten by the next export.
+    ::unlink(partial_.c_str());
+    ::unlink(state_.c_str());
+    ::unlink((state_ + ".next").c_str());
+  }
+  std::fclose(file_);
 }
 
 Status ExportFile::Open(const std::string& path, const std::string& identity, bool resume, Position* position) {
   *position = Position{};
   if (path == "-") return Status();
-  std::error_code error;
-  if (const fs::file_status there = fs::status(path, error); fs::exists(there) && !fs::is_regular_file(there)) {
-    // The final rename would replace a device or a pipe with a regular file.
-    return Error(Code::kInvalidArgument,
-                 "{}: exists and is not a regular file; choose another name, or - for standard output", path);
-  }
-  path_ = path;
+  ASSIGN_OR_RETURN(path_, Resolve(path));
   identity_ = identity;
-  partial_ = path + ".partial";
+  partial_ = path_ + ".partial";
   state_ = partial_ + ".state";
-  const int fd = ::open(partial_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) return ErrnoError(errno, "open {}", partial_);
+  ASSIGN_OR_RETURN(const int fd, OpenAndLock(partial_));
   file_ = ::fdopen(fd, "r+b");
   CHECK(file_) << partial_;
-  if (::flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    return Error(Code::kAlreadyExists,
-                 "{}: another export is writing this file; wait until it ends, or choose another name", partial_);
-  }
-  if (resume) {
-    RETURN_IF_ERROR(LoadState(position));
-  } else if (::unlink(state_.c_str()) == 0) {
-    // The state of an interrupted export describes data that is overwritten now. The removal must
-    // be durable: after a power failure, a state that reappears would be taken for this export's.
-    RETURN_IF_ERROR(SyncParent(state_));
-  } else if (errno != ENOENT) {
-    return ErrnoError(errno, "remove {}", state_);
-  }
+  RETURN_IF_ERROR(CheckOwner());
+  std::error_code error;
+  ours_ = !fs::exists(state_, error);  // the file is new, so nothing is lost if Open fails
+  if (resume) RETURN_IF_ERROR(LoadState(position));
   resumable_ = position->bytes > 0;
   bytes_ = position->bytes;
+  // When the export starts over, the state of an interrupted one describes data that is overwritten
+  // now. The replacement must be durable: after a power failure, an old state that reappears would
+  // be taken for this export's.
+  if (!resumable_) {
+    RETURN_IF_ERROR(WriteState({}));
+    RETURN_IF_ERROR(SyncParent(state_));
+  }
+  ours_ = true;
   // Cut off what was written after the saved position; it is written again.
   if (::ftruncate(fd, static_cast<off_t>(bytes_)) != 0 || std::fseek(file_, static_cast<long>(bytes_), SEEK_SET) != 0) {
     return ErrnoError(errno, "cut {} to {} bytes", partial_, bytes_);
   }
   return Status();
+}
+
+// An empty file may be what an export left that was killed before it wrote its state.
+Status ExportFile::CheckOwner() const {
+  std::error_code error;
+  if (fs::exists(state_, error)) return Status();
+  const uint64_t bytes = fs::file_size(partial_, error);
+  if (!error && bytes == 0) return Status();
+  if (error) return Error(Code::kIoError, "{}: {}", partial_, error.message());
+  return Error(Code::kAlreadyExists,
+               "{}: exists, but kvadmin did not leave it there (there is no {}); move it away, or choose another name",
+               partial_, state_);
 }
 
 Status ExportFile::LoadState(Position* position) {
@@ -125,6 +152,12 @@ Status ExportFile::Flush() {
 Status ExportFile::Save(const Position& position) {
   if (path_.empty()) return Status();
   RETURN_IF_ERROR(Flush());
+  RETURN_IF_ERROR(WriteState(position));
+  resumable_ = true;
+  return Status();
+}
+
+Status ExportFile::WriteState(const Position& position) {
   nlohmann::json state;
   state["export"] = identity_;
   state["cursor_b64"] = Base64Encode(position.cursor);
@@ -138,21 +171,22 @@ Status ExportFile::Save(const Position& position) {
   if (!out) return ErrnoError(errno, "write {}", next);
   RETURN_IF_ERROR(SyncPath(next));  // else a power failure may leave an empty file after the rename
   if (std::rename(next.c_str(), state_.c_str()) != 0) return ErrnoError(errno, "rename {}", next);
-  resumable_ = true;
   return Status();
 }
 
 Status ExportFile::Finish() {
   RETURN_IF_ERROR(Flush());
   if (path_.empty()) return Status();
-  // Remove the state first: after the rename it would describe a file that does not exist.
-  resumable_ = false;
+  // Closing the file gives up the lock, so the rename comes first: another export that finds the
+  // file unlocked would begin to overwrite it. The state goes last: without it, a kill would leave
+  // a FILE.partial that looks like somebody else's.
+  if (std::rename(partial_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, path_);
+  resumable_ = ours_ = false;
   std::error_code ignored;
   fs::remove(state_, ignored);
   fs::remove(state_ + ".next", ignored);  // left by an interrupted Save
   std::FILE* file = std::exchange(file_, nullptr);
-  if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", partial_);
-  if (std::rename(partial_.c_str(), path_.c_str()) != 0) return ErrnoError(errno, "rename {} to {}", partial_, path_);
+  if (std::fclose(file) != 0) return ErrnoError(errno, "close {}", path_);
   return SyncParent(path_);
 }
 

@@ -1,7 +1,10 @@
 // ExportFile: the output file of an export. Rows go to FILE.partial. Save records the progress
 // (scan cursor, bytes, rows) in FILE.partial.state, so that an interrupted export can be resumed.
 // Finish syncs FILE.partial and renames it to FILE. Standard output uses neither file and cannot be
-// resumed.
+// resumed. Without Finish, the destructor removes both files unless the export can be resumed.
+//
+// The state exists before the first row, so a FILE.partial that has rows but no state is somebody
+// else's: it is left alone. A lock on FILE.partial keeps other exports away until the rename.
 //
 // Threads: one.
 #pragma once
@@ -27,10 +30,10 @@ class ExportFile {
   ExportFile& operator=(const ExportFile&) = delete;
   ~ExportFile();
 
-  // "-" is standard output. `identity` describes what is exported. With `resume`, a saved state
-  // with another identity is an error. Without `resume`, Open removes the state of an earlier
-  // export. Sets `position` to where the export continues, which is the start when there is nothing
-  // to resume.
+  // "-" is standard output. If `path` is a symbolic link, its target is written. `identity`
+  // describes what is exported, and where. With `resume`, a saved state with another identity is an
+  // error. Without `resume`, Open overwrites the state of an earlier export. Sets `position` to where the export
+  // continues, which is the start when there is nothing to resume.
   Status Open(const std::string& path, const std::string& identity, bool resume, Position* position);
   Status Write(const std::string& bytes);
   // Makes the written rows durable and saves the position. Ignores position.bytes.
@@ -43,11 +46,14 @@ class ExportFile {
 
  private:
   Status LoadState(Position* position);
+  Status WriteState(const Position& position);
+  Status CheckOwner() const;
   Status Flush();
 
   std::string path_, partial_, state_, identity_;
   std::FILE* file_ = nullptr;
   uint64_t bytes_ = 0;
+  bool ours_ = false;  // FILE.partial and its state belong to this export
   bool resumable_ = false;
 };
 

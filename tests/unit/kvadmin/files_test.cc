@@ -167,7 +167,62 @@ TEST_F(FilesTest, NamesAreRelativeToTheWorkingDirectory) {
 
 // -- OpenAndLock
 
+TEST_F(FilesTest, TheLockedFileIsTheOneWithTheName) {
+  int holder = *OpenAndLock(In("f"));
+  EXPECT_EQ(OpenAndLock(In("f")).code(), Code::kAlreadyExists);
+  int calls = 0;
+  Result<int> other = OpenAndLock(In("f"), [&] {
+    if (++calls > 1) return;
+    fs::rename(In("f"), In("final"));  // the holder ends between the opening and the locking
+    ::close(holder);
+  });
+  ASSERT_TRUE(other.ok()) << other.status().ToString();
+  EXPECT_EQ(calls, 2);
+  ASSERT_EQ(::write(*other, "x", 1), 1);
+  EXPECT_EQ(Get("f"), "x");
+  EXPECT_EQ(Get("final"), "");
+  ::close(*other);
+}
+
 // -- ExportFile
+
+TEST_F(FilesTest, AnExportThatCannotBeResumedLeavesNothing) {
+  ExportFile::Position position;
+  {
+    ExportFile file;
+    ASSERT_TRUE(file.Open(In("x"), "all", /*resume=*/false, &position).ok());
+    ASSERT_TRUE(file.Write("row\n").ok());
+    EXPECT_TRUE(fs::exists(In("x.partial.state"))) << "a kill would leave a file that looks like somebody else's";
+  }
+  EXPECT_EQ(Names(), std::vector<std::string>{});
+}
+
+TEST_F(FilesTest, AnExportLeavesSomebodyElsesPartialFileAlone) {
+  Put("x.partial", "precious");
+  for (const bool resume : {false, true}) {
+    ExportFile::Position position;
+    ExportFile file;
+    Status status = file.Open(In("x"), "all", resume, &position);
+    EXPECT_EQ(status.code(), Code::kAlreadyExists);
+    EXPECT_THAT(status.message(), HasSubstr(In("x.partial")));
+  }
+  EXPECT_EQ(Get("x.partial"), "precious");
+  EXPECT_EQ(Names(), std::vector<std::string>{"x.partial"});
+}
+
+TEST_F(FilesTest, AnExportToALinkWritesItsTarget) {
+  Put("real/file", "old");
+  fs::create_symlink(In("real/file"), In("link"));
+  ExportFile::Position position;
+  ExportFile file;
+  ASSERT_TRUE(file.Open(In("link"), "all", false, &position).ok());
+  ASSERT_TRUE(file.Write("new").ok());
+  ASSERT_TRUE(file.Finish().ok());
+  EXPECT_TRUE(fs::is_symlink(In("link")));
+  EXPECT_EQ(Get("real/file"), "new");
+  fs::create_symlink(In("nothing"), In("dangling"));
+  EXPECT_EQ(ExportFile().Open(In("dangling"), "all", false, &position).code(), Code::kInvalidArgument);
+}
 
 TEST_F(FilesTest, AnExportThatIsNotResumedForgetsTheStateOfTheOneBefore) {
   ExportFile::Position position;

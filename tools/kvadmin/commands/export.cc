@@ -90,8 +90,20 @@ Status ChooseSnapshot(const ExportOptions& options, const ExportFile::Position& 
   return Status();
 }
 
-std::string Identity(const ExportOptions& options, const Range& range, Format format) {
-  return fmt::format("{} start={} end={} prefix={} {}{}", format == Format::kCsv ? "csv" : "jsonl",
+// An interrupted export continues only at the node where it began: two stores must not end up in one
+// file.
+Result<std::string> NodeId(Client& client) {
+  api::HelloRequest request;
+  request.client_name = "kvadmin export";
+  api::HelloReply reply;
+  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
+    kv.hello(reply, context, request);
+  }));
+  return Result<std::string>(std::move(reply.node_id));
+}
+
+std::string Identity(const ExportOptions& options, const Range& range, Format format, const std::string& node) {
+  return fmt::format("node={} {} start={} end={} prefix={} {}{}", node, format == Format::kCsv ? "csv" : "jsonl",
                      HexEncode(range.start), HexEncode(range.end), HexEncode(range.prefix),
                      options.latest ? "latest" : "snapshot=" + HexEncode(range.snapshot),
                      options.encoding == Encoding::kBase64 ? " base64" : "");
@@ -160,13 +172,14 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
   }
   const Format format = options.format.value_or(FormatOfFile(options.output));
   RowWriter writer(format, options.encoding == Encoding::kBase64);
+  Client client(globals.target);
+  ASSIGN_OR_RETURN(const std::string node, NodeId(client));
   ExportFile file;
   ExportFile::Position position;
-  RETURN_IF_ERROR(file.Open(options.output, Identity(options, range, format), options.resume, &position));
+  RETURN_IF_ERROR(file.Open(options.output, Identity(options, range, format, node), options.resume, &position));
   if (position.bytes == 0) RETURN_IF_ERROR(file.Write(writer.Header()));
   if (position.rows > 0 && !globals.json) tools::PrintNote("resuming after {} records\n", position.rows);
 
-  Client client(globals.target);
   const bool to_file = options.output != "-";
   SnapshotLease lease(&client, to_file ? SnapshotLease::kResumableTtl : SnapshotLease::kWorkingTtl);
   RETURN_IF_ERROR(ChooseSnapshot(options, position, &range, &lease));
@@ -205,13 +218,16 @@ void AddExportCommand(CLI::App& app, Globals* globals) {
       app.add_subcommand("export", "Write the records of a range, or of the whole store, to a file that load reads");
   AddRangeOptions(command, &o->range);
   AddEncodingOptions(command, &o->encoding);
-  command->add_option("-o,--output", o->output, "The file to write; - is standard output")->capture_default_str();
+  command->add_option("-o,--output", o->output, "The file to write; - is standard output")
+      ->capture_default_str()
+      ->check(NotEmpty());
   command
       ->add_option_function<std::string>(
           "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
           "jsonl or csv; default: by the name of the file, else jsonl")
       ->check(CLI::IsMember({"jsonl", "csv"}));
-  command->add_flag("--resume", o->resume, "Continue an interrupted export of the same range to the same file");
+  command->add_flag("--resume", o->resume,
+                    "Continue an interrupted export of the same range of the same node to the same file");
   command->add_flag("--latest", o->latest, "Read the latest records instead of a snapshot");
   command->add_flag("-q,--quiet", o->quiet, "Show no progress");
   tools::AddNumber(command, Spell("--page-rows"), &o->page_rows, "Rows per request", 1,
