@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "src/base/limits.h"
 #include "tools/common/number_option.h"
 #include "tools/kvadmin/bytes.h"
 
@@ -16,18 +17,34 @@ namespace {
 
 using JsonIn = nlohmann::json;
 
-// Reads lines, and counts lines and bytes.
+// The longest line or CSV record that is read. A record within the server's limits has less, even
+// if every byte of its value is escaped; an input without line ends must not fill the memory.
+constexpr size_t kMaxRecordBytes = 16u << 20;
+static_assert(kMaxRecordBytes > 6 * (kMaxKeyBytes + kMaxValueBytes));  // \u0000 is the longest escape
+
+const char* TooLongText() { return "longer than 16 MiB"; }
+
+// Reads lines, and counts lines and bytes. A byte order mark at the beginning is dropped.
 class Lines {
  public:
-  explicit Lines(std::istream& in) : in_(in) {}
-  // Returns false at the end. `line` keeps its '\n', because the CSV parser needs it.
+  explicit Lines(std::istream& in) : in_(in), piece_(64u << 10) {}
+  // Returns false at the end. `line` keeps its '\n', because the CSV parser needs it. A line that is
+  // longer than kMaxRecordBytes is cut, and too_long() is true until the next call.
   bool Next(std::string* line) {
-    if (!std::getline(in_, *line)) return false;
-    ++number_;
-    bytes_ += line->size() + 1;
-    if (!in_.eof()) line->push_back('\n');
+    std::string skipped;
+    while (too_long_) {
+      skipped.clear();
+      too_long_ = Read(&skipped) == End::kLimit;
+    }
+    line->clear();
+    const End end = Read(line);
+    if (in_.bad() || (end == End::kInput && line->empty())) return false;
+    too_long_ = end == End::kLimit;
+    if (++number_ == 1 && line->starts_with("\xef\xbb\xbf")) line->erase(0, 3);
+    if (end == End::kLine) line->push_back('\n');
     return true;
   }
+  bool too_long() const { return too_long_; }
   uint64_t number() const { return number_; }
   uint64_t bytes() const { return bytes_; }
   Status status() const {
@@ -35,9 +52,36 @@ class Lines {
   }
 
  private:
+  enum class End : uint8_t { kLine, kInput, kLimit };
+  // Appends to `line` until one of these ends.
+  End Read(std::string* line) {
+    for (;;) {
+      in_.getline(piece_.data(), static_cast<std::streamsize>(piece_.size()));
+      const auto got = static_cast<size_t>(in_.gcount());
+      bytes_ += got;
+      if (in_.good()) {  // got includes the line end
+        line->append(piece_.data(), got - 1);
+        return End::kLine;
+      }
+      line->append(piece_.data(), got);
+      if (in_.eof() || in_.bad()) return End::kInput;
+      in_.clear();  // getline fails when the piece is full
+      if (line->size() > kMaxRecordBytes) return End::kLimit;
+    }
+  }
+
   std::istream& in_;
+  std::vector<char> piece_;
   uint64_t number_ = 0, bytes_ = 0;
+  bool too_long_ = false;
 };
+
+// nlohmann's text counts lines, but the text is one line of the input, and begins with a number
+// that says nothing to users.
+std::string JsonProblem(const std::string& what) {
+  const size_t column = what.find("column ");
+  return column == std::string::npos ? what : what.substr(column);
+}
 
 Result<int64_t> ParseMilliseconds(std::string_view text, std::string_view name) {
   const std::optional<int64_t> value = tools::ParseNumber<int64_t>(text);
@@ -56,7 +100,7 @@ class JsonLinesReader final : public RecordReader {
         RETURN_IF_ERROR(lines_.status());
         return false;
       }
-    } while (text_.find_first_not_of(" \t\r\n") == std::string::npos);
+    } while (!lines_.too_long() && text_.find_first_not_of(" \t\r\n") == std::string::npos);
     *record = InputRecord{};
     Status status = Parse(record);
     if (!status.ok()) record->error = status.message();
@@ -68,11 +112,17 @@ class JsonLinesReader final : public RecordReader {
 
  private:
   Status Parse(InputRecord* record) {
+    if (lines_.too_long()) return Error(Code::kInvalidArgument, "the line is {}", TooLongText());
+    // The parser would take a NUL byte for the end of the text, and drop what follows.
+    if (const size_t nul = text_.find('\0'); nul != std::string::npos) {
+      return Error(Code::kInvalidArgument, "not JSON: column {}: there is a NUL byte", nul + 1);
+    }
+    if (text_.ends_with('\n')) text_.pop_back();
     JsonIn object;
     try {
       object = JsonIn::parse(text_);
     } catch (const JsonIn::exception& e) {
-      return Error(Code::kInvalidArgument, "not JSON: {}", e.what());
+      return Error(Code::kInvalidArgument, "not JSON: {}", JsonProblem(e.what()));
     }
     if (!object.is_object()) return Error(Code::kInvalidArgument, "not a JSON object");
     RETURN_IF_ERROR(TakeBytes(object, "key", &record->key));
@@ -119,7 +169,7 @@ class JsonLinesReader final : public RecordReader {
 // the first line of each row.
 class CsvReader final : public RecordReader {
  public:
-  explicit CsvReader(std::istream& in) : lines_(in) { CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0); }
+  explicit CsvReader(std::istream& in) : lines_(in) { InitParser(); }
   ~CsvReader() override { csv_free(&parser_); }
 
   Result<bool> Next(InputRecord* record) override {
@@ -159,7 +209,15 @@ class CsvReader final : public RecordReader {
         }
         break;
       }
-      if (!in_row_) row_line_ = lines_.number();
+      if (!in_row_) {
+        row_line_ = lines_.number();
+        row_bytes_ = 0;
+      }
+      row_bytes_ += text_.size();
+      if (lines_.too_long() || row_bytes_ > kMaxRecordBytes) {
+        Broken(fmt::format("the record that begins on line {} is {}", row_line_, TooLongText()));
+        continue;
+      }
       bool blank = text_ == "\n" || text_ == "\r\n";
       if (!blank) in_row_ = true;
       // In strict mode the parser stops before the misplaced byte.
@@ -174,8 +232,12 @@ class CsvReader final : public RecordReader {
     fields_.clear();
     in_row_ = false;
     csv_free(&parser_);
-    CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0);
+    InitParser();
     KeepSpaces();
+  }
+  void InitParser() {
+    CHECK_EQ(csv_init(&parser_, CSV_STRICT | CSV_STRICT_FINI), 0);
+    csv_set_blk_size(&parser_, 64u << 10);  // the buffer grows by this; 128 bytes copy a long field too often
   }
   // Keeps leading and trailing spaces of unquoted fields. The header drops them around its names.
   void KeepSpaces() {
@@ -207,7 +269,6 @@ class CsvReader final : public RecordReader {
     if (!header.error.empty()) return Error(Code::kInvalidArgument, "the CSV header is invalid: {}", header.error);
     int keys = 0, values = 0;
     for (std::string& name : header.fields) {
-      if (columns_.empty() && name.starts_with("\xef\xbb\xbf")) name.erase(0, 3);  // a byte order mark
       name.erase(0, name.find_first_not_of(" \t"));
       name.erase(name.find_last_not_of(" \t") + 1);
       Column column = Column::kIgnored;
@@ -270,6 +331,7 @@ class CsvReader final : public RecordReader {
   std::deque<Row> rows_;
   std::string text_;
   uint64_t row_line_ = 0;
+  size_t row_bytes_ = 0;
   bool in_row_ = false, ended_ = false;
 };
 

@@ -47,6 +47,39 @@ TEST(JsonLines, AWrongLineIsNamedAndTheNextOneRead) {
   EXPECT_EQ(got[3], "4!not a JSON object");
 }
 
+TEST(JsonLines, NothingAfterANulIsDropped) {
+  const std::string a = "{\"key\":\"a\",\"value\":\"1\"}", nul(1, '\0');
+  EXPECT_EQ(ReadAll(Format::kJsonLines, a + nul + a + "\n" + a + nul + "\n" + nul + a + "\n" + a),
+            (Lines{"1!not JSON: column 24: there is a NUL byte", "2!not JSON: column 24: there is a NUL byte",
+                   "3!not JSON: column 1: there is a NUL byte", "4:a=1"}));
+}
+
+TEST(JsonLines, ErrorsNameTheColumnAndNoOtherLine) {
+  for (const Lines& got :
+       {ReadAll(Format::kJsonLines, "\n{\"key\":\n"), ReadAll(Format::kJsonLines, "\n{\"key\" x}\n")}) {
+    ASSERT_EQ(got.size(), 1u);
+    EXPECT_EQ(got[0].substr(0, 18), "2!not JSON: column");
+    EXPECT_EQ(got[0].find("line"), std::string::npos) << got[0];
+  }
+}
+
+TEST(JsonLines, AByteOrderMarkIsDropped) {
+  EXPECT_EQ(ReadAll(Format::kJsonLines, "\xef\xbb\xbf{\"key\":\"a\",\"value\":\"1\"}\n"), Lines{"1:a=1"});
+}
+
+// The memory for a line is bounded, and the lines after it have their right numbers.
+TEST(JsonLines, ALineWithoutEndIsRefused) {
+  const std::string a = "{\"key\":\"a\",\"value\":\"1\"}\n", endless(40u << 20, ' ');
+  EXPECT_EQ(ReadAll(Format::kJsonLines, a + endless + "\n" + a + endless),
+            (Lines{"1:a=1", "2!the line is longer than 16 MiB", "3:a=1", "4!the line is longer than 16 MiB"}));
+  const std::string fits(15u << 20, ' ');
+  EXPECT_EQ(ReadAll(Format::kJsonLines, fits + a + a), (Lines{"1:a=1", "2:a=1"}));
+  // Lines around the size of the buffer that they are read with.
+  for (size_t bytes = (64u << 10) - 3; bytes < (64u << 10) + 3; ++bytes) {
+    EXPECT_EQ(ReadAll(Format::kJsonLines, std::string(bytes - a.size(), ' ') + a + a), (Lines{"1:a=1", "2:a=1"}));
+  }
+}
+
 TEST(JsonLines, Expiry) {
   std::istringstream in(
       "{\"key\":\"a\",\"value\":\"\",\"ttl_ms\":5}\n{\"key\":\"a\",\"value\":\"\",\"expires_at_ms\":7}\n"
@@ -137,6 +170,22 @@ TEST(Csv, HeadersThatDoNotSay) {
     ASSERT_EQ(got.size(), 1u);
     EXPECT_EQ(got[0].substr(0, 5), "ERROR") << header;
   }
+}
+
+TEST(Csv, AByteOrderMarkMayPrecedeAQuotedHeader) {
+  EXPECT_EQ(ReadAll(Format::kCsv, "\xef\xbb\xbf\"key\",\"value\"\r\n\"a\",\"1\"\r\n"), Lines{"2:a=1"});
+  EXPECT_EQ(ReadAll(Format::kCsv, "\xef\xbb\xbfkey,value\na,1\n"), Lines{"2:a=1"});
+}
+
+TEST(Csv, ARecordWithoutEndIsRefused) {
+  const std::string endless(20u << 20, 'x');
+  EXPECT_EQ(ReadAll(Format::kCsv, "key,value\n" + endless + "\na,1\n"),
+            (Lines{"2!not CSV: the record that begins on line 2 is longer than 16 MiB", "3:a=1"}));
+  std::string lines = "key,value\nk,\"";
+  for (int i = 0; i < 20; ++i) lines += std::string(1u << 20, 'x') + "\n";
+  const Lines got = ReadAll(Format::kCsv, lines);
+  ASSERT_FALSE(got.empty());
+  EXPECT_EQ(got[0], "2!not CSV: the record that begins on line 2 is longer than 16 MiB");
 }
 
 }  // namespace
