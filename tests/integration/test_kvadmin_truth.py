@@ -702,6 +702,25 @@ class BackupTest(WithNode):
         there("restore", "rel-new", "", expect=USAGE)
         self.assertEqual((self.snapshots(), list(self.root.glob("rel*.partial"))), (0, []))
 
+    def test_a_limit_on_the_size_of_files_is_no_damage(self):
+        backup = self.root / "sf"
+        self.kv("backup", backup)
+        for arguments in (["backup", self.root / "sf-backup"], ["restore", backup, self.root / "sf-data"],
+                          ["export", "-o", self.root / "sf-export"]):
+            with self.subTest(arguments[0]):
+                process = start(*arguments, server=self.server, preexec_fn=small_files)
+                err = process.communicate(timeout=TIMEOUT_S)[1].decode()
+                self.assertEqual(process.returncode, FAILED, err)
+                self.assertIn("File too large", err)
+                for word in "lost", "damage", "another backup":
+                    self.assertNotIn(word, err)
+                if arguments[0] != "export":
+                    self.assertEqual((self.snapshots(), list(self.root.glob("sf-*"))), (0, []))
+        # An export keeps what it has, and is continued when there is room.
+        self.kv("export", "-o", self.root / "sf-export", "--resume")
+        self.assertEqual((self.root / "sf-export").read_bytes(), self.kv("export", "-q").raw)
+        self.assertEqual(self.snapshots(), 0)
+
     def test_backup_that_fails_releases_its_snapshot(self):
         full, other = self.root / "bf", self.root / "bo"
         self.kv("backup", full)

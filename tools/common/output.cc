@@ -21,6 +21,7 @@ void Remember(bool ok) {
 
 void PrepareStandardStreams() {
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
   // The modes are reversed on purpose: reading from standard input, and writing to standard output
   // or standard error, must still fail.
   const int modes[] = {O_WRONLY, O_RDONLY, O_RDONLY};

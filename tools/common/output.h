@@ -17,9 +17,9 @@
 
 namespace pando::tools {
 
-// Must be called first in main. It ignores SIGPIPE, so that a write to a closed pipe returns an
-// error, and opens those of the descriptors 0 to 2 that the caller closed, so that no socket or
-// file takes their place.
+// Must be called first in main. It ignores SIGPIPE and SIGXFSZ, so that a write to a closed pipe or
+// beyond the size limit of files (ulimit -f) returns an error. It opens those of the descriptors 0
+// to 2 that the caller closed, so that no socket or file takes their place.
 void PrepareStandardStreams();
 
 void WriteOutput(std::string_view bytes);

@@ -45,7 +45,8 @@ BackupFile::~BackupFile() {
 }
 
 Status BackupFile::Write(const void* data, size_t bytes) {
-  if (std::fwrite(data, 1, bytes, file_) != bytes) return ErrnoError(errno, "write {}", path_);
+  // An incremental backup may have no pages, and thus an empty index.
+  if (bytes > 0 && std::fwrite(data, 1, bytes, file_) != bytes) return ErrnoError(errno, "write {}", path_);
   offset_bytes_ += bytes;
   return Status();
 }
