@@ -455,6 +455,22 @@ class LoadTest(WithNode):
         self.kv("load", "-q", "-", stdin=exported)
         self.assertEqual(self.kv("export", "-q", "--prefix", "ex/").raw, exported)
 
+    def test_rejects_destroy_nothing(self):
+        text = '{"key": "rj/1", "value": "x"}\nbad\n{"key": "rj/3", "value": "x"}\nworse\n'
+        path, rejects = self.write("rj.jsonl", text), self.root / "rj.rejects"
+        load = ["load", path, "--on-error", "skip", "--rejects"]
+        self.assertIn("this is the input", self.kv(*load, path, expect=USAGE).err)
+        os.link(path, self.root / "rj.link")
+        self.kv(*load, self.root / "rj.link", expect=USAGE)
+        self.assertEqual(path.read_text(), text)
+        self.kv(*load, rejects, expect=REJECTED)
+        once = rejects.read_text()
+        self.assertEqual([json.loads(line)["line"] for line in once.splitlines()], [2, 4])
+        self.assertIn("not empty", self.kv(*load, rejects, expect=FAILED).err)
+        self.assertEqual(rejects.read_text(), once)
+        self.kv(*load, rejects, "--from-line", "3", expect=REJECTED)
+        self.assertEqual([json.loads(line)["line"] for line in rejects.read_text().splitlines()], [2, 4, 4])
+
     def test_from_line(self):
         path = self.write("fl.csv", 'key,value\nfl/2,"a\nb"\nfl/4,x\nfl/5,"y\nz"\nfl/7,end\n')
         self.kv("load", path, "--from-line", "4")

@@ -27,6 +27,7 @@ class InputFile::Buffer final : public std::streambuf {
     if (fd_ != STDIN_FILENO) ::close(fd_);
   }
   const Status& status() const { return status_; }
+  int fd() const { return fd_; }
 
  private:
   int_type underflow() override {
@@ -60,6 +61,13 @@ InputFile::InputFile(std::unique_ptr<Buffer> buffer, uint64_t size_bytes)
 InputFile::~InputFile() = default;
 
 const Status& InputFile::status() const { return buffer_->status(); }
+
+bool InputFile::IsSame(int fd) const {
+  struct stat mine {
+  }, other{};
+  return ::fstat(buffer_->fd(), &mine) == 0 && ::fstat(fd, &other) == 0 && S_ISREG(mine.st_mode) &&
+         mine.st_dev == other.st_dev && mine.st_ino == other.st_ino;
+}
 
 Result<std::unique_ptr<InputFile>> InputFile::Open(const std::string& path) {
   const bool standard = path == "-";

@@ -24,6 +24,8 @@ class InputFile {
   // OK unless the stream is bad.
   const Status& status() const;
   uint64_t size_bytes() const { return size_bytes_; }  // of a regular file; 0 = unknown
+  // Whether `fd` is open on the same file, so that writing to it would destroy the input.
+  bool IsSame(int fd) const;
 
  private:
   class Buffer;

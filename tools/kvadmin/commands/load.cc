@@ -1,7 +1,10 @@
 // kvadmin load: stores the records of a file or of standard input.
 //
 // Threads: one.
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -49,10 +52,21 @@ class Rejects {
   ~Rejects() {
     if (file_) std::fclose(file_);
   }
-  Status Open() {
-    if (options_.rejects_file.empty()) return Status();
-    file_ = std::fopen(options_.rejects_file.c_str(), "w");
-    return file_ ? Status() : ErrnoError(errno, "open {}", options_.rejects_file);
+  // Overwrites nothing: the rejects of a continued load are appended to those before.
+  Status Open(const InputFile& input) {
+    const std::string& path = options_.rejects_file;
+    if (path.empty()) return Status();
+    const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0) return ErrnoError(errno, "open {}", path);
+    file_ = ::fdopen(fd, "a");
+    CHECK(file_) << path;
+    if (input.IsSame(fd))
+      return Error(Code::kInvalidArgument, "--rejects {}: this is the input; name another file", path);
+    struct stat info {};
+    if (::fstat(fd, &info) != 0) return ErrnoError(errno, "look at {}", path);
+    if (!S_ISREG(info.st_mode) || info.st_size == 0 || options_.from_line > 1) return Status();
+    return Error(Code::kAlreadyExists, "--rejects {}: the file is not empty; name another file, or move this one away",
+                 path);
   }
   void Add(uint64_t line, const std::string& why) {
     ++total_;
@@ -217,7 +231,7 @@ Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
   auto reader = MakeRecordReader(options.format.value_or(FormatOfFile(options.file)), input->stream());
   Progress progress("loading", "records", input->size_bytes(), options.quiet || globals.json);
   Rejects rejects(globals, options, progress);
-  RETURN_IF_ERROR(rejects.Open());
+  RETURN_IF_ERROR(rejects.Open(*input));
   LoadRun run;
   // Before the connection carries batches.
   ASSIGN_OR_RETURN(run.absolute, TakesAbsoluteExpiry(client));
@@ -266,7 +280,8 @@ void AddLoadCommand(CLI::App& app, Globals* globals) {
           "What to do after a rejected record: stop (default) or skip")
       ->check(CLI::IsMember({"stop", "skip"}));
   command->add_option("--rejects", o->rejects_file,
-                      "Write the line number and the reason of every reject to this file");
+                      "Write the line number and the reason of every reject to this file: new or empty, except that "
+                      "--from-line appends to it");
   command->add_flag("-q,--quiet", o->quiet, "Show no progress");
   tools::AddNumber(command, Spell("--from-line"), &o->from_line,
                    "Skip the records before this line, which an interrupted load of the same file printed", 1)
