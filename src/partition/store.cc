@@ -176,13 +176,6 @@ Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::v
 }
 
 Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
-  CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(options.data_dir));
-  if (std::find(entries.begin(), entries.end(), kUnfinishedName) != entries.end()) {
-    co_return Error(Code::kCorruption,
-                    "{}: a restore into this directory was not completed (it contains {}): run kvadmin restore again, "
-                    "or use an empty directory",
-                    options.data_dir, kUnfinishedName);
-  }
   std::vector<Uuid> uuids(options.partitions);
   for (Uuid& uuid : uuids) uuid = NewUuid(reactor);
   MakePartitionFile make = [&reactor](uint32_t, PartitionFileOptions made) {
@@ -222,6 +215,15 @@ Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir) {
 
 Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
   CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, options.data_dir));
+  CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(options.data_dir));
+  // Also when there is a store: kvadmin restore still owns the directory, and its next run would
+  // remove what a node writes there.
+  if (std::find(entries.begin(), entries.end(), kUnfinishedName) != entries.end()) {
+    co_return Error(Code::kCorruption,
+                    "{}: a restore into this directory was not completed (it contains {}): run kvadmin restore again, "
+                    "or use an empty directory",
+                    options.data_dir, kUnfinishedName);
+  }
   Result<StoreInfo> existing = co_await LoadStore(reactor, options.data_dir);
   if (existing.code() == Code::kNotFound) co_return co_await CreateStore(reactor, options);
   if (!existing.ok()) co_return existing.TakeStatus();

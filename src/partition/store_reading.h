@@ -8,8 +8,8 @@
 namespace pando {
 
 // The name of a file that marks a directory as unfinished. kvadmin restore creates it and then
-// calls CreateStoreOf in that directory. OpenStore never creates a store in a directory with this
-// mark, because half a store must not be mistaken for a new one.
+// calls CreateStoreOf in that directory. OpenStore refuses a directory with this mark: half a store
+// must not be mistaken for a new one, and a complete one still belongs to the restore.
 inline constexpr char kUnfinishedName[] = "UNFINISHED";
 
 // Like LockStore, but for readers: they exclude a node but not each other. They change nothing, so

@@ -185,6 +185,12 @@ TEST_F(StoreTest, WhatARestoreLeftUnfinishedIsNoNewStore) {
   EXPECT_FALSE(machine_->disk().Exists(kMeta));
 }
 
+TEST_F(StoreTest, AWholeStoreThatStillBelongsToARestoreIsNotOpened) {
+  ASSERT_TRUE(Open(2, 1).ok());
+  machine_->disk().WriteAll(std::string("/data/") + kUnfinishedName, "");
+  EXPECT_EQ(Open(2, 1).code(), Code::kCorruption);
+}
+
 TEST_F(StoreTest, OptionsThatDifferAreRefusedZerosAreNot) {
   ASSERT_TRUE(Open(4, 2, 4096).ok());
   const std::string before = machine_->disk().ReadAll(kMeta);
