@@ -718,6 +718,23 @@ class BackupTest(WithNode):
         there("restore", "rel-new", "", expect=USAGE)
         self.assertEqual((self.snapshots(), list(self.root.glob("rel*.partial"))), (0, []))
 
+    def test_a_backup_named_through_a_link(self):
+        sunday, monday, home = self.root / "ln-sunday", self.root / "ln-monday", self.root / "ln" / "home"
+        home.mkdir(parents=True)
+        self.kv("backup", sunday)
+        self.kv("put", "ln", "1")
+        self.kv("backup", monday, "--base", sunday)
+        latest = home / "latest"
+        latest.symlink_to(monday)
+        self.kv("check", "--backup", latest)
+        self.kv("restore", "-q", latest, self.root / "ln-data")
+        self.kv("backup", self.root / "ln-tuesday", "--base", latest)
+        self.kv("check", "--backup", self.root / "ln-tuesday")
+        nowhere = home / "nowhere"
+        nowhere.symlink_to(self.root / "does" / "not" / "exist")
+        self.assertIn("link to nothing", self.kv("backup", nowhere, expect=FAILED).err)
+        self.assertFalse((home / "nowhere.partial").exists())
+
     def test_a_limit_on_the_size_of_files_is_no_damage(self):
         backup = self.root / "sf"
         self.kv("backup", backup)

@@ -180,6 +180,9 @@ Result<BackupChain> LoadBackupChain(const std::string& directory) {
   BackupChain chain;
   std::string at = directory;
   for (std::string expected_id;;) {
+    // The path of a base is relative to where its backup really is, not to a symbolic link to it.
+    std::error_code missing;
+    if (fs::path real = fs::canonical(at, missing); !missing) at = real.string();
     const std::string path = at + "/" + kManifestName;
     std::ifstream in(path, std::ios::binary);
     if (!in) {

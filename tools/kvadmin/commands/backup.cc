@@ -95,6 +95,10 @@ class Backup {
       if (error) return Error(Code::kIoError, "{}: {}", options_.base, error.message());
       manifest_.base = base.lexically_relative(partial_.final_path()).string();
       manifest_.base_id = chain_.newest().id;
+      if (!IsUtf8(manifest_.base)) {  // JSON cannot hold it
+        return Error(Code::kInvalidArgument, "--base {}: the path from the new backup to it is not UTF-8; rename it",
+                     Printable(options_.base, Encoding::kText));
+      }
     }
     RETURN_IF_ERROR(client_.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
       admin.status(status_, context);
@@ -266,7 +270,8 @@ void AddBackupCommand(CLI::App& app, Globals* globals) {
       "Pages are copied as they are on disk, and each is verified. With --base, time and size depend on the changed\n"
       "pages only. The base is found by its path relative to the new backup, so move them together.\n"
       "The backup is built in DIRECTORY.partial, which is renamed to DIRECTORY when it is complete. A backup that\n"
-      "fails or is interrupted removes it, and releases its snapshot.\n\n"
+      "fails or is interrupted removes it, and releases its snapshot. Two backups to one DIRECTORY exclude each\n"
+      "other.\n\n"
       "Examples:\n"
       "  kvadmin backup /backups/sunday\n"
       "  kvadmin backup /backups/monday --base /backups/sunday\n"
