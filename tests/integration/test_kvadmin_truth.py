@@ -264,6 +264,12 @@ class OutputTest(WithNode):
         self.assertEqual([r["key"] for r in changes + rest], [f"changed/{i}" for i in range(5)])
         self.kv("snapshot", "release", token)
 
+    def test_a_cursor_that_is_refused_is_not_offered_again(self):
+        done = self.kv("scan", "--cursor", "AAAA", expect=USAGE)
+        self.assertNotIn("there are more", done.err)
+        done = self.kv("--json", "scan", "--cursor", "AAAA", expect=USAGE)
+        self.assertEqual(done.out, "")
+
     def test_a_write_without_an_answer_is_of_unknown_outcome(self):
         self.kv("put", "un/touch", "x")
         writes = [["put", "un/put", "x"], ["put", "un/absent", "x", "--if-absent"], ["delete", "un/put"],
@@ -300,6 +306,25 @@ class OutputTest(WithNode):
                 self.assertNotIn("unknown", done.err)
                 self.assertLess(time.monotonic() - begin, TIMEOUT_S, "it was tried again")
             listener.shutdown(socket.SHUT_RDWR)
+
+    def test_wal_dump_of_nothing_is_an_error(self):
+        empty = self.root / "empty"
+        empty.mkdir()
+        done = self.kv("wal-dump", empty, expect=FAILED)
+        self.assertIn("holds no log and no store", done.err)
+        node = NodeProcess(self.root / "wd", FLAGS).start()
+        run("put", "k", "v", server=f"{node.host}:{node.port}")
+        node.stop()
+        self.kv("wal-dump", node.data_dir)
+        log = node.data_dir / "wal-0"
+        moved = self.root / "wd-log"
+        shutil.copytree(log, moved)
+        for segment in log.iterdir():
+            segment.unlink()
+        self.assertIn("lost", self.kv("wal-dump", node.data_dir, expect=CORRUPTION).err)
+        log.rmdir()
+        self.assertIn("lost", self.kv("wal-dump", node.data_dir, expect=CORRUPTION).err)
+        self.kv("wal-dump", moved)
 
     def test_numbers(self):
         for arguments in (["increment", "n", "--by=010"], ["increment", "n", "--by=0x10"],

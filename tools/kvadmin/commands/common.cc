@@ -55,7 +55,9 @@ void ReportError(const Globals& globals, const Status& status) {
 Result<ExitCode> EndOfRows(const Globals& globals, uint64_t rows, std::string_view what, const std::string& cursor,
                            Status status) {
   const std::string token = Base64Encode(cursor);
-  if (cursor.empty()) {
+  // Without rows, the cursor is the one that the user gave, and the server has just refused it.
+  const bool refused = rows == 0 && status.code() == Code::kInvalidArgument;
+  if (cursor.empty() || refused) {
     if (!globals.json && status.ok()) tools::PrintNote("{} {}\n", rows, what);
   } else if (globals.json) {
     Json j;

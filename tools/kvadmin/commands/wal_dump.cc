@@ -3,7 +3,10 @@
 // Threads: one.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "src/partition/store_reading.h"
+#include "src/partition/superblock.h"
 #include "src/wal/log_reader.h"
 #include "src/wal/record.h"
 #include "tools/common/table.h"
@@ -152,11 +155,51 @@ void PrintSegments(const Globals& globals, const LogReader& log, const Dumper& d
                log.torn() ? fmt::format("; after the end: {}", log.end_reason()) : "");
 }
 
+// How far a log had come, according to the superblocks of the partitions in it. A partition that
+// cannot be read says nothing; its log can still be printed.
+struct LogRequirement {
+  LogPosition end = 0;
+  std::string path;  // of the file that says so
+};
+
+Task<LogRequirement> RequirementOf(Reactor* reactor, const StoreInfo* store, uint32_t index) {
+  LogRequirement required;
+  for (const PartitionInfo& p : store->partitions) {
+    if (store->ReactorOf(p.id) != index) continue;
+    const std::string path = store->PartitionDirectory(p.id) + "/data";
+    Result<File> file = co_await File::Open(*reactor, path, File::Mode::kRead, /*direct=*/true);
+    if (!file.ok()) continue;
+    AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
+    Status status = co_await file->Read(head.data(), head.size(), 0);
+    Status closed = co_await file->Close();
+    if (!status.ok() || !closed.ok()) continue;
+    Lsn older_lsn = 0;
+    Result<Superblock> newest = ChooseSuperblock({head.data(), head.size()}, path, &older_lsn);
+    if (newest.ok() && newest->log_end > required.end) required = {newest->log_end, path};
+  }
+  co_return required;
+}
+
+// `required` is null if only the log's directory was given.
 Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOptions* options, const Names* names,
-                     std::string directory) {
+                     std::string directory, const LogRequirement* required) {
   LogReader::Options log_options;
-  log_options.directory = std::move(directory);
-  CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> log, co_await LogReader::Open(*reactor, log_options));
+  log_options.directory = directory;
+  Result<std::unique_ptr<LogReader>> opened = co_await LogReader::Open(*reactor, log_options);
+  if (opened.code() == Code::kNotFound && required != nullptr) {
+    // A store that was created but never served has no log yet.
+    if (required->end == 0) {
+      if (!globals->json) tools::Print("0 records; this log was not begun yet\n");
+      co_return Status();
+    }
+    co_return LostLog(directory, 0, required->end, required->path);
+  }
+  if (!opened.ok()) co_return opened.TakeStatus();
+  std::unique_ptr<LogReader> log = *std::move(opened);
+  if (log->segments().empty() && required == nullptr) {
+    co_return Error(Code::kNotFound,
+                    "{}: holds no log and no store; give a data directory, or a wal-N directory in one", directory);
+  }
   Dumper dumper(*globals, *options, *names);
   for (;;) {
     LogEntry entry;
@@ -166,6 +209,9 @@ Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOpti
     CO_RETURN_IF_ERROR(tools::OutputStatus());  // stop if the output cannot be written
   }
   PrintSegments(*globals, *log, dumper);
+  if (required != nullptr && log->end() < required->end) {
+    co_return LostLog(directory, log->end(), required->end, required->path);
+  }
   co_return Status();
 }
 
@@ -175,7 +221,7 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
   if (!store.ok()) {
     // Not a store; perhaps the directory of one log.
     if (store.code() != Code::kNotFound) co_return store.TakeStatus();
-    Status status = co_await DumpLog(reactor, globals, options, &names, options->directory);
+    Status status = co_await DumpLog(reactor, globals, options, &names, options->directory, nullptr);
     if (!status.ok()) co_return status;
     co_return kExitOk;
   }
@@ -193,7 +239,10 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
   Status status;
   for (uint32_t r = 0; r < store->reactors && status.ok(); ++r) {
     if (!globals->json) tools::Print("{}log of reactor {}\n", r > 0 ? "\n" : "", r);
-    status = co_await DumpLog(reactor, globals, options, &names, store->LogDirectory(r));
+    LogRequirement required;
+    // The log of a running node may look as if it ended early.
+    if (!options->running) required = co_await RequirementOf(reactor, &*store, r);
+    status = co_await DumpLog(reactor, globals, options, &names, store->LogDirectory(r), &required);
   }
   if (lock.is_open()) {
     Status closed = co_await lock.Close();
@@ -224,7 +273,8 @@ void AddWalDumpCommand(CLI::App& app, Globals* globals) {
       "  kvadmin wal-dump /var/lib/pando\n"
       "  kvadmin wal-dump /var/lib/pando --partition 3 --from-lsn 1000 --to-lsn 1010\n"
       "  kvadmin --json wal-dump /var/lib/pando | jq 'select(.op == \"remove\")'\n"
-      "Exit codes: 0 read to the end; 4 the log is damaged; 5 a node has it open.");
+      "Exit codes: 0 read to the end; 3 the directory holds no log; 4 the log is damaged, or a part of it is lost;\n"
+      "5 a node has it open.");
   OnChosen(command, globals,
            [=] { return RunOffline([=](Reactor& reactor) { return WalDump(&reactor, globals, o.get()); }); });
 }
