@@ -187,7 +187,7 @@ class BackupTest(unittest.TestCase):
         # A base that is missing, and one that is another backup.
         moved = self.root / "moved"
         full.rename(moved)
-        self.assertIn("based on", self.kv(None, "check", "--backup", second, expect=FAILED).err)
+        self.assertIn("put the base backup there", self.kv(None, "check", "--backup", second, expect=FAILED).err)
         shutil.copytree(second, full)
         self.assertIn("is based on", self.kv(None, "check", "--backup", second, expect=USAGE).err)
         shutil.rmtree(full)
