@@ -116,6 +116,46 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
   return split;
 }
 
+namespace {
+
+Status CheckTimes(const NodeOptions& options) {
+  if (options.default_budget_ms < 1 || options.max_budget_ms < options.default_budget_ms) {
+    return Error(Code::kInvalidArgument, "--default_budget_ms={} and --max_budget_ms={}: 1 <= default <= max must hold",
+                 options.default_budget_ms, options.max_budget_ms);
+  }
+  if (options.snapshot_max_age_s < 1 || options.snapshot_max_age_s > kMaxSnapshotAgeS)
+    return Error(Code::kInvalidArgument, "--snapshot_max_age_s must be from 1 to {}", kMaxSnapshotAgeS);
+  if (options.checkpoint_interval_s < 1 || options.checkpoint_interval_s > kMaxCheckpointIntervalS) {
+    return Error(Code::kInvalidArgument, "--checkpoint_interval_s={}; it must be from 1 to {}",
+                 options.checkpoint_interval_s, kMaxCheckpointIntervalS);
+  }
+  if (options.scrub_mb_per_s > kMaxScrubMbPerS) {
+    return Error(Code::kInvalidArgument, "--scrub_mb_per_s={}; it must be at most {}, or 0 for none",
+                 options.scrub_mb_per_s, kMaxScrubMbPerS);
+  }
+  if (options.scrub_interval_h < 1 || options.scrub_interval_h > kMaxScrubIntervalH) {
+    return Error(Code::kInvalidArgument, "--scrub_interval_h={}; it must be from 1 to {}", options.scrub_interval_h,
+                 kMaxScrubIntervalH);
+  }
+  if (options.idle_timeout_s < 0 || options.idle_timeout_s > kMaxIdleTimeoutS) {
+    return Error(Code::kInvalidArgument, "--idle_timeout_s={}; it must be from 1 to {}, or 0 for none",
+                 options.idle_timeout_s, kMaxIdleTimeoutS);
+  }
+  if (options.release_space_mb_per_s > kMaxReleaseMbPerS) {
+    return Error(Code::kInvalidArgument, "--release_space_mb_per_s={}; it must be at most {}, or 0 for never",
+                 options.release_space_mb_per_s, kMaxReleaseMbPerS);
+  }
+  if (options.release_space_after_s < 1 || options.release_space_after_s > kMaxReleaseAfterS) {
+    return Error(Code::kInvalidArgument, "--release_space_after_s={}; it must be from 1 to {}",
+                 options.release_space_after_s, kMaxReleaseAfterS);
+  }
+  if (options.stall_timeout_s < 1) return Error(Code::kInvalidArgument, "--stall_timeout_s must be at least 1");
+  if (options.shutdown_timeout_ms < 0) return Error(Code::kInvalidArgument, "--shutdown_timeout_ms must be 0 or more");
+  return {};
+}
+
+}  // namespace
+
 Status CheckOptions(const NodeOptions& options) {
   if (options.data_dir.empty()) {
     return Error(Code::kInvalidArgument,
@@ -156,39 +196,7 @@ Status CheckOptions(const NodeOptions& options) {
                  kMaxLimitBytes / kMiB);
   }
   if (options.max_connections == 0) return Error(Code::kInvalidArgument, "--max_connections must be at least 1");
-  if (options.default_budget_ms < 1 || options.max_budget_ms < options.default_budget_ms) {
-    return Error(Code::kInvalidArgument, "--default_budget_ms={} and --max_budget_ms={}: 1 <= default <= max must hold",
-                 options.default_budget_ms, options.max_budget_ms);
-  }
-  if (options.snapshot_max_age_s < 1 || options.snapshot_max_age_s > kMaxSnapshotAgeS)
-    return Error(Code::kInvalidArgument, "--snapshot_max_age_s must be from 1 to {}", kMaxSnapshotAgeS);
-  if (options.checkpoint_interval_s < 1 || options.checkpoint_interval_s > kMaxCheckpointIntervalS) {
-    return Error(Code::kInvalidArgument, "--checkpoint_interval_s={}; it must be from 1 to {}",
-                 options.checkpoint_interval_s, kMaxCheckpointIntervalS);
-  }
-  if (options.scrub_mb_per_s > kMaxScrubMbPerS) {
-    return Error(Code::kInvalidArgument, "--scrub_mb_per_s={}; it must be at most {}, or 0 for none",
-                 options.scrub_mb_per_s, kMaxScrubMbPerS);
-  }
-  if (options.scrub_interval_h < 1 || options.scrub_interval_h > kMaxScrubIntervalH) {
-    return Error(Code::kInvalidArgument, "--scrub_interval_h={}; it must be from 1 to {}", options.scrub_interval_h,
-                 kMaxScrubIntervalH);
-  }
-  if (options.idle_timeout_s < 0 || options.idle_timeout_s > kMaxIdleTimeoutS) {
-    return Error(Code::kInvalidArgument, "--idle_timeout_s={}; it must be from 1 to {}, or 0 for none",
-                 options.idle_timeout_s, kMaxIdleTimeoutS);
-  }
-  if (options.release_space_mb_per_s > kMaxReleaseMbPerS) {
-    return Error(Code::kInvalidArgument, "--release_space_mb_per_s={}; it must be at most {}, or 0 for never",
-                 options.release_space_mb_per_s, kMaxReleaseMbPerS);
-  }
-  if (options.release_space_after_s < 1 || options.release_space_after_s > kMaxReleaseAfterS) {
-    return Error(Code::kInvalidArgument, "--release_space_after_s={}; it must be from 1 to {}",
-                 options.release_space_after_s, kMaxReleaseAfterS);
-  }
-  if (options.stall_timeout_s < 1) return Error(Code::kInvalidArgument, "--stall_timeout_s must be at least 1");
-  if (options.shutdown_timeout_ms < 0) return Error(Code::kInvalidArgument, "--shutdown_timeout_ms must be 0 or more");
-  return {};
+  return CheckTimes(options);
 }
 
 Status ParseListen(const std::string& text, std::string* host, uint16_t* port) {

@@ -159,6 +159,7 @@ void Shard::Publish() {
   reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);
 }
 
+// Long function: one entry per metric.
 void Shard::RegisterMetrics() {
   MetricLabels labels{{"reactor", std::to_string(index())}};
   auto add = [&](std::string name, std::string help, const auto* metric) {

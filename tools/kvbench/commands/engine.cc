@@ -63,6 +63,7 @@ Status RunEngines(EngineCommand* c) {
   return status.ok() ? std::move(plotted) : std::move(status);
 }
 
+// Long function: one entry per option.
 void AddEngineOptions(CLI::App* command, EngineCommand* c) {
   EngineBenchOptions& o = c->options;
   command
