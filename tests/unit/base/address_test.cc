@@ -25,12 +25,12 @@ TEST(HostPort, SaysWhatIsWrong) {
   for (const auto& [text, why] :
        {std::pair("", "port is missing"), std::pair("7420", "port is missing"), std::pair(":7420", "host is missing"),
         std::pair("[]:7420", "host is missing"), std::pair("::1:7420", "in brackets"),
-        std::pair("[::1:7420", "not closed"), std::pair("[::1]", "no port follows"),
-        std::pair("[::1]7420", "no port follows"), std::pair("localhost:", "from 1 to 65535"),
+        std::pair("[::1:7420", "not closed"), std::pair("[::1]", "must be followed by the port"),
+        std::pair("[::1]7420", "must be followed by the port"), std::pair("localhost:", "from 1 to 65535"),
         std::pair("localhost:0", "from 1 to 65535"), std::pair("localhost:x", "from 1 to 65535"),
         std::pair("localhost:65536", "from 1 to 65535"), std::pair("localhost:12 ", "from 1 to 65535"),
-        std::pair("localhost:+12", "from 1 to 65535"), std::pair("local host:12", "not a host"),
-        std::pair("a]:12", "not a host")}) {
+        std::pair("localhost:+12", "from 1 to 65535"), std::pair("local host:12", "has a bracket or space"),
+        std::pair("a]:12", "has a bracket or space")}) {
     Result<HostPort> address = ParseHostPort(text);
     EXPECT_EQ(address.code(), Code::kInvalidArgument) << text;
     EXPECT_THAT(address.status().message(), HasSubstr(why)) << text;
