@@ -179,6 +179,12 @@ void RpcConnection::StartSkip(std::string head, size_t arrived) {
   skipped_ = std::make_unique<SkippedFrame>();
   skipped_->head = std::move(head);
   skipped_->left = kFrameHeaderBytes + length - arrived;
+  if (skipped_->left == 0) FinishSkip();  // no more data may come
+}
+
+void RpcConnection::FinishSkip() {
+  std::unique_ptr<SkippedFrame> done = std::move(skipped_);
+  AnswerOverloaded(std::string_view(done->head).substr(kFrameHeaderBytes));
 }
 
 size_t RpcConnection::Skip(std::string_view bytes) {
@@ -187,10 +193,7 @@ size_t RpcConnection::Skip(std::string_view bytes) {
     skipped_->head.append(bytes.substr(0, std::min(taken, kHeadBytes - skipped_->head.size())));
   }
   skipped_->left -= taken;
-  if (skipped_->left == 0) {
-    std::unique_ptr<SkippedFrame> done = std::move(skipped_);
-    AnswerOverloaded(std::string_view(done->head).substr(kFrameHeaderBytes));
-  }
+  if (skipped_->left == 0) FinishSkip();
   return taken;
 }
 

@@ -74,6 +74,7 @@ class RpcConnection final : public ConnectionHandler {
   void Keep(std::string_view bytes);  // appends to pending_, or starts to skip
   void StartSkip(std::string head, size_t arrived);
   size_t Skip(std::string_view bytes);
+  void FinishSkip();
   void OnFrame(std::string_view frame);
   // Handles a frame length that is not allowed: too long, zero, or not a length at all. Returns the
   // number of bytes taken.

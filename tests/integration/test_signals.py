@@ -101,6 +101,7 @@ class SignalTest(unittest.TestCase):
             # Replies that nobody reads keep the orderly stop waiting.
             with socket.create_connection((self.node.host, self.node.port)) as reader:
                 reader.sendall(get_frame(b"k") * 64)
+                self.assertEqual(len(reader.recv(1)), 1, "the node has begun to answer")
                 self.node.process.send_signal(signal.SIGTERM)
                 with self.assertRaises(subprocess.TimeoutExpired, msg=self.node.output()):
                     self.node.process.wait(1)

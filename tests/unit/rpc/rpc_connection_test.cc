@@ -160,6 +160,7 @@ class RpcConnectionTest : public testing::Test {
   }
 
   static Task<void> PausedBelowItsLimit(RpcConnectionTest* t);
+  static Task<void> LastBytesWithoutMemory(RpcConnectionTest* t);
   static Task<void> ManyFramesInOneTurn(RpcConnectionTest* t);
   static Task<void> ManyBytesInOneTurn(RpcConnectionTest* t);
   static Task<void> ManyListEntriesInOneTurn(RpcConnectionTest* t);
@@ -210,6 +211,24 @@ TEST_F(RpcConnectionTest, PausedBelowItsLimitItLosesNothing) {
   RpcOptions options;
   options.max_requests = 4;
   Run(&RpcConnectionTest::PausedBelowItsLimit, options);
+}
+
+// The client has sent all of its request and waits for the answer.
+Task<void> RpcConnectionTest::LastBytesWithoutMemory(RpcConnectionTest* t) {
+  HandConnection* peer = t->Accept();
+  const std::string frame = Frame("now", 40'000);
+  peer->Deliver(frame.substr(0, 1000));
+  t->UseUpMemory();
+  peer->Deliver(frame.substr(1000));
+  co_await t->Pass();
+  EXPECT_EQ(peer->Frames(), 1u) << "a request is refused as soon as it is complete";
+  t->GiveMemoryBack();
+  peer->Deliver(Frame("now"));
+  co_await t->Pass();
+  EXPECT_EQ(peer->Frames(), 2u);
+}
+TEST_F(RpcConnectionTest, ARequestThatEndsWithoutMemoryIsRefusedAtOnce) {
+  Run(&RpcConnectionTest::LastBytesWithoutMemory);
 }
 
 // Requests that are answered at once never bring a connection to its limit of requests.
