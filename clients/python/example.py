@@ -26,13 +26,16 @@ def main():
 
 def tour(host, port):
     from pando import Kv
-    from pando.constants import BAD_REQUEST, OP_INCREMENT, OP_PUT, TTL_SET
+    from pando.constants import APPLIED_NO, BAD_REQUEST, OP_INCREMENT, OP_PUT, TTL_SET
     from pando.ttypes import (Condition, Context, GetRequest, HelloRequest, IncrementRequest, KeyCondition, KvError,
-                              PutRequest, RemoveRequest, ScanRequest, TouchRequest, WriteBatchRequest, WriteOp)
+                              OpenSnapshotRequest, PutRequest, ReleaseSnapshotRequest, RemoveRequest, ScanRequest,
+                              TouchRequest, WatchRequest, WriteBatchRequest, WriteOp)
     from thrift.protocol.TBinaryProtocol import TBinaryProtocol
     from thrift.transport import TSocket, TTransport
 
-    transport = TTransport.TFramedTransport(TSocket.TSocket(host, port))
+    socket = TSocket.TSocket(host, port)
+    socket.setTimeout(10_000)  # ms; longer than the budget, so that the node answers first
+    transport = TTransport.TFramedTransport(socket)
     kv = Kv.Client(TBinaryProtocol(transport))
     transport.open()
     context = Context(budget_ms=5000)  # with each request: how long the client is willing to wait
@@ -96,12 +99,22 @@ def tour(host, port):
         if not cursor:
             break
 
+    # A watch reports which keys changed, without values. Repeat it with each reply's position. On FEED_GONE, open a new
+    # snapshot, scan it, and watch from its version. Beginning at a snapshot's version leaves no gap after the scan.
+    snapshot = kv.openSnapshot(context, OpenSnapshotRequest(ttl_ms=60_000))
     print("removed, and it existed:", kv.remove(context, RemoveRequest(key=b"fruit/pear")).existed)
+    news = kv.watch(context, WatchRequest(prefix=b"fruit/", after_version=snapshot.version, wait_ms=1000))
+    for change in news.changes:
+        print("watch:", change.key, "removed" if change.removed else "written", "- continue at", news.position.hex())
+    kv.releaseSnapshot(context, ReleaseSnapshotRequest(snapshot=snapshot.snapshot))
 
+    # KvError: `applied` says whether the write took effect; `retryable`, whether to send the same request again. After
+    # a TTransportException (a timeout, a lost connection) a write may have taken effect: connect again, and read.
     try:
         kv.put(context, PutRequest(key=b"", value=b"no key"))
     except KvError as error:
         print("an error has a code and a message:", error.code == BAD_REQUEST, error.message)
+        print("certainly not applied:", error.applied == APPLIED_NO, "- worth a retry:", error.retryable)
     transport.close()
 
 

@@ -18,7 +18,8 @@ def main():
                  "counter: 1", "scan: b'fruit/apple' b'yellow'\nscan: b'fruit/pear' b'green'", "it existed: True",
                  "transfer applied: [True, True] - sent again: [False, False]",
                  "parcel sent: False because the order is b'paid'", "touched: True - removed; its value was b'...'",
-                 "an error has a code and a message: True"):
+                 "watch: b'fruit/pear' removed - continue at", "an error has a code and a message: True",
+                 "certainly not applied: True - worth a retry: False"):
         assert line in done.stdout, f"missing: {line}"
     node.stop()
     shutil.rmtree(directory)
