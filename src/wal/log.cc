@@ -258,6 +258,8 @@ void LogImpl::DropReleasedSegments() {
   }
   if (dropped && !options_.read_only) maintenance_wake_.NotifyAll();
   WakeSpaceWaiters();
+  // TakeSegment may have refused because of what was pinned until now.
+  if (short_of_segments_ && staged_bytes_ > 0) ArmHook();
 }
 
 Uuid LogImpl::OldestPinnedStream() const {

@@ -266,6 +266,7 @@ Task<void> LogImpl::MaintainSegments() {
           << options_.directory
           << ": cannot prepare the next log segment now and will retry; writes may have to wait: " << status.message();
       disk_full_ = true;
+      if (staged_bytes_ > 0) ArmHook();  // TakeSegment may use the last segment now
       reactor_.CancelTimer(&retry_timer_);
       reactor_.ArmTimer(&retry_timer_, reactor_.NowNs() + kDiskFullRetryNs);
       idle_wake_.NotifyAll();  // closing cannot wait for space

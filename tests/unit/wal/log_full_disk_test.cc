@@ -89,9 +89,9 @@ TEST_F(LogFullDiskTest, AKilledLogOpensWithoutSpace) {
         machine_->ProcessCrash(crash_at + life);
       }
       FillDisk();
-      // A segment that a killed process was creating is lost to others. The last process has room
-      // for another one, so that it goes on.
-      if (life == 3) machine_->disk().SetCapacity(machine_->disk().used_bytes() + 2 * SmallLog().segment_bytes);
+      // Others may have taken the space of a segment that a killed process was creating. The last
+      // process has room for one, so that there are two segments: one to write, and one kept.
+      if (life == 3) machine_->disk().SetCapacity(machine_->disk().used_bytes() + SmallLog().segment_bytes);
       Live(life < 3 ? 1 + crash_at * 7 * life % kOperations : 0, /*releases=*/life == 3);
     }
   };
