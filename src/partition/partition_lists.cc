@@ -75,7 +75,9 @@ Task<void> PartitionFile::PlaceReleased() {
   // A running commit lists what is held. It would miss extents that moved meanwhile, or list them
   // twice.
   co_await lists_.Acquire();
-  for (;;) {
+  // With lists_ held, serialized_ means that a commit failed on I/O. The engine stops then, and the
+  // lists stay as that commit may have written them.
+  while (!serialized_) {
     auto released = std::find_if(held_.begin(), held_.end(), [](const auto& held) { return held.second.holds == 0; });
     if (released == held_.end()) break;
     std::deque<DiedExtent> extents = std::move(released->second.extents);

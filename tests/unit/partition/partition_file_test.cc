@@ -454,6 +454,29 @@ TEST_F(PartitionFileTest, HoldingTheNewestKeepsWhatDiedSinceItEnded) {
   }
 }
 
+// The engine stops after a commit that failed, but its clients still release their snapshots.
+TEST_F(PartitionFileTest, AReleaseAfterAFailedCommitIsHarmless) {
+  FilePtr file = Open();
+  const Extent page = Allocate(file.get(), 2);
+  file->AdoptExtent(page, 2);
+  file->EndGeneration(2);
+  file->HoldGeneration(2);
+  EXPECT_TRUE(Get(file->Commit(Content(2, Extent::Of(4, 1)))).ok());
+  file->FreeLater({page, 2});
+  file->EndGeneration(3);
+  DiskFault fault;
+  fault.kind = IoOp::Kind::kWrite;
+  fault.path_contains = kPath;
+  fault.count = UINT64_MAX;
+  fault.error_number = EIO;
+  machine_->AddFault(fault);
+  EXPECT_EQ(Get(file->Commit(Content(3, Extent::Of(4, 1)))).code(), Code::kIoError);
+  file->ReleaseGeneration(2);
+  EXPECT_TRUE(file->allocator().IsUsed(page.block()));
+  machine_->ClearFaults();
+  Close(file.get());
+}
+
 // Dead lists of several blocks would need long runs, which a fragmented file does not have. They
 // reuse their own blocks.
 TEST_F(PartitionFileTest, LongDeadListsDoNotGrowAScatteredFile) {
