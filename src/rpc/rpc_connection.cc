@@ -275,7 +275,9 @@ void RpcConnection::RefuseFirstRequest(std::string_view bytes) {
   std::string_view head = std::string_view(pending_).substr(kFrameHeaderBytes);
   MessageHeader header;
   if (Status status = DecodeMessageHeader(&head, &header); !status.ok()) return Garbage(status.message());
-  if (whole <= kMaxRefusedBytes && server_->service_->LaneOf(header.method) == MemoryLane::kControl) {
+  // A hello that succeeds would promise that more requests are served.
+  const bool control = header.method != "hello" && server_->service_->LaneOf(header.method) == MemoryLane::kControl;
+  if (control && whole <= kMaxRefusedBytes) {
     if (pending_.size() < whole) return;
     // An operator must be able to look at the node. One such request is served.
     OnFrame(std::string_view(pending_).substr(kFrameHeaderBytes, whole - kFrameHeaderBytes));
