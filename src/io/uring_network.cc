@@ -299,7 +299,9 @@ bool UringNetwork::AcceptOne(Listener* listener) {
   // later.
   if (listener->budget && !listener->budget->TryTake()) {
     ++core_->stats.accept_pauses_total;
-    const bool soon = EndLingering(listener->budget);
+    // Lingering connections are cut only if somebody really waits for their place.
+    pollfd waiting{listener->fd, POLLIN, 0};
+    const bool soon = ::poll(&waiting, 1, 0) > 0 && EndLingering(listener->budget);
     core_->timers.Arm(listener, core_->now_ns + (soon ? kAcceptSoonNs : kAcceptRetryNs));
     return false;
   }
