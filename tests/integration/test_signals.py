@@ -54,6 +54,14 @@ class SignalTest(unittest.TestCase):
         self.node.kill()
         shutil.rmtree(self.directory)
 
+    def unread_replies(self, kv):
+        """Returns a connection with replies that nobody reads, which keep an orderly stop waiting."""
+        kv.put(CONTEXT, ttypes.PutRequest(b"k", b"x" * (1 << 20)))
+        reader = socket.create_connection((self.node.host, self.node.port))
+        reader.sendall(get_frame(b"k") * 64)
+        self.assertEqual(len(reader.recv(1)), 1, "the node has begun to answer")
+        return reader
+
     def test_sigterm_during_recovery(self):
         self.node.flags = ["--checkpoint_interval_s", "3600"]
         self.node.start()
@@ -97,11 +105,7 @@ class SignalTest(unittest.TestCase):
         self.node.flags = ["--shutdown_timeout_ms", "120000"]
         self.node.start()
         with self.node.connect() as kv:
-            kv.put(CONTEXT, ttypes.PutRequest(b"k", b"x" * (1 << 20)))
-            # Replies that nobody reads keep the orderly stop waiting.
-            with socket.create_connection((self.node.host, self.node.port)) as reader:
-                reader.sendall(get_frame(b"k") * 64)
-                self.assertEqual(len(reader.recv(1)), 1, "the node has begun to answer")
+            with self.unread_replies(kv):
                 self.node.process.send_signal(signal.SIGTERM)
                 with self.assertRaises(subprocess.TimeoutExpired, msg=self.node.output()):
                     self.node.process.wait(1)
@@ -119,9 +123,7 @@ class SignalTest(unittest.TestCase):
         self.node.flags = ["--shutdown_timeout_ms", "120000"]
         self.node.start()
         with self.node.connect() as kv:
-            kv.put(CONTEXT, ttypes.PutRequest(b"k", b"x" * (1 << 20)))
-            with socket.create_connection((self.node.host, self.node.port)) as reader:
-                reader.sendall(get_frame(b"k") * 64)
+            with self.unread_replies(kv):
                 (self.node.data_dir / "lock").unlink()
                 while "stopping because the storage engine failed" not in self.node.output():
                     self.assertIsNone(self.node.process.poll(), self.node.output())
