@@ -361,6 +361,25 @@ TEST_F(LogReaderTest, SegmentsBetweenACutAndItsPlaceAreDead) {
   EXPECT_EQ(r.segments[1].use, LogSegmentInfo::Use::kDead);
 }
 
+// The group in the second segment says that the log begins with it. Only a cut may say so.
+TEST_F(LogReaderTest, NothingFollowsAFirstSegmentWithoutABatch) {
+  StartSegment(2);
+  FinishSegment();
+  StartSegment(3);
+  Put({.lsn = 1, .flags = kBatchStartsStream});
+  FinishSegment();
+  Reading r = Read();
+  ASSERT_TRUE(r.status.ok()) << r.status.ToString();
+  EXPECT_EQ(r.last(PartitionUuid(0)), 0u);
+  EXPECT_TRUE(r.torn);
+  EXPECT_EQ(r.segments[1].use, LogSegmentInfo::Use::kDead);
+
+  WriteLog(2);  // recovers first
+  r = Read();
+  ASSERT_TRUE(r.status.ok()) << r.status.ToString();
+  EXPECT_EQ(r.last(PartitionUuid(0)), 4u);
+}
+
 TEST_F(LogReaderTest, AStaleBatchOfARecycledSegmentIsNoData) {
   StartSegment(1);
   Put({.lsn = 1, .flags = kBatchStartsStream});
