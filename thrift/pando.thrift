@@ -6,6 +6,12 @@
  * that names it. Nothing that a request asks for is silently ignored, except for fields that are newer than the server:
  * ask `hello` for its features before you rely on one.
  *
+ * A method that fails throws KvError. A request that the server cannot decode, or a method that it does not have, gets
+ * Thrift's own TApplicationException instead.
+ *
+ * If a key contains a {tag} (the text in the first pair of braces, if it is not empty), only the tag decides which
+ * partition holds the key. So keys with the same {tag} share a partition; other keys may not.
+ *
  * Evolution rules: field ids are never reused, nothing is `required`, there will only ever be one exception type, codes
  * are i32 constants (an unknown enum value would not decode in old clients), and no map has binary keys. Field 15 of
  * every reply is its ReplyContext.
@@ -144,6 +150,7 @@ struct Context {
 
 /** All parts that are set must hold. They are compared with the record as it is when the write is applied. */
 struct Condition {
+  /** Record.version; positive. For a key without a record, set `exists` to false instead. */
   1: optional i64 version
   2: optional binary value
   3: optional bool exists
@@ -359,7 +366,7 @@ struct MultiGetReply {
 }
 
 /**
- * Several writes in one request. Keys with the same {tag} share a partition; other keys may not.
+ * Several writes in one request.
  *
  * The ops on keys of one partition are isolated: no reader sees only some of them, and a crash keeps all or none. They
  * are applied in the order of the request, and each sees the effects of the preceding ones. The ops on different
@@ -367,10 +374,11 @@ struct MultiGetReply {
  *
  * - By default each op is judged alone: an op whose condition does not hold is skipped, and the others take effect.
  * - With `all_or_nothing`, one refused op refuses all ops on its partition: none of that partition's ops is applied.
- *   This is transactional only within one {tag}: ops on another partition of the same batch may still be applied.
- * - With `conditions`, all of them must hold, or no op is applied. This is compare-and-swap over several keys: the
- *   conditions are judged and the ops applied at one moment. All keys of conditions and ops must have the same {tag} (or
- *   be the same key); otherwise the batch is refused with BAD_REQUEST.
+ *   With a condition on each op, this is compare-and-swap over several keys of one {tag}. It is transactional only
+ *   within one {tag}: ops on another partition of the same batch may still be applied.
+ * - With `conditions`, all of them must hold, or no op is applied. They are judged and the ops applied at one moment.
+ *   They may name keys that the batch depends on but does not write. All keys of conditions and ops must have the same
+ *   {tag} (or be the same key); otherwise the batch is refused with BAD_REQUEST.
  */
 struct WriteBatchRequest {
   1: list<WriteOp> ops
@@ -581,8 +589,8 @@ struct DeleteRangeReply {
  * far behind gets FEED_GONE. It then opens a snapshot, scans it, and watches from the snapshot's version.
  *
  * A waiting call keeps its place among the replies of its connection: unless the server accepted
- * "out_of_order_replies", use a separate connection. A limited number of watchers may wait; further ones get
- * OVERLOADED.
+ * "out_of_order_replies", use a separate connection, or the call ends without changes as soon as another reply waits
+ * behind it. A limited number of watchers may wait; further ones get OVERLOADED.
  */
 struct WatchRequest {
   1: binary prefix
