@@ -125,8 +125,10 @@ class SignalTest(unittest.TestCase):
         with self.node.connect() as kv:
             with self.unread_replies(kv):
                 (self.node.data_dir / "lock").unlink()
+                deadline = time.monotonic() + 60
                 while "stopping because the storage engine failed" not in self.node.output():
                     self.assertIsNone(self.node.process.poll(), self.node.output())
+                    self.assertLess(time.monotonic(), deadline, self.node.output())
                     time.sleep(0.01)
                 with self.assertRaises(subprocess.TimeoutExpired, msg=self.node.output()):
                     self.node.process.wait(1)
