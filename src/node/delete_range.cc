@@ -96,11 +96,11 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
     co_return;
   }
   BegunDelete begun;
-  call->write = &begun;
+  call->withdrawable = &begun;
   const uint64_t scan_id = range->scan_id != 0 ? range->scan_id : NewScanId(server_->reactor());
   DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(*range), *range, limit,
                                                      static_cast<Version>(request.max_version), &begun.over);
-  call->write = nullptr;
+  call->withdrawable = nullptr;
   if (!deleted.failure.ok()) {
     api::KvError error = ToKvError(deleted.failure, /*is_write=*/false);
     // Some records may have been removed before the failure. It is safe to repeat the call in any

@@ -391,11 +391,11 @@ Task<void> KvService::WriteOne(C* call) {
   WithdrawableWrite write;
   write.control.deadline_ns = call->deadline_ns;
   write.control.values = &values;
-  call->write = &write;  // lets the deadline withdraw the write until it is appended
+  call->withdrawable = &write;  // lets the deadline withdraw the write until it is appended
   WriteOptions options;
   options.control = &write.control;
   Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(ops), options);
-  call->write = nullptr;
+  call->withdrawable = nullptr;
   if (call->answered) co_return;
   call->memory.Adopt(&values);
   if (!outcome.ok()) {
@@ -437,7 +437,7 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
   }
   api::WriteBatchReply& reply = call->reply.success;
   reply.results.resize(batch.ops.size() - batch.checks);
-  call->write = &write;
+  call->withdrawable = &write;
   TaskGroup writes;
   for (auto& [id, part] : write.parts) {
     part.control.deadline_ns = call->deadline_ns;
@@ -447,7 +447,7 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
   // The parts run concurrently, on their partitions' reactors. They point into this frame, so wait
   // for all of them.
   co_await writes.Drain();
-  call->write = nullptr;
+  call->withdrawable = nullptr;
   if (call->answered) co_return;
   call->memory.Adopt(&values);
   if (reply.results.empty() && !write.parts.empty() && !write.parts.begin()->second.status.ok()) {

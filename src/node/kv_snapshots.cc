@@ -69,9 +69,9 @@ Task<void> KvService::OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openS
   }
   SnapshotOpen waiting(call->id);
   opens_.push_back(&waiting);
-  call->write = &waiting;
+  call->withdrawable = &waiting;
   Result<OpenedSnapshot> opened = co_await control_->OpenSnapshot(server_->reactor(), ttl_ms, waiting.unwanted);
-  call->write = nullptr;
+  call->withdrawable = nullptr;
   std::erase(opens_, &waiting);
   if (opened.ok() && (call->answered || server_->IsClosed(call->id))) {
     // Nobody will ever learn its token.

@@ -13,7 +13,7 @@ void RpcCallBase::AnswerLate() {
   api::KvError error;
   error.code = api::g_pando_constants.DEADLINE;
   error.message = fmt::format("{} did not finish within its budget of {} ms", method, budget_ms);
-  const bool not_applied = write == nullptr || write->Withdraw();
+  const bool not_applied = withdrawable == nullptr || withdrawable->Withdraw();
   error.applied = not_applied ? api::g_pando_constants.APPLIED_NO : api::g_pando_constants.APPLIED_UNKNOWN;
   error.retryable = not_applied;
   server->ReplyError(id, method, error);

@@ -25,10 +25,11 @@
 
 namespace pando {
 
-// A write in progress. It can be withdrawn only while it waits to be admitted.
+// What a call waits for: a write to be admitted, or a snapshot to be opened. It can be withdrawn
+// only until then.
 class Withdrawable {
  public:
-  // Returns true if the write has not taken effect and never will.
+  // Returns true if it has not taken effect and never will.
   virtual bool Withdraw() = 0;
 
  protected:
@@ -41,7 +42,7 @@ struct RpcCallBase : Timer {
   std::string_view method;  // has static storage duration
   Nanos received_ns = 0, deadline_ns = 0;
   int32_t budget_ms = 0;
-  Withdrawable* write = nullptr;  // non-null while a write is in progress
+  Withdrawable* withdrawable = nullptr;  // what the call waits for, if that can be withdrawn
   bool answered = false;
   MemoryGrant memory;
   bool* ended = nullptr;  // set to true if the call ends before its first suspension

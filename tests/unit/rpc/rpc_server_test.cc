@@ -50,11 +50,11 @@ class EchoService final : public RpcService {
       bool waits = false;
     } write;
     write.waits = key.starts_with("write-waits");
-    if (key.starts_with("write")) call->write = &write;
+    if (key.starts_with("write")) call->withdrawable = &write;
     if (key.starts_with("hang") || key.starts_with("write")) {
       while (!released) co_await wake_.Wait();
     }
-    call->write = nullptr;
+    call->withdrawable = nullptr;
     if (key.starts_with("big")) call->reply.success.record.value.assign(100'000, 'b');
     call->reply.success.record.found = true;
     call->reply.success.record.value += key;
