@@ -14,6 +14,9 @@ uint64_t MetaChecksum(const Uuid& partition, Extent at, const char* bytes) {
   return Hash64({bytes, at.size_bytes()}, ChecksumSeed(partition, at.block()));
 }
 
+namespace {
+
+// As many of the `count` entries as fit, *taken of them. The piece refers to no successor yet.
 MetaWrite EncodePiece(Extent at, const void* entries, uint64_t count, uint64_t* taken) {
   MetaPieceHeader header;
   header.entries = *taken = std::min(count, EntriesInPiece(at.blocks()));
@@ -23,6 +26,7 @@ MetaWrite EncodePiece(Extent at, const void* entries, uint64_t count, uint64_t* 
   return {at, std::move(bytes)};
 }
 
+// Makes `piece` refer to *next, its successor or nothing, and then sets *next to refer to `piece`.
 void LinkPiece(const Uuid& partition, MetaWrite* piece, MetaRef* next) {
   StoreLE(piece->bytes.data() + offsetof(MetaPieceHeader, next), next->location.packed);
   StoreLE(piece->bytes.data() + offsetof(MetaPieceHeader, next_checksum), next->checksum);
@@ -30,21 +34,28 @@ void LinkPiece(const Uuid& partition, MetaWrite* piece, MetaRef* next) {
   next->checksum = MetaChecksum(partition, piece->location, piece->bytes.data());
 }
 
-MetaRef EncodeMetaChain(const Uuid& partition, const void* entries, uint64_t count, std::span<const Extent> pieces,
-                        size_t* used, std::vector<MetaWrite>* writes) {
+}  // namespace
+
+Task<MetaRef> EncodeMetaChain(Reactor& reactor, TurnBudget& turn, const Uuid& partition, const void* entries,
+                              uint64_t count, std::span<const Extent> pieces, std::vector<MetaWrite>* writes) {
   const char* from = static_cast<const char*>(entries);
   const size_t first_write = writes->size();
-  uint64_t taken = 0;
-  *used = 0;
-  for (uint64_t left = count; left > 0; left -= taken, from += taken * kMetaEntryBytes, ++*used) {
-    CHECK_LT(*used, pieces.size()) << "a metadata chain has room for fewer than its " << count << " entries";
-    writes->push_back(EncodePiece(pieces[*used], from, left, &taken));
+  TurnSlice slice(turn);
+  size_t used = 0;
+  for (uint64_t left = count, taken = 0; left > 0; left -= taken, from += taken * kMetaEntryBytes, ++used) {
+    CHECK_LT(used, pieces.size()) << "a metadata chain has room for fewer than its " << count << " entries";
+    writes->push_back(EncodePiece(pieces[used], from, left, &taken));
+    if (slice.Spend(kTurnUnitsPerMetaBlock * pieces[used].blocks())) co_await Yield(reactor);
   }
   // Each piece holds the checksum of the next one, so this goes from the last to the first.
   MetaRef next;
-  for (size_t i = writes->size(); i > first_write; --i) LinkPiece(partition, &(*writes)[i - 1], &next);
+  for (size_t i = writes->size(); i > first_write; --i) {
+    MetaWrite& piece = (*writes)[i - 1];
+    LinkPiece(partition, &piece, &next);
+    if (slice.Spend(kTurnUnitsPerMetaBlock * piece.location.blocks())) co_await Yield(reactor);
+  }
   next.entries = count;
-  return next;
+  co_return next;
 }
 
 Task<Result<AlignedBuffer>> MetaChainReader::ReadExtent(Extent location, uint64_t checksum, std::string_view what) {

@@ -4,7 +4,7 @@
 // chains"). Where the file has long free runs, the pieces are long. On a full and fragmented disk
 // each piece is one block.
 //
-// Threads: values.
+// Threads: values; the coroutines belong to one reactor.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +14,8 @@
 
 #include "src/base/result.h"
 #include "src/io/file.h"
+#include "src/io/task.h"
+#include "src/io/turn_budget.h"
 #include "src/partition/superblock.h"
 
 namespace pando {
@@ -45,18 +47,14 @@ struct MetaWrite {
   AlignedBuffer bytes;
 };
 
-// Encodes the next piece of a chain at `at`: as many of the `count` entries as fit, *taken of them.
-// The piece does not refer to its successor yet.
-MetaWrite EncodePiece(Extent at, const void* entries, uint64_t count, uint64_t* taken);
-// Completes `piece`: makes it refer to *next (its successor, or nothing) and sets *next to refer to
-// `piece`.
-void LinkPiece(const Uuid& partition, MetaWrite* piece, MetaRef* next);
+// The work of copying or checksumming one block, in units of TurnBudget.
+inline constexpr uint32_t kTurnUnitsPerMetaBlock = 16;
 
 // Encodes `entries` into `pieces`, which must have room for them. Appends one write for each piece
-// used and sets *used to the number of pieces used (the first ones). Without entries there is no
-// chain and the reference is empty.
-MetaRef EncodeMetaChain(const Uuid& partition, const void* entries, uint64_t count, std::span<const Extent> pieces,
-                        size_t* used, std::vector<MetaWrite>* writes);
+// used (the first ones). Without entries there is no chain and the reference is empty. Yields, so
+// the entries and pieces must not change until it returns.
+Task<MetaRef> EncodeMetaChain(Reactor& reactor, TurnBudget& turn, const Uuid& partition, const void* entries,
+                              uint64_t count, std::span<const Extent> pieces, std::vector<MetaWrite>* writes);
 
 // Reads a chain of format 2, or the single extent of format 1. Errors name the file, the offset,
 // and the chain as `what`. *pieces receives the extents that were read, even if the chain turns out

@@ -10,7 +10,7 @@ namespace {
 
 // What it costs to find a place for a piece, and to encode and checksum a block, in TurnBudget
 // units.
-constexpr uint32_t kUnitsPerPiece = 64, kUnitsPerBlock = 16;
+constexpr uint32_t kUnitsPerPiece = 64;
 
 }  // namespace
 
@@ -153,30 +153,6 @@ Task<void> PartitionFile::ClearUnreached(std::vector<Extent> unreached, std::spa
   }
 }
 
-Task<MetaRef> PartitionFile::EncodeChain(const void* entries, uint64_t count, std::span<const Extent> pieces,
-                                         std::vector<MetaWrite>* writes) {
-  const char* from = static_cast<const char*>(entries);
-  const size_t first_write = writes->size();
-  TurnSlice slice(turn_);
-  uint64_t left = count, taken = 0;
-  for (Extent piece : pieces) {
-    writes->push_back(EncodePiece(piece, from, left, &taken));
-    left -= taken;
-    from += taken * kMetaEntryBytes;
-    if (slice.Spend(kUnitsPerBlock * piece.blocks())) co_await Yield(reactor_);
-  }
-  CHECK_EQ(left, 0u) << "a metadata chain has room for fewer than its " << count << " entries";
-  // Each piece holds the checksum of the next one: from the last to the first.
-  MetaRef next;
-  for (size_t i = writes->size(); i > first_write; --i) {
-    MetaWrite& piece = (*writes)[i - 1];
-    LinkPiece(options_.partition, &piece, &next);
-    if (slice.Spend(kUnitsPerBlock * piece.location.blocks())) co_await Yield(reactor_);
-  }
-  next.entries = count;
-  co_return next;
-}
-
 // Encodes the metadata. The result is consistent although this yields: the lists do not change
 // while lists_ is held, and everything else is copied before the first yield. Blocks by which the
 // file grows meanwhile are not part of the result.
@@ -205,10 +181,12 @@ Task<std::vector<MetaWrite>> PartitionFile::Serialize(Superblock* next, MetaPlac
     if (places->bitmaps[g].empty()) continue;
     const MetaWrite& bitmap = writes[write++];
     (*groups)[g] = {bitmap.location.block(), MetaChecksum(options_.partition, bitmap.location, bitmap.bytes.data())};
-    if (slice.Spend(kUnitsPerBlock)) co_await Yield(reactor_);
+    if (slice.Spend(kTurnUnitsPerMetaBlock)) co_await Yield(reactor_);
   }
-  next->groups = co_await EncodeChain(groups->data(), groups->size(), places->directory, &writes);
-  next->dead = co_await EncodeChain(dead_on_disk->data(), dead_on_disk->size(), places->dead, &writes);
+  next->groups = co_await EncodeMetaChain(reactor_, turn_, options_.partition, groups->data(), groups->size(),
+                                          places->directory, &writes);
+  next->dead = co_await EncodeMetaChain(reactor_, turn_, options_.partition, dead_on_disk->data(), dead_on_disk->size(),
+                                        places->dead, &writes);
   co_return writes;
 }
 

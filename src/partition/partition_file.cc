@@ -35,8 +35,8 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
   const GroupEntry entry{kBitmapBlock, checksum_at(kBitmapBlock)};
   const Extent directory = Extent::Of(kDirectoryBlock, 1);
   std::vector<MetaWrite> chain;
-  size_t used = 0;
-  const MetaRef groups = EncodeMetaChain(options.partition, &entry, 1, {&directory, 1}, &used, &chain);
+  TurnBudget turn(reactor);
+  const MetaRef groups = co_await EncodeMetaChain(reactor, turn, options.partition, &entry, 1, {&directory, 1}, &chain);
   std::memcpy(image.data() + kDirectoryBlock * kBlockBytes, chain[0].bytes.data(), kBlockBytes);
 
   Superblock sb;

@@ -176,8 +176,6 @@ class PartitionFile final : public TreeStorage {
   std::vector<MetaWrite> CopyBitmaps(const MetaPlaces& places);
   Task<void> ClearUnreached(std::vector<Extent> unreached, std::span<const Extent> bitmaps,
                             std::vector<MetaWrite>* writes);
-  Task<MetaRef> EncodeChain(const void* entries, uint64_t count, std::span<const Extent> pieces,
-                            std::vector<MetaWrite>* writes);
   Task<std::vector<MetaWrite>> Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
                                          std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk);
   Task<Status> WriteMeta(std::vector<MetaWrite> writes);

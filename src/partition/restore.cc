@@ -151,7 +151,8 @@ Task<Status> MakeRoomForMetadata(File* file, ExtentAllocator* blocks) {
 
 // Writes the bitmaps, the group directory, and the superblocks for the pages that are in `file`
 // already.
-Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot root, PartitionFileOptions options) {
+Task<Status> WriteMetadata(Reactor* reactor, File* file, ExtentAllocator* blocks, SnapshotRoot root,
+                           PartitionFileOptions options) {
   CO_RETURN_IF_ERROR(co_await MakeRoomForMetadata(file, blocks));
   std::vector<GroupEntry> groups(blocks->group_count());
   std::vector<Extent> pieces(MetaBlocksFor(groups.size())), bitmaps(groups.size());
@@ -165,8 +166,9 @@ Task<Status> WriteMetadata(File* file, ExtentAllocator* blocks, SnapshotRoot roo
     CO_RETURN_IF_ERROR(co_await file->Write(bytes.data(), kBlockBytes, bitmaps[g].offset_bytes()));
   }
   std::vector<MetaWrite> chain;
-  size_t used = 0;
-  const MetaRef directory = EncodeMetaChain(options.partition, groups.data(), groups.size(), pieces, &used, &chain);
+  TurnBudget turn(*reactor);
+  const MetaRef directory =
+      co_await EncodeMetaChain(*reactor, turn, options.partition, groups.data(), groups.size(), pieces, &chain);
   for (const MetaWrite& w : chain) {
     CO_RETURN_IF_ERROR(co_await file->Write(w.bytes.data(), w.location.size_bytes(), w.location.offset_bytes()));
   }
@@ -211,7 +213,7 @@ Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot ro
   co_await walk.Run(&copied);
   CO_RETURN_IF_ERROR(first);
   CO_RETURN_IF_ERROR(walk.stopped());
-  co_return co_await WriteMetadata(file, &walk.blocks(), root, options);
+  co_return co_await WriteMetadata(reactor, file, &walk.blocks(), root, options);
 }
 
 }  // namespace

@@ -272,8 +272,8 @@ Task<Status> LogReader::PassGap(BatchState found) {
     const bool intact =
         DecodeBatch(image(), segments_[i].number, kFirstGroupOffset, seed_, &first) == BatchState::kValid;
     // Nothing follows a first segment without a batch. What a later one holds was then never durable.
-    const bool follows = i == current_ + 1 && segments_[i].number == segment.number + 1 && !chain_.in_group() &&
-                         chain_.last_end() != 0;
+    const bool follows =
+        i == current_ + 1 && segments_[i].number == segment.number + 1 && !chain_.in_group() && chain_.last_end() != 0;
     if (follows && intact && first.header.previous_end == chain_.last_end()) co_return co_await Enter(i);
     bool has_batches = false;
     CO_RETURN_IF_ERROR(SearchLater(kFirstGroupOffset, gap, found, &has_batches));
