@@ -22,7 +22,7 @@ Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, const bool
     auto end = ops.begin() + static_cast<ptrdiff_t>(std::min(first + kOpsPerWrite, ops.size()));
     std::vector<WriteOp> some(std::make_move_iterator(begin), std::make_move_iterator(end));
     out->wrote = true;
-    Result<std::vector<OpResult>> results = co_await partition->Write(std::move(some));
+    Result<std::vector<OpResult>> results = co_await partition->Write(std::move(some), WriteOptions());
     if (!results.ok()) {
       out->failure = results.TakeStatus();
       co_return;

@@ -39,10 +39,10 @@ class Partition {
   virtual const Uuid& uuid() const = 0;
 
   // kCorruption names the file and the offset of a damaged page. kUnavailable: the engine has
-  // failed. kSnapshotGone: the snapshot no longer exists. Reads in a snapshot (0 = the newest
+  // failed. kSnapshotGone: the snapshot no longer exists. Reads in a snapshot (kNewest = the newest
   // state) decide expiry by its time. With `room`, the value's size is reserved in it before the
   // value is copied, and kOverloaded is returned if it has no room. `room` outlives the call.
-  virtual Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot = 0, ValueRoom* room = nullptr) = 0;
+  virtual Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) = 0;
 
   // Applies `ops` atomically and in order: each one sees the ones before it. Keys and sizes must
   // already be within the limits, and kCheck operations must come before all others (both CHECKed).
@@ -52,15 +52,15 @@ class Partition {
   // kDiskFull, kOverloaded, kUnavailable, kInvalidArgument (more operations than this pool can ever
   // apply at once), and kDeadline (withdrawn or late, see WriteControl) mean that nothing happened.
   // kAborted means that the outcome is unknown.
-  virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options = {}) = 0;
+  virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) = 0;
 
   virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
   // Aggregates of [start, end); "" = unbounded. Takes O(log n) time plus the dirty pages.
-  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot = 0) = 0;
+  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) = 0;
   // For each rank, the key of [start, end) that has that many records of the range before it,
   // expired ones included. Returns fewer keys if the range has fewer. `ranks` ascend.
   virtual Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end,
-                                                             std::vector<uint64_t> ranks, SnapshotId snapshot = 0) = 0;
+                                                             std::vector<uint64_t> ranks, SnapshotId snapshot) = 0;
 
   // The latest changes after version `after` to keys that begin with `prefix`, as far as they are
   // still in memory (ChangeTail). Does not wait: newest_change() tells when to ask again.

@@ -107,8 +107,9 @@ class WriteControl {
 };
 
 // Identifies a snapshot in all the partitions that it was cut through. Random, so that no ID is
-// used twice. 0 = the newest state.
+// used twice.
 using SnapshotId = uint64_t;
+inline constexpr SnapshotId kNewest = 0;  // no snapshot: the newest state
 
 // A partition's state after a known LSN, readable until it expires or is released. It does not
 // survive a restart.

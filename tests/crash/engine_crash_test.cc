@@ -263,7 +263,7 @@ Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const H
   all.max_rows = all.max_bytes = SIZE_MAX;
   std::string difference = Difference(model.Scan(all, now_ms), held.Scan(all, now_ms));
   if (!difference.empty()) co_return "recovered records: " + difference;
-  Result<RangeAggregates> sum = co_await partition->Aggregate("", "");
+  Result<RangeAggregates> sum = co_await partition->Aggregate("", "", kNewest);
   if (!sum.ok()) co_return "sums: " + sum.status().ToString();
   if (!history->expiring && *sum != held.Aggregate("", "", now_ms)) co_return "the sums differ from the records";
   co_return std::string();

@@ -67,7 +67,7 @@ Task<void> Step(Reactor* reactor, Log* log, SimRandom* random, Streams* streams)
       each->Release(each->durable());
     }
   }
-  Result<LogSpace> space = co_await log->WaitForSpace(stream.handle(), 8000);
+  Result<LogSpace> space = co_await log->WaitForSpace(stream.handle(), 8000, /*deadline_ns=*/0);
   CHECK(space.ok()) << space.status().ToString();
   stream.SetCommit(stream.durable());
   const Lsn last = stream.Append(fillers);

@@ -149,7 +149,7 @@ class Writer {
       co_await CompareScan(spec, models[i], now_ms);
       for (int reads = 0; reads < 3 && !run_->failed(); ++reads) {
         const std::string key = RandomKey();
-        Result<ReadResult> got = co_await region_->partition->Get(key, snapshot.id);
+        Result<ReadResult> got = co_await region_->partition->Get(key, snapshot.id, nullptr);
         if (!got.ok()) co_return Fail("a get in a snapshot failed", got.status().ToString());
         const ReadResult want = models[i].Read(key, now_ms);
         if (got->found != want.found || got->value != want.value || got->version != want.version) {
@@ -314,7 +314,7 @@ class Writer {
   Task<void> GetOne() {
     const std::string key = random_.Chance(0.9) ? RandomKey() : region_->first + "no such key";
     co_await AwaitNoExpiry(key, key + '\0');
-    Result<ReadResult> got = co_await region_->partition->Get(key);
+    Result<ReadResult> got = co_await region_->partition->Get(key, kNewest, nullptr);
     if (!got.ok()) co_return Fail("a read failed", got.status().ToString());
     std::string difference = Difference(region_->model.Read(key, WallMs()), *got);
     if (!difference.empty()) Fail("get", difference);
@@ -420,7 +420,7 @@ class Writer {
     const std::string start = random_.Chance(0.4) ? region_->first : RandomKey();
     const std::string end = random_.Chance(0.4) ? region_->end : RandomKey();
     const int64_t from_ms = WallMs();
-    Result<RangeAggregates> got = co_await region_->partition->Aggregate(start, end);
+    Result<RangeAggregates> got = co_await region_->partition->Aggregate(start, end, kNewest);
     if (!got.ok()) co_return Fail("an aggregate failed", got.status().ToString());
     if (region_->model.ExpiresWithin(region_->first, region_->end, from_ms - 1, WallMs())) co_return;
     const RangeAggregates want = start < end ? region_->model.Aggregate(start, end, WallMs()) : RangeAggregates();
@@ -507,7 +507,7 @@ Task<void> AuditIdle(Run* run) {
     for (auto& regions : run->writers) {
       for (Region& r : regions) want.Add(r.partition == p ? r.model.Aggregate("", "", now_ms) : RangeAggregates());
     }
-    Result<RangeAggregates> got = co_await p->Aggregate("", "");
+    Result<RangeAggregates> got = co_await p->Aggregate("", "", kNewest);
     bool sure = run->reactor->WallMs() == now_ms;
     if (!got.ok())
       run->Fail("an aggregate failed: " + got.status().ToString());

@@ -111,14 +111,14 @@ Task<void> Body(SimReactor* reactor, engine_test::Setup setup, SimMachine* machi
   ExpectShort(&watch, "puts of many writers");
 
   watch.Start();
-  Result<RangeAggregates> count = co_await p->Aggregate("", "");
+  Result<RangeAggregates> count = co_await p->Aggregate("", "", kNewest);
   EXPECT_OK(count.status());
   EXPECT_EQ(count->count, uint64_t{kRecords});
   ExpectShort(&watch, "a count over dirty leaves");
 
   watch.Start();
   std::vector<uint64_t> ranks(1, kRecords - 1);
-  auto keys = co_await p->KeysAtRanks("", "", ranks);
+  auto keys = co_await p->KeysAtRanks("", "", ranks, kNewest);
   EXPECT_EQ(keys->size(), 1u);
   ExpectShort(&watch, "a key by rank over dirty leaves");
 

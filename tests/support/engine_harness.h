@@ -59,7 +59,7 @@ inline WriteOp IncrementOp(std::string key, int64_t delta) {
 }
 
 inline Task<Status> Write(Partition* partition, std::vector<WriteOp> ops) {
-  Result<std::vector<OpResult>> results = co_await partition->Write(std::move(ops));
+  Result<std::vector<OpResult>> results = co_await partition->Write(std::move(ops), WriteOptions());
   co_return results.ok() ? Status() : results.TakeStatus();
 }
 inline Task<Status> Put(Partition* partition, std::string key, std::string value) {

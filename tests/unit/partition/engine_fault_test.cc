@@ -150,7 +150,7 @@ Task<ChildRef> FindMissingLeaf(Partition* partition, std::string* key) {
     uint8_t level = 0;
     *key = Key(i);
     if (i % 100 != 0 && !tree.FindLeaf(*key, &missing, &level) && level == 0) co_return missing;
-    Result<ReadResult> got = co_await partition->Get(Key(i));  // loads inner pages
+    Result<ReadResult> got = co_await partition->Get(Key(i), kNewest, nullptr);  // loads inner pages
     EXPECT_OK(got.status());
   }
   ADD_FAILURE() << "every leaf is in memory";
@@ -180,14 +180,14 @@ Task<void> ReadAroundABadLeaf(EngineFaultTest* t, Code code) {
     EXPECT_NE(status.message().find(t->DataPath()), std::string::npos) << status.ToString();
     EXPECT_NE(status.message().find(std::to_string(offset)), std::string::npos) << status.ToString();
   };
-  Result<ReadResult> got = co_await p->Get(bad_key);
+  Result<ReadResult> got = co_await p->Get(bad_key, kNewest, nullptr);
   expect_refused(got.status(), "get");
   expect_refused(co_await Put(p, bad_key, "new"), "put");
   Records records;
   expect_refused(co_await ReadEverything(p, &records), "scan");
   uint64_t refused = 0;
   for (uint64_t i = 0; i < kManyKeys; ++i) {
-    got = co_await p->Get(Key(i));
+    got = co_await p->Get(Key(i), kNewest, nullptr);
     refused += !got.ok();
     if (!got.ok()) continue;
     EXPECT_EQ(got->value, t->ledger_.acknowledged[Key(i)]);
@@ -202,7 +202,7 @@ Task<void> ReadAroundABadLeaf(EngineFaultTest* t, Code code) {
   } else {
     t->machine_->disk().FlipBit(t->DataPath(), offset + 300, 3);
   }
-  got = co_await p->Get(bad_key);
+  got = co_await p->Get(bad_key, kNewest, nullptr);
   EXPECT_OK(got.status());
   EXPECT_EQ(got->value, t->ledger_.acknowledged[bad_key]) << "a refused write took effect";
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
@@ -274,7 +274,7 @@ struct Waiting {
 
   Task<void> ReadOne(std::string key) {
     // Either answer is right: the read may end before the failure.
-    Result<ReadResult> got = co_await engine->partition(0)->Get(std::move(key));
+    Result<ReadResult> got = co_await engine->partition(0)->Get(std::move(key), kNewest, nullptr);
     (void)got.ok();
   }
   // While the disk is full, no dirty page can be written. Writers of large values and readers
@@ -452,7 +452,7 @@ Task<void> FillTheDisk(EngineFaultTest* t) {
   EXPECT_GT(keys, 2000u);
   EXPECT_OK((*engine)->failure());
   for (uint64_t i = 0; i + 1 < keys; i += 7) {
-    Result<ReadResult> got = co_await p->Get(Key(i));
+    Result<ReadResult> got = co_await p->Get(Key(i), kNewest, nullptr);
     EXPECT_OK(got.status());
     EXPECT_EQ(got->value, Value(i, 700));
   }

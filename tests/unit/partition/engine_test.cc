@@ -67,7 +67,7 @@ std::string Value(int i, size_t bytes) {
 
 Task<void> ExpectRecords(Partition* p, int from, int to, int step, size_t bytes) {
   for (int i = from; i < to; ++i) {
-    Result<ReadResult> got = co_await p->Get(Key(i));
+    Result<ReadResult> got = co_await p->Get(Key(i), kNewest, nullptr);
     EXPECT_TRUE(got.ok()) << got.status().ToString();
     if (!got.ok()) co_return;
     EXPECT_EQ(got->found, i % step == 0) << Key(i);
@@ -88,7 +88,7 @@ Task<void> FillAndThin(Reactor& reactor, Setup setup) {
       if (i % 3 == 0) continue;
       EXPECT_OK(co_await Remove(p, Key(i)));
     }
-    Result<RangeAggregates> sum = co_await p->Aggregate("", "");
+    Result<RangeAggregates> sum = co_await p->Aggregate("", "", kNewest);
     EXPECT_OK(sum.status());
     EXPECT_EQ(sum->count, kKeys / 3);
     EXPECT_EQ(sum->bytes, kKeys / 3 * (Key(0).size() + Value(0, 100).size()));
@@ -121,7 +121,7 @@ Task<void> ReopenAndUse(Reactor& reactor, Setup setup) {
   for (Partition* p : (*engine)->partitions()) {
     co_await ExpectRecords(p, 0, kKeys, 3, 100);
     EXPECT_OK(co_await Put(p, "big", Value(1, 200'000)));
-    Result<ReadResult> got = co_await p->Get("big");
+    Result<ReadResult> got = co_await p->Get("big", kNewest, nullptr);
     EXPECT_OK(got.status());
     EXPECT_EQ(got->value, Value(1, 200'000));
     EXPECT_OK(co_await Remove(p, "big"));

@@ -35,12 +35,12 @@ Task<uint64_t> Stored(Partition* p) {
 Task<void> ExpectVisible(Partition* p, bool expired) {
   uint64_t visible = 0;
   for (int i = 0; i < kRecords; ++i) {
-    Result<ReadResult> got = co_await p->Get(Key(i));
+    Result<ReadResult> got = co_await p->Get(Key(i), kNewest, nullptr);
     EXPECT_OK(got.status());
     EXPECT_EQ(got->found, !(expired && Expires(i))) << Key(i);
     visible += got->found;
   }
-  Result<RangeAggregates> count = co_await p->Aggregate("", "");
+  Result<RangeAggregates> count = co_await p->Aggregate("", "", kNewest);
   EXPECT_EQ(count->count, visible);
   ScanSpec spec;
   Result<ScanPage> page = co_await p->Scan(spec);
@@ -138,7 +138,7 @@ struct Found {
 Task<Found> Look(Engine* engine, const std::string* key) {
   Partition* p = engine->partition(0);
   Found found;
-  Result<ReadResult> got = co_await p->Get(*key);
+  Result<ReadResult> got = co_await p->Get(*key, kNewest, nullptr);
   EXPECT_OK(got.status());
   found.by_get = got->found;
   PointRead read;
@@ -148,7 +148,7 @@ Task<Found> Look(Engine* engine, const std::string* key) {
   read.value = &value;
   engine->BatchGet({&read, 1});
   found.by_batch = read.outcome == PointRead::Outcome::kFound;
-  Result<RangeAggregates> sum = co_await p->Aggregate(*key, *key + '\0');
+  Result<RangeAggregates> sum = co_await p->Aggregate(*key, *key + '\0', kNewest);
   EXPECT_OK(sum.status());
   found.counted = sum->count;
   co_return found;
@@ -163,7 +163,7 @@ Task<void> ExpectFound(Engine* engine, std::string key, bool there, std::string_
 
 Task<Version> PutOne(Partition* p, int i, int64_t ttl_ms) {
   std::vector<WriteOp> ops(1, PutWithTtl(i, ttl_ms == 0 ? TtlMode::kClear : TtlMode::kSet, ttl_ms));
-  Result<std::vector<OpResult>> put = co_await p->Write(ops);
+  Result<std::vector<OpResult>> put = co_await p->Write(ops, WriteOptions());
   EXPECT_OK(put.status());
   co_return (*put)[0].version;
 }
@@ -187,7 +187,7 @@ Task<void> JumpingClock(Reactor* reactor, engine_test::Setup setup, SimMachine* 
   WriteOp if_there = PutOp(Key(1), "x");
   if_there.condition.exists = true;
   std::vector<WriteOp> ops(1, if_there);
-  Result<std::vector<OpResult>> refused = co_await p->Write(ops);
+  Result<std::vector<OpResult>> refused = co_await p->Write(ops, WriteOptions());
   EXPECT_OK(refused.status());
   EXPECT_EQ((*refused)[0].outcome, OpOutcome::kConditionFailed);
   // Versions keep rising, and nothing expires early.
@@ -204,7 +204,7 @@ Task<void> JumpingClock(Reactor* reactor, engine_test::Setup setup, SimMachine* 
   WriteOp if_not_there = PutOp(Key(3), "x");
   if_not_there.condition.exists = false;
   ops.assign(1, if_not_there);
-  Result<std::vector<OpResult>> applied = co_await p->Write(ops);
+  Result<std::vector<OpResult>> applied = co_await p->Write(ops, WriteOptions());
   EXPECT_OK(applied.status());
   EXPECT_EQ((*applied)[0].outcome, OpOutcome::kApplied) << "a write sees what readers see";
   ops.assign(1, PutWithTtl(3, TtlMode::kSet, kTtlMs));
@@ -223,7 +223,7 @@ Task<void> StartBehind(Reactor* reactor, engine_test::Setup setup) {
   if (!opened.ok()) co_return;
   Partition* p = (*opened)->partition(0);
   EXPECT_EQ(co_await Stored(p), 1u);
-  Result<ReadResult> last = co_await p->Get(Key(4));
+  Result<ReadResult> last = co_await p->Get(Key(4), kNewest, nullptr);
   EXPECT_GT(co_await PutOne(p, 4, 0), last->version);
   EXPECT_OK(co_await (*opened)->Close(/*checkpoint=*/true));
   EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");

@@ -83,7 +83,7 @@ Task<void> StartBody(LostLogTest* t, int records) {
   t->status_ = engine.status();
   if (!engine.ok()) co_return;
   for (int i = 0; i < records + 10; ++i) {
-    Result<ReadResult> got = co_await (*engine)->partition(static_cast<uint32_t>(i) % 2)->Get(Key(i));
+    Result<ReadResult> got = co_await (*engine)->partition(static_cast<uint32_t>(i) % 2)->Get(Key(i), kNewest, nullptr);
     EXPECT_OK(got.status());
     if (!got.ok()) continue;
     EXPECT_EQ(got->found, i < records) << Key(i);

@@ -63,7 +63,7 @@ Task<void> WriteMany(Engine* engine, int from, int to) {
 
 Task<void> ExpectThere(Engine* engine, int from, int to, int beyond) {
   for (int i = from; i < beyond; ++i) {
-    Result<ReadResult> got = co_await engine->partition(0)->Get(Key(i));
+    Result<ReadResult> got = co_await engine->partition(0)->Get(Key(i), kNewest, nullptr);
     EXPECT_OK(got.status());
     if (!got.ok()) continue;
     EXPECT_EQ(got->found, i < to) << Key(i);

@@ -171,7 +171,7 @@ struct Withdrawn {
     EXPECT_TRUE(late.Withdraw()) << "Withdraw must report that the write did not take effect";
     EXPECT_FALSE(patient.Withdraw()) << "a write in the log cannot be withdrawn";
     for (const char* key : {"withdrawn", "late", "patient"}) {
-      Result<ReadResult> got = co_await p->Get(key);
+      Result<ReadResult> got = co_await p->Get(key, kNewest, nullptr);
       EXPECT_TRUE(got.ok());
       EXPECT_EQ(got->found, std::string_view(key) == "patient") << key;
     }
@@ -185,7 +185,7 @@ struct TooMany {
   Task<void> operator()(Reactor&, Partition* p) {
     std::vector<WriteOp> ops;
     for (int i = 0; i < 1024; ++i) ops.push_back(PutOp(fmt::format("k{}", i), "v"));
-    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops));
+    Result<std::vector<OpResult>> results = co_await p->Write(std::move(ops), WriteOptions());
     EXPECT_EQ(results.code(), Code::kInvalidArgument);
   }
 };
@@ -260,7 +260,7 @@ struct TallTree {
     t->machine->ClearFaults();
     co_await write.Drain();
     EXPECT_OK(status);
-    Result<ReadResult> got = co_await p->Get(Key(1, 'a'));
+    Result<ReadResult> got = co_await p->Get(Key(1, 'a'), kNewest, nullptr);
     EXPECT_TRUE(got.ok() && got->value == "2");
     EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
   }

@@ -273,7 +273,7 @@ Task<void> ScrubBesideThePool(ScrubTest* t) {
   // Intact data is served, damaged data is refused, and nothing else happens.
   uint64_t refused = 0;
   for (uint64_t k = 0; k < kKeys; ++k) {
-    Result<ReadResult> got = co_await p->Get(Key(k));
+    Result<ReadResult> got = co_await p->Get(Key(k), kNewest, nullptr);
     if (got.ok()) {
       EXPECT_EQ(got->value, Value(k, k % kBigKeyEvery == 0 ? 9000 : 300));
     } else {

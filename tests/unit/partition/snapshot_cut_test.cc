@@ -109,7 +109,7 @@ Task<void> CutAndLook(Chain* chain, int writers, SimRandom* random) {
     for (int w = 0; w < writers; ++w) {
       std::vector<int64_t> seen;
       for (Partition* p : chain->engine->partitions()) {
-        Result<ReadResult> got = co_await p->Get("w" + std::to_string(w), cut->id);
+        Result<ReadResult> got = co_await p->Get("w" + std::to_string(w), cut->id, nullptr);
         EXPECT_OK(got.status());
         if (!got.ok()) co_return;
         if (got->found) {
@@ -164,7 +164,7 @@ Task<void> LifeOfASnapshot(Reactor* reactor, Setup setup) {
   EXPECT_OK(cut.status());
   for (Partition* p : partitions) EXPECT_OK(co_await Put(p, "k", "new"));
   for (Partition* p : partitions) {
-    Result<ReadResult> then = co_await p->Get("k", cut->id), now = co_await p->Get("k");
+    Result<ReadResult> then = co_await p->Get("k", cut->id, nullptr), now = co_await p->Get("k", kNewest, nullptr);
     EXPECT_EQ(then->value, "old");
     EXPECT_EQ(now->value, "new");
     EXPECT_GT(now->version, cut->version) << "versions of later writes exceed the snapshot's";
@@ -177,11 +177,11 @@ Task<void> LifeOfASnapshot(Reactor* reactor, Setup setup) {
 
   EXPECT_OK(co_await RenewSnapshot(partitions, cut->id, reactor->WallMs() + 10'000));
   co_await Sleep(*reactor, 5 * kSecond);
-  Result<ReadResult> renewed = co_await partitions[0]->Get("k", cut->id);
+  Result<ReadResult> renewed = co_await partitions[0]->Get("k", cut->id, nullptr);
   EXPECT_OK(renewed.status());
   co_await Sleep(*reactor, 6 * kSecond);
   for (Partition* p : partitions) {
-    EXPECT_EQ((co_await p->Get("k", cut->id)).code(), Code::kSnapshotGone) << "the snapshot has expired";
+    EXPECT_EQ((co_await p->Get("k", cut->id, nullptr)).code(), Code::kSnapshotGone) << "the snapshot has expired";
     EXPECT_EQ((co_await p->Aggregate("", "", cut->id)).code(), Code::kSnapshotGone);
     std::vector<uint64_t> ranks{0};
     EXPECT_EQ((co_await p->KeysAtRanks("", "", ranks, cut->id)).code(), Code::kSnapshotGone);
@@ -209,14 +209,14 @@ Task<void> HoldsTooMuch(Reactor* reactor, engine_test::Setup setup) {
     EXPECT_OK(cut.status());
     *id = cut->id;
   }
-  EXPECT_OK((co_await one[0]->Get("k1", older)).status());
+  EXPECT_OK((co_await one[0]->Get("k1", older, nullptr)).status());
   // Each replaced page is held once more.
   for (int i = 0; i < 300; ++i) EXPECT_OK(co_await Put(one[0], "k" + std::to_string(i), std::string(900, 'w')));
   EXPECT_OK((*engine)->failure());
   EXPECT_OK(co_await (*engine)->CheckpointAll());
   co_await Sleep(*reactor, kSecond);
-  EXPECT_EQ((co_await one[0]->Get("k1", older)).code(), Code::kSnapshotGone);
-  Result<ReadResult> then = co_await one[0]->Get("k1", newer);
+  EXPECT_EQ((co_await one[0]->Get("k1", older, nullptr)).code(), Code::kSnapshotGone);
+  Result<ReadResult> then = co_await one[0]->Get("k1", newer, nullptr);
   EXPECT_EQ(then->value, std::string(900, 'v')) << "the younger snapshot must still exist";
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
 }

@@ -44,7 +44,7 @@ void LoadFixture(const std::string& name, SimDisk* disk) {
 // round. Then one put that is only in the log.
 Task<void> ExpectRecords(Partition* p) {
   for (int i = 0; i < 60; ++i) {
-    Result<ReadResult> got = co_await p->Get(fmt::format("key-{:03}", i), 0);
+    Result<ReadResult> got = co_await p->Get(fmt::format("key-{:03}", i), 0, nullptr);
     EXPECT_OK(got.status());
     if (!got.ok()) co_return;
     EXPECT_EQ(got->found, i % 3 != 0) << i;
@@ -52,7 +52,7 @@ Task<void> ExpectRecords(Partition* p) {
     EXPECT_EQ(got->value.substr(0, 7), fmt::format("value {}", i).substr(0, 7));
     EXPECT_EQ(got->value.size() == 6000, i % 20 == 7);
   }
-  Result<ReadResult> got = co_await p->Get("in-the-log", 0);
+  Result<ReadResult> got = co_await p->Get("in-the-log", 0, nullptr);
   EXPECT_OK(got.status());
   EXPECT_TRUE(got.ok() && got->found && got->value == "only");
 }

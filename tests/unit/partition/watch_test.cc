@@ -45,7 +45,7 @@ Task<void> EveryKindOfWrite(Reactor* reactor, Setup setup) {
   batch.back().ttl_mode = TtlMode::kSet;
   batch.back().ttl_ms = 100;
   batch.push_back(RemoveOp("before"));
-  Result<std::vector<OpResult>> results = co_await p->Write(std::move(batch));
+  Result<std::vector<OpResult>> results = co_await p->Write(std::move(batch), WriteOptions());
   EXPECT_OK(results.status());
   ChangePage page = co_await ChangesAfter(p, start);
   EXPECT_THAT(Told(page), ElementsAre("+a", "+a", "+short", "-before"));
@@ -101,7 +101,7 @@ Task<void> GuardedWrites(Reactor* reactor, Setup setup) {
   ops.push_back(PutOp("guarded", "1"));
   EXPECT_OK(co_await Write(p, ops));
   ops[0].condition.exists = false;
-  results = co_await p->Write(ops);
+  results = co_await p->Write(ops, WriteOptions());
   EXPECT_OK(results.status());
   ChangePage page = co_await ChangesAfter(p, start);
   EXPECT_THAT(Told(page), ElementsAre("+a", "+guarded"));
@@ -194,7 +194,7 @@ Task<void> LargeValuesStayOnDisk(Reactor* reactor, Setup setup, int run) {
         ops.back().condition.version = page->rows[i].version - (i == 7 ? 1 : 0);
         ops.back().current_value_unwanted = true;
       }
-      Result<std::vector<OpResult>> removed = co_await p->Write(std::move(ops));
+      Result<std::vector<OpResult>> removed = co_await p->Write(std::move(ops), WriteOptions());
       EXPECT_OK(removed.status());
       for (size_t i = 0; i < removed->size(); ++i) {
         EXPECT_EQ((*removed)[i].outcome, i == 7 ? OpOutcome::kConditionFailed : OpOutcome::kApplied) << i;

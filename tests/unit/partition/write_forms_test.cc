@@ -67,7 +67,7 @@ Task<OpResult> DoOne(Partition* p, WriteOp op) {
   co_return std::move(results.front());
 }
 Task<ReadResult> Read(Partition* p, std::string key) {
-  Result<ReadResult> got = co_await p->Get(std::move(key));
+  Result<ReadResult> got = co_await p->Get(std::move(key), kNewest, nullptr);
   EXPECT_OK(got.status());
   co_return got.ok() ? *std::move(got) : ReadResult();
 }
@@ -398,7 +398,7 @@ Task<void> TouchRecords(Reactor* reactor, Engine* engine) {
   EXPECT_EQ(now.version, touched.version);
   EXPECT_EQ(now.expires_at_ms, at_ms);
   EXPECT_EQ((co_await Read(p, "small")).value, "s");
-  Result<ReadResult> then = co_await p->Get("big", cut->id);
+  Result<ReadResult> then = co_await p->Get("big", cut->id, nullptr);
   EXPECT_OK(then.status());
   EXPECT_EQ(then->value, big);
   EXPECT_EQ(then->version, put.version);

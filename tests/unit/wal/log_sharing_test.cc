@@ -105,7 +105,7 @@ struct Admission {
   Task<void> Writer(Reactor* reactor, Log* log, Stream* stream, size_t bytes) {
     while (running) {
       {
-        Result<LogSpace> space = co_await log->WaitForSpace(stream->handle(), bytes);
+        Result<LogSpace> space = co_await log->WaitForSpace(stream->handle(), bytes, /*deadline_ns=*/0);
         EXPECT_TRUE(space.ok()) << space.status().ToString();
         stream->Append(bytes);
       }
@@ -123,7 +123,7 @@ struct Admission {
     for (int round = 0; round < 5; ++round) {
       const uint64_t before = log.stats().device_writes_total;
       {
-        Result<LogSpace> space = co_await log.WaitForSpace(cold.handle(), 100);
+        Result<LogSpace> space = co_await log.WaitForSpace(cold.handle(), 100, /*deadline_ns=*/0);
         EXPECT_TRUE(space.ok());
         cold.Append(100);
       }
@@ -147,7 +147,7 @@ TEST_F(LogSharing, AdmissionTakesTurnsToo) {
 
 struct GivesUpItsSpace {
   static Task<void> Waiter(Log* log, Stream* stream, bool append, int* admitted) {
-    Result<LogSpace> space = co_await log->WaitForSpace(stream->handle(), 30'000);
+    Result<LogSpace> space = co_await log->WaitForSpace(stream->handle(), 30'000, /*deadline_ns=*/0);
     EXPECT_TRUE(space.ok()) << space.status().ToString();
     ++*admitted;
     if (append) stream->Append(30'000);
@@ -184,7 +184,7 @@ TEST_F(LogSharing, WhatIsGrantedCountsUntilItIsStaged) {
       Stream a(&log, PartitionUuid(0));
       std::vector<LogSpace> held;
       while (log.HasSpace(10'000)) {
-        Result<LogSpace> space = co_await log.WaitForSpace(a.handle(), 10'000);
+        Result<LogSpace> space = co_await log.WaitForSpace(a.handle(), 10'000, /*deadline_ns=*/0);
         held.push_back(*std::move(space));
       }
       EXPECT_LE(held.size(), 10u);

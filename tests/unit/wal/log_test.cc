@@ -238,7 +238,7 @@ TEST_F(LogTest, AnIdleLogWritesOneClosingPosition) {
 
 struct WaitInLine {
   static Task<void> Waiter(Log* log, Stream* stream, int id, std::vector<int>* order) {
-    Result<LogSpace> space = co_await log->WaitForSpace(stream->handle(), 3000);
+    Result<LogSpace> space = co_await log->WaitForSpace(stream->handle(), 3000, /*deadline_ns=*/0);
     EXPECT_TRUE(space.ok()) << space.status().ToString();
     order->push_back(id);
     stream->Append(3000);
@@ -330,7 +330,7 @@ TEST_F(LogTest, StagingIsBounded) {
       EXPECT_LE(staged, kMaxStagedBytes);
       EXPECT_GT(staged, kMaxStagedBytes / 2);
       {
-        Result<LogSpace> space = co_await log.WaitForSpace(a.handle(), 100'000);
+        Result<LogSpace> space = co_await log.WaitForSpace(a.handle(), 100'000, /*deadline_ns=*/0);
         EXPECT_TRUE(space.ok());
       }
       EXPECT_GT(log.stats().device_writes_total, 0u);
@@ -349,7 +349,7 @@ TEST_F(LogTest, SegmentsAreRecycledAndNothingNeededIsLost) {
       Stream hot(&log, PartitionUuid(0)), cold(&log, PartitionUuid(1));
       Lsn hot_kept = 0;
       for (int i = 0; i < 3000; ++i) {
-        Result<LogSpace> space = co_await log.WaitForSpace(hot.handle(), 2000);
+        Result<LogSpace> space = co_await log.WaitForSpace(hot.handle(), 2000, /*deadline_ns=*/0);
         EXPECT_TRUE(space.ok());
         hot.Append(1500);
         if (i % 50 == 0) cold.Append(10);
@@ -450,7 +450,7 @@ struct FailUnderLoad {
     EXPECT_LT(a.durable(), a.last());
     *announced = a.durable();
     EXPECT_FALSE(log.HasSpace(1));
-    Result<LogSpace> refused = co_await log.WaitForSpace(a.handle(), 1);
+    Result<LogSpace> refused = co_await log.WaitForSpace(a.handle(), 1, /*deadline_ns=*/0);
     EXPECT_EQ(refused.code(), Code::kUnavailable);
     a.Append();  // never written
     co_await Sleep(reactor, kSecond);

@@ -144,7 +144,7 @@ class PandoDrive {
 
   Task<void> GetFromDisk(Client* client) {
     // Suspends while the disk reads. `client` stays valid: it is not idle, so nothing else uses it.
-    Result<ReadResult> read = co_await PartitionOf(client->op.key)->Get(std::string(client->op.key));
+    Result<ReadResult> read = co_await PartitionOf(client->op.key)->Get(std::string(client->op.key), kNewest, nullptr);
     if (!read.ok()) {
       Finish(client, MonotonicNs(), read.TakeStatus());
     } else {
@@ -165,7 +165,7 @@ class PandoDrive {
     tally_.user_bytes_written += client->op.key.size() + value.size();
     tally_.inserts += client->op.insert ? 1 : 0;
     // Suspends until the put is on disk. Puts of other clients share the log write.
-    Result<std::vector<OpResult>> done = co_await PartitionOf(client->op.key)->Write(std::move(ops));
+    Result<std::vector<OpResult>> done = co_await PartitionOf(client->op.key)->Write(std::move(ops), WriteOptions());
     Finish(client, MonotonicNs(), done.ok() ? Status() : done.TakeStatus());
     wake_.NotifyOne();
   }
@@ -296,7 +296,7 @@ class PandoEngine final : public EngineUnderTest {
         // Suspends until this part of the batch is on disk. The parts are written one after the
         // other.
         Result<std::vector<OpResult>> done =
-            co_await engine_->partition(static_cast<uint32_t>(p))->Write(std::move(parts[p]));
+            co_await engine_->partition(static_cast<uint32_t>(p))->Write(std::move(parts[p]), WriteOptions());
         if (done.ok()) continue;
         if (failure->ok()) *failure = done.TakeStatus();
         source->Stop();
