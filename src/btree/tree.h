@@ -358,15 +358,15 @@ class Tree final : public PageOwner {
   // tree_write.cc: copy-on-write, splits, merges
   Frame* MakePathWritable(Frame* frame);
   Frame* MakeWritable(Frame* frame);
-  Frame* Clone(Frame* frame);
+  Frame* Clone(Frame* old);
   void DetachChildren(Frame* from, Frame* to);
   Frame* NewNode(uint8_t level, std::string_view lower, const std::string_view* upper);
   void InsertRecord(Frame* leaf, uint32_t slot, std::string_view key, RecordView* record);
-  Frame* Split(Frame* node, std::string_view key);
+  Frame* Split(Frame* left, std::string_view key);
   uint32_t ChooseSplit(const Node& node, std::string_view key, std::string* separator) const;
   bool SplitFits(const Node& node, uint32_t at, std::string_view separator) const;
   void GrowRoot();
-  void ReparentChildren(Frame* node);
+  void ReparentChildren(Frame* frame);
   bool Underfull(const Node& node) const;
   bool MergeFits(const Node& left, const Node& right) const;
   void Merge(Frame* parent, uint32_t left_slot);
@@ -406,7 +406,8 @@ class Tree final : public PageOwner {
     std::string upper;
     bool SamePageAs(const Place& other) const;
   };
-  struct DiffMissing : MissingPage {
+  struct DiffMissing {
+    MissingPage page;
     int tree = 0;  // 0 = the older, 1 = the newer
   };
   Place RootPlace(Generation view);

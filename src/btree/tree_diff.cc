@@ -139,8 +139,8 @@ Task<Status> Tree::Diff(Generation older, Generation newer, std::string start, s
     uint32_t work = 0;
     std::optional<DiffMissing> missing = DiffStep(older, newer, &at, end, visitor, &over, &work);
     if (missing) {
-      const size_t slot = static_cast<size_t>(missing->tree) * kMaxTreeHeight + missing->level;
-      CO_RETURN_IF_ERROR(co_await FetchIn(missing->tree == 0 ? older : newer, *missing, loaded, slot));
+      const size_t slot = static_cast<size_t>(missing->tree) * kMaxTreeHeight + missing->page.level;
+      CO_RETURN_IF_ERROR(co_await FetchIn(missing->tree == 0 ? older : newer, missing->page, loaded, slot));
     } else if (!over && slice.Spend(work)) {
       co_await Yield(pool_.reactor());
     }

@@ -93,7 +93,7 @@ class ExtentAllocator {
   Extent ChunksOf(uint32_t group, uint32_t first, uint32_t count) const {
     return Extent::Of(uint64_t{group} * kGroupBlocks + first * kChunkBlocks, count * kChunkBlocks);
   }
-  std::optional<Extent> FindSetAsideIn(uint32_t group, uint32_t least, uint32_t most, Extent except, bool holes) const;
+  std::optional<Extent> FindSetAsideIn(uint32_t index, uint32_t least, uint32_t most, Extent except, bool holes) const;
   void SetAside(Group* group, uint32_t chunk);
   void SetRange(uint64_t block, uint32_t blocks, bool used);
   std::optional<uint32_t> FindRun(Group& group, uint32_t blocks);

@@ -110,7 +110,7 @@ class RemotePort {
   void Send(SpscRing* ring, Waiting* waiting, int peer, RemoteCall* call);
   bool SendWaiting(SpscRing* ring, Waiting* waiting, int peer);
   bool CanSendWaiting() const;
-  void Touch(int peer);
+  void Touch(int target);
 
   RemoteMesh* mesh_;
   const int index_;
