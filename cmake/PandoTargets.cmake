@@ -55,10 +55,11 @@ function(pando_tests_of_kind kind)
   endforeach()
 endfunction()
 
-# Builds unit_<name> from tests/unit/<name>/*_test.cc, if such files and the library pando_<name> exist.
+# Builds unit_<name> from tests/unit/<name>/*_test.cc, if such files and the library pando_<name> exist. Further
+# arguments are libraries that its tests need in addition.
 function(pando_unit_test name)
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/${name}/*_test.cc)
   if(sources AND TARGET pando_${name})
-    pando_test(unit_${name} LABELS unit DEPS pando_${name} pando_test_support SOURCES ${sources})
+    pando_test(unit_${name} LABELS unit DEPS pando_${name} ${ARGN} pando_test_support SOURCES ${sources})
   endif()
 endfunction()

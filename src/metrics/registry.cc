@@ -88,14 +88,18 @@ std::string Exposition::Render() const {
 
 void Registry::Add(const void* owner, std::string name, std::string help, MetricLabels labels, const Counter* counter) {
   AddCollector(owner,
-               [name = std::move(name), help = std::move(help), labels = std::move(labels), counter](Exposition* out) { out->AddCounter(name, help, labels, static_cast<double>(counter->value())); });
+               [name = std::move(name), help = std::move(help), labels = std::move(labels), counter](Exposition* out) {
+                 out->AddCounter(name, help, labels, static_cast<double>(counter->value()));
+               });
 }
 void Registry::Add(const void* owner, std::string name, std::string help, MetricLabels labels, const Gauge* gauge) {
-  AddCollector(owner, [name = std::move(name), help = std::move(help), labels = std::move(labels), gauge](Exposition* out) { out->AddGauge(name, help, labels, static_cast<double>(gauge->value())); });
+  AddCollector(owner, [name = std::move(name), help = std::move(help), labels = std::move(labels), gauge](
+                          Exposition* out) { out->AddGauge(name, help, labels, static_cast<double>(gauge->value())); });
 }
 void Registry::Add(const void* owner, std::string name, std::string help, MetricLabels labels,
                    const Histogram* histogram, double scale) {
-  AddCollector(owner, [name = std::move(name), help = std::move(help), labels = std::move(labels), histogram, scale](Exposition* out) { out->AddHistogram(name, help, labels, *histogram, scale); });
+  AddCollector(owner, [name = std::move(name), help = std::move(help), labels = std::move(labels), histogram,
+                       scale](Exposition* out) { out->AddHistogram(name, help, labels, *histogram, scale); });
 }
 
 void Registry::AddCollector(const void* owner, std::function<void(Exposition*)> collector) {

@@ -4,9 +4,9 @@
 #include <map>
 #include <utility>
 
-#include "src/node/kv_requests.h"
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/merge_scan.h"
 #include "src/node/kv_service.h"
-#include "src/node/merge_scan.h"
 
 namespace pando {
 

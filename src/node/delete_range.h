@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "src/io/task.h"
+#include "src/kvapi/scan_range.h"
 #include "src/node/kv_backend.h"
-#include "src/node/scan_range.h"
 
 namespace pando {
 

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "src/base/codec.h"
-#include "src/node/kv_requests.h"
+#include "src/kvapi/kv_requests.h"
 
 namespace pando {
 

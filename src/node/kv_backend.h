@@ -11,8 +11,8 @@
 
 #include "gen-cpp/pando_types.h"
 #include "src/io/task.h"
+#include "src/model/partition.h"
 #include "src/node/snapshots.h"
-#include "src/partition/partition.h"
 #include "src/partition/store.h"
 
 namespace pando {

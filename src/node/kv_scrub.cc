@@ -1,5 +1,5 @@
 // KvService: the Admin call that starts a scrub or reports on it.
-#include "src/node/kv_requests.h"
+#include "src/kvapi/kv_requests.h"
 #include "src/node/kv_service.h"
 
 namespace pando {

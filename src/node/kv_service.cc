@@ -4,8 +4,8 @@
 #include <map>
 #include <utility>
 
-#include "src/node/kv_requests.h"
-#include "src/node/merge_scan.h"
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/merge_scan.h"
 #include "src/node/multi_get.h"
 
 namespace pando {

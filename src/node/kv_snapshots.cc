@@ -3,11 +3,11 @@
 #include <utility>
 
 #include "src/buffer_pool/page.h"
-#include "src/node/kv_requests.h"
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/merge_scan.h"
+#include "src/kvapi/page_cursor.h"
+#include "src/kvapi/split_range.h"
 #include "src/node/kv_service.h"
-#include "src/node/merge_scan.h"
-#include "src/node/page_cursor.h"
-#include "src/node/split_range.h"
 
 namespace pando {
 

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "src/node/kv_requests.h"
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/watch_position.h"
 #include "src/node/kv_service.h"
-#include "src/node/watch_position.h"
 #include "src/partition/change_tail.h"
 
 namespace pando {

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "src/io/call_on.h"
-#include "src/partition/partition.h"
+#include "src/model/partition.h"
 
 namespace pando {
 

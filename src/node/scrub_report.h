@@ -7,7 +7,7 @@
 
 #include "gen-cpp/pando_types.h"
 #include "src/metrics/registry.h"
-#include "src/partition/scrub.h"
+#include "src/verify/scrub.h"
 
 namespace pando {
 

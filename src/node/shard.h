@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "src/engine/engine.h"
 #include "src/io/sync.h"
 #include "src/metrics/registry.h"
 #include "src/node/http_server.h"
@@ -18,7 +19,6 @@
 #include "src/node/node_options.h"
 #include "src/node/remote_partition.h"
 #include "src/node/scrub_report.h"
-#include "src/partition/engine.h"
 #include "src/rpc/rpc_server.h"
 
 namespace pando {

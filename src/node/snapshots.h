@@ -1,11 +1,7 @@
-// Snapshots manages the snapshots that clients of a node have open across all of its partitions,
-// and encodes the tokens that name them.
+// Snapshots manages the snapshots that clients of a node have open across all of its partitions: it
+// opens, renews and releases them. Reads need only the token (kvapi/snapshot_token.h).
 //
-// A token holds all that a read needs (docs/FORMAT.md, "Snapshot token"): any reactor decodes the
-// partitions' id of the snapshot from it, and the partitions report when the snapshot is gone. This
-// class only opens, renews and releases snapshots.
-//
-// Threads: the reactor it was created on; Node forwards calls to it. Tokens are plain values.
+// Threads: the reactor it was created on; Node forwards calls to it.
 //
 // Invariants
 //   SN1  At most kMaxSnapshots are open or being opened.
@@ -16,26 +12,16 @@
 #include <atomic>
 #include <map>
 #include <memory>
-#include <string>
-#include <string_view>
 #include <vector>
 
 #include "src/io/sync.h"
-#include "src/partition/partition.h"
+#include "src/kvapi/snapshot_token.h"
+#include "src/model/partition.h"
 
 namespace pando {
 
 inline constexpr size_t kMaxSnapshots = 64;
 inline constexpr int64_t kDefaultSnapshotTtlMs = 60'000;
-
-inline constexpr uint8_t kSnapshotTokenVersion = 1;
-struct SnapshotToken {
-  SnapshotId id = 0;
-  Version version = 0;
-};
-std::string EncodeSnapshotToken(const SnapshotToken& token);
-// kInvalidArgument if the bytes are not a token or have another version.
-Result<SnapshotToken> DecodeSnapshotToken(std::string_view bytes);
 
 struct OpenedSnapshot {
   SnapshotToken token;

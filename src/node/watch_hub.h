@@ -13,9 +13,9 @@
 #include <coroutine>
 #include <vector>
 
+#include "src/kvapi/watch_position.h"
 #include "src/metrics/metrics.h"
-#include "src/node/watch_position.h"
-#include "src/partition/partition.h"
+#include "src/model/partition.h"
 #include "src/rpc/rpc_server.h"
 
 namespace pando {

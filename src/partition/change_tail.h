@@ -18,7 +18,7 @@
 #include <string_view>
 #include <vector>
 
-#include "src/partition/types.h"
+#include "src/model/types.h"
 
 namespace pando {
 

@@ -24,8 +24,8 @@
 #include <string>
 #include <vector>
 
+#include "src/model/partition.h"
 #include "src/partition/change_tail.h"
-#include "src/partition/partition.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store.h"
 #include "src/wal/log.h"

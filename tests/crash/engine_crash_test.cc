@@ -19,8 +19,8 @@
 #include <cstdlib>
 #include <random>
 
+#include "src/engine/snapshot_cut.h"
 #include "src/partition/replica.h"
-#include "src/partition/snapshot_cut.h"
 #include "tests/support/child_process.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/partition_model.h"

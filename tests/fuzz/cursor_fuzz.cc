@@ -5,8 +5,8 @@
 
 #include "src/base/codec.h"
 #include "src/base/limits.h"
-#include "src/node/scan_range.h"
-#include "src/node/watch_position.h"
+#include "src/kvapi/scan_range.h"
+#include "src/kvapi/watch_position.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace pando;

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "src/wal/record.h"
+#include "src/model/record.h"
 
 namespace pando {
 namespace {

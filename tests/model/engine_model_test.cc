@@ -10,8 +10,8 @@
 
 #include <cstdlib>
 
+#include "src/engine/snapshot_cut.h"
 #include "src/partition/replica.h"
-#include "src/partition/snapshot_cut.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/partition_model.h"
 #include "tests/support/sim_kernel.h"

@@ -5,8 +5,8 @@
 // whether or not it counts its own work.
 #include <gtest/gtest.h>
 
+#include "src/engine/snapshot_cut.h"
 #include "src/partition/replica.h"
-#include "src/partition/snapshot_cut.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/sim_kernel.h"
 

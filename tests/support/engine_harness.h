@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "src/partition/check.h"
-#include "src/partition/engine.h"
+#include "src/engine/engine.h"
 #include "src/partition/store.h"
+#include "src/verify/check.h"
 
 #define EXPECT_OK(expr)                                              \
   do {                                                               \

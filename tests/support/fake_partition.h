@@ -17,8 +17,8 @@
 #include <vector>
 
 #include "src/io/reactor.h"
+#include "src/model/partition.h"
 #include "src/partition/change_tail.h"
-#include "src/partition/partition.h"
 
 namespace pando {
 

@@ -13,7 +13,7 @@
 
 #include "src/base/hash.h"
 #include "src/btree/node.h"
-#include "src/partition/types.h"
+#include "src/model/types.h"
 
 namespace pando::engine_test {
 

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "src/backup/backup_reader.h"
 #include "src/base/hash.h"
 #include "src/btree/node.h"
-#include "src/partition/backup_reader.h"
 #include "tools/kvadmin/offline.h"
 
 namespace pando::admin {

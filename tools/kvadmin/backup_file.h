@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "src/partition/backup_format.h"
-#include "src/partition/types.h"
+#include "src/backup/backup_format.h"
+#include "src/model/types.h"
 
 namespace pando::admin {
 

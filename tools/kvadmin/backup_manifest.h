@@ -11,7 +11,7 @@
 
 #include "src/base/ids.h"
 #include "src/base/result.h"
-#include "src/partition/types.h"
+#include "src/model/types.h"
 
 namespace pando::admin {
 

@@ -2,7 +2,7 @@
 // --online, a running node verifies its own data; with --backup, a backup is verified.
 //
 // Threads: one.
-#include "src/partition/check.h"
+#include "src/verify/check.h"
 
 #include <fmt/format.h>
 

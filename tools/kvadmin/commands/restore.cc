@@ -2,7 +2,7 @@
 // without a store.
 //
 // Threads: one.
-#include "src/partition/restore.h"
+#include "src/backup/restore.h"
 
 #include <fmt/format.h>
 #include <sys/statvfs.h>
@@ -10,7 +10,7 @@
 
 #include <algorithm>
 
-#include "src/partition/backup_format.h"
+#include "src/backup/backup_format.h"
 #include "src/partition/store.h"
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"

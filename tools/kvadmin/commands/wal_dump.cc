@@ -8,7 +8,7 @@
 #include "src/partition/store_reading.h"
 #include "src/partition/superblock.h"
 #include "src/wal/log_reader.h"
-#include "src/wal/record.h"
+#include "src/model/record.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/offline.h"

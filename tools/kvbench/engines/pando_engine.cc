@@ -5,10 +5,10 @@
 
 #include <algorithm>
 
+#include "src/engine/engine.h"
 #include "src/io/call_on.h"
 #include "src/io/sync.h"
 #include "src/io/uring_reactor.h"
-#include "src/partition/engine.h"
 #include "tools/kvbench/engines/engine.h"
 
 namespace pando::bench {

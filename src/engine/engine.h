@@ -1,0 +1,109 @@
+// Engine: everything that one reactor owns of a store: the buffer pool, the log, and the partitions
+// assigned to it. A node runs one engine per reactor. An embedded user runs one and calls it
+// directly.
+//
+// Threads: one reactor. Use Reactor::CallRemote to send a request to a partition of another
+// reactor.
+//
+// Invariants
+//   E1  A partition serves requests only after recovery has replayed its log to the end.
+//   E2  Everything the engine allocates counts towards EngineOptions::memory_bytes. The pool is
+//       sized accordingly.
+//   E3  After Close every task has ended and every acknowledged write is durable.
+//   E4  When the engine fails, every wait for room in the log or in the pool ends with an error.
+//       Drain and Close therefore return.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "src/buffer_pool/page.h"
+#include "src/engine/space_releaser.h"
+#include "src/model/partition.h"
+#include "src/model/types.h"
+#include "src/partition/store.h"
+#include "src/verify/scrub.h"
+#include "src/wal/log.h"
+
+namespace pando {
+
+class BufferPool;
+
+struct EngineOptions {
+  StoreInfo store;
+  uint32_t reactor_index = 0;  // index of this reactor in the store
+  // Pool frames, their descriptors, write buffers, and log buffers.
+  uint64_t memory_bytes = 256u << 20;
+  // Of pages written from now on; stored pages are readable either way.
+  Compression compression = Compression::kLz4;
+  uint64_t log_budget_bytes = 512u << 20;
+  uint64_t log_budget_records = 4'000'000;
+  uint64_t log_segment_bytes = 8u << 20;
+  // The most replaced pages and values that snapshots may retain in this engine's partitions.
+  // Beyond that, the oldest snapshot is released early. Memory limits it too, because each of them
+  // is in a list in memory and in the dead list of every checkpoint.
+  uint64_t max_held_extents = 4'000'000;
+  // Identity of the lock file that LockStore took. The engine stops if the store's directory has
+  // another lock file or none, because another process may have opened the store. Not set: no
+  // check.
+  std::optional<FileIdentity> lock;
+  // Opens the store even if the log, or its end, is missing. The writes in the missing part are
+  // lost. An operator must decide this.
+  bool accept_lost_log = false;
+  // A dirty partition is checkpointed at least this often.
+  Nanos checkpoint_interval_ns = 60 * kSecond;
+  ScrubOptions scrub;           // of background passes; by default only requested passes run
+  SpaceReleaseOptions release;  // of free space to the file system; by default none
+  // Called once when the engine fails (a write or sync error, or damage found). The engine then
+  // acknowledges no more writes.
+  std::function<void(const Status&)> on_failure;
+};
+
+struct EngineStats {
+  uint64_t pool_pages = 0, pool_free_pages = 0, pool_dirty_pages = 0, pool_pinned_pages = 0;
+  uint64_t pool_hits_total = 0, pool_misses_total = 0, pool_evictions_total = 0, pool_writes_total = 0;
+  uint64_t pool_bytes = 0;
+  LogStats log;
+  uint64_t checkpoints_total = 0;
+  uint64_t write_waits_total = 0, disk_full_total = 0;
+  SpaceReleaseStats release;
+};
+
+class Engine {
+ public:
+  // Opens the log and the partitions and recovers them. On return every partition serves requests.
+  static Task<Result<std::unique_ptr<Engine>>> Open(Reactor& reactor, EngineOptions options);
+  ~Engine();
+
+  Reactor& reactor();
+  // The partition with this ID, or null if it belongs to another reactor.
+  Partition* partition(uint32_t id);
+  std::span<Partition* const> partitions();
+
+  // Answers the reads that memory can answer. Descends for all reads together and prefetches, so
+  // that their cache misses overlap. Sets every outcome. For kMiss, co_await
+  // read.partition->Get(key).
+  void BatchGet(std::span<PointRead> reads);
+
+  // Checkpoints all partitions. Returns when their superblocks are durable.
+  Task<Status> CheckpointAll();
+  EngineStats stats() const;
+  // Verifies the data on disk while the engine serves requests.
+  Scrubber& scrubber();
+  // Why the engine stopped, or OK.
+  const Status& failure() const;
+  // Waits for running requests and writes, then closes the log with its closing position. With
+  // `checkpoint`, checkpoints first so that the next open replays nothing.
+  Task<Status> Close(bool checkpoint);
+
+ private:
+  class Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pando

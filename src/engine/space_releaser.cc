@@ -1,0 +1,74 @@
+#include "src/engine/space_releaser.h"
+
+#include <algorithm>
+
+#include "src/partition/replica.h"
+
+namespace pando {
+namespace {
+
+constexpr Nanos kTick = 20 * kMillisecond;  // short, so that stopping does not wait long
+constexpr uint64_t kKeepShare = 8;
+constexpr uint64_t kChunkBytes = ExtentAllocator::kChunkBlocks * kBlockBytes;
+
+}  // namespace
+
+SpaceReleaser::SpaceReleaser(Reactor& reactor, std::vector<Replica*> replicas, SpaceReleaseOptions options)
+    : reactor_(reactor), options_(options), period_end_ns_(reactor.NowNs() + options.after_ns) {
+  for (Replica* replica : replicas) watched_.emplace_back().replica = replica;
+}
+
+Task<void> SpaceReleaser::Run() {
+  if (options_.bytes_per_s == 0) co_return;
+  for (Nanos last_ns = reactor_.NowNs(); !stopping_;) {
+    co_await Sleep(reactor_, kTick);
+    const Nanos now_ns = reactor_.NowNs();
+    // At least one piece, so that a slow rate can save up for it.
+    const uint64_t most = std::max(kPieceBlocks * kBlockBytes, options_.bytes_per_s / 10);
+    credit_bytes_ += static_cast<uint64_t>(static_cast<double>(options_.bytes_per_s) *
+                                           static_cast<double>(now_ns - last_ns) / static_cast<double>(kSecond));
+    credit_bytes_ = std::min(credit_bytes_, most);
+    last_ns = now_ns;
+    const bool period_over = now_ns >= period_end_ns_;
+    if (period_over) period_end_ns_ = now_ns + options_.after_ns;
+    for (Watched& watched : watched_) {
+      if (stopping_) co_return;
+      const uint64_t surplus = Surplus(&watched);
+      if (surplus >= ExtentAllocator::kChunkBlocks && !watched.refused) co_await Release(&watched);
+      if (period_over) watched.low_before = std::exchange(watched.low_now, UINT64_MAX);
+    }
+  }
+}
+
+// Blocks that have been free all the time and will probably not be needed soon.
+uint64_t SpaceReleaser::Surplus(Watched* watched) const {
+  const ExtentAllocator& allocator = watched->replica->partition_file().allocator();
+  const uint64_t spare = allocator.free_blocks() + allocator.set_aside_blocks() - allocator.hole_blocks();
+  watched->low_now = std::min(watched->low_now, spare);
+  const uint64_t keep =
+      watched->replica->BlocksToKeepFree() + std::max(options_.min_keep_blocks, allocator.used_blocks() / kKeepShare);
+  const uint64_t low = std::min(watched->low_before, watched->low_now);
+  return low > keep ? low - keep : 0;
+}
+
+Task<void> SpaceReleaser::Release(Watched* watched) {
+  PartitionFile& file = watched->replica->mutable_partition_file();
+  while (!stopping_ && credit_bytes_ >= kChunkBytes) {
+    const uint64_t blocks = std::min({Surplus(watched), kPieceBlocks, credit_bytes_ / kBlockBytes});
+    if (blocks < ExtentAllocator::kChunkBlocks) co_return;
+    Result<uint64_t> released =
+        co_await file.ReleaseSpace(blocks, watched->replica->BlocksToKeepFree() + options_.min_keep_blocks);
+    if (!released.ok()) {
+      // No harm is done: the space stays in the file for later writes.
+      watched->refused = true;
+      ++stats_.refused_files;
+      LOG(WARNING) << "space freed by deletes stays in the file: " << released.status().ToString();
+      co_return;
+    }
+    if (*released == 0) co_return;
+    stats_.bytes_total += *released * kBlockBytes;
+    credit_bytes_ -= std::min(credit_bytes_, *released * kBlockBytes);
+  }
+}
+
+}  // namespace pando

@@ -1,0 +1,421 @@
+#include "src/kvapi/kv_requests.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "src/base/hash.h"
+#include "src/base/limits.h"
+#include "src/kvapi/kv_errors.h"
+#include "src/kvapi/snapshot_token.h"
+
+namespace pando {
+
+namespace {
+
+// The values of Context.level, ttl_mode and WriteOp.kind. A test compares them with the constants
+// of the IDL.
+enum Level : int32_t { kDefault, kOne, kQuorum, kAll, kLinearizable, kBounded, kSession };
+enum Ttl : int32_t { kTtlKeep, kTtlSet, kTtlClear, kTtlSetAbsolute };
+enum OpKind : int32_t { kOpPut = 1, kOpRemove = 2, kOpIncrement = 3, kOpTouch = 4 };
+// Ten thousand years. With this limit, now + ttl cannot overflow.
+constexpr int64_t kMaxTtlMs = 10'000LL * 366 * 24 * 3600 * 1000;
+
+template <typename... Args>
+api::KvError Bad(fmt::format_string<Args...> format, Args&&... args) {
+  return MakeError(ApiCode::kBadRequest, fmt::format(format, std::forward<Args>(args)...));
+}
+
+Refusal CheckValue(std::string_view value) {
+  if (value.size() <= kMaxValueBytes) return {};
+  return MakeError(ApiCode::kTooLarge, fmt::format("the value has {} bytes; the limit is {} (max_value_bytes)",
+                                                   value.size(), kMaxValueBytes));
+}
+
+// The checks that reads and writes share.
+Refusal CheckContext(const api::Context& context) {
+  if (context.budget_ms < 0) return Bad("budget_ms is {}; it must be 0 (the default) or more", context.budget_ms);
+  if (!context.principal.empty()) {
+    return MakeError(ApiCode::kDenied,
+                     "only a router may set a principal, and this client is not one: leave principal empty");
+  }
+  if (!context.name_space.empty()) {
+    return Bad("name_space has {} bytes, but this node has only the default namespace: leave name_space empty",
+               context.name_space.size());
+  }
+  if (!context.session.empty()) {
+    return MakeError(ApiCode::kTokenMismatch, "this node does not issue session tokens: leave session empty");
+  }
+  if (context.hlc != 0) return Bad("hlc is {}; this node does not merge clocks: leave hlc 0", context.hlc);
+  if (context.max_staleness_ms < 0 || (context.max_staleness_ms > 0 && context.level != kBounded)) {
+    return Bad("max_staleness_ms is {}; it must be 0, or positive with LEVEL_BOUNDED (5)", context.max_staleness_ms);
+  }
+  return {};
+}
+
+Refusal CheckUnused(const char* name, int64_t value, const char* belongs_to) {
+  if (value == 0) return {};
+  return Bad("{} is {}, but it applies only to {}", name, value, belongs_to);
+}
+
+template <typename Request>
+Refusal SetTtl(const Request& request, WriteOp* op) {
+  const int32_t mode = request.ttl_mode;
+  if (mode != kTtlSet) {
+    if (Refusal refusal = CheckUnused("ttl_ms", request.ttl_ms, "ttl_mode TTL_SET (1)")) return refusal;
+  }
+  if (mode != kTtlSetAbsolute) {
+    const char* belongs_to = "ttl_mode TTL_SET_ABSOLUTE (3)";
+    if (Refusal refusal = CheckUnused("expires_at_ms", request.expires_at_ms, belongs_to)) return refusal;
+  }
+  switch (mode) {
+    case kTtlKeep: op->ttl_mode = TtlMode::kKeep; return {};
+    case kTtlClear: op->ttl_mode = TtlMode::kClear; return {};
+    case kTtlSet:
+      if (request.ttl_ms <= 0 || request.ttl_ms > kMaxTtlMs) {
+        return Bad("ttl_ms is {}; it must be from 1 to {}", request.ttl_ms, kMaxTtlMs);
+      }
+      op->ttl_mode = TtlMode::kSet;
+      op->ttl_ms = request.ttl_ms;
+      return {};
+    case kTtlSetAbsolute:
+      if (request.expires_at_ms <= 0 || request.expires_at_ms > kMaxTtlMs) {
+        return Bad("expires_at_ms is {}; it must be from 1 to {}", request.expires_at_ms, kMaxTtlMs);
+      }
+      op->ttl_mode = TtlMode::kSet;
+      op->expires_at_ms = request.expires_at_ms;
+      return {};
+    default:
+      return Bad("ttl_mode is {}; it must be TTL_KEEP (0), TTL_SET (1), TTL_CLEAR (2) or TTL_SET_ABSOLUTE (3)", mode);
+  }
+}
+
+Refusal SetCondition(api::Condition& from, Condition* to) {
+  if (from.__isset.version) {
+    if (from.version <= 0) return Bad("condition.version is {}; versions are positive", from.version);
+    to->version = static_cast<Version>(from.version);
+  }
+  if (from.__isset.exists) to->exists = from.exists;
+  if (from.__isset.value) {
+    if (Refusal refusal = CheckValue(from.value)) return refusal;
+    to->value = std::move(from.value);
+  }
+  if (to->exists == false && (to->version || to->value)) {
+    return Bad("the condition names a version or a value, but also says that the record must not exist");
+  }
+  return {};
+}
+
+// Sets the fields that the single writes and the ops of a batch share.
+template <typename Request>
+Refusal SetKeyAndCondition(Request& request, WriteOp* op) {
+  if (Refusal refusal = CheckKey(request.key)) return refusal;
+  if (request.__isset.condition) {
+    if (Refusal refusal = SetCondition(request.condition, &op->condition)) return refusal;
+  }
+  op->key = std::move(request.key);
+  return {};
+}
+
+template <typename Request>
+Refusal SetPut(Request& request, WriteOp* op) {
+  op->op = RecordOp::kPut;
+  if (Refusal refusal = SetKeyAndCondition(request, op)) return refusal;
+  if (Refusal refusal = CheckValue(request.value)) return refusal;
+  if (Refusal refusal = SetTtl(request, op)) return refusal;
+  op->value = std::move(request.value);
+  op->return_previous = request.return_previous;
+  return {};
+}
+
+template <typename Request>
+Refusal SetRemove(Request& request, WriteOp* op) {
+  op->op = RecordOp::kRemove;
+  op->return_previous = request.return_previous;
+  return SetKeyAndCondition(request, op);
+}
+
+template <typename Request>
+Refusal SetIncrement(Request& request, WriteOp* op) {
+  op->op = RecordOp::kIncrement;
+  op->delta = request.delta;
+  if (Refusal refusal = SetTtl(request, op)) return refusal;
+  return SetKeyAndCondition(request, op);
+}
+
+template <typename Request>
+Refusal SetTouch(Request& request, WriteOp* op) {
+  op->op = RecordOp::kTouch;
+  if (request.ttl_mode == kTtlKeep) {
+    return Bad("a touch needs ttl_mode TTL_SET (1), TTL_CLEAR (2) or TTL_SET_ABSOLUTE (3)");
+  }
+  if (Refusal refusal = SetTtl(request, op)) return refusal;
+  return SetKeyAndCondition(request, op);
+}
+
+// Refuses fields that the kind of the op does not use. They would otherwise be ignored silently.
+Refusal CheckUnused(const api::WriteOp& op) {
+  if (op.kind != kOpPut) {
+    const auto bytes = static_cast<int64_t>(op.value.size());
+    if (Refusal refusal = CheckUnused("the number of bytes in value", bytes, "OP_PUT (1)")) return refusal;
+  }
+  if (op.kind != kOpIncrement) {
+    if (Refusal refusal = CheckUnused("delta", op.delta, "OP_INCREMENT (3)")) return refusal;
+  }
+  if (op.kind == kOpRemove) {
+    for (const auto& [name, value] : {std::pair<const char*, int64_t>{"ttl_mode", op.ttl_mode},
+                                      {"ttl_ms", op.ttl_ms},
+                                      {"expires_at_ms", op.expires_at_ms}}) {
+      if (Refusal refusal = CheckUnused(name, value, "ops that leave a record")) return refusal;
+    }
+  }
+  if (op.return_previous && op.kind != kOpPut && op.kind != kOpRemove) {
+    return Bad("return_previous is set, but it applies only to OP_PUT (1) and OP_REMOVE (2)");
+  }
+  return {};
+}
+
+Refusal ToCheck(api::KeyCondition& request, WriteOp* op) {
+  op->op = RecordOp::kCheck;
+  if (Refusal refusal = CheckKey(request.key)) return refusal;
+  if (Refusal refusal = SetCondition(request.condition, &op->condition)) return refusal;
+  if (op->condition.empty()) return Bad("the condition is empty: set version, value or exists");
+  op->key = std::move(request.key);
+  return {};
+}
+
+// Conditions and ops are evaluated atomically only if one partition holds all of their keys.
+Refusal CheckOneTag(const BatchOfWrites& batch) {
+  const std::string_view tag = HashTag(batch.ops.front().key);
+  for (size_t i = 1; i < batch.ops.size(); ++i) {
+    if (HashTag(batch.ops[i].key) == tag) continue;
+    return Bad(
+        "in a batch with conditions, all keys must have the same {{tag}} or be the same key; the key of {} {} does not "
+        "match that of condition 0: use one {{tag}} for all keys, or send the other ops in a separate batch",
+        i < batch.checks ? "condition" : "op", i < batch.checks ? i : i - batch.checks);
+  }
+  return {};
+}
+
+size_t BatchBytes(const api::WriteBatchRequest& request) {
+  size_t bytes = 0;
+  for (const api::WriteOp& op : request.ops) bytes += op.key.size() + op.value.size() + op.condition.value.size();
+  for (const api::KeyCondition& c : request.conditions) bytes += c.key.size() + c.condition.value.size();
+  return bytes;
+}
+
+}  // namespace
+
+Refusal CheckKey(std::string_view key) {
+  if (key.empty()) return Bad("the key is empty; keys have 1 to {} bytes", kMaxKeyBytes);
+  if (key.size() <= kMaxKeyBytes) return {};
+  return MakeError(ApiCode::kTooLarge,
+                   fmt::format("the key has {} bytes; the limit is {} (max_key_bytes)", key.size(), kMaxKeyBytes));
+}
+
+bool IsPlainRead(const api::Context& context) {
+  return (context.level == kDefault || context.level == kLinearizable) && context.budget_ms >= 0 &&
+         context.principal.empty() && context.name_space.empty() && context.session.empty() && context.hlc == 0 &&
+         context.max_staleness_ms == 0;
+}
+
+void ResetForPlainRead(api::Context* context) {
+  context->level = kDefault;
+  context->budget_ms = 0;
+  context->principal.clear();
+  context->name_space.clear();
+  context->session.clear();
+  context->hlc = 0;
+  context->max_staleness_ms = 0;
+}
+
+Refusal CheckHello(const api::HelloRequest& request) {
+  if (request.api_version < 0) return Bad("api_version is {}; it must be 0 (any) or more", request.api_version);
+  if (request.identity.empty() && request.credential.empty()) return {};
+  return MakeError(ApiCode::kUnauthenticated,
+                   "this node cannot verify identities: leave identity and credential empty to be anonymous");
+}
+
+Refusal CheckReadContext(const api::Context& context) {
+  switch (context.level) {
+    case kDefault:
+    case kLinearizable:
+    case kBounded:
+    case kSession: return CheckContext(context);
+    case kOne:
+    case kQuorum:
+    case kAll:
+      return Bad("level {} is for writes; reads take LEVEL_LINEARIZABLE (4), LEVEL_BOUNDED (5) or LEVEL_SESSION (6)",
+                 context.level);
+    default: return Bad("level {} is unknown to this server", context.level);
+  }
+}
+
+Refusal CheckWriteContext(const api::Context& context) {
+  switch (context.level) {
+    case kDefault:
+    case kOne:
+    case kQuorum:
+    case kAll: break;
+    case kLinearizable:
+    case kBounded:
+    case kSession:
+      return Bad("level {} is for reads; writes take LEVEL_ONE (1), LEVEL_QUORUM (2) or LEVEL_ALL (3)", context.level);
+    default: return Bad("level {} is unknown to this server", context.level);
+  }
+  // The client would rely on deduplication of its retries, which this server does not do; so
+  // refuse.
+  if (!context.client_id.empty() || context.sequence != 0) {
+    return Bad(
+        "this server does not remember (client_id, sequence), so it cannot detect retries: leave client_id empty and "
+        "sequence 0 (see HelloReply.features)");
+  }
+  return CheckContext(context);
+}
+
+Refusal ToWriteOp(api::PutRequest& request, WriteOp* op) { return SetPut(request, op); }
+
+Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op) { return SetRemove(request, op); }
+Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op) { return SetIncrement(request, op); }
+Refusal ToWriteOp(api::TouchRequest& request, WriteOp* op) { return SetTouch(request, op); }
+
+Refusal ToWriteOp(api::WriteOp& request, WriteOp* op) {
+  if (request.kind < kOpPut || request.kind > kOpTouch) {
+    return Bad("kind is {}; it must be OP_PUT (1), OP_REMOVE (2), OP_INCREMENT (3) or OP_TOUCH (4)", request.kind);
+  }
+  if (Refusal refusal = CheckUnused(request)) return refusal;
+  switch (request.kind) {
+    case kOpPut: return SetPut(request, op);
+    case kOpRemove: return SetRemove(request, op);
+    case kOpIncrement: return SetIncrement(request, op);
+    default: return SetTouch(request, op);
+  }
+}
+
+Refusal ToWriteBatch(api::WriteBatchRequest& request, BatchOfWrites* batch) {
+  batch->checks = request.conditions.size();
+  const size_t count = batch->checks + request.ops.size();
+  if (count > kMaxBatchOps) {
+    return MakeError(ApiCode::kTooLarge, fmt::format("the batch has {} {}; the limit is {} (max_batch_ops)", count,
+                                                     batch->checks > 0 ? "ops and conditions" : "ops", kMaxBatchOps));
+  }
+  if (size_t bytes = BatchBytes(request); bytes > kMaxBatchBytes) {
+    return MakeError(ApiCode::kTooLarge,
+                     fmt::format("the batch has {} bytes of keys and values; the limit is {} (max_batch_bytes)", bytes,
+                                 kMaxBatchBytes));
+  }
+  batch->options.all_or_nothing = request.all_or_nothing;
+  batch->ops.resize(count);
+  for (size_t i = 0; i < count; ++i) {
+    const bool check = i < batch->checks;
+    const size_t at = check ? i : i - batch->checks;
+    WriteOp* op = &batch->ops[i];
+    Refusal refusal = check ? ToCheck(request.conditions[at], op) : ToWriteOp(request.ops[at], op);
+    if (refusal) {
+      refusal->message = fmt::format("{} {} of the batch: {}", check ? "condition" : "op", at, refusal->message);
+      return refusal;
+    }
+  }
+  if (batch->checks > 0) return CheckOneTag(*batch);
+  return {};
+}
+
+Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix) {
+  for (std::string_view bound : {start, end, prefix}) {
+    if (bound.size() > kMaxKeyBytes) {
+      return MakeError(ApiCode::kTooLarge,
+                       fmt::format("a bound of the range has {} bytes; the limit is {} (max_key_bytes)", bound.size(),
+                                   kMaxKeyBytes));
+    }
+  }
+  return {};
+}
+
+Refusal ToSnapshotId(std::string_view token, SnapshotId* id) {
+  *id = 0;
+  if (token.empty()) return {};
+  Result<SnapshotToken> decoded = DecodeSnapshotToken(token);
+  if (!decoded.ok()) return MakeError(ApiCode::kBadRequest, decoded.status().message());
+  *id = decoded->id;
+  return {};
+}
+
+Refusal CheckTtl(int32_t ttl_ms) {
+  if (ttl_ms < 0) return Bad("ttl_ms is {}; it must be 0 (the default, one minute) or more", ttl_ms);
+  return {};
+}
+
+Refusal CheckMultiGet(const api::MultiGetRequest& request) {
+  if (request.keys.size() > kMaxMultiGetKeys) {
+    return MakeError(ApiCode::kTooLarge, fmt::format("the request has {} keys; the limit is {} (max_multi_get_keys)",
+                                                     request.keys.size(), kMaxMultiGetKeys));
+  }
+  for (size_t i = 0; i < request.keys.size(); ++i) {
+    if (Refusal refusal = CheckKey(request.keys[i])) {
+      refusal->message = fmt::format("key {} of the request: {}", i, refusal->message);
+      return refusal;
+    }
+  }
+  return {};
+}
+
+Refusal CheckWatch(const api::WatchRequest& request) {
+  if (Refusal refusal = CheckBounds({}, {}, request.prefix)) return refusal;
+  if (request.wait_ms < 0) return Bad("wait_ms is {}; it must be 0 or more", request.wait_ms);
+  if (request.after_version < 0) return Bad("after_version is {}; it must be 0 or more", request.after_version);
+  if (request.after_version > 0 && !request.position.empty()) {
+    return Bad("after_version is {}, but position is set too: send only one of them", request.after_version);
+  }
+  return {};
+}
+
+Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit) {
+  if (asked < 0) return Bad("{} is {}; it must be 0 (the server's limit) or more", name, asked);
+  *limit = asked == 0 ? most : std::min<size_t>(static_cast<size_t>(asked), most);
+  return {};
+}
+
+void ToRecord(ReadResult& from, api::Record* to) {
+  to->found = from.found;
+  to->version = static_cast<int64_t>(from.version);
+  to->expires_at_ms = from.expires_at_ms;
+  to->value = std::move(from.value);
+}
+
+Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
+  switch (from.outcome) {
+    case OpOutcome::kApplied:
+      to->applied = true;
+      to->version = static_cast<int64_t>(from.version);
+      to->existed = from.existed;
+      if (op.op == RecordOp::kIncrement) to->__set_number(from.number);
+      if (op.return_previous) {
+        ToRecord(from.current, &to->previous);
+        to->__isset.previous = true;
+        to->previous_value_omitted = from.value_omitted;
+      }
+      return {};
+    case OpOutcome::kConditionFailed:
+      to->existed = from.current.found;
+      ToRecord(from.current, &to->current);
+      to->__isset.current = true;
+      to->current_value_omitted = from.value_omitted;
+      return {};
+    case OpOutcome::kNotANumber:
+      if (from.value_omitted) return Bad("cannot increment: the value is not a decimal 64-bit integer");
+      return Bad("cannot increment: the value of {} bytes is not a decimal 64-bit integer", from.current.value.size());
+    case OpOutcome::kOverflow:
+      return Bad("cannot increment by {}: the sum would exceed the range of 64-bit integers", op.delta);
+    case OpOutcome::kBatchRefused: to->withheld = true; return {};
+  }
+  return MakeError(ApiCode::kInternal, "the partition returned an unknown outcome for a write");
+}
+
+WriteOp KeepShape(const WriteOp& op) {
+  WriteOp shape;
+  shape.op = op.op;
+  shape.delta = op.delta;
+  shape.return_previous = op.return_previous;
+  return shape;
+}
+
+}  // namespace pando

@@ -1,0 +1,75 @@
+// Checks requests and converts them to the types of the partitions. Every refusal names the rule
+// and its limit.
+//
+// Threads: pure functions.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gen-cpp/pando_types.h"
+#include "src/kvapi/kv_errors.h"
+#include "src/model/types.h"
+
+namespace pando {
+
+using Refusal = std::optional<api::KvError>;
+
+// Puts the refusal, if there is one, into the reply of `call`. Returns whether there is one.
+template <typename Call>
+bool Refuse(Call* call, const Refusal& refusal) {
+  if (refusal) SetError(&call->reply, *refusal);
+  return refusal.has_value();
+}
+
+Refusal CheckKey(std::string_view key);
+// These refuse, rather than ignore, fields that a single node cannot honor, such as a namespace or
+// a session.
+Refusal CheckReadContext(const api::Context& context);
+Refusal CheckWriteContext(const api::Context& context);
+// A quick check for the fast path: true means that CheckReadContext would refuse nothing and
+// GetPath may answer.
+bool IsPlainRead(const api::Context& context);
+// Clears the fields that IsPlainRead examines, so that `context` can be reused for decoding without
+// an allocation.
+void ResetForPlainRead(api::Context* context);
+// Refuses every client that is not anonymous with UNAUTHENTICATED, because a node cannot verify
+// identities.
+Refusal CheckHello(const api::HelloRequest& request);
+
+// Each overload moves the bytes of its request into `op`.
+Refusal ToWriteOp(api::PutRequest& request, WriteOp* op);
+Refusal ToWriteOp(api::RemoveRequest& request, WriteOp* op);
+Refusal ToWriteOp(api::IncrementRequest& request, WriteOp* op);
+Refusal ToWriteOp(api::TouchRequest& request, WriteOp* op);
+Refusal ToWriteOp(api::WriteOp& request, WriteOp* op);
+struct BatchOfWrites {
+  std::vector<WriteOp> ops;
+  size_t checks = 0;  // the first `checks` ops are the conditions of the whole batch
+  WriteOptions options;
+};
+// If the batch has conditions, all of its keys must have the same tag or be the same key, so that
+// one partition holds them.
+Refusal ToWriteBatch(api::WriteBatchRequest& request, BatchOfWrites* batch);
+// Refuses a range bound that is longer than the longest key.
+Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix);
+// Decodes the snapshot that a request names. An empty token gives 0, the newest state.
+Refusal ToSnapshotId(std::string_view token, SnapshotId* id);
+Refusal CheckTtl(int32_t ttl_ms);  // for a snapshot
+Refusal CheckMultiGet(const api::MultiGetRequest& request);
+Refusal CheckWatch(const api::WatchRequest& request);
+// Sets *limit to the limit that a request asks for: 0 means the server's limit `most`, and a larger
+// value is lowered to it.
+Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit);
+
+// Converts the result of one operation. Returns an error for an increment that was impossible (not
+// a number, or an overflow). Reads only the fields of `op` that KeepShape keeps.
+Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to);
+// Copies an operation without its key and value. ToWriteResult needs the rest after the partition
+// has consumed the operation.
+WriteOp KeepShape(const WriteOp& op);
+void ToRecord(ReadResult& from, api::Record* to);  // moves the value
+
+}  // namespace pando

@@ -1,0 +1,261 @@
+#include "src/kvapi/merge_scan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace pando {
+
+namespace {
+
+// The assumed row size when bytes are divided among partitions. Larger rows only cause a second
+// request.
+constexpr size_t kTypicalRowBytes = 4096;
+// The shares of all partitions together, with their margins, are limited to this multiple of the
+// page.
+constexpr size_t kMaxSharesPerPage = 3;
+// The overhead of a row beyond its bytes: in a vector that grows by doubling while the row is held,
+// and as a struct and part of the frame in the reply.
+constexpr size_t kHeldRowBytes = 2 * sizeof(ScanRow), kReplyRowBytes = 192;
+
+// The state that is kept for each partition during a scan.
+constexpr size_t kSourceBytes = 384;
+
+class Merger {
+ public:
+  Merger(std::vector<Partition*> partitions, MergeScanSpec spec) : spec_(std::move(spec)) {
+    size_t count = partitions.size();
+    sources_.resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      Source& s = sources_[i];
+      s.partition = partitions[i];
+      s.start = spec_.range.start;
+      s.start_exclusive = spec_.range.start_exclusive;
+      s.end = spec_.range.end;
+      s.ask_rows = FirstShare(spec_.max_rows, count, 1);
+      s.ask_bytes = FirstShare(spec_.max_bytes, count, kTypicalRowBytes);
+      s.hard_bytes = spec_.held_bytes / count;
+    }
+  }
+
+  Task<Result<ScanPage>> Run() {
+    ScanPage out;
+    {
+      TaskGroup fetches;
+      for (size_t i = 0; i < std::min(kFanOutCalls, sources_.size()); ++i) fetches.Spawn(FetchFirst());
+      // The merge cannot start before the first rows of every partition are known.
+      co_await fetches.Drain();
+    }
+    if (!failure_.ok()) co_return failure_;
+    for (Source& s : sources_) {
+      if (!s.Dry()) heap_.push_back(&s);
+    }
+    auto later = [this](const Source* a, const Source* b) { return Before(b->Front(), a->Front()); };
+    std::make_heap(heap_.begin(), heap_.end(), later);
+
+    size_t bytes = 0;
+    while (!heap_.empty() && out.rows.size() < spec_.max_rows) {
+      std::pop_heap(heap_.begin(), heap_.end(), later);
+      Source* s = heap_.back();
+      const size_t row_bytes = s->Front().bytes() + s->Front().unread_bytes;
+      if (!out.rows.empty() && bytes + row_bytes > spec_.max_bytes) break;
+      if (s->Front().unread_bytes > 0) {
+        if (!MakeRoom(s, row_bytes, out.rows.empty())) {
+          if (out.rows.empty()) co_return NoMemory(row_bytes);
+          break;  // the next page begins with this row
+        }
+        co_await Fetch(s);  // the row's turn has come: read its value
+        if (!failure_.ok()) co_return failure_;
+      } else {
+        bytes += row_bytes;
+        out.rows.push_back(std::move(s->page.rows[s->next++]));
+        if (s->Dry() && !s->page.exhausted) {
+          // No row after this one may be returned until the next row of this partition is known.
+          if (out.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
+          GoOnAfter(s, out);
+          co_await Fetch(s);
+          if (!failure_.ok()) co_return failure_;
+        }
+      }
+      if (s->Dry()) {
+        heap_.pop_back();
+      } else {
+        std::push_heap(heap_.begin(), heap_.end(), later);
+      }
+    }
+    out.exhausted =
+        std::all_of(sources_.begin(), sources_.end(), [](const Source& s) { return s.Dry() && s.page.exhausted; });
+    co_return out;
+  }
+
+ private:
+  struct Source {
+    Partition* partition = nullptr;
+    std::string start, end;
+    bool start_exclusive = false, end_inclusive = false;
+    size_t ask_rows = 0, ask_bytes = 0, hard_bytes = 0;
+    ScanPage page;
+    size_t next = 0;
+    bool Dry() const { return next == page.rows.size(); }
+    const ScanRow& Front() const { return page.rows[next]; }
+  };
+
+  bool Before(const ScanRow& a, const ScanRow& b) const { return spec_.range.reverse ? b.key < a.key : a.key < b.key; }
+
+  // Prepares the source to fetch more rows after its last one, but no more than the page can still
+  // take.
+  void GoOnAfter(Source* s, const ScanPage& out) {
+    const std::string& key = out.rows.back().key;
+    if (spec_.range.reverse) {
+      s->end = key;
+      s->end_inclusive = false;
+    } else {
+      s->start = key;
+      s->start_exclusive = true;
+    }
+    s->ask_rows = std::min(2 * s->ask_rows, spec_.max_rows - out.rows.size());
+    s->ask_bytes = std::min(2 * s->ask_bytes, spec_.max_bytes);
+    s->hard_bytes = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
+  }
+
+  // Prepares the source to fetch its front row again, with its value. Returns false if there is no
+  // memory for it. The first row of the page may exceed held_bytes, because every page must have a
+  // row.
+  bool MakeRoom(Source* s, size_t row_bytes, bool first) {
+    size_t left = spec_.held_bytes - std::min(spec_.held_bytes, held_bytes_);
+    if (left < row_bytes) {
+      if (!first) return false;
+      // The row exists twice: as fetched, and as encoded.
+      if (spec_.memory != nullptr && !spec_.memory->TryGrow(2 * row_bytes)) return false;
+      spec_.held_bytes += row_bytes;
+      left += row_bytes;
+    }
+    const std::string key = s->Front().key;
+    if (spec_.range.reverse) {
+      s->end = key;
+      s->end_inclusive = true;
+    } else {
+      s->start = key;
+      s->start_exclusive = false;
+    }
+    s->hard_bytes = left;
+    return true;
+  }
+
+  static Status NoMemory(size_t row_bytes) {
+    return Error(Code::kOverloaded, "the node has no free memory for a row of {} bytes; try again", row_bytes);
+  }
+
+  Task<void> FetchFirst() {
+    while (next_source_ < sources_.size() && failure_.ok()) co_await Fetch(&sources_[next_source_++]);
+  }
+
+  Task<void> Fetch(Source* s) {
+    for (; !s->Dry(); ++s->next) held_bytes_ -= s->Front().bytes();
+    ScanSpec ask;
+    ask.snapshot = spec_.snapshot;
+    ask.since = spec_.since;
+    ask.start = s->start;
+    ask.start_exclusive = s->start_exclusive;
+    ask.end = s->end;
+    ask.end_inclusive = s->end_inclusive;
+    ask.reverse = spec_.range.reverse;
+    ask.keys_only = spec_.keys_only;
+    ask.sizes_only = spec_.sizes_only;
+    ask.max_rows = s->ask_rows;
+    ask.max_bytes = s->ask_bytes;
+    ask.hard_bytes = s->hard_bytes;
+    Result<ScanPage> page = co_await s->partition->Scan(std::move(ask));
+    if (!page.ok()) {
+      failure_ = page.TakeStatus();
+      co_return;
+    }
+    s->page = *std::move(page);
+    s->next = 0;
+    for (const ScanRow& row : s->page.rows) held_bytes_ += row.bytes();
+    // Rows that came without their values may exceed what was reserved.
+    if (held_bytes_ > spec_.held_bytes && spec_.memory != nullptr) {
+      const size_t more = held_bytes_ - spec_.held_bytes;
+      if (!spec_.memory->TryGrow(2 * more)) failure_ = NoMemory(more);
+      spec_.held_bytes = held_bytes_;
+    }
+    CHECK(!s->page.rows.empty() || s->page.exhausted)
+        << "partition " << s->partition->id() << " returned an empty page that is not the last";
+  }
+
+  static_assert(sizeof(Source) <= kSourceBytes);
+  MergeScanSpec spec_;
+  std::vector<Source> sources_;
+  std::vector<Source*> heap_;
+  size_t next_source_ = 0;  // the next one for FetchFirst
+  size_t held_bytes_ = 0;   // keys and values in sources_ and in the page
+  Status failure_;
+};
+
+struct AggregateState {
+  RangeAggregates total;
+  size_t next = 0;  // the next partition to call
+  Status failure;
+};
+
+Task<void> AggregateSome(const std::vector<Partition*>* partitions, const ScanRange* range, SnapshotId snapshot,
+                         AggregateState* state) {
+  while (state->next < partitions->size() && state->failure.ok()) {
+    Partition* partition = (*partitions)[state->next++];
+    Result<RangeAggregates> part = co_await partition->Aggregate(range->start, range->end, snapshot);
+    if (part.ok()) {
+      state->total.Add(*part);
+    } else {
+      state->failure = part.TakeStatus();
+    }
+  }
+}
+
+}  // namespace
+
+size_t FirstShare(size_t total, size_t partitions, size_t unit) {
+  double mean = static_cast<double>(total) / static_cast<double>(std::max<size_t>(partitions, 1));
+  double share = mean + 3 * std::sqrt(mean * static_cast<double>(unit));
+  return std::clamp<size_t>(static_cast<size_t>(std::ceil(share)), 1, std::max<size_t>(total, 1));
+}
+
+size_t FanOutCost(size_t partitions) {
+  return std::min(partitions, kFanOutCalls) * kFanOutBytes + partitions * kSourceBytes;
+}
+
+ScanCost CostOfScan(size_t partitions, size_t max_rows, size_t max_bytes) {
+  ScanCost cost;
+  const size_t shares = partitions * FirstShare(max_bytes, partitions, kTypicalRowBytes);
+  cost.held_bytes = std::min(std::max(shares, max_bytes), kMaxSharesPerPage * max_bytes);
+  const size_t held_rows = max_rows + partitions * FirstShare(max_rows, partitions, 1);
+  // Each call may return one key beyond its share, before memory for it is reserved.
+  cost.total_bytes = cost.held_bytes + max_bytes + held_rows * kHeldRowBytes + max_rows * kReplyRowBytes +
+                     FanOutCost(partitions) + std::min(partitions, kFanOutCalls) * kMaxKeyBytes;
+  return cost;
+}
+
+Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSpec spec) {
+  if (spec.range.empty) {
+    ScanPage none;
+    none.exhausted = true;
+    co_return none;
+  }
+  Merger merger(std::move(partitions), std::move(spec));
+  Task<Result<ScanPage>> run = merger.Run();
+  co_return co_await run;
+}
+
+Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range,
+                                              SnapshotId snapshot) {
+  AggregateState state;
+  if (range.empty) co_return state.total;
+  TaskGroup parts;
+  for (size_t i = 0; i < std::min(kFanOutCalls, partitions.size()); ++i) {
+    parts.Spawn(AggregateSome(&partitions, &range, snapshot, &state));
+  }
+  co_await parts.Drain();
+  if (!state.failure.ok()) co_return state.failure;
+  co_return state.total;
+}
+
+}  // namespace pando

@@ -1,0 +1,99 @@
+// Partition: one replica of one hash partition: a copy-on-write tree, its file, and its sequence of
+// records in the log.
+//
+// Threads: one reactor. Call every method on it, except newest_change().
+//
+// Invariants
+//   P1  A write is applied to the tree only after its record is durable, in LSN order, at most
+//       once.
+//   P2  A batch is applied without suspending, so no reader sees half of it between two
+//       suspensions. A long scan or count of the newest state may see one part of its range before
+//       a batch and the next part after it. A scan or count of a snapshot does not.
+//   P3  Write returns OK only after P1's durability and application (QUORUM with one replica).
+//   P4  checkpoint LSN <= applied LSN <= durable LSN <= last LSN.
+//   P5  Versions strictly increase along the log.
+//   P6  The partition's time never goes backwards, so an expired record does not reappear. If the
+//       clock is set back, this time continues from the newest version's time, so that records keep
+//       expiring.
+//   P7  A write is withdrawn or appended, never both. WriteControl decides once.
+//   P8  A leaf that deletes have emptied is merged before the checkpoint after next, unless it fits
+//       with no neighbor.
+//   P10  A write that a single operation can refuse (all_or_nothing, kCheck) is judged as a whole
+//        before any of it is applied. Recovery reaches the same verdict.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "src/io/task.h"
+#include "src/model/types.h"
+
+namespace pando {
+
+class Partition {
+ public:
+  virtual ~Partition() = default;
+
+  virtual uint32_t id() const = 0;
+  virtual const Uuid& uuid() const = 0;
+
+  // kCorruption names the file and the offset of a damaged page. kUnavailable: the engine has
+  // failed. kSnapshotGone: the snapshot no longer exists. Reads in a snapshot (kNewest = the newest
+  // state) decide expiry by its time. With `room`, the value's size is reserved in it before the
+  // value is copied, and kOverloaded is returned if it has no room. `room` outlives the call.
+  virtual Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) = 0;
+
+  // Applies `ops` atomically and in order: each one sees the ones before it. Keys and sizes must
+  // already be within the limits, and kCheck operations must come before all others (both CHECKed).
+  // A kCheck that does not hold refuses the whole write; with all_or_nothing any refused operation
+  // does. Returns one result per operation.
+  //
+  // kDiskFull, kOverloaded, kUnavailable, kInvalidArgument (more operations than this pool can ever
+  // apply at once), and kDeadline (withdrawn or late, see WriteControl) mean that nothing happened.
+  // kAborted means that the outcome is unknown.
+  virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) = 0;
+
+  virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
+  // Aggregates of [start, end); "" = unbounded. Takes O(log n) time plus the dirty pages.
+  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) = 0;
+  // For each rank, the key of [start, end) that has that many records of the range before it,
+  // expired ones included. Returns fewer keys if the range has fewer. `ranks` ascend.
+  virtual Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end,
+                                                             std::vector<uint64_t> ranks, SnapshotId snapshot) = 0;
+
+  // The latest changes after version `after` to keys that begin with `prefix`, as far as they are
+  // still in memory (ChangeTail). Does not wait: newest_change() tells when to ask again.
+  virtual Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) = 0;
+  // At or above the version of every change that was acknowledged before the call. Callable from
+  // any thread.
+  virtual Version newest_change() const = 0;
+
+  // -- snapshots; CutSnapshot (snapshot_cut.h) calls the first four on any number of partitions, at
+  // one moment.
+  // Waits for a running checkpoint. No other one begins until Cut or AbandonCut.
+  virtual Task<Status> PrepareCut() = 0;
+  // No write is appended until Cut or AbandonCut. Returns the highest version assigned so far, or
+  // the current time as a version if that is higher.
+  virtual Task<Result<Version>> HoldWrites() = 0;
+  // Cuts after every write appended so far, and lets writes continue at once. Returns when the
+  // snapshot is readable; its pages go to disk afterwards. Ends the preparation even if it fails.
+  virtual Task<Status> Cut(SnapshotInfo snapshot) = 0;
+  virtual Task<Status> AbandonCut() = 0;
+  // Both return kSnapshotGone if the snapshot no longer exists.
+  virtual Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) = 0;
+  virtual Task<Status> ReleaseSnapshot(SnapshotId id) = 0;
+
+  // -- copies of a snapshot, page by page (kSnapshotGone). Both first wait until the whole snapshot
+  // is on disk.
+  virtual Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) = 0;
+  // The pages and overflow values created after generation `since` (0 = all), parents before
+  // children, starting at `from`. They are read from disk, bypassing the pool, and verified. The
+  // batch ends after the image that reaches max_bytes.
+  virtual Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) = 0;
+
+  virtual Task<Status> Checkpoint() = 0;
+  virtual PartitionStats stats() const = 0;
+};
+
+}  // namespace pando

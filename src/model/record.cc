@@ -1,0 +1,95 @@
+#include "src/model/record.h"
+
+namespace pando {
+namespace {
+
+// Bits of the flags byte.
+constexpr uint8_t kContinues = 0x01;
+constexpr unsigned kTtlShift = 1;
+constexpr uint8_t kTtlMask = 0x06;
+constexpr uint8_t kIfVersion = 0x08;
+constexpr uint8_t kIfValue = 0x10;
+constexpr uint8_t kIfExistence = 0x20;  // the condition is about existence; see kIfExists
+constexpr uint8_t kIfExists = 0x40;     // with kIfExistence: the record must exist
+constexpr uint8_t kMoreFlags = 0x80;    // a second, nonzero byte of flags follows
+
+// Bits of the second byte of flags.
+constexpr uint8_t kAllOrNothing = 0x01;
+constexpr uint8_t kKnownMoreFlags = kAllOrNothing;
+
+uint64_t ZigZag(int64_t v) { return (static_cast<uint64_t>(v) << 1) ^ static_cast<uint64_t>(v >> 63); }
+int64_t UnZigZag(uint64_t v) { return static_cast<int64_t>(v >> 1) ^ -static_cast<int64_t>(v & 1); }
+
+uint8_t FlagsOf(const LogRecord& record) {
+  uint8_t flags = static_cast<uint8_t>(static_cast<uint8_t>(record.ttl_mode) << kTtlShift);
+  if (record.continues) flags |= kContinues;
+  if (record.condition.version) flags |= kIfVersion;
+  if (record.condition.value) flags |= kIfValue;
+  if (record.condition.exists) flags |= kIfExistence;
+  if (record.condition.exists.value_or(false)) flags |= kIfExists;
+  if (record.all_or_nothing) flags |= kMoreFlags;
+  return flags;
+}
+
+// Checks that an operation has what it requires and nothing that it must not have.
+bool IsComplete(const LogRecord& record) {
+  switch (record.op) {
+    case RecordOp::kExpire: return record.condition.version.has_value();
+    case RecordOp::kTouch: return record.ttl_mode != TtlMode::kKeep;
+    case RecordOp::kCheck: return record.ttl_mode == TtlMode::kKeep && !record.condition.empty();
+    default: return true;
+  }
+}
+
+}  // namespace
+
+void EncodeRecord(const LogRecord& record, std::string* out) {
+  ByteWriter writer(out);
+  writer.Fixed(record.op);
+  writer.Fixed(FlagsOf(record));
+  if (record.all_or_nothing) writer.Fixed(kAllOrNothing);
+  writer.Fixed(record.version);
+  if (record.ttl_mode == TtlMode::kSet) writer.Varint(ZigZag(record.expires_at_ms));
+  writer.LengthPrefixed(record.key);
+  if (record.op == RecordOp::kPut) writer.LengthPrefixed(record.value);
+  if (record.op == RecordOp::kIncrement) writer.Varint(ZigZag(record.delta));
+  if (record.condition.version) writer.Fixed(*record.condition.version);
+  if (record.condition.value) writer.LengthPrefixed(*record.condition.value);
+}
+
+Result<LogRecord> DecodeRecord(ByteReader* reader) {
+  LogRecord record;
+  const auto op = reader->Fixed<uint8_t>();
+  const auto flags = reader->Fixed<uint8_t>();
+  const uint8_t more_flags = (flags & kMoreFlags) != 0 ? reader->Fixed<uint8_t>() : 0;
+  record.version = reader->Fixed<Version>();
+  if (!reader->ok()) return Error(Code::kCorruption, "log record: the record ends before its version");
+  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kCheck)) {
+    return Error(Code::kCorruption, "log record: unknown operation {}", op);
+  }
+  const auto ttl = static_cast<uint8_t>((flags & kTtlMask) >> kTtlShift);
+  const bool stray_exists = (flags & kIfExists) != 0 && (flags & kIfExistence) == 0;
+  const bool stray_more = (flags & kMoreFlags) != 0 && more_flags == 0;
+  if (stray_exists || stray_more || (more_flags & ~kKnownMoreFlags) != 0 ||
+      ttl > static_cast<uint8_t>(TtlMode::kClear)) {
+    return Error(Code::kCorruption, "log record: invalid flags {:#04x} {:#04x}", flags, more_flags);
+  }
+  record.op = static_cast<RecordOp>(op);
+  record.continues = (flags & kContinues) != 0;
+  record.all_or_nothing = (more_flags & kAllOrNothing) != 0;
+  record.ttl_mode = static_cast<TtlMode>(ttl);
+  if (record.ttl_mode == TtlMode::kSet) record.expires_at_ms = UnZigZag(reader->Varint());
+  record.key = reader->LengthPrefixed();
+  if (record.op == RecordOp::kPut) record.value = reader->LengthPrefixed();
+  if (record.op == RecordOp::kIncrement) record.delta = UnZigZag(reader->Varint());
+  if (flags & kIfVersion) record.condition.version = reader->Fixed<Version>();
+  if (flags & kIfValue) record.condition.value = reader->LengthPrefixed();
+  if (flags & kIfExistence) record.condition.exists = (flags & kIfExists) != 0;
+  if (!reader->ok()) return Error(Code::kCorruption, "log record: the record of operation {} is truncated", op);
+  if (!IsComplete(record)) {
+    return Error(Code::kCorruption, "log record: operation {} has an invalid condition or TTL mode", op);
+  }
+  return record;
+}
+
+}  // namespace pando

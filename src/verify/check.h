@@ -1,0 +1,63 @@
+// CheckStore: the page audit behind `kvadmin check` and the tests. It reads a store that no process
+// has open and changes nothing in it. (The scrubber, scrub.h, checks a store that is open.)
+//
+// For every partition it checks the superblock copies, the group directory, the bitmaps, and the
+// dead list, and then the whole tree from the newest root (tree_check.h). Every block must have
+// exactly one owner (a page, a value, metadata, or the dead list) or be free in the bitmap. For
+// every log it reads all batches in order.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "src/base/result.h"
+#include "src/io/reactor.h"
+#include "src/partition/store.h"
+#include "src/verify/check_problem.h"
+#include "src/wal/log_format.h"
+
+namespace pando {
+
+struct PartitionCheck {
+  uint32_t id = 0;
+  std::string file;
+  uint64_t generation = 0, checkpoint_lsn = 0;
+  LogPosition log_end = 0;  // how far the log had come, according to the superblock
+  uint64_t inner_pages = 0, leaf_pages = 0, overflow_values = 0;
+  uint64_t records = 0, bytes = 0, content_hash = 0;  // of the tree; the log may hold more
+  uint64_t file_blocks = 0, reachable_blocks = 0, metadata_blocks = 0, pending_free_blocks = 0, free_blocks = 0;
+  uint64_t leaf_fill_percent = 0;
+};
+
+struct LogCheck {
+  std::string directory;
+  uint64_t segments = 0, batches = 0, records = 0;
+  // An unfinished write at the end, as a crash leaves it; recovery cuts it off.
+  bool torn_tail = false;
+};
+
+struct CheckReport {
+  StoreInfo store;
+  std::vector<PartitionCheck> partitions;
+  std::vector<LogCheck> logs;
+  std::vector<CheckProblem> problems;  // empty: the store is intact
+  uint64_t problems_total = 0;         // includes those beyond kMaxProblems
+  // Harmless damage that a power failure may also leave: in the copies of one superblock slot.
+  std::vector<CheckProblem> notes;
+  static constexpr size_t kMaxProblems = 100;
+};
+
+struct CheckOptions {
+  // Called from time to time with the blocks read and the blocks in use, to report progress.
+  std::function<void(uint64_t done_blocks, uint64_t total_blocks)> on_progress;
+};
+
+// kLocked: a process has the store open. kNotFound: there is no store. Other errors are returned
+// only if not even the store file can be read. Damage is not an error but a problem in the report.
+Task<Result<CheckReport>> CheckStore(Reactor& reactor, std::string data_dir, CheckOptions options = {});
+
+}  // namespace pando

@@ -1,0 +1,119 @@
+// Tests which options a node refuses, and how it divides its memory and descriptors.
+#include "src/node/node_options.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace pando {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(NodeOptions, AreCheckedByName) {
+  NodeOptions options;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--data_dir"));
+  options.data_dir = "d";
+  EXPECT_TRUE(CheckOptions(options).ok());
+  options.partitions = 12;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--partitions=12"));
+  options.partitions = 8;
+  options.page_bytes = 5000;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--page_bytes=5000"));
+  options.page_bytes = 0;
+  options.partitions = 256;  // more than a store can have
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--partitions=256; it must be a power of two up to 128"));
+  options.partitions = 8;
+  options.http_port = 70000;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--http_port=70000"));
+  options.http_port = options.port = 7420;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--listen and --http_port both name port 7420"));
+  options.http_port = 0;
+  // In nanoseconds it would overflow.
+  options.checkpoint_interval_s = INT64_MAX;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--checkpoint_interval_s=9223372036854775807"));
+  options.checkpoint_interval_s = 60;
+  options.data_dir = "--listen=127.0.0.1:0";
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("looks like a flag"));
+}
+
+TEST(NodeOptions, ListenNamesAnAddress) {
+  std::string host;
+  uint16_t port = 0;
+  EXPECT_TRUE(ParseListen("127.0.0.1:7420", &host, &port).ok());
+  EXPECT_THAT(ParseListen("myhost:7420", &host, &port).message(),
+              HasSubstr("'myhost' is not a numeric IPv4 or IPv6 address"));
+}
+
+TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
+  NodeOptions options;
+  for (uint64_t mb : {192, 256, 1024, 65536}) {
+    for (uint32_t reactors : {1u, 2u, 4u}) {
+      options.memory_limit_bytes = mb << 20;
+      Result<MemorySplit> split = SplitMemory(options, reactors);
+      ASSERT_TRUE(split.ok()) << split.status().ToString();
+      EXPECT_LE(split->process_bytes + split->connection_bytes + split->request_bytes + reactors * split->engine_bytes,
+                options.memory_limit_bytes);
+      EXPECT_GE(split->engine_bytes, 8u << 20);
+    }
+  }
+  options.memory_limit_bytes = 32u << 20;
+  EXPECT_THAT(SplitMemory(options, 2).status().message(),
+              HasSubstr("--memory_limit_mb=32 is too small for 2 reactors"));
+}
+
+TEST(NodeOptions, TheLeastMemoryIsNamedAtOnce) {
+  for (uint32_t page_bytes : {0u, 4096u, 65536u}) {
+    for (uint32_t reactors : {1u, 2u, 64u}) {
+      for (uint32_t connections : {1u, 20'000u, 4'000'000u}) {
+        NodeOptions options;
+        options.page_bytes = page_bytes;
+        options.max_connections = connections;
+        options.memory_limit_bytes = 1 << 20;
+        const std::string refusal = SplitMemory(options, reactors).status().message();
+        const size_t at = refusal.find("give at least ");
+        ASSERT_NE(at, std::string::npos) << refusal;
+        const uint64_t least = std::stoull(refusal.substr(at + 14));
+        for (uint64_t mb : {uint64_t{0}, least / 2, least - 1}) {
+          options.memory_limit_bytes = mb << 20;
+          EXPECT_THAT(SplitMemory(options, reactors).status().message(), HasSubstr(refusal.substr(at)));
+        }
+        options.memory_limit_bytes = least << 20;
+        Status status = SplitMemory(options, reactors).TakeStatus();
+        EXPECT_TRUE(status.ok()) << status.ToString();
+      }
+    }
+  }
+}
+
+TEST(NodeOptions, DescriptorsAreSplitWithinTheLimit) {
+  NodeOptions options;
+  for (uint64_t limit : {512u, 1024u, 4096u, 1u << 20}) {
+    for (uint32_t reactors : {1u, 2u, 4u}) {
+      Result<DescriptorSplit> split = SplitDescriptors(options, limit, reactors, 16);
+      ASSERT_TRUE(split.ok()) << split.status().ToString();
+      EXPECT_LE(split->reserved + split->sockets, limit);
+      EXPECT_LE(split->connections, options.max_connections);
+      EXPECT_LE(split->connections, split->sockets);
+      EXPECT_GT(split->connections, 0u);
+    }
+  }
+  EXPECT_EQ(SplitDescriptors(options, 1u << 20, 2, 16)->connections, options.max_connections);
+  EXPECT_GT(SplitDescriptors(options, 1024, 2, 16)->connections, 500u);
+  EXPECT_THAT(SplitDescriptors(options, 1024, 2, 4096).status().message(), HasSubstr("raise RLIMIT_NOFILE"));
+}
+
+TEST(NodeOptions, Listen) {
+  std::string host;
+  uint16_t port = 0;
+  EXPECT_TRUE(ParseListen("127.0.0.1:7420", &host, &port).ok());
+  EXPECT_EQ(host, "127.0.0.1");
+  EXPECT_EQ(port, 7420);
+  EXPECT_TRUE(ParseListen("[::1]:0", &host, &port).ok());
+  EXPECT_EQ(host, "::1");
+  for (const char* bad : {"", "7420", ":7420", "localhost:", "localhost:x", "localhost:70000", "localhost:12 "}) {
+    EXPECT_FALSE(ParseListen(bad, &host, &port).ok()) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace pando
