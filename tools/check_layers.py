@@ -89,6 +89,7 @@ BANS = [
 EXCEPTIONS = {}
 
 INVARIANT = re.compile(r"^//   ([A-Z]+[0-9]+)  \S", re.M)  # as headers state them
+INVARIANT_ID = re.compile(r"\b[A-Z]+[0-9]+\b")
 INVARIANT_TABLE = "docs/INVARIANTS.md"
 TABLE_ROW = re.compile(r"^\| ([A-Z]+[0-9]+) \|", re.M)
 INCLUDE = re.compile(r'^\s*#\s*include\s*"([^"]+)"')
@@ -273,7 +274,8 @@ class Checker:
             self.report(path, 1, "opening", "no `#pragma once`")
 
     def check_invariants(self):
-        """Checks that every invariant that a header states has a unique ID and a row in the table, and the reverse."""
+        """Checks that every invariant that a header states has a unique ID and a row in the table, and the reverse. Its
+        ID must also stand where it is held: in a CHECK or a comment of a .cc file, or in a test."""
         stated = {}
         for path in self.files:
             if not path.startswith(("src/", "tests/support/")) or not path.endswith(".h"):
@@ -291,6 +293,12 @@ class Checker:
             self.report(*stated[name], "invariant", f"{name} has no row in {INVARIANT_TABLE}")
         for name in sorted(set(rows) - set(stated)):
             self.report(INVARIANT_TABLE, rows[name], "invariant", f"no header states {name}")
+        held = set()
+        tests = [p for p in (self.root / "tests").rglob("*") if p.suffix in (".h", ".cc", ".py")]
+        for path in [*(self.root / "src").rglob("*.cc"), *tests]:
+            held |= set(INVARIANT_ID.findall(INVARIANT.sub("", path.read_text(encoding="utf-8"))))
+        for name in sorted(set(stated) - held):
+            self.report(*stated[name], "invariant", f"{name} is named in no .cc file of src/ and in no test")
         for match in re.finditer(r"`((?:tests|src|tools)/[\w./-]+\.\w+)`", text):
             if not (self.root / match.group(1)).is_file():
                 self.report(INVARIANT_TABLE, line_of(text, match.start()), "invariant", f"no file {match.group(1)}")

@@ -95,6 +95,7 @@ Task<Status> BackupReader::Close() {
   co_return first;
 }
 
+// BK1: the page with this location and this checksum, or none.
 BackupReader::Found BackupReader::Find(Extent location, uint64_t checksum) const {
   for (const Part& part : parts_) {
     const BackupEntry wanted{location, 0, 0};

@@ -101,7 +101,7 @@ int BufferPool::BufferIndexOf(const char* memory) const {
 // -- frames ---------------------------------------------------------------------------------------
 
 Frame* BufferPool::TakeFree() {
-  CHECK(!free_.empty()) << "no free frame: the caller did not call EnsureFree";
+  CHECK(!free_.empty()) << "C5: no free frame: the caller did not call EnsureFree";
   Frame* frame = &frames_[free_.back()];
   free_.pop_back();
   if (free_.size() < low_water_) clean_wanted_.NotifyOne();
@@ -365,7 +365,7 @@ void BufferPool::MapInsert(Frame* frame) {
 void BufferPool::MapReplace(Frame* frame) {
   while (Frame* old = LookupAny(frame->owner, frame->disk.location)) {
     CHECK(!old->dirty && !old->attached && old->frame_children == 0)
-        << "page " << frame->page_id << " was written over page " << old->page_id << ", which is in use";
+        << "B2: page " << frame->page_id << " was written over page " << old->page_id << ", which is in use";
     Drop(old);
   }
   MapInsert(frame);

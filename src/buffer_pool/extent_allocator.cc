@@ -74,7 +74,7 @@ void ExtentAllocator::SetRange(uint64_t block, uint32_t blocks, bool used) {
   for (uint32_t b = first; b < first + blocks; ++b) {
     uint64_t bit = 1ull << (b % 64);
     uint64_t& word = group.words[b / 64];
-    CHECK_NE((word & bit) != 0, used) << "block " << block - first + b
+    CHECK_NE((word & bit) != 0, used) << (used ? "A1: block " : "A2: block ") << block - first + b
                                       << (used ? " is already in use" : " is already free");
     word ^= bit;
   }
@@ -187,7 +187,7 @@ void ExtentAllocator::NoteHole(Extent run) {
   Group& group = groups_[run.block() / kGroupBlocks];
   const uint32_t first = static_cast<uint32_t>(run.block() % kGroupBlocks) / kChunkBlocks;
   for (uint32_t chunk = first; chunk < first + run.blocks() / kChunkBlocks; ++chunk) {
-    CHECK(group.aside[chunk]);
+    CHECK(group.aside[chunk]) << "D4: a chunk with a hole is not set aside";
     if (!group.hole[chunk]) hole_blocks_ += kChunkBlocks;
     group.hole.set(chunk);
   }

@@ -49,6 +49,7 @@ class Engine::Impl final : public LogReplaySink {
     BufferPoolOptions pool;
     pool.page_bytes = options.store.page_bytes;
     pool.compression = options.compression;
+    // E2: the pool leaves out what the rest of the engine needs, up to a quarter of the memory.
     const uint64_t others = kLogBufferBytes + kScrubBufferBytes + ChangeTailBytes(options) * PartitionsOf(options) +
                             options.memory_bytes / kListShare;
     pool.memory_bytes = options.memory_bytes - std::min(others, options.memory_bytes / 4);
@@ -176,7 +177,7 @@ class Engine::Impl final : public LogReplaySink {
     if (!failure_.ok()) return;
     failure_ = status;
     LOG(ERROR) << "the storage engine stops: " << status.ToString();
-    // Whoever waits for room in the log or in the pool must learn that none will come.
+    // E4: whoever waits for room in the log or in the pool must learn that none will come.
     if (log_) log_->Abandon(status);
     pool_.Fail(status);
     for (auto& replica : replicas_) replica->Stop(status);

@@ -35,9 +35,11 @@ Task<Status> AbandonAll(std::vector<Partition*> partitions) {
 }  // namespace
 
 Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*> partitions, int64_t expires_at_ms) {
+  auto before = [](const Partition* a, const Partition* b) { return a->id() < b->id(); };
+  CHECK(std::is_sorted(partitions.begin(), partitions.end(), before)) << "SC1: partitions must be in the order of IDs";
   std::vector<Partition*> prepared;
   for (Partition* p : partitions) {
-    // One after another, in the given order (SC1).
+    // SC1: one after another, in the given order.
     Status status = co_await p->PrepareCut();
     if (!status.ok()) {
       CO_RETURN_IF_ERROR(co_await AbandonAll(prepared));

@@ -52,6 +52,7 @@ uint64_t SpaceReleaser::Surplus(Watched* watched) const {
 }
 
 Task<void> SpaceReleaser::Release(Watched* watched) {
+  CHECK(!watched->refused) << "SR2: the file system has refused to punch holes into this file before";
   PartitionFile& file = watched->replica->mutable_partition_file();
   while (!stopping_ && credit_bytes_ >= kChunkBytes) {
     const uint64_t blocks = std::min({Surplus(watched), kPieceBlocks, credit_bytes_ / kBlockBytes});

@@ -15,7 +15,7 @@ void TimerHeap::Arm(Timer* timer, Nanos deadline_ns) {
 void TimerHeap::Cancel(Timer* timer) {
   if (!timer->armed) return;
   size_t index = timer->heap_index;
-  CHECK(index < heap_.size() && heap_[index] == timer) << "a Timer was copied or moved while armed";
+  CHECK(index < heap_.size() && heap_[index] == timer) << "H2: a Timer was copied or moved while armed";
   timer->armed = false;
   Timer* last = heap_.back();
   heap_.pop_back();

@@ -540,6 +540,7 @@ void UringNetwork::Die(UringConnection* c) {
 }
 
 void UringNetwork::Free(UringConnection* c) {
+  CHECK(!c->receive_armed_ && !c->send_armed_) << "S2: a connection was freed while the kernel held its operations";
   close(c->fd_);
   if (c->budget_) c->budget_->GiveBack();
   GiveSpare(&c->pending_);

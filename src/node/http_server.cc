@@ -80,6 +80,7 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
   void Send(std::string reply) {
     answered_ = true;
     std::string().swap(request_);
+    // HS3: from here on the bytes of the reply count.
     reserved_bytes_ = static_cast<int64_t>(reply.size());
     server_->account_.Force(reserved_bytes_);
     connection_->Send(&reply);

@@ -229,6 +229,7 @@ Task<Status> PartitionFile::CommitLists(Superblock next, std::vector<DeadExtent>
   std::vector<MetaWrite> writes = co_await Serialize(&next, &places, &groups, &dead, &dead_on_disk);
   dead_on_disk = {};
   Status status = co_await WriteMeta(std::move(writes));
+  // D3: this flushes the tree's pages too, and only then is the superblock written.
   if (status.ok()) status = co_await file_.Sync(/*data_only=*/true);
   if (status.ok()) status = co_await WriteSuperblock(&next);
   if (!status.ok()) {

@@ -372,6 +372,8 @@ void Replica::Finish(PendingWrite* pending, Status status) {
 }
 
 void Replica::OnDurable(Lsn up_to) {
+  CHECK(up_to >= durable_lsn_ && up_to <= last_lsn_)
+      << "P4: LSN " << up_to << " became durable after " << durable_lsn_ << ", but the last one is " << last_lsn_;
   durable_lsn_ = up_to;
   ApplyDurable();
 }

@@ -45,12 +45,15 @@ bool ParseNumber(const ReadResult& current, int64_t* number) {
 
 void Replica::Apply(PendingWrite* pending) {
   constexpr uint32_t kUnitsPerOp = 12;
+  CHECK_LE(pending->last_lsn, durable_lsn_) << "P1: a write was applied before it was durable";
   pending_.pop_front();
   apply_slice_.Spend(kUnitsPerOp * static_cast<uint32_t>(pending->ops ? pending->ops->size() : 1));
   if (!pending->ops) {
     TakeCut(pending->cut);
     return Finish(pending, Status());
   }
+  CHECK_EQ(pending->last_lsn, applied_lsn_ + pending->ops->size())
+      << "P1: a write was left out, applied twice, or applied out of order";
   const std::vector<OpOutcome> refused = Judge(pending);
   for (size_t i = 0; i < pending->ops->size(); ++i) {
     CHECK_GT(pending->versions[i], applied_version_) << "P5: versions rise along the log";
@@ -61,7 +64,7 @@ void Replica::Apply(PendingWrite* pending) {
         << "P10: an operation was refused that had been judged to apply";
   }
   if (!refused.empty()) RefuseAll(pending, refused);
-  NoteChanges(*pending);
+  NoteChanges(*pending);  // CT2: before Finish, which acknowledges the write
   pending->pins.clear();
   applied_lsn_ = pending->last_lsn;
   log_->SetCommit(stream_, applied_lsn_);
@@ -220,7 +223,7 @@ Frame* Replica::LeafOf(const WriteOp& op) {
   ChildRef missing;
   uint8_t level = 0;
   Frame* leaf = tree_->FindLeaf(op.key, &missing, &level);
-  CHECK(leaf != nullptr) << "a write was applied without its page";
+  CHECK(leaf != nullptr) << "P2: a write was applied without its page";
   return leaf;
 }
 

@@ -58,6 +58,7 @@ Task<void> Replica::Prefetch(std::string key) {
 }
 
 Task<Status> Replica::Replay(RecoveredBatch batch) {
+  CHECK(log_ == nullptr) << "E1: partition " << id() << " already serves requests";
   auto corrupt = [&](std::string_view what) {
     return Error(Code::kCorruption, "{}: batch of partition {} at offset {}: {}", batch.file, id(), batch.offset, what);
   };

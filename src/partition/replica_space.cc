@@ -96,7 +96,7 @@ Task<Status> Replica::AdmitMerge(uint64_t* admitted) {
 void Replica::TakeAdmitted(uint64_t blocks, uint64_t* admitted) {
   blocks = std::min(blocks, *admitted);
   *admitted -= blocks;
-  CHECK_GE(admitted_blocks_, blocks);
+  CHECK_GE(admitted_blocks_, blocks) << "P9: blocks that were promised are missing in the sum";
   admitted_blocks_ -= blocks;
 }
 

@@ -158,6 +158,7 @@ class PartitionAudit final : private TreeCheckHost {
     }
   }
 
+  // C4: a block is in use exactly if the tree, the metadata, or the dead list has it.
   void CompareBitmap(bool whole) {
     uint64_t leaked = 0, first_leaked = 0;
     for (uint64_t b = 0; b < result_.file_blocks; ++b) {

@@ -251,7 +251,7 @@ void LogImpl::DropReleasedSegments() {
     // The segment no longer counts, but it stays if groups are still written to it or if it holds
     // the end of the log (L6).
     if (live_.size() == 1 || front.number >= PositionSegment(announced_end_)) break;
-    CHECK(!front.file.is_open());
+    CHECK(!front.file.is_open()) << "W2: a segment left the log while groups could still be written to it";
     recycle_queue_.push_back({SegmentFileName(front.number), front.bytes});
     live_.pop_front();
     dropped = true;

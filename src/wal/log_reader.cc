@@ -99,7 +99,8 @@ Status LogReader::JudgeHeader(LogSegmentInfo* segment, std::string_view blocks) 
   SegmentHeader header;
   const HeaderState state = DecodeSegmentHeader(blocks, &header);
   if (state == HeaderState::kDamaged) {
-    // A file gets its name only after its header is durable, so this is not an unfinished segment.
+    // G1: a file gets its name only after its header is durable, so this is not an unfinished
+    // segment.
     return Error(Code::kCorruption,
                  "{}: offset 0: the segment header is damaged; restore the log from a replica or a backup",
                  segment->path);

@@ -231,6 +231,7 @@ Task<Status> LogImpl::WriteCut(Segment* segment, LogPosition end) {
 // Queues the segments that are no longer part of the log: dead and spare ones, and those after the
 // last record, which hold only positions. `taken` is the one that PutFirstSegmentAside used.
 void LogImpl::DiscardDeadSegments(const LogReader& reader, uint64_t taken) {
+  CHECK(recycle_queue_.empty()) << "W3: a released segment would be recycled before a dead one";
   const uint64_t last = PositionSegment(reader.last_records_end());
   const Segment* first = live_.back().get();
   std::erase_if(live_, [&](const auto& s) { return s->number > last && s.get() != first; });

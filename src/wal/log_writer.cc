@@ -255,7 +255,7 @@ void LogImpl::SubmitGroup(GroupPlan plan) {
   DequeueStreams();
   CHECK_EQ(group->bytes, plan.bytes);
   const uint64_t padded = AlignUp(plan.bytes, kBlockBytes);
-  CHECK_LE(segment.head + padded, segment.bytes);
+  CHECK_LE(segment.head + padded, segment.bytes) << "W4: a group or closing position does not fit into its segment";
   std::memset(group->buffer.data() + plan.bytes, 0, padded - plan.bytes);
   group->end = MakePosition(segment.number, group->offset + plan.bytes);
   written_end_ = group->end;
@@ -318,6 +318,7 @@ void LogImpl::Announce() {
   while (!failed() && !groups_.empty() && groups_.front()->done) {
     std::unique_ptr<Group> group = std::move(groups_.front());
     groups_.pop_front();
+    CHECK_GT(group->end, announced_end_) << "W1: a group was announced after a later one";
     announced_end_ = group->end;
     NoteDurable(group->end);
     covered_ = group->durable_position;

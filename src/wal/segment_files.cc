@@ -18,6 +18,7 @@ Status NoRetry(Status status) {
 
 Task<Status> SegmentFiles::Create() {
   CHECK(!has_aside());
+  // G3, here and below: nothing is changed once another process owns the directory.
   CO_RETURN_IF_ERROR(may_change_());
   Status filled = co_await FillWithZeros();
   if (filled.ok()) {
@@ -57,7 +58,7 @@ Task<Result<File>> SegmentFiles::Publish(uint64_t number) {
   CHECK(has_aside());
   CO_RETURN_IF_ERROR(may_change_());
   if (aside_ == Aside::kRenamed) {
-    // Remove the old name durably before overwriting the old header.
+    // G2: remove the old name durably before overwriting the old header.
     CO_RETURN_IF_ERROR(co_await SyncNames());
     aside_ = Aside::kReady;
   }

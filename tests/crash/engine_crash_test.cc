@@ -396,6 +396,13 @@ class EngineCrashTest : public testing::Test {
   }
 };
 
+// C4: the page audit finds each block owned exactly once, wherever the crash was.
+// D3: the superblock that a crash leaves refers to nothing that was not flushed.
+// E1: the records are compared as soon as the engine is open, so recovery has ended by then.
+// E3: after Close, even a power loss takes nothing away.
+// P1: the results and the LSN are those of each recovered operation applied once, in order.
+// P2: a batch is found as a whole or not at all.
+// P3: every write that was acknowledged before the crash is found.
 TEST_F(EngineCrashTest, EveryOperation) {
   if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 14, 3, 1, false);
   for (uint64_t seed = 1; seed <= 4 && !HasFailure(); ++seed) CrashEverywhere(seed, 14, 3, 1, false);

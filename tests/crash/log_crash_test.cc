@@ -261,8 +261,10 @@ class LogCrashTest : public testing::Test {
   }
 };
 
-// The fixed seeds cover both ways to sync, overtaking writes, and short transfers (see Disk and
-// TinyLog). With them a test run is the same everywhere. PANDO_TEST_ROUNDS adds random seeds.
+// F3, G1, G2: a recovery fails here if a segment's name is durable before its header, or if its old
+// name comes back. The fixed seeds cover both ways to sync, overtaking writes, and short transfers
+// (see Disk and TinyLog). With them a test run is the same everywhere. PANDO_TEST_ROUNDS adds
+// random seeds.
 TEST_F(LogCrashTest, EveryOperation) {
   if (const uint64_t only = Environment("PANDO_TEST_SEED", 0); only != 0) return CrashEverywhere(only, 3, false);
   for (uint64_t seed = 2; seed <= 5 && !HasFailure(); ++seed) CrashEverywhere(seed, 3, false);

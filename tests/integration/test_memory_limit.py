@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tests that a node stays within --memory_limit_mb, whatever its clients request.
+"""E2: tests that a node stays within --memory_limit_mb, whatever its clients request.
 
 The test sends hundreds of requests of each type, at their limits, pipelined on many connections at once. Some clients
 do not read their replies, some stop in the middle of a frame. The peak of resident memory (VmHWM) must stay below the

@@ -182,7 +182,7 @@ class NetworkScript final : public AcceptHandler {
     reactor_.StopListening(this);
     const Nanos give_up_ns = reactor_.NowNs() + kSettleLimitNs;
     while (reactor_.stats().connections > 0) {
-      CHECK_LT(reactor_.NowNs(), give_up_ns) << reactor_.stats().connections << " connections are left";
+      CHECK_LT(reactor_.NowNs(), give_up_ns) << "S4: " << reactor_.stats().connections << " connections are left";
       co_await Sleep(reactor_, 200 * kMicrosecond);
     }
     for (auto& end : ends_) CHECK(end->closed()) << "a handler was not told that its connection is gone";

@@ -168,9 +168,14 @@ class CheckLayersTest(unittest.TestCase):
 
     def test_invariants_have_ids_and_rows(self):
         header = "// A log.\n//\n//   L1  It is ordered.\n#pragma once\n"
-        self.write("src/wal/log.cc", '#include "src/wal/log.h"\n')
+        code = '#include "src/wal/log.h"\n'
+        self.write("src/wal/log.cc", code + "// L1\n")
         self.assert_rule("invariant", "src/wal/log.h", header)
         self.write("docs/INVARIANTS.md", "| L1 | ordered | `src/wal/log.cc` |\n")
+        self.assert_clean("src/wal/log.h", header)
+        self.write("src/wal/log.cc", code)  # names it no more
+        self.assert_rule("invariant", "src/wal/log.h", header)
+        self.write("tests/unit/wal/log_test.cc", code + "// L1: it is ordered.\n")
         self.assert_clean("src/wal/log.h", header)
         self.assert_rule("invariant", "docs/INVARIANTS.md", "| L1 | ordered | `tests/unit/wal/gone_test.cc` |\n")
         self.assert_rule("invariant", "docs/INVARIANTS.md", "| L1 | ordered |\n| L2 | gone |\n")

@@ -298,6 +298,7 @@ Task<void> RestoreToAFullDisk(SimMachine* machine, Reactor* reactor, engine_test
   EXPECT_OK(co_await (*reader)->Close());
 }
 
+// BK1: each reference of a tree finds its own page in a chain of backups.
 TEST(Backup, RestoresWhatTheSnapshotHeld) {
   for (uint64_t seed : Seeds(6)) {
     SCOPED_TRACE(Replay(seed));

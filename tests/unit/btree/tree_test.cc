@@ -342,7 +342,7 @@ TEST(Tree, SnapshotsStayAsTheyWere) {
   }
 }
 
-// A snapshot is readable and unchanged from the moment it is taken, even while none of it is on
+// C3: a snapshot is readable and unchanged from the moment it is taken, even while none of it is on
 // disk.
 TEST(Tree, ASnapshotThatIsNotWrittenYetStaysAsItWas) {
   for (uint64_t seed : Seeds(3)) {
@@ -454,9 +454,9 @@ TEST(Tree, ADiffReadsOnlyPagesThatDiffer) {
 
 // -- frames
 
-// A batch is applied without suspending, using the frames promised for it: kFramesPerUpdate, plus
-// NewPagesFor each operation. With the longest keys an inner page has three children, and every
-// other split propagates one level up.
+// C5: a batch is applied without suspending, using the frames promised for it: kFramesPerUpdate,
+// plus NewPagesFor each operation. With the longest keys an inner page has three children, and
+// every other split propagates one level up.
 TEST(Tree, ABatchTakesNoMoreFramesThanWerePromised) {
   for (uint64_t seed : Seeds(6)) {
     SCOPED_TRACE(Replay(seed));

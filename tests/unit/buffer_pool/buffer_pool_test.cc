@@ -206,6 +206,7 @@ TEST_F(BufferPoolTest, PinnedPagesStay) {
   EXPECT_EQ(pool_->pinned_frames(), 0u);
 }
 
+// B4: when every frame is pinned, the pool refuses a read instead of taking more memory.
 TEST_F(BufferPoolTest, EverythingPinnedIsNoRoomRatherThanADeadlock) {
   struct Body {
     static Task<void> Run(BufferPoolTest* t) {
@@ -274,6 +275,7 @@ TEST_F(BufferPoolTest, SeveralReadersShareOneRead) {
   EXPECT_EQ(pool_->stats().loads_total, 1u);
 }
 
+// B5: a page that fails its checksum is not returned, however often it is read.
 TEST_F(BufferPoolTest, DamageIsReportedWithItsPlaceAndNeverReturned) {
   machine_->disk().FlipBit(kPath, 5 * kPage + 4000);
   Status status = LoadOne(refs_[5]);
@@ -373,6 +375,7 @@ Task<void> WriteWhile(BufferPool* pool, Owner* owner, void (*change)(BufferPool*
   co_await writes.Drain();
 }
 
+// B2: a page is written where its owner allocates space for this write, and is found there.
 TEST_F(BufferPoolTest, AWriteGivesThePageItsPlace) {
   Status status;
   Run(WriteWhile(pool_.get(), &owner_, nullptr, &status));
@@ -391,6 +394,7 @@ TEST_F(BufferPoolTest, AWriteGivesThePageItsPlace) {
   EXPECT_TRUE(LoadOne(written).ok());
 }
 
+// B3: a write does not count if its page changed meanwhile, and its extent is given back.
 TEST_F(BufferPoolTest, AWriteWhosePageChangedIsVoid) {
   Status status;
   Run(WriteWhile(
@@ -429,8 +433,8 @@ TEST_F(BufferPoolTest, AFailedWriteLeavesThePageDirtyAndIsTold) {
   EXPECT_EQ(pool_->stats().dirty_pages, 1u);
 }
 
-// A reader of an old snapshot may have loaded the content of an extent before the extent was freed
-// and allocated again.
+// B6: a reader of an old snapshot may have loaded the content of an extent before the extent was
+// freed and allocated again.
 TEST_F(BufferPoolTest, WhatIsWrittenToAPlaceReplacesWhatWasReadFromIt) {
   Load(5, 6, /*touches=*/3);
   Frame* old = pool_->Lookup(&owner_, refs_[5].location);

@@ -155,6 +155,7 @@ class Simulation {
   bool filling_ = true;
 };
 
+// A1: what is allocated was free in the model too, and is in use from then on.
 TEST(ExtentAllocator, LikeThePlainModel) {
   for (uint64_t seed : Seeds(12)) {
     SCOPED_TRACE(Replay(seed));
@@ -286,6 +287,7 @@ TEST(ExtentAllocator, WhatMayHaveBeenAHoleIsSetAsideAtTheStart) {
 
 using ExtentAllocatorDeathTest = testing::Test;
 
+// A2: freeing a block that is not in use ends the process.
 TEST(ExtentAllocatorDeathTest, WrongAccountingIsABug) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   ExtentAllocator allocator(1000);

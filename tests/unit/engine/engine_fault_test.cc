@@ -300,6 +300,7 @@ struct Waiting {
   }
 };
 
+// E4: writes that wait for room in the log end when the engine fails, and so does Close.
 TEST_F(EngineFaultTest, AFailedDataFileEndsTheWaitForTheLog) {
   Boot();
   auto waiting = std::make_unique<Waiting>();
@@ -311,6 +312,7 @@ TEST_F(EngineFaultTest, AFailedDataFileEndsTheWaitForTheLog) {
   EXPECT_GT(waiting->codes[Code::kUnavailable], 100u);
 }
 
+// E4: requests that wait for room in the pool end when the engine fails, and so does Close.
 TEST_F(EngineFaultTest, AFailedDataFileEndsTheWaitForFrames) {
   Boot();
   Run(FillStore(this));

@@ -229,6 +229,7 @@ Task<void> StartBehind(Reactor* reactor, engine_test::Setup setup) {
   EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
 }
 
+// P6: what has expired stays expired when the clock is set back, and records keep expiring.
 TEST_F(ExpiryTest, ClocksMayJump) {
   SimReactor* reactor = machine_->Boot();
   ASSERT_TRUE(kernel_.RunTask(*reactor, JumpingClock(reactor, setup_, machine_)));

@@ -212,6 +212,7 @@ Task<void> ReplaceFromManyWriters(FullDiskTest* t, Engine* engine) {
   }
 }
 
+// P9: after concurrent writes to an almost full disk, all checkpoints still find space.
 TEST_F(FullDiskTest, ConcurrentWritersAreNotPromisedTheSameBlocks) {
   Boot();
   Live(ReplaceFromManyWriters);
@@ -496,7 +497,8 @@ Task<void> WaitForSpace(FullDiskTest* t, Engine* engine) {
   EXPECT_LT(stats.file_bytes - stats.hole_bytes, stats.used_bytes * 9 / 8 + (6u << 20));
 }
 
-// bbolt#288 and lmdb-js#335: files that never shrink.
+// SR1: freed space goes back, and no faster than at the rate. bbolt#288 and lmdb-js#335: files that
+// never shrink.
 TEST_F(FullDiskTest, DeletedSpaceGoesBackToTheFileSystem) {
   setup_.engine.release.bytes_per_s = 8u << 20;
   setup_.engine.release.after_ns = kSecond;

@@ -140,6 +140,7 @@ TEST_F(LostLogTest, TheSegmentsWithRecordsAreGoneAndSparesAreLeft) {
   ExpectRefused("empty or missing");
 }
 
+// L6: the end of the log only moves forward, so a log that ends earlier is not the whole log.
 TEST_F(LostLogTest, AnOlderCopyWasPutBack) {
   WriteRecords(0, 20, End::kClosed);
   const Files older = LogFiles();

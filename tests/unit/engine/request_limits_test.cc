@@ -178,6 +178,7 @@ struct Withdrawn {
   }
 };
 
+// P7: a write that was withdrawn has no effect, and one that was appended cannot be withdrawn.
 TEST_F(RequestLimits, AWriteThatWaitsIsWithdrawn) { Run(Withdrawn()); }
 
 // The batch would not fit later either, so the error is not an overload, which invites a retry.

@@ -142,6 +142,7 @@ Task<void> OneMoment(Reactor* reactor, Setup setup, uint64_t seed) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
 }
 
+// SC2: a snapshot is one moment in all partitions.
 TEST(SnapshotCut, IsOneMomentInAllPartitions) {
   for (uint64_t seed : Seeds(4)) {
     SCOPED_TRACE(Replay(seed));
@@ -247,6 +248,7 @@ Task<void> FailedCut(Reactor* reactor, Setup setup) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
 }
 
+// SC2: after a failure no partition has the snapshot or holds its writes back.
 TEST(SnapshotCut, AFailureLeavesNothingBehind) {
   SimKernel kernel(1);
   SimReactor* reactor = kernel.AddMachine()->Boot();

@@ -97,6 +97,7 @@ Task<void> DeleteMost(Reactor* reactor, engine_test::Setup setup) {
   EXPECT_EQ(co_await Audit(*reactor, setup.store.data_dir), "");
 }
 
+// P8: no emptied leaf is left after the next two checkpoints.
 TEST_F(UpkeepTest, LeavesEmptiedInRandomOrderAreMerged) { RunInNewProcess(DeleteMost); }
 
 // A queue: records are put at the end and deleted at the start, many times as many as it holds.

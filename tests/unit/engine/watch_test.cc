@@ -223,6 +223,7 @@ class WatchTest : public testing::Test {
   SimMachine* machine_ = kernel_.AddMachine();
 };
 
+// CT2: newest_change() covers a write as soon as the write is acknowledged.
 TEST_F(WatchTest, EveryWriteThatTookEffectIsTold) { Run(EveryKindOfWrite); }
 TEST_F(WatchTest, TouchesAreToldAndRefusedWritesAreNot) { Run(GuardedWrites); }
 TEST_F(WatchTest, AfterARestartWhatWasMissedIsKnownToBeMissed) {

@@ -594,8 +594,8 @@ TYPED_TEST(ReactorConformance, StopsOneOfTwoListeners) {
   this->harness_.Run(StopsOneOfTwoListeners(this->harness_.reactor()));
 }
 
-// Close(false) first delivers everything that was queued before it. OnClosed comes from the loop,
-// once on each side.
+// S1: Close(false) first delivers everything that was queued before it. OnClosed comes from the
+// loop, once on each side.
 Task<void> CloseFlushes(Reactor& r) {
   Acceptor acceptor(r);
   acceptor.echo = false;
@@ -651,16 +651,18 @@ TYPED_TEST(ReactorConformance, CloseNow) { this->harness_.Run(CloseNow(this->har
 struct Multiply {
   int a;
   std::string text;
+  int* started;  // counts the calls; of the other reactor
   Task<Result<std::string>> operator()(Reactor& target) {
     EXPECT_EQ(target.index(), 1);
+    EXPECT_EQ((*started)++, a) << "M2: the calls started in another order";
     if (a % 3 == 0) co_await Yield(target);
     if (a % 7 == 0) co_await Sleep(target, 10 * kMicrosecond);
     if (a == 13) co_return Error(Code::kNotFound, "unlucky {}", text);
     co_return fmt::format("{}*{}", text, a);
   }
 };
-Task<void> OneCall(Reactor& r, int i, int* finished) {
-  Multiply call{i, std::string(100, 'x') + std::to_string(i)};
+Task<void> OneCall(Reactor& r, int i, int* started, int* finished) {
+  Multiply call{i, std::string(100, 'x') + std::to_string(i), started};
   auto result = co_await CallOn(r, 1, std::move(call));
   EXPECT_EQ(r.index(), 0);
   if (i == 13) {
@@ -675,8 +677,8 @@ Task<void> OneCall(Reactor& r, int i, int* finished) {
 Task<bool> RemoteCalls(Reactor& r) {
   constexpr int kCalls = 5000;
   TaskGroup group;
-  int finished = 0;
-  for (int i = 0; i < kCalls; ++i) group.Spawn(OneCall(r, i, &finished));
+  int started = 0, finished = 0;
+  for (int i = 0; i < kCalls; ++i) group.Spawn(OneCall(r, i, &started, &finished));
   EXPECT_EQ(finished, 0);
   co_await group.Drain();
   EXPECT_EQ(finished, kCalls);
@@ -723,7 +725,8 @@ TYPED_TEST(ReactorConformance, CrossFlood) {
   EXPECT_TRUE(this->harness_.RunOnFirstOfTwo([](Reactor& r) { return CrossFlood(r); }));
 }
 
-// Calls that run for long do not keep others of the same pair from being served.
+// M1, M4: calls that run for long do not keep others of the same pair from being served. The sender
+// sleeps while the ring is full, and is woken when it has room.
 struct RunFor {
   Nanos duration_ns;
   Task<int> operator()(Reactor& target) {

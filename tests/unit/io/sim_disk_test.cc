@@ -1,4 +1,4 @@
-// The durability rules of the simulated disk (sim_disk.h F1-F6). Synced data never vanishes,
+// The durability rules of the simulated disk (sim_disk.h X1-X6). Synced data never vanishes,
 // unsynced data may, and every outcome that the contract permits does occur.
 #include "tests/support/sim_disk.h"
 
@@ -113,6 +113,7 @@ TEST_F(DiskTest, DataSyncWriteMakesItsOwnBytesAndSizeDurable) {
   EXPECT_THAT(seen, ElementsAre("0", "x"));
 }
 
+// X1: a sync makes durable what had been written when it was submitted, and nothing later.
 TEST_F(DiskTest, ASyncCoversWhatWasThereWhenItWasSubmitted) {
   MakeFile();
   Write(0, std::string(512, 'a'));
@@ -129,6 +130,7 @@ TEST_F(DiskTest, ASyncCoversWhatWasThereWhenItWasSubmitted) {
   EXPECT_THAT(seen, ::testing::Not(Contains(::testing::StartsWith(std::string(1, '\0')))));
 }
 
+// X6: what a failed sync covered stays visible, but a later sync does not make it durable.
 TEST_F(DiskTest, AFailedSyncLosesWhatItCovered) {
   MakeFile();
   Write(0, std::string(512, 'a'));
@@ -140,6 +142,7 @@ TEST_F(DiskTest, AFailedSyncLosesWhatItCovered) {
   EXPECT_THAT(Outcomes([](const SimDisk& d) { return d.ReadAll("/f").substr(0, 1); }), ElementsAre("a"));
 }
 
+// X3: a new name may be lost until its directory is synced, and its directory with it.
 TEST_F(DiskTest, CreationsNeedTheirDirectorySynced) {
   disk.MakeDirectory("/d");
   file = Open("/d/f");
@@ -225,6 +228,7 @@ TEST_F(DiskTest, HolesGiveSpaceBackAndAreVolatile) {
   EXPECT_EQ(disk.Size(file), 4u * 4096);
 }
 
+// X4: what completed survives a crash of the process, but not always a power loss after it.
 TEST_F(DiskTest, ProcessCrashKeepsWhatCompletedButMakesNothingDurable) {
   MakeFile();
   Write(0, std::string(512, 'a'));
@@ -234,6 +238,7 @@ TEST_F(DiskTest, ProcessCrashKeepsWhatCompletedButMakesNothingDurable) {
               ElementsAre("0", "512"));
 }
 
+// X5: a write in flight at a crash leaves all of its pages, some of them, or none.
 TEST_F(DiskTest, OperationsInFlightHappenWhollyPartlyOrNotAtAll) {
   MakeFile();
   SimDisk::InFlight write{};

@@ -148,6 +148,7 @@ uint64_t TraceOf(uint64_t seed) {
   CHECK(status && status->ok());
   return kernel.trace_hash();
 }
+// K1: equal seeds give equal runs, and different seeds give different ones.
 TEST(SimKernel, EqualSeedsGiveEqualTraces) {
   std::set<uint64_t> traces;
   for (uint64_t seed = 0; seed < 20; ++seed) {
@@ -259,6 +260,7 @@ Task<std::string> EarlyReuse(Reactor& r) {
   status = co_await file.Close();
   co_return std::string(back.data(), 1);
 }
+// R2: code that reuses a buffer before its write has completed finds the wrong bytes on the disk.
 TEST(SimKernel, AWriteBufferReusedTooEarlyShows) {
   SimKernel kernel(3);
   SimReactor& reactor = *kernel.AddMachine()->Boot();

@@ -52,6 +52,8 @@ Task<void> DrainThen(TaskGroup* group, bool* done) {
   *done = true;
 }
 
+// T1: when Spawn returns, the task has started, and so has the task that it awaits. Otherwise no
+// task would wait at a gate.
 TEST(TaskGroup, DrainWaitsForAll) {
   TaskGroup group, outer;
   Gate a, b;
@@ -72,6 +74,7 @@ TEST(TaskGroup, DrainWaitsForAll) {
   EXPECT_TRUE(again);
 }
 
+// T3: a TaskGroup must not be destroyed before its tasks have finished.
 TEST(TaskGroupDeathTest, DestroyedWhileRunning) {
   EXPECT_DEATH(
       {
@@ -83,6 +86,7 @@ TEST(TaskGroupDeathTest, DestroyedWhileRunning) {
       "destroyed before its tasks finished");
 }
 
+// T1: a task that nobody awaits or spawns never starts.
 TEST(Task, AbandonedBeforeItStartedFreesItsArguments) {
   { Task<int> never = Ready(1); }
   Gate gate;
@@ -90,6 +94,7 @@ TEST(Task, AbandonedBeforeItStartedFreesItsArguments) {
   // LeakSanitizer checks that the argument is freed.
   { Task<void> never = Append(&gate, std::string(1000, 'x'), &log); }
   EXPECT_EQ(log, "");
+  EXPECT_FALSE(gate.waiter);
 }
 
 Task<void> WaitAndNote(WaitQueue* queue, int n, std::vector<int>* log) {
@@ -173,7 +178,7 @@ TEST(Semaphore, CreditsReleasedInOneTurnGoToTheLongestWaiting) {
   EXPECT_EQ(state.order, (std::vector<int>{0, 1, 2, 3, 4, 5, 6, 7}));
 }
 
-// Compares the heap with a plain sorted list.
+// H1, H2: compares the heap with a plain sorted list.
 TEST(TimerHeap, RandomOperationsAgreeWithAModel) {
   const uint64_t seed = 77;
   SCOPED_TRACE(fmt::format("seed {}", seed));

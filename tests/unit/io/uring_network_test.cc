@@ -43,7 +43,7 @@ struct ReplyThenClose final : AcceptHandler, ConnectionHandler {
   }
 };
 
-// A client that has closed its sending direction still receives what was queued for it, and its
+// S2: a client that has closed its sending direction still receives what was queued for it, and its
 // connection is freed exactly once.
 Task<void> HalfCloseWhileDraining(UringReactor& r) {
   ReplyThenClose server;
@@ -117,8 +117,8 @@ struct Counting final : AcceptHandler {
   Status last_reason;
 };
 
-// Connections beyond the budget wait in the backlog without using CPU time, and are accepted when
-// others have closed.
+// S5: connections beyond the budget wait in the backlog without using CPU time, and are accepted
+// when others have closed.
 Task<void> BeyondTheBudget(UringReactor& r) {
   Counting server;
   ConnectionBudget budget(5);

@@ -110,7 +110,7 @@ TEST(Uring, LockedMemoryRefusedMeansUnregistered) {
   }));
 }
 
-// More open files than the registered table has slots. The other files work unregistered.
+// UD1: more open files than the registered table has slots. The other files work unregistered.
 Task<void> OpenMany(Reactor& r, std::string dir) {
   std::vector<File> files(40);
   for (int i = 0; i < 40; ++i) {
@@ -175,8 +175,8 @@ struct EchoServer final : AcceptHandler {
     connection->SetHandler(peers.back().get());
   }
 };
-// Two tiny receive buffers are shared by many connections. ENOBUFS occurs all the time, and still
-// nothing is lost.
+// S3: two tiny receive buffers are shared by many connections. ENOBUFS occurs all the time, and
+// still nothing is lost.
 Task<void> Starved(Reactor& r) {
   EchoServer server;
   auto port = r.Listen({}, &server);

@@ -208,7 +208,7 @@ Task<bool> IsAnswered(UringReactor& r, int fd) {
   co_return false;
 }
 
-// Sockets whose clients do not close them after the answer stay for a while, on a real network.
+// S4: sockets whose clients do not close them after the answer stay for a while, on a real network.
 // They never keep a request out (HS1), even when all places of the page are taken.
 Task<void> ClientsThatNeverClose(UringReactor& r) {
   Registry registry;

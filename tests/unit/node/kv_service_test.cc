@@ -71,7 +71,8 @@ class SlowReactorsTest : public FakeNodeTest {
 };
 INSTANTIATE_TEST_SUITE_P(Wire, SlowReactorsTest, testing::Values(WireProtocol::kBinary, WireProtocol::kCompact));
 
-// The keys wait for the other reactor, and the values that it has copied wait for this one.
+// M3: the keys wait for the other reactor, and the values that it has copied wait for this one. All
+// of them are reserved.
 TEST_P(SlowReactorsTest, GetsThatTravelAreReservedAndLeaveLittleBehind) {
   Await(Connect(this));
   const int64_t before = used();

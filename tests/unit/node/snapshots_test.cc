@@ -41,6 +41,7 @@ class SnapshotsTest : public testing::Test {
   std::unique_ptr<Snapshots> snapshots_;
 };
 
+// SN2: no renewal lets a snapshot outlive the age limit.
 TEST_F(SnapshotsTest, LiveAsLongAsAskedWithinTheAgeLimit) {
   const int64_t start_ms = reactor_->WallMs();
   OpenedSnapshot by_default = *Await(snapshots_->Open(0));
@@ -67,6 +68,7 @@ TEST_F(SnapshotsTest, AreReleasedEverywhereAndOnce) {
   EXPECT_EQ(Await(snapshots_->Renew(token, 0)).code(), Code::kSnapshotGone);
 }
 
+// SN1: at most kMaxSnapshots are open.
 TEST_F(SnapshotsTest, AreLimitedInNumber) {
   std::vector<SnapshotToken> open;
   for (size_t i = 0; i < kMaxSnapshots; ++i) open.push_back(Await(snapshots_->Open(90'000))->token);

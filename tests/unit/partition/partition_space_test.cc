@@ -44,7 +44,7 @@ Scattered MakeScattered(PartitionFileTest* t, SimDisk* disk, size_t pages) {
   return s;
 }
 
-// The dead list is a chain of one-block pieces. Nothing needs more contiguous space than that.
+// D5: the dead list is a chain of one-block pieces. Nothing needs more contiguous space than that.
 TEST_F(PartitionSpaceTest, LongDeadListsFitIntoScatteredBlocks) {
   Scattered s = MakeScattered(this, &machine_->disk(), 3000);
   ASSERT_GT(s.dead, 4 * EntriesInPiece(1));
@@ -109,7 +109,7 @@ TEST_F(PartitionSpaceTest, ChainsThatDoNotAddUpAreRefused) {
   }
 }
 
-// Power fails at each operation of a checkpoint with scattered chains. The file opens with the
+// A3: power fails at each operation of a checkpoint with scattered chains. The file opens with the
 // newest generation or the one before, and everything that either reaches is in use.
 TEST_F(PartitionSpaceTest, APowerFailureAtAnyOperationLeavesAWholeChain) {
   Scattered s = MakeScattered(this, &machine_->disk(), 1200);
@@ -176,8 +176,8 @@ TEST_F(PartitionSpaceTest, FreeSpaceGoesBackAndIsTakenAgain) {
   Close(file.get());
 }
 
-// Blocks that are free at a start are allocated only after the file system has been asked for their
-// space.
+// D4: blocks that are free at a start are allocated only after the file system has been asked for
+// their space.
 TEST_F(PartitionSpaceTest, AFileWithHolesOpensOnAFullDisk) {
   FilePtr file = Open();
   std::vector<Extent> pages;
@@ -200,7 +200,7 @@ TEST_F(PartitionSpaceTest, AFileWithHolesOpensOnAFullDisk) {
   Close(file.get());
 }
 
-// A block is never allocated while a hole is being punched there, whatever else happens.
+// D4: a block is never allocated while a hole is being punched there, whatever else happens.
 TEST_F(PartitionSpaceTest, HolesAreNotGivenOutWhileTheyAreMade) {
   FilePtr file = Open();
   std::vector<Extent> pages;

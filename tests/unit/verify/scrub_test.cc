@@ -289,6 +289,7 @@ Task<void> ScrubBesideThePool(ScrubTest* t) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
 }
 
+// U1: a pass finds the damage on the disk, and neither reads nor writes through the pool.
 TEST_F(ScrubTest, LeavesThePoolAloneAndTheNodeServesWhatIsSound) { Run(ScrubBesideThePool(this)); }
 
 void AddLeaves(const SimDisk& disk, const std::string& path, ChildRef ref, std::vector<uint64_t>* offsets) {
@@ -324,6 +325,7 @@ Task<void> ScrubADestroyedTree(ScrubTest* t) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
 }
 
+// U4: a pass remembers a bounded number of findings, however much is damaged.
 TEST_F(ScrubTest, NamesABoundedNumberOfPlaces) { Run(ScrubADestroyedTree(this)); }
 
 // -- the rate
@@ -364,6 +366,7 @@ Task<void> ScrubSlowly(ScrubTest* t) {
   EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
 }
 
+// U3: in no part of a pass do the reads exceed the rate by more than one read.
 TEST_F(ScrubTest, KeepsToItsRate) { Run(ScrubSlowly(this)); }
 
 Task<void> CloseDuringAPass(ScrubTest* t) {
@@ -503,6 +506,7 @@ Task<void> ScrubUnderLoad(Load* load, Setup setup, std::string* problem) {
   if (problem->empty()) *problem = std::move(audit);
 }
 
+// U2: nothing that changes on disk while a pass reads it becomes a finding.
 TEST_F(ScrubTest, NoFalseAlarmsUnderLoad) {
   for (uint64_t seed : Seeds(8)) {
     SCOPED_TRACE(Replay(seed));

@@ -25,12 +25,14 @@ TEST(CommitHold, WaitsUntilTheWritersOfTheLastGroupAreBack) {
   EXPECT_EQ(hold.HoldUntil(now + 100, 50), 0);
 }
 
+// Q1: a hold ends after half of the mean flush time.
 TEST(CommitHold, NeverLongerThanHalfAFlush) {
   CommitHold hold;
   hold.OnGroupDone(5000, kFlush, 25, 25);
   EXPECT_EQ(hold.HoldUntil(5000 + kFlush / 2, 25), 0);
 }
 
+// Q1: a hold begins only when a group has just ended.
 TEST(CommitHold, AnIdleLogDoesNotWait) {
   CommitHold hold;
   EXPECT_EQ(hold.HoldUntil(5000, 1), 0);

@@ -68,7 +68,7 @@ Task<void> OpenAndClose(Reactor* reactor, Status* opened) {
   EXPECT_TRUE((co_await log->Close()).ok());
 }
 
-// The log has no more than what it took before the disk became full. It is killed at a disk
+// L8: the log has no more than what it took before the disk became full. It is killed at a disk
 // operation, and twice more while the next processes work.
 TEST_F(LogFullDiskTest, AKilledLogOpensWithoutSpace) {
   constexpr uint64_t kOperations = 60;

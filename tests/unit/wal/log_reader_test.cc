@@ -149,6 +149,7 @@ class LogReaderTest : public testing::Test {
   std::map<int, uint64_t> checksums_;
 };
 
+// F2: reads groups of two batches each, in several segments.
 TEST_F(LogReaderTest, ReadsWhatWasWritten) {
   WriteLog(30);
   Reading r = Read();
@@ -282,6 +283,7 @@ TEST_F(LogReaderTest, ATornTailIsCutAndALaterDurablePositionMakesItCorruption) {
   }
 }
 
+// V2: all that follows decides between torn tail and corruption, also what is in later segments.
 TEST_F(LogReaderTest, TheNextSegmentCanProveDamageAtTheEndOfThisOne) {
   StartSegment(1);
   Put({.lsn = 1, .flags = kBatchStartsStream});
@@ -380,6 +382,7 @@ TEST_F(LogReaderTest, NothingFollowsAFirstSegmentWithoutABatch) {
   EXPECT_EQ(r.last(PartitionUuid(0)), 4u);
 }
 
+// F1: a segment number is used once, so what a recycled file held under its old number is no data.
 TEST_F(LogReaderTest, AStaleBatchOfARecycledSegmentIsNoData) {
   StartSegment(1);
   Put({.lsn = 1, .flags = kBatchStartsStream});

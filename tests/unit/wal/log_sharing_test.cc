@@ -63,6 +63,7 @@ struct ColdBesideHot {
   uint64_t hot_streams;
 };
 
+// L7: a record goes out soon, however much other streams have waiting, and these get equal shares.
 TEST_F(LogSharing, HotStreamsDoNotHoldUpTheOthers) {
   kernel_.options().disk_min_ns = kernel_.options().disk_max_ns = kMillisecond;
   LogOptions options = SmallLog();
@@ -220,7 +221,7 @@ Task<Status> ReadLog(Reactor* reactor, LogPosition* end, LogPosition* records_en
   co_return Status();
 }
 
-// Fills the segment with groups of one block each, on a disk without space for another segment
+// W4: fills the segment with groups of one block each, on a disk without space for another segment
 // beside the one that is kept for recovery.
 TEST_F(LogSharing, TheClosingPositionNeedsNoOtherSegment) {
   struct Body {
@@ -252,6 +253,8 @@ TEST_F(LogSharing, TheClosingPositionNeedsNoOtherSegment) {
   }
 }
 
+// W3: while a released segment cannot leave the log, no later one leaves it. Otherwise recovery
+// would find a hole (W2).
 TEST_F(LogSharing, ARecycleThatFindsNoSpaceIsTriedAgainAndLeavesNoHole) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {

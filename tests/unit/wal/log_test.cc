@@ -343,6 +343,7 @@ TEST_F(LogTest, StagingIsBounded) {
   EXPECT_TRUE(Use(options, Body()).ok());
 }
 
+// L5: a segment that still holds an unreleased record is not recycled.
 TEST_F(LogTest, SegmentsAreRecycledAndNothingNeededIsLost) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
@@ -468,6 +469,7 @@ struct ExpectAtLeast {
   Lsn announced;
 };
 
+// L4: a failed write is not tried again. Every stream is told, and nothing more is announced.
 TEST_F(LogTest, AFailedWriteFailsTheLogForGood) {
   DiskFault fault;
   fault.kind = IoOp::Kind::kWrite;
@@ -508,6 +510,36 @@ TEST_F(LogTest, FailingToMakeASegmentFailsTheLog) {
   machine_->ClearFaults();
   Reboot(false);
   EXPECT_TRUE(Use(SmallLog(), ExpectAtLeast{announced}).ok());
+}
+
+// Writes until the log needs another segment, but the store has passed to another process.
+struct WriteAStoreThatIsAnothers {
+  Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
+    Stream a(&log, PartitionUuid(0));
+    co_await Sleep(reactor, kSecond);  // the log has prepared its segments
+    *names = *reactor.ListDirectory("/wal");
+    *is_anothers = true;
+    for (int i = 0; i < 1000 && a.failure().ok(); ++i) {
+      a.Append(5000);
+      co_await a.UntilDurable(reactor, a.last());
+      a.Release(a.durable());
+    }
+    EXPECT_EQ(a.failure().code(), Code::kUnavailable) << a.failure().ToString();
+  }
+  bool* is_anothers;
+  std::vector<std::string>* names;
+};
+// G3: once the store belongs to another process, no file of the log is created, renamed or removed.
+TEST_F(LogTest, AStoreThatIsAnothersKeepsItsSegments) {
+  bool is_anothers = false;
+  std::vector<std::string> names;
+  LogOptions options = SmallLog();
+  options.may_change = [&is_anothers] {
+    return is_anothers ? Error(Code::kUnavailable, "the store is another's") : Status();
+  };
+  EXPECT_EQ(Use(options, WriteAStoreThatIsAnothers{&is_anothers, &names}).code(), Code::kUnavailable);
+  EXPECT_GT(names.size(), 1u);
+  EXPECT_EQ(*machine_->reactor()->ListDirectory("/wal"), names);
 }
 
 TEST_F(LogTest, AFullDiskMakesWritersWaitUntilSegmentsAreReleased) {

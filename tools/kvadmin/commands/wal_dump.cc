@@ -5,10 +5,10 @@
 
 #include <algorithm>
 
+#include "src/model/record.h"
 #include "src/partition/store_reading.h"
 #include "src/partition/superblock.h"
 #include "src/wal/log_reader.h"
-#include "src/model/record.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/offline.h"
