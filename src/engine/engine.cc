@@ -141,7 +141,7 @@ class Engine::Impl final : public LogReplaySink {
     for (Replica* replica : served_) {
       if (replica->KnowsLog()) continue;
       Status status = co_await replica->Checkpoint();
-      if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(std::move(status));
+      if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(status);
       // Happens only if an older version filled the disk. Checkpoints will try again.
       LOG_IF(WARNING, !status.ok()) << "the first checkpoint failed for partition " << replica->id() << ": "
                                     << status.ToString();

@@ -13,7 +13,7 @@ constexpr uint64_t kChunkBytes = ExtentAllocator::kChunkBlocks * kBlockBytes;
 
 }  // namespace
 
-SpaceReleaser::SpaceReleaser(Reactor& reactor, std::vector<Replica*> replicas, SpaceReleaseOptions options)
+SpaceReleaser::SpaceReleaser(Reactor& reactor, const std::vector<Replica*>& replicas, SpaceReleaseOptions options)
     : reactor_(reactor), options_(options), period_end_ns_(reactor.NowNs() + options.after_ns) {
   for (Replica* replica : replicas) watched_.emplace_back().replica = replica;
 }

@@ -35,7 +35,7 @@ struct SpaceReleaseStats {
 
 class SpaceReleaser {
  public:
-  SpaceReleaser(Reactor& reactor, std::vector<Replica*> replicas, SpaceReleaseOptions options);
+  SpaceReleaser(Reactor& reactor, const std::vector<Replica*>& replicas, SpaceReleaseOptions options);
 
   // Works until Stop().
   Task<void> Run();

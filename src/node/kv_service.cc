@@ -63,6 +63,7 @@ void NoteCondition(size_t index, OpResult& result, api::WriteBatchReply* reply) 
 Task<void> WritePart(Partition* partition, BatchPart* part, api::WriteBatchReply* reply) {
   // Write consumes the ops, so keep the fields that the results need.
   std::vector<WriteOp> shapes;
+  shapes.reserve(part->ops.size());
   for (const WriteOp& op : part->ops) shapes.push_back(KeepShape(op));
   part->options.control = &part->control;
   Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops), part->options);

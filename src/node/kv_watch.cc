@@ -1,5 +1,6 @@
 // KvService: the watch call, which waits for changes of keys with a given prefix.
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "src/kvapi/kv_requests.h"
@@ -192,8 +193,8 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
   }
   std::vector<Change>& changes = watcher.found.changes;
   watchers_.metrics().changes_total.Add(changes.size());
-  std::stable_sort(changes.begin(), changes.end(),
-                   [](const Change& a, const Change& b) { return a.version < b.version; });
+  std::sort(changes.begin(), changes.end(),
+            [](const Change& a, const Change& b) { return std::tie(a.version, a.key) < std::tie(b.version, b.key); });
   api::WatchReply& reply = call->reply.success;
   for (Change& change : changes) {
     api::Change& to = reply.changes.emplace_back();

@@ -84,6 +84,7 @@ void PartitionFile::TrimPieces(uint64_t entries, std::vector<Extent>* pieces) {
 // Lists the blocks of the old metadata that this checkpoint replaces.
 std::vector<DeadExtent> PartitionFile::MetadataThatDies(const MetaPlaces& places) const {
   std::vector<DeadExtent> dead;
+  dead.reserve(pieces_.size() + places.bitmaps.size());
   for (Extent e : pieces_) dead.push_back({e, superblock_.generation});
   for (uint32_t g = 0; g < places.bitmaps.size(); ++g) {
     if (places.bitmaps[g].empty() || g >= groups_.size() || groups_[g].block == 0) continue;

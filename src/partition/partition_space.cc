@@ -99,9 +99,10 @@ Task<Result<Extent>> PartitionFile::Allocate(uint32_t blocks) {
     if (std::optional<Extent> extent = allocator_.Allocate(blocks)) co_return *extent;
     // A run never crosses a group, so the new space may have to reach into the next one.
     uint64_t left_in_group = ExtentAllocator::kGroupBlocks - allocator_.total_blocks() % ExtentAllocator::kGroupBlocks;
-    uint64_t need = blocks <= left_in_group ? blocks : left_in_group + blocks;
+    uint64_t growth = blocks <= left_in_group ? blocks : left_in_group + blocks;
     // Others may allocate the new blocks before this resumes, so the loop tries again.
-    CO_RETURN_IF_ERROR(co_await Grow(need, blocks));
+    const uint32_t run = blocks;
+    CO_RETURN_IF_ERROR(co_await Grow(growth, run));
   }
 }
 

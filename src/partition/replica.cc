@@ -251,6 +251,7 @@ Task<Status> Replica::Admit(PendingWrite* pending, LogSpace* log_space) {
 
 std::vector<std::string> Replica::KeysOf(const std::vector<WriteOp>& ops) {
   std::vector<std::string> keys;
+  keys.reserve(ops.size());
   for (const WriteOp& op : ops) keys.emplace_back(op.key);
   return keys;
 }

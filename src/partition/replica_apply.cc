@@ -205,9 +205,8 @@ void Replica::RefuseAll(PendingWrite* pending, const std::vector<OpOutcome>& out
 // The outcome of an operation on the record that it finds.
 Replica::Verdict Replica::Decide(const WriteOp& op, const CurrentRecord& current) {
   Verdict verdict;
-  if (!Holds(op.condition, current.read, current.value_equal)) {
-    verdict.outcome = OpOutcome::kConditionFailed;
-  } else if (op.op == RecordOp::kTouch && !current.read.found) {
+  const bool touches_nothing = op.op == RecordOp::kTouch && !current.read.found;
+  if (touches_nothing || !Holds(op.condition, current.read, current.value_equal)) {
     verdict.outcome = OpOutcome::kConditionFailed;
   } else if (op.op != RecordOp::kIncrement) {
     return verdict;

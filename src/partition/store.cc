@@ -139,7 +139,7 @@ Task<Status> CheckNothingIsLost(Reactor& reactor, std::string data_dir) {
   for (const std::string& name : entries) {
     // Logs are created only after store.meta.
     bool lost = name.starts_with("wal-");
-    if (name.starts_with("partition-")) lost = co_await HoldsData(reactor, data_dir + "/" + name + "/data");
+    if (name.starts_with("partition-")) lost = co_await HoldsData(reactor, fmt::format("{}/{}/data", data_dir, name));
     if (!lost) continue;
     co_return Error(Code::kCorruption,
                     "{}: holds {} but no store.meta; restore store.meta from a backup, or use an empty directory",

@@ -42,7 +42,7 @@ class RpcConnection final : public ConnectionHandler {
   RpcConnection& operator=(const RpcConnection&) = delete;
   ~RpcConnection();
 
-  void OnData(std::span<const char> bytes) override;
+  void OnData(std::span<const char> data) override;
   void OnSent() override;
   void OnClosed(const Status& reason) override;
 

@@ -9,7 +9,7 @@
 #include "src/kvapi/watch_position.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pando;
+  using namespace pando;  // NOLINT(google-build-using-namespace): libFuzzer defines the entry point
   ByteReader in({reinterpret_cast<const char*>(data), size});
   api::ScanRequest request;
   request.reverse = in.Fixed<uint8_t>() & 1;

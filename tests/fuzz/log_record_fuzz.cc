@@ -19,7 +19,7 @@ bool Same(const LogRecord& a, const LogRecord& b) {
 }  // namespace pando
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pando;
+  using namespace pando;  // NOLINT(google-build-using-namespace): libFuzzer defines the entry point
   ByteReader reader({reinterpret_cast<const char*>(data), size});
   while (reader.remaining() > 0) {
     auto record = DecodeRecord(&reader);

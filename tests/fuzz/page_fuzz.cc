@@ -86,7 +86,7 @@ void Change(Node node, uint32_t page_bytes) {
 }  // namespace pando
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pando;
+  using namespace pando;  // NOLINT(google-build-using-namespace): libFuzzer defines the entry point
   if (size < 1) return 0;
   const uint32_t page_bytes = kMinPageBytes << data[0] % 5;
   const uint32_t blocks = 1 + (data[0] >> 4) % (page_bytes / static_cast<uint32_t>(kBlockBytes));

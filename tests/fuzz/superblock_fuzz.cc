@@ -148,7 +148,7 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pando;
+  using namespace pando;  // NOLINT(google-build-using-namespace): libFuzzer defines the entry point
   ByteReader input({reinterpret_cast<const char*>(data), size});
   const uint8_t flags = input.Fixed<uint8_t>();
   const bool meta = (flags & 1) != 0;

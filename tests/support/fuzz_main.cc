@@ -117,7 +117,7 @@ void Mutate(std::mt19937_64& random, const std::vector<std::string>& corpus, std
     case 2: input->resize(at); break;
     case 3: input->insert(at, RandomBytes(random, 1 + random() % 16)); break;
     case 4: input->erase(at, 1 + random() % 16); break;
-    case 5: {  // the tail of another input
+    default: {  // the tail of another input
       if (corpus.empty()) break;
       const std::string& other = corpus[random() % corpus.size()];
       if (!other.empty()) *input = input->substr(0, at) + other.substr(random() % other.size());

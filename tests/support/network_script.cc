@@ -230,7 +230,7 @@ class NetworkScript final : public AcceptHandler {
         for (int i = 0; i <= how % 4; ++i) co_await Yield(reactor_);
         break;
       case 12: co_await Sleep(reactor_, (how % 4) * kMillisecond); break;
-      case 13: connects_.Spawn(ConnectToSelf(how)); break;
+      default: connects_.Spawn(ConnectToSelf(how)); break;
     }
   }
 

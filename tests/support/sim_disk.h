@@ -48,18 +48,18 @@ class SimDisk {
 
   // -- operations as the kernel performs them; a negative result is -errno
   int64_t Open(const std::string& path, int flags);  // returns the inode
-  void CloseInode(InodeId inode);
-  int64_t Read(InodeId inode, char* data, size_t bytes, uint64_t offset) const;
-  int64_t Write(InodeId inode, const char* data, size_t bytes, uint64_t offset);
-  int Allocate(InodeId inode, uint64_t offset, uint64_t bytes);
-  int PunchHole(InodeId inode, uint64_t offset, uint64_t bytes);  // whole pages; the size stays
-  int Truncate(InodeId inode, uint64_t size);
+  void CloseInode(InodeId id);
+  int64_t Read(InodeId id, char* data, size_t bytes, uint64_t offset) const;
+  int64_t Write(InodeId id, const char* data, size_t bytes, uint64_t offset);
+  int Allocate(InodeId id, uint64_t offset, uint64_t bytes);
+  int PunchHole(InodeId id, uint64_t offset, uint64_t bytes);  // whole pages; the size stays
+  int Truncate(InodeId id, uint64_t size);
   int Rename(const std::string& from, const std::string& to);
   int Unlink(const std::string& path);
   int MakeDirectory(const std::string& path);
   uint64_t Size(InodeId inode) const { return inodes_.at(inode).current.size; }
   // The current path of an open directory; "" if it was removed.
-  std::string DirectoryPath(InodeId inode) const;
+  std::string DirectoryPath(InodeId id) const;
   // The inode with this name; 0 if there is none.
   InodeId Find(const std::string& path) const;
   bool IsDirectory(InodeId inode) const { return inodes_.at(inode).directory; }
@@ -73,10 +73,10 @@ class SimDisk {
     std::vector<std::pair<uint64_t, PagePtr>> pages;
     uint64_t directory_sequence = 0;
   };
-  SyncPoint BeginSync(InodeId inode) const;
-  void CompleteSync(InodeId inode, const SyncPoint& point);
-  void FailSync(InodeId inode, const SyncPoint& point);
-  void MakeDurable(InodeId inode, uint64_t offset, size_t bytes);  // of a data_sync write
+  SyncPoint BeginSync(InodeId id) const;
+  void CompleteSync(InodeId id, const SyncPoint& point);
+  void FailSync(InodeId id, const SyncPoint& point);
+  void MakeDurable(InodeId id, uint64_t offset, size_t bytes);  // of a data_sync write
 
   // -- crashes
   struct InFlight {

@@ -170,6 +170,7 @@ Result<BackupManifest> DecodeManifest(const std::string& text, const std::string
 
 std::vector<std::string> BackupChain::Files(uint32_t partition) const {
   std::vector<std::string> files;
+  files.reserve(manifests.size());
   for (size_t i = 0; i < manifests.size(); ++i) {
     files.push_back(directories[i] + "/" + manifests[i].partitions[partition].file);
   }

@@ -119,7 +119,10 @@ Result<std::vector<int>> ParseCpuList(std::string_view text) {
     int first = 0;
     if (!number(&first)) break;
     int last = first;
-    if (at != end && *at == '-' && (++at, !number(&last))) break;
+    if (at != end && *at == '-') {
+      ++at;
+      if (!number(&last)) break;
+    }
     if (last < first) break;
     for (int cpu = first; cpu <= last; ++cpu) cpus.push_back(cpu);
     if (at == end) return cpus;

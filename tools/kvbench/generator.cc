@@ -114,9 +114,7 @@ Task<Status> Generator::ConnectAll() {
 
 void Generator::Start() {
   Nanos now = reactor_.NowNs();
-  if (options_.ops > 0) {
-    BeginWindow();
-  } else if (options_.warmup_s > 0) {
+  if (options_.ops == 0 && options_.warmup_s > 0) {
     phase_ = Phase::kWarmup;
     reactor_.ArmTimer(&phase_timer_, now + ToNanos(options_.warmup_s));
   } else {

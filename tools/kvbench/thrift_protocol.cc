@@ -184,7 +184,7 @@ class ThriftProtocol final : public Protocol {
 
   size_t ReplyBytes(std::string_view head) const override {
     if (head.size() < kFrameHeader) return 0;
-    uint32_t body = LoadBE32(head.data());
+    const uint32_t body = LoadBE32(&head.front());
     return body == 0 || body > kMaxBody ? kGarbage : kFrameHeader + body;
   }
 

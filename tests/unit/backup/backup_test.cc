@@ -224,7 +224,8 @@ Task<void> CheckAndRestore(Reactor* reactor, engine_test::Setup setup, Uuid uuid
   if (!reader.ok()) co_return;
   std::vector<std::string> problems;
   Result<TreeCheckCounts> counts = co_await CheckBackup(
-      *reactor, reader->get(), taken->root, "backup", [&](CheckProblem p) { problems.push_back(p.what); }, nullptr);
+      *reactor, reader->get(), taken->root, "backup", [&](const CheckProblem& p) { problems.push_back(p.what); },
+      nullptr);
   EXPECT_OK(counts.status());
   EXPECT_TRUE(problems.empty()) << problems[0];
   EXPECT_EQ(counts->records, taken->rows.size());

@@ -223,7 +223,7 @@ TEST_F(NodeDamage, PrefixThatIsNotTheFences) {
 }
 
 TEST_F(NodeDamage, RecordsOutside) {
-  for (Page page : {Leaf(), Inner()}) {
+  for (const Page& page : {Leaf(), Inner()}) {
     for (uint16_t offset : {uint16_t{56}, uint16_t{4090}, uint16_t{0xffff}}) {
       Page damaged = page;
       damaged.node().slots()[1].offset = offset;

@@ -515,7 +515,8 @@ TEST_F(EngineFaultTest, WithoutItsNewestSuperblockAPartitionComesBackFromTheOneB
   const uint64_t in_slot[2] = {LoadLE<uint64_t>(&data[56]), LoadLE<uint64_t>(&data[8192 + 56])};
   const uint64_t newest = in_slot[1] > in_slot[0] ? 8192 : 0;
   // One damaged copy at a time, then both copies of the newest slot.
-  for (std::vector<uint64_t> offsets : {std::vector<uint64_t>{0}, {4096}, {8192}, {12288}, {newest, newest + 4096}}) {
+  for (const std::vector<uint64_t>& offsets :
+       {std::vector<uint64_t>{0}, {4096}, {8192}, {12288}, {newest, newest + 4096}}) {
     machine_->disk() = image;
     for (uint64_t offset : offsets) machine_->disk().FlipBit(DataPath(), offset + 1000);
     Boot();

@@ -277,6 +277,7 @@ Task<void> CheckOtherKeys(Reactor*, Engine* engine) {
     EXPECT_FALSE(results[1].current.found);
     EXPECT_EQ(results[2].outcome, OpOutcome::kBatchRefused);
     EXPECT_EQ(results[3].outcome, OpOutcome::kBatchRefused);
+    EXPECT_EQ(co_await Contents(p), before) << "a refused write changed something";
     co_await FloodPool(engine, p);
     ops = {CheckOp("guard", HasValue(big + "x")), PutOp("a", "2")};
     results = co_await Do(p, ops, options);

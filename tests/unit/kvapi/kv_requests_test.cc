@@ -213,7 +213,7 @@ TEST(KvRequests, Batches) {
 }
 
 TEST(KvRequests, ConditionsOfABatch) {
-  auto batch_of = [](std::vector<std::string> conditions, std::vector<std::string> ops) {
+  auto batch_of = [](const std::vector<std::string>& conditions, const std::vector<std::string>& ops) {
     api::WriteBatchRequest batch;
     for (const std::string& key : conditions) {
       api::KeyCondition& c = batch.conditions.emplace_back();

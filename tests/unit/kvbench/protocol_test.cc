@@ -7,6 +7,8 @@
 #include <thrift/protocol/TBinaryProtocol.h>
 #include <thrift/transport/TBufferTransports.h>
 
+#include <algorithm>
+
 #include "gen-cpp/Kv.h"
 #include "src/base/codec.h"
 #include "tools/kvbench/data.h"
@@ -185,7 +187,7 @@ TEST(Resp, RequestsAndAnswers) {
   EXPECT_EQ(out, "*2\r\n$3\r\nGET\r\n$16\r\n" + key + "\r\n");
   out.clear();
   char* at = protocol->AppendPut(key, &out);
-  std::memcpy(at, value.data(), value.size());
+  std::copy(value.begin(), value.end(), at);
   EXPECT_EQ(out, "*3\r\n$3\r\nSET\r\n$16\r\n" + key + "\r\n$100\r\n" + value + "\r\n");
 
   std::string ok = "$100\r\n" + value + "\r\n";

@@ -58,7 +58,7 @@ class KvWatchTest : public FakeNodeTest {
     args.request.wait_ms = args.context.budget_ms = 60'000;
     return EncodeCall("watch", 1, args, GetParam());
   }
-  void WriteAt(Nanos time_ns, WriteOp op) {
+  void WriteAt(Nanos time_ns, const WriteOp& op) {
     kernel_.At(time_ns, SimKernel::kNoBoot, [this, op]() mutable { node_->PartitionOf(op.key).WriteNow(op); });
   }
   int32_t ErrorOf(const api::WatchRequest& request) { return Watch(request)->error.code; }
