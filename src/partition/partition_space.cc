@@ -101,7 +101,7 @@ Task<Result<Extent>> PartitionFile::Allocate(uint32_t blocks) {
     uint64_t left_in_group = ExtentAllocator::kGroupBlocks - allocator_.total_blocks() % ExtentAllocator::kGroupBlocks;
     uint64_t growth = blocks <= left_in_group ? blocks : left_in_group + blocks;
     // Others may allocate the new blocks before this resumes, so the loop tries again.
-    const uint32_t run = blocks;
+    const uint32_t run = blocks;  // what the new space must have room for in one piece
     CO_RETURN_IF_ERROR(co_await Grow(growth, run));
   }
 }
