@@ -25,17 +25,26 @@ class Counters(threading.Thread):
         self.client = node.connect()
         self.names = [f"chain/{name}/{i:02}" for i in range(keys)]
         self.rounds = 0
+        self.changed = threading.Condition()
         self.ending = threading.Event()
         self.error = None
 
     def run(self):
         try:
             while not self.ending.is_set():
-                self.rounds += 1
+                with self.changed:
+                    self.rounds += 1
+                    self.changed.notify_all()
                 for name in self.names:
                     put(self.client, name, str(self.rounds).encode())
         except Exception as error:  # pylint: disable=broad-except
-            self.error = error
+            with self.changed:
+                self.error = error
+                self.changed.notify_all()
+
+    def wait_for_round(self, number):
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.error or self.rounds >= number, timeout=60)
 
     def finish(self):
         self.ending.set()
@@ -71,7 +80,9 @@ class BackupTest(unittest.TestCase):
         for writer in writers:
             writer.start()
         client = node.connect()
-        for _ in range(15):
+        for i in range(15):
+            for writer in writers:
+                writer.wait_for_round(1 + i // 5)
             snapshot = client.openSnapshot(CONTEXT, ttypes.OpenSnapshotRequest(ttl_ms=60_000))
             request = ttypes.ScanRequest(prefix=b"chain/", snapshot=snapshot.snapshot)
             first = client.scan(CONTEXT, request).rows
