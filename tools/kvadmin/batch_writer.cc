@@ -183,7 +183,7 @@ Status BatchWriter::Isolate(Batch batch) {
   }
   api::WriteBatchReply reply;
   std::string why;
-  Status status = client_.Kv(Client::Repeat::kSafeWrite, [&](api::KvClient& kv, const api::Context& context) {
+  Status status = client_.Kv(Client::Repeat::kSafeWrite, [&](api::KvIf& kv, const api::Context& context) {
     try {
       kv.writeBatch(reply, context, batch.request);
     } catch (const api::KvError& error) {

@@ -198,7 +198,7 @@ Status Client::Admin(Repeat repeat, const AdminCall& call) {
   return Retry(repeat, [&](Wire& wire, const api::Context& context) { call(wire.admin, context); });
 }
 
-Status Client::Once(const KvCall& call) {
+Status Client::Once(const PipelineCall& call) {
   RETURN_IF_ERROR(Resolve());
   auto wrapped = [&](Wire& wire, const api::Context& context) { call(wire.kv, context); };
   // Half of the budget, so that an attempt without an answer leaves time for another one.

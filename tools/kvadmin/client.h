@@ -30,6 +30,13 @@ struct Target {
 // kInvalidArgument, CORRUPT becomes kCorruption, and unknown codes become kUnavailable.
 Status FromKvError(const api::KvError& error);
 
+// A call of the service. Commands name it through KvIf and AdminIf, whose methods are not templates:
+// naming it through KvClient would compile Thrift's codec for the call's types again in each file.
+template <typename Reply, typename Request>
+using KvMethod = void (api::KvIf::*)(Reply&, const api::Context&, const Request&);
+template <typename Reply, typename... Request>
+using AdminMethod = void (api::AdminIf::*)(Reply&, const api::Context&, const Request&...);
+
 class Client {
  public:
   // kSafe: a read, or a call of which nothing remains (a snapshot expires by itself).
@@ -43,15 +50,36 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
+  // client.Call(Repeat::kSafe, &api::KvIf::get, request) returns the reply.
+  template <typename Reply, typename Request>
+  Result<Reply> Call(Repeat repeat, KvMethod<Reply, Request> method, const Request& request) {
+    Reply reply;
+    RETURN_IF_ERROR(Kv(repeat, [&](api::KvIf& kv, const api::Context& context) {
+      reply = Reply();  // an attempt that failed may have filled it in part
+      (kv.*method)(reply, context, request);
+    }));
+    return Result<Reply>(std::move(reply));
+  }
+  template <typename Reply, typename... Request>
+  Result<Reply> Call(Repeat repeat, AdminMethod<Reply, Request...> method, const Request&... request) {
+    Reply reply;
+    RETURN_IF_ERROR(Admin(repeat, [&](api::AdminIf& admin, const api::Context& context) {
+      reply = Reply();
+      (admin.*method)(reply, context, request...);
+    }));
+    return Result<Reply>(std::move(reply));
+  }
+
   // Runs `call(kv, context)` and converts the exceptions that it throws to a Status.
-  using KvCall = std::function<void(api::KvClient&, const api::Context&)>;
+  using KvCall = std::function<void(api::KvIf&, const api::Context&)>;
   Status Kv(Repeat repeat, const KvCall& call);
-  using AdminCall = std::function<void(api::AdminClient&, const api::Context&)>;
+  using AdminCall = std::function<void(api::AdminIf&, const api::Context&)>;
   Status Admin(Repeat repeat, const AdminCall& call);
 
   // For pipelining: one attempt without retries. After a transport error (kUnavailable, kDeadline)
   // the connection is dropped, and the next call opens a new one.
-  Status Once(const KvCall& call);
+  using PipelineCall = std::function<void(api::KvClient&, const api::Context&)>;
+  Status Once(const PipelineCall& call);
   const Target& target() const { return target_; }
   // Shortens the budget of later calls. For cleanup, which must not take long.
   void LimitBudget(int64_t most_ms) { target_.timeout_ms = std::min(target_.timeout_ms, most_ms); }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "src/base/limits.h"
-#include "tools/common/number_option.h"
+#include "tools/common/command_line.h"
 #include "tools/kvadmin/bytes.h"
 
 namespace pando::admin {

@@ -23,10 +23,7 @@ Status SnapshotLease::Open() {
   tools::Interrupts::Shield shield;
   api::OpenSnapshotRequest request;
   request.ttl_ms = static_cast<int32_t>(kOpenTtl.count());
-  api::SnapshotReply reply;
-  RETURN_IF_ERROR(client_->Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.openSnapshot(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::SnapshotReply reply, client_->Call(Client::Repeat::kSafe, &api::KvIf::openSnapshot, request));
   token_ = reply.snapshot;
   version_ = reply.version;
   renewed_ = {};  // makes the next Keep renew the snapshot for `ttl_`
@@ -46,10 +43,7 @@ Status SnapshotLease::Renew() {
   api::RenewSnapshotRequest request;
   request.snapshot = token_;
   request.ttl_ms = static_cast<int32_t>(ttl_.count());
-  api::SnapshotReply reply;
-  RETURN_IF_ERROR(client_->Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.renewSnapshot(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::SnapshotReply reply, client_->Call(Client::Repeat::kSafe, &api::KvIf::renewSnapshot, request));
   version_ = reply.version;
   renewed_ = Clock::now();
   return Status();
@@ -68,10 +62,8 @@ Status SnapshotLease::Release() {
   if (token_.empty()) return Status();
   api::ReleaseSnapshotRequest request;
   request.snapshot = token_;
-  api::ReleaseSnapshotReply reply;
-  RETURN_IF_ERROR(client_->Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.releaseSnapshot(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::ReleaseSnapshotReply reply,
+                   client_->Call(Client::Repeat::kSafe, &api::KvIf::releaseSnapshot, request));
   token_.clear();
   return Status();
 }

@@ -1,7 +1,5 @@
 // kvbench: measures Pando and its peers under the same load, over the wire and as embedded engines.
 // docs/BENCHMARKS.md explains how to use it.
-#include <sstream>
-
 #include "src/base/check.h"
 #include "tools/kvbench/commands/commands.h"
 #include "tools/kvbench/server.h"
@@ -11,24 +9,22 @@ int main(int argc, char** argv) {
   FLAGS_logtostderr = true;
   google::InitGoogleLogging(argv[0]);
   pando::bench::CleanUpOnSignals();
-  CLI::App app("kvbench: load generator for Pando and its peers\n", "kvbench");
-  app.require_subcommand(1);
-  app.footer(
+  pando::tools::CommandLine line("kvbench", "kvbench: load generator for Pando and its peers\n");
+  line.root().Footer(
       "Exit codes: 0 measured; 2 wrong usage; 3 a server failed, refused requests or gave a wrong answer.\n"
       "kvbench COMMAND --help describes a command. Without a command, kvbench runs compare.");
   int exit_code = pando::bench::kExitOk;
-  pando::bench::AddRunCommand(app, &exit_code);
-  pando::bench::AddCompareCommand(app, &exit_code);
-  pando::bench::AddEngineCommand(app, &exit_code);
-  pando::bench::AddPoliciesCommand(app, &exit_code);
-  char* default_command[] = {argv[0], const_cast<char*>("compare"), nullptr};
-  try {
-    argc > 1 ? app.parse(argc, argv) : app.parse(2, default_command);
-  } catch (const CLI::ParseError& error) {
-    std::ostringstream help, complaint;  // CLI11 itself would ignore a failed write
-    exit_code = app.exit(error, help, complaint) == 0 ? pando::bench::kExitOk : pando::bench::kExitUsage;
-    pando::tools::WriteOutput(help.str());
-    pando::tools::WriteNote(complaint.str());
+  pando::bench::AddRunCommand(line.root(), &exit_code);
+  pando::bench::AddCompareCommand(line.root(), &exit_code);
+  pando::bench::AddEngineCommand(line.root(), &exit_code);
+  pando::bench::AddPoliciesCommand(line.root(), &exit_code);
+  const char* default_command[] = {argv[0], "compare", nullptr};
+  using Outcome = pando::tools::CommandLine::Outcome;
+  const auto parsed = argc > 1 ? line.Run(argc, argv) : line.Run(2, default_command);
+  if (parsed.outcome == Outcome::kHelp) pando::tools::WriteOutput(parsed.text);
+  if (parsed.outcome == Outcome::kWrong) {
+    exit_code = pando::bench::kExitUsage;
+    pando::tools::WriteNote(parsed.text);
   }
   if (pando::Status flushed = pando::tools::FlushOutput(); !flushed.ok() && exit_code == pando::bench::kExitOk) {
     pando::tools::PrintNote("kvbench: {}\n", flushed.message());

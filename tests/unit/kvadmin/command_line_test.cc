@@ -1,11 +1,13 @@
 // Every numeric option of every command accepts only decimal numbers, and rejects numbers out of
 // range.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <CLI/CLI.hpp>
 #include <functional>
 #include <set>
 
-#include "tools/common/number_option.h"
+#include "tools/common/command_line.h"
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -35,11 +37,11 @@ void ForEachCommand(CLI::App* app, std::string path, const std::function<void(CL
 }
 
 TEST(CommandLine, NumbersAreDecimalAndInRange) {
-  CLI::App app;
+  tools::CommandLine line("kvadmin", "");
   Globals globals;
-  DescribeCommandLine(app, &globals);
+  DescribeCommandLine(line.root(), &globals);
   std::set<std::string> numeric;
-  ForEachCommand(&app, "kvadmin", [&](CLI::App* command, const std::string& path) {
+  ForEachCommand(&line.app(), "kvadmin", [&](CLI::App* command, const std::string& path) {
     for (CLI::Option* option : command->get_options()) {
       const std::string name = path + " " + option->get_name();
       // CLI11 uses these type names for its own conversions, which are too lenient.
@@ -71,11 +73,78 @@ TEST(CommandLine, NumbersAreDecimalAndInRange) {
   }
 }
 
+// Runs `arguments` on a command line that stores into these variables.
+struct Sample {
+  std::string text;
+  bool flag = false;
+  std::vector<uint64_t> shares = {8, 2};
+  std::string choice;
+  int runs = 0;
+
+  tools::CommandLine::Parsed Run(std::vector<const char*> arguments) {
+    tools::CommandLine line("tool", "");
+    tools::Command command = line.root().Add("go", "");
+    tools::Option option = command.Text("--some-text", &text_, "").NotEmpty();
+    command.Flag("--keys-only", &flag, "").Excludes(option);
+    command.Numbers("--shares", &shares, "", 1, 100);
+    command.Choice(
+        "--format", {"csv", "jsonl"}, [this](const std::string& name) { choice = name; }, "");
+    command.OnChosen([&] {
+      ++runs;
+      if (option.given()) text = text_;
+    });
+    arguments.insert(arguments.begin(), {"tool", "go"});
+    return line.Run(static_cast<int>(arguments.size()), arguments.data());
+  }
+
+ private:
+  std::string text_ = "not given";
+};
+
+TEST(CommandLine, StoresWhatWasGiven) {
+  using Outcome = tools::CommandLine::Outcome;
+  Sample none;
+  EXPECT_EQ(none.Run({}).outcome, Outcome::kRan);
+  EXPECT_EQ(none.runs, 1);
+  EXPECT_EQ(none.text, "");
+  EXPECT_THAT(none.shares, testing::ElementsAre(8, 2));
+  Sample all;
+  EXPECT_EQ(all.Run({"--some-text", "a", "--shares", "1,100,7", "--format", "csv"}).outcome, Outcome::kRan);
+  EXPECT_EQ(all.text, "a");
+  EXPECT_THAT(all.shares, testing::ElementsAre(1, 100, 7));
+  EXPECT_EQ(all.choice, "csv");
+  Sample underscored;
+  EXPECT_EQ(underscored.Run({"--keys_only"}).outcome, Outcome::kRan);
+  EXPECT_TRUE(underscored.flag);
+}
+
+TEST(CommandLine, RefusesWhatDoesNotFit) {
+  using Outcome = tools::CommandLine::Outcome;
+  for (const std::vector<const char*>& wrong :
+       std::vector<std::vector<const char*>>{{"--some-text", ""},
+                                             {"--some_text", "a", "--keys-only"},
+                                             {"--shares", "1,101"},
+                                             {"--shares", "1,,2"},
+                                             {"--shares", "1,"},
+                                             {"--format", "xml"},
+                                             {"--no-such-option"}}) {
+    Sample sample;
+    const tools::CommandLine::Parsed parsed = sample.Run(wrong);
+    EXPECT_EQ(parsed.outcome, Outcome::kWrong) << wrong[0];
+    EXPECT_NE(parsed.problem, "") << wrong[0];
+    EXPECT_EQ(sample.runs, 0) << wrong[0];
+  }
+  Sample help;
+  const tools::CommandLine::Parsed parsed = help.Run({"--help"});
+  EXPECT_EQ(parsed.outcome, Outcome::kHelp);
+  EXPECT_NE(parsed.text.find("--keys-only"), std::string::npos) << parsed.text;
+}
+
 TEST(CommandLine, EveryCommandHasExamplesInItsHelp) {
-  CLI::App app;
+  tools::CommandLine line("kvadmin", "");
   Globals globals;
-  DescribeCommandLine(app, &globals);
-  for (CLI::App* command : app.get_subcommands({})) {
+  DescribeCommandLine(line.root(), &globals);
+  for (CLI::App* command : line.app().get_subcommands({})) {
     EXPECT_NE(command->get_footer().find("Example"), std::string::npos) << command->get_name();
     EXPECT_NE(command->get_description(), "") << command->get_name();
   }

@@ -10,18 +10,14 @@ namespace {
 
 struct AggregateOptions {
   RangeOptions range;
-  Encoding encoding = Encoding::kText;
 };
 
 Result<ExitCode> Aggregate(const Globals& globals, const AggregateOptions& options) {
-  ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
+  ASSIGN_OR_RETURN(Range range, BuildRange(options.range));
   api::AggregateRequest request;
   SetRange(range, &request);
   Client client(globals.target);
-  api::AggregateReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.aggregate(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::AggregateReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::aggregate, request));
   const std::string hash = fmt::format("{:016x}", static_cast<uint64_t>(reply.content_hash));
   if (globals.json) {
     PrintJson(Json{{"count", reply.count}, {"bytes", reply.bytes}, {"content_hash", hash}});
@@ -34,13 +30,12 @@ Result<ExitCode> Aggregate(const Globals& globals, const AggregateOptions& optio
 
 }  // namespace
 
-void AddAggregateCommand(CLI::App& app, Globals* globals) {
+void AddAggregateCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<AggregateOptions>();
-  CLI::App* command =
-      app.add_subcommand("aggregate", "Print records, bytes and content hash of a range, or of the whole store");
+  tools::Command command =
+      app.Add("aggregate", "Print records, bytes and content hash of a range, or of the whole store");
   AddRangeOptions(command, &o->range);
-  AddEncodingOptions(command, &o->encoding);
-  command->footer(
+  command.Footer(
       "The hash covers keys, values, versions and expiries. Equal content has the same hash, whatever the order of\n"
       "the writes. A large range takes no longer than a small one.\n\n"
       "Examples:\n"

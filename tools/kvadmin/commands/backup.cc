@@ -100,9 +100,7 @@ class Backup {
                      Printable(options_.base, Encoding::kText));
       }
     }
-    RETURN_IF_ERROR(client_.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
-      admin.status(status_, context);
-    }));
+    ASSIGN_OR_RETURN(status_, client_.Call(Client::Repeat::kSafe, &api::AdminIf::status));
     manifest_.id = RandomId();
     manifest_.node = status_.node_id;
     manifest_.server_version = status_.server_version;
@@ -129,9 +127,7 @@ class Backup {
     request.snapshot = lease_.token();
     request.partition = static_cast<int32_t>(id);
     api::PartitionSnapshot reply;
-    RETURN_IF_ERROR(client_.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
-      admin.describeSnapshot(reply, context, request);
-    }));
+    ASSIGN_OR_RETURN(reply, client_.Call(Client::Repeat::kSafe, &api::AdminIf::describeSnapshot, request));
     partition->id = id;
     ASSIGN_OR_RETURN(partition->uuid, ParseUuid(reply.partition_uuid));
     partition->file = fmt::format("partition-{:05}.pages", id);
@@ -177,9 +173,7 @@ class Backup {
     do {
       RETURN_IF_ERROR(lease_.Keep());
       api::ReadPagesReply reply;
-      RETURN_IF_ERROR(client_.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
-        admin.readPages(reply, context, request);
-      }));
+      ASSIGN_OR_RETURN(reply, client_.Call(Client::Repeat::kSafe, &api::AdminIf::readPages, request));
       for (const api::PageImage& page : reply.pages) {
         RETURN_IF_ERROR(
             file.Add(Extent{static_cast<uint64_t>(page.location)}, static_cast<uint64_t>(page.checksum), page.bytes));
@@ -255,18 +249,15 @@ class Backup {
 
 }  // namespace
 
-void AddBackupCommand(CLI::App& app, Globals* globals) {
+void AddBackupCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<BackupOptions>();
-  CLI::App* command =
-      app.add_subcommand("backup", "Copy a snapshot of everything into a directory, while the node serves");
-  command->add_option("directory", o->directory, "The directory of the backup: new or empty")->required();
-  command->add_option("--base", o->base, "Copy only what changed since this backup; a restore needs this backup, too")
-      ->check(CLI::ExistingDirectory);
-  tools::AddNumber(command, Spell("--mb-per-s"), &o->mb_per_s, "Read at most this many MiB/s; 0 = no limit", 0,
-                   1'000'000)
-      ->capture_default_str();
-  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
-  command->footer(
+  tools::Command command = app.Add("backup", "Copy a snapshot of everything into a directory, while the node serves");
+  command.Text("directory", &o->directory, "The directory of the backup: new or empty").Required();
+  command.Text("--base", &o->base, "Copy only what changed since this backup; a restore needs this backup, too")
+      .ExistingDirectory();
+  command.Number("--mb-per-s", &o->mb_per_s, "Read at most this many MiB/s; 0 = no limit", 0, 1'000'000).ShowDefault();
+  command.Flag("-q,--quiet", &o->quiet, "Show no progress");
+  command.Footer(
       "Pages are copied as they are on disk, and each is verified. With --base, time and size depend on the changed\n"
       "pages only. The base is found by its path relative to the new backup, so move them together.\n"
       "The backup is built in DIRECTORY.partial, which is renamed to DIRECTORY when it is complete. A backup that\n"

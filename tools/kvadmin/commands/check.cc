@@ -128,22 +128,21 @@ Task<Result<ExitCode>> Check(Reactor* reactor, const Globals* globals, const Che
 
 }  // namespace
 
-void AddCheckCommand(CLI::App& app, Globals* globals) {
+void AddCheckCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<CheckCommandOptions>();
-  CLI::App* command = app.add_subcommand(
-      "check", "Verify every page and log record of a stopped node's directory, a running node or a backup");
-  auto* directory = command->add_option("directory", o->directory, "The data directory")->check(CLI::ExistingDirectory);
-  auto* online = command->add_flag("--online", o->online, "Let the node at --server verify its data on disk");
-  tools::AddNumber(command, Spell("--mb-per-s"), &o->on_node.mb_per_s,
-                   "Rate of the pass in MiB/s; 0 = the node's --scrub_mb_per_s", 0)
-      ->needs(online);
-  command->add_flag("--report", o->on_node.report_only, "Start no pass; show what the last one found")->needs(online);
-  auto* backup = command->add_option("--backup", o->backup, "Verify this backup and those that it is based on, instead")
-                     ->check(CLI::ExistingDirectory);
-  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
-  online->excludes(directory);
-  backup->excludes(directory)->excludes(online);
-  command->footer(
+  tools::Command command =
+      app.Add("check", "Verify every page and log record of a stopped node's directory, a running node or a backup");
+  auto directory = command.Text("directory", &o->directory, "The data directory").ExistingDirectory();
+  auto online = command.Flag("--online", &o->online, "Let the node at --server verify its data on disk");
+  command.Number("--mb-per-s", &o->on_node.mb_per_s, "Rate of the pass in MiB/s; 0 = the node's --scrub_mb_per_s", 0)
+      .Needs(online);
+  command.Flag("--report", &o->on_node.report_only, "Start no pass; show what the last one found").Needs(online);
+  auto backup = command.Text("--backup", &o->backup, "Verify this backup and those that it is based on, instead")
+                    .ExistingDirectory();
+  command.Flag("-q,--quiet", &o->quiet, "Show no progress");
+  online.Excludes(directory);
+  backup.Excludes(directory).Excludes(online);
+  command.Footer(
       "check reads everything and changes nothing. It verifies checksums, key order, counts and hashes of all trees,\n"
       "and that reachable and free blocks together are exactly the file.\n"
       "With --online, the node verifies all but the last point while it serves. The pass continues when kvadmin is\n"

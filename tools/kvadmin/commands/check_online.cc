@@ -66,10 +66,7 @@ Result<api::ScrubReply> Ask(Client* client, bool start, int32_t mb_per_s) {
   api::ScrubRequest request;
   request.start = start;
   request.mb_per_s = mb_per_s;
-  api::ScrubReply reply;
-  RETURN_IF_ERROR(client->Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
-    admin.scrub(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::ScrubReply reply, client->Call(Client::Repeat::kSafe, &api::AdminIf::scrub, request));
   return reply;
 }
 

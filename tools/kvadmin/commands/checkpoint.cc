@@ -9,10 +9,7 @@ namespace {
 
 Result<ExitCode> Checkpoint(const Globals& globals) {
   Client client(globals.target);
-  api::CheckpointReply reply;
-  RETURN_IF_ERROR(client.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
-    admin.checkpoint(reply, context);
-  }));
+  ASSIGN_OR_RETURN(api::CheckpointReply reply, client.Call(Client::Repeat::kSafe, &api::AdminIf::checkpoint));
   if (globals.json) {
     PrintJson(Json{{"partitions", reply.partitions}});
   } else {
@@ -23,10 +20,10 @@ Result<ExitCode> Checkpoint(const Globals& globals) {
 
 }  // namespace
 
-void AddCheckpointCommand(CLI::App& app, Globals* globals) {
-  CLI::App* command =
-      app.add_subcommand("checkpoint", "Checkpoint every partition, and wait until the checkpoints are durable");
-  command->footer("Example:\n  kvadmin --timeout-ms 600000 checkpoint");
+void AddCheckpointCommand(tools::Command app, Globals* globals) {
+  tools::Command command =
+      app.Add("checkpoint", "Checkpoint every partition, and wait until the checkpoints are durable");
+  command.Footer("Example:\n  kvadmin --timeout-ms 600000 checkpoint");
   OnChosen(command, globals, [=] { return Checkpoint(*globals); });
 }
 

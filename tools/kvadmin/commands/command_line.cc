@@ -1,25 +1,20 @@
 // The command line as a whole: global options, the list of commands, and what is printed when it
 // cannot be parsed.
 #include <csignal>
-#include <sstream>
 
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
 
-void DescribeCommandLine(CLI::App& app, Globals* globals) {
-  app.name("kvadmin");
-  app.description("kvadmin: operate and inspect a Pando store\n");
-  app.require_subcommand(1);
-  app.fallthrough();  // global options may also follow the command
-  app.add_option("-s,--server", globals->target.address, "host:port of the node; IPv6 as in [::1]:7420")
-      ->envname("PANDO_SERVER")
-      ->capture_default_str();
-  tools::AddNumber(&app, Spell("--timeout-ms"), &globals->target.timeout_ms,
-                   "Time budget of each request, retries included", 1, INT32_MAX)
-      ->capture_default_str();
-  app.add_flag("--json", globals->json, "Print one JSON object per line, for programs; errors too");
-  app.footer(
+void DescribeCommandLine(tools::Command app, Globals* globals) {
+  app.OptionsAnywhere();
+  app.Text("-s,--server", &globals->target.address, "host:port of the node; IPv6 as in [::1]:7420")
+      .FromEnvironment("PANDO_SERVER")
+      .ShowDefault();
+  app.Number("--timeout-ms", &globals->target.timeout_ms, "Time budget of each request, retries included", 1, INT32_MAX)
+      .ShowDefault();
+  app.Flag("--json", &globals->json, "Print one JSON object per line, for programs; errors too");
+  app.Footer(
       "Exit codes: 0 done; 1 there is no such record, a condition did not hold, or the node is not ok; 2 wrong usage\n"
       "or input; 3 the server or the local system failed; 4 damage found; 5 a node has the directory open; 6 load\n"
       "rejected records. After code 3 a write may have taken effect; if that is unknown, the error says so.\n"
@@ -53,7 +48,7 @@ void DescribeCommandLine(CLI::App& app, Globals* globals) {
 
 namespace {
 
-// CLI11 may report an error before it has read --json, so look for it here.
+// The error may come before --json was read, so look for it here.
 bool AsksForJson(int argc, const char* const* argv) {
   for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i) {
     if (std::string_view(argv[i]) == "--json") return true;
@@ -64,29 +59,25 @@ bool AsksForJson(int argc, const char* const* argv) {
 }  // namespace
 
 void RunCommandLine(int argc, const char* const* argv, Globals* globals) {
-  CLI::App app;
-  DescribeCommandLine(app, globals);
-  try {
-    app.parse(argc, argv);
+  tools::CommandLine line("kvadmin", "kvadmin: operate and inspect a Pando store\n");
+  DescribeCommandLine(line.root(), globals);
+  const tools::CommandLine::Parsed parsed = line.Run(argc, argv);
+  if (parsed.outcome == tools::CommandLine::Outcome::kRan) return;
+  if (parsed.outcome == tools::CommandLine::Outcome::kHelp) {
+    tools::WriteOutput(parsed.text);
+    if (Status flushed = tools::FlushOutput(); !flushed.ok()) {
+      globals->exit_code = kExitFailed;
+      if (tools::OutputReaderGone()) globals->end_signal = SIGPIPE;
+      if (!tools::OutputReaderGone()) ReportError(*globals, flushed);
+    }
     return;
-  } catch (const CLI::ParseError& error) {
-    std::ostringstream help, complaint;  // CLI11 itself would ignore a failed write
-    if (app.exit(error, help, complaint) == 0) {
-      tools::WriteOutput(help.str());
-      if (Status flushed = tools::FlushOutput(); !flushed.ok()) {
-        globals->exit_code = kExitFailed;
-        if (tools::OutputReaderGone()) globals->end_signal = SIGPIPE;
-        if (!tools::OutputReaderGone()) ReportError(*globals, flushed);
-      }
-      return;
-    }
-    globals->exit_code = kExitUsage;
-    globals->json = AsksForJson(argc, argv);
-    if (globals->json) {
-      ReportError(*globals, Status(Code::kInvalidArgument, error.what()));
-    } else {
-      tools::WriteNote(complaint.str());
-    }
+  }
+  globals->exit_code = kExitUsage;
+  globals->json = AsksForJson(argc, argv);
+  if (globals->json) {
+    ReportError(*globals, Status(Code::kInvalidArgument, parsed.problem));
+  } else {
+    tools::WriteNote(parsed.text);
   }
 }
 

@@ -1,25 +1,24 @@
 // The subcommands of kvadmin, one file each. Each adds itself to the command line with its Add
-// function, and CLI11 runs the callback of the chosen one.
+// function, and gives OnChosen what to do when it is the chosen one.
 //
 // Conventions: The result goes to standard output (text, or JSON with --json). Notes, progress and
 // errors go to standard error; with --json, errors are JSON too, and there is no progress. The exit
-// code is one of exit_codes.h. All output goes through tools/common/output.h, and all numeric
-// options through tools/common/number_option.h.
+// code is one of exit_codes.h. All output goes through tools/common/output.h.
 //
 // Threads: one.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 
 #include "src/base/result.h"
-#include "tools/common/number_option.h"
+#include "tools/common/command_line.h"
 #include "tools/common/output.h"
 #include "tools/kvadmin/bytes.h"
 #include "tools/kvadmin/client.h"
 #include "tools/kvadmin/exit_codes.h"
+#include "tools/kvadmin/range.h"
 
 namespace pando::admin {
 
@@ -33,76 +32,49 @@ struct Globals {
 };
 
 // Adds the global options and every command to `app`.
-void DescribeCommandLine(CLI::App& app, Globals* globals);
+void DescribeCommandLine(tools::Command app, Globals* globals);
 // Parses the command line, runs the command and reports errors. Afterwards, `globals` says how the
 // process should end.
 void RunCommandLine(int argc, const char* const* argv, Globals* globals);
 
-void AddGetCommand(CLI::App& app, Globals* globals);
-void AddPutCommand(CLI::App& app, Globals* globals);
-void AddDeleteCommand(CLI::App& app, Globals* globals);
-void AddDeleteRangeCommand(CLI::App& app, Globals* globals);
-void AddTouchCommand(CLI::App& app, Globals* globals);
-void AddWatchCommand(CLI::App& app, Globals* globals);
-void AddIncrementCommand(CLI::App& app, Globals* globals);
-void AddScanCommand(CLI::App& app, Globals* globals);
-void AddCountCommand(CLI::App& app, Globals* globals);
-void AddAggregateCommand(CLI::App& app, Globals* globals);
-void AddDiffCommand(CLI::App& app, Globals* globals);
-void AddSplitCommand(CLI::App& app, Globals* globals);
-void AddSnapshotCommand(CLI::App& app, Globals* globals);
-void AddLoadCommand(CLI::App& app, Globals* globals);
-void AddExportCommand(CLI::App& app, Globals* globals);
-void AddStatusCommand(CLI::App& app, Globals* globals);
-void AddCheckpointCommand(CLI::App& app, Globals* globals);
-void AddBackupCommand(CLI::App& app, Globals* globals);
-void AddRestoreCommand(CLI::App& app, Globals* globals);
-void AddCheckCommand(CLI::App& app, Globals* globals);
-void AddWalDumpCommand(CLI::App& app, Globals* globals);
-void AddHelloCommand(CLI::App& app, Globals* globals);
-void AddPingCommand(CLI::App& app, Globals* globals);
+void AddGetCommand(tools::Command app, Globals* globals);
+void AddPutCommand(tools::Command app, Globals* globals);
+void AddDeleteCommand(tools::Command app, Globals* globals);
+void AddDeleteRangeCommand(tools::Command app, Globals* globals);
+void AddTouchCommand(tools::Command app, Globals* globals);
+void AddWatchCommand(tools::Command app, Globals* globals);
+void AddIncrementCommand(tools::Command app, Globals* globals);
+void AddScanCommand(tools::Command app, Globals* globals);
+void AddCountCommand(tools::Command app, Globals* globals);
+void AddAggregateCommand(tools::Command app, Globals* globals);
+void AddDiffCommand(tools::Command app, Globals* globals);
+void AddSplitCommand(tools::Command app, Globals* globals);
+void AddSnapshotCommand(tools::Command app, Globals* globals);
+void AddLoadCommand(tools::Command app, Globals* globals);
+void AddExportCommand(tools::Command app, Globals* globals);
+void AddStatusCommand(tools::Command app, Globals* globals);
+void AddCheckpointCommand(tools::Command app, Globals* globals);
+void AddBackupCommand(tools::Command app, Globals* globals);
+void AddRestoreCommand(tools::Command app, Globals* globals);
+void AddCheckCommand(tools::Command app, Globals* globals);
+void AddWalDumpCommand(tools::Command app, Globals* globals);
+void AddHelloCommand(tools::Command app, Globals* globals);
+void AddPingCommand(tools::Command app, Globals* globals);
 
 // If `command` is chosen: runs `body`, checks that its output arrived, prints its error, and sets
 // the exit code.
-void OnChosen(CLI::App* command, Globals* globals, std::function<Result<ExitCode>()> body);
-
-// "--keys-only" -> "--keys-only,--keys_only", so that both spellings work everywhere.
-std::string Spell(const std::string& dashed);
-
-// --hex and --base64: how keys and values are read and printed.
-void AddEncodingOptions(CLI::App* command, Encoding* encoding);
+void OnChosen(tools::Command command, Globals* globals, std::function<Result<ExitCode>()> body);
 
 // --if-version, --if-value, --if-exists, --if-absent.
 struct ConditionOptions {
   std::string version, value;
   bool exists = false, absent = false;
-  CLI::Option* version_option = nullptr;
-  CLI::Option* value_option = nullptr;
+  tools::Option version_option;
+  tools::Option value_option;
 };
-void AddConditionOptions(CLI::App* command, ConditionOptions* options);
+void AddConditionOptions(tools::Command command, ConditionOptions* options);
 // Returns nothing if no condition was given.
 Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& options, Encoding encoding);
-
-// --start, --end, --prefix, --snapshot.
-struct RangeOptions {
-  std::string start, end, prefix, snapshot;
-};
-// Refuses an empty string: an unset $token in a script must not silently change what is read.
-CLI::Validator NotEmpty();
-void AddSnapshotOption(CLI::App* command, std::string* token);  // base64, as printed
-void AddRangeOptions(CLI::App* command, RangeOptions* options);
-struct Range {
-  std::string start, end, prefix, snapshot;
-};
-Result<Range> BuildRange(const RangeOptions& options, Encoding encoding);
-// Sets the range of any request that has one.
-template <typename Request>
-void SetRange(const Range& range, Request* request) {
-  request->start_key = range.start;
-  request->end_key = range.end;
-  request->prefix = range.prefix;
-  request->snapshot = range.snapshot;
-}
 
 // Versions have 64 bits. As JSON numbers, they would lose digits in JavaScript and jq.
 inline std::string VersionText(int64_t version) { return std::to_string(static_cast<uint64_t>(version)); }

@@ -21,8 +21,8 @@ Result<ExitCode> RunCaught(const std::function<Result<ExitCode>()>& body) {
 
 }  // namespace
 
-void OnChosen(CLI::App* command, Globals* globals, std::function<Result<ExitCode>()> body) {
-  command->callback([globals, body = std::move(body)] {
+void OnChosen(tools::Command command, Globals* globals, std::function<Result<ExitCode>()> body) {
+  command.OnChosen([globals, body = std::move(body)] {
     Result<ExitCode> result = RunCaught(body);
     Status error = result.ok() ? Status() : result.status();
     globals->exit_code = result.ok() ? *result : ExitCodeOf(error);
@@ -70,34 +70,18 @@ Result<ExitCode> EndOfRows(const Globals& globals, uint64_t rows, std::string_vi
   return kExitOk;
 }
 
-std::string Spell(const std::string& dashed) {
-  std::string underscored = dashed;
-  for (size_t i = 2; i < underscored.size(); ++i) {
-    if (underscored[i] == '-') underscored[i] = '_';
-  }
-  return underscored == dashed ? dashed : dashed + "," + underscored;
-}
-
-void AddEncodingOptions(CLI::App* command, Encoding* encoding) {
-  auto* hex = command->add_flag_callback(
-      "--hex", [encoding] { *encoding = Encoding::kHex; }, "Read and print keys and values in hexadecimal");
-  auto* base64 = command->add_flag_callback(
-      "--base64", [encoding] { *encoding = Encoding::kBase64; }, "Read and print keys and values in base64");
-  hex->excludes(base64);
-}
-
-void AddConditionOptions(CLI::App* command, ConditionOptions* options) {
-  options->version_option = command->add_option(Spell("--if-version"), options->version,
-                                                "Only if the record has this version, as `get -v` prints it");
-  options->value_option = command->add_option(Spell("--if-value"), options->value, "Only if the record has this value");
-  auto* exists = command->add_flag(Spell("--if-exists"), options->exists, "Only if the record exists");
-  auto* absent = command->add_flag(Spell("--if-absent"), options->absent, "Only if the record does not exist");
-  exists->excludes(absent);
+void AddConditionOptions(tools::Command command, ConditionOptions* options) {
+  options->version_option =
+      command.Text("--if-version", &options->version, "Only if the record has this version, as `get -v` prints it");
+  options->value_option = command.Text("--if-value", &options->value, "Only if the record has this value");
+  auto exists = command.Flag("--if-exists", &options->exists, "Only if the record exists");
+  auto absent = command.Flag("--if-absent", &options->absent, "Only if the record does not exist");
+  exists.Excludes(absent);
 }
 
 Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& options, Encoding encoding) {
   api::Condition condition;
-  if (options.version_option->count() > 0) {
+  if (options.version_option.given()) {
     const std::optional<uint64_t> version = tools::ParseNumber<uint64_t>(options.version);
     if (!version)
       return Error(Code::kInvalidArgument,
@@ -105,38 +89,13 @@ Result<std::optional<api::Condition>> BuildCondition(const ConditionOptions& opt
                    options.version);
     condition.__set_version(static_cast<int64_t>(*version));
   }
-  if (options.value_option->count() > 0) {
+  if (options.value_option.given()) {
     ASSIGN_OR_RETURN(std::string value, DecodeInput(options.value, encoding, "--if-value"));
     condition.__set_value(value);
   }
   if (options.exists || options.absent) condition.__set_exists(options.exists);
   if (condition == api::Condition()) return std::optional<api::Condition>();
   return std::optional<api::Condition>(std::move(condition));
-}
-
-CLI::Validator NotEmpty() {
-  return CLI::Validator([](std::string& text) { return text.empty() ? "is empty" : std::string(); }, "");
-}
-
-void AddSnapshotOption(CLI::App* command, std::string* token) {
-  command->add_option("--snapshot", *token, "Read this snapshot: the token that `kvadmin snapshot open` printed")
-      ->check(NotEmpty());
-}
-
-void AddRangeOptions(CLI::App* command, RangeOptions* options) {
-  command->add_option("--start", options->start, "First key (inclusive)");
-  command->add_option("--end", options->end, "End of the range (exclusive)");
-  command->add_option("--prefix", options->prefix, "Only keys that begin with this");
-  AddSnapshotOption(command, &options->snapshot);
-}
-
-Result<Range> BuildRange(const RangeOptions& options, Encoding encoding) {
-  Range range;
-  ASSIGN_OR_RETURN(range.start, DecodeInput(options.start, encoding, "--start"));
-  ASSIGN_OR_RETURN(range.end, DecodeInput(options.end, encoding, "--end"));
-  ASSIGN_OR_RETURN(range.prefix, DecodeInput(options.prefix, encoding, "--prefix"));
-  ASSIGN_OR_RETURN(range.snapshot, Base64Decode(options.snapshot));
-  return Result<Range>(std::move(range));
 }
 
 Json RecordJson(std::string_view key, const api::Record& record) {

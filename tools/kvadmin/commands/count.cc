@@ -9,18 +9,14 @@ namespace {
 
 struct CountOptions {
   RangeOptions range;
-  Encoding encoding = Encoding::kText;
 };
 
 Result<ExitCode> Count(const Globals& globals, const CountOptions& options) {
-  ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
+  ASSIGN_OR_RETURN(Range range, BuildRange(options.range));
   api::CountRequest request;
   SetRange(range, &request);
   Client client(globals.target);
-  api::CountReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.count(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::CountReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::count, request));
   if (globals.json) {
     PrintJson(Json{{"count", reply.count}});
   } else {
@@ -31,12 +27,11 @@ Result<ExitCode> Count(const Globals& globals, const CountOptions& options) {
 
 }  // namespace
 
-void AddCountCommand(CLI::App& app, Globals* globals) {
+void AddCountCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<CountOptions>();
-  CLI::App* command = app.add_subcommand("count", "Count the records of a range, or of the whole store");
+  tools::Command command = app.Add("count", "Count the records of a range, or of the whole store");
   AddRangeOptions(command, &o->range);
-  AddEncodingOptions(command, &o->encoding);
-  command->footer(
+  command.Footer(
       "Examples:\n"
       "  kvadmin count\n"
       "  kvadmin count --prefix lib\n"

@@ -17,12 +17,9 @@ Result<ExitCode> Delete(const Globals& globals, const DeleteOptions& options) {
   ASSIGN_OR_RETURN(auto condition, BuildCondition(options.condition, options.encoding));
   if (condition) request.__set_condition(*condition);
   Client client(globals.target);
-  api::WriteResult result;
   // Not repeated: if the first attempt deleted the record, the second would report that there was
   // none.
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kUnsafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.remove(result, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::WriteResult result, client.Call(Client::Repeat::kUnsafe, &api::KvIf::remove, request));
   ExitCode code = ReportWrite(globals, request.key, options.encoding, result,
                               result.existed ? "deleted" : "there was no such record");
   return code == kExitOk && !result.existed ? kExitNo : code;
@@ -30,14 +27,14 @@ Result<ExitCode> Delete(const Globals& globals, const DeleteOptions& options) {
 
 }  // namespace
 
-void AddDeleteCommand(CLI::App& app, Globals* globals) {
+void AddDeleteCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<DeleteOptions>();
-  CLI::App* command = app.add_subcommand("delete", "Delete a record");
-  command->alias("remove");
-  command->add_option("key", o->key, "The key")->required();
+  tools::Command command = app.Add("delete", "Delete a record");
+  command.Alias("remove");
+  command.Text("key", &o->key, "The key").Required();
   AddEncodingOptions(command, &o->encoding);
   AddConditionOptions(command, &o->condition);
-  command->footer(
+  command.Footer(
       "Examples:\n"
       "  kvadmin delete colour\n"
       "  kvadmin delete lock --if-value me\n"

@@ -10,20 +10,18 @@ namespace {
 constexpr uint64_t kPageRows = 1000;
 
 struct DiffOptions {
-  std::string since, cursor;
+  std::string since;
   RangeOptions range;
-  Encoding encoding = Encoding::kText;
-  uint64_t limit = 100;
   bool keys_only = false;
 };
 
 void Print(const Globals& globals, const DiffOptions& options, const api::Row& row) {
   if (!globals.json) {
-    const std::string key = Printable(row.key, options.encoding);
+    const std::string key = Printable(row.key, options.range.encoding);
     if (row.removed || options.keys_only) {
       tools::Print("{} {}\n", row.removed ? '-' : '+', key);
     } else {
-      tools::Print("+ {}  {}\n", key, Printable(row.value, options.encoding, 200));
+      tools::Print("+ {}  {}\n", key, Printable(row.value, options.range.encoding, 200));
     }
     return;
   }
@@ -40,44 +38,32 @@ void Print(const Globals& globals, const DiffOptions& options, const api::Row& r
 }
 
 Result<ExitCode> Diff(const Globals& globals, const DiffOptions& options) {
-  ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
+  ASSIGN_OR_RETURN(Range range, BuildRange(options.range));
   api::ScanRequest request;
   SetRange(range, &request);
   ASSIGN_OR_RETURN(request.since, Base64Decode(options.since));
   request.keys_only = options.keys_only;
-  ASSIGN_OR_RETURN(request.cursor, Base64Decode(options.cursor));
   Client client(globals.target);
   uint64_t rows = 0;
-  Status status;
-  do {
-    const uint64_t left = options.limit == 0 ? kPageRows : std::min(options.limit - rows, kPageRows);
-    request.limit_rows = static_cast<int32_t>(left);
-    api::ScanReply reply;
-    status = client.Kv(Client::Repeat::kSafe,
-                       [&](api::KvClient& kv, const api::Context& context) { kv.scan(reply, context, request); });
-    if (!status.ok()) break;
-    for (const api::Row& row : reply.rows) Print(globals, options, row);
-    RETURN_IF_ERROR(tools::OutputStatus());
-    rows += reply.rows.size();
-    request.cursor = reply.cursor;
-  } while (!request.cursor.empty() && (options.limit == 0 || rows < options.limit));
+  Status status =
+      ScanRows(client, &request, options.range.limit, kPageRows, &rows, [&](const std::vector<api::Row>& page) {
+        for (const api::Row& row : page) Print(globals, options, row);
+        return tools::OutputStatus();
+      });
+  RETURN_IF_ERROR(tools::OutputStatus());
   return EndOfRows(globals, rows, "changes", request.cursor, std::move(status));
 }
 
 }  // namespace
 
-void AddDiffCommand(CLI::App& app, Globals* globals) {
+void AddDiffCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<DiffOptions>();
-  CLI::App* command = app.add_subcommand("diff", "Print what changed since a snapshot, in key order");
-  command->add_option("since", o->since, "The older snapshot, as `kvadmin snapshot open` printed it")
-      ->required()
-      ->check(NotEmpty());
+  tools::Command command = app.Add("diff", "Print what changed since a snapshot, in key order");
+  command.Text("since", &o->since, "The older snapshot, as `kvadmin snapshot open` printed it").Required().NotEmpty();
   AddRangeOptions(command, &o->range);
-  AddEncodingOptions(command, &o->encoding);
-  tools::AddNumber(command, "--limit", &o->limit, "Most changes to print; 0 = all")->capture_default_str();
-  command->add_option("--cursor", o->cursor, "Continue an earlier diff: the cursor that it printed");
-  command->add_flag(Spell("--keys-only"), o->keys_only, "Print keys without values");
-  command->footer(
+  AddPageOptions(command, &o->range, "diff", "changes");
+  command.Flag("--keys-only", &o->keys_only, "Print keys without values");
+  command.Footer(
       "+ marks a record that was put since the snapshot, as it is now (or in --snapshot); - marks a record that no\n"
       "longer exists. The time depends on the number of changed pages, not on the size of the range.\n\n"
       "Examples:\n"

@@ -20,11 +20,10 @@ namespace {
 
 struct ExportOptions {
   RangeOptions range;
-  Encoding encoding = Encoding::kText;  // of the range; base64 also for CSV columns
   std::string output = "-";
   std::optional<Format> format;
   bool resume = false, quiet = false, latest = false;
-  int32_t page_rows = 2000;
+  uint32_t page_rows = 2000;
   uint64_t save_every_mb = 64;
 };
 
@@ -65,10 +64,7 @@ class RowWriter {
 Result<int64_t> CountRange(Client& client, const Range& range) {
   api::CountRequest request;
   SetRange(range, &request);
-  api::CountReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.count(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::CountReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::count, request));
   return reply.count;
 }
 
@@ -95,10 +91,7 @@ Status ChooseSnapshot(const ExportOptions& options, const ExportFile::Position& 
 Result<std::string> NodeId(Client& client) {
   api::HelloRequest request;
   request.client_name = "kvadmin export";
-  api::HelloReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.hello(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::HelloReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::hello, request));
   return Result<std::string>(std::move(reply.node_id));
 }
 
@@ -106,7 +99,7 @@ std::string Identity(const ExportOptions& options, const Range& range, Format fo
   return fmt::format("node={} {} start={} end={} prefix={} {}{}", node, format == Format::kCsv ? "csv" : "jsonl",
                      HexEncode(range.start), HexEncode(range.end), HexEncode(range.prefix),
                      options.latest ? "latest" : "snapshot=" + HexEncode(range.snapshot),
-                     options.encoding == Encoding::kBase64 ? " base64" : "");
+                     options.range.encoding == Encoding::kBase64 ? " base64" : "");
 }
 
 struct Scanned {
@@ -120,28 +113,25 @@ Status ScanInto(Client& client, const ExportOptions& options, const Range& range
   progress->SetTotal(static_cast<uint64_t>(expected));
   api::ScanRequest request;
   SetRange(range, &request);
-  request.limit_rows = options.page_rows;
   request.cursor = scanned->cursor;
-  uint64_t bytes_at_save = file->bytes();
+  uint64_t bytes_at_save = file->bytes(), new_rows = 0;
+  auto keep_snapshot = [lease] { return lease->token().empty() ? Status() : lease->Keep(); };
+  RETURN_IF_ERROR(keep_snapshot());
   std::string out;
-  do {
-    if (!lease->token().empty()) RETURN_IF_ERROR(lease->Keep());
-    api::ScanReply reply;
-    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-      kv.scan(reply, context, request);
-    }));
+  return ScanRows(client, &request, /*limit=*/0, options.page_rows, &new_rows, [&](const std::vector<api::Row>& page) {
     out.clear();
-    for (const api::Row& row : reply.rows) writer.Append(row, &out);
+    for (const api::Row& row : page) writer.Append(row, &out);
     RETURN_IF_ERROR(file->Write(out));
-    scanned->rows += reply.rows.size();
-    scanned->cursor = request.cursor = reply.cursor;
+    scanned->rows += page.size();
+    scanned->cursor = request.cursor;
     progress->Update(scanned->rows, file->bytes(), scanned->rows);
-    if (file->bytes() - bytes_at_save >= options.save_every_mb << 20 && !request.cursor.empty()) {
+    if (request.cursor.empty()) return Status();
+    if (file->bytes() - bytes_at_save >= options.save_every_mb << 20) {
       RETURN_IF_ERROR(file->Save({request.cursor, lease->token(), 0, scanned->rows}));
       bytes_at_save = file->bytes();
     }
-  } while (!request.cursor.empty());
-  return Status();
+    return keep_snapshot();
+  });
 }
 
 // Ends an export that failed or was interrupted. If possible, its rows and its snapshot are kept
@@ -166,12 +156,12 @@ Status CutShort(const ExportOptions& options, Status why, const Scanned& scanned
 }
 
 Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
-  ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
+  ASSIGN_OR_RETURN(Range range, BuildRange(options.range));
   if (options.resume && options.output == "-") {
     return Error(Code::kInvalidArgument, "--resume needs an output file (-o)");
   }
   const Format format = options.format.value_or(FormatOfFile(options.output));
-  RowWriter writer(format, options.encoding == Encoding::kBase64);
+  RowWriter writer(format, options.range.encoding == Encoding::kBase64);
   Client client(globals.target);
   ASSIGN_OR_RETURN(const std::string node, NodeId(client));
   ExportFile file;
@@ -212,31 +202,24 @@ Result<ExitCode> Export(const Globals& globals, const ExportOptions& options) {
 
 }  // namespace
 
-void AddExportCommand(CLI::App& app, Globals* globals) {
+void AddExportCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<ExportOptions>();
-  CLI::App* command =
-      app.add_subcommand("export", "Write the records of a range, or of the whole store, to a file that load reads");
+  tools::Command command =
+      app.Add("export", "Write the records of a range, or of the whole store, to a file that load reads");
   AddRangeOptions(command, &o->range);
-  AddEncodingOptions(command, &o->encoding);
-  command->add_option("-o,--output", o->output, "The file to write; - is standard output")
-      ->capture_default_str()
-      ->check(NotEmpty());
-  command
-      ->add_option_function<std::string>(
-          "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
-          "jsonl or csv; default: by the name of the file, else jsonl")
-      ->check(CLI::IsMember({"jsonl", "csv"}));
-  command->add_flag("--resume", o->resume,
-                    "Continue an interrupted export of the same range of the same node to the same file");
-  command->add_flag("--latest", o->latest, "Read the latest records instead of a snapshot");
-  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
-  tools::AddNumber(command, Spell("--page-rows"), &o->page_rows, "Rows per request", 1,
-                   static_cast<int32_t>(kMaxScanRows))
-      ->capture_default_str();
-  tools::AddNumber(command, Spell("--save-every-mb"), &o->save_every_mb,
-                   "Save the position for --resume every so many MiB", 0, 1'000'000)
-      ->capture_default_str();
-  command->footer(
+  command.Text("-o,--output", &o->output, "The file to write; - is standard output").ShowDefault().NotEmpty();
+  command.Choice(
+      "--format", {"jsonl", "csv"},
+      [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
+      "jsonl or csv; default: by the name of the file, else jsonl");
+  command.Flag("--resume", &o->resume,
+               "Continue an interrupted export of the same range of the same node to the same file");
+  command.Flag("--latest", &o->latest, "Read the latest records instead of a snapshot");
+  command.Flag("-q,--quiet", &o->quiet, "Show no progress");
+  command.Number("--page-rows", &o->page_rows, "Rows per request", 1, kMaxScanRows).ShowDefault();
+  command.Number("--save-every-mb", &o->save_every_mb, "Save the position for --resume every so many MiB", 0, 1'000'000)
+      .ShowDefault();
+  command.Footer(
       "The export is written to FILE.partial, which is renamed to FILE when it is complete. It is as of one moment,\n"
       "because it reads a snapshot. When an export to a file is interrupted, the server keeps the snapshot for half\n"
       "an hour, so that --resume can continue. With --latest, each record is as it was when the scan reached it.\n"

@@ -18,9 +18,7 @@ Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
   ASSIGN_OR_RETURN(request.key, DecodeInput(options.key, options.encoding, "key"));
   ASSIGN_OR_RETURN(request.snapshot, Base64Decode(options.snapshot));
   Client client(globals.target);
-  api::GetReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe,
-                            [&](api::KvClient& kv, const api::Context& context) { kv.get(reply, context, request); }));
+  ASSIGN_OR_RETURN(api::GetReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::get, request));
   const api::Record& record = reply.record;
   if (globals.json) {
     PrintJson(RecordJson(request.key, record));
@@ -57,15 +55,15 @@ Result<ExitCode> Get(const Globals& globals, const GetOptions& options) {
 
 }  // namespace
 
-void AddGetCommand(CLI::App& app, Globals* globals) {
+void AddGetCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<GetOptions>();
-  CLI::App* command = app.add_subcommand("get", "Print the value of a key");
-  command->add_option("key", o->key, "The key")->required();
+  tools::Command command = app.Add("get", "Print the value of a key");
+  command.Text("key", &o->key, "The key").Required();
   AddEncodingOptions(command, &o->encoding);
   AddSnapshotOption(command, &o->snapshot);
-  command->add_flag("--raw", o->raw, "Write the bytes of the value as they are, without a line end");
-  command->add_flag("-v,--verbose", o->verbose, "Also print the version, the times and the size");
-  command->footer(
+  command.Flag("--raw", &o->raw, "Write the bytes of the value as they are, without a line end");
+  command.Flag("-v,--verbose", &o->verbose, "Also print the version, the times and the size");
+  command.Footer(
       "Examples:\n"
       "  kvadmin get bash\n"
       "  kvadmin get --raw picture.png > picture.png\n"

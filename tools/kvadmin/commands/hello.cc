@@ -15,10 +15,7 @@ Result<ExitCode> Hello(const Globals& globals) {
   request.client_name = "kvadmin";
   request.api_version = kApiVersion;
   Client client(globals.target);
-  api::HelloReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.hello(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::HelloReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::hello, request));
   const api::Limits& l = reply.limits;
   const std::vector<std::pair<const char*, int32_t>> limits = {
       {"max_key_bytes", l.max_key_bytes},           {"max_value_bytes", l.max_value_bytes},
@@ -49,9 +46,9 @@ Result<ExitCode> Hello(const Globals& globals) {
 
 }  // namespace
 
-void AddHelloCommand(CLI::App& app, Globals* globals) {
-  CLI::App* command = app.add_subcommand("hello", "Print the version, features and limits of the server");
-  command->footer("Examples:\n  kvadmin hello\n  kvadmin --json hello | jq .limits");
+void AddHelloCommand(tools::Command app, Globals* globals) {
+  tools::Command command = app.Add("hello", "Print the version, features and limits of the server");
+  command.Footer("Examples:\n  kvadmin hello\n  kvadmin --json hello | jq .limits");
   OnChosen(command, globals, [=] { return Hello(*globals); });
 }
 

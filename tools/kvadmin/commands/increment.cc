@@ -21,24 +21,21 @@ Result<ExitCode> Increment(const Globals& globals, const IncrementOptions& optio
   ASSIGN_OR_RETURN(auto condition, BuildCondition(options.condition, options.encoding));
   if (condition) request.__set_condition(*condition);
   Client client(globals.target);
-  api::WriteResult result;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kUnsafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.increment(result, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::WriteResult result, client.Call(Client::Repeat::kUnsafe, &api::KvIf::increment, request));
   return ReportWrite(globals, request.key, options.encoding, result, fmt::format("{}", result.number));
 }
 
 }  // namespace
 
-void AddIncrementCommand(CLI::App& app, Globals* globals) {
+void AddIncrementCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<IncrementOptions>();
-  CLI::App* command =
-      app.add_subcommand("increment", "Add to the decimal number stored under a key; a missing record counts as 0");
-  command->add_option("key", o->key, "The key")->required();
-  tools::AddNumber(command, "--by", &o->by, "The number to add; may be negative")->capture_default_str();
+  tools::Command command =
+      app.Add("increment", "Add to the decimal number stored under a key; a missing record counts as 0");
+  command.Text("key", &o->key, "The key").Required();
+  command.Number("--by", &o->by, "The number to add; may be negative").ShowDefault();
   AddEncodingOptions(command, &o->encoding);
   AddConditionOptions(command, &o->condition);
-  command->footer(
+  command.Footer(
       "Examples:\n"
       "  kvadmin increment visits\n"
       "  kvadmin increment stock --by=-5 --if-exists\n"

@@ -163,10 +163,7 @@ api::WriteOp ToOp(InputRecord* record, bool absolute) {
 Result<bool> TakesAbsoluteExpiry(Client& client) {
   api::HelloRequest request;
   request.client_name = "kvadmin load";
-  api::HelloReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.hello(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::HelloReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::hello, request));
   return std::find(reply.features.begin(), reply.features.end(), "absolute_expiry") != reply.features.end();
 }
 
@@ -264,32 +261,28 @@ Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
 
 }  // namespace
 
-void AddLoadCommand(CLI::App& app, Globals* globals) {
+void AddLoadCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<LoadOptions>();
-  CLI::App* command = app.add_subcommand("load", "Store the records of a file");
-  command->add_option("file", o->file, "The file to read, JSON lines or CSV; - is standard input")
-      ->capture_default_str();
+  tools::Command command = app.Add("load", "Store the records of a file");
+  command.Text("file", &o->file, "The file to read, JSON lines or CSV; - is standard input").ShowDefault();
+  command.Choice(
+      "--format", {"jsonl", "csv"},
+      [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
+      "jsonl or csv; default: by the name of the file, else jsonl");
+  command.Choice(
+      "--on-error", {"stop", "skip"}, [o](const std::string& f) { o->skip_errors = f == "skip"; },
+      "What to do after a rejected record: stop (default) or skip");
+  command.Text("--rejects", &o->rejects_file,
+               "Write the line number and the reason of every reject to this file: new or empty, except that "
+               "--from-line appends to it");
+  command.Flag("-q,--quiet", &o->quiet, "Show no progress");
   command
-      ->add_option_function<std::string>(
-          "--format", [o](const std::string& f) { o->format = f == "csv" ? Format::kCsv : Format::kJsonLines; },
-          "jsonl or csv; default: by the name of the file, else jsonl")
-      ->check(CLI::IsMember({"jsonl", "csv"}));
-  command
-      ->add_option_function<std::string>(
-          Spell("--on-error"), [o](const std::string& f) { o->skip_errors = f == "skip"; },
-          "What to do after a rejected record: stop (default) or skip")
-      ->check(CLI::IsMember({"stop", "skip"}));
-  command->add_option("--rejects", o->rejects_file,
-                      "Write the line number and the reason of every reject to this file: new or empty, except that "
-                      "--from-line appends to it");
-  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
-  tools::AddNumber(command, Spell("--from-line"), &o->from_line,
-                   "Skip the records before this line, which an interrupted load of the same file printed", 1)
-      ->capture_default_str();
-  tools::AddNumber(command, Spell("--batch-ops"), &o->batch.batch_ops, "Records per request", 1, kMaxBatchOps)
-      ->capture_default_str();
-  tools::AddNumber(command, "--window", &o->batch.window, "Requests in progress", 1, 64)->capture_default_str();
-  command->footer(
+      .Number("--from-line", &o->from_line,
+              "Skip the records before this line, which an interrupted load of the same file printed", 1)
+      .ShowDefault();
+  command.Number("--batch-ops", &o->batch.batch_ops, "Records per request", 1, kMaxBatchOps).ShowDefault();
+  command.Number("--window", &o->batch.window, "Requests in progress", 1, 64).ShowDefault();
+  command.Footer(
       "A JSON line is {\"key\": \"...\", \"value\": \"...\"}. Bytes that are not UTF-8 are given as \"key_b64\"\n"
       "and \"value_b64\". \"ttl_ms\" or \"expires_at_ms\" is optional. CSV has a header line with the same names.\n"
       "If a key occurs twice, the later record wins. Only wrong records are rejected, and each is reported with its\n"

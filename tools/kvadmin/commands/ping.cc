@@ -22,11 +22,8 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
   std::vector<double> times_ms;
   for (int i = 0; i < options.count; ++i) {
     if (i > 0 && !tools::Interrupts::Sleep(options.interval_ms)) return tools::Interrupts::Check();
-    api::HelloReply reply;
     auto begin = Clock::now();
-    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-      kv.hello(reply, context, api::HelloRequest());
-    }));
+    RETURN_IF_ERROR(client.Call(Client::Repeat::kSafe, &api::KvIf::hello, api::HelloRequest()).status());
     times_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
     if (!globals.json) {
       tools::Print("{}: {:.3f} ms{}\n", globals.target.address, times_ms.back(),
@@ -44,13 +41,12 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
 
 }  // namespace
 
-void AddPingCommand(CLI::App& app, Globals* globals) {
+void AddPingCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<PingOptions>();
-  CLI::App* command = app.add_subcommand("ping", "Measure how long the server takes to answer");
-  tools::AddNumber(command, "--count", &o->count, "Number of requests", 1, 1'000'000)->capture_default_str();
-  tools::AddNumber(command, Spell("--interval-ms"), &o->interval_ms, "Pause between two requests, in ms", 0)
-      ->capture_default_str();
-  command->footer(
+  tools::Command command = app.Add("ping", "Measure how long the server takes to answer");
+  command.Number("--count", &o->count, "Number of requests", 1, 1'000'000).ShowDefault();
+  command.Number("--interval-ms", &o->interval_ms, "Pause between two requests, in ms", 0).ShowDefault();
+  command.Footer(
       "Examples:\n  kvadmin ping\n  kvadmin --server 10.0.0.7:7420 ping --count 1\n"
       "Exit codes: 0 it answered; 3 it did not.");
   OnChosen(command, globals, [=] { return Ping(*globals, *o); });

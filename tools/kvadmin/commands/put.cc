@@ -16,16 +16,16 @@ struct PutOptions {
   ConditionOptions condition;
   int64_t ttl_ms = 0;
   bool clear_ttl = false;
-  CLI::Option* value_option = nullptr;
+  tools::Option value_option;
 };
 
 Result<std::string> ReadValue(const PutOptions& options) {
-  if (options.value_option->count() > 0) return DecodeInput(options.value, options.encoding, "value");
+  if (options.value_option.given()) return DecodeInput(options.value, options.encoding, "value");
   return ReadInput(options.value_file, kMaxValueBytes);
 }
 
 Result<ExitCode> Put(const Globals& globals, const PutOptions& options) {
-  if ((options.value_option->count() > 0) == !options.value_file.empty()) {
+  if (options.value_option.given() == !options.value_file.empty()) {
     return Error(Code::kInvalidArgument, "put needs exactly one value: an argument or --value-file");
   }
   api::PutRequest request;
@@ -40,31 +40,26 @@ Result<ExitCode> Put(const Globals& globals, const PutOptions& options) {
     request.__set_ttl_mode(api::g_pando_constants.TTL_CLEAR);
   }
   Client client(globals.target);
-  api::WriteResult result;
   auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafeWrite;
-  RETURN_IF_ERROR(
-      client.Kv(repeat, [&](api::KvClient& kv, const api::Context& context) { kv.put(result, context, request); }));
+  ASSIGN_OR_RETURN(api::WriteResult result, client.Call(repeat, &api::KvIf::put, request));
   return ReportWrite(globals, request.key, options.encoding, result,
                      fmt::format("stored, version {}", VersionText(result.version)));
 }
 
 }  // namespace
 
-void AddPutCommand(CLI::App& app, Globals* globals) {
+void AddPutCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<PutOptions>();
-  CLI::App* command = app.add_subcommand("put", "Store a value under a key");
-  command->add_option("key", o->key, "The key")->required();
-  o->value_option = command->add_option("value", o->value, "The value");
-  command->add_option(Spell("--value-file"), o->value_file, "Read the value from this file; - is standard input");
+  tools::Command command = app.Add("put", "Store a value under a key");
+  command.Text("key", &o->key, "The key").Required();
+  o->value_option = command.Text("value", &o->value, "The value");
+  command.Text("--value-file", &o->value_file, "Read the value from this file; - is standard input");
   AddEncodingOptions(command, &o->encoding);
-  auto* ttl =
-      tools::AddNumber(command, Spell("--ttl-ms"), &o->ttl_ms, "The record expires after this many milliseconds", 1);
-  command
-      ->add_flag(Spell("--clear-ttl"), o->clear_ttl,
-                 "The record never expires; without this flag, an existing expiry stays")
-      ->excludes(ttl);
+  auto ttl = command.Number("--ttl-ms", &o->ttl_ms, "The record expires after this many milliseconds", 1);
+  command.Flag("--clear-ttl", &o->clear_ttl, "The record never expires; without this flag, an existing expiry stays")
+      .Excludes(ttl);
   AddConditionOptions(command, &o->condition);
-  command->footer(
+  command.Footer(
       "Examples:\n"
       "  kvadmin put colour blue\n"
       "  kvadmin put picture.png --value-file picture.png\n"

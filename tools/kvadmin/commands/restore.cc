@@ -203,17 +203,17 @@ Result<ExitCode> RunBackupCheck(const Globals& globals, const std::string& direc
   return RunOffline([&](Reactor& reactor) { return CheckAll(&reactor, &globals, &directory, quiet, &chain); });
 }
 
-void AddRestoreCommand(CLI::App& app, Globals* globals) {
+void AddRestoreCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<RestoreOptions>();
-  CLI::App* command = app.add_subcommand("restore", "Create a data directory from a backup");
-  command->add_option("backup", o->backup, "The directory of the backup; it leads to the backups that it is based on")
-      ->required()
-      ->check(CLI::ExistingDirectory);
-  command->add_option("data_dir", o->data_dir, "The data directory to create: new or empty")->required();
-  tools::AddNumber(command, "--reactors", &o->reactors,
-                   "Reactor threads of the new store; default: as in the original store", 1, 256);
-  command->add_flag("-q,--quiet", o->quiet, "Show no progress");
-  command->footer(
+  tools::Command command = app.Add("restore", "Create a data directory from a backup");
+  command.Text("backup", &o->backup, "The directory of the backup; it leads to the backups that it is based on")
+      .Required()
+      .ExistingDirectory();
+  command.Text("data_dir", &o->data_dir, "The data directory to create: new or empty").Required();
+  command.Number("--reactors", &o->reactors, "Reactor threads of the new store; default: as in the original store", 1,
+                 256);
+  command.Flag("-q,--quiet", &o->quiet, "Show no progress");
+  command.Footer(
       "Every page is verified as it is copied. The store gets a new node UUID; its partitions keep theirs. The store\n"
       "is built in DATA_DIR.partial, which is renamed to DATA_DIR when all of it is verified and durable, so\n"
       "DATA_DIR is never half a store. A restore that fails or is interrupted removes what it built. What a killed\n"

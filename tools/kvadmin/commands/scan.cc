@@ -13,17 +13,14 @@ namespace pando::admin {
 
 namespace {
 
-constexpr int32_t kPageRows = 1000;
+constexpr uint64_t kPageRows = 1000;
 constexpr size_t kFallbackColumns = 120;
 constexpr size_t kMaxKeyColumns = 64;
 constexpr size_t kMinValueColumns = 20;
 
 struct ScanOptions {
   RangeOptions range;
-  Encoding encoding = Encoding::kText;
   bool reverse = false, keys_only = false, sizes_only = false;
-  uint64_t limit = 100;
-  std::string cursor;
 };
 
 size_t TerminalColumns() {
@@ -42,7 +39,7 @@ class RowPrinter {
     if (json_) {
       for (const api::Row& row : rows) PrintRowJson(row);
     } else if (options_.keys_only) {
-      for (const api::Row& row : rows) tools::Print("{}\n", Printable(row.key, options_.encoding));
+      for (const api::Row& row : rows) tools::Print("{}\n", Printable(row.key, options_.range.encoding));
     } else {
       PrintTable(rows);
     }
@@ -66,14 +63,14 @@ class RowPrinter {
     std::vector<std::string> keys;
     size_t widest = 3;
     for (const api::Row& row : rows) {
-      keys.push_back(Printable(row.key, options_.encoding, kMaxKeyColumns));
+      keys.push_back(Printable(row.key, options_.range.encoding, kMaxKeyColumns));
       widest = std::max(widest, tools::DisplayWidth(keys.back()));
     }
     size_t left = columns_ > widest + 2 + kMinValueColumns ? columns_ - widest - 2 : kMinValueColumns;
     tools::Table table({"KEY", options_.sizes_only ? "BYTES" : "VALUE"}, /*align_numbers=*/options_.sizes_only);
     for (size_t i = 0; i < rows.size(); ++i) {
       table.Row({keys[i], options_.sizes_only ? std::to_string(rows[i].value_bytes)
-                                              : Printable(rows[i].value, options_.encoding, left)});
+                                              : Printable(rows[i].value, options_.range.encoding, left)});
     }
     tools::Print("{}", table.Render());
   }
@@ -84,47 +81,37 @@ class RowPrinter {
 };
 
 Result<ExitCode> Scan(const Globals& globals, const ScanOptions& options) {
-  ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
+  ASSIGN_OR_RETURN(Range range, BuildRange(options.range));
   api::ScanRequest request;
   SetRange(range, &request);
   request.reverse = options.reverse;
   request.keys_only = options.keys_only;
   request.sizes_only = options.sizes_only;
-  ASSIGN_OR_RETURN(request.cursor, Base64Decode(options.cursor));
 
   Client client(globals.target);
   RowPrinter printer(globals, options);
   uint64_t rows = 0;
-  Status status;
-  do {
-    uint64_t left = options.limit == 0 ? kPageRows : std::min<uint64_t>(options.limit - rows, kPageRows);
-    request.limit_rows = static_cast<int32_t>(left);
-    api::ScanReply reply;
-    status = client.Kv(Client::Repeat::kSafe,
-                       [&](api::KvClient& kv, const api::Context& context) { kv.scan(reply, context, request); });
-    if (!status.ok()) break;
-    printer.Print(reply.rows);
-    RETURN_IF_ERROR(tools::OutputStatus());
-    rows += reply.rows.size();
-    request.cursor = reply.cursor;
-  } while (!request.cursor.empty() && (options.limit == 0 || rows < options.limit));
+  Status status =
+      ScanRows(client, &request, options.range.limit, kPageRows, &rows, [&](const std::vector<api::Row>& page) {
+        printer.Print(page);
+        return tools::OutputStatus();
+      });
+  RETURN_IF_ERROR(tools::OutputStatus());
   return EndOfRows(globals, rows, "rows", request.cursor, std::move(status));
 }
 
 }  // namespace
 
-void AddScanCommand(CLI::App& app, Globals* globals) {
+void AddScanCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<ScanOptions>();
-  CLI::App* command = app.add_subcommand("scan", "Print the records of a range in key order");
+  tools::Command command = app.Add("scan", "Print the records of a range in key order");
   AddRangeOptions(command, &o->range);
-  AddEncodingOptions(command, &o->encoding);
-  tools::AddNumber(command, "--limit", &o->limit, "Most rows to print; 0 = all")->capture_default_str();
-  command->add_flag("--reverse", o->reverse, "Scan from the end of the range to its start");
-  auto* keys_only = command->add_flag(Spell("--keys-only"), o->keys_only, "Print keys without values");
-  command->add_flag(Spell("--sizes-only"), o->sizes_only, "Print the sizes of the values instead of the values")
-      ->excludes(keys_only);
-  command->add_option("--cursor", o->cursor, "Continue an earlier scan of the same range: the cursor that it printed");
-  command->footer(
+  AddPageOptions(command, &o->range, "scan", "rows");
+  command.Flag("--reverse", &o->reverse, "Scan from the end of the range to its start");
+  auto keys_only = command.Flag("--keys-only", &o->keys_only, "Print keys without values");
+  command.Flag("--sizes-only", &o->sizes_only, "Print the sizes of the values instead of the values")
+      .Excludes(keys_only);
+  command.Footer(
       "The table truncates long values; --json prints one complete record per line.\n\n"
       "Examples:\n"
       "  kvadmin scan --prefix libthrift\n"

@@ -28,10 +28,7 @@ Result<ExitCode> Open(const Globals& globals, const SnapshotOptions& options) {
   api::OpenSnapshotRequest request;
   request.ttl_ms = options.ttl_s * 1000;
   Client client(globals.target);
-  api::SnapshotReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.openSnapshot(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::SnapshotReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::openSnapshot, request));
   PrintSnapshot(globals, reply);
   return kExitOk;
 }
@@ -41,10 +38,7 @@ Result<ExitCode> Renew(const Globals& globals, const SnapshotOptions& options) {
   ASSIGN_OR_RETURN(request.snapshot, Base64Decode(options.token));
   request.ttl_ms = options.ttl_s * 1000;
   Client client(globals.target);
-  api::SnapshotReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.renewSnapshot(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::SnapshotReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::renewSnapshot, request));
   PrintSnapshot(globals, reply);
   return kExitOk;
 }
@@ -53,10 +47,8 @@ Result<ExitCode> Release(const Globals& globals, const SnapshotOptions& options)
   api::ReleaseSnapshotRequest request;
   ASSIGN_OR_RETURN(request.snapshot, Base64Decode(options.token));
   Client client(globals.target);
-  api::ReleaseSnapshotReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.releaseSnapshot(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::ReleaseSnapshotReply reply,
+                   client.Call(Client::Repeat::kSafe, &api::KvIf::releaseSnapshot, request));
   if (globals.json) {
     PrintJson(Json{{"existed", reply.existed}});
   } else {
@@ -67,11 +59,11 @@ Result<ExitCode> Release(const Globals& globals, const SnapshotOptions& options)
 
 }  // namespace
 
-void AddSnapshotCommand(CLI::App& app, Globals* globals) {
+void AddSnapshotCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<SnapshotOptions>();
-  CLI::App* command = app.add_subcommand("snapshot", "Open, renew and release snapshots");
-  command->require_subcommand(1);
-  command->footer(
+  tools::Command command = app.Add("snapshot", "Open, renew and release snapshots");
+  command.NeedsCommand();
+  command.Footer(
       "A snapshot holds everything as of one moment. get, scan, count, aggregate, split, diff and export read it with\n"
       "--snapshot. While it is open, replaced pages stay on disk, so release it when you are done.\n\n"
       "Examples:\n"
@@ -81,12 +73,10 @@ void AddSnapshotCommand(CLI::App& app, Globals* globals) {
       "  kvadmin snapshot release $token");
   auto add = [&](const char* name, const char* help, bool with_token, bool with_ttl,
                  Result<ExitCode> (*run)(const Globals&, const SnapshotOptions&)) {
-    CLI::App* sub = command->add_subcommand(name, help);
-    if (with_token)
-      sub->add_option("token", o->token, "The token that `snapshot open` printed")->required()->check(NotEmpty());
+    tools::Command sub = command.Add(name, help);
+    if (with_token) sub.Text("token", &o->token, "The token that `snapshot open` printed").Required().NotEmpty();
     if (with_ttl) {
-      tools::AddNumber(sub, Spell("--ttl-s"), &o->ttl_s, "Lifetime in seconds, unless it is renewed", 1, kMaxTtlS)
-          ->capture_default_str();
+      sub.Number("--ttl-s", &o->ttl_s, "Lifetime in seconds, unless it is renewed", 1, kMaxTtlS).ShowDefault();
     }
     OnChosen(sub, globals, [=] { return run(*globals, *o); });
   };

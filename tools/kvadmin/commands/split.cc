@@ -10,20 +10,16 @@ namespace {
 
 struct SplitOptions {
   RangeOptions range;
-  Encoding encoding = Encoding::kText;
   int32_t parts = 8;
 };
 
 Result<ExitCode> Split(const Globals& globals, const SplitOptions& options) {
-  ASSIGN_OR_RETURN(Range range, BuildRange(options.range, options.encoding));
+  ASSIGN_OR_RETURN(Range range, BuildRange(options.range));
   api::SplitRangeRequest request;
   SetRange(range, &request);
   request.parts = options.parts;
   Client client(globals.target);
-  api::SplitRangeReply reply;
-  RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-    kv.splitRange(reply, context, request);
-  }));
+  ASSIGN_OR_RETURN(api::SplitRangeReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::splitRange, request));
   tools::Table table({"START", "END", "RECORDS", "BYTES"});
   for (const api::RangePart& part : reply.parts) {
     if (globals.json) {
@@ -35,7 +31,7 @@ Result<ExitCode> Split(const Globals& globals, const SplitOptions& options) {
       PrintJson(j);
       continue;
     }
-    table.Row({Printable(part.start_key, options.encoding), Printable(part.end_key, options.encoding),
+    table.Row({Printable(part.start_key, options.range.encoding), Printable(part.end_key, options.range.encoding),
                std::to_string(part.count), std::to_string(part.bytes)});
   }
   if (!globals.json) tools::Print("{}", table.Render());
@@ -44,13 +40,12 @@ Result<ExitCode> Split(const Globals& globals, const SplitOptions& options) {
 
 }  // namespace
 
-void AddSplitCommand(CLI::App& app, Globals* globals) {
+void AddSplitCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<SplitOptions>();
-  CLI::App* command = app.add_subcommand("split", "Divide a range into parts with about equally many records");
+  tools::Command command = app.Add("split", "Divide a range into parts with about equally many records");
   AddRangeOptions(command, &o->range);
-  AddEncodingOptions(command, &o->encoding);
-  tools::AddNumber(command, "--parts", &o->parts, "Number of parts", 1)->capture_default_str();
-  command->footer(
+  command.Number("--parts", &o->parts, "Number of parts", 1).ShowDefault();
+  command.Footer(
       "For jobs that read a range in parallel, with one scan per part. Open a snapshot first, so that all jobs read\n"
       "the same moment. The counts are exact. An empty START or END means that the part is unbounded there.\n\n"
       "Examples:\n"

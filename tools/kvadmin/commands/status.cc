@@ -103,10 +103,7 @@ void PrintStatus(const api::NodeStatus& s) {
 
 Result<ExitCode> ShowStatus(const Globals& globals) {
   Client client(globals.target);
-  api::NodeStatus status;
-  RETURN_IF_ERROR(client.Admin(Client::Repeat::kSafe, [&](api::AdminClient& admin, const api::Context& context) {
-    admin.status(status, context);
-  }));
+  ASSIGN_OR_RETURN(api::NodeStatus status, client.Call(Client::Repeat::kSafe, &api::AdminIf::status));
   if (globals.json) {
     PrintJson(StatusJson(status));
   } else {
@@ -117,9 +114,9 @@ Result<ExitCode> ShowStatus(const Globals& globals) {
 
 }  // namespace
 
-void AddStatusCommand(CLI::App& app, Globals* globals) {
-  CLI::App* command = app.add_subcommand("status", "Print the state of the node, the reason, and what to do next");
-  command->footer(
+void AddStatusCommand(tools::Command app, Globals* globals) {
+  tools::Command command = app.Add("status", "Print the state of the node, the reason, and what to do next");
+  command.Footer(
       "Examples:\n"
       "  kvadmin status\n"
       "  kvadmin --json status | jq .verdict\n"

@@ -33,29 +33,25 @@ Result<ExitCode> Touch(const Globals& globals, const TouchOptions& options) {
     return Error(Code::kInvalidArgument, "touch needs one of --ttl-ms, --expires-at-ms and --clear-ttl");
   }
   Client client(globals.target);
-  api::WriteResult result;
   auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafeWrite;
-  RETURN_IF_ERROR(
-      client.Kv(repeat, [&](api::KvClient& kv, const api::Context& context) { kv.touch(result, context, request); }));
+  ASSIGN_OR_RETURN(api::WriteResult result, client.Call(repeat, &api::KvIf::touch, request));
   return ReportWrite(globals, request.key, options.encoding, result,
                      fmt::format("expiry changed, version {}", VersionText(result.version)));
 }
 
 }  // namespace
 
-void AddTouchCommand(CLI::App& app, Globals* globals) {
+void AddTouchCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<TouchOptions>();
-  CLI::App* command = app.add_subcommand("touch", "Change when a record expires, but not its value");
-  command->add_option("key", o->key, "The key")->required();
+  tools::Command command = app.Add("touch", "Change when a record expires, but not its value");
+  command.Text("key", &o->key, "The key").Required();
   AddEncodingOptions(command, &o->encoding);
-  auto* ttl =
-      tools::AddNumber(command, Spell("--ttl-ms"), &o->ttl_ms, "The record expires after this many milliseconds", 1);
-  auto* at = tools::AddNumber(command, Spell("--expires-at-ms"), &o->expires_at_ms,
-                              "The record expires at this Unix time, in ms", 1)
-                 ->excludes(ttl);
-  command->add_flag(Spell("--clear-ttl"), o->clear_ttl, "The record never expires")->excludes(ttl)->excludes(at);
+  auto ttl = command.Number("--ttl-ms", &o->ttl_ms, "The record expires after this many milliseconds", 1);
+  auto at = command.Number("--expires-at-ms", &o->expires_at_ms, "The record expires at this Unix time, in ms", 1)
+                .Excludes(ttl);
+  command.Flag("--clear-ttl", &o->clear_ttl, "The record never expires").Excludes(ttl).Excludes(at);
   AddConditionOptions(command, &o->condition);
-  command->footer(
+  command.Footer(
       "Examples:\n"
       "  kvadmin touch session-1 --ttl-ms 60000\n"
       "  kvadmin touch session-1 --clear-ttl --if-version 42\n"

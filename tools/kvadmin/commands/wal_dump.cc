@@ -254,19 +254,19 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
 
 }  // namespace
 
-void AddWalDumpCommand(CLI::App& app, Globals* globals) {
+void AddWalDumpCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<WalDumpOptions>();
-  CLI::App* command = app.add_subcommand("wal-dump", "Print the records of a stopped node's logs");
-  command->add_option("directory", o->directory, "A data directory, or one wal-N directory in it")
-      ->required()
-      ->check(CLI::ExistingDirectory);
-  command->add_option("--partition", o->partition, "Only this partition, given by its number or UUID");
-  tools::AddNumber(command, Spell("--from-lsn"), &o->from_lsn, "First LSN");
-  tools::AddNumber(command, Spell("--to-lsn"), &o->to_lsn, "Last LSN");
-  command->add_flag("--summary", o->summary, "Print only the segments and the number of records");
-  command->add_flag("--running", o->running, "Read the directory even if a node has it open");
+  tools::Command command = app.Add("wal-dump", "Print the records of a stopped node's logs");
+  command.Text("directory", &o->directory, "A data directory, or one wal-N directory in it")
+      .Required()
+      .ExistingDirectory();
+  command.Text("--partition", &o->partition, "Only this partition, given by its number or UUID");
+  command.Number("--from-lsn", &o->from_lsn, "First LSN");
+  command.Number("--to-lsn", &o->to_lsn, "Last LSN");
+  command.Flag("--summary", &o->summary, "Print only the segments and the number of records");
+  command.Flag("--running", &o->running, "Read the directory even if a node has it open");
   AddEncodingOptions(command, &o->encoding);
-  command->footer(
+  command.Footer(
       "Columns: partition, LSN, time, operation, key. A record whose line ends in ... is applied together with the\n"
       "next one. wal-dump changes nothing.\n\n"
       "Examples:\n"

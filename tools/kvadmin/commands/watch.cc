@@ -38,14 +38,11 @@ Result<ExitCode> Watch(const Globals& globals, const WatchOptions& options) {
   Client client(globals.target);
   uint64_t printed = 0;
   do {
-    api::WatchReply reply;
+    request.limit_changes =
+        static_cast<int32_t>(options.limit == 0 ? 0 : std::min<uint64_t>(options.limit - printed, 10'000));
     // The first call does not wait, so that there is a position to continue from if a later call
     // fails.
-    RETURN_IF_ERROR(client.Kv(Client::Repeat::kSafe, [&](api::KvClient& kv, const api::Context& context) {
-      request.limit_changes =
-          static_cast<int32_t>(options.limit == 0 ? 0 : std::min<uint64_t>(options.limit - printed, 10'000));
-      kv.watch(reply, context, request);
-    }));
+    ASSIGN_OR_RETURN(api::WatchReply reply, client.Call(Client::Repeat::kSafe, &api::KvIf::watch, request));
     for (const api::Change& change : reply.changes) PrintChange(globals, options, change);
     RETURN_IF_ERROR(tools::FlushOutput());  // each change must reach the reader when it happens
     printed += reply.changes.size();
@@ -65,20 +62,20 @@ Result<ExitCode> Watch(const Globals& globals, const WatchOptions& options) {
 
 }  // namespace
 
-void AddWatchCommand(CLI::App& app, Globals* globals) {
+void AddWatchCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<WatchOptions>();
-  CLI::App* command = app.add_subcommand("watch", "Print changes as they happen, until interrupted");
-  command->add_option("--prefix", o->prefix, "Only keys that begin with this");
-  auto* after = tools::AddNumber(command, Spell("--after-version"), &o->after_version,
-                                 "Begin after this version, such as that of a snapshot, instead of now", 1);
+  tools::Command command = app.Add("watch", "Print changes as they happen, until interrupted");
+  command.Text("--prefix", &o->prefix, "Only keys that begin with this");
+  auto after = command.Number("--after-version", &o->after_version,
+                              "Begin after this version, such as that of a snapshot, instead of now", 1);
   command
-      ->add_option("--position", o->position,
-                   "Continue where an earlier watch of the same prefix ended: the position that it printed")
-      ->excludes(after);
-  tools::AddNumber(command, "--limit", &o->limit, "End after this many changes; 0 = never")->capture_default_str();
-  command->add_flag("--once", o->once, "Print the changes that have already happened, and end");
+      .Text("--position", &o->position,
+            "Continue where an earlier watch of the same prefix ended: the position that it printed")
+      .Excludes(after);
+  command.Number("--limit", &o->limit, "End after this many changes; 0 = never").ShowDefault();
+  command.Flag("--once", &o->once, "Print the changes that have already happened, and end");
   AddEncodingOptions(command, &o->encoding);
-  command->footer(
+  command.Footer(
       "A change has a key and a version, but no value. The node keeps a limited number of changes. If a watch needs\n"
       "changes that are no longer kept, or are from before a restart, it fails: read a snapshot, and watch from its\n"
       "version.\n\n"

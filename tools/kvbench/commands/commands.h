@@ -1,13 +1,12 @@
 // The subcommands of kvbench, one file each. Each adds itself to the command line with its Add
-// function. CLI11 runs the callback of the chosen one, which sets the exit code.
+// function. What the chosen one runs sets the exit code.
 //
 // Threads: one.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <string>
 
-#include "tools/common/number_option.h"
+#include "tools/common/command_line.h"
 #include "tools/common/output.h"
 #include "tools/kvbench/runner.h"
 
@@ -15,10 +14,10 @@ namespace pando::bench {
 
 enum ExitCode : int { kExitOk = 0, kExitUsage = 2, kExitFailed = 3 };
 
-void AddRunCommand(CLI::App& app, int* exit_code);
-void AddCompareCommand(CLI::App& app, int* exit_code);
-void AddEngineCommand(CLI::App& app, int* exit_code);
-void AddPoliciesCommand(CLI::App& app, int* exit_code);
+void AddRunCommand(tools::Command app, int* exit_code);
+void AddCompareCommand(tools::Command app, int* exit_code);
+void AddEngineCommand(tools::Command app, int* exit_code);
+void AddPoliciesCommand(tools::Command app, int* exit_code);
 
 // The settings that the run and compare commands share.
 struct CommonSettings {
@@ -29,8 +28,9 @@ struct CommonSettings {
   bool pin = true;
 };
 
-void AddDataOptions(CLI::App* command, CommonSettings* settings);
-void AddServerOptions(CLI::App* command, CommonSettings* settings);
+void AddDataOptions(tools::Command command, CommonSettings* settings);
+void AddDistributionOption(tools::Command command, Distribution* distribution, const std::string& help);
+void AddServerOptions(tools::Command command, CommonSettings* settings);
 // Fills in the settings that depend on other options, and pins the calling thread to the
 // generator's core.
 Status Prepare(CommonSettings* settings);

@@ -6,46 +6,45 @@
 
 namespace pando::bench {
 
-void AddDataOptions(CLI::App* command, CommonSettings* s) {
-  tools::AddNumber(command, "--keys", &s->run.workload.keys, "Records in the store")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  tools::AddNumber(command, "--key_bytes", &s->run.shape.key_bytes, "Length of each key, in bytes")
-      ->capture_default_str()
-      ->check(CLI::Range(kMinKeyBytes, size_t{2048}));
-  tools::AddNumber(command, "--value_bytes", &s->run.shape.value_bytes,
-                   "Length of each value, in bytes; half of it compresses")
-      ->capture_default_str()
-      ->check(CLI::Range(kMinValueBytes, size_t{1} << 20));
-  tools::AddNumber(command, "--warmup_s", &s->run.generator.warmup_s, "Seconds of load before the measurement")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  tools::AddNumber(command, "--seconds", &s->run.generator.seconds, "Seconds to measure")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  tools::AddNumber(command, "--seed", &s->run.workload.seed, "Random seed of the requests")->capture_default_str();
-  tools::AddNumber(command, "--check_every", &s->run.generator.check_every,
-                   "Compare the contents of one answer in this many; all are checked for success and length")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--json", s->json_path, "Write one line of JSON per measurement to this file");
+void AddDataOptions(tools::Command command, CommonSettings* s) {
+  command.Number("--keys", &s->run.workload.keys, "Records in the store", 1).ShowDefault();
+  command.Number("--key_bytes", &s->run.shape.key_bytes, "Length of each key, in bytes", kMinKeyBytes, size_t{2048})
+      .ShowDefault();
+  command
+      .Number("--value_bytes", &s->run.shape.value_bytes, "Length of each value, in bytes; half of it compresses",
+              kMinValueBytes, size_t{1} << 20)
+      .ShowDefault();
+  command.Number("--warmup_s", &s->run.generator.warmup_s, "Seconds of load before the measurement", 0).ShowDefault();
+  command.Number("--seconds", &s->run.generator.seconds, "Seconds to measure", 0.001).ShowDefault();
+  command.Number("--seed", &s->run.workload.seed, "Random seed of the requests").ShowDefault();
+  command
+      .Number("--check_every", &s->run.generator.check_every,
+              "Compare the contents of one answer in this many; all are checked for success and length", 1)
+      .ShowDefault();
+  command.Text("--json", &s->json_path, "Write one line of JSON per measurement to this file");
 }
 
-void AddServerOptions(CLI::App* command, CommonSettings* s) {
-  command->add_option("--kvnode", s->server.binary, "The kvnode binary to start")->capture_default_str();
-  command->add_option("--redis_server", s->server.redis_binary, "The redis-server binary to start")
-      ->capture_default_str();
-  command->add_option("--scratch_dir", s->server.scratch_dir, "Directory for the data of the started servers")
-      ->capture_default_str()
-      ->check(CLI::ExistingDirectory);
-  tools::AddNumber(command, "--memory_limit_mb", &s->server.memory_limit_mb,
-                   "Memory limit of the started kvnode, in MiB; default: four times the data, at least 1024");
-  command->add_option("--kvnode_arg", s->server.extra_args, "Another argument for kvnode; may be repeated")
-      ->allow_extra_args(false);
-  tools::AddNumber(command, "--server_core", &s->server.core, "The core of the started server")->capture_default_str();
-  tools::AddNumber(command, "--generator_core", &s->generator_core,
-                   "The core of the generator; default: the last core");
-  command->add_flag("--pin,!--no_pin", s->pin, "Pin the server and the generator to their cores (default: on)");
+void AddServerOptions(tools::Command command, CommonSettings* s) {
+  command.Text("--kvnode", &s->server.binary, "The kvnode binary to start").ShowDefault();
+  command.Text("--redis_server", &s->server.redis_binary, "The redis-server binary to start").ShowDefault();
+  command.Text("--scratch_dir", &s->server.scratch_dir, "Directory for the data of the started servers")
+      .ShowDefault()
+      .ExistingDirectory();
+  command.Number("--memory_limit_mb", &s->server.memory_limit_mb,
+                 "Memory limit of the started kvnode, in MiB; default: four times the data, at least 1024");
+  command.Texts("--kvnode_arg", &s->server.extra_args, "Another argument for kvnode; may be repeated").OneValueEach();
+  command.Number("--server_core", &s->server.core, "The core of the started server").ShowDefault();
+  command.Number("--generator_core", &s->generator_core, "The core of the generator; default: the last core");
+  command.Flag("--pin,!--no_pin", &s->pin, "Pin the server and the generator to their cores (default: on)");
+}
+
+void AddDistributionOption(tools::Command command, Distribution* distribution, const std::string& help) {
+  command.Choice(
+      "--distribution", {"uniform", "zipfian"},
+      [distribution](const std::string& name) {
+        *distribution = name == "zipfian" ? Distribution::kZipfian : Distribution::kUniform;
+      },
+      help + "; zipfian is scattered");
 }
 
 Status Prepare(CommonSettings* s) {

@@ -145,27 +145,26 @@ Status Compare(CompareCommand* c) {
 
 }  // namespace
 
-void AddCompareCommand(CLI::App& app, int* exit_code) {
+void AddCompareCommand(tools::Command app, int* exit_code) {
   auto c = std::make_shared<CompareCommand>();
   c->common.run.generator.seconds = 10;
   c->common.run.generator.warmup_s = 2;
-  CLI::App* command = app.add_subcommand(
-      "compare", "Compare Pando with Redis: get, get 16 deep, durable set; 50 connections, one server core");
-  tools::AddNumber(command, "--repeat", &c->repeat, "Runs of each measurement, alternating between the servers")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 100));
+  tools::Command command =
+      app.Add("compare", "Compare Pando with Redis: get, get 16 deep, durable set; 50 connections, one server core");
+  command.Number("--repeat", &c->repeat, "Runs of each measurement, alternating between the servers", 1, 100)
+      .ShowDefault();
   std::vector<std::string> names;
   for (const Case& what : kCases) names.emplace_back(what.name);
-  command->add_option("--only", c->only, fmt::format("Run only these measurements: {}", fmt::join(names, ", ")))
-      ->check(CLI::IsMember(names));
+  command.Texts("--only", &c->only, fmt::format("Run only these measurements: {}", fmt::join(names, ", ")))
+      .OneOf(names);
   AddDataOptions(command, &c->common);
   AddServerOptions(command, &c->common);
-  command->footer(
+  command.Footer(
       "Both servers are pinned to the same core and hold the same records. Each is stopped (SIGSTOP) while the other\n"
       "one is measured. Redis runs without snapshots. For durable-set, it runs with appendonly yes and appendfsync\n"
       "always.\n\n"
       "Example:\n  kvbench compare --repeat=5 --json=figures.json");
-  command->callback([c, exit_code] { *exit_code = Report(Compare(c.get())); });
+  command.OnChosen([c, exit_code] { *exit_code = Report(Compare(c.get())); });
 }
 
 }  // namespace pando::bench

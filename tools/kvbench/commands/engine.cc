@@ -64,83 +64,60 @@ Status RunEngines(EngineCommand* c) {
 }
 
 // Long function: one entry per option.
-void AddEngineOptions(CLI::App* command, EngineCommand* c) {
+void AddEngineOptions(tools::Command command, EngineCommand* c) {
   EngineBenchOptions& o = c->options;
   command
-      ->add_option("--engines", o.engines,
-                   "Any of pando, rocksdb, lmdb, wiredtiger; pando-4k, -8k, -16k, -32k (page sizes); fio (disk reads, "
-                   "next to get)")
-      ->delimiter(',')
-      ->capture_default_str();
+      .Texts("--engines", &o.engines,
+             "Any of pando, rocksdb, lmdb, wiredtiger; pando-4k, -8k, -16k, -32k (page sizes); fio (disk reads, "
+             "next to get)",
+             ',')
+      .ShowDefault();
   std::vector<std::string> names;
   for (const EngineWorkload& w : EngineWorkloads()) names.push_back(w.name);
-  command->add_option("--workloads", o.workloads, fmt::format("Any of {}", fmt::join(names, ", ")))
-      ->delimiter(',')
-      ->capture_default_str();
-  command->add_option("--dir", o.dir, "Directory for the stores, on the disk to measure")
-      ->capture_default_str()
-      ->check(CLI::ExistingDirectory);
-  tools::AddNumber(command, "--records", &o.records, "Records in each store")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  tools::AddNumber(command, "--key_bytes", &o.shape.key_bytes, "Length of each key, in bytes")
-      ->capture_default_str()
-      ->check(CLI::Range(kMinKeyBytes, size_t{500}));
-  tools::AddNumber(command, "--value_bytes", &o.shape.value_bytes, "Length of each value, in bytes")
-      ->capture_default_str()
-      ->check(CLI::Range(kMinValueBytes, size_t{1} << 20));
-  tools::AddNumber(command, "--compressible_percent", &o.shape.compressible_percent,
-                   "Share of each value that compresses, in percent")
-      ->capture_default_str()
-      ->check(CLI::Range(0, 100));
-  tools::AddNumber(command, "--memory_mb", &o.memory_mb,
-                   "Memory of each engine, in MiB; default: an eighth of the data");
-  tools::AddNumber(command, "--log_mb", &o.log_mb,
-                   "Log kept before a checkpoint, in MiB; default: that of each engine");
-  tools::AddNumber(command, "--clients", &o.clients, "Number of operations in progress")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
-  tools::AddNumber(command, "--seconds", &o.seconds, "Seconds to measure")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  tools::AddNumber(command, "--warmup_s", &o.warmup_s, "Seconds of load before the measurement")
-      ->capture_default_str()
-      ->check(CLI::NonNegativeNumber);
-  tools::AddNumber(command, "--rate", &o.rate,
-                   "Operations per second of the open loops; default: half of the saturating rate");
-  tools::AddNumber(command, "--repeat", &o.repeat,
-                   "Runs of each measurement, alternating between the engines; the table shows medians")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 100));
+  command.Texts("--workloads", &o.workloads, fmt::format("Any of {}", fmt::join(names, ", ")), ',').ShowDefault();
+  command.Text("--dir", &o.dir, "Directory for the stores, on the disk to measure").ShowDefault().ExistingDirectory();
+  command.Number("--records", &o.records, "Records in each store", 1).ShowDefault();
+  command.Number("--key_bytes", &o.shape.key_bytes, "Length of each key, in bytes", kMinKeyBytes, size_t{500})
+      .ShowDefault();
   command
-      ->add_option("--distribution", o.distribution,
-                   "Distribution of keys for get, put and scan: uniform or zipfian (scattered)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, Distribution>{{"uniform", Distribution::kUniform},
-                                                                              {"zipfian", Distribution::kZipfian}}));
-  tools::AddNumber(command, "--page_bytes", &o.page_bytes, "Page size of Pando, in bytes; default: that of Pando");
-  tools::AddNumber(command, "--partitions", &o.partitions, "Partitions of Pando, all on one reactor")
-      ->capture_default_str();
+      .Number("--value_bytes", &o.shape.value_bytes, "Length of each value, in bytes", kMinValueBytes, size_t{1} << 20)
+      .ShowDefault();
   command
-      ->add_option("--compression", o.compression,
-                   "lz4 or none, for Pando and RocksDB; with lz4, WiredTiger uses snappy")
-      ->default_str("lz4")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, BenchCompression>{{"none", BenchCompression::kNone}, {"lz4", BenchCompression::kLz4}}));
-  command->add_option("--cpus", c->cpus,
-                      "CPUs for each engine, as in 0-1; default: all; one-core workloads use the first");
-  tools::AddNumber(command, "--seed", &o.seed, "Random seed of the operations")->capture_default_str();
-  tools::AddNumber(command, "--timeout_s", &o.timeout_s, "Give up a measurement after this many seconds")
-      ->capture_default_str();
-  command->add_flag("--unlimited_page_cache", o.unlimited_page_cache,
-                    "Measure LMDB with data larger than memory even if its page cache cannot be limited");
-  command->add_flag("--keep", o.keep, "Keep the stores");
-  command->add_option("--json", c->json_path, "Write one line of JSON per measurement to this file");
-  command->add_option("--plots", c->plots_dir, "Draw the figures of --json as SVG files in this directory");
+      .Number("--compressible_percent", &o.shape.compressible_percent,
+              "Share of each value that compresses, in percent", 0, 100)
+      .ShowDefault();
+  command.Number("--memory_mb", &o.memory_mb, "Memory of each engine, in MiB; default: an eighth of the data");
+  command.Number("--log_mb", &o.log_mb, "Log kept before a checkpoint, in MiB; default: that of each engine");
+  command.Number("--clients", &o.clients, "Number of operations in progress", 1, 1000).ShowDefault();
+  command.Number("--seconds", &o.seconds, "Seconds to measure", 0.001).ShowDefault();
+  command.Number("--warmup_s", &o.warmup_s, "Seconds of load before the measurement", 0).ShowDefault();
+  command.Number("--rate", &o.rate, "Operations per second of the open loops; default: half of the saturating rate");
+  command
+      .Number("--repeat", &o.repeat,
+              "Runs of each measurement, alternating between the engines; the table shows medians", 1, 100)
+      .ShowDefault();
+  AddDistributionOption(command, &o.distribution, "Distribution of keys for get, put and scan");
+  command.Number("--page_bytes", &o.page_bytes, "Page size of Pando, in bytes; default: that of Pando");
+  command.Number("--partitions", &o.partitions, "Partitions of Pando, all on one reactor").ShowDefault();
+  command.Choice(
+      "--compression", {"lz4", "none"},
+      [&o](const std::string& name) {
+        o.compression = name == "lz4" ? BenchCompression::kLz4 : BenchCompression::kNone;
+      },
+      "For Pando and RocksDB; default: lz4, with which WiredTiger uses snappy");
+  command.Text("--cpus", &c->cpus, "CPUs for each engine, as in 0-1; default: all; one-core workloads use the first");
+  command.Number("--seed", &o.seed, "Random seed of the operations").ShowDefault();
+  command.Number("--timeout_s", &o.timeout_s, "Give up a measurement after this many seconds").ShowDefault();
+  command.Flag("--unlimited_page_cache", &o.unlimited_page_cache,
+               "Measure LMDB with data larger than memory even if its page cache cannot be limited");
+  command.Flag("--keep", &o.keep, "Keep the stores");
+  command.Text("--json", &c->json_path, "Write one line of JSON per measurement to this file");
+  command.Text("--plots", &c->plots_dir, "Draw the figures of --json as SVG files in this directory");
 }
 
 }  // namespace
 
-void AddEngineCommand(CLI::App& app, int* exit_code) {
+void AddEngineCommand(tools::Command app, int* exit_code) {
   auto c = std::make_shared<EngineCommand>();
   // Offer only the engines that are built in, and say which are missing.
   std::string missing;
@@ -150,16 +127,15 @@ void AddEngineCommand(CLI::App& app, int* exit_code) {
     missing += fmt::format("\n{} is not built in; install {} and build again.", name, engine->package);
     return true;
   });
-  CLI::App* command =
-      app.add_subcommand("engine", "Compare the embedded engine with RocksDB, LMDB and WiredTiger under the same load");
+  tools::Command command =
+      app.Add("engine", "Compare the embedded engine with RocksDB, LMDB and WiredTiger under the same load");
   AddEngineOptions(command, c.get());
-  command->footer("Each measurement runs in its own process. docs/BENCHMARKS.md explains what is compared.\n" +
-                  missing +
-                  "\nExamples:\n"
-                  "  kvbench engine --records=8000000 --seconds=60 --repeat=3 --json=figures.json --plots=plots\n"
-                  "  kvbench engine --engines=pando,rocksdb --workloads=put,put-open --page_bytes=4096\n"
-                  "  kvbench engine --engines=pando-8k,pando-16k,rocksdb,fio --workloads=get --repeat=7");
-  command->callback([c, exit_code, missing] {
+  command.Footer("Each measurement runs in its own process. docs/BENCHMARKS.md explains what is compared.\n" + missing +
+                 "\nExamples:\n"
+                 "  kvbench engine --records=8000000 --seconds=60 --repeat=3 --json=figures.json --plots=plots\n"
+                 "  kvbench engine --engines=pando,rocksdb --workloads=put,put-open --page_bytes=4096\n"
+                 "  kvbench engine --engines=pando-8k,pando-16k,rocksdb,fio --workloads=get --repeat=7");
+  command.OnChosen([c, exit_code, missing] {
     if (!missing.empty()) tools::PrintNote("{}\n", missing.substr(1));
     *exit_code = Report(RunEngines(c.get()));
   });

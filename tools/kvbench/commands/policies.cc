@@ -6,26 +6,19 @@
 
 namespace pando::bench {
 
-void AddPoliciesCommand(CLI::App& app, int* exit_code) {
+void AddPoliciesCommand(tools::Command app, int* exit_code) {
   struct Options {
     TraceOptions trace;
     std::vector<uint64_t> shares = {8, 20, 2};
   };
   auto o = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("policies", "Simulate eviction policies on synthetic traces, and print their hit rates");
-  tools::AddNumber(command, "--pages", &o->trace.pages, "Number of pages of data")
-      ->capture_default_str()
-      ->check(CLI::Range(100, 100'000'000));
-  tools::AddNumber(command, "--uses", &o->trace.uses, "Page uses in each trace; the first half is not counted")
-      ->capture_default_str()
-      ->check(CLI::PositiveNumber);
-  command->add_option("--data_per_memory", o->shares, "Ratios of data to memory")
-      ->delimiter(',')
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1000));
-  tools::AddNumber(command, "--seed", &o->trace.seed, "Random seed of the traces")->capture_default_str();
-  command->callback([o, exit_code] {
+  tools::Command command =
+      app.Add("policies", "Simulate eviction policies on synthetic traces, and print their hit rates");
+  command.Number("--pages", &o->trace.pages, "Number of pages of data", 100, 100'000'000).ShowDefault();
+  command.Number("--uses", &o->trace.uses, "Page uses in each trace; the first half is not counted", 1).ShowDefault();
+  command.Numbers("--data_per_memory", &o->shares, "Ratios of data to memory, as in 8,20", 1, 1000).ShowDefault();
+  command.Number("--seed", &o->trace.seed, "Random seed of the traces").ShowDefault();
+  command.OnChosen([o, exit_code] {
     tools::Print("| trace | data / memory |");
     for (const std::string& policy : PolicyNames()) tools::Print(" {} |", policy);
     tools::Print(" best possible |\n|---|---|");

@@ -56,53 +56,39 @@ Status Run(RunCommand* c) {
 
 }  // namespace
 
-void AddRunCommand(CLI::App& app, int* exit_code) {
+void AddRunCommand(tools::Command app, int* exit_code) {
   auto c = std::make_shared<RunCommand>();
-  CLI::App* command =
-      app.add_subcommand("run", "Run workloads against a kvnode that it starts, a running server, or a peer");
-  command->add_option("workload", c->workloads, fmt::format("Any of {}", fmt::join(WorkloadNames(), ", ")))
-      ->capture_default_str();
-  command->add_option("--server", c->address, "host:port of a running server; default: start one");
-  command->add_option("--protocol", c->protocol, "Protocol of --server, or the kind of server to start: pando or redis")
-      ->capture_default_str()
-      ->check(CLI::IsMember({"pando", "redis"}));
-  command->add_option("--peer", c->peer, "Also start this system, and give it the same load")
-      ->check(CLI::IsMember({"redis"}));
-  command->add_flag("--load,!--no_load", c->load, "Store all records first (default: on)");
+  tools::Command command = app.Add("run", "Run workloads against a kvnode that it starts, a running server, or a peer");
+  command.Texts("workload", &c->workloads, fmt::format("Any of {}", fmt::join(WorkloadNames(), ", "))).ShowDefault();
+  command.Text("--server", &c->address, "host:port of a running server; default: start one");
+  command.Text("--protocol", &c->protocol, "Protocol of --server, or the kind of server to start: pando or redis")
+      .ShowDefault()
+      .OneOf({"pando", "redis"});
+  command.Text("--peer", &c->peer, "Also start this system, and give it the same load").OneOf({"redis"});
+  command.Flag("--load,!--no_load", &c->load, "Store all records first (default: on)");
 
   GeneratorOptions& g = c->common.run.generator;
-  tools::AddNumber(command, "--connections", &g.connections, "Number of connections")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 20'000));
-  tools::AddNumber(command, "--depth", &g.depth, "Requests in progress on each connection")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 4096));
-  command
-      ->add_option("--pipelining", g.pipelining,
-                   "batch: send depth requests, then wait for all answers; window: send a new request for each answer")
-      ->transform(CLI::CheckedTransformer(
-          std::map<std::string, Pipelining>{{"batch", Pipelining::kBatch}, {"window", Pipelining::kWindow}}));
-  tools::AddNumber(command, "--ops", &g.ops, "Send exactly this many requests, instead of running for --seconds");
-  tools::AddNumber(command, "--rate", &g.rate,
-                   "Open loop: requests per second; latency counts from when a request was due");
+  command.Number("--connections", &g.connections, "Number of connections", 1, 20'000).ShowDefault();
+  command.Number("--depth", &g.depth, "Requests in progress on each connection", 1, 4096).ShowDefault();
+  command.Choice(
+      "--pipelining", {"batch", "window"},
+      [&g](const std::string& name) { g.pipelining = name == "batch" ? Pipelining::kBatch : Pipelining::kWindow; },
+      "batch: send depth requests, then wait for all answers; window: send a new request for each answer");
+  command.Number("--ops", &g.ops, "Send exactly this many requests, instead of running for --seconds");
+  command.Number("--rate", &g.rate, "Open loop: requests per second; latency counts from when a request was due");
   WorkloadOptions& w = c->common.run.workload;
-  tools::AddNumber(command, "--read_percent", &w.read_percent, "Share of gets in mixed, in percent")
-      ->capture_default_str();
-  tools::AddNumber(command, "--scan_rows", &w.scan_rows, "Rows per scan")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 10'000));
-  command->add_option("--distribution", w.distribution, "Distribution of keys: uniform or zipfian (scattered)")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, Distribution>{{"uniform", Distribution::kUniform},
-                                                                              {"zipfian", Distribution::kZipfian}}));
+  command.Number("--read_percent", &w.read_percent, "Share of gets in mixed, in percent").ShowDefault();
+  command.Number("--scan_rows", &w.scan_rows, "Rows per scan", 1, 10'000).ShowDefault();
+  AddDistributionOption(command, &w.distribution, "Distribution of keys");
   AddDataOptions(command, &c->common);
   AddServerOptions(command, &c->common);
-  command->footer(
+  command.Footer(
       "Examples:\n"
       "  kvbench run get --connections=50\n"
       "  kvbench run get put --depth=16 --peer=redis --json=figures.json\n"
       "  kvbench run ycsb-a ycsb-b ycsb-e --keys=5000000 --seconds=30\n"
       "  kvbench run mixed --read_percent=90 --rate=50000 --server=127.0.0.1:7420 --no_load");
-  command->callback([c, exit_code] { *exit_code = Report(Run(c.get())); });
+  command.OnChosen([c, exit_code] { *exit_code = Report(Run(c.get())); });
 }
 
 }  // namespace pando::bench
