@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Runs clang-tidy on the project's .cc files, and remembers which of them were clean.
 
-    tools/tidy.py [--build build/lint] [--jobs N] [REGEX]
+    tools/tidy.py [--build build/lint] [--memory DIR] [--jobs N] [REGEX]
 
 With REGEX, only the files whose path it matches are checked. A file is checked again when it, a header of the project
 that it includes, its compiler command, a .clang-tidy file, the IDL or clang-tidy itself has changed. What was clean is
-remembered in BUILD/tidy, one empty file each. Prints each finding once, although many files may include the header that
+remembered in DIR (default: BUILD/tidy), one empty file each, until it was of no use for 30 days. The names do not
+depend on where the tree is, so several clones can share one DIR. Prints each finding once, although many files may include the header that
 it is in, and exits with 1 if there is any.
 """
 
 import argparse
 import concurrent.futures
+import contextlib
 import functools
 import hashlib
 import json
@@ -20,10 +22,12 @@ import re
 import subprocess
 import sys
 import threading
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLANG_TIDY = "clang-tidy-22"  # older versions look into all system headers, which takes three times as long
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+MEMORY_DAYS = 30
 FINDING = re.compile(r"^\S.*?:\d+:\d+: (?:error|warning): ")
 
 
@@ -106,22 +110,32 @@ class Checker:
                 print(f"tidy: {self.done} of {self.total} files", file=sys.stderr, flush=True)
 
 
+def forget_unused(memory, used):
+    """Removes what was of no use for a long time. Other clones may do the same at the same time."""
+    oldest = time.time() - MEMORY_DAYS * 24 * 3600
+    for remembered in memory.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if remembered.name in used:
+                remembered.touch()
+            elif remembered.stat().st_mtime < oldest:
+                remembered.unlink()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--build", type=pathlib.Path, default=ROOT / "build/lint")
+    parser.add_argument("--memory", type=pathlib.Path)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("regex", nargs="?", default="")
     arguments = parser.parse_args()
 
     version = subprocess.run([CLANG_TIDY, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
-    memory = arguments.build / "tidy"
-    memory.mkdir(exist_ok=True)
+    memory = arguments.memory or arguments.build / "tidy"
+    memory.mkdir(parents=True, exist_ok=True)
     entries = [e for e in json.loads((arguments.build / "compile_commands.json").read_text())
                if e["file"].endswith(".cc")]
     keys = {e["file"]: key_of(e, version) for e in entries}
-    for old in memory.iterdir():
-        if old.name not in keys.values():
-            old.unlink()
+    forget_unused(memory, set(keys.values()))
     todo = [path for path, key in sorted(keys.items())
             if re.search(arguments.regex, os.path.relpath(path, ROOT)) and not (memory / key).exists()]
     print(f"tidy: {len(todo)} of {len(keys)} files to check", file=sys.stderr, flush=True)

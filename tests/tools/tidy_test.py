@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import os
 import pathlib
 import sys
 import tempfile
@@ -83,6 +84,20 @@ class TidyTest(unittest.TestCase):
             self.assertIn("b.cc", checked)
         self.write("src/b/b.cc", "")
         self.assertEqual(self.run_tidy(), (0, "", ["b.cc"]))
+
+    def test_clones_share_a_memory_until_it_is_old(self):
+        memory = self.root / "memory"
+        with_memory = ["--memory", str(memory)]
+        self.assertEqual(self.run_tidy(*with_memory)[2], ["a.cc", "b.cc"])
+        self.write("src/b/b.cc", "#include <map>")  # as another clone has it
+        self.assertEqual(self.run_tidy(*with_memory)[2], ["b.cc"])
+        self.write("src/b/b.cc", "#include <vector>")
+        self.assertEqual(self.run_tidy(*with_memory)[2], [])
+        self.assertEqual(self.run_tidy()[2], ["a.cc", "b.cc"])  # the memory of the build directory is another one
+        for remembered in memory.iterdir():
+            os.utime(remembered, (0, 0))
+        self.assertEqual(self.run_tidy(*with_memory)[2], [])  # used, so they are new again
+        self.assertEqual(len(list(memory.iterdir())), 2)
 
     def test_a_regex_limits_what_is_checked(self):
         self.assertEqual(self.run_tidy("src/b")[2], ["b.cc"])
