@@ -139,7 +139,7 @@ class Engine::Impl final : public LogReplaySink {
   // even without its log.
   Task<Status> MakeLogKnown() {
     for (Replica* replica : served_) {
-      if (replica->KnowsLog()) continue;
+      if (replica->checkpointer().KnowsLog()) continue;
       Status status = co_await replica->Checkpoint();
       if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(status);
       // Happens only if an older version filled the disk. Checkpoints will try again.
@@ -190,7 +190,7 @@ class Engine::Impl final : public LogReplaySink {
     auto failed = failed_checkpoints_.find(r);
     const bool failed_lately =
         failed != failed_checkpoints_.end() && reactor_.NowNs() - failed->second < kCheckpointRetry;
-    return r->NeedsCheckpoint() && !failed_lately;
+    return r->checkpointer().Needed() && !failed_lately;
   }
 
   // Returns the partition to checkpoint next, or null if there is none. If much log is retained, or
@@ -209,8 +209,9 @@ class Engine::Impl final : public LogReplaySink {
     if (Replica* replica = MostPendingFree()) return replica;
     Replica* oldest = nullptr;
     for (Replica* r : served_) {
-      if (!MayCheckpoint(r) || reactor_.NowNs() - r->last_checkpoint_ns() < options_.checkpoint_interval_ns) continue;
-      if (!oldest || r->last_checkpoint_ns() < oldest->last_checkpoint_ns()) oldest = r;
+      if (!MayCheckpoint(r) || reactor_.NowNs() - r->checkpointer().last_ns() < options_.checkpoint_interval_ns)
+        continue;
+      if (!oldest || r->checkpointer().last_ns() < oldest->checkpointer().last_ns()) oldest = r;
     }
     return oldest;
   }
@@ -239,11 +240,11 @@ class Engine::Impl final : public LogReplaySink {
     uint64_t held = 0;
     const SnapshotInfo* oldest = nullptr;
     for (Replica* r : served_) {
-      r->ExpireSnapshots();
+      r->snapshots().ReleaseExpired();
       // What an earlier release frees may be enough.
       if (r->partition_file().releasing_generations()) return;
       held += r->partition_file().held_extents();
-      const SnapshotInfo* snapshot = r->OldestSnapshot();
+      const SnapshotInfo* snapshot = r->snapshots().Oldest();
       if (snapshot && (!oldest || snapshot->version < oldest->version)) oldest = snapshot;
     }
     const uint64_t limit = std::min(options_.max_held_extents, MaxListed() / 4 * 3);
@@ -253,7 +254,7 @@ class Engine::Impl final : public LogReplaySink {
                  << " s ago is released early: snapshots retain " << held << " replaced pages and values on reactor "
                  << options_.reactor_index << ", where the limit is " << limit
                  << ". Close snapshots sooner, or raise --memory_limit_mb";
-    for (Replica* r : served_) r->DropSnapshotIfOpen(released.id);
+    for (Replica* r : served_) r->snapshots().ReleaseIfOpen(released.id);
   }
 
   // Removes expired records, one partition after another.
@@ -263,8 +264,8 @@ class Engine::Impl final : public LogReplaySink {
       if (reactor_.NowNs() < next) continue;
       next = reactor_.NowNs() + kSweepInterval;
       for (Replica* r : served_) {
-        if (closing_ || !failure_.ok() || !r->ExpiryDue()) continue;
-        Status status = co_await r->Sweep();
+        if (closing_ || !failure_.ok() || !r->upkeep().ExpiryDue()) continue;
+        Status status = co_await r->upkeep().Sweep();
         LOG_IF(WARNING, !status.ok() && !closing_)
             << "could not remove the expired records of partition " << r->id() << ": " << status.ToString();
       }
@@ -369,7 +370,7 @@ class Engine::Impl final : public LogReplaySink {
     if (!lookup.leaf || !failure_.ok()) return;
     ++batch_reads_;
     const RecordView& r = lookup.record;
-    const int64_t now_ms = static_cast<Replica*>(read->partition)->NowMs(wall_ms);
+    const int64_t now_ms = static_cast<Replica*>(read->partition)->clock().NowMs(wall_ms);
     if (!lookup.found || (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms)) {
       read->outcome = PointRead::Outcome::kNotFound;
       return;

@@ -45,8 +45,8 @@ uint64_t SpaceReleaser::Surplus(Watched* watched) const {
   const ExtentAllocator& allocator = watched->replica->partition_file().allocator();
   const uint64_t spare = allocator.free_blocks() + allocator.set_aside_blocks() - allocator.hole_blocks();
   watched->low_now = std::min(watched->low_now, spare);
-  const uint64_t keep =
-      watched->replica->BlocksToKeepFree() + std::max(options_.min_keep_blocks, allocator.used_blocks() / kKeepShare);
+  const uint64_t keep = watched->replica->block_admission().BlocksToKeepFree() +
+                        std::max(options_.min_keep_blocks, allocator.used_blocks() / kKeepShare);
   const uint64_t low = std::min(watched->low_before, watched->low_now);
   return low > keep ? low - keep : 0;
 }
@@ -57,8 +57,8 @@ Task<void> SpaceReleaser::Release(Watched* watched) {
   while (!stopping_ && credit_bytes_ >= kChunkBytes) {
     const uint64_t blocks = std::min({Surplus(watched), kPieceBlocks, credit_bytes_ / kBlockBytes});
     if (blocks < ExtentAllocator::kChunkBlocks) co_return;
-    Result<uint64_t> released =
-        co_await file.ReleaseSpace(blocks, watched->replica->BlocksToKeepFree() + options_.min_keep_blocks);
+    Result<uint64_t> released = co_await file.ReleaseSpace(
+        blocks, watched->replica->block_admission().BlocksToKeepFree() + options_.min_keep_blocks);
     if (!released.ok()) {
       // No harm is done: the space stays in the file for later writes.
       watched->refused = true;

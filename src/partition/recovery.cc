@@ -1,5 +1,6 @@
-// Replica: recovery from the log.
-#include "src/partition/replica.h"
+#include "src/partition/recovery.h"
+
+#include <deque>
 
 namespace pando {
 namespace {
@@ -30,9 +31,9 @@ std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) 
 // One operation as a write of its own. Replay applies operations one at a time, so it works with
 // any pool size, whatever the pool was when the log was written. Nobody reads meanwhile, so nobody
 // sees half a batch.
-struct Replica::ReplayedOp {
+struct Recovery::ReplayedOp {
   std::vector<WriteOp> ops;
-  PendingWrite pending;
+  WriteUnit unit;
 
   explicit ReplayedOp(const LogRecord& record) : ops(1) {
     WriteOp& op = ops.front();
@@ -45,30 +46,32 @@ struct Replica::ReplayedOp {
     op.condition.version = record.condition.version;
     op.condition.exists = record.condition.exists;
     if (record.condition.value) op.condition.value = std::string(*record.condition.value);
-    pending.ops = &ops;
-    pending.versions.push_back(record.version);
+    unit.ops = &ops;
+    unit.versions.push_back(record.version);
   }
   ReplayedOp(const ReplayedOp&) = delete;
 };
 
-Task<void> Replica::Prefetch(std::string key) {
+Task<void> Recovery::Prefetch(std::string key) {
   // An error shows again when the record is applied.
-  Result<PagePin> pin = co_await tree_->FetchLeaf(key);
+  Result<PagePin> pin = co_await state_.tree->FetchLeaf(key);
   (void)pin.ok();
 }
 
-Task<Status> Replica::Replay(RecoveredBatch batch) {
-  CHECK(log_ == nullptr) << "E1: partition " << id() << " already serves requests";
+Task<Status> Recovery::Replay(RecoveredBatch batch) {
+  if (state_.failed()) co_return state_.failure();
+  CHECK(state_.phase() == Phase::kRecovering) << "E1: partition " << state_.id() << " already serves requests";
   auto corrupt = [&](std::string_view what) {
-    return Error(Code::kCorruption, "{}: batch of partition {} at offset {}: {}", batch.file, id(), batch.offset, what);
+    return Error(Code::kCorruption, "{}: batch of partition {} at offset {}: {}", batch.file, state_.id(), batch.offset,
+                 what);
   };
-  if (batch.first_lsn > applied_lsn_ + 1) {
+  if (batch.first_lsn > state_.applied_lsn + 1) {
     co_return corrupt(fmt::format("starts at LSN {}, but the tree ends at {}: log segments are missing",
-                                  batch.first_lsn, applied_lsn_));
+                                  batch.first_lsn, state_.applied_lsn));
   }
-  if (batch.epoch < epoch_) co_return corrupt(fmt::format("epoch {} after epoch {}", batch.epoch, epoch_));
-  if (batch.first_lsn + batch.record_count <= applied_lsn_ + 1) co_return Status();
-  epoch_ = batch.epoch;
+  if (batch.epoch < state_.epoch) co_return corrupt(fmt::format("epoch {} after epoch {}", batch.epoch, state_.epoch));
+  if (batch.first_lsn + batch.record_count <= state_.applied_lsn + 1) co_return Status();
+  state_.epoch = batch.epoch;
 
   std::vector<LogRecord> records;
   const Lsn batch_end = batch.first_lsn + batch.record_count - 1;
@@ -78,15 +81,15 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
   for (uint32_t i = 0; i < batch.record_count; ++i, ++lsn) {
     Result<LogRecord> record = DecodeRecord(&reader);
     if (!record.ok()) co_return corrupt(record.status().message());
-    if (record->key.size() > MaxKeyBytes(pool_.page_bytes())) co_return corrupt("a key longer than the limit");
+    if (record->key.size() > MaxKeyBytes(state_.pool.page_bytes())) co_return corrupt("a key longer than the limit");
     if (std::string_view wrong = WrongOrder(i > 0 ? &last : nullptr, *record); !wrong.empty()) co_return corrupt(wrong);
     last = *record;
-    if (lsn == applied_lsn_ && last.continues) co_return corrupt("the checkpoint ends inside a write");
-    if (lsn > applied_lsn_) records.push_back(last);
+    if (lsn == state_.applied_lsn && last.continues) co_return corrupt("the checkpoint ends inside a write");
+    if (lsn > state_.applied_lsn) records.push_back(last);
   }
   if (last.continues) co_return corrupt("the last write is cut short");
   constexpr uint32_t kRecordUnits = 16;
-  TurnSlice slice(pool_.turn());
+  TurnSlice slice(state_.pool.turn());
   // Random keys are in pages that are not in memory. Read these pages together, in bounded groups.
   for (size_t from = 0; from < records.size();) {
     TaskGroup prefetches;
@@ -95,10 +98,10 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
     uint8_t level = 0;
     while (to < records.size() && to - from < kRecordsAtOnce && prefetches.running() < kPrefetches) {
       const LogRecord& record = records[to++];
-      if (!tree_->FindLeaf(record.key, &missing, &level)) prefetches.Spawn(Prefetch(std::string(record.key)));
+      if (!state_.tree->FindLeaf(record.key, &missing, &level)) prefetches.Spawn(Prefetch(std::string(record.key)));
     }
     co_await prefetches.Drain();
-    uint64_t room = 0;
+    AdmittedBlocks room;
     if (from == 0 || !records[from - 1].continues)
       co_await MakeRoomToReplay(std::span(records).subspan(from, to - from), &room);
     while (from < to) {
@@ -112,91 +115,98 @@ Task<Status> Replica::Replay(RecoveredBatch batch) {
       CO_RETURN_IF_ERROR(co_await ReplayBatch(rest.first(together), begins_write));
       from += together;
       if (!records[from - 1].continues) SetReplayed(batch_end - (records.size() - from));
-      if (slice.Spend(kRecordUnits * static_cast<uint32_t>(together))) co_await Yield(reactor_);
+      if (slice.Spend(kRecordUnits * static_cast<uint32_t>(together))) co_await Yield(state_.reactor);
     }
-    TakeAdmitted(room, &room);
   }
   SetReplayed(batch_end);
   co_return Status();
 }
 
-void Replica::SetReplayed(Lsn lsn) {
-  applied_lsn_ = durable_lsn_ = last_lsn_ = lsn;
-  last_version_ = applied_version_;
-}
+void Recovery::SetReplayed(Lsn lsn) { state_.applied_lsn = state_.durable_lsn = state_.last_lsn = lsn; }
 
 // Replayed records had disk space before the crash. They have it again, though perhaps only after
 // checkpoints, which free what the last generations replaced. This may not suffice if growth of the
 // file was not durable yet and others have taken the space. Replay then continues: pages may still
 // find room when they are written, and large values when they are replayed.
-Task<void> Replica::MakeRoomToReplay(std::span<const LogRecord> records, uint64_t* admitted) {
+Task<void> Recovery::MakeRoomToReplay(std::span<const LogRecord> records, AdmittedBlocks* admitted) {
   uint64_t blocks = 0;
-  for (const LogRecord& record : records) blocks += BlocksFor(record.op, record.key.size(), record.value.size());
-  Status status = co_await AdmitBlocks(blocks, /*only_removes=*/true, admitted);
-  LOG_IF(WARNING, !status.ok()) << "partition " << id()
+  for (const LogRecord& record : records)
+    blocks += admission_.BlocksFor(record.op, record.key.size(), record.value.size());
+  Status status = co_await admission_.Admit(blocks, /*only_removes=*/true, admitted);
+  LOG_IF(WARNING, !status.ok()) << "partition " << state_.id()
                                 << ": little disk space is left for replaying the log: " << status.ToString();
 }
 
 // Replays a write that is judged as a whole, or one record of another write. `begins_write`: the
 // records before it are whole writes.
-Task<Status> Replica::ReplayBatch(std::span<const LogRecord> records, bool begins_write) {
+Task<Status> Recovery::ReplayBatch(std::span<const LogRecord> records, bool begins_write) {
   bool refused = false;
   if (IsGuarded(records.front())) {
     CO_ASSIGN_OR_RETURN(refused, co_await IsRefused(records));
   }
-  const Version before = applied_version_;
+  const Version before = state_.applied_version;
   Version version = before;
   for (const LogRecord& record : records) {
     if (record.version <= version) {
-      co_return Error(Code::kCorruption, "partition {}: the log holds version {} after version {}", id(),
+      co_return Error(Code::kCorruption, "partition {}: the log holds version {} after version {}", state_.id(),
                       record.version, version);
     }
     version = record.version;
     if (refused || record.op == RecordOp::kCheck) continue;
     Status status = co_await ReplayRecord(record);
     // A value found no free run. Checkpoints free space, but they must contain whole writes.
-    if (status.code() == Code::kDiskFull && begins_write && applied_version_ == before) {
-      for (int round = 0; round < 2; ++round) CO_RETURN_IF_ERROR(co_await Checkpoint());
+    if (status.code() == Code::kDiskFull && begins_write && state_.applied_version == before) {
+      for (int round = 0; round < 2; ++round) CO_RETURN_IF_ERROR(co_await checkpointer_.Checkpoint());
       status = co_await ReplayRecord(record);
     }
     CO_RETURN_IF_ERROR(std::move(status));
   }
-  applied_version_ = version;  // also of records that change nothing
+  state_.applied_version = version;  // also of records that change nothing
   co_return Status();
 }
 
 // Like Judge, but with the pages of one operation in memory at a time.
-Task<Result<bool>> Replica::IsRefused(std::span<const LogRecord> records) {
+Task<Result<bool>> Recovery::IsRefused(std::span<const LogRecord> records) {
   std::vector<std::string> keys;
   for (const LogRecord& record : records) keys.emplace_back(record.key);
-  co_await tree_->FetchAhead(std::move(keys));
+  co_await state_.tree->FetchAhead(std::move(keys));
   std::deque<ReplayedOp> replayed;  // `effects` refers to these
-  Effects effects;
+  Applier::Effects effects;
   for (const LogRecord& record : records) {
     if (!IsGuarded(record)) break;
-    PendingWrite* pending = &replayed.emplace_back(record).pending;
-    while (!ReadyToApply(pending)) CO_RETURN_IF_ERROR(co_await MakeReady(pending));
-    if (JudgeOp(pending, 0, &effects) != OpOutcome::kApplied) co_return true;
-    pending->pins.clear();
-    pending->found.clear();  // `effects` does not refer to it
+    WriteUnit* unit = &replayed.emplace_back(record).unit;
+    while (!applier_.Ready(unit)) CO_RETURN_IF_ERROR(co_await applier_.MakeReady(unit));
+    if (applier_.JudgeOp(unit, 0, &effects) != OpOutcome::kApplied) co_return true;
+    unit->pins.clear();
+    unit->found.clear();  // `effects` does not refer to it
   }
   co_return false;
 }
 
-Task<Status> Replica::ReplayRecord(LogRecord record) {
+// Allocates an extent for a large value.
+Task<Status> Recovery::Fetch(WriteUnit* unit) {
+  const WriteOp& op = unit->ops->front();
+  unit->extents.resize(1);
+  if (op.op != RecordOp::kPut || !state_.tree->NeedsOverflow(op.key.size(), op.value.size())) co_return Status();
+  const auto blocks = static_cast<uint32_t>(BlockAdmission::BlocksOfValue(op.value.size()));
+  CO_ASSIGN_OR_RETURN(unit->extents[0], co_await state_.file->AllocateForWrite(blocks));
+  co_return Status();
+}
+
+Task<Status> Recovery::ReplayRecord(LogRecord record) {
   ReplayedOp replayed(record);
-  PendingWrite* pending = &replayed.pending;
-  if (Status status = co_await FetchForWrite(pending); !status.ok()) {
+  WriteUnit* unit = &replayed.unit;
+  if (Status status = co_await Fetch(unit); !status.ok()) {
     if (status.code() != Code::kDiskFull) co_return status;
     co_return Error(
         Code::kDiskFull,
         "partition {}: the log holds an acknowledged value of {} bytes, but the disk has no contiguous space to "
         "store it: {}; make room on the disk and start again, nothing is lost",
-        id(), record.value.size(), status.message());
+        state_.id(), record.value.size(), status.message());
   }
-  while (!ReadyToApply(pending)) CO_RETURN_IF_ERROR(co_await MakeReady(pending));
-  applied_version_ = record.version;
-  ApplyOp(pending, 0);
+  while (!applier_.Ready(unit)) CO_RETURN_IF_ERROR(co_await applier_.MakeReady(unit));
+  state_.applied_version = record.version;
+  applier_.ApplyOp(unit, 0);
   co_return Status();
 }
 

@@ -1,0 +1,247 @@
+// PartitionReader: scans of a range, and of what differs between two snapshots.
+#include <algorithm>
+
+#include "src/partition/partition_reader.h"
+#include "src/partition/resident_record.h"
+
+namespace pando {
+namespace {
+constexpr size_t kReadAheadPages = 8;
+// Cost of a leaf, in units of the turn's budget, in addition to its records.
+constexpr uint32_t kLeafUnits = 16;
+}  // namespace
+
+// The page of rows that a scan collects, and the scan's position, which is spec.start or, in
+// reverse, spec.end.
+class PartitionReader::Scanner {
+ public:
+  enum class Step : uint8_t { kMore, kOver, kReadValue };
+
+  Scanner(PartitionState& state, ScanSpec spec) : tree_(*state.tree), pool_(state.pool), spec_(std::move(spec)) {}
+
+  const ScanSpec& spec() const { return spec_; }
+  ScanPage& page() { return page_; }
+  const std::string& position() const { return spec_.reverse ? spec_.end : spec_.start; }
+
+  Step AddRow(const Node& node, uint32_t slot, int64_t now_ms);
+  Step AddRemoved(std::string key);
+  // Takes the rows of one leaf and moves on: past the leaf, or to the row whose value must be read.
+  Step AddLeaf(const Node& node, int64_t now_ms) {
+    return spec_.reverse ? AddLeafBackwards(node, now_ms) : AddLeafForwards(node, now_ms);
+  }
+  size_t LeavesToCome(const Node& node) const;
+
+  // -- the row that AddRow could not add because its value is not resident (kReadValue)
+  OverflowRef unread_ref() const { return unread_ref_; }
+  uint32_t unread_bytes() const { return unread_bytes_; }
+  std::string* unread_value() { return &unread_.value; }
+  Step AddUnread();
+
+ private:
+  Step AddLeafForwards(const Node& node, int64_t now_ms);
+  Step AddLeafBackwards(const Node& node, int64_t now_ms);
+  Step Push(ScanRow row);
+
+  Tree& tree_;
+  BufferPool& pool_;
+  ScanSpec spec_;
+  ScanPage page_;
+  ScanRow unread_;
+  OverflowRef unread_ref_;
+  uint32_t unread_bytes_ = 0;
+};
+
+// Estimates how many leaves after this one the scan will read, from what it still wants and from
+// what this leaf holds.
+size_t PartitionReader::Scanner::LeavesToCome(const Node& node) const {
+  const size_t rows_left = spec_.max_rows - page_.rows.size();
+  const size_t by_rows = (rows_left - 1) / std::max(1u, node.count());
+  return std::min({kReadAheadPages, by_rows, spec_.max_bytes / pool_.page_bytes() + 1});
+}
+
+PartitionReader::Scanner::Step PartitionReader::Scanner::Push(ScanRow row) {
+  spec_.hard_bytes -= std::min(spec_.hard_bytes, row.bytes());
+  spec_.max_bytes -= std::min(spec_.max_bytes, row.key.size() + row.value.size());
+  page_.rows.push_back(std::move(row));
+  return page_.rows.size() >= spec_.max_rows || spec_.max_bytes == 0 ? Step::kOver : Step::kMore;
+}
+
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddRow(const Node& node, uint32_t slot, int64_t now_ms) {
+  const RecordView r = node.Record(slot);
+  if (HasExpired(r.expires_at_ms, now_ms)) return Step::kMore;
+  ScanRow row;
+  row.key = node.Key(slot);
+  row.version = r.version;
+  row.expires_at_ms = r.expires_at_ms;
+  const bool with_value = !spec_.keys_only && !spec_.sizes_only;
+  if (spec_.sizes_only) row.value_bytes = static_cast<uint32_t>(ValueBytes(r));
+  const size_t value_bytes = with_value ? ValueBytes(r) : 0;
+  if (row.key.size() + value_bytes > spec_.hard_bytes) {
+    if (!page_.rows.empty()) return Step::kOver;
+    row.unread_bytes = static_cast<uint32_t>(value_bytes);
+    Push(std::move(row));
+    return Step::kOver;
+  }
+  if (with_value && r.overflow) {
+    Frame* value = tree_.FindOverflow(r.overflow_ref);
+    if (!value) {
+      (spec_.reverse ? spec_.end : spec_.start) = row.key;
+      if (spec_.reverse) spec_.end.push_back('\0');
+      unread_ = std::move(row);
+      unread_ref_ = r.overflow_ref;
+      unread_bytes_ = r.value_bytes;
+      return Step::kReadValue;
+    }
+    pool_.CopyOverflow(*value, &row.value);
+  } else if (with_value) {
+    row.value = r.value;
+  }
+  return Push(std::move(row));
+}
+
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddRemoved(std::string key) {
+  ScanRow removed;
+  removed.key = std::move(key);
+  removed.removed = true;
+  return Push(std::move(removed));
+}
+
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddUnread() {
+  (spec_.reverse ? spec_.end : spec_.start) = unread_.key;
+  if (!spec_.reverse) spec_.start.push_back('\0');
+  return Push(std::move(unread_));
+}
+
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const Node& node, int64_t now_ms) {
+  bool exact = false;
+  for (uint32_t slot = node.LowerBound(spec_.start, &exact); slot < node.count(); ++slot) {
+    if (!spec_.end.empty() && node.Key(slot) >= spec_.end) {
+      page_.exhausted = true;
+      return Step::kOver;
+    }
+    if (const Step step = AddRow(node, slot, now_ms); step != Step::kMore) return step;
+  }
+  if (!node.has_upper() || (!spec_.end.empty() && node.upper() >= spec_.end)) {
+    page_.exhausted = true;
+    return Step::kOver;
+  }
+  spec_.start = node.upper();
+  return Step::kMore;
+}
+
+// Takes rows below spec.end (empty = unbounded) down to spec.start.
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafBackwards(const Node& node, int64_t now_ms) {
+  bool exact = false;
+  const bool whole = spec_.end.empty() || (node.has_upper() && spec_.end >= node.upper());
+  for (uint32_t slot = whole ? node.count() : node.LowerBound(spec_.end, &exact); slot > 0;) {
+    if (node.Key(--slot) < spec_.start) {
+      page_.exhausted = true;
+      return Step::kOver;
+    }
+    if (const Step step = AddRow(node, slot, now_ms); step != Step::kMore) return step;
+  }
+  if (node.lower().empty() || node.lower() <= spec_.start) {
+    page_.exhausted = true;
+    return Step::kOver;
+  }
+  spec_.end = node.lower();
+  return Step::kMore;
+}
+
+Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
+  ++state_.stats.scans_total;
+  if (spec.start_exclusive) spec.start.push_back('\0');  // the next key after it
+  if (spec.end_inclusive) spec.end.push_back('\0');
+  if (spec.max_rows == 0 || (!spec.end.empty() && spec.start >= spec.end)) {
+    ScanPage page;
+    page.exhausted = spec.max_rows != 0;
+    co_return page;
+  }
+  spec.max_bytes = std::max<size_t>(spec.max_bytes, 1);
+  if (spec.since != 0) co_return co_await ScanChanges(std::move(spec));
+  TurnSlice slice(state_.pool.turn());
+  const SnapshotId snapshot = spec.snapshot;
+  const bool reverse = spec.reverse;
+  Scanner scanner(state_, std::move(spec));
+  for (Scanner::Step step = Scanner::Step::kMore; step != Scanner::Step::kOver;) {
+    if (state_.failed()) co_return state_.Refusal();
+    CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
+    CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeaf(view, scanner.position(), reverse));
+    if (!leaf) co_return snapshots_.Gone();
+    const Node node = state_.tree->NodeOf(leaf.frame());
+    // Read ahead only if the scan will continue after this leaf.
+    if (const size_t leaves = scanner.LeavesToCome(node); leaves > 0) {
+      state_.tree->ReadAhead(view.generation, node.lower(), reverse, leaves, &state_.tasks);
+    }
+    step = scanner.AddLeaf(node, view.now_ms);
+    const uint32_t work = kLeafUnits + node.count();
+    leaf.Release();
+    // PR1: the scan's position is a key, so it can yield here. Leaves full of expired records and
+    // long pages of rows must not occupy the reactor.
+    if (step == Scanner::Step::kMore && slice.Spend(work)) co_await Yield(state_.reactor);
+    if (step != Scanner::Step::kReadValue) continue;
+    Status status =
+        co_await ReadOverflow(snapshot, scanner.unread_ref(), scanner.unread_bytes(), scanner.unread_value());
+    if (status.code() == Code::kAborted) continue;  // the scan is still at this row
+    CO_RETURN_IF_ERROR(status);
+    step = scanner.AddUnread();
+  }
+  co_return std::move(scanner.page());
+}
+
+// -- changes since an older snapshot
+
+namespace {
+
+// Collects the rows of one page. An overflow value that is not resident ends the walk. It is then
+// read, and the walk continues.
+template <typename Scanner>
+class ChangeGatherer final : public DiffVisitor {
+ public:
+  ChangeGatherer(Scanner* scanner, int64_t now_ms) : scanner_(*scanner), now_ms_(now_ms) {}
+
+  bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) override {
+    const size_t rows = scanner_.page().rows.size();
+    step = newer ? scanner_.AddRow(*newer, newer_slot, now_ms_) : Scanner::Step::kMore;
+    // The record was removed or has expired, which is the same to the reader.
+    if (step == Scanner::Step::kMore && scanner_.page().rows.size() == rows && older) {
+      step = scanner_.AddRemoved(std::string(older->Key(older_slot)));
+    }
+    return step != Scanner::Step::kMore;
+  }
+
+  typename Scanner::Step step = Scanner::Step::kMore;
+
+ private:
+  Scanner& scanner_;
+  const int64_t now_ms_;
+};
+
+}  // namespace
+
+Task<Result<ScanPage>> PartitionReader::ScanChanges(ScanSpec spec) {
+  CHECK(!spec.reverse) << "changes are scanned forwards";
+  const SnapshotId since = spec.since, snapshot = spec.snapshot;
+  Scanner scanner(state_, std::move(spec));
+  for (Scanner::Step step = Scanner::Step::kMore; step != Scanner::Step::kOver;) {
+    if (state_.failed()) co_return state_.Refusal();
+    CO_ASSIGN_OR_RETURN(ReadView older, snapshots_.ViewOf(since));
+    CO_ASSIGN_OR_RETURN(ReadView newer, snapshots_.ViewOf(snapshot));
+    if (newer.generation != 0 && newer.generation < older.generation) {
+      co_return Error(Code::kInvalidArgument, "the snapshot to compare with is younger than the one to read");
+    }
+    ChangeGatherer gatherer(&scanner, newer.now_ms);
+    CO_RETURN_IF_ERROR(co_await state_.tree->Diff(older.generation, newer.generation, scanner.spec().start,
+                                                  scanner.spec().end, &gatherer));
+    if (gatherer.step == Scanner::Step::kMore) scanner.page().exhausted = true;
+    if (gatherer.step != Scanner::Step::kReadValue) break;
+    Status status =
+        co_await ReadOverflow(snapshot, scanner.unread_ref(), scanner.unread_bytes(), scanner.unread_value());
+    if (status.code() == Code::kAborted) continue;  // the walk is still at this row
+    CO_RETURN_IF_ERROR(status);
+    step = scanner.AddUnread();
+  }
+  co_return std::move(scanner.page());
+}
+
+}  // namespace pando

@@ -1,0 +1,44 @@
+#include "src/partition/partition_state.h"
+
+namespace pando {
+namespace {
+
+bool MayFollow(Phase from, Phase to) {
+  switch (to) {
+    case Phase::kRecovering: return false;
+    case Phase::kServing: return from == Phase::kRecovering;
+    case Phase::kDraining: return from == Phase::kRecovering || from == Phase::kServing;
+    case Phase::kFailed: return from != Phase::kClosed && from != Phase::kFailed;
+    case Phase::kClosed: return from == Phase::kDraining || from == Phase::kFailed;
+  }
+  return false;
+}
+
+}  // namespace
+
+void PartitionClock::Follow(Version version) {
+  newest_ = version;
+  if (VersionMs(version) <= RunningMs()) return;
+  began_ms_ = VersionMs(version);
+  began_ns_ = reactor_.NowNs();
+}
+
+void PartitionState::Enter(Phase to) {
+  CHECK(MayFollow(phase_, to)) << "PH1: partition " << id() << " goes from phase " << static_cast<int>(phase_) << " to "
+                               << static_cast<int>(to);
+  phase_ = to;
+}
+
+void PartitionState::Fail(const Status& status) {
+  if (failed() || phase_ == Phase::kClosed) return;
+  failure_ = status;
+  Enter(Phase::kFailed);
+}
+
+Status PartitionState::Refusal() const {
+  if (failed()) return Error(Code::kUnavailable, "partition {} stopped: {}", id(), failure_.message());
+  if (phase_ == Phase::kDraining) return Error(Code::kUnavailable, "partition {} is closing", id());
+  return Status();
+}
+
+}  // namespace pando

@@ -1,0 +1,133 @@
+// PartitionState: what the parts of a Replica share: the tree and its file, the partition's
+// positions in the log, its clock, and the phase that it is in.
+//
+// Each field names the part that writes it; all parts read it.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   PH1  The phase changes only along the arrows below. Nothing is served before recovery is
+//        complete, nothing is admitted once the partition drains, and a failure is final.
+//
+//          kRecovering --> kServing --> kDraining --> kClosed
+//             |   |           |             |            ^
+//             |   +-----------|--> kDraining|            |
+//             +---------------+-------------+--> kFailed-+
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+
+#include "src/btree/tree.h"
+#include "src/io/sync.h"
+#include "src/model/types.h"
+#include "src/partition/change_tail.h"
+#include "src/partition/partition_file.h"
+#include "src/partition/store.h"
+#include "src/wal/log.h"
+
+namespace pando {
+
+enum class Phase : uint8_t {
+  kRecovering,  // opened; the log is being replayed
+  kServing,
+  kDraining,  // finishes what is running and begins nothing new; checkpoints are still possible
+  kClosed,
+  kFailed,  // finishes what is running with errors
+};
+
+// The time that decides expiry and from which versions are derived, so that readers and writers
+// agree on what has expired. It never goes backwards (P6). If the clock is set back, this time
+// continues from the newest version, slightly slower than real time, so that the clock catches up.
+class PartitionClock {
+ public:
+  explicit PartitionClock(Reactor& reactor) : reactor_(reactor) {}
+
+  int64_t NowMs() const { return NowMs(reactor_.WallMs()); }
+  int64_t NowMs(int64_t wall_ms) const { return std::max(wall_ms, RunningMs()); }
+  // The newest version given to a record or a snapshot.
+  Version newest() const { return newest_; }
+  // A version for the next record: newer than all before, and at or after the current time.
+  Version Give() {
+    Follow(std::max(newest_ + 1, VersionAtMs(NowMs())));
+    return newest_;
+  }
+  // Makes `version` the newest one. The running time continues from it if it is ahead.
+  void Follow(Version version);
+
+ private:
+  static constexpr int64_t kCatchUp = 64;
+  int64_t RunningMs() const {
+    const int64_t passed_ms = (reactor_.NowNs() - began_ns_) / kMillisecond;
+    return began_ms_ + passed_ms - passed_ms / kCatchUp;
+  }
+
+  Reactor& reactor_;
+  Version newest_ = 0;
+  int64_t began_ms_ = 0;  // what NowMs was, or the clock showed, at began_ns_
+  Nanos began_ns_ = 0;
+};
+
+struct PartitionState {
+  PartitionState(Reactor& r, BufferPool& p, PartitionInfo i) : reactor(r), pool(p), info(i), clock(r), idle(r) {}
+
+  uint32_t id() const { return info.id; }
+
+  // -- the phase
+  Phase phase() const { return phase_; }
+  void Enter(Phase to);
+  // The first failure enters kFailed and is remembered; later ones change nothing.
+  void Fail(const Status& status);
+  bool failed() const { return !failure_.ok(); }
+  const Status& failure() const { return failure_; }
+  // Whether background work may go on.
+  bool works() const { return phase_ == Phase::kRecovering || phase_ == Phase::kServing; }
+  Status Refusal() const;  // why requests are refused now, or OK
+
+  Reactor& reactor;
+  BufferPool& pool;
+  const PartitionInfo info;
+  std::unique_ptr<PartitionFile> file;
+  std::unique_ptr<Tree> tree;
+  Log* log = nullptr;  // null until the partition serves
+  LogStream* stream = nullptr;
+  std::function<void(const Status&)> on_failure;
+
+  Epoch epoch = 1;
+  Lsn last_lsn = 0;             // of the records appended; WritePipeline
+  Lsn durable_lsn = 0;          // WritePipeline
+  Lsn applied_lsn = 0;          // Applier
+  Version applied_version = 0;  // of the record at applied_lsn; Applier
+  Version cut_version = 0;      // of the last snapshot; SnapshotTable
+  PartitionClock clock;
+  ChangeTail changes;  // Applier
+
+  // When a write was last refused for lack of disk space; 0: not since one was admitted. WritePipeline
+  Nanos disk_full_ns = 0;
+
+  // Calls that Drain waits for.
+  size_t active_calls = 0;
+  WaitQueue idle;
+  TaskGroup tasks;
+  PartitionStats stats;  // the counters; Replica::stats() fills in the rest
+
+ private:
+  Phase phase_ = Phase::kRecovering;
+  Status failure_;
+};
+
+// Counts a call for Drain.
+class ActiveCall {
+ public:
+  explicit ActiveCall(PartitionState* state) : state_(*state) { ++state_.active_calls; }
+  ActiveCall(const ActiveCall&) = delete;
+  ~ActiveCall() {
+    if (--state_.active_calls == 0) state_.idle.NotifyAll();
+  }
+
+ private:
+  PartitionState& state_;
+};
+
+}  // namespace pando

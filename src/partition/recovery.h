@@ -1,0 +1,41 @@
+// Recovery: replays a partition's part of the log after a start.
+//
+// Threads: one reactor.
+//
+// Invariants: E1 of engine.h and P10 of partition.h.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "src/partition/applier.h"
+#include "src/partition/block_admission.h"
+
+namespace pando {
+
+class Recovery {
+ public:
+  Recovery(PartitionState& state, Checkpointer& checkpointer, BlockAdmission& admission, Applier& applier)
+      : state_(state), checkpointer_(checkpointer), admission_(admission), applier_(applier) {}
+
+  // Applies the part of `batch` that the checkpoint does not contain. Gaps and epochs that go
+  // backwards are kCorruption.
+  Task<Status> Replay(RecoveredBatch batch);
+
+ private:
+  struct ReplayedOp;
+  Task<Status> ReplayBatch(std::span<const LogRecord> records, bool begins_write);
+  Task<Result<bool>> IsRefused(std::span<const LogRecord> records);
+  Task<Status> Fetch(WriteUnit* unit);
+  Task<Status> ReplayRecord(LogRecord record);
+  Task<void> MakeRoomToReplay(std::span<const LogRecord> records, AdmittedBlocks* admitted);
+  void SetReplayed(Lsn lsn);
+  Task<void> Prefetch(std::string key);
+
+  PartitionState& state_;
+  Checkpointer& checkpointer_;
+  BlockAdmission& admission_;
+  Applier& applier_;
+};
+
+}  // namespace pando

@@ -1,0 +1,25 @@
+// Reads of records in resident leaves, for readers and for the Applier.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <string_view>
+
+#include "src/btree/tree.h"
+#include "src/model/types.h"
+
+namespace pando {
+
+// Whether a record with this expiry (0 = never) does not exist any more for an operation at
+// `now_ms`, although it may still be stored.
+inline bool HasExpired(int64_t expires_at_ms, int64_t now_ms) { return expires_at_ms != 0 && expires_at_ms <= now_ms; }
+
+inline size_t ValueBytes(const RecordView& record) {
+  return record.overflow ? record.value_bytes : record.value.size();
+}
+
+// Copies the record of `key` out of a resident leaf. Returns false if its value is an overflow
+// value that is not resident. *unread is then the record, and the rest of *out is filled in.
+bool ReadResident(Tree* tree, Frame* leaf, std::string_view key, int64_t now_ms, ReadResult* out, RecordView* unread);
+
+}  // namespace pando

@@ -1,0 +1,166 @@
+#include "src/partition/snapshot_table.h"
+
+#include <algorithm>
+
+#include "src/partition/write_pipeline.h"
+
+namespace pando {
+namespace {
+
+// A cut fails when the log has made nothing durable for this long.
+constexpr Nanos kCutPatience = 5 * kSecond;
+
+}  // namespace
+
+// -- cutting
+
+// A cut in the queue of writes. It is taken out again if the log does not move on: the log may be
+// waiting for a segment that only a checkpoint releases, and a waiting cut keeps checkpoints from
+// beginning.
+class SnapshotTable::Waiting final : public QueueMark, private Timer {
+ public:
+  Waiting(SnapshotTable* table, SnapshotInfo snapshot) : table_(*table), snapshot_(snapshot) {
+    on_fire = [](Timer* t) { static_cast<Waiting*>(t)->Look(); };
+  }
+  void Arm() {
+    durable_lsn_ = table_.state_.durable_lsn;
+    table_.state_.reactor.ArmTimer(this, table_.state_.reactor.NowNs() + kCutPatience);
+  }
+  void Disarm() { table_.state_.reactor.CancelTimer(this); }
+
+ private:
+  void OnReached() override { table_.Take(snapshot_); }
+  void Look() {
+    const PartitionState& state = table_.state_;
+    if (done || last_lsn <= state.durable_lsn) return;  // it waits no longer for the log
+    if (state.durable_lsn != durable_lsn_) return Arm();
+    table_.pipeline_.Withdraw(this,
+                              Error(Code::kUnavailable,
+                                    "partition {}: the log has made no write durable for {} s, so no snapshot was "
+                                    "opened: the disk is full or does not answer; try again later",
+                                    state.id(), kCutPatience / kSecond));
+  }
+
+  SnapshotTable& table_;
+  const SnapshotInfo snapshot_;
+  Lsn durable_lsn_ = 0;
+};
+
+Task<Status> SnapshotTable::PrepareCut() {
+  CO_RETURN_IF_ERROR(state_.Refusal());
+  const ActiveCall call(&state_);
+  co_return co_await checkpointer_.Reserve();
+}
+
+Task<Result<Version>> SnapshotTable::HoldWrites() {
+  CHECK(checkpointer_.running()) << "writes are held after PrepareCut";
+  pipeline_.HoldWrites();
+  // What has expired by now is expired in the snapshot too.
+  co_return std::max(state_.clock.newest(), VersionAtMs(state_.clock.NowMs()));
+}
+
+Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
+  CHECK_GT(snapshot.version, state_.clock.newest());
+  pipeline_.ResumeWrites();
+  if (state_.failed()) {
+    checkpointer_.End();
+    co_return state_.Refusal();
+  }
+  state_.clock.Follow(snapshot.version);
+  Waiting waiting(this, snapshot);
+  pipeline_.Enqueue(&waiting);
+  if (!waiting.done) waiting.Arm();
+  // Resumes once every write that was appended before the cut has been applied, or on failure, or
+  // when the log does not move on.
+  co_await QueueEntry::Left{&waiting};
+  waiting.Disarm();
+  if (waiting.status.ok()) {
+    state_.tasks.Spawn(WriteSnapshot());
+  } else {
+    checkpointer_.End();
+  }
+  co_return std::move(waiting.status);
+}
+
+Task<Status> SnapshotTable::AbandonCut() {
+  if (pipeline_.holds_writes()) pipeline_.ResumeWrites();
+  checkpointer_.End();
+  co_return Status();
+}
+
+void SnapshotTable::Take(SnapshotInfo snapshot) {
+  state_.cut_version = snapshot.version;
+  checkpointer_.Begin();
+  snapshot.generation = state_.tree->AddSnapshot();
+  snapshot.lsn = state_.applied_lsn;
+  snapshot.applied_version = state_.applied_version;
+  state_.file->HoldGeneration(snapshot.generation);
+  CHECK(snapshots_.emplace(snapshot.id, snapshot).second) << "ST1: a snapshot's id was given twice";
+}
+
+Task<void> SnapshotTable::WriteSnapshot() {
+  Status status = co_await checkpointer_.Finish();
+  LOG_IF(WARNING, !status.ok()) << "partition " << state_.id()
+                                << ": the checkpoint of a snapshot failed: " << status.ToString();
+  checkpointer_.End();
+}
+
+// -- reading
+
+Status SnapshotTable::Gone() const {
+  return Error(Code::kSnapshotGone, "partition {}: the snapshot has expired or was released: open another",
+               state_.id());
+}
+
+Result<const SnapshotInfo*> SnapshotTable::Find(SnapshotId id) const {
+  const auto found = snapshots_.find(id);
+  if (found == snapshots_.end()) return Gone();
+  return &found->second;
+}
+
+Result<ReadView> SnapshotTable::ViewOf(SnapshotId id) const {
+  if (id == kNewest) return ReadView{0, state_.clock.NowMs()};
+  ASSIGN_OR_RETURN(const SnapshotInfo* snapshot, Find(id));
+  return ReadView{snapshot->generation, VersionMs(snapshot->version)};
+}
+
+const SnapshotInfo* SnapshotTable::Oldest() const {
+  auto oldest = std::min_element(snapshots_.begin(), snapshots_.end(), [](const auto& a, const auto& b) {
+    return a.second.generation < b.second.generation;
+  });
+  return oldest == snapshots_.end() ? nullptr : &oldest->second;
+}
+
+// -- releasing
+
+Status SnapshotTable::Renew(SnapshotId id, int64_t expires_at_ms) {
+  const auto found = snapshots_.find(id);
+  if (found == snapshots_.end()) return Gone();
+  found->second.expires_at_ms = std::max(found->second.expires_at_ms, expires_at_ms);
+  return Status();
+}
+
+Status SnapshotTable::Release(SnapshotId id) {
+  if (!snapshots_.contains(id)) return Gone();
+  ReleaseIfOpen(id);
+  return Status();
+}
+
+void SnapshotTable::ReleaseIfOpen(SnapshotId id) {
+  const auto found = snapshots_.find(id);
+  if (found == snapshots_.end()) return;
+  const Generation generation = found->second.generation;
+  snapshots_.erase(found);
+  state_.tree->DropSnapshot(generation);
+  state_.file->ReleaseGeneration(generation);
+}
+
+void SnapshotTable::ReleaseExpired() {
+  const int64_t now_ms = state_.reactor.WallMs();
+  for (auto it = snapshots_.begin(); it != snapshots_.end();) {
+    const SnapshotInfo snapshot = (it++)->second;
+    if (snapshot.expires_at_ms <= now_ms) ReleaseIfOpen(snapshot.id);
+  }
+}
+
+}  // namespace pando

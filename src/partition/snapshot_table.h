@@ -1,0 +1,63 @@
+// SnapshotTable: the open snapshots of a partition: cutting them, finding them, releasing them.
+//
+// A snapshot is a checkpoint whose generation stays readable. A cut goes through the queue of
+// writes like a write, so it contains those appended before it and none after it.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   ST1  Each open snapshot holds its generation, in the tree and in the file, exactly once. Both
+//        are released with it.
+#pragma once
+
+#include <map>
+
+#include "src/partition/checkpointer.h"
+
+namespace pando {
+
+class WritePipeline;
+
+// What a read sees: the generation (0 = the newest tree) and the time that decides expiry.
+struct ReadView {
+  Generation generation = 0;
+  int64_t now_ms = 0;
+};
+
+class SnapshotTable {
+ public:
+  SnapshotTable(PartitionState& state, Checkpointer& checkpointer, WritePipeline& pipeline)
+      : state_(state), checkpointer_(checkpointer), pipeline_(pipeline) {}
+
+  // -- cutting: see Partition
+  Task<Status> PrepareCut();
+  Task<Result<Version>> HoldWrites();
+  Task<Status> Cut(SnapshotInfo snapshot);
+  Task<Status> AbandonCut();
+
+  // -- reading
+  Result<ReadView> ViewOf(SnapshotId id) const;           // kSnapshotGone
+  Result<const SnapshotInfo*> Find(SnapshotId id) const;  // kSnapshotGone; valid until it is released
+  Status Gone() const;
+  size_t size() const { return snapshots_.size(); }
+  // Null: none is open. Valid until the next suspension.
+  const SnapshotInfo* Oldest() const;
+
+  // -- releasing
+  Status Renew(SnapshotId id, int64_t expires_at_ms);
+  Status Release(SnapshotId id);
+  void ReleaseIfOpen(SnapshotId id);
+  void ReleaseExpired();
+
+ private:
+  class Waiting;
+  void Take(SnapshotInfo snapshot);
+  Task<void> WriteSnapshot();
+
+  PartitionState& state_;
+  Checkpointer& checkpointer_;
+  WritePipeline& pipeline_;
+  std::map<SnapshotId, SnapshotInfo> snapshots_;
+};
+
+}  // namespace pando

@@ -1,0 +1,69 @@
+// Upkeep: what a partition does in the background to stay small: it removes expired records and
+// merges leaves that deletes have emptied.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   PU1  At most one task merges queued leaves and one those of ended generations. Neither begins
+//        anything once the partition drains or has failed.
+#pragma once
+
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/partition/block_admission.h"
+
+namespace pando {
+
+class WritePipeline;
+
+class Upkeep {
+ public:
+  Upkeep(PartitionState& state, Checkpointer& checkpointer, BlockAdmission& admission, WritePipeline& pipeline)
+      : state_(state), checkpointer_(checkpointer), admission_(admission), pipeline_(pipeline) {}
+  // Takes over what the opened checkpoint says.
+  void Begin(const Superblock& opened);
+
+  // -- expiry
+  // A record was stored that expires at this time; 0 = never.
+  void NoteExpiry(int64_t expires_at_ms);
+  // Whether expired records may still be stored. After a failed sweep, the next one becomes due
+  // only after a delay.
+  bool ExpiryDue() const {
+    return next_expiry_ms_ != 0 && next_expiry_ms_ <= state_.clock.NowMs() && state_.reactor.NowNs() >= next_sweep_ns_;
+  }
+  // Removes expired records through the log, in bounded batches.
+  Task<Status> Sweep();
+
+  // -- merging
+  // A delete has left the leaf of `key` almost empty.
+  void MergeSoon(std::string_view key);
+  // Call when a generation has ended, and when a checkpoint has freed space.
+  void MergeOldSoon();
+
+ private:
+  Task<Status> Remove(std::vector<DueRecords::Due> due);
+  Task<void> MergeQueued();
+  Task<Status> MergeOne(std::string key);
+  Task<void> MergeOld();
+  Task<Status> MergeBornAfter(Generation since);
+
+  PartitionState& state_;
+  Checkpointer& checkpointer_;
+  BlockAdmission& admission_;
+  WritePipeline& pipeline_;
+
+  int64_t next_expiry_ms_ = 0;  // no stored record expires before this time; 0 = no record expires
+  int64_t new_expiry_ms_ = 0;   // the same for the records stored since the running sweep began
+  Nanos next_sweep_ns_ = 0;
+
+  std::set<std::string, std::less<>> merge_keys_;
+  bool merging_ = false;      // MergeQueued runs
+  bool merging_old_ = false;  // MergeOld runs
+  // No leaf last changed in this generation or earlier is worth merging.
+  Generation merged_through_ = 0;
+};
+
+}  // namespace pando
