@@ -29,10 +29,14 @@ enum class ApiCode : int32_t {
   kInternal = 17,
   kFeedGone = 20,
 };
-enum class Applied : int32_t { kUnknown = 0, kNo = 1, kYes = 2 };
+enum class ApiApplied : int32_t { kUnknown = 0, kNo = 1, kYes = 2 };
 
 // The error of a request that was refused before it did anything; its `applied` is NO.
 api::KvError MakeError(ApiCode code, std::string message);
+
+// The error of a request that exceeds a limit of what may wait or run at once: OVERLOADED, and a
+// retry after this time may succeed.
+api::KvError MakeBusy(std::string message, int32_t retry_after_ms);
 
 // The error of a failed read, or of a failed write (`is_write`). For a write, `applied` is NO if
 // the partition guarantees that nothing happened (it refused the write before the append), and

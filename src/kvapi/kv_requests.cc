@@ -6,7 +6,7 @@
 #include "src/base/hash.h"
 #include "src/base/limits.h"
 #include "src/kvapi/kv_errors.h"
-#include "src/kvapi/snapshot_token.h"
+#include "src/kvapi/page_cursor.h"
 
 namespace pando {
 
@@ -319,6 +319,8 @@ Refusal ToWriteBatch(api::WriteBatchRequest& request, BatchOfWrites* batch) {
   return {};
 }
 
+namespace {
+
 Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix) {
   for (std::string_view bound : {start, end, prefix}) {
     if (bound.size() > kMaxKeyBytes) {
@@ -330,13 +332,51 @@ Refusal CheckBounds(std::string_view start, std::string_view end, std::string_vi
   return {};
 }
 
-Refusal ToSnapshotId(std::string_view token, SnapshotId* id) {
-  *id = 0;
-  if (token.empty()) return {};
-  Result<SnapshotToken> decoded = DecodeSnapshotToken(token);
-  if (!decoded.ok()) return MakeError(ApiCode::kBadRequest, decoded.status().message());
-  *id = decoded->id;
+// Moves what was decoded to `to`, or refuses the request with `code`.
+template <typename T>
+Refusal Decoded(Result<T> decoded, ApiCode code, T* to) {
+  if (!decoded.ok()) return MakeError(code, decoded.status().message());
+  *to = *std::move(decoded);
   return {};
+}
+
+template <typename Request>
+Refusal ToScanRangeAfterCursor(const Request& request, ScanRange* range) {
+  if (Refusal refusal = CheckBounds(request.start_key, request.end_key, request.prefix)) return refusal;
+  return Decoded(ScanRange::Of(request), ApiCode::kBadCursor, range);
+}
+
+}  // namespace
+
+Refusal ToScanRange(std::string_view start, std::string_view end, std::string_view prefix, ScanRange* range) {
+  if (Refusal refusal = CheckBounds(start, end, prefix)) return refusal;
+  *range = ScanRange::Of(start, end, prefix, /*reverse=*/false);
+  return {};
+}
+
+Refusal ToScanRange(const api::ScanRequest& request, ScanRange* range) {
+  return ToScanRangeAfterCursor(request, range);
+}
+
+Refusal ToScanRange(const api::DeleteRangeRequest& request, ScanRange* range) {
+  return ToScanRangeAfterCursor(request, range);
+}
+
+Refusal ToSnapshotToken(std::string_view bytes, SnapshotToken* token) {
+  return Decoded(DecodeSnapshotToken(bytes), ApiCode::kBadRequest, token);
+}
+
+Refusal ToSnapshotId(std::string_view token, SnapshotId* id) {
+  SnapshotToken decoded;
+  if (!token.empty()) {
+    if (Refusal refusal = ToSnapshotToken(token, &decoded)) return refusal;
+  }
+  *id = decoded.id;  // 0 without a token
+  return {};
+}
+
+Refusal ToPageCursor(std::string_view bytes, PageCursor* cursor) {
+  return Decoded(DecodePageCursor(bytes), ApiCode::kBadCursor, cursor);
 }
 
 Refusal CheckTtl(int32_t ttl_ms) {

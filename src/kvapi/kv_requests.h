@@ -1,5 +1,6 @@
-// Checks requests and converts them to the types of the partitions. Every refusal names the rule
-// and its limit.
+// Checks requests and converts them to the types of the partitions; converts results and failures to
+// replies. Every refusal names the rule and its limit. What handlers share is here: a handler decodes
+// its tokens and cursors with a To function, and leaves at the first Refuse or Failed that is true.
 //
 // Threads: pure functions.
 #pragma once
@@ -11,6 +12,8 @@
 
 #include "gen-cpp/pando_types.h"
 #include "src/kvapi/kv_errors.h"
+#include "src/kvapi/scan_range.h"
+#include "src/kvapi/snapshot_token.h"
 #include "src/model/types.h"
 
 namespace pando {
@@ -22,6 +25,12 @@ template <typename Call>
 bool Refuse(Call* call, const Refusal& refusal) {
   if (refusal) SetError(&call->reply, *refusal);
   return refusal.has_value();
+}
+// The same for what a partition or the node answered. `is_write` says that it may have been applied.
+template <typename Call>
+bool Failed(Call* call, const Status& status, bool is_write = false) {
+  if (!status.ok()) SetError(&call->reply, ToKvError(status, is_write));
+  return !status.ok();
 }
 
 Refusal CheckKey(std::string_view key);
@@ -53,10 +62,16 @@ struct BatchOfWrites {
 // If the batch has conditions, all of its keys must have the same tag or be the same key, so that
 // one partition holds them.
 Refusal ToWriteBatch(api::WriteBatchRequest& request, BatchOfWrites* batch);
-// Refuses a range bound that is longer than the longest key.
-Refusal CheckBounds(std::string_view start, std::string_view end, std::string_view prefix);
+// Checks and combines the bounds of a range. A bound must not be longer than the longest key.
+Refusal ToScanRange(std::string_view start, std::string_view end, std::string_view prefix, ScanRange* range);
+// The same, after the cursor of the request if it has one.
+Refusal ToScanRange(const api::ScanRequest& request, ScanRange* range);
+Refusal ToScanRange(const api::DeleteRangeRequest& request, ScanRange* range);
 // Decodes the snapshot that a request names. An empty token gives 0, the newest state.
 Refusal ToSnapshotId(std::string_view token, SnapshotId* id);
+// Decodes a token that must not be empty.
+Refusal ToSnapshotToken(std::string_view bytes, SnapshotToken* token);
+Refusal ToPageCursor(std::string_view bytes, PageCursor* cursor);
 Refusal CheckTtl(int32_t ttl_ms);  // for a snapshot
 Refusal CheckMultiGet(const api::MultiGetRequest& request);
 Refusal CheckWatch(const api::WatchRequest& request);

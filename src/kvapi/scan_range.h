@@ -47,8 +47,10 @@ struct ScanRange {
   void GoOnAfter(ScanCursor cursor);
 };
 
-// Draws the id of a new scan; never 0.
-inline uint64_t NewScanId(Reactor& reactor) { return std::max<uint64_t>(reactor.Random(), 1); }
+// The id of the scan that reads `range`: that of its cursor, or on the first page a new one; never 0.
+inline uint64_t ScanIdOf(const ScanRange& range, Reactor& reactor) {
+  return range.scan_id != 0 ? range.scan_id : std::max<uint64_t>(reactor.Random(), 1);
+}
 
 inline constexpr uint8_t kCursorVersion = 2;  // version 1 had no scan id and can still be read
 std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor);

@@ -76,42 +76,33 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
 
 Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call) {
   const api::DeleteRangeRequest& request = call->args.request;
-  Refusal refusal = CheckWriteContext(call->args.context);
-  if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
   size_t limit = 0;
-  if (!refusal) refusal = SetLimit("limit_rows", request.limit_rows, kMaxBatchOps, &limit);
-  if (!refusal && request.max_version < 0) {
-    refusal = MakeError(ApiCode::kBadRequest,
-                        fmt::format("max_version is {}; it must be 0 (no limit) or more", request.max_version));
-  }
-  if (Refuse(call, refusal)) co_return;
-  Result<ScanRange> range = ScanRange::Of(request);
-  if (!range.ok()) {
-    SetError(&call->reply, MakeError(ApiCode::kBadCursor, range.status().message()));
+  if (Refuse(call, SetLimit("limit_rows", request.limit_rows, kMaxBatchOps, &limit))) co_return;
+  if (request.max_version < 0) {
+    SetError(&call->reply,
+             MakeError(ApiCode::kBadRequest,
+                       fmt::format("max_version is {}; it must be 0 (no limit) or more", request.max_version)));
     co_return;
   }
-  if (!call->memory.TryGrow(kDeleteReserveBytes)) {
-    server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError(kDeleteReserveBytes));
-    co_return;
-  }
+  ScanRange range;
+  if (Refuse(call, ToScanRange(request, &range))) co_return;
+  if (Refuse(call, Reserve(call, kDeleteReserveBytes))) co_return;
   BegunDelete begun;
   call->withdrawable = &begun;
-  const uint64_t scan_id = range->scan_id != 0 ? range->scan_id : NewScanId(server_->reactor());
-  DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(*range), *range, limit,
+  const uint64_t scan_id = ScanIdOf(range, server_->reactor());
+  DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(range), range, limit,
                                                      static_cast<Version>(request.max_version), &begun.over);
   call->withdrawable = nullptr;
   if (!deleted.failure.ok()) {
     api::KvError error = ToKvError(deleted.failure, /*is_write=*/false);
     // Some records may have been removed before the failure. It is safe to repeat the call in any
     // case.
-    if (deleted.wrote) error.applied = static_cast<int32_t>(Applied::kUnknown);
+    if (deleted.wrote) error.applied = static_cast<int32_t>(ApiApplied::kUnknown);
     SetError(&call->reply, error);
     co_return;
   }
   call->reply.success.removed = static_cast<int64_t>(deleted.removed);
   if (!deleted.exhausted) call->reply.success.cursor = EncodeCursor(request, {scan_id, std::move(deleted.last_key)});
-  call->reply.__isset.success = true;
 }
 
 }  // namespace pando

@@ -11,7 +11,6 @@ constexpr int32_t kMaxScrubMbPerS = 1'000'000;
 }  // namespace
 
 Task<void> KvService::AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call) {
-  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
   const api::ScrubRequest& request = call->args.request;
   if (request.mb_per_s < 0 || request.mb_per_s > kMaxScrubMbPerS) {
     SetError(&call->reply, MakeError(ApiCode::kBadRequest, fmt::format("mb_per_s is {}; it must be from 0 to {}",
@@ -20,12 +19,8 @@ Task<void> KvService::AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_re
   }
   const uint64_t bytes_per_s = static_cast<uint64_t>(request.mb_per_s) << 20;
   Result<api::ScrubReply> reply = co_await control_->Scrub(server_->reactor(), request.start, bytes_per_s);
-  if (reply.ok()) {
-    call->reply.success = *std::move(reply);
-    call->reply.__isset.success = true;
-  } else {
-    SetError(&call->reply, ToKvError(reply.status(), /*is_write=*/false));
-  }
+  if (Failed(call, reply.status())) co_return;
+  call->reply.success = *std::move(reply);
 }
 
 }  // namespace pando

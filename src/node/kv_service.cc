@@ -99,39 +99,46 @@ api::Limits PublishedLimits() {
 }  // namespace
 
 const KvService::Method KvService::kMethods[] = {
-    {"get", &Start<&KvService::Get, api::Kv_get_args, api::Kv_get_result>},
-    {"put", &Start<&KvService::Put, api::Kv_put_args, api::Kv_put_result>},
-    {"remove", &Start<&KvService::Remove, api::Kv_remove_args, api::Kv_remove_result>},
-    {"increment", &Start<&KvService::Increment, api::Kv_increment_args, api::Kv_increment_result>},
-    {"touch", &Start<&KvService::Touch, api::Kv_touch_args, api::Kv_touch_result>},
-    {"multiGet", &Start<&KvService::MultiGet, api::Kv_multiGet_args, api::Kv_multiGet_result>},
-    {"writeBatch", &Start<&KvService::WriteBatch, api::Kv_writeBatch_args, api::Kv_writeBatch_result>},
-    {"scan", &Start<&KvService::Scan, api::Kv_scan_args, api::Kv_scan_result>},
-    {"count", &Start<&KvService::Count, api::Kv_count_args, api::Kv_count_result>},
-    {"aggregate", &Start<&KvService::Aggregate, api::Kv_aggregate_args, api::Kv_aggregate_result>},
-    {"splitRange", &Start<&KvService::SplitRange, api::Kv_splitRange_args, api::Kv_splitRange_result>},
-    {"openSnapshot", &Start<&KvService::OpenSnapshot, api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>},
-    {"renewSnapshot", &Start<&KvService::RenewSnapshot, api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>,
-     MemoryLane::kControl},
-    {"releaseSnapshot",
-     &Start<&KvService::ReleaseSnapshot, api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>,
-     MemoryLane::kControl},
-    {"deleteRange", &Start<&KvService::DeleteRange, api::Kv_deleteRange_args, api::Kv_deleteRange_result>},
-    {"watch", &Start<&KvService::Watch, api::Kv_watch_args, api::Kv_watch_result>},
-    {"hello", &Start<&KvService::Hello, api::Kv_hello_args, api::Kv_hello_result>, MemoryLane::kControl},
-    {"status", &Start<&KvService::AdminStatus, api::Admin_status_args, api::Admin_status_result>, MemoryLane::kControl},
-    {"describeSnapshot",
-     &Start<&KvService::DescribeSnapshot, api::Admin_describeSnapshot_args, api::Admin_describeSnapshot_result>},
-    {"readPages", &Start<&KvService::ReadPages, api::Admin_readPages_args, api::Admin_readPages_result>},
-    {"checkpoint", &Start<&KvService::AdminCheckpoint, api::Admin_checkpoint_args, api::Admin_checkpoint_result>},
-    {"scrub", &Start<&KvService::AdminScrub, api::Admin_scrub_args, api::Admin_scrub_result>},
+    {"get", &StartRead<&KvService::Get>},
+    {"put", &StartWrite<&KvService::Put>},
+    {"remove", &StartWrite<&KvService::Remove>},
+    {"increment", &StartWrite<&KvService::Increment>},
+    {"touch", &StartWrite<&KvService::Touch>},
+    {"multiGet", &StartRead<&KvService::MultiGet>},
+    {"writeBatch", &StartWrite<&KvService::WriteBatch>},
+    {"scan", &StartRead<&KvService::Scan>},
+    {"count", &StartRead<&KvService::Count>},
+    {"aggregate", &StartRead<&KvService::Aggregate>},
+    {"splitRange", &StartRead<&KvService::SplitRange>},
+    {"openSnapshot", &StartRead<&KvService::OpenSnapshot>},
+    {"renewSnapshot", &StartRead<&KvService::RenewSnapshot>, MemoryLane::kControl},
+    {"releaseSnapshot", &StartRead<&KvService::ReleaseSnapshot>, MemoryLane::kControl},
+    {"deleteRange", &StartWrite<&KvService::DeleteRange>},
+    {"watch", &StartRead<&KvService::Watch>},
+    {"hello", &StartRead<&KvService::Hello>, MemoryLane::kControl},
+    {"status", &StartRead<&KvService::AdminStatus>, MemoryLane::kControl},
+    {"describeSnapshot", &StartRead<&KvService::DescribeSnapshot>},
+    {"readPages", &StartRead<&KvService::ReadPages>},
+    {"checkpoint", &StartRead<&KvService::AdminCheckpoint>},
+    {"scrub", &StartRead<&KvService::AdminScrub>},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 
 template <auto Handler, typename Args, typename Reply>
-void KvService::Start(KvService* service, const RpcRequest& request, size_t index) {
-  StartCall<Handler, Args, Reply>(service, service->server_, &service->tasks_, &service->metrics_[index]->latency_ns,
-                                  request, kMethods[index].name, kMethods[index].lane);
+void KvService::Start(Task<void> (KvService::*)(Call<Args, Reply>*), ContextCheck check, const RpcRequest& request,
+                      size_t index) {
+  StartCall<Handler, Args, Reply>(this, server_, &tasks_, &metrics_[index]->latency_ns, request, kMethods[index].name,
+                                  kMethods[index].lane, check);
+}
+
+template <auto Handler>
+void KvService::StartRead(KvService* service, const RpcRequest& request, size_t index) {
+  service->Start<Handler>(Handler, &CheckReadContext, request, index);
+}
+
+template <auto Handler>
+void KvService::StartWrite(KvService* service, const RpcRequest& request, size_t index) {
+  service->Start<Handler>(Handler, &CheckWriteContext, request, index);
 }
 
 // Control methods let operators inspect an overloaded node, let clients free memory, and keep
@@ -191,23 +198,14 @@ void KvService::SlowGet(const RequestId& id, std::string key, int32_t budget_ms)
 
 Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   std::string& key = call->args.request.key;
-  Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal) refusal = CheckKey(key);
   SnapshotId snapshot = 0;
-  if (!refusal) refusal = ToSnapshotId(call->args.request.snapshot, &snapshot);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
+  if (Refuse(call, CheckKey(key))) co_return;
+  if (Refuse(call, ToSnapshotId(call->args.request.snapshot, &snapshot))) co_return;
   Partition* partition = PartitionOf(key);
   ValueRoom value(server_->account().budget(), kMaxValueBytes);
   // May wait for the disk or another reactor. The deadline may answer the call meanwhile.
   Result<ReadResult> read = co_await partition->Get(key, snapshot, &value);
-  if (call->answered) co_return;
-  if (!read.ok()) {
-    SetError(&call->reply, ToKvError(read.status(), /*is_write=*/false));
-    co_return;
-  }
+  if (call->answered || Failed(call, read.status())) co_return;
   gets_.NoteSlowValue(read->value.size());
   if (snapshot == 0 && !server_->HasRoom(call->id)) {
     // The client is not reading its replies, and many large values already wait for it. Drop this
@@ -219,26 +217,18 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   }
   call->memory.Adopt(&value);  // the value may wait for its turn among the replies
   ToRecord(*read, &call->reply.success.record);
-  call->reply.__isset.success = true;
 }
 
 Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_result>* call) {
-  Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal) refusal = CheckMultiGet(call->args.request);
   SnapshotId snapshot = 0;
-  if (!refusal) refusal = ToSnapshotId(call->args.request.snapshot, &snapshot);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
+  if (Refuse(call, CheckMultiGet(call->args.request))) co_return;
+  if (Refuse(call, ToSnapshotId(call->args.request.snapshot, &snapshot))) co_return;
   ValueRoom values(server_->account().budget(), kMaxMultiGetBytes);
   std::vector<MultiGetResult> results =
       co_await ReadKeys(backend_, &server_->reactor(), std::move(call->args.request.keys), snapshot, &values);
   call->memory.Adopt(&values);
   for (const MultiGetResult& result : results) {
-    if (result.status.code() != Code::kSnapshotGone) continue;
-    SetError(&call->reply, ToKvError(result.status, /*is_write=*/false));
-    co_return;
+    if (result.status.code() == Code::kSnapshotGone && Failed(call, result.status)) co_return;
   }
   std::vector<api::MultiGetItem>& items = call->reply.success.items;
   items.resize(results.size());
@@ -249,7 +239,6 @@ Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_resu
       items[i].__set_error(ToKvError(results[i].status, /*is_write=*/false));
     }
   }
-  call->reply.__isset.success = true;
 }
 
 // A scan reserves no more than its share of the request memory, so that many scans can run
@@ -268,9 +257,7 @@ bool KvService::ReserveScan(Call<api::Kv_scan_args, api::Kv_scan_result>* call, 
       return true;
     }
     if (shortest) {
-      server_->metrics().overloaded_total.Add();
-      SetError(&call->reply, server_->OverloadedError(cost.total_bytes));
-      return false;
+      return !Refuse(call, Overloaded(cost.total_bytes));
     }
     spec->max_bytes = std::min(spec->max_bytes, std::max(kMinScanBytes, spec->max_bytes / 2));
     spec->max_rows = std::min(spec->max_rows, std::max(kMinScanRows, spec->max_rows / 2));
@@ -282,34 +269,22 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   MergeScanSpec spec;
   spec.keys_only = request.keys_only;
   spec.sizes_only = request.sizes_only;
-  Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
-  if (!refusal) refusal = SetLimit("limit_rows", request.limit_rows, kMaxScanRows, &spec.max_rows);
-  if (!refusal) refusal = SetLimit("limit_bytes", request.limit_bytes, kMaxScanBytes, &spec.max_bytes);
-  if (!refusal) refusal = ToSnapshotId(request.snapshot, &spec.snapshot);
-  if (!refusal) refusal = ToSnapshotId(request.since, &spec.since);
-  if (!refusal && spec.since != 0 && request.reverse) {
-    refusal = MakeError(ApiCode::kBadRequest,
-                        "reverse and since are both set, but changes since a snapshot can only be scanned forward");
-  }
-  if (refusal) {
-    SetError(&call->reply, *refusal);
+  if (Refuse(call, SetLimit("limit_rows", request.limit_rows, kMaxScanRows, &spec.max_rows))) co_return;
+  if (Refuse(call, SetLimit("limit_bytes", request.limit_bytes, kMaxScanBytes, &spec.max_bytes))) co_return;
+  if (Refuse(call, ToSnapshotId(request.snapshot, &spec.snapshot))) co_return;
+  if (Refuse(call, ToSnapshotId(request.since, &spec.since))) co_return;
+  if (spec.since != 0 && request.reverse) {
+    SetError(&call->reply,
+             MakeError(ApiCode::kBadRequest,
+                       "reverse and since are both set, but changes since a snapshot can only be scanned forward"));
     co_return;
   }
-  Result<ScanRange> range = ScanRange::Of(request);
-  if (!range.ok()) {
-    SetError(&call->reply, MakeError(ApiCode::kBadCursor, range.status().message()));
-    co_return;
-  }
-  std::vector<Partition*> partitions = PartitionsOf(*range);
+  if (Refuse(call, ToScanRange(request, &spec.range))) co_return;
+  std::vector<Partition*> partitions = PartitionsOf(spec.range);
   if (!ReserveScan(call, partitions.size(), &spec)) co_return;
-  const uint64_t scan_id = range->scan_id != 0 ? range->scan_id : NewScanId(server_->reactor());
-  spec.range = *std::move(range);
+  const uint64_t scan_id = ScanIdOf(spec.range, server_->reactor());
   Result<ScanPage> page = co_await MergeScan(std::move(partitions), std::move(spec));
-  if (!page.ok()) {
-    SetError(&call->reply, ToKvError(page.status(), /*is_write=*/false));
-    co_return;
-  }
+  if (Failed(call, page.status())) co_return;
   api::ScanReply& reply = call->reply.success;
   if (!page->exhausted && !page->rows.empty()) {
     reply.cursor = EncodeCursor(request, {scan_id, page->rows.back().key});
@@ -325,38 +300,29 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
     to.removed = from.removed;
     if (request.sizes_only && !from.removed) to.__set_value_bytes(from.value_bytes);
   }
-  call->reply.__isset.success = true;
+}
+
+Refusal KvService::Overloaded(size_t bytes) {
+  server_->metrics().overloaded_total.Add();
+  return server_->OverloadedError(bytes);
 }
 
 Refusal KvService::Reserve(RpcCallBase* call, size_t bytes) {
   if (call->memory.TryGrow(bytes)) return {};
-  server_->metrics().overloaded_total.Add();
-  return server_->OverloadedError(bytes);
+  return Overloaded(bytes);
 }
 
 template <typename C>
 Task<std::optional<RangeAggregates>> KvService::AggregatesOf(C* call) {
   const auto& request = call->args.request;
-  Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
+  ScanRange range;
   SnapshotId snapshot = 0;
-  if (!refusal) refusal = ToSnapshotId(request.snapshot, &snapshot);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return std::nullopt;
-  }
-  ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
+  if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &range))) co_return std::nullopt;
+  if (Refuse(call, ToSnapshotId(request.snapshot, &snapshot))) co_return std::nullopt;
   std::vector<Partition*> partitions = PartitionsOf(range);
-  if (refusal = Reserve(call, FanOutCost(partitions.size())); refusal) {
-    SetError(&call->reply, *refusal);
-    co_return std::nullopt;
-  }
+  if (Refuse(call, Reserve(call, FanOutCost(partitions.size())))) co_return std::nullopt;
   Result<RangeAggregates> sum = co_await MergeAggregates(std::move(partitions), std::move(range), snapshot);
-  if (!sum.ok()) {
-    SetError(&call->reply, ToKvError(sum.status(), /*is_write=*/false));
-    co_return std::nullopt;
-  }
-  call->reply.__isset.success = true;
+  if (Failed(call, sum.status())) co_return std::nullopt;
   co_return *sum;
 }
 
@@ -378,12 +344,7 @@ Task<void> KvService::Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_r
 template <typename C>
 Task<void> KvService::WriteOne(C* call) {
   WriteOp op;
-  Refusal refusal = CheckWriteContext(call->args.context);
-  if (!refusal) refusal = ToWriteOp(call->args.request, &op);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
+  if (Refuse(call, ToWriteOp(call->args.request, &op))) co_return;
   const WriteOp shape = KeepShape(op);
   Partition* partition = PartitionOf(op.key);
   std::vector<WriteOp> ops;
@@ -399,13 +360,8 @@ Task<void> KvService::WriteOne(C* call) {
   call->withdrawable = nullptr;
   if (call->answered) co_return;
   call->memory.Adopt(&values);
-  if (!outcome.ok()) {
-    SetError(&call->reply, ToKvError(outcome.status(), /*is_write=*/true));
-  } else if (Refusal failed = ToWriteResult(shape, outcome->front(), &call->reply.success)) {
-    SetError(&call->reply, *failed);
-  } else {
-    call->reply.__isset.success = true;
-  }
+  if (Failed(call, outcome.status(), /*is_write=*/true)) co_return;
+  Refuse(call, ToWriteResult(shape, outcome->front(), &call->reply.success));
 }
 
 Task<void> KvService::Put(Call<api::Kv_put_args, api::Kv_put_result>* call) { return WriteOne(call); }
@@ -416,12 +372,7 @@ Task<void> KvService::Touch(Call<api::Kv_touch_args, api::Kv_touch_result>* call
 
 Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
   BatchOfWrites batch;
-  Refusal refusal = CheckWriteContext(call->args.context);
-  if (!refusal) refusal = ToWriteBatch(call->args.request, &batch);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
+  if (Refuse(call, ToWriteBatch(call->args.request, &batch))) co_return;
   // Shared by all parts, so that the values they return together fit into one reply.
   ValueRoom values(server_->account().budget(), kMaxBatchBytes);
   WithdrawableBatch write;
@@ -432,10 +383,7 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
     part.options = batch.options;
     part.checks = batch.checks;
   }
-  if (refusal = Reserve(call, write.parts.size() * kFanOutBytes); refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
+  if (Refuse(call, Reserve(call, write.parts.size() * kFanOutBytes))) co_return;
   api::WriteBatchReply& reply = call->reply.success;
   reply.results.resize(batch.ops.size() - batch.checks);
   call->withdrawable = &write;
@@ -451,18 +399,14 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
   call->withdrawable = nullptr;
   if (call->answered) co_return;
   call->memory.Adopt(&values);
-  if (reply.results.empty() && !write.parts.empty() && !write.parts.begin()->second.status.ok()) {
-    // A batch of conditions without ops has no per-op result that could carry the error.
-    SetError(&call->reply, ToKvError(write.parts.begin()->second.status, /*is_write=*/true));
-    co_return;
-  }
-  call->reply.__isset.success = true;
+  // A batch of conditions without ops has no per-op result that could carry the error.
+  if (reply.results.empty() && !write.parts.empty())
+    Failed(call, write.parts.begin()->second.status, /*is_write=*/true);
 }
 
 // -- calls about the server
 
 Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call) {
-  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
   if (Refuse(call, CheckHello(call->args.request))) co_return;
   api::HelloReply& reply = call->reply.success;
   reply.server_version = control_->server_version();
@@ -493,37 +437,22 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
     server_->AllowOutOfOrderReplies(call->id);
     reply.accepted_features = {kOutOfOrderReplies};
   }
-  call->reply.__isset.success = true;
   co_return;
 }
 
 Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call) {
-  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
   // Covers the reply's structs and the coroutine frames of the calls to the other reactors.
   const size_t bytes = kStatusBytes + kPartitionStatusBytes * backend_->store->partitions.size();
-  if (!call->memory.TryGrow(bytes)) {
-    server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError(bytes));
-    co_return;
-  }
+  if (Refuse(call, Reserve(call, bytes))) co_return;
   Result<api::NodeStatus> status = co_await control_->CollectStatus(server_->reactor());
-  if (status.ok()) {
-    call->reply.success = *std::move(status);
-    call->reply.__isset.success = true;
-  } else {
-    SetError(&call->reply, ToKvError(status.status(), /*is_write=*/false));
-  }
+  if (Failed(call, status.status())) co_return;
+  call->reply.success = *std::move(status);
 }
 
 Task<void> KvService::AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call) {
-  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
   Status status = co_await control_->CheckpointAll(server_->reactor());
-  if (!status.ok()) {
-    SetError(&call->reply, ToKvError(status, /*is_write=*/false));
-    co_return;
-  }
+  if (Failed(call, status)) co_return;
   call->reply.success.partitions = static_cast<int32_t>(backend_->store->partitions.size());
-  call->reply.__isset.success = true;
 }
 
 }  // namespace pando

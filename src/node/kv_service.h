@@ -63,8 +63,14 @@ class KvService final : public RpcService {
   };
   static const Method kMethods[];
   static const size_t kMethodCount;
+  // Start a method whose context must be that of a read, or of a write.
+  template <auto Handler>
+  static void StartRead(KvService* service, const RpcRequest& request, size_t index);
+  template <auto Handler>
+  static void StartWrite(KvService* service, const RpcRequest& request, size_t index);
   template <auto Handler, typename Args, typename Reply>
-  static void Start(KvService* service, const RpcRequest& request, size_t index);
+  void Start(Task<void> (KvService::*handler)(Call<Args, Reply>*), ContextCheck check, const RpcRequest& request,
+             size_t index);
 
   Task<void> Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call);
   Task<void> Get(Call<api::Kv_get_args, api::Kv_get_result>* call);
@@ -111,6 +117,7 @@ class KvService final : public RpcService {
   // Reserves memory for a page, and shrinks the page if little memory is free. Returns false after
   // setting an error in the reply.
   bool ReserveScan(Call<api::Kv_scan_args, api::Kv_scan_result>* call, size_t partitions, MergeScanSpec* spec);
+  Refusal Overloaded(size_t bytes);  // and counts it
   // Reserves memory that the handler is about to allocate, or returns OVERLOADED.
   Refusal Reserve(RpcCallBase* call, size_t bytes);
   void SlowGet(const RequestId& id, std::string key, int32_t budget_ms);

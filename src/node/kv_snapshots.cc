@@ -21,21 +21,13 @@ constexpr size_t kMaxPageBatchBytes = kPageBatchBytes + kMaxValueBytes + kMaxPag
 constexpr size_t kMaxWaitingOpens = 16;
 constexpr int32_t kOpenRetryMs = 1000;
 
-// For calls that require a token. (ToSnapshotId treats an empty token as the newest state.)
-Refusal ToToken(const std::string& bytes, SnapshotToken* token) {
-  Result<SnapshotToken> decoded = DecodeSnapshotToken(bytes);
-  if (!decoded.ok()) return MakeError(ApiCode::kBadRequest, decoded.status().message());
-  *token = *decoded;
-  return {};
-}
-
-template <typename Reply>
-void Answer(Result<OpenedSnapshot> opened, Reply* reply) {
-  if (!opened.ok()) return SetError(reply, ToKvError(opened.status(), /*is_write=*/false));
-  reply->success.snapshot = EncodeSnapshotToken(opened->token);
-  reply->success.version = static_cast<int64_t>(opened->token.version);
-  reply->success.expires_at_ms = opened->expires_at_ms;
-  reply->__isset.success = true;
+template <typename Call>
+void Answer(Call* call, const Result<OpenedSnapshot>& opened) {
+  if (Failed(call, opened.status())) return;
+  api::SnapshotReply& reply = call->reply.success;
+  reply.snapshot = EncodeSnapshotToken(opened->token);
+  reply.version = static_cast<int64_t>(opened->token.version);
+  reply.expires_at_ms = opened->expires_at_ms;
 }
 
 }  // namespace
@@ -53,18 +45,13 @@ struct KvService::SnapshotOpen final : Withdrawable {
 
 Task<void> KvService::OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>* call) {
   const int32_t ttl_ms = call->args.request.ttl_ms;
-  Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal) refusal = CheckTtl(ttl_ms);
-  if (!refusal && opens_.size() >= kMaxWaitingOpens) {
-    refusal =
-        MakeError(ApiCode::kOverloaded,
-                  fmt::format("{} calls that open a snapshot wait here already, which is the limit; try again later",
-                              opens_.size()));
-    refusal->retryable = true;
-    refusal->retry_after_ms = kOpenRetryMs;
-  }
-  if (refusal) {
-    SetError(&call->reply, *refusal);
+  if (Refuse(call, CheckTtl(ttl_ms))) co_return;
+  if (opens_.size() >= kMaxWaitingOpens) {
+    SetError(
+        &call->reply,
+        MakeBusy(fmt::format("{} calls that open a snapshot wait here already, which is the limit; try again later",
+                             opens_.size()),
+                 kOpenRetryMs));
     co_return;
   }
   SnapshotOpen waiting(call->id);
@@ -80,7 +67,7 @@ Task<void> KvService::OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openS
                                     << released.status().ToString();
     co_return;
   }
-  Answer(std::move(opened), &call->reply);
+  Answer(call, opened);
 }
 
 // Calls whose clients are gone must not keep others from opening snapshots.
@@ -93,62 +80,36 @@ void KvService::ForgetClosedOpens() {
 Task<void> KvService::RenewSnapshot(Call<api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>* call) {
   const api::RenewSnapshotRequest& request = call->args.request;
   SnapshotToken token;
-  Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal) refusal = CheckTtl(request.ttl_ms);
-  if (!refusal) refusal = ToToken(request.snapshot, &token);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
-  Answer(co_await control_->RenewSnapshot(server_->reactor(), token, request.ttl_ms), &call->reply);
+  if (Refuse(call, CheckTtl(request.ttl_ms)) || Refuse(call, ToSnapshotToken(request.snapshot, &token))) co_return;
+  Answer(call, co_await control_->RenewSnapshot(server_->reactor(), token, request.ttl_ms));
 }
 
 Task<void> KvService::ReleaseSnapshot(Call<api::Kv_releaseSnapshot_args, api::Kv_releaseSnapshot_result>* call) {
   SnapshotToken token;
-  Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal) refusal = ToToken(call->args.request.snapshot, &token);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
+  if (Refuse(call, ToSnapshotToken(call->args.request.snapshot, &token))) co_return;
   Result<bool> existed = co_await control_->ReleaseSnapshot(server_->reactor(), token);
-  if (!existed.ok()) {
-    SetError(&call->reply, ToKvError(existed.status(), /*is_write=*/false));
-    co_return;
-  }
-  call->reply.success.existed = *existed;
-  call->reply.__isset.success = true;
+  if (!Failed(call, existed.status())) call->reply.success.existed = *existed;
 }
 
 Task<void> KvService::SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call) {
   const api::SplitRangeRequest& request = call->args.request;
+  ScanRange range;
   SnapshotId snapshot = 0;
-  Refusal refusal = CheckReadContext(call->args.context);
-  if (!refusal) refusal = CheckBounds(request.start_key, request.end_key, request.prefix);
-  if (!refusal) refusal = ToSnapshotId(request.snapshot, &snapshot);
-  if (!refusal && (request.parts < 2 || request.parts > static_cast<int32_t>(kMaxSplitParts))) {
-    refusal = MakeError(ApiCode::kBadRequest,
-                        fmt::format("parts is {}; it must be from 2 to {}", request.parts, kMaxSplitParts));
-  }
-  if (refusal) {
-    SetError(&call->reply, *refusal);
+  if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &range))) co_return;
+  if (Refuse(call, ToSnapshotId(request.snapshot, &snapshot))) co_return;
+  if (request.parts < 2 || request.parts > static_cast<int32_t>(kMaxSplitParts)) {
+    SetError(&call->reply, MakeError(ApiCode::kBadRequest, fmt::format("parts is {}; it must be from 2 to {}",
+                                                                       request.parts, kMaxSplitParts)));
     co_return;
   }
-  ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
   std::vector<Partition*> partitions = PartitionsOf(range);
   const auto wanted = static_cast<size_t>(request.parts);
   // Several parts are counted at once. The bounds exist twice: in the result and in the reply.
-  refusal = Reserve(call, kCountsInFlight * FanOutCost(partitions.size()) + 2 * wanted * 2 * kMaxKeyBytes);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
+  const size_t bytes = kCountsInFlight * FanOutCost(partitions.size()) + 2 * wanted * 2 * kMaxKeyBytes;
+  if (Refuse(call, Reserve(call, bytes))) co_return;
   Result<std::vector<RangePart>> parts =
       co_await SplitRangeEvenly(std::move(partitions), std::move(range), wanted, snapshot, &call->memory);
-  if (!parts.ok()) {
-    SetError(&call->reply, ToKvError(parts.status(), /*is_write=*/false));
-    co_return;
-  }
+  if (Failed(call, parts.status())) co_return;
   for (RangePart& part : *parts) {
     api::RangePart& to = call->reply.success.parts.emplace_back();
     to.start_key = std::move(part.start);
@@ -156,7 +117,6 @@ Task<void> KvService::SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRang
     to.count = static_cast<int64_t>(part.sums.count);
     to.bytes = static_cast<int64_t>(part.sums.bytes);
   }
-  call->reply.__isset.success = true;
 }
 
 // -- copies of partitions
@@ -164,15 +124,12 @@ Task<void> KvService::SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRang
 template <typename C>
 Partition* KvService::SnapshotPartition(C* call, SnapshotId* snapshot) {
   const auto& request = call->args.request;
-  Refusal refusal = CheckReadContext(call->args.context);
   SnapshotToken token;
-  if (!refusal) refusal = ToToken(request.snapshot, &token);
-  if (!refusal && (request.partition < 0 || static_cast<size_t>(request.partition) >= backend_->partitions.size())) {
-    refusal = MakeError(ApiCode::kBadRequest, fmt::format("there is no partition {}; this node has {}",
-                                                          request.partition, backend_->partitions.size()));
-  }
-  if (refusal) {
-    SetError(&call->reply, *refusal);
+  if (Refuse(call, ToSnapshotToken(request.snapshot, &token))) return nullptr;
+  if (request.partition < 0 || static_cast<size_t>(request.partition) >= backend_->partitions.size()) {
+    SetError(&call->reply,
+             MakeError(ApiCode::kBadRequest, fmt::format("there is no partition {}; this node has {}",
+                                                         request.partition, backend_->partitions.size())));
     return nullptr;
   }
   *snapshot = token.id;
@@ -185,10 +142,7 @@ Task<void> KvService::DescribeSnapshot(
   Partition* partition = SnapshotPartition(call, &snapshot);
   if (!partition) co_return;
   Result<SnapshotRoot> root = co_await partition->DescribeSnapshot(snapshot);
-  if (!root.ok()) {
-    SetError(&call->reply, ToKvError(root.status(), /*is_write=*/false));
-    co_return;
-  }
+  if (Failed(call, root.status())) co_return;
   api::PartitionSnapshot& to = call->reply.success;
   to.partition_uuid = partition->uuid().ToString();
   to.page_bytes = static_cast<int32_t>(backend_->store->page_bytes);
@@ -201,7 +155,6 @@ Task<void> KvService::DescribeSnapshot(
   to.root_level = root->root_level;
   to.root.assign(reinterpret_cast<const char*>(&root->root), sizeof(root->root));
   to.used_bytes = static_cast<int64_t>(root->used_blocks * kBlockBytes);
-  call->reply.__isset.success = true;
 }
 
 Task<void> KvService::ReadPages(Call<api::Admin_readPages_args, api::Admin_readPages_result>* call) {
@@ -209,24 +162,18 @@ Task<void> KvService::ReadPages(Call<api::Admin_readPages_args, api::Admin_readP
   SnapshotId snapshot = 0;
   Partition* partition = SnapshotPartition(call, &snapshot);
   if (!partition) co_return;
-  Refusal refusal;
-  Result<PageCursor> cursor = DecodePageCursor(request.cursor);
-  if (!cursor.ok()) refusal = MakeError(ApiCode::kBadCursor, cursor.status().message());
-  if (!refusal && request.since_generation < 0) {
-    refusal = MakeError(ApiCode::kBadRequest, "since_generation is negative; it must be 0 (all pages) or more");
+  PageCursor cursor;
+  if (Refuse(call, ToPageCursor(request.cursor, &cursor))) co_return;
+  if (request.since_generation < 0) {
+    SetError(&call->reply,
+             MakeError(ApiCode::kBadRequest, "since_generation is negative; it must be 0 (all pages) or more"));
+    co_return;
   }
   // The batch exists twice: as fetched, and as encoded in the reply.
-  if (!refusal) refusal = Reserve(call, 2 * kMaxPageBatchBytes);
-  if (refusal) {
-    SetError(&call->reply, *refusal);
-    co_return;
-  }
+  if (Refuse(call, Reserve(call, 2 * kMaxPageBatchBytes))) co_return;
   Result<PageBatch> batch = co_await partition->ReadPages(snapshot, static_cast<Generation>(request.since_generation),
-                                                          *std::move(cursor), kPageBatchBytes);
-  if (!batch.ok()) {
-    SetError(&call->reply, ToKvError(batch.status(), /*is_write=*/false));
-    co_return;
-  }
+                                                          std::move(cursor), kPageBatchBytes);
+  if (Failed(call, batch.status())) co_return;
   api::ReadPagesReply& reply = call->reply.success;
   if (!batch->exhausted) reply.cursor = EncodePageCursor(batch->next);
   for (PageImage& image : batch->images) {
@@ -235,7 +182,6 @@ Task<void> KvService::ReadPages(Call<api::Admin_readPages_args, api::Admin_readP
     to.checksum = static_cast<int64_t>(image.checksum);
     to.bytes = std::move(image.bytes);
   }
-  call->reply.__isset.success = true;
 }
 
 }  // namespace pando

@@ -87,13 +87,10 @@ api::KvError FeedGone(std::string why) {
 }
 
 api::KvError TooManyWatchers(size_t limit) {
-  api::KvError error = MakeError(
-      ApiCode::kOverloaded,
+  return MakeBusy(
       fmt::format("{} watchers already wait on this reactor, which is the limit of each reactor: try again later",
-                  limit));
-  error.retryable = true;
-  error.retry_after_ms = kWatchRetryMs;
-  return error;
+                  limit),
+      kWatchRetryMs);
 }
 
 Refusal StartPosition(const api::WatchRequest& request, const WatchBinding& binding,
@@ -138,25 +135,20 @@ Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_resu
   if (!found.changes.empty()) {
     const bool reserved = co_await GatherMore(call, watcher, first);
     if (reserved) co_return true;
-    server_->metrics().overloaded_total.Add();
-    SetError(&call->reply, server_->OverloadedError(kReservedPerReplyByte * kMinWatchReplyBytes));
-    co_return true;
+    co_return Refuse(call, Overloaded(kReservedPerReplyByte * kMinWatchReplyBytes));
   }
-  if (!found.failure.ok()) {
-    SetError(&call->reply, ToKvError(found.failure, /*is_write=*/false));
-  } else if (found.gone) {
-    watchers_.metrics().gone_total.Add();
-    SetError(&call->reply,
-             FeedGone(fmt::format("partition {} no longer keeps the changes after this position", *found.gone)));
-  }
-  co_return !found.failure.ok() || found.gone;
+  if (Failed(call, found.failure)) co_return true;
+  if (!found.gone) co_return false;
+  watchers_.metrics().gone_total.Add();
+  SetError(&call->reply,
+           FeedGone(fmt::format("partition {} no longer keeps the changes after this position", *found.gone)));
+  co_return true;
 }
 
 // Looks for changes and waits in turn, until it finds some or the time is over. It reserves no
 // memory for the reply while it waits.
 Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call) {
   const api::WatchRequest& request = call->args.request;
-  if (Refuse(call, CheckReadContext(call->args.context))) co_return;
   if (Refuse(call, CheckWatch(request))) co_return;
   Watcher watcher;
   if (Refuse(call, SetLimit("limit_changes", request.limit_changes, kMaxScanRows, &watcher.limit))) co_return;
@@ -204,7 +196,6 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
   }
   reply.position = EncodeWatchPosition(binding, watcher.position);
   reply.more = watcher.found.more;
-  call->reply.__isset.success = true;
 }
 
 }  // namespace pando

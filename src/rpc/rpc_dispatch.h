@@ -2,9 +2,9 @@
 // structs.
 //
 // A handler is `Task<void> Service::Name(RpcCall<Args, Reply>* call)`. It reads call->args, fills
-// call->reply, and may look at call->deadline_ns. The call lives until the handler returns. If the
-// deadline passes first, the client gets a KvError DEADLINE at once, and what the handler writes to
-// the reply later is dropped. The error says applied = NO for a read, and for a write that could
+// call->reply.success or sets call->reply.error, and may look at call->deadline_ns. The call lives
+// until the handler returns. If the deadline passes first, the client gets a KvError DEADLINE at once, and what the
+// handler writes to the reply later is dropped. The error says applied = NO for a read, and for a write that could
 // still be withdrawn.
 //
 // Memory: call->memory holds what the request has reserved. A handler must grow it before it makes
@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -68,7 +69,10 @@ namespace detail {
 template <auto Handler, typename Service, typename Call>
 Task<void> RunCall(Service* service, std::unique_ptr<Call> call) {
   co_await (service->*Handler)(call.get());
-  if (!call->answered) call->server->Reply(call->id, call->method, call->reply);
+  if (!call->answered) {
+    call->reply.__isset.success = !call->reply.__isset.error;
+    call->server->Reply(call->id, call->method, call->reply);
+  }
   call->End();
 }
 
@@ -99,10 +103,13 @@ void StartDecoded(Service* service, RpcServer* server, TaskGroup* tasks, Histogr
   base->ArmDeadline();
 }
 
-// Decodes and starts one call. The reply comes from the handler, or is an error created here.
+// Looks at the context of a request before its handler starts. Returns why the request is refused.
+using ContextCheck = std::optional<api::KvError> (*)(const api::Context&);
+
+// Decodes, checks and starts one call. The reply comes from the handler, or is an error created here.
 template <auto Handler, typename Args, typename Reply, typename Service>
 void StartCall(Service* service, RpcServer* server, TaskGroup* tasks, Histogram* latency, const RpcRequest& request,
-               std::string_view method, MemoryLane lane = MemoryLane::kOrdinary) {
+               std::string_view method, MemoryLane lane = MemoryLane::kOrdinary, ContextCheck check = nullptr) {
   MemoryGrant memory(&server->account(), lane);
   const size_t bytes = kCallOverheadBytes + 2 * request.body.size();
   if (!memory.TryGrow(bytes)) return server->ReplyOverloaded(request.id, method, bytes);
@@ -112,6 +119,11 @@ void StartCall(Service* service, RpcServer* server, TaskGroup* tasks, Histogram*
   if (!status.ok()) {
     return server->ReplyException(request.id, method, TApplicationException::PROTOCOL_ERROR,
                                   fmt::format("cannot decode the arguments of {}: {}", method, status.message()));
+  }
+  if (check != nullptr) {
+    if (std::optional<api::KvError> refusal = check(call->args.context)) {
+      return server->ReplyError(request.id, method, *refusal);
+    }
   }
   call->memory = std::move(memory);
   StartDecoded<Handler, Args, Reply>(service, server, tasks, latency, request.id, method, std::move(call));

@@ -35,9 +35,9 @@ TEST(ApiConstants, AreThoseOfTheIdl) {
   EXPECT_EQ(static_cast<int32_t>(ApiCode::kDiskFull), c.DISK_FULL);
   EXPECT_EQ(static_cast<int32_t>(ApiCode::kCorrupt), c.CORRUPT);
   EXPECT_EQ(static_cast<int32_t>(ApiCode::kInternal), c.INTERNAL);
-  EXPECT_EQ(static_cast<int32_t>(Applied::kNo), c.APPLIED_NO);
-  EXPECT_EQ(static_cast<int32_t>(Applied::kYes), c.APPLIED_YES);
-  EXPECT_EQ(static_cast<int32_t>(Applied::kUnknown), c.APPLIED_UNKNOWN);
+  EXPECT_EQ(static_cast<int32_t>(ApiApplied::kNo), c.APPLIED_NO);
+  EXPECT_EQ(static_cast<int32_t>(ApiApplied::kYes), c.APPLIED_YES);
+  EXPECT_EQ(static_cast<int32_t>(ApiApplied::kUnknown), c.APPLIED_UNKNOWN);
   EXPECT_EQ(static_cast<int32_t>(TtlMode::kKeep), c.TTL_KEEP);
   EXPECT_EQ(static_cast<int32_t>(TtlMode::kSet), c.TTL_SET);
   EXPECT_EQ(static_cast<int32_t>(TtlMode::kClear), c.TTL_CLEAR);
@@ -48,24 +48,24 @@ TEST(KvErrors, SayWhetherAWriteWasApplied) {
   struct Case {
     Code code;
     ApiCode api;
-    Applied applied;
+    ApiApplied applied;
     bool retryable;
   };
-  for (const Case& c : {Case{Code::kDiskFull, ApiCode::kDiskFull, Applied::kNo, false},
-                        Case{Code::kOverloaded, ApiCode::kOverloaded, Applied::kNo, true},
-                        Case{Code::kUnavailable, ApiCode::kUnavailable, Applied::kNo, true},
-                        Case{Code::kDeadline, ApiCode::kDeadline, Applied::kNo, true},
-                        Case{Code::kAborted, ApiCode::kUnavailable, Applied::kUnknown, false},
-                        Case{Code::kCorruption, ApiCode::kCorrupt, Applied::kUnknown, false},
-                        Case{Code::kIoError, ApiCode::kInternal, Applied::kUnknown, false},
-                        Case{Code::kInvalidArgument, ApiCode::kBadRequest, Applied::kNo, false}}) {
+  for (const Case& c : {Case{Code::kDiskFull, ApiCode::kDiskFull, ApiApplied::kNo, false},
+                        Case{Code::kOverloaded, ApiCode::kOverloaded, ApiApplied::kNo, true},
+                        Case{Code::kUnavailable, ApiCode::kUnavailable, ApiApplied::kNo, true},
+                        Case{Code::kDeadline, ApiCode::kDeadline, ApiApplied::kNo, true},
+                        Case{Code::kAborted, ApiCode::kUnavailable, ApiApplied::kUnknown, false},
+                        Case{Code::kCorruption, ApiCode::kCorrupt, ApiApplied::kUnknown, false},
+                        Case{Code::kIoError, ApiCode::kInternal, ApiApplied::kUnknown, false},
+                        Case{Code::kInvalidArgument, ApiCode::kBadRequest, ApiApplied::kNo, false}}) {
     api::KvError write = ToKvError(Status(c.code, "because"), true);
     EXPECT_EQ(write.code, static_cast<int32_t>(c.api)) << CodeName(c.code);
     EXPECT_EQ(write.applied, static_cast<int32_t>(c.applied)) << CodeName(c.code);
     EXPECT_EQ(write.retryable, c.retryable) << CodeName(c.code);
     EXPECT_EQ(write.message, "because");
     EXPECT_EQ(write.retry_after_ms > 0, (c.retryable && c.code != Code::kDeadline) || c.code == Code::kAborted);
-    EXPECT_EQ(ToKvError(Status(c.code, ""), false).applied, static_cast<int32_t>(Applied::kNo));
+    EXPECT_EQ(ToKvError(Status(c.code, ""), false).applied, static_cast<int32_t>(ApiApplied::kNo));
   }
 }
 
