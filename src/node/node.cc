@@ -18,7 +18,7 @@ constexpr int64_t kMsPerSecond = 1000;
 constexpr int kMmapThresholdBytes = 256 << 10;
 
 template <typename Fn>
-Task<void> RunOnShard(Reactor* caller, int reactor, Fn fn, Status* result) {
+Task<void> RunOn(Reactor* caller, int reactor, Fn fn, Status* result) {
   Status status = co_await CallOn(*caller, reactor, std::move(fn));
   if (result->ok()) *result = std::move(status);
 }
@@ -31,12 +31,12 @@ Node::Node(NodeOptions options, std::function<void(const Status&)> on_failure)
 Node::~Node() { CHECK(group_ == nullptr) << "a Node was destroyed before it was stopped"; }
 
 template <typename Fn>
-Task<Status> Node::OnAllShards(Reactor& caller, Fn fn) {
+Task<Status> Node::OnAllReactors(Reactor& caller, Fn fn) {
   Status result;
   TaskGroup calls;
   for (int i = 0; i < group_->size(); ++i) {
-    auto on_shard = [this, i, fn](Reactor& reactor) mutable { return fn(reactor, shards_[static_cast<size_t>(i)]); };
-    calls.Spawn(RunOnShard(&caller, i, std::move(on_shard), &result));
+    auto on_reactor = [this, i, fn](Reactor& reactor) mutable { return fn(reactor, parts_[static_cast<size_t>(i)]); };
+    calls.Spawn(RunOn(&caller, i, std::move(on_reactor), &result));
   }
   co_await calls.Drain();
   co_return result;
@@ -74,7 +74,7 @@ Status Node::Start() {
   mallopt(M_TRIM_THRESHOLD, 4 * kMmapThresholdBytes);
   mallopt(M_ARENA_MAX, static_cast<int>(reactors) + 1);
 
-  shards_.resize(reactors, nullptr);
+  parts_.resize(reactors, nullptr);
   main_waits_.resize(reactors, nullptr);
   registry_.AddCollector(this, [this](Exposition* out) {
     out->AddGauge("kv_process_resident_bytes", "Resident memory.", {}, static_cast<double>(ResidentBytes()));
@@ -101,7 +101,7 @@ Status Node::Start() {
   // counts it as stalled.
   group.uring.network.peer_timeout_ns = 2 * options_.stall_timeout_s * kSecond;
   Result<std::unique_ptr<ReactorGroup>> made =
-      ReactorGroup::Start(group, [this](Reactor& reactor) { return ShardMain(reactor); });
+      ReactorGroup::Start(group, [this](Reactor& reactor) { return ReactorMain(reactor); });
   if (!made.ok()) return made.TakeStatus();
   group_ = *std::move(made);
   Status status = group_->RunOn(0, [this](Reactor& first) { return StartOnReactor(first); });
@@ -111,13 +111,13 @@ Status Node::Start() {
   return status;
 }
 
-Task<void> Node::ShardMain(Reactor& reactor) {
+Task<void> Node::ReactorMain(Reactor& reactor) {
   auto index = static_cast<size_t>(reactor.index());
-  Shard shard(reactor, &store_, &options_, shared_.get(), &registry_, this);
+  ReactorPart part(reactor, &store_, &options_, shared_.get(), &registry_, this);
   WaitQueue wait(reactor);
-  shards_[index] = &shard;
+  parts_[index] = &part;
   main_waits_[index] = &wait;
-  co_await wait.Wait();  // the shard lives in this frame until Stop sends a LeaveCall
+  co_await wait.Wait();  // the part lives in this frame until Stop sends a LeaveCall
 }
 
 Task<Status> Node::StartOnReactor(Reactor& first) {
@@ -141,19 +141,18 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   CO_RETURN_IF_ERROR(co_await OpenEngines(first));
   recovery_seconds_ = static_cast<double>(first.NowNs() - begin_ns) / kSecond;
 
-  auto build = [this](Reactor&, Shard* shard) -> Task<Status> {
-    shard->Build(shards_);
+  auto build = [this](Reactor&, ReactorPart* part) -> Task<Status> {
+    part->Build(parts_);
     co_return Status();
   };
-  CO_RETURN_IF_ERROR(co_await OnAllShards(first, build));
-  // Connect reads the services of all shards, so it starts only after every Build.
-  auto connect = [this](Reactor&, Shard* shard) -> Task<Status> {
-    shard->Connect(shards_);
+  CO_RETURN_IF_ERROR(co_await OnAllReactors(first, build));
+  // Connect reads the services of all parts, so it starts only after every Build.
+  auto connect = [this](Reactor&, ReactorPart* part) -> Task<Status> {
+    part->Connect(parts_);
     co_return Status();
   };
-  CO_RETURN_IF_ERROR(co_await OnAllShards(first, connect));
-  snapshots_ =
-      std::make_unique<Snapshots>(first, &shards_[0]->partitions(), options_.snapshot_max_age_s * kMsPerSecond);
+  CO_RETURN_IF_ERROR(co_await OnAllReactors(first, connect));
+  snapshots_ = std::make_unique<Snapshots>(first, &parts_[0]->partitions(), options_.snapshot_max_age_s * kMsPerSecond);
   CO_RETURN_IF_ERROR(co_await ListenAll(first));
   health_.ready.store(true, std::memory_order_relaxed);
   co_return Status();
@@ -190,12 +189,12 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.release.bytes_per_s = (options_.release_space_mb_per_s << 20) / store_.reactors;
   options.release.after_ns = options_.release_space_after_s * kSecond;
   options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
-  auto open = [options](Reactor&, Shard* shard) mutable {
-    options.reactor_index = shard->index();
-    return shard->OpenEngine(std::move(options));
+  auto open = [options](Reactor&, ReactorPart* part) mutable {
+    options.reactor_index = part->index();
+    return part->OpenEngine(std::move(options));
   };
-  CO_RETURN_IF_ERROR(co_await OnAllShards(first, std::move(open)));
-  for (Shard* shard : shards_) recovered_records_ += shard->engine()->stats().log.unreleased_records;
+  CO_RETURN_IF_ERROR(co_await OnAllReactors(first, std::move(open)));
+  for (ReactorPart* part : parts_) recovered_records_ += part->engine()->stats().log.unreleased_records;
   co_return Status();
 }
 
@@ -240,11 +239,11 @@ Task<Status> Node::ListenAll(Reactor& first) {
     first.StopListening(&probe);
     co_await Yield(first);  // gives the probe's socket a turn to close
   }
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    auto on_shard = [shard = shards_[i], listen](Reactor&) -> Task<Result<uint16_t>> {
-      co_return shard->Listen(listen);
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    auto on_reactor = [part = parts_[i], listen](Reactor&) -> Task<Result<uint16_t>> {
+      co_return part->Listen(listen);
     };
-    Result<uint16_t> port = co_await CallOn(first, static_cast<int>(i), std::move(on_shard));
+    Result<uint16_t> port = co_await CallOn(first, static_cast<int>(i), std::move(on_reactor));
     if (!port.ok()) co_return port.TakeStatus();
     port_ = listen.port = *port;
   }
@@ -265,8 +264,8 @@ Status Node::Stop() {
   Status status = group_->RunOn(0, [this](Reactor& first) { return StopOnReactor(first); });
   // A loop ends when its main task returns, perhaps before the answer to its LeaveCall is
   // delivered. So nothing waits for the answers, and the calls live until Join returns.
-  std::vector<LeaveCall> leaves(shards_.size());
-  for (size_t i = 0; i < shards_.size(); ++i) {
+  std::vector<LeaveCall> leaves(parts_.size());
+  for (size_t i = 0; i < parts_.size(); ++i) {
     leaves[i].wait = main_waits_[i];
     group_->Post(static_cast<int>(i), &leaves[i]);
   }
@@ -278,15 +277,15 @@ Status Node::Stop() {
 
 Task<Status> Node::StopOnReactor(Reactor& first) {
   bool checkpoint = !health_.failed.load(std::memory_order_relaxed);
-  auto stop = [limit_ns = options_.shutdown_timeout_ms * kMillisecond](Reactor&, Shard* shard) {
-    return shard->StopServing(limit_ns);
+  auto stop = [limit_ns = options_.shutdown_timeout_ms * kMillisecond](Reactor&, ReactorPart* part) {
+    return part->StopServing(limit_ns);
   };
-  // Requests of one shard use the engines of the others, so all shards stop serving before any
+  // Requests of one part use the engines of the others, so all parts stop serving before any
   // engine closes.
-  Status status = co_await OnAllShards(first, stop);
+  Status status = co_await OnAllReactors(first, stop);
   snapshots_.reset();  // only requests use it, and all of them have ended
-  auto close = [checkpoint](Reactor&, Shard* shard) { return shard->CloseEngine(checkpoint); };
-  Status closed = co_await OnAllShards(first, close);
+  auto close = [checkpoint](Reactor&, ReactorPart* part) { return part->CloseEngine(checkpoint); };
+  Status closed = co_await OnAllReactors(first, close);
   if (status.ok()) status = std::move(closed);
   // HTTP ends last, so that /healthz answers while the store closes.
   if (http_) {
@@ -304,8 +303,8 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
 // -- NodeControl
 
 Task<Status> Node::CheckpointAll(Reactor& caller) {
-  auto checkpoint = [](Reactor&, Shard* shard) { return shard->engine()->CheckpointAll(); };
-  co_return co_await OnAllShards(caller, checkpoint);
+  auto checkpoint = [](Reactor&, ReactorPart* part) { return part->engine()->CheckpointAll(); };
+  co_return co_await OnAllReactors(caller, checkpoint);
 }
 
 Task<Result<OpenedSnapshot>> Node::OpenSnapshot(Reactor& caller, int64_t ttl_ms, UnwantedFlag unwanted) {
@@ -337,9 +336,9 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   out.http_port = http_port_;
   out.reactors = static_cast<int32_t>(store_.reactors);
   int disk_full_partitions = 0;
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    auto collect = [shard = shards_[i]](Reactor&) { return shard->CollectStatus(); };
-    ShardStatus part = co_await CallOn(caller, static_cast<int>(i), std::move(collect));
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    auto collect = [part = parts_[i]](Reactor&) { return part->CollectStatus(); };
+    ReactorPartStatus part = co_await CallOn(caller, static_cast<int>(i), std::move(collect));
     out.pool_pages += static_cast<int64_t>(part.engine.pool_pages);
     out.pool_free_pages += static_cast<int64_t>(part.engine.pool_free_pages);
     out.log_bytes += static_cast<int64_t>(part.engine.log.unreleased_bytes);

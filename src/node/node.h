@@ -19,7 +19,7 @@
 #include "src/node/http_server.h"
 #include "src/node/kv_backend.h"
 #include "src/node/node_options.h"
-#include "src/node/shard.h"
+#include "src/node/reactor_part.h"
 #include "src/node/snapshots.h"
 
 namespace pando {
@@ -48,10 +48,10 @@ class Node final : private NodeControl {
   Status ServeHttp(Reactor& first);
   Task<Status> OpenEngines(Reactor& first);
   Task<Status> ListenAll(Reactor& first);
-  Task<void> ShardMain(Reactor& reactor);
-  // Runs fn(reactor, shard) -> Task<Status> on every reactor concurrently. Returns the first error.
+  Task<void> ReactorMain(Reactor& reactor);
+  // Runs fn(reactor, part) -> Task<Status> on every reactor concurrently. Returns the first error.
   template <typename Fn>
-  Task<Status> OnAllShards(Reactor& caller, Fn fn);
+  Task<Status> OnAllReactors(Reactor& caller, Fn fn);
   void OnEngineFailure(const Status& status);
 
   Task<Result<api::NodeStatus>> CollectStatus(Reactor& caller) override;
@@ -75,7 +75,7 @@ class Node final : private NodeControl {
   std::unique_ptr<ConnectionBudget> sockets_;  // shared by all reactors
   ConnectionBudget http_sockets_{4 * kMaxHttpConnections};
   std::unique_ptr<ReactorGroup> group_;
-  std::vector<Shard*> shards_;            // each is created and destroyed on its reactor
+  std::vector<ReactorPart*> parts_;       // each is created and destroyed on its reactor
   std::unique_ptr<Snapshots> snapshots_;  // belongs to reactor 0
   std::vector<WaitQueue*> main_waits_;    // each reactor's main task waits here until Stop
   std::unique_ptr<HttpServer> http_;      // belongs to reactor 0

@@ -1,8 +1,8 @@
-// Shard is everything that one reactor of a node owns: its engine, its Thrift server, and its view
+// ReactorPart is the part of a node that one reactor owns: its engine, its Thrift server, and its view
 // of the partitions.
 //
 // Threads: its reactor, with two exceptions. Any thread may read the registered metrics, and Build
-// and Connect read pointers of other shards while the node starts.
+// and Connect read pointers of other parts while the node starts.
 #pragma once
 
 #include <memory>
@@ -36,35 +36,35 @@ struct EngineGauges {
   Gauge snapshots, snapshot_pinned_bytes, changes_kept;
 };
 
-struct ShardStatus {
+struct ReactorPartStatus {
   std::vector<api::PartitionStatus> partitions;
   int disk_full_partitions = 0;  // of those: they refused writes lately for lack of disk space
   EngineStats engine;
 };
 
-class Shard {
+class ReactorPart {
  public:
-  Shard(Reactor& reactor, const StoreInfo* store, const NodeOptions* options, RpcShared* shared, Registry* registry,
-        NodeControl* control)
+  ReactorPart(Reactor& reactor, const StoreInfo* store, const NodeOptions* options, RpcShared* shared,
+              Registry* registry, NodeControl* control)
       : reactor_(reactor), store_(store), options_(options), shared_(shared), registry_(registry), control_(control) {}
-  ~Shard();
+  ~ReactorPart();
 
   Task<Status> OpenEngine(EngineOptions options);
-  // Build creates the service over all partitions. REQUIRES: every shard's engine is open.
-  // Connect makes the services known to each other. REQUIRES: Build has run on every shard.
-  void Build(const std::vector<Shard*>& shards);
-  void Connect(const std::vector<Shard*>& shards);
+  // Build creates the service over all partitions. REQUIRES: every part's engine is open.
+  // Connect makes the services known to each other. REQUIRES: Build has run on every part.
+  void Build(const std::vector<ReactorPart*>& parts);
+  void Connect(const std::vector<ReactorPart*>& parts);
   Result<uint16_t> Listen(const ListenOptions& listen) { return server_->Listen(listen); }
   // Refuses new requests, waits up to limit_ns for running ones to be answered, and returns when
   // all calls have ended.
   Task<Status> StopServing(Nanos limit_ns);
-  // REQUIRES: StopServing has returned on every shard.
+  // REQUIRES: StopServing has returned on every part.
   Task<Status> CloseEngine(bool checkpoint);
 
   Engine* engine() { return engine_.get(); }
   // The partitions as this reactor sees them. REQUIRES: Build.
   const std::vector<Partition*>& partitions() const { return backend_.partitions; }
-  Task<ShardStatus> CollectStatus();
+  Task<ReactorPartStatus> CollectStatus();
   // Returns the report of this reactor's scrubber. With `start`, first begins a pass at
   // `bytes_per_s` (0 = the engine's configured rate).
   Task<ScrubReport> Scrub(bool start, uint64_t bytes_per_s);
@@ -72,7 +72,7 @@ class Shard {
 
  private:
   struct PublishTimer : Timer {
-    Shard* shard = nullptr;
+    ReactorPart* part = nullptr;
   };
   void RegisterMetrics();
   void Publish();

@@ -1,4 +1,4 @@
-#include "src/node/shard.h"
+#include "src/node/reactor_part.h"
 
 #include <algorithm>
 #include <utility>
@@ -15,22 +15,22 @@ void SetTotal(Counter* counter, uint64_t total) {
 
 }  // namespace
 
-Shard::~Shard() { CHECK(engine_ == nullptr) << "a Shard was destroyed before its engine was closed"; }
+ReactorPart::~ReactorPart() { CHECK(engine_ == nullptr) << "a ReactorPart was destroyed before its engine was closed"; }
 
-Task<Status> Shard::OpenEngine(EngineOptions options) {
+Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
   Result<std::unique_ptr<Engine>> engine = co_await Engine::Open(reactor_, std::move(options));
   if (!engine.ok()) co_return engine.TakeStatus();
   engine_ = *std::move(engine);
   co_return Status();
 }
 
-void Shard::Build(const std::vector<Shard*>& shards) {
+void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.store = store_;
   backend_.reactor = index();
   backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
   for (const PartitionInfo& info : store_->partitions) {
     uint32_t owner = store_->ReactorOf(info.id);
-    Partition* partition = shards[owner]->engine_->partition(info.id);
+    Partition* partition = parts[owner]->engine_->partition(info.id);
     CHECK(partition != nullptr) << "reactor " << owner << " did not open partition " << info.id;
     if (owner != index()) {
       remote_.push_back(std::make_unique<RemotePartition>(reactor_, static_cast<int>(owner), partition));
@@ -48,26 +48,26 @@ void Shard::Build(const std::vector<Shard*>& shards) {
   service_ = std::make_unique<KvService>(server_.get(), &backend_, control_);
   server_->SetService(service_.get());
   RegisterMetrics();
-  publish_.shard = this;
-  publish_.on_fire = [](Timer* t) { static_cast<PublishTimer*>(t)->shard->Publish(); };
+  publish_.part = this;
+  publish_.on_fire = [](Timer* t) { static_cast<PublishTimer*>(t)->part->Publish(); };
   Publish();
 }
 
-void Shard::Connect(const std::vector<Shard*>& shards) {
-  for (Shard* shard : shards) {
-    backend_.peers.push_back(&shard->backend_);
-    backend_.get_paths.push_back(&shard->service_->get_path());
+void ReactorPart::Connect(const std::vector<ReactorPart*>& parts) {
+  for (ReactorPart* part : parts) {
+    backend_.peers.push_back(&part->backend_);
+    backend_.get_paths.push_back(&part->service_->get_path());
   }
 }
 
-Task<Status> Shard::StopServing(Nanos limit_ns) {
+Task<Status> ReactorPart::StopServing(Nanos limit_ns) {
   if (server_ == nullptr) co_return Status();
   co_await server_->Shutdown(limit_ns);
   co_await service_->Drain();  // calls may outlive the connections that Shutdown closed
   co_return Status();
 }
 
-Task<Status> Shard::CloseEngine(bool checkpoint) {
+Task<Status> ReactorPart::CloseEngine(bool checkpoint) {
   reactor_.CancelTimer(&publish_);
   registry_->Remove(this);
   service_.reset();
@@ -78,8 +78,8 @@ Task<Status> Shard::CloseEngine(bool checkpoint) {
   co_return status;
 }
 
-Task<ShardStatus> Shard::CollectStatus() {
-  ShardStatus status;
+Task<ReactorPartStatus> ReactorPart::CollectStatus() {
+  ReactorPartStatus status;
   status.engine = engine_->stats();
   for (Partition* partition : engine_->partitions()) {
     PartitionStats stats = partition->stats();
@@ -102,12 +102,12 @@ Task<ShardStatus> Shard::CollectStatus() {
   co_return status;
 }
 
-Task<ScrubReport> Shard::Scrub(bool start, uint64_t bytes_per_s) {
+Task<ScrubReport> ReactorPart::Scrub(bool start, uint64_t bytes_per_s) {
   if (start) engine_->scrubber().StartPass(bytes_per_s);
   co_return engine_->scrubber().report();
 }
 
-void Shard::Publish() {
+void ReactorPart::Publish() {
   EngineStats stats = engine_->stats();
   gauges_.pool_pages.Set(static_cast<int64_t>(stats.pool_pages));
   gauges_.pool_free_pages.Set(static_cast<int64_t>(stats.pool_free_pages));
@@ -160,7 +160,7 @@ void Shard::Publish() {
 }
 
 // Long function: one entry per metric.
-void Shard::RegisterMetrics() {
+void ReactorPart::RegisterMetrics() {
   MetricLabels labels{{"reactor", std::to_string(index())}};
   auto add = [&](std::string name, std::string help, const auto* metric) {
     registry_->Add(this, std::move(name), std::move(help), labels, metric);
