@@ -2,6 +2,7 @@
 // subtree where these suffice.
 #include <algorithm>
 
+#include "src/base/expiry.h"
 #include "src/base/hash.h"
 #include "src/btree/tree.h"
 
@@ -24,7 +25,7 @@ void Aggregates::Add(const ChildRef& ref) {
 void AddRecords(const Node& leaf, uint32_t from, uint32_t to, int64_t now_ms, Aggregates* sum) {
   for (uint32_t i = from; i < to; ++i) {
     RecordView r = leaf.Record(i);
-    if (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms) continue;
+    if (HasExpired(r.expires_at_ms, now_ms)) continue;
     ChildRef one;
     one.count = 1;
     one.bytes = leaf.header().prefix_bytes + r.key_suffix.size() + r.value_bytes;
@@ -122,7 +123,7 @@ class AggregateVisitor final : public RangeVisitor {
  public:
   explicit AggregateVisitor(int64_t now_ms) : now_ms_(now_ms) {}
   bool OnSubtree(const ChildRef& ref) override {
-    if (ref.earliest_expiry_ms != 0 && ref.earliest_expiry_ms <= now_ms_) return false;
+    if (HasExpired(ref.earliest_expiry_ms, now_ms_)) return false;
     sum.Add(ref);
     return true;
   }
@@ -164,13 +165,13 @@ class DueVisitor final : public RangeVisitor {
   DueVisitor(int64_t now_ms, size_t limit) : now_ms_(now_ms), limit_(limit) { result.over = true; }
   bool OnSubtree(const ChildRef& ref) override {
     Next(ref.earliest_expiry_ms);
-    return ref.earliest_expiry_ms == 0 || ref.earliest_expiry_ms > now_ms_;
+    return !HasExpired(ref.earliest_expiry_ms, now_ms_);
   }
   bool OnLeaf(const Node& leaf, uint32_t from, uint32_t to) override {
     for (uint32_t i = from; i < to; ++i) {
       RecordView r = leaf.Record(i);
       Next(r.expires_at_ms);
-      if (r.expires_at_ms == 0 || r.expires_at_ms > now_ms_) continue;
+      if (!HasExpired(r.expires_at_ms, now_ms_)) continue;
       result.due.push_back({leaf.Key(i), r.version});
       if (result.due.size() < limit_) continue;
       result.over = false;

@@ -4,6 +4,7 @@
 #include <array>
 #include <unordered_map>
 
+#include "src/base/expiry.h"
 #include "src/btree/batch_find.h"
 #include "src/partition/replica.h"
 
@@ -371,7 +372,7 @@ class Engine::Impl final : public LogReplaySink {
     ++batch_reads_;
     const RecordView& r = lookup.record;
     const int64_t now_ms = static_cast<Replica*>(read->partition)->clock().NowMs(wall_ms);
-    if (!lookup.found || (r.expires_at_ms != 0 && r.expires_at_ms <= now_ms)) {
+    if (!lookup.found || HasExpired(r.expires_at_ms, now_ms)) {
       read->outcome = PointRead::Outcome::kNotFound;
       return;
     }

@@ -5,14 +5,11 @@
 
 #include <string_view>
 
+#include "src/base/expiry.h"
 #include "src/btree/tree.h"
 #include "src/model/types.h"
 
 namespace pando {
-
-// Whether a record with this expiry (0 = never) does not exist any more for an operation at
-// `now_ms`, although it may still be stored.
-inline bool HasExpired(int64_t expires_at_ms, int64_t now_ms) { return expires_at_ms != 0 && expires_at_ms <= now_ms; }
 
 inline size_t ValueBytes(const RecordView& record) {
   return record.overflow ? record.value_bytes : record.value.size();
