@@ -6,17 +6,21 @@
 // that the log, files and peers need. While no place is free, connections wait in the listener's
 // backlog.
 //
-// Threads: any (one relaxed atomic).
+// ConnectionBudgets has one for each kind of listener, so that clients cannot take the places of
+// peers, nor the other way round.
+//
+// Threads: any (relaxed atomics).
 //
 // Invariants
 //   S5  An accepted connection holds a place in its listener's budget from before the accept until
-//       its descriptor is closed.
+//       its descriptor is closed. The budget is that of the listener's kind.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 
 #include "src/base/check.h"
+#include "src/io/reactor.h"
 
 namespace pando {
 
@@ -41,6 +45,28 @@ class ConnectionBudget {
  private:
   const int64_t limit_;
   std::atomic<int64_t> in_use_{0};
+};
+
+class ConnectionBudgets {
+ public:
+  struct Limits {
+    int64_t clients = 0, peers = 0, http = 0;
+  };
+  explicit ConnectionBudgets(const Limits& limits)
+      : clients_(limits.clients), peers_(limits.peers), http_(limits.http) {}
+
+  ConnectionBudget& of(ListenerKind kind) {
+    switch (kind) {
+      case ListenerKind::kClient: return clients_;
+      case ListenerKind::kPeer: return peers_;
+      case ListenerKind::kHttp: return http_;
+    }
+    LOG(FATAL) << "there is no listener of kind " << static_cast<int>(kind);
+    __builtin_unreachable();
+  }
+
+ private:
+  ConnectionBudget clients_, peers_, http_;
 };
 
 }  // namespace pando

@@ -26,9 +26,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "src/base/result.h"
@@ -87,7 +89,9 @@ struct IoOp {
   std::coroutine_handle<> waiter;
 };
 
-class ConnectionBudget;  // src/io/connection_budget.h
+class ConnectionBudgets;  // src/io/connection_budget.h
+struct OffloadCall;       // src/io/offload.h
+struct OffloadMetrics;    // src/io/offload.h
 class Reactor;
 // Submits an operation and waits for it: int32_t result = co_await IoAwaiter{reactor, op}.
 struct IoAwaiter {
@@ -115,6 +119,18 @@ struct TurnHook {
 
  protected:
   ~TurnHook() = default;
+};
+
+// Whom a listener serves. Each kind has its own budget of connections (ConnectionBudgets).
+enum class ListenerKind : uint8_t { kClient, kPeer, kHttp };
+
+// Who is at the other end of a connection.
+struct Identity {
+  // The kind of the listener that accepted the connection. Empty: this process opened it.
+  std::optional<ListenerKind> listener;
+  std::string address;  // "127.0.0.1:51234"
+  // The name that the other end has proved to be its own. Empty: it has proved none.
+  std::string principal;
 };
 
 // Receives the events of one TCP connection. The reactor owns the Connection until the connection
@@ -151,10 +167,16 @@ class Connection {
   // Sends the queued bytes, then closes; the loop calls OnClosed later. With `now`, drops the
   // queued bytes instead.
   virtual void Close(bool now) = 0;
-  virtual const std::string& peer() const = 0;  // "127.0.0.1:51234"
+
+  const Identity& identity() const { return identity_; }
+  // For whoever has authenticated the other end: a byte filter, or the handler of a request.
+  void SetPrincipal(std::string principal) { identity_.principal = std::move(principal); }
 
  protected:
+  Connection() = default;
+  explicit Connection(Identity identity) : identity_(std::move(identity)) {}
   ~Connection() = default;
+  Identity identity_;
 };
 
 class AcceptHandler {
@@ -171,9 +193,10 @@ struct ListenOptions {
   uint16_t port = 0;       // 0: any free port
   bool reuse_port = true;  // several reactors may share a port; the kernel spreads connections
   int backlog = 4096;
-  // Connections beyond this budget wait in the backlog. Null means no limit. The budget must
-  // outlive the connections; several listeners may share it.
-  ConnectionBudget* budget = nullptr;
+  ListenerKind kind = ListenerKind::kClient;
+  // Connections beyond the budget of this kind wait in the backlog. Null means no limit. The
+  // budgets must outlive the connections; all listeners of a process share them.
+  ConnectionBudgets* budgets = nullptr;
 };
 
 // Work that is sent to another reactor and comes back. The origin owns it, and it carries its own

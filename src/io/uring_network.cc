@@ -99,14 +99,15 @@ struct UringNetwork::ConnectOp : Timer {
   void await_resume() const noexcept {}
 };
 
-UringConnection::UringConnection(UringNetwork* network, int fd, std::string peer, ConnectionBudget* budget)
-    : network_(network), fd_(fd), peer_(std::move(peer)), budget_(budget) {
+UringConnection::UringConnection(UringNetwork* network, int fd, Identity identity, ConnectionBudget* budget)
+    : Connection(std::move(identity)), network_(network), fd_(fd), budget_(budget) {
   timer_.connection = this;
   timer_.on_fire = [](Timer* t) {
     UringConnection* c = static_cast<LingerTimer*>(t)->connection;
     if (c->state_ == State::kDraining) {
-      c->network_->End(c, Error(Code::kAborted,
-                                "closing {} took too long: the peer did not read the last bytes sent to it", c->peer_));
+      c->network_->End(
+          c, Error(Code::kAborted, "closing {} took too long: the peer did not read the last bytes sent to it",
+                   c->peer()));
     } else {
       c->network_->Die(c);
     }
@@ -240,7 +241,8 @@ Result<uint16_t> UringNetwork::Listen(const ListenOptions& options, AcceptHandle
   listener->network = this;
   listener->fd = fd;
   listener->handler = handler;
-  listener->budget = options.budget;
+  listener->kind = options.kind;
+  listener->budget = options.budgets ? &options.budgets->of(options.kind) : nullptr;
   listener->address = bound.ToString();
   listener->on_fire = [](Timer* t) {
     auto* l = static_cast<Listener*>(t);
@@ -307,7 +309,7 @@ bool UringNetwork::AcceptOne(Listener* listener) {
   }
   const int fd = accept4(listener->fd, nullptr, nullptr, SOCK_CLOEXEC);
   if (fd >= 0) {
-    UringConnection* c = AddConnection(fd, listener->budget);
+    UringConnection* c = AddConnection(fd, listener);
     listener->handler->OnAccept(c);
     CHECK(c->handler_) << "OnAccept did not set a handler";
     return !listener->stopping;
@@ -358,8 +360,11 @@ Task<Result<Connection*>> UringNetwork::Connect(std::string host, uint16_t port,
 
 // -- connections
 
-UringConnection* UringNetwork::AddConnection(int fd, ConnectionBudget* budget) {
-  auto* c = new UringConnection(this, fd, SocketAddress::OfPeer(fd).ToString(), budget);
+UringConnection* UringNetwork::AddConnection(int fd, const Listener* listener) {
+  Identity identity;
+  identity.address = SocketAddress::OfPeer(fd).ToString();
+  if (listener) identity.listener = listener->kind;
+  auto* c = new UringConnection(this, fd, std::move(identity), listener ? listener->budget : nullptr);
   c->list_index_ = connections_.size();
   connections_.push_back(c);
   ++core_->stats.connections_total;
@@ -394,7 +399,7 @@ void UringNetwork::FlushConnection(UringConnection* c) {
     return;
   }
   if (c->state_ == State::kDraining && c->close_now_) {
-    return End(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_));
+    return End(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer()));
   }
   if (c->state_ == State::kOpen || c->state_ == State::kDraining) {
     if (!c->send_armed_) StartSend(c);
@@ -428,7 +433,7 @@ void UringNetwork::OnSend(UringConnection* c, int32_t result) {
   // Nothing is wrong with the connection.
   if (result == -EINTR || result == -EAGAIN) return MarkForFlush(c);
   if (result <= 0) {
-    return End(c, Error(Code::kUnavailable, "send to {} failed: {}", c->peer_, strerror(-result)));
+    return End(c, Error(Code::kUnavailable, "send to {} failed: {}", c->peer(), strerror(-result)));
   }
   c->sent_ += static_cast<size_t>(result);
   if (c->sent_ == c->sending_.size()) {
@@ -476,13 +481,13 @@ void UringNetwork::OnReceive(UringConnection* c, int32_t result, uint32_t flags)
   if (result == 0) {
     c->receive_ended_ = true;
     if (c->state_ == State::kLingering) return Die(c);
-    if (c->state_ == State::kOpen) return End(c, Error(Code::kAborted, "{} closed the connection", c->peer_));
+    if (c->state_ == State::kOpen) return End(c, Error(Code::kAborted, "{} closed the connection", c->peer()));
     return;
   }
   if (result == -ENOBUFS) ++core_->stats.receive_buffer_shortages_total;
   if (result < 0 && result != -ENOBUFS && result != -ECANCELED && result != -EINTR && result != -EAGAIN) {
     if (c->state_ == State::kLingering) return Die(c);
-    return End(c, Error(Code::kAborted, "receive from {} failed: {}", c->peer_, strerror(-result)));
+    return End(c, Error(Code::kAborted, "receive from {} failed: {}", c->peer(), strerror(-result)));
   }
   if (!c->receive_armed_) MarkForFlush(c);  // Flush re-arms it, once the buffers are back
 }
@@ -511,7 +516,7 @@ void UringNetwork::StartLinger(UringConnection* c) {
   c->state_ = UringConnection::State::kLingering;
   c->lingering_at_ = lingering_.insert(lingering_.end(), c);
   core_->timers.Arm(&c->timer_, core_->now_ns + options_.linger_limit_ns);
-  Notify(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_));
+  Notify(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer()));
   if (c->receive_ended_) Die(c);
 }
 

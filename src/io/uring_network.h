@@ -42,7 +42,6 @@ class UringConnection final : public Connection {
   void PauseReceive() override;
   void ResumeReceive() override;
   void Close(bool now) override;
-  const std::string& peer() const override { return peer_; }
 
  private:
   friend class UringNetwork;
@@ -59,11 +58,11 @@ class UringConnection final : public Connection {
     UringConnection* connection = nullptr;
   };
 
-  UringConnection(UringNetwork* network, int fd, std::string peer, ConnectionBudget* budget);
+  UringConnection(UringNetwork* network, int fd, Identity identity, ConnectionBudget* budget);
+  const std::string& peer() const { return identity_.address; }
 
   UringNetwork* network_;
   const int fd_;
-  const std::string peer_;
   ConnectionBudget* const budget_;  // this connection holds a place in it; may be null
   ConnectionHandler* handler_ = nullptr;
   State state_ = State::kOpen;
@@ -121,7 +120,8 @@ class UringNetwork {
     UringNetwork* network = nullptr;
     int fd = -1;
     AcceptHandler* handler = nullptr;
-    ConnectionBudget* budget = nullptr;
+    ListenerKind kind = ListenerKind::kClient;
+    ConnectionBudget* budget = nullptr;  // of that kind; null: no limit
     bool poll_armed = false;
     bool stopping = false;  // fd is closed and set to -1 once the kernel holds no poll
     std::string address;
@@ -131,7 +131,8 @@ class UringNetwork {
   Status EnsureBuffers();
   void RecycleBuffer(unsigned id);
   Result<int> MakeSocket(const SocketAddress& address) const;
-  UringConnection* AddConnection(int fd, ConnectionBudget* budget);
+  // `listener` is null if this process opened the connection.
+  UringConnection* AddConnection(int fd, const Listener* listener);
   void MarkForFlush(UringConnection* c);
   void FlushConnection(UringConnection* c);
   void StartSend(UringConnection* c);

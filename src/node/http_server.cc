@@ -109,12 +109,13 @@ HttpServer::~HttpServer() {
   account_.Release(static_cast<int64_t>(page_.size()));
 }
 
-Result<uint16_t> HttpServer::Listen(const std::string& host, uint16_t port, ConnectionBudget* sockets) {
+Result<uint16_t> HttpServer::Listen(const std::string& host, uint16_t port, ConnectionBudgets* budgets) {
   ListenOptions options;
   options.host = host;
   options.port = port;
   options.reuse_port = false;
-  options.budget = sockets;
+  options.kind = ListenerKind::kHttp;
+  options.budgets = budgets;
   Result<uint16_t> bound = reactor_.Listen(options, this);
   if (!bound.ok()) {
     return Error(bound.code(),

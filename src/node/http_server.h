@@ -56,9 +56,9 @@ class HttpServer final : public AcceptHandler {
   ~HttpServer();  // REQUIRES: Shutdown has finished
 
   // Returns the port. kAlreadyExists if another process listens on it: the port is never shared.
-  // `sockets` bounds this server's socket descriptors, including those that are being closed. It
-  // outlives the reactor; null = no bound.
-  Result<uint16_t> Listen(const std::string& host, uint16_t port, ConnectionBudget* sockets = nullptr);
+  // Of `budgets`, that of the HTTP listeners bounds this server's socket descriptors, including
+  // those that are being closed. They outlive the reactor; null = no bound.
+  Result<uint16_t> Listen(const std::string& host, uint16_t port, ConnectionBudgets* budgets = nullptr);
   // Refuses new connections, closes the open ones at once, and returns when all of them are closed.
   Task<void> Shutdown();
 

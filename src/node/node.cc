@@ -28,6 +28,8 @@ Task<void> RunOn(Reactor* caller, int reactor, Fn fn, Status* result) {
 Node::Node(NodeOptions options, std::function<void(const Status&)> on_failure)
     : options_(std::move(options)), on_failure_(std::move(on_failure)) {}
 
+static_assert(kMaxHttpSockets >= 2 * kMaxHttpConnections, "connections that are being closed need places too (HS1)");
+
 Node::~Node() { CHECK(group_ == nullptr) << "a Node was destroyed before it was stopped"; }
 
 template <typename Fn>
@@ -67,7 +69,8 @@ Status Node::Start() {
       << descriptors_.reserved
       << " of them for its own use. Raise RLIMIT_NOFILE (ulimit -Hn, or LimitNOFILE= in a systemd unit)";
   options_.max_connections = descriptors_.connections;
-  sockets_ = std::make_unique<ConnectionBudget>(descriptors_.sockets);
+  budgets_ = std::make_unique<ConnectionBudgets>(
+      ConnectionBudgets::Limits{descriptors_.sockets, kMaxPeerSockets, kMaxHttpSockets});
   ASSIGN_OR_RETURN(memory_, SplitMemory(options_, reactors));
   shared_ = std::make_unique<RpcShared>(static_cast<int64_t>(memory_.request_bytes));
   mallopt(M_MMAP_THRESHOLD, kMmapThresholdBytes);
@@ -88,7 +91,7 @@ Status Node::Start() {
               "File descriptors reserved for uses other than client connections.", descriptors_.reserved);
     add_count("kv_rpc_connection_limit_count", "Limit of concurrent client connections.", descriptors_.connections);
     add_count("kv_rpc_sockets_count", "Sockets of client connections, including those being closed.",
-              sockets_->in_use());
+              budgets_->of(ListenerKind::kClient).in_use());
     out->AddGauge("kv_rpc_memory_bytes", "Request memory that is reserved, on all reactors.", {},
                   static_cast<double>(shared_->memory.used_bytes()));
     out->AddGauge("kv_rpc_memory_limit_bytes", "Limit of reserved request memory, above which requests are refused.",
@@ -161,7 +164,7 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
 Status Node::ServeHttp(Reactor& first) {
   if (options_.http_port < 0) return {};
   http_ = std::make_unique<HttpServer>(first, &registry_, &health_, &shared_->memory);
-  ASSIGN_OR_RETURN(http_port_, http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), &http_sockets_));
+  ASSIGN_OR_RETURN(http_port_, http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), budgets_.get()));
   const HttpMetrics& m = http_->metrics();
   registry_.Add(http_.get(), "kv_http_connections", "Open connections to the HTTP port.", {}, &m.connections);
   registry_.Add(http_.get(), "kv_http_requests_total", "Requests to the HTTP port.", {}, &m.requests_total);
@@ -226,7 +229,8 @@ Task<Status> Node::ListenAll(Reactor& first) {
   ListenOptions listen;
   listen.host = options_.host;
   listen.port = options_.port;
-  listen.budget = sockets_.get();
+  listen.kind = ListenerKind::kClient;
+  listen.budgets = budgets_.get();
   listen.reuse_port = store_.reactors > 1;
   if (listen.reuse_port && listen.port != 0) {
     // With reuse_port, another process of the same user could share the port unnoticed. So first

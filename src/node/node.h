@@ -72,8 +72,7 @@ class Node final : private NodeControl {
   NodeHealth health_;
   std::unique_ptr<RpcShared> shared_;
   DescriptorSplit descriptors_;
-  std::unique_ptr<ConnectionBudget> sockets_;  // shared by all reactors
-  ConnectionBudget http_sockets_{4 * kMaxHttpConnections};
+  std::unique_ptr<ConnectionBudgets> budgets_;  // shared by all reactors
   std::unique_ptr<ReactorGroup> group_;
   std::vector<ReactorPart*> parts_;       // each is created and destroyed on its reactor
   std::unique_ptr<Snapshots> snapshots_;  // belongs to reactor 0

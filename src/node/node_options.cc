@@ -30,7 +30,7 @@ constexpr uint64_t kProcessDescriptors = 64;
 constexpr uint64_t kReactorDescriptors = 24;
 // The data file, its directory, and the data file once more while it is scrubbed.
 constexpr uint64_t kPartitionDescriptors = 3;
-constexpr uint64_t kHttpDescriptors = 72;  // its sockets, its listener, and some spare
+constexpr uint64_t kHttpDescriptors = kMaxHttpSockets + 8;  // its sockets, its listener, and some spare
 constexpr uint32_t kMinSockets = 16;
 // Per reactor: connections over the limit that stay open until they have been told so.
 constexpr uint32_t kMaxRefusedSockets = 64;
@@ -101,7 +101,7 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
   DescriptorSplit split;
   split.limit = limit;
   split.reserved = kProcessDescriptors + reactors * kReactorDescriptors + partitions * kPartitionDescriptors +
-                   (options.http_port >= 0 ? kHttpDescriptors : 0);
+                   kMaxPeerSockets + (options.http_port >= 0 ? kHttpDescriptors : 0);
   if (limit < split.reserved + kMinSockets) {
     return Error(Code::kInvalidArgument,
                  "the process may open only {} descriptors, but {} reactors and {} partitions need at least {}; raise "

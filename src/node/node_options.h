@@ -57,11 +57,16 @@ Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors);
 // How the file descriptors that the process may open are divided.
 struct DescriptorSplit {
   uint64_t limit = 0;  // of the process
-  // For the log, data files, rings, log files of the process, and the HTTP page.
+  // For the log, data files, rings, log files of the process, the HTTP page, and other nodes.
   uint64_t reserved = 0;
   uint32_t sockets = 0;      // client connections that may be open, including those being refused
   uint32_t connections = 0;  // client connections served: --max_connections, or as many as fit
 };
+
+// How many sockets the listeners that do not serve clients may hold. They are reserved, so that
+// clients can never take them.
+inline constexpr uint32_t kMaxHttpSockets = 64;
+inline constexpr uint32_t kMaxPeerSockets = 64;
 
 // kInvalidArgument: the limit is too small; the message names the smallest one that works.
 Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, uint32_t reactors,

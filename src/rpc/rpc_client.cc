@@ -28,7 +28,7 @@ Task<Status> RpcClient::Connect(std::string host, uint16_t port, Nanos timeout_n
   Result<Connection*> connection = co_await reactor_.Connect(std::move(host), port, timeout_ns);
   if (!connection.ok()) co_return connection.TakeStatus();
   connection_ = *connection;
-  peer_ = connection_->peer();
+  peer_ = connection_->identity().address;
   broken_ = Status();
   connection_->SetHandler(this);
   co_return Status();

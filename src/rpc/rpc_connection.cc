@@ -166,7 +166,7 @@ void RpcConnection::CloseOverloaded() {
   server_->LogLimited(
       fmt::format("closing {}: it sent more than {} bytes of requests ahead of its replies while the "
                   "node had no memory for more",
-                  connection_->peer(), kMaxAheadWhenExhausted));
+                  connection_->identity().address, kMaxAheadWhenExhausted));
   ReleasePending();
   CloseAfterReplies();
 }
@@ -293,7 +293,7 @@ void RpcConnection::RefuseFirstRequest(std::string_view bytes) {
 
 void RpcConnection::Garbage(std::string_view why) {
   server_->metrics_.garbage_total.Add();
-  server_->LogLimited(fmt::format("closing {}: {}", connection_->peer(), why));
+  server_->LogLimited(fmt::format("closing {}: {}", connection_->identity().address, why));
   CloseAfterReplies();
 }
 

@@ -72,7 +72,7 @@ void RpcServer::OnAccept(Connection* connection) {
   if (refused) {
     metrics_.refused_total.Add();
     LogLimited(fmt::format("refusing {}: {} connections are open, which is the limit (--max_connections)",
-                           connection->peer(), options_.max_connections));
+                           connection->identity().address, options_.max_connections));
   }
   // If too many refused connections are already open, drop this one at once: a lingering close
   // would keep its descriptor for a while.
@@ -97,10 +97,10 @@ bool RpcServer::EvictOne() {
   }
   if (victim == nullptr) return false;
   metrics_.evicted_total.Add();
-  LogLimited(
-      fmt::format("closing {}, which was idle for {} s: {} connections are open, which is the limit "
-                  "(--max_connections), and another client wants to connect",
-                  victim->connection_->peer(), (now - victim->active_ns_) / kSecond, options_.max_connections));
+  LogLimited(fmt::format(
+      "closing {}, which was idle for {} s: {} connections are open, which is the limit "
+      "(--max_connections), and another client wants to connect",
+      victim->connection_->identity().address, (now - victim->active_ns_) / kSecond, options_.max_connections));
   victim->close_sent_ = true;
   victim->connection_->Close(/*now=*/true);  // the loop calls OnClosed later
   return true;
@@ -239,8 +239,8 @@ void RpcServer::Watch(RpcConnection* c, Nanos now) {
     LogLimited(
         fmt::format("closing {}: it moved too few bytes in {} s, with {} bytes unsent and {} bytes of a request "
                     "received. It must move {} bytes/s, and more if it holds much memory (--stall_timeout_s)",
-                    c->connection_->peer(), options_.stall_timeout_ns / kSecond, c->connection_->unsent_bytes(),
-                    c->pending_.size(), options_.min_bytes_per_s));
+                    c->connection_->identity().address, options_.stall_timeout_ns / kSecond,
+                    c->connection_->unsent_bytes(), c->pending_.size(), options_.min_bytes_per_s));
     return c->connection_->Close(true);
   }
   const bool busy = owes_reading || owes_writing || c->unanswered() > 0 || c->running_ > 0;

@@ -31,6 +31,7 @@ class FakeControl final : public NodeControl {
 // The server's end of a connection without a peer.
 class Wire final : public Connection {
  public:
+  Wire() : Connection({ListenerKind::kClient, "fuzz:1", ""}) {}
   void SetHandler(ConnectionHandler* handler) override { handler_ = handler; }
   void Send(std::string* bytes) override {
     sent += *bytes;
@@ -41,7 +42,6 @@ class Wire final : public Connection {
   void PauseReceive() override {}
   void ResumeReceive() override {}
   void Close(bool) override { closing = true; }
-  const std::string& peer() const override { return peer_; }
   void Deliver(std::string_view bytes) { handler_->OnData({bytes.data(), bytes.size()}); }
   void End() { handler_->OnClosed(Status()); }
 
@@ -50,7 +50,6 @@ class Wire final : public Connection {
 
  private:
   ConnectionHandler* handler_ = nullptr;
-  const std::string peer_ = "fuzz:1";
 };
 
 struct World {

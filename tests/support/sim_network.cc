@@ -103,7 +103,8 @@ Result<uint16_t> SimNetwork::Listen(SimReactor* reactor, const ListenOptions& op
                    address.ToString());
     }
   }
-  reactor->network_.listeners.push_back({options.host, port, handler, options.budget});
+  ConnectionBudget* budget = options.budgets ? &options.budgets->of(options.kind) : nullptr;
+  reactor->network_.listeners.push_back({options.host, port, handler, options.kind, budget});
   return port;
 }
 
@@ -136,6 +137,7 @@ void SimNetwork::Attempt(uint64_t connect_id, SimReactor* origin, std::string ho
   struct Choice {
     SimReactor* reactor;
     AcceptHandler* handler;
+    ListenerKind kind;
     ConnectionBudget* budget;
   };
   std::vector<Choice> choices;
@@ -143,7 +145,7 @@ void SimNetwork::Attempt(uint64_t connect_id, SimReactor* origin, std::string ho
     for (const auto& l : reactor->network_.listeners) {
       if (l.port != port) continue;
       if (!IsAny(l.host) && l.host != host && !(IsLoopback(l.host) && from == host)) continue;
-      choices.push_back({reactor.get(), l.handler, l.budget});
+      choices.push_back({reactor.get(), l.handler, l.kind, l.budget});
     }
   }
   uint64_t origin_end_id = 0;
@@ -156,8 +158,9 @@ void SimNetwork::Attempt(uint64_t connect_id, SimReactor* origin, std::string ho
     origin_end->peer_id_ = target_end->id_;
     target_end->peer_id_ = origin_end->id_;
     if (choice.budget) target_end->place_ = {nullptr, [b = choice.budget](void*) { b->GiveBack(); }};
-    origin_end->peer_name_ = fmt::format("{}:{}", host, port);
-    target_end->peer_name_ = fmt::format("{}:{}", from, origin->machine().next_port_++);
+    origin_end->identity_.address = fmt::format("{}:{}", host, port);
+    target_end->identity_.listener = choice.kind;
+    target_end->identity_.address = fmt::format("{}:{}", from, origin->machine().next_port_++);
     origin_end_id = origin_end->id_;
     choice.reactor->network_.accepted.push_back({target_end->id_, choice.handler});
     choice.reactor->ScheduleTurn(kernel_->now_ns());
@@ -316,8 +319,9 @@ void SimNetwork::DeliverOne(uint64_t id) {
     if (!c->handler_ || (c->paused_ && !c->closing_ && !c->inbox_.front().reset)) return;
     SimConnection::Segment segment = std::move(c->inbox_.front());
     c->inbox_.pop_front();
-    if (segment.reset) return End(c, Error(Code::kAborted, "receive from {} failed: connection reset", c->peer_name_));
-    if (segment.end) return End(c, Error(Code::kAborted, "{} closed the connection", c->peer_name_));
+    if (segment.reset)
+      return End(c, Error(Code::kAborted, "receive from {} failed: connection reset", c->identity_.address));
+    if (segment.end) return End(c, Error(Code::kAborted, "{} closed the connection", c->identity_.address));
     const size_t bytes = segment.bytes.size();
     if (!c->closing_) c->handler_->OnData(segment.bytes);
     // The receive buffer goes back to the kernel (K2).
@@ -342,7 +346,7 @@ void SimNetwork::FlushOne(uint64_t id) {
   c->marked_flush_ = false;
   Pump(c);
   if (c->unsent_bytes() > 0) return;
-  if (c->closing_) return End(c, Error(Code::kAborted, "connection to {} closed on this side", c->peer_name_));
+  if (c->closing_) return End(c, Error(Code::kAborted, "connection to {} closed on this side", c->identity_.address));
   if (std::exchange(c->send_pending_, false) && c->handler_) c->handler_->OnSent();
 }
 

@@ -36,7 +36,6 @@ class SimConnection final : public Connection {
   void PauseReceive() override { paused_ = true; }
   void ResumeReceive() override;
   void Close(bool now) override;
-  const std::string& peer() const override { return peer_name_; }
 
  private:
   friend class SimNetwork;
@@ -49,7 +48,6 @@ class SimConnection final : public Connection {
   SimReactor* reactor_ = nullptr;
   uint64_t id_ = 0, peer_id_ = 0;
   std::string local_host_, remote_host_;
-  std::string peer_name_;
   ConnectionHandler* handler_ = nullptr;
   bool paused_ = false, closing_ = false;
   bool send_pending_ = false;  // Send got bytes after the last OnSent
@@ -71,7 +69,8 @@ struct SimReactorNetwork {
     std::string host;
     uint16_t port = 0;
     AcceptHandler* handler = nullptr;
-    ConnectionBudget* budget = nullptr;
+    ListenerKind kind = ListenerKind::kClient;
+    ConnectionBudget* budget = nullptr;  // of that kind; null: no limit
   };
   struct Accepted {
     uint64_t connection;

@@ -6,11 +6,13 @@
 #include <cstring>
 #include <deque>
 
+#include "src/io/connection_budget.h"
 #include "src/io/directory.h"
 #include "src/io/file.h"
 #include "src/io/punch_hole.h"
 #include "src/io/sync.h"
 #include "tests/unit/io/reactor_harness.h"
+#include "tests/unit/io/socket_peers.h"
 
 namespace pando {
 namespace {
@@ -23,25 +25,7 @@ class ReactorConformance : public ::testing::Test {
  protected:
   Harness harness_;
 };
-using Implementations = ::testing::Types<UringHarness, SimHarness>;
-struct ImplementationNames {
-  template <typename T>
-  static std::string GetName(int) {
-    return std::is_same_v<T, UringHarness> ? "Uring" : "Sim";
-  }
-};
-TYPED_TEST_SUITE(ReactorConformance, Implementations, ImplementationNames);
-
-#define EXPECT_OK(expr)                                                  \
-  do {                                                                   \
-    const Status& pando_test_status = (expr);                            \
-    EXPECT_TRUE(pando_test_status.ok()) << pando_test_status.ToString(); \
-  } while (0)
-
-void Fill(char* data, size_t bytes, uint64_t seed) {
-  SimRandom random(seed);
-  for (size_t i = 0; i < bytes; ++i) data[i] = static_cast<char>(random.Next());
-}
+TYPED_TEST_SUITE(ReactorConformance, ReactorImplementations, ReactorNames);
 
 // -- disk
 
@@ -367,80 +351,6 @@ TYPED_TEST(ReactorConformance, Scheduling) { this->harness_.Run(Scheduling(this-
 
 // -- sockets
 
-// Records all events. Echoes the received bytes if `echo` is set.
-struct Peer final : ConnectionHandler {
-  Reactor* reactor = nullptr;
-  Connection* connection = nullptr;
-  bool echo = false;
-  std::string received;
-  int sent_events = 0;
-  bool closed = false;
-  Status reason;
-  bool in_call = false;
-  std::unique_ptr<WaitQueue> changed;
-
-  void Attach(Reactor& r, Connection* c) {
-    reactor = &r;
-    connection = c;
-    changed = std::make_unique<WaitQueue>(r);
-    c->SetHandler(this);
-  }
-  void OnData(std::span<const char> bytes) override {
-    EXPECT_FALSE(std::exchange(in_call, true)) << "re-entered";
-    received.append(bytes.data(), bytes.size());
-    if (echo) {
-      std::string copy(bytes.data(), bytes.size());
-      connection->Send(&copy);
-      EXPECT_TRUE(copy.empty());
-    }
-    changed->NotifyAll();
-    in_call = false;
-  }
-  void OnSent() override {
-    ++sent_events;
-    changed->NotifyAll();
-  }
-  void OnClosed(const Status& why) override {
-    EXPECT_FALSE(closed);
-    closed = true;
-    reason = why;
-    connection = nullptr;
-    changed->NotifyAll();
-  }
-  Task<void> WaitFor(size_t bytes) {
-    while (received.size() < bytes && !closed) co_await changed->Wait();
-  }
-  Task<void> WaitClosed() {
-    while (!closed) co_await changed->Wait();
-  }
-};
-
-struct Acceptor final : AcceptHandler {
-  Reactor* reactor = nullptr;
-  bool echo = true;
-  std::vector<std::unique_ptr<Peer>> peers;
-  std::unique_ptr<WaitQueue> changed;
-  explicit Acceptor(Reactor& r) : reactor(&r), changed(std::make_unique<WaitQueue>(r)) {}
-  void OnAccept(Connection* connection) override {
-    peers.push_back(std::make_unique<Peer>());
-    peers.back()->echo = echo;
-    peers.back()->Attach(*reactor, connection);
-    changed->NotifyAll();
-  }
-  Task<void> WaitFor(size_t count) {
-    while (peers.size() < count) co_await changed->Wait();
-  }
-  Task<void> WaitAllClosed() {
-    for (auto& peer : peers) co_await peer->WaitClosed();
-  }
-};
-
-std::string Bytes(size_t n, uint64_t seed) {
-  std::string s(n, '\0');
-  Fill(s.data(), n, seed);
-  return s;
-}
-
 Task<void> Echo(Reactor& r) {
   Acceptor acceptor(r);
   auto port = r.Listen({}, &acceptor);
@@ -449,7 +359,7 @@ Task<void> Echo(Reactor& r) {
   EXPECT_OK(connected.status());
   Peer client;
   client.Attach(r, *connected);
-  EXPECT_THAT(client.connection->peer(), HasSubstr(fmt::format(":{}", *port)));
+  EXPECT_THAT(client.connection->identity().address, HasSubstr(fmt::format(":{}", *port)));
 
   std::string expected;
   for (int i = 0; i < 50; ++i) {  // small messages, several in one turn
@@ -593,6 +503,56 @@ Task<void> StopsOneOfTwoListeners(Reactor& r) {
 TYPED_TEST(ReactorConformance, StopsOneOfTwoListeners) {
   this->harness_.Run(StopsOneOfTwoListeners(this->harness_.reactor()));
 }
+
+// S5: when clients have taken all of their places, peers and the HTTP page still get theirs. Each
+// connection says which listener accepted it.
+Task<void> KindsOfListeners(Reactor& r) {
+  ConnectionBudgets budgets({.clients = 2, .peers = 1, .http = 1});
+  const std::vector<ListenerKind> kinds = {ListenerKind::kClient, ListenerKind::kPeer, ListenerKind::kHttp};
+  std::vector<std::unique_ptr<Acceptor>> acceptors;
+  std::vector<uint16_t> ports;
+  for (ListenerKind kind : kinds) {
+    acceptors.push_back(std::make_unique<Acceptor>(r));
+    ListenOptions options;
+    options.kind = kind;
+    options.budgets = &budgets;
+    auto port = r.Listen(options, acceptors.back().get());
+    EXPECT_OK(port.status());
+    ports.push_back(*port);
+  }
+  std::deque<Peer> ends;
+  // The third client waits in the backlog, which the simulated kernel does not have.
+  for (size_t listener : {0, 0, 0, 1, 2}) {
+    const bool beyond = ends.size() == 2;
+    auto connected = co_await r.Connect("127.0.0.1", ports[listener], beyond ? 5 * kMillisecond : kSecond);
+    if (!connected.ok() && beyond) {
+      EXPECT_EQ(connected.code(), Code::kDeadline);
+      continue;
+    }
+    EXPECT_OK(connected.status());
+    ends.emplace_back().Attach(r, *connected);
+    EXPECT_FALSE(ends.back().connection->identity().listener.has_value());
+    if (!beyond) co_await acceptors[listener]->WaitFor(ends.size() == 2 ? 2 : 1);
+  }
+  EXPECT_EQ(acceptors[0]->peers.size(), 2u);
+  for (size_t i = 0; i < kinds.size(); ++i) {
+    Connection* accepted = acceptors[i]->peers[0]->connection;
+    EXPECT_EQ(accepted->identity().listener, kinds[i]);
+    EXPECT_THAT(accepted->identity().address, HasSubstr(":"));
+    EXPECT_EQ(accepted->identity().principal, "");
+    accepted->SetPrincipal("node-7");
+    EXPECT_EQ(accepted->identity().principal, "node-7");
+    EXPECT_EQ(budgets.of(kinds[i]).in_use(), budgets.of(kinds[i]).limit());
+  }
+  for (auto& acceptor : acceptors) r.StopListening(acceptor.get());
+  for (Peer& end : ends) end.connection->Close(true);
+  for (Peer& end : ends) co_await end.WaitClosed();
+  for (auto& acceptor : acceptors) co_await acceptor->WaitAllClosed();
+  for (ListenerKind kind : kinds) {
+    while (budgets.of(kind).in_use() > 0) co_await Sleep(r, kMillisecond);
+  }
+}
+TYPED_TEST(ReactorConformance, KindsOfListeners) { this->harness_.Run(KindsOfListeners(this->harness_.reactor())); }
 
 // S1: Close(false) first delivers everything that was queued before it. OnClosed comes from the
 // loop, once on each side.

@@ -1,4 +1,4 @@
-// What the conformance suite needs from a reactor implementation: one reactor with a scratch
+// What the conformance suites need from a reactor implementation: one reactor with a scratch
 // directory, and a pair of connected reactors.
 #pragma once
 
@@ -86,5 +86,20 @@ class SimHarness {
   SimKernel kernel_;
   SimMachine* machine_;
 };
+
+// For TYPED_TEST_SUITE.
+using ReactorImplementations = ::testing::Types<UringHarness, SimHarness>;
+struct ReactorNames {
+  template <typename T>
+  static std::string GetName(int) {
+    return std::is_same_v<T, UringHarness> ? "Uring" : "Sim";
+  }
+};
+
+#define EXPECT_OK(expr)                                                  \
+  do {                                                                   \
+    const Status& pando_test_status = (expr);                            \
+    EXPECT_TRUE(pando_test_status.ok()) << pando_test_status.ToString(); \
+  } while (0)
 
 }  // namespace pando

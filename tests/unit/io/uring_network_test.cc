@@ -121,9 +121,10 @@ struct Counting final : AcceptHandler {
 // when others have closed.
 Task<void> BeyondTheBudget(UringReactor& r) {
   Counting server;
-  ConnectionBudget budget(5);
+  ConnectionBudgets budgets({.clients = 5, .peers = 0, .http = 0});
+  ConnectionBudget& budget = budgets.of(ListenerKind::kClient);
   ListenOptions options;
-  options.budget = &budget;
+  options.budgets = &budgets;
   Result<uint16_t> port = r.Listen(options, &server);
   CHECK(port.ok()) << port.status().ToString();
   std::vector<int> clients;

@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "src/io/call_on.h"
+#include "src/io/connection_budget.h"
 #include "src/io/socket_address.h"
 #include "src/io/uring_reactor.h"
 #include "tests/support/sim_kernel.h"
@@ -214,9 +215,10 @@ Task<void> ClientsThatNeverClose(UringReactor& r) {
   Registry registry;
   NodeHealth health;
   MemoryBudget memory(64 << 20);
-  ConnectionBudget sockets(4 * kMaxHttpConnections);
+  ConnectionBudgets budgets({.clients = 0, .peers = 0, .http = 4 * kMaxHttpConnections});
+  ConnectionBudget& sockets = budgets.of(ListenerKind::kHttp);
   HttpServer server(r, &registry, &health, &memory);
-  Result<uint16_t> port = server.Listen("127.0.0.1", 0, &sockets);
+  Result<uint16_t> port = server.Listen("127.0.0.1", 0, &budgets);
   CHECK(port.ok()) << port.status().ToString();
   std::vector<int> clients;
   for (size_t i = 0; i < 3 * 4 * kMaxHttpConnections; ++i) {

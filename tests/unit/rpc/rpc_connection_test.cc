@@ -18,6 +18,7 @@ namespace {
 // that the peer does not read.
 class HandConnection final : public Connection {
  public:
+  HandConnection() : Connection({ListenerKind::kClient, "10.0.0.9:1", ""}) {}
   void SetHandler(ConnectionHandler* to) override { handler_ = to; }
   void Send(std::string* bytes) override {
     sent += *bytes;
@@ -29,7 +30,6 @@ class HandConnection final : public Connection {
   void PauseReceive() override { paused = true; }
   void ResumeReceive() override { paused = false; }
   void Close(bool) override { closing = true; }
-  const std::string& peer() const override { return peer_; }
 
   void Deliver(const std::string& bytes) { handler_->OnData({bytes.data(), bytes.size()}); }
   void HangUp() { handler_->OnClosed(Error(Code::kAborted, "the test hangs up")); }
@@ -49,7 +49,6 @@ class HandConnection final : public Connection {
  private:
   ConnectionHandler* handler_ = nullptr;
   size_t unsent_ = 0;
-  const std::string peer_ = "10.0.0.9:1";
 };
 
 // Answers the method "now" at once, and others when the test says so.
