@@ -75,7 +75,7 @@ BANS = [
     Ban("socket", re.compile(call("socket", "accept4?", "connect", "recv", "send")),
         "Reactor::Listen and Reactor::Connect"),
     Ban("random", re.compile(r"\bstd::random_device\b|" + call("rand", "srand", "random", "getrandom")),
-        "Reactor::Random(), which simulations seed"),
+        "Reactor::FillRandom() for what must not be guessed, else Reactor::Random(); simulations seed both"),
     Ban("uring", re.compile(r"<liburing\.h>|\bio_uring_\w+\s*\("), "the Reactor interface"),
     Ban("wire", re.compile(r"<thrift/|\"gen-cpp/|<gen-cpp/|\bapache::thrift\b"),
         "types of the layer's own; Thrift stays in rpc, kvapi, node and router",

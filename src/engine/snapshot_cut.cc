@@ -57,8 +57,7 @@ Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*>
     co_return status;
   }
   snapshot.version = std::max(snapshot.version + 1, VersionAtMs(reactor.WallMs()));
-  do snapshot.id = reactor.Random();
-  while (snapshot.id == 0);
+  snapshot.id = RandomId(reactor);
   Call cut = [&snapshot](Partition* p) { return p->Cut(snapshot); };
   status = co_await CallAll(partitions, std::move(cut));
   if (!status.ok()) {

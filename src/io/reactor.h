@@ -230,7 +230,11 @@ class Reactor {
   // -- time and randomness
   virtual Nanos NowNs() const = 0;     // monotonic (CLOCK_BOOTTIME); read once per turn
   virtual int64_t WallMs() const = 0;  // Unix milliseconds
-  virtual uint64_t Random() = 0;       // 64 uniformly random bits; reproducible in simulations
+  // 64 random bits that whoever has seen earlier ones can predict: for jitter and sampling only.
+  virtual uint64_t Random() = 0;
+  // Fills `bytes` with randomness that nobody can predict: for UUIDs, tokens, salts and keys. Costs
+  // a system call. Simulations reproduce both kinds of randomness.
+  virtual void FillRandom(std::span<std::byte> bytes) = 0;
   virtual void ArmTimer(Timer* timer, Nanos deadline_ns) = 0;
   virtual void CancelTimer(Timer* timer) = 0;  // does nothing if it is not armed
 
@@ -286,6 +290,14 @@ inline void IoAwaiter::await_suspend(std::coroutine_handle<> h) {
 inline auto Sleep(Reactor& reactor, Nanos duration_ns) {
   struct Awaiter : Timer {
     Reactor* reactor;
+// Returns a random number that nobody can predict, and never 0: for IDs and tokens.
+inline uint64_t RandomId(Reactor& reactor) {
+  uint64_t id = 0;
+  do reactor.FillRandom(std::as_writable_bytes(std::span(&id, 1)));
+  while (id == 0);
+  return id;
+}
+
     Nanos duration;
     std::coroutine_handle<> waiter;
     bool await_ready() const noexcept { return false; }

@@ -176,6 +176,15 @@ uint64_t UringReactor::Random() {  // xoshiro256**, seeded from the kernel
   return result;
 }
 
+void UringReactor::FillRandom(std::span<std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t filled = getrandom(bytes.data(), bytes.size(), 0);
+    if (filled < 0 && errno == EINTR) continue;
+    PCHECK(filled > 0) << "getrandom";  // it worked when the reactor started
+    bytes = bytes.subspan(static_cast<size_t>(filled));
+  }
+}
+
 Result<std::vector<std::string>> UringReactor::ListDirectory(const std::string& path) {
   return ListDirectoryBlocking(path);
 }

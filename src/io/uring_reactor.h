@@ -40,6 +40,7 @@ class UringReactor final : public Reactor, private RemoteWaker {
   void ArmTimer(Timer* timer, Nanos deadline_ns) override { core_.timers.Arm(timer, deadline_ns); }
   void CancelTimer(Timer* timer) override { core_.timers.Cancel(timer); }
   void Schedule(std::coroutine_handle<> h) override { core_.queues.Schedule(h); }
+  void FillRandom(std::span<std::byte> bytes) override;
   void ArmTurnHook(TurnHook* hook) override { core_.queues.ArmHook(hook); }
 
   void Submit(IoOp* op) override { disk_.Submit(op); }

@@ -7,7 +7,6 @@
 // Threads: plain values.
 #pragma once
 
-#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -49,7 +48,7 @@ struct ScanRange {
 
 // The id of the scan that reads `range`: that of its cursor, or on the first page a new one; never 0.
 inline uint64_t ScanIdOf(const ScanRange& range, Reactor& reactor) {
-  return range.scan_id != 0 ? range.scan_id : std::max<uint64_t>(reactor.Random(), 1);
+  return range.scan_id != 0 ? range.scan_id : RandomId(reactor);
 }
 
 inline constexpr uint8_t kCursorVersion = 2;  // version 1 had no scan id and can still be read

@@ -37,7 +37,8 @@ uint64_t ChecksumOf(const StoreFile& file) {
 std::string MetaPath(const std::string& dir) { return dir + "/store.meta"; }
 
 Uuid NewUuid(Reactor& reactor) {
-  Uuid uuid{reactor.Random(), reactor.Random()};
+  Uuid uuid;
+  reactor.FillRandom(std::as_writable_bytes(std::span(&uuid, 1)));
   uuid.hi = (uuid.hi & ~0xf000ull) | 0x4000;  // RFC 4122 version 4
   uuid.lo = (uuid.lo & ~(3ull << 62)) | (2ull << 62);
   return uuid;

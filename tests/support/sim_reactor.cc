@@ -30,6 +30,7 @@ SimReactor::SimReactor(SimKernel* kernel, SimMachine* machine, uint64_t boot, in
       boot_(boot),
       index_(index),
       random_(seed),
+      secrets_(~seed),
       next_turn_ns_(kForever),
       port_(mesh, index, this, static_cast<RemoteWaker*>(this)) {
   port_.PrepareSleep();
@@ -39,6 +40,10 @@ SimReactor::~SimReactor() = default;
 
 Nanos SimReactor::NowNs() const { return dead_ ? busy_until_ns_ : kernel_->now_ns(); }
 int64_t SimReactor::WallMs() const { return dead_ ? 0 : machine_->WallMs(); }
+
+void SimReactor::FillRandom(std::span<std::byte> bytes) {
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(secrets_.Next() >> 56);
+}
 
 void SimReactor::ArmTimer(Timer* timer, Nanos deadline_ns) {
   if (dead_) return;

@@ -33,6 +33,7 @@ class SimReactor final : public Reactor, private RemoteWaker {
   Nanos NowNs() const override;
   int64_t WallMs() const override;
   uint64_t Random() override { return random_.Next(); }
+  void FillRandom(std::span<std::byte> bytes) override;
   void ArmTimer(Timer* timer, Nanos deadline_ns) override;
   void CancelTimer(Timer* timer) override;
   void Schedule(std::coroutine_handle<> h) override;
@@ -91,6 +92,7 @@ class SimReactor final : public Reactor, private RemoteWaker {
   const uint64_t boot_;
   const int index_;
   SimRandom random_;
+  SimRandom secrets_;  // for FillRandom
   bool dead_ = false;
   bool stop_ = false;
   bool in_turn_ = false;
