@@ -6,7 +6,7 @@
 // against both.
 //
 // Threads: a reactor belongs to one thread, and every method must be called on that thread, except
-// Stop(). RemoteCall says which thread runs each of its methods. Nothing blocks except Run() and
+// Stop(). RemoteCall and OffloadCall say which thread runs each of their methods. Nothing blocks except Run() and
 // the few methods that are marked as blocking.
 //
 // Invariants
@@ -276,6 +276,10 @@ class Reactor {
   virtual void CallRemote(int target, RemoteCall* call) = 0;
   virtual void Return(RemoteCall* call) = 0;  // called on the target
 
+  // -- work that takes long: what Offload (src/io/offload.h) stands on
+  virtual void StartOffload(OffloadCall* call) = 0;
+  virtual const OffloadMetrics& offload_metrics() = 0;
+
   // -- running
   virtual void Run() = 0;   // until Stop()
   virtual void Stop() = 0;  // may be called from any thread and from a signal handler
@@ -286,10 +290,6 @@ inline void IoAwaiter::await_suspend(std::coroutine_handle<> h) {
   reactor->Submit(&op);
 }
 
-// Suspends for `duration_ns`: co_await Sleep(reactor, 5 * kMillisecond).
-inline auto Sleep(Reactor& reactor, Nanos duration_ns) {
-  struct Awaiter : Timer {
-    Reactor* reactor;
 // Returns a random number that nobody can predict, and never 0: for IDs and tokens.
 inline uint64_t RandomId(Reactor& reactor) {
   uint64_t id = 0;
@@ -298,6 +298,10 @@ inline uint64_t RandomId(Reactor& reactor) {
   return id;
 }
 
+// Suspends for `duration_ns`: co_await Sleep(reactor, 5 * kMillisecond).
+inline auto Sleep(Reactor& reactor, Nanos duration_ns) {
+  struct Awaiter : Timer {
+    Reactor* reactor;
     Nanos duration;
     std::coroutine_handle<> waiter;
     bool await_ready() const noexcept { return false; }

@@ -90,6 +90,7 @@ void ReactorGroup::ThreadMain(int index, StartState& start) {
     UringOptions uring = options_.uring;
     uring.index = index;
     uring.mesh = mesh_.get();
+    uring.offload_pool = &offload_pool_;
     Result<std::unique_ptr<Reactor>> made = MakeUringReactor(uring);
     if (made.ok()) {
       reactor = *std::move(made);

@@ -25,7 +25,7 @@ namespace pando {
 
 struct ReactorGroupOptions {
   int reactors = 1;
-  UringOptions uring;        // the group fills in index and mesh
+  UringOptions uring;        // the group fills in index, mesh and offload_pool
   bool pin_threads = false;  // pins reactor i to the i-th CPU that this process may run on
 };
 
@@ -94,6 +94,7 @@ class ReactorGroup {
   ReactorGroupOptions options_;
   Main main_;
   std::unique_ptr<RemoteMesh> mesh_;
+  OffloadPool offload_pool_;             // created by the thread that starts the group, so unpinned
   std::mutex mutex_;                     // guards the targets of reactors_ once the threads run
   std::vector<UringReactor*> reactors_;  // each created and destroyed by its thread
   std::vector<std::thread> threads_;

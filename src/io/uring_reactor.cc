@@ -135,6 +135,7 @@ Status UringReactor::Init() {
 
 UringReactor::~UringReactor() {
   CHECK(!running_) << "a reactor was destroyed from inside its loop";
+  if (OffloadPool* pool = own_pool_ ? own_pool_.get() : options_.offload_pool) pool->Leave(this);
   if (ring_made_) {
     network_.Shutdown();
     // The kernel may still write to the buffers of operations in flight, so wait for them, but not
@@ -161,6 +162,8 @@ UringReactor::~UringReactor() {
   if (wake_fd_ >= 0) close(wake_fd_);
 }
 
+Nanos UringReactor::ReadClockNs() { return ReadClock(CLOCK_BOOTTIME); }
+
 int64_t UringReactor::WallMs() const { return ReadClock(CLOCK_REALTIME) / kMillisecond; }
 
 uint64_t UringReactor::Random() {  // xoshiro256**, seeded from the kernel
@@ -183,6 +186,15 @@ void UringReactor::FillRandom(std::span<std::byte> bytes) {
     PCHECK(filled > 0) << "getrandom";  // it worked when the reactor started
     bytes = bytes.subspan(static_cast<size_t>(filled));
   }
+}
+
+void UringReactor::RunWork(OffloadCall* call) {
+  OffloadPool* pool = options_.offload_pool;
+  if (pool == nullptr) {
+    if (!own_pool_) own_pool_ = std::make_unique<OffloadPool>();
+    pool = own_pool_.get();
+  }
+  pool->Run(this, call);
 }
 
 Result<std::vector<std::string>> UringReactor::ListDirectory(const std::string& path) {

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <vector>
 
+#include "src/io/offload_pool.h"
 #include "src/io/reactor.h"
 #include "src/io/remote.h"
 #include "src/io/uring_core.h"
@@ -23,13 +24,15 @@ namespace pando {
 struct UringOptions {
   int index = 0;               // Reactor::index(), which is also this reactor's place in `mesh`
   RemoteMesh* mesh = nullptr;  // must outlive the reactor; null if there are no other reactors
+  // The pool for Offload, which must outlive the reactor. Null: the reactor makes its own.
+  OffloadPool* offload_pool = nullptr;
   unsigned submission_entries = 1024;
   unsigned completion_entries = 16384;
   unsigned registered_files = 1024;
   UringNetworkOptions network;
 };
 
-class UringReactor final : public Reactor, private RemoteWaker {
+class UringReactor final : public Reactor, private RemoteWaker, private OffloadPort::Workers {
  public:
   ~UringReactor() override;
 
@@ -37,10 +40,10 @@ class UringReactor final : public Reactor, private RemoteWaker {
   Nanos NowNs() const override { return core_.now_ns; }
   int64_t WallMs() const override;
   uint64_t Random() override;
+  void FillRandom(std::span<std::byte> bytes) override;
   void ArmTimer(Timer* timer, Nanos deadline_ns) override { core_.timers.Arm(timer, deadline_ns); }
   void CancelTimer(Timer* timer) override { core_.timers.Cancel(timer); }
   void Schedule(std::coroutine_handle<> h) override { core_.queues.Schedule(h); }
-  void FillRandom(std::span<std::byte> bytes) override;
   void ArmTurnHook(TurnHook* hook) override { core_.queues.ArmHook(hook); }
 
   void Submit(IoOp* op) override { disk_.Submit(op); }
@@ -66,14 +69,18 @@ class UringReactor final : public Reactor, private RemoteWaker {
   void CallRemote(int target, RemoteCall* call) override;
   void Return(RemoteCall* call) override;
 
+  void StartOffload(OffloadCall* call) override { offload_.Add(call); }
+  const OffloadMetrics& offload_metrics() override { return offload_.metrics(); }
+
   void Run() override;
   void Stop() override;
 
   // Runs call->Start() on this reactor's loop. May be called from any thread; it is for threads
-  // that have no reactor (signals, control). The call's Return leads to Finish() on this reactor's
-  // thread as well.
+  // that have no reactor (signals, control, offloaded work). The call's Return, if there is one,
+  // leads to Finish() on this reactor's thread as well.
   void Post(RemoteCall* call);
   const UringStats& stats() const { return core_.stats; }
+  static Nanos ReadClockNs();  // the clock of NowNs(), for threads that have no turns
 
  private:
   friend Result<std::unique_ptr<Reactor>> MakeUringReactor(UringOptions options);
@@ -86,6 +93,7 @@ class UringReactor final : public Reactor, private RemoteWaker {
   void ArmWakeRead();
   void Wake() override;
   bool RunPosted();
+  void RunWork(OffloadCall* call) override;
 
   UringOptions options_;
   UringCore core_;
@@ -100,10 +108,14 @@ class UringReactor final : public Reactor, private RemoteWaker {
   bool wake_read_armed_ = false;
   std::atomic<bool> stop_{false};
 
-  std::mutex posted_mutex_;  // the only lock; taken for control work, never for requests
+  // The only lock; taken for control work and once per offloaded call, never for other requests.
+  std::mutex posted_mutex_;
   std::vector<RemoteCall*> posted_;
   std::vector<RemoteCall*> posted_returned_;
   std::atomic<bool> has_posted_{false};
+
+  OffloadPort offload_{this, static_cast<OffloadPort::Workers*>(this)};
+  std::unique_ptr<OffloadPool> own_pool_;  // if options_ has none, from the first call on
 
   uint64_t random_state_[4];
 };

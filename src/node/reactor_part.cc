@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/io/offload.h"
+
 namespace pando {
 
 namespace {
@@ -244,6 +246,13 @@ void ReactorPart::RegisterMetrics() {
       &g.snapshot_pinned_bytes);
   add("kv_partition_changes_kept_count", "Recent changes kept in memory for watchers.", &g.changes_kept);
   add("kv_process_coroutine_bytes", "Memory of coroutine frames.", &g.frame_bytes);
+  const OffloadMetrics& offload = reactor_.offload_metrics();
+  add("kv_offload_waiting_count", "Pieces of long work that wait for a place in the pool of threads.",
+      &offload.waiting);
+  add("kv_offload_pool_count", "Pieces of long work in the pool of threads, at most 16 per reactor.", &offload.in_pool);
+  registry_->Add(this, "kv_offload_wait_seconds", "Time that long work waited before a thread began it.", labels,
+                 &offload.wait_ns, 1e-9);
+  registry_->Add(this, "kv_offload_work_seconds", "Time that long work took.", labels, &offload.work_ns, 1e-9);
 }
 
 }  // namespace pando

@@ -105,6 +105,7 @@ SimReactor* SimMachine::Boot(int count) {
   running_ = answers_ = true;
   boot_ = kernel_->NewBoot();
   mesh_ = std::make_unique<RemoteMesh>(count, kernel_->options().remote_capacity);
+  pool_free_ns_.assign(static_cast<size_t>(kernel_->options().offload_threads), 0);
   for (int i = 0; i < count; ++i) {
     reactors_.push_back(
         std::unique_ptr<SimReactor>(new SimReactor(kernel_, this, boot_, i, mesh_.get(), kernel_->random().Next())));

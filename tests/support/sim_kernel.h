@@ -55,6 +55,9 @@ struct SimOptions {
   Nanos disk_min_ns = 10 * kMicrosecond, disk_max_ns = 200 * kMicrosecond;
   Nanos network_min_ns = 20 * kMicrosecond, network_max_ns = 100 * kMicrosecond;
   Nanos remote_min_ns = kMicrosecond, remote_max_ns = 10 * kMicrosecond;
+  // Offloaded work takes a random time between min and max, on one of these threads of a machine.
+  Nanos offload_min_ns = 50 * kMicrosecond, offload_max_ns = 2 * kMillisecond;
+  int offload_threads = 2;
   Nanos turn_max_ns = 2 * kMicrosecond;   // a reactor's turn takes up to this
   double short_transfer_probability = 0;  // of a read or write that transfers only a part
   bool random_chunks = true;              // socket bytes arrive in pieces of random size
@@ -208,6 +211,7 @@ class SimMachine {
   Nanos disk_stalled_until_ = 0;
   int64_t clock_skew_ms_ = 0;
   uint16_t next_port_ = 40000;
+  std::vector<Nanos> pool_free_ns_;  // when each thread for offloaded work has done what it has
   std::unique_ptr<RemoteMesh> mesh_;
   std::vector<std::unique_ptr<SimReactor>> reactors_;
 };

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -42,11 +43,13 @@ Nanos SimReactor::NowNs() const { return dead_ ? busy_until_ns_ : kernel_->now_n
 int64_t SimReactor::WallMs() const { return dead_ ? 0 : machine_->WallMs(); }
 
 void SimReactor::FillRandom(std::span<std::byte> bytes) {
+  CheckNotOffloaded();
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(secrets_.Next() >> 56);
 }
 
 void SimReactor::ArmTimer(Timer* timer, Nanos deadline_ns) {
   if (dead_) return;
+  CheckNotOffloaded();
   timers_.Arm(timer, deadline_ns);
   if (!in_turn_) ScheduleTurn(deadline_ns);
 }
@@ -56,6 +59,7 @@ void SimReactor::CancelTimer(Timer* timer) {
 }
 
 void SimReactor::Schedule(std::coroutine_handle<> h) {
+  CheckNotOffloaded();
   queues_.Schedule(h);
   Poke();
 }
@@ -97,6 +101,7 @@ void SimReactor::CheckTransfer(const IoOp& op) const {
 
 void SimReactor::Submit(IoOp* op) {
   if (dead_) return;
+  CheckNotOffloaded();
   op->result = 0;
   if (!IsByPath(op->kind)) {
     CHECK(op->file >= 0 && static_cast<size_t>(op->file) < files_.size() && files_[op->file].open)
@@ -200,6 +205,36 @@ void SimReactor::Return(RemoteCall* call) {
   Poke();
 }
 
+// -- offloaded work
+
+OffloadPort& SimReactor::offload() {
+  if (!offload_) offload_ = std::make_unique<OffloadPort>(this, static_cast<OffloadPort::Workers*>(this));
+  return *offload_;
+}
+
+void SimReactor::StartOffload(OffloadCall* call) {
+  if (dead_) return;
+  CheckNotOffloaded();
+  offload().Add(call);
+}
+
+void SimReactor::RunWork(OffloadCall* call) {
+  const SimOptions& options = kernel_->options();
+  Nanos& thread = *std::min_element(machine_->pool_free_ns_.begin(), machine_->pool_free_ns_.end());
+  call->begun_ns = std::max(thread, kernel_->now_ns());
+  call->ended_ns = thread = call->begun_ns + kernel_->Latency(options.offload_min_ns, options.offload_max_ns);
+  in_pool_.push_back(call);
+  kernel_->At(call->ended_ns, boot_, [this, call] {
+    kernel_->Trace(4000 + static_cast<uint64_t>(index_), boot_);
+    working_ = true;
+    call->Work();
+    working_ = false;
+    std::erase(in_pool_, call);
+    worked_.push_back(call);
+    ScheduleTurn(kernel_->now_ns());
+  });
+}
+
 void SimReactor::Wake() {
   if (dead_) return;
   const SimOptions& options = kernel_->options();
@@ -240,6 +275,13 @@ void SimReactor::Turn() {
   delivering_.clear();
   if (!dead_) kernel_->network().Deliver(this);
   if (!dead_) queues_.RunReady();
+  for (OffloadCall* call : std::exchange(worked_, {})) {
+    if (dead_) {
+      in_pool_.push_back(call);  // never delivered; keeps it reachable (K3)
+    } else {
+      call->Start();
+    }
+  }
   if (!dead_) port_.Poll();
   if (!dead_) timers_.FireDue(kernel_->now_ns());
   if (!dead_) queues_.RunHooks();

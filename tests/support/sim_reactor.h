@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "src/io/offload.h"
 #include "src/io/reactor.h"
 #include "src/io/remote.h"
 #include "src/io/timer_heap.h"
@@ -25,7 +26,7 @@ namespace pando {
 class SimKernel;
 class SimMachine;
 
-class SimReactor final : public Reactor, private RemoteWaker {
+class SimReactor final : public Reactor, private RemoteWaker, private OffloadPort::Workers {
  public:
   ~SimReactor() override;
 
@@ -53,6 +54,9 @@ class SimReactor final : public Reactor, private RemoteWaker {
 
   void CallRemote(int target, RemoteCall* call) override;
   void Return(RemoteCall* call) override;
+
+  void StartOffload(OffloadCall* call) override;
+  const OffloadMetrics& offload_metrics() override { return offload().metrics(); }
 
   // Runs the whole kernel until Stop(). A CHECK fails if the machine stops or no event is left.
   void Run() override;
@@ -86,6 +90,9 @@ class SimReactor final : public Reactor, private RemoteWaker {
   // Lives as long as this.
   void Adopt(std::shared_ptr<void> thing) { adopted_.push_back(std::move(thing)); }
   void Wake() override;
+  OffloadPort& offload();
+  void RunWork(OffloadCall* call) override;
+  void CheckNotOffloaded() const { CHECK(!working_) << "offloaded work used the reactor"; }
 
   SimKernel* kernel_;
   SimMachine* machine_;
@@ -104,6 +111,10 @@ class SimReactor final : public Reactor, private RemoteWaker {
   RemotePort port_;
   std::vector<OpenFile> files_;
   std::vector<IoOp*> completed_, delivering_;
+  // Most reactors offload nothing, and are kept forever; so this is made by the first call.
+  std::unique_ptr<OffloadPort> offload_;
+  std::vector<OffloadCall*> in_pool_, worked_;  // not done; done, and delivered by the next turn
+  bool working_ = false;                        // offloaded work runs
   std::vector<iovec> registered_;
   SimReactorNetwork network_;
   std::vector<std::shared_ptr<void>> adopted_;
