@@ -131,6 +131,7 @@ class Engine::Impl final : public LogReplaySink {
     CO_ASSIGN_OR_RETURN(log_, co_await Log::Open(reactor_, log_options));
     CO_RETURN_IF_ERROR(co_await log_->Recover(this));
     CO_RETURN_IF_ERROR(failure_);
+    for (auto& replica : replicas_) CO_RETURN_IF_ERROR(replica->CheckReplayed());
     for (auto& replica : replicas_) replica->Serve(log_.get());
     log_->ReleaseUnknownStreams();
     co_return co_await MakeLogKnown();
@@ -150,15 +151,24 @@ class Engine::Impl final : public LogReplaySink {
     co_return Status();
   }
 
-  Task<Status> OnBatch(const RecoveredBatch& batch) override {
-    auto found = by_uuid_.find(batch.partition);
+  Task<Status> OnUnits(const RecoveredUnits& units) override {
+    auto found = by_uuid_.find(units.partition);
     if (found == by_uuid_.end()) {
       co_return Error(Code::kCorruption,
-                      "{}: the batch at offset {} belongs to partition {}, which this store does not have", batch.file,
-                      batch.offset, batch.partition.ToString());
+                      "{}: the batch at offset {} holds records of partition {}, which this store does not have",
+                      units.file, units.offset, units.partition.ToString());
     }
-    RecoveredBatch copy = batch;
-    co_return co_await found->second->Replay(copy);
+    co_return co_await found->second->Replay(units);
+  }
+
+  Task<Status> OnMark(const StreamMark& mark) override {
+    auto found = by_uuid_.find(mark.partition);
+    if (found == by_uuid_.end()) co_return Status();
+    co_return found->second->Require(mark);
+  }
+
+  void OnBroken(const Uuid& partition, const Status& why) override {
+    LOG(ERROR) << "partition " << partition.ToString() << " cannot be recovered: " << why.ToString();
   }
 
   // Whether the open directory is still the one whose lock this process holds, even if it was

@@ -67,7 +67,7 @@ std::vector<std::string> Applier::KeysOf(const std::vector<WriteOp>& ops) {
   return keys;
 }
 
-bool Applier::Ready(const WriteUnit* unit) {
+bool Applier::Ready(const ApplyUnit* unit) {
   const std::vector<WriteOp>& ops = *unit->ops;
   const size_t frames = FramesFor(ops);
   if (state_.pool.free_frames() < frames) return false;
@@ -86,7 +86,7 @@ bool Applier::Ready(const WriteUnit* unit) {
   return state_.pool.free_frames() >= frames + state_.tree->ClonesNeeded(leaves);
 }
 
-Task<Status> Applier::MakeReady(WriteUnit* unit) {
+Task<Status> Applier::MakeReady(ApplyUnit* unit) {
   const std::vector<WriteOp>& ops = *unit->ops;
   unit->pins.clear();
   unit->found.resize(ops.size());
@@ -112,7 +112,7 @@ Task<Status> Applier::MakeReady(WriteUnit* unit) {
   co_return co_await state_.pool.EnsureFree(std::min(frames, size_t{state_.pool.frame_count()} / 2));
 }
 
-Task<Status> Applier::ReadFound(WriteUnit* unit, size_t index, OverflowRef ref, uint32_t value_bytes) {
+Task<Status> Applier::ReadFound(ApplyUnit* unit, size_t index, OverflowRef ref, uint32_t value_bytes) {
   std::string bytes;
   Status status;
   do {
@@ -134,7 +134,7 @@ Task<Status> Applier::ReadFound(WriteUnit* unit, size_t index, OverflowRef ref, 
 
 // -- applying a write
 
-void Applier::Apply(WriteUnit* unit) {
+void Applier::Apply(ApplyUnit* unit) {
   CHECK_LE(unit->last_lsn, state_.durable_lsn) << "P1: a write was applied before it was durable";
   CHECK_EQ(unit->last_lsn, state_.applied_lsn + unit->ops->size())
       << "P1: a write was left out, applied twice, or applied out of order";
@@ -155,7 +155,7 @@ void Applier::Apply(WriteUnit* unit) {
 
 // Also adds removes of records that did not exist: a record that had expired but was not swept
 // leaves the tree with the remove.
-void Applier::NoteChanges(const WriteUnit& unit) {
+void Applier::NoteChanges(const ApplyUnit& unit) {
   for (size_t i = 0; i < unit.ops->size(); ++i) {
     const WriteOp& op = (*unit.ops)[i];
     if (unit.results[i].outcome != OpOutcome::kApplied || op.op == RecordOp::kCheck) continue;
@@ -170,7 +170,7 @@ void Applier::NoteChanges(const WriteUnit& unit) {
 // kBatchRefused. Returns nothing otherwise. Judging goes on after a refused operation, as if it
 // were not there, so that the caller learns all reasons at once. After a failed kCheck it goes on
 // only through the remaining checks.
-std::vector<OpOutcome> Applier::Judge(const WriteUnit* unit) {
+std::vector<OpOutcome> Applier::Judge(const ApplyUnit* unit) {
   const std::vector<WriteOp>& ops = *unit->ops;
   const bool all_or_nothing = unit->options.all_or_nothing;
   std::vector<OpOutcome> outcomes;
@@ -193,7 +193,7 @@ std::vector<OpOutcome> Applier::Judge(const WriteUnit* unit) {
 
 // Returns the outcome that the operation would have after those that left `effects`, and adds its
 // own effect.
-OpOutcome Applier::JudgeOp(const WriteUnit* unit, size_t index, Effects* effects) {
+OpOutcome Applier::JudgeOp(const ApplyUnit* unit, size_t index, Effects* effects) {
   const WriteOp& op = (*unit->ops)[index];
   const CurrentRecord current = Foresee(unit, index, *effects);
   const Verdict verdict = Decide(op, current);
@@ -218,7 +218,7 @@ OpOutcome Applier::JudgeOp(const WriteUnit* unit, size_t index, Effects* effects
 }
 
 // The record that the operation would find. Of its value, only what Decide needs is filled in.
-Applier::CurrentRecord Applier::Foresee(const WriteUnit* unit, size_t index, const Effects& effects) {
+Applier::CurrentRecord Applier::Foresee(const ApplyUnit* unit, size_t index, const Effects& effects) {
   const WriteOp& op = (*unit->ops)[index];
   const auto entry = effects.find(op.key);
   CurrentRecord current;
@@ -240,7 +240,7 @@ Applier::CurrentRecord Applier::Foresee(const WriteUnit* unit, size_t index, con
 }
 
 // The same for the record in the tree, expired or not.
-Applier::CurrentRecord Applier::ForeseeStored(const WriteUnit* unit, size_t index, Frame* leaf) {
+Applier::CurrentRecord Applier::ForeseeStored(const ApplyUnit* unit, size_t index, Frame* leaf) {
   const WriteOp& op = (*unit->ops)[index];
   CurrentRecord current;
   const std::optional<FoundRecord> found = state_.tree->FindInLeaf(leaf, op.key);
@@ -268,7 +268,7 @@ Applier::CurrentRecord Applier::ForeseeStored(const WriteUnit* unit, size_t inde
 
 // Applies nothing. The records that are handed back are those in the tree, which the write has not
 // changed.
-void Applier::RefuseAll(WriteUnit* unit, const std::vector<OpOutcome>& outcomes) {
+void Applier::RefuseAll(ApplyUnit* unit, const std::vector<OpOutcome>& outcomes) {
   const std::vector<WriteOp>& ops = *unit->ops;
   unit->results.resize(ops.size());
   for (size_t i = 0; i < ops.size(); ++i) {
@@ -323,7 +323,7 @@ OpResult Applier::ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result) {
 }
 
 // The record that an operation finds. Its value is included only if the operation looks at it.
-Applier::CurrentRecord Applier::ReadCurrent(WriteUnit* unit, size_t index, Frame* leaf) {
+Applier::CurrentRecord Applier::ReadCurrent(ApplyUnit* unit, size_t index, Frame* leaf) {
   const WriteOp& op = (*unit->ops)[index];
   const int64_t now_ms = VersionMs(unit->versions[index]);
   CurrentRecord current;
@@ -355,7 +355,7 @@ Applier::CurrentRecord Applier::ReadCurrent(WriteUnit* unit, size_t index, Frame
   return current;
 }
 
-OpResult Applier::Refuse(WriteUnit* unit, size_t index, OpOutcome outcome, CurrentRecord current) {
+OpResult Applier::Refuse(ApplyUnit* unit, size_t index, OpOutcome outcome, CurrentRecord current) {
   if (!unit->extents[index].empty()) state_.file->FreeNow(unit->extents[index]);
   OpResult result;
   result.outcome = outcome;
@@ -367,7 +367,7 @@ OpResult Applier::Refuse(WriteUnit* unit, size_t index, OpOutcome outcome, Curre
 
 // Hands the record as found back to the caller. Its value is included only if the reply has room
 // for it.
-void Applier::HandBack(WriteUnit* unit, CurrentRecord current, OpResult* result) {
+void Applier::HandBack(ApplyUnit* unit, CurrentRecord current, OpResult* result) {
   const size_t value_bytes = current.read.value.size();
   ValueRoom* room = unit->options.control ? unit->options.control->values : nullptr;
   result->value_omitted = !current.value_known || unit->reply_bytes + value_bytes > kMaxBatchBytes ||
@@ -380,7 +380,7 @@ void Applier::HandBack(WriteUnit* unit, CurrentRecord current, OpResult* result)
   result->current = std::move(current.read);
 }
 
-OpResult Applier::ApplyOp(WriteUnit* unit, size_t index) {
+OpResult Applier::ApplyOp(ApplyUnit* unit, size_t index) {
   const WriteOp& op = (*unit->ops)[index];
   OpResult result;
   result.version = unit->versions[index];

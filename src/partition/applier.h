@@ -14,9 +14,9 @@
 #include <string_view>
 #include <vector>
 
+#include "src/partition/apply_unit.h"
 #include "src/partition/partition_state.h"
 #include "src/partition/upkeep.h"
-#include "src/partition/write_unit.h"
 
 namespace pando {
 
@@ -43,19 +43,19 @@ class Applier {
 
   // Whether everything that the write needs is in memory, so that it can be applied without
   // suspending.
-  bool Ready(const WriteUnit* unit);
+  bool Ready(const ApplyUnit* unit);
   // Loads and pins what the write needs. Only one write of the partition is in here at a time, and
   // nothing is applied meanwhile, so its records stay as they are found. The write may still not be
   // ready afterwards.
-  Task<Status> MakeReady(WriteUnit* unit);
+  Task<Status> MakeReady(ApplyUnit* unit);
   // REQUIRES: Ready.
-  void Apply(WriteUnit* unit);
+  void Apply(ApplyUnit* unit);
 
   // -- for recovery
-  OpResult ApplyOp(WriteUnit* unit, size_t index);
+  OpResult ApplyOp(ApplyUnit* unit, size_t index);
   // Returns the outcome that the operation would have after those that left `effects`, and adds its
   // own effect.
-  OpOutcome JudgeOp(const WriteUnit* unit, size_t index, Effects* effects);
+  OpOutcome JudgeOp(const ApplyUnit* unit, size_t index, Effects* effects);
 
  private:
   struct CurrentRecord {
@@ -68,18 +68,18 @@ class Applier {
     int64_t number = 0;  // kIncrement
   };
 
-  Task<Status> ReadFound(WriteUnit* unit, size_t index, OverflowRef ref, uint32_t value_bytes);
-  std::vector<OpOutcome> Judge(const WriteUnit* unit);
-  CurrentRecord Foresee(const WriteUnit* unit, size_t index, const Effects& effects);
-  CurrentRecord ForeseeStored(const WriteUnit* unit, size_t index, Frame* leaf);
-  void RefuseAll(WriteUnit* unit, const std::vector<OpOutcome>& outcomes);
+  Task<Status> ReadFound(ApplyUnit* unit, size_t index, OverflowRef ref, uint32_t value_bytes);
+  std::vector<OpOutcome> Judge(const ApplyUnit* unit);
+  CurrentRecord Foresee(const ApplyUnit* unit, size_t index, const Effects& effects);
+  CurrentRecord ForeseeStored(const ApplyUnit* unit, size_t index, Frame* leaf);
+  void RefuseAll(ApplyUnit* unit, const std::vector<OpOutcome>& outcomes);
   static Verdict Decide(const WriteOp& op, const CurrentRecord& current);
   Frame* LeafOf(const WriteOp& op);
-  void NoteChanges(const WriteUnit& unit);
+  void NoteChanges(const ApplyUnit& unit);
   OpResult ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result);
-  OpResult Refuse(WriteUnit* unit, size_t index, OpOutcome outcome, CurrentRecord current);
-  static void HandBack(WriteUnit* unit, CurrentRecord current, OpResult* result);
-  CurrentRecord ReadCurrent(WriteUnit* unit, size_t index, Frame* leaf);
+  OpResult Refuse(ApplyUnit* unit, size_t index, OpOutcome outcome, CurrentRecord current);
+  static void HandBack(ApplyUnit* unit, CurrentRecord current, OpResult* result);
+  CurrentRecord ReadCurrent(ApplyUnit* unit, size_t index, Frame* leaf);
 
   PartitionState& state_;
   Upkeep& upkeep_;

@@ -47,6 +47,7 @@ void Checkpointer::Begin() {
   frozen_.generation = state_.tree->generation();
   frozen_.epoch = state_.epoch;
   frozen_.checkpoint_lsn = state_.applied_lsn;
+  frozen_.chain = state_.applied_chain;
   // Later writes have higher versions than an opened snapshot, also after a restart.
   frozen_.last_version = std::max(state_.applied_version, state_.cut_version);
   state_.tree->EndGeneration();

@@ -33,7 +33,7 @@ std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) 
 // sees half a batch.
 struct Recovery::ReplayedOp {
   std::vector<WriteOp> ops;
-  WriteUnit unit;
+  ApplyUnit unit;
 
   explicit ReplayedOp(const LogRecord& record) : ops(1) {
     WriteOp& op = ops.front();
@@ -58,36 +58,79 @@ Task<void> Recovery::Prefetch(std::string key) {
   (void)pin.ok();
 }
 
-Task<Status> Recovery::Replay(RecoveredBatch batch) {
+Status Recovery::Require(const StreamMark& mark) {
+  required_lsn_ = mark.durable_lsn;
+  const Lsn checkpoint_lsn = state_.file->superblock().checkpoint_lsn;
+  if (mark.released_lsn <= checkpoint_lsn) return Status();
+  return Error(Code::kCorruption,
+               "{}: holds the partition up to LSN {}, but the log says that it had been checkpointed up to LSN {}: the "
+               "file is an older copy. Put back the newest one, or restore the partition from a replica or a backup",
+               state_.file->options().path, checkpoint_lsn, mark.released_lsn);
+}
+
+Status Recovery::CheckReplayed() const {
+  if (state_.last_lsn >= required_lsn_) return Status();
+  return Error(
+      Code::kCorruption,
+      "partition {}: the log ends at LSN {}, but it says that LSN {} was durable: log segments are missing. Put "
+      "them back, or restore the partition from a replica or a backup",
+      state_.id(), state_.last_lsn, required_lsn_);
+}
+
+namespace {
+
+Status Corrupt(const RecoveredUnits& found, uint32_t partition, std::string_view what) {
+  return Error(Code::kCorruption, "{}: units of partition {} in the batch at offset {}: {}", found.file, partition,
+               found.offset, what);
+}
+
+}  // namespace
+
+Status Recovery::CheckContinues(const RecoveredUnits& found) const {
+  const WriteUnit& first = found.units.front();
+  if (first.first_lsn > state_.applied_lsn + 1) {
+    return Corrupt(found, state_.id(),
+                   fmt::format("they start at LSN {}, but the tree ends at {}: log segments are missing",
+                               first.first_lsn, state_.applied_lsn));
+  }
+  if (found.supersede && first.first_lsn <= state_.applied_lsn) {
+    return Corrupt(found, state_.id(), fmt::format("LSN {} was applied and is superseded", first.first_lsn));
+  }
+  if (first.epoch >= state_.epoch) return Status();
+  return Corrupt(found, state_.id(), fmt::format("epoch {} after epoch {}", first.epoch, state_.epoch));
+}
+
+// The records above the checkpoint. They are views into the units.
+Result<std::vector<LogRecord>> Recovery::Decode(const RecoveredUnits& found) const {
+  std::vector<LogRecord> records;
+  auto corrupt = [&](std::string_view what) { return Corrupt(found, state_.id(), what); };
+  for (const WriteUnit& unit : found.units) {
+    ByteReader reader(unit.records);
+    LogRecord last;
+    for (Lsn lsn = unit.first_lsn; lsn <= unit.last_lsn(); ++lsn) {
+      Result<LogRecord> record = DecodeRecord(&reader);
+      if (!record.ok()) return corrupt(record.status().message());
+      if (record->key.size() > MaxKeyBytes(state_.pool.page_bytes())) return corrupt("a key longer than the limit");
+      const LogRecord* previous = lsn > unit.first_lsn ? &last : nullptr;
+      if (std::string_view wrong = WrongOrder(previous, *record); !wrong.empty()) return corrupt(wrong);
+      last = *record;
+      if (lsn == state_.applied_lsn && last.continues) return corrupt("the checkpoint ends inside a write");
+      if (lsn > state_.applied_lsn) records.push_back(last);
+    }
+    if (last.continues) return corrupt("the last write is cut short");
+  }
+  return records;
+}
+
+Task<Status> Recovery::Replay(RecoveredUnits found) {
   if (state_.failed()) co_return state_.failure();
   CHECK(state_.phase() == Phase::kRecovering) << "E1: partition " << state_.id() << " already serves requests";
-  auto corrupt = [&](std::string_view what) {
-    return Error(Code::kCorruption, "{}: batch of partition {} at offset {}: {}", batch.file, state_.id(), batch.offset,
-                 what);
-  };
-  if (batch.first_lsn > state_.applied_lsn + 1) {
-    co_return corrupt(fmt::format("starts at LSN {}, but the tree ends at {}: log segments are missing",
-                                  batch.first_lsn, state_.applied_lsn));
-  }
-  if (batch.epoch < state_.epoch) co_return corrupt(fmt::format("epoch {} after epoch {}", batch.epoch, state_.epoch));
-  if (batch.first_lsn + batch.record_count <= state_.applied_lsn + 1) co_return Status();
-  state_.epoch = batch.epoch;
-
-  std::vector<LogRecord> records;
-  const Lsn batch_end = batch.first_lsn + batch.record_count - 1;
-  ByteReader reader(batch.records);
-  Lsn lsn = batch.first_lsn;
-  LogRecord last;
-  for (uint32_t i = 0; i < batch.record_count; ++i, ++lsn) {
-    Result<LogRecord> record = DecodeRecord(&reader);
-    if (!record.ok()) co_return corrupt(record.status().message());
-    if (record->key.size() > MaxKeyBytes(state_.pool.page_bytes())) co_return corrupt("a key longer than the limit");
-    if (std::string_view wrong = WrongOrder(i > 0 ? &last : nullptr, *record); !wrong.empty()) co_return corrupt(wrong);
-    last = *record;
-    if (lsn == state_.applied_lsn && last.continues) co_return corrupt("the checkpoint ends inside a write");
-    if (lsn > state_.applied_lsn) records.push_back(last);
-  }
-  if (last.continues) co_return corrupt("the last write is cut short");
+  CO_RETURN_IF_ERROR(CheckContinues(found));
+  if (found.restarts) required_lsn_ = std::min(required_lsn_, found.units.front().first_lsn - 1);
+  const Lsn end_lsn = found.units.back().last_lsn();
+  if (end_lsn <= state_.applied_lsn) co_return Status();
+  state_.epoch = found.units.back().epoch;
+  CO_ASSIGN_OR_RETURN(const std::vector<LogRecord> records, Decode(found));
   constexpr uint32_t kRecordUnits = 16;
   TurnSlice slice(state_.pool.turn());
   // Random keys are in pages that are not in memory. Read these pages together, in bounded groups.
@@ -114,11 +157,12 @@ Task<Status> Recovery::Replay(RecoveredBatch batch) {
       }
       CO_RETURN_IF_ERROR(co_await ReplayBatch(rest.first(together), begins_write));
       from += together;
-      if (!records[from - 1].continues) SetReplayed(batch_end - (records.size() - from));
+      if (!records[from - 1].continues) SetReplayed(end_lsn - (records.size() - from));
       if (slice.Spend(kRecordUnits * static_cast<uint32_t>(together))) co_await Yield(state_.reactor);
     }
   }
-  SetReplayed(batch_end);
+  SetReplayed(end_lsn);
+  state_.last_chain = state_.applied_chain = found.units.back().chain_after;
   co_return Status();
 }
 
@@ -174,7 +218,7 @@ Task<Result<bool>> Recovery::IsRefused(std::span<const LogRecord> records) {
   Applier::Effects effects;
   for (const LogRecord& record : records) {
     if (!IsGuarded(record)) break;
-    WriteUnit* unit = &replayed.emplace_back(record).unit;
+    ApplyUnit* unit = &replayed.emplace_back(record).unit;
     while (!applier_.Ready(unit)) CO_RETURN_IF_ERROR(co_await applier_.MakeReady(unit));
     if (applier_.JudgeOp(unit, 0, &effects) != OpOutcome::kApplied) co_return true;
     unit->pins.clear();
@@ -184,7 +228,7 @@ Task<Result<bool>> Recovery::IsRefused(std::span<const LogRecord> records) {
 }
 
 // Allocates an extent for a large value.
-Task<Status> Recovery::Fetch(WriteUnit* unit) {
+Task<Status> Recovery::Fetch(ApplyUnit* unit) {
   const WriteOp& op = unit->ops->front();
   unit->extents.resize(1);
   if (op.op != RecordOp::kPut || !state_.tree->NeedsOverflow(op.key.size(), op.value.size())) co_return Status();
@@ -195,7 +239,7 @@ Task<Status> Recovery::Fetch(WriteUnit* unit) {
 
 Task<Status> Recovery::ReplayRecord(LogRecord record) {
   ReplayedOp replayed(record);
-  WriteUnit* unit = &replayed.unit;
+  ApplyUnit* unit = &replayed.unit;
   if (Status status = co_await Fetch(unit); !status.ok()) {
     if (status.code() != Code::kDiskFull) co_return status;
     co_return Error(

@@ -34,6 +34,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   }
   state.epoch = sb.epoch;
   state.last_lsn = state.durable_lsn = state.applied_lsn = sb.checkpoint_lsn;
+  state.last_chain = state.applied_chain = sb.chain;
   state.applied_version = sb.last_version;
   self->upkeep_.Begin(sb);
   co_return self;
@@ -44,8 +45,8 @@ void Replica::Serve(Log* log) {
   state_.log = log;
   state_.clock.Follow(state_.applied_version);
   state_.changes.Begin(state_.applied_version, change_tail_bytes_);
-  state_.stream = log->AddStream(uuid(), state_.epoch, state_.last_lsn + 1, this);
-  log->SetCommit(state_.stream, state_.applied_lsn);
+  state_.stream = log->AddStream(uuid(), state_.epoch, state_.last_lsn + 1, state_.last_chain, this);
+  log->SetCommit(state_.stream, state_.applied_lsn, state_.applied_version);
   log->Release(state_.stream, state_.file->older_checkpoint_lsn());
 }
 

@@ -48,7 +48,9 @@ class Replica final : public Partition, public LogConsumer {
                                                      Options options);
 
   // -- recovery, then service
-  Task<Status> Replay(RecoveredBatch batch) { return recovery_.Replay(batch); }
+  Task<Status> Replay(RecoveredUnits found) { return recovery_.Replay(std::move(found)); }
+  Status Require(const StreamMark& mark) { return recovery_.Require(mark); }
+  Status CheckReplayed() const { return recovery_.CheckReplayed(); }
   void Serve(Log* log);
   // Called when the engine has failed. Refuses new requests and fails pending ones.
   void Stop(const Status& status) { pipeline_.Fail(status); }

@@ -56,11 +56,14 @@ struct Superblock {
   // it is lost or incomplete. 0: unknown (the store has not served yet, or a version without this
   // field wrote its last checkpoint).
   LogPosition log_end = 0;
-  char reserved[4096 - 224 - 8] = {};
+  // The chain of the log after checkpoint_lsn (wal/write_unit.h). 0: unknown (a version without this
+  // field wrote the checkpoint), or the partition has no records.
+  uint64_t chain = 0;
+  char reserved[4096 - 232 - 8] = {};
   uint64_t checksum = 0;  // XXH3-64 of everything before it
 };
 static_assert(sizeof(Superblock) == kBlockBytes);
-static_assert(offsetof(Superblock, log_end) == 216);
+static_assert(offsetof(Superblock, log_end) == 216 && offsetof(Superblock, chain) == 224);
 static_assert(offsetof(Superblock, partition) == 40 && offsetof(Superblock, root) == 104);
 static_assert(offsetof(Superblock, dead) == 192 && offsetof(Superblock, checksum) == 4088);
 

@@ -65,7 +65,7 @@ bool WritePipeline::MayPin() const { return state_.pool.pinned_frames() < state_
 // for large values.
 Task<Status> WritePipeline::Fetch(PendingWrite* write) {
   const std::vector<WriteOp>& ops = *write->ops;
-  WriteUnit& unit = write->content;
+  ApplyUnit& unit = write->content;
   unit.extents.resize(ops.size());
   // Pages that cannot be pinned would be evicted again before they are needed. MakeReady reads them
   // then.
@@ -98,9 +98,8 @@ Status WritePipeline::BeginAppend(WriteControl* control) const {
 
 // Assigns versions to the records and appends them to the log.
 void WritePipeline::Append(PendingWrite* write) {
-  std::string encoded;
   std::vector<WriteOp>& ops = *write->ops;
-  WriteUnit& unit = write->content;
+  ApplyUnit& unit = write->content;
   for (size_t i = 0; i < ops.size(); ++i) {
     WriteOp& op = ops[i];
     LogRecord record;
@@ -118,12 +117,13 @@ void WritePipeline::Append(PendingWrite* write) {
     record.condition.version = op.condition.version;
     record.condition.exists = op.condition.exists;
     if (op.condition.value) record.condition.value = *op.condition.value;
-    EncodeRecord(record, &encoded);
+    EncodeRecord(record, &write->records);
   }
-  const Lsn first = state_.log->Append(state_.stream, encoded, static_cast<uint32_t>(ops.size()));
-  CHECK_EQ(first, state_.last_lsn + 1);
-  state_.last_lsn += ops.size();
-  unit.last_lsn = write->last_lsn = state_.last_lsn;
+  WriteUnit logged{state_.epoch,  state_.last_lsn + 1, static_cast<uint32_t>(ops.size()), state_.last_chain, 0,
+                   write->records};
+  logged.chain_after = write->chain = state_.last_chain = UnitChain(logged);
+  state_.log->Append(state_.stream, logged);
+  unit.last_lsn = write->last_lsn = state_.last_lsn = logged.last_lsn();
   queue_.push_back(write);
 }
 
@@ -231,7 +231,7 @@ void WritePipeline::ApplyDurable() {
 }
 
 bool WritePipeline::FrontIsReady() {
-  const WriteUnit* unit = queue_.front()->unit;
+  const ApplyUnit* unit = queue_.front()->unit;
   return !unit || applier_.Ready(unit);
 }
 
@@ -241,7 +241,8 @@ void WritePipeline::ApplyFront() {
   if (entry->unit) {
     apply_slice_.Spend(kUnitsPerOp * static_cast<uint32_t>(entry->unit->ops->size()));
     applier_.Apply(entry->unit);
-    state_.log->SetCommit(state_.stream, state_.applied_lsn);
+    state_.applied_chain = entry->chain;
+    state_.log->SetCommit(state_.stream, state_.applied_lsn, state_.applied_version);
   } else {
     apply_slice_.Spend(kUnitsPerOp);
     static_cast<QueueMark*>(entry)->OnReached();
@@ -305,7 +306,7 @@ Task<bool> WritePipeline::PrepareFront() {
 // other before they are used.
 void WritePipeline::FetchForNext() {
   if (fetching_ahead_ || queue_.size() < 2) return;
-  const WriteUnit* next = queue_[1]->unit;
+  const ApplyUnit* next = queue_[1]->unit;
   if (!next || next->pins.size() == next->ops->size()) return;
   fetching_ahead_ = true;
   state_.tasks.Spawn(FetchAhead(Applier::KeysOf(*next->ops)));

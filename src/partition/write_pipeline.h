@@ -31,8 +31,9 @@ struct QueueEntry {
     void await_resume() {}
   };
 
-  WriteUnit* unit = nullptr;  // null: a mark
+  ApplyUnit* unit = nullptr;  // null: a mark
   Lsn last_lsn = 0;           // of the unit, or of the last one before the mark
+  uint64_t chain = 0;         // after the unit
   Status status;              // of an entry that has left the queue
   bool done = false;
   std::coroutine_handle<> waiter;
@@ -81,7 +82,8 @@ class WritePipeline {
   };
   struct PendingWrite : QueueEntry {
     std::vector<WriteOp>* ops = nullptr;
-    WriteUnit content;
+    ApplyUnit content;
+    std::string records;  // as in the log, which reads them until they are durable
     AdmittedBlocks blocks;
   };
 

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "src/partition/partition_file.h"
 #include "src/partition/store_reading.h"
 #include "src/verify/tree_check.h"
 #include "src/wal/log_reader.h"
+#include "src/wal/stream_history.h"
 
 namespace pando {
 namespace {
@@ -216,7 +218,14 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
     co_return check;
   }
   std::unordered_map<Uuid, Lsn, UuidHash> first_lsn;
+  StreamHistory history;
+  std::unordered_set<Uuid, UuidHash> broken;
   LogEntry entry;
+  auto break_stream = [&](const Uuid& partition) {
+    if (!broken.insert(partition).second) return true;  // what follows has no meaning
+    problem(Error(Code::kCorruption, "{}: offset {}: {}", entry.segment->path, entry.offset, history.wrong()));
+    return true;
+  };
   for (;;) {
     Result<bool> more = co_await (*reader)->Next(&entry);
     if (!more.ok()) {
@@ -230,7 +239,17 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
     }
     ++check.batches;
     check.records += entry.header.record_count;
-    if (entry.header.record_count > 0) first_lsn.try_emplace(entry.header.partition, entry.header.first_lsn);
+    ForEachItem(
+        entry.header, entry.payload,
+        [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
+          first_lsn.try_emplace(partition, unit.first_lsn);
+          if (broken.contains(partition)) return true;
+          const auto verdict = history.Accept(partition, unit, flags, HasUnits(entry.header));
+          return verdict != StreamHistory::Verdict::kBroken || break_stream(partition);
+        },
+        [&](const StreamMark& mark) {
+          return broken.contains(mark.partition) || history.Accept(mark) || break_stream(mark.partition);
+        });
   }
   check.segments = (*reader)->segments().size();
   check.torn_tail = (*reader)->torn();
@@ -241,6 +260,14 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
     problem(Error(Code::kCorruption,
                   "partition {}: the tree ends at LSN {}, but the log starts at LSN {}: the records between are lost",
                   p.id, p.checkpoint_lsn, first->second));
+  }
+  for (const PartitionCheck& p : report->partitions) {
+    auto mark = history.marks().find(store->partitions[p.id].uuid);
+    if (mark == history.marks().end() || mark->second.released_lsn <= p.checkpoint_lsn) continue;
+    problem(Error(Code::kCorruption,
+                  "partition {}: the tree ends at LSN {}, but the log says that it had been checkpointed up to LSN {}: "
+                  "its file is an older copy",
+                  p.id, p.checkpoint_lsn, mark->second.released_lsn));
   }
   co_return check;
 }

@@ -8,26 +8,15 @@ std::string BatchChain::Accept(const BatchHeader& header, LogPosition end) {
     return fmt::format("the batch says that the log before it ends at position {:#x}, but it ends at {:#x}",
                        header.previous_end, expected);
   }
-  if (header.record_count > 0) {
-    auto [at, is_new] = partitions_.try_emplace(header.partition);
-    Partition& last = at->second;
-    if ((header.flags & kBatchStartsStream) == 0 && !is_new) {
-      if (header.first_lsn != last.last_lsn + 1) {
-        return fmt::format("partition {}: the batch starts at LSN {}, but the last LSN before it is {}",
-                           header.partition.ToString(), header.first_lsn, last.last_lsn);
-      }
-      if (header.previous_checksum != last.checksum) {
-        return fmt::format(
-            "partition {}: the batch at LSN {} does not match the checksum of the partition's previous batch",
-            header.partition.ToString(), header.first_lsn);
-      }
-    }
-    last = {header.first_lsn + header.record_count - 1, header.checksum};
-    records_end_ = end;
-  }
+  // A batch of an old format states the checksum of its partition's last batch instead.
+  const bool chained = HasUnits(header) && header.previous_checksum != 0 && last_checksum_ != 0;
+  if (chained && header.previous_checksum != last_checksum_)
+    return "the batch does not match the checksum of the one before it";
+  if (header.record_count > 0) records_end_ = end;
   started_ = true;
   group_previous_end_ = header.previous_end;
   last_end_ = end;
+  last_checksum_ = HasUnits(header) ? header.checksum : 0;
   in_group_ = (header.flags & kBatchEndsGroup) == 0;
   return "";
 }

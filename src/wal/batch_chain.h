@@ -1,12 +1,11 @@
-// BatchChain: verifies that successive batches form a log. Every group states where the previous
-// group ended, and the batches of each partition follow each other (docs/FORMAT.md, "Reading"). The
-// caller has already verified each batch by itself.
+// BatchChain: verifies that successive batches form a log: every group states where the previous
+// group ended, and every batch the checksum of the one before it (docs/FORMAT.md, "Reading"). The
+// caller has already verified each batch by itself. StreamHistory verifies what the batches carry.
 //
 // Threads: plain data.
 #pragma once
 
 #include <string>
-#include <unordered_map>
 
 #include "src/wal/log_format.h"
 
@@ -20,20 +19,17 @@ class BatchChain {
   // The next batch is in another segment. A group that is not complete is abandoned.
   void EndGroup() { in_group_ = false; }
 
-  bool in_group() const { return in_group_; }               // the last batch did not end its group
-  LogPosition last_end() const { return last_end_; }        // of the last batch; 0 = none
-  LogPosition records_end() const { return records_end_; }  // of the last with records; 0 = none
+  bool in_group() const { return in_group_; }                // the last batch did not end its group
+  LogPosition last_end() const { return last_end_; }         // of the last batch; 0 = none
+  LogPosition records_end() const { return records_end_; }   // of the last with records; 0 = none
+  uint64_t last_checksum() const { return last_checksum_; }  // of the last batch; 0 = not known
 
  private:
-  struct Partition {
-    Lsn last_lsn = 0;
-    uint64_t checksum = 0;
-  };
   bool started_ = false;  // false: accept any previous_end, since older segments were recycled
   bool in_group_ = false;
   LogPosition group_previous_end_ = 0;
   LogPosition last_end_ = 0, records_end_ = 0;
-  std::unordered_map<Uuid, Partition, UuidHash> partitions_;
+  uint64_t last_checksum_ = 0;
 };
 
 }  // namespace pando

@@ -15,15 +15,15 @@ Status ValidateOptions(const LogOptions& options) {
                  "the log segment size {} is invalid: it must be a multiple of {} between {} and {} bytes",
                  options.segment_bytes, kBlockBytes, kMinSegmentBytes, kMaxSegmentBytes);
   }
-  if (options.max_group_bytes < kBlockBytes) {
-    return Error(Code::kInvalidArgument, "the log group size {} is invalid: it must be at least {} bytes",
-                 options.max_group_bytes, kBlockBytes);
+  if (options.max_batch_bytes < kBlockBytes) {
+    return Error(Code::kInvalidArgument, "the log batch size {} is invalid: it must be at least {} bytes",
+                 options.max_batch_bytes, kBlockBytes);
   }
   return {};
 }
 
-uint64_t GroupLimit(const LogOptions& options) {
-  return std::min(AlignUp(options.max_group_bytes, kBlockBytes),
+uint64_t BatchLimit(const LogOptions& options) {
+  return std::min(AlignUp(options.max_batch_bytes, kBlockBytes),
                   options.segment_bytes - kFirstGroupOffset - kClosingBytes);
 }
 
@@ -67,8 +67,8 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
     : reactor_(reactor),
       options_(std::move(options)),
       seed_(LogChecksumSeed(options_.node)),
-      max_group_bytes_(GroupLimit(options_)),
-      pipeline_bytes_(max_group_bytes_ / kPipelineDivisor),
+      max_batch_bytes_(BatchLimit(options_)),
+      pipeline_bytes_(max_batch_bytes_ / kPipelineDivisor),
       files_(options_.node, options_.segment_bytes, options_.may_change),
       maintenance_wake_(reactor),
       idle_wake_(reactor) {
@@ -83,7 +83,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
 
 LogImpl::~LogImpl() {
   CHECK(granted_records_ == 0) << options_.directory << ": a LogSpace is still held";
-  CHECK(!TurnHook::armed && !idle_timer_.armed && !retry_timer_.armed && !hold_timer_.armed && groups_.empty())
+  CHECK(!TurnHook::armed && !idle_timer_.armed && !retry_timer_.armed && !hold_timer_.armed && batches_.empty())
       << options_.directory << ": the log must be closed before it is destroyed";
 }
 
@@ -96,27 +96,48 @@ LogStream* LogImpl::StreamOf(const Uuid& partition) {
   return stream.get();
 }
 
-LogStream* LogImpl::AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) {
+LogStream* LogImpl::AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, uint64_t chain, LogConsumer* consumer) {
   CHECK(recovered_) << "AddStream was called before Recover";
   CHECK(!partition.IsNil() && next_lsn > 0 && consumer != nullptr);
   LogStream* stream = StreamOf(partition);
   CHECK(stream->consumer == nullptr) << "partition " << partition.ToString() << " is already registered";
   stream->consumer = consumer;
+  // `next_lsn` and `chain` are what the last unit recovered has left. If the owner continues
+  // elsewhere (nothing was recovered, or the log was lost), its next unit says so.
+  const bool holds_units = stream->written_lsn != 0;
+  stream->starts_anew = stream->next_lsn != next_lsn || stream->chain != chain || !holds_units;
+  stream->moved = stream->starts_anew && holds_units;
   stream->epoch = epoch;
-  // `durable_lsn` is the last LSN recovered. If the owner continues at another LSN (nothing was
-  // recovered, or the owner cut the tail), its next batch says so.
-  stream->starts_anew = stream->durable_lsn == 0 || stream->durable_lsn + 1 != next_lsn;
   stream->next_lsn = next_lsn;
+  stream->chain = chain;
   stream->released_lsn = std::min(stream->released_lsn, next_lsn - 1);
+  stream->commit_lsn = std::min(stream->commit_lsn, next_lsn - 1);
   stream->written_lsn = stream->durable_lsn = next_lsn - 1;
+  if (!options_.read_only) MarkDue(stream);
   return stream;
 }
 
-void LogImpl::ReleaseUnknownStreams() {
-  for (auto& [partition, stream] : streams_) {
-    if (stream->consumer == nullptr) stream->released_lsn = ~Lsn{0};
+void LogImpl::RemoveStream(LogStream* stream) {
+  const bool idle = std::none_of(batches_.begin(), batches_.end(), [&](const auto& batch) {
+    return std::any_of(batch->parts.begin(), batch->parts.end(), [&](const auto& p) { return p.stream == stream; });
+  });
+  CHECK(failed() || (idle && stream->units.empty())) << "a stream was removed before its units were announced";
+  CHECK(stream->space_waiters.empty()) << "a stream was removed while a writer waits for room in the log";
+  std::erase(due_marks_, stream);
+  std::erase(staged_streams_, stream);
+  for (auto& segment : live_) {
+    std::erase_if(segment->index, [&](const IndexEntry& entry) { return entry.stream == stream; });
   }
+  streams_.erase(Uuid(stream->partition));
   DropReleasedSegments();
+}
+
+void LogImpl::ReleaseUnknownStreams() {
+  std::vector<LogStream*> unknown;
+  for (auto& [partition, stream] : streams_) {
+    if (stream->consumer == nullptr) unknown.push_back(stream.get());
+  }
+  for (LogStream* stream : unknown) RemoveStream(stream);
 }
 
 // -- budgets
@@ -227,15 +248,27 @@ void LogImpl::GiveBack(size_t bytes) {
 
 // -- release
 
-void LogImpl::SetCommit(LogStream* stream, Lsn commit_lsn) {
-  stream->commit_lsn = std::max(stream->commit_lsn, commit_lsn);
+void LogImpl::SetCommit(LogStream* stream, Lsn commit_lsn, Version hlc) {
+  CHECK_LE(commit_lsn, stream->durable_lsn) << "a record was committed before it was durable";
+  stream->hlc = std::max(stream->hlc, hlc);
+  if (commit_lsn <= stream->commit_lsn) return;
+  stream->commit_lsn = commit_lsn;
+  MarkSoon(stream);
 }
 
 void LogImpl::Release(LogStream* stream, Lsn lsn) {
   CHECK_LE(lsn, stream->durable_lsn) << "a record was released before it was durable";
   if (lsn <= stream->released_lsn) return;
   stream->released_lsn = lsn;
+  MarkSoon(stream);
   DropReleasedSegments();
+}
+
+// Like MarkDue; if no other batch comes, the closing one will carry the mark.
+void LogImpl::MarkSoon(LogStream* stream) {
+  if (options_.read_only) return;
+  MarkDue(stream);
+  if (IsIdle()) WhenIdle();
 }
 
 void LogImpl::DropReleasedSegments() {
@@ -312,15 +345,17 @@ Task<Status> LogImpl::Close() {
   closing_ = true;
   WakeSpaceWaiters();
   co_await UntilIdle();
-  if (recovered_ && !options_.read_only && NeedsClosingPosition()) SubmitClosingPosition();
-  co_await UntilIdle();
+  while (recovered_ && !options_.read_only && !live_.empty() && NeedsClosingPosition()) {
+    SubmitClosingPosition();
+    co_await UntilIdle();
+  }
   stopping_ = true;
   reactor_.CancelTimer(&idle_timer_);
   reactor_.CancelTimer(&retry_timer_);
   reactor_.CancelTimer(&hold_timer_);
   maintenance_wake_.NotifyAll();
   co_await tasks_.Drain();
-  groups_.clear();
+  batches_.clear();
   // The hook is still queued in the reactor: let it run before its owner is destroyed.
   while (TurnHook::armed) co_await Yield(reactor_);
   // The last tasks may have armed these again.
@@ -333,7 +368,7 @@ Task<Status> LogImpl::Close() {
 
 Task<void> LogImpl::UntilIdle() {
   while (!failed() && !IsIdle()) {
-    if (disk_full_ && groups_.empty()) {
+    if (disk_full_ && batches_.empty()) {
       Fail(Error(Code::kDiskFull, "{}: the log was closed while writes were waiting for disk space",
                  options_.directory));
       co_return;

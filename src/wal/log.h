@@ -1,6 +1,6 @@
 // Log: the write-ahead log of one reactor, shared by its partitions. It is a single stream of
 // durable writes, however many partitions there are. Within it, each partition (LogStream) has its
-// own sequence of batches with dense LSNs.
+// own sequence of write units with dense LSNs.
 //
 // Format: docs/FORMAT.md, "Log"; structs in wal/log_format.h.
 //
@@ -8,7 +8,8 @@
 //
 // Invariants
 //   L1  OnDurable(lsn) is called only once every byte up to the end of lsn's batch is durable.
-//       Durability is announced in stream order, even when later writes finish first.
+//       Durability is announced in stream order, even when later writes finish first. Units that
+//       have been superseded meanwhile are not announced.
 //   L2  A block that holds announced data is never overwritten while its segment is live. Segments
 //       are zeroed before their first use, and a few are prepared in advance, so that an append
 //       does not wait for allocation.
@@ -27,10 +28,16 @@
 //       it. If it ends before another one is prepared, the next recovery continues its segment,
 //       which holds no records yet.
 //
+//   L9  The first batch of a segment has a mark of every stream, and each later batch one of every
+//       stream that has come further. So the log always states of each partition what must exist,
+//       even if it holds no record of it any more.
+//   L10  A unit that was appended again is needed only where it lies last, and a unit that was
+//       superseded is not needed at all, once what followed is durable.
+//
 // Group commit clocks itself: when a write completes, everything staged meanwhile goes out with the
 // next write (at most kMaxWritesInFlight at once). CommitHold may delay that write for a fraction
-// of a flush. An idle log writes a closing position, so that a later batch covers the last
-// announced one.
+// of a flush. An idle log writes a closing batch, so that a later batch covers the last announced
+// one, and so that the last marks reach the disk.
 #pragma once
 
 #include <functional>
@@ -60,8 +67,8 @@ struct LogOptions {
   uint64_t segment_bytes = 8u << 20;
   uint64_t budget_bytes = 512u << 20;   // appends wait while more bytes than this are unreleased,
   uint64_t budget_records = 4'000'000;  // or more records than this, which bounds replay time
-  // The largest device write. A single batch that is larger is still written whole.
-  uint32_t max_group_bytes = 512u << 10;
+  // The largest batch, which is one device write. A single unit that is larger is still written whole.
+  uint32_t max_batch_bytes = 512u << 10;
   bool read_only = false;  // nothing is created, cut or recycled
   // Recovery refuses a log that ends before this position, since acknowledged records are missing
   // from it, and Open refuses a missing directory. `required_by` is the file that states the
@@ -86,21 +93,28 @@ class LogConsumer {
   ~LogConsumer() = default;
 };
 
-// One batch found by recovery, in log order. `records` is valid only during the call.
-struct RecoveredBatch {
+// Units of one partition found by recovery, in log order; each continues the one before it. Their
+// records are valid only during the call.
+struct RecoveredUnits {
   Uuid partition;
-  Epoch epoch = 0;
-  Lsn first_lsn = 0;
-  uint32_t record_count = 0;
-  Lsn commit_lsn = 0;  // the stream's commit watermark when the batch was written
-  std::string_view records;
+  std::vector<WriteUnit> units;
+  // The units at the first LSN and above that were found before are no longer part of the history.
+  bool supersede = false;
+  bool restarts = false;  // supersedes or starts anew: what earlier marks stated no longer holds
+  // They come from a batch of format 1 or 2: a unit may hold several writes, all of them committed.
+  bool old_format = false;
   std::string_view file;  // for messages
-  uint64_t offset = 0;
+  uint64_t offset = 0;    // of their batch
 };
 
 class LogReplaySink {
  public:
-  virtual Task<Status> OnBatch(const RecoveredBatch& batch) = 0;
+  virtual Task<Status> OnUnits(const RecoveredUnits& found) = 0;
+  virtual Task<Status> OnMark(const StreamMark& mark) = 0;
+  // The units of this partition do not form one history (WU2, WU3): acknowledged writes of it are
+  // missing. Nothing more of it is delivered. Recover goes on with the others to find what else is
+  // broken, then returns the first of these errors, and the log stays as it was.
+  virtual void OnBroken(const Uuid& partition, const Status& why) = 0;
 
  protected:
   ~LogReplaySink() = default;
@@ -161,9 +175,13 @@ class Log {
   // and the offset.
   virtual Task<Status> Recover(LogReplaySink* sink) = 0;
 
-  // Registers a partition, whose next record gets `next_lsn`. The recovered records below it stay
-  // pinned until Release.
-  virtual LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) = 0;
+  // Registers a partition, whose next unit begins at `next_lsn` and continues `chain`. The recovered
+  // records below it stay pinned until Release. The stream lives until RemoveStream.
+  virtual LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, uint64_t chain,
+                               LogConsumer* consumer) = 0;
+  // Ends a registration and releases the records, since the partition was dropped. Its units must
+  // have been announced, or the log must have failed. Not from within OnDurable or on_done.
+  virtual void RemoveStream(LogStream* stream) = 0;
   // Releases the records of partitions that nobody has registered (dropped partitions).
   virtual void ReleaseUnknownStreams() = 0;
 
@@ -175,13 +193,22 @@ class Log {
   // Returns true when WaitForSpace would not suspend.
   virtual bool HasSpace(size_t bytes) const = 0;
 
-  // Stages `count` encoded records as one unit, of which recovery sees all or nothing. Copies the
-  // bytes. Returns the LSN of the first record. Never suspends and never fails; OnLogFailed reports
-  // a failure.
-  virtual Lsn Append(LogStream* stream, std::string_view records, uint32_t count) = 0;
+  // Stages one unit, of which recovery sees all or nothing. It continues the stream (CHECKed), or
+  // supersedes its end: then its epoch is higher than that of any unit before it, and nothing at or
+  // above its first LSN is committed. Units that it supersedes are not announced any more, and those
+  // that were not submitted yet never are. `unit.records` must stay as it is until the unit is
+  // announced or superseded, or the log has failed. Never suspends and never fails; OnLogFailed
+  // reports a failure.
+  virtual void Append(LogStream* stream, const WriteUnit& unit) = 0;
+  // Stages a unit that is durable in the log already, unchanged, so that the segment it lies in can
+  // be released (L10). It is not announced again; on_done is called instead of OnDurable, unless the
+  // unit is superseded first. Nobody calls this yet: a tail that lies in several segments is not
+  // recovered once the first of them is gone, since its later units come before its earlier ones.
+  virtual void AppendAgain(LogStream* stream, const WriteUnit& unit, std::function<void()> on_done) = 0;
 
-  // Sets the commit watermark that the next batches of the stream carry.
-  virtual void SetCommit(LogStream* stream, Lsn commit_lsn) = 0;
+  // States that everything up to `commit_lsn` is committed, and the highest version seen. The next
+  // batch carries it.
+  virtual void SetCommit(LogStream* stream, Lsn commit_lsn, Version hlc) = 0;
   // Recovery no longer needs records up to and including `lsn`, because both superblock slots are
   // past them.
   virtual void Release(LogStream* stream, Lsn lsn) = 0;

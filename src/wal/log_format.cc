@@ -15,12 +15,29 @@ constexpr size_t kNameDigits = 20;
 // The checksum is the first field of both headers and covers everything after it.
 constexpr size_t kChecksumBytes = sizeof(uint64_t);
 
-bool IsSane(const BatchHeader& h) {
+// Whether the items fill the payload exactly and have as many records as the header says.
+bool ItemsAreSane(const BatchHeader& h, std::string_view payload) {
+  PayloadReader reader(payload);
+  uint64_t records = 0;
+  for (;;) {
+    const PayloadReader::Item item = reader.Next();
+    if (item == PayloadReader::Item::kDamaged) return false;
+    if (item == PayloadReader::Item::kEnd) return records == h.record_count;
+    if (item == PayloadReader::Item::kUnit) records += reader.unit.record_count;
+  }
+}
+
+bool IsSane(const BatchHeader& h, std::string_view payload) {
   if ((h.flags & ~kBatchKnownFlags) != 0 || h.reserved16 != 0 || h.reserved64 != 0) return false;
   if (h.previous_end > h.position || h.durable_position > h.position) return false;
-  if (h.partition.IsNil() != (h.record_count == 0) || (h.record_count == 0) != (h.record_bytes == 0)) return false;
-  if ((h.flags & kBatchCut) != 0 && h.record_count != 0) return false;
-  return h.first_lsn + h.record_count >= h.first_lsn;
+  if ((h.flags & kBatchCut) != 0 && h.record_count != 0) return false;  // only marks
+  if (!HasUnits(h)) {
+    if (h.partition.IsNil() != (h.record_count == 0) || (h.record_count == 0) != (h.payload_bytes == 0)) return false;
+    return h.first_lsn + h.record_count >= h.first_lsn;
+  }
+  if ((h.flags & kBatchEndsGroup) == 0 || (h.flags & kBatchStartsStream) != 0) return false;
+  if (!h.partition.IsNil() || h.epoch != 0 || h.first_lsn != 0 || h.commit_lsn != 0) return false;
+  return ItemsAreSane(h, payload);
 }
 
 bool IsReadable(uint16_t version) { return version >= kOldestLogFormatVersion && version <= kLogFormatVersion; }
@@ -68,14 +85,14 @@ HeaderState DecodeSegmentHeader(std::string_view block, SegmentHeader* header) {
 
 uint64_t LogChecksumSeed(const Uuid& node) { return Hash64({reinterpret_cast<const char*>(&node), sizeof(node)}); }
 
-uint64_t EncodeBatch(BatchHeader header, uint64_t seed, std::string_view records, char* out) {
+uint64_t SealBatch(BatchHeader header, uint64_t seed, size_t payload_bytes, char* out) {
   header.magic = kBatchMagic;
   header.format_version = kLogFormatVersion;
-  header.record_bytes = static_cast<uint32_t>(records.size());
+  header.payload_bytes = static_cast<uint32_t>(payload_bytes);
   StoreLE(out, header);
-  if (!records.empty()) std::memcpy(out + sizeof(header), records.data(), records.size());
-  const size_t bytes = sizeof(header) + records.size();
-  std::memset(out + bytes, 0, BatchBytes(records.size()) - bytes);
+  std::memset(out + sizeof(header), 0, kSealBytes);
+  const size_t bytes = kBatchOverhead + payload_bytes;
+  std::memset(out + bytes, 0, BatchBytes(payload_bytes) - bytes);
   header.checksum = Hash64({out + kChecksumBytes, bytes - kChecksumBytes}, seed);
   StoreLE(out, header.checksum);
   return header.checksum;
@@ -103,15 +120,17 @@ BatchState DecodeBatchAt(std::string_view bytes, uint64_t number, uint64_t offse
   if (header.magic != kBatchMagic) return BatchState::kNothing;
   if (header.segment_number != number) return BatchState::kStale;
   const uint64_t room = bytes.size() - sizeof(BatchHeader);
-  if (header.position != MakePosition(number, offset) || header.record_bytes > room) return BatchState::kDamaged;
-  const size_t batch_bytes = sizeof(BatchHeader) + header.record_bytes;
+  const uint64_t needed = BatchOverhead(header) - sizeof(BatchHeader) + uint64_t{header.payload_bytes};
+  if (header.position != MakePosition(number, offset) || needed > room) return BatchState::kDamaged;
+  const size_t batch_bytes = sizeof(BatchHeader) + needed;
   if (header.checksum != Hash64(bytes.substr(kChecksumBytes, batch_bytes - kChecksumBytes), seed)) {
     return BatchState::kDamaged;
   }
   if (!IsReadable(header.format_version)) return BatchState::kOtherVersion;
-  if (!IsSane(header)) return BatchState::kDamaged;
+  const std::string_view payload = bytes.substr(BatchOverhead(header), header.payload_bytes);
+  if (!IsSane(header, payload)) return BatchState::kDamaged;
   batch->header = header;
-  batch->records = bytes.substr(sizeof(BatchHeader), header.record_bytes);
+  batch->payload = payload;
   return BatchState::kValid;
 }
 

@@ -5,9 +5,9 @@
 // Threads: one reactor.
 //
 // Invariants, in addition to those of log.h
-//   W1  groups_ is in submission order, which is log order. Groups are announced from its front
+//   W1  batches_ is in submission order, which is log order. Batches are announced from its front
 //       only.
-//   W2  live_ is in log order. Groups are written to the segment at its back. Segments leave it
+//   W2  live_ is in log order. Batches are written to the segment at its back. Segments leave it
 //       only from the front, so the log on disk never has a hole.
 //   W3  recycle_queue_ is processed in order, one file at a time. Segments killed by a cut come
 //       before released ones. Otherwise a crash could leave a dead segment without the cut that
@@ -32,9 +32,9 @@
 
 namespace pando {
 
-// The most groups that are submitted but not yet announced.
+// The most batches that are submitted but not yet announced.
 inline constexpr size_t kMaxWritesInFlight = 4;
-// A second write is submitted while one is in flight only if this fraction of a full group has
+// A second write is submitted while one is in flight only if this fraction of a full batch has
 // gathered. With less, waiting for the completion turns two small writes into one larger write,
 // which measured faster: 50 writers of 1 KB did 86k records/s with one write in flight, 76k with
 // two, 66k with four.
@@ -53,6 +53,7 @@ inline constexpr Nanos kIdleCloseNs = 10 * kMillisecond;
 inline constexpr Nanos kDiskFullRetryNs = kSecond;
 
 class LogReader;
+struct LogEntry;
 
 // A writer that waits for space. The timer is its deadline.
 struct SpaceWaiter : Timer {
@@ -65,27 +66,33 @@ struct SpaceWaiter : Timer {
 // One partition's sequence. It exists from the first batch recovered, or from AddStream.
 class LogStream {
  public:
-  struct Unit {  // one Append
-    uint32_t bytes = 0;
-    uint32_t records = 0;
+  struct Staged {  // one Append or AppendAgain
+    WriteUnit unit;
+    uint16_t flags = 0;
+    bool supersedes = false;
+    std::function<void()> on_done;  // AppendAgain
+    uint32_t bytes() const { return static_cast<uint32_t>(UnitBytes(unit.records.size())); }
   };
 
   Uuid partition;
-  Epoch epoch = 0;
+  Epoch epoch = 0;                  // of the last Append
   LogConsumer* consumer = nullptr;  // null: recovered, not registered
   Lsn next_lsn = 1;                 // of the next Append
-  Lsn written_lsn = 0;              // last LSN that went into a group
+  uint64_t chain = 0;               // after the last Append
+  Lsn written_lsn = 0;              // last LSN that went into a batch
   Lsn durable_lsn = 0;
   Lsn released_lsn = 0;
   Lsn commit_lsn = 0;
-  uint64_t last_checksum = 0;  // of the last batch
-  bool starts_anew = true;     // the next batch does not continue an earlier one
-  bool queued = false;         // in staged_streams_
+  Version hlc = 0;
+  bool starts_anew = true;  // the next unit does not continue an earlier one
+  bool queued = false;      // in staged_streams_
+  bool mark_due = false;    // in due_marks_
+  // The log holds units of it that end elsewhere than its owner continues. Until the next unit says
+  // so, marks must not state what is not there (WU3).
+  bool moved = false;
 
-  std::string staged;  // bytes before staged_begin have been submitted
-  size_t staged_begin = 0;
-  std::deque<Unit> units;
-  uint64_t group_tag = 0;  // group_clock_: of the last unit put into a group
+  std::deque<Staged> units;
+  uint64_t batch_tag = 0;  // batch_clock_: of the last unit put into a batch
 
   std::deque<SpaceWaiter*> space_waiters;
   uint64_t space_tag = 0;  // space_clock_: of the last record admitted
@@ -98,12 +105,15 @@ class LogImpl final : public Log, private TurnHook {
   Task<Status> OpenDirectory();
 
   Task<Status> Recover(LogReplaySink* sink) override;
-  LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, LogConsumer* consumer) override;
+  LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, uint64_t chain,
+                       LogConsumer* consumer) override;
+  void RemoveStream(LogStream* stream) override;
   void ReleaseUnknownStreams() override;
   Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) override;
   bool HasSpace(size_t bytes) const override;
-  Lsn Append(LogStream* stream, std::string_view records, uint32_t count) override;
-  void SetCommit(LogStream* stream, Lsn commit_lsn) override;
+  void Append(LogStream* stream, const WriteUnit& unit) override;
+  void AppendAgain(LogStream* stream, const WriteUnit& unit, std::function<void()> on_done) override;
+  void SetCommit(LogStream* stream, Lsn commit_lsn, Version hlc) override;
   void Release(LogStream* stream, Lsn lsn) override;
   Uuid OldestPinnedStream() const override;
   std::vector<DurableSegment> DurableSegments() const override;
@@ -114,38 +124,44 @@ class LogImpl final : public Log, private TurnHook {
   Task<Status> Close() override;
 
  private:
-  // The records of one stream in a segment.
+  // The records of one stream in a segment, as far as they are not superseded and lie nowhere later.
   struct IndexEntry {
     LogStream* stream = nullptr;
-    Lsn first_lsn = 0, last_lsn = 0;
-    uint64_t offset = 0;  // of its first batch
-    bool pinned() const { return last_lsn > stream->released_lsn; }
+    Lsn first_lsn = 0, last_lsn = 0;  // none if first_lsn > last_lsn
+    uint64_t offset = 0;              // of its first batch
+    bool pinned() const { return last_lsn > stream->released_lsn && first_lsn <= last_lsn; }
   };
   struct Segment {
     uint64_t number = 0;
     std::string path;
-    File file;  // open while groups are written to it
+    File file;  // open while batches are written to it
     uint64_t bytes = 0;
-    uint64_t head = kFirstGroupOffset;                // where the next group goes
+    uint64_t head = kFirstGroupOffset;                // where the next batch goes
     uint64_t durable_end = 0;                         // end of the batches announced or recovered
     uint64_t counted_bytes = 0, counted_records = 0;  // counted against the budgets
     size_t in_flight = 0;
     std::vector<IndexEntry> index;
   };
-  struct Group {
+  // A change to what is needed of a stream (L10), once the batch is durable.
+  struct Moved {
+    Lsn first_lsn = 0, last_lsn = 0;  // appended again; last_lsn = 0: superseded from first_lsn on
+    std::function<void()> on_done;
+  };
+  struct Batch {
     struct Part {
       LogStream* stream = nullptr;
       size_t units = 0;
       uint32_t bytes = 0, records = 0;
-      Lsn last_lsn = 0;
-      uint64_t tag = 0;  // the stream's group_tag once this is submitted
+      Lsn last_lsn = 0;  // to announce; 0: nothing
+      uint64_t tag = 0;  // the stream's batch_tag once this is submitted
+      std::vector<Moved> moved;
     };
     Segment* segment = nullptr;
     uint64_t offset = 0;
     AlignedBuffer buffer;
-    uint64_t bytes = 0;  // batches, before padding
+    uint64_t bytes = 0;  // before padding
     LogPosition end = 0;
-    LogPosition durable_position = 0;  // as its batches state it
+    LogPosition durable_position = 0;  // as it states it
     uint64_t records = 0;
     Nanos submitted_ns = 0;
     std::vector<Part> parts;
@@ -159,10 +175,10 @@ class LogImpl final : public Log, private TurnHook {
     uint64_t number = 0;
     File file;
   };
-  // The contents of the next group. A plan changes nothing until it is submitted.
-  struct GroupPlan {
-    std::vector<Group::Part> parts;
-    uint64_t bytes = 0;
+  // The units of the next batch. A plan changes nothing until it is submitted.
+  struct BatchPlan {
+    std::vector<Batch::Part> parts;
+    uint64_t bytes = 0;  // of the payload, without marks
     FairClock clock;
   };
   struct SpaceAwaiter : SpaceWaiter {
@@ -193,7 +209,7 @@ class LogImpl final : public Log, private TurnHook {
   void WakeSpaceWaiters();
   void GiveBack(size_t bytes) override;
   void DropReleasedSegments();
-  bool IsIdle() const { return staged_bytes_ == 0 && groups_.empty(); }
+  bool IsIdle() const { return staged_bytes_ == 0 && batches_.empty(); }
   Status Refusal() const;
   uint64_t MaxSpares() const;
   size_t PreparedAhead() const;
@@ -207,21 +223,37 @@ class LogImpl final : public Log, private TurnHook {
   }
   bool MaySubmit() const;
   bool HoldBack();
-  GroupPlan PlanGroup() const;
-  GroupPlan PlanOfAll() const;
-  GroupPlan PlanByTurns() const;
-  bool EnsureRoom(uint64_t group_bytes);
+  BatchPlan PlanBatch() const;
+  BatchPlan PlanOfAll() const;
+  BatchPlan PlanByTurns() const;
+  bool EnsureRoom(uint64_t batch_bytes);
   bool TakeSegment();
-  void SubmitGroup(GroupPlan plan);
-  uint64_t EncodePart(Group* group, Group::Part* part, bool last, uint64_t at);
+  void SubmitBatch(BatchPlan plan);
+  char* EncodePart(Batch* batch, Batch::Part* part, char* out);
+  size_t MarksThatFit(uint64_t payload_bytes) const;
+  char* EncodeMarks(size_t count, char* out);
+  void MarkDue(LogStream* stream);
+  void MarkSoon(LogStream* stream);
+  void Supersede(LogStream* stream, const WriteUnit& unit);
+  void Stage(LogStream* stream, LogStream::Staged staged);
+  static StreamMark MarkOf(const LogStream& stream);
+  void ApplyMoved(const Batch& batch, const Batch::Part& part);
+  void MoveIndex(LogStream* stream, uint64_t number, Lsn first, Lsn last);
   void AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset);
-  bool NeedsClosingPosition() const { return !failed() && covered_ < records_end_; }
+  // Marks alone may not use the block that is reserved for the closing position (W4), nor the segment
+  // that the next recovery may have to continue (L8).
+  bool NeedsClosingPosition() const {
+    if (failed() || !begun_) return false;
+    const Segment& active = *live_.back();
+    return covered_ < records_end_ ||
+           (!due_marks_.empty() && !prepared_.empty() && active.head + kBlockBytes + kClosingBytes <= active.bytes);
+  }
   void SubmitClosingPosition();
   void DequeueStreams();
   AlignedBuffer TakeBuffer(uint64_t bytes);
   BatchHeader NewHeader(uint64_t position) const;
-  Task<void> WriteGroup(Group* group);
-  void OnGroupDone(Group* group, Status status);
+  Task<void> WriteBatch(Batch* batch);
+  void OnBatchDone(Batch* batch, Status status);
   void Announce();
   void NoteDurable(LogPosition end);
   void WhenIdle();
@@ -230,7 +262,13 @@ class LogImpl final : public Log, private TurnHook {
   Task<void> CloseFile(File file);
 
   // -- log_recovery.cc
+  struct Replaying;
   Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
+  Task<Status> ReplayBatch(const LogEntry& entry, Replaying* replaying);
+  Task<Status> ReplayMark(StreamMark mark, const LogEntry& entry, Replaying* replaying);
+  void AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
+                  RecoveredUnits* run);
+  void BreakStream(const Uuid& partition, const LogEntry& entry, Replaying* replaying);
   Status JudgeEnd(const LogReader& reader) const;
   Task<Status> BeginFirstSegment(const LogReader& reader);
   Task<Result<uint64_t>> PutFirstSegmentAside(const LogReader& reader);
@@ -249,27 +287,30 @@ class LogImpl final : public Log, private TurnHook {
   Reactor& reactor_;
   const LogOptions options_;
   const uint64_t seed_;
-  const uint64_t max_group_bytes_;
+  const uint64_t max_batch_bytes_;
   const uint64_t pipeline_bytes_;
   Directory directory_;
   SegmentFiles files_;
   bool data_sync_ = true;
   bool recovered_ = false, closing_ = false, stopping_ = false;
+  bool begun_ = false;  // live_.back() may be written to
   Status failure_;
 
   std::unordered_map<Uuid, std::unique_ptr<LogStream>, UuidHash> streams_;
   std::vector<LogStream*> staged_streams_;  // the streams with units
-  FairClock group_clock_;
+  std::deque<LogStream*> due_marks_;        // the streams whose mark the next batch carries
+  FairClock batch_clock_;
   uint64_t staged_bytes_ = 0, staged_records_ = 0;
 
   std::deque<std::unique_ptr<Segment>> live_;
   uint64_t live_bytes_ = 0, live_records_ = 0;  // sums of counted_*
-  std::deque<std::unique_ptr<Group>> groups_;   // submitted, not yet announced
+  std::deque<std::unique_ptr<Batch>> batches_;  // submitted, not yet announced
   std::vector<AlignedBuffer> free_buffers_;
-  LogPosition written_end_ = 0;    // end of the last group submitted
-  LogPosition records_end_ = 0;    // end of the last group with records submitted
+  LogPosition written_end_ = 0;    // end of the last batch submitted
+  LogPosition records_end_ = 0;    // end of the last batch with records submitted
   LogPosition announced_end_ = 0;  // everything before it is durable
-  LogPosition covered_ = 0;        // the durable position that the last announced group states
+  LogPosition covered_ = 0;        // the durable position that the last announced batch states
+  uint64_t last_checksum_ = 0;     // of the last batch submitted; 0 = not known
 
   uint64_t next_number_ = 1;
   std::deque<Prepared> prepared_;
@@ -277,7 +318,7 @@ class LogImpl final : public Log, private TurnHook {
   // The last attempt to create a segment failed for lack of space or descriptors.
   bool disk_full_ = false;
   bool disk_full_reported_ = false;
-  bool short_of_segments_ = false;  // the next group waits for a segment
+  bool short_of_segments_ = false;  // the next batch waits for a segment
 
   std::vector<LogStream*> waiting_streams_;  // the streams with space_waiters
   FairClock space_clock_;

@@ -229,13 +229,13 @@ Task<Result<bool>> LogReader::Next(LogEntry* entry) {
 Status LogReader::Accept(const BatchView& batch, LogEntry* entry) {
   const BatchHeader& header = batch.header;
   const LogSegmentInfo& segment = segments_[current_];
-  const uint64_t end_offset = offset_ + BatchBytes(header.record_bytes);
+  const uint64_t end_offset = offset_ + BatchBytes(header);
   const LogPosition end = MakePosition(segment.number, end_offset);
   if (segment.ends_at && end > *segment.ends_at) {
     return Damaged(offset_, "a batch extends past the offset where a recovery ended this segment");
   }
   if (std::string wrong = chain_.Accept(header, end); !wrong.empty()) return Damaged(offset_, wrong);
-  *entry = {header, batch.records, &segment, offset_, end};
+  *entry = {header, batch.payload, &segment, offset_, end};
   offset_ = chain_.in_group() ? end_offset : AlignUp(end_offset, kBlockBytes);
   return {};
 }

@@ -4,9 +4,9 @@
 // Threads: one reactor.
 //
 // Invariants
-//   V1  What Next returns is intact: checksum, segment number, position, the chain of groups
-//       (previous_end) and the chain of each partition (dense LSNs, previous_checksum) have been
-//       verified.
+//   V1  What Next returns is intact: checksum, segment number, position, and the chain of batches
+//       (previous_end, previous_checksum) have been verified. Whether the units in it continue
+//       their partitions is for StreamHistory to say.
 //   V2  Invariant L3 of wal/log.h is decided here and nowhere else. Where the next batch is not
 //       intact, the reader searches all later 4-KiB-aligned offsets for an intact batch whose
 //       durable position lies after the damage. If there is one, the damage is corruption.
@@ -51,7 +51,7 @@ Status LostLog(std::string_view directory, LogPosition end, LogPosition required
 // A batch; valid until the next call.
 struct LogEntry {
   BatchHeader header{};
-  std::string_view records;
+  std::string_view payload;
   const LogSegmentInfo* segment = nullptr;
   uint64_t offset = 0;
   LogPosition end = 0;
@@ -83,7 +83,8 @@ class LogReader {
   // The end of the last batch; 0 = the log is empty.
   LogPosition end() const { return chain_.last_end(); }
   // The end of the last batch that has records; 0 = none.
-  LogPosition last_records_end() const { return chain_.records_end(); }
+  LogPosition records_end() const { return chain_.records_end(); }
+  uint64_t last_checksum() const { return chain_.last_checksum(); }  // of the last batch
   // Unfinished data follows the end.
   bool torn() const { return torn_; }
   const std::string& end_reason() const { return end_reason_; }  // what was found at the end

@@ -1,9 +1,12 @@
 // Recovery: reads the log, cuts its torn tail with a cut batch in a fresh segment, and keeps
 // segments prepared.
 #include <algorithm>
+#include <cstring>
+#include <unordered_set>
 
 #include "src/wal/log_impl.h"
 #include "src/wal/log_reader.h"
+#include "src/wal/stream_history.h"
 
 namespace pando {
 namespace {
@@ -37,6 +40,7 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   if (!reader->segments().empty()) next_number_ = reader->segments().back().number + 1;
   next_number_ = std::max(next_number_, PositionSegment(options_.required_end) + 1);
   CO_RETURN_IF_ERROR(co_await BeginFirstSegment(*reader));
+  begun_ = true;
   DropReleasedSegments();
   CO_RETURN_IF_ERROR(co_await PrepareForNextRecovery());
   tasks_.Spawn(MaintainSegments());
@@ -51,45 +55,136 @@ Status LogImpl::JudgeEnd(const LogReader& reader) const {
   return {};
 }
 
+struct LogImpl::Replaying {
+  LogReplaySink* sink = nullptr;
+  StreamHistory history;
+  std::unordered_set<Uuid, UuidHash> broken;
+  Status first_broken;
+};
+
 Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
+  Replaying replaying;
+  replaying.sink = sink;
   LogEntry entry;
   for (;;) {
     CO_ASSIGN_OR_RETURN(const bool more, co_await reader->Next(&entry));
-    if (!more) co_return Status();
+    if (!more) break;
     if (live_.empty() || live_.back()->number != entry.segment->number) {
       live_.push_back(std::make_unique<Segment>());
       live_.back()->number = entry.segment->number;
       live_.back()->path = entry.segment->path;
       live_.back()->bytes = entry.segment->bytes;
     }
-    live_.back()->durable_end = PositionOffset(entry.end);
-    const BatchHeader& header = entry.header;
-    if (header.record_count == 0) continue;
     Segment& segment = *live_.back();
-    const uint64_t used = AlignUp(PositionOffset(entry.end), kBlockBytes) - kFirstGroupOffset;
-    live_bytes_ += used - std::exchange(segment.counted_bytes, used);
-    live_records_ += header.record_count;
-    segment.counted_records += header.record_count;
-    LogStream* stream = StreamOf(header.partition);
-    stream->durable_lsn = header.first_lsn + header.record_count - 1;
-    stream->last_checksum = header.checksum;
-    stream->commit_lsn = header.commit_lsn;
-    AddToIndex(&segment, stream, header.first_lsn, stream->durable_lsn, entry.offset);
-
-    RecoveredBatch batch;
-    batch.partition = header.partition;
-    batch.epoch = header.epoch;
-    batch.first_lsn = header.first_lsn;
-    batch.record_count = header.record_count;
-    batch.commit_lsn = header.commit_lsn;
-    batch.records = entry.records;
-    batch.file = entry.segment->path;
-    batch.offset = entry.offset;
-    CO_RETURN_IF_ERROR(co_await sink->OnBatch(batch));
+    segment.durable_end = PositionOffset(entry.end);
+    if (entry.header.record_count > 0) {
+      const uint64_t used = AlignUp(PositionOffset(entry.end), kBlockBytes) - kFirstGroupOffset;
+      live_bytes_ += used - std::exchange(segment.counted_bytes, used);
+      live_records_ += entry.header.record_count;
+      segment.counted_records += entry.header.record_count;
+    }
+    CO_RETURN_IF_ERROR(co_await ReplayBatch(entry, &replaying));
   }
+  // Nothing is cut or recycled: what follows in a broken partition was not indexed, so it would be
+  // lost.
+  CO_RETURN_IF_ERROR(replaying.first_broken);
+  // What is known of each partition goes into the first batch of the next segment (L9).
+  for (const auto& [partition, mark] : replaying.history.marks()) {
+    LogStream* stream = StreamOf(partition);
+    stream->commit_lsn = mark.commit_lsn;
+    stream->released_lsn = mark.released_lsn;
+    stream->hlc = mark.hlc;
+    stream->epoch = std::max(stream->epoch, mark.epoch);
+    if (replaying.history.Find(partition) != nullptr) continue;
+    stream->durable_lsn = mark.durable_lsn;  // all its records have been released
+    stream->next_lsn = mark.durable_lsn + 1;
+  }
+  co_return Status();
 }
 
-// Makes live_.back() a segment that new groups can be written to, with the torn tail cut.
+// Delivers units of one partition that follow each other together, so that it can read the pages
+// they need together.
+Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
+  struct Item {
+    Uuid partition;
+    WriteUnit unit;  // a view into the entry, which stays until the next one is read
+    uint16_t flags = 0;
+    std::optional<StreamMark> mark;
+  };
+  std::vector<Item> items;
+  ForEachItem(
+      entry.header, entry.payload,
+      [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
+        items.push_back({partition, unit, flags, std::nullopt});
+        return true;
+      },
+      [&](const StreamMark& mark) {
+        items.push_back({mark.partition, {}, 0, mark});
+        return true;
+      });
+  for (size_t i = 0; i < items.size();) {
+    if (items[i].mark) {
+      CO_RETURN_IF_ERROR(co_await ReplayMark(*items[i++].mark, entry, replaying));
+      continue;
+    }
+    RecoveredUnits run;
+    run.partition = items[i].partition;
+    run.old_format = !HasUnits(entry.header);
+    run.file = entry.segment->path;
+    run.offset = entry.offset;
+    for (; i < items.size(); ++i) {
+      const Item& item = items[i];
+      if (item.mark || item.partition != run.partition) break;
+      if (!run.units.empty() && (item.flags & kUnitStartsAnew || item.unit.epoch != run.units.back().epoch)) break;
+      if (!replaying->broken.contains(run.partition)) AcceptUnit(item.unit, item.flags, entry, replaying, &run);
+    }
+    if (run.units.empty() || replaying->broken.contains(run.partition)) continue;
+    CO_RETURN_IF_ERROR(co_await replaying->sink->OnUnits(run));
+  }
+  co_return Status();
+}
+
+Task<Status> LogImpl::ReplayMark(StreamMark mark, const LogEntry& entry, Replaying* replaying) {
+  if (replaying->broken.contains(mark.partition)) co_return Status();
+  if (!replaying->history.Accept(mark)) {
+    BreakStream(mark.partition, entry, replaying);
+    co_return Status();
+  }
+  co_return co_await replaying->sink->OnMark(mark);
+}
+
+// Adds the unit to `run`, unless it is known already or breaks its partition.
+void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
+                         RecoveredUnits* run) {
+  const auto verdict = replaying->history.Accept(run->partition, unit, flags, !run->old_format);
+  if (verdict == StreamHistory::Verdict::kBroken) return BreakStream(run->partition, entry, replaying);
+  LogStream* stream = StreamOf(run->partition);
+  Segment* segment = live_.back().get();
+  AddToIndex(segment, stream, unit.first_lsn, unit.last_lsn(), entry.offset);
+  if (verdict == StreamHistory::Verdict::kRepeats) {
+    return MoveIndex(stream, segment->number, unit.first_lsn, unit.last_lsn());
+  }
+  stream->written_lsn = stream->durable_lsn = unit.last_lsn();
+  stream->next_lsn = unit.last_lsn() + 1;
+  stream->chain = unit.chain_after;
+  stream->epoch = unit.epoch;
+  if (verdict == StreamHistory::Verdict::kSupersedes) {
+    run->supersede = true;
+    MoveIndex(stream, segment->number, unit.first_lsn, 0);
+  }
+  run->restarts |= run->supersede || (flags & kUnitStartsAnew) != 0;
+  run->units.push_back(unit);
+}
+
+void LogImpl::BreakStream(const Uuid& partition, const LogEntry& entry, Replaying* replaying) {
+  replaying->broken.insert(partition);
+  Status why = Error(Code::kCorruption, "{}: offset {}: {}; restore the partition from a replica or a backup",
+                     entry.segment->path, entry.offset, replaying->history.wrong());
+  replaying->sink->OnBroken(partition, why);
+  if (replaying->first_broken.ok()) replaying->first_broken = std::move(why);
+}
+
+// Makes live_.back() a segment that new batches can be written to, with the torn tail cut.
 Task<Status> LogImpl::BeginFirstSegment(const LogReader& reader) {
   Result<uint64_t> taken = co_await PutFirstSegmentAside(reader);
   if (taken.code() == Code::kDiskFull && MayContinueLastSegment(reader)) {
@@ -101,7 +196,7 @@ Task<Status> LogImpl::BeginFirstSegment(const LogReader& reader) {
   CO_ASSIGN_OR_RETURN(File first, co_await files_.Publish(next_number_));
   AddLiveSegment(next_number_++, std::move(first));
   CO_RETURN_IF_ERROR(co_await ProbeSyncMode(&live_.back()->file));
-  CO_RETURN_IF_ERROR(co_await WriteCut(live_.back().get(), reader.last_records_end()));
+  CO_RETURN_IF_ERROR(co_await WriteCut(live_.back().get(), reader.records_end()));
   DiscardDeadSegments(reader, *taken);
   co_return Status();
 }
@@ -127,7 +222,7 @@ Task<Result<uint64_t>> LogImpl::PutFirstSegmentAside(const LogReader& reader) {
 bool LogImpl::MayContinueLastSegment(const LogReader& reader) const {
   if (live_.empty() || reader.end() < options_.required_end) return false;
   const Segment& last = *live_.back();
-  if (last.number != PositionSegment(reader.end()) || last.number <= PositionSegment(reader.last_records_end())) {
+  if (last.number != PositionSegment(reader.end()) || last.number <= PositionSegment(reader.records_end())) {
     return false;
   }
   if (last.bytes != options_.segment_bytes || PositionOffset(reader.end()) > last.bytes / 2) return false;
@@ -153,7 +248,8 @@ Task<Status> LogImpl::ContinueLastSegment(const LogReader& reader) {
   CO_RETURN_IF_ERROR(co_await segment.file.Sync());
   CO_RETURN_IF_ERROR(co_await ProbeSyncMode(&segment.file));
   written_end_ = announced_end_ = reader.end();
-  records_end_ = covered_ = reader.last_records_end();
+  records_end_ = covered_ = reader.records_end();
+  last_checksum_ = reader.last_checksum();
   segment.counted_bytes += segment.head - kFirstGroupOffset;
   live_bytes_ += segment.head - kFirstGroupOffset;
   co_return Status();
@@ -177,6 +273,7 @@ void LogImpl::AddLiveSegment(uint64_t number, File file) {
   segment.path = file.path();
   segment.bytes = options_.segment_bytes;
   segment.file = std::move(file);
+  for (auto& [partition, stream] : streams_) MarkDue(stream.get());  // L9
 }
 
 Task<Result<Nanos>> LogImpl::TimeWrite(File* file, const AlignedBuffer& block, uint64_t offset, bool data_sync) {
@@ -211,20 +308,26 @@ Task<Status> LogImpl::ProbeSyncMode(File* file) {
   co_return Status();
 }
 
+// The first batch of the fresh segment: it cuts the log before it at `end`, and has all marks (L9).
 Task<Status> LogImpl::WriteCut(Segment* segment, LogPosition end) {
   written_end_ = records_end_ = announced_end_ = covered_ = end;
-  AlignedBuffer block(kBlockBytes);
+  last_checksum_ = 0;
+  const size_t marks = MarksThatFit(0);
+  const uint64_t bytes = BatchBytes(marks * kMarkBytes), padded = AlignUp(bytes, kBlockBytes);
+  AlignedBuffer buffer(padded);
+  std::memset(buffer.data(), 0, padded);
+  EncodeMarks(marks, buffer.data() + kBatchOverhead);
   BatchHeader header = NewHeader(MakePosition(segment->number, segment->head));
-  header.flags = kBatchCut | kBatchEndsGroup;
-  EncodeBatch(header, seed_, {}, block.data());
-  CO_RETURN_IF_ERROR(co_await segment->file.Write(block.data(), kBlockBytes, segment->head, kNoBuffer, data_sync_));
+  header.flags |= kBatchCut;
+  last_checksum_ = SealBatch(header, seed_, marks * kMarkBytes, buffer.data());
+  CO_RETURN_IF_ERROR(co_await segment->file.Write(buffer.data(), padded, segment->head, kNoBuffer, data_sync_));
   if (!data_sync_) CO_RETURN_IF_ERROR(co_await segment->file.Sync());
-  written_end_ = announced_end_ = MakePosition(segment->number, segment->head + BatchBytes(0));
+  written_end_ = announced_end_ = MakePosition(segment->number, segment->head + bytes);
   NoteDurable(end);  // everything after `end` is cut
   NoteDurable(announced_end_);
-  segment->head += kBlockBytes;
-  segment->counted_bytes += kBlockBytes;
-  live_bytes_ += kBlockBytes;
+  segment->head += padded;
+  segment->counted_bytes += padded;
+  live_bytes_ += padded;
   co_return Status();
 }
 
@@ -232,7 +335,7 @@ Task<Status> LogImpl::WriteCut(Segment* segment, LogPosition end) {
 // last record, which hold only positions. `taken` is the one that PutFirstSegmentAside used.
 void LogImpl::DiscardDeadSegments(const LogReader& reader, uint64_t taken) {
   CHECK(recycle_queue_.empty()) << "W3: a released segment would be recycled before a dead one";
-  const uint64_t last = PositionSegment(reader.last_records_end());
+  const uint64_t last = PositionSegment(reader.records_end());
   const Segment* first = live_.back().get();
   std::erase_if(live_, [&](const auto& s) { return s->number > last && s.get() != first; });
   for (const LogSegmentInfo& segment : reader.segments()) {

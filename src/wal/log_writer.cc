@@ -1,4 +1,4 @@
-// Group commit: staged records form groups, each group is one device write, and durable groups are
+// Group commit: staged units form batches, each batch is one device write, and durable batches are
 // announced in order.
 #include <algorithm>
 #include <cstring>
@@ -8,55 +8,96 @@
 #include "src/wal/log_impl.h"
 
 namespace pando {
-namespace {
+// -- staging
 
-// The staging memory that an idle stream keeps for its next appends.
-constexpr size_t kKeptStagingBytes = 64u << 10;
-
-}  // namespace
-
-Lsn LogImpl::Append(LogStream* stream, std::string_view records, uint32_t count) {
+void LogImpl::Append(LogStream* stream, const WriteUnit& unit) {
   CHECK(recovered_ && !options_.read_only && !closing_ && stream->consumer != nullptr)
       << "append to a log that is closed, read-only or not recovered";
-  CHECK(count > 0 && !records.empty());
-  CHECK_LE(records.size(), LargestBatchRecordBytes(options_.segment_bytes))
-      << "a batch does not fit into a segment: raise LogOptions::segment_bytes";
-  const Lsn first = stream->next_lsn;
-  stream->next_lsn += count;
-  if (failed()) return first;
-  stream->staged.append(records);
-  stream->units.push_back({static_cast<uint32_t>(records.size()), count});
+  CHECK(unit.record_count > 0 && !unit.records.empty());
+  CHECK_LE(unit.records.size(), LargestUnitRecordBytes(options_.segment_bytes))
+      << "a unit does not fit into a segment: raise LogOptions::segment_bytes";
+  CHECK_GE(unit.epoch, stream->epoch) << "WU2: the epochs of a partition never fall";
+  LogStream::Staged staged;
+  staged.unit = unit;
+  if (unit.first_lsn != stream->next_lsn) {
+    Supersede(stream, unit);
+    staged.supersedes = true;
+  } else {
+    CHECK_EQ(unit.chain_before, stream->chain) << "WU2: a unit that does not continue its partition";
+  }
+  stream->epoch = unit.epoch;
+  stream->next_lsn = unit.last_lsn() + 1;
+  stream->chain = unit.chain_after;
+  counters_.appended_records_total += unit.record_count;
+  counters_.appended_bytes_total += unit.records.size();
+  if (!failed()) Stage(stream, std::move(staged));
+}
+
+void LogImpl::AppendAgain(LogStream* stream, const WriteUnit& unit, std::function<void()> on_done) {
+  CHECK(unit.last_lsn() <= stream->durable_lsn && unit.first_lsn > stream->released_lsn)
+      << "L10: only what is durable and still needed is appended again";
+  if (failed()) return;
+  LogStream::Staged staged;
+  staged.unit = unit;
+  staged.flags = kUnitAgain;
+  staged.on_done = std::move(on_done);
+  Stage(stream, std::move(staged));
+}
+
+void LogImpl::Stage(LogStream* stream, LogStream::Staged staged) {
+  staged_bytes_ += staged.bytes();
+  staged_records_ += staged.unit.record_count;
+  stream->units.push_back(std::move(staged));
   if (!stream->queued) {
     stream->queued = true;
-    stream->group_tag = group_clock_.Join(stream->group_tag);
+    stream->batch_tag = batch_clock_.Join(stream->batch_tag);
     staged_streams_.push_back(stream);
   }
-  staged_bytes_ += records.size();
-  staged_records_ += count;
-  counters_.appended_records_total += count;
-  counters_.appended_bytes_total += records.size();
   ArmHook();
-  return first;
 }
+
+// What `unit` supersedes is not announced any more. What of it is in no batch yet never will be.
+void LogImpl::Supersede(LogStream* stream, const WriteUnit& unit) {
+  const Lsn from = unit.first_lsn;
+  CHECK(from < stream->next_lsn && unit.epoch > stream->epoch)
+      << "WU2: LSN " << from << " of epoch " << unit.epoch << " follows LSN " << stream->next_lsn - 1;
+  CHECK_GT(from, stream->commit_lsn) << "WU2: a committed unit would be superseded";
+  std::erase_if(stream->units, [&](const LogStream::Staged& staged) {
+    if (staged.unit.last_lsn() < from) return false;
+    staged_bytes_ -= staged.bytes();
+    staged_records_ -= staged.unit.record_count;
+    return true;
+  });
+  DequeueStreams();
+  for (auto& batch : batches_) {
+    for (Batch::Part& part : batch->parts) {
+      if (part.stream == stream) part.last_lsn = std::min(part.last_lsn, from - 1);
+    }
+  }
+  stream->written_lsn = std::min(stream->written_lsn, from - 1);
+  stream->durable_lsn = std::min(stream->durable_lsn, from - 1);
+}
+
+// -- batches
 
 // Everything appended during this turn of the reactor goes out together.
 void LogImpl::OnTurnEnd() {
   while (MaySubmit() && !HoldBack()) {
-    GroupPlan plan = PlanGroup();
-    if (!EnsureRoom(plan.bytes)) return;  // PrepareSegment arms the hook again
+    BatchPlan plan = PlanBatch();
+    if (!EnsureRoom(BatchBytes(plan.bytes))) return;  // PrepareSegment arms the hook again
     hold_.OnSubmit(reactor_.NowNs(), staged_records_);
-    SubmitGroup(std::move(plan));
+    SubmitBatch(std::move(plan));
   }
 }
 
 bool LogImpl::MaySubmit() const {
-  if (failed() || staged_bytes_ == 0 || groups_.size() >= kMaxWritesInFlight) return false;
-  return groups_.empty() || staged_bytes_ >= pipeline_bytes_;
+  if (failed() || staged_bytes_ == 0 || batches_.size() >= kMaxWritesInFlight) return false;
+  return batches_.empty() || staged_bytes_ >= pipeline_bytes_;
 }
 
 // Returns true while the next group waits for the writers of the last one (CommitHold).
 bool LogImpl::HoldBack() {
-  const Nanos until = closing_ || !groups_.empty() ? 0 : hold_.HoldUntil(reactor_.NowNs(), staged_records_);
+  const Nanos until = closing_ || !batches_.empty() ? 0 : hold_.HoldUntil(reactor_.NowNs(), staged_records_);
   if (until == 0) {
     reactor_.CancelTimer(&hold_timer_);
   } else if (!hold_timer_.armed) {
@@ -65,73 +106,70 @@ bool LogImpl::HoldBack() {
   return until != 0;
 }
 
-// Plans a group of as many whole units as it can hold, but at least one.
-LogImpl::GroupPlan LogImpl::PlanGroup() const {
-  const uint64_t overhead = staged_streams_.size() * (sizeof(BatchHeader) + kBatchAlignment);
-  return staged_bytes_ + overhead <= max_group_bytes_ ? PlanOfAll() : PlanByTurns();
+// Plans a batch of as many whole units as it can hold, but at least one.
+LogImpl::BatchPlan LogImpl::PlanBatch() const {
+  return BatchBytes(staged_bytes_) <= max_batch_bytes_ ? PlanOfAll() : PlanByTurns();
 }
 
-LogImpl::GroupPlan LogImpl::PlanOfAll() const {
-  GroupPlan plan;
-  plan.clock = group_clock_;
+LogImpl::BatchPlan LogImpl::PlanOfAll() const {
+  BatchPlan plan;
+  plan.clock = batch_clock_;
   plan.parts.reserve(staged_streams_.size());
   for (LogStream* stream : staged_streams_) {
-    Group::Part part;
+    Batch::Part part;
     part.stream = stream;
     part.units = stream->units.size();
-    for (const LogStream::Unit& unit : stream->units) {
-      part.bytes += unit.bytes;
-      part.records += unit.records;
+    for (const LogStream::Staged& staged : stream->units) {
+      part.bytes += staged.bytes();
+      part.records += staged.unit.record_count;
     }
-    part.tag = stream->group_tag;
-    plan.bytes += BatchBytes(part.bytes);
-    plan.parts.push_back(part);
+    part.tag = stream->batch_tag;
+    plan.bytes += part.bytes;
+    plan.parts.push_back(std::move(part));
   }
   return plan;
 }
 
-// More is staged than one group holds. Streams take turns by bytes; otherwise one stream could keep
+// More is staged than one batch holds. Streams take turns by bytes; otherwise one stream could keep
 // the others out for as long as its load lasts. If the unit whose turn it is does not fit, it ends
-// the group and is the first of the next.
-LogImpl::GroupPlan LogImpl::PlanByTurns() const {
-  GroupPlan plan;
-  plan.clock = group_clock_;
+// the batch and is the first of the next.
+LogImpl::BatchPlan LogImpl::PlanByTurns() const {
+  BatchPlan plan;
+  plan.clock = batch_clock_;
   plan.parts.resize(staged_streams_.size());
   // The virtual time at which the next unit of a part ends, and the index of the part.
   using Turn = std::pair<uint64_t, size_t>;
   std::priority_queue<Turn, std::vector<Turn>, std::greater<>> turns;
   for (size_t i = 0; i < plan.parts.size(); ++i) {
-    Group::Part& part = plan.parts[i];
+    Batch::Part& part = plan.parts[i];
     part.stream = staged_streams_[i];
-    part.tag = part.stream->group_tag;
-    turns.emplace(part.tag + part.stream->units.front().bytes, i);
+    part.tag = part.stream->batch_tag;
+    turns.emplace(part.tag + part.stream->units.front().bytes(), i);
   }
   while (!turns.empty()) {
     const auto [end, i] = turns.top();
     turns.pop();
-    Group::Part& part = plan.parts[i];
-    const LogStream::Unit& unit = part.stream->units[part.units];
-    const uint64_t before = part.units == 0 ? 0 : BatchBytes(part.bytes);
-    const uint64_t total = plan.bytes - before + BatchBytes(part.bytes + unit.bytes);
-    if (plan.bytes > 0 && total > max_group_bytes_) break;
-    plan.bytes = total;
-    part.bytes += unit.bytes;
-    part.records += unit.records;
+    Batch::Part& part = plan.parts[i];
+    const LogStream::Staged& staged = part.stream->units[part.units];
+    if (plan.bytes > 0 && BatchBytes(plan.bytes + staged.bytes()) > max_batch_bytes_) break;
+    plan.bytes += staged.bytes();
+    part.bytes += staged.bytes();
+    part.records += staged.unit.record_count;
     part.tag = end;
     plan.clock.Serve(end);
     if (++part.units == part.stream->units.size()) continue;
-    turns.emplace(part.tag + part.stream->units[part.units].bytes, i);
+    turns.emplace(part.tag + part.stream->units[part.units].bytes(), i);
   }
-  std::erase_if(plan.parts, [](const Group::Part& part) { return part.units == 0; });
+  std::erase_if(plan.parts, [](const Batch::Part& part) { return part.units == 0; });
   return plan;
 }
 
-// Makes live_.back() a segment with room for a group of this size and the closing position after it
-// (W4). Returns false when a segment must be prepared first: for the group, or for the next recovery
+// Makes live_.back() a segment with room for a batch of this size and the closing position after it
+// (W4). Returns false when a segment must be prepared first: for the batch, or for the next recovery
 // (L8).
-bool LogImpl::EnsureRoom(uint64_t group_bytes) {
+bool LogImpl::EnsureRoom(uint64_t batch_bytes) {
   const Segment& active = *live_.back();
-  const bool fits = active.head + AlignUp(group_bytes, kBlockBytes) + kClosingBytes <= active.bytes;
+  const bool fits = active.head + AlignUp(batch_bytes, kBlockBytes) + kClosingBytes <= active.bytes;
   short_of_segments_ = (!fits && !TakeSegment()) || prepared_.empty();
   return !short_of_segments_;
 }
@@ -159,8 +197,8 @@ bool LogImpl::TakeSegment() {
 }
 
 AlignedBuffer LogImpl::TakeBuffer(uint64_t bytes) {
-  if (bytes > max_group_bytes_) return AlignedBuffer(bytes);
-  if (free_buffers_.empty()) return AlignedBuffer(max_group_bytes_);
+  if (bytes > max_batch_bytes_) return AlignedBuffer(bytes);
+  if (free_buffers_.empty()) return AlignedBuffer(max_batch_bytes_);
   AlignedBuffer buffer = std::move(free_buffers_.back());
   free_buffers_.pop_back();
   return buffer;
@@ -168,47 +206,77 @@ AlignedBuffer LogImpl::TakeBuffer(uint64_t bytes) {
 
 BatchHeader LogImpl::NewHeader(uint64_t position) const {
   BatchHeader header{};
+  header.flags = kBatchEndsGroup;
   header.segment_number = PositionSegment(position);
   header.position = position;
   header.previous_end = written_end_;
   header.durable_position = announced_end_;
+  header.previous_checksum = last_checksum_;
   return header;
 }
 
-// Moves the units of one part from its stream into the group's buffer, as one batch. Returns the
-// offset for the next batch in the buffer.
-uint64_t LogImpl::EncodePart(Group* group, Group::Part* part, bool last, uint64_t at) {
+// Moves the units of one part from its stream into the batch's buffer. Returns the end of the units.
+char* LogImpl::EncodePart(Batch* batch, Batch::Part* part, char* out) {
   LogStream* stream = part->stream;
-  const uint64_t offset = group->offset + at;
-  BatchHeader header = NewHeader(MakePosition(group->segment->number, offset));
-  header.flags = (last ? kBatchEndsGroup : 0) | (stream->starts_anew ? kBatchStartsStream : 0);
-  header.partition = stream->partition;
-  header.epoch = stream->epoch;
-  header.record_count = part->records;
-  header.first_lsn = stream->written_lsn + 1;
-  header.commit_lsn = stream->commit_lsn;
-  header.previous_checksum = stream->starts_anew ? 0 : stream->last_checksum;
-  const std::string_view records(stream->staged.data() + stream->staged_begin, part->bytes);
-  stream->last_checksum = EncodeBatch(header, seed_, records, group->buffer.data() + at);
-  stream->starts_anew = false;
-  stream->written_lsn += part->records;
-  part->last_lsn = stream->written_lsn;
-  AddToIndex(group->segment, stream, header.first_lsn, part->last_lsn, offset);
-
-  stream->group_tag = part->tag;
-  stream->units.erase(stream->units.begin(), stream->units.begin() + static_cast<ptrdiff_t>(part->units));
-  stream->staged_begin += part->bytes;
-  if (stream->units.empty()) {
-    stream->staged.clear();
-    stream->staged_begin = 0;
-    if (stream->staged.capacity() > kKeptStagingBytes) std::string().swap(stream->staged);
-  } else if (stream->staged_begin > stream->staged.size() / 2) {
-    stream->staged.erase(0, stream->staged_begin);
-    stream->staged_begin = 0;
+  Lsn first = 0, last = 0;  // of the new units
+  for (size_t i = 0; i < part->units; ++i) {
+    LogStream::Staged& staged = stream->units.front();
+    const WriteUnit& unit = staged.unit;
+    const bool again = (staged.flags & kUnitAgain) != 0;
+    if (!again && std::exchange(stream->starts_anew, false)) staged.flags |= kUnitStartsAnew;
+    out = EncodeUnit(stream->partition, unit, staged.flags, out);
+    if (again) {
+      AddToIndex(batch->segment, stream, unit.first_lsn, unit.last_lsn(), batch->offset);
+      part->moved.push_back({unit.first_lsn, unit.last_lsn(), std::move(staged.on_done)});
+    } else {
+      if (staged.supersedes) part->moved.push_back({unit.first_lsn, 0, {}});
+      first = first == 0 ? unit.first_lsn : std::min(first, unit.first_lsn);
+      last = std::max(last, unit.last_lsn());
+      part->last_lsn = stream->written_lsn = unit.last_lsn();
+      stream->moved = false;
+    }
+    stream->units.pop_front();
   }
+  if (first != 0) AddToIndex(batch->segment, stream, first, last, batch->offset);
+  stream->batch_tag = part->tag;
   staged_bytes_ -= part->bytes;
   staged_records_ -= part->records;
-  return at + BatchBytes(part->bytes);
+  return out;
+}
+
+// -- marks (L9)
+
+void LogImpl::MarkDue(LogStream* stream) {
+  if (stream->mark_due || failed()) return;
+  stream->mark_due = true;
+  due_marks_.push_back(stream);
+}
+
+// How many marks the next batch has room for, after its units. They may exceed max_batch_bytes_, but
+// not the segment. The others follow in the next batch.
+size_t LogImpl::MarksThatFit(uint64_t payload_bytes) const {
+  const Segment& active = *live_.back();
+  const uint64_t closing = payload_bytes > 0 ? kClosingBytes : 0;
+  const uint64_t room = active.bytes - active.head - closing;
+  const uint64_t units = BatchBytes(payload_bytes);
+  return room <= units ? 0 : std::min<size_t>(due_marks_.size(), (room - units) / kMarkBytes);
+}
+
+char* LogImpl::EncodeMarks(size_t count, char* out) {
+  for (size_t i = 0; i < count; ++i) {
+    LogStream* stream = due_marks_.front();
+    due_marks_.pop_front();
+    stream->mark_due = false;
+    out = EncodeMark(MarkOf(*stream), out);
+  }
+  return out;
+}
+
+StreamMark LogImpl::MarkOf(const LogStream& stream) {
+  StreamMark mark{stream.partition,   stream.epoch,        stream.commit_lsn,
+                  stream.durable_lsn, stream.released_lsn, stream.hlc};
+  if (stream.moved) mark.commit_lsn = mark.durable_lsn = 0;
+  return mark;
 }
 
 // Removes the streams whose units have all been submitted.
@@ -222,69 +290,72 @@ void LogImpl::DequeueStreams() {
 void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset) {
   for (IndexEntry& entry : segment->index) {
     if (entry.stream != stream) continue;
-    entry.last_lsn = std::max(entry.last_lsn, last);
+    const bool empty = entry.first_lsn > entry.last_lsn;
+    entry.first_lsn = empty ? first : std::min(entry.first_lsn, first);
+    entry.last_lsn = empty ? last : std::max(entry.last_lsn, last);
     return;
   }
   segment->index.push_back({stream, first, last, offset});
 }
 
-// A plan without parts makes a group that only carries positions.
-void LogImpl::SubmitGroup(GroupPlan plan) {
+// A plan without parts makes a batch that only carries positions and marks.
+void LogImpl::SubmitBatch(BatchPlan plan) {
   reactor_.CancelTimer(&idle_timer_);
-  groups_.push_back(std::make_unique<Group>());
-  Group* group = groups_.back().get();
+  batches_.push_back(std::make_unique<Batch>());
+  Batch* batch = batches_.back().get();
   Segment& segment = *live_.back();
-  group->segment = &segment;
-  group->offset = segment.head;
-  group->buffer = TakeBuffer(plan.bytes);
-  group->parts = std::move(plan.parts);
-  group_clock_ = plan.clock;
-  group->durable_position = announced_end_;
-  group->submitted_ns = reactor_.NowNs();
-  if (group->parts.empty()) {
-    BatchHeader header = NewHeader(MakePosition(segment.number, group->offset));
-    header.flags = kBatchEndsGroup;
-    EncodeBatch(header, seed_, {}, group->buffer.data());
-    group->bytes = BatchBytes(0);
-  } else {
-    for (Group::Part& part : group->parts) {
-      group->bytes = EncodePart(group, &part, &part == &group->parts.back(), group->bytes);
-      group->records += part.records;
-    }
+  const size_t marks = MarksThatFit(plan.bytes);
+  const uint64_t payload_bytes = plan.bytes + marks * kMarkBytes;
+  batch->segment = &segment;
+  batch->offset = segment.head;
+  batch->bytes = BatchBytes(payload_bytes);
+  batch->buffer = TakeBuffer(batch->bytes);
+  batch->parts = std::move(plan.parts);
+  batch_clock_ = plan.clock;
+  batch->durable_position = announced_end_;
+  batch->submitted_ns = reactor_.NowNs();
+  char* const begin = batch->buffer.data();
+  char* out = begin + kBatchOverhead;
+  for (Batch::Part& part : batch->parts) {
+    out = EncodePart(batch, &part, out);
+    batch->records += part.records;
   }
   DequeueStreams();
-  CHECK_EQ(group->bytes, plan.bytes);
-  const uint64_t padded = AlignUp(plan.bytes, kBlockBytes);
-  CHECK_LE(segment.head + padded, segment.bytes) << "W4: a group or closing position does not fit into its segment";
-  std::memset(group->buffer.data() + plan.bytes, 0, padded - plan.bytes);
-  group->end = MakePosition(segment.number, group->offset + plan.bytes);
-  written_end_ = group->end;
-  if (group->records > 0) records_end_ = group->end;
+  out = EncodeMarks(marks, out);
+  CHECK_EQ(static_cast<uint64_t>(out - begin), kBatchOverhead + payload_bytes);
+  BatchHeader header = NewHeader(MakePosition(segment.number, batch->offset));
+  header.record_count = static_cast<uint32_t>(batch->records);
+  last_checksum_ = SealBatch(header, seed_, payload_bytes, begin);
+  const uint64_t padded = AlignUp(batch->bytes, kBlockBytes);
+  CHECK_LE(segment.head + padded, segment.bytes) << "W4: a batch or closing position does not fit into its segment";
+  std::memset(begin + batch->bytes, 0, padded - batch->bytes);
+  batch->end = MakePosition(segment.number, batch->offset + batch->bytes);
+  written_end_ = batch->end;
+  if (batch->records > 0) records_end_ = batch->end;
   segment.head += padded;
   segment.counted_bytes += padded;
-  segment.counted_records += group->records;
+  segment.counted_records += batch->records;
   live_bytes_ += padded;
-  live_records_ += group->records;
+  live_records_ += batch->records;
   ++segment.in_flight;
   ++counters_.device_writes_total;
   counters_.device_bytes_total += padded;
   WakeSpaceWaiters();  // the staging limit has room again
-  tasks_.Spawn(WriteGroup(group));
+  tasks_.Spawn(WriteBatch(batch));
 }
 
 void LogImpl::SubmitClosingPosition() {
-  GroupPlan plan;
-  plan.bytes = BatchBytes(0);
-  plan.clock = group_clock_;
-  SubmitGroup(std::move(plan));
+  BatchPlan plan;
+  plan.clock = batch_clock_;
+  SubmitBatch(std::move(plan));
 }
 
-Task<void> LogImpl::WriteGroup(Group* group) {
-  File& file = group->segment->file;
-  const uint64_t bytes = AlignUp(group->bytes, kBlockBytes);
-  Status status = co_await file.Write(group->buffer.data(), bytes, group->offset, kNoBuffer, data_sync_);
+Task<void> LogImpl::WriteBatch(Batch* batch) {
+  File& file = batch->segment->file;
+  const uint64_t bytes = AlignUp(batch->bytes, kBlockBytes);
+  Status status = co_await file.Write(batch->buffer.data(), bytes, batch->offset, kNoBuffer, data_sync_);
   if (status.ok() && !data_sync_) status = co_await file.Sync();
-  OnGroupDone(group, std::move(status));
+  OnBatchDone(batch, std::move(status));
 }
 
 Task<void> LogImpl::CloseFile(File file) {
@@ -292,41 +363,80 @@ Task<void> LogImpl::CloseFile(File file) {
   if (!status.ok()) Fail(std::move(status));
 }
 
-void LogImpl::OnGroupDone(Group* group, Status status) {
-  group->done = true;
-  Segment* segment = group->segment;
+void LogImpl::OnBatchDone(Batch* batch, Status status) {
+  batch->done = true;
+  Segment* segment = batch->segment;
   --segment->in_flight;
-  if (group->buffer.size() == max_group_bytes_ && free_buffers_.size() < kMaxWritesInFlight) {
-    free_buffers_.push_back(std::move(group->buffer));
+  if (batch->buffer.size() == max_batch_bytes_ && free_buffers_.size() < kMaxWritesInFlight) {
+    free_buffers_.push_back(std::move(batch->buffer));
   }
-  group->buffer = AlignedBuffer();
+  batch->buffer = AlignedBuffer();
   if (!status.ok()) Fail(std::move(status));
   if (failed()) return;
   if (segment != live_.back().get() && segment->in_flight == 0) {
     tasks_.Spawn(CloseFile(std::move(segment->file)));
   }
-  const Nanos took_ns = reactor_.NowNs() - group->submitted_ns;
-  const uint64_t records = group->records;
-  Announce();  // frees the group
-  if (groups_.empty() && !failed()) hold_.OnGroupDone(reactor_.NowNs(), took_ns, records, staged_records_);
+  const Nanos took_ns = reactor_.NowNs() - batch->submitted_ns;
+  const uint64_t records = batch->records;
+  Announce();  // frees the batch
+  if (batches_.empty() && !failed()) hold_.OnBatchDone(reactor_.NowNs(), took_ns, records, staged_records_);
   if (staged_bytes_ > 0) ArmHook();
   if (IsIdle()) WhenIdle();
 }
 
 void LogImpl::Announce() {
   const uint64_t segment_before = PositionSegment(announced_end_);
-  while (!failed() && !groups_.empty() && groups_.front()->done) {
-    std::unique_ptr<Group> group = std::move(groups_.front());
-    groups_.pop_front();
-    CHECK_GT(group->end, announced_end_) << "W1: a group was announced after a later one";
-    announced_end_ = group->end;
-    NoteDurable(group->end);
-    covered_ = group->durable_position;
-    for (const Group::Part& part : group->parts) part.stream->durable_lsn = part.last_lsn;
+  bool moved = false;
+  while (!failed() && !batches_.empty() && batches_.front()->done) {
+    std::unique_ptr<Batch> batch = std::move(batches_.front());
+    batches_.pop_front();
+    CHECK_GT(batch->end, announced_end_) << "W1: a batch was announced after a later one";
+    announced_end_ = batch->end;
+    NoteDurable(batch->end);
+    covered_ = batch->durable_position;
+    for (Batch::Part& part : batch->parts) {
+      moved |= !part.moved.empty();
+      ApplyMoved(*batch, part);
+      if (part.last_lsn <= part.stream->durable_lsn) part.last_lsn = 0;  // superseded meanwhile
+      if (part.last_lsn == 0) continue;
+      part.stream->durable_lsn = part.last_lsn;
+      MarkDue(part.stream);
+    }
     // The consumers may append, release, or start closing the log.
-    for (const Group::Part& part : group->parts) part.stream->consumer->OnDurable(part.last_lsn);
+    for (const Batch::Part& part : batch->parts) {
+      if (part.last_lsn != 0) part.stream->consumer->OnDurable(part.last_lsn);
+      for (const Moved& each : part.moved) {
+        if (each.on_done) each.on_done();
+      }
+    }
   }
-  if (PositionSegment(announced_end_) != segment_before) DropReleasedSegments();
+  if (moved || PositionSegment(announced_end_) != segment_before) DropReleasedSegments();
+}
+
+// L10: the batch that supersedes units, or has them again, is durable.
+void LogImpl::ApplyMoved(const Batch& batch, const Batch::Part& part) {
+  for (const Moved& moved : part.moved) {
+    MoveIndex(part.stream, batch.segment->number, moved.first_lsn, moved.last_lsn);
+  }
+}
+
+// The units of `stream` from `first` to `last` lie in segment `number` now; last = 0: there are none
+// from `first` on but those in that segment.
+void LogImpl::MoveIndex(LogStream* stream, uint64_t number, Lsn first, Lsn last) {
+  for (auto& segment : live_) {
+    if (segment->number > number) return;
+    for (IndexEntry& entry : segment->index) {
+      if (entry.stream != stream || entry.last_lsn < first) continue;
+      if (last == 0) {
+        const Lsn kept = segment->number == number ? std::max(stream->written_lsn, first - 1) : first - 1;
+        entry.last_lsn = std::min(entry.last_lsn, kept);
+      } else if (segment->number < number && first <= std::max(entry.first_lsn, stream->released_lsn + 1)) {
+        entry.first_lsn = std::max(entry.first_lsn, last + 1);
+      } else if (segment->number < number && entry.last_lsn <= last) {
+        entry.last_lsn = first - 1;
+      }
+    }
+  }
 }
 
 void LogImpl::NoteDurable(LogPosition end) {
@@ -351,12 +461,11 @@ void LogImpl::Fail(Status status) {
   LOG(ERROR) << options_.directory << ": the log has failed; no more writes are acknowledged: " << failure_.ToString();
   staged_bytes_ = staged_records_ = 0;
   staged_streams_.clear();
+  due_marks_.clear();
   std::vector<LogStream*> registered;
   for (auto& [partition, stream] : streams_) {
     stream->units.clear();
-    std::string().swap(stream->staged);
-    stream->staged_begin = 0;
-    stream->queued = false;
+    stream->queued = stream->mark_due = false;
     if (stream->consumer != nullptr) registered.push_back(stream.get());
   }
   // In a fixed order, so that simulations are deterministic.

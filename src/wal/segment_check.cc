@@ -104,7 +104,7 @@ class SegmentChecker {
     if (!header_read) co_return false;
     if (room >= sizeof(BatchHeader)) {
       // An impossible length is not read. DecodeBatchAt reports it as damage.
-      const uint64_t bytes = BatchBytes(LoadLE<BatchHeader>(At(*offset).data()).record_bytes);
+      const uint64_t bytes = BatchBytes(LoadLE<BatchHeader>(At(*offset).data()));
       if (bytes <= room) {
         const bool read = co_await Ensure(*offset, bytes);
         if (!read) co_return false;
@@ -117,7 +117,7 @@ class SegmentChecker {
       Damage(*offset, fmt::format("a durable batch was written here, but {}", BatchStateName(state)));
       co_return false;
     }
-    const uint64_t end = *offset + BatchBytes(batch.header.record_bytes);
+    const uint64_t end = *offset + BatchBytes(batch.header);
     std::string wrong = chain_->Accept(batch.header, MakePosition(segment_.number, end));
     if (!wrong.empty()) {
       Damage(*offset, std::move(wrong));

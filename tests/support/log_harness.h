@@ -10,10 +10,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/base/codec.h"
@@ -25,8 +28,8 @@ namespace pando::log_test {
 inline constexpr Uuid kNode{0x1111, 0x2222};
 inline Uuid PartitionUuid(uint64_t i) { return {0xabcd, i + 1}; }
 
-inline std::string Body(const Uuid& partition, Lsn lsn, size_t filler_bytes) {
-  std::string body = fmt::format("{:x}/{}:", partition.lo, lsn);
+inline std::string Body(const Uuid& partition, Epoch epoch, Lsn lsn, size_t filler_bytes) {
+  std::string body = fmt::format("{:x}/{}/{}:", partition.lo, epoch, lsn);
   for (size_t i = 0; i < filler_bytes; ++i) body.push_back(static_cast<char>('a' + (lsn * 7 + i) % 26));
   return body;
 }
@@ -34,33 +37,78 @@ inline std::string Body(const Uuid& partition, Lsn lsn, size_t filler_bytes) {
 // A partition, as a Log sees it.
 class Stream final : public LogConsumer {
  public:
-  Stream(Log* log, const Uuid& partition, Lsn next_lsn = 1, Epoch epoch = 1)
+  // The history that a new epoch supersedes, until its first unit is durable.
+  struct Superseded {
+    Epoch epoch = 0;
+    Lsn last = 0, durable = 0;
+  };
+
+  Stream(Log* log, const Uuid& partition, Lsn next_lsn = 1, Epoch epoch = 1, uint64_t chain = 0)
       : log_(log),
         partition_(partition),
+        epoch_(epoch),
         next_lsn_(next_lsn),
         durable_(next_lsn - 1),
-        handle_(log->AddStream(partition, epoch, next_lsn, this)) {}
+        chain_(chain),
+        base_{next_lsn - 1, chain},
+        handle_(log->AddStream(partition, epoch, next_lsn, chain, this)) {}
 
   // Appends one record for each size in `fillers`, all as one unit. Returns the LSN of the last.
   Lsn Append(const std::vector<size_t>& fillers) {
-    std::string unit;
-    ByteWriter writer(&unit);
-    const Lsn first = next_lsn_;
-    for (size_t filler : fillers) {
-      writer.LengthPrefixed(Body(partition_, next_lsn_, filler));
-      ++next_lsn_;
-    }
-    const Lsn got = log_->Append(handle_, unit, static_cast<uint32_t>(fillers.size()));
-    EXPECT_EQ(got, first);
+    Unit& unit = units_.emplace_back();
+    ByteWriter writer(&unit.bytes);
+    unit.view.first_lsn = next_lsn_;
+    for (size_t filler : fillers) writer.LengthPrefixed(Body(partition_, epoch_, next_lsn_++, filler));
+    unit.view.epoch = epoch_;
+    unit.view.record_count = static_cast<uint32_t>(fillers.size());
+    unit.view.chain_before = chain_;
+    unit.view.records = unit.bytes;
+    unit.view.chain_after = chain_ = UnitChain(unit.view);
+    log_->Append(handle_, unit.view);
     unit_ends_.push_back(next_lsn_ - 1);
     return next_lsn_ - 1;
   }
   Lsn Append(size_t filler = 20) { return Append(std::vector<size_t>{filler}); }
+  // Appends a unit of a new epoch after `last`, which must be the end of a unit.
+  Lsn Supersede(Lsn last, Epoch epoch, size_t filler = 20) {
+    superseded_ = Superseded{epoch_, next_lsn_ - 1, durable_};
+    epoch_ = epoch;
+    next_lsn_ = last + 1;
+    durable_ = std::min(durable_, last);
+    chain_ = ChainAt(last);
+    // The log may still write the old ones, so their bytes stay.
+    for (; !units_.empty() && units_.back().view.first_lsn > last; units_.pop_back()) {
+      graves_.push_back(std::move(units_.back()));
+    }
+    return Append(filler);
+  }
+  // Where a new epoch may begin: after what is committed, at the end of a unit.
+  std::vector<Lsn> EndsNotCommitted() const {
+    std::vector<Lsn> ends;
+    if (base_.lsn >= commit_ && base_.lsn < last()) ends.push_back(base_.lsn);
+    for (const Unit& unit : units_) {
+      if (unit.view.last_lsn() >= commit_ && unit.view.last_lsn() < last()) ends.push_back(unit.view.last_lsn());
+    }
+    return ends;
+  }
+  // Appends what is durable and not committed once more. Returns the number of units.
+  size_t AppendAgain() {
+    size_t count = 0;
+    for (const Unit& unit : units_) {
+      if (unit.view.first_lsn <= std::max(commit_, released_) || unit.view.last_lsn() > durable_) continue;
+      log_->AppendAgain(handle_, unit.view, [this] { ++appended_again_; });
+      ++count;
+    }
+    return count;
+  }
   void Release(Lsn lsn) {
     log_->Release(handle_, lsn);
     released_ = std::max(released_, lsn);
   }
-  void SetCommit(Lsn lsn) { log_->SetCommit(handle_, lsn); }
+  void SetCommit(Lsn lsn) {
+    commit_ = std::max(commit_, lsn);
+    log_->SetCommit(handle_, lsn, VersionAtMs(static_cast<int64_t>(lsn)));
+  }
 
   Task<void> UntilDurable(Reactor& reactor, Lsn lsn) {
     while (durable_ < lsn && failure_.ok()) co_await Sleep(reactor, 10 * kMicrosecond);
@@ -71,6 +119,10 @@ class Stream final : public LogConsumer {
     EXPECT_GT(up_to, durable_) << "announced twice";
     EXPECT_LT(up_to, next_lsn_) << "announced before it was appended";
     durable_ = up_to;
+    const bool of_this_epoch = std::any_of(units_.begin(), units_.end(), [&](const Unit& unit) {
+      return unit.view.epoch == epoch_ && unit.view.first_lsn <= up_to;
+    });
+    if (of_this_epoch) superseded_.reset();
     if (on_durable) on_durable(up_to);
   }
   void OnLogFailed(const Status& status) override {
@@ -79,9 +131,14 @@ class Stream final : public LogConsumer {
   }
 
   const Uuid& partition() const { return partition_; }
+  Epoch epoch() const { return epoch_; }
   Lsn durable() const { return durable_; }
   Lsn last() const { return next_lsn_ - 1; }
   Lsn released() const { return released_; }
+  Lsn commit() const { return commit_; }
+  uint64_t chain() const { return chain_; }
+  size_t appended_again() const { return appended_again_; }  // and durable
+  const std::optional<Superseded>& superseded() const { return superseded_; }
   const std::vector<Lsn>& unit_ends() const { return unit_ends_; }  // the last LSN of each Append
   const Status& failure() const { return failure_; }
   LogStream* handle() const { return handle_; }
@@ -89,11 +146,34 @@ class Stream final : public LogConsumer {
   std::function<void(Lsn)> on_durable;
 
  private:
+  struct Unit {
+    std::string bytes;
+    WriteUnit view;
+  };
+  struct Base {
+    Lsn lsn = 0;
+    uint64_t chain = 0;
+  };
+  uint64_t ChainAt(Lsn lsn) const {
+    if (lsn == base_.lsn) return base_.chain;
+    for (const Unit& unit : units_) {
+      if (unit.view.last_lsn() == lsn) return unit.view.chain_after;
+    }
+    ADD_FAILURE() << "no unit ends at LSN " << lsn;
+    return 0;
+  }
+
   Log* log_;
   Uuid partition_;
+  Epoch epoch_;
   Lsn next_lsn_;
   Lsn durable_;
-  Lsn released_ = 0;
+  uint64_t chain_;
+  Base base_;
+  Lsn released_ = 0, commit_ = 0;
+  size_t appended_again_ = 0;
+  std::deque<Unit> units_, graves_;  // deques: the views point into the strings
+  std::optional<Superseded> superseded_;
   std::vector<Lsn> unit_ends_;
   Status failure_;
   LogStream* handle_;
@@ -104,41 +184,73 @@ struct Recovered final : LogReplaySink {
   struct Partition {
     Lsn first = 0, last = 0, commit = 0;
     Epoch epoch = 0;
-    std::vector<Lsn> units;  // the last LSN of each batch
+    uint64_t chain = 0;
+    std::vector<Lsn> units;  // the last LSN of each unit
     bool operator==(const Partition&) const = default;
   };
   std::map<Uuid, Partition> partitions;
+  std::map<Uuid, StreamMark> marks;  // the last of each partition
+  std::map<Uuid, Status> broken;
   std::string bad;  // the first problem with the records themselves
 
-  Task<Status> OnBatch(const RecoveredBatch& batch) override {
-    Partition& p = partitions[batch.partition];
-    if (p.first == 0) {
-      p.first = batch.first_lsn;
-    } else if (batch.first_lsn != p.last + 1) {
-      Note(fmt::format("LSN {} follows {}", batch.first_lsn, p.last));
-    }
-    ByteReader reader(batch.records);
-    for (uint32_t i = 0; i < batch.record_count; ++i) {
-      const std::string_view body = reader.LengthPrefixed();
-      const Lsn lsn = batch.first_lsn + i;
-      const size_t prefix = Body(batch.partition, lsn, 0).size();
-      if (body.size() < prefix || body != Body(batch.partition, lsn, body.size() - prefix)) {
-        Note(fmt::format("the record at LSN {} is not the one that was appended", lsn));
-      }
-    }
-    if (!reader.ok() || reader.remaining() > 0) Note("a batch has more or fewer bytes than its records");
-    p.last = batch.first_lsn + batch.record_count - 1;
-    p.commit = batch.commit_lsn;
-    p.epoch = batch.epoch;
-    p.units.push_back(p.last);
+  Task<Status> OnUnits(const RecoveredUnits& found) override {
+    bool supersedes = found.supersede;
+    for (const WriteUnit& unit : found.units) Add(found.partition, unit, std::exchange(supersedes, false));
     co_return Status();
   }
+  Task<Status> OnMark(const StreamMark& mark) override {
+    marks[mark.partition] = mark;
+    auto at = partitions.find(mark.partition);
+    if (at != partitions.end()) at->second.commit = mark.commit_lsn;
+    co_return Status();
+  }
+  void OnBroken(const Uuid& partition, const Status& why) override { broken[partition] = why; }
+
   Lsn last(const Uuid& partition) const {
     const auto at = partitions.find(partition);
     return at == partitions.end() ? 0 : at->second.last;
   }
+  Epoch epoch(const Uuid& partition) const {  // the highest known
+    const auto at = partitions.find(partition);
+    const auto mark = marks.find(partition);
+    return std::max(
+        {Epoch{1}, at == partitions.end() ? 0 : at->second.epoch, mark == marks.end() ? 0 : mark->second.epoch});
+  }
+  uint64_t chain(const Uuid& partition) const {
+    const auto at = partitions.find(partition);
+    return at == partitions.end() ? 0 : at->second.chain;
+  }
 
  private:
+  void Add(const Uuid& partition, const WriteUnit& unit, bool supersedes) {
+    Partition& p = partitions[partition];
+    if (p.first == 0) {
+      p.first = unit.first_lsn;
+      if (const auto mark = marks.find(partition); mark != marks.end()) p.commit = mark->second.commit_lsn;
+    } else if (supersedes) {
+      if (unit.epoch <= p.epoch || unit.first_lsn > p.last || unit.first_lsn <= p.commit) {
+        Note(fmt::format("LSN {} of epoch {} supersedes LSN {} of epoch {}", unit.first_lsn, unit.epoch, p.last,
+                         p.epoch));
+      }
+      while (!p.units.empty() && p.units.back() >= unit.first_lsn) p.units.pop_back();
+    } else if (unit.first_lsn != p.last + 1) {
+      Note(fmt::format("LSN {} follows {}", unit.first_lsn, p.last));
+    }
+    ByteReader reader(unit.records);
+    for (uint32_t i = 0; i < unit.record_count; ++i) {
+      const std::string_view body = reader.LengthPrefixed();
+      const Lsn lsn = unit.first_lsn + i;
+      const size_t prefix = Body(partition, unit.epoch, lsn, 0).size();
+      if (body.size() < prefix || body != Body(partition, unit.epoch, lsn, body.size() - prefix)) {
+        Note(fmt::format("the record at LSN {} is not the one that was appended", lsn));
+      }
+    }
+    if (!reader.ok() || reader.remaining() > 0) Note("a unit has more or fewer bytes than its records");
+    p.last = unit.last_lsn();
+    p.epoch = unit.epoch;
+    p.chain = unit.chain_after;
+    p.units.push_back(p.last);
+  }
   void Note(std::string what) {
     if (bad.empty()) bad = std::move(what);
   }
@@ -150,7 +262,7 @@ inline LogOptions SmallLog(std::string directory = "/wal") {
   options.node = kNode;
   options.segment_bytes = 64u << 10;
   options.budget_bytes = 1u << 20;
-  options.max_group_bytes = 32u << 10;
+  options.max_batch_bytes = 32u << 10;
   options.sync_mode = LogOptions::SyncMode::kDataSyncWrite;
   return options;
 }

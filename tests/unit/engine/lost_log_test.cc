@@ -58,6 +58,7 @@ class LostLogTest : public testing::Test {
   SimMachine* machine_ = kernel_.AddMachine();
   SimReactor* reactor_ = nullptr;
   SimDisk killed_;
+  int step_ = 1;  // 2: records of one partition only
   Status status_;
   std::string problem_;
 };
@@ -66,7 +67,7 @@ Task<void> WriteBody(LostLogTest* t, int from, int to) {
   auto engine = co_await OpenEngine(*t->reactor_, t->setup_);
   EXPECT_OK(engine.status());
   if (!engine.ok()) co_return;
-  for (int i = from; i < to; ++i) {
+  for (int i = from; i < to; i += t->step_) {
     EXPECT_OK(co_await Put((*engine)->partition(static_cast<uint32_t>(i) % 2), Key(i), std::string(500, 'v')));
   }
   t->killed_ = t->disk();
@@ -147,6 +148,28 @@ TEST_F(LostLogTest, AnOlderCopyWasPutBack) {
   WriteRecords(20, 1000, End::kClosed);
   PutBack(older);
   ExpectRefused("it ends in segment-");
+}
+
+// L9: the log holds no record of the partition any more, but it states how far the partition was
+// checkpointed.
+TEST_F(LostLogTest, AnOlderCopyOfAPartitionWasPutBack) {
+  const std::string path = "/data/partition-00000/data";
+  WriteRecords(0, 20, End::kClosed);
+  const std::string older = disk().ReadAll(path);
+  WriteRecords(20, 40, End::kClosed);
+  step_ = 2;
+  for (const End end : {End::kClosed, End::kKilled}) {
+    WriteRecords(41, 2041, end);
+    const std::string newest = disk().ReadAll(path);
+    disk().WriteAll(path, older);
+    const auto says = AllOf(HasSubstr("LSN 10"), HasSubstr("LSN 20"), HasSubstr("older copy"));
+    EXPECT_THAT(Check(), says);
+    Status refused = Start(0);
+    EXPECT_EQ(refused.code(), Code::kCorruption);
+    EXPECT_THAT(std::string(refused.message()), AllOf(HasSubstr(path), says));
+    disk().WriteAll(path, newest);
+    EXPECT_EQ(Check(), "");
+  }
 }
 
 // Clears log_end in all copies, as a version without the field wrote them.

@@ -574,13 +574,10 @@ Task<void> ReplayCases(Reactor* reactor, engine_test::Setup setup, const std::ve
     EXPECT_OK(replica.status());
     std::string bytes;
     for (const LogRecord& record : c.records) EncodeRecord(record, &bytes);
-    RecoveredBatch batch;
-    batch.epoch = 1;
-    batch.first_lsn = 1;
-    batch.record_count = static_cast<uint32_t>(c.records.size());
-    batch.records = bytes;
-    batch.file = "segment";
-    Status status = co_await (*replica)->Replay(batch);
+    RecoveredUnits found;
+    found.units.push_back({1, 1, static_cast<uint32_t>(c.records.size()), 0, 0, bytes});
+    found.file = "segment";
+    Status status = co_await (*replica)->Replay(found);
     EXPECT_EQ(status.code(), c.code) << c.name << ": " << status.ToString();
     co_await (*replica)->Drain();
     EXPECT_OK(co_await (*replica)->Close());

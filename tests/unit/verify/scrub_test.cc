@@ -115,8 +115,8 @@ void AddLogPlaces(const SimDisk& disk, std::map<std::string, Place>* places) {
     for (uint64_t at = kFirstGroupOffset;;) {
       BatchView batch;
       if (DecodeBatch(file, header.segment_number, at, seed, &batch) != BatchState::kValid) break;
-      const uint64_t end = at + BatchBytes(batch.header.record_bytes);
-      const uint64_t middle = at + sizeof(BatchHeader) + batch.header.record_bytes / 2;
+      const uint64_t end = at + BatchBytes(batch.header);
+      const uint64_t middle = at + BatchOverhead(batch.header) + batch.header.payload_bytes / 2;
       if (++batches == 3) (*places)["WAL batch"] = {"", path, at, middle, "log: a durable batch was written here"};
       if (batches == 2)
         (*places)["WAL batch header"] = {"", path, at, at + 30, "log: a durable batch was written here"};

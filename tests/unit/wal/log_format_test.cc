@@ -20,10 +20,6 @@ BatchHeader SomeHeader(uint64_t segment, uint64_t offset) {
   BatchHeader h{};
   h.flags = kBatchEndsGroup;
   h.record_count = 2;
-  h.partition = kPartition;
-  h.epoch = 3;
-  h.first_lsn = 41;
-  h.commit_lsn = 40;
   h.segment_number = segment;
   h.position = MakePosition(segment, offset);
   h.previous_end = MakePosition(segment, offset) - 8;
@@ -32,25 +28,45 @@ BatchHeader SomeHeader(uint64_t segment, uint64_t offset) {
   return h;
 }
 
+// A unit of two records and a mark.
+std::string SomePayload() {
+  WriteUnit unit{3, 41, 2, 0x1111, 0, "12345"};
+  unit.chain_after = UnitChain(unit);
+  std::string payload(UnitBytes(5) + kMarkBytes, '\0');
+  char* end = EncodeUnit(kPartition, unit, kUnitStartsAnew, payload.data());
+  EncodeMark({kPartition, 3, 38, 40, 30, 0x0102030405060708}, end);
+  return payload;
+}
+
+uint64_t PutBatch(const BatchHeader& header, uint64_t seed, std::string_view payload, char* out) {
+  std::memcpy(out + kBatchOverhead, payload.data(), payload.size());
+  return SealBatch(header, seed, payload.size(), out);
+}
+
 // docs/FORMAT.md, "Log". A change here changes the format: raise kLogFormatVersion.
 TEST(LogFormat, GoldenSegmentHeader) {
   std::string block(kBlockBytes, 'x');
   EncodeSegmentHeader(kNode, 42, 8u << 20, block.data());
   EXPECT_EQ(Hex(block.substr(0, sizeof(SegmentHeader))),
-            "14d123e7189cf7b050414e444f53454702000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
+            "4e5832bfa0e7508e50414e444f53454703000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
             "0000800000000000");
   EXPECT_EQ(block.substr(sizeof(SegmentHeader)), std::string(kBlockBytes - sizeof(SegmentHeader), '\0'));
   EXPECT_EQ(SegmentFileName(42), "segment-00000000000000000042.wal");
 }
 
 TEST(LogFormat, GoldenBatch) {
-  std::string out(BatchBytes(5), 'x');
-  EncodeBatch(SomeHeader(42, 8192), LogChecksumSeed(kNode), "12345", out.data());
-  EXPECT_EQ(out.size(), 128u);
+  const std::string payload = SomePayload();
+  std::string out(BatchBytes(payload.size()), 'x');
+  PutBatch(SomeHeader(42, 8192), LogChecksumSeed(kNode), payload, out.data());
+  EXPECT_EQ(out.size(), 120u + 40 + 72 + 72);
   EXPECT_EQ(Hex(out),
-            "788d21ac00bfc2c350414e444f42415402000000010000000500000002000000efcdab89674523011032547698badcfe"
-            "0300000000000000290000000000000028000000000000002a00000000000000002000002a000000f81f00002a000000"
-            "f81f00002a000000efcdab000000000000000000000000003132333435000000");
+            "bce8fb6f265a260c50414e444f4241540300000001000000900000000200000000000000000000000000000000000000"
+            "0000000000000000000000000000000000000000000000002a00000000000000002000002a000000f81f00002a000000"
+            "f81f00002a000000efcdab00000000000000000000000000000000000000000000000000000000000000000000000000"
+            "0000000000000000000000000000000001010100050000000200000000000000efcdab89674523011032547698badcfe"
+            "030000000000000029000000000000001111000000000000e07dc1e1ac2dc82e31323334350000000200000000000000"
+            "0000000000000000efcdab89674523011032547698badcfe030000000000000026000000000000002800000000000000"
+            "1e000000000000000807060504030201");
 }
 
 // Version 1 must stay readable. Never change these bytes.
@@ -69,7 +85,7 @@ TEST(LogFormat, VersionOneIsRead) {
       "f81f00002a000000efcdab000000000000000000000000003132333435000000");
   BatchView view;
   ASSERT_EQ(DecodeBatch(image, 42, 8192, LogChecksumSeed(kNode), &view), BatchState::kValid);
-  EXPECT_EQ(view.records, "12345");
+  EXPECT_EQ(view.payload, "12345");
   EXPECT_EQ(view.header.first_lsn, 41u);
 }
 
@@ -127,8 +143,8 @@ class BatchImage : public testing::Test {
  protected:
   static constexpr uint64_t kSegment = 5, kOffset = 4096;
   BatchImage() : image_(16384, '\0'), seed_(LogChecksumSeed(kNode)) {}
-  void Put(BatchHeader header, std::string_view records = "records") {
-    EncodeBatch(header, seed_, records, image_.data() + kOffset);
+  void Put(BatchHeader header, std::string payload = SomePayload()) {
+    PutBatch(header, seed_, payload, image_.data() + kOffset);
   }
   BatchState State() {
     BatchView view;
@@ -143,15 +159,24 @@ TEST_F(BatchImage, RoundTrips) {
   Put(header);
   BatchView view;
   ASSERT_EQ(DecodeBatch(image_, kSegment, kOffset, seed_, &view), BatchState::kValid);
-  EXPECT_EQ(view.records, "records");
-  EXPECT_EQ(view.header.partition, kPartition);
-  EXPECT_EQ(view.header.first_lsn, 41u);
+  EXPECT_EQ(view.payload, SomePayload());
+  PayloadReader items(view.payload);
+  ASSERT_EQ(items.Next(), PayloadReader::Item::kUnit);
+  EXPECT_EQ(items.partition, kPartition);
+  EXPECT_EQ(items.unit.first_lsn, 41u);
+  EXPECT_EQ(items.unit.last_lsn(), 42u);
+  EXPECT_EQ(items.unit.records, "12345");
+  EXPECT_EQ(items.unit.chain_after, UnitChain(items.unit));
+  ASSERT_EQ(items.Next(), PayloadReader::Item::kMark);
+  EXPECT_EQ(items.mark.durable_lsn, 40u);
+  EXPECT_EQ(items.mark.hlc, 0x0102030405060708u);
+  EXPECT_EQ(items.Next(), PayloadReader::Item::kEnd);
   EXPECT_EQ(view.header.durable_position, header.durable_position);
 }
 
 TEST_F(BatchImage, EveryFlippedBitIsSeen) {
   Put(SomeHeader(kSegment, kOffset));
-  for (size_t bit = 0; bit < (sizeof(BatchHeader) + 7) * 8; ++bit) {
+  for (size_t bit = 0; bit < (kBatchOverhead + SomePayload().size()) * 8; ++bit) {
     char& byte = image_[kOffset + bit / 8];
     byte ^= static_cast<char>(1 << bit % 8);
     ASSERT_NE(State(), BatchState::kValid) << "bit " << bit;
@@ -179,20 +204,40 @@ TEST_F(BatchImage, JudgesWhatIsNoBatchOfThisPlace) {
 }
 
 TEST_F(BatchImage, ContradictionsUnderAGoodChecksumAreDamage) {
-  auto state_with = [&](auto change, std::string_view records = "records") {
+  auto state_with = [&](auto change, std::string payload = SomePayload()) {
     BatchHeader header = SomeHeader(kSegment, kOffset);
     change(header);
-    Put(header, records);
+    Put(header, std::move(payload));
     return State();
   };
   EXPECT_EQ(state_with([](BatchHeader&) {}), BatchState::kValid);
-  EXPECT_EQ(state_with([](BatchHeader& h) { h.flags = 0x80; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.flags |= 0x80; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.flags = 0; }), BatchState::kDamaged);
   EXPECT_EQ(state_with([](BatchHeader& h) { h.durable_position = h.position + 8; }), BatchState::kDamaged);
   EXPECT_EQ(state_with([](BatchHeader& h) { h.previous_end = h.position + 8; }), BatchState::kDamaged);
-  EXPECT_EQ(state_with([](BatchHeader& h) { h.record_count = 0; }), BatchState::kDamaged);
-  EXPECT_EQ(state_with([](BatchHeader& h) { h.partition = {}; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.record_count = 3; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.partition = kPartition; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.first_lsn = 1; }), BatchState::kDamaged);
   EXPECT_EQ(state_with([](BatchHeader&) {}, ""), BatchState::kDamaged);
-  EXPECT_EQ(state_with([](BatchHeader& h) { h.first_lsn = ~0ull; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.flags |= kBatchCut; }), BatchState::kDamaged);
+}
+
+// Every byte of an item that has only one correct value.
+TEST_F(BatchImage, ItemsThatContradictThemselvesAreDamage) {
+  auto state_with = [&](size_t at, char byte) {
+    std::string payload = SomePayload();
+    payload[at] = byte;
+    Put(SomeHeader(kSegment, kOffset), std::move(payload));
+    return State();
+  };
+  const size_t mark = UnitBytes(5);
+  EXPECT_EQ(state_with(0, 1), BatchState::kValid);
+  for (const size_t at : {size_t{0}, size_t{1}, size_t{2}, size_t{12}, sizeof(UnitHeader) + 5, mark, mark + 1, mark + 2,
+                          mark + 4, mark + 8}) {
+    EXPECT_EQ(state_with(at, 0x70), BatchState::kDamaged) << at;
+  }
+  EXPECT_EQ(state_with(4, 0x7f), BatchState::kDamaged) << "a unit longer than the payload";
+  EXPECT_EQ(state_with(8, 0), BatchState::kDamaged) << "no record";
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "src/base/hash.h"
 #include "tests/support/log_harness.h"
+#include "tests/support/old_log.h"
 
 namespace pando {
 namespace {
@@ -23,17 +24,14 @@ constexpr uint64_t kSegmentBytes = 64u << 10;
 struct Reading {
   Status status;
   std::vector<LogEntry> entries;  // their views are no longer valid
-  std::vector<std::string> records;
   std::vector<LogSegmentInfo> segments;
   LogPosition end = 0, records_end = 0;
   bool torn = false;
 
+  std::map<Uuid, Lsn> lasts;  // of each partition
   Lsn last(const Uuid& partition) const {
-    Lsn lsn = 0;
-    for (const LogEntry& e : entries) {
-      if (e.header.partition == partition) lsn = e.header.first_lsn + e.header.record_count - 1;
-    }
-    return lsn;
+    const auto at = lasts.find(partition);
+    return at == lasts.end() ? 0 : at->second;
   }
 };
 
@@ -56,14 +54,20 @@ Task<Reading> ReadLog(Reactor* reactor, std::string directory, Uuid node) {
       break;
     }
     if (!*more) break;
-    reading.records.emplace_back(entry.records);
-    entry.records = {};
+    ForEachItem(
+        entry.header, entry.payload,
+        [&](const Uuid& partition, const WriteUnit& unit, uint16_t) {
+          reading.lasts[partition] = unit.last_lsn();
+          return true;
+        },
+        [](const StreamMark&) { return true; });
+    entry.payload = {};
     entry.segment = nullptr;
     reading.entries.push_back(entry);
   }
   reading.segments = reader.segments();
   reading.end = reader.end();
-  reading.records_end = reader.last_records_end();
+  reading.records_end = reader.records_end();
   reading.torn = reader.torn();
   co_return reading;
 }
@@ -105,39 +109,64 @@ class LogReaderTest : public testing::Test {
     EncodeSegmentHeader(kNode, number, kSegmentBytes, image_.data());
     offset_ = kFirstGroupOffset;
   }
-  struct Group {
+  struct Given {
     LogPosition durable = 0;
     int partition = 0;
     Lsn lsn = 0;  // 0 = no records
     uint32_t flags = 0;
     size_t bytes = 50;
-    LogPosition previous_end = 0;  // 0: the end of the previous group
+    LogPosition previous_end = 0;  // 0: the end of the previous batch
     bool lost = false;             // never reached the disk
   };
-  // Returns the position of the batch and sets `end_` to its end.
-  LogPosition Put(Group g) {
+  // Puts a batch with one unit. Returns its position and sets `end_` to its end.
+  LogPosition Put(Given g) {
+    BatchHeader h = HeaderOf(g);
+    const std::string records(g.bytes, 'r');
+    std::string payload(g.lsn > 0 ? UnitBytes(records.size()) : 0, '\0');
+    if (g.lsn > 0) {
+      WriteUnit unit{1, g.lsn, 1, 0, 0, records};
+      unit.chain_after = UnitChain(unit);
+      EncodeUnit(PartitionUuid(g.partition), unit, 0, payload.data());
+      h.record_count = 1;
+    }
+    std::string bytes(BatchBytes(payload.size()), '\0');
+    bytes.replace(kBatchOverhead, payload.size(), payload);
+    h.previous_checksum = (g.flags & kBatchCut) != 0 ? 0 : checksum_;
+    checksum_ = SealBatch(h, LogChecksumSeed(kNode), payload.size(), bytes.data());
+    return Place(g, h, bytes, /*ends_group=*/true);
+  }
+  // The same in format 2. `more`: another batch of the group follows.
+  LogPosition PutOld(Given g, bool more = false) {
+    BatchHeader h = HeaderOf(g);
+    if (more) h.flags &= ~kBatchEndsGroup;
+    std::string records;
+    if (g.lsn > 0) {
+      h.partition = PartitionUuid(g.partition);
+      h.record_count = 1;
+      h.first_lsn = g.lsn;
+      records = std::string(g.bytes, 'r');
+    }
+    const std::string bytes = log_test::EncodeOldBatch(h, LogChecksumSeed(kNode), records);
+    checksum_ = 0;
+    return Place(g, h, bytes, !more);
+  }
+  BatchHeader HeaderOf(const Given& g) const {
     BatchHeader h{};
     h.flags = g.flags | kBatchEndsGroup;
     h.segment_number = number_;
     h.position = MakePosition(number_, offset_);
     h.previous_end = g.previous_end != 0 ? g.previous_end : end_;
     h.durable_position = g.durable;
-    std::string records;
-    if (g.lsn > 0) {
-      h.partition = PartitionUuid(g.partition);
-      h.record_count = 1;
-      h.first_lsn = g.lsn;
-      h.previous_checksum = checksums_[g.partition];
-      records = std::string(g.bytes, 'r');
-    }
-    std::string bytes(BatchBytes(records.size()), '\0');
-    const uint64_t checksum = EncodeBatch(h, LogChecksumSeed(kNode), records, bytes.data());
-    if (g.lsn > 0) checksums_[g.partition] = checksum;
+    return h;
+  }
+  LogPosition Place(const Given& g, const BatchHeader& h, const std::string& bytes, bool ends_group) {
     if (!g.lost) image_.replace(offset_, bytes.size(), bytes);
-    const LogPosition position = h.position;
-    end_ = position + bytes.size();
-    offset_ = AlignUp(offset_ + bytes.size(), kBlockBytes);
-    return position;
+    offset_ += bytes.size();
+    if (ends_group) {
+      end_ = h.position + bytes.size();
+      offset_ = AlignUp(offset_, kBlockBytes);
+    }
+    return h.position;
   }
   void FinishSegment() { disk().WriteAll(PathOf(number_), image_); }
 
@@ -146,10 +175,9 @@ class LogReaderTest : public testing::Test {
   uint64_t number_ = 0, offset_ = 0;
   std::string image_;
   LogPosition end_ = 0;
-  std::map<int, uint64_t> checksums_;
+  uint64_t checksum_ = 0;  // of the last batch
 };
 
-// F2: reads groups of two batches each, in several segments.
 TEST_F(LogReaderTest, ReadsWhatWasWritten) {
   WriteLog(30);
   Reading r = Read();
@@ -188,13 +216,13 @@ TEST_F(LogReaderTest, AFlippedBitAnywhereIsSeenOrHarmless) {
   ASSERT_EQ(PositionSegment(whole.records_end), 1u);
   const SimDisk image = disk();
   const std::string before = disk().ReadAll(PathOf(1));
-  // The bytes that carry data: the header block, and each batch up to the end of its records.
+  // The bytes that carry data: the header block, and each batch up to the end of its payload.
   std::vector<bool> covered(before.size());
   std::fill(covered.begin(), covered.begin() + kBlockBytes, true);
   for (const LogEntry& e : whole.entries) {
     if (e.header.segment_number != 1) continue;
     const auto from = covered.begin() + static_cast<ptrdiff_t>(e.offset);
-    std::fill(from, from + static_cast<ptrdiff_t>(sizeof(BatchHeader) + e.header.record_bytes), true);
+    std::fill(from, from + static_cast<ptrdiff_t>(BatchOverhead(e.header) + e.header.payload_bytes), true);
   }
   const uint64_t closing = whole.entries.back().offset;
   const uint64_t used = PositionOffset(whole.end);
@@ -264,8 +292,8 @@ TEST_F(LogReaderTest, ATornTailIsCutAndALaterDurablePositionMakesItCorruption) {
   for (bool stated : {false, true}) {
     StartSegment(1);
     end_ = 0;
-    checksums_.clear();
-    Put({.lsn = 1, .flags = kBatchStartsStream});
+    checksum_ = 0;
+    Put({.lsn = 1});
     const LogPosition first_end = end_;
     Put({.durable = first_end, .lsn = 2, .lost = true});
     // Submitted while the lost batch was in flight or, when `stated`, after it was announced.
@@ -286,7 +314,7 @@ TEST_F(LogReaderTest, ATornTailIsCutAndALaterDurablePositionMakesItCorruption) {
 // V2: all that follows decides between torn tail and corruption, also what is in later segments.
 TEST_F(LogReaderTest, TheNextSegmentCanProveDamageAtTheEndOfThisOne) {
   StartSegment(1);
-  Put({.lsn = 1, .flags = kBatchStartsStream});
+  Put({.lsn = 1});
   const LogPosition first_end = end_;
   Put({.durable = first_end, .lsn = 2, .lost = true});
   FinishSegment();
@@ -294,7 +322,7 @@ TEST_F(LogReaderTest, TheNextSegmentCanProveDamageAtTheEndOfThisOne) {
   for (bool stated : {false, true}) {
     end_ = lost_end;
     StartSegment(2);
-    Put({.durable = first_end, .partition = 1, .lsn = 1, .flags = kBatchStartsStream});
+    Put({.durable = first_end, .partition = 1, .lsn = 1});
     Put({.durable = stated ? lost_end : first_end, .partition = 1, .lsn = 2});
     FinishSegment();
     Reading r = Read();
@@ -309,10 +337,10 @@ TEST_F(LogReaderTest, TheNextSegmentCanProveDamageAtTheEndOfThisOne) {
 // A batch after the cut is intact, and would fit the chains around it. It must stay dead forever.
 TEST_F(LogReaderTest, WhatARecoveryCutNeverComesBack) {
   StartSegment(1);
-  Put({.lsn = 1, .flags = kBatchStartsStream});
+  Put({.lsn = 1});
   const LogPosition first_end = end_;
   Put({.durable = first_end, .lsn = 2, .bytes = 3000, .lost = true});
-  Put({.durable = first_end, .partition = 1, .lsn = 1, .flags = kBatchStartsStream});
+  Put({.durable = first_end, .partition = 1, .lsn = 1});
   FinishSegment();
   EXPECT_EQ(Read().end, first_end);
 
@@ -325,12 +353,12 @@ TEST_F(LogReaderTest, WhatARecoveryCutNeverComesBack) {
 
   // It stays dead even when the lost group before it looks intact again.
   std::string segment = disk().ReadAll(PathOf(1));
-  checksums_.clear();
+  checksum_ = 0;
   end_ = first_end;
   image_ = segment;
   number_ = 1;
   offset_ = kFirstGroupOffset + kBlockBytes;
-  Put({.durable = first_end, .lsn = 2, .flags = kBatchStartsStream, .bytes = 3000});
+  Put({.durable = first_end, .lsn = 2, .bytes = 3000});
   FinishSegment();
   r = Read();
   ASSERT_TRUE(r.status.ok()) << r.status.ToString();
@@ -343,17 +371,17 @@ TEST_F(LogReaderTest, WhatARecoveryCutNeverComesBack) {
 
 TEST_F(LogReaderTest, SegmentsBetweenACutAndItsPlaceAreDead) {
   StartSegment(1);
-  Put({.lsn = 1, .flags = kBatchStartsStream});
+  Put({.lsn = 1});
   const LogPosition first_end = end_;
   Put({.durable = first_end, .lsn = 2, .lost = true});
   FinishSegment();
   StartSegment(2);
-  Put({.durable = first_end, .partition = 1, .lsn = 1, .flags = kBatchStartsStream});
+  Put({.durable = first_end, .partition = 1, .lsn = 1});
   FinishSegment();
   StartSegment(3);
   Put({.durable = first_end, .flags = kBatchCut, .previous_end = first_end});
   const LogPosition cut_end = end_;
-  Put({.durable = cut_end, .partition = 2, .lsn = 1, .flags = kBatchStartsStream});
+  Put({.durable = cut_end, .partition = 2, .lsn = 1});
   FinishSegment();
   Reading r = Read();
   ASSERT_TRUE(r.status.ok()) << r.status.ToString();
@@ -368,7 +396,7 @@ TEST_F(LogReaderTest, NothingFollowsAFirstSegmentWithoutABatch) {
   StartSegment(2);
   FinishSegment();
   StartSegment(3);
-  Put({.lsn = 1, .flags = kBatchStartsStream});
+  Put({.lsn = 1});
   FinishSegment();
   Reading r = Read();
   ASSERT_TRUE(r.status.ok()) << r.status.ToString();
@@ -385,7 +413,7 @@ TEST_F(LogReaderTest, NothingFollowsAFirstSegmentWithoutABatch) {
 // F1: a segment number is used once, so what a recycled file held under its old number is no data.
 TEST_F(LogReaderTest, AStaleBatchOfARecycledSegmentIsNoData) {
   StartSegment(1);
-  Put({.lsn = 1, .flags = kBatchStartsStream});
+  Put({.lsn = 1});
   const std::string old = image_;
   const LogPosition durable = end_;
   end_ = 0;
@@ -402,25 +430,37 @@ TEST_F(LogReaderTest, AStaleBatchOfARecycledSegmentIsNoData) {
 TEST_F(LogReaderTest, BrokenChainsAreCorruption) {
   auto status_of = [&](auto put) {
     end_ = 0;
-    checksums_.clear();
+    checksum_ = 0;
     StartSegment(1);
-    Put({.lsn = 1, .flags = kBatchStartsStream});
+    Put({.lsn = 1});
     put();
     FinishSegment();
     return Read().status;
   };
   EXPECT_TRUE(status_of([&] { Put({.durable = end_, .lsn = 2}); }).ok());
-  EXPECT_THAT(status_of([&] { Put({.durable = end_, .lsn = 3}); }).message(),
-              HasSubstr("starts at LSN 3, but the last LSN before it is 1"));
-  EXPECT_THAT(status_of([&] { Put({.durable = end_, .lsn = 1}); }).message(),
-              HasSubstr("starts at LSN 1, but the last LSN before it is 1"));
-  EXPECT_TRUE(status_of([&] { Put({.durable = end_, .lsn = 9, .flags = kBatchStartsStream}); }).ok());
   EXPECT_THAT(status_of([&] {
-                checksums_[0] ^= 1;
+                checksum_ ^= 1;
                 Put({.durable = end_, .lsn = 2});
               }).message(),
               HasSubstr("does not match the checksum"));
   EXPECT_THAT(status_of([&] { Put({.lsn = 2, .previous_end = end_ - 8}); }).message(), HasSubstr("ends at"));
+}
+
+// F2: groups of several batches, as format 2 has them, and batches of this format after them.
+TEST_F(LogReaderTest, GroupsOfAnOldFormatAreRead) {
+  StartSegment(1);
+  PutOld({.lsn = 1, .flags = kBatchStartsStream}, /*more=*/true);
+  PutOld({.partition = 1, .lsn = 1, .flags = kBatchStartsStream});
+  PutOld({.durable = end_, .lsn = 2}, /*more=*/true);
+  PutOld({.durable = end_, .partition = 1, .lsn = 2});
+  Put({.durable = end_, .partition = 1, .lsn = 3});
+  FinishSegment();
+  Reading r = Read();
+  ASSERT_TRUE(r.status.ok()) << r.status.ToString();
+  EXPECT_EQ(r.entries.size(), 5u);
+  EXPECT_EQ(r.last(PartitionUuid(0)), 2u);
+  EXPECT_EQ(r.last(PartitionUuid(1)), 3u);
+  EXPECT_EQ(r.end, end_);
 }
 
 TEST_F(LogReaderTest, ALaterFormatVersionIsNamed) {

@@ -69,7 +69,7 @@ TEST_F(LogSharing, HotStreamsDoNotHoldUpTheOthers) {
   LogOptions options = SmallLog();
   options.segment_bytes = 4u << 20;
   options.budget_bytes = 256u << 20;
-  options.max_group_bytes = 128u << 10;
+  options.max_batch_bytes = 128u << 10;
   for (uint64_t hot : {1, 3, 10}) {
     SCOPED_TRACE(hot);
     EXPECT_TRUE(Use(options, ColdBesideHot{hot}).ok());
@@ -97,7 +97,7 @@ TEST_F(LogSharing, ALargeUnitIsNotHeldUpBySmallOnes) {
   LogOptions options = SmallLog();
   options.segment_bytes = 4u << 20;
   options.budget_bytes = 256u << 20;
-  options.max_group_bytes = 128u << 10;
+  options.max_batch_bytes = 128u << 10;
   EXPECT_TRUE(Use(options, Body()).ok());
 }
 
@@ -142,7 +142,7 @@ TEST_F(LogSharing, AdmissionTakesTurnsToo) {
   LogOptions options = SmallLog();
   options.segment_bytes = 4u << 20;
   options.budget_bytes = 256u << 20;
-  options.max_group_bytes = 128u << 10;
+  options.max_batch_bytes = 128u << 10;
   EXPECT_TRUE(Use(options, Admission()).ok());
 }
 
@@ -217,7 +217,7 @@ Task<Status> ReadLog(Reactor* reactor, LogPosition* end, LogPosition* records_en
     *durable = entry.header.durable_position;
   }
   *end = reader->end();
-  *records_end = reader->last_records_end();
+  *records_end = reader->records_end();
   co_return Status();
 }
 

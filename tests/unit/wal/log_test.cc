@@ -103,8 +103,8 @@ TEST_F(LogTest, StreamsGoOnAfterARestart) {
   struct Second {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered& recovered) {
       EXPECT_EQ(recovered.last(PartitionUuid(0)), 5u);
-      // The owner of b has cut its last two records.
-      Stream a(&log, PartitionUuid(0), 6), b(&log, PartitionUuid(1), 4);
+      // The owner of b has lost its last two records.
+      Stream a(&log, PartitionUuid(0), 6, 1, recovered.chain(PartitionUuid(0))), b(&log, PartitionUuid(1), 4);
       a.Append(), b.Append();
       co_await a.UntilDurable(reactor, 6);
       co_await b.UntilDurable(reactor, 4);
@@ -146,7 +146,7 @@ TEST_F(LogTest, AppendsDuringAWriteShareTheNext) {
   kernel_.options().disk_min_ns = kernel_.options().disk_max_ns = kMillisecond;
   LogOptions options = SmallLog();
   options.segment_bytes = 1u << 20;
-  options.max_group_bytes = 512u << 10;
+  options.max_batch_bytes = 512u << 10;
   EXPECT_TRUE(Use(options, Body()).ok());
 }
 
@@ -595,7 +595,7 @@ TEST_F(LogTest, OptionsThatCannotWorkAreRefused) {
   options.segment_bytes = (64u << 10) + 1;
   EXPECT_EQ(Use(options, Body()).code(), Code::kInvalidArgument);
   options = SmallLog();
-  options.max_group_bytes = 100;
+  options.max_batch_bytes = 100;
   EXPECT_EQ(Use(options, Body()).code(), Code::kInvalidArgument);
 }
 

@@ -24,7 +24,7 @@ struct WalDumpOptions {
   std::string partition;  // id or UUID; empty = all
   uint64_t from_lsn = 0, to_lsn = UINT64_MAX;
   Encoding encoding = Encoding::kText;
-  bool summary = false, running = false;
+  bool summary = false, running = false, marks = false;
 };
 
 struct Names {
@@ -54,36 +54,62 @@ class Dumper {
 
   // Prints the records of a batch that pass the filters.
   Status Print(const LogEntry& entry) {
-    const BatchHeader& h = entry.header;
     ++batches_;
-    if (h.partition.IsNil()) return Status();
-    std::string name = names_.Of(h.partition);
-    if (!options_.partition.empty() && options_.partition != name && options_.partition != h.partition.ToString()) {
-      return Status();
-    }
-    ByteReader reader(entry.records);
-    for (uint32_t i = 0; i < h.record_count; ++i) {
+    Status status;
+    ForEachItem(
+        entry.header, entry.payload,
+        [&](const Uuid& partition, const WriteUnit& unit, uint16_t) {
+          if (Passes(partition)) status = PrintUnit(entry, partition, unit);
+          return status.ok();
+        },
+        [&](const StreamMark& mark) {
+          if (options_.marks && Passes(mark.partition)) PrintMark(mark);
+          return true;
+        });
+    return status;
+  }
+  uint64_t batches() const { return batches_; }
+  uint64_t records() const { return records_; }
+
+ private:
+  bool Passes(const Uuid& partition) const {
+    return options_.partition.empty() || options_.partition == names_.Of(partition) ||
+           options_.partition == partition.ToString();
+  }
+
+  Status PrintUnit(const LogEntry& entry, const Uuid& partition, const WriteUnit& unit) {
+    const std::string name = names_.Of(partition);
+    ByteReader reader(unit.records);
+    for (uint32_t i = 0; i < unit.record_count; ++i) {
       Result<LogRecord> record = DecodeRecord(&reader);
       if (!record.ok()) {
-        return Error(Code::kCorruption, "{}: the batch at offset {}: record {} of {}: {}", entry.segment->path,
-                     entry.offset, i + 1, h.record_count, record.status().message());
+        return Error(Code::kCorruption, "{}: the batch at offset {}: the record at LSN {}: {}", entry.segment->path,
+                     entry.offset, unit.first_lsn + i, record.status().message());
       }
-      Lsn lsn = h.first_lsn + i;
+      const Lsn lsn = unit.first_lsn + i;
       if (lsn < options_.from_lsn || lsn > options_.to_lsn) continue;
       ++records_;
       if (options_.summary) continue;
       if (json_) {
-        PrintJsonRecord(entry, name, lsn, *record);
+        PrintJsonRecord(entry, name, unit.epoch, lsn, *record);
       } else {
         PrintTextRecord(name, lsn, *record);
       }
     }
     return Status();
   }
-  uint64_t batches() const { return batches_; }
-  uint64_t records() const { return records_; }
-
- private:
+  void PrintMark(const StreamMark& mark) const {
+    if (json_) {
+      Json j;
+      j["mark"] = Json{{"partition", names_.Of(mark.partition)}, {"epoch", mark.epoch},
+                       {"commit_lsn", mark.commit_lsn},          {"durable_lsn", mark.durable_lsn},
+                       {"released_lsn", mark.released_lsn},      {"version", std::to_string(mark.hlc)}};
+      PrintJson(j);
+      return;
+    }
+    tools::Print("{:>10} {:>12} {} mark      durable, {} committed, {} released, epoch {}\n", names_.Of(mark.partition),
+                 mark.durable_lsn, TimeText(VersionMs(mark.hlc)), mark.commit_lsn, mark.released_lsn, mark.epoch);
+  }
   void PrintTextRecord(const std::string& partition, Lsn lsn, const LogRecord& r) const {
     std::string what;
     if (r.op == RecordOp::kPut) what = fmt::format(" = {}", Printable(r.value, options_.encoding, kValueColumns));
@@ -97,11 +123,12 @@ class Dumper {
                  Printable(r.key, options_.encoding), what,
                  std::string(r.all_or_nothing ? " all-or-nothing" : "") + (r.continues ? " ..." : ""));
   }
-  void PrintJsonRecord(const LogEntry& entry, const std::string& partition, Lsn lsn, const LogRecord& r) const {
+  void PrintJsonRecord(const LogEntry& entry, const std::string& partition, Epoch epoch, Lsn lsn,
+                       const LogRecord& r) const {
     Json j;
     j["partition"] = partition;
     j["lsn"] = lsn;
-    j["epoch"] = entry.header.epoch;
+    j["epoch"] = epoch;
     j["version"] = std::to_string(r.version);
     j["op"] = OpName(r.op);
     SetBytes(&j, "key", r.key);
@@ -265,6 +292,7 @@ void AddWalDumpCommand(tools::Command app, Globals* globals) {
   command.Number("--to-lsn", &o->to_lsn, "Last LSN");
   command.Flag("--summary", &o->summary, "Print only the segments and the number of records");
   command.Flag("--running", &o->running, "Read the directory even if a node has it open");
+  command.Flag("--marks", &o->marks, "Also print the marks, which say how far each partition had come");
   AddEncodingOptions(command, &o->encoding);
   command.Footer(
       "Columns: partition, LSN, time, operation, key. A record whose line ends in ... is applied together with the\n"

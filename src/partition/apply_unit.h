@@ -1,4 +1,4 @@
-// WriteUnit: one write on its way through the WritePipeline and the Applier.
+// ApplyUnit: one write on its way through the WritePipeline and the Applier.
 //
 // Threads: one reactor.
 #pragma once
@@ -20,7 +20,7 @@ struct FoundValue {
   std::optional<std::string> bytes;  // empty if the reply has no room for it
 };
 
-struct WriteUnit {
+struct ApplyUnit {
   std::vector<WriteOp>* ops = nullptr;
   WriteOptions options;
   std::vector<Version> versions;

@@ -1,0 +1,125 @@
+// WU1 to WU3: which units and marks form the history of a partition.
+#include "src/wal/stream_history.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace pando {
+namespace {
+
+using Verdict = StreamHistory::Verdict;
+using testing::HasSubstr;
+
+constexpr Uuid kPartition{1, 2};
+
+class StreamHistoryTest : public testing::Test {
+ protected:
+  // A unit of `count` records that continues the chain at `before`.
+  WriteUnit Unit(Epoch epoch, Lsn first, uint64_t before, uint32_t count = 1, std::string_view records = "r") {
+    WriteUnit unit{epoch, first, count, before, 0, records};
+    unit.chain_after = UnitChain(unit);
+    return unit;
+  }
+  Verdict Accept(const WriteUnit& unit, uint16_t flags = 0) {
+    return history_.Accept(kPartition, unit, flags, /*chained=*/true);
+  }
+  bool Mark(Lsn commit, Lsn durable) { return history_.Accept({kPartition, 1, commit, durable, 0, 0}); }
+
+  StreamHistory history_;
+};
+
+TEST_F(StreamHistoryTest, UnitsContinueEachOther) {
+  const WriteUnit a = Unit(1, 10, 77, 3), b = Unit(1, 13, a.chain_after), c = Unit(4, 14, b.chain_after);
+  EXPECT_EQ(Accept(a), Verdict::kContinues) << "older units may have been released";
+  EXPECT_EQ(Accept(b), Verdict::kContinues);
+  EXPECT_EQ(Accept(c), Verdict::kContinues);
+  EXPECT_EQ(history_.Find(kPartition)->last().lsn, 14u);
+  EXPECT_EQ(history_.Find(kPartition)->last().chain, c.chain_after);
+}
+
+TEST_F(StreamHistoryTest, TheChainCoversAllOfAUnit) {
+  const WriteUnit a = Unit(1, 1, 0);
+  auto changed = [&](auto change) {
+    WriteUnit unit = a;
+    change(unit);
+    return UnitChain(unit);
+  };
+  EXPECT_NE(a.chain_after, changed([](WriteUnit& u) { u.epoch = 2; }));
+  EXPECT_NE(a.chain_after, changed([](WriteUnit& u) { u.first_lsn = 2; }));
+  EXPECT_NE(a.chain_after, changed([](WriteUnit& u) { u.record_count = 2; }));
+  EXPECT_NE(a.chain_after, changed([](WriteUnit& u) { u.chain_before = 1; }));
+  EXPECT_NE(a.chain_after, changed([](WriteUnit& u) { u.records = "s"; }));
+  WriteUnit wrong = a;
+  wrong.chain_after ^= 1;
+  EXPECT_EQ(Accept(wrong), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("does not match its records"));
+}
+
+TEST_F(StreamHistoryTest, HolesAndOtherPastsAreBroken) {
+  const WriteUnit a = Unit(3, 1, 0);
+  ASSERT_EQ(Accept(a), Verdict::kContinues);
+  EXPECT_EQ(Accept(Unit(3, 3, a.chain_after)), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("starts at LSN 3, but the last LSN before it is 1"));
+  EXPECT_EQ(Accept(Unit(3, 2, a.chain_after + 1)), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("does not continue the chain"));
+  EXPECT_EQ(Accept(Unit(2, 2, a.chain_after)), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("has epoch 2"));
+  EXPECT_EQ(Accept(Unit(3, 1, 0, 1, "another")), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("in the same epoch"));
+  EXPECT_EQ(Accept(Unit(3, 2, a.chain_after)), Verdict::kContinues) << "what was refused has changed nothing";
+  EXPECT_EQ(Accept(Unit(3, 99, 5), kUnitStartsAnew), Verdict::kContinues);
+}
+
+TEST_F(StreamHistoryTest, AHigherEpochSupersedesWhatIsNotCommitted) {
+  const WriteUnit a = Unit(1, 1, 0), b = Unit(1, 2, a.chain_after, 2), c = Unit(1, 4, b.chain_after);
+  for (const WriteUnit& unit : {a, b, c}) ASSERT_EQ(Accept(unit), Verdict::kContinues);
+  ASSERT_TRUE(Mark(/*commit=*/1, /*durable=*/4));
+  EXPECT_EQ(Accept(Unit(2, 1, 0)), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("supersedes what was committed up to LSN 1"));
+  EXPECT_EQ(Accept(Unit(2, 3, b.chain_after)), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("inside another"));
+  EXPECT_EQ(Accept(Unit(2, 2, c.chain_after)), Verdict::kBroken);
+  const WriteUnit d = Unit(2, 2, a.chain_after);
+  EXPECT_EQ(Accept(d), Verdict::kSupersedes);
+  EXPECT_EQ(history_.Find(kPartition)->last().lsn, 2u);
+  EXPECT_TRUE(Mark(1, 2)) << "what was superseded need not exist";
+  EXPECT_EQ(Accept(Unit(2, 3, d.chain_after)), Verdict::kContinues);
+  EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kBroken) << "it is no longer part of the history";
+}
+
+TEST_F(StreamHistoryTest, UnitsMayRepeat) {
+  const WriteUnit a = Unit(1, 1, 0), b = Unit(1, 2, a.chain_after), c = Unit(2, 3, b.chain_after);
+  for (const WriteUnit& unit : {a, b, c}) ASSERT_EQ(Accept(unit), Verdict::kContinues);
+  EXPECT_EQ(Accept(a, kUnitAgain), Verdict::kRepeats);
+  EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kRepeats);
+  EXPECT_EQ(Accept(b), Verdict::kBroken) << "only what was appended again repeats";
+  EXPECT_EQ(Accept(Unit(1, 2, a.chain_after, 1, "another"), kUnitAgain), Verdict::kBroken);
+  ASSERT_TRUE(Mark(/*commit=*/3, /*durable=*/3));
+  EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kRepeats) << "it was committed between its two places";
+  EXPECT_EQ(history_.Find(kPartition)->last().lsn, 3u);
+}
+
+TEST_F(StreamHistoryTest, WhatAMarkStatesMustBeThere) {
+  EXPECT_TRUE(Mark(50, 50)) << "all its units have been released";
+  const WriteUnit a = Unit(1, 1, 0);
+  StreamHistory fresh;
+  history_ = fresh;
+  ASSERT_EQ(Accept(a), Verdict::kContinues);
+  EXPECT_TRUE(Mark(0, 1));
+  EXPECT_FALSE(Mark(0, 2));
+  EXPECT_THAT(history_.wrong(), HasSubstr("holds it up to LSN 1, but it was durable up to LSN 2"));
+}
+
+TEST_F(StreamHistoryTest, OldBatchesHaveTheirChecksumsForChains) {
+  const WriteUnit a{1, 1, 5, 0, 111, "r"}, b{1, 6, 1, 111, 222, "r"}, c{1, 7, 1, 333, 444, "r"};
+  auto accept = [&](const WriteUnit& unit) { return history_.Accept(kPartition, unit, 0, /*chained=*/false); };
+  EXPECT_EQ(accept(a), Verdict::kContinues);
+  EXPECT_EQ(accept(b), Verdict::kContinues);
+  EXPECT_EQ(accept(c), Verdict::kBroken);
+  EXPECT_EQ(Accept(Unit(2, 7, 222)), Verdict::kContinues);
+}
+
+}  // namespace
+}  // namespace pando
