@@ -174,6 +174,8 @@ Status Node::ServeHttp(Reactor& first) {
                 "Connections to the HTTP port closed to make room for newer ones.", {}, &m.evicted_total);
   registry_.Add(http_.get(), "kv_http_timed_out_connections_total",
                 "Connections to the HTTP port closed because no request arrived in time.", {}, &m.timed_out_total);
+  LOG(INFO) << "serving http " << FormatHostPort(options_.host, http_port_)
+            << "; /readyz answers 503 until the storage engine has recovered";
   return {};
 }
 

@@ -3,6 +3,7 @@
 
 import http.client
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -20,20 +21,17 @@ STOPPED, ENGINE_FAILED, STOP_CUT_SHORT = 0, 2, 3
 AT_ONCE_S = 5  # far below any timeout of an orderly stop
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def readiness(port):
-    """Returns the status code of /readyz, or None while nothing listens."""
+def readiness(node):
+    """Returns the status code of /readyz, or None while the node has not said where it serves HTTP."""
+    match = re.search(r"serving http \S+?:(\d+)", node.output())
+    if not match:
+        return None
+    connection = http.client.HTTPConnection("127.0.0.1", int(match.group(1)), timeout=10)
     try:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("GET", "/readyz")
         return connection.getresponse().status
-    except ConnectionError:
-        return None
+    finally:
+        connection.close()
 
 
 def get_frame(key):
@@ -71,10 +69,8 @@ class SignalTest(unittest.TestCase):
                     ttypes.WriteOp(kind=1, key=b"%08d" % i, value=b"v") for i in range(first, first + BATCH)]))
         self.node.kill()
 
-        port = free_port()
-        self.node.flags += ["--http_port", str(port)]
         self.node.launch()
-        while (status := readiness(port)) is None:
+        while (status := readiness(self.node)) is None:
             self.assertIsNone(self.node.process.poll(), self.node.output())
         self.assertEqual(status, 503, "recovery ended before the test could look; raise RECORDS")
         begin = time.monotonic()
