@@ -8,9 +8,9 @@
 // Create the function object as a named local variable first, unless it is trivially destructible
 // (see call_on.h).
 //
-// Work that is shorter than that is not worth the two changes of thread, which cost some 10 us and
-// more when the machine is busy. Work that is longer than some milliseconds keeps others waiting
-// for the pool, so it should be divided.
+// Shorter work is not worth the two changes of thread, each of which can take as long as the
+// scheduler likes when the machine is busy. Work that is longer than some milliseconds keeps others
+// waiting for the pool, so it should be divided.
 //
 // Threads: the function runs on a thread of the pool, and must own everything it touches. It may
 // not use the reactor, nor coroutines, nor anything that belongs to a reactor. It is moved into the

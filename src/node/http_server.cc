@@ -8,6 +8,7 @@
 #include <boost/beast/http/parser.hpp>
 
 #include "src/base/check.h"
+#include "src/io/offload.h"
 
 namespace pando {
 
@@ -28,6 +29,12 @@ std::string Reply(int code, std::string_view reason, std::string_view type, std:
   return out;
 }
 
+// Reads only what any thread may read (registry.h).
+struct RenderRegistry {
+  const Registry* registry;
+  std::string operator()() const { return registry->Render(); }
+};
+
 }  // namespace
 
 // One connection, from accept until OnClosed. The server owns it.
@@ -45,8 +52,20 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
     server_->account_.Release(reserved_bytes_);
   }
 
-  bool answered() const { return answered_; }
+  bool asked() const { return asked_; }
   bool closing() const { return closing_; }
+  void WaitForPage(bool head_only) { waits_for_page_ = true, head_only_ = head_only; }
+  bool waits_for_page() const { return waits_for_page_; }
+  bool head_only() const { return head_only_; }
+  void Send(std::string reply) {
+    answered_ = true;
+    waits_for_page_ = false;
+    // HS3: from here on the bytes of the reply count.
+    reserved_bytes_ = static_cast<int64_t>(reply.size());
+    server_->account_.Force(reserved_bytes_);
+    connection_->Send(&reply);
+    connection_->Close(/*now=*/false);  // the network limits how long sending may take
+  }
   void CloseNow() {
     closing_ = true;
     connection_->Close(/*now=*/true);  // the event loop calls OnClosed later, which frees this
@@ -54,7 +73,7 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
 
  private:
   void OnData(std::span<const char> bytes) override {
-    if (answered_ || closing_) return;
+    if (asked_ || closing_) return;
     // Bytes that the parser cannot consume yet stay in request_, which never exceeds the limit.
     const size_t room = kMaxHttpRequestBytes - request_.size();
     request_.append(bytes.data(), std::min(room, bytes.size()));
@@ -62,30 +81,22 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
     request_.erase(0, parser_.put(boost::asio::const_buffer(request_.data(), request_.size()), error));
     if (!error && !parser_.is_header_done()) return;
     if (error == http::error::need_more && request_.size() < kMaxHttpRequestBytes) return;
+    asked_ = true;
+    std::string().swap(request_);
     if (error) {
       server_->metrics_.bad_requests_total.Add();
-      const std::string why = error == http::error::need_more || error == http::error::header_limit
-                                  ? fmt::format("the request exceeds {} bytes\n", kMaxHttpRequestBytes)
-                                  : fmt::format("this is not an HTTP request: {}\n", error.message());
+      const bool too_long = error == http::error::need_more || error == http::error::header_limit;
+      const std::string why = too_long ? fmt::format("the request exceeds {} bytes\n", kMaxHttpRequestBytes)
+                                       : fmt::format("this is not an HTTP request: {}\n", error.message());
       return Send(Reply(400, "Bad Request", kText, why, /*head_only=*/false));
     }
     server_->metrics_.requests_total.Add();
     const auto method = parser_.get().method_string();
     const auto target = parser_.get().target();
-    Send(server_->Answer({method.data(), method.size()}, {target.data(), target.size()}));
+    server_->Answer(this, {method.data(), method.size()}, {target.data(), target.size()});
   }
   void OnSent() override {}
   void OnClosed(const Status& /*reason*/) override { server_->Remove(this); }
-
-  void Send(std::string reply) {
-    answered_ = true;
-    std::string().swap(request_);
-    // HS3: from here on the bytes of the reply count.
-    reserved_bytes_ = static_cast<int64_t>(reply.size());
-    server_->account_.Force(reserved_bytes_);
-    connection_->Send(&reply);
-    connection_->Close(/*now=*/false);  // the network limits how long sending may take
-  }
 
   void OnDeadline() {
     if (answered_ || closing_) return;
@@ -98,6 +109,7 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
   http::request_parser<http::empty_body> parser_;
   std::string request_;  // received header bytes that the parser has not consumed
   int64_t reserved_bytes_ = 0;
+  bool asked_ = false, waits_for_page_ = false, head_only_ = false;  // the request is read
   bool answered_ = false, closing_ = false;
 };
 
@@ -134,6 +146,7 @@ Task<void> HttpServer::Shutdown() {
   }
   // Every connection has been told to close. Remove notifies all_closed_ when the last one is gone.
   while (!peers_.empty()) co_await all_closed_.Wait();
+  co_await tasks_.Drain();  // a page that is being rendered reads the registry
 }
 
 void HttpServer::OnAccept(Connection* connection) {
@@ -144,7 +157,7 @@ void HttpServer::OnAccept(Connection* connection) {
 }
 
 void HttpServer::EvictOne() {
-  auto waiting = [](const auto& peer) { return !peer->closing() && !peer->answered(); };
+  auto waiting = [](const auto& peer) { return !peer->closing() && !peer->asked(); };
   auto open = [](const auto& peer) { return !peer->closing(); };
   auto victim = std::find_if(peers_.begin(), peers_.end(), waiting);
   if (victim == peers_.end()) victim = std::find_if(peers_.begin(), peers_.end(), open);
@@ -159,35 +172,49 @@ void HttpServer::Remove(Peer* peer) {
   if (peers_.empty()) all_closed_.NotifyAll();
 }
 
-std::string HttpServer::Answer(std::string_view method, std::string_view target) {
+void HttpServer::Answer(Peer* peer, std::string_view method, std::string_view target) {
   const bool head_only = method == "HEAD";
   if (method != "GET" && !head_only) {
-    return Reply(405, "Method Not Allowed", kText, "this server answers only GET and HEAD\n", false,
-                 "Allow: GET, HEAD\r\n");
+    return peer->Send(Reply(405, "Method Not Allowed", kText, "this server answers only GET and HEAD\n", false,
+                            "Allow: GET, HEAD\r\n"));
   }
   const std::string_view path = target.substr(0, target.find('?'));
-  if (path == "/metrics") return Reply(200, "OK", kExposition, MetricsPage(), head_only);
+  if (path == "/metrics") return AnswerMetrics(peer, head_only);
   if (path == "/healthz") {
-    if (!health_->failed.load(std::memory_order_relaxed)) return Reply(200, "OK", kText, "ok\n", head_only);
-    return Reply(500, "Internal Server Error", kText, "the engine has stopped; see the log\n", head_only);
+    if (!health_->failed.load(std::memory_order_relaxed)) return peer->Send(Reply(200, "OK", kText, "ok\n", head_only));
+    return peer->Send(Reply(500, "Internal Server Error", kText, "the engine has stopped; see the log\n", head_only));
   }
   if (path == "/readyz") {
-    if (health_->ready.load(std::memory_order_relaxed)) return Reply(200, "OK", kText, "ready\n", head_only);
+    if (health_->ready.load(std::memory_order_relaxed)) {
+      return peer->Send(Reply(200, "OK", kText, "ready\n", head_only));
+    }
     const bool failed = health_->failed.load(std::memory_order_relaxed);
-    return Reply(503, "Service Unavailable", kText, "not ready: starting, stopping or failed\n", head_only,
-                 failed ? "" : "Retry-After: 1\r\n");
+    return peer->Send(Reply(503, "Service Unavailable", kText, "not ready: starting, stopping or failed\n", head_only,
+                            failed ? "" : "Retry-After: 1\r\n"));
   }
-  return Reply(404, "Not Found", kText, "try /metrics, /healthz or /readyz\n", head_only);
+  peer->Send(Reply(404, "Not Found", kText, "try /metrics, /healthz or /readyz\n", head_only));
 }
 
-const std::string& HttpServer::MetricsPage() {
-  const Nanos now = reactor_.NowNs();
-  if (!page_.empty() && now - page_rendered_ns_ < kHttpPageAgeNs) return page_;
+void HttpServer::AnswerMetrics(Peer* peer, bool head_only) {
+  if (!page_.empty() && reactor_.NowNs() - page_rendered_ns_ < kHttpPageAgeNs) {
+    return peer->Send(Reply(200, "OK", kExposition, page_, head_only));
+  }
+  peer->WaitForPage(head_only);
+  if (!std::exchange(rendering_, true)) tasks_.Spawn(RenderPage());
+}
+
+Task<void> HttpServer::RenderPage() {
+  // Suspends while another thread renders. Peers may come and go meanwhile.
+  std::string page = co_await Offload(reactor_, RenderRegistry{registry_});
+  rendering_ = false;
   account_.Release(static_cast<int64_t>(page_.size()));
-  page_ = registry_->Render();
+  page_ = std::move(page);
   account_.Force(static_cast<int64_t>(page_.size()));
-  page_rendered_ns_ = now;
-  return page_;
+  page_rendered_ns_ = reactor_.NowNs();
+  for (auto& peer : peers_) {
+    if (!peer->waits_for_page() || peer->closing()) continue;
+    peer->Send(Reply(200, "OK", kExposition, page_, peer->head_only()));
+  }
 }
 
 }  // namespace pando

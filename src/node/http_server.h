@@ -14,7 +14,7 @@
 //       room as well, the oldest first (S4).
 //   HS2  A connection ends at most kHttpRequestLimitNs after it was accepted, plus the time that
 //       the network allows for sending queued bytes (S4).
-//   HS3  Reply bytes count against the node's request memory from the moment they exist.
+//   HS3  Reply bytes count against the node's request memory from the moment this reactor has them.
 #pragma once
 
 #include <atomic>
@@ -26,6 +26,7 @@
 #include "src/base/result.h"
 #include "src/io/reactor.h"
 #include "src/io/sync.h"
+#include "src/io/task.h"
 #include "src/metrics/metrics.h"
 #include "src/metrics/registry.h"
 
@@ -34,8 +35,8 @@ namespace pando {
 inline constexpr size_t kMaxHttpConnections = 16;
 inline constexpr size_t kMaxHttpRequestBytes = 8u << 10;
 inline constexpr Nanos kHttpRequestLimitNs = 5 * kSecond;
-// The metrics page is rendered again only when it is older than this: rendering takes about 1 ms of
-// the reactor's time.
+// The metrics page is rendered again only when it is older than this. Rendering takes about 1 ms, so
+// it is offloaded; requests that arrive meanwhile get the same page.
 inline constexpr Nanos kHttpPageAgeNs = 20 * kMillisecond;
 
 // The node's state. The node writes it from any reactor; HttpServer reads it.
@@ -71,9 +72,10 @@ class HttpServer final : public AcceptHandler {
   void OnAccept(Connection* connection) override;
   void EvictOne();
   void Remove(Peer* peer);
-  // Returns the whole reply to one request, including the headers.
-  std::string Answer(std::string_view method, std::string_view target);
-  const std::string& MetricsPage();
+  // Answers one request, now or when the metrics page is rendered.
+  void Answer(Peer* peer, std::string_view method, std::string_view target);
+  void AnswerMetrics(Peer* peer, bool head_only);
+  Task<void> RenderPage();
 
   Reactor& reactor_;
   const Registry* const registry_;
@@ -85,6 +87,8 @@ class HttpServer final : public AcceptHandler {
   WaitQueue all_closed_;
   std::string page_;
   Nanos page_rendered_ns_ = 0;
+  bool rendering_ = false;
+  TaskGroup tasks_;  // RenderPage
 };
 
 }  // namespace pando

@@ -10,6 +10,7 @@
 
 #include "src/io/call_on.h"
 #include "src/io/connection_budget.h"
+#include "src/io/offload.h"
 #include "src/io/socket_address.h"
 #include "src/io/uring_reactor.h"
 #include "tests/support/sim_kernel.h"
@@ -40,6 +41,7 @@ class Browser final : public ConnectionHandler {
   Task<void> UntilClosed() {
     while (connection_ != nullptr) co_await Sleep(*reactor_, kMillisecond);
   }
+  void HangUp() { connection_->Close(/*now=*/true); }
   bool closed() const { return connection_ == nullptr; }
   std::string received;
 
@@ -79,6 +81,8 @@ class HttpServerTest : public ::testing::Test {
 
  public:
   static Task<void> Paths(HttpServerTest* t);
+  static Task<void> Together(HttpServerTest* t);
+  static Task<void> ShutDownWhileRendering(HttpServerTest* t);
   static Task<void> BadRequests(HttpServerTest* t);
   static Task<void> Idle(HttpServerTest* t);
   static Task<void> Slow(HttpServerTest* t);
@@ -113,6 +117,41 @@ Task<void> HttpServerTest::Paths(HttpServerTest* t) {
   EXPECT_THAT(co_await t->Get("/metrics"), HasSubstr("\nkv_test_total 8\n"));
 }
 TEST_F(HttpServerTest, Paths) { Run(&HttpServerTest::Paths); }
+
+// A page is rendered outside of the reactor, once for all who ask meanwhile. Who goes away before
+// it is ready is forgotten.
+Task<void> HttpServerTest::Together(HttpServerTest* t) {
+  t->kernel_.options().offload_min_ns = t->kernel_.options().offload_max_ns = 50 * kMillisecond;
+  t->counter_.Add(1);
+  std::vector<std::unique_ptr<Browser>> browsers;
+  for (int i = 0; i < 5; ++i) {
+    browsers.push_back(std::make_unique<Browser>());
+    co_await browsers.back()->Connect(t->reactor_, t->server_->port());
+  }
+  for (auto& browser : browsers) browser->Send("GET /metrics HTTP/1.1\r\n\r\n");
+  while (t->server_->metrics().requests_total.value() < 5) co_await Yield(t->reactor_);
+  EXPECT_EQ(t->reactor_.offload_metrics().in_pool.value(), 1);
+  EXPECT_EQ(browsers[0]->received, "");
+  browsers[4]->HangUp();
+  for (auto& browser : browsers) co_await browser->UntilClosed();
+  for (size_t i = 0; i < 4; ++i) EXPECT_THAT(browsers[i]->received, HasSubstr("\nkv_test_total 1\n"));
+  EXPECT_EQ(t->reactor_.offload_metrics().work_ns.count(), 1u);
+}
+TEST_F(HttpServerTest, OnePageForAllWhoAskTogether) { Run(&HttpServerTest::Together); }
+
+// Shutdown waits for the page that is being rendered: it reads the registry.
+Task<void> HttpServerTest::ShutDownWhileRendering(HttpServerTest* t) {
+  t->kernel_.options().offload_min_ns = t->kernel_.options().offload_max_ns = 50 * kMillisecond;
+  static Browser browser;
+  co_await browser.Connect(t->reactor_, t->server_->port());
+  browser.Send("GET /metrics HTTP/1.1\r\n\r\n");
+  while (t->server_->metrics().requests_total.value() < 1) co_await Yield(t->reactor_);
+  EXPECT_EQ(t->reactor_.offload_metrics().in_pool.value(), 1);
+}
+TEST_F(HttpServerTest, ShutDownWhileRendering) {
+  Run(&HttpServerTest::ShutDownWhileRendering);
+  EXPECT_EQ(reactor_.offload_metrics().work_ns.count(), 1u);
+}
 
 Task<void> HttpServerTest::BadRequests(HttpServerTest* t) {
   EXPECT_THAT(co_await t->Fetch("POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"),
