@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "src/io/append_sparely.h"
 #include "src/io/socket_address.h"
 
 namespace pando {
@@ -36,19 +37,6 @@ constexpr size_t kMaxSparesBytes = 2u << 20;
 // The most bytes in one send. A longer queue leaves in several sends, so that MSG_WAITALL cannot
 // hold on to megabytes.
 constexpr size_t kMaxSendBytes = 1u << 20;
-
-// Appends `bytes` and grows the capacity by an eighth instead of doubling it. The memory budget
-// counts unsent bytes by size, so a half-empty string would hold memory that no one has reserved.
-void AppendSparely(std::string* to, std::string_view bytes) {
-  const size_t needed = to->size() + bytes.size();
-  if (needed > to->capacity()) {
-    std::string grown;
-    grown.reserve(needed + needed / 8);
-    grown.append(*to);
-    to->swap(grown);
-  }
-  to->append(bytes);
-}
 
 }  // namespace
 

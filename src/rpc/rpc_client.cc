@@ -28,6 +28,9 @@ Task<Status> RpcClient::Connect(std::string host, uint16_t port, Nanos timeout_n
   Result<Connection*> connection = co_await reactor_.Connect(std::move(host), port, timeout_ns);
   if (!connection.ok()) co_return connection.TakeStatus();
   connection_ = *connection;
+  if (options_.filters != nullptr) {
+    connection_ = AddFilter(reactor_, connection_, options_.filters->MakeFilter(reactor_));
+  }
   peer_ = connection_->identity().address;
   broken_ = Status();
   connection_->SetHandler(this);

@@ -21,6 +21,7 @@
 #include <string_view>
 #include <utility>
 
+#include "src/io/byte_filter.h"
 #include "src/io/reactor.h"
 #include "src/io/task.h"
 #include "src/rpc/thrift_codec.h"
@@ -31,6 +32,7 @@ struct RpcClientOptions {
   WireProtocol protocol = WireProtocol::kBinary;
   size_t max_calls = 1024;              // calls in progress; further calls return kOverloaded
   size_t max_unsent_bytes = 16u << 20;  // further calls return kOverloaded
+  ByteFilters* filters = nullptr;       // for the connection; must outlive the client; null: none
 };
 
 class RpcClient final : private ConnectionHandler, private TurnHook {
@@ -38,6 +40,7 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   explicit RpcClient(Reactor& reactor, RpcClientOptions options = {});
   ~RpcClient();  // REQUIRES: the client was never connected, or Close has finished
 
+  // With a filter, the first call waits for its handshake. If that fails, so do all calls.
   Task<Status> Connect(std::string host, uint16_t port, Nanos timeout_ns);
   // `Args` and `Reply` are the generated Kv_xxx_args and Kv_xxx_result, which can be neither copied
   // nor moved. Both must outlive the task, and `reply` is not touched after the task has finished.

@@ -61,6 +61,12 @@ Task<void> RpcServer::Shutdown(Nanos limit_ns) {
 
 void RpcServer::OnAccept(Connection* connection) {
   metrics_.accepted_total.Add();
+  if (options_.filters != nullptr) {
+    FilterOptions filter;
+    filter.memory = &account_;
+    filter.metrics = &metrics_.filters;
+    connection = AddFilter(reactor_, connection, options_.filters->MakeFilter(reactor_), filter);
+  }
   const bool full = shared_->connections.fetch_add(1, std::memory_order_relaxed) >= options_.max_connections;
   // The evicted connection is gone at the end of this turn. Until then its socket is one of those
   // that the node keeps beyond the limit.

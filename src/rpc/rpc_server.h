@@ -23,6 +23,7 @@
 
 #include "gen-cpp/Kv.h"
 #include "src/base/memory_budget.h"
+#include "src/io/byte_filter.h"
 #include "src/io/reactor.h"
 #include "src/io/task.h"
 #include "src/metrics/metrics.h"
@@ -45,7 +46,8 @@ struct RpcOptions {
   Nanos stall_timeout_ns = 60 * kSecond;
   uint64_t min_bytes_per_s = 1024;
   Nanos hold_limit_ns = 300 * kSecond;
-  Nanos idle_timeout_ns = 0;  // connections idle for this long are closed; 0: never
+  Nanos idle_timeout_ns = 0;       // connections idle for this long are closed; 0: never
+  ByteFilters* filters = nullptr;  // for every connection; must outlive the server; null: none
   int32_t default_budget_ms = 10'000;
   int32_t max_budget_ms = 600'000;
 };
@@ -66,6 +68,7 @@ struct RpcMetrics {
   Counter closed_stalled_total, closed_idle_total, closed_overloaded_total;
   Counter requests_total, received_bytes_total, sent_bytes_total;
   Counter overloaded_total, deadline_total, bad_requests_total, garbage_total;
+  FilterMetrics filters;
 };
 
 // Identifies one request until it is answered. It may be copied, and it stays valid across turns
@@ -133,6 +136,16 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   // The client matches replies by sequence ID: from now on no reply on this connection waits for
   // another.
   void AllowOutOfOrderReplies(const RequestId& id) { id.connection->AllowOutOfOrder(); }
+
+  // Who has sent the request. Null if the client is gone.
+  const Identity* IdentityOf(const RequestId& id) const {
+    const Connection* connection = id.connection->connection_;
+    return connection ? &connection->identity() : nullptr;
+  }
+  // The request has proved that its client has this name. It holds for the whole connection.
+  void SetPrincipal(const RequestId& id, std::string principal) {
+    if (Connection* connection = id.connection->connection_) connection->SetPrincipal(std::move(principal));
+  }
 
   // Returns false while the connection holds max_reply_bytes of unsent replies. A large reply
   // should then wait for OnReplyRoom. For the oldest unanswered request only bytes that are ready
