@@ -113,8 +113,14 @@ class HttpServer::Peer final : public ConnectionHandler, private Timer {
   bool answered_ = false, closing_ = false;
 };
 
-HttpServer::HttpServer(Reactor& reactor, const Registry* registry, const NodeHealth* health, MemoryBudget* memory)
-    : reactor_(reactor), registry_(registry), health_(health), account_(memory), all_closed_(reactor) {}
+HttpServer::HttpServer(Reactor& reactor, const Registry* registry, const NodeHealth* health, MemoryBudget* memory,
+                       ByteFilters* filters)
+    : reactor_(reactor),
+      registry_(registry),
+      health_(health),
+      filters_(filters),
+      account_(memory),
+      all_closed_(reactor) {}
 
 HttpServer::~HttpServer() {
   CHECK(peers_.empty()) << "an HttpServer was destroyed before Shutdown finished";
@@ -150,6 +156,11 @@ Task<void> HttpServer::Shutdown() {
 }
 
 void HttpServer::OnAccept(Connection* connection) {
+  if (filters_) {
+    FilterOptions options;
+    options.memory = &account_;
+    connection = AddFilter(reactor_, connection, filters_->MakeFilter(reactor_), options);
+  }
   if (peers_.size() >= kMaxHttpConnections) EvictOne();
   peers_.push_back(std::make_unique<Peer>(this, connection));
   connection->SetHandler(peers_.back().get());

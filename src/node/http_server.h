@@ -24,6 +24,7 @@
 
 #include "src/base/memory_budget.h"
 #include "src/base/result.h"
+#include "src/io/byte_filter.h"
 #include "src/io/reactor.h"
 #include "src/io/sync.h"
 #include "src/io/task.h"
@@ -52,8 +53,9 @@ struct HttpMetrics {
 
 class HttpServer final : public AcceptHandler {
  public:
-  // `registry`, `health` and `memory` outlive the server.
-  HttpServer(Reactor& reactor, const Registry* registry, const NodeHealth* health, MemoryBudget* memory);
+  // All that is passed in outlives the server. `filters` are put on every connection; null = none.
+  HttpServer(Reactor& reactor, const Registry* registry, const NodeHealth* health, MemoryBudget* memory,
+             ByteFilters* filters = nullptr);
   ~HttpServer();  // REQUIRES: Shutdown has finished
 
   // Returns the port. kAlreadyExists if another process listens on it: the port is never shared.
@@ -80,6 +82,7 @@ class HttpServer final : public AcceptHandler {
   Reactor& reactor_;
   const Registry* const registry_;
   const NodeHealth* const health_;
+  ByteFilters* const filters_;
   BudgetAccount account_;
   HttpMetrics metrics_;
   uint16_t port_ = 0;

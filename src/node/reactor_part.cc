@@ -190,6 +190,12 @@ void ReactorPart::RegisterMetrics() {
   add("kv_rpc_bad_requests_total", "Requests that could not be decoded or named an unknown method.",
       &rpc.bad_requests_total);
   add("kv_rpc_garbage_connections_total", "Connections that sent something other than Thrift.", &rpc.garbage_total);
+  add("kv_rpc_handshaking_connections_count", "Connections whose byte filter has not finished its handshake.",
+      &rpc.filters.handshakes);
+  add("kv_rpc_established_handshakes_total", "Handshakes of byte filters that were completed.",
+      &rpc.filters.established_total);
+  add("kv_rpc_failed_handshakes_total", "Connections closed because the handshake of their byte filter failed.",
+      &rpc.filters.failed_total);
   add("kv_get_batched_total", "Gets that were looked up in memory in batches.",
       &service_->get_path().metrics().gets_total);
   add("kv_get_misses_total", "Gets that took the slow path, mostly because their page was not in memory.",

@@ -15,6 +15,7 @@
 #include "src/io/uring_reactor.h"
 #include "tests/support/sim_kernel.h"
 #include "tests/support/sim_reactor.h"
+#include "tests/support/toy_filter.h"
 
 namespace pando {
 namespace {
@@ -28,11 +29,12 @@ using testing::StartsWith;
 // A client that records everything it receives and whether the server has closed the connection.
 class Browser final : public ConnectionHandler {
  public:
-  Task<void> Connect(Reactor& reactor, uint16_t port) {
+  Task<void> Connect(Reactor& reactor, uint16_t port, bool filtered = false) {
     reactor_ = &reactor;
     Result<Connection*> connection = co_await reactor.Connect("127.0.0.1", port, kSecond);
     EXPECT_TRUE(connection.ok()) << connection.status().ToString();
     connection_ = *connection;
+    if (filtered) connection_ = AddFilter(reactor, connection_, ToyFilters(/*client=*/true).MakeFilter(reactor));
     connection_->SetHandler(this);
   }
   void Send(std::string bytes) {
@@ -61,7 +63,7 @@ class HttpServerTest : public ::testing::Test {
   // Runs `story` against a listening server, then shuts it down.
   void Run(Task<void> (*story)(HttpServerTest*)) { kernel_.RunTask(reactor_, WithServer(story)); }
   Task<void> WithServer(Task<void> (*story)(HttpServerTest*)) {
-    server_ = std::make_unique<HttpServer>(reactor_, &registry_, &health_, &memory_);
+    server_ = std::make_unique<HttpServer>(reactor_, &registry_, &health_, &memory_, filters_);
     Result<uint16_t> port = server_->Listen("127.0.0.1", 0);
     EXPECT_TRUE(port.ok());
     co_await story(this);
@@ -88,6 +90,7 @@ class HttpServerTest : public ::testing::Test {
   static Task<void> Slow(HttpServerTest* t);
   static Task<void> ShutDownWhileOpen(HttpServerTest* t);
   static Task<void> PortInUse(HttpServerTest* t);
+  static Task<void> Filtered(HttpServerTest* t);
 
  protected:
   SimKernel kernel_;
@@ -96,6 +99,7 @@ class HttpServerTest : public ::testing::Test {
   Registry registry_;
   NodeHealth health_;
   MemoryBudget memory_{64 << 20};
+  ByteFilters* filters_ = nullptr;
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -227,6 +231,29 @@ Task<void> HttpServerTest::PortInUse(HttpServerTest* t) {
   co_await second.Shutdown();
 }
 TEST_F(HttpServerTest, PortInUse) { Run(&HttpServerTest::PortInUse); }
+
+// Behind a byte filter, who shakes hands is answered, and who does not gets no answer.
+Task<void> HttpServerTest::Filtered(HttpServerTest* t) {
+  Browser browser, plain, silent;
+  co_await browser.Connect(t->reactor_, t->server_->port(), /*filtered=*/true);
+  browser.Send("GET /metrics HTTP/1.1\r\n\r\n");
+  co_await browser.UntilClosed();
+  EXPECT_THAT(browser.received, AllOf(StartsWith("HTTP/1.1 200 OK\r\n"), HasSubstr("\nkv_test_total 0\n")));
+  co_await plain.Connect(t->reactor_, t->server_->port());
+  plain.Send("GET /metrics HTTP/1.1\r\n\r\n");
+  co_await plain.UntilClosed();
+  EXPECT_EQ(plain.received, "TOYX");
+  const Nanos begin_ns = t->reactor_.NowNs();
+  co_await silent.Connect(t->reactor_, t->server_->port());
+  co_await silent.UntilClosed();
+  EXPECT_LT(t->reactor_.NowNs() - begin_ns, kHttpRequestLimitNs + kSecond) << "HS2 holds for handshakes too";
+  EXPECT_EQ(t->server_->metrics().requests_total.value(), 1u);
+}
+TEST_F(HttpServerTest, Filtered) {
+  ToyFilters filters(/*client=*/false);
+  filters_ = &filters;
+  Run(&HttpServerTest::Filtered);
+}
 
 // Sends a request from a plain socket, and leaves the socket open.
 int Ask(uint16_t port) {
