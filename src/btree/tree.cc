@@ -8,8 +8,7 @@
 
 namespace pando {
 
-Tree::Tree(BufferPool& pool, TreeStorage& storage)
-    : pool_(pool), storage_(storage), checkpoint_progress_(pool.reactor()) {}
+Tree::Tree(BufferPool& pool, PageStore& store) : PageOwner(store), pool_(pool), checkpoint_progress_(pool.reactor()) {}
 
 Tree::~Tree() { CHECK(root_ == nullptr) << "call Tree::Abandon before destroying the tree"; }
 

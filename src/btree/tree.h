@@ -46,34 +46,6 @@ static_assert(2 * kFramesPerUpdate <= BufferPool::kMinFrames / 4, "a merge's fra
 // page. The free quarter keeps a few inserts from splitting the page again at once.
 inline constexpr uint32_t kUnderfullDivisor = 4;
 
-struct DeadExtent {
-  Extent extent;
-  Generation birth = 0;
-};
-
-// The storage that holds the tree's pages. The partition implements it.
-class TreeStorage {
- public:
-  virtual File& file() = 0;
-  virtual const Uuid& uuid() const = 0;
-  // Allocates an extent. No page refers to it until AdoptExtent; FreeNow gives it back.
-  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
-  // Frees an extent of the current generation for reuse at once. No durable root refers to it, nor
-  // does one that is about to become durable.
-  virtual void FreeNow(Extent extent) = 0;
-  // From now on, a page or record of generation `birth` refers to the extent.
-  virtual void AdoptExtent(Extent extent, Generation birth) = 0;
-  // An extent of the current generation that nothing refers to any more, but that may still be the
-  // target of a read or write in flight.
-  virtual void OrphanExtent(Extent extent) = 0;
-  // Frees an extent that died in the current generation but that an older root may still refer to.
-  virtual void FreeLater(DeadExtent dead) = 0;
-  virtual void OnIoError(const Status& status) = 0;
-
- protected:
-  ~TreeStorage() = default;
-};
-
 // A record found in a resident leaf. Views are valid until the next modification or suspension.
 struct FoundRecord {
   std::string_view leaf_prefix;
@@ -182,7 +154,7 @@ struct FrozenRoot {
 
 class Tree final : public PageOwner {
  public:
-  Tree(BufferPool& pool, TreeStorage& storage);
+  Tree(BufferPool& pool, PageStore& store);
   ~Tree();
 
   // -- lifetime
@@ -269,8 +241,7 @@ class Tree final : public PageOwner {
   Task<void> FinishCheckpoint();
 
   // -- snapshots. A snapshot keeps the most recently frozen generation readable until it is
-  // dropped. Taking one is O(1). TreeStorage::FreeLater is responsible for keeping its pages on
-  // disk.
+  // dropped. Taking one is O(1). PageStore::FreeLater is responsible for keeping its pages on disk.
   Generation AddSnapshot();
   const TreeSnapshot& snapshot(Generation generation) const { return snapshots_.at(generation); }
   void DropSnapshot(Generation generation) { snapshots_.erase(generation); }
@@ -303,15 +274,10 @@ class Tree final : public PageOwner {
   Task<Result<UnderfullLeaves>> FindUnderfull(Generation since, std::string from);
 
   // -- PageOwner
-  File& file() override { return storage_.file(); }
-  const Uuid& uuid() const override { return storage_.uuid(); }
-  Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override { return storage_.AllocateForWrite(blocks); }
-  void DiscardExtent(Extent extent) override { storage_.FreeNow(extent); }
   bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
   void OnWriteEnded(Frame& frame, bool valid) override;
   void OnEvict(Frame& frame) override;
   Status ValidatePage(const char* page, uint32_t page_bytes) override { return Node::Validate(page, page_bytes); }
-  void OnIoError(const Status& status) override { storage_.OnIoError(status); }
 
  private:
   struct DirtyList {  // doubly linked through Frame::dirty_prev and dirty_next
@@ -421,7 +387,6 @@ class Tree final : public PageOwner {
   static constexpr size_t kLists = kMaxTreeHeight + 1;  // one per level, then overflow values
 
   BufferPool& pool_;
-  TreeStorage& storage_;
   Frame* root_ = nullptr;
   Generation generation_ = 0;
   uint64_t next_page_id_ = 1;

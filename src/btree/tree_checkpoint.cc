@@ -92,7 +92,7 @@ void Tree::OnWriteEnded(Frame& frame, bool valid) {
     if (frame.superseded) pool_.Drop(&frame);
     return;
   }
-  storage_.AdoptExtent(frame.disk.location, frame.birth);
+  store().AdoptExtent(frame.disk.location, frame.birth);
   if (checkpointing_ && frame.page_id == frozen_root_id_ && frame.birth <= frozen_generation_) {
     frozen_root_ref_ = frame.disk;
     auto snapshot = snapshots_.find(frozen_generation_);

@@ -13,9 +13,9 @@ namespace pando {
 void Tree::FreeExtent(Extent extent, Generation birth) {
   if (extent.empty()) return;
   if (birth == generation_) {
-    storage_.FreeNow(extent);
+    store().FreeNow(extent);
   } else {
-    storage_.FreeLater({extent, birth});
+    store().FreeLater({extent, birth});
   }
 }
 
@@ -134,12 +134,12 @@ void Tree::FreeOverflow(const RecordView& record) {
     frame->superseded = true;
   } else if (frame) {
     if (frame->dirty) ListRemove(frame);
-    if (now) storage_.OrphanExtent(ref.location);
+    if (now) store().OrphanExtent(ref.location);
     pool_.Drop(frame, now);
   } else if (now) {
-    storage_.FreeNow(ref.location);
+    store().FreeNow(ref.location);
   }
-  if (!now) storage_.FreeLater({ref.location, ref.birth});
+  if (!now) store().FreeLater({ref.location, ref.birth});
 }
 
 void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
@@ -152,7 +152,7 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
   if (record.overflow) {
     Frame* stored = pool_.NewOverflow(this, value.overflow_extent, value.bytes, generation_);
     ListAdd(stored);
-    storage_.AdoptExtent(value.overflow_extent, generation_);
+    store().AdoptExtent(value.overflow_extent, generation_);
     record.overflow_ref = {value.overflow_extent, generation_, stored->disk.checksum, Hash64(value.bytes)};
   } else {
     CHECK(!NeedsOverflow(key.size(), value.bytes.size())) << "a large value has no overflow extent";

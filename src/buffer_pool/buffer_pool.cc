@@ -169,7 +169,7 @@ void BufferPool::Drop(Frame* frame, bool discard_extent) {
 
 void BufferPool::FinishDoomed(Frame* frame) {
   if (frame->pins > 0 || frame->writing) return;
-  if (frame->discard_extent) frame->owner->DiscardExtent(frame->disk.location);
+  if (frame->discard_extent) frame->owner->store().FreeNow(frame->disk.location);
   FreeNow(frame);
 }
 
@@ -227,7 +227,7 @@ void BufferPool::Unlink(Frame* frame) {
 }
 
 uint64_t BufferPool::Fingerprint(const PageOwner* owner, Extent location) const {
-  uint64_t words[2] = {owner->uuid().lo, location.packed};
+  uint64_t words[2] = {owner->store().uuid().lo, location.packed};
   return Hash64({reinterpret_cast<const char*>(words), sizeof(words)});
 }
 
@@ -397,7 +397,7 @@ void BufferPool::DropAll(PageOwner* owner) {
   for (Frame& frame : frames_) {
     if (frame.owner != owner) continue;
     CHECK(frame.pins == 0 && !frame.writing && frame.state == Frame::State::kResident)
-        << "frame " << frame.id << " of " << owner->file().path() << " is in use";
+        << "frame " << frame.id << " of " << owner->store().file().path() << " is in use";
     if (frame.in_map) MapErase(&frame);
     if (frame.dirty) --stats_.dirty_pages;
     frame.frame_children = 0;

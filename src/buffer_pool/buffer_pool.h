@@ -31,6 +31,7 @@
 #include "src/buffer_pool/extent.h"
 #include "src/buffer_pool/frame.h"
 #include "src/buffer_pool/page.h"
+#include "src/buffer_pool/page_store.h"
 #include "src/io/file.h"
 #include "src/io/reactor.h"
 #include "src/io/sync.h"
@@ -41,12 +42,13 @@ namespace pando {
 // The owner of pages: the tree of a partition, as the pool sees it.
 class PageOwner {
  public:
-  virtual File& file() = 0;
-  virtual const Uuid& uuid() const = 0;
-  // Allocates blocks for a page about to be written, growing the file if necessary. kDiskFull.
-  virtual Task<Result<Extent>> AllocateForWrite(uint32_t blocks) = 0;
-  // Gives back an extent from AllocateForWrite whose write was void (B3) or failed.
-  virtual void DiscardExtent(Extent extent) = 0;
+  explicit PageOwner(PageStore& store) : store_(store) {}
+  PageOwner(const PageOwner&) = delete;
+  PageOwner& operator=(const PageOwner&) = delete;
+
+  // Where its pages are stored. An extent whose write was void (B3) or failed goes back there with
+  // FreeNow.
+  PageStore& store() const { return store_; }
   // Turns `page`, a copy of the page of `frame`, into its stored form, in which children are disk
   // references. Fills in the aggregates of `ref`. Returns false when a child is not on disk: a
   // child was changed while the write waited to start.
@@ -59,11 +61,12 @@ class PageOwner {
   // Checks the structure of a page just read whose checksum is correct: every offset must lie
   // inside the page.
   virtual Status ValidatePage(const char* page, uint32_t page_bytes) = 0;
-  // A write failed for good. (Failed reads and damage are reported to the caller of the load.)
-  virtual void OnIoError(const Status& status) = 0;
 
  protected:
   ~PageOwner() = default;
+
+ private:
+  PageStore& store_;
 };
 
 // Keeps the page of a frame in memory and in that frame. Move-only. Only the pool creates pins.

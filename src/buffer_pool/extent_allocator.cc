@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "src/base/check.h"
+#include "src/base/codec.h"
 
 namespace pando {
 namespace {
@@ -33,8 +34,9 @@ std::optional<uint32_t> ExtentAllocator::FindRun(Group& group, uint32_t blocks) 
     }
     return std::nullopt;
   };
-  if (auto found = search(group.cursor, kGroupBlocks)) return found;
-  if (auto found = search(0, std::min(kGroupBlocks, group.cursor + blocks - 1))) return found;
+  const uint32_t end = static_cast<uint32_t>(group.words.size()) * 64;
+  if (auto found = search(group.cursor, end)) return found;
+  if (auto found = search(0, std::min(end, group.cursor + blocks - 1))) return found;
   group.longest_hint = blocks - 1;
   return std::nullopt;
 }
@@ -57,6 +59,7 @@ std::optional<Extent> ExtentAllocator::Allocate(uint32_t blocks) {
 }
 
 void ExtentAllocator::Free(Extent extent) {
+  ClearTransient(extent);
   SetRange(extent.block(), extent.blocks(), false);
   Group& group = groups_[extent.block() / kGroupBlocks];
   group.longest_hint = kGroupBlocks;
@@ -85,15 +88,15 @@ void ExtentAllocator::SetRange(uint64_t block, uint32_t blocks, bool used) {
 
 void ExtentAllocator::Grow(uint64_t total_blocks) {
   CHECK_GE(total_blocks, total_blocks_);
-  uint64_t groups = (total_blocks + kGroupBlocks - 1) / kGroupBlocks;
-  while (groups_.size() < groups) {
-    Group group;
-    group.words.assign(kWordsPerGroup, ~0ull);
-    groups_.push_back(std::move(group));
-  }
+  groups_.resize((total_blocks + kGroupBlocks - 1) / kGroupBlocks);
   for (uint64_t b = total_blocks_; b < total_blocks; ++b) {
     Group& group = groups_[b / kGroupBlocks];
-    group.words[b % kGroupBlocks / 64] &= ~(1ull << (b % 64));
+    const uint64_t word = b % kGroupBlocks / 64;
+    if (word >= group.words.size()) {
+      const uint64_t blocks = std::min<uint64_t>(total_blocks - b + b % kGroupBlocks, kGroupBlocks);
+      group.words.resize((blocks + 63) / 64, ~0ull);
+    }
+    group.words[word] &= ~(1ull << (b % 64));
     ++group.free;
     group.longest_hint = kGroupBlocks;
     group.changed = true;
@@ -108,32 +111,56 @@ bool ExtentAllocator::IsUsed(uint64_t block) const {
   return groups_[block / kGroupBlocks].words[block % kGroupBlocks / 64] >> (block % 64) & 1;
 }
 
-std::string_view ExtentAllocator::GroupBitmap(uint32_t group) const {
-  return {reinterpret_cast<const char*>(groups_[group].words.data()), kBlockBytes};
+// -- transient blocks
+
+void ExtentAllocator::SetTransient(Extent extent) {
+  Group& group = groups_[extent.block() / kGroupBlocks];
+  group.transient.resize(group.words.size());
+  const auto first = static_cast<uint32_t>(extent.block() % kGroupBlocks);
+  for (uint32_t b = first; b < first + extent.blocks(); ++b) {
+    const uint64_t bit = 1ull << (b % 64);
+    CHECK((group.words[b / 64] & bit) != 0) << "A5: block " << extent.block() - first + b << " is not in use";
+    if ((group.transient[b / 64] & bit) == 0) ++group.transient_blocks;
+    group.transient[b / 64] |= bit;
+  }
+  group.changed = true;
 }
 
-void ExtentAllocator::EncodeGroup(uint32_t group, char* bitmap) const {
-  std::memcpy(bitmap, GroupBitmap(group).data(), kBlockBytes);
-  const uint64_t base = uint64_t{group} * kGroupBlocks;
-  constexpr size_t kChunkBytes = kChunkBlocks / 8;
-  for (size_t chunk = 0; groups_[group].aside.any() && chunk < kChunksPerGroup; ++chunk) {
-    if (groups_[group].aside[chunk]) std::memset(bitmap + chunk * kChunkBytes, 0, kChunkBytes);
+void ExtentAllocator::ClearTransient(Extent extent) {
+  Group& group = groups_[extent.block() / kGroupBlocks];
+  if (group.transient.empty()) return;
+  const auto first = static_cast<uint32_t>(extent.block() % kGroupBlocks);
+  for (uint32_t b = first; b < first + extent.blocks() && b / 64 < group.transient.size(); ++b) {
+    const uint64_t bit = 1ull << (b % 64);
+    if ((group.transient[b / 64] & bit) != 0) --group.transient_blocks;
+    group.transient[b / 64] &= ~bit;
   }
-  for (uint64_t b = std::max(base, total_blocks_); b < base + kGroupBlocks; ++b) {
-    bitmap[(b - base) / 8] &= static_cast<char>(~(1 << ((b - base) % 8)));
+  if (group.transient_blocks == 0) group.transient = {};
+  group.changed = true;
+}
+
+// -- persistence
+
+void ExtentAllocator::EncodeGroup(uint32_t index, char* bitmap) const {
+  const Group& group = groups_[index];
+  std::memset(bitmap, 0, kBlockBytes);
+  const uint64_t blocks = std::min<uint64_t>(total_blocks_ - uint64_t{index} * kGroupBlocks, kGroupBlocks);
+  for (size_t w = 0; w < group.words.size(); ++w) {
+    uint64_t word = group.aside[w] ? 0 : group.words[w];
+    if (w < group.transient.size()) word &= ~group.transient[w];
+    if (blocks - w * 64 < 64) word &= (1ull << (blocks % 64)) - 1;  // blocks past the end of the file
+    StoreLE(bitmap + w * 8, word);
   }
 }
 
 void ExtentAllocator::LoadGroup(uint32_t group_index, const char* bitmap) {
   Group& group = groups_[group_index];
-  CHECK(group.aside.none()) << "a bitmap must be loaded before any of its chunks is set aside";
+  CHECK(group.aside.none() && group.transient.empty()) << "a bitmap must be loaded before the group is used";
   free_blocks_ -= group.free;
-  std::memcpy(group.words.data(), bitmap, kBlockBytes);
+  for (size_t w = 0; w < group.words.size(); ++w) group.words[w] = LoadLE<uint64_t>(bitmap + w * 8);
   // Blocks past the end of the file stay used, whatever the bitmap says.
-  uint64_t base = uint64_t{group_index} * kGroupBlocks;
-  for (uint64_t b = std::max(total_blocks_, base); b < base + kGroupBlocks; ++b) {
-    group.words[(b - base) / 64] |= 1ull << (b % 64);
-  }
+  const uint64_t blocks = std::min<uint64_t>(total_blocks_ - uint64_t{group_index} * kGroupBlocks, kGroupBlocks);
+  if (blocks % 64 != 0) group.words.back() |= ~0ull << (blocks % 64);
   group.free = 0;
   for (uint64_t word : group.words) group.free += 64 - static_cast<uint32_t>(std::popcount(word));
   free_blocks_ += group.free;
@@ -153,7 +180,7 @@ void ExtentAllocator::SetAside(Group* group, uint32_t chunk) {
 
 void ExtentAllocator::SetAsideFreeChunks() {
   for (Group& group : groups_) {
-    for (uint32_t chunk = 0; group.free >= kChunkBlocks && chunk < kChunksPerGroup; ++chunk) {
+    for (uint32_t chunk = 0; group.free >= kChunkBlocks && chunk < group.words.size(); ++chunk) {
       if (group.words[chunk] == 0) SetAside(&group, chunk);
     }
   }
@@ -169,7 +196,7 @@ std::optional<Extent> ExtentAllocator::TakeToRelease(uint64_t blocks, bool free_
     auto wanted = [&](uint32_t chunk) {
       return group.aside[chunk] ? !group.hole[chunk] : free_too && group.words[chunk] == 0;
     };
-    for (uint32_t end = kChunksPerGroup; end > 0; --end) {
+    for (auto end = static_cast<uint32_t>(group.words.size()); end > 0; --end) {
       if (!wanted(end - 1)) continue;
       uint32_t first = end;
       while (first > 0 && end - first < most && wanted(first - 1)) {

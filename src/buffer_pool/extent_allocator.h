@@ -2,7 +2,7 @@
 // in groups of 32768 blocks (128 MiB), so that the bitmap of a group is exactly one block on disk
 // and only changed groups are written.
 //
-// Threads: one reactor. Memory: 1/32768 of the file.
+// Threads: one reactor. Memory: 1/32768 of the file, and as much again where extents are transient.
 //
 // Invariants
 //   A1  Allocate returns blocks that were free, and marks them used before it returns.
@@ -11,12 +11,13 @@
 //       extents back (DeadList).
 //   A4  Space that is set aside is free but not allocated, because the file system may not hold it
 //       for the file. It becomes available again (Return) once the file system holds it.
+//   A5  Transient blocks are in use, but free in the stored bitmap: only this process needs them, so
+//       the next one finds them free.
 #pragma once
 
 #include <bitset>
 #include <cstdint>
 #include <optional>
-#include <string_view>
 #include <vector>
 
 #include "src/buffer_pool/extent.h"
@@ -26,7 +27,6 @@ namespace pando {
 class ExtentAllocator {
  public:
   static constexpr uint32_t kGroupBlocks = static_cast<uint32_t>(kBlockBytes) * 8;
-  static constexpr uint32_t kWordsPerGroup = kGroupBlocks / 64;
 
   // Starts with a file of `blocks` blocks, all free.
   explicit ExtentAllocator(uint64_t blocks) { Grow(blocks); }
@@ -35,7 +35,7 @@ class ExtentAllocator {
   // Continues where it last allocated, so that extents written together lie together. Leaves a
   // group only when it has no room.
   std::optional<Extent> Allocate(uint32_t blocks);
-  void Free(Extent extent);
+  void Free(Extent extent);  // no longer transient either
   // Marks a given extent as used: the superblocks, and extents found by recovery or the checker.
   void MarkUsed(Extent extent);
   // Sets the length of the file. It never shrinks.
@@ -69,21 +69,25 @@ class ExtentAllocator {
   // Makes the run free again: the file system holds it for the file once more.
   void Return(Extent run);
 
-  // -- persistence. The bitmap of a group is kBlockBytes long, 1 = used. Blocks past the end of the
-  // file read as used.
+  // -- transient blocks (A5). The caller ensures that no root on disk reaches the extent, which is
+  // in use. Both may be called again for the same extent.
+  void SetTransient(Extent extent);
+  void ClearTransient(Extent extent);
+
+  // -- persistence. The stored bitmap of a group is kBlockBytes long, 1 = used.
   uint32_t group_count() const { return static_cast<uint32_t>(groups_.size()); }
   bool group_changed(uint32_t group) const { return groups_[group].changed; }
   void ClearChanged(uint32_t group) { groups_[group].changed = false; }
   void MarkChanged(uint32_t group) { groups_[group].changed = true; }
-  std::string_view GroupBitmap(uint32_t group) const;
-  // The stored form of the same bitmap: blocks past the end of the file, and those set aside, are
-  // free.
+  // Blocks past the end of the file, those set aside, and transient ones are free in `bitmap`.
   void EncodeGroup(uint32_t group, char* bitmap) const;
   void LoadGroup(uint32_t group_index, const char* bitmap);
 
  private:
   struct Group {
-    std::vector<uint64_t> words;
+    std::vector<uint64_t> words;      // up to the end of the file; blocks past the end are used
+    std::vector<uint64_t> transient;  // empty: none is; else as long as `words`, or shorter
+    uint32_t transient_blocks = 0;
     uint32_t free = 0;
     uint32_t cursor = 0;        // where the next search starts
     uint32_t longest_hint = 0;  // no free run is longer than this

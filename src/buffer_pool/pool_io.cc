@@ -76,15 +76,15 @@ Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
   const Extent at = frame->disk.location;
   auto corrupt = [&](std::string_view what) {
     return Error(Code::kCorruption, "{}: page at offset {} ({} bytes): {}; restore it from a backup or a replica",
-                 frame->owner->file().path(), at.offset_bytes(), at.size_bytes(), what);
+                 frame->owner->store().file().path(), at.offset_bytes(), at.size_bytes(), what);
   };
   char* page = data(*frame);
-  uint64_t checksum = Hash64({page, at.size_bytes()}, ChecksumSeed(frame->owner->uuid(), at.block()));
+  uint64_t checksum = Hash64({page, at.size_bytes()}, ChecksumSeed(frame->owner->store().uuid(), at.block()));
   if (checksum != frame->disk.checksum) return corrupt("checksum mismatch");
   Status decoded = DecodePageImage(page, page_bytes_, at.blocks(), scratch_.data());
   if (decoded.code() == Code::kVersion) {
     return Error(Code::kVersion, "{}: page at offset {} ({} bytes): {}; use the version that wrote it",
-                 frame->owner->file().path(), at.offset_bytes(), at.size_bytes(), decoded.message());
+                 frame->owner->store().file().path(), at.offset_bytes(), at.size_bytes(), decoded.message());
   }
   if (!decoded.ok()) return corrupt(decoded.message());
   const PageHeader& header = HeaderOf(page);
@@ -105,14 +105,14 @@ Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t l
     co_return Error(Code::kCorruption,
                     "{}: a page reference has an extent of {} bytes, but a page has at most {}; restore the data from "
                     "a backup or a replica",
-                    owner->file().path(), ref.location.size_bytes(), page_bytes_);
+                    owner->store().file().path(), ref.location.size_bytes(), page_bytes_);
   }
   if (!MakeRoom(1)) co_return Error(Code::kAborted, "the buffer pool has no free frame for the page");
   PagePin pin = Pin(StartLoading(owner, ref));
   Frame* frame = pin.frame();
   char* page = data(*frame);
-  Status status =
-      co_await owner->file().Read(page, ref.location.size_bytes(), ref.location.offset_bytes(), BufferIndexOf(page));
+  Status status = co_await owner->store().file().Read(page, ref.location.size_bytes(), ref.location.offset_bytes(),
+                                                      BufferIndexOf(page));
   if (status.ok() && !frame->doomed) status = FinishLoad(frame, level);
   if (!status.ok() || frame->doomed) co_return FailLoad(std::move(pin), std::move(status));
   frame->state = Frame::State::kResident;
@@ -151,7 +151,7 @@ std::vector<iovec> BufferPool::PieceVectors(const Frame& first) {
 }
 
 uint64_t BufferPool::ChecksumPieces(const Frame& first) const {
-  Hasher64 hasher(ChecksumSeed(first.owner->uuid(), first.disk.location.block()));
+  Hasher64 hasher(ChecksumSeed(first.owner->store().uuid(), first.disk.location.block()));
   size_t left = first.disk.location.size_bytes();
   for (FrameId id = first.id; id != kNoFrame; id = frames_[id].next_piece) {
     size_t n = std::min<size_t>(left, page_bytes_);
@@ -189,13 +189,13 @@ Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location
     co_return Error(
         Code::kCorruption,
         "{}: a value of {} bytes has an extent of {} bytes at offset {}; restore the data from a backup or a replica",
-        owner->file().path(), value_bytes, location.size_bytes(), location.offset_bytes());
+        owner->store().file().path(), value_bytes, location.size_bytes(), location.offset_bytes());
   }
   if (FramesFor(value_bytes) > frames_.size() / 2) {
     co_return Error(Code::kOverloaded,
                     "{}: a value of {} bytes needs {} pages of memory, but the buffer pool has {} and allows half of "
                     "them for one value; raise --memory_limit_mb",
-                    owner->file().path(), value_bytes, FramesFor(value_bytes), frames_.size());
+                    owner->store().file().path(), value_bytes, FramesFor(value_bytes), frames_.size());
   }
   if (!MakeRoom(FramesFor(value_bytes)))
     co_return Error(Code::kAborted, "the buffer pool has too few free frames for the value");
@@ -209,12 +209,12 @@ Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location
   stats_.read_bytes_total += location.size_bytes();
   PagePin pin = Pin(first);
   std::vector<iovec> vectors = PieceVectors(*first);
-  Status status = co_await owner->file().ReadVector(vectors, location.offset_bytes());
+  Status status = co_await owner->store().file().ReadVector(vectors, location.offset_bytes());
   if (status.ok() && !first->doomed && ChecksumPieces(*first) != checksum) {
     status = Error(Code::kCorruption,
                    "{}: value at offset {} ({} bytes): checksum mismatch; restore it from a backup "
                    "or a replica",
-                   owner->file().path(), location.offset_bytes(), location.size_bytes());
+                   owner->store().file().path(), location.offset_bytes(), location.size_bytes());
   }
   if (!status.ok() || first->doomed) co_return FailLoad(std::move(pin), std::move(status));
   first->state = Frame::State::kResident;
@@ -259,7 +259,7 @@ void BufferPool::FinishWrite(Frame* frame, Status* status, bool current) {
   } else if (status->ok()) {
     ++stats_.void_writes_total;
   }
-  if (!status->ok() && status->code() != Code::kDiskFull) frame->owner->OnIoError(*status);
+  if (!status->ok() && status->code() != Code::kDiskFull) frame->owner->store().OnIoError(*status);
   bool doomed = frame->doomed;
   frame->owner->OnWriteEnded(*frame, valid);  // may drop the frame, which then is already free
   if (doomed) FinishDoomed(frame);
@@ -289,11 +289,12 @@ Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
   std::memcpy(copy, data(*frame), page_bytes_);
   if (!owner->PrepareForDisk(*frame, copy, &ref)) co_return Status();
   uint32_t blocks = EncodePageImage(copy, page_bytes_, compression_, image, scratch_.data() + page_bytes_);
-  CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->AllocateForWrite(blocks));
+  CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->store().AllocateForWrite(blocks));
   ref.location = extent;
   ref.birth = frame->birth;
-  ref.checksum = Hash64({image, extent.size_bytes()}, ChecksumSeed(owner->uuid(), extent.block()));
-  Status status = co_await owner->file().Write(image, extent.size_bytes(), extent.offset_bytes(), BufferIndexOf(image));
+  ref.checksum = Hash64({image, extent.size_bytes()}, ChecksumSeed(owner->store().uuid(), extent.block()));
+  Status status =
+      co_await owner->store().file().Write(image, extent.size_bytes(), extent.offset_bytes(), BufferIndexOf(image));
   ++stats_.writes_total;
   stats_.written_bytes_total += extent.size_bytes();
   *current = status.ok() && frame->modifications == modifications && !frame->doomed;
@@ -301,7 +302,7 @@ Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
     frame->disk = ref;
     MapReplace(frame);
   } else {
-    owner->DiscardExtent(extent);
+    owner->store().FreeNow(extent);
   }
   co_return status;
 }
@@ -309,7 +310,7 @@ Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
 Task<Status> BufferPool::WriteOverflow(Frame* frame) {
   uint64_t modifications = frame->modifications;
   std::vector<iovec> vectors = PieceVectors(*frame);
-  Status status = co_await frame->owner->file().WriteVector(vectors, frame->disk.location.offset_bytes());
+  Status status = co_await frame->owner->store().file().WriteVector(vectors, frame->disk.location.offset_bytes());
   ++stats_.writes_total;
   stats_.written_bytes_total += frame->disk.location.size_bytes();
   FinishWrite(frame, &status, frame->modifications == modifications);

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <coroutine>
-#include <deque>
 
 #include "src/base/check.h"
 #include "src/io/reactor.h"
@@ -20,32 +19,50 @@ class WaitQueue {
   explicit WaitQueue(Reactor& reactor) : reactor_(&reactor) {}
   WaitQueue(const WaitQueue&) = delete;
   WaitQueue& operator=(const WaitQueue&) = delete;
-  ~WaitQueue() { CHECK(waiters_.empty()) << "WaitQueue destroyed with " << waiters_.size() << " waiters"; }
-
-  // co_await queue.Wait() suspends until a Notify call. Callers must re-check their condition in a
-  // loop.
-  auto Wait() {
-    struct Awaiter {
-      WaitQueue* queue;
-      bool await_ready() const noexcept { return false; }
-      void await_suspend(std::coroutine_handle<> h) { queue->waiters_.push_back(h); }
-      void await_resume() noexcept {}
-    };
-    return Awaiter{this};
-  }
-  void NotifyOne() {
-    if (waiters_.empty()) return;
-    reactor_->Schedule(waiters_.front());
-    waiters_.pop_front();
-  }
-  void NotifyAll() {
-    while (!waiters_.empty()) NotifyOne();
-  }
-  size_t size() const { return waiters_.size(); }
+  ~WaitQueue() { CHECK(first_ == nullptr) << "WaitQueue destroyed with " << waiting_ << " waiters"; }
 
  private:
+  // Lives in the frame of the coroutine that waits, so waiting allocates nothing.
+  struct Waiter {
+    WaitQueue* queue;
+    std::coroutine_handle<> handle = nullptr;
+    Waiter* next = nullptr;
+
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> h) {
+      handle = h;
+      queue->Append(this);
+    }
+    void await_resume() noexcept {}
+  };
+
+ public:
+  // co_await queue.Wait() suspends until a Notify call. Callers must re-check their condition in a
+  // loop.
+  Waiter Wait() { return Waiter{this}; }
+  void NotifyOne() {
+    if (first_ == nullptr) return;
+    Waiter* resumed = first_;
+    first_ = resumed->next;
+    --waiting_;
+    reactor_->Schedule(resumed->handle);
+  }
+  void NotifyAll() {
+    while (first_ != nullptr) NotifyOne();
+  }
+  size_t size() const { return waiting_; }
+
+ private:
+  void Append(Waiter* waiter) {
+    (first_ != nullptr ? last_->next : first_) = waiter;
+    last_ = waiter;
+    ++waiting_;
+  }
+
   Reactor* reactor_;
-  std::deque<std::coroutine_handle<>> waiters_;
+  Waiter* first_ = nullptr;
+  Waiter* last_ = nullptr;  // undefined while first_ is null
+  size_t waiting_ = 0;
 };
 
 // Counts credits; first come, first served. A released credit is handed to the longest waiting

@@ -15,10 +15,8 @@ constexpr uint32_t kUnitsPerPiece = 64;
 }  // namespace
 
 void PartitionFile::EndGeneration(Generation frozen) {
-  CHECK(!checkpointing_ && dead_frozen_.empty() && young_.empty());
-  checkpointing_ = true;
-  frozen_generation_ = frozen;
-  dead_frozen_.swap(dead_current_);
+  CHECK(young_.empty());
+  dead_.EndGeneration(frozen);
 }
 
 // Allocates pieces, each as long as possible, until *pieces has room for `entries` entries. *took
@@ -52,11 +50,7 @@ Task<Status> PartitionFile::AllocateMeta(uint64_t dead_entries, MetaPlaces* plac
   // The extents that this checkpoint frees in memory change groups as well. The groups of the
   // extents that must not be in the bitmaps (young_, unreferenced_) were marked when those were
   // allocated.
-  TurnSlice slice(turn_);
-  for (const DeadExtent& d : dead_newest_) {
-    allocator_.MarkChanged(static_cast<uint32_t>(d.extent.block() / ExtentAllocator::kGroupBlocks));
-    if (slice.Spend(1)) co_await Yield(reactor_);
-  }
+  co_await dead_.MarkUnreached();
   for (bool took = true; took;) {
     took = false;
     places->bitmaps.resize(allocator_.group_count());
@@ -93,27 +87,6 @@ std::vector<DeadExtent> PartitionFile::MetadataThatDies(const MetaPlaces& places
   return dead;
 }
 
-// Lists what died in the generation that is being checkpointed (*dead), and everything that the
-// next start must treat as dead (*dead_on_disk). After a restart nothing is held. Extents that this
-// root does not reach but snapshots hold must then become free.
-Task<void> PartitionFile::ListDead(std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk) {
-  dead->reserve(dead_frozen_.size());
-  dead_on_disk->reserve(dead_frozen_.size() + held_extents());
-  TurnSlice slice(turn_);
-  for (const DeadExtent& e : dead_frozen_) {
-    dead->push_back(e);
-    dead_on_disk->push_back(e);
-    if (slice.Spend(1)) co_await Yield(reactor_);
-  }
-  for (const auto& [generation, held] : held_) {
-    // By index, because extents that die meanwhile are appended. They died too late to be listed.
-    for (size_t i = 0; i < held.extents.size(); ++i) {
-      if (held.extents[i].died <= frozen_generation_) dead_on_disk->push_back(held.extents[i].dead);
-      if (slice.Spend(1)) co_await Yield(reactor_);
-    }
-  }
-}
-
 // Copies the bitmaps of the changed groups as they are in memory, one write for each group.
 std::vector<MetaWrite> PartitionFile::CopyBitmaps(const MetaPlaces& places) {
   std::vector<MetaWrite> writes;
@@ -128,8 +101,8 @@ std::vector<MetaWrite> PartitionFile::CopyBitmaps(const MetaPlaces& places) {
 }
 
 // Reduces the copied bitmaps to what this checkpoint and the previous one reach (D2). Clears the
-// extents that become free in memory too once the checkpoint is durable (dead_newest_), and those
-// that are in use in memory only (`unreached`).
+// extents that become free in memory too once the checkpoint is durable (the newest dead list), and
+// those that are in use in memory only (`unreached`). Transient extents are not in the copies.
 Task<void> PartitionFile::ClearUnreached(std::vector<Extent> unreached, std::span<const Extent> bitmaps,
                                          std::vector<MetaWrite>* writes) {
   std::vector<char*> bits_of_group(bitmaps.size());
@@ -148,25 +121,23 @@ Task<void> PartitionFile::ClearUnreached(std::vector<Extent> unreached, std::spa
     allocator_.MarkChanged(static_cast<uint32_t>(e.block() / ExtentAllocator::kGroupBlocks));
     if (slice.Spend(1)) co_await Yield(reactor_);
   }
-  for (const DeadExtent& d : dead_newest_) {
+  for (const DeadExtent& d : dead_.newest()) {
     clear(d.extent);
     if (slice.Spend(1)) co_await Yield(reactor_);
   }
 }
 
 // Encodes the metadata. The result is consistent although this yields: the lists do not change
-// while lists_ is held, and everything else is copied before the first yield. Blocks by which the
-// file grows meanwhile are not part of the result.
+// while they are locked, and everything else is copied before the first yield. Blocks by which the
+// file grows meanwhile are not part of the result. `dead` is what died in the frozen generation.
 Task<std::vector<MetaWrite>> PartitionFile::Serialize(Superblock* next, MetaPlaces* places,
-                                                      std::vector<GroupEntry>* groups, std::vector<DeadExtent>* dead,
-                                                      std::vector<DeadExtent>* dead_on_disk) {
-  serialized_ = true;
+                                                      std::vector<GroupEntry>* groups, std::vector<DeadExtent> dead,
+                                                      const std::vector<DeadExtent>* old_metadata) {
+  dead_.Fix();
   next->file_blocks = allocator_.total_blocks();
-  const std::vector<DeadExtent> old_metadata = MetadataThatDies(*places);
-  dead->insert(dead->end(), old_metadata.begin(), old_metadata.end());
-  dead_on_disk->insert(dead_on_disk->end(), old_metadata.begin(), old_metadata.end());
+  dead.insert(dead.end(), old_metadata->begin(), old_metadata->end());
   TrimPieces(allocator_.group_count(), &places->directory);
-  TrimPieces(dead_on_disk->size(), &places->dead);
+  TrimPieces(dead.size(), &places->dead);
   std::vector<MetaWrite> writes = CopyBitmaps(*places);
   std::vector<Extent> unreached;
   for (const auto* set : {&young_, &unreferenced_}) {
@@ -186,8 +157,8 @@ Task<std::vector<MetaWrite>> PartitionFile::Serialize(Superblock* next, MetaPlac
   }
   next->groups = co_await EncodeMetaChain(reactor_, turn_, options_.partition, groups->data(), groups->size(),
                                           places->directory, &writes);
-  next->dead = co_await EncodeMetaChain(reactor_, turn_, options_.partition, dead_on_disk->data(), dead_on_disk->size(),
-                                        places->dead, &writes);
+  next->dead =
+      co_await EncodeMetaChain(reactor_, turn_, options_.partition, dead.data(), dead.size(), places->dead, &writes);
   co_return writes;
 }
 
@@ -217,18 +188,17 @@ Task<Status> PartitionFile::WriteSuperblock(Superblock* next) {
 }
 
 // Does everything but free the extents that may be reused once the checkpoint is durable; puts
-// those into *freed. The caller holds lists_.
+// those into *freed. The caller has locked the lists.
 Task<Status> PartitionFile::CommitLists(Superblock next, std::vector<DeadExtent>* freed) {
-  std::vector<DeadExtent> dead, dead_on_disk;
-  co_await ListDead(&dead, &dead_on_disk);
+  std::vector<DeadExtent> dead = co_await dead_.ListFrozen();
   MetaPlaces places;
-  if (Status status = co_await AllocateMeta(dead_on_disk.size(), &places); !status.ok()) {
+  if (Status status = co_await AllocateMeta(dead.size(), &places); !status.ok()) {
     ReleaseMeta(places);
     co_return status;
   }
   std::vector<GroupEntry> groups;
-  std::vector<MetaWrite> writes = co_await Serialize(&next, &places, &groups, &dead, &dead_on_disk);
-  dead_on_disk = {};
+  const std::vector<DeadExtent> old_metadata = MetadataThatDies(places);
+  std::vector<MetaWrite> writes = co_await Serialize(&next, &places, &groups, std::move(dead), &old_metadata);
   Status status = co_await WriteMeta(std::move(writes));
   // D3: this flushes the tree's pages too, and only then is the superblock written.
   if (status.ok()) status = co_await file_.Sync(/*data_only=*/true);
@@ -237,40 +207,30 @@ Task<Status> PartitionFile::CommitLists(Superblock next, std::vector<DeadExtent>
     OnIoError(status);
     co_return status;
   }
-  // The checkpoint is durable. What only the generation before the previous one needed may be
-  // reused.
-  *freed = std::exchange(dead_newest_, std::move(dead));
-  for (size_t i = dead_frozen_.size(); i < dead_newest_.size(); ++i) {
-    pending_free_blocks_ += dead_newest_[i].extent.blocks();
-  }
-  dead_frozen_.clear();
+  *freed = dead_.Advance(old_metadata);
   groups_ = std::move(groups);
   pieces_ = std::move(places.directory);
   pieces_.insert(pieces_.end(), places.dead.begin(), places.dead.end());
   older_lsn_ = superblock_.checkpoint_lsn;
   superblock_ = next;
-  checkpointing_ = serialized_ = false;
+  co_await dead_.Settle();
   co_return Status();
 }
 
 Task<Status> PartitionFile::Commit(Superblock content) {
-  CHECK(checkpointing_);
+  CHECK(dead_.checkpointing());
   content.page_bytes = options_.page_bytes;
   content.node = options_.node;
   content.partition = options_.partition;
   content.group_blocks = ExtentAllocator::kGroupBlocks;
-  co_await lists_.Acquire();
+  co_await dead_.Lock();
   std::vector<DeadExtent> freed;
   Status status = co_await CommitLists(content, &freed);
   std::unordered_set<uint64_t> no_longer_young;
   if (status.ok()) no_longer_young.swap(young_);
-  lists_.Release();
+  dead_.Unlock();
+  co_await dead_.Reuse(std::move(freed));
   TurnSlice slice(turn_);
-  for (const DeadExtent& d : freed) {
-    allocator_.Free(d.extent);
-    pending_free_blocks_ -= d.extent.blocks();
-    if (slice.Spend(1)) co_await Yield(reactor_);
-  }
   while (!no_longer_young.empty()) {
     no_longer_young.erase(no_longer_young.begin());
     if (slice.Spend(1)) co_await Yield(reactor_);

@@ -1,5 +1,7 @@
 // PartitionFile: the file that stores a partition's tree. It manages the superblocks, the
-// allocation bitmaps, the dead lists, file growth, and the return of free space to the file system.
+// allocation bitmaps, file growth, and the return of free space to the file system. Where extents
+// wait until they may be reused is the matter of DeadLists (dead_lists.h). partition_loader.h reads
+// the file when it is opened.
 //
 // Threads: one reactor.
 //
@@ -18,55 +20,32 @@
 //       located anywhere.
 #pragma once
 
-#include <deque>
-#include <map>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <unordered_set>
 #include <vector>
 
-#include "src/btree/tree.h"
 #include "src/buffer_pool/extent_allocator.h"
-#include "src/io/directory.h"
+#include "src/buffer_pool/page_store.h"
 #include "src/io/sync.h"
 #include "src/io/turn_budget.h"
+#include "src/partition/dead_lists.h"
 #include "src/partition/meta_chain.h"
+#include "src/partition/partition_file_options.h"
+#include "src/partition/partition_loader.h"
 #include "src/partition/superblock.h"
 
 namespace pando {
-
-struct PartitionFileOptions {
-  std::string path;
-  Uuid node;
-  Uuid partition;
-  uint32_t page_bytes = 0;
-  // The open store directory, and the file's name relative to it. Opening the file this way keeps
-  // working when the store is moved. Null: the file is opened by `path`. The directory outlives the
-  // file.
-  const Directory* store = nullptr;
-  std::string name = {};
-  // The budget that the long loops of this reactor share. It outlives the file. Null: the file uses
-  // a budget of its own.
-  TurnBudget* turn = nullptr;
-};
-
-// Damage to the metadata, for the checker.
-struct MetaDamage {
-  uint64_t offset_bytes = 0;
-  std::string what;
-};
 
 // Creates the file of an empty partition: generation 1 with one empty leaf. Replaces whatever a
 // crashed creation left.
 Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options);
 
-class PartitionFile final : public TreeStorage {
+class PartitionFile final : public PageStore {
  public:
-  // Opens the file and reads its superblocks, bitmaps, and dead list. Errors name the file and the
-  // offset. The checker passes `damage`: damage to anything but the superblocks is then recorded
-  // there instead of failing the call, and the caller must not rely on the bitmaps and the dead
-  // list.
+  // Opens the file and loads it (LoadPartition, which says what `damage` is for).
   static Task<Result<std::unique_ptr<PartitionFile>>> Open(Reactor& reactor, PartitionFileOptions options,
                                                            bool read_only, std::vector<MetaDamage>* damage = nullptr);
   Task<Status> Close();
@@ -75,7 +54,7 @@ class PartitionFile final : public TreeStorage {
   const Superblock& superblock() const { return superblock_; }
   Lsn older_checkpoint_lsn() const { return older_lsn_; }
   const ExtentAllocator& allocator() const { return allocator_; }
-  uint64_t pending_free_blocks() const { return pending_free_blocks_; }
+  uint64_t pending_free_blocks() const { return dead_.pending_blocks(); }
 
   // -- checkpoints: call EndGeneration together with Tree::EndGeneration, and Commit with the root
   // that was written.
@@ -84,24 +63,19 @@ class PartitionFile final : public TreeStorage {
   // Commit fills in the rest. On kDiskFull nothing has changed, and the caller can retry.
   Task<Status> Commit(Superblock content);
 
-  // -- snapshots: while a generation is held, the blocks it may refer to are not reused. Holds are
-  // not persistent: a restart drops all of them and frees the blocks they retained. Release each
-  // hold once.
-  void HoldGeneration(Generation generation) { ++held_[generation].holds; }
-  // Extents that only this generation needed become free in the background, in slices.
-  void ReleaseGeneration(Generation generation);
-  // Released generations still retain extents, because their lists are being walked.
-  bool releasing_generations() const { return releasing_generations_; }
+  // -- snapshots: while a generation is held, the blocks it may refer to are not reused. A restart
+  // drops all holds. Release each hold once.
+  void HoldGeneration(Generation generation) { dead_.Hold(generation); }
+  void ReleaseGeneration(Generation generation) { dead_.Release(generation); }
+  bool releasing_generations() const { return dead_.releasing(); }
   // Holds the tree (not the metadata) of the newest durable generation and returns the superblock
-  // of that generation. Waits for a running commit. Takes time proportional to the number of
-  // extents that died since that generation ended.
+  // of that generation. Waits for a running commit.
   Task<Superblock> HoldNewest();
+  uint64_t held_blocks() const { return dead_.held_blocks(); }
+  uint64_t held_extents() const { return dead_.held_extents(); }
   // True from the moment that fixes the contents of a checkpoint's metadata until that metadata is
   // durable. Superblocks on disk may be half written during this time.
-  bool mid_commit() const { return serialized_; }
-  uint64_t held_blocks() const { return held_blocks_; }
-  // Number of extents retained by holds. Each one is an entry in every dead list written meanwhile.
-  uint64_t held_extents() const;
+  bool mid_commit() const { return dead_.fixed(); }
 
   // -- admission: makes sure that `blocks` blocks are free, growing the file if needed. Returns
   // kDiskFull if that is impossible. The blocks are not reserved.
@@ -118,20 +92,20 @@ class PartitionFile final : public TreeStorage {
   // Receives the I/O errors that no caller waits for.
   void set_on_io_error(std::function<void(const Status&)> handler) { on_io_error_ = std::move(handler); }
 
-  // -- TreeStorage
+  // -- PageStore
   File& file() override { return file_; }
   const Uuid& uuid() const override { return options_.partition; }
   Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override;
   void FreeNow(Extent extent) override;
   void AdoptExtent(Extent extent, Generation birth) override;
   void OrphanExtent(Extent extent) override;
-  void FreeLater(DeadExtent dead) override;
+  void FreeLater(DeadExtent dead) override { dead_.Add(dead); }
   void OnIoError(const Status& status) override;
 
   // For the checker.
   const PartitionFileOptions& options() const { return options_; }
   const std::vector<GroupEntry>& group_entries() const { return groups_; }
-  const std::vector<DeadExtent>& dead_of_newest() const { return dead_newest_; }
+  const std::vector<DeadExtent>& dead_of_newest() const { return dead_.newest(); }
   // Extents of the group directory and the dead list.
   const std::vector<Extent>& metadata_pieces() const { return pieces_; }
 
@@ -142,26 +116,14 @@ class PartitionFile final : public TreeStorage {
     std::vector<Extent> bitmaps, directory, dead;
   };
 
-  // An extent that died, with the generation in which it died.
-  struct DiedExtent {
-    DeadExtent dead;
-    Generation died = 0;
-  };
-
   PartitionFile(Reactor& reactor, PartitionFileOptions options)
       : reactor_(reactor),
         options_(std::move(options)),
         own_turn_(reactor),
         turn_(options_.turn ? *options_.turn : own_turn_),
         allocator_(0),
-        lists_(reactor, 1),
+        dead_(reactor, turn_, allocator_),
         grown_(reactor) {}
-  Task<Status> Load();
-  MetaChainReader ChainReader();
-  Task<Status> LoadGroups();
-  Task<Status> LoadDeadList();
-  Task<Status> CheckDeadList();
-  Status Damaged(uint64_t offset_bytes, Status status);
   // partition_space.cc
   Task<Status> Grow(uint64_t blocks, uint32_t run);
   Task<Status> TakeBack(uint32_t least, uint64_t blocks, bool* returned);
@@ -172,21 +134,15 @@ class PartitionFile final : public TreeStorage {
   Task<Status> AllocateMeta(uint64_t dead_entries, MetaPlaces* places);
   void TrimPieces(uint64_t entries, std::vector<Extent>* pieces);
   std::vector<DeadExtent> MetadataThatDies(const MetaPlaces& places) const;
-  Task<void> ListDead(std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk);
   std::vector<MetaWrite> CopyBitmaps(const MetaPlaces& places);
   Task<void> ClearUnreached(std::vector<Extent> unreached, std::span<const Extent> bitmaps,
                             std::vector<MetaWrite>* writes);
   Task<std::vector<MetaWrite>> Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
-                                         std::vector<DeadExtent>* dead, std::vector<DeadExtent>* dead_on_disk);
+                                         std::vector<DeadExtent> dead, const std::vector<DeadExtent>* old_metadata);
   Task<Status> WriteMeta(std::vector<MetaWrite> writes);
   Task<Status> WriteSuperblock(Superblock* next);
   Task<Status> CommitLists(Superblock next, std::vector<DeadExtent>* freed);
   void ReleaseMeta(const MetaPlaces& places);
-  // partition_lists.cc
-  void Place(const DiedExtent& extent);
-  Task<void> PlaceHeld(std::deque<DiedExtent> extents);
-  Task<void> PlaceDead(std::vector<DeadExtent> extents, Generation died);
-  Task<void> PlaceReleased();
 
   Reactor& reactor_;
   const PartitionFileOptions options_;
@@ -196,30 +152,9 @@ class PartitionFile final : public TreeStorage {
   ExtentAllocator allocator_;
   Superblock superblock_;
   Lsn older_lsn_ = 0;
-  std::vector<GroupEntry> groups_;        // as the newest superblock has them
-  std::vector<Extent> pieces_;            // of its directory and its dead list
-  std::vector<DeadExtent> dead_current_;  // freed in the current generation
-  std::vector<DeadExtent> dead_frozen_;   // freed in the generation being checkpointed
-  // Freed in the newest durable generation; reusable once the next one is durable.
-  std::vector<DeadExtent> dead_newest_;
-  // For each held generation: the extents that died since then and that it or an older held
-  // generation may refer to, but no younger one. This is the scheme of the dead lists in ZFS.
-  struct Held {
-    uint32_t holds = 0;
-    std::deque<DiedExtent> extents;  // grows without copies
-  };
-  std::map<Generation, Held> held_;
-  // One credit, held by whoever walks the lists above in slices: a commit, a release, or
-  // HoldNewest. Everyone else only appends.
-  Semaphore lists_;
-  uint64_t in_hand_ = 0;  // extents that are moving from one list to another
-  bool releasing_generations_ = false;
-  TaskGroup tasks_;
-  uint64_t held_blocks_ = 0;
-  uint64_t pending_free_blocks_ = 0;
-  bool checkpointing_ = false;
-  bool serialized_ = false;           // the contents of the checkpoint's dead list are fixed
-  Generation frozen_generation_ = 0;  // the generation being checkpointed, or the last one that was
+  std::vector<GroupEntry> groups_;  // as the newest superblock has them
+  std::vector<Extent> pieces_;      // of its directory and its dead list
+  DeadLists dead_;
   // Packed extents that are allocated in memory but do not belong to the generation being
   // checkpointed. `young_` has those of younger generations. `unreferenced_` has those that no page
   // or record refers to: not written or applied yet, or dropped while in use.
@@ -229,7 +164,6 @@ class PartitionFile final : public TreeStorage {
   WaitQueue grown_;
   Extent releasing_;  // the hole being punched
   std::function<void(const Status&)> on_io_error_;
-  std::vector<MetaDamage>* damage_ = nullptr;  // set during a checker's Open
 };
 
 }  // namespace pando

@@ -115,7 +115,7 @@ Task<Status> PartitionFile::EnsureFreeBlocks(uint64_t blocks) {
 
 uint64_t PartitionFile::MetadataBlocks() const {
   const uint64_t groups = allocator_.group_count();
-  const uint64_t dead = dead_current_.size() + dead_frozen_.size() + held_extents() + pieces_.size() + groups;
+  const uint64_t dead = dead_.entries_to_list() + pieces_.size() + groups;
   return groups + MetaBlocksFor(groups) + MetaBlocksFor(dead) + 2;
 }
 
@@ -138,35 +138,6 @@ Task<Result<uint64_t>> PartitionFile::ReleaseSpace(uint64_t blocks, uint64_t kee
   if (!status.ok()) co_return status;
   allocator_.NoteHole(*run);
   co_return uint64_t{run->blocks()};
-}
-
-// -- the tree's extents
-
-Task<Result<Extent>> PartitionFile::AllocateForWrite(uint32_t blocks) {
-  Result<Extent> extent = co_await Allocate(blocks);
-  if (extent.ok()) unreferenced_.insert(extent->packed);
-  co_return extent;
-}
-
-void PartitionFile::AdoptExtent(Extent extent, Generation birth) {
-  CHECK_EQ(unreferenced_.erase(extent.packed), 1u);
-  if (checkpointing_ && birth > frozen_generation_) young_.insert(extent.packed);
-}
-
-void PartitionFile::OrphanExtent(Extent extent) {
-  young_.erase(extent.packed);
-  CHECK(unreferenced_.insert(extent.packed).second);
-  allocator_.MarkChanged(static_cast<uint32_t>(extent.block() / ExtentAllocator::kGroupBlocks));
-}
-
-void PartitionFile::FreeNow(Extent extent) {
-  unreferenced_.erase(extent.packed);
-  young_.erase(extent.packed);
-  allocator_.Free(extent);
-}
-
-void PartitionFile::OnIoError(const Status& status) {
-  if (on_io_error_) on_io_error_(status);
 }
 
 }  // namespace pando

@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "src/btree/tree.h"
 #include "src/model/partition.h"
 #include "src/partition/applier.h"
 #include "src/partition/block_admission.h"

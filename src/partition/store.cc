@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "src/base/hash.h"
+#include "src/buffer_pool/page.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store_reading.h"
 

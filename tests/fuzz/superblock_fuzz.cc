@@ -13,6 +13,7 @@
 
 #include "src/base/codec.h"
 #include "src/base/hash.h"
+#include "src/buffer_pool/page.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store.h"
 #include "tests/support/sim_kernel.h"

@@ -100,7 +100,7 @@ void SimReactor::CheckTransfer(const IoOp& op) const {
 }
 
 void SimReactor::Submit(IoOp* op) {
-  if (dead_) return;
+  if (dead_) return completed_.push_back(op);  // never delivered; keeps it reachable (K3)
   CheckNotOffloaded();
   op->result = 0;
   if (!IsByPath(op->kind)) {

@@ -17,7 +17,7 @@
 
 namespace pando {
 
-class TestStorage final : public TreeStorage {
+class TestStorage final : public PageStore {
  public:
   explicit TestStorage(uint64_t id) : uuid_{id, ~id} {
     allocator_.MarkUsed(Extent::Of(0, 1));  // block 0 would mean "no extent"

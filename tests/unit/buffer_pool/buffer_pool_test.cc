@@ -17,9 +17,11 @@ constexpr uint32_t kReadable = kFrames - 32;  // the rest is reserved for writer
 constexpr Uuid kUuid{1, 2};
 const char* const kPath = "/pages";
 
-// An owner whose pages are leaves without records. Page i is stored in block i.
-class Owner final : public PageOwner {
+// An owner whose pages are leaves without records, and its store. Page i is stored in block i.
+class Owner final : public PageStore, public PageOwner {
  public:
+  Owner() : PageOwner(static_cast<PageStore&>(*this)) {}
+  // -- PageStore
   File& file() override { return file_; }
   const Uuid& uuid() const override { return kUuid; }
   Task<Result<Extent>> AllocateForWrite(uint32_t blocks) override {
@@ -27,7 +29,12 @@ class Owner final : public PageOwner {
     next_block_ += blocks;
     co_return allocated.back();
   }
-  void DiscardExtent(Extent extent) override { discarded.push_back(extent); }
+  void FreeNow(Extent extent) override { discarded.push_back(extent); }
+  void AdoptExtent(Extent, Generation) override {}
+  void OrphanExtent(Extent) override {}
+  void FreeLater(DeadExtent) override {}
+  void OnIoError(const Status& status) override { io_error = status; }
+  // -- PageOwner
   bool PrepareForDisk(const Frame&, char*, ChildRef* ref) override {
     ref->count = 17;
     return ready;
@@ -35,7 +42,6 @@ class Owner final : public PageOwner {
   void OnWriteEnded(Frame&, bool valid) override { valid ? ++valid_writes : ++void_writes; }
   void OnEvict(Frame&) override {}
   Status ValidatePage(const char*, uint32_t) override { return validity; }
-  void OnIoError(const Status& status) override { io_error = status; }
 
   File file_;
   std::vector<Extent> allocated, discarded;

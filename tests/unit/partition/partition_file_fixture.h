@@ -9,6 +9,9 @@
 #include <string>
 #include <string_view>
 
+#include "src/base/codec.h"
+#include "src/base/hash.h"
+#include "src/buffer_pool/page.h"
 #include "src/partition/partition_file.h"
 #include "tests/support/hand_bytes.h"
 #include "tests/support/sim_kernel.h"
@@ -54,6 +57,10 @@ class PartitionFileTest : public testing::Test {
     Status status = Get(file->Close());
     EXPECT_TRUE(status.ok()) << status.ToString();
   }
+  static Task<void> Released(PartitionFile* file) {
+    while (file->releasing_generations()) co_await Sleep(file->file().reactor(), kMillisecond);
+  }
+  void WaitUntilReleased(PartitionFile* file) { EXPECT_TRUE(kernel_.RunTask(*reactor_, Released(file))); }
   Extent Allocate(PartitionFile* file, uint32_t blocks) { return *Get(file->AllocateForWrite(blocks)); }
   std::string Contents() { return machine_->disk().ReadAll(kPath); }
   void SetContents(const std::string& bytes) { machine_->disk().WriteAll(kPath, bytes); }

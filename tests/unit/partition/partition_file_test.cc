@@ -13,8 +13,8 @@ namespace {
 TEST_F(PartitionFileTest, GoldenNewFile) {
   HandBytes leaf;  // page 1, generation 1, empty
   leaf.Text("PDPG").U8(1).U8(0).U8(0).U8(0).U32(56).U32(4096).U32(0).Zeros(20).U64(1).U64(1).PadTo(4096);
-  HandBytes bitmap;  // blocks 0 to 6, and everything after the file's 256 blocks
-  bitmap.U8(0x7f).Zeros(31).Text(std::string(4096 - 32, '\xff'));
+  HandBytes bitmap;  // blocks 0 to 6
+  bitmap.U8(0x7f).PadTo(4096);
   HandBytes directory;
   directory.U64(0).U64(0).U64(1).U64(0);  // one piece with one entry
   directory.U64(5).U64(HandExtentChecksum(bitmap.str(), 5)).PadTo(4096);
@@ -452,6 +452,80 @@ TEST_F(PartitionFileTest, HoldingTheNewestKeepsWhatDiedSinceItEnded) {
     EXPECT_EQ(file->held_blocks(), 0u);
     Close(file.get());
   }
+}
+
+// D7: what a snapshot holds is written once, however many checkpoints follow. On disk it is free
+// from the next checkpoint on, so a restart finds it free.
+TEST_F(PartitionFileTest, HeldExtentsAreListedOnce) {
+  constexpr uint64_t kPages = 1000;
+  FilePtr file = Open();
+  std::vector<Extent> pages;
+  for (uint64_t i = 0; i < kPages; ++i) {
+    pages.push_back(Allocate(file.get(), 1));
+    file->AdoptExtent(pages.back(), 2);
+  }
+  file->EndGeneration(2);
+  file->HoldGeneration(2);
+  ASSERT_TRUE(Get(file->Commit(Content(2, Extent::Of(4, 1)))).ok());
+  for (Extent page : pages) file->FreeLater({page, 2});
+  EXPECT_EQ(file->held_blocks(), kPages);
+  EXPECT_GE(file->MetadataBlocks(), MetaBlocksFor(kPages));
+  file->EndGeneration(3);
+  ASSERT_TRUE(Get(file->Commit(Content(3, Extent::Of(4, 1)))).ok());
+  EXPECT_GE(file->superblock().dead.entries, kPages);
+  for (Generation generation = 4; generation < 8; ++generation) {
+    const uint64_t promised = file->MetadataBlocks();
+    EXPECT_LE(promised, 20u);
+    const uint64_t used_before = file->allocator().used_blocks();
+    file->EndGeneration(generation);
+    ASSERT_TRUE(Get(file->Commit(Content(generation, Extent::Of(4, 1)))).ok());
+    EXPECT_LE(file->allocator().used_blocks(), used_before + promised);
+    EXPECT_LE(file->superblock().dead.entries, 10u) << "generation " << generation;
+    FilePtr reopened = Open(true);
+    for (Extent page : pages) {
+      EXPECT_TRUE(file->allocator().IsUsed(page.block()));
+      EXPECT_FALSE(reopened->allocator().IsUsed(page.block())) << "generation " << generation;
+    }
+    Close(reopened.get());
+  }
+  file->ReleaseGeneration(2);
+  WaitUntilReleased(file.get());
+  EXPECT_EQ(file->held_blocks(), 0u);
+  for (Extent page : pages) EXPECT_FALSE(file->allocator().IsUsed(page.block()));
+  Close(file.get());
+}
+
+// A checkpoint that runs out of space has already decided that a held extent is transient. When it
+// is released before the next try, it waits on the dead list like any other.
+TEST_F(PartitionFileTest, AReleaseBetweenTwoTriesOfACheckpoint) {
+  FilePtr file = Open();
+  const Extent page = Allocate(file.get(), 2);
+  file->AdoptExtent(page, 2);
+  file->EndGeneration(2);
+  file->HoldGeneration(2);
+  ASSERT_TRUE(Get(file->Commit(Content(2, Extent::Of(4, 1)))).ok());
+  file->FreeLater({page, 2});
+  file->EndGeneration(3);
+  ASSERT_TRUE(Get(file->Commit(Content(3, Extent::Of(4, 1)))).ok());
+  std::vector<Extent> taken;
+  for (;;) {  // take all free blocks; there is no room to grow
+    machine_->disk().SetCapacity(machine_->disk().used_bytes());
+    Result<Extent> e = Get(file->AllocateForWrite(1));
+    if (!e.ok()) break;
+    taken.push_back(*e);
+  }
+  file->EndGeneration(4);
+  EXPECT_EQ(Get(file->Commit(Content(4, Extent::Of(4, 1)))).code(), Code::kDiskFull);
+  file->ReleaseGeneration(2);
+  WaitUntilReleased(file.get());
+  EXPECT_TRUE(file->allocator().IsUsed(page.block())) << "D1: the superblock of generation 3 lists it as dead";
+  for (Extent e : taken) file->FreeNow(e);
+  ASSERT_TRUE(Get(file->Commit(Content(4, Extent::Of(4, 1)))).ok());
+  EXPECT_FALSE(file->allocator().IsUsed(page.block()));
+  FilePtr reopened = Open(true);
+  EXPECT_FALSE(reopened->allocator().IsUsed(page.block()));
+  Close(reopened.get());
+  Close(file.get());
 }
 
 // The engine stops after a commit that failed, but its clients still release their snapshots.
