@@ -326,8 +326,8 @@ class Checker:
             return len(parts) == 4 and any(folder.is_dir() for folder in tested) and path.endswith("_test.cc")
         if kind == "fuzz":
             return len(parts) == 3 and path.endswith("_fuzz.cc")
-        if kind in ("model", "crash", "sim"):
-            return len(parts) == 3 and path.endswith("_test.cc")
+        if kind in ("model", "crash", "sim") and path.endswith("_test.cc"):
+            return len(parts) == 3
         listing = self.root / "tests" / kind / "CMakeLists.txt"
         return listing.is_file() and parts[-1] in listing.read_text(encoding="utf-8")
 

@@ -11,12 +11,15 @@
 namespace pando {
 namespace {
 
-constexpr int64_t kStartWallMs = 1'700'000'000'000;  // virtual clocks start in November 2023
-
 // Keeps the objects to which abandoned objects of stopped machines point.
 void Bury(std::shared_ptr<void> thing) {
   static auto* graveyard = new std::vector<std::shared_ptr<void>>();
   graveyard->push_back(std::move(thing));
+}
+
+bool IsSync(const IoOp& op) {
+  if (op.kind == IoOp::Kind::kSync) return true;
+  return op.data_sync && (op.kind == IoOp::Kind::kWrite || op.kind == IoOp::Kind::kWritev);
 }
 
 bool Touches(const DiskFault& fault, const IoOp& op) {
@@ -103,6 +106,9 @@ SimMachine::~SimMachine() = default;
 SimReactor* SimMachine::Boot(int count) {
   CHECK(!running_) << host_ << " is already running";
   running_ = answers_ = true;
+  if (std::exchange(lost_power_, false) && kernel_->options().boot_clock_restarts) {
+    clock_.Reboot(kernel_->now_ns(), kernel_->random().Between(5, 60) * kSecond);
+  }
   boot_ = kernel_->NewBoot();
   mesh_ = std::make_unique<RemoteMesh>(count, kernel_->options().remote_capacity);
   pool_free_ns_.assign(static_cast<size_t>(kernel_->options().offload_threads), 0);
@@ -115,7 +121,39 @@ SimReactor* SimMachine::Boot(int count) {
 
 SimReactor* SimMachine::reactor(int index) { return reactors_.at(index).get(); }
 
-int64_t SimMachine::WallMs() const { return kStartWallMs + kernel_->now_ns() / kMillisecond + clock_skew_ms_; }
+int64_t SimMachine::WallMs() const { return clock_.WallMs(kernel_->now_ns()); }
+Nanos SimMachine::BootNs() const { return clock_.BootNs(kernel_->now_ns()); }
+
+void SimMachine::RearmTimers() {
+  for (auto& reactor : reactors_) {
+    if (!reactor->timers_.empty()) reactor->ScheduleTurn(clock_.TrueTimeOf(reactor->timers_.next_deadline_ns()));
+  }
+}
+
+void SimMachine::SetClockRate(int64_t ppm) {
+  clock_.SetRate(kernel_->now_ns(), ppm);
+  RearmTimers();
+}
+
+void SimMachine::Pause(Nanos duration_ns) {
+  paused_until_ns_ = std::max(paused_until_ns_, kernel_->now_ns() + duration_ns);
+  kernel_->Trace(5000, static_cast<uint64_t>(duration_ns));
+}
+
+void SimMachine::Freeze(Nanos duration_ns) {
+  Pause(duration_ns);
+  clock_.StandStill(kernel_->now_ns(), kernel_->now_ns() + duration_ns);
+  RearmTimers();
+}
+
+Nanos SimMachine::TakeTurnPause() {
+  if (turn_pause_ns_ == 0) return 0;
+  if (turn_pause_calls_ > 0) {
+    --turn_pause_calls_;
+    return 0;
+  }
+  return std::exchange(turn_pause_ns_, 0);
+}
 
 void SimMachine::Stop(bool silent) {
   if (!running_) return;
@@ -126,6 +164,8 @@ void SimMachine::Stop(bool silent) {
     pending.reactor->completed_.push_back(pending.op);  // never delivered; keeps it reachable (K3)
   }
   pending_.clear();
+  hung_.clear();
+  paused_until_ns_ = turn_pause_ns_ = 0;
   kernel_->network().OnMachineStopped(this, silent);
   for (auto& reactor : reactors_) {
     reactor->Kill();
@@ -138,6 +178,7 @@ void SimMachine::Stop(bool silent) {
 void SimMachine::PowerLoss(uint64_t seed) {
   Stop(/*silent=*/true);
   answers_ = false;
+  lost_power_ = true;
   disk_.PowerLoss(seed);
 }
 
@@ -155,14 +196,37 @@ void SimMachine::SubmitDisk(SimReactor* reactor, IoOp* op) {
   kernel_->Trace(static_cast<uint64_t>(op->kind), static_cast<uint64_t>(op->file), op->offset);
   if (++disk_ops_ == crash_at_) return Stop(/*silent=*/true);
   const SimOptions& options = kernel_->options();
-  Nanos when = kernel_->now_ns() + kernel_->Latency(options.disk_min_ns, options.disk_max_ns);
-  if (disk_stalled_until_ > when) when = disk_stalled_until_ + kernel_->Latency(0, options.disk_max_ns);
+  const Nanos max_ns = disk_max_ns_ ? disk_max_ns_ : options.disk_max_ns;
+  Nanos when = kernel_->now_ns() + kernel_->Latency(disk_max_ns_ ? disk_min_ns_ : options.disk_min_ns, max_ns);
+  if (disk_stalled_until_ > when) when = disk_stalled_until_ + kernel_->Latency(0, max_ns);
   kernel_->At(when, boot_, [this, id = pending_.back().id] { CompleteDisk(id); });
+}
+
+bool SimMachine::Hangs(const IoOp& op) const {
+  return disk_hang_ == DiskHang::kAll || (disk_hang_ == DiskHang::kSyncs && IsSync(op));
+}
+
+void SimMachine::ReleaseDisk() {
+  disk_hang_ = DiskHang::kNone;
+  for (uint64_t id : std::exchange(hung_, {})) {
+    const Nanos when = kernel_->now_ns() + kernel_->Latency(0, kernel_->options().disk_max_ns);
+    kernel_->At(when, boot_, [this, id] { CompleteDisk(id); });
+  }
+}
+
+SimDisk SimMachine::Image(uint64_t seed) const {
+  SimDisk image = disk_;
+  for (const PendingOp& pending : pending_) {
+    if (auto described = Describe(pending)) image.AddInFlight(*std::move(described));
+  }
+  image.PowerLoss(seed);
+  return image;
 }
 
 void SimMachine::CompleteDisk(uint64_t id) {
   auto it = std::find_if(pending_.begin(), pending_.end(), [id](const PendingOp& p) { return p.id == id; });
   CHECK(it != pending_.end());
+  if (Hangs(*it->op)) return hung_.push_back(id);
   PendingOp pending = std::move(*it);
   pending_.erase(it);
   pending.op->result = Perform(pending);
@@ -184,6 +248,7 @@ int SimMachine::FaultFor(const PendingOp& pending) {
   const std::string path = op.path ? PathOf(pending, op.path) : pending.reactor->files_[op.file].path;
   for (DiskFault& fault : faults_) {
     if (fault.kind && *fault.kind != op.kind) continue;
+    if (fault.syncs_only && !IsSync(op)) continue;
     if (path.find(fault.path_contains) == std::string::npos || !Touches(fault, op)) continue;
     if (fault.skip > 0) {
       --fault.skip;
@@ -231,7 +296,9 @@ int32_t SimMachine::PerformOnFile(const PendingOp& pending) {
       disk_.CloseInode(file.inode);
       file = {};
       return 0;
-    case IoOp::Kind::kSync: disk_.CompleteSync(file.inode, pending.sync); return 0;
+    case IoOp::Kind::kSync:
+      if (!disk_lies_) disk_.CompleteSync(file.inode, pending.sync);
+      return 0;
     case IoOp::Kind::kAllocate:
       if (op.flags == 0) return disk_.Allocate(file.inode, op.offset, op.allocate_bytes);
       CHECK_EQ(op.flags, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE) << "this mode of fallocate is not simulated";
@@ -267,7 +334,7 @@ int32_t SimMachine::Transfer(const PendingOp& pending) {
     done += std::max<int64_t>(moved, 0);
     if (moved < static_cast<int64_t>(want)) break;
   }
-  if (write && op.data_sync && done > 0) disk_.MakeDurable(inode, op.offset, done);
+  if (write && op.data_sync && done > 0 && !disk_lies_) disk_.MakeDurable(inode, op.offset, done);
   return static_cast<int32_t>(done);
 }
 

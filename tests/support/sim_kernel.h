@@ -23,6 +23,13 @@
 //       Its coroutines and objects are abandoned: the kernel never resumes or destroys them. The
 //       stopped reactors are kept forever, because abandoned objects may call them. They also keep
 //       everything that they knew reachable, so that LeakSanitizer does not report it.
+//   K4  What a machine does after a pause inside a turn happens after the pause, for every observer.
+//       If the machine stops before that, it does not happen.
+//
+// Pauses inside a turn: a turn is one event of the simulation, so nothing can come between two of
+// its steps. Instead, the code runs on at once, and what it does outside of its memory from the
+// pause on (disk operations, sent bytes, fresh looks at the clock) carries the later time. Nobody
+// can tell the difference: until the pause ends, no other code of the machine runs.
 //
 // Abandoned memory stays allocated. A test that crashes thousands of times runs its cases in
 // batches in child processes (InBatches in tests/support/child_process.h).
@@ -38,6 +45,7 @@
 #include "src/io/call_on.h"
 #include "src/io/reactor.h"
 #include "src/io/remote.h"
+#include "tests/support/sim_clock.h"
 #include "tests/support/sim_disk.h"
 #include "tests/support/sim_network.h"
 #include "tests/support/sim_random.h"
@@ -67,6 +75,8 @@ struct SimOptions {
   bool refuse_direct_io = false;      // O_DIRECT opens fail with EINVAL
   bool refuse_holes = false;          // PunchHole fails with EOPNOTSUPP
   bool refuse_locked_memory = false;  // RegisterBuffers fails
+  // A machine that is booted after a power loss finds its boot clock near zero, as real ones do.
+  bool boot_clock_restarts = false;
 };
 
 class SimKernel {
@@ -139,8 +149,19 @@ struct DiskFault {
   uint64_t first_byte = 0, last_byte = UINT64_MAX;  // operations whose range overlaps this one
   uint64_t skip = 0;                                // the first matches, which succeed
   uint64_t count = 1;                               // then this many fail; UINT64_MAX: all
+  bool syncs_only = false;                          // syncs, and writes that must be durable on completion
   int error_number = 5;                             // EIO
 };
+
+// After `skip` of them have succeeded, `count` syncs or writes that must be durable on completion
+// fail.
+inline DiskFault SyncFault(uint64_t skip, uint64_t count) {
+  DiskFault fault;
+  fault.skip = skip;
+  fault.count = count;
+  fault.syncs_only = true;
+  return fault;
+}
 
 class SimMachine {
  public:
@@ -169,10 +190,40 @@ class SimMachine {
   void ClearFaults() { faults_.clear(); }
   // All operations that a fault made fail.
   uint64_t faults_struck() const { return faults_struck_; }
-  // Simulates a hung disk: no disk operation completes before this time.
+  // Simulates a hung disk: no disk operation that is submitted from now on completes before this
+  // time.
   void StallDiskUntil(Nanos time_ns) { disk_stalled_until_ = time_ns; }
-  void SetClockSkewMs(int64_t ms) { clock_skew_ms_ = ms; }
+  // Simulates a disk that hangs until it is released: operations, or only those that must be
+  // durable, do not complete.
+  enum class DiskHang { kNone, kSyncs, kAll };
+  void HangDisk(DiskHang hang) { disk_hang_ = hang; }
+  void ReleaseDisk();
+  // Every operation takes a random time between both. Zeros: that of SimOptions.
+  void SetDiskLatency(Nanos min_ns, Nanos max_ns) { disk_min_ns_ = min_ns, disk_max_ns_ = max_ns; }
+  // A disk without a free block; files can be rewritten, but not grow.
+  void FillDisk() { disk_.SetCapacity(disk_.used_bytes()); }
+  void EmptyDisk() { disk_.SetCapacity(UINT64_MAX); }
+  // A disk that lies reports syncs as done, and makes nothing durable.
+  void LieAboutSyncs(bool lie) { disk_lies_ = lie; }
+  // What a power loss at this moment would leave on the disk. Assign it to disk() to roll back.
+  SimDisk Image(uint64_t seed) const;
+
+  // -- time
+  void SetClockSkewMs(int64_t ms) { clock_.SetWallOffsetMs(ms); }
+  void JumpWallClock(int64_t ms) { clock_.SetWallOffsetMs(clock_.wall_offset_ms() + ms); }
+  void SetClockRate(int64_t ppm);
   int64_t WallMs() const;
+  Nanos BootNs() const;
+  // No code of this machine runs for this time. Its disk and its sockets go on, and so does its
+  // clock (SIGSTOP, or a hypervisor that does not schedule it).
+  void Pause(Nanos duration_ns);
+  // The same, and its clock stands still (a virtual machine that does not notice).
+  void Freeze(Nanos duration_ns);
+  // Pauses inside a turn, at the n-th call (from 0) that its code makes into a reactor from within a
+  // turn. (See above.)
+  void PauseInTurn(Nanos duration_ns, uint64_t calls) { turn_pause_ns_ = duration_ns, turn_pause_calls_ = calls; }
+  // Whether the last PauseInTurn is still to come.
+  bool pause_in_turn_due() const { return turn_pause_ns_ > 0; }
 
  private:
   friend class SimKernel;
@@ -185,6 +236,9 @@ class SimMachine {
     SimDisk::SyncPoint sync;
   };
   SimMachine(SimKernel* kernel, std::string host) : kernel_(kernel), host_(std::move(host)) {}
+  bool Hangs(const IoOp& op) const;
+  void RearmTimers();
+  Nanos TakeTurnPause();  // how long to pause at this call
   void SubmitDisk(SimReactor* reactor, IoOp* op);
   void CompleteDisk(uint64_t id);
   int32_t Perform(const PendingOp& pending);
@@ -209,7 +263,15 @@ class SimMachine {
   std::vector<DiskFault> faults_;
   uint64_t faults_struck_ = 0;
   Nanos disk_stalled_until_ = 0;
-  int64_t clock_skew_ms_ = 0;
+  DiskHang disk_hang_ = DiskHang::kNone;
+  std::vector<uint64_t> hung_;  // operations whose time to complete came while the disk hung
+  Nanos disk_min_ns_ = 0, disk_max_ns_ = 0;
+  bool disk_lies_ = false;
+  SimClock clock_;
+  bool lost_power_ = false;
+  Nanos paused_until_ns_ = 0;
+  Nanos turn_pause_ns_ = 0;
+  uint64_t turn_pause_calls_ = 0;
   uint16_t next_port_ = 40000;
   std::vector<Nanos> pool_free_ns_;  // when each thread for offloaded work has done what it has
   std::unique_ptr<RemoteMesh> mesh_;

@@ -43,9 +43,8 @@ struct SimNetwork::ConnectOp : Timer {
       op->waiter.resume();
     };
     SimKernel* kernel = network->kernel_;
-    reactor->ArmTimer(this, kernel->now_ns() + timeout_ns);
-    const SimOptions& options = kernel->options();
-    kernel->At(kernel->now_ns() + kernel->Latency(options.network_min_ns, options.network_max_ns), reactor->boot_,
+    reactor->ArmTimer(this, reactor->NowNs() + timeout_ns);
+    kernel->At(reactor->ActsAtNs() + network->Latency(reactor->machine().host(), host), reactor->boot_,
                [n = network, i = id, r = reactor, to = host, p = port] { n->Attempt(i, r, to, p); });
   }
   void await_resume() const noexcept {}
@@ -165,21 +164,19 @@ void SimNetwork::Attempt(uint64_t connect_id, SimReactor* origin, std::string ho
     choice.reactor->network_.accepted.push_back({target_end->id_, choice.handler});
     choice.reactor->ScheduleTurn(kernel_->now_ns());
   }
-  const SimOptions& options = kernel_->options();
-  kernel_->At(kernel_->now_ns() + kernel_->Latency(options.network_min_ns, options.network_max_ns), origin->boot_,
-              [this, connect_id, origin, origin_end_id] {
-                auto it = connecting_.find(connect_id);
-                if (it == connecting_.end()) {  // the connect timed out
-                  if (SimConnection* c = Find(origin_end_id)) c->Close(true);
-                  return;
-                }
-                ConnectOp* op = it->second;
-                connecting_.erase(it);
-                op->error = origin_end_id ? 0 : ECONNREFUSED;
-                op->connection = origin_end_id;
-                origin->CancelTimer(op);
-                origin->Schedule(op->waiter);
-              });
+  kernel_->At(kernel_->now_ns() + Latency(host, from), origin->boot_, [this, connect_id, origin, origin_end_id] {
+    auto it = connecting_.find(connect_id);
+    if (it == connecting_.end()) {  // the connect timed out
+      if (SimConnection* c = Find(origin_end_id)) c->Close(true);
+      return;
+    }
+    ConnectOp* op = it->second;
+    connecting_.erase(it);
+    op->error = origin_end_id ? 0 : ECONNREFUSED;
+    op->connection = origin_end_id;
+    origin->CancelTimer(op);
+    origin->Schedule(op->waiter);
+  });
 }
 
 SimConnection* SimNetwork::NewEnd(SimReactor* reactor, std::string local_host, std::string remote_host) {
@@ -211,7 +208,18 @@ void SimNetwork::MarkDeliver(SimConnection* c) {
   c->reactor_->Poke();
 }
 
+Nanos SimNetwork::Latency(const std::string& from, const std::string& to) {
+  const SimOptions& options = kernel_->options();
+  auto own = latencies_.find({from, to});
+  if (own == latencies_.end()) return kernel_->Latency(options.network_min_ns, options.network_max_ns);
+  return kernel_->Latency(own->second.first, own->second.second);
+}
+
 void SimNetwork::Transmit(SimConnection* from, SimConnection::Segment segment) {
+  if (from->peer_lost_) {
+    from->vanished_bytes_ += segment.bytes.size();
+    return;
+  }
   SimConnection* to = Find(from->peer_id_);
   if (!to) {  // the other end is gone
     if (!segment.reset && !segment.end) SendReset(from->id_);
@@ -219,8 +227,7 @@ void SimNetwork::Transmit(SimConnection* from, SimConnection::Segment segment) {
   }
   to->window_used_ += segment.bytes.size();
   to->wire_.push_back(std::move(segment));
-  const SimOptions& options = kernel_->options();
-  const Nanos arrival = kernel_->now_ns() + kernel_->Latency(options.network_min_ns, options.network_max_ns);
+  const Nanos arrival = kernel_->now_ns() + Latency(to->remote_host_, to->local_host_);
   to->last_arrival_ns_ = std::max(to->last_arrival_ns_ + 1, arrival);
   kernel_->At(to->last_arrival_ns_, SimKernel::kNoBoot, [this, id = to->id_] { Arrive(id); });
 }
@@ -229,8 +236,7 @@ void SimNetwork::SendReset(uint64_t to_id) {
   SimConnection* to = Find(to_id);
   if (!to) return;
   to->wire_.push_back({"", false, true});
-  const SimOptions& options = kernel_->options();
-  const Nanos arrival = kernel_->now_ns() + kernel_->Latency(options.network_min_ns, options.network_max_ns);
+  const Nanos arrival = kernel_->now_ns() + Latency(to->remote_host_, to->local_host_);
   to->last_arrival_ns_ = std::max(to->last_arrival_ns_ + 1, arrival);
   kernel_->At(to->last_arrival_ns_, SimKernel::kNoBoot, [this, to_id] { Arrive(to_id); });
 }
@@ -241,6 +247,9 @@ void SimNetwork::Arrive(uint64_t to_id) {
   if (IsCut(to->remote_host_, to->local_host_)) {
     kernel_->At(kernel_->now_ns() + kRetransmitNs, SimKernel::kNoBoot, [this, to_id] { Arrive(to_id); });
     return;
+  }
+  if (kernel_->now_ns() < to->held_until_ns_) {
+    return kernel_->At(to->held_until_ns_, SimKernel::kNoBoot, [this, to_id] { Arrive(to_id); });
   }
   SimConnection::Segment segment = std::move(to->wire_.front());
   to->wire_.pop_front();
@@ -260,8 +269,7 @@ void SimNetwork::Consumed(SimConnection* c, size_t bytes) {
   SimConnection* sender = Find(c->peer_id_);
   if (sender) sender->acknowledged_ += bytes;
   if (!sender || sender->reactor_->dead() || sender->unsent_bytes() == 0) return;
-  const SimOptions& options = kernel_->options();
-  kernel_->At(kernel_->now_ns() + kernel_->Latency(options.network_min_ns, options.network_max_ns), SimKernel::kNoBoot,
+  kernel_->At(kernel_->now_ns() + Latency(c->local_host_, c->remote_host_), SimKernel::kNoBoot,
               [this, id = sender->id_] {
                 SimConnection* s = Find(id);
                 if (s && !s->reactor_->dead()) MarkFlush(s);
@@ -272,7 +280,7 @@ void SimNetwork::Pump(SimConnection* c) {
   const SimOptions& options = kernel_->options();
   while (c->unsent_bytes() > 0) {
     SimConnection* peer = Find(c->peer_id_);
-    const size_t used = peer ? peer->window_used_ : 0;
+    const size_t used = c->peer_lost_ ? c->vanished_bytes_ : peer ? peer->window_used_ : 0;
     if (used >= options.socket_window_bytes) return;
     size_t bytes = std::min({c->unsent_bytes(), options.socket_window_bytes - used, kMaxSegmentBytes});
     if (options.random_chunks && kernel_->random().Chance(0.5)) bytes = 1 + kernel_->random().Below(bytes);
@@ -354,12 +362,35 @@ void SimNetwork::FlushOne(uint64_t id) {
 // call.
 void SimNetwork::End(SimConnection* c, const Status& reason) {
   c->told_ = true;
-  Transmit(c, {"", true, false});
+  if (!c->silent_) Transmit(c, {"", true, false});
   if (c->handler_) c->handler_->OnClosed(reason);
   connections_.erase(c->id_);
 }
 
 // -- faults
+
+void SimNetwork::HealAll() {
+  cuts_.clear();
+  latencies_.clear();
+  for (auto& [id, c] : connections_) c->held_until_ns_ = 0;
+}
+
+void SimNetwork::Hold(const std::string& from, const std::string& to, Nanos until_ns) {
+  for (auto& [id, c] : connections_) {
+    if (c->remote_host_ == from && c->local_host_ == to) c->held_until_ns_ = std::max(c->held_until_ns_, until_ns);
+  }
+}
+
+void SimNetwork::Forget(const std::string& machine, const std::string& peer) {
+  for (auto& [id, c] : connections_) {
+    if (c->local_host_ != machine || c->remote_host_ != peer || c->reactor_->dead()) continue;
+    if (SimConnection* other = Find(c->peer_id_)) other->peer_lost_ = true;
+    c->silent_ = true;
+    c->wire_.clear();
+    c->inbox_.push_back({"", false, true});
+    MarkDeliver(c.get());
+  }
+}
 
 void SimNetwork::ResetConnections(const std::string& a, const std::string& b) {
   std::vector<uint64_t> ids;
@@ -389,6 +420,8 @@ void SimNetwork::OnMachineStopped(SimMachine* machine, bool silent) {
       ghost->peer_id_ = c->peer_id_;
       ghost->local_host_ = c->local_host_;
       ghost->remote_host_ = c->remote_host_;
+      ghost->held_until_ns_ = c->held_until_ns_;
+      ghost->wire_ = std::move(c->wire_);
       it->second.swap(ghost);
       c->reactor_->Adopt(std::move(ghost));
       ++it;

@@ -7,6 +7,12 @@
 // A machine whose process crashed resets its connections. A machine that lost power goes silent,
 // and answers with resets when it runs again.
 //
+// Invariants
+//   K5  Within a connection, bytes arrive once and in order, as with TCP, or the connection ends.
+//       Between connections there is no order: a sender may connect again, and bytes on the new
+//       connection may overtake those on the old one, even those of a process that is dead (Hold).
+//       Bytes of one connection never arrive at another one, or at a later process of the receiver.
+//
 // Threads: one, that of the simulation.
 #pragma once
 
@@ -57,6 +63,10 @@ class SimConnection final : public Connection {
   std::deque<Segment> wire_;   // in transit to this end
   std::deque<Segment> inbox_;  // arrived, not delivered yet
   Nanos last_arrival_ns_ = 0;
+  Nanos held_until_ns_ = 0;      // what comes to this end arrives no earlier
+  bool peer_lost_ = false;       // the other end has forgotten this connection: nothing answers
+  size_t vanished_bytes_ = 0;    // sent since then
+  bool silent_ = false;          // the other end is not told of the end of this one
   size_t window_used_ = 0;       // bytes in wire_ and inbox_
   uint64_t acknowledged_ = 0;    // bytes from this end that the other end has consumed
   std::shared_ptr<void> place_;  // in the listener's ConnectionBudget
@@ -92,7 +102,18 @@ class SimNetwork {
   void Cut(const std::string& from, const std::string& to) { cuts_.insert({from, to}); }
   void Heal(const std::string& from, const std::string& to) { cuts_.erase({from, to}); }
   void CutBoth(const std::string& a, const std::string& b) { Cut(a, b), Cut(b, a); }
-  void HealAll() { cuts_.clear(); }
+  // Ends all cuts, delays and holds.
+  void HealAll();
+  // Every segment from `from` to `to` takes a random time between both.
+  void SetLatency(const std::string& from, const std::string& to, Nanos min_ns, Nanos max_ns) {
+    latencies_[{from, to}] = {min_ns, max_ns};
+  }
+  // The bytes of the connections that exist now arrive no earlier than `until_ns`, also when their
+  // sender is gone by then. Connections that are made later are not affected.
+  void Hold(const std::string& from, const std::string& to, Nanos until_ns);
+  // The ends of connections to `peer` at `machine` end. The other ends learn nothing: what they send
+  // is lost. (A half-open connection, as a firewall that restarts leaves it.)
+  void Forget(const std::string& machine, const std::string& peer);
   // Resets all connections between the two machines.
   void ResetConnections(const std::string& a, const std::string& b);
   size_t connections() const { return connections_.size(); }
@@ -122,6 +143,7 @@ class SimNetwork {
   void SendReset(uint64_t to_id);
   void Consumed(SimConnection* c, size_t bytes);
   void End(SimConnection* c, const Status& reason);
+  Nanos Latency(const std::string& from, const std::string& to);
   bool IsCut(const std::string& from, const std::string& to) const { return cuts_.contains({from, to}); }
 
   SimKernel* kernel_;
@@ -129,6 +151,7 @@ class SimNetwork {
   std::map<uint64_t, std::unique_ptr<SimConnection>> connections_;
   std::map<uint64_t, ConnectOp*> connecting_;
   std::set<std::pair<std::string, std::string>> cuts_;
+  std::map<std::pair<std::string, std::string>, std::pair<Nanos, Nanos>> latencies_;
 };
 
 }  // namespace pando

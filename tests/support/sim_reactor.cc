@@ -39,27 +39,51 @@ SimReactor::SimReactor(SimKernel* kernel, SimMachine* machine, uint64_t boot, in
 
 SimReactor::~SimReactor() = default;
 
-Nanos SimReactor::NowNs() const { return dead_ ? busy_until_ns_ : kernel_->now_ns(); }
-int64_t SimReactor::WallMs() const { return dead_ ? 0 : machine_->WallMs(); }
+Nanos SimReactor::ActsAtNs() const { return kernel_->now_ns() + ahead_ns_; }
+Nanos SimReactor::NowNs() const {
+  PausePoint();
+  return dead_ || in_turn_ ? turn_now_ns_ : machine_->BootNs();
+}
+Nanos SimReactor::FreshNowNs() const {
+  PausePoint();
+  return dead_ ? turn_now_ns_ : machine_->clock_.BootNs(ActsAtNs());
+}
+int64_t SimReactor::WallMs() const {
+  PausePoint();
+  return dead_ ? 0 : machine_->clock_.WallMs(ActsAtNs());
+}
+
+void SimReactor::PausePoint() const {
+  if (dead_ || !pausable_) return;
+  const Nanos pause_ns = machine_->TakeTurnPause();
+  if (pause_ns == 0) return;
+  ahead_ns_ += pause_ns;
+  kernel_->Trace(6000, static_cast<uint64_t>(pause_ns));
+  machine_->paused_until_ns_ = std::max(machine_->paused_until_ns_, ActsAtNs());
+}
 
 void SimReactor::FillRandom(std::span<std::byte> bytes) {
   CheckNotOffloaded();
+  PausePoint();
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(secrets_.Next() >> 56);
 }
 
 void SimReactor::ArmTimer(Timer* timer, Nanos deadline_ns) {
   if (dead_) return;
   CheckNotOffloaded();
+  PausePoint();
   timers_.Arm(timer, deadline_ns);
-  if (!in_turn_) ScheduleTurn(deadline_ns);
+  if (!in_turn_) ScheduleTurn(machine_->clock_.TrueTimeOf(deadline_ns));
 }
 
 void SimReactor::CancelTimer(Timer* timer) {
+  PausePoint();
   if (!dead_) timers_.Cancel(timer);
 }
 
 void SimReactor::Schedule(std::coroutine_handle<> h) {
   CheckNotOffloaded();
+  PausePoint();
   queues_.Schedule(h);
   Poke();
 }
@@ -108,7 +132,13 @@ void SimReactor::Submit(IoOp* op) {
         << "operation on file " << op->file << ", which is not open";
   }
   if (IsTransfer(op->kind)) CheckTransfer(*op);
-  machine_->SubmitDisk(this, op);
+  PausePoint();
+  if (ahead_ns_ == 0) return machine_->SubmitDisk(this, op);
+  late_ops_.push_back(op);
+  kernel_->At(ActsAtNs(), boot_, [this, op] {
+    std::erase(late_ops_, op);
+    machine_->SubmitDisk(this, op);
+  });
 }
 
 FileId SimReactor::AddFile(OpenFile file) {
@@ -215,24 +245,32 @@ OffloadPort& SimReactor::offload() {
 void SimReactor::StartOffload(OffloadCall* call) {
   if (dead_) return;
   CheckNotOffloaded();
+  PausePoint();
   offload().Add(call);
 }
 
 void SimReactor::RunWork(OffloadCall* call) {
   const SimOptions& options = kernel_->options();
-  Nanos& thread = *std::min_element(machine_->pool_free_ns_.begin(), machine_->pool_free_ns_.end());
-  call->begun_ns = std::max(thread, kernel_->now_ns());
-  call->ended_ns = thread = call->begun_ns + kernel_->Latency(options.offload_min_ns, options.offload_max_ns);
+  Nanos& free_ns = *std::min_element(machine_->pool_free_ns_.begin(), machine_->pool_free_ns_.end());
+  const Nanos begins_ns = std::max(free_ns, ActsAtNs());
+  free_ns = begins_ns + kernel_->Latency(options.offload_min_ns, options.offload_max_ns);
+  call->begun_ns = machine_->clock_.BootNs(begins_ns);
+  call->ended_ns = machine_->clock_.BootNs(free_ns);
   in_pool_.push_back(call);
-  kernel_->At(call->ended_ns, boot_, [this, call] {
-    kernel_->Trace(4000 + static_cast<uint64_t>(index_), boot_);
-    working_ = true;
-    call->Work();
-    working_ = false;
-    std::erase(in_pool_, call);
-    worked_.push_back(call);
-    ScheduleTurn(kernel_->now_ns());
-  });
+  kernel_->At(free_ns, boot_, [this, call] { DoWork(call); });
+}
+
+void SimReactor::DoWork(OffloadCall* call) {
+  if (machine_->paused_until_ns_ > kernel_->now_ns()) {  // so are the threads of the pool
+    return kernel_->At(machine_->paused_until_ns_, boot_, [this, call] { DoWork(call); });
+  }
+  kernel_->Trace(4000 + static_cast<uint64_t>(index_), boot_);
+  working_ = true;
+  call->Work();
+  working_ = false;
+  std::erase(in_pool_, call);
+  worked_.push_back(call);
+  ScheduleTurn(kernel_->now_ns());
 }
 
 void SimReactor::Wake() {
@@ -244,24 +282,27 @@ void SimReactor::Wake() {
 // -- turns
 
 void SimReactor::Poke() {
-  if (!in_turn_) ScheduleTurn(NowNs());
+  if (!in_turn_) ScheduleTurn(kernel_->now_ns());
 }
 
 void SimReactor::ScheduleTurn(Nanos time_ns) {
   if (dead_) return;
-  time_ns = std::max(time_ns, std::max(busy_until_ns_, kernel_->now_ns()));
+  time_ns = std::max({time_ns, busy_until_ns_, machine_->paused_until_ns_, kernel_->now_ns()});
   if (next_turn_ns_ <= time_ns) return;
   next_turn_ns_ = time_ns;
   kernel_->At(time_ns, boot_, [this, time_ns] {
     if (next_turn_ns_ != time_ns) return;  // an earlier turn replaced this one
     next_turn_ns_ = kForever;
+    if (machine_->paused_until_ns_ > time_ns) return ScheduleTurn(time_ns);  // paused since it was scheduled
     Turn();
   });
 }
 
 void SimReactor::Turn() {
+  CHECK(!in_turn_) << "a turn began inside another one";
   kernel_->Trace(2000 + static_cast<uint64_t>(index_), boot_, completed_.size());
-  in_turn_ = true;
+  turn_now_ns_ = machine_->BootNs();
+  in_turn_ = pausable_ = true;
   port_.Awake();
   delivering_.swap(completed_);
   for (IoOp* op : delivering_) {
@@ -283,20 +324,33 @@ void SimReactor::Turn() {
     }
   }
   if (!dead_) port_.Poll();
-  if (!dead_) timers_.FireDue(kernel_->now_ns());
+  if (!dead_) timers_.FireDue(turn_now_ns_);
   if (!dead_) queues_.RunHooks();
-  if (!dead_) kernel_->network().Flush(this);
+  pausable_ = false;
+  if (dead_) return;
+  if (ahead_ns_ == 0) return EndTurn();
+  busy_until_ns_ = ActsAtNs();
+  kernel_->At(busy_until_ns_, boot_, [this] {
+    ahead_ns_ = 0;
+    EndTurn();
+  });
+}
+
+void SimReactor::EndTurn() {
+  kernel_->network().Flush(this);
   if (dead_) return;
   port_.FlushWakes();
   in_turn_ = false;
   const Nanos now = kernel_->now_ns();
   busy_until_ns_ = now + kernel_->Latency(kernel_->options().turn_max_ns / 8, kernel_->options().turn_max_ns);
   if (!queues_.empty() || !completed_.empty() || network_.has_work() || !port_.PrepareSleep()) ScheduleTurn(now);
-  if (!timers_.empty()) ScheduleTurn(timers_.next_deadline_ns());
+  if (!timers_.empty()) ScheduleTurn(machine_->clock_.TrueTimeOf(timers_.next_deadline_ns()));
 }
 
 void SimReactor::Kill() {
-  busy_until_ns_ = kernel_->now_ns();  // the time that a dead reactor returns
+  turn_now_ns_ = machine_->BootNs();
+  ahead_ns_ = 0;
+  pausable_ = false;
   dead_ = true;
 }
 

@@ -1,8 +1,8 @@
 // SimReactor: the Reactor of the simulated kernel. SimMachine::Boot creates it; tests use it as a
 // Reactor.
 //
-// A turn executes the steps of R3 (reactor.h) at one instant of virtual time. After its machine has
-// stopped, every call returns without effect (K3).
+// A turn executes the steps of R3 (reactor.h) at one instant of virtual time, unless its machine is
+// paused inside it (K4). After its machine has stopped, every call returns without effect (K3).
 //
 // Threads: one, that of the simulation.
 #pragma once
@@ -33,7 +33,10 @@ class SimReactor final : public Reactor, private RemoteWaker, private OffloadPor
   int index() const override { return index_; }
   Nanos NowNs() const override;
   int64_t WallMs() const override;
-  uint64_t Random() override { return random_.Next(); }
+  uint64_t Random() override {
+    PausePoint();
+    return random_.Next();
+  }
   void FillRandom(std::span<std::byte> bytes) override;
   void ArmTimer(Timer* timer, Nanos deadline_ns) override;
   void CancelTimer(Timer* timer) override;
@@ -66,6 +69,10 @@ class SimReactor final : public Reactor, private RemoteWaker, private OffloadPor
   SimMachine& machine() const { return *machine_; }
   SimKernel& kernel() const { return *kernel_; }
   size_t open_files() const;
+  // A fresh look at the machine's boot clock; NowNs() is that of the turn.
+  Nanos FreshNowNs() const;
+  // The true time at which the code that runs now acts on the world (K4).
+  Nanos ActsAtNs() const;
 
  private:
   friend class SimMachine;
@@ -86,12 +93,16 @@ class SimReactor final : public Reactor, private RemoteWaker, private OffloadPor
   void ScheduleTurn(Nanos time_ns);
   void Poke();  // schedules a turn for a request from outside a turn
   void Turn();
+  void EndTurn();
+  // Every call of code into the reactor passes here. The machine may be paused there.
+  void PausePoint() const;
   void Kill();
   // Lives as long as this.
   void Adopt(std::shared_ptr<void> thing) { adopted_.push_back(std::move(thing)); }
   void Wake() override;
   OffloadPort& offload();
   void RunWork(OffloadCall* call) override;
+  void DoWork(OffloadCall* call);
   void CheckNotOffloaded() const { CHECK(!working_) << "offloaded work used the reactor"; }
 
   SimKernel* kernel_;
@@ -103,6 +114,10 @@ class SimReactor final : public Reactor, private RemoteWaker, private OffloadPor
   bool dead_ = false;
   bool stop_ = false;
   bool in_turn_ = false;
+  bool pausable_ = false;        // in the part of a turn that may be paused inside
+  mutable Nanos ahead_ns_ = 0;   // how long this turn has been paused inside
+  Nanos turn_now_ns_ = 0;        // NowNs() in a turn, and of a stopped machine
+  std::vector<IoOp*> late_ops_;  // submitted after a pause that has not ended yet
   Nanos next_turn_ns_;
   Nanos busy_until_ns_ = 0;
 
