@@ -159,19 +159,17 @@ Task<Status> WriteMetadata(Reactor* reactor, File* file, ExtentAllocator* blocks
   for (Extent& piece : pieces) piece = *blocks->Allocate(1);
   for (Extent& bitmap : bitmaps) bitmap = *blocks->Allocate(1);
   CO_RETURN_IF_ERROR(co_await HoldChunksInUse(file, *blocks));
+  std::vector<MetaWrite> writes;
   for (uint32_t g = 0; g < groups.size(); ++g) {
     AlignedBuffer bytes(kBlockBytes);
     blocks->EncodeGroup(g, bytes.data());
     groups[g] = {bitmaps[g].block(), MetaChecksum(options.partition, bitmaps[g], bytes.data())};
-    CO_RETURN_IF_ERROR(co_await file->Write(bytes.data(), kBlockBytes, bitmaps[g].offset_bytes()));
+    writes.push_back({bitmaps[g], std::move(bytes)});
   }
-  std::vector<MetaWrite> chain;
   TurnBudget turn(*reactor);
   const MetaRef directory =
-      co_await EncodeMetaChain(*reactor, turn, options.partition, groups.data(), groups.size(), pieces, &chain);
-  for (const MetaWrite& w : chain) {
-    CO_RETURN_IF_ERROR(co_await file->Write(w.bytes.data(), w.location.size_bytes(), w.location.offset_bytes()));
-  }
+      co_await EncodeMetaChain(*reactor, turn, options.partition, groups.data(), groups.size(), pieces, &writes);
+  CO_RETURN_IF_ERROR(co_await WriteMetadata(file, std::move(writes)));
   CO_RETURN_IF_ERROR(co_await file->Sync(/*data_only=*/false));
 
   Superblock sb;

@@ -5,12 +5,14 @@
 namespace pando {
 namespace {
 
-// Kept free beyond the known need, for inner pages and their splits.
+// Kept free beyond the known need, for inner pages and their splits: at most this much.
 constexpr uint64_t kHeadroomBlocks = 256;
+constexpr uint64_t kMinHeadroomBlocks = 16;
 // A leaf, the page it splits into or merges with, and their parent.
 constexpr uint64_t kPagesPerOp = 3;
 // Kept for merges, so that deletes free space on a full disk.
 constexpr uint64_t kMergesWaiting = 64;
+constexpr uint64_t kMinMergesWaiting = 2;
 // 1/64 of the file is held back so that deletes work on a full disk.
 constexpr uint64_t kReservedShare = 64;
 constexpr uint64_t kMinReservedBlocks = 64;
@@ -37,16 +39,27 @@ uint64_t BlockAdmission::BlocksFor(RecordOp op, size_t key_bytes, size_t value_b
   return kPagesPerOp * PageBlocks() + (overflow ? BlocksOfValue(value_bytes) : 0);
 }
 
+// No tree has more pages than this. A page on disk takes at least a block, and the others are
+// dirty. It bounds what a small tree must keep free: a node may have thousands of them.
+uint64_t BlockAdmission::PagesAtMost() const {
+  return state_.file->allocator().used_blocks() + state_.tree->dirty_pages();
+}
+
 // Dirty pages will be written to new locations before any old space is freed. So will the metadata
 // of this checkpoint and of the next one: what this checkpoint frees is usable only after the next
 // one.
 uint64_t BlockAdmission::CheckpointBlocks() const {
-  return promised_blocks_ + state_.tree->dirty_pages() * PageBlocks() + kHeadroomBlocks +
+  // At most half of the pages are inner pages, and each may be written for two generations: the one
+  // that is being checkpointed, and the current one.
+  const uint64_t headroom = std::min(kHeadroomBlocks, kMinHeadroomBlocks + PagesAtMost() * PageBlocks());
+  return promised_blocks_ + state_.tree->dirty_pages() * PageBlocks() + headroom +
          Checkpointer::kCheckpointsToFree * state_.file->MetadataBlocks();
 }
 
 uint64_t BlockAdmission::PromisedBlocks() const {
-  return CheckpointBlocks() + kPagesPerOp * kMergesWaiting * PageBlocks();
+  // A merge joins two pages.
+  const uint64_t merges = std::min(kMergesWaiting, kMinMergesWaiting + PagesAtMost() / 2);
+  return CheckpointBlocks() + kPagesPerOp * merges * PageBlocks();
 }
 
 uint64_t BlockAdmission::ReservedBlocks() const {

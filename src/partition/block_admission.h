@@ -55,6 +55,7 @@ class BlockAdmission {
  private:
   friend class AdmittedBlocks;
   uint64_t PageBlocks() const { return state_.pool.page_bytes() / kBlockBytes; }
+  uint64_t PagesAtMost() const;
   uint64_t CheckpointBlocks() const;
   uint64_t PromisedBlocks() const;
   uint64_t ReservedBlocks() const;

@@ -3,6 +3,9 @@
 #include <algorithm>
 
 namespace pando {
+namespace {
+constexpr size_t kMinEntries = 16;
+}  // namespace
 
 void ChangeTail::Begin(Version floor, size_t max_bytes) {
   // A third of each half is for the entries, because keys are about twice as large as the 16 bytes
@@ -20,6 +23,18 @@ bool ChangeTail::HasRoom(const Half& half, std::string_view key) const {
   return half.entries.size() < half_entries_ && half.keys.size() + key.size() <= half_key_bytes_;
 }
 
+// Makes room for one more change. Memory doubles up to the limits, so a partition that changes
+// little takes little.
+void ChangeTail::Reserve(Half* half, size_t key_bytes) const {
+  if (half->entries.size() == half->entries.capacity()) {
+    half->entries.reserve(std::min(half_entries_, std::max<size_t>(2 * half->entries.size(), kMinEntries)));
+  }
+  const size_t needed = half->keys.size() + key_bytes;
+  if (needed > half->keys.capacity()) {
+    half->keys.reserve(std::min(half_key_bytes_, std::max(needed, 2 * half->keys.capacity())));
+  }
+}
+
 void ChangeTail::Add(Version version, std::string_view key, bool removed) {
   CHECK_GT(version, last_) << "CT1: versions rise";
   if (!HasRoom(halves_[newer_], key)) {
@@ -29,13 +44,10 @@ void ChangeTail::Add(Version version, std::string_view key, bool removed) {
     newer_ = 1 - newer_;
   }
   Half& half = halves_[newer_];
-  if (half.entries.capacity() == 0) {
-    half.entries.reserve(half_entries_);
-    half.keys.reserve(half_key_bytes_);
-  }
+  Reserve(&half, key.size());
   half.entries.push_back(
       {version, static_cast<uint32_t>(half.keys.size()), static_cast<uint16_t>(key.size()), removed});
-  half.keys.append(key);
+  half.keys.insert(half.keys.end(), key.begin(), key.end());
   last_ = version;
 }
 
@@ -58,7 +70,7 @@ ChangePage ChangeTail::After(Version after, std::string_view prefix, size_t max_
       }
       ++looked;
       page.up_to = it->version;
-      std::string_view key = std::string_view(half->keys).substr(it->key_offset, it->key_bytes);
+      const std::string_view key(half->keys.data() + it->key_offset, it->key_bytes);
       if (!key.starts_with(prefix)) continue;
       bytes += key.size() + kChangeBytes;
       page.changes.push_back({std::string(key), it->version, it->removed});

@@ -1,7 +1,7 @@
 // ChangeTail: the latest changes of a partition, kept in memory for its watchers.
 //
-// It holds (version, key, removed) for applied writes in a fixed number of bytes, which is
-// allocated with the first change. When it is full, its older half is dropped. It does not survive
+// It holds (version, key, removed) for applied writes in a limited number of bytes, which are
+// allocated as changes come. When it is full, its older half is dropped. It does not survive
 // a restart: it then begins with the last version that recovery found.
 //
 // Threads: one reactor. newest() may be called from any thread.
@@ -62,15 +62,14 @@ class ChangeTail {
   };
   struct Half {
     std::vector<Entry> entries;
-    std::string keys;
-    size_t allocated_bytes() const {
-      return entries.capacity() * sizeof(Entry) + (entries.capacity() > 0 ? keys.capacity() : 0);
-    }
+    std::vector<char> keys;  // not a string, which reserves more than it is asked for
+    size_t allocated_bytes() const { return entries.capacity() * sizeof(Entry) + keys.capacity(); }
   };
   static_assert(sizeof(Entry) == 16 && kMaxKeyBytes <= UINT16_MAX);
 
   Half& older() { return halves_[1 - newer_]; }
   bool HasRoom(const Half& half, std::string_view key) const;
+  void Reserve(Half* half, size_t key_bytes) const;
 
   std::array<Half, 2> halves_;
   size_t newer_ = 0;  // the half being filled

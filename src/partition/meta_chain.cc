@@ -58,6 +58,32 @@ Task<MetaRef> EncodeMetaChain(Reactor& reactor, TurnBudget& turn, const Uuid& pa
   co_return next;
 }
 
+namespace {
+
+constexpr size_t kWritesInFlight = 32;
+
+// One of several tasks that share *next.
+Task<void> WriteSome(File* file, const std::vector<MetaWrite>* writes, size_t* next, Status* first_error) {
+  while (*next < writes->size() && first_error->ok()) {
+    const MetaWrite& w = (*writes)[(*next)++];
+    Status status = co_await file->Write(w.bytes.data(), w.location.size_bytes(), w.location.offset_bytes());
+    if (!status.ok() && first_error->ok()) *first_error = std::move(status);
+  }
+}
+
+}  // namespace
+
+Task<Status> WriteMetadata(File* file, std::vector<MetaWrite> writes) {
+  TaskGroup writers;
+  size_t next = 0;
+  Status first_error;
+  for (size_t i = 0; i < std::min(kWritesInFlight, writes.size()); ++i) {
+    writers.Spawn(WriteSome(file, &writes, &next, &first_error));
+  }
+  co_await writers.Drain();
+  co_return first_error;
+}
+
 Task<Result<AlignedBuffer>> MetaChainReader::ReadExtent(Extent location, uint64_t checksum, std::string_view what) {
   if (location.blocks() == 0 || location.block() + location.blocks() > file_blocks_) {
     co_return Error(Code::kCorruption, "{}: the {} at offset {} lies outside the file; restore it from a backup",

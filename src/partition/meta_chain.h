@@ -47,6 +47,9 @@ struct MetaWrite {
   AlignedBuffer bytes;
 };
 
+// Writes all of them, many at once, and returns the first error.
+Task<Status> WriteMetadata(File* file, std::vector<MetaWrite> writes);
+
 // The work of copying or checksumming one block, in units of TurnBudget.
 inline constexpr uint32_t kTurnUnitsPerMetaBlock = 16;
 

@@ -162,13 +162,6 @@ Task<std::vector<MetaWrite>> PartitionFile::Serialize(Superblock* next, MetaPlac
   co_return writes;
 }
 
-Task<Status> PartitionFile::WriteMeta(std::vector<MetaWrite> writes) {
-  for (const MetaWrite& w : writes) {
-    CO_RETURN_IF_ERROR(co_await file_.Write(w.bytes.data(), w.location.size_bytes(), w.location.offset_bytes()));
-  }
-  co_return Status();
-}
-
 // Frees what an attempt that ran out of space had allocated.
 void PartitionFile::ReleaseMeta(const MetaPlaces& places) {
   for (const std::vector<Extent>* extents : {&places.directory, &places.dead, &places.bitmaps}) {
@@ -199,7 +192,7 @@ Task<Status> PartitionFile::CommitLists(Superblock next, std::vector<DeadExtent>
   std::vector<GroupEntry> groups;
   const std::vector<DeadExtent> old_metadata = MetadataThatDies(places);
   std::vector<MetaWrite> writes = co_await Serialize(&next, &places, &groups, std::move(dead), &old_metadata);
-  Status status = co_await WriteMeta(std::move(writes));
+  Status status = co_await WriteMetadata(&file_, std::move(writes));
   // D3: this flushes the tree's pages too, and only then is the superblock written.
   if (status.ok()) status = co_await file_.Sync(/*data_only=*/true);
   if (status.ok()) status = co_await WriteSuperblock(&next);

@@ -6,7 +6,7 @@
 
 namespace pando {
 namespace {
-constexpr uint64_t kInitialBlocks = 256;  // 1 MiB
+constexpr uint64_t kInitialBlocks = 64;  // 256 KiB
 }  // namespace
 
 Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options) {

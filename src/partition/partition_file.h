@@ -139,7 +139,6 @@ class PartitionFile final : public PageStore {
                             std::vector<MetaWrite>* writes);
   Task<std::vector<MetaWrite>> Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
                                          std::vector<DeadExtent> dead, const std::vector<DeadExtent>* old_metadata);
-  Task<Status> WriteMeta(std::vector<MetaWrite> writes);
   Task<Status> WriteSuperblock(Superblock* next);
   Task<Status> CommitLists(Superblock next, std::vector<DeadExtent>* freed);
   void ReleaseMeta(const MetaPlaces& places);

@@ -7,12 +7,19 @@
 namespace pando {
 namespace {
 
-constexpr uint64_t kMinGrowBlocks = 1024, kMaxGrowBlocks = 32'768;  // 4 MiB .. 128 MiB
+// A node has thousands of files, most of them small. A file doubles from 256 KiB on until it grows
+// by 4 MiB, and from 128 MiB on by 1/32, up to 128 MiB at once.
+constexpr uint64_t kMinGrowBlocks = 64, kDoubleUpToBlocks = 1024, kMaxGrowBlocks = 32'768;
 constexpr uint32_t kLongRunBlocks = 8;
 // A file with at least this many free blocks beyond the length of a run, but without such a run,
 // counts as fragmented. It then grows by the run only, because anything more would just add to the
 // free space.
 constexpr uint64_t kScatteredBlocks = 256;
+
+// By how much a file of `blocks` blocks grows if less would do.
+uint64_t GrowthOf(uint64_t blocks) {
+  return std::clamp(std::max(std::min(blocks, kDoubleUpToBlocks), blocks / 32), kMinGrowBlocks, kMaxGrowBlocks);
+}
 
 }  // namespace
 
@@ -46,7 +53,7 @@ Task<Status> PartitionFile::Grow(uint64_t blocks, uint32_t run) {
 // Makes the file system hold space again for a run that is set aside. *returned is set if there was
 // such a run; it is free then.
 Task<Status> PartitionFile::TakeBack(uint32_t least, uint64_t blocks, bool* returned) {
-  const auto most = static_cast<uint32_t>(std::clamp(blocks, kMinGrowBlocks, kMaxGrowBlocks));
+  const auto most = static_cast<uint32_t>(std::clamp(blocks, GrowthOf(allocator_.total_blocks()), kMaxGrowBlocks));
   for (;;) {
     std::optional<Extent> run = allocator_.FindSetAside(least, most, releasing_);
     if (!run) co_return Status();
@@ -81,7 +88,7 @@ Task<Status> PartitionFile::Extend(uint64_t blocks, uint32_t run) {
   // There is free space, but it is too fragmented for a long run. Growing by more than the run
   // would only add space that fragments as well.
   const bool exactly = run >= kLongRunBlocks && allocator_.free_blocks() >= kScatteredBlocks + run;
-  uint64_t step = std::max(blocks, exactly ? 0 : std::clamp(old_blocks / 32, kMinGrowBlocks, kMaxGrowBlocks));
+  uint64_t step = std::max(blocks, exactly ? 0 : GrowthOf(old_blocks));
   Status status = co_await file_.Allocate(old_blocks * kBlockBytes, step * kBlockBytes);
   if (status.code() == Code::kDiskFull && step > blocks) {
     step = blocks;

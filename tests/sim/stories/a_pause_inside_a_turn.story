@@ -1,7 +1,7 @@
 # The node stops between two steps of one turn. Nothing is lost and nothing is done twice.
 machine a starts
 expect client 1 puts x = 1
-pause a inside a turn for 5s after 3 calls
+pause a inside a turn for 5s after 5 calls
 expect client 1 puts x = 2 and fails
 wait 5s
 expect client 2 gets x = 2

@@ -199,12 +199,13 @@ Task<void> ReplaceFromManyWriters(FullDiskTest* t, Engine* engine) {
     EXPECT_OK(co_await engine->CheckpointAll());
     EXPECT_OK(co_await Remove(engine->partition(0), "nothing"));
   }
-  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes());
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + (1u << 20));
   uint64_t stored = 0, refused = 0;
   TaskGroup writers;
   for (uint64_t w = 0; w < kWriters; ++w) writers.Spawn(ReplaceSome(engine, w, &stored, &refused));
   co_await writers.Drain();
   EXPECT_GT(stored, 10u);
+  EXPECT_GT(refused, 10u);
   // There is space for every page and all metadata.
   for (int i = 0; i < 3; ++i) {
     EXPECT_OK(co_await engine->CheckpointAll());
@@ -367,11 +368,63 @@ Task<void> RemoveOne(Partition* p, uint64_t writer, uint64_t* done) {
   ++*done;
 }
 
+// A small partition keeps little free, and that little suffices.
+Task<void> FillAndEmptySmall(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  for (uint64_t i = 0; i < 300; ++i) {  // The log takes what it needs.
+    std::vector<WriteOp> ops;
+    ops.push_back(LargeRemove(i));
+    EXPECT_OK(co_await Write(p, std::move(ops)));
+  }
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + (768u << 10));
+  Status full;
+  uint64_t stored = 0;
+  for (;; ++stored) {
+    full = co_await Put(p, Key(stored), Value(stored, 700));
+    if (!full.ok()) break;
+  }
+  EXPECT_EQ(full.code(), Code::kDiskFull) << full.ToString();
+  EXPECT_GT(stored, 50u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_OK(co_await engine->CheckpointAll());
+    EXPECT_OK(co_await Remove(p, "nothing"));
+  }
+  for (uint64_t i = 0; i < stored; ++i) EXPECT_OK(co_await Remove(p, Key(i)));
+  EXPECT_OK(co_await engine->CheckpointAll());
+  EXPECT_OK(co_await Put(p, "again", Value(1, 700)));
+  t->held_["again"] = Value(1, 700);
+}
+
+TEST_F(FullDiskTest, ASmallPartitionFillsUpAndIsEmptied) {
+  Boot();
+  Live(FillAndEmptySmall);
+  ASSERT_FALSE(HasFailure());
+  Boot();
+  Live(Compare);
+}
+
 constexpr uint64_t kRemovers = 80;  // 5 MB of log
+
+// Each of them is promised three blocks. Leaves as many free in the file, so that none is refused.
+Task<void> MakeRoomForRemovers(Engine* engine) {
+  constexpr uint64_t kValues = 5;  // each fits into a segment of the log
+  for (uint64_t i = 0; i < kValues; ++i) {
+    EXPECT_OK(co_await Put(engine->partition(0), fmt::format("large-{}", i),
+                           Value(i, 3 * kRemovers / kValues * kBlockBytes)));
+  }
+  for (uint64_t i = 0; i < kValues; ++i) {
+    EXPECT_OK(co_await Remove(engine->partition(0), fmt::format("large-{}", i)));
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_OK(co_await engine->CheckpointAll());
+    EXPECT_OK(co_await Remove(engine->partition(0), "nothing"));
+  }
+}
 
 Task<void> RemoveMoreThanTheLogHolds(FullDiskTest* t, Engine* engine) {
   Partition* p = engine->partition(0);
   for (uint64_t i = 0; i < 100; ++i) EXPECT_OK(co_await Put(p, Key(i), Value(i, 700)));
+  co_await MakeRoomForRemovers(engine);
   EXPECT_OK(co_await engine->CheckpointAll());
   t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes());
   uint64_t done = 0;
@@ -438,6 +491,7 @@ TEST_F(FullDiskTest, ANodeKilledWithoutLogSegmentsStarts) {
   Live([](FullDiskTest* t, Engine* engine) -> Task<void> {
     for (uint64_t i = 0; i < 100; ++i) EXPECT_OK(co_await Put(engine->partition(0), Key(i), Value(i, 700)));
     for (uint64_t i = 0; i < 100; ++i) t->held_[Key(i)] = Value(i, 700);
+    co_await MakeRoomForRemovers(engine);
   });
   for (uint64_t life = 1; life <= 4 && !HasFailure(); ++life) {
     Boot();

@@ -275,7 +275,13 @@ Task<void> CutWithoutSegments(Reactor* reactor, Setup setup, SimMachine* machine
   EXPECT_OK(engine.status());
   if (!engine.ok()) co_return;
   std::vector<Partition*> partitions = PartitionsOf(engine->get());
-  for (Partition* p : partitions) EXPECT_OK(co_await Put(p, "k", "v"));
+  // Each remove is promised three blocks. The files have as many free, so that none is refused.
+  constexpr size_t kValueBytes = 3 * kWriters / 2 * kBlockBytes / 4;
+  for (Partition* p : partitions) {
+    for (int i = 0; i < 4; ++i) EXPECT_OK(co_await Put(p, "k", std::string(kValueBytes, 'v')));
+    EXPECT_OK(co_await Put(p, "k", "v"));
+  }
+  for (int i = 0; i < 3; ++i) EXPECT_OK(co_await (*engine)->CheckpointAll());
   machine->disk().SetCapacity(machine->disk().used_bytes());
   int done = 0;
   std::optional<Result<SnapshotInfo>> cut;

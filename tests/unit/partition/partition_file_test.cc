@@ -20,13 +20,13 @@ TEST_F(PartitionFileTest, GoldenNewFile) {
   directory.U64(5).U64(HandExtentChecksum(bitmap.str(), 5)).PadTo(4096);
   HandBytes sb;
   sb.Text("PPANDSB1").U32(2).U32(4096).U64(0).Uuid(0x11, 0x22).Uuid(kHi, kLo);
-  sb.U64(1).U64(1).U64(0).U64(0).U64(2).U64(256);
+  sb.U64(1).U64(1).U64(0).U64(0).U64(2).U64(64);
   sb.U64(0x40001).U64(1).U64(HandExtentChecksum(leaf.str(), 4)).Zeros(32);
   sb.U32(0).U32(32768).U64(0x60001).U64(HandExtentChecksum(directory.str(), 6)).U64(1).Zeros(24);
   sb.PadTo(4088).Checksum();
   HandBytes want;
   want.Zeros(8192).Text(sb.str()).Text(sb.str()).Text(leaf.str()).Text(bitmap.str()).Text(directory.str());
-  EXPECT_EQ(FirstDifference(want.PadTo(1 << 20).str(), Contents()), "");
+  EXPECT_EQ(FirstDifference(want.PadTo(256 << 10).str(), Contents()), "");
 }
 
 TEST_F(PartitionFileTest, GoldenCheckpoint) {
@@ -121,10 +121,10 @@ TEST_F(PartitionFileTest, TruncatedFilesAreRefused) {
     EXPECT_EQ(status.code(), Code::kCorruption) << status.ToString();
     EXPECT_NE(status.message().find(fmt::format("{}: {} bytes long", kPath, bytes)), std::string::npos);
   }
-  SetContents(good.substr(0, 255 * 4096));
+  SetContents(good.substr(0, 63 * 4096));
   Status status = OpenError();
   EXPECT_EQ(status.code(), Code::kCorruption);
-  EXPECT_NE(status.message().find("truncated to 1044480 bytes, but the superblock says 1048576"), std::string::npos)
+  EXPECT_NE(status.message().find("truncated to 258048 bytes, but the superblock says 262144"), std::string::npos)
       << status.ToString();
 }
 
@@ -193,11 +193,11 @@ TEST_F(PartitionFileTest, DeadListsThatNameOthersBlocksAreRefused) {
   };
   const Case cases[] = {
       {Extent::Of(200, 24065), "outside the file"},
-      {Extent::Of(255, 2), "outside the file"},
+      {Extent::Of(63, 2), "outside the file"},
       {Extent(), "outside the file"},
       {Extent::Of(2, 1), "belong to the superblocks"},
       {first, "listed twice"},
-      {Extent::Of(255, 1), "not in use"},
+      {Extent::Of(63, 1), "not in use"},
   };
   for (const Case& c : cases) {
     std::string bytes = good;

@@ -246,7 +246,7 @@ TEST_F(PartitionSpaceTest, AFileSystemThatTakesNothingBackIsNoHarm) {
   SimReactor* reactor = kernel.AddMachine()->Boot();
   ASSERT_TRUE(kernel.RunTask(*reactor, CreatePartitionFile(*reactor, FileOptions()))->ok());
   FilePtr file = **kernel.RunTask(*reactor, PartitionFile::Open(*reactor, FileOptions(), false));
-  EXPECT_TRUE(kernel.RunTask(*reactor, file->EnsureFreeBlocks(500))->ok());
+  EXPECT_TRUE(kernel.RunTask(*reactor, file->EnsureFreeBlocks(1000))->ok());
   EXPECT_EQ(kernel.RunTask(*reactor, file->ReleaseSpace(64, 0))->code(), Code::kUnsupported);
   const uint64_t total = file->allocator().total_blocks();
   EXPECT_TRUE(kernel.RunTask(*reactor, file->EnsureFreeBlocks(1000))->ok());
