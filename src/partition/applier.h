@@ -1,12 +1,19 @@
-// Applier: decides the outcomes of the operations of a write and applies them to the tree.
+// Applier: decides the outcomes of the records of a unit and applies them to the tree, whoever
+// wrote the unit.
 //
-// The pages and values that a write needs are brought into memory first (MakeReady). Applying it is
+// The pages and values that a unit needs are brought into memory first (MakeReady). Applying it is
 // then synchronous. Conditions, increments and expiry are evaluated at that moment with the time of
 // the record's own version, so every replica that applies the same log computes the same result.
 //
+// If one record of a unit can refuse the others, the unit is judged as a whole before any of it is
+// applied. Judging changes nothing. What the records would leave is kept outside the tree
+// (Effects), where later records look first. There is therefore nothing to undo.
+//
 // Threads: one reactor.
 //
-// Invariants: P1, P2, P5 and P10 of partition.h.
+// Invariants: P1, P2, P5 and P10 of partition.h, plus
+//   AP1  One unit is applied at a time, and nothing else changes records meanwhile. What MakeReady
+//        found is therefore still so when the unit is judged and applied.
 #pragma once
 
 #include <map>
@@ -20,42 +27,60 @@
 
 namespace pando {
 
-class Applier {
+// The outcomes of a unit that is judged as a whole.
+class Judgement {
  public:
-  // The state that a write that is not applied yet would give a key. Later operations of the same
-  // write are judged against it.
+  bool refused() const { return refused_; }
+
+ private:
+  friend class Applier;
+  // What a record that is not applied yet would give a key. Later records of the same unit are
+  // judged against it.
   struct Effect {
     bool found = false;
     Version version = 0;
     int64_t expires_at_ms = 0;
     bool value_in_tree = false;  // the record was only touched
-    std::string_view value;      // the value of a put; points into its operation
+    std::string_view value;      // the value of a put; points into its record
     std::string number;          // the result of an increment
   };
   using Effects = std::map<std::string_view, Effect>;
 
+  Effects effects_;
+  // Once refused, for each record its own reason, or kBatchRefused.
+  std::vector<OpOutcome> outcomes_;
+  bool refused_ = false, check_failed_ = false;
+};
+
+class Applier {
+ public:
+  // A unit that is applied whole has at most one record per this many frames of the pool.
+  static constexpr size_t kFramesPerRecord = 16;
+
   Applier(PartitionState& state, Upkeep& upkeep) : state_(state), upkeep_(upkeep) {}
 
-  // Frames for new values, for splits, and for the clones of one leaf. Tree::ClonesNeeded counts
-  // further clones.
-  size_t FramesFor(const std::vector<WriteOp>& ops) const;
-  static std::vector<std::string> KeysOf(const std::vector<WriteOp>& ops);
+  // Frames that a record may need for its value and for splits, in addition to kFramesPerUpdate for
+  // the unit. Tree::ClonesNeeded counts clones.
+  size_t FramesFor(RecordOp op, size_t key_bytes, size_t value_bytes) const;
 
-  // Whether everything that the write needs is in memory, so that it can be applied without
-  // suspending.
-  bool Ready(const ApplyUnit* unit);
-  // Loads and pins what the write needs. Only one write of the partition is in here at a time, and
-  // nothing is applied meanwhile, so its records stay as they are found. The write may still not be
-  // ready afterwards.
-  Task<Status> MakeReady(ApplyUnit* unit);
-  // REQUIRES: Ready.
+  // kCorruption if the unit does not continue what was applied so far: a gap in the LSNs, or
+  // versions that do not rise.
+  Status CheckFollows(const ApplyUnit& unit) const;
+
+  // -- bringing into memory what a part of a unit needs
+  // Whether all of it is there, so that the part can be judged and applied without suspending.
+  bool Ready(const ApplyUnit& unit, UnitPart part);
+  // Loads and pins it. The part may still not be ready afterwards.
+  Task<Status> MakeReady(ApplyUnit* unit, UnitPart part);
+
+  // -- applying
+  // Applies a unit at once. REQUIRES: the whole of it is ready, and it follows.
   void Apply(ApplyUnit* unit);
-
-  // -- for recovery
-  OpResult ApplyOp(ApplyUnit* unit, size_t index);
-  // Returns the outcome that the operation would have after those that left `effects`, and adds its
-  // own effect.
-  OpOutcome JudgeOp(const ApplyUnit* unit, size_t index, Effects* effects);
+  // For recovery, when nobody reads and the pool may be smaller than the one for which the unit was
+  // admitted: both bring one part after the other into memory. The unit must follow, and between
+  // the two calls the extents of its large values must be allocated unless it is refused.
+  Task<Status> JudgeInParts(ApplyUnit* unit, Judgement* judgement);
+  Task<Status> ApplyInParts(ApplyUnit* unit, const Judgement* judgement);
 
  private:
   struct CurrentRecord {
@@ -68,21 +93,37 @@ class Applier {
     int64_t number = 0;  // kIncrement
   };
 
+  size_t FramesFor(const ApplyUnit& unit, UnitPart part) const;
+  UnitPart NextPart(const ApplyUnit& unit, size_t from) const;
   Task<Status> ReadFound(ApplyUnit* unit, size_t index, OverflowRef ref, uint32_t value_bytes);
-  std::vector<OpOutcome> Judge(const ApplyUnit* unit);
-  CurrentRecord Foresee(const ApplyUnit* unit, size_t index, const Effects& effects);
-  CurrentRecord ForeseeStored(const ApplyUnit* unit, size_t index, Frame* leaf);
-  void RefuseAll(ApplyUnit* unit, const std::vector<OpOutcome>& outcomes);
-  static Verdict Decide(const WriteOp& op, const CurrentRecord& current);
-  Frame* LeafOf(const WriteOp& op);
-  void NoteChanges(const ApplyUnit& unit);
-  OpResult ApplyExpire(Frame* leaf, const WriteOp& op, OpResult result);
-  OpResult Refuse(ApplyUnit* unit, size_t index, OpOutcome outcome, CurrentRecord current);
-  static void HandBack(ApplyUnit* unit, CurrentRecord current, OpResult* result);
+  Frame* LeafOf(const LogRecord& record);
+
+  // applier_judge.cc
+  bool JudgeNext(const ApplyUnit& unit, size_t index, Judgement* judgement);
+  OpOutcome JudgeRecord(const ApplyUnit& unit, size_t index, Judgement::Effects* effects);
+  CurrentRecord Foresee(const ApplyUnit& unit, size_t index, const Judgement::Effects& effects);
+  CurrentRecord ForeseeStored(const ApplyUnit& unit, size_t index, Frame* leaf);
+  static Verdict Decide(const LogRecord& record, const CurrentRecord& current);
+
+  void ApplyPart(ApplyUnit* unit, UnitPart part, const Judgement& judgement);
+  void End(ApplyUnit* unit);
+  OpResult ApplyRecord(ApplyUnit* unit, size_t index);
+  OpResult ApplyExpire(Frame* leaf, const LogRecord& record, OpResult result);
+  void Erase(Frame* leaf, const LogRecord& record);
+  void NoteChange(const LogRecord& record, bool removed);
   CurrentRecord ReadCurrent(ApplyUnit* unit, size_t index, Frame* leaf);
+  OpResult Refuse(ApplyUnit* unit, size_t index, OpOutcome outcome, CurrentRecord current);
+  OpResult RefuseJudged(ApplyUnit* unit, size_t index, OpOutcome outcome);
+  static void HandBack(UnitReply* reply, CurrentRecord current, OpResult* result);
+  void FreeExtent(const UnitRecord& record);
 
   PartitionState& state_;
   Upkeep& upkeep_;
 };
+
+// -- what both halves of the Applier know about records
+// Longer text is not a number, even if it has leading zeros, so no number is an overflow value.
+inline constexpr size_t kMaxNumberBytes = 20;  // a sign and 19 digits
+int64_t ExpiryOf(const LogRecord& record, const ReadResult& current);
 
 }  // namespace pando

@@ -97,9 +97,10 @@ struct PartitionState {
   Epoch epoch = 1;
   Lsn last_lsn = 0;             // of the records appended; WritePipeline
   Lsn durable_lsn = 0;          // WritePipeline
+  Lsn committed_lsn = 0;        // WritePipeline
   Lsn applied_lsn = 0;          // Applier
   uint64_t last_chain = 0;      // after last_lsn; WritePipeline
-  uint64_t applied_chain = 0;   // after applied_lsn; WritePipeline
+  uint64_t applied_chain = 0;   // after applied_lsn; Applier
   Version applied_version = 0;  // of the record at applied_lsn; Applier
   Version cut_version = 0;      // of the last snapshot; SnapshotTable
   PartitionClock clock;

@@ -1,62 +1,58 @@
 #include "src/partition/recovery.h"
 
-#include <deque>
+#include <algorithm>
+#include <string>
 
 namespace pando {
 namespace {
-constexpr size_t kPrefetches = 64;      // page reads in flight while a batch is replayed
+
+constexpr size_t kPagesAtOnce = 64;     // pages read together for a group of units
 constexpr size_t kRecordsAtOnce = 256;  // records whose disk space is reserved together
-
-// A record that can refuse other records of its write, or be refused with them. These are judged
-// together.
-bool IsGuarded(const LogRecord& record) { return record.all_or_nothing || record.op == RecordOp::kCheck; }
-
-// The number of records in the write that begins with the first of `records`.
-size_t RecordsOfWrite(std::span<const LogRecord> records) {
-  size_t n = 1;
-  while (n < records.size() && records[n - 1].continues) ++n;
-  return n;
-}
-
-// Returns why `record` cannot follow `previous` within one write, or "".
-std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) {
-  if (!previous || !previous->continues) return "";
-  if (record.all_or_nothing != previous->all_or_nothing) return "only a part of a write is all-or-nothing";
-  if (record.op == RecordOp::kCheck && previous->op != RecordOp::kCheck) return "a check comes after what it guards";
-  return "";
-}
+constexpr uint32_t kRecordUnits = 16;   // cost of a record, in units of the turn's budget
 
 }  // namespace
 
-// One operation as a write of its own. Replay applies operations one at a time, so it works with
-// any pool size, whatever the pool was when the log was written. Nobody reads meanwhile, so nobody
-// sees half a batch.
-struct Recovery::ReplayedOp {
-  std::vector<WriteOp> ops;
-  ApplyUnit unit;
-
-  explicit ReplayedOp(const LogRecord& record) : ops(1) {
-    WriteOp& op = ops.front();
-    op.op = record.op;
-    op.key = record.key;
-    op.value = record.value;
-    op.delta = record.delta;
-    op.ttl_mode = record.ttl_mode;
-    op.expires_at_ms = record.expires_at_ms;
-    op.condition.version = record.condition.version;
-    op.condition.exists = record.condition.exists;
-    if (record.condition.value) op.condition.value = std::string(*record.condition.value);
-    unit.ops = &ops;
-    unit.versions.push_back(record.version);
+// Decodes the writes in units of the log.
+class Recovery::UnitReader {
+ public:
+  UnitReader(const PartitionState& state, const RecoveredUnits& found)
+      : max_key_bytes_(MaxKeyBytes(state.pool.page_bytes())), partition_(state.id()), found_(found) {
+    Begin();
   }
-  ReplayedOp(const ReplayedOp&) = delete;
-};
 
-Task<void> Recovery::Prefetch(std::string key) {
-  // An error shows again when the record is applied.
-  Result<PagePin> pin = co_await state_.tree->FetchLeaf(key);
-  (void)pin.ok();
-}
+  bool over() const { return index_ == found_.units.size(); }
+  // `write` is empty.
+  Status Next(ApplyUnit* write) {
+    const WriteUnit& unit = found_.units[index_];
+    write->first_lsn = next_lsn_;
+    if (Status status = write->Decode(&reader_, max_key_bytes_); !status.ok()) return Corrupt(status.message());
+    next_lsn_ += write->records.size();
+    if (next_lsn_ > unit.last_lsn() + 1) return Corrupt("the last write is cut short");
+    if (next_lsn_ <= unit.last_lsn()) return found_.old_format ? Status() : Corrupt("a unit with several writes");
+    write->chain_after = unit.chain_after;
+    ++index_;
+    Begin();
+    return Status();
+  }
+  Status Corrupt(std::string_view what) const {
+    return Error(Code::kCorruption, "{}: units of partition {} in the batch at offset {}: {}", found_.file, partition_,
+                 found_.offset, what);
+  }
+
+ private:
+  void Begin() {
+    if (over()) return;
+    next_lsn_ = found_.units[index_].first_lsn;
+    reader_ = ByteReader(found_.units[index_].records);
+  }
+
+  const size_t max_key_bytes_;
+  const uint32_t partition_;
+  const RecoveredUnits& found_;
+  size_t index_ = 0;  // of the unit that is being read
+  Lsn next_lsn_ = 0;
+  ByteReader reader_{""};
+};
 
 Status Recovery::Require(const StreamMark& mark) {
   required_lsn_ = mark.durable_lsn;
@@ -77,181 +73,116 @@ Status Recovery::CheckReplayed() const {
       state_.id(), state_.last_lsn, required_lsn_);
 }
 
-namespace {
-
-Status Corrupt(const RecoveredUnits& found, uint32_t partition, std::string_view what) {
-  return Error(Code::kCorruption, "{}: units of partition {} in the batch at offset {}: {}", found.file, partition,
-               found.offset, what);
-}
-
-}  // namespace
-
-Status Recovery::CheckContinues(const RecoveredUnits& found) const {
+Status Recovery::CheckContinues(const RecoveredUnits& found, const UnitReader& units) const {
   const WriteUnit& first = found.units.front();
   if (first.first_lsn > state_.applied_lsn + 1) {
-    return Corrupt(found, state_.id(),
-                   fmt::format("they start at LSN {}, but the tree ends at {}: log segments are missing",
-                               first.first_lsn, state_.applied_lsn));
+    return units.Corrupt(fmt::format("they start at LSN {}, but the tree ends at {}: log segments are missing",
+                                     first.first_lsn, state_.applied_lsn));
   }
   if (found.supersede && first.first_lsn <= state_.applied_lsn) {
-    return Corrupt(found, state_.id(), fmt::format("LSN {} was applied and is superseded", first.first_lsn));
+    return units.Corrupt(fmt::format("LSN {} was applied and is superseded", first.first_lsn));
   }
   if (first.epoch >= state_.epoch) return Status();
-  return Corrupt(found, state_.id(), fmt::format("epoch {} after epoch {}", first.epoch, state_.epoch));
-}
-
-// The records above the checkpoint. They are views into the units.
-Result<std::vector<LogRecord>> Recovery::Decode(const RecoveredUnits& found) const {
-  std::vector<LogRecord> records;
-  auto corrupt = [&](std::string_view what) { return Corrupt(found, state_.id(), what); };
-  for (const WriteUnit& unit : found.units) {
-    ByteReader reader(unit.records);
-    LogRecord last;
-    for (Lsn lsn = unit.first_lsn; lsn <= unit.last_lsn(); ++lsn) {
-      Result<LogRecord> record = DecodeRecord(&reader);
-      if (!record.ok()) return corrupt(record.status().message());
-      if (record->key.size() > MaxKeyBytes(state_.pool.page_bytes())) return corrupt("a key longer than the limit");
-      const LogRecord* previous = lsn > unit.first_lsn ? &last : nullptr;
-      if (std::string_view wrong = WrongOrder(previous, *record); !wrong.empty()) return corrupt(wrong);
-      last = *record;
-      if (lsn == state_.applied_lsn && last.continues) return corrupt("the checkpoint ends inside a write");
-      if (lsn > state_.applied_lsn) records.push_back(last);
-    }
-    if (last.continues) return corrupt("the last write is cut short");
-  }
-  return records;
+  return units.Corrupt(fmt::format("epoch {} after epoch {}", first.epoch, state_.epoch));
 }
 
 Task<Status> Recovery::Replay(RecoveredUnits found) {
   if (state_.failed()) co_return state_.failure();
   CHECK(state_.phase() == Phase::kRecovering) << "E1: partition " << state_.id() << " already serves requests";
-  CO_RETURN_IF_ERROR(CheckContinues(found));
+  UnitReader units(state_, found);
+  CO_RETURN_IF_ERROR(CheckContinues(found, units));
   if (found.restarts) required_lsn_ = std::min(required_lsn_, found.units.front().first_lsn - 1);
-  const Lsn end_lsn = found.units.back().last_lsn();
-  if (end_lsn <= state_.applied_lsn) co_return Status();
+  if (found.units.back().last_lsn() <= state_.applied_lsn) co_return Status();
   state_.epoch = found.units.back().epoch;
-  CO_ASSIGN_OR_RETURN(const std::vector<LogRecord> records, Decode(found));
-  constexpr uint32_t kRecordUnits = 16;
   TurnSlice slice(state_.pool.turn());
-  // Random keys are in pages that are not in memory. Read these pages together, in bounded groups.
-  for (size_t from = 0; from < records.size();) {
-    TaskGroup prefetches;
-    size_t to = from;
-    ChildRef missing;
-    uint8_t level = 0;
-    while (to < records.size() && to - from < kRecordsAtOnce && prefetches.running() < kPrefetches) {
-      const LogRecord& record = records[to++];
-      if (!state_.tree->FindLeaf(record.key, &missing, &level)) prefetches.Spawn(Prefetch(std::string(record.key)));
-    }
-    co_await prefetches.Drain();
+  while (!units.over()) {
+    std::vector<ApplyUnit> group;
+    CO_RETURN_IF_ERROR(co_await NextGroup(&units, &group));
     AdmittedBlocks room;
-    if (from == 0 || !records[from - 1].continues)
-      co_await MakeRoomToReplay(std::span(records).subspan(from, to - from), &room);
-    while (from < to) {
-      const std::span<const LogRecord> rest = std::span(records).subspan(from);
-      const size_t together = IsGuarded(rest.front()) ? RecordsOfWrite(rest) : 1;
-      const bool begins_write = from == 0 || !records[from - 1].continues;
-      if (from + together > to) {
-        co_await MakeRoomToReplay(rest.subspan(to - from, from + together - to), &room);
-        to = from + together;
-      }
-      CO_RETURN_IF_ERROR(co_await ReplayBatch(rest.first(together), begins_write));
-      from += together;
-      if (!records[from - 1].continues) SetReplayed(end_lsn - (records.size() - from));
-      if (slice.Spend(kRecordUnits * static_cast<uint32_t>(together))) co_await Yield(state_.reactor);
+    if (!group.empty()) co_await MakeRoom(&group, &room);
+    for (ApplyUnit& unit : group) {
+      if (Status follows = applier_.CheckFollows(unit); !follows.ok()) co_return units.Corrupt(follows.message());
+      CO_RETURN_IF_ERROR(co_await ReplayUnit(&unit));
+      if (slice.Spend(kRecordUnits * static_cast<uint32_t>(unit.records.size()))) co_await Yield(state_.reactor);
     }
   }
-  SetReplayed(end_lsn);
-  state_.last_chain = state_.applied_chain = found.units.back().chain_after;
   co_return Status();
 }
 
-void Recovery::SetReplayed(Lsn lsn) { state_.applied_lsn = state_.durable_lsn = state_.last_lsn = lsn; }
+// Reads the next units that the checkpoint does not contain, a bounded number. Random keys are in
+// pages that are not in memory; those of the group are read together.
+Task<Status> Recovery::NextGroup(UnitReader* units, std::vector<ApplyUnit>* group) {
+  std::vector<std::string> missing_keys;
+  ChildRef missing;
+  uint8_t level = 0;
+  for (size_t records = 0; !units->over() && records < kRecordsAtOnce && missing_keys.size() < kPagesAtOnce;) {
+    ApplyUnit unit;
+    CO_RETURN_IF_ERROR(units->Next(&unit));
+    if (unit.last_lsn() <= state_.applied_lsn) continue;
+    if (unit.first_lsn <= state_.applied_lsn) co_return units->Corrupt("the checkpoint ends inside a write");
+    for (const UnitRecord& r : unit.records) {
+      if (missing_keys.size() == kPagesAtOnce) break;
+      if (!state_.tree->FindLeaf(r.record.key, &missing, &level)) missing_keys.emplace_back(r.record.key);
+    }
+    records += unit.records.size();
+    group->push_back(std::move(unit));
+  }
+  // An error shows again when the record is applied.
+  if (!missing_keys.empty()) co_await state_.tree->FetchAhead(std::move(missing_keys));
+  co_return Status();
+}
 
 // Replayed records had disk space before the crash. They have it again, though perhaps only after
 // checkpoints, which free what the last generations replaced. This may not suffice if growth of the
 // file was not durable yet and others have taken the space. Replay then continues: pages may still
 // find room when they are written, and large values when they are replayed.
-Task<void> Recovery::MakeRoomToReplay(std::span<const LogRecord> records, AdmittedBlocks* admitted) {
+Task<void> Recovery::MakeRoom(const std::vector<ApplyUnit>* group, AdmittedBlocks* admitted) {
   uint64_t blocks = 0;
-  for (const LogRecord& record : records)
-    blocks += admission_.BlocksFor(record.op, record.key.size(), record.value.size());
+  for (const ApplyUnit& unit : *group) {
+    for (const UnitRecord& r : unit.records) {
+      blocks += admission_.BlocksFor(r.record.op, r.record.key.size(), r.record.value.size());
+    }
+  }
   Status status = co_await admission_.Admit(blocks, /*only_removes=*/true, admitted);
   LOG_IF(WARNING, !status.ok()) << "partition " << state_.id()
                                 << ": little disk space is left for replaying the log: " << status.ToString();
 }
 
-// Replays a write that is judged as a whole, or one record of another write. `begins_write`: the
-// records before it are whole writes.
-Task<Status> Recovery::ReplayBatch(std::span<const LogRecord> records, bool begins_write) {
-  bool refused = false;
-  if (IsGuarded(records.front())) {
-    CO_ASSIGN_OR_RETURN(refused, co_await IsRefused(records));
-  }
-  const Version before = state_.applied_version;
-  Version version = before;
-  for (const LogRecord& record : records) {
-    if (record.version <= version) {
-      co_return Error(Code::kCorruption, "partition {}: the log holds version {} after version {}", state_.id(),
-                      record.version, version);
-    }
-    version = record.version;
-    if (refused || record.op == RecordOp::kCheck) continue;
-    Status status = co_await ReplayRecord(record);
-    // A value found no free run. Checkpoints free space, but they must contain whole writes.
-    if (status.code() == Code::kDiskFull && begins_write && state_.applied_version == before) {
-      for (int round = 0; round < 2; ++round) CO_RETURN_IF_ERROR(co_await checkpointer_.Checkpoint());
-      status = co_await ReplayRecord(record);
-    }
-    CO_RETURN_IF_ERROR(std::move(status));
-  }
-  state_.applied_version = version;  // also of records that change nothing
+Task<Status> Recovery::ReplayUnit(ApplyUnit* unit) {
+  Judgement judgement;
+  CO_RETURN_IF_ERROR(co_await applier_.JudgeInParts(unit, &judgement));
+  if (!judgement.refused()) CO_RETURN_IF_ERROR(co_await PlaceValues(unit));
+  CO_RETURN_IF_ERROR(co_await applier_.ApplyInParts(unit, &judgement));
+  state_.last_lsn = state_.durable_lsn = state_.committed_lsn = state_.applied_lsn;  // P4
+  state_.last_chain = state_.applied_chain;
   co_return Status();
 }
 
-// Like Judge, but with the pages of one operation in memory at a time.
-Task<Result<bool>> Recovery::IsRefused(std::span<const LogRecord> records) {
-  std::vector<std::string> keys;
-  for (const LogRecord& record : records) keys.emplace_back(record.key);
-  co_await state_.tree->FetchAhead(std::move(keys));
-  std::deque<ReplayedOp> replayed;  // `effects` refers to these
-  Applier::Effects effects;
-  for (const LogRecord& record : records) {
-    if (!IsGuarded(record)) break;
-    ApplyUnit* unit = &replayed.emplace_back(record).unit;
-    while (!applier_.Ready(unit)) CO_RETURN_IF_ERROR(co_await applier_.MakeReady(unit));
-    if (applier_.JudgeOp(unit, 0, &effects) != OpOutcome::kApplied) co_return true;
-    unit->pins.clear();
-    unit->found.clear();  // `effects` does not refer to it
+// Allocates extents for the large values of a unit, before any of it is applied.
+Task<Status> Recovery::PlaceValues(ApplyUnit* unit) {
+  for (UnitRecord& r : unit->records) {
+    const size_t value_bytes = r.record.value.size();
+    if (r.record.op != RecordOp::kPut || !state_.tree->NeedsOverflow(r.record.key.size(), value_bytes)) continue;
+    CO_ASSIGN_OR_RETURN(r.extent, co_await PlaceValue(value_bytes));
   }
-  co_return false;
-}
-
-// Allocates an extent for a large value.
-Task<Status> Recovery::Fetch(ApplyUnit* unit) {
-  const WriteOp& op = unit->ops->front();
-  unit->extents.resize(1);
-  if (op.op != RecordOp::kPut || !state_.tree->NeedsOverflow(op.key.size(), op.value.size())) co_return Status();
-  const auto blocks = static_cast<uint32_t>(BlockAdmission::BlocksOfValue(op.value.size()));
-  CO_ASSIGN_OR_RETURN(unit->extents[0], co_await state_.file->AllocateForWrite(blocks));
   co_return Status();
 }
 
-Task<Status> Recovery::ReplayRecord(LogRecord record) {
-  ReplayedOp replayed(record);
-  ApplyUnit* unit = &replayed.unit;
-  if (Status status = co_await Fetch(unit); !status.ok()) {
-    if (status.code() != Code::kDiskFull) co_return status;
-    co_return Error(
-        Code::kDiskFull,
-        "partition {}: the log holds an acknowledged value of {} bytes, but the disk has no contiguous space to "
-        "store it: {}; make room on the disk and start again, nothing is lost",
-        state_.id(), record.value.size(), status.message());
+Task<Result<Extent>> Recovery::PlaceValue(size_t value_bytes) {
+  const auto blocks = static_cast<uint32_t>(BlockAdmission::BlocksOfValue(value_bytes));
+  Result<Extent> extent = co_await state_.file->AllocateForWrite(blocks);
+  if (extent.code() != Code::kDiskFull) co_return extent;
+  // The value found no free run. Checkpoints free space.
+  for (int round = 0; round < Checkpointer::kCheckpointsToFree; ++round) {
+    CO_RETURN_IF_ERROR(co_await checkpointer_.Checkpoint());
   }
-  while (!applier_.Ready(unit)) CO_RETURN_IF_ERROR(co_await applier_.MakeReady(unit));
-  state_.applied_version = record.version;
-  applier_.ApplyOp(unit, 0);
-  co_return Status();
+  extent = co_await state_.file->AllocateForWrite(blocks);
+  if (extent.code() != Code::kDiskFull) co_return extent;
+  co_return Error(
+      Code::kDiskFull,
+      "partition {}: the log holds an acknowledged value of {} bytes, but the disk has no contiguous space to "
+      "store it: {}; make room on the disk and start again, nothing is lost",
+      state_.id(), value_bytes, extent.status().message());
 }
 
 }  // namespace pando

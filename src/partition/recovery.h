@@ -1,12 +1,15 @@
 // Recovery: replays a partition's part of the log after a start.
 //
+// It cuts what the log holds into units and feeds them to the Applier. What differs from service is
+// how a unit is made ready: its pages are rarely in memory, the pool may be smaller than the one
+// for which the unit was admitted, its large values have no place on the disk yet, and the disk may
+// be short.
+//
 // Threads: one reactor.
 //
-// Invariants: E1 of engine.h and P10 of partition.h.
+// Invariants: E1 of engine.h, P1, P5 and P10 of partition.h.
 #pragma once
 
-#include <span>
-#include <string>
 #include <vector>
 
 #include "src/partition/applier.h"
@@ -29,16 +32,13 @@ class Recovery {
   Status CheckReplayed() const;
 
  private:
-  struct ReplayedOp;
-  Task<Status> ReplayBatch(std::span<const LogRecord> records, bool begins_write);
-  Task<Result<bool>> IsRefused(std::span<const LogRecord> records);
-  Task<Status> Fetch(ApplyUnit* unit);
-  Task<Status> ReplayRecord(LogRecord record);
-  Task<void> MakeRoomToReplay(std::span<const LogRecord> records, AdmittedBlocks* admitted);
-  void SetReplayed(Lsn lsn);
-  Task<void> Prefetch(std::string key);
-  Result<std::vector<LogRecord>> Decode(const RecoveredUnits& found) const;
-  Status CheckContinues(const RecoveredUnits& found) const;
+  class UnitReader;
+  Status CheckContinues(const RecoveredUnits& found, const UnitReader& units) const;
+  Task<Status> NextGroup(UnitReader* units, std::vector<ApplyUnit>* group);
+  Task<void> MakeRoom(const std::vector<ApplyUnit>* group, AdmittedBlocks* admitted);
+  Task<Status> ReplayUnit(ApplyUnit* unit);
+  Task<Status> PlaceValues(ApplyUnit* unit);
+  Task<Result<Extent>> PlaceValue(size_t value_bytes);
 
   PartitionState& state_;
   Checkpointer& checkpointer_;

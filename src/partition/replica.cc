@@ -33,7 +33,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
     co_return status;
   }
   state.epoch = sb.epoch;
-  state.last_lsn = state.durable_lsn = state.applied_lsn = sb.checkpoint_lsn;
+  state.last_lsn = state.durable_lsn = state.committed_lsn = state.applied_lsn = sb.checkpoint_lsn;
   state.last_chain = state.applied_chain = sb.chain;
   state.applied_version = sb.last_version;
   self->upkeep_.Begin(sb);

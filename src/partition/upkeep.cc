@@ -36,7 +36,7 @@ void Upkeep::NoteExpiry(int64_t expires_at_ms) {
 // next_expiry_ms_ is not raised until the pass is complete, so a failed pass is followed by a new
 // one.
 Task<Status> Upkeep::Sweep() {
-  const size_t batch = std::min<size_t>(kSweepBatch, state_.pool.frame_count() / WritePipeline::kFramesPerOp);
+  const size_t batch = std::min<size_t>(kSweepBatch, state_.pool.frame_count() / Applier::kFramesPerRecord);
   new_expiry_ms_ = 0;
   next_sweep_ns_ = state_.reactor.NowNs() + kSweepRetry;
   int64_t left_ms = 0;  // the earliest expiry of the records that are not due
@@ -71,7 +71,7 @@ Task<Status> Upkeep::Remove(std::vector<DueRecords::Due> due) {
 
 // -- merging underfull leaves
 
-// PU1: merging_ is set from Spawn to the end of the task; so is merging_old_.
+// PU1: the flags of both kinds of tasks are set from Spawn to the end of the task.
 void Upkeep::MergeSoon(std::string_view key) {
   if (!state_.works() || merge_keys_.size() >= kMaxMergeKeys) return;
   merge_keys_.emplace(key);

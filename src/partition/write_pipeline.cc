@@ -9,8 +9,13 @@ namespace {
 // Writes pin the pages they will need in up to 1/8 of the pool.
 constexpr uint64_t kPinnedShare = 8;
 constexpr Nanos kFramesRetry = kMillisecond;
-constexpr uint32_t kUnitsPerOp = 12;  // of applying it, in units of the turn's budget
-constexpr size_t kRecordBytes = 64;   // the most that a record takes besides its key and values
+constexpr uint32_t kUnitsPerRecord = 12;  // of applying it, in units of the turn's budget
+constexpr size_t kRecordBytes = 64;       // the most that a record takes besides its key and values
+
+WantedRecord WantedBy(const WriteOp& op) {
+  if (op.return_previous) return WantedRecord::kAlways;
+  return op.current_value_unwanted ? WantedRecord::kNothing : WantedRecord::kIfRefused;
+}
 
 }  // namespace
 
@@ -18,37 +23,38 @@ constexpr size_t kRecordBytes = 64;   // the most that a record takes besides it
 
 // A write is applied without suspending. All of its leaves must be in memory, and each may be
 // cloned together with its ancestors.
-Status WritePipeline::CheckFits(const std::vector<WriteOp>& ops) const {
-  const size_t frames = applier_.FramesFor(ops), pool_frames = state_.pool.frame_count();
-  if (ops.size() <= pool_frames / kFramesPerOp && frames <= pool_frames / 4) return Status();
+Status WritePipeline::CheckFits(size_t ops, size_t frames) const {
+  const size_t pool_frames = state_.pool.frame_count();
+  if (ops <= pool_frames / Applier::kFramesPerRecord && frames <= pool_frames / 4) return Status();
   // The batch will never fit, so the error is not kOverloaded.
   return Error(Code::kInvalidArgument,
                "a batch of {} operations may change {} pages and add {} new ones; with {} pages of memory a batch "
                "may change at most {} and add at most {}: send smaller batches or raise --memory_limit_mb",
-               ops.size(), 2 * ops.size(), frames, pool_frames, pool_frames / 8, pool_frames / 4);
+               ops, 2 * ops, frames, pool_frames, pool_frames / 8, pool_frames / 4);
 }
 
-Task<Status> WritePipeline::Admit(PendingWrite* write, LogSpace* log_space) {
-  const std::vector<WriteOp>& ops = *write->ops;
-  CHECK(!ops.empty() && ops.size() <= kMaxBatchOps);
+Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
+  CHECK(!write->ops.empty() && write->ops.size() <= kMaxBatchOps);
   bool only_removes = true, checks_may_come = true;
   uint64_t blocks = 0;
-  size_t log_bytes = 0;
+  size_t frames = kFramesPerUpdate;
   const size_t max_key_bytes = MaxKeyBytes(state_.pool.page_bytes());
-  for (const WriteOp& op : ops) {
-    CHECK(!op.key.empty() && op.key.size() <= max_key_bytes && op.value.size() <= kMaxValueBytes);
+  for (const WriteOp& op : write->ops) {
+    const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
+    CHECK(key_bytes > 0 && key_bytes <= max_key_bytes && value_bytes <= kMaxValueBytes);
     CHECK(op.ttl_mode != TtlMode::kSet || (op.ttl_ms > 0) != (op.expires_at_ms > 0)) << "no expiry, or two";
     CHECK(op.op != RecordOp::kTouch || op.ttl_mode != TtlMode::kKeep) << "a touch that changes nothing";
     CHECK(op.op != RecordOp::kCheck || (checks_may_come && !op.condition.empty())) << "an empty check, or a late one";
     checks_may_come &= op.op == RecordOp::kCheck;
     only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck;
-    log_bytes += op.key.size() + op.value.size() + (op.condition.value ? op.condition.value->size() : 0) + kRecordBytes;
-    blocks += admission_.BlocksFor(op.op, op.key.size(), op.value.size());
+    write->encoded_bytes += key_bytes + value_bytes + (op.condition.value ? op.condition.value->size() : 0);
+    blocks += admission_.BlocksFor(op.op, key_bytes, value_bytes);
+    frames += applier_.FramesFor(op.op, key_bytes, value_bytes);
   }
-  CO_RETURN_IF_ERROR(CheckFits(ops));
-  const WriteControl* control = write->content.options.control;
-  const Nanos deadline_ns = control ? control->deadline_ns : 0;
-  CO_ASSIGN_OR_RETURN(*log_space, co_await state_.log->WaitForSpace(state_.stream, log_bytes, deadline_ns));
+  write->encoded_bytes += kRecordBytes * write->ops.size();
+  CO_RETURN_IF_ERROR(CheckFits(write->ops.size(), frames));
+  const Nanos deadline_ns = write->options.control ? write->options.control->deadline_ns : 0;
+  CO_ASSIGN_OR_RETURN(*log_space, co_await state_.log->WaitForSpace(state_.stream, write->encoded_bytes, deadline_ns));
   Status status = co_await admission_.Admit(blocks, only_removes, &write->blocks);
   if (status.code() == Code::kDiskFull) {
     ++state_.stats.disk_full_total;
@@ -63,13 +69,13 @@ bool WritePipeline::MayPin() const { return state_.pool.pinned_frames() < state_
 
 // Loads the pages that the write touches and pins them as far as the pool allows. Allocates extents
 // for large values.
-Task<Status> WritePipeline::Fetch(PendingWrite* write) {
-  const std::vector<WriteOp>& ops = *write->ops;
+Task<Status> WritePipeline::Fetch(ClientWrite* write) {
+  const std::vector<WriteOp>& ops = write->ops;
   ApplyUnit& unit = write->content;
-  unit.extents.resize(ops.size());
+  unit.records.resize(ops.size());
   // Pages that cannot be pinned would be evicted again before they are needed. MakeReady reads them
   // then.
-  if (ops.size() > 1 && MayPin()) co_await state_.tree->FetchAhead(Applier::KeysOf(ops));
+  if (ops.size() > 1 && MayPin()) co_await state_.tree->FetchAhead(KeysOf(ops));
   for (size_t i = 0; i < ops.size(); ++i) {
     const WriteOp& op = ops[i];
     if (ops.size() == 1 || MayPin()) {
@@ -77,8 +83,8 @@ Task<Status> WritePipeline::Fetch(PendingWrite* write) {
       if (MayPin()) unit.pins.push_back(std::move(pin));
     }
     if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(op.key.size(), op.value.size())) {
-      const uint64_t blocks = BlockAdmission::BlocksOfValue(op.value.size());
-      CO_ASSIGN_OR_RETURN(unit.extents[i], co_await state_.file->AllocateForWrite(static_cast<uint32_t>(blocks)));
+      const auto blocks = static_cast<uint32_t>(BlockAdmission::BlocksOfValue(op.value.size()));
+      CO_ASSIGN_OR_RETURN(unit.records[i].extent, co_await state_.file->AllocateForWrite(blocks));
       write->blocks.Take(blocks);
     }
   }
@@ -96,34 +102,46 @@ Status WritePipeline::BeginAppend(WriteControl* control) const {
   return Status();
 }
 
-// Assigns versions to the records and appends them to the log.
-void WritePipeline::Append(PendingWrite* write) {
-  std::vector<WriteOp>& ops = *write->ops;
-  ApplyUnit& unit = write->content;
-  for (size_t i = 0; i < ops.size(); ++i) {
-    WriteOp& op = ops[i];
+// Gives the records their versions and encodes them. From here on the encoded bytes are the write,
+// and the operations are no longer needed.
+void WritePipeline::Encode(ClientWrite* write) {
+  write->encoded.reserve(write->encoded_bytes);
+  for (size_t i = 0; i < write->ops.size(); ++i) {
+    const WriteOp& op = write->ops[i];
     LogRecord record;
     record.op = op.op;
-    record.continues = i + 1 < ops.size();
-    record.all_or_nothing = unit.options.all_or_nothing;
+    record.continues = i + 1 < write->ops.size();
+    record.all_or_nothing = write->options.all_or_nothing;
     record.version = state_.clock.Give();
-    unit.versions.push_back(record.version);
     record.ttl_mode = op.ttl_mode;
-    if (op.ttl_mode == TtlMode::kSet && op.ttl_ms > 0) op.expires_at_ms = VersionMs(record.version) + op.ttl_ms;
-    record.expires_at_ms = op.expires_at_ms;
+    const bool relative = op.ttl_mode == TtlMode::kSet && op.ttl_ms > 0;
+    record.expires_at_ms = relative ? VersionMs(record.version) + op.ttl_ms : op.expires_at_ms;
     record.delta = op.delta;
     record.key = op.key;
     record.value = op.value;
     record.condition.version = op.condition.version;
     record.condition.exists = op.condition.exists;
     if (op.condition.value) record.condition.value = *op.condition.value;
-    EncodeRecord(record, &write->records);
+    EncodeRecord(record, &write->encoded);
+    write->content.records[i].wanted = WantedBy(op);
   }
-  WriteUnit logged{state_.epoch,  state_.last_lsn + 1, static_cast<uint32_t>(ops.size()), state_.last_chain, 0,
-                   write->records};
-  logged.chain_after = write->chain = state_.last_chain = UnitChain(logged);
+  ByteReader reader(write->encoded);
+  const Status decoded = write->content.Decode(&reader, MaxKeyBytes(state_.pool.page_bytes()));
+  CHECK(decoded.ok() && reader.remaining() == 0) << "AU1: " << decoded.ToString();
+  std::vector<WriteOp>().swap(write->ops);
+}
+
+// Appends the unit to the log and to the queue.
+void WritePipeline::Append(ClientWrite* write) {
+  ApplyUnit& unit = write->content;
+  WriteUnit logged{state_.epoch,      state_.last_lsn + 1, static_cast<uint32_t>(unit.records.size()),
+                   state_.last_chain, /*chain_after=*/0,   write->encoded};
+  logged.chain_after = UnitChain(logged);
   state_.log->Append(state_.stream, logged);
-  unit.last_lsn = write->last_lsn = state_.last_lsn = logged.last_lsn();
+  unit.first_lsn = logged.first_lsn;
+  unit.chain_after = state_.last_chain = logged.chain_after;
+  write->unit = &unit;
+  write->last_lsn = state_.last_lsn = unit.last_lsn();
   queue_.push_back(write);
 }
 
@@ -131,10 +149,11 @@ Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> op
   CO_RETURN_IF_ERROR(state_.Refusal());
   const ActiveCall call(&state_);
   ++state_.stats.writes_total;
-  PendingWrite write;
-  write.ops = write.content.ops = &ops;
-  write.unit = &write.content;
-  write.content.options = options;
+  ClientWrite write;
+  write.ops = std::move(ops);
+  write.options = options;
+  write.reply.room = options.control ? options.control->values : nullptr;
+  write.content.reply = &write.reply;
   LogSpace log_space;
   // Both calls may wait for a long time. BeginAppend checks whether the partition has stopped or
   // the write was withdrawn meanwhile.
@@ -144,21 +163,22 @@ Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> op
   while (status.ok() && writes_held_ && !state_.failed()) co_await writes_resumed_.Wait();
   if (status.ok()) status = BeginAppend(options.control);
   if (status.ok()) {
+    Encode(&write);
     Append(&write);
     log_space.Drop();  // from here on its records count themselves
     // P3: resumes once the write has been applied or has failed.
     co_await QueueEntry::Left{&write};
     status = std::move(write.status);
   } else {
-    for (Extent extent : write.content.extents) {
-      if (!extent.empty()) state_.file->FreeNow(extent);
+    for (const UnitRecord& r : write.content.records) {
+      if (!r.extent.empty()) state_.file->FreeNow(r.extent);
     }
     log_space.Drop();  // for other writes that wait
   }
   write.content.pins.clear();
   write.blocks.Drop();  // what it changed counts as dirty now
   if (!status.ok()) co_return status;
-  co_return std::move(write.content.results);
+  co_return std::move(write.reply.results);
 }
 
 // -- the queue
@@ -177,7 +197,7 @@ void WritePipeline::ResumeWrites() {
 void WritePipeline::Enqueue(QueueMark* mark) {
   mark->last_lsn = state_.last_lsn;
   queue_.push_back(mark);
-  ApplyDurable();
+  ApplyCommitted();
 }
 
 void WritePipeline::Withdraw(QueueMark* mark, Status status) {
@@ -214,13 +234,21 @@ void WritePipeline::OnDurable(Lsn up_to) {
       << "P4: LSN " << up_to << " became durable after " << state_.durable_lsn << ", but the last one is "
       << state_.last_lsn;
   state_.durable_lsn = up_to;
-  ApplyDurable();
+  Commit(up_to);
 }
 
-// Applies durable writes in order. Continues in a task of its own if a page must be waited for or
+void WritePipeline::Commit(Lsn up_to) {
+  CHECK(up_to >= state_.committed_lsn && up_to <= state_.durable_lsn)
+      << "P4: LSN " << up_to << " was committed after " << state_.committed_lsn << ", but the last durable one is "
+      << state_.durable_lsn;
+  state_.committed_lsn = up_to;
+  ApplyCommitted();
+}
+
+// Applies committed units in order. Continues in a task of its own if a page must be waited for or
 // if this turn has done enough work.
-void WritePipeline::ApplyDurable() {
-  while (applying_ == Applying::kAtOnce && FrontIsDurable()) {
+void WritePipeline::ApplyCommitted() {
+  while (applying_ == Applying::kAtOnce && FrontIsCommitted()) {
     if (apply_slice_.Spend(0) || !FrontIsReady()) {
       applying_ = Applying::kInTask;
       state_.tasks.Spawn(ApplyInTask());
@@ -232,26 +260,26 @@ void WritePipeline::ApplyDurable() {
 
 bool WritePipeline::FrontIsReady() {
   const ApplyUnit* unit = queue_.front()->unit;
-  return !unit || applier_.Ready(unit);
+  return !unit || applier_.Ready(*unit, unit->whole());
 }
 
 void WritePipeline::ApplyFront() {
   QueueEntry* entry = queue_.front();
   queue_.pop_front();
   if (entry->unit) {
-    apply_slice_.Spend(kUnitsPerOp * static_cast<uint32_t>(entry->unit->ops->size()));
+    CHECK_LE(entry->unit->last_lsn(), state_.committed_lsn) << "P1: a write was applied before it was committed";
+    apply_slice_.Spend(kUnitsPerRecord * static_cast<uint32_t>(entry->unit->records.size()));
     applier_.Apply(entry->unit);
-    state_.applied_chain = entry->chain;
     state_.log->SetCommit(state_.stream, state_.applied_lsn, state_.applied_version);
   } else {
-    apply_slice_.Spend(kUnitsPerOp);
+    apply_slice_.Spend(kUnitsPerRecord);
     static_cast<QueueMark*>(entry)->OnReached();
   }
   Leave(entry, Status());
 }
 
 Task<void> WritePipeline::ApplyInTask() {
-  while (FrontIsDurable()) {
+  while (FrontIsCommitted()) {
     if (apply_slice_.Spend(0)) {
       co_await Yield(state_.reactor);
       continue;  // the partition may have stopped meanwhile
@@ -282,10 +310,11 @@ Task<bool> WritePipeline::PrepareFront() {
   QueueEntry* entry = queue_.front();
   // Two writes that both gather pins and wait for frames could deadlock.
   co_await state_.pool.gather_turn().Acquire();
-  entry->unit->pins.clear();
-  if (entry->unit->ops->size() > 1) co_await state_.tree->FetchAhead(Applier::KeysOf(*entry->unit->ops));
+  ApplyUnit* unit = entry->unit;
+  unit->pins.clear();
+  if (unit->records.size() > 1) co_await state_.tree->FetchAhead(KeysOf(*unit, unit->whole()));
   FetchForNext();
-  Status status = co_await applier_.MakeReady(entry->unit);
+  Status status = co_await applier_.MakeReady(unit, unit->whole());
   applying_ = Applying::kInTask;
   // The next task resumes from the event loop, after the code below.
   state_.pool.gather_turn().Release();
@@ -307,9 +336,9 @@ Task<bool> WritePipeline::PrepareFront() {
 void WritePipeline::FetchForNext() {
   if (fetching_ahead_ || queue_.size() < 2) return;
   const ApplyUnit* next = queue_[1]->unit;
-  if (!next || next->pins.size() == next->ops->size()) return;
+  if (!next || next->pins.size() == next->records.size()) return;
   fetching_ahead_ = true;
-  state_.tasks.Spawn(FetchAhead(Applier::KeysOf(*next->ops)));
+  state_.tasks.Spawn(FetchAhead(KeysOf(*next, next->whole())));
 }
 
 Task<void> WritePipeline::FetchAhead(std::vector<std::string> keys) {

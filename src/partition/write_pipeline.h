@@ -1,14 +1,18 @@
 // WritePipeline: takes a client's write from admission to its reply.
 //
 // A write passes through these steps: admission (log budget, disk space); its leaves are fetched
-// and pinned; its records are appended to the log; the records become durable; the Applier applies
-// them in LSN order; its caller is resumed. A write that is refused before the append has changed
-// nothing.
+// and pinned; its records are encoded and appended to the log as one unit; the unit becomes durable,
+// then committed; the Applier applies it in LSN order; its caller is resumed. A write that is
+// refused before the append has changed nothing.
+//
+// Three watermarks divide the units: the last one appended, the last durable one, and the last
+// committed one. The log moves the second (OnDurable). What is durable is committed when Commit
+// says so. A partition with one replica commits what is durable, at once.
 //
 // Threads: one reactor.
 //
 // Invariants: P1, P3, P4 and P7 of partition.h, plus
-//   WQ1  The queue holds what was appended and is not applied, in LSN order. An entry leaves it at
+//   WQ1  The queue holds the units that were appended and are not applied, in LSN order. An entry leaves it at
 //        the front when it is applied, or on failure; only a mark can be withdrawn.
 #pragma once
 
@@ -33,7 +37,6 @@ struct QueueEntry {
 
   ApplyUnit* unit = nullptr;  // null: a mark
   Lsn last_lsn = 0;           // of the unit, or of the last one before the mark
-  uint64_t chain = 0;         // after the unit
   Status status;              // of an entry that has left the queue
   bool done = false;
   std::coroutine_handle<> waiter;
@@ -51,9 +54,6 @@ class QueueMark : public QueueEntry {
 
 class WritePipeline {
  public:
-  // A batch has at most one operation per this many frames of the pool.
-  static constexpr size_t kFramesPerOp = 16;
-
   WritePipeline(PartitionState& state, BlockAdmission& admission, Applier& applier)
       : state_(state), admission_(admission), applier_(applier), writes_resumed_(state.reactor) {}
 
@@ -70,36 +70,42 @@ class WritePipeline {
 
   // Records up to this LSN are durable.
   void OnDurable(Lsn up_to);
+  // Units up to this LSN, which ends one, are committed and may be applied.
+  void Commit(Lsn up_to);
   // Refuses new writes, and answers those in the queue: whether they took effect is unknown.
   void Fail(const Status& status);
 
  private:
-  // Who applies what is durable.
+  // Who applies what is committed.
   enum class Applying : uint8_t {
-    kAtOnce,     // OnDurable does it itself
+    kAtOnce,     // Commit does it itself
     kInTask,     // a task does, because a page must be waited for or the turn is used up
     kPreparing,  // as kInTask; it fetches pages for the write at the front, which must stay alive
   };
-  struct PendingWrite : QueueEntry {
-    std::vector<WriteOp>* ops = nullptr;
+  struct ClientWrite : QueueEntry {
+    std::vector<WriteOp> ops;  // until they are encoded
+    WriteOptions options;
+    size_t encoded_bytes = 0;  // the most that `encoded` will have
+    std::string encoded;       // AU1: the unit points into it, and the log reads it until it is durable
     ApplyUnit content;
-    std::string records;  // as in the log, which reads them until they are durable
+    UnitReply reply;
     AdmittedBlocks blocks;
   };
 
   // Waits for room in the log and on the disk, or refuses the write before anything has happened.
-  Task<Status> Admit(PendingWrite* write, LogSpace* log_space);
-  Status CheckFits(const std::vector<WriteOp>& ops) const;
-  Task<Status> Fetch(PendingWrite* write);
+  Task<Status> Admit(ClientWrite* write, LogSpace* log_space);
+  Status CheckFits(size_t ops, size_t frames) const;
+  Task<Status> Fetch(ClientWrite* write);
   bool MayPin() const;
   Status BeginAppend(WriteControl* control) const;
-  void Append(PendingWrite* write);
+  void Encode(ClientWrite* write);
+  void Append(ClientWrite* write);
   void Leave(QueueEntry* entry, Status status);
   void LeaveFailed(QueueEntry* entry);
 
-  bool FrontIsDurable() const { return !queue_.empty() && queue_.front()->last_lsn <= state_.durable_lsn; }
+  bool FrontIsCommitted() const { return !queue_.empty() && queue_.front()->last_lsn <= state_.committed_lsn; }
   bool FrontIsReady();
-  void ApplyDurable();
+  void ApplyCommitted();
   void ApplyFront();
   Task<void> ApplyInTask();
   Task<bool> PrepareFront();

@@ -557,6 +557,7 @@ struct ReplayCase {
   std::string_view name;
   std::vector<LogRecord> records;
   Code code = Code::kOk;
+  bool old_format = false;
 };
 
 Task<void> ReplayCases(Reactor* reactor, engine_test::Setup setup, const std::vector<ReplayCase>* cases) {
@@ -577,6 +578,7 @@ Task<void> ReplayCases(Reactor* reactor, engine_test::Setup setup, const std::ve
     RecoveredUnits found;
     found.units.push_back({1, 1, static_cast<uint32_t>(c.records.size()), 0, 0, bytes});
     found.file = "segment";
+    found.old_format = c.old_format;
     Status status = co_await (*replica)->Replay(found);
     EXPECT_EQ(status.code(), c.code) << c.name << ": " << status.ToString();
     co_await (*replica)->Drain();
@@ -588,7 +590,9 @@ Task<void> ReplayCases(Reactor* reactor, engine_test::Setup setup, const std::ve
 TEST_F(WriteFormsTest, WritesThatNobodyMakesAreCorruption) {
   const RecordOp put = RecordOp::kPut, check = RecordOp::kCheck;
   const std::vector<ReplayCase> cases{
-      {"sound", {Record(check, 1, true, false), Record(put, 2, false, false), Record(put, 3, false, true)}},
+      {"sound", {Record(check, 1, true, false), Record(put, 2, false, false)}},
+      {"two writes in an old unit", {Record(put, 1, false, false), Record(put, 2, false, true)}, Code::kOk, true},
+      {"two writes in one unit", {Record(put, 1, false, false), Record(put, 2, false, true)}, Code::kCorruption},
       {"check after put", {Record(put, 1, true, false), Record(check, 2, false, false)}, Code::kCorruption},
       {"check after put, all or nothing",
        {Record(put, 1, true, true), Record(check, 2, false, true)},

@@ -1,0 +1,48 @@
+#include "src/partition/apply_unit.h"
+
+namespace pando {
+namespace {
+
+// AU2: returns why `record` cannot follow `previous` (null: none) within one write, or "".
+std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) {
+  if (!previous) return "";
+  if (record.all_or_nothing != previous->all_or_nothing) return "only a part of a write is all-or-nothing";
+  if (record.op == RecordOp::kCheck && previous->op != RecordOp::kCheck) return "a check comes after what it guards";
+  return "";
+}
+
+}  // namespace
+
+Status ApplyUnit::Decode(ByteReader* reader, size_t max_key_bytes) {
+  size_t count = 0;
+  do {
+    if (reader->remaining() == 0) return Error(Code::kCorruption, "the last write is cut short");
+    if (count == records.size()) records.emplace_back();
+    LogRecord& record = records[count].record;
+    ASSIGN_OR_RETURN(record, DecodeRecord(reader));
+    const LogRecord* previous = count == 0 ? nullptr : &records[count - 1].record;
+    if (record.key.size() > max_key_bytes) return Error(Code::kCorruption, "a key longer than the limit");
+    if (const std::string_view wrong = WrongOrder(previous, record); !wrong.empty()) {
+      return Error(Code::kCorruption, "{}", wrong);
+    }
+    ++count;
+  } while (records[count - 1].record.continues);
+  CHECK_EQ(count, records.size()) << "a write has fewer records than operations";
+  return Status();
+}
+
+std::vector<std::string> KeysOf(const ApplyUnit& unit, UnitPart part) {
+  std::vector<std::string> keys;
+  keys.reserve(part.size());
+  for (size_t i = part.from; i < part.to; ++i) keys.emplace_back(unit.records[i].record.key);
+  return keys;
+}
+
+std::vector<std::string> KeysOf(const std::vector<WriteOp>& ops) {
+  std::vector<std::string> keys;
+  keys.reserve(ops.size());
+  for (const WriteOp& op : ops) keys.emplace_back(op.key);
+  return keys;
+}
+
+}  // namespace pando
