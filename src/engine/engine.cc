@@ -104,7 +104,7 @@ class Engine::Impl final : public LogReplaySink {
     for (const PartitionInfo& info : options_.store.partitions) {
       if (options_.store.ReactorOf(info.id) != options_.reactor_index) continue;
       Replica::Options replica_options{info, ChangeTailBytes(options_), [this](const Status& s) { OnFailure(s); },
-                                       &data_dir_};
+                                       options_.make_gate ? options_.make_gate(info.id) : nullptr, &data_dir_};
       CO_ASSIGN_OR_RETURN(std::unique_ptr<Replica> replica,
                           co_await Replica::Open(reactor_, pool_, options_.store, std::move(replica_options)));
       by_uuid_[info.uuid] = replica.get();
@@ -131,7 +131,7 @@ class Engine::Impl final : public LogReplaySink {
     CO_ASSIGN_OR_RETURN(log_, co_await Log::Open(reactor_, log_options));
     CO_RETURN_IF_ERROR(co_await log_->Recover(this));
     CO_RETURN_IF_ERROR(failure_);
-    for (auto& replica : replicas_) CO_RETURN_IF_ERROR(replica->CheckReplayed());
+    for (auto& replica : replicas_) CO_RETURN_IF_ERROR(co_await replica->FinishReplay());
     for (auto& replica : replicas_) replica->Serve(log_.get());
     log_->ReleaseUnknownStreams();
     co_return co_await MakeLogKnown();
@@ -164,7 +164,7 @@ class Engine::Impl final : public LogReplaySink {
   Task<Status> OnMark(const StreamMark& mark) override {
     auto found = by_uuid_.find(mark.partition);
     if (found == by_uuid_.end()) co_return Status();
-    co_return found->second->Require(mark);
+    co_return co_await found->second->OnMark(mark);
   }
 
   void OnBroken(const Uuid& partition, const Status& why) override {
@@ -216,6 +216,8 @@ class Engine::Impl final : public LogReplaySink {
         log.waits_for_segment) {
       auto found = by_uuid_.find(log_->OldestPinnedStream());
       if (found != by_uuid_.end() && MayCheckpoint(found->second)) return found->second;
+      // Checkpoints cannot release what is not committed.
+      if (found != by_uuid_.end() && !found->second->checkpointer().Needed()) found->second->AppendTailAgain();
     }
     if (Replica* replica = MostPendingFree()) return replica;
     Replica* oldest = nullptr;

@@ -23,6 +23,7 @@
 
 #include "src/buffer_pool/page.h"
 #include "src/engine/space_releaser.h"
+#include "src/model/commit_gate.h"
 #include "src/model/partition.h"
 #include "src/model/types.h"
 #include "src/partition/store.h"
@@ -58,6 +59,9 @@ struct EngineOptions {
   Nanos checkpoint_interval_ns = 60 * kSecond;
   ScrubOptions scrub;           // of background passes; by default only requested passes run
   SpaceReleaseOptions release;  // of free space to the file system; by default none
+  // Makes the gate that decides when the writes of a partition are committed. Not set: each has one
+  // replica, and what is durable is committed.
+  std::function<std::unique_ptr<CommitGate>(uint32_t partition)> make_gate;
   // Called once when the engine fails (a write or sync error, or damage found). The engine then
   // acknowledges no more writes.
   std::function<void(const Status&)> on_failure;

@@ -4,13 +4,13 @@
 // Threads: one reactor. Call every method on it, except newest_change().
 //
 // Invariants
-//   P1  A write is applied to the tree only after its record is durable, in LSN order, at most
+//   P1  A write is applied to the tree only after its record is committed, in LSN order, at most
 //       once.
 //   P2  A batch is applied without suspending, so no reader sees half of it between two
 //       suspensions. A long scan or count of the newest state may see one part of its range before
 //       a batch and the next part after it. A scan or count of a snapshot does not.
-//   P3  Write returns OK only after P1's durability and application (QUORUM with one replica).
-//   P4  checkpoint LSN <= applied LSN <= durable LSN <= last LSN.
+//   P3  Write returns OK only after its record is durable, committed (CommitGate) and applied.
+//   P4  checkpoint LSN <= applied LSN <= committed LSN <= durable LSN <= last LSN.
 //   P5  Versions strictly increase along the log.
 //   P6  The partition's time never goes backwards, so an expired record does not reappear. If the
 //       clock is set back, this time continues from the newest version's time, so that records keep

@@ -37,6 +37,9 @@ bool IsComplete(const LogRecord& record) {
     case RecordOp::kExpire: return record.condition.version.has_value();
     case RecordOp::kTouch: return record.ttl_mode != TtlMode::kKeep;
     case RecordOp::kCheck: return record.ttl_mode == TtlMode::kKeep && !record.condition.empty();
+    case RecordOp::kEpochStart:
+      return record.key.empty() && record.ttl_mode == TtlMode::kKeep && record.condition.empty() && !record.continues &&
+             !record.all_or_nothing;
     default: return true;
   }
 }
@@ -64,7 +67,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   const uint8_t more_flags = (flags & kMoreFlags) != 0 ? reader->Fixed<uint8_t>() : 0;
   record.version = reader->Fixed<Version>();
   if (!reader->ok()) return Error(Code::kCorruption, "log record: the record ends before its version");
-  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kCheck)) {
+  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kEpochStart)) {
     return Error(Code::kCorruption, "log record: unknown operation {}", op);
   }
   const auto ttl = static_cast<uint8_t>((flags & kTtlMask) >> kTtlShift);

@@ -28,6 +28,8 @@ enum class RecordOp : uint8_t {
   // Changes nothing, but its whole batch takes effect only if its condition holds. Precedes the
   // other operations of the batch.
   kCheck = 6,
+  // Changes nothing: the first record of an epoch. It has no key and is a unit of its own.
+  kEpochStart = 7,
 };
 
 // What must be true of the current record for the operation to take effect. All given parts must

@@ -249,7 +249,9 @@ struct PointRead {
 
 struct PartitionStats {
   Generation generation = 0;
-  Lsn last_lsn = 0, applied_lsn = 0, checkpoint_lsn = 0;
+  Lsn last_lsn = 0, durable_lsn = 0, committed_lsn = 0, applied_lsn = 0, checkpoint_lsn = 0;
+  Epoch epoch = 0;
+  uint64_t uncommitted_bytes = 0;  // of records that were appended and are not committed
   uint64_t file_bytes = 0, used_bytes = 0, pending_free_bytes = 0;
   uint64_t hole_bytes = 0;  // of file_bytes, returned to the file system
   uint64_t dirty_pages = 0;
@@ -257,8 +259,9 @@ struct PartitionStats {
   uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;
   uint64_t changes_kept = 0;  // for watchers
   uint64_t checkpoints_total = 0, reads_total = 0, writes_total = 0, scans_total = 0;
-  uint64_t disk_full_total = 0;  // writes refused with kDiskFull
-  bool disk_full = false;        // one was refused lately, and none that needs space was admitted since
+  uint64_t disk_full_total = 0;            // writes refused with kDiskFull
+  uint64_t uncommitted_refused_total = 0;  // writes refused because too much waits to be committed
+  bool disk_full = false;                  // one was refused lately, and none that needs space was admitted since
   bool checkpoint_running = false;
 };
 

@@ -131,7 +131,7 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
   SetTotal(&gauges_.disk_full, stats.disk_full_total);
   uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0, hole_bytes = 0, snapshots = 0,
-           pinned_bytes = 0, changes_kept = 0;
+           pinned_bytes = 0, changes_kept = 0, uncommitted_bytes = 0, uncommitted_refused = 0;
   for (Partition* partition : engine_->partitions()) {
     PartitionStats p = partition->stats();
     reads += p.reads_total;
@@ -143,10 +143,14 @@ void ReactorPart::Publish() {
     snapshots = std::max(snapshots, p.snapshots);
     pinned_bytes += p.snapshot_pinned_bytes;
     changes_kept += p.changes_kept;
+    uncommitted_bytes += p.uncommitted_bytes;
+    uncommitted_refused += p.uncommitted_refused_total;
   }
   SetTotal(&gauges_.reads, reads);
   SetTotal(&gauges_.writes, writes);
   SetTotal(&gauges_.scans, scans);
+  SetTotal(&gauges_.uncommitted_refused, uncommitted_refused);
+  gauges_.uncommitted_bytes.Set(static_cast<int64_t>(uncommitted_bytes));
   gauges_.partition_file_bytes.Set(static_cast<int64_t>(file_bytes));
   gauges_.partition_used_bytes.Set(static_cast<int64_t>(used_bytes));
   gauges_.partition_hole_bytes.Set(static_cast<int64_t>(hole_bytes));
@@ -236,6 +240,9 @@ void ReactorPart::RegisterMetrics() {
   add("kv_log_space_waits_total", "Writes that waited for room in the log.", &g.log_waits);
   add("kv_partition_checkpoints_total", "Checkpoints finished.", &g.checkpoints);
   add("kv_partition_disk_full_total", "Writes refused because the disk is full.", &g.disk_full);
+  add("kv_partition_uncommitted_bytes", "Records in the log that are not committed.", &g.uncommitted_bytes);
+  add("kv_partition_uncommitted_refused_total", "Writes refused because too much waits to be committed.",
+      &g.uncommitted_refused);
   add("kv_partition_write_waits_total", "Writes that waited for the buffer pool or the log.", &g.write_waits);
   add("kv_partition_reads_total", "Records read.", &g.reads);
   add("kv_partition_writes_total", "Records written.", &g.writes);

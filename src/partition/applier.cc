@@ -203,6 +203,7 @@ void Applier::End(ApplyUnit* unit) {
   unit->pins.clear();
   state_.applied_lsn = unit->last_lsn();
   state_.applied_chain = unit->chain_after;
+  state_.applied_epoch = unit->epoch;
   state_.applied_version = unit->records.back().record.version;
   state_.changes.Publish();  // CT2: before the write is acknowledged
 }
@@ -213,6 +214,7 @@ OpResult Applier::ApplyRecord(ApplyUnit* unit, size_t index) {
   OpResult result;
   result.version = record.version;
   if (record.op == RecordOp::kCheck) return result;  // it holds: JudgeNext has verified that
+  if (record.op == RecordOp::kEpochStart) return result;
   Frame* leaf = LeafOf(record);
   if (record.op == RecordOp::kExpire) return ApplyExpire(leaf, record, std::move(result));
   CurrentRecord current = ReadCurrent(unit, index, leaf);

@@ -70,6 +70,7 @@ struct ApplyUnit {
     return first.all_or_nothing || first.op == RecordOp::kCheck;
   }
 
+  Epoch epoch = 0;
   Lsn first_lsn = 0;
   uint64_t chain_after = 0;  // of the log after it; 0: unknown, because the unit is a part of an old one
   std::vector<UnitRecord> records;

@@ -45,7 +45,7 @@ void Checkpointer::Begin() {
   Enter(CheckpointPhase::kFrozen);
   frozen_ = Superblock{};
   frozen_.generation = state_.tree->generation();
-  frozen_.epoch = state_.epoch;
+  frozen_.epoch = state_.applied_epoch;
   frozen_.checkpoint_lsn = state_.applied_lsn;
   frozen_.chain = state_.applied_chain;
   // Later writes have higher versions than an opened snapshot, also after a restart.

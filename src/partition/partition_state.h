@@ -21,6 +21,7 @@
 
 #include "src/btree/tree.h"
 #include "src/io/sync.h"
+#include "src/model/commit_gate.h"
 #include "src/model/types.h"
 #include "src/partition/change_tail.h"
 #include "src/partition/partition_file.h"
@@ -94,7 +95,9 @@ struct PartitionState {
   LogStream* stream = nullptr;
   std::function<void(const Status&)> on_failure;
 
-  Epoch epoch = 1;
+  std::unique_ptr<CommitGate> gate;
+  Epoch epoch = 1;              // of the records appended; WritePipeline
+  Epoch applied_epoch = 1;      // of the record at applied_lsn; Applier
   Lsn last_lsn = 0;             // of the records appended; WritePipeline
   Lsn durable_lsn = 0;          // WritePipeline
   Lsn committed_lsn = 0;        // WritePipeline

@@ -1,19 +1,25 @@
 // Recovery: replays a partition's part of the log after a start.
 //
-// It cuts what the log holds into units and feeds them to the Applier. What differs from service is
-// how a unit is made ready: its pages are rarely in memory, the pool may be smaller than the one
-// for which the unit was admitted, its large values have no place on the disk yet, and the disk may
-// be short.
+// It cuts what the log holds into units, and feeds those that are committed to the Applier. What
+// differs from service is how a unit is made ready: its pages are rarely in memory, the pool may be
+// smaller than the one for which the unit was admitted, its large values have no place on the disk
+// yet, and the disk may be short.
+//
+// A unit is known to be committed once a mark says so. Until then it waits in the tail, because a
+// higher epoch may supersede it later in the log. At the end of the log the CommitGate decides how
+// much of the tail is applied. The rest waits in the queue of the WritePipeline.
 //
 // Threads: one reactor.
 //
 // Invariants: E1 of engine.h, P1, P5 and P10 of partition.h.
 #pragma once
 
+#include <deque>
+#include <memory>
+#include <span>
 #include <vector>
 
-#include "src/partition/applier.h"
-#include "src/partition/block_admission.h"
+#include "src/partition/write_pipeline.h"
 
 namespace pando {
 
@@ -22,28 +28,37 @@ class Recovery {
   Recovery(PartitionState& state, Checkpointer& checkpointer, BlockAdmission& admission, Applier& applier)
       : state_(state), checkpointer_(checkpointer), admission_(admission), applier_(applier) {}
 
-  // Applies the part of `found` that the checkpoint does not contain. Gaps and epochs that go
-  // backwards are kCorruption.
+  // Takes the units above the checkpoint. Gaps are kCorruption, and so is a unit that supersedes
+  // what was applied.
   Task<Status> Replay(RecoveredUnits found);
-  // What the log says must exist of this partition. kCorruption: its file is an older copy, whose
-  // later records have been released (WU3).
-  Status Require(const StreamMark& mark);
-  // Called after the last unit. kCorruption: what Require was told last is not there (WU3).
-  Status CheckReplayed() const;
+  // Applies what the mark says is committed. kCorruption: the partition's file is an older copy,
+  // whose later records have been released (WU3).
+  Task<Status> OnMark(StreamMark mark);
+  // Called after the last unit. Applies what the gate commits, and hands the rest to `pipeline`.
+  // kCorruption: what the last mark stated is not there (WU3).
+  Task<Status> Finish(WritePipeline* pipeline);
 
  private:
   class UnitReader;
+  Lsn EndLsn() const { return tail_.empty() ? state_.applied_lsn : tail_.back()->content.last_lsn(); }
   Status CheckContinues(const RecoveredUnits& found, const UnitReader& units) const;
-  Task<Status> NextGroup(UnitReader* units, std::vector<ApplyUnit>* group);
-  Task<void> MakeRoom(const std::vector<ApplyUnit>* group, AdmittedBlocks* admitted);
-  Task<Status> ReplayUnit(ApplyUnit* unit);
-  Task<Status> PlaceValues(ApplyUnit* unit);
+  Status CheckEnd() const;
+  Status CheckNext(const ApplyUnit& unit, Lsn last, Epoch epoch) const;
+  void AddToTail(std::unique_ptr<LoggedUnit> unit);
+  Task<Status> ApplyTail(Lsn up_to);
+  Task<std::vector<std::unique_ptr<LoggedUnit>>> NextGroup(Lsn up_to);
+  Task<void> MakeRoom(std::span<const std::unique_ptr<LoggedUnit>> group, AdmittedBlocks* admitted);
+  Task<Status> ApplyRecovered(LoggedUnit* logged);
+  Task<Status> PlaceValues(LoggedUnit* unit);
   Task<Result<Extent>> PlaceValue(size_t value_bytes);
 
   PartitionState& state_;
   Checkpointer& checkpointer_;
   BlockAdmission& admission_;
   Applier& applier_;
+  // Units above the applied LSN, none of which a mark has called committed. While a partition is
+  // served they are few (WQ2), and the marks follow closely.
+  std::deque<std::unique_ptr<LoggedUnit>> tail_;
   Lsn required_lsn_ = 0;  // that the log says was durable
 };
 

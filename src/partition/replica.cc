@@ -10,6 +10,7 @@ constexpr Nanos kDiskFullNotice = 60 * kSecond;  // how long a refused write sho
 Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
     : change_tail_bytes_(options.change_tail_bytes), state_(reactor, pool, options.info) {
   state_.on_failure = std::move(options.on_failure);
+  state_.gate = options.gate ? std::move(options.gate) : std::make_unique<CommitAtOnce>();
 }
 
 Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
@@ -32,7 +33,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
     LOG_IF(WARNING, !closed.ok()) << closed.ToString();
     co_return status;
   }
-  state.epoch = sb.epoch;
+  state.epoch = state.applied_epoch = sb.epoch;
   state.last_lsn = state.durable_lsn = state.committed_lsn = state.applied_lsn = sb.checkpoint_lsn;
   state.last_chain = state.applied_chain = sb.chain;
   state.applied_version = sb.last_version;
@@ -43,15 +44,17 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
 void Replica::Serve(Log* log) {
   state_.Enter(Phase::kServing);
   state_.log = log;
-  state_.clock.Follow(state_.applied_version);
+  state_.clock.Follow(std::max(state_.clock.newest(), state_.applied_version));
   state_.changes.Begin(state_.applied_version, change_tail_bytes_);
   state_.stream = log->AddStream(uuid(), state_.epoch, state_.last_lsn + 1, state_.last_chain, this);
-  log->SetCommit(state_.stream, state_.applied_lsn, state_.applied_version);
+  log->SetCommit(state_.stream, state_.committed_lsn, state_.clock.newest());
   log->Release(state_.stream, state_.file->older_checkpoint_lsn());
+  state_.gate->OnServing(this);
 }
 
 Task<void> Replica::Drain() {
   if (state_.works()) state_.Enter(Phase::kDraining);
+  pipeline_.GiveUpUncommitted();
   while (state_.active_calls > 0 || checkpointer_.running()) {
     if (checkpointer_.running()) {
       co_await checkpointer_.WaitForEnd();
@@ -63,6 +66,7 @@ Task<void> Replica::Drain() {
 }
 
 Task<Status> Replica::Close() {
+  state_.gate->OnClosed();
   state_.Enter(Phase::kClosed);
   state_.tree->Abandon();
   co_return co_await state_.file->Close();
@@ -84,7 +88,11 @@ PartitionStats Replica::stats() const {
   const ExtentAllocator& allocator = state_.file->allocator();
   s.generation = state_.tree->generation();
   s.last_lsn = state_.last_lsn;
+  s.durable_lsn = state_.durable_lsn;
+  s.committed_lsn = state_.committed_lsn;
   s.applied_lsn = state_.applied_lsn;
+  s.epoch = state_.epoch;
+  s.uncommitted_bytes = pipeline_.uncommitted_bytes();
   s.checkpoint_lsn = state_.file->superblock().checkpoint_lsn;
   s.file_bytes = allocator.total_blocks() * kBlockBytes;
   s.hole_bytes = allocator.hole_blocks() * kBlockBytes;

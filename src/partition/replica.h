@@ -36,12 +36,13 @@
 
 namespace pando {
 
-class Replica final : public Partition, public LogConsumer {
+class Replica final : public Partition, public LogConsumer, public GatedPartition {
  public:
   struct Options {
     PartitionInfo info;
     uint64_t change_tail_bytes = ChangeTail::kMinBytes;
     std::function<void(const Status&)> on_failure;
+    std::unique_ptr<CommitGate> gate;  // null: CommitAtOnce
     const Directory* store = nullptr;  // the store's directory; outlives the replica
   };
 
@@ -50,8 +51,8 @@ class Replica final : public Partition, public LogConsumer {
 
   // -- recovery, then service
   Task<Status> Replay(RecoveredUnits found) { return recovery_.Replay(std::move(found)); }
-  Status Require(const StreamMark& mark) { return recovery_.Require(mark); }
-  Status CheckReplayed() const { return recovery_.CheckReplayed(); }
+  Task<Status> OnMark(StreamMark mark) { return recovery_.OnMark(mark); }
+  Task<Status> FinishReplay() { return recovery_.Finish(&pipeline_); }
   void Serve(Log* log);
   // Called when the engine has failed. Refuses new requests and fails pending ones.
   void Stop(const Status& status) { pipeline_.Fail(status); }
@@ -96,6 +97,14 @@ class Replica final : public Partition, public LogConsumer {
   // -- LogConsumer
   void OnDurable(Lsn up_to) override { pipeline_.OnDurable(up_to); }
   void OnLogFailed(const Status& status) override;
+
+  // -- GatedPartition
+  void Commit(Lsn up_to) override { pipeline_.Commit(up_to); }
+  void BeginEpoch(Epoch epoch, Lsn after) override { pipeline_.BeginEpoch(epoch, after); }
+  Lsn UnitEndBefore(Lsn lsn) const override { return pipeline_.UnitEndBefore(lsn); }
+  Epoch epoch() const override { return state_.epoch; }
+
+  void AppendTailAgain() { pipeline_.AppendTailAgain(); }
 
   // -- for the engine's policies, the scrubber and the space releaser
   const PartitionClock& clock() const { return state_.clock; }

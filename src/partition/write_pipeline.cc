@@ -19,6 +19,12 @@ WantedRecord WantedBy(const WriteOp& op) {
 
 }  // namespace
 
+WritePipeline::~WritePipeline() {
+  for (QueueEntry* entry : queue_) {
+    if (entry->owned) delete static_cast<LoggedUnit*>(entry);
+  }
+}
+
 // -- admission
 
 // A write is applied without suspending. All of its leaves must be in memory, and each may be
@@ -91,9 +97,24 @@ Task<Status> WritePipeline::Fetch(ClientWrite* write) {
   co_return Status();
 }
 
+// WQ2. If the gate commits what is durable, nothing is refused: writes wait for the disk.
+Status WritePipeline::CheckUncommitted(const ClientWrite& write) const {
+  if (state_.durable_lsn == state_.committed_lsn) return Status();
+  const uint64_t bytes = uncommitted_bytes() + write.encoded_bytes;
+  if (bytes <= kMaxUncommittedBytes || uncommitted_bytes() == 0) return Status();
+  ++state_.stats.uncommitted_refused_total;
+  return Error(Code::kOverloaded,
+               "partition {}: {} bytes of writes wait to be committed, and the limit is {}: too few replicas "
+               "acknowledge them; nothing was changed, try again later",
+               state_.id(), uncommitted_bytes(), kMaxUncommittedBytes);
+}
+
 // The last point at which a write can be withdrawn (P7).
-Status WritePipeline::BeginAppend(WriteControl* control) const {
+Status WritePipeline::BeginAppend(const ClientWrite& write) const {
+  WriteControl* control = write.options.control;
   if (state_.failed()) return state_.Refusal();
+  if (gave_up_) return Error(Code::kUnavailable, "partition {} is closing", state_.id());
+  RETURN_IF_ERROR(CheckUncommitted(write));
   if (!control) return Status();
   const bool late = control->deadline_ns != 0 && state_.reactor.NowNs() >= control->deadline_ns;
   if ((late && control->Withdraw()) || !control->BeginAppend()) {
@@ -125,24 +146,36 @@ void WritePipeline::Encode(ClientWrite* write) {
     EncodeRecord(record, &write->encoded);
     write->content.records[i].wanted = WantedBy(op);
   }
-  ByteReader reader(write->encoded);
-  const Status decoded = write->content.Decode(&reader, MaxKeyBytes(state_.pool.page_bytes()));
-  CHECK(decoded.ok() && reader.remaining() == 0) << "AU1: " << decoded.ToString();
+  DecodeOwn(write);
   std::vector<WriteOp>().swap(write->ops);
 }
 
+// Makes the unit point into the encoded records.
+void WritePipeline::DecodeOwn(LoggedUnit* unit) {
+  ByteReader reader(unit->encoded);
+  const Status decoded = unit->content.Decode(&reader, MaxKeyBytes(state_.pool.page_bytes()));
+  CHECK(decoded.ok() && reader.remaining() == 0) << "AU1: " << decoded.ToString();
+}
+
 // Appends the unit to the log and to the queue.
-void WritePipeline::Append(ClientWrite* write) {
-  ApplyUnit& unit = write->content;
+void WritePipeline::Append(LoggedUnit* entry) {
+  ApplyUnit& unit = entry->content;
   WriteUnit logged{state_.epoch,      state_.last_lsn + 1, static_cast<uint32_t>(unit.records.size()),
-                   state_.last_chain, /*chain_after=*/0,   write->encoded};
+                   state_.last_chain, /*chain_after=*/0,   entry->encoded};
   logged.chain_after = UnitChain(logged);
   state_.log->Append(state_.stream, logged);
+  unit.epoch = logged.epoch;
   unit.first_lsn = logged.first_lsn;
   unit.chain_after = state_.last_chain = logged.chain_after;
-  write->unit = &unit;
-  write->last_lsn = state_.last_lsn = unit.last_lsn();
-  queue_.push_back(write);
+  state_.last_lsn = unit.last_lsn();
+  Push(entry);
+}
+
+void WritePipeline::Push(LoggedUnit* entry) {
+  entry->unit = &entry->content;
+  entry->last_lsn = entry->content.last_lsn();
+  entry->end_bytes = appended_bytes_ += entry->encoded.size();
+  queue_.push_back(entry);
 }
 
 Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> ops, WriteOptions options) {
@@ -161,7 +194,7 @@ Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> op
   if (status.ok()) status = co_await Fetch(&write);
   // A snapshot is being cut: no write may be appended meanwhile.
   while (status.ok() && writes_held_ && !state_.failed()) co_await writes_resumed_.Wait();
-  if (status.ok()) status = BeginAppend(options.control);
+  if (status.ok()) status = BeginAppend(write);
   if (status.ok()) {
     Encode(&write);
     Append(&write);
@@ -170,9 +203,7 @@ Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> op
     co_await QueueEntry::Left{&write};
     status = std::move(write.status);
   } else {
-    for (const UnitRecord& r : write.content.records) {
-      if (!r.extent.empty()) state_.file->FreeNow(r.extent);
-    }
+    FreeValues(&write.content);
     log_space.Drop();  // for other writes that wait
   }
   write.content.pins.clear();
@@ -196,6 +227,7 @@ void WritePipeline::ResumeWrites() {
 
 void WritePipeline::Enqueue(QueueMark* mark) {
   mark->last_lsn = state_.last_lsn;
+  mark->end_bytes = appended_bytes_;
   queue_.push_back(mark);
   ApplyCommitted();
 }
@@ -206,9 +238,24 @@ void WritePipeline::Withdraw(QueueMark* mark, Status status) {
 }
 
 void WritePipeline::Leave(QueueEntry* entry, Status status) {
+  if (entry->owned) {
+    delete static_cast<LoggedUnit*>(entry);
+    return;
+  }
   entry->status = std::move(status);
   entry->done = true;
   if (entry->waiter) state_.reactor.Schedule(entry->waiter);
+}
+
+void WritePipeline::FreeValues(ApplyUnit* unit) {
+  for (UnitRecord& r : unit->records) {
+    if (!r.extent.empty()) state_.file->FreeNow(std::exchange(r.extent, Extent()));
+  }
+}
+
+void WritePipeline::LeaveUnapplied(QueueEntry* entry, Status status) {
+  if (entry->unit) FreeValues(entry->unit);
+  Leave(entry, std::move(status));
 }
 
 void WritePipeline::LeaveFailed(QueueEntry* entry) {
@@ -229,20 +276,123 @@ void WritePipeline::Fail(const Status& status) {
   for (QueueEntry* entry : failed) LeaveFailed(entry);
 }
 
+// -- durable, committed, superseded
+
 void WritePipeline::OnDurable(Lsn up_to) {
   CHECK(up_to >= state_.durable_lsn && up_to <= state_.last_lsn)
       << "P4: LSN " << up_to << " became durable after " << state_.durable_lsn << ", but the last one is "
       << state_.last_lsn;
   state_.durable_lsn = up_to;
-  Commit(up_to);
+  state_.gate->OnDurable(up_to);
+  if (state_.phase() == Phase::kDraining) GiveUpUncommitted();
 }
 
 void WritePipeline::Commit(Lsn up_to) {
-  CHECK(up_to >= state_.committed_lsn && up_to <= state_.durable_lsn)
-      << "P4: LSN " << up_to << " was committed after " << state_.committed_lsn << ", but the last durable one is "
-      << state_.durable_lsn;
-  state_.committed_lsn = up_to;
+  if (gave_up_ || state_.failed()) return;
+  CHECK_LE(up_to, state_.durable_lsn) << "P4: what is not durable was committed";
+  const auto after = EntryAfter(up_to);
+  if (after == queue_.begin()) return;
+  const QueueEntry* last = *(after - 1);
+  if (last->last_lsn <= state_.committed_lsn) return;
+  state_.committed_lsn = last->last_lsn;
+  committed_bytes_ = last->end_bytes;
+  state_.log->SetCommit(state_.stream, state_.committed_lsn, state_.clock.newest());
   ApplyCommitted();
+}
+
+Lsn WritePipeline::UnitEndBefore(Lsn lsn) const {
+  const auto after = const_cast<WritePipeline*>(this)->EntryAfter(lsn);
+  return after == queue_.begin() ? state_.applied_lsn : (*(after - 1))->last_lsn;
+}
+
+// The first entry that ends above `lsn`.
+std::deque<QueueEntry*>::iterator WritePipeline::EntryAfter(Lsn lsn) {
+  return std::upper_bound(queue_.begin(), queue_.end(), lsn,
+                          [](Lsn l, const QueueEntry* entry) { return l < entry->last_lsn; });
+}
+
+void WritePipeline::BeginEpoch(Epoch epoch, Lsn after) {
+  CHECK_GT(epoch, state_.epoch) << "CG2: epochs rise";
+  if (state_.failed() || gave_up_) return;
+  if (after < state_.last_lsn) Supersede(after);
+  state_.epoch = epoch;
+  auto unit = std::make_unique<LoggedUnit>();
+  LogRecord record;
+  record.op = RecordOp::kEpochStart;
+  record.version = state_.clock.Give();
+  EncodeRecord(record, &unit->encoded);
+  DecodeOwn(unit.get());
+  unit->owned = true;
+  // The log stops reading what was superseded with this call. Nobody has suspended meanwhile.
+  Append(unit.release());
+  ApplyCommitted();  // a mark may have moved to the commit LSN
+}
+
+// Drops what was appended after `after`, as if it had never been.
+void WritePipeline::Supersede(Lsn after) {
+  CHECK_GE(after, state_.committed_lsn) << "CG1: committed units would be superseded";
+  CHECK_EQ(UnitEndBefore(after), after) << "CG2: a part of a unit would be superseded";
+  const auto first = EntryAfter(after);
+  const std::vector<QueueEntry*> dropped(first, queue_.end());
+  queue_.erase(first, queue_.end());
+  const QueueEntry* last = nullptr;  // the last unit that stays
+  for (const QueueEntry* entry : queue_) last = entry->unit ? entry : last;
+  state_.last_lsn = after;
+  state_.last_chain = last ? last->unit->chain_after : state_.applied_chain;
+  appended_bytes_ = last ? last->end_bytes : committed_bytes_;
+  state_.durable_lsn = std::min(state_.durable_lsn, after);
+  appended_again_ = 0;  // some of them may be superseded, and are not announced then
+  ++again_round_;
+  for (QueueEntry* entry : dropped) {
+    if (entry->unit) {
+      LeaveUnapplied(entry, Error(Code::kAborted,
+                                  "partition {}: the write was superseded in a change of master; whether it took "
+                                  "effect there is unknown",
+                                  state_.id()));
+      continue;
+    }
+    entry->last_lsn = after;
+    entry->end_bytes = appended_bytes_;
+    queue_.push_back(entry);
+  }
+}
+
+void WritePipeline::Restore(std::unique_ptr<LoggedUnit> unit) {
+  unit->owned = true;
+  Push(unit.release());
+}
+
+void WritePipeline::AppendTailAgain() {
+  if (appended_again_ > 0 || state_.failed()) return;
+  uint64_t chain = state_.applied_chain;
+  for (const QueueEntry* entry : queue_) {
+    if (!entry->unit) continue;
+    const uint64_t before = std::exchange(chain, entry->unit->chain_after);
+    if (entry->last_lsn <= state_.committed_lsn) continue;
+    if (entry->last_lsn > state_.durable_lsn) break;
+    const auto* logged = static_cast<const LoggedUnit*>(entry);
+    const ApplyUnit& unit = logged->content;
+    ++appended_again_;
+    state_.log->AppendAgain(state_.stream,
+                            WriteUnit{unit.epoch, unit.first_lsn, static_cast<uint32_t>(unit.records.size()), before,
+                                      unit.chain_after, logged->encoded},
+                            [this, round = again_round_] { appended_again_ -= round == again_round_; });
+  }
+}
+
+void WritePipeline::GiveUpUncommitted() {
+  if (state_.failed()) return;
+  // What is not durable yet is still read by the log.
+  const auto first = EntryAfter(state_.committed_lsn), end = EntryAfter(state_.durable_lsn);
+  const std::vector<QueueEntry*> dropped(first, end);
+  queue_.erase(first, end);
+  gave_up_ |= !dropped.empty();  // nothing that follows can be applied any more
+  for (QueueEntry* entry : dropped) {
+    LeaveUnapplied(
+        entry,
+        Error(Code::kAborted, "partition {} closed before the write was committed; whether it takes effect is unknown",
+              state_.id()));
+  }
 }
 
 // Applies committed units in order. Continues in a task of its own if a page must be waited for or
@@ -270,7 +420,6 @@ void WritePipeline::ApplyFront() {
     CHECK_LE(entry->unit->last_lsn(), state_.committed_lsn) << "P1: a write was applied before it was committed";
     apply_slice_.Spend(kUnitsPerRecord * static_cast<uint32_t>(entry->unit->records.size()));
     applier_.Apply(entry->unit);
-    state_.log->SetCommit(state_.stream, state_.applied_lsn, state_.applied_version);
   } else {
     apply_slice_.Spend(kUnitsPerRecord);
     static_cast<QueueMark*>(entry)->OnReached();

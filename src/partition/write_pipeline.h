@@ -6,56 +6,37 @@
 // refused before the append has changed nothing.
 //
 // Three watermarks divide the units: the last one appended, the last durable one, and the last
-// committed one. The log moves the second (OnDurable). What is durable is committed when Commit
-// says so. A partition with one replica commits what is durable, at once.
+// committed one. The log moves the second (OnDurable), the partition's CommitGate the third (Commit).
+// Until it is committed, a unit is only log: it can be superseded by a higher epoch (BeginEpoch).
 //
 // Threads: one reactor.
 //
 // Invariants: P1, P3, P4 and P7 of partition.h, plus
-//   WQ1  The queue holds the units that were appended and are not applied, in LSN order. An entry leaves it at
-//        the front when it is applied, or on failure; only a mark can be withdrawn.
+//   WQ1  The queue holds the units that were appended and are not applied, in LSN order. An entry
+//        leaves it at the front when it is applied. It leaves earlier only on failure, when it is
+//        superseded, or when the partition closes before it is committed; a mark can be withdrawn.
+//   WQ2  While the gate lags, at most kMaxUncommittedBytes of records are not committed, so that a
+//        partition that cannot commit neither fills the log of the others nor the memory.
 #pragma once
 
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "src/partition/applier.h"
 #include "src/partition/block_admission.h"
+#include "src/partition/write_queue.h"
 
 namespace pando {
 
-// A place in the queue of writes.
-struct QueueEntry {
-  // co_await QueueEntry::Left{&entry} resumes once the entry has left the queue.
-  struct Left {
-    QueueEntry* entry;
-    bool await_ready() const { return entry->done; }
-    void await_suspend(std::coroutine_handle<> h) { entry->waiter = h; }
-    void await_resume() {}
-  };
-
-  ApplyUnit* unit = nullptr;  // null: a mark
-  Lsn last_lsn = 0;           // of the unit, or of the last one before the mark
-  Status status;              // of an entry that has left the queue
-  bool done = false;
-  std::coroutine_handle<> waiter;
-};
-
-// Something to do between two writes.
-class QueueMark : public QueueEntry {
- public:
-  // Called when every write appended before the mark has been applied, and none after it.
-  virtual void OnReached() = 0;
-
- protected:
-  ~QueueMark() = default;
-};
-
 class WritePipeline {
  public:
+  static constexpr uint64_t kMaxUncommittedBytes = 8u << 20;
+
   WritePipeline(PartitionState& state, BlockAdmission& admission, Applier& applier)
       : state_(state), admission_(admission), applier_(applier), writes_resumed_(state.reactor) {}
+  ~WritePipeline();
 
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options);  // see Partition
 
@@ -70,8 +51,19 @@ class WritePipeline {
 
   // Records up to this LSN are durable.
   void OnDurable(Lsn up_to);
-  // Units up to this LSN, which ends one, are committed and may be applied.
+  // See GatedPartition.
   void Commit(Lsn up_to);
+  void BeginEpoch(Epoch epoch, Lsn after);
+  Lsn UnitEndBefore(Lsn lsn) const;
+  uint64_t uncommitted_bytes() const { return appended_bytes_ - committed_bytes_; }
+  // Appends what is durable and not committed to the log once more, so that the segments in which it
+  // lies can be released. Does nothing while an earlier call is under way.
+  void AppendTailAgain();
+  // Adds a unit that recovery found, and that the gate has not committed.
+  void Restore(std::unique_ptr<LoggedUnit> unit);
+  // The partition drains. Writes whose commit does not follow from their durability are answered:
+  // whether they take effect is unknown.
+  void GiveUpUncommitted();
   // Refuses new writes, and answers those in the queue: whether they took effect is unknown.
   void Fail(const Status& status);
 
@@ -82,14 +74,11 @@ class WritePipeline {
     kInTask,     // a task does, because a page must be waited for or the turn is used up
     kPreparing,  // as kInTask; it fetches pages for the write at the front, which must stay alive
   };
-  struct ClientWrite : QueueEntry {
+  struct ClientWrite : LoggedUnit {
     std::vector<WriteOp> ops;  // until they are encoded
     WriteOptions options;
     size_t encoded_bytes = 0;  // the most that `encoded` will have
-    std::string encoded;       // AU1: the unit points into it, and the log reads it until it is durable
-    ApplyUnit content;
     UnitReply reply;
-    AdmittedBlocks blocks;
   };
 
   // Waits for room in the log and on the disk, or refuses the write before anything has happened.
@@ -97,11 +86,19 @@ class WritePipeline {
   Status CheckFits(size_t ops, size_t frames) const;
   Task<Status> Fetch(ClientWrite* write);
   bool MayPin() const;
-  Status BeginAppend(WriteControl* control) const;
+  Status BeginAppend(const ClientWrite& write) const;
+  Status CheckUncommitted(const ClientWrite& write) const;
   void Encode(ClientWrite* write);
-  void Append(ClientWrite* write);
+  void DecodeOwn(LoggedUnit* unit);
+  void Append(LoggedUnit* entry);
+  void Push(LoggedUnit* entry);
   void Leave(QueueEntry* entry, Status status);
   void LeaveFailed(QueueEntry* entry);
+  // The unit will not be applied: frees what was allocated for it.
+  void LeaveUnapplied(QueueEntry* entry, Status status);
+  void FreeValues(ApplyUnit* unit);
+  std::deque<QueueEntry*>::iterator EntryAfter(Lsn lsn);
+  void Supersede(Lsn after);
 
   bool FrontIsCommitted() const { return !queue_.empty() && queue_.front()->last_lsn <= state_.committed_lsn; }
   bool FrontIsReady();
@@ -116,6 +113,12 @@ class WritePipeline {
   BlockAdmission& admission_;
   Applier& applier_;
   std::deque<QueueEntry*> queue_;
+  // Of records that this process has appended or restored, in all, and up to the commit LSN.
+  uint64_t appended_bytes_ = 0, committed_bytes_ = 0;
+  // Units whose second place in the log is not durable yet, of the last call to AppendTailAgain.
+  size_t appended_again_ = 0;
+  uint64_t again_round_ = 0;
+  bool gave_up_ = false;  // GiveUpUncommitted was called
   Applying applying_ = Applying::kAtOnce;
   TurnSlice apply_slice_{state_.pool.turn()};
   bool fetching_ahead_ = false;  // FetchAhead runs

@@ -217,7 +217,7 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
     if (missing && required_end > 0) problem(LostLog(check.directory, 0, required_end, newest->file));
     co_return check;
   }
-  std::unordered_map<Uuid, Lsn, UuidHash> first_lsn;
+  std::unordered_map<Uuid, Lsn, UuidHash> first_lsn;  // the lowest, which need not come first (WU4)
   StreamHistory history;
   std::unordered_set<Uuid, UuidHash> broken;
   LogEntry entry;
@@ -242,14 +242,21 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
     ForEachItem(
         entry.header, entry.payload,
         [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
-          first_lsn.try_emplace(partition, unit.first_lsn);
+          const auto lowest = first_lsn.try_emplace(partition, unit.first_lsn).first;
+          lowest->second = std::min(lowest->second, unit.first_lsn);
           if (broken.contains(partition)) return true;
           const auto verdict = history.Accept(partition, unit, flags, HasUnits(entry.header));
           return verdict != StreamHistory::Verdict::kBroken || break_stream(partition);
         },
         [&](const StreamMark& mark) {
-          return broken.contains(mark.partition) || history.Accept(mark) || break_stream(mark.partition);
+          history.Accept(mark);
+          return true;
         });
+  }
+  for (const Uuid& partition : history.Partitions()) {
+    if (broken.contains(partition) || history.AcceptEnd(partition)) continue;
+    problem(
+        Error(Code::kCorruption, "{}: at the end of the log: {}", (*reader)->segments().back().path, history.wrong()));
   }
   check.segments = (*reader)->segments().size();
   check.torn_tail = (*reader)->torn();

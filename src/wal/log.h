@@ -93,8 +93,9 @@ class LogConsumer {
   ~LogConsumer() = default;
 };
 
-// Units of one partition found by recovery, in log order; each continues the one before it. Their
-// records are valid only during the call.
+// Units of one partition found by recovery, in log order. Each continues the one before it, unless it
+// was appended again and comes before all that is known (WU4). Their records are valid only during
+// the call.
 struct RecoveredUnits {
   Uuid partition;
   std::vector<WriteUnit> units;
@@ -202,8 +203,8 @@ class Log {
   virtual void Append(LogStream* stream, const WriteUnit& unit) = 0;
   // Stages a unit that is durable in the log already, unchanged, so that the segment it lies in can
   // be released (L10). It is not announced again; on_done is called instead of OnDurable, unless the
-  // unit is superseded first. Nobody calls this yet: a tail that lies in several segments is not
-  // recovered once the first of them is gone, since its later units come before its earlier ones.
+  // unit is superseded first or the log fails. The records are copied. Of a tail, append all units
+  // again, in order (WU4).
   virtual void AppendAgain(LogStream* stream, const WriteUnit& unit, std::function<void()> on_done) = 0;
 
   // States that everything up to `commit_lsn` is committed, and the highest version seen. The next

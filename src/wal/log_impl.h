@@ -71,6 +71,8 @@ class LogStream {
     uint16_t flags = 0;
     bool supersedes = false;
     std::function<void()> on_done;  // AppendAgain
+    // AppendAgain: the records, since their owner may drop them once they are applied.
+    std::unique_ptr<std::string> records;
     uint32_t bytes() const { return static_cast<uint32_t>(UnitBytes(unit.records.size())); }
   };
 
@@ -265,10 +267,10 @@ class LogImpl final : public Log, private TurnHook {
   struct Replaying;
   Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
   Task<Status> ReplayBatch(const LogEntry& entry, Replaying* replaying);
-  Task<Status> ReplayMark(StreamMark mark, const LogEntry& entry, Replaying* replaying);
+  Task<Status> ReplayMark(StreamMark mark, Replaying* replaying);
   void AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
                   RecoveredUnits* run);
-  void BreakStream(const Uuid& partition, const LogEntry& entry, Replaying* replaying);
+  void BreakStream(const Uuid& partition, std::string_view where, Replaying* replaying);
   Status JudgeEnd(const LogReader& reader) const;
   Task<Status> BeginFirstSegment(const LogReader& reader);
   Task<Result<uint64_t>> PutFirstSegmentAside(const LogReader& reader);

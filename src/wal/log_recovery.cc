@@ -85,6 +85,10 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
     }
     CO_RETURN_IF_ERROR(co_await ReplayBatch(entry, &replaying));
   }
+  for (const Uuid& partition : replaying.history.Partitions()) {
+    if (replaying.broken.contains(partition) || replaying.history.AcceptEnd(partition)) continue;
+    BreakStream(partition, fmt::format("{}: at the end of the log", live_.back()->path), &replaying);
+  }
   // Nothing is cut or recycled: what follows in a broken partition was not indexed, so it would be
   // lost.
   CO_RETURN_IF_ERROR(replaying.first_broken);
@@ -124,7 +128,7 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
       });
   for (size_t i = 0; i < items.size();) {
     if (items[i].mark) {
-      CO_RETURN_IF_ERROR(co_await ReplayMark(*items[i++].mark, entry, replaying));
+      CO_RETURN_IF_ERROR(co_await ReplayMark(*items[i++].mark, replaying));
       continue;
     }
     RecoveredUnits run;
@@ -144,12 +148,9 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
   co_return Status();
 }
 
-Task<Status> LogImpl::ReplayMark(StreamMark mark, const LogEntry& entry, Replaying* replaying) {
+Task<Status> LogImpl::ReplayMark(StreamMark mark, Replaying* replaying) {
   if (replaying->broken.contains(mark.partition)) co_return Status();
-  if (!replaying->history.Accept(mark)) {
-    BreakStream(mark.partition, entry, replaying);
-    co_return Status();
-  }
+  replaying->history.Accept(mark);
   co_return co_await replaying->sink->OnMark(mark);
 }
 
@@ -157,13 +158,16 @@ Task<Status> LogImpl::ReplayMark(StreamMark mark, const LogEntry& entry, Replayi
 void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
                          RecoveredUnits* run) {
   const auto verdict = replaying->history.Accept(run->partition, unit, flags, !run->old_format);
-  if (verdict == StreamHistory::Verdict::kBroken) return BreakStream(run->partition, entry, replaying);
+  if (verdict == StreamHistory::Verdict::kBroken) {
+    return BreakStream(run->partition, fmt::format("{}: offset {}", entry.segment->path, entry.offset), replaying);
+  }
   LogStream* stream = StreamOf(run->partition);
   Segment* segment = live_.back().get();
   AddToIndex(segment, stream, unit.first_lsn, unit.last_lsn(), entry.offset);
   if (verdict == StreamHistory::Verdict::kRepeats) {
     return MoveIndex(stream, segment->number, unit.first_lsn, unit.last_lsn());
   }
+  if (verdict == StreamHistory::Verdict::kFills) return run->units.push_back(unit);
   stream->written_lsn = stream->durable_lsn = unit.last_lsn();
   stream->next_lsn = unit.last_lsn() + 1;
   stream->chain = unit.chain_after;
@@ -176,10 +180,10 @@ void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& 
   run->units.push_back(unit);
 }
 
-void LogImpl::BreakStream(const Uuid& partition, const LogEntry& entry, Replaying* replaying) {
+void LogImpl::BreakStream(const Uuid& partition, std::string_view where, Replaying* replaying) {
   replaying->broken.insert(partition);
-  Status why = Error(Code::kCorruption, "{}: offset {}: {}; restore the partition from a replica or a backup",
-                     entry.segment->path, entry.offset, replaying->history.wrong());
+  Status why = Error(Code::kCorruption, "{}: {}; restore the partition from a replica or a backup", where,
+                     replaying->history.wrong());
   replaying->sink->OnBroken(partition, why);
   if (replaying->first_broken.ok()) replaying->first_broken = std::move(why);
 }

@@ -39,6 +39,8 @@ void LogImpl::AppendAgain(LogStream* stream, const WriteUnit& unit, std::functio
   if (failed()) return;
   LogStream::Staged staged;
   staged.unit = unit;
+  staged.records = std::make_unique<std::string>(unit.records);
+  staged.unit.records = *staged.records;
   staged.flags = kUnitAgain;
   staged.on_done = std::move(on_done);
   Stage(stream, std::move(staged));

@@ -16,12 +16,13 @@ StreamHistory::Verdict StreamHistory::Accept(const Uuid& partition, const WriteU
   if (chained && UnitChain(unit) != unit.chain_after) {
     return Broken(partition, fmt::format("the chain of the unit at LSN {} does not match its records", unit.first_lsn));
   }
-  const End end{unit.last_lsn(), unit.chain_after, unit.epoch};
+  const End end{unit.last_lsn(), unit.chain_after, unit.epoch, unit.first_lsn, unit.chain_before};
   auto [at, is_new] = streams_.try_emplace(partition);
   Stream& stream = at->second;
   if (is_new || (flags & kUnitStartsAnew) != 0) {
     if (!is_new) marks_.erase(partition);
     stream.ends.assign(1, end);
+    stream.fills = 0;
     return Verdict::kContinues;
   }
   const End last = stream.last();
@@ -45,10 +46,7 @@ StreamHistory::Verdict StreamHistory::Accept(const Uuid& partition, const WriteU
   const auto mark = marks_.find(partition);
   const Lsn commit = mark == marks_.end() ? 0 : mark->second.commit_lsn;
   if (unit.epoch <= last.epoch) {
-    const auto same = std::find_if(stream.ends.begin(), stream.ends.end(),
-                                   [&](const End& e) { return e.lsn == end.lsn && e.epoch == end.epoch; });
-    const bool known = end.lsn <= commit || (same != stream.ends.end() && same->chain == end.chain);
-    if ((flags & kUnitAgain) != 0 && known) return Verdict::kRepeats;
+    if ((flags & kUnitAgain) != 0) return AcceptAgain(partition, &stream, end, commit);
     return Broken(partition, fmt::format("a unit starts at LSN {}, but the last LSN before it is {}, in the same epoch",
                                          unit.first_lsn, last.lsn));
   }
@@ -68,27 +66,71 @@ StreamHistory::Verdict StreamHistory::Accept(const Uuid& partition, const WriteU
   }
   if (mark != marks_.end()) mark->second.durable_lsn = std::min(mark->second.durable_lsn, unit.first_lsn - 1);
   stream.ends.erase(base == stream.ends.end() ? stream.ends.begin() : base + 1, stream.ends.end());
+  stream.fills = std::min(stream.fills, stream.ends.size());
   stream.ends.push_back(end);
   return Verdict::kSupersedes;
 }
 
-bool StreamHistory::Accept(const StreamMark& mark) {
-  marks_[mark.partition] = mark;
-  const auto at = streams_.find(mark.partition);
+// The unit does not come after all that is known, and claims to be a part of it.
+StreamHistory::Verdict StreamHistory::AcceptAgain(const Uuid& partition, Stream* stream, const End& end, Lsn commit) {
+  std::deque<End>& ends = stream->ends;
+  const auto same =
+      std::find_if(ends.begin(), ends.end(), [&](const End& e) { return e.lsn == end.lsn && e.epoch == end.epoch; });
+  if (end.lsn <= commit || (same != ends.end() && same->chain == end.chain)) return Verdict::kRepeats;
+  // Those that fill ascend without gaps; the last one may meet the unit that was known first.
+  const auto next = ends.begin() + static_cast<ptrdiff_t>(stream->fills);
+  const bool follows =
+      stream->fills == 0 || ((next - 1)->lsn + 1 == end.first_lsn && (next - 1)->chain == end.chain_before);
+  const bool meets =
+      end.lsn + 1 < next->first_lsn || (end.lsn + 1 == next->first_lsn && end.chain == next->chain_before);
+  if (same != ends.end() || !follows || !meets || end.epoch > next->epoch) {
+    return Broken(partition,
+                  fmt::format("a unit at LSN {} was appended again, but is not part of the history that ends "
+                              "at LSN {}",
+                              end.first_lsn, ends.back().lsn));
+  }
+  ends.insert(next, end);
+  ++stream->fills;
+  return Verdict::kFills;
+}
+
+bool StreamHistory::AcceptEnd(const Uuid& partition) {
+  const auto at = streams_.find(partition);
   if (at == streams_.end()) return true;
-  Stream& stream = at->second;
-  stream.mark = mark;
-  if (mark.durable_lsn > stream.last().lsn || mark.commit_lsn > stream.last().lsn) {
-    Broken(mark.partition, fmt::format("the log holds it up to LSN {}, but it was durable up to LSN {}",
-                                       stream.last().lsn, std::max(mark.durable_lsn, mark.commit_lsn)));
+  const Stream& stream = at->second;
+  const auto mark = marks_.find(partition);
+  const Lsn required = mark == marks_.end() ? 0 : std::max(mark->second.durable_lsn, mark->second.commit_lsn);
+  if (required > stream.last().lsn) {
+    Broken(partition,
+           fmt::format("the log holds it up to LSN {}, but it was durable up to LSN {}", stream.last().lsn, required));
     return false;
   }
+  const auto next = stream.ends.begin() + static_cast<ptrdiff_t>(stream.fills);
+  if (stream.fills == 0 || next == stream.ends.end() || (next - 1)->lsn + 1 == next->first_lsn) return true;
+  Broken(partition, fmt::format("units are missing between LSN {} and LSN {}", (next - 1)->lsn, next->first_lsn));
+  return false;
+}
+
+std::vector<Uuid> StreamHistory::Partitions() const {
+  std::vector<Uuid> partitions;
+  for (const auto& [partition, stream] : streams_) partitions.push_back(partition);
+  return partitions;
+}
+
+void StreamHistory::Accept(const StreamMark& mark) {
+  marks_[mark.partition] = mark;
+  const auto at = streams_.find(mark.partition);
+  if (at == streams_.end()) return;
+  Stream& stream = at->second;
+  stream.mark = mark;
   ForgetCommitted(&stream);
-  return true;
 }
 
 void StreamHistory::ForgetCommitted(Stream* stream) {
-  while (stream->ends.size() > 1 && stream->ends[1].lsn <= stream->mark.commit_lsn) stream->ends.pop_front();
+  while (stream->ends.size() > 1 && stream->ends[1].lsn <= stream->mark.commit_lsn) {
+    stream->ends.pop_front();
+    stream->fills -= stream->fills > 0;
+  }
 }
 
 const StreamHistory::Stream* StreamHistory::Find(const Uuid& partition) const {

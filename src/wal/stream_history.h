@@ -7,12 +7,17 @@
 //   WU2  A unit continues its partition's sequence (next LSN, same chain, no lower epoch), or
 //       supersedes its end in a higher epoch, or repeats what is there. Nothing at or below the
 //       commit LSN is superseded.
-//   WU3  What a mark states about a partition is there: its durable LSN is not above the last unit.
+//   WU4  The first segment of a tail that was appended again may be gone, and later ones may not be.
+//       Units that were appended again then come after the units that follow them (kFills). At the end
+//       of the log there are no gaps.
+//   WU3  What the last mark states about a partition is there: at the end of the log, its durable LSN
+//        is not above the last unit.
 #pragma once
 
 #include <deque>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "src/wal/write_unit.h"
 
@@ -24,31 +29,41 @@ class StreamHistory {
     kContinues,
     kSupersedes,  // the units at its first LSN and above are no longer part of the history
     kRepeats,     // it is known already
+    kFills,       // it was appended again, and comes before all that is known
     kBroken,      // it fits in no way; `wrong()` says why
   };
   // Accepts the next unit. `chained`: it states chains of its own (WU1), which units of old batches
   // do not. A broken partition stays as it was before the unit.
   Verdict Accept(const Uuid& partition, const WriteUnit& unit, uint16_t flags, bool chained);
-  // Accepts a mark. Returns false if it contradicts what the log holds.
-  bool Accept(const StreamMark& mark);
+  void Accept(const StreamMark& mark);
   const std::string& wrong() const { return wrong_; }
 
   struct End {  // of a unit
     Lsn lsn = 0;
     uint64_t chain = 0;
     Epoch epoch = 0;
+    Lsn first_lsn = 0;
+    uint64_t chain_before = 0;
   };
   struct Stream {
-    std::deque<End> ends;  // of the last unit at or below the commit LSN, and of all after it
-    StreamMark mark;       // the last one
+    // Of the last unit at or below the commit LSN, and of all after it. There may be a gap after
+    // those that fill.
+    std::deque<End> ends;
+    size_t fills = 0;  // how many of the first ones came last
+    StreamMark mark;   // the last one
     const End& last() const { return ends.back(); }
   };
+  // Accepts the end of the log. Returns false if units are missing: at the end (WU3), or between
+  // others (WU4).
+  bool AcceptEnd(const Uuid& partition);
+  std::vector<Uuid> Partitions() const;  // those with units
   // Null: the log holds no unit of it.
   const Stream* Find(const Uuid& partition) const;
   const std::unordered_map<Uuid, StreamMark, UuidHash>& marks() const { return marks_; }
 
  private:
   Verdict Broken(const Uuid& partition, std::string what);
+  Verdict AcceptAgain(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
   void ForgetCommitted(Stream* stream);
 
   std::unordered_map<Uuid, Stream, UuidHash> streams_;  // those with units

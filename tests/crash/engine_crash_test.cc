@@ -23,6 +23,7 @@
 #include "src/partition/replica.h"
 #include "tests/support/child_process.h"
 #include "tests/support/engine_harness.h"
+#include "tests/support/late_gate.h"
 #include "tests/support/partition_model.h"
 #include "tests/support/sim_kernel.h"
 #include "tests/support/tree_audit.h"
@@ -83,7 +84,10 @@ struct Batch {
 // The requests to the engine and its answers. It outlives the crash.
 struct History {
   std::vector<std::unique_ptr<Batch>> batches;
-  bool expiring = false;   // records expire, so the engine adds operations of its own
+  bool expiring = false;  // records expire, so the engine adds operations of its own
+  // The gates commit late and supersede. The other replicas, as it were, remember what they decided.
+  bool late_gates = false;
+  std::vector<GateMemory> gates{2};
   int64_t elapsed_ms = 0;  // wall time continues from one boot of the machine to the next
   std::string problem;
   void Fail(std::string what) {
@@ -138,9 +142,9 @@ class Workload {
     if (results.ok()) {
       batch->acknowledged = true;
       batch->results = *std::move(results);
-    } else {
+    } else if (!history_->late_gates || results.code() != Code::kAborted) {
       history_->Fail("a write failed: " + results.status().ToString());
-    }
+    }  // else it was superseded, in a batch that the crash may undo
   }
 
   std::string Key(uint64_t n) const { return fmt::format("k/{:03}", n) + std::string(n % 7 == 0 ? 300 : n % 5, 'x'); }
@@ -240,7 +244,8 @@ Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const H
     }
   }
   const Lsn last = partition->stats().last_lsn;
-  if (last < operations || (!history->expiring && last > operations + refused)) {
+  const bool exact = !history->expiring && !history->late_gates;  // else there are other records too
+  if (last < operations || (exact && last > operations + refused)) {
     co_return fmt::format("recovered up to LSN {}, but the recovered writes have {} operations, the refused ones {}",
                           last, operations, refused);
   }
@@ -269,7 +274,15 @@ Task<std::string> CheckPartition(Reactor* reactor, Partition* partition, const H
   co_return std::string();
 }
 
+// Late gates commit what recovery found little by little.
+Task<void> UntilAllIsCommitted(Reactor* reactor, Partition* partition) {
+  for (PartitionStats s = partition->stats(); s.applied_lsn < s.last_lsn; s = partition->stats()) {
+    co_await Sleep(*reactor, kMillisecond);
+  }
+}
+
 Task<std::string> CheckAll(Reactor* reactor, Engine* engine, const History* history) {
+  for (Partition* p : engine->partitions()) co_await UntilAllIsCommitted(reactor, p);
   std::vector<Tree*> trees;
   for (Partition* p : engine->partitions()) {
     std::string problem = co_await CheckPartition(reactor, p, history);
@@ -284,6 +297,11 @@ Task<std::string> CheckAll(Reactor* reactor, Engine* engine, const History* hist
 // and audits. Returns what went wrong, or "".
 Task<std::string> Live(Reactor* reactor, uint64_t seed, int steps, History* history) {
   Setup setup = SetupOf(seed);
+  if (history->late_gates) {
+    setup.engine.make_gate = [=](uint32_t p) -> std::unique_ptr<CommitGate> {
+      return std::make_unique<LateGate>(*reactor, &history->gates[p], seed * 10 + p, LateGate::Options());
+    };
+  }
   auto engine = co_await OpenEngine(*reactor, setup);
   if (!engine.ok()) co_return "open: " + engine.status().ToString();
   std::string problem = co_await CheckAll(reactor, engine->get(), history);
@@ -337,6 +355,7 @@ struct CrashCase {
 std::unique_ptr<History> NewHistory(uint64_t seed) {
   auto history = std::make_unique<History>();
   history->expiring = seed % 4 == 0;
+  history->late_gates = seed % 4 >= 2;
   return history;
 }
 
@@ -346,6 +365,7 @@ std::string RunCase(const CrashCase& c) {
   Outcome crashed = BootOn(SimDisk(), c.seed, c.steps, c.op, c.crash_seed, history);
   if (crashed.problem) return *crashed.problem;  // the workload ended before operation `op`
   if (!history->problem.empty()) return "before the crash: " + history->problem;
+  const std::vector<GateMemory> gates = history->gates;
 
   // Recover, continue to work, lose power after everything is closed, and recover again.
   Outcome whole = BootOn(crashed.disk, c.seed, 2, 0, c.crash_seed * 3, history);
@@ -355,12 +375,15 @@ std::string RunCase(const CrashCase& c) {
   if (!c.in_recovery) return "";
 
   for (uint64_t op = 1;; ++op) {
-    Outcome stopped = BootOn(crashed.disk, c.seed, 0, op, c.crash_seed + op, NewHistory(c.seed).release());
+    History* recovery = NewHistory(c.seed).release();
+    recovery->gates = gates;
+    Outcome stopped = BootOn(crashed.disk, c.seed, 0, op, c.crash_seed + op, recovery);
     if (stopped.problem && op > 1) return "";
     // The history above continued after the crash, so it has batches that this disk never saw.
     // Repeat the run to get the history up to the crash.
     History* until_crash = NewHistory(c.seed).release();
     Outcome repeat = BootOn(SimDisk(), c.seed, c.steps, c.op, c.crash_seed, until_crash);
+    until_crash->gates = recovery->gates;
     Outcome after = BootOn(stopped.disk, c.seed, 0, 0, 0, until_crash);
     if (!after.problem->empty())
       return fmt::format("after a crash at operation {} of the recovery: {}", op, *after.problem);

@@ -185,7 +185,9 @@ struct Recovered final : LogReplaySink {
     Lsn first = 0, last = 0, commit = 0;
     Epoch epoch = 0;
     uint64_t chain = 0;
-    std::vector<Lsn> units;  // the last LSN of each unit
+    std::vector<Lsn> units;   // the last LSN of each unit
+    std::vector<Lsn> filled;  // of units that come before `first`, with a gap
+    Lsn fills_from = 0;
     bool operator==(const Partition&) const = default;
   };
   std::map<Uuid, Partition> partitions;
@@ -233,6 +235,8 @@ struct Recovered final : LogReplaySink {
                          p.epoch));
       }
       while (!p.units.empty() && p.units.back() >= unit.first_lsn) p.units.pop_back();
+    } else if (unit.last_lsn() < p.first) {
+      p.filled.push_back(unit.last_lsn());  // appended again; what follows it was found before
     } else if (unit.first_lsn != p.last + 1) {
       Note(fmt::format("LSN {} follows {}", unit.first_lsn, p.last));
     }
@@ -246,10 +250,19 @@ struct Recovered final : LogReplaySink {
       }
     }
     if (!reader.ok() || reader.remaining() > 0) Note("a unit has more or fewer bytes than its records");
+    if (unit.last_lsn() < p.first) return Fill(&p, unit);
     p.last = unit.last_lsn();
     p.epoch = unit.epoch;
     p.chain = unit.chain_after;
     p.units.push_back(p.last);
+  }
+  // Units that were appended again, while those that follow them were found before.
+  static void Fill(Partition* p, const WriteUnit& unit) {
+    if (p->filled.size() == 1) p->fills_from = unit.first_lsn;
+    if (unit.last_lsn() + 1 < p->first) return;
+    p->first = p->fills_from;
+    p->units.insert(p->units.begin(), p->filled.begin(), p->filled.end());
+    p->filled.clear();
   }
   void Note(std::string what) {
     if (bad.empty()) bad = std::move(what);

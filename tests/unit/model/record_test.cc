@@ -86,6 +86,11 @@ TEST(LogRecord, GoldenBytes) {
   check.key = "k";
   check.condition.exists = true;
   EXPECT_EQ(Hex(Encode(check)), "06e1010500000000000000016b");
+
+  LogRecord epoch_start;
+  epoch_start.op = RecordOp::kEpochStart;
+  epoch_start.version = 6;
+  EXPECT_EQ(Hex(Encode(epoch_start)), "0700060000000000000000");
 }
 
 // Records of format version 1 of the log, which must stay readable. Never change these bytes.
@@ -189,7 +194,8 @@ TEST(LogRecord, ImpossibleBytesAreCorruption) {
   };
   EXPECT_EQ(code(0, 1), Code::kOk);
   EXPECT_EQ(code(0, 0), Code::kCorruption);      // no operation
-  EXPECT_EQ(code(0, 7), Code::kCorruption);      // an unknown operation
+  EXPECT_EQ(code(0, 7), Code::kCorruption);      // an epoch start with a key
+  EXPECT_EQ(code(0, 8), Code::kCorruption);      // an unknown operation
   EXPECT_EQ(code(0, 4), Code::kCorruption);      // an expire without a version condition
   EXPECT_EQ(code(0, 5), Code::kCorruption);      // a touch that keeps the expiry
   EXPECT_EQ(code(0, 6), Code::kCorruption);      // a check without a condition

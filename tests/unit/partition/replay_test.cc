@@ -106,6 +106,7 @@ class ReplayTest : public testing::Test {
     EXPECT_TRUE(opened.ok()) << opened.status().ToString();
     Replica* replica = opened->get();
     replayed->status = co_await replica->Replay(std::move(found));
+    if (replayed->status.ok()) replayed->status = co_await replica->FinishReplay();
     replayed->stats = replica->stats();
     if (replayed->status.ok()) {
       // The pages must also be able to reach the disk.

@@ -245,6 +245,49 @@ TEST_F(LogUnits, WhatWasAppendedAgainIsRecoveredOnce) {
   EXPECT_TRUE(Use(SmallLog(), Check()).ok());
 }
 
+// WU4: the first segment of a tail is gone, the second one is not.
+TEST_F(LogUnits, ATailThatLiesInSeveralSegmentsIsRecovered) {
+  struct Body {
+    Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
+      Stream a(&log, PartitionUuid(0)), pin(&log, PartitionUuid(1)), busy(&log, PartitionUuid(2));
+      auto fill = [&]() -> Task<void> {
+        for (int i = 0; i < 30; ++i) {
+          busy.Append(5000);
+          co_await busy.UntilDurable(reactor, busy.last());
+          busy.Release(busy.last());
+        }
+      };
+      a.Append(), a.Append();
+      co_await fill();
+      pin.Append(), a.Append();
+      co_await fill();
+      a.Append();
+      co_await fill();
+      const uint64_t before = log.stats().segments;
+      EXPECT_EQ(a.AppendAgain(), 4u);
+      while (a.appended_again() < 4) co_await Sleep(reactor, kMillisecond);
+      EXPECT_LT(log.stats().segments, before) << "the first segment was not released";
+      EXPECT_EQ(log.OldestPinnedStream(), pin.partition());
+      a.Append();
+      co_await a.UntilDurable(reactor, 5);
+    }
+  };
+  struct Check {
+    Task<void> operator()(Reactor&, Log&, Recovered& recovered) {
+      const auto& a = recovered.partitions[PartitionUuid(0)];
+      EXPECT_EQ(a.units, (std::vector<Lsn>{1, 2, 3, 4, 5}));
+      EXPECT_EQ(a.first, 1u);
+      EXPECT_TRUE(recovered.broken.empty());
+      EXPECT_EQ(recovered.bad, "");
+      co_return;
+    }
+  };
+  LogOptions options = SmallLog();
+  options.budget_bytes = 4u << 20;
+  EXPECT_TRUE(Use(options, Body()).ok());
+  EXPECT_TRUE(Use(options, Check()).ok());
+}
+
 // A dropped partition pins nothing and is stated nowhere.
 TEST_F(LogUnits, ARemovedStreamIsForgotten) {
   struct Body {

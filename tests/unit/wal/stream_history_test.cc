@@ -25,7 +25,11 @@ class StreamHistoryTest : public testing::Test {
   Verdict Accept(const WriteUnit& unit, uint16_t flags = 0) {
     return history_.Accept(kPartition, unit, flags, /*chained=*/true);
   }
-  bool Mark(Lsn commit, Lsn durable) { return history_.Accept({kPartition, 1, commit, durable, 0, 0}); }
+  // Returns whether the log may end after the mark.
+  bool Mark(Lsn commit, Lsn durable) {
+    history_.Accept({kPartition, 1, commit, durable, 0, 0});
+    return history_.AcceptEnd(kPartition);
+  }
 
   StreamHistory history_;
 };
@@ -99,6 +103,23 @@ TEST_F(StreamHistoryTest, UnitsMayRepeat) {
   ASSERT_TRUE(Mark(/*commit=*/3, /*durable=*/3));
   EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kRepeats) << "it was committed between its two places";
   EXPECT_EQ(history_.Find(kPartition)->last().lsn, 3u);
+}
+
+// WU4
+TEST_F(StreamHistoryTest, UnitsThatWereAppendedAgainFillTheBeginning) {
+  const WriteUnit a = Unit(1, 1, 0), b = Unit(1, 2, a.chain_after), c = Unit(1, 3, b.chain_after),
+                  d = Unit(1, 4, c.chain_after);
+  ASSERT_EQ(Accept(c), Verdict::kContinues);
+  ASSERT_EQ(Accept(d), Verdict::kContinues);
+  EXPECT_EQ(Accept(a), Verdict::kBroken) << "only what was appended again may come later";
+  EXPECT_EQ(Accept(Unit(1, 2, 0, 1, "another"), kUnitAgain), Verdict::kBroken);
+  EXPECT_EQ(Accept(a, kUnitAgain), Verdict::kFills);
+  EXPECT_FALSE(history_.AcceptEnd(kPartition)) << "b is missing";
+  EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kFills);
+  EXPECT_EQ(Accept(c, kUnitAgain), Verdict::kRepeats);
+  EXPECT_TRUE(history_.AcceptEnd(kPartition));
+  EXPECT_EQ(Accept(Unit(2, 2, a.chain_after)), Verdict::kSupersedes);
+  EXPECT_TRUE(history_.AcceptEnd(kPartition));
 }
 
 TEST_F(StreamHistoryTest, WhatAMarkStatesMustBeThere) {

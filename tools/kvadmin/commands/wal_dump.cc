@@ -43,6 +43,7 @@ const char* OpName(RecordOp op) {
     case RecordOp::kExpire: return "expire";
     case RecordOp::kTouch: return "touch";
     case RecordOp::kCheck: return "check";
+    case RecordOp::kEpochStart: return "epoch start";
   }
   return "?";
 }
