@@ -222,7 +222,7 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   std::unordered_set<Uuid, UuidHash> broken;
   LogEntry entry;
   auto break_stream = [&](const Uuid& partition) {
-    if (!broken.insert(partition).second) return true;  // what follows has no meaning
+    broken.insert(partition);
     problem(Error(Code::kCorruption, "{}: offset {}: {}", entry.segment->path, entry.offset, history.wrong()));
     return true;
   };
@@ -244,7 +244,7 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
         [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
           const auto lowest = first_lsn.try_emplace(partition, unit.first_lsn).first;
           lowest->second = std::min(lowest->second, unit.first_lsn);
-          if (broken.contains(partition)) return true;
+          if (broken.contains(partition)) return true;  // what follows has no meaning
           const auto verdict = history.Accept(partition, unit, flags, HasUnits(entry.header));
           return verdict != StreamHistory::Verdict::kBroken || break_stream(partition);
         },

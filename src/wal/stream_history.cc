@@ -122,14 +122,9 @@ void StreamHistory::Accept(const StreamMark& mark) {
   const auto at = streams_.find(mark.partition);
   if (at == streams_.end()) return;
   Stream& stream = at->second;
-  stream.mark = mark;
-  ForgetCommitted(&stream);
-}
-
-void StreamHistory::ForgetCommitted(Stream* stream) {
-  while (stream->ends.size() > 1 && stream->ends[1].lsn <= stream->mark.commit_lsn) {
-    stream->ends.pop_front();
-    stream->fills -= stream->fills > 0;
+  while (stream.ends.size() > 1 && stream.ends[1].lsn <= mark.commit_lsn) {  // forgets what is committed
+    stream.ends.pop_front();
+    stream.fills -= stream.fills > 0;
   }
 }
 

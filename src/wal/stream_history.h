@@ -7,11 +7,11 @@
 //   WU2  A unit continues its partition's sequence (next LSN, same chain, no lower epoch), or
 //       supersedes its end in a higher epoch, or repeats what is there. Nothing at or below the
 //       commit LSN is superseded.
+//   WU3  What the last mark states about a partition is there: at the end of the log, its durable LSN
+//        is not above the last unit.
 //   WU4  The first segment of a tail that was appended again may be gone, and later ones may not be.
 //       Units that were appended again then come after the units that follow them (kFills). At the end
 //       of the log there are no gaps.
-//   WU3  What the last mark states about a partition is there: at the end of the log, its durable LSN
-//        is not above the last unit.
 #pragma once
 
 #include <deque>
@@ -50,7 +50,6 @@ class StreamHistory {
     // those that fill.
     std::deque<End> ends;
     size_t fills = 0;  // how many of the first ones came last
-    StreamMark mark;   // the last one
     const End& last() const { return ends.back(); }
   };
   // Accepts the end of the log. Returns false if units are missing: at the end (WU3), or between
@@ -64,7 +63,6 @@ class StreamHistory {
  private:
   Verdict Broken(const Uuid& partition, std::string what);
   Verdict AcceptAgain(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
-  void ForgetCommitted(Stream* stream);
 
   std::unordered_map<Uuid, Stream, UuidHash> streams_;  // those with units
   std::unordered_map<Uuid, StreamMark, UuidHash> marks_;
