@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "src/partition/partition_file.h"
 #include "src/partition/store_reading.h"
@@ -219,10 +218,8 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   }
   std::unordered_map<Uuid, Lsn, UuidHash> first_lsn;  // the lowest, which need not come first (WU4)
   StreamHistory history;
-  std::unordered_set<Uuid, UuidHash> broken;
   LogEntry entry;
-  auto break_stream = [&](const Uuid& partition) {
-    broken.insert(partition);
+  auto report_broken = [&] {
     problem(Error(Code::kCorruption, "{}: offset {}: {}", entry.segment->path, entry.offset, history.wrong()));
     return true;
   };
@@ -244,9 +241,8 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
         [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
           const auto lowest = first_lsn.try_emplace(partition, unit.first_lsn).first;
           lowest->second = std::min(lowest->second, unit.first_lsn);
-          if (broken.contains(partition)) return true;  // what follows has no meaning
           const auto verdict = history.Accept(partition, unit, flags, HasUnits(entry.header));
-          return verdict != StreamHistory::Verdict::kBroken || break_stream(partition);
+          return verdict != StreamHistory::Verdict::kBroken || report_broken();
         },
         [&](const StreamMark& mark) {
           history.Accept(mark);
@@ -254,7 +250,7 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
         });
   }
   for (const Uuid& partition : history.Partitions()) {
-    if (broken.contains(partition) || history.AcceptEnd(partition)) continue;
+    if (history.AcceptEnd(partition)) continue;
     problem(
         Error(Code::kCorruption, "{}: at the end of the log: {}", (*reader)->segments().back().path, history.wrong()));
   }
@@ -267,6 +263,14 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
     problem(Error(Code::kCorruption,
                   "partition {}: the tree ends at LSN {}, but the log starts at LSN {}: the records between are lost",
                   p.id, p.checkpoint_lsn, first->second));
+  }
+  for (const PartitionCheck& p : report->partitions) {
+    const Lsn gap = history.LastGap(store->partitions[p.id].uuid);
+    if (gap <= p.checkpoint_lsn) continue;
+    problem(Error(Code::kCorruption,
+                  "partition {}: the tree ends at LSN {}, and LSN {} is missing between others in the log: log "
+                  "segments are missing",
+                  p.id, p.checkpoint_lsn, gap));
   }
   for (const PartitionCheck& p : report->partitions) {
     auto mark = history.marks().find(store->partitions[p.id].uuid);

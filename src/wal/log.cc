@@ -111,7 +111,7 @@ LogStream* LogImpl::AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, 
   stream->next_lsn = next_lsn;
   stream->chain = chain;
   stream->released_lsn = std::min(stream->released_lsn, next_lsn - 1);
-  stream->commit_lsn = std::min(stream->commit_lsn, next_lsn - 1);
+  stream->commit_lsn = stream->stated_commit_lsn = std::min(stream->commit_lsn, next_lsn - 1);
   stream->written_lsn = stream->durable_lsn = next_lsn - 1;
   if (!options_.read_only) MarkDue(stream);
   return stream;

@@ -33,6 +33,9 @@
 //       even if it holds no record of it any more.
 //   L10  A unit that was appended again is needed only where it lies last, and a unit that was
 //       superseded is not needed at all, once what followed is durable.
+//   L11  While units of a stream wait to be appended again, its marks repeat the commit LSN that was
+//       stated last. So a mark that covers a unit comes after the place where the unit lies last, and
+//       whoever reads the log up to the mark has all that it covers.
 //
 // Group commit clocks itself: when a write completes, everything staged meanwhile goes out with the
 // next write (at most kMaxWritesInFlight at once). CommitHold may delay that write for a fraction
@@ -93,9 +96,8 @@ class LogConsumer {
   ~LogConsumer() = default;
 };
 
-// Units of one partition found by recovery, in log order. Each continues the one before it, unless it
-// was appended again and comes before all that is known (WU4). Their records are valid only during
-// the call.
+// Units of one partition found by recovery, in log order. Each continues the one before it, unless
+// units were appended again (WU4). Their records are valid only during the call.
 struct RecoveredUnits {
   Uuid partition;
   std::vector<WriteUnit> units;
@@ -112,7 +114,7 @@ class LogReplaySink {
  public:
   virtual Task<Status> OnUnits(const RecoveredUnits& found) = 0;
   virtual Task<Status> OnMark(const StreamMark& mark) = 0;
-  // The units of this partition do not form one history (WU2, WU3): acknowledged writes of it are
+  // The units of this partition do not form one history (WU1 to WU3): acknowledged writes of it are
   // missing. Nothing more of it is delivered. Recover goes on with the others to find what else is
   // broken, then returns the first of these errors, and the log stays as it was.
   virtual void OnBroken(const Uuid& partition, const Status& why) = 0;

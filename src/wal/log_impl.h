@@ -85,6 +85,8 @@ class LogStream {
   Lsn durable_lsn = 0;
   Lsn released_lsn = 0;
   Lsn commit_lsn = 0;
+  Lsn stated_commit_lsn = 0;  // in the last mark
+  size_t again_staged = 0;    // units that wait to be appended again (L11)
   Version hlc = 0;
   bool starts_anew = true;  // the next unit does not continue an earlier one
   bool queued = false;      // in staged_streams_
@@ -238,7 +240,8 @@ class LogImpl final : public Log, private TurnHook {
   void MarkSoon(LogStream* stream);
   void Supersede(LogStream* stream, const WriteUnit& unit);
   void Stage(LogStream* stream, LogStream::Staged staged);
-  static StreamMark MarkOf(const LogStream& stream);
+  void UnstageAgain(LogStream* stream);
+  static StreamMark MarkOf(LogStream* stream);
   void ApplyMoved(const Batch& batch, const Batch::Part& part);
   void MoveIndex(LogStream* stream, uint64_t number, Lsn first, Lsn last);
   void AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset);

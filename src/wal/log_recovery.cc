@@ -2,7 +2,6 @@
 // segments prepared.
 #include <algorithm>
 #include <cstring>
-#include <unordered_set>
 
 #include "src/wal/log_impl.h"
 #include "src/wal/log_reader.h"
@@ -58,7 +57,6 @@ Status LogImpl::JudgeEnd(const LogReader& reader) const {
 struct LogImpl::Replaying {
   LogReplaySink* sink = nullptr;
   StreamHistory history;
-  std::unordered_set<Uuid, UuidHash> broken;
   Status first_broken;
 };
 
@@ -86,7 +84,7 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
     CO_RETURN_IF_ERROR(co_await ReplayBatch(entry, &replaying));
   }
   for (const Uuid& partition : replaying.history.Partitions()) {
-    if (replaying.broken.contains(partition) || replaying.history.AcceptEnd(partition)) continue;
+    if (replaying.history.AcceptEnd(partition)) continue;
     BreakStream(partition, fmt::format("{}: at the end of the log", live_.back()->path), &replaying);
   }
   // Nothing is cut or recycled: what follows in a broken partition was not indexed, so it would be
@@ -95,7 +93,7 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
   // What is known of each partition goes into the first batch of the next segment (L9).
   for (const auto& [partition, mark] : replaying.history.marks()) {
     LogStream* stream = StreamOf(partition);
-    stream->commit_lsn = mark.commit_lsn;
+    stream->commit_lsn = stream->stated_commit_lsn = mark.commit_lsn;
     stream->released_lsn = mark.released_lsn;
     stream->hlc = mark.hlc;
     stream->epoch = std::max(stream->epoch, mark.epoch);
@@ -140,17 +138,16 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
       const Item& item = items[i];
       if (item.mark || item.partition != run.partition) break;
       if (!run.units.empty() && (item.flags & kUnitStartsAnew || item.unit.epoch != run.units.back().epoch)) break;
-      if (!replaying->broken.contains(run.partition)) AcceptUnit(item.unit, item.flags, entry, replaying, &run);
+      AcceptUnit(item.unit, item.flags, entry, replaying, &run);
     }
-    if (run.units.empty() || replaying->broken.contains(run.partition)) continue;
+    if (run.units.empty() || replaying->history.broken(run.partition)) continue;
     CO_RETURN_IF_ERROR(co_await replaying->sink->OnUnits(run));
   }
   co_return Status();
 }
 
 Task<Status> LogImpl::ReplayMark(StreamMark mark, Replaying* replaying) {
-  if (replaying->broken.contains(mark.partition)) co_return Status();
-  replaying->history.Accept(mark);
+  if (!replaying->history.Accept(mark)) co_return Status();
   co_return co_await replaying->sink->OnMark(mark);
 }
 
@@ -158,6 +155,7 @@ Task<Status> LogImpl::ReplayMark(StreamMark mark, Replaying* replaying) {
 void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
                          RecoveredUnits* run) {
   const auto verdict = replaying->history.Accept(run->partition, unit, flags, !run->old_format);
+  if (verdict == StreamHistory::Verdict::kIgnored) return;
   if (verdict == StreamHistory::Verdict::kBroken) {
     return BreakStream(run->partition, fmt::format("{}: offset {}", entry.segment->path, entry.offset), replaying);
   }
@@ -181,7 +179,6 @@ void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& 
 }
 
 void LogImpl::BreakStream(const Uuid& partition, std::string_view where, Replaying* replaying) {
-  replaying->broken.insert(partition);
   Status why = Error(Code::kCorruption, "{}: {}; restore the partition from a replica or a backup", where,
                      replaying->history.wrong());
   replaying->sink->OnBroken(partition, why);

@@ -43,6 +43,7 @@ void LogImpl::AppendAgain(LogStream* stream, const WriteUnit& unit, std::functio
   staged.unit.records = *staged.records;
   staged.flags = kUnitAgain;
   staged.on_done = std::move(on_done);
+  ++stream->again_staged;
   Stage(stream, std::move(staged));
 }
 
@@ -68,6 +69,7 @@ void LogImpl::Supersede(LogStream* stream, const WriteUnit& unit) {
     if (staged.unit.last_lsn() < from) return false;
     staged_bytes_ -= staged.bytes();
     staged_records_ -= staged.unit.record_count;
+    if ((staged.flags & kUnitAgain) != 0) UnstageAgain(stream);
     return true;
   });
   DequeueStreams();
@@ -230,6 +232,7 @@ char* LogImpl::EncodePart(Batch* batch, Batch::Part* part, char* out) {
     if (again) {
       AddToIndex(batch->segment, stream, unit.first_lsn, unit.last_lsn(), batch->offset);
       part->moved.push_back({unit.first_lsn, unit.last_lsn(), std::move(staged.on_done)});
+      UnstageAgain(stream);
     } else {
       if (staged.supersedes) part->moved.push_back({unit.first_lsn, 0, {}});
       first = first == 0 ? unit.first_lsn : std::min(first, unit.first_lsn);
@@ -269,15 +272,22 @@ char* LogImpl::EncodeMarks(size_t count, char* out) {
     LogStream* stream = due_marks_.front();
     due_marks_.pop_front();
     stream->mark_due = false;
-    out = EncodeMark(MarkOf(*stream), out);
+    out = EncodeMark(MarkOf(stream), out);
   }
   return out;
 }
 
-StreamMark LogImpl::MarkOf(const LogStream& stream) {
-  StreamMark mark{stream.partition,   stream.epoch,        stream.commit_lsn,
-                  stream.durable_lsn, stream.released_lsn, stream.hlc};
-  if (stream.moved) mark.commit_lsn = mark.durable_lsn = 0;
+// L11: one unit fewer waits to be appended again.
+void LogImpl::UnstageAgain(LogStream* stream) {
+  CHECK_GT(stream->again_staged, 0u) << "L11: more units were appended again than staged";
+  if (--stream->again_staged == 0 && stream->stated_commit_lsn != stream->commit_lsn) MarkDue(stream);
+}
+
+StreamMark LogImpl::MarkOf(LogStream* stream) {
+  if (stream->again_staged == 0) stream->stated_commit_lsn = stream->commit_lsn;
+  StreamMark mark{stream->partition,   stream->epoch,        stream->stated_commit_lsn,
+                  stream->durable_lsn, stream->released_lsn, stream->hlc};
+  if (stream->moved) mark.commit_lsn = mark.durable_lsn = 0;
   return mark;
 }
 
@@ -468,6 +478,7 @@ void LogImpl::Fail(Status status) {
   for (auto& [partition, stream] : streams_) {
     stream->units.clear();
     stream->queued = stream->mark_due = false;
+    stream->again_staged = 0;
     if (stream->consumer != nullptr) registered.push_back(stream.get());
   }
   // In a fixed order, so that simulations are deterministic.

@@ -10,13 +10,16 @@
 //   WU3  What the last mark states about a partition is there: at the end of the log, its durable LSN
 //        is not above the last unit.
 //   WU4  The first segment of a tail that was appended again may be gone, and later ones may not be.
-//       Units that were appended again then come after the units that follow them (kFills). At the end
-//       of the log there are no gaps.
+//       Units that were appended again then come after the units that follow them (kFills). Until
+//       then there is a gap. A gap that is left at the end is no fault if a checkpoint contains what
+//       is missing, so only who knows the checkpoint can judge it.
 #pragma once
 
 #include <deque>
+#include <optional>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "src/wal/write_unit.h"
@@ -29,13 +32,15 @@ class StreamHistory {
     kContinues,
     kSupersedes,  // the units at its first LSN and above are no longer part of the history
     kRepeats,     // it is known already
-    kFills,       // it was appended again, and comes before all that is known
+    kFills,       // it was appended again, and comes before something that is known
     kBroken,      // it fits in no way; `wrong()` says why
+    kIgnored,     // its partition is broken, so it means nothing
   };
   // Accepts the next unit. `chained`: it states chains of its own (WU1), which units of old batches
   // do not. A broken partition stays as it was before the unit.
   Verdict Accept(const Uuid& partition, const WriteUnit& unit, uint16_t flags, bool chained);
-  void Accept(const StreamMark& mark);
+  // Returns false if the partition is broken; the mark is ignored then.
+  bool Accept(const StreamMark& mark);
   const std::string& wrong() const { return wrong_; }
 
   struct End {  // of a unit
@@ -46,25 +51,29 @@ class StreamHistory {
     uint64_t chain_before = 0;
   };
   struct Stream {
-    // Of the last unit at or below the commit LSN, and of all after it. There may be a gap after
-    // those that fill.
+    // Of the last unit at or below the commit LSN, and of all after it, by LSN.
     std::deque<End> ends;
-    size_t fills = 0;  // how many of the first ones came last
+    Lsn last_gap = 0;  // the last LSN that is missing between units that `ends` no longer has; 0: none
     const End& last() const { return ends.back(); }
   };
-  // Accepts the end of the log. Returns false if units are missing: at the end (WU3), or between
-  // others (WU4).
+  // Accepts the end of the log. Returns false if units are missing at the end (WU3).
   bool AcceptEnd(const Uuid& partition);
-  std::vector<Uuid> Partitions() const;  // those with units
+  // The last LSN that is missing between two units of the partition; 0: none (WU4).
+  Lsn LastGap(const Uuid& partition) const;
+  bool broken(const Uuid& partition) const { return broken_.contains(partition); }
+  std::vector<Uuid> Partitions() const;  // those with units that are not broken, in a fixed order
   // Null: the log holds no unit of it.
   const Stream* Find(const Uuid& partition) const;
   const std::unordered_map<Uuid, StreamMark, UuidHash>& marks() const { return marks_; }
 
  private:
   Verdict Broken(const Uuid& partition, std::string what);
-  Verdict AcceptAgain(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
+  Verdict AcceptInside(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
+  Verdict AcceptSuperseding(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
+  static void PopFront(Stream* stream);
 
   std::unordered_map<Uuid, Stream, UuidHash> streams_;  // those with units
+  std::unordered_set<Uuid, UuidHash> broken_;
   std::unordered_map<Uuid, StreamMark, UuidHash> marks_;
   std::string wrong_;
 };

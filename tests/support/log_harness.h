@@ -182,12 +182,12 @@ class Stream final : public LogConsumer {
 // What a recovery delivered.
 struct Recovered final : LogReplaySink {
   struct Partition {
+    // From `first` to `last` nothing is missing. What was found before a gap (WU4) is only in `found`.
     Lsn first = 0, last = 0, commit = 0;
     Epoch epoch = 0;
     uint64_t chain = 0;
-    std::vector<Lsn> units;   // the last LSN of each unit
-    std::vector<Lsn> filled;  // of units that come before `first`, with a gap
-    Lsn fills_from = 0;
+    std::vector<Lsn> units;    // the last LSN of each unit from `first` on
+    std::map<Lsn, Lsn> found;  // the first and the last LSN of each unit
     bool operator==(const Partition&) const = default;
   };
   std::map<Uuid, Partition> partitions;
@@ -196,6 +196,7 @@ struct Recovered final : LogReplaySink {
   std::string bad;  // the first problem with the records themselves
 
   Task<Status> OnUnits(const RecoveredUnits& found) override {
+    if (found.restarts && !found.supersede) StartAnew(found);
     bool supersedes = found.supersede;
     for (const WriteUnit& unit : found.units) Add(found.partition, unit, std::exchange(supersedes, false));
     co_return Status();
@@ -224,21 +225,25 @@ struct Recovered final : LogReplaySink {
   }
 
  private:
+  // If the sequence does not continue what was found before, that is no longer part of it.
+  void StartAnew(const RecoveredUnits& found) {
+    const auto at = partitions.find(found.partition);
+    if (at == partitions.end()) return;
+    const Lsn lsn = found.units.front().first_lsn;
+    if (lsn == at->second.last + 1) return;
+    Note(fmt::format("LSN {} follows {}", lsn, at->second.last));
+    partitions.erase(at);
+  }
   void Add(const Uuid& partition, const WriteUnit& unit, bool supersedes) {
     Partition& p = partitions[partition];
-    if (p.first == 0) {
-      p.first = unit.first_lsn;
+    if (p.found.empty()) {
       if (const auto mark = marks.find(partition); mark != marks.end()) p.commit = mark->second.commit_lsn;
     } else if (supersedes) {
       if (unit.epoch <= p.epoch || unit.first_lsn > p.last || unit.first_lsn <= p.commit) {
         Note(fmt::format("LSN {} of epoch {} supersedes LSN {} of epoch {}", unit.first_lsn, unit.epoch, p.last,
                          p.epoch));
       }
-      while (!p.units.empty() && p.units.back() >= unit.first_lsn) p.units.pop_back();
-    } else if (unit.last_lsn() < p.first) {
-      p.filled.push_back(unit.last_lsn());  // appended again; what follows it was found before
-    } else if (unit.first_lsn != p.last + 1) {
-      Note(fmt::format("LSN {} follows {}", unit.first_lsn, p.last));
+      p.found.erase(p.found.lower_bound(unit.first_lsn), p.found.end());
     }
     ByteReader reader(unit.records);
     for (uint32_t i = 0; i < unit.record_count; ++i) {
@@ -250,19 +255,21 @@ struct Recovered final : LogReplaySink {
       }
     }
     if (!reader.ok() || reader.remaining() > 0) Note("a unit has more or fewer bytes than its records");
-    if (unit.last_lsn() < p.first) return Fill(&p, unit);
-    p.last = unit.last_lsn();
-    p.epoch = unit.epoch;
-    p.chain = unit.chain_after;
-    p.units.push_back(p.last);
-  }
-  // Units that were appended again, while those that follow them were found before.
-  static void Fill(Partition* p, const WriteUnit& unit) {
-    if (p->filled.size() == 1) p->fills_from = unit.first_lsn;
-    if (unit.last_lsn() + 1 < p->first) return;
-    p->first = p->fills_from;
-    p->units.insert(p->units.begin(), p->filled.begin(), p->filled.end());
-    p->filled.clear();
+    if (!p.found.emplace(unit.first_lsn, unit.last_lsn()).second) {
+      Note(fmt::format("LSN {} was delivered twice", unit.first_lsn));
+    }
+    const bool appended = !supersedes && p.last + 1 == unit.first_lsn;
+    if (unit.first_lsn >= p.found.rbegin()->first) {
+      p.last = unit.last_lsn();
+      p.epoch = unit.epoch;
+      p.chain = unit.chain_after;
+    }
+    if (appended && !p.units.empty()) return p.units.push_back(p.last);
+    p.units.clear();
+    for (auto it = p.found.rbegin(); it != p.found.rend() && (p.units.empty() || it->second + 1 == p.first); ++it) {
+      p.first = it->first;
+      p.units.insert(p.units.begin(), it->second);
+    }
   }
   void Note(std::string what) {
     if (bad.empty()) bad = std::move(what);
