@@ -17,6 +17,7 @@ constexpr Nanos kCheckpointRetry = kSecond;  // of a partition whose last checkp
 constexpr Nanos kClosePatience = 5 * kSecond;
 constexpr Nanos kLockInterval = kSecond;  // how often the lock file is checked
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
+constexpr Nanos kSweepLook = kMillisecond;  // whether a sweep has ended
 // The log's group buffers, which count towards the engine's memory.
 constexpr uint64_t kLogBufferBytes = 6u << 20;
 // Memory for the changes kept for watchers, over all partitions: at most this share of the engine's
@@ -66,6 +67,16 @@ class Engine::Impl final : public LogReplaySink {
     return std::max<uint64_t>(all / std::max<uint64_t>(PartitionsOf(options), 1), ChangeTail::kMinBytes);
   }
 
+  // WQ2, for one partition. All tails together stay within a quarter of the log's budget, so that the
+  // rest goes on even if nothing can be committed.
+  static UncommittedLimits LimitsOf(const EngineOptions& options) {
+    const uint64_t tails = 4 * std::max<uint64_t>(PartitionsOf(options), 1);
+    UncommittedLimits limits;
+    limits.bytes = std::min(limits.bytes, options.log_budget_bytes / tails);
+    limits.records = std::min(limits.records, options.log_budget_records / tails);
+    return limits;
+  }
+
   // The most extents that all lists together may have. Those that snapshots retain may take three
   // quarters of it, those that wait for checkpoints the rest.
   uint64_t MaxListed() const { return options_.memory_bytes / kListShare / kListedExtentBytes; }
@@ -103,8 +114,12 @@ class Engine::Impl final : public LogReplaySink {
     CO_RETURN_IF_ERROR(StillOurs());
     for (const PartitionInfo& info : options_.store.partitions) {
       if (options_.store.ReactorOf(info.id) != options_.reactor_index) continue;
-      Replica::Options replica_options{info, ChangeTailBytes(options_), [this](const Status& s) { OnFailure(s); },
-                                       options_.make_gate ? options_.make_gate(info.id) : nullptr, &data_dir_};
+      Replica::Options replica_options{info,
+                                       ChangeTailBytes(options_),
+                                       [this](const Status& s) { OnFailure(s); },
+                                       options_.make_gate ? options_.make_gate(info.id) : nullptr,
+                                       LimitsOf(options_),
+                                       &data_dir_};
       CO_ASSIGN_OR_RETURN(std::unique_ptr<Replica> replica,
                           co_await Replica::Open(reactor_, pool_, options_.store, std::move(replica_options)));
       by_uuid_[info.uuid] = replica.get();
@@ -216,8 +231,13 @@ class Engine::Impl final : public LogReplaySink {
         log.waits_for_segment) {
       auto found = by_uuid_.find(log_->OldestPinnedStream());
       if (found != by_uuid_.end() && MayCheckpoint(found->second)) return found->second;
-      // Checkpoints cannot release what is not committed.
-      if (found != by_uuid_.end() && !found->second->checkpointer().Needed()) found->second->AppendTailAgain();
+      // Checkpoints cannot release what is not committed. It is copied only when the log needs the
+      // room, not for the sake of a quick recovery: it would be copied for ever.
+      const bool short_of_room = log.unreleased_bytes > options_.log_budget_bytes / 2 ||
+                                 log.unreleased_records > options_.log_budget_records / 2 || log.waits_for_segment;
+      if (short_of_room && found != by_uuid_.end() && !found->second->checkpointer().Needed()) {
+        found->second->AppendTailAgain();
+      }
     }
     if (Replica* replica = MostPendingFree()) return replica;
     Replica* oldest = nullptr;
@@ -270,17 +290,17 @@ class Engine::Impl final : public LogReplaySink {
     for (Replica* r : served_) r->snapshots().ReleaseIfOpen(released.id);
   }
 
-  // Removes expired records, one partition after another.
+  // Removes expired records, one partition after another. A sweep that waits for a commit goes on by
+  // itself, and does not hold up the other partitions.
   Task<void> SweepLoop() {
     for (Nanos next = 0; !closing_ && failure_.ok();) {
       co_await Sleep(reactor_, kCheckpointTick);  // short, so that closing does not wait long
       if (reactor_.NowNs() < next) continue;
       next = reactor_.NowNs() + kSweepInterval;
       for (Replica* r : served_) {
-        if (closing_ || !failure_.ok() || !r->upkeep().ExpiryDue()) continue;
-        Status status = co_await r->upkeep().Sweep();
-        LOG_IF(WARNING, !status.ok() && !closing_)
-            << "could not remove the expired records of partition " << r->id() << ": " << status.ToString();
+        if (closing_ || !failure_.ok() || r->upkeep().sweeping() || !r->upkeep().ExpiryDue()) continue;
+        r->upkeep().SweepSoon();
+        while (r->upkeep().sweeping() && !r->waits_for_commit()) co_await Sleep(reactor_, kSweepLook);
       }
     }
   }
@@ -329,7 +349,12 @@ class Engine::Impl final : public LogReplaySink {
     co_return Status();
   }
 
+  void GiveUpUncommitted() {
+    for (auto& replica : replicas_) replica->BeginDrain();
+  }
+
   Task<Status> Close(bool checkpoint) {
+    GiveUpUncommitted();  // a cut in one partition may wait for another
     if (scrubber_) scrubber_->Stop();
     if (releaser_) releaser_->Stop();
     close_began_ns_ = reactor_.NowNs();
@@ -352,6 +377,7 @@ class Engine::Impl final : public LogReplaySink {
 
   Task<Status> Shut() {
     closing_ = true;
+    GiveUpUncommitted();
     Status status;
     for (auto& replica : replicas_) co_await replica->Drain();
     co_await pool_.Stop();
@@ -466,6 +492,7 @@ Task<Status> Engine::CheckpointAll() { return impl_->CheckpointAll(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
 Scrubber& Engine::scrubber() { return *impl_->scrubber_; }
 const Status& Engine::failure() const { return impl_->failure_; }
+void Engine::GiveUpUncommitted() { impl_->GiveUpUncommitted(); }
 Task<Status> Engine::Close(bool checkpoint) { return impl_->Close(checkpoint); }
 
 }  // namespace pando

@@ -100,6 +100,9 @@ class Engine {
   Scrubber& scrubber();
   // Why the engine stopped, or OK.
   const Status& failure() const;
+  // The server is shutting down. Writes that wait for a commit are answered: whether they take effect
+  // is unknown. So no request waits any more for what other nodes do. Close does this first.
+  void GiveUpUncommitted();
   // Waits for running requests and writes, then closes the log with its closing position. With
   // `checkpoint`, checkpoints first so that the next open replays nothing.
   Task<Status> Close(bool checkpoint);

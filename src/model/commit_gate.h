@@ -20,13 +20,14 @@ namespace pando {
 // What a gate may do with its partition.
 class GatedPartition {
  public:
-  // Commits every unit that ends at or below `up_to`, which is durable. A part of a unit is not
-  // committed. The units may be applied within the call.
+  // Commits every unit that ends at or below `up_to`, which is durable (CHECKed). A part of a unit is
+  // not committed. The units may be applied within the call. An acknowledgement of an older epoch
+  // may name an LSN that has been superseded since and is not durable again: the gate drops those.
   virtual void Commit(Lsn up_to) = 0;
   // Begins a higher epoch after `after`, which ends a unit and is not below the commit LSN. Units
   // after it are superseded: they are no longer part of the partition's history, whoever wrote them
   // is told that the outcome is unknown, and their LSNs are given again. The record that begins the
-  // epoch is appended at once, so that the log says so too.
+  // epoch is appended at once, so that the log says so too. Does nothing once the partition drains.
   virtual void BeginEpoch(Epoch epoch, Lsn after) = 0;
   // The end of the last unit at or below `lsn` among those that are not applied; the applied LSN if
   // there is none.
@@ -52,12 +53,13 @@ class CommitGate {
   };
   virtual ~CommitGate() = default;
   virtual Start OnRecovered(const RecoveredLog& log) = 0;
-  // The partition serves now. It outlives the calls of the gate; OnClosed is the last one to it.
+  // The partition serves now. It outlives the gate's calls to it; OnClosed is the last call of the gate.
   virtual void OnServing(GatedPartition* partition) = 0;
   // Everything up to this LSN is durable here. Not called for what is durable already when the
   // partition begins to serve. It may be lower than before once units were superseded.
   virtual void OnDurable(Lsn up_to) = 0;
-  // The partition drains or has failed. What is not committed now is not committed by this process.
+  // The partition has drained, or has failed. What is not committed now is not committed by this
+  // process.
   virtual void OnClosed() = 0;
 };
 

@@ -289,6 +289,9 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   // Requests of one part use the engines of the others, so all parts stop serving before any
   // engine closes.
   Status status = co_await OnAllReactors(first, stop);
+  auto drain = [](Reactor&, ReactorPart* part) { return part->DrainCalls(); };
+  Status drained = co_await OnAllReactors(first, drain);
+  if (status.ok()) status = std::move(drained);
   snapshots_.reset();  // only requests use it, and all of them have ended
   auto close = [checkpoint](Reactor&, ReactorPart* part) { return part->CloseEngine(checkpoint); };
   Status closed = co_await OnAllReactors(first, close);

@@ -65,7 +65,13 @@ void ReactorPart::Connect(const std::vector<ReactorPart*>& parts) {
 Task<Status> ReactorPart::StopServing(Nanos limit_ns) {
   if (server_ == nullptr) co_return Status();
   co_await server_->Shutdown(limit_ns);
-  co_await service_->Drain();  // calls may outlive the connections that Shutdown closed
+  co_return Status();
+}
+
+Task<Status> ReactorPart::DrainCalls() {
+  if (server_ == nullptr) co_return Status();
+  engine_->GiveUpUncommitted();
+  co_await service_->Drain();
   co_return Status();
 }
 

@@ -56,10 +56,13 @@ class ReactorPart {
   void Build(const std::vector<ReactorPart*>& parts);
   void Connect(const std::vector<ReactorPart*>& parts);
   Result<uint16_t> Listen(const ListenOptions& listen) { return server_->Listen(listen); }
-  // Refuses new requests, waits up to limit_ns for running ones to be answered, and returns when
-  // all calls have ended.
+  // Refuses new requests and waits up to limit_ns for running ones to be answered. Calls may outlive
+  // the connections that are closed then.
   Task<Status> StopServing(Nanos limit_ns);
-  // REQUIRES: StopServing has returned on every part.
+  // Waits until all calls have ended. They no longer wait for a commit. REQUIRES: StopServing has
+  // returned on every part.
+  Task<Status> DrainCalls();
+  // REQUIRES: DrainCalls has returned on every part.
   Task<Status> CloseEngine(bool checkpoint);
 
   Engine* engine() { return engine_.get(); }

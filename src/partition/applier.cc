@@ -16,22 +16,6 @@ bool NeedsCurrentValue(const UnitRecord& r) {
 
 }  // namespace
 
-Status Applier::CheckFollows(const ApplyUnit& unit) const {
-  if (unit.first_lsn != state_.applied_lsn + 1) {
-    return Error(Code::kCorruption, "partition {}: the log holds LSN {} after LSN {}", state_.id(), unit.first_lsn,
-                 state_.applied_lsn);
-  }
-  Version version = state_.applied_version;
-  for (const UnitRecord& r : unit.records) {
-    if (r.record.version <= version) {
-      return Error(Code::kCorruption, "partition {}: the log holds version {} after version {}", state_.id(),
-                   r.record.version, version);
-    }
-    version = r.record.version;
-  }
-  return Status();
-}
-
 // -- what a unit needs in memory
 
 size_t Applier::FramesFor(RecordOp op, size_t key_bytes, size_t value_bytes) const {
@@ -130,7 +114,7 @@ Frame* Applier::LeafOf(const LogRecord& record) {
 // -- a unit at once
 
 void Applier::Apply(ApplyUnit* unit) {
-  const Status follows = CheckFollows(*unit);
+  const Status follows = unit->CheckFollows(state_.id(), state_.applied_end());
   CHECK(follows.ok()) << "P1, P5: " << follows.ToString();
   Judgement judgement;
   if (unit->guarded()) {

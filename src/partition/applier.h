@@ -62,10 +62,8 @@ class Applier {
   // Frames that a record may need for its value and for splits, in addition to kFramesPerUpdate for
   // the unit. Tree::ClonesNeeded counts clones.
   size_t FramesFor(RecordOp op, size_t key_bytes, size_t value_bytes) const;
-
-  // kCorruption if the unit does not continue what was applied so far: a gap in the LSNs, or
-  // versions that do not rise.
-  Status CheckFollows(const ApplyUnit& unit) const;
+  // All that a unit may need in addition to clones.
+  size_t FramesFor(const ApplyUnit& unit) const { return FramesFor(unit, unit.whole()); }
 
   // -- bringing into memory what a part of a unit needs
   // Whether all of it is there, so that the part can be judged and applied without suspending.
@@ -74,7 +72,7 @@ class Applier {
   Task<Status> MakeReady(ApplyUnit* unit, UnitPart part);
 
   // -- applying
-  // Applies a unit at once. REQUIRES: the whole of it is ready, and it follows.
+  // Applies a unit at once. REQUIRES: the whole of it is ready, and it follows what was applied.
   void Apply(ApplyUnit* unit);
   // For recovery, when nobody reads and the pool may be smaller than the one for which the unit was
   // admitted: both bring one part after the other into memory. The unit must follow, and between

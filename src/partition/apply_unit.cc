@@ -32,6 +32,32 @@ Status ApplyUnit::Decode(ByteReader* reader, size_t max_key_bytes) {
   return Status();
 }
 
+Status ApplyUnit::CheckFollows(uint32_t partition, const UnitEnd& last) const {
+  if (first_lsn > last.lsn + 1) {
+    return Error(Code::kCorruption,
+                 "partition {}: the log holds LSN {}, but the one before it is {}: log segments are missing. Put them "
+                 "back, or restore the partition from a replica or a backup",
+                 partition, first_lsn, last.lsn);
+  }
+  if (first_lsn <= last.lsn) {
+    return Error(Code::kCorruption, "partition {}: LSN {} of the log is inside a write that begins at LSN {}",
+                 partition, last.lsn, first_lsn);
+  }
+  if (epoch < last.epoch) {
+    return Error(Code::kCorruption, "partition {}: the log holds epoch {} at LSN {}, after epoch {}", partition, epoch,
+                 first_lsn, last.epoch);
+  }
+  Version version = last.version;
+  for (const UnitRecord& r : records) {
+    if (r.record.version <= version) {
+      return Error(Code::kCorruption, "partition {}: the log holds version {} after version {}", partition,
+                   r.record.version, version);
+    }
+    version = r.record.version;
+  }
+  return Status();
+}
+
 std::vector<std::string> KeysOf(const ApplyUnit& unit, UnitPart part) {
   std::vector<std::string> keys;
   keys.reserve(part.size());

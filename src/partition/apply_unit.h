@@ -57,12 +57,24 @@ struct UnitPart {
   size_t size() const { return to - from; }
 };
 
+// Where the next unit continues.
+struct UnitEnd {
+  Lsn lsn = 0;
+  Epoch epoch = 0;
+  Version version = 0;
+};
+
 struct ApplyUnit {
   // Reads the records that make up the next unit. Where `records` has entries already, these are
   // filled in. kCorruption on bytes that no write produces.
   Status Decode(ByteReader* reader, size_t max_key_bytes);
 
+  // kCorruption if the unit does not continue `last`: LSNs are missing or known already, the epoch
+  // falls, or versions do not rise (P1, P5).
+  Status CheckFollows(uint32_t partition, const UnitEnd& last) const;
+
   Lsn last_lsn() const { return first_lsn + records.size() - 1; }
+  UnitEnd end() const { return {last_lsn(), epoch, records.back().record.version}; }
   UnitPart whole() const { return {0, records.size()}; }
   // One record can refuse the others, so the unit is judged as a whole.
   bool guarded() const {
@@ -72,6 +84,7 @@ struct ApplyUnit {
 
   Epoch epoch = 0;
   Lsn first_lsn = 0;
+  bool unplaced = false;     // a large value of it has no place on the disk yet
   uint64_t chain_after = 0;  // of the log after it; 0: unknown, because the unit is a part of an old one
   std::vector<UnitRecord> records;
   UnitReply* reply = nullptr;  // null: nobody waits for the results

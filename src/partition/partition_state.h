@@ -23,6 +23,7 @@
 #include "src/io/sync.h"
 #include "src/model/commit_gate.h"
 #include "src/model/types.h"
+#include "src/partition/apply_unit.h"
 #include "src/partition/change_tail.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store.h"
@@ -70,10 +71,17 @@ class PartitionClock {
   Nanos began_ns_ = 0;
 };
 
+// How much may be durable and wait to be committed (WQ2).
+struct UncommittedLimits {
+  uint64_t bytes = 8u << 20;  // of the log
+  uint64_t records = 4096;
+};
+
 struct PartitionState {
   PartitionState(Reactor& r, BufferPool& p, PartitionInfo i) : reactor(r), pool(p), info(i), clock(r), idle(r) {}
 
   uint32_t id() const { return info.id; }
+  UnitEnd applied_end() const { return {applied_lsn, applied_epoch, applied_version}; }
 
   // -- the phase
   Phase phase() const { return phase_; }
@@ -96,6 +104,7 @@ struct PartitionState {
   std::function<void(const Status&)> on_failure;
 
   std::unique_ptr<CommitGate> gate;
+  UncommittedLimits uncommitted_limits;
   Epoch epoch = 1;              // of the records appended; WritePipeline
   Epoch applied_epoch = 1;      // of the record at applied_lsn; Applier
   Lsn last_lsn = 0;             // of the records appended; WritePipeline

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 namespace pando {
 namespace {
@@ -24,23 +25,35 @@ class Recovery::UnitReader {
   // The next write, unless it ends at or below `checkpoint_lsn`; then null.
   Result<std::unique_ptr<LoggedUnit>> Next(Lsn checkpoint_lsn) {
     const WriteUnit& unit = found_.units[index_];
-    ApplyUnit write;
-    ByteReader reader(rest_);
-    if (Status status = write.Decode(&reader, max_key_bytes_); !status.ok()) return Corrupt(status.message());
-    write.first_lsn = next_lsn_;
-    next_lsn_ += write.records.size();
-    const std::string_view bytes = rest_.substr(0, rest_.size() - reader.remaining());
-    rest_.remove_prefix(bytes.size());
-    if (next_lsn_ > unit.last_lsn() + 1) return Corrupt("the last write is cut short");
-    if (next_lsn_ <= unit.last_lsn() && !found_.old_format) return Corrupt("a unit with several writes");
-    write.epoch = unit.epoch;
-    write.chain_after = next_lsn_ > unit.last_lsn() ? unit.chain_after : 0;
-    if (next_lsn_ > unit.last_lsn()) {
+    if (unit.last_lsn() <= checkpoint_lsn) {
+      ++index_;
+      Begin();
+      return std::unique_ptr<LoggedUnit>();
+    }
+    size_t bytes = rest_.size();
+    if (found_.old_format) {
+      ASSIGN_OR_RETURN(bytes, BytesOfNext());
+    }
+    // AU1: the batch that holds the bytes is gone before the unit is applied.
+    auto write = std::make_unique<LoggedUnit>();
+    write->encoded = rest_.substr(0, bytes);
+    ApplyUnit& content = write->content;
+    ByteReader reader(write->encoded);
+    if (Status status = content.Decode(&reader, max_key_bytes_); !status.ok()) return Corrupt(status.message());
+    if (reader.remaining() > 0) return Corrupt("a unit with several writes");
+    content.first_lsn = next_lsn_;
+    content.epoch = unit.epoch;
+    next_lsn_ = content.last_lsn() + 1;
+    rest_.remove_prefix(bytes);
+    if (rest_.empty() != (next_lsn_ == unit.last_lsn() + 1))
+      return Corrupt("it has more or fewer records than it says");
+    if (rest_.empty()) {
+      content.chain_after = unit.chain_after;
       ++index_;
       Begin();
     }
-    if (write.last_lsn() <= checkpoint_lsn) return std::unique_ptr<LoggedUnit>();
-    return Own(std::move(write), bytes);
+    if (content.last_lsn() <= checkpoint_lsn) return std::unique_ptr<LoggedUnit>();
+    return write;
   }
   Status Corrupt(std::string_view what) const {
     return Error(Code::kCorruption, "{}: units of partition {} in the batch at offset {}: {}", found_.file, partition_,
@@ -53,14 +66,12 @@ class Recovery::UnitReader {
     next_lsn_ = found_.units[index_].first_lsn;
     rest_ = found_.units[index_].records;
   }
-  // AU1: the batch that holds the bytes is gone before the unit is applied.
-  std::unique_ptr<LoggedUnit> Own(ApplyUnit write, std::string_view bytes) const {
-    auto owned = std::make_unique<LoggedUnit>();
-    owned->encoded = bytes;
-    owned->content = std::move(write);
-    ByteReader reader(owned->encoded);
-    CHECK(owned->content.Decode(&reader, max_key_bytes_).ok()) << "AU1: the bytes were decoded before";
-    return owned;
+  // A unit of an old format holds several writes. Only decoding shows where they end.
+  Result<size_t> BytesOfNext() const {
+    ApplyUnit write;
+    ByteReader reader(rest_);
+    if (Status status = write.Decode(&reader, max_key_bytes_); !status.ok()) return Corrupt(status.message());
+    return rest_.size() - reader.remaining();
   }
 
   const size_t max_key_bytes_;
@@ -73,11 +84,6 @@ class Recovery::UnitReader {
 
 Status Recovery::CheckContinues(const RecoveredUnits& found, const UnitReader& units) const {
   const WriteUnit& first = found.units.front();
-  // Directly after the checkpoint, units may be missing that come later (WU4 of wal/stream_history.h).
-  if (first.first_lsn > EndLsn() + 1 && !tail_.empty()) {
-    return units.Corrupt(fmt::format("they start at LSN {}, but the partition ends at {}: log segments are missing",
-                                     first.first_lsn, EndLsn()));
-  }
   // What the checkpoint contains may have superseded something itself, and the log still says so.
   const Superblock& sb = state_.file->superblock();
   const bool known = first.first_lsn <= sb.checkpoint_lsn && first.epoch <= sb.epoch;
@@ -91,7 +97,10 @@ Task<Status> Recovery::Replay(RecoveredUnits found) {
   UnitReader units(state_, found);
   CO_RETURN_IF_ERROR(CheckContinues(found, units));
   const Lsn first_lsn = found.units.front().first_lsn;
-  if (found.restarts) required_lsn_ = std::min(required_lsn_, first_lsn - 1);
+  if (found.restarts) {
+    required_lsn_ = std::min(required_lsn_, first_lsn - 1);
+    marked_commit_lsn_ = std::min(marked_commit_lsn_, first_lsn - 1);
+  }
   while (found.restarts && !tail_.empty() && EndLsn() >= first_lsn) {
     if (tail_.back()->content.first_lsn < first_lsn) co_return units.Corrupt("a part of a write is superseded");
     tail_.pop_back();
@@ -119,10 +128,11 @@ void Recovery::AddToTail(std::unique_ptr<LoggedUnit> unit) {
 
 Task<Status> Recovery::OnMark(StreamMark mark) {
   required_lsn_ = mark.durable_lsn;
+  marked_commit_lsn_ = std::max(marked_commit_lsn_, mark.commit_lsn);
   state_.epoch = std::max(state_.epoch, mark.epoch);
   state_.clock.Follow(std::max(state_.clock.newest(), mark.hlc));
   const Lsn checkpoint_lsn = state_.file->superblock().checkpoint_lsn;
-  if (mark.released_lsn <= checkpoint_lsn) co_return co_await ApplyTail(mark.commit_lsn);
+  if (mark.released_lsn <= checkpoint_lsn) co_return co_await ApplyTail(marked_commit_lsn_);
   co_return Error(
       Code::kCorruption,
       "{}: holds the partition up to LSN {}, but the log says that it had been checkpointed up to LSN {}: the "
@@ -130,53 +140,58 @@ Task<Status> Recovery::OnMark(StreamMark mark) {
       state_.file->options().path, checkpoint_lsn, mark.released_lsn);
 }
 
+// The tail is judged only when it is applied, or at the end of the log: until then a unit may be
+// superseded, and what is missing before it may come (WU4 of wal/stream_history.h).
 Status Recovery::CheckEnd() const {
-  Lsn last = state_.applied_lsn;
-  Epoch epoch = state_.applied_epoch;
+  UnitEnd last = state_.applied_end();
   for (const std::unique_ptr<LoggedUnit>& unit : tail_) {
-    RETURN_IF_ERROR(CheckNext(unit->content, last, epoch));
-    last = unit->content.last_lsn();
-    epoch = unit->content.epoch;
+    RETURN_IF_ERROR(unit->content.CheckFollows(state_.id(), last));
+    last = unit->content.end();
   }
-  if (EndLsn() >= required_lsn_) return Status();
+  const Lsn required = std::max(required_lsn_, marked_commit_lsn_);
+  if (EndLsn() >= required) return Status();
   return Error(
       Code::kCorruption,
       "partition {}: the log ends at LSN {}, but it says that LSN {} was durable: log segments are missing. Put "
       "them back, or restore the partition from a replica or a backup",
-      state_.id(), EndLsn(), required_lsn_);
-}
-
-// A unit of the tail may be judged only when it is applied, or at the end of the log: until then it
-// may be superseded, and what is missing before it may come (WU4).
-Status Recovery::CheckNext(const ApplyUnit& unit, Lsn last, Epoch epoch) const {
-  if (unit.first_lsn <= last) {
-    return Error(Code::kCorruption, "partition {}: LSN {} of the log is inside a write that begins at LSN {}",
-                 state_.id(), last, unit.first_lsn);
-  }
-  if (unit.epoch < epoch) {
-    return Error(Code::kCorruption, "partition {}: the log holds epoch {} at LSN {}, after epoch {}", state_.id(),
-                 unit.epoch, unit.first_lsn, epoch);
-  }
-  if (unit.first_lsn == last + 1) return Status();
-  return Error(Code::kCorruption,
-               "partition {}: the log holds LSN {}, but the one before it is {}: log segments are missing. Put them "
-               "back, or restore the partition from a replica or a backup",
-               state_.id(), unit.first_lsn, last);
+      state_.id(), EndLsn(), required);
 }
 
 Task<Status> Recovery::Finish(WritePipeline* pipeline) {
   CO_RETURN_IF_ERROR(CheckEnd());
-  const CommitGate::Start start = state_.gate->OnRecovered({state_.epoch, state_.committed_lsn, state_.durable_lsn});
-  CHECK(start.committed_lsn >= state_.committed_lsn && start.epoch >= state_.epoch) << "CG1, CG2: the gate went back";
+  const Lsn known_lsn = std::max(state_.committed_lsn, marked_commit_lsn_);
+  const CommitGate::Start start = state_.gate->OnRecovered({state_.epoch, known_lsn, state_.durable_lsn});
+  CHECK(start.committed_lsn >= known_lsn && start.epoch >= state_.epoch) << "CG1, CG2: the gate went back";
   CO_RETURN_IF_ERROR(co_await ApplyTail(start.committed_lsn));
   state_.epoch = start.epoch;
+  TurnSlice slice(state_.pool.turn());
   for (; !tail_.empty(); tail_.pop_front()) {
-    LoggedUnit* unit = tail_.front().get();
-    state_.clock.Follow(std::max(state_.clock.newest(), unit->content.records.back().record.version));
-    co_await MakeRoom(std::span(&tail_.front(), 1), &unit->blocks);
-    CO_RETURN_IF_ERROR(co_await PlaceValues(unit));
-    pipeline->Restore(std::move(tail_.front()));
+    CO_RETURN_IF_ERROR(co_await RestoreFront(pipeline));
+    if (slice.Spend(kRecordUnits)) co_await Yield(state_.reactor);
   }
+  co_return Status();
+}
+
+// Hands the first unit of the tail to the pipeline, which applies it once it is committed.
+Task<Status> Recovery::RestoreFront(WritePipeline* pipeline) {
+  LoggedUnit* logged = tail_.front().get();
+  ApplyUnit& unit = logged->content;
+  // It will be applied whole, because others read by then.
+  const Status fits = pipeline->CheckFits(unit.records.size(), applier_.FramesFor(unit));
+  if (!fits.ok()) {
+    co_return Error(fits.code(),
+                    "partition {}: the log holds a write of {} operations that is not committed yet, and the buffer "
+                    "pool of {} pages is too small to apply it at once later; raise --memory_limit_mb and start again, "
+                    "nothing is lost",
+                    state_.id(), unit.records.size(), state_.pool.frame_count());
+  }
+  state_.clock.Follow(std::max(state_.clock.newest(), unit.end().version));
+  co_await MakeRoom(std::span(&tail_.front(), 1), &logged->blocks);
+  Status placed = co_await PlaceValues(logged);
+  // It may never be committed, so its value needs no place before it is.
+  unit.unplaced = placed.code() == Code::kDiskFull;
+  if (!unit.unplaced) CO_RETURN_IF_ERROR(std::move(placed));
+  pipeline->Restore(std::move(tail_.front()));
   co_return Status();
 }
 
@@ -189,8 +204,7 @@ Task<Status> Recovery::ApplyTail(Lsn up_to) {
     AdmittedBlocks room;
     co_await MakeRoom(group, &room);
     for (const std::unique_ptr<LoggedUnit>& unit : group) {
-      CO_RETURN_IF_ERROR(CheckNext(unit->content, state_.applied_lsn, state_.applied_epoch));
-      CO_RETURN_IF_ERROR(applier_.CheckFollows(unit->content));
+      CO_RETURN_IF_ERROR(unit->content.CheckFollows(state_.id(), state_.applied_end()));
       CO_RETURN_IF_ERROR(co_await ApplyRecovered(unit.get()));
       if (slice.Spend(kRecordUnits * static_cast<uint32_t>(unit->content.records.size()))) {
         co_await Yield(state_.reactor);
@@ -235,8 +249,9 @@ Task<void> Recovery::MakeRoom(std::span<const std::unique_ptr<LoggedUnit>> group
     }
   }
   Status status = co_await admission_.Admit(blocks, /*only_removes=*/true, admitted);
-  LOG_IF(WARNING, !status.ok()) << "partition " << state_.id()
-                                << ": little disk space is left for replaying the log: " << status.ToString();
+  if (status.ok() || std::exchange(little_space_reported_, true)) co_return;
+  LOG(WARNING) << "partition " << state_.id()
+               << ": little disk space is left for replaying the log: " << status.ToString();
 }
 
 Task<Status> Recovery::ApplyRecovered(LoggedUnit* logged) {

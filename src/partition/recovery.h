@@ -28,14 +28,13 @@ class Recovery {
   Recovery(PartitionState& state, Checkpointer& checkpointer, BlockAdmission& admission, Applier& applier)
       : state_(state), checkpointer_(checkpointer), admission_(admission), applier_(applier) {}
 
-  // Takes the units above the checkpoint. Gaps are kCorruption, and so is a unit that supersedes
-  // what was applied.
+  // Takes the units above the checkpoint. kCorruption: a unit supersedes what was applied.
   Task<Status> Replay(RecoveredUnits found);
   // Applies what the mark says is committed. kCorruption: the partition's file is an older copy,
   // whose later records have been released (WU3).
   Task<Status> OnMark(StreamMark mark);
   // Called after the last unit. Applies what the gate commits, and hands the rest to `pipeline`.
-  // kCorruption: what the last mark stated is not there (WU3).
+  // kCorruption: what the marks state is not there (WU3), or something between others (WU4).
   Task<Status> Finish(WritePipeline* pipeline);
 
  private:
@@ -43,7 +42,7 @@ class Recovery {
   Lsn EndLsn() const { return tail_.empty() ? state_.applied_lsn : tail_.back()->content.last_lsn(); }
   Status CheckContinues(const RecoveredUnits& found, const UnitReader& units) const;
   Status CheckEnd() const;
-  Status CheckNext(const ApplyUnit& unit, Lsn last, Epoch epoch) const;
+  Task<Status> RestoreFront(WritePipeline* pipeline);
   void AddToTail(std::unique_ptr<LoggedUnit> unit);
   Task<Status> ApplyTail(Lsn up_to);
   Task<std::vector<std::unique_ptr<LoggedUnit>>> NextGroup(Lsn up_to);
@@ -59,7 +58,9 @@ class Recovery {
   // Units above the applied LSN, none of which a mark has called committed. While a partition is
   // served they are few (WQ2), and the marks follow closely.
   std::deque<std::unique_ptr<LoggedUnit>> tail_;
-  Lsn required_lsn_ = 0;  // that the log says was durable
+  Lsn required_lsn_ = 0;       // that the last mark says was durable
+  Lsn marked_commit_lsn_ = 0;  // the highest one in a mark
+  bool little_space_reported_ = false;
 };
 
 }  // namespace pando

@@ -11,6 +11,7 @@ Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
     : change_tail_bytes_(options.change_tail_bytes), state_(reactor, pool, options.info) {
   state_.on_failure = std::move(options.on_failure);
   state_.gate = options.gate ? std::move(options.gate) : std::make_unique<CommitAtOnce>();
+  state_.uncommitted_limits = options.uncommitted_limits;
 }
 
 Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
@@ -52,9 +53,13 @@ void Replica::Serve(Log* log) {
   state_.gate->OnServing(this);
 }
 
-Task<void> Replica::Drain() {
+void Replica::BeginDrain() {
   if (state_.works()) state_.Enter(Phase::kDraining);
   pipeline_.GiveUpUncommitted();
+}
+
+Task<void> Replica::Drain() {
+  BeginDrain();
   while (state_.active_calls > 0 || checkpointer_.running()) {
     if (checkpointer_.running()) {
       co_await checkpointer_.WaitForEnd();
@@ -63,10 +68,10 @@ Task<void> Replica::Drain() {
     }
   }
   co_await state_.tasks.Drain();
+  pipeline_.CloseGate();
 }
 
 Task<Status> Replica::Close() {
-  state_.gate->OnClosed();
   state_.Enter(Phase::kClosed);
   state_.tree->Abandon();
   co_return co_await state_.file->Close();

@@ -43,6 +43,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     uint64_t change_tail_bytes = ChangeTail::kMinBytes;
     std::function<void(const Status&)> on_failure;
     std::unique_ptr<CommitGate> gate;  // null: CommitAtOnce
+    UncommittedLimits uncommitted_limits;
     const Directory* store = nullptr;  // the store's directory; outlives the replica
   };
 
@@ -56,7 +57,11 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   void Serve(Log* log);
   // Called when the engine has failed. Refuses new requests and fails pending ones.
   void Stop(const Status& status) { pipeline_.Fail(status); }
-  // Waits for running writes and merges. No new ones are accepted.
+  // No new writes are accepted. Those that run are finished as far as they do not wait for a commit;
+  // those that do are answered.
+  void BeginDrain();
+  // Waits for running writes and merges. Before it is called for one of several replicas, call
+  // BeginDrain for all of them: a cut through them waits for each.
   Task<void> Drain();
   Task<Status> Close();
 
@@ -105,6 +110,8 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   Epoch epoch() const override { return state_.epoch; }
 
   void AppendTailAgain() { pipeline_.AppendTailAgain(); }
+  // Writes are durable, but the gate has not committed them.
+  bool waits_for_commit() const { return state_.durable_lsn > state_.committed_lsn; }
 
   // -- for the engine's policies, the scrubber and the space releaser
   const PartitionClock& clock() const { return state_.clock; }

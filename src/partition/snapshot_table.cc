@@ -1,29 +1,32 @@
 #include "src/partition/snapshot_table.h"
 
 #include <algorithm>
+#include <array>
+#include <string_view>
 
 #include "src/partition/write_pipeline.h"
 
 namespace pando {
 namespace {
 
-// A cut fails when the log has made nothing durable for this long.
+// A cut fails when nothing that it waits for has become durable, committed or visible for this long.
 constexpr Nanos kCutPatience = 5 * kSecond;
 
 }  // namespace
 
 // -- cutting
 
-// A cut in the queue of writes. It is taken out again if the log does not move on: the log may be
-// waiting for a segment that only a checkpoint releases, and a waiting cut keeps checkpoints from
-// beginning.
+// A cut in the queue of writes. It is taken out again if what it waits for does not move on, because a
+// waiting cut keeps checkpoints from beginning. The log may wait for a segment, and a committed value
+// for space on the disk, that only a checkpoint releases. A gate that has lost its quorum may wait for
+// ever.
 class SnapshotTable::Waiting final : public QueueMark, private Timer {
  public:
   Waiting(SnapshotTable* table, SnapshotInfo snapshot) : table_(*table), snapshot_(snapshot) {
     on_fire = [](Timer* t) { static_cast<Waiting*>(t)->Look(); };
   }
   void Arm() {
-    durable_lsn_ = table_.state_.durable_lsn;
+    waits_for_ = WaitsFor();
     table_.state_.reactor.ArmTimer(this, table_.state_.reactor.NowNs() + kCutPatience);
   }
   void Disarm() { table_.state_.reactor.CancelTimer(this); }
@@ -32,18 +35,25 @@ class SnapshotTable::Waiting final : public QueueMark, private Timer {
   void OnReached() override { table_.Take(snapshot_); }
   void Look() {
     const PartitionState& state = table_.state_;
-    if (done || last_lsn <= state.durable_lsn) return;  // it waits no longer for the log
-    if (state.durable_lsn != durable_lsn_) return Arm();
-    table_.pipeline_.Withdraw(this,
-                              Error(Code::kUnavailable,
-                                    "partition {}: the log has made no write durable for {} s, so no snapshot was "
-                                    "opened: the disk is full or does not answer; try again later",
-                                    state.id(), kCutPatience / kSecond));
+    if (done) return;
+    if (WaitsFor() != waits_for_) return Arm();
+    std::string_view why = "durable: the disk is full or does not answer";
+    if (last_lsn <= state.durable_lsn) why = "committed: too few replicas acknowledge the writes";
+    if (last_lsn <= state.committed_lsn) why = "visible: the disk is full or slow";
+    table_.pipeline_.Withdraw(
+        this, Error(Code::kUnavailable,
+                    "partition {}: no snapshot was opened, because for {} s no write has become {}; try again later",
+                    state.id(), kCutPatience / kSecond, why));
+  }
+  // What has come so far of that for which the cut waits. Later writes do not count.
+  std::array<Lsn, 3> WaitsFor() const {
+    const PartitionState& state = table_.state_;
+    return {std::min(state.durable_lsn, last_lsn), state.committed_lsn, state.applied_lsn};
   }
 
   SnapshotTable& table_;
   const SnapshotInfo snapshot_;
-  Lsn durable_lsn_ = 0;
+  std::array<Lsn, 3> waits_for_{};
 };
 
 Task<Status> SnapshotTable::PrepareCut() {
@@ -60,11 +70,14 @@ Task<Result<Version>> SnapshotTable::HoldWrites() {
 }
 
 Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
-  CHECK_GT(snapshot.version, state_.clock.newest());
   pipeline_.ResumeWrites();
-  if (state_.failed()) {
+  // The start of an epoch is not held back, and it has a version.
+  const bool late = snapshot.version <= state_.clock.newest();
+  if (state_.failed() || late) {
     checkpointer_.End();
-    co_return state_.Refusal();
+    if (state_.failed()) co_return state_.Refusal();
+    co_return Error(Code::kUnavailable,
+                    "partition {}: an epoch began while the snapshot was being opened; open another", state_.id());
   }
   state_.clock.Follow(snapshot.version);
   Waiting waiting(this, snapshot);

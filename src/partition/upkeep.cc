@@ -32,6 +32,19 @@ void Upkeep::NoteExpiry(int64_t expires_at_ms) {
   new_expiry_ms_ = Earlier(new_expiry_ms_, expires_at_ms);
 }
 
+void Upkeep::SweepSoon() {
+  if (sweeping_ || !state_.works()) return;
+  sweeping_ = true;
+  state_.tasks.Spawn(SweepOnce());
+}
+
+Task<void> Upkeep::SweepOnce() {
+  const Status status = co_await Sweep();
+  LOG_IF(WARNING, !status.ok() && state_.works())
+      << "could not remove the expired records of partition " << state_.id() << ": " << status.ToString();
+  sweeping_ = false;
+}
+
 // One pass from the first key to the last. Each batch starts where the previous one ended.
 // next_expiry_ms_ is not raised until the pass is complete, so a failed pass is followed by a new
 // one.

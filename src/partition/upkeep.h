@@ -34,8 +34,9 @@ class Upkeep {
   bool ExpiryDue() const {
     return next_expiry_ms_ != 0 && next_expiry_ms_ <= state_.clock.NowMs() && state_.reactor.NowNs() >= next_sweep_ns_;
   }
-  // Removes expired records through the log, in bounded batches.
-  Task<Status> Sweep();
+  // Removes expired records through the log, in bounded batches, in a task of its own.
+  void SweepSoon();
+  bool sweeping() const { return sweeping_; }
 
   // -- merging
   // A delete has left the leaf of `key` almost empty.
@@ -44,6 +45,8 @@ class Upkeep {
   void MergeOldSoon();
 
  private:
+  Task<void> SweepOnce();
+  Task<Status> Sweep();
   Task<Status> Remove(std::vector<DueRecords::Due> due);
   Task<void> MergeQueued();
   Task<Status> MergeOne(std::string key);
@@ -58,6 +61,7 @@ class Upkeep {
   int64_t next_expiry_ms_ = 0;  // no stored record expires before this time; 0 = no record expires
   int64_t new_expiry_ms_ = 0;   // the same for the records stored since the running sweep began
   Nanos next_sweep_ns_ = 0;
+  bool sweeping_ = false;  // SweepOnce runs
 
   std::set<std::string, std::less<>> merge_keys_;
   bool merging_ = false;      // MergeQueued runs

@@ -9,6 +9,7 @@ namespace {
 // Writes pin the pages they will need in up to 1/8 of the pool.
 constexpr uint64_t kPinnedShare = 8;
 constexpr Nanos kFramesRetry = kMillisecond;
+constexpr Nanos kPlaceRetry = kSecond;    // of a committed value that finds no place on a full disk
 constexpr uint32_t kUnitsPerRecord = 12;  // of applying it, in units of the turn's budget
 constexpr size_t kRecordBytes = 64;       // the most that a record takes besides its key and values
 
@@ -97,16 +98,22 @@ Task<Status> WritePipeline::Fetch(ClientWrite* write) {
   co_return Status();
 }
 
-// WQ2. If the gate commits what is durable, nothing is refused: writes wait for the disk.
+// WQ2. If the gate commits what is durable, nothing is refused: writes wait for the disk. What is not
+// durable yet does not count: it has not kept the gate waiting.
 Status WritePipeline::CheckUncommitted(const ClientWrite& write) const {
   if (state_.durable_lsn == state_.committed_lsn) return Status();
-  const uint64_t bytes = uncommitted_bytes() + write.encoded_bytes;
-  if (bytes <= kMaxUncommittedBytes || uncommitted_bytes() == 0) return Status();
+  const auto after = EntryAfter(state_.durable_lsn);
+  const uint64_t bytes = after == queue_.begin() ? 0 : (*(after - 1))->end_bytes - committed_bytes_;
+  const uint64_t records = state_.durable_lsn - state_.committed_lsn;
+  const UncommittedLimits& limits = state_.uncommitted_limits;
+  if (bytes + UnitBytes(write.encoded_bytes) <= limits.bytes && records + write.ops.size() <= limits.records) {
+    return Status();
+  }
   ++state_.stats.uncommitted_refused_total;
   return Error(Code::kOverloaded,
-               "partition {}: {} bytes of writes wait to be committed, and the limit is {}: too few replicas "
-               "acknowledge them; nothing was changed, try again later",
-               state_.id(), uncommitted_bytes(), kMaxUncommittedBytes);
+               "partition {}: {} records ({} bytes) wait to be committed, and the limits are {} records and {} bytes: "
+               "too few replicas acknowledge them; nothing was changed, try again later",
+               state_.id(), records, bytes, limits.records, limits.bytes);
 }
 
 // The last point at which a write can be withdrawn (P7).
@@ -174,7 +181,7 @@ void WritePipeline::Append(LoggedUnit* entry) {
 void WritePipeline::Push(LoggedUnit* entry) {
   entry->unit = &entry->content;
   entry->last_lsn = entry->content.last_lsn();
-  entry->end_bytes = appended_bytes_ += entry->encoded.size();
+  entry->end_bytes = appended_bytes_ += UnitBytes(entry->encoded.size());
   queue_.push_back(entry);
 }
 
@@ -228,6 +235,10 @@ void WritePipeline::ResumeWrites() {
 void WritePipeline::Enqueue(QueueMark* mark) {
   mark->last_lsn = state_.last_lsn;
   mark->end_bytes = appended_bytes_;
+  if (gave_up_ && mark->last_lsn > state_.committed_lsn) {  // WQ3
+    return Leave(mark,
+                 Error(Code::kAborted, "partition {} is closing, and some writes are not committed", state_.id()));
+  }
   queue_.push_back(mark);
   ApplyCommitted();
 }
@@ -283,7 +294,7 @@ void WritePipeline::OnDurable(Lsn up_to) {
       << "P4: LSN " << up_to << " became durable after " << state_.durable_lsn << ", but the last one is "
       << state_.last_lsn;
   state_.durable_lsn = up_to;
-  state_.gate->OnDurable(up_to);
+  if (!gate_closed_) state_.gate->OnDurable(up_to);
   if (state_.phase() == Phase::kDraining) GiveUpUncommitted();
 }
 
@@ -301,19 +312,24 @@ void WritePipeline::Commit(Lsn up_to) {
 }
 
 Lsn WritePipeline::UnitEndBefore(Lsn lsn) const {
-  const auto after = const_cast<WritePipeline*>(this)->EntryAfter(lsn);
+  const auto after = EntryAfter(lsn);
   return after == queue_.begin() ? state_.applied_lsn : (*(after - 1))->last_lsn;
 }
 
 // The first entry that ends above `lsn`.
 std::deque<QueueEntry*>::iterator WritePipeline::EntryAfter(Lsn lsn) {
-  return std::upper_bound(queue_.begin(), queue_.end(), lsn,
+  return queue_.begin() + (std::as_const(*this).EntryAfter(lsn) - queue_.cbegin());
+}
+
+std::deque<QueueEntry*>::const_iterator WritePipeline::EntryAfter(Lsn lsn) const {
+  return std::upper_bound(queue_.cbegin(), queue_.cend(), lsn,
                           [](Lsn l, const QueueEntry* entry) { return l < entry->last_lsn; });
 }
 
 void WritePipeline::BeginEpoch(Epoch epoch, Lsn after) {
   CHECK_GT(epoch, state_.epoch) << "CG2: epochs rise";
-  if (state_.failed() || gave_up_) return;
+  // While the partition drains, the log may be closed already.
+  if (state_.phase() != Phase::kServing) return;
   if (after < state_.last_lsn) Supersede(after);
   state_.epoch = epoch;
   auto unit = std::make_unique<LoggedUnit>();
@@ -395,6 +411,14 @@ void WritePipeline::GiveUpUncommitted() {
   }
 }
 
+void WritePipeline::CloseGate() {
+  if (std::exchange(gate_closed_, true)) return;
+  // An epoch start may still be on its way to the disk. It must not be applied now: the tasks that
+  // would do it have been drained.
+  gave_up_ = true;
+  state_.gate->OnClosed();
+}
+
 // Applies committed units in order. Continues in a task of its own if a page must be waited for or
 // if this turn has done enough work.
 void WritePipeline::ApplyCommitted() {
@@ -410,7 +434,7 @@ void WritePipeline::ApplyCommitted() {
 
 bool WritePipeline::FrontIsReady() {
   const ApplyUnit* unit = queue_.front()->unit;
-  return !unit || applier_.Ready(*unit, unit->whole());
+  return !unit || (!unit->unplaced && applier_.Ready(*unit, unit->whole()));
 }
 
 void WritePipeline::ApplyFront() {
@@ -453,17 +477,49 @@ Task<void> WritePipeline::ApplyInTask() {
   applying_ = Applying::kAtOnce;
 }
 
+// Allocates extents for the large values of a unit that recovery has restored and that had no place.
+// It is committed, so it cannot be refused: it waits until the disk has room.
+Task<Status> WritePipeline::PlaceFront(ApplyUnit* unit) {
+  for (UnitRecord& r : unit->records) {
+    const size_t value_bytes = r.record.value.size();
+    if (r.record.op != RecordOp::kPut || !state_.tree->NeedsOverflow(r.record.key.size(), value_bytes)) continue;
+    const auto blocks = static_cast<uint32_t>(BlockAdmission::BlocksOfValue(value_bytes));
+    while (r.extent.empty()) {
+      if (state_.failed()) co_return state_.failure();
+      Result<Extent> extent = co_await state_.file->AllocateForWrite(blocks);
+      if (extent.ok()) {
+        r.extent = *extent;
+        continue;
+      }
+      // It stays in the log. But who waits behind it must be answered, if the partition closes.
+      if (extent.code() != Code::kDiskFull || !state_.works()) co_return extent.TakeStatus();
+      LOG(WARNING) << "partition " << state_.id() << ": a committed value of " << value_bytes
+                   << " bytes waits for disk space, and so do all later writes: " << extent.status().message();
+      state_.disk_full_ns = state_.reactor.NowNs();
+      co_await Sleep(state_.reactor, kPlaceRetry);
+      // Waits for the checkpoints that free space, if that suffices.
+      AdmittedBlocks room;
+      const Status admitted = co_await admission_.Admit(blocks, /*only_removes=*/true, &room);
+      if (!admitted.ok() && admitted.code() != Code::kDiskFull) co_return admitted;
+    }
+  }
+  unit->unplaced = false;
+  co_return Status();
+}
+
 // Brings into memory what the write at the front needs. False: the partition has failed.
 Task<bool> WritePipeline::PrepareFront() {
   applying_ = Applying::kPreparing;
   QueueEntry* entry = queue_.front();
+  Status status;
+  if (entry->unit->unplaced) status = co_await PlaceFront(entry->unit);
   // Two writes that both gather pins and wait for frames could deadlock.
   co_await state_.pool.gather_turn().Acquire();
   ApplyUnit* unit = entry->unit;
   unit->pins.clear();
   if (unit->records.size() > 1) co_await state_.tree->FetchAhead(KeysOf(*unit, unit->whole()));
   FetchForNext();
-  Status status = co_await applier_.MakeReady(unit, unit->whole());
+  if (status.ok()) status = co_await applier_.MakeReady(unit, unit->whole());
   applying_ = Applying::kInTask;
   // The next task resumes from the event loop, after the code below.
   state_.pool.gather_turn().Release();

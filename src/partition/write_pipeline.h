@@ -15,8 +15,12 @@
 //   WQ1  The queue holds the units that were appended and are not applied, in LSN order. An entry
 //        leaves it at the front when it is applied. It leaves earlier only on failure, when it is
 //        superseded, or when the partition closes before it is committed; a mark can be withdrawn.
-//   WQ2  While the gate lags, at most kMaxUncommittedBytes of records are not committed, so that a
-//        partition that cannot commit neither fills the log of the others nor the memory.
+//   WQ2  While the gate lags, a write is refused if it would exceed what may be durable and not
+//        committed (UncommittedLimits), in bytes of the log or in records. A partition that cannot
+//        commit then neither fills the log of the others nor the memory. Beyond the limits there is
+//        only what was on its way to the disk when they were reached.
+//   WQ3  Once the partition has given up what is not committed, nothing more is committed. Whatever
+//        waits for a commit, or comes to wait for it, leaves the queue with an error.
 #pragma once
 
 #include <deque>
@@ -32,8 +36,6 @@ namespace pando {
 
 class WritePipeline {
  public:
-  static constexpr uint64_t kMaxUncommittedBytes = 8u << 20;
-
   WritePipeline(PartitionState& state, BlockAdmission& admission, Applier& applier)
       : state_(state), admission_(admission), applier_(applier), writes_resumed_(state.reactor) {}
   ~WritePipeline();
@@ -44,7 +46,8 @@ class WritePipeline {
   void HoldWrites();
   void ResumeWrites();
   bool holds_writes() const { return writes_held_; }
-  // Adds a mark after every write appended so far. It may be reached within the call.
+  // Adds a mark after every write appended so far. It may be reached within the call, or leave the
+  // queue because it never will be.
   void Enqueue(QueueMark* mark);
   void Withdraw(QueueMark* mark, Status status);
   size_t size() const { return queue_.size(); }
@@ -59,11 +62,16 @@ class WritePipeline {
   // Appends what is durable and not committed to the log once more, so that the segments in which it
   // lies can be released. Does nothing while an earlier call is under way.
   void AppendTailAgain();
-  // Adds a unit that recovery found, and that the gate has not committed.
+  // Adds a unit that recovery found, and that the gate has not committed. It must fit.
   void Restore(std::unique_ptr<LoggedUnit> unit);
-  // The partition drains. Writes whose commit does not follow from their durability are answered:
-  // whether they take effect is unknown.
+  // kInvalidArgument: a unit with so many operations, or that needs so many new frames, can never be
+  // applied whole in this pool.
+  Status CheckFits(size_t ops, size_t frames) const;
+  // The partition drains. Writes that are durable and not committed are answered: whether they take
+  // effect is unknown. So are, once they are durable, those that are on their way to the disk.
   void GiveUpUncommitted();
+  // The partition has drained: nothing more is committed, and the gate is not called again.
+  void CloseGate();
   // Refuses new writes, and answers those in the queue: whether they took effect is unknown.
   void Fail(const Status& status);
 
@@ -83,7 +91,6 @@ class WritePipeline {
 
   // Waits for room in the log and on the disk, or refuses the write before anything has happened.
   Task<Status> Admit(ClientWrite* write, LogSpace* log_space);
-  Status CheckFits(size_t ops, size_t frames) const;
   Task<Status> Fetch(ClientWrite* write);
   bool MayPin() const;
   Status BeginAppend(const ClientWrite& write) const;
@@ -98,6 +105,7 @@ class WritePipeline {
   void LeaveUnapplied(QueueEntry* entry, Status status);
   void FreeValues(ApplyUnit* unit);
   std::deque<QueueEntry*>::iterator EntryAfter(Lsn lsn);
+  std::deque<QueueEntry*>::const_iterator EntryAfter(Lsn lsn) const;
   void Supersede(Lsn after);
 
   bool FrontIsCommitted() const { return !queue_.empty() && queue_.front()->last_lsn <= state_.committed_lsn; }
@@ -106,6 +114,7 @@ class WritePipeline {
   void ApplyFront();
   Task<void> ApplyInTask();
   Task<bool> PrepareFront();
+  Task<Status> PlaceFront(ApplyUnit* unit);
   void FetchForNext();
   Task<void> FetchAhead(std::vector<std::string> keys);
 
@@ -113,12 +122,13 @@ class WritePipeline {
   BlockAdmission& admission_;
   Applier& applier_;
   std::deque<QueueEntry*> queue_;
-  // Of records that this process has appended or restored, in all, and up to the commit LSN.
+  // Of units that this process has appended or restored, in all, and up to the commit LSN.
   uint64_t appended_bytes_ = 0, committed_bytes_ = 0;
   // Units whose second place in the log is not durable yet, of the last call to AppendTailAgain.
   size_t appended_again_ = 0;
   uint64_t again_round_ = 0;
-  bool gave_up_ = false;  // GiveUpUncommitted was called
+  bool gave_up_ = false;      // WQ3: a unit that is not committed was dropped, or the gate is closed
+  bool gate_closed_ = false;  // it has had its last call
   Applying applying_ = Applying::kAtOnce;
   TurnSlice apply_slice_{state_.pool.turn()};
   bool fetching_ahead_ = false;  // FetchAhead runs

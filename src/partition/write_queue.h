@@ -23,7 +23,7 @@ struct QueueEntry {
 
   ApplyUnit* unit = nullptr;  // null: a mark
   Lsn last_lsn = 0;           // of the unit, or of the last one before the mark
-  uint64_t end_bytes = 0;     // of records appended by this process, up to the end of the unit
+  uint64_t end_bytes = 0;     // of units that this process has appended, up to the end of this one
   bool owned = false;         // by the queue: a LoggedUnit that nobody waits for
   Status status;              // of an entry that has left the queue
   bool done = false;

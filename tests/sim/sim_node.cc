@@ -82,6 +82,8 @@ Task<Status> SimNode::Stop() {
   serving_ = false;
   auto stop = [](ReactorPart* part) { return part->StopServing(kStopWithinNs); };
   Status status = co_await OnAllParts(stop);
+  Status drained = co_await OnAllParts([](ReactorPart* part) { return part->DrainCalls(); });
+  if (status.ok()) status = std::move(drained);
   snapshots_.reset();
   auto close = [checkpoint = failure_.ok()](ReactorPart* part) { return part->CloseEngine(checkpoint); };
   Status closed = co_await OnAllParts(close);

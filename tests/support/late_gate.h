@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "src/io/reactor.h"
 #include "src/model/commit_gate.h"
@@ -27,6 +28,9 @@ class LateGate final : public CommitGate, private Timer {
   struct Options {
     Nanos max_delay_ns = 2 * kMillisecond;
     double epoch_chance = 0.03;  // that a decision is a new epoch
+    // That it decides nothing for a long time, as if too few replicas answered.
+    double stall_chance = 0.005;
+    Nanos max_stall_ns = 6 * kSecond;
   };
   LateGate(Reactor& reactor, GateMemory* memory, uint64_t seed, Options options)
       : reactor_(reactor), memory_(*memory), random_(seed), options_(options) {
@@ -57,6 +61,11 @@ class LateGate final : public CommitGate, private Timer {
     reactor_.ArmTimer(this, reactor_.NowNs() + static_cast<Nanos>(random_.Below(options_.max_delay_ns)));
   }
   void Decide() {
+    if (!std::exchange(stalled_, false) && random_.Chance(options_.stall_chance)) {
+      stalled_ = true;
+      reactor_.ArmTimer(this, reactor_.NowNs() + static_cast<Nanos>(random_.Below(options_.max_stall_ns)));
+      return;
+    }
     const Lsn lsn = partition_->UnitEndBefore(
         random_.Between(static_cast<int64_t>(memory_.committed_lsn), static_cast<int64_t>(durable_lsn_)));
     if (random_.Chance(options_.epoch_chance)) {
@@ -77,6 +86,7 @@ class LateGate final : public CommitGate, private Timer {
   const Options options_;
   GatedPartition* partition_ = nullptr;
   Lsn durable_lsn_ = 0;
+  bool stalled_ = false;  // by the last decision
 };
 
 }  // namespace pando

@@ -1,101 +1,10 @@
 // Durable is not committed: gates that commit late, in part or never, and epochs that supersede.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-
-#include "src/partition/write_pipeline.h"
-#include "tests/support/engine_harness.h"
-#include "tests/support/sim_kernel.h"
+#include "tests/unit/engine/commit_gate_fixture.h"
 
 namespace pando::engine_test {
 namespace {
-
-// Does what the test says, and nothing by itself.
-class ManualGate final : public CommitGate {
- public:
-  Start OnRecovered(const RecoveredLog& log) override {
-    recovered = log;
-    return {log.epoch + 1, log.committed_lsn};
-  }
-  void OnServing(GatedPartition* p) override { partition = p; }
-  void OnDurable(Lsn up_to) override { durable_lsn = up_to; }
-  void OnClosed() override { closed = true; }
-
-  RecoveredLog recovered;
-  GatedPartition* partition = nullptr;
-  Lsn durable_lsn = 0;
-  bool closed = false;
-};
-
-// A write that nobody waits for yet.
-struct Pending {
-  Code code = Code::kNotFound;
-  bool done = false;
-};
-
-Task<void> PutLater(Partition* partition, std::string key, std::string value, Pending* pending) {
-  const Status status = co_await Put(partition, std::move(key), std::move(value));
-  pending->code = status.code();
-  pending->done = true;
-}
-
-Task<void> UntilDurable(Reactor* reactor, Partition* partition) {
-  // The write may not be appended yet, so one turn passes first.
-  do {
-    co_await Sleep(*reactor, kMillisecond);
-  } while (partition->stats().durable_lsn < partition->stats().last_lsn);
-}
-
-Task<std::string> ValueOf(Partition* partition, std::string key) {
-  Result<ReadResult> got = co_await partition->Get(std::move(key), kNewest, nullptr);
-  EXPECT_OK(got.status());
-  co_return got.ok() && got->found ? got->value : "none";
-}
-
-class CommitGateTest : public testing::Test {
- public:
-  using Body = Task<void> (*)(CommitGateTest* t);
-  // Runs `body` in a process of its own, which then crashes or closes.
-  void Run(Body body, bool close = false) {
-    reactor_ = machine_->Boot();
-    EXPECT_TRUE(kernel_.RunTask(*reactor_, WithEngine(this, body, close)));
-    machine_->ProcessCrash(1);
-  }
-
-  static Task<void> WithEngine(CommitGateTest* t, Body body, bool close) {
-    engine_test::Setup setup = t->setup_;
-    setup.engine.make_gate = [t](uint32_t partition) -> std::unique_ptr<CommitGate> {
-      if (partition != 0) return nullptr;
-      auto gate = std::make_unique<ManualGate>();
-      t->gate_ = gate.get();
-      return gate;
-    };
-    auto engine = co_await OpenEngine(*t->reactor_, setup);
-    EXPECT_OK(engine.status());
-    if (!engine.ok()) co_return;
-    t->engine_ = engine->get();
-    t->p_ = (*engine)->partition(0);
-    t->tasks_ = new TaskGroup;
-    abandoned_.push_back(t->tasks_);
-    co_await body(t);
-    if (close) EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/true));
-    // Otherwise the process crashes here. What it waits for refers to its memory, which stays.
-    if (!close) abandoned_.push_back(engine->release());
-  }
-
-  engine_test::Setup setup_;
-  SimKernel kernel_{1};
-  SimMachine* machine_ = kernel_.AddMachine();
-  SimReactor* reactor_ = nullptr;
-  Engine* engine_ = nullptr;
-  Partition* p_ = nullptr;  // the one with the gate
-  ManualGate* gate_ = nullptr;
-  TaskGroup* tasks_ = nullptr;
-  Pending a_, b_, c_;
-  static std::vector<void*>& abandoned_;  // never destroyed
-};
-
-std::vector<void*>& CommitGateTest::abandoned_ = *new std::vector<void*>;
 
 // P1, P3: what is durable is neither seen nor acknowledged before it is committed.
 TEST_F(CommitGateTest, UnitsAreAppliedWhenTheyAreCommitted) {
@@ -211,8 +120,8 @@ TEST_F(CommitGateTest, AGateThatNeverOpens) {
           co_await UntilDurable(t->reactor_, t->p_);
         }
         const PartitionStats stats = t->p_->stats();
-        EXPECT_LE(stats.uncommitted_bytes, WritePipeline::kMaxUncommittedBytes);
-        EXPECT_GT(stats.uncommitted_bytes, WritePipeline::kMaxUncommittedBytes - 200'000);
+        EXPECT_LE(stats.uncommitted_bytes, UncommittedLimits().bytes);
+        EXPECT_GT(stats.uncommitted_bytes, UncommittedLimits().bytes - 200'000);
         EXPECT_EQ(pending.back().code, Code::kOverloaded);
         EXPECT_GT(stats.uncommitted_refused_total, 0u);
         for (int i = 0; i < 50; ++i) EXPECT_OK(co_await Put(t->engine_->partition(1), fmt::format("{}", i), "v"));
