@@ -28,6 +28,7 @@ constexpr Nanos kIdleWithinNs = 10 * kSecond;
 constexpr int kPhases = 6;
 constexpr int64_t kHeldMs = 24 * 3'600'000;  // longer than a phase takes
 constexpr Nanos kStuckNs = 600 * kSecond;
+constexpr Nanos kStalledSleep = 500 * kMillisecond;  // of tasks that repeat until the writers are done
 // No operation takes this long, so the test always knows whether a record has expired.
 constexpr int64_t kTtlMarginMs = 20'000;
 
@@ -495,7 +496,8 @@ Task<void> Disturb(Run* run, uint64_t seed) {
   uint64_t progress = run->progress;
   Nanos progress_ns = run->reactor->NowNs();
   while (run->writing > 0 && !run->failed()) {
-    if (std::exchange(progress, run->progress) != run->progress) progress_ns = run->reactor->NowNs();
+    const bool stalled = std::exchange(progress, run->progress) == run->progress;
+    if (!stalled) progress_ns = run->reactor->NowNs();
     if (run->reactor->NowNs() - progress_ns > kStuckNs) {
       run->Fail("stuck: no operation has finished for 600 s; " + DescribePool(TreesOf(run->engine)[0]->pool()));
       // End the run with the machine's next disk operation, which is the sync below.
@@ -519,7 +521,7 @@ Task<void> Disturb(Run* run, uint64_t seed) {
       std::string problem = MemoryAudit(TreesOf(run->engine), /*idle=*/false).Run();
       if (!problem.empty()) run->Fail("in memory: " + problem);
     }
-    co_await Sleep(*run->reactor, random.Between(1, 20) * kMillisecond);
+    co_await Sleep(*run->reactor, stalled ? kStalledSleep : random.Between(1, 20) * kMillisecond);
   }
 }
 
@@ -616,8 +618,10 @@ Task<void> CompareChanges(Run* run, const std::vector<Held>* held, uint64_t seed
 // Checks that snapshots read the same while the writers change everything.
 Task<void> ReadHeld(Run* run, const std::vector<Held>* held, uint64_t seed) {
   while (run->writing > 0 && !run->failed()) {
+    const uint64_t progress = run->progress;
     for (const Held& h : *held) co_await CompareHeld(run, &h, ++seed);
     co_await Sleep(*run->reactor, 5 * kMillisecond);
+    if (run->progress == progress) co_await Sleep(*run->reactor, kStalledSleep);
   }
 }
 
