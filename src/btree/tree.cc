@@ -90,6 +90,12 @@ Frame* Tree::FindLeaf(std::string_view key, ChildRef* missing, uint8_t* missing_
   return FindNode(key, 0, missing, missing_level);
 }
 
+bool Tree::IsLeafOf(const Frame& frame, std::string_view key) {
+  if (!frame.attached) return false;  // it was cloned, merged away or dropped
+  const Node leaf(pool_.data(frame), pool_.page_bytes());
+  return key >= leaf.lower() && (!leaf.has_upper() || key < leaf.upper());
+}
+
 std::optional<FoundRecord> Tree::FindInLeaf(Frame* leaf, std::string_view key) {
   Node node = NodeOf(leaf);
   bool exact = false;

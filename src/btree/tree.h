@@ -152,6 +152,12 @@ struct FrozenRoot {
   ChildRef ref;
 };
 
+// A place in a leaf: the first slot whose key is not less than the one that was looked for.
+struct LeafSlot {
+  uint32_t slot = 0;
+  bool exact = false;
+};
+
 class Tree final : public PageOwner {
  public:
   Tree(BufferPool& pool, PageStore& store);
@@ -171,6 +177,21 @@ class Tree final : public PageOwner {
   Frame* ChildIfResident(Frame* parent, uint32_t slot) {
     ChildRef missing;
     return ResolveChild(parent, slot, &missing);
+  }
+  // Whether `frame`, which FindLeaf has returned for some key and which has been pinned since, is
+  // the attached leaf for `key` now.
+  bool IsLeafOf(const Frame& frame, std::string_view key);
+  // Begins to bring the head of a leaf into the processor's cache.
+  void Prefetch(const Frame& leaf) const {
+    const char* page = pool_.data(leaf);
+    __builtin_prefetch(page);
+    __builtin_prefetch(page + 64);
+    __builtin_prefetch(page + 128);
+  }
+  LeafSlot FindSlot(Frame* leaf, std::string_view key) {
+    LeafSlot at;
+    at.slot = NodeOf(leaf).LowerBound(key, &at.exact);
+    return at;
   }
   std::optional<FoundRecord> FindInLeaf(Frame* leaf, std::string_view key);
   Node NodeOf(Frame* frame) const { return Node(pool_.data(*frame), pool_.page_bytes()); }
@@ -203,7 +224,8 @@ class Tree final : public PageOwner {
   bool NeedsOverflow(size_t key_bytes, size_t value_bytes) const {
     return value_bytes > sizeof(OverflowRef) && key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
   }
-  void Upsert(Frame* leaf, std::string_view key, const NewValue& value);
+  // `at`: what FindSlot has returned, if the leaf has not changed since.
+  void Upsert(Frame* leaf, std::string_view key, const NewValue& value, std::optional<LeafSlot> at = {});
   // How many new pages the splits of one Upsert in a batch may need, on top of kFramesPerUpdate for
   // the batch as a whole.
   size_t NewPagesFor(size_t key_bytes) const {

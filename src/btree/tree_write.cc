@@ -142,8 +142,8 @@ void Tree::FreeOverflow(const RecordView& record) {
   if (!now) store().FreeLater({ref.location, ref.birth});
 }
 
-void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
-  leaf = MakePathWritable(leaf);
+void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value, std::optional<LeafSlot> at) {
+  leaf = MakePathWritable(leaf);  // a clone has the same slots
   RecordView record;
   record.version = value.version;
   record.expires_at_ms = value.expires_at_ms;
@@ -159,8 +159,7 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value) {
     record.value = value.bytes;
   }
   Node node = NodeOf(leaf);
-  bool exact = false;
-  uint32_t slot = node.LowerBound(key, &exact);
+  const auto [slot, exact] = at ? *at : FindSlot(leaf, key);
   record.key_suffix = key.substr(node.header().prefix_bytes);
   ++leaf->modifications;
   if (exact) {

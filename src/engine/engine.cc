@@ -404,10 +404,29 @@ class Engine::Impl final : public LogReplaySink {
     }
   }
 
+  void BatchWrite(std::span<PointWrite* const> writes) {
+    for (size_t from = 0; from < writes.size(); from += kBatchChunk) {
+      const auto chunk = writes.subspan(from, std::min(kBatchChunk, writes.size() - from));
+      for (size_t i = 0; i < chunk.size(); ++i) {
+        lookups_[i] = BatchLookup{};
+        lookups_[i].tree = &static_cast<Replica*>(chunk[i]->partition)->tree();
+        lookups_[i].key = chunk[i]->op.key;
+      }
+      BatchFind(pool_, std::span(lookups_).first(chunk.size()));
+      // Appending to the log changes no tree, so the leaves stay what they are.
+      for (size_t i = 0; i < chunk.size(); ++i) {
+        chunk[i]->begun = false;
+        if (!lookups_[i].leaf || !failure_.ok()) continue;
+        ++batch_uses_;
+        static_cast<Replica*>(chunk[i]->partition)->TryWrite(chunk[i], lookups_[i].leaf);
+      }
+    }
+  }
+
   void Answer(const BatchLookup& lookup, int64_t wall_ms, PointRead* read) {
     read->outcome = PointRead::Outcome::kMiss;
     if (!lookup.leaf || !failure_.ok()) return;
-    ++batch_reads_;
+    ++batch_uses_;
     const RecordView& r = lookup.record;
     const int64_t now_ms = static_cast<Replica*>(read->partition)->clock().NowMs(wall_ms);
     if (!lookup.found || HasExpired(r.expires_at_ms, now_ms)) {
@@ -438,7 +457,7 @@ class Engine::Impl final : public LogReplaySink {
     s.pool_misses_total = pool.loads_total;
     // A load is a use but not a hit. (Loading an inner page does not count as a use, so the sum
     // could become negative.)
-    const uint64_t uses = batch_reads_ + pool.uses_total;
+    const uint64_t uses = batch_uses_ + pool.uses_total;
     s.pool_hits_total = uses - std::min(uses, pool.loads_total);
     s.pool_evictions_total = pool.evictions_total;
     s.pool_writes_total = pool.writes_total;
@@ -468,8 +487,8 @@ class Engine::Impl final : public LogReplaySink {
   std::unordered_map<const Replica*, Nanos> failed_checkpoints_;  // when the last one failed
   Nanos close_began_ns_ = 0, last_success_ns_ = 0;                // of a checkpoint
   uint64_t checkpoints_ = 0;
-  uint64_t batch_reads_ = 0;
-  std::array<BatchLookup, kBatchChunk> lookups_;  // of the running BatchGet, which does not suspend
+  uint64_t batch_uses_ = 0;
+  std::array<BatchLookup, kBatchChunk> lookups_;  // of the running batch, which does not suspend
   TaskGroup tasks_;
 };
 
@@ -488,6 +507,7 @@ Reactor& Engine::reactor() { return impl_->reactor_; }
 Partition* Engine::partition(uint32_t id) { return id < impl_->by_id_.size() ? impl_->by_id_[id] : nullptr; }
 std::span<Partition* const> Engine::partitions() { return impl_->partitions_; }
 void Engine::BatchGet(std::span<PointRead> reads) { impl_->BatchGet(reads); }
+void Engine::BatchWrite(std::span<PointWrite* const> writes) { impl_->BatchWrite(writes); }
 Task<Status> Engine::CheckpointAll() { return impl_->CheckpointAll(); }
 EngineStats Engine::stats() const { return impl_->stats(); }
 Scrubber& Engine::scrubber() { return *impl_->scrubber_; }

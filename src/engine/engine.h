@@ -25,6 +25,7 @@
 #include "src/engine/space_releaser.h"
 #include "src/model/commit_gate.h"
 #include "src/model/partition.h"
+#include "src/model/point_write.h"
 #include "src/model/types.h"
 #include "src/partition/store.h"
 #include "src/verify/scrub.h"
@@ -92,6 +93,10 @@ class Engine {
   // that their cache misses overlap. Sets every outcome. For kMiss, co_await
   // read.partition->Get(key).
   void BatchGet(std::span<PointRead> reads);
+
+  // Begins the writes that nothing but the log keeps waiting. Descends for all of them together. Sets
+  // PointWrite::begun of every one.
+  void BatchWrite(std::span<PointWrite* const> writes);
 
   // Checkpoints all partitions. Returns when their superblocks are durable.
   Task<Status> CheckpointAll();

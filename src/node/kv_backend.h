@@ -12,12 +12,14 @@
 #include "gen-cpp/pando_types.h"
 #include "src/io/task.h"
 #include "src/model/partition.h"
+#include "src/model/point_write.h"
 #include "src/node/snapshots.h"
 #include "src/partition/store.h"
 
 namespace pando {
 
 class GetPath;
+class WritePath;
 
 struct KvBackend {
   const StoreInfo* store = nullptr;
@@ -25,10 +27,13 @@ struct KvBackend {
   std::vector<Partition*> partitions;  // by id; proxies for the partitions of other reactors
   // Engine::BatchGet of this reactor.
   std::function<void(std::span<PointRead>)> batch_get;
-  // The backends and get paths of all reactors, by reactor index, so that reads of their partitions
-  // can be batched. Set before the first request; constant afterwards.
+  // Engine::BatchWrite of this reactor.
+  std::function<void(std::span<PointWrite* const>)> batch_write;
+  // The backends, get paths and write paths of all reactors, by reactor index, so that requests for
+  // their partitions can be batched. Set before the first request; constant afterwards.
   std::vector<KvBackend*> peers;
   std::vector<GetPath*> get_paths;
+  std::vector<WritePath*> write_paths;
 
   bool IsLocal(uint32_t partition) const { return store->ReactorOf(partition) == reactor; }
 };

@@ -35,12 +35,6 @@ struct BatchPart {
   WriteControl control;
 };
 
-// A single write that the call withdraws if the deadline passes first.
-struct WithdrawableWrite final : Withdrawable {
-  bool Withdraw() override { return control.Withdraw(); }
-  WriteControl control;
-};
-
 // A batch counts as withdrawn only if all of its parts are.
 struct WithdrawableBatch final : Withdrawable {
   bool Withdraw() override {
@@ -100,10 +94,10 @@ api::Limits PublishedLimits() {
 
 const KvService::Method KvService::kMethods[] = {
     {"get", &StartRead<&KvService::Get>},
-    {"put", &StartWrite<&KvService::Put>},
-    {"remove", &StartWrite<&KvService::Remove>},
-    {"increment", &StartWrite<&KvService::Increment>},
-    {"touch", &StartWrite<&KvService::Touch>},
+    {"put", &TakeWrite<api::Kv_put_args>},
+    {"remove", &TakeWrite<api::Kv_remove_args>},
+    {"increment", &TakeWrite<api::Kv_increment_args>},
+    {"touch", &TakeWrite<api::Kv_touch_args>},
     {"multiGet", &StartRead<&KvService::MultiGet>},
     {"writeBatch", &StartWrite<&KvService::WriteBatch>},
     {"scan", &StartRead<&KvService::Scan>},
@@ -141,6 +135,11 @@ void KvService::StartWrite(KvService* service, const RpcRequest& request, size_t
   service->Start<Handler>(Handler, &CheckWriteContext, request, index);
 }
 
+template <typename Args>
+void KvService::TakeWrite(KvService* service, const RpcRequest& request, size_t index) {
+  service->writes_.Take<Args>(request, kMethods[index].name, &service->metrics_[index]->latency_ns);
+}
+
 // Control methods let operators inspect an overloaded node, let clients free memory, and keep
 // running backups from losing their snapshot. They therefore run even when ordinary requests are
 // refused for lack of memory.
@@ -158,6 +157,7 @@ KvService::KvService(RpcServer* server, KvBackend* backend, NodeControl* control
       gets_(
           server, backend,
           [this](const RequestId& id, std::string key, int32_t budget_ms) { SlowGet(id, std::move(key), budget_ms); }),
+      writes_(server, backend, &tasks_),
       watchers_(server, &backend->partitions, watch_options) {
   for (const Method& method : kMethods) {
     metrics_.push_back(std::make_unique<MethodMetrics>());
@@ -340,35 +340,6 @@ Task<void> KvService::Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_r
 }
 
 // -- writes
-
-template <typename C>
-Task<void> KvService::WriteOne(C* call) {
-  WriteOp op;
-  if (Refuse(call, ToWriteOp(call->args.request, &op))) co_return;
-  const WriteOp shape = KeepShape(op);
-  Partition* partition = PartitionOf(op.key);
-  std::vector<WriteOp> ops;
-  ops.push_back(std::move(op));
-  ValueRoom values(server_->account().budget(), kMaxValueBytes);
-  WithdrawableWrite write;
-  write.control.deadline_ns = call->deadline_ns;
-  write.control.values = &values;
-  call->withdrawable = &write;  // lets the deadline withdraw the write until it is appended
-  WriteOptions options;
-  options.control = &write.control;
-  Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(ops), options);
-  call->withdrawable = nullptr;
-  if (call->answered) co_return;
-  call->memory.Adopt(&values);
-  if (Failed(call, outcome.status(), /*is_write=*/true)) co_return;
-  Refuse(call, ToWriteResult(shape, outcome->front(), &call->reply.success));
-}
-
-Task<void> KvService::Put(Call<api::Kv_put_args, api::Kv_put_result>* call) { return WriteOne(call); }
-Task<void> KvService::Remove(Call<api::Kv_remove_args, api::Kv_remove_result>* call) { return WriteOne(call); }
-Task<void> KvService::Increment(Call<api::Kv_increment_args, api::Kv_increment_result>* call) { return WriteOne(call); }
-
-Task<void> KvService::Touch(Call<api::Kv_touch_args, api::Kv_touch_result>* call) { return WriteOne(call); }
 
 Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
   BatchOfWrites batch;

@@ -19,6 +19,7 @@
 #include "src/node/get_path.h"
 #include "src/node/kv_backend.h"
 #include "src/node/watch_hub.h"
+#include "src/node/write_path.h"
 #include "src/rpc/rpc_dispatch.h"
 #include "src/rpc/rpc_server.h"
 
@@ -34,7 +35,10 @@ class KvService final : public RpcService {
 
   void OnRequest(const RpcRequest& request) override;
   MemoryLane LaneOf(std::string_view method) const override;
-  void OnTurnEnd() override { gets_.OnTurnEnd(); }
+  void OnTurnEnd() override {
+    gets_.OnTurnEnd();
+    writes_.OnTurnEnd();
+  }
   void OnReplyRoom() override {
     gets_.OnReplyRoom();
     ForgetClosedOpens();
@@ -42,6 +46,7 @@ class KvService final : public RpcService {
   // Waits until every running call has ended. REQUIRES: new requests are already refused.
   auto Drain() { return tasks_.Drain(); }
   GetPath& get_path() { return gets_; }
+  WritePath& write_path() { return writes_; }
   WatchHub& watchers() { return watchers_; }
 
   struct MethodMetrics {
@@ -68,16 +73,15 @@ class KvService final : public RpcService {
   static void StartRead(KvService* service, const RpcRequest& request, size_t index);
   template <auto Handler>
   static void StartWrite(KvService* service, const RpcRequest& request, size_t index);
+  // The methods of WritePath.
+  template <typename Args>
+  static void TakeWrite(KvService* service, const RpcRequest& request, size_t index);
   template <auto Handler, typename Args, typename Reply>
   void Start(Task<void> (KvService::*handler)(Call<Args, Reply>*), ContextCheck check, const RpcRequest& request,
              size_t index);
 
   Task<void> Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call);
   Task<void> Get(Call<api::Kv_get_args, api::Kv_get_result>* call);
-  Task<void> Put(Call<api::Kv_put_args, api::Kv_put_result>* call);
-  Task<void> Remove(Call<api::Kv_remove_args, api::Kv_remove_result>* call);
-  Task<void> Increment(Call<api::Kv_increment_args, api::Kv_increment_result>* call);
-  Task<void> Touch(Call<api::Kv_touch_args, api::Kv_touch_result>* call);
   Task<void> MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_result>* call);
   Task<void> WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call);
   Task<void> Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call);
@@ -108,9 +112,6 @@ class KvService final : public RpcService {
   // Returns the sums of the range that `call` names, or sets an error in its reply.
   template <typename C>
   Task<std::optional<RangeAggregates>> AggregatesOf(C* call);
-  // Runs one write of any kind: checks it, calls the partition, and fills in the reply.
-  template <typename C>
-  Task<void> WriteOne(C* call);
   // Returns the partition that `call` names, or null after setting an error in its reply.
   template <typename C>
   Partition* SnapshotPartition(C* call, SnapshotId* snapshot);
@@ -132,6 +133,7 @@ class KvService final : public RpcService {
   TaskGroup tasks_;
   std::vector<std::unique_ptr<MethodMetrics>> metrics_;  // by index of kMethods
   GetPath gets_;
+  WritePath writes_;
   WatchHub watchers_;
   std::vector<SnapshotOpen*> opens_;  // calls that wait for a snapshot
 };

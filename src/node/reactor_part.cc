@@ -30,6 +30,7 @@ void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.store = store_;
   backend_.reactor = index();
   backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
+  backend_.batch_write = [this](std::span<PointWrite* const> writes) { engine_->BatchWrite(writes); };
   for (const PartitionInfo& info : store_->partitions) {
     uint32_t owner = store_->ReactorOf(info.id);
     Partition* partition = parts[owner]->engine_->partition(info.id);
@@ -59,6 +60,7 @@ void ReactorPart::Connect(const std::vector<ReactorPart*>& parts) {
   for (ReactorPart* part : parts) {
     backend_.peers.push_back(&part->backend_);
     backend_.get_paths.push_back(&part->service_->get_path());
+    backend_.write_paths.push_back(&part->service_->write_path());
   }
 }
 
@@ -213,6 +215,10 @@ void ReactorPart::RegisterMetrics() {
   add("kv_get_remote_total", "Gets passed to another reactor.", &service_->get_path().metrics().remote_total);
   add("kv_get_parked_total", "Gets that waited until their client read earlier replies.",
       &service_->get_path().metrics().parked_total);
+  const WritePath::Metrics& writes = service_->write_path().metrics();
+  add("kv_write_batched_total", "Writes of one record that waited for nothing but the log.", &writes.begun_total);
+  add("kv_write_slow_total", "Writes of one record that waited for a page or for space.", &writes.slowly_total);
+  add("kv_write_remote_total", "Writes of one record passed to another reactor.", &writes.remote_total);
   const WatchHub::Metrics& watch = service_->watchers().metrics();
   add("kv_watch_waiting_count", "Watchers that wait for a change, at most 1024 per reactor.", &watch.waiting);
   add("kv_watch_changes_total", "Changes sent to watchers.", &watch.changes_total);

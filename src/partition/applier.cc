@@ -40,11 +40,9 @@ bool Applier::Ready(const ApplyUnit& unit, UnitPart part) {
   if (state_.pool.free_frames() < frames) return false;
   // kFramesPerUpdate covers the clones for one leaf.
   std::vector<Frame*> leaves(state_.tree->checkpointing() && part.size() > 1 ? part.size() : 0);
-  ChildRef missing;
-  uint8_t level = 0;
   for (size_t i = part.from; i < part.to; ++i) {
     const LogRecord& record = unit.records[i].record;
-    Frame* leaf = state_.tree->FindLeaf(record.key, &missing, &level);
+    Frame* leaf = FindLeaf(unit, i);
     if (!leaf) return false;
     if (!leaves.empty() && record.op != RecordOp::kCheck) leaves[i - part.from] = leaf;
     if (!NeedsCurrentValue(unit.records[i])) continue;
@@ -103,10 +101,21 @@ Task<Status> Applier::ReadFound(ApplyUnit* unit, size_t index, OverflowRef ref, 
   co_return Status();
 }
 
-Frame* Applier::LeafOf(const LogRecord& record) {
+// The leaf of a record, or null if it is not in memory. The one that was pinned when the record was
+// admitted is usually still the right one.
+Frame* Applier::FindLeaf(const ApplyUnit& unit, size_t index) {
+  const std::string_view key = unit.records[index].record.key;
+  if (unit.pins.size() == unit.records.size()) {
+    Frame* pinned = unit.pins[index].frame();
+    if (state_.tree->IsLeafOf(*pinned, key)) return pinned;
+  }
   ChildRef missing;
   uint8_t level = 0;
-  Frame* leaf = state_.tree->FindLeaf(record.key, &missing, &level);
+  return state_.tree->FindLeaf(key, &missing, &level);
+}
+
+Frame* Applier::LeafOf(const ApplyUnit& unit, size_t index) {
+  Frame* leaf = FindLeaf(unit, index);
   CHECK(leaf != nullptr) << "P2: a write was applied without its page";
   return leaf;
 }
@@ -199,9 +208,10 @@ OpResult Applier::ApplyRecord(ApplyUnit* unit, size_t index) {
   result.version = record.version;
   if (record.op == RecordOp::kCheck) return result;  // it holds: JudgeNext has verified that
   if (record.op == RecordOp::kEpochStart) return result;
-  Frame* leaf = LeafOf(record);
+  Frame* leaf = LeafOf(*unit, index);
   if (record.op == RecordOp::kExpire) return ApplyExpire(leaf, record, std::move(result));
-  CurrentRecord current = ReadCurrent(unit, index, leaf);
+  std::optional<LeafSlot> at;
+  CurrentRecord current = ReadCurrent(unit, index, leaf, &at);
   result.existed = current.read.found;
   const Verdict verdict = Decide(record, current);
   if (verdict.outcome != OpOutcome::kApplied) return Refuse(unit, index, verdict.outcome, std::move(current));
@@ -217,7 +227,7 @@ OpResult Applier::ApplyRecord(ApplyUnit* unit, size_t index) {
   } else {
     const std::string number = record.op == RecordOp::kIncrement ? std::to_string(verdict.number) : "";
     const std::string_view bytes = record.op == RecordOp::kIncrement ? std::string_view(number) : record.value;
-    state_.tree->Upsert(leaf, record.key, NewValue{bytes, r.extent, record.version, expires_at_ms});
+    state_.tree->Upsert(leaf, record.key, NewValue{bytes, r.extent, record.version, expires_at_ms}, at);
   }
   upkeep_.NoteExpiry(expires_at_ms);
   NoteChange(record, /*removed=*/false);
@@ -252,16 +262,20 @@ void Applier::NoteChange(const LogRecord& record, bool removed) {
 }
 
 // The record that an operation finds. Its value is included only if the operation looks at it.
-Applier::CurrentRecord Applier::ReadCurrent(ApplyUnit* unit, size_t index, Frame* leaf) {
+// *at is set if the place of the key in the leaf became known.
+Applier::CurrentRecord Applier::ReadCurrent(ApplyUnit* unit, size_t index, Frame* leaf, std::optional<LeafSlot>* at) {
   const LogRecord& record = unit->records[index].record;
   const int64_t now_ms = VersionMs(record.version);
   CurrentRecord current;
   if (!NeedsCurrentValue(unit->records[index])) {
-    const std::optional<FoundRecord> found = state_.tree->FindInLeaf(leaf, record.key);
-    if (!found || HasExpired(found->record.expires_at_ms, now_ms)) return current;
+    const LeafSlot slot = state_.tree->FindSlot(leaf, record.key);
+    if (at) *at = slot;
+    if (!slot.exact) return current;
+    const RecordView found = state_.tree->NodeOf(leaf).Record(slot.slot);
+    if (HasExpired(found.expires_at_ms, now_ms)) return current;
     current.read.found = true;
-    current.read.version = found->record.version;
-    current.read.expires_at_ms = found->record.expires_at_ms;
+    current.read.version = found.version;
+    current.read.expires_at_ms = found.expires_at_ms;
     current.value_known = false;
     return current;
   }
@@ -297,7 +311,7 @@ OpResult Applier::Refuse(ApplyUnit* unit, size_t index, OpOutcome outcome, Curre
 OpResult Applier::RefuseJudged(ApplyUnit* unit, size_t index, OpOutcome outcome) {
   const UnitRecord& r = unit->records[index];
   if (outcome != OpOutcome::kBatchRefused) {
-    return Refuse(unit, index, outcome, ReadCurrent(unit, index, LeafOf(r.record)));
+    return Refuse(unit, index, outcome, ReadCurrent(unit, index, LeafOf(*unit, index)));
   }
   FreeExtent(r);
   OpResult result;

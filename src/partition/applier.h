@@ -94,7 +94,8 @@ class Applier {
   size_t FramesFor(const ApplyUnit& unit, UnitPart part) const;
   UnitPart NextPart(const ApplyUnit& unit, size_t from) const;
   Task<Status> ReadFound(ApplyUnit* unit, size_t index, OverflowRef ref, uint32_t value_bytes);
-  Frame* LeafOf(const LogRecord& record);
+  Frame* FindLeaf(const ApplyUnit& unit, size_t index);
+  Frame* LeafOf(const ApplyUnit& unit, size_t index);
 
   // applier_judge.cc
   bool JudgeNext(const ApplyUnit& unit, size_t index, Judgement* judgement);
@@ -109,7 +110,7 @@ class Applier {
   OpResult ApplyExpire(Frame* leaf, const LogRecord& record, OpResult result);
   void Erase(Frame* leaf, const LogRecord& record);
   void NoteChange(const LogRecord& record, bool removed);
-  CurrentRecord ReadCurrent(ApplyUnit* unit, size_t index, Frame* leaf);
+  CurrentRecord ReadCurrent(ApplyUnit* unit, size_t index, Frame* leaf, std::optional<LeafSlot>* at = nullptr);
   OpResult Refuse(ApplyUnit* unit, size_t index, OpOutcome outcome, CurrentRecord current);
   OpResult RefuseJudged(ApplyUnit* unit, size_t index, OpOutcome outcome);
   static void HandBack(UnitReply* reply, CurrentRecord current, OpResult* result);

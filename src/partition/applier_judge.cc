@@ -98,7 +98,7 @@ Applier::CurrentRecord Applier::Foresee(const ApplyUnit& unit, size_t index, con
   const LogRecord& record = unit.records[index].record;
   const auto entry = effects.find(record.key);
   CurrentRecord current;
-  if (entry == effects.end() || entry->second.value_in_tree) current = ForeseeStored(unit, index, LeafOf(record));
+  if (entry == effects.end() || entry->second.value_in_tree) current = ForeseeStored(unit, index, LeafOf(unit, index));
   if (entry != effects.end()) {
     const Judgement::Effect& effect = entry->second;
     current.read.found = effect.found;

@@ -30,6 +30,14 @@ enum class WantedRecord : uint8_t {
   kAlways,
 };
 
+// The most that a record takes in a unit besides its key and values.
+inline constexpr size_t kMaxRecordOverhead = 64;
+
+inline WantedRecord WantedBy(const WriteOp& op) {
+  if (op.return_previous) return WantedRecord::kAlways;
+  return op.current_value_unwanted ? WantedRecord::kNothing : WantedRecord::kIfRefused;
+}
+
 struct UnitRecord {
   LogRecord record;
   WantedRecord wanted = WantedRecord::kNothing;

@@ -91,6 +91,13 @@ Task<Status> BlockAdmission::Admit(uint64_t blocks, bool only_removes, AdmittedB
   co_return Status();
 }
 
+bool BlockAdmission::TryAdmit(uint64_t blocks, bool only_removes, AdmittedBlocks* admitted) {
+  const uint64_t needed = blocks + PromisedBlocks() + (only_removes ? 0 : ReservedBlocks());
+  if (state_.file->allocator().free_blocks() < needed) return false;
+  Promise(blocks, admitted);
+  return true;
+}
+
 Task<Status> BlockAdmission::AdmitMerge(AdmittedBlocks* admitted) {
   // The path to the leaf, a neighbor on each level, and the root's only child. The leaf is tried
   // twice.

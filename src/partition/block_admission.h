@@ -22,6 +22,7 @@ class AdmittedBlocks {
   AdmittedBlocks() = default;
   AdmittedBlocks(const AdmittedBlocks&) = delete;
   ~AdmittedBlocks() { Drop(); }
+  uint64_t blocks() const { return blocks_; }
   // `blocks` of the promise have been allocated, or are no longer needed.
   void Take(uint64_t blocks);
   // What was changed counts as dirty now, or nothing was changed.
@@ -44,6 +45,8 @@ class BlockAdmission {
   // Waits until the disk has room for `blocks` blocks beyond those already promised, and adds them
   // to *admitted. kDiskFull: there is none, and checkpoints would not help.
   Task<Status> Admit(uint64_t blocks, bool only_removes, AdmittedBlocks* admitted);
+  // Does the same if it need not wait. Returns false otherwise.
+  bool TryAdmit(uint64_t blocks, bool only_removes, AdmittedBlocks* admitted);
   // Promises the blocks that one merge may need, or returns kDiskFull. Does not wait for
   // checkpoints: the merge may run during one. Merges may use what is kept for them.
   Task<Status> AdmitMerge(AdmittedBlocks* admitted);

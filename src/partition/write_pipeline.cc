@@ -10,19 +10,18 @@ namespace {
 constexpr uint64_t kPinnedShare = 8;
 constexpr Nanos kFramesRetry = kMillisecond;
 constexpr Nanos kPlaceRetry = kSecond;    // of a committed value that finds no place on a full disk
+constexpr size_t kPrefetchAhead = 4;      // leaves of later writes, while a write is applied
 constexpr uint32_t kUnitsPerRecord = 12;  // of applying it, in units of the turn's budget
-constexpr size_t kRecordBytes = 64;       // the most that a record takes besides its key and values
-
-WantedRecord WantedBy(const WriteOp& op) {
-  if (op.return_previous) return WantedRecord::kAlways;
-  return op.current_value_unwanted ? WantedRecord::kNothing : WantedRecord::kIfRefused;
-}
 
 }  // namespace
 
 WritePipeline::~WritePipeline() {
   for (QueueEntry* entry : queue_) {
-    if (entry->owned) delete static_cast<LoggedUnit*>(entry);
+    switch (entry->waits) {
+      case QueueEntry::Waiter::kNobody: delete static_cast<LoggedUnit*>(entry); break;
+      case QueueEntry::Waiter::kPoint: delete static_cast<PointUnit*>(entry); break;
+      case QueueEntry::Waiter::kCoroutine: break;
+    }
   }
 }
 
@@ -58,7 +57,7 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
     blocks += admission_.BlocksFor(op.op, key_bytes, value_bytes);
     frames += applier_.FramesFor(op.op, key_bytes, value_bytes);
   }
-  write->encoded_bytes += kRecordBytes * write->ops.size();
+  write->encoded_bytes += kMaxRecordOverhead * write->ops.size();
   CO_RETURN_IF_ERROR(CheckFits(write->ops.size(), frames));
   const Nanos deadline_ns = write->options.control ? write->options.control->deadline_ns : 0;
   CO_ASSIGN_OR_RETURN(*log_space, co_await state_.log->WaitForSpace(state_.stream, write->encoded_bytes, deadline_ns));
@@ -98,17 +97,27 @@ Task<Status> WritePipeline::Fetch(ClientWrite* write) {
   co_return Status();
 }
 
-// WQ2. If the gate commits what is durable, nothing is refused: writes wait for the disk. What is not
-// durable yet does not count: it has not kept the gate waiting.
-Status WritePipeline::CheckUncommitted(const ClientWrite& write) const {
-  if (state_.durable_lsn == state_.committed_lsn) return Status();
+// The bytes of the log and the records that are durable and not committed.
+WritePipeline::Uncommitted WritePipeline::DurableUncommitted() const {
+  if (state_.durable_lsn == state_.committed_lsn) return {};
   const auto after = EntryAfter(state_.durable_lsn);
   const uint64_t bytes = after == queue_.begin() ? 0 : (*(after - 1))->end_bytes - committed_bytes_;
-  const uint64_t records = state_.durable_lsn - state_.committed_lsn;
+  return {bytes, state_.durable_lsn - state_.committed_lsn};
+}
+
+// WQ2. If the gate commits what is durable, nothing is refused: writes wait for the disk. What is not
+// durable yet does not count: it has not kept the gate waiting.
+bool WritePipeline::UncommittedFits(size_t encoded_bytes, size_t ops) const {
+  if (state_.durable_lsn == state_.committed_lsn) return true;
+  const auto [bytes, records] = DurableUncommitted();
   const UncommittedLimits& limits = state_.uncommitted_limits;
-  if (bytes + UnitBytes(write.encoded_bytes) <= limits.bytes && records + write.ops.size() <= limits.records) {
-    return Status();
-  }
+  return bytes + UnitBytes(encoded_bytes) <= limits.bytes && records + ops <= limits.records;
+}
+
+Status WritePipeline::CheckUncommitted(const ClientWrite& write) const {
+  if (UncommittedFits(write.encoded_bytes, write.ops.size())) return Status();
+  const auto [bytes, records] = DurableUncommitted();
+  const UncommittedLimits& limits = state_.uncommitted_limits;
   ++state_.stats.uncommitted_refused_total;
   return Error(Code::kOverloaded,
                "partition {}: {} records ({} bytes) wait to be committed, and the limits are {} records and {} bytes: "
@@ -130,28 +139,33 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   return Status();
 }
 
+// The record that asks for `op`, with a version of its own.
+LogRecord WritePipeline::RecordOf(const WriteOp& op) {
+  LogRecord record;
+  record.op = op.op;
+  record.version = state_.clock.Give();
+  record.ttl_mode = op.ttl_mode;
+  const bool relative = op.ttl_mode == TtlMode::kSet && op.ttl_ms > 0;
+  record.expires_at_ms = relative ? VersionMs(record.version) + op.ttl_ms : op.expires_at_ms;
+  record.delta = op.delta;
+  record.key = op.key;
+  record.value = op.value;
+  record.condition.version = op.condition.version;
+  record.condition.exists = op.condition.exists;
+  if (op.condition.value) record.condition.value = *op.condition.value;
+  return record;
+}
+
 // Gives the records their versions and encodes them. From here on the encoded bytes are the write,
 // and the operations are no longer needed.
 void WritePipeline::Encode(ClientWrite* write) {
   write->encoded.reserve(write->encoded_bytes);
   for (size_t i = 0; i < write->ops.size(); ++i) {
-    const WriteOp& op = write->ops[i];
-    LogRecord record;
-    record.op = op.op;
+    LogRecord record = RecordOf(write->ops[i]);
     record.continues = i + 1 < write->ops.size();
     record.all_or_nothing = write->options.all_or_nothing;
-    record.version = state_.clock.Give();
-    record.ttl_mode = op.ttl_mode;
-    const bool relative = op.ttl_mode == TtlMode::kSet && op.ttl_ms > 0;
-    record.expires_at_ms = relative ? VersionMs(record.version) + op.ttl_ms : op.expires_at_ms;
-    record.delta = op.delta;
-    record.key = op.key;
-    record.value = op.value;
-    record.condition.version = op.condition.version;
-    record.condition.exists = op.condition.exists;
-    if (op.condition.value) record.condition.value = *op.condition.value;
     EncodeRecord(record, &write->encoded);
-    write->content.records[i].wanted = WantedBy(op);
+    write->content.records[i].wanted = WantedBy(write->ops[i]);
   }
   DecodeOwn(write);
   std::vector<WriteOp>().swap(write->ops);
@@ -249,9 +263,10 @@ void WritePipeline::Withdraw(QueueMark* mark, Status status) {
 }
 
 void WritePipeline::Leave(QueueEntry* entry, Status status) {
-  if (entry->owned) {
-    delete static_cast<LoggedUnit*>(entry);
-    return;
+  switch (entry->waits) {
+    case QueueEntry::Waiter::kNobody: delete static_cast<LoggedUnit*>(entry); return;
+    case QueueEntry::Waiter::kPoint: FinishPoint(static_cast<PointUnit*>(entry), std::move(status)); return;
+    case QueueEntry::Waiter::kCoroutine: break;
   }
   entry->status = std::move(status);
   entry->done = true;
@@ -338,7 +353,7 @@ void WritePipeline::BeginEpoch(Epoch epoch, Lsn after) {
   record.version = state_.clock.Give();
   EncodeRecord(record, &unit->encoded);
   DecodeOwn(unit.get());
-  unit->owned = true;
+  unit->waits = QueueEntry::Waiter::kNobody;
   // The log stops reading what was superseded with this call. Nobody has suspended meanwhile.
   Append(unit.release());
   ApplyCommitted();  // a mark may have moved to the commit LSN
@@ -374,7 +389,7 @@ void WritePipeline::Supersede(Lsn after) {
 }
 
 void WritePipeline::Restore(std::unique_ptr<LoggedUnit> unit) {
-  unit->owned = true;
+  unit->waits = QueueEntry::Waiter::kNobody;
   Push(unit.release());
 }
 
@@ -422,7 +437,9 @@ void WritePipeline::CloseGate() {
 // Applies committed units in order. Continues in a task of its own if a page must be waited for or
 // if this turn has done enough work.
 void WritePipeline::ApplyCommitted() {
+  for (size_t i = 1; i < kPrefetchAhead && FrontIsCommitted(); ++i) PrefetchLeaf(i);
   while (applying_ == Applying::kAtOnce && FrontIsCommitted()) {
+    PrefetchLeaf(kPrefetchAhead);
     if (apply_slice_.Spend(0) || !FrontIsReady()) {
       applying_ = Applying::kInTask;
       state_.tasks.Spawn(ApplyInTask());
@@ -430,6 +447,13 @@ void WritePipeline::ApplyCommitted() {
     }
     ApplyFront();
   }
+}
+
+// The leaf of a write was last used when the write was admitted, so it has left the processor's cache.
+void WritePipeline::PrefetchLeaf(size_t index) {
+  if (index >= queue_.size() || !queue_[index]->unit) return;
+  const ApplyUnit& unit = *queue_[index]->unit;
+  if (!unit.pins.empty()) state_.tree->Prefetch(*unit.pins.front().frame());
 }
 
 bool WritePipeline::FrontIsReady() {

@@ -42,6 +42,10 @@ class WritePipeline {
 
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options);  // see Partition
 
+  // Begins a write whose leaf is in memory, if nothing has to be waited for but the log. See
+  // PointWrite. REQUIRES: `leaf` is what the tree found for the key, with no suspension since.
+  bool TryWrite(PointWrite* write, Frame* leaf);
+
   // No write is appended from HoldWrites to ResumeWrites.
   void HoldWrites();
   void ResumeWrites();
@@ -94,13 +98,23 @@ class WritePipeline {
   Task<Status> Fetch(ClientWrite* write);
   bool MayPin() const;
   Status BeginAppend(const ClientWrite& write) const;
+  // Whether WQ2 allows another write of so many encoded bytes and operations.
+  bool UncommittedFits(size_t encoded_bytes, size_t ops) const;
+  struct Uncommitted {
+    uint64_t bytes = 0, records = 0;
+  };
+  Uncommitted DurableUncommitted() const;
   Status CheckUncommitted(const ClientWrite& write) const;
+  LogRecord RecordOf(const WriteOp& op);
   void Encode(ClientWrite* write);
   void DecodeOwn(LoggedUnit* unit);
   void Append(LoggedUnit* entry);
   void Push(LoggedUnit* entry);
   void Leave(QueueEntry* entry, Status status);
   void LeaveFailed(QueueEntry* entry);
+  // point_writes.cc
+  std::unique_ptr<PointUnit> TakePointUnit();
+  void FinishPoint(PointUnit* unit, Status status);
   // The unit will not be applied: frees what was allocated for it.
   void LeaveUnapplied(QueueEntry* entry, Status status);
   void FreeValues(ApplyUnit* unit);
@@ -110,6 +124,7 @@ class WritePipeline {
 
   bool FrontIsCommitted() const { return !queue_.empty() && queue_.front()->last_lsn <= state_.committed_lsn; }
   bool FrontIsReady();
+  void PrefetchLeaf(size_t index);
   void ApplyCommitted();
   void ApplyFront();
   Task<void> ApplyInTask();
@@ -122,6 +137,7 @@ class WritePipeline {
   BlockAdmission& admission_;
   Applier& applier_;
   std::deque<QueueEntry*> queue_;
+  std::vector<std::unique_ptr<PointUnit>> spare_units_;
   // Of units that this process has appended or restored, in all, and up to the commit LSN.
   uint64_t appended_bytes_ = 0, committed_bytes_ = 0;
   // Units whose second place in the log is not durable yet, of the last call to AppendTailAgain.

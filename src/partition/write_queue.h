@@ -6,6 +6,7 @@
 #include <coroutine>
 #include <string>
 
+#include "src/model/point_write.h"
 #include "src/partition/apply_unit.h"
 #include "src/partition/block_admission.h"
 
@@ -21,11 +22,18 @@ struct QueueEntry {
     void await_resume() {}
   };
 
+  // Who is told that the entry has left the queue.
+  enum class Waiter : uint8_t {
+    kCoroutine,  // `waiter`, if there is one
+    kNobody,     // a LoggedUnit that the queue owns
+    kPoint,      // the client of a PointUnit, which the pipeline owns
+  };
+
   ApplyUnit* unit = nullptr;  // null: a mark
   Lsn last_lsn = 0;           // of the unit, or of the last one before the mark
   uint64_t end_bytes = 0;     // of units that this process has appended, up to the end of this one
-  bool owned = false;         // by the queue: a LoggedUnit that nobody waits for
-  Status status;              // of an entry that has left the queue
+  Waiter waits = Waiter::kCoroutine;
+  Status status;  // of an entry that has left the queue
   bool done = false;
   std::coroutine_handle<> waiter;
 };
@@ -45,6 +53,12 @@ struct LoggedUnit : QueueEntry {
   std::string encoded;  // AU1: the unit points into it, and the log reads it until it is durable
   ApplyUnit content;
   AdmittedBlocks blocks;
+};
+
+// The unit of a PointWrite. Used again for the next one, with the memory that it has.
+struct PointUnit : LoggedUnit {
+  PointWrite* client = nullptr;
+  UnitReply reply;
 };
 
 }  // namespace pando

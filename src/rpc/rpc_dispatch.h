@@ -54,6 +54,11 @@ struct RpcCallBase : Timer {
   void End();
 };
 
+// Answers a request whose arguments cannot be decoded, or for which there is no memory.
+void ReplyUndecodable(RpcServer* server, const RequestId& id, std::string_view method, const Status& status);
+// Answers a request whose deadline has passed.
+void ReplyLate(RpcServer* server, const RequestId& id, std::string_view method, int32_t budget_ms, bool not_applied);
+
 template <typename Args, typename Reply>
 struct RpcCall : RpcCallBase {
   Args args;
@@ -89,7 +94,7 @@ void StartDecoded(Service* service, RpcServer* server, TaskGroup* tasks, Histogr
   call->id = id;
   call->method = method;
   call->latency = latency;
-  call->budget_ms = budget_ms <= 0 ? options.default_budget_ms : std::min(budget_ms, options.max_budget_ms);
+  call->budget_ms = options.BudgetMs(budget_ms);
   call->received_ns = server->reactor().NowNs();
   call->deadline_ns = call->received_ns + call->budget_ms * kMillisecond;
   server->BeginCall(id);
@@ -115,11 +120,7 @@ void StartCall(Service* service, RpcServer* server, TaskGroup* tasks, Histogram*
   if (!memory.TryGrow(bytes)) return server->ReplyOverloaded(request.id, method, bytes);
   auto call = std::make_unique<RpcCall<Args, Reply>>();
   Status status = server->codec().Read(request.id.protocol, request.body, &call->args, &memory);
-  if (status.code() == Code::kOverloaded) return server->ReplyOverloaded(request.id, method);
-  if (!status.ok()) {
-    return server->ReplyException(request.id, method, TApplicationException::PROTOCOL_ERROR,
-                                  fmt::format("cannot decode the arguments of {}: {}", method, status.message()));
-  }
+  if (!status.ok()) return ReplyUndecodable(server, request.id, method, status);
   if (check != nullptr) {
     if (std::optional<api::KvError> refusal = check(call->args.context)) {
       return server->ReplyError(request.id, method, *refusal);

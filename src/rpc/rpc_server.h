@@ -50,6 +50,10 @@ struct RpcOptions {
   ByteFilters* filters = nullptr;  // for every connection; must outlive the server; null: none
   int32_t default_budget_ms = 10'000;
   int32_t max_budget_ms = 600'000;
+  // What a request gets that asks for `budget_ms`; 0 = the default.
+  int32_t BudgetMs(int32_t budget_ms) const {
+    return budget_ms <= 0 ? default_budget_ms : std::min(budget_ms, max_budget_ms);
+  }
 };
 
 // State that all servers of one node share.

@@ -146,7 +146,10 @@ class Workload {
     batch->checks = random_.Chance(0.15) ? 1 + random_.Below(2) : 0;
     for (size_t i = 0; i < batch->checks; ++i) batch->ops.insert(batch->ops.begin(), RandomCheck());
     Partition* partition = engine_->partition(batch->partition);
-    Result<std::vector<OpResult>> results = co_await partition->Write(batch->ops, batch->options);
+    // A single operation is written as kvnode does it.
+    const bool single = batch->ops.size() == 1 && !batch->options.all_or_nothing;
+    Result<std::vector<OpResult>> results = single ? co_await WritePoint(engine_, partition, batch->ops.front())
+                                                   : co_await partition->Write(batch->ops, batch->options);
     if (results.ok()) {
       batch->acknowledged = true;
       batch->results = *std::move(results);

@@ -289,10 +289,17 @@ class Writer {
     }
   }
 
+  // A single operation is written in either of the two ways that an engine has.
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) {
+    const bool single = ops.size() == 1 && !options.all_or_nothing && ops[0].op != RecordOp::kCheck;
+    if (single && random_.Chance(0.5)) return WritePoint(run_->engine, region_->partition, std::move(ops[0]));
+    return region_->partition->Write(std::move(ops), options);
+  }
+
   Task<void> WriteAndCompare(std::vector<WriteOp> ops, WriteOptions options) {
     for (const WriteOp& op : ops) co_await AwaitNoExpiry(op.key, op.key + '\0');
     const int64_t now_ms = WallMs();
-    Result<std::vector<OpResult>> results = co_await region_->partition->Write(ops, options);
+    Result<std::vector<OpResult>> results = co_await Write(ops, options);
     if (!results.ok()) {
       // The only refusal that is always allowed: the write needs more pages at once than this small pool
       // has.

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "src/engine/engine.h"
+#include "src/io/sync.h"
 #include "src/partition/store.h"
 #include "src/verify/check.h"
 
@@ -71,6 +72,35 @@ inline Task<Status> Remove(Partition* partition, std::string key) {
   std::vector<WriteOp> ops;
   ops.push_back(RemoveOp(std::move(key)));
   co_return co_await Write(partition, std::move(ops));
+}
+
+// A PointWrite that a coroutine waits for.
+struct AwaitedWrite final : PointWrite {
+  explicit AwaitedWrite(Reactor& reactor) : done(reactor) {}
+  void OnDone() override {
+    over = true;
+    done.NotifyAll();
+  }
+  bool over = false;
+  WaitQueue done;
+};
+// Writes one operation as kvnode does: as a PointWrite if that can be begun, otherwise with Write.
+inline Task<Result<std::vector<OpResult>>> WritePoint(Engine* engine, Partition* partition, WriteOp op) {
+  AwaitedWrite write(engine->reactor());
+  write.partition = partition;
+  write.op = std::move(op);
+  PointWrite* const batch[] = {&write};
+  engine->BatchWrite(batch);
+  std::vector<OpResult> results;
+  if (!write.begun) {
+    std::vector<WriteOp> ops;
+    ops.push_back(std::move(write.op));
+    co_return co_await partition->Write(std::move(ops), WriteOptions());
+  }
+  while (!write.over) co_await write.done.Wait();
+  CO_RETURN_IF_ERROR(write.status);
+  results.push_back(std::move(write.result));
+  co_return results;
 }
 
 // The page audit: returns the first problem that CheckStore finds, or "".

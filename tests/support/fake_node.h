@@ -68,6 +68,7 @@ struct FakeNode {
       b.store = &store;
       b.reactor = r;
       b.batch_get = FakePartition::BatchGet;
+      b.batch_write = FakePartition::BatchWrite;
       for (uint32_t i = 0; i < kPartitions; ++i) {
         if (i % 2 == r) {
           b.partitions.push_back(fakes[i].get());
@@ -84,6 +85,7 @@ struct FakeNode {
     for (KvBackend& b : backends) {
       b.peers = {&backends[0], &backends[1]};
       b.get_paths = {&services[0]->get_path(), &services[1]->get_path()};
+      b.write_paths = {&services[0]->write_path(), &services[1]->write_path()};
     }
     ListenOptions listen;
     listen.host = "10.0.0.1";

@@ -18,6 +18,7 @@
 
 #include "src/io/reactor.h"
 #include "src/model/partition.h"
+#include "src/model/point_write.h"
 #include "src/partition/change_tail.h"
 
 namespace pando {
@@ -83,6 +84,15 @@ class FakePartition final : public Partition {
     }
     changes.Publish();
     co_return results;
+  }
+  // Begins every other write, so that both ways are taken.
+  static void BatchWrite(std::span<PointWrite* const> writes) {
+    for (PointWrite* write : writes) {
+      auto* fake = static_cast<FakePartition*>(write->partition);
+      const bool waits = fake->holding_writes || !fake->failure.ok() || !fake->write_failure.ok();
+      write->begun = !waits && fake->reactor_ && ++fake->point_writes_ % 2 == 0;
+      if (write->begun) fake->tasks_.Spawn(RunPointWrite(fake, write));
+    }
   }
   // Applies one write without waiting.
   OpResult WriteNow(WriteOp op) {
@@ -233,6 +243,18 @@ class FakePartition final : public Partition {
   uint64_t scans = 0, scanned_bytes = 0;
 
  private:
+  static Task<void> RunPointWrite(FakePartition* fake, PointWrite* write) {
+    co_await Yield(*fake->reactor_);
+    WriteControl control;
+    control.values = write->values;
+    WriteOptions options;
+    options.control = &control;
+    std::vector<WriteOp> ops{write->op};
+    Result<std::vector<OpResult>> outcome = co_await fake->Write(std::move(ops), options);
+    write->status = outcome.status();
+    if (outcome.ok()) write->result = std::move(outcome->front());
+    write->OnDone();
+  }
   Task<void> Delay() {
     if (reactor_ == nullptr || max_delay_ns_ == 0) co_return;
     auto delay = static_cast<Nanos>(reactor_->Random() % static_cast<uint64_t>(max_delay_ns_));
@@ -307,6 +329,8 @@ class FakePartition final : public Partition {
   Reactor* const reactor_;
   const Nanos max_delay_ns_;
   Version next_version_ = 1000;
+  uint64_t point_writes_ = 0;
+  TaskGroup tasks_;  // of BatchWrite
 };
 
 }  // namespace pando

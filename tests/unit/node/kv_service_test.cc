@@ -122,6 +122,17 @@ TEST_P(KvServiceTest, GetsFromEveryPartitionWarmAndCold) {
   EXPECT_FALSE(missing->success.record.found);
   EXPECT_GT(node_->services[0]->get_path().metrics().remote_total.value(), 20u);
   EXPECT_GT(node_->services[1]->get_path().metrics().gets_total.value(), 20u);
+  // The fakes begin every other write without a coroutine.
+  const WritePath::Metrics& here = node_->services[0]->write_path().metrics();
+  const WritePath::Metrics& there = node_->services[1]->write_path().metrics();
+  EXPECT_GT(here.remote_total.value(), 20u);
+  EXPECT_GT(here.begun_total.value(), 10u);
+  EXPECT_GT(here.slowly_total.value(), 10u);
+  EXPECT_GT(there.begun_total.value(), 10u);
+  EXPECT_GT(there.slowly_total.value(), 10u);
+  EXPECT_EQ(here.begun_total.value() + here.slowly_total.value() + there.begun_total.value() +
+                there.slowly_total.value(),
+            100u);
 }
 
 TEST_P(KvServiceTest, BadGetsNameTheLimit) {
@@ -709,6 +720,26 @@ TEST_P(KvServiceTest, WithoutMemoryOperatorsAreServed) {
   EXPECT_TRUE(CallFor<api::Kv_releaseSnapshot_result>("releaseSnapshot", release)->success.existed);
   node_->shared.memory.Release(hogged);
   EXPECT_EQ(Get("k")->success.record.value, "v");
+}
+
+TEST(WriteReply, EqualsTheGeneratedCode) {
+  for (const char* method : {"put", "remove", "touch"}) {
+    for (const bool existed : {false, true}) {
+      for (const int64_t version : {int64_t{1}, int64_t{0x0102030405060708}}) {
+        api::Kv_put_result result;
+        result.__isset.success = true;
+        result.success.applied = true;
+        result.success.version = version;
+        result.success.existed = existed;
+        ThriftCodec codec;
+        std::string generated = "before", by_hand = "before";
+        codec.Write(MessageHeader{WireProtocol::kBinary, apache::thrift::protocol::T_REPLY, -7, method}, result,
+                    &generated);
+        AppendWriteReply(method, -7, static_cast<Version>(version), existed, &by_hand);
+        EXPECT_TRUE(generated == by_hand) << method << version;
+      }
+    }
+  }
 }
 
 TEST(GetReply, EqualsTheGeneratedCode) {

@@ -1,0 +1,418 @@
+#include "src/node/write_path.h"
+
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "src/base/codec.h"
+#include "src/kvapi/kv_requests.h"
+#include "src/rpc/rpc_dispatch.h"
+
+namespace pando {
+
+namespace {
+
+void StoreBigEndian32(char* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
+void StoreBigEndian64(char* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
+
+// The reply in the binary protocol, after the name of the method. The constants below are the offsets
+// to patch.
+constexpr char kReplyHead[] =
+    "\0\0\0\0"  // frame length
+    "\x80\x01\x00\x02"
+    "\0\0\0\0";  // T_REPLY, length of the method's name
+constexpr size_t kReplyHeadBytes = sizeof(kReplyHead) - 1;
+constexpr size_t kNameLengthAt = 8;
+constexpr char kReplyTail[] =
+    "\0\0\0\0"      // sequence id
+    "\x0c\x00\x00"  // result field 0: struct WriteResult
+    "\x02\x00\x01"
+    "\x01"  // field 1: applied
+    "\x0a\x00\x02"
+    "\0\0\0\0\0\0\0\0"  // field 2: version
+    "\x02\x00\x05"
+    "\0"                // field 5: existed
+    "\x02\x00\x07\x00"  // fields 7, 9 and 10, false: current_value_omitted, previous_value_omitted, withheld
+    "\x02\x00\x09\x00"
+    "\x02\x00\x0a\x00"
+    "\0"
+    "\0";  // end of WriteResult (without its optional fields), of the result
+constexpr size_t kReplyTailBytes = sizeof(kReplyTail) - 1;
+constexpr size_t kReplyVersionAt = 14, kReplyExistedAt = 25;
+static_assert(kReplyHeadBytes == 12 && kReplyTailBytes == 40);
+
+void Clear(api::Condition* condition) {
+  condition->value.clear();
+  condition->__isset = {};
+}
+
+// Gives every field its default, so that `request` can be decoded into again without an allocation.
+void Clear(api::PutRequest* request) {
+  request->key.clear();
+  request->value.clear();
+  Clear(&request->condition);
+  request->ttl_mode = 0;
+  request->ttl_ms = request->expires_at_ms = 0;
+  request->return_previous = false;
+  request->__isset = {};
+}
+void Clear(api::RemoveRequest* request) {
+  request->key.clear();
+  Clear(&request->condition);
+  request->return_previous = false;
+  request->__isset = {};
+}
+void Clear(api::IncrementRequest* request) {
+  request->key.clear();
+  request->delta = 0;
+  Clear(&request->condition);
+  request->ttl_mode = 0;
+  request->ttl_ms = request->expires_at_ms = 0;
+  request->__isset = {};
+}
+void Clear(api::TouchRequest* request) {
+  request->key.clear();
+  Clear(&request->condition);
+  request->ttl_mode = 0;
+  request->ttl_ms = request->expires_at_ms = 0;
+  request->__isset = {};
+}
+void Clear(api::Context* context) {
+  ResetForPlainRead(context);
+  context->client_id.clear();
+  context->sequence = 0;
+  context->traceparent.clear();
+  context->__isset = {};
+}
+
+// Gives every field its default, but keeps the memory of key and value.
+void Clear(WriteOp* op) {
+  op->key.clear();
+  op->value.clear();
+  op->delta = 0;
+  op->condition = Condition();
+  op->ttl_mode = TtlMode::kKeep;
+  op->ttl_ms = op->expires_at_ms = 0;
+  op->current_value_unwanted = op->return_previous = false;
+}
+
+}  // namespace
+
+void AppendWriteReply(std::string_view method, int32_t seqid, Version version, bool existed, std::string* out) {
+  char head[kReplyHeadBytes], tail[kReplyTailBytes];
+  std::memcpy(head, kReplyHead, kReplyHeadBytes);
+  std::memcpy(tail, kReplyTail, kReplyTailBytes);
+  const size_t bytes = kReplyHeadBytes - kFrameHeaderBytes + method.size() + kReplyTailBytes;
+  StoreBigEndian32(head, static_cast<uint32_t>(bytes));
+  StoreBigEndian32(head + kNameLengthAt, static_cast<uint32_t>(method.size()));
+  StoreBigEndian32(tail, static_cast<uint32_t>(seqid));
+  StoreBigEndian64(tail + kReplyVersionAt, version);
+  tail[kReplyExistedAt] = existed ? 1 : 0;
+  out->append(head, kReplyHeadBytes);
+  out->append(method);
+  out->append(tail, kReplyTailBytes);
+}
+
+// One write, from its request until it is done. Its timer is used only if its deadline is before that
+// of an earlier write.
+struct WritePath::Entry final : PointWrite, Timer {
+  explicit Entry(WritePath* p) : path(p), room(p->server_->account().budget(), kMaxValueBytes) {
+    values = &room;
+    on_fire = [](Timer* t) {
+      auto* entry = static_cast<Entry*>(t);
+      entry->path->AnswerLate(entry);
+    };
+  }
+  void OnDone() override;  // on the reactor of the partition
+  void Answer() {
+    path->done_.push_back(this);
+    path->server_->ArmTurnEnd();
+  }
+
+  WritePath* const path;
+  RequestId id;
+  std::string_view method;
+  Histogram* latency = nullptr;
+  Nanos received_ns = 0, deadline_ns = 0;
+  int32_t budget_ms = 0;
+  MemoryGrant memory;
+  ValueRoom room;
+  Partition* local = nullptr;           // while it travels: this reactor's view of its partition
+  std::optional<WriteControl> control;  // of a write that runs as a coroutine
+  RemoteWrites* travels = nullptr;      // with these, to the partition's reactor and back
+  bool answered = false;
+  bool queued = false;  // in deadlines_
+  Entry* before = nullptr;
+  Entry* after = nullptr;
+};
+
+// Writes on their way to another reactor and back. Between Start and Finish, only that reactor touches
+// the parts of the entries that are a PointWrite.
+class WritePath::RemoteWrites final : public RemoteCall {
+ public:
+  explicit RemoteWrites(WritePath* o) : origin(o) {}
+  void Start() override { target->BeginRemote(this); }
+  void Finish() override { origin->FinishRemote(this); }
+  // On the target reactor: one more of them is done, or could not be begun.
+  void Leave() {
+    if (--running == 0) target->server_->reactor().Return(this);
+  }
+
+  WritePath* const origin;
+  WritePath* target = nullptr;
+  std::vector<Entry*> entries;
+  size_t running = 0;
+};
+
+void WritePath::Entry::OnDone() {
+  if (travels) return travels->Leave();
+  Answer();
+}
+
+WritePath::WritePath(RpcServer* server, KvBackend* backend, TaskGroup* tasks)
+    : server_(server), backend_(backend), tasks_(tasks) {
+  timer_.path = this;
+  timer_.on_fire = [](Timer* t) { static_cast<QueueTimer*>(t)->path->OnDeadline(); };
+}
+
+WritePath::~WritePath() {
+  CHECK_EQ(in_progress_, 0u) << "writes are still in progress";
+  server_->reactor().CancelTimer(&timer_);
+}
+
+// -- requests
+
+std::unique_ptr<WritePath::Entry> WritePath::TakeEntry() {
+  if (spare_.empty()) return std::make_unique<Entry>(this);
+  std::unique_ptr<Entry> entry = std::move(spare_.back());
+  spare_.pop_back();
+  return entry;
+}
+
+void WritePath::PutAway(std::unique_ptr<Entry> entry) {
+  entry->memory.ReleaseAll();
+  if (spare_.size() >= kMaxSpares || entry->op.key.capacity() + entry->op.value.capacity() > kSpareBytes / 2) return;
+  Clear(&entry->op);
+  entry->result = OpResult();
+  entry->control.reset();
+  entry->answered = false;
+  spare_.push_back(std::move(entry));
+}
+
+template <typename Args>
+std::unique_ptr<WritePath::Entry> WritePath::Decode(const RpcRequest& request, std::string_view method) {
+  std::unique_ptr<Entry> entry = TakeEntry();
+  entry->memory = MemoryGrant(&server_->account());
+  const size_t bytes = kCallOverheadBytes + 2 * request.body.size();
+  auto& args = std::get<Args>(args_);
+  Clear(&args.context);
+  Clear(&args.request);
+  std::optional<api::KvError> refusal;
+  if (!entry->memory.TryGrow(bytes)) {
+    server_->ReplyOverloaded(request.id, method, bytes);
+  } else if (Status s = server_->codec().Read(request.id.protocol, request.body, &args, &entry->memory); !s.ok()) {
+    ReplyUndecodable(server_, request.id, method, s);
+  } else if ((refusal = CheckWriteContext(args.context)) || (refusal = ToWriteOp(args.request, &entry->op))) {
+    server_->ReplyError(request.id, method, *refusal);
+  } else {
+    return entry;
+  }
+  PutAway(std::move(entry));
+  return nullptr;
+}
+
+template <typename Args>
+void WritePath::Take(const RpcRequest& request, std::string_view method, Histogram* latency) {
+  std::unique_ptr<Entry> entry = Decode<Args>(request, method);
+  if (!entry) return;
+  entry->id = request.id;
+  entry->method = method;
+  entry->latency = latency;
+  Begin(std::move(entry), std::get<Args>(args_).context.budget_ms);
+}
+template void WritePath::Take<api::Kv_put_args>(const RpcRequest&, std::string_view, Histogram*);
+template void WritePath::Take<api::Kv_remove_args>(const RpcRequest&, std::string_view, Histogram*);
+template void WritePath::Take<api::Kv_increment_args>(const RpcRequest&, std::string_view, Histogram*);
+template void WritePath::Take<api::Kv_touch_args>(const RpcRequest&, std::string_view, Histogram*);
+
+void WritePath::Begin(std::unique_ptr<Entry> owned, int32_t budget_ms) {
+  Entry* entry = owned.release();  // until Finish
+  ++in_progress_;
+  entry->begun = false;
+  const RpcOptions& options = server_->options();
+  entry->budget_ms = options.BudgetMs(budget_ms);
+  entry->received_ns = server_->reactor().NowNs();
+  entry->deadline_ns = entry->received_ns + entry->budget_ms * kMillisecond;
+  server_->BeginCall(entry->id);
+  JoinDeadlines(entry);
+  const uint32_t partition = backend_->store->PartitionOf(entry->op.key);
+  const uint32_t reactor = backend_->store->ReactorOf(partition);
+  entry->partition = backend_->partitions[partition];
+  server_->ArmTurnEnd();
+  if (reactor == backend_->reactor) return gathered_.push_back(entry);
+  if (gathering_.empty()) gathering_.resize(backend_->peers.size());
+  if (!gathering_[reactor]) gathering_[reactor] = std::make_unique<RemoteWrites>(this);
+  gathering_[reactor]->entries.push_back(entry);
+}
+
+// -- writes
+
+void WritePath::OnTurnEnd() {
+  for (uint32_t reactor = 0; reactor < gathering_.size(); ++reactor) {
+    if (gathering_[reactor]) Send(reactor, std::move(gathering_[reactor]));
+  }
+  if (!gathered_.empty()) BeginLocal();
+  // Answering a write may end its call, but begins none.
+  for (Entry* entry : done_) Finish(entry);
+  done_.clear();
+}
+
+void WritePath::BeginLocal() {
+  // After a pause of the process, a deadline may have passed already.
+  std::erase_if(gathered_, [](Entry* entry) {
+    if (entry->answered) entry->Answer();
+    return entry->answered;
+  });
+  writes_.assign(gathered_.begin(), gathered_.end());
+  backend_->batch_write(writes_);
+  for (Entry* entry : gathered_) {
+    if (!entry->begun)
+      GoTheLongWay(entry);
+    else
+      metrics_.begun_total.Add();
+  }
+  gathered_.clear();
+}
+
+void WritePath::Send(uint32_t reactor, std::unique_ptr<RemoteWrites> writes) {
+  std::erase_if(writes->entries, [](Entry* entry) {
+    if (entry->answered) entry->Answer();
+    return entry->answered;
+  });
+  if (writes->entries.empty()) return;
+  for (Entry* entry : writes->entries) entry->travels = writes.get();
+  metrics_.remote_total.Add(writes->entries.size());
+  writes->target = backend_->write_paths[reactor];
+  server_->reactor().CallRemote(static_cast<int>(reactor), writes.release());
+}
+
+void WritePath::BeginRemote(RemoteWrites* writes) {
+  std::vector<PointWrite*> points;
+  points.reserve(writes->entries.size());
+  for (Entry* entry : writes->entries) {
+    entry->local = entry->partition;
+    entry->partition = backend_->partitions[entry->local->id()];
+    points.push_back(entry);
+  }
+  writes->running = 1 + points.size();
+  backend_->batch_write(points);
+  for (Entry* entry : writes->entries) {
+    (entry->begun ? metrics_.begun_total : metrics_.slowly_total).Add();
+    if (!entry->begun) writes->Leave();
+  }
+  writes->Leave();  // now it may return
+}
+
+void WritePath::FinishRemote(RemoteWrites* finished) {
+  const std::unique_ptr<RemoteWrites> writes(finished);
+  for (Entry* entry : writes->entries) {
+    entry->travels = nullptr;
+    entry->partition = entry->local;
+    // A write whose deadline has passed was answered: it may not begin now.
+    if (entry->begun || entry->answered)
+      entry->Answer();
+    else
+      tasks_->Spawn(WriteSlowly(entry));
+  }
+}
+
+void WritePath::GoTheLongWay(Entry* entry) {
+  metrics_.slowly_total.Add();
+  tasks_->Spawn(WriteSlowly(entry));
+}
+
+Task<void> WritePath::WriteSlowly(Entry* entry) {
+  // Write consumes the operation; the reply needs the rest of it.
+  std::vector<WriteOp> ops;
+  WriteOp shape = KeepShape(entry->op);
+  ops.push_back(std::exchange(entry->op, std::move(shape)));
+  WriteControl& control = entry->control.emplace();  // lets the deadline withdraw the write
+  control.deadline_ns = entry->deadline_ns;
+  control.values = &entry->room;
+  WriteOptions options;
+  options.control = &control;
+  // May wait for the disk or another reactor. The deadline may answer the request meanwhile.
+  Result<std::vector<OpResult>> outcome = co_await entry->partition->Write(std::move(ops), options);
+  entry->status = outcome.status();
+  if (outcome.ok()) entry->result = std::move(outcome->front());
+  entry->OnDone();
+}
+
+void WritePath::Finish(Entry* entry) {
+  std::unique_ptr<Entry> owned(entry);
+  entry->memory.Adopt(&entry->room);
+  LeaveDeadlines(entry);
+  if (!entry->answered) Answer(entry);
+  entry->latency->Record(static_cast<uint64_t>(server_->reactor().NowNs() - entry->received_ns));
+  const RequestId id = entry->id;
+  PutAway(std::move(owned));
+  --in_progress_;
+  server_->EndCall(id);
+}
+
+void WritePath::Answer(Entry* entry) {
+  CHECK(!std::exchange(entry->answered, true)) << "WP1: a write was answered twice";
+  if (!entry->status.ok()) return server_->ReplyError(entry->id, entry->method, ToKvError(entry->status, true));
+  const OpResult& result = entry->result;
+  const bool plain = result.outcome == OpOutcome::kApplied && entry->op.op != RecordOp::kIncrement &&
+                     !entry->op.return_previous && entry->id.protocol == WireProtocol::kBinary;
+  if (plain) {
+    AppendWriteReply(entry->method, entry->id.seqid, result.version, result.existed, server_->BeginReply(entry->id));
+    return server_->EndReply(entry->id);
+  }
+  api::Kv_put_result reply;  // the results of all four methods are the same on the wire
+  reply.__isset.success = true;
+  if (Refusal refusal = ToWriteResult(entry->op, entry->result, &reply.success)) {
+    return server_->ReplyError(entry->id, entry->method, *refusal);
+  }
+  server_->Reply(entry->id, entry->method, reply);
+}
+
+// -- deadlines. Most clients give all of their requests the same time, so most deadlines come in the
+// order of the requests, and one timer is enough for them.
+
+void WritePath::JoinDeadlines(Entry* entry) {
+  if (deadlines_.last && deadlines_.last->deadline_ns > entry->deadline_ns) {
+    return server_->reactor().ArmTimer(entry, entry->deadline_ns);
+  }
+  entry->queued = true;
+  entry->before = std::exchange(deadlines_.last, entry);
+  (entry->before ? entry->before->after : deadlines_.first) = entry;
+  if (!timer_.armed) server_->reactor().ArmTimer(&timer_, entry->deadline_ns);
+}
+
+void WritePath::LeaveDeadlines(Entry* entry) {
+  if (!std::exchange(entry->queued, false)) return server_->reactor().CancelTimer(entry);
+  (entry->before ? entry->before->after : deadlines_.first) = entry->after;
+  (entry->after ? entry->after->before : deadlines_.last) = entry->before;
+  entry->before = entry->after = nullptr;
+}
+
+// The write for which the timer was armed may be done, so it may be early.
+void WritePath::OnDeadline() {
+  const Nanos now = server_->reactor().NowNs();
+  while (Entry* entry = deadlines_.first) {
+    if (entry->deadline_ns > now) return server_->reactor().ArmTimer(&timer_, entry->deadline_ns);
+    LeaveDeadlines(entry);
+    AnswerLate(entry);
+  }
+}
+
+void WritePath::AnswerLate(Entry* entry) {
+  CHECK(!std::exchange(entry->answered, true)) << "WP1: a write was answered twice";
+  // While it is with another reactor, nobody here knows whether it was begun.
+  const bool not_applied = !entry->travels && !entry->begun && (!entry->control || entry->control->Withdraw());
+  ReplyLate(server_, entry->id, entry->method, entry->budget_ms, not_applied);
+}
+
+}  // namespace pando

@@ -1,0 +1,80 @@
+// WritePipeline: writes of one operation that need no coroutine (PointWrite).
+#include <utility>
+
+#include "src/partition/write_pipeline.h"
+
+namespace pando {
+namespace {
+
+// Units that are kept for later writes, and how much memory each of them keeps.
+constexpr size_t kMaxSpareUnits = 256;
+constexpr size_t kMaxSpareBytes = 16u << 10;
+
+}  // namespace
+
+std::unique_ptr<PointUnit> WritePipeline::TakePointUnit() {
+  if (spare_units_.empty()) return std::make_unique<PointUnit>();
+  std::unique_ptr<PointUnit> unit = std::move(spare_units_.back());
+  spare_units_.pop_back();
+  return unit;
+}
+
+// Whatever is not as usual is left to Write, which waits for it or says why the write is refused.
+bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
+  const WriteOp& op = write->op;
+  const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
+  if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
+  if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
+  if (!CheckFits(1, kFramesPerUpdate + applier_.FramesFor(op.op, key_bytes, value_bytes)).ok()) return false;
+  const size_t condition_bytes = op.condition.value ? op.condition.value->size() : 0;
+  const size_t encoded_bytes = kMaxRecordOverhead + key_bytes + value_bytes + condition_bytes;
+  if (!state_.log->HasSpace(encoded_bytes) || !UncommittedFits(encoded_bytes, 1)) return false;
+  std::unique_ptr<PointUnit> unit = TakePointUnit();
+  const bool only_removes = op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
+  const uint64_t blocks = admission_.BlocksFor(op.op, key_bytes, value_bytes);
+  if (!admission_.TryAdmit(blocks, only_removes, &unit->blocks)) {
+    spare_units_.push_back(std::move(unit));
+    return false;
+  }
+  if (!only_removes) state_.disk_full_ns = 0;
+  ++state_.stats.writes_total;
+  ++state_.active_calls;
+  unit->waits = QueueEntry::Waiter::kPoint;
+  unit->client = write;
+  unit->reply.room = write->values;
+  ApplyUnit& content = unit->content;
+  content.reply = &unit->reply;
+  content.pins.push_back(state_.pool.Pin(leaf));
+  const LogRecord record = RecordOf(op);
+  unit->encoded.reserve(encoded_bytes);
+  EncodeRecord(record, &unit->encoded);
+  content.records.resize(1);
+  content.records.front().wanted = WantedBy(op);
+  DecodeOwn(unit.get());
+  write->begun = true;
+  Append(unit.release());
+  return true;
+}
+
+// The unit has left the queue.
+void WritePipeline::FinishPoint(PointUnit* unit, Status status) {
+  std::unique_ptr<PointUnit> owned(unit);
+  PointWrite* write = std::exchange(unit->client, nullptr);
+  CHECK(write != nullptr && write->begun) << "PW1: a write was done that had not begun, or twice";
+  write->status = std::move(status);
+  if (write->status.ok()) write->result = std::move(unit->reply.results.front());
+  unit->content.pins.clear();
+  unit->blocks.Drop();  // what it changed counts as dirty now
+  if (spare_units_.size() < kMaxSpareUnits && unit->encoded.capacity() <= kMaxSpareBytes) {
+    unit->encoded.clear();
+    unit->content.found.clear();
+    unit->reply.results.clear();
+    unit->reply.value_bytes = 0;
+    unit->content.records.front() = UnitRecord();
+    spare_units_.push_back(std::move(owned));
+  }
+  write->OnDone();
+  if (--state_.active_calls == 0) state_.idle.NotifyAll();
+}
+
+}  // namespace pando
