@@ -2,7 +2,7 @@
 // Pando's own reactor. Running kvbench against it shows how much load the generator can drive. It
 // is never shipped.
 //
-//   kvbench_responder [value_bytes] [core]     prints "port N" and serves until it is killed
+//   kvbench_responder [value_bytes] [core] [port]     prints "port N" and serves until it is killed
 #include <thrift/protocol/TBinaryProtocol.h>
 #include <thrift/transport/TBufferTransports.h>
 
@@ -103,7 +103,9 @@ int Main(int argc, char** argv) {
   CHECK(reactor.ok()) << reactor.status().ToString();
   Answers answers(value_bytes);
   Door door(reactor->get(), &answers);
-  Result<uint16_t> port = (*reactor)->Listen(ListenOptions{}, &door);
+  ListenOptions listen;
+  if (argc > 3) listen.port = static_cast<uint16_t>(std::atoi(argv[3]));
+  Result<uint16_t> port = (*reactor)->Listen(listen, &door);
   CHECK(port.ok()) << port.status().ToString();
   std::printf("port %u\n", *port);
   std::fflush(stdout);

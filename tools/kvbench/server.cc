@@ -241,11 +241,16 @@ Result<std::string> MakeScratch(const std::string& parent) {
 
 }  // namespace
 
-std::string DefaultKvnode() {
+namespace {
+std::string NextToKvbench(const char* name) {
   std::error_code error;
   fs::path self = fs::read_symlink("/proc/self/exe", error);
-  return error ? "kvnode" : (self.parent_path() / "kvnode").string();
+  return error ? name : (self.parent_path() / name).string();
 }
+}  // namespace
+
+std::string DefaultKvnode() { return NextToKvbench("kvnode"); }
+std::string DefaultResponder() { return NextToKvbench("kvbench_responder"); }
 
 Result<std::unique_ptr<Server>> StartKvnode(const ServerOptions& options) {
   const std::string& binary = options.binary;
@@ -298,6 +303,16 @@ Result<std::unique_ptr<Server>> StartRedis(const ServerOptions& options, RedisDu
       return Status(Code::kDeadline, "redis-server accepts connections but does not answer PING");
     std::this_thread::sleep_for(std::chrono::milliseconds(kPollMs));
   }
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+Result<std::unique_ptr<Server>> StartResponder(const ServerOptions& options, uint32_t value_bytes) {
+  ASSIGN_OR_RETURN(uint16_t port, FreePort());
+  ASSIGN_OR_RETURN(std::string directory, MakeScratch(options.scratch_dir));
+  auto server = std::make_unique<Spawned>("nothing", port, directory);
+  const std::vector<std::string> args = {options.responder_binary, std::to_string(value_bytes), "-1",
+                                         std::to_string(port)};
+  RETURN_IF_ERROR(server->Start(args, options.core));
   return std::unique_ptr<Server>(std::move(server));
 }
 

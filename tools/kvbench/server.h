@@ -17,10 +17,12 @@
 namespace pando::bench {
 
 std::string DefaultKvnode();  // the kvnode next to kvbench
+std::string DefaultResponder();
 
 struct ServerOptions {
   std::string binary = DefaultKvnode();
   std::string redis_binary = "redis-server";
+  std::string responder_binary = DefaultResponder();
   std::string scratch_dir = "/var/tmp";  // the parent of data directories, on the disk to measure
   int core = 0;                          // the server's only core; < 0 = not pinned
   uint64_t memory_limit_mb = 0;          // kvnode's; 0 = four times the data, at least 1024
@@ -60,6 +62,9 @@ Result<std::unique_ptr<Server>> StartKvnode(const ServerOptions& options);
 // before each reply.
 Result<std::unique_ptr<Server>> StartRedis(const ServerOptions& options, RedisDurability durability);
 Status MakeRedisDurable(const Server& redis);
+// Starts a server that answers every get with a value of this length and every put with success, on
+// Pando's own reactor, and does nothing else ("nothing"). No server on this reactor can be faster.
+Result<std::unique_ptr<Server>> StartResponder(const ServerOptions& options, uint32_t value_bytes);
 // Uses a server that already runs at "host:port".
 Result<std::unique_ptr<Server>> UseServer(std::string system, const std::string& address);
 
