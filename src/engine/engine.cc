@@ -509,6 +509,10 @@ std::span<Partition* const> Engine::partitions() { return impl_->partitions_; }
 void Engine::BatchGet(std::span<PointRead> reads) { impl_->BatchGet(reads); }
 void Engine::BatchWrite(std::span<PointWrite* const> writes) { impl_->BatchWrite(writes); }
 Task<Status> Engine::CheckpointAll() { return impl_->CheckpointAll(); }
+void Engine::CheckInvariants() const {
+  impl_->log_->CheckInvariants();
+  for (const Replica* r : impl_->served_) r->CheckInvariants();
+}
 EngineStats Engine::stats() const { return impl_->stats(); }
 Scrubber& Engine::scrubber() { return *impl_->scrubber_; }
 const Status& Engine::failure() const { return impl_->failure_; }

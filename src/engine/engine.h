@@ -101,6 +101,8 @@ class Engine {
   // Checkpoints all partitions. Returns when their superblocks are durable.
   Task<Status> CheckpointAll();
   EngineStats stats() const;
+  // For tests: CHECKs what must hold of every part between two turns.
+  void CheckInvariants() const;
   // Verifies the data on disk while the engine serves requests.
   Scrubber& scrubber();
   // Why the engine stopped, or OK.

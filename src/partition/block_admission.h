@@ -51,6 +51,7 @@ class BlockAdmission {
   // checkpoints: the merge may run during one. Merges may use what is kept for them.
   Task<Status> AdmitMerge(AdmittedBlocks* admitted);
 
+  uint64_t promised_blocks() const { return promised_blocks_; }
   // Blocks that must stay free so that admitted writes and dirty pages can be written and removes
   // can still be admitted.
   uint64_t BlocksToKeepFree() const { return PromisedBlocks() + ReservedBlocks(); }

@@ -111,6 +111,8 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   Lsn UnitEndBefore(Lsn lsn) const override { return pipeline_.UnitEndBefore(lsn); }
   Epoch epoch() const override { return state_.epoch; }
 
+  // For tests: CHECKs what must hold between two turns.
+  void CheckInvariants() const;
   void AppendTailAgain() { pipeline_.AppendTailAgain(); }
   // Writes are durable, but the gate has not committed them.
   bool waits_for_commit() const { return state_.durable_lsn > state_.committed_lsn; }

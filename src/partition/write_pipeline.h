@@ -55,6 +55,7 @@ class WritePipeline {
   void Enqueue(QueueMark* mark);
   void Withdraw(QueueMark* mark, Status status);
   size_t size() const { return queue_.size(); }
+  void CheckInvariants() const;
 
   // Records up to this LSN are durable.
   void OnDurable(Lsn up_to);

@@ -228,6 +228,8 @@ class Log {
   virtual bool IsLive(uint64_t segment_number) const = 0;
 
   virtual LogStats stats() const = 0;
+  // For tests: CHECKs what must hold between two turns.
+  virtual void CheckInvariants() const = 0;
   // Fails the log. Nothing more is written.
   virtual void Abandon(const Status& status) = 0;
   // Waits until everything staged is durable, writes the closing position and closes the files. An

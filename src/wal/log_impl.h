@@ -124,6 +124,7 @@ class LogImpl final : public Log, private TurnHook {
   bool IsLive(uint64_t segment_number) const override;
   LogPosition durable_end() const override { return announced_end_; }
   LogStats stats() const override;
+  void CheckInvariants() const override;
   void Abandon(const Status& status) override { Fail(status); }
   Task<Status> Close() override;
 

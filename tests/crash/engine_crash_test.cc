@@ -120,6 +120,7 @@ class Workload {
     ++writing_;
     for (int i = 0; i < steps_ && !closing_; ++i) {
       co_await WriteOne();
+      engine_->CheckInvariants();
       if (random_.Chance(0.1)) co_await Sleep(*reactor_, random_.Between(0, 15) * kMillisecond);
       if (history_->expiring && random_.Chance(0.05)) co_await Sleep(*reactor_, 300 * kMillisecond);
     }
@@ -148,8 +149,9 @@ class Workload {
     Partition* partition = engine_->partition(batch->partition);
     // A single operation is written as kvnode does it.
     const bool single = batch->ops.size() == 1 && !batch->options.all_or_nothing;
-    Result<std::vector<OpResult>> results = single ? co_await WritePoint(engine_, partition, batch->ops.front())
-                                                   : co_await partition->Write(batch->ops, batch->options);
+    Task<Result<std::vector<OpResult>>> write =
+        single ? WritePoint(engine_, partition, batch->ops.front()) : partition->Write(batch->ops, batch->options);
+    Result<std::vector<OpResult>> results = co_await write;
     if (results.ok()) {
       batch->acknowledged = true;
       batch->results = *std::move(results);

@@ -111,6 +111,7 @@ class Writer {
 
   Task<void> Work() {
     for (int i = 0; i < shape_.steps && !run_->failed(); ++i) {
+      run_->engine->CheckInvariants();
       region_ = &regions_[random_.Below(regions_.size())];
       const uint64_t choice = random_.Below(100);
       if (choice < 45)

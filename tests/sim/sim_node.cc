@@ -115,4 +115,10 @@ Task<Result<api::ScrubReply>> SimNode::Scrub(Reactor&, bool, uint64_t) {
   co_return Error(Code::kUnsupported, "a simulated node does not scrub");
 }
 
+void SimNode::CheckInvariants() const {
+  for (ReactorPart* part : parts_) {
+    if (part->engine() != nullptr) part->engine()->CheckInvariants();
+  }
+}
+
 }  // namespace pando

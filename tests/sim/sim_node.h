@@ -40,6 +40,7 @@ class SimNode final : public NodeControl {
   Task<Status> Stop();
 
   bool serving() const { return serving_; }
+  void CheckInvariants() const;  // of all engines that are open
   // Why the first engine to fail has failed.
   const Status& failure() const { return failure_; }
 

@@ -18,6 +18,7 @@ using Outcome = SimClient::Outcome;
 constexpr Nanos kStartWithinNs = 20 * kSecond;
 constexpr Nanos kStopWithinNs = 60 * kSecond;
 constexpr Nanos kAnswerWithinNs = 60 * kSecond;
+constexpr Nanos kLookEvery = 5 * kMillisecond;
 constexpr int kLastReads = 20;  // tries
 
 // Nodes whose machines crashed are never destroyed.
@@ -103,7 +104,14 @@ std::string StoryRunner::Run(const std::vector<Statement>& story) {
   return problem_;
 }
 
-void StoryRunner::WaitUntil(Nanos time_ns) { kernel_.RunUntilIdle(time_ns); }
+void StoryRunner::WaitUntil(Nanos time_ns) {
+  while (kernel_.now_ns() < time_ns) {
+    kernel_.RunUntilIdle(std::min(time_ns, kernel_.now_ns() + kLookEvery));
+    for (const auto& [name, machine] : machines_) {
+      if (machine.node != nullptr) machine.node->CheckInvariants();
+    }
+  }
+}
 
 void StoryRunner::Carry(const Statement& statement) {
   if (statement.after_ns) WaitUntil(kernel_.now_ns() + *statement.after_ns);
