@@ -31,13 +31,9 @@
 
 namespace pando {
 
-class Partition {
+// What clients need: to read, write, scan and watch records.
+class PartitionRecords {
  public:
-  virtual ~Partition() = default;
-
-  virtual uint32_t id() const = 0;
-  virtual const Uuid& uuid() const = 0;
-
   // kCorruption names the file and the offset of a damaged page. kUnavailable: the engine has
   // failed. kSnapshotGone: the snapshot no longer exists. Reads in a snapshot (kNewest = the newest
   // state) decide expiry by its time. With `room`, the value's size is reserved in it before the
@@ -69,8 +65,14 @@ class Partition {
   // any thread.
   virtual Version newest_change() const = 0;
 
-  // -- snapshots; CutSnapshot (snapshot_cut.h) calls the first four on any number of partitions, at
-  // one moment.
+ protected:
+  ~PartitionRecords() = default;
+};
+
+// What holders of snapshots need, and those who copy one page by page.
+class PartitionSnapshots {
+ public:
+  // -- CutSnapshot (snapshot_cut.h) calls these four on any number of partitions, at one moment.
   // Waits for a running checkpoint. No other one begins until Cut or AbandonCut.
   virtual Task<Status> PrepareCut() = 0;
   // No write is appended until Cut or AbandonCut. Returns the highest version assigned so far, or
@@ -92,8 +94,26 @@ class Partition {
   // batch ends after the image that reaches max_bytes.
   virtual Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) = 0;
 
+ protected:
+  ~PartitionSnapshots() = default;
+};
+
+// What operators need.
+class PartitionOperations {
+ public:
+  // Returns when everything applied so far is in a durable checkpoint.
   virtual Task<Status> Checkpoint() = 0;
   virtual PartitionStats stats() const = 0;
+
+ protected:
+  ~PartitionOperations() = default;
+};
+
+class Partition : public PartitionRecords, public PartitionSnapshots, public PartitionOperations {
+ public:
+  virtual ~Partition() = default;
+  virtual uint32_t id() const = 0;
+  virtual const Uuid& uuid() const = 0;
 };
 
 }  // namespace pando

@@ -6,6 +6,8 @@
 #pragma once
 
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -23,84 +25,52 @@ class RemotePartition final : public Partition {
   const Uuid& uuid() const override { return uuid_; }
 
   Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) override {
-    auto call = [target = target_, k = std::move(key), snapshot, room](Reactor&) mutable {
-      return target->Get(std::move(k), snapshot, room);
-    };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
+    return Forward(&Partition::Get, std::move(key), snapshot, room);
   }
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override {
-    auto call = [target = target_, o = std::move(ops), options](Reactor&) mutable {
-      return target->Write(std::move(o), options);
-    };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
+    return Forward(&Partition::Write, std::move(ops), options);
   }
-  Task<Result<ScanPage>> Scan(ScanSpec spec) override {
-    auto call = [target = target_, s = std::move(spec)](Reactor&) mutable { return target->Scan(std::move(s)); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
-  }
+  Task<Result<ScanPage>> Scan(ScanSpec spec) override { return Forward(&Partition::Scan, std::move(spec)); }
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
-    auto call = [target = target_, s = std::move(start), e = std::move(end), snapshot](Reactor&) mutable {
-      return target->Aggregate(std::move(s), std::move(e), snapshot);
-    };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
+    return Forward(&Partition::Aggregate, std::move(start), std::move(end), snapshot);
   }
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId snapshot) override {
-    auto call = [target = target_, s = std::move(start), e = std::move(end), r = std::move(ranks),
-                 snapshot](Reactor&) mutable {
-      return target->KeysAtRanks(std::move(s), std::move(e), std::move(r), snapshot);
-    };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
+    return Forward(&Partition::KeysAtRanks, std::move(start), std::move(end), std::move(ranks), snapshot);
   }
   Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) override {
-    auto call = [target = target_, after, p = std::move(prefix), max_changes, max_bytes](Reactor&) mutable {
-      return target->Changes(after, std::move(p), max_changes, max_bytes);
-    };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
+    return Forward(&Partition::Changes, after, std::move(prefix), max_changes, max_bytes);
   }
   Version newest_change() const override { return target_->newest_change(); }
-  Task<Status> PrepareCut() override {
-    auto call = [target = target_](Reactor&) { return target->PrepareCut(); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
-  }
-  Task<Result<Version>> HoldWrites() override {
-    auto call = [target = target_](Reactor&) { return target->HoldWrites(); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
-  }
-  Task<Status> Cut(SnapshotInfo snapshot) override {
-    auto call = [target = target_, snapshot](Reactor&) { return target->Cut(snapshot); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
-  }
-  Task<Status> AbandonCut() override {
-    auto call = [target = target_](Reactor&) { return target->AbandonCut(); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
-  }
+
+  Task<Status> PrepareCut() override { return Forward(&Partition::PrepareCut); }
+  Task<Result<Version>> HoldWrites() override { return Forward(&Partition::HoldWrites); }
+  Task<Status> Cut(SnapshotInfo snapshot) override { return Forward(&Partition::Cut, snapshot); }
+  Task<Status> AbandonCut() override { return Forward(&Partition::AbandonCut); }
   Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) override {
-    auto call = [target = target_, id, expires_at_ms](Reactor&) { return target->RenewSnapshot(id, expires_at_ms); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
+    return Forward(&Partition::RenewSnapshot, id, expires_at_ms);
   }
-  Task<Status> ReleaseSnapshot(SnapshotId id) override {
-    auto call = [target = target_, id](Reactor&) { return target->ReleaseSnapshot(id); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
-  }
+  Task<Status> ReleaseSnapshot(SnapshotId id) override { return Forward(&Partition::ReleaseSnapshot, id); }
   Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) override {
-    auto call = [target = target_, id](Reactor&) { return target->DescribeSnapshot(id); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
+    return Forward(&Partition::DescribeSnapshot, id);
   }
   Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) override {
-    auto call = [target = target_, id, since, f = std::move(from), max_bytes](Reactor&) mutable {
-      return target->ReadPages(id, since, std::move(f), max_bytes);
-    };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
+    return Forward(&Partition::ReadPages, id, since, std::move(from), max_bytes);
   }
-  Task<Status> Checkpoint() override {
-    auto call = [target = target_](Reactor&) { return target->Checkpoint(); };
-    co_return co_await CallOn(origin_, reactor_, std::move(call));
-  }
+  Task<Status> Checkpoint() override { return Forward(&Partition::Checkpoint); }
   // Callers ask the partition itself, on its reactor.
   PartitionStats stats() const override { return {}; }
 
  private:
+  // Calls `method` of the target on its reactor, with arguments that travel there.
+  template <typename R, typename Owner, typename... Params>
+  Task<R> Forward(Task<R> (Owner::*method)(Params...), std::type_identity_t<Params>... args) {
+    auto call = [target = target_, method, packed = std::make_tuple(std::move(args)...)](Reactor&) mutable {
+      return std::apply([&](auto&... each) { return (target->*method)(std::move(each)...); }, packed);
+    };
+    co_return co_await CallOn(origin_, reactor_, std::move(call));
+  }
+
   Reactor& origin_;
   const int reactor_;
   Partition* const target_;
