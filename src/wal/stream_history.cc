@@ -21,11 +21,21 @@ StreamHistory::Verdict StreamHistory::Accept(const Uuid& partition, const WriteU
   const End end{unit.last_lsn(), unit.chain_after, unit.epoch, unit.first_lsn, unit.chain_before};
   auto [at, is_new] = streams_.try_emplace(partition);
   Stream& stream = at->second;
+  if ((flags & kUnitStartsAnew) != 0 && !is_new) marks_.erase(partition);
+  const auto mark = marks_.find(partition);
+  const Lsn commit = mark == marks_.end() ? 0 : mark->second.commit_lsn;
+  // What a mark of a lower epoch states above this unit is superseded, even if the segments that held
+  // it are gone already.
+  Verdict next = Verdict::kContinues;
+  if (mark != marks_.end() && unit.epoch > mark->second.epoch && unit.first_lsn <= mark->second.durable_lsn) {
+    if (end.first_lsn <= commit) return CommittedSuperseded(partition, end, commit);
+    mark->second.durable_lsn = unit.first_lsn - 1;
+    next = Verdict::kSupersedes;
+  }
   if (is_new || (flags & kUnitStartsAnew) != 0) {
-    if (!is_new) marks_.erase(partition);
     stream.ends.assign(1, end);
     stream.last_gap = 0;
-    return Verdict::kContinues;
+    return next;
   }
   const End last = stream.last();
   if (unit.first_lsn > last.lsn) {
@@ -39,23 +49,23 @@ StreamHistory::Verdict StreamHistory::Accept(const Uuid& partition, const WriteU
     }
     stream.ends.push_back(end);
     if (!chained) PopFront(&stream);  // old batches have no marks: all of them are committed
-    return Verdict::kContinues;
+    return next;
   }
-  const auto mark = marks_.find(partition);
-  const Lsn commit = mark == marks_.end() ? 0 : mark->second.commit_lsn;
   if (unit.epoch > last.epoch) return AcceptSuperseding(partition, &stream, end, commit);
   if ((flags & kUnitAgain) != 0) return AcceptInside(partition, &stream, end, commit);
   return Broken(partition, fmt::format("a unit starts at LSN {}, but the last LSN before it is {}, in the same epoch",
                                        unit.first_lsn, last.lsn));
 }
 
+StreamHistory::Verdict StreamHistory::CommittedSuperseded(const Uuid& partition, const End& end, Lsn commit) {
+  return Broken(partition, fmt::format("the unit at LSN {} of epoch {} supersedes what was committed up to LSN {}",
+                                       end.first_lsn, end.epoch, commit));
+}
+
 StreamHistory::Verdict StreamHistory::AcceptSuperseding(const Uuid& partition, Stream* stream, const End& end,
                                                         Lsn commit) {
   std::deque<End>& ends = stream->ends;
-  if (end.first_lsn <= commit) {
-    return Broken(partition, fmt::format("the unit at LSN {} of epoch {} supersedes what was committed up to LSN {}",
-                                         end.first_lsn, end.epoch, commit));
-  }
+  if (end.first_lsn <= commit) return CommittedSuperseded(partition, end, commit);
   const auto first = std::lower_bound(ends.begin(), ends.end(), end.first_lsn,
                                       [](const End& e, Lsn lsn) { return e.lsn < lsn; });  // the first to go
   if (first != ends.end() && first->first_lsn < end.first_lsn) {
@@ -67,8 +77,6 @@ StreamHistory::Verdict StreamHistory::AcceptSuperseding(const Uuid& partition, S
     return Broken(partition,
                   fmt::format("the unit at LSN {} does not continue the chain of the one before it", end.first_lsn));
   }
-  const auto mark = marks_.find(partition);
-  if (mark != marks_.end()) mark->second.durable_lsn = std::min(mark->second.durable_lsn, end.first_lsn - 1);
   ends.erase(first, ends.end());
   ends.push_back(end);
   return Verdict::kSupersedes;
@@ -115,8 +123,11 @@ bool StreamHistory::AcceptEnd(const Uuid& partition) {
   const auto at = streams_.find(partition);
   if (at == streams_.end()) return true;
   const auto mark = marks_.find(partition);
-  const Lsn required = mark == marks_.end() ? 0 : std::max(mark->second.durable_lsn, mark->second.commit_lsn);
-  if (required <= at->second.last().lsn) return true;
+  if (mark == marks_.end()) return true;
+  const Lsn required = std::max(mark->second.durable_lsn, mark->second.commit_lsn);
+  // What is in the checkpoints may be gone. The end of the log may then hold only older units, which
+  // were appended again before the checkpoints contained them.
+  if (required <= std::max(at->second.last().lsn, mark->second.released_lsn)) return true;
   Broken(partition, fmt::format("the log holds it up to LSN {}, but it was durable up to LSN {}", at->second.last().lsn,
                                 required));
   return false;

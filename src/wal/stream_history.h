@@ -69,6 +69,7 @@ class StreamHistory {
  private:
   Verdict Broken(const Uuid& partition, std::string what);
   Verdict AcceptInside(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
+  Verdict CommittedSuperseded(const Uuid& partition, const End& end, Lsn commit);
   Verdict AcceptSuperseding(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
   static void PopFront(Stream* stream);
 

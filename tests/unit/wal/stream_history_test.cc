@@ -168,6 +168,29 @@ TEST_F(StreamHistoryTest, AGapIsRemembered) {
   EXPECT_EQ(Accept(units[8], kUnitAgain), Verdict::kContinues);
 }
 
+// The segments that held the superseded units are gone, but a mark of their epoch is not.
+TEST_F(StreamHistoryTest, AMarkIsSupersededToo) {
+  history_.Accept({kPartition, 3, 4, 13, 4, 0});
+  EXPECT_EQ(Accept(Unit(4, 5, 77)), Verdict::kSupersedes);
+  EXPECT_TRUE(history_.AcceptEnd(kPartition)) << history_.wrong();
+  history_ = StreamHistory();
+  history_.Accept({kPartition, 3, 4, 13, 4, 0});
+  EXPECT_EQ(Accept(Unit(3, 5, 77)), Verdict::kContinues);
+  EXPECT_FALSE(history_.AcceptEnd(kPartition)) << "the same epoch supersedes nothing";
+  history_ = StreamHistory();
+  history_.Accept({kPartition, 3, 5, 13, 4, 0});
+  EXPECT_EQ(Accept(Unit(4, 5, 77)), Verdict::kBroken) << "LSN 5 is committed";
+}
+
+// The log may end with older units that were appended again before checkpoints contained what follows.
+TEST_F(StreamHistoryTest, WhatCheckpointsContainMayBeGone) {
+  EXPECT_EQ(Accept(Unit(1, 1, 0, 5)), Verdict::kContinues);
+  history_.Accept({kPartition, 1, 13, 13, 13, 0});
+  EXPECT_TRUE(history_.AcceptEnd(kPartition)) << history_.wrong();
+  history_.Accept({kPartition, 1, 14, 14, 13, 0});
+  EXPECT_FALSE(history_.AcceptEnd(kPartition));
+}
+
 TEST_F(StreamHistoryTest, WhatAMarkStatesMustBeThere) {
   EXPECT_TRUE(Mark(50, 50)) << "all its units have been released";
   const WriteUnit a = Unit(1, 1, 0);
