@@ -28,6 +28,7 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
     BatchLookup* active[kGroup];
     size_t count = 0;
     for (BatchLookup& l : group) {
+      if (l.tree == nullptr) continue;
       l.at = l.tree->root();
       PrefetchPage(pool.data(*l.at), l.at->level == 0, page_bytes);
       active[count++] = &l;

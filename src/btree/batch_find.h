@@ -14,7 +14,7 @@
 namespace pando {
 
 struct BatchLookup {
-  Tree* tree = nullptr;
+  Tree* tree = nullptr;  // null: nothing is found out
   std::string_view key;
   // Results. `leaf` is null when a page is missing. Otherwise `found` is set and, if true, so is
   // `record`.

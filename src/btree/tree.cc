@@ -13,7 +13,7 @@ Tree::Tree(BufferPool& pool, PageStore& store) : PageOwner(store), pool_(pool), 
 Tree::~Tree() { CHECK(root_ == nullptr) << "call Tree::Abandon before destroying the tree"; }
 
 Task<Status> Tree::CreateEmpty() {
-  CO_RETURN_IF_ERROR(co_await pool_.EnsureFree(kFramesPerUpdate));
+  CO_RETURN_IF_ERROR(co_await pool_.EnsureFree(kFramesPerUpdate, this));
   generation_ = 1;
   root_ = NewNode(0, {}, nullptr);
   root_->attached = true;
@@ -113,7 +113,7 @@ Task<Status> Tree::Fetch(ChildRef missing, uint8_t level, std::span<PagePin> kee
   } else if (pin.code() == Code::kAborted) {
     // Pins held while waiting could keep other waiters from ever getting room.
     for (PagePin& kept : keep) kept.Release();
-    CO_RETURN_IF_ERROR(co_await pool_.WaitForRoom(1));
+    CO_RETURN_IF_ERROR(co_await pool_.WaitForRoom(1, this));
   } else {
     co_return pin.TakeStatus();
   }
@@ -201,7 +201,7 @@ Task<void> Tree::FetchAhead(std::vector<std::string> keys) {
 
 Task<Result<PagePin>> Tree::FetchOverflow(OverflowRef ref, uint32_t value_bytes) {
   Result<PagePin> pin = co_await pool_.LoadOverflow(this, ref.location, ref.checksum, value_bytes);
-  if (pin.code() == Code::kAborted) CO_RETURN_IF_ERROR(co_await pool_.WaitForRoom(pool_.FramesFor(value_bytes)));
+  if (pin.code() == Code::kAborted) CO_RETURN_IF_ERROR(co_await pool_.WaitForRoom(pool_.FramesFor(value_bytes), this));
   co_return pin;
 }
 

@@ -381,7 +381,7 @@ void Tree::Merge(Frame* parent, uint32_t left_slot) {
 Task<Result<Tree::MergeStep>> Tree::MergeAt(std::string key, uint8_t level) {
   PagePin pins[2];
   for (size_t next_pin = 0;;) {
-    CO_RETURN_IF_ERROR(co_await pool_.EnsureFree(2 * kFramesPerUpdate));
+    CO_RETURN_IF_ERROR(co_await pool_.EnsureFree(2 * kFramesPerUpdate, this));
     // EnsureFree's promise holds only until the next suspension. Nothing below suspends until the
     // merge is done or a page turns out to be missing.
     if (level >= root_->level) co_return MergeStep::kDone;
@@ -431,7 +431,7 @@ Task<Status> Tree::MergeLeaf(std::string key, bool* merged) {
   freed |= *again == MergeStep::kMerged;
   if (merged) *merged = freed;
   // Replace a root that has a single child by that child.
-  CO_RETURN_IF_ERROR(co_await pool_.EnsureFree(kFramesPerUpdate));
+  CO_RETURN_IF_ERROR(co_await pool_.EnsureFree(kFramesPerUpdate, this));
   while (root_->level > 0 && NodeOf(root_).count() == 1) {
     ChildRef missing;
     Frame* child = ResolveChild(root_, 0, &missing);

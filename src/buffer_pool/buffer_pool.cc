@@ -88,6 +88,10 @@ Task<void> BufferPool::Stop() {
 void BufferPool::Fail(const Status& status) {
   if (!failure_.ok()) return;
   failure_ = status;
+  WakeWaiters();
+}
+
+void BufferPool::WakeWaiters() {
   clean_wanted_.NotifyAll();
   load_frame_freed_.NotifyAll();
   write_frame_freed_.NotifyAll();
@@ -135,11 +139,12 @@ Frame* BufferPool::NewPage(PageOwner* owner, uint8_t level) {
   return frame;
 }
 
-Task<Status> BufferPool::EnsureFree(size_t frames) {
+Task<Status> BufferPool::EnsureFree(size_t frames, const PageOwner* owner) {
   CHECK_LE(frames, frames_.size() / 2) << "EnsureFree asked for more than half of the pool";
   while (free_.size() < frames) {
     if (EvictSome()) continue;
     if (!failure_.ok()) co_return failure_;
+    if (owner && !owner->store().condemned().ok()) co_return owner->store().condemned();
     WantFree(frames);
     // No page can be evicted now: wait for the cleaner, the end of a write, an unpin, or Fail.
     co_await write_frame_freed_.Wait();
@@ -294,7 +299,8 @@ bool BufferPool::EvictStep() {
   bool writable = (frame->overflow || frame->level == 0 || frame->attached) && frame->dirty && !frame->writing &&
                   !frame->doomed && frame->frame_children == 0 && frame->pins == 0 &&
                   !(frame->attached && frame->parent == kNoFrame);
-  const bool may_write = evicting_writes_ < write_buffers_.capacity() / 2 && !stopping_ && failure_.ok();
+  const bool may_write = evicting_writes_ < write_buffers_.capacity() / 2 && !stopping_ && failure_.ok() &&
+                         frame->owner->store().condemned().ok();
   if (writable && may_write) tasks_.Spawn(EvictByWriting(frame));
   return false;
 }

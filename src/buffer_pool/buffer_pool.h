@@ -20,6 +20,8 @@
 //   B5  A page that fails its checksum is never returned.
 //   B6  At most one frame is found under an extent. A page written there replaces any frame that
 //       was read from there before.
+//   B7  Nothing is written to a store that is condemned. Its dirty frames stay until its owner drops
+//       them, and whoever waits for frames in order to change its pages gets the error.
 #pragma once
 
 #include <functional>
@@ -124,6 +126,8 @@ class BufferPool {
   // The disk has failed, so no page that is dirty will become clean any more. Nothing else is
   // written, and whoever waits for frames gets this error.
   void Fail(const Status& status);
+  // B7: call when a store was condemned, so that those who wait for frames look again.
+  void WakeWaiters();
 
   uint32_t page_bytes() const { return page_bytes_; }
   uint32_t frame_count() const { return static_cast<uint32_t>(frames_.size()); }
@@ -139,8 +143,9 @@ class BufferPool {
   // A frame for a new page: dirty, resident, unattached. EnsureFree must have promised the frame.
   Frame* NewPage(PageOwner* owner, uint8_t level);
   // Suspends until `frames` frames are free (at most frame_count()/2). For writers: the promise
-  // holds until their next suspension. An error means that the pool has failed; there is no promise.
-  Task<Status> EnsureFree(size_t frames);
+  // holds until their next suspension. An error means that the pool has failed, or that the store of
+  // `owner` is condemned; there is no promise.
+  Task<Status> EnsureFree(size_t frames, const PageOwner* owner = nullptr);
   // Frees a frame: at once, or when its pins are released and its write has ended (until then it is
   // `doomed`). With `discard_extent`, its extent goes back to the owner once no write to it can be
   // in flight.
@@ -166,8 +171,9 @@ class BufferPool {
   // another page.
   Task<Result<PagePin>> Load(PageOwner* owner, ChildRef ref, uint8_t level);
   // Suspends until a load of `frames` frames has room. The caller should hold no pins here, or all
-  // waiters may wait forever. An error means that the pool has failed and has no room.
-  Task<Status> WaitForRoom(size_t frames);
+  // waiters may wait forever. An error means that there is no room, and that the pool has failed or
+  // the store of `owner` is condemned.
+  Task<Status> WaitForRoom(size_t frames, const PageOwner* owner = nullptr);
   // Returns whether a load has room, after evicting what it can.
   bool MakeRoom(size_t frames);
 
@@ -186,7 +192,7 @@ class BufferPool {
   // frame changed meanwhile (B3), it is still dirty. Does nothing when the frame is clean or
   // already being written.
   Task<Status> WriteBack(Frame* frame);
-  // Suspends until no write is in flight, of this owner or any other.
+  // Suspends until no write of this owner is in flight.
   Task<void> DrainWrites(PageOwner* owner);
 
   BufferPoolStats stats() const;

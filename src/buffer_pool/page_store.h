@@ -44,6 +44,11 @@ class PageStore {
   virtual void FreeLater(DeadExtent dead) = 0;
   // A write failed for good. (Failed reads and damage are reported to the caller of the read.)
   virtual void OnIoError(const Status& status) = 0;
+  // Why nothing is written to the file any more, or OK. Once not OK, it stays so.
+  virtual const Status& condemned() const {
+    static const Status ok;
+    return ok;
+  }
 
  protected:
   ~PageStore() = default;

@@ -16,9 +16,10 @@ bool BufferPool::MakeRoom(size_t frames) {
   return true;
 }
 
-Task<Status> BufferPool::WaitForRoom(size_t frames) {
+Task<Status> BufferPool::WaitForRoom(size_t frames, const PageOwner* owner) {
   while (!MakeRoom(frames)) {
     if (!failure_.ok()) co_return failure_;
+    if (owner && !owner->store().condemned().ok()) co_return owner->store().condemned();
     WantFree(frames + kWriterReserve);
     ++stats_.load_waits_total;
     // Waiters that need one frame are woken one at a time. The few that need many check again
@@ -235,6 +236,7 @@ void BufferPool::CopyOverflow(const Frame& first, std::string* out) const {
 
 Task<Status> BufferPool::WriteBack(Frame* frame) {
   if (!frame->dirty || frame->writing || frame->doomed) co_return Status();
+  if (!frame->owner->store().condemned().ok()) co_return frame->owner->store().condemned();  // B7
   frame->writing = true;
   ++writes_in_flight_;
   Status status;  // no ?: operator here: g++ 12 destroys its temporary twice
@@ -317,8 +319,9 @@ Task<Status> BufferPool::WriteOverflow(Frame* frame) {
   co_return status;
 }
 
-Task<void> BufferPool::DrainWrites(PageOwner*) {
-  while (writes_in_flight_ > 0) co_await write_done_.Wait();
+Task<void> BufferPool::DrainWrites(PageOwner* owner) {
+  const auto is_written = [owner](const Frame& frame) { return frame.owner == owner && frame.writing; };
+  while (std::any_of(frames_.begin(), frames_.end(), is_written)) co_await write_done_.Wait();
 }
 
 }  // namespace pando

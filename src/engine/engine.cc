@@ -114,14 +114,7 @@ class Engine::Impl final : public LogReplaySink {
     CO_RETURN_IF_ERROR(StillOurs());
     for (const PartitionInfo& info : options_.store.partitions) {
       if (options_.store.ReactorOf(info.id) != options_.reactor_index) continue;
-      Replica::Options replica_options{info,
-                                       ChangeTailBytes(options_),
-                                       [this](const Status& s) { OnFailure(s); },
-                                       options_.make_gate ? options_.make_gate(info.id) : nullptr,
-                                       LimitsOf(options_),
-                                       &data_dir_};
-      CO_ASSIGN_OR_RETURN(std::unique_ptr<Replica> replica,
-                          co_await Replica::Open(reactor_, pool_, options_.store, std::move(replica_options)));
+      CO_ASSIGN_OR_RETURN(std::unique_ptr<Replica> replica, co_await OpenReplica(info));
       by_uuid_[info.uuid] = replica.get();
       by_id_.resize(options_.store.partitions.size());
       by_id_[info.id] = replica.get();
@@ -138,6 +131,7 @@ class Engine::Impl final : public LogReplaySink {
     log_options.may_change = [this] { return StillOurs(); };
     log_options.accept_lost = options_.accept_lost_log;
     for (Replica* replica : served_) {
+      if (replica->quarantined()) continue;
       const PartitionFile& file = replica->partition_file();
       if (file.superblock().log_end <= log_options.required_end) continue;
       log_options.required_end = file.superblock().log_end;
@@ -149,15 +143,45 @@ class Engine::Impl final : public LogReplaySink {
     for (auto& replica : replicas_) CO_RETURN_IF_ERROR(co_await replica->FinishReplay());
     for (auto& replica : replicas_) replica->Serve(log_.get());
     log_->ReleaseUnknownStreams();
-    co_return co_await MakeLogKnown();
+    CO_RETURN_IF_ERROR(co_await MakeLogKnown());
+    discards_at_once_ = true;
+    for (Replica* replica : served_) {
+      if (replica->quarantined()) co_await replica->Discard();
+    }
+    co_return Status();
+  }
+
+  Replica::Options ReplicaOptions(const PartitionInfo& info) {
+    Replica::Options options;
+    options.info = info;
+    options.change_tail_bytes = ChangeTailBytes(options_);
+    options.on_failure = [this](const Status& s) { OnFailure(s); };
+    options.on_quarantine = [this, id = info.id] { OnQuarantine(id); };
+    if (options_.make_gate) options.gate = options_.make_gate(info.id);
+    options.uncommitted_limits = LimitsOf(options_);
+    options.store = &data_dir_;
+    return options;
+  }
+
+  Task<Result<std::unique_ptr<Replica>>> OpenReplica(PartitionInfo info) {
+    Result<std::unique_ptr<Replica>> opened =
+        co_await Replica::Open(reactor_, pool_, options_.store, ReplicaOptions(info));
+    if (opened.ok() || !Replica::IsDamage(opened.status())) co_return opened;
+    co_return Replica::OpenQuarantined(reactor_, pool_, ReplicaOptions(info), opened.status());
+  }
+
+  void OnQuarantine(uint32_t id) {
+    if (options_.on_quarantine) options_.on_quarantine(id);
+    if (discards_at_once_) discards_.Spawn(static_cast<Replica*>(by_id_[id])->Discard());
   }
 
   // Runs before the first write. A store whose superblocks do not record the log's end would open
   // even without its log.
   Task<Status> MakeLogKnown() {
     for (Replica* replica : served_) {
-      if (replica->checkpointer().KnowsLog()) continue;
+      if (replica->quarantined() || replica->checkpointer().KnowsLog()) continue;
       Status status = co_await replica->Checkpoint();
+      if (replica->quarantined()) continue;
       if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(status);
       // Happens only if an older version filled the disk. Checkpoints will try again.
       LOG_IF(WARNING, !status.ok()) << "the first checkpoint failed for partition " << replica->id() << ": "
@@ -183,7 +207,8 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   void OnBroken(const Uuid& partition, const Status& why) override {
-    LOG(ERROR) << "partition " << partition.ToString() << " cannot be recovered: " << why.ToString();
+    auto found = by_uuid_.find(partition);
+    if (found != by_uuid_.end()) found->second->Quarantine(why);
   }
 
   // Whether the open directory is still the one whose lock this process holds, even if it was
@@ -216,7 +241,7 @@ class Engine::Impl final : public LogReplaySink {
     auto failed = failed_checkpoints_.find(r);
     const bool failed_lately =
         failed != failed_checkpoints_.end() && reactor_.NowNs() - failed->second < kCheckpointRetry;
-    return r->checkpointer().Needed() && !failed_lately;
+    return !r->quarantined() && r->checkpointer().Needed() && !failed_lately;
   }
 
   // Returns the partition to checkpoint next, or null if there is none. If much log is retained, or
@@ -235,9 +260,7 @@ class Engine::Impl final : public LogReplaySink {
       // room, not for the sake of a quick recovery: it would be copied for ever.
       const bool short_of_room = log.unreleased_bytes > options_.log_budget_bytes / 2 ||
                                  log.unreleased_records > options_.log_budget_records / 2 || log.waits_for_segment;
-      if (short_of_room && found != by_uuid_.end() && !found->second->checkpointer().Needed()) {
-        found->second->AppendTailAgain();
-      }
+      if (short_of_room && found != by_uuid_.end()) MakeRoomInLog(found->second, log);
     }
     if (Replica* replica = MostPendingFree()) return replica;
     Replica* oldest = nullptr;
@@ -249,12 +272,26 @@ class Engine::Impl final : public LogReplaySink {
     return oldest;
   }
 
+  // The partition pins the oldest log, and no checkpoint can release it.
+  void MakeRoomInLog(Replica* replica, const LogStats& log) {
+    if (!replica->quarantined()) {
+      if (!replica->checkpointer().Needed()) replica->AppendTailAgain();
+      return;
+    }
+    // What may repair the partition is kept until it would stop the others.
+    if (log.unreleased_bytes > options_.log_budget_bytes / 4 * 3 ||
+        log.unreleased_records > options_.log_budget_records / 4 * 3 || log.waits_for_segment) {
+      replica->DropUnits();
+    }
+  }
+
   // If the data fits into memory, a page that is rewritten many times between two checkpoints is
   // written only once. That is worth letting space wait, up to the size of the pool.
   Replica* MostPendingFree() {
     uint64_t pending = 0, used = 0;
     Replica* most = nullptr;
     for (Replica* r : served_) {
+      if (r->quarantined()) continue;
       const PartitionFile& file = r->partition_file();
       pending += file.pending_free_blocks();
       used += file.allocator().used_blocks();
@@ -273,6 +310,7 @@ class Engine::Impl final : public LogReplaySink {
     uint64_t held = 0;
     const SnapshotInfo* oldest = nullptr;
     for (Replica* r : served_) {
+      if (r->quarantined()) continue;
       r->snapshots().ReleaseExpired();
       // What an earlier release frees may be enough.
       if (r->partition_file().releasing_generations()) return;
@@ -287,7 +325,9 @@ class Engine::Impl final : public LogReplaySink {
                  << " s ago is released early: snapshots retain " << held << " replaced pages and values on reactor "
                  << options_.reactor_index << ", where the limit is " << limit
                  << ". Close snapshots sooner, or raise --memory_limit_mb";
-    for (Replica* r : served_) r->snapshots().ReleaseIfOpen(released.id);
+    for (Replica* r : served_) {
+      if (!r->quarantined()) r->snapshots().ReleaseIfOpen(released.id);
+    }
   }
 
   // Removes expired records, one partition after another. A sweep that waits for a commit goes on by
@@ -298,7 +338,8 @@ class Engine::Impl final : public LogReplaySink {
       if (reactor_.NowNs() < next) continue;
       next = reactor_.NowNs() + kSweepInterval;
       for (Replica* r : served_) {
-        if (closing_ || !failure_.ok() || r->upkeep().sweeping() || !r->upkeep().ExpiryDue()) continue;
+        if (closing_ || !failure_.ok() || r->quarantined()) continue;
+        if (r->upkeep().sweeping() || !r->upkeep().ExpiryDue()) continue;
         r->upkeep().SweepSoon();
         while (r->upkeep().sweeping() && !r->waits_for_commit()) co_await Sleep(reactor_, kSweepLook);
       }
@@ -325,7 +366,7 @@ class Engine::Impl final : public LogReplaySink {
       Status status = co_await replica->Checkpoint();
       ++checkpoints_;
       failed_checkpoints_.erase(replica);
-      if (!status.ok() && failure_.ok()) {
+      if (!status.ok() && failure_.ok() && !replica->quarantined()) {
         LOG(WARNING) << "the checkpoint failed for partition " << replica->id() << ": " << status.ToString();
         // A full disk. Other partitions are checkpointed meanwhile, which may free space.
         failed_checkpoints_[replica] = reactor_.NowNs();
@@ -345,8 +386,13 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   Task<Status> CheckpointAll() {
-    for (Replica* r : served_) CO_RETURN_IF_ERROR(co_await r->Checkpoint());
-    co_return Status();
+    Status first;
+    for (Replica* r : served_) {
+      Status status = co_await r->Checkpoint();
+      if (first.ok()) first = std::move(status);
+      if (!first.ok() && !r->quarantined()) break;
+    }
+    co_return first;
   }
 
   void GiveUpUncommitted() {
@@ -368,6 +414,7 @@ class Engine::Impl final : public LogReplaySink {
     for (int round = 0; checkpoint && round < 2 && status.ok() && failure_.ok(); ++round) {
       for (Replica* r : served_) {
         status = co_await r->Checkpoint();
+        if (r->quarantined()) status = Status();
         if (!status.ok()) break;
       }
     }
@@ -380,6 +427,9 @@ class Engine::Impl final : public LogReplaySink {
     GiveUpUncommitted();
     Status status;
     for (auto& replica : replicas_) co_await replica->Drain();
+    // A partition that is quarantined from here on gives up its pages when it is closed.
+    discards_at_once_ = false;
+    co_await discards_.Drain();
     co_await pool_.Stop();
     if (log_) status = co_await log_->Close();
     for (auto& replica : replicas_) {
@@ -395,8 +445,9 @@ class Engine::Impl final : public LogReplaySink {
     for (size_t from = 0; from < reads.size(); from += kBatchChunk) {
       std::span<PointRead> chunk = reads.subspan(from, std::min(kBatchChunk, reads.size() - from));
       for (size_t i = 0; i < chunk.size(); ++i) {
+        auto* replica = static_cast<Replica*>(chunk[i].partition);
         lookups_[i] = BatchLookup{};
-        lookups_[i].tree = &static_cast<Replica*>(chunk[i].partition)->tree();
+        lookups_[i].tree = replica->quarantined() ? nullptr : &replica->tree();
         lookups_[i].key = chunk[i].key;
       }
       BatchFind(pool_, std::span(lookups_).first(chunk.size()));
@@ -408,8 +459,9 @@ class Engine::Impl final : public LogReplaySink {
     for (size_t from = 0; from < writes.size(); from += kBatchChunk) {
       const auto chunk = writes.subspan(from, std::min(kBatchChunk, writes.size() - from));
       for (size_t i = 0; i < chunk.size(); ++i) {
+        auto* replica = static_cast<Replica*>(chunk[i]->partition);
         lookups_[i] = BatchLookup{};
-        lookups_[i].tree = &static_cast<Replica*>(chunk[i]->partition)->tree();
+        lookups_[i].tree = replica->quarantined() ? nullptr : &replica->tree();
         lookups_[i].key = chunk[i]->op.key;
       }
       BatchFind(pool_, std::span(lookups_).first(chunk.size()));
@@ -466,8 +518,19 @@ class Engine::Impl final : public LogReplaySink {
     s.checkpoints_total = checkpoints_;
     if (releaser_) s.release = releaser_->stats();
     s.write_waits_total = s.log.append_waits_total;
-    for (const Replica* r : served_) s.disk_full_total += r->stats().disk_full_total;
+    for (const Replica* r : served_) {
+      s.disk_full_total += r->stats().disk_full_total;
+      s.quarantined_partitions += r->quarantined();
+    }
     return s;
+  }
+
+  std::vector<QuarantinedPartition> quarantined() const {
+    std::vector<QuarantinedPartition> found;
+    for (const Replica* r : served_) {
+      if (r->quarantined()) found.push_back({r->id(), r->failure()});
+    }
+    return found;
   }
 
   Reactor& reactor_;
@@ -484,6 +547,10 @@ class Engine::Impl final : public LogReplaySink {
   std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<SpaceReleaser> releaser_;
   bool closing_ = false;
+  // Partitions that are quarantined give up their pages at once. Not while the engine opens, and not at
+  // the end, when it does it itself.
+  bool discards_at_once_ = false;
+  TaskGroup discards_;
   std::unordered_map<const Replica*, Nanos> failed_checkpoints_;  // when the last one failed
   Nanos close_began_ns_ = 0, last_success_ns_ = 0;                // of a checkpoint
   uint64_t checkpoints_ = 0;
@@ -514,6 +581,7 @@ void Engine::CheckInvariants() const {
   for (const Replica* r : impl_->served_) r->CheckInvariants();
 }
 EngineStats Engine::stats() const { return impl_->stats(); }
+std::vector<QuarantinedPartition> Engine::quarantined() const { return impl_->quarantined(); }
 Scrubber& Engine::scrubber() { return *impl_->scrubber_; }
 const Status& Engine::failure() const { return impl_->failure_; }
 void Engine::GiveUpUncommitted() { impl_->GiveUpUncommitted(); }

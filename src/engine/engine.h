@@ -10,8 +10,10 @@
 //   E2  Everything the engine allocates counts towards EngineOptions::memory_bytes. The pool is
 //       sized accordingly.
 //   E3  After Close every task has ended and every acknowledged write is durable.
-//   E4  When the engine fails, every wait for room in the log or in the pool ends with an error.
-//       Drain and Close therefore return.
+//   E4  When the engine fails, or a partition is quarantined, every wait for room in the log or in
+//       the pool ends with an error, or goes on. Drain and Close therefore return.
+//   E5  Damage of one partition's file, or of what the log holds of it, quarantines that partition and
+//       stops nothing else. Only a failure of the shared log stops the engine.
 #pragma once
 
 #include <functional>
@@ -63,9 +65,16 @@ struct EngineOptions {
   // Makes the gate that decides when the writes of a partition are committed. Not set: each has one
   // replica, and what is durable is committed.
   std::function<std::unique_ptr<CommitGate>(uint32_t partition)> make_gate;
-  // Called once when the engine fails (a write or sync error, or damage found). The engine then
+  // Called once when the engine fails (a write or sync error of the log). The engine then
   // acknowledges no more writes.
   std::function<void(const Status&)> on_failure;
+  // Called once for each partition that is quarantined, also while the engine opens.
+  std::function<void(uint32_t partition)> on_quarantine;
+};
+
+struct QuarantinedPartition {
+  uint32_t id = 0;
+  Status why;
 };
 
 struct EngineStats {
@@ -73,14 +82,15 @@ struct EngineStats {
   uint64_t pool_hits_total = 0, pool_misses_total = 0, pool_evictions_total = 0, pool_writes_total = 0;
   uint64_t pool_bytes = 0;
   LogStats log;
-  uint64_t checkpoints_total = 0;
+  uint64_t checkpoints_total = 0, quarantined_partitions = 0;
   uint64_t write_waits_total = 0, disk_full_total = 0;
   SpaceReleaseStats release;
 };
 
 class Engine {
  public:
-  // Opens the log and the partitions and recovers them. On return every partition serves requests.
+  // Opens the log and the partitions and recovers them. On return every partition serves requests,
+  // except those that are quarantined, which answer each with the reason.
   static Task<Result<std::unique_ptr<Engine>>> Open(Reactor& reactor, EngineOptions options);
   ~Engine();
 
@@ -98,9 +108,11 @@ class Engine {
   // PointWrite::begun of every one.
   void BatchWrite(std::span<PointWrite* const> writes);
 
-  // Checkpoints all partitions. Returns when their superblocks are durable.
+  // Checkpoints all partitions. Returns when their superblocks are durable. An error if one of them is
+  // quarantined; the others have been checkpointed.
   Task<Status> CheckpointAll();
   EngineStats stats() const;
+  std::vector<QuarantinedPartition> quarantined() const;
   // For tests: CHECKs what must hold of every part between two turns.
   void CheckInvariants() const;
   // Verifies the data on disk while the engine serves requests.

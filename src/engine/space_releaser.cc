@@ -33,6 +33,7 @@ Task<void> SpaceReleaser::Run() {
     if (period_over) period_end_ns_ = now_ns + options_.after_ns;
     for (Watched& watched : watched_) {
       if (stopping_) co_return;
+      if (watched.replica->quarantined()) continue;
       const uint64_t surplus = Surplus(&watched);
       if (surplus >= ExtentAllocator::kChunkBlocks && !watched.refused) co_await Release(&watched);
       if (period_over) watched.low_before = std::exchange(watched.low_now, UINT64_MAX);

@@ -192,7 +192,12 @@ void HttpServer::Answer(Peer* peer, std::string_view method, std::string_view ta
   const std::string_view path = target.substr(0, target.find('?'));
   if (path == "/metrics") return AnswerMetrics(peer, head_only);
   if (path == "/healthz") {
-    if (!health_->failed.load(std::memory_order_relaxed)) return peer->Send(Reply(200, "OK", kText, "ok\n", head_only));
+    if (!health_->failed.load(std::memory_order_relaxed)) {
+      const uint32_t quarantined = health_->quarantined_partitions.load(std::memory_order_relaxed);
+      const std::string text =
+          quarantined == 0 ? "ok\n" : fmt::format("ok, but {} partitions are quarantined\n", quarantined);
+      return peer->Send(Reply(200, "OK", kText, text, head_only));
+    }
     return peer->Send(Reply(500, "Internal Server Error", kText, "the engine has stopped; see the log\n", head_only));
   }
   if (path == "/readyz") {

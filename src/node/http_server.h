@@ -44,6 +44,7 @@ inline constexpr Nanos kHttpPageAgeNs = 20 * kMillisecond;
 struct NodeHealth {
   std::atomic<bool> ready{false};   // the node accepts requests
   std::atomic<bool> failed{false};  // the engine has stopped
+  std::atomic<uint32_t> quarantined_partitions{0};
 };
 
 struct HttpMetrics {

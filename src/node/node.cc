@@ -194,6 +194,7 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.release.bytes_per_s = (options_.release_space_mb_per_s << 20) / store_.reactors;
   options.release.after_ns = options_.release_space_after_s * kSecond;
   options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
+  options.on_quarantine = [this](uint32_t) { health_.quarantined_partitions.fetch_add(1, std::memory_order_relaxed); };
   auto open = [options](Reactor&, ReactorPart* part) mutable {
     options.reactor_index = part->index();
     return part->OpenEngine(std::move(options));
@@ -345,6 +346,7 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   out.http_port = http_port_;
   out.reactors = static_cast<int32_t>(store_.reactors);
   int disk_full_partitions = 0;
+  std::vector<QuarantinedPartition> quarantined;
   for (size_t i = 0; i < parts_.size(); ++i) {
     auto collect = [part = parts_[i]](Reactor&) { return part->CollectStatus(); };
     ReactorPartStatus part = co_await CallOn(caller, static_cast<int>(i), std::move(collect));
@@ -352,6 +354,7 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
     out.pool_free_pages += static_cast<int64_t>(part.engine.pool_free_pages);
     out.log_bytes += static_cast<int64_t>(part.engine.log.unreleased_bytes);
     disk_full_partitions += part.disk_full_partitions;
+    std::move(part.quarantined.begin(), part.quarantined.end(), std::back_inserter(quarantined));
     std::move(part.partitions.begin(), part.partitions.end(), std::back_inserter(out.partitions));
   }
   std::sort(out.partitions.begin(), out.partitions.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
@@ -359,6 +362,10 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   if (health_.failed.load(std::memory_order_relaxed)) {
     out.verdict = "the engine has stopped because a disk failed or data is damaged";
     out.advice = "read the log; run kvadmin check on the data directory; restart on a sound disk";
+  } else if (!quarantined.empty()) {
+    out.verdict = fmt::format("serving, but {} partitions are quarantined; partition {}: {}", quarantined.size(),
+                              quarantined.front().id, quarantined.front().why.message());
+    out.advice = "stop the node, run kvadmin check on the data directory, and restore what is damaged";
   } else if (!out.scrub.findings.empty()) {
     out.verdict = fmt::format("serving, with {} damaged places on disk", out.scrub.findings.size());
     out.advice = "run kvadmin check --online to list them and what to do about each";

@@ -91,6 +91,7 @@ Task<Status> ReactorPart::CloseEngine(bool checkpoint) {
 Task<ReactorPartStatus> ReactorPart::CollectStatus() {
   ReactorPartStatus status;
   status.engine = engine_->stats();
+  status.quarantined = engine_->quarantined();
   for (Partition* partition : engine_->partitions()) {
     PartitionStats stats = partition->stats();
     api::PartitionStatus& p = status.partitions.emplace_back();
@@ -159,6 +160,7 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.scans, scans);
   SetTotal(&gauges_.uncommitted_refused, uncommitted_refused);
   gauges_.uncommitted_bytes.Set(static_cast<int64_t>(uncommitted_bytes));
+  gauges_.quarantined.Set(static_cast<int64_t>(stats.quarantined_partitions));
   gauges_.partition_file_bytes.Set(static_cast<int64_t>(file_bytes));
   gauges_.partition_used_bytes.Set(static_cast<int64_t>(used_bytes));
   gauges_.partition_hole_bytes.Set(static_cast<int64_t>(hole_bytes));
@@ -252,6 +254,7 @@ void ReactorPart::RegisterMetrics() {
   add("kv_log_space_waits_total", "Writes that waited for room in the log.", &g.log_waits);
   add("kv_partition_checkpoints_total", "Checkpoints finished.", &g.checkpoints);
   add("kv_partition_disk_full_total", "Writes refused because the disk is full.", &g.disk_full);
+  add("kv_partitions_quarantined", "Partitions that refuse every request, because they are damaged.", &g.quarantined);
   add("kv_partition_uncommitted_bytes", "Records in the log that are not committed.", &g.uncommitted_bytes);
   add("kv_partition_uncommitted_refused_total", "Writes refused because too much waits to be committed.",
       &g.uncommitted_refused);

@@ -30,7 +30,7 @@ struct EngineGauges {
   Gauge log_bytes, log_records, log_segments;
   Counter log_appended_records, log_appended_bytes, log_device_writes, log_device_bytes, log_waits;
   Counter checkpoints, write_waits, disk_full, uncommitted_refused, reads, writes, scans;
-  Gauge uncommitted_bytes;
+  Gauge uncommitted_bytes, quarantined;
   Gauge partition_file_bytes, partition_used_bytes, partition_hole_bytes, frame_bytes;
   Counter released_bytes;
   Gauge release_refused_files;
@@ -39,6 +39,7 @@ struct EngineGauges {
 
 struct ReactorPartStatus {
   std::vector<api::PartitionStatus> partitions;
+  std::vector<QuarantinedPartition> quarantined;
   int disk_full_partitions = 0;  // of those: they refused writes lately for lack of disk space
   EngineStats engine;
 };

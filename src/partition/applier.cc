@@ -78,7 +78,7 @@ Task<Status> Applier::MakeReady(ApplyUnit* unit, UnitPart part) {
   }
   // Frees frames for the new pages and the clones.
   const size_t frames = new_frames + state_.tree->ClonesNeeded(leaves);
-  co_return co_await state_.pool.EnsureFree(std::min(frames, pool_frames / 2));
+  co_return co_await state_.pool.EnsureFree(std::min(frames, pool_frames / 2), state_.tree.get());
 }
 
 Task<Status> Applier::ReadFound(ApplyUnit* unit, size_t index, OverflowRef ref, uint32_t value_bytes) {

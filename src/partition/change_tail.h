@@ -43,6 +43,10 @@ class ChangeTail {
   // within one.
   void Publish() { newest_.store(last_, std::memory_order_release); }
 
+  // There will be no changes any more that After returns. newest() is above every version from then
+  // on, so that watchers look, and get the error.
+  void Close() { newest_.store(UINT64_MAX, std::memory_order_release); }
+
   // The changes after `after` to keys that begin with `prefix`, oldest first. `applied` is the
   // partition's last applied version: a page that reaches the end of the tail covers everything up
   // to it.

@@ -176,6 +176,7 @@ Task<Status> PartitionFile::WriteSuperblock(Superblock* next) {
   AlignedBuffer slot(2 * kBlockBytes);
   std::memcpy(slot.data(), next, sizeof(*next));
   std::memcpy(slot.data() + kBlockBytes, next, sizeof(*next));
+  CO_RETURN_IF_ERROR(condemned_);
   CO_RETURN_IF_ERROR(co_await file_.Write(slot.data(), slot.size(), next->generation % 2 * 2 * kBlockBytes));
   co_return co_await file_.Sync(/*data_only=*/true);
 }
@@ -218,7 +219,8 @@ Task<Status> PartitionFile::Commit(Superblock content) {
   content.group_blocks = ExtentAllocator::kGroupBlocks;
   co_await dead_.Lock();
   std::vector<DeadExtent> freed;
-  Status status = co_await CommitLists(content, &freed);
+  Status status = condemned_;
+  if (status.ok()) status = co_await CommitLists(content, &freed);
   std::unordered_set<uint64_t> no_longer_young;
   if (status.ok()) no_longer_young.swap(young_);
   dead_.Unlock();

@@ -47,9 +47,12 @@ Task<Superblock> PartitionFile::HoldNewest() {
 // -- the tree's extents
 
 Task<Result<Extent>> PartitionFile::AllocateForWrite(uint32_t blocks) {
+  CO_RETURN_IF_ERROR(condemned_);
   Result<Extent> extent = co_await Allocate(blocks);
   if (extent.ok()) unreferenced_.insert(extent->packed);
-  co_return extent;
+  if (!extent.ok() || condemned_.ok()) co_return extent;
+  FreeNow(*extent);
+  co_return condemned_;
 }
 
 void PartitionFile::AdoptExtent(Extent extent, Generation birth) {

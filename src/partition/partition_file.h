@@ -89,6 +89,12 @@ class PartitionFile final : public PageStore {
   // holes. Make one call at a time, and none once the file is closed.
   Task<Result<uint64_t>> ReleaseSpace(uint64_t blocks, uint64_t keep_free);
 
+  // From now on nothing is written to the file: every call that would returns this error. What is in
+  // flight ends. Reads go on.
+  void Condemn(const Status& why) {
+    if (condemned_.ok()) condemned_ = why;
+  }
+
   // Receives the I/O errors that no caller waits for.
   void set_on_io_error(std::function<void(const Status&)> handler) { on_io_error_ = std::move(handler); }
 
@@ -101,6 +107,7 @@ class PartitionFile final : public PageStore {
   void OrphanExtent(Extent extent) override;
   void FreeLater(DeadExtent dead) override { dead_.Add(dead); }
   void OnIoError(const Status& status) override;
+  const Status& condemned() const override { return condemned_; }
 
   // For the checker.
   const PartitionFileOptions& options() const { return options_; }
@@ -163,6 +170,7 @@ class PartitionFile final : public PageStore {
   WaitQueue grown_;
   Extent releasing_;  // the hole being punched
   std::function<void(const Status&)> on_io_error_;
+  Status condemned_;
 };
 
 }  // namespace pando

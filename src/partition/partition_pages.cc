@@ -159,6 +159,7 @@ Task<Status> PartitionReader::WaitUntilOnDisk(SnapshotId id) {
 }
 
 Task<Result<SnapshotRoot>> PartitionReader::DescribeSnapshot(SnapshotId id) {
+  const ActiveCall call(&state_);
   CO_RETURN_IF_ERROR(co_await WaitUntilOnDisk(id));
   CO_ASSIGN_OR_RETURN(const SnapshotInfo* info, snapshots_.Find(id));
   const TreeSnapshot& tree = state_.tree->snapshot(info->generation);
@@ -176,6 +177,7 @@ Task<Result<SnapshotRoot>> PartitionReader::DescribeSnapshot(SnapshotId id) {
 }
 
 Task<Result<PageBatch>> PartitionReader::ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) {
+  const ActiveCall call(&state_);
   CO_RETURN_IF_ERROR(co_await WaitUntilOnDisk(id));
   PageBatch batch;
   batch.next = std::move(from);

@@ -35,6 +35,7 @@ Status PartitionReader::TakeRoom(Frame* leaf, std::string_view key, int64_t now_
 }
 
 Task<Result<ReadResult>> PartitionReader::Get(std::string key, SnapshotId snapshot, ValueRoom* room) {
+  const ActiveCall call(&state_);
   ++state_.stats.reads_total;
   size_t taken_bytes = 0;
   for (;;) {
@@ -60,6 +61,8 @@ Task<Result<ChangePage>> PartitionReader::Changes(Version after, std::string pre
 }
 
 Task<Result<RangeAggregates>> PartitionReader::Aggregate(std::string start, std::string end, SnapshotId snapshot) {
+  if (state_.failed()) co_return state_.Refusal();
+  const ActiveCall call(&state_);
   ++state_.stats.scans_total;
   CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
   CO_ASSIGN_OR_RETURN(Aggregates sum, co_await state_.tree->Aggregate(view.generation, start, end, view.now_ms));
@@ -68,6 +71,8 @@ Task<Result<RangeAggregates>> PartitionReader::Aggregate(std::string start, std:
 
 Task<Result<std::vector<std::string>>> PartitionReader::KeysAtRanks(std::string start, std::string end,
                                                                     std::vector<uint64_t> ranks, SnapshotId snapshot) {
+  if (state_.failed()) co_return state_.Refusal();
+  const ActiveCall call(&state_);
   CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
   co_return co_await state_.tree->KeysAtRanks(view.generation, std::move(start), std::move(end), std::move(ranks));
 }

@@ -149,6 +149,8 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafBackwards(const 
 }
 
 Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
+  if (state_.failed()) co_return state_.Refusal();
+  const ActiveCall call(&state_);
   ++state_.stats.scans_total;
   if (spec.start_exclusive) spec.start.push_back('\0');  // the next key after it
   if (spec.end_inclusive) spec.end.push_back('\0');

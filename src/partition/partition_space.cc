@@ -115,6 +115,7 @@ Task<Result<Extent>> PartitionFile::Allocate(uint32_t blocks) {
 
 Task<Status> PartitionFile::EnsureFreeBlocks(uint64_t blocks) {
   while (allocator_.free_blocks() < blocks) {
+    CO_RETURN_IF_ERROR(condemned_);
     CO_RETURN_IF_ERROR(co_await Grow(blocks - allocator_.free_blocks(), 1));
   }
   co_return Status();
@@ -133,7 +134,7 @@ uint64_t PartitionFile::MetadataBlocks() const {
 // from no snapshot (D1), so they may become a hole.
 Task<Result<uint64_t>> PartitionFile::ReleaseSpace(uint64_t blocks, uint64_t keep_free) {
   CHECK(releasing_.empty()) << "one hole is made at a time";
-  if (growing_) co_return uint64_t{0};
+  if (growing_ || !condemned_.ok()) co_return uint64_t{0};
   const uint64_t free = allocator_.free_blocks();
   const bool free_too = free >= keep_free + ExtentAllocator::kChunkBlocks;
   std::optional<Extent> run =

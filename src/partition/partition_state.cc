@@ -8,8 +8,9 @@ bool MayFollow(Phase from, Phase to) {
     case Phase::kRecovering: return false;
     case Phase::kServing: return from == Phase::kRecovering;
     case Phase::kDraining: return from == Phase::kRecovering || from == Phase::kServing;
-    case Phase::kFailed: return from != Phase::kClosed && from != Phase::kFailed;
-    case Phase::kClosed: return from == Phase::kDraining || from == Phase::kFailed;
+    case Phase::kFailed:
+    case Phase::kQuarantined: return from == Phase::kRecovering || from == Phase::kServing || from == Phase::kDraining;
+    case Phase::kClosed: return from == Phase::kDraining || from == Phase::kFailed || from == Phase::kQuarantined;
   }
   return false;
 }
@@ -29,13 +30,16 @@ void PartitionState::Enter(Phase to) {
   phase_ = to;
 }
 
-void PartitionState::Fail(const Status& status) {
+void PartitionState::Fail(const Status& status, Phase to) {
   if (failed() || phase_ == Phase::kClosed) return;
   failure_ = status;
-  Enter(Phase::kFailed);
+  Enter(to);
 }
 
 Status PartitionState::Refusal() const {
+  if (quarantined()) {
+    return Error(Code::kUnavailable, "partition {} is quarantined: {}", id(), failure_.message());
+  }
   if (failed()) return Error(Code::kUnavailable, "partition {} stopped: {}", id(), failure_.message());
   if (phase_ == Phase::kDraining) return Error(Code::kUnavailable, "partition {} is closing", id());
   return Status();

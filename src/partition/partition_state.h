@@ -13,6 +13,10 @@
 //             |   |           |             |            ^
 //             |   +-----------|--> kDraining|            |
 //             +---------------+-------------+--> kFailed-+
+//             +---------------+-------------+--> kQuarantined --> kClosed
+//
+//   PH3  A quarantined partition answers every request with the reason, its file is not written, and
+//        the log keeps its units as long as there is room. The others are not concerned.
 #pragma once
 
 #include <algorithm>
@@ -36,7 +40,8 @@ enum class Phase : uint8_t {
   kServing,
   kDraining,  // finishes what is running and begins nothing new; checkpoints are still possible
   kClosed,
-  kFailed,  // finishes what is running with errors
+  kFailed,       // the engine has failed: finishes what is running with errors
+  kQuarantined,  // its file or its part of the log is damaged: the same, while the others go on
 };
 
 // The time that decides expiry and from which versions are derived, so that readers and writers
@@ -86,9 +91,11 @@ struct PartitionState {
   // -- the phase
   Phase phase() const { return phase_; }
   void Enter(Phase to);
-  // The first failure enters kFailed and is remembered; later ones change nothing.
-  void Fail(const Status& status);
-  bool failed() const { return !failure_.ok(); }
+  // The first failure or quarantine is remembered; later ones change nothing.
+  void Fail(const Status& status) { Fail(status, Phase::kFailed); }
+  void Quarantine(const Status& why) { Fail(why, Phase::kQuarantined); }
+  bool failed() const { return !failure_.ok(); }  // or quarantined
+  bool quarantined() const { return phase_ == Phase::kQuarantined; }
   const Status& failure() const { return failure_; }
   // Whether background work may go on.
   bool works() const { return phase_ == Phase::kRecovering || phase_ == Phase::kServing; }
@@ -102,6 +109,8 @@ struct PartitionState {
   Log* log = nullptr;  // null until the partition serves
   LogStream* stream = nullptr;
   std::function<void(const Status&)> on_failure;
+  // The partition's file, or what the log holds of it, cannot be used.
+  std::function<void(const Status&)> on_damage;
 
   std::unique_ptr<CommitGate> gate;
   UncommittedLimits uncommitted_limits;
@@ -128,6 +137,7 @@ struct PartitionState {
   PartitionStats stats;  // the counters; Replica::stats() fills in the rest
 
  private:
+  void Fail(const Status& status, Phase to);
   Phase phase_ = Phase::kRecovering;
   Status failure_;
 };

@@ -135,8 +135,9 @@ Task<Status> Recovery::OnMark(StreamMark mark) {
   if (mark.released_lsn <= checkpoint_lsn) co_return co_await ApplyTail(marked_commit_lsn_);
   co_return Error(
       Code::kCorruption,
-      "{}: holds the partition up to LSN {}, but the log says that it had been checkpointed up to LSN {}: the "
-      "file is an older copy. Put back the newest one, or restore the partition from a replica or a backup",
+      "{}: holds the partition up to LSN {}, but the log says that it had been checkpointed up to LSN {}, or was "
+      "quarantined until the log needed the room: the file is an older copy. Put back the newest one, or restore the "
+      "partition from a replica or a backup",
       state_.file->options().path, checkpoint_lsn, mark.released_lsn);
 }
 

@@ -36,6 +36,8 @@ class Recovery {
   // Called after the last unit. Applies what the gate commits, and hands the rest to `pipeline`.
   // kCorruption: what the marks state is not there (WU3), or something between others (WU4).
   Task<Status> Finish(WritePipeline* pipeline);
+  // The partition is quarantined.
+  void Forget() { tail_.clear(); }
 
  private:
   class UnitReader;

@@ -8,8 +8,12 @@ constexpr Nanos kDiskFullNotice = 60 * kSecond;  // how long a refused write sho
 }  // namespace
 
 Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
-    : change_tail_bytes_(options.change_tail_bytes), state_(reactor, pool, options.info) {
+    : change_tail_bytes_(options.change_tail_bytes),
+      drained_(reactor),
+      on_quarantine_(std::move(options.on_quarantine)),
+      state_(reactor, pool, options.info) {
   state_.on_failure = std::move(options.on_failure);
+  state_.on_damage = [this](const Status& why) { Quarantine(why); };
   state_.gate = options.gate ? std::move(options.gate) : std::make_unique<CommitAtOnce>();
   state_.uncommitted_limits = options.uncommitted_limits;
 }
@@ -24,7 +28,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
       store.PartitionName(self->id()) + "/data",      &pool.turn()};
   CO_ASSIGN_OR_RETURN(state.file, co_await PartitionFile::Open(reactor, file_options, /*read_only=*/false));
   const Superblock sb = state.file->superblock();
-  state.file->set_on_io_error(state.on_failure);
+  state.file->set_on_io_error(state.on_damage);
   state.tree = std::make_unique<Tree>(pool, *state.file);
   Status status =
       co_await state.tree->OpenRoot(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation + 1, sb.next_page_id);
@@ -42,7 +46,71 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   co_return self;
 }
 
+std::unique_ptr<Replica> Replica::OpenQuarantined(Reactor& reactor, BufferPool& pool, Options options,
+                                                  const Status& why) {
+  std::unique_ptr<Replica> self(new Replica(reactor, pool, std::move(options)));
+  self->Quarantine(why);
+  return self;
+}
+
+Status Replica::Judge(Status status) {
+  if (status.ok() || !IsDamage(status)) return status;
+  Quarantine(status);
+  return Status();
+}
+
+Task<Status> Replica::Replay(RecoveredUnits found) {
+  if (quarantined()) co_return Status();
+  co_return Judge(co_await recovery_.Replay(std::move(found)));
+}
+
+Task<Status> Replica::OnMark(StreamMark mark) {
+  if (quarantined()) co_return Status();
+  co_return Judge(co_await recovery_.OnMark(mark));
+}
+
+Task<Status> Replica::FinishReplay() {
+  if (quarantined()) co_return Status();
+  co_return Judge(co_await recovery_.Finish(&pipeline_));
+}
+
+void Replica::Quarantine(const Status& why) {
+  if (state_.failed() || state_.phase() == Phase::kClosed) return;
+  state_.Quarantine(why);
+  LOG(ERROR) << "partition " << id() << " is quarantined; the other partitions go on: " << why.ToString();
+  if (state_.file) state_.file->Condemn(state_.Refusal());
+  state_.pool.WakeWaiters();
+  pipeline_.OnQuarantined();
+  state_.changes.Close();
+  if (on_quarantine_) on_quarantine_();
+}
+
+Task<void> Replica::Discard() {
+  CHECK(quarantined()) << "PH3: partition " << id() << " still serves";
+  // The caller may be in the middle of a write of the file.
+  co_await Yield(state_.reactor);
+  co_await Drain();
+  recovery_.Forget();
+  snapshots_.Forget();
+  if (!state_.tree) co_return;
+  // Reads of the file go on, so it stays open.
+  co_await state_.pool.DrainWrites(state_.tree.get());
+  state_.tree->Abandon();
+}
+
+void Replica::DropUnits() {
+  CHECK(quarantined()) << "PH3: the log of partition " << id() << " is still needed";
+  LOG(ERROR) << "partition " << id() << ": the log needs the room, so it drops what it holds of the quarantined "
+             << "partition. It can be restored only from a replica or a backup now";
+  if (state_.log) state_.log->DropUnits(uuid());
+}
+
 void Replica::Serve(Log* log) {
+  if (quarantined()) {
+    state_.log = log;
+    log->KeepUnits(uuid());
+    return;
+  }
   state_.Enter(Phase::kServing);
   state_.log = log;
   state_.clock.Follow(std::max(state_.clock.newest(), state_.applied_version));
@@ -60,6 +128,8 @@ void Replica::BeginDrain() {
 
 Task<void> Replica::Drain() {
   BeginDrain();
+  while (draining_) co_await drained_.Wait();  // both Discard and the engine drain
+  draining_ = true;
   while (state_.active_calls > 0 || checkpointer_.running()) {
     if (checkpointer_.running()) {
       co_await checkpointer_.WaitForEnd();
@@ -69,16 +139,19 @@ Task<void> Replica::Drain() {
   }
   co_await state_.tasks.Drain();
   pipeline_.CloseGate();
+  draining_ = false;
+  drained_.NotifyAll();
 }
 
 Task<Status> Replica::Close() {
   state_.Enter(Phase::kClosed);
-  state_.tree->Abandon();
+  if (state_.tree) state_.tree->Abandon();
+  if (!state_.file) co_return Status();
   co_return co_await state_.file->Close();
 }
 
 void Replica::OnLogFailed(const Status& status) {
-  pipeline_.Fail(status);
+  pipeline_.Fail(status);  // also what a quarantined partition has on its way to the disk
   if (state_.on_failure) state_.on_failure(status);
 }
 
@@ -90,14 +163,16 @@ Task<Status> Replica::ReleaseSnapshot(SnapshotId id) { co_return snapshots_.Rele
 
 PartitionStats Replica::stats() const {
   PartitionStats s = state_.stats;
-  const ExtentAllocator& allocator = state_.file->allocator();
-  s.generation = state_.tree->generation();
   s.last_lsn = state_.last_lsn;
   s.durable_lsn = state_.durable_lsn;
   s.committed_lsn = state_.committed_lsn;
   s.applied_lsn = state_.applied_lsn;
   s.epoch = state_.epoch;
   s.uncommitted_bytes = pipeline_.uncommitted_bytes();
+  s.pending_writes = pipeline_.size();
+  if (!state_.file || !state_.tree) return s;  // it could not be opened
+  const ExtentAllocator& allocator = state_.file->allocator();
+  s.generation = state_.tree->generation();
   s.checkpoint_lsn = state_.file->superblock().checkpoint_lsn;
   s.file_bytes = allocator.total_blocks() * kBlockBytes;
   s.hole_bytes = allocator.hole_blocks() * kBlockBytes;
@@ -107,7 +182,6 @@ PartitionStats Replica::stats() const {
   s.snapshot_pinned_bytes = state_.file->held_blocks() * kBlockBytes;
   s.dirty_pages = state_.tree->dirty_pages();
   s.changes_kept = state_.changes.size();
-  s.pending_writes = pipeline_.size();
   s.checkpoint_running = checkpointer_.running();
   s.disk_full = state_.disk_full_ns != 0 && state_.reactor.NowNs() - state_.disk_full_ns < kDiskFullNotice;
   return s;

@@ -42,6 +42,8 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     PartitionInfo info;
     uint64_t change_tail_bytes = ChangeTail::kMinBytes;
     std::function<void(const Status&)> on_failure;
+    // Called once when the partition is quarantined. Discard then.
+    std::function<void()> on_quarantine = {};
     std::unique_ptr<CommitGate> gate;  // null: CommitAtOnce
     UncommittedLimits uncommitted_limits;
     const Directory* store = nullptr;  // the store's directory; outlives the replica
@@ -50,11 +52,33 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   static Task<Result<std::unique_ptr<Replica>>> Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
                                                      Options options);
 
-  // -- recovery, then service
-  Task<Status> Replay(RecoveredUnits found) { return recovery_.Replay(std::move(found)); }
-  Task<Status> OnMark(StreamMark mark) { return recovery_.OnMark(mark); }
-  Task<Status> FinishReplay() { return recovery_.Finish(&pipeline_); }
+  // A partition that could not be opened, and that is quarantined.
+  static std::unique_ptr<Replica> OpenQuarantined(Reactor& reactor, BufferPool& pool, Options options,
+                                                  const Status& why);
+  // Whether the error means that the partition cannot be used as it is, and the others can.
+  static bool IsDamage(const Status& status) {
+    return status.code() == Code::kCorruption || status.code() == Code::kIoError || status.code() == Code::kNotFound;
+  }
+
+  // -- recovery, then service. A quarantined partition ignores what the log holds of it. Damage that
+  // is found quarantines it, and is no error.
+  Task<Status> Replay(RecoveredUnits found);
+  Task<Status> OnMark(StreamMark mark);
+  Task<Status> FinishReplay();
   void Serve(Log* log);
+
+  // -- quarantine (PH3)
+  // The file of the partition, or what the log holds of it, is damaged. Refuses new requests, fails
+  // pending ones, and stops writing to the file. The others go on.
+  void Quarantine(const Status& why);
+  bool quarantined() const { return state_.quarantined(); }
+  const Status& failure() const { return state_.failure(); }
+  // Waits until nothing runs in the quarantined partition any more, and frees the memory of its
+  // pages.
+  Task<void> Discard();
+  // The log needs the room, so it drops the units of the quarantined partition. It still says that
+  // they existed: the next start finds that they are missing.
+  void DropUnits();
   // Called when the engine has failed. Refuses new requests and fails pending ones.
   void Stop(const Status& status) { pipeline_.Fail(status); }
   // No new writes are accepted. Those that run are finished as far as they do not wait for a commit;
@@ -129,8 +153,13 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
 
  private:
   Replica(Reactor& reactor, BufferPool& pool, Options options);
+  // Quarantines the partition if that is what the error means; else returns it.
+  Status Judge(Status status);
 
   const uint64_t change_tail_bytes_;
+  bool draining_ = false;  // Drain runs
+  WaitQueue drained_;
+  const std::function<void()> on_quarantine_;
   PartitionState state_;
   // The parts refer to each other, so some to members that are declared after them.
   Checkpointer checkpointer_{state_, upkeep_};

@@ -48,6 +48,8 @@ class SnapshotTable {
   Status Release(SnapshotId id);
   void ReleaseIfOpen(SnapshotId id);
   void ReleaseExpired();
+  // The tree and the file are about to be given up, with all that they hold.
+  void Forget() { snapshots_.clear(); }
 
  private:
   class Waiting;

@@ -302,6 +302,16 @@ void WritePipeline::Fail(const Status& status) {
   for (QueueEntry* entry : failed) LeaveFailed(entry);
 }
 
+void WritePipeline::OnQuarantined() {
+  // ApplyInTask reads the write at the front and answers it.
+  const size_t kept = applying_ == Applying::kPreparing ? 1 : 0;
+  const auto first = queue_.begin() + static_cast<ptrdiff_t>(kept), end = EntryAfter(state_.durable_lsn);
+  if (end <= first) return;
+  const std::vector<QueueEntry*> dropped(first, end);
+  queue_.erase(first, end);
+  for (QueueEntry* entry : dropped) LeaveFailed(entry);
+}
+
 // -- durable, committed, superseded
 
 void WritePipeline::OnDurable(Lsn up_to) {
@@ -309,6 +319,7 @@ void WritePipeline::OnDurable(Lsn up_to) {
       << "P4: LSN " << up_to << " became durable after " << state_.durable_lsn << ", but the last one is "
       << state_.last_lsn;
   state_.durable_lsn = up_to;
+  if (state_.quarantined()) return OnQuarantined();
   if (!gate_closed_) state_.gate->OnDurable(up_to);
   if (state_.phase() == Phase::kDraining) GiveUpUncommitted();
 }
@@ -547,13 +558,18 @@ Task<bool> WritePipeline::PrepareFront() {
   applying_ = Applying::kInTask;
   // The next task resumes from the event loop, after the code below.
   state_.pool.gather_turn().Release();
+  const bool damaged = status.code() == Code::kCorruption || status.code() == Code::kIoError;
+  if (!status.ok() && !state_.failed() && damaged && state_.on_damage) {
+    state_.on_damage(status);
+    co_return false;
+  }
   if (!status.ok() && !state_.failed()) {
     Fail(status);
     if (state_.on_failure) state_.on_failure(status);
     co_return false;
   }
   if (!state_.failed()) co_return true;
-  CHECK(queue_.front() == entry && queue_.size() == 1) << "WQ1: a write left the queue while it was prepared";
+  CHECK(queue_.front() == entry) << "WQ1: a write left the queue while it was prepared";
   queue_.pop_front();
   LeaveFailed(entry);
   co_return false;

@@ -150,6 +150,7 @@ Task<void> Scrubber::Pass() {
   report_.expected_bytes = ExpectedBytes();
   for (Replica* replica : replicas_) {
     if (Over()) co_return;
+    if (replica->quarantined()) continue;  // it is known to be damaged
     PartitionFile& file = replica->mutable_partition_file();
     co_await ScrubMetadata(&file);
     co_await ScrubTree(&file);
@@ -186,6 +187,7 @@ void Scrubber::Find(std::string file, uint64_t offset_bytes, std::string what, s
 uint64_t Scrubber::ExpectedBytes() const {
   uint64_t blocks = 0, log_bytes = 0;
   for (const Replica* replica : replicas_) {
+    if (replica->quarantined()) continue;
     const PartitionFile& file = replica->partition_file();
     blocks += file.allocator().used_blocks();
     for (const DeadExtent& dead : file.dead_of_newest()) blocks -= dead.extent.blocks();

@@ -135,9 +135,33 @@ void LogImpl::RemoveStream(LogStream* stream) {
 void LogImpl::ReleaseUnknownStreams() {
   std::vector<LogStream*> unknown;
   for (auto& [partition, stream] : streams_) {
-    if (stream->consumer == nullptr) unknown.push_back(stream.get());
+    if (stream->consumer == nullptr && !stream->kept) unknown.push_back(stream.get());
   }
   for (LogStream* stream : unknown) RemoveStream(stream);
+}
+
+void LogImpl::KeepUnits(const Uuid& partition) {
+  const auto found = streams_.find(partition);
+  if (found == streams_.end()) return;  // the log holds nothing of it
+  CHECK(found->second->consumer == nullptr) << "partition " << partition.ToString() << " is registered";
+  found->second->kept = true;
+}
+
+void LogImpl::DropUnits(const Uuid& partition) {
+  const auto found = streams_.find(partition);
+  if (found == streams_.end()) return;
+  LogStream* stream = found->second.get();
+  Lsn last = stream->durable_lsn;
+  if (stream->consumer == nullptr) {
+    // Its units may be broken, so their LSNs say little.
+    for (const auto& segment : live_) {
+      for (const IndexEntry& entry : segment->index) {
+        if (entry.stream == stream) last = std::max(last, entry.last_lsn);
+      }
+    }
+    stream->durable_lsn = last;
+  }
+  Release(stream, last);
 }
 
 // -- budgets

@@ -115,8 +115,8 @@ class LogReplaySink {
   virtual Task<Status> OnUnits(const RecoveredUnits& found) = 0;
   virtual Task<Status> OnMark(const StreamMark& mark) = 0;
   // The units of this partition do not form one history (WU1 to WU3): acknowledged writes of it are
-  // missing. Nothing more of it is delivered. Recover goes on with the others to find what else is
-  // broken, then returns the first of these errors, and the log stays as it was.
+  // missing. Nothing more of it is delivered, and all of its units stay in the log until KeepUnits or
+  // ReleaseUnknownStreams has decided about them. The other partitions are not concerned.
   virtual void OnBroken(const Uuid& partition, const Status& why) = 0;
 
  protected:
@@ -185,8 +185,15 @@ class Log {
   // Ends a registration and releases the records, since the partition was dropped. Its units must
   // have been announced, or the log must have failed. Not from within OnDurable or on_done.
   virtual void RemoveStream(LogStream* stream) = 0;
-  // Releases the records of partitions that nobody has registered (dropped partitions).
+  // Releases the records of partitions that nobody has registered (dropped partitions), except
+  // those for which KeepUnits was called.
   virtual void ReleaseUnknownStreams() = 0;
+  // The partition is quarantined and not registered: keeps its units, and goes on to state what must
+  // exist of it (L9).
+  virtual void KeepUnits(const Uuid& partition) = 0;
+  // Releases the units of a quarantined partition, registered or not. The marks say so, so that no
+  // later start takes what is left of the partition for all of it.
+  virtual void DropUnits(const Uuid& partition) = 0;
 
   // Reserves space for one record. Returns at once while the log is under its budgets, otherwise
   // suspends until Release has made room: smooth back pressure on writers. The caller keeps the

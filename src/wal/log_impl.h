@@ -89,6 +89,7 @@ class LogStream {
   size_t again_staged = 0;    // units that wait to be appended again (L11)
   Version hlc = 0;
   bool starts_anew = true;  // the next unit does not continue an earlier one
+  bool kept = false;        // KeepUnits was called
   bool queued = false;      // in staged_streams_
   bool mark_due = false;    // in due_marks_
   // The log holds units of it that end elsewhere than its owner continues. Until the next unit says
@@ -113,6 +114,8 @@ class LogImpl final : public Log, private TurnHook {
                        LogConsumer* consumer) override;
   void RemoveStream(LogStream* stream) override;
   void ReleaseUnknownStreams() override;
+  void KeepUnits(const Uuid& partition) override;
+  void DropUnits(const Uuid& partition) override;
   Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) override;
   bool HasSpace(size_t bytes) const override;
   void Append(LogStream* stream, const WriteUnit& unit) override;

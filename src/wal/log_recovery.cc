@@ -57,7 +57,6 @@ Status LogImpl::JudgeEnd(const LogReader& reader) const {
 struct LogImpl::Replaying {
   LogReplaySink* sink = nullptr;
   StreamHistory history;
-  Status first_broken;
 };
 
 Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
@@ -87,9 +86,6 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
     if (replaying.history.AcceptEnd(partition)) continue;
     BreakStream(partition, fmt::format("{}: at the end of the log", live_.back()->path), &replaying);
   }
-  // Nothing is cut or recycled: what follows in a broken partition was not indexed, so it would be
-  // lost.
-  CO_RETURN_IF_ERROR(replaying.first_broken);
   // What is known of each partition goes into the first batch of the next segment (L9).
   for (const auto& [partition, mark] : replaying.history.marks()) {
     LogStream* stream = StreamOf(partition);
@@ -97,7 +93,9 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
     stream->released_lsn = mark.released_lsn;
     stream->hlc = mark.hlc;
     stream->epoch = std::max(stream->epoch, mark.epoch);
-    if (replaying.history.Find(partition) != nullptr) continue;
+    // Of a broken partition, the log goes on to state the most that any mark has stated.
+    const bool known = replaying.history.Find(partition) != nullptr && !replaying.history.broken(partition);
+    if (known || mark.durable_lsn < stream->durable_lsn) continue;
     stream->durable_lsn = mark.durable_lsn;  // all its records have been released
     stream->next_lsn = mark.durable_lsn + 1;
   }
@@ -155,13 +153,14 @@ Task<Status> LogImpl::ReplayMark(StreamMark mark, Replaying* replaying) {
 void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
                          RecoveredUnits* run) {
   const auto verdict = replaying->history.Accept(run->partition, unit, flags, !run->old_format);
+  LogStream* stream = StreamOf(run->partition);
+  Segment* segment = live_.back().get();
+  // Also what is broken: it may be needed to repair the partition.
+  AddToIndex(segment, stream, unit.first_lsn, unit.last_lsn(), entry.offset);
   if (verdict == StreamHistory::Verdict::kIgnored) return;
   if (verdict == StreamHistory::Verdict::kBroken) {
     return BreakStream(run->partition, fmt::format("{}: offset {}", entry.segment->path, entry.offset), replaying);
   }
-  LogStream* stream = StreamOf(run->partition);
-  Segment* segment = live_.back().get();
-  AddToIndex(segment, stream, unit.first_lsn, unit.last_lsn(), entry.offset);
   if (verdict == StreamHistory::Verdict::kRepeats) {
     return MoveIndex(stream, segment->number, unit.first_lsn, unit.last_lsn());
   }
@@ -179,10 +178,9 @@ void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& 
 }
 
 void LogImpl::BreakStream(const Uuid& partition, std::string_view where, Replaying* replaying) {
-  Status why = Error(Code::kCorruption, "{}: {}; restore the partition from a replica or a backup", where,
-                     replaying->history.wrong());
-  replaying->sink->OnBroken(partition, why);
-  if (replaying->first_broken.ok()) replaying->first_broken = std::move(why);
+  replaying->sink->OnBroken(partition,
+                            Error(Code::kCorruption, "{}: {}; restore the partition from a replica or a backup", where,
+                                  replaying->history.wrong()));
 }
 
 // Makes live_.back() a segment that new batches can be written to, with the torn tail cut.

@@ -136,9 +136,9 @@ bool StreamHistory::AcceptEnd(const Uuid& partition) {
 Lsn StreamHistory::LastGap(const Uuid& partition) const {
   const auto at = streams_.find(partition);
   if (at == streams_.end()) return 0;
-  const std::deque<End>& ends = at->second.ends;
-  for (size_t i = ends.size() - 1; i > 0; --i) {
-    if (ends[i - 1].lsn + 1 < ends[i].first_lsn) return ends[i].first_lsn - 1;
+  const std::deque<End>& ends = at->second.ends;  // empty if the first unit was broken
+  for (size_t i = ends.size(); i > 1; --i) {
+    if (ends[i - 2].lsn + 1 < ends[i - 1].first_lsn) return ends[i - 1].first_lsn - 1;
   }
   return at->second.last_gap;
 }
@@ -153,8 +153,17 @@ std::vector<Uuid> StreamHistory::Partitions() const {
 }
 
 bool StreamHistory::Accept(const StreamMark& mark) {
-  if (broken(mark.partition)) return false;
-  marks_[mark.partition] = mark;
+  StreamMark& last = marks_[mark.partition];
+  if (!broken_.empty() && broken(mark.partition)) {
+    last.partition = mark.partition;
+    last.epoch = std::max(last.epoch, mark.epoch);
+    last.commit_lsn = std::max(last.commit_lsn, mark.commit_lsn);
+    last.durable_lsn = std::max(last.durable_lsn, mark.durable_lsn);
+    last.released_lsn = std::max(last.released_lsn, mark.released_lsn);
+    last.hlc = std::max(last.hlc, mark.hlc);
+    return false;
+  }
+  last = mark;
   const auto at = streams_.find(mark.partition);
   if (at == streams_.end()) return true;
   Stream& stream = at->second;

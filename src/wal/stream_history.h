@@ -39,7 +39,7 @@ class StreamHistory {
   // Accepts the next unit. `chained`: it states chains of its own (WU1), which units of old batches
   // do not. A broken partition stays as it was before the unit.
   Verdict Accept(const Uuid& partition, const WriteUnit& unit, uint16_t flags, bool chained);
-  // Returns false if the partition is broken; the mark is ignored then.
+  // Returns false if the partition is broken. Its mark then only rises.
   bool Accept(const StreamMark& mark);
   const std::string& wrong() const { return wrong_; }
 

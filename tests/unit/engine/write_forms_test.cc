@@ -581,6 +581,7 @@ Task<void> ReplayCases(Reactor* reactor, engine_test::Setup setup, const std::ve
     found.old_format = c.old_format;
     Status status = co_await (*replica)->Replay(found);
     if (status.ok()) status = co_await (*replica)->FinishReplay();
+    if (status.ok()) status = (*replica)->failure();  // it is quarantined
     EXPECT_EQ(status.code(), c.code) << c.name << ": " << status.ToString();
     co_await (*replica)->Drain();
     EXPECT_OK(co_await (*replica)->Close());

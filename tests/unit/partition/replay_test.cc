@@ -107,6 +107,7 @@ class ReplayTest : public testing::Test {
     Replica* replica = opened->get();
     replayed->status = co_await replica->Replay(std::move(found));
     if (replayed->status.ok()) replayed->status = co_await replica->FinishReplay();
+    if (replayed->status.ok()) replayed->status = replica->failure();  // it is quarantined
     replayed->stats = replica->stats();
     if (replayed->status.ok()) {
       // The pages must also be able to reach the disk.
@@ -221,6 +222,25 @@ TEST(PartitionPhase, ChangesOnlyAlongTheArrows) {
   EXPECT_DEATH(state.Enter(Phase::kDraining), "PH1");
   state.Enter(Phase::kClosed);
   EXPECT_DEATH(state.Enter(Phase::kFailed), "PH1");
+}
+
+TEST(PartitionPhase, AQuarantineIsFinal) {
+  SimKernel kernel(1);
+  SimReactor* reactor = kernel.AddMachine()->Boot();
+  BufferPoolOptions options;
+  options.page_bytes = kPageBytes;
+  options.memory_bytes = kManyPages;
+  BufferPool pool(*reactor, options);
+  PartitionState state(*reactor, pool, PartitionInfo());
+  state.Enter(Phase::kServing);
+  state.Quarantine(Error(Code::kCorruption, "block 9 is damaged"));
+  EXPECT_TRUE(state.quarantined() && state.failed() && !state.works());
+  state.Fail(Error(Code::kIoError, "the engine fails too"));
+  EXPECT_EQ(state.Refusal().code(), Code::kUnavailable);
+  EXPECT_NE(state.Refusal().message().find("block 9 is damaged"), std::string::npos);
+  EXPECT_DEATH(state.Enter(Phase::kServing), "PH1");
+  EXPECT_DEATH(state.Enter(Phase::kDraining), "PH1");
+  state.Enter(Phase::kClosed);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "src/wal/log_impl.h"
+#include "tests/support/log_damage.h"
 #include "tests/unit/wal/log_fixture.h"
 
 namespace pando {
@@ -137,9 +138,9 @@ TEST_F(LogUnits, AStreamThatContinuesElsewhereIsRecovered) {
   EXPECT_TRUE(kernel_.RunTask(reactor, (*log)->Close())->ok());
 }
 
-// A partition whose records are missing in the middle: the log is refused, and nothing of it is cut
-// or recycled by the attempt.
-TEST_F(LogUnits, ARecoveryThatFindsABrokenPartitionChangesNothing) {
+// A partition whose history breaks in the middle: every start says so, all of its units stay in the
+// log, and so does what the log states about it. The other partition is recovered.
+TEST_F(LogUnits, TheUnitsOfABrokenPartitionAreKept) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
       Stream a(&log, PartitionUuid(0)), b(&log, PartitionUuid(1));
@@ -155,32 +156,50 @@ TEST_F(LogUnits, ARecoveryThatFindsABrokenPartitionChangesNothing) {
     }
   };
   EXPECT_TRUE(Use(SmallLog(), Body()).ok());
-  // The last batch with records of b: its epoch is damaged, under a checksum that is correct.
-  const std::string path = "/wal/" + SegmentFileName(2);
-  std::string image = machine_->disk().ReadAll(path);
-  bool damaged = false;
-  for (uint64_t at = kFirstGroupOffset; at < image.size() && !damaged; at += kBlockBytes) {
-    BatchView batch;
-    if (DecodeBatch(image, 2, at, LogChecksumSeed(log_test::kNode), &batch) != BatchState::kValid) continue;
-    if (batch.header.record_count < 2) continue;
-    const size_t unit = at + kBatchOverhead;
-    image[unit + offsetof(UnitHeader, chain_before)] ^= 1;
-    SealBatch(batch.header, LogChecksumSeed(log_test::kNode), batch.header.payload_bytes, image.data() + at);
-    damaged = true;
-  }
-  ASSERT_TRUE(damaged);
-  machine_->disk().WriteAll(path, image);
-  std::map<std::string, std::string> before, after;
-  for (const std::string& file : machine_->disk().AllFiles()) before[file] = machine_->disk().ReadAll(file);
-  struct Nothing {
-    Task<void> operator()(Reactor&, Log&, Recovered&) { co_return; }
+  ASSERT_TRUE(BreakUnit(&machine_->disk(), "/wal", log_test::kNode, PartitionUuid(1), 30));
+  struct Check {
+    Task<void> operator()(Reactor& reactor, Log& log, Recovered& recovered) {
+      EXPECT_EQ(recovered.broken.size(), 1u);
+      EXPECT_EQ(recovered.broken[PartitionUuid(1)].code(), Code::kCorruption);
+      EXPECT_LT(recovered.last(PartitionUuid(1)), 60u);
+      EXPECT_EQ(recovered.last(PartitionUuid(0)), last);
+      Stream a(&log, PartitionUuid(0), last + 1, 1, recovered.chain(PartitionUuid(0)));
+      log.KeepUnits(PartitionUuid(1));
+      log.ReleaseUnknownStreams();
+      a.SetCommit(last);
+      a.Release(last);
+      EXPECT_EQ(log.OldestPinnedStream(), PartitionUuid(1));
+      for (int i = 0; i < 10; ++i) a.Append(5000);
+      co_await a.UntilDurable(reactor, a.last());
+      if (!drop) co_return;
+      const uint64_t before = log.stats().segments;
+      log.DropUnits(PartitionUuid(1));
+      EXPECT_LT(log.stats().segments, before);
+      for (int i = 0; i < 40; ++i) {  // until the break is not in the log any more
+        a.Append(5000);
+        co_await a.UntilDurable(reactor, a.last());
+        a.SetCommit(a.last());
+        a.Release(a.last());
+      }
+    }
+    Lsn last;
+    bool drop;
   };
-  for (int attempt = 0; attempt < 3; ++attempt) {
-    Status status = Use(SmallLog(), Nothing());
-    EXPECT_EQ(status.code(), Code::kCorruption) << status.ToString();
-    for (const std::string& file : machine_->disk().AllFiles()) after[file] = machine_->disk().ReadAll(file);
-    EXPECT_TRUE(before == after) << "a file of the log was changed";
+  Lsn last = 60;
+  for (int start = 0; start < 3; ++start, last += 10) {
+    Status status = Use(SmallLog(), Check{last, /*drop=*/start == 2});
+    EXPECT_TRUE(status.ok()) << status.ToString();
   }
+  // The log goes on to state that there was more than it may still hold.
+  struct Dropped {
+    Task<void> operator()(Reactor&, Log&, Recovered& recovered) {
+      EXPECT_EQ(recovered.marks[PartitionUuid(1)].released_lsn, 60u);
+      EXPECT_EQ(recovered.marks[PartitionUuid(1)].durable_lsn, 60u);
+      co_return;
+    }
+  };
+  Status status = Use(SmallLog(), Dropped());
+  EXPECT_TRUE(status.ok()) << status.ToString();
 }
 
 // L10: what was appended again, and what was superseded, does not keep an old segment.
