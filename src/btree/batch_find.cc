@@ -30,6 +30,10 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
     for (BatchLookup& l : group) {
       if (l.tree == nullptr) continue;
       l.at = l.tree->root();
+      if (l.leaf_only && l.at->level == 0) {
+        l.leaf = l.at;
+        continue;
+      }
       PrefetchPage(pool.data(*l.at), l.at->level == 0, page_bytes);
       active[count++] = &l;
     }
@@ -64,6 +68,11 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
         }
         l.at = l.tree->ChildIfResident(l.at, l.slot);
         if (!l.at) continue;
+        if (l.leaf_only && l.at->level == 0) {
+          l.leaf = l.at;
+          __builtin_prefetch(l.at, 1);  // it will be pinned
+          continue;
+        }
         PrefetchPage(pool.data(*l.at), node.header().level == 1, page_bytes);
         active[still++] = &l;
       }

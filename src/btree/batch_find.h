@@ -16,6 +16,7 @@ namespace pando {
 struct BatchLookup {
   Tree* tree = nullptr;  // null: nothing is found out
   std::string_view key;
+  bool leaf_only = false;  // only `leaf` is wanted: the leaf's page is not looked at
   // Results. `leaf` is null when a page is missing. Otherwise `found` is set and, if true, so is
   // `record`.
   Frame* leaf = nullptr;

@@ -151,6 +151,14 @@ uint32_t Node::SearchHeads(std::string_view suffix, bool or_equal) const {
   return low;
 }
 
+uint32_t Node::GuessSlot(std::string_view key) const {
+  const uint32_t head = KeyHead(key.substr(header().prefix_bytes));
+  const Slot* end = slots() + count();
+  const Slot* at = std::lower_bound(static_cast<const Slot*>(slots()), end, head,
+                                    [](const Slot& slot, uint32_t h) { return slot.head < h; });
+  return static_cast<uint32_t>(at - slots());
+}
+
 uint32_t Node::LowerBound(std::string_view key, bool* exact) const {
   std::string_view suffix = key.substr(header().prefix_bytes);
   uint32_t slot = SearchHeads(suffix, false);

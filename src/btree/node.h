@@ -101,6 +101,8 @@ class Node {
 
   // First slot whose key is >= `key` (which must lie within the fences); *exact when equal.
   uint32_t LowerBound(std::string_view key, bool* exact) const;
+  // The slot that LowerBound would most likely return, from the heads alone. Does not look at records.
+  uint32_t GuessSlot(std::string_view key) const;
   // Inner nodes: the child whose range holds `key`.
   uint32_t ChildSlot(std::string_view key) const;
   // Inner nodes, for reverse scans: the child that holds the last key below `key`.

@@ -96,6 +96,20 @@ bool Tree::IsLeafOf(const Frame& frame, std::string_view key) {
   return key >= leaf.lower() && (!leaf.has_upper() || key < leaf.upper());
 }
 
+void Tree::PrefetchRecord(const Frame& leaf, std::string_view key) const {
+  if (!leaf.attached) return;
+  constexpr uint32_t kLine = 64, kMaxBytes = 1088;  // a record of 1 KB, to be overwritten
+  char* page = pool_.data(leaf);
+  const Node node(page, pool_.page_bytes());
+  __builtin_prefetch(node.upper().data());
+  const std::string_view prefix = node.prefix();
+  if (key.size() < prefix.size() || node.count() == 0) return;
+  const uint32_t slot = std::min(node.GuessSlot(key), node.count() - 1);
+  const uint32_t begin = node.slots()[slot].offset;
+  const uint32_t end = std::min(begin + kMaxBytes, pool_.page_bytes());
+  for (uint32_t at = begin; at < end; at += kLine) __builtin_prefetch(page + at, 1);
+}
+
 std::optional<FoundRecord> Tree::FindInLeaf(Frame* leaf, std::string_view key) {
   Node node = NodeOf(leaf);
   bool exact = false;

@@ -188,6 +188,9 @@ class Tree final : public PageOwner {
     __builtin_prefetch(page + 64);
     __builtin_prefetch(page + 128);
   }
+  // The same for the record of `key`, when the head of the leaf is there already. The leaf may be the
+  // wrong one by now: then this helps nothing.
+  void PrefetchRecord(const Frame& leaf, std::string_view key) const;
   LeafSlot FindSlot(Frame* leaf, std::string_view key) {
     LeafSlot at;
     at.slot = NodeOf(leaf).LowerBound(key, &at.exact);

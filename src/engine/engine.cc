@@ -463,13 +463,13 @@ class Engine::Impl final : public LogReplaySink {
         lookups_[i] = BatchLookup{};
         lookups_[i].tree = replica->quarantined() ? nullptr : &replica->tree();
         lookups_[i].key = chunk[i]->op.key;
+        lookups_[i].leaf_only = true;
       }
       BatchFind(pool_, std::span(lookups_).first(chunk.size()));
       // Appending to the log changes no tree, so the leaves stay what they are.
       for (size_t i = 0; i < chunk.size(); ++i) {
         chunk[i]->begun = false;
         if (!lookups_[i].leaf || !failure_.ok()) continue;
-        ++batch_uses_;
         static_cast<Replica*>(chunk[i]->partition)->TryWrite(chunk[i], lookups_[i].leaf);
       }
     }

@@ -10,7 +10,7 @@ namespace {
 constexpr uint64_t kPinnedShare = 8;
 constexpr Nanos kFramesRetry = kMillisecond;
 constexpr Nanos kPlaceRetry = kSecond;    // of a committed value that finds no place on a full disk
-constexpr size_t kPrefetchAhead = 4;      // leaves of later writes, while a write is applied
+constexpr size_t kPrefetchAhead = 6;      // leaves of later writes, while a write is applied
 constexpr uint32_t kUnitsPerRecord = 12;  // of applying it, in units of the turn's budget
 
 }  // namespace
@@ -448,9 +448,10 @@ void WritePipeline::CloseGate() {
 // Applies committed units in order. Continues in a task of its own if a page must be waited for or
 // if this turn has done enough work.
 void WritePipeline::ApplyCommitted() {
-  for (size_t i = 1; i < kPrefetchAhead && FrontIsCommitted(); ++i) PrefetchLeaf(i);
+  for (size_t i = 0; i < kPrefetchAhead && FrontIsCommitted(); ++i) PrefetchLeaf(i);
   while (applying_ == Applying::kAtOnce && FrontIsCommitted()) {
     PrefetchLeaf(kPrefetchAhead);
+    PrefetchRecord(kPrefetchAhead / 2);
     if (apply_slice_.Spend(0) || !FrontIsReady()) {
       applying_ = Applying::kInTask;
       state_.tasks.Spawn(ApplyInTask());
@@ -461,10 +462,19 @@ void WritePipeline::ApplyCommitted() {
 }
 
 // The leaf of a write was last used when the write was admitted, so it has left the processor's cache.
-void WritePipeline::PrefetchLeaf(size_t index) {
-  if (index >= queue_.size() || !queue_[index]->unit) return;
-  const ApplyUnit& unit = *queue_[index]->unit;
-  if (!unit.pins.empty()) state_.tree->Prefetch(*unit.pins.front().frame());
+// It is brought back in two steps, because the second needs what the first brings.
+const ApplyUnit* WritePipeline::PinnedUnit(size_t index) const {
+  const ApplyUnit* unit = index < queue_.size() ? queue_[index]->unit : nullptr;
+  return unit && !unit->pins.empty() ? unit : nullptr;
+}
+
+void WritePipeline::PrefetchLeaf(size_t index) const {
+  if (const ApplyUnit* unit = PinnedUnit(index)) state_.tree->Prefetch(*unit->pins.front().frame());
+}
+
+void WritePipeline::PrefetchRecord(size_t index) const {
+  const ApplyUnit* unit = PinnedUnit(index);
+  if (unit) state_.tree->PrefetchRecord(*unit->pins.front().frame(), unit->records.front().record.key);
 }
 
 bool WritePipeline::FrontIsReady() {
@@ -478,6 +488,10 @@ void WritePipeline::ApplyFront() {
   if (entry->unit) {
     CHECK_LE(entry->unit->last_lsn(), state_.committed_lsn) << "P1: a write was applied before it was committed";
     apply_slice_.Spend(kUnitsPerRecord * static_cast<uint32_t>(entry->unit->records.size()));
+    // Admitting a point write does not look at the page.
+    if (entry->waits == QueueEntry::Waiter::kPoint) {
+      for (const PagePin& pin : entry->unit->pins) state_.pool.Touch(pin.frame());
+    }
     applier_.Apply(entry->unit);
   } else {
     apply_slice_.Spend(kUnitsPerRecord);

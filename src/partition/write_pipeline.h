@@ -128,7 +128,9 @@ class WritePipeline {
 
   bool FrontIsCommitted() const { return !queue_.empty() && queue_.front()->last_lsn <= state_.committed_lsn; }
   bool FrontIsReady();
-  void PrefetchLeaf(size_t index);
+  const ApplyUnit* PinnedUnit(size_t index) const;
+  void PrefetchLeaf(size_t index) const;
+  void PrefetchRecord(size_t index) const;
   void ApplyCommitted();
   void ApplyFront();
   Task<void> ApplyInTask();
