@@ -5,6 +5,7 @@
 // Threads: pure functions.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -44,6 +45,12 @@ bool IsPlainRead(const api::Context& context);
 // Clears the fields that IsPlainRead examines, so that `context` can be reused for decoding without
 // an allocation.
 void ResetForPlainRead(api::Context* context);
+// Frees what the strings of reused arguments hold. (Thrift gives them no assignment.)
+template <typename Args>
+void Renew(Args* args) {
+  std::destroy_at(args);
+  std::construct_at(args);
+}
 // Refuses every client that is not anonymous with UNAUTHENTICATED, because a node cannot verify
 // identities.
 Refusal CheckHello(const api::HelloRequest& request);

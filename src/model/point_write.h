@@ -18,6 +18,8 @@ class PointWrite {
   class Partition* partition = nullptr;
   WriteOp op;
   ValueRoom* values = nullptr;  // room for the value that is returned; null = up to kMaxBatchBytes
+  // If it is set, the write does not begin once it was withdrawn (P7).
+  WriteControl* control = nullptr;
 
   // -- set by Engine::BatchWrite
   // False: something has to be waited for, or the write will be refused. Nothing was done, and `op`

@@ -145,6 +145,12 @@ size_t GetPath::spare_bytes() const {
 }
 
 bool GetPath::Offer(const RpcRequest& request) {
+  const bool taken = Take(request);
+  if (request.body.size() > kMaxSpareKeyBytes) Renew(&args_);  // its strings may be as long
+  return taken;
+}
+
+bool GetPath::Take(const RpcRequest& request) {
   ResetForPlainRead(&args_.context);
   args_.request.key.clear();
   args_.request.snapshot.clear();

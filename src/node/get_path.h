@@ -82,6 +82,7 @@ class GetPath {
     MemoryGrant memory;
   };
 
+  bool Take(const RpcRequest& request);
   void Gather(Entry entry, std::string_view key);
   void Park(const Entry& entry, std::string_view key);
   void TakeUpParked();

@@ -124,10 +124,6 @@ struct WritePath::Entry final : PointWrite, Timer {
     };
   }
   void OnDone() override;  // on the reactor of the partition
-  void Answer() {
-    path->done_.push_back(this);
-    path->server_->ArmTurnEnd();
-  }
 
   WritePath* const path;
   RequestId id;
@@ -137,36 +133,33 @@ struct WritePath::Entry final : PointWrite, Timer {
   int32_t budget_ms = 0;
   MemoryGrant memory;
   ValueRoom room;
-  Partition* local = nullptr;           // while it travels: this reactor's view of its partition
-  std::optional<WriteControl> control;  // of a write that runs as a coroutine
-  RemoteWrites* travels = nullptr;      // with these, to the partition's reactor and back
+  // Lets the deadline withdraw a write that runs as a coroutine, or on another reactor.
+  std::optional<WriteControl> withdrawal;
+  WritePath* runs_on = nullptr;  // that of the partition's reactor
   bool answered = false;
   bool queued = false;  // in deadlines_
   Entry* before = nullptr;
   Entry* after = nullptr;
 };
 
-// Writes on their way to another reactor and back. Between Start and Finish, only that reactor touches
-// the parts of the entries that are a PointWrite.
+// Writes on their way to another reactor, or back when they are done. Those of one turn travel
+// together, and each comes back as soon as it is done.
 class WritePath::RemoteWrites final : public RemoteCall {
  public:
-  explicit RemoteWrites(WritePath* o) : origin(o) {}
-  void Start() override { target->BeginRemote(this); }
-  void Finish() override { origin->FinishRemote(this); }
-  // On the target reactor: one more of them is done, or could not be begun.
-  void Leave() {
-    if (--running == 0) target->server_->reactor().Return(this);
+  explicit RemoteWrites(WritePath* t) : target(t) {}
+  void Start() override {
+    for (Entry* entry : entries) target->Arrive(entry);
+    target->server_->reactor().Return(this);
   }
+  void Finish() override { delete this; }
 
-  WritePath* const origin;
-  WritePath* target = nullptr;
+  WritePath* const target;
   std::vector<Entry*> entries;
-  size_t running = 0;
 };
 
 void WritePath::Entry::OnDone() {
-  if (travels) return travels->Leave();
-  Answer();
+  runs_on->done_.push_back(this);
+  runs_on->server_->ArmTurnEnd();
 }
 
 WritePath::WritePath(RpcServer* server, KvBackend* backend, TaskGroup* tasks)
@@ -194,7 +187,8 @@ void WritePath::PutAway(std::unique_ptr<Entry> entry) {
   if (spare_.size() >= kMaxSpares || entry->op.key.capacity() + entry->op.value.capacity() > kSpareBytes / 2) return;
   Clear(&entry->op);
   entry->result = OpResult();
-  entry->control.reset();
+  entry->control = nullptr;
+  entry->withdrawal.reset();
   entry->answered = false;
   spare_.push_back(std::move(entry));
 }
@@ -208,6 +202,7 @@ std::unique_ptr<WritePath::Entry> WritePath::Decode(const RpcRequest& request, s
   Clear(&args.context);
   Clear(&args.request);
   std::optional<api::KvError> refusal;
+  bool taken = false;
   if (!entry->memory.TryGrow(bytes)) {
     server_->ReplyOverloaded(request.id, method, bytes);
   } else if (Status s = server_->codec().Read(request.id.protocol, request.body, &args, &entry->memory); !s.ok()) {
@@ -215,8 +210,11 @@ std::unique_ptr<WritePath::Entry> WritePath::Decode(const RpcRequest& request, s
   } else if ((refusal = CheckWriteContext(args.context)) || (refusal = ToWriteOp(args.request, &entry->op))) {
     server_->ReplyError(request.id, method, *refusal);
   } else {
-    return entry;
+    entry->budget_ms = args.context.budget_ms;
+    taken = true;
   }
+  if (request.body.size() > kSpareBytes) Renew(&args);  // its strings may be as long
+  if (taken) return entry;
   PutAway(std::move(entry));
   return nullptr;
 }
@@ -228,107 +226,86 @@ void WritePath::Take(const RpcRequest& request, std::string_view method, Histogr
   entry->id = request.id;
   entry->method = method;
   entry->latency = latency;
-  Begin(std::move(entry), std::get<Args>(args_).context.budget_ms);
+  Begin(std::move(entry));
 }
 template void WritePath::Take<api::Kv_put_args>(const RpcRequest&, std::string_view, Histogram*);
 template void WritePath::Take<api::Kv_remove_args>(const RpcRequest&, std::string_view, Histogram*);
 template void WritePath::Take<api::Kv_increment_args>(const RpcRequest&, std::string_view, Histogram*);
 template void WritePath::Take<api::Kv_touch_args>(const RpcRequest&, std::string_view, Histogram*);
 
-void WritePath::Begin(std::unique_ptr<Entry> owned, int32_t budget_ms) {
+void WritePath::Begin(std::unique_ptr<Entry> owned) {
   Entry* entry = owned.release();  // until Finish
   ++in_progress_;
   entry->begun = false;
   const RpcOptions& options = server_->options();
-  entry->budget_ms = options.BudgetMs(budget_ms);
+  entry->budget_ms = options.BudgetMs(entry->budget_ms);
   entry->received_ns = server_->reactor().NowNs();
   entry->deadline_ns = entry->received_ns + entry->budget_ms * kMillisecond;
   server_->BeginCall(entry->id);
   JoinDeadlines(entry);
   const uint32_t partition = backend_->store->PartitionOf(entry->op.key);
   const uint32_t reactor = backend_->store->ReactorOf(partition);
-  entry->partition = backend_->partitions[partition];
+  entry->partition = backend_->peers[reactor]->partitions[partition];
+  entry->runs_on = backend_->write_paths[reactor];
   server_->ArmTurnEnd();
   if (reactor == backend_->reactor) return gathered_.push_back(entry);
+  UseControl(entry);
+  metrics_.remote_total.Add();
+  BatchFor(reactor)->entries.push_back(entry);
+}
+
+WritePath::RemoteWrites* WritePath::BatchFor(uint32_t reactor) {
   if (gathering_.empty()) gathering_.resize(backend_->peers.size());
-  if (!gathering_[reactor]) gathering_[reactor] = std::make_unique<RemoteWrites>(this);
-  gathering_[reactor]->entries.push_back(entry);
+  RemoteWrites*& writes = gathering_[reactor];
+  if (!writes) writes = new RemoteWrites(backend_->write_paths[reactor]);  // until it has returned
+  return writes;
+}
+
+void WritePath::UseControl(Entry* entry) {
+  entry->control = &entry->withdrawal.emplace();
+  entry->control->deadline_ns = entry->deadline_ns;
+  entry->control->values = &entry->room;
 }
 
 // -- writes
 
 void WritePath::OnTurnEnd() {
-  for (uint32_t reactor = 0; reactor < gathering_.size(); ++reactor) {
-    if (gathering_[reactor]) Send(reactor, std::move(gathering_[reactor]));
-  }
-  if (!gathered_.empty()) BeginLocal();
+  if (!gathered_.empty()) BeginGathered();
   // Answering a write may end its call, but begins none.
-  for (Entry* entry : done_) Finish(entry);
+  for (Entry* entry : done_) {
+    if (entry->path == this) {
+      Finish(entry);
+    } else {
+      BatchFor(entry->path->backend_->reactor)->entries.push_back(entry);
+    }
+  }
   done_.clear();
+  for (uint32_t reactor = 0; reactor < gathering_.size(); ++reactor) {
+    RemoteWrites* writes = std::exchange(gathering_[reactor], nullptr);
+    if (writes) server_->reactor().CallRemote(static_cast<int>(reactor), writes);
+  }
 }
 
-void WritePath::BeginLocal() {
+// From another reactor: a write to begin here, or one that has been done there.
+void WritePath::Arrive(Entry* entry) {
+  (entry->path == this ? done_ : gathered_).push_back(entry);
+  server_->ArmTurnEnd();
+}
+
+void WritePath::BeginGathered() {
   // After a pause of the process, a deadline may have passed already.
-  std::erase_if(gathered_, [](Entry* entry) {
-    if (entry->answered) entry->Answer();
-    return entry->answered;
+  std::erase_if(gathered_, [this](Entry* entry) {
+    const bool late = entry->path == this && entry->answered;
+    if (late) done_.push_back(entry);
+    return late;
   });
   writes_.assign(gathered_.begin(), gathered_.end());
   backend_->batch_write(writes_);
   for (Entry* entry : gathered_) {
-    if (!entry->begun)
-      GoTheLongWay(entry);
-    else
-      metrics_.begun_total.Add();
+    (entry->begun ? metrics_.begun_total : metrics_.slowly_total).Add();
+    if (!entry->begun) tasks_->Spawn(WriteSlowly(entry));
   }
   gathered_.clear();
-}
-
-void WritePath::Send(uint32_t reactor, std::unique_ptr<RemoteWrites> writes) {
-  std::erase_if(writes->entries, [](Entry* entry) {
-    if (entry->answered) entry->Answer();
-    return entry->answered;
-  });
-  if (writes->entries.empty()) return;
-  for (Entry* entry : writes->entries) entry->travels = writes.get();
-  metrics_.remote_total.Add(writes->entries.size());
-  writes->target = backend_->write_paths[reactor];
-  server_->reactor().CallRemote(static_cast<int>(reactor), writes.release());
-}
-
-void WritePath::BeginRemote(RemoteWrites* writes) {
-  std::vector<PointWrite*> points;
-  points.reserve(writes->entries.size());
-  for (Entry* entry : writes->entries) {
-    entry->local = entry->partition;
-    entry->partition = backend_->partitions[entry->local->id()];
-    points.push_back(entry);
-  }
-  writes->running = 1 + points.size();
-  backend_->batch_write(points);
-  for (Entry* entry : writes->entries) {
-    (entry->begun ? metrics_.begun_total : metrics_.slowly_total).Add();
-    if (!entry->begun) writes->Leave();
-  }
-  writes->Leave();  // now it may return
-}
-
-void WritePath::FinishRemote(RemoteWrites* finished) {
-  const std::unique_ptr<RemoteWrites> writes(finished);
-  for (Entry* entry : writes->entries) {
-    entry->travels = nullptr;
-    entry->partition = entry->local;
-    // A write whose deadline has passed was answered: it may not begin now.
-    if (entry->begun || entry->answered)
-      entry->Answer();
-    else
-      tasks_->Spawn(WriteSlowly(entry));
-  }
-}
-
-void WritePath::GoTheLongWay(Entry* entry) {
-  metrics_.slowly_total.Add();
-  tasks_->Spawn(WriteSlowly(entry));
 }
 
 Task<void> WritePath::WriteSlowly(Entry* entry) {
@@ -336,12 +313,10 @@ Task<void> WritePath::WriteSlowly(Entry* entry) {
   std::vector<WriteOp> ops;
   WriteOp shape = KeepShape(entry->op);
   ops.push_back(std::exchange(entry->op, std::move(shape)));
-  WriteControl& control = entry->control.emplace();  // lets the deadline withdraw the write
-  control.deadline_ns = entry->deadline_ns;
-  control.values = &entry->room;
+  if (!entry->control) UseControl(entry);
   WriteOptions options;
-  options.control = &control;
-  // May wait for the disk or another reactor. The deadline may answer the request meanwhile.
+  options.control = entry->control;
+  // May wait for the disk. The deadline may answer the request meanwhile.
   Result<std::vector<OpResult>> outcome = co_await entry->partition->Write(std::move(ops), options);
   entry->status = outcome.status();
   if (outcome.ok()) entry->result = std::move(outcome->front());
@@ -388,7 +363,10 @@ void WritePath::JoinDeadlines(Entry* entry) {
   entry->queued = true;
   entry->before = std::exchange(deadlines_.last, entry);
   (entry->before ? entry->before->after : deadlines_.first) = entry;
-  if (!timer_.armed) server_->reactor().ArmTimer(&timer_, entry->deadline_ns);
+  // The timer may be armed for a write that is done.
+  if (timer_.armed && timer_.deadline_ns <= entry->deadline_ns) return;
+  server_->reactor().CancelTimer(&timer_);
+  server_->reactor().ArmTimer(&timer_, entry->deadline_ns);
 }
 
 void WritePath::LeaveDeadlines(Entry* entry) {
@@ -410,8 +388,8 @@ void WritePath::OnDeadline() {
 
 void WritePath::AnswerLate(Entry* entry) {
   CHECK(!std::exchange(entry->answered, true)) << "WP1: a write was answered twice";
-  // While it is with another reactor, nobody here knows whether it was begun.
-  const bool not_applied = !entry->travels && !entry->begun && (!entry->control || entry->control->Withdraw());
+  // Without a control it was begun on this reactor, or it will be at the end of this turn.
+  const bool not_applied = entry->control ? entry->control->Withdraw() : !entry->begun;
   ReplyLate(server_, entry->id, entry->method, entry->budget_ms, not_applied);
 }
 

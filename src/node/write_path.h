@@ -5,8 +5,8 @@
 // log then writes them as one batch, and those that it makes durable together are answered together.
 // A write whose leaf is in memory uses no coroutine, and allocates nothing once the objects that it
 // uses have been used before. A write that has to wait for something else runs as a coroutine. The
-// writes for partitions of another reactor go there in one message per turn and reactor, and come
-// back together.
+// writes for partitions of another reactor go there in one message per turn and reactor, and those
+// that are done in a turn come back in one.
 //
 // Threads: one reactor, except RemoteWrites, which the reactors pass between them.
 //
@@ -77,12 +77,11 @@ class WritePath {
   std::unique_ptr<Entry> Decode(const RpcRequest& request, std::string_view method);
   std::unique_ptr<Entry> TakeEntry();
   void PutAway(std::unique_ptr<Entry> entry);
-  void Begin(std::unique_ptr<Entry> entry, int32_t budget_ms);
-  void BeginLocal();
-  void Send(uint32_t reactor, std::unique_ptr<RemoteWrites> writes);
-  void BeginRemote(RemoteWrites* writes);   // runs on the target reactor
-  void FinishRemote(RemoteWrites* writes);  // runs on the origin reactor
-  void GoTheLongWay(Entry* entry);
+  void Begin(std::unique_ptr<Entry> entry);
+  void BeginGathered();
+  RemoteWrites* BatchFor(uint32_t reactor);
+  void Arrive(Entry* entry);
+  static void UseControl(Entry* entry);
   Task<void> WriteSlowly(Entry* entry);
   void Finish(Entry* entry);
   void Answer(Entry* entry);
@@ -99,8 +98,8 @@ class WritePath {
   std::tuple<api::Kv_put_args, api::Kv_remove_args, api::Kv_increment_args, api::Kv_touch_args> args_;
   std::vector<Entry*> gathered_;     // to begin at the end of this turn
   std::vector<PointWrite*> writes_;  // the same, for Engine::BatchWrite
-  // By target reactor; null = this turn has no writes for it.
-  std::vector<std::unique_ptr<RemoteWrites>> gathering_;
+  // By target reactor; null = this turn has none for it.
+  std::vector<RemoteWrites*> gathering_;
   std::vector<Entry*> done_;  // to answer at the end of this turn
   std::vector<std::unique_ptr<Entry>> spare_;
   size_t in_progress_ = 0;

@@ -7,17 +7,23 @@ namespace pando {
 namespace {
 
 // Units that are kept for later writes, and how much memory each of them keeps.
-constexpr size_t kMaxSpareUnits = 256;
-constexpr size_t kMaxSpareBytes = 16u << 10;
+constexpr size_t kMaxSpareUnits = 512;
+constexpr size_t kMaxSpareBytes = 4u << 10;
 
-}  // namespace
+// Of all partitions of the reactor, of which there may be thousands: at most 2 MiB.
+std::vector<std::unique_ptr<PointUnit>>& SpareUnits() {
+  thread_local std::vector<std::unique_ptr<PointUnit>> units;
+  return units;
+}
 
-std::unique_ptr<PointUnit> WritePipeline::TakePointUnit() {
-  if (spare_units_.empty()) return std::make_unique<PointUnit>();
-  std::unique_ptr<PointUnit> unit = std::move(spare_units_.back());
-  spare_units_.pop_back();
+std::unique_ptr<PointUnit> TakePointUnit() {
+  if (SpareUnits().empty()) return std::make_unique<PointUnit>();
+  std::unique_ptr<PointUnit> unit = std::move(SpareUnits().back());
+  SpareUnits().pop_back();
   return unit;
 }
+
+}  // namespace
 
 // Whatever is not as usual is left to Write, which waits for it or says why the write is refused.
 bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
@@ -32,8 +38,10 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   std::unique_ptr<PointUnit> unit = TakePointUnit();
   const bool only_removes = op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
   const uint64_t blocks = admission_.BlocksFor(op.op, key_bytes, value_bytes);
-  if (!admission_.TryAdmit(blocks, only_removes, &unit->blocks)) {
-    spare_units_.push_back(std::move(unit));
+  const bool admitted = admission_.TryAdmit(blocks, only_removes, &unit->blocks);
+  if (!admitted || (write->control && !write->control->BeginAppend())) {
+    unit->blocks.Drop();
+    SpareUnits().push_back(std::move(unit));
     return false;
   }
   if (!only_removes) state_.disk_full_ns = 0;
@@ -65,13 +73,13 @@ void WritePipeline::FinishPoint(PointUnit* unit, Status status) {
   if (write->status.ok()) write->result = std::move(unit->reply.results.front());
   unit->content.pins.clear();
   unit->blocks.Drop();  // what it changed counts as dirty now
-  if (spare_units_.size() < kMaxSpareUnits && unit->encoded.capacity() <= kMaxSpareBytes) {
+  if (SpareUnits().size() < kMaxSpareUnits && unit->encoded.capacity() <= kMaxSpareBytes) {
     unit->encoded.clear();
     unit->content.found.clear();
     unit->reply.results.clear();
     unit->reply.value_bytes = 0;
     unit->content.records.front() = UnitRecord();
-    spare_units_.push_back(std::move(owned));
+    SpareUnits().push_back(std::move(owned));
   }
   write->OnDone();
   if (--state_.active_calls == 0) state_.idle.NotifyAll();

@@ -117,7 +117,6 @@ class WritePipeline {
   void Leave(QueueEntry* entry, Status status);
   void LeaveFailed(QueueEntry* entry);
   // point_writes.cc
-  std::unique_ptr<PointUnit> TakePointUnit();
   void FinishPoint(PointUnit* unit, Status status);
   // The unit will not be applied: frees what was allocated for it.
   void LeaveUnapplied(QueueEntry* entry, Status status);
@@ -143,7 +142,6 @@ class WritePipeline {
   BlockAdmission& admission_;
   Applier& applier_;
   std::deque<QueueEntry*> queue_;
-  std::vector<std::unique_ptr<PointUnit>> spare_units_;
   // Of units that this process has appended or restored, in all, and up to the commit LSN.
   uint64_t appended_bytes_ = 0, committed_bytes_ = 0;
   // Units whose second place in the log is not durable yet, of the last call to AppendTailAgain.

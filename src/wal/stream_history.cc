@@ -28,7 +28,8 @@ StreamHistory::Verdict StreamHistory::Accept(const Uuid& partition, const WriteU
   // it are gone already.
   Verdict next = Verdict::kContinues;
   if (mark != marks_.end() && unit.epoch > mark->second.epoch && unit.first_lsn <= mark->second.durable_lsn) {
-    if (end.first_lsn <= commit) return CommittedSuperseded(partition, end, commit);
+    const bool anew = (flags & kUnitStartsAnew) != 0;  // the next mark replaces this one
+    if (end.first_lsn <= commit && !anew) return CommittedSuperseded(partition, end, commit);
     mark->second.durable_lsn = unit.first_lsn - 1;
     next = Verdict::kSupersedes;
   }

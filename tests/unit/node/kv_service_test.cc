@@ -130,9 +130,9 @@ TEST_P(KvServiceTest, GetsFromEveryPartitionWarmAndCold) {
   EXPECT_GT(here.slowly_total.value(), 10u);
   EXPECT_GT(there.begun_total.value(), 10u);
   EXPECT_GT(there.slowly_total.value(), 10u);
-  EXPECT_EQ(here.begun_total.value() + here.slowly_total.value() + there.begun_total.value() +
-                there.slowly_total.value(),
-            100u);
+  EXPECT_EQ(
+      here.begun_total.value() + here.slowly_total.value() + there.begun_total.value() + there.slowly_total.value(),
+      100u);
 }
 
 TEST_P(KvServiceTest, BadGetsNameTheLimit) {
@@ -657,6 +657,25 @@ TEST_P(KvServiceTest, ValuesAreReservedBeforeTheyAreCopied) {
   EXPECT_TRUE(refused.current.found && refused.current_value_omitted);
   EXPECT_TRUE(refused.current.value.empty());
   memory.Release(hogged + more);
+}
+
+// The timer of earlier writes, which may be done, must not delay later deadlines.
+TEST_P(KvServiceTest, ADeadlineIsKeptWhateverTheEarlierOnesWere) {
+  for (const char* key : {"a", "b", "c", "d", "e", "f"}) {  // on both reactors
+    api::Kv_put_args put;
+    put.request.key = key;
+    put.context.budget_ms = 60'000;
+    EXPECT_TRUE(CallFor<api::Kv_put_result>("put", put)->success.applied);
+    node_->PartitionOf(key).holding_writes = true;
+    const Nanos began = kernel_.now_ns();
+    put.context.budget_ms = 100;
+    auto late = CallFor<api::Kv_put_result>("put", put);
+    EXPECT_EQ(late->error.code, api::g_pando_constants.DEADLINE);
+    EXPECT_EQ(late->error.applied, api::g_pando_constants.APPLIED_NO);
+    EXPECT_LT(kernel_.now_ns() - began, kSecond);
+    node_->PartitionOf(key).holding_writes = false;
+    Pass(100 * kMillisecond);
+  }
 }
 
 TEST_P(KvServiceTest, AWriteThatStillWaitsIsWithdrawnAtItsDeadline) {
