@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "src/base/codec.h"
+
 namespace pando {
 namespace {
 
@@ -71,6 +73,14 @@ Task<Result<File>> LogReader::OpenSegment(const LogSegmentInfo& segment, File::M
   co_return co_await options_.open_directory->OpenFile(SegmentFileName(segment.number), mode, options_.sync);
 }
 
+// How far to read to see all of the cut that the segment seems to begin with; 0: `head` is enough.
+uint64_t LogReader::BytesOfLongCut(std::string_view head, const LogSegmentInfo& segment) {
+  const auto first = LoadLE<BatchHeader>(head.data() + kFirstGroupOffset);
+  if (first.magic != kBatchMagic || first.segment_number != segment.number || (first.flags & kBatchCut) == 0) return 0;
+  const uint64_t end = AlignUp(kFirstGroupOffset + BatchOverhead(first) + first.payload_bytes, kBlockBytes);
+  return end > head.size() && end <= segment.bytes ? end : 0;
+}
+
 Task<Status> LogReader::ReadHeader(LogSegmentInfo* segment, char* blocks) {
   const File::Mode mode = options_.sync ? File::Mode::kReadWrite : File::Mode::kRead;
   CO_ASSIGN_OR_RETURN(File file, co_await OpenSegment(*segment, mode));
@@ -89,10 +99,17 @@ Task<Status> LogReader::ReadHeader(LogSegmentInfo* segment, char* blocks) {
                    segment->path, segment->bytes);
   }
   if (status.ok()) status = co_await file.Read(blocks, kHeaderReadBytes, 0);
+  // A cut with the marks of many partitions is longer.
+  std::string_view head(blocks, kHeaderReadBytes);
+  AlignedBuffer longer(status.ok() ? BytesOfLongCut(head, *segment) : 0);
+  if (longer.size() > 0) {
+    status = co_await file.Read(longer.data(), longer.size(), 0);
+    head = {longer.data(), longer.size()};
+  }
   Status closed = co_await file.Close();
   CO_RETURN_IF_ERROR(std::move(status));
   CO_RETURN_IF_ERROR(std::move(closed));
-  co_return JudgeHeader(segment, {blocks, kHeaderReadBytes});
+  co_return JudgeHeader(segment, head);
 }
 
 Status LogReader::JudgeHeader(LogSegmentInfo* segment, std::string_view blocks) {

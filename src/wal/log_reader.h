@@ -94,6 +94,7 @@ class LogReader {
   Task<Status> ReadHeaders();
   Task<Result<File>> OpenSegment(const LogSegmentInfo& segment, File::Mode mode);
   Task<Status> ReadHeader(LogSegmentInfo* segment, char* blocks);
+  static uint64_t BytesOfLongCut(std::string_view head, const LogSegmentInfo& segment);
   Status JudgeHeader(LogSegmentInfo* segment, std::string_view blocks);
   void ApplyCuts();
   Task<Status> Load(size_t index);
