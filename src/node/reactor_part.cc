@@ -66,7 +66,8 @@ void ReactorPart::Connect(const std::vector<ReactorPart*>& parts) {
 
 Task<Status> ReactorPart::StopServing(Nanos limit_ns) {
   if (server_ == nullptr) co_return Status();
-  co_await server_->Shutdown(limit_ns);
+  // Writes that are not committed would keep their calls, and so the shutdown, waiting for ever.
+  co_await server_->Shutdown(limit_ns, [this] { engine_->GiveUpUncommitted(); });
   co_return Status();
 }
 

@@ -39,12 +39,13 @@ Result<uint16_t> RpcServer::Listen(const ListenOptions& options) {
   return port;
 }
 
-Task<void> RpcServer::Shutdown(Nanos limit_ns) {
+Task<void> RpcServer::Shutdown(Nanos limit_ns, std::function<void()> on_late) {
   stopping_ = true;
   if (std::exchange(listening_, false)) reactor_.StopListening(this);
   Nanos give_up_ns = reactor_.NowNs() + limit_ns;
   while (!connections_.empty()) {
-    bool late = reactor_.NowNs() >= give_up_ns;
+    const bool late = reactor_.NowNs() >= give_up_ns;
+    if (late && on_late) std::exchange(on_late, nullptr)();
     for (auto& c : connections_) {
       if (c->connection_ == nullptr) continue;  // closed, but its calls are still running
       bool busy = c->unanswered() > 0 || c->ReplyBytes() > 0;

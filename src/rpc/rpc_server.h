@@ -16,6 +16,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -117,8 +118,9 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   Result<uint16_t> Listen(const ListenOptions& options);  // returns the port
   // Refuses new connections and requests, waits until the requests in progress are answered and the
   // replies are sent, then closes all connections. After `limit_ns` it closes the remaining
-  // connections at once, but it still waits until their calls have ended.
-  Task<void> Shutdown(Nanos limit_ns);
+  // connections at once, but it still waits until their calls have ended. Some of these may end only
+  // if what they wait for is given up: `on_late` is called once for that.
+  Task<void> Shutdown(Nanos limit_ns, std::function<void()> on_late = {});
 
   // -- answering: BeginReply returns the string to which one whole frame must be appended. EndReply
   // must follow without a suspension in between.

@@ -61,9 +61,12 @@ class EchoService final : public RpcService {
     call->reply.__isset.success = true;
     --running_;
   }
-  Task<void> Finish() {
+  void Release() {
     released = true;
     wake_.NotifyAll();
+  }
+  Task<void> Finish() {
+    Release();
     co_await tasks_.Drain();
   }
 
@@ -682,6 +685,33 @@ TEST_F(RpcServerTest, ShutdownFinishesWhatWasAsked) {
   ASSERT_TRUE(kernel_.RunTask(*reactor_, parts->service.Finish()));
   ASSERT_TRUE(kernel_.RunTask(*other_, peer.UntilClosed()));
   EXPECT_EQ(peer.frames.size(), 20u);
+}
+
+// Calls that wait for what never comes end when the service is told to give it up.
+TEST_F(RpcServerTest, ShutdownGivesUpWhatNeverEnds) {
+  auto parts = std::make_unique<ServerParts>(*reactor_);
+  RawPeer peer(*other_);
+  struct Ask {
+    static Task<void> Run(Reactor* reactor, RawPeer* p, uint16_t port) {
+      Status connected = co_await p->Connect("10.0.0.1", port);
+      EXPECT_TRUE(connected.ok());
+      p->Send(GetCall(0, "hang", 600'000) + GetCall(1, "hang", 600'000));
+      co_await Sleep(*reactor, 10 * kMillisecond);
+    }
+  };
+  ASSERT_TRUE(kernel_.RunTask(*other_, Ask::Run(other_, &peer, parts->port)));
+  const Nanos began = kernel_.now_ns();
+  int given_up = 0;
+  auto give_up = [&] {
+    ++given_up;
+    EXPECT_GE(kernel_.now_ns() - began, kSecond);
+    parts->service.Release();
+  };
+  ASSERT_TRUE(kernel_.RunTask(*reactor_, parts->server.Shutdown(kSecond, give_up)));
+  EXPECT_EQ(given_up, 1);
+  EXPECT_LT(kernel_.now_ns() - began, 2 * kSecond);
+  ASSERT_TRUE(kernel_.RunTask(*reactor_, parts->service.Finish()));
+  ASSERT_TRUE(kernel_.RunTask(*other_, peer.UntilClosed()));
 }
 
 }  // namespace
