@@ -60,9 +60,11 @@ struct World {
     backend.store = &store;
     backend.partitions = {&partition};
     backend.batch_get = FakePartition::BatchGet;
+    backend.batch_write = FakePartition::BatchWrite;
     service = std::make_unique<KvService>(&server, &backend, &control);
     backend.peers = {&backend};
     backend.get_paths = {&service->get_path()};
+    backend.write_paths = {&service->write_path()};
     server.SetService(service.get());
   }
   SimKernel kernel;

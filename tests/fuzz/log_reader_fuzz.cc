@@ -252,15 +252,18 @@ void CheckDirectory(Script* script) {
   const Status read = *kernel.RunTask(*reactor, ReadAll(reactor));
   Sink before, after;
   const Status recovered = *kernel.RunTask(*reactor, Recover(reactor, &before));
-  CHECK(read.code() == recovered.code() || !before.broken.empty()) << read.ToString() << " / " << recovered.ToString();
-  if (!read.ok() || !before.broken.empty()) {
+  CHECK(read.code() == recovered.code()) << read.ToString() << " / " << recovered.ToString();
+  if (!read.ok()) {
     CHECK(recovered.code() == Code::kCorruption || recovered.code() == Code::kVersion) << recovered.ToString();
     CHECK(recovered.message().find("/wal/segment-") != std::string::npos) << recovered.ToString();
     return;
   }
   const Status again = *kernel.RunTask(*reactor, Recover(reactor, &after));
   CHECK(again.ok()) << again.ToString();
-  CHECK(after.broken.empty()) << "a partition was broken by a recovery";
+  // The recovery may drop segments in which nothing is needed any more, and the fault with them.
+  CHECK(std::includes(before.broken.begin(), before.broken.end(), after.broken.begin(), after.broken.end()))
+      << "a partition was broken by a recovery";
+  if (!before.broken.empty()) return;  // what follows in a broken partition is not delivered
   CHECK(before.NotReleased() == after.NotReleased()) << "the recovered log has other records than the log before";
 }
 
