@@ -4,7 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "src/base/codec.h"
 #include "src/kvapi/kv_requests.h"
 
 namespace pando {
@@ -25,9 +24,6 @@ void ClearAndTrim(Container* container, size_t most) {
   container->clear();
   if (container->capacity() > most) Container().swap(*container);
 }
-
-void StoreBigEndian32(char* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
-void StoreBigEndian64(char* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
 
 // The reply in the binary protocol before and after the value. The constants below are the offsets
 // to patch.

@@ -4,16 +4,12 @@
 #include <optional>
 #include <utility>
 
-#include "src/base/codec.h"
 #include "src/kvapi/kv_requests.h"
 #include "src/rpc/rpc_dispatch.h"
 
 namespace pando {
 
 namespace {
-
-void StoreBigEndian32(char* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
-void StoreBigEndian64(char* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
 
 // The reply in the binary protocol, after the name of the method. The constants below are the offsets
 // to patch.

@@ -54,12 +54,12 @@ class WritePath {
   // Begins the writes that this turn has gathered, and answers those that are done.
   void OnTurnEnd();
   const Metrics& metrics() const { return metrics_; }
-  // Memory that is kept for later writes. It is bounded, and not reserved.
-  size_t spare_bytes() const { return spare_.size() * kSpareBytes; }
 
  private:
+  // Entries that are kept for later writes, and the most that each of them keeps. This memory is
+  // bounded, and not reserved.
   static constexpr size_t kMaxSpares = 256;
-  static constexpr size_t kSpareBytes = 16u << 10;  // the most that each of them keeps
+  static constexpr size_t kSpareBytes = 16u << 10;
 
   struct Entry;
   class RemoteWrites;

@@ -23,6 +23,7 @@
 #include <string_view>
 #include <utility>
 
+#include "src/base/codec.h"
 #include "src/base/limits.h"
 #include "src/base/memory_budget.h"
 #include "src/base/result.h"
@@ -53,6 +54,10 @@ struct MessageHeader {
   int32_t seqid = 0;
   std::string_view method;  // points into the frame
 };
+
+// For replies that are put together by hand.
+inline void StoreBigEndian32(char* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
+inline void StoreBigEndian64(char* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
 
 // Removes the header from `frame` (the payload of a frame), which leaves the arguments. Returns
 // kInvalidArgument if the frame is not Thrift.

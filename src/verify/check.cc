@@ -1,6 +1,7 @@
 #include "src/verify/check.h"
 
 #include <algorithm>
+#include <functional>
 #include <unordered_map>
 
 #include "src/partition/partition_file.h"
@@ -191,6 +192,37 @@ class PartitionAudit final : private TreeCheckHost {
   uint64_t progress_blocks_ = 0;
 };
 
+using LsnByPartition = std::unordered_map<Uuid, Lsn, UuidHash>;
+
+// Each log must hold what the trees of its partitions do not, and each tree what its log has released.
+void CheckTreesAgainstLog(const StoreInfo& store, const std::vector<PartitionCheck>& partitions,
+                          const LsnByPartition& first_lsn, const StreamHistory& history,
+                          const std::function<void(const Status&)>& problem) {
+  for (const PartitionCheck& p : partitions) {
+    auto first = first_lsn.find(store.partitions[p.id].uuid);
+    if (first == first_lsn.end() || first->second <= p.checkpoint_lsn + 1) continue;
+    problem(Error(Code::kCorruption,
+                  "partition {}: the tree ends at LSN {}, but the log starts at LSN {}: the records between are lost",
+                  p.id, p.checkpoint_lsn, first->second));
+  }
+  for (const PartitionCheck& p : partitions) {
+    const Lsn gap = history.LastGap(store.partitions[p.id].uuid);
+    if (gap <= p.checkpoint_lsn) continue;
+    problem(Error(Code::kCorruption,
+                  "partition {}: the tree ends at LSN {}, and LSN {} is missing between others in the log: log "
+                  "segments are missing",
+                  p.id, p.checkpoint_lsn, gap));
+  }
+  for (const PartitionCheck& p : partitions) {
+    auto mark = history.marks().find(store.partitions[p.id].uuid);
+    if (mark == history.marks().end() || mark->second.released_lsn <= p.checkpoint_lsn) continue;
+    problem(Error(Code::kCorruption,
+                  "partition {}: the tree ends at LSN {}, but the log says that it had been checkpointed up to LSN {}: "
+                  "its file is an older copy",
+                  p.id, p.checkpoint_lsn, mark->second.released_lsn));
+  }
+}
+
 Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index, CheckReport* report) {
   LogCheck check;
   check.directory = store->LogDirectory(index);
@@ -216,7 +248,7 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
     if (missing && required_end > 0) problem(LostLog(check.directory, 0, required_end, newest->file));
     co_return check;
   }
-  std::unordered_map<Uuid, Lsn, UuidHash> first_lsn;  // the lowest, which need not come first (WU4)
+  LsnByPartition first_lsn;  // the lowest, which need not come first (WU4)
   StreamHistory history;
   LogEntry entry;
   auto report_broken = [&] {
@@ -256,30 +288,7 @@ Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index
   }
   check.segments = (*reader)->segments().size();
   check.torn_tail = (*reader)->torn();
-  // The log must hold what the tree does not.
-  for (const PartitionCheck& p : report->partitions) {
-    auto first = first_lsn.find(store->partitions[p.id].uuid);
-    if (first == first_lsn.end() || first->second <= p.checkpoint_lsn + 1) continue;
-    problem(Error(Code::kCorruption,
-                  "partition {}: the tree ends at LSN {}, but the log starts at LSN {}: the records between are lost",
-                  p.id, p.checkpoint_lsn, first->second));
-  }
-  for (const PartitionCheck& p : report->partitions) {
-    const Lsn gap = history.LastGap(store->partitions[p.id].uuid);
-    if (gap <= p.checkpoint_lsn) continue;
-    problem(Error(Code::kCorruption,
-                  "partition {}: the tree ends at LSN {}, and LSN {} is missing between others in the log: log "
-                  "segments are missing",
-                  p.id, p.checkpoint_lsn, gap));
-  }
-  for (const PartitionCheck& p : report->partitions) {
-    auto mark = history.marks().find(store->partitions[p.id].uuid);
-    if (mark == history.marks().end() || mark->second.released_lsn <= p.checkpoint_lsn) continue;
-    problem(Error(Code::kCorruption,
-                  "partition {}: the tree ends at LSN {}, but the log says that it had been checkpointed up to LSN {}: "
-                  "its file is an older copy",
-                  p.id, p.checkpoint_lsn, mark->second.released_lsn));
-  }
+  CheckTreesAgainstLog(*store, report->partitions, first_lsn, history, problem);
   co_return check;
 }
 

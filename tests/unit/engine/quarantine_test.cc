@@ -137,6 +137,16 @@ class QuarantineTest : public testing::Test {
 
   engine_test::Setup setup_;
   SimKernel kernel_{1};
+  // Damages all superblocks of partition 0. Returns the sound file.
+  std::string DamageSuperblocks() {
+    const std::string sound = machine_->disk().ReadAll(DataPath(0));
+    std::string damaged = sound;
+    for (size_t copy = 0; copy < 4; ++copy) damaged[copy * 4096 + 1000] ^= 1;
+    machine_->disk().WriteAll(DataPath(0), damaged);
+    says_ = DataPath(0) + ": no valid superblock";
+    return sound;
+  }
+
   SimMachine* machine_ = kernel_.AddMachine();
   SimReactor* reactor_ = nullptr;
   Engine* engine_ = nullptr;
@@ -148,11 +158,8 @@ class QuarantineTest : public testing::Test {
 // Neither superblock can be read. What the log holds of the partition is kept until it is healed.
 TEST_F(QuarantineTest, AnUnreadableFile) {
   Run(Fill);
-  const std::string sound = machine_->disk().ReadAll(DataPath(0));
-  std::string damaged = sound;
-  for (size_t copy = 0; copy < 4; ++copy) damaged[copy * 4096 + 1000] ^= 1;
-  machine_->disk().WriteAll(DataPath(0), damaged);
-  says_ = DataPath(0) + ": no valid superblock";
+  const std::string sound = DamageSuperblocks();
+  const std::string damaged = machine_->disk().ReadAll(DataPath(0));
   EXPECT_THAT(Check(), HasSubstr(DataPath(0)));
   for (int start = 0; start < 3; ++start) {
     checkpoint_ = start == 1;
@@ -178,11 +185,7 @@ TEST_F(QuarantineTest, AMissingFile) {
 // come back as if nothing were missing.
 TEST_F(QuarantineTest, TheLogKeepsItsUnitsAsLongAsThereIsRoom) {
   Run(Fill);
-  const std::string sound = machine_->disk().ReadAll(DataPath(0));
-  std::string damaged = sound;
-  for (size_t copy = 0; copy < 4; ++copy) damaged[copy * 4096 + 1000] ^= 1;
-  machine_->disk().WriteAll(DataPath(0), damaged);
-  says_ = DataPath(0) + ": no valid superblock";
+  const std::string sound = DamageSuperblocks();
   Run(FillTheLog);
   machine_->disk().WriteAll(DataPath(0), sound);
   says_ = "quarantined until the log needed the room";

@@ -200,47 +200,47 @@ TEST_F(ReplayTest, MissingRecordsAreCorruption) {
   EXPECT_EQ(Replay(&batch, FewPages(), /*first_lsn=*/2).status.code(), Code::kCorruption);
 }
 
+class PartitionPhase : public testing::Test {
+ protected:
+  static BufferPoolOptions Options() {
+    BufferPoolOptions options;
+    options.page_bytes = kPageBytes;
+    options.memory_bytes = kManyPages;
+    return options;
+  }
+  SimKernel kernel_{1};
+  SimReactor* reactor_ = kernel_.AddMachine()->Boot();
+  BufferPool pool_{*reactor_, Options()};
+  PartitionState state_{*reactor_, pool_, PartitionInfo()};
+};
+
 // PH1: the phase changes only as the header of PartitionState says.
-TEST(PartitionPhase, ChangesOnlyAlongTheArrows) {
-  SimKernel kernel(1);
-  SimReactor* reactor = kernel.AddMachine()->Boot();
-  BufferPoolOptions options;
-  options.page_bytes = kPageBytes;
-  options.memory_bytes = kManyPages;
-  BufferPool pool(*reactor, options);
-  PartitionState state(*reactor, pool, PartitionInfo());
-  EXPECT_DEATH(state.Enter(Phase::kClosed), "PH1");
-  state.Enter(Phase::kServing);
-  EXPECT_TRUE(state.works());
-  EXPECT_DEATH(state.Enter(Phase::kServing), "PH1");
-  state.Enter(Phase::kDraining);
-  EXPECT_EQ(state.Refusal().code(), Code::kUnavailable);
-  EXPECT_DEATH(state.Enter(Phase::kServing), "PH1");
-  state.Fail(Error(Code::kIoError, "the first reason"));
-  state.Fail(Error(Code::kIoError, "another one"));
-  EXPECT_EQ(state.failure().message(), "the first reason");
-  EXPECT_DEATH(state.Enter(Phase::kDraining), "PH1");
-  state.Enter(Phase::kClosed);
-  EXPECT_DEATH(state.Enter(Phase::kFailed), "PH1");
+TEST_F(PartitionPhase, ChangesOnlyAlongTheArrows) {
+  EXPECT_DEATH(state_.Enter(Phase::kClosed), "PH1");
+  state_.Enter(Phase::kServing);
+  EXPECT_TRUE(state_.works());
+  EXPECT_DEATH(state_.Enter(Phase::kServing), "PH1");
+  state_.Enter(Phase::kDraining);
+  EXPECT_EQ(state_.Refusal().code(), Code::kUnavailable);
+  EXPECT_DEATH(state_.Enter(Phase::kServing), "PH1");
+  state_.Fail(Error(Code::kIoError, "the first reason"));
+  state_.Fail(Error(Code::kIoError, "another one"));
+  EXPECT_EQ(state_.failure().message(), "the first reason");
+  EXPECT_DEATH(state_.Enter(Phase::kDraining), "PH1");
+  state_.Enter(Phase::kClosed);
+  EXPECT_DEATH(state_.Enter(Phase::kFailed), "PH1");
 }
 
-TEST(PartitionPhase, AQuarantineIsFinal) {
-  SimKernel kernel(1);
-  SimReactor* reactor = kernel.AddMachine()->Boot();
-  BufferPoolOptions options;
-  options.page_bytes = kPageBytes;
-  options.memory_bytes = kManyPages;
-  BufferPool pool(*reactor, options);
-  PartitionState state(*reactor, pool, PartitionInfo());
-  state.Enter(Phase::kServing);
-  state.Quarantine(Error(Code::kCorruption, "block 9 is damaged"));
-  EXPECT_TRUE(state.quarantined() && state.failed() && !state.works());
-  state.Fail(Error(Code::kIoError, "the engine fails too"));
-  EXPECT_EQ(state.Refusal().code(), Code::kUnavailable);
-  EXPECT_NE(state.Refusal().message().find("block 9 is damaged"), std::string::npos);
-  EXPECT_DEATH(state.Enter(Phase::kServing), "PH1");
-  EXPECT_DEATH(state.Enter(Phase::kDraining), "PH1");
-  state.Enter(Phase::kClosed);
+TEST_F(PartitionPhase, AQuarantineIsFinal) {
+  state_.Enter(Phase::kServing);
+  state_.Quarantine(Error(Code::kCorruption, "block 9 is damaged"));
+  EXPECT_TRUE(state_.quarantined() && state_.failed() && !state_.works());
+  state_.Fail(Error(Code::kIoError, "the engine fails too"));
+  EXPECT_EQ(state_.Refusal().code(), Code::kUnavailable);
+  EXPECT_NE(state_.Refusal().message().find("block 9 is damaged"), std::string::npos);
+  EXPECT_DEATH(state_.Enter(Phase::kServing), "PH1");
+  EXPECT_DEATH(state_.Enter(Phase::kDraining), "PH1");
+  state_.Enter(Phase::kClosed);
 }
 
 }  // namespace
