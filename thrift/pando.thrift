@@ -748,6 +748,8 @@ struct PartitionSnapshot {
   10: binary root
   /** Bytes in use on disk, for progress reports. */
   11: i64 used_bytes
+  /** What every extent of a page or value leaves free at its end, as in docs/FORMAT.md. */
+  12: i32 seal_bytes
   15: optional ReplyContext context
 }
 

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "src/base/hash.h"
+#include "src/buffer_pool/page.h"
 
 namespace pando {
 namespace {
@@ -31,10 +32,12 @@ Result<BackupHeader> ParseBackupHeader(std::string_view bytes, std::string_view 
   if (bytes.size() < sizeof(header) || header.magic != kBackupMagic || header.checksum != ChecksumOf(header)) {
     return Error(Code::kCorruption, "{}: does not begin with a backup header; use another backup", path);
   }
-  if (header.format != kBackupFormat) {
+  const bool known_seal = header.seal_bytes == 0 || (header.format > 1 && header.seal_bytes == kSealBytes);
+  if (header.format < kOldestBackupFormat || header.format > kBackupFormat || !known_seal) {
     return Error(Code::kVersion,
-                 "{}: has backup format {}, but this build reads format {}; use the version that wrote it", path,
-                 header.format, kBackupFormat);
+                 "{}: has backup format {} with room for a seal of {} bytes, but this build reads formats {} to {} "
+                 "with room for {}; use the version that wrote it",
+                 path, header.format, header.seal_bytes, kOldestBackupFormat, kBackupFormat, kSealBytes);
   }
   return header;
 }

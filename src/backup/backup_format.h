@@ -17,11 +17,13 @@
 namespace pando {
 
 inline constexpr uint64_t kBackupMagic = 0x314b424f444e4150;  // "PANDOBK1"
-inline constexpr uint32_t kBackupFormat = 1;
+inline constexpr uint16_t kBackupFormat = 2;
+inline constexpr uint16_t kOldestBackupFormat = 1;  // the same with seal_bytes 0
 
 struct BackupHeader {
   uint64_t magic = kBackupMagic;
-  uint32_t format = kBackupFormat;
+  uint16_t format = kBackupFormat;
+  uint16_t seal_bytes = 0;  // left free at the end of every extent (page.h)
   uint32_t page_bytes = 0;
   Uuid partition;
   Generation generation = 0;

@@ -68,7 +68,7 @@ Task<Result<std::unique_ptr<BackupReader>>> BackupReader::Open(Reactor& reactor,
     if (reader->parts_.size() == 1) continue;
     const Part& newer = reader->parts_[reader->parts_.size() - 2];
     if (newer.header.partition != part.header.partition || newer.header.page_bytes != part.header.page_bytes ||
-        newer.header.since != part.header.generation) {
+        newer.header.seal_bytes != part.header.seal_bytes || newer.header.since != part.header.generation) {
       status = Error(Code::kInvalidArgument, "{}: is based on generation {} of its partition, which {} does not hold",
                      newer.path, newer.header.since, part.path);
       break;

@@ -44,7 +44,7 @@ class BackupWalk final : private TreeCheckHost {
     options.reactor = &reactor_;
     options.pages = pages;
     options.partition = header_.partition;
-    options.page_bytes = header_.page_bytes;
+    options.usable_bytes = UsablePageBytes(header_.page_bytes, header_.seal_bytes);
     options.leaves_in_flight = kReadsInFlight;
     TreeCheck check(std::move(options), this);
     co_await check.Run(root_.root, root_.root_level, root_.generation);
@@ -114,9 +114,8 @@ class CopiedPages final : public PageSource {
 void FillSlots(Superblock* sb, AlignedBuffer* slots) {
   for (const Generation generation : {sb->generation, sb->generation + 1}) {
     sb->generation = generation;
-    SealSuperblock(sb);
     char* slot = slots->data() + generation % 2 * (2 * kBlockBytes);
-    for (int copy = 0; copy < 2; ++copy) std::memcpy(slot + copy * kBlockBytes, sb, sizeof(*sb));
+    for (int copy = 0; copy < 2; ++copy) EncodeSuperblock(*sb, slot + copy * kBlockBytes);
   }
 }
 
@@ -174,6 +173,7 @@ Task<Status> WriteMetadata(Reactor* reactor, File* file, ExtentAllocator* blocks
 
   Superblock sb;
   sb.page_bytes = options.page_bytes;
+  sb.LeaveSeal(options.seal_bytes);
   sb.node = options.node;
   sb.partition = options.partition;
   sb.generation = root.generation;
@@ -194,9 +194,11 @@ Task<Status> WriteMetadata(Reactor* reactor, File* file, ExtentAllocator* blocks
 
 Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot root, PartitionFileOptions options,
                          BackupProgress on_progress, File* file) {
-  if (backup->header().partition != options.partition || backup->header().page_bytes != options.page_bytes) {
+  if (backup->header().partition != options.partition || backup->header().page_bytes != options.page_bytes ||
+      backup->header().seal_bytes != options.seal_bytes) {
     co_return Error(Code::kInvalidArgument,
-                    "{}: the backup file belongs to another partition or has another page size; use the right backup",
+                    "{}: the backup file belongs to another partition or has pages of another size; use the right "
+                    "backup",
                     options.path);
   }
   CO_RETURN_IF_ERROR(co_await file->Truncate(0));

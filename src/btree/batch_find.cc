@@ -8,12 +8,12 @@ namespace {
 constexpr size_t kGroup = 16;  // about the number of line-fill buffers of a core
 constexpr size_t kLine = 64;
 
-inline void PrefetchPage(const char* page, bool leaf, uint32_t page_bytes) {
+inline void PrefetchPage(const char* page, bool leaf, uint32_t usable_bytes) {
   __builtin_prefetch(page);
   __builtin_prefetch(page + kLine);
   if (leaf) return;
   // The first slots that a binary search over a typically filled inner page looks at.
-  size_t slots = page_bytes / 90 * kSlotBytes;
+  size_t slots = usable_bytes / 90 * kSlotBytes;
   __builtin_prefetch(page + kPageHeaderBytes + slots / 2);
   __builtin_prefetch(page + kPageHeaderBytes + slots / 4);
   __builtin_prefetch(page + kPageHeaderBytes + slots / 4 * 3);
@@ -22,7 +22,7 @@ inline void PrefetchPage(const char* page, bool leaf, uint32_t page_bytes) {
 }  // namespace
 
 void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
-  const uint32_t page_bytes = pool.page_bytes();
+  const uint32_t usable_bytes = pool.usable_bytes();
   for (size_t base = 0; base < lookups.size(); base += kGroup) {
     std::span<BatchLookup> group = lookups.subspan(base, std::min(kGroup, lookups.size() - base));
     BatchLookup* active[kGroup];
@@ -34,14 +34,14 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
         l.leaf = l.at;
         continue;
       }
-      PrefetchPage(pool.data(*l.at), l.at->level == 0, page_bytes);
+      PrefetchPage(pool.data(*l.at), l.at->level == 0, usable_bytes);
       active[count++] = &l;
     }
     while (count > 0) {
       // Search the node of each key, and prefetch the line that holds the answer.
       for (size_t i = 0; i < count; ++i) {
         BatchLookup& l = *active[i];
-        Node node(pool.data(*l.at), page_bytes);
+        Node node(pool.data(*l.at), usable_bytes);
         if (node.leaf()) {
           l.slot = node.LowerBound(l.key, &l.found);
           if (l.found) {
@@ -58,7 +58,7 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
       for (size_t i = 0; i < count; ++i) {
         BatchLookup& l = *active[i];
         char* page = pool.data(*l.at);
-        Node node(page, page_bytes);
+        Node node(page, usable_bytes);
         if (node.leaf()) {
           uint8_t& heat = HeaderOf(page).heat;
           if (heat < 3) ++heat;
@@ -73,7 +73,7 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
           __builtin_prefetch(l.at, 1);  // it will be pinned
           continue;
         }
-        PrefetchPage(pool.data(*l.at), node.header().level == 1, page_bytes);
+        PrefetchPage(pool.data(*l.at), node.header().level == 1, usable_bytes);
         active[still++] = &l;
       }
       count = still;

@@ -49,14 +49,13 @@ bool WithinFences(const Node& node) {
 }
 
 // Returns the problem with the child or value reference of a record, or null.
-const char* ReferenceProblem(const Node& node, uint32_t slot) {
+const char* ReferenceProblem(const Node& node, uint32_t slot, uint32_t seal_bytes) {
   if (!node.leaf()) {
     const uint32_t blocks = node.ChildLocation(slot).blocks();
     return blocks == 0 || blocks > kMaxExtentBlocks ? "a child reference does not name an extent on disk" : nullptr;
   }
   const RecordView r = node.Record(slot);
-  if (!r.overflow || r.overflow_ref.location.blocks() == (r.value_bytes + kBlockBytes - 1) / kBlockBytes)
-    return nullptr;
+  if (!r.overflow || r.overflow_ref.location.blocks() == BlocksForValue(r.value_bytes, seal_bytes)) return nullptr;
   return "the extent of a value does not match the value's length";
 }
 
@@ -84,17 +83,17 @@ std::string_view ShortestSeparator(std::string_view left, std::string_view right
   return right.substr(0, CommonPrefix(left, right) + 1);
 }
 
-void Node::Format(char* page, uint32_t page_bytes, uint8_t level, std::string_view lower, const std::string_view* upper,
-                  uint64_t page_id, Generation birth) {
+void Node::Format(char* page, uint32_t usable_bytes, uint8_t level, std::string_view lower,
+                  const std::string_view* upper, uint64_t page_id, Generation birth) {
   PageHeader& h = HeaderOf(page);
   h = PageHeader{};
   h.magic = kPageMagic;
   h.format = kPageFormat;
   h.level = level;
-  h.heap_begin = page_bytes;
+  h.heap_begin = usable_bytes;
   h.page_id = page_id;
   h.birth = birth;
-  Node node(page, page_bytes);
+  Node node(page, usable_bytes);
   // Empty fences keep offset 0 and length 0: a valid, empty view.
   if (!lower.empty()) {
     char* at = node.AllocateHeap(static_cast<uint32_t>(lower.size()));
@@ -278,8 +277,8 @@ void Node::Remove(uint32_t slot) {
 void Node::Compact() {
   // Copies the live parts of the heap, in slot order, into a scratch page and back.
   thread_local std::vector<char> scratch;
-  scratch.resize(page_bytes_);
-  uint32_t begin = page_bytes_;
+  scratch.resize(usable_bytes_);
+  uint32_t begin = usable_bytes_;
   auto keep = [&](uint16_t* offset, uint32_t bytes) {
     if (bytes == 0) return;
     begin -= bytes;
@@ -293,7 +292,7 @@ void Node::Compact() {
   PageHeader& h = header();
   keep(&h.lower_offset, h.lower_bytes);
   keep(&h.upper_offset, h.upper_bytes);
-  std::memcpy(page_ + begin, scratch.data() + begin, page_bytes_ - begin);
+  std::memcpy(page_ + begin, scratch.data() + begin, usable_bytes_ - begin);
   h.heap_begin = begin;
   h.heap_dead = 0;
 }
@@ -335,19 +334,22 @@ void Node::AppendFrom(const Node& source, uint32_t from, uint32_t to) {
   }
 }
 
-Status Node::Validate(const char* page, uint32_t page_bytes) {
+Status Node::Validate(const char* page, uint32_t usable_bytes) {
   const PageHeader& h = HeaderOf(page);
   auto bad = [&](std::string_view what, uint32_t slot) {
     return Error(Code::kCorruption, "page {}: {} (slot {} of {})", h.page_id, what, slot, h.slot_count);
   };
-  auto inside = [&](uint32_t offset, uint64_t bytes) { return offset >= h.heap_begin && offset + bytes <= page_bytes; };
+  auto inside = [&](uint32_t offset, uint64_t bytes) {
+    return offset >= h.heap_begin && offset + bytes <= usable_bytes;
+  };
+  const uint32_t max_key_bytes = MaxKeyBytes(usable_bytes), seal_bytes = SealBytesOf(usable_bytes);
   if (h.level > 0 && h.slot_count == 0) return bad("an inner page has no children", 0);
   if ((h.lower_bytes && !inside(h.lower_offset, h.lower_bytes)) ||
-      (h.upper_bytes && !inside(h.upper_offset, h.upper_bytes)) || h.lower_bytes > MaxKeyBytes(page_bytes) ||
-      h.upper_bytes > MaxKeyBytes(page_bytes)) {
+      (h.upper_bytes && !inside(h.upper_offset, h.upper_bytes)) || h.lower_bytes > max_key_bytes ||
+      h.upper_bytes > max_key_bytes) {
     return bad("a fence lies outside the heap or is too long", 0);
   }
-  Node node(const_cast<char*>(page), page_bytes);
+  Node node(const_cast<char*>(page), usable_bytes);
   if (h.prefix_bytes != (h.has_upper ? CommonPrefix(node.lower(), node.upper()) : 0)) {
     return bad("the prefix is not the common prefix of the fences", 0);
   }
@@ -355,19 +357,19 @@ Status Node::Validate(const char* page, uint32_t page_bytes) {
   for (uint32_t i = 0; i < h.slot_count; ++i) {
     const Slot& s = node.slots()[i];
     uint32_t fixed = h.level > 0 ? static_cast<uint32_t>(sizeof(ChildRef)) : kLeafHeaderBytes;
-    if (!inside(s.offset, fixed) || s.key_bytes + h.prefix_bytes > MaxKeyBytes(page_bytes))
+    if (!inside(s.offset, fixed) || s.key_bytes + h.prefix_bytes > max_key_bytes)
       return bad("a record starts outside the heap or its key is too long", i);
     if (!inside(s.offset, node.RecordBytes(i))) return bad("a record extends past the end of the page", i);
     std::string_view suffix = node.KeySuffix(i);
     if (s.head != KeyHead(suffix)) return bad("the head of a key does not match the key", i);
     if (i > 0 && node.KeySuffix(i - 1) >= suffix) return bad("keys are not in ascending order", i);
     if (i == 0 && h.level > 0 && !suffix.empty()) return bad("the first child has a key", i);
-    if (const char* problem = ReferenceProblem(node, i)) return bad(problem, i);
+    if (const char* problem = ReferenceProblem(node, i, seal_bytes)) return bad(problem, i);
     heap_bytes += node.RecordBytes(i);
   }
   if (!WithinFences(node)) return bad("a key lies outside the fences", 0);
   // Miscounted bytes would let a later insert or compaction use space that does not exist.
-  if (heap_bytes != page_bytes - h.heap_begin) return bad("the count of heap bytes is wrong", 0);
+  if (heap_bytes != usable_bytes - h.heap_begin) return bad("the count of heap bytes is wrong", 0);
   return Status();
 }
 

@@ -2,6 +2,8 @@
 //
 //   | PageHeader | slot 0 | slot 1 | ... -> free <- ... heap: records and fences |
 //
+// The heap ends where the usable bytes of the page end (UsablePageBytes in page.h).
+//
 // Keys are stored without the prefix that both fences share. A slot holds the first four bytes of
 // the rest of the key as a big-endian number ("head"), so that most comparisons need only the
 // slots.
@@ -32,11 +34,14 @@
 
 namespace pando {
 
-inline constexpr uint32_t MaxKeyBytes(uint32_t page_bytes) {
-  return page_bytes / 4 < kMaxKeyBytes ? page_bytes / 4 : static_cast<uint32_t>(kMaxKeyBytes);
+// Limits of a store's records: quarters of the whole page, so that clients find the same limits
+// whether or not the store has room for a seal.
+inline constexpr uint32_t MaxKeyBytes(uint32_t usable_bytes) {
+  const uint32_t quarter = PageBytesOf(usable_bytes) / 4;
+  return quarter < kMaxKeyBytes ? quarter : static_cast<uint32_t>(kMaxKeyBytes);
 }
 // A record whose key and value together exceed this stores its value in an overflow extent.
-inline constexpr uint32_t MaxInlineBytes(uint32_t page_bytes) { return page_bytes / 4; }
+inline constexpr uint32_t MaxInlineBytes(uint32_t usable_bytes) { return PageBytesOf(usable_bytes) / 4; }
 
 struct Slot {
   uint16_t offset;     // of the record
@@ -84,10 +89,10 @@ inline uint32_t KeyHead(std::string_view suffix) {
 
 class Node {
  public:
-  Node(char* page, uint32_t page_bytes) : page_(page), page_bytes_(page_bytes) {}
+  Node(char* page, uint32_t usable_bytes) : page_(page), usable_bytes_(usable_bytes) {}
 
   // Formats an empty node for [lower, upper); `upper` null = no upper fence.
-  static void Format(char* page, uint32_t page_bytes, uint8_t level, std::string_view lower,
+  static void Format(char* page, uint32_t usable_bytes, uint8_t level, std::string_view lower,
                      const std::string_view* upper, uint64_t page_id, Generation birth);
 
   PageHeader& header() const { return HeaderOf(page_); }
@@ -139,7 +144,7 @@ class Node {
   void Remove(uint32_t slot);
   uint32_t RecordBytes(uint32_t slot) const;  // in the heap
   uint32_t FreeBytes() const { return header().heap_begin - kPageHeaderBytes - count() * kSlotBytes; }
-  uint32_t UsedBytes() const { return page_bytes_ - FreeBytes() - header().heap_dead; }
+  uint32_t UsedBytes() const { return usable_bytes_ - FreeBytes() - header().heap_dead; }
   void Compact();
   // Appends slots [from, to) of `source` (same level), adjusting keys to the prefix of this node.
   // They must fit.
@@ -150,7 +155,7 @@ class Node {
   // For a page just read. kCorruption when an offset or length leaves the page, N1 to N3 do not
   // hold, or a reference is not to an extent. A page that passes can be read and changed without
   // failing a CHECK.
-  static Status Validate(const char* page, uint32_t page_bytes);
+  static Status Validate(const char* page, uint32_t usable_bytes);
 
  private:
   char* AllocateHeap(uint32_t bytes);
@@ -159,7 +164,7 @@ class Node {
   uint32_t SearchHeads(std::string_view suffix, bool or_equal) const;
 
   char* page_;
-  uint32_t page_bytes_;
+  uint32_t usable_bytes_;
 };
 
 // Shortest key s with left < s <= right. A split stores it as the separator.

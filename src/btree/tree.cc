@@ -8,7 +8,12 @@
 
 namespace pando {
 
-Tree::Tree(BufferPool& pool, PageStore& store) : PageOwner(store), pool_(pool), checkpoint_progress_(pool.reactor()) {}
+Tree::Tree(BufferPool& pool, PageStore& store)
+    : PageOwner(store),
+      pool_(pool),
+      max_key_bytes_(MaxKeyBytes(pool.usable_bytes())),
+      max_inline_bytes_(MaxInlineBytes(pool.usable_bytes())),
+      checkpoint_progress_(pool.reactor()) {}
 
 Tree::~Tree() { CHECK(root_ == nullptr) << "call Tree::Abandon before destroying the tree"; }
 
@@ -52,7 +57,7 @@ void Tree::Attach(Frame* parent, uint32_t slot, Frame* child) {
 
 uint32_t Tree::SlotOfChild(Frame* parent, const Frame* child) const {
   const Node node = NodeOf(parent);
-  const uint32_t slot = node.ChildSlot(Node(pool_.data(*child), pool_.page_bytes()).lower());
+  const uint32_t slot = node.ChildSlot(Node(pool_.data(*child), pool_.usable_bytes()).lower());
   CHECK(node.ChildLocation(slot) == child_word::FromFrame(child->id))
       << "page " << child->page_id << " is not among the children of page " << parent->page_id;
   return slot;

@@ -197,9 +197,10 @@ class Tree final : public PageOwner {
     return at;
   }
   std::optional<FoundRecord> FindInLeaf(Frame* leaf, std::string_view key);
-  Node NodeOf(Frame* frame) const { return Node(pool_.data(*frame), pool_.page_bytes()); }
+  Node NodeOf(Frame* frame) const { return Node(pool_.data(*frame), pool_.usable_bytes()); }
   Frame* root() const { return root_; }
   BufferPool& pool() { return pool_; }
+  uint32_t max_key_bytes() const { return max_key_bytes_; }
 
   // -- fetching
   Task<Result<PagePin>> FetchLeaf(std::string key);
@@ -225,7 +226,7 @@ class Tree final : public PageOwner {
   // A value no longer than an OverflowRef stays inline whatever the key length. All numbers
   // qualify.
   bool NeedsOverflow(size_t key_bytes, size_t value_bytes) const {
-    return value_bytes > sizeof(OverflowRef) && key_bytes + value_bytes > MaxInlineBytes(pool_.page_bytes());
+    return value_bytes > sizeof(OverflowRef) && key_bytes + value_bytes > max_inline_bytes_;
   }
   // `at`: what FindSlot has returned, if the leaf has not changed since.
   void Upsert(Frame* leaf, std::string_view key, const NewValue& value, std::optional<LeafSlot> at = {});
@@ -235,7 +236,7 @@ class Tree final : public PageOwner {
     // A leaf is split once, or twice around a record that fits in neither half. Inner pages with
     // short separators split so rarely that kFramesPerUpdate covers them; with the longest
     // separators, a page has only three children.
-    return key_bytes <= MaxKeyBytes(pool_.page_bytes()) / kShortKeyDivisor ? 2 : 4;
+    return key_bytes <= max_key_bytes_ / kShortKeyDivisor ? 2 : 4;
   }
   // Changes the version and expiry of the record of `key`, which must exist. A large value stays
   // where it is.
@@ -302,7 +303,7 @@ class Tree final : public PageOwner {
   bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
   void OnWriteEnded(Frame& frame, bool valid) override;
   void OnEvict(Frame& frame) override;
-  Status ValidatePage(const char* page, uint32_t page_bytes) override { return Node::Validate(page, page_bytes); }
+  Status ValidatePage(const char* page, uint32_t usable_bytes) override { return Node::Validate(page, usable_bytes); }
 
  private:
   struct DirtyList {  // doubly linked through Frame::dirty_prev and dirty_next
@@ -412,6 +413,7 @@ class Tree final : public PageOwner {
   static constexpr size_t kLists = kMaxTreeHeight + 1;  // one per level, then overflow values
 
   BufferPool& pool_;
+  const uint32_t max_key_bytes_, max_inline_bytes_;
   Frame* root_ = nullptr;
   Generation generation_ = 0;
   uint64_t next_page_id_ = 1;

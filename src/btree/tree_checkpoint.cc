@@ -62,10 +62,10 @@ std::optional<ChildRef> Tree::DiskRefOf(const ChildRef& child) const {
 }
 
 bool Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
-  Node node(page, pool_.page_bytes());
+  Node node(page, pool_.usable_bytes());
   // Deleted bytes still occupy the heap. Without compaction, an emptied leaf takes as much disk
   // space as a full one.
-  if (node.header().heap_dead >= pool_.page_bytes() / kDeadDivisor) node.Compact();
+  if (node.header().heap_dead >= pool_.usable_bytes() / kDeadDivisor) node.Compact();
   Aggregates sum;
   if (frame.level == 0) {
     AddRecords(node, 0, node.count(), /*now_ms=*/0, &sum);

@@ -225,7 +225,7 @@ bool Tree::IsUnderfull(const ChildRef& child) {
                                                      : pool_.Lookup(this, child.location);
   if (frame) return Underfull(NodeOf(frame));
   constexpr uint64_t kRecordOverhead = 2 * kSlotBytes + 8;
-  return child.bytes + child.count * kRecordOverhead < pool_.page_bytes() / kUnderfullDivisor;
+  return child.bytes + child.count * kRecordOverhead < pool_.usable_bytes() / kUnderfullDivisor;
 }
 
 // Checks the leaves of one inner page, or skips a subtree that is too old. Returns nullopt when

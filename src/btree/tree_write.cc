@@ -51,7 +51,7 @@ Frame* Tree::Clone(Frame* old) {
   CHECK(checkpointing_ && old->birth <= frozen_generation_) << "cloning a page that is not frozen";
   Frame* clone = pool_.NewPage(this, old->level);
   char* page = pool_.data(*clone);
-  std::memcpy(page, pool_.data(*old), pool_.page_bytes());
+  std::memcpy(page, pool_.data(*old), pool_.usable_bytes());
   clone->page_id = next_page_id_++;
   clone->birth = generation_;
   HeaderOf(page).page_id = clone->page_id;
@@ -110,7 +110,7 @@ Frame* Tree::NewNode(uint8_t level, std::string_view lower, const std::string_vi
   Frame* frame = pool_.NewPage(this, level);
   frame->page_id = next_page_id_++;
   frame->birth = generation_;
-  Node::Format(pool_.data(*frame), pool_.page_bytes(), level, lower, upper, frame->page_id, generation_);
+  Node::Format(pool_.data(*frame), pool_.usable_bytes(), level, lower, upper, frame->page_id, generation_);
   ListAdd(frame);
   return frame;
 }
@@ -204,7 +204,7 @@ void Tree::Touch(Frame* leaf, std::string_view key, Version version, int64_t exp
 }
 
 bool Tree::SplitFits(const Node& node, uint32_t at, std::string_view separator) const {
-  uint32_t room = pool_.page_bytes() - kPageHeaderBytes;
+  uint32_t room = pool_.usable_bytes() - kPageHeaderBytes;
   uint32_t left_prefix = static_cast<uint32_t>(CommonPrefix(node.lower(), separator));
   uint32_t right_prefix = node.has_upper() ? static_cast<uint32_t>(CommonPrefix(separator, node.upper())) : 0;
   uint32_t sep = static_cast<uint32_t>(separator.size());
@@ -291,16 +291,17 @@ Frame* Tree::Split(Frame* left, std::string_view key) {
   while (!NodeOf(Parent(left)).Fits(Node::ChildSpace(separator.size()))) Split(Parent(left), separator);
   Frame* parent = Parent(left);
 
-  std::vector<char> copy(pool_.page_bytes());
+  std::vector<char> copy(pool_.usable_bytes());
   std::memcpy(copy.data(), pool_.data(*left), copy.size());
-  Node source(copy.data(), pool_.page_bytes());
+  Node source(copy.data(), pool_.usable_bytes());
   std::string_view upper = source.upper();
   std::string_view middle = separator;
   Frame* right = NewNode(left->level, separator, source.has_upper() ? &upper : nullptr);
   Node right_node = NodeOf(right);
   right_node.AppendFrom(source, at, source.count());
   uint8_t heat = source.header().heat;
-  Node::Format(pool_.data(*left), pool_.page_bytes(), left->level, source.lower(), &middle, left->page_id, generation_);
+  Node::Format(pool_.data(*left), pool_.usable_bytes(), left->level, source.lower(), &middle, left->page_id,
+               generation_);
   NodeOf(left).AppendFrom(source, 0, at);
   NodeOf(left).header().heat = right_node.header().heat = heat;
   ++left->modifications;
@@ -337,7 +338,7 @@ bool Tree::Erase(Frame* leaf, std::string_view key, bool* underfull) {
   return true;
 }
 
-bool Tree::Underfull(const Node& node) const { return node.UsedBytes() < pool_.page_bytes() / kUnderfullDivisor; }
+bool Tree::Underfull(const Node& node) const { return node.UsedBytes() < pool_.usable_bytes() / kUnderfullDivisor; }
 
 bool Tree::MergeFits(const Node& left, const Node& right) const {
   uint32_t prefix = right.has_upper() ? static_cast<uint32_t>(CommonPrefix(left.lower(), right.upper())) : 0;
@@ -347,7 +348,7 @@ bool Tree::MergeFits(const Node& left, const Node& right) const {
   // An empty page, or an inner page with a single child, is worth merging even into a full page.
   const uint32_t little = left.leaf() ? 0 : 1;
   const bool alone = left.count() <= little || right.count() <= little;
-  return bytes <= (alone ? pool_.page_bytes() : pool_.page_bytes() / 4 * 3);
+  return bytes <= (alone ? pool_.usable_bytes() : pool_.usable_bytes() / 4 * 3);
 }
 
 // Joins the writable children in `left_slot` and the next slot of a writable parent. They must fit.
@@ -356,12 +357,12 @@ void Tree::Merge(Frame* parent, uint32_t left_slot) {
   Frame* left = &pool_.frame(child_word::Frame(parent_node.ChildLocation(left_slot)));
   Frame* right = &pool_.frame(child_word::Frame(parent_node.ChildLocation(left_slot + 1)));
   Node right_node = NodeOf(right);
-  std::vector<char> copy(pool_.page_bytes());
+  std::vector<char> copy(pool_.usable_bytes());
   std::memcpy(copy.data(), pool_.data(*left), copy.size());
-  Node source(copy.data(), pool_.page_bytes());
+  Node source(copy.data(), pool_.usable_bytes());
   std::string_view upper = right_node.upper();
   uint8_t heat = source.header().heat;
-  Node::Format(pool_.data(*left), pool_.page_bytes(), left->level, source.lower(),
+  Node::Format(pool_.data(*left), pool_.usable_bytes(), left->level, source.lower(),
                right_node.has_upper() ? &upper : nullptr, left->page_id, generation_);
   Node merged = NodeOf(left);
   merged.AppendFrom(source, 0, source.count());

@@ -25,6 +25,7 @@ uint64_t BufferPool::MinMemoryBytes(uint32_t page_bytes, uint32_t write_buffers)
 BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
     : reactor_(reactor),
       page_bytes_(options.page_bytes),
+      usable_bytes_(UsablePageBytes(options.page_bytes, options.seal_bytes)),
       compression_(options.compression),
       gather_turn_(reactor, 1),
       load_done_(reactor),

@@ -62,7 +62,7 @@ class PageOwner {
   virtual void OnEvict(Frame& frame) = 0;
   // Checks the structure of a page just read whose checksum is correct: every offset must lie
   // inside the page.
-  virtual Status ValidatePage(const char* page, uint32_t page_bytes) = 0;
+  virtual Status ValidatePage(const char* page, uint32_t usable_bytes) = 0;
 
  protected:
   ~PageOwner() = default;
@@ -98,6 +98,7 @@ class PagePin {
 
 struct BufferPoolOptions {
   uint32_t page_bytes = kDefaultPageBytes;
+  uint32_t seal_bytes = 0;            // left free at the end of every extent (page.h)
   uint64_t memory_bytes = 64u << 20;  // covers everything listed in B4
   uint32_t write_buffers = 64;        // also the most page writes in flight
   Compression compression = Compression::kNone;
@@ -129,7 +130,10 @@ class BufferPool {
   // B7: call when a store was condemned, so that those who wait for frames look again.
   void WakeWaiters();
 
-  uint32_t page_bytes() const { return page_bytes_; }
+  uint32_t page_bytes() const { return page_bytes_; }  // of a frame
+  // Of a page or of the extent of a value, without the room for a seal.
+  uint32_t usable_bytes() const { return usable_bytes_; }
+  uint64_t BlocksFor(uint64_t value_bytes) const { return BlocksForValue(value_bytes, page_bytes_ - usable_bytes_); }
   uint32_t frame_count() const { return static_cast<uint32_t>(frames_.size()); }
   char* data(const Frame& frame) const { return arena_ + size_t{frame.id} * page_bytes_; }
   char* data(FrameId id) const { return arena_ + size_t{id} * page_bytes_; }
@@ -184,7 +188,9 @@ class BufferPool {
   // kAborted: as for Load, or the value was superseded while it was read. Look the record up again.
   Task<Result<PagePin>> LoadOverflow(PageOwner* owner, Extent location, uint64_t checksum, uint32_t value_bytes);
   void CopyOverflow(const Frame& first, std::string* out) const;
-  uint32_t FramesFor(uint32_t value_bytes) const { return (value_bytes + page_bytes_ - 1) / page_bytes_; }
+  uint32_t FramesFor(uint32_t value_bytes) const {
+    return (value_bytes + (page_bytes_ - usable_bytes_) + page_bytes_ - 1) / page_bytes_;
+  }
 
   // -- writing
   void MarkDirty(Frame* frame);  // clean -> dirty; Lookup no longer finds it
@@ -251,6 +257,7 @@ class BufferPool {
   Reactor& reactor_;
   TurnBudget turn_{reactor_};
   const uint32_t page_bytes_;
+  const uint32_t usable_bytes_;
   const Compression compression_;
   char* arena_ = nullptr;
   size_t arena_bytes_ = 0;

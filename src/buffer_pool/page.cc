@@ -12,8 +12,6 @@ namespace {
 
 constexpr int kZstdLevel = 1;
 
-uint32_t BlocksFor(uint32_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes; }
-
 constexpr Compression kCompressions[] = {Compression::kNone, Compression::kLz4, Compression::kZstd};
 
 // Compresses `in` into `out`, which has room for `capacity` bytes. Returns 0 when it does not fit.
@@ -58,24 +56,28 @@ uint64_t ChecksumSeed(const Uuid& partition, uint64_t block) {
   return Hash64({reinterpret_cast<const char*>(words), sizeof(words)});
 }
 
-uint32_t EncodePageImage(const char* page, uint32_t page_bytes, Compression compression, char* image, char* scratch) {
+uint32_t EncodePageImage(const char* page, uint32_t usable_bytes, Compression compression, char* image, char* scratch) {
   const PageHeader& header = HeaderOf(page);
   uint32_t front = kPageHeaderBytes + header.slot_count * kSlotBytes;
-  uint32_t heap = page_bytes - header.heap_begin;
+  uint32_t heap = usable_bytes - header.heap_begin;
   std::memcpy(image, page, front);
   std::memcpy(image + front, page + header.heap_begin, heap);
   uint32_t stored = front + heap;
-  uint32_t blocks = BlocksFor(stored);
+  const uint32_t seal = SealBytesOf(usable_bytes);
+  auto blocks_for = [seal](uint32_t bytes) {
+    return static_cast<uint32_t>((bytes + seal + kBlockBytes - 1) / kBlockBytes);
+  };
+  uint32_t blocks = blocks_for(stored);
   PageHeader& out = HeaderOf(image);
   out.heat = 0;
   out.compression = Compression::kNone;
   if (compression != Compression::kNone && blocks > 1) {
-    uint32_t capacity = (blocks - 1) * static_cast<uint32_t>(kBlockBytes) - kPageHeaderBytes;
+    uint32_t capacity = (blocks - 1) * static_cast<uint32_t>(kBlockBytes) - kPageHeaderBytes - seal;
     std::string_view body(image + kPageHeaderBytes, stored - kPageHeaderBytes);
     if (uint32_t n = Compress(compression, body, scratch, capacity)) {
       std::memcpy(image + kPageHeaderBytes, scratch, n);
       stored = kPageHeaderBytes + n;
-      blocks = BlocksFor(stored);
+      blocks = blocks_for(stored);
       out.compression = compression;
     }
   }
@@ -84,19 +86,20 @@ uint32_t EncodePageImage(const char* page, uint32_t page_bytes, Compression comp
   return blocks;
 }
 
-Status DecodePageImage(char* page, uint32_t page_bytes, uint32_t blocks, char* scratch) {
+Status DecodePageImage(char* page, uint32_t usable_bytes, uint32_t blocks, char* scratch) {
   PageHeader& header = HeaderOf(page);
   if (header.magic != kPageMagic) return Error(Code::kCorruption, "not a page (magic {:08x})", header.magic);
   if (header.format != kPageFormat) {
     return Error(Code::kVersion, "the page has format {}, but this build reads only {}", header.format, kPageFormat);
   }
   uint32_t front = kPageHeaderBytes + header.slot_count * kSlotBytes;
-  if (header.heap_begin > page_bytes || header.heap_begin < front || header.stored_bytes > blocks * kBlockBytes ||
-      header.stored_bytes < kPageHeaderBytes || header.stored_bytes > page_bytes) {
+  if (header.heap_begin > usable_bytes || header.heap_begin < front ||
+      header.stored_bytes + SealBytesOf(usable_bytes) > blocks * kBlockBytes ||
+      header.stored_bytes < kPageHeaderBytes || header.stored_bytes > usable_bytes) {
     return Error(Code::kCorruption, "the page header is out of range ({} slots, heap at {}, {} stored bytes)",
                  header.slot_count, header.heap_begin, header.stored_bytes);
   }
-  uint32_t heap = page_bytes - header.heap_begin;
+  uint32_t heap = usable_bytes - header.heap_begin;
   uint32_t body = front + heap - kPageHeaderBytes;
   if (header.compression == Compression::kNone) {
     if (header.stored_bytes != kPageHeaderBytes + body) {

@@ -82,7 +82,7 @@ Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
   char* page = data(*frame);
   uint64_t checksum = Hash64({page, at.size_bytes()}, ChecksumSeed(frame->owner->store().uuid(), at.block()));
   if (checksum != frame->disk.checksum) return corrupt("checksum mismatch");
-  Status decoded = DecodePageImage(page, page_bytes_, at.blocks(), scratch_.data());
+  Status decoded = DecodePageImage(page, usable_bytes_, at.blocks(), scratch_.data());
   if (decoded.code() == Code::kVersion) {
     return Error(Code::kVersion, "{}: page at offset {} ({} bytes): {}; use the version that wrote it",
                  frame->owner->store().file().path(), at.offset_bytes(), at.size_bytes(), decoded.message());
@@ -94,7 +94,7 @@ Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
   if (header.birth != frame->disk.birth) {
     return corrupt(fmt::format("its generation is {}, but its parent says {}", header.birth, frame->disk.birth));
   }
-  if (Status s = frame->owner->ValidatePage(page, page_bytes_); !s.ok()) return corrupt(s.message());
+  if (Status s = frame->owner->ValidatePage(page, usable_bytes_); !s.ok()) return corrupt(s.message());
   frame->level = header.level;
   frame->page_id = header.page_id;
   return Status();
@@ -186,7 +186,7 @@ Frame* BufferPool::NewOverflow(PageOwner* owner, Extent location, std::string_vi
 Task<Result<PagePin>> BufferPool::LoadOverflow(PageOwner* owner, Extent location, uint64_t checksum,
                                                uint32_t value_bytes) {
   if (Frame* found = LookupAny(owner, location)) co_return co_await JoinLoad(Pin(found));
-  if (location.empty() || value_bytes == 0 || (value_bytes + kBlockBytes - 1) / kBlockBytes != location.blocks()) {
+  if (location.empty() || value_bytes == 0 || BlocksFor(value_bytes) != location.blocks()) {
     co_return Error(
         Code::kCorruption,
         "{}: a value of {} bytes has an extent of {} bytes at offset {}; restore the data from a backup or a replica",
@@ -290,7 +290,7 @@ Task<Status> BufferPool::WriteImage(Frame* frame, char* image, bool* current) {
   char* copy = scratch_.data();
   std::memcpy(copy, data(*frame), page_bytes_);
   if (!owner->PrepareForDisk(*frame, copy, &ref)) co_return Status();
-  uint32_t blocks = EncodePageImage(copy, page_bytes_, compression_, image, scratch_.data() + page_bytes_);
+  uint32_t blocks = EncodePageImage(copy, usable_bytes_, compression_, image, scratch_.data() + page_bytes_);
   CO_ASSIGN_OR_RETURN(Extent extent, co_await owner->store().AllocateForWrite(blocks));
   ref.location = extent;
   ref.birth = frame->birth;

@@ -50,6 +50,7 @@ class Engine::Impl final : public LogReplaySink {
   static BufferPoolOptions PoolOptions(const EngineOptions& options) {
     BufferPoolOptions pool;
     pool.page_bytes = options.store.page_bytes;
+    pool.seal_bytes = options.store.seal_bytes;
     pool.compression = options.compression;
     // E2: the pool leaves out what the rest of the engine needs, up to a quarter of the memory.
     const uint64_t others = kLogBufferBytes + kScrubBufferBytes + ChangeTailBytes(options) * PartitionsOf(options) +

@@ -40,7 +40,6 @@ class BlockAdmission {
 
   // What one operation may need.
   uint64_t BlocksFor(RecordOp op, size_t key_bytes, size_t value_bytes) const;
-  static uint64_t BlocksOfValue(size_t value_bytes) { return (value_bytes + kBlockBytes - 1) / kBlockBytes; }
 
   // Waits until the disk has room for `blocks` blocks beyond those already promised, and adds them
   // to *admitted. kDiskFull: there is none, and checkpoints would not help.

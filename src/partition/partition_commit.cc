@@ -171,11 +171,10 @@ void PartitionFile::ReleaseMeta(const MetaPlaces& places) {
   }
 }
 
-Task<Status> PartitionFile::WriteSuperblock(Superblock* next) {
-  SealSuperblock(next);
+Task<Status> PartitionFile::WriteSuperblock(const Superblock* next) {
   AlignedBuffer slot(2 * kBlockBytes);
-  std::memcpy(slot.data(), next, sizeof(*next));
-  std::memcpy(slot.data() + kBlockBytes, next, sizeof(*next));
+  EncodeSuperblock(*next, slot.data());
+  EncodeSuperblock(*next, slot.data() + kBlockBytes);
   CO_RETURN_IF_ERROR(condemned_);
   CO_RETURN_IF_ERROR(co_await file_.Write(slot.data(), slot.size(), next->generation % 2 * 2 * kBlockBytes));
   co_return co_await file_.Sync(/*data_only=*/true);
@@ -214,6 +213,7 @@ Task<Status> PartitionFile::CommitLists(Superblock next, std::vector<DeadExtent>
 Task<Status> PartitionFile::Commit(Superblock content) {
   CHECK(dead_.checkpointing());
   content.page_bytes = options_.page_bytes;
+  content.LeaveSeal(options_.seal_bytes);
   content.node = options_.node;
   content.partition = options_.partition;
   content.group_blocks = ExtentAllocator::kGroupBlocks;

@@ -16,10 +16,11 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
   // Superblocks, one empty leaf, the bitmap of group 0, and the group directory in one piece.
   constexpr uint64_t kLeafBlock = kSuperblockBlocks, kBitmapBlock = kLeafBlock + 1, kDirectoryBlock = kLeafBlock + 2;
   AlignedBuffer image((kDirectoryBlock + 1) * kBlockBytes);
+  const uint32_t usable_bytes = UsablePageBytes(options.page_bytes, options.seal_bytes);
   std::vector<char> page(options.page_bytes), scratch(options.page_bytes);
   AlignedBuffer leaf(options.page_bytes);
-  Node::Format(page.data(), options.page_bytes, 0, {}, nullptr, /*page_id=*/1, /*birth=*/1);
-  EncodePageImage(page.data(), options.page_bytes, Compression::kNone, leaf.data(), scratch.data());
+  Node::Format(page.data(), usable_bytes, 0, {}, nullptr, /*page_id=*/1, /*birth=*/1);
+  EncodePageImage(page.data(), usable_bytes, Compression::kNone, leaf.data(), scratch.data());
   std::memcpy(image.data() + kLeafBlock * kBlockBytes, leaf.data(), kBlockBytes);
 
   ExtentAllocator allocator(kInitialBlocks);
@@ -38,6 +39,7 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
 
   Superblock sb;
   sb.page_bytes = options.page_bytes;
+  sb.LeaveSeal(options.seal_bytes);
   sb.node = options.node;
   sb.partition = options.partition;
   sb.generation = 1;
@@ -49,10 +51,8 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
   sb.root.checksum = checksum_at(kLeafBlock);
   sb.group_blocks = ExtentAllocator::kGroupBlocks;
   sb.groups = groups;
-  SealSuperblock(&sb);
   uint32_t slot = sb.generation % 2;
-  for (uint32_t copy = 0; copy < 2; ++copy)
-    std::memcpy(image.data() + (slot * 2 + copy) * kBlockBytes, &sb, sizeof(sb));
+  for (uint32_t copy = 0; copy < 2; ++copy) EncodeSuperblock(sb, image.data() + (slot * 2 + copy) * kBlockBytes);
 
   Status status = co_await file.Truncate(0);
   if (status.ok()) status = co_await file.Allocate(0, kInitialBlocks * kBlockBytes);

@@ -146,7 +146,7 @@ class PartitionFile final : public PageStore {
                             std::vector<MetaWrite>* writes);
   Task<std::vector<MetaWrite>> Serialize(Superblock* next, MetaPlaces* places, std::vector<GroupEntry>* groups,
                                          std::vector<DeadExtent> dead, const std::vector<DeadExtent>* old_metadata);
-  Task<Status> WriteSuperblock(Superblock* next);
+  Task<Status> WriteSuperblock(const Superblock* next);
   Task<Status> CommitLists(Superblock next, std::vector<DeadExtent>* freed);
   void ReleaseMeta(const MetaPlaces& places);
 

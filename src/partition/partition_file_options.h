@@ -16,6 +16,7 @@ struct PartitionFileOptions {
   Uuid node;
   Uuid partition;
   uint32_t page_bytes = 0;
+  uint32_t seal_bytes = 0;  // left free at the end of every extent of a page or value (page.h)
   // The open store directory, and the file's name relative to it. Opening the file this way keeps
   // working when the store is moved. Null: the file is opened by `path`. The directory outlives the
   // file.

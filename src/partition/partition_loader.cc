@@ -64,6 +64,11 @@ Status Loader::CheckSuperblock(uint64_t file_bytes) const {
                  "{}: has pages of {} bytes, but the store has pages of {} bytes; restore it from a backup", path,
                  sb.page_bytes, options_.page_bytes);
   }
+  if (sb.seal_bytes != options_.seal_bytes) {
+    return Error(Code::kCorruption,
+                 "{}: leaves {} bytes of each page for a seal, but the store leaves {}; restore it from a backup", path,
+                 sb.seal_bytes, options_.seal_bytes);
+  }
   if (sb.root_level >= kMaxTreeHeight) {
     return Error(Code::kCorruption, "{}: its root has level {}, but levels are below {}; restore it from a backup",
                  path, sb.root_level, kMaxTreeHeight);

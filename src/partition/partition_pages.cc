@@ -63,12 +63,12 @@ Task<void> PartitionReader::PageCopier::ReadImages(std::vector<PageRead>* reads,
 
 // Returns the locations of the leaf's overflow values that were created after `since`.
 Result<std::vector<PageImage>> PartitionReader::PageCopier::ValuesOf(const PageImage& leaf) const {
-  const uint32_t page_bytes = state_.pool.page_bytes();
-  std::vector<char> page(std::max<size_t>(leaf.bytes.size(), page_bytes)), scratch(page_bytes);
+  const uint32_t usable_bytes = state_.pool.usable_bytes();
+  std::vector<char> page(std::max<size_t>(leaf.bytes.size(), state_.pool.page_bytes())), scratch(usable_bytes);
   std::memcpy(page.data(), leaf.bytes.data(), leaf.bytes.size());
-  RETURN_IF_ERROR(DecodePageImage(page.data(), page_bytes, leaf.location.blocks(), scratch.data()));
-  RETURN_IF_ERROR(Node::Validate(page.data(), page_bytes));
-  const Node node(page.data(), page_bytes);
+  RETURN_IF_ERROR(DecodePageImage(page.data(), usable_bytes, leaf.location.blocks(), scratch.data()));
+  RETURN_IF_ERROR(Node::Validate(page.data(), usable_bytes));
+  const Node node(page.data(), usable_bytes);
   std::vector<PageImage> values;
   for (uint32_t i = 0; i < node.count(); ++i) {
     const RecordView record = node.Record(i);

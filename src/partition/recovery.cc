@@ -17,7 +17,7 @@ constexpr uint32_t kRecordUnits = 16;   // cost of a record, in units of the tur
 class Recovery::UnitReader {
  public:
   UnitReader(const PartitionState& state, const RecoveredUnits& found)
-      : max_key_bytes_(MaxKeyBytes(state.pool.page_bytes())), partition_(state.id()), found_(found) {
+      : max_key_bytes_(MaxKeyBytes(state.pool.usable_bytes())), partition_(state.id()), found_(found) {
     Begin();
   }
 
@@ -271,13 +271,13 @@ Task<Status> Recovery::PlaceValues(LoggedUnit* unit) {
     const size_t value_bytes = r.record.value.size();
     if (r.record.op != RecordOp::kPut || !state_.tree->NeedsOverflow(r.record.key.size(), value_bytes)) continue;
     CO_ASSIGN_OR_RETURN(r.extent, co_await PlaceValue(value_bytes));
-    unit->blocks.Take(BlockAdmission::BlocksOfValue(value_bytes));
+    unit->blocks.Take(state_.pool.BlocksFor(value_bytes));
   }
   co_return Status();
 }
 
 Task<Result<Extent>> Recovery::PlaceValue(size_t value_bytes) {
-  const auto blocks = static_cast<uint32_t>(BlockAdmission::BlocksOfValue(value_bytes));
+  const auto blocks = static_cast<uint32_t>(state_.pool.BlocksFor(value_bytes));
   Result<Extent> extent = co_await state_.file->AllocateForWrite(blocks);
   if (extent.code() != Code::kDiskFull) co_return extent;
   // The value found no free run. Checkpoints free space.

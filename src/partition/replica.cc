@@ -20,12 +20,18 @@ Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
 
 Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
                                                      Options options) {
+  CHECK_EQ(pool.usable_bytes(), UsablePageBytes(store.page_bytes, store.seal_bytes)) << "a pool for another store";
   const Directory* directory = options.store;
   std::unique_ptr<Replica> self(new Replica(reactor, pool, std::move(options)));
   PartitionState& state = self->state_;
-  PartitionFileOptions file_options{
-      store.PartitionDirectory(self->id()) + "/data", store.node,  self->uuid(), store.page_bytes, directory,
-      store.PartitionName(self->id()) + "/data",      &pool.turn()};
+  PartitionFileOptions file_options{store.PartitionDirectory(self->id()) + "/data",
+                                    store.node,
+                                    self->uuid(),
+                                    store.page_bytes,
+                                    store.seal_bytes,
+                                    directory,
+                                    store.PartitionName(self->id()) + "/data",
+                                    &pool.turn()};
   CO_ASSIGN_OR_RETURN(state.file, co_await PartitionFile::Open(reactor, file_options, /*read_only=*/false));
   const Superblock sb = state.file->superblock();
   state.file->set_on_io_error(state.on_damage);

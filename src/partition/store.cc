@@ -14,7 +14,8 @@ namespace {
 
 // DIR/store.meta: one 4-KiB block (docs/FORMAT.md, "Store file").
 constexpr uint64_t kStoreMagic = 0x31455453444e4150;  // "PANDSTE1"
-constexpr uint32_t kStoreFormat = 1;
+constexpr uint32_t kStoreFormat = 2;
+constexpr uint32_t kOldestStoreFormat = 1;  // without seal_bytes
 constexpr Nanos kLockRetry = 20 * kMillisecond, kLockPatience = 3 * kSecond;
 
 struct StoreFile {
@@ -25,11 +26,13 @@ struct StoreFile {
   uint32_t page_bytes = 0;
   Uuid node;
   Uuid partition_uuids[kMaxPartitions];
-  char reserved[4096 - 40 - 16 * kMaxPartitions - 8] = {};
+  uint32_t seal_bytes = 0;
+  char reserved[4096 - 44 - 16 * kMaxPartitions - 8] = {};
   uint64_t checksum = 0;
 };
 static_assert(sizeof(StoreFile) == kBlockBytes);
 static_assert(offsetof(StoreFile, node) == 24 && offsetof(StoreFile, partition_uuids) == 40);
+static_assert(offsetof(StoreFile, seal_bytes) == 2088);
 
 uint64_t ChecksumOf(const StoreFile& file) {
   return Hash64({reinterpret_cast<const char*>(&file), offsetof(StoreFile, checksum)});
@@ -51,6 +54,7 @@ StoreInfo InfoOf(const StoreFile& file, std::string data_dir) {
   info.node = file.node;
   info.reactors = file.reactors;
   info.page_bytes = file.page_bytes;
+  info.seal_bytes = file.seal_bytes;
   unsigned bits = static_cast<unsigned>(std::countr_zero(file.partitions));
   for (uint32_t id = 0; id < file.partitions; ++id) {
     PartitionInfo p;
@@ -98,10 +102,12 @@ Status CheckStoreFile(const StoreFile& file, const std::string& path) {
   if (file.checksum != ChecksumOf(file)) {
     return Error(Code::kCorruption, "{}: the block at offset 0 fails its checksum; restore it from a backup", path);
   }
-  if (file.format != kStoreFormat) {
+  const bool known_seal = file.seal_bytes == 0 || (file.format > 1 && file.seal_bytes == kSealBytes);
+  if (file.format < kOldestStoreFormat || file.format > kStoreFormat || !known_seal) {
     return Error(Code::kVersion,
-                 "{}: has store format {}, but this build reads format {}; use the version that wrote it", path,
-                 file.format, kStoreFormat);
+                 "{}: has store format {} with room for a seal of {} bytes, but this build reads formats {} to {} with "
+                 "room for {}; use the version that wrote it",
+                 path, file.format, file.seal_bytes, kOldestStoreFormat, kStoreFormat, kSealBytes);
   }
   StoreOptions as_options;
   as_options.partitions = file.partitions;
@@ -159,13 +165,15 @@ Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::v
   file.partitions = options.partitions;
   file.reactors = options.reactors;
   file.page_bytes = options.page_bytes ? options.page_bytes : kDefaultPageBytes;
+  file.seal_bytes = options.seal_bytes;
   file.node = NewUuid(reactor);
   std::copy(partition_uuids.begin(), partition_uuids.end(), file.partition_uuids);
   file.checksum = ChecksumOf(file);
   StoreInfo info = InfoOf(file, options.data_dir);
   for (const PartitionInfo& p : info.partitions) {
     CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, info.PartitionDirectory(p.id)));
-    PartitionFileOptions made{info.PartitionDirectory(p.id) + "/data", info.node, p.uuid, info.page_bytes};
+    PartitionFileOptions made{info.PartitionDirectory(p.id) + "/data", info.node, p.uuid, info.page_bytes,
+                              info.seal_bytes};
     CO_RETURN_IF_ERROR(co_await make_partition(p.id, made));
     CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.PartitionDirectory(p.id)));
   }

@@ -1,7 +1,7 @@
 // Store layout: the contents of a data directory besides the partitions' own files, and how they
 // are divided among reactors.
 //
-//   DIR/store.meta            node UUID, partitions, reactors, page size; written once
+//   DIR/store.meta            node UUID, partitions, reactors, page size, seal; written once
 //                             (docs/FORMAT.md, "Store file")
 //   DIR/lock                  locked while a process has the store open
 //   DIR/wal-R/                the log of reactor R
@@ -19,6 +19,7 @@
 
 #include "src/base/ids.h"
 #include "src/base/result.h"
+#include "src/buffer_pool/page.h"
 #include "src/io/file.h"
 #include "src/io/reactor.h"
 
@@ -27,13 +28,15 @@ namespace pando {
 inline constexpr uint32_t kMaxPartitions = 128;
 inline constexpr char kLockName[] = "lock";  // in the data directory
 
-struct PartitionFileOptions;  // partition_file.h
+struct PartitionFileOptions;  // partition_file_options.h
 
 struct StoreOptions {
   std::string data_dir;
   uint32_t partitions = 16;  // a power of two
   uint32_t reactors = 1;
   uint32_t page_bytes = 0;  // 0 = the default for a new store, or the page size of an existing one
+  // What a new store leaves free at the end of every extent (page.h): 0 or kSealBytes.
+  uint32_t seal_bytes = kSealBytes;
 };
 
 struct PartitionInfo {
@@ -47,6 +50,7 @@ struct StoreInfo {
   Uuid node;
   uint32_t reactors = 0;
   uint32_t page_bytes = 0;
+  uint32_t seal_bytes = 0;
   // By ID; the hash ranges ascend and cover the 64-bit space.
   std::vector<PartitionInfo> partitions;
 

@@ -3,24 +3,32 @@
 #include <algorithm>
 #include <cstring>
 
+#include "src/base/codec.h"
 #include "src/base/hash.h"
 
 namespace pando {
 
-void SealSuperblock(Superblock* superblock) {
-  superblock->checksum = Hash64({reinterpret_cast<const char*>(superblock), offsetof(Superblock, checksum)});
+void EncodeSuperblock(const Superblock& superblock, char* block) {
+  std::memset(block, 0, kBlockBytes);
+  std::memcpy(block, &superblock, sizeof(superblock));
+  StoreLE(block + kSuperblockChecksum, Hash64({block, kSuperblockChecksum}));
 }
 
 Status ParseSuperblock(std::string_view block, Superblock* out) {
-  CHECK_EQ(block.size(), sizeof(Superblock));
-  std::memcpy(out, block.data(), sizeof(Superblock));
+  CHECK_EQ(block.size(), kBlockBytes);
+  std::memcpy(static_cast<void*>(out), block.data(), sizeof(Superblock));
   if (out->magic != kSuperblockMagic) return Error(Code::kCorruption, "no superblock (magic {:016x})", out->magic);
-  if (Hash64(block.substr(0, offsetof(Superblock, checksum))) != out->checksum) {
+  if (Hash64(block.substr(0, kSuperblockChecksum)) != LoadLE<uint64_t>(block.data() + kSuperblockChecksum)) {
     return Error(Code::kCorruption, "checksum mismatch");
   }
-  if (out->format < kOldestPartitionFormat || out->format > kPartitionFormat || out->feature_bits != 0) {
-    return Error(Code::kVersion, "format {} with features {:x}; this build reads formats {} to {} without features",
-                 out->format, out->feature_bits, kOldestPartitionFormat, kPartitionFormat);
+  if (out->format < kOldestPartitionFormat || out->format > kPartitionFormat ||
+      (out->feature_bits & ~kFeatureSeal) != 0) {
+    return Error(Code::kVersion, "format {} with features {:x}; this build reads formats {} to {} with features {:x}",
+                 out->format, out->feature_bits, kOldestPartitionFormat, kPartitionFormat, kFeatureSeal);
+  }
+  if (out->seal_bytes != ((out->feature_bits & kFeatureSeal) != 0 ? kSealBytes : 0)) {
+    return Error(Code::kVersion, "room for a seal of {} bytes; this build reads files with room for {}",
+                 out->seal_bytes, kSealBytes);
   }
   return Status();
 }

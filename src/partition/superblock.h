@@ -14,6 +14,7 @@
 #include "src/base/ids.h"
 #include "src/base/result.h"
 #include "src/buffer_pool/extent.h"
+#include "src/buffer_pool/page.h"
 #include "src/wal/log_format.h"
 
 namespace pando {
@@ -33,11 +34,14 @@ struct MetaRef {
 };
 static_assert(sizeof(MetaRef) == 24);
 
+inline constexpr uint64_t kFeatureSeal = 1;
+
+// The fields of a superblock, as they begin its block. They do not fill it: zeros follow.
 struct Superblock {
   uint64_t magic = kSuperblockMagic;
   uint32_t format = kPartitionFormat;
   uint32_t page_bytes = 0;
-  uint64_t feature_bits = 0;  // a build refuses the file if it does not know one of the bits
+  uint64_t feature_bits = 0;  // kFeature*; a build refuses the file if it does not know one of the bits
   Uuid node;
   Uuid partition;
   Generation generation = 0;
@@ -59,13 +63,26 @@ struct Superblock {
   // The chain of the log after checkpoint_lsn (wal/write_unit.h). 0: unknown (a version without this
   // field wrote the checkpoint), or the partition has no records.
   uint64_t chain = 0;
-  char reserved[4096 - 232 - 8] = {};
-  uint64_t checksum = 0;  // XXH3-64 of everything before it
+  // With kFeatureSeal, what every extent of a page or value leaves free at its end (page.h).
+  uint32_t seal_bytes = 0;
+  uint32_t reserved = 0;
+
+  // For a new file: leaves room for a seal of this size, or for none.
+  void LeaveSeal(uint32_t bytes) {
+    seal_bytes = bytes;
+    feature_bits = bytes == 0 ? 0 : kFeatureSeal;
+  }
 };
-static_assert(sizeof(Superblock) == kBlockBytes);
+static_assert(sizeof(Superblock) == 240 && offsetof(Superblock, seal_bytes) == 232);
 static_assert(offsetof(Superblock, log_end) == 216 && offsetof(Superblock, chain) == 224);
 static_assert(offsetof(Superblock, partition) == 40 && offsetof(Superblock, root) == 104);
-static_assert(offsetof(Superblock, dead) == 192 && offsetof(Superblock, checksum) == 4088);
+static_assert(offsetof(Superblock, dead) == 192);
+
+// The end of the block. The seal is for an encryption at rest of the body, the bytes from
+// kSuperblockBody to kSuperblockSeal; it is zero today.
+inline constexpr size_t kSuperblockBody = 24, kSuperblockSeal = 4048, kSuperblockChecksum = 4088;
+static_assert(offsetof(Superblock, node) == kSuperblockBody && sizeof(Superblock) <= kSuperblockSeal);
+static_assert(kSuperblockSeal + kSealBytes == kSuperblockChecksum && kSuperblockChecksum + 8 == kBlockBytes);
 
 struct GroupEntry {
   uint64_t block = 0;  // block of the group's bitmap; 0 = every block of the group is free
@@ -73,7 +90,8 @@ struct GroupEntry {
 };
 static_assert(sizeof(GroupEntry) == 16);
 
-void SealSuperblock(Superblock* superblock);  // sets the checksum
+// Writes the block of a superblock, kBlockBytes long, with its checksum.
+void EncodeSuperblock(const Superblock& superblock, char* block);
 
 // Parses one copy. kCorruption: bad magic or checksum. kVersion: an unsupported format, or features
 // that this build does not know.

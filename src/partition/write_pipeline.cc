@@ -44,7 +44,7 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
   bool only_removes = true, checks_may_come = true;
   uint64_t blocks = 0;
   size_t frames = kFramesPerUpdate;
-  const size_t max_key_bytes = MaxKeyBytes(state_.pool.page_bytes());
+  const size_t max_key_bytes = state_.tree->max_key_bytes();
   for (const WriteOp& op : write->ops) {
     const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
     CHECK(key_bytes > 0 && key_bytes <= max_key_bytes && value_bytes <= kMaxValueBytes);
@@ -89,7 +89,7 @@ Task<Status> WritePipeline::Fetch(ClientWrite* write) {
       if (MayPin()) unit.pins.push_back(std::move(pin));
     }
     if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(op.key.size(), op.value.size())) {
-      const auto blocks = static_cast<uint32_t>(BlockAdmission::BlocksOfValue(op.value.size()));
+      const auto blocks = static_cast<uint32_t>(state_.pool.BlocksFor(op.value.size()));
       CO_ASSIGN_OR_RETURN(unit.records[i].extent, co_await state_.file->AllocateForWrite(blocks));
       write->blocks.Take(blocks);
     }
@@ -174,7 +174,7 @@ void WritePipeline::Encode(ClientWrite* write) {
 // Makes the unit point into the encoded records.
 void WritePipeline::DecodeOwn(LoggedUnit* unit) {
   ByteReader reader(unit->encoded);
-  const Status decoded = unit->content.Decode(&reader, MaxKeyBytes(state_.pool.page_bytes()));
+  const Status decoded = unit->content.Decode(&reader, state_.tree->max_key_bytes());
   CHECK(decoded.ok() && reader.remaining() == 0) << "AU1: " << decoded.ToString();
 }
 
@@ -532,7 +532,7 @@ Task<Status> WritePipeline::PlaceFront(ApplyUnit* unit) {
   for (UnitRecord& r : unit->records) {
     const size_t value_bytes = r.record.value.size();
     if (r.record.op != RecordOp::kPut || !state_.tree->NeedsOverflow(r.record.key.size(), value_bytes)) continue;
-    const auto blocks = static_cast<uint32_t>(BlockAdmission::BlocksOfValue(value_bytes));
+    const auto blocks = static_cast<uint32_t>(state_.pool.BlocksFor(value_bytes));
     while (r.extent.empty()) {
       if (state_.failed()) co_return state_.failure();
       Result<Extent> extent = co_await state_.file->AllocateForWrite(blocks);

@@ -29,7 +29,7 @@ class PartitionAudit final : private TreeCheckHost {
   }
 
   Task<PartitionCheck> Run() {
-    PartitionFileOptions file_options{result_.file, store_.node, info_.uuid, store_.page_bytes};
+    PartitionFileOptions file_options{result_.file, store_.node, info_.uuid, store_.page_bytes, store_.seal_bytes};
     std::vector<MetaDamage> damage;
     auto opened = co_await PartitionFile::Open(reactor_, file_options, /*read_only=*/true, &damage);
     if (!opened.ok()) {
@@ -63,7 +63,7 @@ class PartitionAudit final : private TreeCheckHost {
     options.reactor = &reactor_;
     options.pages = &pages;
     options.partition = info_.uuid;
-    options.page_bytes = store_.page_bytes;
+    options.usable_bytes = UsablePageBytes(store_.page_bytes, store_.seal_bytes);
     options.leaves_in_flight = kReadsInFlight;
     TreeCheck check(std::move(options), this);
     co_await check.Run(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation);

@@ -65,7 +65,7 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
     options.reactor = &scrubber_->reactor_;
     options.pages = &pages_;
     options.partition = file_->uuid();
-    options.page_bytes = file_->options().page_bytes;
+    options.usable_bytes = UsablePageBytes(file_->options().page_bytes, file_->options().seal_bytes);
     options.resume_key = std::move(resume_key);
     check_ = std::make_unique<TreeCheck>(std::move(options), this);
     counted_ = TreeCheckCounts();

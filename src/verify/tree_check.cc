@@ -58,7 +58,7 @@ void TreeCheck::Advance(std::string key) {
 }
 
 Task<Status> TreeCheck::ReadExtent(Extent extent, uint64_t checksum, AlignedBuffer* bytes) {
-  *bytes = AlignedBuffer(std::max<size_t>(extent.size_bytes(), options_.page_bytes));
+  *bytes = AlignedBuffer(std::max<size_t>(extent.size_bytes(), PageBytesOf(options_.usable_bytes)));
   CO_RETURN_IF_ERROR(co_await options_.pages->Read(extent, checksum, bytes->data()));
   counts_.blocks += extent.blocks();
   if (Hash64({bytes->data(), extent.size_bytes()}, ChecksumSeed(options_.partition, extent.block())) != checksum) {
@@ -69,9 +69,9 @@ Task<Status> TreeCheck::ReadExtent(Extent extent, uint64_t checksum, AlignedBuff
 
 Task<Status> TreeCheck::ReadPage(const ChildRef* ref, AlignedBuffer* bytes) {
   CO_RETURN_IF_ERROR(co_await ReadExtent(ref->location, ref->checksum, bytes));
-  std::vector<char> scratch(options_.page_bytes);
-  CO_RETURN_IF_ERROR(DecodePageImage(bytes->data(), options_.page_bytes, ref->location.blocks(), scratch.data()));
-  co_return Node::Validate(bytes->data(), options_.page_bytes);
+  std::vector<char> scratch(options_.usable_bytes);
+  CO_RETURN_IF_ERROR(DecodePageImage(bytes->data(), options_.usable_bytes, ref->location.blocks(), scratch.data()));
+  co_return Node::Validate(bytes->data(), options_.usable_bytes);
 }
 
 // Checks the page that `ref` refers to and everything below it. The reference's aggregates must
@@ -86,16 +86,16 @@ Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
   if (host_->OnExtent(ref.location, "a page")) {
     AlignedBuffer bytes;
     Status status;
-    if (ref.location.size_bytes() > options_.page_bytes) {
+    if (ref.location.size_bytes() > PageBytesOf(options_.usable_bytes)) {
       status = Error(Code::kCorruption, "{} bytes long, but pages have {} bytes", ref.location.size_bytes(),
-                     options_.page_bytes);
+                     PageBytesOf(options_.usable_bytes));
     } else {
       status = co_await ReadPage(&ref, &bytes);
     }
     if (!status.ok()) {
       Problem(at, fmt::format("{}: {}; the {} are lost here", kind, status.message(), range), kPageAdvice);
     } else {
-      Node node(bytes.data(), options_.page_bytes);
+      Node node(bytes.data(), options_.usable_bytes);
       CheckHeader(node, ref, expected);
       CheckAggregates(node, ref);
       if (node.leaf()) {

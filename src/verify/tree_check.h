@@ -68,7 +68,7 @@ class TreeCheck {
     Reactor* reactor = nullptr;
     PageSource* pages = nullptr;
     Uuid partition;
-    uint32_t page_bytes = 0;
+    uint32_t usable_bytes = 0;  // of a page (page.h)
     size_t leaves_in_flight = 1;
     // Everything before it has been verified; requires leaves_in_flight == 1.
     std::string resume_key;

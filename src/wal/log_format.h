@@ -27,6 +27,7 @@
 #include "src/base/ids.h"
 #include "src/base/limits.h"
 #include "src/base/result.h"
+#include "src/base/seal.h"
 #include "src/wal/write_unit.h"
 
 namespace pando {
@@ -112,9 +113,7 @@ static_assert(offsetof(BatchHeader, commit_lsn) == 64 && offsetof(BatchHeader, s
 static_assert(offsetof(BatchHeader, position) == 80 && offsetof(BatchHeader, previous_end) == 88);
 static_assert(offsetof(BatchHeader, durable_position) == 96 && offsetof(BatchHeader, previous_checksum) == 104);
 
-// Zero. Left for the nonce and the tag of a payload that is encrypted at rest.
-inline constexpr size_t kSealBytes = 40;
-
+// After the header come kSealBytes of zeros.
 inline bool HasUnits(const BatchHeader& header) { return header.format_version >= kFirstVersionWithUnits; }
 // The number of bytes before the payload.
 inline size_t BatchOverhead(const BatchHeader& header) {

@@ -2,7 +2,8 @@
 // operations: records are read, looked up, removed, and inserted, and the page is compacted and
 // halved. Nothing reads or writes out of bounds, and no CHECK fails.
 //
-// Input: one byte that selects the page size and the number of blocks, then the image.
+// Input: one byte that selects the page size, the room for a seal, and the number of blocks, then the
+// image.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -37,15 +38,15 @@ void ReadAll(const Node& node) {
 }
 
 // Halves the page as a split does, if both halves fit with their new fences.
-void Halve(const Node& node, uint32_t page_bytes) {
+void Halve(const Node& node, uint32_t usable_bytes) {
   if (node.count() < 2) return;
   const uint32_t at = node.count() / 2;
   const std::string separator = node.Key(at);
   const std::string_view middle = separator, upper = node.upper();
-  std::unique_ptr<char[]> left(new char[page_bytes]), right(new char[page_bytes]);
-  Node::Format(left.get(), page_bytes, node.header().level, node.lower(), &middle, 1, 1);
-  Node::Format(right.get(), page_bytes, node.header().level, middle, node.has_upper() ? &upper : nullptr, 1, 1);
-  Node left_node(left.get(), page_bytes), right_node(right.get(), page_bytes);
+  std::unique_ptr<char[]> left(new char[usable_bytes]), right(new char[usable_bytes]);
+  Node::Format(left.get(), usable_bytes, node.header().level, node.lower(), &middle, 1, 1);
+  Node::Format(right.get(), usable_bytes, node.header().level, middle, node.has_upper() ? &upper : nullptr, 1, 1);
+  Node left_node(left.get(), usable_bytes), right_node(right.get(), usable_bytes);
   if (Node::SpaceToAppend(node, 0, at, left_node.header().prefix_bytes) > left_node.FreeBytes() ||
       Node::SpaceToAppend(node, at, node.count(), right_node.header().prefix_bytes) > right_node.FreeBytes()) {
     return;
@@ -53,12 +54,12 @@ void Halve(const Node& node, uint32_t page_bytes) {
   left_node.AppendFrom(node, 0, at);
   right_node.AppendFrom(node, at, node.count());
   for (const char* half : {left.get(), right.get()}) {
-    const Status status = Node::Validate(half, page_bytes);
+    const Status status = Node::Validate(half, usable_bytes);
     CHECK(status.ok()) << status.ToString();
   }
 }
 
-void Change(Node node, uint32_t page_bytes) {
+void Change(Node node, uint32_t usable_bytes) {
   if (!node.leaf()) {
     while (node.count() > 1) node.Remove(node.count() - 1);
     node.Compact();
@@ -67,7 +68,7 @@ void Change(Node node, uint32_t page_bytes) {
   for (uint32_t i = 0; i < node.count(); i += 2) node.Remove(i);
   // Insert a record that is as large as the free space that the page reports.
   const std::string key = std::string(node.lower()) + "\1";
-  if (key.size() <= MaxKeyBytes(page_bytes) && (!node.has_upper() || key < node.upper())) {
+  if (key.size() <= MaxKeyBytes(usable_bytes) && (!node.has_upper() || key < node.upper())) {
     RecordView record;
     record.key_suffix = std::string_view(key).substr(node.header().prefix_bytes);
     const int64_t room = int64_t{node.FreeBytes()} + node.header().heap_dead - node.SpaceFor(record);
@@ -89,30 +90,33 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace pando;  // NOLINT(google-build-using-namespace): libFuzzer defines the entry point
   if (size < 1) return 0;
   const uint32_t page_bytes = kMinPageBytes << data[0] % 5;
+  const uint32_t usable_bytes = UsablePageBytes(page_bytes, (data[0] & 8) != 0 ? kSealBytes : 0);
   const uint32_t blocks = 1 + (data[0] >> 4) % (page_bytes / static_cast<uint32_t>(kBlockBytes));
   // Exactly as large as a frame, so that the sanitizer detects an access one byte past the end.
   std::unique_ptr<char[]> page(new char[page_bytes]), scratch(new char[page_bytes]);
   std::memset(page.get(), 0, page_bytes);
   std::memcpy(page.get(), data + 1, std::min<size_t>(size - 1, blocks * kBlockBytes));
-  Status status = DecodePageImage(page.get(), page_bytes, blocks, scratch.get());
-  if (status.ok()) status = Node::Validate(page.get(), page_bytes);
+  Status status = DecodePageImage(page.get(), usable_bytes, blocks, scratch.get());
+  if (status.ok()) status = Node::Validate(page.get(), usable_bytes);
   if (!status.ok()) {
     CHECK(status.code() == Code::kCorruption || status.code() == Code::kVersion) << status.ToString();
     return 0;
   }
-  Node node(page.get(), page_bytes);
+  Node node(page.get(), usable_bytes);
   ReadAll(node);
-  Halve(node, page_bytes);
+  Halve(node, usable_bytes);
   // A valid page is the same after encoding and decoding.
   std::unique_ptr<char[]> image(new char[page_bytes]);
   const auto compression = static_cast<Compression>(data[0] % 3);
-  const uint32_t stored = EncodePageImage(page.get(), page_bytes, compression, image.get(), scratch.get());
+  const uint32_t stored = EncodePageImage(page.get(), usable_bytes, compression, image.get(), scratch.get());
   CHECK_LE(stored * kBlockBytes, page_bytes);
-  status = DecodePageImage(image.get(), page_bytes, stored, scratch.get());
+  const size_t sealed_from = stored * kBlockBytes - SealBytesOf(usable_bytes);
+  for (size_t i = sealed_from; i < stored * kBlockBytes; ++i) CHECK_EQ(image[i], 0) << "the place of the seal is used";
+  status = DecodePageImage(image.get(), usable_bytes, stored, scratch.get());
   CHECK(status.ok()) << status.ToString();
   CHECK_EQ(std::memcmp(image.get() + node.header().heap_begin, page.get() + node.header().heap_begin,
-                       page_bytes - node.header().heap_begin),
+                       usable_bytes - node.header().heap_begin),
            0);
-  Change(node, page_bytes);
+  Change(node, usable_bytes);
   return 0;
 }

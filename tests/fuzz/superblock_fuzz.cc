@@ -33,7 +33,7 @@ struct Store {
 Task<Result<StoreInfo>> Make(Reactor* reactor) {
   StoreOptions options{"/data", 1, 1, 4096};
   CO_ASSIGN_OR_RETURN(StoreInfo info, co_await OpenStore(*reactor, options));
-  PartitionFileOptions file_options{kData, info.node, info.partitions[0].uuid, info.page_bytes};
+  PartitionFileOptions file_options{kData, info.node, info.partitions[0].uuid, info.page_bytes, info.seal_bytes};
   CO_ASSIGN_OR_RETURN(std::unique_ptr<PartitionFile> file,
                       co_await PartitionFile::Open(*reactor, file_options, /*read_only=*/false));
   for (Generation generation : {2, 3}) {
@@ -125,7 +125,8 @@ Task<void> OpenAll(Reactor* reactor) {
     CHECK(info->partitions[info->PartitionOf("key")].first_hash <= HashId("key"));
     CHECK_LT(info->ReactorOf(p.id), info->reactors);
   }
-  PartitionFileOptions options{kData, GoodStore().info.node, GoodStore().info.partitions[0].uuid, 4096};
+  PartitionFileOptions options{kData, GoodStore().info.node, GoodStore().info.partitions[0].uuid, 4096,
+                               GoodStore().info.seal_bytes};
   Result<std::unique_ptr<PartitionFile>> file = co_await PartitionFile::Open(*reactor, options, /*read_only=*/true);
   if (!file.ok()) {
     CHECK(file.code() == Code::kCorruption || file.code() == Code::kVersion) << file.status().ToString();

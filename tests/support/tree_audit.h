@@ -88,7 +88,7 @@ class MemoryAudit {
     if (h.prefix_bytes != prefix) Bad(frame, "N2: the prefix is not the common prefix of the fences");
     uint64_t live = h.lower_bytes + h.upper_bytes;
     for (uint32_t i = 0; i < node.count(); ++i) live += node.RecordBytes(i);
-    if (live + h.heap_dead != tree_->pool().page_bytes() - h.heap_begin) Bad(frame, "N3: heap bytes are miscounted");
+    if (live + h.heap_dead != tree_->pool().usable_bytes() - h.heap_begin) Bad(frame, "N3: heap bytes are miscounted");
   }
 
   void CheckFrames() {

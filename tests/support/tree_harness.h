@@ -31,7 +31,7 @@ class TestStorage final : public PageStore {
   void FreeLater(DeadExtent) override {}
   void OnIoError(const Status& status) override { ADD_FAILURE() << status.ToString(); }
 
-  Extent AllocateValue(size_t bytes) { return *allocator_.Allocate(static_cast<uint32_t>((bytes + 4095) / 4096)); }
+  Extent AllocateBlocks(uint64_t blocks) { return *allocator_.Allocate(static_cast<uint32_t>(blocks)); }
   Task<void> OpenFile(Reactor* reactor) {
     file_ = *co_await File::Open(*reactor, fmt::format("/tree-{}", uuid_.hi), File::Mode::kCreate, /*direct=*/true);
   }
@@ -55,6 +55,7 @@ class TreeHarness {
   struct Options {
     uint64_t seed = 1;
     uint32_t page_bytes = 4096;
+    uint32_t seal_bytes = 0;
     uint32_t trees = 1;
     uint64_t memory_factor = 4;  // a multiple of the minimum
     Compression compression = Compression::kNone;
@@ -64,6 +65,7 @@ class TreeHarness {
     reactor_ = machine_->Boot();
     const uint64_t least = BufferPool::MinMemoryBytes(options.page_bytes, 64);
     pool_ = std::make_unique<BufferPool>(*reactor_, BufferPoolOptions{.page_bytes = options.page_bytes,
+                                                                      .seal_bytes = options.seal_bytes,
                                                                       .memory_bytes = least * options.memory_factor,
                                                                       .compression = options.compression});
     pool_->Start();
@@ -85,6 +87,7 @@ class TreeHarness {
   void Run(Task<void> task) { EXPECT_TRUE(kernel_.RunTask(*reactor_, std::move(task))); }
   Tree& tree(size_t i = 0) { return trees_[i]->tree; }
   BufferPool& pool() { return *pool_; }
+  std::string FileOf(size_t i) const { return machine_->disk().ReadAll(fmt::format("/tree-{}", i + 1)); }
   Reactor& reactor() { return *reactor_; }
 
   void Put(std::string key, std::string value, Version version = 1, int64_t expires_at_ms = 0, size_t i = 0) {
@@ -121,7 +124,7 @@ class TreeHarness {
     const size_t frames = kFramesPerUpdate + h->pool_->FramesFor(static_cast<uint32_t>(text.size()));
     NewValue value{text, {}, version, expires_at_ms};
     if (tree.NeedsOverflow(key.size(), text.size()))
-      value.overflow_extent = h->trees_[i]->storage.AllocateValue(text.size());
+      value.overflow_extent = h->trees_[i]->storage.AllocateBlocks(h->pool_->BlocksFor(text.size()));
     for (;;) {
       EXPECT_TRUE((co_await h->pool_->EnsureFree(frames)).ok());
       Result<PagePin> leaf = co_await tree.FetchLeaf(key);

@@ -76,12 +76,12 @@ Status BackupFile::Expect(Extent location, uint64_t checksum, Generation birth) 
 }
 
 Status BackupFile::AddReferences(const std::string& image, uint32_t blocks) {
-  const uint32_t page_bytes = header_.page_bytes;
-  std::vector<char> page(std::max<size_t>(image.size(), page_bytes)), scratch(page_bytes);
+  const uint32_t usable_bytes = UsablePageBytes(header_.page_bytes, header_.seal_bytes);
+  std::vector<char> page(std::max<size_t>(image.size(), header_.page_bytes)), scratch(usable_bytes);
   std::memcpy(page.data(), image.data(), image.size());
-  RETURN_IF_ERROR(DecodePageImage(page.data(), page_bytes, blocks, scratch.data()));
-  RETURN_IF_ERROR(Node::Validate(page.data(), page_bytes));
-  const Node node(page.data(), page_bytes);
+  RETURN_IF_ERROR(DecodePageImage(page.data(), usable_bytes, blocks, scratch.data()));
+  RETURN_IF_ERROR(Node::Validate(page.data(), usable_bytes));
+  const Node node(page.data(), usable_bytes);
   expecting_values_ = node.leaf();
   Status status;
   for (uint32_t i = 0; i < node.count() && status.ok(); ++i) {

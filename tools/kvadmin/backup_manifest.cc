@@ -99,6 +99,7 @@ BackupManifest ManifestOf(const Json& j) {
   m.node = j.at("node").get<std::string>();
   m.server_version = j.at("server_version").get<std::string>();
   m.page_bytes = j.at("page_bytes").get<uint32_t>();
+  m.seal_bytes = j.value("seal_bytes", 0u);  // missing in backups of earlier versions
   m.reactors = j.at("reactors").get<uint32_t>();
   m.snapshot_version = static_cast<int64_t>(NumberOf(j, "snapshot_version"));
   m.taken_at_ms = j.at("taken_at_ms").get<int64_t>();
@@ -140,6 +141,7 @@ std::string EncodeManifest(const BackupManifest& m) {
          {"node", m.node},
          {"server_version", m.server_version},
          {"page_bytes", m.page_bytes},
+         {"seal_bytes", m.seal_bytes},
          {"reactors", m.reactors},
          {"snapshot_version", Number(static_cast<uint64_t>(m.snapshot_version))},
          {"taken_at_ms", m.taken_at_ms},

@@ -28,12 +28,20 @@ using testing::Not;
 TEST(BackupFormat, GoldenBytes) {
   BackupHeader header;
   header.page_bytes = 8192;
+  header.seal_bytes = 40;
   header.partition = {0x1122334455667788, 0x99aabbccddeeff00};
   header.generation = 7;
   header.since = 3;
   SealBackupHeader(&header);
-  const std::string head =
-      HandBytes().Text("PANDOBK1").U32(1).U32(8192).Uuid(0x1122334455667788, 0x99aabbccddeeff00).U64(7).U64(3).str();
+  const std::string head = HandBytes()
+                               .Text("PANDOBK1")
+                               .U16(2)
+                               .U16(40)
+                               .U32(8192)
+                               .Uuid(0x1122334455667788, 0x99aabbccddeeff00)
+                               .U64(7)
+                               .U64(3)
+                               .str();
   const std::string header_want = HandBytes().Text(head).U64(Hash64(head)).str();
   EXPECT_EQ(FirstDifference(header_want, {reinterpret_cast<const char*>(&header), sizeof(header)}), "");
 
@@ -63,7 +71,17 @@ TEST(BackupFormat, GoldenBytes) {
     EXPECT_EQ(ParseBackupTrailer(bad, 12288 + 4096 + 4096, "f").code(), Code::kCorruption) << bit;
   }
   EXPECT_EQ(ParseBackupTrailer(trailer_want, 12288 + 4096, "f").code(), Code::kCorruption) << "the file was truncated";
-  header.format = 2;
+  HandBytes old;  // format 1: no room for a seal
+  old.Text("PANDOBK1").U32(1).U32(8192).Uuid(0x1122334455667788, 0x99aabbccddeeff00).U64(7).U64(3);
+  Result<BackupHeader> earlier = ParseBackupHeader(HandBytes().Text(old.str()).U64(Hash64(old.str())).str(), "f");
+  ASSERT_TRUE(earlier.ok()) << earlier.status().ToString();
+  EXPECT_EQ(earlier->seal_bytes, 0u);
+  EXPECT_EQ(earlier->page_bytes, 8192u);
+  header.seal_bytes = 41;
+  SealBackupHeader(&header);
+  EXPECT_EQ(ParseBackupHeader({reinterpret_cast<const char*>(&header), sizeof(header)}, "f").code(), Code::kVersion);
+  header.seal_bytes = 40;
+  header.format = 3;
   SealBackupHeader(&header);
   EXPECT_EQ(ParseBackupHeader({reinterpret_cast<const char*>(&header), sizeof(header)}, "f").code(), Code::kVersion);
 }
@@ -178,6 +196,7 @@ Task<void> TakeBackups(Reactor* reactor, engine_test::Setup setup, uint64_t seed
     now.root = *root;
     BackupHeader header;
     header.page_bytes = setup.store.page_bytes;
+    header.seal_bytes = static_cast<uint16_t>(setup.store.seal_bytes);
     header.partition = p->uuid();
     header.generation = root->generation;
     if (round > 0) header.since = taken->back().root.generation;
@@ -307,6 +326,7 @@ TEST(Backup, RestoresWhatTheSnapshotHeld) {
     engine_test::Setup setup;
     setup.store.partitions = 1;
     setup.store.page_bytes = 4096u << random.Below(3);
+    setup.store.seal_bytes = static_cast<uint32_t>(random.Below(2)) * kSealBytes;
     setup.engine.memory_bytes = 8u << 20;
     setup.engine.compression = static_cast<Compression>(random.Below(3));
     SimKernel kernel(seed);

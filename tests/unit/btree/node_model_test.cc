@@ -22,8 +22,10 @@ struct Stored {
 
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed) : random_(seed), page_bytes_(kMinPageBytes << random_.Below(5)) {
-    prefix_ = Letters(random_.Below(3) == 0 ? random_.Below(MaxKeyBytes(page_bytes_) - 40) : random_.Below(12));
+  explicit Simulation(uint64_t seed)
+      : random_(seed),
+        usable_bytes_(UsablePageBytes(kMinPageBytes << random_.Below(5), random_.Below(2) * kSealBytes)) {
+    prefix_ = Letters(random_.Below(3) == 0 ? random_.Below(MaxKeyBytes(usable_bytes_) - 40) : random_.Below(12));
     lower_ = prefix_ + "c";
     upper_ = prefix_ + "w";
     has_upper_ = random_.Chance(0.7);
@@ -50,12 +52,12 @@ class Simulation {
   }
 
  private:
-  Node node() { return Node(page_.data(), page_bytes_); }
+  Node node() { return Node(page_.data(), usable_bytes_); }
 
   std::string NewPage(std::string_view lower, const std::string* upper) const {
-    std::string page(page_bytes_, '#');
+    std::string page(usable_bytes_, '#');
     std::string_view view = upper ? *upper : std::string_view();
-    Node::Format(page.data(), page_bytes_, 0, lower, upper ? &view : nullptr, 1, 1);
+    Node::Format(page.data(), usable_bytes_, 0, lower, upper ? &view : nullptr, 1, 1);
     return page;
   }
 
@@ -69,7 +71,7 @@ class Simulation {
   std::string RandomKey() {
     std::string key = prefix_;
     key.push_back(static_cast<char>('d' + random_.Below(19)));
-    const size_t room = MaxKeyBytes(page_bytes_) - key.size();
+    const size_t room = MaxKeyBytes(usable_bytes_) - key.size();
     return key + Letters(random_.Chance(0.05) ? room : random_.Below(std::min<size_t>(room + 1, 7)));
   }
 
@@ -81,7 +83,9 @@ class Simulation {
     r.value_bytes = s.bytes;
     r.overflow = s.overflow != 0;
     if (r.overflow) {
-      r.overflow_ref = {Extent::Of(s.overflow, (s.bytes + 4095) / 4096), s.version, ~s.overflow, s.overflow * 3};
+      r.overflow_ref = {
+          Extent::Of(s.overflow, static_cast<uint32_t>(BlocksForValue(s.bytes, SealBytesOf(usable_bytes_)))), s.version,
+          ~s.overflow, s.overflow * 3};
     } else {
       r.value = s.value;
     }
@@ -97,7 +101,7 @@ class Simulation {
       s.overflow = 1 + random_.Below(1000);
       s.bytes = 1 + static_cast<uint32_t>(random_.Below(kMaxValueBytes));
     } else {
-      s.value = Letters(random_.Below(random_.Chance(0.1) ? page_bytes_ / 4 : 40));
+      s.value = Letters(random_.Below(random_.Chance(0.1) ? usable_bytes_ / 4 : 40));
       s.bytes = static_cast<uint32_t>(s.value.size());
     }
     bool exact = false;
@@ -143,7 +147,7 @@ class Simulation {
     const uint32_t at = 1 + static_cast<uint32_t>(random_.Below(count - 1));
     const std::string middle(ShortestSeparator(node().Key(at - 1), node().Key(at)));
     std::string left = NewPage(lower_, &middle), right = NewPage(middle, has_upper_ ? &upper_ : nullptr);
-    Node left_node(left.data(), page_bytes_), right_node(right.data(), page_bytes_);
+    Node left_node(left.data(), usable_bytes_), right_node(right.data(), usable_bytes_);
     const auto space = [&](Node& to, uint32_t from, uint32_t end) {
       const uint32_t bytes = Node::SpaceToAppend(node(), from, end, to.header().prefix_bytes);
       if (bytes > to.FreeBytes()) return false;
@@ -155,25 +159,25 @@ class Simulation {
     // The fences of the halves may take more space than their prefixes save.
     if (!space(left_node, 0, at) || !space(right_node, at, count)) return;
     for (const std::string* half : {&left, &right}) {
-      Status status = Node::Validate(half->data(), page_bytes_);
+      Status status = Node::Validate(half->data(), usable_bytes_);
       EXPECT_TRUE(status.ok()) << status.ToString();
     }
     EXPECT_EQ(left_node.header().prefix_bytes, CommonPrefix(lower_, middle));
     std::string joined = NewPage(lower_, has_upper_ ? &upper_ : nullptr);
-    Node joined_node(joined.data(), page_bytes_);
+    Node joined_node(joined.data(), usable_bytes_);
     joined_node.AppendFrom(left_node, 0, left_node.count());
     joined_node.AppendFrom(right_node, 0, right_node.count());
     page_ = std::move(joined);
   }
 
   void Compare(bool all) {
-    Status status = Node::Validate(page_.data(), page_bytes_);
+    Status status = Node::Validate(page_.data(), usable_bytes_);
     EXPECT_TRUE(status.ok()) << status.ToString();
     Node n = node();
     ASSERT_EQ(n.count(), model_.size());
     uint64_t live = n.lower().size() + n.upper().size();
     for (uint32_t i = 0; i < n.count(); ++i) live += n.RecordBytes(i);
-    EXPECT_EQ(live + n.header().heap_dead, page_bytes_ - n.header().heap_begin) << "N3";
+    EXPECT_EQ(live + n.header().heap_dead, usable_bytes_ - n.header().heap_begin) << "N3";
     if (!all) return;
     uint32_t i = 0;
     for (const auto& [key, s] : model_) {
@@ -193,7 +197,7 @@ class Simulation {
   }
 
   SimRandom random_;
-  const uint32_t page_bytes_;
+  const uint32_t usable_bytes_;
   std::string prefix_, lower_, upper_;
   bool has_upper_ = false;
   std::string page_;

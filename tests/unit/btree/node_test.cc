@@ -342,11 +342,15 @@ TEST_F(NodeDamage, ValuesWithAnotherExtent) {
 // 16-bit offsets reach the whole heap of the largest page, and the smallest page holds its largest
 // record (N4).
 TEST(Node, TheLargestKeysFitEveryPage) {
-  for (uint32_t page_bytes = kMinPageBytes; page_bytes <= kMaxPageBytes; page_bytes *= 2) {
-    const size_t n = MaxKeyBytes(page_bytes);
+  for (uint32_t page_bytes = kMinPageBytes; page_bytes <= 2 * kMaxPageBytes; page_bytes *= 2) {
+    // The last round is the smallest page with room for a seal, where the keys are just as long.
+    const bool last = page_bytes > kMaxPageBytes;
+    const uint32_t usable_bytes = last ? UsablePageBytes(kMinPageBytes, kSealBytes) : page_bytes;
+    const size_t n = MaxKeyBytes(usable_bytes);
+    EXPECT_EQ(n, MaxKeyBytes(last ? kMinPageBytes : page_bytes));
     const std::string lower(n, 'a'), upper(n, 'c'), key(n, 'b');
-    for (size_t value_bytes : {size_t{0}, std::max<size_t>(MaxInlineBytes(page_bytes) - n, sizeof(OverflowRef))}) {
-      Page page(0, lower, upper, page_bytes);
+    for (size_t value_bytes : {size_t{0}, std::max<size_t>(MaxInlineBytes(usable_bytes) - n, sizeof(OverflowRef))}) {
+      Page page(0, lower, upper, usable_bytes);
       const std::string value(value_bytes, 'v');
       const RecordView record = Inline(key, value, ~0ull, 1);
       ASSERT_TRUE(page.node().Fits(page.node().SpaceFor(record))) << page_bytes;
@@ -355,7 +359,7 @@ TEST(Node, TheLargestKeysFitEveryPage) {
       EXPECT_EQ(page.node().Key(0), key);
       EXPECT_EQ(page.node().Record(0).value, value);
     }
-    Page inner(1, lower, upper, page_bytes);
+    Page inner(1, lower, upper, usable_bytes);
     inner.node().InsertChild(0, "", Child(1));
     ASSERT_TRUE(inner.node().Fits(Node::ChildSpace(n)));
     inner.node().InsertChild(1, key, Child(2));

@@ -190,8 +190,7 @@ void ForgetLogEnd(SimDisk* disk, const std::string& path) {
     char* block = bytes.data() + copy * kBlockBytes;
     if (!ParseSuperblock({block, kBlockBytes}, &sb).ok()) continue;
     sb.log_end = 0;
-    SealSuperblock(&sb);
-    std::memcpy(block, &sb, sizeof(sb));
+    EncodeSuperblock(sb, block);
   }
   disk->WriteAll(path, bytes);
 }

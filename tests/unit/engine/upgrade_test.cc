@@ -105,6 +105,29 @@ TEST_F(UpgradeTest, PartitionFilesOfFormat1) {
   Use(0);
 }
 
+// A store of the last version whose pages had no room for a seal. It stays as it is.
+TEST_F(UpgradeTest, StoresWithoutRoomForASeal) {
+  LoadFixture("store-no-seal.blocks.zst", &machine_->disk());
+  setup_.store.page_bytes = 0;
+  setup_.engine.memory_bytes = 16u << 20;
+  auto expect_no_seal = [this] {
+    const std::string store = machine_->disk().ReadAll("/data/store.meta"), data = machine_->disk().ReadAll(kData);
+    EXPECT_EQ(LoadLE<uint32_t>(&store[2088]), 0u);
+    for (uint64_t copy = 0; copy < 4; ++copy) {
+      EXPECT_EQ(LoadLE<uint64_t>(&data[copy * kBlockBytes + 16]), 0u) << "feature bits";
+      EXPECT_EQ(LoadLE<uint32_t>(&data[copy * kBlockBytes + 232]), 0u);
+    }
+  };
+  expect_no_seal();
+  SimReactor* reactor = machine_->Boot();
+  EXPECT_EQ(*kernel_.RunTask(*reactor, Audit(*reactor, "/data")), "");
+  machine_->PowerLoss(1);
+  Use(0);
+  Use(2);
+  Use(1);
+  expect_no_seal();
+}
+
 // Power fails at each operation of the first checkpoints, which upgrade the file.
 TEST_F(UpgradeTest, APowerFailureMeanwhile) {
   FLAGS_minloglevel = 3;

@@ -565,6 +565,7 @@ Task<void> ReplayCases(Reactor* reactor, engine_test::Setup setup, const std::ve
   EXPECT_OK(store.status());
   BufferPoolOptions pool_options;
   pool_options.page_bytes = setup.store.page_bytes;
+  pool_options.seal_bytes = setup.store.seal_bytes;
   pool_options.memory_bytes = setup.engine.memory_bytes;
   BufferPool pool(*reactor, pool_options);
   pool.Start();

@@ -26,16 +26,22 @@ TEST(BackupManifest, GoldenText) {
   manifest.node = "n";
   manifest.server_version = "0.1.0";
   manifest.page_bytes = 8192;
+  manifest.seal_bytes = 40;
   manifest.reactors = 2;
   manifest.snapshot_version = 77;
   manifest.taken_at_ms = 5;
   const std::string body =
       "{\n \"format\": 1,\n \"id\": \"aa\",\n \"base\": \"../sunday\",\n \"base_id\": \"bb\",\n \"node\": \"n\",\n"
-      " \"server_version\": \"0.1.0\",\n \"page_bytes\": 8192,\n \"reactors\": 2,\n \"snapshot_version\": \"77\",\n"
+      " \"server_version\": \"0.1.0\",\n \"page_bytes\": 8192,\n \"seal_bytes\": 40,\n \"reactors\": 2,\n "
+      "\"snapshot_version\": \"77\",\n"
       " \"taken_at_ms\": 5,\n \"partitions\": []\n}";
   const std::string want = body + fmt::format("\n{:016x}\n", Hash64(body));
   EXPECT_EQ(EncodeManifest(manifest), want);
   EXPECT_EQ(DecodeManifest(want, "f")->base, "../sunday");
+  EXPECT_EQ(DecodeManifest(want, "f")->seal_bytes, 40u);
+  std::string earlier = body;
+  earlier.erase(earlier.find(" \"seal_bytes\": 40,\n"), std::string_view(" \"seal_bytes\": 40,\n").size());
+  EXPECT_EQ(DecodeManifest(earlier + fmt::format("\n{:016x}\n", Hash64(earlier)), "f")->seal_bytes, 0u);
   for (size_t i = 0; i < want.size(); ++i) {
     std::string bad = want;
     bad[i] = static_cast<char>(bad[i] ^ 1);

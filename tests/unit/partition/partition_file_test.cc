@@ -29,6 +29,32 @@ TEST_F(PartitionFileTest, GoldenNewFile) {
   EXPECT_EQ(FirstDifference(want.PadTo(256 << 10).str(), Contents()), "");
 }
 
+// With room for a seal: the heap of the empty leaf ends before it.
+TEST_F(PartitionFileTest, GoldenNewFileWithRoomForASeal) {
+  const std::string path = "/sealed";
+  PartitionFileOptions options{path, kNode, kPartition, 4096, 40};
+  ASSERT_TRUE(Get(CreatePartitionFile(*reactor_, options)).ok());
+  HandBytes leaf;
+  leaf.Text("PDPG").U8(1).U8(0).U8(0).U8(0).U32(56).U32(4056).U32(0).Zeros(20).U64(1).U64(1).PadTo(4096);
+  const std::string file = machine_->disk().ReadAll(path);
+  EXPECT_EQ(FirstDifference(leaf.str(), file.substr(4 * 4096, 4096)), "");
+  EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 16]), 1u);
+  EXPECT_EQ(LoadLE<uint32_t>(&file[8192 + 232]), 40u);
+  EXPECT_EQ(LoadLE<uint64_t>(&file[8192 + 120]), HandExtentChecksum(leaf.str(), 4));
+  // A store without the room must not read it, and the other way round.
+  options.seal_bytes = 0;
+  EXPECT_EQ(OpenError(options).code(), Code::kCorruption);
+  options = FileOptions();
+  options.seal_bytes = 40;
+  EXPECT_EQ(OpenError(options).code(), Code::kCorruption);
+  options.path = path;
+  FilePtr opened = *Get(PartitionFile::Open(*reactor_, options, false));
+  opened->EndGeneration(2);
+  EXPECT_TRUE(Get(opened->Commit(Content(2, Extent::Of(4, 1)))).ok());
+  Close(opened.get());
+  EXPECT_EQ(LoadLE<uint32_t>(&machine_->disk().ReadAll(path)[232]), 40u) << "checkpoints keep it";
+}
+
 TEST_F(PartitionFileTest, GoldenCheckpoint) {
   const Superblock sb = TwoCheckpoints();
   const std::string file = Contents();

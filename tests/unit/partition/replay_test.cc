@@ -97,6 +97,7 @@ class ReplayTest : public testing::Test {
     EXPECT_TRUE(store.ok()) << store.status().ToString();
     BufferPoolOptions pool_options;
     pool_options.page_bytes = kPageBytes;
+    pool_options.seal_bytes = kSealBytes;  // as the store has it
     pool_options.memory_bytes = memory_bytes;
     BufferPool pool(*reactor, pool_options);
     pool.Start();

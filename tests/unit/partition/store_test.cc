@@ -18,7 +18,7 @@ const char* const kMeta = "/data/store.meta";
 constexpr uint64_t kHi = 0x0011223344556677, kLo = 0x8899aabbccddeeff;
 
 struct MetaFields {
-  uint64_t format = 1, partitions = 4, reactors = 2, page_bytes = 8192;
+  uint64_t format = 2, partitions = 4, reactors = 2, page_bytes = 8192, seal_bytes = 40;
 };
 
 // Builds a store file by hand, after docs/FORMAT.md, "Store file".
@@ -26,7 +26,7 @@ std::string HandMeta(MetaFields f = {}) {
   HandBytes b;
   b.Text("PANDSTE1").U32(f.format).U32(f.partitions).U32(f.reactors).U32(f.page_bytes).Uuid(kHi, kLo);
   for (uint64_t i = 0; i < std::min<uint64_t>(f.partitions, 128); ++i) b.Uuid(0xaa00 + i, 0xbb00 + i);
-  return b.PadTo(2088).PadTo(4088).Checksum().str();
+  return b.PadTo(2088).U32(f.seal_bytes).PadTo(4088).Checksum().str();
 }
 
 class StoreTest : public testing::Test {
@@ -61,6 +61,7 @@ TEST_F(StoreTest, GoldenRead) {
   EXPECT_EQ(info->node, (Uuid{kHi, kLo}));
   EXPECT_EQ(info->reactors, 2u);
   EXPECT_EQ(info->page_bytes, 8192u);
+  EXPECT_EQ(info->seal_bytes, 40u);
   ASSERT_EQ(info->partitions.size(), 4u);
   EXPECT_EQ(info->partitions[3].uuid, (Uuid{0xaa03, 0xbb03}));
   EXPECT_EQ(info->partitions[3].first_hash, 0xc000000000000000);
@@ -72,6 +73,14 @@ TEST_F(StoreTest, GoldenRead) {
   EXPECT_EQ(info->LogDirectory(1), "/data/wal-1");
 }
 
+TEST_F(StoreTest, StoresOfFormat1HaveNoRoomForASeal) {
+  machine_->disk().WriteAll(kMeta, HandMeta({.format = 1, .seal_bytes = 0}));
+  Result<StoreInfo> info = Load();
+  ASSERT_TRUE(info.ok()) << info.status().ToString();
+  EXPECT_EQ(info->page_bytes, 8192u);
+  EXPECT_EQ(info->seal_bytes, 0u);
+}
+
 TEST_F(StoreTest, GoldenWritten) {
   for (uint32_t partitions : {1u, 8u, 128u}) {
     machine_->PowerLoss(1);
@@ -80,14 +89,14 @@ TEST_F(StoreTest, GoldenWritten) {
     Result<StoreInfo> info = Open(partitions, 3, 16384);
     ASSERT_TRUE(info.ok()) << info.status().ToString();
     HandBytes want;
-    want.Text("PANDSTE1").U32(1).U32(partitions).U32(3).U32(16384).Uuid(info->node.hi, info->node.lo);
+    want.Text("PANDSTE1").U32(2).U32(partitions).U32(3).U32(16384).Uuid(info->node.hi, info->node.lo);
     std::set<Uuid> uuids{info->node};
     for (const PartitionInfo& p : info->partitions) {
       want.Uuid(p.uuid.hi, p.uuid.lo);
       uuids.insert(p.uuid);
     }
     EXPECT_EQ(uuids.size(), partitions + 1) << "UUIDs repeat";
-    want.PadTo(4088).Checksum();
+    want.PadTo(2088).U32(40).PadTo(4088).Checksum();
     EXPECT_EQ(FirstDifference(want.str(), machine_->disk().ReadAll(kMeta)), "");
     EXPECT_FALSE(machine_->disk().Exists(std::string(kMeta) + ".tmp"));
     // The file is durable.
@@ -127,7 +136,10 @@ TEST_F(StoreTest, TruncatedFilesAreDamage) {
 }
 
 TEST_F(StoreTest, AnotherVersionIsRefusedAsSuch) {
-  ExpectRefused(HandMeta({.format = 2}), Code::kVersion, "store format 2, but this build reads format 1");
+  ExpectRefused(HandMeta({.format = 3}), Code::kVersion, "store format 3 with room for a seal of 40 bytes");
+  ExpectRefused(HandMeta({.format = 0, .seal_bytes = 0}), Code::kVersion, "store format 0");
+  ExpectRefused(HandMeta({.seal_bytes = 41}), Code::kVersion, "with room for a seal of 41 bytes");
+  ExpectRefused(HandMeta({.format = 1}), Code::kVersion, "store format 1 with room for a seal of 40 bytes");
 }
 
 TEST_F(StoreTest, FlippedBitsAreDamage) {
@@ -165,11 +177,10 @@ TEST_F(StoreTest, PartitionsWithoutTheirStoreFileAreNotReplaced) {
   const std::string path = "/data/partition-00001/data";
   std::string contents = machine_->disk().ReadAll(path);
   Superblock sb;
-  std::memcpy(static_cast<void*>(&sb), contents.data() + 2 * kBlockBytes, sizeof(sb));
+  ASSERT_TRUE(ParseSuperblock(std::string_view(contents).substr(2 * kBlockBytes, kBlockBytes), &sb).ok());
   ASSERT_EQ(sb.generation, 1u);
   sb.generation = 2;
-  SealSuperblock(&sb);
-  std::memcpy(contents.data(), &sb, sizeof(sb));
+  EncodeSuperblock(sb, contents.data());
   machine_->disk().WriteAll(path, contents);
   Result<StoreInfo> opened = Open(2, 1);
   EXPECT_EQ(opened.code(), Code::kCorruption);

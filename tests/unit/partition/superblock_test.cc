@@ -13,7 +13,7 @@ const char* const kPath = "/data/partition-00003/data";
 
 // Builds a superblock by hand, after docs/FORMAT.md, "Superblock".
 std::string HandSuperblock(uint32_t format, uint64_t features, uint64_t generation, uint64_t lsn,
-                           uint64_t log_end = 0x7'0000'2000) {
+                           uint64_t log_end = 0x7'0000'2000, uint32_t seal_bytes = 0) {
   HandBytes b;
   b.Text("PPANDSB1").U32(format).U32(8192).U64(features);
   b.Uuid(0x0011223344556677, 0x8899aabbccddeeff).Uuid(0x0123456789abcdef, 0xfedcba9876543210);
@@ -23,7 +23,7 @@ std::string HandSuperblock(uint32_t format, uint64_t features, uint64_t generati
   b.U64(0x60001).U64(0xd0d0).U64(1);   // group directory
   b.U64(0x70001).U64(0xe0e0).U64(42);  // dead list
   EXPECT_EQ(b.size(), 216u);
-  b.U64(log_end);
+  b.U64(log_end).U64(0xf0f0).U32(seal_bytes);
   return b.PadTo(4088).Checksum().str();
 }
 
@@ -95,11 +95,28 @@ TEST(SuperblockFormat, Golden) {
   sb.groups = {Extent::Of(6, 1), 0xd0d0, 1};
   sb.dead = {Extent::Of(7, 1), 0xe0e0, 42};
   sb.log_end = MakePosition(7, 8192);
-  SealSuperblock(&sb);
-  EXPECT_EQ(FirstDifference(want, {reinterpret_cast<const char*>(&sb), sizeof(sb)}), "");
+  sb.chain = 0xf0f0;
+  std::string block(4096, '#');
+  EncodeSuperblock(sb, block.data());
+  EXPECT_EQ(FirstDifference(want, block), "");
   Superblock parsed;
   ASSERT_TRUE(ParseSuperblock(want, &parsed).ok());
   EXPECT_EQ(std::memcmp(&parsed, &sb, sizeof(sb)), 0);
+  // With room for a seal.
+  sb.LeaveSeal(40);
+  EncodeSuperblock(sb, block.data());
+  const std::string want_seal = HandSuperblock(2, 1, 6, 500, MakePosition(7, 8192), 40);
+  EXPECT_EQ(FirstDifference(want_seal, block), "");
+  ASSERT_TRUE(ParseSuperblock(want_seal, &parsed).ok());
+  EXPECT_EQ(parsed.seal_bytes, 40u);
+}
+
+// A build that does not know a seal of this size must not take its place for data.
+TEST(SuperblockFormat, SealsOfAnotherSizeAreRefused) {
+  Superblock parsed;
+  EXPECT_EQ(ParseSuperblock(HandSuperblock(2, 1, 6, 500, 0, 48), &parsed).code(), Code::kVersion);
+  EXPECT_EQ(ParseSuperblock(HandSuperblock(2, 1, 6, 500, 0, 0), &parsed).code(), Code::kVersion);
+  EXPECT_EQ(ParseSuperblock(HandSuperblock(2, 0, 6, 500, 0, 40), &parsed).code(), Code::kVersion);
 }
 
 TEST(SuperblockFormat, WithoutTheLogEndItIsNotKnown) {

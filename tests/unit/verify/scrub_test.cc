@@ -84,13 +84,15 @@ struct Place {
   std::string says;          // part of the finding
 };
 
+constexpr uint32_t kUsableBytes = UsablePageBytes(4096, kSealBytes);
+
 void AddTreePlaces(const SimDisk& disk, const std::string& path, ChildRef ref, std::map<std::string, Place>* places) {
   const std::string file = disk.ReadAll(path);
   std::string page = file.substr(ref.location.offset_bytes(), ref.location.size_bytes());
   page.resize(4096);
   std::vector<char> scratch(4096);
-  ASSERT_TRUE(DecodePageImage(page.data(), 4096, ref.location.blocks(), scratch.data()).ok());
-  Node node(page.data(), 4096);
+  ASSERT_TRUE(DecodePageImage(page.data(), kUsableBytes, ref.location.blocks(), scratch.data()).ok());
+  Node node(page.data(), kUsableBytes);
   const uint64_t at = ref.location.offset_bytes();
   const bool leaf = node.leaf();
   (*places)[leaf ? "leaf" : "inner page"] = {"", path, at, at + 60, leaf ? "leaf: checksum" : "inner page: checksum"};
@@ -297,8 +299,8 @@ void AddLeaves(const SimDisk& disk, const std::string& path, ChildRef ref, std::
   std::string page = file.substr(ref.location.offset_bytes(), ref.location.size_bytes());
   page.resize(4096);
   std::vector<char> scratch(4096);
-  ASSERT_TRUE(DecodePageImage(page.data(), 4096, ref.location.blocks(), scratch.data()).ok());
-  Node node(page.data(), 4096);
+  ASSERT_TRUE(DecodePageImage(page.data(), kUsableBytes, ref.location.blocks(), scratch.data()).ok());
+  Node node(page.data(), kUsableBytes);
   if (node.leaf()) return offsets->push_back(ref.location.offset_bytes());
   for (uint32_t i = 0; i < node.count(); ++i) AddLeaves(disk, path, node.LoadChild(i), offsets);
 }

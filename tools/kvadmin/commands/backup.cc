@@ -128,6 +128,7 @@ class Backup {
     request.partition = static_cast<int32_t>(id);
     api::PartitionSnapshot reply;
     ASSIGN_OR_RETURN(reply, client_.Call(Client::Repeat::kSafe, &api::AdminIf::describeSnapshot, request));
+    manifest_.seal_bytes = static_cast<uint32_t>(reply.seal_bytes);  // the same for all partitions
     partition->id = id;
     ASSIGN_OR_RETURN(partition->uuid, ParseUuid(reply.partition_uuid));
     partition->file = fmt::format("partition-{:05}.pages", id);
@@ -161,6 +162,7 @@ class Backup {
     ASSIGN_OR_RETURN(BaseIndex base, BaseIndex::Load(base_files));
     BackupHeader header;
     header.page_bytes = manifest_.page_bytes;
+    header.seal_bytes = static_cast<uint16_t>(manifest_.seal_bytes);
     header.partition = partition.uuid;
     header.generation = partition.root.generation;
     header.since = partition.since;

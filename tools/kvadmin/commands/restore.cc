@@ -107,6 +107,7 @@ Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, cons
   store.data_dir = building->path();
   store.reactors = options->reactors ? options->reactors : manifest.reactors;
   store.page_bytes = manifest.page_bytes;
+  store.seal_bytes = manifest.seal_bytes;
   std::vector<Uuid> uuids;
   for (const BackupPartition& p : manifest.partitions) uuids.push_back(p.uuid);
   WalkProgress progress("restoring", *chain, options->quiet || globals->json);
