@@ -22,6 +22,8 @@ uint64_t BufferPool::MinMemoryBytes(uint32_t page_bytes, uint32_t write_buffers)
   return kMinFrames * (page_bytes + DescriptorBytes()) + uint64_t{write_buffers} * page_bytes;
 }
 
+uint64_t BufferPool::FrameBytes(uint32_t page_bytes) { return page_bytes + DescriptorBytes(); }
+
 BufferPool::BufferPool(Reactor& reactor, BufferPoolOptions options)
     : reactor_(reactor),
       page_bytes_(options.page_bytes),

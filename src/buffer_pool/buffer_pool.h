@@ -116,6 +116,7 @@ class BufferPool {
   // With fewer frames than this, EnsureFree cannot promise what the tree needs.
   static constexpr size_t kMinFrames = 256;
   static uint64_t MinMemoryBytes(uint32_t page_bytes, uint32_t write_buffers);
+  static uint64_t FrameBytes(uint32_t page_bytes);  // of memory, with what describes it
 
   BufferPool(Reactor& reactor, BufferPoolOptions options);  // memory_bytes >= MinMemoryBytes
   BufferPool(const BufferPool&) = delete;

@@ -2,22 +2,22 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <unordered_map>
 
 #include "src/base/expiry.h"
 #include "src/btree/batch_find.h"
+#include "src/engine/work_list.h"
 #include "src/partition/replica.h"
 
 namespace pando {
 namespace {
 
 constexpr Nanos kCheckpointTick = 20 * kMillisecond;
-constexpr Nanos kCheckpointRetry = kSecond;  // of a partition whose last checkpoint failed
 // After this long without a successful checkpoint, Close fails writes that wait for a log segment.
 constexpr Nanos kClosePatience = 5 * kSecond;
 constexpr Nanos kLockInterval = kSecond;  // how often the lock file is checked
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
-constexpr Nanos kSweepLook = kMillisecond;  // whether a sweep has ended
 // The log's group buffers, which count towards the engine's memory.
 constexpr uint64_t kLogBufferBytes = 6u << 20;
 // Memory for the changes kept for watchers, over all partitions: at most this share of the engine's
@@ -29,16 +29,15 @@ constexpr uint64_t kMaxChangeTailBytes = 32u << 20;
 constexpr uint64_t kListShare = 16;
 constexpr uint64_t kListedExtentBytes = 64;
 constexpr size_t kBatchChunk = 128;  // lookups prepared together
-// Once replay dirties more pages than the pool holds, each replayed record costs a page read and a
-// page write. A longer log would then save little, because most pages were already written to make
-// room. Checkpoint at that point, so that recovery is faster.
-constexpr uint64_t kLogRecordsPerPoolPage = 4;
-// Space that pages free becomes reusable two checkpoints later. It may grow to this share of the
-// space in use.
-constexpr uint64_t kPendingFreeShare = 8;
-// It may not exceed 8 GiB either: each of its pages is an entry of the dead list, in memory and at
-// every checkpoint.
-constexpr uint64_t kMaxPendingBlocks = 1u << 21;
+// What an open partition takes of memory besides its pages and its changes: its objects, its
+// bitmaps, its stream of the log, and the proxies of the other reactors.
+constexpr uint64_t kPartitionBytes = 20u << 10;
+// So many partitions are counted for in the pool's smallest size (BufferPool::kMinFrames).
+constexpr uint64_t kFewPartitions = 64;
+// How many partitions are opened, or checkpointed before the engine closes, at the same time.
+constexpr size_t kAtOnce = 16;
+// The marks of all partitions at the beginning of each segment take at most this share of it.
+constexpr uint64_t kMarksShare = 4;
 
 }  // namespace
 
@@ -52,20 +51,31 @@ class Engine::Impl final : public LogReplaySink {
     pool.page_bytes = options.store.page_bytes;
     pool.seal_bytes = options.store.seal_bytes;
     pool.compression = options.compression;
-    // E2: the pool leaves out what the rest of the engine needs, up to a quarter of the memory.
-    const uint64_t others = kLogBufferBytes + kScrubBufferBytes + ChangeTailBytes(options) * PartitionsOf(options) +
-                            options.memory_bytes / kListShare;
-    pool.memory_bytes = options.memory_bytes - std::min(others, options.memory_bytes / 4);
+    // E2: the pool leaves out what the rest of the engine needs: up to a quarter of the memory, and
+    // what many partitions need beyond that.
+    const uint64_t tails = ChangeTailBytes(options) * PartitionsOf(options), tails_share = ChangeTailShare(options);
+    const uint64_t others =
+        kLogBufferBytes + kScrubBufferBytes + std::min(tails, tails_share) + options.memory_bytes / kListShare;
+    const uint64_t partitions =
+        kPartitionBytes * PartitionsOf(options) + (tails > tails_share ? tails - tails_share : 0);
+    const uint64_t taken = std::min(others, options.memory_bytes / 4) + partitions;
+    pool.memory_bytes = options.memory_bytes - std::min(taken, options.memory_bytes);
     return pool;
   }
 
   static uint64_t PartitionsOf(const EngineOptions& options) {
-    return (options.store.partitions.size() + options.store.reactors - 1) / options.store.reactors;
+    const auto mine = [&](const PartitionInfo& p) { return options.store.ReactorOf(p.id) == options.reactor_index; };
+    const std::vector<PartitionInfo>& all = options.store.partitions;
+    return static_cast<uint64_t>(std::count_if(all.begin(), all.end(), mine));
+  }
+  // For all partitions together, unless these are very many.
+  static uint64_t ChangeTailShare(const EngineOptions& options) {
+    return std::min(options.memory_bytes / kChangeTailShare, kMaxChangeTailBytes);
   }
   // For one partition.
   static uint64_t ChangeTailBytes(const EngineOptions& options) {
-    const uint64_t all = std::min(options.memory_bytes / kChangeTailShare, kMaxChangeTailBytes);
-    return std::max<uint64_t>(all / std::max<uint64_t>(PartitionsOf(options), 1), ChangeTail::kMinBytes);
+    return std::max<uint64_t>(ChangeTailShare(options) / std::max<uint64_t>(PartitionsOf(options), 1),
+                              ChangeTail::kMinBytes);
   }
 
   // WQ2, for one partition. All tails together stay within a quarter of the log's budget, so that the
@@ -82,14 +92,27 @@ class Engine::Impl final : public LogReplaySink {
   // quarters of it, those that wait for checkpoints the rest.
   uint64_t MaxListed() const { return options_.memory_bytes / kListShare / kListedExtentBytes; }
 
-  static Status CheckMemory(const EngineOptions& options) {
+  // The pool that the engine needs at least: each partition keeps the root of its tree in memory.
+  static uint64_t MinPoolBytes(uint32_t page_bytes, uint64_t partitions) {
+    return BufferPool::MinMemoryBytes(page_bytes, BufferPoolOptions().write_buffers) +
+           (partitions - std::min(partitions, kFewPartitions)) * BufferPool::FrameBytes(page_bytes);
+  }
+
+  static Status CheckSize(const EngineOptions& options) {
     const BufferPoolOptions pool = PoolOptions(options);
-    const uint64_t needed = BufferPool::MinMemoryBytes(pool.page_bytes, pool.write_buffers);
-    if (pool.memory_bytes >= needed) return Status();
+    const uint64_t partitions = PartitionsOf(options);
+    if (pool.memory_bytes < MinPoolBytes(pool.page_bytes, partitions)) {
+      return Error(Code::kInvalidArgument,
+                   "one reactor's engine has {} bytes of memory; with {} partitions and pages of {} bytes it needs at "
+                   "least {} bytes: raise --memory_limit_mb",
+                   options.memory_bytes, partitions, pool.page_bytes, MinMemoryBytes(pool.page_bytes, partitions));
+    }
+    const uint64_t most = options.log_segment_bytes / kMarksShare / kMarkBytes;
+    if (partitions <= most) return Status();
     return Error(Code::kInvalidArgument,
-                 "one reactor's engine has {} bytes of memory; with pages of {} bytes it needs at least {} bytes: "
-                 "raise --memory_limit_mb",
-                 options.memory_bytes, pool.page_bytes, needed / 3 * 4);
+                 "{} partitions on one reactor are too many, because its log states the position of each of them in "
+                 "every segment: at most {} are possible; raise --reactors",
+                 partitions, most);
   }
 
   Task<Status> Open() {
@@ -105,7 +128,8 @@ class Engine::Impl final : public LogReplaySink {
     tasks_.Spawn(SweepLoop());
     scrubber_ = std::make_unique<Scrubber>(reactor_, &options_.store, served_, log_.get(), options_.scrub);
     tasks_.Spawn(scrubber_->Run());
-    releaser_ = std::make_unique<SpaceReleaser>(reactor_, served_, options_.release);
+    releaser_ = std::make_unique<SpaceReleaser>(reactor_, options_.release);
+    for (Replica* replica : InService()) releaser_->Add(replica);
     tasks_.Spawn(releaser_->Run());
     co_return Status();
   }
@@ -113,15 +137,7 @@ class Engine::Impl final : public LogReplaySink {
   Task<Status> OpenAll() {
     CO_ASSIGN_OR_RETURN(data_dir_, co_await Directory::Open(reactor_, options_.store.data_dir));
     CO_RETURN_IF_ERROR(StillOurs());
-    for (const PartitionInfo& info : options_.store.partitions) {
-      if (options_.store.ReactorOf(info.id) != options_.reactor_index) continue;
-      CO_ASSIGN_OR_RETURN(std::unique_ptr<Replica> replica, co_await OpenReplica(info));
-      by_uuid_[info.uuid] = replica.get();
-      by_id_.resize(options_.store.partitions.size());
-      by_id_[info.id] = replica.get();
-      served_.push_back(replica.get());
-      replicas_.push_back(std::move(replica));
-    }
+    CO_RETURN_IF_ERROR(co_await OpenReplicas());
     LogOptions log_options;
     log_options.directory = options_.store.LogDirectory(options_.reactor_index);
     log_options.node = options_.store.node;
@@ -131,8 +147,7 @@ class Engine::Impl final : public LogReplaySink {
     log_options.parent = &data_dir_;
     log_options.may_change = [this] { return StillOurs(); };
     log_options.accept_lost = options_.accept_lost_log;
-    for (Replica* replica : served_) {
-      if (replica->quarantined()) continue;
+    for (const Replica* replica : InService()) {
       const PartitionFile& file = replica->partition_file();
       if (file.superblock().log_end <= log_options.required_end) continue;
       log_options.required_end = file.superblock().log_end;
@@ -141,8 +156,9 @@ class Engine::Impl final : public LogReplaySink {
     CO_ASSIGN_OR_RETURN(log_, co_await Log::Open(reactor_, log_options));
     CO_RETURN_IF_ERROR(co_await log_->Recover(this));
     CO_RETURN_IF_ERROR(failure_);
-    for (auto& replica : replicas_) CO_RETURN_IF_ERROR(co_await replica->FinishReplay());
-    for (auto& replica : replicas_) replica->Serve(log_.get());
+    for (Replica* replica : served_) CO_RETURN_IF_ERROR(co_await replica->FinishReplay());
+    for (Replica* replica : served_) replica->Serve(log_.get());
+    for (Replica* replica : InService()) work_.Add(replica);
     log_->ReleaseUnknownStreams();
     CO_RETURN_IF_ERROR(co_await MakeLogKnown());
     discards_at_once_ = true;
@@ -159,35 +175,104 @@ class Engine::Impl final : public LogReplaySink {
     options.on_failure = [this](const Status& s) { OnFailure(s); };
     options.on_quarantine = [this, id = info.id] { OnQuarantine(id); };
     if (options_.make_gate) options.gate = options_.make_gate(info.id);
+    options.on_busy = [this, id = info.id] { work_.NoteBusy(static_cast<Replica*>(by_id_[id])); };
     options.uncommitted_limits = LimitsOf(options_);
+    options.change_count = &change_count_;
     options.store = &data_dir_;
     return options;
   }
 
-  Task<Result<std::unique_ptr<Replica>>> OpenReplica(PartitionInfo info) {
-    Result<std::unique_ptr<Replica>> opened =
-        co_await Replica::Open(reactor_, pool_, options_.store, ReplicaOptions(info));
-    if (opened.ok() || !Replica::IsDamage(opened.status())) co_return opened;
-    co_return Replica::OpenQuarantined(reactor_, pool_, ReplicaOptions(info), opened.status());
+  // Those that are not quarantined. The list stays the same while the caller is suspended; a partition
+  // in it may be quarantined meanwhile.
+  std::vector<Replica*> InService() const {
+    std::vector<Replica*> found;
+    std::copy_if(served_.begin(), served_.end(), std::back_inserter(found),
+                 [](const Replica* replica) { return !replica->quarantined(); });
+    return found;
   }
 
   void OnQuarantine(uint32_t id) {
     if (options_.on_quarantine) options_.on_quarantine(id);
-    if (discards_at_once_) discards_.Spawn(static_cast<Replica*>(by_id_[id])->Discard());
+    auto* replica = static_cast<Replica*>(by_id_[id]);
+    if (replica == nullptr) return;  // it is being opened
+    work_.Remove(replica);
+    if (discards_at_once_) discards_.Spawn(replica->Discard());
+  }
+
+  // Opens this reactor's partitions, several at the same time.
+  Task<Status> OpenReplicas() {
+    by_id_.resize(options_.store.ranges);
+    std::vector<PartitionInfo> mine;
+    for (const PartitionInfo& info : options_.store.partitions) {
+      if (options_.store.ReactorOf(info.id) == options_.reactor_index) mine.push_back(info);
+    }
+    Status status;
+    size_t next = 0;
+    TaskGroup tasks;
+    for (size_t i = 0; i < std::min(kAtOnce, mine.size()); ++i) tasks.Spawn(OpenNext(&mine, &next, &status));
+    co_await tasks.Drain();
+    // In the order of IDs, so that simulations are deterministic whatever the disk does.
+    for (const PartitionInfo& info : mine) {
+      if (by_id_[info.id] != nullptr) served_.push_back(static_cast<Replica*>(by_id_[info.id]));
+    }
+    co_return status;
+  }
+
+  Task<void> OpenNext(const std::vector<PartitionInfo>* mine, size_t* next, Status* status) {
+    while (*next < mine->size() && status->ok()) {
+      Status opened = co_await OpenReplica((*mine)[(*next)++]);
+      if (status->ok()) *status = std::move(opened);
+    }
+  }
+
+  Task<Status> OpenReplica(PartitionInfo info) {
+    Result<std::unique_ptr<Replica>> opened =
+        co_await Replica::Open(reactor_, pool_, options_.store, ReplicaOptions(info));
+    if (!opened.ok() && Replica::IsDamage(opened.status())) {
+      opened = Replica::OpenQuarantined(reactor_, pool_, ReplicaOptions(info), opened.status());
+    }
+    CO_RETURN_IF_ERROR(opened.status());
+    by_uuid_[info.uuid] = opened->get();
+    by_id_[info.id] = opened->get();
+    replicas_.push_back(*std::move(opened));
+    co_return Status();
+  }
+
+  using Call = std::function<Task<Status>(Replica*)>;
+  // Calls `call` for all partitions in service, several at the same time. One that is quarantined
+  // meanwhile is no error. Begins no more after an error.
+  Task<Status> ForEach(Call call) {
+    const std::vector<Replica*> replicas = InService();
+    Status status;
+    size_t next = 0;
+    TaskGroup tasks;
+    for (size_t i = 0; i < std::min(kAtOnce, replicas.size()); ++i) {
+      tasks.Spawn(CallNext(&replicas, &call, &next, &status));
+    }
+    co_await tasks.Drain();
+    co_return status;
+  }
+  Task<void> CallNext(const std::vector<Replica*>* replicas, const Call* call, size_t* next, Status* first_error) {
+    while (*next < replicas->size() && first_error->ok()) {
+      Replica* replica = (*replicas)[(*next)++];
+      Status status = co_await (*call)(replica);
+      if (first_error->ok() && !replica->quarantined()) *first_error = std::move(status);
+    }
   }
 
   // Runs before the first write. A store whose superblocks do not record the log's end would open
   // even without its log.
   Task<Status> MakeLogKnown() {
-    for (Replica* replica : served_) {
-      if (replica->quarantined() || replica->checkpointer().KnowsLog()) continue;
-      Status status = co_await replica->Checkpoint();
-      if (replica->quarantined()) continue;
-      if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(status);
-      // Happens only if an older version filled the disk. Checkpoints will try again.
-      LOG_IF(WARNING, !status.ok()) << "the first checkpoint failed for partition " << replica->id() << ": "
-                                    << status.ToString();
-    }
+    return ForEach([this](Replica* replica) { return MakeLogKnownTo(replica); });
+  }
+
+  Task<Status> MakeLogKnownTo(Replica* replica) {
+    if (replica->checkpointer().KnowsLog()) co_return Status();
+    Status status = co_await replica->Checkpoint();
+    if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(status);
+    // Happens only if an older version filled the disk. Checkpoints will try again.
+    LOG_IF(WARNING, !status.ok()) << "the first checkpoint failed for partition " << replica->id() << ": "
+                                  << status.ToString();
     co_return Status();
   }
 
@@ -238,99 +323,6 @@ class Engine::Impl final : public LogReplaySink {
     if (options_.on_failure) options_.on_failure(status);
   }
 
-  bool MayCheckpoint(const Replica* r) const {
-    auto failed = failed_checkpoints_.find(r);
-    const bool failed_lately =
-        failed != failed_checkpoints_.end() && reactor_.NowNs() - failed->second < kCheckpointRetry;
-    return !r->quarantined() && r->checkpointer().Needed() && !failed_lately;
-  }
-
-  // Returns the partition to checkpoint next, or null if there is none. If much log is retained, or
-  // the log waits for a segment, it is the one that pins the oldest log. If much space waits to be
-  // freed, it is the one that would free the most. Otherwise it is the one whose last checkpoint is
-  // longest ago, if that is too long.
-  Replica* NextToCheckpoint() {
-    LogStats log = log_->stats();
-    const uint64_t enough_records =
-        std::min<uint64_t>(options_.log_budget_records / 2, kLogRecordsPerPoolPage * pool_.frame_count());
-    if (log.unreleased_bytes > options_.log_budget_bytes / 2 || log.unreleased_records > enough_records ||
-        log.waits_for_segment) {
-      auto found = by_uuid_.find(log_->OldestPinnedStream());
-      if (found != by_uuid_.end() && MayCheckpoint(found->second)) return found->second;
-      // Checkpoints cannot release what is not committed. It is copied only when the log needs the
-      // room, not for the sake of a quick recovery: it would be copied for ever.
-      const bool short_of_room = log.unreleased_bytes > options_.log_budget_bytes / 2 ||
-                                 log.unreleased_records > options_.log_budget_records / 2 || log.waits_for_segment;
-      if (short_of_room && found != by_uuid_.end()) MakeRoomInLog(found->second, log);
-    }
-    if (Replica* replica = MostPendingFree()) return replica;
-    Replica* oldest = nullptr;
-    for (Replica* r : served_) {
-      if (!MayCheckpoint(r) || reactor_.NowNs() - r->checkpointer().last_ns() < options_.checkpoint_interval_ns)
-        continue;
-      if (!oldest || r->checkpointer().last_ns() < oldest->checkpointer().last_ns()) oldest = r;
-    }
-    return oldest;
-  }
-
-  // The partition pins the oldest log, and no checkpoint can release it.
-  void MakeRoomInLog(Replica* replica, const LogStats& log) {
-    if (!replica->quarantined()) {
-      if (!replica->checkpointer().Needed()) replica->AppendTailAgain();
-      return;
-    }
-    // What may repair the partition is kept until it would stop the others.
-    if (log.unreleased_bytes > options_.log_budget_bytes / 4 * 3 ||
-        log.unreleased_records > options_.log_budget_records / 4 * 3 || log.waits_for_segment) {
-      replica->DropUnits();
-    }
-  }
-
-  // If the data fits into memory, a page that is rewritten many times between two checkpoints is
-  // written only once. That is worth letting space wait, up to the size of the pool.
-  Replica* MostPendingFree() {
-    uint64_t pending = 0, used = 0;
-    Replica* most = nullptr;
-    for (Replica* r : served_) {
-      if (r->quarantined()) continue;
-      const PartitionFile& file = r->partition_file();
-      pending += file.pending_free_blocks();
-      used += file.allocator().used_blocks();
-      if (!MayCheckpoint(r)) continue;
-      if (!most || file.pending_free_blocks() > most->partition_file().pending_free_blocks()) most = r;
-    }
-    const uint64_t pool_blocks = uint64_t{pool_.frame_count()} * pool_.page_bytes() / kBlockBytes;
-    // An extent has at least one block.
-    const uint64_t limit = std::min(kMaxPendingBlocks, MaxListed() / 4);
-    return pending > std::min(std::max(pool_blocks, used / kPendingFreeShare), limit) ? most : nullptr;
-  }
-
-  // Releases the snapshots whose time is over, and the oldest one early if they retain too much. A
-  // snapshot belongs to all partitions, so it is released in all of them.
-  void ExpireSnapshots() {
-    uint64_t held = 0;
-    const SnapshotInfo* oldest = nullptr;
-    for (Replica* r : served_) {
-      if (r->quarantined()) continue;
-      r->snapshots().ReleaseExpired();
-      // What an earlier release frees may be enough.
-      if (r->partition_file().releasing_generations()) return;
-      held += r->partition_file().held_extents();
-      const SnapshotInfo* snapshot = r->snapshots().Oldest();
-      if (snapshot && (!oldest || snapshot->version < oldest->version)) oldest = snapshot;
-    }
-    const uint64_t limit = std::min(options_.max_held_extents, MaxListed() / 4 * 3);
-    if (held <= limit || !oldest) return;
-    const SnapshotInfo released = *oldest;
-    LOG(WARNING) << "the snapshot that was opened " << (reactor_.WallMs() - VersionMs(released.version)) / 1000
-                 << " s ago is released early: snapshots retain " << held << " replaced pages and values on reactor "
-                 << options_.reactor_index << ", where the limit is " << limit
-                 << ". Close snapshots sooner, or raise --memory_limit_mb";
-    for (Replica* r : served_) {
-      if (!r->quarantined()) r->snapshots().ReleaseIfOpen(released.id);
-    }
-  }
-
   // Removes expired records, one partition after another. A sweep that waits for a commit goes on by
   // itself, and does not hold up the other partitions.
   Task<void> SweepLoop() {
@@ -338,11 +330,13 @@ class Engine::Impl final : public LogReplaySink {
       co_await Sleep(reactor_, kCheckpointTick);  // short, so that closing does not wait long
       if (reactor_.NowNs() < next) continue;
       next = reactor_.NowNs() + kSweepInterval;
-      for (Replica* r : served_) {
-        if (closing_ || !failure_.ok() || r->quarantined()) continue;
-        if (r->upkeep().sweeping() || !r->upkeep().ExpiryDue()) continue;
-        r->upkeep().SweepSoon();
-        while (r->upkeep().sweeping() && !r->waits_for_commit()) co_await Sleep(reactor_, kSweepLook);
+      for (Replica* r : work_.SweepsDue()) {
+        if (closing_ || !failure_.ok()) break;
+        if (!r->serving()) continue;
+        const ActiveCall hold = r->Hold();  // PL1
+        if (!r->upkeep().sweeping() && r->upkeep().ExpiryDue()) r->upkeep().SweepSoon();
+        if (!r->waits_for_commit()) co_await r->upkeep().SweepEndsOrStalls();
+        work_.NoteSwept(r);
       }
     }
   }
@@ -357,8 +351,7 @@ class Engine::Impl final : public LogReplaySink {
           break;
         }
       }
-      ExpireSnapshots();
-      Replica* replica = NextToCheckpoint();
+      Replica* replica = work_.NextToCheckpoint(PinsLog(), work_.LogIsShort(log_->stats()));
       if (!replica) {
         GiveUpClosing();
         co_await Sleep(reactor_, kCheckpointTick);
@@ -366,15 +359,30 @@ class Engine::Impl final : public LogReplaySink {
       }
       Status status = co_await replica->Checkpoint();
       ++checkpoints_;
-      failed_checkpoints_.erase(replica);
+      work_.NoteCheckpoint(replica, status);
       if (!status.ok() && failure_.ok() && !replica->quarantined()) {
         LOG(WARNING) << "the checkpoint failed for partition " << replica->id() << ": " << status.ToString();
         // A full disk. Other partitions are checkpointed meanwhile, which may free space.
-        failed_checkpoints_[replica] = reactor_.NowNs();
       } else {
         last_success_ns_ = reactor_.NowNs();
       }
     }
+  }
+
+  // The partition that should release the oldest part of the log, or null. If it is quarantined,
+  // nothing but dropping its units releases them.
+  Replica* PinsLog() {
+    const LogStats log = log_->stats();
+    if (!work_.LogIsLong(log)) return nullptr;
+    const auto found = by_uuid_.find(log_->OldestPinnedStream());
+    if (found == by_uuid_.end()) return nullptr;
+    if (!found->second->quarantined()) return found->second;
+    // What may repair the partition is kept until it would stop the others.
+    if (log.unreleased_bytes > options_.log_budget_bytes / 4 * 3 ||
+        log.unreleased_records > options_.log_budget_records / 4 * 3 || log.waits_for_segment) {
+      found->second->DropUnits();
+    }
+    return nullptr;
   }
 
   // Close waits for writes that wait for a log segment. Checkpoints release segments, unless the disk
@@ -386,14 +394,16 @@ class Engine::Impl final : public LogReplaySink {
                         options_.store.LogDirectory(options_.reactor_index)));
   }
 
+  Task<Status> CheckpointInService() {
+    return ForEach([](Replica* replica) { return replica->Checkpoint(); });
+  }
+
   Task<Status> CheckpointAll() {
-    Status first;
-    for (Replica* r : served_) {
-      Status status = co_await r->Checkpoint();
-      if (first.ok()) first = std::move(status);
-      if (!first.ok() && !r->quarantined()) break;
+    CO_RETURN_IF_ERROR(co_await CheckpointInService());
+    for (Replica* replica : served_) {
+      if (replica->quarantined()) co_return co_await replica->Checkpoint();  // says why
     }
-    co_return first;
+    co_return Status();
   }
 
   void GiveUpUncommitted() {
@@ -413,11 +423,7 @@ class Engine::Impl final : public LogReplaySink {
     Status status;
     // Checkpoint twice: the log is needed back to the older of the two superblock slots.
     for (int round = 0; checkpoint && round < 2 && status.ok() && failure_.ok(); ++round) {
-      for (Replica* r : served_) {
-        status = co_await r->Checkpoint();
-        if (r->quarantined()) status = Status();
-        if (!status.ok()) break;
-      }
+      status = co_await CheckpointInService();
     }
     Status shut = co_await Shut();
     co_return status.ok() ? std::move(shut) : std::move(status);
@@ -434,6 +440,7 @@ class Engine::Impl final : public LogReplaySink {
     co_await pool_.Stop();
     if (log_) status = co_await log_->Close();
     for (auto& replica : replicas_) {
+      work_.Remove(replica.get());
       Status closed = co_await replica->Close();
       if (status.ok()) status = std::move(closed);
     }
@@ -517,10 +524,11 @@ class Engine::Impl final : public LogReplaySink {
     s.pool_bytes = pool.pages * options_.store.page_bytes;
     if (log_) s.log = log_->stats();
     s.checkpoints_total = checkpoints_;
+    s.busy_partitions = work_.busy();
     if (releaser_) s.release = releaser_->stats();
     s.write_waits_total = s.log.append_waits_total;
     for (const Replica* r : served_) {
-      s.disk_full_total += r->stats().disk_full_total;
+      s.disk_full_total += r->counters().disk_full_total;
       s.quarantined_partitions += r->quarantined();
     }
     return s;
@@ -544,6 +552,8 @@ class Engine::Impl final : public LogReplaySink {
   std::vector<Replica*> served_;
   std::vector<Partition*> partitions_;
   std::unordered_map<Uuid, Replica*, UuidHash> by_uuid_;
+  WorkList work_{reactor_, pool_, options_, MaxListed()};
+  std::atomic<uint64_t> change_count_ = 0;
   Status failure_;
   std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<SpaceReleaser> releaser_;
@@ -552,8 +562,7 @@ class Engine::Impl final : public LogReplaySink {
   // the end, when it does it itself.
   bool discards_at_once_ = false;
   TaskGroup discards_;
-  std::unordered_map<const Replica*, Nanos> failed_checkpoints_;  // when the last one failed
-  Nanos close_began_ns_ = 0, last_success_ns_ = 0;                // of a checkpoint
+  Nanos close_began_ns_ = 0, last_success_ns_ = 0;  // of a checkpoint
   uint64_t checkpoints_ = 0;
   uint64_t batch_uses_ = 0;
   std::array<BatchLookup, kBatchChunk> lookups_;  // of the running batch, which does not suspend
@@ -564,11 +573,18 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 Task<Result<std::unique_ptr<Engine>>> Engine::Open(Reactor& reactor, EngineOptions options) {
-  CO_RETURN_IF_ERROR(Impl::CheckMemory(options));
+  CO_RETURN_IF_ERROR(Impl::CheckSize(options));
   auto impl = std::make_unique<Impl>(reactor, std::move(options));
   CO_RETURN_IF_ERROR(co_await impl->Open());
   impl->partitions_.assign(impl->served_.begin(), impl->served_.end());
   co_return std::unique_ptr<Engine>(new Engine(std::move(impl)));
+}
+
+uint64_t Engine::MinMemoryBytes(uint32_t page_bytes, uint64_t partitions) {
+  // A quarter may go to what does not depend on their number (PoolOptions).
+  const uint64_t needed =
+      Impl::MinPoolBytes(page_bytes, partitions) + partitions * (kPartitionBytes + ChangeTail::kMinBytes);
+  return needed / 3 * 4 + 4;
 }
 
 Reactor& Engine::reactor() { return impl_->reactor_; }
@@ -583,6 +599,7 @@ void Engine::CheckInvariants() const {
 }
 EngineStats Engine::stats() const { return impl_->stats(); }
 std::vector<QuarantinedPartition> Engine::quarantined() const { return impl_->quarantined(); }
+const std::atomic<uint64_t>& Engine::change_count() const { return impl_->change_count_; }
 Scrubber& Engine::scrubber() { return *impl_->scrubber_; }
 const Status& Engine::failure() const { return impl_->failure_; }
 void Engine::GiveUpUncommitted() { impl_->GiveUpUncommitted(); }

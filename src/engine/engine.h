@@ -16,6 +16,7 @@
 //       stops nothing else. Only a failure of the shared log stops the engine.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -83,6 +84,7 @@ struct EngineStats {
   uint64_t pool_bytes = 0;
   LogStats log;
   uint64_t checkpoints_total = 0, quarantined_partitions = 0;
+  uint64_t busy_partitions = 0;  // of which background work may be due (work_list.h)
   uint64_t write_waits_total = 0, disk_full_total = 0;
   SpaceReleaseStats release;
 };
@@ -93,6 +95,9 @@ class Engine {
   // except those that are quarantined, which answer each with the reason.
   static Task<Result<std::unique_ptr<Engine>>> Open(Reactor& reactor, EngineOptions options);
   ~Engine();
+
+  // The EngineOptions::memory_bytes that always suffices for so many partitions on one reactor.
+  static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions);
 
   Reactor& reactor();
   // The partition with this ID, or null if it belongs to another reactor.
@@ -113,6 +118,9 @@ class Engine {
   Task<Status> CheckpointAll();
   EngineStats stats() const;
   std::vector<QuarantinedPartition> quarantined() const;
+  // Changes after each change that Partition::newest_change of one of the partitions shows. Any
+  // thread may read it.
+  const std::atomic<uint64_t>& change_count() const;
   // For tests: CHECKs what must hold of every part between two turns.
   void CheckInvariants() const;
   // Verifies the data on disk while the engine serves requests.

@@ -8,37 +8,53 @@ namespace pando {
 namespace {
 
 constexpr Nanos kTick = 20 * kMillisecond;  // short, so that stopping does not wait long
+constexpr size_t kLooksPerTick = 4;         // SR3
 constexpr uint64_t kKeepShare = 8;
 constexpr uint64_t kChunkBytes = ExtentAllocator::kChunkBlocks * kBlockBytes;
 
 }  // namespace
 
-SpaceReleaser::SpaceReleaser(Reactor& reactor, const std::vector<Replica*>& replicas, SpaceReleaseOptions options)
-    : reactor_(reactor), options_(options), period_end_ns_(reactor.NowNs() + options.after_ns) {
-  for (Replica* replica : replicas) watched_.emplace_back().replica = replica;
+SpaceReleaser::SpaceReleaser(Reactor& reactor, SpaceReleaseOptions options) : reactor_(reactor), options_(options) {}
+
+void SpaceReleaser::Add(Replica* replica) {
+  Watched& watched = watched_[replica->id()];
+  watched.replica = replica;
+  watched.period_end_ns = reactor_.NowNs() + options_.after_ns;
 }
+
+void SpaceReleaser::Remove(Replica* replica) { watched_.erase(replica->id()); }
 
 Task<void> SpaceReleaser::Run() {
   if (options_.bytes_per_s == 0) co_return;
   for (Nanos last_ns = reactor_.NowNs(); !stopping_;) {
     co_await Sleep(reactor_, kTick);
-    const Nanos now_ns = reactor_.NowNs();
-    // At least one piece, so that a slow rate can save up for it.
-    const uint64_t most = std::max(kPieceBlocks * kBlockBytes, options_.bytes_per_s / 10);
-    credit_bytes_ += static_cast<uint64_t>(static_cast<double>(options_.bytes_per_s) *
-                                           static_cast<double>(now_ns - last_ns) / static_cast<double>(kSecond));
-    credit_bytes_ = std::min(credit_bytes_, most);
-    last_ns = now_ns;
-    const bool period_over = now_ns >= period_end_ns_;
-    if (period_over) period_end_ns_ = now_ns + options_.after_ns;
-    for (Watched& watched : watched_) {
-      if (stopping_) co_return;
-      if (watched.replica->quarantined()) continue;
-      const uint64_t surplus = Surplus(&watched);
-      if (surplus >= ExtentAllocator::kChunkBlocks && !watched.refused) co_await Release(&watched);
-      if (period_over) watched.low_before = std::exchange(watched.low_now, UINT64_MAX);
-    }
+    AddCredit(reactor_.NowNs() - std::exchange(last_ns, reactor_.NowNs()));
+    for (size_t i = std::min(kLooksPerTick, watched_.size()); i > 0 && !stopping_; --i) co_await LookAtNext();
   }
+}
+
+void SpaceReleaser::AddCredit(Nanos passed_ns) {
+  // At least one piece, so that a slow rate can save up for it.
+  const uint64_t most = std::max(kPieceBlocks * kBlockBytes, options_.bytes_per_s / 10);
+  credit_bytes_ += static_cast<uint64_t>(static_cast<double>(options_.bytes_per_s) * static_cast<double>(passed_ns) /
+                                         static_cast<double>(kSecond));
+  credit_bytes_ = std::min(credit_bytes_, most);
+}
+
+Task<void> SpaceReleaser::LookAtNext() {
+  auto next = watched_.lower_bound(next_id_);
+  if (next == watched_.end()) next = watched_.begin();
+  if (next == watched_.end()) co_return;
+  const uint32_t id = next->first;
+  next_id_ = id + 1;
+  Watched& watched = next->second;
+  if (!watched.replica->serving()) co_return;
+  const ActiveCall hold = watched.replica->Hold();  // PL1: until the end of this look
+  const uint64_t surplus = Surplus(&watched);
+  if (surplus >= ExtentAllocator::kChunkBlocks && !watched.refused) co_await Release(&watched);
+  if (reactor_.NowNs() < watched.period_end_ns) co_return;
+  watched.period_end_ns = reactor_.NowNs() + options_.after_ns;
+  watched.low_before = std::exchange(watched.low_now, UINT64_MAX);
 }
 
 // Blocks that have been free all the time and will probably not be needed soon.
@@ -55,7 +71,7 @@ uint64_t SpaceReleaser::Surplus(Watched* watched) const {
 Task<void> SpaceReleaser::Release(Watched* watched) {
   CHECK(!watched->refused) << "SR2: the file system has refused to punch holes into this file before";
   PartitionFile& file = watched->replica->mutable_partition_file();
-  while (!stopping_ && credit_bytes_ >= kChunkBytes) {
+  while (!stopping_ && watched->replica->serving() && credit_bytes_ >= kChunkBytes) {
     const uint64_t blocks = std::min({Surplus(watched), kPieceBlocks, credit_bytes_ / kBlockBytes});
     if (blocks < ExtentAllocator::kChunkBlocks) co_return;
     Result<uint64_t> released = co_await file.ReleaseSpace(

@@ -11,9 +11,10 @@
 // Invariants
 //   SR1  At most bytes_per_s are returned, in pieces of at most kPieceBlocks.
 //   SR2  If the file system cannot punch holes, the releaser tries once per file.
+//   SR3  A tick looks at a bounded number of partitions, in turn.
 #pragma once
 
-#include <vector>
+#include <map>
 
 #include "src/io/reactor.h"
 
@@ -35,8 +36,11 @@ struct SpaceReleaseStats {
 
 class SpaceReleaser {
  public:
-  SpaceReleaser(Reactor& reactor, const std::vector<Replica*>& replicas, SpaceReleaseOptions options);
+  SpaceReleaser(Reactor& reactor, SpaceReleaseOptions options);
 
+  // A replica stays until Remove, which may be called once nothing holds the replica any more.
+  void Add(Replica* replica);
+  void Remove(Replica* replica);
   // Works until Stop().
   Task<void> Run();
   void Stop() { stopping_ = true; }
@@ -48,17 +52,20 @@ class SpaceReleaser {
     Replica* replica = nullptr;
     // The least spare space in the last period and in this one.
     uint64_t low_before = 0, low_now = UINT64_MAX;
+    Nanos period_end_ns = 0;
     bool refused = false;
   };
 
   uint64_t Surplus(Watched* watched) const;
+  void AddCredit(Nanos passed_ns);
+  Task<void> LookAtNext();
   Task<void> Release(Watched* watched);
 
   Reactor& reactor_;
-  std::vector<Watched> watched_;
   const SpaceReleaseOptions options_;
-  Nanos period_end_ns_;
-  uint64_t credit_bytes_ = 0;  // how much the rate allows now
+  std::map<uint32_t, Watched> watched_;  // by ID
+  uint32_t next_id_ = 0;                 // at or after which to look next
+  uint64_t credit_bytes_ = 0;            // how much the rate allows now
   bool stopping_ = false;
   SpaceReleaseStats stats_;
 };

@@ -248,7 +248,7 @@ class Reactor {
   // others follow it), or kNoBuffer if the kernel refuses. A region is locked in memory when it is
   // first used. Once the kernel refuses to lock a region, which is logged and counted, that region
   // and all others not yet locked are used unregistered. Each region may have at most 1 GiB, and
-  // there may be at most kMaxBufferRegions of them. May be called once.
+  // there may be at most kMaxBufferRegions of them. Replaces the unused regions of an earlier call.
   virtual int RegisterBuffers(std::span<const iovec> regions) = 0;
   // Returns the names of the directory's entries, sorted. Blocks; for startup and recovery only.
   virtual Result<std::vector<std::string>> ListDirectory(const std::string& path) = 0;

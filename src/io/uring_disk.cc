@@ -143,7 +143,10 @@ void UringDisk::DeliverFinished() {
 // This only creates the kernel's table. Registering all regions now would fault in and lock all of
 // their memory before the first operation, which takes seconds for a large pool.
 int UringDisk::RegisterBuffers(std::span<const iovec> regions) {
-  CHECK(regions_.empty()) << "buffers are registered once per reactor";
+  // A node that changes its number of reactors has one pool after another. The old one is gone.
+  if (!regions_.empty()) io_uring_unregister_buffers(&core_->ring);
+  regions_.clear();
+  registration_refused_ = false;
   for (const iovec& region : regions) {
     CHECK_LE(region.iov_len, size_t{1} << 30) << "a registered region is at most 1 GiB";
     regions_.push_back({region, false});

@@ -4,6 +4,7 @@
 // Threads: one reactor.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <span>
 #include <string>
@@ -25,6 +26,8 @@ struct KvBackend {
   const StoreInfo* store = nullptr;
   uint32_t reactor = 0;
   std::vector<Partition*> partitions;  // by id; proxies for the partitions of other reactors
+  // Engine::change_count of all reactors. Empty: the partitions are asked one by one.
+  std::vector<const std::atomic<uint64_t>*> change_counts;
   // Engine::BatchGet of this reactor.
   std::function<void(std::span<PointRead>)> batch_get;
   // Engine::BatchWrite of this reactor.

@@ -158,7 +158,7 @@ KvService::KvService(RpcServer* server, KvBackend* backend, NodeControl* control
           server, backend,
           [this](const RequestId& id, std::string key, int32_t budget_ms) { SlowGet(id, std::move(key), budget_ms); }),
       writes_(server, backend, &tasks_),
-      watchers_(server, &backend->partitions, watch_options) {
+      watchers_(server, backend, watch_options) {
   for (const Method& method : kMethods) {
     metrics_.push_back(std::make_unique<MethodMetrics>());
     metrics_.back()->name = method.name;

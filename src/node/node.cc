@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "src/base/address.h"
+#include "src/engine/log_layout.h"
 #include "src/io/process.h"
 
 namespace pando {
@@ -48,7 +49,7 @@ Task<Status> Node::OnAllReactors(Reactor& caller, Fn fn) {
 
 Status Node::Start() {
   RETURN_IF_ERROR(CheckOptions(options_));
-  // An existing store fixes the number of reactors, so read it before the reactors are created.
+  // An existing store may say how many reactors there are, so read it before they are created.
   uint32_t reactors = options_.reactors, partitions = 0;
   {
     ASSIGN_OR_RETURN(std::unique_ptr<Reactor> probe, MakeUringReactor({}));
@@ -71,7 +72,7 @@ Status Node::Start() {
   options_.max_connections = descriptors_.connections;
   budgets_ = std::make_unique<ConnectionBudgets>(
       ConnectionBudgets::Limits{descriptors_.sockets, kMaxPeerSockets, kMaxHttpSockets});
-  ASSIGN_OR_RETURN(memory_, SplitMemory(options_, reactors));
+  ASSIGN_OR_RETURN(memory_, SplitMemory(options_, reactors, partitions));
   shared_ = std::make_unique<RpcShared>(static_cast<int64_t>(memory_.request_bytes));
   mallopt(M_MMAP_THRESHOLD, kMmapThresholdBytes);
   mallopt(M_TRIM_THRESHOLD, 4 * kMmapThresholdBytes);
@@ -140,6 +141,8 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   Result<StoreInfo> opened = co_await OpenStore(first, std::move(store));
   if (!opened.ok()) co_return opened.TakeStatus();
   store_ = *std::move(opened);
+  CO_RETURN_IF_ERROR(co_await RemoveLeftovers(first, &store_));
+  CO_RETURN_IF_ERROR(co_await ChangeReactorsIfNeeded(first));
 
   CO_RETURN_IF_ERROR(co_await OpenEngines(first));
   recovery_seconds_ = static_cast<double>(first.NowNs() - begin_ns) / kSecond;
@@ -177,6 +180,22 @@ Status Node::ServeHttp(Reactor& first) {
   LOG(INFO) << "serving http " << FormatHostPort(options_.host, http_port_)
             << "; /readyz answers 503 until the storage engine has recovered";
   return {};
+}
+
+// An engine of one of the old reactors gets the memory of all new ones.
+Task<Status> Node::ChangeReactorsIfNeeded(Reactor& first) {
+  if (store_.reactors == options_.reactors) co_return Status();
+  LOG(INFO) << options_.data_dir << ": is a store of " << store_.reactors << " reactors; it is given to "
+            << options_.reactors << " before it is served";
+  EngineOptions options;
+  options.memory_bytes = memory_.engine_bytes * options_.reactors;
+  options.compression = options_.compression;
+  options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
+  options.log_budget_records = options_.log_budget_records / store_.reactors;
+  CO_ASSIGN_OR_RETURN(options.lock, lock_.Identity());
+  options.accept_lost_log = options_.accept_lost_log;
+  options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
+  co_return co_await ChangeReactors(first, std::move(options), options_.reactors, &store_);
 }
 
 Task<Status> Node::OpenEngines(Reactor& first) {

@@ -46,6 +46,7 @@ class Node final : private NodeControl {
   Task<Status> StartOnReactor(Reactor& first);
   Task<Status> StopOnReactor(Reactor& first);
   Status ServeHttp(Reactor& first);
+  Task<Status> ChangeReactorsIfNeeded(Reactor& first);
   Task<Status> OpenEngines(Reactor& first);
   Task<Status> ListenAll(Reactor& first);
   Task<void> ReactorMain(Reactor& reactor);

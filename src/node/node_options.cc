@@ -4,7 +4,7 @@
 #include <bit>
 
 #include "src/base/address.h"
-#include "src/buffer_pool/buffer_pool.h"
+#include "src/engine/engine.h"
 #include "src/io/socket_address.h"
 #include "src/partition/store.h"
 
@@ -28,8 +28,7 @@ constexpr uint64_t kProcessDescriptors = 64;
 // Ring, wake-up, listeners, the log's directory, its current, next and retiring segments, and the
 // scrub's files.
 constexpr uint64_t kReactorDescriptors = 24;
-// The data file, its directory, and the data file once more while it is scrubbed.
-constexpr uint64_t kPartitionDescriptors = 3;
+constexpr uint64_t kPartitionDescriptors = 1;               // its data file
 constexpr uint64_t kHttpDescriptors = kMaxHttpSockets + 8;  // its sockets, its listener, and some spare
 constexpr uint32_t kMinSockets = 16;
 // Per reactor: connections over the limit that stay open until they have been told so.
@@ -47,12 +46,12 @@ constexpr int64_t kMaxCheckpointIntervalS = 30 * 24 * 3600;
 
 namespace {
 
-// The least memory with which an engine can hold the smallest number of pool pages. The pool gets
-// at least three quarters of an engine's memory.
-uint64_t MinEngineBytes(uint32_t page_bytes) {
-  const uint64_t pool = BufferPool::MinMemoryBytes(page_bytes, BufferPoolOptions().write_buffers);
-  return std::max(kMinEngineBytes, (pool + 2) / 3 * 4);
-}
+struct Shape {  // of a store
+  uint32_t reactors = 0, page_bytes = 0, partitions = 0;
+  uint64_t MinEngineBytes() const {
+    return std::max(kMinEngineBytes, Engine::MinMemoryBytes(page_bytes, (partitions + reactors - 1) / reactors));
+  }
+};
 
 // Divides `limit_bytes`, except for the engines' part.
 MemorySplit SplitWithoutEngines(const NodeOptions& options, uint32_t reactors, uint64_t limit_bytes) {
@@ -65,16 +64,16 @@ MemorySplit SplitWithoutEngines(const NodeOptions& options, uint32_t reactors, u
   return split;
 }
 
-uint64_t Needed(const MemorySplit& split, uint32_t reactors, uint32_t page_bytes) {
-  return split.process_bytes + split.connection_bytes + split.request_bytes + reactors * MinEngineBytes(page_bytes);
+uint64_t Needed(const MemorySplit& split, const Shape& shape) {
+  return split.process_bytes + split.connection_bytes + split.request_bytes + shape.reactors * shape.MinEngineBytes();
 }
 
 // The smallest limit that works, in MiB.
-uint64_t LeastLimit(const NodeOptions& options, uint32_t reactors, uint32_t page_bytes) {
+uint64_t LeastLimit(const NodeOptions& options, const Shape& shape) {
   // The need grows with the limit, but more slowly, so this loop ends.
   uint64_t limit_bytes = 0;
   for (;;) {
-    const uint64_t needed = Needed(SplitWithoutEngines(options, reactors, limit_bytes), reactors, page_bytes);
+    const uint64_t needed = Needed(SplitWithoutEngines(options, shape.reactors, limit_bytes), shape);
     if (needed <= limit_bytes) return limit_bytes / kMiB;
     limit_bytes = (needed + kMiB - 1) / kMiB * kMiB;
   }
@@ -82,16 +81,17 @@ uint64_t LeastLimit(const NodeOptions& options, uint32_t reactors, uint32_t page
 
 }  // namespace
 
-Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors) {
-  const uint32_t page_bytes = options.page_bytes ? options.page_bytes : kDefaultPageBytes;
+Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors, uint32_t partitions) {
+  const Shape shape{reactors, options.page_bytes ? options.page_bytes : kDefaultPageBytes, partitions};
   MemorySplit split = SplitWithoutEngines(options, reactors, options.memory_limit_bytes);
-  const uint64_t needed = Needed(split, reactors, page_bytes);
+  const uint64_t needed = Needed(split, shape);
   if (options.memory_limit_bytes < needed) {
-    return Error(Code::kInvalidArgument,
-                 "--memory_limit_mb={} is too small for {} reactors and pages of {} bytes; give at least {}",
-                 options.memory_limit_bytes / kMiB, reactors, page_bytes, LeastLimit(options, reactors, page_bytes));
+    return Error(
+        Code::kInvalidArgument,
+        "--memory_limit_mb={} is too small for {} reactors, {} partitions and pages of {} bytes; give at least {}",
+        options.memory_limit_bytes / kMiB, reactors, partitions, shape.page_bytes, LeastLimit(options, shape));
   }
-  const uint64_t taken = needed - reactors * MinEngineBytes(page_bytes);
+  const uint64_t taken = needed - reactors * shape.MinEngineBytes();
   split.engine_bytes = (options.memory_limit_bytes - taken) / reactors;
   return split;
 }

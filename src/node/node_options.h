@@ -53,7 +53,8 @@ struct MemorySplit {
 };
 
 // kInvalidArgument: the limit is too small; the message names the smallest one that works.
-Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors);
+Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors, uint32_t partitions);
+
 // How the file descriptors that the process may open are divided.
 struct DescriptorSplit {
   uint64_t limit = 0;  // of the process

@@ -10,6 +10,7 @@ namespace pando {
 namespace {
 
 constexpr Nanos kPublishIntervalNs = 500 * kMillisecond;
+constexpr size_t kSumsPerPublish = 256;  // partitions
 
 void SetTotal(Counter* counter, uint64_t total) {
   if (total > counter->value()) counter->Add(total - counter->value());
@@ -58,6 +59,7 @@ void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
 
 void ReactorPart::Connect(const std::vector<ReactorPart*>& parts) {
   for (ReactorPart* part : parts) {
+    backend_.change_counts.push_back(&part->engine_->change_count());
     backend_.peers.push_back(&part->backend_);
     backend_.get_paths.push_back(&part->service_->get_path());
     backend_.write_paths.push_back(&part->service_->write_path());
@@ -140,40 +142,48 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.checkpoints, stats.checkpoints_total);
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
   SetTotal(&gauges_.disk_full, stats.disk_full_total);
-  uint64_t reads = 0, writes = 0, scans = 0, file_bytes = 0, used_bytes = 0, hole_bytes = 0, snapshots = 0,
-           pinned_bytes = 0, changes_kept = 0, uncommitted_bytes = 0, uncommitted_refused = 0;
-  for (Partition* partition : engine_->partitions()) {
-    PartitionStats p = partition->stats();
-    reads += p.reads_total;
-    writes += p.writes_total;
-    scans += p.scans_total;
-    file_bytes += p.file_bytes;
-    used_bytes += p.used_bytes;
-    hole_bytes += p.hole_bytes;
-    snapshots = std::max(snapshots, p.snapshots);
-    pinned_bytes += p.snapshot_pinned_bytes;
-    changes_kept += p.changes_kept;
-    uncommitted_bytes += p.uncommitted_bytes;
-    uncommitted_refused += p.uncommitted_refused_total;
-  }
-  SetTotal(&gauges_.reads, reads);
-  SetTotal(&gauges_.writes, writes);
-  SetTotal(&gauges_.scans, scans);
-  SetTotal(&gauges_.uncommitted_refused, uncommitted_refused);
-  gauges_.uncommitted_bytes.Set(static_cast<int64_t>(uncommitted_bytes));
   gauges_.quarantined.Set(static_cast<int64_t>(stats.quarantined_partitions));
-  gauges_.partition_file_bytes.Set(static_cast<int64_t>(file_bytes));
-  gauges_.partition_used_bytes.Set(static_cast<int64_t>(used_bytes));
-  gauges_.partition_hole_bytes.Set(static_cast<int64_t>(hole_bytes));
   SetTotal(&gauges_.released_bytes, stats.release.bytes_total);
   gauges_.release_refused_files.Set(static_cast<int64_t>(stats.release.refused_files));
-  gauges_.changes_kept.Set(static_cast<int64_t>(changes_kept));
-  gauges_.snapshots.Set(static_cast<int64_t>(snapshots));
-  gauges_.snapshot_pinned_bytes.Set(static_cast<int64_t>(pinned_bytes));
+  SumPartitions();
   server_->PublishMetrics();
   scrub_gauges_.Set(engine_->scrubber().report());
   gauges_.frame_bytes.Set(static_cast<int64_t>(FrameBytesOnThisThread()));
   reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);
+}
+
+// Sums the statistics of the partitions, a bounded number at each call, and publishes the sums once
+// they have all of them.
+void ReactorPart::SumPartitions() {
+  const std::span<Partition* const> partitions = engine_->partitions();
+  for (size_t i = 0; i < kSumsPerPublish && summed_ < partitions.size(); ++i) {
+    const PartitionStats p = partitions[summed_++]->stats();
+    sums_.reads_total += p.reads_total;
+    sums_.writes_total += p.writes_total;
+    sums_.scans_total += p.scans_total;
+    sums_.file_bytes += p.file_bytes;
+    sums_.used_bytes += p.used_bytes;
+    sums_.hole_bytes += p.hole_bytes;
+    sums_.snapshots = std::max(sums_.snapshots, p.snapshots);
+    sums_.snapshot_pinned_bytes += p.snapshot_pinned_bytes;
+    sums_.changes_kept += p.changes_kept;
+    sums_.uncommitted_bytes += p.uncommitted_bytes;
+    sums_.uncommitted_refused_total += p.uncommitted_refused_total;
+  }
+  if (summed_ < partitions.size()) return;
+  summed_ = 0;
+  const PartitionStats sums = std::exchange(sums_, PartitionStats());
+  SetTotal(&gauges_.reads, sums.reads_total);
+  SetTotal(&gauges_.writes, sums.writes_total);
+  SetTotal(&gauges_.scans, sums.scans_total);
+  SetTotal(&gauges_.uncommitted_refused, sums.uncommitted_refused_total);
+  gauges_.uncommitted_bytes.Set(static_cast<int64_t>(sums.uncommitted_bytes));
+  gauges_.partition_file_bytes.Set(static_cast<int64_t>(sums.file_bytes));
+  gauges_.partition_used_bytes.Set(static_cast<int64_t>(sums.used_bytes));
+  gauges_.partition_hole_bytes.Set(static_cast<int64_t>(sums.hole_bytes));
+  gauges_.changes_kept.Set(static_cast<int64_t>(sums.changes_kept));
+  gauges_.snapshots.Set(static_cast<int64_t>(sums.snapshots));
+  gauges_.snapshot_pinned_bytes.Set(static_cast<int64_t>(sums.snapshot_pinned_bytes));
 }
 
 // Long function: one entry per metric.

@@ -81,6 +81,7 @@ class ReactorPart {
   };
   void RegisterMetrics();
   void Publish();
+  void SumPartitions();
 
   Reactor& reactor_;
   const StoreInfo* const store_;
@@ -96,6 +97,8 @@ class ReactorPart {
   EngineGauges gauges_;
   ScrubGauges scrub_gauges_;
   PublishTimer publish_;
+  PartitionStats sums_;  // of the first summed_ partitions
+  size_t summed_ = 0;
 };
 
 }  // namespace pando

@@ -27,11 +27,14 @@ void WatchHub::Add(Wait* wait) {
   server_->reactor().ArmTimer(this, server_->reactor().NowNs() + kTickNs);
 }
 
-// Versions only grow, so their sum changes when any of them does.
+// Counts and versions only grow, so their sum changes when any of them does.
 bool WatchHub::AnyChange() {
   uint64_t sum = 0;
-  for (const Partition* partition : partitions_) sum += partition->newest_change();
-  return std::exchange(versions_sum_, sum) != sum;
+  for (const std::atomic<uint64_t>* count : backend_.change_counts) sum += count->load(std::memory_order_acquire);
+  if (backend_.change_counts.empty()) {
+    for (const Partition* partition : backend_.partitions) sum += partition->newest_change();
+  }
+  return std::exchange(changes_sum_, sum) != sum;
 }
 
 bool WatchHub::IsOver(Wait* wait, Nanos now, size_t* compared) const {
@@ -42,7 +45,8 @@ bool WatchHub::IsOver(Wait* wait, Nanos now, size_t* compared) const {
   return HasNews(*wait->partitions_, *wait->position_);
 }
 
-// While nothing is written, a tick looks at each partition once, however many watchers there are.
+// While nothing is written, a tick looks at one count per reactor, however many watchers and
+// partitions there are.
 // Otherwise it checks as many watchers as kMaxCompared allows, and the rest in the next ticks.
 void WatchHub::OnTick() {
   Reactor& reactor = server_->reactor();

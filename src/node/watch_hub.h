@@ -16,6 +16,7 @@
 #include "src/kvapi/watch_position.h"
 #include "src/metrics/metrics.h"
 #include "src/model/partition.h"
+#include "src/node/kv_backend.h"
 #include "src/rpc/rpc_server.h"
 
 namespace pando {
@@ -64,9 +65,9 @@ class WatchHub : private Timer {
     std::coroutine_handle<> waiter_;
   };
 
-  // `partitions`: all that watchers may wait for. They outlive the hub.
-  WatchHub(RpcServer* server, const std::vector<Partition*>* partitions, WatchOptions options)
-      : server_(server), partitions_(*partitions), options_(options) {}
+  // `backend`: with all partitions that watchers may wait for. It outlives the hub.
+  WatchHub(RpcServer* server, const KvBackend* backend, WatchOptions options)
+      : server_(server), backend_(*backend), options_(options) {}
   WatchHub(const WatchHub&) = delete;
   WatchHub& operator=(const WatchHub&) = delete;
   ~WatchHub();
@@ -89,9 +90,9 @@ class WatchHub : private Timer {
   bool IsOver(Wait* wait, Nanos now, size_t* compared) const;
 
   RpcServer* const server_;
-  const std::vector<Partition*>& partitions_;
+  const KvBackend& backend_;
   const WatchOptions options_;
-  uint64_t versions_sum_ = 0;  // at the last tick
+  uint64_t changes_sum_ = 0;  // at the last tick
   Metrics metrics_;
   std::vector<Wait*> waiting_;
 };

@@ -41,11 +41,12 @@ class ChangeTail {
   void Add(Version version, std::string_view key, bool removed);
   // Makes the added changes visible to After and advances newest(). Call it between writes, not
   // within one.
-  void Publish() { newest_.store(last_, std::memory_order_release); }
-
+  void Publish() { SetNewest(last_); }
   // There will be no changes any more that After returns. newest() is above every version from then
   // on, so that watchers look, and get the error.
-  void Close() { newest_.store(UINT64_MAX, std::memory_order_release); }
+  void Close() { SetNewest(UINT64_MAX); }
+  // Adds one to *count after each Publish and Close. It belongs to this reactor, and outlives the tail.
+  void CountIn(std::atomic<uint64_t>* count) { count_ = count; }
 
   // The changes after `after` to keys that begin with `prefix`, oldest first. `applied` is the
   // partition's last applied version: a page that reaches the end of the tail covers everything up
@@ -71,6 +72,10 @@ class ChangeTail {
   };
   static_assert(sizeof(Entry) == 16 && kMaxKeyBytes <= UINT16_MAX);
 
+  void SetNewest(Version newest) {
+    newest_.store(newest, std::memory_order_release);
+    if (count_ != nullptr) count_->store(count_->load(std::memory_order_relaxed) + 1, std::memory_order_release);
+  }
   Half& older() { return halves_[1 - newer_]; }
   bool HasRoom(const Half& half, std::string_view key) const;
   void Reserve(Half* half, size_t key_bytes) const;
@@ -80,6 +85,7 @@ class ChangeTail {
   size_t half_entries_ = 0, half_key_bytes_ = 0;
   Version floor_ = 0, last_ = 0;
   std::atomic<Version> newest_ = 0;
+  std::atomic<uint64_t>* count_ = nullptr;
 };
 
 }  // namespace pando

@@ -63,7 +63,10 @@ class Checkpointer {
   void End();
 
   // Pages were freed. Their space becomes usable after kCheckpointsToFree checkpoints.
-  void NoteFreedPages() { to_free_ = kCheckpointsToFree; }
+  void NoteFreedPages() {
+    to_free_ = kCheckpointsToFree;
+    state_.NoteBusy();
+  }
 
  private:
   void Enter(CheckpointPhase to);

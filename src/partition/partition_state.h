@@ -22,6 +22,7 @@
 #include <algorithm>
 #include <functional>
 #include <memory>
+#include <utility>
 
 #include "src/btree/tree.h"
 #include "src/io/sync.h"
@@ -111,6 +112,14 @@ struct PartitionState {
   std::function<void(const Status&)> on_failure;
   // The partition's file, or what the log holds of it, cannot be used.
   std::function<void(const Status&)> on_damage;
+
+  // There may be background work to do: the partition has changed, or a snapshot was opened. Tells the
+  // engine, once until it has looked (src/engine/work_list.h).
+  void NoteBusy() {
+    if (!std::exchange(busy, true) && on_busy) on_busy();
+  }
+  bool busy = false;
+  std::function<void()> on_busy;
 
   std::unique_ptr<CommitGate> gate;
   UncommittedLimits uncommitted_limits;

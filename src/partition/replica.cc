@@ -14,11 +14,13 @@ Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
       state_(reactor, pool, options.info) {
   state_.on_failure = std::move(options.on_failure);
   state_.on_damage = [this](const Status& why) { Quarantine(why); };
+  state_.on_busy = std::move(options.on_busy);
+  state_.changes.CountIn(options.change_count);
   state_.gate = options.gate ? std::move(options.gate) : std::make_unique<CommitAtOnce>();
   state_.uncommitted_limits = options.uncommitted_limits;
 }
 
-Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
+Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPool& pool, const StoreInfo& store,
                                                      Options options) {
   CHECK_EQ(pool.usable_bytes(), UsablePageBytes(store.page_bytes, store.seal_bytes)) << "a pool for another store";
   const Directory* directory = options.store;

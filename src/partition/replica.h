@@ -14,9 +14,12 @@
 //
 // Threads: one reactor.
 //
-// Invariants: those of partition.h.
+// Invariants, in addition to those of partition.h
+//   PL1  A replica is destroyed only after Drain and Close. Drain waits for all calls, and for all
+//        who hold the replica.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -46,10 +49,12 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     std::function<void()> on_quarantine = {};
     std::unique_ptr<CommitGate> gate;  // null: CommitAtOnce
     UncommittedLimits uncommitted_limits;
-    const Directory* store = nullptr;  // the store's directory; outlives the replica
+    std::function<void()> on_busy = {};             // PartitionState::NoteBusy
+    std::atomic<uint64_t>* change_count = nullptr;  // ChangeTail::CountIn
+    const Directory* store = nullptr;               // the store's directory; outlives the replica
   };
 
-  static Task<Result<std::unique_ptr<Replica>>> Open(Reactor& reactor, BufferPool& pool, StoreInfo store,
+  static Task<Result<std::unique_ptr<Replica>>> Open(Reactor& reactor, BufferPool& pool, const StoreInfo& store,
                                                      Options options);
 
   // A partition that could not be opened, and that is quarantined.
@@ -124,13 +129,22 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   }
   Task<Status> Checkpoint() override { return checkpointer_.Checkpoint(); }
   PartitionStats stats() const override;
+  // Only what stats() counts; cheap for thousands of partitions.
+  const PartitionStats& counters() const { return state_.stats; }
 
   // -- LogConsumer
-  void OnDurable(Lsn up_to) override { pipeline_.OnDurable(up_to); }
+  void OnDurable(Lsn up_to) override {
+    state_.NoteBusy();
+    pipeline_.OnDurable(up_to);
+    if (waits_for_commit()) upkeep_.NoteStall();
+  }
   void OnLogFailed(const Status& status) override;
 
   // -- GatedPartition
-  void Commit(Lsn up_to) override { pipeline_.Commit(up_to); }
+  void Commit(Lsn up_to) override {
+    state_.NoteBusy();
+    pipeline_.Commit(up_to);
+  }
   void BeginEpoch(Epoch epoch, Lsn after) override { pipeline_.BeginEpoch(epoch, after); }
   Lsn UnitEndBefore(Lsn lsn) const override { return pipeline_.UnitEndBefore(lsn); }
   Epoch epoch() const override { return state_.epoch; }
@@ -142,6 +156,14 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   bool waits_for_commit() const { return state_.durable_lsn > state_.committed_lsn; }
 
   // -- for the engine's policies, the scrubber and the space releaser
+  // Keeps the replica open until the result is destroyed: Drain waits for it. Whoever keeps a pointer
+  // to a replica while it is suspended holds it (PL1), and soon ends once serving() is false.
+  ActiveCall Hold() { return ActiveCall(&state_); }
+  bool serving() const { return state_.phase() == Phase::kServing; }
+  // The engine has looked, and there was nothing to do.
+  void NoteIdle() { state_.busy = false; }
+  bool has_units_to_apply() const { return state_.applied_lsn < state_.durable_lsn; }
+  bool has_snapshots() const { return snapshots_.size() > 0; }
   const PartitionClock& clock() const { return state_.clock; }
   Tree& tree() { return *state_.tree; }
   const PartitionFile& partition_file() const { return *state_.file; }

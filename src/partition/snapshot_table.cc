@@ -103,6 +103,7 @@ Task<Status> SnapshotTable::AbandonCut() {
 
 void SnapshotTable::Take(SnapshotInfo snapshot) {
   state_.cut_version = snapshot.version;
+  state_.NoteBusy();
   checkpointer_.Begin();
   snapshot.generation = state_.tree->AddSnapshot();
   snapshot.lsn = state_.applied_lsn;

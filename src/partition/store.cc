@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <unordered_set>
 
+#include "src/base/codec.h"
 #include "src/base/hash.h"
 #include "src/buffer_pool/page.h"
 #include "src/partition/partition_file.h"
@@ -12,31 +14,54 @@
 namespace pando {
 namespace {
 
-// DIR/store.meta: one 4-KiB block (docs/FORMAT.md, "Store file").
+// DIR/store.meta (docs/FORMAT.md, "Store file"): a header block, and since format 3 a table.
 constexpr uint64_t kStoreMagic = 0x31455453444e4150;  // "PANDSTE1"
-constexpr uint32_t kStoreFormat = 2;
-constexpr uint32_t kOldestStoreFormat = 1;  // without seal_bytes
+constexpr uint32_t kStoreFormat = 3;
+constexpr uint32_t kOldestStoreFormat = 1;  // without seal_bytes, and without a table
+constexpr uint32_t kTableFormat = 3;        // the first one with a table
+constexpr uint32_t kMaxPartitionsWithoutTable = 128;
+constexpr uint32_t kMaxDropped = 1u << 20;
 constexpr Nanos kLockRetry = 20 * kMillisecond, kLockPatience = 3 * kSecond;
+constexpr size_t kCreations = 32;  // of partition files at the same time
 
-struct StoreFile {
+struct StoreHeader {
   uint64_t magic = kStoreMagic;
   uint32_t format = kStoreFormat;
-  uint32_t partitions = 0;
+  uint32_t ranges = 0;
   uint32_t reactors = 0;
   uint32_t page_bytes = 0;
   Uuid node;
-  Uuid partition_uuids[kMaxPartitions];
+  uint64_t layout = 0;
+  uint32_t partitions = 0, dropped = 0;  // entries of the table
+  uint64_t table_checksum = 0;           // XXH3-64 of the entries
   uint32_t seal_bytes = 0;
-  char reserved[4096 - 44 - 16 * kMaxPartitions - 8] = {};
+  char reserved[4096 - 68 - 8] = {};
   uint64_t checksum = 0;
 };
-static_assert(sizeof(StoreFile) == kBlockBytes);
-static_assert(offsetof(StoreFile, node) == 24 && offsetof(StoreFile, partition_uuids) == 40);
-static_assert(offsetof(StoreFile, seal_bytes) == 2088);
+static_assert(sizeof(StoreHeader) == kBlockBytes);
+static_assert(offsetof(StoreHeader, node) == 24 && offsetof(StoreHeader, layout) == 40);
+static_assert(offsetof(StoreHeader, table_checksum) == 56 && offsetof(StoreHeader, seal_bytes) == 64);
+static_assert(offsetof(StoreHeader, checksum) == 4088);
 
-uint64_t ChecksumOf(const StoreFile& file) {
-  return Hash64({reinterpret_cast<const char*>(&file), offsetof(StoreFile, checksum)});
+// Without a table, the UUIDs of all partitions and the seal bytes are in the header.
+constexpr size_t kUuidsWithoutTable = 40, kSealBytesWithoutTable = 2088;
+
+struct StoreEntry {
+  Uuid uuid;
+  uint64_t value = 0;  // the ID; of a dropped partition StoreInfo::Dropped::until
+};
+static_assert(sizeof(StoreEntry) == 24);
+
+uint64_t ChecksumOf(const StoreHeader& file) {
+  return Hash64({reinterpret_cast<const char*>(&file), offsetof(StoreHeader, checksum)});
 }
+
+uint32_t SealBytesOf(const StoreHeader& header) {
+  if (header.format >= kTableFormat) return header.seal_bytes;
+  return LoadLE<uint32_t>(reinterpret_cast<const char*>(&header) + kSealBytesWithoutTable);
+}
+
+uint64_t TableBytes(uint64_t entries) { return AlignUp(entries * sizeof(StoreEntry), kBlockBytes); }
 
 std::string MetaPath(const std::string& dir) { return dir + "/store.meta"; }
 
@@ -48,37 +73,37 @@ Uuid NewUuid(Reactor& reactor) {
   return uuid;
 }
 
-StoreInfo InfoOf(const StoreFile& file, std::string data_dir) {
-  StoreInfo info;
-  info.data_dir = std::move(data_dir);
-  info.node = file.node;
-  info.reactors = file.reactors;
-  info.page_bytes = file.page_bytes;
-  info.seal_bytes = file.seal_bytes;
-  unsigned bits = static_cast<unsigned>(std::countr_zero(file.partitions));
-  for (uint32_t id = 0; id < file.partitions; ++id) {
-    PartitionInfo p;
-    p.id = id;
-    p.uuid = file.partition_uuids[id];
-    p.first_hash = bits == 0 ? 0 : uint64_t{id} << (64 - bits);
-    p.last_hash = bits == 0 ? ~0ull : p.first_hash + (~0ull >> bits);
-    info.partitions.push_back(p);
-  }
-  return info;
+AlignedBuffer EncodeStore(const StoreInfo& info) {
+  std::vector<StoreEntry> entries;
+  for (const PartitionInfo& p : info.partitions) entries.push_back({p.uuid, p.id});
+  for (const StoreInfo::Dropped& d : info.dropped) entries.push_back({d.uuid, d.until});
+  const size_t table_bytes = entries.size() * sizeof(StoreEntry);
+  StoreHeader header;
+  header.ranges = info.ranges;
+  header.reactors = info.reactors;
+  header.page_bytes = info.page_bytes;
+  header.seal_bytes = info.seal_bytes;
+  header.node = info.node;
+  header.layout = info.layout;
+  header.partitions = static_cast<uint32_t>(info.partitions.size());
+  header.dropped = static_cast<uint32_t>(info.dropped.size());
+  header.table_checksum = Hash64({reinterpret_cast<const char*>(entries.data()), table_bytes});
+  header.checksum = ChecksumOf(header);
+  AlignedBuffer bytes(kBlockBytes + TableBytes(entries.size()));
+  std::memset(bytes.data(), 0, bytes.size());
+  std::memcpy(bytes.data(), &header, sizeof(header));
+  if (table_bytes > 0) std::memcpy(bytes.data() + kBlockBytes, entries.data(), table_bytes);
+  return bytes;
 }
 
-Task<Status> WriteStoreFile(Reactor& reactor, std::string data_dir, const StoreFile* contents) {
-  const std::string temporary = MetaPath(data_dir) + ".tmp";
-  AlignedBuffer block(kBlockBytes);
-  std::memcpy(block.data(), contents, sizeof(*contents));
-  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, temporary, File::Mode::kCreate, /*direct=*/true));
-  Status status = co_await file.Write(block.data(), block.size(), 0);
+Task<Status> WriteNewFile(Reactor& reactor, std::string path, const AlignedBuffer* contents) {
+  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, path, File::Mode::kCreate, /*direct=*/true));
+  Status status = co_await file.Truncate(0);
+  if (status.ok()) status = co_await file.Write(contents->data(), contents->size(), 0);
   if (status.ok()) status = co_await file.Sync(/*data_only=*/false);
   Status closed = co_await file.Close();
   CO_RETURN_IF_ERROR(status);
-  CO_RETURN_IF_ERROR(closed);
-  CO_RETURN_IF_ERROR(co_await RenameFile(reactor, temporary, MetaPath(data_dir)));
-  co_return co_await SyncDirectory(reactor, data_dir);
+  co_return closed;
 }
 
 Status CheckOptions(const StoreOptions& o) {
@@ -95,31 +120,123 @@ Status CheckOptions(const StoreOptions& o) {
   return Status();
 }
 
-Status CheckStoreFile(const StoreFile& file, const std::string& path) {
+Status CheckHeader(const StoreHeader& file, const std::string& path) {
   if (file.magic != kStoreMagic) {
     return Error(Code::kCorruption, "{}: offset 0 holds no store header; restore it from a backup", path);
   }
   if (file.checksum != ChecksumOf(file)) {
     return Error(Code::kCorruption, "{}: the block at offset 0 fails its checksum; restore it from a backup", path);
   }
-  const bool known_seal = file.seal_bytes == 0 || (file.format > 1 && file.seal_bytes == kSealBytes);
+  const uint32_t seal_bytes = SealBytesOf(file);
+  const bool known_seal = seal_bytes == 0 || (file.format > 1 && seal_bytes == kSealBytes);
   if (file.format < kOldestStoreFormat || file.format > kStoreFormat || !known_seal) {
     return Error(Code::kVersion,
                  "{}: has store format {} with room for a seal of {} bytes, but this build reads formats {} to {} with "
                  "room for {}; use the version that wrote it",
-                 path, file.format, file.seal_bytes, kOldestStoreFormat, kStoreFormat, kSealBytes);
+                 path, file.format, seal_bytes, kOldestStoreFormat, kStoreFormat, kSealBytes);
   }
   StoreOptions as_options;
-  as_options.partitions = file.partitions;
+  as_options.partitions = file.ranges;
   as_options.reactors = file.reactors;
   as_options.page_bytes = file.page_bytes;
-  if (Status status = CheckOptions(as_options); !status.ok() || file.page_bytes == 0) {
-    return Error(Code::kCorruption,
-                 "{}: the block at offset 0 describes an impossible store: {}; restore it from a backup", path,
-                 status.ok() ? "pages of 0 bytes" : status.message());
+  Status status = CheckOptions(as_options);
+  if (status.ok() && file.page_bytes == 0) status = Error(Code::kCorruption, "pages of 0 bytes");
+  if (status.ok() && file.format < kTableFormat && file.ranges > kMaxPartitionsWithoutTable) {
+    status = Error(Code::kCorruption, "{} partitions in format {}", file.ranges, file.format);
   }
-  return Status();
+  if (status.ok() && file.format >= kTableFormat && (file.partitions > file.ranges || file.dropped > kMaxDropped)) {
+    status =
+        Error(Code::kCorruption, "{} of {} partitions, and {} dropped", file.partitions, file.ranges, file.dropped);
+  }
+  if (status.ok()) return status;
+  return Error(Code::kCorruption,
+               "{}: the block at offset 0 describes an impossible store: {}; restore it from a backup", path,
+               status.message());
 }
+
+StoreInfo InfoOf(const StoreHeader& header, std::string data_dir) {
+  StoreInfo info;
+  info.data_dir = std::move(data_dir);
+  info.node = header.node;
+  info.reactors = header.reactors;
+  info.page_bytes = header.page_bytes;
+  info.seal_bytes = SealBytesOf(header);
+  info.ranges = header.ranges;
+  return info;
+}
+
+StoreInfo InfoWithoutTable(const StoreHeader& header, std::string data_dir) {
+  StoreInfo info = InfoOf(header, std::move(data_dir));
+  for (uint32_t id = 0; id < header.ranges; ++id) {
+    const char* at = reinterpret_cast<const char*>(&header) + kUuidsWithoutTable + id * sizeof(Uuid);
+    info.partitions.push_back(info.InfoOf(id, LoadLE<Uuid>(at)));
+  }
+  return info;
+}
+
+// `table` holds the entries that the header counts.
+Result<StoreInfo> InfoWithTable(const StoreHeader& header, const char* table, std::string data_dir,
+                                const std::string& path) {
+  const uint64_t entries = uint64_t{header.partitions} + header.dropped;
+  if (header.table_checksum != Hash64({table, entries * sizeof(StoreEntry)})) {
+    return Error(Code::kCorruption, "{}: the table at offset {} fails its checksum; restore it from a backup", path,
+                 kBlockBytes);
+  }
+  StoreInfo info = InfoOf(header, std::move(data_dir));
+  info.layout = header.layout;
+  for (uint64_t i = 0; i < entries; ++i) {
+    StoreEntry entry;
+    std::memcpy(&entry, table + i * sizeof(entry), sizeof(entry));
+    if (i >= header.partitions) {
+      info.dropped.push_back({entry.uuid, entry.value});
+      continue;
+    }
+    if (entry.value >= header.ranges || (i > 0 && entry.value <= info.partitions.back().id)) {
+      return Error(Code::kCorruption, "{}: entry {} of the table at offset {} has ID {}; restore it from a backup",
+                   path, i, kBlockBytes, entry.value);
+    }
+    info.partitions.push_back(info.InfoOf(static_cast<uint32_t>(entry.value), entry.uuid));
+  }
+  return info;
+}
+
+Task<Result<StoreInfo>> ReadStoreFile(File* file, std::string data_dir) {
+  const std::string& path = file->path();
+  AlignedBuffer block(kBlockBytes);
+  CO_RETURN_IF_ERROR(co_await file->Read(block.data(), block.size(), 0));
+  StoreHeader header;
+  std::memcpy(static_cast<void*>(&header), block.data(), sizeof(header));
+  CO_RETURN_IF_ERROR(CheckHeader(header, path));
+  if (header.format < kTableFormat) co_return InfoWithoutTable(header, std::move(data_dir));
+  AlignedBuffer table(std::max<uint64_t>(TableBytes(uint64_t{header.partitions} + header.dropped), kBlockBytes));
+  if (header.partitions + header.dropped > 0) {
+    CO_RETURN_IF_ERROR(co_await file->Read(table.data(), table.size(), kBlockBytes));
+  }
+  co_return InfoWithTable(header, table.data(), std::move(data_dir), path);
+}
+
+// Creates the files of partitions, several at the same time.
+struct Creations {
+  Reactor& reactor;
+  const StoreInfo& info;
+  const MakePartitionFile& make;
+  size_t next = 0;
+  Status status;
+
+  Task<Status> Make(PartitionInfo p) {
+    const std::string directory = info.PartitionDirectory(p.id);
+    CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, directory));
+    PartitionFileOptions made{directory + "/data", info.node, p.uuid, info.page_bytes, info.seal_bytes};
+    CO_RETURN_IF_ERROR(co_await make(p.id, std::move(made)));
+    co_return co_await SyncDirectory(reactor, directory);
+  }
+  Task<void> Run() {
+    while (next < info.partitions.size() && status.ok()) {
+      Status made = co_await Make(info.partitions[next++]);
+      if (status.ok()) status = std::move(made);
+    }
+  }
+};
 
 // Whether a partition's file has been checkpointed since its creation, so that it holds more than
 // an empty tree.
@@ -156,32 +273,30 @@ Task<Status> CheckNothingIsLost(Reactor& reactor, std::string data_dir) {
   co_return Status();
 }
 
+// `at_once`: how many partition files are created at the same time.
 Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
-                                  MakePartitionFile make_partition) {
+                                  MakePartitionFile make_partition, size_t at_once) {
   CO_RETURN_IF_ERROR(CheckOptions(options));
   CO_RETURN_IF_ERROR(co_await CheckNothingIsLost(reactor, options.data_dir));
   CHECK_EQ(partition_uuids.size(), options.partitions);
-  StoreFile file;
-  file.partitions = options.partitions;
-  file.reactors = options.reactors;
-  file.page_bytes = options.page_bytes ? options.page_bytes : kDefaultPageBytes;
-  file.seal_bytes = options.seal_bytes;
-  file.node = NewUuid(reactor);
-  std::copy(partition_uuids.begin(), partition_uuids.end(), file.partition_uuids);
-  file.checksum = ChecksumOf(file);
-  StoreInfo info = InfoOf(file, options.data_dir);
-  for (const PartitionInfo& p : info.partitions) {
-    CO_RETURN_IF_ERROR(co_await MakeDirectory(reactor, info.PartitionDirectory(p.id)));
-    PartitionFileOptions made{info.PartitionDirectory(p.id) + "/data", info.node, p.uuid, info.page_bytes,
-                              info.seal_bytes};
-    CO_RETURN_IF_ERROR(co_await make_partition(p.id, made));
-    CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.PartitionDirectory(p.id)));
-  }
-  // The partitions must be durable before store.meta names them. Until then the directory is not a
-  // store.
+  StoreInfo info;
+  info.data_dir = options.data_dir;
+  info.node = NewUuid(reactor);
+  info.reactors = options.reactors;
+  info.page_bytes = options.page_bytes ? options.page_bytes : kDefaultPageBytes;
+  info.seal_bytes = options.seal_bytes;
+  info.ranges = options.partitions;
+  for (uint32_t id = 0; id < info.ranges; ++id) info.partitions.push_back(info.InfoOf(id, partition_uuids[id]));
+  Creations creations{reactor, info, make_partition, 0, Status()};
+  TaskGroup tasks;
+  for (size_t i = 0; i < at_once; ++i) tasks.Spawn(creations.Run());
+  co_await tasks.Drain();
+  CO_RETURN_IF_ERROR(creations.status);
+  // SM1: the partitions must be durable before store.meta names them. Until then the directory is
+  // not a store.
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, info.data_dir));
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, ParentDirectory(info.data_dir)));
-  CO_RETURN_IF_ERROR(co_await WriteStoreFile(reactor, info.data_dir, &file));
+  CO_RETURN_IF_ERROR(co_await WriteStore(reactor, &info));
   co_return info;
 }
 
@@ -191,14 +306,33 @@ Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
   MakePartitionFile make = [&reactor](uint32_t, PartitionFileOptions made) {
     return CreatePartitionFile(reactor, std::move(made));
   };
-  co_return co_await MakeStore(reactor, std::move(options), std::move(uuids), std::move(make));
+  co_return co_await MakeStore(reactor, std::move(options), std::move(uuids), std::move(make), kCreations);
 }
 
 }  // namespace
 
 uint32_t StoreInfo::PartitionOf(std::string_view key) const {
-  unsigned bits = static_cast<unsigned>(std::countr_zero(partitions.size()));
+  unsigned bits = static_cast<unsigned>(std::countr_zero(ranges));
   return bits == 0 ? 0 : static_cast<uint32_t>(HashId(key) >> (64 - bits));
+}
+
+const PartitionInfo* StoreInfo::Find(uint32_t id) const {
+  // Mostly there is a partition for each range.
+  if (id < partitions.size() && partitions[id].id == id) return &partitions[id];
+  const auto found = std::lower_bound(partitions.begin(), partitions.end(), id,
+                                      [](const PartitionInfo& p, uint32_t wanted) { return p.id < wanted; });
+  return found != partitions.end() && found->id == id ? &*found : nullptr;
+}
+
+const StoreInfo::Dropped* StoreInfo::FindDropped(const Uuid& uuid) const {
+  const auto at = std::find_if(dropped.begin(), dropped.end(), [&](const Dropped& d) { return d.uuid == uuid; });
+  return at == dropped.end() ? nullptr : &*at;
+}
+
+PartitionInfo StoreInfo::InfoOf(uint32_t id, const Uuid& uuid) const {
+  const unsigned bits = static_cast<unsigned>(std::countr_zero(ranges));
+  const uint64_t first = bits == 0 ? 0 : uint64_t{id} << (64 - bits);
+  return {id, uuid, first, bits == 0 ? ~0ull : first + (~0ull >> bits)};
 }
 
 std::string StoreInfo::PartitionName(uint32_t partition) { return fmt::format("partition-{:05}", partition); }
@@ -207,20 +341,27 @@ std::string StoreInfo::PartitionDirectory(uint32_t partition) const {
   return fmt::format("{}/{}", data_dir, PartitionName(partition));
 }
 
-std::string StoreInfo::LogDirectory(uint32_t reactor) const { return fmt::format("{}/wal-{}", data_dir, reactor); }
+std::string StoreInfo::LogDirectory(uint32_t reactor) const {
+  return layout == 0 ? fmt::format("{}/wal-{}", data_dir, reactor)
+                     : fmt::format("{}/wal-{}-{}", data_dir, layout, reactor);
+}
+
+Task<Status> WriteStore(Reactor& reactor, const StoreInfo* info) {
+  const std::string temporary = MetaPath(info->data_dir) + ".tmp";
+  const AlignedBuffer contents = EncodeStore(*info);
+  CO_RETURN_IF_ERROR(co_await WriteNewFile(reactor, temporary, &contents));
+  // SM2: the new one is complete and durable before it gets the name.
+  CO_RETURN_IF_ERROR(co_await RenameFile(reactor, temporary, MetaPath(info->data_dir)));
+  co_return co_await SyncDirectory(reactor, info->data_dir);
+}
 
 Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir) {
   const std::string path = MetaPath(data_dir);
   CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, path, File::Mode::kRead, /*direct=*/true));
-  AlignedBuffer block(kBlockBytes);
-  Status status = co_await file.Read(block.data(), block.size(), 0);
+  Result<StoreInfo> info = co_await ReadStoreFile(&file, std::move(data_dir));
   Status closed = co_await file.Close();
-  CO_RETURN_IF_ERROR(status);
-  CO_RETURN_IF_ERROR(closed);
-  StoreFile contents;
-  std::memcpy(static_cast<void*>(&contents), block.data(), sizeof(contents));
-  CO_RETURN_IF_ERROR(CheckStoreFile(contents, path));
-  co_return InfoOf(contents, std::move(data_dir));
+  if (info.ok()) CO_RETURN_IF_ERROR(closed);
+  co_return info;
 }
 
 Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
@@ -241,11 +382,8 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
     return Error(Code::kInvalidArgument, "{}: the store was created with {} {}, not {}; leave the flag out",
                  options.data_dir, has, flag, wanted);
   };
-  uint32_t partitions = static_cast<uint32_t>(existing->partitions.size());
-  if (options.partitions && options.partitions != partitions)
-    co_return differs("--partitions", options.partitions, partitions);
-  if (options.reactors && options.reactors != existing->reactors)
-    co_return differs("--reactors", options.reactors, existing->reactors);
+  if (options.partitions && options.partitions != existing->ranges)
+    co_return differs("--partitions", options.partitions, existing->ranges);
   if (options.page_bytes && options.page_bytes != existing->page_bytes) {
     co_return differs("--page_bytes", options.page_bytes, existing->page_bytes);
   }
@@ -253,6 +391,48 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
   // the machine must not leave a log but lose the name of store.meta.
   CO_RETURN_IF_ERROR(co_await SyncDirectory(reactor, options.data_dir));
   co_return *std::move(existing);
+}
+
+namespace {
+
+// Whether the partition's file may hold the only copy of something.
+Task<bool> MayBeNeeded(Reactor& reactor, const StoreInfo* info, std::string path) {
+  Result<File> file = co_await File::Open(reactor, path, File::Mode::kRead, /*direct=*/true);
+  if (!file.ok()) co_return file.code() != Code::kNotFound;
+  AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
+  Status read = co_await file->Read(head.data(), head.size(), 0);
+  Status closed = co_await file->Close();
+  Lsn older_lsn = 0;
+  Result<Superblock> newest = ChooseSuperblock({head.data(), head.size()}, path, &older_lsn);
+  if (!read.ok() || !closed.ok() || !newest.ok()) co_return co_await HoldsData(reactor, std::move(path));
+  co_return info->FindDropped(newest->partition) == nullptr && newest->generation > 1;
+}
+
+// Removes all files in DIR/name, which then stays as an empty directory.
+Task<Status> EmptyDirectory(Reactor& reactor, std::string path) {
+  CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(path));
+  for (const std::string& entry : entries) CO_RETURN_IF_ERROR(co_await RemoveFile(reactor, path + "/" + entry));
+  if (entries.empty()) co_return Status();
+  co_return co_await SyncDirectory(reactor, path);
+}
+
+}  // namespace
+
+Task<Status> RemoveLeftovers(Reactor& reactor, const StoreInfo* info) {
+  CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(info->data_dir));
+  std::unordered_set<std::string> named;
+  for (uint32_t r = 0; r < info->reactors; ++r) named.insert(info->LogDirectory(r));
+  for (const PartitionInfo& p : info->partitions) named.insert(info->PartitionDirectory(p.id));
+  for (const std::string& entry : entries) {
+    const std::string path = info->data_dir + "/" + entry;
+    if (named.contains(path) || !(entry.starts_with("wal-") || entry.starts_with("partition-"))) continue;
+    if (entry.starts_with("partition-") && co_await MayBeNeeded(reactor, info, path + "/data")) {
+      LOG(WARNING) << path << ": the store does not know this partition, and leaves it. Remove it if nobody needs it";
+      continue;
+    }
+    CO_RETURN_IF_ERROR(co_await EmptyDirectory(reactor, path));
+  }
+  co_return Status();
 }
 
 Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
@@ -264,7 +444,8 @@ Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, st
   }
   if (existing.code() != Code::kNotFound) co_return existing.TakeStatus();
   options.partitions = static_cast<uint32_t>(partition_uuids.size());
-  co_return co_await MakeStore(reactor, std::move(options), std::move(partition_uuids), std::move(make_partition));
+  co_return co_await MakeStore(reactor, std::move(options), std::move(partition_uuids), std::move(make_partition),
+                               /*at_once=*/1);
 }
 
 namespace {

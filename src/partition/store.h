@@ -1,14 +1,14 @@
 // Store layout: the contents of a data directory besides the partitions' own files, and how they
 // are divided among reactors.
 //
-//   DIR/store.meta            node UUID, partitions, reactors, page size, seal; written once
-//                             (docs/FORMAT.md, "Store file")
+//   DIR/store.meta            node UUID, partitions, reactors, page size, seal, and where the logs are
+//                             (docs/FORMAT.md, "Store file"); replaced as a whole
 //   DIR/lock                  locked while a process has the store open
-//   DIR/wal-R/                the log of reactor R
+//   DIR/wal-R/                the log of reactor R, in layout 0; in layout L: DIR/wal-L-R/
 //   DIR/partition-P/data      the tree of partition P; P runs on reactor P mod reactors
 //
-// The number of reactors is fixed when the store is created, because a partition's records live in
-// the log of its reactor.
+// The hash space is divided into `ranges` equal parts. A partition has the number of its range as
+// its ID. A store need not hold a partition for each range.
 //
 // Threads: values; the functions run on one reactor.
 #pragma once
@@ -22,10 +22,11 @@
 #include "src/buffer_pool/page.h"
 #include "src/io/file.h"
 #include "src/io/reactor.h"
+#include "src/wal/log_format.h"
 
 namespace pando {
 
-inline constexpr uint32_t kMaxPartitions = 128;
+inline constexpr uint32_t kMaxPartitions = 65536;
 inline constexpr char kLockName[] = "lock";  // in the data directory
 
 struct PartitionFileOptions;  // partition_file_options.h
@@ -48,24 +49,44 @@ struct PartitionInfo {
 struct StoreInfo {
   std::string data_dir;
   Uuid node;
-  uint32_t reactors = 0;
+  uint32_t reactors = 0;  // that the logs belong to
   uint32_t page_bytes = 0;
   uint32_t seal_bytes = 0;
-  // By ID; the hash ranges ascend and cover the 64-bit space.
-  std::vector<PartitionInfo> partitions;
+  uint32_t ranges = 0;  // a power of two
+  // Counts how often the logs have been replaced by those of another number of reactors.
+  uint64_t layout = 0;
+  std::vector<PartitionInfo> partitions;  // ascending by ID, which is below `ranges`
+  struct Dropped {
+    Uuid uuid;
+    LogPosition until = kAnyPosition;  // its records in the log before this mean nothing
+  };
+  static constexpr LogPosition kAnyPosition = ~LogPosition{0};
+  // Partitions that were dropped, as long as the logs may hold their records.
+  std::vector<Dropped> dropped;
 
-  uint32_t PartitionOf(std::string_view key) const;  // index into `partitions`
+  uint32_t PartitionOf(std::string_view key) const;  // the ID
+  // Null: the store does not hold it.
+  const PartitionInfo* Find(uint32_t id) const;
+  const Dropped* FindDropped(const Uuid& uuid) const;
+  // What a new partition with this ID and UUID is like.
+  PartitionInfo InfoOf(uint32_t id, const Uuid& uuid) const;
   uint32_t ReactorOf(uint32_t partition) const { return partition % reactors; }
   static std::string PartitionName(uint32_t partition);  // of its directory in data_dir
   std::string PartitionDirectory(uint32_t partition) const;
   std::string LogDirectory(uint32_t reactor) const;
 };
 
+// Invariants
+//   SM1  store.meta names only partitions whose files are complete and durable under their final
+//        names. Whatever else the directory holds belongs to nothing.
+//   SM2  store.meta is replaced in one step: a crash leaves the old one or the new one.
+
 // Reads DIR/store.meta. kNotFound: the directory has no store.
 Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir);
 // Opens the store, creating it if it does not exist. For an existing store, zero fields of
-// `options` mean "as it is". A non-zero field that differs is kInvalidArgument; the error names
-// both values and the remedy.
+// `options` mean "as it is", and `reactors` means nothing: ChangeReactors (src/engine/log_layout.h)
+// changes that. Another non-zero field that differs is kInvalidArgument; the error names both values
+// and the remedy.
 Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options);
 // Creates a new store from existing partitions, such as those of a backup. It keeps their UUIDs and
 // gets a new node UUID. `make_partition` creates the file of each partition. The store exists once
@@ -73,6 +94,12 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options);
 using MakePartitionFile = std::function<Task<Status>(uint32_t id, PartitionFileOptions options)>;
 Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
                                       MakePartitionFile make_partition);
+// Replaces DIR/store.meta by one that says `*info` (SM2). Only who holds the lock may call it.
+Task<Status> WriteStore(Reactor& reactor, const StoreInfo* info);
+// Removes the files of logs and partitions that *info does not name: a crash has left them (SM1).
+// Only who holds the lock may call it. A partition's file that may hold the only copy of something
+// is left where it is, and logged.
+Task<Status> RemoveLeftovers(Reactor& reactor, const StoreInfo* info);
 // Takes DIR/lock. kLocked names the directory. Keep the file open as long as the store is open,
 // then Close it.
 Task<Result<File>> LockStore(Reactor& reactor, std::string data_dir);

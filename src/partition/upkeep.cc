@@ -43,6 +43,7 @@ Task<void> Upkeep::SweepOnce() {
   LOG_IF(WARNING, !status.ok() && state_.works())
       << "could not remove the expired records of partition " << state_.id() << ": " << status.ToString();
   sweeping_ = false;
+  sweep_stopped_.NotifyAll();
 }
 
 // One pass from the first key to the last. Each batch starts where the previous one ended.

@@ -22,7 +22,11 @@ class WritePipeline;
 class Upkeep {
  public:
   Upkeep(PartitionState& state, Checkpointer& checkpointer, BlockAdmission& admission, WritePipeline& pipeline)
-      : state_(state), checkpointer_(checkpointer), admission_(admission), pipeline_(pipeline) {}
+      : state_(state),
+        checkpointer_(checkpointer),
+        admission_(admission),
+        pipeline_(pipeline),
+        sweep_stopped_(state.reactor) {}
   // Takes over what the opened checkpoint says.
   void Begin(const Superblock& opened);
 
@@ -34,9 +38,17 @@ class Upkeep {
   bool ExpiryDue() const {
     return next_expiry_ms_ != 0 && next_expiry_ms_ <= state_.clock.NowMs() && state_.reactor.NowNs() >= next_sweep_ns_;
   }
+  // No stored record expires before this time; 0 = none expires.
+  int64_t next_expiry_ms() const { return next_expiry_ms_; }
   // Removes expired records through the log, in bounded batches, in a task of its own.
   void SweepSoon();
   bool sweeping() const { return sweeping_; }
+  // Resumes once no sweep runs, or the running one probably waits for a commit.
+  Task<void> SweepEndsOrStalls() {
+    if (sweeping_) co_await sweep_stopped_.Wait();
+  }
+  // Durable writes wait to be committed.
+  void NoteStall() { sweep_stopped_.NotifyAll(); }
 
   // -- merging
   // A delete has left the leaf of `key` almost empty.
@@ -62,6 +74,7 @@ class Upkeep {
   int64_t new_expiry_ms_ = 0;   // the same for the records stored since the running sweep began
   Nanos next_sweep_ns_ = 0;
   bool sweeping_ = false;  // SweepOnce runs
+  WaitQueue sweep_stopped_;
 
   std::set<std::string, std::less<>> merge_keys_;
   bool merging_ = false;      // MergeQueued runs

@@ -23,7 +23,7 @@ class PartitionAudit final : private TreeCheckHost {
  public:
   PartitionAudit(Reactor& reactor, const StoreInfo& store, uint32_t id, CheckReport* report,
                  const CheckOptions& options)
-      : reactor_(reactor), store_(store), info_(store.partitions[id]), report_(report), options_(options) {
+      : reactor_(reactor), store_(store), info_(*store.Find(id)), report_(report), options_(options) {
     result_.id = id;
     result_.file = store.PartitionDirectory(id) + "/data";
   }
@@ -199,14 +199,14 @@ void CheckTreesAgainstLog(const StoreInfo& store, const std::vector<PartitionChe
                           const LsnByPartition& first_lsn, const StreamHistory& history,
                           const std::function<void(const Status&)>& problem) {
   for (const PartitionCheck& p : partitions) {
-    auto first = first_lsn.find(store.partitions[p.id].uuid);
+    auto first = first_lsn.find(store.Find(p.id)->uuid);
     if (first == first_lsn.end() || first->second <= p.checkpoint_lsn + 1) continue;
     problem(Error(Code::kCorruption,
                   "partition {}: the tree ends at LSN {}, but the log starts at LSN {}: the records between are lost",
                   p.id, p.checkpoint_lsn, first->second));
   }
   for (const PartitionCheck& p : partitions) {
-    const Lsn gap = history.LastGap(store.partitions[p.id].uuid);
+    const Lsn gap = history.LastGap(store.Find(p.id)->uuid);
     if (gap <= p.checkpoint_lsn) continue;
     problem(Error(Code::kCorruption,
                   "partition {}: the tree ends at LSN {}, and LSN {} is missing between others in the log: log "
@@ -214,7 +214,7 @@ void CheckTreesAgainstLog(const StoreInfo& store, const std::vector<PartitionChe
                   p.id, p.checkpoint_lsn, gap));
   }
   for (const PartitionCheck& p : partitions) {
-    auto mark = history.marks().find(store.partitions[p.id].uuid);
+    auto mark = history.marks().find(store.Find(p.id)->uuid);
     if (mark == history.marks().end() || mark->second.released_lsn <= p.checkpoint_lsn) continue;
     problem(Error(Code::kCorruption,
                   "partition {}: the tree ends at LSN {}, but the log says that it had been checkpointed up to LSN {}: "

@@ -297,8 +297,16 @@ void LogImpl::MarkSoon(LogStream* stream) {
 
 void LogImpl::DropReleasedSegments() {
   if (failed()) return;
-  auto pinned = [](const Segment& s) {
-    return s.in_flight > 0 || std::any_of(s.index.begin(), s.index.end(), [](const auto& e) { return e.pinned(); });
+  // What pinned the segment before mostly still does.
+  auto pinned = [](Segment& s) {
+    if (s.in_flight > 0) return true;
+    for (size_t i = 0; i < s.index.size(); ++i) {
+      const size_t at = (s.pinned_at + i) % s.index.size();
+      if (!s.index[at].pinned()) continue;
+      s.pinned_at = at;
+      return true;
+    }
+    return false;
   };
   bool dropped = false;
   while (!live_.empty() && !pinned(*live_.front())) {

@@ -78,6 +78,8 @@ struct LogOptions {
   // position. 0 = any log will do, or none.
   LogPosition required_end = 0;
   std::string required_by;
+  // A new log begins after this position.
+  LogPosition begin_after = 0;
   // Continues without the missing records, with positions after required_end.
   bool accept_lost = false;
   // How a write is made durable. kProbe times a few writes of each kind during recovery and uses

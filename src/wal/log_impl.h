@@ -96,6 +96,9 @@ class LogStream {
   // so, marks must not state what is not there (WU3).
   bool moved = false;
 
+  uint64_t indexed_in = 0;  // the last segment whose index has an entry of it
+  size_t indexed_at = 0;    // where in that index, unless streams have been removed
+
   std::deque<Staged> units;
   uint64_t batch_tag = 0;  // batch_clock_: of the last unit put into a batch
 
@@ -149,6 +152,7 @@ class LogImpl final : public Log, private TurnHook {
     uint64_t counted_bytes = 0, counted_records = 0;  // counted against the budgets
     size_t in_flight = 0;
     std::vector<IndexEntry> index;
+    size_t pinned_at = 0;  // the entry that pinned it when it was last looked at
   };
   // A change to what is needed of a stream (L10), once the batch is durable.
   struct Moved {

@@ -37,7 +37,9 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   if (options_.read_only) co_return Status();
 
   if (!reader->segments().empty()) next_number_ = reader->segments().back().number + 1;
-  next_number_ = std::max(next_number_, PositionSegment(options_.required_end) + 1);
+  for (const LogPosition before : {options_.required_end, options_.begin_after}) {
+    if (before != 0) next_number_ = std::max(next_number_, PositionSegment(before) + 1);
+  }
   CO_RETURN_IF_ERROR(co_await BeginFirstSegment(*reader));
   begun_ = true;
   DropReleasedSegments();

@@ -300,14 +300,23 @@ void LogImpl::DequeueStreams() {
 }
 
 void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset) {
-  for (IndexEntry& entry : segment->index) {
-    if (entry.stream != stream) continue;
-    const bool empty = entry.first_lsn > entry.last_lsn;
-    entry.first_lsn = empty ? first : std::min(entry.first_lsn, first);
-    entry.last_lsn = empty ? last : std::max(entry.last_lsn, last);
+  // The segments of a stream ascend, so its first entry in a segment is not searched for.
+  std::vector<IndexEntry>& index = segment->index;
+  if (std::exchange(stream->indexed_in, segment->number) != segment->number) {
+    stream->indexed_at = index.size();
+    index.push_back({stream, first, last, offset});
     return;
   }
-  segment->index.push_back({stream, first, last, offset});
+  if (stream->indexed_at >= index.size() || index[stream->indexed_at].stream != stream) {
+    // Streams before it were removed.
+    const auto at = std::find_if(index.begin(), index.end(), [&](const IndexEntry& e) { return e.stream == stream; });
+    CHECK(at != index.end()) << "a stream is not in the index of its segment";
+    stream->indexed_at = static_cast<size_t>(at - index.begin());
+  }
+  IndexEntry& entry = index[stream->indexed_at];
+  const bool empty = entry.first_lsn > entry.last_lsn;
+  entry.first_lsn = empty ? first : std::min(entry.first_lsn, first);
+  entry.last_lsn = empty ? last : std::max(entry.last_lsn, last);
 }
 
 // A plan without parts makes a batch that only carries positions and marks.

@@ -498,7 +498,12 @@ class StartTest(unittest.TestCase):
                           f"--listen=127.0.0.1:{self.node.port}", "--reactors=2")
         self.node.stop()
         self.cannot_start("partitions", data, "--partitions=8")
-        self.cannot_start("reactors", data, "--reactors=2")
+        for reactors in (2, 3, 1):  # another number of reactors is possible
+            self.node.flags = ["--partitions=4", f"--reactors={reactors}"]
+            self.node.start()
+            with self.node.connect(service=Admin) as admin:
+                self.assertEqual(admin.status(CONTEXT).reactors, reactors)
+            self.node.stop()
         meta = self.node.data_dir / "store.meta"
         good = meta.read_bytes()
         for bad in (good[:len(good) // 2], bytes([good[0] ^ 1]) + good[1:], good[:40] + bytes([good[40] ^ 4]) + good[41:], b""):

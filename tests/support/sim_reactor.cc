@@ -163,7 +163,7 @@ void SimReactor::Completed(IoOp* op) {
 }
 
 int SimReactor::RegisterBuffers(std::span<const iovec> regions) {
-  CHECK(registered_.empty()) << "buffers can be registered only once for a reactor";
+  registered_.clear();  // those of an earlier pool are gone
   if (dead_ || kernel_->options().refuse_locked_memory) return kNoBuffer;
   for (const iovec& region : regions) CHECK_LE(region.iov_len, size_t{1} << 30) << "region over 1 GiB";
   registered_.assign(regions.begin(), regions.end());

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "src/base/codec.h"
+#include "src/engine/log_layout.h"
 #include "src/engine/snapshot_cut.h"
 #include "src/partition/replica.h"
 #include "tests/support/engine_harness.h"
@@ -191,6 +192,29 @@ TEST_F(QuarantineTest, TheLogKeepsItsUnitsAsLongAsThereIsRoom) {
   says_ = "quarantined until the log needed the room";
   EXPECT_THAT(Check(), HasSubstr("partition 0"));
   for (int start = 0; start < 2; ++start) Run(ExpectQuarantine);
+}
+
+// Another number of reactors needs other logs, and the old one may be all that is left to repair the
+// partition with.
+TEST_F(QuarantineTest, TheStoreKeepsItsReactors) {
+  struct Change {
+    static Task<Status> Run(Reactor* reactor, EngineOptions options) {
+      CO_ASSIGN_OR_RETURN(options.store, co_await LoadStore(*reactor, "/data"));
+      StoreInfo store = options.store;
+      co_return co_await ChangeReactors(*reactor, options, 2, &store);
+    }
+  };
+  Run(Fill);
+  const std::string sound = DamageSuperblocks();
+  reactor_ = machine_->Boot();
+  const Status refused = *kernel_.RunTask(*reactor_, Change::Run(reactor_, setup_.engine));
+  machine_->PowerLoss(1);
+  EXPECT_EQ(refused.code(), Code::kUnavailable) << refused.ToString();
+  EXPECT_THAT(refused.message(),
+              AllOf(HasSubstr("--reactors=1 opens it"), HasSubstr("partition 0 is quarantined"), HasSubstr(says_)));
+  Run(ExpectQuarantine);
+  machine_->disk().WriteAll(DataPath(0), sound);
+  Run(FindAll);
 }
 
 // The root of its tree is damaged.

@@ -20,8 +20,8 @@ TEST(NodeOptions, AreCheckedByName) {
   options.page_bytes = 5000;
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--page_bytes=5000"));
   options.page_bytes = 0;
-  options.partitions = 256;  // more than a store can have
-  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--partitions=256; it must be a power of two up to 128"));
+  options.partitions = 131072;  // more than a store can have
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--partitions=131072; it must be a power of two up to 65536"));
   options.partitions = 8;
   options.http_port = 70000;
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--http_port=70000"));
@@ -49,7 +49,7 @@ TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
   for (uint64_t mb : {192, 256, 1024, 65536}) {
     for (uint32_t reactors : {1u, 2u, 4u}) {
       options.memory_limit_bytes = mb << 20;
-      Result<MemorySplit> split = SplitMemory(options, reactors);
+      Result<MemorySplit> split = SplitMemory(options, reactors, 16);
       ASSERT_TRUE(split.ok()) << split.status().ToString();
       EXPECT_LE(split->process_bytes + split->connection_bytes + split->request_bytes + reactors * split->engine_bytes,
                 options.memory_limit_bytes);
@@ -57,7 +57,7 @@ TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
     }
   }
   options.memory_limit_bytes = 32u << 20;
-  EXPECT_THAT(SplitMemory(options, 2).status().message(),
+  EXPECT_THAT(SplitMemory(options, 2, 16).status().message(),
               HasSubstr("--memory_limit_mb=32 is too small for 2 reactors"));
 }
 
@@ -69,20 +69,30 @@ TEST(NodeOptions, TheLeastMemoryIsNamedAtOnce) {
         options.page_bytes = page_bytes;
         options.max_connections = connections;
         options.memory_limit_bytes = 1 << 20;
-        const std::string refusal = SplitMemory(options, reactors).status().message();
+        const std::string refusal = SplitMemory(options, reactors, 16).status().message();
         const size_t at = refusal.find("give at least ");
         ASSERT_NE(at, std::string::npos) << refusal;
         const uint64_t least = std::stoull(refusal.substr(at + 14));
         for (uint64_t mb : {uint64_t{0}, least / 2, least - 1}) {
           options.memory_limit_bytes = mb << 20;
-          EXPECT_THAT(SplitMemory(options, reactors).status().message(), HasSubstr(refusal.substr(at)));
+          EXPECT_THAT(SplitMemory(options, reactors, 16).status().message(), HasSubstr(refusal.substr(at)));
         }
         options.memory_limit_bytes = least << 20;
-        Status status = SplitMemory(options, reactors).TakeStatus();
+        Status status = SplitMemory(options, reactors, 16).TakeStatus();
         EXPECT_TRUE(status.ok()) << status.ToString();
       }
     }
   }
+}
+
+// The default limit has room for thousands of partitions, but not for any number.
+TEST(NodeOptions, PartitionsTakeMemory) {
+  NodeOptions options;
+  EXPECT_TRUE(SplitMemory(options, 2, 2048).ok());
+  EXPECT_TRUE(SplitMemory(options, 2, 8192).ok());
+  const Status refused = SplitMemory(options, 2, 65536).TakeStatus();
+  EXPECT_EQ(refused.code(), Code::kInvalidArgument);
+  EXPECT_THAT(refused.message(), HasSubstr("is too small for 2 reactors, 65536 partitions"));
 }
 
 TEST(NodeOptions, DescriptorsAreSplitWithinTheLimit) {
@@ -99,6 +109,7 @@ TEST(NodeOptions, DescriptorsAreSplitWithinTheLimit) {
   }
   EXPECT_EQ(SplitDescriptors(options, 1u << 20, 2, 16)->connections, options.max_connections);
   EXPECT_GT(SplitDescriptors(options, 1024, 2, 16)->connections, 500u);
+  EXPECT_TRUE(SplitDescriptors(options, 4096, 2, 2048).ok());
   EXPECT_THAT(SplitDescriptors(options, 1024, 2, 4096).status().message(), HasSubstr("raise RLIMIT_NOFILE"));
 }
 

@@ -53,6 +53,21 @@ TEST(ChangeTail, TellsOfWhatCameAfter) {
   EXPECT_EQ(Hear(tail, 20, "", 15).up_to, 20u) << "a position after all changes must stay";
 }
 
+// Whoever watches many tails looks at one count.
+TEST(ChangeTail, CountsWhatNewestShows) {
+  std::atomic<uint64_t> count = 0;
+  ChangeTail tail;
+  tail.CountIn(&count);
+  tail.Begin(10, ChangeTail::kMinBytes);
+  tail.Add(11, "a", false);
+  EXPECT_EQ(count, 1u) << "that of Begin";
+  tail.Publish();
+  EXPECT_EQ(count, 2u);
+  tail.Close();
+  EXPECT_EQ(count, 3u) << "watchers of a quarantined partition must look";
+  EXPECT_EQ(tail.newest(), UINT64_MAX);
+}
+
 TEST(ChangeTail, LooksAtABoundedNumberWithOneCall) {
   ChangeTail tail;
   tail.Begin(0, 4u << 20);

@@ -1,5 +1,6 @@
 // kvadmin status: prints the state of a node, the reason, and what to do next.
 #include <fmt/format.h>
+#include <map>
 
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/commands.h"
@@ -65,7 +66,53 @@ Json StatusJson(const api::NodeStatus& s) {
   return j;
 }
 
-void PrintStatus(const api::NodeStatus& s) {
+struct StatusOptions {
+  bool partitions = false;
+};
+
+// A node may have thousands of partitions. More than this are not listed unless asked for.
+constexpr size_t kMaxListed = 64;
+
+void PrintPartitions(const api::NodeStatus& s) {
+  tools::Table parts({"PARTITION", "REACTOR", "GENERATION", "LAST LSN", "APPLIED", "CHECKPOINT", "FILE", "USED",
+                      "DIRTY PAGES", "CHECKPOINTING"});
+  for (const api::PartitionStatus& p : s.partitions) {
+    parts.Row({std::to_string(p.id), std::to_string(p.reactor), std::to_string(p.generation),
+               std::to_string(p.last_lsn), std::to_string(p.applied_lsn), std::to_string(p.checkpoint_lsn),
+               Bytes(p.file_bytes), Bytes(p.used_bytes), std::to_string(p.dirty_pages),
+               p.checkpoint_running ? "yes" : "no"});
+  }
+  tools::Print("{}", parts.Render());
+}
+
+// One row for the partitions of each reactor.
+void PrintPartitionSums(const api::NodeStatus& s) {
+  struct Sums {
+    int64_t partitions = 0, to_apply = 0, to_checkpoint = 0, file_bytes = 0, used_bytes = 0, dirty_pages = 0,
+            checkpointing = 0;
+  };
+  std::map<int32_t, Sums> reactors;
+  for (const api::PartitionStatus& p : s.partitions) {
+    Sums& sums = reactors[p.reactor];
+    ++sums.partitions;
+    sums.to_apply += p.last_lsn - p.applied_lsn;
+    sums.to_checkpoint += p.applied_lsn - p.checkpoint_lsn;
+    sums.file_bytes += p.file_bytes;
+    sums.used_bytes += p.used_bytes;
+    sums.dirty_pages += p.dirty_pages;
+    sums.checkpointing += p.checkpoint_running ? 1 : 0;
+  }
+  tools::Table table(
+      {"REACTOR", "PARTITIONS", "RECORDS TO APPLY", "TO CHECKPOINT", "FILES", "USED", "DIRTY PAGES", "CHECKPOINTING"});
+  for (const auto& [reactor, sums] : reactors) {
+    table.Row({std::to_string(reactor), std::to_string(sums.partitions), std::to_string(sums.to_apply),
+               std::to_string(sums.to_checkpoint), Bytes(sums.file_bytes), Bytes(sums.used_bytes),
+               std::to_string(sums.dirty_pages), std::to_string(sums.checkpointing)});
+  }
+  tools::Print("{}{} partitions; --partitions lists them\n", table.Render(), s.partitions.size());
+}
+
+void PrintStatus(const api::NodeStatus& s, bool all_partitions) {
   tools::Print("{}\n", s.verdict);
   if (!s.advice.empty()) tools::Print("  next: {}\n", s.advice);
   tools::Print("\n");
@@ -90,24 +137,20 @@ void PrintStatus(const api::NodeStatus& s) {
   node.Row({"http port", std::to_string(s.http_port)});
   tools::Print("{}\n", node.Render());
 
-  tools::Table parts({"PARTITION", "REACTOR", "GENERATION", "LAST LSN", "APPLIED", "CHECKPOINT", "FILE", "USED",
-                      "DIRTY PAGES", "CHECKPOINTING"});
-  for (const api::PartitionStatus& p : s.partitions) {
-    parts.Row({std::to_string(p.id), std::to_string(p.reactor), std::to_string(p.generation),
-               std::to_string(p.last_lsn), std::to_string(p.applied_lsn), std::to_string(p.checkpoint_lsn),
-               Bytes(p.file_bytes), Bytes(p.used_bytes), std::to_string(p.dirty_pages),
-               p.checkpoint_running ? "yes" : "no"});
+  if (all_partitions || s.partitions.size() <= kMaxListed) {
+    PrintPartitions(s);
+  } else {
+    PrintPartitionSums(s);
   }
-  tools::Print("{}", parts.Render());
 }
 
-Result<ExitCode> ShowStatus(const Globals& globals) {
+Result<ExitCode> ShowStatus(const Globals& globals, const StatusOptions& options) {
   Client client(globals.target);
   ASSIGN_OR_RETURN(api::NodeStatus status, client.Call(Client::Repeat::kSafe, &api::AdminIf::status));
   if (globals.json) {
     PrintJson(StatusJson(status));
   } else {
-    PrintStatus(status);
+    PrintStatus(status, options.partitions);
   }
   return status.verdict == "ok" ? kExitOk : kExitNo;
 }
@@ -115,13 +158,15 @@ Result<ExitCode> ShowStatus(const Globals& globals) {
 }  // namespace
 
 void AddStatusCommand(tools::Command app, Globals* globals) {
+  auto o = std::make_shared<StatusOptions>();
   tools::Command command = app.Add("status", "Print the state of the node, the reason, and what to do next");
+  command.Flag("--partitions", &o->partitions, "List all partitions, even if there are many");
   command.Footer(
       "Examples:\n"
       "  kvadmin status\n"
       "  kvadmin --json status | jq .verdict\n"
       "Exit codes: 0 the verdict is ok; 1 it is not; 3 the node does not answer.");
-  OnChosen(command, globals, [=] { return ShowStatus(*globals); });
+  OnChosen(command, globals, [=] { return ShowStatus(*globals, *o); });
 }
 
 }  // namespace pando::admin
