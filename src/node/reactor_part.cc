@@ -139,6 +139,10 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.log_device_writes, stats.log.device_writes_total);
   SetTotal(&gauges_.log_device_bytes, stats.log.device_bytes_total);
   SetTotal(&gauges_.log_waits, stats.log.append_waits_total);
+  gauges_.log_readers.Set(static_cast<int64_t>(stats.log.readers));
+  gauges_.log_retained_bytes.Set(static_cast<int64_t>(stats.log.retained_bytes));
+  SetTotal(&gauges_.log_reader_segments, stats.log.reader_segments_read_total);
+  SetTotal(&gauges_.log_readers_gone, stats.log.readers_gone_total);
   SetTotal(&gauges_.checkpoints, stats.checkpoints_total);
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
   SetTotal(&gauges_.disk_full, stats.disk_full_total);
@@ -263,6 +267,10 @@ void ReactorPart::RegisterMetrics() {
   add("kv_log_device_writes_total", "Writes of the log to its device.", &g.log_device_writes);
   add("kv_log_device_bytes_total", "Bytes written to the log's device.", &g.log_device_bytes);
   add("kv_log_space_waits_total", "Writes that waited for room in the log.", &g.log_waits);
+  add("kv_log_readers_count", "Followers that read the log while it is written.", &g.log_readers);
+  add("kv_log_retained_bytes", "Segments that only followers may still need.", &g.log_retained_bytes);
+  add("kv_log_reader_segments_read_total", "Segments read for followers that lag.", &g.log_reader_segments);
+  add("kv_log_readers_gone_total", "Followers that lagged further than the log goes back.", &g.log_readers_gone);
   add("kv_partition_checkpoints_total", "Checkpoints finished.", &g.checkpoints);
   add("kv_partition_disk_full_total", "Writes refused because the disk is full.", &g.disk_full);
   add("kv_partitions_quarantined", "Partitions that refuse every request, because they are damaged.", &g.quarantined);

@@ -71,7 +71,9 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
       pipeline_bytes_(max_batch_bytes_ / kPipelineDivisor),
       files_(options_.node, options_.segment_bytes, options_.may_change),
       maintenance_wake_(reactor),
-      idle_wake_(reactor) {
+      idle_wake_(reactor),
+      image_load_(reactor, 1),
+      reads_done_(reactor) {
   idle_timer_.log = retry_timer_.log = hold_timer_.log = this;
   idle_timer_.on_fire = [](Timer* t) {
     LogImpl* log = static_cast<LogTimer*>(t)->log;
@@ -82,6 +84,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
 }
 
 LogImpl::~LogImpl() {
+  for (LiveReader* reader : std::vector<LiveReader*>(readers_)) CloseReader(reader);
   CHECK(granted_records_ == 0) << options_.directory << ": a LogSpace is still held";
   CHECK(!TurnHook::armed && !idle_timer_.armed && !retry_timer_.armed && !hold_timer_.armed && batches_.empty())
       << options_.directory << ": the log must be closed before it is destroyed";
@@ -113,6 +116,7 @@ LogStream* LogImpl::AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, 
   stream->released_lsn = std::min(stream->released_lsn, next_lsn - 1);
   stream->commit_lsn = stream->stated_commit_lsn = std::min(stream->commit_lsn, next_lsn - 1);
   stream->written_lsn = stream->durable_lsn = next_lsn - 1;
+  if (stream->moved) NoteSuperseded(stream, epoch, next_lsn, UINT64_MAX);
   if (!options_.read_only) MarkDue(stream);
   return stream;
 }
@@ -123,6 +127,7 @@ void LogImpl::RemoveStream(LogStream* stream) {
   });
   CHECK(failed() || (idle && stream->units.empty())) << "a stream was removed before its units were announced";
   CHECK(stream->space_waiters.empty()) << "a stream was removed while a writer waits for room in the log";
+  DetachReaders(stream);
   std::erase(due_marks_, stream);
   std::erase(staged_streams_, stream);
   for (auto& segment : live_) {
@@ -308,20 +313,16 @@ void LogImpl::DropReleasedSegments() {
     }
     return false;
   };
-  bool dropped = false;
-  while (!live_.empty() && !pinned(*live_.front())) {
-    Segment& front = *live_.front();
-    live_bytes_ -= std::exchange(front.counted_bytes, 0);
-    live_records_ -= std::exchange(front.counted_records, 0);
-    // The segment no longer counts, but it stays if groups are still written to it or if it holds
-    // the end of the log (L6).
-    if (live_.size() == 1 || front.number >= PositionSegment(announced_end_)) break;
-    CHECK(!front.file.is_open()) << "W2: a segment left the log while groups could still be written to it";
-    recycle_queue_.push_back({SegmentFileName(front.number), front.bytes});
-    live_.pop_front();
-    dropped = true;
+  // At the front, the segments that recovery does not need any more. They no longer count, but one
+  // stays if groups are still written to it or if it holds the end of the log (L6).
+  size_t released = retained_segments_;
+  for (; released < live_.size() && !pinned(*live_[released]); ++released) {
+    Segment& segment = *live_[released];
+    live_bytes_ -= std::exchange(segment.counted_bytes, 0);
+    live_records_ -= std::exchange(segment.counted_records, 0);
+    if (released + 1 == live_.size() || segment.number >= PositionSegment(announced_end_)) break;
   }
-  if (dropped && !options_.read_only) maintenance_wake_.NotifyAll();
+  RetainOrRecycle(released);
   WakeSpaceWaiters();
   // TakeSegment may have refused because of what was pinned until now.
   if (short_of_segments_ && staged_bytes_ > 0) ArmHook();
@@ -354,7 +355,8 @@ uint64_t LogImpl::MaxSpares() const {
   // All files together stay within the budget, but one spare is always allowed in addition to the
   // one for the next recovery.
   const uint64_t files = options_.budget_bytes / options_.segment_bytes;
-  return std::max<uint64_t>(1 + kKeptForRecovery, files > live_.size() ? files - live_.size() : 0);
+  const uint64_t live = live_.size() - retained_segments_;
+  return std::max<uint64_t>(1 + kKeptForRecovery, files > live ? files - live : 0);
 }
 
 // The number of segments to keep prepared. New segments are zeroed before a burst of writes needs
@@ -367,6 +369,8 @@ LogStats LogImpl::stats() const {
   stats.unreleased_records = live_records_ + staged_records_;
   stats.segments = live_.size();
   stats.data_sync_writes = data_sync_;
+  stats.readers = readers_.size();
+  stats.retained_bytes = retained_bytes_;
   stats.waits_for_segment = short_of_segments_ && disk_full_reported_ && !failed();
   return stats;
 }
@@ -376,6 +380,7 @@ LogStats LogImpl::stats() const {
 Task<Status> LogImpl::Close() {
   closing_ = true;
   WakeSpaceWaiters();
+  co_await UntilReadersRest();
   co_await UntilIdle();
   while (recovered_ && !options_.read_only && !live_.empty() && NeedsClosingPosition()) {
     SubmitClosingPosition();

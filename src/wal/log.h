@@ -18,7 +18,8 @@
 //       appends.
 //   L4  A failed write or sync is never retried. The log fails permanently, OnLogFailed tells every
 //       stream, and nothing more is announced.
-//   L5  Segments are recycled only once all their records are released.
+//   L5  Segments are recycled only once all their records are released. Some are kept longer for
+//       readers (LR2).
 //   L6  The end of the log never moves back: the segment that holds the last announced group stays
 //       until a later segment holds one. Whoever remembers durable_end() can therefore tell a lost
 //       log from an empty one.
@@ -51,6 +52,7 @@
 #include <vector>
 
 #include "src/base/ids.h"
+#include "src/base/memory_budget.h"
 #include "src/base/result.h"
 #include "src/io/directory.h"
 #include "src/io/reactor.h"
@@ -86,6 +88,12 @@ struct LogOptions {
   // the faster.
   enum class SyncMode : uint8_t { kProbe, kDataSyncWrite, kWriteThenSync };
   SyncMode sync_mode = SyncMode::kProbe;
+  // So much of the released segments is kept, also over a restart, for followers that are not known
+  // yet or come back. It does not count against the budgets, but a recovery reads it too.
+  uint64_t retained_bytes = 0;
+  // What readers of the running log use (LiveReader). The ring exists while there is a reader.
+  uint64_t reader_ring_bytes = 8u << 20;
+  MemoryBudget* reader_memory = nullptr;  // null = unlimited; outlives the log
 };
 
 // The owner of a stream. Called on the reactor's loop.
@@ -126,7 +134,8 @@ class LogReplaySink {
 };
 
 class Log;
-class LogStream;  // one partition's sequence; owned by the Log
+class LogStream;   // one partition's sequence; owned by the Log
+class LiveReader;  // live_reader.h
 
 // A segment that recovery would read, and the part of it that is known to be durable.
 struct DurableSegment {
@@ -165,6 +174,10 @@ struct LogStats {
   // Appended records wait for a segment, and the disk has no room for a new one. They go on when
   // the oldest segment is released.
   bool waits_for_segment = false;
+  uint64_t readers = 0;                     // LiveReader
+  uint64_t retained_bytes = 0;              // of released segments that are kept
+  uint64_t reader_segments_read_total = 0;  // by readers that lag
+  uint64_t readers_gone_total = 0;          // readers that lagged too far
 };
 
 class Log {
@@ -230,6 +243,14 @@ class Log {
   // The stream whose unreleased records pin the oldest segment; nil when nothing is pinned.
   // Checkpoint this stream first when the budget runs low.
   virtual Uuid OldestPinnedStream() const = 0;
+
+  // Opens a reader of the units after `after`, where a follower of the partition is; its chain is
+  // verified against the first unit that is read (0: not verified). The stream must be registered. Up
+  // to `retention_bytes` of released segments are kept while the reader has not passed them. Destroy
+  // the reader before the log's owner destroys the log; it then only returns errors. kOverloaded:
+  // there is no memory for the first reader's ring.
+  virtual Result<std::unique_ptr<LiveReader>> OpenReader(LogStream* stream, const HistoryPoint& after,
+                                                         uint64_t retention_bytes) = 0;
 
   // For the scrubber, which rereads segments: the live segments, oldest first, with the durable
   // part of each. A segment that is no longer live may change at any time.

@@ -26,9 +26,12 @@
 #include "src/io/sync.h"
 #include "src/wal/commit_hold.h"
 #include "src/wal/fair_clock.h"
+#include "src/wal/live_reader.h"
 #include "src/wal/log.h"
 #include "src/wal/log_format.h"
 #include "src/wal/segment_files.h"
+#include "src/wal/segment_image.h"
+#include "src/wal/unit_ring.h"
 
 namespace pando {
 
@@ -51,6 +54,9 @@ inline constexpr size_t kPreparedAhead = 4 + kKeptForRecovery;
 inline constexpr Nanos kIdleCloseNs = 10 * kMillisecond;
 // The delay before retrying to create a segment on a full disk.
 inline constexpr Nanos kDiskFullRetryNs = kSecond;
+
+// The most segments that are in memory for readers that lag (LR3).
+inline constexpr size_t kMaxImages = 2;
 
 class LogReader;
 struct LogEntry;
@@ -104,6 +110,24 @@ class LogStream {
 
   std::deque<SpaceWaiter*> space_waiters;
   uint64_t space_tag = 0;  // space_clock_: of the last record admitted
+
+  // -- readers
+  struct Recent {  // a unit in the ring
+    HistoryPoint end;
+    Lsn first_lsn = 0;
+    uint64_t chain_before = 0;
+    uint64_t place = 0;
+    size_t bytes = 0;
+  };
+  // Units of lower epochs from `from` on are no longer part of the history.
+  struct Supersession {
+    Epoch epoch = 0;
+    Lsn from = 0;
+    uint64_t segment = UINT64_MAX;  // that holds the first unit of the epoch; MAX: none does yet
+  };
+  std::vector<LiveReader*> readers;
+  std::deque<Recent> recent;                // while there are readers; without gaps
+  std::vector<Supersession> supersessions;  // as long as the log may hold such units
 };
 
 class LogImpl final : public Log, private TurnHook {
@@ -129,17 +153,21 @@ class LogImpl final : public Log, private TurnHook {
   std::vector<DurableSegment> DurableSegments() const override;
   bool IsLive(uint64_t segment_number) const override;
   LogPosition durable_end() const override { return announced_end_; }
+  Result<std::unique_ptr<LiveReader>> OpenReader(LogStream* stream, const HistoryPoint& after,
+                                                 uint64_t retention_bytes) override;
   LogStats stats() const override;
   void CheckInvariants() const override;
   void Abandon(const Status& status) override { Fail(status); }
   Task<Status> Close() override;
 
  private:
+  friend class LiveReader;
   // The records of one stream in a segment, as far as they are not superseded and lie nowhere later.
   struct IndexEntry {
     LogStream* stream = nullptr;
-    Lsn first_lsn = 0, last_lsn = 0;  // none if first_lsn > last_lsn
-    uint64_t offset = 0;              // of its first batch
+    Lsn first_lsn = 0, last_lsn = 0;    // none if first_lsn > last_lsn
+    uint64_t offset = 0;                // of its first batch
+    Lsn lies_first = 0, lies_last = 0;  // all that lie here, wherever else they do (for readers)
     bool pinned() const { return last_lsn > stream->released_lsn && first_lsn <= last_lsn; }
   };
   struct Segment {
@@ -274,6 +302,21 @@ class LogImpl final : public Log, private TurnHook {
   bool failed() const { return !failure_.ok(); }
   Task<void> CloseFile(File file);
 
+  // -- log_readers.cc
+  void CloseReader(LiveReader* reader);
+  void DetachReaders(LogStream* stream);
+  static void WakeReaders(LogStream* stream);
+  void WakeAllReaders();
+  Task<void> UntilReadersRest();
+  void Remember(LogStream* stream, const WriteUnit& unit, std::string_view encoded);
+  static void NoteSuperseded(LogStream* stream, Epoch epoch, Lsn from, uint64_t segment);
+  static void NoteSegmentOf(LogStream* stream, Epoch epoch, uint64_t segment);
+  std::vector<uint64_t> SegmentsOf(const LogStream* stream, Lsn lsn) const;
+  std::shared_ptr<SegmentImage> CachedImage(uint64_t number);
+  Task<Result<std::shared_ptr<SegmentImage>>> LoadImage(uint64_t number);
+  bool HeldByReader(const Segment& segment, uint64_t released_bytes) const;
+  void RetainOrRecycle(size_t released);
+
   // -- log_recovery.cc
   struct Replaying;
   Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
@@ -341,6 +384,19 @@ class LogImpl final : public Log, private TurnHook {
   WaitQueue idle_wake_;
   LogTimer idle_timer_, retry_timer_, hold_timer_;
   CommitHold hold_;
+
+  // Readers. The ring has one entry in ring_owners_ for each unit in it, oldest first.
+  std::unique_ptr<UnitRing> ring_;
+  std::deque<std::pair<LogStream*, uint64_t>> ring_owners_;
+  std::vector<std::shared_ptr<SegmentImage>> images_;  // the one used last comes last
+  std::vector<LiveReader*> readers_;                   // also of partitions that were dropped
+  size_t readers_lagging_ = 0;
+  size_t reads_ = 0;             // calls of Read in progress
+  uint64_t retained_bytes_ = 0;  // of segments at the front of live_ that recovery does not need
+  size_t retained_segments_ = 0;
+  Semaphore image_load_;  // one image is loaded at a time
+  WaitQueue reads_done_;
+
   TaskGroup tasks_;
   LogStats counters_;  // only the *_total fields
 };

@@ -14,6 +14,24 @@ void LogImpl::CheckInvariants() const {
   }
   CHECK_EQ(live_bytes, live_bytes_) << "bytes of live segments";
   CHECK_EQ(live_records, live_records_) << "records of live segments";
+  CHECK_LE(retained_segments_, live_.size()) << "retained segments";
+  uint64_t retained_bytes = 0;
+  for (size_t i = 0; i < retained_segments_; ++i) {
+    retained_bytes += live_[i]->bytes;
+    CHECK_EQ(live_[i]->counted_bytes, 0u) << "LR2: a segment that is kept for readers counts";
+  }
+  CHECK_EQ(retained_bytes, retained_bytes_) << "retained bytes";
+  CHECK_LE(images_.size(), kMaxImages) << "LR3: images";
+  size_t lagging = 0;
+  for (const LiveReader* reader : readers_) lagging += reader->lagging_;
+  CHECK_EQ(lagging, readers_lagging_) << "readers that lag";
+  for (const auto& [partition, stream] : streams_) {
+    const LogStream::Recent* before = nullptr;
+    for (const LogStream::Recent& unit : stream->recent) {
+      CHECK(!before || unit.first_lsn == before->end.lsn + 1) << "LR1: a gap between the units in memory";
+      before = &unit;
+    }
+  }
   LogPosition end = announced_end_;
   for (const auto& batch : batches_) {
     CHECK_GT(batch->end, end) << "W1: batches are out of order";

@@ -174,6 +174,7 @@ void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& 
   if (verdict == StreamHistory::Verdict::kSupersedes) {
     run->supersede = true;
     MoveIndex(stream, segment->number, unit.first_lsn, 0);
+    NoteSuperseded(stream, unit.epoch, unit.first_lsn, segment->number);
   }
   run->restarts |= run->supersede || (flags & kUnitStartsAnew) != 0;
   run->units.push_back(unit);
@@ -365,12 +366,17 @@ Task<void> LogImpl::MaintainSegments() {
       disk_full_reported_ = false;
     } else if (status.code() != Code::kDiskFull && status.code() != Code::kOverloaded) {
       Fail(std::move(status));
-    } else if (!creates || recycle_queue_.empty()) {
-      // Otherwise go on: a segment released meanwhile can be recycled without new space.
+    } else {
+      disk_full_ = true;
+      if (retained_segments_ > 0) DropReleasedSegments();  // LR2
+      // A segment released meanwhile can be recycled without new space.
+      if (creates && !recycle_queue_.empty()) {
+        disk_full_ = false;
+        continue;
+      }
       LOG_IF(WARNING, !std::exchange(disk_full_reported_, true))
           << options_.directory
           << ": cannot prepare the next log segment now and will retry; writes may have to wait: " << status.message();
-      disk_full_ = true;
       if (staged_bytes_ > 0) ArmHook();  // TakeSegment may use the last segment now
       reactor_.CancelTimer(&retry_timer_);
       reactor_.ArmTimer(&retry_timer_, reactor_.NowNs() + kDiskFullRetryNs);

@@ -80,6 +80,7 @@ void LogImpl::Supersede(LogStream* stream, const WriteUnit& unit) {
   }
   stream->written_lsn = std::min(stream->written_lsn, from - 1);
   stream->durable_lsn = std::min(stream->durable_lsn, from - 1);
+  NoteSuperseded(stream, unit.epoch, from, UINT64_MAX);
 }
 
 // -- batches
@@ -228,13 +229,18 @@ char* LogImpl::EncodePart(Batch* batch, Batch::Part* part, char* out) {
     const WriteUnit& unit = staged.unit;
     const bool again = (staged.flags & kUnitAgain) != 0;
     if (!again && std::exchange(stream->starts_anew, false)) staged.flags |= kUnitStartsAnew;
+    char* const encoded = out;
     out = EncodeUnit(stream->partition, unit, staged.flags, out);
     if (again) {
       AddToIndex(batch->segment, stream, unit.first_lsn, unit.last_lsn(), batch->offset);
       part->moved.push_back({unit.first_lsn, unit.last_lsn(), std::move(staged.on_done)});
       UnstageAgain(stream);
     } else {
-      if (staged.supersedes) part->moved.push_back({unit.first_lsn, 0, {}});
+      if (staged.supersedes) {
+        part->moved.push_back({unit.first_lsn, 0, {}});
+        NoteSegmentOf(stream, unit.epoch, batch->segment->number);
+      }
+      if (!stream->readers.empty()) Remember(stream, unit, {encoded, static_cast<size_t>(out - encoded)});
       first = first == 0 ? unit.first_lsn : std::min(first, unit.first_lsn);
       last = std::max(last, unit.last_lsn());
       part->last_lsn = stream->written_lsn = unit.last_lsn();
@@ -242,6 +248,7 @@ char* LogImpl::EncodePart(Batch* batch, Batch::Part* part, char* out) {
     }
     stream->units.pop_front();
   }
+  WakeReaders(stream);
   if (first != 0) AddToIndex(batch->segment, stream, first, last, batch->offset);
   stream->batch_tag = part->tag;
   staged_bytes_ -= part->bytes;
@@ -304,7 +311,7 @@ void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn las
   std::vector<IndexEntry>& index = segment->index;
   if (std::exchange(stream->indexed_in, segment->number) != segment->number) {
     stream->indexed_at = index.size();
-    index.push_back({stream, first, last, offset});
+    index.push_back({stream, first, last, offset, first, last});
     return;
   }
   if (stream->indexed_at >= index.size() || index[stream->indexed_at].stream != stream) {
@@ -317,6 +324,8 @@ void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn las
   const bool empty = entry.first_lsn > entry.last_lsn;
   entry.first_lsn = empty ? first : std::min(entry.first_lsn, first);
   entry.last_lsn = empty ? last : std::max(entry.last_lsn, last);
+  entry.lies_first = std::min(entry.lies_first, first);
+  entry.lies_last = std::max(entry.lies_last, last);
 }
 
 // A plan without parts makes a batch that only carries positions and marks.
@@ -422,6 +431,7 @@ void LogImpl::Announce() {
       if (part.last_lsn == 0) continue;
       part.stream->durable_lsn = part.last_lsn;
       MarkDue(part.stream);
+      WakeReaders(part.stream);
     }
     // The consumers may append, release, or start closing the log.
     for (const Batch::Part& part : batch->parts) {
@@ -494,6 +504,7 @@ void LogImpl::Fail(Status status) {
   std::sort(registered.begin(), registered.end(),
             [](const LogStream* a, const LogStream* b) { return a->partition < b->partition; });
   WakeSpaceWaiters();
+  WakeAllReaders();
   idle_wake_.NotifyAll();
   maintenance_wake_.NotifyAll();
   for (LogStream* stream : registered) stream->consumer->OnLogFailed(failure_);

@@ -78,6 +78,13 @@ struct WriteUnit {
   Lsn last_lsn() const { return first_lsn + record_count - 1; }
 };
 
+// The end of a unit in the history of a partition. Equal points mean an equal past (WU1).
+struct HistoryPoint {
+  Epoch epoch = 0;
+  Lsn lsn = 0;
+  uint64_t chain = 0;
+};
+
 // How far a partition had come when a batch was submitted. The last mark of a partition tells
 // recovery what must exist.
 struct StreamMark {
