@@ -46,6 +46,8 @@ class ByteWriter {
     static_assert(std::is_integral_v<T> || std::is_enum_v<T>);
     out_->append(reinterpret_cast<const char*>(&v), sizeof(T));
   }
+  // Small magnitudes take few bytes, whatever their sign (zigzag).
+  void Signed(int64_t v) { Varint((static_cast<uint64_t>(v) << 1) ^ static_cast<uint64_t>(v >> 63)); }
   void Varint(uint64_t v) {
     while (v >= 0x80) {
       out_->push_back(static_cast<char>(v | 0x80));
@@ -91,6 +93,10 @@ class ByteReader {
       if (byte < 0x80) return v;
     }
     return Fail(), 0;
+  }
+  int64_t Signed() {
+    const uint64_t v = Varint();
+    return static_cast<int64_t>(v >> 1) ^ -static_cast<int64_t>(v & 1);
   }
   std::string_view Bytes(size_t n) {
     if (in_.size() < n) return Fail(), std::string_view{};

@@ -45,6 +45,11 @@ class PartitionRecords {
   // A kCheck that does not hold refuses the whole write; with all_or_nothing any refused operation
   // does. Returns one result per operation.
   //
+  // A kOnce comes first of all. If this partition has applied a write of its client with the same
+  // sequence, nothing happens, and the results are those of that write, without values. kAborted, if
+  // they were too many to be kept, if a later sequence has been applied, or if the write was first
+  // sent too long ago (kMaxWriteAgeMs) for the partition to know.
+  //
   // kDiskFull, kOverloaded, kUnavailable, kInvalidArgument (more operations than this pool can ever
   // apply at once), and kDeadline (withdrawn or late, see WriteControl) mean that nothing happened.
   // kAborted means that the outcome is unknown.

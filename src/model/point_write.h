@@ -17,7 +17,8 @@ class PointWrite {
   // -- set by the caller, and left alone until the write is done
   class Partition* partition = nullptr;
   WriteOp op;
-  ValueRoom* values = nullptr;  // room for the value that is returned; null = up to kMaxBatchBytes
+  const WriteOp* once = nullptr;  // a kOnce that precedes it; outlives the write
+  ValueRoom* values = nullptr;    // room for the value that is returned; null = up to kMaxBatchBytes
   // If it is set, the write does not begin once it was withdrawn (P7).
   WriteControl* control = nullptr;
 

@@ -17,9 +17,6 @@ constexpr uint8_t kMoreFlags = 0x80;    // a second, nonzero byte of flags follo
 constexpr uint8_t kAllOrNothing = 0x01;
 constexpr uint8_t kKnownMoreFlags = kAllOrNothing;
 
-uint64_t ZigZag(int64_t v) { return (static_cast<uint64_t>(v) << 1) ^ static_cast<uint64_t>(v >> 63); }
-int64_t UnZigZag(uint64_t v) { return static_cast<int64_t>(v >> 1) ^ -static_cast<int64_t>(v & 1); }
-
 uint8_t FlagsOf(const LogRecord& record) {
   uint8_t flags = static_cast<uint8_t>(static_cast<uint8_t>(record.ttl_mode) << kTtlShift);
   if (record.continues) flags |= kContinues;
@@ -40,6 +37,9 @@ bool IsComplete(const LogRecord& record) {
     case RecordOp::kEpochStart:
       return record.key.empty() && record.ttl_mode == TtlMode::kKeep && record.condition.empty() && !record.continues &&
              !record.all_or_nothing;
+    case RecordOp::kOnce:
+      return !record.key.empty() && record.sequence > 0 && record.age_ms >= 0 && record.continues &&
+             record.ttl_mode == TtlMode::kKeep && record.condition.empty();
     default: return true;
   }
 }
@@ -52,10 +52,14 @@ void EncodeRecord(const LogRecord& record, std::string* out) {
   writer.Fixed(FlagsOf(record));
   if (record.all_or_nothing) writer.Fixed(kAllOrNothing);
   writer.Fixed(record.version);
-  if (record.ttl_mode == TtlMode::kSet) writer.Varint(ZigZag(record.expires_at_ms));
+  if (record.ttl_mode == TtlMode::kSet) writer.Signed(record.expires_at_ms);
   writer.LengthPrefixed(record.key);
   if (record.op == RecordOp::kPut) writer.LengthPrefixed(record.value);
-  if (record.op == RecordOp::kIncrement) writer.Varint(ZigZag(record.delta));
+  if (record.op == RecordOp::kIncrement) writer.Signed(record.delta);
+  if (record.op == RecordOp::kOnce) {
+    writer.Varint(record.sequence);
+    writer.Varint(static_cast<uint64_t>(record.age_ms));
+  }
   if (record.condition.version) writer.Fixed(*record.condition.version);
   if (record.condition.value) writer.LengthPrefixed(*record.condition.value);
 }
@@ -67,7 +71,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   const uint8_t more_flags = (flags & kMoreFlags) != 0 ? reader->Fixed<uint8_t>() : 0;
   record.version = reader->Fixed<Version>();
   if (!reader->ok()) return Error(Code::kCorruption, "log record: the record ends before its version");
-  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kEpochStart)) {
+  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kOnce)) {
     return Error(Code::kCorruption, "log record: unknown operation {}", op);
   }
   const auto ttl = static_cast<uint8_t>((flags & kTtlMask) >> kTtlShift);
@@ -81,10 +85,14 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   record.continues = (flags & kContinues) != 0;
   record.all_or_nothing = (more_flags & kAllOrNothing) != 0;
   record.ttl_mode = static_cast<TtlMode>(ttl);
-  if (record.ttl_mode == TtlMode::kSet) record.expires_at_ms = UnZigZag(reader->Varint());
+  if (record.ttl_mode == TtlMode::kSet) record.expires_at_ms = reader->Signed();
   record.key = reader->LengthPrefixed();
   if (record.op == RecordOp::kPut) record.value = reader->LengthPrefixed();
-  if (record.op == RecordOp::kIncrement) record.delta = UnZigZag(reader->Varint());
+  if (record.op == RecordOp::kIncrement) record.delta = reader->Signed();
+  if (record.op == RecordOp::kOnce) {
+    record.sequence = reader->Varint();
+    record.age_ms = static_cast<int64_t>(reader->Varint());
+  }
   if (flags & kIfVersion) record.condition.version = reader->Fixed<Version>();
   if (flags & kIfValue) record.condition.value = reader->LengthPrefixed();
   if (flags & kIfExistence) record.condition.exists = (flags & kIfExists) != 0;

@@ -30,6 +30,9 @@ enum class RecordOp : uint8_t {
   kCheck = 6,
   // Changes nothing: the first record of an epoch. It has no key and is a unit of its own.
   kEpochStart = 7,
+  // Names its write, so that the write is applied once (src/partition/lane.h). It is the first record
+  // of the write, and its key is that of the client's lane.
+  kOnce = 8,
 };
 
 // What must be true of the current record for the operation to take effect. All given parts must
@@ -56,6 +59,8 @@ struct LogRecord {
   TtlMode ttl_mode = TtlMode::kKeep;
   int64_t expires_at_ms = 0;  // with kSet
   int64_t delta = 0;          // kIncrement
+  uint64_t sequence = 0;      // kOnce: of the write in its lane, at least 1
+  int64_t age_ms = 0;         // kOnce: how long ago the write was first sent, at least 0
   std::string_view key;
   std::string_view value;  // kPut
   ConditionView condition;

@@ -43,6 +43,9 @@ struct WriteOp {
   bool current_value_unwanted = false;
   // OpResult::current is set to the record as it was found even if the operation is applied.
   bool return_previous = false;
+  // kOnce, whose key is the client ID: see LogRecord.
+  uint64_t sequence = 0;
+  int64_t age_ms = 0;  // how long ago the write was sent first, by the client's own clock
 };
 
 class WriteControl;

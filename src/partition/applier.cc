@@ -14,6 +14,11 @@ bool NeedsCurrentValue(const UnitRecord& r) {
   return record.op != RecordOp::kExpire && !record.condition.empty() && r.wanted == WantedRecord::kIfRefused;
 }
 
+LaneEncoder LaneOf(const ApplyUnit& unit) {
+  const LogRecord& first = unit.records.front().record;
+  return LaneEncoder(first.sequence, first.version);
+}
+
 }  // namespace
 
 // -- what a unit needs in memory
@@ -129,7 +134,13 @@ void Applier::Apply(ApplyUnit* unit) {
   if (unit->guarded()) {
     for (size_t i = 0; i < unit->records.size() && JudgeNext(*unit, i, &judgement);) ++i;
   }
-  ApplyPart(unit, unit->whole(), judgement);
+  if (judgement.repeats()) {
+    Repeat(unit, judgement);
+  } else {
+    LaneEncoder lane = LaneOf(*unit);
+    ApplyPart(unit, unit->whole(), judgement, &lane);
+    if (unit->once()) UpdateLane(unit, std::move(lane));
+  }
   End(unit);
 }
 
@@ -163,7 +174,10 @@ Task<Status> Applier::JudgeInParts(ApplyUnit* unit, Judgement* judgement) {
 }
 
 Task<Status> Applier::ApplyInParts(ApplyUnit* unit, const Judgement* judgement) {
-  for (UnitPart part; part.to < unit->records.size() && !judgement->refused();) {
+  LaneEncoder lane = LaneOf(*unit);
+  // A lane keeps the results of a refused write too.
+  const bool nothing = judgement->repeats() || (judgement->refused() && !unit->once());
+  for (UnitPart part; part.to < unit->records.size() && !nothing;) {
     part = NextPart(*unit, part.to);
     while (!Ready(*unit, part)) {
       if (part.size() > 1) co_await state_.tree->FetchAhead(KeysOf(*unit, part));
@@ -173,8 +187,13 @@ Task<Status> Applier::ApplyInParts(ApplyUnit* unit, const Judgement* judgement) 
       unit->pins.clear();
       part.to = part.from + (part.size() + 1) / 2;
     }
-    ApplyPart(unit, part, *judgement);
+    ApplyPart(unit, part, *judgement, &lane);
     unit->pins.clear();
+  }
+  if (unit->once() && !nothing) {
+    constexpr UnitPart kFirst{0, 1};
+    while (!Ready(*unit, kFirst)) CO_RETURN_IF_ERROR(co_await MakeReady(unit, kFirst));
+    UpdateLane(unit, std::move(lane));
   }
   End(unit);
   co_return Status();
@@ -182,14 +201,37 @@ Task<Status> Applier::ApplyInParts(ApplyUnit* unit, const Judgement* judgement) 
 
 // -- records
 
-void Applier::ApplyPart(ApplyUnit* unit, UnitPart part, const Judgement& judgement) {
+void Applier::ApplyPart(ApplyUnit* unit, UnitPart part, const Judgement& judgement, LaneEncoder* lane) {
   if (unit->reply) unit->reply->results.reserve(unit->records.size());
   for (size_t i = part.from; i < part.to; ++i) {
-    OpResult result = judgement.refused() ? RefuseJudged(unit, i, judgement.outcomes_[i]) : ApplyRecord(unit, i);
-    CHECK(judgement.refused() || !unit->records[i].record.all_or_nothing || result.outcome == OpOutcome::kApplied)
+    const LogRecord& record = unit->records[i].record;
+    const bool refused = judgement.refused() && record.op != RecordOp::kOnce;
+    OpResult result = refused ? RefuseJudged(unit, i, judgement.outcomes_[i]) : ApplyRecord(unit, i);
+    CHECK(refused || !record.all_or_nothing || result.outcome == OpOutcome::kApplied)
         << "P10: an operation was refused that had been judged to apply";
+    if (unit->once() && record.op != RecordOp::kOnce) lane->Add(result);
     if (unit->reply) unit->reply->results.push_back(std::move(result));
   }
+}
+
+// A write that was sent before and is not applied again.
+void Applier::Repeat(ApplyUnit* unit, const Judgement& judgement) {
+  for (const UnitRecord& r : unit->records) FreeExtent(r);
+  if (!unit->reply) return;
+  unit->reply->status = judgement.unknown_;
+  OpResult once;
+  once.version = judgement.lane_.version;
+  unit->reply->results.push_back(std::move(once));
+  for (const OpResult& result : judgement.lane_.results) unit->reply->results.push_back(result);
+}
+
+// Stores what the write came to, in the same step as its effects (LN1).
+void Applier::UpdateLane(ApplyUnit* unit, LaneEncoder lane) {
+  const LogRecord& once = unit->records.front().record;
+  const std::string value = std::move(lane).Finish(MaxInlineBytes(state_.pool.page_bytes()) - once.key.size());
+  const int64_t expires_at_ms = VersionMs(once.version) + kLaneRetentionMs;
+  state_.tree->Upsert(LeafOf(*unit, 0), once.key, NewValue{value, Extent(), once.version, expires_at_ms});
+  upkeep_.NoteExpiry(expires_at_ms);
 }
 
 void Applier::End(ApplyUnit* unit) {
@@ -208,6 +250,7 @@ OpResult Applier::ApplyRecord(ApplyUnit* unit, size_t index) {
   result.version = record.version;
   if (record.op == RecordOp::kCheck) return result;  // it holds: JudgeNext has verified that
   if (record.op == RecordOp::kEpochStart) return result;
+  if (record.op == RecordOp::kOnce) return result;  // UpdateLane follows the other records
   Frame* leaf = LeafOf(*unit, index);
   if (record.op == RecordOp::kExpire) return ApplyExpire(leaf, record, std::move(result));
   std::optional<LeafSlot> at;

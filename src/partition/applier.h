@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "src/partition/apply_unit.h"
+#include "src/partition/lane.h"
 #include "src/partition/partition_state.h"
 #include "src/partition/upkeep.h"
 
@@ -30,7 +31,10 @@ namespace pando {
 // The outcomes of a unit that is judged as a whole.
 class Judgement {
  public:
+  // Nothing of the unit takes effect.
   bool refused() const { return refused_; }
+  // The unit is a write that was sent before, so its lane stays as it is too (LN1).
+  bool repeats() const { return repeats_; }
 
  private:
   friend class Applier;
@@ -49,7 +53,9 @@ class Judgement {
   Effects effects_;
   // Once refused, for each record its own reason, or kBatchRefused.
   std::vector<OpOutcome> outcomes_;
-  bool refused_ = false, check_failed_ = false;
+  bool refused_ = false, check_failed_ = false, repeats_ = false;
+  Lane lane_;       // if it repeats: what it came to then,
+  Status unknown_;  // or why that cannot be told
 };
 
 class Applier {
@@ -99,12 +105,15 @@ class Applier {
 
   // applier_judge.cc
   bool JudgeNext(const ApplyUnit& unit, size_t index, Judgement* judgement);
+  bool JudgeOnce(const ApplyUnit& unit, Judgement* judgement);
   OpOutcome JudgeRecord(const ApplyUnit& unit, size_t index, Judgement::Effects* effects);
   CurrentRecord Foresee(const ApplyUnit& unit, size_t index, const Judgement::Effects& effects);
   CurrentRecord ForeseeStored(const ApplyUnit& unit, size_t index, Frame* leaf);
   static Verdict Decide(const LogRecord& record, const CurrentRecord& current);
 
-  void ApplyPart(ApplyUnit* unit, UnitPart part, const Judgement& judgement);
+  void ApplyPart(ApplyUnit* unit, UnitPart part, const Judgement& judgement, LaneEncoder* lane);
+  void Repeat(ApplyUnit* unit, const Judgement& judgement);
+  void UpdateLane(ApplyUnit* unit, LaneEncoder lane);
   void End(ApplyUnit* unit);
   OpResult ApplyRecord(ApplyUnit* unit, size_t index);
   OpResult ApplyExpire(Frame* leaf, const LogRecord& record, OpResult result);

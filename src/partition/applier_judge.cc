@@ -56,6 +56,7 @@ Applier::Verdict Applier::Decide(const LogRecord& record, const CurrentRecord& c
 // reasons at once. After a failed kCheck it goes on only through the remaining checks.
 bool Applier::JudgeNext(const ApplyUnit& unit, size_t index, Judgement* judgement) {
   const LogRecord& record = unit.records[index].record;
+  if (record.op == RecordOp::kOnce) return JudgeOnce(unit, judgement);
   const bool check = record.op == RecordOp::kCheck;  // checks come before all other records (AU2)
   if (!check && (judgement->check_failed_ || !record.all_or_nothing)) return false;
   const OpOutcome outcome = JudgeRecord(unit, index, &judgement->effects_);
@@ -64,7 +65,33 @@ bool Applier::JudgeNext(const ApplyUnit& unit, size_t index, Judgement* judgemen
   judgement->outcomes_[index] = outcome;
   judgement->refused_ = true;
   judgement->check_failed_ |= check;
-  return unit.reply != nullptr;
+  return unit.reply != nullptr || unit.once();  // the lane keeps all results
+}
+
+// Whether the write is new to its lane. If not, what came of it is in the judgement.
+bool Applier::JudgeOnce(const ApplyUnit& unit, Judgement* judgement) {
+  const LogRecord& once = unit.records.front().record;
+  const int64_t now_ms = VersionMs(once.version);
+  const std::optional<FoundRecord> found = state_.tree->FindInLeaf(LeafOf(unit, 0), once.key);
+  auto refuse = [&](std::string_view why) {
+    judgement->refused_ = judgement->repeats_ = true;
+    if (why.empty()) return false;
+    judgement->unknown_ =
+        Error(Code::kAborted, "partition {}: whether write {} of this client was applied is unknown: {}", state_.id(),
+              once.sequence, why);
+    return false;
+  };
+  const bool too_old = once.age_ms >= kMaxWriteAgeMs;
+  constexpr std::string_view kTooOld = "it was first sent longer ago than the partition remembers";
+  if (!found || HasExpired(found->record.expires_at_ms, now_ms)) return !too_old || refuse(kTooOld);
+  Result<Lane> lane = DecodeLane(found->record.value);
+  if (!lane.ok()) return refuse(lane.status().message());
+  if (lane->sequence != once.sequence && too_old) return refuse(kTooOld);
+  if (lane->sequence < once.sequence) return true;
+  judgement->lane_ = *std::move(lane);
+  if (judgement->lane_.sequence > once.sequence) return refuse("a later write of the same client was applied already");
+  if (judgement->lane_.results.size() == unit.records.size() - 1) return refuse("");
+  return refuse("it was applied before, but its results are not known, or it was another write then");
 }
 
 // Returns the outcome that the record would have after those that left `effects`, and adds its own

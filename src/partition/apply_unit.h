@@ -10,7 +10,7 @@
 //   AU1  The records point into encoded bytes, which whoever feeds the unit to the Applier keeps
 //        until it has been applied.
 //   AU2  A unit has the form that a write can have: all of its records are all-or-nothing or none
-//        is, checks come first, and only the last record ends it.
+//        is, a kOnce comes first and checks next, and only the last record ends it.
 #pragma once
 
 #include <optional>
@@ -57,6 +57,8 @@ struct UnitReply {
   std::vector<OpResult> results;
   ValueRoom* room = nullptr;  // for the values handed back; null = up to kMaxBatchBytes
   size_t value_bytes = 0;     // of the values handed back, and of those in ApplyUnit::found
+  // Not OK: the write was sent before, and what came of it cannot be told. There are no results.
+  Status status;
 };
 
 // Some of a unit's records, by index.
@@ -87,8 +89,9 @@ struct ApplyUnit {
   // One record can refuse the others, so the unit is judged as a whole.
   bool guarded() const {
     const LogRecord& first = records.front().record;
-    return first.all_or_nothing || first.op == RecordOp::kCheck;
+    return first.all_or_nothing || first.op == RecordOp::kCheck || once();
   }
+  bool once() const { return records.front().record.op == RecordOp::kOnce; }
 
   Epoch epoch = 0;
   Lsn first_lsn = 0;

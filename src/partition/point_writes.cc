@@ -31,13 +31,25 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
   if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
   if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
-  if (!CheckFits(1, kFramesPerUpdate + applier_.FramesFor(op.op, key_bytes, value_bytes)).ok()) return false;
   const size_t condition_bytes = op.condition.value ? op.condition.value->size() : 0;
-  const size_t encoded_bytes = kMaxRecordOverhead + key_bytes + value_bytes + condition_bytes;
-  if (!state_.log->HasSpace(encoded_bytes) || !UncommittedFits(encoded_bytes, 1)) return false;
+  size_t encoded_bytes = kMaxRecordOverhead + key_bytes + value_bytes + condition_bytes, records = 1;
+  size_t frames = kFramesPerUpdate + applier_.FramesFor(op.op, key_bytes, value_bytes);
+  uint64_t blocks = admission_.BlocksFor(op.op, key_bytes, value_bytes);
+  Frame* lane = nullptr;
+  if (write->once) {
+    const size_t lane_key_bytes = write->once->key.size();
+    ChildRef missing;
+    uint8_t level = 0;
+    if (!(lane = state_.tree->FindLeaf(write->once->key, &missing, &level))) return false;
+    ++records;
+    encoded_bytes += kMaxRecordOverhead + lane_key_bytes;
+    frames += applier_.FramesFor(RecordOp::kOnce, lane_key_bytes, 0);
+    blocks += admission_.BlocksFor(RecordOp::kOnce, lane_key_bytes, 0);
+  }
+  if (!CheckFits(records, frames).ok()) return false;
+  if (!state_.log->HasSpace(encoded_bytes) || !UncommittedFits(encoded_bytes, records)) return false;
   std::unique_ptr<PointUnit> unit = TakePointUnit();
   const bool only_removes = op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
-  const uint64_t blocks = admission_.BlocksFor(op.op, key_bytes, value_bytes);
   const bool admitted = admission_.TryAdmit(blocks, only_removes, &unit->blocks);
   if (!admitted || (write->control && !write->control->BeginAppend())) {
     unit->blocks.Drop();
@@ -49,19 +61,27 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   ++state_.active_calls;
   unit->waits = QueueEntry::Waiter::kPoint;
   unit->client = write;
-  unit->reply.room = write->values;
-  ApplyUnit& content = unit->content;
-  content.reply = &unit->reply;
-  content.pins.push_back(state_.pool.Pin(leaf));
-  const LogRecord record = RecordOf(op);
   unit->encoded.reserve(encoded_bytes);
-  EncodeRecord(record, &unit->encoded);
-  content.records.resize(1);
-  content.records.front().wanted = WantedBy(op);
-  DecodeOwn(unit.get());
+  EncodePoint(*write, unit.get());
+  if (lane) unit->content.pins.push_back(state_.pool.Pin(lane));
+  unit->content.pins.push_back(state_.pool.Pin(leaf));
   write->begun = true;
   Append(unit.release());
   return true;
+}
+
+void WritePipeline::EncodePoint(const PointWrite& write, PointUnit* unit) {
+  if (write.once) {
+    LogRecord once = RecordOf(*write.once);
+    once.continues = true;
+    EncodeRecord(once, &unit->encoded);
+  }
+  EncodeRecord(RecordOf(write.op), &unit->encoded);
+  unit->reply.room = write.values;
+  unit->content.reply = &unit->reply;
+  unit->content.records.resize(write.once ? 2 : 1);
+  unit->content.records.back().wanted = WantedBy(write.op);
+  DecodeOwn(unit);
 }
 
 // The unit has left the queue.
@@ -69,8 +89,8 @@ void WritePipeline::FinishPoint(PointUnit* unit, Status status) {
   std::unique_ptr<PointUnit> owned(unit);
   PointWrite* write = std::exchange(unit->client, nullptr);
   CHECK(write != nullptr && write->begun) << "PW1: a write was done that had not begun, or twice";
-  write->status = std::move(status);
-  if (write->status.ok()) write->result = std::move(unit->reply.results.front());
+  write->status = status.ok() ? std::move(unit->reply.status) : std::move(status);
+  if (write->status.ok()) write->result = std::move(unit->reply.results.back());
   unit->content.pins.clear();
   unit->blocks.Drop();  // what it changed counts as dirty now
   if (SpareUnits().size() < kMaxSpareUnits && unit->encoded.capacity() <= kMaxSpareBytes) {
@@ -78,7 +98,8 @@ void WritePipeline::FinishPoint(PointUnit* unit, Status status) {
     unit->content.found.clear();
     unit->reply.results.clear();
     unit->reply.value_bytes = 0;
-    unit->content.records.front() = UnitRecord();
+    unit->reply.status = Status();
+    unit->content.records.clear();
     SpareUnits().push_back(std::move(owned));
   }
   write->OnDone();

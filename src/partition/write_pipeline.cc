@@ -40,7 +40,7 @@ Status WritePipeline::CheckFits(size_t ops, size_t frames) const {
 }
 
 Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
-  CHECK(!write->ops.empty() && write->ops.size() <= kMaxBatchOps);
+  CHECK(!write->ops.empty() && write->ops.size() <= kMaxBatchOps + 1);
   bool only_removes = true, checks_may_come = true;
   uint64_t blocks = 0;
   size_t frames = kFramesPerUpdate;
@@ -51,8 +51,11 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
     CHECK(op.ttl_mode != TtlMode::kSet || (op.ttl_ms > 0) != (op.expires_at_ms > 0)) << "no expiry, or two";
     CHECK(op.op != RecordOp::kTouch || op.ttl_mode != TtlMode::kKeep) << "a touch that changes nothing";
     CHECK(op.op != RecordOp::kCheck || (checks_may_come && !op.condition.empty())) << "an empty check, or a late one";
-    checks_may_come &= op.op == RecordOp::kCheck;
-    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck;
+    const bool once = op.op == RecordOp::kOnce;
+    CHECK(!once || (&op == write->ops.data() && write->ops.size() > 1 && op.sequence > 0))
+        << "a kOnce that names nothing";
+    checks_may_come &= op.op == RecordOp::kCheck || once;
+    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck || once;
     write->encoded_bytes += key_bytes + value_bytes + (op.condition.value ? op.condition.value->size() : 0);
     blocks += admission_.BlocksFor(op.op, key_bytes, value_bytes);
     frames += applier_.FramesFor(op.op, key_bytes, value_bytes);
@@ -148,6 +151,8 @@ LogRecord WritePipeline::RecordOf(const WriteOp& op) {
   const bool relative = op.ttl_mode == TtlMode::kSet && op.ttl_ms > 0;
   record.expires_at_ms = relative ? VersionMs(record.version) + op.ttl_ms : op.expires_at_ms;
   record.delta = op.delta;
+  record.sequence = op.sequence;
+  record.age_ms = op.age_ms;
   record.key = op.key;
   record.value = op.value;
   record.condition.version = op.condition.version;
@@ -223,6 +228,7 @@ Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> op
     // P3: resumes once the write has been applied or has failed.
     co_await QueueEntry::Left{&write};
     status = std::move(write.status);
+    if (status.ok()) status = std::move(write.reply.status);
   } else {
     FreeValues(&write.content);
     log_space.Drop();  // for other writes that wait
@@ -469,12 +475,12 @@ const ApplyUnit* WritePipeline::PinnedUnit(size_t index) const {
 }
 
 void WritePipeline::PrefetchLeaf(size_t index) const {
-  if (const ApplyUnit* unit = PinnedUnit(index)) state_.tree->Prefetch(*unit->pins.front().frame());
+  if (const ApplyUnit* unit = PinnedUnit(index)) state_.tree->Prefetch(*unit->pins.back().frame());
 }
 
 void WritePipeline::PrefetchRecord(size_t index) const {
   const ApplyUnit* unit = PinnedUnit(index);
-  if (unit) state_.tree->PrefetchRecord(*unit->pins.front().frame(), unit->records.front().record.key);
+  if (unit) state_.tree->PrefetchRecord(*unit->pins.back().frame(), unit->records.back().record.key);
 }
 
 bool WritePipeline::FrontIsReady() {

@@ -117,6 +117,7 @@ class WritePipeline {
   void Leave(QueueEntry* entry, Status status);
   void LeaveFailed(QueueEntry* entry);
   // point_writes.cc
+  void EncodePoint(const PointWrite& write, PointUnit* unit);
   void FinishPoint(PointUnit* unit, Status status);
   // The unit will not be applied: frees what was allocated for it.
   void LeaveUnapplied(QueueEntry* entry, Status status);

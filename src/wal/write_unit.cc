@@ -69,9 +69,9 @@ PayloadReader::Item PayloadReader::NextUnit() {
   if (header.record_bytes > rest_.size() - sizeof(UnitHeader)) return Item::kDamaged;
   const std::string_view records = rest_.substr(sizeof(UnitHeader), header.record_bytes);
   if (!Take(sizeof(UnitHeader) + header.record_bytes)) return Item::kDamaged;
-  const bool sane = (header.flags & ~kUnitKnownFlags) == 0 && header.record_format == kRecordFormat &&
-                    header.reserved == 0 && !header.partition.IsNil() && header.record_count > 0 &&
-                    header.record_bytes > 0 && header.first_lsn > 0 &&
+  const bool sane = (header.flags & ~kUnitKnownFlags) == 0 && header.record_format >= kOldestRecordFormat &&
+                    header.record_format <= kRecordFormat && header.reserved == 0 && !header.partition.IsNil() &&
+                    header.record_count > 0 && header.record_bytes > 0 && header.first_lsn > 0 &&
                     header.first_lsn + header.record_count > header.first_lsn;
   if (!sane) return Item::kDamaged;
   partition = header.partition;

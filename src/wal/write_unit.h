@@ -25,8 +25,10 @@ namespace pando {
 
 enum class ItemKind : uint8_t { kUnit = 1, kMark = 2 };
 
-// The version of the records in a unit (src/model/record.h). To the log they are bytes.
-inline constexpr uint8_t kRecordFormat = 1;
+// The version of the records in a unit (src/model/record.h), and the oldest that is read. Version 2
+// added kOnce. To the log they are bytes.
+inline constexpr uint8_t kRecordFormat = 2;
+inline constexpr uint8_t kOldestRecordFormat = 1;
 
 // The sequence of the partition starts anew here: LSN and chain do not continue an earlier unit.
 inline constexpr uint16_t kUnitStartsAnew = 1u << 0;

@@ -24,6 +24,8 @@ void ExpectSame(const LogRecord& want, const LogRecord& got) {
   EXPECT_EQ(want.ttl_mode, got.ttl_mode);
   EXPECT_EQ(want.expires_at_ms, got.expires_at_ms);
   EXPECT_EQ(want.delta, got.delta);
+  EXPECT_EQ(want.sequence, got.sequence);
+  EXPECT_EQ(want.age_ms, got.age_ms);
   EXPECT_EQ(want.key, got.key);
   EXPECT_EQ(want.value, got.value);
   EXPECT_EQ(want.condition.version, got.condition.version);
@@ -91,6 +93,15 @@ TEST(LogRecord, GoldenBytes) {
   epoch_start.op = RecordOp::kEpochStart;
   epoch_start.version = 6;
   EXPECT_EQ(Hex(Encode(epoch_start)), "0700060000000000000000");
+
+  LogRecord once;
+  once.op = RecordOp::kOnce;
+  once.continues = true;
+  once.version = 7;
+  once.key = "c";
+  once.sequence = 300;
+  once.age_ms = 1;
+  EXPECT_EQ(Hex(Encode(once)), "080107000000000000000163ac0201");
 }
 
 // Records of format version 1 of the log, which must stay readable. Never change these bytes.
@@ -129,6 +140,10 @@ struct RandomRecord {
     value = bytes(random() % 8 == 0 ? 70000 : 300);
     condition_value = bytes(50);
     record.op = static_cast<RecordOp>(1 + random() % 6);
+    if (random() % 8 == 0) {
+      MakeOnce(number(), static_cast<int64_t>(number() >> 1));
+      return;
+    }
     record.continues = random() % 2;
     record.all_or_nothing = random() % 3 == 0;
     record.version = number();
@@ -145,6 +160,13 @@ struct RandomRecord {
     if (record.op == RecordOp::kExpire || (record.op == RecordOp::kCheck && record.condition.empty())) {
       record.condition.version = number();
     }
+  }
+  void MakeOnce(uint64_t sequence, int64_t age_ms) {
+    record.op = RecordOp::kOnce;
+    record.continues = true;
+    record.key = key += "!";
+    record.sequence = (sequence >> 1) + 1;
+    record.age_ms = age_ms;
   }
 };
 
@@ -195,7 +217,8 @@ TEST(LogRecord, ImpossibleBytesAreCorruption) {
   EXPECT_EQ(code(0, 1), Code::kOk);
   EXPECT_EQ(code(0, 0), Code::kCorruption);      // no operation
   EXPECT_EQ(code(0, 7), Code::kCorruption);      // an epoch start with a key
-  EXPECT_EQ(code(0, 8), Code::kCorruption);      // an unknown operation
+  EXPECT_EQ(code(0, 8), Code::kCorruption);      // a once without a sequence
+  EXPECT_EQ(code(0, 9), Code::kCorruption);      // an unknown operation
   EXPECT_EQ(code(0, 4), Code::kCorruption);      // an expire without a version condition
   EXPECT_EQ(code(0, 5), Code::kCorruption);      // a touch that keeps the expiry
   EXPECT_EQ(code(0, 6), Code::kCorruption);      // a check without a condition

@@ -180,6 +180,30 @@ TEST_F(ReplayTest, AUnitThatIsRefusedChangesNothing) {
   }
 }
 
+// LN1: lanes are the same, whether their units are applied whole or in parts, and so is what they keep
+// of a unit that was refused or that came twice.
+TEST_F(ReplayTest, LanesAreTheSameWhenAppliedInParts) {
+  Batch batch;
+  AddLargeUnits(&batch);
+  batch.SkipVersions(static_cast<int64_t>(VersionAtMs(2'000'000'000'000)));  // else the lanes have expired
+  for (int times = 0; times < 2; ++times) {
+    batch.Add(RecordOp::kOnce, "lane 1").sequence = 1;
+    for (uint32_t i = 0; i < kKeys; ++i) batch.Add(RecordOp::kPut, Key(i), std::string(800 + times, 'c'));
+    batch.EndUnit();
+    batch.all_or_nothing(true);
+    batch.Add(RecordOp::kOnce, "lane 2").sequence = 1;
+    for (uint32_t i = 0; i < kKeys; ++i) batch.Add(RecordOp::kPut, Key(i), "no").condition.exists = i % 7 != 0;
+    batch.EndUnit();
+    batch.all_or_nothing(false);
+  }
+  const Replayed large = Replay(&batch, kManyPages), small = Replay(&batch, FewPages());
+  ASSERT_TRUE(large.status.ok()) << large.status.ToString();
+  ASSERT_TRUE(small.status.ok()) << small.status.ToString();
+  EXPECT_EQ(large.contents.count, kKeys + 1u + 2u);
+  EXPECT_EQ(small.contents, large.contents);
+  EXPECT_EQ(small.stats.applied_lsn, kKeys + 1 + 200 + 4 * (kKeys + 1u));
+}
+
 // AU2 and P5: what no process has written is corruption.
 TEST_F(ReplayTest, VersionsThatDoNotRiseAreCorruption) {
   Batch batch;

@@ -44,6 +44,7 @@ const char* OpName(RecordOp op) {
     case RecordOp::kTouch: return "touch";
     case RecordOp::kCheck: return "check";
     case RecordOp::kEpochStart: return "epoch start";
+    case RecordOp::kOnce: return "once";
   }
   return "?";
 }

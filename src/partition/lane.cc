@@ -1,0 +1,79 @@
+#include "src/partition/lane.h"
+
+#include <utility>
+
+#include "src/base/codec.h"
+
+namespace pando {
+namespace {
+
+constexpr uint8_t kFormat = 1;
+// Bits of the first byte of a result.
+constexpr uint8_t kOutcomeMask = 0x07;
+constexpr uint8_t kExisted = 0x08;
+constexpr uint8_t kNumber = 0x10;
+constexpr uint8_t kKnownBits = kOutcomeMask | kExisted | kNumber;
+
+OpResult DecodeResult(ByteReader* reader, Version base, bool* sane) {
+  OpResult result;
+  const auto head = reader->Fixed<uint8_t>();
+  const uint8_t outcome = head & kOutcomeMask;
+  *sane &= (head & ~kKnownBits) == 0 && outcome <= static_cast<uint8_t>(OpOutcome::kBatchRefused);
+  result.outcome = static_cast<OpOutcome>(outcome);
+  if (result.outcome == OpOutcome::kBatchRefused) return result;
+  result.existed = (head & kExisted) != 0;
+  result.version = base + static_cast<uint64_t>(reader->Signed());
+  if ((head & kNumber) != 0) result.number = reader->Signed();
+  result.value_omitted = result.existed;
+  result.current.found = result.existed;
+  if (result.outcome != OpOutcome::kApplied) result.current.version = result.version;
+  return result;
+}
+
+}  // namespace
+
+LaneEncoder::LaneEncoder(uint64_t sequence, Version version) : sequence_(sequence), version_(version) {}
+
+void LaneEncoder::Add(const OpResult& result) {
+  ++count_;
+  uint8_t head = static_cast<uint8_t>(result.outcome);
+  if (result.existed) head |= kExisted;
+  if (result.number != 0) head |= kNumber;
+  ByteWriter writer(&results_);
+  writer.Fixed(head);
+  if (result.outcome == OpOutcome::kBatchRefused) return;
+  writer.Signed(static_cast<int64_t>(result.version - version_));
+  if (result.number != 0) writer.Signed(result.number);
+}
+
+std::string LaneEncoder::Finish(size_t max_bytes) && {
+  std::string value;
+  ByteWriter writer(&value);
+  writer.Fixed(kFormat);
+  writer.Varint(sequence_);
+  writer.Fixed(version_);
+  const size_t head_bytes = value.size();
+  writer.Varint(count_);
+  value += results_;
+  if (value.size() <= max_bytes) return value;
+  value.resize(head_bytes);
+  writer.Varint(0);
+  return value;
+}
+
+Result<Lane> DecodeLane(std::string_view value) {
+  ByteReader reader(value);
+  Lane lane;
+  bool sane = reader.Fixed<uint8_t>() == kFormat;
+  lane.sequence = reader.Varint();
+  lane.version = reader.Fixed<Version>();
+  const uint64_t count = reader.Varint();
+  sane &= reader.ok() && count <= reader.remaining();
+  for (uint64_t i = 0; sane && i < count; ++i) lane.results.push_back(DecodeResult(&reader, lane.version, &sane));
+  if (!sane || !reader.ok() || reader.remaining() != 0) {
+    return Error(Code::kCorruption, "the record of a lane has invalid bytes");
+  }
+  return lane;
+}
+
+}  // namespace pando

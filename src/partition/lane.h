@@ -1,0 +1,57 @@
+// Lane: what a partition remembers of the last write of a client, so that a write that is sent again
+// is applied once.
+//
+// A client that wants this names its writes (RecordOp::kOnce): a client ID, which is a lane with one
+// write in flight, and a sequence that rises. Each partition keeps one record per lane, in the
+// reserved namespace of its own tree (docs/FORMAT.md, "Lane"): the last sequence and its results. It
+// is looked up and replaced when a write is applied, in the same step, so every replica that applies
+// the same log has the same lanes. It expires like any record when the lane has been silent for
+// kLaneRetentionMs, by the time of record versions. A write that was first sent kMaxWriteAgeMs ago, by
+// the client's own clock, is refused: after some more time on its way, it could not be told from one
+// that was applied.
+//
+// Threads: pure functions.
+//
+// Invariants
+//   LN1  (I11 of the design) Of the writes of a lane, a partition applies each sequence at most once,
+//        and none below one that it has applied.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/model/types.h"
+
+namespace pando {
+
+inline constexpr int64_t kLaneRetentionMs = 15 * 60 * 1000, kMaxWriteAgeMs = 10 * 60 * 1000;
+
+// The last write of a lane.
+struct Lane {
+  uint64_t sequence = 0;
+  Version version = 0;  // of the write's kOnce record
+  // One for each operation after kOnce. Empty if they were too many to be kept. Values are left out.
+  std::vector<OpResult> results;
+};
+
+// The value of a lane's record, built while its write is applied.
+class LaneEncoder {
+ public:
+  LaneEncoder(uint64_t sequence, Version version);
+  void Add(const OpResult& result);
+  // The value, of at most `max_bytes`: if the results would exceed that, it is without them.
+  std::string Finish(size_t max_bytes) &&;
+
+ private:
+  const uint64_t sequence_;
+  const Version version_;
+  size_t count_ = 0;
+  std::string results_;
+};
+
+// kCorruption on bytes that LaneEncoder does not produce.
+Result<Lane> DecodeLane(std::string_view value);
+
+}  // namespace pando

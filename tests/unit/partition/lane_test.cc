@@ -1,0 +1,83 @@
+// The record of a lane: golden bytes, and bytes that no write produces.
+#include "src/partition/lane.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/hand_bytes.h"
+
+namespace pando {
+namespace {
+
+constexpr Version kBase = 0x0102030405060708;
+
+OpResult Result(OpOutcome outcome, Version version, bool existed, int64_t number = 0) {
+  OpResult result;
+  result.outcome = outcome;
+  result.version = version;
+  result.existed = existed;
+  result.number = number;
+  return result;
+}
+
+std::string Encode(uint64_t sequence, const std::vector<OpResult>& results, size_t max_bytes = 1000) {
+  LaneEncoder encoder(sequence, kBase);
+  for (const OpResult& result : results) encoder.Add(result);
+  return std::move(encoder).Finish(max_bytes);
+}
+
+TEST(LaneTest, GoldenBytes) {
+  const std::string bytes = Encode(
+      300, {Result(OpOutcome::kApplied, kBase + 1, true, -3), Result(OpOutcome::kConditionFailed, kBase - 2, true),
+            Result(OpOutcome::kBatchRefused, 0, false), Result(OpOutcome::kApplied, kBase + 64, false)});
+  EXPECT_EQ(bytes, FromHex("01"                // format
+                           "ac02"              // sequence 300
+                           "0807060504030201"  // version
+                           "04"                // results
+                           "180205"            // applied, existed, a number: version + 1, -3
+                           "0903"              // condition failed, existed: version - 2
+                           "04"                // refused with its batch
+                           "008001"));         // applied: version + 64
+  const pando::Result<Lane> lane = DecodeLane(bytes);
+  ASSERT_TRUE(lane.ok()) << lane.status().ToString();
+  EXPECT_EQ(lane->sequence, 300u);
+  EXPECT_EQ(lane->version, kBase);
+  ASSERT_EQ(lane->results.size(), 4u);
+  EXPECT_EQ(lane->results[0].version, kBase + 1);
+  EXPECT_EQ(lane->results[0].number, -3);
+  EXPECT_TRUE(lane->results[0].existed);
+  EXPECT_EQ(lane->results[1].outcome, OpOutcome::kConditionFailed);
+  EXPECT_EQ(lane->results[1].current.version, kBase - 2);
+  EXPECT_TRUE(lane->results[1].current.found && lane->results[1].value_omitted);
+  EXPECT_EQ(lane->results[2].outcome, OpOutcome::kBatchRefused);
+  EXPECT_EQ(lane->results[3].version, kBase + 64);
+  EXPECT_FALSE(lane->results[3].value_omitted);
+}
+
+TEST(LaneTest, TooManyResultsAreLeftOut) {
+  std::vector<OpResult> results(100, Result(OpOutcome::kApplied, kBase + 1, false));
+  const std::string bytes = Encode(7, results, 150);
+  EXPECT_EQ(bytes, FromHex("01"
+                           "07"
+                           "0807060504030201"
+                           "00"));
+  EXPECT_TRUE(DecodeLane(bytes)->results.empty());
+  EXPECT_EQ(DecodeLane(Encode(7, results, 300))->results.size(), 100u);
+}
+
+TEST(LaneTest, OtherBytesAreCorruption) {
+  const std::string sound = Encode(1, {Result(OpOutcome::kApplied, kBase + 1, true, 5)});
+  for (size_t bytes = 0; bytes < sound.size(); ++bytes) {
+    EXPECT_EQ(DecodeLane(sound.substr(0, bytes)).code(), Code::kCorruption) << bytes;
+  }
+  EXPECT_EQ(DecodeLane(sound + '\0').code(), Code::kCorruption);
+  std::string other_format = sound, unknown_outcome = sound, unknown_bit = sound;
+  other_format[0] = 2;
+  unknown_outcome[11] = 0x05;
+  unknown_bit[11] = 0x20;
+  for (const std::string& bytes : {other_format, unknown_outcome, unknown_bit}) {
+    EXPECT_EQ(DecodeLane(bytes).code(), Code::kCorruption);
+  }
+}
+
+}  // namespace
+}  // namespace pando
