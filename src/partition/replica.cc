@@ -62,6 +62,8 @@ std::unique_ptr<Replica> Replica::OpenQuarantined(Reactor& reactor, BufferPool& 
 }
 
 Status Replica::Judge(Status status) {
+  // The write-back of a page may have failed, so that whoever waited for its frame was refused.
+  if (quarantined()) return Status();
   if (status.ok() || !IsDamage(status)) return status;
   Quarantine(status);
   return Status();

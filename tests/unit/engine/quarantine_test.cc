@@ -296,6 +296,27 @@ TEST_F(QuarantineTest, ItsFileFailsWhileItServes) {
   EXPECT_EQ(Check(), "");
 }
 
+// Replay has more to write than memory for it, and cannot write. Whoever waits for a frame is refused,
+// and the start goes on with the other partition.
+TEST_F(QuarantineTest, ItsFileFailsDuringRecovery) {
+  const uint64_t little = setup_.engine.memory_bytes;
+  setup_.engine.memory_bytes = 64u << 20;
+  setup_.engine.log_budget_bytes = 32u << 20;
+  Run([](QuarantineTest* t) -> Task<void> {
+    co_await Fill(t);
+    for (int i = 0; i < 12'000; ++i) {
+      EXPECT_OK(co_await Put(t->engine_->partition(0), fmt::format("much-{:05}", i * 7919 % 12'000), Value(i)));
+    }
+  });
+  setup_.engine.memory_bytes = little;
+  says_ = DataPath(0);
+  FailWrites();
+  Run(ExpectQuarantine);
+  machine_->ClearFaults();
+  Run(FindAll);
+  EXPECT_EQ(Check(), "");
+}
+
 // The checkpoint of the closing engine fails in one partition. The other one is closed properly.
 TEST_F(QuarantineTest, ItsFileFailsWhileTheEngineCloses) {
   Run(Fill);
