@@ -66,8 +66,8 @@ class PartitionRecords {
   // The latest changes after version `after` to keys that begin with `prefix`, as far as they are
   // still in memory (ChangeTail). Does not wait: newest_change() tells when to ask again.
   virtual Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) = 0;
-  // At or above the version of every change that was acknowledged before the call. Callable from
-  // any thread.
+  // At or above the version of every change that was acknowledged before the call; UINT64_MAX once
+  // the partition is quarantined or closed. Callable from any thread.
   virtual Version newest_change() const = 0;
 
  protected:

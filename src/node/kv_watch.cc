@@ -97,8 +97,10 @@ Refusal StartPosition(const api::WatchRequest& request, const WatchBinding& bind
                       const std::vector<Partition*>& partitions, WatchPosition* position) {
   if (request.position.empty()) {
     for (Partition* partition : partitions) {
-      const auto after = static_cast<Version>(request.after_version);
-      position->versions.push_back(after != 0 ? after : partition->newest_change());
+      auto after = static_cast<Version>(request.after_version);
+      if (after == 0) after = partition->newest_change();
+      // A partition that is out of service is asked from the beginning, and answers why.
+      position->versions.push_back(after == UINT64_MAX ? 0 : after);
     }
     return {};
   }

@@ -34,6 +34,9 @@ class ChangeTail {
   ChangeTail(const ChangeTail&) = delete;
   ChangeTail& operator=(const ChangeTail&) = delete;
 
+  // newest() after Close.
+  static constexpr Version kOutOfService = UINT64_MAX;
+
   // Forgets everything. Versions up to `floor` are unknown from then on. Holds at most max_bytes
   // (at least kMinBytes).
   void Begin(Version floor, size_t max_bytes);
@@ -41,10 +44,12 @@ class ChangeTail {
   void Add(Version version, std::string_view key, bool removed);
   // Makes the added changes visible to After and advances newest(). Call it between writes, not
   // within one.
-  void Publish() { SetNewest(last_); }
+  void Publish() {
+    if (newest() != kOutOfService) SetNewest(last_);
+  }
   // There will be no changes any more that After returns. newest() is above every version from then
   // on, so that watchers look, and get the error.
-  void Close() { SetNewest(UINT64_MAX); }
+  void Close() { SetNewest(kOutOfService); }
   // Adds one to *count after each Publish and Close. It belongs to this reactor, and outlives the tail.
   void CountIn(std::atomic<uint64_t>* count) { count_ = count; }
 

@@ -103,6 +103,17 @@ TEST_P(KvWatchTest, TellsOfTheChangesOfItsPrefixAndContinues) {
   EXPECT_TRUE(Watch(args)->success.changes.empty());
 }
 
+// Whoever begins to watch learns that a partition cannot tell of its changes.
+TEST_P(KvWatchTest, APartitionOutOfServiceIsNotPassedOver) {
+  Put("k", "v");
+  FakePartition& partition = node_->PartitionOf("k");
+  partition.failure = Error(Code::kUnavailable, "the partition is out of service");
+  partition.changes.Close();
+  auto reply = Watch(api::WatchRequest());
+  EXPECT_FALSE(reply->__isset.success);
+  EXPECT_THAT(reply->error.message, HasSubstr("out of service"));
+}
+
 TEST_P(KvWatchTest, WaitsUntilSomethingChanges) {
   for (const std::string prefix : {"", "k", "{tag}"}) {
     for (const std::string name : {"/a", "/b", "/c", "/d"}) {  // in partitions of both reactors
