@@ -9,9 +9,11 @@ namespace {
 // Writes pin the pages they will need in up to 1/8 of the pool.
 constexpr uint64_t kPinnedShare = 8;
 constexpr Nanos kFramesRetry = kMillisecond;
-constexpr Nanos kPlaceRetry = kSecond;    // of a committed value that finds no place on a full disk
-constexpr size_t kPrefetchAhead = 6;      // leaves of later writes, while a write is applied
-constexpr uint32_t kUnitsPerRecord = 12;  // of applying it, in units of the turn's budget
+constexpr Nanos kPlaceRetry = kSecond;     // of a committed value that finds no place on a full disk
+constexpr size_t kPrefetchAhead = 6;       // leaves of later writes, while a write is applied
+constexpr uint32_t kUnitsPerRecord = 12;   // of applying it, in units of the turn's budget
+constexpr uint32_t kUnitsPerFetched = 8;   // of finding its leaf
+constexpr uint32_t kUnitsPerAppended = 4;  // of encoding it
 
 }  // namespace
 
@@ -217,11 +219,18 @@ Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> op
   // Both calls may wait for a long time. BeginAppend checks whether the partition has stopped or
   // the write was withdrawn meanwhile.
   Status status = co_await Admit(&write, &log_space);
-  if (status.ok()) status = co_await Fetch(&write);
+  // What many writers waited for (that the file grows, a page) may have come for all of them in one turn.
+  while (status.ok() && append_slice_.Spend(0)) co_await Yield(state_.reactor);
+  if (status.ok()) {
+    append_slice_.Spend(kUnitsPerFetched * static_cast<uint32_t>(write.ops.size()));
+    status = co_await Fetch(&write);
+  }
+  while (status.ok() && append_slice_.Spend(0)) co_await Yield(state_.reactor);
   // A snapshot is being cut: no write may be appended meanwhile.
   while (status.ok() && writes_held_ && !state_.failed()) co_await writes_resumed_.Wait();
   if (status.ok()) status = BeginAppend(write);
   if (status.ok()) {
+    append_slice_.Spend(kUnitsPerAppended * static_cast<uint32_t>(write.ops.size()));
     Encode(&write);
     Append(&write);
     log_space.Drop();  // from here on its records count themselves

@@ -151,7 +151,7 @@ class WritePipeline {
   bool gave_up_ = false;      // WQ3: a unit that is not committed was dropped, or the gate is closed
   bool gate_closed_ = false;  // it has had its last call
   Applying applying_ = Applying::kAtOnce;
-  TurnSlice apply_slice_{state_.pool.turn()};
+  TurnSlice apply_slice_{state_.pool.turn()}, append_slice_{state_.pool.turn()};
   bool fetching_ahead_ = false;  // FetchAhead runs
   bool writes_held_ = false;
   WaitQueue writes_resumed_;
