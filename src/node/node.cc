@@ -141,6 +141,11 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   Result<StoreInfo> opened = co_await OpenStore(first, std::move(store));
   if (!opened.ok()) co_return opened.TakeStatus();
   store_ = *std::move(opened);
+  if (store_.partitions.size() != store_.ranges) {
+    co_return Error(Code::kUnsupported,
+                    "{}: the store has {} of {} partitions, and this version serves only whole stores", store_.data_dir,
+                    store_.partitions.size(), store_.ranges);
+  }
   CO_RETURN_IF_ERROR(co_await RemoveLeftovers(first, &store_));
   CO_RETURN_IF_ERROR(co_await ChangeReactorsIfNeeded(first));
 

@@ -121,8 +121,10 @@ Task<void> OpenAll(Reactor* reactor) {
     CHECK(info.status().message().find(kMeta) != std::string::npos) << info.status().ToString();
     co_return;
   }
-  for (const PartitionInfo& p : info->partitions) {
-    CHECK(info->partitions[info->PartitionOf("key")].first_hash <= HashId("key"));
+  CHECK_LT(info->PartitionOf("key"), info->ranges);
+  for (const PartitionInfo& p : info->partitions) {  // not all ranges need to have one
+    CHECK(p.id != info->PartitionOf("key") || p.first_hash <= HashId("key"));
+    CHECK_LT(p.id, info->ranges);
     CHECK_LT(info->ReactorOf(p.id), info->reactors);
   }
   PartitionFileOptions options{kData, GoodStore().info.node, GoodStore().info.partitions[0].uuid, 4096,
