@@ -114,14 +114,12 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddUnread() {
 
 PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const Node& node, int64_t now_ms) {
   bool exact = false;
-  for (uint32_t slot = node.LowerBound(spec_.start, &exact); slot < node.count(); ++slot) {
-    if (!spec_.end.empty() && node.Key(slot) >= spec_.end) {
-      page_.exhausted = true;
-      return Step::kOver;
-    }
+  const bool last = !node.has_upper() || (!spec_.end.empty() && node.upper() >= spec_.end);
+  const uint32_t end = last && !spec_.end.empty() ? node.LowerBound(spec_.end, &exact) : node.count();
+  for (uint32_t slot = node.LowerBound(spec_.start, &exact); slot < end; ++slot) {
     if (const Step step = AddRow(node, slot, now_ms); step != Step::kMore) return step;
   }
-  if (!node.has_upper() || (!spec_.end.empty() && node.upper() >= spec_.end)) {
+  if (last) {
     page_.exhausted = true;
     return Step::kOver;
   }
@@ -133,14 +131,12 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const N
 PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafBackwards(const Node& node, int64_t now_ms) {
   bool exact = false;
   const bool whole = spec_.end.empty() || (node.has_upper() && spec_.end >= node.upper());
-  for (uint32_t slot = whole ? node.count() : node.LowerBound(spec_.end, &exact); slot > 0;) {
-    if (node.Key(--slot) < spec_.start) {
-      page_.exhausted = true;
-      return Step::kOver;
-    }
-    if (const Step step = AddRow(node, slot, now_ms); step != Step::kMore) return step;
+  const bool last = node.lower().empty() || node.lower() <= spec_.start;
+  const uint32_t first = last && !spec_.start.empty() ? node.LowerBound(spec_.start, &exact) : 0;
+  for (uint32_t slot = whole ? node.count() : node.LowerBound(spec_.end, &exact); slot > first;) {
+    if (const Step step = AddRow(node, --slot, now_ms); step != Step::kMore) return step;
   }
-  if (node.lower().empty() || node.lower() <= spec_.start) {
+  if (last) {
     page_.exhausted = true;
     return Step::kOver;
   }
