@@ -131,8 +131,13 @@ struct Context {
   /** ReplyContext.session of an earlier reply. A token that this server did not issue is refused: TOKEN_MISMATCH. */
   3: binary session
   /**
-   * Identity of a retried write: (client_id, sequence) is applied once. A server that does not remember identities
-   * (feature "idempotent_writes") refuses a write that has it. Reads ignore it.
+   * Name of a write, so that it is applied once however often it is sent. client_id names a lane: 1 to 64 bytes that
+   * nobody else uses, such as a random UUID. A lane has one write in flight, and each new write has a higher sequence
+   * (from 1). A write that is sent again has its old sequence, and is answered as the first time, but without the values
+   * of earlier records. If the server does not know any more what came of it, the answer is UNAVAILABLE with applied =
+   * UNKNOWN: about ten minutes after it was sent first, or once a later write of its lane has been applied.
+   * A server without the feature "idempotent_writes" refuses a write that has a name; so does deleteRange, which does no
+   * harm when it is repeated. Reads ignore it.
    */
   4: binary client_id
   5: i64 sequence
@@ -146,6 +151,8 @@ struct Context {
   9: i32 max_staleness_ms
   /** On whose behalf a router sends this request. DENIED unless the connection has said hello as a router. */
   10: string principal
+  /** With client_id: how long ago the write was sent for the first time, in ms, by the caller's own clock. */
+  11: i64 age_ms
 }
 
 /** All parts that are set must hold. They are compared with the record as it is when the write is applied. */
@@ -750,6 +757,8 @@ struct PartitionSnapshot {
   11: i64 used_bytes
   /** What every extent of a page or value leaves free at its end, as in docs/FORMAT.md. */
   12: i32 seal_bytes
+  /** Stored keys begin with a namespace, as in docs/FORMAT.md. */
+  13: bool namespaced
   15: optional ReplyContext context
 }
 

@@ -29,6 +29,11 @@ inline void StoreLE(void* p, T v) {
   std::memcpy(p, &v, sizeof(T));
 }
 
+// For bytes that must sort like the number, and for formats of others.
+inline void StoreBigEndian32(void* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
+inline void StoreBigEndian64(void* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
+inline uint32_t LoadBigEndian32(const void* p) { return __builtin_bswap32(LoadLE<uint32_t>(p)); }
+
 inline constexpr size_t kMaxVarintBytes = 10;
 
 inline size_t VarintSize(uint64_t v) {

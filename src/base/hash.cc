@@ -21,6 +21,6 @@ std::string_view HashTag(std::string_view key) {
   return key.substr(open + 1, close - open - 1);
 }
 
-uint64_t HashId(std::string_view key) { return Hash64(HashTag(key)); }
+uint64_t HashId(std::string_view key, uint32_t namespace_id) { return Hash64(HashTag(key), namespace_id); }
 
 }  // namespace pando

@@ -6,9 +6,12 @@
 
 namespace pando {
 
-inline constexpr size_t kBlockBytes = 4096;  // unit of disk allocation and O_DIRECT transfers
-inline constexpr size_t kMaxKeyBytes = 2048;
+inline constexpr size_t kBlockBytes = 4096;   // unit of disk allocation and O_DIRECT transfers
+inline constexpr size_t kMaxKeyBytes = 2048;  // of a request
+inline constexpr size_t kNamespaceBytes = 4;  // in front of a stored key (key_space.h)
+inline constexpr size_t kMaxStoredKeyBytes = kNamespaceBytes + kMaxKeyBytes;
 inline constexpr size_t kMaxValueBytes = 1u << 20;
+inline constexpr size_t kMaxClientIdBytes = 64;
 inline constexpr size_t kMaxBatchOps = 1024;
 // The keys and values of one writeBatch, which is atomic within each partition.
 inline constexpr size_t kMaxBatchBytes = 2u << 20;

@@ -63,7 +63,7 @@ const char* ReferenceProblem(const Node& node, uint32_t slot, uint32_t seal_byte
 
 uint64_t RecordHash(std::string_view key_prefix, std::string_view key_suffix, uint64_t value_hash, Version version,
                     int64_t expires_at_ms) {
-  char buffer[kMaxKeyBytes + 24];
+  char buffer[kMaxStoredKeyBytes + 24];
   char* at = buffer;
   StoreLE(at, value_hash), StoreLE(at + 8, version), StoreLE(at + 16, expires_at_ms);
   at += 24;
@@ -314,7 +314,7 @@ uint32_t Node::SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uin
 
 void Node::AppendFrom(const Node& source, uint32_t from, uint32_t to) {
   CHECK_EQ(leaf(), source.leaf());
-  char key[kMaxKeyBytes];
+  char key[kMaxStoredKeyBytes];
   std::string_view source_prefix = source.prefix();
   CopyBytes(key, source_prefix);
   uint32_t cut = header().prefix_bytes;

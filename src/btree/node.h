@@ -23,6 +23,7 @@
 //       (MaxKeyBytes).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -35,13 +36,15 @@
 namespace pando {
 
 // Limits of a store's records: quarters of the whole page, so that clients find the same limits
-// whether or not the store has room for a seal.
+// whether or not the store has room for a seal, and stores their keys with a namespace.
 inline constexpr uint32_t MaxKeyBytes(uint32_t usable_bytes) {
   const uint32_t quarter = PageBytesOf(usable_bytes) / 4;
-  return quarter < kMaxKeyBytes ? quarter : static_cast<uint32_t>(kMaxKeyBytes);
+  return static_cast<uint32_t>(kNamespaceBytes + std::min<size_t>(quarter, kMaxKeyBytes));
 }
 // A record whose key and value together exceed this stores its value in an overflow extent.
-inline constexpr uint32_t MaxInlineBytes(uint32_t usable_bytes) { return PageBytesOf(usable_bytes) / 4; }
+inline constexpr uint32_t MaxInlineBytes(uint32_t usable_bytes) {
+  return static_cast<uint32_t>(kNamespaceBytes) + PageBytesOf(usable_bytes) / 4;
+}
 
 struct Slot {
   uint16_t offset;     // of the record

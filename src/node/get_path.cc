@@ -165,18 +165,27 @@ bool GetPath::Take(const RpcRequest& request) {
 }
 
 void GetPath::Gather(Entry entry, std::string_view key) {
-  entry.key_bytes = static_cast<uint32_t>(key.size());
   uint32_t reactor = backend_->store->ReactorOf(entry.partition);
   if (reactor == backend_->reactor) {
-    entry.key_offset = static_cast<uint32_t>(keys_.size());
-    keys_.append(key);
+    AddKey(&entry, key, &keys_);
     entries_.push_back(entry);
   } else {
     RemoteGets* gets = BatchFor(reactor);
-    entry.key_offset = static_cast<uint32_t>(gets->keys.size());
-    gets->keys.append(key);
+    AddKey(&entry, key, &gets->keys);
     gets->entries.push_back(entry);
   }
+}
+
+void GetPath::AddKey(Entry* entry, std::string_view key, std::string* keys) const {
+  const std::string_view prefix = backend_->keys.prefix();
+  entry->key_offset = static_cast<uint32_t>(keys->size());
+  entry->key_bytes = static_cast<uint32_t>(prefix.size() + key.size());
+  keys->append(prefix).append(key);
+}
+
+// The key as the request had it.
+std::string_view GetPath::KeyOf(const Entry& entry, const std::string& keys) const {
+  return backend_->keys.KeyOf(std::string_view(keys).substr(entry.key_offset, entry.key_bytes));
 }
 
 void GetPath::Park(const Entry& entry, std::string_view key) {
@@ -236,7 +245,7 @@ void GetPath::FillReads(const std::vector<Entry>& entries, const std::string& ke
   for (size_t i = 0; i < entries.size(); ++i) {
     const Entry& e = entries[i];
     reads_[i] = PointRead{};
-    reads_[i].partition = backend_->partitions[e.partition];
+    reads_[i].partition = backend_->stored[e.partition];
     reads_[i].key = std::string_view(keys).substr(e.key_offset, e.key_bytes);
   }
 }
@@ -250,13 +259,13 @@ void GetPath::AnswerLocal() {
     if (server_->HasRoom(entries_[i].id)) {
       Answer(entries_[i].id, reads_[i]);
     } else {
-      Park(entries_[i], reads_[i].key);
+      Park(entries_[i], KeyOf(entries_[i], keys_));
     }
   }
   // The slow gets start last, because they call the engine, and that invalidates the values found
   // in place.
   for (size_t i = 0; i < entries_.size(); ++i) {
-    if (reads_[i].outcome == PointRead::Outcome::kMiss) GoTheLongWay(entries_[i], reads_[i].key);
+    if (reads_[i].outcome == PointRead::Outcome::kMiss) GoTheLongWay(entries_[i], KeyOf(entries_[i], keys_));
   }
   entries_.clear();
   ClearAndTrim(&keys_, kMaxKeptKeyBytes);
@@ -330,7 +339,7 @@ void GetPath::FinishRemote(RemoteGets* gets) {
   for (size_t i = 0; i < gets->entries.size(); ++i) {
     const Entry& entry = gets->entries[i];
     const RemoteGets::Answer& answer = gets->answers[i];
-    std::string_view key = std::string_view(gets->keys).substr(entry.key_offset, entry.key_bytes);
+    const std::string_view key = KeyOf(entry, gets->keys);
     if (answer.outcome == PointRead::Outcome::kMiss) {
       GoTheLongWay(entry, key);
       continue;

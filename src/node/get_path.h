@@ -70,7 +70,7 @@ class GetPath {
   struct Entry {
     RequestId id;
     uint32_t partition = 0;
-    uint32_t key_offset = 0;  // in the batch's key bytes
+    uint32_t key_offset = 0;  // of the stored key in the batch's key bytes
     uint32_t key_bytes = 0;
     int32_t budget_ms = 0;
   };
@@ -89,6 +89,8 @@ class GetPath {
   void GoTheLongWay(const Entry& entry, std::string_view key);
   void AnswerLocal();
   void Answer(const RequestId& id, const PointRead& read);
+  void AddKey(Entry* entry, std::string_view key, std::string* keys) const;
+  std::string_view KeyOf(const Entry& entry, const std::string& keys) const;
   void FillReads(const std::vector<Entry>& entries, const std::string& keys);
   void ServeRemote(RemoteGets* gets);   // runs on the target reactor
   void FinishRemote(RemoteGets* gets);  // runs on the origin reactor

@@ -12,6 +12,7 @@
 
 #include "gen-cpp/pando_types.h"
 #include "src/io/task.h"
+#include "src/model/key_space.h"
 #include "src/model/partition.h"
 #include "src/model/point_write.h"
 #include "src/node/snapshots.h"
@@ -25,12 +26,17 @@ class WritePath;
 struct KvBackend {
   const StoreInfo* store = nullptr;
   uint32_t reactor = 0;
-  std::vector<Partition*> partitions;  // by id; proxies for the partitions of other reactors
+  // By ID, as requests see them: their keys are those of requests. Proxies for the partitions of other
+  // reactors.
+  std::vector<Partition*> partitions;
+  // By ID, of this reactor only (the others are null): their keys are those that `keys` stores.
+  std::vector<Partition*> stored;
+  KeySpace keys;
   // Engine::change_count of all reactors. Empty: the partitions are asked one by one.
   std::vector<const std::atomic<uint64_t>*> change_counts;
-  // Engine::BatchGet of this reactor.
+  // Engine::BatchGet of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointRead>)> batch_get;
-  // Engine::BatchWrite of this reactor.
+  // Engine::BatchWrite of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointWrite* const>)> batch_write;
   // The backends, get paths and write paths of all reactors, by reactor index, so that requests for
   // their partitions can be batched. Set before the first request; constant afterwards.
@@ -38,6 +44,8 @@ struct KvBackend {
   std::vector<GetPath*> get_paths;
   std::vector<WritePath*> write_paths;
 
+  // Whether a write that has a name (kOnce) is applied once. The names need a namespace of their own.
+  bool RemembersWrites() const { return store->namespaced; }
   bool IsLocal(uint32_t partition) const { return store->ReactorOf(partition) == reactor; }
 };
 

@@ -147,6 +147,7 @@ Task<void> KvService::DescribeSnapshot(
   to.partition_uuid = partition->uuid().ToString();
   to.page_bytes = static_cast<int32_t>(backend_->store->page_bytes);
   to.seal_bytes = static_cast<int32_t>(backend_->store->seal_bytes);
+  to.namespaced = backend_->store->namespaced;
   to.generation = static_cast<int64_t>(root->generation);
   to.epoch = static_cast<int64_t>(root->epoch);
   to.lsn = static_cast<int64_t>(root->lsn);

@@ -41,9 +41,11 @@ class GroupReader {
       return;
     }
     std::vector<PointRead> reads(end - first);
+    std::vector<std::string> stored(end - first);
     for (size_t i = first; i < end; ++i) {
-      reads[i - first].partition = backend_->partitions[backend_->store->PartitionOf(keys_[i])];
-      reads[i - first].key = keys_[i];
+      stored[i - first] = backend_->keys.Stored(keys_[i]);
+      reads[i - first].partition = backend_->stored[backend_->store->PartitionOf(keys_[i])];
+      reads[i - first].key = stored[i - first];
     }
     backend_->batch_get(reads);
     for (size_t i = first; i < end; ++i) {

@@ -24,7 +24,19 @@ Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
   Result<std::unique_ptr<Engine>> engine = co_await Engine::Open(reactor_, std::move(options));
   if (!engine.ok()) co_return engine.TakeStatus();
   engine_ = *std::move(engine);
+  backend_.keys = KeySpace::Of(store_->namespaced);
+  backend_.stored.resize(store_->ranges);
+  namespaced_.resize(store_->namespaced ? store_->ranges : 0);
+  for (Partition* partition : engine_->partitions()) {
+    const uint32_t id = partition->id();
+    backend_.stored[id] = partition;
+    if (store_->namespaced) namespaced_[id] = std::make_unique<NamespacedPartition>(backend_.keys, partition);
+  }
   co_return Status();
+}
+
+Partition* ReactorPart::LocalPartition(uint32_t id) const {
+  return store_->namespaced ? namespaced_[id].get() : backend_.stored[id];
 }
 
 void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
@@ -34,7 +46,7 @@ void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.batch_write = [this](std::span<PointWrite* const> writes) { engine_->BatchWrite(writes); };
   for (const PartitionInfo& info : store_->partitions) {
     uint32_t owner = store_->ReactorOf(info.id);
-    Partition* partition = parts[owner]->engine_->partition(info.id);
+    Partition* partition = parts[owner]->LocalPartition(info.id);
     CHECK(partition != nullptr) << "reactor " << owner << " did not open partition " << info.id;
     if (owner != index()) {
       remote_.push_back(std::make_unique<RemotePartition>(reactor_, static_cast<int>(owner), partition));

@@ -16,6 +16,7 @@
 #include "src/node/http_server.h"
 #include "src/node/kv_backend.h"
 #include "src/node/kv_service.h"
+#include "src/node/namespaced_partition.h"
 #include "src/node/node_options.h"
 #include "src/node/remote_partition.h"
 #include "src/node/scrub_report.h"
@@ -81,6 +82,8 @@ class ReactorPart {
   struct PublishTimer : Timer {
     ReactorPart* part = nullptr;
   };
+  // The partition of this reactor as requests see it.
+  Partition* LocalPartition(uint32_t id) const;
   void RegisterMetrics();
   void Publish();
   void SumPartitions();
@@ -92,6 +95,8 @@ class ReactorPart {
   Registry* const registry_;
   NodeControl* const control_;
   std::unique_ptr<Engine> engine_;
+  // Of this reactor by ID; empty if stored keys have no namespace.
+  std::vector<std::unique_ptr<NamespacedPartition>> namespaced_;
   std::vector<std::unique_ptr<RemotePartition>> remote_;
   KvBackend backend_;
   std::unique_ptr<RpcServer> server_;

@@ -241,7 +241,8 @@ void WritePath::Begin(std::unique_ptr<Entry> owned) {
   JoinDeadlines(entry);
   const uint32_t partition = backend_->store->PartitionOf(entry->op.key);
   const uint32_t reactor = backend_->store->ReactorOf(partition);
-  entry->partition = backend_->peers[reactor]->partitions[partition];
+  entry->partition = backend_->peers[reactor]->stored[partition];
+  backend_->keys.Store(&entry->op.key);
   entry->runs_on = backend_->write_paths[reactor];
   server_->ArmTurnEnd();
   if (reactor == backend_->reactor) return gathered_.push_back(entry);

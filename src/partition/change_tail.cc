@@ -13,7 +13,7 @@ void ChangeTail::Begin(Version floor, size_t max_bytes) {
   const size_t half_bytes = std::max(max_bytes, kMinBytes) / 2;
   half_entries_ = half_bytes / 3 / sizeof(Entry);
   half_key_bytes_ = half_bytes - half_entries_ * sizeof(Entry);
-  CHECK_GE(half_key_bytes_, kMaxKeyBytes);
+  CHECK_GE(half_key_bytes_, kMaxStoredKeyBytes);
   for (Half& half : halves_) half = Half();
   floor_ = last_ = floor;
   Publish();

@@ -75,7 +75,7 @@ class ChangeTail {
     std::vector<char> keys;  // not a string, which reserves more than it is asked for
     size_t allocated_bytes() const { return entries.capacity() * sizeof(Entry) + keys.capacity(); }
   };
-  static_assert(sizeof(Entry) == 16 && kMaxKeyBytes <= UINT16_MAX);
+  static_assert(sizeof(Entry) == 16 && kMaxStoredKeyBytes <= UINT16_MAX);
 
   void SetNewest(Version newest) {
     newest_.store(newest, std::memory_order_release);

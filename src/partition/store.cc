@@ -16,9 +16,10 @@ namespace {
 
 // DIR/store.meta (docs/FORMAT.md, "Store file"): a header block, and since format 3 a table.
 constexpr uint64_t kStoreMagic = 0x31455453444e4150;  // "PANDSTE1"
-constexpr uint32_t kStoreFormat = 3;
+constexpr uint32_t kStoreFormat = 4;
 constexpr uint32_t kOldestStoreFormat = 1;  // without seal_bytes, and without a table
 constexpr uint32_t kTableFormat = 3;        // the first one with a table
+constexpr uint32_t kFeaturesFormat = 4;     // the first one with features
 constexpr uint32_t kMaxPartitionsWithoutTable = 128;
 constexpr uint32_t kMaxDropped = 1u << 20;
 constexpr Nanos kLockRetry = 20 * kMillisecond, kLockPatience = 3 * kSecond;
@@ -35,13 +36,18 @@ struct StoreHeader {
   uint32_t partitions = 0, dropped = 0;  // entries of the table
   uint64_t table_checksum = 0;           // XXH3-64 of the entries
   uint32_t seal_bytes = 0;
-  char reserved[4096 - 68 - 8] = {};
+  uint32_t features = 0;
+  char reserved[4096 - 72 - 8] = {};
   uint64_t checksum = 0;
 };
 static_assert(sizeof(StoreHeader) == kBlockBytes);
 static_assert(offsetof(StoreHeader, node) == 24 && offsetof(StoreHeader, layout) == 40);
 static_assert(offsetof(StoreHeader, table_checksum) == 56 && offsetof(StoreHeader, seal_bytes) == 64);
-static_assert(offsetof(StoreHeader, checksum) == 4088);
+static_assert(offsetof(StoreHeader, features) == 68 && offsetof(StoreHeader, checksum) == 4088);
+
+// Bits of StoreHeader::features. A build that does not know one of them must not open the store.
+constexpr uint32_t kNamespaced = 1;  // stored keys begin with a namespace
+constexpr uint32_t kKnownFeatures = kNamespaced;
 
 // Without a table, the UUIDs of all partitions and the seal bytes are in the header.
 constexpr size_t kUuidsWithoutTable = 40, kSealBytesWithoutTable = 2088;
@@ -60,6 +66,8 @@ uint32_t SealBytesOf(const StoreHeader& header) {
   if (header.format >= kTableFormat) return header.seal_bytes;
   return LoadLE<uint32_t>(reinterpret_cast<const char*>(&header) + kSealBytesWithoutTable);
 }
+
+uint32_t FeaturesOf(const StoreHeader& header) { return header.format >= kFeaturesFormat ? header.features : 0; }
 
 uint64_t TableBytes(uint64_t entries) { return AlignUp(entries * sizeof(StoreEntry), kBlockBytes); }
 
@@ -83,6 +91,7 @@ AlignedBuffer EncodeStore(const StoreInfo& info) {
   header.reactors = info.reactors;
   header.page_bytes = info.page_bytes;
   header.seal_bytes = info.seal_bytes;
+  header.features = info.namespaced ? kNamespaced : 0;
   header.node = info.node;
   header.layout = info.layout;
   header.partitions = static_cast<uint32_t>(info.partitions.size());
@@ -135,6 +144,11 @@ Status CheckHeader(const StoreHeader& file, const std::string& path) {
                  "room for {}; use the version that wrote it",
                  path, file.format, seal_bytes, kOldestStoreFormat, kStoreFormat, kSealBytes);
   }
+  if (const uint32_t unknown = FeaturesOf(file) & ~kKnownFeatures; unknown != 0) {
+    return Error(Code::kVersion,
+                 "{}: the store has features that this build does not know (bits {:#x}); use the version that wrote it",
+                 path, unknown);
+  }
   StoreOptions as_options;
   as_options.partitions = file.ranges;
   as_options.reactors = file.reactors;
@@ -161,6 +175,7 @@ StoreInfo InfoOf(const StoreHeader& header, std::string data_dir) {
   info.reactors = header.reactors;
   info.page_bytes = header.page_bytes;
   info.seal_bytes = SealBytesOf(header);
+  info.namespaced = (FeaturesOf(header) & kNamespaced) != 0;
   info.ranges = header.ranges;
   return info;
 }
@@ -285,6 +300,7 @@ Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::v
   info.reactors = options.reactors;
   info.page_bytes = options.page_bytes ? options.page_bytes : kDefaultPageBytes;
   info.seal_bytes = options.seal_bytes;
+  info.namespaced = options.namespaced;
   info.ranges = options.partitions;
   for (uint32_t id = 0; id < info.ranges; ++id) info.partitions.push_back(info.InfoOf(id, partition_uuids[id]));
   Creations creations{reactor, info, make_partition, 0, Status()};

@@ -38,6 +38,8 @@ struct StoreOptions {
   uint32_t page_bytes = 0;  // 0 = the default for a new store, or the page size of an existing one
   // What a new store leaves free at the end of every extent (page.h): 0 or kSealBytes.
   uint32_t seal_bytes = kSealBytes;
+  // Whether a new store stores keys with their namespace (key_space.h).
+  bool namespaced = true;
 };
 
 struct PartitionInfo {
@@ -52,7 +54,8 @@ struct StoreInfo {
   uint32_t reactors = 0;  // that the logs belong to
   uint32_t page_bytes = 0;
   uint32_t seal_bytes = 0;
-  uint32_t ranges = 0;  // a power of two
+  bool namespaced = false;  // stored keys begin with a namespace (key_space.h)
+  uint32_t ranges = 0;      // a power of two
   // Counts how often the logs have been replaced by those of another number of reactors.
   uint64_t layout = 0;
   std::vector<PartitionInfo> partitions;  // ascending by ID, which is below `ranges`

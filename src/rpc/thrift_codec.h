@@ -55,10 +55,6 @@ struct MessageHeader {
   std::string_view method;  // points into the frame
 };
 
-// For replies that are put together by hand.
-inline void StoreBigEndian32(char* p, uint32_t v) { StoreLE(p, __builtin_bswap32(v)); }
-inline void StoreBigEndian64(char* p, uint64_t v) { StoreLE(p, __builtin_bswap64(v)); }
-
 // Removes the header from `frame` (the payload of a frame), which leaves the arguments. Returns
 // kInvalidArgument if the frame is not Thrift.
 Status DecodeMessageHeader(std::string_view* frame, MessageHeader* header);

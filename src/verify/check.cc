@@ -64,6 +64,7 @@ class PartitionAudit final : private TreeCheckHost {
     options.pages = &pages;
     options.partition = info_.uuid;
     options.usable_bytes = UsablePageBytes(store_.page_bytes, store_.seal_bytes);
+    options.namespaced = store_.namespaced;
     options.leaves_in_flight = kReadsInFlight;
     TreeCheck check(std::move(options), this);
     co_await check.Run(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation);

@@ -66,6 +66,7 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
     options.pages = &pages_;
     options.partition = file_->uuid();
     options.usable_bytes = UsablePageBytes(file_->options().page_bytes, file_->options().seal_bytes);
+    options.namespaced = scrubber_->store_->namespaced;
     options.resume_key = std::move(resume_key);
     check_ = std::make_unique<TreeCheck>(std::move(options), this);
     counted_ = TreeCheckCounts();

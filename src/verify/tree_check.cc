@@ -5,11 +5,11 @@
 
 #include "src/base/hash.h"
 #include "src/btree/tree.h"
+#include "src/model/key_space.h"
 
 namespace pando {
 namespace {
 
-constexpr size_t kPrintedKeyBytes = 64;
 constexpr std::string_view kPageAdvice =
     "reads of these keys answer CORRUPT, all others are served; export what can be read, and restore the partition "
     "from "
@@ -21,18 +21,6 @@ constexpr std::string_view kBugAdvice =
     "copy of the file, export what can be read, and restore from a backup or a replica";
 
 }  // namespace
-
-std::string PrintableKey(std::string_view key) {
-  std::string out;
-  for (unsigned char c : key.substr(0, kPrintedKeyBytes)) {
-    if (c >= 0x20 && c < 0x7f && c != '\\') {
-      out.push_back(static_cast<char>(c));
-    } else {
-      out += fmt::format("\\x{:02x}", c);
-    }
-  }
-  return key.size() > kPrintedKeyBytes ? out + "..." : out;
-}
 
 Task<Status> FilePages::Read(Extent extent, uint64_t, char* bytes) {
   return file_->Read(bytes, extent.size_bytes(), extent.offset_bytes());
@@ -79,8 +67,9 @@ Task<Status> TreeCheck::ReadPage(const ChildRef* ref, AlignedBuffer* bytes) {
 Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
   const uint64_t at = ref.location.offset_bytes();
   const char* kind = expected.level == 0 ? "leaf" : "inner page";
-  const std::string range = fmt::format("keys from '{}'{}", PrintableKey(expected.lower),
-                                        expected.has_upper ? " to '" + PrintableKey(expected.upper) + "'" : " on");
+  const std::string range =
+      fmt::format("keys from '{}'{}", PrintableKey(expected.lower, options_.namespaced),
+                  expected.has_upper ? " to '" + PrintableKey(expected.upper, options_.namespaced) + "'" : " on");
   const bool allowed = co_await Allowed(ref.location.size_bytes());
   if (!allowed) co_return;
   if (host_->OnExtent(ref.location, "a page")) {
@@ -172,7 +161,8 @@ Task<void> TreeCheck::CheckOverflow(OverflowRef ref, uint32_t value_bytes, std::
   }
   if (status.ok()) co_return;
   Problem(ref.location.offset_bytes(),
-          fmt::format("overflow value: {}; the value of key '{}' is lost", status.message(), PrintableKey(key)),
+          fmt::format("overflow value: {}; the value of key '{}' is lost", status.message(),
+                      PrintableKey(key, options_.namespaced)),
           kValueAdvice);
 }
 

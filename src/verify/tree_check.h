@@ -69,6 +69,7 @@ class TreeCheck {
     PageSource* pages = nullptr;
     Uuid partition;
     uint32_t usable_bytes = 0;  // of a page (page.h)
+    bool namespaced = false;    // StoreInfo::namespaced
     size_t leaves_in_flight = 1;
     // Everything before it has been verified; requires leaves_in_flight == 1.
     std::string resume_key;
@@ -115,8 +116,5 @@ class TreeCheck {
   bool stopped_ = false, advanced_ = false;
   std::string resume_key_;
 };
-
-// For messages: at most 64 bytes of the key. Bytes that are not printable ASCII appear as \xNN.
-std::string PrintableKey(std::string_view key);
 
 }  // namespace pando

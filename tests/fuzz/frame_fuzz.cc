@@ -59,7 +59,7 @@ struct World {
     store.ranges = 1;
     store.partitions.push_back({0, Uuid{1, 1}, 0, UINT64_MAX});
     backend.store = &store;
-    backend.partitions = {&partition};
+    backend.partitions = backend.stored = {&partition};
     backend.batch_get = FakePartition::BatchGet;
     backend.batch_write = FakePartition::BatchWrite;
     service = std::make_unique<KvService>(&server, &backend, &control);

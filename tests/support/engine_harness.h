@@ -24,7 +24,8 @@
 namespace pando::engine_test {
 
 struct Setup {
-  StoreOptions store{.data_dir = "/data", .partitions = 2, .reactors = 1, .page_bytes = 4096};
+  // Its partitions are called directly, with stored keys, so that tests see keys as they are.
+  StoreOptions store{.data_dir = "/data", .partitions = 2, .reactors = 1, .page_bytes = 4096, .namespaced = false};
   EngineOptions engine;
   Setup() {
     engine.memory_bytes = 4u << 20;

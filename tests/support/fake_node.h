@@ -73,9 +73,11 @@ struct FakeNode {
       for (uint32_t i = 0; i < kPartitions; ++i) {
         if (i % 2 == r) {
           b.partitions.push_back(fakes[i].get());
+          b.stored.push_back(fakes[i].get());
         } else {
           proxies.push_back(std::make_unique<RemotePartition>(reactor, static_cast<int>(i % 2), fakes[i].get()));
           b.partitions.push_back(proxies.back().get());
+          b.stored.push_back(nullptr);
         }
       }
       servers.push_back(std::make_unique<RpcServer>(reactor, RpcOptions(), &shared));

@@ -99,7 +99,8 @@ BackupManifest ManifestOf(const Json& j) {
   m.node = j.at("node").get<std::string>();
   m.server_version = j.at("server_version").get<std::string>();
   m.page_bytes = j.at("page_bytes").get<uint32_t>();
-  m.seal_bytes = j.value("seal_bytes", 0u);  // missing in backups of earlier versions
+  m.seal_bytes = j.value("seal_bytes", 0u);  // missing in backups of earlier versions, as is the next
+  m.namespaced = j.value("namespaced", false);
   m.reactors = j.at("reactors").get<uint32_t>();
   m.snapshot_version = static_cast<int64_t>(NumberOf(j, "snapshot_version"));
   m.taken_at_ms = j.at("taken_at_ms").get<int64_t>();
@@ -142,6 +143,7 @@ std::string EncodeManifest(const BackupManifest& m) {
          {"server_version", m.server_version},
          {"page_bytes", m.page_bytes},
          {"seal_bytes", m.seal_bytes},
+         {"namespaced", m.namespaced},
          {"reactors", m.reactors},
          {"snapshot_version", Number(static_cast<uint64_t>(m.snapshot_version))},
          {"taken_at_ms", m.taken_at_ms},

@@ -30,6 +30,7 @@ struct BackupManifest {
   std::string base_id;
   std::string node, server_version;
   uint32_t page_bytes = 0, seal_bytes = 0, reactors = 0;
+  bool namespaced = false;  // StoreInfo::namespaced
   int64_t snapshot_version = 0, taken_at_ms = 0;
   std::vector<BackupPartition> partitions;  // by id
 

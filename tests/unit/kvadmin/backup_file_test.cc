@@ -27,21 +27,28 @@ TEST(BackupManifest, GoldenText) {
   manifest.server_version = "0.1.0";
   manifest.page_bytes = 8192;
   manifest.seal_bytes = 40;
+  manifest.namespaced = true;
   manifest.reactors = 2;
   manifest.snapshot_version = 77;
   manifest.taken_at_ms = 5;
   const std::string body =
       "{\n \"format\": 1,\n \"id\": \"aa\",\n \"base\": \"../sunday\",\n \"base_id\": \"bb\",\n \"node\": \"n\",\n"
-      " \"server_version\": \"0.1.0\",\n \"page_bytes\": 8192,\n \"seal_bytes\": 40,\n \"reactors\": 2,\n "
+      " \"server_version\": \"0.1.0\",\n \"page_bytes\": 8192,\n \"seal_bytes\": 40,\n"
+      " \"namespaced\": true,\n \"reactors\": 2,\n "
       "\"snapshot_version\": \"77\",\n"
       " \"taken_at_ms\": 5,\n \"partitions\": []\n}";
   const std::string want = body + fmt::format("\n{:016x}\n", Hash64(body));
   EXPECT_EQ(EncodeManifest(manifest), want);
   EXPECT_EQ(DecodeManifest(want, "f")->base, "../sunday");
   EXPECT_EQ(DecodeManifest(want, "f")->seal_bytes, 40u);
+  EXPECT_TRUE(DecodeManifest(want, "f")->namespaced);
   std::string earlier = body;
-  earlier.erase(earlier.find(" \"seal_bytes\": 40,\n"), std::string_view(" \"seal_bytes\": 40,\n").size());
-  EXPECT_EQ(DecodeManifest(earlier + fmt::format("\n{:016x}\n", Hash64(earlier)), "f")->seal_bytes, 0u);
+  for (std::string_view line : {" \"seal_bytes\": 40,\n", " \"namespaced\": true,\n"}) {
+    earlier.erase(earlier.find(line), line.size());
+  }
+  Result<BackupManifest> of_earlier = DecodeManifest(earlier + fmt::format("\n{:016x}\n", Hash64(earlier)), "f");
+  EXPECT_EQ(of_earlier->seal_bytes, 0u);
+  EXPECT_FALSE(of_earlier->namespaced);
   for (size_t i = 0; i < want.size(); ++i) {
     std::string bad = want;
     bad[i] = static_cast<char>(bad[i] ^ 1);

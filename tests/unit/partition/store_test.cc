@@ -23,7 +23,7 @@ struct MetaFields {
 
 // Builds a store file by hand, after docs/FORMAT.md, "Store file".
 struct TableMeta {
-  uint64_t format = 3, ranges = 4, reactors = 2, page_bytes = 8192, layout = 3, seal_bytes = 40;
+  uint64_t format = 4, ranges = 4, reactors = 2, page_bytes = 8192, layout = 3, seal_bytes = 40, features = 1;
   std::vector<std::pair<uint64_t, Uuid>> partitions{{1, {0xaa01, 0xbb01}}, {3, {0xaa03, 0xbb03}}};
   std::vector<StoreInfo::Dropped> dropped{{{0xaa02, 0xbb02}, 0x123456}};
   std::string Bytes() const {
@@ -33,7 +33,8 @@ struct TableMeta {
     const uint64_t table_checksum = Hash64(table.str());
     HandBytes b;
     b.Text("PANDSTE1").U32(format).U32(ranges).U32(reactors).U32(page_bytes).Uuid(kHi, kLo).U64(layout);
-    b.U32(partitions.size()).U32(dropped.size()).U64(table_checksum).U32(seal_bytes).PadTo(4088).Checksum();
+    b.U32(partitions.size()).U32(dropped.size()).U64(table_checksum).U32(seal_bytes).U32(features);
+    b.PadTo(4088).Checksum();
     if (!table.str().empty()) table.PadTo((table.str().size() + 4095) / 4096 * 4096);
     return b.str() + table.str();
   }
@@ -106,6 +107,7 @@ TEST_F(StoreTest, GoldenReadWithTable) {
   EXPECT_EQ(info->node, (Uuid{kHi, kLo}));
   EXPECT_EQ(info->reactors, 2u);
   EXPECT_EQ(info->seal_bytes, 40u);
+  EXPECT_TRUE(info->namespaced);
   EXPECT_EQ(info->ranges, 4u);
   EXPECT_EQ(info->layout, 3u);
   EXPECT_EQ(info->LogDirectory(1), "/data/wal-3-1");
@@ -128,6 +130,22 @@ TEST_F(StoreTest, GoldenReadWithTable) {
   EXPECT_EQ(FirstDifference(TableMeta().Bytes(), machine_->disk().ReadAll(kMeta)), "");
 }
 
+TEST_F(StoreTest, EarlierStoresHaveKeysWithoutNamespaces) {
+  for (const std::string& contents : {HandMeta(), TableMeta{.format = 3, .features = 0}.Bytes()}) {
+    machine_->disk().WriteAll(kMeta, contents);
+    Result<StoreInfo> info = Load();
+    ASSERT_TRUE(info.ok()) << info.status().ToString();
+    EXPECT_FALSE(info->namespaced);
+    // It stays so when the file is written again.
+    EXPECT_TRUE(kernel_.RunTask(*reactor_, WriteStore(*reactor_, &*info))->ok());
+    EXPECT_FALSE(Load()->namespaced);
+  }
+}
+
+TEST_F(StoreTest, UnknownFeaturesAreRefused) {
+  ExpectRefused(TableMeta{.features = 3}.Bytes(), Code::kVersion, "features that this build does not know (bits 0x2)");
+}
+
 TEST_F(StoreTest, GoldenWritten) {
   for (uint32_t partitions : {1u, 8u, 128u, 1024u}) {
     machine_->PowerLoss(1);
@@ -142,8 +160,8 @@ TEST_F(StoreTest, GoldenWritten) {
       uuids.insert(p.uuid);
     }
     EXPECT_EQ(uuids.size(), partitions + 1) << "UUIDs repeat";
-    head.Text("PANDSTE1").U32(3).U32(partitions).U32(3).U32(16384).Uuid(info->node.hi, info->node.lo).U64(0);
-    head.U32(partitions).U32(0).U64(Hash64(table.str())).U32(40).PadTo(4088).Checksum();
+    head.Text("PANDSTE1").U32(4).U32(partitions).U32(3).U32(16384).Uuid(info->node.hi, info->node.lo).U64(0);
+    head.U32(partitions).U32(0).U64(Hash64(table.str())).U32(40).U32(1).PadTo(4088).Checksum();
     table.PadTo((table.str().size() + 4095) / 4096 * 4096);
     EXPECT_EQ(FirstDifference(head.str() + table.str(), machine_->disk().ReadAll(kMeta)), "");
     EXPECT_FALSE(machine_->disk().Exists(std::string(kMeta) + ".tmp"));
@@ -185,7 +203,7 @@ TEST_F(StoreTest, TruncatedFilesAreDamage) {
 }
 
 TEST_F(StoreTest, AnotherVersionIsRefusedAsSuch) {
-  ExpectRefused(TableMeta{.format = 4}.Bytes(), Code::kVersion, "store format 4 with room for a seal of 40 bytes");
+  ExpectRefused(TableMeta{.format = 5}.Bytes(), Code::kVersion, "store format 5 with room for a seal of 40 bytes");
   ExpectRefused(TableMeta{.seal_bytes = 41}.Bytes(), Code::kVersion, "with room for a seal of 41 bytes");
   ExpectRefused(HandMeta({.format = 0, .seal_bytes = 0}), Code::kVersion, "store format 0");
   ExpectRefused(HandMeta({.seal_bytes = 41}), Code::kVersion, "with room for a seal of 41 bytes");

@@ -129,6 +129,7 @@ class Backup {
     api::PartitionSnapshot reply;
     ASSIGN_OR_RETURN(reply, client_.Call(Client::Repeat::kSafe, &api::AdminIf::describeSnapshot, request));
     manifest_.seal_bytes = static_cast<uint32_t>(reply.seal_bytes);  // the same for all partitions
+    manifest_.namespaced = reply.namespaced;
     partition->id = id;
     ASSIGN_OR_RETURN(partition->uuid, ParseUuid(reply.partition_uuid));
     partition->file = fmt::format("partition-{:05}.pages", id);

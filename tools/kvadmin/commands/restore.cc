@@ -108,6 +108,7 @@ Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, cons
   store.reactors = options->reactors ? options->reactors : manifest.reactors;
   store.page_bytes = manifest.page_bytes;
   store.seal_bytes = manifest.seal_bytes;
+  store.namespaced = manifest.namespaced;
   std::vector<Uuid> uuids;
   for (const BackupPartition& p : manifest.partitions) uuids.push_back(p.uuid);
   WalkProgress progress("restoring", *chain, options->quiet || globals->json);

@@ -1,0 +1,54 @@
+// KeySpace: how the keys of a namespace are stored.
+//
+// A stored key is the ID of its namespace, 4 bytes in big-endian order, followed by the key. So the
+// records of a namespace are one range of every partition's tree: counts, scans and watches of one
+// namespace never see another one. Requests use the namespace 0. The last namespace belongs to the
+// store itself, which keeps what it remembers of clients there (src/partition/lane.h).
+//
+// A store that was created before there were namespaces stores keys as they are (StoreInfo::namespaced),
+// and has no reserved namespace.
+//
+// Threads: values.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "src/base/limits.h"
+
+namespace pando {
+
+using NamespaceId = uint32_t;
+inline constexpr NamespaceId kDefaultNamespace = 0;
+inline constexpr NamespaceId kReservedNamespace = 0xffffffff;
+
+class KeySpace {
+ public:
+  // Stores keys as they are.
+  KeySpace() = default;
+  explicit KeySpace(NamespaceId id);
+  // Of a store's requests.
+  static KeySpace Of(bool namespaced) { return namespaced ? KeySpace(kDefaultNamespace) : KeySpace(); }
+
+  // What every stored key of the namespace begins with.
+  std::string_view prefix() const { return {prefix_.data(), bytes_}; }
+  void Store(std::string* key) const { key->insert(0, prefix()); }
+  std::string Stored(std::string_view key) const;
+  // REQUIRES: `stored` is a key of this namespace. The view is into `stored`.
+  std::string_view KeyOf(std::string_view stored) const { return stored.substr(bytes_); }
+  void Restore(std::string* stored) const { stored->erase(0, bytes_); }
+  // The same for the exclusive end of a range of keys, where an empty key means that there is none.
+  std::string StoredEnd(std::string_view end) const;
+
+ private:
+  std::array<char, kNamespaceBytes> prefix_ = {};
+  size_t bytes_ = 0;  // of the prefix: kNamespaceBytes or 0
+};
+
+// A stored key for messages: at most 64 bytes of the key. Bytes that are not printable ASCII appear as
+// \xNN, and a namespace that is not that of requests is named.
+std::string PrintableKey(std::string_view stored, bool namespaced);
+
+}  // namespace pando
