@@ -52,6 +52,10 @@ Refusal CheckContext(const api::Context& context) {
   return {};
 }
 
+bool HasName(const api::Context& context) {
+  return !context.client_id.empty() || context.sequence != 0 || context.age_ms != 0;
+}
+
 Refusal CheckUnused(const char* name, int64_t value, const char* belongs_to) {
   if (value == 0) return {};
   return Bad("{} is {}, but it applies only to {}", name, value, belongs_to);
@@ -262,14 +266,38 @@ Refusal CheckWriteContext(const api::Context& context) {
       return Bad("level {} is for reads; writes take LEVEL_ONE (1), LEVEL_QUORUM (2) or LEVEL_ALL (3)", context.level);
     default: return Bad("level {} is unknown to this server", context.level);
   }
-  // The client would rely on deduplication of its retries, which this server does not do; so
-  // refuse.
-  if (!context.client_id.empty() || context.sequence != 0) {
-    return Bad(
-        "this server does not remember (client_id, sequence), so it cannot detect retries: leave client_id empty and "
-        "sequence 0 (see HelloReply.features)");
-  }
   return CheckContext(context);
+}
+
+Refusal ToOnce(api::Context& context, bool remembers, std::optional<WriteOp>* once) {
+  once->reset();
+  if (!HasName(context)) return {};
+  // The client would rely on it that its retries are applied once.
+  if (!remembers) {
+    return Bad(
+        "this server does not remember (client_id, sequence), so it cannot detect retries: leave client_id empty, and "
+        "sequence and age_ms 0 (see HelloReply.features)");
+  }
+  if (context.client_id.empty() || context.client_id.size() > kMaxClientIdBytes) {
+    return Bad("client_id has {} bytes; with sequence or age_ms it must have 1 to {}", context.client_id.size(),
+               kMaxClientIdBytes);
+  }
+  if (context.sequence < 1) return Bad("sequence is {}; with client_id it must be positive", context.sequence);
+  if (context.age_ms < 0) return Bad("age_ms is {}; it must be 0 or more", context.age_ms);
+  WriteOp& op = once->emplace();
+  op.op = RecordOp::kOnce;
+  op.key = std::move(context.client_id);
+  op.sequence = static_cast<uint64_t>(context.sequence);
+  op.age_ms = context.age_ms;
+  return {};
+}
+
+Refusal CheckUnnamed(const api::Context& context) {
+  if (!HasName(context)) return {};
+  return Bad(
+      "this call does no harm when it is repeated, so its retries are not detected: leave client_id empty, and "
+      "sequence "
+      "and age_ms 0");
 }
 
 Refusal ToWriteOp(api::PutRequest& request, WriteOp* op) { return SetPut(request, op); }

@@ -39,6 +39,11 @@ Refusal CheckKey(std::string_view key);
 // a session.
 Refusal CheckReadContext(const api::Context& context);
 Refusal CheckWriteContext(const api::Context& context);
+// The name of a write, if its context has one: a kOnce whose key is the client ID. `remembers`: whether
+// this server remembers names.
+Refusal ToOnce(api::Context& context, bool remembers, std::optional<WriteOp>* once);
+// For writes that cannot have a name.
+Refusal CheckUnnamed(const api::Context& context);
 // A quick check for the fast path: true means that CheckReadContext would refuse nothing and
 // GetPath may answer.
 bool IsPlainRead(const api::Context& context);

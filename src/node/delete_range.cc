@@ -77,6 +77,7 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
 Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call) {
   const api::DeleteRangeRequest& request = call->args.request;
   size_t limit = 0;
+  if (Refuse(call, CheckUnnamed(call->args.context))) co_return;
   if (Refuse(call, SetLimit("limit_rows", request.limit_rows, kMaxBatchOps, &limit))) co_return;
   if (request.max_version < 0) {
     SetError(&call->reply,

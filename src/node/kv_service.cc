@@ -31,6 +31,7 @@ struct BatchPart {
   std::vector<WriteOp> ops;
   WriteOptions options;
   size_t checks = 0;
+  bool named = false;  // a kOnce comes first
   Status status;
   WriteControl control;
 };
@@ -58,10 +59,13 @@ Task<void> WritePart(Partition* partition, BatchPart* part, api::WriteBatchReply
   // Write consumes the ops, so keep the fields that the results need.
   std::vector<WriteOp> shapes;
   shapes.reserve(part->ops.size());
-  for (const WriteOp& op : part->ops) shapes.push_back(KeepShape(op));
+  for (const WriteOp& op : part->ops) {
+    if (op.op != RecordOp::kOnce) shapes.push_back(KeepShape(op));
+  }
   part->options.control = &part->control;
   Result<std::vector<OpResult>> outcome = co_await partition->Write(std::move(part->ops), part->options);
   part->status = outcome.status();
+  if (part->named && outcome.ok()) outcome->erase(outcome->begin());  // says nothing about an op
   for (size_t i = 0; i < part->indexes.size(); ++i) {
     const size_t index = part->indexes[i];
     if (index < part->checks) {
@@ -343,12 +347,15 @@ Task<void> KvService::Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_r
 
 Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
   BatchOfWrites batch;
+  std::optional<WriteOp> once;
+  if (Refuse(call, ToOnce(call->args.context, backend_->RemembersWrites(), &once))) co_return;
   if (Refuse(call, ToWriteBatch(call->args.request, &batch))) co_return;
   // Shared by all parts, so that the values they return together fit into one reply.
   ValueRoom values(server_->account().budget(), kMaxBatchBytes);
   WithdrawableBatch write;
   for (size_t i = 0; i < batch.ops.size(); ++i) {
     BatchPart& part = write.parts[backend_->store->PartitionOf(batch.ops[i].key)];
+    if (once && !std::exchange(part.named, true)) part.ops.push_back(*once);
     part.indexes.push_back(i);
     part.ops.push_back(std::move(batch.ops[i]));
     part.options = batch.options;
@@ -403,6 +410,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
                     "absolute_expiry",
                     "return_previous",
                     kOutOfOrderReplies};
+  if (backend_->RemembersWrites()) reply.features.emplace_back("idempotent_writes");
   const std::vector<std::string>& wanted = call->args.request.features;
   if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {
     server_->AllowOutOfOrderReplies(call->id);

@@ -76,7 +76,7 @@ void Clear(api::TouchRequest* request) {
 void Clear(api::Context* context) {
   ResetForPlainRead(context);
   context->client_id.clear();
-  context->sequence = 0;
+  context->sequence = context->age_ms = 0;
   context->traceparent.clear();
   context->__isset = {};
 }
@@ -129,6 +129,7 @@ struct WritePath::Entry final : PointWrite, Timer {
   int32_t budget_ms = 0;
   MemoryGrant memory;
   ValueRoom room;
+  std::optional<WriteOp> named;  // a kOnce
   // Lets the deadline withdraw a write that runs as a coroutine, or on another reactor.
   std::optional<WriteControl> withdrawal;
   WritePath* runs_on = nullptr;  // that of the partition's reactor
@@ -184,6 +185,8 @@ void WritePath::PutAway(std::unique_ptr<Entry> entry) {
   Clear(&entry->op);
   entry->result = OpResult();
   entry->control = nullptr;
+  entry->once = nullptr;
+  entry->named.reset();
   entry->withdrawal.reset();
   entry->answered = false;
   spare_.push_back(std::move(entry));
@@ -203,7 +206,9 @@ std::unique_ptr<WritePath::Entry> WritePath::Decode(const RpcRequest& request, s
     server_->ReplyOverloaded(request.id, method, bytes);
   } else if (Status s = server_->codec().Read(request.id.protocol, request.body, &args, &entry->memory); !s.ok()) {
     ReplyUndecodable(server_, request.id, method, s);
-  } else if ((refusal = CheckWriteContext(args.context)) || (refusal = ToWriteOp(args.request, &entry->op))) {
+  } else if ((refusal = CheckWriteContext(args.context)) ||
+             (refusal = ToOnce(args.context, backend_->RemembersWrites(), &entry->named)) ||
+             (refusal = ToWriteOp(args.request, &entry->op))) {
     server_->ReplyError(request.id, method, *refusal);
   } else {
     entry->budget_ms = args.context.budget_ms;
@@ -243,6 +248,10 @@ void WritePath::Begin(std::unique_ptr<Entry> owned) {
   const uint32_t reactor = backend_->store->ReactorOf(partition);
   entry->partition = backend_->peers[reactor]->stored[partition];
   backend_->keys.Store(&entry->op.key);
+  if (entry->named) {
+    KeySpace(kReservedNamespace).Store(&entry->named->key);
+    entry->once = &*entry->named;
+  }
   entry->runs_on = backend_->write_paths[reactor];
   server_->ArmTurnEnd();
   if (reactor == backend_->reactor) return gathered_.push_back(entry);
@@ -308,6 +317,7 @@ void WritePath::BeginGathered() {
 Task<void> WritePath::WriteSlowly(Entry* entry) {
   // Write consumes the operation; the reply needs the rest of it.
   std::vector<WriteOp> ops;
+  if (entry->named) ops.push_back(*std::move(entry->named));
   WriteOp shape = KeepShape(entry->op);
   ops.push_back(std::exchange(entry->op, std::move(shape)));
   if (!entry->control) UseControl(entry);
@@ -316,7 +326,7 @@ Task<void> WritePath::WriteSlowly(Entry* entry) {
   // May wait for the disk. The deadline may answer the request meanwhile.
   Result<std::vector<OpResult>> outcome = co_await entry->partition->Write(std::move(ops), options);
   entry->status = outcome.status();
-  if (outcome.ok()) entry->result = std::move(outcome->front());
+  if (outcome.ok()) entry->result = std::move(outcome->back());
   entry->OnDone();
 }
 

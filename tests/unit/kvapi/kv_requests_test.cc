@@ -267,9 +267,41 @@ TEST(KvRequests, Levels) {
   context.budget_ms = -1;
   EXPECT_TRUE(CheckReadContext(context));
   EXPECT_FALSE(IsPlainRead(context));
-  context = {};
+}
+
+TEST(KvRequests, NamesOfWrites) {
+  api::Context context;
+  std::optional<WriteOp> once;
+  EXPECT_FALSE(ToOnce(context, /*remembers=*/true, &once));
+  EXPECT_FALSE(once) << "a write without a name";
+  EXPECT_FALSE(CheckUnnamed(context));
   context.client_id = "me";
-  EXPECT_THAT(Message(CheckWriteContext(context)), HasSubstr("does not remember"));
+  context.sequence = 7;
+  context.age_ms = 20;
+  EXPECT_FALSE(CheckWriteContext(context));
+  EXPECT_THAT(Message(CheckUnnamed(context)), HasSubstr("no harm when it is repeated"));
+  EXPECT_THAT(Message(ToOnce(context, /*remembers=*/false, &once)), HasSubstr("does not remember"));
+  EXPECT_FALSE(ToOnce(context, /*remembers=*/true, &once));
+  ASSERT_TRUE(once);
+  EXPECT_EQ(once->op, RecordOp::kOnce);
+  EXPECT_EQ(once->key, "me");
+  EXPECT_EQ(once->sequence, 7u);
+  EXPECT_EQ(once->age_ms, 20);
+  struct Case {
+    std::string client_id;
+    int64_t sequence, age_ms;
+    const char* why;
+  };
+  for (const Case& bad : {Case{"", 7, 0, "client_id has 0 bytes"}, Case{"", 0, 7, "client_id has 0 bytes"},
+                          Case{std::string(65, 'c'), 1, 0, "client_id has 65 bytes"}, Case{"me", 0, 0, "sequence is 0"},
+                          Case{"me", -1, 0, "sequence is -1"}, Case{"me", 1, -1, "age_ms is -1"}}) {
+    context.client_id = bad.client_id;
+    context.sequence = bad.sequence;
+    context.age_ms = bad.age_ms;
+    EXPECT_THAT(Message(ToOnce(context, /*remembers=*/true, &once)), HasSubstr(bad.why));
+    EXPECT_FALSE(once) << "a refused name is left behind";
+    EXPECT_TRUE(CheckUnnamed(context)) << bad.why;
+  }
 }
 
 TEST(KvRequests, AnErrorThatSaysNothingPromisesNothing) {
@@ -307,8 +339,7 @@ TEST(KvRequests, WhatASingleNodeCannotHonourIsRefused) {
   EXPECT_TRUE(CheckReadContext(bounded));
   api::Context retried;
   retried.sequence = 7;
-  EXPECT_THAT(Message(CheckWriteContext(retried)), HasSubstr("does not remember"));
-  EXPECT_FALSE(CheckReadContext(retried));
+  EXPECT_FALSE(CheckReadContext(retried)) << "reads ignore names";
 }
 
 TEST(KvRequests, OnlyAnonymousClientsAreGreeted) {
