@@ -27,21 +27,23 @@ std::string KeySpace::StoredEnd(std::string_view end) const {
   return id == std::numeric_limits<NamespaceId>::max() ? std::string() : std::string(KeySpace(id + 1).prefix());
 }
 
+SplitKey SplitStoredKey(std::string_view stored, bool namespaced) {
+  if (!namespaced || stored.size() < kNamespaceBytes) return {kDefaultNamespace, stored};
+  return {LoadBigEndian32(stored.data()), stored.substr(kNamespaceBytes)};
+}
+
 std::string PrintableKey(std::string_view stored, bool namespaced) {
+  const auto [id, key] = SplitStoredKey(stored, namespaced);
   std::string out;
-  if (namespaced && stored.size() >= kNamespaceBytes) {
-    const NamespaceId id = LoadBigEndian32(stored.data());
-    if (id != kDefaultNamespace) out = fmt::format("namespace {}: ", id);
-    stored.remove_prefix(kNamespaceBytes);
-  }
-  for (unsigned char c : stored.substr(0, kPrintedKeyBytes)) {
+  if (id != kDefaultNamespace) out = fmt::format("namespace {}: ", id);
+  for (unsigned char c : key.substr(0, kPrintedKeyBytes)) {
     if (c >= 0x20 && c < 0x7f && c != '\\') {
       out.push_back(static_cast<char>(c));
     } else {
       out += fmt::format("\\x{:02x}", c);
     }
   }
-  return stored.size() > kPrintedKeyBytes ? out + "..." : out;
+  return key.size() > kPrintedKeyBytes ? out + "..." : out;
 }
 
 }  // namespace pando

@@ -47,6 +47,13 @@ class KeySpace {
   size_t bytes_ = 0;  // of the prefix: kNamespaceBytes or 0
 };
 
+struct SplitKey {
+  NamespaceId namespace_id = kDefaultNamespace;
+  std::string_view key;
+};
+// The parts of a stored key. One that is shorter than a namespace (a separator of pages) is all key.
+SplitKey SplitStoredKey(std::string_view stored, bool namespaced);
+
 // A stored key for messages: at most 64 bytes of the key. Bytes that are not printable ASCII appear as
 // \xNN, and a namespace that is not that of requests is named.
 std::string PrintableKey(std::string_view stored, bool namespaced);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "src/model/key_space.h"
 #include "src/model/record.h"
 #include "src/partition/store_reading.h"
 #include "src/partition/superblock.h"
@@ -28,7 +29,9 @@ struct WalDumpOptions {
 };
 
 struct Names {
-  std::unordered_map<Uuid, uint32_t, UuidHash> ids;  // empty if only a log directory was given
+  // Empty and false if only a log directory was given.
+  std::unordered_map<Uuid, uint32_t, UuidHash> ids;
+  bool namespaced = false;  // stored keys begin with a namespace
   std::string Of(const Uuid& partition) const {
     auto found = ids.find(partition);
     return found == ids.end() ? partition.ToString() : std::to_string(found->second);
@@ -113,16 +116,19 @@ class Dumper {
                  mark.durable_lsn, TimeText(VersionMs(mark.hlc)), mark.commit_lsn, mark.released_lsn, mark.epoch);
   }
   void PrintTextRecord(const std::string& partition, Lsn lsn, const LogRecord& r) const {
+    const auto [namespace_id, key] = SplitStoredKey(r.key, names_.namespaced);
     std::string what;
-    if (r.op == RecordOp::kPut) what = fmt::format(" = {}", Printable(r.value, options_.encoding, kValueColumns));
-    if (r.op == RecordOp::kIncrement) what = fmt::format(" {:+}", r.delta);
+    if (namespace_id != kDefaultNamespace) what = fmt::format(" in namespace {}", namespace_id);
+    if (r.op == RecordOp::kOnce) what += fmt::format(" write {}, sent {} ms ago", r.sequence, r.age_ms);
+    if (r.op == RecordOp::kPut) what += fmt::format(" = {}", Printable(r.value, options_.encoding, kValueColumns));
+    if (r.op == RecordOp::kIncrement) what += fmt::format(" {:+}", r.delta);
     if (r.ttl_mode == TtlMode::kSet) what += " expires " + TimeText(r.expires_at_ms);
     if (r.op == RecordOp::kTouch && r.ttl_mode == TtlMode::kClear) what += " never expires";
     if (r.condition.exists) what += *r.condition.exists ? " if exists" : " if absent";
     if (r.condition.version) what += fmt::format(" if version {}", *r.condition.version);
     if (r.condition.value) what += fmt::format(" if value {}", Printable(*r.condition.value, options_.encoding, 20));
     tools::Print("{:>10} {:>12} {} {:<9} {}{}{}\n", partition, lsn, TimeText(VersionMs(r.version)), OpName(r.op),
-                 Printable(r.key, options_.encoding), what,
+                 Printable(key, options_.encoding), what,
                  std::string(r.all_or_nothing ? " all-or-nothing" : "") + (r.continues ? " ..." : ""));
   }
   void PrintJsonRecord(const LogEntry& entry, const std::string& partition, Epoch epoch, Lsn lsn,
@@ -133,7 +139,13 @@ class Dumper {
     j["epoch"] = epoch;
     j["version"] = std::to_string(r.version);
     j["op"] = OpName(r.op);
-    SetBytes(&j, "key", r.key);
+    const auto [namespace_id, key] = SplitStoredKey(r.key, names_.namespaced);
+    SetBytes(&j, "key", key);
+    if (namespace_id != kDefaultNamespace) j["namespace"] = namespace_id;
+    if (r.op == RecordOp::kOnce) {
+      j["sequence"] = r.sequence;
+      j["age_ms"] = r.age_ms;
+    }
     if (r.op == RecordOp::kPut) SetBytes(&j, "value", r.value);
     if (r.op == RecordOp::kIncrement) j["delta"] = r.delta;
     if (r.ttl_mode == TtlMode::kSet) j["expires_at_ms"] = r.expires_at_ms;
@@ -255,6 +267,7 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
     co_return kExitOk;
   }
   for (const PartitionInfo& p : store->partitions) names.ids.emplace(p.uuid, p.id);
+  names.namespaced = store->namespaced;
   File lock;
   if (!options->running) {
     Result<File> taken = co_await LockStoreForReading(*reactor, options->directory);
@@ -298,7 +311,9 @@ void AddWalDumpCommand(tools::Command app, Globals* globals) {
   AddEncodingOptions(command, &o->encoding);
   command.Footer(
       "Columns: partition, LSN, time, operation, key. A record whose line ends in ... is applied together with the\n"
-      "next one. wal-dump changes nothing.\n\n"
+      "next one. Keys are those of requests; if only a wal-N directory is given, they are as stored, with the "
+      "namespace\n"
+      "in front. wal-dump changes nothing.\n\n"
       "Examples:\n"
       "  kvadmin wal-dump /var/lib/pando\n"
       "  kvadmin wal-dump /var/lib/pando --partition 3 --from-lsn 1000 --to-lsn 1010\n"
