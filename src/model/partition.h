@@ -40,8 +40,8 @@ class PartitionRecords {
   // value is copied, and kOverloaded is returned if it has no room. `room` outlives the call.
   virtual Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) = 0;
 
-  // Applies `ops` atomically and in order: each one sees the ones before it. Keys and sizes must
-  // already be within the limits, and kCheck operations must come before all others (both CHECKed).
+  // Applies `ops` atomically and in order: each one sees the ones before it. Sizes must already be
+  // within the limits (limits.h), and kCheck operations must come before all others (both CHECKed).
   // A kCheck that does not hold refuses the whole write; with all_or_nothing any refused operation
   // does. Returns one result per operation.
   //
@@ -51,7 +51,7 @@ class PartitionRecords {
   // sent too long ago (kMaxWriteAgeMs) for the partition to know.
   //
   // kDiskFull, kOverloaded, kUnavailable, kInvalidArgument (more operations than this pool can ever
-  // apply at once), and kDeadline (withdrawn or late, see WriteControl) mean that nothing happened.
+  // apply at once, or a key too long for the store's pages), and kDeadline (withdrawn or late, see WriteControl) mean that nothing happened.
   // kAborted means that the outcome is unknown.
   virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) = 0;
 

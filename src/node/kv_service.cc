@@ -4,6 +4,7 @@
 #include <map>
 #include <utility>
 
+#include "src/btree/node.h"
 #include "src/kvapi/kv_requests.h"
 #include "src/kvapi/merge_scan.h"
 #include "src/node/multi_get.h"
@@ -81,9 +82,10 @@ Task<void> WritePart(Partition* partition, BatchPart* part, api::WriteBatchReply
   }
 }
 
-api::Limits PublishedLimits() {
+api::Limits PublishedLimits(const StoreInfo& store) {
   api::Limits limits;
-  limits.max_key_bytes = kMaxKeyBytes;
+  limits.max_key_bytes =
+      static_cast<int32_t>(MaxKeyBytes(UsablePageBytes(store.page_bytes, store.seal_bytes)) - kNamespaceBytes);
   limits.max_value_bytes = kMaxValueBytes;
   limits.max_batch_ops = kMaxBatchOps;
   limits.max_batch_bytes = kMaxBatchBytes;
@@ -389,7 +391,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   api::HelloReply& reply = call->reply.success;
   reply.server_version = control_->server_version();
   reply.api_version = kApiVersion;
-  reply.limits = PublishedLimits();
+  reply.limits = PublishedLimits(*backend_->store);
   reply.node_id = backend_->store->node.ToString();
   reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
   reply.features = {"conditions",

@@ -30,6 +30,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   const WriteOp& op = write->op;
   const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
   if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
+  if (key_bytes > state_.tree->max_key_bytes()) return false;
   if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
   const size_t condition_bytes = op.condition.value ? op.condition.value->size() : 0;
   size_t encoded_bytes = kMaxRecordOverhead + key_bytes + value_bytes + condition_bytes, records = 1;

@@ -49,7 +49,13 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
   const size_t max_key_bytes = state_.tree->max_key_bytes();
   for (const WriteOp& op : write->ops) {
     const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
-    CHECK(key_bytes > 0 && key_bytes <= max_key_bytes && value_bytes <= kMaxValueBytes);
+    CHECK(key_bytes > 0 && value_bytes <= kMaxValueBytes);
+    if (key_bytes > max_key_bytes) {
+      co_return Error(Code::kInvalidArgument,
+                      "the key has {} bytes with its namespace; the pages of this store take {} (see hello for "
+                      "max_key_bytes)",
+                      key_bytes, max_key_bytes);
+    }
     CHECK(op.ttl_mode != TtlMode::kSet || (op.ttl_ms > 0) != (op.expires_at_ms > 0)) << "no expiry, or two";
     CHECK(op.op != RecordOp::kTouch || op.ttl_mode != TtlMode::kKeep) << "a touch that changes nothing";
     CHECK(op.op != RecordOp::kCheck || (checks_may_come && !op.condition.empty())) << "an empty check, or a late one";

@@ -319,6 +319,17 @@ class ProtocolTest(unittest.TestCase):
             self.assertEqual(kv.get(CONTEXT, ttypes.GetRequest(key)).record.value, value)
             self.assertTrue(kv.remove(CONTEXT, ttypes.RemoveRequest(key)).applied)
 
+    def test_small_pages_take_shorter_keys(self):
+        directory = temporary_directory("small-pages")
+        node = NodeProcess(directory / "data", ["--memory_limit_mb=256", "--page_bytes=4096"]).start()
+        with node.connect() as kv:
+            self.assertEqual(kv.hello(CONTEXT, ttypes.HelloRequest()).limits.max_key_bytes, 1024)
+            self.refused(constants.BAD_REQUEST, "of this store", kv.put, CONTEXT, ttypes.PutRequest(b"k" * 1025, b"v"))
+            self.assertTrue(kv.put(CONTEXT, ttypes.PutRequest(b"k" * 1024, b"v")).applied)
+            self.assertEqual(kv.count(CONTEXT, ttypes.CountRequest()).count, 1)
+        node.stop()
+        shutil.rmtree(directory)
+
     # -- the stream
 
     def test_pipelined_replies_come_in_order(self):

@@ -56,6 +56,7 @@ struct FakeNode {
   explicit FakeNode(SimMachine* machine) : shared(256 << 20) {
     store.reactors = 2;
     store.ranges = kPartitions;
+    store.page_bytes = 8192;
     store.node = Uuid{7, 8};
     constexpr uint64_t kStep = UINT64_MAX / kPartitions + 1;
     for (uint32_t i = 0; i < kPartitions; ++i) {

@@ -135,10 +135,11 @@ TEST_F(PointWriteTest, HaveTheResultsOfWrite) { Run(&EveryKind); }
 // What has to be waited for, or is refused, is left to Write. It has done nothing.
 Task<void> Unusual(PointWriteTest* t) {
   std::vector<std::unique_ptr<AwaitedWrite>> writes;
-  t->Begin(&writes, {PutOp("large", std::string(100'000, 'v')), PutOp("small", "v")});
+  t->Begin(&writes, {PutOp("large", std::string(100'000, 'v')), PutOp("small", "v"), PutOp(std::string(1029, 'k'), "v")});
   EXPECT_FALSE(writes[0]->begun);
   EXPECT_EQ(writes[0]->op.value.size(), 100'000u);
   EXPECT_TRUE(writes[1]->begun);
+  EXPECT_FALSE(writes[2]->begun) << "the key is too long for a page";
   EXPECT_FALSE(writes[1]->over) << "it was done before it was durable";
   co_await PointWriteTest::AwaitAll(&writes);
   EXPECT_OK(co_await t->partition_->PrepareCut());

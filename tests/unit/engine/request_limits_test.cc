@@ -307,5 +307,29 @@ TEST(SmallPools, AValueThatDoesNotFitIsRefusedInReplay) {
   EXPECT_TRUE(kernel.RunTask(*reactor, LargeValue::Store(reactor, setup))) << "nothing is lost";
 }
 
+// The pages of this store have 4 KiB, and take keys of a quarter of that.
+struct LongKeys {
+  static Task<void> ExpectRefused(Partition* p, WriteOp op) {
+    std::vector<WriteOp> ops;
+    ops.push_back(std::move(op));
+    auto outcome = co_await p->Write(std::move(ops), WriteOptions());
+    EXPECT_EQ(outcome.code(), Code::kInvalidArgument) << outcome.status().ToString();
+    EXPECT_NE(outcome.status().message().find("1029 bytes"), std::string::npos) << outcome.status().ToString();
+  }
+  Task<void> operator()(Reactor&, Partition* p) {
+    const std::string longest(1028, 'k'), longer(1029, 'k');
+    EXPECT_OK(co_await Put(p, longest, "v"));
+    co_await ExpectRefused(p, PutOp(longer, "v"));
+    co_await ExpectRefused(p, RemoveOp(longer));
+    co_await ExpectRefused(p, IncrementOp(longer, 1));
+    auto read = co_await p->Get(longer, kNewest, nullptr);
+    EXPECT_TRUE(read.ok() && !read->found);
+    read = co_await p->Get(longest, kNewest, nullptr);
+    EXPECT_TRUE(read.ok() && read->found);
+  }
+};
+
+TEST_F(RequestLimits, KeysThatArePossibleElsewhereAreRefused) { Run(LongKeys()); }
+
 }  // namespace
 }  // namespace pando::engine_test
