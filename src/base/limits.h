@@ -13,6 +13,7 @@ inline constexpr size_t kMaxStoredKeyBytes = kNamespaceBytes + kMaxKeyBytes;
 inline constexpr size_t kMaxValueBytes = 1u << 20;
 inline constexpr size_t kMaxClientIdBytes = 64;
 inline constexpr size_t kMaxBatchOps = 1024;
+inline constexpr size_t kMaxWriteOps = kMaxBatchOps + 1;  // with the name of the write
 // The keys and values of one writeBatch, which is atomic within each partition.
 inline constexpr size_t kMaxBatchBytes = 2u << 20;
 inline constexpr size_t kMaxMultiGetKeys = 1024;

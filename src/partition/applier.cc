@@ -136,10 +136,12 @@ void Applier::Apply(ApplyUnit* unit) {
   }
   if (judgement.repeats()) {
     Repeat(unit, judgement);
-  } else {
+  } else if (unit->once()) {
     LaneEncoder lane = LaneOf(*unit);
     ApplyPart(unit, unit->whole(), judgement, &lane);
-    if (unit->once()) UpdateLane(unit, std::move(lane));
+    UpdateLane(unit, std::move(lane));
+  } else {
+    ApplyPart(unit, unit->whole(), judgement, nullptr);
   }
   End(unit);
 }
@@ -209,7 +211,7 @@ void Applier::ApplyPart(ApplyUnit* unit, UnitPart part, const Judgement& judgeme
     OpResult result = refused ? RefuseJudged(unit, i, judgement.outcomes_[i]) : ApplyRecord(unit, i);
     CHECK(refused || !record.all_or_nothing || result.outcome == OpOutcome::kApplied)
         << "P10: an operation was refused that had been judged to apply";
-    if (unit->once() && record.op != RecordOp::kOnce) lane->Add(result);
+    if (lane && record.op != RecordOp::kOnce) lane->Add(result);
     if (unit->reply) unit->reply->results.push_back(std::move(result));
   }
 }

@@ -111,6 +111,7 @@ class Applier {
   CurrentRecord ForeseeStored(const ApplyUnit& unit, size_t index, Frame* leaf);
   static Verdict Decide(const LogRecord& record, const CurrentRecord& current);
 
+  // `lane`: null if the unit has no once.
   void ApplyPart(ApplyUnit* unit, UnitPart part, const Judgement& judgement, LaneEncoder* lane);
   void Repeat(ApplyUnit* unit, const Judgement& judgement);
   void UpdateLane(ApplyUnit* unit, LaneEncoder lane);

@@ -32,26 +32,22 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
   if (key_bytes > state_.tree->max_key_bytes()) return false;
   if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
-  const size_t condition_bytes = op.condition.value ? op.condition.value->size() : 0;
-  size_t encoded_bytes = kMaxRecordOverhead + key_bytes + value_bytes + condition_bytes, records = 1;
-  size_t frames = kFramesPerUpdate + applier_.FramesFor(op.op, key_bytes, value_bytes);
-  uint64_t blocks = admission_.BlocksFor(op.op, key_bytes, value_bytes);
+  OpCost cost;
+  AddCost(op, &cost);
+  size_t records = 1;
   Frame* lane = nullptr;
   if (write->once) {
-    const size_t lane_key_bytes = write->once->key.size();
     ChildRef missing;
     uint8_t level = 0;
     if (!(lane = state_.tree->FindLeaf(write->once->key, &missing, &level))) return false;
     ++records;
-    encoded_bytes += kMaxRecordOverhead + lane_key_bytes;
-    frames += applier_.FramesFor(RecordOp::kOnce, lane_key_bytes, 0);
-    blocks += admission_.BlocksFor(RecordOp::kOnce, lane_key_bytes, 0);
+    AddCost(*write->once, &cost);
   }
-  if (!CheckFits(records, frames).ok()) return false;
-  if (!state_.log->HasSpace(encoded_bytes) || !UncommittedFits(encoded_bytes, records)) return false;
+  if (!CheckFits(records, cost.frames).ok()) return false;
+  if (!state_.log->HasSpace(cost.encoded_bytes) || !UncommittedFits(cost.encoded_bytes, records)) return false;
   std::unique_ptr<PointUnit> unit = TakePointUnit();
   const bool only_removes = op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
-  const bool admitted = admission_.TryAdmit(blocks, only_removes, &unit->blocks);
+  const bool admitted = admission_.TryAdmit(cost.blocks, only_removes, &unit->blocks);
   if (!admitted || (write->control && !write->control->BeginAppend())) {
     unit->blocks.Drop();
     SpareUnits().push_back(std::move(unit));
@@ -62,7 +58,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   ++state_.active_calls;
   unit->waits = QueueEntry::Waiter::kPoint;
   unit->client = write;
-  unit->encoded.reserve(encoded_bytes);
+  unit->encoded.reserve(cost.encoded_bytes);
   EncodePoint(*write, unit.get());
   if (lane) unit->content.pins.push_back(state_.pool.Pin(lane));
   unit->content.pins.push_back(state_.pool.Pin(leaf));

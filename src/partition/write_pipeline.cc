@@ -41,11 +41,18 @@ Status WritePipeline::CheckFits(size_t ops, size_t frames) const {
                ops, 2 * ops, frames, pool_frames, pool_frames / 8, pool_frames / 4);
 }
 
+void WritePipeline::AddCost(const WriteOp& op, OpCost* cost) const {
+  const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
+  cost->encoded_bytes += kMaxRecordOverhead + key_bytes + value_bytes;
+  if (op.condition.value) cost->encoded_bytes += op.condition.value->size();
+  cost->frames += applier_.FramesFor(op.op, key_bytes, value_bytes);
+  cost->blocks += admission_.BlocksFor(op.op, key_bytes, value_bytes);
+}
+
 Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
-  CHECK(!write->ops.empty() && write->ops.size() <= kMaxBatchOps + 1);
+  CHECK(!write->ops.empty() && write->ops.size() <= kMaxWriteOps);
   bool only_removes = true, checks_may_come = true;
-  uint64_t blocks = 0;
-  size_t frames = kFramesPerUpdate;
+  OpCost cost;
   const size_t max_key_bytes = state_.tree->max_key_bytes();
   for (const WriteOp& op : write->ops) {
     const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
@@ -64,15 +71,13 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
         << "a kOnce that names nothing";
     checks_may_come &= op.op == RecordOp::kCheck || once;
     only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck || once;
-    write->encoded_bytes += key_bytes + value_bytes + (op.condition.value ? op.condition.value->size() : 0);
-    blocks += admission_.BlocksFor(op.op, key_bytes, value_bytes);
-    frames += applier_.FramesFor(op.op, key_bytes, value_bytes);
+    AddCost(op, &cost);
   }
-  write->encoded_bytes += kMaxRecordOverhead * write->ops.size();
-  CO_RETURN_IF_ERROR(CheckFits(write->ops.size(), frames));
+  write->encoded_bytes = cost.encoded_bytes;
+  CO_RETURN_IF_ERROR(CheckFits(write->ops.size(), cost.frames));
   const Nanos deadline_ns = write->options.control ? write->options.control->deadline_ns : 0;
   CO_ASSIGN_OR_RETURN(*log_space, co_await state_.log->WaitForSpace(state_.stream, write->encoded_bytes, deadline_ns));
-  Status status = co_await admission_.Admit(blocks, only_removes, &write->blocks);
+  Status status = co_await admission_.Admit(cost.blocks, only_removes, &write->blocks);
   if (status.code() == Code::kDiskFull) {
     ++state_.stats.disk_full_total;
     state_.disk_full_ns = state_.reactor.NowNs();

@@ -42,7 +42,8 @@ class LiveReader {
   ~LiveReader();  // no call may be in progress
 
   // Appends to `out` the next units, in the form in which batches carry them (write_unit.h) with
-  // flags of 0, and of at most `max_bytes` in all. None: there are none yet. One call at a time.
+  // flags of 0, and of at most `max_bytes` in all. None: there are none yet. One call at a time. What an
+  // error leaves in `out` means nothing.
   //
   // kNotFound: the log does not hold the next unit any more; the follower needs a copy of the pages.
   // kAborted: the follower has a history that is not, or no longer, the partition's.

@@ -38,7 +38,6 @@ class UnitRing {
     CHECK(Holds(place) && place + bytes <= end_) << "a unit was read that is no longer in memory";
     return {data_.get() + place % bytes_, bytes};
   }
-  size_t bytes() const { return bytes_; }
 
  private:
   const size_t bytes_;
