@@ -345,6 +345,16 @@ const StoreInfo::Dropped* StoreInfo::FindDropped(const Uuid& uuid) const {
   return at == dropped.end() ? nullptr : &*at;
 }
 
+std::vector<std::pair<Uuid, LogPosition>> StoreInfo::DroppedInLogs() const {
+  std::vector<std::pair<Uuid, LogPosition>> found;
+  for (const Dropped& d : dropped) {
+    const bool held =
+        std::any_of(partitions.begin(), partitions.end(), [&](const auto& p) { return p.uuid == d.uuid; });
+    found.emplace_back(d.uuid, held ? d.until : kAnyPosition);
+  }
+  return found;
+}
+
 PartitionInfo StoreInfo::InfoOf(uint32_t id, const Uuid& uuid) const {
   const unsigned bits = static_cast<unsigned>(std::countr_zero(ranges));
   const uint64_t first = bits == 0 ? 0 : uint64_t{id} << (64 - bits);
@@ -421,7 +431,10 @@ Task<bool> MayBeNeeded(Reactor& reactor, const StoreInfo* info, std::string path
   Lsn older_lsn = 0;
   Result<Superblock> newest = ChooseSuperblock({head.data(), head.size()}, path, &older_lsn);
   if (!read.ok() || !closed.ok() || !newest.ok()) co_return co_await HoldsData(reactor, std::move(path));
-  co_return info->FindDropped(newest->partition) == nullptr && newest->generation > 1;
+  const auto named = [&](const PartitionInfo& p) { return p.uuid == newest->partition; };
+  const bool dropped = info->FindDropped(newest->partition) != nullptr &&
+                       std::none_of(info->partitions.begin(), info->partitions.end(), named);
+  co_return !dropped && newest->generation > 1;
 }
 
 // Removes all files in DIR/name, which then stays as an empty directory.

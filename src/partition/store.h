@@ -15,6 +15,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/base/ids.h"
@@ -63,6 +64,8 @@ struct StoreInfo {
     Uuid uuid;
     LogPosition until = kAnyPosition;  // its records in the log before this mean nothing
   };
+  // Also a partition that the store holds can be there: an operator has accepted that what the log
+  // holds of it before that position is lost (verify/accept_loss.h).
   static constexpr LogPosition kAnyPosition = ~LogPosition{0};
   // Partitions that were dropped, as long as the logs may hold their records.
   std::vector<Dropped> dropped;
@@ -71,6 +74,9 @@ struct StoreInfo {
   // Null: the store does not hold it.
   const PartitionInfo* Find(uint32_t id) const;
   const Dropped* FindDropped(const Uuid& uuid) const;
+  // What the logs hold of these partitions before these positions means nothing. If a partition with the
+  // UUID is held again, what comes later belongs to it.
+  std::vector<std::pair<Uuid, LogPosition>> DroppedInLogs() const;
   // What a new partition with this ID and UUID is like.
   PartitionInfo InfoOf(uint32_t id, const Uuid& uuid) const;
   uint32_t ReactorOf(uint32_t partition) const { return partition % reactors; }

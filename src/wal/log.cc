@@ -74,6 +74,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
       idle_wake_(reactor),
       image_load_(reactor, 1),
       reads_done_(reactor) {
+  skipped_until_.insert(options_.dropped.begin(), options_.dropped.end());
   idle_timer_.log = retry_timer_.log = hold_timer_.log = this;
   idle_timer_.on_fire = [](Timer* t) {
     LogImpl* log = static_cast<LogTimer*>(t)->log;

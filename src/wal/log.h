@@ -37,6 +37,8 @@
 //   L11  While units of a stream wait to be appended again, its marks repeat the commit LSN that was
 //       stated last. So a mark that covers a unit comes after the place where the unit lies last, and
 //       whoever reads the log up to the mark has all that it covers.
+//   L13  Nothing of a partition is appended before the position at which its history begins
+//       (LogOptions::dropped), and its versions and epochs go on rising across that position.
 //
 // Group commit clocks itself: when a write completes, everything staged meanwhile goes out with the
 // next write (at most kMaxWritesInFlight at once). CommitHold may delay that write for a fraction
@@ -82,6 +84,9 @@ struct LogOptions {
   std::string required_by;
   // A new log begins after this position.
   LogPosition begin_after = 0;
+  // Partitions that were dropped, or whose loss an operator has accepted. What the log holds of them
+  // before these positions means nothing: recovery skips it, and does not keep it (L13).
+  std::vector<std::pair<Uuid, LogPosition>> dropped;
   // Continues without the missing records, with positions after required_end.
   bool accept_lost = false;
   // How a write is made durable. kProbe times a few writes of each kind during recovery and uses

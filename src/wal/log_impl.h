@@ -29,6 +29,7 @@
 #include "src/wal/live_reader.h"
 #include "src/wal/log.h"
 #include "src/wal/log_format.h"
+#include "src/wal/log_reader.h"
 #include "src/wal/segment_files.h"
 #include "src/wal/segment_image.h"
 #include "src/wal/unit_ring.h"
@@ -57,9 +58,6 @@ inline constexpr Nanos kDiskFullRetryNs = kSecond;
 
 // The most segments that are in memory for readers that lag (LR3).
 inline constexpr size_t kMaxImages = 2;
-
-class LogReader;
-struct LogEntry;
 
 // A writer that waits for space. The timer is its deadline.
 struct SpaceWaiter : Timer {
@@ -325,6 +323,9 @@ class LogImpl final : public Log, private TurnHook {
   void AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
                   RecoveredUnits* run);
   void BreakStream(const Uuid& partition, std::string_view where, Replaying* replaying);
+  bool MeansNothing(const Uuid& partition, const LogEntry& entry);
+  Task<Status> FollowForgotten(StreamMark mark, LogReplaySink* sink);
+  bool IsBeforeHistory(LogPosition end) const;
   Status JudgeEnd(const LogReader& reader) const;
   Task<Status> BeginFirstSegment(const LogReader& reader);
   Task<Result<uint64_t>> PutFirstSegmentAside(const LogReader& reader);
@@ -353,6 +354,8 @@ class LogImpl final : public Log, private TurnHook {
   Status failure_;
 
   std::unordered_map<Uuid, std::unique_ptr<LogStream>, UuidHash> streams_;
+  // Of dropped partitions: what lies before this position means nothing (LogOptions::dropped).
+  std::unordered_map<Uuid, LogPosition, UuidHash> skipped_until_;
   std::vector<LogStream*> staged_streams_;  // the streams with units
   std::deque<LogStream*> due_marks_;        // the streams whose mark the next batch carries
   FairClock batch_clock_;

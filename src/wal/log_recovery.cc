@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kProbeWrites = 8;  // of each kind
 constexpr size_t kZeroWriteBytes = 512u << 10;
+constexpr LogPosition kNoPosition = ~LogPosition{0};  // LogOptions::dropped: of a partition that is gone
 
 }  // namespace
 
@@ -39,6 +40,10 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   if (!reader->segments().empty()) next_number_ = reader->segments().back().number + 1;
   for (const LogPosition before : {options_.required_end, options_.begin_after}) {
     if (before != 0) next_number_ = std::max(next_number_, PositionSegment(before) + 1);
+  }
+  // L13: also when the log that the positions were taken from is lost.
+  for (const auto& [partition, until] : options_.dropped) {
+    if (until != kNoPosition) next_number_ = std::max(next_number_, PositionSegment(until));
   }
   CO_RETURN_IF_ERROR(co_await BeginFirstSegment(*reader));
   begun_ = true;
@@ -93,7 +98,7 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
     LogStream* stream = StreamOf(partition);
     stream->commit_lsn = stream->stated_commit_lsn = mark.commit_lsn;
     stream->released_lsn = mark.released_lsn;
-    stream->hlc = mark.hlc;
+    stream->hlc = std::max(stream->hlc, mark.hlc);
     stream->epoch = std::max(stream->epoch, mark.epoch);
     // Of a broken partition, the log goes on to state the most that any mark has stated.
     const bool known = replaying.history.Find(partition) != nullptr && !replaying.history.broken(partition);
@@ -117,7 +122,7 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
   ForEachItem(
       entry.header, entry.payload,
       [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
-        items.push_back({partition, unit, flags, std::nullopt});
+        if (!MeansNothing(partition, entry)) items.push_back({partition, unit, flags, std::nullopt});
         return true;
       },
       [&](const StreamMark& mark) {
@@ -126,7 +131,12 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
       });
   for (size_t i = 0; i < items.size();) {
     if (items[i].mark) {
-      CO_RETURN_IF_ERROR(co_await ReplayMark(*items[i++].mark, replaying));
+      const StreamMark mark = *items[i++].mark;
+      const bool forgotten = MeansNothing(mark.partition, entry);
+      Status status;
+      if (forgotten) status = co_await FollowForgotten(mark, replaying->sink);
+      if (!forgotten) status = co_await ReplayMark(mark, replaying);
+      CO_RETURN_IF_ERROR(std::move(status));
       continue;
     }
     RecoveredUnits run;
@@ -144,6 +154,32 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
     CO_RETURN_IF_ERROR(co_await replaying->sink->OnUnits(run));
   }
   co_return Status();
+}
+
+// Whether what the batch holds of the partition is of one that was dropped.
+bool LogImpl::MeansNothing(const Uuid& partition, const LogEntry& entry) {
+  if (skipped_until_.empty()) return false;
+  const auto found = skipped_until_.find(partition);
+  return found != skipped_until_.end() && entry.end <= found->second;
+}
+
+// L13: versions were seen by clients, and must not come again.
+Task<Status> LogImpl::FollowForgotten(StreamMark mark, LogReplaySink* sink) {
+  if (skipped_until_[mark.partition] == kNoPosition) co_return Status();
+  LogStream* stream = StreamOf(mark.partition);
+  stream->hlc = std::max(stream->hlc, mark.hlc);
+  stream->epoch = std::max(stream->epoch, mark.epoch);
+  StreamMark seen;
+  seen.partition = mark.partition;
+  seen.epoch = mark.epoch;
+  seen.hlc = mark.hlc;
+  co_return co_await sink->OnMark(seen);
+}
+
+// Whether the history of a partition that the store holds begins after this position.
+bool LogImpl::IsBeforeHistory(LogPosition end) const {
+  return std::any_of(options_.dropped.begin(), options_.dropped.end(),
+                     [end](const auto& d) { return d.second != kNoPosition && end < d.second; });
 }
 
 Task<Status> LogImpl::ReplayMark(StreamMark mark, Replaying* replaying) {
@@ -223,6 +259,7 @@ Task<Result<uint64_t>> LogImpl::PutFirstSegmentAside(const LogReader& reader) {
 // then one that an earlier recovery began, on a disk that was full already.
 bool LogImpl::MayContinueLastSegment(const LogReader& reader) const {
   if (live_.empty() || reader.end() < options_.required_end) return false;
+  if (IsBeforeHistory(reader.end())) return false;  // L13
   const Segment& last = *live_.back();
   if (last.number != PositionSegment(reader.end()) || last.number <= PositionSegment(reader.records_end())) {
     return false;
