@@ -317,6 +317,8 @@ class LogImpl final : public Log, private TurnHook {
 
   // -- log_recovery.cc
   struct Replaying;
+  Task<Result<std::unique_ptr<LogReader>>> ReadAndReplay(LogReader::Options reading, LogReplaySink* sink);
+  Task<Result<std::unique_ptr<LogReader>>> OpenAndReplay(LogReader::Options reading, LogReplaySink* sink);
   Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
   Task<Status> ReplayBatch(const LogEntry& entry, Replaying* replaying);
   Task<Status> ReplayMark(StreamMark mark, Replaying* replaying);

@@ -59,7 +59,13 @@ Task<Status> LogReader::ReadHeaders() {
   node_ = options_.node;
   AlignedBuffer blocks(kHeaderReadBytes);
   for (LogSegmentInfo& segment : segments_) {
-    CO_RETURN_IF_ERROR(co_await ReadHeader(&segment, blocks.data()));
+    if (segment.number < options_.first_segment) {
+      segment.use = LogSegmentInfo::Use::kDead;
+      continue;
+    }
+    Status status = co_await ReadHeader(&segment, blocks.data());
+    NoteDamaged(status, segment);
+    CO_RETURN_IF_ERROR(std::move(status));
   }
   if (!options_.sync) co_return Status();
   if (options_.open_directory != nullptr) co_return co_await options_.open_directory->Sync();
@@ -156,6 +162,7 @@ void LogReader::ApplyCuts() {
   LogPosition cut_at = 0;
   for (size_t i = segments_.size(); i-- > 0;) {
     LogSegmentInfo& segment = segments_[i];
+    if (segment.number < options_.first_segment) return;
     if (cut_by != SIZE_MAX) {
       if (segment.number > PositionSegment(cut_at)) {
         segment.use = LogSegmentInfo::Use::kDead;
@@ -211,7 +218,17 @@ Task<Status> LogReader::Enter(size_t index) {
   co_return Status();
 }
 
+void LogReader::NoteDamaged(const Status& status, const LogSegmentInfo& segment) const {
+  if (status.code() == Code::kCorruption && options_.damaged_segment) *options_.damaged_segment = segment.number;
+}
+
 Task<Result<bool>> LogReader::Next(LogEntry* entry) {
+  Result<bool> more = co_await ReadNext(entry);
+  if (!more.ok() && current_ != SIZE_MAX) NoteDamaged(more.status(), segments_[current_]);
+  co_return more;
+}
+
+Task<Result<bool>> LogReader::ReadNext(LogEntry* entry) {
   if (current_ == SIZE_MAX && !done_) {
     size_t first = 0;
     while (first < segments_.size() && segments_[first].use == LogSegmentInfo::Use::kDead) ++first;

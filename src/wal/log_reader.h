@@ -65,6 +65,10 @@ class LogReader {
     Uuid node;                                  // nil = any, but the same in all segments
     // First fsyncs every segment and the directory; opens the files for writing.
     bool sync = false;
+    // Segments before this one are not read, and count as dead (log_suffix.h).
+    uint64_t first_segment = 0;
+    // If not null: an error because of the bytes of a segment sets it to the number of that segment.
+    uint64_t* damaged_segment = nullptr;
   };
   // Lists the segments and reads their headers. kCorruption: a header is damaged, a file does not
   // have the size that its header states, or a segment belongs to another node. kVersion: this
@@ -100,6 +104,7 @@ class LogReader {
   Task<Status> Load(size_t index);
   std::string_view image() const { return {buffer_.data(), segments_[loaded_].bytes}; }
 
+  Task<Result<bool>> ReadNext(LogEntry* entry);
   Task<Status> Enter(size_t index);
   Status Accept(const BatchView& batch, LogEntry* entry);
   Task<Status> PassGap(BatchState found);
@@ -107,6 +112,7 @@ class LogReader {
   // `gap` was durable.
   Status SearchLater(uint64_t offset, LogPosition gap, BatchState found, bool* has_batches);
   Status Damaged(uint64_t offset, std::string_view what) const;
+  void NoteDamaged(const Status& status, const LogSegmentInfo& segment) const;
 
   Reactor* reactor_;
   Options options_;

@@ -5,6 +5,7 @@
 
 #include "src/wal/log_impl.h"
 #include "src/wal/log_reader.h"
+#include "src/wal/log_suffix.h"
 #include "src/wal/stream_history.h"
 
 namespace pando {
@@ -27,8 +28,7 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   reading.open_directory = &directory_;
   reading.node = options_.node;
   reading.sync = !options_.read_only;
-  CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> reader, co_await LogReader::Open(reactor_, std::move(reading)));
-  CO_RETURN_IF_ERROR(co_await Replay(reader.get(), sink));
+  CO_ASSIGN_OR_RETURN(const std::unique_ptr<LogReader> reader, co_await ReadAndReplay(std::move(reading), sink));
   CO_RETURN_IF_ERROR(JudgeEnd(*reader));
   if (reader->torn()) {
     LOG(WARNING) << options_.directory << ": the log ends with unfinished writes of the last run ("
@@ -51,6 +51,30 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   CO_RETURN_IF_ERROR(co_await PrepareForNextRecovery());
   tasks_.Spawn(MaintainSegments());
   co_return Status();
+}
+
+// Without the segments that are kept for readers only, if one of them is damaged (LR2).
+Task<Result<std::unique_ptr<LogReader>>> LogImpl::ReadAndReplay(LogReader::Options reading, LogReplaySink* sink) {
+  Result<std::unique_ptr<LogReader>> reader = co_await OpenAndReplay(reading, sink);
+  if (reader.code() != Code::kCorruption) co_return reader;
+  auto means_nothing = [this](const Uuid& partition, const LogEntry& entry) { return MeansNothing(partition, entry); };
+  CO_ASSIGN_OR_RETURN(reading.first_segment,
+                      co_await FindSufficientSuffix(reactor_, reading, reader.status(), std::move(means_nothing)));
+  LOG(WARNING)
+      << options_.directory << ": the log before " << SegmentFileName(reading.first_segment)
+      << " is dropped, because it is damaged. Nothing is lost, because it was kept only for readers of the log: "
+      << reader.status().message();
+  // All of what was replayed so far is in the checkpoints, so the sink has ignored it.
+  live_.clear();
+  streams_.clear();
+  live_bytes_ = live_records_ = 0;
+  co_return co_await OpenAndReplay(std::move(reading), sink);
+}
+
+Task<Result<std::unique_ptr<LogReader>>> LogImpl::OpenAndReplay(LogReader::Options reading, LogReplaySink* sink) {
+  CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> reader, co_await LogReader::Open(reactor_, std::move(reading)));
+  CO_RETURN_IF_ERROR(co_await Replay(reader.get(), sink));
+  co_return std::move(reader);
 }
 
 Status LogImpl::JudgeEnd(const LogReader& reader) const {
