@@ -8,6 +8,7 @@
 #include "src/partition/store_reading.h"
 #include "src/verify/tree_check.h"
 #include "src/wal/log_reader.h"
+#include "src/wal/log_suffix.h"
 #include "src/wal/stream_history.h"
 
 namespace pando {
@@ -17,6 +18,10 @@ constexpr size_t kReadsInFlight = 32;
 
 constexpr std::string_view kRestoreAdvice =
     "do not start a node on this directory: copy it, and restore from a backup or a replica";
+// Damage that concerns one partition, which a node would quarantine.
+constexpr std::string_view kPartitionAdvice =
+    "a node can serve the other partitions; put back a sound copy of what is damaged, or see kvadmin accept-loss "
+    "--help";
 
 // Audits one partition. `owned_` marks the blocks that have an owner, one bit per block.
 class PartitionAudit final : private TreeCheckHost {
@@ -33,15 +38,18 @@ class PartitionAudit final : private TreeCheckHost {
     std::vector<MetaDamage> damage;
     auto opened = co_await PartitionFile::Open(reactor_, file_options, /*read_only=*/true, &damage);
     if (!opened.ok()) {
-      OnProblem(0, opened.status().message(), kRestoreAdvice);
+      OnProblem(0, opened.status().message(), kPartitionAdvice);
       co_return result_;
     }
     file_ = *std::move(opened);
+    result_.opened = true;
     co_await CheckSuperblocks();
-    for (MetaDamage& d : damage) OnProblem(d.offset_bytes, std::move(d.what), kRestoreAdvice);
+    result_.metadata_sound = damage.empty();
+    for (MetaDamage& d : damage) OnProblem(d.offset_bytes, std::move(d.what), kPartitionAdvice);
     const Superblock& sb = file_->superblock();
     result_.generation = sb.generation;
     result_.checkpoint_lsn = sb.checkpoint_lsn;
+    result_.last_version = sb.last_version;
     result_.log_end = sb.log_end;
     result_.file_blocks = file_->allocator().total_blocks();
     owned_.assign((result_.file_blocks + 63) / 64, 0);
@@ -90,10 +98,7 @@ class PartitionAudit final : private TreeCheckHost {
   }
 
   void OnProblem(uint64_t offset_bytes, std::string what, std::string_view advice) override {
-    ++report_->problems_total;
-    if (report_->problems.size() < CheckReport::kMaxProblems) {
-      report_->problems.push_back({result_.file, offset_bytes, std::move(what), std::string(advice)});
-    }
+    report_->Add({result_.file, offset_bytes, std::move(what), std::string(advice), info_.id});
   }
 
   bool OnExtent(Extent extent, std::string_view owner) override {
@@ -109,6 +114,7 @@ class PartitionAudit final : private TreeCheckHost {
         OnProblem(b * kBlockBytes,
                   fmt::format("block belongs to {} and to something else: one overwrote the other", owner),
                   kRestoreAdvice);
+        result_.metadata_sound = false;
       }
       owned_[b / 64] |= bit;
     }
@@ -169,6 +175,7 @@ class PartitionAudit final : private TreeCheckHost {
       bool used = file_->allocator().IsUsed(b);
       if (owned && !used) {
         OnProblem(b * kBlockBytes, "block is in use but free in the bitmap: it would be overwritten", kRestoreAdvice);
+        result_.metadata_sound = false;
       }
       if (used && !owned && leaked++ == 0) first_leaked = b;
       if (!used) ++result_.free_blocks;
@@ -193,119 +200,210 @@ class PartitionAudit final : private TreeCheckHost {
   uint64_t progress_blocks_ = 0;
 };
 
-using LsnByPartition = std::unordered_map<Uuid, Lsn, UuidHash>;
-
-// Each log must hold what the trees of its partitions do not, and each tree what its log has released.
-void CheckTreesAgainstLog(const StoreInfo& store, const std::vector<PartitionCheck>& partitions,
-                          const LsnByPartition& first_lsn, const StreamHistory& history,
-                          const std::function<void(const Status&)>& problem) {
-  for (const PartitionCheck& p : partitions) {
-    auto first = first_lsn.find(store.Find(p.id)->uuid);
-    if (first == first_lsn.end() || first->second <= p.checkpoint_lsn + 1) continue;
-    problem(Error(Code::kCorruption,
-                  "partition {}: the tree ends at LSN {}, but the log starts at LSN {}: the records between are lost",
-                  p.id, p.checkpoint_lsn, first->second));
-  }
-  for (const PartitionCheck& p : partitions) {
-    const Lsn gap = history.LastGap(store.Find(p.id)->uuid);
-    if (gap <= p.checkpoint_lsn) continue;
-    problem(Error(Code::kCorruption,
-                  "partition {}: the tree ends at LSN {}, and LSN {} is missing between others in the log: log "
-                  "segments are missing",
-                  p.id, p.checkpoint_lsn, gap));
-  }
-  for (const PartitionCheck& p : partitions) {
-    auto mark = history.marks().find(store.Find(p.id)->uuid);
-    if (mark == history.marks().end() || mark->second.released_lsn <= p.checkpoint_lsn) continue;
-    problem(Error(Code::kCorruption,
-                  "partition {}: the tree ends at LSN {}, but the log says that it had been checkpointed up to LSN {}: "
-                  "its file is an older copy",
-                  p.id, p.checkpoint_lsn, mark->second.released_lsn));
-  }
-}
-
-Task<LogCheck> CheckLog(Reactor& reactor, const StoreInfo* store, uint32_t index, CheckReport* report) {
-  LogCheck check;
-  check.directory = store->LogDirectory(index);
-  auto problem = [&](const Status& status) {
-    ++report->problems_total;
-    if (report->problems.size() < CheckReport::kMaxProblems)
-      report->problems.push_back({check.directory, 0, status.message(), std::string(kRestoreAdvice)});
-  };
-  LogReader::Options options;
-  options.directory = check.directory;
-  options.node = store->node;
-  // The partition in this log whose superblock knows most of it.
-  const PartitionCheck* newest = nullptr;
-  for (const PartitionCheck& p : report->partitions) {
-    if (store->ReactorOf(p.id) == index && (newest == nullptr || p.log_end > newest->log_end)) newest = &p;
-  }
-  const LogPosition required_end = newest == nullptr ? 0 : newest->log_end;
-  auto reader = co_await LogReader::Open(reactor, options);
-  if (!reader.ok()) {
-    // A store that was created but never served has no log yet.
-    const bool missing = reader.code() == Code::kNotFound;
-    if (!missing) problem(reader.status());
-    if (missing && required_end > 0) problem(LostLog(check.directory, 0, required_end, newest->file));
-    co_return check;
-  }
-  LsnByPartition first_lsn;  // the lowest, which need not come first (WU4)
-  StreamHistory history;
-  LogEntry entry;
-  auto report_broken = [&] {
-    problem(Error(Code::kCorruption, "{}: offset {}: {}", entry.segment->path, entry.offset, history.wrong()));
-    return true;
-  };
-  for (;;) {
-    Result<bool> more = co_await (*reader)->Next(&entry);
-    if (!more.ok()) {
-      problem(more.status());
-      break;
+// Reads one log, and compares it with the trees of its partitions. Of each partition it reports the
+// first thing that is wrong, because the rest follows from it. Of a partition whose file cannot be
+// read, nothing is known to compare the log with.
+class LogAudit {
+ public:
+  LogAudit(Reactor& reactor, const StoreInfo& store, uint32_t index, CheckReport* report)
+      : reactor_(reactor), store_(store), index_(index), dropped_(store.DroppedInLogs()), report_(report) {
+    check_.directory = store.LogDirectory(index);
+    for (const PartitionCheck& p : report->partitions) {
+      if (store.ReactorOf(p.id) == index) mine_.push_back(&p);
     }
-    if (!*more) {
-      const LogPosition end = (*reader)->end();
-      if (end < required_end) problem(LostLog(check.directory, end, required_end, newest->file));
-      break;
+  }
+
+  Task<LogCheck> Run() {
+    // The partition in this log whose superblock knows most of it.
+    const PartitionCheck* newest = nullptr;
+    for (const PartitionCheck* p : mine_) {
+      if (newest == nullptr || p->log_end > newest->log_end) newest = p;
     }
-    ++check.batches;
-    check.records += entry.header.record_count;
-    ForEachItem(
-        entry.header, entry.payload,
-        [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
-          const auto lowest = first_lsn.try_emplace(partition, unit.first_lsn).first;
-          lowest->second = std::min(lowest->second, unit.first_lsn);
-          const auto verdict = history.Accept(partition, unit, flags, HasUnits(entry.header));
-          return verdict != StreamHistory::Verdict::kBroken || report_broken();
-        },
-        [&](const StreamMark& mark) {
-          history.Accept(mark);
-          return true;
-        });
+    const LogPosition required_end = newest == nullptr ? 0 : newest->log_end;
+    LogReader::Options options;
+    options.directory = check_.directory;
+    options.node = store_.node;
+    Result<std::unique_ptr<LogReader>> reader = co_await ReadAll(options);
+    if (reader.code() == Code::kCorruption) reader = co_await ReadWithoutRetained(options, reader.TakeStatus());
+    if (!reader.ok()) {
+      // A store that was created but never served has no log yet. Where a log is damaged, what follows is
+      // not known, so nothing can be said to be missing.
+      const bool missing = reader.code() == Code::kNotFound;
+      if (!missing) Problem(reader.status());
+      if (missing && required_end > 0) Problem(LostLog(check_.directory, 0, required_end, newest->file));
+      co_return check_;
+    }
+    check_.segments = (*reader)->segments().size();
+    check_.torn_tail = (*reader)->torn();
+    const LogPosition end = (*reader)->end();
+    if (end < required_end) {
+      Problem(LostLog(check_.directory, end, required_end, newest->file));
+      co_return check_;
+    }
+    for (const PartitionCheck* p : mine_) JudgeEnd(*p, **reader);
+    co_return check_;
   }
-  for (const Uuid& partition : history.Partitions()) {
-    if (history.AcceptEnd(partition)) continue;
-    problem(
-        Error(Code::kCorruption, "{}: at the end of the log: {}", (*reader)->segments().back().path, history.wrong()));
+
+ private:
+  void Problem(const Status& status) {
+    report_->Add({check_.directory, 0, status.message(), std::string(kRestoreAdvice)});
   }
-  check.segments = (*reader)->segments().size();
-  check.torn_tail = (*reader)->torn();
-  CheckTreesAgainstLog(*store, report->partitions, first_lsn, history, problem);
-  co_return check;
+  void Problem(uint32_t partition, std::string what) {
+    report_->Add({check_.directory, 0, std::move(what), std::string(kPartitionAdvice), partition});
+  }
+
+  Task<Result<std::unique_ptr<LogReader>>> ReadAll(LogReader::Options options) {
+    CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> reader, co_await LogReader::Open(reactor_, std::move(options)));
+    LogEntry entry;
+    for (;;) {
+      CO_ASSIGN_OR_RETURN(const bool more, co_await reader->Next(&entry));
+      if (!more) co_return std::move(reader);
+      ++check_.batches;
+      check_.records += entry.header.record_count;
+      ForEachItem(
+          entry.header, entry.payload,
+          [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
+            OnUnit(entry, partition, unit, flags);
+            return true;
+          },
+          [&](const StreamMark& mark) {
+            if (!MeansNothing(mark.partition, entry)) history_.Accept(mark);
+            NoteLogged(mark.partition, std::max(mark.durable_lsn, mark.commit_lsn), mark.hlc);
+            return true;
+          });
+    }
+  }
+
+  // Segments that are kept for readers of the log only do not keep a node from starting.
+  Task<Result<std::unique_ptr<LogReader>>> ReadWithoutRetained(LogReader::Options options, Status damage) {
+    auto means_nothing = [this](const Uuid& partition, const LogEntry& entry) {
+      return MeansNothing(partition, entry);
+    };
+    CO_ASSIGN_OR_RETURN(options.first_segment,
+                        co_await FindSufficientSuffix(reactor_, options, damage, std::move(means_nothing)));
+    report_->notes.push_back({check_.directory, 0, damage.message(),
+                              "this part of the log was kept only for readers of it: nothing is lost, and the next "
+                              "start of the node drops it; check the device"});
+    history_ = StreamHistory();
+    first_lsn_.clear();
+    check_.batches = check_.records = 0;
+    co_return co_await ReadAll(std::move(options));
+  }
+
+  void OnUnit(const LogEntry& entry, const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
+    NoteLogged(partition, unit.last_lsn(), 0);
+    if (MeansNothing(partition, entry)) return;
+    const auto lowest = first_lsn_.try_emplace(partition, unit.first_lsn).first;
+    lowest->second = std::min(lowest->second, unit.first_lsn);
+    const auto verdict = history_.Accept(partition, unit, flags, HasUnits(entry.header));
+    if (verdict != StreamHistory::Verdict::kBroken) return;
+    std::string what = fmt::format("{}: offset {}: {}", entry.segment->path, entry.offset, history_.wrong());
+    if (const PartitionCheck* p = Find(partition)) return Problem(p->id, std::move(what));
+    const auto same = [&](const PartitionInfo& p) { return p.uuid == partition; };
+    const bool known = std::any_of(store_.partitions.begin(), store_.partitions.end(), same);
+    if (!known) Problem(Error(Code::kCorruption, "{}", what));  // else it is not asked for
+  }
+
+  // It was dropped, or an operator has accepted that it is lost.
+  bool MeansNothing(const Uuid& partition, const LogEntry& entry) const {
+    return std::any_of(dropped_.begin(), dropped_.end(),
+                       [&](const auto& d) { return d.first == partition && entry.end <= d.second; });
+  }
+
+  void NoteLogged(const Uuid& partition, Lsn lsn, Version version) {
+    LogCheck::Logged& logged = check_.logged[partition];
+    logged.last_lsn = std::max(logged.last_lsn, lsn);
+    logged.version = std::max(logged.version, version);
+  }
+
+  const PartitionCheck* Find(const Uuid& uuid) const {
+    const auto at =
+        std::find_if(mine_.begin(), mine_.end(), [&](const auto* p) { return store_.Find(p->id)->uuid == uuid; });
+    return at == mine_.end() ? nullptr : *at;
+  }
+
+  // The log must hold what the tree of the partition does not, and the tree what the log has released.
+  void JudgeEnd(const PartitionCheck& p, const LogReader& reader) {
+    const Uuid& uuid = store_.Find(p.id)->uuid;
+    if (history_.broken(uuid)) return;  // it was reported
+    if (!history_.AcceptEnd(uuid)) {
+      return Problem(p.id,
+                     fmt::format("{}: at the end of the log: {}", reader.segments().back().path, history_.wrong()));
+    }
+    if (!p.opened) return;
+    const auto mark = history_.marks().find(uuid);
+    if (mark != history_.marks().end() && mark->second.released_lsn > p.checkpoint_lsn) {
+      return Problem(
+          p.id,
+          fmt::format("partition {}: the tree ends at LSN {}, but the log says that it had been checkpointed up to "
+                      "LSN {}, or was quarantined until the log needed the room: its file is an older "
+                      "copy, or its records are gone",
+                      p.id, p.checkpoint_lsn, mark->second.released_lsn));
+    }
+    const auto first = first_lsn_.find(uuid);
+    if (first != first_lsn_.end() && first->second > p.checkpoint_lsn + 1) {
+      return Problem(
+          p.id,
+          fmt::format("partition {}: the tree ends at LSN {}, but the log starts at LSN {}: the records between are "
+                      "lost",
+                      p.id, p.checkpoint_lsn, first->second));
+    }
+    if (const Lsn gap = history_.LastGap(uuid); gap > p.checkpoint_lsn) {
+      Problem(
+          p.id,
+          fmt::format(
+              "partition {}: the tree ends at LSN {}, and LSN {} is missing between others in the log: log segments "
+              "are missing",
+              p.id, p.checkpoint_lsn, gap));
+    }
+  }
+
+  Reactor& reactor_;
+  const StoreInfo& store_;
+  const uint32_t index_;
+  const std::vector<std::pair<Uuid, LogPosition>> dropped_;
+  CheckReport* const report_;
+  LogCheck check_;
+  std::vector<const PartitionCheck*> mine_;
+  std::unordered_map<Uuid, Lsn, UuidHash> first_lsn_;  // the lowest, which need not come first (WU4)
+  StreamHistory history_;
+};
+
+// `only`: checks this partition, and what its log says about it.
+Task<CheckReport> CheckAll(Reactor* reactor, StoreInfo store, std::optional<uint32_t> only,
+                           const CheckOptions* options) {
+  CheckReport report;
+  report.store = std::move(store);
+  for (const PartitionInfo& info : report.store.partitions) {
+    if (only && info.id != *only) continue;
+    PartitionAudit audit(*reactor, report.store, info.id, &report, *options);
+    report.partitions.push_back(co_await audit.Run());
+  }
+  for (uint32_t r = 0; r < report.store.reactors; ++r) {
+    if (only && report.store.ReactorOf(*only) != r) continue;
+    LogAudit audit(*reactor, report.store, r, &report);
+    report.logs.push_back(co_await audit.Run());
+  }
+  co_return report;
 }
 
 }  // namespace
 
+void CheckReport::Add(CheckProblem problem) {
+  ++problems_total;
+  if (!problem.partition) {
+    whole_logs_damaged = true;
+  } else if (std::find(damaged_partitions.begin(), damaged_partitions.end(), *problem.partition) ==
+             damaged_partitions.end()) {
+    damaged_partitions.push_back(*problem.partition);
+  }
+  if (problems.size() < kMaxProblems) problems.push_back(std::move(problem));
+}
+
 Task<Result<CheckReport>> CheckStore(Reactor& reactor, std::string data_dir, CheckOptions options) {
-  CheckReport report;
-  CO_ASSIGN_OR_RETURN(report.store, co_await LoadStore(reactor, data_dir));
+  CO_ASSIGN_OR_RETURN(StoreInfo store, co_await LoadStore(reactor, data_dir));
   CO_ASSIGN_OR_RETURN(File lock, co_await LockStoreForReading(reactor, data_dir));
-  for (const PartitionInfo& info : report.store.partitions) {
-    PartitionAudit audit(reactor, report.store, info.id, &report, options);
-    report.partitions.push_back(co_await audit.Run());
-  }
-  for (uint32_t r = 0; r < report.store.reactors; ++r) {
-    report.logs.push_back(co_await CheckLog(reactor, &report.store, r, &report));
-  }
+  CheckReport report = co_await CheckAll(&reactor, std::move(store), std::nullopt, &options);
   if (lock.is_open()) CO_RETURN_IF_ERROR(co_await lock.Close());
   co_return report;
 }

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "src/base/result.h"
@@ -25,7 +26,10 @@ namespace pando {
 struct PartitionCheck {
   uint32_t id = 0;
   std::string file;
+  bool opened = false;          // its superblock can be read, and what follows says something
+  bool metadata_sound = false;  // also its bitmaps and its dead list, so that it may be written
   uint64_t generation = 0, checkpoint_lsn = 0;
+  Version last_version = 0;
   LogPosition log_end = 0;  // how far the log had come, according to the superblock
   uint64_t inner_pages = 0, leaf_pages = 0, overflow_values = 0;
   uint64_t records = 0, bytes = 0, content_hash = 0;  // of the tree; the log may hold more
@@ -38,6 +42,12 @@ struct LogCheck {
   uint64_t segments = 0, batches = 0, records = 0;
   // An unfinished write at the end, as a crash leaves it; recovery cuts it off.
   bool torn_tail = false;
+  // What it says about a partition, or holds of it, whether or not that is sound.
+  struct Logged {
+    Lsn last_lsn = 0;
+    Version version = 0;  // the highest that a mark has stated
+  };
+  std::unordered_map<Uuid, Logged, UuidHash> logged;
 };
 
 struct CheckReport {
@@ -46,9 +56,14 @@ struct CheckReport {
   std::vector<LogCheck> logs;
   std::vector<CheckProblem> problems;  // empty: the store is intact
   uint64_t problems_total = 0;         // includes those beyond kMaxProblems
+  // What they concern: the partitions, and whether there are others, because of which no node should
+  // be started.
+  std::vector<uint32_t> damaged_partitions;
+  bool whole_logs_damaged = false;
   // Harmless damage that a power failure may also leave: in the copies of one superblock slot.
   std::vector<CheckProblem> notes;
   static constexpr size_t kMaxProblems = 100;
+  void Add(CheckProblem problem);
 };
 
 struct CheckOptions {

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 namespace pando {
@@ -11,8 +12,9 @@ namespace pando {
 struct CheckProblem {
   std::string file;
   uint64_t offset_bytes = 0;
-  std::string what;    // what is wrong and what that means
-  std::string advice;  // what to do about it
+  std::string what;                                  // what is wrong and what that means
+  std::string advice;                                // what to do about it
+  std::optional<uint32_t> partition = std::nullopt;  // that is concerned; not set: a whole log
 };
 
 }  // namespace pando

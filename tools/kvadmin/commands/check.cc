@@ -5,6 +5,9 @@
 #include "src/verify/check.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
 
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/check_backup.h"
@@ -28,7 +31,9 @@ std::string BlocksText(uint64_t blocks) { return tools::HumanBytes(static_cast<d
 Json ProblemsJson(const std::vector<CheckProblem>& problems) {
   Json list = Json::array();
   for (const CheckProblem& p : problems) {
-    list.push_back(Json{{"file", p.file}, {"offset", p.offset_bytes}, {"what", p.what}, {"advice", p.advice}});
+    Json& j =
+        list.emplace_back(Json{{"file", p.file}, {"offset", p.offset_bytes}, {"what", p.what}, {"advice", p.advice}});
+    if (p.partition) j["partition"] = *p.partition;
   }
   return list;
 }
@@ -71,6 +76,25 @@ Json ReportJson(const CheckReport& report) {
   return j;
 }
 
+void PrintDamage(const CheckReport& report) {
+  if (report.whole_logs_damaged) {
+    tools::Print(
+        "DAMAGED: {} problems. Do not start a node on this directory. Copy it, and restore from a replica or backup\n",
+        report.problems_total);
+    return;
+  }
+  const std::vector<uint32_t>& damaged = report.damaged_partitions;
+  tools::Print("DAMAGED: {} problems, all of them in {} {}; the other {} partitions are sound\n", report.problems_total,
+               damaged.size() == 1 ? "partition" : "partitions", fmt::join(damaged, ", "),
+               report.partitions.size() - damaged.size());
+  // What each problem says about it.
+  std::vector<std::string_view> advice;
+  for (const CheckProblem& p : report.problems) {
+    if (std::find(advice.begin(), advice.end(), p.advice) == advice.end()) advice.push_back(p.advice);
+  }
+  for (const std::string_view text : advice) tools::Print("  {}\n", text);
+}
+
 void PrintReport(const CheckReport& report) {
   tools::Table parts({"PARTITION", "GENERATION", "RECORDS", "INNER PAGES", "LEAF PAGES", "OVERFLOW", "FILL %", "FILE",
                       "REACHABLE", "METADATA", "PENDING FREE", "FREE"});
@@ -101,9 +125,7 @@ void PrintReport(const CheckReport& report) {
   if (report.problems_total == 0) {
     tools::Print("sound: {} records in the trees; every block has one owner; all checksums match\n", records);
   } else {
-    tools::Print(
-        "DAMAGED: {} problems. Do not start a node on this directory. Copy it, and restore from a replica or backup\n",
-        report.problems_total);
+    PrintDamage(report);
   }
 }
 
