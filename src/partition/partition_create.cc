@@ -9,7 +9,7 @@ namespace {
 constexpr uint64_t kInitialBlocks = 64;  // 256 KiB
 }  // namespace
 
-Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options) {
+Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options, Generation generation) {
   Result<File> opened = co_await File::Open(reactor, options.path, File::Mode::kCreate, /*direct=*/true);
   if (!opened.ok()) co_return opened.TakeStatus();
   File file = *std::move(opened);
@@ -19,7 +19,7 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
   const uint32_t usable_bytes = UsablePageBytes(options.page_bytes, options.seal_bytes);
   std::vector<char> page(options.page_bytes), scratch(options.page_bytes);
   AlignedBuffer leaf(options.page_bytes);
-  Node::Format(page.data(), usable_bytes, 0, {}, nullptr, /*page_id=*/1, /*birth=*/1);
+  Node::Format(page.data(), usable_bytes, 0, {}, nullptr, /*page_id=*/1, generation);
   EncodePageImage(page.data(), usable_bytes, Compression::kNone, leaf.data(), scratch.data());
   std::memcpy(image.data() + kLeafBlock * kBlockBytes, leaf.data(), kBlockBytes);
 
@@ -42,12 +42,12 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options)
   sb.LeaveSeal(options.seal_bytes);
   sb.node = options.node;
   sb.partition = options.partition;
-  sb.generation = 1;
+  sb.generation = generation;
   sb.epoch = 1;
   sb.next_page_id = 2;
   sb.file_blocks = kInitialBlocks;
   sb.root.location = Extent::Of(kLeafBlock, 1);
-  sb.root.birth = 1;
+  sb.root.birth = generation;
   sb.root.checksum = checksum_at(kLeafBlock);
   sb.group_blocks = ExtentAllocator::kGroupBlocks;
   sb.groups = groups;

@@ -39,9 +39,9 @@
 
 namespace pando {
 
-// Creates the file of an empty partition: generation 1 with one empty leaf. Replaces whatever a
-// crashed creation left.
-Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options);
+// Creates the file of an empty partition: one generation with one empty leaf, durable. Replaces
+// whatever a crashed creation left.
+Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options, Generation generation = 1);
 
 class PartitionFile final : public PageStore {
  public:

@@ -408,4 +408,9 @@ Task<Result<CheckReport>> CheckStore(Reactor& reactor, std::string data_dir, Che
   co_return report;
 }
 
+Task<CheckReport> CheckPartition(Reactor& reactor, StoreInfo store, uint32_t partition) {
+  const CheckOptions options;
+  co_return co_await CheckAll(&reactor, std::move(store), partition, &options);
+}
+
 }  // namespace pando

@@ -75,4 +75,8 @@ struct CheckOptions {
 // only if not even the store file can be read. Damage is not an error but a problem in the report.
 Task<Result<CheckReport>> CheckStore(Reactor& reactor, std::string data_dir, CheckOptions options = {});
 
+// Checks one partition, and what the log of its reactor says about it. REQUIRES: the store holds it,
+// and the caller holds the store's lock.
+Task<CheckReport> CheckPartition(Reactor& reactor, StoreInfo store, uint32_t partition);
+
 }  // namespace pando

@@ -43,6 +43,7 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddBackupCommand(app, globals);
   AddRestoreCommand(app, globals);
   AddCheckCommand(app, globals);
+  AddAcceptLossCommand(app, globals);
   AddWalDumpCommand(app, globals);
 }
 

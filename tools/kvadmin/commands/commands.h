@@ -56,6 +56,7 @@ void AddStatusCommand(tools::Command app, Globals* globals);
 void AddCheckpointCommand(tools::Command app, Globals* globals);
 void AddBackupCommand(tools::Command app, Globals* globals);
 void AddRestoreCommand(tools::Command app, Globals* globals);
+void AddAcceptLossCommand(tools::Command app, Globals* globals);
 void AddCheckCommand(tools::Command app, Globals* globals);
 void AddWalDumpCommand(tools::Command app, Globals* globals);
 void AddHelloCommand(tools::Command app, Globals* globals);

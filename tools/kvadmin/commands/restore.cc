@@ -20,6 +20,7 @@
 #include "tools/kvadmin/offline.h"
 #include "tools/kvadmin/partial_directory.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/restore_partition.h"
 
 namespace pando::admin {
 
@@ -85,21 +86,6 @@ Status CheckRoom(const std::string& directory, uint64_t needed_bytes) {
                tools::HumanBytes(static_cast<double>(free_bytes)));
 }
 
-Task<Status> RestoreOne(Reactor* reactor, const BackupChain* chain, uint32_t id, PartitionFileOptions options,
-                        BackupProgress on_progress) {
-  Result<std::unique_ptr<BackupReader>> opened = co_await BackupReader::Open(*reactor, chain->Files(id));
-  if (opened.code() == Code::kNotFound || opened.code() == Code::kInvalidArgument) {
-    // The manifests are intact and fit together, so a missing or foreign file is damage.
-    co_return Error(Code::kCorruption, "{}: the backup is damaged; use another one", opened.status().message());
-  }
-  if (!opened.ok()) co_return opened.TakeStatus();
-  std::unique_ptr<BackupReader> reader = *std::move(opened);
-  Status status = co_await RestorePartitionFile(*reactor, reader.get(), chain->newest().partitions[id].root,
-                                                std::move(options), std::move(on_progress));
-  Status closed = co_await reader->Close();
-  co_return status.ok() ? std::move(closed) : std::move(status);
-}
-
 Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, const RestoreOptions* options,
                                   const BackupChain* chain, PartialDirectory* building) {
   const BackupManifest& manifest = chain->newest();
@@ -113,7 +99,7 @@ Task<Result<ExitCode>> RestoreAll(Reactor* reactor, const Globals* globals, cons
   for (const BackupPartition& p : manifest.partitions) uuids.push_back(p.uuid);
   WalkProgress progress("restoring", *chain, options->quiet || globals->json);
   MakePartitionFile make = [&](uint32_t id, PartitionFileOptions made) {
-    return RestoreOne(reactor, chain, id, std::move(made), progress.OfNextPartition());
+    return RestorePartition(reactor, chain, id, std::move(made), progress.OfNextPartition());
   };
   Result<StoreInfo> made = co_await CreateStoreOf(*reactor, store, std::move(uuids), std::move(make));
   progress.Clear();
