@@ -668,6 +668,8 @@ struct PartitionStatus {
   12: i32 snapshots
   /** Bytes of replaced pages that only snapshots still use. */
   13: i64 snapshot_pinned_bytes
+  /** Set if the partition is quarantined and refuses every request: since when, why, and what to do. */
+  14: optional string quarantine
 }
 
 /** Admin.scrub: the node verifies its data on disk while it serves. */

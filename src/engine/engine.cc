@@ -174,7 +174,7 @@ class Engine::Impl final : public LogReplaySink {
     options.info = info;
     options.change_tail_bytes = ChangeTailBytes(options_);
     options.on_failure = [this](const Status& s) { OnFailure(s); };
-    options.on_quarantine = [this, id = info.id] { OnQuarantine(id); };
+    options.on_quarantine = [this](const QuarantinedPartition& q) { OnQuarantine(q); };
     if (options_.make_gate) options.gate = options_.make_gate(info.id);
     options.on_busy = [this, id = info.id] { work_.NoteBusy(static_cast<Replica*>(by_id_[id])); };
     options.uncommitted_limits = LimitsOf(options_);
@@ -192,9 +192,9 @@ class Engine::Impl final : public LogReplaySink {
     return found;
   }
 
-  void OnQuarantine(uint32_t id) {
-    if (options_.on_quarantine) options_.on_quarantine(id);
-    auto* replica = static_cast<Replica*>(by_id_[id]);
+  void OnQuarantine(const QuarantinedPartition& quarantined) {
+    if (options_.on_quarantine) options_.on_quarantine(quarantined);
+    auto* replica = static_cast<Replica*>(by_id_[quarantined.id]);
     if (replica == nullptr) return;  // it is being opened
     work_.Remove(replica);
     if (discards_at_once_) discards_.Spawn(replica->Discard());
@@ -382,6 +382,7 @@ class Engine::Impl final : public LogReplaySink {
     if (log.unreleased_bytes > options_.log_budget_bytes / 4 * 3 ||
         log.unreleased_records > options_.log_budget_records / 4 * 3 || log.waits_for_segment) {
       found->second->DropUnits();
+      if (options_.on_quarantine) options_.on_quarantine(found->second->quarantine());
     }
     return nullptr;
   }
@@ -538,7 +539,7 @@ class Engine::Impl final : public LogReplaySink {
   std::vector<QuarantinedPartition> quarantined() const {
     std::vector<QuarantinedPartition> found;
     for (const Replica* r : served_) {
-      if (r->quarantined()) found.push_back({r->id(), r->failure()});
+      if (r->quarantined()) found.push_back(r->quarantine());
     }
     return found;
   }

@@ -30,6 +30,7 @@
 #include "src/model/partition.h"
 #include "src/model/point_write.h"
 #include "src/model/types.h"
+#include "src/partition/quarantine.h"
 #include "src/partition/store.h"
 #include "src/verify/scrub.h"
 #include "src/wal/log.h"
@@ -69,13 +70,9 @@ struct EngineOptions {
   // Called once when the engine fails (a write or sync error of the log). The engine then
   // acknowledges no more writes.
   std::function<void(const Status&)> on_failure;
-  // Called once for each partition that is quarantined, also while the engine opens.
-  std::function<void(uint32_t partition)> on_quarantine;
-};
-
-struct QuarantinedPartition {
-  uint32_t id = 0;
-  Status why;
+  // Called for each partition that is quarantined, also while the engine opens, and again when the log
+  // has dropped its units.
+  std::function<void(const QuarantinedPartition&)> on_quarantine;
 };
 
 struct EngineStats {

@@ -112,7 +112,7 @@ class ReactorChange {
     options.store = store_;
     options.reactor_index = index;
     std::vector<uint32_t> quarantined;
-    options.on_quarantine = [&quarantined](uint32_t id) { quarantined.push_back(id); };
+    options.on_quarantine = [&quarantined](const QuarantinedPartition& q) { quarantined.push_back(q.id); };
     CO_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, co_await Engine::Open(reactor_, std::move(options)));
     CO_RETURN_IF_ERROR(co_await engine->Close(/*checkpoint=*/true));
     if (!quarantined.empty()) {

@@ -16,6 +16,7 @@ namespace {
 
 namespace http = boost::beast::http;
 
+constexpr size_t kMaxQuarantineLines = 64;  // on the health page
 constexpr char kText[] = "text/plain; charset=utf-8";
 constexpr char kExposition[] = "text/plain; version=0.0.4";
 
@@ -183,6 +184,23 @@ void HttpServer::Remove(Peer* peer) {
   if (peers_.empty()) all_closed_.NotifyAll();
 }
 
+void QuarantineList::Set(uint32_t partition, std::string line) {
+  const std::lock_guard lock(mutex_);
+  lines_[partition] = std::move(line);
+}
+
+std::string QuarantineList::Health() const {
+  const std::lock_guard lock(mutex_);
+  if (lines_.empty()) return "ok\n";
+  std::string text = fmt::format("ok, but {} partitions are quarantined\n", lines_.size());
+  size_t shown = 0;
+  for (const auto& [partition, line] : lines_) {
+    if (shown++ == kMaxQuarantineLines) break;
+    text += line + "\n";
+  }
+  return text;
+}
+
 void HttpServer::Answer(Peer* peer, std::string_view method, std::string_view target) {
   const bool head_only = method == "HEAD";
   if (method != "GET" && !head_only) {
@@ -193,10 +211,7 @@ void HttpServer::Answer(Peer* peer, std::string_view method, std::string_view ta
   if (path == "/metrics") return AnswerMetrics(peer, head_only);
   if (path == "/healthz") {
     if (!health_->failed.load(std::memory_order_relaxed)) {
-      const uint32_t quarantined = health_->quarantined_partitions.load(std::memory_order_relaxed);
-      const std::string text =
-          quarantined == 0 ? "ok\n" : fmt::format("ok, but {} partitions are quarantined\n", quarantined);
-      return peer->Send(Reply(200, "OK", kText, text, head_only));
+      return peer->Send(Reply(200, "OK", kText, health_->quarantined.Health(), head_only));
     }
     return peer->Send(Reply(500, "Internal Server Error", kText, "the engine has stopped; see the log\n", head_only));
   }

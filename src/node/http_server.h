@@ -18,7 +18,9 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -40,11 +42,23 @@ inline constexpr Nanos kHttpRequestLimitNs = 5 * kSecond;
 // it is offloaded; requests that arrive meanwhile get the same page.
 inline constexpr Nanos kHttpPageAgeNs = 20 * kMillisecond;
 
+// The quarantined partitions, one line for each. Any thread may use it.
+class QuarantineList {
+ public:
+  void Set(uint32_t partition, std::string line);
+  // "ok", or that it is ok but for these partitions; with a line break at the end.
+  std::string Health() const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<uint32_t, std::string> lines_;
+};
+
 // The node's state. The node writes it from any reactor; HttpServer reads it.
 struct NodeHealth {
   std::atomic<bool> ready{false};   // the node accepts requests
   std::atomic<bool> failed{false};  // the engine has stopped
-  std::atomic<uint32_t> quarantined_partitions{0};
+  QuarantineList quarantined;
 };
 
 struct HttpMetrics {

@@ -218,7 +218,7 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.release.bytes_per_s = (options_.release_space_mb_per_s << 20) / store_.reactors;
   options.release.after_ns = options_.release_space_after_s * kSecond;
   options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
-  options.on_quarantine = [this](uint32_t) { health_.quarantined_partitions.fetch_add(1, std::memory_order_relaxed); };
+  options.on_quarantine = [this](const QuarantinedPartition& q) { health_.quarantined.Set(q.id, q.ToString()); };
   auto open = [options](Reactor&, ReactorPart* part) mutable {
     options.reactor_index = part->index();
     return part->OpenEngine(std::move(options));
@@ -387,9 +387,11 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
     out.verdict = "the engine has stopped because a disk failed or data is damaged";
     out.advice = "read the log; run kvadmin check on the data directory; restart on a sound disk";
   } else if (!quarantined.empty()) {
-    out.verdict = fmt::format("serving, but {} partitions are quarantined; partition {}: {}", quarantined.size(),
-                              quarantined.front().id, quarantined.front().why.message());
-    out.advice = "stop the node, run kvadmin check on the data directory, and restore what is damaged";
+    // The partitions say the rest (PartitionStatus::quarantine).
+    const QuarantinedPartition& first = quarantined.front();
+    const std::string more = quarantined.size() == 1 ? "" : fmt::format(", and {} others too", quarantined.size() - 1);
+    out.verdict = fmt::format("serving, but {}{}", first.What(), more);
+    out.advice = first.Advice();
   } else if (!out.scrub.findings.empty()) {
     out.verdict = fmt::format("serving, with {} damaged places on disk", out.scrub.findings.size());
     out.advice = "run kvadmin check --online to list them and what to do about each";

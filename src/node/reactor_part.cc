@@ -11,6 +11,7 @@ namespace {
 
 constexpr Nanos kPublishIntervalNs = 500 * kMillisecond;
 constexpr size_t kSumsPerPublish = 256;  // partitions
+constexpr int64_t kMsPerSecond = 1000;
 
 void SetTotal(Counter* counter, uint64_t total) {
   if (total > counter->value()) counter->Add(total - counter->value());
@@ -125,12 +126,45 @@ Task<ReactorPartStatus> ReactorPart::CollectStatus() {
     p.snapshots = static_cast<int32_t>(stats.snapshots);
     p.snapshot_pinned_bytes = static_cast<int64_t>(stats.snapshot_pinned_bytes);
   }
+  for (const QuarantinedPartition& q : status.quarantined) {
+    const auto same = [&](const api::PartitionStatus& p) { return p.id == static_cast<int32_t>(q.id); };
+    const auto at = std::find_if(status.partitions.begin(), status.partitions.end(), same);
+    if (at != status.partitions.end()) at->__set_quarantine(q.ToString());
+  }
   co_return status;
 }
 
 Task<ScrubReport> ReactorPart::Scrub(bool start, uint64_t bytes_per_s) {
   if (start) engine_->scrubber().StartPass(bytes_per_s);
-  co_return engine_->scrubber().report();
+  co_return FullScrubReport();
+}
+
+// A scrub does not read quarantined partitions: what is wrong with them is known.
+ScrubReport ReactorPart::FullScrubReport() const {
+  ScrubReport report = engine_->scrubber().report();
+  for (const QuarantinedPartition& q : engine_->quarantined()) {
+    ScrubFinding& finding = report.findings.emplace_back();
+    finding.problem = {store_->PartitionDirectory(q.id) + "/data", 0, q.What(), std::string(q.Advice()), q.id};
+    finding.pass = report.passes_started;
+    finding.first_seen_ms = q.since_ms;
+  }
+  return report;
+}
+
+// One series for each quarantined partition, which stays until the node ends.
+void ReactorPart::PublishQuarantined() {
+  for (const QuarantinedPartition& q : engine_->quarantined()) {
+    auto [at, is_new] = quarantined_since_s_.try_emplace(q.id);
+    if (!is_new) continue;
+    at->second = std::make_unique<Gauge>();
+    at->second->Set(q.since_ms / kMsPerSecond);
+    registry_->Add(this, "kv_partition_quarantined_since_seconds",
+                   "Since when a partition is quarantined (Unix time). The log and kvadmin status say why.",
+                   {{"reactor", std::to_string(index())},
+                    {"partition", std::to_string(q.id)},
+                    {"cause", std::string(CodeName(q.why.code()))}},
+                   at->second.get());
+  }
 }
 
 void ReactorPart::Publish() {
@@ -159,11 +193,12 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
   SetTotal(&gauges_.disk_full, stats.disk_full_total);
   gauges_.quarantined.Set(static_cast<int64_t>(stats.quarantined_partitions));
+  if (quarantined_since_s_.size() < stats.quarantined_partitions) PublishQuarantined();
   SetTotal(&gauges_.released_bytes, stats.release.bytes_total);
   gauges_.release_refused_files.Set(static_cast<int64_t>(stats.release.refused_files));
   SumPartitions();
   server_->PublishMetrics();
-  scrub_gauges_.Set(engine_->scrubber().report());
+  scrub_gauges_.Set(FullScrubReport());
   gauges_.frame_bytes.Set(static_cast<int64_t>(FrameBytesOnThisThread()));
   reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);
 }

@@ -5,6 +5,7 @@
 // and Connect read pointers of other parts while the node starts.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -87,6 +88,8 @@ class ReactorPart {
   void RegisterMetrics();
   void Publish();
   void SumPartitions();
+  ScrubReport FullScrubReport() const;
+  void PublishQuarantined();
 
   Reactor& reactor_;
   const StoreInfo* const store_;
@@ -103,6 +106,7 @@ class ReactorPart {
   std::unique_ptr<KvService> service_;
   EngineGauges gauges_;
   ScrubGauges scrub_gauges_;
+  std::map<uint32_t, std::unique_ptr<Gauge>> quarantined_since_s_;  // by partition
   PublishTimer publish_;
   PartitionStats sums_;  // of the first summed_ partitions
   size_t summed_ = 0;

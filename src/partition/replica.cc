@@ -87,12 +87,18 @@ Task<Status> Replica::FinishReplay() {
 void Replica::Quarantine(const Status& why) {
   if (state_.failed() || state_.phase() == Phase::kClosed) return;
   state_.Quarantine(why);
-  LOG(ERROR) << "partition " << id() << " is quarantined; the other partitions go on: " << why.ToString();
+  quarantined_ms_ = state_.reactor.WallMs();
+  LOG(ERROR) << quarantine().ToString();
   if (state_.file) state_.file->Condemn(state_.Refusal());
   state_.pool.WakeWaiters();
   pipeline_.OnQuarantined();
   state_.changes.Close();
-  if (on_quarantine_) on_quarantine_();
+  if (on_quarantine_) on_quarantine_(quarantine());
+}
+
+QuarantinedPartition Replica::quarantine() const {
+  const PartitionInfo& info = state_.info;
+  return {info.id, info.first_hash, info.last_hash, quarantined_ms_, state_.failure(), units_dropped_};
 }
 
 Task<void> Replica::Discard() {
@@ -110,8 +116,8 @@ Task<void> Replica::Discard() {
 
 void Replica::DropUnits() {
   CHECK(quarantined()) << "PH3: the log of partition " << id() << " is still needed";
-  LOG(ERROR) << "partition " << id() << ": the log needs the room, so it drops what it holds of the quarantined "
-             << "partition. It can be restored only from a replica or a backup now";
+  units_dropped_ = true;
+  LOG(ERROR) << quarantine().ToString();
   if (state_.log) state_.log->DropUnits(uuid());
 }
 

@@ -32,6 +32,7 @@
 #include "src/partition/checkpointer.h"
 #include "src/partition/partition_reader.h"
 #include "src/partition/partition_state.h"
+#include "src/partition/quarantine.h"
 #include "src/partition/recovery.h"
 #include "src/partition/snapshot_table.h"
 #include "src/partition/upkeep.h"
@@ -46,7 +47,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     uint64_t change_tail_bytes = ChangeTail::kMinBytes;
     std::function<void(const Status&)> on_failure;
     // Called once when the partition is quarantined. Discard then.
-    std::function<void()> on_quarantine = {};
+    std::function<void(const QuarantinedPartition&)> on_quarantine = {};
     std::unique_ptr<CommitGate> gate;  // null: CommitAtOnce
     UncommittedLimits uncommitted_limits;
     std::function<void()> on_busy = {};             // PartitionState::NoteBusy
@@ -77,6 +78,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   // pending ones, and stops writing to the file. The others go on.
   void Quarantine(const Status& why);
   bool quarantined() const { return state_.quarantined(); }
+  QuarantinedPartition quarantine() const;  // REQUIRES: quarantined()
   const Status& failure() const { return state_.failure(); }
   // Waits until nothing runs in the quarantined partition any more, and frees the memory of its
   // pages.
@@ -181,7 +183,9 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   const uint64_t change_tail_bytes_;
   bool draining_ = false;  // Drain runs
   WaitQueue drained_;
-  const std::function<void()> on_quarantine_;
+  const std::function<void(const QuarantinedPartition&)> on_quarantine_;
+  int64_t quarantined_ms_ = 0;
+  bool units_dropped_ = false;
   PartitionState state_;
   // The parts refer to each other, so some to members that are declared after them.
   Checkpointer checkpointer_{state_, upkeep_};

@@ -42,7 +42,11 @@ class QuarantineTest : public testing::Test {
   static Task<Status> WithEngine(QuarantineTest* t, Body body) {
     engine_test::Setup setup = t->setup_;
     t->quarantined_ = 0;
-    setup.engine.on_quarantine = [t](uint32_t) { ++t->quarantined_; };
+    t->told_.clear();
+    setup.engine.on_quarantine = [t](const QuarantinedPartition& q) {
+      t->quarantined_ += t->told_.empty();
+      t->told_.push_back(q.ToString());
+    };
     auto engine = co_await OpenEngine(*t->reactor_, setup);
     EXPECT_OK(engine.status());
     if (!engine.ok()) co_return engine.TakeStatus();
@@ -184,6 +188,7 @@ class QuarantineTest : public testing::Test {
   Engine* engine_ = nullptr;
   std::string says_;  // every refusal
   int quarantined_ = 0;
+  std::vector<std::string> told_;  // by on_quarantine
   bool checkpoint_ = false;
 };
 

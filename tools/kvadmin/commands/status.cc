@@ -62,6 +62,7 @@ Json StatusJson(const api::NodeStatus& s) {
                                    {"checkpoint_running", p.checkpoint_running},
                                    {"snapshots", p.snapshots},
                                    {"snapshot_pinned_bytes", p.snapshot_pinned_bytes}});
+    if (p.__isset.quarantine) j["partitions"].back()["quarantine"] = p.quarantine;
   }
   return j;
 }
@@ -136,6 +137,9 @@ void PrintStatus(const api::NodeStatus& s, bool all_partitions) {
   node.Row({"connections", std::to_string(s.connections)});
   node.Row({"http port", std::to_string(s.http_port)});
   tools::Print("{}\n", node.Render());
+  for (const api::PartitionStatus& p : s.partitions) {
+    if (p.__isset.quarantine) tools::Print("{}\n", p.quarantine);
+  }
 
   if (all_partitions || s.partitions.size() <= kMaxListed) {
     PrintPartitions(s);

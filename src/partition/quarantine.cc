@@ -1,0 +1,28 @@
+#include "src/partition/quarantine.h"
+
+#include <fmt/chrono.h>
+
+namespace pando {
+
+std::string_view QuarantinedPartition::Advice() const {
+  if (units_dropped) {
+    return "the log needed the room and has dropped what the file lacks: stop the node, and see kvadmin accept-loss "
+           "for this partition";
+  }
+  if (why.code() == Code::kIoError) {
+    return "check the device and start the node again: nothing is lost as long as the log holds what the file lacks";
+  }
+  return "stop the node, see kvadmin check, and put a sound copy of what is damaged back; if there is none, see "
+         "kvadmin accept-loss for this partition";
+}
+
+std::string QuarantinedPartition::What() const {
+  constexpr int64_t kMsPerSecond = 1000;
+  return fmt::format("partition {} (hash {:016x} to {:016x}) is quarantined since {:%Y-%m-%d %H:%M:%S}.{:03}Z: {}", id,
+                     first_hash, last_hash, fmt::gmtime(static_cast<std::time_t>(since_ms / kMsPerSecond)),
+                     since_ms % kMsPerSecond, why.message());
+}
+
+std::string QuarantinedPartition::ToString() const { return fmt::format("{}. To do: {}", What(), Advice()); }
+
+}  // namespace pando
