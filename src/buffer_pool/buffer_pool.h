@@ -109,6 +109,7 @@ struct BufferPoolStats {
   uint64_t uses_total = 0, loads_total = 0, load_waits_total = 0, failed_loads_total = 0, evictions_total = 0,
            writes_total = 0, void_writes_total = 0;
   uint64_t read_bytes_total = 0, written_bytes_total = 0, ghost_hits_total = 0;
+  uint64_t damaged_reads_total = 0;  // of pages and values that could not be read, or fail a check
 };
 
 class BufferPool {
@@ -245,6 +246,7 @@ class BufferPool {
   Task<Result<PagePin>> JoinLoad(PagePin pin);
   Status FinishLoad(Frame* frame, uint8_t level);
   Result<PagePin> FailLoad(PagePin pin, Status status);
+  void NoteDamage(const Status& status);
   Task<Status> ReadPieces(Frame* first);
   Frame* TakePieces(uint32_t value_bytes);
   uint64_t ChecksumPieces(const Frame& first) const;
@@ -289,6 +291,8 @@ class BufferPool {
   size_t evicting_writes_ = 0;
   bool stopping_ = false;
   Status failure_;
+  Nanos next_damage_line_ns_ = 0;  // when a damaged read may be logged again
+  uint64_t damage_said_ = 0;       // damaged_reads_total at the last such line
   TaskGroup tasks_;
   BufferPoolStats stats_;
 };

@@ -1,11 +1,17 @@
 // BufferPool's reads and writes.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "src/base/hash.h"
 #include "src/buffer_pool/buffer_pool.h"
 
 namespace pando {
+namespace {
+
+constexpr Nanos kDamageLineNs = 10 * kSecond;  // between log lines about damaged reads
+
+}  // namespace
 
 // -- loading --------------------------------------------------------------------------------------
 
@@ -70,7 +76,19 @@ Result<PagePin> BufferPool::FailLoad(PagePin pin, Status status) {
   frame->doomed = true;
   load_done_.NotifyAll();
   ++stats_.failed_loads_total;
+  if (status.code() == Code::kCorruption || status.code() == Code::kIoError) NoteDamage(status);
   return status;
+}
+
+// Whoever asks for a damaged page gets the error. The log says it too, but not for every request.
+void BufferPool::NoteDamage(const Status& status) {
+  ++stats_.damaged_reads_total;
+  const Nanos now = reactor_.NowNs();
+  if (now < next_damage_line_ns_) return;
+  next_damage_line_ns_ = now + kDamageLineNs;
+  const uint64_t unsaid = stats_.damaged_reads_total - std::exchange(damage_said_, stats_.damaged_reads_total) - 1;
+  LOG(ERROR) << "a read failed: " << status.ToString()
+             << (unsaid == 0 ? "" : fmt::format(" ({} other reads failed since the last such line)", unsaid));
 }
 
 Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
@@ -103,10 +121,13 @@ Status BufferPool::FinishLoad(Frame* frame, uint8_t level) {
 Task<Result<PagePin>> BufferPool::Load(PageOwner* owner, ChildRef ref, uint8_t level) {
   if (Frame* found = LookupAny(owner, ref.location)) co_return co_await JoinLoad(Pin(found));
   if (ref.location.size_bytes() > page_bytes_ || ref.location.empty()) {
-    co_return Error(Code::kCorruption,
-                    "{}: a page reference has an extent of {} bytes, but a page has at most {}; restore the data from "
-                    "a backup or a replica",
-                    owner->store().file().path(), ref.location.size_bytes(), page_bytes_);
+    Status status =
+        Error(Code::kCorruption,
+              "{}: a page reference has an extent of {} bytes at offset {}, but a page has at most {}; "
+              "restore the data from a backup or a replica",
+              owner->store().file().path(), ref.location.size_bytes(), ref.location.offset_bytes(), page_bytes_);
+    NoteDamage(status);
+    co_return status;
   }
   if (!MakeRoom(1)) co_return Error(Code::kAborted, "the buffer pool has no free frame for the page");
   PagePin pin = Pin(StartLoading(owner, ref));

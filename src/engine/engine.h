@@ -83,6 +83,7 @@ struct EngineStats {
   uint64_t checkpoints_total = 0, quarantined_partitions = 0;
   uint64_t busy_partitions = 0;  // of which background work may be due (work_list.h)
   uint64_t write_waits_total = 0, disk_full_total = 0;
+  uint64_t damaged_reads_total = 0;
   SpaceReleaseStats release;
 };
 

@@ -177,6 +177,7 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.pool_misses, stats.pool_misses_total);
   SetTotal(&gauges_.pool_evictions, stats.pool_evictions_total);
   SetTotal(&gauges_.pool_writes, stats.pool_writes_total);
+  SetTotal(&gauges_.damaged_reads, stats.damaged_reads_total);
   gauges_.log_bytes.Set(static_cast<int64_t>(stats.log.unreleased_bytes));
   gauges_.log_records.Set(static_cast<int64_t>(stats.log.unreleased_records));
   gauges_.log_segments.Set(static_cast<int64_t>(stats.log.segments));
@@ -306,6 +307,9 @@ void ReactorPart::RegisterMetrics() {
   add("kv_pool_misses_total", "Pages read from disk.", &g.pool_misses);
   add("kv_pool_evictions_total", "Pages evicted.", &g.pool_evictions);
   add("kv_pool_writes_total", "Pages written.", &g.pool_writes);
+  add("kv_pool_damaged_reads_total",
+      "Pages and values that could not be read from disk, or failed a check; the requests got CORRUPT.",
+      &g.damaged_reads);
   add("kv_log_unreleased_bytes", "Bytes of log that recovery would read.", &g.log_bytes);
   add("kv_log_unreleased_records_count", "Log records that recovery would replay.", &g.log_records);
   add("kv_log_segments_count", "Log segment files.", &g.log_segments);

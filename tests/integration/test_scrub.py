@@ -123,6 +123,10 @@ class ScrubTest(unittest.TestCase):
                 self.assertIn(str(page), done.stderr)
                 refused += 1
         self.assertGreater(served, 20 * refused)
+        self.wait_for_metric("kv_pool_damaged_reads_total", refused + 1)
+        said = [line for line in self.node.output().splitlines() if "a read failed: " in line]
+        self.assertEqual(len(said), 1, said)
+        self.assertIn(f"{path}: page at offset {page}", said[0])
         self.flip(path, at)
         self.assertEqual(self.check()["problems"], [])
         self.assertEqual(self.kv("get", "key-000077").strip(), value_of(77))
