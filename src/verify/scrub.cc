@@ -151,13 +151,22 @@ Task<void> Scrubber::Pass() {
   report_.expected_bytes = ExpectedBytes();
   for (Replica* replica : replicas_) {
     if (Over()) co_return;
-    if (replica->quarantined()) continue;  // it is known to be damaged
-    PartitionFile& file = replica->mutable_partition_file();
-    co_await ScrubMetadata(&file);
-    co_await ScrubTree(&file);
+    if (!replica->serving()) continue;  // if it is quarantined, it is known to be damaged
+    co_await ScrubPartition(replica);
   }
   if (!Over()) co_await ScrubLog();
 }
+
+Task<void> Scrubber::ScrubPartition(Replica* replica) {
+  const ActiveCall hold = replica->Hold();  // PL1
+  current_ = replica;
+  PartitionFile& file = replica->mutable_partition_file();
+  co_await ScrubMetadata(&file);
+  co_await ScrubTree(&file);
+  current_ = nullptr;
+}
+
+bool Scrubber::Ends() const { return Over() || (current_ != nullptr && !current_->serving()); }
 
 // Findings of earlier passes that this one did not see are gone: repaired, or no longer needed.
 void Scrubber::Finish() {
@@ -200,10 +209,10 @@ uint64_t Scrubber::ExpectedBytes() const {
 // Waits until `bytes` bytes may be read. Returns false if the pass is over.
 Task<bool> Scrubber::Pace(uint64_t bytes) {
   const Nanos start_ns = paid_until_ns_;
-  while (!Over() && reactor_.NowNs() < start_ns) {
+  while (!Ends() && reactor_.NowNs() < start_ns) {
     co_await Sleep(reactor_, std::min(start_ns - reactor_.NowNs(), kTick));
   }
-  if (Over()) co_return false;
+  if (Ends()) co_return false;
   // Time without reads earns no credit, so there are no bursts.
   paid_until_ns_ = std::max(paid_until_ns_, reactor_.NowNs() - kLatenessForgiven);
   paid_until_ns_ +=
@@ -220,11 +229,12 @@ Task<void> Scrubber::ScrubMetadata(PartitionFile* file) {
   for (int tries = 0; tries < kMetadataTries; ++tries) {
     const bool allowed = co_await Pace(kSuperblockBlocks * kBlockBytes);
     if (!allowed) co_return;
-    while (file->mid_commit() && !Over()) co_await Sleep(reactor_, kCommitRetry);
-    if (Over()) co_return;
+    while (file->mid_commit() && !Ends()) co_await Sleep(reactor_, kCommitRetry);
+    if (Ends()) co_return;
     const Generation before = file->superblock().generation;
     std::vector<CheckProblem> found;
     const uint64_t bytes = co_await ReadMetadata(file, &found);
+    if (Ends()) co_return;  // a checkpoint that fails meanwhile is not damage
     const bool stood_still = !file->mid_commit() && file->superblock().generation == before;
     if (stood_still) {
       for (CheckProblem& p : found) Find(std::move(p.file), p.offset_bytes, std::move(p.what), p.advice);
@@ -259,7 +269,7 @@ Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProb
   std::vector<MetaDamage> damage;
   auto opened = co_await PartitionFile::Open(reactor_, file->options(), /*read_only=*/true, &damage);
   // No descriptor is free, which says nothing about the disk.
-  while (opened.code() == Code::kOverloaded && !Over()) {
+  while (opened.code() == Code::kOverloaded && !Ends()) {
     co_await Sleep(reactor_, kCommitRetry);
     opened = co_await PartitionFile::Open(reactor_, file->options(), /*read_only=*/true, &damage);
   }
@@ -288,7 +298,7 @@ Task<uint64_t> Scrubber::ReadMetadata(PartitionFile* file, std::vector<CheckProb
 
 Task<void> Scrubber::ScrubTree(PartitionFile* file) {
   PartitionHost host(this, file);
-  while (!Over()) {
+  while (!Ends()) {
     const bool over = co_await host.Slice();
     if (over) co_return;
     co_await Sleep(reactor_, kBetweenSlices);

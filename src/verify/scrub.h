@@ -97,7 +97,10 @@ class Scrubber {
   class PartitionHost;
 
   bool Over() const { return stopping_ || abandon_; }
+  // Whether the pass is over, or the partition that is being read leaves service.
+  bool Ends() const;
   Task<void> Pass();
+  Task<void> ScrubPartition(Replica* replica);
   Task<bool> Pace(uint64_t bytes);
   void Find(std::string file, uint64_t offset_bytes, std::string what, std::string_view advice);
   void Finish();
@@ -111,6 +114,7 @@ class Scrubber {
   Reactor& reactor_;
   const StoreInfo* const store_;
   const std::vector<Replica*> replicas_;
+  const Replica* current_ = nullptr;  // the one that is being read
   Log* const log_;
   const ScrubOptions options_;
   ScrubReport report_;
