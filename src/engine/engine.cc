@@ -180,7 +180,14 @@ class Engine::Impl final : public LogReplaySink {
     options.uncommitted_limits = LimitsOf(options_);
     options.change_count = &change_count_;
     options.store = &data_dir_;
+    options.make_room = [this] { return MakeRoom(); };
     return options;
+  }
+
+  // A partition's file cannot grow, because the disk is full.
+  Task<bool> MakeRoom() {
+    if (!log_) co_return false;
+    co_return co_await log_->GiveUpRetained();
   }
 
   // Those that are not quarantined. The list stays the same while the caller is suspended; a partition

@@ -97,6 +97,8 @@ class PartitionFile final : public PageStore {
 
   // Receives the I/O errors that no caller waits for.
   void set_on_io_error(std::function<void(const Status&)> handler) { on_io_error_ = std::move(handler); }
+  // Called when the disk has no room for the file to grow. Returns true if others have given up some.
+  void set_make_room(std::function<Task<bool>()> make_room) { make_room_ = std::move(make_room); }
 
   // -- PageStore
   File& file() override { return file_; }
@@ -135,6 +137,7 @@ class PartitionFile final : public PageStore {
   Task<Status> Grow(uint64_t blocks, uint32_t run);
   Task<Status> TakeBack(uint32_t least, uint64_t blocks, bool* returned);
   Task<Status> Extend(uint64_t blocks, uint32_t run);
+  Task<Status> TryToExtend(uint64_t blocks, uint32_t run);
   Task<Result<Extent>> Allocate(uint32_t blocks);
   // partition_commit.cc
   Task<Status> AllocatePieces(uint64_t entries, std::vector<Extent>* pieces, bool* took);
@@ -170,6 +173,7 @@ class PartitionFile final : public PageStore {
   WaitQueue grown_;
   Extent releasing_;  // the hole being punched
   std::function<void(const Status&)> on_io_error_;
+  std::function<Task<bool>()> make_room_;
   Status condemned_;
 };
 

@@ -82,8 +82,16 @@ Task<Status> PartitionFile::TakeBack(uint32_t least, uint64_t blocks, bool* retu
   }
 }
 
-// Extends the file. If the disk has no room for the usual step, extends it by the minimum.
 Task<Status> PartitionFile::Extend(uint64_t blocks, uint32_t run) {
+  Status status = co_await TryToExtend(blocks, run);
+  if (status.code() != Code::kDiskFull || !make_room_) co_return status;
+  const bool made = co_await make_room_();
+  if (made) status = co_await TryToExtend(blocks, run);
+  co_return status;
+}
+
+// Extends the file. If the disk has no room for the usual step, extends it by the minimum.
+Task<Status> PartitionFile::TryToExtend(uint64_t blocks, uint32_t run) {
   const uint64_t old_blocks = allocator_.total_blocks();
   // There is free space, but it is too fragmented for a long run. Growing by more than the run
   // would only add space that fragments as well.

@@ -24,6 +24,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
                                                      Options options) {
   CHECK_EQ(pool.usable_bytes(), UsablePageBytes(store.page_bytes, store.seal_bytes)) << "a pool for another store";
   const Directory* directory = options.store;
+  std::function<Task<bool>()> make_room = std::move(options.make_room);
   std::unique_ptr<Replica> self(new Replica(reactor, pool, std::move(options)));
   PartitionState& state = self->state_;
   PartitionFileOptions file_options{store.PartitionDirectory(self->id()) + "/data",
@@ -37,6 +38,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   CO_ASSIGN_OR_RETURN(state.file, co_await PartitionFile::Open(reactor, file_options, /*read_only=*/false));
   const Superblock sb = state.file->superblock();
   state.file->set_on_io_error(state.on_damage);
+  state.file->set_make_room(std::move(make_room));
   state.tree = std::make_unique<Tree>(pool, *state.file);
   Status status =
       co_await state.tree->OpenRoot(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation + 1, sb.next_page_id);

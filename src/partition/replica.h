@@ -53,6 +53,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     std::function<void()> on_busy = {};             // PartitionState::NoteBusy
     std::atomic<uint64_t>* change_count = nullptr;  // ChangeTail::CountIn
     const Directory* store = nullptr;               // the store's directory; outlives the replica
+    std::function<Task<bool>()> make_room = {};     // PartitionFile::set_make_room
   };
 
   static Task<Result<std::unique_ptr<Replica>>> Open(Reactor& reactor, BufferPool& pool, const StoreInfo& store,

@@ -70,6 +70,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
       max_batch_bytes_(BatchLimit(options_)),
       pipeline_bytes_(max_batch_bytes_ / kPipelineDivisor),
       files_(options_.node, options_.segment_bytes, options_.may_change),
+      maintained_(reactor),
       maintenance_wake_(reactor),
       idle_wake_(reactor),
       image_load_(reactor, 1),

@@ -245,6 +245,9 @@ class Log {
   // Everything before this position is durable, and stays in the log until it is released. Every
   // later recovery ends at or after it.
   virtual LogPosition durable_end() const = 0;
+  // Others need room on a full disk: gives the segments that are kept for readers only back to the file
+  // system. Returns whether there were any, once they are gone.
+  virtual Task<bool> GiveUpRetained() = 0;
   // The stream whose unreleased records pin the oldest segment; nil when nothing is pinned.
   // Checkpoint this stream first when the budget runs low.
   virtual Uuid OldestPinnedStream() const = 0;

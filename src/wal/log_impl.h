@@ -147,6 +147,7 @@ class LogImpl final : public Log, private TurnHook {
   void AppendAgain(LogStream* stream, const WriteUnit& unit, std::function<void()> on_done) override;
   void SetCommit(LogStream* stream, Lsn commit_lsn, Version hlc) override;
   void Release(LogStream* stream, Lsn lsn) override;
+  Task<bool> GiveUpRetained() override;
   Uuid OldestPinnedStream() const override;
   std::vector<DurableSegment> DurableSegments() const override;
   bool IsLive(uint64_t segment_number) const override;
@@ -208,6 +209,7 @@ class LogImpl final : public Log, private TurnHook {
   struct Discarded {  // a segment file that is no longer part of the log
     std::string name;
     uint64_t bytes = 0;
+    bool given_up = false;  // its room goes to the file system (GiveUpRetained)
   };
   struct Prepared {
     uint64_t number = 0;
@@ -376,6 +378,9 @@ class LogImpl final : public Log, private TurnHook {
   uint64_t next_number_ = 1;
   std::deque<Prepared> prepared_;
   std::deque<Discarded> recycle_queue_;
+  bool giving_up_ = false;
+  uint64_t given_up_ = 0, given_back_ = 0;  // segments: of recycle_queue_, and gone
+  WaitQueue maintained_;                    // after each step of MaintainSegments
   // The last attempt to create a segment failed for lack of space or descriptors.
   bool disk_full_ = false;
   bool disk_full_reported_ = false;

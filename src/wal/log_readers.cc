@@ -169,7 +169,7 @@ bool LogImpl::HeldByReader(const Segment& segment, uint64_t released_bytes) cons
 // The first `released` segments are not needed for recovery. Recycles them, except those that are
 // kept for readers (LR2). Segments leave only from the front (W2).
 void LogImpl::RetainOrRecycle(size_t released) {
-  const bool retain = !disk_full_ && !options_.read_only;
+  const bool retain = !disk_full_ && !giving_up_ && !options_.read_only;
   auto kept = [&](uint64_t bytes) {
     return retain && (bytes <= options_.retained_bytes || HeldByReader(*live_.front(), bytes));
   };
@@ -179,7 +179,8 @@ void LogImpl::RetainOrRecycle(size_t released) {
   for (; released > 0 && !kept(bytes); --released) {
     Segment& front = *live_.front();
     CHECK(!front.file.is_open()) << "W2: a segment left the log while groups could still be written to it";
-    recycle_queue_.push_back({SegmentFileName(front.number), front.bytes});
+    recycle_queue_.push_back({SegmentFileName(front.number), front.bytes, giving_up_});
+    given_up_ += giving_up_;
     bytes -= front.bytes;
     for (const IndexEntry& entry : front.index) {
       std::erase_if(entry.stream->supersessions, [&](const auto& s) { return s.segment <= front.number; });
@@ -190,6 +191,19 @@ void LogImpl::RetainOrRecycle(size_t released) {
   retained_bytes_ = bytes;
   retained_segments_ = released;
   if (recycled && !options_.read_only) maintenance_wake_.NotifyAll();
+}
+
+Task<bool> LogImpl::GiveUpRetained() {
+  if (!begun_ || stopping_ || failed()) co_return false;
+  giving_up_ = true;
+  RetainOrRecycle(retained_segments_);
+  giving_up_ = false;
+  const uint64_t before = given_back_;
+  while (given_up_ > 0 && !stopping_ && !failed()) {
+    co_await maintained_.Wait();
+    if (disk_full_) break;  // it waits for room itself
+  }
+  co_return given_back_ != before;
 }
 
 }  // namespace pando

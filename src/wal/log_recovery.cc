@@ -404,7 +404,7 @@ void LogImpl::DiscardDeadSegments(const LogReader& reader, uint64_t taken) {
   for (const LogSegmentInfo& segment : reader.segments()) {
     if (segment.use == LogSegmentInfo::Use::kData && segment.number <= last) continue;
     if (segment.number == taken || segment.number == first->number) continue;
-    recycle_queue_.push_back({SegmentFileName(segment.number), segment.bytes});
+    recycle_queue_.push_back({SegmentFileName(segment.number), segment.bytes, /*given_up=*/false});
   }
 }
 
@@ -423,6 +423,7 @@ Task<void> LogImpl::MaintainSegments() {
     }
     const bool creates = !files_.has_aside() && recycle_queue_.empty();
     Status status = co_await PrepareSegment();
+    maintained_.NotifyAll();
     if (status.ok()) {
       disk_full_reported_ = false;
     } else if (status.code() != Code::kDiskFull && status.code() != Code::kOverloaded) {
@@ -444,6 +445,7 @@ Task<void> LogImpl::MaintainSegments() {
       idle_wake_.NotifyAll();  // closing cannot wait for space
     }
   }
+  maintained_.NotifyAll();
 }
 
 // One step; it may be repeated after kDiskFull. A discarded segment stays first in the queue until
@@ -454,10 +456,12 @@ Task<Status> LogImpl::PrepareSegment() {
       CO_RETURN_IF_ERROR(co_await files_.Create());
     } else {
       const Discarded discarded = recycle_queue_.front();
-      const bool useful = discarded.bytes == options_.segment_bytes && prepared_.size() < MaxSpares();
+      const bool useful =
+          !discarded.given_up && discarded.bytes == options_.segment_bytes && prepared_.size() < MaxSpares();
       if (!useful) {
         CO_RETURN_IF_ERROR(co_await files_.Remove(discarded.name));
         recycle_queue_.pop_front();
+        if (discarded.given_up) --given_up_, ++given_back_;
         co_return Status();
       }
       CO_RETURN_IF_ERROR(co_await files_.TakeAside(discarded.name));

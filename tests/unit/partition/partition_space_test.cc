@@ -176,6 +176,32 @@ TEST_F(PartitionSpaceTest, FreeSpaceGoesBackAndIsTakenAgain) {
   Close(file.get());
 }
 
+// A file that cannot grow asks others for room, once for each time that the disk has none.
+TEST_F(PartitionSpaceTest, OthersMakeRoomOnAFullDisk) {
+  FilePtr file = Open();
+  SimDisk& disk = machine_->disk();
+  disk.SetCapacity(disk.used_bytes());
+  int asked = 0;
+  uint64_t gives_blocks = 0;
+  struct Room {
+    static Task<bool> Make(SimDisk* disk, int* asked, const uint64_t* blocks) {
+      ++*asked;
+      disk->SetCapacity(disk->used_bytes() + *blocks * kBlockBytes);
+      co_return *blocks > 0;
+    }
+  };
+  file->set_make_room([&] { return Room::Make(&disk, &asked, &gives_blocks); });
+  const uint64_t free = file->allocator().free_blocks();
+  EXPECT_EQ(Get(file->EnsureFreeBlocks(free + 1)).code(), Code::kDiskFull);
+  EXPECT_EQ(asked, 1);
+  gives_blocks = 4;
+  EXPECT_TRUE(Get(file->EnsureFreeBlocks(free + 4)).ok());
+  EXPECT_EQ(asked, 2);
+  EXPECT_EQ(Get(file->EnsureFreeBlocks(free + 100)).code(), Code::kDiskFull);
+  EXPECT_EQ(asked, 3);
+  Close(file.get());
+}
+
 // D4: blocks that are free at a start are allocated only after the file system has been asked for
 // their space.
 TEST_F(PartitionSpaceTest, AFileWithHolesOpensOnAFullDisk) {

@@ -225,6 +225,38 @@ TEST_F(LiveReaderTest, AFullDiskEndsRetention) {
   EXPECT_TRUE(status.ok()) << status.ToString();
 }
 
+// Others that need room get it from the segments that are kept for readers, and only from those.
+TEST_F(LiveReaderTest, RetainedSegmentsGoBackToTheFileSystem) {
+  struct Body {
+    Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
+      Stream a(&log, PartitionUuid(0));
+      EXPECT_FALSE(co_await log.GiveUpRetained());
+      Follower follower(&log, a, {}, 64u << 20);
+      co_await AppendAndRelease(reactor, a, 40, 5000);
+      const HistoryPoint released{a.epoch(), a.last(), a.chain()};
+      for (int i = 0; i < 20; ++i) a.Append(5000);
+      co_await a.UntilDurable(reactor, a.last());
+      const uint64_t retained = log.stats().retained_bytes, used = disk->used_bytes();
+      EXPECT_GE(retained, 4 * (64u << 10));
+      EXPECT_TRUE(co_await log.GiveUpRetained());
+      EXPECT_LE(disk->used_bytes(), used - retained + (64u << 10)) << "one segment may have been prepared meanwhile";
+      EXPECT_EQ(log.stats().retained_bytes, 0u);
+      EXPECT_FALSE(co_await log.GiveUpRetained());
+      log.CheckInvariants();
+      Follower late(&log, a, released, 0);
+      EXPECT_TRUE((co_await late.Follow()).ok());
+      EXPECT_EQ(late.last(), a.last());
+      EXPECT_EQ((co_await follower.Follow()).code(), Code::kNotFound);
+      co_await AppendAndRelease(reactor, a, 40, 5000);
+    }
+    SimDisk* disk;
+  };
+  LogOptions options = SmallLog();
+  options.reader_ring_bytes = 16u << 10;
+  const Status status = Use(options, Body{&machine_->disk()});
+  EXPECT_TRUE(status.ok()) << status.ToString();
+}
+
 // Segments that are kept for whoever may come are still there after a restart.
 TEST_F(LiveReaderTest, ReleasedSegmentsStayOverARestart) {
   LogOptions options = SmallLog();
