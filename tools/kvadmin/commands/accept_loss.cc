@@ -60,6 +60,7 @@ Result<Choice> ChoiceOf(const LossReport& report, const AcceptLossOptions& optio
   for (const BackupPartition& p : manifest.partitions) {
     if (p.uuid == report.partition.uuid && p.id == report.partition.id) choice.copy = &p;
   }
+  if (manifest.namespaced != report.store.namespaced) choice.copy = nullptr;
   if (choice.copy == nullptr) {
     return Error(Code::kInvalidArgument,
                  "{}: this backup does not hold partition {} with UUID {}; use a backup of this store", options.backup,
