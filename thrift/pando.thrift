@@ -136,6 +136,7 @@ struct Context {
    * (from 1). A write that is sent again has its old sequence, and is answered as the first time, but without the values
    * of earlier records. If the server does not know any more what came of it, the answer is UNAVAILABLE with applied =
    * UNKNOWN: about ten minutes after it was sent first, or once a later write of its lane has been applied.
+   * A partition remembers a limited number of lanes. A write that would begin one more is answered with OVERLOADED.
    * A server without the feature "idempotent_writes" refuses a write that has a name; so does deleteRange, which does no
    * harm when it is repeated. Reads ignore it.
    */

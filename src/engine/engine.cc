@@ -178,6 +178,7 @@ class Engine::Impl final : public LogReplaySink {
     if (options_.make_gate) options.gate = options_.make_gate(info.id);
     options.on_busy = [this, id = info.id] { work_.NoteBusy(static_cast<Replica*>(by_id_[id])); };
     options.uncommitted_limits = LimitsOf(options_);
+    options.max_lanes = options_.max_lanes;
     options.change_count = &change_count_;
     options.store = &data_dir_;
     options.make_room = [this] { return MakeRoom(); };

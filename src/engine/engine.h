@@ -30,6 +30,7 @@
 #include "src/model/partition.h"
 #include "src/model/point_write.h"
 #include "src/model/types.h"
+#include "src/partition/lane.h"
 #include "src/partition/quarantine.h"
 #include "src/partition/store.h"
 #include "src/verify/scrub.h"
@@ -53,6 +54,7 @@ struct EngineOptions {
   // Beyond that, the oldest snapshot is released early. Memory limits it too, because each of them
   // is in a list in memory and in the dead list of every checkpoint.
   uint64_t max_held_extents = 4'000'000;
+  uint64_t max_lanes = kMaxLanes;  // of each partition (partition/lane.h)
   // Identity of the lock file that LockStore took. The engine stops if the store's directory has
   // another lock file or none, because another process may have opened the store. Not set: no
   // check.

@@ -264,6 +264,7 @@ struct PartitionStats {
   uint64_t checkpoints_total = 0, reads_total = 0, writes_total = 0, scans_total = 0;
   uint64_t disk_full_total = 0;            // writes refused with kDiskFull
   uint64_t uncommitted_refused_total = 0;  // writes refused because too much waits to be committed
+  uint64_t lanes_refused_total = 0;        // writes refused because too many clients are remembered
   bool disk_full = false;                  // one was refused lately, and none that needs space was admitted since
   bool checkpoint_running = false;
 };

@@ -221,6 +221,7 @@ void ReactorPart::SumPartitions() {
     sums_.changes_kept += p.changes_kept;
     sums_.uncommitted_bytes += p.uncommitted_bytes;
     sums_.uncommitted_refused_total += p.uncommitted_refused_total;
+    sums_.lanes_refused_total += p.lanes_refused_total;
   }
   if (summed_ < partitions.size()) return;
   summed_ = 0;
@@ -229,6 +230,7 @@ void ReactorPart::SumPartitions() {
   SetTotal(&gauges_.writes, sums.writes_total);
   SetTotal(&gauges_.scans, sums.scans_total);
   SetTotal(&gauges_.uncommitted_refused, sums.uncommitted_refused_total);
+  SetTotal(&gauges_.lanes_refused, sums.lanes_refused_total);
   gauges_.uncommitted_bytes.Set(static_cast<int64_t>(sums.uncommitted_bytes));
   gauges_.partition_file_bytes.Set(static_cast<int64_t>(sums.file_bytes));
   gauges_.partition_used_bytes.Set(static_cast<int64_t>(sums.used_bytes));
@@ -328,6 +330,8 @@ void ReactorPart::RegisterMetrics() {
   add("kv_partition_uncommitted_bytes", "Records in the log that are not committed.", &g.uncommitted_bytes);
   add("kv_partition_uncommitted_refused_total", "Writes refused because too much waits to be committed.",
       &g.uncommitted_refused);
+  add("kv_partition_lanes_refused_total",
+      "Named writes of new clients refused because the partition remembers too many clients.", &g.lanes_refused);
   add("kv_partition_write_waits_total", "Writes that waited for the buffer pool or the log.", &g.write_waits);
   add("kv_partition_reads_total", "Records read.", &g.reads);
   add("kv_partition_writes_total", "Records written.", &g.writes);

@@ -33,7 +33,7 @@ struct EngineGauges {
   Counter log_appended_records, log_appended_bytes, log_device_writes, log_device_bytes, log_waits;
   Gauge log_readers, log_retained_bytes;
   Counter log_reader_segments, log_readers_gone;
-  Counter checkpoints, write_waits, disk_full, uncommitted_refused, reads, writes, scans;
+  Counter checkpoints, write_waits, disk_full, uncommitted_refused, lanes_refused, reads, writes, scans;
   Gauge uncommitted_bytes, quarantined;
   Gauge partition_file_bytes, partition_used_bytes, partition_hole_bytes, frame_bytes;
   Counter released_bytes;

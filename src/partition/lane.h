@@ -15,6 +15,9 @@
 // Invariants
 //   LN1  (I11 of the design) Of the writes of a lane, a partition applies each sequence at most once,
 //        and none below one that it has applied.
+//   LN2  A partition begins no more lanes than PartitionState::max_lanes, apart from the writes that are
+//        on their way. A write that would begin one is refused before it is in the log, so that this
+//        decides nothing that replicas must agree on.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +29,8 @@
 
 namespace pando {
 
+// Lanes of a partition, by default. A lane takes about 100 bytes, and as much as its results.
+inline constexpr uint64_t kMaxLanes = 65'536;
 inline constexpr int64_t kLaneRetentionMs = 15 * 60 * 1000, kMaxWriteAgeMs = 10 * 60 * 1000;
 
 // The last write of a lane.

@@ -30,6 +30,7 @@
 #include "src/model/types.h"
 #include "src/partition/apply_unit.h"
 #include "src/partition/change_tail.h"
+#include "src/partition/lane.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store.h"
 #include "src/wal/log.h"
@@ -123,6 +124,7 @@ struct PartitionState {
 
   std::unique_ptr<CommitGate> gate;
   UncommittedLimits uncommitted_limits;
+  uint64_t max_lanes = kMaxLanes;
   Epoch epoch = 1;              // of the records appended; WritePipeline
   Epoch applied_epoch = 1;      // of the record at applied_lsn; Applier
   Lsn last_lsn = 0;             // of the records appended; WritePipeline

@@ -45,6 +45,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   }
   if (!CheckFits(records, cost.frames).ok()) return false;
   if (!state_.log->HasSpace(cost.encoded_bytes) || !UncommittedFits(cost.encoded_bytes, records)) return false;
+  if (lane && !state_.tree->FindInLeaf(lane, write->once->key) && !TakeLane()) return false;
   std::unique_ptr<PointUnit> unit = TakePointUnit();
   const bool only_removes = op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
   const bool admitted = admission_.TryAdmit(cost.blocks, only_removes, &unit->blocks);

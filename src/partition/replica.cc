@@ -18,6 +18,7 @@ Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
   state_.changes.CountIn(options.change_count);
   state_.gate = options.gate ? std::move(options.gate) : std::make_unique<CommitAtOnce>();
   state_.uncommitted_limits = options.uncommitted_limits;
+  state_.max_lanes = options.max_lanes;
 }
 
 Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPool& pool, const StoreInfo& store,

@@ -50,6 +50,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     std::function<void(const QuarantinedPartition&)> on_quarantine = {};
     std::unique_ptr<CommitGate> gate;  // null: CommitAtOnce
     UncommittedLimits uncommitted_limits;
+    uint64_t max_lanes = kMaxLanes;
     std::function<void()> on_busy = {};             // PartitionState::NoteBusy
     std::atomic<uint64_t>* change_count = nullptr;  // ChangeTail::CountIn
     const Directory* store = nullptr;               // the store's directory; outlives the replica

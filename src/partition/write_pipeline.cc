@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/model/key_space.h"
+
 namespace pando {
 namespace {
 
@@ -111,6 +113,30 @@ Task<Status> WritePipeline::Fetch(ClientWrite* write) {
     }
   }
   co_return Status();
+}
+
+// Counts one more lane, if there is room for it as far as is known.
+bool WritePipeline::TakeLane() {
+  if (!lanes_at_most_ || *lanes_at_most_ >= state_.max_lanes) return false;
+  ++*lanes_at_most_;
+  return true;
+}
+
+// LN2: whether the write may begin a lane, if it does. Lanes that have expired count until they are swept.
+Task<Status> WritePipeline::CheckLane(const WriteOp* once) {
+  CO_ASSIGN_OR_RETURN(PagePin leaf, co_await state_.tree->FetchLeaf(once->key));
+  if (state_.tree->FindInLeaf(leaf.frame(), once->key) || TakeLane()) co_return Status();
+  leaf = PagePin();  // the count may need frames
+  const std::string first = KeySpace(kReservedNamespace).Stored("");
+  CO_ASSIGN_OR_RETURN(const Aggregates lanes,
+                      co_await state_.tree->Aggregate(/*view=*/0, first, /*end=*/"", /*now_ms=*/0));
+  lanes_at_most_ = lanes.count;
+  if (TakeLane()) co_return Status();
+  ++state_.stats.lanes_refused_total;
+  co_return Error(Code::kOverloaded,
+                  "partition {}: it remembers the last writes of {} clients, and can take no further client until some "
+                  "have been silent for {} minutes; nothing was changed, try again later, or without naming the write",
+                  state_.id(), lanes.count, kLaneRetentionMs / 60'000);
 }
 
 // The bytes of the log and the records that are durable and not committed.
@@ -236,6 +262,7 @@ Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> op
     append_slice_.Spend(kUnitsPerFetched * static_cast<uint32_t>(write.ops.size()));
     status = co_await Fetch(&write);
   }
+  if (status.ok() && write.ops.front().op == RecordOp::kOnce) status = co_await CheckLane(&write.ops.front());
   while (status.ok() && append_slice_.Spend(0)) co_await Yield(state_.reactor);
   // A snapshot is being cut: no write may be appended meanwhile.
   while (status.ok() && writes_held_ && !state_.failed()) co_await writes_resumed_.Wait();

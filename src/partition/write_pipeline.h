@@ -25,6 +25,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -116,6 +117,8 @@ class WritePipeline {
   };
   Uncommitted DurableUncommitted() const;
   Status CheckUncommitted(const ClientWrite& write) const;
+  bool TakeLane();
+  Task<Status> CheckLane(const WriteOp* once);
   LogRecord RecordOf(const WriteOp& op);
   void Encode(ClientWrite* write);
   void DecodeOwn(LoggedUnit* unit);
@@ -152,6 +155,8 @@ class WritePipeline {
   std::deque<QueueEntry*> queue_;
   // Of units that this process has appended or restored, in all, and up to the commit LSN.
   uint64_t appended_bytes_ = 0, committed_bytes_ = 0;
+  // At most so many lanes there are: as counted last, and those begun since.
+  std::optional<uint64_t> lanes_at_most_;
   // Units whose second place in the log is not durable yet, of the last call to AppendTailAgain.
   size_t appended_again_ = 0;
   uint64_t again_round_ = 0;

@@ -180,6 +180,48 @@ TEST_F(AppliedOnceTest, ARefusedWriteStaysRefused) {
   Run(Body());
 }
 
+// LN2: a partition remembers a limited number of clients. Those that it knows go on, and others are
+// refused before anything has happened, until some have been silent for long enough.
+TEST_F(AppliedOnceTest, APartitionRemembersALimitedNumberOfClients) {
+  static constexpr int kLanes = 20;
+  setup_.engine.max_lanes = kLanes;
+  struct Body {
+    static Name Client(int i) {
+      Name name;
+      name.client += fmt::format(" {}", i);
+      return name;
+    }
+    Task<void> operator()(Reactor* reactor, Engine* engine) const {
+      for (int i = 0; i < kLanes; ++i) {
+        Name name = Client(i);
+        name.sequence = round;
+        name.point = i % 2 == 1;  // the first write of the others has counted the lanes
+        EXPECT_EQ((co_await SendOne(engine, name, IncrementOp("n", 1))).outcome, OpOutcome::kApplied);
+      }
+      const std::string number = co_await Read(engine, "n");
+      const uint64_t lsn = engine->partition(0)->stats().last_lsn;
+      for (int i = kLanes; i < kLanes + 3; ++i) {
+        EXPECT_EQ(co_await SendRefused(engine, Client(i), IncrementOp("n", 1)), Code::kOverloaded);
+      }
+      EXPECT_EQ(engine->partition(0)->stats().last_lsn, lsn) << "a refused write is in the log";
+      EXPECT_EQ(engine->partition(0)->stats().lanes_refused_total, 3u);
+      EXPECT_EQ(co_await Read(engine, "n"), number);
+      Name known = Client(3);
+      known.sequence = round + 1;
+      known.point = true;
+      EXPECT_EQ((co_await SendOne(engine, known, IncrementOp("n", 1))).outcome, OpOutcome::kApplied);
+      if (round < 3) co_return;
+      co_await Sleep(*reactor, (kLaneRetentionMs + 60'000) * kMillisecond);
+      for (int i = kLanes; i < 2 * kLanes; ++i) {
+        EXPECT_EQ((co_await SendOne(engine, Client(i), IncrementOp("n", 1))).outcome, OpOutcome::kApplied);
+      }
+      EXPECT_EQ(co_await SendRefused(engine, Client(3 * kLanes), IncrementOp("n", 1)), Code::kOverloaded);
+    }
+    uint64_t round;
+  };
+  for (const uint64_t round : {1, 3}) Run(Body{round}, /*kill=*/round == 1);
+}
+
 // Batches of every form, of which some operations or all are refused.
 TEST_F(AppliedOnceTest, BatchesRepeatTheirResults) {
   struct Body {
@@ -235,7 +277,9 @@ TEST_F(AppliedOnceTest, WritesInFlightTogether) {
   struct Body {
     Task<void> operator()(Reactor* reactor, Engine* engine) const {
       EXPECT_OK(co_await Put(engine->partition(0), "n", "0"));
-      Name name;
+      Name name, first;
+      first.client += " first";  // its write counts the lanes (LN2)
+      EXPECT_EQ((co_await SendOne(engine, first, PutOp("k", "v"))).outcome, OpOutcome::kApplied);
       name.point = true;
       const WriteOp once = Once(name);
       std::vector<std::unique_ptr<AwaitedWrite>> writes;
