@@ -31,6 +31,9 @@ constexpr std::string_view kSuperblockAdvice =
 constexpr std::string_view kMetadataAdvice =
     "the node has this metadata in memory and keeps serving, but its next start would refuse this partition: do not "
     "stop it; export the data, then check again after the next checkpoints, which rewrite most of it";
+constexpr std::string_view kRetainedLogAdvice =
+    "check the device; the next start drops this part of the log, and followers that need it get a copy of their "
+    "partition";
 constexpr std::string_view kLogAdvice =
     "the node has these records in memory and keeps serving, but its next start would refuse this log: do not stop it; "
     "run kvadmin checkpoint twice and check again, until the log no longer needs the segment";
@@ -331,10 +334,11 @@ Task<void> Scrubber::ScrubSegment(DurableSegment segment, BatchChain* chain) {
   if (!verdict.damaged) co_return;
   *chain = BatchChain();
   if (!log_->IsLive(segment.number)) co_return;
-  Find(segment.path, verdict.offset,
-       fmt::format("log: {}; the records from here to the segment's end would be lost if the node ended now",
-                   verdict.what),
-       kLogAdvice);
+  const std::string_view means = segment.retained
+                                     ? "nothing is lost, because only readers of the log may still need this segment"
+                                     : "the records from here to the segment's end would be lost if the node ended now";
+  Find(segment.path, verdict.offset, fmt::format("log: {}; {}", verdict.what, means),
+       segment.retained ? kRetainedLogAdvice : kLogAdvice);
 }
 
 }  // namespace pando

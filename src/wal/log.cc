@@ -343,8 +343,10 @@ Uuid LogImpl::OldestPinnedStream() const {
 
 std::vector<DurableSegment> LogImpl::DurableSegments() const {
   std::vector<DurableSegment> durable;
-  for (const auto& s : live_) {
-    if (s->durable_end > 0) durable.push_back({s->number, s->path, &directory_, s->bytes, s->durable_end});
+  for (size_t i = 0; i < live_.size(); ++i) {
+    const Segment& s = *live_[i];
+    if (s.durable_end == 0) continue;
+    durable.push_back({s.number, s.path, &directory_, s.bytes, s.durable_end, i < retained_segments_});
   }
   return durable;
 }

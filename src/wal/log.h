@@ -142,13 +142,15 @@ class Log;
 class LogStream;   // one partition's sequence; owned by the Log
 class LiveReader;  // live_reader.h
 
-// A segment that recovery would read, and the part of it that is known to be durable.
+// A segment that recovery would read, and the part of it that is known to be durable. A retained one is
+// kept for readers only.
 struct DurableSegment {
   uint64_t number = 0;
   std::string path;
   const Directory* directory = nullptr;  // the log's directory, open as long as the log
   uint64_t bytes = 0;                    // size of the file
   uint64_t durable_end = 0;              // offset of the end of the last durable batch
+  bool retained = false;
 };
 
 // A reservation in the log's budgets, given back when it is dropped. Drop it once the record is

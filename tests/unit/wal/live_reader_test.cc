@@ -184,6 +184,9 @@ TEST_F(LiveReaderTest, ReleasedSegmentsStayForAReader) {
       EXPECT_GE(log.stats().retained_bytes, 3 * (64u << 10));
       EXPECT_LE(log.stats().retained_bytes, kRetention);
       EXPECT_LE(log.stats().unreleased_bytes, 64u << 10);
+      uint64_t retained = 0;
+      for (const DurableSegment& s : log.DurableSegments()) retained += s.retained ? s.bytes : 0;
+      EXPECT_EQ(retained, log.stats().retained_bytes);
       EXPECT_TRUE((co_await follower.Follow()).ok());
       EXPECT_EQ(follower.last(), a.last());
       EXPECT_EQ(log.stats().retained_bytes, 0u);
