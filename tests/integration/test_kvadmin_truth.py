@@ -49,6 +49,11 @@ class OutputTest(WithNode):
             self.kv("put", "out/watched", "after")
             return ["watch", "--after-version", str(version), "--once"]
 
+        damaged = self.root / "damaged"
+        shutil.copytree(self.root / "stopped", damaged)
+        with open(damaged / "partition-00000/data", "r+b") as file:
+            file.write(bytes(4 * 4096))
+
         return {
             "get": lambda: ["get", "row/00001"],
             "put": lambda: ["put", "out/put", "x"],
@@ -75,6 +80,7 @@ class OutputTest(WithNode):
             "check": lambda: ["check", "-q", self.root / "stopped"],
             "check --online": lambda: ["check", "-q", "--online", "--mb-per-s", "1000"],
             "check --backup": lambda: ["check", "-q", "--backup", backup],
+            "accept-loss": lambda: ["accept-loss", damaged, "--partition", "0"],
             "wal-dump": lambda: ["wal-dump", self.root / "stopped"],
             "--help": lambda: ["--help"],
             "get --help": lambda: ["get", "--help"],
