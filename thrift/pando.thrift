@@ -132,11 +132,15 @@ struct Context {
   3: binary session
   /**
    * Name of a write, so that it is applied once however often it is sent. client_id names a lane: 1 to 64 bytes that
-   * nobody else uses, such as a random UUID. A lane has one write in flight, and each new write has a higher sequence
-   * (from 1). A write that is sent again has its old sequence, and is answered as the first time, but without the values
-   * of earlier records. If the server does not know any more what came of it, the answer is UNAVAILABLE with applied =
-   * UNKNOWN: about ten minutes after it was sent first, or once a later write of its lane has been applied.
-   * A partition remembers a limited number of lanes. A write that would begin one more is answered with OVERLOADED.
+   * nobody else uses or knows, such as a random UUID: who knows them can spoil the lane. A lane has one write in flight,
+   * and each new write has a higher sequence (from 1). If several are in flight, those that are overtaken are not
+   * applied. A write that is sent again is the same in all but the context, has its old sequence and first_sent_ms, and
+   * is answered as the first time, but without `current` and `previous`. (Another write with an old sequence is refused.)
+   * If the server does not know any more what came of it, the answer is UNAVAILABLE with applied = UNKNOWN: ten minutes
+   * after it was sent first, once a later write of its lane has been applied, or because the results of a batch of
+   * hundreds of increments were too many to be kept.
+   * A partition remembers a limited number of lanes. A write that would begin one more is answered with OVERLOADED. On a
+   * full disk, removes that have a name are refused like other writes.
    * A server without the feature "idempotent_writes" refuses a write that has a name; so does deleteRange, which does no
    * harm when it is repeated. Reads ignore it.
    */
@@ -152,8 +156,11 @@ struct Context {
   9: i32 max_staleness_ms
   /** On whose behalf a router sends this request. DENIED unless the connection has said hello as a router. */
   10: string principal
-  /** With client_id: how long ago the write was sent for the first time, in ms, by the caller's own clock. */
-  11: i64 age_ms
+  /**
+   * With client_id: when the write was sent for the first time, by the server's clock: HelloReply.now_ms and the time
+   * that has passed since, by a clock of the caller that nobody sets.
+   */
+  11: i64 first_sent_ms
 }
 
 /** All parts that are set must hold. They are compared with the record as it is when the write is applied. */
@@ -291,6 +298,8 @@ struct HelloReply {
   7: list<string> accepted_features
   /** The identity of this connection; empty = anonymous. */
   8: string identity
+  /** The server's clock, as Unix time in ms, for Context.first_sent_ms. */
+  9: i64 now_ms
   15: optional ReplyContext context
 }
 

@@ -53,7 +53,7 @@ Refusal CheckContext(const api::Context& context) {
 }
 
 bool HasName(const api::Context& context) {
-  return !context.client_id.empty() || context.sequence != 0 || context.age_ms != 0;
+  return !context.client_id.empty() || context.sequence != 0 || context.first_sent_ms != 0;
 }
 
 Refusal CheckUnused(const char* name, int64_t value, const char* belongs_to) {
@@ -276,19 +276,22 @@ Refusal ToOnce(api::Context& context, bool remembers, std::optional<WriteOp>* on
   if (!remembers) {
     return Bad(
         "this server does not remember (client_id, sequence), so it cannot detect retries: leave client_id empty, and "
-        "sequence and age_ms 0 (see HelloReply.features)");
+        "sequence and first_sent_ms 0 (see HelloReply.features)");
   }
   if (context.client_id.empty() || context.client_id.size() > kMaxClientIdBytes) {
-    return Bad("client_id has {} bytes; with sequence or age_ms it must have 1 to {}", context.client_id.size(),
+    return Bad("client_id has {} bytes; with sequence or first_sent_ms it must have 1 to {}", context.client_id.size(),
                kMaxClientIdBytes);
   }
   if (context.sequence < 1) return Bad("sequence is {}; with client_id it must be positive", context.sequence);
-  if (context.age_ms < 0) return Bad("age_ms is {}; it must be 0 or more", context.age_ms);
+  if (context.first_sent_ms < 1) {
+    return Bad("first_sent_ms is {}; with client_id it must be the server's time at the first sending (see HelloReply)",
+               context.first_sent_ms);
+  }
   WriteOp& op = once->emplace();
   op.op = RecordOp::kOnce;
   op.key = std::move(context.client_id);
   op.sequence = static_cast<uint64_t>(context.sequence);
-  op.age_ms = context.age_ms;
+  op.first_sent_ms = context.first_sent_ms;
   return {};
 }
 
@@ -297,7 +300,7 @@ Refusal CheckUnnamed(const api::Context& context) {
   return Bad(
       "this call does no harm when it is repeated, so its retries are not detected: leave client_id empty, and "
       "sequence "
-      "and age_ms 0");
+      "and first_sent_ms 0");
 }
 
 Refusal ToWriteOp(api::PutRequest& request, WriteOp* op) { return SetPut(request, op); }
@@ -456,7 +459,9 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
       to->version = static_cast<int64_t>(from.version);
       to->existed = from.existed;
       if (op.op == RecordOp::kIncrement) to->__set_number(from.number);
-      if (op.return_previous) {
+      if (op.return_previous && from.current_forgotten) {
+        to->previous_value_omitted = true;
+      } else if (op.return_previous) {
         ToRecord(from.current, &to->previous);
         to->__isset.previous = true;
         to->previous_value_omitted = from.value_omitted;
@@ -464,9 +469,10 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to) {
       return {};
     case OpOutcome::kConditionFailed:
       to->existed = from.current.found;
+      to->current_value_omitted = from.value_omitted;
+      if (from.current_forgotten) return {};
       ToRecord(from.current, &to->current);
       to->__isset.current = true;
-      to->current_value_omitted = from.value_omitted;
       return {};
     case OpOutcome::kNotANumber:
       if (from.value_omitted) return Bad("cannot increment: the value is not a decimal 64-bit integer");

@@ -46,13 +46,14 @@ class PartitionRecords {
   // does. Returns one result per operation.
   //
   // A kOnce comes first of all. If this partition has applied a write of its client with the same
-  // sequence, nothing happens, and the results are those of that write, without values. kAborted, if
-  // they were too many to be kept, if a later sequence has been applied, or if the write was first
-  // sent too long ago (kMaxWriteAgeMs) for the partition to know.
+  // sequence, nothing happens, and the results are those of that write, without the records that it
+  // found. kAborted, if they were too many to be kept, if a later sequence has been applied, or if the
+  // write was first sent too long ago (kMaxWriteAgeMs) for the partition to know. kInvalidArgument, if
+  // the write with this sequence was another one.
   //
   // kDiskFull, kOverloaded, kUnavailable, kInvalidArgument (more operations than this pool can ever
-  // apply at once, or a key too long for the store's pages), and kDeadline (withdrawn or late, see WriteControl) mean that nothing happened.
-  // kAborted means that the outcome is unknown.
+  // apply at once, or a key too long for the store's pages), and kDeadline (withdrawn or late, see WriteControl) mean
+  // that nothing happened. kAborted means that the outcome is unknown.
   virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) = 0;
 
   virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;

@@ -38,7 +38,7 @@ bool IsComplete(const LogRecord& record) {
       return record.key.empty() && record.ttl_mode == TtlMode::kKeep && record.condition.empty() && !record.continues &&
              !record.all_or_nothing;
     case RecordOp::kOnce:
-      return !record.key.empty() && record.sequence > 0 && record.age_ms >= 0 && record.continues &&
+      return !record.key.empty() && record.sequence > 0 && record.first_sent_ms > 0 && record.continues &&
              record.ttl_mode == TtlMode::kKeep && record.condition.empty();
     default: return true;
   }
@@ -58,7 +58,7 @@ void EncodeRecord(const LogRecord& record, std::string* out) {
   if (record.op == RecordOp::kIncrement) writer.Signed(record.delta);
   if (record.op == RecordOp::kOnce) {
     writer.Varint(record.sequence);
-    writer.Varint(static_cast<uint64_t>(record.age_ms));
+    writer.Varint(static_cast<uint64_t>(record.first_sent_ms));
   }
   if (record.condition.version) writer.Fixed(*record.condition.version);
   if (record.condition.value) writer.LengthPrefixed(*record.condition.value);
@@ -91,7 +91,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   if (record.op == RecordOp::kIncrement) record.delta = reader->Signed();
   if (record.op == RecordOp::kOnce) {
     record.sequence = reader->Varint();
-    record.age_ms = static_cast<int64_t>(reader->Varint());
+    record.first_sent_ms = static_cast<int64_t>(reader->Varint());
   }
   if (flags & kIfVersion) record.condition.version = reader->Fixed<Version>();
   if (flags & kIfValue) record.condition.value = reader->LengthPrefixed();

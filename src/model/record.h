@@ -60,7 +60,7 @@ struct LogRecord {
   int64_t expires_at_ms = 0;  // with kSet
   int64_t delta = 0;          // kIncrement
   uint64_t sequence = 0;      // kOnce: of the write in its lane, at least 1
-  int64_t age_ms = 0;         // kOnce: how long ago the write was first sent, at least 0
+  int64_t first_sent_ms = 0;  // kOnce: when the write was first sent, by the server's clock; positive
   std::string_view key;
   std::string_view value;  // kPut
   ConditionView condition;

@@ -45,7 +45,7 @@ struct WriteOp {
   bool return_previous = false;
   // kOnce, whose key is the client ID: see LogRecord.
   uint64_t sequence = 0;
-  int64_t age_ms = 0;  // how long ago the write was sent first, by the client's own clock
+  int64_t first_sent_ms = 0;  // when the write was first sent, by the server's clock
 };
 
 class WriteControl;
@@ -85,6 +85,8 @@ struct OpResult {
   // current.value was left out. One write returns values of up to kMaxBatchBytes in total, and only
   // while there is room for them (WriteControl::values).
   bool value_omitted = false;
+  // The write was sent before, and of `current` only `found` is remembered.
+  bool current_forgotten = false;
 };
 
 // Lets the caller of a write control it while it is in progress. Outlives the call.

@@ -76,7 +76,7 @@ void Clear(api::TouchRequest* request) {
 void Clear(api::Context* context) {
   ResetForPlainRead(context);
   context->client_id.clear();
-  context->sequence = context->age_ms = 0;
+  context->sequence = context->first_sent_ms = 0;
   context->traceparent.clear();
   context->__isset = {};
 }

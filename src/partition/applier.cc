@@ -16,7 +16,7 @@ bool NeedsCurrentValue(const UnitRecord& r) {
 
 LaneEncoder LaneOf(const ApplyUnit& unit) {
   const LogRecord& first = unit.records.front().record;
-  return LaneEncoder(first.sequence, first.version);
+  return LaneEncoder(first.sequence, first.version, unit.Digest());
 }
 
 }  // namespace
@@ -220,7 +220,7 @@ void Applier::ApplyPart(ApplyUnit* unit, UnitPart part, const Judgement& judgeme
 void Applier::Repeat(ApplyUnit* unit, const Judgement& judgement) {
   for (const UnitRecord& r : unit->records) FreeExtent(r);
   if (!unit->reply) return;
-  unit->reply->status = judgement.unknown_;
+  unit->reply->status = judgement.refusal_;
   OpResult once;
   once.version = judgement.lane_.version;
   unit->reply->results.push_back(std::move(once));
@@ -303,7 +303,8 @@ void Applier::Erase(Frame* leaf, const LogRecord& record) {
 
 // For watchers. There are none during recovery.
 void Applier::NoteChange(const LogRecord& record, bool removed) {
-  if (state_.phase() != Phase::kRecovering) state_.changes.Add(record.version, record.key, removed);
+  if (state_.phase() != Phase::kRecovering && !state_.IsReserved(record.key))
+    state_.changes.Add(record.version, record.key, removed);
 }
 
 // The record that an operation finds. Its value is included only if the operation looks at it.

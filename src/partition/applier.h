@@ -55,7 +55,7 @@ class Judgement {
   std::vector<OpOutcome> outcomes_;
   bool refused_ = false, check_failed_ = false, repeats_ = false;
   Lane lane_;       // if it repeats: what it came to then,
-  Status unknown_;  // or why that cannot be told
+  Status refusal_;  // or why that cannot be told, or is of another write
 };
 
 class Applier {

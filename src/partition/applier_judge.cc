@@ -73,25 +73,31 @@ bool Applier::JudgeOnce(const ApplyUnit& unit, Judgement* judgement) {
   const LogRecord& once = unit.records.front().record;
   const int64_t now_ms = VersionMs(once.version);
   const std::optional<FoundRecord> found = state_.tree->FindInLeaf(LeafOf(unit, 0), once.key);
-  auto refuse = [&](std::string_view why) {
+  auto repeats = [&](Status refusal) {
     judgement->refused_ = judgement->repeats_ = true;
-    if (why.empty()) return false;
-    judgement->unknown_ =
-        Error(Code::kAborted, "partition {}: whether write {} of this client was applied is unknown: {}", state_.id(),
-              once.sequence, why);
+    judgement->refusal_ = std::move(refusal);
     return false;
   };
-  const bool too_old = once.age_ms >= kMaxWriteAgeMs;
+  auto unknown = [&](std::string_view why) {
+    return repeats(Error(Code::kAborted, "partition {}: whether write {} of this client was applied is unknown: {}",
+                         state_.id(), once.sequence, why));
+  };
+  const bool too_old = now_ms - once.first_sent_ms >= kMaxWriteAgeMs;
   constexpr std::string_view kTooOld = "it was first sent longer ago than the partition remembers";
-  if (!found || HasExpired(found->record.expires_at_ms, now_ms)) return !too_old || refuse(kTooOld);
+  if (!found || HasExpired(found->record.expires_at_ms, now_ms)) return !too_old || unknown(kTooOld);
   Result<Lane> lane = DecodeLane(found->record.value);
-  if (!lane.ok()) return refuse(lane.status().message());
-  if (lane->sequence != once.sequence && too_old) return refuse(kTooOld);
+  if (!lane.ok()) return unknown(lane.status().message());
+  if (lane->sequence != once.sequence && too_old) return unknown(kTooOld);
   if (lane->sequence < once.sequence) return true;
+  if (lane->sequence > once.sequence) return unknown("a later write of the same client was applied already");
+  if (lane->digest != unit.Digest()) {
+    return repeats(Error(Code::kInvalidArgument,
+                         "partition {}: write {} of this client was another one: give each write a sequence of its own",
+                         state_.id(), once.sequence));
+  }
   judgement->lane_ = *std::move(lane);
-  if (judgement->lane_.sequence > once.sequence) return refuse("a later write of the same client was applied already");
-  if (judgement->lane_.results.size() == unit.records.size() - 1) return refuse("");
-  return refuse("it was applied before, but its results are not known, or it was another write then");
+  if (judgement->lane_.results.size() == unit.records.size() - 1) return repeats(Status());
+  return unknown("it was sent before and took effect or was refused then, but its results were too many to be kept");
 }
 
 // Returns the outcome that the record would have after those that left `effects`, and adds its own

@@ -12,19 +12,24 @@ constexpr uint8_t kFormat = 1;
 constexpr uint8_t kOutcomeMask = 0x07;
 constexpr uint8_t kExisted = 0x08;
 constexpr uint8_t kNumber = 0x10;
-constexpr uint8_t kKnownBits = kOutcomeMask | kExisted | kNumber;
+constexpr uint8_t kExpected = 0x20;  // the version follows that of the result before
+constexpr uint8_t kKnownBits = kOutcomeMask | kExisted | kNumber | kExpected;
 
-OpResult DecodeResult(ByteReader* reader, Version base, bool* sane) {
+OpResult DecodeResult(ByteReader* reader, Version base, Version* expected, bool* sane) {
   OpResult result;
   const auto head = reader->Fixed<uint8_t>();
   const uint8_t outcome = head & kOutcomeMask;
   *sane &= (head & ~kKnownBits) == 0 && outcome <= static_cast<uint8_t>(OpOutcome::kBatchRefused);
   result.outcome = static_cast<OpOutcome>(outcome);
-  if (result.outcome == OpOutcome::kBatchRefused) return result;
+  if (result.outcome == OpOutcome::kBatchRefused) {
+    *sane &= head == outcome;
+    return result;
+  }
   result.existed = (head & kExisted) != 0;
-  result.version = base + static_cast<uint64_t>(reader->Signed());
+  result.version = (head & kExpected) != 0 ? *expected : base + static_cast<uint64_t>(reader->Signed());
+  *expected = result.version + 1;
   if ((head & kNumber) != 0) result.number = reader->Signed();
-  result.value_omitted = result.existed;
+  result.value_omitted = result.current_forgotten = result.existed;
   result.current.found = result.existed;
   if (result.outcome != OpOutcome::kApplied) result.current.version = result.version;
   return result;
@@ -32,7 +37,8 @@ OpResult DecodeResult(ByteReader* reader, Version base, bool* sane) {
 
 }  // namespace
 
-LaneEncoder::LaneEncoder(uint64_t sequence, Version version) : sequence_(sequence), version_(version) {}
+LaneEncoder::LaneEncoder(uint64_t sequence, Version version, uint64_t digest)
+    : sequence_(sequence), version_(version), digest_(digest), expected_(version + 1) {}
 
 void LaneEncoder::Add(const OpResult& result) {
   ++count_;
@@ -40,9 +46,12 @@ void LaneEncoder::Add(const OpResult& result) {
   if (result.existed) head |= kExisted;
   if (result.number != 0) head |= kNumber;
   ByteWriter writer(&results_);
+  if (result.outcome == OpOutcome::kBatchRefused) return writer.Fixed(static_cast<uint8_t>(result.outcome));
+  const bool expected = result.version == expected_;
+  if (expected) head |= kExpected;
+  expected_ = result.version + 1;
   writer.Fixed(head);
-  if (result.outcome == OpOutcome::kBatchRefused) return;
-  writer.Signed(static_cast<int64_t>(result.version - version_));
+  if (!expected) writer.Signed(static_cast<int64_t>(result.version - version_));
   if (result.number != 0) writer.Signed(result.number);
 }
 
@@ -52,6 +61,7 @@ std::string LaneEncoder::Finish(size_t max_bytes) && {
   writer.Fixed(kFormat);
   writer.Varint(sequence_);
   writer.Fixed(version_);
+  writer.Fixed(digest_);
   const size_t head_bytes = value.size();
   writer.Varint(count_);
   value += results_;
@@ -67,9 +77,12 @@ Result<Lane> DecodeLane(std::string_view value) {
   bool sane = reader.Fixed<uint8_t>() == kFormat;
   lane.sequence = reader.Varint();
   lane.version = reader.Fixed<Version>();
+  lane.digest = reader.Fixed<uint64_t>();
   const uint64_t count = reader.Varint();
+  Version expected = lane.version + 1;
   sane &= reader.ok() && count <= reader.remaining();
-  for (uint64_t i = 0; sane && i < count; ++i) lane.results.push_back(DecodeResult(&reader, lane.version, &sane));
+  for (uint64_t i = 0; sane && i < count; ++i)
+    lane.results.push_back(DecodeResult(&reader, lane.version, &expected, &sane));
   if (!sane || !reader.ok() || reader.remaining() != 0) {
     return Error(Code::kCorruption, "the record of a lane has invalid bytes");
   }

@@ -6,9 +6,12 @@
 // reserved namespace of its own tree (docs/FORMAT.md, "Lane"): the last sequence and its results. It
 // is looked up and replaced when a write is applied, in the same step, so every replica that applies
 // the same log has the same lanes. It expires like any record when the lane has been silent for
-// kLaneRetentionMs, by the time of record versions. A write that was first sent kMaxWriteAgeMs ago, by
-// the client's own clock, is refused: after some more time on its way, it could not be told from one
-// that was applied.
+// kLaneRetentionMs. A write that was first sent kMaxWriteAgeMs ago is refused, because it may have been
+// applied and forgotten. Both times are those of record versions, and a client says when it sent the
+// write first by the server's clock. So a write that spends any time on its way, or a clock that is set,
+// makes it too old and never new. A clock that a write says to be ahead is believed for kMaxAheadMs.
+//
+// A write that is sent again must be the same one. A digest of its operations tells.
 //
 // Threads: pure functions.
 //
@@ -32,11 +35,15 @@ namespace pando {
 // Lanes of a partition, by default. A lane takes about 100 bytes, and as much as its results.
 inline constexpr uint64_t kMaxLanes = 65'536;
 inline constexpr int64_t kLaneRetentionMs = 15 * 60 * 1000, kMaxWriteAgeMs = 10 * 60 * 1000;
+inline constexpr int64_t kMaxAheadMs = 60 * 1000;
+static_assert(kMaxWriteAgeMs + kMaxAheadMs < kLaneRetentionMs,
+              "LN1: a write must be too old before its lane is forgotten");
 
 // The last write of a lane.
 struct Lane {
   uint64_t sequence = 0;
   Version version = 0;  // of the write's kOnce record
+  uint64_t digest = 0;  // of its operations
   // One for each operation after kOnce. Empty if they were too many to be kept. Values are left out.
   std::vector<OpResult> results;
 };
@@ -44,7 +51,7 @@ struct Lane {
 // The value of a lane's record, built while its write is applied.
 class LaneEncoder {
  public:
-  LaneEncoder(uint64_t sequence, Version version);
+  LaneEncoder(uint64_t sequence, Version version, uint64_t digest);
   void Add(const OpResult& result);
   // The value, of at most `max_bytes`: if the results would exceed that, it is without them.
   std::string Finish(size_t max_bytes) &&;
@@ -52,6 +59,8 @@ class LaneEncoder {
  private:
   const uint64_t sequence_;
   const Version version_;
+  const uint64_t digest_;
+  Version expected_;  // of the next result, most often
   size_t count_ = 0;
   std::string results_;
 };

@@ -27,6 +27,7 @@
 #include "src/btree/tree.h"
 #include "src/io/sync.h"
 #include "src/model/commit_gate.h"
+#include "src/model/key_space.h"
 #include "src/model/types.h"
 #include "src/partition/apply_unit.h"
 #include "src/partition/change_tail.h"
@@ -88,6 +89,10 @@ struct PartitionState {
   PartitionState(Reactor& r, BufferPool& p, PartitionInfo i) : reactor(r), pool(p), info(i), clock(r), idle(r) {}
 
   uint32_t id() const { return info.id; }
+  // Whether a stored key is of the store itself, and nothing that a request knows.
+  bool IsReserved(std::string_view stored) const {
+    return SplitStoredKey(stored, namespaced).namespace_id == kReservedNamespace;
+  }
   UnitEnd applied_end() const { return {applied_lsn, applied_epoch, applied_version}; }
 
   // -- the phase
@@ -125,6 +130,7 @@ struct PartitionState {
   std::unique_ptr<CommitGate> gate;
   UncommittedLimits uncommitted_limits;
   uint64_t max_lanes = kMaxLanes;
+  bool namespaced = false;      // StoreInfo::namespaced
   Epoch epoch = 1;              // of the records appended; WritePipeline
   Epoch applied_epoch = 1;      // of the record at applied_lsn; Applier
   Lsn last_lsn = 0;             // of the records appended; WritePipeline

@@ -37,6 +37,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   size_t records = 1;
   Frame* lane = nullptr;
   if (write->once) {
+    if (!MayBeSent(*write->once)) return false;
     ChildRef missing;
     uint8_t level = 0;
     if (!(lane = state_.tree->FindLeaf(write->once->key, &missing, &level))) return false;
@@ -47,7 +48,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   if (!state_.log->HasSpace(cost.encoded_bytes) || !UncommittedFits(cost.encoded_bytes, records)) return false;
   if (lane && !state_.tree->FindInLeaf(lane, write->once->key) && !TakeLane()) return false;
   std::unique_ptr<PointUnit> unit = TakePointUnit();
-  const bool only_removes = op.op == RecordOp::kRemove || op.op == RecordOp::kExpire;
+  const bool only_removes = !write->once && (op.op == RecordOp::kRemove || op.op == RecordOp::kExpire);
   const bool admitted = admission_.TryAdmit(cost.blocks, only_removes, &unit->blocks);
   if (!admitted || (write->control && !write->control->BeginAppend())) {
     unit->blocks.Drop();

@@ -38,6 +38,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
                                     &pool.turn()};
   CO_ASSIGN_OR_RETURN(state.file, co_await PartitionFile::Open(reactor, file_options, /*read_only=*/false));
   const Superblock sb = state.file->superblock();
+  state.namespaced = store.namespaced;
   state.file->set_on_io_error(state.on_damage);
   state.file->set_make_room(std::move(make_room));
   state.tree = std::make_unique<Tree>(pool, *state.file);

@@ -72,7 +72,9 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
     CHECK(!once || (&op == write->ops.data() && write->ops.size() > 1 && op.sequence > 0))
         << "a kOnce that names nothing";
     checks_may_come &= op.op == RecordOp::kCheck || once;
-    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck || once;
+    // A lane takes room, so a write that has a name cannot have what is held back for removes.
+    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck;
+    if (once && !MayBeSent(op)) co_return AheadOfTime(op);
     AddCost(op, &cost);
   }
   write->encoded_bytes = cost.encoded_bytes;
@@ -113,6 +115,20 @@ Task<Status> WritePipeline::Fetch(ClientWrite* write) {
     }
   }
   co_return Status();
+}
+
+// LN1 needs a time that is not far ahead.
+bool WritePipeline::MayBeSent(const WriteOp& once) const {
+  return once.first_sent_ms <= state_.clock.NowMs() + kMaxAheadMs;
+}
+
+Status WritePipeline::AheadOfTime(const WriteOp& once) const {
+  const int64_t now_ms = state_.clock.NowMs();
+  return Error(
+      Code::kInvalidArgument,
+      "the write says that it was first sent at {} (Unix time in ms), but it is {} here; take the time from the "
+      "reply to hello",
+      once.first_sent_ms, now_ms);
 }
 
 // Counts one more lane, if there is room for it as far as is known.
@@ -191,7 +207,7 @@ LogRecord WritePipeline::RecordOf(const WriteOp& op) {
   record.expires_at_ms = relative ? VersionMs(record.version) + op.ttl_ms : op.expires_at_ms;
   record.delta = op.delta;
   record.sequence = op.sequence;
-  record.age_ms = op.age_ms;
+  record.first_sent_ms = op.first_sent_ms;
   record.key = op.key;
   record.value = op.value;
   record.condition.version = op.condition.version;

@@ -117,6 +117,8 @@ class WritePipeline {
   };
   Uncommitted DurableUncommitted() const;
   Status CheckUncommitted(const ClientWrite& write) const;
+  bool MayBeSent(const WriteOp& once) const;
+  Status AheadOfTime(const WriteOp& once) const;
   bool TakeLane();
   Task<Status> CheckLane(const WriteOp* once);
   LogRecord RecordOf(const WriteOp& op);

@@ -43,6 +43,7 @@ Task<Result<OpResult>> Add(Engine* engine, int client, uint64_t sequence) {
       "client {}",
       client);
   once.sequence = sequence;
+  once.first_sent_ms = std::max<int64_t>(engine->reactor().WallMs(), 1);
   if (sequence % 2 == 0) {
     AwaitedWrite write(engine->reactor());
     write.partition = engine->partition(0);

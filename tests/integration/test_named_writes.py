@@ -23,7 +23,11 @@ class NamedWritesTest(unittest.TestCase):
         shutil.rmtree(self.directory)
 
     def name(self, sequence, age_ms=0):
-        return ttypes.Context(client_id=self.client, sequence=sequence, age_ms=age_ms)
+        return ttypes.Context(client_id=self.client, sequence=sequence, first_sent_ms=self.now_ms() - age_ms)
+
+    def now_ms(self):
+        with self.node.connect() as kv:
+            return kv.hello(CONTEXT, ttypes.HelloRequest()).now_ms
 
     def refused(self, code, applied, text, call, *args):
         with self.assertRaises(ttypes.KvError) as caught:
@@ -42,15 +46,26 @@ class NamedWritesTest(unittest.TestCase):
                 self.assertEqual((reply.number, reply.version, reply.existed), (5, first.version, False))
             self.assertEqual(kv.increment(self.name(2), add).number, 10)
             self.refused(constants.UNAVAILABLE, constants.APPLIED_UNKNOWN, "a later write", kv.increment, self.name(1), add)
+            other_write = ttypes.PutRequest(b"n", b"5")
+            self.refused(constants.BAD_REQUEST, constants.APPLIED_NO, "was another one", kv.put, self.name(2), other_write)
+            # The record before the write is not remembered.
+            old = kv.put(self.name(3), ttypes.PutRequest(b"old", b"1", return_previous=True))
+            self.assertEqual((old.previous.found, old.previous_value_omitted), (False, False))
+            newer = ttypes.PutRequest(b"old", b"2", return_previous=True)
+            first = kv.put(self.name(4), newer)
+            self.assertEqual((first.previous.value, first.previous_value_omitted), (b"1", False))
+            again = kv.put(self.name(4), newer)
+            self.assertEqual((again.version, again.existed, again.previous, again.previous_value_omitted),
+                             (first.version, True, None, True))
             # A condition is judged once too.
             absent = ttypes.Condition(exists=False)
             put = ttypes.PutRequest(b"p", b"1", condition=absent)
-            self.assertTrue(kv.put(self.name(3), put).applied)
-            self.assertTrue(kv.put(self.name(3), put).applied, "the retry was judged against what the write itself left")
-            refused = kv.put(self.name(4), put)
+            self.assertTrue(kv.put(self.name(5), put).applied)
+            self.assertTrue(kv.put(self.name(5), put).applied, "the retry was judged against what the write itself left")
+            refused = kv.put(self.name(6), put)
             self.assertFalse(refused.applied)
             kv.remove(CONTEXT, ttypes.RemoveRequest(b"p"))
-            self.assertFalse(kv.put(self.name(4), put).applied, "the outcome of the first sending changed")
+            self.assertFalse(kv.put(self.name(6), put).applied, "the outcome of the first sending changed")
             self.assertFalse(kv.get(CONTEXT, ttypes.GetRequest(b"p")).record.found)
             too_old = constants.UNAVAILABLE, constants.APPLIED_UNKNOWN, "longer ago"
             self.refused(*too_old, kv.put, self.name(9, age_ms=11 * 60 * 1000), put)
@@ -88,7 +103,8 @@ class NamedWritesTest(unittest.TestCase):
             for context, text in ((ttypes.Context(sequence=1), "client_id has 0 bytes"),
                                   (ttypes.Context(client_id=b"c" * 65, sequence=1), "client_id has 65 bytes"),
                                   (ttypes.Context(client_id=b"c"), "sequence is 0"),
-                                  (ttypes.Context(client_id=b"c", sequence=1, age_ms=-1), "age_ms is -1")):
+                                  (ttypes.Context(client_id=b"c", sequence=1, first_sent_ms=-1), "first_sent_ms is -1"),
+                                  (ttypes.Context(client_id=b"c", sequence=1, first_sent_ms=1 << 60), "it is")):
                 self.refused(*no, text, kv.put, context, put)
                 batch = ttypes.WriteBatchRequest([ttypes.WriteOp(constants.OP_PUT, b"k", b"v")])
                 self.refused(*no, text, kv.writeBatch, context, batch)

@@ -17,17 +17,17 @@ struct Name {
       "\xff\xff\xff\xff"
       "client";  // the stored key of its lane
   uint64_t sequence = 1;
-  int64_t age_ms = 0;
+  int64_t age_ms = 0;  // since it was first sent
   bool all_or_nothing = false;
   bool point = false;  // as a PointWrite
 };
 
-WriteOp Once(const Name& name) {
+WriteOp Once(Engine* engine, const Name& name) {
   WriteOp op;
   op.op = RecordOp::kOnce;
   op.key = name.client;
   op.sequence = name.sequence;
-  op.age_ms = name.age_ms;
+  op.first_sent_ms = engine->reactor().WallMs() - name.age_ms;
   return op;
 }
 WriteOp If(WriteOp op, bool exists) {
@@ -45,7 +45,7 @@ Task<Result<Results>> Send(Engine* engine, Name name, std::vector<WriteOp> ops) 
   Partition* partition = engine->partition(0);
   if (name.point) {
     AwaitedWrite write(engine->reactor());
-    const WriteOp once = Once(name);
+    const WriteOp once = Once(engine, name);
     write.partition = partition;
     write.once = &once;
     write.op = ops.front();
@@ -60,7 +60,7 @@ Task<Result<Results>> Send(Engine* engine, Name name, std::vector<WriteOp> ops) 
   }
   WriteOptions options;
   options.all_or_nothing = name.all_or_nothing;
-  ops.insert(ops.begin(), Once(name));
+  ops.insert(ops.begin(), Once(engine, name));
   CO_ASSIGN_OR_RETURN(Results results, co_await partition->Write(std::move(ops), options));
   EXPECT_EQ(results.front().outcome, OpOutcome::kApplied);
   results.erase(results.begin());
@@ -92,7 +92,10 @@ void ExpectSame(const OpResult& a, const OpResult& b) {
 
 class AppliedOnceTest : public testing::Test {
  protected:
-  AppliedOnceTest() { setup_.store.partitions = 1; }
+  AppliedOnceTest() {
+    setup_.store.partitions = 1;
+    setup_.store.namespaced = true;  // lanes have a namespace of their own
+  }
   // Runs `body` on an engine of a new process. With `kill`, its last checkpoint does not contain what
   // it has written, and the power fails.
   template <typename Body>
@@ -254,7 +257,7 @@ TEST_F(AppliedOnceTest, BatchesRepeatTheirResults) {
         EXPECT_EQ(co_await Read(engine, "n"), number);
         // The same name for another write.
         const Result<Results> other = co_await Send(engine, name, Ops(PutOp("x", "x")));
-        EXPECT_EQ(other.code(), Code::kAborted);
+        EXPECT_EQ(other.code(), Code::kInvalidArgument);
       }
       // The results of many operations are not kept, but the write is applied once all the same.
       std::vector<WriteOp> many;
@@ -281,7 +284,7 @@ TEST_F(AppliedOnceTest, WritesInFlightTogether) {
       first.client += " first";  // its write counts the lanes (LN2)
       EXPECT_EQ((co_await SendOne(engine, first, PutOp("k", "v"))).outcome, OpOutcome::kApplied);
       name.point = true;
-      const WriteOp once = Once(name);
+      const WriteOp once = Once(engine, name);
       std::vector<std::unique_ptr<AwaitedWrite>> writes;
       std::vector<PointWrite*> batch;
       for (int i = 0; i < 5; ++i) {
@@ -370,6 +373,58 @@ TEST_F(AppliedOnceTest, ALaneIsForgottenAfterAWhile) {
   Run(Body());
 }
 
+// However long a write is on its way: it is too old before its lane is forgotten (LN1).
+TEST_F(AppliedOnceTest, AWriteThatWasOnItsWayForLongIsNotApplied) {
+  struct Body {
+    Task<void> operator()(Reactor* reactor, Engine* engine) const {
+      Name name;
+      EXPECT_EQ((co_await SendOne(engine, name, IncrementOp("n", 1))).number, 1);
+      std::vector<WriteOp> again;
+      again.push_back(Once(engine, name));  // as it leaves the client
+      again.push_back(IncrementOp("n", 1));
+      co_await Sleep(*reactor, (kLaneRetentionMs + 60'000) * kMillisecond);
+      const auto outcome = co_await engine->partition(0)->Write(std::move(again), WriteOptions());
+      EXPECT_EQ(outcome.code(), Code::kAborted) << outcome.status().ToString();
+      EXPECT_EQ(co_await Read(engine, "n"), "1");
+      // A client whose clock is ahead is believed for a while only.
+      name.sequence = 2;
+      name.age_ms = -kMaxAheadMs - 1000;
+      EXPECT_EQ(co_await SendRefused(engine, name, IncrementOp("n", 1)), Code::kInvalidArgument);
+      name.age_ms = -kMaxAheadMs + 1000;
+      EXPECT_EQ((co_await SendOne(engine, name, IncrementOp("n", 1))).number, 2);
+    }
+  };
+  Run(Body());
+}
+
+// A name that was used before does not make another write of it.
+TEST_F(AppliedOnceTest, AnotherWriteWithTheSameNameIsRefused) {
+  struct Body {
+    Task<void> operator()(Reactor*, Engine* engine) const {
+      Name name;
+      const OpResult first = co_await SendOne(engine, name, IncrementOp("n", 7));
+      WriteOp with_ttl = IncrementOp("n", 7);
+      with_ttl.ttl_mode = TtlMode::kSet;
+      with_ttl.ttl_ms = 1000;
+      for (const bool point : {false, true}) {
+        name.point = point;
+        for (const WriteOp& op : {IncrementOp("n", 8), IncrementOp("m", 7), PutOp("n", "7"), RemoveOp("n"),
+                                  If(IncrementOp("n", 7), true), with_ttl}) {
+          EXPECT_EQ(co_await SendRefused(engine, name, op), Code::kInvalidArgument);
+        }
+      }
+      ExpectSame(co_await SendOne(engine, name, IncrementOp("n", 7)), first);
+      EXPECT_EQ(co_await Read(engine, "n"), "7");
+      // A TTL counts from the first sending, so the same one is the same write.
+      name.sequence = 2;
+      const OpResult second = co_await SendOne(engine, name, with_ttl);
+      co_await Sleep(engine->reactor(), kSecond / 10);
+      ExpectSame(co_await SendOne(engine, name, with_ttl), second);
+    }
+  };
+  Run(Body());
+}
+
 // Watchers are told of the write, not of its lane.
 TEST_F(AppliedOnceTest, WatchersDoNotSeeLanes) {
   struct Body {
@@ -377,6 +432,9 @@ TEST_F(AppliedOnceTest, WatchersDoNotSeeLanes) {
       const Version before = engine->partition(0)->newest_change();
       co_await SendOne(engine, Name(), PutOp("k", "v"));
       co_await SendOne(engine, Name(), PutOp("k", "v"));
+      const uint64_t expired = engine->partition(0)->stats().expired_total;
+      co_await Sleep(engine->reactor(), (kLaneRetentionMs + 60'000) * kMillisecond);
+      EXPECT_EQ(engine->partition(0)->stats().expired_total, expired + 1) << "the lane must be gone";
       const Result<ChangePage> page = co_await engine->partition(0)->Changes(before, "", 100, 100'000);
       EXPECT_OK(page.status());
       if (!page.ok()) co_return;

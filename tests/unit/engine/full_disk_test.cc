@@ -139,6 +139,33 @@ Task<void> PutSome(FullDiskTest* t, Engine* engine) {
 
 // rocksdb#919, #6316: nothing could be deleted from a full disk, or the database could not be
 // opened again.
+// What is held back for removes is not for the names of writes. Anybody could use it up with them.
+Task<void> NamedRemoves(FullDiskTest*, Engine* engine) {
+  Partition* p = engine->partition(0);
+  size_t refused = 0;
+  for (uint64_t i = 0; i < 20'000; ++i) {
+    WriteOp once;
+    once.op = RecordOp::kOnce;
+    once.key = fmt::format("\xff\xff\xff\xff{:060}", i);
+    once.sequence = 1;
+    once.first_sent_ms = engine->reactor().WallMs();
+    std::vector<WriteOp> ops;
+    ops.push_back(std::move(once));
+    ops.push_back(RemoveOp("nothing"));
+    const Status status = co_await Write(p, std::move(ops));
+    EXPECT_TRUE(status.ok() || status.code() == Code::kDiskFull) << status.ToString();
+    refused += !status.ok();
+  }
+  EXPECT_GT(refused, 10'000u);
+}
+
+TEST_F(FullDiskTest, NamesOfWritesDoNotUseUpTheRoomForRemoves) {
+  Boot();
+  Live(&Fill);
+  Live(&NamedRemoves);
+  Live(&DeleteHalf);
+}
+
 TEST_F(FullDiskTest, DeletesInRandomOrderGiveRoomAgain) {
   Boot();
   Live(Fill);

@@ -277,7 +277,7 @@ TEST(KvRequests, NamesOfWrites) {
   EXPECT_FALSE(CheckUnnamed(context));
   context.client_id = "me";
   context.sequence = 7;
-  context.age_ms = 20;
+  context.first_sent_ms = 20;
   EXPECT_FALSE(CheckWriteContext(context));
   EXPECT_THAT(Message(CheckUnnamed(context)), HasSubstr("no harm when it is repeated"));
   EXPECT_THAT(Message(ToOnce(context, /*remembers=*/false, &once)), HasSubstr("does not remember"));
@@ -286,18 +286,19 @@ TEST(KvRequests, NamesOfWrites) {
   EXPECT_EQ(once->op, RecordOp::kOnce);
   EXPECT_EQ(once->key, "me");
   EXPECT_EQ(once->sequence, 7u);
-  EXPECT_EQ(once->age_ms, 20);
+  EXPECT_EQ(once->first_sent_ms, 20);
   struct Case {
     std::string client_id;
-    int64_t sequence, age_ms;
+    int64_t sequence, first_sent_ms;
     const char* why;
   };
   for (const Case& bad : {Case{"", 7, 0, "client_id has 0 bytes"}, Case{"", 0, 7, "client_id has 0 bytes"},
-                          Case{std::string(65, 'c'), 1, 0, "client_id has 65 bytes"}, Case{"me", 0, 0, "sequence is 0"},
-                          Case{"me", -1, 0, "sequence is -1"}, Case{"me", 1, -1, "age_ms is -1"}}) {
+                          Case{std::string(65, 'c'), 1, 1, "client_id has 65 bytes"}, Case{"me", 0, 1, "sequence is 0"},
+                          Case{"me", -1, 1, "sequence is -1"}, Case{"me", 1, 0, "first_sent_ms is 0"},
+                          Case{"me", 1, -1, "first_sent_ms is -1"}}) {
     context.client_id = bad.client_id;
     context.sequence = bad.sequence;
-    context.age_ms = bad.age_ms;
+    context.first_sent_ms = bad.first_sent_ms;
     EXPECT_THAT(Message(ToOnce(context, /*remembers=*/true, &once)), HasSubstr(bad.why));
     EXPECT_FALSE(once) << "a refused name is left behind";
     EXPECT_TRUE(CheckUnnamed(context)) << bad.why;

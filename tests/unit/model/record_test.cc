@@ -25,7 +25,7 @@ void ExpectSame(const LogRecord& want, const LogRecord& got) {
   EXPECT_EQ(want.expires_at_ms, got.expires_at_ms);
   EXPECT_EQ(want.delta, got.delta);
   EXPECT_EQ(want.sequence, got.sequence);
-  EXPECT_EQ(want.age_ms, got.age_ms);
+  EXPECT_EQ(want.first_sent_ms, got.first_sent_ms);
   EXPECT_EQ(want.key, got.key);
   EXPECT_EQ(want.value, got.value);
   EXPECT_EQ(want.condition.version, got.condition.version);
@@ -100,7 +100,7 @@ TEST(LogRecord, GoldenBytes) {
   once.version = 7;
   once.key = "c";
   once.sequence = 300;
-  once.age_ms = 1;
+  once.first_sent_ms = 1;
   EXPECT_EQ(Hex(Encode(once)), "080107000000000000000163ac0201");
 }
 
@@ -161,12 +161,12 @@ struct RandomRecord {
       record.condition.version = number();
     }
   }
-  void MakeOnce(uint64_t sequence, int64_t age_ms) {
+  void MakeOnce(uint64_t sequence, int64_t first_sent_ms) {
     record.op = RecordOp::kOnce;
     record.continues = true;
     record.key = key += "!";
     record.sequence = (sequence >> 1) + 1;
-    record.age_ms = age_ms;
+    record.first_sent_ms = (first_sent_ms >> 1) + 1;
   }
 };
 

@@ -100,6 +100,7 @@ Task<void> CompareWithPlain(Reactor* reactor) {
     once.op = RecordOp::kOnce;
     once.key = "k" + std::to_string(i);
     once.sequence = 1;
+    once.first_sent_ms = reactor->WallMs();
     std::vector<WriteOp> named;
     named.push_back(once);
     named.push_back(RemoveOp("none"));

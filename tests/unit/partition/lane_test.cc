@@ -20,7 +20,7 @@ OpResult Result(OpOutcome outcome, Version version, bool existed, int64_t number
 }
 
 std::string Encode(uint64_t sequence, const std::vector<OpResult>& results, size_t max_bytes = 1000) {
-  LaneEncoder encoder(sequence, kBase);
+  LaneEncoder encoder(sequence, kBase, 0x1122334455667788);
   for (const OpResult& result : results) encoder.Add(result);
   return std::move(encoder).Finish(max_bytes);
 }
@@ -32,8 +32,9 @@ TEST(LaneTest, GoldenBytes) {
   EXPECT_EQ(bytes, FromHex("01"                // format
                            "ac02"              // sequence 300
                            "0807060504030201"  // version
+                           "8877665544332211"  // digest
                            "04"                // results
-                           "180205"            // applied, existed, a number: version + 1, -3
+                           "3805"              // applied, existed, a number: the next version, -3
                            "0903"              // condition failed, existed: version - 2
                            "04"                // refused with its batch
                            "008001"));         // applied: version + 64
@@ -41,6 +42,7 @@ TEST(LaneTest, GoldenBytes) {
   ASSERT_TRUE(lane.ok()) << lane.status().ToString();
   EXPECT_EQ(lane->sequence, 300u);
   EXPECT_EQ(lane->version, kBase);
+  EXPECT_EQ(lane->digest, 0x1122334455667788u);
   ASSERT_EQ(lane->results.size(), 4u);
   EXPECT_EQ(lane->results[0].version, kBase + 1);
   EXPECT_EQ(lane->results[0].number, -3);
@@ -48,6 +50,7 @@ TEST(LaneTest, GoldenBytes) {
   EXPECT_EQ(lane->results[1].outcome, OpOutcome::kConditionFailed);
   EXPECT_EQ(lane->results[1].current.version, kBase - 2);
   EXPECT_TRUE(lane->results[1].current.found && lane->results[1].value_omitted);
+  EXPECT_TRUE(lane->results[1].current_forgotten);
   EXPECT_EQ(lane->results[2].outcome, OpOutcome::kBatchRefused);
   EXPECT_EQ(lane->results[3].version, kBase + 64);
   EXPECT_FALSE(lane->results[3].value_omitted);
@@ -59,9 +62,21 @@ TEST(LaneTest, TooManyResultsAreLeftOut) {
   EXPECT_EQ(bytes, FromHex("01"
                            "07"
                            "0807060504030201"
+                           "8877665544332211"
                            "00"));
   EXPECT_TRUE(DecodeLane(bytes)->results.empty());
   EXPECT_EQ(DecodeLane(Encode(7, results, 300))->results.size(), 100u);
+}
+
+// The largest batch of puts fits in the pages of most stores.
+TEST(LaneTest, VersionsThatFollowEachOtherTakeNoRoom) {
+  std::vector<OpResult> results;
+  for (size_t i = 1; i <= kMaxBatchOps; ++i) results.push_back(Result(OpOutcome::kApplied, kBase + i, i % 3 == 0));
+  const std::string bytes = Encode(7, results, 2000);
+  EXPECT_LT(bytes.size(), kMaxBatchOps + 32);
+  const pando::Result<Lane> lane = DecodeLane(bytes);
+  ASSERT_EQ(lane->results.size(), kMaxBatchOps);
+  EXPECT_EQ(lane->results.back().version, kBase + kMaxBatchOps);
 }
 
 TEST(LaneTest, OtherBytesAreCorruption) {
@@ -72,8 +87,8 @@ TEST(LaneTest, OtherBytesAreCorruption) {
   EXPECT_EQ(DecodeLane(sound + '\0').code(), Code::kCorruption);
   std::string other_format = sound, unknown_outcome = sound, unknown_bit = sound;
   other_format[0] = 2;
-  unknown_outcome[11] = 0x05;
-  unknown_bit[11] = 0x20;
+  unknown_outcome[19] = 0x05;
+  unknown_bit[19] = 0x40;
   for (const std::string& bytes : {other_format, unknown_outcome, unknown_bit}) {
     EXPECT_EQ(DecodeLane(bytes).code(), Code::kCorruption);
   }

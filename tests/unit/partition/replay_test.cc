@@ -186,12 +186,17 @@ TEST_F(ReplayTest, LanesAreTheSameWhenAppliedInParts) {
   Batch batch;
   AddLargeUnits(&batch);
   batch.SkipVersions(static_cast<int64_t>(VersionAtMs(2'000'000'000'000)));  // else the lanes have expired
+  auto name = [&batch](std::string_view lane) {
+    auto& once = batch.Add(RecordOp::kOnce, std::string(lane));
+    once.sequence = 1;
+    once.first_sent_ms = 2'000'000'000'000;
+  };
   for (int times = 0; times < 2; ++times) {
-    batch.Add(RecordOp::kOnce, "lane 1").sequence = 1;
-    for (uint32_t i = 0; i < kKeys; ++i) batch.Add(RecordOp::kPut, Key(i), std::string(800 + times, 'c'));
+    name("lane 1");
+    for (uint32_t i = 0; i < kKeys; ++i) batch.Add(RecordOp::kPut, Key(i), std::string(800, 'c'));
     batch.EndUnit();
     batch.all_or_nothing(true);
-    batch.Add(RecordOp::kOnce, "lane 2").sequence = 1;
+    name("lane 2");
     for (uint32_t i = 0; i < kKeys; ++i) batch.Add(RecordOp::kPut, Key(i), "no").condition.exists = i % 7 != 0;
     batch.EndUnit();
     batch.all_or_nothing(false);

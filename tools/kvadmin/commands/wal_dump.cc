@@ -119,7 +119,7 @@ class Dumper {
     const auto [namespace_id, key] = SplitStoredKey(r.key, names_.namespaced);
     std::string what;
     if (namespace_id != kDefaultNamespace) what = fmt::format(" in namespace {}", namespace_id);
-    if (r.op == RecordOp::kOnce) what += fmt::format(" write {}, sent {} ms ago", r.sequence, r.age_ms);
+    if (r.op == RecordOp::kOnce) what += fmt::format(" write {}, first sent {}", r.sequence, TimeText(r.first_sent_ms));
     if (r.op == RecordOp::kPut) what += fmt::format(" = {}", Printable(r.value, options_.encoding, kValueColumns));
     if (r.op == RecordOp::kIncrement) what += fmt::format(" {:+}", r.delta);
     if (r.ttl_mode == TtlMode::kSet) what += " expires " + TimeText(r.expires_at_ms);
@@ -144,7 +144,7 @@ class Dumper {
     if (namespace_id != kDefaultNamespace) j["namespace"] = namespace_id;
     if (r.op == RecordOp::kOnce) {
       j["sequence"] = r.sequence;
-      j["age_ms"] = r.age_ms;
+      j["first_sent_ms"] = r.first_sent_ms;
     }
     if (r.op == RecordOp::kPut) SetBytes(&j, "value", r.value);
     if (r.op == RecordOp::kIncrement) j["delta"] = r.delta;
