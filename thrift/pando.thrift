@@ -732,6 +732,7 @@ struct NodeStatus {
   10: i64 log_bytes
   11: i64 log_budget_bytes
   12: i32 connections
+  /** Those that the node holds; there may be gaps. */
   13: list<PartitionStatus> partitions
   /** "ok", or what is wrong; `advice` then has the next command to run. */
   14: string verdict
@@ -739,6 +740,8 @@ struct NodeStatus {
   16: i32 http_port
   17: i32 reactors
   18: string advice
+  /** The parts into which the hash space is divided. A node may hold a partition of each, or of some. */
+  19: i32 ranges
   30: ScrubReply scrub
 }
 
@@ -771,6 +774,8 @@ struct PartitionSnapshot {
   12: i32 seal_bytes
   /** Stored keys begin with a namespace, as in docs/FORMAT.md. */
   13: bool namespaced
+  /** The chain of the partition's log after `lsn`, as in docs/FORMAT.md; 0 = unknown, or no records. */
+  14: i64 chain
   15: optional ReplyContext context
 }
 

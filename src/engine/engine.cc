@@ -32,6 +32,9 @@ constexpr size_t kBatchChunk = 128;  // lookups prepared together
 // What an open partition takes of memory besides its pages and its changes: its objects, its
 // bitmaps, its stream of the log, and the proxies of the other reactors.
 constexpr uint64_t kPartitionBytes = 20u << 10;
+// What a range takes of each reactor's memory, whether there is a partition for it or not: its places and
+// proxies in the tables by ID.
+constexpr uint64_t kRangeBytes = 192;
 // So many partitions are counted for in the pool's smallest size (BufferPool::kMinFrames).
 constexpr uint64_t kFewPartitions = 64;
 // How many partitions are opened, or checkpointed before the engine closes, at the same time.
@@ -44,7 +47,12 @@ constexpr uint64_t kMarksShare = 4;
 class Engine::Impl final : public LogReplaySink {
  public:
   Impl(Reactor& reactor, EngineOptions options)
-      : reactor_(reactor), options_(std::move(options)), pool_(reactor, PoolOptions(options_)) {}
+      : reactor_(reactor),
+        options_(std::move(options)),
+        pool_(reactor, PoolOptions(options_)),
+        newest_(options_.store.ranges) {
+    for (std::atomic<Version>& newest : newest_) newest = ChangeTail::kOutOfService;
+  }
 
   static BufferPoolOptions PoolOptions(const EngineOptions& options) {
     BufferPoolOptions pool;
@@ -57,16 +65,22 @@ class Engine::Impl final : public LogReplaySink {
     const uint64_t others =
         kLogBufferBytes + kScrubBufferBytes + std::min(tails, tails_share) + options.memory_bytes / kListShare;
     const uint64_t partitions =
-        kPartitionBytes * PartitionsOf(options) + (tails > tails_share ? tails - tails_share : 0);
+        kPartitionBytes * PartitionsOf(options) + (tails > tails_share ? tails - tails_share : 0) +
+        kRangeBytes * (options.store.ranges - std::min<uint64_t>(options.store.ranges, kFewPartitions));
     const uint64_t taken = std::min(others, options.memory_bytes / 4) + partitions;
     pool.memory_bytes = options.memory_bytes - std::min(taken, options.memory_bytes);
     return pool;
   }
 
+  // How many there may be at a time.
   static uint64_t PartitionsOf(const EngineOptions& options) {
-    const auto mine = [&](const PartitionInfo& p) { return options.store.ReactorOf(p.id) == options.reactor_index; };
-    const std::vector<PartitionInfo>& all = options.store.partitions;
-    return static_cast<uint64_t>(std::count_if(all.begin(), all.end(), mine));
+    const StoreInfo& store = options.store;
+    const auto mine = [&](const PartitionInfo& p) { return store.ReactorOf(p.id) == options.reactor_index; };
+    const auto held = static_cast<uint64_t>(std::count_if(store.partitions.begin(), store.partitions.end(), mine));
+    const uint64_t ranges =
+        (uint64_t{store.ranges} + store.reactors - 1 - std::min(options.reactor_index, store.ranges)) / store.reactors;
+    const uint64_t wanted = options.max_partitions != 0 ? options.max_partitions : held + kSparePartitions;
+    return std::max(held, std::min(wanted, ranges));
   }
   // For all partitions together, unless these are very many.
   static uint64_t ChangeTailShare(const EngineOptions& options) {
@@ -126,10 +140,13 @@ class Engine::Impl final : public LogReplaySink {
     }
     tasks_.Spawn(CheckpointLoop());
     tasks_.Spawn(SweepLoop());
-    scrubber_ = std::make_unique<Scrubber>(reactor_, &options_.store, served_, log_.get(), options_.scrub);
-    tasks_.Spawn(scrubber_->Run());
+    scrubber_ = std::make_unique<Scrubber>(reactor_, &options_.store, log_.get(), options_.scrub);
     releaser_ = std::make_unique<SpaceReleaser>(reactor_, options_.release);
-    for (Replica* replica : InService()) releaser_->Add(replica);
+    for (Replica* replica : InService()) {
+      scrubber_->Add(replica);
+      releaser_->Add(replica);
+    }
+    tasks_.Spawn(scrubber_->Run());
     tasks_.Spawn(releaser_->Run());
     co_return Status();
   }
@@ -176,10 +193,13 @@ class Engine::Impl final : public LogReplaySink {
     options.on_failure = [this](const Status& s) { OnFailure(s); };
     options.on_quarantine = [this](const QuarantinedPartition& q) { OnQuarantine(q); };
     if (options_.make_gate) options.gate = options_.make_gate(info.id);
-    options.on_busy = [this, id = info.id] { work_.NoteBusy(static_cast<Replica*>(by_id_[id])); };
+    options.on_busy = [this, id = info.id] {
+      if (by_id_[id] != nullptr) work_.NoteBusy(static_cast<Replica*>(by_id_[id]));
+    };
     options.uncommitted_limits = LimitsOf(options_);
     options.max_lanes = options_.max_lanes;
     options.change_count = &change_count_;
+    options.newest_change = &newest_[info.id];
     options.store = &data_dir_;
     options.make_room = [this] { return MakeRoom(); };
     return options;
@@ -191,18 +211,19 @@ class Engine::Impl final : public LogReplaySink {
     co_return co_await log_->GiveUpRetained();
   }
 
-  // Those that are not quarantined. The list stays the same while the caller is suspended; a partition
-  // in it may be quarantined meanwhile.
+  // Those that are not quarantined. Valid until the caller suspends (E6).
   std::vector<Replica*> InService() const {
     std::vector<Replica*> found;
     std::copy_if(served_.begin(), served_.end(), std::back_inserter(found),
-                 [](const Replica* replica) { return !replica->quarantined(); });
+                 [](const Replica* replica) { return !replica->out_of_service(); });
     return found;
   }
+  Replica* Find(uint32_t id) const { return id < by_id_.size() ? static_cast<Replica*>(by_id_[id]) : nullptr; }
 
   void OnQuarantine(const QuarantinedPartition& quarantined) {
+    Replica* replica = Find(quarantined.id);
+    if (replica == nullptr && discards_at_once_) return;  // OpenPartition says why
     if (options_.on_quarantine) options_.on_quarantine(quarantined);
-    auto* replica = static_cast<Replica*>(by_id_[quarantined.id]);
     if (replica == nullptr) return;  // it is being opened
     work_.Remove(replica);
     if (discards_at_once_) discards_.Spawn(replica->Discard());
@@ -241,31 +262,121 @@ class Engine::Impl final : public LogReplaySink {
       opened = Replica::OpenQuarantined(reactor_, pool_, ReplicaOptions(info), opened.status());
     }
     CO_RETURN_IF_ERROR(opened.status());
-    by_uuid_[info.uuid] = opened->get();
-    by_id_[info.id] = opened->get();
+    Replica* replica = opened->get();
+    by_uuid_[info.uuid] = replica;
+    by_id_[info.id] = replica;
     replicas_.push_back(*std::move(opened));
     co_return Status();
   }
 
+  Status CheckMayOpen(const PartitionInfo& info) const {
+    CHECK(!closing_ && close_began_ns_ == 0) << "a partition is opened while the engine closes";
+    CHECK(options_.store.ReactorOf(info.id) == options_.reactor_index && info.id < by_id_.size())
+        << "partition " << info.id << " belongs to another reactor";
+    RETURN_IF_ERROR(failure_);
+    for (const auto& replica : replicas_) {
+      if (replica->id() == info.id) return Error(Code::kAlreadyExists, "partition {} is open already", info.id);
+    }
+    const uint64_t most = PartitionsOf(options_);
+    if (replicas_.size() + opening_ < most) return Status();
+    return Error(Code::kOverloaded,
+                 "reactor {} has {} partitions, and keeps no memory for another one: drop one, or start the node "
+                 "again, which makes room for more",
+                 options_.reactor_index, most);
+  }
+
+  Task<Result<Partition*>> OpenPartition(PartitionInfo info) {
+    CO_RETURN_IF_ERROR(CheckMayOpen(info));
+    ++opening_;
+    Result<std::unique_ptr<Replica>> opened =
+        co_await Replica::Open(reactor_, pool_, options_.store, ReplicaOptions(info));
+    --opening_;
+    CO_RETURN_IF_ERROR(opened.status());
+    Replica* replica = opened->get();
+    replicas_.push_back(*std::move(opened));
+    Status status = co_await Begin(replica);
+    if (status.ok()) co_return replica;
+    Status ended = co_await End(replica, nullptr);
+    LOG_IF(WARNING, !ended.ok()) << ended.ToString();
+    co_return status;
+  }
+
+  // Lists a replica that is open, after its first checkpoint: nobody finds it before.
+  Task<Status> Begin(Replica* replica) {
+    CO_RETURN_IF_ERROR(failure_);
+    CO_RETURN_IF_ERROR(co_await replica->FinishReplay());
+    CO_RETURN_IF_ERROR(failure_);
+    if (!replica->quarantined()) {
+      replica->Serve(log_.get());
+      CO_RETURN_IF_ERROR(co_await MakeLogKnownTo(replica));
+    }
+    if (replica->quarantined()) co_return replica->failure();
+    CO_RETURN_IF_ERROR(failure_);
+    by_uuid_[replica->uuid()] = replica;
+    by_id_[replica->id()] = replica;
+    const auto before = [](const Partition* a, const Partition* b) { return a->id() < b->id(); };
+    served_.insert(std::upper_bound(served_.begin(), served_.end(), replica, before), replica);
+    partitions_.insert(std::upper_bound(partitions_.begin(), partitions_.end(), replica, before), replica);
+    work_.Add(replica);
+    scrubber_->Add(replica);
+    releaser_->Add(replica);
+    co_return Status();
+  }
+
+  Task<Status> DropPartition(uint32_t id, std::function<void()> on_gone) {
+    CHECK(!closing_ && close_began_ns_ == 0) << "a partition is dropped while the engine closes";
+    Replica* replica = Find(id);
+    if (replica == nullptr) co_return PartitionNotHere(id);
+    CO_RETURN_IF_ERROR(failure_);
+    // E6: nobody finds it any more.
+    by_uuid_.erase(replica->uuid());
+    by_id_[id] = nullptr;
+    std::erase(served_, replica);
+    std::erase(partitions_, replica);
+    work_.Remove(replica);
+    if (replica->quarantined() && options_.on_quarantine_end) options_.on_quarantine_end(id);
+    co_return co_await End(replica, std::move(on_gone));
+  }
+
+  // Nothing of the replica stays.
+  Task<Status> End(Replica* replica, std::function<void()> on_gone) {
+    replica->Drop();
+    CO_RETURN_IF_ERROR(co_await replica->Leave());
+    if (on_gone) on_gone();
+    scrubber_->Remove(replica);
+    releaser_->Remove(replica);
+    const PartitionStats& counters = replica->counters();
+    dropped_.reads_total += counters.reads_total;
+    dropped_.writes_total += counters.writes_total;
+    dropped_.scans_total += counters.scans_total;
+    dropped_.disk_full_total += counters.disk_full_total;
+    dropped_.uncommitted_refused_total += counters.uncommitted_refused_total;
+    Status closed = co_await replica->Close();
+    LOG_IF(WARNING, !closed.ok()) << "partition " << replica->id() << " was dropped, but: " << closed.ToString();
+    std::erase_if(replicas_, [replica](const auto& owned) { return owned.get() == replica; });
+    co_return Status();
+  }
+
   using Call = std::function<Task<Status>(Replica*)>;
-  // Calls `call` for all partitions in service, several at the same time. One that is quarantined
+  // Calls `call` for all partitions in service, several at the same time. One that leaves service
   // meanwhile is no error. Begins no more after an error.
   Task<Status> ForEach(Call call) {
-    const std::vector<Replica*> replicas = InService();
+    std::vector<uint32_t> ids;
+    for (const Replica* replica : InService()) ids.push_back(replica->id());
     Status status;
     size_t next = 0;
     TaskGroup tasks;
-    for (size_t i = 0; i < std::min(kAtOnce, replicas.size()); ++i) {
-      tasks.Spawn(CallNext(&replicas, &call, &next, &status));
-    }
+    for (size_t i = 0; i < std::min(kAtOnce, ids.size()); ++i) tasks.Spawn(CallNext(&ids, &call, &next, &status));
     co_await tasks.Drain();
     co_return status;
   }
-  Task<void> CallNext(const std::vector<Replica*>* replicas, const Call* call, size_t* next, Status* first_error) {
-    while (*next < replicas->size() && first_error->ok()) {
-      Replica* replica = (*replicas)[(*next)++];
+  Task<void> CallNext(const std::vector<uint32_t>* ids, const Call* call, size_t* next, Status* first_error) {
+    while (*next < ids->size() && first_error->ok()) {
+      Replica* replica = Find((*ids)[(*next)++]);
+      if (replica == nullptr || replica->out_of_service()) continue;
+      const ActiveCall hold = replica->Hold();  // E6
       Status status = co_await (*call)(replica);
-      if (first_error->ok() && !replica->quarantined()) *first_error = std::move(status);
+      if (first_error->ok() && !replica->out_of_service()) *first_error = std::move(status);
     }
   }
 
@@ -339,9 +450,10 @@ class Engine::Impl final : public LogReplaySink {
       co_await Sleep(reactor_, kCheckpointTick);  // short, so that closing does not wait long
       if (reactor_.NowNs() < next) continue;
       next = reactor_.NowNs() + kSweepInterval;
-      for (Replica* r : work_.SweepsDue()) {
+      for (const uint32_t id : work_.SweepsDue()) {
         if (closing_ || !failure_.ok()) break;
-        if (!r->serving()) continue;
+        Replica* r = Find(id);  // E6
+        if (r == nullptr || !r->serving()) continue;
         const ActiveCall hold = r->Hold();  // PL1
         if (!r->upkeep().sweeping() && r->upkeep().ExpiryDue()) r->upkeep().SweepSoon();
         if (!r->waits_for_commit()) co_await r->upkeep().SweepEndsOrStalls();
@@ -366,10 +478,11 @@ class Engine::Impl final : public LogReplaySink {
         co_await Sleep(reactor_, kCheckpointTick);
         continue;
       }
+      const ActiveCall hold = replica->Hold();  // E6
       Status status = co_await replica->Checkpoint();
       ++checkpoints_;
       work_.NoteCheckpoint(replica, status);
-      if (!status.ok() && failure_.ok() && !replica->quarantined()) {
+      if (!status.ok() && failure_.ok() && !replica->out_of_service()) {
         LOG(WARNING) << "the checkpoint failed for partition " << replica->id() << ": " << status.ToString();
         // A full disk. Other partitions are checkpointed meanwhile, which may free space.
       } else {
@@ -465,7 +578,7 @@ class Engine::Impl final : public LogReplaySink {
       for (size_t i = 0; i < chunk.size(); ++i) {
         auto* replica = static_cast<Replica*>(chunk[i].partition);
         lookups_[i] = BatchLookup{};
-        lookups_[i].tree = replica->quarantined() ? nullptr : &replica->tree();
+        lookups_[i].tree = replica == nullptr || replica->out_of_service() ? nullptr : &replica->tree();
         lookups_[i].key = chunk[i].key;
       }
       BatchFind(pool_, std::span(lookups_).first(chunk.size()));
@@ -479,7 +592,7 @@ class Engine::Impl final : public LogReplaySink {
       for (size_t i = 0; i < chunk.size(); ++i) {
         auto* replica = static_cast<Replica*>(chunk[i]->partition);
         lookups_[i] = BatchLookup{};
-        lookups_[i].tree = replica->quarantined() ? nullptr : &replica->tree();
+        lookups_[i].tree = replica == nullptr || replica->out_of_service() ? nullptr : &replica->tree();
         lookups_[i].key = chunk[i]->op.key;
         lookups_[i].leaf_only = true;
       }
@@ -538,6 +651,7 @@ class Engine::Impl final : public LogReplaySink {
     s.busy_partitions = work_.busy();
     if (releaser_) s.release = releaser_->stats();
     s.write_waits_total = s.log.append_waits_total;
+    s.disk_full_total = dropped_.disk_full_total;
     for (const Replica* r : served_) {
       s.disk_full_total += r->counters().disk_full_total;
       s.quarantined_partitions += r->quarantined();
@@ -565,6 +679,7 @@ class Engine::Impl final : public LogReplaySink {
   std::unordered_map<Uuid, Replica*, UuidHash> by_uuid_;
   WorkList work_{reactor_, pool_, options_, MaxListed()};
   std::atomic<uint64_t> change_count_ = 0;
+  std::vector<std::atomic<Version>> newest_;  // by ID
   Status failure_;
   std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<SpaceReleaser> releaser_;
@@ -576,6 +691,8 @@ class Engine::Impl final : public LogReplaySink {
   Nanos close_began_ns_ = 0, last_success_ns_ = 0;  // of a checkpoint
   uint64_t checkpoints_ = 0;
   uint64_t batch_uses_ = 0;
+  size_t opening_ = 0;                            // calls of OpenPartition whose replica is not in replicas_ yet
+  PartitionStats dropped_;                        // counters of the partitions that were dropped
   std::array<BatchLookup, kBatchChunk> lookups_;  // of the running batch, which does not suspend
   TaskGroup tasks_;
 };
@@ -599,8 +716,15 @@ uint64_t Engine::MinMemoryBytes(uint32_t page_bytes, uint64_t partitions) {
 }
 
 Reactor& Engine::reactor() { return impl_->reactor_; }
-Partition* Engine::partition(uint32_t id) { return id < impl_->by_id_.size() ? impl_->by_id_[id] : nullptr; }
+Partition* Engine::partition(uint32_t id) { return impl_->Find(id); }
 std::span<Partition* const> Engine::partitions() { return impl_->partitions_; }
+Task<Result<Partition*>> Engine::OpenPartition(PartitionInfo info) { return impl_->OpenPartition(info); }
+Task<Status> Engine::DropPartition(uint32_t id, std::function<void()> on_gone) {
+  return impl_->DropPartition(id, std::move(on_gone));
+}
+LogPosition Engine::log_end() const { return impl_->log_->written_end(); }
+std::vector<Uuid> Engine::dropped_in_log() const { return impl_->log_->RemovedPartitions(); }
+const PartitionStats& Engine::dropped_counters() const { return impl_->dropped_; }
 void Engine::BatchGet(std::span<PointRead> reads) { impl_->BatchGet(reads); }
 void Engine::BatchWrite(std::span<PointWrite* const> writes) { impl_->BatchWrite(writes); }
 Task<Status> Engine::CheckpointAll() { return impl_->CheckpointAll(); }
@@ -611,6 +735,7 @@ void Engine::CheckInvariants() const {
 EngineStats Engine::stats() const { return impl_->stats(); }
 std::vector<QuarantinedPartition> Engine::quarantined() const { return impl_->quarantined(); }
 const std::atomic<uint64_t>& Engine::change_count() const { return impl_->change_count_; }
+const std::atomic<Version>& Engine::newest_change(uint32_t id) const { return impl_->newest_[id]; }
 Scrubber& Engine::scrubber() { return *impl_->scrubber_; }
 const Status& Engine::failure() const { return impl_->failure_; }
 void Engine::GiveUpUncommitted() { impl_->GiveUpUncommitted(); }

@@ -14,6 +14,8 @@
 //       the pool ends with an error, or goes on. Drain and Close therefore return.
 //   E5  Damage of one partition's file, or of what the log holds of it, quarantines that partition and
 //       stops nothing else. Only a failure of the shared log stops the engine.
+//   E6  A partition is destroyed only after it has left everything that walks the partitions, and after
+//       everybody who held it has let it go (PL1). So whoever suspends looks it up again, or holds it.
 #pragma once
 
 #include <atomic>
@@ -45,6 +47,9 @@ struct EngineOptions {
   uint32_t reactor_index = 0;  // index of this reactor in the store
   // Pool frames, their descriptors, write buffers, and log buffers.
   uint64_t memory_bytes = 256u << 20;
+  // The most partitions that there may be at a time, for which memory is kept. 0: those of the store,
+  // and kSparePartitions more, if there are ranges for so many.
+  uint64_t max_partitions = 0;
   // Of pages written from now on; stored pages are readable either way.
   Compression compression = Compression::kLz4;
   uint64_t log_budget_bytes = 512u << 20;
@@ -75,6 +80,8 @@ struct EngineOptions {
   // Called for each partition that is quarantined, also while the engine opens, and again when the log
   // has dropped its units.
   std::function<void(const QuarantinedPartition&)> on_quarantine;
+  // Called once when such a partition is dropped.
+  std::function<void(uint32_t partition)> on_quarantine_end;
 };
 
 struct EngineStats {
@@ -91,6 +98,8 @@ struct EngineStats {
 
 class Engine {
  public:
+  static constexpr uint64_t kSparePartitions = 256;
+
   // Opens the log and the partitions and recovers them. On return every partition serves requests,
   // except those that are quarantined, which answer each with the reason.
   static Task<Result<std::unique_ptr<Engine>>> Open(Reactor& reactor, EngineOptions options);
@@ -100,17 +109,36 @@ class Engine {
   static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions);
 
   Reactor& reactor();
-  // The partition with this ID, or null if it belongs to another reactor.
+  // The partition with this ID, or null: it belongs to another reactor, or the store does not hold it.
+  // Both are valid until the caller suspends (E6).
   Partition* partition(uint32_t id);
   std::span<Partition* const> partitions();
 
+  // -- partitions that come and go while the engine serves (src/partition/store_roster.h). The caller
+  // makes one call at a time for a partition, and none while it calls Close.
+  // Opens a partition that store.meta has begun to name. On return it serves requests. kOverloaded: the
+  // engine keeps no memory for another one.
+  Task<Result<Partition*>> OpenPartition(PartitionInfo info);
+  // Ends the service of a partition that store.meta does not name any more: every request that comes, or
+  // that waits, gets kUnavailable. Who has prepared a cut must still end it. Returns when nothing of the
+  // partition is left in memory or open. `on_gone` is called before the partition is closed: until then it
+  // answers who still finds it. An error means that the engine has failed; the partition then stays open until
+  // the engine is closed.
+  Task<Status> DropPartition(uint32_t id, std::function<void()> on_gone = nullptr);
+  // Whatever the log holds now lies before this position.
+  LogPosition log_end() const;
+  // The dropped partitions of which the log may still hold something.
+  std::vector<Uuid> dropped_in_log() const;
+  // The counters of the partitions that were dropped, in all.
+  const PartitionStats& dropped_counters() const;
+
   // Answers the reads that memory can answer. Descends for all reads together and prefetches, so
   // that their cache misses overlap. Sets every outcome. For kMiss, co_await
-  // read.partition->Get(key).
+  // read.partition->Get(key). A partition that is null is a miss too.
   void BatchGet(std::span<PointRead> reads);
 
   // Begins the writes that nothing but the log keeps waiting. Descends for all of them together. Sets
-  // PointWrite::begun of every one.
+  // PointWrite::begun of every one. A write without a partition is not begun.
   void BatchWrite(std::span<PointWrite* const> writes);
 
   // Checkpoints all partitions. Returns when their superblocks are durable. An error if one of them is
@@ -121,6 +149,9 @@ class Engine {
   // Changes after each change that Partition::newest_change of one of the partitions shows. Any
   // thread may read it.
   const std::atomic<uint64_t>& change_count() const;
+  // Partition::newest_change of the partition with this ID, whether it is there or not; UINT64_MAX while
+  // it is not. Any thread may read it, as long as the engine lives.
+  const std::atomic<Version>& newest_change(uint32_t id) const;
   // For tests: CHECKs what must hold of every part between two turns.
   void CheckInvariants() const;
   // Verifies the data on disk while the engine serves requests.

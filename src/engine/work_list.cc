@@ -178,16 +178,16 @@ void WorkList::ExpireSnapshots() {
   for (Replica* replica : busy_) replica->snapshots().ReleaseIfOpen(released.id);
 }
 
-std::vector<Replica*> WorkList::SweepsDue() {
-  std::vector<Replica*> due;
-  for (Replica* replica : busy_) {
-    if (replica->upkeep().ExpiryDue()) due.push_back(replica);
+std::vector<uint32_t> WorkList::SweepsDue() {
+  std::vector<uint32_t> due;
+  for (const Replica* replica : busy_) {
+    if (replica->upkeep().ExpiryDue()) due.push_back(replica->id());
   }
   while (!sweeps_.empty()) {
     Entry& entry = entries_.at(sweeps_.begin()->second);
     if (entry.sweep_ms > entry.replica->clock().NowMs()) break;
     SetSweep(&entry, 0);
-    due.push_back(entry.replica);
+    due.push_back(entry.replica->id());
   }
   return due;
 }

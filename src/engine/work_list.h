@@ -51,8 +51,9 @@ class WorkList {
   Replica* NextToCheckpoint(Replica* pins, bool log_is_short);
   void NoteCheckpoint(Replica* replica, const Status& status);
 
-  // The partitions from which expired records are to be removed now. Call NoteSwept for each.
-  std::vector<Replica*> SweepsDue();
+  // The IDs of the partitions from which expired records are to be removed now. Call NoteSwept for each
+  // that is still there.
+  std::vector<uint32_t> SweepsDue();
   void NoteSwept(Replica* replica);
 
   size_t busy() const { return busy_.size(); }

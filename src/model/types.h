@@ -126,6 +126,8 @@ struct SnapshotInfo {
   int64_t expires_at_ms = 0;
   Generation generation = 0;
   Lsn lsn = 0;
+  Epoch epoch = 0;              // of the record at `lsn`
+  uint64_t chain = 0;           // of the log after it
   Version applied_version = 0;  // of the last write in it
 };
 
@@ -169,9 +171,11 @@ struct RangeAggregates {
 
 // The start of a snapshot's tree: everything that a copy of the partition needs besides its pages.
 struct SnapshotRoot {
+  Uuid partition;  // whose pages they are
   Generation generation = 0;
   Epoch epoch = 0;
   Lsn lsn = 0;
+  uint64_t chain = 0;        // of the log after `lsn`; 0: unknown, or there are no records
   Version last_version = 0;  // the highest in the tree
   uint64_t next_page_id = 0;
   uint64_t file_blocks = 0, used_blocks = 0;

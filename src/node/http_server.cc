@@ -189,6 +189,11 @@ void QuarantineList::Set(uint32_t partition, std::string line) {
   lines_[partition] = std::move(line);
 }
 
+void QuarantineList::Remove(uint32_t partition) {
+  const std::lock_guard lock(mutex_);
+  lines_.erase(partition);
+}
+
 std::string QuarantineList::Health() const {
   const std::lock_guard lock(mutex_);
   if (lines_.empty()) return "ok\n";

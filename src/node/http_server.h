@@ -46,6 +46,7 @@ inline constexpr Nanos kHttpPageAgeNs = 20 * kMillisecond;
 class QuarantineList {
  public:
   void Set(uint32_t partition, std::string line);
+  void Remove(uint32_t partition);
   // "ok", or that it is ok but for these partitions; with a line break at the end.
   std::string Health() const;
 

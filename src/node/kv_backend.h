@@ -27,9 +27,13 @@ struct KvBackend {
   const StoreInfo* store = nullptr;
   uint32_t reactor = 0;
   // By ID, as requests see them: their keys are those of requests. Proxies for the partitions of other
-  // reactors.
+  // reactors. There is one for each range, for as long as the node runs: what the node does not hold
+  // answers that it is not here.
   std::vector<Partition*> partitions;
-  // By ID, of this reactor only (the others are null): their keys are those that `keys` stores.
+  // Of these, those that the node holds now, by ID.
+  std::vector<Partition*> here;
+  // By ID, of this reactor only: their keys are those that `keys` stores. Null: not here, or not of this
+  // reactor. Valid until the next suspension.
   std::vector<Partition*> stored;
   KeySpace keys;
   // Engine::change_count of all reactors. Empty: the partitions are asked one by one.

@@ -393,7 +393,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.api_version = kApiVersion;
   reply.limits = PublishedLimits(*backend_->store);
   reply.node_id = backend_->store->node.ToString();
-  reply.partitions = static_cast<int32_t>(backend_->store->partitions.size());
+  reply.partitions = static_cast<int32_t>(backend_->here.size());
   reply.features = {"conditions",
                     "increment",
                     "multi_get",
@@ -424,7 +424,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
 
 Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call) {
   // Covers the reply's structs and the coroutine frames of the calls to the other reactors.
-  const size_t bytes = kStatusBytes + kPartitionStatusBytes * backend_->store->partitions.size();
+  const size_t bytes = kStatusBytes + kPartitionStatusBytes * backend_->here.size();
   if (Refuse(call, Reserve(call, bytes))) co_return;
   Result<api::NodeStatus> status = co_await control_->CollectStatus(server_->reactor());
   if (Failed(call, status.status())) co_return;
@@ -434,7 +434,7 @@ Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status
 Task<void> KvService::AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call) {
   Status status = co_await control_->CheckpointAll(server_->reactor());
   if (Failed(call, status)) co_return;
-  call->reply.success.partitions = static_cast<int32_t>(backend_->store->partitions.size());
+  call->reply.success.partitions = static_cast<int32_t>(backend_->here.size());
 }
 
 }  // namespace pando

@@ -128,7 +128,7 @@ Partition* KvService::SnapshotPartition(C* call, SnapshotId* snapshot) {
   if (Refuse(call, ToSnapshotToken(request.snapshot, &token))) return nullptr;
   if (request.partition < 0 || static_cast<size_t>(request.partition) >= backend_->partitions.size()) {
     SetError(&call->reply,
-             MakeError(ApiCode::kBadRequest, fmt::format("there is no partition {}; this node has {}",
+             MakeError(ApiCode::kBadRequest, fmt::format("there is no partition {}; the store is divided into {}",
                                                          request.partition, backend_->partitions.size())));
     return nullptr;
   }
@@ -144,13 +144,14 @@ Task<void> KvService::DescribeSnapshot(
   Result<SnapshotRoot> root = co_await partition->DescribeSnapshot(snapshot);
   if (Failed(call, root.status())) co_return;
   api::PartitionSnapshot& to = call->reply.success;
-  to.partition_uuid = partition->uuid().ToString();
+  to.partition_uuid = root->partition.ToString();
   to.page_bytes = static_cast<int32_t>(backend_->store->page_bytes);
   to.seal_bytes = static_cast<int32_t>(backend_->store->seal_bytes);
   to.namespaced = backend_->store->namespaced;
   to.generation = static_cast<int64_t>(root->generation);
   to.epoch = static_cast<int64_t>(root->epoch);
   to.lsn = static_cast<int64_t>(root->lsn);
+  to.chain = static_cast<int64_t>(root->chain);
   to.last_version = static_cast<int64_t>(root->last_version);
   to.next_page_id = static_cast<int64_t>(root->next_page_id);
   to.file_blocks = static_cast<int64_t>(root->file_blocks);

@@ -18,6 +18,12 @@ constexpr int64_t kMsPerSecond = 1000;
 // malloc maps allocations above this size, and returns them to the system when they are freed.
 constexpr int kMmapThresholdBytes = 256 << 10;
 
+// Those of the store, and those for which the engines keep memory.
+uint32_t PartitionsToExpect(const StoreInfo& store, uint32_t reactors) {
+  const uint64_t spare = Engine::kSparePartitions * reactors;
+  return static_cast<uint32_t>(std::min<uint64_t>(store.ranges, store.partitions.size() + spare));
+}
+
 template <typename Fn>
 Task<void> RunOn(Reactor* caller, int reactor, Fn fn, Status* result) {
   Status status = co_await CallOn(*caller, reactor, std::move(fn));
@@ -60,7 +66,7 @@ Status Node::Start() {
     if (!found.ok() && options_.partitions == 0) options_.partitions = kDefaultPartitions;
     if (reactors == 0) reactors = static_cast<uint32_t>(UsableCpus());
     if (!found.ok()) reactors = std::min(reactors, options_.partitions);
-    partitions = found.ok() ? static_cast<uint32_t>(found->partitions.size()) : options_.partitions;
+    partitions = found.ok() ? PartitionsToExpect(*found, reactors) : options_.partitions;
   }
   options_.reactors = reactors;
   ASSIGN_OR_RETURN(descriptors_, SplitDescriptors(options_, RaiseDescriptorLimit(), reactors, partitions));
@@ -141,11 +147,6 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   Result<StoreInfo> opened = co_await OpenStore(first, std::move(store));
   if (!opened.ok()) co_return opened.TakeStatus();
   store_ = *std::move(opened);
-  if (store_.partitions.size() != store_.ranges) {
-    co_return Error(Code::kUnsupported,
-                    "{}: the store has {} of {} partitions, and this version serves only whole stores", store_.data_dir,
-                    store_.partitions.size(), store_.ranges);
-  }
   CO_RETURN_IF_ERROR(co_await RemoveLeftovers(first, &store_));
   CO_RETURN_IF_ERROR(co_await ChangeReactorsIfNeeded(first));
 
@@ -163,7 +164,10 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
     co_return Status();
   };
   CO_RETURN_IF_ERROR(co_await OnAllReactors(first, connect));
-  snapshots_ = std::make_unique<Snapshots>(first, &parts_[0]->partitions(), options_.snapshot_max_age_s * kMsPerSecond);
+  snapshots_ = std::make_unique<Snapshots>(first, &parts_[0]->here(), options_.snapshot_max_age_s * kMsPerSecond);
+  CO_ASSIGN_OR_RETURN(const FileIdentity lock_identity, lock_.Identity());
+  partitions_ = std::make_unique<NodePartitions>(first, &parts_, snapshots_.get(), store_, lock_identity);
+  CO_RETURN_IF_ERROR(co_await partitions_->Open());
   CO_RETURN_IF_ERROR(co_await ListenAll(first));
   health_.ready.store(true, std::memory_order_relaxed);
   co_return Status();
@@ -219,6 +223,7 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.release.after_ns = options_.release_space_after_s * kSecond;
   options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
   options.on_quarantine = [this](const QuarantinedPartition& q) { health_.quarantined.Set(q.id, q.ToString()); };
+  options.on_quarantine_end = [this](uint32_t id) { health_.quarantined.Remove(id); };
   auto open = [options](Reactor&, ReactorPart* part) mutable {
     options.reactor_index = part->index();
     return part->OpenEngine(std::move(options));
@@ -317,7 +322,12 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   auto drain = [](Reactor&, ReactorPart* part) { return part->DrainCalls(); };
   Status drained = co_await OnAllReactors(first, drain);
   if (status.ok()) status = std::move(drained);
-  snapshots_.reset();  // only requests use it, and all of them have ended
+  if (partitions_) {
+    Status closed = co_await partitions_->Close();
+    if (status.ok()) status = std::move(closed);
+    partitions_.reset();
+  }
+  snapshots_.reset();  // only requests and changes of partitions use it, and all of them have ended
   auto close = [checkpoint](Reactor&, ReactorPart* part) { return part->CloseEngine(checkpoint); };
   Status closed = co_await OnAllReactors(first, close);
   if (status.ok()) status = std::move(closed);
@@ -369,6 +379,7 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   out.connections = static_cast<int32_t>(shared_->connections.load(std::memory_order_relaxed));
   out.http_port = http_port_;
   out.reactors = static_cast<int32_t>(store_.reactors);
+  out.ranges = static_cast<int32_t>(store_.ranges);
   int disk_full_partitions = 0;
   std::vector<QuarantinedPartition> quarantined;
   for (size_t i = 0; i < parts_.size(); ++i) {

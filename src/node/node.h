@@ -19,6 +19,7 @@
 #include "src/node/http_server.h"
 #include "src/node/kv_backend.h"
 #include "src/node/node_options.h"
+#include "src/node/node_partitions.h"
 #include "src/node/reactor_part.h"
 #include "src/node/snapshots.h"
 
@@ -67,7 +68,7 @@ class Node final : private NodeControl {
   NodeOptions options_;
   const std::function<void(const Status&)> on_failure_;
   MemorySplit memory_;
-  StoreInfo store_;
+  StoreInfo store_;  // as it was when the node started
   File lock_;
   Registry registry_;
   NodeHealth health_;
@@ -75,10 +76,11 @@ class Node final : private NodeControl {
   DescriptorSplit descriptors_;
   std::unique_ptr<ConnectionBudgets> budgets_;  // shared by all reactors
   std::unique_ptr<ReactorGroup> group_;
-  std::vector<ReactorPart*> parts_;       // each is created and destroyed on its reactor
-  std::unique_ptr<Snapshots> snapshots_;  // belongs to reactor 0
-  std::vector<WaitQueue*> main_waits_;    // each reactor's main task waits here until Stop
-  std::unique_ptr<HttpServer> http_;      // belongs to reactor 0
+  std::vector<ReactorPart*> parts_;             // each is created and destroyed on its reactor
+  std::unique_ptr<Snapshots> snapshots_;        // belongs to reactor 0
+  std::unique_ptr<NodePartitions> partitions_;  // belongs to reactor 0
+  std::vector<WaitQueue*> main_waits_;          // each reactor's main task waits here until Stop
+  std::unique_ptr<HttpServer> http_;            // belongs to reactor 0
   uint16_t port_ = 0, http_port_ = 0;
   Nanos started_ns_ = 0;
   double recovery_seconds_ = 0;

@@ -26,18 +26,39 @@ Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
   if (!engine.ok()) co_return engine.TakeStatus();
   engine_ = *std::move(engine);
   backend_.keys = KeySpace::Of(store_->namespaced);
-  backend_.stored.resize(store_->ranges);
+  backend_.stored.resize(store_->ranges);  // its elements stay where they are
+  local_.resize(store_->ranges);
   namespaced_.resize(store_->namespaced ? store_->ranges : 0);
-  for (Partition* partition : engine_->partitions()) {
-    const uint32_t id = partition->id();
-    backend_.stored[id] = partition;
-    if (store_->namespaced) namespaced_[id] = std::make_unique<NamespacedPartition>(backend_.keys, partition);
+  for (uint32_t id = index(); id < store_->ranges; id += store_->reactors) {
+    local_[id] = std::make_unique<LocalPartition>(id, &backend_.stored[id], &engine_->newest_change(id));
+    if (store_->namespaced) namespaced_[id] = std::make_unique<NamespacedPartition>(backend_.keys, local_[id].get());
   }
+  for (Partition* partition : engine_->partitions()) backend_.stored[partition->id()] = partition;
   co_return Status();
 }
 
-Partition* ReactorPart::LocalPartition(uint32_t id) const {
-  return store_->namespaced ? namespaced_[id].get() : backend_.stored[id];
+Partition* ReactorPart::LocalPlace(uint32_t id) const {
+  return store_->namespaced ? static_cast<Partition*>(namespaced_[id].get()) : local_[id].get();
+}
+
+Task<Status> ReactorPart::OpenPartition(PartitionInfo info) {
+  CO_ASSIGN_OR_RETURN(Partition * partition, co_await engine_->OpenPartition(info));
+  backend_.stored[info.id] = partition;
+  co_return Status();
+}
+
+Task<Status> ReactorPart::DropPartition(uint32_t id) {
+  if (backend_.stored[id] == nullptr) co_return Status();
+  // Until it is gone it refuses requests itself, and lets those end a cut that have prepared one.
+  co_return co_await engine_->DropPartition(id, [this, id] { backend_.stored[id] = nullptr; });
+}
+
+void ReactorPart::SetHere(uint32_t id, bool here) {
+  const auto before = [](const Partition* p, uint32_t wanted) { return p->id() < wanted; };
+  const auto at = std::lower_bound(backend_.here.begin(), backend_.here.end(), id, before);
+  const bool was_here = at != backend_.here.end() && (*at)->id() == id;
+  if (here && !was_here) backend_.here.insert(at, backend_.partitions[id]);
+  if (!here && was_here) backend_.here.erase(at);
 }
 
 void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
@@ -45,16 +66,16 @@ void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.reactor = index();
   backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
   backend_.batch_write = [this](std::span<PointWrite* const> writes) { engine_->BatchWrite(writes); };
-  for (const PartitionInfo& info : store_->partitions) {
-    uint32_t owner = store_->ReactorOf(info.id);
-    Partition* partition = parts[owner]->LocalPartition(info.id);
-    CHECK(partition != nullptr) << "reactor " << owner << " did not open partition " << info.id;
+  for (uint32_t id = 0; id < store_->ranges; ++id) {
+    uint32_t owner = store_->ReactorOf(id);
+    Partition* partition = parts[owner]->LocalPlace(id);
     if (owner != index()) {
       remote_.push_back(std::make_unique<RemotePartition>(reactor_, static_cast<int>(owner), partition));
       partition = remote_.back().get();
     }
     backend_.partitions.push_back(partition);
   }
+  for (const PartitionInfo& info : store_->partitions) backend_.here.push_back(backend_.partitions[info.id]);
   RpcOptions rpc;
   rpc.max_connections = options_->max_connections;
   rpc.stall_timeout_ns = options_->stall_timeout_s * kSecond;
@@ -151,13 +172,14 @@ ScrubReport ReactorPart::FullScrubReport() const {
   return report;
 }
 
-// One series for each quarantined partition, which stays until the node ends.
+// One series for each quarantined partition. It is 0 once the partition has been dropped.
 void ReactorPart::PublishQuarantined() {
+  for (auto& [partition, since_s] : quarantined_since_s_) since_s->Set(0);
   for (const QuarantinedPartition& q : engine_->quarantined()) {
     auto [at, is_new] = quarantined_since_s_.try_emplace(q.id);
-    if (!is_new) continue;
-    at->second = std::make_unique<Gauge>();
+    if (is_new) at->second = std::make_unique<Gauge>();
     at->second->Set(q.since_ms / kMsPerSecond);
+    if (!is_new) continue;
     registry_->Add(this, "kv_partition_quarantined_since_seconds",
                    "Since when a partition is quarantined (Unix time). The log and kvadmin status say why.",
                    {{"reactor", std::to_string(index())},
@@ -194,7 +216,7 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
   SetTotal(&gauges_.disk_full, stats.disk_full_total);
   gauges_.quarantined.Set(static_cast<int64_t>(stats.quarantined_partitions));
-  if (quarantined_since_s_.size() < stats.quarantined_partitions) PublishQuarantined();
+  if (!quarantined_since_s_.empty() || stats.quarantined_partitions > 0) PublishQuarantined();
   SetTotal(&gauges_.released_bytes, stats.release.bytes_total);
   gauges_.release_refused_files.Set(static_cast<int64_t>(stats.release.refused_files));
   SumPartitions();
@@ -208,6 +230,14 @@ void ReactorPart::Publish() {
 // they have all of them.
 void ReactorPart::SumPartitions() {
   const std::span<Partition* const> partitions = engine_->partitions();
+  if (summed_ == 0) {
+    // What dropped partitions have counted is not forgotten.
+    const PartitionStats& dropped = engine_->dropped_counters();
+    sums_.reads_total = dropped.reads_total;
+    sums_.writes_total = dropped.writes_total;
+    sums_.scans_total = dropped.scans_total;
+    sums_.uncommitted_refused_total = dropped.uncommitted_refused_total;
+  }
   for (size_t i = 0; i < kSumsPerPublish && summed_ < partitions.size(); ++i) {
     const PartitionStats p = partitions[summed_++]->stats();
     sums_.reads_total += p.reads_total;

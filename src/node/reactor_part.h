@@ -17,6 +17,7 @@
 #include "src/node/http_server.h"
 #include "src/node/kv_backend.h"
 #include "src/node/kv_service.h"
+#include "src/node/local_partition.h"
 #include "src/node/namespaced_partition.h"
 #include "src/node/node_options.h"
 #include "src/node/remote_partition.h"
@@ -71,8 +72,17 @@ class ReactorPart {
   Task<Status> CloseEngine(bool checkpoint);
 
   Engine* engine() { return engine_.get(); }
-  // The partitions as this reactor sees them. REQUIRES: Build.
-  const std::vector<Partition*>& partitions() const { return backend_.partitions; }
+  // The partitions that the node holds, as this reactor sees them. REQUIRES: Build.
+  const std::vector<Partition*>& here() const { return backend_.here; }
+  // The place of a partition, which the node may hold or not. REQUIRES: Build.
+  Partition* place(uint32_t id) const { return backend_.partitions[id]; }
+
+  // -- partitions that come and go (NodePartitions)
+  // Of this reactor: begins and ends their service.
+  Task<Status> OpenPartition(PartitionInfo info);
+  Task<Status> DropPartition(uint32_t id);
+  // Of any reactor: whether the node holds the partition. REQUIRES: Build.
+  void SetHere(uint32_t id, bool here);
   Task<ReactorPartStatus> CollectStatus();
   // Returns the report of this reactor's scrubber. With `start`, first begins a pass at
   // `bytes_per_s` (0 = the engine's configured rate).
@@ -83,8 +93,8 @@ class ReactorPart {
   struct PublishTimer : Timer {
     ReactorPart* part = nullptr;
   };
-  // The partition of this reactor as requests see it.
-  Partition* LocalPartition(uint32_t id) const;
+  // The place of a partition of this reactor as requests see it.
+  Partition* LocalPlace(uint32_t id) const;
   void RegisterMetrics();
   void Publish();
   void SumPartitions();
@@ -98,7 +108,8 @@ class ReactorPart {
   Registry* const registry_;
   NodeControl* const control_;
   std::unique_ptr<Engine> engine_;
-  // Of this reactor by ID; empty if stored keys have no namespace.
+  std::vector<std::unique_ptr<LocalPartition>> local_;  // of this reactor by ID
+  // The same, as requests see them; empty if stored keys have no namespace.
   std::vector<std::unique_ptr<NamespacedPartition>> namespaced_;
   std::vector<std::unique_ptr<RemotePartition>> remote_;
   KvBackend backend_;

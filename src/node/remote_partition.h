@@ -1,6 +1,9 @@
 // RemotePartition is a proxy that lets one reactor call a partition of another reactor like its
 // own. Each call costs one message there and one back, which move the arguments and the results.
 //
+// The target is the place of a partition (local_partition.h), which stays when the partition goes: a call
+// that is on its way then gets an error.
+//
 // Threads: belongs to the calling reactor. `target` is called only on its own reactor, except for
 // newest_change, which any thread may call.
 #pragma once
@@ -19,10 +22,11 @@ namespace pando {
 class RemotePartition final : public Partition {
  public:
   RemotePartition(Reactor& origin, int target_reactor, Partition* target)
-      : origin_(origin), reactor_(target_reactor), target_(target), id_(target->id()), uuid_(target->uuid()) {}
+      : origin_(origin), reactor_(target_reactor), target_(target), id_(target->id()) {}
 
   uint32_t id() const override { return id_; }
-  const Uuid& uuid() const override { return uuid_; }
+  // Callers ask for DescribeSnapshot, on the partition's reactor.
+  const Uuid& uuid() const override { return kUnknown; }
 
   Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) override {
     return Forward(&Partition::Get, std::move(key), snapshot, room);
@@ -62,6 +66,7 @@ class RemotePartition final : public Partition {
   PartitionStats stats() const override { return {}; }
 
  private:
+  static constexpr Uuid kUnknown{};
   // Calls `method` of the target on its reactor, with arguments that travel there.
   template <typename R, typename Owner, typename... Params>
   Task<R> Forward(Task<R> (Owner::*method)(Params...), std::type_identity_t<Params>... args) {
@@ -75,7 +80,6 @@ class RemotePartition final : public Partition {
   const int reactor_;
   Partition* const target_;
   const uint32_t id_;
-  const Uuid uuid_;
 };
 
 }  // namespace pando

@@ -12,7 +12,7 @@ int64_t Snapshots::ExpiryOf(int64_t opened_at_ms, int64_t ttl_ms) const {
 }
 
 void Snapshots::ForgetExpired() {
-  std::erase_if(open_, [now_ms = reactor_.WallMs()](const auto& s) { return s.second.expires_at_ms <= now_ms; });
+  std::erase_if(open_, [now_ms = reactor_.WallMs()](const auto& s) { return s.second.opened.expires_at_ms <= now_ms; });
 }
 
 Task<Result<OpenedSnapshot>> Snapshots::Open(int64_t ttl_ms, UnwantedFlag unwanted) {
@@ -34,9 +34,14 @@ Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(int64_t ttl_ms) {
   }
   OpenedSnapshot opened;
   opened.expires_at_ms = ExpiryOf(reactor_.WallMs(), ttl_ms);
-  CO_ASSIGN_OR_RETURN(SnapshotInfo cut, co_await CutSnapshot(reactor_, partitions_, opened.expires_at_ms));
+  // Partitions may come and go meanwhile. One that goes fails the call, or the snapshot is not in it.
+  std::vector<Partition*> partitions = partitions_;
+  CO_ASSIGN_OR_RETURN(SnapshotInfo cut, co_await CutSnapshot(reactor_, partitions, opened.expires_at_ms));
   opened.token = {cut.id, cut.version};
-  open_[cut.id] = opened;
+  std::erase_if(partitions, [this](const Partition* p) {
+    return std::find(partitions_.begin(), partitions_.end(), p) == partitions_.end();
+  });
+  open_[cut.id] = {opened, std::move(partitions)};
   co_return opened;
 }
 
@@ -44,25 +49,33 @@ Task<Result<OpenedSnapshot>> Snapshots::Renew(SnapshotToken token, int64_t ttl_m
   const Status gone = Error(Code::kSnapshotGone, "the snapshot has expired or was released: open another");
   auto opened = open_.find(token.id);
   // SN2: the client may have invented the version. The age limit counts from the true one.
-  if (opened == open_.end() || opened->second.token.version != token.version) co_return gone;
+  if (opened == open_.end() || opened->second.opened.token.version != token.version) co_return gone;
   const int64_t expires_at_ms = ExpiryOf(VersionMs(token.version), ttl_ms);
-  Status status = co_await RenewSnapshot(partitions_, token.id, expires_at_ms);
+  std::vector<Partition*> partitions = opened->second.partitions;
+  Status status = co_await RenewSnapshot(partitions, token.id, expires_at_ms);
   opened = open_.find(token.id);
   if (opened == open_.end()) {
     // It was released meanwhile, and some partitions may have been renewed after that.
-    Status released = co_await ReleaseSnapshot(partitions_, token.id);
+    Status released = co_await ReleaseSnapshot(std::move(partitions), token.id);
     LOG_IF(WARNING, !released.ok() && released.code() != Code::kSnapshotGone) << released.ToString();
     co_return gone;
   }
   if (status.code() == Code::kSnapshotGone) open_.erase(opened);
   CO_RETURN_IF_ERROR(status);
-  opened->second.expires_at_ms = std::max(opened->second.expires_at_ms, expires_at_ms);
-  co_return opened->second;
+  OpenedSnapshot& renewed = opened->second.opened;
+  renewed.expires_at_ms = std::max(renewed.expires_at_ms, expires_at_ms);
+  co_return renewed;
+}
+
+void Snapshots::Forget(const Partition* partition) {
+  for (auto& [id, open] : open_) std::erase(open.partitions, partition);
 }
 
 Task<Result<bool>> Snapshots::Release(SnapshotToken token) {
+  const auto opened = open_.find(token.id);
+  std::vector<Partition*> partitions = opened == open_.end() ? partitions_ : std::move(opened->second.partitions);
   open_.erase(token.id);
-  Status status = co_await ReleaseSnapshot(partitions_, token.id);
+  Status status = co_await ReleaseSnapshot(std::move(partitions), token.id);
   if (!status.ok() && status.code() != Code::kSnapshotGone) co_return status;
   co_return status.ok();
 }

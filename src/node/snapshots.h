@@ -33,7 +33,8 @@ using UnwantedFlag = std::shared_ptr<std::atomic<bool>>;
 
 class Snapshots {
  public:
-  // `partitions` is indexed by id. The vector and its partitions outlive this object.
+  // `partitions`: those of which a snapshot is opened, ascending by ID. The vector outlives this object; so
+  // do the places of partitions in it (local_partition.h), even after they have left it.
   Snapshots(Reactor& reactor, const std::vector<Partition*>* partitions, int64_t max_age_ms)
       : reactor_(reactor), partitions_(*partitions), max_age_ms_(max_age_ms), turn_(reactor, 1) {}
 
@@ -46,8 +47,14 @@ class Snapshots {
   Task<Result<OpenedSnapshot>> Renew(SnapshotToken token, int64_t ttl_ms);
   // Returns false if the snapshot was already gone.
   Task<Result<bool>> Release(SnapshotToken token);
+  // The partition was dropped. The others keep their snapshots.
+  void Forget(const Partition* partition);
 
  private:
+  struct OpenSnapshot {
+    OpenedSnapshot opened;
+    std::vector<Partition*> partitions;  // that have it
+  };
   Task<Result<OpenedSnapshot>> OpenInTurn(int64_t ttl_ms);
   int64_t ExpiryOf(int64_t opened_at_ms, int64_t ttl_ms) const;
   void ForgetExpired();
@@ -56,7 +63,7 @@ class Snapshots {
   const std::vector<Partition*>& partitions_;
   const int64_t max_age_ms_;
   Semaphore turn_;
-  std::map<SnapshotId, OpenedSnapshot> open_;
+  std::map<SnapshotId, OpenSnapshot> open_;
 };
 
 }  // namespace pando

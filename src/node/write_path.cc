@@ -133,6 +133,7 @@ struct WritePath::Entry final : PointWrite, Timer {
   // Lets the deadline withdraw a write that runs as a coroutine, or on another reactor.
   std::optional<WriteControl> withdrawal;
   WritePath* runs_on = nullptr;  // that of the partition's reactor
+  uint32_t partition_id = 0;
   bool answered = false;
   bool queued = false;  // in deadlines_
   Entry* before = nullptr;
@@ -244,9 +245,8 @@ void WritePath::Begin(std::unique_ptr<Entry> owned) {
   entry->deadline_ns = entry->received_ns + entry->budget_ms * kMillisecond;
   server_->BeginCall(entry->id);
   JoinDeadlines(entry);
-  const uint32_t partition = backend_->store->PartitionOf(entry->op.key);
-  const uint32_t reactor = backend_->store->ReactorOf(partition);
-  entry->partition = backend_->peers[reactor]->stored[partition];
+  entry->partition_id = backend_->store->PartitionOf(entry->op.key);
+  const uint32_t reactor = backend_->store->ReactorOf(entry->partition_id);
   backend_->keys.Store(&entry->op.key);
   if (entry->named) {
     KeySpace(kReservedNamespace).Store(&entry->named->key);
@@ -305,6 +305,7 @@ void WritePath::BeginGathered() {
     if (late) done_.push_back(entry);
     return late;
   });
+  for (Entry* entry : gathered_) entry->partition = backend_->stored[entry->partition_id];
   writes_.assign(gathered_.begin(), gathered_.end());
   backend_->batch_write(writes_);
   for (Entry* entry : gathered_) {
@@ -315,6 +316,11 @@ void WritePath::BeginGathered() {
 }
 
 Task<void> WritePath::WriteSlowly(Entry* entry) {
+  if (entry->partition == nullptr) {
+    entry->status = PartitionNotHere(entry->partition_id);
+    entry->OnDone();
+    co_return;
+  }
   // Write consumes the operation; the reply needs the rest of it.
   std::vector<WriteOp> ops;
   if (entry->named) ops.push_back(*std::move(entry->named));

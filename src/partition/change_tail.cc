@@ -16,7 +16,7 @@ void ChangeTail::Begin(Version floor, size_t max_bytes) {
   CHECK_GE(half_key_bytes_, kMaxStoredKeyBytes);
   for (Half& half : halves_) half = Half();
   floor_ = last_ = floor;
-  Publish();
+  SetNewest(last_);
 }
 
 bool ChangeTail::HasRoom(const Half& half, std::string_view key) const {

@@ -52,6 +52,8 @@ class ChangeTail {
   void Close() { SetNewest(kOutOfService); }
   // Adds one to *count after each Publish and Close. It belongs to this reactor, and outlives the tail.
   void CountIn(std::atomic<uint64_t>* count) { count_ = count; }
+  // From now on newest() is in *newest, which outlives the tail.
+  void PublishIn(std::atomic<Version>* newest) { newest_ = newest; }
 
   // The changes after `after` to keys that begin with `prefix`, oldest first. `applied` is the
   // partition's last applied version: a page that reaches the end of the tail covers everything up
@@ -59,7 +61,7 @@ class ChangeTail {
   ChangePage After(Version after, std::string_view prefix, size_t max_changes, size_t max_bytes, Version applied) const;
 
   Version floor() const { return floor_; }
-  Version newest() const { return newest_.load(std::memory_order_acquire); }
+  Version newest() const { return newest_->load(std::memory_order_acquire); }
   size_t size() const { return halves_[0].entries.size() + halves_[1].entries.size(); }
   size_t allocated_bytes() const { return halves_[0].allocated_bytes() + halves_[1].allocated_bytes(); }
 
@@ -78,7 +80,7 @@ class ChangeTail {
   static_assert(sizeof(Entry) == 16 && kMaxStoredKeyBytes <= UINT16_MAX);
 
   void SetNewest(Version newest) {
-    newest_.store(newest, std::memory_order_release);
+    newest_->store(newest, std::memory_order_release);
     if (count_ != nullptr) count_->store(count_->load(std::memory_order_relaxed) + 1, std::memory_order_release);
   }
   Half& older() { return halves_[1 - newer_]; }
@@ -89,7 +91,8 @@ class ChangeTail {
   size_t newer_ = 0;  // the half being filled
   size_t half_entries_ = 0, half_key_bytes_ = 0;
   Version floor_ = 0, last_ = 0;
-  std::atomic<Version> newest_ = 0;
+  std::atomic<Version> own_newest_ = 0;
+  std::atomic<Version>* newest_ = &own_newest_;
   std::atomic<uint64_t>* count_ = nullptr;
 };
 

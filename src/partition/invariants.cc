@@ -41,7 +41,7 @@ void WritePipeline::CheckInvariants() const {
 
 void Replica::CheckInvariants() const {
   pipeline_.CheckInvariants();
-  if (quarantined()) return;
+  if (out_of_service()) return;
   const Superblock& sb = state_.file->superblock();
   CHECK_LE(sb.checkpoint_lsn, state_.applied_lsn) << "P4: partition " << id();
   CHECK_LE(state_.file->older_checkpoint_lsn(), sb.checkpoint_lsn) << "P4: partition " << id();

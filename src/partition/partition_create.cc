@@ -9,8 +9,14 @@ namespace {
 constexpr uint64_t kInitialBlocks = 64;  // 256 KiB
 }  // namespace
 
-Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options, Generation generation) {
-  Result<File> opened = co_await File::Open(reactor, options.path, File::Mode::kCreate, /*direct=*/true);
+Task<Result<File>> OpenNewPartitionFile(Reactor& reactor, const PartitionFileOptions& options) {
+  if (options.store != nullptr) return options.store->OpenFile(options.name, File::Mode::kCreate, /*direct=*/true);
+  return File::Open(reactor, options.path, File::Mode::kCreate, /*direct=*/true);
+}
+
+Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options, Version last_version,
+                                 Generation generation) {
+  Result<File> opened = co_await OpenNewPartitionFile(reactor, options);
   if (!opened.ok()) co_return opened.TakeStatus();
   File file = *std::move(opened);
   // Superblocks, one empty leaf, the bitmap of group 0, and the group directory in one piece.
@@ -44,6 +50,7 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options,
   sb.partition = options.partition;
   sb.generation = generation;
   sb.epoch = 1;
+  sb.last_version = last_version;
   sb.next_page_id = 2;
   sb.file_blocks = kInitialBlocks;
   sb.root.location = Extent::Of(kLeafBlock, 1);

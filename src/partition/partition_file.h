@@ -40,8 +40,11 @@
 namespace pando {
 
 // Creates the file of an empty partition: one generation with one empty leaf, durable. Replaces
-// whatever a crashed creation left.
-Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options, Generation generation = 1);
+// whatever a crashed creation left. Versions up to `last_version` count as given.
+Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options, Version last_version = 0,
+                                 Generation generation = 1);
+// Creates the file that `options` names, or opens it to be replaced.
+Task<Result<File>> OpenNewPartitionFile(Reactor& reactor, const PartitionFileOptions& options);
 
 class PartitionFile final : public PageStore {
  public:

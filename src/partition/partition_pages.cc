@@ -164,9 +164,11 @@ Task<Result<SnapshotRoot>> PartitionReader::DescribeSnapshot(SnapshotId id) {
   CO_ASSIGN_OR_RETURN(const SnapshotInfo* info, snapshots_.Find(id));
   const TreeSnapshot& tree = state_.tree->snapshot(info->generation);
   SnapshotRoot root;
+  root.partition = state_.info.uuid;
   root.generation = info->generation;
-  root.epoch = state_.epoch;
+  root.epoch = info->epoch;
   root.lsn = info->lsn;
+  root.chain = info->chain;
   root.last_version = info->applied_version;
   root.next_page_id = state_.tree->next_page_id();
   root.file_blocks = state_.file->allocator().total_blocks();

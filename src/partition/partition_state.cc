@@ -10,7 +10,10 @@ bool MayFollow(Phase from, Phase to) {
     case Phase::kDraining: return from == Phase::kRecovering || from == Phase::kServing;
     case Phase::kFailed:
     case Phase::kQuarantined: return from == Phase::kRecovering || from == Phase::kServing || from == Phase::kDraining;
-    case Phase::kClosed: return from == Phase::kDraining || from == Phase::kFailed || from == Phase::kQuarantined;
+    case Phase::kDropped: return from == Phase::kRecovering || from == Phase::kServing || from == Phase::kQuarantined;
+    case Phase::kClosed:
+      return from == Phase::kDraining || from == Phase::kFailed || from == Phase::kQuarantined ||
+             from == Phase::kDropped;
   }
   return false;
 }
@@ -36,7 +39,14 @@ void PartitionState::Fail(const Status& status, Phase to) {
   Enter(to);
 }
 
+void PartitionState::Drop() {
+  if (phase_ == Phase::kFailed) return;
+  failure_ = PartitionNotHere(id());
+  Enter(Phase::kDropped);
+}
+
 Status PartitionState::Refusal() const {
+  if (phase_ == Phase::kDropped) return failure_;
   if (quarantined()) {
     return Error(Code::kUnavailable, "partition {} is quarantined: {}", id(), failure_.message());
   }

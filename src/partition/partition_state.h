@@ -14,9 +14,13 @@
 //             |   +-----------|--> kDraining|            |
 //             +---------------+-------------+--> kFailed-+
 //             +---------------+-------------+--> kQuarantined --> kClosed
+//             |               |                        |             ^
+//             +---------------+------------------------+--> kDropped-+
 //
 //   PH3  A quarantined partition answers every request with the reason, its file is not written, and
 //        the log keeps its units as long as there is room. The others are not concerned.
+//   PH4  A dropped partition does the same, except that the log keeps nothing of it: store.meta does
+//        not name it any more.
 #pragma once
 
 #include <algorithm>
@@ -45,6 +49,7 @@ enum class Phase : uint8_t {
   kClosed,
   kFailed,       // the engine has failed: finishes what is running with errors
   kQuarantined,  // its file or its part of the log is damaged: the same, while the others go on
+  kDropped,      // the store does not hold it any more: the same
 };
 
 // The time that decides expiry and from which versions are derived, so that readers and writers
@@ -101,8 +106,11 @@ struct PartitionState {
   // The first failure or quarantine is remembered; later ones change nothing.
   void Fail(const Status& status) { Fail(status, Phase::kFailed); }
   void Quarantine(const Status& why) { Fail(why, Phase::kQuarantined); }
-  bool failed() const { return !failure_.ok(); }  // or quarantined
+  void Drop();
+  bool failed() const { return !failure_.ok(); }  // or out of service
   bool quarantined() const { return phase_ == Phase::kQuarantined; }
+  // Quarantined or dropped: nothing is written to its file, while the others go on.
+  bool out_of_service() const { return quarantined() || phase_ == Phase::kDropped; }
   const Status& failure() const { return failure_; }
   // Whether background work may go on.
   bool works() const { return phase_ == Phase::kRecovering || phase_ == Phase::kServing; }

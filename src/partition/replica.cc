@@ -10,12 +10,14 @@ constexpr Nanos kDiskFullNotice = 60 * kSecond;  // how long a refused write sho
 Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
     : change_tail_bytes_(options.change_tail_bytes),
       drained_(reactor),
+      discarded_(reactor),
       on_quarantine_(std::move(options.on_quarantine)),
       state_(reactor, pool, options.info) {
   state_.on_failure = std::move(options.on_failure);
   state_.on_damage = [this](const Status& why) { Quarantine(why); };
   state_.on_busy = std::move(options.on_busy);
   state_.changes.CountIn(options.change_count);
+  if (options.newest_change) state_.changes.PublishIn(options.newest_change);
   state_.gate = options.gate ? std::move(options.gate) : std::make_unique<CommitAtOnce>();
   state_.uncommitted_limits = options.uncommitted_limits;
   state_.max_lanes = options.max_lanes;
@@ -93,10 +95,7 @@ void Replica::Quarantine(const Status& why) {
   state_.Quarantine(why);
   quarantined_ms_ = state_.reactor.WallMs();
   LOG(ERROR) << quarantine().ToString();
-  if (state_.file) state_.file->Condemn(state_.Refusal());
-  state_.pool.WakeWaiters();
-  pipeline_.OnQuarantined();
-  state_.changes.Close();
+  Condemn();
   if (on_quarantine_) on_quarantine_(quarantine());
 }
 
@@ -105,17 +104,58 @@ QuarantinedPartition Replica::quarantine() const {
   return {info.id, info.first_hash, info.last_hash, quarantined_ms_, state_.failure(), units_dropped_};
 }
 
+void Replica::Condemn() {
+  if (state_.file) state_.file->Condemn(state_.Refusal());
+  state_.pool.WakeWaiters();
+  pipeline_.OnOutOfService();
+  state_.changes.Close();
+}
+
 Task<void> Replica::Discard() {
-  CHECK(quarantined()) << "PH3: partition " << id() << " still serves";
+  CHECK(out_of_service()) << "PH3: partition " << id() << " still serves";
+  // It may be dropped while it is discarded because it is quarantined.
+  while (discarding_) co_await discarded_.Wait();
+  discarding_ = true;
   // The caller may be in the middle of a write of the file.
   co_await Yield(state_.reactor);
   co_await Drain();
   recovery_.Forget();
   snapshots_.Forget();
-  if (!state_.tree) co_return;
-  // Reads of the file go on, so it stays open.
-  co_await state_.pool.DrainWrites(state_.tree.get());
-  state_.tree->Abandon();
+  if (state_.tree) {
+    // Reads of the file go on, so it stays open.
+    co_await state_.pool.DrainWrites(state_.tree.get());
+    state_.tree->Abandon();
+  }
+  discarding_ = false;
+  discarded_.NotifyAll();
+}
+
+void Replica::Drop() {
+  state_.Drop();
+  LOG(INFO) << "partition " << id() << " (" << uuid().ToString() << ") is dropped";
+  Condemn();
+  // Whoever waits for room in the log may wait for what it holds of this partition.
+  if (state_.log) state_.log->DropUnits(uuid());
+}
+
+Task<Status> Replica::Leave() {
+  if (state_.phase() == Phase::kFailed) co_return state_.Refusal();
+  CHECK(state_.phase() == Phase::kDropped) << "PH4: partition " << id() << " leaves the log, but serves";
+  co_await Discard();
+  if (state_.stream) {
+    // The log still reads what is on its way to the disk, whoever was answered.
+    co_await state_.log->UntilAnnounced(state_.stream);
+    state_.log->RemoveStream(std::exchange(state_.stream, nullptr));
+  } else if (state_.log) {
+    state_.log->ForgetUnits(uuid());
+  }
+  state_.log = nullptr;
+  co_return Status();
+}
+
+Task<Status> Replica::Checkpoint() {
+  const ActiveCall call(&state_);
+  co_return co_await checkpointer_.Checkpoint();
 }
 
 void Replica::DropUnits() {

@@ -16,7 +16,7 @@
 //
 // Invariants, in addition to those of partition.h
 //   PL1  A replica is destroyed only after Drain and Close. Drain waits for all calls, and for all
-//        who hold the replica.
+//        who hold the replica. A registered one has left the log, or the log is closed.
 #pragma once
 
 #include <atomic>
@@ -53,6 +53,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     uint64_t max_lanes = kMaxLanes;
     std::function<void()> on_busy = {};             // PartitionState::NoteBusy
     std::atomic<uint64_t>* change_count = nullptr;  // ChangeTail::CountIn
+    std::atomic<Version>* newest_change = nullptr;  // ChangeTail::PublishIn
     const Directory* store = nullptr;               // the store's directory; outlives the replica
     std::function<Task<bool>()> make_room = {};     // PartitionFile::set_make_room
   };
@@ -80,14 +81,23 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   // pending ones, and stops writing to the file. The others go on.
   void Quarantine(const Status& why);
   bool quarantined() const { return state_.quarantined(); }
-  QuarantinedPartition quarantine() const;  // REQUIRES: quarantined()
+  QuarantinedPartition quarantine() const;                         // REQUIRES: quarantined()
+  bool out_of_service() const { return state_.out_of_service(); }  // quarantined or dropped
   const Status& failure() const { return state_.failure(); }
-  // Waits until nothing runs in the quarantined partition any more, and frees the memory of its
+  // Waits until nothing runs in the partition, which is out of service, and frees the memory of its
   // pages.
   Task<void> Discard();
   // The log needs the room, so it drops the units of the quarantined partition. It still says that
   // they existed: the next start finds that they are missing.
   void DropUnits();
+
+  // -- dropping (PH4)
+  // Refuses new requests, fails pending ones, and stops writing to the file.
+  void Drop();
+  // After Drop: waits until nothing runs in the partition, frees the memory of its pages, and removes
+  // it from the log. Then Close. Fails only with the engine.
+  Task<Status> Leave();
+
   // Called when the engine has failed. Refuses new requests and fails pending ones.
   void Stop(const Status& status) { pipeline_.Fail(status); }
   // No new writes are accepted. Those that run are finished as far as they do not wait for a commit;
@@ -131,7 +141,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) override {
     return reader_.ReadPages(id, since, std::move(from), max_bytes);
   }
-  Task<Status> Checkpoint() override { return checkpointer_.Checkpoint(); }
+  Task<Status> Checkpoint() override;
   PartitionStats stats() const override;
   // Only what stats() counts; cheap for thousands of partitions.
   const PartitionStats& counters() const { return state_.stats; }
@@ -176,15 +186,19 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   const BlockAdmission& block_admission() const { return admission_; }
   SnapshotTable& snapshots() { return snapshots_; }
   Upkeep& upkeep() { return upkeep_; }
+  const Upkeep& upkeep() const { return upkeep_; }
 
  private:
   Replica(Reactor& reactor, BufferPool& pool, Options options);
   // Quarantines the partition if that is what the error means; else returns it.
   Status Judge(Status status);
 
+  // Stops writing to the file, and wakes everybody who must learn that.
+  void Condemn();
+
   const uint64_t change_tail_bytes_;
-  bool draining_ = false;  // Drain runs
-  WaitQueue drained_;
+  bool draining_ = false, discarding_ = false;  // Drain, and Discard, runs
+  WaitQueue drained_, discarded_;
   const std::function<void(const QuarantinedPartition&)> on_quarantine_;
   int64_t quarantined_ms_ = 0;
   bool units_dropped_ = false;

@@ -70,6 +70,7 @@ Task<Result<Version>> SnapshotTable::HoldWrites() {
 }
 
 Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
+  const ActiveCall call(&state_);
   pipeline_.ResumeWrites();
   // The start of an epoch is not held back, and it has a version.
   const bool late = snapshot.version <= state_.clock.newest();
@@ -107,6 +108,8 @@ void SnapshotTable::Take(SnapshotInfo snapshot) {
   checkpointer_.Begin();
   snapshot.generation = state_.tree->AddSnapshot();
   snapshot.lsn = state_.applied_lsn;
+  snapshot.epoch = state_.applied_epoch;
+  snapshot.chain = state_.applied_chain;
   snapshot.applied_version = state_.applied_version;
   state_.file->HoldGeneration(snapshot.generation);
   CHECK(snapshots_.emplace(snapshot.id, snapshot).second) << "ST1: a snapshot's id was given twice";

@@ -1,6 +1,7 @@
 #include "src/partition/store.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <unordered_set>
@@ -8,6 +9,7 @@
 #include "src/base/codec.h"
 #include "src/base/hash.h"
 #include "src/buffer_pool/page.h"
+#include "src/io/directory.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store_reading.h"
 
@@ -71,15 +73,8 @@ uint32_t FeaturesOf(const StoreHeader& header) { return header.format >= kFeatur
 
 uint64_t TableBytes(uint64_t entries) { return AlignUp(entries * sizeof(StoreEntry), kBlockBytes); }
 
-std::string MetaPath(const std::string& dir) { return dir + "/store.meta"; }
-
-Uuid NewUuid(Reactor& reactor) {
-  Uuid uuid;
-  reactor.FillRandom(std::as_writable_bytes(std::span(&uuid, 1)));
-  uuid.hi = (uuid.hi & ~0xf000ull) | 0x4000;  // RFC 4122 version 4
-  uuid.lo = (uuid.lo & ~(3ull << 62)) | (2ull << 62);
-  return uuid;
-}
+constexpr char kMetaName[] = "store.meta", kTemporaryMetaName[] = "store.meta.tmp";
+std::string MetaPath(const std::string& dir) { return dir + "/" + kMetaName; }
 
 AlignedBuffer EncodeStore(const StoreInfo& info) {
   std::vector<StoreEntry> entries;
@@ -105,8 +100,8 @@ AlignedBuffer EncodeStore(const StoreInfo& info) {
   return bytes;
 }
 
-Task<Status> WriteNewFile(Reactor& reactor, std::string path, const AlignedBuffer* contents) {
-  CO_ASSIGN_OR_RETURN(File file, co_await File::Open(reactor, path, File::Mode::kCreate, /*direct=*/true));
+Task<Status> WriteNewFile(const Directory* directory, std::string name, const AlignedBuffer* contents) {
+  CO_ASSIGN_OR_RETURN(File file, co_await directory->OpenFile(std::move(name), File::Mode::kCreate, /*direct=*/true));
   Status status = co_await file.Truncate(0);
   if (status.ok()) status = co_await file.Write(contents->data(), contents->size(), 0);
   if (status.ok()) status = co_await file.Sync(/*data_only=*/false);
@@ -372,13 +367,35 @@ std::string StoreInfo::LogDirectory(uint32_t reactor) const {
                      : fmt::format("{}/wal-{}-{}", data_dir, layout, reactor);
 }
 
-Task<Status> WriteStore(Reactor& reactor, const StoreInfo* info) {
-  const std::string temporary = MetaPath(info->data_dir) + ".tmp";
+Uuid NewUuid(Reactor& reactor) {
+  Uuid uuid;
+  reactor.FillRandom(std::as_writable_bytes(std::span(&uuid, 1)));
+  uuid.hi = (uuid.hi & ~0xf000ull) | 0x4000;  // RFC 4122 version 4
+  uuid.lo = (uuid.lo & ~(3ull << 62)) | (2ull << 62);
+  return uuid;
+}
+
+Status PartitionNotHere(uint32_t id) {
+  return Error(Code::kUnavailable, "partition {} is not on this node; ask the node that has it", id);
+}
+
+Task<Status> PrepareStore(const Directory* directory, const StoreInfo* info) {
   const AlignedBuffer contents = EncodeStore(*info);
-  CO_RETURN_IF_ERROR(co_await WriteNewFile(reactor, temporary, &contents));
-  // SM2: the new one is complete and durable before it gets the name.
-  CO_RETURN_IF_ERROR(co_await RenameFile(reactor, temporary, MetaPath(info->data_dir)));
-  co_return co_await SyncDirectory(reactor, info->data_dir);
+  co_return co_await WriteNewFile(directory, kTemporaryMetaName, &contents);
+}
+
+// SM2: the new one is complete and durable before it gets the name.
+Task<Status> PublishStore(const Directory* directory) {
+  CO_RETURN_IF_ERROR(co_await directory->Rename(kTemporaryMetaName, kMetaName));
+  co_return co_await directory->Sync();
+}
+
+Task<Status> WriteStore(Reactor& reactor, const StoreInfo* info) {
+  CO_ASSIGN_OR_RETURN(Directory directory, co_await Directory::Open(reactor, info->data_dir));
+  Status status = co_await PrepareStore(&directory, info);
+  if (status.ok()) status = co_await PublishStore(&directory);
+  Status closed = co_await directory.Close();
+  co_return status.ok() ? std::move(closed) : std::move(status);
 }
 
 Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir) {
@@ -419,6 +436,22 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
   co_return *std::move(existing);
 }
 
+Task<Status> RemovePartitionFiles(const Directory* directory, uint32_t partition) {
+  Result<Directory> opened = co_await directory->OpenDirectory(StoreInfo::PartitionName(partition));
+  if (opened.code() == Code::kNotFound) co_return Status();
+  if (!opened.ok()) co_return opened.TakeStatus();
+  Directory files = *std::move(opened);
+  Status status;
+  const std::array<const char*, 2> names{kPartitionFileName, kInstallingName};
+  for (const char* name : names) {
+    Status removed = co_await files.Remove(name);
+    if (status.ok() && removed.code() != Code::kNotFound) status = std::move(removed);
+  }
+  if (status.ok()) status = co_await files.Sync();
+  Status closed = co_await files.Close();
+  co_return status.ok() ? std::move(closed) : std::move(status);
+}
+
 namespace {
 
 // Whether the partition's file may hold the only copy of something.
@@ -447,6 +480,10 @@ Task<Status> EmptyDirectory(Reactor& reactor, std::string path) {
 
 }  // namespace
 
+Task<bool> MayBeNeeded(Reactor& reactor, const StoreInfo* info, uint32_t partition) {
+  return MayBeNeeded(reactor, info, fmt::format("{}/{}", info->PartitionDirectory(partition), kPartitionFileName));
+}
+
 Task<Status> RemoveLeftovers(Reactor& reactor, const StoreInfo* info) {
   CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(info->data_dir));
   std::unordered_set<std::string> named;
@@ -455,7 +492,8 @@ Task<Status> RemoveLeftovers(Reactor& reactor, const StoreInfo* info) {
   for (const std::string& entry : entries) {
     const std::string path = info->data_dir + "/" + entry;
     if (named.contains(path) || !(entry.starts_with("wal-") || entry.starts_with("partition-"))) continue;
-    if (entry.starts_with("partition-") && co_await MayBeNeeded(reactor, info, path + "/data")) {
+    if (entry.starts_with("partition-") &&
+        co_await MayBeNeeded(reactor, info, fmt::format("{}/{}", path, kPartitionFileName))) {
       LOG(WARNING) << path << ": the store does not know this partition, and leaves it. Remove it if nobody needs it";
       continue;
     }

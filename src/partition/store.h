@@ -29,7 +29,10 @@ namespace pando {
 
 inline constexpr uint32_t kMaxPartitions = 65536;
 inline constexpr char kLockName[] = "lock";  // in the data directory
+// In the directory of a partition: its file, and one that is not complete yet.
+inline constexpr char kPartitionFileName[] = "data", kInstallingName[] = "installing";
 
+class Directory;
 struct PartitionFileOptions;  // partition_file_options.h
 
 struct StoreOptions {
@@ -89,6 +92,8 @@ struct StoreInfo {
 //   SM1  store.meta names only partitions whose files are complete and durable under their final
 //        names. Whatever else the directory holds belongs to nothing.
 //   SM2  store.meta is replaced in one step: a crash leaves the old one or the new one.
+//   SM3  A UUID is in StoreInfo::dropped from the moment when store.meta stops naming its partition
+//        until no log holds anything of it and its file is gone.
 
 // Reads DIR/store.meta. kNotFound: the directory has no store.
 Task<Result<StoreInfo>> LoadStore(Reactor& reactor, std::string data_dir);
@@ -103,8 +108,21 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options);
 using MakePartitionFile = std::function<Task<Status>(uint32_t id, PartitionFileOptions options)>;
 Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,
                                       MakePartitionFile make_partition);
-// Replaces DIR/store.meta by one that says `*info` (SM2). Only who holds the lock may call it.
+// Replaces DIR/store.meta by one that says `*info` (SM2). Only who holds the lock may call it. Both
+// steps, and the same with one call. After an error of PrepareStore, nothing has changed; after one of
+// PublishStore, it is unknown which of the two a restart will find.
+Task<Status> PrepareStore(const Directory* directory, const StoreInfo* info);
+Task<Status> PublishStore(const Directory* directory);
 Task<Status> WriteStore(Reactor& reactor, const StoreInfo* info);
+// A random one.
+Uuid NewUuid(Reactor& reactor);
+// What a request for a partition that this node does not hold is answered.
+Status PartitionNotHere(uint32_t id);
+// Whether the file of a partition that store.meta does not name may hold the only copy of something.
+// It is opened in `directory`, or by its path if that is null.
+Task<bool> MayBeNeeded(Reactor& reactor, const StoreInfo* info, uint32_t partition);
+// Removes all files in the directory of a partition that store.meta does not name. The directory stays.
+Task<Status> RemovePartitionFiles(const Directory* directory, uint32_t partition);
 // Removes the files of logs and partitions that *info does not name: a crash has left them (SM1).
 // Only who holds the lock may call it. A partition's file that may hold the only copy of something
 // is left where it is, and logged.

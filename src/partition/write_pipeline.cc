@@ -371,7 +371,7 @@ void WritePipeline::Fail(const Status& status) {
   for (QueueEntry* entry : failed) LeaveFailed(entry);
 }
 
-void WritePipeline::OnQuarantined() {
+void WritePipeline::OnOutOfService() {
   // ApplyInTask reads the write at the front and answers it.
   const size_t kept = applying_ == Applying::kPreparing ? 1 : 0;
   const auto first = queue_.begin() + static_cast<ptrdiff_t>(kept), end = EntryAfter(state_.durable_lsn);
@@ -388,7 +388,7 @@ void WritePipeline::OnDurable(Lsn up_to) {
       << "P4: LSN " << up_to << " became durable after " << state_.durable_lsn << ", but the last one is "
       << state_.last_lsn;
   state_.durable_lsn = up_to;
-  if (state_.quarantined()) return OnQuarantined();
+  if (state_.out_of_service()) return OnOutOfService();
   if (!gate_closed_) state_.gate->OnDurable(up_to);
   if (state_.phase() == Phase::kDraining) GiveUpUncommitted();
 }

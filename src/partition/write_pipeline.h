@@ -87,9 +87,9 @@ class WritePipeline {
   void CloseGate();
   // Refuses new writes, and answers those in the queue: whether they took effect is unknown.
   void Fail(const Status& status);
-  // The partition was quarantined: the same, except that what is on its way to the disk is answered
+  // The partition is out of service: the same, except that what is on its way to the disk is answered
   // once it is there, because the log goes on and still reads it.
-  void OnQuarantined();
+  void OnOutOfService();
 
  private:
   // Who applies what is committed.

@@ -100,7 +100,7 @@ Task<Status> AcceptLoss(Reactor& reactor, const LossReport* report, MakePartitio
 Task<Status> CreateEmptySuccessor(Reactor& reactor, PartitionFileOptions options) {
   // Checkpoints are far apart compared with milliseconds.
   const auto generation = static_cast<Generation>(std::max<int64_t>(reactor.WallMs(), 2));
-  co_return co_await CreatePartitionFile(reactor, std::move(options), generation);
+  co_return co_await CreatePartitionFile(reactor, std::move(options), VersionAtMs(reactor.WallMs()), generation);
 }
 
 }  // namespace pando

@@ -113,13 +113,16 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
   uint64_t most_held_blocks_ = 0;
 };
 
-Scrubber::Scrubber(Reactor& reactor, const StoreInfo* store, std::vector<Replica*> replicas, Log* log,
-                   ScrubOptions options)
-    : reactor_(reactor), store_(store), replicas_(std::move(replicas)), log_(log), options_(options) {
+Scrubber::Scrubber(Reactor& reactor, const StoreInfo* store, Log* log, ScrubOptions options)
+    : reactor_(reactor), store_(store), log_(log), options_(options) {
   next_pass_ns_ = reactor_.NowNs() + std::min(options_.interval_ns, kFirstPassNs);
 }
 
 Scrubber::~Scrubber() = default;
+
+void Scrubber::Add(Replica* replica) { replicas_[replica->id()] = replica; }
+
+void Scrubber::Remove(const Replica* replica) { replicas_.erase(replica->id()); }
 
 void Scrubber::StartPass(uint64_t bytes_per_s) {
   const uint64_t background = options_.bytes_per_s > 0 ? options_.bytes_per_s : kDefaultRate;
@@ -152,10 +155,13 @@ Task<void> Scrubber::Run() {
 
 Task<void> Scrubber::Pass() {
   report_.expected_bytes = ExpectedBytes();
-  for (Replica* replica : replicas_) {
-    if (Over()) co_return;
-    if (!replica->serving()) continue;  // if it is quarantined, it is known to be damaged
-    co_await ScrubPartition(replica);
+  // Partitions may come and go meanwhile.
+  for (uint64_t next_id = 0;;) {
+    const auto next = replicas_.lower_bound(static_cast<uint32_t>(next_id));
+    if (Over() || next_id > UINT32_MAX || next == replicas_.end()) break;
+    next_id = uint64_t{next->first} + 1;
+    if (!next->second->serving()) continue;  // if it is quarantined, it is known to be damaged
+    co_await ScrubPartition(next->second);
   }
   if (!Over()) co_await ScrubLog();
 }
@@ -199,8 +205,8 @@ void Scrubber::Find(std::string file, uint64_t offset_bytes, std::string what, s
 
 uint64_t Scrubber::ExpectedBytes() const {
   uint64_t blocks = 0, log_bytes = 0;
-  for (const Replica* replica : replicas_) {
-    if (replica->quarantined()) continue;
+  for (const auto& [id, replica] : replicas_) {
+    if (replica->out_of_service()) continue;
     const PartitionFile& file = replica->partition_file();
     blocks += file.allocator().used_blocks();
     for (const DeadExtent& dead : file.dead_of_newest()) blocks -= dead.extent.blocks();

@@ -31,6 +31,7 @@
 //       verified.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -78,9 +79,12 @@ class Scrubber {
   static constexpr size_t kMaxFindings = 100;
 
   // All pointers outlive the scrubber. `log` is open.
-  Scrubber(Reactor& reactor, const StoreInfo* store, std::vector<Replica*> replicas, Log* log, ScrubOptions options);
+  Scrubber(Reactor& reactor, const StoreInfo* store, Log* log, ScrubOptions options);
   ~Scrubber();
 
+  // A replica stays until Remove, which may be called once nothing holds the replica any more.
+  void Add(Replica* replica);
+  void Remove(const Replica* replica);
   // Works until Stop().
   Task<void> Run();
   // Begins a pass. Abandons the current one if it is a background pass, or if the new one is at
@@ -113,8 +117,8 @@ class Scrubber {
 
   Reactor& reactor_;
   const StoreInfo* const store_;
-  const std::vector<Replica*> replicas_;
-  const Replica* current_ = nullptr;  // the one that is being read
+  std::map<uint32_t, Replica*> replicas_;  // by ID
+  const Replica* current_ = nullptr;       // the one that is being read
   Log* const log_;
   const ScrubOptions options_;
   ScrubReport report_;

@@ -73,6 +73,7 @@ LogImpl::LogImpl(Reactor& reactor, LogOptions options)
       maintained_(reactor),
       maintenance_wake_(reactor),
       idle_wake_(reactor),
+      announced_(reactor),
       image_load_(reactor, 1),
       reads_done_(reactor) {
   skipped_until_.insert(options_.dropped.begin(), options_.dropped.end());
@@ -123,11 +124,19 @@ LogStream* LogImpl::AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, 
   return stream;
 }
 
-void LogImpl::RemoveStream(LogStream* stream) {
-  const bool idle = std::none_of(batches_.begin(), batches_.end(), [&](const auto& batch) {
+bool LogImpl::IsAnnounced(const LogStream* stream) const {
+  const auto has_part = [stream](const auto& batch) {
     return std::any_of(batch->parts.begin(), batch->parts.end(), [&](const auto& p) { return p.stream == stream; });
-  });
-  CHECK(failed() || (idle && stream->units.empty())) << "a stream was removed before its units were announced";
+  };
+  return stream->units.empty() && std::none_of(batches_.begin(), batches_.end(), has_part);
+}
+
+Task<void> LogImpl::UntilAnnounced(LogStream* stream) {
+  while (!failed() && !IsAnnounced(stream)) co_await announced_.Wait();
+}
+
+void LogImpl::RemoveStream(LogStream* stream) {
+  CHECK(failed() || IsAnnounced(stream)) << "a stream was removed before its units were announced";
   CHECK(stream->space_waiters.empty()) << "a stream was removed while a writer waits for room in the log";
   DetachReaders(stream);
   std::erase(due_marks_, stream);
@@ -135,8 +144,27 @@ void LogImpl::RemoveStream(LogStream* stream) {
   for (auto& segment : live_) {
     std::erase_if(segment->index, [&](const IndexEntry& entry) { return entry.stream == stream; });
   }
+  removed_[stream->partition] = written_end_;  // a batch in flight may have a mark of it
   streams_.erase(Uuid(stream->partition));
   DropReleasedSegments();
+}
+
+void LogImpl::ForgetUnits(const Uuid& partition) {
+  const auto found = streams_.find(partition);
+  if (found == streams_.end()) return;  // the log holds nothing of it
+  CHECK(found->second->consumer == nullptr) << "partition " << partition.ToString() << " is registered";
+  RemoveStream(found->second.get());
+}
+
+std::vector<Uuid> LogImpl::RemovedPartitions() {
+  // L12. The old name of a segment that is being recycled may come back after a crash.
+  uint64_t oldest = files_.has_aside() || live_.empty() ? 0 : live_.front()->number;
+  for (const Discarded& discarded : recycle_queue_) oldest = std::min(oldest, discarded.number);
+  std::erase_if(removed_, [oldest](const auto& r) { return PositionSegment(r.second) < oldest; });
+  std::vector<Uuid> partitions;
+  for (const auto& [partition, until] : removed_) partitions.push_back(partition);
+  std::sort(partitions.begin(), partitions.end());
+  return partitions;
 }
 
 void LogImpl::ReleaseUnknownStreams() {

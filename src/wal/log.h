@@ -37,6 +37,8 @@
 //   L11  While units of a stream wait to be appended again, its marks repeat the commit LSN that was
 //       stated last. So a mark that covers a unit comes after the place where the unit lies last, and
 //       whoever reads the log up to the mark has all that it covers.
+//   L12  Nothing of a removed partition is written after its removal. It counts as gone from the disk
+//        only once the last segment that may hold something of it is durably gone.
 //   L13  Nothing of a partition is appended before the position at which its history begins
 //       (LogOptions::dropped), and its versions and epochs go on rising across that position.
 //
@@ -205,8 +207,15 @@ class Log {
   virtual LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, uint64_t chain,
                                LogConsumer* consumer) = 0;
   // Ends a registration and releases the records, since the partition was dropped. Its units must
-  // have been announced, or the log must have failed. Not from within OnDurable or on_done.
+  // have been announced (UntilAnnounced), or the log must have failed. Not from within OnDurable or
+  // on_done.
   virtual void RemoveStream(LogStream* stream) = 0;
+  // Returns once no unit of the stream is on its way to the disk, or the log has failed.
+  virtual Task<void> UntilAnnounced(LogStream* stream) = 0;
+  // The same as RemoveStream, for a partition that is not registered.
+  virtual void ForgetUnits(const Uuid& partition) = 0;
+  // The removed partitions of which a segment on the disk may still hold something (L12).
+  virtual std::vector<Uuid> RemovedPartitions() = 0;
   // Releases the records of partitions that nobody has registered (dropped partitions), except
   // those for which KeepUnits was called.
   virtual void ReleaseUnknownStreams() = 0;
@@ -244,6 +253,8 @@ class Log {
   // Recovery no longer needs records up to and including `lsn`, because both superblock slots are
   // past them.
   virtual void Release(LogStream* stream, Lsn lsn) = 0;
+  // What is appended from now on lies at or after this position.
+  virtual LogPosition written_end() const = 0;
   // Everything before this position is durable, and stays in the log until it is released. Every
   // later recovery ends at or after it.
   virtual LogPosition durable_end() const = 0;

@@ -138,6 +138,9 @@ class LogImpl final : public Log, private TurnHook {
   LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, uint64_t chain,
                        LogConsumer* consumer) override;
   void RemoveStream(LogStream* stream) override;
+  Task<void> UntilAnnounced(LogStream* stream) override;
+  void ForgetUnits(const Uuid& partition) override;
+  std::vector<Uuid> RemovedPartitions() override;
   void ReleaseUnknownStreams() override;
   void KeepUnits(const Uuid& partition) override;
   void DropUnits(const Uuid& partition) override;
@@ -151,6 +154,7 @@ class LogImpl final : public Log, private TurnHook {
   Uuid OldestPinnedStream() const override;
   std::vector<DurableSegment> DurableSegments() const override;
   bool IsLive(uint64_t segment_number) const override;
+  LogPosition written_end() const override { return written_end_; }
   LogPosition durable_end() const override { return announced_end_; }
   Result<std::unique_ptr<LiveReader>> OpenReader(LogStream* stream, const HistoryPoint& after,
                                                  uint64_t retention_bytes) override;
@@ -207,7 +211,7 @@ class LogImpl final : public Log, private TurnHook {
     bool done = false;
   };
   struct Discarded {  // a segment file that is no longer part of the log
-    std::string name;
+    uint64_t number = 0;
     uint64_t bytes = 0;
     bool given_up = false;  // its room goes to the file system (GiveUpRetained)
   };
@@ -242,6 +246,7 @@ class LogImpl final : public Log, private TurnHook {
 
   // -- log.cc
   LogStream* StreamOf(const Uuid& partition);
+  bool IsAnnounced(const LogStream* stream) const;
   bool Fits(uint64_t bytes) const;
   void AddSpaceWaiter(SpaceWaiter* waiter);
   void GiveUpWaiting(SpaceWaiter* waiter);
@@ -360,6 +365,8 @@ class LogImpl final : public Log, private TurnHook {
   std::unordered_map<Uuid, std::unique_ptr<LogStream>, UuidHash> streams_;
   // Of dropped partitions: what lies before this position means nothing (LogOptions::dropped).
   std::unordered_map<Uuid, LogPosition, UuidHash> skipped_until_;
+  // Of removed partitions whose traces may be on the disk: all of them lie before this position.
+  std::unordered_map<Uuid, LogPosition, UuidHash> removed_;
   std::vector<LogStream*> staged_streams_;  // the streams with units
   std::deque<LogStream*> due_marks_;        // the streams whose mark the next batch carries
   FairClock batch_clock_;
@@ -392,6 +399,7 @@ class LogImpl final : public Log, private TurnHook {
   uint64_t woken_bytes_ = 0;                          // of these, for writers not resumed yet
   WaitQueue maintenance_wake_;
   WaitQueue idle_wake_;
+  WaitQueue announced_;  // after each Announce, and at the failure
   LogTimer idle_timer_, retry_timer_, hold_timer_;
   CommitHold hold_;
 

@@ -179,7 +179,7 @@ void LogImpl::RetainOrRecycle(size_t released) {
   for (; released > 0 && !kept(bytes); --released) {
     Segment& front = *live_.front();
     CHECK(!front.file.is_open()) << "W2: a segment left the log while groups could still be written to it";
-    recycle_queue_.push_back({SegmentFileName(front.number), front.bytes, giving_up_});
+    recycle_queue_.push_back({front.number, front.bytes, giving_up_});
     given_up_ += giving_up_;
     bytes -= front.bytes;
     for (const IndexEntry& entry : front.index) {

@@ -184,7 +184,9 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
 bool LogImpl::MeansNothing(const Uuid& partition, const LogEntry& entry) {
   if (skipped_until_.empty()) return false;
   const auto found = skipped_until_.find(partition);
-  return found != skipped_until_.end() && entry.end <= found->second;
+  if (found == skipped_until_.end() || entry.end > found->second) return false;
+  removed_[partition] = entry.end;
+  return true;
 }
 
 // L13: versions were seen by clients, and must not come again.
@@ -404,7 +406,7 @@ void LogImpl::DiscardDeadSegments(const LogReader& reader, uint64_t taken) {
   for (const LogSegmentInfo& segment : reader.segments()) {
     if (segment.use == LogSegmentInfo::Use::kData && segment.number <= last) continue;
     if (segment.number == taken || segment.number == first->number) continue;
-    recycle_queue_.push_back({SegmentFileName(segment.number), segment.bytes, /*given_up=*/false});
+    recycle_queue_.push_back({segment.number, segment.bytes, /*given_up=*/false});
   }
 }
 
@@ -459,12 +461,12 @@ Task<Status> LogImpl::PrepareSegment() {
       const bool useful =
           !discarded.given_up && discarded.bytes == options_.segment_bytes && prepared_.size() < MaxSpares();
       if (!useful) {
-        CO_RETURN_IF_ERROR(co_await files_.Remove(discarded.name));
+        CO_RETURN_IF_ERROR(co_await files_.Remove(SegmentFileName(discarded.number)));
         recycle_queue_.pop_front();
         if (discarded.given_up) --given_up_, ++given_back_;
         co_return Status();
       }
-      CO_RETURN_IF_ERROR(co_await files_.TakeAside(discarded.name));
+      CO_RETURN_IF_ERROR(co_await files_.TakeAside(SegmentFileName(discarded.number)));
       recycle_queue_.pop_front();
     }
   }

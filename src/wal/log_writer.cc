@@ -441,6 +441,7 @@ void LogImpl::Announce() {
       }
     }
   }
+  announced_.NotifyAll();
   if (moved || PositionSegment(announced_end_) != segment_before) DropReleasedSegments();
 }
 
@@ -506,6 +507,7 @@ void LogImpl::Fail(Status status) {
   WakeSpaceWaiters();
   WakeAllReaders();
   idle_wake_.NotifyAll();
+  announced_.NotifyAll();
   maintenance_wake_.NotifyAll();
   for (LogStream* stream : registered) stream->consumer->OnLogFailed(failure_);
 }

@@ -37,6 +37,7 @@ Task<Status> SimNode::Start() {
   Result<StoreInfo> opened = co_await OpenStore(first_, options_.store);
   if (!opened.ok()) co_return opened.TakeStatus();
   store_ = *std::move(opened);
+  CO_RETURN_IF_ERROR(co_await RemoveLeftovers(first_, &store_));
   for (uint32_t i = 0; i < store_.reactors; ++i) {
     Reactor& reactor = *machine_->reactor(static_cast<int>(i));
     owned_.push_back(std::make_unique<ReactorPart>(reactor, &store_, &node_options_, &shared_, &registry_, this));
@@ -45,7 +46,10 @@ Task<Status> SimNode::Start() {
   CO_RETURN_IF_ERROR(co_await OpenEngines());
   for (ReactorPart* part : parts_) part->Build(parts_);
   for (ReactorPart* part : parts_) part->Connect(parts_);
-  snapshots_ = std::make_unique<Snapshots>(first_, &parts_[0]->partitions(), kSnapshotMaxAgeMs);
+  snapshots_ = std::make_unique<Snapshots>(first_, &parts_[0]->here(), kSnapshotMaxAgeMs);
+  CO_ASSIGN_OR_RETURN(const FileIdentity identity, lock_.Identity());
+  partitions_ = std::make_unique<NodePartitions>(first_, &parts_, snapshots_.get(), store_, identity);
+  CO_RETURN_IF_ERROR(co_await partitions_->Open());
   CO_RETURN_IF_ERROR(co_await Listen());
   serving_ = true;
   co_return Status();
@@ -84,6 +88,11 @@ Task<Status> SimNode::Stop() {
   Status status = co_await OnAllParts(stop);
   Status drained = co_await OnAllParts([](ReactorPart* part) { return part->DrainCalls(); });
   if (status.ok()) status = std::move(drained);
+  if (partitions_) {
+    Status changed = co_await partitions_->Close();
+    if (status.ok()) status = std::move(changed);
+    partitions_.reset();
+  }
   snapshots_.reset();
   auto close = [checkpoint = failure_.ok()](ReactorPart* part) { return part->CloseEngine(checkpoint); };
   Status closed = co_await OnAllParts(close);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "src/io/file.h"
+#include "src/node/node_partitions.h"
 #include "src/node/reactor_part.h"
 #include "src/node/snapshots.h"
 #include "tests/support/sim_kernel.h"
@@ -40,6 +41,7 @@ class SimNode final : public NodeControl {
   Task<Status> Stop();
 
   bool serving() const { return serving_; }
+  NodePartitions& partitions() { return *partitions_; }
   void CheckInvariants() const;  // of all engines that are open
   // Why the first engine to fail has failed.
   const Status& failure() const { return failure_; }
@@ -69,6 +71,7 @@ class SimNode final : public NodeControl {
   std::vector<std::unique_ptr<ReactorPart>> owned_;
   std::vector<ReactorPart*> parts_;
   std::unique_ptr<Snapshots> snapshots_;
+  std::unique_ptr<NodePartitions> partitions_;
   Status failure_;
   bool serving_ = false;
 };

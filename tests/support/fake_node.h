@@ -81,6 +81,7 @@ struct FakeNode {
           b.stored.push_back(nullptr);
         }
       }
+      b.here = b.partitions;
       servers.push_back(std::make_unique<RpcServer>(reactor, RpcOptions(), &shared));
       services.push_back(std::make_unique<KvService>(servers[r].get(), &b, &control, WatchOptions{.max_waiting = 20}));
       servers[r]->SetService(services[r].get());

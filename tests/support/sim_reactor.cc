@@ -69,7 +69,8 @@ void SimReactor::FillRandom(std::span<std::byte> bytes) {
 }
 
 void SimReactor::ArmTimer(Timer* timer, Nanos deadline_ns) {
-  if (dead_) return;
+  // In the turn in which the machine stops, timers that are due fire. What they wait for next never comes.
+  if (dead_) return lost_timers_.push_back(timer);
   CheckNotOffloaded();
   PausePoint();
   timers_.Arm(timer, deadline_ns);

@@ -122,6 +122,7 @@ class SimReactor final : public Reactor, private RemoteWaker, private OffloadPor
   Nanos busy_until_ns_ = 0;
 
   TimerHeap timers_;
+  std::vector<Timer*> lost_timers_;  // only keeps them reachable (K3)
   TurnQueues queues_;
   RemotePort port_;
   std::vector<OpenFile> files_;

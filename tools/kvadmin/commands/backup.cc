@@ -101,6 +101,13 @@ class Backup {
       }
     }
     ASSIGN_OR_RETURN(status_, client_.Call(Client::Repeat::kSafe, &api::AdminIf::status));
+    // A node of an earlier version does not say how many ranges there are, and holds all of them.
+    if (status_.ranges != 0 && static_cast<size_t>(status_.ranges) != status_.partitions.size()) {
+      return Error(Code::kUnsupported,
+                   "the node holds {} of {} partitions, and a backup must have all of them: make it of a node that "
+                   "holds all",
+                   status_.partitions.size(), status_.ranges);
+    }
     manifest_.id = RandomId();
     manifest_.node = status_.node_id;
     manifest_.server_version = status_.server_version;

@@ -1,0 +1,148 @@
+#include "src/backup/copied_tree.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "src/partition/meta_chain.h"
+#include "src/partition/superblock.h"
+
+namespace pando {
+namespace {
+
+constexpr size_t kReadsInFlight = 32;
+
+// Fills both slots with the snapshot's generation and the one after it, as if a second checkpoint
+// had found nothing to do. With a single slot, one damaged superblock could make the restored
+// partition unreadable.
+void FillSlots(Superblock* sb, AlignedBuffer* slots) {
+  for (const Generation generation : {sb->generation, sb->generation + 1}) {
+    sb->generation = generation;
+    char* slot = slots->data() + generation % 2 * (2 * kBlockBytes);
+    for (int copy = 0; copy < 2; ++copy) EncodeSuperblock(*sb, slot + copy * kBlockBytes);
+  }
+}
+
+// Chunks that are entirely free stay holes. They may be holes in the file that was backed up, and
+// the next start assumes that they are. Space for the other chunks is allocated now, so that later
+// writes do not find the disk full.
+Task<Status> HoldChunksInUse(File* file, const ExtentAllocator& blocks) {
+  constexpr uint64_t kChunk = ExtentAllocator::kChunkBlocks;
+  uint64_t from = 0;  // start of the run of chunks that are in use but not allocated yet
+  for (uint64_t at = 0; at < blocks.total_blocks(); at += kChunk) {
+    const uint64_t end = std::min(at + kChunk, blocks.total_blocks());
+    bool used = end - at < kChunk;
+    for (uint64_t b = at; b < end && !used; ++b) used = blocks.IsUsed(b);
+    if (used && end < blocks.total_blocks()) continue;
+    const uint64_t to = used ? end : at;
+    if (to > from) CO_RETURN_IF_ERROR(co_await file->Allocate(from * kBlockBytes, (to - from) * kBlockBytes));
+    from = end;
+  }
+  co_return Status();
+}
+
+// The pages may fill the file, so it grows at its end. (This may begin another group, whose bitmap
+// counts too.)
+Task<Status> MakeRoomForMetadata(File* file, ExtentAllocator* blocks) {
+  const uint64_t old_blocks = blocks->total_blocks();
+  const uint64_t groups = blocks->group_count() + 1;
+  const uint64_t step = groups + MetaBlocksFor(groups);
+  CO_RETURN_IF_ERROR(co_await file->Allocate(old_blocks * kBlockBytes, step * kBlockBytes));
+  blocks->Grow(old_blocks + step);
+  co_return Status();
+}
+
+}  // namespace
+
+CopiedTree::CopiedTree(Reactor& reactor, CopiedFrom from, const SnapshotRoot& root, std::string name,
+                       std::string advice, Problem on_problem, Progress on_progress)
+    : reactor_(reactor),
+      from_(from),
+      root_(root),
+      name_(std::move(name)),
+      advice_(std::move(advice)),
+      on_problem_(std::move(on_problem)),
+      on_progress_(std::move(on_progress)),
+      blocks_(root.file_blocks) {
+  blocks_.MarkUsed(Extent::Of(0, kSuperblockBlocks));
+}
+
+Task<void> CopiedTree::Walk(PageSource* pages) {
+  TreeCheck::Options options;
+  options.reactor = &reactor_;
+  options.pages = pages;
+  options.partition = from_.partition;
+  options.usable_bytes = UsablePageBytes(from_.page_bytes, from_.seal_bytes);
+  options.leaves_in_flight = kReadsInFlight;
+  TreeCheck check(std::move(options), this);
+  co_await check.Run(root_.root, root_.root_level, root_.generation);
+  counts_ = check.counts();
+}
+
+Task<bool> CopiedTree::MayRead(uint64_t bytes) {
+  read_blocks_ += bytes / kBlockBytes;
+  if (on_progress_) Stop(on_progress_(read_blocks_));
+  co_return stopped_.ok();
+}
+
+bool CopiedTree::OnExtent(Extent extent, std::string_view owner) {
+  bool sound = !extent.empty() && extent.block() + extent.blocks() <= root_.file_blocks;
+  for (uint64_t b = extent.block(); sound && b < extent.block() + extent.blocks(); ++b) sound = !blocks_.IsUsed(b);
+  if (sound) {
+    blocks_.MarkUsed(extent);
+  } else {
+    OnProblem(extent.offset_bytes(),
+              fmt::format("{}: its blocks lie outside the partition or belong to something else too", owner), {});
+  }
+  return sound;
+}
+
+void CopiedTree::OnProblem(uint64_t offset_bytes, std::string what, std::string_view) {
+  if (!stopped_.ok()) return;
+  on_problem_({name_, offset_bytes, std::move(what), advice_});
+}
+
+Task<Status> CopiedTree::WriteMetadata(File* file, PartitionFileOptions options) {
+  ExtentAllocator* blocks = &blocks_;
+  const SnapshotRoot& root = root_;
+  CO_RETURN_IF_ERROR(co_await MakeRoomForMetadata(file, blocks));
+  std::vector<GroupEntry> groups(blocks->group_count());
+  std::vector<Extent> pieces(MetaBlocksFor(groups.size())), bitmaps(groups.size());
+  for (Extent& piece : pieces) piece = *blocks->Allocate(1);
+  for (Extent& bitmap : bitmaps) bitmap = *blocks->Allocate(1);
+  CO_RETURN_IF_ERROR(co_await HoldChunksInUse(file, *blocks));
+  std::vector<MetaWrite> writes;
+  for (uint32_t g = 0; g < groups.size(); ++g) {
+    AlignedBuffer bytes(kBlockBytes);
+    blocks->EncodeGroup(g, bytes.data());
+    groups[g] = {bitmaps[g].block(), MetaChecksum(options.partition, bitmaps[g], bytes.data())};
+    writes.push_back({bitmaps[g], std::move(bytes)});
+  }
+  TurnBudget turn(reactor_);
+  const MetaRef directory =
+      co_await EncodeMetaChain(reactor_, turn, options.partition, groups.data(), groups.size(), pieces, &writes);
+  CO_RETURN_IF_ERROR(co_await pando::WriteMetadata(file, std::move(writes)));
+  CO_RETURN_IF_ERROR(co_await file->Sync(/*data_only=*/false));
+
+  Superblock sb;
+  sb.page_bytes = options.page_bytes;
+  sb.LeaveSeal(options.seal_bytes);
+  sb.node = options.node;
+  sb.partition = options.partition;
+  sb.generation = root.generation;
+  sb.epoch = root.epoch;
+  sb.checkpoint_lsn = root.lsn;
+  sb.chain = root.chain;
+  sb.last_version = root.last_version;
+  sb.next_page_id = root.next_page_id;
+  sb.file_blocks = blocks->total_blocks();
+  sb.root = root.root;
+  sb.root_level = root.root_level;
+  sb.group_blocks = ExtentAllocator::kGroupBlocks;
+  sb.groups = directory;
+  AlignedBuffer slots(kSuperblockBlocks * kBlockBytes);
+  FillSlots(&sb, &slots);
+  CO_RETURN_IF_ERROR(co_await file->Write(slots.data(), slots.size(), 0));
+  co_return co_await file->Sync(/*data_only=*/false);
+}
+
+}  // namespace pando

@@ -1,0 +1,82 @@
+// NodePartitions creates, installs and drops the partitions of a node while it serves. For each change it takes the
+// steps of StoreRoster, of the engine of the partition's reactor, and of all reactors, which must know what
+// the node holds.
+//
+// Threads: reactor 0.
+//
+// Invariants
+//   NP1  Changes are made one at a time (SM2).
+//   NP2  A partition is served only while store.meta names it, so that no acknowledged write is lost
+//        with it.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "src/backup/install.h"
+#include "src/io/sync.h"
+#include "src/node/reactor_part.h"
+#include "src/node/snapshots.h"
+#include "src/partition/store_roster.h"
+
+namespace pando {
+
+// What a partition is installed from, besides its pages: what describeSnapshot says.
+struct InstallSource {
+  SnapshotRoot root;
+  uint32_t ranges = 0, page_bytes = 0, seal_bytes = 0;  // of the store there
+  bool namespaced = false;
+};
+
+class NodePartitions {
+ public:
+  // `store`: as the engines of `parts` have opened it. All pointers outlive this object. `lock`: see
+  // StoreRoster.
+  NodePartitions(Reactor& reactor, const std::vector<ReactorPart*>* parts, Snapshots* snapshots, StoreInfo store,
+                 std::optional<FileIdentity> lock)
+      : reactor_(reactor),
+        parts_(*parts),
+        snapshots_(*snapshots),
+        roster_(reactor, std::move(store), lock),
+        turn_(reactor, 1) {}
+  ~NodePartitions();
+
+  Task<Status> Open();
+  // Waits for the running change; those that wait for their turn are refused, and an installation ends with
+  // its next batch. REQUIRES: the parts' engines are open.
+  Task<Status> Close();
+
+  // An empty partition. kAlreadyExists, kInvalidArgument (there is no such range), kOverloaded (there is no
+  // memory for another one), kDiskFull, and errors of the disk leave everything as it was.
+  Task<Result<PartitionInfo>> Create(uint32_t id);
+  // A partition that another node holds, as it is in a snapshot there. It keeps its UUID. `pages` outlives the
+  // call, which takes as long as the pages take to come; other changes wait for it. kInvalidArgument: the
+  // other store has another form. kCorruption: what came is not the snapshot. Errors leave everything as it was.
+  Task<Result<PartitionInfo>> Install(uint32_t id, InstallSource source, SnapshotPages* pages);
+  // Ends the service of a partition and removes its data. kUnavailable: the node does not hold it. After
+  // another error the partition is served as before, unless its engine has failed.
+  Task<Status> Drop(uint32_t id);
+
+  // What store.meta says.
+  const StoreInfo& store() const { return roster_.store(); }
+
+ private:
+  Task<Status> TakeTurn();
+  Task<Result<PartitionInfo>> CreateInTurn(uint32_t id);
+  Task<Result<PartitionInfo>> InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages);
+  Status CheckForm(const InstallSource& source) const;
+  Task<Status> DropInTurn(uint32_t id);
+  Task<void> ForgetDropped();
+  Task<Result<PartitionInfo>> Serve(PartitionInfo info);
+  Task<void> Announce(uint32_t id, bool here);
+  ReactorPart* OwnerOf(uint32_t id) const { return parts_[roster_.store().ReactorOf(id)]; }
+
+  Reactor& reactor_;
+  const std::vector<ReactorPart*>& parts_;
+  Snapshots& snapshots_;
+  StoreRoster roster_;
+  Semaphore turn_;
+  bool open_ = false, closing_ = false;
+};
+
+}  // namespace pando

@@ -1,0 +1,82 @@
+// StoreRoster: changes which partitions an open store holds. It is the only writer of store.meta.
+//
+// It deals with files; the engine of the partition's reactor opens and closes the partition itself:
+//
+//   create   Create, then Engine::OpenPartition
+//   install  Install, then Engine::OpenPartition
+//   drop     Drop, then Engine::DropPartition, then RemoveFiles
+//
+// Threads: one reactor, which need not be that of the partitions. One call at a time.
+//
+// Invariants: SM1, SM2 and SM3 of store.h, plus
+//   RO1  A crash anywhere leaves a partition wholly in the store, or wholly out of it. What is left of
+//        one that is out is removed by RemoveLeftovers at the next start.
+//   RO2  Once it is unknown which store.meta a restart will find, nothing is changed any more.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "src/io/directory.h"
+#include "src/partition/partition_file_options.h"
+#include "src/partition/store.h"
+
+namespace pando {
+
+class StoreRoster {
+ public:
+  // The most dropped partitions of which the logs may hold something.
+  static constexpr size_t kMaxDropped = 65536;
+
+  // `lock`: the identity of the lock file. Nothing is changed if the directory has another one or none,
+  // because another process may have opened the store. Not set: no check.
+  StoreRoster(Reactor& reactor, StoreInfo store, std::optional<FileIdentity> lock = std::nullopt)
+      : reactor_(reactor), store_(std::move(store)), lock_(lock) {}
+
+  Task<Status> Open();
+  Task<Status> Close();
+  // What store.meta says.
+  const StoreInfo& store() const { return store_; }
+
+  // Makes the file of an empty partition, with a new UUID, and names it in store.meta.
+  // kAlreadyExists: the store holds it, or there is a file of it that may be needed.
+  Task<Result<PartitionInfo>> Create(uint32_t id);
+
+  // The same for a partition whose file `make` makes, and which keeps the UUID that it has elsewhere.
+  // This store may have held a partition with the same UUID before. What its log holds of that one lies
+  // before `until`. If `make` fails, its error is returned, and nothing is left.
+  using MakeFile = std::function<Task<Status>(PartitionFileOptions)>;
+  Task<Result<PartitionInfo>> Install(uint32_t id, Uuid uuid, LogPosition until, MakeFile make);
+
+  // store.meta stops naming the partition. kUnavailable: the store does not hold it.
+  Task<Result<PartitionInfo>> Drop(uint32_t id);
+  // Removes the files of a partition that has been dropped and is not open any more. If this fails, the
+  // next start does it.
+  Task<Status> RemoveFiles(PartitionInfo dropped);
+
+  // Forgets dropped partitions (SM3) except those in `in_logs`, of which some log may hold something.
+  // The next change of store.meta says so.
+  void ForgetDropped(const std::set<Uuid>& in_logs);
+
+ private:
+  Status StillOurs() const;
+  Status CheckNew(uint32_t id) const;
+  Status NoteDropped(const Uuid& uuid, LogPosition until, StoreInfo* store) const;
+  PartitionFileOptions FileOptions(const PartitionInfo& info, const char* name) const;
+  Task<Status> SyncNames(uint32_t id);
+  Task<Status> MakeAndName(PartitionInfo info, const char* name, const MakeFile* make);
+  Task<Status> AddPartition(PartitionInfo info, const char* name, const MakeFile* make);
+  // Makes store.meta say `store`.
+  Task<Status> Write(StoreInfo store);
+
+  Reactor& reactor_;
+  StoreInfo store_;
+  const std::optional<FileIdentity> lock_;
+  Directory directory_;
+  Status failure_;             // RO2
+  std::set<Uuid> with_files_;  // dropped, or being installed: their files may still be there
+};
+
+}  // namespace pando
