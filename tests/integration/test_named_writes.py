@@ -103,11 +103,14 @@ class NamedWritesTest(unittest.TestCase):
             for context, text in ((ttypes.Context(sequence=1), "client_id has 0 bytes"),
                                   (ttypes.Context(client_id=b"c" * 65, sequence=1), "client_id has 65 bytes"),
                                   (ttypes.Context(client_id=b"c"), "sequence is 0"),
-                                  (ttypes.Context(client_id=b"c", sequence=1, first_sent_ms=-1), "first_sent_ms is -1"),
-                                  (ttypes.Context(client_id=b"c", sequence=1, first_sent_ms=1 << 60), "it is")):
+                                  (ttypes.Context(client_id=b"c", sequence=1, first_sent_ms=-1), "first_sent_ms is -1")):
                 self.refused(*no, text, kv.put, context, put)
                 batch = ttypes.WriteBatchRequest([ttypes.WriteOp(constants.OP_PUT, b"k", b"v")])
                 self.refused(*no, text, kv.writeBatch, context, batch)
+            ahead = ttypes.Context(client_id=b"c", sequence=1, first_sent_ms=1 << 60)
+            self.refused(*no, "but it is", kv.put, ahead, put)
+            result = kv.writeBatch(ahead, batch).results[0]
+            self.assertEqual((result.applied, result.error.code, result.error.applied), (False, *no))
             self.refused(*no, "no harm", kv.deleteRange, self.name(1), ttypes.DeleteRangeRequest(prefix=b"k"))
             self.assertEqual(kv.count(CONTEXT, ttypes.CountRequest()).count, 0)
             kv.get(self.name(0), ttypes.GetRequest(b"k"))  # reads ignore names

@@ -135,7 +135,8 @@ TEST_F(PointWriteTest, HaveTheResultsOfWrite) { Run(&EveryKind); }
 // What has to be waited for, or is refused, is left to Write. It has done nothing.
 Task<void> Unusual(PointWriteTest* t) {
   std::vector<std::unique_ptr<AwaitedWrite>> writes;
-  t->Begin(&writes, {PutOp("large", std::string(100'000, 'v')), PutOp("small", "v"), PutOp(std::string(1029, 'k'), "v")});
+  t->Begin(&writes,
+           {PutOp("large", std::string(100'000, 'v')), PutOp("small", "v"), PutOp(std::string(1029, 'k'), "v")});
   EXPECT_FALSE(writes[0]->begun);
   EXPECT_EQ(writes[0]->op.value.size(), 100'000u);
   EXPECT_TRUE(writes[1]->begun);
