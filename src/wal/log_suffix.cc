@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <utility>
 
 #include "src/wal/stream_history.h"
 
@@ -15,6 +16,9 @@ class SuffixContent {
       : means_nothing_(means_nothing) {}
 
   void Add(const LogEntry& entry) {
+    // The marks in the first batch say what was durable when it was submitted. If that was not yet all
+    // that came before it, units may be missing of which no mark says that they exist.
+    if (std::exchange(empty_, false)) whole_before_ = entry.header.durable_position >= entry.header.previous_end;
     old_format_ |= !HasUnits(entry.header);
     ForEachItem(
         entry.header, entry.payload,
@@ -32,7 +36,7 @@ class SuffixContent {
   }
 
   bool Suffices() {
-    if (old_format_ || history_.marks().empty()) return false;
+    if (!whole_before_ || old_format_ || history_.marks().empty()) return false;
     for (const auto& [partition, first] : first_lsn_) {
       if (history_.broken(partition) || !history_.marks().contains(partition)) return false;
     }
@@ -49,6 +53,7 @@ class SuffixContent {
   const std::function<bool(const Uuid&, const LogEntry&)>& means_nothing_;
   std::unordered_map<Uuid, Lsn, UuidHash> first_lsn_;  // the lowest
   StreamHistory history_;
+  bool empty_ = true, whole_before_ = false;
   bool old_format_ = false;  // has no marks
 };
 

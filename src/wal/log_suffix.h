@@ -3,7 +3,7 @@
 //
 // What recovery needs of a partition is stated by its last mark: the units above released_lsn, up to
 // durable_lsn. Every segment begins with a mark of every partition (L9), so a suffix that holds a batch
-// says what is needed of each.
+// says what is needed of each, as far as it was durable then. A suffix counts only if all before it was.
 //
 // Threads: one reactor.
 #pragma once
