@@ -19,6 +19,29 @@ inline void PrefetchPage(const char* page, bool leaf, uint32_t usable_bytes) {
   __builtin_prefetch(page + kPageHeaderBytes + slots / 4 * 3);
 }
 
+// The record that `key` most likely has in this leaf, as far as a small value goes.
+inline void PrefetchRecord(const Node& leaf, std::string_view key) {
+  if (leaf.count() == 0) return;
+  const char* record = leaf.RecordAddress(std::min(leaf.GuessSlot(key), leaf.count() - 1));
+  for (size_t n = 0; n < 4; ++n) __builtin_prefetch(record + n * kLine);
+}
+
+void ReadLeaf(char* page, uint32_t usable_bytes, BatchLookup* l) {
+  const Node node(page, usable_bytes);
+  uint8_t& heat = HeaderOf(page).heat;
+  if (heat < 3) ++heat;
+  l->leaf = l->at;
+  const uint32_t slot = node.LowerBound(l->key, &l->found);
+  if (l->found) l->record = node.Record(slot);
+}
+
+// Whether the leaf is all that is wanted, and is reached.
+bool Reached(BatchLookup* l) {
+  if (!l->leaf_only || l->level != 0) return false;
+  l->leaf = l->at;
+  return true;
+}
+
 }  // namespace
 
 void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
@@ -30,24 +53,19 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
     for (BatchLookup& l : group) {
       if (l.tree == nullptr) continue;
       l.at = l.tree->root();
-      if (l.leaf_only && l.at->level == 0) {
-        l.leaf = l.at;
-        continue;
+      l.level = l.at->level;
+      if (!Reached(&l)) {
+        PrefetchPage(pool.data(*l.at), l.level == 0, usable_bytes);
+        active[count++] = &l;
       }
-      PrefetchPage(pool.data(*l.at), l.at->level == 0, usable_bytes);
-      active[count++] = &l;
     }
     while (count > 0) {
-      // Search the node of each key, and prefetch the line that holds the answer.
+      // Search the node of each key, and prefetch what the answer refers to.
       for (size_t i = 0; i < count; ++i) {
         BatchLookup& l = *active[i];
-        Node node(pool.data(*l.at), usable_bytes);
-        if (node.leaf()) {
-          l.slot = node.LowerBound(l.key, &l.found);
-          if (l.found) {
-            const char* record = node.RecordAddress(l.slot);
-            for (size_t n = 0; n < 4; ++n) __builtin_prefetch(record + n * kLine);
-          }
+        const Node node(pool.data(*l.at), usable_bytes);
+        if (l.level == 0) {
+          PrefetchRecord(node, l.key);
         } else {
           l.slot = node.ChildSlot(l.key);
           __builtin_prefetch(node.Child(l.slot));
@@ -57,23 +75,18 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
       size_t still = 0;
       for (size_t i = 0; i < count; ++i) {
         BatchLookup& l = *active[i];
-        char* page = pool.data(*l.at);
-        Node node(page, usable_bytes);
-        if (node.leaf()) {
-          uint8_t& heat = HeaderOf(page).heat;
-          if (heat < 3) ++heat;
-          l.leaf = l.at;
-          if (l.found) l.record = node.Record(l.slot);
+        if (l.level == 0) {
+          ReadLeaf(pool.data(*l.at), usable_bytes, &l);
           continue;
         }
         l.at = l.tree->ChildIfResident(l.at, l.slot);
         if (!l.at) continue;
-        if (l.leaf_only && l.at->level == 0) {
-          l.leaf = l.at;
+        --l.level;
+        if (Reached(&l)) {
           __builtin_prefetch(l.at, 1);  // it will be pinned
           continue;
         }
-        PrefetchPage(pool.data(*l.at), node.header().level == 1, usable_bytes);
+        PrefetchPage(pool.data(*l.at), l.level == 0, usable_bytes);
         active[still++] = &l;
       }
       count = still;

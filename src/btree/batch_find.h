@@ -25,6 +25,7 @@ struct BatchLookup {
 
   // Working state.
   Frame* at = nullptr;
+  uint8_t level = 0;  // of `at`; known without a look at the frame, which may not be in the cache
   uint32_t slot = 0;
 };
 

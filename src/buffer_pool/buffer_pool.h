@@ -137,7 +137,8 @@ class BufferPool {
   uint32_t usable_bytes() const { return usable_bytes_; }
   uint64_t BlocksFor(uint64_t value_bytes) const { return BlocksForValue(value_bytes, page_bytes_ - usable_bytes_); }
   uint32_t frame_count() const { return static_cast<uint32_t>(frames_.size()); }
-  char* data(const Frame& frame) const { return arena_ + size_t{frame.id} * page_bytes_; }
+  // Reads nothing of the frame, which may not be in the processor's cache.
+  char* data(const Frame& frame) const { return data(static_cast<FrameId>(&frame - frames_.data())); }
   char* data(FrameId id) const { return arena_ + size_t{id} * page_bytes_; }
   Frame& frame(FrameId id) { return frames_[id]; }
   Reactor& reactor() { return reactor_; }
