@@ -35,14 +35,25 @@ Task<Status> Tree::OpenRoot(ChildRef root, uint8_t level, Generation generation,
   co_return Status();
 }
 
-void Tree::Abandon() {
+void Tree::Forget() {
+  abandoned_ = true;
   for (auto& parity : lists_) {
     for (DirtyList& list : parity) list = DirtyList{};
   }
   dirty_count_ = 0;
   root_ = nullptr;
   frozen_.clear();
+}
+
+void Tree::Abandon() {
+  if (abandoned_) return;
+  Forget();
   pool_.DropAll(this);
+}
+
+Task<void> Tree::AbandonInTurns() {
+  Forget();
+  co_await pool_.DropAllInTurns(this);
 }
 
 // -- descents -------------------------------------------------------------------------------------

@@ -168,6 +168,8 @@ class Tree final : public PageOwner {
   Task<Status> OpenRoot(ChildRef root, uint8_t level, Generation generation, uint64_t next_page_id);
   // Frees every frame without writing it. No I/O of this tree may be in flight.
   void Abandon();
+  // The same, without a long turn. The store is condemned, or no page is dirty. Then Abandon does nothing.
+  Task<void> AbandonInTurns();
 
   // -- reading resident pages
   // The attached leaf for `key`. If a page on the path is not in memory, returns null and sets
@@ -316,6 +318,8 @@ class Tree final : public PageOwner {
     ChildRef ref;            // valid once the page is written
   };
 
+  void Forget();
+
   // tree.cc: fetching
   // Reads the page that a descent found missing, and pins it in keep[slot] until the descent has
   // passed through it. On OK, descend again. When there is no room, releases all of `keep`, waits
@@ -421,6 +425,7 @@ class Tree final : public PageOwner {
   // By the parity of the generation that dirtied the pages, then by level.
   DirtyList lists_[2][kLists];
   uint8_t parity_ = 0;  // of the current generation
+  bool abandoned_ = false;
   bool checkpointing_ = false;
   Generation frozen_generation_ = 0;
   uint64_t frozen_root_id_ = 0;

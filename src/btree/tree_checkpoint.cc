@@ -110,6 +110,7 @@ void Tree::OnWriteEnded(Frame& frame, bool valid) {
 }
 
 void Tree::OnEvict(Frame& frame) {
+  if (abandoned_) return;  // its parent may be gone
   Frame* parent = Parent(&frame);
   NodeOf(parent).StoreChild(SlotOfChild(parent, &frame), frame.disk);
   --parent->frame_children;

@@ -12,7 +12,8 @@ namespace {
 
 constexpr uint64_t kMinRegionBytes = 2u << 20;  // a huge page
 constexpr uint8_t kMaxHeat = 3;
-constexpr uint8_t kInnerHeat = 2;  // inner pages start in the main queue with two second chances
+constexpr uint32_t kUnitsPerFreed = 4;  // of freeing a frame, in units of the turn's budget
+constexpr uint8_t kInnerHeat = 2;       // inner pages start in the main queue with two second chances
 
 size_t DescriptorBytes() { return sizeof(Frame) + 3 * sizeof(FrameId) + sizeof(uint32_t); }
 
@@ -402,16 +403,28 @@ Frame* BufferPool::Lookup(PageOwner* owner, Extent location) {
   return frame && frame->state == Frame::State::kResident ? frame : nullptr;
 }
 
+void BufferPool::DropOwned(Frame* frame) {
+  CHECK(frame->pins == 0 && !frame->writing && frame->state == Frame::State::kResident)
+      << "frame " << frame->id << " of " << frame->owner->store().file().path() << " is in use";
+  if (frame->in_map) MapErase(frame);
+  if (frame->dirty) --stats_.dirty_pages;
+  frame->frame_children = 0;
+  frame->dirty_list = 0xff;
+  FreeNow(frame);
+}
+
 void BufferPool::DropAll(PageOwner* owner) {
   for (Frame& frame : frames_) {
-    if (frame.owner != owner) continue;
-    CHECK(frame.pins == 0 && !frame.writing && frame.state == Frame::State::kResident)
-        << "frame " << frame.id << " of " << owner->store().file().path() << " is in use";
-    if (frame.in_map) MapErase(&frame);
-    if (frame.dirty) --stats_.dirty_pages;
-    frame.frame_children = 0;
-    frame.dirty_list = 0xff;
-    FreeNow(&frame);
+    if (frame.owner == owner) DropOwned(&frame);
+  }
+}
+
+Task<void> BufferPool::DropAllInTurns(PageOwner* owner) {
+  TurnSlice slice(turn_);
+  for (Frame& frame : frames_) {
+    const bool owned = frame.owner == owner;
+    if (owned) DropOwned(&frame);
+    if (slice.Spend(owned ? kUnitsPerFreed : 1)) co_await Yield(reactor_);
   }
 }
 

@@ -64,6 +64,8 @@ class PageOwner {
   // inside the page.
   virtual Status ValidatePage(const char* page, uint32_t usable_bytes) = 0;
 
+  size_t writes_in_flight = 0;  // of its frames; only the pool uses it
+
  protected:
   ~PageOwner() = default;
 
@@ -164,8 +166,11 @@ class BufferPool {
   Semaphore& gather_turn() { return gather_turn_; }
   void Touch(Frame* frame);  // records a use, for eviction
 
-  // Frees all frames of an owner that is being closed. None of them may be pinned or under I/O.
+  // Frees all frames of an owner that is being closed. None of them may be pinned or under I/O. The pool may
+  // have millions of frames: DropAllInTurns looks at them in several turns. Meanwhile it may evict some, as
+  // ever, so that OnEvict must not rely on other frames of the owner.
   void DropAll(PageOwner* owner);
+  Task<void> DropAllInTurns(PageOwner* owner);
 
   // -- loading
   // The clean frame that holds the page stored at `location`, or null. Does not count as a use.
@@ -218,6 +223,7 @@ class BufferPool {
   Frame* TakeFree();
   void WantFree(size_t frames);
   void FreeNow(Frame* frame);
+  void DropOwned(Frame* frame);
   void Unpinned(Frame* frame);
   void FinishDoomed(Frame* frame);
   bool Evictable(const Frame& frame) const;

@@ -258,8 +258,10 @@ void BufferPool::CopyOverflow(const Frame& first, std::string* out) const {
 Task<Status> BufferPool::WriteBack(Frame* frame) {
   if (!frame->dirty || frame->writing || frame->doomed) co_return Status();
   if (!frame->owner->store().condemned().ok()) co_return frame->owner->store().condemned();  // B7
+  PageOwner* const owner = frame->owner;  // the frame may be free at the end
   frame->writing = true;
   ++writes_in_flight_;
+  ++owner->writes_in_flight;
   Status status;  // no ?: operator here: g++ 12 destroys its temporary twice
   if (frame->overflow) {
     status = co_await WriteOverflow(frame);
@@ -267,6 +269,7 @@ Task<Status> BufferPool::WriteBack(Frame* frame) {
     status = co_await WritePage(frame);
   }
   --writes_in_flight_;
+  --owner->writes_in_flight;
   write_done_.NotifyAll();
   co_return status;
 }
@@ -341,8 +344,7 @@ Task<Status> BufferPool::WriteOverflow(Frame* frame) {
 }
 
 Task<void> BufferPool::DrainWrites(PageOwner* owner) {
-  const auto is_written = [owner](const Frame& frame) { return frame.owner == owner && frame.writing; };
-  while (std::any_of(frames_.begin(), frames_.end(), is_written)) co_await write_done_.Wait();
+  while (owner->writes_in_flight > 0) co_await write_done_.Wait();
 }
 
 }  // namespace pando

@@ -124,7 +124,7 @@ Task<void> Replica::Discard() {
   if (state_.tree) {
     // Reads of the file go on, so it stays open.
     co_await state_.pool.DrainWrites(state_.tree.get());
-    state_.tree->Abandon();
+    co_await state_.tree->AbandonInTurns();
   }
   discarding_ = false;
   discarded_.NotifyAll();
