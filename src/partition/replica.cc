@@ -133,9 +133,14 @@ Task<void> Replica::Discard() {
 void Replica::Drop() {
   state_.Drop();
   LOG(INFO) << "partition " << id() << " (" << uuid().ToString() << ") is dropped";
+  // Before the writes in the queue are answered: the log no longer reads their records. And whoever waits for
+  // room in the log may wait for what it holds of this partition.
+  if (state_.stream) {
+    state_.log->EndStream(state_.stream, state_.Refusal());
+  } else if (state_.log) {
+    state_.log->DropUnits(uuid());
+  }
   Condemn();
-  // Whoever waits for room in the log may wait for what it holds of this partition.
-  if (state_.log) state_.log->DropUnits(uuid());
 }
 
 Task<Status> Replica::Leave() {
@@ -143,7 +148,7 @@ Task<Status> Replica::Leave() {
   CHECK(state_.phase() == Phase::kDropped) << "PH4: partition " << id() << " leaves the log, but serves";
   co_await Discard();
   if (state_.stream) {
-    // The log still reads what is on its way to the disk, whoever was answered.
+    // The log still announces what is on its way to the disk.
     co_await state_.log->UntilAnnounced(state_.stream);
     state_.log->RemoveStream(std::exchange(state_.stream, nullptr));
   } else if (state_.log) {

@@ -369,12 +369,16 @@ void WritePipeline::Fail(const Status& status) {
     failed.pop_front();
   }
   for (QueueEntry* entry : failed) LeaveFailed(entry);
+  writes_resumed_.NotifyAll();
 }
 
 void WritePipeline::OnOutOfService() {
+  writes_resumed_.NotifyAll();
   // ApplyInTask reads the write at the front and answers it.
   const size_t kept = applying_ == Applying::kPreparing ? 1 : 0;
-  const auto first = queue_.begin() + static_cast<ptrdiff_t>(kept), end = EntryAfter(state_.durable_lsn);
+  // Of a dropped partition, the log reads nothing any more.
+  const Lsn up_to = state_.phase() == Phase::kDropped ? state_.last_lsn : state_.durable_lsn;
+  const auto first = queue_.begin() + static_cast<ptrdiff_t>(kept), end = EntryAfter(up_to);
   if (end <= first) return;
   const std::vector<QueueEntry*> dropped(first, end);
   queue_.erase(first, end);

@@ -88,7 +88,8 @@ class WritePipeline {
   // Refuses new writes, and answers those in the queue: whether they took effect is unknown.
   void Fail(const Status& status);
   // The partition is out of service: the same, except that what is on its way to the disk is answered
-  // once it is there, because the log goes on and still reads it.
+  // once it is there, because the log goes on and still reads it. If the partition was dropped, the stream
+  // has ended, and all are answered at once.
   void OnOutOfService();
 
  private:

@@ -135,6 +135,25 @@ Task<void> LogImpl::UntilAnnounced(LogStream* stream) {
   while (!failed() && !IsAnnounced(stream)) co_await announced_.Wait();
 }
 
+void LogImpl::EndStream(LogStream* stream, const Status& why) {
+  CHECK(!stream->ended) << "a stream ended twice";
+  stream->ended = true;
+  for (const LogStream::Staged& staged : stream->units) {
+    staged_bytes_ -= staged.bytes();
+    staged_records_ -= staged.unit.record_count;
+  }
+  stream->units.clear();
+  stream->again_staged = 0;
+  DequeueStreams();
+  if (staged_bytes_ == 0) short_of_segments_ = false;  // no batch waits
+  std::erase(due_marks_, stream);
+  stream->mark_due = false;
+  while (!stream->space_waiters.empty()) GiveUpWaiting(stream->space_waiters.front(), why);
+  DropReleasedSegments();
+  WakeSpaceWaiters();  // others may have been waiting behind these
+  if (IsIdle()) WhenIdle();
+}
+
 void LogImpl::RemoveStream(LogStream* stream) {
   CHECK(failed() || IsAnnounced(stream)) << "a stream was removed before its units were announced";
   CHECK(stream->space_waiters.empty()) << "a stream was removed while a writer waits for room in the log";
@@ -224,6 +243,7 @@ Status LogImpl::Refusal() const {
 }
 
 Task<Result<LogSpace>> LogImpl::WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) {
+  CHECK(!stream->ended) << "a write of a partition that was dropped waits for room";
   CO_RETURN_IF_ERROR(Refusal());
   if (HasSpace(bytes)) {
     granted_bytes_ += bytes;
@@ -237,10 +257,7 @@ Task<Result<LogSpace>> LogImpl::WaitForSpace(LogStream* stream, size_t bytes, Na
   awaiter.stream = stream;
   awaiter.give_up_ns = deadline_ns;
   co_await awaiter;
-  if (awaiter.late) {
-    co_return Error(Code::kDeadline,
-                    "the deadline of the write passed while it waited for room in the log; nothing was changed");
-  }
+  CO_RETURN_IF_ERROR(awaiter.refusal);
   woken_bytes_ -= bytes;
   LogSpace space(this, bytes);
   CO_RETURN_IF_ERROR(Refusal());
@@ -256,13 +273,21 @@ void LogImpl::AddSpaceWaiter(SpaceWaiter* waiter) {
   stream->space_waiters.push_back(waiter);
 }
 
-void LogImpl::GiveUpWaiting(SpaceWaiter* waiter) {
+// Then call WakeSpaceWaiters: others may have been waiting behind this one.
+void LogImpl::GiveUpWaiting(SpaceWaiter* waiter, Status why) {
   LogStream* stream = waiter->stream;
   std::erase(stream->space_waiters, waiter);
   if (stream->space_waiters.empty()) std::erase(waiting_streams_, stream);
-  waiter->late = true;
+  waiter->refusal = std::move(why);
+  reactor_.CancelTimer(waiter);
   reactor_.Schedule(waiter->waiter);
-  WakeSpaceWaiters();  // others may have been waiting behind this one
+}
+
+void LogImpl::GiveUpLate(SpaceWaiter* waiter) {
+  GiveUpWaiting(waiter,
+                Error(Code::kDeadline,
+                      "the deadline of the write passed while it waited for room in the log; nothing was changed"));
+  WakeSpaceWaiters();
 }
 
 LogStream* LogImpl::NextToAdmit() const {

@@ -206,6 +206,10 @@ class Log {
   // records below it stay pinned until Release. The stream lives until RemoveStream.
   virtual LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, uint64_t chain,
                                LogConsumer* consumer) = 0;
+  // The partition was dropped, so nothing more is appended. Who waits for room on its behalf gets `why`, its
+  // records pin nothing any more, and what is in no batch yet never will be. What is on its way to the disk is
+  // still announced; the log reads nothing of the owner's memory any more. Then call RemoveStream.
+  virtual void EndStream(LogStream* stream, const Status& why) = 0;
   // Ends a registration and releases the records, since the partition was dropped. Its units must
   // have been announced (UntilAnnounced), or the log must have failed. Not from within OnDurable or
   // on_done.
@@ -229,7 +233,7 @@ class Log {
   // Reserves space for one record. Returns at once while the log is under its budgets, otherwise
   // suspends until Release has made room: smooth back pressure on writers. The caller keeps the
   // space until the record is appended, then drops it. Streams take turns by bytes. kUnavailable
-  // once the log has failed or is closing. kDeadline when `deadline_ns` (0 = none) comes first.
+  // once the log has failed or is closing, and what EndStream says once the partition was dropped. kDeadline when `deadline_ns` (0 = none) comes first.
   virtual Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) = 0;
   // Returns true when WaitForSpace would not suspend.
   virtual bool HasSpace(size_t bytes) const = 0;

@@ -63,7 +63,7 @@ inline constexpr size_t kMaxImages = 2;
 struct SpaceWaiter : Timer {
   LogStream* stream = nullptr;
   size_t bytes = 0;
-  bool late = false;
+  Status refusal;  // why it was not admitted
   std::coroutine_handle<> waiter;
 };
 
@@ -94,6 +94,7 @@ class LogStream {
   Version hlc = 0;
   bool starts_anew = true;  // the next unit does not continue an earlier one
   bool kept = false;        // KeepUnits was called
+  bool ended = false;       // EndStream was called
   bool queued = false;      // in staged_streams_
   bool mark_due = false;    // in due_marks_
   // The log holds units of it that end elsewhere than its owner continues. Until the next unit says
@@ -137,6 +138,7 @@ class LogImpl final : public Log, private TurnHook {
   Task<Status> Recover(LogReplaySink* sink) override;
   LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, uint64_t chain,
                        LogConsumer* consumer) override;
+  void EndStream(LogStream* stream, const Status& why) override;
   void RemoveStream(LogStream* stream) override;
   Task<void> UntilAnnounced(LogStream* stream) override;
   void ForgetUnits(const Uuid& partition) override;
@@ -171,7 +173,7 @@ class LogImpl final : public Log, private TurnHook {
     Lsn first_lsn = 0, last_lsn = 0;    // none if first_lsn > last_lsn
     uint64_t offset = 0;                // of its first batch
     Lsn lies_first = 0, lies_last = 0;  // all that lie here, wherever else they do (for readers)
-    bool pinned() const { return last_lsn > stream->released_lsn && first_lsn <= last_lsn; }
+    bool pinned() const { return !stream->ended && last_lsn > stream->released_lsn && first_lsn <= last_lsn; }
   };
   struct Segment {
     uint64_t number = 0;
@@ -234,7 +236,7 @@ class LogImpl final : public Log, private TurnHook {
       log->AddSpaceWaiter(this);
       on_fire = [](Timer* t) {
         auto* self = static_cast<SpaceAwaiter*>(t);
-        self->log->GiveUpWaiting(self);
+        self->log->GiveUpLate(self);
       };
       if (give_up_ns != 0) log->reactor_.ArmTimer(this, give_up_ns);
     }
@@ -249,7 +251,8 @@ class LogImpl final : public Log, private TurnHook {
   bool IsAnnounced(const LogStream* stream) const;
   bool Fits(uint64_t bytes) const;
   void AddSpaceWaiter(SpaceWaiter* waiter);
-  void GiveUpWaiting(SpaceWaiter* waiter);
+  void GiveUpWaiting(SpaceWaiter* waiter, Status why);
+  void GiveUpLate(SpaceWaiter* waiter);
   LogStream* NextToAdmit() const;
   void WakeSpaceWaiters();
   void GiveBack(size_t bytes) override;

@@ -13,6 +13,7 @@ namespace pando {
 void LogImpl::Append(LogStream* stream, const WriteUnit& unit) {
   CHECK(recovered_ && !options_.read_only && !closing_ && stream->consumer != nullptr)
       << "append to a log that is closed, read-only or not recovered";
+  CHECK(!stream->ended) << "append to a stream that has ended";
   CHECK(unit.record_count > 0 && !unit.records.empty());
   CHECK_LE(unit.records.size(), LargestUnitRecordBytes(options_.segment_bytes))
       << "a unit does not fit into a segment: raise LogOptions::segment_bytes";
@@ -259,7 +260,7 @@ char* LogImpl::EncodePart(Batch* batch, Batch::Part* part, char* out) {
 // -- marks (L9)
 
 void LogImpl::MarkDue(LogStream* stream) {
-  if (stream->mark_due || failed()) return;
+  if (stream->mark_due || stream->ended || failed()) return;
   stream->mark_due = true;
   due_marks_.push_back(stream);
 }
@@ -416,7 +417,7 @@ void LogImpl::OnBatchDone(Batch* batch, Status status) {
 
 void LogImpl::Announce() {
   const uint64_t segment_before = PositionSegment(announced_end_);
-  bool moved = false;
+  bool moved = false;  // something is needed no longer
   while (!failed() && !batches_.empty() && batches_.front()->done) {
     std::unique_ptr<Batch> batch = std::move(batches_.front());
     batches_.pop_front();
@@ -425,7 +426,7 @@ void LogImpl::Announce() {
     NoteDurable(batch->end);
     covered_ = batch->durable_position;
     for (Batch::Part& part : batch->parts) {
-      moved |= !part.moved.empty();
+      moved |= !part.moved.empty() || part.stream->ended;
       ApplyMoved(*batch, part);
       if (part.last_lsn <= part.stream->durable_lsn) part.last_lsn = 0;  // superseded meanwhile
       if (part.last_lsn == 0) continue;

@@ -65,6 +65,50 @@ TEST_F(LogRemoved, WhatIsOnItsWayIsWaitedFor) {
   EXPECT_TRUE(Use(SmallLog(), Body()).ok());
 }
 
+Task<void> WaitForRoom(Log* log, LogStream* stream, Status* status) {
+  *status = (co_await log->WaitForSpace(stream, 1000, /*deadline_ns=*/0)).status();
+}
+
+// A stream that ends is announced only as far as it is on its way to the disk. It keeps nothing back and
+// nobody waiting.
+TEST_F(LogRemoved, OneThatEndsHoldsUpNobody) {
+  struct Body {
+    Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
+      auto stays = std::make_unique<Stream>(&log, PartitionUuid(0));
+      auto leaves = std::make_unique<Stream>(&log, PartitionUuid(1));
+      leaves->Append();
+      co_await leaves->UntilDurable(reactor, 1);
+      for (int i = 0; log.HasSpace(1000); ++i) leaves->Append(5000);
+      Status of_leaves, of_stays;
+      TaskGroup tasks;
+      tasks.Spawn(WaitForRoom(&log, leaves->handle(), &of_leaves));
+      tasks.Spawn(WaitForRoom(&log, stays->handle(), &of_stays));
+      co_await Sleep(reactor, 10 * kMillisecond);
+      EXPECT_EQ(tasks.running(), 2u);
+      leaves->Append(5000);
+      const Lsn on_its_way = leaves->last();
+      co_await Yield(reactor);  // it is in a batch
+      leaves->Append(5000);     // this is not
+      stays->Append();
+      log.EndStream(leaves->handle(), Error(Code::kAborted, "it leaves"));
+      log.CheckInvariants();
+      EXPECT_TRUE(log.OldestPinnedStream().IsNil());
+      co_await log.UntilAnnounced(leaves->handle());
+      EXPECT_EQ(leaves->durable(), on_its_way);
+      co_await tasks.Drain();
+      EXPECT_EQ(of_leaves.code(), Code::kAborted) << of_leaves.ToString();
+      EXPECT_TRUE(of_stays.ok()) << of_stays.ToString();
+      co_await stays->UntilDurable(reactor, 1);
+      EXPECT_EQ(log.stats().unreleased_records, 1u);
+      log.RemoveStream(leaves->handle());
+      log.CheckInvariants();
+    }
+  };
+  LogOptions options = SmallLog();
+  options.budget_bytes = 200'000;
+  EXPECT_TRUE(Use(options, Body()).ok());
+}
+
 TEST_F(LogRemoved, OneIsGoneOnceItsSegmentsAre) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
