@@ -22,6 +22,9 @@ class SnapshotPages {
  public:
   // The next batch; the last one is `exhausted`. In any order. An error ends the installation.
   virtual Task<Result<PageBatch>> Next() = 0;
+  // The installation ends: a Next that waits returns an error soon, and so does every later one. May be called
+  // at any time, more than once.
+  virtual void Cancel() = 0;
 
  protected:
   ~SnapshotPages() = default;

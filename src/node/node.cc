@@ -313,20 +313,20 @@ Status Node::Stop() {
 
 Task<Status> Node::StopOnReactor(Reactor& first) {
   bool checkpoint = !health_.failed.load(std::memory_order_relaxed);
+  // First, while everything that a change may wait for still goes on.
+  Status status;
+  if (partitions_) status = co_await partitions_->Close();
   auto stop = [limit_ns = options_.shutdown_timeout_ms * kMillisecond](Reactor&, ReactorPart* part) {
     return part->StopServing(limit_ns);
   };
   // Requests of one part use the engines of the others, so all parts stop serving before any
   // engine closes.
-  Status status = co_await OnAllReactors(first, stop);
+  Status stopped = co_await OnAllReactors(first, stop);
+  if (status.ok()) status = std::move(stopped);
   auto drain = [](Reactor&, ReactorPart* part) { return part->DrainCalls(); };
   Status drained = co_await OnAllReactors(first, drain);
   if (status.ok()) status = std::move(drained);
-  if (partitions_) {
-    Status closed = co_await partitions_->Close();
-    if (status.ok()) status = std::move(closed);
-    partitions_.reset();
-  }
+  partitions_.reset();
   snapshots_.reset();  // only requests and changes of partitions use it, and all of them have ended
   auto close = [checkpoint](Reactor&, ReactorPart* part) { return part->CloseEngine(checkpoint); };
   Status closed = co_await OnAllReactors(first, close);

@@ -1,5 +1,6 @@
 #include "src/node/node_partitions.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -8,18 +9,53 @@
 namespace pando {
 namespace {
 
-// Ends an installation when the node closes.
-class UntilClosing final : public SnapshotPages {
+Status Closing() { return Error(Code::kUnavailable, "the node is closing"); }
+
+// Pages that keep coming, or else end with an error (NP3).
+class PagesInTime final : public SnapshotPages, private Timer {
  public:
-  UntilClosing(SnapshotPages* pages, const bool* closing) : pages_(pages), closing_(*closing) {}
-  Task<Result<PageBatch>> Next() override {
-    if (closing_) co_return Error(Code::kUnavailable, "the node is closing");
-    co_return co_await pages_->Next();
+  // A snapshot whose pages take at most `most_bytes`.
+  PagesInTime(Reactor& reactor, SnapshotPages* pages, uint64_t most_bytes)
+      : reactor_(reactor), pages_(*pages), bytes_left_(most_bytes) {
+    on_fire = [](Timer* t) {
+      static_cast<PagesInTime*>(t)->End(Error(Code::kUnavailable,
+                                              "no page of the snapshot has come for {} s; begin the installation again",
+                                              NodePartitions::kInstallPatience / kSecond));
+    };
   }
 
+  Task<Result<PageBatch>> Next() override {
+    CO_RETURN_IF_ERROR(ended_);
+    const Nanos began_ns = reactor_.NowNs();
+    reactor_.ArmTimer(this, began_ns + patience_ns_);
+    Result<PageBatch> batch = co_await pages_.Next();
+    reactor_.CancelTimer(this);
+    CO_RETURN_IF_ERROR(ended_);
+    CO_RETURN_IF_ERROR(batch.status());
+    // Batches without pages do not count.
+    patience_ns_ = batch->images.empty() ? std::max<Nanos>(patience_ns_ - (reactor_.NowNs() - began_ns), 0)
+                                         : NodePartitions::kInstallPatience;
+    for (const PageImage& image : batch->images) {
+      if (image.bytes.size() > bytes_left_) {
+        co_return Error(Code::kCorruption, "more pages were sent than the snapshot has; the sender must be checked");
+      }
+      bytes_left_ -= image.bytes.size();
+    }
+    co_return batch;
+  }
+  void Cancel() override { End(Closing()); }
+
  private:
-  SnapshotPages* const pages_;
-  const bool& closing_;
+  void End(Status why) {
+    if (ended_.ok()) ended_ = std::move(why);
+    pages_.Cancel();
+  }
+
+  Reactor& reactor_;
+  SnapshotPages& pages_;
+  uint64_t bytes_left_;
+  Nanos patience_ns_ = NodePartitions::kInstallPatience;
+  Status ended_;
 };
 
 }  // namespace
@@ -34,6 +70,7 @@ Task<Status> NodePartitions::Open() {
 
 Task<Status> NodePartitions::Close() {
   closing_ = true;
+  if (installing_) installing_->Cancel();
   co_await turn_.Acquire();
   turn_.Release();
   open_ = false;
@@ -45,7 +82,7 @@ Task<Status> NodePartitions::TakeTurn() {
   co_await turn_.Acquire();
   if (open_ && !closing_) co_return Status();
   turn_.Release();
-  co_return Error(Code::kUnavailable, "the node is closing");
+  co_return Closing();
 }
 
 // SM3: what no log holds any more is forgotten with the next change.
@@ -109,13 +146,17 @@ Task<Result<PartitionInfo>> NodePartitions::InstallInTurn(uint32_t id, InstallSo
   // What the log holds of an earlier partition with this UUID lies before its end.
   auto ask = [part = OwnerOf(id)](Reactor&) -> Task<LogPosition> { co_return part->engine()->log_end(); };
   const LogPosition until = co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(ask));
-  UntilClosing until_closing(pages, &closing_);
+  if (closing_) co_return Closing();
+  PagesInTime in_time(reactor_, pages, source.root.file_blocks * kBlockBytes);
   const SnapshotRoot& root = source.root;
-  StoreRoster::MakeFile make = [this, &until_closing, &root](PartitionFileOptions options) {
-    return InstallPartitionFile(reactor_, &until_closing, root, std::move(options));
+  StoreRoster::MakeFile make = [this, &in_time, &root](PartitionFileOptions options) {
+    return InstallPartitionFile(reactor_, &in_time, root, std::move(options));
   };
-  CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_.Install(id, root.partition, until, std::move(make)));
-  co_return co_await Serve(info);
+  installing_ = &in_time;
+  Result<PartitionInfo> info = co_await roster_.Install(id, root.partition, until, std::move(make));
+  installing_ = nullptr;
+  CO_RETURN_IF_ERROR(info.status());
+  co_return co_await Serve(*info);
 }
 
 // Begins the service of a partition that store.meta names since a moment ago (NP2).

@@ -8,6 +8,8 @@
 //   NP1  Changes are made one at a time (SM2).
 //   NP2  A partition is served only while store.meta names it, so that no acknowledged write is lost
 //        with it.
+//   NP3  Each change ends: it waits only for the disk, for requests of a partition that refuses them, and for
+//        a sender whose pages must keep coming. So Close ends too.
 #pragma once
 
 #include <optional>
@@ -30,6 +32,9 @@ struct InstallSource {
 
 class NodePartitions {
  public:
+  // An installation ends if no page comes for so long.
+  static constexpr Nanos kInstallPatience = 60 * kSecond;
+
   // `store`: as the engines of `parts` have opened it. All pointers outlive this object. `lock`: see
   // StoreRoster.
   NodePartitions(Reactor& reactor, const std::vector<ReactorPart*>* parts, Snapshots* snapshots, StoreInfo store,
@@ -42,8 +47,9 @@ class NodePartitions {
   ~NodePartitions();
 
   Task<Status> Open();
-  // Waits for the running change; those that wait for their turn are refused, and an installation ends with
-  // its next batch. REQUIRES: the parts' engines are open.
+  // Refuses changes from now on, and waits for the running one (NP3); an installation is cancelled. Comes
+  // before anything else that closes, because a change may wait for what the node does. REQUIRES: the parts'
+  // engines are open.
   Task<Status> Close();
 
   // An empty partition. kAlreadyExists, kInvalidArgument (there is no such range), kOverloaded (there is no
@@ -51,7 +57,8 @@ class NodePartitions {
   Task<Result<PartitionInfo>> Create(uint32_t id);
   // A partition that another node holds, as it is in a snapshot there. It keeps its UUID. `pages` outlives the
   // call, which takes as long as the pages take to come; other changes wait for it. kInvalidArgument: the
-  // other store has another form. kCorruption: what came is not the snapshot. Errors leave everything as it was.
+  // other store has another form. kCorruption: what came is not the snapshot. kUnavailable: no page has come
+  // for kInstallPatience. Errors leave everything as it was.
   Task<Result<PartitionInfo>> Install(uint32_t id, InstallSource source, SnapshotPages* pages);
   // Ends the service of a partition and removes its data. kUnavailable: the node does not hold it. After
   // another error the partition is served as before, unless its engine has failed.
@@ -77,6 +84,7 @@ class NodePartitions {
   StoreRoster roster_;
   Semaphore turn_;
   bool open_ = false, closing_ = false;
+  SnapshotPages* installing_ = nullptr;
 };
 
 }  // namespace pando

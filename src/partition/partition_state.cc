@@ -10,7 +10,9 @@ bool MayFollow(Phase from, Phase to) {
     case Phase::kDraining: return from == Phase::kRecovering || from == Phase::kServing;
     case Phase::kFailed:
     case Phase::kQuarantined: return from == Phase::kRecovering || from == Phase::kServing || from == Phase::kDraining;
-    case Phase::kDropped: return from == Phase::kRecovering || from == Phase::kServing || from == Phase::kQuarantined;
+    case Phase::kDropped:
+      return from == Phase::kRecovering || from == Phase::kServing || from == Phase::kDraining ||
+             from == Phase::kQuarantined;
     case Phase::kClosed:
       return from == Phase::kDraining || from == Phase::kFailed || from == Phase::kQuarantined ||
              from == Phase::kDropped;

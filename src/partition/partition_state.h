@@ -14,8 +14,8 @@
 //             |   +-----------|--> kDraining|            |
 //             +---------------+-------------+--> kFailed-+
 //             +---------------+-------------+--> kQuarantined --> kClosed
-//             |               |                        |             ^
-//             +---------------+------------------------+--> kDropped-+
+//             |               |             |          |             ^
+//             +---------------+-------------+----------+--> kDropped-+
 //
 //   PH3  A quarantined partition answers every request with the reason, its file is not written, and
 //        the log keeps its units as long as there is room. The others are not concerned.

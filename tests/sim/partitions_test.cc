@@ -11,106 +11,14 @@
 #include "gen-cpp/Admin.h"
 #include "gen-cpp/Kv.h"
 #include "gen-cpp/pando_constants.h"
-#include "src/rpc/rpc_client.h"
-#include "tests/sim/sim_node.h"
+#include "tests/sim/partitions_world.h"
 #include "tests/support/seeds.h"
-
-#define EXPECT_OK(expr)                                              \
-  do {                                                               \
-    const ::pando::Status pando_expected_ = (expr);                  \
-    EXPECT_TRUE(pando_expected_.ok()) << pando_expected_.ToString(); \
-  } while (0)
 
 namespace pando {
 namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-constexpr uint32_t kRanges = 8;
-constexpr Nanos kCallNs = 10 * kSecond;
-
-uint32_t PartitionOf(const std::string& key) {
-  StoreInfo store;
-  store.ranges = kRanges;
-  return store.PartitionOf(key);
-}
-
-// A node of two reactors, and clients on another machine.
-struct World {
-  explicit World(uint64_t seed) : World(seed, nullptr, 1) {}
-  // Several worlds may share a kernel.
-  World(uint64_t seed, SimKernel* shared, int number)
-      : own(shared ? nullptr : std::make_unique<SimKernel>(seed)),
-        kernel(shared ? *shared : *own),
-        machine(kernel.AddMachine(fmt::format("10.0.{}.1", number))),
-        client_machine(kernel.AddMachine(fmt::format("10.0.{}.2", number))) {
-    FLAGS_minloglevel = 3;
-    options.store.partitions = kRanges;
-    options.store.reactors = 2;
-    options.engine.memory_bytes = 6u << 20;
-    client_reactor = client_machine->Boot();
-    Start();
-  }
-  ~World() { Stop(); }
-  void Start() {
-    machine->Boot(2);
-    node = std::make_unique<SimNode>(machine, options);
-    Status status = *kernel.RunTask(*machine->reactor(), node->Start());
-    EXPECT_TRUE(status.ok()) << status.ToString();
-    // Several, so that each reactor has some.
-    for (int i = 0; i < 6; ++i) {
-      clients.push_back(std::make_unique<RpcClient>(*client_reactor));
-      EXPECT_TRUE(
-          kernel.RunTask(*client_reactor, clients.back()->Connect(machine->host(), options.port, kSecond))->ok());
-    }
-  }
-  void Stop() {
-    for (auto& client : clients) kernel.RunTask(*client_reactor, client->Close());
-    clients.clear();
-    if (!node) return;
-    Status status = *kernel.RunTask(*machine->reactor(), node->Stop());
-    EXPECT_TRUE(status.ok()) << status.ToString();
-    node.reset();
-    machine->PowerLoss(1);
-  }
-  template <typename T>
-  T OnNode(Task<T> task) {
-    auto result = kernel.RunTask(*machine->reactor(), std::move(task));
-    if constexpr (!std::is_void_v<T>) return *std::move(result);
-  }
-  NodePartitions& partitions() { return node->partitions(); }
-  // A key of the partition.
-  static std::string KeyOf(uint32_t partition, int i = 0) {
-    for (int n = 0;; ++n) {
-      std::string key = fmt::format("key-{}-{}", i, n);
-      if (PartitionOf(key) == partition) return key;
-    }
-  }
-  // Returns a pointer because the generated structs can be neither copied nor moved.
-  template <typename Reply, typename Args>
-  std::unique_ptr<Reply> Call(size_t client, const char* method, const Args& args) {
-    auto reply = std::make_unique<Reply>();
-    Status status = *kernel.RunTask(*client_reactor, clients[client]->Call(method, &args, reply.get(), kCallNs));
-    EXPECT_TRUE(status.ok()) << method << ": " << status.ToString();
-    return reply;
-  }
-
-  std::unique_ptr<SimKernel> own;
-  SimKernel& kernel;
-  SimMachine* machine;
-  SimMachine* client_machine;
-  SimReactor* client_reactor = nullptr;
-  SimNodeOptions options;
-  std::unique_ptr<SimNode> node;
-  std::vector<std::unique_ptr<RpcClient>> clients;
-};
-
-void ExpectNotHere(const api::KvError& error, const std::string& what) {
-  EXPECT_THAT(error.message, AllOf(HasSubstr("partition "), HasSubstr(" is not on this node"))) << what;
-  EXPECT_TRUE(error.retryable) << what;
-  EXPECT_EQ(error.applied, 1) << what;  // APPLIED_NO
-}
 
 // Of what every method answers, for a key in a partition that is not here and for ranges with it.
 void ExpectAllRefused(World* world, size_t client, uint32_t missing) {
@@ -339,6 +247,7 @@ class RemotePages final : public SnapshotPages {
     batch.exhausted = cursor_.empty();
     co_return batch;
   }
+  void Cancel() override {}  // a call does not wait longer than kCallNs
 
  private:
   RpcClient client_;
@@ -390,48 +299,6 @@ TEST(Partitions, OneIsInstalledFromAnotherNode) {
     to.Stop();
     to.Start();
   }
-}
-
-// Pages that never end.
-class EndlessPages final : public SnapshotPages {
- public:
-  explicit EndlessPages(Reactor* reactor) : reactor_(*reactor) {}
-  Task<Result<PageBatch>> Next() override {
-    co_await Sleep(reactor_, kMillisecond);
-    co_return PageBatch();
-  }
-
- private:
-  Reactor& reactor_;
-};
-
-Task<void> InstallEndlessly(World* world, Code* code) {
-  EndlessPages pages(world->machine->reactor());
-  InstallSource source;
-  source.root.partition = Uuid{1, 2};
-  source.root.file_blocks = 64;
-  const StoreInfo& store = world->partitions().store();
-  source.ranges = store.ranges;
-  source.page_bytes = store.page_bytes;
-  source.seal_bytes = store.seal_bytes;
-  source.namespaced = store.namespaced;
-  Result<PartitionInfo> installed = co_await world->partitions().Install(3, source, &pages);
-  *code = installed.code();
-}
-
-TEST(Partitions, AnInstallationEndsWhenTheNodeStops) {
-  World world(4);
-  EXPECT_OK(world.OnNode(world.partitions().Drop(3)));
-  Code code = Code::kOk;
-  TaskGroup tasks;
-  tasks.Spawn(InstallEndlessly(&world, &code));
-  world.kernel.RunFor(100 * kMillisecond);
-  EXPECT_EQ(code, Code::kOk) << "it goes on";
-  world.Stop();
-  EXPECT_EQ(code, Code::kUnavailable);
-  EXPECT_EQ(tasks.running(), 0u);
-  world.Start();
-  EXPECT_EQ(world.partitions().store().Find(3), nullptr);
 }
 
 // -- load

@@ -84,15 +84,14 @@ Task<Status> SimNode::Listen() {
 
 Task<Status> SimNode::Stop() {
   serving_ = false;
+  Status status;
+  if (partitions_) status = co_await partitions_->Close();
   auto stop = [](ReactorPart* part) { return part->StopServing(kStopWithinNs); };
-  Status status = co_await OnAllParts(stop);
+  Status stopped = co_await OnAllParts(stop);
+  if (status.ok()) status = std::move(stopped);
   Status drained = co_await OnAllParts([](ReactorPart* part) { return part->DrainCalls(); });
   if (status.ok()) status = std::move(drained);
-  if (partitions_) {
-    Status changed = co_await partitions_->Close();
-    if (status.ok()) status = std::move(changed);
-    partitions_.reset();
-  }
+  partitions_.reset();
   snapshots_.reset();
   auto close = [checkpoint = failure_.ok()](ReactorPart* part) { return part->CloseEngine(checkpoint); };
   Status closed = co_await OnAllParts(close);

@@ -42,6 +42,8 @@ class SimNode final : public NodeControl {
 
   bool serving() const { return serving_; }
   NodePartitions& partitions() { return *partitions_; }
+  // A partition of its engine, or null: call it on the reactor that it belongs to.
+  Partition* partition(uint32_t id) const { return parts_[store_.ReactorOf(id)]->engine()->partition(id); }
   void CheckInvariants() const;  // of all engines that are open
   // Why the first engine to fail has failed.
   const Status& failure() const { return failure_; }

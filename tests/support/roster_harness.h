@@ -109,6 +109,7 @@ class SentPages final : public SnapshotPages {
     PageBatch batch = snapshot_.batches[next_++];
     co_return batch;
   }
+  void Cancel() override {}  // Next never waits
 
  private:
   const ReadSnapshot& snapshot_;

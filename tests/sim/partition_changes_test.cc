@@ -1,0 +1,152 @@
+// Changes of a node's partitions that meet a disk that fails, requests, a sender that is stuck, or the end of
+// the node (NP2, NP3).
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/sim/partitions_world.h"
+
+namespace pando {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr uint32_t kVictim = 2;  // of reactor 0
+
+std::unique_ptr<api::Kv_put_result> PutInto(World* world, uint32_t partition, int i) {
+  api::Kv_put_args args;
+  args.request.key = World::KeyOf(partition, i);
+  args.request.value = "value";
+  return world->Call<api::Kv_put_result>(0, "put", args);
+}
+
+struct Change {
+  static Task<void> Drop(Change* change, World* world, uint32_t id) {
+    change->code = (co_await world->partitions().Drop(id)).code();
+    change->over = true;
+  }
+  static Task<void> Create(Change* change, World* world, uint32_t id) {
+    change->code = (co_await world->partitions().Create(id)).code();
+    change->over = true;
+  }
+  Code code = Code::kOk;
+  bool over = false;
+};
+
+// -- the end of the node
+
+// The node stops at any moment of a drop and of the creation that follows.
+TEST(PartitionChanges, TheNodeStopsDuringAChange) {
+  size_t refused = 0, dropped = 0, created = 0;
+  for (int step = 0; step < 60; ++step) {
+    SCOPED_TRACE(step);
+    World world(static_cast<uint64_t>(step) + 1);
+    for (int i = 0; i < 10; ++i) EXPECT_TRUE(PutInto(&world, kVictim, i)->success.applied);
+    Change drop, create;
+    TaskGroup tasks;
+    tasks.Spawn(Change::Drop(&drop, &world, kVictim));
+    tasks.Spawn(Change::Create(&create, &world, kVictim));
+    world.kernel.RunFor(step * 50 * kMicrosecond);
+    world.Stop(static_cast<uint64_t>(step));
+    EXPECT_TRUE(drop.over && create.over);
+    EXPECT_EQ(tasks.running(), 0u);
+    for (const Change& change : {drop, create}) {
+      EXPECT_TRUE(change.code == Code::kOk || change.code == Code::kUnavailable) << static_cast<int>(change.code);
+      refused += change.code != Code::kOk;
+    }
+    dropped += drop.code == Code::kOk;
+    created += create.code == Code::kOk;
+    world.Start();
+    EXPECT_EQ(world.partitions().store().Find(kVictim) != nullptr,
+              (drop.code == Code::kOk) == (create.code == Code::kOk));
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_GT(refused, 0u);
+  EXPECT_GT(dropped, 0u);
+  EXPECT_GT(created, 0u);
+}
+
+// -- a sender that is stuck
+
+// Pages of which no more come: Next does not return, or returns nothing over and over.
+class StuckPages final : public SnapshotPages {
+ public:
+  StuckPages(Reactor* reactor, bool empty) : reactor_(*reactor), empty_(empty), cancelled_(reactor_) {}
+  Task<Result<PageBatch>> Next() override {
+    if (empty_) {
+      co_await Sleep(reactor_, kMillisecond);
+      co_return PageBatch();
+    }
+    if (!over_) co_await cancelled_.Wait();
+    co_return Error(Code::kUnavailable, "cancelled");
+  }
+  void Cancel() override {
+    over_ = true;
+    cancelled_.NotifyAll();
+  }
+
+ private:
+  Reactor& reactor_;
+  const bool empty_;
+  bool over_ = false;
+  WaitQueue cancelled_;
+};
+
+struct Installation {
+  static Task<void> Run(Installation* out, World* world, bool empty) {
+    StuckPages pages(world->machine->reactor(), empty);
+    InstallSource source;
+    source.root.partition = Uuid{1, 2};
+    source.root.file_blocks = 64;
+    const StoreInfo& store = world->partitions().store();
+    source.ranges = store.ranges;
+    source.page_bytes = store.page_bytes;
+    source.seal_bytes = store.seal_bytes;
+    source.namespaced = store.namespaced;
+    Result<PartitionInfo> installed = co_await world->partitions().Install(3, source, &pages);
+    out->status = installed.status();
+    out->over = true;
+  }
+  Status status;
+  bool over = false;
+};
+
+class PartitionSenders : public testing::TestWithParam<bool> {};
+
+TEST_P(PartitionSenders, AnInstallationEndsWhenTheNodeStops) {
+  World world(4);
+  EXPECT_OK(world.OnNode(world.partitions().Drop(3)));
+  Installation installation;
+  TaskGroup tasks;
+  tasks.Spawn(Installation::Run(&installation, &world, GetParam()));
+  world.kernel.RunFor(100 * kMillisecond);
+  EXPECT_FALSE(installation.over);
+  world.Stop();
+  EXPECT_EQ(tasks.running(), 0u);
+  EXPECT_EQ(installation.status.code(), Code::kUnavailable);
+  EXPECT_THAT(installation.status.message(), HasSubstr("the node is closing"));
+  world.Start();
+  EXPECT_EQ(world.partitions().store().Find(3), nullptr);
+}
+
+TEST_P(PartitionSenders, OneThatIsStuckHoldsUpOtherChangesForALimitedTime) {
+  World world(5);
+  EXPECT_OK(world.OnNode(world.partitions().Drop(3)));
+  Installation installation;
+  Change drop;
+  TaskGroup tasks;
+  tasks.Spawn(Installation::Run(&installation, &world, GetParam()));
+  tasks.Spawn(Change::Drop(&drop, &world, kVictim));
+  world.kernel.RunFor(NodePartitions::kInstallPatience - kSecond);
+  EXPECT_FALSE(installation.over || drop.over);
+  world.kernel.RunFor(2 * kSecond);
+  EXPECT_TRUE(installation.over && drop.over);
+  EXPECT_EQ(installation.status.code(), Code::kUnavailable);
+  EXPECT_THAT(installation.status.message(), HasSubstr("no page of the snapshot has come for 60 s"));
+  EXPECT_EQ(drop.code, Code::kOk);
+  EXPECT_OK(world.OnNode(world.partitions().Create(3)).status());
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, PartitionSenders, testing::Bool());
+
+}  // namespace
+}  // namespace pando
