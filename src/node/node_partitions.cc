@@ -185,10 +185,11 @@ Task<Status> NodePartitions::Drop(uint32_t id) {
 Task<Status> NodePartitions::DropInTurn(uint32_t id) {
   co_await ForgetDropped();
   CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_.Drop(id));
-  auto drop = [part = OwnerOf(id), id](Reactor&) { return part->DropPartition(id); };
-  Status dropped = co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(drop));
+  // Before the slow part: requests for all partitions, such as a snapshot, need not fail meanwhile.
   co_await Announce(id, /*here=*/false);
   snapshots_.Forget(parts_[0]->place(id));
+  auto drop = [part = OwnerOf(id), id](Reactor&) { return part->DropPartition(id); };
+  Status dropped = co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(drop));
   CO_RETURN_IF_ERROR(dropped);  // the file is still open
   Status removed = co_await roster_.RemoveFiles(info);
   LOG_IF(WARNING, !removed.ok()) << "the files of partition " << id

@@ -32,6 +32,35 @@ struct Change {
   bool over = false;
 };
 
+// -- requests
+
+// Other partitions are served while a drop takes long: here a cut holds it up.
+TEST(PartitionChanges, ASnapshotDoesNotWaitForADrop) {
+  World world(2);
+  EXPECT_TRUE(PutInto(&world, 0, 0)->success.applied);
+  Partition* victim = world.node->partition(kVictim);
+  EXPECT_OK(world.OnNode(victim->PrepareCut()));
+  Change drop;
+  TaskGroup tasks;
+  tasks.Spawn(Change::Drop(&drop, &world, kVictim));
+  world.kernel.RunFor(200 * kMillisecond);
+  EXPECT_FALSE(drop.over);
+  for (size_t client = 0; client < world.clients.size(); ++client) {
+    api::Kv_openSnapshot_args args;
+    auto opened = world.Call<api::Kv_openSnapshot_result>(client, "openSnapshot", args);
+    EXPECT_TRUE(opened->__isset.success) << opened->error.message;
+    api::Kv_renewSnapshot_args renew;
+    renew.request.snapshot = opened->success.snapshot;
+    EXPECT_TRUE(world.Call<api::Kv_renewSnapshot_result>(client, "renewSnapshot", renew)->__isset.success);
+  }
+  ExpectNotHere(PutInto(&world, kVictim, 0)->error, "put");
+  EXPECT_FALSE(drop.over);
+  EXPECT_OK(world.OnNode(victim->AbandonCut()));
+  world.kernel.RunFor(kSecond);
+  EXPECT_TRUE(drop.over);
+  EXPECT_EQ(drop.code, Code::kOk);
+}
+
 // -- the end of the node
 
 // The node stops at any moment of a drop and of the creation that follows.
