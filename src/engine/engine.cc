@@ -722,6 +722,9 @@ Task<Result<Partition*>> Engine::OpenPartition(PartitionInfo info) { return impl
 Task<Status> Engine::DropPartition(uint32_t id, std::function<void()> on_gone) {
   return impl_->DropPartition(id, std::move(on_gone));
 }
+void Engine::Quarantine(uint32_t id, const Status& why) {
+  if (Replica* replica = impl_->Find(id)) replica->Quarantine(why);
+}
 LogPosition Engine::log_end() const { return impl_->log_->written_end(); }
 std::vector<Uuid> Engine::dropped_in_log() const { return impl_->log_->RemovedPartitions(); }
 const PartitionStats& Engine::dropped_counters() const { return impl_->dropped_; }

@@ -125,6 +125,8 @@ class Engine {
   // answers who still finds it. An error means that the engine has failed; the partition then stays open until
   // the engine is closed.
   Task<Status> DropPartition(uint32_t id, std::function<void()> on_gone = nullptr);
+  // Ends the service of a partition until the next start, because it is not certain that store.meta names it.
+  void Quarantine(uint32_t id, const Status& why);
   // Whatever the log holds now lies before this position.
   LogPosition log_end() const;
   // The dropped partitions of which the log may still hold something.

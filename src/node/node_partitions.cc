@@ -184,17 +184,30 @@ Task<Status> NodePartitions::Drop(uint32_t id) {
 
 Task<Status> NodePartitions::DropInTurn(uint32_t id) {
   co_await ForgetDropped();
-  CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_.Drop(id));
+  const bool was_certain = roster_.certain();
+  Result<PartitionInfo> info = co_await roster_.Drop(id);
+  if (was_certain && !roster_.certain()) co_await TakeOutOfService(id, info.status());
+  CO_RETURN_IF_ERROR(info.status());
   // Before the slow part: requests for all partitions, such as a snapshot, need not fail meanwhile.
   co_await Announce(id, /*here=*/false);
   snapshots_.Forget(parts_[0]->place(id));
   auto drop = [part = OwnerOf(id), id](Reactor&) { return part->DropPartition(id); };
   Status dropped = co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(drop));
   CO_RETURN_IF_ERROR(dropped);  // the file is still open
-  Status removed = co_await roster_.RemoveFiles(info);
+  Status removed = co_await roster_.RemoveFiles(*info);
   LOG_IF(WARNING, !removed.ok()) << "the files of partition " << id
                                  << ", which was dropped, take space until the next start: " << removed.ToString();
   co_return Status();
+}
+
+// NP2: what is acknowledged from here on would be lost if the next start does not find the partition.
+Task<void> NodePartitions::TakeOutOfService(uint32_t id, Status why) {
+  auto quarantine = [part = OwnerOf(id), id, why](Reactor&) -> Task<void> {
+    part->engine()->Quarantine(
+        id, Error(Code::kUnavailable, "it is unknown whether it was dropped, until the next start: {}", why.message()));
+    co_return;
+  };
+  co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(quarantine));
 }
 
 }  // namespace pando

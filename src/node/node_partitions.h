@@ -6,8 +6,8 @@
 //
 // Invariants
 //   NP1  Changes are made one at a time (SM2).
-//   NP2  A partition is served only while store.meta names it, so that no acknowledged write is lost
-//        with it.
+//   NP2  A partition is served only while it is certain that store.meta names it, so that no acknowledged
+//        write is lost with it.
 //   NP3  Each change ends: it waits only for the disk, for requests of a partition that refuses them, and for
 //        a sender whose pages must keep coming. So Close ends too.
 #pragma once
@@ -61,7 +61,8 @@ class NodePartitions {
   // for kInstallPatience. Errors leave everything as it was.
   Task<Result<PartitionInfo>> Install(uint32_t id, InstallSource source, SnapshotPages* pages);
   // Ends the service of a partition and removes its data. kUnavailable: the node does not hold it. After
-  // another error the partition is served as before, unless its engine has failed.
+  // another error the partition is served as before, unless its engine has failed, or it is unknown whether
+  // the next start will find the partition: then it is quarantined until that start (NP2).
   Task<Status> Drop(uint32_t id);
 
   // What store.meta says.
@@ -73,6 +74,7 @@ class NodePartitions {
   Task<Result<PartitionInfo>> InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages);
   Status CheckForm(const InstallSource& source) const;
   Task<Status> DropInTurn(uint32_t id);
+  Task<void> TakeOutOfService(uint32_t id, Status why);
   Task<void> ForgetDropped();
   Task<Result<PartitionInfo>> Serve(PartitionInfo info);
   Task<void> Announce(uint32_t id, bool here);

@@ -12,6 +12,10 @@ std::string_view QuarantinedPartition::Advice() const {
   if (why.code() == Code::kIoError) {
     return "check the device and start the node again: nothing is lost as long as the log holds what the file lacks";
   }
+  if (why.code() == Code::kUnavailable) {
+    return "check the device and start the node again, which finds the partition, with all that was acknowledged, or "
+           "finds it dropped";
+  }
   return "stop the node, see kvadmin check, and put a sound copy of what is damaged back; if there is none, see "
          "kvadmin accept-loss for this partition";
 }

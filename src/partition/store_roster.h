@@ -37,8 +37,10 @@ class StoreRoster {
 
   Task<Status> Open();
   Task<Status> Close();
-  // What store.meta says.
+  // What store.meta says, if that is certain.
   const StoreInfo& store() const { return store_; }
+  // RO2: whether it is known which store.meta a restart will find.
+  bool certain() const { return failure_.ok(); }
 
   // Makes the file of an empty partition, with a new UUID, and names it in store.meta.
   // kAlreadyExists: the store holds it, or there is a file of it that may be needed.

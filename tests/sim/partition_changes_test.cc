@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "tests/sim/partitions_world.h"
 
 namespace pando {
@@ -18,6 +20,11 @@ std::unique_ptr<api::Kv_put_result> PutInto(World* world, uint32_t partition, in
   args.request.value = "value";
   return world->Call<api::Kv_put_result>(0, "put", args);
 }
+bool Holds(World* world, uint32_t partition, int i) {
+  api::Kv_get_args args;
+  args.request.key = World::KeyOf(partition, i);
+  return world->Call<api::Kv_get_result>(0, "get", args)->success.record.found;
+}
 
 struct Change {
   static Task<void> Drop(Change* change, World* world, uint32_t id) {
@@ -31,6 +38,47 @@ struct Change {
   Code code = Code::kOk;
   bool over = false;
 };
+
+// -- a drop of which nobody knows whether it has happened (RO2, NP2)
+
+TEST(PartitionChanges, NoWriteIsAcknowledgedAfterADropOfUnknownOutcome) {
+  std::set<bool> found;
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    SCOPED_TRACE(seed);
+    World world(seed);
+    EXPECT_TRUE(PutInto(&world, kVictim, 0)->success.applied);
+    DiskFault fault;
+    fault.kind = IoOp::Kind::kSync;
+    fault.path = "/data";  // store.meta has its new content by then, but perhaps not after a power loss
+    world.machine->AddFault(fault);
+    Status dropped = world.OnNode(world.partitions().Drop(kVictim));
+    EXPECT_EQ(world.machine->faults_struck(), 1u);
+    world.machine->ClearFaults();
+    EXPECT_EQ(dropped.code(), Code::kUnavailable);
+    EXPECT_THAT(dropped.message(), HasSubstr("cannot be changed until the next start"));
+    auto put = PutInto(&world, kVictim, 1);
+    EXPECT_FALSE(put->__isset.success);
+    EXPECT_THAT(put->error.message, HasSubstr("partition 2 is quarantined: it is unknown whether it was dropped"));
+    EXPECT_EQ(put->error.applied, 1) << "APPLIED_NO";
+    // The other partitions are not concerned, and are not changed either.
+    for (const uint32_t other : {0u, 1u}) EXPECT_TRUE(PutInto(&world, other, 0)->success.applied);
+    EXPECT_EQ(world.OnNode(world.partitions().Drop(0)).code(), Code::kUnavailable);
+    EXPECT_TRUE(PutInto(&world, 0, 1)->success.applied);
+    world.Stop(seed);
+    world.Start();
+    const bool here = world.partitions().store().Find(kVictim) != nullptr;
+    found.insert(here);
+    if (here) {
+      EXPECT_TRUE(Holds(&world, kVictim, 0));
+      EXPECT_TRUE(PutInto(&world, kVictim, 1)->success.applied);
+    } else {
+      EXPECT_FALSE(put->__isset.success) << "an acknowledged write is lost";
+      ExpectNotHere(PutInto(&world, kVictim, 1)->error, "put");
+    }
+    for (const int i : {0, 1}) EXPECT_TRUE(Holds(&world, 0, i));
+  }
+  EXPECT_EQ(found.size(), 2u) << "the restarts did not find both";
+}
 
 // -- requests
 

@@ -250,6 +250,7 @@ int SimMachine::FaultFor(const PendingOp& pending) {
     if (fault.kind && *fault.kind != op.kind) continue;
     if (fault.syncs_only && !IsSync(op)) continue;
     if (path.find(fault.path_contains) == std::string::npos || !Touches(fault, op)) continue;
+    if (!fault.path.empty() && fault.path != path) continue;
     if (fault.skip > 0) {
       --fault.skip;
       continue;

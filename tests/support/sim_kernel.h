@@ -146,6 +146,7 @@ class SimKernel {
 struct DiskFault {
   std::optional<IoOp::Kind> kind;
   std::string path_contains;
+  std::string path = {};                            // this one only; "": any
   uint64_t first_byte = 0, last_byte = UINT64_MAX;  // operations whose range overlaps this one
   uint64_t skip = 0;                                // the first matches, which succeed
   uint64_t count = 1;                               // then this many fail; UINT64_MAX: all
