@@ -383,16 +383,19 @@ class Engine::Impl final : public LogReplaySink {
   // Runs before the first write. A store whose superblocks do not record the log's end would open
   // even without its log.
   Task<Status> MakeLogKnown() {
-    return ForEach([this](Replica* replica) { return MakeLogKnownTo(replica); });
+    return ForEach([](Replica* replica) { return TryMakeLogKnownTo(replica); });
   }
 
-  Task<Status> MakeLogKnownTo(Replica* replica) {
+  static Task<Status> MakeLogKnownTo(Replica* replica) {
     if (replica->checkpointer().KnowsLog()) co_return Status();
-    Status status = co_await replica->Checkpoint();
-    if (status.code() != Code::kDiskFull) CO_RETURN_IF_ERROR(status);
+    co_return co_await replica->Checkpoint();
+  }
+
+  static Task<Status> TryMakeLogKnownTo(Replica* replica) {
+    Status status = co_await MakeLogKnownTo(replica);
+    if (status.code() != Code::kDiskFull) co_return status;
     // Happens only if an older version filled the disk. Checkpoints will try again.
-    LOG_IF(WARNING, !status.ok()) << "the first checkpoint failed for partition " << replica->id() << ": "
-                                  << status.ToString();
+    LOG(WARNING) << "the first checkpoint failed for partition " << replica->id() << ": " << status.ToString();
     co_return Status();
   }
 

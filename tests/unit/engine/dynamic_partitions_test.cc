@@ -370,6 +370,25 @@ TEST(DynamicPartitions, DroppedOnesAreForgottenOnceTheLogIs) {
   world.Run(ExpectOneDropped);
 }
 
+// SM3: the log begins with records of a dropped partition, and other partitions need what follows them.
+Task<void> DropWhatTheLogHolds(World* t) {
+  co_await t->Fill(kVictim, 50);
+  EXPECT_OK(co_await t->store_->Drop(kVictim));
+  for (const uint32_t id : {0u, 2u, 3u}) co_await t->Fill(id, 50);
+  EXPECT_EQ(t->store_->engine_of(kVictim).dropped_in_log().size(), 1u);
+}
+Task<void> ExpectOneIgnored(World* t) {
+  t->ExpectGone(kVictim);
+  for (const uint32_t id : {0u, 2u, 3u}) co_await t->ExpectHolds(id, 50);
+}
+
+TEST_P(DynamicReactors, RecordsOfADroppedOneAreSkipped) {
+  World world(3, GetParam());
+  world.setup_.engine.checkpoint_interval_ns = 3600 * kSecond;
+  world.Run(DropWhatTheLogHolds);
+  world.Run(ExpectOneIgnored);
+}
+
 // A partition that is created and dropped again and again does not fill the store file.
 Task<void> ComeAndGoOften(World* t) {
   EXPECT_OK(co_await t->store_->Drop(kVictim));
