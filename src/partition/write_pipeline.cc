@@ -16,10 +16,12 @@ constexpr size_t kPrefetchAhead = 6;       // leaves of later writes, while a wr
 constexpr uint32_t kUnitsPerRecord = 12;   // of applying it, in units of the turn's budget
 constexpr uint32_t kUnitsPerFetched = 8;   // of finding its leaf
 constexpr uint32_t kUnitsPerAppended = 4;  // of encoding it
+constexpr uint32_t kUnitsPerAnswer = 8;    // of saying that it failed
 
 }  // namespace
 
 WritePipeline::~WritePipeline() {
+  CHECK(unanswered_.empty()) << "P3: writes of partition " << state_.id() << " have no answer";
   for (QueueEntry* entry : queue_) {
     switch (entry->waits) {
       case QueueEntry::Waiter::kNobody: delete static_cast<LoggedUnit*>(entry); break;
@@ -382,7 +384,35 @@ void WritePipeline::OnOutOfService() {
   if (end <= first) return;
   const std::vector<QueueEntry*> dropped(first, end);
   queue_.erase(first, end);
-  for (QueueEntry* entry : dropped) LeaveFailed(entry);
+  for (QueueEntry* entry : dropped) {
+    if (entry->unit) {
+      unanswered_.push_back(entry);
+    } else {
+      LeaveFailed(entry);  // a mark may be withdrawn as long as it waits
+    }
+  }
+  AnswerFailed();
+}
+
+// There may be as many of them as the log has staged. A task answers those for which this turn has no time.
+void WritePipeline::AnswerFailed() {
+  while (!unanswered_.empty()) {
+    if (answer_slice_.Spend(kUnitsPerAnswer)) {
+      if (!std::exchange(answering_, true)) state_.tasks.Spawn(AnswerInTask());
+      return;
+    }
+    QueueEntry* entry = unanswered_.front();
+    unanswered_.pop_front();
+    LeaveFailed(entry);
+  }
+}
+
+Task<void> WritePipeline::AnswerInTask() {
+  while (!unanswered_.empty()) {
+    co_await Yield(state_.reactor);
+    AnswerFailed();
+  }
+  answering_ = false;
 }
 
 // -- durable, committed, superseded

@@ -151,11 +151,14 @@ class WritePipeline {
   Task<Status> PlaceFront(ApplyUnit* unit);
   void FetchForNext();
   Task<void> FetchAhead(std::vector<std::string> keys);
+  void AnswerFailed();
+  Task<void> AnswerInTask();
 
   PartitionState& state_;
   BlockAdmission& admission_;
   Applier& applier_;
   std::deque<QueueEntry*> queue_;
+  std::deque<QueueEntry*> unanswered_;  // they have left the queue, because the partition is out of service
   // Of units that this process has appended or restored, in all, and up to the commit LSN.
   uint64_t appended_bytes_ = 0, committed_bytes_ = 0;
   // At most so many lanes there are: as counted last, and those begun since.
@@ -166,8 +169,9 @@ class WritePipeline {
   bool gave_up_ = false;      // WQ3: a unit that is not committed was dropped, or the gate is closed
   bool gate_closed_ = false;  // it has had its last call
   Applying applying_ = Applying::kAtOnce;
-  TurnSlice apply_slice_{state_.pool.turn()}, append_slice_{state_.pool.turn()};
+  TurnSlice apply_slice_{state_.pool.turn()}, append_slice_{state_.pool.turn()}, answer_slice_{state_.pool.turn()};
   bool fetching_ahead_ = false;  // FetchAhead runs
+  bool answering_ = false;       // AnswerInTask runs
   bool writes_held_ = false;
   WaitQueue writes_resumed_;
 };

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <string>
@@ -182,6 +183,51 @@ TEST(Dropping, WhatBecomesDurableLaterPinsNothing) {
   World world;
   world.setup_.engine.checkpoint_interval_ns = 3600 * kSecond;
   world.Run(DropWhileUnitsAreWritten);
+}
+
+// Thousands of writes that wait for the disk are answered in more than one turn.
+Task<void> PutOnce(Partition* p, int i, int* waiting, std::vector<Status>* refused) {
+  ++*waiting;
+  Status status = co_await Put(p, Key(i), "value");
+  --*waiting;
+  if (!status.ok()) refused->push_back(std::move(status));
+}
+Task<void> DropManyWrites(World* t) {
+  constexpr int kMany = 3000;
+  Partition* victim = t->store_->partition(kVictim);
+  Result<PartitionInfo> info = co_await t->store_->roster().Drop(kVictim);
+  EXPECT_OK(info.status());
+  std::vector<Status> refused;
+  int waiting = 0;
+  TaskGroup writes;
+  for (const bool hang : {false, true}) {  // the first round makes the file large enough
+    if (hang) t->machine_->HangDisk(SimMachine::DiskHang::kSyncs);
+    for (int i = 0; i < kMany; ++i) writes.Spawn(PutOnce(victim, i, &waiting, &refused));
+    if (!hang) co_await writes.Drain();
+  }
+  co_await Sleep(*t->reactor_, 10 * kMillisecond);
+  EXPECT_EQ(waiting, kMany);
+  EXPECT_EQ(victim->stats().pending_writes, static_cast<uint64_t>(kMany));
+  bool over = false;
+  TaskGroup tasks;
+  tasks.Spawn(EngineDrop(t, &over));
+  int turns = 0, most = 0;
+  for (int before = kMany; before > 0; before = waiting, ++turns) {
+    co_await Yield(*t->reactor_);
+    most = std::max(most, before - waiting);
+  }
+  EXPECT_GE(turns, 4);
+  EXPECT_LT(most, kMany / 3) << "a long turn";
+  EXPECT_EQ(refused.size(), static_cast<size_t>(kMany));
+  co_await writes.Drain();
+  t->machine_->ReleaseDisk();
+  co_await tasks.Drain();
+  EXPECT_OK(co_await t->store_->roster().RemoveFiles(*info));
+}
+TEST(Dropping, ManyWritesAreAnsweredInShortTurns) {
+  World world;
+  world.setup_.engine.memory_bytes = 16u << 20;
+  world.Run(DropManyWrites);
 }
 
 // -- a full disk
