@@ -273,6 +273,33 @@ TEST(Dropping, EndsOnAFullDisk) {
   world.Run(DropOnAFullDisk);
 }
 
+// SM3: as long as its file is there, store.meta says that nobody needs it, whatever the logs hold.
+Task<void> DropWithoutRemovingFiles(World* t) {
+  StoreRoster& roster = t->store_->roster();
+  Result<PartitionInfo> info = co_await roster.Drop(kVictim);
+  EXPECT_OK(info.status());
+  EXPECT_OK(co_await t->store_->engine_of(kVictim).DropPartition(kVictim));
+  DiskFault fault;
+  fault.kind = IoOp::Kind::kUnlink;
+  t->machine_->AddFault(fault);
+  EXPECT_EQ((co_await roster.RemoveFiles(*info)).code(), Code::kIoError);
+  roster.ForgetDropped({});
+  EXPECT_EQ(roster.store().dropped.size(), 1u);
+  // Written down with the next change.
+  EXPECT_OK((co_await roster.Drop(2)).status());
+  EXPECT_OK(co_await t->store_->engine_of(2).DropPartition(2));
+  EXPECT_TRUE(t->machine_->disk().Exists(DataPath(kVictim)));
+}
+Task<void> ExpectFilesRemoved(World* t) {
+  for (const uint32_t id : {kVictim, 2u}) t->ExpectGone(id);
+  co_return;
+}
+TEST(Dropping, OneIsRememberedAsLongAsItsFileIsThere) {
+  World world;
+  world.Run(DropWithoutRemovingFiles, /*checkpoint=*/true);
+  world.Run(ExpectFilesRemoved);
+}
+
 // -- the start of an epoch, which nobody waits for
 
 ManualGate* g_gate = nullptr;
