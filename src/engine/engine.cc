@@ -345,12 +345,7 @@ class Engine::Impl final : public LogReplaySink {
     if (on_gone) on_gone();
     scrubber_->Remove(replica);
     releaser_->Remove(replica);
-    const PartitionStats& counters = replica->counters();
-    dropped_.reads_total += counters.reads_total;
-    dropped_.writes_total += counters.writes_total;
-    dropped_.scans_total += counters.scans_total;
-    dropped_.disk_full_total += counters.disk_full_total;
-    dropped_.uncommitted_refused_total += counters.uncommitted_refused_total;
+    dropped_.AddCounters(replica->counters());
     Status closed = co_await replica->Close();
     LOG_IF(WARNING, !closed.ok()) << "partition " << replica->id() << " was dropped, but: " << closed.ToString();
     std::erase_if(replicas_, [replica](const auto& owned) { return owned.get() == replica; });

@@ -273,6 +273,16 @@ struct PartitionStats {
   uint64_t lanes_refused_total = 0;        // writes refused because too many clients are remembered
   bool disk_full = false;                  // one was refused lately, and none that needs space was admitted since
   bool checkpoint_running = false;
+
+  // Adds those that only grow, and that a partition takes with it when it is dropped.
+  void AddCounters(const PartitionStats& other) {
+    reads_total += other.reads_total;
+    writes_total += other.writes_total;
+    scans_total += other.scans_total;
+    disk_full_total += other.disk_full_total;
+    uncommitted_refused_total += other.uncommitted_refused_total;
+    lanes_refused_total += other.lanes_refused_total;
+  }
 };
 
 }  // namespace pando

@@ -10,7 +10,6 @@ namespace pando {
 namespace {
 
 constexpr Nanos kPublishIntervalNs = 500 * kMillisecond;
-constexpr size_t kSumsPerPublish = 256;  // partitions
 constexpr int64_t kMsPerSecond = 1000;
 
 void SetTotal(Counter* counter, uint64_t total) {
@@ -165,7 +164,7 @@ ScrubReport ReactorPart::FullScrubReport() const {
   ScrubReport report = engine_->scrubber().report();
   for (const QuarantinedPartition& q : engine_->quarantined()) {
     ScrubFinding& finding = report.findings.emplace_back();
-    finding.problem = {store_->PartitionDirectory(q.id) + "/data", 0, q.What(), std::string(q.Advice()), q.id};
+    finding.problem = {store_->PartitionFilePath(q.id), 0, q.What(), std::string(q.Advice()), q.id};
     finding.pass = report.passes_started;
     finding.first_seen_ms = q.since_ms;
   }
@@ -226,36 +225,11 @@ void ReactorPart::Publish() {
   reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);
 }
 
-// Sums the statistics of the partitions, a bounded number at each call, and publishes the sums once
-// they have all of them.
+// Publishes the sums of the partitions once it has all of them.
 void ReactorPart::SumPartitions() {
-  const std::span<Partition* const> partitions = engine_->partitions();
-  if (summed_ == 0) {
-    // What dropped partitions have counted is not forgotten.
-    const PartitionStats& dropped = engine_->dropped_counters();
-    sums_.reads_total = dropped.reads_total;
-    sums_.writes_total = dropped.writes_total;
-    sums_.scans_total = dropped.scans_total;
-    sums_.uncommitted_refused_total = dropped.uncommitted_refused_total;
-  }
-  for (size_t i = 0; i < kSumsPerPublish && summed_ < partitions.size(); ++i) {
-    const PartitionStats p = partitions[summed_++]->stats();
-    sums_.reads_total += p.reads_total;
-    sums_.writes_total += p.writes_total;
-    sums_.scans_total += p.scans_total;
-    sums_.file_bytes += p.file_bytes;
-    sums_.used_bytes += p.used_bytes;
-    sums_.hole_bytes += p.hole_bytes;
-    sums_.snapshots = std::max(sums_.snapshots, p.snapshots);
-    sums_.snapshot_pinned_bytes += p.snapshot_pinned_bytes;
-    sums_.changes_kept += p.changes_kept;
-    sums_.uncommitted_bytes += p.uncommitted_bytes;
-    sums_.uncommitted_refused_total += p.uncommitted_refused_total;
-    sums_.lanes_refused_total += p.lanes_refused_total;
-  }
-  if (summed_ < partitions.size()) return;
-  summed_ = 0;
-  const PartitionStats sums = std::exchange(sums_, PartitionStats());
+  const std::optional<PartitionStats> all = sums_.Add(engine_->partitions(), engine_->dropped_counters());
+  if (!all) return;
+  const PartitionStats& sums = *all;
   SetTotal(&gauges_.reads, sums.reads_total);
   SetTotal(&gauges_.writes, sums.writes_total);
   SetTotal(&gauges_.scans, sums.scans_total);

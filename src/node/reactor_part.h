@@ -20,6 +20,7 @@
 #include "src/node/local_partition.h"
 #include "src/node/namespaced_partition.h"
 #include "src/node/node_options.h"
+#include "src/node/partition_sums.h"
 #include "src/node/remote_partition.h"
 #include "src/node/scrub_report.h"
 #include "src/rpc/rpc_server.h"
@@ -119,8 +120,7 @@ class ReactorPart {
   ScrubGauges scrub_gauges_;
   std::map<uint32_t, std::unique_ptr<Gauge>> quarantined_since_s_;  // by partition
   PublishTimer publish_;
-  PartitionStats sums_;  // of the first summed_ partitions
-  size_t summed_ = 0;
+  PartitionSums sums_;
 };
 
 }  // namespace pando

@@ -208,7 +208,7 @@ class FakePartition final : public Partition {
   Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId) override { co_return NoPages(); }
   Task<Result<PageBatch>> ReadPages(SnapshotId, Generation, PageCursor, size_t) override { co_return NoPages(); }
   Task<Status> Checkpoint() override { co_return failure; }
-  PartitionStats stats() const override { return {}; }
+  PartitionStats stats() const override { return statistics; }
 
   // The counterpart of Engine::BatchGet; keys in `cold` are kMiss.
   static void BatchGet(std::span<PointRead> reads) {
@@ -240,6 +240,7 @@ class FakePartition final : public Partition {
   Status failure;              // if set, every call returns it
   Status write_failure;        // if set, every write returns it
   ChangeTail changes;
+  PartitionStats statistics;
   uint64_t scans = 0, scanned_bytes = 0;
 
  private:
