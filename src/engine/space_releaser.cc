@@ -22,7 +22,12 @@ void SpaceReleaser::Add(Replica* replica) {
   watched.period_end_ns = reactor_.NowNs() + options_.after_ns;
 }
 
-void SpaceReleaser::Remove(Replica* replica) { watched_.erase(replica->id()); }
+void SpaceReleaser::Remove(Replica* replica) {
+  const auto found = watched_.find(replica->id());
+  if (found == watched_.end()) return;
+  stats_.refused_files -= found->second.refused;
+  watched_.erase(found);
+}
 
 Task<void> SpaceReleaser::Run() {
   if (options_.bytes_per_s == 0) co_return;

@@ -31,7 +31,7 @@ struct SpaceReleaseOptions {
 
 struct SpaceReleaseStats {
   uint64_t bytes_total = 0;
-  uint64_t refused_files = 0;  // files whose file system cannot punch holes
+  uint64_t refused_files = 0;  // that are there now, whose file system cannot punch holes
 };
 
 class SpaceReleaser {

@@ -30,7 +30,7 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   std::function<Task<bool>()> make_room = std::move(options.make_room);
   std::unique_ptr<Replica> self(new Replica(reactor, pool, std::move(options)));
   PartitionState& state = self->state_;
-  PartitionFileOptions file_options{store.PartitionDirectory(self->id()) + "/data",
+  PartitionFileOptions file_options{store.PartitionFilePath(self->id()),
                                     store.node,
                                     self->uuid(),
                                     store.page_bytes,

@@ -362,6 +362,10 @@ std::string StoreInfo::PartitionDirectory(uint32_t partition) const {
   return fmt::format("{}/{}", data_dir, PartitionName(partition));
 }
 
+std::string StoreInfo::PartitionFilePath(uint32_t partition) const {
+  return fmt::format("{}/{}", PartitionDirectory(partition), kPartitionFileName);
+}
+
 std::string StoreInfo::LogDirectory(uint32_t reactor) const {
   return layout == 0 ? fmt::format("{}/wal-{}", data_dir, reactor)
                      : fmt::format("{}/wal-{}-{}", data_dir, layout, reactor);

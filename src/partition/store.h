@@ -85,6 +85,7 @@ struct StoreInfo {
   uint32_t ReactorOf(uint32_t partition) const { return partition % reactors; }
   static std::string PartitionName(uint32_t partition);  // of its directory in data_dir
   std::string PartitionDirectory(uint32_t partition) const;
+  std::string PartitionFilePath(uint32_t partition) const;
   std::string LogDirectory(uint32_t reactor) const;
 };
 

@@ -30,7 +30,7 @@ class PartitionAudit final : private TreeCheckHost {
                  const CheckOptions& options)
       : reactor_(reactor), store_(store), info_(*store.Find(id)), report_(report), options_(options) {
     result_.id = id;
-    result_.file = store.PartitionDirectory(id) + "/data";
+    result_.file = store.PartitionFilePath(id);
   }
 
   Task<PartitionCheck> Run() {

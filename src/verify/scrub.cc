@@ -122,7 +122,11 @@ Scrubber::~Scrubber() = default;
 
 void Scrubber::Add(Replica* replica) { replicas_[replica->id()] = replica; }
 
-void Scrubber::Remove(const Replica* replica) { replicas_.erase(replica->id()); }
+void Scrubber::Remove(const Replica* replica) {
+  if (replicas_.erase(replica->id()) == 0) return;
+  const std::string file = store_->PartitionFilePath(replica->id());
+  std::erase_if(report_.findings, [&](const ScrubFinding& f) { return f.problem.file == file; });
+}
 
 void Scrubber::StartPass(uint64_t bytes_per_s) {
   const uint64_t background = options_.bytes_per_s > 0 ? options_.bytes_per_s : kDefaultRate;

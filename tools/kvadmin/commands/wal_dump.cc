@@ -207,7 +207,7 @@ Task<LogRequirement> RequirementOf(Reactor* reactor, const StoreInfo* store, uin
   LogRequirement required;
   for (const PartitionInfo& p : store->partitions) {
     if (store->ReactorOf(p.id) != index) continue;
-    const std::string path = store->PartitionDirectory(p.id) + "/data";
+    const std::string path = store->PartitionFilePath(p.id);
     Result<File> file = co_await File::Open(*reactor, path, File::Mode::kRead, /*direct=*/true);
     if (!file.ok()) continue;
     AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
