@@ -164,7 +164,7 @@ class Engine::Impl final : public LogReplaySink {
     log_options.parent = &data_dir_;
     log_options.may_change = [this] { return StillOurs(); };
     log_options.accept_lost = options_.accept_lost_log;
-    log_options.dropped = options_.store.DroppedInLogs();
+    log_options.dropped = options_.store.DroppedInLog(options_.reactor_index);
     for (const Replica* replica : InService()) {
       const PartitionFile& file = replica->partition_file();
       if (file.superblock().log_end <= log_options.required_end) continue;

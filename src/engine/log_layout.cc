@@ -140,7 +140,7 @@ class ReactorChange {
   Task<Status> Collect(uint32_t index) {
     LogOptions options = NewLogOptions(store_.LogDirectory(index));
     options.read_only = true;
-    options.dropped = store_.DroppedInLogs();
+    options.dropped = store_.DroppedInLog(index);
     CO_ASSIGN_OR_RETURN(std::unique_ptr<Log> log, co_await Log::Open(reactor_, std::move(options)));
     TailCollector collector(&tails_);
     Status status = co_await log->Recover(&collector);

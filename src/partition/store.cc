@@ -340,12 +340,11 @@ const StoreInfo::Dropped* StoreInfo::FindDropped(const Uuid& uuid) const {
   return at == dropped.end() ? nullptr : &*at;
 }
 
-std::vector<std::pair<Uuid, LogPosition>> StoreInfo::DroppedInLogs() const {
+std::vector<std::pair<Uuid, LogPosition>> StoreInfo::DroppedInLog(uint32_t reactor) const {
   std::vector<std::pair<Uuid, LogPosition>> found;
   for (const Dropped& d : dropped) {
-    const bool held =
-        std::any_of(partitions.begin(), partitions.end(), [&](const auto& p) { return p.uuid == d.uuid; });
-    found.emplace_back(d.uuid, held ? d.until : kAnyPosition);
+    const auto same = [&](const PartitionInfo& p) { return p.uuid == d.uuid && ReactorOf(p.id) == reactor; };
+    found.emplace_back(d.uuid, std::any_of(partitions.begin(), partitions.end(), same) ? d.until : kAnyPosition);
   }
   return found;
 }

@@ -77,9 +77,10 @@ struct StoreInfo {
   // Null: the store does not hold it.
   const PartitionInfo* Find(uint32_t id) const;
   const Dropped* FindDropped(const Uuid& uuid) const;
-  // What the logs hold of these partitions before these positions means nothing. If a partition with the
-  // UUID is held again, what comes later belongs to it.
-  std::vector<std::pair<Uuid, LogPosition>> DroppedInLogs() const;
+  // What the log of this reactor holds of these partitions before these positions means nothing. If the
+  // reactor holds a partition with the UUID again, what comes later belongs to it. (The position is one in
+  // that log: it says nothing about those of other reactors.)
+  std::vector<std::pair<Uuid, LogPosition>> DroppedInLog(uint32_t reactor) const;
   // What a new partition with this ID and UUID is like.
   PartitionInfo InfoOf(uint32_t id, const Uuid& uuid) const;
   uint32_t ReactorOf(uint32_t partition) const { return partition % reactors; }

@@ -206,7 +206,7 @@ class PartitionAudit final : private TreeCheckHost {
 class LogAudit {
  public:
   LogAudit(Reactor& reactor, const StoreInfo& store, uint32_t index, CheckReport* report)
-      : reactor_(reactor), store_(store), index_(index), dropped_(store.DroppedInLogs()), report_(report) {
+      : reactor_(reactor), store_(store), index_(index), dropped_(store.DroppedInLog(index)), report_(report) {
     check_.directory = store.LogDirectory(index);
     for (const PartitionCheck& p : report->partitions) {
       if (store.ReactorOf(p.id) == index) mine_.push_back(&p);

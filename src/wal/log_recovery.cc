@@ -41,9 +41,11 @@ Task<Status> LogImpl::Recover(LogReplaySink* sink) {
   for (const LogPosition before : {options_.required_end, options_.begin_after}) {
     if (before != 0) next_number_ = std::max(next_number_, PositionSegment(before) + 1);
   }
-  // L13: also when the log that the positions were taken from is lost.
+  // L13: also when the log that the positions were taken from is lost. The position may lie within a segment,
+  // and then a segment of that number would begin before it.
   for (const auto& [partition, until] : options_.dropped) {
-    if (until != kNoPosition) next_number_ = std::max(next_number_, PositionSegment(until));
+    if (until == kNoPosition) continue;
+    next_number_ = std::max(next_number_, PositionSegment(until) + (PositionOffset(until) > 0));
   }
   CO_RETURN_IF_ERROR(co_await BeginFirstSegment(*reader));
   begun_ = true;

@@ -100,6 +100,19 @@ TEST_F(StoreTest, StoresOfFormat1HaveNoRoomForASeal) {
   EXPECT_EQ(info->seal_bytes, 0u);
 }
 
+// A position is one in the log of the partition's reactor.
+TEST(StoreInfoTest, WhatMeansNothingInALog) {
+  using Expected = std::vector<std::pair<Uuid, LogPosition>>;
+  StoreInfo store;
+  store.ranges = 4;
+  store.reactors = 2;
+  const Uuid held{1, 1}, gone{2, 2};
+  store.partitions = {store.InfoOf(0, {3, 3}), store.InfoOf(1, held)};
+  store.dropped = {{held, 500}, {gone, 700}};
+  EXPECT_EQ(store.DroppedInLog(0), (Expected{{held, StoreInfo::kAnyPosition}, {gone, StoreInfo::kAnyPosition}}));
+  EXPECT_EQ(store.DroppedInLog(1), (Expected{{held, 500}, {gone, StoreInfo::kAnyPosition}}));
+}
+
 TEST_F(StoreTest, GoldenReadWithTable) {
   machine_->disk().WriteAll(kMeta, TableMeta().Bytes());
   Result<StoreInfo> info = Load();

@@ -182,6 +182,44 @@ TEST_F(LogRemoved, WhatLiesBeforeTheDropMeansNothing) {
   EXPECT_TRUE(Use(options, Second()).ok());
 }
 
+// The segment that the position lies in is lost, and with it the log.
+TEST_F(LogRemoved, ALostLogGoesOnAfterThePosition) {
+  struct First {
+    Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
+      Stream stream(&log, PartitionUuid(1));
+      for (int i = 0; i < 9; ++i) stream.Append();
+      co_await stream.UntilDurable(reactor, 9);
+      *until = log.written_end();
+    }
+    LogPosition* until;
+  };
+  struct Second {
+    Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
+      EXPECT_GT(log.written_end(), until) << "L13";
+      Stream again(&log, PartitionUuid(1), /*next_lsn=*/5, /*epoch=*/1, /*chain=*/77);
+      again.Append();
+      co_await again.UntilDurable(reactor, 5);
+    }
+    LogPosition until;
+  };
+  struct Third {
+    Task<void> operator()(Reactor&, Log&, Recovered& recovered) {
+      EXPECT_EQ(recovered.partitions[PartitionUuid(1)].units, (std::vector<Lsn>{5}));
+      co_return;
+    }
+  };
+  LogPosition until = 0;
+  EXPECT_TRUE(Use(SmallLog(), First{&until}).ok());
+  EXPECT_GT(PositionOffset(until), 0u);
+  LogOptions options = SmallLog();
+  Reboot(true);
+  machine_->disk().RemoveTree(options.directory);
+  options.dropped = {{PartitionUuid(1), until}};
+  EXPECT_TRUE(Use(options, Second{until}).ok());
+  Reboot(true);
+  EXPECT_TRUE(Use(options, Third()).ok());
+}
+
 TEST_F(LogRemoved, UnitsThatWereKeptAreForgotten) {
   struct First {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
