@@ -1,9 +1,9 @@
 #include "src/partition/store.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cstring>
+#include <optional>
 #include <unordered_set>
 
 #include "src/base/codec.h"
@@ -248,23 +248,35 @@ struct Creations {
   }
 };
 
-// Whether a partition's file has been checkpointed since its creation, so that it holds more than
-// an empty tree.
-Task<bool> HoldsData(Reactor& reactor, std::string path) {
-  Result<File> file = co_await File::Open(reactor, path, File::Mode::kRead, /*direct=*/true);
-  // A file that cannot be read is not overwritten.
-  if (!file.ok()) co_return file.code() != Code::kNotFound;
+// What a file says that may be a partition's. None: it was never completed.
+Task<Result<std::optional<Superblock>>> ReadNewest(File* file) {
   AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
-  Result<uint64_t> bytes = file->Size();
-  Status status = bytes.status();
+  CO_ASSIGN_OR_RETURN(const uint64_t bytes, file->Size());
   // A creation that was cut short leaves a file of any length.
-  const bool whole = bytes.ok() && *bytes >= head.size();
-  if (whole) status = co_await file->Read(head.data(), head.size(), 0);
-  Status closed = co_await file->Close();
-  if (!status.ok() || !closed.ok()) co_return true;
+  if (bytes < head.size()) co_return std::optional<Superblock>();
+  CO_RETURN_IF_ERROR(co_await file->Read(head.data(), head.size(), 0));
   Lsn older_lsn = 0;
-  Result<Superblock> newest = ChooseSuperblock({head.data(), head.size()}, path, &older_lsn);
-  co_return whole&& newest.ok() && newest->generation > 1;
+  Result<Superblock> newest = ChooseSuperblock({head.data(), head.size()}, file->path(), &older_lsn);
+  if (newest.code() == Code::kCorruption) co_return std::optional<Superblock>();
+  CO_RETURN_IF_ERROR(newest.status());
+  co_return std::optional(*newest);
+}
+
+// Whether a partition's file has been checkpointed since its creation, so that it holds more than
+// an empty tree, and `info`, if there is a store, does not say that the partition was dropped.
+Task<bool> HoldsData(Result<File> opened, const StoreInfo* info) {
+  // A file that cannot be read is not overwritten, nor one that another version has written.
+  if (!opened.ok()) co_return opened.code() != Code::kNotFound;
+  File file = *std::move(opened);
+  const Result<std::optional<Superblock>> newest = co_await ReadNewest(&file);
+  Status closed = co_await file.Close();
+  if (!newest.ok() || !closed.ok()) co_return true;
+  if (!*newest || (*newest)->generation <= 1) co_return false;
+  if (info == nullptr) co_return true;
+  const Uuid& uuid = (*newest)->partition;
+  const auto same = [&](const PartitionInfo& p) { return p.uuid == uuid; };
+  const bool held = std::any_of(info->partitions.begin(), info->partitions.end(), same);
+  co_return held || info->FindDropped(uuid) == nullptr;
 }
 
 // Refuses a directory without store.meta that was a store or is half of one. It must not become a
@@ -274,7 +286,10 @@ Task<Status> CheckNothingIsLost(Reactor& reactor, std::string data_dir) {
   for (const std::string& name : entries) {
     // Logs are created only after store.meta.
     bool lost = name.starts_with("wal-");
-    if (name.starts_with("partition-")) lost = co_await HoldsData(reactor, fmt::format("{}/{}/data", data_dir, name));
+    if (name.starts_with("partition-")) {
+      const std::string path = fmt::format("{}/{}/{}", data_dir, name, kPartitionFileName);
+      lost = co_await HoldsData(co_await File::Open(reactor, path, File::Mode::kRead, /*direct=*/true), nullptr);
+    }
     if (!lost) continue;
     co_return Error(Code::kCorruption,
                     "{}: holds {} but no store.meta; restore store.meta from a backup, or use an empty directory",
@@ -439,13 +454,19 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
   co_return *std::move(existing);
 }
 
-Task<Status> RemovePartitionFiles(const Directory* directory, uint32_t partition) {
-  Result<Directory> opened = co_await directory->OpenDirectory(StoreInfo::PartitionName(partition));
+namespace {
+
+Task<bool> MayBeNeededIn(const StoreInfo* info, const Directory* directory, std::string partition) {
+  const std::string name = fmt::format("{}/{}", partition, kPartitionFileName);
+  co_return co_await HoldsData(co_await directory->OpenFile(name, File::Mode::kRead, /*direct=*/true), info);
+}
+
+Task<Status> RemoveFilesIn(const Directory* directory, std::string partition, std::vector<const char*> names) {
+  Result<Directory> opened = co_await directory->OpenDirectory(std::move(partition));
   if (opened.code() == Code::kNotFound) co_return Status();
   if (!opened.ok()) co_return opened.TakeStatus();
   Directory files = *std::move(opened);
   Status status;
-  const std::array<const char*, 2> names{kPartitionFileName, kInstallingName};
   for (const char* name : names) {
     Status removed = co_await files.Remove(name);
     if (status.ok() && removed.code() != Code::kNotFound) status = std::move(removed);
@@ -453,24 +474,6 @@ Task<Status> RemovePartitionFiles(const Directory* directory, uint32_t partition
   if (status.ok()) status = co_await files.Sync();
   Status closed = co_await files.Close();
   co_return status.ok() ? std::move(closed) : std::move(status);
-}
-
-namespace {
-
-// Whether the partition's file may hold the only copy of something.
-Task<bool> MayBeNeeded(Reactor& reactor, const StoreInfo* info, std::string path) {
-  Result<File> file = co_await File::Open(reactor, path, File::Mode::kRead, /*direct=*/true);
-  if (!file.ok()) co_return file.code() != Code::kNotFound;
-  AlignedBuffer head(kSuperblockBlocks * kBlockBytes);
-  Status read = co_await file->Read(head.data(), head.size(), 0);
-  Status closed = co_await file->Close();
-  Lsn older_lsn = 0;
-  Result<Superblock> newest = ChooseSuperblock({head.data(), head.size()}, path, &older_lsn);
-  if (!read.ok() || !closed.ok() || !newest.ok()) co_return co_await HoldsData(reactor, std::move(path));
-  const auto named = [&](const PartitionInfo& p) { return p.uuid == newest->partition; };
-  const bool dropped = info->FindDropped(newest->partition) != nullptr &&
-                       std::none_of(info->partitions.begin(), info->partitions.end(), named);
-  co_return !dropped && newest->generation > 1;
 }
 
 // Removes all files in DIR/name, which then stays as an empty directory.
@@ -481,10 +484,34 @@ Task<Status> EmptyDirectory(Reactor& reactor, std::string path) {
   co_return co_await SyncDirectory(reactor, path);
 }
 
+// Of a partition that the store does not name.
+Task<Status> RemoveLeftoversOf(const StoreInfo* info, const Directory* directory, std::string partition) {
+  const std::string path = directory->PathOf(partition);
+  std::vector<const char*> names{kInstallingName, kReplacingName};
+  const bool needed = co_await MayBeNeededIn(info, directory, partition);
+  if (needed) {
+    LOG(WARNING) << path << ": the store does not know this partition, and leaves it. Remove it if nobody needs it";
+  } else {
+    names.push_back(kPartitionFileName);
+  }
+  CO_RETURN_IF_ERROR(co_await RemoveFilesIn(directory, std::move(partition), std::move(names)));
+  CO_ASSIGN_OR_RETURN(const std::vector<std::string> left, directory->reactor().ListDirectory(path));
+  for (const std::string& name : left) {
+    if (name == kPartitionFileName) continue;
+    LOG(WARNING) << path << "/" << name
+                 << ": is not of the store any more, which leaves it. Remove it if nobody needs it";
+  }
+  co_return Status();
+}
+
 }  // namespace
 
-Task<bool> MayBeNeeded(Reactor& reactor, const StoreInfo* info, uint32_t partition) {
-  return MayBeNeeded(reactor, info, fmt::format("{}/{}", info->PartitionDirectory(partition), kPartitionFileName));
+Task<bool> MayBeNeeded(const StoreInfo* info, const Directory* directory, uint32_t partition) {
+  return MayBeNeededIn(info, directory, StoreInfo::PartitionName(partition));
+}
+
+Task<Status> RemovePartitionFiles(const Directory* directory, uint32_t partition, std::vector<const char*> names) {
+  return RemoveFilesIn(directory, StoreInfo::PartitionName(partition), std::move(names));
 }
 
 Task<Status> RemoveLeftovers(Reactor& reactor, const StoreInfo* info) {
@@ -492,17 +519,16 @@ Task<Status> RemoveLeftovers(Reactor& reactor, const StoreInfo* info) {
   std::unordered_set<std::string> named;
   for (uint32_t r = 0; r < info->reactors; ++r) named.insert(info->LogDirectory(r));
   for (const PartitionInfo& p : info->partitions) named.insert(info->PartitionDirectory(p.id));
+  CO_ASSIGN_OR_RETURN(Directory directory, co_await Directory::Open(reactor, info->data_dir));
+  Status status;
   for (const std::string& entry : entries) {
     const std::string path = info->data_dir + "/" + entry;
-    if (named.contains(path) || !(entry.starts_with("wal-") || entry.starts_with("partition-"))) continue;
-    if (entry.starts_with("partition-") &&
-        co_await MayBeNeeded(reactor, info, fmt::format("{}/{}", path, kPartitionFileName))) {
-      LOG(WARNING) << path << ": the store does not know this partition, and leaves it. Remove it if nobody needs it";
-      continue;
-    }
-    CO_RETURN_IF_ERROR(co_await EmptyDirectory(reactor, path));
+    if (named.contains(path) || !status.ok()) continue;
+    if (entry.starts_with("partition-")) status = co_await RemoveLeftoversOf(info, &directory, entry);
+    if (entry.starts_with("wal-")) status = co_await EmptyDirectory(reactor, path);
   }
-  co_return Status();
+  Status closed = co_await directory.Close();
+  co_return status.ok() ? std::move(closed) : std::move(status);
 }
 
 Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, std::vector<Uuid> partition_uuids,

@@ -29,8 +29,9 @@ namespace pando {
 
 inline constexpr uint32_t kMaxPartitions = 65536;
 inline constexpr char kLockName[] = "lock";  // in the data directory
-// In the directory of a partition: its file, and one that is not complete yet.
-inline constexpr char kPartitionFileName[] = "data", kInstallingName[] = "installing";
+// In the directory of a partition: its file, and those that are to become it and may not be complete yet: of a
+// partition that is created or installed, and of accept_loss.h.
+inline constexpr char kPartitionFileName[] = "data", kInstallingName[] = "installing", kReplacingName[] = "data.new";
 
 class Directory;
 struct PartitionFileOptions;  // partition_file_options.h
@@ -121,13 +122,13 @@ Uuid NewUuid(Reactor& reactor);
 // What a request for a partition that this node does not hold is answered.
 Status PartitionNotHere(uint32_t id);
 // Whether the file of a partition that store.meta does not name may hold the only copy of something.
-// It is opened in `directory`, or by its path if that is null.
-Task<bool> MayBeNeeded(Reactor& reactor, const StoreInfo* info, uint32_t partition);
-// Removes all files in the directory of a partition that store.meta does not name. The directory stays.
-Task<Status> RemovePartitionFiles(const Directory* directory, uint32_t partition);
+// `directory` is that of the store.
+Task<bool> MayBeNeeded(const StoreInfo* info, const Directory* directory, uint32_t partition);
+// Removes these files of a partition that store.meta does not name, if they are there. Its directory stays.
+Task<Status> RemovePartitionFiles(const Directory* directory, uint32_t partition, std::vector<const char*> names);
 // Removes the files of logs and partitions that *info does not name: a crash has left them (SM1).
 // Only who holds the lock may call it. A partition's file that may hold the only copy of something
-// is left where it is, and logged.
+// is left where it is, and logged. So is what is not the store's.
 Task<Status> RemoveLeftovers(Reactor& reactor, const StoreInfo* info);
 // Takes DIR/lock. kLocked names the directory. Keep the file open as long as the store is open,
 // then Close it.

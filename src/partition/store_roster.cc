@@ -22,6 +22,7 @@ Status StoreRoster::StillOurs() const {
 }
 
 Status StoreRoster::CheckNew(uint32_t id) const {
+  RETURN_IF_ERROR(failure_);
   if (id >= store_.ranges) {
     return Error(Code::kInvalidArgument, "there is no partition {}: the store is divided into {} ranges", id,
                  store_.ranges);
@@ -63,11 +64,12 @@ Task<Status> StoreRoster::Write(StoreInfo store) {
   co_return Status();
 }
 
-PartitionFileOptions StoreRoster::FileOptions(const PartitionInfo& info, const char* name) const {
-  PartitionFileOptions options{fmt::format("{}/{}", store_.PartitionDirectory(info.id), name), store_.node, info.uuid,
-                               store_.page_bytes, store_.seal_bytes};
+// Of the file before it gets its name.
+PartitionFileOptions StoreRoster::FileOptions(const PartitionInfo& info) const {
+  PartitionFileOptions options{fmt::format("{}/{}", store_.PartitionDirectory(info.id), kInstallingName), store_.node,
+                               info.uuid, store_.page_bytes, store_.seal_bytes};
   options.store = &directory_;
-  options.name = fmt::format("{}/{}", StoreInfo::PartitionName(info.id), name);
+  options.name = fmt::format("{}/{}", StoreInfo::PartitionName(info.id), kInstallingName);
   return options;
 }
 
@@ -81,15 +83,17 @@ Task<Status> StoreRoster::SyncNames(uint32_t id) {
   co_return co_await directory_.Sync();
 }
 
-// SM1: the file is complete and durable under its final name before store.meta names it.
-Task<Status> StoreRoster::MakeAndName(PartitionInfo info, const char* name, const MakeFile* make) {
-  CO_RETURN_IF_ERROR(co_await directory_.MakeDirectory(StoreInfo::PartitionName(info.id)));
-  PartitionFileOptions options = FileOptions(info, name);
+// SM1: the file is complete and durable under its final name before store.meta names it. *in_place: it has that
+// name.
+Task<Status> StoreRoster::MakeAndName(PartitionInfo info, const MakeFile* make, bool* in_place) {
+  const std::string directory = StoreInfo::PartitionName(info.id);
+  CO_RETURN_IF_ERROR(co_await directory_.MakeDirectory(directory));
+  PartitionFileOptions options = FileOptions(info);
   const std::string made = options.name;
   CO_RETURN_IF_ERROR(co_await (*make)(std::move(options)));
   CO_RETURN_IF_ERROR(StillOurs());
-  const std::string final_name = FileOptions(info, kPartitionFileName).name;
-  if (made != final_name) CO_RETURN_IF_ERROR(co_await directory_.Rename(made, final_name));
+  CO_RETURN_IF_ERROR(co_await directory_.Rename(made, fmt::format("{}/{}", directory, kPartitionFileName)));
+  *in_place = true;
   CO_RETURN_IF_ERROR(co_await SyncNames(info.id));
   StoreInfo next = store_;
   const auto before = [](const PartitionInfo& a, const PartitionInfo& b) { return a.id < b.id; };
@@ -97,56 +101,62 @@ Task<Status> StoreRoster::MakeAndName(PartitionInfo info, const char* name, cons
   co_return co_await Write(std::move(next));
 }
 
-Task<Status> StoreRoster::AddPartition(PartitionInfo info, const char* name, const MakeFile* make) {
-  Status status = co_await MakeAndName(info, name, make);
+// After an error, what this has made is gone, and nothing else.
+Task<Status> StoreRoster::AddPartition(PartitionInfo info, const MakeFile* make) {
+  bool in_place = false;
+  Status status = co_await MakeAndName(info, make, &in_place);
   // RO2: the next start may find it named.
   if (status.ok() || !failure_.ok()) co_return status;
-  Status removed = co_await RemoveFiles(info);
-  LOG_IF(WARNING, !removed.ok()) << "what is left of partition " << info.id
-                                 << " takes space until the next start: " << removed.ToString();
+  std::vector<const char*> names{kInstallingName};
+  if (in_place) names.push_back(kPartitionFileName);
+  Status removed = StillOurs();
+  if (removed.ok()) removed = co_await RemovePartitionFiles(&directory_, info.id, std::move(names));
+  if (!removed.ok()) {
+    with_files_.insert({info.uuid, info.id});
+    LOG(WARNING) << "what is left of partition " << info.id
+                 << " takes space until the next start: " << removed.ToString();
+  }
   co_return status;
 }
 
+Task<Status> StoreRoster::CheckNothingIsThere(uint32_t id) const {
+  const bool needed = co_await MayBeNeeded(&store_, &directory_, id);
+  if (!needed) co_return Status();
+  co_return Error(Code::kAlreadyExists,
+                  "{}: holds a file that the store does not know, and that may be needed; move it away",
+                  store_.PartitionDirectory(id));
+}
+
 Task<Result<PartitionInfo>> StoreRoster::Create(uint32_t id) {
-  CO_RETURN_IF_ERROR(failure_);
-  CO_RETURN_IF_ERROR(StillOurs());
   CO_RETURN_IF_ERROR(CheckNew(id));
-  const bool needed = co_await MayBeNeeded(reactor_, &store_, id);
-  if (needed) {
-    co_return Error(Code::kAlreadyExists,
-                    "{}: holds a file that the store does not know, and that may be needed; move it away",
-                    store_.PartitionDirectory(id));
-  }
+  CO_RETURN_IF_ERROR(StillOurs());
+  CO_RETURN_IF_ERROR(co_await CheckNothingIsThere(id));
   const PartitionInfo info = store_.InfoOf(id, NewUuid(reactor_));
   // Watchers of a partition that had this ID before must not take its versions for this one's.
   MakeFile make = [this](PartitionFileOptions options) {
     return CreatePartitionFile(reactor_, std::move(options), VersionAtMs(reactor_.WallMs()));
   };
-  CO_RETURN_IF_ERROR(co_await AddPartition(info, kPartitionFileName, &make));
+  CO_RETURN_IF_ERROR(co_await AddPartition(info, &make));
   co_return info;
 }
 
 Task<Result<PartitionInfo>> StoreRoster::Install(uint32_t id, Uuid uuid, LogPosition until, MakeFile make) {
-  CO_RETURN_IF_ERROR(failure_);
   CO_RETURN_IF_ERROR(CheckNew(id));
+  CO_RETURN_IF_ERROR(StillOurs());
+  if (uuid.IsNil()) co_return Error(Code::kInvalidArgument, "partition {} cannot be installed without a UUID", id);
   for (const PartitionInfo& p : store_.partitions) {
     if (p.uuid != uuid) continue;
     co_return Error(Code::kAlreadyExists, "partition {} of this store has the UUID {} already", p.id, uuid.ToString());
   }
+  // Judged by what was dropped until now: not even a file with this UUID may be replaced otherwise.
+  CO_RETURN_IF_ERROR(co_await CheckNothingIsThere(id));
   const PartitionInfo info = store_.InfoOf(id, uuid);
   StoreInfo next = store_;
   CO_RETURN_IF_ERROR(NoteDropped(uuid, until, &next));
-  const bool needed = co_await MayBeNeeded(reactor_, &next, id);
-  if (needed) {
-    co_return Error(Code::kAlreadyExists,
-                    "{}: holds a file that the store does not know, and that may be needed; move it away",
-                    store_.PartitionDirectory(id));
-  }
   // RO1: until store.meta names the partition, it says that a file with this UUID may be removed.
-  with_files_.insert(uuid);
   CO_RETURN_IF_ERROR(co_await Write(std::move(next)));
-  CO_RETURN_IF_ERROR(co_await AddPartition(info, kInstallingName, &make));
-  with_files_.erase(uuid);
+  CO_RETURN_IF_ERROR(co_await AddPartition(info, &make));
+  with_files_.erase({uuid, id});
   co_return info;
 }
 
@@ -158,20 +168,23 @@ Task<Result<PartitionInfo>> StoreRoster::Drop(uint32_t id) {
   std::erase_if(next.partitions, [id](const PartitionInfo& p) { return p.id == id; });
   CO_RETURN_IF_ERROR(NoteDropped(info.uuid, StoreInfo::kAnyPosition, &next));
   CO_RETURN_IF_ERROR(co_await Write(std::move(next)));
-  with_files_.insert(info.uuid);
+  with_files_.insert({info.uuid, info.id});
   co_return info;
 }
 
 Task<Status> StoreRoster::RemoveFiles(PartitionInfo dropped) {
   CO_RETURN_IF_ERROR(StillOurs());
-  CO_RETURN_IF_ERROR(co_await RemovePartitionFiles(&directory_, dropped.id));
-  with_files_.erase(dropped.uuid);
+  std::vector<const char*> names{kPartitionFileName, kInstallingName, kReplacingName};
+  CO_RETURN_IF_ERROR(co_await RemovePartitionFiles(&directory_, dropped.id, std::move(names)));
+  with_files_.erase({dropped.uuid, dropped.id});
   co_return Status();
 }
 
 void StoreRoster::ForgetDropped(const std::set<Uuid>& in_logs) {
   std::erase_if(store_.dropped, [&](const StoreInfo::Dropped& d) {
-    return !with_files_.contains(d.uuid) && !in_logs.contains(d.uuid);
+    const auto file = with_files_.lower_bound({d.uuid, 0});
+    const bool has_file = file != with_files_.end() && file->first == d.uuid;
+    return !has_file && !in_logs.contains(d.uuid);
   });
 }
 

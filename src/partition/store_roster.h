@@ -17,6 +17,7 @@
 #include <functional>
 #include <optional>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "src/io/directory.h"
@@ -48,14 +49,15 @@ class StoreRoster {
 
   // The same for a partition whose file `make` makes, and which keeps the UUID that it has elsewhere.
   // This store may have held a partition with the same UUID before. What its log holds of that one lies
-  // before `until`. If `make` fails, its error is returned, and nothing is left.
+  // before `until`. If `make` fails, its error is returned, and nothing is left. kInvalidArgument: the UUID is
+  // nil.
   using MakeFile = std::function<Task<Status>(PartitionFileOptions)>;
   Task<Result<PartitionInfo>> Install(uint32_t id, Uuid uuid, LogPosition until, MakeFile make);
 
   // store.meta stops naming the partition. kUnavailable: the store does not hold it.
   Task<Result<PartitionInfo>> Drop(uint32_t id);
   // Removes the files of a partition that has been dropped and is not open any more. If this fails, the
-  // next start does it.
+  // next start does it. Files that an operator or kvadmin has put beside them stay.
   Task<Status> RemoveFiles(PartitionInfo dropped);
 
   // Forgets dropped partitions (SM3) except those in `in_logs`, of which some log may hold something.
@@ -66,10 +68,11 @@ class StoreRoster {
   Status StillOurs() const;
   Status CheckNew(uint32_t id) const;
   Status NoteDropped(const Uuid& uuid, LogPosition until, StoreInfo* store) const;
-  PartitionFileOptions FileOptions(const PartitionInfo& info, const char* name) const;
+  PartitionFileOptions FileOptions(const PartitionInfo& info) const;
   Task<Status> SyncNames(uint32_t id);
-  Task<Status> MakeAndName(PartitionInfo info, const char* name, const MakeFile* make);
-  Task<Status> AddPartition(PartitionInfo info, const char* name, const MakeFile* make);
+  Task<Status> CheckNothingIsThere(uint32_t id) const;
+  Task<Status> MakeAndName(PartitionInfo info, const MakeFile* make, bool* in_place);
+  Task<Status> AddPartition(PartitionInfo info, const MakeFile* make);
   // Makes store.meta say `store`.
   Task<Status> Write(StoreInfo store);
 
@@ -77,8 +80,9 @@ class StoreRoster {
   StoreInfo store_;
   const std::optional<FileIdentity> lock_;
   Directory directory_;
-  Status failure_;             // RO2
-  std::set<Uuid> with_files_;  // dropped, or being installed: their files may still be there
+  Status failure_;  // RO2
+  // Dropped, or being installed: the file of this UUID may still be there under this ID.
+  std::set<std::pair<Uuid, uint32_t>> with_files_;
 };
 
 }  // namespace pando

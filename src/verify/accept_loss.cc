@@ -7,7 +7,7 @@
 namespace pando {
 namespace {
 
-constexpr char kNewFile[] = "data.new", kDamagedFile[] = "data.damaged-";
+constexpr char kDamagedFile[] = "data.damaged-";
 
 // The first position of a segment that does not exist yet, and that the log has not reached according
 // to any superblock.
@@ -37,7 +37,7 @@ Task<Status> PutInPlace(Reactor* reactor, const LossReport* report, MakePartitio
   const std::string directory = store.PartitionDirectory(id);
   CO_RETURN_IF_ERROR(co_await MakeDirectory(*reactor, directory));
   CO_RETURN_IF_ERROR(co_await SyncDirectory(*reactor, store.data_dir));
-  PartitionFileOptions made{directory + "/" + kNewFile, store.node, report->partition.uuid, store.page_bytes,
+  PartitionFileOptions made{directory + "/" + kReplacingName, store.node, report->partition.uuid, store.page_bytes,
                             store.seal_bytes};
   const std::string made_path = made.path;
   CO_RETURN_IF_ERROR(co_await replace(id, std::move(made)));

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <optional>
 
 #include "src/base/hash.h"
@@ -261,6 +262,169 @@ Task<void> InstallUnderAnotherId(World* t) {
 TEST(Install, AUuidIsHeldOnce) {
   World world;
   world.Run(InstallUnderAnotherId);
+}
+
+// -- logs
+
+// The UUID of an empty partition, whose records are in the log of one reactor, comes back on another one. The
+// position in the log of the one says nothing about the log of the other.
+Task<void> MoveToAnotherReactor(World* t) {
+  OpenedStore& store = *t->store_;
+  Result<ReadSnapshot> empty = co_await ReadSnapshotOf(t->reactor_, store.partition(0), 40'000);
+  EXPECT_OK(empty.status());
+  EXPECT_OK(co_await store.Drop(1));
+  for (int i = 0; i < 50; ++i) EXPECT_OK(co_await Put(store.partition(0), Key(i), std::string(2000, 'v')));
+  EXPECT_GT(store.engine_of(0).log_end(), store.engine_of(1).log_end());
+  EXPECT_OK(co_await store.Drop(0));
+  SentPages pages(&*empty);
+  EXPECT_OK((co_await store.Install(1, empty->root, &pages)).status());
+  for (int i = 0; i < 5; ++i) EXPECT_OK(co_await Put(store.partition(1), Key(i), "value"));
+}
+Task<void> ExpectMoved(World* t) {
+  EXPECT_EQ(t->store_->partition(0), nullptr);
+  Result<RangeAggregates> sums = co_await t->store_->partition(1)->Aggregate("", "", kNewest);
+  EXPECT_EQ(sums->count, 5u);
+}
+TEST(Install, AUuidMayComeToAnotherReactor) {
+  World world(2);
+  world.Run(MoveToAnotherReactor);
+  world.Run(ExpectMoved);
+  world.Run(ExpectMoved);
+}
+
+// -- files
+
+constexpr char kFile[] = "/data/partition-00002/data";
+
+// A file of the same partition that nobody says may go.
+Task<void> InstallOverAFile(World* t) {
+  const std::string file = t->sender_->disk().ReadAll(kFile);
+  t->machine_->disk().WriteAll(kFile, file);
+  EXPECT_EQ((co_await t->Install()).code(), Code::kAlreadyExists);
+  EXPECT_EQ((co_await t->store_->Create(kInstalled)).code(), Code::kAlreadyExists);
+  EXPECT_EQ(t->machine_->disk().ReadAll(kFile), file);
+  EXPECT_EQ(t->store_->store().FindDropped(t->snapshot_.root.partition), nullptr);
+}
+Task<void> ExpectTheFileAndInstall(World* t) {
+  EXPECT_EQ(t->machine_->disk().ReadAll(kFile), t->sender_->disk().ReadAll(kFile));
+  t->machine_->disk().RemoveTree(kFile);
+  EXPECT_OK(co_await t->Install());
+}
+TEST(Install, DoesNotReplaceAFileThatMayBeNeeded) {
+  World world;
+  world.Run(InstallOverAFile);
+  world.Run(ExpectTheFileAndInstall);
+  world.Run(ExpectJustInstalled);
+}
+
+// Nor one that another version has written.
+Task<void> CreateOverANewerFile(World* t) {
+  std::string file = t->sender_->disk().ReadAll(kFile);
+  Superblock sb;
+  std::memcpy(static_cast<void*>(&sb), file.data(), sizeof(sb));
+  sb.format = kPartitionFormat + 1;
+  for (size_t copy = 0; copy < kSuperblockBlocks; ++copy) EncodeSuperblock(sb, &file[copy * kBlockBytes]);
+  t->machine_->disk().WriteAll(kFile, file);
+  EXPECT_EQ((co_await t->store_->Create(kInstalled)).code(), Code::kAlreadyExists);
+  EXPECT_EQ((co_await t->Install()).code(), Code::kAlreadyExists);
+  EXPECT_EQ(t->machine_->disk().ReadAll(kFile), file);
+}
+Task<void> ExpectAFile(World* t) {
+  EXPECT_TRUE(t->machine_->disk().Exists(kFile));
+  co_return;
+}
+TEST(Install, DoesNotReplaceAFileOfAnotherVersion) {
+  World world;
+  world.Run(CreateOverANewerFile);
+  world.Run(ExpectAFile);
+}
+
+// What is beside the file that an installation makes stays as it is when it fails.
+Task<void> FailBesideAFile(World* t) {
+  const std::string other = "nobody's file, which nobody needs";
+  t->machine_->disk().WriteAll(kFile, other);
+  ++t->snapshot_.root.root.checksum;
+  EXPECT_EQ((co_await t->Install()).code(), Code::kCorruption);
+  EXPECT_EQ(t->machine_->disk().ReadAll(kFile), other);
+  --t->snapshot_.root.root.checksum;
+  // Once it has the name it is removed again.
+  DiskFault fault;
+  fault.kind = IoOp::Kind::kOpen;
+  fault.path_contains = "store.meta.tmp";
+  fault.skip = 1;  // the one that says that the file may be removed
+  fault.error_number = EIO;
+  t->machine_->AddFault(fault);
+  EXPECT_EQ((co_await t->Install()).code(), Code::kIoError);
+  t->ExpectNothing();
+  EXPECT_OK(co_await t->Install());
+}
+TEST(Install, RemovesOnlyWhatItHasMade) {
+  World world;
+  world.Run(FailBesideAFile);
+  world.Run(ExpectJustInstalled);
+}
+
+// The store is looked into where it is, and not where it was when it was opened.
+Task<void> CreateInAMovedStore(World* t) {
+  t->machine_->disk().MoveDirectory("/data", "/moved");
+  const std::string file = t->sender_->disk().ReadAll(kFile);
+  t->machine_->disk().WriteAll("/moved/partition-00002/data", file);
+  EXPECT_EQ((co_await t->store_->Create(kInstalled)).code(), Code::kAlreadyExists);
+  EXPECT_EQ((co_await t->Install()).code(), Code::kAlreadyExists);
+  t->machine_->disk().MoveDirectory("/moved", "/data");
+  EXPECT_EQ(t->machine_->disk().ReadAll(kFile), file);
+}
+TEST(Install, LooksForFilesInAStoreThatWasMoved) { World().Run(CreateInAMovedStore); }
+
+// kvadmin accept-loss has put it there.
+Task<void> DropBesideADamagedFile(World* t) {
+  t->machine_->disk().WriteAll("/data/partition-00001/data.damaged-1", "evidence");
+  t->machine_->disk().WriteAll("/data/partition-00001/data.new", "half a file");
+  EXPECT_OK(co_await t->store_->Drop(1));
+}
+Task<void> ExpectTheDamagedFile(World* t) {
+  EXPECT_EQ(t->machine_->disk().ReadAll("/data/partition-00001/data.damaged-1"), "evidence");
+  EXPECT_FALSE(t->machine_->disk().Exists("/data/partition-00001/data.new"));
+  EXPECT_FALSE(t->machine_->disk().Exists("/data/partition-00001/data"));
+  co_return;
+}
+TEST(Install, LeavesWhatWasPutAside) {
+  World world;
+  world.Run(DropBesideADamagedFile);
+  world.Run(ExpectTheDamagedFile);
+  world.Run(ExpectTheDamagedFile);
+}
+
+// SM3: as long as a file may be there, its UUID is remembered as dropped.
+Task<void> FailToRemove(World* t) {
+  EXPECT_OK(co_await t->Install());
+  DiskFault fault;
+  fault.kind = IoOp::Kind::kUnlink;
+  fault.path_contains = "partition-00002";
+  fault.error_number = EIO;
+  fault.count = UINT64_MAX;
+  t->machine_->AddFault(fault);
+  EXPECT_EQ((co_await t->store_->Drop(kInstalled)).code(), Code::kIoError);
+  const Uuid uuid = t->snapshot_.root.partition;
+  auto remembers = [t, uuid] {
+    t->store_->roster().ForgetDropped({});
+    return t->store_->store().FindDropped(uuid) != nullptr;
+  };
+  EXPECT_TRUE(remembers());
+  t->snapshot_.batches.back().exhausted = false;
+  EXPECT_EQ((co_await t->Install()).code(), Code::kUnavailable);
+  EXPECT_TRUE(remembers());
+  t->machine_->ClearFaults();
+  EXPECT_EQ((co_await t->Install()).code(), Code::kUnavailable);
+  EXPECT_TRUE(remembers()) << "the first file is still there";
+  t->snapshot_.batches.back().exhausted = true;
+  EXPECT_OK(co_await t->Install());
+  EXPECT_FALSE(remembers()) << "it was replaced";
+}
+TEST(Install, AFileThatCannotBeRemovedIsRemembered) {
+  World world;
+  world.Run(FailToRemove);
+  world.Run(ExpectJustInstalled);
 }
 
 }  // namespace
