@@ -41,6 +41,8 @@ constexpr uint64_t kFewPartitions = 64;
 constexpr size_t kAtOnce = 16;
 // The marks of all partitions at the beginning of each segment take at most this share of it.
 constexpr uint64_t kMarksShare = 4;
+// Partitions that may come get at most this share of the memory that those that are there do not need.
+constexpr uint64_t kSpareShare = 4;
 
 }  // namespace
 
@@ -64,9 +66,8 @@ class Engine::Impl final : public LogReplaySink {
     const uint64_t tails = ChangeTailBytes(options) * PartitionsOf(options), tails_share = ChangeTailShare(options);
     const uint64_t others =
         kLogBufferBytes + kScrubBufferBytes + std::min(tails, tails_share) + options.memory_bytes / kListShare;
-    const uint64_t partitions =
-        kPartitionBytes * PartitionsOf(options) + (tails > tails_share ? tails - tails_share : 0) +
-        kRangeBytes * (options.store.ranges - std::min<uint64_t>(options.store.ranges, kFewPartitions));
+    const uint64_t partitions = kPartitionBytes * PartitionsOf(options) +
+                                (tails > tails_share ? tails - tails_share : 0) + RangesBytes(options.store.ranges);
     const uint64_t taken = std::min(others, options.memory_bytes / 4) + partitions;
     pool.memory_bytes = options.memory_bytes - std::min(taken, options.memory_bytes);
     return pool;
@@ -79,8 +80,21 @@ class Engine::Impl final : public LogReplaySink {
     const auto held = static_cast<uint64_t>(std::count_if(store.partitions.begin(), store.partitions.end(), mine));
     const uint64_t ranges =
         (uint64_t{store.ranges} + store.reactors - 1 - std::min(options.reactor_index, store.ranges)) / store.reactors;
-    const uint64_t wanted = options.max_partitions != 0 ? options.max_partitions : held + kSparePartitions;
-    return std::max(held, std::min(wanted, ranges));
+    const uint64_t most = std::min(ranges, MostMarks(options));
+    const uint64_t spare = std::min(options.spare_partitions, SpareOf(options, held));
+    return std::max(held, std::min(held + spare, most));
+  }
+  // For how many more than `held` there is memory, if they get a part of what these do not need at least.
+  static uint64_t SpareOf(const EngineOptions& options, uint64_t held) {
+    const uint32_t page_bytes = options.store.page_bytes;
+    const uint64_t least = MinMemoryBytes(page_bytes, held, options.store.ranges);
+    const uint64_t many = std::max(held, kFewPartitions);  // from there on each needs the same
+    const uint64_t each = MinMemoryBytes(page_bytes, many + 1, 0) - MinMemoryBytes(page_bytes, many, 0);
+    return (options.memory_bytes - std::min(least, options.memory_bytes)) / kSpareShare / each;
+  }
+  // So many marks fit into the first batch of a segment.
+  static uint64_t MostMarks(const EngineOptions& options) {
+    return options.log_segment_bytes / kMarksShare / kMarkBytes;
   }
   // For all partitions together, unless these are very many.
   static uint64_t ChangeTailShare(const EngineOptions& options) {
@@ -119,9 +133,10 @@ class Engine::Impl final : public LogReplaySink {
       return Error(Code::kInvalidArgument,
                    "one reactor's engine has {} bytes of memory; with {} partitions and pages of {} bytes it needs at "
                    "least {} bytes: raise --memory_limit_mb",
-                   options.memory_bytes, partitions, pool.page_bytes, MinMemoryBytes(pool.page_bytes, partitions));
+                   options.memory_bytes, partitions, pool.page_bytes,
+                   MinMemoryBytes(pool.page_bytes, partitions, options.store.ranges));
     }
-    const uint64_t most = options.log_segment_bytes / kMarksShare / kMarkBytes;
+    const uint64_t most = MostMarks(options);
     if (partitions <= most) return Status();
     return Error(Code::kInvalidArgument,
                  "{} partitions on one reactor are too many, because its log states the position of each of them in "
@@ -269,24 +284,23 @@ class Engine::Impl final : public LogReplaySink {
     co_return Status();
   }
 
-  Status CheckMayOpen(const PartitionInfo& info) const {
+  Status CheckMayOpen(uint32_t id) const {
     CHECK(!closing_ && close_began_ns_ == 0) << "a partition is opened while the engine closes";
-    CHECK(options_.store.ReactorOf(info.id) == options_.reactor_index && info.id < by_id_.size())
-        << "partition " << info.id << " belongs to another reactor";
+    CHECK(options_.store.ReactorOf(id) == options_.reactor_index && id < by_id_.size())
+        << "partition " << id << " belongs to another reactor";
     RETURN_IF_ERROR(failure_);
     for (const auto& replica : replicas_) {
-      if (replica->id() == info.id) return Error(Code::kAlreadyExists, "partition {} is open already", info.id);
+      if (replica->id() == id) return Error(Code::kAlreadyExists, "partition {} is open already", id);
     }
-    const uint64_t most = PartitionsOf(options_);
-    if (replicas_.size() + opening_ < most) return Status();
+    if (replicas_.size() + opening_ < most_partitions_) return Status();
     return Error(Code::kOverloaded,
                  "reactor {} has {} partitions, and keeps no memory for another one: drop one, or start the node "
-                 "again, which makes room for more",
-                 options_.reactor_index, most);
+                 "again, which makes room for more as far as --memory_limit_mb allows it",
+                 options_.reactor_index, most_partitions_);
   }
 
   Task<Result<Partition*>> OpenPartition(PartitionInfo info) {
-    CO_RETURN_IF_ERROR(CheckMayOpen(info));
+    CO_RETURN_IF_ERROR(CheckMayOpen(info.id));
     ++opening_;
     Result<std::unique_ptr<Replica>> opened =
         co_await Replica::Open(reactor_, pool_, options_.store, ReplicaOptions(info));
@@ -646,6 +660,8 @@ class Engine::Impl final : public LogReplaySink {
     s.pool_bytes = pool.pages * options_.store.page_bytes;
     if (log_) s.log = log_->stats();
     s.checkpoints_total = checkpoints_;
+    s.partitions = served_.size();
+    s.max_partitions = most_partitions_;
     s.busy_partitions = work_.busy();
     if (releaser_) s.release = releaser_->stats();
     s.write_waits_total = s.log.append_waits_total;
@@ -665,8 +681,18 @@ class Engine::Impl final : public LogReplaySink {
     return found;
   }
 
+  // The EngineOptions::memory_bytes that always suffices (Engine::MinMemoryBytes).
+  static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64_t ranges) {
+    // A quarter may go to what does not depend on their number (PoolOptions).
+    const uint64_t needed = MinPoolBytes(page_bytes, partitions) +
+                            partitions * (kPartitionBytes + ChangeTail::kMinBytes) + RangesBytes(ranges);
+    return needed / 3 * 4 + 4;
+  }
+  static uint64_t RangesBytes(uint64_t ranges) { return kRangeBytes * (ranges - std::min(ranges, kFewPartitions)); }
+
   Reactor& reactor_;
   EngineOptions options_;
+  const uint64_t most_partitions_ = PartitionsOf(options_);
   BufferPool pool_;
   Directory data_dir_;
   std::unique_ptr<Log> log_;
@@ -706,16 +732,14 @@ Task<Result<std::unique_ptr<Engine>>> Engine::Open(Reactor& reactor, EngineOptio
   co_return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
 
-uint64_t Engine::MinMemoryBytes(uint32_t page_bytes, uint64_t partitions) {
-  // A quarter may go to what does not depend on their number (PoolOptions).
-  const uint64_t needed =
-      Impl::MinPoolBytes(page_bytes, partitions) + partitions * (kPartitionBytes + ChangeTail::kMinBytes);
-  return needed / 3 * 4 + 4;
+uint64_t Engine::MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64_t ranges) {
+  return Impl::MinMemoryBytes(page_bytes, partitions, ranges);
 }
 
 Reactor& Engine::reactor() { return impl_->reactor_; }
 Partition* Engine::partition(uint32_t id) { return impl_->Find(id); }
 std::span<Partition* const> Engine::partitions() { return impl_->partitions_; }
+Status Engine::CheckMayOpen(uint32_t id) const { return impl_->CheckMayOpen(id); }
 Task<Result<Partition*>> Engine::OpenPartition(PartitionInfo info) { return impl_->OpenPartition(info); }
 Task<Status> Engine::DropPartition(uint32_t id, std::function<void()> on_gone) {
   return impl_->DropPartition(id, std::move(on_gone));

@@ -42,14 +42,17 @@ namespace pando {
 
 class BufferPool;
 
+inline constexpr uint64_t kSparePartitions = 256;
+
 struct EngineOptions {
   StoreInfo store;
   uint32_t reactor_index = 0;  // index of this reactor in the store
   // Pool frames, their descriptors, write buffers, and log buffers.
   uint64_t memory_bytes = 256u << 20;
-  // The most partitions that there may be at a time, for which memory is kept. 0: those of the store,
-  // and kSparePartitions more, if there are ranges for so many.
-  uint64_t max_partitions = 0;
+  // For so many partitions more than the store has now, memory is kept, so that they can be opened: as far as
+  // there are ranges for them, and as they take a small part of the memory only. Those that the store has come
+  // first, so a store that was served once with this much memory is always served again.
+  uint64_t spare_partitions = kSparePartitions;
   // Of pages written from now on; stored pages are readable either way.
   Compression compression = Compression::kLz4;
   uint64_t log_budget_bytes = 512u << 20;
@@ -90,7 +93,8 @@ struct EngineStats {
   uint64_t pool_bytes = 0;
   LogStats log;
   uint64_t checkpoints_total = 0, quarantined_partitions = 0;
-  uint64_t busy_partitions = 0;  // of which background work may be due (work_list.h)
+  uint64_t partitions = 0, max_partitions = 0;  // open, and for how many there is memory
+  uint64_t busy_partitions = 0;                 // of which background work may be due (work_list.h)
   uint64_t write_waits_total = 0, disk_full_total = 0;
   uint64_t damaged_reads_total = 0;
   SpaceReleaseStats release;
@@ -98,15 +102,14 @@ struct EngineStats {
 
 class Engine {
  public:
-  static constexpr uint64_t kSparePartitions = 256;
-
   // Opens the log and the partitions and recovers them. On return every partition serves requests,
   // except those that are quarantined, which answer each with the reason.
   static Task<Result<std::unique_ptr<Engine>>> Open(Reactor& reactor, EngineOptions options);
   ~Engine();
 
-  // The EngineOptions::memory_bytes that always suffices for so many partitions on one reactor.
-  static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions);
+  // The EngineOptions::memory_bytes that always suffices for so many partitions on one reactor, of a store that
+  // is divided into so many ranges.
+  static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64_t ranges);
 
   Reactor& reactor();
   // The partition with this ID, or null: it belongs to another reactor, or the store does not hold it.
@@ -116,8 +119,11 @@ class Engine {
 
   // -- partitions that come and go while the engine serves (src/partition/store_roster.h). The caller
   // makes one call at a time for a partition, and none while it calls Close.
-  // Opens a partition that store.meta has begun to name. On return it serves requests. kOverloaded: the
-  // engine keeps no memory for another one.
+  // Whether OpenPartition can open a partition with this ID, as far as that is known before there is one.
+  // kOverloaded: the engine keeps no memory for another one. kAlreadyExists: it is open.
+  Status CheckMayOpen(uint32_t id) const;
+  // Opens a partition that store.meta has begun to name. On return it serves requests. Errors are those of
+  // CheckMayOpen, and what is wrong with its file.
   Task<Result<Partition*>> OpenPartition(PartitionInfo info);
   // Ends the service of a partition that store.meta does not name any more: every request that comes, or
   // that waits, gets kUnavailable. Who has prepared a cut must still end it. Returns when nothing of the

@@ -18,12 +18,6 @@ constexpr int64_t kMsPerSecond = 1000;
 // malloc maps allocations above this size, and returns them to the system when they are freed.
 constexpr int kMmapThresholdBytes = 256 << 10;
 
-// Those of the store, and those for which the engines keep memory.
-uint32_t PartitionsToExpect(const StoreInfo& store, uint32_t reactors) {
-  const uint64_t spare = Engine::kSparePartitions * reactors;
-  return static_cast<uint32_t>(std::min<uint64_t>(store.ranges, store.partitions.size() + spare));
-}
-
 template <typename Fn>
 Task<void> RunOn(Reactor* caller, int reactor, Fn fn, Status* result) {
   Status status = co_await CallOn(*caller, reactor, std::move(fn));
@@ -56,7 +50,8 @@ Task<Status> Node::OnAllReactors(Reactor& caller, Fn fn) {
 Status Node::Start() {
   RETURN_IF_ERROR(CheckOptions(options_));
   // An existing store may say how many reactors there are, so read it before they are created.
-  uint32_t reactors = options_.reactors, partitions = 0;
+  uint32_t reactors = options_.reactors;
+  StoreShape shape;
   {
     ASSIGN_OR_RETURN(std::unique_ptr<Reactor> probe, MakeUringReactor({}));
     Result<StoreInfo> found = RunBlocking(*probe, LoadStore(*probe, options_.data_dir));
@@ -66,10 +61,10 @@ Status Node::Start() {
     if (!found.ok() && options_.partitions == 0) options_.partitions = kDefaultPartitions;
     if (reactors == 0) reactors = static_cast<uint32_t>(UsableCpus());
     if (!found.ok()) reactors = std::min(reactors, options_.partitions);
-    partitions = found.ok() ? PartitionsToExpect(*found, reactors) : options_.partitions;
+    shape = found.ok() ? ShapeOf(*found, reactors) : ShapeOfNew(options_.partitions, options_.page_bytes, reactors);
   }
   options_.reactors = reactors;
-  ASSIGN_OR_RETURN(descriptors_, SplitDescriptors(options_, RaiseDescriptorLimit(), reactors, partitions));
+  ASSIGN_OR_RETURN(descriptors_, SplitDescriptors(options_, RaiseDescriptorLimit(), shape));
   LOG_IF(WARNING, descriptors_.connections < options_.max_connections)
       << "of the " << options_.max_connections << " connections of --max_connections, only " << descriptors_.connections
       << " are possible: the process may open " << descriptors_.limit << " file descriptors and reserves "
@@ -78,7 +73,7 @@ Status Node::Start() {
   options_.max_connections = descriptors_.connections;
   budgets_ = std::make_unique<ConnectionBudgets>(
       ConnectionBudgets::Limits{descriptors_.sockets, kMaxPeerSockets, kMaxHttpSockets});
-  ASSIGN_OR_RETURN(memory_, SplitMemory(options_, reactors, partitions));
+  ASSIGN_OR_RETURN(memory_, SplitMemory(options_, shape));
   shared_ = std::make_unique<RpcShared>(static_cast<int64_t>(memory_.request_bytes));
   mallopt(M_MMAP_THRESHOLD, kMmapThresholdBytes);
   mallopt(M_TRIM_THRESHOLD, 4 * kMmapThresholdBytes);
@@ -198,6 +193,7 @@ Task<Status> Node::ChangeReactorsIfNeeded(Reactor& first) {
             << options_.reactors << " before it is served";
   EngineOptions options;
   options.memory_bytes = memory_.engine_bytes * options_.reactors;
+  options.spare_partitions = 0;  // none comes meanwhile
   options.compression = options_.compression;
   options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
   options.log_budget_records = options_.log_budget_records / store_.reactors;
@@ -211,6 +207,7 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   EngineOptions options;
   options.store = store_;
   options.memory_bytes = memory_.engine_bytes;
+  options.spare_partitions = descriptors_.spare_partitions;
   options.compression = options_.compression;
   options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
   options.log_budget_records = options_.log_budget_records / store_.reactors;

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <vector>
 
 #include "src/base/address.h"
 #include "src/engine/engine.h"
 #include "src/io/socket_address.h"
-#include "src/partition/store.h"
 
 namespace pando {
 
@@ -31,6 +31,7 @@ constexpr uint64_t kReactorDescriptors = 24;
 constexpr uint64_t kPartitionDescriptors = 1;               // its data file
 constexpr uint64_t kHttpDescriptors = kMaxHttpSockets + 8;  // its sockets, its listener, and some spare
 constexpr uint32_t kMinSockets = 16;
+constexpr uint64_t kSpareShare = 4;  // of the descriptors that are left, for partitions that may come
 // Per reactor: connections over the limit that stay open until they have been told so.
 constexpr uint32_t kMaxRefusedSockets = 64;
 constexpr int64_t kMaxIdleTimeoutS = 366 * 24 * 3600;
@@ -46,12 +47,11 @@ constexpr int64_t kMaxCheckpointIntervalS = 30 * 24 * 3600;
 
 namespace {
 
-struct Shape {  // of a store
-  uint32_t reactors = 0, page_bytes = 0, partitions = 0;
-  uint64_t MinEngineBytes() const {
-    return std::max(kMinEngineBytes, Engine::MinMemoryBytes(page_bytes, (partitions + reactors - 1) / reactors));
-  }
-};
+uint32_t PageBytes(const StoreShape& shape) { return shape.page_bytes ? shape.page_bytes : kDefaultPageBytes; }
+// All engines get the same.
+uint64_t MinEngineBytes(const StoreShape& shape) {
+  return std::max(kMinEngineBytes, Engine::MinMemoryBytes(PageBytes(shape), shape.fullest, shape.ranges));
+}
 
 // Divides `limit_bytes`, except for the engines' part.
 MemorySplit SplitWithoutEngines(const NodeOptions& options, uint32_t reactors, uint64_t limit_bytes) {
@@ -64,12 +64,12 @@ MemorySplit SplitWithoutEngines(const NodeOptions& options, uint32_t reactors, u
   return split;
 }
 
-uint64_t Needed(const MemorySplit& split, const Shape& shape) {
-  return split.process_bytes + split.connection_bytes + split.request_bytes + shape.reactors * shape.MinEngineBytes();
+uint64_t Needed(const MemorySplit& split, const StoreShape& shape) {
+  return split.process_bytes + split.connection_bytes + split.request_bytes + shape.reactors * MinEngineBytes(shape);
 }
 
 // The smallest limit that works, in MiB.
-uint64_t LeastLimit(const NodeOptions& options, const Shape& shape) {
+uint64_t LeastLimit(const NodeOptions& options, const StoreShape& shape) {
   // The need grows with the limit, but more slowly, so this loop ends.
   uint64_t limit_bytes = 0;
   for (;;) {
@@ -81,36 +81,54 @@ uint64_t LeastLimit(const NodeOptions& options, const Shape& shape) {
 
 }  // namespace
 
-Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors, uint32_t partitions) {
-  const Shape shape{reactors, options.page_bytes ? options.page_bytes : kDefaultPageBytes, partitions};
-  MemorySplit split = SplitWithoutEngines(options, reactors, options.memory_limit_bytes);
+StoreShape ShapeOf(const StoreInfo& store, uint32_t reactors) {
+  StoreShape shape{reactors, store.page_bytes, store.ranges, static_cast<uint32_t>(store.partitions.size()), 0};
+  std::vector<uint32_t> by_reactor(reactors);
+  for (const PartitionInfo& p : store.partitions)
+    shape.fullest = std::max(shape.fullest, ++by_reactor[p.id % reactors]);
+  return shape;
+}
+
+StoreShape ShapeOfNew(uint32_t partitions, uint32_t page_bytes, uint32_t reactors) {
+  return {reactors, page_bytes, partitions, partitions, (partitions + reactors - 1) / reactors};
+}
+
+Result<MemorySplit> SplitMemory(const NodeOptions& options, const StoreShape& shape) {
+  MemorySplit split = SplitWithoutEngines(options, shape.reactors, options.memory_limit_bytes);
   const uint64_t needed = Needed(split, shape);
   if (options.memory_limit_bytes < needed) {
     return Error(
         Code::kInvalidArgument,
         "--memory_limit_mb={} is too small for {} reactors, {} partitions and pages of {} bytes; give at least {}",
-        options.memory_limit_bytes / kMiB, reactors, partitions, shape.page_bytes, LeastLimit(options, shape));
+        options.memory_limit_bytes / kMiB, shape.reactors, shape.partitions, PageBytes(shape),
+        LeastLimit(options, shape));
   }
-  const uint64_t taken = needed - reactors * shape.MinEngineBytes();
-  split.engine_bytes = (options.memory_limit_bytes - taken) / reactors;
+  const uint64_t taken = needed - shape.reactors * MinEngineBytes(shape);
+  split.engine_bytes = (options.memory_limit_bytes - taken) / shape.reactors;
   return split;
 }
 
-Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, uint32_t reactors,
-                                         uint32_t partitions) {
+Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, const StoreShape& shape) {
   DescriptorSplit split;
   split.limit = limit;
-  split.reserved = kProcessDescriptors + reactors * kReactorDescriptors + partitions * kPartitionDescriptors +
-                   kMaxPeerSockets + (options.http_port >= 0 ? kHttpDescriptors : 0);
+  split.reserved = kProcessDescriptors + shape.reactors * kReactorDescriptors +
+                   shape.partitions * kPartitionDescriptors + kMaxPeerSockets +
+                   (options.http_port >= 0 ? kHttpDescriptors : 0);
   if (limit < split.reserved + kMinSockets) {
     return Error(Code::kInvalidArgument,
                  "the process may open only {} descriptors, but {} reactors and {} partitions need at least {}; raise "
                  "RLIMIT_NOFILE (ulimit -n, LimitNOFILE= in a systemd unit)",
-                 limit, reactors, partitions, split.reserved + kMinSockets);
+                 limit, shape.reactors, shape.partitions, split.reserved + kMinSockets);
   }
+  // Partitions that may come must not leave clients without connections.
+  const uint64_t spare = (limit - split.reserved - kMinSockets) / kSpareShare / kPartitionDescriptors / shape.reactors;
+  split.spare_partitions = static_cast<uint32_t>(std::min(spare, kSparePartitions));
+  split.reserved +=
+      std::min<uint64_t>(uint64_t{split.spare_partitions} * shape.reactors, shape.ranges - shape.partitions) *
+      kPartitionDescriptors;
   const uint64_t left = std::min<uint64_t>(limit - split.reserved, UINT32_MAX / 2);
   // A few sockets beyond the limit, to tell further clients that there are too many connections.
-  const uint64_t refused = std::min<uint64_t>(uint64_t{kMaxRefusedSockets} * reactors, left / 8);
+  const uint64_t refused = std::min<uint64_t>(uint64_t{kMaxRefusedSockets} * shape.reactors, left / 8);
   split.connections = static_cast<uint32_t>(std::min<uint64_t>(options.max_connections, left - refused));
   split.sockets = static_cast<uint32_t>(split.connections + refused);
   return split;

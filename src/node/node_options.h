@@ -9,6 +9,7 @@
 #include "src/base/result.h"
 #include "src/buffer_pool/page.h"
 #include "src/io/reactor.h"
+#include "src/partition/store.h"
 
 namespace pando {
 
@@ -52,8 +53,21 @@ struct MemorySplit {
   uint64_t engine_bytes = 0;      // per reactor: pool, log buffers, write buffers
 };
 
-// kInvalidArgument: the limit is too small; the message names the smallest one that works.
-Result<MemorySplit> SplitMemory(const NodeOptions& options, uint32_t reactors, uint32_t partitions);
+// What must be known of a store before its resources are divided.
+struct StoreShape {
+  uint32_t reactors = 0;
+  uint32_t page_bytes = 0;  // 0: the default
+  uint32_t ranges = 0;
+  uint32_t partitions = 0;  // that it holds
+  uint32_t fullest = 0;     // those of the reactor that has the most
+};
+StoreShape ShapeOf(const StoreInfo& store, uint32_t reactors);
+// Of a new store, which holds a partition for each range.
+StoreShape ShapeOfNew(uint32_t partitions, uint32_t page_bytes, uint32_t reactors);
+
+// kInvalidArgument: the limit is too small; the message names the smallest one that works. Partitions that may
+// come take nothing that the others need (EngineOptions::spare_partitions).
+Result<MemorySplit> SplitMemory(const NodeOptions& options, const StoreShape& shape);
 
 // How the file descriptors that the process may open are divided.
 struct DescriptorSplit {
@@ -62,6 +76,8 @@ struct DescriptorSplit {
   uint64_t reserved = 0;
   uint32_t sockets = 0;      // client connections that may be open, including those being refused
   uint32_t connections = 0;  // client connections served: --max_connections, or as many as fit
+  // For so many more partitions of each reactor there are descriptors.
+  uint32_t spare_partitions = 0;
 };
 
 // How many sockets the listeners that do not serve clients may hold. They are reserved, so that
@@ -70,8 +86,7 @@ inline constexpr uint32_t kMaxHttpSockets = 64;
 inline constexpr uint32_t kMaxPeerSockets = 64;
 
 // kInvalidArgument: the limit is too small; the message names the smallest one that works.
-Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, uint32_t reactors,
-                                         uint32_t partitions);
+Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, const StoreShape& shape);
 // Checks every field that can be checked without the data directory. The error names the flag and
 // its allowed values.
 Status CheckOptions(const NodeOptions& options);

@@ -214,6 +214,8 @@ void ReactorPart::Publish() {
   SetTotal(&gauges_.checkpoints, stats.checkpoints_total);
   SetTotal(&gauges_.write_waits, stats.write_waits_total);
   SetTotal(&gauges_.disk_full, stats.disk_full_total);
+  gauges_.partitions.Set(static_cast<int64_t>(stats.partitions));
+  gauges_.partition_limit.Set(static_cast<int64_t>(stats.max_partitions));
   gauges_.quarantined.Set(static_cast<int64_t>(stats.quarantined_partitions));
   if (!quarantined_since_s_.empty() || stats.quarantined_partitions > 0) PublishQuarantined();
   SetTotal(&gauges_.released_bytes, stats.release.bytes_total);
@@ -330,6 +332,9 @@ void ReactorPart::RegisterMetrics() {
   add("kv_log_readers_gone_total", "Followers that lagged further than the log goes back.", &g.log_readers_gone);
   add("kv_partition_checkpoints_total", "Checkpoints finished.", &g.checkpoints);
   add("kv_partition_disk_full_total", "Writes refused because the disk is full.", &g.disk_full);
+  add("kv_partition_open_count", "Partitions of the node.", &g.partitions);
+  add("kv_partition_limit_count", "Partitions for which memory is kept. More cannot be created before the next start.",
+      &g.partition_limit);
   add("kv_partitions_quarantined", "Partitions that refuse every request, because they are damaged.", &g.quarantined);
   add("kv_partition_uncommitted_bytes", "Records in the log that are not committed.", &g.uncommitted_bytes);
   add("kv_partition_uncommitted_refused_total", "Writes refused because too much waits to be committed.",

@@ -36,7 +36,7 @@ struct EngineGauges {
   Gauge log_readers, log_retained_bytes;
   Counter log_reader_segments, log_readers_gone;
   Counter checkpoints, write_waits, disk_full, uncommitted_refused, lanes_refused, reads, writes, scans;
-  Gauge uncommitted_bytes, quarantined;
+  Gauge uncommitted_bytes, partitions, partition_limit, quarantined;
   Gauge partition_file_bytes, partition_used_bytes, partition_hole_bytes, frame_bytes;
   Counter released_bytes;
   Gauge release_refused_files;

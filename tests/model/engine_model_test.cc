@@ -56,7 +56,8 @@ Shape ShapeOf(uint64_t seed) {
   s.setup.store.page_bytes = 4096u << random.Below(3);
   s.setup.store.partitions = 1u << random.Below(3);
   s.setup.engine.compression = static_cast<Compression>(random.Below(3));
-  const uint64_t least = Engine::MinMemoryBytes(s.setup.store.page_bytes, s.setup.store.partitions);
+  const uint64_t least =
+      Engine::MinMemoryBytes(s.setup.store.page_bytes, s.setup.store.partitions, s.setup.store.partitions);
   s.setup.engine.memory_bytes = least + 4096 + random.Below(3) * least;
   s.setup.engine.log_segment_bytes = 4u << 20;
   s.setup.engine.log_budget_bytes = random.Chance(0.5) ? 12u << 20 : 64u << 20;

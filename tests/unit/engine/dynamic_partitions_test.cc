@@ -420,7 +420,7 @@ Task<void> ExpectOneMore(World* t) {
   Result<Partition*> refused = co_await t->store_->Create(3);
   EXPECT_EQ(refused.code(), Code::kOverloaded) << refused.status().ToString();
   EXPECT_THAT(refused.status().message(), HasSubstr("keeps no memory for another one"));
-  EXPECT_OK((co_await t->store_->roster().Drop(3)).status());
+  t->ExpectGone(3);
   EXPECT_OK(co_await t->store_->Drop(1));
   EXPECT_OK((co_await t->store_->Create(3)).status());
 }
@@ -428,7 +428,7 @@ Task<void> ExpectOneMore(World* t) {
 TEST(DynamicPartitions, TheirNumberIsLimited) {
   World world;
   world.Run(FillTheRoom);
-  world.setup_.engine.max_partitions = 3;
+  world.setup_.engine.spare_partitions = 1;
   world.Run(ExpectOneMore);
 }
 

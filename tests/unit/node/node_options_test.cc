@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "src/engine/engine.h"
+
 namespace pando {
 namespace {
 
@@ -49,7 +51,7 @@ TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
   for (uint64_t mb : {192, 256, 1024, 65536}) {
     for (uint32_t reactors : {1u, 2u, 4u}) {
       options.memory_limit_bytes = mb << 20;
-      Result<MemorySplit> split = SplitMemory(options, reactors, 16);
+      Result<MemorySplit> split = SplitMemory(options, ShapeOfNew(16, options.page_bytes, reactors));
       ASSERT_TRUE(split.ok()) << split.status().ToString();
       EXPECT_LE(split->process_bytes + split->connection_bytes + split->request_bytes + reactors * split->engine_bytes,
                 options.memory_limit_bytes);
@@ -57,7 +59,7 @@ TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
     }
   }
   options.memory_limit_bytes = 32u << 20;
-  EXPECT_THAT(SplitMemory(options, 2, 16).status().message(),
+  EXPECT_THAT(SplitMemory(options, ShapeOfNew(16, options.page_bytes, 2)).status().message(),
               HasSubstr("--memory_limit_mb=32 is too small for 2 reactors"));
 }
 
@@ -69,16 +71,18 @@ TEST(NodeOptions, TheLeastMemoryIsNamedAtOnce) {
         options.page_bytes = page_bytes;
         options.max_connections = connections;
         options.memory_limit_bytes = 1 << 20;
-        const std::string refusal = SplitMemory(options, reactors, 16).status().message();
+        const std::string refusal =
+            SplitMemory(options, ShapeOfNew(16, options.page_bytes, reactors)).status().message();
         const size_t at = refusal.find("give at least ");
         ASSERT_NE(at, std::string::npos) << refusal;
         const uint64_t least = std::stoull(refusal.substr(at + 14));
         for (uint64_t mb : {uint64_t{0}, least / 2, least - 1}) {
           options.memory_limit_bytes = mb << 20;
-          EXPECT_THAT(SplitMemory(options, reactors, 16).status().message(), HasSubstr(refusal.substr(at)));
+          EXPECT_THAT(SplitMemory(options, ShapeOfNew(16, options.page_bytes, reactors)).status().message(),
+                      HasSubstr(refusal.substr(at)));
         }
         options.memory_limit_bytes = least << 20;
-        Status status = SplitMemory(options, reactors, 16).TakeStatus();
+        Status status = SplitMemory(options, ShapeOfNew(16, options.page_bytes, reactors)).TakeStatus();
         EXPECT_TRUE(status.ok()) << status.ToString();
       }
     }
@@ -88,9 +92,9 @@ TEST(NodeOptions, TheLeastMemoryIsNamedAtOnce) {
 // The default limit has room for thousands of partitions, but not for any number.
 TEST(NodeOptions, PartitionsTakeMemory) {
   NodeOptions options;
-  EXPECT_TRUE(SplitMemory(options, 2, 2048).ok());
-  EXPECT_TRUE(SplitMemory(options, 2, 8192).ok());
-  const Status refused = SplitMemory(options, 2, 65536).TakeStatus();
+  EXPECT_TRUE(SplitMemory(options, ShapeOfNew(2048, options.page_bytes, 2)).ok());
+  EXPECT_TRUE(SplitMemory(options, ShapeOfNew(8192, options.page_bytes, 2)).ok());
+  const Status refused = SplitMemory(options, ShapeOfNew(65536, options.page_bytes, 2)).TakeStatus();
   EXPECT_EQ(refused.code(), Code::kInvalidArgument);
   EXPECT_THAT(refused.message(), HasSubstr("is too small for 2 reactors, 65536 partitions"));
 }
@@ -99,7 +103,7 @@ TEST(NodeOptions, DescriptorsAreSplitWithinTheLimit) {
   NodeOptions options;
   for (uint64_t limit : {512u, 1024u, 4096u, 1u << 20}) {
     for (uint32_t reactors : {1u, 2u, 4u}) {
-      Result<DescriptorSplit> split = SplitDescriptors(options, limit, reactors, 16);
+      Result<DescriptorSplit> split = SplitDescriptors(options, limit, ShapeOfNew(16, 0, reactors));
       ASSERT_TRUE(split.ok()) << split.status().ToString();
       EXPECT_LE(split->reserved + split->sockets, limit);
       EXPECT_LE(split->connections, options.max_connections);
@@ -107,10 +111,50 @@ TEST(NodeOptions, DescriptorsAreSplitWithinTheLimit) {
       EXPECT_GT(split->connections, 0u);
     }
   }
-  EXPECT_EQ(SplitDescriptors(options, 1u << 20, 2, 16)->connections, options.max_connections);
-  EXPECT_GT(SplitDescriptors(options, 1024, 2, 16)->connections, 500u);
-  EXPECT_TRUE(SplitDescriptors(options, 4096, 2, 2048).ok());
-  EXPECT_THAT(SplitDescriptors(options, 1024, 2, 4096).status().message(), HasSubstr("raise RLIMIT_NOFILE"));
+  EXPECT_EQ(SplitDescriptors(options, 1u << 20, ShapeOfNew(16, 0, 2))->connections, options.max_connections);
+  EXPECT_GT(SplitDescriptors(options, 1024, ShapeOfNew(16, 0, 2))->connections, 500u);
+  EXPECT_TRUE(SplitDescriptors(options, 4096, ShapeOfNew(2048, 0, 2)).ok());
+  EXPECT_THAT(SplitDescriptors(options, 1024, ShapeOfNew(4096, 0, 2)).status().message(),
+              HasSubstr("raise RLIMIT_NOFILE"));
+}
+
+// Partitions that were created at run time may all be on one reactor.
+TEST(NodeOptions, TheFullestReactorCounts) {
+  StoreInfo store;
+  store.ranges = 4096;
+  store.page_bytes = 4096;
+  for (uint32_t id = 0; id < 1000; ++id) store.partitions.push_back(store.InfoOf(4 * id, {1, id + 1}));
+  const StoreShape skewed = ShapeOf(store, 4), even = ShapeOf(store, 3);
+  EXPECT_EQ(skewed.partitions, 1000u);
+  EXPECT_EQ(skewed.fullest, 1000u);
+  EXPECT_EQ(even.fullest, 334u);
+  NodeOptions options;
+  options.memory_limit_bytes = 1 << 20;
+  const std::string refusal = SplitMemory(options, skewed).status().message();
+  options.memory_limit_bytes = std::stoull(refusal.substr(refusal.find("give at least ") + 14)) << 20;
+  Result<MemorySplit> split = SplitMemory(options, skewed);
+  ASSERT_TRUE(split.ok()) << split.status().ToString();
+  EXPECT_GE(split->engine_bytes, Engine::MinMemoryBytes(4096, 1000, 4096));
+}
+
+// A node that has created all partitions for which it kept descriptors starts again, until there are few left.
+TEST(NodeOptions, SparePartitionsLeaveDescriptors) {
+  NodeOptions options;
+  StoreShape shape{2, 4096, 4096, 1, 1};
+  Result<DescriptorSplit> first = SplitDescriptors(options, 1024, shape);
+  EXPECT_GT(first->spare_partitions, 50u);
+  EXPECT_GT(first->connections, 400u);
+  for (int start = 0; start < 100; ++start) {
+    Result<DescriptorSplit> split = SplitDescriptors(options, 1024, shape);
+    ASSERT_TRUE(split.ok()) << split.status().ToString();
+    EXPECT_LE(split->reserved + split->sockets, 1024u);
+    EXPECT_GT(split->connections, 0u);
+    shape.partitions += split->spare_partitions * shape.reactors;
+  }
+  EXPECT_GT(shape.partitions, 500u);
+  // There are no more than the ranges.
+  EXPECT_EQ(SplitDescriptors(options, 1u << 20, ShapeOfNew(16, 0, 2))->reserved,
+            SplitDescriptors(options, 4096, ShapeOfNew(16, 0, 2))->reserved);
 }
 
 TEST(NodeOptions, Listen) {
