@@ -113,7 +113,15 @@ Task<Result<PartitionInfo>> NodePartitions::Create(uint32_t id) {
   co_return created;
 }
 
+// Asked before anything is made (NP1: what it finds stays so).
+Task<Status> NodePartitions::CheckMayOpen(uint32_t id) {
+  CO_RETURN_IF_ERROR(roster_.CheckNew(id));
+  auto ask = [part = OwnerOf(id), id](Reactor&) -> Task<Status> { co_return part->engine()->CheckMayOpen(id); };
+  co_return co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(ask));
+}
+
 Task<Result<PartitionInfo>> NodePartitions::CreateInTurn(uint32_t id) {
+  CO_RETURN_IF_ERROR(co_await CheckMayOpen(id));
   co_await ForgetDropped();
   CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_.Create(id));
   co_return co_await Serve(info);
@@ -141,7 +149,7 @@ Task<Result<PartitionInfo>> NodePartitions::Install(uint32_t id, InstallSource s
 
 Task<Result<PartitionInfo>> NodePartitions::InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages) {
   CO_RETURN_IF_ERROR(CheckForm(source));
-  if (id >= store().ranges) co_return Error(Code::kInvalidArgument, "there is no partition {}", id);
+  CO_RETURN_IF_ERROR(co_await CheckMayOpen(id));
   co_await ForgetDropped();
   // What the log holds of an earlier partition with this UUID lies before its end.
   auto ask = [part = OwnerOf(id)](Reactor&) -> Task<LogPosition> { co_return part->engine()->log_end(); };

@@ -56,9 +56,10 @@ class NodePartitions {
   // memory for another one), kDiskFull, and errors of the disk leave everything as it was.
   Task<Result<PartitionInfo>> Create(uint32_t id);
   // A partition that another node holds, as it is in a snapshot there. It keeps its UUID. `pages` outlives the
-  // call, which takes as long as the pages take to come; other changes wait for it. kInvalidArgument: the
-  // other store has another form. kCorruption: what came is not the snapshot. kUnavailable: no page has come
-  // for kInstallPatience. Errors leave everything as it was.
+  // call, which takes as long as the pages take to come; other changes wait for it. No page is asked for if the
+  // partition could not be opened. kInvalidArgument: the other store has another form. kCorruption: what came is
+  // not the snapshot. kUnavailable: no page has come for kInstallPatience. The errors of Create. Errors leave
+  // everything as it was.
   Task<Result<PartitionInfo>> Install(uint32_t id, InstallSource source, SnapshotPages* pages);
   // Ends the service of a partition and removes its data. kUnavailable: the node does not hold it. After
   // another error the partition is served as before, unless its engine has failed, or it is unknown whether
@@ -73,6 +74,7 @@ class NodePartitions {
   Task<Result<PartitionInfo>> CreateInTurn(uint32_t id);
   Task<Result<PartitionInfo>> InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages);
   Status CheckForm(const InstallSource& source) const;
+  Task<Status> CheckMayOpen(uint32_t id);
   Task<Status> DropInTurn(uint32_t id);
   Task<void> TakeOutOfService(uint32_t id, Status why);
   Task<void> ForgetDropped();

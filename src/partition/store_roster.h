@@ -43,6 +43,10 @@ class StoreRoster {
   // RO2: whether it is known which store.meta a restart will find.
   bool certain() const { return failure_.ok(); }
 
+  // Whether the store may be changed (RO2), has such a range, and holds no partition for it. Create and Install
+  // begin with it.
+  Status CheckNew(uint32_t id) const;
+
   // Makes the file of an empty partition, with a new UUID, and names it in store.meta.
   // kAlreadyExists: the store holds it, or there is a file of it that may be needed.
   Task<Result<PartitionInfo>> Create(uint32_t id);
@@ -66,7 +70,6 @@ class StoreRoster {
 
  private:
   Status StillOurs() const;
-  Status CheckNew(uint32_t id) const;
   Status NoteDropped(const Uuid& uuid, LogPosition until, StoreInfo* store) const;
   PartitionFileOptions FileOptions(const PartitionInfo& info) const;
   Task<Status> SyncNames(uint32_t id);

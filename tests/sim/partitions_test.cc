@@ -301,6 +301,49 @@ TEST(Partitions, OneIsInstalledFromAnotherNode) {
   }
 }
 
+InstallSource SourceFor(World* world) {
+  InstallSource source;
+  source.root.partition = Uuid{1, 2};
+  source.root.file_blocks = 64;
+  const StoreInfo& store = world->partitions().store();
+  source.ranges = store.ranges;
+  source.page_bytes = store.page_bytes;
+  source.seal_bytes = store.seal_bytes;
+  source.namespaced = store.namespaced;
+  return source;
+}
+
+// Pages that must not be asked for.
+class UnwantedPages final : public SnapshotPages {
+ public:
+  Task<Result<PageBatch>> Next() override {
+    ADD_FAILURE() << "pages are sent for nothing";
+    co_return Error(Code::kUnavailable, "unwanted");
+  }
+};
+
+Task<void> InstallWithoutRoom(World* world) {
+  NodePartitions& partitions = world->partitions();
+  UnwantedPages pages;
+  const InstallSource source = SourceFor(world);
+  EXPECT_EQ((co_await partitions.Install(3, source, &pages)).code(), Code::kOverloaded);
+  EXPECT_EQ((co_await partitions.Create(3)).code(), Code::kOverloaded);
+  EXPECT_EQ((co_await partitions.Install(2, source, &pages)).code(), Code::kAlreadyExists);
+  EXPECT_EQ((co_await partitions.Install(kRanges, source, &pages)).code(), Code::kInvalidArgument);
+  EXPECT_EQ(partitions.store().FindDropped(source.root.partition), nullptr);
+}
+
+TEST(Partitions, NoPagesAreSentIfThereIsNoRoom) {
+  World world(5);
+  EXPECT_OK(world.OnNode(world.partitions().Drop(3)));
+  world.Stop();
+  world.options.engine.spare_partitions = 0;
+  world.Start();
+  world.OnNode(InstallWithoutRoom(&world));
+  EXPECT_EQ(world.partitions().store().Find(3), nullptr);
+  EXPECT_FALSE(world.machine->disk().Exists("/data/partition-00003/data"));
+}
+
 // -- load
 
 struct Lives {

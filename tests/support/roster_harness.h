@@ -55,6 +55,7 @@ class OpenedStore {
 
   // -- as NodePartitions does it
   Task<Result<Partition*>> Create(uint32_t id) {
+    CO_RETURN_IF_ERROR(CheckMayOpen(id));
     Forget();
     CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_->Create(id));
     co_return co_await engine_of(id).OpenPartition(info);
@@ -67,6 +68,7 @@ class OpenedStore {
   }
   // Installs the snapshot's partition under this ID.
   Task<Result<Partition*>> Install(uint32_t id, SnapshotRoot root, SnapshotPages* pages) {
+    CO_RETURN_IF_ERROR(CheckMayOpen(id));
     Forget();
     Reactor& reactor = engine_of(id).reactor();
     StoreRoster::MakeFile make = [&reactor, root, pages](PartitionFileOptions options) {
@@ -75,6 +77,10 @@ class OpenedStore {
     CO_ASSIGN_OR_RETURN(PartitionInfo info,
                         co_await roster_->Install(id, root.partition, engine_of(id).log_end(), make));
     co_return co_await engine_of(id).OpenPartition(info);
+  }
+  Status CheckMayOpen(uint32_t id) {
+    RETURN_IF_ERROR(roster_->CheckNew(id));
+    return engine_of(id).CheckMayOpen(id);
   }
   void Forget() {
     std::set<Uuid> in_logs;
