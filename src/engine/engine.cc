@@ -177,6 +177,7 @@ class Engine::Impl final : public LogReplaySink {
     log_options.budget_bytes = options_.log_budget_bytes;
     log_options.budget_records = options_.log_budget_records;
     log_options.parent = &data_dir_;
+    log_options.retained_bytes = options_.log_retained_bytes;
     log_options.may_change = [this] { return StillOurs(); };
     log_options.accept_lost = options_.accept_lost_log;
     log_options.dropped = options_.store.DroppedInLog(options_.reactor_index);

@@ -57,6 +57,7 @@ struct EngineOptions {
   Compression compression = Compression::kLz4;
   uint64_t log_budget_bytes = 512u << 20;
   uint64_t log_budget_records = 4'000'000;
+  uint64_t log_retained_bytes = 0;  // LogOptions::retained_bytes
   uint64_t log_segment_bytes = 8u << 20;
   // The most replaced pages and values that snapshots may retain in this engine's partitions.
   // Beyond that, the oldest snapshot is released early. Memory limits it too, because each of them

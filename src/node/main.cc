@@ -50,6 +50,8 @@ DEFINE_uint64(memory_limit_mb, 1024,
               "MiB of memory for the whole process: page pool, log buffers, connections, requests.");
 DEFINE_uint64(log_budget_mb, 512, "Most log to keep, in MiB; bounds disk space and recovery time.");
 DEFINE_uint64(log_budget_records, 4000000, "Most log records to keep; bounds recovery time.");
+DEFINE_uint64(log_retained_mb, 0,
+              "Log to keep for followers beyond what the node itself needs, in MiB; 0: none. Recovery reads it too.");
 DEFINE_int64(checkpoint_interval_s, 60,
              "Longest time, in seconds, between two checkpoints of a partition that has changes.");
 DEFINE_uint64(scrub_mb_per_s, 8, "Rate, in MiB/s, at which data on disk is verified in the background; 0: never.");
@@ -163,8 +165,9 @@ void PrintHelp() {
        {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s",
         "idle_timeout_s"}},
       {"Resources",
-       {"memory_limit_mb", "log_budget_mb", "log_budget_records", "checkpoint_interval_s", "snapshot_max_age_s",
-        "scrub_mb_per_s", "scrub_interval_h", "release_space_mb_per_s", "release_space_after_s", "pin_threads"}},
+       {"memory_limit_mb", "log_budget_mb", "log_budget_records", "log_retained_mb", "checkpoint_interval_s",
+        "snapshot_max_age_s", "scrub_mb_per_s", "scrub_interval_h", "release_space_mb_per_s", "release_space_after_s",
+        "pin_threads"}},
       {"Running", {"shutdown_timeout_ms", "accept_lost_log", "log_dir", "minloglevel"}},
   };
   for (const FlagGroup& group : groups) {
@@ -198,6 +201,7 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->memory_limit_bytes = MibToBytes(FLAGS_memory_limit_mb);
   options->log_budget_bytes = MibToBytes(FLAGS_log_budget_mb);
   options->log_budget_records = FLAGS_log_budget_records;
+  options->log_retained_bytes = MibToBytes(FLAGS_log_retained_mb);
   options->accept_lost_log = FLAGS_accept_lost_log;
   options->checkpoint_interval_s = FLAGS_checkpoint_interval_s;
   options->snapshot_max_age_s = FLAGS_snapshot_max_age_s;

@@ -212,6 +212,7 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
   options.log_budget_records = options_.log_budget_records / store_.reactors;
   CO_ASSIGN_OR_RETURN(options.lock, lock_.Identity());
+  options.log_retained_bytes = options_.log_retained_bytes / store_.reactors;
   options.accept_lost_log = options_.accept_lost_log;
   options.checkpoint_interval_ns = options_.checkpoint_interval_s * kSecond;
   options.scrub.bytes_per_s = (options_.scrub_mb_per_s << 20) / store_.reactors;

@@ -213,6 +213,10 @@ Status CheckOptions(const NodeOptions& options) {
     return Error(Code::kInvalidArgument, "--log_budget_mb={}; it must be at most {}", options.log_budget_bytes / kMiB,
                  kMaxLimitBytes / kMiB);
   }
+  if (options.log_retained_bytes > kMaxLimitBytes) {
+    return Error(Code::kInvalidArgument, "--log_retained_mb={}; it must be at most {}, or 0 for none",
+                 options.log_retained_bytes / kMiB, kMaxLimitBytes / kMiB);
+  }
   if (options.max_connections == 0) return Error(Code::kInvalidArgument, "--max_connections must be at least 1");
   return CheckTimes(options);
 }

@@ -27,6 +27,7 @@ struct NodeOptions {
   uint64_t memory_limit_bytes = 1024u << 20;
   uint64_t log_budget_bytes = 512u << 20;  // of all reactors together
   uint64_t log_budget_records = 4'000'000;
+  uint64_t log_retained_bytes = 0;  // of all reactors together: of log that only followers may still need
   int64_t checkpoint_interval_s = 60;
   bool accept_lost_log = false;
   int64_t snapshot_max_age_s = 24 * 3600;

@@ -188,6 +188,29 @@ TEST(Engine, KeepsNoMoreLogThanThePoolCanReplay) {
   host.Run(KeepsLittleLog);
 }
 
+// The log that followers may need is kept up to a limit, and given back if there is none.
+Task<void> ReleasesLog(Reactor& reactor, Setup setup) {
+  auto engine = co_await OpenEngine(reactor, setup);
+  EXPECT_OK(engine.status());
+  if (!engine.ok()) co_return;
+  for (int i = 0; i < 3000; ++i) EXPECT_OK(co_await Put((*engine)->partition(0), Key(i % 100), Value(i, 300)));
+  for (int i = 0; i < 2; ++i) EXPECT_OK(co_await (*engine)->CheckpointAll());
+  const uint64_t limit = setup.engine.log_retained_bytes, kept = (*engine)->stats().log.retained_bytes;
+  EXPECT_LE(kept, limit);
+  EXPECT_GE(kept, limit / 2);
+  EXPECT_OK(co_await (*engine)->Close(/*checkpoint=*/false));
+}
+
+TEST(Engine, RetainsLogForFollowers) {
+  for (const uint64_t limit : {uint64_t{0}, uint64_t{512} << 10}) {
+    SimHost host;
+    host.setup = SmallPool(/*partitions=*/1, /*log_segment_bytes=*/64u << 10);
+    host.setup.engine.log_retained_bytes = limit;
+    host.Restart();
+    host.Run(ReleasesLog);
+  }
+}
+
 // Repeatedly overwrites eight times the pool's memory. The space that waits to be freed stays a
 // fraction of the data.
 Task<void> GivesSpaceBack(Reactor& reactor, Setup setup) {

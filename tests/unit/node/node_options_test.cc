@@ -46,6 +46,16 @@ TEST(NodeOptions, ListenNamesAnAddress) {
               HasSubstr("'myhost' is not a numeric IPv4 or IPv6 address"));
 }
 
+TEST(NodeOptions, TheRetainedLogIsLimited) {
+  NodeOptions options;
+  options.data_dir = "d";
+  EXPECT_EQ(options.log_retained_bytes, 0u) << "a node without followers needs none";
+  options.log_retained_bytes = uint64_t{1} << 40;
+  EXPECT_TRUE(CheckOptions(options).ok());
+  options.log_retained_bytes = UINT64_MAX;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--log_retained_mb="));
+}
+
 TEST(NodeOptions, MemoryIsSplitWithinTheLimit) {
   NodeOptions options;
   for (uint64_t mb : {192, 256, 1024, 65536}) {
