@@ -13,7 +13,7 @@ import time
 import unittest
 
 from kvadmin_process import KVADMIN, OK, run
-from node_process import Kv, NodeProcess, temporary_directory, ttypes
+from node_process import Admin, Kv, NodeProcess, temporary_directory, ttypes
 from thrift.protocol import TBinaryProtocol
 from thrift.transport import TTransport
 
@@ -45,6 +45,7 @@ class FakeServer:
 
     def __init__(self, answer):
         self.answer = answer
+        self.node_status = ttypes.NodeStatus()
         self.batches = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
@@ -61,6 +62,7 @@ class FakeServer:
     def _talk(self, connection):
         stream = connection.makefile("rwb")
         processor = Kv.Processor(self)
+        processor._processMap.update(Admin.Processor(self)._processMap)  # pylint: disable=protected-access
         while True:
             head = stream.read(4)
             if len(head) < 4:
@@ -73,6 +75,9 @@ class FakeServer:
 
     def hello(self, _context, _request):
         return ttypes.HelloReply(features=["absolute_expiry"])
+
+    def status(self, _context):
+        return self.node_status
 
     def writeBatch(self, _context, request):
         self.batches.append([op.key.decode() for op in request.ops])

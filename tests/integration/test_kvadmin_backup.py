@@ -6,10 +6,11 @@ import signal
 import subprocess
 import time
 import unittest
+import uuid
 
-from kvadmin_harness import FLAGS, TIMEOUT_S, WithNode, small_files, start, wait_until
-from kvadmin_process import CORRUPTION, FAILED, OK, USAGE
-from node_process import NodeProcess
+from kvadmin_harness import FLAGS, TIMEOUT_S, FakeServer, WithNode, small_files, start, wait_until
+from kvadmin_process import CORRUPTION, FAILED, OK, USAGE, run
+from node_process import NodeProcess, ttypes
 
 
 class BackupTest(WithNode):
@@ -25,6 +26,18 @@ class BackupTest(WithNode):
         self.kv("backup", empty_file, expect=FAILED)
         self.assertTrue(empty_file.is_file())
         self.assertEqual(self.snapshots(), 0)
+
+    def test_a_node_without_some_partitions_has_no_backup(self):
+        server = FakeServer(None)
+        self.addCleanup(server.close)
+        parts = [ttypes.PartitionStatus(id=partition, uuid=str(uuid.uuid4())) for partition in (0, 1, 3)]
+        server.node_status = ttypes.NodeStatus(node_id=str(uuid.uuid4()), page_bytes=4096, reactors=1, ranges=4,
+                                               partitions=parts)
+        target = self.root / "gaps"
+        done = run("backup", target, server=server.address)
+        self.assertEqual(done.code, FAILED, done.err)
+        self.assertIn("the node holds 3 of 4 partitions", done.err)
+        self.assertEqual(list(self.root.glob("gaps*")), [])
 
     def test_two_backups_to_one_name(self):
         target, partial = self.root / "tb", self.root / "tb.partial"
