@@ -52,7 +52,8 @@ class Engine::Impl final : public LogReplaySink {
       : reactor_(reactor),
         options_(std::move(options)),
         pool_(reactor, PoolOptions(options_)),
-        newest_(options_.store.ranges) {
+        newest_(options_.store.ranges),
+        seen_before_(options_.store.ranges) {
     for (std::atomic<Version>& newest : newest_) newest = ChangeTail::kOutOfService;
   }
 
@@ -303,6 +304,8 @@ class Engine::Impl final : public LogReplaySink {
   Task<Result<Partition*>> OpenPartition(PartitionInfo info) {
     CO_RETURN_IF_ERROR(CheckMayOpen(info.id));
     ++opening_;
+    Replica::Options options = ReplicaOptions(info);
+    options.seen_before = std::max(seen_before_[info.id], VersionAtMs(reactor_.WallMs()));
     Result<std::unique_ptr<Replica>> opened =
         co_await Replica::Open(reactor_, pool_, options_.store, ReplicaOptions(info));
     --opening_;
@@ -361,6 +364,7 @@ class Engine::Impl final : public LogReplaySink {
     scrubber_->Remove(replica);
     releaser_->Remove(replica);
     dropped_.AddCounters(replica->counters());
+    seen_before_[replica->id()] = std::max(seen_before_[replica->id()], replica->clock().newest());
     Status closed = co_await replica->Close();
     LOG_IF(WARNING, !closed.ok()) << "partition " << replica->id() << " was dropped, but: " << closed.ToString();
     std::erase_if(replicas_, [replica](const auto& owned) { return owned.get() == replica; });
@@ -705,6 +709,7 @@ class Engine::Impl final : public LogReplaySink {
   WorkList work_{reactor_, pool_, options_, MaxListed()};
   std::atomic<uint64_t> change_count_ = 0;
   std::vector<std::atomic<Version>> newest_;  // by ID
+  std::vector<Version> seen_before_;          // by ID: the highest of partitions that were dropped
   Status failure_;
   std::unique_ptr<Scrubber> scrubber_;
   std::unique_ptr<SpaceReleaser> releaser_;

@@ -7,7 +7,7 @@ namespace {
 constexpr size_t kMinEntries = 16;
 }  // namespace
 
-void ChangeTail::Begin(Version floor, size_t max_bytes) {
+void ChangeTail::Begin(Version last, size_t max_bytes, Version floor) {
   // A third of each half is for the entries, because keys are about twice as large as the 16 bytes
   // that describe them. At least one key of any size fits.
   const size_t half_bytes = std::max(max_bytes, kMinBytes) / 2;
@@ -15,8 +15,9 @@ void ChangeTail::Begin(Version floor, size_t max_bytes) {
   half_key_bytes_ = half_bytes - half_entries_ * sizeof(Entry);
   CHECK_GE(half_key_bytes_, kMaxStoredKeyBytes);
   for (Half& half : halves_) half = Half();
-  floor_ = last_ = floor;
-  SetNewest(last_);
+  last_ = last;
+  floor_ = std::max(last, floor);
+  SetNewest(floor_);
 }
 
 bool ChangeTail::HasRoom(const Half& half, std::string_view key) const {

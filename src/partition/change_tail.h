@@ -12,6 +12,7 @@
 //   CT2  newest() is at or above the version of every change that was acknowledged before the call.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <string>
@@ -37,15 +38,15 @@ class ChangeTail {
   // newest() after Close.
   static constexpr Version kOutOfService = UINT64_MAX;
 
-  // Forgets everything. Versions up to `floor` are unknown from then on. Holds at most max_bytes
-  // (at least kMinBytes).
-  void Begin(Version floor, size_t max_bytes);
+  // Forgets everything, after a change of version `last`. Versions up to `floor`, or to `last` if that is
+  // higher, are unknown from then on. Holds at most max_bytes (at least kMinBytes).
+  void Begin(Version last, size_t max_bytes, Version floor = 0);
   // REQUIRES: `version` is higher than that of every earlier change.
   void Add(Version version, std::string_view key, bool removed);
   // Makes the added changes visible to After and advances newest(). Call it between writes, not
   // within one.
   void Publish() {
-    if (newest() != kOutOfService) SetNewest(last_);
+    if (newest() != kOutOfService) SetNewest(std::max(last_, floor_));
   }
   // There will be no changes any more that After returns. newest() is above every version from then
   // on, so that watchers look, and get the error.

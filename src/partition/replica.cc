@@ -9,6 +9,7 @@ constexpr Nanos kDiskFullNotice = 60 * kSecond;  // how long a refused write sho
 
 Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
     : change_tail_bytes_(options.change_tail_bytes),
+      seen_before_(options.seen_before),
       drained_(reactor),
       discarded_(reactor),
       on_quarantine_(std::move(options.on_quarantine)),
@@ -178,8 +179,8 @@ void Replica::Serve(Log* log) {
   }
   state_.Enter(Phase::kServing);
   state_.log = log;
-  state_.clock.Follow(std::max(state_.clock.newest(), state_.applied_version));
-  state_.changes.Begin(state_.applied_version, change_tail_bytes_);
+  state_.clock.Follow(std::max({state_.clock.newest(), state_.applied_version, seen_before_}));
+  state_.changes.Begin(state_.applied_version, change_tail_bytes_, seen_before_);
   state_.stream = log->AddStream(uuid(), state_.epoch, state_.last_lsn + 1, state_.last_chain, this);
   log->SetCommit(state_.stream, state_.committed_lsn, state_.clock.newest());
   log->Release(state_.stream, state_.file->older_checkpoint_lsn());

@@ -54,8 +54,11 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     std::function<void()> on_busy = {};             // PartitionState::NoteBusy
     std::atomic<uint64_t>* change_count = nullptr;  // ChangeTail::CountIn
     std::atomic<Version>* newest_change = nullptr;  // ChangeTail::PublishIn
-    const Directory* store = nullptr;               // the store's directory; outlives the replica
-    std::function<Task<bool>()> make_room = {};     // PartitionFile::set_make_room
+    // Clients may have seen versions up to this one of another partition with this ID. They learn that it is
+    // gone, and all of this one's are higher.
+    Version seen_before = 0;
+    const Directory* store = nullptr;            // the store's directory; outlives the replica
+    std::function<Task<bool>()> make_room = {};  // PartitionFile::set_make_room
   };
 
   static Task<Result<std::unique_ptr<Replica>>> Open(Reactor& reactor, BufferPool& pool, const StoreInfo& store,
@@ -197,6 +200,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   void Condemn();
 
   const uint64_t change_tail_bytes_;
+  const Version seen_before_;
   bool draining_ = false, discarding_ = false;  // Drain, and Discard, runs
   WaitQueue drained_, discarded_;
   const std::function<void(const QuarantinedPartition&)> on_quarantine_;

@@ -7,11 +7,15 @@
 #include "src/partition/replica.h"
 #include "tests/support/roster_harness.h"
 #include "tests/support/sim_kernel.h"
+#include "tests/unit/engine/commit_gate_fixture.h"
 
 namespace pando::engine_test {
 namespace {
 
 constexpr uint32_t kRanges = 2, kVictim = 1;
+
+// As a store with namespaces stores it.
+std::string Key(int i) { return std::string(4, '\0') + KeyIn(kRanges, kVictim, fmt::format("key-{}", i)); }
 
 SimOptions WithoutHoles() {
   SimOptions options = SharedReactor();
@@ -47,19 +51,21 @@ struct World {
   SimMachine* machine_ = kernel_.AddMachine();
   SimReactor* reactor_ = nullptr;
   OpenedStore* store_ = nullptr;
+  ReadSnapshot snapshot_;
+  ManualGate* gate_ = nullptr;  // of the last partition that was opened
 };
 
 // -- what describes a partition that was dropped
 
-Task<Code> WriteOnce(World* t, std::string client) {
+Task<Code> WriteOnce(World* t, std::string client, uint64_t sequence = 1) {
   WriteOp once;
   once.op = RecordOp::kOnce;
   once.key = "\xff\xff\xff\xff" + client;
-  once.sequence = 1;
+  once.sequence = sequence;
   once.first_sent_ms = t->reactor_->WallMs();
   std::vector<WriteOp> ops;
   ops.push_back(std::move(once));
-  ops.push_back(PutOp("key", "value"));
+  ops.push_back(PutOp(Key(0), "value"));
   co_return (co_await Write(t->victim(), std::move(ops))).code();
 }
 
@@ -119,6 +125,71 @@ TEST(PartitionLives, ADroppedFileDoesNotCountAsRefused) {
   world.setup_.engine.release.after_ns = kSecond;
   world.setup_.engine.release.min_keep_blocks = 64;
   world.Run(DropOneThatKeepsItsSpace);
+}
+
+// -- the same partition, installed again from an older snapshot in the process that has dropped it
+
+Task<void> LiveOnce(World* t) {
+  for (int i = 0; i < 20; ++i) EXPECT_OK(co_await Put(t->victim(), Key(i), "first"));
+  EXPECT_EQ(co_await WriteOnce(t, "client", 1), Code::kOk);
+  Result<ReadSnapshot> read = co_await ReadSnapshotOf(t->reactor_, t->victim(), 40'000);
+  EXPECT_OK(read.status());
+  t->snapshot_ = *std::move(read);
+}
+
+Task<void> LiveAgain(World* t) {
+  const Epoch before = t->victim()->stats().epoch;
+  EXPECT_GT(before, t->snapshot_.root.epoch);
+  for (int i = 10; i < 40; ++i) EXPECT_OK(co_await Put(t->victim(), Key(i), "later"));
+  EXPECT_EQ(co_await WriteOnce(t, "client", 9), Code::kOk);
+  std::vector<Partition*> one(1, t->victim());
+  Result<SnapshotInfo> cut = co_await CutSnapshot(*t->reactor_, one, INT64_MAX);
+  EXPECT_OK(cut.status());
+  const Version seen = std::max(t->victim()->newest_change(), cut->version);
+  EXPECT_OK(co_await t->store_->Drop(kVictim));
+  EXPECT_EQ(t->engine().newest_change(kVictim).load(), UINT64_MAX);
+
+  SentPages pages(&t->snapshot_);
+  Result<Partition*> installed = co_await t->store_->Install(kVictim, t->snapshot_.root, &pages);
+  EXPECT_OK(installed.status());
+  if (!installed.ok()) co_return;
+  Partition* p = *installed;
+  EXPECT_EQ(p->stats().applied_lsn, t->snapshot_.root.lsn);
+  EXPECT_EQ(p->stats().last_lsn, t->snapshot_.root.lsn);
+  EXPECT_EQ(t->gate_->recovered.epoch, t->snapshot_.root.epoch);
+  EXPECT_EQ(t->gate_->recovered.durable_lsn, t->snapshot_.root.lsn);
+  EXPECT_EQ(p->stats().snapshots, 0u);
+  EXPECT_EQ((co_await p->Get(Key(1), cut->id, nullptr)).code(), Code::kSnapshotGone);
+  EXPECT_EQ((co_await p->Aggregate("", "", kNewest))->content_hash, t->snapshot_.content_hash);
+  // Whoever has watched the first one has missed that what came after the snapshot is gone.
+  EXPECT_GE(p->newest_change(), seen);
+  Result<ChangePage> page = co_await p->Changes(seen, "", 10, 1000);
+  EXPECT_TRUE(page.ok() && page->gone);
+  const Version now = p->newest_change();
+  EXPECT_EQ(co_await WriteOnce(t, "client", 2), Code::kOk) << "a lane of the first life";
+  page = co_await p->Changes(now, Key(0), 10, 1000);
+  EXPECT_TRUE(page.ok() && !page->gone && page->changes.size() == 1);
+  Result<ReadResult> read = co_await p->Get(Key(0), kNewest, nullptr);
+  EXPECT_TRUE(read.ok() && read->version > seen);
+}
+Task<void> ExpectSecondLife(World* t) {
+  Result<ReadResult> read = co_await t->victim()->Get(Key(15), kNewest, nullptr);
+  EXPECT_TRUE(read.ok() && read->found && read->value == "first");
+  EXPECT_EQ(co_await WriteOnce(t, "client", 3), Code::kOk);
+}
+
+TEST(PartitionLives, TheSecondOneSeesNothingOfTheFirst) {
+  World world;
+  world.setup_.store.namespaced = true;
+  world.setup_.engine.make_gate = [&world](uint32_t id) {
+    auto gate = std::make_unique<ManualGate>();
+    gate->commits = true;
+    if (id == kVictim) world.gate_ = gate.get();
+    return gate;
+  };
+  world.Run(LiveOnce);
+  world.Run(LiveAgain);
+  world.Run(ExpectSecondLife);
 }
 
 }  // namespace

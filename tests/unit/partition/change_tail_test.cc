@@ -53,6 +53,24 @@ TEST(ChangeTail, TellsOfWhatCameAfter) {
   EXPECT_EQ(Hear(tail, 20, "", 15).up_to, 20u) << "a position after all changes must stay";
 }
 
+// Positions of another partition that had the ID before.
+TEST(ChangeTail, KnowsNothingOfVersionsThatWereSeenBefore) {
+  ChangeTail tail;
+  tail.Begin(10, ChangeTail::kMinBytes, /*floor=*/20);
+  EXPECT_EQ(tail.newest(), 20u);
+  EXPECT_TRUE(tail.After(10, "", 5, 100, 10).gone);
+  EXPECT_TRUE(tail.After(19, "", 5, 100, 10).gone);
+  EXPECT_FALSE(tail.After(20, "", 5, 100, 10).gone);
+  // Another node may have written it before this partition came here.
+  tail.Add(15, "a", false);
+  tail.Publish();
+  EXPECT_EQ(tail.newest(), 20u);
+  tail.Add(21, "b", false);
+  tail.Publish();
+  EXPECT_EQ(tail.newest(), 21u);
+  EXPECT_EQ(Hear(tail, 20, "", 21).changes, (std::vector<Change>{{"b", 21, false}}));
+}
+
 // Whoever watches many tails looks at one count.
 TEST(ChangeTail, CountsWhatNewestShows) {
   std::atomic<uint64_t> count = 0;
