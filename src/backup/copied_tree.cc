@@ -9,8 +9,6 @@
 namespace pando {
 namespace {
 
-constexpr size_t kReadsInFlight = 32;
-
 // Fills both slots with the snapshot's generation and the one after it, as if a second checkpoint
 // had found nothing to do. With a single slot, one damaged superblock could make the restored
 // partition unreadable.
@@ -53,28 +51,29 @@ Task<Status> MakeRoomForMetadata(File* file, ExtentAllocator* blocks) {
 
 }  // namespace
 
-CopiedTree::CopiedTree(Reactor& reactor, CopiedFrom from, const SnapshotRoot& root, std::string name,
-                       std::string advice, Problem on_problem, Progress on_progress)
+// The bitmap of the blocks, and its groups as they are written, all of them together.
+uint64_t CopiedTree::MemoryBytes(uint64_t blocks) {
+  const uint64_t groups = blocks / ExtentAllocator::kGroupBlocks + 2;
+  return 2 * groups * (kBlockBytes + sizeof(GroupEntry) + sizeof(MetaWrite));
+}
+
+CopiedTree::CopiedTree(Reactor& reactor, TreeForm form, const SnapshotRoot& root, std::string name, std::string advice,
+                       Problem on_problem, Progress on_progress, size_t reads)
     : reactor_(reactor),
-      from_(from),
+      form_(form),
       root_(root),
       name_(std::move(name)),
       advice_(std::move(advice)),
       on_problem_(std::move(on_problem)),
       on_progress_(std::move(on_progress)),
+      reads_(reads),
       blocks_(root.file_blocks) {
   blocks_.MarkUsed(Extent::Of(0, kSuperblockBlocks));
 }
 
 Task<void> CopiedTree::Walk(PageSource* pages) {
-  TreeCheck::Options options;
-  options.reactor = &reactor_;
-  options.pages = pages;
-  options.partition = from_.partition;
-  options.usable_bytes = UsablePageBytes(from_.page_bytes, from_.seal_bytes);
-  options.leaves_in_flight = kReadsInFlight;
-  TreeCheck check(std::move(options), this);
-  co_await check.Run(root_.root, root_.root_level, root_.generation);
+  TreeCheck check({&reactor_, pages, form_, root_, reads_, /*resume_key=*/{}}, this);
+  co_await check.Run();
   counts_ = check.counts();
 }
 

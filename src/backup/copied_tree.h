@@ -15,23 +15,21 @@
 
 namespace pando {
 
-// The partition whose pages they are.
-struct CopiedFrom {
-  Uuid partition;
-  uint32_t page_bytes = 0;
-  uint32_t seal_bytes = 0;
-};
-
 class CopiedTree final : private TreeCheckHost {
  public:
+  static constexpr size_t kReadsInFlight = 32;
+  // The memory that WriteMetadata and the bitmap take for a file of so many blocks.
+  static uint64_t MemoryBytes(uint64_t blocks);
+
   // Called for damage; offsets are those in the partition.
   using Problem = std::function<void(CheckProblem)>;
   // Called before each read with the blocks read so far. An error ends the walk.
   using Progress = std::function<Status(uint64_t blocks)>;
 
-  // `name`: of the copy, for messages; `advice`: what to do about damage.
-  CopiedTree(Reactor& reactor, CopiedFrom from, const SnapshotRoot& root, std::string name, std::string advice,
-             Problem on_problem, Progress on_progress);
+  // `form`: of the store that the pages come from. `name`: of the copy, for messages; `advice`: what to do about
+  // damage. Reads `reads` leaves or their values at the same time.
+  CopiedTree(Reactor& reactor, TreeForm form, const SnapshotRoot& root, std::string name, std::string advice,
+             Problem on_problem, Progress on_progress, size_t reads = kReadsInFlight);
 
   // Checks everything that is reachable from the root (TreeCheck).
   Task<void> Walk(PageSource* pages);
@@ -54,11 +52,12 @@ class CopiedTree final : private TreeCheckHost {
   void OnProblem(uint64_t offset_bytes, std::string what, std::string_view advice) override;
 
   Reactor& reactor_;
-  const CopiedFrom from_;
+  const TreeForm form_;
   const SnapshotRoot root_;
   const std::string name_, advice_;
   const Problem on_problem_;
   const Progress on_progress_;
+  const size_t reads_;
   ExtentAllocator blocks_;
   uint64_t read_blocks_ = 0;
   TreeCheckCounts counts_;

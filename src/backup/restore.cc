@@ -9,9 +9,17 @@ namespace {
 
 constexpr char kAdvice[] = "use another backup, or a replica";
 
-CopiedFrom FromOf(const BackupReader& backup) {
-  const BackupHeader& header = backup.header();
-  return {header.partition, header.page_bytes, header.seal_bytes};
+TreeForm FormOf(const BackupReader& backup) {
+  TreeForm form;
+  form.page_bytes = backup.header().page_bytes;
+  form.seal_bytes = backup.header().seal_bytes;
+  return form;
+}
+
+// What the description says, of the partition that the file says.
+SnapshotRoot RootOf(const BackupReader& backup, SnapshotRoot root) {
+  root.partition = backup.header().partition;
+  return root;
 }
 
 // False after reporting that the file is not the one that is described.
@@ -61,7 +69,8 @@ Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot ro
     if (first.ok())
       first = Error(Code::kCorruption, "{} at offset {}: {}; {}", p.file, p.offset_bytes, p.what, p.advice);
   };
-  CopiedTree tree(*reactor, FromOf(*backup), root, options.path, kAdvice, on_problem, std::move(on_progress));
+  CopiedTree tree(*reactor, FormOf(*backup), RootOf(*backup, root), options.path, kAdvice, on_problem,
+                  std::move(on_progress));
   CopiedPages copied(backup, file, &tree);
   if (CheckGeneration(*backup, root, options.path, on_problem)) co_await tree.Walk(&copied);
   CO_RETURN_IF_ERROR(first);
@@ -74,7 +83,7 @@ Task<Status> RestoreInto(Reactor* reactor, BackupReader* backup, SnapshotRoot ro
 Task<Result<TreeCheckCounts>> CheckBackup(Reactor& reactor, BackupReader* backup, SnapshotRoot root, std::string name,
                                           BackupProblem on_problem, BackupProgress on_progress) {
   const bool described = CheckGeneration(*backup, root, name, on_problem);
-  CopiedTree tree(reactor, FromOf(*backup), root, std::move(name), kAdvice, std::move(on_problem),
+  CopiedTree tree(reactor, FormOf(*backup), RootOf(*backup, root), std::move(name), kAdvice, std::move(on_problem),
                   std::move(on_progress));
   if (described) co_await tree.Walk(backup);
   CO_RETURN_IF_ERROR(tree.stopped());

@@ -8,6 +8,21 @@
 
 namespace pando {
 
+SnapshotRoot RootOf(const Superblock& sb) {
+  SnapshotRoot root;
+  root.partition = sb.partition;
+  root.generation = sb.generation;
+  root.epoch = sb.epoch;
+  root.lsn = sb.checkpoint_lsn;
+  root.chain = sb.chain;
+  root.last_version = sb.last_version;
+  root.next_page_id = sb.next_page_id;
+  root.file_blocks = sb.file_blocks;
+  root.root = sb.root;
+  root.root_level = static_cast<uint8_t>(sb.root_level);
+  return root;
+}
+
 void EncodeSuperblock(const Superblock& superblock, char* block) {
   std::memset(block, 0, kBlockBytes);
   std::memcpy(block, &superblock, sizeof(superblock));

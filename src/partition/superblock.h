@@ -15,6 +15,7 @@
 #include "src/base/result.h"
 #include "src/buffer_pool/extent.h"
 #include "src/buffer_pool/page.h"
+#include "src/model/types.h"
 #include "src/wal/log_format.h"
 
 namespace pando {
@@ -83,6 +84,9 @@ static_assert(offsetof(Superblock, dead) == 192);
 inline constexpr size_t kSuperblockBody = 24, kSuperblockSeal = 4048, kSuperblockChecksum = 4088;
 static_assert(offsetof(Superblock, node) == kSuperblockBody && sizeof(Superblock) <= kSuperblockSeal);
 static_assert(kSuperblockSeal + kSealBytes == kSuperblockChecksum && kSuperblockChecksum + 8 == kBlockBytes);
+
+// The root of the tree that it refers to.
+SnapshotRoot RootOf(const Superblock& superblock);
 
 struct GroupEntry {
   uint64_t block = 0;  // block of the group's bitmap; 0 = every block of the group is free

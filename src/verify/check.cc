@@ -66,16 +66,9 @@ class PartitionAudit final : private TreeCheckHost {
 
  private:
   Task<void> CheckTree(const Superblock& sb) {
-    TreeCheck::Options options;
     FilePages pages(&file_->file());
-    options.reactor = &reactor_;
-    options.pages = &pages;
-    options.partition = info_.uuid;
-    options.usable_bytes = UsablePageBytes(store_.page_bytes, store_.seal_bytes);
-    options.namespaced = store_.namespaced;
-    options.leaves_in_flight = kReadsInFlight;
-    TreeCheck check(std::move(options), this);
-    co_await check.Run(sb.root, static_cast<uint8_t>(sb.root_level), sb.generation);
+    TreeCheck check({&reactor_, &pages, FormOf(store_), RootOf(sb), kReadsInFlight, /*resume_key=*/{}}, this);
+    co_await check.Run();
     const TreeCheckCounts& counts = check.counts();
     result_.inner_pages = counts.inner_pages;
     result_.leaf_pages = counts.leaf_pages;

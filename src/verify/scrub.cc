@@ -43,9 +43,7 @@ constexpr std::string_view kLogAdvice =
 // Walks one tree, slice by slice.
 class Scrubber::PartitionHost final : public TreeCheckHost {
  public:
-  PartitionHost(Scrubber* scrubber, PartitionFile* file) : scrubber_(scrubber), file_(file), pages_(&file->file()) {
-    Restart({});
-  }
+  PartitionHost(Scrubber* scrubber, PartitionFile* file) : scrubber_(scrubber), file_(file), pages_(&file->file()) {}
 
   // Continues the walk for one slice. Returns false if that was not the last slice.
   Task<bool> Slice() {
@@ -54,27 +52,19 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
     slice_end_ns_ = scrubber_->reactor_.NowNs() + kSliceNs;
     // The hold keeps the blocks of the tree from being reused while the walk waits for reads and
     // for its rate.
-    co_await check_->Run(root.root, static_cast<uint8_t>(root.root_level), root.generation);
+    const TreeForm form = FormOf(*scrubber_->store_);
+    check_ = std::make_unique<TreeCheck>(
+        TreeCheck::Options{&scrubber_->reactor_, &pages_, form, RootOf(root), /*leaves_in_flight=*/1, resume_key_},
+        this);
+    counted_ = TreeCheckCounts();
+    co_await check_->Run();
     file_->ReleaseGeneration(root.generation);
     Count();
-    if (!check_->stopped()) co_return true;
-    Restart(check_->resume_key());
-    co_return false;
+    resume_key_ = check_->resume_key();
+    co_return !check_->stopped();
   }
 
  private:
-  void Restart(std::string resume_key) {
-    TreeCheck::Options options;
-    options.reactor = &scrubber_->reactor_;
-    options.pages = &pages_;
-    options.partition = file_->uuid();
-    options.usable_bytes = UsablePageBytes(file_->options().page_bytes, file_->options().seal_bytes);
-    options.namespaced = scrubber_->store_->namespaced;
-    options.resume_key = std::move(resume_key);
-    check_ = std::make_unique<TreeCheck>(std::move(options), this);
-    counted_ = TreeCheckCounts();
-  }
-
   // A slice may end only once it has advanced, however slow the pass is.
   Task<bool> MayRead(uint64_t bytes) override {
     Count();
@@ -107,7 +97,8 @@ class Scrubber::PartitionHost final : public TreeCheckHost {
   Scrubber* const scrubber_;
   PartitionFile* const file_;
   FilePages pages_;
-  std::unique_ptr<TreeCheck> check_;
+  std::unique_ptr<TreeCheck> check_;  // of this slice
+  std::string resume_key_;
   TreeCheckCounts counted_;
   Nanos slice_end_ns_ = 0;
   uint64_t most_held_blocks_ = 0;

@@ -1,6 +1,7 @@
 #include "src/verify/tree_check.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "src/base/hash.h"
@@ -26,9 +27,25 @@ Task<Status> FilePages::Read(Extent extent, uint64_t, char* bytes) {
   return file_->Read(bytes, extent.size_bytes(), extent.offset_bytes());
 }
 
-Task<void> TreeCheck::Run(ChildRef root, uint8_t level, Generation generation) {
-  Expected whole{{}, {}, false, level, generation};
-  co_await CheckPage(root, std::move(whole));
+TreeForm FormOf(const StoreInfo& store) {
+  TreeForm form;
+  form.page_bytes = store.page_bytes;
+  form.seal_bytes = store.seal_bytes;
+  form.namespaced = store.namespaced;
+  return form;
+}
+
+TreeForm FormOf(const StoreInfo& store, const PartitionInfo& partition) {
+  TreeForm form = FormOf(store);
+  form.checks_keys = true;
+  form.first_hash = partition.first_hash;
+  form.last_hash = partition.last_hash;
+  return form;
+}
+
+Task<void> TreeCheck::Run() {
+  Expected whole{{}, {}, false, options_.root.root_level, options_.root.generation};
+  co_await CheckPage(options_.root.root, std::move(whole));
 }
 
 Task<bool> TreeCheck::Allowed(uint64_t bytes) {
@@ -46,10 +63,10 @@ void TreeCheck::Advance(std::string key) {
 }
 
 Task<Status> TreeCheck::ReadExtent(Extent extent, uint64_t checksum, AlignedBuffer* bytes) {
-  *bytes = AlignedBuffer(std::max<size_t>(extent.size_bytes(), PageBytesOf(options_.usable_bytes)));
+  *bytes = AlignedBuffer(std::max<size_t>(extent.size_bytes(), PageBytesOf(usable_bytes_)));
   CO_RETURN_IF_ERROR(co_await options_.pages->Read(extent, checksum, bytes->data()));
   counts_.blocks += extent.blocks();
-  if (Hash64({bytes->data(), extent.size_bytes()}, ChecksumSeed(options_.partition, extent.block())) != checksum) {
+  if (Hash64({bytes->data(), extent.size_bytes()}, ChecksumSeed(options_.root.partition, extent.block())) != checksum) {
     co_return Error(Code::kCorruption, "checksum mismatch");
   }
   co_return Status();
@@ -57,9 +74,9 @@ Task<Status> TreeCheck::ReadExtent(Extent extent, uint64_t checksum, AlignedBuff
 
 Task<Status> TreeCheck::ReadPage(const ChildRef* ref, AlignedBuffer* bytes) {
   CO_RETURN_IF_ERROR(co_await ReadExtent(ref->location, ref->checksum, bytes));
-  std::vector<char> scratch(options_.usable_bytes);
-  CO_RETURN_IF_ERROR(DecodePageImage(bytes->data(), options_.usable_bytes, ref->location.blocks(), scratch.data()));
-  co_return Node::Validate(bytes->data(), options_.usable_bytes);
+  std::vector<char> scratch(usable_bytes_);
+  CO_RETURN_IF_ERROR(DecodePageImage(bytes->data(), usable_bytes_, ref->location.blocks(), scratch.data()));
+  co_return Node::Validate(bytes->data(), usable_bytes_);
 }
 
 // Checks the page that `ref` refers to and everything below it. The reference's aggregates must
@@ -68,27 +85,27 @@ Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
   const uint64_t at = ref.location.offset_bytes();
   const char* kind = expected.level == 0 ? "leaf" : "inner page";
   const std::string range =
-      fmt::format("keys from '{}'{}", PrintableKey(expected.lower, options_.namespaced),
-                  expected.has_upper ? " to '" + PrintableKey(expected.upper, options_.namespaced) + "'" : " on");
+      fmt::format("keys from '{}'{}", PrintableKey(expected.lower, options_.form.namespaced),
+                  expected.has_upper ? " to '" + PrintableKey(expected.upper, options_.form.namespaced) + "'" : " on");
   const bool allowed = co_await Allowed(ref.location.size_bytes());
   if (!allowed) co_return;
   if (host_->OnExtent(ref.location, "a page")) {
     AlignedBuffer bytes;
     Status status;
-    if (ref.location.size_bytes() > PageBytesOf(options_.usable_bytes)) {
+    if (ref.location.size_bytes() > PageBytesOf(usable_bytes_)) {
       status = Error(Code::kCorruption, "{} bytes long, but pages have {} bytes", ref.location.size_bytes(),
-                     PageBytesOf(options_.usable_bytes));
+                     PageBytesOf(usable_bytes_));
     } else {
       status = co_await ReadPage(&ref, &bytes);
     }
     if (!status.ok()) {
       Problem(at, fmt::format("{}: {}; the {} are lost here", kind, status.message(), range), kPageAdvice);
     } else {
-      Node node(bytes.data(), options_.usable_bytes);
+      Node node(bytes.data(), usable_bytes_);
       CheckHeader(node, ref, expected);
       CheckAggregates(node, ref);
       if (node.leaf()) {
-        co_await CheckValues(node);
+        co_await CheckRecords(node, at);
       } else if (node.header().level == expected.level) {
         co_await CheckChildren(node, ref.birth);
       }
@@ -103,6 +120,14 @@ void TreeCheck::CheckHeader(const Node& node, const ChildRef& ref, const Expecte
   auto wrong = [&](std::string what) { Problem(at, "page: " + std::move(what), kBugAdvice); };
   if (h.level != expected.level) wrong(fmt::format("level {}, but level {} belongs here", h.level, expected.level));
   if (h.birth != ref.birth) wrong(fmt::format("generation {}, but its parent says {}", h.birth, ref.birth));
+  if (h.page_id >= options_.root.next_page_id) {
+    wrong(fmt::format("number {}, but the next new page gets number {}", h.page_id, options_.root.next_page_id));
+  }
+  if (at == options_.root.root.location.offset_bytes()) {
+    root_id_ = h.page_id;
+  } else if (h.page_id == root_id_) {
+    wrong("the root has its number too");
+  }
   if (ref.birth > expected.newest_birth) wrong(fmt::format("generation {} below an older page", ref.birth));
   if (node.lower() != expected.lower || node.has_upper() != expected.has_upper ||
       (expected.has_upper && node.upper() != expected.upper)) {
@@ -138,12 +163,40 @@ void TreeCheck::CheckAggregates(const Node& node, const ChildRef& ref) {
   }
 }
 
-Task<void> TreeCheck::CheckValues(Node node) {
+// Whether this version stores such a key, in a partition of these hashes.
+bool TreeCheck::MayHold(std::string_view stored) const {
+  const TreeForm& form = options_.form;
+  if (form.namespaced && stored.size() <= kNamespaceBytes) return false;
+  const SplitKey split = SplitStoredKey(stored, form.namespaced);
+  // What a partition remembers of clients has no hash.
+  if (form.namespaced && split.namespace_id == kReservedNamespace) return split.key.size() <= kMaxClientIdBytes;
+  if (split.namespace_id != kDefaultNamespace || split.key.empty() || split.key.size() > kMaxKeyBytes) return false;
+  const uint64_t hash = HashId(split.key);
+  return hash >= form.first_hash && hash <= form.last_hash;
+}
+
+// Null: nothing. `birth`: of the page.
+const char* TreeCheck::WrongWith(const RecordView& r, std::string_view key, Generation birth) const {
+  if (r.version > options_.root.last_version) return "it is newer than the newest record";
+  if (r.overflow && r.value_bytes > kMaxValueBytes) return "its value is longer than values may be";
+  if (r.overflow && r.overflow_ref.birth > birth) return "its value is younger than the page";
+  if (options_.form.checks_keys && !MayHold(key)) return "it does not belong into this partition";
+  return nullptr;
+}
+
+// Checks the records of a leaf, and reads their values.
+Task<void> TreeCheck::CheckRecords(Node node, uint64_t at) {
+  bool found = false;  // one problem of a page says enough
   for (uint32_t i = 0; i < node.count() && !stopped_; ++i) {
-    RecordView r = node.Record(i);
-    if (!r.overflow) continue;
-    std::string key = node.Key(i);
+    const RecordView r = node.Record(i);
+    if (!r.overflow && !options_.form.checks_keys && r.version <= options_.root.last_version) continue;
+    const std::string key = node.Key(i);
     if (key < options_.resume_key) continue;
+    const char* wrong = WrongWith(r, key, node.header().birth);
+    if (wrong != nullptr && !std::exchange(found, true)) {
+      Problem(at, fmt::format("record '{}': {}", PrintableKey(key, options_.form.namespaced), wrong), kBugAdvice);
+    }
+    if (!r.overflow || wrong != nullptr) continue;
     co_await CheckOverflow(r.overflow_ref, r.value_bytes, key);
     if (!stopped_) Advance(key + '\0');
   }
@@ -162,7 +215,7 @@ Task<void> TreeCheck::CheckOverflow(OverflowRef ref, uint32_t value_bytes, std::
   if (status.ok()) co_return;
   Problem(ref.location.offset_bytes(),
           fmt::format("overflow value: {}; the value of key '{}' is lost", status.message(),
-                      PrintableKey(key, options_.namespaced)),
+                      PrintableKey(key, options_.form.namespaced)),
           kValueAdvice);
 }
 

@@ -1,7 +1,8 @@
 // TreeCheck: walks one frozen tree as it is on disk and verifies all of it: checksums, the
-// structure of every page, key order, fences against the parent's separators, generations, levels,
-// aggregates against the references, and overflow values against their hashes. `kvadmin check` uses
-// it on a stopped store, the scrubber (scrub.h) on a running one.
+// structure of every page, key order, fences against the parent's separators, generations, levels, page
+// numbers, versions, aggregates against the references, and overflow values against their hashes.
+// `kvadmin check` uses it on a stopped store, the scrubber (scrub.h) on a running one, and whoever makes a
+// partition of pages that come from elsewhere (copied_tree.h).
 //
 // It reads into its own buffers and bypasses the buffer pool, because the pool may differ from the
 // disk. The caller must ensure that nothing reachable from the root is overwritten during the walk.
@@ -19,6 +20,8 @@
 #include "src/btree/node.h"
 #include "src/io/file.h"
 #include "src/io/sync.h"
+#include "src/model/types.h"
+#include "src/verify/tree_form.h"
 
 namespace pando {
 
@@ -67,18 +70,22 @@ class TreeCheck {
   struct Options {
     Reactor* reactor = nullptr;
     PageSource* pages = nullptr;
-    Uuid partition;
-    uint32_t usable_bytes = 0;  // of a page (page.h)
-    bool namespaced = false;    // StoreInfo::namespaced
+    TreeForm form;
+    // No record is newer than its last_version, no page has its next_page_id or a higher number, and its
+    // generation ended with its root.
+    SnapshotRoot root;
     size_t leaves_in_flight = 1;
     // Everything before it has been verified; requires leaves_in_flight == 1.
     std::string resume_key;
   };
   TreeCheck(Options options, TreeCheckHost* host)
-      : options_(std::move(options)), host_(host), slots_(*options_.reactor), resume_key_(options_.resume_key) {}
+      : options_(std::move(options)),
+        usable_bytes_(UsablePageBytes(options_.form.page_bytes, options_.form.seal_bytes)),
+        host_(host),
+        slots_(*options_.reactor),
+        resume_key_(options_.resume_key) {}
 
-  // `generation`: the generation that ended with this root.
-  Task<void> Run(ChildRef root, uint8_t level, Generation generation);
+  Task<void> Run();
 
   const TreeCheckCounts& counts() const { return counts_; }
   // True if the host ended the walk before its end.
@@ -102,7 +109,9 @@ class TreeCheck {
   void CheckAggregates(const Node& node, const ChildRef& ref);
   Task<void> CheckChildren(Node node, Generation birth);
   Task<void> CheckChild(ChildRef ref, Expected expected, size_t* in_flight);
-  Task<void> CheckValues(Node node);
+  const char* WrongWith(const RecordView& record, std::string_view key, Generation birth) const;
+  bool MayHold(std::string_view stored) const;
+  Task<void> CheckRecords(Node node, uint64_t at);
   Task<void> CheckOverflow(OverflowRef ref, uint32_t value_bytes, std::string key);
   void Advance(std::string key);
   void Problem(uint64_t offset_bytes, std::string what, std::string_view advice) {
@@ -110,7 +119,9 @@ class TreeCheck {
   }
 
   const Options options_;
+  const uint32_t usable_bytes_;  // of a page (page.h)
   TreeCheckHost* const host_;
+  uint64_t root_id_ = 0;  // number of the root, once that was read
   WaitQueue slots_;
   TreeCheckCounts counts_;
   bool stopped_ = false, advanced_ = false;
