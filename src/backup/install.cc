@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "src/backup/copied_tree.h"
 #include "src/base/hash.h"
@@ -13,20 +15,46 @@ namespace pando {
 namespace {
 
 constexpr size_t kWritesInFlight = 16;
+// At the same time, when the tree is walked. Each may read a value.
+constexpr size_t kReadsInFlight = 4;
+constexpr uint64_t kReadBytes = kReadsInFlight * (kMaxValueBytes + 3 * uint64_t{kMaxPageBytes});
 // A sender that is wrong about the size of its file must not take all memory: 8 TiB.
 constexpr uint64_t kMaxFileBlocks = 1u << 31;
+// No partition counts so far, and whoever goes on counting from there never comes to an end.
+constexpr uint64_t kMaxCount = uint64_t{1} << 47;
+constexpr uint8_t kMaxLevel = 64;
 constexpr char kAdvice[] = "the sender must send the snapshot again, or be checked";
+
+// Returns what is impossible about a root, or "".
+std::string ImpossibleIn(const SnapshotRoot& root) {
+  if (root.file_blocks < kSuperblockBlocks || root.file_blocks > kMaxFileBlocks) {
+    return fmt::format("the sender's file is said to have {} blocks", root.file_blocks);
+  }
+  if (root.epoch == 0 || root.epoch > kMaxCount) return fmt::format("the epoch is said to be {}", root.epoch);
+  if (root.lsn > kMaxCount) return fmt::format("the LSN is said to be {}", root.lsn);
+  if (root.lsn == 0 && (root.root.count > 0 || root.chain != 0)) {
+    return fmt::format("it is said to have {} records, but LSN 0", root.root.count);
+  }
+  if (root.generation == 0 || root.generation > kMaxCount) {
+    return fmt::format("the generation is said to be {}", root.generation);
+  }
+  if (root.next_page_id == 0 || root.next_page_id > kMaxCount) {
+    return fmt::format("the number of the next page is said to be {}", root.next_page_id);
+  }
+  if (root.root_level > kMaxLevel) return fmt::format("the tree is said to have {} levels", root.root_level);
+  if ((root.last_version >> kVersionCounterBits) > kMaxCount) {
+    return fmt::format("the newest record is said to have version {}", root.last_version);
+  }
+  return "";
+}
 
 class Installer {
  public:
-  Installer(Reactor& reactor, SnapshotRoot root, PartitionFileOptions options, File* file)
-      : reactor_(reactor), root_(std::move(root)), options_(std::move(options)), file_(file) {}
+  Installer(Reactor& reactor, SnapshotRoot root, TreeForm form, PartitionFileOptions options, File* file)
+      : reactor_(reactor), root_(std::move(root)), form_(form), options_(std::move(options)), file_(file) {}
 
   Task<Status> Run(SnapshotPages* pages) {
-    if (root_.file_blocks < kSuperblockBlocks || root_.file_blocks > kMaxFileBlocks) {
-      co_return Error(Code::kCorruption, "{}: the sender's file is said to have {} blocks; {}", options_.path,
-                      root_.file_blocks, kAdvice);
-    }
+    came_.resize(root_.file_blocks);
     CO_RETURN_IF_ERROR(co_await file_->Truncate(0));
     CO_RETURN_IF_ERROR(co_await file_->Truncate(root_.file_blocks * kBlockBytes));
     for (bool exhausted = false; !exhausted;) {
@@ -38,14 +66,25 @@ class Installer {
   }
 
  private:
-  Status Check(const PageImage& image) const {
+  Status Refuse(const PageImage& image, std::string_view what) const {
+    const Extent at = image.location;
+    return Error(Code::kCorruption, "{}: the page of {} bytes that was sent for block {} {}; {}", options_.path,
+                 image.bytes.size(), at.block(), what, kAdvice);
+  }
+
+  Status Check(const PageImage& image) {
     const Extent at = image.location;
     const bool inside = !at.empty() && at.block() >= kSuperblockBlocks && at.block() + at.blocks() <= root_.file_blocks;
-    const bool whole = inside && image.bytes.size() == at.size_bytes();
-    if (whole && Hash64(image.bytes, ChecksumSeed(root_.partition, at.block())) == image.checksum) return Status();
-    return Error(Code::kCorruption, "{}: the page of {} bytes for offset {} that was sent {}; {}", options_.path,
-                 image.bytes.size(), inside ? at.offset_bytes() : 0,
-                 whole ? "fails its checksum" : "does not fit there", kAdvice);
+    if (!inside || image.bytes.size() != at.size_bytes()) return Refuse(image, "does not fit there");
+    if (Hash64(image.bytes, ChecksumSeed(root_.partition, at.block())) != image.checksum) {
+      return Refuse(image, "fails its checksum");
+    }
+    for (uint64_t b = at.block(); b < at.block() + at.blocks(); ++b) {
+      if (came_[b]) return Refuse(image, "comes a second time, or another one has come for the same place");
+      came_[b] = true;
+    }
+    blocks_came_ += at.blocks();
+    return Status();
   }
 
   Task<Status> Write(const PageBatch* batch) {
@@ -79,31 +118,57 @@ class Installer {
       if (!first.ok()) return;
       first = Error(Code::kCorruption, "{} at offset {}: {}; {}", p.file, p.offset_bytes, p.what, p.advice);
     };
-    CopiedTree tree(reactor_, {root_.partition, options_.page_bytes, options_.seal_bytes}, root_, options_.path,
-                    kAdvice, on_problem, nullptr);
+    CopiedTree tree(reactor_, form_, root_, options_.path, kAdvice, on_problem, nullptr, kReadsInFlight);
     FilePages written(file_);
     co_await tree.Walk(&written);
     CO_RETURN_IF_ERROR(first);
     CO_RETURN_IF_ERROR(tree.stopped());
+    if (tree.counts().blocks != blocks_came_) {
+      co_return Error(Code::kCorruption, "{}: {} blocks were sent, but the tree has {}; {}", options_.path,
+                      blocks_came_, tree.counts().blocks, kAdvice);
+    }
     co_return co_await tree.WriteMetadata(file_, options_);
   }
 
   Reactor& reactor_;
   const SnapshotRoot root_;
+  const TreeForm form_;
   const PartitionFileOptions options_;
   File* const file_;
+  std::vector<bool> came_;  // by block
+  uint64_t blocks_came_ = 0;
 };
 
-}  // namespace
-
-Task<Status> InstallPartitionFile(Reactor& reactor, SnapshotPages* pages, SnapshotRoot root,
-                                  PartitionFileOptions options) {
-  CHECK(root.partition == options.partition) << "the pages of a partition are valid only with its UUID";
-  CO_ASSIGN_OR_RETURN(File file, co_await OpenNewPartitionFile(reactor, options));
-  Installer installer(reactor, std::move(root), std::move(options), &file);
+Task<Status> InstallInto(Reactor* reactor, SnapshotPages* pages, SnapshotRoot root, TreeForm form,
+                         PartitionFileOptions options) {
+  CO_ASSIGN_OR_RETURN(File file, co_await OpenNewPartitionFile(*reactor, options));
+  Installer installer(*reactor, std::move(root), form, std::move(options), &file);
   Status status = co_await installer.Run(pages);
   Status closed = co_await file.Close();
   co_return status.ok() ? std::move(closed) : std::move(status);
+}
+
+}  // namespace
+
+Task<Status> InstallPartitionFile(Reactor& reactor, SnapshotPages* pages, SnapshotRoot root, TreeForm form,
+                                  MemoryBudget* memory, PartitionFileOptions options) {
+  CHECK(root.partition == options.partition) << "the pages of a partition are valid only with its UUID";
+  CHECK(form.checks_keys) << "IN2";
+  if (const std::string impossible = ImpossibleIn(root); !impossible.empty()) {
+    co_return Error(Code::kCorruption, "{}: {}; {}", options.path, impossible, kAdvice);
+  }
+  const auto bytes =
+      static_cast<int64_t>(kReadBytes + root.file_blocks / 8 + CopiedTree::MemoryBytes(root.file_blocks));
+  if (memory != nullptr && !memory->TryReserve(bytes)) {
+    co_return Error(
+        Code::kOverloaded,
+        "{}: a partition in a file of {} bytes needs {} bytes of memory to be installed, and the node has no "
+        "memory for that now: try again, or raise --memory_limit_mb",
+        options.path, root.file_blocks * kBlockBytes, bytes);
+  }
+  Status status = co_await InstallInto(&reactor, pages, std::move(root), form, std::move(options));
+  if (memory != nullptr) memory->Release(bytes);
+  co_return status;
 }
 
 }  // namespace pando

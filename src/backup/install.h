@@ -5,15 +5,22 @@
 // remove it, and the installation begins again with the first page: what has come would have to be
 // verified again, and the snapshot is gone by then, most of the time.
 //
-// Threads: one reactor. Memory: one batch, and one bit for each block of the file.
+// The pages may come from a peer that is broken or hostile. What it can make this node take is bounded: each block
+// of the file comes once at most, and the memory that depends on what it says is reserved first.
+//
+// Threads: one reactor. Memory: one batch, some bits for each block of the file, and a few pages and values.
 //
 // Invariants
 //   IN1  No page is taken over unverified: each is compared with its checksum when it comes, and the whole
 //        tree is walked from the root, as it is on the disk, before a superblock names it.
+//   IN2  What is installed is what this version could have written: every key belongs into the partition, no
+//        record is newer than the snapshot, and its numbers leave room to count on.
 #pragma once
 
+#include "src/base/memory_budget.h"
 #include "src/model/types.h"
 #include "src/partition/partition_file_options.h"
+#include "src/verify/tree_form.h"
 
 namespace pando {
 
@@ -31,9 +38,11 @@ class SnapshotPages {
 };
 
 // Creates the file that `options` names, or replaces it. On OK it is complete and durable: its log continues
-// after root.lsn, in root.epoch and with root.chain. kCorruption: a page is damaged, missing, or not part of
-// the tree. After any error the file is not a valid partition.
-Task<Status> InstallPartitionFile(Reactor& reactor, SnapshotPages* pages, SnapshotRoot root,
-                                  PartitionFileOptions options);
+// after root.lsn, in root.epoch and with root.chain. `form`: of the store, with its keys checked (FormOf).
+// `memory`: outlives the call; null: unlimited. kCorruption: a page is damaged, missing, not part of the tree, or
+// came twice; a record does not belong there; or the root is one that no partition has. kOverloaded: there is no
+// memory for a file of this size. After any error the file is not a valid partition.
+Task<Status> InstallPartitionFile(Reactor& reactor, SnapshotPages* pages, SnapshotRoot root, TreeForm form,
+                                  MemoryBudget* memory, PartitionFileOptions options);
 
 }  // namespace pando

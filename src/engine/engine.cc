@@ -177,8 +177,8 @@ class Engine::Impl final : public LogReplaySink {
     log_options.segment_bytes = options_.log_segment_bytes;
     log_options.budget_bytes = options_.log_budget_bytes;
     log_options.budget_records = options_.log_budget_records;
-    log_options.parent = &data_dir_;
     log_options.retained_bytes = options_.log_retained_bytes;
+    log_options.parent = &data_dir_;
     log_options.may_change = [this] { return StillOurs(); };
     log_options.accept_lost = options_.accept_lost_log;
     log_options.dropped = options_.store.DroppedInLog(options_.reactor_index);
@@ -307,7 +307,7 @@ class Engine::Impl final : public LogReplaySink {
     Replica::Options options = ReplicaOptions(info);
     options.seen_before = std::max(seen_before_[info.id], VersionAtMs(reactor_.WallMs()));
     Result<std::unique_ptr<Replica>> opened =
-        co_await Replica::Open(reactor_, pool_, options_.store, ReplicaOptions(info));
+        co_await Replica::Open(reactor_, pool_, options_.store, std::move(options));
     --opening_;
     CO_RETURN_IF_ERROR(opened.status());
     Replica* replica = opened->get();

@@ -161,7 +161,8 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   CO_RETURN_IF_ERROR(co_await OnAllReactors(first, connect));
   snapshots_ = std::make_unique<Snapshots>(first, &parts_[0]->here(), options_.snapshot_max_age_s * kMsPerSecond);
   CO_ASSIGN_OR_RETURN(const FileIdentity lock_identity, lock_.Identity());
-  partitions_ = std::make_unique<NodePartitions>(first, &parts_, snapshots_.get(), store_, lock_identity);
+  partitions_ =
+      std::make_unique<NodePartitions>(first, &parts_, snapshots_.get(), &shared_->memory, store_, lock_identity);
   CO_RETURN_IF_ERROR(co_await partitions_->Open());
   CO_RETURN_IF_ERROR(co_await ListenAll(first));
   health_.ready.store(true, std::memory_order_relaxed);
@@ -211,8 +212,8 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.compression = options_.compression;
   options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
   options.log_budget_records = options_.log_budget_records / store_.reactors;
-  CO_ASSIGN_OR_RETURN(options.lock, lock_.Identity());
   options.log_retained_bytes = options_.log_retained_bytes / store_.reactors;
+  CO_ASSIGN_OR_RETURN(options.lock, lock_.Identity());
   options.accept_lost_log = options_.accept_lost_log;
   options.checkpoint_interval_ns = options_.checkpoint_interval_s * kSecond;
   options.scrub.bytes_per_s = (options_.scrub_mb_per_s << 20) / store_.reactors;

@@ -157,8 +157,9 @@ Task<Result<PartitionInfo>> NodePartitions::InstallInTurn(uint32_t id, InstallSo
   if (closing_) co_return Closing();
   PagesInTime in_time(reactor_, pages, source.root.file_blocks * kBlockBytes);
   const SnapshotRoot& root = source.root;
-  StoreRoster::MakeFile make = [this, &in_time, &root](PartitionFileOptions options) {
-    return InstallPartitionFile(reactor_, &in_time, root, std::move(options));
+  const TreeForm form = FormOf(store(), store().InfoOf(id, root.partition));
+  StoreRoster::MakeFile make = [this, &in_time, &root, form](PartitionFileOptions options) {
+    return InstallPartitionFile(reactor_, &in_time, root, form, memory_, std::move(options));
   };
   installing_ = &in_time;
   Result<PartitionInfo> info = co_await roster_.Install(id, root.partition, until, std::move(make));

@@ -35,13 +35,14 @@ class NodePartitions {
   // An installation ends if no page comes for so long.
   static constexpr Nanos kInstallPatience = 60 * kSecond;
 
-  // `store`: as the engines of `parts` have opened it. All pointers outlive this object. `lock`: see
-  // StoreRoster.
-  NodePartitions(Reactor& reactor, const std::vector<ReactorPart*>* parts, Snapshots* snapshots, StoreInfo store,
-                 std::optional<FileIdentity> lock)
+  // `store`: as the engines of `parts` have opened it. All pointers outlive this object. `memory`: for
+  // installations. `lock`: see StoreRoster.
+  NodePartitions(Reactor& reactor, const std::vector<ReactorPart*>* parts, Snapshots* snapshots, MemoryBudget* memory,
+                 StoreInfo store, std::optional<FileIdentity> lock)
       : reactor_(reactor),
         parts_(*parts),
         snapshots_(*snapshots),
+        memory_(memory),
         roster_(reactor, std::move(store), lock),
         turn_(reactor, 1) {}
   ~NodePartitions();
@@ -57,9 +58,9 @@ class NodePartitions {
   Task<Result<PartitionInfo>> Create(uint32_t id);
   // A partition that another node holds, as it is in a snapshot there. It keeps its UUID. `pages` outlives the
   // call, which takes as long as the pages take to come; other changes wait for it. No page is asked for if the
-  // partition could not be opened. kInvalidArgument: the other store has another form. kCorruption: what came is
-  // not the snapshot. kUnavailable: no page has come for kInstallPatience. The errors of Create. Errors leave
-  // everything as it was.
+  // partition could not be opened. kInvalidArgument: the other store has another form, or there is no UUID.
+  // kCorruption: what came is not the snapshot (IN1, IN2). kUnavailable: no page has come for kInstallPatience.
+  // The errors of Create. Errors leave everything as it was.
   Task<Result<PartitionInfo>> Install(uint32_t id, InstallSource source, SnapshotPages* pages);
   // Ends the service of a partition and removes its data. kUnavailable: the node does not hold it. After
   // another error the partition is served as before, unless its engine has failed, or it is unknown whether
@@ -85,6 +86,7 @@ class NodePartitions {
   Reactor& reactor_;
   const std::vector<ReactorPart*>& parts_;
   Snapshots& snapshots_;
+  MemoryBudget* const memory_;
   StoreRoster roster_;
   Semaphore turn_;
   bool open_ = false, closing_ = false;

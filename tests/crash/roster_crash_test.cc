@@ -32,7 +32,7 @@ struct Known {
 };
 using World = std::array<Known, kPartitions>;
 
-std::string KeyOf(int i) { return fmt::format("key-{:03}", i); }
+std::string KeyOf(int i) { return KeyIn(kPartitions, kInstalled, fmt::format("key-{:03}", i)); }
 std::string ValueOf(uint32_t id, int life, int i) {
   return fmt::format("{}-{}-{}-{}", id, life, i, std::string(i % 5 == 0 ? 3000 : 100, 'x'));
 }

@@ -48,7 +48,7 @@ Task<Status> SimNode::Start() {
   for (ReactorPart* part : parts_) part->Connect(parts_);
   snapshots_ = std::make_unique<Snapshots>(first_, &parts_[0]->here(), kSnapshotMaxAgeMs);
   CO_ASSIGN_OR_RETURN(const FileIdentity identity, lock_.Identity());
-  partitions_ = std::make_unique<NodePartitions>(first_, &parts_, snapshots_.get(), store_, identity);
+  partitions_ = std::make_unique<NodePartitions>(first_, &parts_, snapshots_.get(), &shared_.memory, store_, identity);
   CO_RETURN_IF_ERROR(co_await partitions_->Open());
   CO_RETURN_IF_ERROR(co_await Listen());
   serving_ = true;

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -71,8 +72,9 @@ class OpenedStore {
     CO_RETURN_IF_ERROR(CheckMayOpen(id));
     Forget();
     Reactor& reactor = engine_of(id).reactor();
-    StoreRoster::MakeFile make = [&reactor, root, pages](PartitionFileOptions options) {
-      return InstallPartitionFile(reactor, pages, root, std::move(options));
+    const TreeForm form = FormOf(store(), store().InfoOf(id, root.partition));
+    StoreRoster::MakeFile make = [this, &reactor, root, form, pages](PartitionFileOptions options) {
+      return InstallPartitionFile(reactor, pages, root, form, memory, std::move(options));
     };
     CO_ASSIGN_OR_RETURN(PartitionInfo info,
                         co_await roster_->Install(id, root.partition, engine_of(id).log_end(), make));
@@ -94,11 +96,20 @@ class OpenedStore {
   const StoreInfo& store() const { return roster_->store(); }
   Engine& engine_of(uint32_t id) { return *engines_[store().ReactorOf(id)]; }
   Partition* partition(uint32_t id) { return engine_of(id).partition(id); }
+  MemoryBudget* memory = nullptr;  // for installations
 
  private:
   std::vector<std::unique_ptr<Engine>> engines_;
   std::unique_ptr<StoreRoster> roster_;
 };
+
+// A key that begins with `stem` and belongs into the partition, of a store without namespaces.
+inline std::string KeyIn(uint32_t ranges, uint32_t partition, std::string stem) {
+  StoreInfo store;
+  store.ranges = ranges;
+  for (int i = 0; store.PartitionOf(stem) != partition; ++i) stem += static_cast<char>('a' + i % 26);
+  return stem;
+}
 
 // A snapshot that was read, and that is sent as often as a test wants.
 struct ReadSnapshot {

@@ -18,7 +18,8 @@ using testing::HasSubstr;
 constexpr uint32_t kRanges = 4, kInstalled = 2;
 constexpr int kRecords = 600;
 
-std::string Key(int i) { return fmt::format("key-{:05}", i); }
+std::string Key(int i) { return KeyIn(kRanges, kInstalled, fmt::format("key-{:05}", i)); }
+std::string MoreKey(int i) { return KeyIn(kRanges, kInstalled, fmt::format("more-{}", i)); }
 // Some are stored in extents of their own.
 std::string Value(int i) { return fmt::format("{} ", i) + std::string(i % 50 == 7 ? 30'000 : 150, 'v'); }
 std::string DataPath(uint32_t partition) { return fmt::format("/data/partition-{:05}/", partition); }
@@ -95,13 +96,13 @@ struct World {
     Result<RangeAggregates> all = co_await p->Aggregate("", "", kNewest);
     EXPECT_EQ(all->count, snapshot_.count + static_cast<uint64_t>(more));
     for (int i = 0; i < more; ++i) {
-      Result<ReadResult> read = co_await p->Get(fmt::format("more-{}", i), kNewest, nullptr);
+      Result<ReadResult> read = co_await p->Get(MoreKey(i), kNewest, nullptr);
       EXPECT_TRUE(read.ok() && read->found) << i;
     }
   }
   Task<void> WriteMore(int from, int to) {
     for (int i = from; i < to; ++i) {
-      EXPECT_OK(co_await Put(store_->partition(kInstalled), fmt::format("more-{}", i), "value"));
+      EXPECT_OK(co_await Put(store_->partition(kInstalled), MoreKey(i), "value"));
     }
   }
   void ExpectNothing() {
@@ -215,21 +216,61 @@ const Change kChanges[] = {
     {"half a page", [](ReadSnapshot* s) { AnImage(s)->bytes.resize(100); }, "does not fit there"},
     {"pages of another partition", [](ReadSnapshot* s) { ++s->root.partition.lo; }, "fails its checksum"},
     {"another root", [](ReadSnapshot* s) { ++s->root.root.checksum; }, "checksum"},
+    {"a page twice", [](ReadSnapshot* s) { s->batches[1].Add(*AnImage(s)); }, "second time"},
+    {"a page that is not in the tree",
+     [](ReadSnapshot* s) {
+       PageImage extra;
+       extra.location = Extent::Of(s->root.file_blocks++, 1);
+       extra.bytes = std::string(kBlockBytes, 'x');
+       extra.checksum = Hash64(extra.bytes, ChecksumSeed(s->root.partition, extra.location.block()));
+       s->batches[1].Add(std::move(extra));
+     },
+     "blocks were sent"},
+    {"no epoch", [](ReadSnapshot* s) { s->root.epoch = 0; }, "epoch"},
+    {"a huge epoch", [](ReadSnapshot* s) { s->root.epoch = UINT64_MAX; }, "epoch"},
+    {"no LSN", [](ReadSnapshot* s) { s->root.lsn = 0; }, "LSN 0"},
+    {"a huge LSN", [](ReadSnapshot* s) { s->root.lsn = UINT64_MAX - 1; }, "LSN"},
+    {"no generation", [](ReadSnapshot* s) { s->root.generation = 0; }, "generation"},
+    {"a huge generation", [](ReadSnapshot* s) { s->root.generation = UINT64_MAX; }, "generation"},
+    {"a huge page number", [](ReadSnapshot* s) { s->root.next_page_id = UINT64_MAX; }, "next page"},
+    {"pages with higher numbers", [](ReadSnapshot* s) { s->root.next_page_id = 2; }, "the next new page gets number 2"},
+    {"many levels", [](ReadSnapshot* s) { s->root.root_level = 255; }, "255 levels"},
+    {"a huge version", [](ReadSnapshot* s) { s->root.last_version = UINT64_MAX; }, "version"},
+    {"newer records", [](ReadSnapshot* s) { --s->root.last_version; }, "newer than the newest record"},
     {"a huge file", [](ReadSnapshot* s) { s->root.file_blocks = UINT64_MAX / 8192; }, "blocks"},
     {"an empty file", [](ReadSnapshot* s) { s->root.file_blocks = 0; }, "blocks"},
 };
 
 Task<void> RefuseAll(World* t) {
   const ReadSnapshot sound = t->snapshot_;
+  MemoryBudget memory(16 << 20);
+  t->store_->memory = &memory;
   for (const Change& change : kChanges) {
     t->snapshot_ = sound;
     change.apply(&t->snapshot_);
     const Status refused = co_await t->Install();
     EXPECT_EQ(refused.code(), Code::kCorruption) << change.name << ": " << refused.ToString();
     EXPECT_THAT(refused.message(), HasSubstr(change.says)) << change.name;
+    EXPECT_EQ(memory.used_bytes(), 0) << change.name;
     t->ExpectNothing();
   }
   t->snapshot_ = sound;
+  t->snapshot_.root.partition = Uuid();
+  EXPECT_EQ((co_await t->Install()).code(), Code::kInvalidArgument);
+  t->ExpectNothing();
+  // What the sender says about its file must not take memory.
+  t->snapshot_ = sound;
+  t->snapshot_.root.file_blocks = 1u << 30;
+  EXPECT_EQ((co_await t->Install()).code(), Code::kOverloaded);
+  t->ExpectNothing();
+  // All of its keys belong into another partition.
+  t->snapshot_ = sound;
+  EXPECT_OK(co_await t->store_->Drop(1));
+  SentPages pages(&t->snapshot_);
+  const Status elsewhere = (co_await t->store_->Install(1, t->snapshot_.root, &pages)).status();
+  EXPECT_EQ(elsewhere.code(), Code::kCorruption) << elsewhere.ToString();
+  EXPECT_THAT(elsewhere.message(), HasSubstr("does not belong into this partition"));
+  EXPECT_OK((co_await t->store_->Create(1)).status());
   t->snapshot_.batches.resize(3);  // the sender dies
   t->snapshot_.batches.back().exhausted = false;
   EXPECT_EQ((co_await t->Install()).code(), Code::kUnavailable);
@@ -242,6 +283,7 @@ Task<void> RefuseAll(World* t) {
   t->store_->Forget();
   EXPECT_LE(t->store_->store().dropped.size(), 1u) << "an installation that failed leaves nothing to remember";
   EXPECT_OK(co_await t->Install());
+  t->store_->memory = nullptr;
   co_await t->ExpectInstalled(0);
 }
 
@@ -262,6 +304,40 @@ Task<void> InstallUnderAnotherId(World* t) {
 TEST(Install, AUuidIsHeldOnce) {
   World world;
   world.Run(InstallUnderAnotherId);
+}
+
+// -- keys
+
+const std::string kNamespace(4, '\0'), kClients = "\xff\xff\xff\xff";
+
+// The stored keys of the only partition of a store with namespaces.
+Task<Status> InstallWithKeys(World* t, std::vector<std::string> stored) {
+  OpenedStore& store = *t->store_;
+  for (const std::string& key : stored) EXPECT_OK(co_await Put(store.partition(0), key, "value"));
+  CO_ASSIGN_OR_RETURN(const ReadSnapshot snapshot, co_await ReadSnapshotOf(t->reactor_, store.partition(0), 40'000));
+  EXPECT_OK(co_await store.Drop(0));
+  SentPages pages(&snapshot);
+  Result<Partition*> installed = co_await store.Install(0, snapshot.root, &pages);
+  if (installed.ok()) EXPECT_OK(co_await store.Drop(0));
+  EXPECT_OK((co_await store.Create(0)).status());
+  co_return installed.status();
+}
+Task<void> InstallKeys(World* t) {
+  std::vector<std::string> keys{kNamespace + "k", kNamespace + std::string(1024, 'k'), kClients + "client"};
+  EXPECT_OK(co_await InstallWithKeys(t, keys));
+  const std::vector<std::string> bad{kNamespace, std::string(3, '\0') + "\7key", "key",
+                                     kClients + std::string(kMaxClientIdBytes + 1, 'c')};
+  for (const std::string& key : bad) {
+    keys.push_back(key);
+    EXPECT_EQ((co_await InstallWithKeys(t, keys)).code(), Code::kCorruption) << key;
+    keys.pop_back();
+  }
+}
+TEST(Install, KeysThatNobodyCanHaveWrittenAreRefused) {
+  World world;
+  world.setup_.store = {.data_dir = "/data", .partitions = 1, .reactors = 1, .page_bytes = 4096, .namespaced = true};
+  world.machine_->disk().RemoveTree("/data");
+  world.Run(InstallKeys);
 }
 
 // -- logs
