@@ -4,7 +4,9 @@
 #include <array>
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 namespace pando {
 
@@ -23,7 +25,8 @@ struct Uuid {
   uint64_t hi = 0, lo = 0;
   auto operator<=>(const Uuid&) const = default;
   bool IsNil() const { return hi == 0 && lo == 0; }
-  std::string ToString() const;  // 8-4-4-4-12 lowercase hex digits
+  std::string ToString() const;                             // 8-4-4-4-12 lowercase hex digits
+  static std::optional<Uuid> Parse(std::string_view text);  // of exactly that form
 };
 static_assert(sizeof(Uuid) == 16);
 

@@ -67,6 +67,18 @@ Task<Status> Directory::Rename(std::string from, std::string to) const {
   co_return Status();
 }
 
+Task<Status> Directory::Link(std::string from, std::string to) const {
+  IoAwaiter awaiter{reactor_, {}};
+  awaiter.op.kind = IoOp::Kind::kLink;
+  awaiter.op.directory = id_;
+  awaiter.op.path = from.c_str();
+  awaiter.op.new_path = to.c_str();
+  const int32_t result = co_await awaiter;
+  if (result == -EEXIST) co_return Error(Code::kAlreadyExists, "{} exists", PathOf(to));
+  if (result < 0) co_return ErrnoError(-result, "link {} to {}", PathOf(from), to);
+  co_return Status();
+}
+
 Task<Status> Directory::Remove(std::string name) const {
   IoAwaiter awaiter{reactor_, {}};
   awaiter.op.kind = IoOp::Kind::kUnlink;

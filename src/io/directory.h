@@ -35,6 +35,9 @@ class Directory {
   Task<Result<File>> OpenFile(std::string name, File::Mode mode, bool direct) const;
   Task<Status> MakeDirectory(std::string name) const;  // OK if it already exists
   Task<Status> Rename(std::string from, std::string to) const;
+  // Gives the file `from` a second name, `to`. Returns kAlreadyExists, and changes nothing, when
+  // there is a file with that name: of several callers, one wins.
+  Task<Status> Link(std::string from, std::string to) const;
   Task<Status> Remove(std::string name) const;
   Task<Status> Sync() const;  // makes creations, renames and removals in it durable
   // Returns the entries in sorted order. It blocks, so it is for startup and recovery only.

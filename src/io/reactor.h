@@ -68,6 +68,7 @@ struct IoOp {
     kAllocate,
     kTruncate,
     kRename,
+    kLink,
     kUnlink,
     kMakeDirectory
   };
@@ -80,8 +81,8 @@ struct IoOp {
   uint32_t length = 0;           // in bytes; kReadv/kWritev: number of iovecs
   uint64_t offset = 0;           // file offset; kTruncate: new size; kAllocate: start
   uint64_t allocate_bytes = 0;
-  const char* path = nullptr;      // kOpen, kRename (from), kUnlink, kMakeDirectory
-  const char* new_path = nullptr;  // kRename (to)
+  const char* path = nullptr;      // kOpen, kRename and kLink (from), kUnlink, kMakeDirectory
+  const char* new_path = nullptr;  // kRename, kLink (to)
   FileId directory = kNoFile;      // the open directory that the paths are relative to, if any
 
   int32_t result = 0;  // >= 0: bytes transferred, or the FileId for kOpen; < 0: -errno
@@ -255,7 +256,8 @@ class Reactor {
   // The same for an open directory. Error messages call it `path`.
   virtual Result<std::vector<std::string>> ListDirectory(FileId directory, const std::string& path) = 0;
   // Returns which file `name` in the open directory `file` is now; with an empty name, which file
-  // `file` itself is. Error messages call it `path`. Blocks, but the kernel answers from its cache.
+  // `file` itself is; with kNoFile, which file the path `name` leads to. Error messages call it `path`. Blocks, but the
+  // kernel answers from its cache.
   virtual Result<FileIdentity> Identify(FileId file, const std::string& name, const std::string& path) = 0;
   virtual Result<uint64_t> FileSize(FileId file) = 0;
   // Takes an OFD lock that is held until the file is closed. The lock is exclusive if the file is

@@ -85,7 +85,7 @@ void UringDisk::Submit(IoOp* op) {
   ++in_flight_;
   op->result = 0;
   const bool by_path = op->kind == IoOp::Kind::kOpen || op->kind == IoOp::Kind::kRename ||
-                       op->kind == IoOp::Kind::kUnlink || op->kind == IoOp::Kind::kMakeDirectory;
+                       op->kind == IoOp::Kind::kLink || op->kind == IoOp::Kind::kUnlink || op->kind == IoOp::Kind::kMakeDirectory;
   if (!by_path) {
     CHECK(op->file >= 0 && static_cast<size_t>(op->file) < files_.size() && files_[op->file].fd >= 0)
         << "operation on file " << op->file << ", which is not open";
@@ -100,6 +100,7 @@ void UringDisk::Submit(IoOp* op) {
   switch (op->kind) {
     case IoOp::Kind::kOpen: io_uring_prep_openat(sqe, BaseOf(*op), op->path, op->flags | O_CLOEXEC, 0644); break;
     case IoOp::Kind::kRename: io_uring_prep_renameat(sqe, BaseOf(*op), op->path, BaseOf(*op), op->new_path, 0); break;
+    case IoOp::Kind::kLink: io_uring_prep_linkat(sqe, BaseOf(*op), op->path, BaseOf(*op), op->new_path, 0); break;
     case IoOp::Kind::kUnlink: io_uring_prep_unlinkat(sqe, BaseOf(*op), op->path, 0); break;
     case IoOp::Kind::kMakeDirectory: io_uring_prep_mkdirat(sqe, BaseOf(*op), op->path, 0755); break;
     case IoOp::Kind::kClose: {
@@ -205,7 +206,8 @@ Status UringDisk::LockFile(FileId file, const std::string& path) {
 Result<FileIdentity> UringDisk::Identify(FileId file, const std::string& name, const std::string& path) {
   struct stat info;
   const int flags = AT_SYMLINK_NOFOLLOW | (name.empty() ? AT_EMPTY_PATH : 0);
-  if (fstatat(files_.at(file).fd, name.c_str(), &info, flags) != 0) return ErrnoError(errno, "look up {}", path);
+  const int base = file == kNoFile ? AT_FDCWD : files_.at(file).fd;
+  if (fstatat(base, name.c_str(), &info, flags) != 0) return ErrnoError(errno, "look up {}", path);
   return FileIdentity{info.st_dev, info.st_ino};
 }
 

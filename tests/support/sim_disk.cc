@@ -23,7 +23,7 @@ enum Mode : int { kDropAll, kKeepAll, kIndependent };
 
 SimDisk::SimDisk() {
   InodeId root = NewInode(true, "/");
-  inodes_.at(root).linked = true;
+  inodes_.at(root).links = 1;
   current_names_["/"] = durable_names_["/"] = root;
 }
 
@@ -64,7 +64,7 @@ int64_t SimDisk::Open(const std::string& raw_path, int flags) {
   if (it == current_names_.end()) {
     if (!(flags & O_CREAT) || !HasParent(path)) return -ENOENT;
     InodeId id = NewInode(false, path);
-    inodes_.at(id).linked = true;
+    inodes_.at(id).links = 1;
     current_names_[path] = id;
     pending_.push_back({DirectoryOp::Kind::kLink, next_directory_sequence_++, path, "", id});
     ++inodes_.at(id).open_count;
@@ -89,7 +89,7 @@ int SimDisk::MakeDirectory(const std::string& raw_path) {
   if (current_names_.contains(path)) return -EEXIST;
   if (!HasParent(path)) return -ENOENT;
   InodeId id = NewInode(true, path);
-  inodes_.at(id).linked = true;
+  inodes_.at(id).links = 1;
   current_names_[path] = id;
   pending_.push_back({DirectoryOp::Kind::kLink, next_directory_sequence_++, path, "", id});
   return 0;
@@ -104,15 +104,26 @@ int SimDisk::Rename(const std::string& raw_from, const std::string& raw_to) {
       << "the simulated disk renames files only within their directory: " << from << " to " << to;
   if (from == to) return 0;
   if (auto old = current_names_.find(to); old != current_names_.end()) {
-    const InodeId replaced = old->second;
-    if (inodes_.at(replaced).directory) return -EISDIR;
-    inodes_.at(replaced).linked = false;
-    current_names_.erase(old);
-    ReleaseIfUnused(replaced);
+    if (old->second == id) return 0;  // two names of one file: rename(2) does nothing
+    if (inodes_.at(old->second).directory) return -EISDIR;
+    DropName(to);
   }
   current_names_.erase(from);
   current_names_[to] = id;
   pending_.push_back({DirectoryOp::Kind::kRename, next_directory_sequence_++, from, to, id});
+  return 0;
+}
+
+int SimDisk::Link(const std::string& raw_from, const std::string& raw_to) {
+  const std::string from = Normalize(raw_from), to = Normalize(raw_to);
+  auto it = current_names_.find(from);
+  if (it == current_names_.end() || !HasParent(to)) return -ENOENT;
+  if (inodes_.at(it->second).directory) return -EPERM;
+  if (current_names_.contains(to)) return -EEXIST;
+  const InodeId id = it->second;
+  ++inodes_.at(id).links;
+  current_names_[to] = id;
+  pending_.push_back({DirectoryOp::Kind::kLink, next_directory_sequence_++, to, "", id});
   return 0;
 }
 
@@ -122,18 +133,23 @@ int SimDisk::Unlink(const std::string& raw_path) {
   if (it == current_names_.end()) return -ENOENT;
   const InodeId id = it->second;
   if (inodes_.at(id).directory) return -EISDIR;
-  current_names_.erase(it);
-  inodes_.at(id).linked = false;
   pending_.push_back({DirectoryOp::Kind::kUnlink, next_directory_sequence_++, path, "", id});
-  ReleaseIfUnused(id);
+  DropName(path);
   return 0;
+}
+
+void SimDisk::DropName(const std::string& path) {
+  const InodeId id = current_names_.at(path);
+  current_names_.erase(path);
+  --inodes_.at(id).links;
+  ReleaseIfUnused(id);
 }
 
 // Frees the space of a file that has no name and is not open. Its contents stay until the removal
 // is durable, because a power loss may bring the file back.
 void SimDisk::ReleaseIfUnused(InodeId id) {
   const Inode& inode = inodes_.at(id);
-  if (inode.linked || inode.open_count > 0 || inode.directory) return;
+  if (inode.links > 0 || inode.open_count > 0 || inode.directory) return;
   for (const PagePtr& page : inode.current.pages) used_pages_ -= page != nullptr;
 }
 
@@ -142,7 +158,7 @@ void SimDisk::ForgetRemovedFiles() {
   for (const auto& [path, id] : durable_names_) needed.insert(id);
   for (const DirectoryOp& op : pending_) needed.insert(op.inode);
   std::erase_if(inodes_, [&](const auto& entry) {
-    return !entry.second.linked && entry.second.open_count == 0 && !needed.contains(entry.first);
+    return entry.second.links == 0 && entry.second.open_count == 0 && !needed.contains(entry.first);
   });
 }
 
@@ -165,7 +181,7 @@ Result<std::vector<std::string>> SimDisk::List(const std::string& raw_path) cons
 
 std::string SimDisk::DirectoryPath(InodeId id) const {
   auto it = inodes_.find(id);
-  return it != inodes_.end() && it->second.directory && it->second.linked ? it->second.path : "";
+  return it != inodes_.end() && it->second.directory && it->second.links > 0 ? it->second.path : "";
 }
 
 SimDisk::InodeId SimDisk::Find(const std::string& path) const {
@@ -422,6 +438,7 @@ void SimDisk::ResolveInFlight(SimRandom& random, bool power_loss) {
         if (inodes_.contains(op.inode)) Truncate(op.inode, op.offset);
         break;
       case InFlight::Kind::kRename: Rename(op.path, op.new_path); break;
+      case InFlight::Kind::kLink: Link(op.path, op.new_path); break;
       case InFlight::Kind::kUnlink: Unlink(op.path); break;
       case InFlight::Kind::kMakeDirectory: MakeDirectory(op.path); break;
       case InFlight::Kind::kCreate:
@@ -511,11 +528,11 @@ void SimDisk::PowerLoss(uint64_t seed) {
   const int mode = pick == 0 ? kDropAll : pick == 1 ? kKeepAll : kIndependent;
   ResolveNames(random, mode);
   current_names_ = durable_names_;
-  std::set<InodeId> named;
-  for (const auto& [path, id] : durable_names_) named.insert(id);
-  std::erase_if(inodes_, [&](const auto& entry) { return !named.contains(entry.first); });
+  std::map<InodeId, uint32_t> names;
+  for (const auto& [path, id] : durable_names_) ++names[id];
+  std::erase_if(inodes_, [&](const auto& entry) { return !names.contains(entry.first); });
   for (auto& [id, inode] : inodes_) {
-    inode.linked = true;
+    inode.links = names.at(id);
     inode.open_count = 0;
     if (!inode.directory) ResolveInode(inode, random, mode);
   }
@@ -532,7 +549,7 @@ void SimDisk::ProcessCrash(uint64_t seed) {
 void SimDisk::CountPages() {
   used_pages_ = 0;
   for (const auto& [id, inode] : inodes_) {
-    if (!inode.linked) continue;
+    if (inode.links == 0) continue;
     for (const PagePtr& page : inode.current.pages) used_pages_ += page != nullptr;
   }
 }
@@ -591,7 +608,7 @@ void SimDisk::RemoveTree(const std::string& raw_path) {
   const std::string path = Normalize(raw_path);
   std::erase_if(current_names_, [&](const auto& entry) {
     if (!IsWithin(entry.first, path)) return false;
-    inodes_.at(entry.second).linked = false;
+    --inodes_.at(entry.second).links;
     ReleaseIfUnused(entry.second);
     return true;
   });

@@ -55,6 +55,7 @@ class SimDisk {
   int PunchHole(InodeId id, uint64_t offset, uint64_t bytes);  // whole pages; the size stays
   int Truncate(InodeId id, uint64_t size);
   int Rename(const std::string& from, const std::string& to);
+  int Link(const std::string& from, const std::string& to);
   int Unlink(const std::string& path);
   int MakeDirectory(const std::string& path);
   uint64_t Size(InodeId inode) const { return inodes_.at(inode).current.size; }
@@ -80,7 +81,18 @@ class SimDisk {
 
   // -- crashes
   struct InFlight {
-    enum class Kind { kWrite, kSync, kAllocate, kPunchHole, kTruncate, kRename, kUnlink, kMakeDirectory, kCreate };
+    enum class Kind {
+      kWrite,
+      kSync,
+      kAllocate,
+      kPunchHole,
+      kTruncate,
+      kRename,
+      kLink,
+      kUnlink,
+      kMakeDirectory,
+      kCreate
+    };
     Kind kind;
     InodeId inode = 0;
     uint64_t offset = 0, bytes = 0;
@@ -123,7 +135,7 @@ class SimDisk {
     // Sector -> the bytes that an unsynced overwrite replaced.
     std::map<uint64_t, std::array<char, kSectorBytes>> previous;
     uint32_t open_count = 0;
-    bool linked = false;
+    uint32_t links = 0;  // names
   };
   struct DirectoryOp {
     enum class Kind { kLink, kRename, kUnlink } kind;
@@ -143,6 +155,7 @@ class SimDisk {
   void SettlePage(Inode& inode, uint64_t page);  // removes it from `dirty` if both states agree
   void DropPages(Inode& inode, uint64_t first_page);
   void ReleaseIfUnused(InodeId id);
+  void DropName(const std::string& path);
   void ForgetRemovedFiles();
   void ApplyDurably(const DirectoryOp& op);
   void ResolveInFlight(SimRandom& random, bool power_loss);

@@ -277,6 +277,7 @@ int32_t SimMachine::Perform(const PendingOp& pending) {
       return pending.reactor->AddFile({true, static_cast<SimDisk::InodeId>(inode), op.flags, false, path});
     }
     case IoOp::Kind::kRename: return error ? -error : disk_.Rename(path, PathOf(pending, op.new_path));
+    case IoOp::Kind::kLink: return error ? -error : disk_.Link(path, PathOf(pending, op.new_path));
     case IoOp::Kind::kUnlink: return error ? -error : disk_.Unlink(path);
     case IoOp::Kind::kMakeDirectory: return error ? -error : disk_.MakeDirectory(path);
     default: break;
@@ -373,6 +374,7 @@ std::optional<SimDisk::InFlight> SimMachine::Describe(const PendingOp& pending) 
       return out;
     case IoOp::Kind::kTruncate: out.kind = Kind::kTruncate; return out;
     case IoOp::Kind::kRename: out.kind = Kind::kRename; return out;
+    case IoOp::Kind::kLink: out.kind = Kind::kLink; return out;
     case IoOp::Kind::kUnlink: out.kind = Kind::kUnlink; return out;
     case IoOp::Kind::kMakeDirectory: out.kind = Kind::kMakeDirectory; return out;
     case IoOp::Kind::kOpen:

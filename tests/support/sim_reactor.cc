@@ -18,8 +18,8 @@ bool IsTransfer(IoOp::Kind kind) {
 }
 bool IsVector(IoOp::Kind kind) { return kind == IoOp::Kind::kReadv || kind == IoOp::Kind::kWritev; }
 bool IsByPath(IoOp::Kind kind) {
-  return kind == IoOp::Kind::kOpen || kind == IoOp::Kind::kRename || kind == IoOp::Kind::kUnlink ||
-         kind == IoOp::Kind::kMakeDirectory;
+  return kind == IoOp::Kind::kOpen || kind == IoOp::Kind::kRename || kind == IoOp::Kind::kLink ||
+         kind == IoOp::Kind::kUnlink || kind == IoOp::Kind::kMakeDirectory;
 }
 
 }  // namespace
@@ -185,6 +185,11 @@ Result<std::vector<std::string>> SimReactor::ListDirectory(FileId directory, con
 
 Result<FileIdentity> SimReactor::Identify(FileId file, const std::string& name, const std::string& path) {
   if (dead_) return Error(Code::kIoError, "the machine has stopped");
+  if (file == kNoFile) {
+    const SimDisk::InodeId found = machine_->disk().Find(name);
+    if (found == 0) return ErrnoError(ENOENT, "find {}", path);
+    return FileIdentity{1, found};
+  }
   const SimDisk::InodeId base = files_.at(file).inode;
   if (name.empty()) return FileIdentity{1, base};
   const std::string now = machine_->disk().DirectoryPath(base);

@@ -1,23 +1,10 @@
 #include "tools/kvadmin/bytes.h"
 
-#include <array>
-
 namespace pando::admin {
 
 namespace {
 
 constexpr char kHexDigits[] = "0123456789abcdef";
-constexpr char kBase64Digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-constexpr uint8_t kNoDigit = 0xff;
-
-constexpr std::array<uint8_t, 256> MakeBase64Values() {
-  std::array<uint8_t, 256> values{};
-  for (auto& v : values) v = kNoDigit;
-  for (uint8_t i = 0; i < 64; ++i) values[static_cast<uint8_t>(kBase64Digits[i])] = i;
-  return values;
-}
-constexpr std::array<uint8_t, 256> kBase64Values = MakeBase64Values();
-
 int HexValue(char c) {
   if (c >= '0' && c <= '9') return c - '0';
   if (c >= 'a' && c <= 'f') return c - 'a' + 10;
@@ -123,38 +110,6 @@ Result<std::string> HexDecode(std::string_view text) {
     int high = HexValue(text[i]), low = HexValue(text[i + 1]);
     if (high < 0 || low < 0) return Error(Code::kInvalidArgument, "not hexadecimal at character {}", i + 1);
     out += static_cast<char>(high << 4 | low);
-  }
-  return out;
-}
-
-std::string Base64Encode(std::string_view bytes) {
-  std::string out;
-  out.reserve((bytes.size() + 2) / 3 * 4);
-  for (size_t i = 0; i < bytes.size(); i += 3) {
-    size_t n = std::min<size_t>(3, bytes.size() - i);
-    uint32_t group = 0;
-    for (size_t k = 0; k < 3; ++k) group = group << 8 | (k < n ? static_cast<uint8_t>(bytes[i + k]) : 0u);
-    for (size_t k = 0; k < 4; ++k) out += k <= n ? kBase64Digits[group >> (18 - 6 * k) & 63] : '=';
-  }
-  return out;
-}
-
-Result<std::string> Base64Decode(std::string_view text) {
-  std::string_view digits = text;
-  for (int pad = 0; pad < 2 && digits.ends_with('='); ++pad) digits.remove_suffix(1);
-  if (digits.size() % 4 == 1 || (digits.size() != text.size() && text.size() % 4 != 0)) {
-    return Error(Code::kInvalidArgument, "base64 text cannot have {} characters", text.size());
-  }
-  std::string out;
-  out.reserve(digits.size() / 4 * 3 + 2);
-  uint32_t bits = 0;
-  unsigned have = 0;
-  for (size_t i = 0; i < digits.size(); ++i) {
-    uint8_t v = kBase64Values[static_cast<uint8_t>(digits[i])];
-    if (v == kNoDigit) return Error(Code::kInvalidArgument, "not base64 at character {}", i + 1);
-    bits = bits << 6 | v;
-    have += 6;
-    if (have >= 8) out += static_cast<char>(bits >> (have -= 8) & 0xff);
   }
   return out;
 }

@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "src/base/base64.h"
 #include "src/base/result.h"
 
 namespace pando::admin {
@@ -22,8 +23,6 @@ Result<std::string> DecodeInput(std::string_view typed, Encoding encoding, std::
 // encoded. With `max_columns` > 0, longer output is cut to that width and ends in "…".
 std::string Printable(std::string_view bytes, Encoding encoding, size_t max_columns = 0);
 
-std::string Base64Encode(std::string_view bytes);
-Result<std::string> Base64Decode(std::string_view text);  // standard alphabet; padding is optional
 std::string HexEncode(std::string_view bytes);
 Result<std::string> HexDecode(std::string_view text);
 

@@ -214,6 +214,14 @@ Task<void> Directories(Reactor& r, std::string dir, std::function<void(std::stri
   EXPECT_OK(co_await again->Read(&byte, 1, 0));
   EXPECT_EQ(byte, '1');
   EXPECT_OK(co_await again->Close());
+  EXPECT_OK(co_await log->Link("c", "second"));
+  EXPECT_EQ(*log->Identify("second"), *identity);
+  EXPECT_EQ((co_await log->Link("c", "second")).code(), Code::kAlreadyExists);
+  EXPECT_EQ((co_await log->Link("none", "third")).code(), Code::kNotFound);
+  EXPECT_OK(co_await log->Rename("second", "c"));  // does nothing: both name the same file
+  EXPECT_THAT(*log->List(), ElementsAre("c", "second"));
+  EXPECT_OK(co_await log->Remove("second"));
+  EXPECT_EQ(*log->Identify("c"), *identity);
   EXPECT_OK(co_await log->Remove("c"));
   Status missing = co_await log->Remove("c");
   EXPECT_EQ(missing.code(), Code::kNotFound);

@@ -98,7 +98,7 @@ struct ReactorNames {
 
 #define EXPECT_OK(expr)                                                  \
   do {                                                                   \
-    const Status& pando_test_status = (expr);                            \
+    const Status pando_test_status = (expr);                             \
     EXPECT_TRUE(pando_test_status.ok()) << pando_test_status.ToString(); \
   } while (0)
 

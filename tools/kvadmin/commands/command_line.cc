@@ -45,6 +45,7 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddCheckCommand(app, globals);
   AddAcceptLossCommand(app, globals);
   AddWalDumpCommand(app, globals);
+  AddTopologyCommand(app, globals);
 }
 
 namespace {

@@ -1,0 +1,142 @@
+// The cluster map: what the topology holds about a cluster, its nodes and its partitions. Each has
+// a key and a value of its own, so that a change of one compares only the revision of that one.
+//
+//   cluster             ClusterRecord
+//   node/7              NodeRecord
+//   partition/00012     PartitionRecord
+//
+// Values are JSON objects; docs/FORMAT.md describes them. Encode writes the fields in alphabetical
+// order, without spaces, so that equal records are equal bytes.
+//
+// Threads: plain values.
+//
+// Invariants
+//   TM1  Fields that this build does not know survive: what Decode found and does not understand,
+//        Encode writes again, in the record itself and in each of its replicas.
+//   TM2  Every record that Encode returns, and every one that Decode accepts, passes Check. So for
+//        partitions |ISR| >= min_isr >= 1, the master is in the ISR, and no UUID appears twice.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "src/base/ids.h"
+#include "src/base/result.h"
+#include "src/topology/topology_store.h"
+
+namespace pando {
+
+using NodeId = uint32_t;  // from 1; never reused within a cluster
+
+inline constexpr int kTopologyFormat = 1;
+inline constexpr uint32_t kMaxReplicas = 16;  // of one partition, of any state
+
+// The fields of a JSON object that this build does not know, as the text of an object, or empty.
+using UnknownFields = std::string;
+
+struct ClusterRecord {
+  Uuid cluster_id;          // given once; a node refuses the topology of another cluster
+  uint32_t protocol = 1;    // the version that the nodes speak with each other now
+  uint32_t partitions = 0;  // how many there were when the cluster was created: 2^k
+  uint32_t replicas = 0;    // R of partitions that are created from now on
+  uint32_t min_isr = 0;     // and their min_isr
+  uint64_t op_id = 0;       // of the write that left this value; RandomId gives a new one to each
+  UnknownFields unknown;
+  bool operator==(const ClusterRecord&) const = default;
+};
+
+enum class NodeState : uint8_t { kActive, kDraining, kRemoved };
+
+struct NodeRecord {
+  NodeId id = 0;
+  std::string client_address, peer_address;  // host:port
+  std::string zone;                          // replicas of a partition go to different ones; may be empty
+  NodeState state = NodeState::kActive;
+  uint32_t protocol_min = 1, protocol_max = 1;  // that this node's build can speak
+  // Start counters; see src/topology/start_counter.h. `starts` is also the incarnation of the
+  // node's process.
+  uint64_t starts = 0, opened = 0;
+  uint64_t op_id = 0;
+  UnknownFields unknown;
+  bool operator==(const NodeRecord&) const = default;
+};
+
+struct ReplicaRecord {
+  NodeId node = 0;
+  Uuid replica;  // changes when its disk was lost or restored
+  UnknownFields unknown;
+  bool operator==(const ReplicaRecord&) const = default;
+};
+
+struct PartitionRecord {
+  uint32_t id = 0;
+  uint64_t first_hash = 0, last_hash = 0;  // its range of hash IDs, both included
+  uint64_t lineage = 1;                    // grows when an operator accepts a loss of data
+  Epoch epoch = 1;                         // grows by one with each master
+  Uuid master;                             // of the ISR
+  std::vector<ReplicaRecord> isr;          // must hold a record before it is committed
+  std::vector<ReplicaRecord> evicted;      // assigned and counted, but not in the ISR
+  std::vector<ReplicaRecord> learners;     // being installed; not counted
+  uint32_t replicas = 0;                   // R: how many there should be
+  uint32_t min_isr = 0;                    // the ISR never has fewer members
+  uint64_t op_id = 0;
+  UnknownFields unknown;
+  bool operator==(const PartitionRecord&) const = default;
+};
+
+// min_isr for R replicas, unless the operator says something else.
+constexpr uint32_t DefaultMinIsr(uint32_t replicas) { return replicas / 2 + 1; }
+
+// Ranges of equal size, for a new cluster. REQUIRES: `count` is a power of two, and id < count.
+std::pair<uint64_t, uint64_t> HashRangeOf(uint32_t id, uint32_t count);
+
+inline constexpr std::string_view kClusterKey = "cluster";
+std::string NodeKey(NodeId id);
+std::string PartitionKey(uint32_t id);
+std::optional<NodeId> NodeOfKey(std::string_view key);  // nullopt: it is not the key of a node
+std::optional<uint32_t> PartitionOfKey(std::string_view key);
+
+// Whether the record keeps the rules of its kind (TM2). kInvalidArgument says which it breaks.
+Status Check(const ClusterRecord& record);
+Status Check(const NodeRecord& record);
+Status Check(const PartitionRecord& record);
+
+// Returns the value for the record. An error is that of Check, or that the value is too long.
+Result<std::string> Encode(const ClusterRecord& record);
+Result<std::string> Encode(const NodeRecord& record);
+Result<std::string> Encode(const PartitionRecord& record);
+
+// Returns kCorruption, with the key, for a value that is not such a record; kVersion for one of a
+// format that this build does not know.
+Result<ClusterRecord> DecodeCluster(const TopologyEntry& entry);
+Result<NodeRecord> DecodeNode(const TopologyEntry& entry);
+Result<PartitionRecord> DecodePartition(const TopologyEntry& entry);
+// The op_id of any record, or nullopt.
+std::optional<uint64_t> OpIdOf(const std::string& value);
+
+// A record and the revision that the next change of it must compare.
+template <typename Record>
+struct Versioned {
+  Record record;
+  Revision revision = 0;
+};
+
+// All records, as far as they are known.
+struct ClusterMap {
+  std::optional<Versioned<ClusterRecord>> cluster;
+  std::map<NodeId, Versioned<NodeRecord>> nodes;
+  std::map<uint32_t, Versioned<PartitionRecord>> partitions;
+
+  // Takes the newer state of one key. Keys of other kinds are for other builds, and are passed over.
+  Status Apply(const TopologyEntry& entry);
+  // What does not fit together, one sentence each: hash ranges that are missing or overlap, and
+  // replicas on nodes that are not there. Empty for a complete map.
+  std::vector<std::string> Problems() const;
+};
+
+}  // namespace pando

@@ -1,0 +1,188 @@
+#include "src/topology/topology.h"
+
+#include <utility>
+
+#include "src/io/timed_wait.h"
+#include "src/topology/cluster_map.h"
+
+namespace pando {
+
+Judged JudgeUnknown(Revision expected, uint64_t op_id, const TopologyEntry& now) {
+  if (now.revision <= expected) return Judged::kMayLand;
+  return OpIdOf(now.value) == op_id ? Judged::kLanded : Judged::kOvertaken;
+}
+
+// The result of a call, kept by the call itself and by whoever waits for it.
+template <typename T>
+struct Topology::Carried {
+  explicit Carried(Reactor& reactor) : queue(reactor) {}
+  std::optional<Result<T>> result;
+  WaitQueue queue;
+};
+
+Topology::Topology(Reactor& reactor, std::unique_ptr<TopologyStore> store)
+    : reactor_(reactor), store_(std::move(store)) {}
+
+Topology::~Topology() { CHECK(closed_) << "the topology " << name() << " was not closed"; }
+
+Task<Status> Topology::Close() {
+  closed_ = true;
+  store_->EndWaits();
+  co_await carried_.Drain();
+  co_return co_await store_->Close();
+}
+
+Status Topology::Admit() {
+  if (closed_) return Error(Code::kAborted, "the topology {} is being closed", name());
+  if (carried_.running() >= kMaxTopologyCalls) {
+    metrics_.errors.Add();
+    return Error(Code::kOverloaded, "{} calls of the topology {} are in progress and do not end; is it available?",
+                 kMaxTopologyCalls, name());
+  }
+  metrics_.calls.Add();
+  ++calls_;
+  return Status();
+}
+
+template <typename T>
+Task<void> Topology::Carry(Task<Result<T>> work, std::shared_ptr<Carried<T>> carried, Gauge* in_progress) {
+  in_progress->Add(1);
+  carried->result.emplace(co_await work);
+  work = {};
+  carried->queue.NotifyAll();
+  in_progress->Add(-1);
+}
+
+// Returns nullopt if the call has not ended at its deadline.
+template <typename T>
+Task<std::optional<Result<T>>> Topology::Await(Task<Result<T>> work, Nanos deadline_ns) {
+  auto carried = std::make_shared<Carried<T>>(reactor_);
+  carried_.Spawn(Carry(std::move(work), carried, &metrics_.calls_in_progress));
+  co_await WaitUntil(reactor_, carried->queue, deadline_ns + kTopologyGraceNs,
+                     [&carried] { return carried->result.has_value(); });
+  co_return std::move(carried->result);
+}
+
+template <typename T>
+Task<Result<T>> Topology::UntilDeadline(Task<Result<T>> work, const char* what, Nanos deadline_ns) {
+  std::optional<Result<T>> result = co_await Await(std::move(work), deadline_ns);
+  if (!result) result = Error(Code::kDeadline, "{}: {} was not done in time", name(), what);
+  if (!result->ok() && result->code() != Code::kAborted) metrics_.errors.Add();
+  co_return *std::move(result);
+}
+
+Status Topology::WentBack(const std::string& what, Revision now, Revision before) {
+  metrics_.went_back.Add();
+  went_back_ = Error(Code::kCorruption,
+                     "the topology {} has gone back: {} is at revision {}, and was at revision {} before. Has an old "
+                     "copy of it been restored, or another one put in its place? Bring back the newest, or let no node "
+                     "become master until the map has been rebuilt from the nodes",
+                     name(), what, now, before);
+  return went_back_;
+}
+
+void Topology::NoteSeen(Revision store_revision) {
+  if (store_revision > seen_.revision) seen_ = {store_revision, calls_};
+}
+
+void Topology::Note(const std::string& key, Revision revision) {
+  NoteSeen(revision);
+  if (revision == 0 || (seen_keys_.size() >= kMaxTopologyKeys && !seen_keys_.contains(key))) return;
+  Seen& seen = seen_keys_[key];
+  if (revision > seen.revision) seen = {revision, calls_};
+}
+
+Status Topology::CheckKey(const std::string& key, Revision revision, uint64_t call) {
+  auto it = seen_keys_.find(key);
+  if (it == seen_keys_.end() || it->second.call >= call || revision >= it->second.revision) return Status();
+  return WentBack(key, revision, it->second.revision);
+}
+
+Task<Result<TopologyEntry>> Topology::Read(std::string key, Nanos timeout_ns) {
+  CO_RETURN_IF_ERROR(CheckTopologyKey(key));
+  CO_RETURN_IF_ERROR(Admit());
+  const uint64_t call = calls_;
+  const Nanos deadline_ns = reactor_.NowNs() + timeout_ns;
+  Task<Result<TopologyEntry>> work = store_->Read(key, deadline_ns);
+  Result<TopologyEntry> entry = co_await UntilDeadline(std::move(work), "a read", deadline_ns);
+  if (!entry.ok()) co_return entry;
+  CO_RETURN_IF_ERROR(CheckKey(key, entry->revision, call));
+  Note(key, entry->revision);
+  co_return entry;
+}
+
+Task<Result<TopologyListing>> Topology::List(Nanos timeout_ns) {
+  CO_RETURN_IF_ERROR(Admit());
+  const uint64_t call = calls_;
+  const Nanos deadline_ns = reactor_.NowNs() + timeout_ns;
+  Task<Result<TopologyListing>> work = store_->List(deadline_ns);
+  Result<TopologyListing> listing = co_await UntilDeadline(std::move(work), "a listing", deadline_ns);
+  if (!listing.ok()) co_return listing;
+  if (seen_.call < call && listing->revision < seen_.revision) {
+    co_return WentBack("it", listing->revision, seen_.revision);
+  }
+  TopologySize size;
+  std::map<std::string_view, Revision> listed;
+  int64_t bytes = 0;
+  for (const TopologyEntry& entry : listing->entries) {
+    if (Status fits = size.Add(entry.key, entry.value.size()); !fits.ok()) {
+      metrics_.errors.Add();
+      co_return Error(fits.code(), "{}: {}", name(), fits.message());
+    }
+    listed[entry.key] = entry.revision;
+    bytes += static_cast<int64_t>(entry.key.size() + entry.value.size());
+  }
+  for (const auto& [key, seen] : seen_keys_) {
+    auto it = listed.find(key);
+    CO_RETURN_IF_ERROR(CheckKey(key, it == listed.end() ? 0 : it->second, call));
+  }
+  for (const TopologyEntry& entry : listing->entries) Note(entry.key, entry.revision);
+  NoteSeen(listing->revision);
+  went_back_ = Status();
+  metrics_.keys.Set(static_cast<int64_t>(listing->entries.size()));
+  metrics_.bytes.Set(bytes);
+  co_return listing;
+}
+
+Task<Result<CasOutcome>> Topology::CompareAndSwap(std::string key, Revision expected, std::string value,
+                                                  Nanos timeout_ns) {
+  CO_RETURN_IF_ERROR(CheckTopologyKey(key));
+  CO_RETURN_IF_ERROR(CheckTopologyValue(key, value));
+  CO_RETURN_IF_ERROR(Admit());
+  const Nanos deadline_ns = reactor_.NowNs() + timeout_ns;
+  Task<Result<CasOutcome>> work = store_->CompareAndSwap(key, expected, std::move(value), deadline_ns);
+  std::optional<Result<CasOutcome>> answer = co_await Await(std::move(work), deadline_ns);
+  if (!answer) {
+    metrics_.cas_unknown.Add();
+    co_return CasOutcome::Unknown(
+        Error(Code::kDeadline, "{}: a change of {} was not answered in time; read the key to learn what came of it",
+              name(), key));
+  }
+  Result<CasOutcome> outcome = *std::move(answer);
+  if (!outcome.ok()) {
+    metrics_.errors.Add();
+    co_return outcome;
+  }
+  switch (outcome->kind) {
+    case CasOutcome::Kind::kStored:
+      metrics_.cas_stored.Add();
+      if (outcome->revision <= expected) co_return WentBack(key, outcome->revision, expected);
+      Note(key, outcome->revision);
+      break;
+    case CasOutcome::Kind::kConflict: metrics_.cas_conflicts.Add(); break;
+    case CasOutcome::Kind::kUnknown: metrics_.cas_unknown.Add(); break;
+  }
+  co_return outcome;
+}
+
+Task<Result<TopologyChanges>> Topology::WaitForChange(Revision after, Nanos timeout_ns) {
+  CO_RETURN_IF_ERROR(Admit());
+  const Nanos deadline_ns = reactor_.NowNs() + timeout_ns;
+  Task<Result<TopologyChanges>> work = store_->WaitForChange(after, deadline_ns);
+  Result<TopologyChanges> changes = co_await UntilDeadline(std::move(work), "a wait for changes", deadline_ns);
+  if (!changes.ok()) co_return changes;
+  for (const TopologyEntry& entry : changes->entries) Note(entry.key, entry.revision);
+  co_return changes;
+}
+
+}  // namespace pando

@@ -1,0 +1,252 @@
+// The records of the cluster map: golden text, unknown fields, and the rules of each.
+#include "src/topology/cluster_map.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace pando {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+const Uuid kCluster = *Uuid::Parse("0f0e0d0c-0b0a-0908-0706-050403020100");
+Uuid ReplicaId(int i) { return {0x1111222233334444ull, static_cast<uint64_t>(i)}; }
+
+ClusterRecord Cluster() {
+  ClusterRecord r;
+  r.cluster_id = kCluster;
+  r.partitions = 64;
+  r.replicas = 3;
+  r.min_isr = 2;
+  r.op_id = 0xabc;
+  return r;
+}
+NodeRecord Node() {
+  NodeRecord r;
+  r.id = 7;
+  r.client_address = "10.0.0.7:7420";
+  r.peer_address = "[fd00::7]:7430";
+  r.zone = "rack-2";
+  r.protocol_max = 3;
+  r.starts = 12;
+  r.opened = 11;
+  r.op_id = 0xffffffffffffffffull;
+  return r;
+}
+PartitionRecord Partition() {
+  PartitionRecord r;
+  r.id = 12;
+  std::tie(r.first_hash, r.last_hash) = HashRangeOf(12, 64);
+  r.lineage = 1;
+  r.epoch = 9;
+  r.master = ReplicaId(1);
+  r.isr = {{1, ReplicaId(1), ""}, {2, ReplicaId(2), ""}};
+  r.evicted = {{3, ReplicaId(3), ""}};
+  r.learners = {{3, ReplicaId(4), ""}};  // the same node, with a new disk
+  r.replicas = 3;
+  r.min_isr = 2;
+  r.op_id = 1;
+  return r;
+}
+
+constexpr char kClusterText[] =
+    R"({"cluster_id":"0f0e0d0c-0b0a-0908-0706-050403020100","format":1,"min_isr":2,"op_id":"0000000000000abc",)"
+    R"("partitions":64,"protocol":1,"replicas":3})";
+constexpr char kNodeText[] =
+    R"({"client_address":"10.0.0.7:7420","format":1,"op_id":"ffffffffffffffff","opened":11,)"
+    R"("peer_address":"[fd00::7]:7430","protocol_max":3,"protocol_min":1,"starts":12,"state":"active","zone":"rack-2"})";
+constexpr char kPartitionText[] =
+    R"({"epoch":9,"evicted":[{"node":3,"replica":"11112222-3333-4444-0000-000000000003"}],)"
+    R"("first_hash":"3000000000000000","format":1,)"
+    R"("isr":[{"node":1,"replica":"11112222-3333-4444-0000-000000000001"},)"
+    R"({"node":2,"replica":"11112222-3333-4444-0000-000000000002"}],"last_hash":"33ffffffffffffff",)"
+    R"("learners":[{"node":3,"replica":"11112222-3333-4444-0000-000000000004"}],"lineage":1,)"
+    R"("master":"11112222-3333-4444-0000-000000000001","min_isr":2,"op_id":"0000000000000001","replicas":3})";
+
+TEST(ClusterMap, GoldenText) {
+  EXPECT_EQ(*Encode(Cluster()), kClusterText);
+  EXPECT_EQ(*Encode(Node()), kNodeText);
+  EXPECT_EQ(*Encode(Partition()), kPartitionText);
+  EXPECT_EQ(*DecodeCluster({"cluster", kClusterText, 1}), Cluster());
+  EXPECT_EQ(*DecodeNode({"node/7", kNodeText, 1}), Node());
+  EXPECT_EQ(*DecodePartition({"partition/00012", kPartitionText, 1}), Partition());
+  EXPECT_EQ(OpIdOf(kPartitionText), 1u);
+  EXPECT_EQ(OpIdOf(kNodeText), 0xffffffffffffffffull);
+  EXPECT_EQ(OpIdOf("{}"), std::nullopt);
+  EXPECT_EQ(OpIdOf("["), std::nullopt);
+}
+
+TEST(ClusterMap, Keys) {
+  EXPECT_EQ(NodeKey(7), "node/7");
+  EXPECT_EQ(PartitionKey(12), "partition/00012");
+  EXPECT_EQ(NodeOfKey("node/7"), 7u);
+  EXPECT_EQ(PartitionOfKey("partition/00012"), 12u);
+  EXPECT_EQ(PartitionOfKey("partition/123456"), 123456u);
+  for (const char* key : {"node/", "node/0", "node/07", "node/7x", "node/99999999999", "partition/00012"}) {
+    EXPECT_EQ(NodeOfKey(key), std::nullopt) << key;
+  }
+  for (const char* key : {"partition/12", "partition/000012", "partition/-0012", "node/7", "partition"}) {
+    EXPECT_EQ(PartitionOfKey(key), std::nullopt) << key;
+  }
+  for (const std::string& key : {NodeKey(UINT32_MAX), PartitionKey(UINT32_MAX)}) {
+    EXPECT_TRUE(CheckTopologyKey(key).ok()) << key;
+  }
+}
+
+TEST(ClusterMap, HashRangesCoverTheSpace) {
+  EXPECT_EQ(HashRangeOf(0, 1), (std::pair<uint64_t, uint64_t>(0, UINT64_MAX)));
+  for (const uint32_t count : {1u, 2u, 64u, 4096u}) {
+    uint64_t next = 0;
+    for (uint32_t id = 0; id < count; ++id) {
+      const auto [first, last] = HashRangeOf(id, count);
+      EXPECT_EQ(first, next);
+      next = last + 1;
+    }
+    EXPECT_EQ(next, 0u);
+  }
+}
+
+// TM1: a newer version has added fields, at every level.
+TEST(ClusterMap, UnknownFieldsSurvive) {
+  std::string text = kPartitionText;
+  text.replace(text.find("{\"node\":2,"), 10, R"({"host":{"rack":[1,2.5,null,"é"]},"node":2,)");
+  text.replace(text.find("{\"epoch\""), 1, R"({"compaction":{"b":1,"a":true},)");
+  Result<PartitionRecord> read = DecodePartition({"partition/00012", text, 1});
+  ASSERT_TRUE(read.ok()) << read.status().ToString();
+  EXPECT_EQ(read->isr[1].unknown, R"({"host":{"rack":[1,2.5,null,"é"]}})");
+  ++read->epoch;
+  std::swap(read->isr[0], read->isr[1]);
+  const std::string written = *Encode(*read);
+  EXPECT_THAT(written, HasSubstr(R"("compaction":{"a":true,"b":1})"));
+  EXPECT_THAT(written, HasSubstr(R"({"host":{"rack":[1,2.5,null,"é"]},"node":2,"replica":)"));
+  EXPECT_THAT(written, HasSubstr(R"("epoch":10)"));
+  EXPECT_EQ(*DecodePartition({"partition/00012", written, 1}), *read);
+
+  text = kNodeText;
+  text.insert(1, R"("a":[],)");
+  Result<NodeRecord> node = DecodeNode({"node/7", text, 1});
+  ASSERT_TRUE(node.ok());
+  EXPECT_EQ(*Encode(*node), text);
+  text = kClusterText;
+  text.insert(1, R"("a":[],)");
+  Result<ClusterRecord> cluster = DecodeCluster({"cluster", text, 1});
+  ASSERT_TRUE(cluster.ok());
+  EXPECT_EQ(*Encode(*cluster), text);
+}
+
+TEST(ClusterMap, RefusesWhatItCannotRead) {
+  std::string newer = kPartitionText;
+  newer.replace(newer.find("\"format\":1"), 10, "\"format\":2");
+  Result<PartitionRecord> record = DecodePartition({"partition/00012", newer, 1});
+  EXPECT_EQ(record.code(), Code::kVersion);
+  EXPECT_THAT(record.status().message(), HasSubstr("partition/00012 has format 2"));
+
+  const std::pair<const char*, const char*> kChanges[] = {
+      {"\"epoch\":9", "\"epoch\":-9"},
+      {"\"epoch\":9", "\"epoch\":9.0"},
+      {"\"epoch\":9", "\"epoch\":\"9\""},
+      {"\"epoch\":9", "\"epoch\":9007199254740992"},
+      {"\"epoch\":9", "\"epoch\":0"},
+      {"\"epoch\":9,", ""},
+      {"\"lineage\":1", "\"lineage\":0"},
+      {"\"first_hash\":\"3", "\"first_hash\":\"g"},
+      {"\"first_hash\":\"3", "\"first_hash\":\""},
+      {"\"first_hash\":\"3", "\"first_hash\":\"4"},
+      {"\"master\":\"1", "\"master\":\"2"},
+      {"\"isr\":[", "\"isr\":[[],"},
+      {"\"isr\":[", "\"isr\":[{\"node\":2},"},
+      {"\"isr\":[{\"node\":1", "\"isr\":[{\"node\":2"},
+      {"\"isr\":[{\"node\":1", "\"isr\":[{\"node\":0"},
+      {"000000000004\"", "000000000003\""},
+      {"\"min_isr\":2", "\"min_isr\":3"},
+      {"\"min_isr\":2", "\"min_isr\":0"},
+      {"\"replicas\":3", "\"replicas\":0"},
+      {"\"replicas\":3", "\"replicas\":17"},
+      {"\"op_id\":\"0000000000000001\"", "\"op_id\":\"1\""},
+      {"\"format\":1", "\"format\":true"},
+      {"{\"epoch\"", "[{\"epoch\""},
+  };
+  for (const auto& [from, to] : kChanges) {
+    std::string text = kPartitionText;
+    ASSERT_NE(text.find(from), std::string::npos) << from;
+    text.replace(text.find(from), std::string(from).size(), to);
+    Result<PartitionRecord> bad = DecodePartition({"partition/00012", text, 1});
+    EXPECT_EQ(bad.code(), Code::kCorruption) << from << " -> " << to;
+    EXPECT_THAT(bad.status().message(), HasSubstr("partition/00012"));
+  }
+  for (size_t bytes = 0; bytes < sizeof kPartitionText - 1; ++bytes) {
+    EXPECT_FALSE(DecodePartition({"partition/00012", std::string(kPartitionText, bytes), 1}).ok());
+  }
+  const std::string deep = std::string(5000, '[') + std::string(5000, ']');
+  EXPECT_EQ(DecodePartition({"partition/00012", "{\"format\":1,\"x\":" + deep + "}", 1}).code(), Code::kCorruption);
+  std::string state = kNodeText;
+  state.replace(state.find("active"), 6, "asleep");
+  EXPECT_EQ(DecodeNode({"node/7", state, 1}).code(), Code::kCorruption);
+}
+
+// TM2, I10: such a record is never written.
+TEST(ClusterMap, RefusesToWriteWhatBreaksTheRules) {
+  PartitionRecord r = Partition();
+  r.isr.pop_back();
+  EXPECT_EQ(Encode(r).code(), Code::kInvalidArgument);
+  EXPECT_THAT(Encode(r).status().message(), HasSubstr("has an ISR of 1, and min_isr is 2"));
+  r = Partition();
+  r.master = ReplicaId(3);  // evicted
+  EXPECT_THAT(Encode(r).status().message(), HasSubstr("is not in the ISR"));
+  r = Partition();
+  r.min_isr = 3;
+  EXPECT_FALSE(Encode(r).ok());
+  NodeRecord node = Node();
+  node.opened = 13;
+  EXPECT_THAT(Encode(node).status().message(), HasSubstr("has opened start 13 of 12"));
+  node = Node();
+  node.peer_address = "nowhere";
+  EXPECT_FALSE(Encode(node).ok());
+  node = Node();
+  node.zone = std::string(kMaxTopologyValueBytes, 'z');
+  EXPECT_THAT(Encode(node).status().message(), HasSubstr("takes at most"));
+  ClusterRecord cluster = Cluster();
+  cluster.partitions = 63;
+  EXPECT_FALSE(Encode(cluster).ok());
+  cluster = Cluster();
+  cluster.min_isr = 4;
+  EXPECT_FALSE(Encode(cluster).ok());
+  EXPECT_EQ(DefaultMinIsr(1), 1u);
+  EXPECT_EQ(DefaultMinIsr(2), 2u);
+  EXPECT_EQ(DefaultMinIsr(3), 2u);
+  EXPECT_EQ(DefaultMinIsr(5), 3u);
+}
+
+TEST(ClusterMap, SaysWhatDoesNotFit) {
+  ClusterMap map;
+  EXPECT_THAT(map.Problems(), ElementsAre(HasSubstr("no cluster record"),
+                                          "no partition has the hashes 0000000000000000 to ffffffffffffffff"));
+  EXPECT_TRUE(map.Apply({"cluster", kClusterText, 5}).ok());
+  EXPECT_TRUE(map.Apply({"future/1", "anything", 5}).ok());
+  for (NodeId id = 1; id <= 3; ++id) {
+    NodeRecord node = Node();
+    node.id = id;
+    EXPECT_TRUE(map.Apply({NodeKey(id), *Encode(node), 6}).ok());
+  }
+  PartitionRecord r = Partition();
+  for (r.id = 0; r.id < 2; ++r.id) {
+    std::tie(r.first_hash, r.last_hash) = HashRangeOf(r.id, 2);
+    EXPECT_TRUE(map.Apply({PartitionKey(r.id), *Encode(r), 7}).ok());
+  }
+  EXPECT_THAT(map.Problems(), ElementsAre());
+  EXPECT_EQ(map.partitions.at(1).revision, 7u);
+  EXPECT_EQ(map.cluster->record, Cluster());
+
+  map.nodes.at(3).record.state = NodeState::kRemoved;
+  EXPECT_THAT(map.Problems(), testing::Contains(HasSubstr("partition 0 has a replica on node 3")));
+  map.nodes.at(3).record.state = NodeState::kDraining;
+  map.partitions.at(1).record.first_hash += 1;
+  EXPECT_THAT(map.Problems(), ElementsAre("no partition has the hashes 8000000000000000 to 8000000000000000"));
+  map.partitions.at(1).record.first_hash -= 2;
+  EXPECT_THAT(map.Problems(), ElementsAre(HasSubstr("partition 1 overlaps")));
+  EXPECT_EQ(map.Apply({"partition/00001", "{", 8}).code(), Code::kCorruption);
+}
+
+}  // namespace
+}  // namespace pando
