@@ -39,8 +39,9 @@ std::string EtcdTopology::Describe(size_t endpoint, const HttpAnswer& answer) co
   return fmt::format("{}: HTTP status {}: {}", address, answer.status, DecodeEtcdError(answer.body).message);
 }
 
-// With `once`, a request that may have been received is not sent again.
-Task<EtcdTopology::Reply> EtcdTopology::Ask(std::string body, bool once, Nanos deadline_ns) {
+// `accept` takes the body of an answer, and says whether it is one. With `once`, a request that may have
+// been received is not sent again.
+Task<EtcdTopology::Reply> EtcdTopology::Ask(std::string body, bool once, Nanos deadline_ns, const Accept& accept) {
   const size_t count = options_.endpoints.size();
   const size_t first = preferred_;
   std::string problems;
@@ -55,20 +56,24 @@ Task<EtcdTopology::Reply> EtcdTopology::Ask(std::string body, bool once, Nanos d
     request.connect_timeout_ns = std::min(kConnectTimeoutNs, std::max(share_ns, kMinTryNs));
     request.fresh_connection = once;  // ET1
     HttpAnswer answer = co_await http_->Post(std::move(request));
+    const bool refused = answer.failure.ok() && answer.status != 200 && DecodeEtcdError(answer.body).IsRefusal();
+    if (answer.failure.ok() && answer.status == 200) {
+      answer.failure = accept(answer.body);
+      answer.may_have_arrived = true;
+    }
     if (answer.failure.ok() && answer.status == 200) {
       preferred_ = endpoint;
-      co_return Reply{Status(), false, std::move(answer.body)};
+      co_return Reply{Status(), false};
     }
     if (preferred_ == endpoint) preferred_ = (endpoint + 1) % count;
     problems += (problems.empty() ? "" : "; ") + Describe(endpoint, answer);
-    code = answer.failure.code() == Code::kDeadline ? Code::kDeadline : Code::kUnavailable;
+    code = answer.failure.ok() ? Code::kUnavailable : answer.failure.code();
     if (!once) continue;
-    const bool refused = answer.failure.ok() && DecodeEtcdError(answer.body).IsRefusal();
     const bool may_have_acted = answer.failure.ok() ? !refused : answer.may_have_arrived;
-    if (may_have_acted) co_return Reply{Error(code, "{}: {}", name_, problems), true, {}};
+    if (may_have_acted) co_return Reply{Error(code, "{}: {}", name_, problems), true};
   }
   if (problems.empty()) problems = "the time was over before the request could be sent";
-  co_return Reply{Error(code, "{}: {}", name_, problems), false, {}};
+  co_return Reply{Error(code, "{}: {}", name_, problems), false};
 }
 
 Status EtcdTopology::CheckCluster(const EtcdHeader& header) {
@@ -85,10 +90,13 @@ Status EtcdTopology::CheckCluster(const EtcdHeader& header) {
 // -- reading
 
 Task<Result<EtcdRangeAnswer>> EtcdTopology::AskRange(std::string body, Nanos deadline_ns) {
-  Reply reply = co_await Ask(std::move(body), /*once=*/false, deadline_ns);
+  Result<EtcdRangeAnswer> answer = EtcdRangeAnswer();
+  const Accept accept = [this, &answer](const std::string& text) {
+    answer = DecodeEtcdRange(keys_, text);
+    return answer.status();
+  };
+  Reply reply = co_await Ask(std::move(body), /*once=*/false, deadline_ns, accept);
   if (!reply.failure.ok()) co_return std::move(reply.failure);
-  Result<EtcdRangeAnswer> answer = DecodeEtcdRange(keys_, reply.body);
-  if (!answer.ok()) co_return Error(answer.code(), "{}: {}", name_, answer.status().message());
   CO_RETURN_IF_ERROR(CheckCluster(answer->header));
   co_return answer;
 }
@@ -124,15 +132,15 @@ Task<Result<TopologyListing>> EtcdTopology::List(Nanos deadline_ns) {
 
 Task<Result<CasOutcome>> EtcdTopology::CompareAndSwap(std::string key, Revision expected, std::string value,
                                                       Nanos deadline_ns) {
-  Reply reply = co_await Ask(EtcdSwapRequest(keys_, key, expected, value), /*once=*/true, deadline_ns);
+  Result<EtcdSwapAnswer> answer = EtcdSwapAnswer();
+  const Accept accept = [&answer](const std::string& text) {
+    answer = DecodeEtcdSwap(text);
+    return answer.status();
+  };
+  Reply reply = co_await Ask(EtcdSwapRequest(keys_, key, expected, value), /*once=*/true, deadline_ns, accept);
   if (!reply.failure.ok()) {
     if (reply.unknown) co_return CasOutcome::Unknown(std::move(reply.failure));
     co_return std::move(reply.failure);
-  }
-  // Whatever has answered may have acted.
-  Result<EtcdSwapAnswer> answer = DecodeEtcdSwap(reply.body);
-  if (!answer.ok()) {
-    co_return CasOutcome::Unknown(Error(answer.code(), "{}: {}", name_, answer.status().message()));
   }
   if (Status same = CheckCluster(answer->header); !same.ok()) co_return CasOutcome::Unknown(std::move(same));
   if (!answer->succeeded) co_return CasOutcome::Conflict();

@@ -17,6 +17,7 @@
 //   ET3  All answers come from the same etcd cluster as the first one.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -57,11 +58,11 @@ class EtcdTopology final : public TopologyStore {
   struct Reply {
     Status failure;        // of all endpoints that were asked; or OK
     bool unknown = false;  // it failed, and etcd may have acted
-    std::string body;
   };
+  using Accept = std::function<Status(const std::string& body)>;
   HttpRequest MakeRequest(size_t endpoint, const char* path, std::string body) const;
   // Asks one endpoint after the other.
-  Task<Reply> Ask(std::string body, bool once, Nanos deadline_ns);
+  Task<Reply> Ask(std::string body, bool once, Nanos deadline_ns, const Accept& accept);
   Task<Result<EtcdRangeAnswer>> AskRange(std::string body, Nanos deadline_ns);
   Result<TopologyChanges> DecodeChanges(Revision after, const HttpAnswer& answer);
   Status CheckCluster(const EtcdHeader& header);

@@ -77,7 +77,7 @@ Task<Result<uint64_t>> RaiseStarts(Topology& topology, NodeId id, Nanos timeout_
 
 Task<Status> OpenStart(Topology& topology, NodeId id, uint64_t start, Nanos timeout_ns) {
   auto open = [id, start](NodeRecord& record) {
-    if (record.starts != start) {
+    if (record.starts != start) {  // NS1
       return Error(Code::kAborted,
                    "node {} was started again, as number {}, while start {} was not ready. Do two processes run as the "
                    "same node?",

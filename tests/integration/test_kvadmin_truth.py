@@ -82,6 +82,7 @@ class OutputTest(WithNode):
             "check --backup": lambda: ["check", "-q", "--backup", backup],
             "accept-loss": lambda: ["accept-loss", damaged, "--partition", "0"],
             "wal-dump": lambda: ["wal-dump", self.root / "stopped"],
+            "topology": lambda: ["topology", "dump", f"file:{ROOT}/tests/fixtures/topology-format-1"],
             "--help": lambda: ["--help"],
             "get --help": lambda: ["get", "--help"],
             "--json get": lambda: ["--json", "get", "row/00001"],
@@ -221,6 +222,27 @@ class OutputTest(WithNode):
         log.rmdir()
         self.assertIn("lost", self.kv("wal-dump", node.data_dir, expect=CORRUPTION).err)
         self.kv("wal-dump", moved)
+
+    def test_topology_dump(self):
+        place = self.root / "topology"
+        shutil.copytree(ROOT / "tests/fixtures/topology-format-1", place)
+        done = self.kv("topology", "dump", f"file:{place}")
+        self.assertEqual([line.split()[:2] for line in done.out.splitlines()],
+                         [["cluster", "1"], ["node/7", "2"], ["partition/00000", "1"]])
+        self.assertEqual(done.err, "")
+        done = self.kv("--json", "topology", "dump", f"file:{place}")
+        self.assertEqual([entry["key"] for entry in done.lines()], ["cluster", "node/7", "partition/00000"])
+        self.assertEqual(json.loads(done.lines()[1]["value"])["starts"], 1)
+        before = sorted(os.listdir(place))
+        (place / "partition.00000.000000000001").unlink()
+        done = self.kv("--json", "topology", "dump", f"file:{place}")
+        self.assertEqual(json.loads(done.err), {"note": "no partition has the hashes 0000000000000000 to ffffffffffffffff"})
+        self.assertEqual(sorted(os.listdir(place)), [name for name in before if not name.startswith("partition")])
+        (place / "cluster.000000000001").write_text("pando")
+        self.assertIn("cluster.000000000001", self.kv("topology", "dump", f"file:{place}", expect=CORRUPTION).err)
+        self.assertIn("Create it", self.kv("topology", "dump", f"file:{place}/none", expect=FAILED).err)
+        self.assertIn("--topology", self.kv("topology", "dump", "nowhere", expect=USAGE).err)
+        self.assertIn("127.0.0.1:1", self.kv("topology", "dump", "etcd://127.0.0.1:1/x", expect=FAILED).err)
 
     def test_numbers(self):
         for arguments in (["increment", "n", "--by=010"], ["increment", "n", "--by=0x10"],

@@ -107,6 +107,7 @@ const BadAnswer kBadAnswers[] = {
     {"half a body", {"HTTP/1.1 200 X\r\nContent-Length: 1000\r\n\r\n{\"header\":", true}},
     {"half a head", {"HTTP/1.1 200 X\r\nConte", true}},
     {"closed", FakeGateway::Close()},
+    {"a page", FakeGateway::Json("<html>hello</html>")},
     {"not HTTP", {"\x16\x03\x01 what?\r\n\r\n", true}},
     {"endless head", {"HTTP/1.1 200 X\r\nX: " + std::string(400'000, 'x'), true}},
     {"hangs", FakeGateway::Hang()},

@@ -245,6 +245,59 @@ TEST_P(EtcdTest, AMemberAloneIsUnavailable) {
   EXPECT_OK(Run(alone->Close()));
 }
 
+// Certificates: an authority, another one, and a node's, in a directory that the test removes.
+class Certificates {
+ public:
+  Certificates() {
+    std::string pattern = (std::filesystem::current_path() / "certificates_XXXXXX").string();
+    CHECK(mkdtemp(pattern.data())) << pattern;
+    directory_ = pattern;
+    const std::string script = fmt::format(
+        "cd {} && K='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'; "
+        "for name in ca other; do openssl req -x509 $K -keyout $name.key -out $name.pem -subj /CN=$name -days 2; done; "
+        "openssl req $K -keyout node.key -out node.csr -subj /CN=node; "
+        "echo subjectAltName=IP:127.0.0.1 > san; "
+        "openssl x509 -req -in node.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out node.pem -days 2 -extfile san",
+        directory_);
+    made_ = std::system(("(" + script + ") >/dev/null 2>&1").c_str()) == 0;
+  }
+  ~Certificates() { std::filesystem::remove_all(directory_); }
+  bool made() const { return made_; }
+  std::string operator/(const char* name) const { return directory_ + "/" + name; }
+  const std::string& directory() const { return directory_; }
+
+ private:
+  std::string directory_;
+  bool made_ = false;
+};
+
+TEST_P(EtcdTest, ThroughTls) {
+  Certificates certificates;
+  if (!certificates.made()) GTEST_SKIP() << "openssl cannot make certificates";
+  cluster_ = std::make_unique<EtcdCluster>(GetParam()(), 1, certificates.directory());
+  EtcdOptions options = Options();
+  options.ca_file = certificates / "ca.pem";
+  options.cert_file = certificates / "node.pem";
+  options.key_file = certificates / "node.key";
+  Topology known(*reactor_, ConnectToEtcd(*reactor_, options));
+  Run(AwaitEtcd(&known));
+  EXPECT_EQ(Run(known.CompareAndSwap("node/1", 0, "value", kTimeout))->kind, Kind::kStored);
+  EXPECT_EQ(Run(known.Read("node/1", kTimeout))->value, "value");
+  EXPECT_OK(Run(known.Close()));
+
+  options.cert_file = options.key_file = "";
+  Topology unknown(*reactor_, ConnectToEtcd(*reactor_, options));
+  EXPECT_FALSE(Run(unknown.Read("node/1", kTimeout)).ok());
+  EXPECT_OK(Run(unknown.Close()));
+
+  options.ca_file = certificates / "other.pem";
+  Topology deceived(*reactor_, ConnectToEtcd(*reactor_, options));
+  Result<CasOutcome> outcome = Run(deceived.CompareAndSwap("node/1", 0, "value", kTimeout));
+  EXPECT_EQ(outcome.code(), Code::kUnavailable) << "it was sent to a server that has not proved who it is";
+  EXPECT_THAT(outcome.status().message(), HasSubstr("certificate"));
+  EXPECT_OK(Run(deceived.Close()));
+}
+
 INSTANTIATE_TEST_SUITE_P(Real, EtcdTest, ::testing::Values(&EtcdOfDebian, &EtcdOfGo),
                          [](const auto& binary) { return binary.index == 0 ? "EtcdOfDebian" : "EtcdOfGo"; });
 

@@ -36,7 +36,9 @@ inline uint16_t FreePort() {
 
 class EtcdCluster {
  public:
-  EtcdCluster(std::string binary, size_t members) : binary_(std::move(binary)), pids_(members, -1) {
+  // With `tls`, a directory with ca.pem, node.pem and node.key, clients must use TLS and a certificate.
+  EtcdCluster(std::string binary, size_t members, std::string tls = "")
+      : binary_(std::move(binary)), tls_(std::move(tls)), pids_(members, -1) {
     std::string pattern = (std::filesystem::current_path() / "etcd_test_XXXXXX").string();
     CHECK(mkdtemp(pattern.data())) << pattern;
     root_ = pattern;
@@ -59,27 +61,33 @@ class EtcdCluster {
   }
   size_t size() const { return pids_.size(); }
   void Start(size_t i) {
-    const std::string client = fmt::format("http://127.0.0.1:{}", client_ports_[i]);
+    const std::string client = fmt::format("{}://127.0.0.1:{}", tls_.empty() ? "http" : "https", client_ports_[i]);
     const std::string peer = fmt::format("http://127.0.0.1:{}", peer_ports_[i]);
-    const std::vector<std::string> args = {binary_,
-                                           "--name",
-                                           fmt::format("m{}", i),
-                                           "--data-dir",
-                                           (root_ / fmt::format("m{}", i)).string(),
-                                           "--listen-client-urls",
-                                           client,
-                                           "--advertise-client-urls",
-                                           client,
-                                           "--listen-peer-urls",
-                                           peer,
-                                           "--initial-advertise-peer-urls",
-                                           peer,
-                                           "--initial-cluster",
-                                           peers_,
-                                           "--heartbeat-interval",
-                                           "50",
-                                           "--election-timeout",
-                                           "500"};
+    std::vector<std::string> args = {binary_,
+                                     "--name",
+                                     fmt::format("m{}", i),
+                                     "--data-dir",
+                                     (root_ / fmt::format("m{}", i)).string(),
+                                     "--listen-client-urls",
+                                     client,
+                                     "--advertise-client-urls",
+                                     client,
+                                     "--listen-peer-urls",
+                                     peer,
+                                     "--initial-advertise-peer-urls",
+                                     peer,
+                                     "--initial-cluster",
+                                     peers_,
+                                     "--heartbeat-interval",
+                                     "50",
+                                     "--election-timeout",
+                                     "500"};
+    if (!tls_.empty()) {
+      for (const char* arg :
+           {"--client-cert-auth", "--trusted-ca-file", "ca.pem", "--cert-file", "node.pem", "--key-file", "node.key"}) {
+        args.push_back(arg[0] == '-' ? arg : tls_ + "/" + arg);
+      }
+    }
     const std::string log = (root_ / fmt::format("m{}.log", i)).string();
     const pid_t pid = fork();
     CHECK_GE(pid, 0);
@@ -104,7 +112,7 @@ class EtcdCluster {
   void Continue(size_t i) { kill(pids_[i], SIGCONT); }
 
  private:
-  const std::string binary_;
+  const std::string binary_, tls_;
   std::filesystem::path root_;
   std::vector<uint16_t> client_ports_, peer_ports_;
   std::string peers_;

@@ -10,6 +10,7 @@
 
 #include <set>
 
+#include "src/topology/cluster_map.h"
 #include "tests/support/seeds.h"
 #include "tests/support/sim_random.h"
 #include "tests/unit/topology/store_harness.h"
@@ -67,8 +68,29 @@ TEST_F(FileTopologyTest, GoldenFiles) {
   EXPECT_EQ(Swap(0, "{}")->revision, 1u);
   EXPECT_EQ(Swap(1, "{\"a\":1}")->revision, 2u);
   EXPECT_THAT(Names(), ElementsAre(".keep", "newest", "partition.00003.000000000001", "partition.00003.000000000002"));
-  EXPECT_EQ(disk().ReadAll(PathOf(1)), "pando-topology 1 3edb0ab2fd0ab8a5\n{}");
+  EXPECT_EQ(disk().ReadAll(PathOf(1)), "pando-topology 1 b0cd19b191aeea16\n{}");
   EXPECT_EQ(disk().ReadAll("/topology/newest"), disk().ReadAll(PathOf(2)));
+}
+
+// What the first version has written is still read, and means the same.
+Task<void> ReadFixture(Reactor* reactor) {
+  Result<std::unique_ptr<TopologyStore>> store =
+      co_await FileTopology::Open(*reactor, std::string(PANDO_FIXTURE_DIR) + "/topology-format-1");
+  CHECK(store.ok()) << store.status().ToString();
+  Result<TopologyListing> listing = co_await (*store)->List(reactor->NowNs() + kTimeout);
+  EXPECT_OK(listing.status());
+  ClusterMap map;
+  for (const TopologyEntry& entry : listing->entries) EXPECT_OK(map.Apply(entry));
+  EXPECT_THAT(map.Problems(), ElementsAre());
+  EXPECT_EQ(listing->revision, 4u);
+  EXPECT_EQ(map.nodes.at(7).record.starts, 1u);
+  EXPECT_EQ(map.nodes.at(7).revision, 2u);
+  EXPECT_OK(co_await (*store)->Close());
+}
+TEST(FileTopologyFixture, IsRead) {
+  auto reactor = MakeUringReactor({});
+  ASSERT_TRUE(reactor.ok());
+  RunBlocking(**reactor, ReadFixture(reactor->get()));
 }
 
 TEST_F(FileTopologyTest, KeepsTheLastRevisions) {
@@ -157,6 +179,7 @@ TEST_F(FileTopologyTest, TheDirectoryMustExist) {
   EXPECT_THAT(none.status().message(), HasSubstr("/nowhere"));
   EXPECT_THAT(none.status().message(), HasSubstr("or correct --topology"));
   EXPECT_EQ(Swap(0, "value")->kind, Kind::kStored);
+  EXPECT_OK(Run(topology_->List(kTimeout)).status());
   disk().MoveDirectory("/topology", "/elsewhere");
   EXPECT_EQ(Read().code(), Code::kNotFound);
   EXPECT_EQ(Swap(1, "value").code(), Code::kNotFound);

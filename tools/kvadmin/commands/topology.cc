@@ -36,14 +36,16 @@ Task<Result<ExitCode>> Dump(Reactor* reactor, const Globals* globals, TopologySp
   if (!listing.ok()) co_return listing.TakeStatus();
   CO_RETURN_IF_ERROR(closed);
   ClusterMap map;
-  std::vector<std::string> damage;
+  Status damage;  // the first
   for (const TopologyEntry& entry : listing->entries) {
     PrintEntry(*globals, entry);
-    if (Status applied = map.Apply(entry); !applied.ok()) damage.push_back(applied.message());
+    if (Status applied = map.Apply(entry); !applied.ok() && damage.ok()) damage = std::move(applied);
   }
-  for (const std::string& problem : damage) tools::PrintNote("{}\n", problem);
-  for (const std::string& problem : map.Problems()) tools::PrintNote("note: {}\n", problem);
-  co_return damage.empty() ? kExitOk : kExitCorruption;
+  CO_RETURN_IF_ERROR(damage);
+  for (const std::string& problem : map.Problems()) {
+    tools::PrintNote("{}\n", globals->json ? JsonText(Json{{"note", problem}}) : "note: " + problem);
+  }
+  co_return kExitOk;
 }
 
 Result<ExitCode> RunDump(const Globals* globals, const TopologyOptions& options) {
@@ -67,7 +69,7 @@ void AddTopologyCommand(tools::Command app, Globals* globals) {
       "Examples:\n"
       "  kvadmin topology dump file:/var/lib/pando/topology\n"
       "  kvadmin --json topology dump etcd://10.0.0.1:2379/production | jq -r .key\n"
-      "Exit codes: 0 read; 3 the topology cannot be read; 4 a value is damaged, or of a newer version.");
+      "Exit codes: 0 read; 3 the topology cannot be read, or a newer version has written it; 4 a value is damaged.");
   OnChosen(dump, globals, [=] { return RunDump(globals, *o); });
 }
 
