@@ -1,0 +1,78 @@
+// Effects: what the replication core wants done. The shell carries them out in order, after each call
+// into the core; a process that stops in between has carried out only the first of them.
+//
+// Threads: plain values.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "src/base/check.h"
+#include "src/replication/messages.h"
+#include "src/replication/partition_entry.h"
+
+namespace pando::replication {
+
+struct SendMessage {
+  Message message;
+};
+// Read units after `after` (Log::OpenReader, LiveReader::Read), send them as an Append, and call
+// OnShipped with the end of the last one, also if there were none. One at a time for each follower.
+struct ShipUnits {
+  ReplicaId to;
+  Epoch epoch = 0;
+  HistoryPoint after;
+  Lsn commit_lsn = 0;
+};
+// Store the promise in the partition's own file, durably, then call OnPromiseStored.
+struct StorePromise {
+  Epoch epoch = 0;
+};
+// Try to replace the entry of revision `desired.revision`, then call OnCasDone. Never retried by the shell.
+struct CasTopology {
+  PartitionEntry desired;
+};
+// Read the entry, currently, and call OnTopology.
+struct ReadTopology {};
+// The mastership serves from now on. REQUIRES of the shell: it reads and writes only within it.
+struct OpenMastership {
+  Epoch epoch = 0;
+};
+// The mastership has ended. What waits for a commit has an unknown outcome.
+struct CloseMastership {
+  Epoch epoch = 0;
+  std::string why;
+};
+// What this replica needs is not in the master's log any more: install it from a copy of the pages.
+struct InstallReplica {
+  ReplicaId replica;
+};
+// The replica cannot be used: its committed past is not the partition's. It takes part in nothing from
+// now on, and must be installed anew under another UUID.
+struct QuarantineReplica {
+  std::string why;
+};
+
+using Effect = std::variant<SendMessage, ShipUnits, StorePromise, CasTopology, ReadTopology, OpenMastership,
+                            CloseMastership, InstallReplica, QuarantineReplica>;
+
+// The effects of one call. A call has few of them, and a limit on them.
+class Effects {
+ public:
+  static constexpr size_t kMaxPerCall = 16 * kMaxReplicas;
+
+  void Add(Effect effect) {
+    CHECK_LT(effects_.size(), kMaxPerCall) << "nobody carries out the effects of the replication core";
+    effects_.push_back(std::move(effect));
+  }
+  std::vector<Effect> Take() { return std::exchange(effects_, {}); }
+  bool empty() const { return effects_.empty(); }
+
+ private:
+  std::vector<Effect> effects_;
+};
+
+}  // namespace pando::replication

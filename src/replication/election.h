@@ -1,0 +1,81 @@
+// Election: how a replica becomes master, and what it promises to others.
+//
+// A candidate promises a new epoch itself, asks every assigned replica for the same promise, and then
+// tries to write itself into the topology as master, with a CAS on the revision that it began with. Only
+// that CAS decides. The promises make sure that the old master can commit and serve nothing meanwhile,
+// and that a node that is cut off from the others cannot fence them.
+//
+// Threads: that of the partition.
+//
+// Invariants
+//   RC4  a promotion has promises of min_isr assigned replicas, the candidate's among them, and the
+//        candidate is a member of the ISR.
+#pragma once
+
+#include <array>
+#include <optional>
+
+#include "src/replication/core_context.h"
+#include "src/replication/follower.h"
+#include "src/replication/messages.h"
+
+namespace pando::replication {
+
+class Election {
+ public:
+  Election(CoreContext& context, Follower& follower) : context_(context), follower_(follower) {}
+
+  // `leads`: this replica is master of that epoch; 0: it is not.
+  void Tick(Epoch leads, Nanos now_ns);
+  void OnPromiseRequest(const ReplicaId& from, const PromiseRequest& request, Epoch leads, Nanos now_ns);
+  void OnPromiseReply(const ReplicaId& from, const PromiseReply& reply, Nanos now_ns);
+  void OnCampaignNow(Epoch leads, Nanos now_ns);
+  void OnPromiseStored(Nanos now_ns);
+  // A process of the master that this replica granted to is dead.
+  void OnDeath(Nanos now_ns);
+  // A newer entry is known. Returns whether it is this campaign's.
+  bool OnEntry(Nanos now_ns);
+  // The first entry since the start names this replica as master. The only campaign that waits for
+  // nothing, because nobody else can be master at that revision.
+  void OnNamedAtStart(Nanos now_ns);
+  // Somebody leads or promised a higher epoch than this campaign's.
+  void OnHigherEpoch();
+  void OnCasDone(const OpId& op, CasOutcome outcome, Nanos now_ns);
+  bool campaigning() const { return epoch_ != 0; }
+
+ private:
+  struct Vote {
+    ReplicaId replica;
+    HistoryPoint end;
+  };
+
+  bool MayBegin(Epoch leads, Nanos now_ns) const;
+  void Begin(Nanos now_ns);
+  void GiveUp(Nanos now_ns);
+  void Proceed(Nanos now_ns);
+  ReplicaSet Voters() const;
+  const Vote* Longer() const;
+  void SendCas(Nanos now_ns);
+
+  CoreContext& context_;
+  Follower& follower_;
+  // -- the campaign
+  Epoch epoch_ = 0;  // 0: none
+  uint64_t revision_ = 0;
+  Nanos began_ns_ = 0, asked_ns_ = 0;
+  bool sent_cas_ = false, in_doubt_ = false, yielded_ = false;
+  OpId op_;
+  Nanos read_ns_ = 0;
+  std::array<Vote, kMaxReplicas> votes_;
+  size_t vote_count_ = 0;
+  // -- between campaigns
+  Nanos next_try_ns_ = 0;
+  bool waited_ = false;  // next_try_ns_ was drawn for the present silence
+  uint32_t tries_ = 0;
+  // -- the promise that waits to be durable
+  Epoch promised_to_epoch_ = 0;
+  ReplicaId promised_to_;
+  bool reply_due_ = false;
+};
+
+}  // namespace pando::replication

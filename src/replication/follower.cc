@@ -1,0 +1,154 @@
+#include "src/replication/follower.h"
+
+#include <fmt/format.h>
+
+namespace pando::replication {
+
+void Follower::Reset() {
+  matched_epoch_ = 0;
+  matched_ = acknowledged_ = HistoryPoint();
+  master_commit_ = 0;
+}
+
+bool Follower::Refuses(const ReplicaId& from, Epoch epoch) {
+  if (epoch >= context_.promised || !context_.rules().fence_appends) return false;
+  context_.Send(from, Fenced{epoch, context_.promised});
+  return true;
+}
+
+void Follower::OnHeartbeat(const ReplicaId& from, const Heartbeat& heartbeat, Nanos now_ns) {
+  if (context_.rules().heartbeat_names_epoch && heartbeat.epoch < context_.promised) {
+    context_.Send(from, Fenced{heartbeat.epoch, context_.promised});
+    return;
+  }
+  if (grant_.IsStale(from, heartbeat.incarnation)) return;
+  grant_.Give(from, heartbeat.incarnation, now_ns);
+  context_.Send(from, HeartbeatAck{heartbeat.epoch, heartbeat.incarnation, heartbeat.sent_ns});
+  if (heartbeat.epoch == matched_epoch_) {
+    master_commit_ = std::max(master_commit_, heartbeat.commit_lsn);
+    AdvanceCommit();
+  }
+}
+
+AlignReply Follower::Ends(Epoch epoch, Lsn limit) const {
+  AlignReply reply;
+  reply.epoch = epoch;
+  reply.incarnation = context_.config.incarnation;
+  reply.log_end = context_.log.end();
+  reply.ends.reserve(kMaxNamedEnds);
+  HistoryPoint end = context_.log.end();
+  // What is committed is in the master's log, so one point there is enough.
+  while (end.lsn > context_.commit_lsn && reply.ends.size() + 1 < kMaxNamedEnds) {
+    if (end.lsn <= limit) reply.ends.push_back(end);
+    end = context_.log.EpochEnd(end.epoch - 1);
+  }
+  reply.more = end.lsn > context_.commit_lsn;
+  if (const auto committed = context_.log.PointAt(context_.commit_lsn); committed && committed->lsn != 0) {
+    reply.ends.push_back(*committed);
+  }
+  return reply;
+}
+
+void Follower::OnAlignRequest(const ReplicaId& from, const AlignRequest& request) {
+  if (Refuses(from, request.epoch)) return;
+  context_.Send(from, Ends(request.epoch, context_.log.end().lsn));
+  if (!context_.rules().ack_after_alignment) {
+    context_.Send(from, AppendAck{request.epoch, context_.config.incarnation, context_.log.durable(),
+                                  context_.commit_lsn, context_.installed});
+  }
+}
+
+std::string Follower::OnAppend(const ReplicaId& from, const Append& append) {
+  if (Refuses(from, append.epoch)) return "";
+  const std::optional<HistoryPoint> after = context_.log.PointAt(append.after.lsn);
+  if (!after || after->chain != append.after.chain) {
+    // Not here, or another history: the master goes further back.
+    const Lsn end = context_.log.end().lsn;
+    const Lsn limit = append.after.lsn == 0 ? 0 : append.after.lsn - 1;
+    context_.Send(from, Ends(append.epoch, std::min(end, limit)));
+    return "";
+  }
+  const bool store = context_.rules().promises_are_durable && context_.rules().followed_epoch_is_stored;
+  context_.Promise(append.epoch, store);
+  if (matched_epoch_ != append.epoch) {
+    matched_epoch_ = append.epoch;
+    matched_ = *after;
+    acknowledged_ = HistoryPoint();
+    master_commit_ = 0;
+  }
+  master_ = from;
+  master_commit_ = std::max(master_commit_, append.commit_lsn);
+  std::string wrong = Take(append);
+  if (!wrong.empty()) return wrong;
+  Acknowledge(true);
+  return "";
+}
+
+// Goes through the units. Those that are here already are passed over; at the first that differs, the own
+// tail ends.
+std::string Follower::Take(const Append& append) {
+  HistoryPoint at = append.after;
+  PayloadReader reader(append.units);
+  for (auto item = reader.Next(); item != PayloadReader::Item::kEnd; item = reader.Next()) {
+    const WriteUnit& unit = reader.unit;
+    // Bytes of a peer that make no sense are not taken; the master will align again.
+    if (item != PayloadReader::Item::kUnit || reader.partition != context_.config.partition) break;
+    if (unit.first_lsn != at.lsn + 1 || unit.chain_before != at.chain || unit.epoch < at.epoch ||
+        unit.epoch > append.epoch || UnitChain(unit) != unit.chain_after) {
+      break;
+    }
+    const HistoryPoint end{unit.epoch, unit.last_lsn(), unit.chain_after};
+    const std::optional<HistoryPoint> own = context_.log.PointAt(end.lsn);
+    if (!own || own->chain != end.chain) {
+      if (context_.log.end().lsn >= unit.first_lsn) {
+        if (unit.first_lsn <= context_.commit_lsn) {
+          return fmt::format("the master of epoch {} has another unit at LSN {}, which is committed here up to LSN {}",
+                             append.epoch, unit.first_lsn, context_.commit_lsn);
+        }
+        context_.log.Supersede(at);
+        if (matched_.lsn > at.lsn) matched_ = at;  // only if a rule is off: see CheckInvariants
+      }
+      context_.log.Append(unit);
+    }
+    at = end;
+  }
+  if (at.lsn > matched_.lsn) matched_ = at;
+  return "";
+}
+
+std::optional<HistoryPoint> Follower::Acknowledgeable() const {
+  if (matched_epoch_ == 0 || matched_epoch_ < context_.promised || context_.stored_promise < matched_epoch_) {
+    if (context_.rules().fence_appends || matched_epoch_ == 0) return std::nullopt;
+  }
+  const HistoryPoint durable = context_.log.durable();
+  if (!context_.rules().ack_after_sync || durable.lsn >= matched_.lsn) return matched_;
+  return durable;
+}
+
+void Follower::Acknowledge(bool repeat) {
+  const std::optional<HistoryPoint> point = Acknowledgeable();
+  if (!point || (!repeat && point->lsn <= acknowledged_.lsn)) return;
+  if (point->lsn > acknowledged_.lsn) acknowledged_ = *point;
+  AdvanceCommit();
+  context_.Send(
+      master_, AppendAck{matched_epoch_, context_.config.incarnation, *point, context_.commit_lsn, context_.installed});
+}
+
+void Follower::AdvanceCommit() {
+  if (matched_epoch_ == 0) return;
+  const Lsn durable = std::min(matched_.lsn, context_.log.durable().lsn);
+  context_.Commit(std::min(master_commit_, durable));
+}
+
+std::string Follower::CheckInvariants() const {
+  if (matched_epoch_ == 0) return "";
+  if (matched_epoch_ > context_.promised) return "I1: the replica follows an epoch above its promise";
+  if (matched_.lsn > context_.log.end().lsn) return "I4: what matched the master's log was removed in the same epoch";
+  if (acknowledged_.lsn > context_.log.durable().lsn) {
+    return fmt::format("I8: LSN {} is acknowledged in epoch {}, and LSN {} is durable", acknowledged_.lsn,
+                       matched_epoch_, context_.log.durable().lsn);
+  }
+  return "";
+}
+
+}  // namespace pando::replication

@@ -1,0 +1,340 @@
+#include "src/replication/leader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+
+namespace pando::replication {
+
+void Leader::Begin(const PartitionEntry& entry, bool resume, Nanos now_ns) {
+  CHECK(entry.master == context_.self() && entry.epoch > epoch_);
+  epoch_ = entry.epoch;
+  open_ = false;
+  stalled_since_ns_ = 0;
+  committed_here_ = 0;
+  peers_.clear();
+  proposals_.Clear();
+  if (resume) {
+    start_lsn_ = context_.log.EpochEnd(epoch_ - 1).lsn + 1;
+  } else {
+    start_lsn_ = context_.log.end().lsn + 1;
+    context_.log.BeginEpoch(epoch_);
+  }
+  UpdatePeers(now_ns);
+  next_heartbeat_ns_ = now_ns;
+  Tick(now_ns);
+}
+
+void Leader::End(std::string why) {
+  if (!active()) return;
+  context_.out.Add(CloseMastership{epoch_, std::move(why)});
+  epoch_ = 0;
+  open_ = false;
+  peers_.clear();
+  proposals_.Clear();
+}
+
+Leader::Peer* Leader::Find(const ReplicaId& id) {
+  const auto at = std::find_if(peers_.begin(), peers_.end(), [&](const Peer& p) { return p.id == id; });
+  return at == peers_.end() ? nullptr : &*at;
+}
+
+void Leader::UpdatePeers(Nanos now_ns) {
+  const ReplicaSet all = context_.entry.assigned.Union(context_.entry.learners);
+  std::erase_if(peers_, [&](const Peer& p) { return !all.Contains(p.id); });
+  for (const ReplicaId& id : all) {
+    if (id == context_.self()) continue;
+    Peer* peer = Find(id);
+    if (peer == nullptr) {
+      peer = &peers_.emplace_back();
+      peer->id = id;
+      peer->heard_ns = peer->caught_up_ns = peer->goal_ns = peer->progress_ns = now_ns;
+      peer->rejoin_wait_ns = context_.timing().rejoin_after_ns;
+      peer->joined_ns = now_ns;
+      AskToAlign(peer, now_ns);
+    }
+  }
+}
+
+// -- leases
+
+void Leader::OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nanos now_ns) {
+  if (context_.rules().heartbeat_names_epoch && ack.epoch != epoch_) return;
+  if (ack.incarnation != context_.config.incarnation) return;
+  Peer* peer = Find(from);
+  if (peer == nullptr) return;
+  const Nanos counts_from = context_.rules().lease_from_send_time ? ack.sent_ns : now_ns;
+  peer->lease_until_ns = std::max(peer->lease_until_ns, counts_from + context_.timing().lease.lease_ns);
+  peer->heard_ns = now_ns;
+}
+
+Nanos Leader::LeaseEnd() const {
+  Nanos end = std::numeric_limits<Nanos>::max();
+  for (const ReplicaId& id : proposals_.WaitSet()) {
+    if (id == context_.self()) continue;
+    const Peer* peer = Find(id);
+    end = std::min(end, peer == nullptr ? 0 : peer->lease_until_ns);
+  }
+  return end;
+}
+
+// -- the log
+
+void Leader::AskToAlign(Peer* peer, Nanos now_ns) {
+  peer->located = false;
+  peer->asked_ns = now_ns;
+  context_.Send(peer->id, AlignRequest{epoch_});
+}
+
+// The last point that both logs have, as far as the named ends tell. The follower verifies it.
+std::optional<HistoryPoint> Leader::CommonPoint(const AlignReply& reply) const {
+  for (const HistoryPoint& end : reply.ends) {
+    const std::optional<HistoryPoint> own = context_.log.PointAt(end.lsn);
+    if (own && own->chain == end.chain) return own;
+    // The same epoch goes on longer over there: it may contain our end of it.
+    const HistoryPoint own_end = context_.log.EpochEnd(end.epoch);
+    if (own_end.epoch == end.epoch && own_end.lsn < end.lsn) return own_end;
+  }
+  if (reply.more) return std::nullopt;
+  return HistoryPoint();
+}
+
+void Leader::OnAlignReply(const ReplicaId& from, const AlignReply& reply, Nanos now_ns) {
+  Peer* peer = Find(from);
+  if (peer == nullptr || reply.epoch != epoch_) return;
+  if (reply.incarnation < peer->incarnation) return;
+  if (reply.incarnation > peer->incarnation) {
+    // It has started again since it acknowledged. What it acknowledged must still be there.
+    if (peer->incarnation != 0 && reply.log_end.lsn < peer->acked.lsn) peer->lost_disk = true;
+    peer->incarnation = reply.incarnation;
+  }
+  if (peer->lost_disk) return;
+  const std::optional<HistoryPoint> common = CommonPoint(reply);
+  if (!common) {
+    context_.out.Add(InstallReplica{from});
+    return;
+  }
+  peer->located = true;
+  peer->probe = true;
+  peer->next = *common;
+  peer->progress_ns = now_ns;
+  Ship(peer);
+}
+
+void Leader::Ship(Peer* peer) {
+  if (!peer->located || peer->reading) return;
+  const Lsn end = context_.log.end().lsn;
+  if (!peer->probe && (peer->next.lsn >= end || peer->next.lsn > peer->acked.lsn + kWindowRecords)) return;
+  peer->probe = false;
+  peer->reading = true;
+  context_.out.Add(ShipUnits{peer->id, epoch_, peer->next, context_.commit_lsn});
+}
+
+void Leader::OnShipped(const ReplicaId& to, Epoch epoch, const HistoryPoint& end, Nanos now_ns) {
+  Peer* peer = Find(to);
+  if (peer == nullptr || epoch != epoch_) return;
+  peer->reading = false;
+  if (!peer->located) return;
+  if (end.lsn > peer->next.lsn) {
+    if (peer->next.lsn <= peer->acked.lsn) peer->progress_ns = now_ns;
+    peer->next = end;
+  }
+  Ship(peer);
+}
+
+void Leader::OnShipFailed(const ReplicaId& to, Epoch epoch) {
+  Peer* peer = Find(to);
+  if (peer == nullptr || epoch != epoch_) return;
+  peer->reading = peer->located = false;
+  context_.out.Add(InstallReplica{to});
+}
+
+void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_ns) {
+  if (context_.rules().count_own_epoch_only && ack.epoch != epoch_) return;  // RC2
+  Peer* peer = Find(from);
+  if (peer == nullptr || peer->lost_disk) return;
+  if (context_.rules().ack_after_alignment) {
+    const std::optional<HistoryPoint> own = context_.log.PointAt(ack.durable.lsn);
+    // Below the commit LSN nothing depends on it, and the log may not know the point any more.
+    const bool old = !own && ack.durable.lsn < context_.commit_lsn;
+    if (!old && (!own || own->chain != ack.durable.chain)) return;  // RC2: it means another history
+  }
+  peer->incarnation = std::max(peer->incarnation, ack.incarnation);
+  peer->installed = ack.installed;
+  if (ack.durable.lsn > peer->acked.lsn) {
+    peer->acked = ack.durable;
+    peer->acked_epoch = ack.epoch;
+    peer->progress_ns = now_ns;
+    NoteProgress(peer, now_ns);
+    AdvanceCommit();
+    Ship(peer);
+  }
+}
+
+void Leader::NoteProgress(Peer* peer, Nanos now_ns) {
+  if (peer->acked.lsn < peer->goal_lsn) return;
+  peer->caught_up_ns = peer->goal_ns;
+  peer->goal_lsn = context_.log.durable().lsn;
+  peer->goal_ns = now_ns;
+}
+
+void Leader::OnLogMoved(Nanos now_ns) {
+  static_cast<void>(now_ns);
+  AdvanceCommit();
+  for (Peer& peer : peers_) Ship(&peer);
+}
+
+// -- commit
+
+Lsn Leader::AckedBy(const ReplicaId& id) const {
+  if (id == context_.self()) {
+    return context_.rules().own_disk_counts ? context_.log.durable().lsn : context_.log.end().lsn;
+  }
+  const Peer* peer = Find(id);
+  return peer == nullptr || peer->lost_disk ? 0 : peer->acked.lsn;
+}
+
+void Leader::AdvanceCommit() {
+  const ReplicaSet wait = proposals_.WaitSet().Union({context_.self()});
+  std::vector<Lsn> acked;
+  acked.reserve(kMaxReplicas);
+  for (const ReplicaId& id : wait) acked.push_back(AckedBy(id));
+  std::sort(acked.begin(), acked.end(), std::greater<>());
+  const Lsn target = context_.rules().commit_needs_every_member ? acked.back() : acked[acked.size() / 2];
+  if (context_.rules().commit_from_epoch_start && target < start_lsn_) return;  // RC1
+  if (target > context_.commit_lsn) {
+    committed_here_ = target;
+    context_.Commit(target);
+  }
+  if (!open_ && context_.commit_lsn >= start_lsn_) {
+    open_ = true;
+    context_.out.Add(OpenMastership{epoch_});
+  }
+}
+
+// -- who is in sync
+
+void Leader::OnEntry(Nanos now_ns) {
+  proposals_.OnEntry(context_.entry);
+  UpdatePeers(now_ns);
+  AdvanceCommit();
+  ChangeIsr(now_ns);
+}
+
+bool Leader::MustLeave(const Peer& peer, Nanos now_ns) const {
+  if (peer.lost_disk) return true;
+  const Nanos limit = context_.timing().evict_after_ns;
+  if (now_ns - peer.heard_ns > limit) return true;  // no lease without it
+  return peer.acked.lsn < peer.goal_lsn && now_ns - peer.caught_up_ns > limit;
+}
+
+bool Leader::MayJoin(const Peer& peer, Nanos now_ns) const {
+  if (peer.lost_disk || !peer.installed || now_ns < peer.rejoin_at_ns) return false;
+  if (now_ns - peer.heard_ns > context_.timing().evict_after_ns / 2) return false;
+  const Lsn start = context_.rules().join_from_epoch_start ? start_lsn_ : 1;
+  return peer.acked.lsn >= std::max(start, context_.commit_lsn);
+}
+
+// One CAS takes out who must leave and takes in who may join. Check and proposal are one step, and the
+// wait set has the joiner from then on.
+void Leader::ChangeIsr(Nanos now_ns) {
+  PartitionEntry desired = context_.entry;
+  ReplicaSet must_leave;
+  for (Peer& peer : peers_) {
+    const bool member = desired.isr.Contains(peer.id);
+    if (member && MustLeave(peer, now_ns)) must_leave.Insert(peer.id);
+    if (!member && MayJoin(peer, now_ns)) {
+      desired.isr.Insert(peer.id);
+      if (desired.learners.Contains(peer.id)) {
+        desired.learners.Remove(peer.id);
+        desired.assigned.Insert(peer.id);
+      }
+      peer.joined_ns = now_ns;
+      peer.caught_up_ns = peer.goal_ns = now_ns;
+    }
+  }
+  for (const ReplicaId& id : must_leave) {
+    if (context_.rules().shrink_keeps_min_isr && desired.isr.size() <= desired.min_isr) break;  // I10
+    desired.isr.Remove(id);
+    if (desired.assigned.size() > desired.replicas) desired.assigned.Remove(id);
+  }
+  const bool stalled = !must_leave.empty();
+  if (!stalled) stalled_since_ns_ = 0;
+  if (stalled && stalled_since_ns_ == 0) stalled_since_ns_ = now_ns;
+  if (desired.isr == context_.entry.isr) return;
+  if (!proposals_.Propose(desired, now_ns)) return;
+  for (const ReplicaId& id : context_.entry.isr) {
+    Peer* peer = Find(id);
+    if (peer == nullptr || desired.isr.Contains(id)) continue;
+    const bool soon = now_ns - peer->joined_ns < context_.timing().calm_after_ns;
+    peer->rejoin_wait_ns =
+        soon ? std::min(2 * peer->rejoin_wait_ns, context_.timing().max_rejoin_ns) : context_.timing().rejoin_after_ns;
+    peer->rejoin_at_ns = now_ns + peer->rejoin_wait_ns;
+  }
+}
+
+bool Leader::Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns) {
+  if (!active()) return false;
+  PartitionEntry desired = context_.entry;
+  if (leaves && !desired.isr.Contains(*leaves)) {
+    desired.assigned.Remove(*leaves);
+    desired.learners.Remove(*leaves);
+  }
+  if (desired.assigned.Contains(learner)) return false;
+  if (desired.assigned.size() + desired.learners.size() >= kMaxReplicas) return false;
+  desired.learners.Insert(learner);
+  if (desired.learners == context_.entry.learners && desired.assigned == context_.entry.assigned) return true;
+  return proposals_.Propose(desired, now_ns);
+}
+
+void Leader::Tick(Nanos now_ns) {
+  const Timing& timing = context_.timing();
+  if (now_ns >= next_heartbeat_ns_) {
+    next_heartbeat_ns_ = now_ns + timing.heartbeat_ns;
+    for (const Peer& peer : peers_) {
+      context_.Send(peer.id, Heartbeat{epoch_, context_.config.incarnation, now_ns, context_.commit_lsn});
+    }
+  }
+  for (Peer& peer : peers_) {
+    NoteProgress(&peer, now_ns);
+    const bool stuck =
+        peer.located && peer.next.lsn > peer.acked.lsn && now_ns - peer.progress_ns >= timing.resend_after_ns;
+    const bool silent = !peer.located && now_ns - peer.asked_ns >= timing.resend_after_ns;
+    // It has aligned with nothing to acknowledge, and its first acknowledgement was lost.
+    const bool unknown = peer.located && peer.acked.lsn == 0 && now_ns - peer.asked_ns >= timing.resend_after_ns;
+    if (stuck || silent || unknown) AskToAlign(&peer, now_ns);
+    Ship(&peer);
+  }
+  ChangeIsr(now_ns);
+}
+
+std::vector<Leader::Counted> Leader::CountedAcks() const {
+  std::vector<Counted> counted;
+  for (const Peer& peer : peers_) {
+    if (peer.acked.lsn > 0 && !peer.lost_disk) counted.push_back({peer.id, peer.acked});
+  }
+  return counted;
+}
+
+std::string Leader::CheckInvariants() const {
+  if (!active()) return "";
+  if (committed_here_ != 0 && committed_here_ < start_lsn_) {
+    return fmt::format("RC1: epoch {} has committed LSN {}, and begins at LSN {}", epoch_, committed_here_, start_lsn_);
+  }
+  if (open_ && context_.commit_lsn < start_lsn_)
+    return "RC1: the mastership is open before its first record is committed";
+  for (const Peer& peer : peers_) {
+    if (peer.acked.lsn > 0 && peer.acked_epoch != epoch_) {
+      return fmt::format("RC2: an acknowledgement of epoch {} counts in epoch {}", peer.acked_epoch, epoch_);
+    }
+    if (peer.acked.lsn <= context_.commit_lsn) continue;
+    const std::optional<HistoryPoint> own = context_.log.PointAt(peer.acked.lsn);
+    if (!own || own->chain != peer.acked.chain) {
+      return fmt::format("RC2: an acknowledgement of LSN {} counts, and names no point of the log", peer.acked.lsn);
+    }
+  }
+  return "";
+}
+
+}  // namespace pando::replication

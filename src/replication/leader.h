@@ -1,0 +1,113 @@
+// Leader: what a replica does as master of an epoch. It ships its log to the followers, counts what
+// they acknowledge, commits, keeps its lease, and proposes who is in sync.
+//
+// Threads: that of the partition.
+//
+// Invariants
+//   I3  what is committed is durable on every member of the ISR: an LSN is committed once all of the wait
+//       set (I2) have acknowledged it in this epoch.
+//   RC1  nothing is committed in an epoch below the record that begins it. Earlier epochs are committed
+//        together with that record.
+//   RC2  an acknowledgement counts only if it is of this epoch, and names a point of this log.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "src/replication/core_context.h"
+#include "src/replication/isr_proposals.h"
+#include "src/replication/messages.h"
+
+namespace pando::replication {
+
+class Leader {
+ public:
+  explicit Leader(CoreContext& context) : context_(context), proposals_(context) { peers_.reserve(kMaxReplicas); }
+
+  // The topology names this process as master of entry.epoch. `resume` only if a rule is off.
+  void Begin(const PartitionEntry& entry, bool resume, Nanos now_ns);
+  void End(std::string why);
+  bool active() const { return epoch_ != 0; }
+  bool open() const { return open_; }
+  Epoch epoch() const { return epoch_; }
+  Lsn start_lsn() const { return start_lsn_; }
+
+  void OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nanos now_ns);
+  void OnAlignReply(const ReplicaId& from, const AlignReply& reply, Nanos now_ns);
+  void OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_ns);
+  void OnShipped(const ReplicaId& to, Epoch epoch, const HistoryPoint& end, Nanos now_ns);
+  void OnShipFailed(const ReplicaId& to, Epoch epoch);
+  // The own log has grown, or more of it is durable.
+  void OnLogMoved(Nanos now_ns);
+  void OnEntry(Nanos now_ns);
+  void OnCasDone(const OpId& op, CasOutcome outcome, Nanos now_ns) { proposals_.OnDone(op, outcome, now_ns); }
+  void OnEntryAgain(const PartitionEntry& entry) { proposals_.OnEntry(entry); }
+  void Tick(Nanos now_ns);
+  // A new replica becomes a learner; one that is not in sync may leave for it.
+  bool Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
+
+  // When the lease ends, by the own clock, as far as acknowledged heartbeats say. Without followers in
+  // the wait set there is nobody who could promise to another one.
+  Nanos LeaseEnd() const;
+  ReplicaSet WaitSet() const { return proposals_.WaitSet(); }
+  // Whether a write may be appended: not while commit has been frozen for long.
+  bool AcceptsWrites(Nanos now_ns) const {
+    return open_ && (stalled_since_ns_ == 0 || now_ns - stalled_since_ns_ < context_.timing().refuse_writes_after_ns);
+  }
+
+  struct Counted {  // for the assertions of the simulation
+    ReplicaId replica;
+    HistoryPoint point;
+  };
+  std::vector<Counted> CountedAcks() const;
+  std::string CheckInvariants() const;
+
+ private:
+  struct Peer {
+    ReplicaId id;
+    bool located = false;    // `next` is a point of both logs, unless the follower has objected
+    bool reading = false;    // a ShipUnits is under way
+    bool probe = false;      // ship even if there is nothing new: the follower has to acknowledge
+    bool lost_disk = false;  // its durable log went back (I9)
+    HistoryPoint next;       // the end of what was shipped
+    HistoryPoint acked;      // the highest point acknowledged in this epoch
+    Epoch acked_epoch = 0;
+    uint64_t incarnation = 0;
+    bool installed = false;
+    Nanos asked_ns = 0;     // the last AlignRequest
+    Nanos progress_ns = 0;  // when `acked` or `next` came to be what it is
+    Nanos heard_ns = 0;     // the last heartbeat acknowledged
+    Nanos lease_until_ns = 0;
+    Lsn goal_lsn = 0;  // once it has this, it had caught up at goal_ns
+    Nanos goal_ns = 0, caught_up_ns = 0;
+    Nanos joined_ns = 0, rejoin_at_ns = 0, rejoin_wait_ns = 0;
+  };
+
+  static constexpr Lsn kWindowRecords = 8192;
+
+  Peer* Find(const ReplicaId& id);
+  const Peer* Find(const ReplicaId& id) const { return const_cast<Leader*>(this)->Find(id); }
+  void UpdatePeers(Nanos now_ns);
+  void AskToAlign(Peer* peer, Nanos now_ns);
+  std::optional<HistoryPoint> CommonPoint(const AlignReply& reply) const;
+  void Ship(Peer* peer);
+  void NoteProgress(Peer* peer, Nanos now_ns);
+  Lsn AckedBy(const ReplicaId& id) const;
+  void AdvanceCommit();
+  bool MustLeave(const Peer& peer, Nanos now_ns) const;
+  bool MayJoin(const Peer& peer, Nanos now_ns) const;
+  void ChangeIsr(Nanos now_ns);
+
+  CoreContext& context_;
+  Epoch epoch_ = 0;  // 0: not a master
+  Lsn start_lsn_ = 0;
+  bool open_ = false;
+  Nanos next_heartbeat_ns_ = 0;
+  Nanos stalled_since_ns_ = 0;
+  Lsn committed_here_ = 0;  // the last LSN that this mastership has committed
+  std::vector<Peer> peers_;
+  IsrProposals proposals_;
+};
+
+}  // namespace pando::replication

@@ -1,0 +1,20 @@
+#include "src/replication/lease.h"
+
+#include <algorithm>
+
+namespace pando::replication {
+
+void Grant::Give(const ReplicaId& master, uint64_t incarnation, Nanos now_ns) {
+  to_ = master;
+  incarnation_ = incarnation;
+  until_ns_ = std::max(until_ns_, now_ns + times_.grant_ns());
+}
+
+bool Grant::OnDeath(const ReplicaId& master, uint64_t incarnation, Nanos now_ns) {
+  if (to_ != master) return false;
+  if (rules_.notice_names_incarnation && incarnation != incarnation_) return false;
+  until_ns_ = std::min(until_ns_, now_ns);
+  return true;
+}
+
+}  // namespace pando::replication

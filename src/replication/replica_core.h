@@ -1,0 +1,128 @@
+// ReplicaCore: the replication protocol of one replica of one partition, as a pure state machine.
+// Messages, times and completions go in; effects come out (effects.h). It has no sockets, clocks,
+// coroutines or threads, and the same inputs give the same outputs, so a simulation can show every
+// order of events (tests/sim/replication_core_test.cc).
+//
+//   Leader      what it does as master: ships, counts, commits, changes the ISR, keeps its lease
+//   Follower    what it does under a master: compares, appends, acknowledges, grants
+//   Election    how it becomes master, and what it promises
+//
+// The protocol is that of PacificA: the topology (an external register with compare-and-swap) says who
+// is master of which epoch and who is in sync, and a write is committed once all who are in sync have it.
+//
+// How it maps onto a partition: ReplicaLog (replica_log.h) says what it asks of the log. It decides what a
+// CommitGate decides: OnRecovered answers with the recovered commit LSN only, OnDurable of the gate is
+// OnDurable here, and ReplicaLog::Commit and BeginEpoch are GatedPartition's. Client writes go through
+// WritePipeline as before, while AcceptsWrites; the shell then calls OnAppended.
+//
+// `now_ns` is CLOCK_BOOTTIME of the own machine, as read in the turn. Safety of writes depends on no
+// clock; only leased reads do.
+//
+// Threads: that of the partition. Every call that takes `now_ns` may leave effects; carry them out, in
+// order, before the next call.
+//
+// Invariants. Those of one replica are checked by CheckInvariants; those of a cluster by the simulation.
+//   I6  a checkpoint holds only what is committed: it is taken of what ReplicaLog::Commit has released.
+//   I11 a client's write is applied once: lanes decide at apply (src/partition/lane.h), in log order, so
+//       every replica decides the same.
+//   I12 replicas with the same LSN and chain have the same contents: only committed units are applied.
+//   I13 once faults have ended, all replicas are back in sync within a bounded time.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "src/replication/core_context.h"
+#include "src/replication/election.h"
+#include "src/replication/follower.h"
+#include "src/replication/leader.h"
+#include "src/replication/messages.h"
+
+namespace pando::replication {
+
+// What a read belongs to: an epoch, and the process that was master in it.
+struct Mastership {
+  Epoch epoch = 0;
+  uint64_t incarnation = 0;
+  bool operator==(const Mastership&) const = default;
+};
+
+class ReplicaCore {
+ public:
+  // A process has started. It is a follower of nobody, whatever it was before. `log` outlives it.
+  ReplicaCore(const CoreConfig& config, const RecoveredReplica& found, ReplicaLog& log, Nanos now_ns);
+
+  // -- inputs
+  void Step(const Message& message, Nanos now_ns);
+  // To be called every 10 to 20 ms.
+  void Tick(Nanos now_ns);
+  void OnAppended(Nanos now_ns);  // the partition has appended a unit of this mastership
+  void OnDurable(Nanos now_ns);   // ReplicaLog::durable has moved
+  void OnPromiseStored(Epoch epoch, Nanos now_ns);
+  void OnShipped(const ReplicaId& to, Epoch epoch, const HistoryPoint& end, Nanos now_ns);
+  // The log does not hold the units any more (LiveReader: kNotFound, kAborted).
+  void OnShipFailed(const ReplicaId& to, Epoch epoch, Nanos now_ns);
+  // A value of the topology was read, by a watch or by ReadTopology. Older ones are ignored.
+  void OnTopology(const PartitionEntry& entry, Nanos now_ns);
+  // The answer to a CasTopology. With kApplied and kConflict comes the entry as it is.
+  void OnCasDone(const OpId& op, CasOutcome outcome, const PartitionEntry& entry, Nanos now_ns);
+  // The pages of this learner are complete.
+  void OnInstalled(Nanos now_ns);
+  // Makes a replica a learner, and lets one that is not in sync leave for it. Only a master can. Returns
+  // false if it must be asked again later.
+  bool Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
+
+  std::vector<Effect> TakeEffects() { return context_.out.Take(); }
+
+  // -- reads and writes
+  // The mastership that serves now.
+  std::optional<Mastership> Serving() const;
+  // A linearizable read: take the mastership, then the snapshot, then ask this, with a clock that was
+  // read after the snapshot was taken. Only then may the answer leave.
+  bool LeaseHolds(const Mastership& mastership, Nanos fresh_now_ns) const;
+  // Ask before the append; a refusal is definite.
+  bool AcceptsWrites(Nanos now_ns) const { return !quarantined_ && leader_.AcceptsWrites(now_ns); }
+
+  // -- for metrics, and for the assertions of the simulation
+  Epoch promised() const { return context_.promised; }
+  Lsn commit_lsn() const { return context_.commit_lsn; }
+  const PartitionEntry& entry() const { return context_.entry; }
+  const Leader& leader() const { return leader_; }
+  const Follower& follower() const { return follower_; }
+  bool campaigning() const { return election_.campaigning(); }
+  bool quarantined() const { return quarantined_; }
+  std::string_view role() const;
+  // Names the first invariant of this replica that does not hold; empty if all do. The shell CHECKs it.
+  std::string CheckInvariants() const;
+
+ private:
+  void On(const ReplicaId& from, const Heartbeat& heartbeat, Nanos now_ns);
+  void On(const ReplicaId& from, const HeartbeatAck& ack, Nanos now_ns);
+  void On(const ReplicaId& from, const AlignRequest& request, Nanos now_ns);
+  void On(const ReplicaId& from, const AlignReply& reply, Nanos now_ns);
+  void On(const ReplicaId& from, const Append& append, Nanos now_ns);
+  void On(const ReplicaId& from, const AppendAck& ack, Nanos now_ns);
+  void On(const ReplicaId& from, const Fenced& fenced, Nanos now_ns);
+  void On(const ReplicaId& from, const PromiseRequest& request, Nanos now_ns);
+  void On(const ReplicaId& from, const PromiseReply& reply, Nanos now_ns);
+  void On(const ReplicaId& from, const CampaignNow& request, Nanos now_ns);
+  void On(const ReplicaId& from, const DeathNotice& notice, Nanos now_ns);
+  void Learn(const PartitionEntry& entry, Nanos now_ns);
+  // A message of that epoch's master has come.
+  void SeeMaster(Epoch epoch);
+  void StepDown(std::string why);
+  void Quarantine(std::string why);
+
+  CoreContext context_;
+  Follower follower_;
+  Leader leader_;
+  Election election_;
+  const Epoch recovered_promise_;
+  bool saw_entry_ = false;
+  bool quarantined_ = false;
+  Nanos turn_ns_;  // of the last input
+};
+
+}  // namespace pando::replication

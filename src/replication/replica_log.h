@@ -1,0 +1,56 @@
+// ReplicaLog: what the replication core needs of its partition's log. Changes take effect in memory at
+// once and become durable later; ReplicaCore::OnDurable then tells the core.
+//
+// How it maps onto src/wal and src/partition:
+//   end, durable   LogStream's last unit, and the last one announced by LogConsumer::OnDurable
+//   PointAt        the ends of units since the oldest checkpoint, as StreamHistory keeps them, and the
+//                  point of the checkpoint itself. That is enough: no two histories of one partition
+//                  part below a commit LSN, and a checkpoint is not above it (I6)
+//   EpochEnd       the epoch table, which follows from checkpoint and log
+//   Append         Log::Append of a unit as it came; the Applier takes it once it is committed
+//   Supersede      GatedPartition::BeginEpoch without its record: the units leave the queue of writes
+//                  (WritePipeline::Supersede), and the next Append supersedes them in the log. See
+//                  below.
+//   BeginEpoch     GatedPartition::BeginEpoch(epoch, end().lsn)
+//   Commit         GatedPartition::Commit, and Log::SetCommit for the mark
+//
+// One thing is missing in src/wal. Log::Append supersedes units only by a unit of a higher epoch than
+// any before it (WU2), but a tail of epoch 2 may have to yield to units of epoch 1 that a master of
+// epoch 3 kept, because the longest log is only a preference in promotions. Until the log can state a
+// supersession by itself, such a replica is reinstalled.
+//
+// Threads: that of the partition.
+#pragma once
+
+#include <optional>
+
+#include "src/wal/write_unit.h"
+
+namespace pando::replication {
+
+class ReplicaLog {
+ public:
+  // The end of the last unit; all zeros if there is none, which is the point before the first unit.
+  virtual HistoryPoint end() const = 0;
+  // The end of the last unit that is durable, with all units before it.
+  virtual HistoryPoint durable() const = 0;
+  // The end of the unit that ends at this LSN. Nothing if none ends there, or none is known any more.
+  virtual std::optional<HistoryPoint> PointAt(Lsn lsn) const = 0;
+  // The end of the last unit whose epoch is at most `epoch`; all zeros if there is none.
+  virtual HistoryPoint EpochEnd(Epoch epoch) const = 0;
+
+  // Appends a unit that continues end(). The records are valid only during the call.
+  virtual void Append(const WriteUnit& unit) = 0;
+  // Removes the units after `after`, which is a point of this log and not below the commit LSN. They
+  // must not be found again by a recovery that finds something appended later.
+  virtual void Supersede(const HistoryPoint& after) = 0;
+  // Appends the record that begins a mastership.
+  virtual void BeginEpoch(Epoch epoch) = 0;
+  // Everything up to this unit end is committed. It is durable.
+  virtual void Commit(Lsn up_to) = 0;
+
+ protected:
+  ~ReplicaLog() = default;
+};
+
+}  // namespace pando::replication

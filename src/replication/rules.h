@@ -1,0 +1,45 @@
+// Rules: the rules of the protocol, by name. All of them hold in production. The simulation switches
+// them off one by one, and must notice (tests/sim/replication_core_test.cc). The names in brackets are
+// those of the TLA+ models.
+//
+// Threads: plain values.
+#pragma once
+
+namespace pando::replication {
+
+struct Rules {
+  // -- commit
+  bool commit_needs_every_member = true;  // not just a majority of the ISR [allOfIsr]
+  bool commit_from_epoch_start = true;    // never earlier epochs alone [epochStart]
+  bool own_disk_counts = true;            // the master's own record must be durable [ownDisk]
+  // -- acknowledgements
+  bool ack_after_sync = true;        // what was only received is not acknowledged
+  bool ack_after_alignment = true;   // nor what was not compared with the master's log [chain]
+  bool count_own_epoch_only = true;  // an acknowledgement of an older epoch does not count
+  bool fence_appends = true;         // nothing of an epoch below the promise is taken [fence]
+  // -- the topology
+  bool shrink_keeps_min_isr = true;         // [minIsr]
+  bool promotion_keeps_min_isr = true;      // [keepMin]
+  bool shrink_counts_after_cas = true;      // the old set counts until then [casFirst]
+  bool joiner_counts_before_cas = true;     // commit waits for proposed sets too [pending]
+  bool join_from_epoch_start = true;        // not at the known commit LSN [joinStart]
+  bool absent_op_id_proves_nothing = true;  // no answer is not a failure [casUnknown]
+  // -- promotion
+  bool start_ends_mastership = true;     // a started process wins a new epoch first [noResume]
+  bool promises_are_durable = true;      // [durablePromise]
+  bool followed_epoch_is_stored = true;  // [storeEpoch]
+  bool promotion_needs_promises = true;  // of min_isr assigned replicas [quorum]
+  bool promotes_member = true;           // of the ISR only [inIsr]
+  // -- leases
+  bool lease_by_fresh_clock = true;      // not by the time of the turn [freshClock]
+  bool lease_from_send_time = true;      // [sendTime]
+  bool heartbeat_names_epoch = true;     // an acknowledgement is of an epoch [ackUntilPromise]
+  bool grant_runs_out_first = true;      // [grantRunsOut]
+  bool wait_after_start = true;          // [waitAfterStart]
+  bool notice_names_incarnation = true;  // [noticeIncarnation]
+  // -- starts
+  bool apply_to_watermark_only = true;  // recovery applies what is known to be committed
+  bool identity_is_judged = true;       // identity.h [newUuid, startCounter]
+};
+
+}  // namespace pando::replication
