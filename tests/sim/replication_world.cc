@@ -1,0 +1,425 @@
+// The world around the replicas of ReplicationCluster: topology, clients, faults, and the phases of a run.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "tests/sim/replication_cluster.h"
+#include "tests/support/linearizability.h"
+
+namespace pando::replication {
+namespace {
+
+constexpr Nanos kFaultsFrom = 300 * kMillisecond;
+constexpr Nanos kFaultsFor = 4500 * kMillisecond;
+constexpr Nanos kHealsWithin = 20 * kSecond;  // I13
+constexpr int kDone = 0, kRefused = 1, kUnknown = 2;
+
+}  // namespace
+
+SimOutcome RunReplication(uint64_t seed, const Rules& rules, bool tell_story) {
+  return ReplicationCluster(seed, rules, tell_story).Run();
+}
+
+ReplicationCluster::ReplicationCluster(uint64_t seed, const Rules& rules, bool tell_story)
+    : seed_(seed), rules_(rules), tells_(tell_story), random_(seed * 0x9e3779b97f4a7c15ull + 1) {
+  static constexpr int kSizes[] = {3, 3, 3, 3, 3, 2, 4, 5};
+  const int size = kSizes[random_.Below(std::size(kSizes))];
+  for (int i = 0; i < size; ++i) {
+    SimNode& node = *nodes_.emplace_back(std::make_unique<SimNode>());
+    node.index = i;
+    node.id = ReplicaId{static_cast<uint64_t>(i) + 1, 0};
+    node.clock_local = node.clock_last = 10 * kSecond + Between(0, 50 * kSecond);
+    node.clock_rate = 1 + static_cast<double>(Between(-10'000, 10'000)) / 1e6;
+    entry_.isr.Insert(node.id);
+  }
+  entry_.assigned = entry_.isr;
+  entry_.replicas = static_cast<uint32_t>(size);
+  entry_.min_isr = static_cast<uint32_t>(size) / 2 + 1;
+  if (random_.Chance(0.25)) entry_.min_isr = static_cast<uint32_t>(Between(1, size));
+  entry_.epoch = entry_.revision = 1;
+  entry_.master = nodes_[0]->id;
+  start_counters_.assign(nodes_.size(), 0);
+  for (int i = 0; i < 3; ++i)
+    clients_.push_back({.index = i, .target = static_cast<int>(random_.Below(size)), .command = {}});
+  think_ = Between(8, 60) * kMillisecond;
+  latency_ = Between(100, 900) * kMicrosecond;
+}
+
+SimOutcome ReplicationCluster::Run() {
+  Say("seed {}: {} replicas, {}", seed_, nodes_.size(), EntryText(entry_));
+  for (auto& node : nodes_) Start(*node, true);
+  At(50 * kMillisecond, [this] { Operate(); });
+  clients_on_ = true;
+  for (Client& client : clients_) At(Between(0, think_), [this, &client] { ClientNext(client); });
+  At(kFaultsFrom, [this] { PlanFaults(); });
+  const Nanos heal_at = kFaultsFrom + kFaultsFor;
+  At(heal_at, [this] { Heal(); });
+  At(heal_at + kHealsWithin, [this] {
+    Violated(fmt::format("I13: {} s after all faults the partition is not whole: {}", kHealsWithin / kSecond,
+                         EntryText(entry_)));
+  });
+  bool healed = false;
+  Nanos next_look = heal_at, stop_at = 0;
+  while (outcome_.violation.empty() && !events_.empty()) {
+    Event event = events_.top();
+    events_.pop();
+    now_ = event.at;
+    ++outcome_.events;
+    event.run();
+    if (!healed && now_ >= next_look) {
+      next_look = now_ + 20 * kMillisecond;
+      healed = now_ > heal_at && Healed();
+      if (healed) {
+        Say("all replicas are in sync again");
+        stop_at = now_ + 300 * kMillisecond;
+      }
+    }
+    if (healed && now_ >= stop_at) break;
+  }
+  if (!outcome_.violation.empty()) return std::move(outcome_);
+  const Linearizability judged = CheckLinearizable(history_, {.max_configurations = 20'000});
+  if (judged.verdict == Linearizability::Verdict::kTooWide) ++outcome_.too_wide;
+  if (judged.verdict == Linearizability::Verdict::kNo) Violated("history: " + judged.why);
+  return std::move(outcome_);
+}
+
+bool ReplicationCluster::Healed() {
+  if (entry_.isr.size() != entry_.replicas || entry_.isr.size() < nodes_.size()) return false;
+  for (auto& node : nodes_) {
+    if (!node->running || !entry_.isr.Contains(node->id)) return false;
+  }
+  SimNode& master = *FindNode(entry_.master);
+  const auto mastership = master.core->Serving();
+  return mastership && mastership->epoch == entry_.epoch && master.core->LeaseHolds(*mastership, Local(master)) &&
+         master.core->AcceptsWrites(Local(master)) && master.core->commit_lsn() == master.log.end().lsn;
+}
+
+// -- the topology
+
+std::string ReplicationCluster::EntryText(const PartitionEntry& entry) {
+  const auto names = [this](const ReplicaSet& set) {
+    std::string text;
+    for (const ReplicaId& id : set) text += NameOf(id) + " ";
+    return text;
+  };
+  return fmt::format("revision {}, epoch {}, master {}, ISR {}of assigned {}, learners {}, min_isr {}", entry.revision,
+                     entry.epoch, NameOf(entry.master), names(entry.isr), names(entry.assigned), names(entry.learners),
+                     entry.min_isr);
+}
+
+void ReplicationCluster::Land(const PartitionEntry& desired, CasOutcome* outcome) {
+  if (faults_on_ && now_ < topology_down_until_) return;
+  if (desired.revision != entry_.revision) {
+    // The same proposal may have landed before.
+    *outcome = desired.op_id == entry_.op_id ? CasOutcome::kApplied : CasOutcome::kConflict;
+    return;
+  }
+  const PartitionEntry before = std::exchange(entry_, desired);
+  ++entry_.revision;
+  *outcome = CasOutcome::kApplied;
+  Say("topology: {}", EntryText(entry_));
+  AuditLanding(before, entry_);
+  AuditIsr();
+  Publish();
+}
+
+void ReplicationCluster::Cas(SimNode& node, const PartitionEntry& desired) {
+  Say("{} proposes: {}", node.name(), EntryText(desired));
+  auto outcome = std::make_shared<CasOutcome>(CasOutcome::kUnknown);
+  auto current = std::make_shared<PartitionEntry>();
+  Nanos there = Between(500 * kMicrosecond, 4 * kMillisecond);
+  if (faults_on_ && random_.Chance(cas_late_)) there = Between(100 * kMillisecond, 1500 * kMillisecond);
+  const bool lost = faults_on_ && random_.Chance(cas_lost_ / 2), answer_lost = faults_on_ && random_.Chance(cas_lost_);
+  if (!lost) {
+    At(there, [this, desired, outcome, current] {
+      Land(desired, outcome.get());
+      *current = entry_;
+    });
+  }
+  const Nanos back = there + Between(500 * kMicrosecond, 3 * kMillisecond);
+  const Nanos limit = 300 * kMillisecond;
+  OnNode(node, std::min(back, limit), [this, &node, outcome, current, answer_lost, op = desired.op_id] {
+    const CasOutcome known = answer_lost ? CasOutcome::kUnknown : *outcome;
+    if (known == CasOutcome::kUnknown) {
+      ++outcome_.cas_in_doubt;
+      Say("{} gets no answer to its proposal", node.name());
+    }
+    node.core->OnCasDone(op, known, *current, Local(node));
+  });
+}
+
+void ReplicationCluster::Read(SimNode& node) {
+  At(Between(300 * kMicrosecond, 3 * kMillisecond), [this, &node, boot = node.boot] {
+    if (node.boot != boot || (faults_on_ && now_ < topology_down_until_)) return;
+    OnNode(node, Between(300 * kMicrosecond, 3 * kMillisecond),
+           [this, &node, entry = entry_] { node.core->OnTopology(entry, Local(node)); });
+  });
+}
+
+void ReplicationCluster::Publish() {
+  for (auto& node : nodes_) {
+    if (!node->running || (faults_on_ && random_.Chance(0.1))) continue;
+    const Nanos delay =
+        faults_on_ && random_.Chance(0.1) ? Between(0, 800 * kMillisecond) : Between(kMillisecond, 5 * kMillisecond);
+    OnNode(*node, delay, [this, &n = *node, entry = entry_] { n.core->OnTopology(entry, Local(n)); });
+  }
+}
+
+void ReplicationCluster::Poll(SimNode& node) {
+  Read(node);
+  OnNode(node, kSecond, [this, &node] { Poll(node); });
+}
+
+// Gives replicas with a new UUID a place, instead of those whose disk is gone.
+void ReplicationCluster::Operate() {
+  At(100 * kMillisecond, [this] { Operate(); });
+  SimNode* master = FindNode(entry_.master);
+  if (master == nullptr || !master->running || now_ < master->paused_until || !master->core->leader().open()) return;
+  for (auto& node : nodes_) {
+    if (!node->running || entry_.assigned.Contains(node->id) || entry_.learners.Contains(node->id)) continue;
+    std::optional<ReplicaId> leaves;
+    for (const ReplicaId& id : entry_.assigned.Union(entry_.learners)) {
+      if (FindNode(id) == nullptr && !entry_.isr.Contains(id)) leaves = id;
+    }
+    OnNode(*master, 0, [this, master, id = node->id, leaves] { master->core->Assign(id, leaves, Local(*master)); });
+    return;
+  }
+}
+
+// -- clients
+
+void ReplicationCluster::ClientNext(Client& client) {
+  if (!clients_on_) return;
+  Operation op;
+  op.client = client.index + 1;
+  const bool numbers = random_.Chance(0.4);
+  op.key = numbers ? "n" : "x";
+  client.writes = random_.Chance(0.55);
+  client.may_have_happened = client.repeats = false;
+  client.tries = 0;
+  if (!client.writes) {
+    op.kind = Operation::Kind::kGet;
+    client.command = {.client = client.index, .key = op.key, .value = ""};
+  } else {
+    client.command = {
+        .client = client.index, .sequence = ++client.sequence, .add = numbers, .key = op.key, .value = ""};
+    if (numbers) {
+      op.kind = Operation::Kind::kAdd;
+      op.delta = client.command.delta = static_cast<int64_t>(1 + random_.Below(9));
+    } else {
+      op.kind = Operation::Kind::kPut;
+      op.value = client.command.value = std::to_string(next_value_++);
+    }
+    client.repeats = random_.Chance(0.6);
+  }
+  client.op = history_.Begin(op, now_);
+  ClientSend(client);
+}
+
+void ReplicationCluster::ClientSend(Client& client) {
+  const uint64_t attempt = ++client.attempt;
+  ++client.tries;
+  SimNode& node = *nodes_[static_cast<size_t>(client.target)];
+  const auto serve = [this, &node, &client, attempt] {
+    OnNode(node, 0, [this, &node, &client, attempt] {
+      if (client.attempt != attempt && !client.writes) return;
+      client.writes ? ServeWrite(node, client, attempt) : ServeRead(node, client, attempt);
+    });
+  };
+  At(Between(latency_ / 2, 2 * latency_), serve);
+  At(Between(200, 500) * kMillisecond, [this, &client, attempt] { Answer(client, attempt, kUnknown, {}, 0); });
+}
+
+// A request that was held up carries what it was sent with: one write in flight for each lane.
+void ReplicationCluster::ServeWrite(SimNode& node, Client& client, uint64_t attempt) {
+  if (client.attempt != attempt) return;
+  ReplicaCore& core = *node.core;
+  if (!core.AcceptsWrites(Local(node))) {
+    At(latency_, [this, &client, attempt] { Answer(client, attempt, kRefused, {}, 0); });
+    return;
+  }
+  const uint32_t records = random_.Chance(0.2) ? 2 : 1;
+  UnitPtr unit = node.log.AppendOwn(core.leader().epoch(), records, client.command.Encode());
+  node.waiting.push_back({unit, [this, &client, attempt](bool known, int64_t number) {
+                            At(latency_, [this, &client, attempt, known, number] {
+                              Answer(client, attempt, known ? kDone : kUnknown, {}, number);
+                            });
+                          }});
+  core.OnAppended(Local(node));
+}
+
+// The snapshot, then the look at the clock, then the answer. The process may stop in between.
+void ReplicationCluster::ServeRead(SimNode& node, Client& client, uint64_t attempt) {
+  const auto refuse = [this, &client, attempt] {
+    At(latency_, [this, &client, attempt] { Answer(client, attempt, kRefused, {}, 0); });
+  };
+  const auto mastership = node.core->Serving();
+  if (!mastership) return refuse();
+  std::optional<std::string> seen;
+  if (const auto at = node.state.values.find(client.command.key); at != node.state.values.end()) seen = at->second;
+  node.core->OnAppended(Local(node));  // the turn has read the clock
+  if (faults_on_ && random_.Chance(3 * pause_in_turn_)) {
+    node.paused_until = now_ + Between(100 * kMillisecond, 2500 * kMillisecond);
+    Say("{} stops between a snapshot and its look at the lease, for {} ms", node.name(),
+        (node.paused_until - now_) / kMillisecond);
+  }
+  OnNode(node, 0, [this, &node, &client, attempt, mastership, seen, refuse] {
+    if (!node.core->LeaseHolds(*mastership, Local(node))) return refuse();
+    At(latency_, [this, &client, attempt, seen] { Answer(client, attempt, kDone, seen, 0); });
+  });
+}
+
+void ReplicationCluster::Answer(Client& client, uint64_t attempt, int outcome, std::optional<std::string> seen,
+                                int64_t number) {
+  if (client.attempt != attempt) return;
+  ++client.attempt;
+  Operation& op = history_.operation(client.op);
+  if (outcome == kDone) {
+    op.seen = std::move(seen);
+    op.number = number;
+    client.writes ? ++outcome_.acknowledged : ++outcome_.reads;
+    return ClientEnd(client, true);
+  }
+  client.target = random_.Chance(0.5) && FindNode(entry_.master) != nullptr
+                      ? FindNode(entry_.master)->index
+                      : static_cast<int>(random_.Below(nodes_.size()));
+  if (outcome == kUnknown) client.may_have_happened = true;
+  if (client.writes && client.may_have_happened && (!client.repeats || client.tries > 12))
+    return ClientEnd(client, false);
+  if (client.tries > 30) return ClientEnd(client, false);
+  At(Between(5 * kMillisecond, 25 * kMillisecond), [this, &client] { ClientSend(client); });
+}
+
+void ReplicationCluster::ClientEnd(Client& client, bool finished) {
+  if (finished) {
+    history_.Finish(client.op, now_);
+  } else if (!client.writes || !client.may_have_happened) {
+    history_.Forget(client.op);
+  }
+  if (tells_) Say("{}", history_.operation(client.op).ToString());
+  At(Between(think_ / 2, think_ * 2), [this, &client] { ClientNext(client); });
+}
+
+// -- faults
+
+void ReplicationCluster::PlanFaults() {
+  faults_on_ = true;
+  const auto some = [this](double chance, double most) {
+    return random_.Chance(chance) ? most * static_cast<double>(random_.Below(100)) / 100 : 0;
+  };
+  drop_ = some(0.4, 0.1);
+  repeat_ = some(0.5, 0.1);
+  delay_ = some(0.5, 0.1);
+  pause_in_turn_ = some(0.4, 0.002);
+  cas_lost_ = some(0.5, 0.5);
+  cas_late_ = some(0.5, 0.5);
+  for (auto& node : nodes_) node->disk_slow = random_.Chance(0.2) ? static_cast<double>(Between(2, 60)) : 1;
+  const uint64_t count = 2 + random_.Below(8);
+  for (uint64_t i = 0; i < count; ++i) At(Between(0, kFaultsFor - 200 * kMillisecond), [this] { Fault(); });
+}
+
+// A disk may be lost if the partition can live without it: who is left can win a promotion, and holds all.
+bool ReplicationCluster::MayLoseDisk(const SimNode& lost) {
+  size_t voters = 0;
+  for (const ReplicaId& id : entry_.assigned) voters += FindNode(id) != nullptr && id != lost.id;
+  // Proposals on their way may make the ISR one that the lost replica is the last of.
+  for (auto& node : nodes_) {
+    if (node.get() != &lost && !entry_.isr.Contains(node->id)) return false;
+  }
+  return voters >= entry_.min_isr && entry_.min_isr >= 2;
+}
+
+void ReplicationCluster::Fault() {
+  if (!faults_on_) return;
+  ++outcome_.faults;
+  SimNode& node = *nodes_[random_.Below(nodes_.size())];
+  SimNode& other = *nodes_[random_.Below(nodes_.size())];
+  SimNode* master = FindNode(entry_.master);
+  SimNode& one = random_.Chance(0.4) && master != nullptr ? *master : node;
+  const auto again = [this](SimNode& n, Nanos after) {
+    At(after, [this, &n] {
+      if (!n.running) Start(n, false);
+    });
+  };
+  const Nanos soon = random_.Chance(0.5) ? Between(kMillisecond, 100 * kMillisecond)
+                                         : Between(100 * kMillisecond, 2500 * kMillisecond);
+  switch (random_.Below(12)) {
+    case 0:
+    case 1:
+      Stop(one, false);
+      again(one, soon);
+      break;
+    case 2:
+      Stop(one, true);
+      again(one, soon);
+      break;
+    case 3:
+      for (auto& n : nodes_) {
+        Stop(*n, true);
+        again(*n, Between(kMillisecond, 500 * kMillisecond));
+      }
+      break;
+    case 4:
+      one.paused_until = now_ + soon;
+      Say("{} is paused for {} ms", one.name(), soon / kMillisecond);
+      break;
+    case 5:
+      cut_until_[one.index][other.index] = now_ + soon + 500 * kMillisecond;
+      Say("{} no longer reaches {}", one.name(), other.name());
+      break;
+    case 6:
+      for (auto& n : nodes_) {
+        cut_until_[one.index][n->index] = now_ + soon + 500 * kMillisecond;
+        if (random_.Chance(0.7)) cut_until_[n->index][one.index] = now_ + soon + 500 * kMillisecond;
+      }
+      Say("{} is cut off", one.name());
+      break;
+    case 7:
+      topology_down_until_ = now_ + soon;
+      Say("the topology is down for {} ms", soon / kMillisecond);
+      break;
+    case 8:
+      for (auto& n : nodes_) MoveClock(*n, random_.Chance(0.5) ? 20 * kMillisecond : -20 * kMillisecond);
+      break;
+    case 9: one.disk_slow = static_cast<double>(random_.Chance(0.5) ? Between(50, 400) : 1); break;
+    case 10:
+      // Taken while the node is down: the next start raises its counter.
+      Stop(one, false);
+      one.image = SimNode::Image{one.log.disk(),     one.log.mark(),    one.checkpoint_lsn,
+                                 one.stored_promise, one.start_counter, one.id};
+      again(one, Between(kMillisecond, 50 * kMillisecond));
+      break;
+    case 11:
+      if (!MayLoseDisk(one)) break;
+      Stop(one, true);
+      if (one.image && random_.Chance(0.6)) {
+        Say("{} gets an old image of its disk", one.name());
+        one.log.PutDisk(one.image->disk, one.image->mark);
+        one.checkpoint_lsn = one.image->checkpoint;
+        one.stored_promise = one.image->promise;
+        one.start_counter = one.image->counter;
+      } else {
+        Say("{} gets an empty disk", one.name());
+        one.log.PutDisk({}, 0);
+        one.checkpoint_lsn = 0;
+        one.stored_promise = 0;
+        one.empty_disk = true;
+      }
+      one.tainted = true;
+      again(one, Between(kMillisecond, 300 * kMillisecond));
+      break;
+  }
+}
+
+void ReplicationCluster::Heal() {
+  Say("all faults end");
+  faults_on_ = false;
+  for (auto& node : nodes_) {
+    node->paused_until = std::min(node->paused_until, now_);
+    node->disk_slow = 1;
+    if (!node->running) Start(*node, false);
+  }
+}
+
+}  // namespace pando::replication
