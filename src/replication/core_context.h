@@ -61,7 +61,7 @@ struct CoreContext {
         highest_seen(found.promised),
         commit_lsn(found.committed_lsn),
         installed(found.installed),
-        random(config_in.seed) {}
+        random_state(config_in.seed) {}
 
   const CoreConfig config;
   ReplicaLog& log;
@@ -97,7 +97,7 @@ struct CoreContext {
   Nanos RandomBelow(Nanos limit);
 
  private:
-  uint64_t random;
+  uint64_t random_state;
 };
 
 inline void CoreContext::Promise(Epoch epoch, bool store) {
@@ -113,7 +113,7 @@ inline void CoreContext::Promise(Epoch epoch, bool store) {
 
 inline Nanos CoreContext::RandomBelow(Nanos limit) {
   // splitmix64; the state is the seed, so that a run can be repeated.
-  uint64_t z = (random += 0x9e3779b97f4a7c15ull);
+  uint64_t z = (random_state += 0x9e3779b97f4a7c15ull);
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
   return limit <= 0 ? 0 : static_cast<Nanos>((z ^ (z >> 31)) % static_cast<uint64_t>(limit));

@@ -137,7 +137,7 @@ void Follower::Acknowledge(bool repeat) {
 void Follower::AdvanceCommit() {
   if (matched_epoch_ == 0) return;
   const Lsn durable = std::min(matched_.lsn, context_.log.durable().lsn);
-  context_.Commit(std::min(master_commit_, durable));
+  context_.Commit(std::min(master_commit_, durable));  // RC3
 }
 
 std::string Follower::CheckInvariants() const {

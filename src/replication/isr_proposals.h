@@ -10,7 +10,7 @@
 // Invariants
 //   I2  the topology's ISR is a subset of the set that the master waits for: the ISR that it knows, and
 //       every proposed one that may still land.
-//   I10 no proposed ISR is smaller than min_isr.
+//   I10  no proposed ISR is smaller than min_isr.
 #pragma once
 
 #include <vector>

@@ -110,12 +110,15 @@ void Leader::OnAlignReply(const ReplicaId& from, const AlignReply& reply, Nanos 
     peer->incarnation = reply.incarnation;
   }
   if (peer->lost_disk) return;
+  // Appends that were on their way are refused one by one, with an answer each; one is enough.
+  if (peer->located && now_ns - peer->located_ns < context_.timing().resend_after_ns / 8) return;
   const std::optional<HistoryPoint> common = CommonPoint(reply);
   if (!common) {
     context_.out.Add(InstallReplica{from});
     return;
   }
   peer->located = true;
+  peer->located_ns = now_ns;
   peer->probe = true;
   peer->next = *common;
   peer->progress_ns = now_ns;

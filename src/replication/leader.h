@@ -29,7 +29,7 @@ class Leader {
   void Begin(const PartitionEntry& entry, bool resume, Nanos now_ns);
   void End(std::string why);
   bool active() const { return epoch_ != 0; }
-  bool open() const { return open_; }
+  bool is_open() const { return open_; }
   Epoch epoch() const { return epoch_; }
   Lsn start_lsn() const { return start_lsn_; }
 
@@ -75,7 +75,8 @@ class Leader {
     Epoch acked_epoch = 0;
     uint64_t incarnation = 0;
     bool installed = false;
-    Nanos asked_ns = 0;     // the last AlignRequest
+    Nanos asked_ns = 0;  // the last AlignRequest
+    Nanos located_ns = 0;
     Nanos progress_ns = 0;  // when `acked` or `next` came to be what it is
     Nanos heard_ns = 0;     // the last heartbeat acknowledged
     Nanos lease_until_ns = 0;

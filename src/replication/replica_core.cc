@@ -193,7 +193,7 @@ void ReplicaCore::Quarantine(std::string why) {
 }
 
 std::optional<Mastership> ReplicaCore::Serving() const {
-  if (quarantined_ || !leader_.open()) return std::nullopt;
+  if (quarantined_ || !leader_.is_open()) return std::nullopt;
   return Mastership{leader_.epoch(), context_.config.incarnation};
 }
 
@@ -204,7 +204,7 @@ bool ReplicaCore::LeaseHolds(const Mastership& mastership, Nanos fresh_now_ns) c
 
 std::string_view ReplicaCore::role() const {
   if (quarantined_) return "quarantined";
-  if (leader_.active()) return leader_.open() ? "master" : "new master";
+  if (leader_.active()) return leader_.is_open() ? "master" : "new master";
   return election_.campaigning() ? "candidate" : "follower";
 }
 

@@ -23,10 +23,10 @@
 //
 // Invariants. Those of one replica are checked by CheckInvariants; those of a cluster by the simulation.
 //   I6  a checkpoint holds only what is committed: it is taken of what ReplicaLog::Commit has released.
-//   I11 a client's write is applied once: lanes decide at apply (src/partition/lane.h), in log order, so
-//       every replica decides the same.
-//   I12 replicas with the same LSN and chain have the same contents: only committed units are applied.
-//   I13 once faults have ended, all replicas are back in sync within a bounded time.
+//   I11  a client's write is applied once: lanes decide at apply (src/partition/lane.h), in log order, so
+//        every replica decides the same.
+//   I12  replicas with the same LSN and chain have the same contents: only committed units are applied.
+//   I13  once faults have ended, all replicas are back in sync within a bounded time.
 #pragma once
 
 #include <optional>

@@ -48,6 +48,7 @@ void ReplicationCluster::AuditIsr() {
       Violated(
           fmt::format("I9: {} is in the ISR as {}, but its disk was emptied or put back", node->name(), NameOf(id)));
     }
+    if (node->tainted) continue;
     const auto& units = node->running ? node->log.units() : node->log.disk();
     const auto point = SimLog::PointIn(units, committed_.lsn);
     const bool durable = !node->running || node->log.durable().lsn >= committed_.lsn;

@@ -175,7 +175,7 @@ void ReplicationCluster::Poll(SimNode& node) {
 void ReplicationCluster::Operate() {
   At(100 * kMillisecond, [this] { Operate(); });
   SimNode* master = FindNode(entry_.master);
-  if (master == nullptr || !master->running || now_ < master->paused_until || !master->core->leader().open()) return;
+  if (master == nullptr || !master->running || now_ < master->paused_until || !master->core->leader().active()) return;
   for (auto& node : nodes_) {
     if (!node->running || entry_.assigned.Contains(node->id) || entry_.learners.Contains(node->id)) continue;
     std::optional<ReplicaId> leaves;
@@ -258,7 +258,7 @@ void ReplicationCluster::ServeRead(SimNode& node, Client& client, uint64_t attem
   if (!mastership) return refuse();
   std::optional<std::string> seen;
   if (const auto at = node.state.values.find(client.command.key); at != node.state.values.end()) seen = at->second;
-  node.core->OnAppended(Local(node));  // the turn has read the clock
+  node.core->OnAppended(Local(node));  // the turn has read the clock, and tells the core
   if (faults_on_ && random_.Chance(3 * pause_in_turn_)) {
     node.paused_until = now_ + Between(100 * kMillisecond, 2500 * kMillisecond);
     Say("{} stops between a snapshot and its look at the lease, for {} ms", node.name(),
@@ -325,7 +325,7 @@ bool ReplicationCluster::MayLoseDisk(const SimNode& lost) {
   for (const ReplicaId& id : entry_.assigned) voters += FindNode(id) != nullptr && id != lost.id;
   // Proposals on their way may make the ISR one that the lost replica is the last of.
   for (auto& node : nodes_) {
-    if (node.get() != &lost && !entry_.isr.Contains(node->id)) return false;
+    if (node->tainted || (node.get() != &lost && !entry_.isr.Contains(node->id))) return false;
   }
   return voters >= entry_.min_isr && entry_.min_isr >= 2;
 }
