@@ -85,7 +85,8 @@ void UringDisk::Submit(IoOp* op) {
   ++in_flight_;
   op->result = 0;
   const bool by_path = op->kind == IoOp::Kind::kOpen || op->kind == IoOp::Kind::kRename ||
-                       op->kind == IoOp::Kind::kLink || op->kind == IoOp::Kind::kUnlink || op->kind == IoOp::Kind::kMakeDirectory;
+                       op->kind == IoOp::Kind::kLink || op->kind == IoOp::Kind::kUnlink ||
+                       op->kind == IoOp::Kind::kMakeDirectory;
   if (!by_path) {
     CHECK(op->file >= 0 && static_cast<size_t>(op->file) < files_.size() && files_[op->file].fd >= 0)
         << "operation on file " << op->file << ", which is not open";

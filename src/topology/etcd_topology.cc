@@ -39,9 +39,9 @@ std::string EtcdTopology::Describe(size_t endpoint, const HttpAnswer& answer) co
   return fmt::format("{}: HTTP status {}: {}", address, answer.status, DecodeEtcdError(answer.body).message);
 }
 
-// `accept` takes the body of an answer, and says whether it is one. With `once`, a request that may have
+// `take` takes the body of an answer, and says whether it is one. With `once`, a request that may have
 // been received is not sent again.
-Task<EtcdTopology::Reply> EtcdTopology::Ask(std::string body, bool once, Nanos deadline_ns, const Accept& accept) {
+Task<EtcdTopology::Reply> EtcdTopology::Ask(std::string body, bool once, Nanos deadline_ns, const Take& take) {
   const size_t count = options_.endpoints.size();
   const size_t first = preferred_;
   std::string problems;
@@ -58,7 +58,7 @@ Task<EtcdTopology::Reply> EtcdTopology::Ask(std::string body, bool once, Nanos d
     HttpAnswer answer = co_await http_->Post(std::move(request));
     const bool refused = answer.failure.ok() && answer.status != 200 && DecodeEtcdError(answer.body).IsRefusal();
     if (answer.failure.ok() && answer.status == 200) {
-      answer.failure = accept(answer.body);
+      answer.failure = take(answer.body);
       answer.may_have_arrived = true;
     }
     if (answer.failure.ok() && answer.status == 200) {
@@ -91,11 +91,11 @@ Status EtcdTopology::CheckCluster(const EtcdHeader& header) {
 
 Task<Result<EtcdRangeAnswer>> EtcdTopology::AskRange(std::string body, Nanos deadline_ns) {
   Result<EtcdRangeAnswer> answer = EtcdRangeAnswer();
-  const Accept accept = [this, &answer](const std::string& text) {
+  const Take take = [this, &answer](const std::string& text) {
     answer = DecodeEtcdRange(keys_, text);
     return answer.status();
   };
-  Reply reply = co_await Ask(std::move(body), /*once=*/false, deadline_ns, accept);
+  Reply reply = co_await Ask(std::move(body), /*once=*/false, deadline_ns, take);
   if (!reply.failure.ok()) co_return std::move(reply.failure);
   CO_RETURN_IF_ERROR(CheckCluster(answer->header));
   co_return answer;
@@ -133,11 +133,11 @@ Task<Result<TopologyListing>> EtcdTopology::List(Nanos deadline_ns) {
 Task<Result<CasOutcome>> EtcdTopology::CompareAndSwap(std::string key, Revision expected, std::string value,
                                                       Nanos deadline_ns) {
   Result<EtcdSwapAnswer> answer = EtcdSwapAnswer();
-  const Accept accept = [&answer](const std::string& text) {
+  const Take take = [&answer](const std::string& text) {
     answer = DecodeEtcdSwap(text);
     return answer.status();
   };
-  Reply reply = co_await Ask(EtcdSwapRequest(keys_, key, expected, value), /*once=*/true, deadline_ns, accept);
+  Reply reply = co_await Ask(EtcdSwapRequest(keys_, key, expected, value), /*once=*/true, deadline_ns, take);
   if (!reply.failure.ok()) {
     if (reply.unknown) co_return CasOutcome::Unknown(std::move(reply.failure));
     co_return std::move(reply.failure);

@@ -59,10 +59,10 @@ class EtcdTopology final : public TopologyStore {
     Status failure;        // of all endpoints that were asked; or OK
     bool unknown = false;  // it failed, and etcd may have acted
   };
-  using Accept = std::function<Status(const std::string& body)>;
+  using Take = std::function<Status(const std::string& body)>;
   HttpRequest MakeRequest(size_t endpoint, const char* path, std::string body) const;
   // Asks one endpoint after the other.
-  Task<Reply> Ask(std::string body, bool once, Nanos deadline_ns, const Accept& accept);
+  Task<Reply> Ask(std::string body, bool once, Nanos deadline_ns, const Take& take);
   Task<Result<EtcdRangeAnswer>> AskRange(std::string body, Nanos deadline_ns);
   Result<TopologyChanges> DecodeChanges(Revision after, const HttpAnswer& answer);
   Status CheckCluster(const EtcdHeader& header);

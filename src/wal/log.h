@@ -233,7 +233,8 @@ class Log {
   // Reserves space for one record. Returns at once while the log is under its budgets, otherwise
   // suspends until Release has made room: smooth back pressure on writers. The caller keeps the
   // space until the record is appended, then drops it. Streams take turns by bytes. kUnavailable
-  // once the log has failed or is closing, and what EndStream says once the partition was dropped. kDeadline when `deadline_ns` (0 = none) comes first.
+  // once the log has failed or is closing, and what EndStream says once the partition was dropped. kDeadline when
+  // `deadline_ns` (0 = none) comes first.
   virtual Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) = 0;
   // Returns true when WaitForSpace would not suspend.
   virtual bool HasSpace(size_t bytes) const = 0;
