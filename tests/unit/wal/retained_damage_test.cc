@@ -140,5 +140,69 @@ TEST_F(RetainedDamageTest, DamageInWhatIsNeeded) {
   ExpectRefused();
 }
 
+// A segment begins while the last batch of the one before it is still on its way to the disk. What the marks in
+// its first batch say must exist is then not all that was acknowledged later.
+struct WriteAcrossSegments {
+  Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
+    Stream a(&log, PartitionUuid(0)), b(&log, PartitionUuid(1));
+    Lsn lsn = 0;
+    do {
+      ++lsn;
+      for (Stream* stream : {&a, &b}) {
+        stream->Append(4000);
+        co_await stream->UntilDurable(reactor, lsn);
+        stream->SetCommit(lsn);
+        stream->Release(lsn);
+      }
+      // Until the segment has room for a small unit, but for no large one.
+    } while (lsn < 30 || PositionOffset(log.written_end()) < 36'000 || PositionOffset(log.written_end()) > 48'000);
+    co_await Sleep(reactor, 100 * kMillisecond);  // the next segments are prepared, and the log is idle
+    const uint64_t segment = PositionSegment(log.written_end());
+    if (at_once) machine->HangDisk(SimMachine::DiskHang::kAll);
+    a.Append(4000);
+    if (at_once) {
+      co_await Sleep(reactor, kMillisecond);
+    } else {
+      co_await a.UntilDurable(reactor, lsn + 1);
+      a.SetCommit(lsn + 1);
+      a.Release(lsn + 1);
+    }
+    b.on_durable = [this](Lsn) { *killed = machine->disk(); };
+    b.Append(30'000);
+    co_await Sleep(reactor, kMillisecond);
+    EXPECT_EQ(PositionSegment(log.written_end()), segment + 1);
+    if (at_once) machine->ReleaseDisk();
+    co_await b.UntilDurable(reactor, lsn + 1);
+    EXPECT_EQ(a.durable(), lsn + 1) << "it was acknowledged";
+    *segment_of_a = segment;
+  }
+  SimMachine* machine;
+  bool at_once;
+  SimDisk* killed;
+  uint64_t* segment_of_a;
+};
+
+struct Nothing {
+  Task<void> operator()(Reactor&, Log&, Recovered&) { co_return; }
+};
+
+TEST_F(RetainedDamageTest, DamageBeforeASegmentThatBeganTooEarly) {
+  for (const bool at_once : {false, true}) {
+    disk().RemoveTree("/wal");
+    SimDisk killed;
+    uint64_t segment = 0;
+    EXPECT_TRUE(Use(options_, WriteAcrossSegments{machine_, at_once, &killed, &segment}).ok());
+    Reboot(/*power_loss=*/false);
+    disk() = killed;
+    const std::string path = "/wal/" + SegmentFileName(segment);
+    std::string bytes = disk().ReadAll(path);
+    bytes[20] ^= 1;
+    disk().WriteAll(path, bytes);
+    // With at_once, nothing behind the damage says that the last write of the first partition was there.
+    EXPECT_EQ(Use(options_, Nothing()).code(), at_once ? Code::kCorruption : Code::kOk);
+    Reboot(/*power_loss=*/false);
+  }
+}
+
 }  // namespace
 }  // namespace pando::log_test
