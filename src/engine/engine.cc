@@ -180,7 +180,6 @@ class Engine::Impl final : public LogReplaySink {
     log_options.retained_bytes = options_.log_retained_bytes;
     log_options.parent = &data_dir_;
     log_options.may_change = [this] { return StillOurs(); };
-    log_options.accept_lost = options_.accept_lost_log;
     log_options.dropped = options_.store.DroppedInLog(options_.reactor_index);
     for (const Replica* replica : InService()) {
       const PartitionFile& file = replica->partition_file();
@@ -188,8 +187,7 @@ class Engine::Impl final : public LogReplaySink {
       log_options.required_end = file.superblock().log_end;
       log_options.required_by = file.options().path;
     }
-    CO_ASSIGN_OR_RETURN(log_, co_await Log::Open(reactor_, log_options));
-    CO_RETURN_IF_ERROR(co_await log_->Recover(this));
+    CO_RETURN_IF_ERROR(WithAdvice(co_await OpenLog(std::move(log_options))));
     CO_RETURN_IF_ERROR(failure_);
     for (Replica* replica : served_) CO_RETURN_IF_ERROR(co_await replica->FinishReplay());
     for (Replica* replica : served_) replica->Serve(log_.get());
@@ -201,6 +199,16 @@ class Engine::Impl final : public LogReplaySink {
       if (replica->quarantined()) co_await replica->Discard();
     }
     co_return Status();
+  }
+
+  Task<Status> OpenLog(LogOptions options) {
+    CO_ASSIGN_OR_RETURN(log_, co_await Log::Open(reactor_, std::move(options)));
+    co_return co_await log_->Recover(this);
+  }
+  // What an operator can do about a log that is damaged or cannot be read.
+  Status WithAdvice(Status status) const {
+    if (status.code() != Code::kCorruption && status.code() != Code::kIoError) return status;
+    return Error(status.code(), "{}. {}", status.message(), LogLossAdvice(options_.store, options_.reactor_index));
   }
 
   Replica::Options ReplicaOptions(const PartitionInfo& info) {

@@ -68,9 +68,6 @@ struct EngineOptions {
   // another lock file or none, because another process may have opened the store. Not set: no
   // check.
   std::optional<FileIdentity> lock;
-  // Opens the store even if the log, or its end, is missing. The writes in the missing part are
-  // lost. An operator must decide this.
-  bool accept_lost_log = false;
   // A dirty partition is checkpointed at least this often.
   Nanos checkpoint_interval_ns = 60 * kSecond;
   ScrubOptions scrub;           // of background passes; by default only requested passes run

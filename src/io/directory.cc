@@ -2,9 +2,17 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <cerrno>
 
 namespace pando {
+
+std::string DamagedName(const std::vector<std::string>& names, std::string_view stem) {
+  for (int i = 1;; ++i) {
+    std::string name = fmt::format("{}{}{}", stem, kDamagedInfix, i);
+    if (std::find(names.begin(), names.end(), name) == names.end()) return name;
+  }
+}
 
 Task<Result<Directory>> Directory::OpenAt(Reactor& reactor, FileId base, std::string name, std::string path) {
   IoAwaiter awaiter{&reactor, {}};

@@ -9,11 +9,17 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "src/io/file.h"
 
 namespace pando {
+
+// What is damaged, and was replaced, is kept under such a name: data.damaged-1. Nothing removes it.
+inline constexpr std::string_view kDamagedInfix = ".damaged-";
+// STEM.damaged-K with the lowest K that is not in `names`.
+std::string DamagedName(const std::vector<std::string>& names, std::string_view stem);
 
 class Directory {
  public:

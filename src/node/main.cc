@@ -63,8 +63,6 @@ DEFINE_int64(release_space_after_s, 60,
              "Space goes back to the file system when it has been free for this many seconds.");
 DEFINE_int32(shutdown_timeout_ms, 5000,
              "Time, in ms, that running requests have to finish after SIGTERM, SIGINT or SIGHUP.");
-DEFINE_bool(accept_lost_log, false,
-            "Start even if a part of the log is missing, and lose the acknowledged writes in it. For one start only.");
 DEFINE_bool(pin_threads, false, "Pin reactor i to the i-th CPU that the process may run on.");
 
 DECLARE_bool(help);
@@ -168,7 +166,7 @@ void PrintHelp() {
        {"memory_limit_mb", "log_budget_mb", "log_budget_records", "log_retained_mb", "checkpoint_interval_s",
         "snapshot_max_age_s", "scrub_mb_per_s", "scrub_interval_h", "release_space_mb_per_s", "release_space_after_s",
         "pin_threads"}},
-      {"Running", {"shutdown_timeout_ms", "accept_lost_log", "log_dir", "minloglevel"}},
+      {"Running", {"shutdown_timeout_ms", "log_dir", "minloglevel"}},
   };
   for (const FlagGroup& group : groups) {
     std::printf("\n  %s\n", group.title);
@@ -202,7 +200,6 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->log_budget_bytes = MibToBytes(FLAGS_log_budget_mb);
   options->log_budget_records = FLAGS_log_budget_records;
   options->log_retained_bytes = MibToBytes(FLAGS_log_retained_mb);
-  options->accept_lost_log = FLAGS_accept_lost_log;
   options->checkpoint_interval_s = FLAGS_checkpoint_interval_s;
   options->snapshot_max_age_s = FLAGS_snapshot_max_age_s;
   options->scrub_mb_per_s = FLAGS_scrub_mb_per_s;

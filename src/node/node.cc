@@ -199,7 +199,6 @@ Task<Status> Node::ChangeReactorsIfNeeded(Reactor& first) {
   options.log_budget_bytes = options_.log_budget_bytes / store_.reactors;
   options.log_budget_records = options_.log_budget_records / store_.reactors;
   CO_ASSIGN_OR_RETURN(options.lock, lock_.Identity());
-  options.accept_lost_log = options_.accept_lost_log;
   options.on_failure = [this](const Status& status) { OnEngineFailure(status); };
   co_return co_await ChangeReactors(first, std::move(options), options_.reactors, &store_);
 }
@@ -214,7 +213,6 @@ Task<Status> Node::OpenEngines(Reactor& first) {
   options.log_budget_records = options_.log_budget_records / store_.reactors;
   options.log_retained_bytes = options_.log_retained_bytes / store_.reactors;
   CO_ASSIGN_OR_RETURN(options.lock, lock_.Identity());
-  options.accept_lost_log = options_.accept_lost_log;
   options.checkpoint_interval_ns = options_.checkpoint_interval_s * kSecond;
   options.scrub.bytes_per_s = (options_.scrub_mb_per_s << 20) / store_.reactors;
   options.scrub.interval_ns = options_.scrub_interval_h * 3600 * kSecond;

@@ -29,7 +29,6 @@ struct NodeOptions {
   uint64_t log_budget_records = 4'000'000;
   uint64_t log_retained_bytes = 0;  // of all reactors together: of log that only followers may still need
   int64_t checkpoint_interval_s = 60;
-  bool accept_lost_log = false;
   int64_t snapshot_max_age_s = 24 * 3600;
   uint64_t scrub_mb_per_s = 8;  // of all reactors together; 0: no background scrub
   int64_t scrub_interval_h = 168;

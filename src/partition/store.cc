@@ -355,6 +355,11 @@ const StoreInfo::Dropped* StoreInfo::FindDropped(const Uuid& uuid) const {
   return at == dropped.end() ? nullptr : &*at;
 }
 
+void StoreInfo::BeginAnew(const Uuid& uuid, LogPosition at) {
+  std::erase_if(dropped, [&](const Dropped& d) { return d.uuid == uuid; });
+  dropped.push_back({uuid, at});
+}
+
 std::vector<std::pair<Uuid, LogPosition>> StoreInfo::DroppedInLog(uint32_t reactor) const {
   std::vector<std::pair<Uuid, LogPosition>> found;
   for (const Dropped& d : dropped) {
@@ -383,6 +388,10 @@ std::string StoreInfo::PartitionFilePath(uint32_t partition) const {
 std::string StoreInfo::LogDirectory(uint32_t reactor) const {
   return layout == 0 ? fmt::format("{}/wal-{}", data_dir, reactor)
                      : fmt::format("{}/wal-{}-{}", data_dir, layout, reactor);
+}
+
+std::string LogLossAdvice(const StoreInfo& info, uint32_t reactor) {
+  return fmt::format("To continue without what is lost, see: kvadmin accept-loss {} --log {}", info.data_dir, reactor);
 }
 
 Uuid NewUuid(Reactor& reactor) {
@@ -476,9 +485,11 @@ Task<Status> RemoveFilesIn(const Directory* directory, std::string partition, st
   co_return status.ok() ? std::move(closed) : std::move(status);
 }
 
-// Removes all files in DIR/name, which then stays as an empty directory.
+// Removes all files in DIR/name, which then stays as an empty directory. What an operator had replaced,
+// because it was damaged, stays.
 Task<Status> EmptyDirectory(Reactor& reactor, std::string path) {
   CO_ASSIGN_OR_RETURN(std::vector<std::string> entries, reactor.ListDirectory(path));
+  std::erase_if(entries, [](const std::string& entry) { return entry.find(kDamagedInfix) != std::string::npos; });
   for (const std::string& entry : entries) CO_RETURN_IF_ERROR(co_await RemoveFile(reactor, path + "/" + entry));
   if (entries.empty()) co_return Status();
   co_return co_await SyncDirectory(reactor, path);

@@ -69,7 +69,7 @@ struct StoreInfo {
     LogPosition until = kAnyPosition;  // its records in the log before this mean nothing
   };
   // Also a partition that the store holds can be there: an operator has accepted that what the log
-  // holds of it before that position is lost (verify/accept_loss.h).
+  // holds of it before that position is lost (verify/accept_loss.h, verify/accept_log_loss.h).
   static constexpr LogPosition kAnyPosition = ~LogPosition{0};
   // Partitions that were dropped, as long as the logs may hold their records.
   std::vector<Dropped> dropped;
@@ -78,6 +78,8 @@ struct StoreInfo {
   // Null: the store does not hold it.
   const PartitionInfo* Find(uint32_t id) const;
   const Dropped* FindDropped(const Uuid& uuid) const;
+  // What the log holds of the partition before this position means nothing from now on.
+  void BeginAnew(const Uuid& uuid, LogPosition at);
   // What the log of this reactor holds of these partitions before these positions means nothing. If the
   // reactor holds a partition with the UUID again, what comes later belongs to it. (The position is one in
   // that log: it says nothing about those of other reactors.)
@@ -117,6 +119,8 @@ Task<Result<StoreInfo>> CreateStoreOf(Reactor& reactor, StoreOptions options, st
 Task<Status> PrepareStore(const Directory* directory, const StoreInfo* info);
 Task<Status> PublishStore(const Directory* directory);
 Task<Status> WriteStore(Reactor& reactor, const StoreInfo* info);
+// What to do when the log of a reactor is damaged as a whole, and no sound copy brings it back.
+std::string LogLossAdvice(const StoreInfo& info, uint32_t reactor);
 // A random one.
 Uuid NewUuid(Reactor& reactor);
 // What a request for a partition that this node does not hold is answered.

@@ -7,30 +7,6 @@
 namespace pando {
 namespace {
 
-constexpr char kDamagedFile[] = "data.damaged-";
-
-// The first position of a segment that does not exist yet, and that the log has not reached according
-// to any superblock.
-Task<Result<LogPosition>> AfterTheLog(Reactor* reactor, const StoreInfo* store, uint32_t partition, LogPosition known) {
-  uint64_t last = PositionSegment(known);
-  if (const StoreInfo::Dropped* before = store->FindDropped(store->Find(partition)->uuid)) {
-    if (before->until != StoreInfo::kAnyPosition) last = std::max(last, PositionSegment(before->until));
-  }
-  Result<std::vector<std::string>> names = reactor->ListDirectory(store->LogDirectory(store->ReactorOf(partition)));
-  if (names.code() == Code::kNotFound) co_return MakePosition(last + 1, 0);
-  CO_RETURN_IF_ERROR(names.status());
-  for (const std::string& name : *names) last = std::max(last, ParseSegmentFileName(name).value_or(0));
-  co_return MakePosition(last + 1, 0);
-}
-
-// A name in the directory that is not taken yet.
-std::string FreeName(const std::vector<std::string>& taken) {
-  for (int i = 1;; ++i) {
-    std::string name = kDamagedFile + std::to_string(i);
-    if (std::find(taken.begin(), taken.end(), name) == taken.end()) return name;
-  }
-}
-
 Task<Status> PutInPlace(Reactor* reactor, const LossReport* report, MakePartitionFile replace) {
   const StoreInfo& store = report->store;
   const uint32_t id = report->partition.id;
@@ -45,13 +21,29 @@ Task<Status> PutInPlace(Reactor* reactor, const LossReport* report, MakePartitio
   CO_RETURN_IF_ERROR(co_await SyncDirectory(*reactor, directory));
   CO_ASSIGN_OR_RETURN(const std::vector<std::string> names, reactor->ListDirectory(directory));
   if (std::find(names.begin(), names.end(), "data") != names.end()) {
-    CO_RETURN_IF_ERROR(co_await RenameFile(*reactor, directory + "/data", directory + "/" + FreeName(names)));
+    CO_RETURN_IF_ERROR(
+        co_await RenameFile(*reactor, directory + "/data", directory + "/" + DamagedName(names, "data")));
   }
   CO_RETURN_IF_ERROR(co_await RenameFile(*reactor, made_path, directory + "/data"));
   co_return co_await SyncDirectory(*reactor, directory);
 }
 
 }  // namespace
+
+Task<Result<uint64_t>> UnusedSegment(Reactor* reactor, const StoreInfo* store, uint32_t log, LogPosition known) {
+  uint64_t last = PositionSegment(known);
+  for (const PartitionInfo& p : store->partitions) {
+    const StoreInfo::Dropped* before = store->ReactorOf(p.id) == log ? store->FindDropped(p.uuid) : nullptr;
+    if (before != nullptr && before->until != StoreInfo::kAnyPosition) {
+      last = std::max(last, PositionSegment(before->until));
+    }
+  }
+  Result<std::vector<std::string>> names = reactor->ListDirectory(store->LogDirectory(log));
+  if (names.code() == Code::kNotFound) co_return last + 1;
+  CO_RETURN_IF_ERROR(names.status());
+  for (const std::string& name : *names) last = std::max(last, ParseSegmentFileName(name).value_or(0));
+  co_return last + 1;
+}
 
 Task<Result<LossReport>> ExamineLoss(Reactor& reactor, StoreInfo store, uint32_t partition) {
   const PartitionInfo* info = store.Find(partition);
@@ -66,8 +58,9 @@ Task<Result<LossReport>> ExamineLoss(Reactor& reactor, StoreInfo store, uint32_t
     const auto whole = [](const CheckProblem& p) { return !p.partition; };
     const auto first = std::find_if(report.problems.begin(), report.problems.end(), whole);
     co_return Error(Code::kCorruption,
-                    "not only partition {} is damaged, but the log that it shares, so a node would not start: {}",
-                    partition, first == report.problems.end() ? "run kvadmin check" : first->what);
+                    "not only partition {} is damaged, but the log that it shares, so a node would not start: {}. {}",
+                    partition, first == report.problems.end() ? "run kvadmin check" : first->what,
+                    LogLossAdvice(found.store, found.store.ReactorOf(partition)));
   }
   found.problems = std::move(report.problems);
   found.file = std::move(report.partitions.front());
@@ -79,7 +72,10 @@ Task<Result<LossReport>> ExamineLoss(Reactor& reactor, StoreInfo store, uint32_t
     found.logged_lsn = logged.last_lsn;
     found.logged_version = logged.version;
   }
-  CO_ASSIGN_OR_RETURN(found.next_history, co_await AfterTheLog(&reactor, &found.store, partition, found.file.log_end));
+  CO_ASSIGN_OR_RETURN(
+      const uint64_t unused,
+      co_await UnusedSegment(&reactor, &found.store, found.store.ReactorOf(partition), found.file.log_end));
+  found.next_history = MakePosition(unused, 0);
   co_return found;
 }
 
@@ -92,8 +88,7 @@ Task<Status> AcceptLoss(Reactor& reactor, const LossReport* report, MakePartitio
   }
   if (replace) CO_RETURN_IF_ERROR(co_await PutInPlace(&reactor, report, std::move(replace)));
   StoreInfo store = report->store;
-  std::erase_if(store.dropped, [&](const StoreInfo::Dropped& d) { return d.uuid == report->partition.uuid; });
-  store.dropped.push_back({report->partition.uuid, report->next_history});
+  store.BeginAnew(report->partition.uuid, report->next_history);
   co_return co_await WriteStore(reactor, &store);
 }
 

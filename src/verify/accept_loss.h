@@ -45,4 +45,8 @@ Task<Status> AcceptLoss(Reactor& reactor, const LossReport* report, MakePartitio
 // higher than any that the partition has had, so that no backup is taken for a base of it.
 Task<Status> CreateEmptySuccessor(Reactor& reactor, PartitionFileOptions options);
 
+// The number of a segment of reactor `log` that does not exist yet, and that the log has not reached
+// according to its files, store.meta, and `known`.
+Task<Result<uint64_t>> UnusedSegment(Reactor* reactor, const StoreInfo* store, uint32_t log, LogPosition known);
+
 }  // namespace pando

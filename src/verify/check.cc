@@ -239,7 +239,8 @@ class LogAudit {
 
  private:
   void Problem(const Status& status) {
-    report_->Add({check_.directory, 0, status.message(), std::string(kRestoreAdvice)});
+    report_->Add(
+        {check_.directory, 0, status.message(), fmt::format("{}. {}", kRestoreAdvice, LogLossAdvice(store_, index_))});
   }
   void Problem(uint32_t partition, std::string what) {
     report_->Add({check_.directory, 0, std::move(what), std::string(kPartitionAdvice), partition});

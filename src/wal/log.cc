@@ -40,7 +40,7 @@ Task<Status> LogImpl::OpenDirectory() {
   const std::string& path = options_.directory;
   // The directory is not created where it must already exist: an empty directory would hide the
   // loss.
-  const bool create = !options_.read_only && (options_.required_end == 0 || options_.accept_lost);
+  const bool create = !options_.read_only && options_.required_end == 0;
   const std::string name = path.substr(path.find_last_of('/') + 1);
   Directory opened_parent;
   const Directory* parent = options_.parent;

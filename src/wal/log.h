@@ -89,8 +89,6 @@ struct LogOptions {
   // Partitions that were dropped, or whose loss an operator has accepted. What the log holds of them
   // before these positions means nothing: recovery skips it, and does not keep it (L13).
   std::vector<std::pair<Uuid, LogPosition>> dropped;
-  // Continues without the missing records, with positions after required_end.
-  bool accept_lost = false;
   // How a write is made durable. kProbe times a few writes of each kind during recovery and uses
   // the faster.
   enum class SyncMode : uint8_t { kProbe, kDataSyncWrite, kWriteThenSync };

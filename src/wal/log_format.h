@@ -140,6 +140,10 @@ inline constexpr uint64_t LargestUnitRecordBytes(uint64_t segment_bytes) {
   return segment_bytes - kFirstGroupOffset - kClosingBytes - kBatchOverhead - UnitBytes(0) - kItemAlignment;
 }
 
+// A file whose name begins so is the segment that ends a damaged log, before it has its number
+// (wal/log_cut.h). The log is not read while it is there.
+inline constexpr std::string_view kAcceptedCutPrefix = "accepted-";
+
 std::string SegmentFileName(uint64_t number);
 // The number in a segment's file name; nullopt for any other name.
 std::optional<uint64_t> ParseSegmentFileName(std::string_view name);

@@ -1,6 +1,7 @@
 #include "src/wal/log_reader.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "src/base/codec.h"
 
@@ -9,6 +10,9 @@ namespace {
 
 constexpr size_t kReadBytes = 1u << 20;               // one device read
 constexpr size_t kHeaderReadBytes = 2 * kBlockBytes;  // header block, first block of first group
+
+// Whether `status` says something about the bytes of the log.
+bool IsDamage(const Status& status) { return status.code() == Code::kCorruption || status.code() == Code::kIoError; }
 
 }  // namespace
 
@@ -29,8 +33,7 @@ Status LostLog(std::string_view directory, LogPosition end, LogPosition required
   return Error(Code::kCorruption,
                "{}: a part of the log is lost: {}, but it had reached {} at offset {} when {} was last checkpointed. "
                "The missing part holds acknowledged writes. Put the directory back as the node left it, or restore "
-               "from a replica or a backup. To continue without these writes, start kvnode once with "
-               "--accept_lost_log",
+               "from a replica or a backup",
                directory, found, SegmentFileName(PositionSegment(required_end)), PositionOffset(required_end),
                required_by);
 }
@@ -39,13 +42,28 @@ Task<Result<std::unique_ptr<LogReader>>> LogReader::Open(Reactor& reactor, Optio
   std::unique_ptr<LogReader> reader(new LogReader(reactor, std::move(options)));
   CO_RETURN_IF_ERROR(co_await reader->ReadHeaders());
   reader->ApplyCuts();
+  CO_RETURN_IF_ERROR(reader->JudgeUnreadable());
   co_return std::move(reader);
+}
+
+// V3: what a cut has ended need not be readable.
+Status LogReader::JudgeUnreadable() {
+  if (options_.salvage) return Status();
+  for (const LogSegmentInfo& segment : segments_) {
+    const bool whole_enough = segment.readable && segment.ends_at && PositionOffset(*segment.ends_at) <= segment.bytes;
+    if (segment.damage.empty() || segment.cut_off || whole_enough) continue;
+    Status status = std::move(header_errors_.at(segment.number));
+    NoteDamaged(status, segment);
+    return status;
+  }
+  return Status();
 }
 
 Task<Status> LogReader::ReadHeaders() {
   auto names = options_.open_directory != nullptr ? options_.open_directory->List()
                                                   : reactor_->ListDirectory(options_.directory);
   if (!names.ok()) co_return names.TakeStatus();
+  CO_RETURN_IF_ERROR(JudgeNames(*names));
   for (const std::string& name : *names) {
     const auto number = ParseSegmentFileName(name);
     if (!number) continue;
@@ -57,6 +75,7 @@ Task<Status> LogReader::ReadHeaders() {
   std::sort(segments_.begin(), segments_.end(),
             [](const LogSegmentInfo& a, const LogSegmentInfo& b) { return a.number < b.number; });
   node_ = options_.node;
+  seed_ = LogChecksumSeed(node_);
   AlignedBuffer blocks(kHeaderReadBytes);
   for (LogSegmentInfo& segment : segments_) {
     if (segment.number < options_.first_segment) {
@@ -64,12 +83,27 @@ Task<Status> LogReader::ReadHeaders() {
       continue;
     }
     Status status = co_await ReadHeader(&segment, blocks.data());
-    NoteDamaged(status, segment);
-    CO_RETURN_IF_ERROR(std::move(status));
+    if (!status.ok() && !IsDamage(status)) co_return status;
+    if (status.ok()) continue;
+    segment.readable = false;
+    segment.damage = unreadable_.empty() ? std::string(status.message()) : unreadable_.begin()->second;
+    header_errors_.emplace(segment.number, std::move(status));
   }
   if (!options_.sync) co_return Status();
   if (options_.open_directory != nullptr) co_return co_await options_.open_directory->Sync();
   co_return co_await SyncDirectory(*reactor_, options_.directory);
+}
+
+// What an operator has accepted must be finished first.
+Status LogReader::JudgeNames(const std::vector<std::string>& names) const {
+  if (options_.salvage) return Status();
+  for (const std::string& name : names) {
+    if (!name.starts_with(kAcceptedCutPrefix)) continue;
+    return Error(Code::kCorruption,
+                 "{}: kvadmin accept-loss was cut short here; run it again with --confirm {}, and it goes on",
+                 options_.directory, name.substr(kAcceptedCutPrefix.size()));
+  }
+  return Status();
 }
 
 Task<Result<File>> LogReader::OpenSegment(const LogSegmentInfo& segment, File::Mode mode) {
@@ -88,6 +122,7 @@ uint64_t LogReader::BytesOfLongCut(std::string_view head, const LogSegmentInfo& 
 }
 
 Task<Status> LogReader::ReadHeader(LogSegmentInfo* segment, char* blocks) {
+  unreadable_.clear();
   const File::Mode mode = options_.sync ? File::Mode::kReadWrite : File::Mode::kRead;
   CO_ASSIGN_OR_RETURN(File file, co_await OpenSegment(*segment, mode));
   // Bytes that the last run wrote but never synced may be readable now and lost after the next
@@ -99,17 +134,18 @@ Task<Status> LogReader::ReadHeader(LogSegmentInfo* segment, char* blocks) {
     if (size.ok()) segment->bytes = *size;
     status = size.ok() ? Status() : size.TakeStatus();
   }
-  if (status.ok() && segment->bytes < kMinSegmentBytes) {
+  if (options_.salvage) segment->bytes = std::min(segment->bytes, kMaxSegmentBytes);
+  if (status.ok() && segment->bytes < kHeaderReadBytes) {
     status = Error(Code::kCorruption,
                    "{}: the file has only {} bytes, too few for a log segment; restore it from a replica or a backup",
                    segment->path, segment->bytes);
   }
-  if (status.ok()) status = co_await file.Read(blocks, kHeaderReadBytes, 0);
+  if (status.ok()) status = co_await ReadBytes(&file, blocks, kHeaderReadBytes, 0);
   // A cut with the marks of many partitions is longer.
   std::string_view head(blocks, kHeaderReadBytes);
   AlignedBuffer longer(status.ok() ? BytesOfLongCut(head, *segment) : 0);
   if (longer.size() > 0) {
-    status = co_await file.Read(longer.data(), longer.size(), 0);
+    status = co_await ReadBytes(&file, longer.data(), longer.size(), 0);
     head = {longer.data(), longer.size()};
   }
   Status closed = co_await file.Close();
@@ -143,17 +179,23 @@ Status LogReader::JudgeHeader(LogSegmentInfo* segment, std::string_view blocks) 
                  "{}: offset 0: the segment belongs to node {}, not to {}; put back the log of this node",
                  segment->path, header.node.ToString(), node_.ToString());
   }
-  if (header.segment_bytes != segment->bytes) {
-    return Error(Code::kCorruption,
-                 "{}: the file has {} bytes, but its header says {}: it was truncated or extended; restore it from a "
-                 "replica or a backup",
-                 segment->path, segment->bytes, header.segment_bytes);
-  }
+  JudgeSize(segment, header.segment_bytes);
   seed_ = LogChecksumSeed(node_);
   BatchView first;
   const BatchState batch = DecodeBatch(blocks, segment->number, kFirstGroupOffset, seed_, &first);
   if (batch == BatchState::kValid && (first.header.flags & kBatchCut)) segment->cut_at = first.header.previous_end;
   return {};
+}
+
+void LogReader::JudgeSize(LogSegmentInfo* segment, uint64_t stated_bytes) {
+  if (stated_bytes == segment->bytes) return;
+  Status wrong = Error(Code::kCorruption,
+                       "{}: the file has {} bytes, but its header says {}: it was truncated or extended; restore it "
+                       "from a replica or a backup",
+                       segment->path, segment->bytes, stated_bytes);
+  segment->damage = wrong.message();
+  segment->bytes = std::min(segment->bytes, stated_bytes);
+  header_errors_.emplace(segment->number, std::move(wrong));
 }
 
 // Newest first, because a cut inside a dead segment was itself cut away.
@@ -166,6 +208,7 @@ void LogReader::ApplyCuts() {
     if (cut_by != SIZE_MAX) {
       if (segment.number > PositionSegment(cut_at)) {
         segment.use = LogSegmentInfo::Use::kDead;
+        segment.cut_off = true;
         continue;
       }
       if (segment.number == PositionSegment(cut_at)) {
@@ -183,6 +226,21 @@ void LogReader::ApplyCuts() {
   }
 }
 
+// With `salvage`, blocks that cannot be read are zeros.
+Task<Status> LogReader::ReadBytes(File* file, char* out, uint64_t bytes, uint64_t offset) {
+  Status status = co_await file->Read(out, bytes, offset);
+  if (!options_.salvage || status.code() != Code::kIoError) co_return status;
+  for (uint64_t at = 0; at < bytes; at += kBlockBytes) {
+    const uint64_t part = std::min<uint64_t>(kBlockBytes, bytes - at);
+    status = co_await file->Read(out + at, part, offset + at);
+    if (status.ok()) continue;
+    if (status.code() != Code::kIoError) co_return status;
+    std::memset(out + at, 0, part);
+    unreadable_.emplace(offset + at, status.message());
+  }
+  co_return Status();
+}
+
 Task<Status> LogReader::Load(size_t index) {
   const LogSegmentInfo& segment = segments_[index];
   if (loaded_ == index) co_return Status();
@@ -191,11 +249,15 @@ Task<Status> LogReader::Load(size_t index) {
     buffer_ = AlignedBuffer(segment.bytes);
   }
   loaded_ = SIZE_MAX;
+  unreadable_.clear();
   CO_ASSIGN_OR_RETURN(File file, co_await OpenSegment(segment, File::Mode::kRead));
   Status status;
-  for (uint64_t at = 0; at < segment.bytes && status.ok(); at += kReadBytes) {
-    const size_t bytes = std::min<uint64_t>(kReadBytes, segment.bytes - at);
-    status = co_await file.Read(buffer_.data() + at, bytes, at);
+  // What a cut has ended is not read, as nothing of it is needed.
+  const uint64_t needed = segment.ends_at ? AlignUp(PositionOffset(*segment.ends_at), kBlockBytes) : segment.bytes;
+  loaded_bytes_ = std::min(needed, segment.bytes);
+  for (uint64_t at = 0; at < loaded_bytes_ && status.ok(); at += kReadBytes) {
+    const size_t bytes = std::min<uint64_t>(kReadBytes, loaded_bytes_ - at);
+    status = co_await ReadBytes(&file, buffer_.data() + at, bytes, at);
   }
   Status closed = co_await file.Close();
   CO_RETURN_IF_ERROR(std::move(status));
@@ -210,6 +272,7 @@ Status LogReader::Damaged(uint64_t offset, std::string_view what) const {
 }
 
 Task<Status> LogReader::Enter(size_t index) {
+  if (EndsAtBadFile(index, SIZE_MAX)) co_return Status();
   CO_RETURN_IF_ERROR(co_await Load(index));
   current_ = index;
   offset_ = kFirstGroupOffset;
@@ -222,10 +285,62 @@ void LogReader::NoteDamaged(const Status& status, const LogSegmentInfo& segment)
   if (status.code() == Code::kCorruption && options_.damaged_segment) *options_.damaged_segment = segment.number;
 }
 
+void LogReader::EndAtDamage(size_t index, uint64_t offset, std::string what) {
+  damage_ = LogDamage{segments_[index].number, offset, std::move(what)};
+  done_ = true;
+}
+
+// Salvage: whether the log ends because of the file at `index`, as a whole, or of one of its blocks at or
+// after `from`; then it must be loaded.
+bool LogReader::EndsAtBadFile(size_t index, uint64_t from) {
+  if (!options_.salvage) return false;
+  const LogSegmentInfo& segment = segments_[index];
+  const auto block = unreadable_.lower_bound(from);
+  if (!segment.readable) {
+    EndAtDamage(index, 0, segment.damage);
+  } else if (from != SIZE_MAX && block != unreadable_.end()) {
+    EndAtDamage(index, block->first, block->second);
+  } else if (from != SIZE_MAX && !segment.damage.empty()) {
+    EndAtDamage(index, segment.bytes, segment.damage);
+  }
+  return done_;
+}
+
 Task<Result<bool>> LogReader::Next(LogEntry* entry) {
   Result<bool> more = co_await ReadNext(entry);
   if (!more.ok() && current_ != SIZE_MAX) NoteDamaged(more.status(), segments_[current_]);
-  co_return more;
+  if (!options_.salvage || more.code() != Code::kCorruption) co_return more;
+  EndAtDamage(current_, offset_, std::string(more.status().message()));
+  co_return false;
+}
+
+Task<Result<bool>> LogReader::NextBehind(LogEntry* entry) {
+  CHECK(options_.salvage && done_);
+  if (behind_ == SIZE_MAX) {
+    behind_ = current_ == SIZE_MAX ? 0 : current_;
+    behind_offset_ = current_ == SIZE_MAX ? kFirstGroupOffset : offset_;
+  }
+  for (; behind_ < segments_.size(); ++behind_, behind_offset_ = kFirstGroupOffset) {
+    const LogSegmentInfo& segment = segments_[behind_];
+    if (segment.cut_off || segment.bytes <= kFirstGroupOffset) continue;
+    Status loaded = co_await Load(behind_);
+    if (loaded.code() == Code::kIoError) continue;
+    CO_RETURN_IF_ERROR(std::move(loaded));
+    const uint64_t end = segment.ends_at ? PositionOffset(*segment.ends_at) : segment.bytes;
+    while (behind_offset_ < end) {
+      const uint64_t offset = behind_offset_;
+      BatchView batch;
+      if (DecodeBatch(image(), segment.number, offset, seed_, &batch) != BatchState::kValid) {
+        behind_offset_ = AlignUp(offset + 1, kBlockBytes);
+        continue;
+      }
+      const uint64_t next = offset + BatchBytes(batch.header);
+      behind_offset_ = (batch.header.flags & kBatchEndsGroup) != 0 ? AlignUp(next, kBlockBytes) : next;
+      *entry = {batch.header, batch.payload, &segment, offset, MakePosition(segment.number, next)};
+      co_return true;
+    }
+  }
+  co_return false;
 }
 
 Task<Result<bool>> LogReader::ReadNext(LogEntry* entry) {
@@ -276,7 +391,7 @@ Status LogReader::Accept(const BatchView& batch, LogEntry* entry) {
 
 Status LogReader::SearchLater(uint64_t offset, LogPosition gap, BatchState found, bool* has_batches) {
   const LogSegmentInfo& searched = segments_[loaded_];
-  for (uint64_t at = AlignUp(offset, kBlockBytes); at < searched.bytes; at += kBlockBytes) {
+  for (uint64_t at = AlignUp(offset, kBlockBytes); at < loaded_bytes_; at += kBlockBytes) {
     BatchView batch;
     if (DecodeBatch(image(), searched.number, at, seed_, &batch) != BatchState::kValid) continue;
     *has_batches = true;
@@ -295,6 +410,7 @@ Task<Status> LogReader::PassGap(BatchState found) {
   const LogSegmentInfo& segment = segments_[current_];
   const LogPosition gap = MakePosition(segment.number, offset_);
   bool unfinished = found == BatchState::kDamaged;
+  if (EndsAtBadFile(current_, offset_)) co_return Status();
   CO_RETURN_IF_ERROR(SearchLater(offset_ + 1, gap, found, &unfinished));
   if (segment.ends_at) {
     co_return Damaged(offset_, fmt::format("{}, although an earlier recovery found the log intact up to offset {}",
@@ -302,6 +418,7 @@ Task<Status> LogReader::PassGap(BatchState found) {
   }
   for (size_t i = current_ + 1; i < segments_.size(); ++i) {
     if (segments_[i].use == LogSegmentInfo::Use::kDead) continue;
+    if (EndsAtBadFile(i, SIZE_MAX)) co_return Status();
     CO_RETURN_IF_ERROR(co_await Load(i));
     BatchView first;
     const bool intact =
@@ -310,6 +427,7 @@ Task<Status> LogReader::PassGap(BatchState found) {
     const bool follows =
         i == current_ + 1 && segments_[i].number == segment.number + 1 && !chain_.in_group() && chain_.last_end() != 0;
     if (follows && intact && first.header.previous_end == chain_.last_end()) co_return co_await Enter(i);
+    if (EndsAtBadFile(i, 0)) co_return Status();
     bool has_batches = false;
     CO_RETURN_IF_ERROR(SearchLater(kFirstGroupOffset, gap, found, &has_batches));
     segments_[i].use = has_batches ? LogSegmentInfo::Use::kDead : LogSegmentInfo::Use::kSpare;

@@ -81,10 +81,7 @@ Task<Result<std::unique_ptr<LogReader>>> LogImpl::OpenAndReplay(LogReader::Optio
 
 Status LogImpl::JudgeEnd(const LogReader& reader) const {
   if (reader.end() >= options_.required_end) return {};
-  Status lost = LostLog(options_.directory, reader.end(), options_.required_end, options_.required_by);
-  if (!options_.accept_lost) return lost;
-  LOG(ERROR) << "continuing without the lost writes, as --accept_lost_log requests: " << lost.message();
-  return {};
+  return LostLog(options_.directory, reader.end(), options_.required_end, options_.required_by);
 }
 
 struct LogImpl::Replaying {

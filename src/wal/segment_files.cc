@@ -6,7 +6,6 @@ namespace pando {
 namespace {
 
 constexpr size_t kZeroWriteBytes = 512u << 10;
-constexpr char kTemporaryName[] = "preparing.tmp";
 
 // A failed sync is never retried (L4), not even if the error says that there is no space.
 Status NoRetry(Status status) {
@@ -96,8 +95,12 @@ Task<Status> SegmentFiles::SyncNames() { co_return NoRetry(co_await directory_->
 Task<Status> SegmentFiles::RemoveLeftover() {
   auto names = directory_->List();
   if (!names.ok()) co_return names.TakeStatus();
-  if (std::find(names->begin(), names->end(), kTemporaryName) == names->end()) co_return Status();
-  co_return co_await Remove(kTemporaryName);
+  const auto begun = [](const std::string& name) { return name.starts_with(kAcceptedCutPrefix); };
+  if (std::any_of(names->begin(), names->end(), begun)) co_return Status();
+  for (const std::string& name : *names) {
+    if (name == kTemporaryName || name == kPartName) CO_RETURN_IF_ERROR(co_await Remove(name));
+  }
+  co_return Status();
 }
 
 }  // namespace pando

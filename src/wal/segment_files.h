@@ -25,6 +25,10 @@ namespace pando {
 
 class SegmentFiles {
  public:
+  // The file that is put aside, and the copy of a part of a segment that log_cut.h makes. Both mean nothing
+  // when the log is opened.
+  static constexpr char kTemporaryName[] = "preparing.tmp", kPartName[] = "part.tmp";
+
   // `may_change` returns an error once the store belongs to another process.
   SegmentFiles(const Uuid& node, uint64_t segment_bytes, std::function<Status()> may_change)
       : node_(node), segment_bytes_(segment_bytes), may_change_(std::move(may_change)) {}
@@ -46,7 +50,8 @@ class SegmentFiles {
   // On error, either the file still exists, or its removal is not durable (a sync failed) and the
   // log must fail.
   Task<Status> Remove(std::string name);
-  // Removes the half-prepared file of an earlier run, if there is one.
+  // Removes the unfinished files of an earlier run, unless a cut of the log has begun that needs them
+  // (log_cut.h).
   Task<Status> RemoveLeftover();
 
  private:

@@ -5,7 +5,8 @@
 // format 2, batches with a valid checksum but false contents (about their place, their predecessor,
 // what was durable, or the partitions), raw bytes, flipped bits, and missing files. For every input,
 // no read is out of bounds, no CHECK fails, and corruption is an error that names a file. The reader
-// and recovery agree on what is corrupt, and recovering the recovered log gives the same histories.
+// and recovery agree on what is corrupt, and recovering the recovered log gives the same histories. A log that is
+// cut before its damage is sound.
 #include <glog/logging.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 
 #include "src/base/codec.h"
 #include "src/wal/log.h"
+#include "src/wal/log_cut.h"
 #include "src/wal/log_reader.h"
 #include "tests/support/old_log.h"
 #include "tests/support/sim_kernel.h"
@@ -167,7 +169,7 @@ class Layout {
   uint64_t checksum_ = 0;
 };
 
-Task<Status> ReadAll(Reactor* reactor) {
+Task<Status> ReadAll(Reactor* reactor, LogPosition* end) {
   LogReader::Options options;
   options.directory = kDirectory;
   options.node = kNode;
@@ -178,8 +180,46 @@ Task<Status> ReadAll(Reactor* reactor) {
     CO_ASSIGN_OR_RETURN(const bool more, co_await reader->Next(&entry));
     if (!more) co_return Status();
     CHECK_GT(entry.end, last) << "positions are not ascending";
+    *end = last = entry.end;
+  }
+}
+
+struct Salvaged {
+  LogPosition end = 0;
+  std::optional<LogDamage> damage;
+};
+
+// Reads what can be read.
+Task<Result<Salvaged>> Salvage(Reactor* reactor) {
+  LogReader::Options options;
+  options.directory = kDirectory;
+  options.node = kNode;
+  options.salvage = true;
+  CO_ASSIGN_OR_RETURN(std::unique_ptr<LogReader> reader, co_await LogReader::Open(*reactor, std::move(options)));
+  LogEntry entry;
+  LogPosition last = 0;
+  for (bool behind = false;;) {
+    Result<bool> more = false;
+    if (behind) more = co_await reader->NextBehind(&entry);
+    if (!behind) more = co_await reader->Next(&entry);
+    CO_RETURN_IF_ERROR(more.status());
+    if (!*more && std::exchange(behind, true)) co_return Salvaged{reader->end(), reader->damage()};
+    if (!*more) continue;
+    CHECK_GT(entry.end, last) << "positions are not ascending";
     last = entry.end;
   }
+}
+
+Task<Status> CutBefore(Reactor* reactor, Salvaged salvaged) {
+  CO_ASSIGN_OR_RETURN(Directory directory, co_await Directory::Open(*reactor, kDirectory));
+  const LogCut cut{1, 100, salvaged.end};
+  LogCutContent content;
+  content.copy_part = salvaged.end != 0 && salvaged.damage->segment == PositionSegment(salvaged.end);
+  Status status = co_await BeginCut(&directory, kNode, cut, &content);
+  if (status.ok()) status = co_await PutAside(&directory, cut);
+  if (status.ok()) status = co_await FinishCut(&directory, cut);
+  Status closed = co_await directory.Close();
+  co_return status.ok() ? std::move(closed) : std::move(status);
 }
 
 struct Sink final : LogReplaySink {
@@ -243,13 +283,33 @@ Task<Status> Recover(Reactor* reactor, Sink* sink) {
   co_return closed;
 }
 
+// Once the log ends before its damage, it is sound.
+void CheckCut(SimKernel* kernel, SimReactor* reactor, const Salvaged& salvaged) {
+  const Status cut = *kernel->RunTask(*reactor, CutBefore(reactor, salvaged));
+  CHECK(cut.ok()) << cut.ToString();
+  Result<Salvaged> left = *kernel->RunTask(*reactor, Salvage(reactor));
+  CHECK(left.ok() && !left->damage && PositionSegment(left->end) == 100) << left.status().ToString();
+  Sink sink;
+  const Status recovered = *kernel->RunTask(*reactor, Recover(reactor, &sink));
+  CHECK(recovered.ok()) << recovered.ToString();
+}
+
 void CheckDirectory(Script* script) {
   SimKernel kernel(1);
   SimMachine* machine = kernel.AddMachine();
   machine->disk().WriteAll(std::string(kDirectory) + "/other", "");
   Layout().Run(script, &machine->disk());
   SimReactor* reactor = machine->Boot();
-  const Status read = *kernel.RunTask(*reactor, ReadAll(reactor));
+  LogPosition end = 0;
+  const Status read = *kernel.RunTask(*reactor, ReadAll(reactor, &end));
+  const Result<Salvaged> salvaged = *kernel.RunTask(*reactor, Salvage(reactor));
+  if (read.code() == Code::kVersion) {
+    CHECK(salvaged.code() == Code::kVersion);
+  } else {
+    CHECK(salvaged.ok()) << salvaged.status().ToString();
+    CHECK_EQ(salvaged->damage.has_value(), !read.ok()) << read.ToString();
+    CHECK_GE(salvaged->end, end);
+  }
   Sink before, after;
   const Status recovered = *kernel.RunTask(*reactor, Recover(reactor, &before));
   // Damage in segments that recovery does not need does not keep the log from being opened.
@@ -258,6 +318,7 @@ void CheckDirectory(Script* script) {
   if (!recovered.ok()) {
     CHECK(recovered.code() == Code::kCorruption || recovered.code() == Code::kVersion) << recovered.ToString();
     CHECK(recovered.message().find("/wal/segment-") != std::string::npos) << recovered.ToString();
+    if (recovered.code() == Code::kCorruption) CheckCut(&kernel, reactor, *salvaged);
     return;
   }
   const Status again = *kernel.RunTask(*reactor, Recover(reactor, &after));

@@ -2,6 +2,7 @@
 lost, and a running node never touches the files of another store."""
 
 import os
+import re
 import shutil
 import subprocess
 import unittest
@@ -58,7 +59,7 @@ class LostLogTest(unittest.TestCase):
         self.assertEqual(len(logs), 2)
         for name in logs:
             os.rename(data / name, aside / name)
-        self.expect_refused(node, ["a part of the log is lost", "wal-", "partition-0000", "--accept_lost_log"])
+        self.expect_refused(node, ["a part of the log is lost", "wal-", "partition-0000", f"kvadmin accept-loss {data} --log "])
         self.expect_check(data, kvadmin_process.CORRUPTION, [str(data / name) for name in logs])
         self.assertEqual([path.name for path in data.glob("wal-*")], [], "the node created logs in their place")
         for name in logs:
@@ -71,10 +72,15 @@ class LostLogTest(unittest.TestCase):
         # It also refuses after a clean stop, because it cannot know that the log was empty.
         shutil.rmtree(data / logs[1])
         self.expect_refused(node, ["a part of the log is lost", logs[1]])
-        accepting = self.node("data", "--accept_lost_log").start()
-        self.expect_records(accepting, b"a", 200)
-        self.put(accepting, b"b", 10)
-        accepting.kill()
+        shown = kvadmin_process.run("accept-loss", data, "--log", 1)
+        self.assertEqual(shown.code, kvadmin_process.NO, shown.err)
+        code = re.search(r"--confirm ([0-9a-f]{8})", shown.out).group(1)
+        accepted = kvadmin_process.run("accept-loss", data, "--log", 1, "--confirm", code)
+        self.assertEqual(accepted.code, kvadmin_process.OK, accepted.err)
+        node.start()
+        self.expect_records(node, b"a", 200)
+        self.put(node, b"b", 10)
+        node.kill()
         node.start()
         self.expect_records(node, b"b", 10)
         node.stop()

@@ -13,6 +13,7 @@
 #include "src/engine/engine.h"
 #include "src/io/sync.h"
 #include "src/partition/store.h"
+#include "src/verify/accept_log_loss.h"
 #include "src/verify/check.h"
 
 #define EXPECT_OK(expr)                                              \
@@ -102,6 +103,13 @@ inline Task<Result<std::vector<OpResult>>> WritePoint(Engine* engine, Partition*
   CO_RETURN_IF_ERROR(write.status);
   results.push_back(std::move(write.result));
   co_return results;
+}
+
+// What `kvadmin accept-loss --log 0` does, with the code that it has shown.
+inline Task<Status> AcceptLossOfLog(Reactor* reactor, std::string data_dir) {
+  CO_ASSIGN_OR_RETURN(StoreInfo store, co_await LoadStore(*reactor, std::move(data_dir)));
+  CO_ASSIGN_OR_RETURN(const LogLossReport report, co_await ExamineLogLoss(*reactor, std::move(store), 0));
+  co_return co_await AcceptLogLoss(*reactor, &report, /*code=*/1);
 }
 
 // The page audit: returns the first problem that CheckStore finds, or "".

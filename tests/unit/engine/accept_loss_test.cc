@@ -181,9 +181,11 @@ TEST_F(AcceptLossTest, AndTheLogIsLostLater) {
   DropUnits();
   EXPECT_OK(Accept(/*empty=*/false));
   machine_->disk().RemoveTree("/data/wal-0");
-  setup_.engine.accept_lost_log = true;
+  reactor_ = machine_->Boot();
+  const Status accepted = *kernel_.RunTask(*reactor_, AcceptLossOfLog(reactor_, "/data"));
+  EXPECT_OK(accepted);
+  machine_->PowerLoss(1);
   Run([](QuarantineTest* t) -> Task<void> { co_await ExpectNew(t); });
-  setup_.engine.accept_lost_log = false;
   for (int start = 0; start < 2; ++start) Run([](QuarantineTest* t) -> Task<void> { co_await ExpectNew(t); });
   EXPECT_EQ(Problems(), "");
 }

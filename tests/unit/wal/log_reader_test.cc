@@ -389,6 +389,17 @@ TEST_F(LogReaderTest, SegmentsBetweenACutAndItsPlaceAreDead) {
   EXPECT_EQ(r.last(PartitionUuid(1)), 0u);
   EXPECT_EQ(r.last(PartitionUuid(2)), 1u);
   EXPECT_EQ(r.segments[1].use, LogSegmentInfo::Use::kDead);
+
+  // V3: they need not be readable, and neither need what is behind the place of the cut.
+  disk().FlipBit(PathOf(2), 20);
+  disk().WriteAll(PathOf(1), disk().ReadAll(PathOf(1)).substr(0, AlignUp(PositionOffset(first_end), kBlockBytes)));
+  r = Read();
+  ASSERT_TRUE(r.status.ok()) << r.status.ToString();
+  EXPECT_EQ(r.last(PartitionUuid(0)), 1u);
+  EXPECT_EQ(r.last(PartitionUuid(2)), 1u);
+  // What is before it must be.
+  disk().WriteAll(PathOf(1), disk().ReadAll(PathOf(1)).substr(0, 2 * kBlockBytes - 1));
+  EXPECT_EQ(Read().status.code(), Code::kCorruption);
 }
 
 // The group in the second segment says that the log begins with it. Only a cut may say so.

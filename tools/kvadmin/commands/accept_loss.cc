@@ -1,5 +1,5 @@
-// kvadmin accept-loss: shows what is lost of a quarantined partition. With the code that it prints, it
-// gets the partition back without what is lost.
+// kvadmin accept-loss: shows what is lost of a quarantined partition, or of a log. With the code that it
+// prints, it gets the partition, or the store, back without what is lost.
 //
 // Threads: one.
 #include "src/verify/accept_loss.h"
@@ -10,6 +10,7 @@
 
 #include "src/base/expiry.h"
 #include "src/base/hash.h"
+#include "tools/kvadmin/commands/accept_log_loss.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/offline.h"
 #include "tools/kvadmin/restore_partition.h"
@@ -22,8 +23,9 @@ constexpr size_t kProblemsShown = 5;
 
 struct AcceptLossOptions {
   std::string data_dir, backup, confirm;
-  uint32_t partition = 0;
+  uint32_t partition = 0, log = 0;
   bool empty = false;
+  bool of_log = false;  // --log, not --partition
 };
 
 // How the partition is to continue.
@@ -143,6 +145,9 @@ MakePartitionFile Replacement(Reactor* reactor, const Choice* choice, const Acce
 // The caller holds the lock.
 Task<Result<ExitCode>> ShowOrAccept(Reactor* reactor, const Globals* globals, const AcceptLossOptions* options) {
   CO_ASSIGN_OR_RETURN(StoreInfo store, co_await LoadStore(*reactor, options->data_dir));
+  if (options->of_log) {
+    co_return co_await ShowOrAcceptLogLoss(reactor, globals, std::move(store), options->log, options->confirm);
+  }
   CO_ASSIGN_OR_RETURN(const LossReport report, co_await ExamineLoss(*reactor, std::move(store), options->partition));
   if (report.problems.empty()) {
     co_return Error(Code::kInvalidArgument,
@@ -186,13 +191,17 @@ Task<Result<ExitCode>> WithLock(Reactor* reactor, const Globals* globals, const 
 
 void AddAcceptLossCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<AcceptLossOptions>();
-  tools::Command command = app.Add("accept-loss", "Get a quarantined partition back without what is lost of it");
+  tools::Command command =
+      app.Add("accept-loss", "Get a quarantined partition, or a store with a damaged log, back without what is lost");
   command.Text("data_dir", &o->data_dir, "The data directory of a stopped node").Required().ExistingDirectory();
-  command.Number("--partition", &o->partition, "The partition", 0, kMaxPartitions - 1).Required();
+  auto partition = command.Number("--partition", &o->partition, "The partition", 0, kMaxPartitions - 1);
+  auto log = command.Number("--log", &o->log, "The reactor whose log is damaged", 0, kMaxPartitions - 1);
   auto backup = command.Text("--backup", &o->backup, "Continue from this backup of the store").ExistingDirectory();
   auto empty = command.Flag("--empty", &o->empty, "Continue without any records");
   command.Text("--confirm", &o->confirm, "The code that accept-loss shows: accept the loss").NotEmpty();
-  empty.Excludes(backup);
+  empty.Excludes(backup).Excludes(log);
+  backup.Excludes(log);
+  log.Excludes(partition);
   command.Footer(
       "Without --confirm, accept-loss changes nothing: it shows what is damaged, what would be lost, and the code "
       "that\n"
@@ -201,14 +210,22 @@ void AddAcceptLossCommand(tools::Command app, Globals* globals) {
       "First try what loses nothing: start the node again after a write error, and put a sound copy of a damaged file\n"
       "back. Nothing of other partitions changes, and the partition's old file stays as data.damaged-N beside the new\n"
       "one. A command that was cut short can be repeated.\n\n"
+      "With --log, the loss is that of a log with which no node starts: it then ends before its damage, and each\n"
+      "partition of that reactor continues from the newest of its checkpoint and that log. What lies behind stays as\n"
+      "segment-N.damaged-K.\n\n"
       "Examples:\n"
       "  kvadmin accept-loss /var/lib/pando --partition 3\n"
       "  kvadmin accept-loss /var/lib/pando --partition 3 --backup /backups/monday\n"
       "  kvadmin accept-loss /var/lib/pando --partition 3 --backup /backups/monday --confirm 1f2e3d4c\n"
-      "Exit codes: 0 accepted; 1 shown only; 2 wrong options or code, or a sound partition; 3 the system failed; 4 "
+      "  kvadmin accept-loss /var/lib/pando --log 0\n"
+      "Exit codes: 0 accepted; 1 shown only; 2 wrong options or code, or nothing is damaged; 3 the system failed; 4 "
       "the\n"
-      "whole log or the backup is damaged; 5 a node has the directory open.");
+      "whole log (with --partition) or the backup is damaged; 5 a node has the directory open.");
   OnChosen(command, globals, [=]() -> Result<ExitCode> {
+    o->of_log = log.given();
+    if (!log.given() && !partition.given()) {
+      return Error(Code::kInvalidArgument, "accept-loss needs --partition or --log: what is damaged");
+    }
     return RunOffline([=](Reactor& reactor) { return WithLock(&reactor, globals, o.get()); });
   });
 }

@@ -76,23 +76,28 @@ Json ReportJson(const CheckReport& report) {
   return j;
 }
 
+// What each problem says about it.
+void PrintAdvice(const CheckReport& report) {
+  std::vector<std::string_view> advice;
+  for (const CheckProblem& p : report.problems) {
+    if (std::find(advice.begin(), advice.end(), p.advice) == advice.end()) advice.push_back(p.advice);
+  }
+  for (const std::string_view text : advice) tools::Print("  {}\n", text);
+}
+
 void PrintDamage(const CheckReport& report) {
   if (report.whole_logs_damaged) {
     tools::Print(
         "DAMAGED: {} problems. Do not start a node on this directory. Copy it, and restore from a replica or backup\n",
         report.problems_total);
+    PrintAdvice(report);
     return;
   }
   const std::vector<uint32_t>& damaged = report.damaged_partitions;
   tools::Print("DAMAGED: {} problems, all of them in {} {}; the other {} partitions are sound\n", report.problems_total,
                damaged.size() == 1 ? "partition" : "partitions", fmt::join(damaged, ", "),
                report.partitions.size() - damaged.size());
-  // What each problem says about it.
-  std::vector<std::string_view> advice;
-  for (const CheckProblem& p : report.problems) {
-    if (std::find(advice.begin(), advice.end(), p.advice) == advice.end()) advice.push_back(p.advice);
-  }
-  for (const std::string_view text : advice) tools::Print("  {}\n", text);
+  PrintAdvice(report);
 }
 
 void PrintReport(const CheckReport& report) {

@@ -73,6 +73,8 @@ class Dumper {
         });
     return status;
   }
+  // From now on come batches that lie behind the end of the log.
+  void GoBehind() { behind_ = true; }
   uint64_t batches() const { return batches_; }
   uint64_t records() const { return records_; }
 
@@ -161,6 +163,7 @@ class Dumper {
     if (r.all_or_nothing) j["all_or_nothing"] = true;
     j["segment"] = entry.segment->number;
     j["offset"] = entry.offset;
+    if (behind_) j["behind_damage"] = true;
     PrintJson(j);
   }
 
@@ -168,7 +171,27 @@ class Dumper {
   const WalDumpOptions& options_;
   const Names& names_;
   uint64_t batches_ = 0, records_ = 0;
+  bool behind_ = false;
 };
+
+// Prints where the log is damaged, and what can be read behind.
+Task<Status> DumpBehind(LogReader* log, Dumper* dumper, bool json) {
+  const LogDamage& damage = *log->damage();
+  if (json) {
+    PrintJson(Json{{"damage", Json{{"segment", damage.segment}, {"offset", damage.offset}, {"what", damage.what}}}});
+  } else {
+    tools::Print("DAMAGED: {}\nThe log cannot be read on from here. What can be read behind, perhaps with gaps:\n",
+                 damage.what);
+  }
+  dumper->GoBehind();
+  for (;;) {
+    LogEntry entry;
+    CO_ASSIGN_OR_RETURN(const bool any, co_await log->NextBehind(&entry));
+    if (!any) co_return Status();
+    CO_RETURN_IF_ERROR(dumper->Print(entry));
+    CO_RETURN_IF_ERROR(tools::OutputStatus());
+  }
+}
 
 void PrintSegments(const Globals& globals, const LogReader& log, const Dumper& dumper) {
   if (globals.json) {
@@ -226,6 +249,7 @@ Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOpti
                      std::string directory, const LogRequirement* required) {
   LogReader::Options log_options;
   log_options.directory = directory;
+  log_options.salvage = true;
   Result<std::unique_ptr<LogReader>> opened = co_await LogReader::Open(*reactor, log_options);
   if (opened.code() == Code::kNotFound && required != nullptr) {
     // A store that was created but never served has no log yet.
@@ -249,7 +273,9 @@ Task<Status> DumpLog(Reactor* reactor, const Globals* globals, const WalDumpOpti
     CO_RETURN_IF_ERROR(dumper.Print(entry));
     CO_RETURN_IF_ERROR(tools::OutputStatus());  // stop if the output cannot be written
   }
+  if (log->damage()) CO_RETURN_IF_ERROR(co_await DumpBehind(log.get(), &dumper, globals->json));
   PrintSegments(*globals, *log, dumper);
+  if (log->damage()) co_return Error(Code::kCorruption, "{}", log->damage()->what);
   if (required != nullptr && log->end() < required->end) {
     co_return LostLog(directory, log->end(), required->end, required->path);
   }
@@ -279,12 +305,15 @@ Task<Result<ExitCode>> WalDump(Reactor* reactor, const Globals* globals, const W
     lock = *std::move(taken);
   }
   Status status;
-  for (uint32_t r = 0; r < store->reactors && status.ok(); ++r) {
+  // Damage of one log says nothing about the others.
+  for (uint32_t r = 0; r < store->reactors && (status.ok() || status.code() == Code::kCorruption); ++r) {
     if (!globals->json) tools::Print("{}log of reactor {}\n", r > 0 ? "\n" : "", r);
     LogRequirement required;
     // The log of a running node may look as if it ended early.
     if (!options->running) required = co_await RequirementOf(reactor, &*store, r);
-    status = co_await DumpLog(reactor, globals, options, &names, store->LogDirectory(r), &required);
+    Status dumped = co_await DumpLog(reactor, globals, options, &names, store->LogDirectory(r), &required);
+    const bool ends = !dumped.ok() && dumped.code() != Code::kCorruption;
+    if (status.ok() || ends) status = std::move(dumped);
   }
   if (lock.is_open()) {
     Status closed = co_await lock.Close();
@@ -313,7 +342,7 @@ void AddWalDumpCommand(tools::Command app, Globals* globals) {
       "Columns: partition, LSN, time, operation, key. A record whose line ends in ... is applied together with the\n"
       "next one. Keys are those of requests; if only a wal-N directory is given, they are as stored, with the "
       "namespace\n"
-      "in front. wal-dump changes nothing.\n\n"
+      "in front. wal-dump changes nothing. Of a damaged log it also prints what can be read behind the damage.\n\n"
       "Examples:\n"
       "  kvadmin wal-dump /var/lib/pando\n"
       "  kvadmin wal-dump /var/lib/pando --partition 3 --from-lsn 1000 --to-lsn 1010\n"
