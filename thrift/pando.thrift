@@ -158,7 +158,7 @@ struct Context {
   10: string principal
   /**
    * With client_id: when the write was sent for the first time, by the server's clock: HelloReply.now_ms and the time
-   * that has passed since, by a clock of the caller that nobody sets.
+   * that has passed since, by a clock of the caller that nobody sets. Say hello again every hour, because clocks drift.
    */
   11: i64 first_sent_ms
 }
@@ -298,7 +298,7 @@ struct HelloReply {
   7: list<string> accepted_features
   /** The identity of this connection; empty = anonymous. */
   8: string identity
-  /** The server's clock, as Unix time in ms, for Context.first_sent_ms. */
+  /** The server's clock, as Unix time in ms, for Context.first_sent_ms. It does not go back when the clock is set. */
   9: i64 now_ms
   15: optional ReplyContext context
 }

@@ -55,6 +55,7 @@ class Engine::Impl final : public LogReplaySink {
         newest_(options_.store.ranges),
         seen_before_(options_.store.ranges) {
     for (std::atomic<Version>& newest : newest_) newest = ChangeTail::kOutOfService;
+    if (!options_.clock) options_.clock = std::make_shared<StoreClock>();
   }
 
   static BufferPoolOptions PoolOptions(const EngineOptions& options) {
@@ -214,6 +215,7 @@ class Engine::Impl final : public LogReplaySink {
   Replica::Options ReplicaOptions(const PartitionInfo& info) {
     Replica::Options options;
     options.info = info;
+    options.clock = options_.clock;
     options.change_tail_bytes = ChangeTailBytes(options_);
     options.on_failure = [this](const Status& s) { OnFailure(s); };
     options.on_quarantine = [this](const QuarantinedPartition& q) { OnQuarantine(q); };
@@ -751,6 +753,7 @@ uint64_t Engine::MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64
 }
 
 Reactor& Engine::reactor() { return impl_->reactor_; }
+const std::shared_ptr<StoreClock>& Engine::clock() const { return impl_->options_.clock; }
 Partition* Engine::partition(uint32_t id) { return impl_->Find(id); }
 std::span<Partition* const> Engine::partitions() { return impl_->partitions_; }
 Status Engine::CheckMayOpen(uint32_t id) const { return impl_->CheckMayOpen(id); }

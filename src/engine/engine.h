@@ -33,6 +33,7 @@
 #include "src/model/point_write.h"
 #include "src/model/types.h"
 #include "src/partition/lane.h"
+#include "src/partition/partition_clock.h"
 #include "src/partition/quarantine.h"
 #include "src/partition/store.h"
 #include "src/verify/scrub.h"
@@ -47,6 +48,8 @@ inline constexpr uint64_t kSparePartitions = 256;
 struct EngineOptions {
   StoreInfo store;
   uint32_t reactor_index = 0;  // index of this reactor in the store
+  // Of all engines of the store. Null: this is the only one.
+  std::shared_ptr<StoreClock> clock;
   // Pool frames, their descriptors, write buffers, and log buffers.
   uint64_t memory_bytes = 256u << 20;
   // For so many partitions more than the store has now, memory is kept, so that they can be opened: as far as
@@ -110,6 +113,7 @@ class Engine {
   static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64_t ranges);
 
   Reactor& reactor();
+  const std::shared_ptr<StoreClock>& clock() const;
   // The partition with this ID, or null: it belongs to another reactor, or the store does not hold it.
   // Both are valid until the caller suspends (E6).
   Partition* partition(uint32_t id);

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "src/model/partition.h"
 #include "src/model/point_write.h"
 #include "src/node/snapshots.h"
+#include "src/partition/partition_clock.h"
 #include "src/partition/store.h"
 
 namespace pando {
@@ -36,6 +38,7 @@ struct KvBackend {
   // reactor. Valid until the next suspension.
   std::vector<Partition*> stored;
   KeySpace keys;
+  std::shared_ptr<const StoreClock> clock = std::make_shared<StoreClock>();
   // Engine::change_count of all reactors. Empty: the partitions are asked one by one.
   std::vector<const std::atomic<uint64_t>*> change_counts;
   // Engine::BatchGet of this reactor, for partitions of `stored`.

@@ -412,7 +412,7 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
                     "absolute_expiry",
                     "return_previous",
                     kOutOfOrderReplies};
-  reply.now_ms = server_->reactor().WallMs();
+  reply.now_ms = backend_->clock->NowMs(server_->reactor());
   if (backend_->RemembersWrites()) reply.features.emplace_back("idempotent_writes");
   const std::vector<std::string>& wanted = call->args.request.features;
   if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {

@@ -206,6 +206,7 @@ Task<Status> Node::ChangeReactorsIfNeeded(Reactor& first) {
 Task<Status> Node::OpenEngines(Reactor& first) {
   EngineOptions options;
   options.store = store_;
+  options.clock = std::make_shared<StoreClock>();
   options.memory_bytes = memory_.engine_bytes;
   options.spare_partitions = descriptors_.spare_partitions;
   options.compression = options_.compression;

@@ -63,6 +63,7 @@ void ReactorPart::SetHere(uint32_t id, bool here) {
 void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.store = store_;
   backend_.reactor = index();
+  backend_.clock = engine_->clock();
   backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
   backend_.batch_write = [this](std::span<PointWrite* const> writes) { engine_->BatchWrite(writes); };
   for (uint32_t id = 0; id < store_->ranges; ++id) {

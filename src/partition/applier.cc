@@ -231,7 +231,8 @@ void Applier::Repeat(ApplyUnit* unit, const Judgement& judgement) {
 void Applier::UpdateLane(ApplyUnit* unit, LaneEncoder lane) {
   const LogRecord& once = unit->records.front().record;
   const std::string value = std::move(lane).Finish(MaxInlineBytes(state_.pool.page_bytes()) - once.key.size());
-  const int64_t expires_at_ms = VersionMs(once.version) + kLaneRetentionMs;
+  // The time of the partition may be behind that of the client (StoreClock).
+  const int64_t expires_at_ms = std::max(VersionMs(once.version), once.first_sent_ms) + kLaneRetentionMs;
   state_.tree->Upsert(LeafOf(*unit, 0), once.key, NewValue{value, Extent(), once.version, expires_at_ms});
   upkeep_.NoteExpiry(expires_at_ms);
 }

@@ -5,11 +5,12 @@
 // write in flight, and a sequence that rises. Each partition keeps one record per lane, in the
 // reserved namespace of its own tree (docs/FORMAT.md, "Lane"): the last sequence and its results. It
 // is looked up and replaced when a write is applied, in the same step, so every replica that applies
-// the same log has the same lanes. It expires like any record when the lane has been silent for
-// kLaneRetentionMs. A write that was first sent kMaxWriteAgeMs ago is refused, because it may have been
-// applied and forgotten. Both times are those of record versions, and a client says when it sent the
-// write first by the server's clock. So a write that spends any time on its way, or a clock that is set,
-// makes it too old and never new. A clock that a write says to be ahead is believed for kMaxAheadMs.
+// the same log has the same lanes. It expires like any record, kLaneRetentionMs after the write was
+// applied and after it was first sent, whichever is later. A write that was first sent kMaxWriteAgeMs ago
+// is refused, because it may have been applied and forgotten. "Now" is the time of the record's version,
+// and a client says when it sent the write first by the server's clock (StoreClock). So a write that
+// spends any time on its way, or a clock that is set, makes it too old and never new. What is said to be
+// more than kMaxAheadMs ahead is refused, so that lanes do not stay for long.
 //
 // A write that is sent again must be the same one. A digest of its operations tells.
 //
@@ -35,9 +36,9 @@ namespace pando {
 // Lanes of a partition, by default. A lane takes about 100 bytes, and as much as its results.
 inline constexpr uint64_t kMaxLanes = 65'536;
 inline constexpr int64_t kLaneRetentionMs = 15 * 60 * 1000, kMaxWriteAgeMs = 10 * 60 * 1000;
-inline constexpr int64_t kMaxAheadMs = 60 * 1000;
-static_assert(kMaxWriteAgeMs + kMaxAheadMs < kLaneRetentionMs,
-              "LN1: a write must be too old before its lane is forgotten");
+// The clock of a client that has not asked for the time again for hours may be ahead by so much.
+inline constexpr int64_t kMaxAheadMs = 10 * 60 * 1000;
+static_assert(kMaxWriteAgeMs < kLaneRetentionMs, "LN1: a write must be too old before its lane is forgotten");
 
 // The last write of a lane.
 struct Lane {

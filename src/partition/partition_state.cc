@@ -22,13 +22,6 @@ bool MayFollow(Phase from, Phase to) {
 
 }  // namespace
 
-void PartitionClock::Follow(Version version) {
-  newest_ = version;
-  if (VersionMs(version) <= RunningMs()) return;
-  began_ms_ = VersionMs(version);
-  began_ns_ = reactor_.NowNs();
-}
-
 void PartitionState::Enter(Phase to) {
   CHECK(MayFollow(phase_, to)) << "PH1: partition " << id() << " goes from phase " << static_cast<int>(phase_) << " to "
                                << static_cast<int>(to);

@@ -23,7 +23,6 @@
 //        not name it any more.
 #pragma once
 
-#include <algorithm>
 #include <functional>
 #include <memory>
 #include <utility>
@@ -36,6 +35,7 @@
 #include "src/partition/apply_unit.h"
 #include "src/partition/change_tail.h"
 #include "src/partition/lane.h"
+#include "src/partition/partition_clock.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store.h"
 #include "src/wal/log.h"
@@ -52,38 +52,6 @@ enum class Phase : uint8_t {
   kDropped,      // the store does not hold it any more: the same
 };
 
-// The time that decides expiry and from which versions are derived, so that readers and writers
-// agree on what has expired. It never goes backwards (P6). If the clock is set back, this time
-// continues from the newest version, slightly slower than real time, so that the clock catches up.
-class PartitionClock {
- public:
-  explicit PartitionClock(Reactor& reactor) : reactor_(reactor) {}
-
-  int64_t NowMs() const { return NowMs(reactor_.WallMs()); }
-  int64_t NowMs(int64_t wall_ms) const { return std::max(wall_ms, RunningMs()); }
-  // The newest version given to a record or a snapshot.
-  Version newest() const { return newest_; }
-  // A version for the next record: newer than all before, and at or after the current time.
-  Version Give() {
-    Follow(std::max(newest_ + 1, VersionAtMs(NowMs())));
-    return newest_;
-  }
-  // Makes `version` the newest one. The running time continues from it if it is ahead.
-  void Follow(Version version);
-
- private:
-  static constexpr int64_t kCatchUp = 64;
-  int64_t RunningMs() const {
-    const int64_t passed_ms = (reactor_.NowNs() - began_ns_) / kMillisecond;
-    return began_ms_ + passed_ms - passed_ms / kCatchUp;
-  }
-
-  Reactor& reactor_;
-  Version newest_ = 0;
-  int64_t began_ms_ = 0;  // what NowMs was, or the clock showed, at began_ns_
-  Nanos began_ns_ = 0;
-};
-
 // How much may be durable and wait to be committed (WQ2).
 struct UncommittedLimits {
   uint64_t bytes = 8u << 20;  // of the log
@@ -91,7 +59,8 @@ struct UncommittedLimits {
 };
 
 struct PartitionState {
-  PartitionState(Reactor& r, BufferPool& p, PartitionInfo i) : reactor(r), pool(p), info(i), clock(r), idle(r) {}
+  PartitionState(Reactor& r, BufferPool& p, PartitionInfo i, std::shared_ptr<StoreClock> store_clock)
+      : reactor(r), pool(p), info(i), clock(r, std::move(store_clock)), idle(r) {}
 
   uint32_t id() const { return info.id; }
   // Whether a stored key is of the store itself, and nothing that a request knows.

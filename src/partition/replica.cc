@@ -13,7 +13,7 @@ Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
       drained_(reactor),
       discarded_(reactor),
       on_quarantine_(std::move(options.on_quarantine)),
-      state_(reactor, pool, options.info) {
+      state_(reactor, pool, options.info, std::move(options.clock)) {
   state_.on_failure = std::move(options.on_failure);
   state_.on_damage = [this](const Status& why) { Quarantine(why); };
   state_.on_busy = std::move(options.on_busy);

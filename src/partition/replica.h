@@ -44,6 +44,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
  public:
   struct Options {
     PartitionInfo info;
+    std::shared_ptr<StoreClock> clock = std::make_shared<StoreClock>();
     uint64_t change_tail_bytes = ChangeTail::kMinBytes;
     std::function<void(const Status&)> on_failure;
     // Called once when the partition is quarantined. Discard then.

@@ -119,13 +119,13 @@ Task<Status> WritePipeline::Fetch(ClientWrite* write) {
   co_return Status();
 }
 
-// LN1 needs a time that is not far ahead.
+// A lane that is far ahead would be remembered for too long.
 bool WritePipeline::MayBeSent(const WriteOp& once) const {
-  return once.first_sent_ms <= state_.clock.NowMs() + kMaxAheadMs;
+  return once.first_sent_ms <= state_.clock.store().NowMs(state_.reactor) + kMaxAheadMs;
 }
 
 Status WritePipeline::AheadOfTime(const WriteOp& once) const {
-  const int64_t now_ms = state_.clock.NowMs();
+  const int64_t now_ms = state_.clock.store().NowMs(state_.reactor);
   return Error(
       Code::kInvalidArgument,
       "the write says that it was first sent at {} (Unix time in ms), but it is {} here; take the time from the "

@@ -57,6 +57,7 @@ Task<Status> SimNode::Start() {
 
 Task<Status> SimNode::OpenEngines() {
   EngineOptions engine = options_.engine;
+  engine.clock = std::make_shared<StoreClock>();
   engine.store = store_;
   CO_ASSIGN_OR_RETURN(engine.lock, lock_.Identity());
   engine.on_failure = [this](const Status& status) {

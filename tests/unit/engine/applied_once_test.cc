@@ -13,6 +13,7 @@ using Results = std::vector<OpResult>;
 
 // How a test sends a write.
 struct Name {
+  uint32_t partition = 0;
   std::string client =
       "\xff\xff\xff\xff"
       "client";  // the stored key of its lane
@@ -27,7 +28,7 @@ WriteOp Once(Engine* engine, const Name& name) {
   op.op = RecordOp::kOnce;
   op.key = name.client;
   op.sequence = name.sequence;
-  op.first_sent_ms = engine->reactor().WallMs() - name.age_ms;
+  op.first_sent_ms = engine->clock()->NowMs(engine->reactor()) - name.age_ms;
   return op;
 }
 WriteOp If(WriteOp op, bool exists) {
@@ -42,7 +43,7 @@ std::vector<WriteOp> Ops(WriteOp op) {
 
 // The results, without that of the kOnce.
 Task<Result<Results>> Send(Engine* engine, Name name, std::vector<WriteOp> ops) {
-  Partition* partition = engine->partition(0);
+  Partition* partition = engine->partition(name.partition);
   if (name.point) {
     AwaitedWrite write(engine->reactor());
     const WriteOp once = Once(engine, name);
@@ -78,8 +79,8 @@ Task<Code> SendRefused(Engine* engine, Name name, WriteOp op) {
   EXPECT_FALSE(results.ok());
   co_return results.code();
 }
-Task<std::string> Read(Engine* engine, std::string key) {
-  Result<ReadResult> read = co_await engine->partition(0)->Get(std::move(key), kNewest, nullptr);
+Task<std::string> Read(Engine* engine, std::string key, uint32_t partition = 0) {
+  Result<ReadResult> read = co_await engine->partition(partition)->Get(std::move(key), kNewest, nullptr);
   EXPECT_OK(read.status());
   co_return read.ok() && read->found ? read->value : "nothing";
 }
@@ -395,6 +396,41 @@ TEST_F(AppliedOnceTest, AWriteThatWasOnItsWayForLongIsNotApplied) {
     }
   };
   Run(Body());
+}
+
+// The time of a partition that was written goes on when the clock is set back, and that of another one
+// does not. A client has one time for both.
+TEST_F(AppliedOnceTest, AClockThatIsSetBackRefusesNothing) {
+  static constexpr int64_t kBackMs = 2 * kLaneRetentionMs;
+  setup_.store.partitions = 2;
+  struct Body {
+    SimMachine* machine;
+    Task<void> operator()(Reactor* reactor, Engine* engine) const {
+      machine->JumpWallClock(-kBackMs);
+      // Whether or not there are new versions meanwhile.
+      co_await Sleep(*reactor, kMaxWriteAgeMs * kMillisecond);
+      Name name;
+      name.client += " of both";
+      const OpResult ahead = co_await SendOne(engine, name, IncrementOp("n", 1));
+      EXPECT_EQ(ahead.number, 1);
+      ExpectSame(co_await SendOne(engine, name, IncrementOp("n", 1)), ahead);
+      name.partition = 1;
+      std::vector<WriteOp> late;
+      late.push_back(Once(engine, name));
+      late.push_back(IncrementOp("n", 1));
+      const OpResult behind = co_await SendOne(engine, name, IncrementOp("n", 1));
+      EXPECT_EQ(behind.number, 1);
+      EXPECT_GT(VersionMs(ahead.version) - VersionMs(behind.version), kBackMs / 2) << "no time is behind";
+      // By the time of this partition the write is not too old yet, so the lane must be there.
+      co_await Sleep(*reactor, (kLaneRetentionMs + 60'000) * kMillisecond);
+      EXPECT_OK((co_await engine->partition(1)->Write(late, WriteOptions())).status());
+      EXPECT_EQ(co_await Read(engine, "n", 1), "1");
+      co_await Sleep(*reactor, kBackMs * kMillisecond);
+      EXPECT_EQ((co_await engine->partition(1)->Write(late, WriteOptions())).code(), Code::kAborted);
+      EXPECT_EQ(co_await Read(engine, "n", 1), "1");
+    }
+  };
+  Run(Body{machine_});
 }
 
 // A name that was used before does not make another write of it.

@@ -531,28 +531,6 @@ TEST_P(KvServiceTest, BadSnapshotRequests) {
   }
 }
 
-TEST_P(KvServiceTest, HelloPublishesLimits) {
-  auto hello = CallFor<api::Kv_hello_result>("hello", api::Kv_hello_args())->success;
-  EXPECT_EQ(hello.partitions, static_cast<int32_t>(kPartitions));
-  EXPECT_EQ(hello.limits.max_key_bytes, 2048);
-  EXPECT_EQ(hello.limits.max_frame_bytes, 4 << 20);
-  EXPECT_EQ(hello.node_id, "00000000-0000-0007-0000-000000000008");
-  EXPECT_EQ(CallFor<api::Admin_status_result>("status", api::Admin_status_args())->success.verdict, "ok");
-  EXPECT_EQ(CallFor<api::Admin_checkpoint_result>("checkpoint", api::Admin_checkpoint_args())->success.partitions,
-            static_cast<int32_t>(kPartitions));
-}
-
-TEST_P(KvServiceTest, HelloAgreesOnFeatures) {
-  api::Kv_hello_args args;
-  args.request.features = {"time_travel"};
-  auto hello = CallFor<api::Kv_hello_result>("hello", args)->success;
-  EXPECT_THAT(hello.accepted_features, testing::IsEmpty());
-  EXPECT_THAT(hello.features, testing::Contains("out_of_order_replies"));
-  args.request.features = {"time_travel", "out_of_order_replies"};
-  hello = CallFor<api::Kv_hello_result>("hello", args)->success;
-  EXPECT_THAT(hello.accepted_features, testing::ElementsAre("out_of_order_replies"));
-}
-
 // A client asks for large values and does not read them. Neither the fast nor the slow path may
 // collect more than the connection's limit.
 struct SlowReader {

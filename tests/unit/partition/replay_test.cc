@@ -241,7 +241,7 @@ class PartitionPhase : public testing::Test {
   SimKernel kernel_{1};
   SimReactor* reactor_ = kernel_.AddMachine()->Boot();
   BufferPool pool_{*reactor_, Options()};
-  PartitionState state_{*reactor_, pool_, PartitionInfo()};
+  PartitionState state_{*reactor_, pool_, PartitionInfo(), std::make_shared<StoreClock>()};
 };
 
 // PH1: the phase changes only as the header of PartitionState says.
