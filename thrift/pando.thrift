@@ -716,6 +716,8 @@ struct ScrubReply {
   10: i64 last_finished_ms
   /** Partitions whose bitmaps could not be verified because checkpoints followed each other too closely. */
   11: i32 skipped_partitions
+  /** All known damaged places, of which `findings` may lack some. */
+  12: i64 findings_total
   15: optional ReplyContext context
 }
 

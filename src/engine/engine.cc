@@ -688,9 +688,10 @@ class Engine::Impl final : public LogReplaySink {
     return s;
   }
 
-  std::vector<QuarantinedPartition> quarantined() const {
+  std::vector<QuarantinedPartition> quarantined(size_t most) const {
     std::vector<QuarantinedPartition> found;
     for (const Replica* r : served_) {
+      if (found.size() == most) break;
       if (r->quarantined()) found.push_back(r->quarantine());
     }
     return found;
@@ -775,7 +776,12 @@ void Engine::CheckInvariants() const {
   for (const Replica* r : impl_->served_) r->CheckInvariants();
 }
 EngineStats Engine::stats() const { return impl_->stats(); }
-std::vector<QuarantinedPartition> Engine::quarantined() const { return impl_->quarantined(); }
+std::vector<QuarantinedPartition> Engine::quarantined(size_t most) const { return impl_->quarantined(most); }
+std::optional<QuarantinedPartition> Engine::quarantine(uint32_t id) const {
+  const Replica* replica = impl_->Find(id);
+  if (replica == nullptr || !replica->quarantined()) return std::nullopt;
+  return replica->quarantine();
+}
 const std::atomic<uint64_t>& Engine::change_count() const { return impl_->change_count_; }
 const std::atomic<Version>& Engine::newest_change(uint32_t id) const { return impl_->newest_[id]; }
 Scrubber& Engine::scrubber() { return *impl_->scrubber_; }

@@ -155,7 +155,8 @@ class Engine {
   // quarantined; the others have been checkpointed.
   Task<Status> CheckpointAll();
   EngineStats stats() const;
-  std::vector<QuarantinedPartition> quarantined() const;
+  std::vector<QuarantinedPartition> quarantined(size_t most = SIZE_MAX) const;
+  std::optional<QuarantinedPartition> quarantine(uint32_t id) const;
   // Changes after each change that Partition::newest_change of one of the partitions shows. Any
   // thread may read it.
   const std::atomic<uint64_t>& change_count() const;

@@ -8,6 +8,7 @@
 #include "src/kvapi/kv_requests.h"
 #include "src/kvapi/merge_scan.h"
 #include "src/node/multi_get.h"
+#include "src/node/scrub_report.h"
 
 namespace pando {
 
@@ -424,7 +425,8 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
 
 Task<void> KvService::AdminStatus(Call<api::Admin_status_args, api::Admin_status_result>* call) {
   // Covers the reply's structs and the coroutine frames of the calls to the other reactors.
-  const size_t bytes = kStatusBytes + kPartitionStatusBytes * backend_->here.size();
+  const size_t bytes =
+      kStatusBytes + kPartitionStatusBytes * backend_->here.size() + DamageReport::kMaxBytes * backend_->peers.size();
   if (Refuse(call, Reserve(call, bytes))) co_return;
   Result<api::NodeStatus> status = co_await control_->CollectStatus(server_->reactor());
   if (Failed(call, status.status())) co_return;

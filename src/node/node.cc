@@ -379,7 +379,8 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   out.reactors = static_cast<int32_t>(store_.reactors);
   out.ranges = static_cast<int32_t>(store_.ranges);
   int disk_full_partitions = 0;
-  std::vector<QuarantinedPartition> quarantined;
+  std::optional<QuarantinedPartition> quarantined;
+  uint64_t quarantined_total = 0;
   for (size_t i = 0; i < parts_.size(); ++i) {
     auto collect = [part = parts_[i]](Reactor&) { return part->CollectStatus(); };
     ReactorPartStatus part = co_await CallOn(caller, static_cast<int>(i), std::move(collect));
@@ -387,7 +388,8 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
     out.pool_free_pages += static_cast<int64_t>(part.engine.pool_free_pages);
     out.log_bytes += static_cast<int64_t>(part.engine.log.unreleased_bytes);
     disk_full_partitions += part.disk_full_partitions;
-    std::move(part.quarantined.begin(), part.quarantined.end(), std::back_inserter(quarantined));
+    if (!quarantined) quarantined = std::move(part.quarantined);
+    quarantined_total += part.engine.quarantined_partitions;
     std::move(part.partitions.begin(), part.partitions.end(), std::back_inserter(out.partitions));
   }
   std::sort(out.partitions.begin(), out.partitions.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
@@ -395,14 +397,13 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   if (health_.failed.load(std::memory_order_relaxed)) {
     out.verdict = "the engine has stopped because a disk failed or data is damaged";
     out.advice = "read the log; run kvadmin check on the data directory; restart on a sound disk";
-  } else if (!quarantined.empty()) {
+  } else if (quarantined) {
     // The partitions say the rest (PartitionStatus::quarantine).
-    const QuarantinedPartition& first = quarantined.front();
-    const std::string more = quarantined.size() == 1 ? "" : fmt::format(", and {} others too", quarantined.size() - 1);
-    out.verdict = fmt::format("serving, but {}{}", first.What(), more);
-    out.advice = first.Advice();
-  } else if (!out.scrub.findings.empty()) {
-    out.verdict = fmt::format("serving, with {} damaged places on disk", out.scrub.findings.size());
+    const std::string more = quarantined_total > 1 ? fmt::format(", and {} others too", quarantined_total - 1) : "";
+    out.verdict = fmt::format("serving, but {}{}", quarantined->What(), more);
+    out.advice = quarantined->Advice();
+  } else if (out.scrub.findings_total > 0) {
+    out.verdict = fmt::format("serving, with {} damaged places on disk", out.scrub.findings_total);
     out.advice = "run kvadmin check --online to list them and what to do about each";
   } else if (disk_full_partitions > 0) {
     out.verdict =

@@ -18,9 +18,20 @@ void SetTotal(Counter* counter, uint64_t total) {
 
 }  // namespace
 
-ReactorPart::~ReactorPart() { CHECK(engine_ == nullptr) << "a ReactorPart was destroyed before its engine was closed"; }
+ReactorPart::~ReactorPart() {
+  CHECK(engine_ == nullptr) << "a ReactorPart was destroyed before its engine was closed";
+  registry_->Remove(this);  // a partition may have been quarantined while the engine opened or closed
+}
 
 Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
+  options.on_quarantine = [this, tell = std::move(options.on_quarantine)](const QuarantinedPartition& quarantined) {
+    NoteQuarantine(quarantined);
+    if (tell) tell(quarantined);
+  };
+  options.on_quarantine_end = [this, tell = std::move(options.on_quarantine_end)](uint32_t id) {
+    EndQuarantine(id);
+    if (tell) tell(id);
+  };
   Result<std::unique_ptr<Engine>> engine = co_await Engine::Open(reactor_, std::move(options));
   if (!engine.ok()) co_return engine.TakeStatus();
   engine_ = *std::move(engine);
@@ -128,7 +139,6 @@ Task<Status> ReactorPart::CloseEngine(bool checkpoint) {
 Task<ReactorPartStatus> ReactorPart::CollectStatus() {
   ReactorPartStatus status;
   status.engine = engine_->stats();
-  status.quarantined = engine_->quarantined();
   for (Partition* partition : engine_->partitions()) {
     PartitionStats stats = partition->stats();
     api::PartitionStatus& p = status.partitions.emplace_back();
@@ -146,46 +156,41 @@ Task<ReactorPartStatus> ReactorPart::CollectStatus() {
     status.disk_full_partitions += stats.disk_full;
     p.snapshots = static_cast<int32_t>(stats.snapshots);
     p.snapshot_pinned_bytes = static_cast<int64_t>(stats.snapshot_pinned_bytes);
-  }
-  for (const QuarantinedPartition& q : status.quarantined) {
-    const auto same = [&](const api::PartitionStatus& p) { return p.id == static_cast<int32_t>(q.id); };
-    const auto at = std::find_if(status.partitions.begin(), status.partitions.end(), same);
-    if (at != status.partitions.end()) at->__set_quarantine(q.ToString());
+    std::optional<QuarantinedPartition> quarantined = engine_->quarantine(partition->id());
+    if (!quarantined) continue;
+    p.__set_quarantine(quarantined->ToString());
+    if (!status.quarantined) status.quarantined = std::move(quarantined);
   }
   co_return status;
 }
 
-Task<ScrubReport> ReactorPart::Scrub(bool start, uint64_t bytes_per_s) {
+Task<DamageReport> ReactorPart::Scrub(bool start, uint64_t bytes_per_s) {
   if (start) engine_->scrubber().StartPass(bytes_per_s);
-  co_return FullScrubReport();
+  DamageReport report{engine_->scrubber().report()};
+  report.Add(*store_, engine_->quarantined(DamageReport::kMaxFindings), engine_->stats().quarantined_partitions);
+  co_return report;
 }
 
-// A scrub does not read quarantined partitions: what is wrong with them is known.
-ScrubReport ReactorPart::FullScrubReport() const {
-  ScrubReport report = engine_->scrubber().report();
-  for (const QuarantinedPartition& q : engine_->quarantined()) {
-    ScrubFinding& finding = report.findings.emplace_back();
-    finding.problem = {store_->PartitionFilePath(q.id), 0, q.What(), std::string(q.Advice()), q.id};
-    finding.pass = report.passes_started;
-    finding.first_seen_ms = q.since_ms;
-  }
-  return report;
-}
-
-// One series for each quarantined partition. It is 0 once the partition has been dropped.
-void ReactorPart::PublishQuarantined() {
-  for (auto& [partition, since_s] : quarantined_since_s_) since_s->Set(0);
-  for (const QuarantinedPartition& q : engine_->quarantined()) {
-    auto [at, is_new] = quarantined_since_s_.try_emplace(q.id);
-    if (is_new) at->second = std::make_unique<Gauge>();
-    at->second->Set(q.since_ms / kMsPerSecond);
-    if (!is_new) continue;
+// One series for each quarantined partition and cause.
+void ReactorPart::NoteQuarantine(const QuarantinedPartition& quarantined) {
+  EndQuarantine(quarantined.id);
+  auto [at, is_new] = quarantined_since_s_.try_emplace({quarantined.id, quarantined.why.code()});
+  if (is_new) {
+    at->second = std::make_unique<Gauge>();
     registry_->Add(this, "kv_partition_quarantined_since_seconds",
                    "Since when a partition is quarantined (Unix time). The log and kvadmin status say why.",
                    {{"reactor", std::to_string(index())},
-                    {"partition", std::to_string(q.id)},
-                    {"cause", std::string(CodeName(q.why.code()))}},
+                    {"partition", std::to_string(quarantined.id)},
+                    {"cause", std::string(CodeName(quarantined.why.code()))}},
                    at->second.get());
+  }
+  at->second->Set(quarantined.since_ms / kMsPerSecond);
+}
+
+void ReactorPart::EndQuarantine(uint32_t partition) {
+  for (auto at = quarantined_since_s_.lower_bound({partition, Code::kOk});
+       at != quarantined_since_s_.end() && at->first.first == partition; ++at) {
+    at->second->Set(0);
   }
 }
 
@@ -218,12 +223,11 @@ void ReactorPart::Publish() {
   gauges_.partitions.Set(static_cast<int64_t>(stats.partitions));
   gauges_.partition_limit.Set(static_cast<int64_t>(stats.max_partitions));
   gauges_.quarantined.Set(static_cast<int64_t>(stats.quarantined_partitions));
-  if (!quarantined_since_s_.empty() || stats.quarantined_partitions > 0) PublishQuarantined();
   SetTotal(&gauges_.released_bytes, stats.release.bytes_total);
   gauges_.release_refused_files.Set(static_cast<int64_t>(stats.release.refused_files));
   SumPartitions();
   server_->PublishMetrics();
-  scrub_gauges_.Set(FullScrubReport());
+  scrub_gauges_.Set(engine_->scrubber().report(), stats.quarantined_partitions);
   gauges_.frame_bytes.Set(static_cast<int64_t>(FrameBytesOnThisThread()));
   reactor_.ArmTimer(&publish_, reactor_.NowNs() + kPublishIntervalNs);
 }

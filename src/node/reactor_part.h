@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "src/engine/engine.h"
@@ -45,8 +46,8 @@ struct EngineGauges {
 
 struct ReactorPartStatus {
   std::vector<api::PartitionStatus> partitions;
-  std::vector<QuarantinedPartition> quarantined;
-  int disk_full_partitions = 0;  // of those: they refused writes lately for lack of disk space
+  std::optional<QuarantinedPartition> quarantined;  // the first one
+  int disk_full_partitions = 0;                     // of those: they refused writes lately for lack of disk space
   EngineStats engine;
 };
 
@@ -85,9 +86,9 @@ class ReactorPart {
   // Of any reactor: whether the node holds the partition. REQUIRES: Build.
   void SetHere(uint32_t id, bool here);
   Task<ReactorPartStatus> CollectStatus();
-  // Returns the report of this reactor's scrubber. With `start`, first begins a pass at
+  // What is known to be damaged here. With `start`, first begins a pass at
   // `bytes_per_s` (0 = the engine's configured rate).
-  Task<ScrubReport> Scrub(bool start, uint64_t bytes_per_s);
+  Task<DamageReport> Scrub(bool start, uint64_t bytes_per_s);
   uint32_t index() const { return static_cast<uint32_t>(reactor_.index()); }
 
  private:
@@ -99,8 +100,8 @@ class ReactorPart {
   void RegisterMetrics();
   void Publish();
   void SumPartitions();
-  ScrubReport FullScrubReport() const;
-  void PublishQuarantined();
+  void NoteQuarantine(const QuarantinedPartition& quarantined);
+  void EndQuarantine(uint32_t partition);
 
   Reactor& reactor_;
   const StoreInfo* const store_;
@@ -118,7 +119,8 @@ class ReactorPart {
   std::unique_ptr<KvService> service_;
   EngineGauges gauges_;
   ScrubGauges scrub_gauges_;
-  std::map<uint32_t, std::unique_ptr<Gauge>> quarantined_since_s_;  // by partition
+  // By partition and cause. 0 once it is quarantined no more, or for another reason.
+  std::map<std::pair<uint32_t, Code>, std::unique_ptr<Gauge>> quarantined_since_s_;
   PublishTimer publish_;
   PartitionSums sums_;
 };

@@ -29,18 +29,30 @@ void ScrubGauges::Register(Registry* registry, const void* owner, const MetricLa
   add("kv_scrub_last_finished_seconds", "Unix time when the last pass finished; 0 if none has.", &last_finished_s);
 }
 
-void ScrubGauges::Set(const ScrubReport& report) {
+void ScrubGauges::Set(const ScrubReport& report, uint64_t quarantined) {
   SetTotal(&read_bytes, report.bytes_total);
   SetTotal(&pages, report.pages_total);
   SetTotal(&finished_passes, report.passes_finished);
-  findings.Set(static_cast<int64_t>(report.findings.size()));
+  findings.Set(static_cast<int64_t>(report.findings.size() + quarantined));
   running.Set(report.running);
   pass_bytes.Set(static_cast<int64_t>(report.bytes));
   pass_expected_bytes.Set(static_cast<int64_t>(report.expected_bytes));
   last_finished_s.Set(report.last_finished_ms / kMsPerSecond);
 }
 
-void AddReport(const ScrubReport& report, bool first, api::ScrubReply* sum) {
+void DamageReport::Add(const StoreInfo& store, const std::vector<QuarantinedPartition>& first, uint64_t all) {
+  findings_total += all;
+  for (const QuarantinedPartition& q : first) {
+    if (scrub.findings.size() >= kMaxFindings) return;
+    ScrubFinding& finding = scrub.findings.emplace_back();
+    finding.problem = {store.PartitionFilePath(q.id), 0, q.What(), std::string(q.Advice()), q.id};
+    finding.pass = scrub.passes_started;
+    finding.first_seen_ms = q.since_ms;
+  }
+}
+
+void AddReport(const DamageReport& damage, bool first, api::ScrubReply* sum) {
+  const ScrubReport& report = damage.scrub;
   const auto finished = static_cast<int64_t>(report.passes_finished);
   sum->running |= report.running;
   sum->bytes += static_cast<int64_t>(report.bytes);
@@ -52,6 +64,7 @@ void AddReport(const ScrubReport& report, bool first, api::ScrubReply* sum) {
   sum->skipped_partitions += static_cast<int32_t>(report.skipped);
   sum->passes_finished = first ? finished : std::min(sum->passes_finished, finished);
   sum->last_finished_ms = first ? report.last_finished_ms : std::min(sum->last_finished_ms, report.last_finished_ms);
+  sum->findings_total += static_cast<int64_t>(damage.findings_total);
   for (const ScrubFinding& f : report.findings) {
     api::ScrubFinding& to = sum->findings.emplace_back();
     to.file = f.problem.file;

@@ -26,7 +26,7 @@ Json FindingsJson(const api::ScrubReply& reply) {
   j["overflow_values"] = reply.values;
   j["log_batches"] = reply.log_batches;
   j["skipped_partitions"] = reply.skipped_partitions;
-  j["problems_total"] = reply.findings.size();
+  j["problems_total"] = ProblemsOf(reply);
   j["problems"] = Json::array();
   for (const api::ScrubFinding& f : reply.findings) {
     j["problems"].push_back(Json{{"file", f.file},
@@ -43,6 +43,8 @@ void PrintFindings(const api::ScrubReply& reply) {
     tools::Print("PROBLEM {} at offset {}: {}\n  seen since {}; {}\n", f.file, f.offset, f.what,
                  TimeText(f.first_seen_ms), f.advice);
   }
+  const int64_t more = ProblemsOf(reply) - static_cast<int64_t>(reply.findings.size());
+  if (more > 0) tools::Print("and {} problems more; kvadmin status names all quarantined partitions\n", more);
   if (reply.skipped_partitions > 0) {
     tools::Print("the bitmaps of {} partitions were skipped: checkpoints changed them too often\n",
                  reply.skipped_partitions);
@@ -52,13 +54,13 @@ void PrintFindings(const api::ScrubReply& reply) {
                   tools::HumanBytes(static_cast<double>(reply.bytes)), reply.pages, reply.values, reply.log_batches);
   if (reply.running) {
     tools::Print("a pass is running: {}, of about {} in all; {} problems so far\n", read,
-                 tools::HumanBytes(static_cast<double>(reply.expected_bytes)), reply.findings.size());
+                 tools::HumanBytes(static_cast<double>(reply.expected_bytes)), ProblemsOf(reply));
   } else if (reply.passes_finished == 0) {
     tools::Print("no pass has finished since the node started; run one with kvadmin check --online\n");
   } else if (reply.findings.empty()) {
     tools::Print("sound: {}\n", read);
   } else {
-    tools::Print("DAMAGED: {} problems; {}\n", reply.findings.size(), read);
+    tools::Print("DAMAGED: {} problems; {}\n", ProblemsOf(reply), read);
   }
 }
 

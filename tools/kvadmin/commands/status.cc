@@ -3,6 +3,7 @@
 #include <map>
 
 #include "tools/common/table.h"
+#include "tools/kvadmin/commands/check_online.h"
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -21,7 +22,7 @@ std::string ScrubText(const api::ScrubReply& scrub) {
                                    : std::string();
   text += scrub.last_finished_ms == 0 ? "no pass has finished since the start"
                                       : fmt::format("last pass finished {}", TimeText(scrub.last_finished_ms));
-  return text + fmt::format(", {} damaged places", scrub.findings.size());
+  return text + fmt::format(", {} damaged places", ProblemsOf(scrub));
 }
 
 Json StatusJson(const api::NodeStatus& s) {
@@ -44,7 +45,7 @@ Json StatusJson(const api::NodeStatus& s) {
   j["scrub"] = Json{{"running", s.scrub.running},
                     {"bytes", s.scrub.bytes},
                     {"expected_bytes", s.scrub.expected_bytes},
-                    {"problems_total", s.scrub.findings.size()},
+                    {"problems_total", ProblemsOf(s.scrub)},
                     {"passes_finished", s.scrub.passes_finished},
                     {"last_finished_ms", s.scrub.last_finished_ms}};
   j["partitions"] = Json::array();
