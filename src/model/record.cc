@@ -15,7 +15,14 @@ constexpr uint8_t kMoreFlags = 0x80;    // a second, nonzero byte of flags follo
 
 // Bits of the second byte of flags.
 constexpr uint8_t kAllOrNothing = 0x01;
-constexpr uint8_t kKnownMoreFlags = kAllOrNothing;
+constexpr uint8_t kDigest = 0x02;  // kOnce: a digest follows
+constexpr uint8_t kKnownMoreFlags = kAllOrNothing | kDigest;
+
+uint8_t MoreFlagsOf(const LogRecord& record) {
+  uint8_t flags = record.all_or_nothing ? kAllOrNothing : 0;
+  if (record.digest) flags |= kDigest;
+  return flags;
+}
 
 uint8_t FlagsOf(const LogRecord& record) {
   uint8_t flags = static_cast<uint8_t>(static_cast<uint8_t>(record.ttl_mode) << kTtlShift);
@@ -24,7 +31,7 @@ uint8_t FlagsOf(const LogRecord& record) {
   if (record.condition.value) flags |= kIfValue;
   if (record.condition.exists) flags |= kIfExistence;
   if (record.condition.exists.value_or(false)) flags |= kIfExists;
-  if (record.all_or_nothing) flags |= kMoreFlags;
+  if (MoreFlagsOf(record) != 0) flags |= kMoreFlags;
   return flags;
 }
 
@@ -50,7 +57,7 @@ void EncodeRecord(const LogRecord& record, std::string* out) {
   ByteWriter writer(out);
   writer.Fixed(record.op);
   writer.Fixed(FlagsOf(record));
-  if (record.all_or_nothing) writer.Fixed(kAllOrNothing);
+  if (const uint8_t more = MoreFlagsOf(record); more != 0) writer.Fixed(more);
   writer.Fixed(record.version);
   if (record.ttl_mode == TtlMode::kSet) writer.Signed(record.expires_at_ms);
   writer.LengthPrefixed(record.key);
@@ -59,6 +66,7 @@ void EncodeRecord(const LogRecord& record, std::string* out) {
   if (record.op == RecordOp::kOnce) {
     writer.Varint(record.sequence);
     writer.Varint(static_cast<uint64_t>(record.first_sent_ms));
+    if (record.digest) writer.Fixed(*record.digest);
   }
   if (record.condition.version) writer.Fixed(*record.condition.version);
   if (record.condition.value) writer.LengthPrefixed(*record.condition.value);
@@ -76,9 +84,10 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   }
   const auto ttl = static_cast<uint8_t>((flags & kTtlMask) >> kTtlShift);
   const bool stray_exists = (flags & kIfExists) != 0 && (flags & kIfExistence) == 0;
+  const bool stray_digest = (more_flags & kDigest) != 0 && op != static_cast<uint8_t>(RecordOp::kOnce);
   const bool stray_more = (flags & kMoreFlags) != 0 && more_flags == 0;
   if (stray_exists || stray_more || (more_flags & ~kKnownMoreFlags) != 0 ||
-      ttl > static_cast<uint8_t>(TtlMode::kClear)) {
+      ttl > static_cast<uint8_t>(TtlMode::kClear) || stray_digest) {
     return Error(Code::kCorruption, "log record: invalid flags {:#04x} {:#04x}", flags, more_flags);
   }
   record.op = static_cast<RecordOp>(op);
@@ -92,6 +101,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   if (record.op == RecordOp::kOnce) {
     record.sequence = reader->Varint();
     record.first_sent_ms = static_cast<int64_t>(reader->Varint());
+    if ((more_flags & kDigest) != 0) record.digest = reader->Fixed<uint64_t>();
   }
   if (flags & kIfVersion) record.condition.version = reader->Fixed<Version>();
   if (flags & kIfValue) record.condition.value = reader->LengthPrefixed();

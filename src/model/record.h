@@ -61,6 +61,8 @@ struct LogRecord {
   int64_t delta = 0;          // kIncrement
   uint64_t sequence = 0;      // kOnce: of the write in its lane, at least 1
   int64_t first_sent_ms = 0;  // kOnce: when the write was first sent, by the server's clock; positive
+  // kOnce: of the operations as the client asked for them. Not set: an earlier version wrote the record.
+  std::optional<uint64_t> digest;
   std::string_view key;
   std::string_view value;  // kPut
   ConditionView condition;

@@ -14,9 +14,11 @@ bool NeedsCurrentValue(const UnitRecord& r) {
   return record.op != RecordOp::kExpire && !record.condition.empty() && r.wanted == WantedRecord::kIfRefused;
 }
 
-LaneEncoder LaneOf(const ApplyUnit& unit) {
-  const LogRecord& first = unit.records.front().record;
-  return LaneEncoder(first.sequence, first.version, unit.Digest());
+// What comes of a write that has a name.
+std::optional<LaneEncoder> LaneOf(const ApplyUnit& unit) {
+  if (!unit.once()) return std::nullopt;
+  const LogRecord& once = unit.records.front().record;
+  return std::make_optional<LaneEncoder>(once.sequence, once.version, once.digest);
 }
 
 }  // namespace
@@ -136,12 +138,10 @@ void Applier::Apply(ApplyUnit* unit) {
   }
   if (judgement.repeats()) {
     Repeat(unit, judgement);
-  } else if (unit->once()) {
-    LaneEncoder lane = LaneOf(*unit);
-    ApplyPart(unit, unit->whole(), judgement, &lane);
-    UpdateLane(unit, std::move(lane));
   } else {
-    ApplyPart(unit, unit->whole(), judgement, nullptr);
+    std::optional<LaneEncoder> lane = LaneOf(*unit);
+    ApplyPart(unit, unit->whole(), judgement, lane ? &*lane : nullptr);
+    if (lane) UpdateLane(unit, *std::move(lane));
   }
   End(unit);
 }
@@ -176,7 +176,7 @@ Task<Status> Applier::JudgeInParts(ApplyUnit* unit, Judgement* judgement) {
 }
 
 Task<Status> Applier::ApplyInParts(ApplyUnit* unit, const Judgement* judgement) {
-  LaneEncoder lane = LaneOf(*unit);
+  std::optional<LaneEncoder> lane = LaneOf(*unit);
   // A lane keeps the results of a refused write too.
   const bool nothing = judgement->repeats() || (judgement->refused() && !unit->once());
   for (UnitPart part; part.to < unit->records.size() && !nothing;) {
@@ -189,13 +189,13 @@ Task<Status> Applier::ApplyInParts(ApplyUnit* unit, const Judgement* judgement) 
       unit->pins.clear();
       part.to = part.from + (part.size() + 1) / 2;
     }
-    ApplyPart(unit, part, *judgement, &lane);
+    ApplyPart(unit, part, *judgement, lane ? &*lane : nullptr);
     unit->pins.clear();
   }
-  if (unit->once() && !nothing) {
+  if (lane && !nothing) {
     constexpr UnitPart kFirst{0, 1};
     while (!Ready(*unit, kFirst)) CO_RETURN_IF_ERROR(co_await MakeReady(unit, kFirst));
-    UpdateLane(unit, std::move(lane));
+    UpdateLane(unit, *std::move(lane));
   }
   End(unit);
   co_return Status();

@@ -90,7 +90,8 @@ bool Applier::JudgeOnce(const ApplyUnit& unit, Judgement* judgement) {
   if (lane->sequence != once.sequence && too_old) return unknown(kTooOld);
   if (lane->sequence < once.sequence) return true;
   if (lane->sequence > once.sequence) return unknown("a later write of the same client was applied already");
-  if (lane->digest != unit.Digest()) {
+  if (!lane->digest || !once.digest) return unknown("it was sent to an earlier version of the server");
+  if (*lane->digest != *once.digest) {
     return repeats(Error(Code::kInvalidArgument,
                          "partition {}: write {} of this client was another one: give each write a sequence of its own",
                          state_.id(), once.sequence));

@@ -1,7 +1,5 @@
 #include "src/partition/apply_unit.h"
 
-#include "src/base/hash.h"
-
 namespace pando {
 namespace {
 
@@ -34,20 +32,6 @@ Status ApplyUnit::Decode(ByteReader* reader, size_t max_key_bytes) {
   } while (records[count - 1].record.continues);
   CHECK_EQ(count, records.size()) << "a write has fewer records than operations";
   return Status();
-}
-
-uint64_t ApplyUnit::Digest() const {
-  Hasher64 hasher;
-  std::string bytes;
-  for (size_t i = 1; i < records.size(); ++i) {
-    LogRecord asked = records[i].record;
-    asked.version = 0;
-    asked.expires_at_ms = 0;  // a TTL counts from the version
-    bytes.clear();
-    EncodeRecord(asked, &bytes);
-    hasher.Update(bytes);
-  }
-  return hasher.Finish();
 }
 
 Status ApplyUnit::CheckFollows(uint32_t partition, const UnitEnd& last) const {

@@ -91,8 +91,6 @@ struct ApplyUnit {
     const LogRecord& first = records.front().record;
     return first.all_or_nothing || first.op == RecordOp::kCheck || once();
   }
-  // Of the operations of a write that has a name, as the client asked for them: equal if it is sent again.
-  uint64_t Digest() const;
   bool once() const { return records.front().record.op == RecordOp::kOnce; }
 
   Epoch epoch = 0;

@@ -7,7 +7,8 @@
 namespace pando {
 namespace {
 
-constexpr uint8_t kFormat = 1;
+constexpr uint8_t kFormat = 2;
+constexpr uint8_t kNoDigest = 1;  // the format of an earlier version, which digested less
 // Bits of the first byte of a result.
 constexpr uint8_t kOutcomeMask = 0x07;
 constexpr uint8_t kExisted = 0x08;
@@ -37,7 +38,7 @@ OpResult DecodeResult(ByteReader* reader, Version base, Version* expected, bool*
 
 }  // namespace
 
-LaneEncoder::LaneEncoder(uint64_t sequence, Version version, uint64_t digest)
+LaneEncoder::LaneEncoder(uint64_t sequence, Version version, std::optional<uint64_t> digest)
     : sequence_(sequence), version_(version), digest_(digest), expected_(version + 1) {}
 
 void LaneEncoder::Add(const OpResult& result) {
@@ -58,10 +59,10 @@ void LaneEncoder::Add(const OpResult& result) {
 std::string LaneEncoder::Finish(size_t max_bytes) && {
   std::string value;
   ByteWriter writer(&value);
-  writer.Fixed(kFormat);
+  writer.Fixed(digest_ ? kFormat : kNoDigest);
   writer.Varint(sequence_);
   writer.Fixed(version_);
-  writer.Fixed(digest_);
+  writer.Fixed(digest_.value_or(0));
   const size_t head_bytes = value.size();
   writer.Varint(count_);
   value += results_;
@@ -74,10 +75,12 @@ std::string LaneEncoder::Finish(size_t max_bytes) && {
 Result<Lane> DecodeLane(std::string_view value) {
   ByteReader reader(value);
   Lane lane;
-  bool sane = reader.Fixed<uint8_t>() == kFormat;
+  const auto format = reader.Fixed<uint8_t>();
+  bool sane = format == kFormat || format == kNoDigest;
   lane.sequence = reader.Varint();
   lane.version = reader.Fixed<Version>();
-  lane.digest = reader.Fixed<uint64_t>();
+  const auto digest = reader.Fixed<uint64_t>();
+  if (format == kFormat) lane.digest = digest;
   const uint64_t count = reader.Varint();
   Version expected = lane.version + 1;
   sane &= reader.ok() && count <= reader.remaining();

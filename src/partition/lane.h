@@ -12,7 +12,7 @@
 // spends any time on its way, or a clock that is set, makes it too old and never new. What is said to be
 // more than kMaxAheadMs ahead is refused, so that lanes do not stay for long.
 //
-// A write that is sent again must be the same one. A digest of its operations tells.
+// A write that is sent again must be the same one. A digest of what it asks for tells (write_record.h).
 //
 // Threads: pure functions.
 //
@@ -25,6 +25,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,7 +45,8 @@ static_assert(kMaxWriteAgeMs < kLaneRetentionMs, "LN1: a write must be too old b
 struct Lane {
   uint64_t sequence = 0;
   Version version = 0;  // of the write's kOnce record
-  uint64_t digest = 0;  // of its operations
+  // Of what it asked for. Not set: an earlier version applied it.
+  std::optional<uint64_t> digest;
   // One for each operation after kOnce. Empty if they were too many to be kept. Values are left out.
   std::vector<OpResult> results;
 };
@@ -52,7 +54,7 @@ struct Lane {
 // The value of a lane's record, built while its write is applied.
 class LaneEncoder {
  public:
-  LaneEncoder(uint64_t sequence, Version version, uint64_t digest);
+  LaneEncoder(uint64_t sequence, Version version, std::optional<uint64_t> digest);
   void Add(const OpResult& result);
   // The value, of at most `max_bytes`: if the results would exceed that, it is without them.
   std::string Finish(size_t max_bytes) &&;
@@ -60,7 +62,7 @@ class LaneEncoder {
  private:
   const uint64_t sequence_;
   const Version version_;
-  const uint64_t digest_;
+  const std::optional<uint64_t> digest_;
   Version expected_;  // of the next result, most often
   size_t count_ = 0;
   std::string results_;

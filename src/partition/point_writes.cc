@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "src/partition/write_pipeline.h"
+#include "src/partition/write_record.h"
 
 namespace pando {
 namespace {
@@ -71,11 +72,12 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
 
 void WritePipeline::EncodePoint(const PointWrite& write, PointUnit* unit) {
   if (write.once) {
-    LogRecord once = RecordOf(*write.once);
+    LogRecord once = RecordOf(*write.once, state_.clock.Give());
+    once.digest = DigestOf(std::span(&write.op, 1), /*all_or_nothing=*/false, &unit->encoded);
     once.continues = true;
     EncodeRecord(once, &unit->encoded);
   }
-  EncodeRecord(RecordOf(write.op), &unit->encoded);
+  EncodeRecord(RecordOf(write.op, state_.clock.Give()), &unit->encoded);
   unit->reply.room = write.values;
   unit->content.reply = &unit->reply;
   unit->content.records.resize(write.once ? 2 : 1);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "src/model/key_space.h"
+#include "src/partition/write_record.h"
 
 namespace pando {
 namespace {
@@ -199,31 +200,17 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   return Status();
 }
 
-// The record that asks for `op`, with a version of its own.
-LogRecord WritePipeline::RecordOf(const WriteOp& op) {
-  LogRecord record;
-  record.op = op.op;
-  record.version = state_.clock.Give();
-  record.ttl_mode = op.ttl_mode;
-  const bool relative = op.ttl_mode == TtlMode::kSet && op.ttl_ms > 0;
-  record.expires_at_ms = relative ? VersionMs(record.version) + op.ttl_ms : op.expires_at_ms;
-  record.delta = op.delta;
-  record.sequence = op.sequence;
-  record.first_sent_ms = op.first_sent_ms;
-  record.key = op.key;
-  record.value = op.value;
-  record.condition.version = op.condition.version;
-  record.condition.exists = op.condition.exists;
-  if (op.condition.value) record.condition.value = *op.condition.value;
-  return record;
-}
-
 // Gives the records their versions and encodes them. From here on the encoded bytes are the write,
 // and the operations are no longer needed.
 void WritePipeline::Encode(ClientWrite* write) {
   write->encoded.reserve(write->encoded_bytes);
+  uint64_t digest = 0;
+  if (write->ops.front().op == RecordOp::kOnce) {
+    digest = DigestOf(std::span(write->ops).subspan(1), write->options.all_or_nothing, &write->encoded);
+  }
   for (size_t i = 0; i < write->ops.size(); ++i) {
-    LogRecord record = RecordOf(write->ops[i]);
+    LogRecord record = RecordOf(write->ops[i], state_.clock.Give());
+    if (record.op == RecordOp::kOnce) record.digest = digest;
     record.continues = i + 1 < write->ops.size();
     record.all_or_nothing = write->options.all_or_nothing;
     EncodeRecord(record, &write->encoded);

@@ -122,7 +122,6 @@ class WritePipeline {
   Status AheadOfTime(const WriteOp& once) const;
   bool TakeLane();
   Task<Status> CheckLane(const WriteOp* once);
-  LogRecord RecordOf(const WriteOp& op);
   void Encode(ClientWrite* write);
   void DecodeOwn(LoggedUnit* unit);
   void Append(LoggedUnit* entry);

@@ -456,6 +456,16 @@ TEST_F(AppliedOnceTest, AnotherWriteWithTheSameNameIsRefused) {
       const OpResult second = co_await SendOne(engine, name, with_ttl);
       co_await Sleep(engine->reactor(), kSecond / 10);
       ExpectSame(co_await SendOne(engine, name, with_ttl), second);
+      WriteOp longer = with_ttl, until = with_ttl;
+      longer.ttl_ms = 3'600'000;
+      until.ttl_ms = 0;
+      until.expires_at_ms = engine->reactor().WallMs() + 1000;
+      for (const bool point : {false, true}) {
+        name.point = point;
+        for (const WriteOp& op : {longer, until}) {
+          EXPECT_EQ(co_await SendRefused(engine, name, op), Code::kInvalidArgument);
+        }
+      }
     }
   };
   Run(Body());

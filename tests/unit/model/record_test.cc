@@ -101,7 +101,9 @@ TEST(LogRecord, GoldenBytes) {
   once.key = "c";
   once.sequence = 300;
   once.first_sent_ms = 1;
-  EXPECT_EQ(Hex(Encode(once)), "080107000000000000000163ac0201");
+  EXPECT_EQ(Hex(Encode(once)), "080107000000000000000163ac0201");  // as an earlier version wrote it
+  once.digest = 0x1122334455667788;
+  EXPECT_EQ(Hex(Encode(once)), "08810207000000000000000163ac02018877665544332211");
 }
 
 // Records of format version 1 of the log, which must stay readable. Never change these bytes.
@@ -167,6 +169,7 @@ struct RandomRecord {
     record.key = key += "!";
     record.sequence = (sequence >> 1) + 1;
     record.first_sent_ms = (first_sent_ms >> 1) + 1;
+    if (sequence % 2 == 0) record.digest = sequence * 3;
   }
 };
 

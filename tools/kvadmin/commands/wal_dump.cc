@@ -147,6 +147,7 @@ class Dumper {
     if (r.op == RecordOp::kOnce) {
       j["sequence"] = r.sequence;
       j["first_sent_ms"] = r.first_sent_ms;
+      if (r.digest) j["digest"] = fmt::format("{:016x}", *r.digest);
     }
     if (r.op == RecordOp::kPut) SetBytes(&j, "value", r.value);
     if (r.op == RecordOp::kIncrement) j["delta"] = r.delta;
