@@ -180,33 +180,46 @@ TEST_F(ReplayTest, AUnitThatIsRefusedChangesNothing) {
   }
 }
 
-// LN1: lanes are the same, whether their units are applied whole or in parts, and so is what they keep
-// of a unit that was refused or that came twice.
-TEST_F(ReplayTest, LanesAreTheSameWhenAppliedInParts) {
-  Batch batch;
-  AddLargeUnits(&batch);
-  batch.SkipVersions(static_cast<int64_t>(VersionAtMs(2'000'000'000'000)));  // else the lanes have expired
-  auto name = [&batch](std::string_view lane) {
-    auto& once = batch.Add(RecordOp::kOnce, std::string(lane));
+// Two writes that have names, of which the second is refused, so often.
+void AddNamedUnits(Batch* batch, int times) {
+  batch->SkipVersions(static_cast<int64_t>(VersionAtMs(2'000'000'000'000)));  // else the lanes have expired
+  auto name = [batch](std::string_view lane) {
+    auto& once = batch->Add(RecordOp::kOnce, std::string(lane));
     once.sequence = 1;
     once.first_sent_ms = 2'000'000'000'000;
+    once.digest = 7;
   };
-  for (int times = 0; times < 2; ++times) {
+  for (int i = 0; i < times; ++i) {
     name("lane 1");
-    for (uint32_t i = 0; i < kKeys; ++i) batch.Add(RecordOp::kPut, Key(i), std::string(800, 'c'));
-    batch.EndUnit();
-    batch.all_or_nothing(true);
+    for (uint32_t k = 0; k < kKeys; ++k) batch->Add(RecordOp::kPut, Key(k), std::string(800, 'c'));
+    batch->EndUnit();
+    batch->all_or_nothing(true);
     name("lane 2");
-    for (uint32_t i = 0; i < kKeys; ++i) batch.Add(RecordOp::kPut, Key(i), "no").condition.exists = i % 7 != 0;
-    batch.EndUnit();
-    batch.all_or_nothing(false);
+    for (uint32_t k = 0; k < kKeys; ++k) batch->Add(RecordOp::kPut, Key(k), "no").condition.exists = k % 7 != 0;
+    batch->EndUnit();
+    batch->all_or_nothing(false);
   }
-  const Replayed large = Replay(&batch, kManyPages), small = Replay(&batch, FewPages());
-  ASSERT_TRUE(large.status.ok()) << large.status.ToString();
-  ASSERT_TRUE(small.status.ok()) << small.status.ToString();
-  EXPECT_EQ(large.contents.count, kKeys + 1u + 2u);
-  EXPECT_EQ(small.contents, large.contents);
-  EXPECT_EQ(small.stats.applied_lsn, kKeys + 1 + 200 + 4 * (kKeys + 1u));
+}
+
+// LN1: lanes are the same, whether their units are applied whole or in parts. A unit that comes twice
+// changes neither them nor anything else.
+TEST_F(ReplayTest, LanesAreTheSameWhenAppliedInParts) {
+  Batch once, twice;
+  for (Batch* batch : {&once, &twice}) {
+    AddLargeUnits(batch);
+    AddNamedUnits(batch, batch == &once ? 1 : 2);
+  }
+  const Replayed expected = Replay(&once, kManyPages);
+  ASSERT_TRUE(expected.status.ok()) << expected.status.ToString();
+  EXPECT_EQ(expected.contents.count, kKeys + 1u + 2u);
+  for (const uint64_t memory_bytes : {kManyPages, FewPages()}) {
+    for (Batch* batch : {&once, &twice}) {
+      const Replayed replayed = Replay(batch, memory_bytes);
+      ASSERT_TRUE(replayed.status.ok()) << replayed.status.ToString();
+      EXPECT_EQ(replayed.contents, expected.contents) << memory_bytes << (batch == &twice ? " twice" : "");
+      EXPECT_EQ(replayed.stats.applied_lsn, kKeys + 1 + 200 + (batch == &twice ? 4 : 2) * (kKeys + 1u));
+    }
+  }
 }
 
 // AU2 and P5: what no process has written is corruption.
