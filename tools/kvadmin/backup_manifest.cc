@@ -15,7 +15,8 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr int kManifestFormat = 1;
+// An older kvadmin, which knows no namespaces, refuses the format of a backup that has them.
+constexpr int kPlainFormat = 1, kNamespacedFormat = 2;
 constexpr size_t kMaxChain = 1000;
 
 // 64-bit numbers are stored as text, because many JSON readers keep only 53 bits of a number.
@@ -135,7 +136,7 @@ Result<Uuid> ParseUuid(const std::string& text) {
 }
 
 std::string EncodeManifest(const BackupManifest& m) {
-  Json j{{"format", kManifestFormat},
+  Json j{{"format", m.namespaced ? kNamespacedFormat : kPlainFormat},
          {"id", m.id},
          {"base", m.base},
          {"base_id", m.base_id},
@@ -161,10 +162,10 @@ Result<BackupManifest> DecodeManifest(const std::string& text, const std::string
   }
   try {
     const Json j = Json::parse(text.substr(0, line));
-    if (const int format = j.at("format").get<int>(); format != kManifestFormat) {
+    if (const int format = j.at("format").get<int>(); format != kPlainFormat && format != kNamespacedFormat) {
       return Error(Code::kVersion,
-                   "{}: the backup has format {}, but this kvadmin reads format {}; use the kvadmin that wrote it",
-                   path, format, kManifestFormat);
+                   "{}: the backup has format {}, but this kvadmin reads formats up to {}; use the kvadmin that wrote it",
+                   path, format, kNamespacedFormat);
     }
     return ManifestOf(j);
   } catch (const std::exception& e) {

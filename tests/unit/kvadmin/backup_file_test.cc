@@ -32,7 +32,7 @@ TEST(BackupManifest, GoldenText) {
   manifest.snapshot_version = 77;
   manifest.taken_at_ms = 5;
   const std::string body =
-      "{\n \"format\": 1,\n \"id\": \"aa\",\n \"base\": \"../sunday\",\n \"base_id\": \"bb\",\n \"node\": \"n\",\n"
+      "{\n \"format\": 2,\n \"id\": \"aa\",\n \"base\": \"../sunday\",\n \"base_id\": \"bb\",\n \"node\": \"n\",\n"
       " \"server_version\": \"0.1.0\",\n \"page_bytes\": 8192,\n \"seal_bytes\": 40,\n"
       " \"namespaced\": true,\n \"reactors\": 2,\n "
       "\"snapshot_version\": \"77\",\n"
@@ -42,7 +42,10 @@ TEST(BackupManifest, GoldenText) {
   EXPECT_EQ(DecodeManifest(want, "f")->base, "../sunday");
   EXPECT_EQ(DecodeManifest(want, "f")->seal_bytes, 40u);
   EXPECT_TRUE(DecodeManifest(want, "f")->namespaced);
+  manifest.namespaced = false;
+  EXPECT_EQ(EncodeManifest(manifest).substr(0, 15), "{\n \"format\": 1,") << "an older kvadmin may restore it";
   std::string earlier = body;
+  earlier.replace(earlier.find("2,"), 1, "1");
   for (std::string_view line : {" \"seal_bytes\": 40,\n", " \"namespaced\": true,\n"}) {
     earlier.erase(earlier.find(line), line.size());
   }
@@ -54,8 +57,12 @@ TEST(BackupManifest, GoldenText) {
     bad[i] = static_cast<char>(bad[i] ^ 1);
     EXPECT_EQ(DecodeManifest(bad, "f").code(), Code::kCorruption) << i;
   }
+  // Builds before the format was raised wrote backups with namespaces in format 1.
+  std::string of_format_1 = body;
+  of_format_1.replace(of_format_1.find("2,"), 1, "1");
+  EXPECT_TRUE(DecodeManifest(of_format_1 + fmt::format("\n{:016x}\n", Hash64(of_format_1)), "f")->namespaced);
   std::string later = body;
-  later.replace(later.find("1,"), 1, "2");
+  later.replace(later.find("2,"), 1, "3");
   EXPECT_EQ(DecodeManifest(later + fmt::format("\n{:016x}\n", Hash64(later)), "f").code(), Code::kVersion);
 }
 
