@@ -82,7 +82,7 @@ Task<Result<LossReport>> ExamineLoss(Reactor& reactor, StoreInfo store, uint32_t
 Task<Status> AcceptLoss(Reactor& reactor, const LossReport* report, MakePartitionFile replace) {
   if (!replace && !report->file_opens) {
     co_return Error(Code::kInvalidArgument,
-                    "{}: the file cannot be opened, so the partition cannot continue from its last checkpoint: restore "
+                    "{}: the file cannot be used, so the partition cannot continue from its last checkpoint: restore "
                     "the partition from a backup, or begin it anew without records",
                     report->file.file);
   }

@@ -24,7 +24,7 @@ struct LossReport {
   StoreInfo store;
   PartitionInfo partition;
   std::vector<CheckProblem> problems;  // none: the partition is sound
-  // What its file holds. If it cannot be opened, it must be replaced.
+  // What its file holds. If a node cannot open and extend it, it must be replaced.
   bool file_opens = false;
   PartitionCheck file;
   // The last record that the log holds of it, or says was durable, and the newest version.

@@ -261,7 +261,8 @@ class LogAudit {
             return true;
           },
           [&](const StreamMark& mark) {
-            if (!MeansNothing(mark.partition, entry)) history_.Accept(mark);
+            if (MeansNothing(mark.partition, entry)) return true;
+            history_.Accept(mark);
             NoteLogged(mark.partition, std::max(mark.durable_lsn, mark.commit_lsn), mark.hlc);
             return true;
           });
@@ -285,8 +286,8 @@ class LogAudit {
   }
 
   void OnUnit(const LogEntry& entry, const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
-    NoteLogged(partition, unit.last_lsn(), 0);
     if (MeansNothing(partition, entry)) return;
+    NoteLogged(partition, unit.last_lsn(), 0);
     const auto lowest = first_lsn_.try_emplace(partition, unit.first_lsn).first;
     lowest->second = std::min(lowest->second, unit.first_lsn);
     const auto verdict = history_.Accept(partition, unit, flags, HasUnits(entry.header));

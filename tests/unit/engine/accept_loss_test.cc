@@ -128,7 +128,9 @@ TEST_F(AcceptLossTest, AfterItsUnitsBroke) {
   says_ = "the chain of the unit";
   Run(ExpectQuarantine);
   EXPECT_LT(Report().file.checkpoint_lsn, Lsn{kRecords / 2});
+  EXPECT_GT(Report().logged_lsn, Report().file.checkpoint_lsn);
   EXPECT_OK(Accept(/*empty=*/false));
+  EXPECT_EQ(Report().logged_lsn, 0u) << "what was accepted to be lost would be lost again";
   for (int start = 0; start < 3; ++start) {
     EXPECT_EQ(Problems(), "");
     Run(ExpectCheckpoint);

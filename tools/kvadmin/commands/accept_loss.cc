@@ -33,6 +33,7 @@ struct Choice {
   std::string name;         // of the options that choose it
   std::string description;  // "it continues ..."
   bool possible = true;
+  bool of_own_file = false;               // it keeps its file as it is
   Lsn lsn = 0;                            // that it then holds everything up to
   std::optional<BackupChain> chain;       // null: no backup
   const BackupPartition* copy = nullptr;  // in the newest of them
@@ -50,6 +51,7 @@ Result<Choice> ChoiceOf(const LossReport& report, const AcceptLossOptions& optio
   if (options.backup.empty()) {
     const PartitionCheck& file = report.file;
     choice.possible = report.file_opens;
+    choice.of_own_file = true;
     choice.lsn = file.checkpoint_lsn;
     choice.description =
         fmt::format("from the last checkpoint in its file: generation {}, LSN {}, {} records, as of {}",
@@ -62,7 +64,13 @@ Result<Choice> ChoiceOf(const LossReport& report, const AcceptLossOptions& optio
   for (const BackupPartition& p : manifest.partitions) {
     if (p.uuid == report.partition.uuid && p.id == report.partition.id) choice.copy = &p;
   }
-  if (manifest.namespaced != report.store.namespaced) choice.copy = nullptr;
+  if (choice.copy != nullptr && manifest.namespaced != report.store.namespaced) {
+    return Error(Code::kInvalidArgument,
+                 "{}: the backup says that its keys are stored {} namespaces, but this store has them {}: another "
+                 "version of kvadmin made it; use another backup",
+                 options.backup, manifest.namespaced ? "with" : "without",
+                 report.store.namespaced ? "with" : "without");
+  }
   if (choice.copy == nullptr) {
     return Error(Code::kInvalidArgument,
                  "{}: this backup does not hold partition {} with UUID {}; use a backup of this store", options.backup,
@@ -84,9 +92,15 @@ std::string CodeOf(const LossReport& report, const Choice& choice) {
 }
 
 std::string LostText(const LossReport& report, const Choice& choice) {
-  if (report.logged_lsn <= choice.lsn) return "no write that the log knows of";
-  return fmt::format("the writes with LSN {} to {}, {} in all, the last of them by {}", choice.lsn + 1,
-                     report.logged_lsn, report.logged_lsn - choice.lsn, TimeOf(report.logged_version));
+  const std::string writes =
+      report.logged_lsn <= choice.lsn
+          ? "no write that the log knows of"
+          : fmt::format("the writes with LSN {} to {}, {} in all, the last of them by {}", choice.lsn + 1,
+                        report.logged_lsn, report.logged_lsn - choice.lsn, TimeOf(report.logged_version));
+  const auto places = std::count_if(report.problems.begin(), report.problems.end(),
+                                    [&](const CheckProblem& p) { return p.file == report.file.file; });
+  if (!choice.of_own_file || places == 0) return writes;
+  return fmt::format("{}; and what the damaged places of its file held, of which {} are known", writes, places);
 }
 
 void Show(const LossReport& report, const Choice& choice, const AcceptLossOptions& options) {
@@ -102,9 +116,9 @@ void Show(const LossReport& report, const Choice& choice, const AcceptLossOption
   }
   if (!choice.possible) {
     tools::Print(
-        "Its file cannot be opened, so it cannot continue from its last checkpoint. Put a sound copy of the file "
-        "back,\n"
-        "or choose --backup DIR or --empty.\n");
+        "Its file {}, so it cannot continue from its last checkpoint. Put a sound copy of the file back,\n"
+        "or choose --backup DIR or --empty.\n",
+        report.file.opened ? "is damaged in what a node needs to extend it" : "cannot be opened");
     return;
   }
   tools::Print("If you accept the loss, it continues {}.\n", choice.description);
