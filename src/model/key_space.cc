@@ -11,8 +11,6 @@ namespace {
 constexpr size_t kPrintedKeyBytes = 64;
 }  // namespace
 
-KeySpace::KeySpace(NamespaceId id) : bytes_(kNamespaceBytes) { StoreBigEndian32(prefix_.data(), id); }
-
 std::string KeySpace::Stored(std::string_view key) const {
   std::string stored;
   stored.reserve(bytes_ + key.size());

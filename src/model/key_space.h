@@ -27,13 +27,16 @@ inline constexpr NamespaceId kReservedNamespace = 0xffffffff;
 class KeySpace {
  public:
   // Stores keys as they are.
-  KeySpace() = default;
-  explicit KeySpace(NamespaceId id);
+  constexpr KeySpace() = default;
+  constexpr explicit KeySpace(NamespaceId id)
+      : prefix_{static_cast<char>(id >> 24), static_cast<char>(id >> 16), static_cast<char>(id >> 8),
+                static_cast<char>(id)},
+        bytes_(kNamespaceBytes) {}
   // Of a store's requests.
   static KeySpace Of(bool namespaced) { return namespaced ? KeySpace(kDefaultNamespace) : KeySpace(); }
 
   // What every stored key of the namespace begins with.
-  std::string_view prefix() const { return {prefix_.data(), bytes_}; }
+  constexpr std::string_view prefix() const { return {prefix_.data(), bytes_}; }
   void Store(std::string* key) const { key->insert(0, prefix()); }
   std::string Stored(std::string_view key) const;
   // REQUIRES: `stored` is a key of this namespace. The view is into `stored`.
@@ -46,6 +49,10 @@ class KeySpace {
   std::array<char, kNamespaceBytes> prefix_ = {};
   size_t bytes_ = 0;  // of the prefix: kNamespaceBytes or 0
 };
+
+// Of what the store remembers of its clients (src/partition/lane.h).
+inline constexpr KeySpace kLaneKeys(kReservedNamespace);
+static_assert(kNamespaceBytes == 4, "the prefix is the id");
 
 struct SplitKey {
   NamespaceId namespace_id = kDefaultNamespace;

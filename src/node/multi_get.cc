@@ -13,15 +13,20 @@ namespace {
 constexpr size_t kBatch = 64;          // keys per batched descent
 constexpr size_t kReadsInFlight = 16;  // concurrent reads of keys that are not in memory
 
+struct WantedKey {
+  std::string key;
+  uint32_t partition = 0;
+};
+
 struct Group {
   std::vector<size_t> indexes;  // into the request's keys
-  std::vector<std::string> keys;
+  std::vector<WantedKey> keys;
   std::vector<MultiGetResult> results;
 };
 
 class GroupReader {
  public:
-  GroupReader(KvBackend* backend, std::vector<std::string> keys, SnapshotId snapshot, ValueRoom* values)
+  GroupReader(KvBackend* backend, std::vector<WantedKey> keys, SnapshotId snapshot, ValueRoom* values)
       : backend_(backend), keys_(std::move(keys)), snapshot_(snapshot), values_(values), results_(keys_.size()) {}
 
   Task<std::vector<MultiGetResult>> Run() {
@@ -40,12 +45,17 @@ class GroupReader {
       for (size_t i = first; i < end; ++i) missing_.push_back(i);
       return;
     }
+    const std::string_view prefix = backend_->keys.prefix();
+    size_t bytes = (end - first) * prefix.size();
+    for (size_t i = first; i < end; ++i) bytes += keys_[i].key.size();
     std::vector<PointRead> reads(end - first);
-    std::vector<std::string> stored(end - first);
+    std::string stored;
+    stored.reserve(bytes);  // the reads point into it
     for (size_t i = first; i < end; ++i) {
-      stored[i - first] = backend_->keys.Stored(keys_[i]);
-      reads[i - first].partition = backend_->stored[backend_->store->PartitionOf(keys_[i])];
-      reads[i - first].key = stored[i - first];
+      const size_t from = stored.size();
+      stored.append(prefix).append(keys_[i].key);
+      reads[i - first].partition = backend_->stored[keys_[i].partition];
+      reads[i - first].key = std::string_view(stored).substr(from);
     }
     backend_->batch_get(reads);
     for (size_t i = first; i < end; ++i) {
@@ -66,8 +76,8 @@ class GroupReader {
     while (!missing_.empty()) {
       size_t i = missing_.back();
       missing_.pop_back();
-      Partition* partition = backend_->partitions[backend_->store->PartitionOf(keys_[i])];
-      Result<ReadResult> record = co_await partition->Get(keys_[i], snapshot_, values_);
+      Partition* partition = backend_->partitions[keys_[i].partition];
+      Result<ReadResult> record = co_await partition->Get(keys_[i].key, snapshot_, values_);
       if (record.ok()) {
         results_[i].record = *std::move(record);
       } else {
@@ -84,14 +94,14 @@ class GroupReader {
   }
 
   KvBackend* const backend_;
-  const std::vector<std::string> keys_;
+  const std::vector<WantedKey> keys_;
   const SnapshotId snapshot_;
   ValueRoom* const values_;
   std::vector<MultiGetResult> results_;
   std::vector<size_t> missing_;
 };
 
-Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, std::vector<std::string> keys, SnapshotId snapshot,
+Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, std::vector<WantedKey> keys, SnapshotId snapshot,
                                             ValueRoom* values) {
   GroupReader reader(backend, std::move(keys), snapshot, values);
   Task<std::vector<MultiGetResult>> run = reader.Run();
@@ -117,9 +127,10 @@ Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor,
                                            SnapshotId snapshot, ValueRoom* values) {
   std::vector<Group> groups(backend->store->reactors);
   for (size_t i = 0; i < keys.size(); ++i) {
-    Group& group = groups[backend->store->ReactorOf(backend->store->PartitionOf(keys[i]))];
+    const uint32_t partition = backend->store->PartitionOf(keys[i]);
+    Group& group = groups[backend->store->ReactorOf(partition)];
     group.indexes.push_back(i);
-    group.keys.push_back(std::move(keys[i]));
+    group.keys.push_back({std::move(keys[i]), partition});
   }
   TaskGroup readers;
   for (uint32_t r = 0; r < groups.size(); ++r) {

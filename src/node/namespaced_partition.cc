@@ -7,7 +7,7 @@ namespace pando {
 Task<Result<std::vector<OpResult>>> NamespacedPartition::Write(std::vector<WriteOp> ops, WriteOptions options) {
   for (WriteOp& op : ops) {
     if (op.op == RecordOp::kOnce) {
-      KeySpace(kReservedNamespace).Store(&op.key);
+      kLaneKeys.Store(&op.key);
     } else {
       keys_.Store(&op.key);
     }

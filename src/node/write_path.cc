@@ -249,7 +249,7 @@ void WritePath::Begin(std::unique_ptr<Entry> owned) {
   const uint32_t reactor = backend_->store->ReactorOf(entry->partition_id);
   backend_->keys.Store(&entry->op.key);
   if (entry->named) {
-    KeySpace(kReservedNamespace).Store(&entry->named->key);
+    kLaneKeys.Store(&entry->named->key);
     entry->once = &*entry->named;
   }
   entry->runs_on = backend_->write_paths[reactor];

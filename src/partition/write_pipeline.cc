@@ -146,7 +146,7 @@ Task<Status> WritePipeline::CheckLane(const WriteOp* once) {
   CO_ASSIGN_OR_RETURN(PagePin leaf, co_await state_.tree->FetchLeaf(once->key));
   if (state_.tree->FindInLeaf(leaf.frame(), once->key) || TakeLane()) co_return Status();
   leaf = PagePin();  // the count may need frames
-  const std::string first = KeySpace(kReservedNamespace).Stored("");
+  const std::string first = kLaneKeys.Stored("");
   CO_ASSIGN_OR_RETURN(const Aggregates lanes,
                       co_await state_.tree->Aggregate(/*view=*/0, first, /*end=*/"", /*now_ms=*/0));
   lanes_at_most_ = lanes.count;
