@@ -82,8 +82,8 @@ const i32 APPLIED_YES = 2
  * Consistency levels, Context.level. A write is acknowledged when that many replicas have it on disk; the default is
  * QUORUM. A read at LINEARIZABLE (the default) sees every write that was acknowledged before the read began.
  *
- * A node that holds the only replica does the same for ONE, QUORUM, and ALL, and the same for all three levels of
- * reads. It always reads the newest state, which satisfies BOUNDED and SESSION too.
+ * A node that holds the only replica does the same for all levels of writes, and for all levels of reads: it always
+ * reads the newest state.
  */
 const i32 LEVEL_DEFAULT = 0
 const i32 LEVEL_ONE = 1
@@ -132,17 +132,18 @@ struct Context {
   3: binary session
   /**
    * Name of a write, so that it is applied once however often it is sent. client_id names a lane: 1 to 64 bytes that
-   * nobody else uses or knows, such as a random UUID: who knows them can spoil the lane. A lane has one write in flight,
-   * and each new write has a higher sequence (from 1). If several are in flight, those that are overtaken are not
-   * applied. A write that is sent again is the same in all but the context, has its old sequence and first_sent_ms, and
-   * is answered as the first time, but without `current` and `previous`. (Another write with an old sequence is refused.)
-   * If the server does not know any more what came of it, the answer is UNAVAILABLE with applied = UNKNOWN: ten minutes
-   * after it was sent first, once a later write of its lane has been applied, or because the results of a batch of
-   * hundreds of increments were too many to be kept.
-   * A partition remembers a limited number of lanes. A write that would begin one more is answered with OVERLOADED. On a
-   * full disk, removes that have a name are refused like other writes.
-   * A server without the feature "idempotent_writes" refuses a write that has a name; so does deleteRange, which does no
-   * harm when it is repeated. Reads ignore it.
+   * nobody else uses or knows, such as a random UUID: who knows them can spoil the lane. A lane has one write in
+   * flight, and each new write has a higher sequence (from 1). If several are in flight, those that are overtaken are
+   * not applied. A write that is sent again is the same in all but the context, has its old sequence and
+   * first_sent_ms, and is answered as the first time, but without `current` and `previous`. (Another write with an old
+   * sequence is refused.)
+   * If the server does not know any more what came of it, the answer is UNAVAILABLE with applied = UNKNOWN: ten
+   * minutes after it was sent first, once a later write of its lane has been applied, or because the results of a
+   * batch of hundreds of increments were too many to be kept.
+   * A partition remembers a limited number of lanes. A write that would begin one more is answered with OVERLOADED. On
+   * a full disk, removes that have a name are refused like other writes. A server without the feature
+   * "idempotent_writes" refuses a write that has a name; so does deleteRange, which does no harm when it is repeated.
+   * Reads ignore it.
    */
   4: binary client_id
   5: i64 sequence
@@ -194,10 +195,7 @@ const i32 TTL_KEEP = 0
 const i32 TTL_SET = 1
 /** Never expires. */
 const i32 TTL_CLEAR = 2
-/**
- * Expires at expires_at_ms, in Unix time; it must be positive. A time in the past is allowed: the record is written,
- * and no read will find it.
- */
+/** Expires at expires_at_ms, in Unix time; positive. If it is past, the record is written, but no read finds it. */
 const i32 TTL_SET_ABSOLUTE = 3
 
 /** Operation kinds of WriteOp.kind. */
@@ -216,11 +214,9 @@ struct WriteOp {
   /** OP_INCREMENT only. A missing record counts as 0. Values are decimal ASCII integers (64-bit signed). */
   4: i64 delta
   5: optional Condition condition
-  /** TTL_*. Not with OP_REMOVE; OP_TOUCH needs one other than TTL_KEEP. */
+  /** TTL_*, with ttl_ms or expires_at_ms. Not with OP_REMOVE; OP_TOUCH needs one other than TTL_KEEP. */
   6: i32 ttl_mode
-  /** With TTL_SET. */
   7: i64 ttl_ms
-  /** With TTL_SET_ABSOLUTE. */
   8: i64 expires_at_ms
   /** OP_PUT and OP_REMOVE: return WriteResult.previous. */
   9: bool return_previous
@@ -228,10 +224,7 @@ struct WriteOp {
 
 /** The outcome of one write. */
 struct WriteResult {
-  /**
-   * The write took effect. False when its condition did not hold (then `current` is set), when it was not attempted
-   * (`withheld`), and, in writeBatch, when it failed (`error`).
-   */
+  /** It took effect. If not, its condition did not hold (`current`), or it was `withheld`, or it failed (`error`). */
   1: bool applied
   /** The version that the write gave the record. */
   2: i64 version
@@ -249,10 +242,7 @@ struct WriteResult {
   8: optional Record previous
   /** previous.value was left out, as with current_value_omitted. */
   9: bool previous_value_omitted
-  /**
-   * This op itself was valid, but it was not applied: with all_or_nothing, another op on its partition was refused, or
-   * a condition of the whole batch did not hold.
-   */
+  /** Valid, but not applied: another op of an all_or_nothing batch was refused, or a condition of the batch failed. */
   10: bool withheld
   /** Not set in the results of writeBatch, whose reply has one context for all of them. */
   15: optional ReplyContext context
@@ -291,6 +281,7 @@ struct HelloReply {
   2: i32 api_version
   3: Limits limits
   4: string node_id
+  /** That this node holds. */
   5: i32 partitions
   /** Features of this server: "conditions", "snapshots", "watch", and so on. */
   6: list<string> features
@@ -319,11 +310,9 @@ struct PutRequest {
   1: binary key
   2: binary value
   3: optional Condition condition
-  /** TTL_* */
+  /** TTL_*, with ttl_ms or expires_at_ms. */
   4: i32 ttl_mode
-  /** With TTL_SET. */
   5: i64 ttl_ms
-  /** With TTL_SET_ABSOLUTE. */
   6: i64 expires_at_ms
   /** Return WriteResult.previous. */
   7: bool return_previous
@@ -344,9 +333,7 @@ struct IncrementRequest {
   3: optional Condition condition
   /** TTL_*: changes the expiry together with the number. */
   4: i32 ttl_mode
-  /** With TTL_SET. */
   5: i64 ttl_ms
-  /** With TTL_SET_ABSOLUTE. */
   6: i64 expires_at_ms
 }
 
@@ -496,10 +483,7 @@ struct AggregateReply {
   1: i64 count
   /** The total size of keys and values. */
   2: i64 bytes
-  /**
-   * The sum, modulo 2^64, of a hash of every record's key, value, version, and expiry. It is equal for equal content,
-   * in whatever order the records were written. The hashes of disjoint ranges add up.
-   */
+  /** The sum, modulo 2^64, of a hash of each record with its version and expiry. Those of disjoint ranges add up. */
   3: i64 content_hash
   15: optional ReplyContext context
 }
@@ -560,8 +544,7 @@ struct ReleaseSnapshotReply {
 }
 
 /**
- * Removes the records of a range, a bounded number with each call. Call again with the reply's cursor until it is
- * empty.
+ * Removes records of a range, a bounded number with each call. Call again with the reply's cursor until it is empty.
  *
  * Once the cursor is empty, every record that was in the range when the first call began, and was not written since, is
  * gone. Each call removes only records that it found in the range and that nobody changed between its read and its
@@ -577,10 +560,7 @@ struct DeleteRangeRequest {
   4: i32 limit_rows
   /** From an earlier reply; bound to the same range and max_version (BAD_CURSOR otherwise). */
   5: binary cursor
-  /**
-   * Removes only records with at most this version; 0 = all. With SnapshotReply.version, it removes exactly those
-   * records of the snapshot that were not written since.
-   */
+  /** Only records with at most this version; 0 = all. SnapshotReply.version: what was not written since. */
   6: i64 max_version
 }
 
