@@ -238,7 +238,7 @@ class Engine::Impl final : public LogReplaySink {
     co_return co_await log_->GiveUpRetained();
   }
 
-  // Those that are not quarantined. Valid until the caller suspends (E6).
+  // Those that are not out of service. Valid until the caller suspends (E6).
   std::vector<Replica*> InService() const {
     std::vector<Replica*> found;
     std::copy_if(served_.begin(), served_.end(), std::back_inserter(found),

@@ -299,8 +299,7 @@ Refusal CheckUnnamed(const api::Context& context) {
   if (!HasName(context)) return {};
   return Bad(
       "this call does no harm when it is repeated, so its retries are not detected: leave client_id empty, and "
-      "sequence "
-      "and first_sent_ms 0");
+      "sequence and first_sent_ms 0");
 }
 
 Refusal ToWriteOp(api::PutRequest& request, WriteOp* op) { return SetPut(request, op); }

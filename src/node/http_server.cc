@@ -197,7 +197,8 @@ void QuarantineList::Remove(uint32_t partition) {
 std::string QuarantineList::Health() const {
   const std::lock_guard lock(mutex_);
   if (lines_.empty()) return "ok\n";
-  std::string text = fmt::format("ok, but {} partitions are quarantined\n", lines_.size());
+  std::string text = lines_.size() == 1 ? "ok, but 1 partition is quarantined\n"
+                                        : fmt::format("ok, but {} partitions are quarantined\n", lines_.size());
   size_t shown = 0;
   for (const auto& [partition, line] : lines_) {
     if (shown++ == kMaxQuarantineLines) break;

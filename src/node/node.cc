@@ -399,7 +399,9 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
     out.advice = "read the log; run kvadmin check on the data directory; restart on a sound disk";
   } else if (quarantined) {
     // The partitions say the rest (PartitionStatus::quarantine).
-    const std::string more = quarantined_total > 1 ? fmt::format(", and {} others too", quarantined_total - 1) : "";
+    const std::string more = quarantined_total > 1 ? fmt::format("; {} more {} too", quarantined_total - 1,
+                                                                 quarantined_total == 2 ? "is" : "are")
+                                                   : "";
     out.verdict = fmt::format("serving, but {}{}", quarantined->What(), more);
     out.advice = quarantined->Advice();
   } else if (out.scrub.findings_total > 0) {

@@ -321,7 +321,7 @@ void ReactorPart::RegisterMetrics() {
   add("kv_pool_evictions_total", "Pages evicted.", &g.pool_evictions);
   add("kv_pool_writes_total", "Pages written.", &g.pool_writes);
   add("kv_pool_damaged_reads_total",
-      "Pages and values that could not be read from disk, or failed a check; the requests got CORRUPT.",
+      "Pages and values that could not be read from disk, or failed a check, by requests or in the background.",
       &g.damaged_reads);
   add("kv_log_unreleased_bytes", "Bytes of log that recovery would read.", &g.log_bytes);
   add("kv_log_unreleased_records_count", "Log records that recovery would replay.", &g.log_records);

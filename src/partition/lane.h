@@ -37,7 +37,8 @@ namespace pando {
 // Lanes of a partition, by default. A lane takes about 100 bytes, and as much as its results.
 inline constexpr uint64_t kMaxLanes = 65'536;
 inline constexpr int64_t kLaneRetentionMs = 15 * 60 * 1000, kMaxWriteAgeMs = 10 * 60 * 1000;
-// The clock of a client that has not asked for the time again for hours may be ahead by so much.
+// first_sent_ms may be up to this far ahead of the server's clock: that of a client that has not asked
+// for the time again for hours may be.
 inline constexpr int64_t kMaxAheadMs = 10 * 60 * 1000;
 static_assert(kMaxWriteAgeMs < kLaneRetentionMs, "LN1: a write must be too old before its lane is forgotten");
 

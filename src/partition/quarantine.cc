@@ -22,9 +22,10 @@ std::string_view QuarantinedPartition::Advice() const {
 
 std::string QuarantinedPartition::What() const {
   constexpr int64_t kMsPerSecond = 1000;
-  return fmt::format("partition {} (hash {:016x} to {:016x}) is quarantined since {:%Y-%m-%d %H:%M:%S}.{:03}Z: {}", id,
-                     first_hash, last_hash, fmt::gmtime(static_cast<std::time_t>(since_ms / kMsPerSecond)),
-                     since_ms % kMsPerSecond, why.message());
+  return fmt::format(
+      "partition {} (hash {:016x} to {:016x}) has been quarantined since {:%Y-%m-%d %H:%M:%S}.{:03}Z: {}", id,
+      first_hash, last_hash, fmt::gmtime(static_cast<std::time_t>(since_ms / kMsPerSecond)), since_ms % kMsPerSecond,
+      why.message());
 }
 
 std::string QuarantinedPartition::ToString() const { return fmt::format("{}. To do: {}", What(), Advice()); }

@@ -20,7 +20,7 @@ struct QuarantinedPartition {
 
   // What an operator does about it.
   std::string_view Advice() const;
-  // "partition 3 (hash 30… to 3f…) is quarantined since …: why"
+  // "partition 3 (hash 30… to 3f…) has been quarantined since …: why"
   std::string What() const;
   // All of it, in one line.
   std::string ToString() const;

@@ -70,15 +70,16 @@ class WritePipeline {
   void AppendTailAgain();
   // Adds a unit that recovery found, and that the gate has not committed. It must fit.
   void Restore(std::unique_ptr<LoggedUnit> unit);
-  // kInvalidArgument: a unit with so many operations, or that needs so many new frames, can never be
-  // applied whole in this pool.
   // The most that operations need.
   struct OpCost {
     size_t encoded_bytes = 0;
     size_t frames = kFramesPerUpdate;
     uint64_t blocks = 0;
   };
+  // Adds what `op` needs to that of other operations of the same write.
   void AddCost(const WriteOp& op, OpCost* cost) const;
+  // kInvalidArgument: a unit with so many operations, or that needs so many new frames, can never be
+  // applied whole in this pool.
   Status CheckFits(size_t ops, size_t frames) const;
   // The partition drains. Writes that are durable and not committed are answered: whether they take
   // effect is unknown. So are, once they are durable, those that are on their way to the disk.

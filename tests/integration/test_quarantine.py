@@ -70,7 +70,7 @@ class QuarantineTest(unittest.TestCase):
 
     def expect_told(self):
         """The log, status, the scrub, the health page and the metrics say the same."""
-        said = re.search(r"partition 1 \(hash 4000000000000000 to 7fffffffffffffff\) is quarantined since \S+ \S+Z: .*",
+        said = re.search(r"partition 1 \(hash 4000000000000000 to 7fffffffffffffff\) has been quarantined since \S+ \S+Z: .*",
                          self.node.output())
         self.assertIsNotNone(said, self.node.output())
         what, todo = said.group(0).split(". To do: ")
@@ -80,7 +80,7 @@ class QuarantineTest(unittest.TestCase):
         self.assertEqual([p["quarantine"] for p in status["partitions"] if "quarantine" in p], [said.group(0)])
         self.assertEqual(status["verdict"], f"serving, but {what}")
         self.assertEqual(status["advice"], todo)
-        self.assertEqual(self.page("healthz"), f"ok, but 1 partitions are quarantined\n{said.group(0)}\n")
+        self.assertEqual(self.page("healthz"), f"ok, but 1 partition is quarantined\n{said.group(0)}\n")
         for arguments in (["--report"], [], ["--report"]):
             report = self.kv("check", "--online", "--quiet", *arguments, expect=CORRUPTION)
             self.assertIn(what, report)

@@ -137,8 +137,6 @@ Task<void> PutSome(FullDiskTest* t, Engine* engine) {
   }
 }
 
-// rocksdb#919, #6316: nothing could be deleted from a full disk, or the database could not be
-// opened again.
 // What is held back for removes is not for the names of writes. Anybody could use it up with them.
 Task<void> NamedRemoves(FullDiskTest*, Engine* engine) {
   Partition* p = engine->partition(0);
@@ -166,6 +164,8 @@ TEST_F(FullDiskTest, NamesOfWritesDoNotUseUpTheRoomForRemoves) {
   Live(&DeleteHalf);
 }
 
+// rocksdb#919, #6316: nothing could be deleted from a full disk, or the database could not be
+// opened again.
 TEST_F(FullDiskTest, DeletesInRandomOrderGiveRoomAgain) {
   Boot();
   Live(Fill);

@@ -46,8 +46,9 @@ TEST_F(QuarantineTest, TheLogKeepsItsUnitsAsLongAsThereIsRoom) {
   const std::string sound = DamageSuperblocks();
   Run(FillTheLog);
   ASSERT_EQ(told_.size(), 2u);
-  const auto what = AllOf(HasSubstr("partition 0 (hash 0000000000000000 to 7fffffffffffffff) is quarantined since 20"),
-                          HasSubstr("no valid superblock"), HasSubstr("kvadmin accept-loss"));
+  const auto what =
+      AllOf(HasSubstr("partition 0 (hash 0000000000000000 to 7fffffffffffffff) has been quarantined since 20"),
+            HasSubstr("no valid superblock"), HasSubstr("kvadmin accept-loss"));
   EXPECT_THAT(told_[0], AllOf(what, HasSubstr("put a sound copy")));
   EXPECT_THAT(told_[1], AllOf(what, HasSubstr("has dropped what the file lacks")));
   machine_->disk().WriteAll(DataPath(0), sound);
