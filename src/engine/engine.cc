@@ -614,23 +614,31 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   void BatchWrite(std::span<PointWrite* const> writes) {
-    for (size_t from = 0; from < writes.size(); from += kBatchChunk) {
-      const auto chunk = writes.subspan(from, std::min(kBatchChunk, writes.size() - from));
-      for (size_t i = 0; i < chunk.size(); ++i) {
-        auto* replica = static_cast<Replica*>(chunk[i]->partition);
-        lookups_[i] = BatchLookup{};
-        lookups_[i].tree = replica == nullptr || replica->out_of_service() ? nullptr : &replica->tree();
-        lookups_[i].key = chunk[i]->op.key;
-        lookups_[i].leaf_only = true;
+    for (size_t from = 0, to = 0; from < writes.size(); from = to) {
+      size_t count = 0;
+      for (; to < writes.size() && count + 2 <= kBatchChunk; ++to) {
+        LookUpLeaf(*writes[to], writes[to]->op.key, &lookups_[count++]);
+        if (writes[to]->once) LookUpLeaf(*writes[to], writes[to]->once->key, &lookups_[count++]);
       }
-      BatchFind(pool_, std::span(lookups_).first(chunk.size()));
+      BatchFind(pool_, std::span(lookups_).first(count));
       // Appending to the log changes no tree, so the leaves stay what they are.
-      for (size_t i = 0; i < chunk.size(); ++i) {
-        chunk[i]->begun = false;
-        if (!lookups_[i].leaf || !failure_.ok()) continue;
-        static_cast<Replica*>(chunk[i]->partition)->TryWrite(chunk[i], lookups_[i].leaf);
+      const BatchLookup* found = lookups_.data();
+      for (PointWrite* write : writes.subspan(from, to - from)) {
+        Frame* leaf = (found++)->leaf;
+        Frame* lane = write->once ? (found++)->leaf : nullptr;
+        write->begun = false;
+        if (!leaf || (write->once && !lane) || !failure_.ok()) continue;
+        static_cast<Replica*>(write->partition)->TryWrite(write, leaf, lane);
       }
     }
+  }
+
+  static void LookUpLeaf(const PointWrite& write, std::string_view key, BatchLookup* lookup) {
+    auto* replica = static_cast<Replica*>(write.partition);
+    *lookup = BatchLookup{};
+    lookup->tree = replica == nullptr || replica->out_of_service() ? nullptr : &replica->tree();
+    lookup->key = key;
+    lookup->leaf_only = true;
   }
 
   void Answer(const BatchLookup& lookup, int64_t wall_ms, PointRead* read) {

@@ -269,8 +269,8 @@ Refusal CheckWriteContext(const api::Context& context) {
   return CheckContext(context);
 }
 
-Refusal ToOnce(api::Context& context, bool remembers, std::optional<WriteOp>* once) {
-  once->reset();
+Refusal ToOnce(const api::Context& context, bool remembers, WriteOp* once) {
+  once->sequence = 0;
   if (!HasName(context)) return {};
   // The client would rely on it that its retries are applied once.
   if (!remembers) {
@@ -287,11 +287,10 @@ Refusal ToOnce(api::Context& context, bool remembers, std::optional<WriteOp>* on
     return Bad("first_sent_ms is {}; with client_id it must be the server's time at the first sending (see HelloReply)",
                context.first_sent_ms);
   }
-  WriteOp& op = once->emplace();
-  op.op = RecordOp::kOnce;
-  op.key = std::move(context.client_id);
-  op.sequence = static_cast<uint64_t>(context.sequence);
-  op.first_sent_ms = context.first_sent_ms;
+  once->op = RecordOp::kOnce;
+  once->key.assign(context.client_id);
+  once->sequence = static_cast<uint64_t>(context.sequence);
+  once->first_sent_ms = context.first_sent_ms;
   return {};
 }
 

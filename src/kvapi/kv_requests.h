@@ -39,9 +39,9 @@ Refusal CheckKey(std::string_view key);
 // a session.
 Refusal CheckReadContext(const api::Context& context);
 Refusal CheckWriteContext(const api::Context& context);
-// The name of a write, if its context has one: a kOnce whose key is the client ID. `remembers`: whether
-// this server remembers names.
-Refusal ToOnce(api::Context& context, bool remembers, std::optional<WriteOp>* once);
+// The name of a write, if its context has one: a kOnce whose key is the client ID. Without one, and if
+// it is refused, once->sequence is 0. `remembers`: whether this server remembers names.
+Refusal ToOnce(const api::Context& context, bool remembers, WriteOp* once);
 // For writes that cannot have a name.
 Refusal CheckUnnamed(const api::Context& context);
 // A quick check for the fast path: true means that CheckReadContext would refuse nothing and

@@ -350,7 +350,7 @@ Task<void> KvService::Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_r
 
 Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call) {
   BatchOfWrites batch;
-  std::optional<WriteOp> once;
+  WriteOp once;
   if (Refuse(call, ToOnce(call->args.context, backend_->RemembersWrites(), &once))) co_return;
   if (Refuse(call, ToWriteBatch(call->args.request, &batch))) co_return;
   // Shared by all parts, so that the values they return together fit into one reply.
@@ -358,7 +358,7 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
   WithdrawableBatch write;
   for (size_t i = 0; i < batch.ops.size(); ++i) {
     BatchPart& part = write.parts[backend_->store->PartitionOf(batch.ops[i].key)];
-    if (once && !std::exchange(part.named, true)) part.ops.push_back(*once);
+    if (once.sequence > 0 && !std::exchange(part.named, true)) part.ops.push_back(once);
     part.indexes.push_back(i);
     part.ops.push_back(std::move(batch.ops[i]));
     part.options = batch.options;

@@ -129,7 +129,7 @@ struct WritePath::Entry final : PointWrite, Timer {
   int32_t budget_ms = 0;
   MemoryGrant memory;
   ValueRoom room;
-  std::optional<WriteOp> named;  // a kOnce
+  WriteOp named;  // a kOnce; without a sequence: the write has no name
   // Lets the deadline withdraw a write that runs as a coroutine, or on another reactor.
   std::optional<WriteControl> withdrawal;
   WritePath* runs_on = nullptr;  // that of the partition's reactor
@@ -187,7 +187,6 @@ void WritePath::PutAway(std::unique_ptr<Entry> entry) {
   entry->result = OpResult();
   entry->control = nullptr;
   entry->once = nullptr;
-  entry->named.reset();
   entry->withdrawal.reset();
   entry->answered = false;
   spare_.push_back(std::move(entry));
@@ -248,9 +247,9 @@ void WritePath::Begin(std::unique_ptr<Entry> owned) {
   entry->partition_id = backend_->store->PartitionOf(entry->op.key);
   const uint32_t reactor = backend_->store->ReactorOf(entry->partition_id);
   backend_->keys.Store(&entry->op.key);
-  if (entry->named) {
-    kLaneKeys.Store(&entry->named->key);
-    entry->once = &*entry->named;
+  if (entry->named.sequence > 0) {
+    kLaneKeys.Store(&entry->named.key);
+    entry->once = &entry->named;
   }
   entry->runs_on = backend_->write_paths[reactor];
   server_->ArmTurnEnd();
@@ -323,7 +322,7 @@ Task<void> WritePath::WriteSlowly(Entry* entry) {
   }
   // Write consumes the operation; the reply needs the rest of it.
   std::vector<WriteOp> ops;
-  if (entry->named) ops.push_back(*std::move(entry->named));
+  if (entry->once) ops.push_back(entry->named);
   WriteOp shape = KeepShape(entry->op);
   ops.push_back(std::exchange(entry->op, std::move(shape)));
   if (!entry->control) UseControl(entry);

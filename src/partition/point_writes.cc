@@ -27,7 +27,7 @@ std::unique_ptr<PointUnit> TakePointUnit() {
 }  // namespace
 
 // Whatever is not as usual is left to Write, which waits for it or says why the write is refused.
-bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
+bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   const WriteOp& op = write->op;
   const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
   if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
@@ -35,19 +35,15 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
   if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
   OpCost cost;
   AddCost(op, &cost);
-  size_t records = 1;
-  Frame* lane = nullptr;
+  const size_t records = write->once ? 2 : 1;
+  bool begins_lane = false;
   if (write->once) {
-    if (!MayBeSent(*write->once)) return false;
-    ChildRef missing;
-    uint8_t level = 0;
-    if (!(lane = state_.tree->FindLeaf(write->once->key, &missing, &level))) return false;
-    ++records;
     AddCost(*write->once, &cost);
+    begins_lane = !state_.tree->FindInLeaf(lane, write->once->key);
+    if (!MayBeSent(*write->once) || (begins_lane && !MayTakeLane())) return false;
   }
   if (!CheckFits(records, cost.frames).ok()) return false;
   if (!state_.log->HasSpace(cost.encoded_bytes) || !UncommittedFits(cost.encoded_bytes, records)) return false;
-  if (lane && !state_.tree->FindInLeaf(lane, write->once->key) && !TakeLane()) return false;
   std::unique_ptr<PointUnit> unit = TakePointUnit();
   const bool only_removes = !write->once && (op.op == RecordOp::kRemove || op.op == RecordOp::kExpire);
   const bool admitted = admission_.TryAdmit(cost.blocks, only_removes, &unit->blocks);
@@ -56,6 +52,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf) {
     SpareUnits().push_back(std::move(unit));
     return false;
   }
+  if (begins_lane) TakeLane();
   if (!only_removes) state_.disk_full_ns = 0;
   ++state_.stats.writes_total;
   ++state_.active_calls;

@@ -122,7 +122,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     return pipeline_.Write(std::move(ops), options);
   }
   // See WritePipeline.
-  bool TryWrite(PointWrite* write, Frame* leaf) { return pipeline_.TryWrite(write, leaf); }
+  bool TryWrite(PointWrite* write, Frame* leaf, Frame* lane) { return pipeline_.TryWrite(write, leaf, lane); }
   Task<Result<ScanPage>> Scan(ScanSpec spec) override { return reader_.Scan(std::move(spec)); }
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
     return reader_.Aggregate(std::move(start), std::move(end), snapshot);

@@ -134,9 +134,11 @@ Status WritePipeline::AheadOfTime(const WriteOp& once) const {
       once.first_sent_ms, now_ms);
 }
 
-// Counts one more lane, if there is room for it as far as is known.
+// Whether there is room for one more lane, as far as is known.
+bool WritePipeline::MayTakeLane() const { return lanes_at_most_ && *lanes_at_most_ < state_.max_lanes; }
+
 bool WritePipeline::TakeLane() {
-  if (!lanes_at_most_ || *lanes_at_most_ >= state_.max_lanes) return false;
+  if (!MayTakeLane()) return false;
   ++*lanes_at_most_;
   return true;
 }

@@ -44,8 +44,9 @@ class WritePipeline {
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options);  // see Partition
 
   // Begins a write whose leaf is in memory, if nothing has to be waited for but the log. See
-  // PointWrite. REQUIRES: `leaf` is what the tree found for the key, with no suspension since.
-  bool TryWrite(PointWrite* write, Frame* leaf);
+  // PointWrite. REQUIRES: `leaf` is what the tree found for the key, with no suspension since, and so is
+  // `lane` for that of its kOnce; null: it has none.
+  bool TryWrite(PointWrite* write, Frame* leaf, Frame* lane);
 
   // No write is appended from HoldWrites to ResumeWrites.
   void HoldWrites();
@@ -121,6 +122,7 @@ class WritePipeline {
   Status CheckUncommitted(const ClientWrite& write) const;
   bool MayBeSent(const WriteOp& once) const;
   Status AheadOfTime(const WriteOp& once) const;
+  bool MayTakeLane() const;
   bool TakeLane();
   Task<Status> CheckLane(const WriteOp* once);
   void Encode(ClientWrite* write);
