@@ -14,7 +14,8 @@ uint64_t Hash64(std::string_view bytes, uint64_t seed = 0);
 
 // The hash that assigns a key to a partition: XXH3-64 of HashTag(key). Keys that share a {tag}
 // therefore share a partition, as in Redis Cluster.
-// Each namespace (key_space.h) assigns its keys with its own seed, which is its ID.
+// Each namespace (key_space.h) assigns its keys with its own seed, which is its ID. Requests have the
+// namespace 0, so nobody passes another one yet.
 uint64_t HashId(std::string_view key, uint32_t namespace_id = 0);
 
 // The bytes that HashId hashes: the part inside the first "{...}" if that part is not empty,

@@ -64,14 +64,14 @@ struct StoreInfo {
   // Counts how often the logs have been replaced by those of another number of reactors.
   uint64_t layout = 0;
   std::vector<PartitionInfo> partitions;  // ascending by ID, which is below `ranges`
+  static constexpr LogPosition kAnyPosition = ~LogPosition{0};  // after every other one
   struct Dropped {
     Uuid uuid;
     LogPosition until = kAnyPosition;  // its records in the log before this mean nothing
   };
-  // Also a partition that the store holds can be there: an operator has accepted that what the log
-  // holds of it before that position is lost (verify/accept_loss.h, verify/accept_log_loss.h).
-  static constexpr LogPosition kAnyPosition = ~LogPosition{0};
-  // Partitions that were dropped, as long as the logs may hold their records.
+  // Partitions that were dropped, as long as the logs may hold their records. Also a partition that the
+  // store holds can be there: an operator has accepted that what the log holds of it before that position
+  // is lost (verify/accept_loss.h, verify/accept_log_loss.h).
   std::vector<Dropped> dropped;
 
   uint32_t PartitionOf(std::string_view key) const;  // the ID
