@@ -187,7 +187,7 @@ void AddNamedUnits(Batch* batch, int times) {
     auto& once = batch->Add(RecordOp::kOnce, std::string(lane));
     once.sequence = 1;
     once.first_sent_ms = 2'000'000'000'000;
-    once.digest = 7;
+    if (lane == "lane 1") once.digest = 7;  // records of an earlier version have none
   };
   for (int i = 0; i < times; ++i) {
     name("lane 1");
