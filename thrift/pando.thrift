@@ -289,7 +289,7 @@ struct HelloReply {
   7: list<string> accepted_features
   /** The identity of this connection; empty = anonymous. */
   8: string identity
-  /** The server's clock, as Unix time in ms, for Context.first_sent_ms. It does not go back when the clock is set. */
+  /** The clock by which the server judges the age of writes, as Unix time in ms, for Context.first_sent_ms. */
   9: i64 now_ms
   15: optional ReplyContext context
 }
