@@ -5,8 +5,8 @@
 // namespace never see another one. Requests use the namespace 0. The last namespace belongs to the
 // store itself, which keeps what it remembers of clients there (src/partition/lane.h).
 //
-// A store that was created before there were namespaces stores keys as they are (StoreInfo::namespaced),
-// and has no reserved namespace.
+// A store that was created before there were namespaces stores keys as they are
+// (StoreInfo::namespaced), and has no reserved namespace.
 //
 // Threads: values.
 #pragma once
@@ -58,11 +58,12 @@ struct SplitKey {
   NamespaceId namespace_id = kDefaultNamespace;
   std::string_view key;
 };
-// The parts of a stored key. One that is shorter than a namespace (a separator of pages) is all key.
+// The parts of a stored key. One that is shorter than a namespace (a separator of pages) is all
+// key.
 SplitKey SplitStoredKey(std::string_view stored, bool namespaced);
 
-// A stored key for messages: at most 64 bytes of the key. Bytes that are not printable ASCII appear as
-// \xNN, and a namespace that is not that of requests is named.
+// A stored key for messages: at most 64 bytes of the key. Bytes that are not printable ASCII appear
+// as \xNN, and a namespace that is not that of requests is named.
 std::string PrintableKey(std::string_view stored, bool namespaced);
 
 }  // namespace pando

@@ -23,8 +23,8 @@ struct ScrubGauges {
   void Set(const ScrubReport& report, uint64_t quarantined);
 };
 
-// What one reactor knows to be damaged: what its scrubber has found, and quarantined partitions. The
-// scrubber does not read these, because what is wrong with them is known.
+// What one reactor knows to be damaged: what its scrubber has found, and quarantined partitions.
+// The scrubber does not read these, because what is wrong with them is known.
 struct DamageReport {
   static constexpr size_t kMaxFindings = Scrubber::kMaxFindings;
   // The most memory that a report takes, also as a part of a reply.

@@ -1,10 +1,10 @@
-// PartitionClock: the time by which a partition decides expiry and from which it derives versions, so
-// that readers and writers agree on what has expired. StoreClock: the furthest of these times.
+// PartitionClock: the time by which a partition decides expiry and from which it derives versions,
+// so that readers and writers agree on what has expired. StoreClock: the furthest of these times.
 //
-// A partition's time never goes backwards (P6). If the wall clock is set back, the time continues from
-// the newest version, slightly slower than real time, so that the wall clock catches up. The times of
-// partitions then differ, because each continues from a version of its own. What a client says about
-// the time concerns any of them, so hello answers the furthest one.
+// A partition's time never goes backwards (P6). If the wall clock is set back, the time continues
+// from the newest version, slightly slower than real time, so that the wall clock catches up. The
+// times of partitions then differ, because each continues from a version of its own. What a client
+// says about the time concerns any of them, so hello answers the furthest one.
 //
 // Threads: a PartitionClock belongs to one reactor. A StoreClock is for those of all reactors.
 #pragma once
