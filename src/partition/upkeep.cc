@@ -7,7 +7,7 @@
 namespace pando {
 namespace {
 
-constexpr size_t kSweepBatch = 64;  // expired records removed by one write, if the pool admits it
+constexpr size_t kSweepBatch = 64;  // expired records removed by one write, if pool and disk admit it
 constexpr Nanos kSweepRetry = 10 * kSecond;
 constexpr size_t kMaxMergeKeys = 64;   // underfull leaves remembered; MergeOld finds the others
 constexpr uint32_t kMergeUnits = 512;  // cost of a merge, in units of the turn's budget
@@ -50,7 +50,7 @@ Task<void> Upkeep::SweepOnce() {
 // next_expiry_ms_ is not raised until the pass is complete, so a failed pass is followed by a new
 // one.
 Task<Status> Upkeep::Sweep() {
-  const size_t batch = std::min<size_t>(kSweepBatch, state_.pool.frame_count() / Applier::kFramesPerRecord);
+  RemoveBatch batch(std::min<size_t>(kSweepBatch, state_.pool.frame_count() / Applier::kFramesPerRecord));
   new_expiry_ms_ = 0;
   next_sweep_ns_ = state_.reactor.NowNs() + kSweepRetry;
   int64_t left_ms = 0;  // the earliest expiry of the records that are not due
@@ -58,12 +58,12 @@ Task<Status> Upkeep::Sweep() {
   std::string from;
   for (bool over = false; !over;) {
     if (!state_.works()) co_return Status();
-    CO_ASSIGN_OR_RETURN(DueRecords found, co_await state_.tree->FindDue(from, state_.clock.NowMs(), batch));
+    CO_ASSIGN_OR_RETURN(DueRecords found, co_await state_.tree->FindDue(from, state_.clock.NowMs(), kSweepBatch));
     left_ms = Earlier(left_ms, found.next_expiry_ms);
     if (damage.ok()) damage = std::move(found.damage);
     over = found.over;
     from = std::move(found.next);
-    if (!found.due.empty()) CO_RETURN_IF_ERROR(co_await Remove(std::move(found.due)));
+    CO_RETURN_IF_ERROR(co_await Remove(std::move(found.due), &batch));
   }
   if (!damage.ok()) co_return damage;  // everything else has been swept
   next_expiry_ms_ = Earlier(left_ms, new_expiry_ms_);
@@ -71,15 +71,20 @@ Task<Status> Upkeep::Sweep() {
   co_return Status();
 }
 
-Task<Status> Upkeep::Remove(std::vector<DueRecords::Due> due) {
-  std::vector<WriteOp> ops(due.size());
-  for (size_t i = 0; i < due.size(); ++i) {
-    ops[i].op = RecordOp::kExpire;
-    ops[i].key = std::move(due[i].key);
-    ops[i].condition.version = due[i].version;
+Task<Status> Upkeep::Remove(std::vector<DueRecords::Due> due, RemoveBatch* batch) {
+  for (size_t done = 0; done < due.size() && state_.works();) {
+    std::vector<WriteOp> ops(std::min(batch->size(), due.size() - done));
+    for (size_t i = 0; i < ops.size(); ++i) {
+      ops[i].op = RecordOp::kExpire;
+      ops[i].key = due[done + i].key;
+      ops[i].condition.version = due[done + i].version;
+    }
+    const Result<std::vector<OpResult>> results = co_await pipeline_.Write(std::move(ops), WriteOptions());
+    if (batch->RetrySmaller(results.status())) continue;
+    CO_RETURN_IF_ERROR(results.status());
+    for (const OpResult& result : *results) state_.stats.expired_total += result.outcome == OpOutcome::kApplied;
+    done += results->size();
   }
-  CO_ASSIGN_OR_RETURN(std::vector<OpResult> results, co_await pipeline_.Write(std::move(ops), WriteOptions()));
-  for (const OpResult& result : results) state_.stats.expired_total += result.outcome == OpOutcome::kApplied;
   co_return Status();
 }
 

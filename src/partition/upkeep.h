@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "src/model/remove_batch.h"
 #include "src/partition/block_admission.h"
 
 namespace pando {
@@ -59,7 +60,7 @@ class Upkeep {
  private:
   Task<void> SweepOnce();
   Task<Status> Sweep();
-  Task<Status> Remove(std::vector<DueRecords::Due> due);
+  Task<Status> Remove(std::vector<DueRecords::Due> due, RemoveBatch* batch);
   Task<void> MergeQueued();
   Task<Status> MergeOne(std::string key);
   Task<void> MergeOld();

@@ -345,6 +345,39 @@ TEST_F(FullDiskTest, MergesTakeNoMoreThanTheDiskHas) {
   Live(Compare);
 }
 
+// -- records that expire
+
+Task<void> FillWithRecordsThatExpire(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  for (uint64_t i = 0; i < 300; ++i) EXPECT_OK(co_await Put(p, "warm", Value(i % 7, 60'000)));
+  t->held_["warm"] = Value(299 % 7, 60'000);
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + kRoomBytes);
+  Status full;
+  uint64_t stored = 0;
+  for (; full.ok(); ++stored) {
+    std::vector<WriteOp> ops;
+    ops.push_back(PutOp(Key(stored), Value(stored, 700)));
+    ops.back().ttl_mode = TtlMode::kSet;
+    ops.back().ttl_ms = 600'000;
+    full = co_await Write(p, std::move(ops));
+  }
+  EXPECT_EQ(full.code(), Code::kDiskFull) << full.ToString();
+  EXPECT_GT(stored, 8000u);
+  co_await Sleep(*t->reactor_, 900 * kSecond);
+  EXPECT_EQ(p->stats().expired_total, stored - 1) << "the last one was refused";
+}
+
+// A store whose records all expire becomes empty, though the disk was full.
+TEST_F(FullDiskTest, ExpiredRecordsAreRemoved) {
+  Boot();
+  Live(FillWithRecordsThatExpire);
+  ASSERT_FALSE(HasFailure());
+  Boot();
+  Live(PutSome);
+  Boot();
+  Live(Compare);
+}
+
 // -- the log replayed on a full disk
 
 Task<void> ReplaceAll(FullDiskTest* t, Engine* engine) {
