@@ -63,7 +63,7 @@ std::string Encode(const Binding& binding, const ScanCursor& cursor) {
 Result<ScanCursor> Decode(const Binding& binding, std::string_view bytes) {
   const uint8_t version = bytes.empty() ? 0 : static_cast<uint8_t>(bytes.front());
   const size_t fixed_bytes = version == 1 ? kCursorFixedBytes - sizeof(ScanCursor::scan_id) : kCursorFixedBytes;
-  if (bytes.size() <= fixed_bytes || bytes.size() > fixed_bytes + kMaxKeyBytes) {
+  if (bytes.size() < fixed_bytes || bytes.size() > fixed_bytes + kMaxKeyBytes) {
     return Error(Code::kInvalidArgument, "the cursor was not issued by this server: no cursor has {} bytes",
                  bytes.size());
   }
@@ -112,6 +112,7 @@ ScanRange ScanRange::Of(std::string_view start, std::string_view end, std::strin
 
 void ScanRange::GoOnAfter(ScanCursor cursor) {
   scan_id = cursor.scan_id;
+  if (cursor.last_key.empty()) return;
   if (reverse) {
     end = std::move(cursor.last_key);
     empty = empty || start >= end;

@@ -4,31 +4,54 @@
 #include <map>
 #include <utility>
 
+#include "src/kvapi/kv_errors.h"
 #include "src/kvapi/kv_requests.h"
 #include "src/kvapi/merge_scan.h"
+#include "src/model/remove_batch.h"
 #include "src/node/kv_service.h"
 
 namespace pando {
 
 namespace {
 
-// Operations per write. The number is small so that a buffer pool of any size admits the write and
+// Removes per write. The number is small so that a buffer pool of any size admits the write and
 // other writers of the partition get their turn.
-constexpr size_t kOpsPerWrite = 64;
+constexpr size_t kRemovesPerWrite = 64;
 
-Task<void> RemoveKeys(Partition* partition, std::vector<WriteOp> ops, const bool* over, DeletedRange* out) {
-  for (size_t first = 0; first < ops.size() && !*over; first += kOpsPerWrite) {
-    auto begin = ops.begin() + static_cast<ptrdiff_t>(first);
-    auto end = ops.begin() + static_cast<ptrdiff_t>(std::min(first + kOpsPerWrite, ops.size()));
-    std::vector<WriteOp> some(std::make_move_iterator(begin), std::make_move_iterator(end));
-    out->wrote = true;
-    Result<std::vector<OpResult>> results = co_await partition->Write(std::move(some), WriteOptions());
+WriteOp RemoveOf(const ScanRow& row) {
+  WriteOp op;
+  op.op = RecordOp::kRemove;
+  op.key = row.key;
+  op.condition.version = row.version;
+  op.current_value_unwanted = true;
+  return op;
+}
+
+bool OutcomeUnknown(const Status& failure) {
+  return ToKvError(failure, /*is_write=*/true).applied == static_cast<int32_t>(ApiApplied::kUnknown);
+}
+
+// Removes the records of one partition, of which `rows` are the keys in ascending order.
+Task<void> RemoveKeys(Partition* partition, std::vector<const ScanRow*> rows, const bool* over, DeletedRange* out) {
+  RemoveBatch batch(kRemovesPerWrite);
+  size_t done = 0;
+  while (done < rows.size() && !*over) {
+    std::vector<WriteOp> ops(std::min(batch.size(), rows.size() - done));
+    for (size_t i = 0; i < ops.size(); ++i) ops[i] = RemoveOf(*rows[done + i]);
+    const Result<std::vector<OpResult>> results = co_await partition->Write(std::move(ops), WriteOptions());
+    if (batch.RetrySmaller(results.status())) continue;
     if (!results.ok()) {
-      out->failure = results.TakeStatus();
-      co_return;
+      // Of several failures, one whose outcome is unknown is the answer.
+      out->unknown |= OutcomeUnknown(results.status());
+      if (out->failure.ok() || OutcomeUnknown(results.status())) out->failure = results.status();
+      break;
     }
     for (const OpResult& result : *results) out->removed += result.outcome == OpOutcome::kApplied && result.existed;
+    done += results->size();
   }
+  if (done == rows.size()) co_return;
+  out->exhausted = false;
+  if (!out->first_left || rows[done]->key < *out->first_left) out->first_left = rows[done]->key;
 }
 
 // A deleteRange cannot be withdrawn: some of its removes may have been applied when the deadline
@@ -46,6 +69,7 @@ struct BegunDelete final : Withdrawable {
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
                                Version max_version, const bool* over) {
   DeletedRange out;
+  if (range.start_exclusive) out.last_key = range.start;
   MergeScanSpec spec;
   spec.range = std::move(range);
   spec.keys_only = true;
@@ -57,20 +81,19 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
     co_return out;
   }
   out.exhausted = page->exhausted;
-  if (!page->rows.empty()) out.last_key = page->rows.back().key;
-  std::map<uint32_t, std::vector<WriteOp>> by_partition;
-  for (ScanRow& row : page->rows) {
+  std::map<uint32_t, std::vector<const ScanRow*>> by_partition;
+  for (const ScanRow& row : page->rows) {
     if (max_version != 0 && row.version > max_version) continue;
-    WriteOp& op = by_partition[backend->store->PartitionOf(row.key)].emplace_back();
-    op.op = RecordOp::kRemove;
-    op.key = std::move(row.key);
-    op.condition.version = row.version;
-    op.current_value_unwanted = true;
+    by_partition[backend->store->PartitionOf(row.key)].push_back(&row);
   }
   TaskGroup removes;
-  for (auto& [id, ops] : by_partition) removes.Spawn(RemoveKeys(backend->partitions[id], std::move(ops), over, &out));
+  for (auto& [id, rows] : by_partition) removes.Spawn(RemoveKeys(backend->partitions[id], std::move(rows), over, &out));
   // The removes run concurrently and write to `out`, so wait for all of them.
   co_await removes.Drain();
+  for (const ScanRow& row : page->rows) {
+    if (out.first_left && row.key >= *out.first_left) break;
+    out.last_key = row.key;
+  }
   co_return out;
 }
 
@@ -94,11 +117,14 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
   DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(range), range, limit,
                                                      static_cast<Version>(request.max_version), &begun.over);
   call->withdrawable = nullptr;
-  if (!deleted.failure.ok()) {
-    api::KvError error = ToKvError(deleted.failure, /*is_write=*/false);
-    // Some records may have been removed before the failure. It is safe to repeat the call in any
-    // case.
-    if (deleted.wrote) error.applied = static_cast<int32_t>(ApiApplied::kUnknown);
+  // What a partition has refused is still there. If others have removed something, the answer says how much, and the
+  // next call comes to the refusal.
+  if (deleted.unknown || (!deleted.failure.ok() && deleted.removed == 0)) {
+    api::KvError error = ToKvError(deleted.failure, /*is_write=*/false);  // it is safe to repeat the call in any case
+    if (deleted.unknown) {
+      error.applied = static_cast<int32_t>(ApiApplied::kUnknown);
+      if (deleted.removed > 0) error.message += fmt::format("; this call removed {} records before", deleted.removed);
+    }
     SetError(&call->reply, error);
     co_return;
   }

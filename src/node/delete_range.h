@@ -8,6 +8,7 @@
 // Threads: one reactor. Partitions of other reactors are passed as proxies (RemotePartition).
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,10 +26,14 @@ inline constexpr size_t kDeleteReserveBytes = 8 * kDeleteKeyBytes;
 
 struct DeletedRange {
   size_t removed = 0;
-  std::string last_key;    // the last key examined; empty if the call examined none
+  // Everything in the range up to this key has been visited; empty if nothing was.
+  std::string last_key;
   bool exhausted = false;  // the range has no key after last_key
-  Status failure;          // a partition's error; other partitions may have removed their records
-  bool wrote = false;      // at least one write was sent to a partition
+  // A partition's error. It and other partitions may have removed records before.
+  Status failure;
+  // Whether the last removes of a partition that failed took effect is unknown. Otherwise they did not.
+  bool unknown = false;
+  std::optional<std::string> first_left;  // the lowest key that was to be removed and may still be there
 };
 
 // Examines at most `limit` records. Removes those whose version is at most max_version (0 = any

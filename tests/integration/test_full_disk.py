@@ -92,6 +92,16 @@ class FullDisk:
         with self.node.connect(service=Admin) as admin:
             return admin.status(CONTEXT).verdict
 
+    def delete_range(self):
+        """Deletes the lower half with one command, which is enough for a later put."""
+        middle = sorted(self.held)[len(self.held) // 2]
+        lower = [n for n in self.held if n < middle]
+        said = run_kvadmin("--server", f"{self.node.host}:{self.node.port}", "delete-range",
+                           "--prefix", "record/", "--end", key_of(middle).decode())
+        assert f"{len(lower)} records removed" in said.stdout, said.stdout
+        for n in lower:
+            del self.held[n]
+
     def delete(self, count):
         numbers = self.dice.sample(sorted(self.held), count)
         for at in range(0, count, 20):
@@ -134,7 +144,11 @@ class FullDisk:
         self.compare()
         self.kill_and_start()
         self.compare()
-        self.fill(end + 1000)
+        end = self.fill(end + 1000)
+        self.compare()
+        self.delete_range()
+        self.compare()
+        self.fill(end)
         self.compare()
         self.connection.close()
         self.node.stop()

@@ -52,6 +52,7 @@ class FakePartition final : public Partition {
     co_await Delay();
     if (!failure.ok()) co_return failure;
     if (!write_failure.ok()) co_return write_failure;
+    if (ops.size() > ops_with_room) co_return Error(Code::kDiskFull, "no room for {} operations", ops.size());
     while (holding_writes) co_await Sleep(*reactor_, kMillisecond);
     if (options.control != nullptr && !options.control->BeginAppend()) co_return Error(Code::kDeadline, "withdrawn");
     while (holding_answers) co_await Sleep(*reactor_, kMillisecond);
@@ -236,9 +237,10 @@ class FakePartition final : public Partition {
   Records records;
   std::map<SnapshotId, Records> snapshots;
   bool holding_writes = false, holding_answers = false;
-  std::set<std::string> cold;  // keys that are not "in memory"
-  Status failure;              // if set, every call returns it
-  Status write_failure;        // if set, every write returns it
+  std::set<std::string> cold;       // keys that are not "in memory"
+  Status failure;                   // if set, every call returns it
+  Status write_failure;             // if set, every write returns it
+  size_t ops_with_room = SIZE_MAX;  // a write of more finds the disk full
   ChangeTail changes;
   PartitionStats statistics;
   uint64_t scans = 0, scanned_bytes = 0;

@@ -79,6 +79,12 @@ TEST(Cursor, RoundTripsAndGoesOn) {
   EXPECT_EQ(range->start, "user/17");
   EXPECT_TRUE(range->start_exclusive);
   EXPECT_EQ(range->end, "user0");
+  // Without a last key, the range begins where it began.
+  request.cursor = EncodeCursor(request, {kScanId, ""});
+  range = ScanRange::Of(request);
+  ASSERT_TRUE(range.ok());
+  EXPECT_EQ(range->start, "user/");
+  EXPECT_FALSE(range->start_exclusive);
   request.reverse = true;
   request.cursor = EncodeCursor(request, {kScanId, "user/17"});
   range = ScanRange::Of(request);

@@ -155,6 +155,40 @@ TEST_P(KvRangeTest, FailuresAndBadRequests) {
   EXPECT_TRUE(Keys().empty());
 }
 
+TEST_P(KvRangeTest, AFullDiskTakesAFewRemovesAtATime) {
+  for (int i = 0; i < 1000; ++i) Put(fmt::format("k{:03}", i), "v");
+  for (auto& fake : node_->fakes) fake->ops_with_room = 3;
+  EXPECT_EQ(DeleteAll({}), 1000);
+  EXPECT_TRUE(Keys().empty());
+}
+
+// What one partition refuses does not hide what the others have removed.
+TEST_P(KvRangeTest, SaysWhatWasRemovedBeforeTheRefusal) {
+  const auto& c = api::g_pando_constants;
+  for (int first_refused : {0, 20}) {
+    for (int i = 0; i < 300; ++i) Put(fmt::format("k{:03}", i), "v");
+    const std::string key = fmt::format("k{:03}", first_refused);
+    FakePartition& full = node_->PartitionOf(key);
+    const auto left = static_cast<int64_t>(full.records.size());
+    full.ops_with_room = 0;
+    api::DeleteRangeRequest args;
+    args.prefix = "k";
+    auto reply = DeleteRange(args);
+    ASSERT_TRUE(reply->__isset.success) << reply->error.message;
+    EXPECT_EQ(reply->success.removed, 300 - left);
+    EXPECT_EQ(static_cast<int64_t>(Keys().size()), left);
+    args.cursor = reply->success.cursor;
+    ASSERT_FALSE(args.cursor.empty());
+    reply = DeleteRange(args);
+    ASSERT_TRUE(reply->__isset.error);
+    EXPECT_EQ(reply->error.code, c.DISK_FULL);
+    EXPECT_EQ(reply->error.applied, c.APPLIED_NO) << "nothing else was there to be removed";
+    full.ops_with_room = SIZE_MAX;
+    EXPECT_EQ(DeleteAll(args), left) << "the cursor has passed over what was refused";
+    EXPECT_TRUE(Keys().empty());
+  }
+}
+
 TEST_P(KvRangeTest, SizesWithoutValues) {
   for (int i = 0; i < 100; ++i) Put(fmt::format("k{:02}", i), std::string(static_cast<size_t>(i) * 100, 'v'));
   api::Kv_scan_args args;
