@@ -56,6 +56,7 @@ class PartitionAudit final : private TreeCheckHost {
     OwnMetadata();
     const uint64_t problems_before = report_->problems_total;
     co_await CheckTree(sb);
+    result_.tree_problems = report_->problems_total - problems_before;
     // What a damaged page refers to is unknown, so unowned blocks are not reported as lost space
     // then.
     if (damage.empty()) CompareBitmap(/*whole=*/report_->problems_total == problems_before);

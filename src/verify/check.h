@@ -30,7 +30,8 @@ struct PartitionCheck {
   bool metadata_sound = false;  // also its bitmaps and its dead list, so that it may be written
   uint64_t generation = 0, checkpoint_lsn = 0;
   Version last_version = 0;
-  LogPosition log_end = 0;  // how far the log had come, according to the superblock
+  LogPosition log_end = 0;     // how far the log had come, according to the superblock
+  uint64_t tree_problems = 0;  // places of its tree that are damaged; what needs them cannot be read
   uint64_t inner_pages = 0, leaf_pages = 0, overflow_values = 0;
   uint64_t records = 0, bytes = 0, content_hash = 0;  // of the tree; the log may hold more
   uint64_t file_blocks = 0, reachable_blocks = 0, metadata_blocks = 0, pending_free_blocks = 0, free_blocks = 0;

@@ -131,6 +131,7 @@ TEST_F(AcceptLossTest, AfterTheLogDroppedItsUnits) {
   const LossReport report = Report();
   EXPECT_TRUE(report.file_opens);
   EXPECT_EQ(report.problems.size(), 1u);
+  EXPECT_EQ(report.file.tree_problems, 0u);
   EXPECT_EQ(report.logged_lsn, Lsn{kRecords / 2});
   EXPECT_GE(report.logged_version, version_before_);
   EXPECT_LT(report.file.checkpoint_lsn, report.logged_lsn);
@@ -197,7 +198,9 @@ TEST_F(AcceptLossTest, AMissingDirectoryIsReplaced) {
 TEST_F(AcceptLossTest, ADamagedRootIsReplaced) {
   Run(NoteVersion);
   DamageRoot();
-  EXPECT_FALSE(Report().file_opens);
+  const LossReport report = Report();
+  EXPECT_FALSE(report.file_opens);
+  EXPECT_EQ(report.file.tree_problems, 1u);
   EXPECT_FALSE(Accept(/*empty=*/false).ok());
   EXPECT_OK(Accept(/*empty=*/true));
   Run(ExpectEmpty);

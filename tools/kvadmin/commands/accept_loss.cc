@@ -34,6 +34,7 @@ struct Choice {
   std::string description;  // "it continues ..."
   bool possible = true;
   bool of_own_file = false;               // it keeps its file as it is
+  uint64_t damage_stays = 0;              // damaged places of the tree that it continues with
   Lsn lsn = 0;                            // that it then holds everything up to
   std::optional<BackupChain> chain;       // null: no backup
   const BackupPartition* copy = nullptr;  // in the newest of them
@@ -53,6 +54,7 @@ Result<Choice> ChoiceOf(const LossReport& report, const AcceptLossOptions& optio
     choice.possible = report.file_opens;
     choice.of_own_file = true;
     choice.lsn = file.checkpoint_lsn;
+    choice.damage_stays = file.tree_problems;
     choice.description =
         fmt::format("from the last checkpoint in its file: generation {}, LSN {}, {} records, as of {}",
                     file.generation, file.checkpoint_lsn, file.records, TimeOf(file.last_version));
@@ -91,6 +93,16 @@ std::string CodeOf(const LossReport& report, const Choice& choice) {
   return fmt::format("{:08x}", static_cast<uint32_t>(Hash64(seen)));
 }
 
+// Nobody must take this for a repair of the tree.
+std::string DamageText(const Choice& choice) {
+  if (choice.damage_stays == 0) return "";
+  return fmt::format(
+      "Its tree is damaged in {} {}, and that stays: the keys there cannot be read (CORRUPT), and neither can a scan, "
+      "a\ncount or an export that comes to them. If a node serves the partition but for these keys, this choice only\n"
+      "loses more. --backup DIR or --empty replaces the tree.\n",
+      choice.damage_stays, choice.damage_stays == 1 ? "place" : "places");
+}
+
 std::string LostText(const LossReport& report, const Choice& choice) {
   const std::string writes =
       report.logged_lsn <= choice.lsn
@@ -122,7 +134,7 @@ void Show(const LossReport& report, const Choice& choice, const AcceptLossOption
     return;
   }
   tools::Print("If you accept the loss, it continues {}.\n", choice.description);
-  tools::Print("Lost: {}.\n", LostText(report, choice));
+  tools::Print("Lost: {}.\n{}", LostText(report, choice), DamageText(choice));
   tools::Print("Nothing was changed. To accept the loss: kvadmin accept-loss {} --partition {}{} --confirm {}\n",
                options.data_dir, p.id, choice.name, CodeOf(report, choice));
 }
@@ -141,6 +153,7 @@ Json ReportJson(const LossReport& report, const Choice& choice, bool accepted) {
   j["possible"] = choice.possible;
   j["continues_from_lsn"] = choice.lsn;
   j["logged_lsn"] = report.logged_lsn;
+  j["damage_stays"] = choice.damage_stays;
   j["accepted"] = accepted;
   if (choice.possible && !accepted) j["confirm"] = CodeOf(report, choice);
   return j;
@@ -185,8 +198,8 @@ Task<Result<ExitCode>> ShowOrAccept(Reactor* reactor, const Globals* globals, co
   } else {
     tools::Print(
         "partition {}: the loss is accepted, and it continues {}. Start kvnode --data_dir={}, and make the next backup "
-        "without --base.\n",
-        options->partition, choice.description, options->data_dir);
+        "without --base.\n{}",
+        options->partition, choice.description, options->data_dir, DamageText(choice));
   }
   co_return confirmed ? kExitOk : kExitNo;
 }
@@ -220,7 +233,9 @@ void AddAcceptLossCommand(tools::Command app, Globals* globals) {
       "Without --confirm, accept-loss changes nothing: it shows what is damaged, what would be lost, and the code "
       "that\n"
       "accepts exactly this loss. With neither --backup nor --empty, the partition continues from the last checkpoint\n"
-      "in its file, which must open. What the log holds of the partition since then is given up, too.\n\n"
+      "in its file, which must open. What the log holds of the partition since then is given up, too. Damaged pages "
+      "of\n"
+      "its tree stay damaged: only --backup and --empty replace them.\n\n"
       "First try what loses nothing: start the node again after a write error, and put a sound copy of a damaged file\n"
       "back. Nothing of other partitions changes, and the partition's old file stays as data.damaged-N beside the new\n"
       "one. A command that was cut short can be repeated.\n\n"
