@@ -135,13 +135,18 @@ class OutputTest(WithNode):
         self.assertIn("/dev/full: No space left", done.err)
 
     def test_errors_are_json(self):
-        for arguments, code in [(["get"], USAGE), (["--no-such", "get", "k"], USAGE), (["scan", "--limit=-1"], USAGE),
-                                (["frobnicate"], USAGE), (["get", "--hex", "0"], USAGE), (["check", "/no"], USAGE),
-                                (["load", "/no/such"], FAILED), (["check", self.root / "data"], 5)]:
+        table = (ROOT / "docs/KVADMIN.md").read_text()
+        for arguments, code, name in [
+                (["get"], USAGE, "BAD_REQUEST"), (["--no-such", "get", "k"], USAGE, "BAD_REQUEST"),
+                (["scan", "--limit=-1"], USAGE, "BAD_REQUEST"), (["frobnicate"], USAGE, "BAD_REQUEST"),
+                (["get", "--hex", "0"], USAGE, "BAD_REQUEST"), (["check", "/no"], USAGE, "BAD_REQUEST"),
+                (["load", "/no/such"], FAILED, "NOT_FOUND"), (["check", self.root / "data"], 5, "LOCKED")]:
             done = self.kv("--json", *arguments, expect=code)
             self.assertEqual(done.out, "", arguments)
             error = json.loads(done.err)["error"]
-            self.assertTrue(error["code"] and error["message"], done.err)
+            self.assertEqual(error["code"], name)
+            self.assertRegex(table, rf"\n\|[A-Z_, ]*\b{name}\b")
+            self.assertTrue(error["message"], done.err)
         done = self.kv("--json", "load", self.write("two.jsonl", "no\nno\n"), "--on-error", "skip", expect=REJECTED)
         self.assertEqual([json.loads(line)["line"] for line in done.err.splitlines()], [1, 2])
 

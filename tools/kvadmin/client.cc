@@ -6,6 +6,7 @@
 #include <thrift/transport/TSocket.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "gen-cpp/pando_constants.h"
 #include "src/base/address.h"
@@ -66,6 +67,44 @@ struct Client::Wire {
   bool answered = false;  // at least one answer came, so the peer speaks Thrift
 };
 
+std::string ErrorName(int32_t code) {
+  const auto& c = api::g_pando_constants;
+  const std::pair<int32_t, const char*> names[] = {
+      {c.BAD_REQUEST, "BAD_REQUEST"},
+      {c.TOO_LARGE, "TOO_LARGE"},
+      {c.UNAUTHENTICATED, "UNAUTHENTICATED"},
+      {c.DENIED, "DENIED"},
+      {c.NOT_MASTER, "NOT_MASTER"},
+      {c.STALE_MAP, "STALE_MAP"},
+      {c.MOVING, "MOVING"},
+      {c.OVERLOADED, "OVERLOADED"},
+      {c.DEADLINE, "DEADLINE"},
+      {c.UNAVAILABLE, "UNAVAILABLE"},
+      {c.TOO_STALE, "TOO_STALE"},
+      {c.SNAPSHOT_GONE, "SNAPSHOT_GONE"},
+      {c.BAD_CURSOR, "BAD_CURSOR"},
+      {c.TOKEN_MISMATCH, "TOKEN_MISMATCH"},
+      {c.DISK_FULL, "DISK_FULL"},
+      {c.CORRUPT, "CORRUPT"},
+      {c.INTERNAL, "INTERNAL"},
+      {c.QUOTA_EXCEEDED, "QUOTA_EXCEEDED"},
+      {c.CANCELLED, "CANCELLED"},
+      {c.FEED_GONE, "FEED_GONE"},
+  };
+  for (const auto& [number, name] : names) {
+    if (number == code) return name;
+  }
+  return fmt::format("code {}", code);  // of a newer server
+}
+
+std::string_view ErrorName(Code code) {
+  switch (code) {
+    case Code::kInvalidArgument: return "BAD_REQUEST";
+    case Code::kCorruption: return "CORRUPT";
+    default: return CodeName(code);
+  }
+}
+
 Status FromKvError(const api::KvError& error) {
   const auto& c = api::g_pando_constants;
   Code code = Code::kUnavailable;
@@ -82,7 +121,7 @@ Status FromKvError(const api::KvError& error) {
   } else if (error.code == c.DEADLINE) {
     code = Code::kDeadline;
   }
-  return Error(code, "the server refused (code {}): {}{}", error.code, error.message,
+  return Error(code, "the server refused ({}): {}{}", ErrorName(error.code), error.message,
                error.applied == c.APPLIED_UNKNOWN ? kOutcomeUnknown : "");
 }
 

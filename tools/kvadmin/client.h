@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "gen-cpp/Admin.h"
 #include "gen-cpp/Kv.h"
@@ -25,6 +26,11 @@ struct Target {
   std::string address = "127.0.0.1:7420";  // host:port, with brackets around IPv6
   int64_t timeout_ms = 10'000;             // budget of a call, including retries
 };
+
+// The name of a KvError's code.
+std::string ErrorName(int32_t code);
+// The name that --json gives an error (docs/KVADMIN.md). Where the API has a name for it, it is that.
+std::string_view ErrorName(Code code);
 
 // Converts the server's exception to a Status. BAD_REQUEST, TOO_LARGE and BAD_CURSOR become
 // kInvalidArgument, CORRUPT becomes kCorruption, and unknown codes become kUnavailable.

@@ -7,7 +7,9 @@
 #include <functional>
 #include <set>
 
+#include "gen-cpp/pando_constants.h"
 #include "tools/common/command_line.h"
+#include "tools/kvadmin/client.h"
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -138,6 +140,21 @@ TEST(CommandLine, RefusesWhatDoesNotFit) {
   const tools::CommandLine::Parsed parsed = help.Run({"--help"});
   EXPECT_EQ(parsed.outcome, Outcome::kHelp);
   EXPECT_NE(parsed.text.find("--keys-only"), std::string::npos) << parsed.text;
+}
+
+TEST(Client, EveryErrorOfTheApiHasItsName) {
+  const auto& c = api::g_pando_constants;
+  EXPECT_EQ(ErrorName(c.DISK_FULL), "DISK_FULL");
+  std::set<std::string> names;
+  for (int32_t code = c.BAD_REQUEST; code <= c.FEED_GONE; ++code) names.insert(ErrorName(code));
+  EXPECT_EQ(names.size(), static_cast<size_t>(c.FEED_GONE - c.BAD_REQUEST + 1));
+  for (const std::string& name : names) EXPECT_FALSE(name.starts_with("code")) << name;
+  EXPECT_EQ(ErrorName(1000), "code 1000");
+  api::KvError error;
+  error.code = c.TOO_LARGE;
+  error.message = "why";
+  error.applied = c.APPLIED_NO;
+  EXPECT_EQ(FromKvError(error).message(), "the server refused (TOO_LARGE): why");
 }
 
 TEST(CommandLine, EveryCommandHasExamplesInItsHelp) {

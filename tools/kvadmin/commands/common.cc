@@ -44,7 +44,7 @@ void OnChosen(tools::Command command, Globals* globals, std::function<Result<Exi
 void ReportError(const Globals& globals, const Status& status) {
   if (globals.json) {
     Json error;
-    error["error"]["code"] = std::string(CodeName(status.code()));
+    error["error"]["code"] = std::string(ErrorName(status.code()));
     error["error"]["message"] = status.message();
     tools::PrintNote("{}\n", JsonText(error));
   } else {
