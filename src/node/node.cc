@@ -78,6 +78,7 @@ Status Node::Start() {
   mallopt(M_MMAP_THRESHOLD, kMmapThresholdBytes);
   mallopt(M_TRIM_THRESHOLD, 4 * kMmapThresholdBytes);
   mallopt(M_ARENA_MAX, static_cast<int>(reactors) + 1);
+  RETURN_IF_ERROR(CheckLogBudget(options_, reactors));
 
   parts_.resize(reactors, nullptr);
   main_waits_.resize(reactors, nullptr);

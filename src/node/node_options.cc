@@ -42,6 +42,9 @@ constexpr uint64_t kMaxReleaseMbPerS = 1'000'000;
 constexpr int64_t kMaxReleaseAfterS = 30 * 24 * 3600;
 constexpr int64_t kMaxScrubIntervalH = 100'000;
 constexpr int64_t kMaxCheckpointIntervalS = 30 * 24 * 3600;
+// Of each reactor's log: a segment, and several of the largest batches.
+constexpr uint64_t kMinLogMb = 8;
+constexpr uint64_t kMinLogRecords = 10'000;
 
 }  // namespace
 
@@ -132,6 +135,22 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
   split.connections = static_cast<uint32_t>(std::min<uint64_t>(options.max_connections, left - refused));
   split.sockets = static_cast<uint32_t>(split.connections + refused);
   return split;
+}
+
+Status CheckLogBudget(const NodeOptions& options, uint32_t reactors) {
+  if (options.log_budget_bytes < reactors * kMinLogMb * kMiB) {
+    return Error(Code::kInvalidArgument,
+                 "--log_budget_mb={} is too small for the logs of {} reactors; give at least {} (the default is {})",
+                 options.log_budget_bytes / kMiB, reactors, reactors * kMinLogMb,
+                 NodeOptions().log_budget_bytes / kMiB);
+  }
+  if (options.log_budget_records < reactors * kMinLogRecords) {
+    return Error(Code::kInvalidArgument,
+                 "--log_budget_records={} is too small for the logs of {} reactors; give at least {} (the default is "
+                 "{})",
+                 options.log_budget_records, reactors, reactors * kMinLogRecords, NodeOptions().log_budget_records);
+  }
+  return {};
 }
 
 namespace {

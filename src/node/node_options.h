@@ -87,6 +87,9 @@ inline constexpr uint32_t kMaxPeerSockets = 64;
 
 // kInvalidArgument: the limit is too small; the message names the smallest one that works.
 Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, const StoreShape& shape);
+// kInvalidArgument: a log with this budget would stall writes, because nothing fits beside a batch.
+// The message names the smallest budget that works.
+Status CheckLogBudget(const NodeOptions& options, uint32_t reactors);
 // Checks every field that can be checked without the data directory. The error names the flag and
 // its allowed values.
 Status CheckOptions(const NodeOptions& options);

@@ -494,6 +494,8 @@ class StartTest(unittest.TestCase):
         self.cannot_start("--data_dir is required")
         self.cannot_start("--partitions=12; it must be a power of two", data, "--partitions=12")
         self.cannot_start("--memory_limit_mb=1 is too small", data, "--memory_limit_mb=1")
+        self.cannot_start("--log_budget_mb=0 is too small", data, "--log_budget_mb=0")
+        self.cannot_start("--log_budget_records=1 is too small", data, "--log_budget_records=1")
         self.cannot_start("is not host:port", data, "--listen=nowhere")
         self.cannot_start("unknown command line flag", data, "--no_such_flag=1")
         self.cannot_start("is not a flag", data, "stray")

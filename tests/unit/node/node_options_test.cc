@@ -38,6 +38,23 @@ TEST(NodeOptions, AreCheckedByName) {
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("looks like a flag"));
 }
 
+TEST(NodeOptions, ALogNeedsRoomForAFewBatches) {
+  NodeOptions options;
+  for (uint32_t reactors : {1u, 2u, 64u}) EXPECT_TRUE(CheckLogBudget(options, reactors).ok()) << reactors;
+  options.log_budget_bytes = 0;
+  EXPECT_THAT(CheckLogBudget(options, 2).message(), HasSubstr("--log_budget_mb=0 is too small for the logs of 2"));
+  options.log_budget_bytes = 15u << 20;
+  EXPECT_THAT(CheckLogBudget(options, 2).message(), HasSubstr("give at least 16"));
+  options.log_budget_bytes = 16u << 20;
+  EXPECT_TRUE(CheckLogBudget(options, 2).ok());
+  for (uint64_t records : {0, 1, 19'999}) {
+    options.log_budget_records = records;
+    EXPECT_THAT(CheckLogBudget(options, 2).message(), HasSubstr("give at least 20000")) << records;
+  }
+  options.log_budget_records = 20'000;
+  EXPECT_TRUE(CheckLogBudget(options, 2).ok());
+}
+
 TEST(NodeOptions, ListenNamesAnAddress) {
   std::string host;
   uint16_t port = 0;
