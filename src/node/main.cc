@@ -14,6 +14,7 @@
 #include <csignal>
 #include <cstdio>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "src/base/check.h"
@@ -186,7 +187,17 @@ void PrintHelp() {
 // around.
 uint64_t MibToBytes(uint64_t mib) { return mib >= uint64_t{1} << 44 ? UINT64_MAX : mib << 20; }
 
+// The logging library does not say so if it cannot write, and the node would run without a log.
+Status CheckLogDirectory() {
+  if (FLAGS_log_dir.empty() || access((FLAGS_log_dir + "/.").c_str(), W_OK | X_OK) == 0) return {};
+  return Error(Code::kInvalidArgument,
+               "--log_dir={}: the log cannot be written there: {}; create the directory and let this user write to it, "
+               "or leave the flag out, and the log goes to stderr",
+               FLAGS_log_dir, std::generic_category().message(errno));
+}
+
 Status OptionsFromFlags(NodeOptions* options) {
+  RETURN_IF_ERROR(CheckLogDirectory());
   options->data_dir = FLAGS_data_dir;
   if (Status status = ParseListen(FLAGS_listen, &options->host, &options->port); !status.ok()) {
     return Error(Code::kInvalidArgument, "--listen: {}", status.message());
