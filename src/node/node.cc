@@ -18,6 +18,15 @@ constexpr int64_t kMsPerSecond = 1000;
 // malloc maps allocations above this size, and returns them to the system when they are freed.
 constexpr int kMmapThresholdBytes = 256 << 10;
 
+// Of a new store.
+Status CheckReactors(uint32_t reactors, uint32_t partitions) {
+  if (reactors <= partitions) return {};
+  return Error(Code::kInvalidArgument,
+               "--reactors={}, but the new store would have --partitions={}, and a reactor without a partition has "
+               "nothing to do: give as many reactors at most",
+               reactors, partitions);
+}
+
 template <typename Fn>
 Task<void> RunOn(Reactor* caller, int reactor, Fn fn, Status* result) {
   Status status = co_await CallOn(*caller, reactor, std::move(fn));
@@ -59,6 +68,7 @@ Status Node::Start() {
     if (found.ok() && options_.page_bytes == 0) options_.page_bytes = found->page_bytes;
     if (!found.ok() && found.code() != Code::kNotFound) return found.TakeStatus();
     if (!found.ok() && options_.partitions == 0) options_.partitions = kDefaultPartitions;
+    if (!found.ok()) RETURN_IF_ERROR(CheckReactors(reactors, options_.partitions));
     if (reactors == 0) reactors = static_cast<uint32_t>(UsableCpus());
     if (!found.ok()) reactors = std::min(reactors, options_.partitions);
     shape = found.ok() ? ShapeOf(*found, reactors) : ShapeOfNew(options_.partitions, options_.page_bytes, reactors);

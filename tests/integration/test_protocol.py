@@ -497,6 +497,7 @@ class StartTest(unittest.TestCase):
         self.cannot_start("--log_budget_mb=0 is too small", data, "--log_budget_mb=0")
         self.cannot_start("--log_budget_records=1 is too small", data, "--log_budget_records=1")
         self.cannot_start("the log cannot be written there: No such file", data, f"--log_dir={self.directory}/none")
+        self.cannot_start("--reactors=17, but the new store would have --partitions=16", data, "--reactors=17")
         self.cannot_start("is not host:port", data, "--listen=nowhere")
         self.cannot_start("unknown command line flag", data, "--no_such_flag=1")
         self.cannot_start("is not a flag", data, "stray")
