@@ -425,6 +425,23 @@ class OfflineTest(unittest.TestCase):
         self.assertIn(str(path), done.out)
         self.assertGreater(self.kv("--json", "check", self.root / "data", expect=CORRUPTION).json()["problems_total"], 0)
 
+    def test_check_as_a_user_who_may_not_read(self):
+        """That is not damage."""
+        if os.geteuid() != 0:
+            self.skipTest("only root can become another user")
+        self.node.kill()
+        data = self.root / "data"
+        file = data / "partition-00002/data"
+        for path in (self.root, data, *data.rglob("*")):
+            os.chmod(path, 0o755)
+        os.chmod(file, 0o600)
+        for command in ("check", "accept-loss"):
+            done = subprocess.run([KVADMIN, command, str(data), *(["--partition", "2"] * (command != "check"))],
+                                  capture_output=True, text=True, timeout=60, check=False, user=65534, cwd="/")
+            self.assertEqual(done.returncode, FAILED, done.stdout + done.stderr)
+            self.assertIn(f"{file}: user nobody may not read it (it belongs to user root)", done.stderr)
+            self.assertNotIn("DAMAGED", done.stdout)
+
     def test_check_without_a_store(self):
         empty = self.root / "empty"
         empty.mkdir()

@@ -13,6 +13,7 @@
 #include "tools/kvadmin/commands/accept_log_loss.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/offline.h"
+#include "tools/kvadmin/readable.h"
 #include "tools/kvadmin/restore_partition.h"
 
 namespace pando::admin {
@@ -205,6 +206,7 @@ Task<Result<ExitCode>> ShowOrAccept(Reactor* reactor, const Globals* globals, co
 }
 
 Task<Result<ExitCode>> WithLock(Reactor* reactor, const Globals* globals, const AcceptLossOptions* options) {
+  CO_RETURN_IF_ERROR(CheckReadable(options->data_dir));
   // A directory without a store is not turned into one by its lock.
   CO_RETURN_IF_ERROR((co_await LoadStore(*reactor, options->data_dir)).status());
   CO_ASSIGN_OR_RETURN(File lock, co_await LockStore(*reactor, options->data_dir));

@@ -14,6 +14,7 @@
 #include "tools/kvadmin/commands/check_online.h"
 #include "tools/kvadmin/offline.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/readable.h"
 
 namespace pando::admin {
 
@@ -179,7 +180,8 @@ void AddCheckCommand(tools::Command app, Globals* globals) {
       "  kvadmin --json check /var/lib/pando | jq .problems_total\n"
       "  kvadmin check --online --mb-per-s 100\n"
       "  kvadmin check --backup /backups/monday\n"
-      "Exit codes: 0 sound; 4 damage found; 5 a node has the directory open.");
+      "Exit codes: 0 sound; 2 wrong options; 3 it cannot be read (such as by this user), or holds no store or backup;\n"
+      "4 damage found; 5 a node has the directory open.");
   OnChosen(command, globals, [=]() -> Result<ExitCode> {
     if (o->online) {
       o->on_node.quiet = o->quiet || globals->json;
@@ -190,6 +192,7 @@ void AddCheckCommand(tools::Command app, Globals* globals) {
       return Error(Code::kInvalidArgument,
                    "check needs the data directory of a stopped node, or --online, or --backup");
     }
+    RETURN_IF_ERROR(CheckReadable(o->directory));
     return RunOffline([=](Reactor& reactor) { return Check(&reactor, globals, o.get()); });
   });
 }
