@@ -128,6 +128,14 @@ class LoadTest(WithNode):
         summary = done.json()
         self.assertEqual((summary["loaded"], summary["rejected"], summary["next_line"]), (50, 0, 51))
         self.assertIn("not you", json.loads(done.err)["error"]["message"])
+        # What was on its way then is stored, and counts.
+        server = self.fake(answer)
+        done = run("--json", "load", "-", "--batch-ops", "10", "--window", "4", server=server.address,
+                   stdin=self.lines(100))
+        summary = done.json()
+        arrived = sum(len(batch) for batch in server.batches if "k55" not in batch)
+        self.assertGreater(arrived, 50)
+        self.assertEqual((summary["loaded"], summary["next_line"]), (arrived, 51))
 
     def test_expiry_survives_exactly(self):
         if "absolute_expiry" not in self.kv("--json", "hello").json()["features"]:

@@ -63,6 +63,16 @@ Status BatchWriter::Finish() {
   return Status();
 }
 
+void BatchWriter::Collect() {
+  over_ = true;
+  while (connected_ && !sent_.empty()) {
+    const size_t expected = sent_.size();
+    // Why the writer failed is known; a further failure leaves the batch unsettled.
+    const Status status = ReceiveOne();
+    connected_ &= status.ok() || sent_.size() < expected;
+  }
+}
+
 Status BatchWriter::SendOpen() {
   while (sent_.size() >= options_.window) RETURN_IF_ERROR(ReceiveOldest());
   if (sent_.empty()) last_progress_ = Clock::now();
@@ -75,13 +85,17 @@ Status BatchWriter::SendOpen() {
 }
 
 Status BatchWriter::Send(const Batch& batch) {
-  return client_.Once(
-      [&](api::KvClient& kv, const api::Context& context) { kv.send_writeBatch(context, batch.request); });
+  Status status =
+      client_.Once([&](api::KvClient& kv, const api::Context& context) { kv.send_writeBatch(context, batch.request); });
+  connected_ &= status.ok();
+  return status;
 }
 
 // The connection is lost, and with it every outstanding answer. A put may be applied twice, so this
 // sends all batches of the window again.
 Status BatchWriter::ResendAll(Status why) {
+  connected_ = false;
+  if (over_) return why;
   for (;;) {
     RETURN_IF_ERROR(WaitOrGiveUp(why, 0));
     Status status;
@@ -89,7 +103,7 @@ Status BatchWriter::ResendAll(Status why) {
       status = Send(batch);
       if (!status.ok()) break;
     }
-    if (status.ok()) return status;
+    connected_ = status.ok();
     if (!ConnectionLost(status)) return status;
     why = std::move(status);
   }
@@ -136,8 +150,8 @@ Status BatchWriter::ReceiveOne() {
   Batch batch = std::move(sent_.front());
   sent_.pop_front();
   if (!refused) return Settle(std::move(batch), reply);
-  if (!AboutTheRecord(*refused) && !Passes(*refused)) {
-    sent_.push_front(std::move(batch));  // unsettled
+  if (!AboutTheRecord(*refused) && (over_ || !Passes(*refused))) {
+    unsettled_.push_back(std::move(batch));
     return FromKvError(*refused);
   }
   if (!AboutTheRecord(*refused)) return SendAgain(std::move(batch), FromKvError(*refused), refused->retry_after_ms);
@@ -157,6 +171,13 @@ Status BatchWriter::SettleSent() {
   return Status();
 }
 
+Status BatchWriter::SendAlone(Batch batch) {
+  sent_.push_back(std::move(batch));
+  Status status = Send(sent_.back());
+  if (ConnectionLost(status)) status = ResendAll(std::move(status));
+  return status.ok() ? SettleSent() : status;
+}
+
 // Settles each record of the batch. No request may be in flight, and none is in flight afterwards.
 Status BatchWriter::Isolate(Batch batch) {
   CHECK(sent_.empty());
@@ -172,14 +193,10 @@ Status BatchWriter::Isolate(Batch batch) {
     batch.request.ops.resize(half);
     batch.bytes -= second.bytes;
     // One half after the other, because both may hold the same key.
-    for (Batch* part : {&batch, &second}) {
-      sent_.push_back(std::move(*part));
-      Status status = Send(sent_.back());
-      if (ConnectionLost(status)) status = ResendAll(std::move(status));
-      RETURN_IF_ERROR(status);
-      RETURN_IF_ERROR(SettleSent());
-    }
-    return Status();
+    Status status = SendAlone(std::move(batch));
+    if (status.ok()) return SendAlone(std::move(second));
+    unsettled_.push_back(std::move(second));
+    return status;
   }
   api::WriteBatchReply reply;
   std::string why;
@@ -205,11 +222,13 @@ Status BatchWriter::Isolate(Batch batch) {
 }
 
 Status BatchWriter::SendAgain(Batch batch, Status why, int64_t advised_ms) {
-  Status waited = WaitOrGiveUp(why, advised_ms);
+  if (Status waited = WaitOrGiveUp(why, advised_ms); !waited.ok()) {
+    unsettled_.push_back(std::move(batch));
+    return waited;
+  }
   // It goes to the end of the window: answers arrive in request order, and those of the batches
   // sent after it are still outstanding.
   sent_.push_back(std::move(batch));
-  RETURN_IF_ERROR(waited);
   Status status = Send(sent_.back());
   return ConnectionLost(status) ? ResendAll(std::move(status)) : status;
 }
@@ -252,8 +271,8 @@ Status BatchWriter::Settle(Batch batch, const api::WriteBatchReply& reply) {
   // A key may be in a batch twice. If one of its ops was settled and the other is repeated, the key
   // must stay in keys_ (W1).
   for (const api::WriteOp& op : again.request.ops) keys_.insert(op.key);
-  if (!fatal.ok()) {
-    sent_.push_front(std::move(again));  // unsettled
+  if (!fatal.ok() || over_) {
+    unsettled_.push_back(std::move(again));
     return fatal;
   }
   return SendAgain(std::move(again), std::move(why), advised_ms);
@@ -267,6 +286,7 @@ uint64_t BatchWriter::first_unsettled_line() const {
   look(open_);
   for (const Batch& batch : sent_) look(batch);
   for (const Batch& batch : refused_) look(batch);
+  for (const Batch& batch : unsettled_) look(batch);
   return first;
 }
 

@@ -47,6 +47,10 @@ class BatchWriter {
   // Sends the last batch and waits for every answer.
   Status Finish();
 
+  // After Add or Finish has failed: receives the answers that are still on their way, so that stored()
+  // counts what they stored. Sends nothing.
+  void Collect();
+
   uint64_t stored() const { return stored_; }
   // Records whose absolute expiry had passed, by the server's clock, when they were written. No
   // read finds them. stored() does not include them.
@@ -71,6 +75,7 @@ class BatchWriter {
   Status Settle(Batch batch, const api::WriteBatchReply& reply);
   Status SendAgain(Batch batch, Status why, int64_t advised_ms);
   Status Isolate(Batch batch);
+  Status SendAlone(Batch batch);
   Status SettleSent();
   void Forget(const std::string& key) { keys_.erase(key); }
   Status WaitOrGiveUp(const Status& why, int64_t advised_ms);
@@ -81,6 +86,9 @@ class BatchWriter {
   Batch open_;
   std::deque<Batch> sent_;
   std::vector<Batch> refused_;            // refused as a whole, to be isolated
+  std::vector<Batch> unsettled_;          // will not be stored, because the writer has failed
+  bool connected_ = true;                 // the answers of sent_ may come
+  bool over_ = false;                     // nothing is sent any more
   std::unordered_set<std::string> keys_;  // of all batches in sent_ and refused_
   std::unordered_set<std::string> open_keys_;
   uint64_t stored_ = 0, stored_bytes_ = 0, expired_ = 0;

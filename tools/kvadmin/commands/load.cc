@@ -242,6 +242,10 @@ Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
     Status finished = writer.Finish();
     if (fed.ok() || !finished.ok()) fed = std::move(finished);
   }
+  if (!fed.ok()) {
+    tools::Interrupts::Shield shield;
+    writer.Collect();
+  }
   if (!input->status().ok()) fed = input->status();  // the stream itself cannot say why it failed
   if (fed.ok() && tools::Interrupts::Received() != 0 && rejects.stopped().ok()) {
     fed = Error(Code::kAborted, "interrupted by SIG{}", sigabbrev_np(tools::Interrupts::Received()));
