@@ -24,6 +24,10 @@ class BackupTest(WithNode):
         empty_file = self.root / "empty-file"
         empty_file.touch()
         self.kv("backup", empty_file, expect=FAILED)
+        # The file system with this directory may not be mounted.
+        done = self.kv("backup", self.root / "unmounted/deep/backup", expect=FAILED)
+        self.assertIn(f"{self.root}/unmounted/deep: there is no such directory", done.err)
+        self.assertFalse((self.root / "unmounted").exists())
         self.assertTrue(empty_file.is_file())
         self.assertEqual(self.snapshots(), 0)
 
@@ -81,7 +85,8 @@ class BackupTest(WithNode):
             out, err = process.communicate(timeout=TIMEOUT_S)
             self.assertEqual(process.returncode, expect, (arguments, out, err))
 
-        (self.root / "rel-empty").mkdir()
+        for name in "rel-empty", "rel-a":
+            (self.root / name).mkdir()
         for name in "rel-new", "rel-empty", "./rel-dot", "rel-a/rel-b", "rel-slash/":
             there("backup", name)
             there("check", "--backup", name)

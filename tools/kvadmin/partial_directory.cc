@@ -70,6 +70,14 @@ Status PartialDirectory::Prepare(const std::string& final_path) {
   final_ = path.string();
   partial_ = final_ + ".partial";
   RETURN_IF_ERROR(CheckFinal());
+  // Missing parents are not created: the file system that has them may not be mounted.
+  const fs::path parent = path.parent_path();
+  if (!fs::is_directory(parent, error)) {
+    return Error(Code::kNotFound,
+                 "{}: there is no such directory; create it, or mount the file system that has it, because only {} in "
+                 "it is created",
+                 parent.string(), path.filename().string());
+  }
   return CheckPartial();
 }
 
@@ -172,10 +180,6 @@ Status PartialDirectory::Remove() {
 }
 
 Status PartialDirectory::Create() {
-  std::error_code error;
-  const fs::path parent = fs::path(partial_).parent_path();
-  fs::create_directories(parent, error);
-  if (error) return Error(Code::kIoError, "create {}: {}", parent.string(), error.message());
   const bool made = ::mkdir(partial_.c_str(), 0755) == 0;
   if (!made && errno != EEXIST) return ErrnoError(errno, "create {}", partial_);
   RETURN_IF_ERROR(CheckPartial());

@@ -34,7 +34,7 @@ class PartialDirectory {
 
   // Checks that `final_path` can be created. kAlreadyExists when it exists and is not empty, or
   // when its .partial directory exists and was not created by kvadmin. kInvalidArgument when it is
-  // empty or a mount point. Changes nothing.
+  // empty or a mount point. kNotFound when the directory that would hold it does not exist. Changes nothing.
   Status Prepare(const std::string& final_path);
   // Creates the directory, without what a killed attempt left in it. kAlreadyExists when another
   // process builds it, or has just finished it.

@@ -54,6 +54,7 @@ bool IsPart(const std::string& name) { return name.starts_with("part"); }
 
 TEST_F(FilesTest, ADirectoryGetsItsNameWhenItIsWhole) {
   fs::create_directory(In("empty"));
+  fs::create_directories(In("deep/er"));
   fs::create_directory(In("begun.partial"));  // left by a process killed before it created the marker
   for (const char* name : {"new", "empty", "begun", "deep/er/new", "slash/"}) {
     PartialDirectory directory(IsPart);

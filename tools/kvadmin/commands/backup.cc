@@ -262,7 +262,7 @@ class Backup {
 void AddBackupCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<BackupOptions>();
   tools::Command command = app.Add("backup", "Copy a snapshot of everything into a directory, while the node serves");
-  command.Text("directory", &o->directory, "The directory of the backup: new or empty").Required();
+  command.Text("directory", &o->directory, "The directory of the backup: new or empty, in one that exists").Required();
   command.Text("--base", &o->base, "Copy only what changed since this backup; a restore needs this backup, too")
       .ExistingDirectory();
   command.Number("--mb-per-s", &o->mb_per_s, "Read at most this many MiB/s; 0 = no limit", 0, 1'000'000).ShowDefault();

@@ -197,7 +197,7 @@ void AddRestoreCommand(tools::Command app, Globals* globals) {
   command.Text("backup", &o->backup, "The directory of the backup; it leads to the backups that it is based on")
       .Required()
       .ExistingDirectory();
-  command.Text("data_dir", &o->data_dir, "The data directory to create: new or empty").Required();
+  command.Text("data_dir", &o->data_dir, "The data directory to create: new or empty, in one that exists").Required();
   command.Number("--reactors", &o->reactors, "Reactor threads of the new store; default: as in the original store", 1,
                  256);
   command.Flag("-q,--quiet", &o->quiet, "Show no progress");
