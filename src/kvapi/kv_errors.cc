@@ -29,11 +29,12 @@ Mapping MappingOf(Code code) {
     case Code::kAborted: return {ApiCode::kUnavailable, ApiApplied::kUnknown, false, kUnavailableRetryMs};
     // A partition returns kDeadline only for a write that it has not appended.
     case Code::kDeadline: return {ApiCode::kDeadline, ApiApplied::kNo, true, 0};
-    case Code::kCorruption: return {ApiCode::kCorrupt, ApiApplied::kUnknown, false, 0};
+    // A page that the request needs cannot be read. A partition reads it before it appends a write.
+    case Code::kCorruption: return {ApiCode::kCorrupt, ApiApplied::kNo, false, 0};
+    case Code::kIoError: return {ApiCode::kInternal, ApiApplied::kNo, false, 0};
     case Code::kOk:
     case Code::kLocked:
-    case Code::kVersion:
-    case Code::kIoError: break;
+    case Code::kVersion: break;
   }
   return {ApiCode::kInternal, ApiApplied::kUnknown, false, 0};
 }

@@ -52,8 +52,9 @@ class PartitionRecords {
   // the write with this sequence was another one.
   //
   // kDiskFull, kOverloaded, kUnavailable, kInvalidArgument (more operations than this pool can ever
-  // apply at once, or a key too long for the store's pages), and kDeadline (withdrawn or late, see WriteControl) mean
-  // that nothing happened. kAborted means that the outcome is unknown.
+  // apply at once, or a key too long for the store's pages), kCorruption and kIoError (a page that it needs cannot be
+  // read), and kDeadline (withdrawn or late, see WriteControl) mean that nothing happened. kAborted means that the
+  // outcome is unknown.
   virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) = 0;
 
   virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;

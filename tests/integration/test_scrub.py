@@ -111,6 +111,10 @@ class ScrubTest(unittest.TestCase):
         self.node.kill()
         self.node.start()
         self.kv("get", "key-000077", expect=CORRUPTION)
+        put = run_kvadmin("--server", f"{self.node.host}:{self.node.port}", "put", "key-000077", "x", check=False)
+        self.assertEqual(put.returncode, CORRUPTION)
+        self.assertIn("the server refused (CORRUPT)", put.stderr)
+        self.assertNotIn("unknown", put.stderr)
         served = refused = 0
         for i in range(0, RECORDS, 7):
             done = run_kvadmin("--server", f"{self.node.host}:{self.node.port}", "get", f"key-{i:06}", check=False)
@@ -123,7 +127,7 @@ class ScrubTest(unittest.TestCase):
                 self.assertIn(str(page), done.stderr)
                 refused += 1
         self.assertGreater(served, 20 * refused)
-        self.wait_for_metric("kv_pool_damaged_reads_total", refused + 1)
+        self.wait_for_metric("kv_pool_damaged_reads_total", refused + 2)
         said = [line for line in self.node.output().splitlines() if "a read failed: " in line]
         self.assertEqual(len(said), 1, said)
         self.assertIn(f"{path}: page at offset {page}", said[0])

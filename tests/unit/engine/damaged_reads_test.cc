@@ -49,6 +49,11 @@ TEST_F(DamagedReadsTest, ADamagedLeaf) {
     EXPECT_EQ((co_await t->engine_->partition(0)->Scan(spec)).code(), Code::kCorruption);
     EXPECT_GT(t->engine_->stats().damaged_reads_total, failed);
     EXPECT_EQ(t->quarantined_, 0);
+    // A write that needs the page is refused before it is logged.
+    const Lsn last_lsn = t->engine_->partition(0)->stats().last_lsn;
+    EXPECT_EQ((co_await Put(t->engine_->partition(0), Key(100), "new")).code(), Code::kCorruption);
+    EXPECT_EQ((co_await Remove(t->engine_->partition(0), Key(100))).code(), Code::kCorruption);
+    EXPECT_EQ(t->engine_->partition(0)->stats().last_lsn, last_lsn);
   });
 }
 

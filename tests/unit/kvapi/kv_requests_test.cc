@@ -56,8 +56,8 @@ TEST(KvErrors, SayWhetherAWriteWasApplied) {
                         Case{Code::kUnavailable, ApiCode::kUnavailable, ApiApplied::kNo, true},
                         Case{Code::kDeadline, ApiCode::kDeadline, ApiApplied::kNo, true},
                         Case{Code::kAborted, ApiCode::kUnavailable, ApiApplied::kUnknown, false},
-                        Case{Code::kCorruption, ApiCode::kCorrupt, ApiApplied::kUnknown, false},
-                        Case{Code::kIoError, ApiCode::kInternal, ApiApplied::kUnknown, false},
+                        Case{Code::kCorruption, ApiCode::kCorrupt, ApiApplied::kNo, false},
+                        Case{Code::kIoError, ApiCode::kInternal, ApiApplied::kNo, false},
                         Case{Code::kInvalidArgument, ApiCode::kBadRequest, ApiApplied::kNo, false}}) {
     api::KvError write = ToKvError(Status(c.code, "because"), true);
     EXPECT_EQ(write.code, static_cast<int32_t>(c.api)) << CodeName(c.code);
