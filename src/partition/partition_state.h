@@ -121,8 +121,17 @@ struct PartitionState {
   PartitionClock clock;
   ChangeTail changes;  // Applier
 
-  // When a write was last refused for lack of disk space; 0: not since one was admitted. WritePipeline
+  // When a write was last refused for lack of disk space, and what the largest refused one needed; 0: one
+  // that needs as much was admitted since. WritePipeline
   Nanos disk_full_ns = 0;
+  uint64_t disk_full_blocks = 0;
+  void NoteDiskFull(uint64_t blocks) {
+    disk_full_ns = reactor.NowNs();
+    disk_full_blocks = std::max(disk_full_blocks, blocks);
+  }
+  void NoteAdmitted(uint64_t blocks) {
+    if (blocks >= disk_full_blocks) disk_full_ns = disk_full_blocks = 0;
+  }
 
   // Calls that Drain waits for.
   size_t active_calls = 0;

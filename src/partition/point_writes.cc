@@ -53,7 +53,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
     return false;
   }
   if (begins_lane) TakeLane();
-  if (!only_removes) state_.disk_full_ns = 0;
+  if (!only_removes) state_.NoteAdmitted(cost.blocks);
   ++state_.stats.writes_total;
   ++state_.active_calls;
   unit->waits = QueueEntry::Waiter::kPoint;

@@ -87,9 +87,9 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
   Status status = co_await admission_.Admit(cost.blocks, only_removes, &write->blocks);
   if (status.code() == Code::kDiskFull) {
     ++state_.stats.disk_full_total;
-    state_.disk_full_ns = state_.reactor.NowNs();
+    state_.NoteDiskFull(cost.blocks);
   } else if (status.ok() && !only_removes) {
-    state_.disk_full_ns = 0;
+    state_.NoteAdmitted(cost.blocks);
   }
   co_return status;
 }
@@ -636,7 +636,7 @@ Task<Status> WritePipeline::PlaceFront(ApplyUnit* unit) {
       if (extent.code() != Code::kDiskFull || !state_.works()) co_return extent.TakeStatus();
       LOG(WARNING) << "partition " << state_.id() << ": a committed value of " << value_bytes
                    << " bytes waits for disk space, and so do all later writes: " << extent.status().message();
-      state_.disk_full_ns = state_.reactor.NowNs();
+      state_.NoteDiskFull(blocks);
       co_await Sleep(state_.reactor, kPlaceRetry);
       // Waits for the checkpoints that free space, if that suffices.
       AdmittedBlocks room;

@@ -345,6 +345,34 @@ TEST_F(FullDiskTest, MergesTakeNoMoreThanTheDiskHas) {
   Live(Compare);
 }
 
+// Small writes still find room where a large one did not, and do not hide that.
+Task<void> RefuseALargeBatch(FullDiskTest* t, Engine* engine) {
+  Partition* p = engine->partition(0);
+  for (uint64_t i = 0; i < 300; ++i) EXPECT_OK(co_await Put(p, "warm", Value(i % 7, 60'000)));
+  t->machine_->disk().SetCapacity(t->machine_->disk().used_bytes() + (8u << 20));
+  std::vector<WriteOp> batch;
+  Status full;
+  for (uint64_t i = 0; full.ok(); ++i) {
+    batch.clear();
+    for (uint64_t n = 0; n < 100; ++n) batch.push_back(PutOp(Key(i * 100 + n), Value(n, 700)));
+    EXPECT_FALSE(p->stats().disk_full);
+    full = co_await Write(p, batch);
+  }
+  EXPECT_EQ(full.code(), Code::kDiskFull) << full.ToString();
+  EXPECT_TRUE(p->stats().disk_full);
+  EXPECT_OK(co_await Put(p, "small", "v"));
+  EXPECT_OK((co_await WritePoint(engine, p, PutOp("small", "w"))).status());
+  EXPECT_TRUE(p->stats().disk_full);
+  t->machine_->disk().SetCapacity(1u << 30);
+  EXPECT_OK(co_await Write(p, batch));
+  EXPECT_FALSE(p->stats().disk_full);
+}
+
+TEST_F(FullDiskTest, ASmallWriteDoesNotHideThatTheDiskIsFull) {
+  Boot();
+  Live(RefuseALargeBatch);
+}
+
 // -- records that expire
 
 Task<void> FillWithRecordsThatExpire(FullDiskTest* t, Engine* engine) {
