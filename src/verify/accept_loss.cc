@@ -48,7 +48,7 @@ Task<Result<uint64_t>> UnusedSegment(Reactor* reactor, const StoreInfo* store, u
 Task<Result<LossReport>> ExamineLoss(Reactor& reactor, StoreInfo store, uint32_t partition) {
   const PartitionInfo* info = store.Find(partition);
   if (info == nullptr) {
-    co_return Error(Code::kNotFound, "{}: the store has no partition {}", store.data_dir, partition);
+    co_return Error(Code::kInvalidArgument, "{}: the store has no partition {}", store.data_dir, partition);
   }
   LossReport found;
   found.partition = *info;

@@ -33,7 +33,7 @@ struct LossReport {
   LogPosition next_history = 0;  // where its new history begins
 };
 
-// kNotFound: the store does not hold the partition. kCorruption: not only this partition is damaged,
+// kInvalidArgument: the store does not hold the partition. kCorruption: not only this partition is damaged,
 // but the log as a whole, so that a node would not start.
 Task<Result<LossReport>> ExamineLoss(Reactor& reactor, StoreInfo store, uint32_t partition);
 

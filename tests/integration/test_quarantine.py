@@ -9,7 +9,7 @@ import unittest
 import urllib.request
 
 import kvadmin_process
-from kvadmin_process import CORRUPTION, FAILED, IN_USE, NO, OK, USAGE
+from kvadmin_process import CORRUPTION, IN_USE, NO, OK, USAGE
 from node_process import CONTEXT, NodeProcess, temporary_directory, ttypes
 
 FLAGS = ["--reactors=2", "--partitions=4", "--memory_limit_mb=192", "--log_budget_mb=64"]
@@ -120,7 +120,7 @@ class QuarantineTest(unittest.TestCase):
         check = self.offline("check", "--quiet", self.data, expect=CORRUPTION)
         self.assertIn("DAMAGED: 1 problems, all of them in partition 1", check)
         self.assertIn("cannot be opened", self.offline("accept-loss", self.data, "--partition", 1, expect=NO))
-        self.assertIn("no partition 7", self.offline("accept-loss", self.data, "--partition", 7, expect=FAILED))
+        self.assertIn("no partition 7", self.offline("accept-loss", self.data, "--partition", 7, expect=USAGE))
         shutil.copytree(self.data, self.root / "other")
         shown, _ = self.accept("--backup", self.root / "backup")
         self.assertIn("no valid superblock", shown)

@@ -208,8 +208,10 @@ void AddRestoreCommand(tools::Command app, Globals* globals) {
       "restore left is removed by the next one. Two restores to one DATA_DIR exclude each other.\n\n"
       "Examples:\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
-      "Exit codes: 0 restored; 2 wrong backup or DATA_DIR; 3 DATA_DIR is in use, a base is missing, or the system\n"
-      "failed (such as a full disk); 4 the backup is damaged or incomplete.");
+      "Exit codes: 0 restored; 2 wrong options, DATA_DIR is a mount point, or another backup is in the place of a "
+      "base;\n"
+      "3 there is no backup, a base is missing, DATA_DIR is not empty or in use, or the system failed (such as a full\n"
+      "disk); 4 the backup is damaged or lacks a file.");
   OnChosen(command, globals, [=] { return Restore(*globals, *o); });
 }
 
