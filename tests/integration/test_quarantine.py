@@ -135,8 +135,8 @@ class QuarantineTest(unittest.TestCase):
         self.node.kill()
         self.node.start()
         self.assertEqual(self.records(), (set(range(RECORDS)), set()))
-        self.kv("backup", "--quiet", self.root / "next")
-        self.offline("check", "--backup", self.root / "next")
+        self.kv("backup", "--quiet", self.root / "next", "--base", self.root / "backup")
+        self.assertIn(f"sound: {RECORDS} records", self.offline("check", "--quiet", "--backup", self.root / "next"))
         self.node.stop()
         self.offline("check", "--quiet", self.data)
 

@@ -197,10 +197,8 @@ Task<Result<ExitCode>> ShowOrAccept(Reactor* reactor, const Globals* globals, co
   } else if (!confirmed) {
     Show(report, choice, *options);
   } else {
-    tools::Print(
-        "partition {}: the loss is accepted, and it continues {}. Start kvnode --data_dir={}, and make the next backup "
-        "without --base.\n{}",
-        options->partition, choice.description, options->data_dir, DamageText(choice));
+    tools::Print("partition {}: the loss is accepted, and it continues {}. Start kvnode --data_dir={}.\n{}",
+                 options->partition, choice.description, options->data_dir, DamageText(choice));
   }
   co_return confirmed ? kExitOk : kExitNo;
 }
