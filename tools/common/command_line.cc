@@ -20,6 +20,17 @@ std::string BothSpellings(const std::string& names) {
   return all;
 }
 
+// CLI11 only says that a command is required.
+std::string UnknownCommand(const CLI::App& root) {
+  const CLI::App* app = &root;
+  while (!app->get_subcommands().empty()) app = app->get_subcommands().front();
+  if (app->get_require_subcommand_min() == 0) return "";
+  for (const std::string& word : root.remaining(/*recurse=*/true)) {
+    if (!word.starts_with('-')) return "\"" + word + "\" is not a command";
+  }
+  return "";
+}
+
 }  // namespace
 
 Option& Option::Required() {
@@ -76,6 +87,7 @@ Command Command::Add(const std::string& name, const std::string& help) {
 
 void Command::Alias(const std::string& name) { app_->alias(name); }
 void Command::OptionsAnywhere() { app_->fallthrough(); }
+void Command::Version(const std::string& text) { app_->set_version_flag("--version", text); }
 void Command::NeedsCommand() { app_->require_subcommand(1); }
 void Command::Footer(const std::string& text) { app_->footer(text); }
 void Command::OnChosen(std::function<void()> run) { app_->callback(std::move(run)); }
@@ -132,6 +144,9 @@ CommandLine::Parsed CommandLine::Run(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     std::ostringstream help, complaint;
     if (app_->exit(error, help, complaint) == 0) return {Outcome::kHelp, help.str(), ""};
+    if (const std::string unknown = UnknownCommand(*app_); !unknown.empty()) {
+      return {Outcome::kWrong, unknown + "\nRun with --help for more information.\n", unknown};
+    }
     return {Outcome::kWrong, complaint.str(), error.what()};
   }
 }

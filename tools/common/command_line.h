@@ -90,8 +90,9 @@ class Command {
 
   Command Add(const std::string& name, const std::string& help);
   void Alias(const std::string& name);
-  void OptionsAnywhere();  // the options of this command may also follow a command that was added to it
-  void NeedsCommand();     // one of the added commands must be given
+  void OptionsAnywhere();                 // the options of this command may also follow a command that was added to it
+  void Version(const std::string& text);  // --version prints it
+  void NeedsCommand();                    // one of the added commands must be given
   void Footer(const std::string& text);
   void OnChosen(std::function<void()> run);  // runs when the whole command line was parsed
 

@@ -142,6 +142,31 @@ TEST(CommandLine, RefusesWhatDoesNotFit) {
   EXPECT_NE(parsed.text.find("--keys-only"), std::string::npos) << parsed.text;
 }
 
+TEST(CommandLine, AnUnknownCommandIsNamed) {
+  for (const auto& [words, unknown] : std::vector<std::pair<std::vector<const char*>, std::string>>{
+           {{"kvadmin", "bogus"}, "\"bogus\" is not a command"},
+           {{"kvadmin", "--json", "bogus", "--x"}, "\"bogus\" is not a command"},
+           {{"kvadmin", "snapshot", "shut"}, "\"shut\" is not a command"},
+           {{"kvadmin"}, "A subcommand is required"}}) {
+    tools::CommandLine line("kvadmin", "");
+    Globals globals;
+    DescribeCommandLine(line.root(), &globals);
+    const tools::CommandLine::Parsed parsed = line.Run(static_cast<int>(words.size()), words.data());
+    EXPECT_EQ(parsed.outcome, tools::CommandLine::Outcome::kWrong);
+    EXPECT_EQ(parsed.problem, unknown);
+  }
+}
+
+TEST(CommandLine, TellsItsVersion) {
+  tools::CommandLine line("kvadmin", "");
+  Globals globals;
+  DescribeCommandLine(line.root(), &globals);
+  const char* const words[] = {"kvadmin", "--version"};
+  const tools::CommandLine::Parsed parsed = line.Run(2, words);
+  EXPECT_EQ(parsed.outcome, tools::CommandLine::Outcome::kHelp);
+  EXPECT_TRUE(parsed.text.starts_with("kvadmin 0.")) << parsed.text;
+}
+
 TEST(Client, EveryErrorOfTheApiHasItsName) {
   const auto& c = api::g_pando_constants;
   EXPECT_EQ(ErrorName(c.DISK_FULL), "DISK_FULL");

@@ -8,6 +8,7 @@ namespace pando::admin {
 
 void DescribeCommandLine(tools::Command app, Globals* globals) {
   app.OptionsAnywhere();
+  app.Version("kvadmin " PANDO_VERSION);
   app.Text("-s,--server", &globals->target.address, "host:port of the node; IPv6 as in [::1]:7420")
       .FromEnvironment("PANDO_SERVER")
       .ShowDefault();
