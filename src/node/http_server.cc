@@ -137,10 +137,10 @@ Result<uint16_t> HttpServer::Listen(const std::string& host, uint16_t port, Conn
   options.budgets = budgets;
   Result<uint16_t> bound = reactor_.Listen(options, this);
   if (!bound.ok()) {
-    return Error(bound.code(),
-                 "cannot serve /metrics over HTTP: {}. Choose another --http_port (0 picks a free port, -1 disables "
-                 "HTTP)",
-                 bound.status().message());
+    const bool taken = bound.code() == Code::kAlreadyExists;
+    return Error(bound.code(), "cannot serve /metrics over HTTP: {}. {}", bound.status().message(),
+                 taken ? "Choose another --http_port (0 picks a free port, -1 disables HTTP)"
+                       : "Its host is that of --listen: give an address of this machine");
   }
   port_ = *bound;
   return bound;

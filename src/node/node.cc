@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "src/base/address.h"
+#include "src/base/counted.h"
 #include "src/engine/log_layout.h"
 #include "src/io/process.h"
 
@@ -419,8 +420,8 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
     out.verdict = fmt::format("serving, with {} damaged places on disk", out.scrub.findings_total);
     out.advice = "run kvadmin check --online to list them and what to do about each";
   } else if (disk_full_partitions > 0) {
-    out.verdict =
-        fmt::format("serving, but {} partitions refuse writes because the disk is full", disk_full_partitions);
+    out.verdict = fmt::format("serving, but the disk is full: writes are refused in {}",
+                              Counted(disk_full_partitions, "partition"));
     out.advice = "delete records, release snapshots, or add disk space";
   } else {
     out.verdict = "ok";
@@ -431,10 +432,11 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
 std::string Node::Describe() const {
   std::string http = http_ ? "http " + FormatHostPort(options_.host, http_port_) : "no http";
   return fmt::format(
-      "kvnode ready: thrift {}, {}, data_dir {}, {} partitions on {} reactors, pages of {} bytes, limit {} "
+      "kvnode ready: thrift {}, {}, data_dir {}, {} on {}, pages of {} bytes, limit {} "
       "MiB, recovered in {:.3f} s ({} log records)",
-      FormatHostPort(options_.host, port_), http, options_.data_dir, store_.partitions.size(), store_.reactors,
-      store_.page_bytes, options_.memory_limit_bytes / kMiB, recovery_seconds_, recovered_records_);
+      FormatHostPort(options_.host, port_), http, options_.data_dir, Counted(store_.partitions.size(), "partition"),
+      Counted(store_.reactors, "reactor"), store_.page_bytes, options_.memory_limit_bytes / kMiB, recovery_seconds_,
+      recovered_records_);
 }
 
 }  // namespace pando

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "src/base/address.h"
+#include "src/base/counted.h"
 #include "src/engine/engine.h"
 #include "src/io/socket_address.h"
 
@@ -140,15 +141,16 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
 Status CheckLogBudget(const NodeOptions& options, uint32_t reactors) {
   if (options.log_budget_bytes < reactors * kMinLogMb * kMiB) {
     return Error(Code::kInvalidArgument,
-                 "--log_budget_mb={} is too small for the logs of {} reactors; give at least {} (the default is {})",
-                 options.log_budget_bytes / kMiB, reactors, reactors * kMinLogMb,
+                 "--log_budget_mb={} is too small for the logs of {}; give at least {} (the default is {})",
+                 options.log_budget_bytes / kMiB, Counted(reactors, "reactor"), reactors * kMinLogMb,
                  NodeOptions().log_budget_bytes / kMiB);
   }
   if (options.log_budget_records < reactors * kMinLogRecords) {
     return Error(Code::kInvalidArgument,
-                 "--log_budget_records={} is too small for the logs of {} reactors; give at least {} (the default is "
+                 "--log_budget_records={} is too small for the logs of {}; give at least {} (the default is "
                  "{})",
-                 options.log_budget_records, reactors, reactors * kMinLogRecords, NodeOptions().log_budget_records);
+                 options.log_budget_records, Counted(reactors, "reactor"), reactors * kMinLogRecords,
+                 NodeOptions().log_budget_records);
   }
   return {};
 }

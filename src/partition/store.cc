@@ -449,8 +449,8 @@ Task<Result<StoreInfo>> OpenStore(Reactor& reactor, StoreOptions options) {
   if (existing.code() == Code::kNotFound) co_return co_await CreateStore(reactor, options);
   if (!existing.ok()) co_return existing.TakeStatus();
   auto differs = [&](std::string_view flag, uint32_t wanted, uint32_t has) {
-    return Error(Code::kInvalidArgument, "{}: the store was created with {} {}, not {}; leave the flag out",
-                 options.data_dir, has, flag, wanted);
+    return Error(Code::kInvalidArgument, "{}: the store was created with {}={}, not {}; leave the flag out",
+                 options.data_dir, flag, has, wanted);
   };
   if (options.partitions && options.partitions != existing->ranges)
     co_return differs("--partitions", options.partitions, existing->ranges);

@@ -84,9 +84,13 @@ Task<Status> TreeCheck::ReadPage(const ChildRef* ref, AlignedBuffer* bytes) {
 Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
   const uint64_t at = ref.location.offset_bytes();
   const char* kind = expected.level == 0 ? "leaf" : "inner page";
-  const std::string range =
-      fmt::format("keys from '{}'{}", PrintableKey(expected.lower, options_.form.namespaced),
-                  expected.has_upper ? " to '" + PrintableKey(expected.upper, options_.form.namespaced) + "'" : " on");
+  const std::string lower = PrintableKey(expected.lower, options_.form.namespaced);
+  std::string range = lower.empty() ? "" : "from '" + lower + "'";
+  if (expected.has_upper) {
+    range += (range.empty() ? "up to '" : " to '") + PrintableKey(expected.upper, options_.form.namespaced) + "'";
+  } else {
+    range += range.empty() ? "of the whole partition" : " on";
+  }
   const bool allowed = co_await Allowed(ref.location.size_bytes());
   if (!allowed) co_return;
   if (host_->OnExtent(ref.location, "a page")) {
@@ -99,7 +103,7 @@ Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
       status = co_await ReadPage(&ref, &bytes);
     }
     if (!status.ok()) {
-      Problem(at, fmt::format("{}: {}; the {} are lost here", kind, status.message(), range), kPageAdvice);
+      Problem(at, fmt::format("{}: {}; the keys {} are lost here", kind, status.message(), range), kPageAdvice);
     } else {
       Node node(bytes.data(), usable_bytes_);
       CheckHeader(node, ref, expected);

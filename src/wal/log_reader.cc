@@ -28,7 +28,7 @@ const char* SegmentUseName(LogSegmentInfo::Use use) {
 
 Status LostLog(std::string_view directory, LogPosition end, LogPosition required_end, std::string_view required_by) {
   const std::string found =
-      end == 0 ? "it is empty or missing"
+      end == 0 ? "it is missing, or no segment in it has records"
                : fmt::format("it ends in {} at offset {}", SegmentFileName(PositionSegment(end)), PositionOffset(end));
   return Error(Code::kCorruption,
                "{}: a part of the log is lost: {}, but it had reached {} at offset {} when {} was last checkpointed. "

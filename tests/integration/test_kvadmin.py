@@ -342,6 +342,11 @@ class KvadminTest(unittest.TestCase):
         self.assertIn("the key is empty", self.kv("put", "", "x", expect=USAGE).err)
         self.assertIn("2048", self.kv("put", "k" * 2049, "x", expect=USAGE).err)
 
+    def test_a_touch_without_a_condition_speaks_of_none(self):
+        done = self.kv("touch", "tn/none", "--clear-ttl", expect=NO)
+        self.assertEqual(done.err, 'not applied: there is no record "tn/none"\n')
+        self.assertIn("condition", self.kv("touch", "tn/none", "--clear-ttl", "--if-exists", expect=NO).err)
+
     def test_help_has_examples_and_exit_codes(self):
         top = run("--help")
         self.assertEqual(top.code, OK)

@@ -499,6 +499,7 @@ class StartTest(unittest.TestCase):
         self.cannot_start("the log cannot be written there: No such file", data, f"--log_dir={self.directory}/none")
         self.cannot_start("--reactors=17, but the new store would have --partitions=16", data, "--reactors=17")
         self.cannot_start("is not host:port", data, "--listen=nowhere")
+        self.cannot_start("Its host is that of --listen: give an address", data, "--listen=192.0.2.1:0")
         self.cannot_start("unknown command line flag", data, "--no_such_flag=1")
         self.cannot_start("is not a flag", data, "stray")
         help_text = subprocess.run([BIN_DIR / "kvnode", "--help"], capture_output=True, text=True, check=True).stdout
@@ -512,7 +513,7 @@ class StartTest(unittest.TestCase):
         self.cannot_start(f"127.0.0.1:{self.node.port}", f"--data_dir={self.directory}/other",
                           f"--listen=127.0.0.1:{self.node.port}", "--reactors=2")
         self.node.stop()
-        self.cannot_start("partitions", data, "--partitions=8")
+        self.cannot_start("the store was created with --partitions=4, not 8; leave the flag out", data, "--partitions=8")
         for reactors in (2, 3, 1):  # another number of reactors is possible
             self.node.flags = ["--partitions=4", f"--reactors={reactors}"]
             self.node.start()

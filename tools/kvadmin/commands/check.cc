@@ -8,8 +8,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <filesystem>
 
+#include "src/base/counted.h"
 #include "tools/common/table.h"
+#include "tools/kvadmin/backup_manifest.h"
 #include "tools/kvadmin/commands/check_backup.h"
 #include "tools/kvadmin/commands/check_online.h"
 #include "tools/kvadmin/offline.h"
@@ -88,16 +91,15 @@ void PrintAdvice(const CheckReport& report) {
 
 void PrintDamage(const CheckReport& report) {
   if (report.whole_logs_damaged) {
-    tools::Print(
-        "DAMAGED: {} problems. Do not start a node on this directory. Copy it, and restore from a replica or backup\n",
-        report.problems_total);
+    tools::Print("DAMAGED: {}. Do not start a node on this directory. Copy it, and restore from a replica or backup\n",
+                 Counted(report.problems_total, "problem"));
     PrintAdvice(report);
     return;
   }
   const std::vector<uint32_t>& damaged = report.damaged_partitions;
-  tools::Print("DAMAGED: {} problems, all of them in {} {}; the other {} partitions are sound\n", report.problems_total,
-               damaged.size() == 1 ? "partition" : "partitions", fmt::join(damaged, ", "),
-               report.partitions.size() - damaged.size());
+  tools::Print("DAMAGED: {}, only in {} {}; all other partitions ({}) are sound\n",
+               Counted(report.problems_total, "problem"), damaged.size() == 1 ? "partition" : "partitions",
+               fmt::join(damaged, ", "), report.partitions.size() - damaged.size());
   PrintAdvice(report);
 }
 
@@ -126,7 +128,7 @@ void PrintReport(const CheckReport& report) {
     tools::Print("PROBLEM {} at offset {}: {}\n", p.file, p.offset_bytes, p.what);
   }
   if (report.problems_total > report.problems.size()) {
-    tools::Print("... and {} more problems\n", report.problems_total - report.problems.size());
+    tools::Print("... and more: {} in all\n", Counted(report.problems_total, "problem"));
   }
   if (report.problems_total == 0) {
     tools::Print("sound: {} records in the trees; every block has one owner; all checksums match\n", records);
@@ -193,6 +195,10 @@ void AddCheckCommand(tools::Command app, Globals* globals) {
                    "check needs the data directory of a stopped node, or --online, or --backup");
     }
     RETURN_IF_ERROR(CheckReadable(o->directory));
+    if (std::filesystem::exists(o->directory + "/" + kManifestName)) {
+      return Error(Code::kInvalidArgument, "{}: this is a backup; kvadmin check --backup {} verifies it", o->directory,
+                   o->directory);
+    }
     return RunOffline([=](Reactor& reactor) { return Check(&reactor, globals, o.get()); });
   });
 }

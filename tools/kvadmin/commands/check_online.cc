@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "src/base/counted.h"
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/check_online.h"
@@ -44,23 +45,25 @@ void PrintFindings(const api::ScrubReply& reply) {
                  TimeText(f.first_seen_ms), f.advice);
   }
   const int64_t more = ProblemsOf(reply) - static_cast<int64_t>(reply.findings.size());
-  if (more > 0) tools::Print("and {} problems more; kvadmin status names all quarantined partitions\n", more);
+  if (more > 0) tools::Print("and {} more; kvadmin status names all quarantined partitions\n",
+                             Counted(static_cast<uint64_t>(more), "problem"));
   if (reply.skipped_partitions > 0) {
-    tools::Print("the bitmaps of {} partitions were skipped: checkpoints changed them too often\n",
-                 reply.skipped_partitions);
+    tools::Print("the bitmaps of {} were skipped: checkpoints changed them too often\n",
+                 Counted(static_cast<uint64_t>(reply.skipped_partitions), "partition"));
   }
   const std::string read =
       fmt::format("{} read from disk: {} pages, {} overflow values, {} log batches",
                   tools::HumanBytes(static_cast<double>(reply.bytes)), reply.pages, reply.values, reply.log_batches);
   if (reply.running) {
-    tools::Print("a pass is running: {}, of about {} in all; {} problems so far\n", read,
-                 tools::HumanBytes(static_cast<double>(reply.expected_bytes)), ProblemsOf(reply));
+    tools::Print("a pass is running: {}, of about {} in all; {} so far\n", read,
+                 tools::HumanBytes(static_cast<double>(reply.expected_bytes)),
+                 Counted(static_cast<uint64_t>(ProblemsOf(reply)), "problem"));
   } else if (reply.passes_finished == 0) {
     tools::Print("no pass has finished since the node started; run one with kvadmin check --online\n");
   } else if (reply.findings.empty()) {
     tools::Print("sound: {}\n", read);
   } else {
-    tools::Print("DAMAGED: {} problems; {}\n", ProblemsOf(reply), read);
+    tools::Print("DAMAGED: {}; {}\n", Counted(static_cast<uint64_t>(ProblemsOf(reply)), "problem"), read);
   }
 }
 

@@ -1,6 +1,7 @@
 // kvadmin checkpoint: checkpoints every partition of a running node.
 #include <fmt/format.h>
 
+#include "src/base/counted.h"
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -13,7 +14,7 @@ Result<ExitCode> Checkpoint(const Globals& globals) {
   if (globals.json) {
     PrintJson(Json{{"partitions", reply.partitions}});
   } else {
-    tools::Print("checkpointed {} partitions\n", reply.partitions);
+    tools::Print("checkpointed {}\n", Counted(static_cast<uint64_t>(reply.partitions), "partition"));
   }
   return kExitOk;
 }

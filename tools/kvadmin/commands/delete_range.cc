@@ -1,6 +1,7 @@
 // kvadmin delete-range: deletes the records of a range, one bounded call after another.
 #include <fmt/format.h>
 
+#include "src/base/counted.h"
 #include "tools/kvadmin/commands/commands.h"
 
 namespace pando::admin {
@@ -41,7 +42,7 @@ Result<ExitCode> DeleteRange(const Globals& globals, const DeleteRangeOptions& o
   if (globals.json) {
     PrintJson(Json{{"removed", removed}});
   } else {
-    tools::Print("{} records removed\n", removed);
+    tools::Print("{} removed\n", Counted(static_cast<uint64_t>(removed), "record"));
   }
   return kExitOk;
 }

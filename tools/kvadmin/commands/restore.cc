@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "src/backup/backup_format.h"
+#include "src/base/counted.h"
 #include "src/partition/store.h"
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"
@@ -144,7 +145,7 @@ Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const 
     const std::string name = *directory + "/" + p.file;
     Result<std::unique_ptr<BackupReader>> reader = co_await BackupReader::Open(*reactor, chain->Files(p.id));
     if (!reader.ok()) {
-      on_problem({name, 0, reader.status().message(), "use another backup"});
+      on_problem({name, 0, reader.status().message(), ""});  // it says what to do
       continue;
     }
     Result<TreeCheckCounts> counts =
@@ -172,13 +173,14 @@ Task<Result<ExitCode>> CheckAll(Reactor* reactor, const Globals* globals, const 
     PrintJson(j);
   } else {
     for (const CheckProblem& p : problems) {
-      tools::Print("PROBLEM {}, page from offset {}: {}; {}\n", p.file, p.offset_bytes, p.what, p.advice);
+      tools::Print("PROBLEM {}, page from offset {}: {}{}{}\n", p.file, p.offset_bytes, p.what,
+                   p.advice.empty() ? "" : "; ", p.advice);
     }
     if (problems.empty()) {
-      tools::Print("sound: {} records as of {}, {} pages in {} backups; all checksums match\n", records,
-                   TimeText(manifest.taken_at_ms), pages, chain->manifests.size());
+      tools::Print("sound: {} as of {}, {} in {}; all checksums match\n", Counted(records, "record"),
+                   TimeText(manifest.taken_at_ms), Counted(pages, "page"), Counted(chain->manifests.size(), "backup"));
     } else {
-      tools::Print("DAMAGED: {} problems; this backup cannot be restored\n", problems.size());
+      tools::Print("DAMAGED: {}; this backup cannot be restored\n", Counted(problems.size(), "problem"));
     }
   }
   co_return problems.empty() ? kExitOk : kExitCorruption;

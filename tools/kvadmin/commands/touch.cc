@@ -35,6 +35,10 @@ Result<ExitCode> Touch(const Globals& globals, const TouchOptions& options) {
   Client client(globals.target);
   auto repeat = condition ? Client::Repeat::kUnsafe : Client::Repeat::kSafeWrite;
   ASSIGN_OR_RETURN(api::WriteResult result, client.Call(repeat, &api::KvIf::touch, request));
+  if (!result.applied && !condition && !globals.json) {
+    tools::PrintNote("not applied: there is no record \"{}\"\n", Printable(request.key, options.encoding));
+    return kExitNo;
+  }
   return ReportWrite(globals, request.key, options.encoding, result,
                      fmt::format("expiry changed, version {}", VersionText(result.version)));
 }
