@@ -30,7 +30,9 @@ constexpr std::string_view kSuperblockAdvice =
     "and check the device";
 constexpr std::string_view kMetadataAdvice =
     "the node has this metadata in memory and keeps serving, but its next start would refuse this partition: do not "
-    "stop it; export the data, then check again after the next checkpoints, which rewrite most of it";
+    "stop it; export the data, then check again after the next checkpoints, which rewrite most of it (but not a file "
+    "that "
+    "was removed: make a backup then)";
 constexpr std::string_view kRetainedLogAdvice =
     "check the device; the next start drops this part of the log, and followers that need it get a copy of their "
     "partition";
