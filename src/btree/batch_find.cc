@@ -20,14 +20,14 @@ inline void PrefetchPage(const char* page, bool leaf, uint32_t usable_bytes) {
 }
 
 // The record that `key` most likely has in this leaf, as far as a small value goes.
-inline void PrefetchRecord(const Node& leaf, std::string_view key) {
+inline void PrefetchRecord(const TreeNode& leaf, std::string_view key) {
   if (leaf.count() == 0) return;
   const char* record = leaf.RecordAddress(std::min(leaf.GuessSlot(key), leaf.count() - 1));
   for (size_t n = 0; n < 4; ++n) __builtin_prefetch(record + n * kLine);
 }
 
 void ReadLeaf(char* page, uint32_t usable_bytes, BatchLookup* l) {
-  const Node node(page, usable_bytes);
+  const TreeNode node(page, usable_bytes);
   uint8_t& heat = HeaderOf(page).heat;
   if (heat < 3) ++heat;
   l->leaf = l->at;
@@ -63,7 +63,7 @@ void BatchFind(BufferPool& pool, std::span<BatchLookup> lookups) {
       // Search the node of each key, and prefetch what the answer refers to.
       for (size_t i = 0; i < count; ++i) {
         BatchLookup& l = *active[i];
-        const Node node(pool.data(*l.at), usable_bytes);
+        const TreeNode node(pool.data(*l.at), usable_bytes);
         if (l.level == 0) {
           PrefetchRecord(node, l.key);
         } else {

@@ -67,8 +67,8 @@ void Tree::Attach(Frame* parent, uint32_t slot, Frame* child) {
 }
 
 uint32_t Tree::SlotOfChild(Frame* parent, const Frame* child) const {
-  const Node node = NodeOf(parent);
-  const uint32_t slot = node.ChildSlot(Node(pool_.data(*child), pool_.usable_bytes()).lower());
+  const TreeNode node = NodeOf(parent);
+  const uint32_t slot = node.ChildSlot(TreeNode(pool_.data(*child), pool_.usable_bytes()).lower());
   CHECK(node.ChildLocation(slot) == child_word::FromFrame(child->id))
       << "page " << child->page_id << " is not among the children of page " << parent->page_id;
   return slot;
@@ -77,7 +77,7 @@ uint32_t Tree::SlotOfChild(Frame* parent, const Frame* child) const {
 // The resident child in `slot` of an attached inner page, or null. A child that the pool holds is
 // attached first.
 Frame* Tree::ResolveChild(Frame* parent, uint32_t slot, ChildRef* missing) {
-  Node node = NodeOf(parent);
+  TreeNode node = NodeOf(parent);
   Extent word = node.ChildLocation(slot);
   if (child_word::IsFrame(word)) return &pool_.frame(child_word::Frame(word));
   CHECK(child_word::IsExtent(word)) << "an attached page refers to a child by frozen page id";
@@ -108,7 +108,7 @@ Frame* Tree::FindLeaf(std::string_view key, ChildRef* missing, uint8_t* missing_
 
 bool Tree::IsLeafOf(const Frame& frame, std::string_view key) {
   if (!frame.attached) return false;  // it was cloned, merged away or dropped
-  const Node leaf(pool_.data(frame), pool_.page_bytes());
+  const TreeNode leaf(pool_.data(frame), pool_.page_bytes());
   return key >= leaf.lower() && (!leaf.has_upper() || key < leaf.upper());
 }
 
@@ -116,7 +116,7 @@ void Tree::PrefetchRecord(const Frame& leaf, std::string_view key) const {
   if (!leaf.attached) return;
   constexpr uint32_t kLine = 64, kMaxBytes = 1088;  // a record of 1 KB, to be overwritten
   char* page = pool_.data(leaf);
-  const Node node(page, pool_.page_bytes());
+  const TreeNode node(page, pool_.page_bytes());
   __builtin_prefetch(node.upper().data());
   const std::string_view prefix = node.prefix();
   if (key.size() < prefix.size() || node.count() == 0) return;
@@ -127,7 +127,7 @@ void Tree::PrefetchRecord(const Frame& leaf, std::string_view key) const {
 }
 
 std::optional<FoundRecord> Tree::FindInLeaf(Frame* leaf, std::string_view key) {
-  Node node = NodeOf(leaf);
+  TreeNode node = NodeOf(leaf);
   bool exact = false;
   uint32_t slot = node.LowerBound(key, &exact);
   if (!exact) return std::nullopt;
@@ -170,7 +170,7 @@ Task<Result<PagePin>> Tree::FetchLeafBefore(std::string before) {
     Frame* frame = root_;
     ChildRef missing;
     while (frame && frame->level > 0) {
-      Node node = NodeOf(frame);
+      TreeNode node = NodeOf(frame);
       uint32_t slot = before.empty() ? node.count() - 1 : node.ChildSlotBefore(before);
       Frame* child = ResolveChild(frame, slot, &missing);
       if (!child) CO_RETURN_IF_ERROR(co_await Fetch(missing, static_cast<uint8_t>(frame->level - 1), {&loaded, 1}));
@@ -202,7 +202,7 @@ void Tree::ReadAhead(Generation view, std::string_view key, bool reverse, size_t
   }
   if (!parent) return;
   const PagePin pin = pool_.Pin(parent);  // MakeRoom may evict an inner page of a snapshot
-  Node node = NodeOf(parent);
+  TreeNode node = NodeOf(parent);
   int64_t slot = node.ChildSlot(key);
   for (size_t i = 0; i < pages; ++i) {
     slot += reverse ? -1 : 1;

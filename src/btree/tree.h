@@ -32,7 +32,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 #include "src/buffer_pool/buffer_pool.h"
 
 namespace pando {
@@ -67,7 +67,7 @@ struct Aggregates {
   void Add(const ChildRef& ref);
 };
 // Adds the records of the leaf in slots [from, to) that have not expired at `now_ms`. 0 adds all.
-void AddRecords(const Node& leaf, uint32_t from, uint32_t to, int64_t now_ms, Aggregates* sum);
+void AddRecords(const TreeNode& leaf, uint32_t from, uint32_t to, int64_t now_ms, Aggregates* sum);
 
 // Records that have expired, with the versions at which they were seen.
 struct DueRecords {
@@ -100,7 +100,7 @@ class RangeVisitor {
   // accept it as a whole, false to descend into it.
   virtual bool OnSubtree(const ChildRef& ref) = 0;
   // Slots [from, to) of a leaf lie in the range. Returns true to end the walk.
-  virtual bool OnLeaf(const Node& leaf, uint32_t from, uint32_t to) = 0;
+  virtual bool OnLeaf(const TreeNode& leaf, uint32_t from, uint32_t to) = 0;
   // A page of the range cannot be read. Returns true to continue after it; false ends the walk with
   // `status`.
   virtual bool OnDamage(const Status& status) {
@@ -117,7 +117,7 @@ class DiffVisitor {
  public:
   // A record that was added (`older` is null), removed (`newer` is null) or replaced. Views are
   // valid during the call. The callback must not modify the tree. Returns true to end the walk.
-  virtual bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) = 0;
+  virtual bool OnChange(const TreeNode* older, uint32_t older_slot, const TreeNode* newer, uint32_t newer_slot) = 0;
 
  protected:
   ~DiffVisitor() = default;
@@ -199,7 +199,7 @@ class Tree final : public PageOwner {
     return at;
   }
   std::optional<FoundRecord> FindInLeaf(Frame* leaf, std::string_view key);
-  Node NodeOf(Frame* frame) const { return Node(pool_.data(*frame), pool_.usable_bytes()); }
+  TreeNode NodeOf(Frame* frame) const { return TreeNode(pool_.data(*frame), pool_.usable_bytes()); }
   Frame* root() const { return root_; }
   BufferPool& pool() { return pool_; }
   uint32_t max_key_bytes() const { return max_key_bytes_; }
@@ -305,7 +305,9 @@ class Tree final : public PageOwner {
   bool PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) override;
   void OnWriteEnded(Frame& frame, bool valid) override;
   void OnEvict(Frame& frame) override;
-  Status ValidatePage(const char* page, uint32_t usable_bytes) override { return Node::Validate(page, usable_bytes); }
+  Status ValidatePage(const char* page, uint32_t usable_bytes) override {
+    return TreeNode::Validate(page, usable_bytes);
+  }
 
  private:
   struct DirtyList {  // doubly linked through Frame::dirty_prev and dirty_next
@@ -359,12 +361,12 @@ class Tree final : public PageOwner {
   Frame* NewNode(uint8_t level, std::string_view lower, const std::string_view* upper);
   void InsertRecord(Frame* leaf, uint32_t slot, std::string_view key, RecordView* record);
   Frame* Split(Frame* left, std::string_view key);
-  uint32_t ChooseSplit(const Node& node, std::string_view key, std::string* separator) const;
-  bool SplitFits(const Node& node, uint32_t at, std::string_view separator) const;
+  uint32_t ChooseSplit(const TreeNode& node, std::string_view key, std::string* separator) const;
+  bool SplitFits(const TreeNode& node, uint32_t at, std::string_view separator) const;
   void GrowRoot();
   void ReparentChildren(Frame* frame);
-  bool Underfull(const Node& node) const;
-  bool MergeFits(const Node& left, const Node& right) const;
+  bool Underfull(const TreeNode& node) const;
+  bool MergeFits(const TreeNode& left, const TreeNode& right) const;
   void Merge(Frame* parent, uint32_t left_slot);
   enum class MergeStep : uint8_t {
     kMerged,  // joined with a neighbor
@@ -410,7 +412,7 @@ class Tree final : public PageOwner {
   Place ChildPlace(Generation view, const Place& parent, const std::string& key);
   std::optional<DiffMissing> DiffStep(Generation older, Generation newer, std::string* at, const std::string& end,
                                       DiffVisitor* visitor, bool* over, uint32_t* work);
-  static bool DiffLeaves(const Node& older, const Node& newer, const std::string& from, const std::string* end,
+  static bool DiffLeaves(const TreeNode& older, const TreeNode& newer, const std::string& from, const std::string* end,
                          DiffVisitor* visitor);
 
   static constexpr size_t kShortKeyDivisor = 8;

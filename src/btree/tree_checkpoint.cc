@@ -62,7 +62,7 @@ std::optional<ChildRef> Tree::DiskRefOf(const ChildRef& child) const {
 }
 
 bool Tree::PrepareForDisk(const Frame& frame, char* page, ChildRef* ref) {
-  Node node(page, pool_.usable_bytes());
+  TreeNode node(page, pool_.usable_bytes());
   // Deleted bytes still occupy the heap. Without compaction, an emptied leaf takes as much disk
   // space as a full one.
   if (node.header().heap_dead >= pool_.usable_bytes() / kDeadDivisor) node.Compact();

@@ -32,7 +32,7 @@ Tree::Place Tree::RootPlace(Generation view) {
 
 // The child of `parent` (whose frame is resident) that covers `key`.
 Tree::Place Tree::ChildPlace(Generation view, const Place& parent, const std::string& key) {
-  Node node = NodeOf(parent.frame);
+  TreeNode node = NodeOf(parent.frame);
   const uint32_t slot = node.ChildSlot(key);
   const bool last = slot + 1 == node.count();
   Place place;
@@ -97,9 +97,9 @@ std::optional<Tree::DiffMissing> Tree::DiffStep(Generation older, Generation new
 }
 
 // Compares the records of both leaves in [from, *end). Returns true when the visitor ends the walk.
-bool Tree::DiffLeaves(const Node& older, const Node& newer, const std::string& from, const std::string* end,
+bool Tree::DiffLeaves(const TreeNode& older, const TreeNode& newer, const std::string& from, const std::string* end,
                       DiffVisitor* visitor) {
-  const Node* nodes[2] = {&older, &newer};
+  const TreeNode* nodes[2] = {&older, &newer};
   uint32_t slots[2], ends[2];
   for (int i = 0; i < 2; ++i) {
     bool exact = false;

@@ -59,7 +59,7 @@ Task<Result<PagePin>> Tree::FetchSnapshotLeaf(Generation generation, std::string
     uint8_t level = found->second.root_level;
     Frame* frame = SnapshotRoot(found->second, &missing);
     while (frame && level > 0) {
-      Node node = NodeOf(frame);
+      TreeNode node = NodeOf(frame);
       uint32_t slot = !before ? node.ChildSlot(key) : key.empty() ? node.count() - 1 : node.ChildSlotBefore(key);
       frame = SnapshotChild(frame, slot, &missing);
       --level;
@@ -100,7 +100,7 @@ std::optional<Tree::MissingPage> Tree::CollectStep(const TreeSnapshot& snapshot,
       return std::nullopt;
     }
     if (!frame) return MissingPage{missing, level, false, {}};
-    Node node = NodeOf(frame);
+    TreeNode node = NodeOf(frame);
     uint32_t slot = node.ChildSlot(key);
     for (; level == 1 && slot < node.count(); ++slot) {
       CHECK(KnownChild(frame, slot, &ref)) << "a snapshot's page is not on disk";

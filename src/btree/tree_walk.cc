@@ -22,7 +22,7 @@ void Aggregates::Add(const ChildRef& ref) {
   }
 }
 
-void AddRecords(const Node& leaf, uint32_t from, uint32_t to, int64_t now_ms, Aggregates* sum) {
+void AddRecords(const TreeNode& leaf, uint32_t from, uint32_t to, int64_t now_ms, Aggregates* sum) {
   for (uint32_t i = from; i < to; ++i) {
     RecordView r = leaf.Record(i);
     if (HasExpired(r.expires_at_ms, now_ms)) continue;
@@ -66,7 +66,7 @@ std::optional<Tree::MissingPage> Tree::WalkStep(Generation view, std::string* at
   Frame* frame = snapshot ? SnapshotRoot(*snapshot, &missing) : root_;
   *work = 1;
   for (; frame; --level, *work += kWalkStepUnits) {
-    Node node = NodeOf(frame);
+    TreeNode node = NodeOf(frame);
     if (level == 0) {
       bool exact = false;
       bool whole_end = end.empty() || (node.has_upper() && node.upper() <= end);
@@ -127,7 +127,7 @@ class AggregateVisitor final : public RangeVisitor {
     sum.Add(ref);
     return true;
   }
-  bool OnLeaf(const Node& leaf, uint32_t from, uint32_t to) override {
+  bool OnLeaf(const TreeNode& leaf, uint32_t from, uint32_t to) override {
     AddRecords(leaf, from, to, now_ms_, &sum);
     return false;
   }
@@ -146,7 +146,7 @@ class RankVisitor final : public RangeVisitor {
     passed_ += ref.count;
     return true;
   }
-  bool OnLeaf(const Node& leaf, uint32_t from, uint32_t to) override {
+  bool OnLeaf(const TreeNode& leaf, uint32_t from, uint32_t to) override {
     for (uint32_t i = from; i < to; ++i, ++passed_) {
       if (passed_ == ranks_[keys.size()]) keys.push_back(leaf.Key(i));
       if (keys.size() == ranks_.size()) return true;
@@ -167,7 +167,7 @@ class DueVisitor final : public RangeVisitor {
     Next(ref.earliest_expiry_ms);
     return !HasExpired(ref.earliest_expiry_ms, now_ms_);
   }
-  bool OnLeaf(const Node& leaf, uint32_t from, uint32_t to) override {
+  bool OnLeaf(const TreeNode& leaf, uint32_t from, uint32_t to) override {
     for (uint32_t i = from; i < to; ++i) {
       RecordView r = leaf.Record(i);
       Next(r.expires_at_ms);
@@ -236,7 +236,7 @@ std::optional<Tree::MissingPage> Tree::UnderfullStep(Generation since, const std
   found->over = true;
   if (frame->level == 0 || frame->birth <= since) return std::nullopt;
   for (;; *work += kWalkStepUnits) {
-    Node node = NodeOf(frame);
+    TreeNode node = NodeOf(frame);
     uint32_t slot = node.ChildSlot(from);
     auto birth_of = [&](const ChildRef& child) {
       return child_word::IsFrame(child.location) ? pool_.frame(child_word::Frame(child.location)).birth : child.birth;

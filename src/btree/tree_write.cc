@@ -88,7 +88,7 @@ size_t Tree::ClonesNeeded(std::span<Frame* const> leaves) {
 // `to` is a copy of `from` and takes over its children. `from` then refers to them by extent, or by
 // page id while they are unwritten.
 void Tree::DetachChildren(Frame* from, Frame* to) {
-  Node node = NodeOf(from);
+  TreeNode node = NodeOf(from);
   for (uint32_t i = 0; i < node.count(); ++i) {
     Extent word = node.ChildLocation(i);
     if (!child_word::IsFrame(word)) continue;
@@ -110,7 +110,7 @@ Frame* Tree::NewNode(uint8_t level, std::string_view lower, const std::string_vi
   Frame* frame = pool_.NewPage(this, level);
   frame->page_id = next_page_id_++;
   frame->birth = generation_;
-  Node::Format(pool_.data(*frame), pool_.usable_bytes(), level, lower, upper, frame->page_id, generation_);
+  TreeNode::Format(pool_.data(*frame), pool_.usable_bytes(), level, lower, upper, frame->page_id, generation_);
   ListAdd(frame);
   return frame;
 }
@@ -158,7 +158,7 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value, std:
     CHECK(!NeedsOverflow(key.size(), value.bytes.size())) << "a large value has no overflow extent";
     record.value = value.bytes;
   }
-  Node node = NodeOf(leaf);
+  TreeNode node = NodeOf(leaf);
   const auto [slot, exact] = at ? *at : FindSlot(leaf, key);
   record.key_suffix = key.substr(node.header().prefix_bytes);
   ++leaf->modifications;
@@ -174,7 +174,7 @@ void Tree::Upsert(Frame* leaf, std::string_view key, const NewValue& value, std:
 // Inserts before `slot` of a writable leaf, splitting the leaf as often as necessary. The views of
 // the record must not point into the leaf.
 void Tree::InsertRecord(Frame* leaf, uint32_t slot, std::string_view key, RecordView* record) {
-  Node node = NodeOf(leaf);
+  TreeNode node = NodeOf(leaf);
   while (!node.Fits(node.SpaceFor(*record))) {
     leaf = Split(leaf, key);
     node = NodeOf(leaf);
@@ -187,7 +187,7 @@ void Tree::InsertRecord(Frame* leaf, uint32_t slot, std::string_view key, Record
 
 void Tree::Touch(Frame* leaf, std::string_view key, Version version, int64_t expires_at_ms) {
   leaf = MakePathWritable(leaf);
-  Node node = NodeOf(leaf);
+  TreeNode node = NodeOf(leaf);
   bool exact = false;
   const uint32_t slot = node.LowerBound(key, &exact);
   CHECK(exact) << "touching a record that does not exist";
@@ -203,20 +203,20 @@ void Tree::Touch(Frame* leaf, std::string_view key, Version version, int64_t exp
   InsertRecord(leaf, slot, key, &record);
 }
 
-bool Tree::SplitFits(const Node& node, uint32_t at, std::string_view separator) const {
+bool Tree::SplitFits(const TreeNode& node, uint32_t at, std::string_view separator) const {
   uint32_t room = pool_.usable_bytes() - kPageHeaderBytes;
   uint32_t left_prefix = static_cast<uint32_t>(CommonPrefix(node.lower(), separator));
   uint32_t right_prefix = node.has_upper() ? static_cast<uint32_t>(CommonPrefix(separator, node.upper())) : 0;
   uint32_t sep = static_cast<uint32_t>(separator.size());
-  uint32_t left = node.header().lower_bytes + sep + Node::SpaceToAppend(node, 0, at, left_prefix);
-  uint32_t right = sep + node.header().upper_bytes + Node::SpaceToAppend(node, at, node.count(), right_prefix);
+  uint32_t left = node.header().lower_bytes + sep + TreeNode::SpaceToAppend(node, 0, at, left_prefix);
+  uint32_t right = sep + node.header().upper_bytes + TreeNode::SpaceToAppend(node, at, node.count(), right_prefix);
   return left <= room && right <= room;
 }
 
 // Returns the slot that starts the right half, and the separator. Splits near the middle by bytes
 // and prefers short separators. Splits at the end when keys arrive in order, so that loading sorted
 // data leaves full pages.
-uint32_t Tree::ChooseSplit(const Node& node, std::string_view key, std::string* separator) const {
+uint32_t Tree::ChooseSplit(const TreeNode& node, std::string_view key, std::string* separator) const {
   const uint32_t count = node.count();
   const bool leaf = node.leaf();
   std::string last = node.Key(count - 1);
@@ -272,7 +272,7 @@ void Tree::GrowRoot() {
 
 // Sets the parent of every resident child and counts these children.
 void Tree::ReparentChildren(Frame* frame) {
-  Node node = NodeOf(frame);
+  TreeNode node = NodeOf(frame);
   frame->frame_children = 0;
   for (uint32_t i = 0; i < node.count(); ++i) {
     Extent word = node.ChildLocation(i);
@@ -288,20 +288,20 @@ Frame* Tree::Split(Frame* left, std::string_view key) {
   std::string separator;
   uint32_t at = ChooseSplit(NodeOf(left), key, &separator);
   // Make room in the parent first. Splitting it may give `left` another parent.
-  while (!NodeOf(Parent(left)).Fits(Node::ChildSpace(separator.size()))) Split(Parent(left), separator);
+  while (!NodeOf(Parent(left)).Fits(TreeNode::ChildSpace(separator.size()))) Split(Parent(left), separator);
   Frame* parent = Parent(left);
 
   std::vector<char> copy(pool_.usable_bytes());
   std::memcpy(copy.data(), pool_.data(*left), copy.size());
-  Node source(copy.data(), pool_.usable_bytes());
+  TreeNode source(copy.data(), pool_.usable_bytes());
   std::string_view upper = source.upper();
   std::string_view middle = separator;
   Frame* right = NewNode(left->level, separator, source.has_upper() ? &upper : nullptr);
-  Node right_node = NodeOf(right);
+  TreeNode right_node = NodeOf(right);
   right_node.AppendFrom(source, at, source.count());
   uint8_t heat = source.header().heat;
-  Node::Format(pool_.data(*left), pool_.usable_bytes(), left->level, source.lower(), &middle, left->page_id,
-               generation_);
+  TreeNode::Format(pool_.data(*left), pool_.usable_bytes(), left->level, source.lower(), &middle, left->page_id,
+                   generation_);
   NodeOf(left).AppendFrom(source, 0, at);
   NodeOf(left).header().heat = right_node.header().heat = heat;
   ++left->modifications;
@@ -311,7 +311,7 @@ Frame* Tree::Split(Frame* left, std::string_view key) {
   }
   ChildRef ref;
   ref.location = child_word::FromFrame(right->id);
-  Node parent_node = NodeOf(parent);
+  TreeNode parent_node = NodeOf(parent);
   parent_node.InsertChild(SlotOfChild(parent, left) + 1, middle.substr(parent_node.header().prefix_bytes), ref);
   right->attached = true;
   right->parent = parent->id;
@@ -329,7 +329,7 @@ bool Tree::Erase(Frame* leaf, std::string_view key, bool* underfull) {
   *underfull = leaf != root_ && Underfull(NodeOf(leaf));
   if (!exact) return false;
   leaf = MakePathWritable(leaf);
-  Node node = NodeOf(leaf);
+  TreeNode node = NodeOf(leaf);
   RecordView old = node.Record(slot);
   if (old.overflow) FreeOverflow(old);
   node.Remove(slot);
@@ -338,13 +338,13 @@ bool Tree::Erase(Frame* leaf, std::string_view key, bool* underfull) {
   return true;
 }
 
-bool Tree::Underfull(const Node& node) const { return node.UsedBytes() < pool_.usable_bytes() / kUnderfullDivisor; }
+bool Tree::Underfull(const TreeNode& node) const { return node.UsedBytes() < pool_.usable_bytes() / kUnderfullDivisor; }
 
-bool Tree::MergeFits(const Node& left, const Node& right) const {
+bool Tree::MergeFits(const TreeNode& left, const TreeNode& right) const {
   uint32_t prefix = right.has_upper() ? static_cast<uint32_t>(CommonPrefix(left.lower(), right.upper())) : 0;
   uint32_t bytes = kPageHeaderBytes + left.header().lower_bytes + right.header().upper_bytes +
-                   Node::SpaceToAppend(left, 0, left.count(), prefix) +
-                   Node::SpaceToAppend(right, 0, right.count(), prefix);
+                   TreeNode::SpaceToAppend(left, 0, left.count(), prefix) +
+                   TreeNode::SpaceToAppend(right, 0, right.count(), prefix);
   // An empty page, or an inner page with a single child, is worth merging even into a full page.
   const uint32_t little = left.leaf() ? 0 : 1;
   const bool alone = left.count() <= little || right.count() <= little;
@@ -353,18 +353,18 @@ bool Tree::MergeFits(const Node& left, const Node& right) const {
 
 // Joins the writable children in `left_slot` and the next slot of a writable parent. They must fit.
 void Tree::Merge(Frame* parent, uint32_t left_slot) {
-  Node parent_node = NodeOf(parent);
+  TreeNode parent_node = NodeOf(parent);
   Frame* left = &pool_.frame(child_word::Frame(parent_node.ChildLocation(left_slot)));
   Frame* right = &pool_.frame(child_word::Frame(parent_node.ChildLocation(left_slot + 1)));
-  Node right_node = NodeOf(right);
+  TreeNode right_node = NodeOf(right);
   std::vector<char> copy(pool_.usable_bytes());
   std::memcpy(copy.data(), pool_.data(*left), copy.size());
-  Node source(copy.data(), pool_.usable_bytes());
+  TreeNode source(copy.data(), pool_.usable_bytes());
   std::string_view upper = right_node.upper();
   uint8_t heat = source.header().heat;
-  Node::Format(pool_.data(*left), pool_.usable_bytes(), left->level, source.lower(),
-               right_node.has_upper() ? &upper : nullptr, left->page_id, generation_);
-  Node merged = NodeOf(left);
+  TreeNode::Format(pool_.data(*left), pool_.usable_bytes(), left->level, source.lower(),
+                   right_node.has_upper() ? &upper : nullptr, left->page_id, generation_);
+  TreeNode merged = NodeOf(left);
   merged.AppendFrom(source, 0, source.count());
   merged.AppendFrom(right_node, 0, right_node.count());
   merged.header().heat = heat;

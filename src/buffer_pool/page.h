@@ -30,7 +30,7 @@ inline constexpr uint32_t kDefaultPageBytes = 8192;
 // -- room for a seal. A store may leave the last bytes of every extent of a page or value free, for
 // the nonce and the tag of an encryption at rest: kSealBytes, or 0 in stores of earlier versions.
 // Nothing is stored there today.
-// How much of a page nodes may use: what a Node, EncodePageImage, and DecodePageImage are given. It
+// How much of a page nodes may use: what a TreeNode, EncodePageImage, and DecodePageImage are given. It
 // determines both parameters, because page sizes are powers of two and a seal is much smaller.
 constexpr uint32_t UsablePageBytes(uint32_t page_bytes, uint32_t seal_bytes) { return page_bytes - seal_bytes; }
 constexpr uint32_t PageBytesOf(uint32_t usable_bytes) { return std::bit_ceil(usable_bytes); }

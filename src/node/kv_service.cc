@@ -4,7 +4,7 @@
 #include <map>
 #include <utility>
 
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 #include "src/kvapi/kv_requests.h"
 #include "src/kvapi/merge_scan.h"
 #include "src/node/multi_get.h"

@@ -1,7 +1,7 @@
 // PartitionFile: the file of a new partition.
 #include <cstring>
 
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 #include "src/partition/partition_file.h"
 
 namespace pando {
@@ -25,7 +25,7 @@ Task<Status> CreatePartitionFile(Reactor& reactor, PartitionFileOptions options,
   const uint32_t usable_bytes = UsablePageBytes(options.page_bytes, options.seal_bytes);
   std::vector<char> page(options.page_bytes), scratch(options.page_bytes);
   AlignedBuffer leaf(options.page_bytes);
-  Node::Format(page.data(), usable_bytes, 0, {}, nullptr, /*page_id=*/1, generation);
+  TreeNode::Format(page.data(), usable_bytes, 0, {}, nullptr, /*page_id=*/1, generation);
   EncodePageImage(page.data(), usable_bytes, Compression::kNone, leaf.data(), scratch.data());
   std::memcpy(image.data() + kLeafBlock * kBlockBytes, leaf.data(), kBlockBytes);
 

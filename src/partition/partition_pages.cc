@@ -67,8 +67,8 @@ Result<std::vector<PageImage>> PartitionReader::PageCopier::ValuesOf(const PageI
   std::vector<char> page(std::max<size_t>(leaf.bytes.size(), state_.pool.page_bytes())), scratch(usable_bytes);
   std::memcpy(page.data(), leaf.bytes.data(), leaf.bytes.size());
   RETURN_IF_ERROR(DecodePageImage(page.data(), usable_bytes, leaf.location.blocks(), scratch.data()));
-  RETURN_IF_ERROR(Node::Validate(page.data(), usable_bytes));
-  const Node node(page.data(), usable_bytes);
+  RETURN_IF_ERROR(TreeNode::Validate(page.data(), usable_bytes));
+  const TreeNode node(page.data(), usable_bytes);
   std::vector<PageImage> values;
   for (uint32_t i = 0; i < node.count(); ++i) {
     const RecordView record = node.Record(i);

@@ -23,13 +23,13 @@ class PartitionReader::Scanner {
   ScanPage& page() { return page_; }
   const std::string& position() const { return spec_.reverse ? spec_.end : spec_.start; }
 
-  Step AddRow(const Node& node, uint32_t slot, int64_t now_ms);
+  Step AddRow(const TreeNode& node, uint32_t slot, int64_t now_ms);
   Step AddRemoved(std::string key);
   // Takes the rows of one leaf and moves on: past the leaf, or to the row whose value must be read.
-  Step AddLeaf(const Node& node, int64_t now_ms) {
+  Step AddLeaf(const TreeNode& node, int64_t now_ms) {
     return spec_.reverse ? AddLeafBackwards(node, now_ms) : AddLeafForwards(node, now_ms);
   }
-  size_t LeavesToCome(const Node& node) const;
+  size_t LeavesToCome(const TreeNode& node) const;
 
   // -- the row that AddRow could not add because its value is not resident (kReadValue)
   OverflowRef unread_ref() const { return unread_ref_; }
@@ -38,8 +38,8 @@ class PartitionReader::Scanner {
   Step AddUnread();
 
  private:
-  Step AddLeafForwards(const Node& node, int64_t now_ms);
-  Step AddLeafBackwards(const Node& node, int64_t now_ms);
+  Step AddLeafForwards(const TreeNode& node, int64_t now_ms);
+  Step AddLeafBackwards(const TreeNode& node, int64_t now_ms);
   Step Push(ScanRow row);
 
   Tree& tree_;
@@ -53,7 +53,7 @@ class PartitionReader::Scanner {
 
 // Estimates how many leaves after this one the scan will read, from what it still wants and from
 // what this leaf holds.
-size_t PartitionReader::Scanner::LeavesToCome(const Node& node) const {
+size_t PartitionReader::Scanner::LeavesToCome(const TreeNode& node) const {
   const size_t rows_left = spec_.max_rows - page_.rows.size();
   const size_t by_rows = (rows_left - 1) / std::max(1u, node.count());
   return std::min({kReadAheadPages, by_rows, spec_.max_bytes / pool_.page_bytes() + 1});
@@ -66,7 +66,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::Push(ScanRow row) {
   return page_.rows.size() >= spec_.max_rows || spec_.max_bytes == 0 ? Step::kOver : Step::kMore;
 }
 
-PartitionReader::Scanner::Step PartitionReader::Scanner::AddRow(const Node& node, uint32_t slot, int64_t now_ms) {
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddRow(const TreeNode& node, uint32_t slot, int64_t now_ms) {
   const RecordView r = node.Record(slot);
   if (HasExpired(r.expires_at_ms, now_ms)) return Step::kMore;
   ScanRow row;
@@ -112,7 +112,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddUnread() {
   return Push(std::move(unread_));
 }
 
-PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const Node& node, int64_t now_ms) {
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const TreeNode& node, int64_t now_ms) {
   bool exact = false;
   const bool last = !node.has_upper() || (!spec_.end.empty() && node.upper() >= spec_.end);
   const uint32_t end = last && !spec_.end.empty() ? node.LowerBound(spec_.end, &exact) : node.count();
@@ -128,7 +128,7 @@ PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafForwards(const N
 }
 
 // Takes rows below spec.end (empty = unbounded) down to spec.start.
-PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafBackwards(const Node& node, int64_t now_ms) {
+PartitionReader::Scanner::Step PartitionReader::Scanner::AddLeafBackwards(const TreeNode& node, int64_t now_ms) {
   bool exact = false;
   const bool whole = spec_.end.empty() || (node.has_upper() && spec_.end >= node.upper());
   const bool last = node.lower().empty() || node.lower() <= spec_.start;
@@ -166,7 +166,7 @@ Task<Result<ScanPage>> PartitionReader::Scan(ScanSpec spec) {
     CO_ASSIGN_OR_RETURN(ReadView view, snapshots_.ViewOf(snapshot));
     CO_ASSIGN_OR_RETURN(PagePin leaf, co_await FetchLeaf(view, scanner.position(), reverse));
     if (!leaf) co_return snapshots_.Gone();
-    const Node node = state_.tree->NodeOf(leaf.frame());
+    const TreeNode node = state_.tree->NodeOf(leaf.frame());
     // Read ahead only if the scan will continue after this leaf.
     if (const size_t leaves = scanner.LeavesToCome(node); leaves > 0) {
       state_.tree->ReadAhead(view.generation, node.lower(), reverse, leaves, &state_.tasks);
@@ -198,7 +198,7 @@ class ChangeGatherer final : public DiffVisitor {
  public:
   ChangeGatherer(Scanner* scanner, int64_t now_ms) : scanner_(*scanner), now_ms_(now_ms) {}
 
-  bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) override {
+  bool OnChange(const TreeNode* older, uint32_t older_slot, const TreeNode* newer, uint32_t newer_slot) override {
     const size_t rows = scanner_.page().rows.size();
     step = newer ? scanner_.AddRow(*newer, newer_slot, now_ms_) : Scanner::Step::kMore;
     // The record was removed or has expired, which is the same to the reader.

@@ -76,7 +76,7 @@ Task<Status> TreeCheck::ReadPage(const ChildRef* ref, AlignedBuffer* bytes) {
   CO_RETURN_IF_ERROR(co_await ReadExtent(ref->location, ref->checksum, bytes));
   std::vector<char> scratch(usable_bytes_);
   CO_RETURN_IF_ERROR(DecodePageImage(bytes->data(), usable_bytes_, ref->location.blocks(), scratch.data()));
-  co_return Node::Validate(bytes->data(), usable_bytes_);
+  co_return TreeNode::Validate(bytes->data(), usable_bytes_);
 }
 
 // Checks the page that `ref` refers to and everything below it. The reference's aggregates must
@@ -105,7 +105,7 @@ Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
     if (!status.ok()) {
       Problem(at, fmt::format("{}: {}; the keys {} are lost here", kind, status.message(), range), kPageAdvice);
     } else {
-      Node node(bytes.data(), usable_bytes_);
+      TreeNode node(bytes.data(), usable_bytes_);
       CheckHeader(node, ref, expected);
       CheckAggregates(node, ref);
       if (node.leaf()) {
@@ -118,7 +118,7 @@ Task<void> TreeCheck::CheckPage(ChildRef ref, Expected expected) {
   if (!stopped_ && expected.has_upper) Advance(std::move(expected.upper));
 }
 
-void TreeCheck::CheckHeader(const Node& node, const ChildRef& ref, const Expected& expected) {
+void TreeCheck::CheckHeader(const TreeNode& node, const ChildRef& ref, const Expected& expected) {
   const PageHeader& h = node.header();
   const uint64_t at = ref.location.offset_bytes();
   auto wrong = [&](std::string what) { Problem(at, "page: " + std::move(what), kBugAdvice); };
@@ -144,7 +144,7 @@ void TreeCheck::CheckHeader(const Node& node, const ChildRef& ref, const Expecte
 
 // Compares the sums of the page's own records, or of its references to children, with the parent's
 // aggregates.
-void TreeCheck::CheckAggregates(const Node& node, const ChildRef& ref) {
+void TreeCheck::CheckAggregates(const TreeNode& node, const ChildRef& ref) {
   Aggregates found;
   if (node.leaf()) {
     ++counts_.leaf_pages;
@@ -189,7 +189,7 @@ const char* TreeCheck::WrongWith(const RecordView& r, std::string_view key, Gene
 }
 
 // Checks the records of a leaf, and reads their values.
-Task<void> TreeCheck::CheckRecords(Node node, uint64_t at) {
+Task<void> TreeCheck::CheckRecords(TreeNode node, uint64_t at) {
   bool found = false;  // one problem of a page says enough
   for (uint32_t i = 0; i < node.count() && !stopped_; ++i) {
     const RecordView r = node.Record(i);
@@ -231,7 +231,7 @@ Task<void> TreeCheck::CheckChild(ChildRef ref, Expected expected, size_t* in_fli
 
 // Leaves are read several at a time, inner pages one at a time, so that memory stays bounded by the
 // height.
-Task<void> TreeCheck::CheckChildren(Node node, Generation birth) {
+Task<void> TreeCheck::CheckChildren(TreeNode node, Generation birth) {
   TaskGroup children;
   size_t in_flight = 0;
   const size_t limit = node.header().level == 1 ? options_.leaves_in_flight : 1;

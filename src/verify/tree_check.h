@@ -17,7 +17,7 @@
 #include <cstdint>
 #include <string>
 
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 #include "src/io/file.h"
 #include "src/io/sync.h"
 #include "src/model/types.h"
@@ -105,13 +105,13 @@ class TreeCheck {
   Task<Status> ReadExtent(Extent extent, uint64_t checksum, AlignedBuffer* bytes);
   Task<Status> ReadPage(const ChildRef* ref, AlignedBuffer* bytes);
   Task<void> CheckPage(ChildRef ref, Expected expected);
-  void CheckHeader(const Node& node, const ChildRef& ref, const Expected& expected);
-  void CheckAggregates(const Node& node, const ChildRef& ref);
-  Task<void> CheckChildren(Node node, Generation birth);
+  void CheckHeader(const TreeNode& node, const ChildRef& ref, const Expected& expected);
+  void CheckAggregates(const TreeNode& node, const ChildRef& ref);
+  Task<void> CheckChildren(TreeNode node, Generation birth);
   Task<void> CheckChild(ChildRef ref, Expected expected, size_t* in_flight);
   const char* WrongWith(const RecordView& record, std::string_view key, Generation birth) const;
   bool MayHold(std::string_view stored) const;
-  Task<void> CheckRecords(Node node, uint64_t at);
+  Task<void> CheckRecords(TreeNode node, uint64_t at);
   Task<void> CheckOverflow(OverflowRef ref, uint32_t value_bytes, std::string key);
   void Advance(std::string key);
   void Problem(uint64_t offset_bytes, std::string what, std::string_view advice) {

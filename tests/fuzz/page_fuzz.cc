@@ -1,4 +1,4 @@
-// Fuzzes DecodePageImage and Node::Validate with any bytes. A page that passes then undergoes all
+// Fuzzes DecodePageImage and TreeNode::Validate with any bytes. A page that passes then undergoes all
 // operations: records are read, looked up, removed, and inserted, and the page is compacted and
 // halved. Nothing reads or writes out of bounds, and no CHECK fails.
 //
@@ -11,14 +11,14 @@
 #include <string>
 
 #include "src/base/hash.h"
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 
 namespace pando {
 namespace {
 
 uint64_t sink = 0;  // uses the bytes that are read, so that the compiler keeps the reads
 
-void ReadAll(const Node& node) {
+void ReadAll(const TreeNode& node) {
   for (uint32_t i = 0; i < node.count(); ++i) {
     const std::string key = node.Key(i);
     sink += Hash64(key) + node.RecordBytes(i);
@@ -38,28 +38,28 @@ void ReadAll(const Node& node) {
 }
 
 // Halves the page as a split does, if both halves fit with their new fences.
-void Halve(const Node& node, uint32_t usable_bytes) {
+void Halve(const TreeNode& node, uint32_t usable_bytes) {
   if (node.count() < 2) return;
   const uint32_t at = node.count() / 2;
   const std::string separator = node.Key(at);
   const std::string_view middle = separator, upper = node.upper();
   std::unique_ptr<char[]> left(new char[usable_bytes]), right(new char[usable_bytes]);
-  Node::Format(left.get(), usable_bytes, node.header().level, node.lower(), &middle, 1, 1);
-  Node::Format(right.get(), usable_bytes, node.header().level, middle, node.has_upper() ? &upper : nullptr, 1, 1);
-  Node left_node(left.get(), usable_bytes), right_node(right.get(), usable_bytes);
-  if (Node::SpaceToAppend(node, 0, at, left_node.header().prefix_bytes) > left_node.FreeBytes() ||
-      Node::SpaceToAppend(node, at, node.count(), right_node.header().prefix_bytes) > right_node.FreeBytes()) {
+  TreeNode::Format(left.get(), usable_bytes, node.header().level, node.lower(), &middle, 1, 1);
+  TreeNode::Format(right.get(), usable_bytes, node.header().level, middle, node.has_upper() ? &upper : nullptr, 1, 1);
+  TreeNode left_node(left.get(), usable_bytes), right_node(right.get(), usable_bytes);
+  if (TreeNode::SpaceToAppend(node, 0, at, left_node.header().prefix_bytes) > left_node.FreeBytes() ||
+      TreeNode::SpaceToAppend(node, at, node.count(), right_node.header().prefix_bytes) > right_node.FreeBytes()) {
     return;
   }
   left_node.AppendFrom(node, 0, at);
   right_node.AppendFrom(node, at, node.count());
   for (const char* half : {left.get(), right.get()}) {
-    const Status status = Node::Validate(half, usable_bytes);
+    const Status status = TreeNode::Validate(half, usable_bytes);
     CHECK(status.ok()) << status.ToString();
   }
 }
 
-void Change(Node node, uint32_t usable_bytes) {
+void Change(TreeNode node, uint32_t usable_bytes) {
   if (!node.leaf()) {
     while (node.count() > 1) node.Remove(node.count() - 1);
     node.Compact();
@@ -97,12 +97,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::memset(page.get(), 0, page_bytes);
   std::memcpy(page.get(), data + 1, std::min<size_t>(size - 1, blocks * kBlockBytes));
   Status status = DecodePageImage(page.get(), usable_bytes, blocks, scratch.get());
-  if (status.ok()) status = Node::Validate(page.get(), usable_bytes);
+  if (status.ok()) status = TreeNode::Validate(page.get(), usable_bytes);
   if (!status.ok()) {
     CHECK(status.code() == Code::kCorruption || status.code() == Code::kVersion) << status.ToString();
     return 0;
   }
-  Node node(page.get(), usable_bytes);
+  TreeNode node(page.get(), usable_bytes);
   ReadAll(node);
   Halve(node, usable_bytes);
   // A valid page is the same after encoding and decoding.

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "src/base/hash.h"
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 #include "src/model/types.h"
 
 namespace pando::engine_test {

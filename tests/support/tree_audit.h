@@ -40,7 +40,7 @@ class MemoryAudit {
 
   void CheckPage(const Frame& frame, std::string lower, const std::string* upper) {
     attached_.insert(frame.id);
-    Node node = tree_->NodeOf(const_cast<Frame*>(&frame));
+    TreeNode node = tree_->NodeOf(const_cast<Frame*>(&frame));
     if (frame.state != Frame::State::kResident || frame.doomed || frame.overflow) Bad(frame, "not a resident page");
     if (frame.owner != tree_) Bad(frame, "belongs to another tree");
     if (node.header().level != frame.level || node.header().page_id != frame.page_id ||
@@ -75,14 +75,14 @@ class MemoryAudit {
     if (in_memory != frame.frame_children) Bad(frame, "frame_children is wrong");
   }
 
-  void CheckKey(const Frame& frame, const Node& node, uint32_t i) {
+  void CheckKey(const Frame& frame, const TreeNode& node, uint32_t i) {
     std::string key = node.Key(i);
     if (key < node.lower() || (node.has_upper() && key >= node.upper())) Bad(frame, "N1: a key outside the fences");
     if (i > 0 && node.Key(i - 1) >= key) Bad(frame, "N1: keys are not ascending");
     if (node.slots()[i].head != KeyHead(node.KeySuffix(i))) Bad(frame, "a key head is wrong");
   }
 
-  void CheckHeap(const Frame& frame, const Node& node) {
+  void CheckHeap(const Frame& frame, const TreeNode& node) {
     const PageHeader& h = node.header();
     const size_t prefix = h.has_upper ? CommonPrefix(node.lower(), node.upper()) : 0;
     if (h.prefix_bytes != prefix) Bad(frame, "N2: the prefix is not the common prefix of the fences");

@@ -7,7 +7,7 @@
 
 #include "src/backup/backup_reader.h"
 #include "src/base/hash.h"
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 #include "tools/kvadmin/offline.h"
 
 namespace pando::admin {
@@ -80,8 +80,8 @@ Status BackupFile::AddReferences(const std::string& image, uint32_t blocks) {
   std::vector<char> page(std::max<size_t>(image.size(), header_.page_bytes)), scratch(usable_bytes);
   std::memcpy(page.data(), image.data(), image.size());
   RETURN_IF_ERROR(DecodePageImage(page.data(), usable_bytes, blocks, scratch.data()));
-  RETURN_IF_ERROR(Node::Validate(page.data(), usable_bytes));
-  const Node node(page.data(), usable_bytes);
+  RETURN_IF_ERROR(TreeNode::Validate(page.data(), usable_bytes));
+  const TreeNode node(page.data(), usable_bytes);
   expecting_values_ = node.leaf();
   Status status;
   for (uint32_t i = 0; i < node.count() && status.ok(); ++i) {

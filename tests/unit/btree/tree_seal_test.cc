@@ -26,9 +26,9 @@ class Reader {
     ASSERT_LE(image.size(), page.size());
     std::memcpy(page.data(), image.data(), image.size());
     Status status = DecodePageImage(page.data(), usable_bytes_, ref.location.blocks(), scratch.data());
-    if (status.ok()) status = Node::Validate(page.data(), usable_bytes_);
+    if (status.ok()) status = TreeNode::Validate(page.data(), usable_bytes_);
     ASSERT_TRUE(status.ok()) << status.ToString();
-    const Node node(page.data(), usable_bytes_);
+    const TreeNode node(page.data(), usable_bytes_);
     ASSERT_EQ(node.header().level, level);
     for (uint32_t i = 0; i < node.count(); ++i) {
       if (!node.leaf()) {

@@ -286,7 +286,7 @@ Task<void> ExpectSnapshot(Tree* tree, Generation generation, const Entries* want
     Result<PagePin> leaf = co_await tree->FetchSnapshotLeaf(generation, at, false);
     EXPECT_TRUE(leaf.ok() && *leaf) << leaf.status().ToString();
     if (!leaf.ok() || !*leaf) co_return;
-    Node node = tree->NodeOf(leaf->frame());
+    TreeNode node = tree->NodeOf(leaf->frame());
     for (uint32_t i = 0; i < node.count(); ++i) {
       const RecordView r = node.Record(i);
       Entry e{std::string(r.value), r.version, r.expires_at_ms};
@@ -377,7 +377,7 @@ using Changes = std::map<std::string, std::pair<Version, Version>>;
 
 class ChangeCollector final : public DiffVisitor {
  public:
-  bool OnChange(const Node* older, uint32_t older_slot, const Node* newer, uint32_t newer_slot) override {
+  bool OnChange(const TreeNode* older, uint32_t older_slot, const TreeNode* newer, uint32_t newer_slot) override {
     const std::string key = older ? older->Key(older_slot) : newer->Key(newer_slot);
     EXPECT_TRUE(changes.empty() || changes.rbegin()->first < key) << "changes must come in key order";
     changes[key] = {older ? older->Record(older_slot).version : 0, newer ? newer->Record(newer_slot).version : 0};
@@ -493,7 +493,7 @@ TEST(Tree, ABatchTakesNoMoreFramesThanWerePromised) {
 struct Leaves final : RangeVisitor {
   explicit Leaves(uint32_t bytes) : page_bytes(bytes) {}
   bool OnSubtree(const ChildRef&) override { return false; }
-  bool OnLeaf(const Node& leaf, uint32_t, uint32_t) override {
+  bool OnLeaf(const TreeNode& leaf, uint32_t, uint32_t) override {
     ++count;
     empty += leaf.count() == 0;
     if (leaf.UsedBytes() < page_bytes / kUnderfullDivisor) underfull.push_back(std::string(leaf.lower()));

@@ -250,7 +250,7 @@ TEST_F(FullDiskTest, ConcurrentWritersAreNotPromisedTheSameBlocks) {
 
 struct Leaves final : RangeVisitor {
   bool OnSubtree(const ChildRef&) override { return false; }
-  bool OnLeaf(const Node& leaf, uint32_t, uint32_t) override {
+  bool OnLeaf(const TreeNode& leaf, uint32_t, uint32_t) override {
     std::vector<std::string>& into = keys.emplace_back();
     for (uint32_t i = 0; i < leaf.count(); ++i) into.push_back(leaf.Key(i));
     empty += leaf.count() == 0;

@@ -17,7 +17,7 @@ std::string Key(int i) { return fmt::format("key-{:08}", i); }
 
 struct LeafCount final : RangeVisitor {
   bool OnSubtree(const ChildRef&) override { return false; }
-  bool OnLeaf(const Node& leaf, uint32_t, uint32_t) override {
+  bool OnLeaf(const TreeNode& leaf, uint32_t, uint32_t) override {
     ++leaves;
     empty += leaf.count() == 0;
     underfull += leaf.UsedBytes() < 4096 / kUnderfullDivisor;
@@ -142,7 +142,7 @@ struct EmptyLeaves final : RangeVisitor {
     last = ref.location;
     return false;
   }
-  bool OnLeaf(const Node& leaf, uint32_t, uint32_t) override {
+  bool OnLeaf(const TreeNode& leaf, uint32_t, uint32_t) override {
     if (leaf.count() == 0) places.push_back(last);
     return false;
   }

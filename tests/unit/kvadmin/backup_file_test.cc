@@ -9,7 +9,7 @@
 #include <filesystem>
 
 #include "src/base/hash.h"
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 #include "tools/kvadmin/backup_manifest.h"
 
 namespace pando::admin {
@@ -98,7 +98,7 @@ class BackupFileTest : public testing::Test {
   BackupFileTest() {
     std::vector<char> page(kPageBytes), scratch(kPageBytes);
     image_.resize(kPageBytes);
-    Node::Format(page.data(), kPageBytes, 0, {}, nullptr, /*page_id=*/1, /*birth=*/5);
+    TreeNode::Format(page.data(), kPageBytes, 0, {}, nullptr, /*page_id=*/1, /*birth=*/5);
     EncodePageImage(page.data(), kPageBytes, Compression::kNone, image_.data(), scratch.data());
     root_.generation = 6;
     root_.root.location = Extent::Of(9, 1);

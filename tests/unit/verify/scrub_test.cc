@@ -92,7 +92,7 @@ void AddTreePlaces(const SimDisk& disk, const std::string& path, ChildRef ref, s
   page.resize(4096);
   std::vector<char> scratch(4096);
   ASSERT_TRUE(DecodePageImage(page.data(), kUsableBytes, ref.location.blocks(), scratch.data()).ok());
-  Node node(page.data(), kUsableBytes);
+  TreeNode node(page.data(), kUsableBytes);
   const uint64_t at = ref.location.offset_bytes();
   const bool leaf = node.leaf();
   (*places)[leaf ? "leaf" : "inner page"] = {"", path, at, at + 60, leaf ? "leaf: checksum" : "inner page: checksum"};
@@ -300,7 +300,7 @@ void AddLeaves(const SimDisk& disk, const std::string& path, ChildRef ref, std::
   page.resize(4096);
   std::vector<char> scratch(4096);
   ASSERT_TRUE(DecodePageImage(page.data(), kUsableBytes, ref.location.blocks(), scratch.data()).ok());
-  Node node(page.data(), kUsableBytes);
+  TreeNode node(page.data(), kUsableBytes);
   if (node.leaf()) return offsets->push_back(ref.location.offset_bytes());
   for (uint32_t i = 0; i < node.count(); ++i) AddLeaves(disk, path, node.LoadChild(i), offsets);
 }

@@ -1,4 +1,4 @@
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 
 #include <gtest/gtest.h>
 
@@ -18,10 +18,10 @@ constexpr uint32_t kPage = 4096;
 struct Page {
   explicit Page(uint8_t level, std::string_view lower = "", std::string_view upper = "-", uint32_t page_bytes = kPage)
       : bytes(page_bytes, '\0') {
-    Node::Format(bytes.data(), page_bytes, level, lower, upper == "-" ? nullptr : &upper, 0x1122, 0x3344);
+    TreeNode::Format(bytes.data(), page_bytes, level, lower, upper == "-" ? nullptr : &upper, 0x1122, 0x3344);
   }
-  Node node() { return Node(bytes.data(), static_cast<uint32_t>(bytes.size())); }
-  Status Validate() const { return Node::Validate(bytes.data(), static_cast<uint32_t>(bytes.size())); }
+  TreeNode node() { return TreeNode(bytes.data(), static_cast<uint32_t>(bytes.size())); }
+  Status Validate() const { return TreeNode::Validate(bytes.data(), static_cast<uint32_t>(bytes.size())); }
   std::string bytes;
 };
 
@@ -59,10 +59,10 @@ std::string Parts(std::string page) {
   return page;
 }
 
-// The worked example of docs/FORMAT.md, "Node", and one record of each kind.
+// The worked example of docs/FORMAT.md, "TreeNode", and one record of each kind.
 TEST(NodeFormat, GoldenLeaf) {
   Page page(0, "user/", "user/2");
-  Node node = page.node();
+  TreeNode node = page.node();
   node.InsertRecord(0, Inline("17", "ab", 0x0102030405060708));
   std::string header = HandBytes()
                            .Text("PDPG")
@@ -131,7 +131,7 @@ TEST(NodeFormat, GoldenLeaf) {
 
 TEST(NodeFormat, GoldenInnerPage) {
   Page page(2, "a/", "a/z");
-  Node node = page.node();
+  TreeNode node = page.node();
   node.InsertChild(0, "", Child(0x11));
   node.InsertChild(1, "mmmmm", Child(0x22));
   auto ref = [](uint64_t block) {
@@ -341,7 +341,7 @@ TEST_F(NodeDamage, ValuesWithAnotherExtent) {
 
 // 16-bit offsets reach the whole heap of the largest page, and the smallest page holds its largest
 // record (N4).
-TEST(Node, TheLargestKeysFitEveryPage) {
+TEST(TreeNode, TheLargestKeysFitEveryPage) {
   for (uint32_t page_bytes = kMinPageBytes; page_bytes <= 2 * kMaxPageBytes; page_bytes *= 2) {
     // The last round is the smallest page with room for a seal, where the keys are just as long.
     const bool last = page_bytes > kMaxPageBytes;
@@ -361,13 +361,13 @@ TEST(Node, TheLargestKeysFitEveryPage) {
     }
     Page inner(1, lower, upper, usable_bytes);
     inner.node().InsertChild(0, "", Child(1));
-    ASSERT_TRUE(inner.node().Fits(Node::ChildSpace(n)));
+    ASSERT_TRUE(inner.node().Fits(TreeNode::ChildSpace(n)));
     inner.node().InsertChild(1, key, Child(2));
     EXPECT_TRUE(inner.Validate().ok()) << inner.Validate().ToString();
   }
 }
 
-TEST(Node, SeparatorsAreShortAndBetween) {
+TEST(TreeNode, SeparatorsAreShortAndBetween) {
   const std::vector<std::pair<std::string, std::string>> pairs = {
       {"a", "b"}, {"abc", "abd"}, {"abc", "abcd"}, {"", "x"}, {std::string("a\0", 2), "a\x01"}, {"az", "b"}};
   for (const auto& [left, right] : pairs) {
@@ -379,7 +379,7 @@ TEST(Node, SeparatorsAreShortAndBetween) {
   }
 }
 
-TEST(Node, ChildSlots) {
+TEST(TreeNode, ChildSlots) {
   Page page(1, "k/a", "k/z");
   page.node().InsertChild(0, "", Child(1));
   page.node().InsertChild(1, "f", Child(2));

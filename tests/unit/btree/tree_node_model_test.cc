@@ -1,11 +1,11 @@
-// Compares Node with std::map: random records are inserted and removed, pages are compacted, split
+// Compares TreeNode with std::map: random records are inserted and removed, pages are compacted, split
 // and rejoined with other fences.
 #include <gtest/gtest.h>
 
 #include <map>
 #include <string>
 
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 #include "tests/support/seeds.h"
 #include "tests/support/sim_random.h"
 
@@ -52,12 +52,12 @@ class Simulation {
   }
 
  private:
-  Node node() { return Node(page_.data(), usable_bytes_); }
+  TreeNode node() { return TreeNode(page_.data(), usable_bytes_); }
 
   std::string NewPage(std::string_view lower, const std::string* upper) const {
     std::string page(usable_bytes_, '#');
     std::string_view view = upper ? *upper : std::string_view();
-    Node::Format(page.data(), usable_bytes_, 0, lower, upper ? &view : nullptr, 1, 1);
+    TreeNode::Format(page.data(), usable_bytes_, 0, lower, upper ? &view : nullptr, 1, 1);
     return page;
   }
 
@@ -147,9 +147,9 @@ class Simulation {
     const uint32_t at = 1 + static_cast<uint32_t>(random_.Below(count - 1));
     const std::string middle(ShortestSeparator(node().Key(at - 1), node().Key(at)));
     std::string left = NewPage(lower_, &middle), right = NewPage(middle, has_upper_ ? &upper_ : nullptr);
-    Node left_node(left.data(), usable_bytes_), right_node(right.data(), usable_bytes_);
-    const auto space = [&](Node& to, uint32_t from, uint32_t end) {
-      const uint32_t bytes = Node::SpaceToAppend(node(), from, end, to.header().prefix_bytes);
+    TreeNode left_node(left.data(), usable_bytes_), right_node(right.data(), usable_bytes_);
+    const auto space = [&](TreeNode& to, uint32_t from, uint32_t end) {
+      const uint32_t bytes = TreeNode::SpaceToAppend(node(), from, end, to.header().prefix_bytes);
       if (bytes > to.FreeBytes()) return false;
       const uint32_t free = to.FreeBytes();
       to.AppendFrom(node(), from, end);
@@ -159,21 +159,21 @@ class Simulation {
     // The fences of the halves may take more space than their prefixes save.
     if (!space(left_node, 0, at) || !space(right_node, at, count)) return;
     for (const std::string* half : {&left, &right}) {
-      Status status = Node::Validate(half->data(), usable_bytes_);
+      Status status = TreeNode::Validate(half->data(), usable_bytes_);
       EXPECT_TRUE(status.ok()) << status.ToString();
     }
     EXPECT_EQ(left_node.header().prefix_bytes, CommonPrefix(lower_, middle));
     std::string joined = NewPage(lower_, has_upper_ ? &upper_ : nullptr);
-    Node joined_node(joined.data(), usable_bytes_);
+    TreeNode joined_node(joined.data(), usable_bytes_);
     joined_node.AppendFrom(left_node, 0, left_node.count());
     joined_node.AppendFrom(right_node, 0, right_node.count());
     page_ = std::move(joined);
   }
 
   void Compare(bool all) {
-    Status status = Node::Validate(page_.data(), usable_bytes_);
+    Status status = TreeNode::Validate(page_.data(), usable_bytes_);
     EXPECT_TRUE(status.ok()) << status.ToString();
-    Node n = node();
+    TreeNode n = node();
     ASSERT_EQ(n.count(), model_.size());
     uint64_t live = n.lower().size() + n.upper().size();
     for (uint32_t i = 0; i < n.count(); ++i) live += n.RecordBytes(i);
@@ -204,7 +204,7 @@ class Simulation {
   std::map<std::string, Stored> model_;
 };
 
-TEST(Node, LikeAMap) {
+TEST(TreeNode, LikeAMap) {
   for (uint64_t seed : Seeds(20)) {
     SCOPED_TRACE(Replay(seed));
     Simulation(seed).Run(800);

@@ -1,4 +1,4 @@
-// Node: the slotted layout inside a page (docs/FORMAT.md, "Node").
+// TreeNode: the slotted layout inside a page (docs/FORMAT.md, "Node").
 //
 //   | PageHeader | slot 0 | slot 1 | ... -> free <- ... heap: records and fences |
 //
@@ -90,9 +90,9 @@ inline uint32_t KeyHead(std::string_view suffix) {
   return head;
 }
 
-class Node {
+class TreeNode {
  public:
-  Node(char* page, uint32_t usable_bytes) : page_(page), usable_bytes_(usable_bytes) {}
+  TreeNode(char* page, uint32_t usable_bytes) : page_(page), usable_bytes_(usable_bytes) {}
 
   // Formats an empty node for [lower, upper); `upper` null = no upper fence.
   static void Format(char* page, uint32_t usable_bytes, uint8_t level, std::string_view lower,
@@ -151,9 +151,9 @@ class Node {
   void Compact();
   // Appends slots [from, to) of `source` (same level), adjusting keys to the prefix of this node.
   // They must fit.
-  void AppendFrom(const Node& source, uint32_t from, uint32_t to);
+  void AppendFrom(const TreeNode& source, uint32_t from, uint32_t to);
   // Bytes that AppendFrom would add to a node whose prefix is `prefix_bytes` long.
-  static uint32_t SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uint32_t prefix_bytes);
+  static uint32_t SpaceToAppend(const TreeNode& source, uint32_t from, uint32_t to, uint32_t prefix_bytes);
 
   // For a page just read. kCorruption when an offset or length leaves the page, N1 to N3 do not
   // hold, or a reference is not to an extent. A page that passes can be read and changed without

@@ -1,4 +1,4 @@
-#include "src/btree/node.h"
+#include "src/btree/tree_node.h"
 
 #include <algorithm>
 #include <cstring>
@@ -38,7 +38,7 @@ void CopyBytes(char* to, std::string_view bytes) {
 uint32_t ValueWord(const char* record) { return LoadLE<uint32_t>(record + 8); }
 
 // Checks the fences of N1. The keys must be known to ascend.
-bool WithinFences(const Node& node) {
+bool WithinFences(const TreeNode& node) {
   const uint32_t prefix = node.header().prefix_bytes, first = node.leaf() ? 0 : 1;
   if (node.has_upper() && node.lower() >= node.upper()) return false;
   if (first < node.count()) {
@@ -49,7 +49,7 @@ bool WithinFences(const Node& node) {
 }
 
 // Returns the problem with the child or value reference of a record, or null.
-const char* ReferenceProblem(const Node& node, uint32_t slot, uint32_t seal_bytes) {
+const char* ReferenceProblem(const TreeNode& node, uint32_t slot, uint32_t seal_bytes) {
   if (!node.leaf()) {
     const uint32_t blocks = node.ChildLocation(slot).blocks();
     return blocks == 0 || blocks > kMaxExtentBlocks ? "a child reference does not name an extent on disk" : nullptr;
@@ -83,8 +83,8 @@ std::string_view ShortestSeparator(std::string_view left, std::string_view right
   return right.substr(0, CommonPrefix(left, right) + 1);
 }
 
-void Node::Format(char* page, uint32_t usable_bytes, uint8_t level, std::string_view lower,
-                  const std::string_view* upper, uint64_t page_id, Generation birth) {
+void TreeNode::Format(char* page, uint32_t usable_bytes, uint8_t level, std::string_view lower,
+                      const std::string_view* upper, uint64_t page_id, Generation birth) {
   PageHeader& h = HeaderOf(page);
   h = PageHeader{};
   h.magic = kPageMagic;
@@ -93,7 +93,7 @@ void Node::Format(char* page, uint32_t usable_bytes, uint8_t level, std::string_
   h.heap_begin = usable_bytes;
   h.page_id = page_id;
   h.birth = birth;
-  Node node(page, usable_bytes);
+  TreeNode node(page, usable_bytes);
   // Empty fences keep offset 0 and length 0: a valid, empty view.
   if (!lower.empty()) {
     char* at = node.AllocateHeap(static_cast<uint32_t>(lower.size()));
@@ -111,20 +111,20 @@ void Node::Format(char* page, uint32_t usable_bytes, uint8_t level, std::string_
   }
 }
 
-char* Node::AllocateHeap(uint32_t bytes) {
+char* TreeNode::AllocateHeap(uint32_t bytes) {
   DCHECK_LE(bytes, FreeBytes());
   header().heap_begin -= bytes;
   return page_ + header().heap_begin;
 }
 
-std::string_view Node::KeySuffix(uint32_t slot) const {
+std::string_view TreeNode::KeySuffix(uint32_t slot) const {
   const Slot& s = slots()[slot];
   const char* record = page_ + s.offset;
   uint32_t key_at = leaf() ? LayoutOf(ValueWord(record), 0).key_at : static_cast<uint32_t>(sizeof(ChildRef));
   return {record + key_at, s.key_bytes};
 }
 
-std::string Node::Key(uint32_t slot) const {
+std::string TreeNode::Key(uint32_t slot) const {
   if (!leaf() && slot == 0) return std::string(lower());
   std::string key(prefix());
   key.append(KeySuffix(slot));
@@ -132,7 +132,7 @@ std::string Node::Key(uint32_t slot) const {
 }
 
 // Number of slots whose key suffix is < suffix (or <= suffix when or_equal).
-uint32_t Node::SearchHeads(std::string_view suffix, bool or_equal) const {
+uint32_t TreeNode::SearchHeads(std::string_view suffix, bool or_equal) const {
   const uint32_t head = KeyHead(suffix);
   const Slot* s = slots();
   uint32_t low = 0, length = count();
@@ -150,7 +150,7 @@ uint32_t Node::SearchHeads(std::string_view suffix, bool or_equal) const {
   return low;
 }
 
-uint32_t Node::GuessSlot(std::string_view key) const {
+uint32_t TreeNode::GuessSlot(std::string_view key) const {
   const uint32_t head = KeyHead(key.substr(header().prefix_bytes));
   const Slot* end = slots() + count();
   const Slot* at = std::lower_bound(static_cast<const Slot*>(slots()), end, head,
@@ -158,19 +158,19 @@ uint32_t Node::GuessSlot(std::string_view key) const {
   return static_cast<uint32_t>(at - slots());
 }
 
-uint32_t Node::LowerBound(std::string_view key, bool* exact) const {
+uint32_t TreeNode::LowerBound(std::string_view key, bool* exact) const {
   std::string_view suffix = key.substr(header().prefix_bytes);
   uint32_t slot = SearchHeads(suffix, false);
   *exact = slot < count() && slots()[slot].key_bytes == suffix.size() && KeySuffix(slot) == suffix;
   return slot;
 }
 
-uint32_t Node::ChildSlot(std::string_view key) const {
+uint32_t TreeNode::ChildSlot(std::string_view key) const {
   uint32_t after = SearchHeads(key.substr(header().prefix_bytes), true);
   return after == 0 ? 0 : after - 1;
 }
 
-uint32_t Node::ChildSlotBefore(std::string_view key) const {
+uint32_t TreeNode::ChildSlotBefore(std::string_view key) const {
   // `key` may be the upper fence itself, which need not start with the prefix.
   uint32_t slot = 0;
   for (uint32_t i = 1; i < count(); ++i) {
@@ -184,7 +184,7 @@ uint32_t Node::ChildSlotBefore(std::string_view key) const {
   return slot;
 }
 
-RecordView Node::Record(uint32_t slot) const {
+RecordView TreeNode::Record(uint32_t slot) const {
   const Slot& s = slots()[slot];
   const char* record = page_ + s.offset;
   uint32_t word = ValueWord(record);
@@ -203,17 +203,17 @@ RecordView Node::Record(uint32_t slot) const {
   return view;
 }
 
-uint32_t Node::LeafRecordBytes(size_t suffix_bytes, size_t inline_bytes, bool overflow, bool expires) {
+uint32_t TreeNode::LeafRecordBytes(size_t suffix_bytes, size_t inline_bytes, bool overflow, bool expires) {
   return static_cast<uint32_t>(kLeafHeaderBytes + (expires ? 8 : 0) + suffix_bytes +
                                (overflow ? sizeof(OverflowRef) : inline_bytes));
 }
 
-uint32_t Node::SpaceFor(const RecordView& record) const {
+uint32_t TreeNode::SpaceFor(const RecordView& record) const {
   return kSlotBytes +
          LeafRecordBytes(record.key_suffix.size(), record.value.size(), record.overflow, record.expires_at_ms != 0);
 }
 
-void Node::OpenSlot(uint32_t slot, std::string_view suffix, uint32_t record_bytes) {
+void TreeNode::OpenSlot(uint32_t slot, std::string_view suffix, uint32_t record_bytes) {
   DCHECK_LE(slot, count());
   if (FreeBytes() < kSlotBytes + record_bytes) Compact();
   CHECK_GE(FreeBytes(), kSlotBytes + record_bytes) << "a record was inserted where it does not fit";
@@ -224,7 +224,7 @@ void Node::OpenSlot(uint32_t slot, std::string_view suffix, uint32_t record_byte
   s[slot] = Slot{static_cast<uint16_t>(at - page_), static_cast<uint16_t>(suffix.size()), KeyHead(suffix)};
 }
 
-void Node::WriteRecord(char* at, const RecordView& r) const {
+void TreeNode::WriteRecord(char* at, const RecordView& r) const {
   uint32_t word = r.value_bytes | (r.overflow ? kOverflowFlag : 0) | (r.expires_at_ms != 0 ? kExpiryFlag : 0);
   StoreLE(at, r.version);
   StoreLE(at + 8, word);
@@ -242,31 +242,31 @@ void Node::WriteRecord(char* at, const RecordView& r) const {
   }
 }
 
-void Node::InsertRecord(uint32_t slot, const RecordView& record) {
+void TreeNode::InsertRecord(uint32_t slot, const RecordView& record) {
   OpenSlot(slot, record.key_suffix, SpaceFor(record) - kSlotBytes);
   WriteRecord(page_ + slots()[slot].offset, record);
 }
 
-bool Node::ReplaceRecord(uint32_t slot, const RecordView& record) {
+bool TreeNode::ReplaceRecord(uint32_t slot, const RecordView& record) {
   if (RecordBytes(slot) != SpaceFor(record) - kSlotBytes) return false;
   WriteRecord(page_ + slots()[slot].offset, record);
   return true;
 }
 
-void Node::InsertChild(uint32_t slot, std::string_view suffix, const ChildRef& ref) {
+void TreeNode::InsertChild(uint32_t slot, std::string_view suffix, const ChildRef& ref) {
   OpenSlot(slot, suffix, ChildSpace(suffix.size()) - kSlotBytes);
   char* at = page_ + slots()[slot].offset;
   StoreLE(at, ref);
   CopyBytes(at + sizeof(ChildRef), suffix);
 }
 
-uint32_t Node::RecordBytes(uint32_t slot) const {
+uint32_t TreeNode::RecordBytes(uint32_t slot) const {
   const Slot& s = slots()[slot];
   if (!leaf()) return static_cast<uint32_t>(sizeof(ChildRef)) + s.key_bytes;
   return LayoutOf(ValueWord(page_ + s.offset), s.key_bytes).end;
 }
 
-void Node::Remove(uint32_t slot) {
+void TreeNode::Remove(uint32_t slot) {
   DCHECK_LT(slot, count());
   header().heap_dead += RecordBytes(slot);
   Slot* s = slots();
@@ -274,7 +274,7 @@ void Node::Remove(uint32_t slot) {
   --header().slot_count;
 }
 
-void Node::Compact() {
+void TreeNode::Compact() {
   // Copies the live parts of the heap, in slot order, into a scratch page and back.
   thread_local std::vector<char> scratch;
   scratch.resize(usable_bytes_);
@@ -297,7 +297,7 @@ void Node::Compact() {
   h.heap_dead = 0;
 }
 
-uint32_t Node::SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uint32_t prefix_bytes) {
+uint32_t TreeNode::SpaceToAppend(const TreeNode& source, uint32_t from, uint32_t to, uint32_t prefix_bytes) {
   uint32_t bytes = 0;
   uint32_t old_prefix = source.header().prefix_bytes;
   for (uint32_t i = from; i < to; ++i) {
@@ -312,7 +312,7 @@ uint32_t Node::SpaceToAppend(const Node& source, uint32_t from, uint32_t to, uin
   return bytes;
 }
 
-void Node::AppendFrom(const Node& source, uint32_t from, uint32_t to) {
+void TreeNode::AppendFrom(const TreeNode& source, uint32_t from, uint32_t to) {
   CHECK_EQ(leaf(), source.leaf());
   char key[kMaxStoredKeyBytes];
   std::string_view source_prefix = source.prefix();
@@ -334,7 +334,7 @@ void Node::AppendFrom(const Node& source, uint32_t from, uint32_t to) {
   }
 }
 
-Status Node::Validate(const char* page, uint32_t usable_bytes) {
+Status TreeNode::Validate(const char* page, uint32_t usable_bytes) {
   const PageHeader& h = HeaderOf(page);
   auto bad = [&](std::string_view what, uint32_t slot) {
     return Error(Code::kCorruption, "page {}: {} (slot {} of {})", h.page_id, what, slot, h.slot_count);
@@ -349,7 +349,7 @@ Status Node::Validate(const char* page, uint32_t usable_bytes) {
       h.upper_bytes > max_key_bytes) {
     return bad("a fence lies outside the heap or is too long", 0);
   }
-  Node node(const_cast<char*>(page), usable_bytes);
+  TreeNode node(const_cast<char*>(page), usable_bytes);
   if (h.prefix_bytes != (h.has_upper ? CommonPrefix(node.lower(), node.upper()) : 0)) {
     return bad("the prefix is not the common prefix of the fences", 0);
   }
