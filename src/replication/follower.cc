@@ -65,7 +65,9 @@ std::string Follower::OnAppend(const ReplicaId& from, const Append& append) {
     // Not here, or another history: the master goes further back.
     const Lsn end = context_.log.end().lsn;
     const Lsn limit = append.after.lsn == 0 ? 0 : append.after.lsn - 1;
-    context_.Send(from, Ends(append.epoch, std::min(end, limit)));
+    AlignReply reply = Ends(append.epoch, std::min(end, limit));
+    reply.refused = append.after.lsn;
+    context_.Send(from, std::move(reply));
     return "";
   }
   const bool store = context_.rules().promises_are_durable && context_.rules().followed_epoch_is_stored;

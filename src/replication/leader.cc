@@ -110,8 +110,10 @@ void Leader::OnAlignReply(const ReplicaId& from, const AlignReply& reply, Nanos 
     peer->incarnation = reply.incarnation;
   }
   if (peer->lost_disk) return;
-  // Appends that were on their way are refused one by one, with an answer each; one is enough.
-  if (peer->located && now_ns - peer->located_ns < context_.timing().resend_after_ns / 8) return;
+  // A refusal of the first Append means that the common point lies lower. Those after a lost one are
+  // refused one by one, with an answer each; one answer is enough.
+  const bool lower = reply.refused && *reply.refused == peer->start_lsn;
+  if (peer->located && !lower && now_ns - peer->located_ns < context_.timing().resend_after_ns / 8) return;
   const std::optional<HistoryPoint> common = CommonPoint(reply);
   if (!common) {
     context_.out.Add(InstallReplica{from});
@@ -119,6 +121,7 @@ void Leader::OnAlignReply(const ReplicaId& from, const AlignReply& reply, Nanos 
   }
   peer->located = true;
   peer->located_ns = now_ns;
+  peer->start_lsn = common->lsn;
   peer->probe = true;
   peer->next = *common;
   peer->progress_ns = now_ns;

@@ -77,6 +77,7 @@ class Leader {
     bool installed = false;
     Nanos asked_ns = 0;  // the last AlignRequest
     Nanos located_ns = 0;
+    Lsn start_lsn = 0;      // where shipping began then
     Nanos progress_ns = 0;  // when `acked` or `next` came to be what it is
     Nanos heard_ns = 0;     // the last heartbeat acknowledged
     Nanos lease_until_ns = 0;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -48,6 +49,7 @@ struct AlignReply {
   std::vector<HistoryPoint> ends;  // at most kMaxNamedEnds
   bool more = false;               // there are older ends
   HistoryPoint log_end;            // whatever `ends` is limited to
+  std::optional<Lsn> refused;      // of an Append: the LSN of its `after`
 };
 struct Append {
   Epoch epoch = 0;

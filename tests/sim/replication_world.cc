@@ -361,7 +361,7 @@ void ReplicationCluster::Fault() {
       }
       break;
     case 4:
-      one.paused_until = now_ + soon;
+      one.paused_until = std::max(one.paused_until, now_ + soon);
       Say("{} is paused for {} ms", one.name(), soon / kMillisecond);
       break;
     case 5:
@@ -416,7 +416,6 @@ void ReplicationCluster::Heal() {
   Say("all faults end");
   faults_on_ = false;
   for (auto& node : nodes_) {
-    node->paused_until = std::min(node->paused_until, now_);
     node->disk_slow = 1;
     if (!node->running) Start(*node, false);
   }
