@@ -54,7 +54,7 @@ class SimLog final : public ReplicaLog {
     while (!units_.empty() && units_.back()->last_lsn() > after.lsn) units_.pop_back();
     durable_ = std::min(durable_, units_.size());
   }
-  void BeginEpoch(Epoch epoch) override { AppendOwn(epoch, 1, ""); }
+  void BeginEpoch(Epoch epoch) override { AppendOwn(epoch, 1, "begin"); }
   void Commit(Lsn up_to) override {
     commit_lsn_ = std::max(commit_lsn_, up_to);
     on_commit(up_to);
