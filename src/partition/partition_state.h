@@ -64,9 +64,7 @@ struct PartitionState {
 
   uint32_t id() const { return info.id; }
   // Whether a stored key is of the store itself, and nothing that a request knows.
-  bool IsReserved(std::string_view stored) const {
-    return namespaced && stored.starts_with(kLaneKeys.prefix());
-  }
+  bool IsReserved(std::string_view stored) const { return namespaced && stored.starts_with(kLaneKeys.prefix()); }
   UnitEnd applied_end() const { return {applied_lsn, applied_epoch, applied_version}; }
 
   // -- the phase

@@ -63,7 +63,7 @@ struct StoreInfo {
   uint32_t ranges = 0;      // a power of two
   // Counts how often the logs have been replaced by those of another number of reactors.
   uint64_t layout = 0;
-  std::vector<PartitionInfo> partitions;  // ascending by ID, which is below `ranges`
+  std::vector<PartitionInfo> partitions;                        // ascending by ID, which is below `ranges`
   static constexpr LogPosition kAnyPosition = ~LogPosition{0};  // after every other one
   struct Dropped {
     Uuid uuid;

@@ -163,9 +163,10 @@ Result<BackupManifest> DecodeManifest(const std::string& text, const std::string
   try {
     const Json j = Json::parse(text.substr(0, line));
     if (const int format = j.at("format").get<int>(); format != kPlainFormat && format != kNamespacedFormat) {
-      return Error(Code::kVersion,
-                   "{}: the backup has format {}, but this kvadmin reads formats up to {}; use the kvadmin that wrote it",
-                   path, format, kNamespacedFormat);
+      return Error(
+          Code::kVersion,
+          "{}: the backup has format {}, but this kvadmin reads formats up to {}; use the kvadmin that wrote it", path,
+          format, kNamespacedFormat);
     }
     return ManifestOf(j);
   } catch (const std::exception& e) {

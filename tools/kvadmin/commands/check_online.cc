@@ -45,8 +45,9 @@ void PrintFindings(const api::ScrubReply& reply) {
                  TimeText(f.first_seen_ms), f.advice);
   }
   const int64_t more = ProblemsOf(reply) - static_cast<int64_t>(reply.findings.size());
-  if (more > 0) tools::Print("and {} more; kvadmin status names all quarantined partitions\n",
-                             Counted(static_cast<uint64_t>(more), "problem"));
+  if (more > 0)
+    tools::Print("and {} more; kvadmin status names all quarantined partitions\n",
+                 Counted(static_cast<uint64_t>(more), "problem"));
   if (reply.skipped_partitions > 0) {
     tools::Print("the bitmaps of {} were skipped: checkpoints changed them too often\n",
                  Counted(static_cast<uint64_t>(reply.skipped_partitions), "partition"));
