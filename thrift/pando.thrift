@@ -549,8 +549,8 @@ struct ReleaseSnapshotReply {
  * Once the cursor is empty, every record that was in the range when the first call began, and was not written since, is
  * gone. Each call removes only records that it found in the range and that nobody changed between its read and its
  * removal. A record that is written between the calls may be removed by a later call, or survive; set `max_version` to
- * be sure that it survives. A call is not atomic: readers see some of its records removed before others, and after an
- * error any part of the call may have been executed. Calling again is safe.
+ * be sure that it survives. A call is not atomic: readers see some of its records removed before others. An error with
+ * applied = NO has removed nothing; after UNKNOWN, any part of the call may have been executed. Calling again is safe.
  */
 struct DeleteRangeRequest {
   1: binary start_key

@@ -151,6 +151,7 @@ TEST_F(FilesTest, ADirectoryThatWasReplacedIsNeitherRenamedNorRemoved) {
 TEST_F(FilesTest, NamesAreRelativeToTheWorkingDirectory) {
   const fs::path before = fs::current_path();
   fs::current_path(root_);
+  fs::create_directory("a");
   for (const char* name : {"new", "a/b", "./c"}) {
     PartialDirectory directory(IsPart);
     ASSERT_TRUE(directory.Prepare(name).ok());
@@ -161,6 +162,8 @@ TEST_F(FilesTest, NamesAreRelativeToTheWorkingDirectory) {
   }
   PartialDirectory directory(IsPart);
   EXPECT_EQ(directory.Prepare("").code(), Code::kInvalidArgument);
+  EXPECT_EQ(directory.Prepare("none/b").code(), Code::kNotFound) << "its file system may not be mounted";
+  EXPECT_FALSE(fs::exists("none"));
   fs::create_symlink("nothing", "link");
   EXPECT_EQ(directory.Prepare("link").code(), Code::kAlreadyExists);
   fs::current_path(before);
