@@ -83,7 +83,7 @@ void Election::Tick(Epoch leads, Nanos now_ns) {
     Proceed(now_ns);
     return;
   }
-  if (leads == 0 && !follower_.grant().HasRunOut(now_ns)) {
+  if (leads == 0 && !follower_.grant().Allows(context_.self(), context_.self(), now_ns)) {
     waited_ = false;
     tries_ = 0;
     return;

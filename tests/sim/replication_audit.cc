@@ -150,7 +150,7 @@ void ReplicationCluster::AuditLanding(const PartitionEntry& before, const Partit
   size_t promises = 0;
   for (const ReplicaId& id : before.assigned) {
     const SimNode* node = FindNode(id);
-    if (node == nullptr || node->stored_promise >= after.epoch ||
+    if (node == nullptr || node->tainted || node->stored_promise >= after.epoch ||
         (node->running && node->core->promised() >= after.epoch)) {
       ++promises;
     }

@@ -154,16 +154,15 @@ void ReplicationCluster::Send(SimNode& from, const Message& message) {
   if (faults_on_) {
     if (now_ < cut_until_[from.index][to->index] || random_.Chance(drop_)) return;
     if (random_.Chance(delay_)) delay += Between(0, random_.Chance(0.2) ? 2500 * kMillisecond : 100 * kMillisecond);
-    if (random_.Chance(repeat_)) Deliver(from.index, message, delay + Between(0, 1500 * kMillisecond));
+    if (random_.Chance(repeat_)) Deliver(message, delay + Between(0, 1500 * kMillisecond));
   }
-  Deliver(from.index, message, delay);
+  Deliver(message, delay);
 }
 
-void ReplicationCluster::Deliver(int from, const Message& message, Nanos delay) {
+void ReplicationCluster::Deliver(const Message& message, Nanos delay) {
   SimNode* to = FindNode(message.to);
-  At(delay, [this, from, to, message] {
+  At(delay, [this, to, message] {
     if (!to->running || to->id != message.to) return;
-    if (faults_on_ && now_ < cut_until_[from][to->index]) return;
     OnNode(*to, 0, [this, to, message] {
       if (tells_ && !std::holds_alternative<Heartbeat>(message.body) &&
           !std::holds_alternative<HeartbeatAck>(message.body)) {
@@ -271,7 +270,7 @@ void ReplicationCluster::Stop(SimNode& node, bool power_loss) {
   const Nanos late = random_.Chance(0.3) ? Between(0, 2500 * kMillisecond) : Between(kMillisecond, 20 * kMillisecond);
   for (auto& peer : nodes_) {
     if (peer.get() == &node || random_.Chance(0.1)) continue;
-    Deliver(node.index, Message{node.id, peer->id, DeathNotice{node.id, node.start_counter}}, late);
+    Deliver(Message{node.id, peer->id, DeathNotice{node.id, node.start_counter}}, late);
   }
 }
 

@@ -87,6 +87,7 @@ struct SimNode {
   std::deque<Waiting> waiting;
   // -- the machine
   Nanos paused_until = 0;
+  Nanos no_topology_until = 0;
   Nanos clock_true = 0, clock_local = 0, clock_last = 0;
   double clock_rate = 1;
   double disk_slow = 1;
@@ -137,7 +138,7 @@ class ReplicationCluster {
   void Do(SimNode& node, Effect& effect);
   void Ship(SimNode& node, const ShipUnits& ship);
   void Send(SimNode& from, const Message& message);
-  void Deliver(int from, const Message& message, Nanos delay);
+  void Deliver(const Message& message, Nanos delay);
   void StartSync(SimNode& node);
   void StoreThePromise(SimNode& node, Epoch epoch);
   void Start(SimNode& node, bool at_once);
@@ -166,6 +167,7 @@ class ReplicationCluster {
   void Cas(SimNode& node, const PartitionEntry& desired);
   void Land(const PartitionEntry& desired, CasOutcome* outcome);
   void Read(SimNode& node);
+  bool ReachesTopology(const SimNode& node) const;
   void Publish();
   void Poll(SimNode& node);
   void Operate();

@@ -67,7 +67,7 @@ struct Mutant {
 };
 
 constexpr Mutant kMutants[] = {
-    {"commit at a majority of the ISR", &Rules::commit_needs_every_member, "I3"},
+    {"commit at a majority of the ISR", &Rules::commit_needs_every_member, "I3 I5"},
     {"commit without the own disk", &Rules::own_disk_counts, "I3 I5"},
     {"commit earlier epochs before the epoch's start", &Rules::commit_from_epoch_start, "RC1"},
     {"acknowledge before the sync", &Rules::ack_after_sync, "I8"},
@@ -78,8 +78,8 @@ constexpr Mutant kMutants[] = {
     {"promote below min_isr", &Rules::promotion_keeps_min_isr, "I10"},
     {"count a shrink before its CAS", &Rules::shrink_counts_after_cas, "I2"},
     {"join without waiting for the pending set", &Rules::joiner_counts_before_cas, "I2"},
-    {"join at the known commit LSN", &Rules::join_from_epoch_start, "I3"},
-    {"take an absent op_id for a failure", &Rules::absent_op_id_proves_nothing, "I2"},
+    {"join at the known commit LSN", &Rules::join_from_epoch_start, "I2 I3 I5"},
+    {"take an absent op_id for a failure", &Rules::absent_op_id_proves_nothing, "I2 I3"},
     {"resume mastership after a start", &Rules::start_ends_mastership, "I1 I4"},
     {"keep promises in memory", &Rules::promises_are_durable, "I1"},
     {"keep followed epochs in memory", &Rules::followed_epoch_is_stored, "I1"},

@@ -36,7 +36,7 @@ ReplicationCluster::ReplicationCluster(uint64_t seed, const Rules& rules, bool t
   entry_.assigned = entry_.isr;
   entry_.replicas = static_cast<uint32_t>(size);
   entry_.min_isr = static_cast<uint32_t>(size) / 2 + 1;
-  if (random_.Chance(0.25)) entry_.min_isr = static_cast<uint32_t>(Between(1, size));
+  if (random_.Chance(0.35)) entry_.min_isr = random_.Chance(0.5) ? 1 : static_cast<uint32_t>(Between(1, size));
   entry_.epoch = entry_.revision = 1;
   entry_.master = nodes_[0]->id;
   start_counters_.assign(nodes_.size(), 0);
@@ -130,7 +130,8 @@ void ReplicationCluster::Cas(SimNode& node, const PartitionEntry& desired) {
   auto current = std::make_shared<PartitionEntry>();
   Nanos there = Between(500 * kMicrosecond, 4 * kMillisecond);
   if (faults_on_ && random_.Chance(cas_late_)) there = Between(100 * kMillisecond, 1500 * kMillisecond);
-  const bool lost = faults_on_ && random_.Chance(cas_lost_ / 2), answer_lost = faults_on_ && random_.Chance(cas_lost_);
+  const bool lost = !ReachesTopology(node) || (faults_on_ && random_.Chance(cas_lost_ / 2)),
+             answer_lost = faults_on_ && random_.Chance(cas_lost_);
   if (!lost) {
     At(there, [this, desired, outcome, current] {
       Land(desired, outcome.get());
@@ -149,9 +150,13 @@ void ReplicationCluster::Cas(SimNode& node, const PartitionEntry& desired) {
   });
 }
 
+bool ReplicationCluster::ReachesTopology(const SimNode& node) const {
+  return !faults_on_ || (now_ >= topology_down_until_ && now_ >= node.no_topology_until);
+}
+
 void ReplicationCluster::Read(SimNode& node) {
   At(Between(300 * kMicrosecond, 3 * kMillisecond), [this, &node, boot = node.boot] {
-    if (node.boot != boot || (faults_on_ && now_ < topology_down_until_)) return;
+    if (node.boot != boot || !ReachesTopology(node)) return;
     OnNode(node, Between(300 * kMicrosecond, 3 * kMillisecond),
            [this, &node, entry = entry_] { node.core->OnTopology(entry, Local(node)); });
   });
@@ -159,7 +164,7 @@ void ReplicationCluster::Read(SimNode& node) {
 
 void ReplicationCluster::Publish() {
   for (auto& node : nodes_) {
-    if (!node->running || (faults_on_ && random_.Chance(0.1))) continue;
+    if (!node->running || !ReachesTopology(*node) || (faults_on_ && random_.Chance(0.1))) continue;
     const Nanos delay =
         faults_on_ && random_.Chance(0.1) ? Between(0, 800 * kMillisecond) : Between(kMillisecond, 5 * kMillisecond);
     OnNode(*node, delay, [this, &n = *node, entry = entry_] { n.core->OnTopology(entry, Local(n)); });
@@ -344,7 +349,7 @@ void ReplicationCluster::Fault() {
   };
   const Nanos soon = random_.Chance(0.5) ? Between(kMillisecond, 100 * kMillisecond)
                                          : Between(100 * kMillisecond, 2500 * kMillisecond);
-  switch (random_.Below(12)) {
+  switch (random_.Below(13)) {
     case 0:
     case 1:
       Stop(one, false);
@@ -376,6 +381,11 @@ void ReplicationCluster::Fault() {
       Say("{} is cut off", one.name());
       break;
     case 7:
+      if (random_.Chance(0.6)) {
+        one.no_topology_until = now_ + soon + kSecond;
+        Say("{} does not reach the topology", one.name());
+        break;
+      }
       topology_down_until_ = now_ + soon;
       Say("the topology is down for {} ms", soon / kMillisecond);
       break;
@@ -390,10 +400,21 @@ void ReplicationCluster::Fault() {
                                  one.stored_promise, one.start_counter, one.id};
       again(one, Between(kMillisecond, 50 * kMillisecond));
       break;
+    case 12:
+      // A master that is alone, and hears nothing of its end for a while.
+      one.no_topology_until = now_ + soon + 1500 * kMillisecond;
+      if (random_.Chance(0.5)) {
+        one.paused_until = std::max(one.paused_until, now_ + soon);
+      } else {
+        for (auto& n : nodes_) cut_until_[one.index][n->index] = now_ + soon;
+      }
+      Say("{} does not reach the topology, and is paused or heard by nobody for {} ms", one.name(),
+          soon / kMillisecond);
+      break;
     case 11:
       if (!MayLoseDisk(one)) break;
       Stop(one, true);
-      if (one.image && random_.Chance(0.6)) {
+      if (one.image && one.image->counter < start_counters_[static_cast<size_t>(one.index)] && random_.Chance(0.6)) {
         Say("{} gets an old image of its disk", one.name());
         one.log.PutDisk(one.image->disk, one.image->mark);
         one.checkpoint_lsn = one.image->checkpoint;
