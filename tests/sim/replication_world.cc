@@ -23,7 +23,7 @@ SimOutcome RunReplication(uint64_t seed, const Rules& rules, bool tell_story) {
 
 ReplicationCluster::ReplicationCluster(uint64_t seed, const Rules& rules, bool tell_story)
     : seed_(seed), rules_(rules), tells_(tell_story), random_(seed * 0x9e3779b97f4a7c15ull + 1) {
-  static constexpr int kSizes[] = {3, 3, 3, 3, 3, 2, 4, 5};
+  static constexpr int kSizes[] = {3, 3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 4, 4, 5, 5, 1};
   const int size = kSizes[random_.Below(std::size(kSizes))];
   for (int i = 0; i < size; ++i) {
     SimNode& node = *nodes_.emplace_back(std::make_unique<SimNode>());
