@@ -321,6 +321,7 @@ class UnwantedPages final : public SnapshotPages {
     ADD_FAILURE() << "pages are sent for nothing";
     co_return Error(Code::kUnavailable, "unwanted");
   }
+  void Cancel() override {}
 };
 
 Task<void> InstallWithoutRoom(World* world) {
