@@ -29,6 +29,7 @@ class PagesInTime final : public SnapshotPages, private Timer {
     const Nanos began_ns = reactor_.NowNs();
     reactor_.ArmTimer(this, began_ns + patience_ns_);
     Result<PageBatch> batch = co_await pages_.Next();
+    if (batch.ok() && batch->images.empty()) co_await Yield(reactor_);  // so that the timer can fire
     reactor_.CancelTimer(this);
     CO_RETURN_IF_ERROR(ended_);
     CO_RETURN_IF_ERROR(batch.status());

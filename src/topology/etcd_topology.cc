@@ -6,6 +6,11 @@
 #include <utility>
 
 namespace pando {
+namespace {
+
+const std::string kHasLeader = "Grpc-Metadata-hasleader: true";  // a member that has lost its leader says so
+
+}  // namespace
 
 EtcdTopology::EtcdTopology(Reactor& reactor, std::unique_ptr<HttpClient> http, EtcdOptions options)
     : reactor_(reactor), http_(std::move(http)), options_(std::move(options)), keys_{"/pando/" + options_.name + "/"} {
@@ -24,7 +29,7 @@ HttpRequest EtcdTopology::MakeRequest(size_t endpoint, const char* path, std::st
   request.url =
       fmt::format("{}://{}{}", options_.ca_file.empty() ? "http" : "https", options_.endpoints[endpoint], path);
   request.body = std::move(body);
-  request.headers.push_back("Grpc-Metadata-hasleader: true");  // a member that has lost its leader says so
+  request.headers.push_back(kHasLeader);
   request.connect_timeout_ns = kConnectTimeoutNs;
   request.max_response_bytes = kMaxAnswerBytes;
   request.ca_file = options_.ca_file;

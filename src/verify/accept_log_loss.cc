@@ -326,7 +326,7 @@ Task<Status> Finish(Reactor* reactor, StoreInfo store, uint32_t log, const Direc
 
 Task<Result<LogLossReport>> ExamineLogLoss(Reactor& reactor, StoreInfo store, uint32_t log) {
   if (log >= store.reactors) {
-    co_return Error(Code::kNotFound, "{}: the store has no log {}, but logs 0 to {}", store.data_dir, log,
+    co_return Error(Code::kInvalidArgument, "{}: the store has no log {}, but logs 0 to {}", store.data_dir, log,
                     store.reactors - 1);
   }
   LogLossReport report;

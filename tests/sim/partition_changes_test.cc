@@ -174,6 +174,7 @@ struct Installation {
     InstallSource source;
     source.root.partition = Uuid{1, 2};
     source.root.file_blocks = 64;
+    source.root.epoch = source.root.generation = source.root.next_page_id = 1;
     const StoreInfo& store = world->partitions().store();
     source.ranges = store.ranges;
     source.page_bytes = store.page_bytes;

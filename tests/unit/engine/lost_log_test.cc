@@ -131,10 +131,10 @@ TEST_F(LostLogTest, OfAKilledProcessThatWasNeverCheckpointed) {
   WriteRecords(0, 20, End::kKilled);
   const Files log = LogFiles();
   disk().RemoveTree("/data/wal-0");
-  ExpectRefused("empty or missing");
+  ExpectRefused("no segment in it has records");
   EXPECT_FALSE(disk().Exists("/data/wal-0"));
   EXPECT_EQ(disk().MakeDirectory("/data/wal-0"), 0);  // an empty directory is not a log either
-  ExpectRefused("empty or missing");
+  ExpectRefused("no segment in it has records");
   PutBack(log);
   EXPECT_EQ(Check(), "");
   EXPECT_OK(Start(20));
@@ -143,14 +143,14 @@ TEST_F(LostLogTest, OfAKilledProcessThatWasNeverCheckpointed) {
 TEST_F(LostLogTest, AfterAProperStop) {
   WriteRecords(0, 20, End::kClosed);
   disk().RemoveTree("/data/wal-0");
-  ExpectRefused("empty or missing");
+  ExpectRefused("no segment in it has records");
 }
 
 TEST_F(LostLogTest, TheSegmentsWithRecordsAreGoneAndSparesAreLeft) {
   WriteRecords(0, 20, End::kKilled);
   disk().RemoveTree("/data/wal-0/segment-00000000000000000001.wal");
   ASSERT_FALSE(LogFiles().empty());
-  ExpectRefused("empty or missing");
+  ExpectRefused("no segment in it has records");
 }
 
 // L6: the end of the log only moves forward, so a log that ends earlier is not the whole log.
@@ -204,7 +204,7 @@ TEST_F(LostLogTest, AStoreOfAVersionThatDidNotSaySoOpensAndSaysSoFromThenOn) {
   EXPECT_EQ(Check(), "");
   EXPECT_OK(Start(20));
   disk().RemoveTree("/data/wal-0");
-  ExpectRefused("empty or missing");
+  ExpectRefused("no segment in it has records");
   disk() = old;
   disk().RemoveTree("/data/wal-0");
   EXPECT_EQ(Check(), "") << "the end of the log is unknown, so nothing is missing";
@@ -215,14 +215,14 @@ TEST_F(LostLogTest, AnOperatorMayGoOnWithoutIt) {
   WriteRecords(0, 20, End::kClosed);
   WriteRecords(20, 40, End::kKilled);
   disk().RemoveTree("/data/wal-0");
-  ExpectRefused("empty or missing");
+  ExpectRefused("no segment in it has records");
   Run(AcceptBody(this));
   EXPECT_OK(Start(20));
   EXPECT_EQ(Check(), "");
   WriteRecords(20, 30, End::kKilled);
   EXPECT_OK(Start(30));
   disk().RemoveTree("/data/wal-0");
-  ExpectRefused("empty or missing");
+  ExpectRefused("no segment in it has records");
 }
 
 }  // namespace

@@ -118,10 +118,8 @@ void PrintAccepted(const Globals& globals, const StoreInfo& store, uint32_t log,
                                 : Json{{"data_dir", store.data_dir}, {"log", log}, {"accepted", true}});
     return;
   }
-  tools::Print(
-      "log {}: the loss is accepted. Start kvnode --data_dir={}, and make the next backup without --base. What was put "
-      "aside stays in {}.\n",
-      log, store.data_dir, store.LogDirectory(log));
+  tools::Print("log {}: the loss is accepted. Start kvnode --data_dir={}. What was put aside stays in {}.\n", log,
+               store.data_dir, store.LogDirectory(log));
 }
 
 // The command was cut short before. All that it needs is there.
