@@ -311,7 +311,7 @@ TEST_F(StoreTest, OptionsThatDifferAreRefusedZerosAreNot) {
   EXPECT_TRUE(Open(4, 2, 4096).ok());
   Status s = Open(8, 2).TakeStatus();
   EXPECT_EQ(s.code(), Code::kInvalidArgument);
-  EXPECT_NE(s.message().find("4 --partitions, not 8"), std::string::npos) << s.ToString();
+  EXPECT_NE(s.message().find("--partitions=4, not 8"), std::string::npos) << s.ToString();
   EXPECT_TRUE(Open(4, 1).ok()) << "another number of reactors is no difference";
   EXPECT_EQ(Open(4, 2, 8192).code(), Code::kInvalidArgument);
   EXPECT_EQ(machine_->disk().ReadAll(kMeta), before);
