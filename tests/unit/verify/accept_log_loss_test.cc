@@ -109,7 +109,8 @@ TEST_F(AcceptLogLossTest, ALogOfAnotherName) {
 TEST_F(AcceptLogLossTest, TheDirectoryIsMissing) {
   Fill();
   disk().RemoveTree("/data/wal-0");
-  const LogLossReport report = AcceptAndGoOn("a part of the log is lost: it is missing, or no segment in it has records");
+  const LogLossReport report =
+      AcceptAndGoOn("a part of the log is lost: it is missing, or no segment in it has records");
   EXPECT_TRUE(report.put_aside.empty());
 }
 

@@ -59,6 +59,7 @@ void AddTopologyCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<TopologyOptions>();
   tools::Command command = app.Add("topology", "Look at the map of a cluster");
   command.NeedsCommand();
+  command.Footer("Example:\n  kvadmin topology dump file:/var/lib/pando/topology");
   tools::Command dump = command.Add("dump", "Print every key of a topology, with its revision and its value");
   dump.Text("place", &o->place, "Where it is: file:DIR or etcd://HOST:PORT,.../NAME, as in --topology of a node")
       .Required()
