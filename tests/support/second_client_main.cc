@@ -36,13 +36,13 @@ void Big32(std::string* out, uint32_t v) {
 }
 
 // One framed call in Thrift's strict binary protocol. Both methods have the argument struct
-// {1: request, 2: context}; a request is {1: key} or {1: key, 2: value}.
+// {1: context, 2: request}; a request is {1: key} or {1: key, 2: value}.
 std::string Call(bool put, uint64_t number, const std::string& value) {
   std::string body("\x80\x01\x00\x01", 4);
   Big32(&body, 3);
   body += put ? "put" : "get";
   Big32(&body, static_cast<uint32_t>(number));
-  body += std::string("\x0c\x00\x01", 3);
+  body += std::string("\x0c\x00\x02", 3);
   char key[17];
   std::snprintf(key, sizeof(key), "second:%09u", static_cast<unsigned>(number % 1'000'000'000));
   body += std::string("\x0b\x00\x01", 3);
