@@ -171,15 +171,7 @@ class StuckPages final : public SnapshotPages {
 struct Installation {
   static Task<void> Run(Installation* out, World* world, bool empty) {
     StuckPages pages(world->machine->reactor(), empty);
-    InstallSource source;
-    source.root.partition = Uuid{1, 2};
-    source.root.file_blocks = 64;
-    source.root.epoch = source.root.generation = source.root.next_page_id = 1;
-    const StoreInfo& store = world->partitions().store();
-    source.ranges = store.ranges;
-    source.page_bytes = store.page_bytes;
-    source.seal_bytes = store.seal_bytes;
-    source.namespaced = store.namespaced;
+    const InstallSource source = SourceFor(world);
     Result<PartitionInfo> installed = co_await world->partitions().Install(3, source, &pages);
     out->status = installed.status();
     out->over = true;

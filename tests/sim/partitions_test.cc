@@ -301,19 +301,6 @@ TEST(Partitions, OneIsInstalledFromAnotherNode) {
   }
 }
 
-InstallSource SourceFor(World* world) {
-  InstallSource source;
-  source.root.partition = Uuid{1, 2};
-  source.root.file_blocks = 64;
-  source.root.epoch = source.root.generation = source.root.next_page_id = 1;
-  const StoreInfo& store = world->partitions().store();
-  source.ranges = store.ranges;
-  source.page_bytes = store.page_bytes;
-  source.seal_bytes = store.seal_bytes;
-  source.namespaced = store.namespaced;
-  return source;
-}
-
 // Pages that must not be asked for.
 class UnwantedPages final : public SnapshotPages {
  public:

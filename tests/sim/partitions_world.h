@@ -111,4 +111,18 @@ inline void ExpectNotHere(const api::KvError& error, const std::string& what) {
   EXPECT_EQ(error.applied, 1) << what;  // APPLIED_NO
 }
 
+// A source of the store's own form, whose snapshot is as small as one can be.
+inline InstallSource SourceFor(World* world) {
+  InstallSource source;
+  source.root.partition = Uuid{1, 2};
+  source.root.file_blocks = 64;
+  source.root.epoch = source.root.generation = source.root.next_page_id = 1;
+  const StoreInfo& store = world->partitions().store();
+  source.ranges = store.ranges;
+  source.page_bytes = store.page_bytes;
+  source.seal_bytes = store.seal_bytes;
+  source.namespaced = store.namespaced;
+  return source;
+}
+
 }  // namespace pando
