@@ -38,8 +38,8 @@ DEFINE_int32(stall_timeout_s, 60,
 DEFINE_int64(idle_timeout_s, 3600, "Close a connection that has sent no request for this many seconds; 0: never.");
 DEFINE_uint32(reactors, 0,
               "Reactor threads, for a new store at most as many as partitions; 0: one per CPU for a new store, else "
-              "the store's number. Another number than the store's is "
-              "possible: the node then recovers the old logs before it serves.");
+              "the store's number. Another number than the store's is possible: the node then recovers the old logs "
+              "before it serves.");
 DEFINE_uint32(
     partitions, 0,
     "Partitions, fixed when the store is created, a power of two; 0: 16 for a new store, else the store's number.");
