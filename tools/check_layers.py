@@ -28,7 +28,8 @@ ALLOWED = {
     "buffer_pool": {"io"},
     "wal": {"io"},
     "btree": {"buffer_pool", "io"},
-    "model": {"buffer_pool", "io"},  # of buffer_pool: extent.h, what a copy of a partition names pages by
+    # Of buffer_pool: extent.h, what a copy of a partition names pages by. Of wal: units, and who reads them.
+    "model": {"buffer_pool", "wal", "io"},
     "partition": STORAGE - {"partition"},
     "verify": STORAGE,
     "backup": STORAGE | {"verify"},

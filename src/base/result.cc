@@ -22,18 +22,30 @@ std::string_view CodeName(Code code) {
     case Code::kAborted: return "ABORTED";
     case Code::kUnsupported: return "UNSUPPORTED";
     case Code::kSnapshotGone: return "SNAPSHOT_GONE";
+    case Code::kNotMaster: return "NOT_MASTER";
   }
   return "UNKNOWN";
 }
 
 Status::Status(Code code, std::string message) {
   CHECK(code != Code::kOk) << "an OK Status must not carry a message";
-  rep_ = std::make_unique<Rep>(Rep{code, std::move(message)});
+  rep_ = std::make_unique<Rep>(Rep{code, std::move(message), {}});
 }
 
-const std::string& Status::message() const {
-  static const std::string empty;
-  return rep_ ? rep_->message : empty;
+namespace {
+const std::string& Nothing() {
+  static const std::string nothing;
+  return nothing;
+}
+}  // namespace
+
+const std::string& Status::message() const { return rep_ ? rep_->message : Nothing(); }
+const std::string& Status::master() const { return rep_ ? rep_->master : Nothing(); }
+
+Status&& Status::WithMaster(std::string address) && {
+  CHECK(code() == Code::kNotMaster);
+  rep_->master = std::move(address);
+  return std::move(*this);
 }
 
 std::string Status::ToString() const {

@@ -36,6 +36,7 @@ enum class Code : int32_t {
   kAborted,          // cut short by cancellation or a closed connection
   kUnsupported,      // the kernel or file system lacks something Pando needs
   kSnapshotGone,     // the snapshot has expired or was released; open another
+  kNotMaster,        // another node is, or will be, master of the partition; Status::master() may know which
 };
 
 std::string_view CodeName(Code code);
@@ -57,11 +58,14 @@ class [[nodiscard]] Status {
   // What happened, to which file, key range or peer, and what to do. Empty for OK.
   const std::string& message() const;
   std::string ToString() const;
+  // Of kNotMaster: the address at which the master serves clients. Empty: it is not known.
+  const std::string& master() const;
+  Status&& WithMaster(std::string address) &&;
 
  private:
   struct Rep {
     Code code;
-    std::string message;
+    std::string message, master;
   };
   std::unique_ptr<Rep> rep_;
 };

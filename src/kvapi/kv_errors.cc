@@ -8,6 +8,7 @@ namespace {
 
 constexpr int32_t kOverloadedRetryMs = 50;
 constexpr int32_t kUnavailableRetryMs = 1000;
+constexpr int32_t kNotMasterRetryMs = 20;
 
 struct Mapping {
   ApiCode code;
@@ -24,6 +25,7 @@ Mapping MappingOf(Code code) {
     case Code::kUnsupported: return {ApiCode::kBadRequest, ApiApplied::kNo, false, 0};
     case Code::kSnapshotGone: return {ApiCode::kSnapshotGone, ApiApplied::kNo, false, 0};
     case Code::kDiskFull: return {ApiCode::kDiskFull, ApiApplied::kNo, false, 0};
+    case Code::kNotMaster: return {ApiCode::kNotMaster, ApiApplied::kNo, true, kNotMasterRetryMs};
     case Code::kOverloaded: return {ApiCode::kOverloaded, ApiApplied::kNo, true, kOverloadedRetryMs};
     case Code::kUnavailable: return {ApiCode::kUnavailable, ApiApplied::kNo, true, kUnavailableRetryMs};
     case Code::kAborted: return {ApiCode::kUnavailable, ApiApplied::kUnknown, false, kUnavailableRetryMs};
@@ -63,6 +65,7 @@ api::KvError ToKvError(const Status& status, bool is_write) {
   // A read may be retried whenever waiting can help; a write only if it certainly was not applied.
   error.retryable = m.retryable || (!is_write && status.code() == Code::kAborted);
   error.retry_after_ms = m.retry_after_ms;
+  if (!status.master().empty()) error.__set_master(status.master());
   return error;
 }
 

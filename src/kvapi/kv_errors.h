@@ -18,6 +18,7 @@ enum class ApiCode : int32_t {
   kTooLarge = 2,
   kUnauthenticated = 3,
   kDenied = 4,
+  kNotMaster = 5,
   kOverloaded = 8,
   kDeadline = 9,
   kUnavailable = 10,

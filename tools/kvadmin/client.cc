@@ -121,6 +121,9 @@ Status FromKvError(const api::KvError& error) {
   } else if (error.code == c.DEADLINE) {
     code = Code::kDeadline;
   }
+  if (error.code == c.NOT_MASTER) {
+    return Error(Code::kNotMaster, "the server refused (NOT_MASTER): {}", error.message).WithMaster(error.master);
+  }
   return Error(code, "the server refused ({}): {}{}", ErrorName(error.code), error.message,
                error.applied == c.APPLIED_UNKNOWN ? kOutcomeUnknown : "");
 }
