@@ -229,7 +229,9 @@ class Reactor {
   virtual int index() const = 0;
 
   // -- time and randomness
-  virtual Nanos NowNs() const = 0;     // monotonic (CLOCK_BOOTTIME); read once per turn
+  virtual Nanos NowNs() const = 0;  // monotonic (CLOCK_BOOTTIME); read once per turn
+  // The same clock, read now. For leases: what was true when the turn began may not be true any more.
+  virtual Nanos FreshNowNs() const = 0;
   virtual int64_t WallMs() const = 0;  // Unix milliseconds
   // 64 random bits that whoever has seen earlier ones can predict: for jitter and sampling only.
   virtual uint64_t Random() = 0;

@@ -38,6 +38,7 @@ class UringReactor final : public Reactor, private RemoteWaker, private OffloadP
 
   int index() const override { return options_.index; }
   Nanos NowNs() const override { return core_.now_ns; }
+  Nanos FreshNowNs() const override { return ReadClockNs(); }
   int64_t WallMs() const override;
   uint64_t Random() override;
   void FillRandom(std::span<std::byte> bytes) override;

@@ -70,7 +70,7 @@ class SimReactor final : public Reactor, private RemoteWaker, private OffloadPor
   SimKernel& kernel() const { return *kernel_; }
   size_t open_files() const;
   // A fresh look at the machine's boot clock; NowNs() is that of the turn.
-  Nanos FreshNowNs() const;
+  Nanos FreshNowNs() const override;
   // The true time at which the code that runs now acts on the world (K4).
   Nanos ActsAtNs() const;
 
