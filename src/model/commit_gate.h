@@ -1,9 +1,13 @@
-// CommitGate: decides when the durable units of a partition are committed, and may be applied.
+// CommitGate: decides when the durable units of a partition are committed, and may be applied, and who
+// may append to it.
 //
 // A partition asks its gate twice: once after recovery, how far the log that it found is committed
 // and in which epoch it goes on, and then each time that more of its log has become durable. The
 // gate answers with GatedPartition::Commit, at once or later. With one replica, what is durable is
 // committed (CommitAtOnce). With several, the slaves must hold it too.
+//
+// A partition that has several replicas takes writes of its own while its gate leads. Otherwise it
+// follows: the gate appends the units of the master to it, which continue the same history.
 //
 // Threads: that of the partition.
 //
@@ -11,9 +15,20 @@
 //   CG1  What a gate has committed stays committed: after a restart OnRecovered answers at least as
 //        much, and no epoch begins below it.
 //   CG2  Epochs rise. Only units that are not committed can be superseded.
+//   CG3  A partition appends writes of its own only while its gate allows it (MayWrite, Leads). The
+//        units that it appends and those that it is given form one history.
 #pragma once
 
+#include <memory>
+#include <optional>
+
 #include "src/base/ids.h"
+#include "src/base/result.h"
+#include "src/io/reactor.h"
+#include "src/io/task.h"
+#include "src/wal/live_reader.h"
+#include "src/wal/log.h"
+#include "src/wal/write_unit.h"
 
 namespace pando {
 
@@ -33,6 +48,37 @@ class GatedPartition {
   // there is none.
   virtual Lsn UnitEndBefore(Lsn lsn) const = 0;
   virtual Epoch epoch() const = 0;
+
+  // -- the history of the log
+  // The end of the last unit that is part of the history; all zeros if there never was one.
+  virtual HistoryPoint end() const = 0;
+  // The end of the last unit that is durable, with all units before it.
+  virtual HistoryPoint durable() const = 0;
+  virtual Lsn committed_lsn() const = 0;
+  virtual Lsn applied_lsn() const = 0;
+  // The end of the unit that ends at this LSN. Nothing if none ends there, or if it is not known any
+  // more. Known are the units above the commit LSN, the last one at or below it, the checkpoint's own
+  // point, and as many older ones as fit into a fixed memory. The point of LSN 0 is all zeros.
+  virtual std::optional<HistoryPoint> PointAt(Lsn lsn) const = 0;
+  // The end of the last unit whose epoch is at most `epoch`, as far as it is known; all zeros if there
+  // is none.
+  virtual HistoryPoint EpochEnd(Epoch epoch) const = 0;
+
+  // -- what comes from a master
+  // Waits for room in the log for units whose records have so many bytes in all. The caller keeps it
+  // until they are appended. Errors are those of Log::WaitForSpace, and why the partition refuses.
+  virtual Task<Result<LogSpace>> WaitForRoom(size_t unit_bytes, Nanos deadline_ns) = 0;
+  // Appends a unit of another replica. It continues end() (CHECKed), and is applied once it is
+  // committed. The records are copied. Never suspends. After an error nothing has changed.
+  // kCorruption: no write produces such records, or its versions do not rise. kOverloaded: too many
+  // units wait to be applied; go on once some of them have been. kInvalidArgument: the memory of this
+  // node is too small for a write of this size. Otherwise, why the partition refuses.
+  virtual Status AppendUnit(const WriteUnit& unit) = 0;
+  // The units after `after`, which is a point of this history and not below the commit LSN, leave the
+  // history: whoever wrote them is told that the outcome is unknown. No recovery finds them again.
+  virtual void Supersede(const HistoryPoint& after) = 0;
+  // A reader for a follower that is at `after` (Log::OpenReader).
+  virtual Result<std::unique_ptr<LiveReader>> OpenReader(const HistoryPoint& after) = 0;
 
  protected:
   ~GatedPartition() = default;
@@ -61,6 +107,16 @@ class CommitGate {
   // The partition has drained, or has failed. What is not committed now is not committed by this
   // process.
   virtual void OnClosed() = 0;
+
+  // Whether a client's write may be appended now; asked right before. The refusal is definite: nothing
+  // was changed (kNotMaster, kUnavailable).
+  virtual Status MayWrite() { return {}; }
+  // Whether this replica may append writes of its own accord, as the removal of expired records: only a
+  // master does.
+  virtual bool Leads() const { return true; }
+  // The partition has appended a write of its own. Called for each, so it must be cheap: whoever ships
+  // units has a LiveReader, or does so once in the turn.
+  virtual void OnAppended() {}
 };
 
 // The gate of a partition that has one replica.

@@ -166,6 +166,16 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   void BeginEpoch(Epoch epoch, Lsn after) override { pipeline_.BeginEpoch(epoch, after); }
   Lsn UnitEndBefore(Lsn lsn) const override { return pipeline_.UnitEndBefore(lsn); }
   Epoch epoch() const override { return state_.epoch; }
+  HistoryPoint end() const override;
+  HistoryPoint durable() const override;
+  Lsn committed_lsn() const override { return state_.committed_lsn; }
+  Lsn applied_lsn() const override { return state_.applied_lsn; }
+  std::optional<HistoryPoint> PointAt(Lsn lsn) const override;
+  HistoryPoint EpochEnd(Epoch epoch) const override;
+  Task<Result<LogSpace>> WaitForRoom(size_t unit_bytes, Nanos deadline_ns) override;
+  Status AppendUnit(const WriteUnit& unit) override;
+  void Supersede(const HistoryPoint& after) override;
+  Result<std::unique_ptr<LiveReader>> OpenReader(const HistoryPoint& after) override;
 
   // For tests: CHECKs what must hold between two turns.
   void CheckInvariants() const;
