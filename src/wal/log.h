@@ -41,6 +41,8 @@
 //        only once the last segment that may hold something of it is durably gone.
 //   L13  Nothing of a partition is appended before the position at which its history begins
 //       (LogOptions::dropped), and its versions and epochs go on rising across that position.
+//   L14  What was cut off is not found again. A cut is durable before, or together with, what is appended
+//        after it, and it lies behind all that it cuts off, so the segments of that go first (W2).
 //
 // Group commit clocks itself: when a write completes, everything staged meanwhile goes out with the
 // next write (at most kMaxWritesInFlight at once). CommitHold may delay that write for a fraction
@@ -200,8 +202,9 @@ class Log {
   // and the offset.
   virtual Task<Status> Recover(LogReplaySink* sink) = 0;
 
-  // Registers a partition, whose next unit begins at `next_lsn` and continues `chain`. The recovered
-  // records below it stay pinned until Release. The stream lives until RemoveStream.
+  // Registers a partition, whose next unit begins at `next_lsn` and continues `chain`. `epoch` is the highest
+  // one known of the partition, which marks state; units may be of lower ones. The recovered records below
+  // `next_lsn` stay pinned until Release. The stream lives until RemoveStream.
   virtual LogStream* AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, uint64_t chain,
                                LogConsumer* consumer) = 0;
   // The partition was dropped, so nothing more is appended. Who waits for room on its behalf gets `why`, its
@@ -237,13 +240,18 @@ class Log {
   // Returns true when WaitForSpace would not suspend.
   virtual bool HasSpace(size_t bytes) const = 0;
 
-  // Stages one unit, of which recovery sees all or nothing. It continues the stream (CHECKed), or
-  // supersedes its end: then its epoch is higher than that of any unit before it, and nothing at or
-  // above its first LSN is committed. Units that it supersedes are not announced any more, and those
-  // that were not submitted yet never are. `unit.records` must stay as it is until the unit is
-  // announced or superseded, or the log has failed. Never suspends and never fails; OnLogFailed
-  // reports a failure.
+  // Stages one unit, of which recovery sees all or nothing. It continues the stream (CHECKed). If its first
+  // LSN is one that the stream has reached already, and its epoch is higher than that of the last unit, the
+  // stream is cut before it, as by Cut. `unit.records` must stay as it is until the unit is announced or
+  // superseded, or the log has failed. Never suspends and never fails; OnLogFailed reports a failure.
   virtual void Append(LogStream* stream, const WriteUnit& unit) = 0;
+  // The units after `after` are superseded: they are no longer part of the partition's history, whatever
+  // their epochs. `after` is the end of a unit of it, or what the stream was registered with, and nothing
+  // above it is committed or released (CHECKed). Those units are not announced any more, those that were not
+  // submitted yet never are, and readers that have returned some of them end (LR1). The next Append
+  // continues `after`, in any epoch that is not below `after.epoch`. The log says so before it has anything
+  // that is appended later (L14); UntilAnnounced waits for that, too. Never suspends and never fails.
+  virtual void Cut(LogStream* stream, const HistoryPoint& after) = 0;
   // Stages a unit that is durable in the log already, unchanged, so that the segment it lies in can
   // be released (L10). It is not announced again; on_done is called instead of OnDurable, unless the
   // unit is superseded first or the log fails. The records are copied. Of a tail, append all units

@@ -34,6 +34,8 @@ void LogImpl::Append(LogStream* stream, const WriteUnit& unit) {
   if (!failed()) Stage(stream, std::move(staged));
 }
 
+void LogImpl::Cut(LogStream*, const HistoryPoint&) { CHECK(false) << "not implemented yet"; }
+
 void LogImpl::AppendAgain(LogStream* stream, const WriteUnit& unit, std::function<void()> on_done) {
   CHECK(unit.last_lsn() <= stream->durable_lsn && unit.first_lsn > stream->released_lsn)
       << "L10: only what is durable and still needed is appended again";

@@ -44,11 +44,23 @@ char* EncodeMark(const StreamMark& mark, char* out) {
   return out + kMarkBytes;
 }
 
+char* EncodeCut(const StreamCut& cut, char* out) {
+  CutItem item{};
+  item.kind = ItemKind::kCut;
+  item.partition = cut.partition;
+  item.epoch = cut.after.epoch;
+  item.lsn = cut.after.lsn;
+  item.chain = cut.after.chain;
+  StoreLE(out, item);
+  return out + kCutBytes;
+}
+
 PayloadReader::Item PayloadReader::Next() {
   if (rest_.empty()) return Item::kEnd;
   switch (static_cast<ItemKind>(rest_[0])) {
     case ItemKind::kUnit: return NextUnit();
     case ItemKind::kMark: return NextMark();
+    case ItemKind::kCut: return NextCut();
   }
   return Item::kDamaged;
 }
@@ -90,6 +102,18 @@ PayloadReader::Item PayloadReader::NextMark() {
   partition = item.partition;
   mark = {item.partition, item.epoch, item.commit_lsn, item.durable_lsn, item.released_lsn, item.hlc};
   return Item::kMark;
+}
+
+PayloadReader::Item PayloadReader::NextCut() {
+  if (rest_.size() < sizeof(CutItem)) return Item::kDamaged;
+  const auto item = LoadLE<CutItem>(rest_.data());
+  if (!Take(sizeof(CutItem))) return Item::kDamaged;
+  const bool sane =
+      item.reserved8 == 0 && item.flags == 0 && item.reserved32 == 0 && item.reserved64 == 0 && !item.partition.IsNil();
+  if (!sane) return Item::kDamaged;
+  partition = item.partition;
+  cut = {item.partition, {item.epoch, item.lsn, item.chain}};
+  return Item::kCut;
 }
 
 }  // namespace pando

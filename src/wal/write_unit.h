@@ -1,8 +1,9 @@
-// Write units and marks: what the batches of the log carry (docs/FORMAT.md, "Log").
+// Write units, marks and cuts: what the batches of the log carry (docs/FORMAT.md, "Log").
 //
-//   payload := (unit | mark)...                   each padded with zeros to a multiple of 8
+//   payload := (unit | mark | cut)...             each padded with zeros to a multiple of 8
 //   unit    := UnitHeader, records                the records of one write of one partition
 //   mark    := MarkItem                           how far a partition has come; no records
+//   cut     := CutItem                            where the history of a partition ends; no records
 //
 // A unit states logical facts only, so it is the same on every replica of its partition: the epoch
 // in which it was written, its LSNs, and a chain. Where it lies in which log is a matter of the
@@ -23,7 +24,7 @@
 
 namespace pando {
 
-enum class ItemKind : uint8_t { kUnit = 1, kMark = 2 };
+enum class ItemKind : uint8_t { kUnit = 1, kMark = 2, kCut = 3 };
 
 // The version of the records in a unit (src/model/record.h), and the oldest that is read. Version 2
 // added kOnce. To the log they are bytes.
@@ -70,6 +71,21 @@ static_assert(sizeof(MarkItem) == 72);
 static_assert(offsetof(MarkItem, partition) == 16 && offsetof(MarkItem, commit_lsn) == 40);
 static_assert(offsetof(MarkItem, durable_lsn) == 48 && offsetof(MarkItem, hlc) == 64);
 
+struct CutItem {
+  ItemKind kind;
+  uint8_t reserved8;
+  uint16_t flags;
+  uint32_t reserved32;
+  uint64_t reserved64;
+  Uuid partition;
+  Epoch epoch;
+  Lsn lsn;
+  uint64_t chain;
+};
+static_assert(sizeof(CutItem) == 56);
+static_assert(offsetof(CutItem, partition) == 16 && offsetof(CutItem, epoch) == 32);
+static_assert(offsetof(CutItem, lsn) == 40 && offsetof(CutItem, chain) == 48);
+
 // One write of one partition. A view: the records are somebody else's.
 struct WriteUnit {
   Epoch epoch = 0;
@@ -87,11 +103,18 @@ struct HistoryPoint {
   uint64_t chain = 0;
 };
 
+// The history of a partition ends at this point: units above it that lie before the cut in the log are no
+// longer part of it, whatever their epochs. What follows the cut continues the point.
+struct StreamCut {
+  Uuid partition;
+  HistoryPoint after;  // an epoch of 0: not stated
+};
+
 // How far a partition had come when a batch was submitted. The last mark of a partition tells
 // recovery what must exist.
 struct StreamMark {
   Uuid partition;
-  Epoch epoch = 0;
+  Epoch epoch = 0;       // the highest one known, which the last units need not have
   Lsn commit_lsn = 0;    // everything up to it is committed
   Lsn durable_lsn = 0;   // everything up to it was durable in this log
   Lsn released_lsn = 0;  // everything up to it is in both checkpoints of the partition
@@ -106,22 +129,24 @@ inline uint64_t UnitChain(const WriteUnit& unit) {
 }
 
 inline constexpr size_t kItemAlignment = 8;
-// What a unit or a mark takes in a payload.
+// What a unit, a mark or a cut takes in a payload.
 inline constexpr size_t UnitBytes(size_t record_bytes) {
   return (sizeof(UnitHeader) + record_bytes + kItemAlignment - 1) / kItemAlignment * kItemAlignment;
 }
 inline constexpr size_t kMarkBytes = sizeof(MarkItem);
+inline constexpr size_t kCutBytes = sizeof(CutItem);
 
 // Writes an item to `out`, which has room for it. Returns its end.
 char* EncodeUnit(const Uuid& partition, const WriteUnit& unit, uint16_t flags, char* out);
 char* EncodeMark(const StreamMark& mark, char* out);
+char* EncodeCut(const StreamCut& cut, char* out);
 
 // Reads the items of a payload one by one. Never reads outside of it.
 class PayloadReader {
  public:
   explicit PayloadReader(std::string_view payload) : rest_(payload) {}
 
-  enum class Item : uint8_t { kUnit, kMark, kEnd, kDamaged };
+  enum class Item : uint8_t { kUnit, kMark, kCut, kEnd, kDamaged };
   // Reads the next item into the members below.
   Item Next();
 
@@ -129,10 +154,12 @@ class PayloadReader {
   WriteUnit unit;
   uint16_t flags = 0;  // of the unit
   StreamMark mark;
+  StreamCut cut;
 
  private:
   Item NextUnit();
   Item NextMark();
+  Item NextCut();
   // Removes an item of `bytes` bytes and its padding. Returns false if it is not all there.
   bool Take(size_t bytes);
   std::string_view rest_;
