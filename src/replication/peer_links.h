@@ -59,8 +59,9 @@ struct PeerOptions {
   uint32_t protocol_min = kProtocolMin, protocol_max = kProtocolMax;
   uint32_t protocol = kProtocolMax;
 
-  size_t max_queue_bytes = 4u << 20;     // of data that waits on one link; one message may always wait
-  size_t max_control_bytes = 1u << 20;   // of control messages that wait on one link
+  // Of data, and of all else, that waits on one link. The last message that is taken may exceed them.
+  size_t max_queue_bytes = 2u << 20;
+  size_t max_control_bytes = 1u << 20;
   size_t max_handed_bytes = 256u << 10;  // what a socket gets at a time, so that control can overtake the rest
   uint32_t max_strangers = 8;
 
@@ -181,10 +182,10 @@ class PeerLinks final : private AcceptHandler, private TurnHook {
   std::vector<PeerLink*> dirty_;  // have something to send at the end of this turn
   WaitQueue room_;                // a link came up, has room, or all is closing
   WaitQueue quiet_;               // Close waits for connections
+  size_t room_waiters_ = 0;       // calls of UntilRoom in progress
   TaskGroup tasks_;
   WatchTimer watch_;
   bool closing_ = false, listening_ = false;
-  std::string spare_;  // an empty string whose memory the next frame uses
   Nanos next_log_ns_ = 0;
   uint64_t unlogged_ = 0;
 };

@@ -117,7 +117,7 @@ Result<NodeDeath> DecodeDeathNotice(std::string_view body);
 
 // -- messages
 
-// Heartbeats, promises and all that is not about the log. They leave ahead of data.
+// Everything but Append: it is small, others wait for it, and it leaves ahead of data.
 bool IsControl(const Message& message);
 
 // REQUIRES of the encoder: the body is no DeathNotice (a guard sends its own frame, and the shell makes
