@@ -10,9 +10,11 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <utility>
 
+#include "src/replication/disk_watch.h"
 #include "src/replication/effects.h"
 #include "src/replication/lease.h"
 #include "src/replication/replica_log.h"
@@ -22,6 +24,7 @@ namespace pando::replication {
 
 struct Timing {
   LeaseTimes lease;
+  DiskTimes disk;
   Nanos heartbeat_ns = 100 * kMillisecond;
   Nanos evict_after_ns = 500 * kMillisecond;   // a member that lags so long leaves the ISR
   Nanos resend_after_ns = 150 * kMillisecond;  // without progress, a follower is aligned again
@@ -50,6 +53,7 @@ struct RecoveredReplica {
   Epoch promised = 0;
   Lsn committed_lsn = 0;  // what marks and checkpoint prove
   bool installed = true;  // false: it is a learner whose pages are not complete
+  uint64_t lineage = 0;   // as stored with the promise (StorePromise); 0: an empty replica, of none yet
 };
 
 struct CoreContext {
@@ -61,6 +65,8 @@ struct CoreContext {
         highest_seen(found.promised),
         commit_lsn(found.committed_lsn),
         installed(found.installed),
+        lineage(found.lineage),
+        disk(config_in.timing.disk),
         random_state(config_in.seed) {}
 
   const CoreConfig config;
@@ -72,6 +78,10 @@ struct CoreContext {
   Epoch highest_seen;    // of all epochs and promises heard of
   Lsn commit_lsn;        // as given to the log
   bool installed;
+  uint64_t lineage;  // 0: none yet
+  DiskWatch disk;
+  uint64_t room = std::numeric_limits<uint64_t>::max();  // AppendAck::room
+  bool apply_stalled = false;
   PartitionEntry entry;  // the newest one known
   uint64_t next_op = 1;
 
@@ -107,7 +117,7 @@ inline void CoreContext::Promise(Epoch epoch, bool store) {
   if (!store) {
     stored_promise = epoch;  // a rule is off
   } else {
-    out.Add(StorePromise{epoch});
+    out.Add(StorePromise{epoch, lineage});
   }
 }
 

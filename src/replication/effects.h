@@ -27,9 +27,10 @@ struct ShipUnits {
   HistoryPoint after;
   Lsn commit_lsn = 0;
 };
-// Store the promise in the partition's own file, durably, then call OnPromiseStored.
+// Store both in the partition's own file, durably and in one step, then call OnPromiseStored.
 struct StorePromise {
   Epoch epoch = 0;
+  uint64_t lineage = 0;
 };
 // Try to replace the entry of revision `desired.revision`, then call OnCasDone. Never retried by the shell.
 struct CasTopology {
@@ -41,9 +42,24 @@ struct ReadTopology {};
 struct OpenMastership {
   Epoch epoch = 0;
 };
-// The mastership has ended. What waits for a commit has an unknown outcome.
+// The mastership has ended. What waits for a commit has an unknown outcome. What was held and never
+// appended (WriteVerdict::kHandingOver) certainly has no effect.
 struct CloseMastership {
   Epoch epoch = 0;
+  std::string why;
+  ReplicaId successor;  // nil: unknown
+};
+// The handover that ReplicaCore::Handover has begun is over. If it is not done, this replica goes on as
+// master, or has ended as one for another reason.
+struct HandoverEnded {
+  ReplicaId target;
+  bool done = false;
+  std::string why;
+};
+// As master: this replica has lost what it had acknowledged, or contradicts what is committed. It is not
+// counted any more and leaves the ISR as soon as it may. For the operator.
+struct ReportLostReplica {
+  ReplicaId replica;
   std::string why;
 };
 // What this replica needs is not in the master's log any more: install it from a copy of the pages.
@@ -55,9 +71,16 @@ struct InstallReplica {
 struct QuarantineReplica {
   std::string why;
 };
+// The partition does without this replica: an operator has accepted a loss (another lineage), or it was
+// removed from the assigned ones. It takes part in nothing from now on. If the node is to have one, it
+// is installed anew under another UUID.
+struct DiscardReplica {
+  std::string why;
+};
 
-using Effect = std::variant<SendMessage, ShipUnits, StorePromise, CasTopology, ReadTopology, OpenMastership,
-                            CloseMastership, InstallReplica, QuarantineReplica>;
+using Effect =
+    std::variant<SendMessage, ShipUnits, StorePromise, CasTopology, ReadTopology, OpenMastership, CloseMastership,
+                 HandoverEnded, ReportLostReplica, InstallReplica, QuarantineReplica, DiscardReplica>;
 
 // The effects of one call. A call has few of them, and a limit on them.
 class Effects {
@@ -69,6 +92,11 @@ class Effects {
     effects_.push_back(std::move(effect));
   }
   std::vector<Effect> Take() { return std::exchange(effects_, {}); }
+  // The same without an allocation: the two vectors keep their memory.
+  void TakeInto(std::vector<Effect>* effects) {
+    effects->clear();
+    effects_.swap(*effects);
+  }
   bool empty() const { return effects_.empty(); }
 
  private:

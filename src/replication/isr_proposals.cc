@@ -24,7 +24,8 @@ bool IsrProposals::Propose(PartitionEntry desired, Nanos now_ns) {
     if (p.asked) return false;
     if (now_ns - p.sent_ns < context_.timing().cas_retry_ns) return false;
     if (p.desired.isr == desired.isr && p.desired.assigned == desired.assigned &&
-        p.desired.learners == desired.learners) {
+        p.desired.learners == desired.learners && p.desired.replicas == desired.replicas &&
+        p.desired.min_isr == desired.min_isr) {
       same = &p;
     }
   }

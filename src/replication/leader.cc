@@ -26,9 +26,9 @@ void Leader::Begin(const PartitionEntry& entry, bool resume, Nanos now_ns) {
   Tick(now_ns);
 }
 
-void Leader::End(std::string why) {
+void Leader::End(std::string why, const ReplicaId& successor) {
   if (!active()) return;
-  context_.out.Add(CloseMastership{epoch_, std::move(why)});
+  context_.out.Add(CloseMastership{epoch_, std::move(why), successor});
   epoch_ = 0;
   open_ = false;
   peers_.clear();
@@ -280,18 +280,27 @@ void Leader::ChangeIsr(Nanos now_ns) {
   }
 }
 
-bool Leader::Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns) {
-  if (!active()) return false;
+ChangeResult Leader::Propose(const PartitionEntry& desired, Nanos now_ns) {
+  const PartitionEntry& known = context_.entry;
+  if (desired.isr == known.isr && desired.assigned == known.assigned && desired.learners == known.learners &&
+      desired.replicas == known.replicas && desired.min_isr == known.min_isr) {
+    return ChangeResult::kDone;
+  }
+  return proposals_.Propose(desired, now_ns) ? ChangeResult::kProposed : ChangeResult::kLater;
+}
+
+ChangeResult Leader::Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns) {
+  if (!active()) return ChangeResult::kNotMaster;
   PartitionEntry desired = context_.entry;
   if (leaves && !desired.isr.Contains(*leaves)) {
     desired.assigned.Remove(*leaves);
     desired.learners.Remove(*leaves);
   }
-  if (desired.assigned.Contains(learner)) return false;
-  if (desired.assigned.size() + desired.learners.size() >= kMaxReplicas) return false;
-  desired.learners.Insert(learner);
-  if (desired.learners == context_.entry.learners && desired.assigned == context_.entry.assigned) return true;
-  return proposals_.Propose(desired, now_ns);
+  if (!desired.assigned.Contains(learner)) {
+    if (desired.assigned.size() + desired.learners.size() >= kMaxReplicas) return ChangeResult::kNotAllowed;
+    desired.learners.Insert(learner);
+  }
+  return Propose(desired, now_ns);
 }
 
 void Leader::Tick(Nanos now_ns) {

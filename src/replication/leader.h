@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "src/replication/answers.h"
 #include "src/replication/core_context.h"
 #include "src/replication/isr_proposals.h"
 #include "src/replication/messages.h"
@@ -27,7 +28,8 @@ class Leader {
 
   // The topology names this process as master of entry.epoch. `resume` only if a rule is off.
   void Begin(const PartitionEntry& entry, bool resume, Nanos now_ns);
-  void End(std::string why);
+  // `successor`: who is master now, if that is known.
+  void End(std::string why, const ReplicaId& successor = {});
   bool active() const { return epoch_ != 0; }
   bool is_open() const { return open_; }
   Epoch epoch() const { return epoch_; }
@@ -45,12 +47,14 @@ class Leader {
   void OnEntryAgain(const PartitionEntry& entry) { proposals_.OnEntry(entry); }
   void Tick(Nanos now_ns);
   // A new replica becomes a learner; one that is not in sync may leave for it.
-  bool Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
+  ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
 
   // When the lease ends, by the own clock, as far as acknowledged heartbeats say. Without followers in
   // the wait set there is nobody who could promise to another one.
   Nanos LeaseEnd() const;
   ReplicaSet WaitSet() const { return proposals_.WaitSet(); }
+  bool frozen() const { return stalled_since_ns_ != 0; }
+  Lsn all_lsn() const { return all_lsn_; }
   // Whether a write may be appended: not while commit has been frozen for long.
   bool AcceptsWrites(Nanos now_ns) const {
     return open_ && (stalled_since_ns_ == 0 || now_ns - stalled_since_ns_ < context_.timing().refuse_writes_after_ns);
@@ -100,6 +104,7 @@ class Leader {
   bool MustLeave(const Peer& peer, Nanos now_ns) const;
   bool MayJoin(const Peer& peer, Nanos now_ns) const;
   void ChangeIsr(Nanos now_ns);
+  ChangeResult Propose(const PartitionEntry& desired, Nanos now_ns);
 
   CoreContext& context_;
   Epoch epoch_ = 0;  // 0: not a master
@@ -107,6 +112,7 @@ class Leader {
   bool open_ = false;
   Nanos next_heartbeat_ns_ = 0;
   Nanos stalled_since_ns_ = 0;
+  Lsn all_lsn_ = 0;
   Lsn committed_here_ = 0;  // the last LSN that this mastership has committed
   std::vector<Peer> peers_;
   IsrProposals proposals_;

@@ -40,6 +40,10 @@ std::string Text(const PromiseReply& m) {
 std::string Text(const CampaignNow& m) {
   return fmt::format("leaves the promotion to the longer log (epoch {})", m.epoch);
 }
+std::string Text(const Resign& m) { return fmt::format("process {} resigns from epoch {}", m.incarnation, m.epoch); }
+std::string Text(const Condemn& m) {
+  return fmt::format("epoch {} has proof that LSN {} was lost here", m.epoch, m.lsn);
+}
 std::string Text(const DeathNotice& m) { return fmt::format("process {} is dead", m.incarnation); }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <variant>
@@ -29,26 +30,39 @@ struct Heartbeat {
   uint64_t incarnation = 0;  // of the sender's process
   Nanos sent_ns = 0;         // by the sender's clock; only the sender understands it
   Lsn commit_lsn = 0;        // everything up to it is committed
+  // HeartbeatAck::own_ns of the receiver, if the sender had a lease after it had received that; else 0.
+  Nanos echo_ns = 0;
 };
 struct HeartbeatAck {
   Epoch epoch = 0;
   uint64_t incarnation = 0;  // both as in the heartbeat
   Nanos sent_ns = 0;         // of the heartbeat
+  uint64_t process = 0;      // the incarnation of the follower's process
+  Nanos own_ns = 0;          // by the follower's clock; only the follower understands it
+};
+// The sender uses no lease of this epoch any more, or of an older one: the receiver's grant to it ends.
+struct Resign {
+  Epoch epoch = 0;
+  uint64_t incarnation = 0;  // of the sender's process
+  uint64_t revision = 0;     // of the newest entry that the sender knows
 };
 
 // -- the log
 // The master asks where the histories may part.
 struct AlignRequest {
   Epoch epoch = 0;
+  uint64_t number = 0;  // rises with every request to this follower; at least 1
 };
 // Ends of epochs in the follower's log, the newest first. Also the answer to an Append whose `after` is
 // not in the follower's log; then all ends are below it.
 struct AlignReply {
   Epoch epoch = 0;
+  uint64_t number = 0;             // of the AlignRequest; 0 for an Append
   uint64_t incarnation = 0;        // of the follower's process
   std::vector<HistoryPoint> ends;  // at most kMaxNamedEnds
   bool more = false;               // there are older ends
   HistoryPoint log_end;            // whatever `ends` is limited to
+  HistoryPoint committed;          // up to here it has committed; zeros: nothing, or the chain is not known
   std::optional<Lsn> refused;      // of an Append: the LSN of its `after`
 };
 struct Append {
@@ -64,6 +78,15 @@ struct AppendAck {
   HistoryPoint durable;
   Lsn applied_lsn = 0;
   bool installed = false;  // it has all that lies before its log (its checkpoint is durable)
+  // So many bytes of records the follower's disk can take for this partition, beyond the largest
+  // uncommitted tail that there may be. 0: full.
+  uint64_t room = std::numeric_limits<uint64_t>::max();
+  bool apply_stalled = false;  // it cannot apply what is committed, and therefore must not be waited for
+};
+// The master has proof that the follower has lost what it had acknowledged or committed.
+struct Condemn {
+  Epoch epoch = 0;
+  Lsn lsn = 0;  // which had been acknowledged, or is committed
 };
 // A message of an epoch below the promised one was refused.
 struct Fenced {
@@ -79,9 +102,10 @@ struct PromiseRequest {
 struct PromiseReply {
   Epoch epoch = 0;
   bool promised = false;
-  Epoch highest = 0;      // the highest epoch promised
-  uint64_t revision = 0;  // of the newest entry known
-  HistoryPoint end;       // of the durable log
+  Epoch highest = 0;       // the highest epoch promised
+  uint64_t revision = 0;   // of the newest entry known
+  HistoryPoint end;        // of the durable log
+  bool slow_disk = false;  // another one should rather be master
 };
 // To one whose log is longer than the candidate's: campaign yourself.
 struct CampaignNow {
@@ -96,7 +120,7 @@ struct DeathNotice {
 struct Message {
   ReplicaId from, to;
   std::variant<Heartbeat, HeartbeatAck, AlignRequest, AlignReply, Append, AppendAck, Fenced, PromiseRequest,
-               PromiseReply, CampaignNow, DeathNotice>
+               PromiseReply, CampaignNow, DeathNotice, Resign, Condemn>
       body;
 };
 

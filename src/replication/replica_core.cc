@@ -58,6 +58,9 @@ void ReplicaCore::On(const ReplicaId& from, const AppendAck& ack, Nanos now_ns) 
 
 void ReplicaCore::On(const ReplicaId&, const Fenced& fenced, Nanos) { context_.NoteEpoch(fenced.promised); }
 
+void ReplicaCore::On(const ReplicaId&, const Resign&, Nanos) {}
+void ReplicaCore::On(const ReplicaId&, const Condemn&, Nanos) {}
+
 void ReplicaCore::On(const ReplicaId& from, const PromiseRequest& request, Nanos now_ns) {
   election_.OnPromiseRequest(from, request, leader_.epoch(), now_ns);
 }
@@ -141,9 +144,25 @@ void ReplicaCore::OnInstalled(Nanos now_ns) {
   context_.installed = true;
 }
 
-bool ReplicaCore::Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns) {
+ChangeResult ReplicaCore::Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns) {
   turn_ns_ = now_ns;
   return leader_.Assign(learner, leaves, now_ns);
+}
+
+ChangeResult ReplicaCore::Remove(const ReplicaId&, Nanos) { return ChangeResult::kNotAllowed; }
+ChangeResult ReplicaCore::SetMinIsr(uint32_t, Nanos) { return ChangeResult::kNotAllowed; }
+ChangeResult ReplicaCore::SetReplicas(uint32_t, Nanos) { return ChangeResult::kNotAllowed; }
+bool ReplicaCore::Handover(const ReplicaId&, Nanos, Nanos) { return false; }
+void ReplicaCore::OnApplied(Nanos now_ns) { turn_ns_ = now_ns; }
+void ReplicaCore::OnRoom(uint64_t, bool, Nanos now_ns) { turn_ns_ = now_ns; }
+std::optional<Nanos> ReplicaCore::FreshAsOf() const { return std::nullopt; }
+SessionState ReplicaCore::SessionCovers(Epoch, Lsn) const { return SessionState::kNotYet; }
+
+WriteVerdict ReplicaCore::JudgeWrite(WriteLevel, uint64_t, Nanos now_ns) const {
+  if (quarantined_ || discarded_) return WriteVerdict::kOutOfService;
+  if (!leader_.active()) return WriteVerdict::kNotMaster;
+  if (!leader_.is_open()) return WriteVerdict::kOpening;
+  return leader_.AcceptsWrites(now_ns) ? WriteVerdict::kAccepted : WriteVerdict::kFrozen;
 }
 
 void ReplicaCore::Learn(const PartitionEntry& entry, Nanos now_ns) {

@@ -34,6 +34,7 @@
 #include <string_view>
 #include <vector>
 
+#include "src/replication/answers.h"
 #include "src/replication/core_context.h"
 #include "src/replication/election.h"
 #include "src/replication/follower.h"
@@ -70,11 +71,29 @@ class ReplicaCore {
   void OnCasDone(const OpId& op, CasOutcome outcome, const PartitionEntry& entry, Nanos now_ns);
   // The pages of this learner are complete.
   void OnInstalled(Nanos now_ns);
-  // Makes a replica a learner, and lets one that is not in sync leave for it. Only a master can. Returns
-  // false if it must be asked again later.
-  bool Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
+  // ReplicaLog::applied has moved. A handover waits for it.
+  void OnApplied(Nanos now_ns);
+  // What this replica's disk can take (AppendAck::room), and whether it lacks the room to apply what is
+  // committed. To be called when it has changed, as often as one likes.
+  void OnRoom(uint64_t room, bool apply_stalled, Nanos now_ns);
+
+  // -- what an operator asks of a master
+  // Makes `target`, a member of the ISR, master of the next epoch. Until HandoverEnded or CloseMastership,
+  // JudgeWrite answers kHandingOver, and the shell may hold writes. Once the target has all and has
+  // applied it, this replica gives up its lease and proposes the target; if that takes longer than
+  // `deadline_ns`, or fails, it goes on as master. While the answer of the topology is unknown it neither
+  // reads nor writes. Returns false if it cannot begin: it is not an open master, or something is under way.
+  bool Handover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns);
+  // Makes a replica a learner, and lets one that is not in sync leave for it.
+  ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
+  // Takes a replica out of the partition, whatever it is, except for the master.
+  ChangeResult Remove(const ReplicaId& replica, Nanos now_ns);
+  ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);     // at most the size of the ISR
+  ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);  // R; at least min_isr
 
   std::vector<Effect> TakeEffects() { return context_.out.Take(); }
+  // The same for a vector that is used again and again.
+  void TakeEffects(std::vector<Effect>* effects) { context_.out.TakeInto(effects); }
 
   // -- reads and writes
   // The mastership that serves now.
@@ -82,8 +101,22 @@ class ReplicaCore {
   // A linearizable read: take the mastership, then the snapshot, then ask this, with a clock that was
   // read after the snapshot was taken. Only then may the answer leave.
   bool LeaseHolds(const Mastership& mastership, Nanos fresh_now_ns) const;
-  // Ask before the append; a refusal is definite.
-  bool AcceptsWrites(Nanos now_ns) const { return !quarantined_ && leader_.AcceptsWrites(now_ns); }
+  // Ask before the append; a refusal is definite. `bytes` are those of its records.
+  WriteVerdict JudgeWrite(WriteLevel level, uint64_t bytes, Nanos now_ns) const;
+  bool AcceptsWrites(Nanos now_ns) const {
+    return JudgeWrite(WriteLevel::kQuorum, 0, now_ns) == WriteVerdict::kAccepted;
+  }
+  // Whether nothing is committed because a member that should leave the ISR cannot. Level ONE is then
+  // still accepted; the shell refuses it once half of the log's budget is used.
+  bool frozen() const { return leader_.frozen(); }
+  // Up to here all R replicas have what is committed. It does not move while fewer are in sync.
+  Lsn all_lsn() const { return leader_.all_lsn(); }
+  // As follower: this replica has applied everything that was committed anywhere at this time of its own
+  // clock. Nothing if it has no proof yet. A read that may be Delta old is answered from a snapshot that was
+  // taken after this call, if the call said at least now - Delta.
+  std::optional<Nanos> FreshAsOf() const;
+  // Whether a snapshot taken now has the write that ended at this LSN of this epoch, and all before it.
+  SessionState SessionCovers(Epoch epoch, Lsn lsn) const;
 
   // -- for metrics, and for the assertions of the simulation
   Epoch promised() const { return context_.promised; }
@@ -93,6 +126,9 @@ class ReplicaCore {
   const Follower& follower() const { return follower_; }
   bool campaigning() const { return election_.campaigning(); }
   bool quarantined() const { return quarantined_; }
+  bool discarded() const { return discarded_; }
+  bool disk_stalled() const { return context_.disk.stalled(); }
+  uint64_t lineage() const { return context_.lineage; }
   std::string_view role() const;
   // Names the first invariant of this replica that does not hold; empty if all do. The shell CHECKs it.
   std::string CheckInvariants() const;
@@ -109,6 +145,8 @@ class ReplicaCore {
   void On(const ReplicaId& from, const PromiseReply& reply, Nanos now_ns);
   void On(const ReplicaId& from, const CampaignNow& request, Nanos now_ns);
   void On(const ReplicaId& from, const DeathNotice& notice, Nanos now_ns);
+  void On(const ReplicaId& from, const Resign& resign, Nanos now_ns);
+  void On(const ReplicaId& from, const Condemn& condemn, Nanos now_ns);
   void Learn(const PartitionEntry& entry, Nanos now_ns);
   // A message of that epoch's master has come.
   void SeeMaster(Epoch epoch);
@@ -122,6 +160,7 @@ class ReplicaCore {
   const Epoch recovered_promise_;
   bool saw_entry_ = false;
   bool quarantined_ = false;
+  bool discarded_ = false;
   Nanos turn_ns_;  // of the last input
 };
 

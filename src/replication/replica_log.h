@@ -3,6 +3,7 @@
 //
 // How it maps onto src/wal and src/partition:
 //   end, durable   LogStream's last unit, and the last one announced by LogConsumer::OnDurable
+//   applied        what the Applier has applied
 //   PointAt        the ends of units since the oldest checkpoint, as StreamHistory keeps them, and the
 //                  point of the checkpoint itself. That is enough: no two histories of one partition
 //                  part below a commit LSN, and a checkpoint is not above it (I6)
@@ -34,6 +35,8 @@ class ReplicaLog {
   virtual HistoryPoint end() const = 0;
   // The end of the last unit that is durable, with all units before it.
   virtual HistoryPoint durable() const = 0;
+  // Everything up to this LSN is applied and can be read. It ends a unit, and is not above the commit LSN.
+  virtual Lsn applied() const = 0;
   // The end of the unit that ends at this LSN. Nothing if none ends there, or none is known any more.
   virtual std::optional<HistoryPoint> PointAt(Lsn lsn) const = 0;
   // The end of the last unit whose epoch is at most `epoch`; all zeros if there is none.

@@ -38,6 +38,7 @@ class SimLog final : public ReplicaLog {
 
   HistoryPoint end() const override { return units_.empty() ? HistoryPoint() : units_.back()->end(); }
   HistoryPoint durable() const override { return durable_ == 0 ? HistoryPoint() : units_[durable_ - 1]->end(); }
+  Lsn applied() const override { return commit_lsn_; }
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override { return PointIn(units_, lsn); }
   HistoryPoint EpochEnd(Epoch epoch) const override {
     const auto at =

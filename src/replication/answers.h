@@ -1,0 +1,51 @@
+// What the replication core answers to its shell, by name.
+//
+// Threads: plain values.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace pando::replication {
+
+// When a write is acknowledged. The shell waits; the core says how far each level has come.
+enum class WriteLevel : uint8_t {
+  kOne,     // durable here: ReplicaLog::durable
+  kQuorum,  // committed and applied: ReplicaLog::applied
+  kAll,     // and durable on all R replicas: ReplicaCore::all_lsn
+};
+
+// Whether a write may be appended now. All but kAccepted are definite: the write has no effect.
+enum class WriteVerdict : uint8_t {
+  kAccepted,
+  kNotMaster,     // this replica is no master, and does not know that it will be one
+  kOpening,       // it is the new master, and opens soon: may be held
+  kHandingOver,   // another one is to be master soon: may be held until HandoverEnded or CloseMastership
+  kFrozen,        // too few replicas are in sync: nothing is committed until that changes
+  kTooFewForAll,  // level ALL, and fewer than R replicas are in sync
+  kDiskFull,      // on a replica that the commit would wait for
+  kDiskStalled,   // on this replica
+  kOutOfService,  // this replica is quarantined or discarded
+};
+
+// Whether a replica has what a client's session has seen.
+enum class SessionState : uint8_t {
+  kCovered,
+  kNotYet,
+  // The write is not in the committed history, or is so old that this replica cannot tell any more.
+  kLost,
+};
+
+// What became of a change of the partition's entry that was asked for.
+enum class ChangeResult : uint8_t {
+  kDone,      // the entry is so already
+  kProposed,  // a CAS is under way: ask again until kDone
+  kLater,     // another change is under way: ask again
+  kNotMaster,
+  kNotAllowed,  // it would break a rule: fewer members than min_isr, or the master itself
+};
+
+std::string_view ToString(WriteVerdict verdict);
+std::string_view ToString(ChangeResult result);
+
+}  // namespace pando::replication
