@@ -32,10 +32,11 @@ struct Timing {
   Nanos refuse_writes_after_ns = kSecond;      // of waiting for a member that cannot be evicted
   Nanos rejoin_after_ns = 200 * kMillisecond;  // doubled each time that a member comes back too soon
   Nanos max_rejoin_ns = 5 * kSecond;
-  Nanos calm_after_ns = 10 * kSecond;          // in the ISR for so long: it did not come back too soon
-  Nanos vote_wait_ns = 100 * kMillisecond;     // for members that have not answered a candidate
-  Nanos longest_wait_ns = 400 * kMillisecond;  // for one with a longer log to campaign
-  Nanos campaign_ns = 600 * kMillisecond;      // then the campaign is given up
+  Nanos calm_after_ns = 10 * kSecond;            // in the ISR for so long: it did not come back too soon
+  Nanos vote_wait_ns = 100 * kMillisecond;       // for members that have not answered a candidate
+  Nanos better_wait_ns = 400 * kMillisecond;     // for a better candidate to campaign
+  Nanos slow_disk_wait_ns = 300 * kMillisecond;  // before a campaign
+  Nanos campaign_ns = 600 * kMillisecond;        // then the campaign is given up
   Nanos max_backoff_ns = 300 * kMillisecond;
 };
 

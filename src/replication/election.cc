@@ -47,6 +47,7 @@ void Election::OnPromiseStored(Nanos now_ns) {
     reply.highest = context_.promised;
     reply.revision = context_.entry.revision;
     reply.end = context_.log.durable();
+    reply.slow_disk = context_.disk.slow();
     context_.Send(promised_to_, reply);
   }
   reply_due_ = false;
@@ -57,7 +58,7 @@ void Election::OnPromiseStored(Nanos now_ns) {
 
 bool Election::MayBegin(Epoch leads, Nanos now_ns) const {
   const PartitionEntry& entry = context_.entry;
-  if (campaigning() || !entry.known() || now_ns < next_try_ns_) return false;
+  if (campaigning() || !entry.known() || now_ns < next_try_ns_ || context_.disk.stalled()) return false;
   if (context_.rules().promotes_member && !entry.isr.Contains(context_.self())) return false;
   // A master that meets a promise above its epoch must win a higher one, or it commits nothing.
   if (leads != 0 && context_.highest_seen <= leads) return false;
@@ -91,15 +92,45 @@ void Election::Tick(Epoch leads, Nanos now_ns) {
   // Candidates that begin together fence each other, so each waits a little time of its own.
   if (!waited_) {
     waited_ = true;
-    next_try_ns_ = std::max(next_try_ns_, now_ns + context_.RandomBelow(60 * kMillisecond));
+    next_try_ns_ = std::max(next_try_ns_, now_ns + Wait(60 * kMillisecond));
     return;
   }
   if (MayBegin(leads, now_ns)) Begin(now_ns);
 }
 
-void Election::OnDeath(Nanos now_ns) {
+// A replica with a slow disk leaves the first turn to the others.
+Nanos Election::Wait(Nanos most) {
+  return context_.RandomBelow(most) + (context_.disk.slow() ? context_.timing().slow_disk_wait_ns : 0);
+}
+
+void Election::OnMasterGone(const ReplicaId& master, Nanos now_ns) {
+  gone_ = master;
   waited_ = true;
-  next_try_ns_ = now_ns + context_.RandomBelow(20 * kMillisecond);
+  next_try_ns_ = now_ns + Wait(20 * kMillisecond);
+}
+
+void Election::StandBack(Nanos now_ns) {
+  waited_ = true;
+  next_try_ns_ = now_ns + context_.timing().campaign_ns + context_.RandomBelow(context_.timing().max_backoff_ns);
+}
+
+void Election::OnOtherMaster(Nanos now_ns) {
+  gone_ = ReplicaId();
+  next_try_ns_ = std::max(
+      next_try_ns_, now_ns + context_.timing().max_backoff_ns + context_.RandomBelow(context_.timing().max_backoff_ns));
+}
+
+void Election::OnNamed(Nanos now_ns) {
+  OnHigherEpoch();
+  named_ = context_.entry.epoch;
+  context_.Promise(named_, context_.rules().promises_are_durable && context_.rules().followed_epoch_is_stored);
+  OnPromiseStored(now_ns);
+}
+
+bool Election::Takes(Nanos now_ns) const {
+  return named_ != 0 && named_ == context_.promised && named_ == context_.stored_promise &&
+         named_ == context_.entry.epoch && context_.entry.master == context_.self() &&
+         (follower_.grant().HasRunOut(now_ns) || !context_.rules().grant_runs_out_first);
 }
 
 void Election::OnNamedAtStart(Nanos now_ns) {
@@ -120,6 +151,8 @@ void Election::Begin(Nanos now_ns) {
   began_ns_ = asked_ns_ = now_ns;
   sent_cas_ = in_doubt_ = yielded_ = false;
   vote_count_ = 0;
+  refused_ = ReplicaSet();
+  named_ = 0;
   promised_to_ = context_.self();
   promised_to_epoch_ = epoch_;
   reply_due_ = false;
@@ -136,18 +169,33 @@ void Election::GiveUp(Nanos now_ns) {
   next_try_ns_ = now_ns + context_.RandomBelow(context_.timing().max_backoff_ns * tries_);
 }
 
-void Election::OnHigherEpoch() { epoch_ = 0; }
+void Election::OnHigherEpoch() { epoch_ = named_ = 0; }
+
+// Candidates that began together have fenced each other: better to try again soon than to wait.
+bool Election::CannotWin() const {
+  size_t possible = 0;
+  for (const ReplicaId& id : context_.entry.assigned) possible += id != gone_ && !refused_.Contains(id);
+  return possible < context_.entry.min_isr;
+}
 
 void Election::OnPromiseReply(const ReplicaId& from, const PromiseReply& reply, Nanos now_ns) {
   context_.NoteEpoch(reply.highest);
   if (!campaigning() || reply.epoch != epoch_ || sent_cas_) return;
   if (reply.revision > context_.entry.revision) context_.out.Add(ReadTopology{});
-  if (!reply.promised) return;
+  if (!reply.promised) {
+    if (reply.highest >= epoch_ && context_.entry.assigned.Contains(from)) refused_.Insert(from);
+    if (!CannotWin()) return;
+    epoch_ = 0;
+    tries_ = std::min(tries_ + 1, 4u);
+    waited_ = true;
+    next_try_ns_ = now_ns + Wait(30 * kMillisecond * tries_);
+    return;
+  }
   for (size_t i = 0; i < vote_count_; ++i) {
     if (votes_[i].replica == from) return;
   }
   if (vote_count_ == votes_.size()) return;
-  votes_[vote_count_++] = {from, reply.end};
+  votes_[vote_count_++] = {from, reply.end, reply.slow_disk};
   Proceed(now_ns);
 }
 
@@ -157,10 +205,16 @@ ReplicaSet Election::Voters() const {
   return voters.Intersection(context_.entry.assigned);
 }
 
-const Election::Vote* Election::Longer() const {
-  const HistoryPoint own = context_.log.end();
+// Any member may go on, so this is only a preference: no slow disk, and then a long log.
+bool Election::IsBetter(const Vote& vote) const {
+  if (!context_.entry.isr.Contains(vote.replica)) return false;
+  if (vote.slow_disk != context_.disk.slow()) return context_.disk.slow();
+  return IsLonger(vote.end, context_.log.end());
+}
+
+const Election::Vote* Election::Better() const {
   for (size_t i = 0; i < vote_count_; ++i) {
-    if (context_.entry.isr.Contains(votes_[i].replica) && IsLonger(votes_[i].end, own)) return &votes_[i];
+    if (IsBetter(votes_[i])) return &votes_[i];
   }
   return nullptr;
 }
@@ -170,11 +224,13 @@ void Election::Proceed(Nanos now_ns) {
   const ReplicaSet voters = Voters();
   if (context_.rules().promotion_needs_promises) {
     if (voters.size() < context_.entry.min_isr) return;
-    const bool all = context_.entry.isr.IsSubsetOf(voters);
+    ReplicaSet awaited = context_.entry.isr;
+    awaited.Remove(gone_);
+    const bool all = awaited.IsSubsetOf(voters);
     if (!all && now_ns - began_ns_ < context_.timing().vote_wait_ns) return;
-    const Vote* longer = Longer();
-    if (longer != nullptr && now_ns - began_ns_ < context_.timing().longest_wait_ns) {
-      if (!yielded_) context_.Send(longer->replica, CampaignNow{epoch_});
+    const Vote* better = Better();
+    if (better != nullptr && now_ns - began_ns_ < context_.timing().better_wait_ns) {
+      if (!yielded_) context_.Send(better->replica, CampaignNow{epoch_});
       yielded_ = true;
       return;
     }

@@ -31,10 +31,20 @@ class Election {
   void OnPromiseReply(const ReplicaId& from, const PromiseReply& reply, Nanos now_ns);
   void OnCampaignNow(Epoch leads, Nanos now_ns);
   void OnPromiseStored(Nanos now_ns);
-  // A process of the master that this replica granted to is dead.
-  void OnDeath(Nanos now_ns);
+  // The master that this replica granted to uses no lease any more: it is dead, or has resigned. Its vote
+  // is not waited for.
+  void OnMasterGone(const ReplicaId& master, Nanos now_ns);
+  // The own mastership ended because of the disk: others have the first turn.
+  void StandBack(Nanos now_ns);
   // A newer entry is known. Returns whether it is this campaign's.
   bool OnEntry(Nanos now_ns);
+  // The topology names this replica as master of an epoch that it did not campaign for: the old master
+  // hands over, or an operator forces it. Once the promise of that epoch is stored and nobody else can have
+  // a lease, Takes is true, and the mastership may begin.
+  void OnNamed(Nanos now_ns);
+  bool Takes(Nanos now_ns) const;
+  // Somebody else has become master: it has the first turn.
+  void OnOtherMaster(Nanos now_ns);
   // The first entry since the start names this replica as master. The only campaign that waits for
   // nothing, because nobody else can be master at that revision.
   void OnNamedAtStart(Nanos now_ns);
@@ -47,14 +57,18 @@ class Election {
   struct Vote {
     ReplicaId replica;
     HistoryPoint end;
+    bool slow_disk = false;
   };
 
   bool MayBegin(Epoch leads, Nanos now_ns) const;
   void Begin(Nanos now_ns);
+  Nanos Wait(Nanos most);
   void GiveUp(Nanos now_ns);
+  bool CannotWin() const;
+  bool IsBetter(const Vote& vote) const;
   void Proceed(Nanos now_ns);
   ReplicaSet Voters() const;
-  const Vote* Longer() const;
+  const Vote* Better() const;
   void SendCas(Nanos now_ns);
 
   CoreContext& context_;
@@ -68,6 +82,9 @@ class Election {
   Nanos read_ns_ = 0;
   std::array<Vote, kMaxReplicas> votes_;
   size_t vote_count_ = 0;
+  ReplicaSet refused_;  // those that have promised as much to others
+  ReplicaId gone_;      // the last master, if it is known to be gone
+  Epoch named_ = 0;     // OnNamed
   // -- between campaigns
   Nanos next_try_ns_ = 0;
   bool waited_ = false;  // next_try_ns_ was drawn for the present silence

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 namespace pando::replication {
 
 void Follower::Reset() {
@@ -22,12 +24,24 @@ void Follower::OnHeartbeat(const ReplicaId& from, const Heartbeat& heartbeat, Na
     return;
   }
   if (grant_.IsStale(from, heartbeat.incarnation)) return;
-  grant_.Give(from, heartbeat.incarnation, now_ns);
-  context_.Send(from, HeartbeatAck{heartbeat.epoch, heartbeat.incarnation, heartbeat.sent_ns});
+  grant_.Give(from, heartbeat.incarnation, heartbeat.epoch, now_ns);
+  const uint64_t process = context_.config.incarnation;
+  context_.Send(from, HeartbeatAck{heartbeat.epoch, heartbeat.incarnation, heartbeat.sent_ns, process, now_ns});
+  if (heartbeat.echo_ns != 0 && heartbeat.echo_process == process) {
+    if (next_.as_of_ns != 0 && context_.log.applied() >= next_.lsn) proven_ = std::exchange(next_, Fresh());
+    // One at a time: the next heartbeat comes soon.
+    if (next_.as_of_ns == 0 && heartbeat.echo_ns > proven_.as_of_ns) next_ = {heartbeat.echo_ns, heartbeat.commit_lsn};
+  }
   if (heartbeat.epoch == matched_epoch_) {
     master_commit_ = std::max(master_commit_, heartbeat.commit_lsn);
     AdvanceCommit();
   }
+}
+
+std::optional<Nanos> Follower::FreshAsOf() const {
+  if (next_.as_of_ns != 0 && context_.log.applied() >= next_.lsn) return next_.as_of_ns;
+  if (proven_.as_of_ns == 0) return std::nullopt;
+  return proven_.as_of_ns;
 }
 
 AlignReply Follower::Ends(Epoch epoch, Lsn limit) const {
@@ -45,16 +59,18 @@ AlignReply Follower::Ends(Epoch epoch, Lsn limit) const {
   reply.more = end.lsn > context_.commit_lsn;
   if (const auto committed = context_.log.PointAt(context_.commit_lsn); committed && committed->lsn != 0) {
     reply.ends.push_back(*committed);
+    reply.committed = *committed;
   }
   return reply;
 }
 
 void Follower::OnAlignRequest(const ReplicaId& from, const AlignRequest& request) {
   if (Refuses(from, request.epoch)) return;
-  context_.Send(from, Ends(request.epoch, context_.log.end().lsn));
+  AlignReply reply = Ends(request.epoch, context_.log.end().lsn);
+  reply.number = request.number;
+  context_.Send(from, std::move(reply));
   if (!context_.rules().ack_after_alignment) {
-    context_.Send(from, AppendAck{request.epoch, context_.config.incarnation, context_.log.durable(),
-                                  context_.commit_lsn, context_.installed});
+    context_.Send(from, Ack(request.epoch, context_.log.durable()));
   }
 }
 
@@ -132,8 +148,19 @@ void Follower::Acknowledge(bool repeat) {
   if (!point || (!repeat && point->lsn <= acknowledged_.lsn)) return;
   if (point->lsn > acknowledged_.lsn) acknowledged_ = *point;
   AdvanceCommit();
-  context_.Send(
-      master_, AppendAck{matched_epoch_, context_.config.incarnation, *point, context_.commit_lsn, context_.installed});
+  context_.Send(master_, Ack(matched_epoch_, *point));
+}
+
+AppendAck Follower::Ack(Epoch epoch, const HistoryPoint& durable) const {
+  AppendAck ack;
+  ack.epoch = epoch;
+  ack.incarnation = context_.config.incarnation;
+  ack.durable = durable;
+  ack.applied_lsn = context_.log.applied();
+  ack.installed = context_.installed;
+  ack.room = context_.room;
+  ack.apply_stalled = context_.apply_stalled;
+  return ack;
 }
 
 void Follower::AdvanceCommit() {

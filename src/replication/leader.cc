@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 namespace pando::replication {
@@ -13,6 +14,7 @@ void Leader::Begin(const PartitionEntry& entry, bool resume, Nanos now_ns) {
   open_ = false;
   stalled_since_ns_ = 0;
   committed_here_ = 0;
+  all_lsn_ = 0;
   peers_.clear();
   proposals_.Clear();
   if (resume) {
@@ -28,7 +30,12 @@ void Leader::Begin(const PartitionEntry& entry, bool resume, Nanos now_ns) {
 
 void Leader::End(std::string why, const ReplicaId& successor) {
   if (!active()) return;
+  handover_.OnEnd();
   context_.out.Add(CloseMastership{epoch_, std::move(why), successor});
+  // Nobody needs to wait for the lease of this mastership.
+  for (const Peer& peer : peers_) {
+    context_.Send(peer.id, Resign{epoch_, context_.config.incarnation, context_.entry.revision});
+  }
   epoch_ = 0;
   open_ = false;
   peers_.clear();
@@ -67,9 +74,20 @@ void Leader::OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nano
   const Nanos counts_from = context_.rules().lease_from_send_time ? ack.sent_ns : now_ns;
   peer->lease_until_ns = std::max(peer->lease_until_ns, counts_from + context_.timing().lease.lease_ns);
   peer->heard_ns = now_ns;
+  if (ack.process < peer->process) return;
+  if (ack.process > peer->process) {
+    // What an older process acknowledged must still be there. Nothing else would ask while nobody writes.
+    if (peer->process != 0 && !peer->lost_disk) AskToAlign(peer, now_ns);
+    peer->process = ack.process;
+    peer->echo_ns = 0;
+  }
+  if (ack.own_ns <= peer->echo_ns) return;
+  peer->echo_ns = ack.own_ns;
+  peer->echo_at_ns = now_ns;
 }
 
 Nanos Leader::LeaseEnd() const {
+  if (handover_.proposed() && context_.rules().handover_gives_up_lease) return std::numeric_limits<Nanos>::min();
   Nanos end = std::numeric_limits<Nanos>::max();
   for (const ReplicaId& id : proposals_.WaitSet()) {
     if (id == context_.self()) continue;
@@ -84,7 +102,43 @@ Nanos Leader::LeaseEnd() const {
 void Leader::AskToAlign(Peer* peer, Nanos now_ns) {
   peer->located = false;
   peer->asked_ns = now_ns;
-  context_.Send(peer->id, AlignRequest{epoch_});
+  peer->acked_when_asked = peer->acked.lsn;
+  context_.Send(peer->id, AlignRequest{epoch_, ++peer->asked_number});
+}
+
+// A reply to the newest request was given after the follower had acknowledged what the master knew then,
+// however late it comes. The reply to an Append proves nothing, but is a reason to ask.
+bool Leader::CheckPast(Peer* peer, const AlignReply& reply, Nanos now_ns) {
+  if (!context_.rules().lost_disk_is_condemned) return true;
+  if (reply.committed.lsn > 0) {
+    const std::optional<HistoryPoint> own = context_.log.PointAt(reply.committed.lsn);
+    if (own && own->chain != reply.committed.chain) {
+      GiveUpOn(peer, own->lsn,
+               fmt::format("it has committed another unit {}:{} than the master's {}:{}", reply.committed.epoch,
+                           own->lsn, own->epoch, own->lsn));
+      return false;
+    }
+  }
+  if (reply.number != 0 && reply.number == peer->asked_number && reply.log_end.lsn < peer->acked_when_asked) {
+    GiveUpOn(peer, peer->acked_when_asked,
+             fmt::format("it had acknowledged LSN {}, and its log ends at LSN {}", peer->acked_when_asked,
+                         reply.log_end.lsn));
+    return false;
+  }
+  if (reply.number == 0 && reply.log_end.lsn < peer->acked.lsn) {
+    if (now_ns - peer->asked_ns >= context_.timing().resend_after_ns / 8) AskToAlign(peer, now_ns);
+    return false;
+  }
+  return true;
+}
+
+void Leader::GiveUpOn(Peer* peer, Lsn lsn, std::string why) {
+  if (peer->lost_disk) return;
+  peer->lost_disk = true;
+  peer->located = false;
+  peer->lost_lsn = lsn;
+  context_.Send(peer->id, Condemn{epoch_, lsn});
+  context_.out.Add(ReportLostReplica{peer->id, std::move(why)});
 }
 
 // The last point that both logs have, as far as the named ends tell. The follower verifies it.
@@ -102,14 +156,10 @@ std::optional<HistoryPoint> Leader::CommonPoint(const AlignReply& reply) const {
 
 void Leader::OnAlignReply(const ReplicaId& from, const AlignReply& reply, Nanos now_ns) {
   Peer* peer = Find(from);
-  if (peer == nullptr || reply.epoch != epoch_) return;
+  if (peer == nullptr || peer->lost_disk || reply.epoch != epoch_) return;
   if (reply.incarnation < peer->incarnation) return;
-  if (reply.incarnation > peer->incarnation) {
-    // It has started again since it acknowledged. What it acknowledged must still be there.
-    if (peer->incarnation != 0 && reply.log_end.lsn < peer->acked.lsn) peer->lost_disk = true;
-    peer->incarnation = reply.incarnation;
-  }
-  if (peer->lost_disk) return;
+  peer->incarnation = reply.incarnation;
+  if (!CheckPast(peer, reply, now_ns)) return;
   // A refusal of the first Append means that the common point lies lower. Those after a lost one are
   // refused one by one, with an answer each; one answer is enough.
   const bool lower = reply.refused && *reply.refused == peer->start_lsn;
@@ -166,8 +216,13 @@ void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_
     const bool old = !own && ack.durable.lsn < context_.commit_lsn;
     if (!old && (!own || own->chain != ack.durable.chain)) return;  // RC2: it means another history
   }
-  peer->incarnation = std::max(peer->incarnation, ack.incarnation);
-  peer->installed = ack.installed;
+  if (ack.incarnation >= peer->incarnation) {
+    peer->incarnation = ack.incarnation;
+    peer->installed = ack.installed;
+    peer->applied_lsn = ack.applied_lsn;
+    peer->room = ack.room;
+    peer->apply_stalled = ack.apply_stalled;
+  }
   if (ack.durable.lsn > peer->acked.lsn) {
     peer->acked = ack.durable;
     peer->acked_epoch = ack.epoch;
@@ -176,6 +231,7 @@ void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_
     AdvanceCommit();
     Ship(peer);
   }
+  TickHandover(now_ns);
 }
 
 void Leader::NoteProgress(Peer* peer, Nanos now_ns) {
@@ -203,16 +259,18 @@ Lsn Leader::AckedBy(const ReplicaId& id) const {
 
 void Leader::AdvanceCommit() {
   const ReplicaSet wait = proposals_.WaitSet().Union({context_.self()});
-  std::vector<Lsn> acked;
-  acked.reserve(kMaxReplicas);
-  for (const ReplicaId& id : wait) acked.push_back(AckedBy(id));
-  std::sort(acked.begin(), acked.end(), std::greater<>());
-  const Lsn target = context_.rules().commit_needs_every_member ? acked.back() : acked[acked.size() / 2];
+  std::array<Lsn, kMaxReplicas> acked;
+  size_t count = 0;
+  for (const ReplicaId& id : wait) acked[count++] = AckedBy(id);
+  std::sort(acked.begin(), acked.begin() + count, std::greater<>());
+  const Lsn target = acked[context_.rules().commit_needs_every_member ? count - 1 : count / 2];
   if (context_.rules().commit_from_epoch_start && target < start_lsn_) return;  // RC1
   if (target > context_.commit_lsn) {
     committed_here_ = target;
     context_.Commit(target);
   }
+  // Whoever is in sync has what is committed.
+  if (context_.entry.isr.size() >= context_.entry.replicas) all_lsn_ = std::max(all_lsn_, committed_here_);
   if (!open_ && context_.commit_lsn >= start_lsn_) {
     open_ = true;
     context_.out.Add(OpenMastership{epoch_});
@@ -223,20 +281,21 @@ void Leader::AdvanceCommit() {
 
 void Leader::OnEntry(Nanos now_ns) {
   proposals_.OnEntry(context_.entry);
+  handover_.OnEntry();
   UpdatePeers(now_ns);
   AdvanceCommit();
   ChangeIsr(now_ns);
 }
 
 bool Leader::MustLeave(const Peer& peer, Nanos now_ns) const {
-  if (peer.lost_disk) return true;
+  if (peer.lost_disk || peer.apply_stalled) return true;
   const Nanos limit = context_.timing().evict_after_ns;
   if (now_ns - peer.heard_ns > limit) return true;  // no lease without it
   return peer.acked.lsn < peer.goal_lsn && now_ns - peer.caught_up_ns > limit;
 }
 
 bool Leader::MayJoin(const Peer& peer, Nanos now_ns) const {
-  if (peer.lost_disk || !peer.installed || now_ns < peer.rejoin_at_ns) return false;
+  if (peer.lost_disk || peer.apply_stalled || !peer.installed || now_ns < peer.rejoin_at_ns) return false;
   if (now_ns - peer.heard_ns > context_.timing().evict_after_ns / 2) return false;
   const Lsn start = context_.rules().join_from_epoch_start ? start_lsn_ : 1;
   return peer.acked.lsn >= std::max(start, context_.commit_lsn);
@@ -245,6 +304,7 @@ bool Leader::MayJoin(const Peer& peer, Nanos now_ns) const {
 // One CAS takes out who must leave and takes in who may join. Check and proposal are one step, and the
 // wait set has the joiner from then on.
 void Leader::ChangeIsr(Nanos now_ns) {
+  if (handover_.proposed()) return;
   PartitionEntry desired = context_.entry;
   ReplicaSet must_leave;
   for (Peer& peer : peers_) {
@@ -265,11 +325,16 @@ void Leader::ChangeIsr(Nanos now_ns) {
     desired.isr.Remove(id);
     if (desired.assigned.size() > desired.replicas) desired.assigned.Remove(id);
   }
+  // It must not promise either: it may have lost what it promised.
+  for (const Peer& peer : peers_) {
+    if (!peer.lost_disk || desired.isr.Contains(peer.id)) continue;
+    desired.assigned.Remove(peer.id);
+    desired.learners.Remove(peer.id);
+  }
   const bool stalled = !must_leave.empty();
   if (!stalled) stalled_since_ns_ = 0;
   if (stalled && stalled_since_ns_ == 0) stalled_since_ns_ = now_ns;
-  if (desired.isr == context_.entry.isr) return;
-  if (!proposals_.Propose(desired, now_ns)) return;
+  if (Propose(desired, now_ns) != ChangeResult::kProposed) return;
   for (const ReplicaId& id : context_.entry.isr) {
     Peer* peer = Find(id);
     if (peer == nullptr || desired.isr.Contains(id)) continue;
@@ -286,6 +351,7 @@ ChangeResult Leader::Propose(const PartitionEntry& desired, Nanos now_ns) {
       desired.replicas == known.replicas && desired.min_isr == known.min_isr) {
     return ChangeResult::kDone;
   }
+  if (handover_.proposed()) return ChangeResult::kLater;
   return proposals_.Propose(desired, now_ns) ? ChangeResult::kProposed : ChangeResult::kLater;
 }
 
@@ -307,9 +373,7 @@ void Leader::Tick(Nanos now_ns) {
   const Timing& timing = context_.timing();
   if (now_ns >= next_heartbeat_ns_) {
     next_heartbeat_ns_ = now_ns + timing.heartbeat_ns;
-    for (const Peer& peer : peers_) {
-      context_.Send(peer.id, Heartbeat{epoch_, context_.config.incarnation, now_ns, context_.commit_lsn});
-    }
+    SendHeartbeats(now_ns);
   }
   for (Peer& peer : peers_) {
     NoteProgress(&peer, now_ns);
@@ -318,10 +382,91 @@ void Leader::Tick(Nanos now_ns) {
     const bool silent = !peer.located && now_ns - peer.asked_ns >= timing.resend_after_ns;
     // It has aligned with nothing to acknowledge, and its first acknowledgement was lost.
     const bool unknown = peer.located && peer.acked.lsn == 0 && now_ns - peer.asked_ns >= timing.resend_after_ns;
-    if (stuck || silent || unknown) AskToAlign(&peer, now_ns);
+    if (!peer.lost_disk && (stuck || silent || unknown)) AskToAlign(&peer, now_ns);
     Ship(&peer);
   }
   ChangeIsr(now_ns);
+  if (Peer* target = Find(handover_.target()); handover_.active() && target != nullptr) {
+    target->probe = true;  // how far has it applied?
+    Ship(target);
+  }
+  TickHandover(now_ns);
+}
+
+// A follower's own time is echoed in a later turn than that in which it came, so the lease held at a moment
+// after that time: until then nobody else had committed anything.
+void Leader::SendHeartbeats(Nanos now_ns) {
+  const bool leased = (open_ && now_ns < LeaseEnd()) || !context_.rules().freshness_needs_lease;
+  for (const Peer& peer : peers_) {
+    Heartbeat heartbeat{epoch_, context_.config.incarnation, now_ns, context_.commit_lsn, 0, 0};
+    if (leased && peer.echo_at_ns < now_ns) {
+      heartbeat.echo_ns = peer.echo_ns;
+      heartbeat.echo_process = peer.process;
+    }
+    context_.Send(peer.id, heartbeat);
+    if (peer.lost_disk) context_.Send(peer.id, Condemn{epoch_, peer.lost_lsn});
+  }
+}
+
+// -- what an operator asks for
+
+bool Leader::BeginHandover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns) {
+  if (!open_ || handover_.active() || target == context_.self()) return false;
+  Peer* peer = Find(target);
+  if (peer == nullptr || peer->lost_disk || !context_.entry.isr.Contains(target)) return false;
+  handover_.Begin(target, deadline_ns);
+  peer->probe = true;
+  Ship(peer);
+  TickHandover(now_ns);
+  return true;
+}
+
+bool Leader::IsLevel(const Peer& peer) const {
+  const Lsn end = context_.log.end().lsn;
+  return peer.acked.lsn == end && context_.commit_lsn == end && peer.applied_lsn == end && proposals_.empty();
+}
+
+void Leader::TickHandover(Nanos now_ns) {
+  if (!handover_.active()) return;
+  const Peer* peer = Find(handover_.target());
+  const bool answers = peer != nullptr && now_ns - peer->heard_ns <= context_.timing().evict_after_ns;
+  handover_.Tick(peer != nullptr && IsLevel(*peer), answers, now_ns);
+}
+
+uint64_t Leader::Room() const {
+  uint64_t room = std::numeric_limits<uint64_t>::max();
+  for (const ReplicaId& id : proposals_.WaitSet()) {
+    const Peer* peer = Find(id);
+    if (peer != nullptr) room = std::min(room, peer->room);
+  }
+  return room;
+}
+
+ChangeResult Leader::Remove(const ReplicaId& replica, Nanos now_ns) {
+  if (!active()) return ChangeResult::kNotMaster;
+  if (replica == context_.self()) return ChangeResult::kNotAllowed;  // it hands over first
+  PartitionEntry desired = context_.entry;
+  desired.isr.Remove(replica);
+  desired.assigned.Remove(replica);
+  desired.learners.Remove(replica);
+  if (desired.isr.size() < desired.min_isr) return ChangeResult::kNotAllowed;  // I10
+  return Propose(desired, now_ns);
+}
+
+ChangeResult Leader::SetMinIsr(uint32_t min_isr, Nanos now_ns) {
+  if (!active()) return ChangeResult::kNotMaster;
+  PartitionEntry desired = context_.entry;
+  desired.min_isr = min_isr;
+  if (min_isr == 0 || min_isr > desired.isr.size() || min_isr > desired.replicas) return ChangeResult::kNotAllowed;
+  return Propose(desired, now_ns);
+}
+
+ChangeResult Leader::SetReplicas(uint32_t replicas, Nanos now_ns) {
+  if (!active()) return ChangeResult::kNotMaster;
+  PartitionEntry desired = context_.entry;
+  desired.replicas = replicas;
+  if (replicas == 0 || replicas < desired.min_isr || replicas > kMaxReplicas) return ChangeResult::kNotAllowed;
+  return Propose(desired, now_ns);
 }
 
 std::vector<Leader::Counted> Leader::CountedAcks() const {
@@ -339,6 +484,10 @@ std::string Leader::CheckInvariants() const {
   }
   if (open_ && context_.commit_lsn < start_lsn_)
     return "RC1: the mastership is open before its first record is committed";
+  if (handover_.proposed() && context_.rules().handover_waits_until_level &&
+      context_.log.end().lsn != context_.commit_lsn) {
+    return fmt::format("RC5: LSN {} was appended while a handover is proposed", context_.log.end().lsn);
+  }
   for (const Peer& peer : peers_) {
     if (peer.acked.lsn > 0 && peer.acked_epoch != epoch_) {
       return fmt::format("RC2: an acknowledgement of epoch {} counts in epoch {}", peer.acked_epoch, epoch_);

@@ -8,15 +8,18 @@
 //       set (I2) have acknowledged it in this epoch.
 //   RC1  nothing is committed in an epoch below the record that begins it. Earlier epochs are committed
 //        together with that record.
+//   RC5  see handover.h; nothing is appended while a handover is proposed.
 //   RC2  an acknowledgement counts only if it is of this epoch, and names a point of this log.
 #pragma once
 
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "src/replication/answers.h"
 #include "src/replication/core_context.h"
+#include "src/replication/handover.h"
 #include "src/replication/isr_proposals.h"
 #include "src/replication/messages.h"
 
@@ -24,7 +27,9 @@ namespace pando::replication {
 
 class Leader {
  public:
-  explicit Leader(CoreContext& context) : context_(context), proposals_(context) { peers_.reserve(kMaxReplicas); }
+  explicit Leader(CoreContext& context) : context_(context), proposals_(context), handover_(context) {
+    peers_.reserve(kMaxReplicas);
+  }
 
   // The topology names this process as master of entry.epoch. `resume` only if a rule is off.
   void Begin(const PartitionEntry& entry, bool resume, Nanos now_ns);
@@ -43,21 +48,32 @@ class Leader {
   // The own log has grown, or more of it is durable.
   void OnLogMoved(Nanos now_ns);
   void OnEntry(Nanos now_ns);
-  void OnCasDone(const OpId& op, CasOutcome outcome, Nanos now_ns) { proposals_.OnDone(op, outcome, now_ns); }
+  void OnCasDone(const OpId& op, CasOutcome outcome, Nanos now_ns) {
+    proposals_.OnDone(op, outcome, now_ns);
+    handover_.OnDone(op, outcome, now_ns);
+  }
   void OnEntryAgain(const PartitionEntry& entry) { proposals_.OnEntry(entry); }
   void Tick(Nanos now_ns);
-  // A new replica becomes a learner; one that is not in sync may leave for it.
+
+  // -- what an operator asks for (replica_core.h)
+  bool BeginHandover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns);
+  const Handover& handover() const { return handover_; }
   ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
 
+  ChangeResult Remove(const ReplicaId& replica, Nanos now_ns);
+  ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);
+  ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);
+
   // When the lease ends, by the own clock, as far as acknowledged heartbeats say. Without followers in
-  // the wait set there is nobody who could promise to another one.
+  // the wait set there is nobody who could promise to another one. A master that is handing over has none.
   Nanos LeaseEnd() const;
   ReplicaSet WaitSet() const { return proposals_.WaitSet(); }
+  // What the fullest disk that a commit waits for can take (AppendAck::room).
+  uint64_t Room() const;
   bool frozen() const { return stalled_since_ns_ != 0; }
   Lsn all_lsn() const { return all_lsn_; }
-  // Whether a write may be appended: not while commit has been frozen for long.
-  bool AcceptsWrites(Nanos now_ns) const {
-    return open_ && (stalled_since_ns_ == 0 || now_ns - stalled_since_ns_ < context_.timing().refuse_writes_after_ns);
+  bool FrozenForLong(Nanos now_ns) const {
+    return frozen() && now_ns - stalled_since_ns_ >= context_.timing().refuse_writes_after_ns;
   }
 
   struct Counted {  // for the assertions of the simulation
@@ -73,13 +89,21 @@ class Leader {
     bool located = false;    // `next` is a point of both logs, unless the follower has objected
     bool reading = false;    // a ShipUnits is under way
     bool probe = false;      // ship even if there is nothing new: the follower has to acknowledge
-    bool lost_disk = false;  // its durable log went back (I9)
+    bool lost_disk = false;  // it has lost what it had acknowledged or committed (I9)
     HistoryPoint next;       // the end of what was shipped
     HistoryPoint acked;      // the highest point acknowledged in this epoch
     Epoch acked_epoch = 0;
     uint64_t incarnation = 0;
     bool installed = false;
-    Nanos asked_ns = 0;  // the last AlignRequest
+    Lsn applied_lsn = 0;
+    uint64_t room = std::numeric_limits<uint64_t>::max();
+    bool apply_stalled = false;
+    Nanos asked_ns = 0;         // the last AlignRequest
+    uint64_t asked_number = 0;  // its number
+    Lsn acked_when_asked = 0;
+    Nanos echo_ns = 0, echo_at_ns = 0;  // the newest HeartbeatAck::own_ns, and when it came
+    uint64_t process = 0;               // HeartbeatAck::process
+    Lsn lost_lsn = 0;                   // what it has lost
     Nanos located_ns = 0;
     Lsn start_lsn = 0;      // where shipping began then
     Nanos progress_ns = 0;  // when `acked` or `next` came to be what it is
@@ -99,6 +123,12 @@ class Leader {
   std::optional<HistoryPoint> CommonPoint(const AlignReply& reply) const;
   void Ship(Peer* peer);
   void NoteProgress(Peer* peer, Nanos now_ns);
+  // What an AlignReply proves about the follower's past. Returns whether it can go on.
+  bool CheckPast(Peer* peer, const AlignReply& reply, Nanos now_ns);
+  void GiveUpOn(Peer* peer, Lsn lsn, std::string why);
+  void SendHeartbeats(Nanos now_ns);
+  bool IsLevel(const Peer& peer) const;
+  void TickHandover(Nanos now_ns);
   Lsn AckedBy(const ReplicaId& id) const;
   void AdvanceCommit();
   bool MustLeave(const Peer& peer, Nanos now_ns) const;
@@ -116,6 +146,7 @@ class Leader {
   Lsn committed_here_ = 0;  // the last LSN that this mastership has committed
   std::vector<Peer> peers_;
   IsrProposals proposals_;
+  Handover handover_;
 };
 
 }  // namespace pando::replication

@@ -4,7 +4,8 @@
 
 namespace pando::replication {
 
-void Grant::Give(const ReplicaId& master, uint64_t incarnation, Nanos now_ns) {
+void Grant::Give(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nanos now_ns) {
+  epoch_ = std::max(epoch_, epoch);
   to_ = master;
   incarnation_ = incarnation;
   until_ns_ = std::max(until_ns_, now_ns + times_.grant_ns());
@@ -13,6 +14,13 @@ void Grant::Give(const ReplicaId& master, uint64_t incarnation, Nanos now_ns) {
 bool Grant::OnDeath(const ReplicaId& master, uint64_t incarnation, Nanos now_ns) {
   if (to_ != master) return false;
   if (rules_.notice_names_incarnation && incarnation != incarnation_) return false;
+  until_ns_ = std::min(until_ns_, now_ns);
+  return true;
+}
+
+bool Grant::OnResign(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nanos now_ns) {
+  if (to_ != master || incarnation != incarnation_) return false;
+  if (rules_.resign_names_epoch && epoch < epoch_) return false;
   until_ns_ = std::min(until_ns_, now_ns);
   return true;
 }

@@ -13,11 +13,13 @@
 //       old ISR, which its grant forbids until then.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <optional>
 
 #include "src/io/reactor.h"
+#include "src/replication/partition_entry.h"
 #include "src/replication/replica_set.h"
 #include "src/replication/rules.h"
 
@@ -39,7 +41,7 @@ class Grant {
       : times_(times), rules_(rules), until_ns_(rules.wait_after_start ? started_ns + times.grant_ns() : started_ns) {}
 
   // A heartbeat of this process has been accepted.
-  void Give(const ReplicaId& master, uint64_t incarnation, Nanos now_ns);
+  void Give(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nanos now_ns);
   // Heartbeats of an earlier process of the same replica say nothing.
   bool IsStale(const ReplicaId& master, uint64_t incarnation) const {
     return to_ == master && incarnation < incarnation_;
@@ -47,6 +49,14 @@ class Grant {
   // A guard has seen this process exit. It can use no lease any more. Returns whether that ended the
   // grant; a notice of any other process says nothing.
   bool OnDeath(const ReplicaId& master, uint64_t incarnation, Nanos now_ns);
+  // The process says itself that it uses no lease of this epoch any more. Its leases of later epochs hold.
+  bool OnResign(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nanos now_ns);
+  // The master that this was granted to has written this entry, in which it is not the master any more. It
+  // gave up its lease before (handover.h).
+  void OnHandover(const PartitionEntry& entry, Nanos now_ns) {
+    if (entry.op_id.replica != to_ || entry.op_id.incarnation != incarnation_) return;
+    if (entry.master != to_ && entry.epoch > epoch_) until_ns_ = std::min(until_ns_, now_ns);
+  }
   // Whether a promise to `candidate` is free of this grant: it has run out, or binds nobody else.
   bool Allows(const ReplicaId& candidate, const ReplicaId& self, Nanos now_ns) const {
     return !rules_.grant_runs_out_first || now_ns >= until_ns_ || (candidate != self && to_ == candidate);
@@ -59,6 +69,7 @@ class Grant {
   const Rules& rules_;
   ReplicaId to_;  // nil: unknown
   uint64_t incarnation_ = 0;
+  Epoch epoch_ = 0;  // the highest that it was granted for
   Nanos until_ns_;
 };
 

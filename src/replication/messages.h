@@ -30,8 +30,10 @@ struct Heartbeat {
   uint64_t incarnation = 0;  // of the sender's process
   Nanos sent_ns = 0;         // by the sender's clock; only the sender understands it
   Lsn commit_lsn = 0;        // everything up to it is committed
-  // HeartbeatAck::own_ns of the receiver, if the sender had a lease after it had received that; else 0.
+  // HeartbeatAck::own_ns and process of the receiver, if the sender had a lease after it had received
+  // that; else 0.
   Nanos echo_ns = 0;
+  uint64_t echo_process = 0;
 };
 struct HeartbeatAck {
   Epoch epoch = 0;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 namespace pando::replication {
@@ -23,8 +24,9 @@ ReplicaCore::ReplicaCore(const CoreConfig& config, const RecoveredReplica& found
 
 void ReplicaCore::Step(const Message& message, Nanos now_ns) {
   turn_ns_ = now_ns;
-  if (quarantined_) return;
+  if (out_of_service()) return;
   std::visit([&](const auto& body) { On(message.from, body, now_ns); }, message.body);
+  TakeOver(now_ns);
 }
 
 void ReplicaCore::On(const ReplicaId& from, const Heartbeat& heartbeat, Nanos now_ns) {
@@ -58,9 +60,6 @@ void ReplicaCore::On(const ReplicaId& from, const AppendAck& ack, Nanos now_ns) 
 
 void ReplicaCore::On(const ReplicaId&, const Fenced& fenced, Nanos) { context_.NoteEpoch(fenced.promised); }
 
-void ReplicaCore::On(const ReplicaId&, const Resign&, Nanos) {}
-void ReplicaCore::On(const ReplicaId&, const Condemn&, Nanos) {}
-
 void ReplicaCore::On(const ReplicaId& from, const PromiseRequest& request, Nanos now_ns) {
   election_.OnPromiseRequest(from, request, leader_.epoch(), now_ns);
 }
@@ -74,7 +73,21 @@ void ReplicaCore::On(const ReplicaId&, const CampaignNow&, Nanos now_ns) {
 }
 
 void ReplicaCore::On(const ReplicaId&, const DeathNotice& notice, Nanos now_ns) {
-  if (follower_.grant().OnDeath(notice.replica, notice.incarnation, now_ns)) election_.OnDeath(now_ns);
+  if (!follower_.grant().OnDeath(notice.replica, notice.incarnation, now_ns)) return;
+  election_.OnMasterGone(notice.replica, now_ns);
+}
+
+void ReplicaCore::On(const ReplicaId& from, const Resign& resign, Nanos now_ns) {
+  const bool news = resign.revision > context_.entry.revision;
+  if (news) context_.out.Add(ReadTopology{});
+  if (!follower_.grant().OnResign(from, resign.incarnation, resign.epoch, now_ns)) return;
+  // It may have handed over: the topology says to whom.
+  if (!news && context_.entry.master == from) election_.OnMasterGone(from, now_ns);
+}
+
+void ReplicaCore::On(const ReplicaId&, const Condemn& condemn, Nanos) {
+  if (condemn.epoch < context_.promised) return;
+  Quarantine(fmt::format("the master of epoch {} has proof that LSN {} was lost here", condemn.epoch, condemn.lsn));
 }
 
 void ReplicaCore::SeeMaster(Epoch epoch) {
@@ -86,9 +99,35 @@ void ReplicaCore::SeeMaster(Epoch epoch) {
 
 void ReplicaCore::Tick(Nanos now_ns) {
   turn_ns_ = now_ns;
-  if (quarantined_) return;
+  if (out_of_service()) return;
+  LookAtDisk(now_ns);
   if (leader_.active()) leader_.Tick(now_ns);
-  election_.Tick(leader_.epoch(), now_ns);
+  TakeOver(now_ns);
+  // The proposed handover comes first: it may have landed.
+  if (!leader_.handover().proposed()) election_.Tick(leader_.epoch(), now_ns);
+}
+
+void ReplicaCore::LookAtDisk(Nanos now_ns) {
+  const Lsn durable = context_.log.durable().lsn;
+  const bool waits = durable < context_.log.end().lsn || context_.stored_promise < context_.promised;
+  context_.disk.Look({durable, context_.stored_promise}, waits, now_ns);
+  // Its process and its network may be well, so nobody else would notice. While no other replica is in
+  // sync, nobody could do better.
+  if (!context_.disk.stalled() || !leader_.active() || context_.entry.isr.size() < 2) return;
+  if (!context_.rules().stalled_disk_resigns) return;
+  StepDown("its disk does not answer");
+  election_.StandBack(now_ns);
+}
+
+void ReplicaCore::TakeOver(Nanos now_ns) {
+  if (leader_.active() || !election_.Takes(now_ns)) return;
+  BeginMastership(now_ns);
+}
+
+void ReplicaCore::BeginMastership(Nanos now_ns) {
+  follower_.Reset();
+  last_led_ = context_.entry.epoch;
+  leader_.Begin(context_.entry, false, now_ns);
 }
 
 void ReplicaCore::OnAppended(Nanos now_ns) {
@@ -98,7 +137,7 @@ void ReplicaCore::OnAppended(Nanos now_ns) {
 
 void ReplicaCore::OnDurable(Nanos now_ns) {
   turn_ns_ = now_ns;
-  if (quarantined_) return;
+  if (out_of_service()) return;
   if (leader_.active()) {
     leader_.OnLogMoved(now_ns);
   } else {
@@ -108,11 +147,12 @@ void ReplicaCore::OnDurable(Nanos now_ns) {
 
 void ReplicaCore::OnPromiseStored(Epoch epoch, Nanos now_ns) {
   turn_ns_ = now_ns;
-  if (quarantined_) return;
+  if (out_of_service()) return;
   CHECK_LE(epoch, context_.promised) << "a promise was stored that was never given";
   context_.stored_promise = std::max(context_.stored_promise, epoch);
   if (!leader_.active()) follower_.OnDurable();
   election_.OnPromiseStored(now_ns);
+  TakeOver(now_ns);
 }
 
 void ReplicaCore::OnShipped(const ReplicaId& to, Epoch epoch, const HistoryPoint& end, Nanos now_ns) {
@@ -127,14 +167,15 @@ void ReplicaCore::OnShipFailed(const ReplicaId& to, Epoch epoch, Nanos now_ns) {
 
 void ReplicaCore::OnTopology(const PartitionEntry& entry, Nanos now_ns) {
   turn_ns_ = now_ns;
-  if (quarantined_) return;
+  if (out_of_service()) return;
   Learn(entry, now_ns);
 }
 
 void ReplicaCore::OnCasDone(const OpId& op, CasOutcome outcome, const PartitionEntry& entry, Nanos now_ns) {
   turn_ns_ = now_ns;
-  if (quarantined_) return;
+  if (out_of_service()) return;
   if (outcome != CasOutcome::kUnknown) Learn(entry, now_ns);
+  if (out_of_service()) return;
   if (leader_.active()) leader_.OnCasDone(op, outcome, now_ns);
   election_.OnCasDone(op, outcome, now_ns);
 }
@@ -149,20 +190,65 @@ ChangeResult ReplicaCore::Assign(const ReplicaId& learner, const std::optional<R
   return leader_.Assign(learner, leaves, now_ns);
 }
 
-ChangeResult ReplicaCore::Remove(const ReplicaId&, Nanos) { return ChangeResult::kNotAllowed; }
-ChangeResult ReplicaCore::SetMinIsr(uint32_t, Nanos) { return ChangeResult::kNotAllowed; }
-ChangeResult ReplicaCore::SetReplicas(uint32_t, Nanos) { return ChangeResult::kNotAllowed; }
-bool ReplicaCore::Handover(const ReplicaId&, Nanos, Nanos) { return false; }
-void ReplicaCore::OnApplied(Nanos now_ns) { turn_ns_ = now_ns; }
-void ReplicaCore::OnRoom(uint64_t, bool, Nanos now_ns) { turn_ns_ = now_ns; }
-std::optional<Nanos> ReplicaCore::FreshAsOf() const { return std::nullopt; }
-SessionState ReplicaCore::SessionCovers(Epoch, Lsn) const { return SessionState::kNotYet; }
+ChangeResult ReplicaCore::Remove(const ReplicaId& replica, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.Remove(replica, now_ns);
+}
 
-WriteVerdict ReplicaCore::JudgeWrite(WriteLevel, uint64_t, Nanos now_ns) const {
-  if (quarantined_ || discarded_) return WriteVerdict::kOutOfService;
+ChangeResult ReplicaCore::SetMinIsr(uint32_t min_isr, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.SetMinIsr(min_isr, now_ns);
+}
+
+ChangeResult ReplicaCore::SetReplicas(uint32_t replicas, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.SetReplicas(replicas, now_ns);
+}
+
+bool ReplicaCore::Handover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns) {
+  turn_ns_ = now_ns;
+  return !context_.disk.stalled() && !election_.campaigning() && leader_.BeginHandover(target, now_ns, deadline_ns);
+}
+
+void ReplicaCore::OnRoom(uint64_t room, bool apply_stalled, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  const uint64_t change = std::max(room, told_room_) - std::min(room, told_room_);
+  const bool tell = apply_stalled != context_.apply_stalled || (room == 0) != (told_room_ == 0) || change >= kRoomStep;
+  context_.room = room;
+  context_.apply_stalled = apply_stalled;
+  if (!tell || out_of_service() || leader_.active()) return;
+  told_room_ = room;
+  follower_.Remind();
+}
+
+std::optional<Nanos> ReplicaCore::FreshAsOf() const { return out_of_service() ? std::nullopt : follower_.FreshAsOf(); }
+
+SessionState ReplicaCore::SessionCovers(Epoch epoch, Lsn lsn) const {
+  const ReplicaLog& log = context_.log;
+  const Lsn applied = log.applied();
+  if (!context_.rules().session_names_epoch) return lsn <= applied ? SessionState::kCovered : SessionState::kNotYet;
+  const std::optional<HistoryPoint> at = log.PointAt(applied);
+  const Epoch applied_epoch = at ? at->epoch : 0;
+  if (applied_epoch == epoch && lsn <= applied) return SessionState::kCovered;
+  // What is applied is committed, and epochs only rise. So units of this epoch may still follow unless a
+  // unit of a higher one is applied, or a unit of a lower one in its place.
+  if (applied_epoch <= epoch)
+    return applied_epoch < epoch && lsn <= applied ? SessionState::kLost : SessionState::kNotYet;
+  const HistoryPoint end = log.EpochEnd(epoch);
+  return end.epoch == epoch && lsn <= end.lsn ? SessionState::kCovered : SessionState::kLost;
+}
+
+WriteVerdict ReplicaCore::JudgeWrite(WriteLevel level, uint64_t bytes, Nanos now_ns) const {
+  if (out_of_service()) return WriteVerdict::kOutOfService;
   if (!leader_.active()) return WriteVerdict::kNotMaster;
   if (!leader_.is_open()) return WriteVerdict::kOpening;
-  return leader_.AcceptsWrites(now_ns) ? WriteVerdict::kAccepted : WriteVerdict::kFrozen;
+  if (leader_.handover().active()) return WriteVerdict::kHandingOver;
+  if (context_.disk.stalled()) return WriteVerdict::kDiskStalled;
+  if (level != WriteLevel::kOne && leader_.FrozenForLong(now_ns)) return WriteVerdict::kFrozen;
+  if (level == WriteLevel::kAll && context_.entry.isr.size() < context_.entry.replicas) {
+    return WriteVerdict::kTooFewForAll;
+  }
+  return bytes > leader_.Room() ? WriteVerdict::kDiskFull : WriteVerdict::kAccepted;
 }
 
 void ReplicaCore::Learn(const PartitionEntry& entry, Nanos now_ns) {
@@ -171,24 +257,35 @@ void ReplicaCore::Learn(const PartitionEntry& entry, Nanos now_ns) {
     if (leader_.active()) leader_.OnEntryAgain(entry);
     return;
   }
+  if (!IsPart(entry)) return;
+  const bool new_epoch = entry.epoch > context_.entry.epoch;
   context_.entry = entry;
   context_.NoteEpoch(entry.epoch);
   const bool first = !std::exchange(saw_entry_, true);
   if (leader_.active() && (entry.epoch > leader_.epoch() || entry.master != context_.self())) {
     if (!election_.campaigning() || entry.master != context_.self()) {
-      StepDown(fmt::format("the topology names another master, of epoch {}", entry.epoch));
+      StepDown(fmt::format("the topology names another master, of epoch {}", entry.epoch), entry.master);
     }
   }
   if (election_.OnEntry(now_ns)) {
-    if (leader_.active()) leader_.End("it has won a higher epoch");
-    follower_.Reset();
-    leader_.Begin(entry, false, now_ns);
+    if (leader_.active()) leader_.End("it has won a higher epoch", context_.self());
+    BeginMastership(now_ns);
     return;
   }
-  if (leader_.active() && entry.epoch > leader_.epoch()) StepDown("the topology has a higher epoch");
+  if (leader_.active() && entry.epoch > leader_.epoch()) StepDown("the topology has a higher epoch", entry.master);
   if (leader_.active()) {
     leader_.OnEntry(now_ns);
     return;
+  }
+  if (new_epoch && !first) {
+    if (entry.master != context_.self()) {
+      follower_.grant().OnHandover(entry, now_ns);
+      election_.OnOtherMaster(now_ns);
+    } else if (MayTake(entry.epoch)) {
+      follower_.grant().OnHandover(entry, now_ns);
+      election_.OnNamed(now_ns);
+      TakeOver(now_ns);
+    }
   }
   if (!first || entry.master != context_.self()) return;
   if (!context_.rules().start_ends_mastership && entry.epoch >= recovered_promise_ &&
@@ -199,8 +296,37 @@ void ReplicaCore::Learn(const PartitionEntry& entry, Nanos now_ns) {
   if (recovered_promise_ == context_.promised) election_.OnNamedAtStart(now_ns);
 }
 
-void ReplicaCore::StepDown(std::string why) {
-  leader_.End(std::move(why));
+// No earlier process, and no earlier mastership of this one, may have led that epoch: an epoch has one
+// history. Processes store the promise of an epoch before they lead it.
+bool ReplicaCore::MayTake(Epoch epoch) const {
+  if (epoch < context_.promised || epoch <= last_led_) return false;
+  return epoch > recovered_promise_ || !context_.rules().handover_target_is_new;
+}
+
+// Whether the entry counts with this replica. If not, there is nothing to learn from it.
+bool ReplicaCore::IsPart(const PartitionEntry& entry) {
+  if (entry.lineage != context_.lineage && context_.rules().lineage_is_checked) {
+    if (entry.lineage < context_.lineage) return false;  // the topology went back
+    // Who is in sync when a loss is accepted is what the new lineage begins with.
+    if (context_.lineage != 0 && context_.log.end().lsn != 0 && !entry.isr.Contains(context_.self())) {
+      Discard(fmt::format("an operator has accepted a loss: the lineage is {} now, and was {} here", entry.lineage,
+                          context_.lineage));
+      return false;
+    }
+    context_.lineage = entry.lineage;
+    context_.out.Add(StorePromise{context_.promised, entry.lineage});
+  }
+  const bool listed = entry.assigned.Contains(context_.self()) || entry.learners.Contains(context_.self());
+  if (!listed && was_listed_) {
+    Discard("it was removed from the replicas of the partition");
+    return false;
+  }
+  was_listed_ = listed;
+  return true;
+}
+
+void ReplicaCore::StepDown(std::string why, const ReplicaId& successor) {
+  leader_.End(std::move(why), successor);
   follower_.Reset();
 }
 
@@ -211,8 +337,15 @@ void ReplicaCore::Quarantine(std::string why) {
   context_.out.Add(QuarantineReplica{std::move(why)});
 }
 
+void ReplicaCore::Discard(std::string why) {
+  StepDown("the replica is discarded");
+  election_.OnHigherEpoch();
+  discarded_ = true;
+  context_.out.Add(DiscardReplica{std::move(why)});
+}
+
 std::optional<Mastership> ReplicaCore::Serving() const {
-  if (quarantined_ || !leader_.is_open()) return std::nullopt;
+  if (out_of_service() || !leader_.is_open()) return std::nullopt;
   return Mastership{leader_.epoch(), context_.config.incarnation};
 }
 
@@ -223,6 +356,7 @@ bool ReplicaCore::LeaseHolds(const Mastership& mastership, Nanos fresh_now_ns) c
 
 std::string_view ReplicaCore::role() const {
   if (quarantined_) return "quarantined";
+  if (discarded_) return "discarded";
   if (leader_.active()) return leader_.is_open() ? "master" : "new master";
   return election_.campaigning() ? "candidate" : "follower";
 }

@@ -29,6 +29,7 @@
 //   I13  once faults have ended, all replicas are back in sync within a bounded time.
 #pragma once
 
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -71,8 +72,6 @@ class ReplicaCore {
   void OnCasDone(const OpId& op, CasOutcome outcome, const PartitionEntry& entry, Nanos now_ns);
   // The pages of this learner are complete.
   void OnInstalled(Nanos now_ns);
-  // ReplicaLog::applied has moved. A handover waits for it.
-  void OnApplied(Nanos now_ns);
   // What this replica's disk can take (AppendAck::room), and whether it lacks the room to apply what is
   // committed. To be called when it has changed, as often as one likes.
   void OnRoom(uint64_t room, bool apply_stalled, Nanos now_ns);
@@ -127,6 +126,7 @@ class ReplicaCore {
   bool campaigning() const { return election_.campaigning(); }
   bool quarantined() const { return quarantined_; }
   bool discarded() const { return discarded_; }
+  bool out_of_service() const { return quarantined_ || discarded_; }
   bool disk_stalled() const { return context_.disk.stalled(); }
   uint64_t lineage() const { return context_.lineage; }
   std::string_view role() const;
@@ -150,15 +150,27 @@ class ReplicaCore {
   void Learn(const PartitionEntry& entry, Nanos now_ns);
   // A message of that epoch's master has come.
   void SeeMaster(Epoch epoch);
-  void StepDown(std::string why);
+  void LookAtDisk(Nanos now_ns);
+  void TakeOver(Nanos now_ns);
+  void BeginMastership(Nanos now_ns);
+  bool MayTake(Epoch epoch) const;
+  bool IsPart(const PartitionEntry& entry);
+  void StepDown(std::string why, const ReplicaId& successor = {});
   void Quarantine(std::string why);
+  void Discard(std::string why);
+
+  // The master is told when the room has changed by so much, or is used up.
+  static constexpr uint64_t kRoomStep = 1 << 20;
 
   CoreContext context_;
   Follower follower_;
   Leader leader_;
   Election election_;
   const Epoch recovered_promise_;
+  Epoch last_led_ = 0;  // by this process
   bool saw_entry_ = false;
+  bool was_listed_ = false;  // in the newest entry
+  uint64_t told_room_ = std::numeric_limits<uint64_t>::max();
   bool quarantined_ = false;
   bool discarded_ = false;
   Nanos turn_ns_;  // of the last input

@@ -37,6 +37,18 @@ struct Rules {
   bool grant_runs_out_first = true;      // [grantRunsOut]
   bool wait_after_start = true;          // [waitAfterStart]
   bool notice_names_incarnation = true;  // [noticeIncarnation]
+  bool resign_names_epoch = true;        // a resignation says nothing of later epochs
+  bool freshness_needs_lease = true;     // a time is echoed under a lease only
+  // -- handover
+  bool handover_waits_until_level = true;
+  bool handover_gives_up_lease = true;     // before the CAS [giveUp]
+  bool handover_waits_for_outcome = true;  // no answer is not a failure [casUnknown of the leases]
+  bool handover_target_is_new = true;      // a process begins no epoch that an earlier one may have led
+  // -- disks and loss
+  bool stalled_disk_resigns = true;
+  bool lost_disk_is_condemned = true;
+  bool lineage_is_checked = true;
+  bool session_names_epoch = true;  // an LSN says nothing without its epoch
   // -- starts
   bool apply_to_watermark_only = true;  // recovery applies what is known to be committed
   bool identity_is_judged = true;       // identity.h [newUuid, startCounter]

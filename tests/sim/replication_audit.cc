@@ -7,6 +7,7 @@ namespace pando::replication {
 
 void ReplicationCluster::Audit(SimNode* touched) {
   if (touched != nullptr && touched->running) AuditNode(*touched);
+  if (touched != nullptr && touched->running && outcome_.events % 8 == 0) AuditReads(*touched);
   AuditIsr();
   AuditLeases();
 }
@@ -75,6 +76,47 @@ void ReplicationCluster::AuditLeases() {
                            holder->core->leader().epoch(), node->name(), mastership->epoch));
     }
     holder = node.get();
+  }
+}
+
+// What replicas say about how much of the history they have.
+void ReplicationCluster::AuditReads(SimNode& node) {
+  for (const Token& token : tokens_) {
+    if (token.point.lsn == 0) continue;
+    const SessionState state = node.core->SessionCovers(token.point.epoch, token.point.lsn);
+    const auto at = node.log.PointAt(token.point.lsn);
+    const bool has = at && at->chain == token.point.chain && node.state.applied.lsn >= token.point.lsn;
+    ++outcome_.sessions;
+    if ((state == SessionState::kCovered) != has || (state == SessionState::kLost && token.acknowledged)) {
+      Violated(fmt::format("RC7: {} says {} of a session that has seen {}:{}", node.name(), static_cast<int>(state),
+                           token.point.epoch, token.point.lsn));
+    }
+  }
+  const std::optional<Nanos> as_of = node.core->FreshAsOf();
+  if (!as_of) return;
+  ++outcome_.fresh;
+  const auto known = node.fresh.find(*as_of);
+  if (known == node.fresh.end() || known->second > node.state.applied.lsn) {
+    Violated(fmt::format("RC6: {} calls itself fresh as of {}, when LSN {} was committed, and has applied LSN {}",
+                         node.name(), *as_of, known == node.fresh.end() ? 0 : known->second, node.state.applied.lsn));
+  }
+  node.fresh.erase(node.fresh.begin(), known);
+}
+
+void ReplicationCluster::NoteFreshness(SimNode& node, Nanos local) { node.fresh[local] = committed_.lsn; }
+
+void ReplicationCluster::AuditHandover(SimNode& node, const PartitionEntry& desired) {
+  const ReplicaCore& core = *node.core;
+  if (desired.master == node.id || desired.epoch <= core.leader().epoch() || !core.leader().active()) return;
+  const HistoryPoint end = node.log.end();
+  const SimNode* target = FindNode(desired.master);
+  if (target == nullptr || target->tainted) return;
+  const auto& units = target->running ? target->log.units() : target->log.disk();
+  const auto point = SimLog::PointIn(units, end.lsn);
+  const bool applied = target->boot > 1 || target->state.applied.lsn >= end.lsn;
+  if (!point || point->chain != end.chain || core.commit_lsn() != end.lsn || !applied) {
+    Violated(fmt::format("RC5: {} hands over at LSN {}, which {} does not have, or has not applied", node.name(),
+                         end.lsn, target->name()));
   }
 }
 
@@ -147,6 +189,8 @@ void ReplicationCluster::AuditLanding(const PartitionEntry& before, const Partit
   if (!before.isr.Contains(after.master)) {
     Violated(fmt::format("RC4: {} is promoted without being in the ISR", NameOf(after.master)));
   }
+  // The old master itself hands over: it gave up its lease, and has nothing that is not committed.
+  if (after.op_id.replica == before.master && after.master != before.master) return;
   size_t promises = 0;
   for (const ReplicaId& id : before.assigned) {
     const SimNode* node = FindNode(id);

@@ -87,7 +87,7 @@ void ReplicationCluster::Do(SimNode& node, Effect& effect) {
   } else if (auto* e1 = std::get_if<ShipUnits>(&effect)) {
     Ship(node, *e1);
   } else if (auto* e2 = std::get_if<StorePromise>(&effect)) {
-    StoreThePromise(node, e2->epoch);
+    StoreThePromise(node, *e2);
   } else if (auto* e3 = std::get_if<CasTopology>(&effect)) {
     Cas(node, e3->desired);
   } else if (std::holds_alternative<ReadTopology>(effect)) {
@@ -99,6 +99,22 @@ void ReplicationCluster::Do(SimNode& node, Effect& effect) {
     Say("{} is no longer master of epoch {}: {}", node.name(), e5->epoch, e5->why);
     std::deque<SimNode::Waiting> waiting = std::exchange(node.waiting, {});
     for (auto& w : waiting) w.reply(false, 0);
+    OnNode(node, 0, [this, &node] { AnswerHeld(node); });
+  } else if (auto* h = std::get_if<HandoverEnded>(&effect)) {
+    Say("{} {} to {}: {}", node.name(), h->done ? "has handed over" : "does not hand over", NameOf(h->target), h->why);
+    ++(h->done ? outcome_.handovers : outcome_.failed_handovers);
+    OnNode(node, 0, [this, &node] { AnswerHeld(node); });
+  } else if (auto* lost = std::get_if<ReportLostReplica>(&effect)) {
+    Violated(fmt::format("I9: {} finds that {} has lost its past: {}", node.name(), NameOf(lost->replica), lost->why));
+  } else if (auto* discard = std::get_if<DiscardReplica>(&effect)) {
+    Say("{} discards its replica: {}", node.name(), discard->why);
+    Stop(node, false);
+    node.log.PutDisk({}, 0);
+    node.checkpoint_lsn = 0;
+    node.empty_disk = true;
+    At(10 * kMillisecond, [this, &node] {
+      if (!node.running) Start(node, false);
+    });
   } else if (auto* e6 = std::get_if<InstallReplica>(&effect)) {
     Violated(fmt::format("install: {} finds that {} must be installed, and all logs are complete", node.name(),
                          NameOf(e6->replica)));
@@ -168,7 +184,9 @@ void ReplicationCluster::Deliver(const Message& message, Nanos delay) {
           !std::holds_alternative<HeartbeatAck>(message.body)) {
         Say("{} -> {}: {}", NameOf(message.from), NameOf(message.to), ToString(message));
       }
-      to->core->Step(message, Local(*to));
+      const Nanos local = Local(*to);
+      if (std::holds_alternative<Heartbeat>(message.body)) NoteFreshness(*to, local);
+      to->core->Step(message, local);
     });
   });
 }
@@ -180,28 +198,46 @@ void ReplicationCluster::StartSync(SimNode& node) {
   node.syncing = true;
   auto sync = std::make_shared<SimLog::Sync>(node.log.BeginSync());
   Nanos takes = Between(100 * kMicrosecond, 3 * kMillisecond);
-  if (faults_on_) takes = static_cast<Nanos>(static_cast<double>(takes) * node.disk_slow);
+  if (faults_on_) {
+    takes = static_cast<Nanos>(static_cast<double>(takes) * node.disk_slow);
+    takes += std::max<Nanos>(0, node.disk_hangs_until - now_);
+  }
   At(takes, [this, &node, sync, boot = node.boot] {
     if (node.boot != boot) return;
-    // The disk does not pause with the process; the completion waits.
     node.syncing = false;
+    if (faults_on_ && random_.Chance(sync_fails_)) {
+      // What a failed sync has left on the disk is unknown, so the process ends.
+      Say("{} cannot write to its disk", node.name());
+      ++outcome_.faults;
+      Stop(node, false);
+      const Nanos after = Between(kMillisecond, 500 * kMillisecond);
+      At(after, [this, &node] {
+        if (!node.running) Start(node, false);
+      });
+      return;
+    }
+    // The disk does not pause with the process; the completion waits.
     const bool more = node.log.EndSync(*sync);
     if (more) OnNode(node, 0, [this, &node] { node.core->OnDurable(Local(node)); });
     StartSync(node);
   });
 }
 
-void ReplicationCluster::StoreThePromise(SimNode& node, Epoch epoch) {
-  At(Between(100 * kMicrosecond, 4 * kMillisecond), [this, &node, epoch, boot = node.boot, id = node.id] {
+void ReplicationCluster::StoreThePromise(SimNode& node, const StorePromise& store) {
+  Nanos takes = Between(100 * kMicrosecond, 4 * kMillisecond);
+  if (faults_on_) takes += std::max<Nanos>(0, node.disk_hangs_until - now_);
+  At(takes, [this, &node, store, boot = node.boot, id = node.id] {
     if (node.boot != boot) {
       // It was under way at the crash: it happened or not.
       if (node.id == id && node.boot == boot + 1 && !node.running && random_.Chance(0.5)) {
-        node.stored_promise = std::max(node.stored_promise, epoch);
+        node.stored_promise = std::max(node.stored_promise, store.epoch);
+        node.lineage = std::max(node.lineage, store.lineage);
       }
       return;
     }
-    node.stored_promise = std::max(node.stored_promise, epoch);
-    OnNode(node, 0, [this, &node, epoch] { node.core->OnPromiseStored(epoch, Local(node)); });
+    node.stored_promise = std::max(node.stored_promise, store.epoch);
+    node.lineage = std::max(node.lineage, store.lineage);
+    OnNode(node, 0, [this, &node, epoch = store.epoch] { node.core->OnPromiseStored(epoch, Local(node)); });
   });
 }
 
@@ -214,6 +250,7 @@ void ReplicationCluster::Start(SimNode& node, bool at_once) {
   if (verdict != DirectoryVerdict::kContinues) {
     node.id = ReplicaId{static_cast<uint64_t>(node.index) + 1, ++node.replica_number};
     node.stored_promise = 0;
+    node.lineage = 0;
     node.tainted = false;
     Say("{} {}: it takes the new UUID {}", node.name(),
         verdict == DirectoryVerdict::kIsNew ? "finds an empty directory" : "has an old image", NameOf(node.id));
@@ -226,6 +263,8 @@ void ReplicationCluster::Start(SimNode& node, bool at_once) {
   node.syncing = false;
   node.todo.clear();
   node.waiting.clear();
+  node.held.clear();
+  node.fresh.clear();
   node.state = SimState();
   node.log.Recover();
   node.log.on_append = [this, &node](const SimUnit& unit) {
@@ -245,6 +284,7 @@ void ReplicationCluster::Start(SimNode& node, bool at_once) {
   config.rules = rules_;
   RecoveredReplica found;
   found.promised = node.stored_promise;
+  found.lineage = node.lineage;
   found.committed_lsn = std::min(std::max(node.log.mark(), node.checkpoint_lsn), node.log.durable().lsn);
   Say("{} starts: process {}, promised {}, log to {}:{}, committed {}", node.name(), node.start_counter, found.promised,
       node.log.end().epoch, node.log.end().lsn, found.committed_lsn);
@@ -265,6 +305,7 @@ void ReplicationCluster::Stop(SimNode& node, bool power_loss) {
   node.core.reset();
   node.todo.clear();
   node.waiting.clear();
+  node.held.clear();
   if (power_loss || random_.Chance(0.2)) return;
   // The guard has seen it.
   const Nanos late = random_.Chance(0.3) ? Between(0, 2500 * kMillisecond) : Between(kMillisecond, 20 * kMillisecond);

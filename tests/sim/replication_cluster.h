@@ -33,6 +33,7 @@ struct SimOutcome {
   std::string violation;  // "I3: ..."; empty if there is none
   std::vector<std::string> story;
   uint64_t events = 0, masterships = 0, acknowledged = 0, reads = 0, faults = 0, cas_in_doubt = 0, too_wide = 0;
+  uint64_t handovers = 0, failed_handovers = 0, held = 0, late = 0, fresh = 0, sessions = 0, stalls = 0;
   // The first words of the violation: the invariant's name, or "history".
   std::string Name() const { return violation.substr(0, violation.find(':')); }
 };
@@ -69,6 +70,7 @@ struct SimNode {
   ReplicaId id;
   uint64_t start_counter = 0;
   Epoch stored_promise = 0;
+  uint64_t lineage = 0;
   SimLog log;
   Lsn checkpoint_lsn = 0;
   bool empty_disk = false;
@@ -85,12 +87,15 @@ struct SimNode {
     std::function<void(bool known, int64_t number)> reply;
   };
   std::deque<Waiting> waiting;
+  std::vector<std::function<void()>> held;  // writes during a handover
+  std::map<Nanos, Lsn> fresh;               // by the own clock: what was committed anywhere then
   // -- the machine
   Nanos paused_until = 0;
   Nanos no_topology_until = 0;
   Nanos clock_true = 0, clock_local = 0, clock_last = 0;
   double clock_rate = 1;
   double disk_slow = 1;
+  Nanos disk_hangs_until = 0;
   uint64_t replica_number = 0;  // for new UUIDs
   struct Image {
     std::vector<UnitPtr> disk;
@@ -140,7 +145,7 @@ class ReplicationCluster {
   void Send(SimNode& from, const Message& message);
   void Deliver(const Message& message, Nanos delay);
   void StartSync(SimNode& node);
-  void StoreThePromise(SimNode& node, Epoch epoch);
+  void StoreThePromise(SimNode& node, const StorePromise& store);
   void Start(SimNode& node, bool at_once);
   void Stop(SimNode& node, bool power_loss);
   void Tick(SimNode& node);
@@ -174,7 +179,9 @@ class ReplicationCluster {
   void ClientNext(Client& client);
   void ClientSend(Client& client);
   void ClientEnd(Client& client, bool finished);
-  void ServeWrite(SimNode& node, Client& client, uint64_t attempt);
+  void ServeWrite(SimNode& node, Client& client, uint64_t attempt, const SimCommand& command);
+  void AnswerHeld(SimNode& node);
+  void BeginHandover();
   void ServeRead(SimNode& node, Client& client, uint64_t attempt);
   void Answer(Client& client, uint64_t attempt, int outcome, std::optional<std::string> seen, int64_t number);
   void PlanFaults();
@@ -194,6 +201,9 @@ class ReplicationCluster {
   void AuditNode(SimNode& node);
   void AuditIsr();
   void AuditLeases();
+  void AuditReads(SimNode& node);
+  void AuditHandover(SimNode& node, const PartitionEntry& desired);
+  void NoteFreshness(SimNode& node, Nanos local);
 
   const uint64_t seed_;
   const Rules rules_;
@@ -217,6 +227,7 @@ class ReplicationCluster {
   std::vector<uint64_t> start_counters_;
   Nanos topology_down_until_ = 0;
   double cas_lost_ = 0, cas_late_ = 0;
+  double sync_fails_ = 0, request_late_ = 0;
 
   // -- clients
   History history_;
@@ -232,6 +243,12 @@ class ReplicationCluster {
   std::map<Epoch, std::pair<ReplicaId, uint64_t>> master_of_;
   std::unordered_map<uint64_t, uint64_t> contents_;  // by chain
   std::map<ReplicaId, Epoch> told_promise_;
+  struct Token {  // of a client's session
+    HistoryPoint point;
+    bool acknowledged = false;
+  };
+  std::array<Token, 16> tokens_;
+  size_t next_token_ = 0;
 };
 
 }  // namespace pando::replication

@@ -36,6 +36,13 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
     sum.faults += outcome.faults;
     sum.cas_in_doubt += outcome.cas_in_doubt;
     sum.too_wide += outcome.too_wide;
+    sum.handovers += outcome.handovers;
+    sum.failed_handovers += outcome.failed_handovers;
+    sum.held += outcome.held;
+    sum.late += outcome.late;
+    sum.fresh += outcome.fresh;
+    sum.sessions += outcome.sessions;
+    sum.stalls += outcome.stalls;
     if (!outcome.violation.empty() || seeds.size() == 1) std::cout << Tell(RunReplication(seed, Rules(), true));
     ASSERT_EQ(outcome.violation, "") << Replay(seed);
   }
@@ -45,12 +52,20 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
       "wide to judge\n",
       seeds.size(), sum.events, sum.faults, sum.masterships, sum.acknowledged, sum.reads, sum.cas_in_doubt,
       sum.too_wide);
+  std::cout << fmt::format(
+      "{} handovers and {} that failed, {} writes held for them, {} late requests, {} disks hung, {} looks at "
+      "freshness, {} at sessions\n",
+      sum.handovers, sum.failed_handovers, sum.held, sum.late, sum.stalls, sum.fresh, sum.sessions);
   if (seeds.size() < 100) return;
   // The simulation is worth something only if things happen in it.
   EXPECT_GT(sum.masterships, 2 * seeds.size());
   EXPECT_GT(sum.acknowledged, 50 * seeds.size());
   EXPECT_GT(sum.reads, 30 * seeds.size());
   EXPECT_GT(sum.cas_in_doubt, seeds.size() / 10);
+  EXPECT_GT(sum.handovers, seeds.size() / 5);
+  EXPECT_GT(sum.failed_handovers, seeds.size() / 20);
+  EXPECT_GT(sum.late, seeds.size() / 10);
+  EXPECT_GT(sum.fresh, seeds.size());
   EXPECT_LT(sum.too_wide, seeds.size() / 50);
 }
 

@@ -31,13 +31,14 @@ ReplicationCluster::ReplicationCluster(uint64_t seed, const Rules& rules, bool t
     node.id = ReplicaId{static_cast<uint64_t>(i) + 1, 0};
     node.clock_local = node.clock_last = 10 * kSecond + Between(0, 50 * kSecond);
     node.clock_rate = 1 + static_cast<double>(Between(-10'000, 10'000)) / 1e6;
+    node.lineage = 1;
     entry_.isr.Insert(node.id);
   }
   entry_.assigned = entry_.isr;
   entry_.replicas = static_cast<uint32_t>(size);
   entry_.min_isr = static_cast<uint32_t>(size) / 2 + 1;
   if (random_.Chance(0.35)) entry_.min_isr = random_.Chance(0.5) ? 1 : static_cast<uint32_t>(Between(1, size));
-  entry_.epoch = entry_.revision = 1;
+  entry_.epoch = entry_.revision = entry_.lineage = 1;
   entry_.master = nodes_[0]->id;
   start_counters_.assign(nodes_.size(), 0);
   for (int i = 0; i < 3; ++i)
@@ -126,6 +127,7 @@ void ReplicationCluster::Land(const PartitionEntry& desired, CasOutcome* outcome
 
 void ReplicationCluster::Cas(SimNode& node, const PartitionEntry& desired) {
   Say("{} proposes: {}", node.name(), EntryText(desired));
+  AuditHandover(node, desired);
   auto outcome = std::make_shared<CasOutcome>(CasOutcome::kUnknown);
   auto current = std::make_shared<PartitionEntry>();
   Nanos there = Between(500 * kMicrosecond, 4 * kMillisecond);
@@ -226,32 +228,73 @@ void ReplicationCluster::ClientSend(Client& client) {
   const uint64_t attempt = ++client.attempt;
   ++client.tries;
   SimNode& node = *nodes_[static_cast<size_t>(client.target)];
-  const auto serve = [this, &node, &client, attempt] {
-    OnNode(node, 0, [this, &node, &client, attempt] {
-      if (client.attempt != attempt && !client.writes) return;
-      client.writes ? ServeWrite(node, client, attempt) : ServeRead(node, client, attempt);
+  // A request that was held up carries what it was sent with.
+  const auto serve = [this, &node, &client, attempt, writes = client.writes, command = client.command] {
+    OnNode(node, 0, [this, &node, &client, attempt, writes, command] {
+      if (client.attempt != attempt) {
+        if (!writes) return;
+        ++outcome_.late;
+      }
+      writes ? ServeWrite(node, client, attempt, command) : ServeRead(node, client, attempt);
     });
   };
-  At(Between(latency_ / 2, 2 * latency_), serve);
+  Nanos delay = Between(latency_ / 2, 2 * latency_);
+  if (faults_on_ && random_.Chance(request_late_)) delay += Between(0, 2500 * kMillisecond);
+  At(delay, serve);
   At(Between(200, 500) * kMillisecond, [this, &client, attempt] { Answer(client, attempt, kUnknown, {}, 0); });
 }
 
-// A request that was held up carries what it was sent with: one write in flight for each lane.
-void ReplicationCluster::ServeWrite(SimNode& node, Client& client, uint64_t attempt) {
-  if (client.attempt != attempt) return;
+void ReplicationCluster::ServeWrite(SimNode& node, Client& client, uint64_t attempt, const SimCommand& command) {
   ReplicaCore& core = *node.core;
-  if (!core.AcceptsWrites(Local(node))) {
+  const WriteVerdict verdict = core.JudgeWrite(WriteLevel::kQuorum, 1, Local(node));
+  if (verdict == WriteVerdict::kHandingOver) {
+    ++outcome_.held;
+    node.held.push_back([this, &node, &client, attempt, command] { ServeWrite(node, client, attempt, command); });
+    return;
+  }
+  if (verdict != WriteVerdict::kAccepted) {
     At(latency_, [this, &client, attempt] { Answer(client, attempt, kRefused, {}, 0); });
     return;
   }
   const uint32_t records = random_.Chance(0.2) ? 2 : 1;
-  UnitPtr unit = node.log.AppendOwn(core.leader().epoch(), records, client.command.Encode());
-  node.waiting.push_back({unit, [this, &client, attempt](bool known, int64_t number) {
+  UnitPtr unit = node.log.AppendOwn(core.leader().epoch(), records, command.Encode());
+  Token& token = tokens_[next_token_++ % tokens_.size()];
+  token = {unit->end(), false};
+  node.waiting.push_back({unit, [this, &client, attempt, &token, point = unit->end()](bool known, int64_t number) {
+                            if (token.point.chain == point.chain) token.acknowledged = known;
                             At(latency_, [this, &client, attempt, known, number] {
                               Answer(client, attempt, known ? kDone : kUnknown, {}, number);
                             });
                           }});
   core.OnAppended(Local(node));
+}
+
+void ReplicationCluster::AnswerHeld(SimNode& node) {
+  std::vector<std::function<void()>> held = std::exchange(node.held, {});
+  for (const auto& serve : held) serve();
+}
+
+// Also killed half-way, and two at once.
+void ReplicationCluster::BeginHandover() {
+  SimNode* master = FindNode(entry_.master);
+  if (master == nullptr || !master->running) return;
+  SimNode* target = FindNode(*(entry_.isr.begin() + random_.Below(entry_.isr.size())));
+  if (target == nullptr) return;
+  const Nanos within = random_.Chance(0.3) ? Between(kMillisecond, 40 * kMillisecond) : 800 * kMillisecond;
+  OnNode(*master, 0, [this, master, id = target->id, within] {
+    const Nanos now = Local(*master);
+    const bool begun = master->core->Handover(id, now, now + within);
+    Say("{} is asked to hand over to {}{}", master->name(), NameOf(id), begun ? "" : ", and cannot");
+  });
+  if (random_.Chance(0.2)) At(Between(0, 5 * kMillisecond), [this] { BeginHandover(); });
+  if (!random_.Chance(0.4)) return;
+  SimNode* dies = random_.Chance(0.5) ? master : target;
+  At(Between(0, 12 * kMillisecond), [this, dies] {
+    Stop(*dies, random_.Chance(0.3));
+    At(Between(kMillisecond, 800 * kMillisecond), [this, dies] {
+      if (!dies->running) Start(*dies, false);
+    });
+  });
 }
 
 // The snapshot, then the look at the clock, then the answer. The process may stop in between.
@@ -319,6 +362,8 @@ void ReplicationCluster::PlanFaults() {
   pause_in_turn_ = some(0.4, 0.002);
   cas_lost_ = some(0.5, 0.5);
   cas_late_ = some(0.5, 0.5);
+  sync_fails_ = some(0.2, 0.004);
+  request_late_ = some(0.5, 0.2);
   for (auto& node : nodes_) node->disk_slow = random_.Chance(0.2) ? static_cast<double>(Between(2, 60)) : 1;
   const uint64_t count = 2 + random_.Below(8);
   for (uint64_t i = 0; i < count; ++i) At(Between(0, kFaultsFor - 200 * kMillisecond), [this] { Fault(); });
@@ -349,7 +394,15 @@ void ReplicationCluster::Fault() {
   };
   const Nanos soon = random_.Chance(0.5) ? Between(kMillisecond, 100 * kMillisecond)
                                          : Between(100 * kMillisecond, 2500 * kMillisecond);
-  switch (random_.Below(13)) {
+  switch (random_.Below(17)) {
+    case 13:
+    case 14:
+    case 15: BeginHandover(); break;
+    case 16:
+      one.disk_hangs_until = now_ + soon + 700 * kMillisecond;
+      ++outcome_.stalls;
+      Say("the disk of {} hangs for {} ms", one.name(), (one.disk_hangs_until - now_) / kMillisecond);
+      break;
     case 0:
     case 1:
       Stop(one, false);

@@ -1,0 +1,87 @@
+#include "src/replication/handover.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace pando::replication {
+
+void Handover::Begin(const ReplicaId& target, Nanos deadline_ns) {
+  CHECK(!active());
+  phase_ = Phase::kWaits;
+  desired_ = PartitionEntry();
+  desired_.master = target;
+  deadline_ns_ = deadline_ns;
+  awaits_ = false;
+}
+
+void Handover::Tick(bool level, bool target_answers, Nanos now_ns) {
+  if (phase_ == Phase::kProposed) {
+    if (!awaits_ && now_ns - asked_ns_ >= context_.timing().cas_retry_ns) Settle(now_ns, target_answers);
+    return;
+  }
+  if (phase_ != Phase::kWaits) return;
+  if (now_ns >= deadline_ns_) {
+    Fail("the target was not level in time");
+  } else if (level || !context_.rules().handover_waits_until_level) {
+    Propose(now_ns);
+  }
+}
+
+void Handover::Propose(Nanos now_ns) {
+  const ReplicaId target = desired_.master;
+  desired_ = context_.entry;
+  desired_.master = target;
+  desired_.epoch = std::max({context_.promised, context_.entry.epoch, context_.highest_seen}) + 1;
+  desired_.op_id = context_.NewOp();
+  phase_ = Phase::kProposed;
+  awaits_ = true;
+  asked_ns_ = now_ns;
+  context_.out.Add(CasTopology{desired_});
+}
+
+// Either of the two proposals ends the doubt about the first one once it lands, and once it cannot land.
+void Handover::Settle(Nanos now_ns, bool target_answers) {
+  asked_ns_ = now_ns;
+  context_.out.Add(ReadTopology{});
+  PartitionEntry proposal = desired_;
+  if (!target_answers || now_ns >= deadline_ns_) {
+    proposal = context_.entry;
+    proposal.op_id = context_.NewOp();
+  } else {
+    awaits_ = true;
+  }
+  context_.out.Add(CasTopology{std::move(proposal)});
+}
+
+void Handover::OnDone(const OpId& op, CasOutcome outcome, Nanos now_ns) {
+  if (phase_ != Phase::kProposed || op != desired_.op_id) return;
+  awaits_ = false;
+  asked_ns_ = now_ns;
+  // kApplied came with the entry that ends this mastership, and kConflict with a newer one (OnEntry),
+  // unless an earlier request of the same CAS is still under way: then the entry decides.
+  if (outcome != CasOutcome::kUnknown) return;
+  if (!context_.rules().handover_waits_for_outcome) return Fail("no answer is taken for a failure");
+  context_.out.Add(ReadTopology{});
+}
+
+void Handover::OnEntry() {
+  if (phase_ == Phase::kProposed && context_.entry.revision > desired_.revision) {
+    Fail("the partition's entry was changed by another proposal");
+  } else if (phase_ == Phase::kWaits && !context_.entry.isr.Contains(target())) {
+    Fail("the target is not in sync any more");
+  }
+}
+
+void Handover::OnEnd() {
+  if (!active()) return;
+  const bool done = phase_ == Phase::kProposed && context_.entry.op_id == desired_.op_id;
+  phase_ = Phase::kNone;
+  context_.out.Add(HandoverEnded{target(), done, done ? "" : "the mastership has ended"});
+}
+
+void Handover::Fail(std::string why) {
+  phase_ = Phase::kNone;
+  context_.out.Add(HandoverEnded{target(), false, std::move(why)});
+}
+
+}  // namespace pando::replication
