@@ -59,6 +59,8 @@ enum class WireKind : uint8_t {
   kPromiseRequest = 8,
   kPromiseReply = 9,
   kCampaignNow = 10,
+  kResign = 11,
+  kCondemn = 12,
 };
 
 struct MessageHead {
@@ -83,17 +85,37 @@ struct WireHeartbeat {
   uint64_t epoch, incarnation;
   int64_t sent_ns;
   uint64_t commit_lsn;
+  int64_t echo_ns;
+  uint64_t echo_process;
 };
-static_assert(sizeof(WireHeartbeat) == 32 && offsetof(WireHeartbeat, sent_ns) == 16);
+static_assert(sizeof(WireHeartbeat) == 48 && offsetof(WireHeartbeat, sent_ns) == 16);
+static_assert(offsetof(WireHeartbeat, echo_process) == 40);
 
 struct WireHeartbeatAck {
   uint64_t epoch, incarnation;
   int64_t sent_ns;
+  uint64_t process;
+  int64_t own_ns;
 };
-static_assert(sizeof(WireHeartbeatAck) == 24 && offsetof(WireHeartbeatAck, sent_ns) == 16);
+static_assert(sizeof(WireHeartbeatAck) == 40 && offsetof(WireHeartbeatAck, sent_ns) == 16);
+static_assert(offsetof(WireHeartbeatAck, own_ns) == 32);
 
-// AlignRequest and CampaignNow
-struct WireEpoch {
+struct WireResign {
+  uint64_t epoch, incarnation, revision;
+};
+static_assert(sizeof(WireResign) == 24 && offsetof(WireResign, revision) == 16);
+
+struct WireAlignRequest {
+  uint64_t epoch, number;
+};
+static_assert(sizeof(WireAlignRequest) == 16);
+
+struct WireCondemn {
+  uint64_t epoch, lsn;
+};
+static_assert(sizeof(WireCondemn) == 16);
+
+struct WireEpoch {  // CampaignNow
   uint64_t epoch;
 };
 static_assert(sizeof(WireEpoch) == 8);
@@ -101,14 +123,14 @@ static_assert(sizeof(WireEpoch) == 8);
 constexpr uint32_t kAlignMore = 1u << 0;
 constexpr uint32_t kAlignRefused = 1u << 1;  // `refused` means something
 struct WireAlignReply {
-  uint64_t epoch, incarnation;
-  WirePoint log_end;
+  uint64_t epoch, number, incarnation;
+  WirePoint log_end, committed;
   uint64_t refused;
   uint32_t flags;
   uint32_t ends;  // WirePoints, which follow
 };
-static_assert(sizeof(WireAlignReply) == 56 && offsetof(WireAlignReply, refused) == 40);
-static_assert(offsetof(WireAlignReply, flags) == 48 && offsetof(WireAlignReply, ends) == 52);
+static_assert(sizeof(WireAlignReply) == 88 && offsetof(WireAlignReply, refused) == 72);
+static_assert(offsetof(WireAlignReply, flags) == 80 && offsetof(WireAlignReply, ends) == 84);
 
 struct WireAppend {  // the units follow
   uint64_t epoch;
@@ -118,15 +140,17 @@ struct WireAppend {  // the units follow
 static_assert(sizeof(WireAppend) == 40 && offsetof(WireAppend, commit_lsn) == 32);
 
 constexpr uint32_t kAckInstalled = 1u << 0;
+constexpr uint32_t kAckApplyStalled = 1u << 1;
 struct WireAppendAck {
   uint64_t epoch, incarnation;
   WirePoint durable;
   uint64_t applied_lsn;
+  uint64_t room;
   uint32_t flags;
   uint32_t reserved;
 };
-static_assert(sizeof(WireAppendAck) == 56 && offsetof(WireAppendAck, applied_lsn) == 40);
-static_assert(offsetof(WireAppendAck, flags) == 48);
+static_assert(sizeof(WireAppendAck) == 64 && offsetof(WireAppendAck, applied_lsn) == 40);
+static_assert(offsetof(WireAppendAck, flags) == 56);
 
 struct WireFenced {
   uint64_t epoch, promised;
@@ -139,6 +163,7 @@ struct WirePromiseRequest {
 static_assert(sizeof(WirePromiseRequest) == 16);
 
 constexpr uint32_t kPromised = 1u << 0;
+constexpr uint32_t kSlowDisk = 1u << 1;
 struct WirePromiseReply {
   uint64_t epoch, highest, revision;
   WirePoint end;
@@ -179,6 +204,8 @@ struct KindOf {
   WireKind operator()(const PromiseRequest&) const { return WireKind::kPromiseRequest; }
   WireKind operator()(const PromiseReply&) const { return WireKind::kPromiseReply; }
   WireKind operator()(const CampaignNow&) const { return WireKind::kCampaignNow; }
+  WireKind operator()(const Resign&) const { return WireKind::kResign; }
+  WireKind operator()(const Condemn&) const { return WireKind::kCondemn; }
   WireKind operator()(const DeathNotice&) const {
     LOG(FATAL) << "a death notice is no message between replicas";
     __builtin_unreachable();
@@ -188,7 +215,7 @@ struct KindOf {
 struct BodyBytes {
   size_t operator()(const Heartbeat&) const { return sizeof(WireHeartbeat); }
   size_t operator()(const HeartbeatAck&) const { return sizeof(WireHeartbeatAck); }
-  size_t operator()(const AlignRequest&) const { return sizeof(WireEpoch); }
+  size_t operator()(const AlignRequest&) const { return sizeof(WireAlignRequest); }
   size_t operator()(const AlignReply& m) const { return sizeof(WireAlignReply) + m.ends.size() * sizeof(WirePoint); }
   size_t operator()(const Append& m) const { return sizeof(WireAppend) + m.units.size(); }
   size_t operator()(const AppendAck&) const { return sizeof(WireAppendAck); }
@@ -196,6 +223,8 @@ struct BodyBytes {
   size_t operator()(const PromiseRequest&) const { return sizeof(WirePromiseRequest); }
   size_t operator()(const PromiseReply&) const { return sizeof(WirePromiseReply); }
   size_t operator()(const CampaignNow&) const { return sizeof(WireEpoch); }
+  size_t operator()(const Resign&) const { return sizeof(WireResign); }
+  size_t operator()(const Condemn&) const { return sizeof(WireCondemn); }
   size_t operator()(const DeathNotice&) const { return 0; }
 };
 
@@ -203,22 +232,30 @@ struct BodyBytes {
 struct PutBody {
   std::string* out;
   void operator()(const Heartbeat& m) const {
-    const auto& [epoch, incarnation, sent_ns, commit_lsn] = m;
-    Put(WireHeartbeat{epoch, incarnation, sent_ns, commit_lsn}, out);
+    const auto& [epoch, incarnation, sent_ns, commit_lsn, echo_ns, echo_process] = m;
+    Put(WireHeartbeat{epoch, incarnation, sent_ns, commit_lsn, echo_ns, echo_process}, out);
   }
   void operator()(const HeartbeatAck& m) const {
-    const auto& [epoch, incarnation, sent_ns] = m;
-    Put(WireHeartbeatAck{epoch, incarnation, sent_ns}, out);
+    const auto& [epoch, incarnation, sent_ns, process, own_ns] = m;
+    Put(WireHeartbeatAck{epoch, incarnation, sent_ns, process, own_ns}, out);
+  }
+  void operator()(const Resign& m) const {
+    const auto& [epoch, incarnation, revision] = m;
+    Put(WireResign{epoch, incarnation, revision}, out);
+  }
+  void operator()(const Condemn& m) const {
+    const auto& [epoch, lsn] = m;
+    Put(WireCondemn{epoch, lsn}, out);
   }
   void operator()(const AlignRequest& m) const {
-    const auto& [epoch] = m;
-    Put(WireEpoch{epoch}, out);
+    const auto& [epoch, number] = m;
+    Put(WireAlignRequest{epoch, number}, out);
   }
   void operator()(const AlignReply& m) const {
-    const auto& [epoch, incarnation, ends, more, log_end, refused] = m;
+    const auto& [epoch, number, incarnation, ends, more, log_end, committed, refused] = m;
     CHECK_LE(ends.size(), kMaxNamedEnds);
     const uint32_t flags = (more ? kAlignMore : 0) | (refused ? kAlignRefused : 0);
-    Put(WireAlignReply{epoch, incarnation, ToWire(log_end), refused.value_or(0), flags,
+    Put(WireAlignReply{epoch, number, incarnation, ToWire(log_end), ToWire(committed), refused.value_or(0), flags,
                        static_cast<uint32_t>(ends.size())},
         out);
     for (const HistoryPoint& end : ends) Put(ToWire(end), out);
@@ -230,8 +267,9 @@ struct PutBody {
     out->append(units);
   }
   void operator()(const AppendAck& m) const {
-    const auto& [epoch, incarnation, durable, applied_lsn, installed] = m;
-    Put(WireAppendAck{epoch, incarnation, ToWire(durable), applied_lsn, installed ? kAckInstalled : 0, 0}, out);
+    const auto& [epoch, incarnation, durable, applied_lsn, installed, room, apply_stalled] = m;
+    const uint32_t flags = (installed ? kAckInstalled : 0) | (apply_stalled ? kAckApplyStalled : 0);
+    Put(WireAppendAck{epoch, incarnation, ToWire(durable), applied_lsn, room, flags, 0}, out);
   }
   void operator()(const Fenced& m) const {
     const auto& [epoch, promised] = m;
@@ -242,8 +280,9 @@ struct PutBody {
     Put(WirePromiseRequest{epoch, revision}, out);
   }
   void operator()(const PromiseReply& m) const {
-    const auto& [epoch, promised, highest, revision, end] = m;
-    Put(WirePromiseReply{epoch, highest, revision, ToWire(end), promised ? kPromised : 0, 0}, out);
+    const auto& [epoch, promised, highest, revision, end, slow_disk] = m;
+    const uint32_t flags = (promised ? kPromised : 0) | (slow_disk ? kSlowDisk : 0);
+    Put(WirePromiseReply{epoch, highest, revision, ToWire(end), flags, 0}, out);
   }
   void operator()(const CampaignNow& m) const {
     const auto& [epoch] = m;
@@ -256,19 +295,31 @@ struct PutBody {
 bool Take(std::string_view body, Heartbeat* m) {
   WireHeartbeat w;
   if (!TakeFront(&body, &w) || !body.empty()) return false;
-  *m = {w.epoch, w.incarnation, w.sent_ns, w.commit_lsn};
+  *m = {w.epoch, w.incarnation, w.sent_ns, w.commit_lsn, w.echo_ns, w.echo_process};
   return m->epoch != 0;
 }
 bool Take(std::string_view body, HeartbeatAck* m) {
   WireHeartbeatAck w;
   if (!TakeFront(&body, &w) || !body.empty()) return false;
-  *m = {w.epoch, w.incarnation, w.sent_ns};
+  *m = {w.epoch, w.incarnation, w.sent_ns, w.process, w.own_ns};
+  return m->epoch != 0;
+}
+bool Take(std::string_view body, Resign* m) {
+  WireResign w;
+  if (!TakeFront(&body, &w) || !body.empty()) return false;
+  *m = {w.epoch, w.incarnation, w.revision};
+  return m->epoch != 0;
+}
+bool Take(std::string_view body, Condemn* m) {
+  WireCondemn w;
+  if (!TakeFront(&body, &w) || !body.empty()) return false;
+  *m = {w.epoch, w.lsn};
   return m->epoch != 0;
 }
 bool Take(std::string_view body, AlignRequest* m) {
-  WireEpoch w;
+  WireAlignRequest w;
   if (!TakeFront(&body, &w) || !body.empty()) return false;
-  m->epoch = w.epoch;
+  *m = {w.epoch, w.number};
   return m->epoch != 0;
 }
 bool Take(std::string_view body, AlignReply* m) {
@@ -277,8 +328,10 @@ bool Take(std::string_view body, AlignReply* m) {
   if (w.ends > kMaxNamedEnds || body.size() != w.ends * sizeof(WirePoint)) return false;
   if ((w.flags & kAlignRefused) == 0 && w.refused != 0) return false;
   m->epoch = w.epoch;
+  m->number = w.number;
   m->incarnation = w.incarnation;
   m->log_end = FromWire(w.log_end);
+  m->committed = FromWire(w.committed);
   m->more = (w.flags & kAlignMore) != 0;
   m->refused.reset();
   if ((w.flags & kAlignRefused) != 0) m->refused = w.refused;
@@ -301,8 +354,17 @@ bool Take(std::string_view body, Append* m) {
 }
 bool Take(std::string_view body, AppendAck* m) {
   WireAppendAck w;
-  if (!TakeFront(&body, &w) || !body.empty() || (w.flags & ~kAckInstalled) != 0 || w.reserved != 0) return false;
-  *m = {w.epoch, w.incarnation, FromWire(w.durable), w.applied_lsn, (w.flags & kAckInstalled) != 0};
+  if (!TakeFront(&body, &w) || !body.empty() || (w.flags & ~(kAckInstalled | kAckApplyStalled)) != 0 ||
+      w.reserved != 0) {
+    return false;
+  }
+  *m = {w.epoch,
+        w.incarnation,
+        FromWire(w.durable),
+        w.applied_lsn,
+        (w.flags & kAckInstalled) != 0,
+        w.room,
+        (w.flags & kAckApplyStalled) != 0};
   return m->epoch != 0;
 }
 bool Take(std::string_view body, Fenced* m) {
@@ -319,8 +381,10 @@ bool Take(std::string_view body, PromiseRequest* m) {
 }
 bool Take(std::string_view body, PromiseReply* m) {
   WirePromiseReply w;
-  if (!TakeFront(&body, &w) || !body.empty() || (w.flags & ~kPromised) != 0 || w.reserved != 0) return false;
-  *m = {w.epoch, (w.flags & kPromised) != 0, w.highest, w.revision, FromWire(w.end)};
+  if (!TakeFront(&body, &w) || !body.empty() || (w.flags & ~(kPromised | kSlowDisk)) != 0 || w.reserved != 0) {
+    return false;
+  }
+  *m = {w.epoch, (w.flags & kPromised) != 0, w.highest, w.revision, FromWire(w.end), (w.flags & kSlowDisk) != 0};
   return m->epoch != 0;
 }
 bool Take(std::string_view body, CampaignNow* m) {
@@ -349,6 +413,8 @@ bool TakeBody(WireKind kind, std::string_view body, Message* message) {
     case WireKind::kPromiseRequest: return TakeAs<PromiseRequest>(body, message);
     case WireKind::kPromiseReply: return TakeAs<PromiseReply>(body, message);
     case WireKind::kCampaignNow: return TakeAs<CampaignNow>(body, message);
+    case WireKind::kResign: return TakeAs<Resign>(body, message);
+    case WireKind::kCondemn: return TakeAs<Condemn>(body, message);
   }
   return false;
 }
