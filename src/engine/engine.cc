@@ -225,6 +225,7 @@ class Engine::Impl final : public LogReplaySink {
     };
     options.uncommitted_limits = LimitsOf(options_);
     options.max_lanes = options_.max_lanes;
+    options.reader_retained_bytes = options_.reader_retained_bytes;
     options.change_count = &change_count_;
     options.newest_change = &newest_[info.id];
     options.store = &data_dir_;

@@ -61,6 +61,8 @@ struct EngineOptions {
   uint64_t log_budget_bytes = 512u << 20;
   uint64_t log_budget_records = 4'000'000;
   uint64_t log_retained_bytes = 0;  // LogOptions::retained_bytes
+  // So much of the released log is kept for each follower that is fed from it (Log::OpenReader).
+  uint64_t reader_retained_bytes = 64u << 20;
   uint64_t log_segment_bytes = 8u << 20;
   // The most replaced pages and values that snapshots may retain in this engine's partitions.
   // Beyond that, the oldest snapshot is released early. Memory limits it too, because each of them

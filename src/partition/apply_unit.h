@@ -95,7 +95,7 @@ struct ApplyUnit {
 
   Epoch epoch = 0;
   Lsn first_lsn = 0;
-  bool unplaced = false;     // a large value of it has no place on the disk yet
+  bool unplaced = false;     // the disk has not been asked for all the room that it takes
   uint64_t chain_after = 0;  // of the log after it; 0: unknown, because the unit is a part of an old one
   std::vector<UnitRecord> records;
   UnitReply* reply = nullptr;  // null: nobody waits for the results

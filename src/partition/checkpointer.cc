@@ -49,7 +49,7 @@ void Checkpointer::Begin() {
   frozen_.checkpoint_lsn = state_.applied_lsn;
   frozen_.chain = state_.applied_chain;
   // Later writes have higher versions than an opened snapshot, also after a restart.
-  frozen_.last_version = std::max(state_.applied_version, state_.cut_version);
+  frozen_.last_version = std::max(state_.applied_version, state_.floor_version);
   state_.tree->EndGeneration();
   state_.file->EndGeneration(frozen_.generation);
   if (to_free_ > 0) --to_free_;

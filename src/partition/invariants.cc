@@ -1,5 +1,7 @@
 // What the header comments promise about a partition at rest between two turns, checked. Tests call it
 // after every step; it takes time proportional to the queue of writes.
+#include <algorithm>
+
 #include "src/partition/replica.h"
 
 namespace pando {
@@ -32,6 +34,10 @@ void WritePipeline::CheckInvariants() const {
   }
   CHECK_EQ(last, state_.last_lsn) << "WQ1: partition " << state_.id();
   CHECK_EQ(chain, state_.last_chain) << "WU2: partition " << state_.id();
+  const HistoryPoint& end = state_.history.end();
+  CHECK(end.lsn == last && (last == 0 || end.chain == chain)) << "UH1: partition " << state_.id();
+  CHECK(state_.history.At(state_.durable_lsn) && state_.history.At(state_.committed_lsn))
+      << "UH1: partition " << state_.id();
   CHECK_GE(admission_.promised_blocks(), promised) << "P9: partition " << state_.id();
   CHECK(state_.phase() == Phase::kRecovering || version <= state_.clock.newest()) << "P5: partition " << state_.id();
   // Nobody else would apply it: a wake-up was lost.
@@ -48,7 +54,8 @@ void Replica::CheckInvariants() const {
   CHECK_LT(sb.generation, state_.tree->generation()) << "C3: partition " << id();
   CHECK_LE(state_.applied_epoch, state_.epoch) << "CG2: partition " << id();
   if (state_.phase() == Phase::kServing) {
-    CHECK_LE(state_.changes.newest(), state_.applied_version) << "CT2: partition " << id();
+    CHECK_LE(state_.changes.newest(), std::max(state_.applied_version, state_.changes.floor()))
+        << "CT2: partition " << id();
   }
 }
 

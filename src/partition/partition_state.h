@@ -38,6 +38,7 @@
 #include "src/partition/partition_clock.h"
 #include "src/partition/partition_file.h"
 #include "src/partition/store.h"
+#include "src/partition/unit_history.h"
 #include "src/wal/log.h"
 
 namespace pando {
@@ -59,13 +60,17 @@ struct UncommittedLimits {
 };
 
 struct PartitionState {
-  PartitionState(Reactor& r, BufferPool& p, PartitionInfo i, std::shared_ptr<StoreClock> store_clock)
-      : reactor(r), pool(p), info(i), clock(r, std::move(store_clock)), idle(r) {}
+  // `max_history`: see UnitHistory.
+  PartitionState(Reactor& r, BufferPool& p, PartitionInfo i, std::shared_ptr<StoreClock> store_clock,
+                 size_t max_history = 1)
+      : reactor(r), pool(p), info(i), history(max_history), clock(r, std::move(store_clock)), idle(r) {}
 
   uint32_t id() const { return info.id; }
   // Whether a stored key is of the store itself, and nothing that a request knows.
   bool IsReserved(std::string_view stored) const { return namespaced && stored.starts_with(kLaneKeys.prefix()); }
   UnitEnd applied_end() const { return {applied_lsn, applied_epoch, applied_version}; }
+  // No record of the tree is newer.
+  Version newest_in_tree() const { return applied_version != 0 ? applied_version : floor_version; }
 
   // -- the phase
   Phase phase() const { return phase_; }
@@ -105,17 +110,21 @@ struct PartitionState {
   std::unique_ptr<CommitGate> gate;
   UncommittedLimits uncommitted_limits;
   uint64_t max_lanes = kMaxLanes;
-  bool namespaced = false;      // StoreInfo::namespaced
-  Epoch epoch = 1;              // of the records appended; WritePipeline
-  Epoch applied_epoch = 1;      // of the record at applied_lsn; Applier
-  Lsn last_lsn = 0;             // of the records appended; WritePipeline
-  Lsn durable_lsn = 0;          // WritePipeline
-  Lsn committed_lsn = 0;        // WritePipeline
-  Lsn applied_lsn = 0;          // Applier
-  uint64_t last_chain = 0;      // after last_lsn; WritePipeline
-  uint64_t applied_chain = 0;   // after applied_lsn; Applier
-  Version applied_version = 0;  // of the record at applied_lsn; Applier
-  Version cut_version = 0;      // of the last snapshot; SnapshotTable
+  bool namespaced = false;     // StoreInfo::namespaced
+  Epoch epoch = 1;             // of the records appended; WritePipeline
+  Epoch applied_epoch = 1;     // of the record at applied_lsn; Applier
+  Lsn last_lsn = 0;            // of the records appended; WritePipeline
+  Lsn durable_lsn = 0;         // WritePipeline
+  Lsn committed_lsn = 0;       // WritePipeline
+  Lsn applied_lsn = 0;         // Applier
+  uint64_t last_chain = 0;     // after last_lsn; WritePipeline
+  uint64_t applied_chain = 0;  // after applied_lsn; Applier
+  // Of the record at applied_lsn; Applier. 0: not known, because nothing was applied since the start.
+  Version applied_version = 0;
+  // The highest one given by the opened checkpoint, or since to a snapshot; SnapshotTable. A partition that
+  // follows is given lower ones if it had another master when they were given.
+  Version floor_version = 0;
+  UnitHistory history;  // up to last_lsn; WritePipeline, and Recovery
   PartitionClock clock;
   ChangeTail changes;  // Applier
 

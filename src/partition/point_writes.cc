@@ -31,6 +31,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   const WriteOp& op = write->op;
   const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
   if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
+  if (!state_.gate->MayWrite().ok()) return false;  // CG3
   if (key_bytes > state_.tree->max_key_bytes()) return false;
   if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
   OpCost cost;
@@ -64,6 +65,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   unit->content.pins.push_back(state_.pool.Pin(leaf));
   write->begun = true;
   Append(unit.release());
+  state_.gate->OnAppended();
   return true;
 }
 

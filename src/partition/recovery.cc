@@ -167,32 +167,9 @@ Task<Status> Recovery::Finish(WritePipeline* pipeline) {
   state_.epoch = start.epoch;
   TurnSlice slice(state_.pool.turn());
   for (; !tail_.empty(); tail_.pop_front()) {
-    CO_RETURN_IF_ERROR(co_await RestoreFront(pipeline));
+    CO_RETURN_IF_ERROR(pipeline->Restore(std::move(tail_.front())));
     if (slice.Spend(kRecordUnits)) co_await Yield(state_.reactor);
   }
-  co_return Status();
-}
-
-// Hands the first unit of the tail to the pipeline, which applies it once it is committed.
-Task<Status> Recovery::RestoreFront(WritePipeline* pipeline) {
-  LoggedUnit* logged = tail_.front().get();
-  ApplyUnit& unit = logged->content;
-  // It will be applied whole, because others read by then.
-  const Status fits = pipeline->CheckFits(unit.records.size(), applier_.FramesFor(unit));
-  if (!fits.ok()) {
-    co_return Error(fits.code(),
-                    "partition {}: the log holds a write of {} operations that is not committed yet, and the buffer "
-                    "pool of {} pages is too small to apply it at once later; raise --memory_limit_mb and start again, "
-                    "nothing is lost",
-                    state_.id(), unit.records.size(), state_.pool.frame_count());
-  }
-  state_.clock.Follow(std::max(state_.clock.newest(), unit.end().version));
-  co_await MakeRoom(std::span(&tail_.front(), 1), &logged->blocks);
-  Status placed = co_await PlaceValues(logged);
-  // It may never be committed, so its value needs no place before it is.
-  unit.unplaced = placed.code() == Code::kDiskFull;
-  if (!unit.unplaced) CO_RETURN_IF_ERROR(std::move(placed));
-  pipeline->Restore(std::move(tail_.front()));
   co_return Status();
 }
 
@@ -262,6 +239,8 @@ Task<Status> Recovery::ApplyRecovered(LoggedUnit* logged) {
   if (!judgement.refused()) CO_RETURN_IF_ERROR(co_await PlaceValues(logged));
   CO_RETURN_IF_ERROR(co_await applier_.ApplyInParts(unit, &judgement));
   state_.committed_lsn = state_.applied_lsn;
+  state_.history.Add({unit->epoch, unit->last_lsn(), unit->chain_after});
+  state_.history.Trim(state_.committed_lsn);
   co_return Status();
 }
 

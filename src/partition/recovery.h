@@ -44,7 +44,6 @@ class Recovery {
   Lsn EndLsn() const { return tail_.empty() ? state_.applied_lsn : tail_.back()->content.last_lsn(); }
   Status CheckContinues(const RecoveredUnits& found, const UnitReader& units) const;
   Status CheckEnd() const;
-  Task<Status> RestoreFront(WritePipeline* pipeline);
   void AddToTail(std::unique_ptr<LoggedUnit> unit);
   Task<Status> ApplyTail(Lsn up_to);
   Task<std::vector<std::unique_ptr<LoggedUnit>>> NextGroup(Lsn up_to);

@@ -10,10 +10,11 @@ constexpr Nanos kDiskFullNotice = 60 * kSecond;  // how long a refused write sho
 Replica::Replica(Reactor& reactor, BufferPool& pool, Options options)
     : change_tail_bytes_(options.change_tail_bytes),
       seen_before_(options.seen_before),
+      reader_retained_bytes_(options.reader_retained_bytes),
       drained_(reactor),
       discarded_(reactor),
       on_quarantine_(std::move(options.on_quarantine)),
-      state_(reactor, pool, options.info, std::move(options.clock)) {
+      state_(reactor, pool, options.info, std::move(options.clock), options.gate ? kMaxHistory : 1) {
   state_.on_failure = std::move(options.on_failure);
   state_.on_damage = [this](const Status& why) { Quarantine(why); };
   state_.on_busy = std::move(options.on_busy);
@@ -56,7 +57,8 @@ Task<Result<std::unique_ptr<Replica>>> Replica::Open(Reactor& reactor, BufferPoo
   state.epoch = state.applied_epoch = sb.epoch;
   state.last_lsn = state.durable_lsn = state.committed_lsn = state.applied_lsn = sb.checkpoint_lsn;
   state.last_chain = state.applied_chain = sb.chain;
-  state.applied_version = sb.last_version;
+  state.floor_version = sb.last_version;
+  state.history.Begin({sb.epoch, sb.checkpoint_lsn, sb.chain});
   self->upkeep_.Begin(sb);
   co_return self;
 }
@@ -179,8 +181,9 @@ void Replica::Serve(Log* log) {
   }
   state_.Enter(Phase::kServing);
   state_.log = log;
-  state_.clock.Follow(std::max({state_.clock.newest(), state_.applied_version, seen_before_}));
-  state_.changes.Begin(state_.applied_version, change_tail_bytes_, seen_before_);
+  const Version given = std::max({state_.applied_version, state_.floor_version, seen_before_});
+  state_.clock.Follow(std::max(state_.clock.newest(), given));
+  state_.changes.Begin(state_.applied_version, change_tail_bytes_, given);
   state_.stream = log->AddStream(uuid(), state_.epoch, state_.last_lsn + 1, state_.last_chain, this);
   log->SetCommit(state_.stream, state_.committed_lsn, state_.clock.newest());
   log->Release(state_.stream, state_.file->older_checkpoint_lsn());

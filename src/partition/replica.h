@@ -42,6 +42,8 @@ namespace pando {
 
 class Replica final : public Partition, public LogConsumer, public GatedPartition {
  public:
+  // The ends of units that one with a gate remembers (UnitHistory).
+  static constexpr size_t kMaxHistory = 4096;
   struct Options {
     PartitionInfo info;
     std::shared_ptr<StoreClock> clock = std::make_shared<StoreClock>();
@@ -52,6 +54,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     std::unique_ptr<CommitGate> gate;  // null: CommitAtOnce
     UncommittedLimits uncommitted_limits;
     uint64_t max_lanes = kMaxLanes;
+    uint64_t reader_retained_bytes = 0;             // of the log, for each reader (Log::OpenReader)
     std::function<void()> on_busy = {};             // PartitionState::NoteBusy
     std::atomic<uint64_t>* change_count = nullptr;  // ChangeTail::CountIn
     std::atomic<Version>* newest_change = nullptr;  // ChangeTail::PublishIn
@@ -166,15 +169,15 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   void BeginEpoch(Epoch epoch, Lsn after) override { pipeline_.BeginEpoch(epoch, after); }
   Lsn UnitEndBefore(Lsn lsn) const override { return pipeline_.UnitEndBefore(lsn); }
   Epoch epoch() const override { return state_.epoch; }
-  HistoryPoint end() const override;
+  HistoryPoint end() const override { return state_.history.end(); }
   HistoryPoint durable() const override;
   Lsn committed_lsn() const override { return state_.committed_lsn; }
   Lsn applied_lsn() const override { return state_.applied_lsn; }
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override;
-  HistoryPoint EpochEnd(Epoch epoch) const override;
+  HistoryPoint EpochEnd(Epoch epoch) const override { return state_.history.EpochEnd(epoch); }
   Task<Result<LogSpace>> WaitForRoom(size_t unit_bytes, Nanos deadline_ns) override;
-  Status AppendUnit(const WriteUnit& unit) override;
-  void Supersede(const HistoryPoint& after) override;
+  Status AppendUnit(const WriteUnit& unit) override { return pipeline_.AppendUnit(unit); }
+  void Supersede(const HistoryPoint& after) override { pipeline_.Supersede(after); }
   Result<std::unique_ptr<LiveReader>> OpenReader(const HistoryPoint& after) override;
 
   // For tests: CHECKs what must hold between two turns.
@@ -212,6 +215,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
 
   const uint64_t change_tail_bytes_;
   const Version seen_before_;
+  const uint64_t reader_retained_bytes_;
   bool draining_ = false, discarding_ = false;  // Drain, and Discard, runs
   WaitQueue drained_, discarded_;
   const std::function<void(const QuarantinedPartition&)> on_quarantine_;

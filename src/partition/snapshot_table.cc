@@ -56,14 +56,23 @@ class SnapshotTable::Waiting final : public QueueMark, private Timer {
   std::array<Lsn, 3> waits_for_{};
 };
 
+// A cut gives a version to the partition, which only its master may do (CG3).
+Status SnapshotTable::MayCut() const {
+  RETURN_IF_ERROR(state_.Refusal());
+  if (state_.gate->Leads()) return Status();
+  return Error(Code::kNotMaster, "partition {}: this node is not its master, and snapshots are opened at the master",
+               state_.id());
+}
+
 Task<Status> SnapshotTable::PrepareCut() {
-  CO_RETURN_IF_ERROR(state_.Refusal());
+  CO_RETURN_IF_ERROR(MayCut());
   const ActiveCall call(&state_);
   co_return co_await checkpointer_.Reserve();
 }
 
 Task<Result<Version>> SnapshotTable::HoldWrites() {
   CHECK(checkpointer_.running()) << "writes are held after PrepareCut";
+  CO_RETURN_IF_ERROR(MayCut());
   pipeline_.HoldWrites();
   // What has expired by now is expired in the snapshot too.
   co_return std::max(state_.clock.newest(), VersionAtMs(state_.clock.NowMs()));
@@ -74,9 +83,9 @@ Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
   pipeline_.ResumeWrites();
   // The start of an epoch is not held back, and it has a version.
   const bool late = snapshot.version <= state_.clock.newest();
-  if (state_.failed() || late) {
+  if (state_.failed() || !state_.gate->Leads() || late) {
     checkpointer_.End();
-    if (state_.failed()) co_return state_.Refusal();
+    CO_RETURN_IF_ERROR(MayCut());
     co_return Error(Code::kUnavailable,
                     "partition {}: an epoch began while the snapshot was being opened; open another", state_.id());
   }
@@ -103,14 +112,14 @@ Task<Status> SnapshotTable::AbandonCut() {
 }
 
 void SnapshotTable::Take(SnapshotInfo snapshot) {
-  state_.cut_version = snapshot.version;
+  snapshot.applied_version = state_.newest_in_tree();
+  state_.floor_version = std::max(state_.floor_version, snapshot.version);
   state_.NoteBusy();
   checkpointer_.Begin();
   snapshot.generation = state_.tree->AddSnapshot();
   snapshot.lsn = state_.applied_lsn;
   snapshot.epoch = state_.applied_epoch;
   snapshot.chain = state_.applied_chain;
-  snapshot.applied_version = state_.applied_version;
   state_.file->HoldGeneration(snapshot.generation);
   CHECK(snapshots_.emplace(snapshot.id, snapshot).second) << "ST1: a snapshot's id was given twice";
 }

@@ -53,6 +53,7 @@ class SnapshotTable {
 
  private:
   class Waiting;
+  Status MayCut() const;
   void Take(SnapshotInfo snapshot);
   Task<void> WriteSnapshot();
 

@@ -33,14 +33,14 @@ void Upkeep::NoteExpiry(int64_t expires_at_ms) {
 }
 
 void Upkeep::SweepSoon() {
-  if (sweeping_ || !state_.works()) return;
+  if (sweeping_ || !MaySweep()) return;
   sweeping_ = true;
   state_.tasks.Spawn(SweepOnce());
 }
 
 Task<void> Upkeep::SweepOnce() {
   const Status status = co_await Sweep();
-  LOG_IF(WARNING, !status.ok() && state_.works())
+  LOG_IF(WARNING, !status.ok() && MaySweep())
       << "could not remove the expired records of partition " << state_.id() << ": " << status.ToString();
   sweeping_ = false;
   sweep_stopped_.NotifyAll();
@@ -57,7 +57,7 @@ Task<Status> Upkeep::Sweep() {
   Status damage;
   std::string from;
   for (bool over = false; !over;) {
-    if (!state_.works()) co_return Status();
+    if (!MaySweep()) co_return Status();
     CO_ASSIGN_OR_RETURN(DueRecords found, co_await state_.tree->FindDue(from, state_.clock.NowMs(), kSweepBatch));
     left_ms = Earlier(left_ms, found.next_expiry_ms);
     if (damage.ok()) damage = std::move(found.damage);
@@ -72,7 +72,7 @@ Task<Status> Upkeep::Sweep() {
 }
 
 Task<Status> Upkeep::Remove(std::vector<DueRecords::Due> due, RemoveBatch* batch) {
-  for (size_t done = 0; done < due.size() && state_.works();) {
+  for (size_t done = 0; done < due.size() && MaySweep();) {
     std::vector<WriteOp> ops(std::min(batch->size(), due.size() - done));
     for (size_t i = 0; i < ops.size(); ++i) {
       ops[i].op = RecordOp::kExpire;

@@ -34,10 +34,11 @@ class Upkeep {
   // -- expiry
   // A record was stored that expires at this time; 0 = never.
   void NoteExpiry(int64_t expires_at_ms);
-  // Whether expired records may still be stored. After a failed sweep, the next one becomes due
-  // only after a delay.
+  // Whether expired records may still be stored, and this replica has to remove them (CG3). After a
+  // failed sweep, the next one becomes due only after a delay.
   bool ExpiryDue() const {
-    return next_expiry_ms_ != 0 && next_expiry_ms_ <= state_.clock.NowMs() && state_.reactor.NowNs() >= next_sweep_ns_;
+    return next_expiry_ms_ != 0 && next_expiry_ms_ <= state_.clock.NowMs() &&
+           state_.reactor.NowNs() >= next_sweep_ns_ && state_.gate->Leads();
   }
   // No stored record expires before this time; 0 = none expires.
   int64_t next_expiry_ms() const { return next_expiry_ms_; }
@@ -58,6 +59,7 @@ class Upkeep {
   void MergeOldSoon();
 
  private:
+  bool MaySweep() const { return state_.works() && state_.gate->Leads(); }
   Task<void> SweepOnce();
   Task<Status> Sweep();
   Task<Status> Remove(std::vector<DueRecords::Due> due, RemoveBatch* batch);

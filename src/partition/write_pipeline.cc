@@ -12,7 +12,6 @@ namespace {
 // Writes pin the pages they will need in up to 1/8 of the pool.
 constexpr uint64_t kPinnedShare = 8;
 constexpr Nanos kFramesRetry = kMillisecond;
-constexpr Nanos kPlaceRetry = kSecond;     // of a committed value that finds no place on a full disk
 constexpr size_t kPrefetchAhead = 6;       // leaves of later writes, while a write is applied
 constexpr uint32_t kUnitsPerRecord = 12;   // of applying it, in units of the turn's budget
 constexpr uint32_t kUnitsPerFetched = 8;   // of finding its leaf
@@ -193,6 +192,7 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   WriteControl* control = write.options.control;
   if (state_.failed()) return state_.Refusal();
   if (gave_up_) return Error(Code::kUnavailable, "partition {} is closing", state_.id());
+  RETURN_IF_ERROR(state_.gate->MayWrite());  // CG3
   RETURN_IF_ERROR(CheckUncommitted(write));
   if (!control) return Status();
   const bool late = control->deadline_ns != 0 && state_.reactor.NowNs() >= control->deadline_ns;
@@ -247,11 +247,13 @@ void WritePipeline::Push(LoggedUnit* entry) {
   entry->unit = &entry->content;
   entry->last_lsn = entry->content.last_lsn();
   entry->end_bytes = appended_bytes_ += UnitBytes(entry->encoded.size());
+  state_.history.Add({entry->content.epoch, entry->last_lsn, entry->content.chain_after});
   queue_.push_back(entry);
 }
 
 Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> ops, WriteOptions options) {
   CO_RETURN_IF_ERROR(state_.Refusal());
+  CO_RETURN_IF_ERROR(state_.gate->MayWrite());  // before it waits for anything
   const ActiveCall call(&state_);
   ++state_.stats.writes_total;
   ClientWrite write;
@@ -278,6 +280,7 @@ Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> op
     append_slice_.Spend(kUnitsPerAppended * static_cast<uint32_t>(write.ops.size()));
     Encode(&write);
     Append(&write);
+    state_.gate->OnAppended();
     log_space.Drop();  // from here on its records count themselves
     // P3: resumes once the write has been applied or has failed.
     co_await QueueEntry::Left{&write};
@@ -424,6 +427,7 @@ void WritePipeline::Commit(Lsn up_to) {
   const QueueEntry* last = *(after - 1);
   if (last->last_lsn <= state_.committed_lsn) return;
   state_.committed_lsn = last->last_lsn;
+  state_.history.Trim(state_.committed_lsn);
   committed_bytes_ = last->end_bytes;
   state_.log->SetCommit(state_.stream, state_.committed_lsn, state_.clock.newest());
   ApplyCommitted();
@@ -448,7 +452,8 @@ void WritePipeline::BeginEpoch(Epoch epoch, Lsn after) {
   CHECK_GT(epoch, state_.epoch) << "CG2: epochs rise";
   // While the partition drains, the log may be closed already.
   if (state_.phase() != Phase::kServing) return;
-  if (after < state_.last_lsn) Supersede(after);
+  // The log stops reading what is superseded with the append below. Nobody suspends meanwhile.
+  if (after < state_.last_lsn) DropAfter(after);
   state_.epoch = epoch;
   auto unit = std::make_unique<LoggedUnit>();
   LogRecord record;
@@ -457,24 +462,23 @@ void WritePipeline::BeginEpoch(Epoch epoch, Lsn after) {
   EncodeRecord(record, &unit->encoded);
   DecodeOwn(unit.get());
   unit->waits = QueueEntry::Waiter::kNobody;
-  // The log stops reading what was superseded with this call. Nobody has suspended meanwhile.
   Append(unit.release());
   ApplyCommitted();  // a mark may have moved to the commit LSN
 }
 
-// Drops what was appended after `after`, as if it had never been.
-void WritePipeline::Supersede(Lsn after) {
-  CHECK_GE(after, state_.committed_lsn) << "CG1: committed units would be superseded";
-  CHECK_EQ(UnitEndBefore(after), after) << "CG2: a part of a unit would be superseded";
-  const auto first = EntryAfter(after);
+// Drops what was appended after `lsn`, as if it had never been.
+void WritePipeline::DropAfter(Lsn lsn) {
+  CHECK_GE(lsn, state_.committed_lsn) << "CG1: committed units would be superseded";
+  CHECK_EQ(UnitEndBefore(lsn), lsn) << "CG2: a part of a unit would be superseded";
+  const auto first = EntryAfter(lsn);
   const std::vector<QueueEntry*> dropped(first, queue_.end());
   queue_.erase(first, queue_.end());
-  const QueueEntry* last = nullptr;  // the last unit that stays
-  for (const QueueEntry* entry : queue_) last = entry->unit ? entry : last;
-  state_.last_lsn = after;
-  state_.last_chain = last ? last->unit->chain_after : state_.applied_chain;
+  const LoggedUnit* last = LastUnit();
+  state_.last_lsn = lsn;
+  state_.last_chain = last ? last->content.chain_after : state_.applied_chain;
+  state_.history.CutAfter(lsn);
   appended_bytes_ = last ? last->end_bytes : committed_bytes_;
-  state_.durable_lsn = std::min(state_.durable_lsn, after);
+  state_.durable_lsn = std::min(state_.durable_lsn, lsn);
   appended_again_ = 0;  // some of them may be superseded, and are not announced then
   ++again_round_;
   for (QueueEntry* entry : dropped) {
@@ -485,15 +489,10 @@ void WritePipeline::Supersede(Lsn after) {
                                   state_.id()));
       continue;
     }
-    entry->last_lsn = after;
+    entry->last_lsn = lsn;
     entry->end_bytes = appended_bytes_;
     queue_.push_back(entry);
   }
-}
-
-void WritePipeline::Restore(std::unique_ptr<LoggedUnit> unit) {
-  unit->waits = QueueEntry::Waiter::kNobody;
-  Push(unit.release());
 }
 
 void WritePipeline::AppendTailAgain() {
@@ -577,6 +576,7 @@ bool WritePipeline::FrontIsReady() {
 void WritePipeline::ApplyFront() {
   QueueEntry* entry = queue_.front();
   queue_.pop_front();
+  applied_bytes_ = entry->end_bytes;
   if (entry->unit) {
     CHECK_LE(entry->unit->last_lsn(), state_.committed_lsn) << "P1: a write was applied before it was committed";
     apply_slice_.Spend(kUnitsPerRecord * static_cast<uint32_t>(entry->unit->records.size()));
@@ -618,42 +618,12 @@ Task<void> WritePipeline::ApplyInTask() {
   applying_ = Applying::kAtOnce;
 }
 
-// Allocates extents for the large values of a unit that recovery has restored and that had no place.
-// It is committed, so it cannot be refused: it waits until the disk has room.
-Task<Status> WritePipeline::PlaceFront(ApplyUnit* unit) {
-  for (UnitRecord& r : unit->records) {
-    const size_t value_bytes = r.record.value.size();
-    if (r.record.op != RecordOp::kPut || !state_.tree->NeedsOverflow(r.record.key.size(), value_bytes)) continue;
-    const auto blocks = static_cast<uint32_t>(state_.pool.BlocksFor(value_bytes));
-    while (r.extent.empty()) {
-      if (state_.failed()) co_return state_.failure();
-      Result<Extent> extent = co_await state_.file->AllocateForWrite(blocks);
-      if (extent.ok()) {
-        r.extent = *extent;
-        continue;
-      }
-      // It stays in the log. But who waits behind it must be answered, if the partition closes.
-      if (extent.code() != Code::kDiskFull || !state_.works()) co_return extent.TakeStatus();
-      LOG(WARNING) << "partition " << state_.id() << ": a committed value of " << value_bytes
-                   << " bytes waits for disk space, and so do all later writes: " << extent.status().message();
-      state_.NoteDiskFull(blocks);
-      co_await Sleep(state_.reactor, kPlaceRetry);
-      // Waits for the checkpoints that free space, if that suffices.
-      AdmittedBlocks room;
-      const Status admitted = co_await admission_.Admit(blocks, /*only_removes=*/true, &room);
-      if (!admitted.ok() && admitted.code() != Code::kDiskFull) co_return admitted;
-    }
-  }
-  unit->unplaced = false;
-  co_return Status();
-}
-
 // Brings into memory what the write at the front needs. False: the partition has failed.
 Task<bool> WritePipeline::PrepareFront() {
   applying_ = Applying::kPreparing;
   QueueEntry* entry = queue_.front();
   Status status;
-  if (entry->unit->unplaced) status = co_await PlaceFront(entry->unit);
+  if (entry->unit->unplaced) status = co_await PlaceFront(static_cast<LoggedUnit*>(entry));
   // Two writes that both gather pins and wait for frames could deadlock.
   co_await state_.pool.gather_turn().Acquire();
   ApplyUnit* unit = entry->unit;

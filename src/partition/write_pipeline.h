@@ -5,6 +5,9 @@
 // then committed; the Applier applies it in LSN order; its caller is resumed. A write that is
 // refused before the append has changed nothing.
 //
+// A partition that follows another replica is given units instead (AppendUnit), and they take the same
+// way from their append on.
+//
 // Three watermarks divide the units: the last one appended, the last durable one, and the last
 // committed one. The log moves the second (OnDurable), the partition's CommitGate the third (Commit).
 // Until it is committed, a unit is only log: it can be superseded by a higher epoch (BeginEpoch).
@@ -19,6 +22,8 @@
 //        committed (UncommittedLimits), in bytes of the log or in records. A partition that cannot
 //        commit then neither fills the log of the others nor the memory. Beyond the limits there is
 //        only what was on its way to the disk when they were reached.
+//        A unit of another replica, whose writes its master has bounded in this way, is refused if too
+//        much that is committed waits to be applied, or if there is far more of it than a master allows.
 //   WQ3  Once the partition has given up what is not committed, nothing more is committed. Whatever
 //        waits for a commit, or comes to wait for it, leaves the queue with an error.
 #pragma once
@@ -65,12 +70,15 @@ class WritePipeline {
   void Commit(Lsn up_to);
   void BeginEpoch(Epoch epoch, Lsn after);
   Lsn UnitEndBefore(Lsn lsn) const;
+  Status AppendUnit(const WriteUnit& unit);
+  void Supersede(const HistoryPoint& after);
   uint64_t uncommitted_bytes() const { return appended_bytes_ - committed_bytes_; }
   // Appends what is durable and not committed to the log once more, so that the segments in which it
   // lies can be released. Does nothing while an earlier call is under way.
   void AppendTailAgain();
-  // Adds a unit that recovery found, and that the gate has not committed. It must fit.
-  void Restore(std::unique_ptr<LoggedUnit> unit);
+  // Adds a unit that the log has, or gets now, and that the gate has not committed. Nobody waits for it.
+  // kInvalidArgument: it does not fit. Nothing has changed then.
+  Status Restore(std::unique_ptr<LoggedUnit> unit);
   // The most that operations need.
   struct OpCost {
     size_t encoded_bytes = 0;
@@ -127,6 +135,10 @@ class WritePipeline {
   Task<Status> CheckLane(const WriteOp* once);
   void Encode(ClientWrite* write);
   void DecodeOwn(LoggedUnit* unit);
+  // followed_units.cc
+  Status DecodeUnit(const WriteUnit& unit, LoggedUnit* logged) const;
+  Status CheckRoom() const;
+  const LoggedUnit* LastUnit() const;
   void Append(LoggedUnit* entry);
   void Push(LoggedUnit* entry);
   void Leave(QueueEntry* entry, Status status);
@@ -139,7 +151,7 @@ class WritePipeline {
   void FreeValues(ApplyUnit* unit);
   std::deque<QueueEntry*>::iterator EntryAfter(Lsn lsn);
   std::deque<QueueEntry*>::const_iterator EntryAfter(Lsn lsn) const;
-  void Supersede(Lsn after);
+  void DropAfter(Lsn lsn);
 
   bool FrontIsCommitted() const { return !queue_.empty() && queue_.front()->last_lsn <= state_.committed_lsn; }
   bool FrontIsReady();
@@ -150,7 +162,8 @@ class WritePipeline {
   void ApplyFront();
   Task<void> ApplyInTask();
   Task<bool> PrepareFront();
-  Task<Status> PlaceFront(ApplyUnit* unit);
+  Task<Status> PlaceFront(LoggedUnit* logged);
+  Task<Status> PlaceValues(LoggedUnit* logged);
   void FetchForNext();
   Task<void> FetchAhead(std::vector<std::string> keys);
   void AnswerFailed();
@@ -161,8 +174,9 @@ class WritePipeline {
   Applier& applier_;
   std::deque<QueueEntry*> queue_;
   std::deque<QueueEntry*> unanswered_;  // they have left the queue, because the partition is out of service
-  // Of units that this process has appended or restored, in all, and up to the commit LSN.
-  uint64_t appended_bytes_ = 0, committed_bytes_ = 0;
+  // Of units that this process has appended or restored: in all, up to the commit LSN, and up to what is
+  // applied.
+  uint64_t appended_bytes_ = 0, committed_bytes_ = 0, applied_bytes_ = 0;
   // At most so many lanes there are: as counted last, and those begun since.
   std::optional<uint64_t> lanes_at_most_;
   // Units whose second place in the log is not durable yet, of the last call to AppendTailAgain.

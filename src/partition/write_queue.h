@@ -53,6 +53,7 @@ struct LoggedUnit : QueueEntry {
   std::string encoded;  // AU1: the unit points into it, and the log reads it until it is durable
   ApplyUnit content;
   AdmittedBlocks blocks;
+  uint64_t wanted_blocks = 0;  // of the disk, that could not be promised to it yet
 };
 
 // The unit of a PointWrite. Used again for the next one, with the memory that it has.
