@@ -8,6 +8,11 @@ uint64_t Hash64(std::string_view bytes, uint64_t seed) {
   return XXH3_64bits_withSeed(bytes.data(), bytes.size(), seed);
 }
 
+Uuid HashUuid(std::string_view bytes) {
+  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
+  return {(hash.high64 & ~0xf000ull) | 0x8000, (hash.low64 & ~(3ull << 62)) | (2ull << 62)};
+}
+
 Hasher64::Hasher64(uint64_t seed) : state_(XXH3_createState()) { XXH3_64bits_reset_withSeed(state_, seed); }
 Hasher64::~Hasher64() { XXH3_freeState(state_); }
 void Hasher64::Update(std::string_view bytes) { XXH3_64bits_update(state_, bytes.data(), bytes.size()); }

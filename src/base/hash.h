@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "src/base/ids.h"
+
 struct XXH3_state_s;  // declared in xxhash.h
 
 namespace pando {
@@ -11,6 +13,9 @@ namespace pando {
 // The checksum and general-purpose hash of `bytes`. It is the same in every version and on every
 // machine, because it is part of the on-disk formats.
 uint64_t Hash64(std::string_view bytes, uint64_t seed = 0);
+
+// A UUID that `bytes` determine: XXH3-128 with the bits of version 8 (RFC 9562). Part of formats, too.
+Uuid HashUuid(std::string_view bytes);
 
 // The hash that assigns a key to a partition: XXH3-64 of HashTag(key). Keys that share a {tag}
 // therefore share a partition, as in Redis Cluster.

@@ -6,6 +6,8 @@
 #include <set>
 
 #include "src/base/address.h"
+#include "src/base/codec.h"
+#include "src/base/hash.h"
 
 namespace pando {
 namespace {
@@ -57,6 +59,19 @@ class Fields {
     const Json field = Take(name);
     if (!failed_ && !field.is_string()) Fail(fmt::format("\"{}\" is not a string", name));
     return failed_ ? "" : field.get<std::string>();
+  }
+  std::vector<std::string> Texts(const char* name) {
+    const Json field = Take(name);
+    if (!failed_ && !field.is_array()) Fail(fmt::format("\"{}\" is not an array", name));
+    std::vector<std::string> texts;
+    for (size_t i = 0; !failed_ && i < field.size(); ++i) {
+      if (!field[i].is_string()) {
+        Fail(fmt::format("{}[{}] is not a string", name, i));
+      } else {
+        texts.push_back(field[i].get<std::string>());
+      }
+    }
+    return texts;
   }
   uint64_t HexNumber(const char* name) {
     const std::string text = Text(name);
@@ -120,19 +135,24 @@ class Fields {
   std::string problem_;
 };
 
+struct Value {
+  Fields fields;
+  uint64_t format = 0;
+};
+
 // Parses a value as far as its format.
-Result<Fields> Parse(const TopologyEntry& entry) {
+Result<Value> Parse(const TopologyEntry& entry) {
   Json object = IsShallow(entry.value) ? Json::parse(entry.value, nullptr, false) : Json();
   Fields fields(std::move(object), entry.key);
   const uint64_t format = fields.Number("format");
   RETURN_IF_ERROR(fields.status());
-  if (format != kTopologyFormat) {
+  if (format < 1 || format > kTopologyFormat) {
     return Error(Code::kVersion,
-                 "the topology's value of {} has format {}, and this version of Pando knows format {}: use a newer "
-                 "version",
+                 "the topology's value of {} has format {}, and this version of Pando knows the formats 1 to {}: use a "
+                 "newer version",
                  entry.key, format, kTopologyFormat);
   }
-  return fields;
+  return Value{std::move(fields), format};
 }
 
 template <typename Record>
@@ -206,6 +226,38 @@ std::optional<uint32_t> PartitionOfKey(std::string_view key) {
   return id && PartitionKey(*id) == key ? id : std::nullopt;
 }
 
+Uuid PartitionUuid(const Uuid& cluster_id, uint32_t id) {
+  std::string bytes;
+  ByteWriter writer(&bytes);
+  writer.Fixed(cluster_id.hi);
+  writer.Fixed(cluster_id.lo);
+  writer.Fixed(id);
+  return HashUuid(bytes);
+}
+
+namespace {
+
+Status CheckOpId(const std::string& op_id) {
+  if (op_id.size() <= kMaxOpIdBytes) return Status();
+  return Broken("an op_id of {} bytes: it must have at most {}", op_id.size(), kMaxOpIdBytes);
+}
+
+Status CheckAddresses(const NodeRecord& r) {
+  if (r.client_address.empty() && r.peer_addresses.empty()) {
+    if (r.opened == 0) return Status();
+    return Broken("node {} has been started, and has no address", r.id);
+  }
+  RETURN_IF_ERROR(ParseHostPort(r.client_address).status());
+  if (r.peer_addresses.empty() || r.peer_addresses.size() > kMaxPeerAddresses) {
+    return Broken("node {} has {} addresses for other nodes: it must have 1 to {}", r.id, r.peer_addresses.size(),
+                  kMaxPeerAddresses);
+  }
+  for (const std::string& address : r.peer_addresses) RETURN_IF_ERROR(ParseHostPort(address).status());
+  return Status();
+}
+
+}  // namespace
+
 Status Check(const ClusterRecord& r) {
   if (r.cluster_id.IsNil()) return Broken("the cluster has no ID");
   if (r.protocol == 0) return Broken("the protocol version is 0");
@@ -216,19 +268,17 @@ Status Check(const ClusterRecord& r) {
   if (r.min_isr == 0 || r.min_isr > r.replicas) {
     return Broken("min_isr is {}: it must be 1 to {}, the number of replicas", r.min_isr, r.replicas);
   }
-  return Status();
+  return CheckOpId(r.op_id);
 }
 
 Status Check(const NodeRecord& r) {
   if (r.id == 0) return Broken("the node has no ID");
-  for (const std::string& address : {r.client_address, r.peer_address}) {
-    RETURN_IF_ERROR(ParseHostPort(address).status());
-  }
+  RETURN_IF_ERROR(CheckAddresses(r));
   if (r.protocol_min == 0 || r.protocol_min > r.protocol_max) {
     return Broken("node {} cannot speak the protocol versions {} to {}", r.id, r.protocol_min, r.protocol_max);
   }
   if (r.opened > r.starts) return Broken("node {} has opened start {} of {}", r.id, r.opened, r.starts);
-  return Status();
+  return CheckOpId(r.op_id);
 }
 
 Status Check(const PartitionRecord& r) {
@@ -259,15 +309,16 @@ Status Check(const PartitionRecord& r) {
   }
   if (!has_master) return Broken("partition {}: its master {} is not in the ISR", r.id, r.master.ToString());
   if (uuids.size() > kMaxReplicas) return Broken("partition {} has {} replicas", r.id, uuids.size());
-  return Status();
+  return CheckOpId(r.op_id);
 }
 
 Result<std::string> Encode(const ClusterRecord& r) {
   RETURN_IF_ERROR(Check(r));
   Json object = Start(r.unknown);
   object["cluster_id"] = r.cluster_id.ToString();
+  object["creating"] = r.creating;
   object["min_isr"] = r.min_isr;
-  object["op_id"] = Hex(r.op_id);
+  object["op_id"] = r.op_id;
   object["partitions"] = r.partitions;
   object["protocol"] = r.protocol;
   object["replicas"] = r.replicas;
@@ -278,9 +329,9 @@ Result<std::string> Encode(const NodeRecord& r) {
   RETURN_IF_ERROR(Check(r));
   Json object = Start(r.unknown);
   object["client_address"] = r.client_address;
-  object["op_id"] = Hex(r.op_id);
+  object["op_id"] = r.op_id;
   object["opened"] = r.opened;
-  object["peer_address"] = r.peer_address;
+  object["peer_addresses"] = r.peer_addresses;
   object["protocol_max"] = r.protocol_max;
   object["protocol_min"] = r.protocol_min;
   object["starts"] = r.starts;
@@ -301,17 +352,19 @@ Result<std::string> Encode(const PartitionRecord& r) {
   object["lineage"] = r.lineage;
   object["master"] = r.master.ToString();
   object["min_isr"] = r.min_isr;
-  object["op_id"] = Hex(r.op_id);
+  object["op_id"] = r.op_id;
   object["replicas"] = r.replicas;
   return Finish(std::move(object), PartitionKey(r.id));
 }
 
 Result<ClusterRecord> DecodeCluster(const TopologyEntry& entry) {
-  ASSIGN_OR_RETURN(Fields fields, Parse(entry));
+  ASSIGN_OR_RETURN(Value value, Parse(entry));
+  Fields& fields = value.fields;
   ClusterRecord r;
   r.cluster_id = fields.Id("cluster_id");
+  if (value.format > 1) r.creating = fields.Text("creating");
   r.min_isr = fields.Small("min_isr");
-  r.op_id = fields.HexNumber("op_id");
+  r.op_id = fields.Text("op_id");
   r.partitions = fields.Small("partitions");
   r.protocol = fields.Small("protocol");
   r.replicas = fields.Small("replicas");
@@ -319,13 +372,18 @@ Result<ClusterRecord> DecodeCluster(const TopologyEntry& entry) {
 }
 
 Result<NodeRecord> DecodeNode(const TopologyEntry& entry) {
-  ASSIGN_OR_RETURN(Fields fields, Parse(entry));
+  ASSIGN_OR_RETURN(Value value, Parse(entry));
+  Fields& fields = value.fields;
   NodeRecord r;
   r.id = NodeOfKey(entry.key).value_or(0);
   r.client_address = fields.Text("client_address");
-  r.op_id = fields.HexNumber("op_id");
+  r.op_id = fields.Text("op_id");
   r.opened = fields.Number("opened");
-  r.peer_address = fields.Text("peer_address");
+  if (value.format == 1) {  // one address, whatever the number of reactors
+    r.peer_addresses.push_back(fields.Text("peer_address"));
+  } else {
+    r.peer_addresses = fields.Texts("peer_addresses");
+  }
   r.protocol_max = fields.Small("protocol_max");
   r.protocol_min = fields.Small("protocol_min");
   r.starts = fields.Number("starts");
@@ -342,7 +400,8 @@ Result<NodeRecord> DecodeNode(const TopologyEntry& entry) {
 }
 
 Result<PartitionRecord> DecodePartition(const TopologyEntry& entry) {
-  ASSIGN_OR_RETURN(Fields fields, Parse(entry));
+  ASSIGN_OR_RETURN(Value value, Parse(entry));
+  Fields& fields = value.fields;
   PartitionRecord r;
   const std::optional<uint32_t> id = PartitionOfKey(entry.key);
   if (!id) fields.Fail("this is not the key of a partition");
@@ -356,18 +415,18 @@ Result<PartitionRecord> DecodePartition(const TopologyEntry& entry) {
   r.lineage = fields.Number("lineage");
   r.master = fields.Id("master");
   r.min_isr = fields.Small("min_isr");
-  r.op_id = fields.HexNumber("op_id");
+  r.op_id = fields.Text("op_id");
   r.replicas = fields.Small("replicas");
   return Finish(fields, entry, std::move(r));
 }
 
-std::optional<uint64_t> OpIdOf(const std::string& value) {
+std::optional<std::string> OpIdOf(const std::string& value) {
   if (!IsShallow(value)) return std::nullopt;
   const Json object = Json::parse(value, nullptr, false);
   if (!object.is_object()) return std::nullopt;
   Fields fields(object, "");
-  const uint64_t op_id = fields.HexNumber("op_id");
-  return fields.status().ok() ? std::optional(op_id) : std::nullopt;
+  std::string op_id = fields.Text("op_id");
+  return fields.status().ok() ? std::optional(std::move(op_id)) : std::nullopt;
 }
 
 Status ClusterMap::Apply(const TopologyEntry& entry) {

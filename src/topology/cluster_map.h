@@ -6,7 +6,11 @@
 //   partition/00012     PartitionRecord
 //
 // Values are JSON objects; docs/FORMAT.md describes them. Encode writes the fields in alphabetical
-// order, without spaces, so that equal records are equal bytes.
+// order, without spaces, so that equal records are equal bytes. Values of format 1 are still read,
+// and have the format of this build after they were changed.
+//
+// The op_id of a record is text that is new with every write of it, so that whoever has not learned
+// the outcome of a write recognises it (JudgeUnknown in topology.h). NewOpId makes one.
 //
 // Threads: plain values.
 //
@@ -33,8 +37,10 @@ namespace pando {
 
 using NodeId = uint32_t;  // from 1; never reused within a cluster
 
-inline constexpr int kTopologyFormat = 1;
+inline constexpr int kTopologyFormat = 2;
 inline constexpr uint32_t kMaxReplicas = 16;  // of one partition, of any state
+inline constexpr size_t kMaxPeerAddresses = 256;
+inline constexpr size_t kMaxOpIdBytes = 128;
 
 // The fields of a JSON object that this build does not know, as the text of an object, or empty.
 using UnknownFields = std::string;
@@ -45,7 +51,10 @@ struct ClusterRecord {
   uint32_t partitions = 0;  // how many there were when the cluster was created: 2^k
   uint32_t replicas = 0;    // R of partitions that are created from now on
   uint32_t min_isr = 0;     // and their min_isr
-  uint64_t op_id = 0;       // of the write that left this value; RandomId gives a new one to each
+  // What the cluster is being created with, until all of its records are there (cluster_init.h). No
+  // node serves a cluster for which this is not empty.
+  std::string creating;
+  std::string op_id;  // of the write that left this value
   UnknownFields unknown;
   bool operator==(const ClusterRecord&) const = default;
 };
@@ -54,14 +63,18 @@ enum class NodeState : uint8_t { kActive, kDraining, kRemoved };
 
 struct NodeRecord {
   NodeId id = 0;
-  std::string client_address, peer_address;  // host:port
-  std::string zone;                          // replicas of a partition go to different ones; may be empty
+  // Where it listens, host:port: for clients, and for other nodes, one address for each of its
+  // reactors, in their order. A node writes its own when it starts; before its first start there are
+  // none.
+  std::string client_address;
+  std::vector<std::string> peer_addresses;
+  std::string zone;  // replicas of a partition go to different ones; may be empty
   NodeState state = NodeState::kActive;
   uint32_t protocol_min = 1, protocol_max = 1;  // that this node's build can speak
   // Start counters; see src/topology/start_counter.h. `starts` is also the incarnation of the
   // node's process.
   uint64_t starts = 0, opened = 0;
-  uint64_t op_id = 0;
+  std::string op_id;
   UnknownFields unknown;
   bool operator==(const NodeRecord&) const = default;
 };
@@ -84,7 +97,7 @@ struct PartitionRecord {
   std::vector<ReplicaRecord> learners;     // being installed; not counted
   uint32_t replicas = 0;                   // R: how many there should be
   uint32_t min_isr = 0;                    // the ISR never has fewer members
-  uint64_t op_id = 0;
+  std::string op_id;
   UnknownFields unknown;
   bool operator==(const PartitionRecord&) const = default;
 };
@@ -94,6 +107,10 @@ constexpr uint32_t DefaultMinIsr(uint32_t replicas) { return replicas / 2 + 1; }
 
 // Ranges of equal size, for a new cluster. REQUIRES: `count` is a power of two, and id < count.
 std::pair<uint64_t, uint64_t> HashRangeOf(uint32_t id, uint32_t count);
+
+// The UUID of the partition itself. All of its replicas use it, so it is not random but derived from
+// what identifies the partition.
+Uuid PartitionUuid(const Uuid& cluster_id, uint32_t id);
 
 inline constexpr std::string_view kClusterKey = "cluster";
 std::string NodeKey(NodeId id);
@@ -117,7 +134,7 @@ Result<ClusterRecord> DecodeCluster(const TopologyEntry& entry);
 Result<NodeRecord> DecodeNode(const TopologyEntry& entry);
 Result<PartitionRecord> DecodePartition(const TopologyEntry& entry);
 // The op_id of any record, or nullopt.
-std::optional<uint64_t> OpIdOf(const std::string& value);
+std::optional<std::string> OpIdOf(const std::string& value);
 
 // A record and the revision that the next change of it must compare.
 template <typename Record>

@@ -10,6 +10,7 @@ constexpr Nanos kCallTimeoutNs = 2 * kSecond;
 constexpr Nanos kRetryNs = 20 * kMillisecond;
 
 Status Raise(NodeRecord& record) {
+  RETURN_IF_ERROR(CheckMayStart(record));
   ++record.starts;
   return Status();
 }
@@ -26,7 +27,7 @@ Task<Result<Versioned<NodeRecord>>> ChangeOnce(Topology& topology, NodeId id,
   Result<NodeRecord> record = DecodeNode(*entry);
   if (!record.ok()) co_return record.TakeStatus();
   CO_RETURN_IF_ERROR(change(*record));
-  record->op_id = RandomId(topology.reactor());
+  record->op_id = NewOpId(topology.reactor());
   Result<std::string> value = Encode(*record);
   if (!value.ok()) co_return value.TakeStatus();
   Result<CasOutcome> outcome =
@@ -48,6 +49,14 @@ Task<Result<Versioned<NodeRecord>>> ChangeOnce(Topology& topology, NodeId id,
 }
 
 }  // namespace
+
+Status CheckMayStart(const NodeRecord& record) {
+  if (record.state != NodeState::kRemoved) return Status();
+  return Error(Code::kInvalidArgument,
+               "node {} has been removed from the cluster, and its number is not used again: a new node needs a number "
+               "of its own and an empty directory",
+               record.id);
+}
 
 DirectoryHistory JudgeDirectory(uint64_t stored, const NodeRecord& record) {
   if (stored > record.starts) return DirectoryHistory::kTopologyWentBack;
@@ -75,8 +84,9 @@ Task<Result<uint64_t>> RaiseStarts(Topology& topology, NodeId id, Nanos timeout_
   co_return raised->record.starts;
 }
 
-Task<Status> OpenStart(Topology& topology, NodeId id, uint64_t start, Nanos timeout_ns) {
-  auto open = [id, start](NodeRecord& record) {
+Task<Status> FinishStart(Topology& topology, NodeId id, uint64_t start, std::string client_address,
+                         std::vector<std::string> peer_addresses, Nanos timeout_ns) {
+  auto open = [&](NodeRecord& record) {
     if (record.starts != start) {  // NS1
       return Error(Code::kAborted,
                    "node {} was started again, as number {}, while start {} was not ready. Do two processes run as the "
@@ -84,6 +94,8 @@ Task<Status> OpenStart(Topology& topology, NodeId id, uint64_t start, Nanos time
                    id, record.starts, start);
     }
     record.opened = start;
+    record.client_address = client_address;
+    record.peer_addresses = peer_addresses;
     return Status();
   };
   Result<Versioned<NodeRecord>> opened = co_await ChangeNode(topology, id, open, timeout_ns);

@@ -6,7 +6,8 @@
 //   1. RaiseStarts: the topology's `starts` grows by one, by compare-and-swap. The new number is the
 //      incarnation of this process.
 //   2. The node stores that number in its directory, durably.
-//   3. OpenStart: the topology's `opened` becomes that number.
+//   3. FinishStart: the topology's `opened` becomes that number, and the addresses those on which this
+//      process listens.
 //   4. Only now the node serves: joins an in-sync set, acknowledges, campaigns.
 //
 // So whatever a directory held when its node served with start N, it held N. If the topology says
@@ -23,6 +24,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "src/topology/cluster_map.h"
 #include "src/topology/topology.h"
@@ -39,6 +42,9 @@ enum class DirectoryHistory : uint8_t {
 // RaiseStarts.
 DirectoryHistory JudgeDirectory(uint64_t stored, const NodeRecord& record);
 
+// kInvalidArgument for a node that has been removed from its cluster.
+Status CheckMayStart(const NodeRecord& record);
+
 // Reads the record of node `id`, lets `change` modify it, and writes it, until that has certainly
 // succeeded. `change` may be called several times; it gets what it has written before, if that was
 // stored without an answer. An error that it returns ends the attempt. Returns kNotFound if the
@@ -46,9 +52,10 @@ DirectoryHistory JudgeDirectory(uint64_t stored, const NodeRecord& record);
 Task<Result<Versioned<NodeRecord>>> ChangeNode(Topology& topology, NodeId id, std::function<Status(NodeRecord&)> change,
                                                Nanos timeout_ns);
 
-// Step 1. Returns the incarnation of this process.
+// Step 1. Returns the incarnation of this process. BeginStart (node_identity.h) does steps 1 and 2.
 Task<Result<uint64_t>> RaiseStarts(Topology& topology, NodeId id, Nanos timeout_ns);
 // Step 3. Returns kAborted if the node has been started again meanwhile, by another process.
-Task<Status> OpenStart(Topology& topology, NodeId id, uint64_t start, Nanos timeout_ns);
+Task<Status> FinishStart(Topology& topology, NodeId id, uint64_t start, std::string client_address,
+                         std::vector<std::string> peer_addresses, Nanos timeout_ns);
 
 }  // namespace pando

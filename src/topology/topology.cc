@@ -7,10 +7,13 @@
 
 namespace pando {
 
-Judged JudgeUnknown(Revision expected, uint64_t op_id, const TopologyEntry& now) {
+Judged JudgeUnknown(Revision expected, std::string_view op_id, const TopologyEntry& now) {
+  CHECK(!op_id.empty());
   if (now.revision <= expected) return Judged::kMayLand;
   return OpIdOf(now.value) == op_id ? Judged::kLanded : Judged::kOvertaken;
 }
+
+std::string NewOpId(Reactor& reactor) { return fmt::format("{:016x}", RandomId(reactor)); }
 
 // The result of a call, kept by the call itself and by whoever waits for it.
 template <typename T>

@@ -20,6 +20,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "src/io/sync.h"
 #include "src/metrics/metrics.h"
@@ -45,8 +46,11 @@ enum class Judged : uint8_t {
   kMayLand,   // it was not stored so far, and may still be
   kOvertaken  // somebody else's write came after or instead of it; it cannot land any more
 };
-// `expected` and `op_id` are those of the CompareAndSwap, `now` was read after it.
-Judged JudgeUnknown(Revision expected, uint64_t op_id, const TopologyEntry& now);
+// `expected` and `op_id` are those of the CompareAndSwap, `now` was read after it. REQUIRES: no other
+// write has this op_id, which is not empty.
+Judged JudgeUnknown(Revision expected, std::string_view op_id, const TopologyEntry& now);
+// A random op_id.
+std::string NewOpId(Reactor& reactor);
 
 class Topology {
  public:

@@ -4,11 +4,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 namespace pando {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 const Uuid kCluster = *Uuid::Parse("0f0e0d0c-0b0a-0908-0706-050403020100");
 Uuid ReplicaId(int i) { return {0x1111222233334444ull, static_cast<uint64_t>(i)}; }
@@ -19,19 +22,19 @@ ClusterRecord Cluster() {
   r.partitions = 64;
   r.replicas = 3;
   r.min_isr = 2;
-  r.op_id = 0xabc;
+  r.op_id = "0000000000000abc";
   return r;
 }
 NodeRecord Node() {
   NodeRecord r;
   r.id = 7;
   r.client_address = "10.0.0.7:7420";
-  r.peer_address = "[fd00::7]:7430";
+  r.peer_addresses = {"[fd00::7]:7430", "[fd00::7]:7431"};
   r.zone = "rack-2";
   r.protocol_max = 3;
   r.starts = 12;
   r.opened = 11;
-  r.op_id = 0xffffffffffffffffull;
+  r.op_id = "ffffffffffffffff";
   return r;
 }
 PartitionRecord Partition() {
@@ -46,17 +49,34 @@ PartitionRecord Partition() {
   r.learners = {{3, ReplicaId(4), ""}};  // the same node, with a new disk
   r.replicas = 3;
   r.min_isr = 2;
-  r.op_id = 1;
+  r.op_id = "11112222-3333-4444-0000-000000000001/12/3";
   return r;
 }
 
 constexpr char kClusterText[] =
+    R"({"cluster_id":"0f0e0d0c-0b0a-0908-0706-050403020100","creating":"","format":2,"min_isr":2,)"
+    R"("op_id":"0000000000000abc","partitions":64,"protocol":1,"replicas":3})";
+constexpr char kNodeText[] =
+    R"({"client_address":"10.0.0.7:7420","format":2,"op_id":"ffffffffffffffff","opened":11,)"
+    R"("peer_addresses":["[fd00::7]:7430","[fd00::7]:7431"],"protocol_max":3,"protocol_min":1,"starts":12,)"
+    R"("state":"active","zone":"rack-2"})";
+constexpr char kPartitionText[] =
+    R"({"epoch":9,"evicted":[{"node":3,"replica":"11112222-3333-4444-0000-000000000003"}],)"
+    R"("first_hash":"3000000000000000","format":2,)"
+    R"("isr":[{"node":1,"replica":"11112222-3333-4444-0000-000000000001"},)"
+    R"({"node":2,"replica":"11112222-3333-4444-0000-000000000002"}],"last_hash":"33ffffffffffffff",)"
+    R"("learners":[{"node":3,"replica":"11112222-3333-4444-0000-000000000004"}],"lineage":1,)"
+    R"("master":"11112222-3333-4444-0000-000000000001","min_isr":2,)"
+    R"("op_id":"11112222-3333-4444-0000-000000000001/12/3","replicas":3})";
+
+// What versions of format 1 have written.
+constexpr char kClusterText1[] =
     R"({"cluster_id":"0f0e0d0c-0b0a-0908-0706-050403020100","format":1,"min_isr":2,"op_id":"0000000000000abc",)"
     R"("partitions":64,"protocol":1,"replicas":3})";
-constexpr char kNodeText[] =
+constexpr char kNodeText1[] =
     R"({"client_address":"10.0.0.7:7420","format":1,"op_id":"ffffffffffffffff","opened":11,)"
     R"("peer_address":"[fd00::7]:7430","protocol_max":3,"protocol_min":1,"starts":12,"state":"active","zone":"rack-2"})";
-constexpr char kPartitionText[] =
+constexpr char kPartitionText1[] =
     R"({"epoch":9,"evicted":[{"node":3,"replica":"11112222-3333-4444-0000-000000000003"}],)"
     R"("first_hash":"3000000000000000","format":1,)"
     R"("isr":[{"node":1,"replica":"11112222-3333-4444-0000-000000000001"},)"
@@ -71,10 +91,48 @@ TEST(ClusterMap, GoldenText) {
   EXPECT_EQ(*DecodeCluster({"cluster", kClusterText, 1}), Cluster());
   EXPECT_EQ(*DecodeNode({"node/7", kNodeText, 1}), Node());
   EXPECT_EQ(*DecodePartition({"partition/00012", kPartitionText, 1}), Partition());
-  EXPECT_EQ(OpIdOf(kPartitionText), 1u);
-  EXPECT_EQ(OpIdOf(kNodeText), 0xffffffffffffffffull);
+  EXPECT_EQ(OpIdOf(kPartitionText), "11112222-3333-4444-0000-000000000001/12/3");
+  EXPECT_EQ(OpIdOf(kNodeText), "ffffffffffffffff");
   EXPECT_EQ(OpIdOf("{}"), std::nullopt);
   EXPECT_EQ(OpIdOf("["), std::nullopt);
+}
+
+// A value of format 1 means the same, and has format 2 after a change.
+TEST(ClusterMap, ReadsFormat1) {
+  EXPECT_EQ(*DecodeCluster({"cluster", kClusterText1, 1}), Cluster());
+  NodeRecord node = Node();
+  node.peer_addresses.pop_back();
+  EXPECT_EQ(*DecodeNode({"node/7", kNodeText1, 1}), node);
+  PartitionRecord partition = Partition();
+  partition.op_id = "0000000000000001";
+  EXPECT_EQ(*DecodePartition({"partition/00012", kPartitionText1, 1}), partition);
+  EXPECT_EQ(OpIdOf(kPartitionText1), "0000000000000001");
+  EXPECT_EQ(*Encode(*DecodeCluster({"cluster", kClusterText1, 1})), kClusterText);
+  const std::string written = *Encode(*DecodeNode({"node/7", kNodeText1, 1}));
+  EXPECT_THAT(written, HasSubstr(R"("format":2)"));
+  EXPECT_THAT(written, HasSubstr(R"("peer_addresses":["[fd00::7]:7430"])"));
+  EXPECT_THAT(written, Not(HasSubstr("\"peer_address\"")));
+  // A field of one format is not that of another.
+  std::string text = kNodeText;
+  text.replace(text.find("\"format\":2"), 10, "\"format\":1");
+  EXPECT_EQ(DecodeNode({"node/7", text, 1}).code(), Code::kCorruption);
+  text = kNodeText1;
+  text.replace(text.find("\"format\":1"), 10, "\"format\":2");
+  EXPECT_EQ(DecodeNode({"node/7", text, 1}).code(), Code::kCorruption);
+}
+
+// All replicas of a partition, on whatever node and of whatever version, compute the same UUID.
+TEST(ClusterMap, PartitionUuids) {
+  EXPECT_EQ(PartitionUuid(kCluster, 12).ToString(), "fc8f0fba-2059-8b7d-9373-dc6eaf89a4de");
+  std::set<Uuid> uuids;
+  for (uint32_t id = 0; id < 1000; ++id) {
+    const Uuid uuid = PartitionUuid(kCluster, id);
+    EXPECT_EQ(uuid.hi >> 12 & 0xf, 8u);
+    EXPECT_EQ(uuid.lo >> 62, 2u);
+    EXPECT_TRUE(uuids.insert(uuid).second);
+  }
+  EXPECT_NE(PartitionUuid({kCluster.hi, kCluster.lo + 1}, 12), PartitionUuid(kCluster, 12));
+  EXPECT_NE(PartitionUuid({kCluster.hi + 1, kCluster.lo}, 12), PartitionUuid(kCluster, 12));
 }
 
 TEST(ClusterMap, Keys) {
@@ -137,10 +195,10 @@ TEST(ClusterMap, UnknownFieldsSurvive) {
 
 TEST(ClusterMap, RefusesWhatItCannotRead) {
   std::string newer = kPartitionText;
-  newer.replace(newer.find("\"format\":1"), 10, "\"format\":2");
+  newer.replace(newer.find("\"format\":2"), 10, "\"format\":3");
   Result<PartitionRecord> record = DecodePartition({"partition/00012", newer, 1});
   EXPECT_EQ(record.code(), Code::kVersion);
-  EXPECT_THAT(record.status().message(), HasSubstr("partition/00012 has format 2"));
+  EXPECT_THAT(record.status().message(), HasSubstr("partition/00012 has format 3"));
 
   const std::pair<const char*, const char*> kChanges[] = {
       {"\"epoch\":9", "\"epoch\":-9"},
@@ -163,8 +221,8 @@ TEST(ClusterMap, RefusesWhatItCannotRead) {
       {"\"min_isr\":2", "\"min_isr\":0"},
       {"\"replicas\":3", "\"replicas\":0"},
       {"\"replicas\":3", "\"replicas\":17"},
-      {"\"op_id\":\"0000000000000001\"", "\"op_id\":\"1\""},
-      {"\"format\":1", "\"format\":true"},
+      {"\"op_id\":\"11112222", "\"op_id\":1,\"x\":\"11112222"},
+      {"\"format\":2", "\"format\":true"},
       {"{\"epoch\"", "[{\"epoch\""},
   };
   for (const auto& [from, to] : kChanges) {
@@ -180,6 +238,10 @@ TEST(ClusterMap, RefusesWhatItCannotRead) {
   }
   const std::string deep = std::string(5000, '[') + std::string(5000, ']');
   EXPECT_EQ(DecodePartition({"partition/00012", "{\"format\":1,\"x\":" + deep + "}", 1}).code(), Code::kCorruption);
+  EXPECT_EQ(DecodePartition({"partition/00012", R"({"format":0})", 1}).code(), Code::kVersion);
+  std::string addresses = kNodeText;
+  addresses.replace(addresses.find("[\"[fd00"), 2, "[7,\"");
+  EXPECT_EQ(DecodeNode({"node/7", addresses, 1}).code(), Code::kCorruption);
   std::string state = kNodeText;
   state.replace(state.find("active"), 6, "asleep");
   EXPECT_EQ(DecodeNode({"node/7", state, 1}).code(), Code::kCorruption);
@@ -201,7 +263,22 @@ TEST(ClusterMap, RefusesToWriteWhatBreaksTheRules) {
   node.opened = 13;
   EXPECT_THAT(Encode(node).status().message(), HasSubstr("has opened start 13 of 12"));
   node = Node();
-  node.peer_address = "nowhere";
+  node.peer_addresses[1] = "nowhere";
+  EXPECT_FALSE(Encode(node).ok());
+  node = Node();
+  node.peer_addresses.clear();
+  EXPECT_THAT(Encode(node).status().message(), HasSubstr("it must have 1 to 256"));
+  node.peer_addresses.assign(kMaxPeerAddresses + 1, "10.0.0.7:7430");
+  EXPECT_FALSE(Encode(node).ok());
+  // Only a node that has never been started has no addresses.
+  node = Node();
+  node.client_address.clear();
+  EXPECT_FALSE(Encode(node).ok());
+  node.peer_addresses.clear();
+  EXPECT_THAT(Encode(node).status().message(), HasSubstr("has been started, and has no address"));
+  node.opened = 0;
+  EXPECT_TRUE(Encode(node).ok());
+  node.op_id.assign(kMaxOpIdBytes + 1, 'x');
   EXPECT_FALSE(Encode(node).ok());
   node = Node();
   node.zone = std::string(kMaxTopologyValueBytes, 'z');

@@ -21,11 +21,13 @@ using ::testing::HasSubstr;
 using Kind = CasOutcome::Kind;
 
 constexpr Nanos kTimeout = 200 * kMillisecond;
+const std::string kClientAddress = "127.0.0.1:1", kPeerAddress = "127.0.0.1:2";
 
 NodeRecord NewNode(NodeId id) {
   NodeRecord node;
   node.id = id;
-  node.client_address = node.peer_address = "127.0.0.1:1";
+  node.client_address = kClientAddress;
+  node.peer_addresses = {kPeerAddress};
   return node;
 }
 
@@ -49,7 +51,7 @@ class World {
   std::vector<SimTopology*> stores;
 };
 
-std::string ValueOf(uint64_t op_id, int count) {
+std::string ValueOf(const std::string& op_id, int count) {
   NodeRecord node = NewNode(1);
   node.starts = static_cast<uint64_t>(count);
   node.op_id = op_id;
@@ -59,9 +61,9 @@ std::string ValueOf(uint64_t op_id, int count) {
 // -- unknown outcomes
 
 struct Ledger {
-  std::set<uint64_t> stored, unknown, conflict;  // op_ids by outcome
-  std::set<uint64_t> landed;                     // unknown ones that JudgeUnknown has found to be stored
-  std::set<uint64_t> ruled_out;                  // or to be lost for good
+  std::set<std::string> stored, unknown, conflict;  // op_ids by outcome
+  std::set<std::string> landed;                     // unknown ones that JudgeUnknown has found to be stored
+  std::set<uint64_t> ruled_out;                     // or to be lost for good
 };
 
 // Raises a counter again and again. When an outcome is unknown, reads until it is settled; while it
@@ -72,7 +74,7 @@ Task<void> Raise(Topology* t, int times, Ledger* ledger) {
     Result<TopologyEntry> now = co_await t->Read("node/1", kTimeout);
     if (!now.ok()) continue;
     const uint64_t count = now->revision == 0 ? 0 : DecodeNode(*now)->starts;
-    const uint64_t op_id = RandomId(reactor);
+    const std::string op_id = NewOpId(reactor);
     std::string value = ValueOf(op_id, static_cast<int>(count) + 1);
     Result<CasOutcome> outcome = co_await t->CompareAndSwap("node/1", now->revision, std::move(value), kTimeout);
     if (!outcome.ok()) continue;
@@ -113,16 +115,16 @@ TEST(TopologyTest, UnknownOutcomesAreNeitherSuccessNorFailure) {
     world.Run(RaiseAll(&clients, &ledger));
     for (auto& client : clients) EXPECT_OK(world.Run(client->Close()));
     // What has really happened, in order.
-    std::set<uint64_t> happened;
+    std::set<std::string> happened;
     uint64_t count = 0;
     for (const TopologyEntry& change : world.server.history()) {
       EXPECT_TRUE(happened.insert(*OpIdOf(change.value)).second) << "applied twice";
       EXPECT_EQ(DecodeNode(change)->starts, ++count) << "an update was lost";
     }
-    for (const uint64_t op : ledger.stored) EXPECT_TRUE(happened.contains(op));
-    for (const uint64_t op : ledger.conflict) EXPECT_FALSE(happened.contains(op));
-    for (const uint64_t op : ledger.landed) EXPECT_TRUE(happened.contains(op));
-    for (const uint64_t op : happened) EXPECT_TRUE(ledger.stored.contains(op) || ledger.unknown.contains(op));
+    for (const std::string& op : ledger.stored) EXPECT_TRUE(happened.contains(op));
+    for (const std::string& op : ledger.conflict) EXPECT_FALSE(happened.contains(op));
+    for (const std::string& op : ledger.landed) EXPECT_TRUE(happened.contains(op));
+    for (const std::string& op : happened) EXPECT_TRUE(ledger.stored.contains(op) || ledger.unknown.contains(op));
     unknown += ledger.unknown.size();
     landed += ledger.landed.size();
     history += happened.size();
@@ -133,13 +135,13 @@ TEST(TopologyTest, UnknownOutcomesAreNeitherSuccessNorFailure) {
 }
 
 TEST(TopologyTest, JudgesUnknownOutcomes) {
-  EXPECT_EQ(JudgeUnknown(5, 7, {"node/1", ValueOf(3, 1), 5}), Judged::kMayLand);
-  EXPECT_EQ(JudgeUnknown(0, 7, {"node/1", "", 0}), Judged::kMayLand);
-  EXPECT_EQ(JudgeUnknown(5, 7, {"node/1", ValueOf(7, 1), 6}), Judged::kLanded);
-  EXPECT_EQ(JudgeUnknown(5, 7, {"node/1", ValueOf(8, 1), 6}), Judged::kOvertaken);
-  EXPECT_EQ(JudgeUnknown(5, 7, {"node/1", "?", 6}), Judged::kOvertaken);
+  EXPECT_EQ(JudgeUnknown(5, "7", {"node/1", ValueOf("3", 1), 5}), Judged::kMayLand);
+  EXPECT_EQ(JudgeUnknown(0, "7", {"node/1", "", 0}), Judged::kMayLand);
+  EXPECT_EQ(JudgeUnknown(5, "7", {"node/1", ValueOf("7", 1), 6}), Judged::kLanded);
+  EXPECT_EQ(JudgeUnknown(5, "7", {"node/1", ValueOf("8", 1), 6}), Judged::kOvertaken);
+  EXPECT_EQ(JudgeUnknown(5, "7", {"node/1", "?", 6}), Judged::kOvertaken);
   // The value that it replaced may be its own, of an earlier write.
-  EXPECT_EQ(JudgeUnknown(5, 7, {"node/1", ValueOf(7, 1), 5}), Judged::kMayLand);
+  EXPECT_EQ(JudgeUnknown(5, "7", {"node/1", ValueOf("7", 1), 5}), Judged::kMayLand);
 }
 
 // -- deadlines and limits
@@ -356,6 +358,10 @@ struct Disk {
   uint64_t served = 0;  // what was written while it served; a stand-in for data
 };
 
+Task<Status> Finish(Topology* t, uint64_t start, Nanos timeout_ns) {
+  return FinishStart(*t, 1, start, kClientAddress, {kPeerAddress}, timeout_ns);
+}
+
 // Starts, and stops after `steps` steps. Returns what it judged.
 Task<DirectoryHistory> StartNode(Topology* t, Disk* disk, int steps) {
   Result<TopologyEntry> entry = Error(Code::kUnavailable, "not yet");
@@ -367,7 +373,7 @@ Task<DirectoryHistory> StartNode(Topology* t, Disk* disk, int steps) {
   if (steps == 1) co_return history;
   disk->stored = *start;
   if (steps == 2) co_return history;
-  EXPECT_OK(co_await OpenStart(*t, 1, *start, 60 * kSecond));
+  EXPECT_OK(co_await Finish(t, *start, 60 * kSecond));
   if (steps == 3) co_return history;
   ++disk->served;
   co_return history;
@@ -427,10 +433,10 @@ TEST(TopologyTest, TwoProcessesOfOneNode) {
   EXPECT_EQ(world.Run(a->CompareAndSwap(NodeKey(1), 0, *Encode(NewNode(1)), kTimeout))->kind, Kind::kStored);
   EXPECT_EQ(*world.Run(RaiseStarts(*a, 1, kSecond)), 1u);
   EXPECT_EQ(*world.Run(RaiseStarts(*b, 1, kSecond)), 2u);
-  Status opened = world.Run(OpenStart(*a, 1, 1, kSecond));
+  Status opened = world.Run(Finish(a.get(), 1, kSecond));
   EXPECT_EQ(opened.code(), Code::kAborted);
   EXPECT_THAT(opened.message(), HasSubstr("Do two processes run as the same node?"));
-  EXPECT_OK(world.Run(OpenStart(*b, 1, 2, kSecond)));
+  EXPECT_OK(world.Run(Finish(b.get(), 2, kSecond)));
   world.stores[0]->faults().unreachable = true;
   EXPECT_EQ(world.Run(RaiseStarts(*a, 1, kSecond)).code(), Code::kUnavailable);
   EXPECT_OK(world.Run(a->Close()));
