@@ -1,4 +1,5 @@
-// ReplicaSet: a small set of replicas, in a fixed order. It never allocates.
+// ReplicaSet: a small set of replicas of one partition, in a fixed order: at most kMaxReplicas. It
+// never allocates.
 //
 // Threads: a value.
 #pragma once
@@ -10,14 +11,13 @@
 
 #include "src/base/check.h"
 #include "src/base/ids.h"
+#include "src/topology/cluster_map.h"
 
 namespace pando::replication {
 
-// A replica is named by its UUID, which is new when its directory was empty or restored (identity.h).
+// A replica is named by its UUID, which is new when its directory was empty or restored
+// (src/topology/start_counter.h).
 using ReplicaId = Uuid;
-
-// All that one partition may have at a time: members of the ISR, evicted ones, and learners.
-inline constexpr size_t kMaxReplicas = 12;
 
 class ReplicaSet {
  public:

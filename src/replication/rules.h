@@ -51,7 +51,7 @@ struct Rules {
   bool session_names_epoch = true;  // an LSN says nothing without its epoch
   // -- starts
   bool apply_to_watermark_only = true;  // recovery applies what is known to be committed
-  bool identity_is_judged = true;       // identity.h [newUuid, startCounter]
+  bool identity_is_judged = true;       // JudgeDirectory [newUuid, startCounter]
 };
 
 }  // namespace pando::replication

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "src/base/hash.h"
+#include "src/topology/start_counter.h"
 
 namespace pando::replication {
 namespace {
@@ -246,14 +247,17 @@ void ReplicationCluster::StoreThePromise(SimNode& node, const StorePromise& stor
 void ReplicationCluster::Start(SimNode& node, bool at_once) {
   CHECK(!node.running);
   const uint64_t counter = start_counters_[static_cast<size_t>(node.index)];
-  const DirectoryVerdict verdict = JudgeDirectory(node.empty_disk, node.start_counter, counter, rules_);
-  if (verdict != DirectoryVerdict::kContinues) {
+  // Whoever starts here serves at once, so every start has been opened.
+  NodeRecord record;
+  record.starts = record.opened = counter;
+  const DirectoryHistory history = JudgeDirectory(node.empty_disk ? 0 : node.start_counter, record);
+  if (history == DirectoryHistory::kRestored && rules_.identity_is_judged) {
     node.id = ReplicaId{static_cast<uint64_t>(node.index) + 1, ++node.replica_number};
     node.stored_promise = 0;
     node.lineage = 0;
     node.tainted = false;
     Say("{} {}: it takes the new UUID {}", node.name(),
-        verdict == DirectoryVerdict::kIsNew ? "finds an empty directory" : "has an old image", NameOf(node.id));
+        node.empty_disk ? "finds an empty directory" : "has an old image", NameOf(node.id));
   }
   node.empty_disk = false;
   node.start_counter = start_counters_[static_cast<size_t>(node.index)] = std::max(counter, node.start_counter) + 1;

@@ -21,7 +21,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "src/replication/identity.h"
 #include "src/replication/replica_core.h"
 #include "tests/sim/replication_sim_log.h"
 #include "tests/support/history.h"
