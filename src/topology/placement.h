@@ -1,0 +1,42 @@
+// Placement proposes which nodes hold the replicas of each partition, and which of them leads.
+//
+// It is weighted rendezvous hashing with limits: each pair of a partition and a node has a score, a hash,
+// and each partition takes the nodes with the best scores for it, except that a node takes little more
+// than its share, and then only those that have the best scores for it. Shares follow from the weights.
+// The master is chosen first, so that masters are spread exactly.
+//
+// Nothing depends on the order of the nodes, so everybody who knows them proposes the same.
+//
+// Threads: pure functions.
+//
+// Invariants
+//   PL1  The replicas of a partition are on different nodes, and as many zones as there can be: no zone
+//        has two more of them than another that has room.
+//   PL2  Each node leads its share of the partitions, rounded up or down.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "src/base/result.h"
+#include "src/topology/cluster_map.h"
+
+namespace pando {
+
+inline constexpr uint32_t kMaxPlacementWeight = 64;
+
+struct PlacementNode {
+  NodeId id = 0;
+  std::string zone;     // a node without one is in a zone of its own
+  uint32_t weight = 1;  // 1 to kMaxPlacementWeight; a node with twice the weight has twice the share
+};
+
+// For each partition, the nodes of its replicas; the master is the first.
+using Placement = std::vector<std::vector<NodeId>>;
+
+// Returns kInvalidArgument if there are fewer nodes than replicas, a node is there twice, or a weight is
+// not possible. REQUIRES: partitions and replicas are not 0.
+Result<Placement> PlacePartitions(std::vector<PlacementNode> nodes, uint32_t partitions, uint32_t replicas);
+
+}  // namespace pando
