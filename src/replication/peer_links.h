@@ -106,7 +106,7 @@ class PeerHandler {
   ~PeerHandler() = default;
 };
 
-class PeerLinks final : private AcceptHandler, private TurnHook {
+class PeerLinks final : public AcceptHandler, private TurnHook {
  public:
   // The budget and the handler must outlive Close.
   PeerLinks(Reactor& reactor, PeerOptions options, MemoryBudget* budget, PeerHandler* handler);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/base/codec.h"
 #include "src/replication/peer_links.h"
 #include "tests/support/sim_kernel.h"
 
@@ -53,8 +54,7 @@ class Recorder final : public PeerHandler {
   }
   void OnDeathNotice(NodeId node, uint64_t incarnation) override { deaths.emplace_back(node, incarnation); }
   size_t From(NodeId node) const {
-    return static_cast<size_t>(
-        std::count_if(got.begin(), got.end(), [node](const Got& g) { return g.from == node; }));
+    return static_cast<size_t>(std::count_if(got.begin(), got.end(), [node](const Got& g) { return g.from == node; }));
   }
 
   std::vector<Got> got;
@@ -112,8 +112,11 @@ class PeerWorld {
     PeerProcess& process = *processes[node - 1];
     CHECK(kernel.RunTask(reactor(node), process.links.Close()));
     EXPECT_LE(process.budget.used_bytes(), 2 * BudgetAccount::kChunkBytes);
+    EXPECT_EQ(process.links.metrics().links.value(), 0);
+    EXPECT_EQ(process.links.metrics().links_up.value(), 0);
+    EXPECT_EQ(process.links.metrics().accepted.value(), 0);
+    EXPECT_EQ(process.links.metrics().filters.handshakes.value(), 0);
     processes[node - 1].reset();
-    EXPECT_EQ(metrics_links_after_close, 0);
     machines[node - 1]->ProcessCrash(1);
   }
   // The process or the machine stops at once; what it was stays allocated (K3).
@@ -123,7 +126,8 @@ class PeerWorld {
     } else {
       machines[node - 1]->ProcessCrash(1);
     }
-    abandoned.push_back(processes[node - 1].release());
+    static auto* abandoned = new std::vector<PeerProcess*>;
+    abandoned->push_back(processes[node - 1].release());
   }
 
   PeerLinks& links(NodeId node) { return processes[node - 1]->links; }
@@ -148,9 +152,7 @@ class PeerWorld {
   std::map<NodeId, std::vector<std::string>> extra_addresses;
   std::vector<SimMachine*> machines;
   std::vector<std::unique_ptr<PeerProcess>> processes;
-  std::vector<PeerProcess*> abandoned;
   std::vector<uint64_t> incarnations;
-  int64_t metrics_links_after_close = 0;
 };
 
 // One end of a connection that sends any bytes, and cuts what it receives into frames. It ends with
