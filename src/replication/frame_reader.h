@@ -3,10 +3,9 @@
 // have arrived, never with the length that the peer claims. If there is no memory for it, the frame
 // is skipped: whatever it said is lost, as with any message.
 //
-// Threads: one reactor.
+// Take passes on no frame whose header is not allowed or whose checksum does not match (PM2).
 //
-// Invariants
-//   PM2  Take passes on no frame whose header is not allowed or whose checksum does not match.
+// Threads: one reactor.
 #pragma once
 
 #include <algorithm>

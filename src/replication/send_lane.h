@@ -1,11 +1,10 @@
 // SendLane: messages that wait on one link, encoded, as the frames in which they will leave.
 //
-// Threads: one reactor.
+// The memory of the frames, their unused capacity included, is reserved in the account before it is
+// allocated (LK1). No message is taken once it has reached `limit_bytes`, so it exceeds them by less
+// than one message.
 //
-// Invariants
-//   LK1  The memory of the frames, their unused capacity included, is reserved in the account before
-//        it is allocated. No message is taken once it has reached `limit_bytes`, so it exceeds them
-//        by less than one message.
+// Threads: one reactor.
 #pragma once
 
 #include <algorithm>
