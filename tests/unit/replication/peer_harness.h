@@ -25,7 +25,7 @@ inline std::string AddressOf(NodeId node, uint32_t reactor = 0) {
 }
 
 inline Message Beat(Epoch epoch, Lsn commit_lsn = 0) {
-  return {Uuid{1, 1}, Uuid{2, 2}, Heartbeat{epoch, 1, 1, commit_lsn}};
+  return {Uuid{1, 1}, Uuid{2, 2}, Heartbeat{epoch, 1, 1, commit_lsn, 0, 0}};
 }
 inline Message Data(size_t bytes, Lsn commit_lsn = 0) {
   Append append;

@@ -66,7 +66,7 @@ Task<void> Exchange(Reactor& reactor, PeerOptions options) {
     const bool room = co_await pair.links(1).UntilRoom(2, 0);
     EXPECT_TRUE(room);
     EXPECT_TRUE(pair.links(1).Send(2, 0, i, message));
-    sent[IsControl(message) ? 1 : 0].emplace_back(i, kind);
+    sent[IsControl(message) ? 1 : 0].emplace_back(i, message.body.index());
     EXPECT_TRUE(pair.links(2).Send(1, 0, i, Beat(1, i)));
     if (random.Chance(0.02)) co_await Yield(reactor);
   }

@@ -43,62 +43,67 @@ std::string Golden(std::string_view bytes_hex, std::string_view kind_hex, std::s
   return fmt::format("{}{}000000{}00000000{}{}", bytes_hex, kind_hex, "0d0c0b0a", kIdsHex, body_hex);
 }
 
-constexpr std::string_view kPointHex =
-    "0500000000000000"
-    "0600000000000000"
-    "0700000000000000";
-const HistoryPoint kPoint{5, 6, 7};
+// Numbers of 8 bytes, as they lie in a message.
+std::string U64s(std::initializer_list<uint64_t> values) {
+  std::string out;
+  for (uint64_t value : values) {
+    for (int i = 0; i < 8; ++i) out += fmt::format("{:02x}", value >> (8 * i) & 0xff);
+  }
+  return out;
+}
 
 TEST(PeerWire, GoldenMessages) {
-  EXPECT_EQ(Hex(Encoded(Heartbeat{1, 2, -3, 4})),
-            Golden("50000000", "01", "01000000000000000200000000000000fdffffffffffffff0400000000000000"));
-  EXPECT_EQ(Hex(Encoded(HeartbeatAck{1, 2, 3})),
-            Golden("48000000", "02", "010000000000000002000000000000000300000000000000"));
-  EXPECT_EQ(Hex(Encoded(AlignRequest{1})), Golden("38000000", "03", "0100000000000000"));
+  EXPECT_EQ(Hex(Encoded(Heartbeat{1, 2, -3, 4, 5, 6})),
+            Golden("60000000", "01", "01000000000000000200000000000000fdffffffffffffff" + U64s({4, 5, 6})));
+  EXPECT_EQ(Hex(Encoded(HeartbeatAck{1, 2, 3, 4, 5})), Golden("58000000", "02", U64s({1, 2, 3, 4, 5})));
+  EXPECT_EQ(Hex(Encoded(AlignRequest{1, 2})), Golden("40000000", "03", U64s({1, 2})));
   AlignReply reply;
   reply.epoch = 1;
+  reply.number = 12;
   reply.incarnation = 2;
-  reply.log_end = kPoint;
+  reply.log_end = {5, 6, 7};
+  reply.committed = {13, 14, 15};
   reply.more = true;
   reply.ends = {{8, 9, 10}};
-  EXPECT_EQ(Hex(Encoded(reply)), Golden("80000000", "04",
-                                        fmt::format("01000000000000000200000000000000{}0000000000000000"
-                                                    "0100000001000000080000000000000009000000000000000a00000000000000",
-                                                    kPointHex)));
+  EXPECT_EQ(Hex(Encoded(reply)),
+            Golden("a0000000", "04", U64s({1, 12, 2, 5, 6, 7, 13, 14, 15, 0}) + "0100000001000000" + U64s({8, 9, 10})));
   reply.more = false;
   reply.ends.clear();
   reply.refused = 11;
   EXPECT_EQ(Hex(Encoded(reply)),
-            Golden("68000000", "04",
-                   fmt::format("01000000000000000200000000000000{}0b000000000000000200000000000000", kPointHex)));
+            Golden("88000000", "04", U64s({1, 12, 2, 5, 6, 7, 13, 14, 15, 11}) + "0200000000000000"));
   Append append;
   append.epoch = 1;
-  append.after = kPoint;
+  append.after = {5, 6, 7};
   append.units = "units";
   append.commit_lsn = 4;
-  EXPECT_EQ(Hex(Encoded(append)),
-            Golden("5d000000", "05", fmt::format("0100000000000000{}0400000000000000756e697473", kPointHex)));
+  EXPECT_EQ(Hex(Encoded(append)), Golden("5d000000", "05", U64s({1, 5, 6, 7, 4}) + "756e697473"));
   AppendAck ack;
   ack.epoch = 1;
   ack.incarnation = 2;
-  ack.durable = kPoint;
+  ack.durable = {5, 6, 7};
   ack.applied_lsn = 4;
   ack.installed = true;
-  EXPECT_EQ(Hex(Encoded(ack)),
-            Golden("68000000", "06",
-                   fmt::format("01000000000000000200000000000000{}04000000000000000100000000000000", kPointHex)));
-  EXPECT_EQ(Hex(Encoded(Fenced{1, 2})), Golden("40000000", "07", "01000000000000000200000000000000"));
-  EXPECT_EQ(Hex(Encoded(PromiseRequest{1, 2})), Golden("40000000", "08", "01000000000000000200000000000000"));
+  ack.room = 8;
+  EXPECT_EQ(Hex(Encoded(ack)), Golden("70000000", "06", U64s({1, 2, 5, 6, 7, 4, 8}) + "0100000000000000"));
+  ack.installed = false;
+  ack.apply_stalled = true;
+  EXPECT_EQ(Hex(Encoded(ack)), Golden("70000000", "06", U64s({1, 2, 5, 6, 7, 4, 8}) + "0200000000000000"));
+  EXPECT_EQ(Hex(Encoded(Fenced{1, 2})), Golden("40000000", "07", U64s({1, 2})));
+  EXPECT_EQ(Hex(Encoded(PromiseRequest{1, 2})), Golden("40000000", "08", U64s({1, 2})));
   PromiseReply promise;
   promise.epoch = 1;
   promise.promised = true;
   promise.highest = 2;
   promise.revision = 3;
-  promise.end = kPoint;
-  EXPECT_EQ(Hex(Encoded(promise)),
-            Golden("68000000", "09",
-                   fmt::format("010000000000000002000000000000000300000000000000{}0100000000000000", kPointHex)));
-  EXPECT_EQ(Hex(Encoded(CampaignNow{1})), Golden("38000000", "0a", "0100000000000000"));
+  promise.end = {5, 6, 7};
+  EXPECT_EQ(Hex(Encoded(promise)), Golden("68000000", "09", U64s({1, 2, 3, 5, 6, 7}) + "0100000000000000"));
+  promise.promised = false;
+  promise.slow_disk = true;
+  EXPECT_EQ(Hex(Encoded(promise)), Golden("68000000", "09", U64s({1, 2, 3, 5, 6, 7}) + "0200000000000000"));
+  EXPECT_EQ(Hex(Encoded(CampaignNow{1})), Golden("38000000", "0a", U64s({1})));
+  EXPECT_EQ(Hex(Encoded(Resign{1, 2, 3})), Golden("48000000", "0b", U64s({1, 2, 3})));
+  EXPECT_EQ(Hex(Encoded(Condemn{1, 2})), Golden("40000000", "0c", U64s({1, 2})));
 }
 
 PeerHello SomeHello() {
@@ -319,13 +324,14 @@ std::string With(std::string bytes, size_t at, T value) {
 
 TEST(PeerWire, NonsenseIsRefused) {
   constexpr size_t kKindAt = 4, kFromAt = 16, kToAt = 32, kBodyAt = 48;
-  const std::string beat = Encoded(Heartbeat{1, 2, 3, 4});
+  constexpr size_t kEndsAt = 84;  // in an align reply
+  const std::string beat = Encoded(Heartbeat{1, 2, 3, 4, 5, 6});
   AlignReply align;
   align.epoch = 1;
   align.ends.resize(kMaxNamedEnds);
   const std::string reply = Encoded(align);
   std::string many = reply + std::string(24, '\0');  // one end more than there may be
-  many = With(With(many, 0, static_cast<uint32_t>(many.size())), kBodyAt + 52, uint32_t{kMaxNamedEnds + 1});
+  many = With(With(many, 0, static_cast<uint32_t>(many.size())), kBodyAt + kEndsAt, uint32_t{kMaxNamedEnds + 1});
   Append append;
   append.epoch = 1;
   append.units.resize(kMaxUnitsBytes);
@@ -340,20 +346,20 @@ TEST(PeerWire, NonsenseIsRefused) {
       {"to itself", With(beat, kToAt, kFrom)},
       {"no epoch", With(beat, kBodyAt, uint64_t{0})},
       {"kind 0", With(beat, kKindAt, uint8_t{0})},
-      {"a kind of later", With(beat, kKindAt, uint8_t{11})},
+      {"a kind of later", With(beat, kKindAt, uint8_t{13})},
       {"another kind", With(beat, kKindAt, uint8_t{2})},
       {"reserved", With(beat, 5, uint8_t{1})},
       {"reserved", With(beat, 12, uint32_t{1})},
       {"shorter than its head", With(beat, 0, uint32_t{47})},
       {"longer than the frame", With(beat, 0, uint32_t{UINT32_MAX})},
-      {"unknown flags", With(reply, kBodyAt + 48, uint32_t{4})},
-      {"an LSN that was not refused", With(reply, kBodyAt + 40, uint64_t{1})},
-      {"fewer ends than it says", With(reply, kBodyAt + 52, uint32_t{kMaxNamedEnds - 1})},
-      {"2^32 ends", With(reply, kBodyAt + 52, uint32_t{UINT32_MAX})},
+      {"unknown flags", With(reply, kBodyAt + kEndsAt - 4, uint32_t{4})},
+      {"an LSN that was not refused", With(reply, kBodyAt + kEndsAt - 12, uint64_t{1})},
+      {"fewer ends than it says", With(reply, kBodyAt + kEndsAt, uint32_t{kMaxNamedEnds - 1})},
+      {"2^32 ends", With(reply, kBodyAt + kEndsAt, uint32_t{UINT32_MAX})},
       {"too many ends", many},
       {"too many units", long_units},
-      {"unknown flags", With(Encoded(AppendAck{1, 2, {}, 3, true}), kBodyAt + 48, uint32_t{2})},
-      {"unknown flags", With(Encoded(PromiseReply{1, true, 2, 3, {}}), kBodyAt + 48, uint32_t{2})},
+      {"unknown flags", With(Encoded(AppendAck{1, 2, {}, 3, true}), kBodyAt + 56, uint32_t{4})},
+      {"unknown flags", With(Encoded(PromiseReply{1, true, 2, 3, {}}), kBodyAt + 48, uint32_t{4})},
   };
   for (const auto& c : cases) {
     uint32_t partition = 0;
