@@ -8,7 +8,6 @@
 //       set (I2) have acknowledged it in this epoch.
 //   RC1  nothing is committed in an epoch below the record that begins it. Earlier epochs are committed
 //        together with that record.
-//   RC5  see handover.h; nothing is appended while a handover is proposed.
 //   RC2  an acknowledgement counts only if it is of this epoch, and names a point of this log.
 #pragma once
 

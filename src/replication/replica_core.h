@@ -26,6 +26,7 @@
 //   I11  a client's write is applied once: lanes decide at apply (src/partition/lane.h), in log order, so
 //        every replica decides the same.
 //   I12  replicas with the same LSN and chain have the same contents: only committed units are applied.
+//   RC7  a session is covered exactly if its write is applied here, and no acknowledged one is called lost.
 //   I13  once faults have ended, all replicas are back in sync within a bounded time.
 #pragma once
 

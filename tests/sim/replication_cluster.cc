@@ -170,6 +170,11 @@ void ReplicationCluster::Send(SimNode& from, const Message& message) {
   Nanos delay = Between(latency_ / 2, latency_ * 2);
   if (faults_on_) {
     if (now_ < cut_until_[from.index][to->index] || random_.Chance(drop_)) return;
+    if (plot_delay_) {
+      const std::optional<Nanos> more = plot_delay_(message);
+      if (!more) return;
+      delay += *more;
+    }
     if (random_.Chance(delay_)) delay += Between(0, random_.Chance(0.2) ? 2500 * kMillisecond : 100 * kMillisecond);
     if (random_.Chance(repeat_)) Deliver(message, delay + Between(0, 1500 * kMillisecond));
   }
@@ -296,7 +301,11 @@ void ReplicationCluster::Start(SimNode& node, bool at_once) {
   node.core = std::make_unique<ReplicaCore>(config, found, node.log, started);
   AuditStart(node);
   OnNode(node, Between(0, 5 * kMillisecond), [this, &node] { Tick(node); });
-  OnNode(node, 0, [this, &node] { Poll(node); });
+  if (faults_on_ && (stale_reads_ || random_.Chance(0.1)) && former_entry_.known()) {
+    // A watch may begin with a value that is not current any more.
+    OnNode(node, 0, [this, &node, entry = former_entry_] { node.core->OnTopology(entry, Local(node)); });
+  }
+  OnNode(node, kMillisecond, [this, &node] { Poll(node); });
   Audit(&node);
 }
 

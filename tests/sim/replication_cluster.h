@@ -190,6 +190,12 @@ class ReplicationCluster {
   bool Healed();
   std::string EntryText(const PartitionEntry& entry);
 
+  // -- replication_plots.cc
+  void Plot();
+  void Pause(SimNode& node, Nanos after, Nanos pause);
+  void HandOver(SimNode& from, SimNode& to, Nanos after);
+  void Isolate(SimNode& node, Nanos time);
+
   // -- replication_audit.cc
   void Audit(SimNode* touched);
   void AuditAppend(SimNode& node, const SimUnit& unit);
@@ -227,6 +233,11 @@ class ReplicationCluster {
   Nanos topology_down_until_ = 0;
   double cas_lost_ = 0, cas_late_ = 0;
   double sync_fails_ = 0, request_late_ = 0;
+  // -- plots
+  std::function<std::optional<Nanos>(const Message&)> plot_delay_;  // nothing: it is lost
+  std::function<void(const PartitionEntry& desired, Nanos* there, bool* answer_lost)> plot_cas_;
+  bool stale_reads_ = false;
+  PartitionEntry former_entry_;
 
   // -- clients
   History history_;

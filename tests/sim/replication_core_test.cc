@@ -106,6 +106,13 @@ constexpr Mutant kMutants[] = {
     {"promise while a grant holds", &Rules::grant_runs_out_first, "I7 history"},
     {"promise right after a start", &Rules::wait_after_start, "I7 history"},
     {"believe a death notice of another process", &Rules::notice_names_incarnation, "I7 history"},
+    {"resign from later epochs too", &Rules::resign_names_epoch, "I7 history"},
+    {"echo times without a lease", &Rules::freshness_needs_lease, "RC6"},
+    {"hand over to one that is not level", &Rules::handover_waits_until_level, "RC5"},
+    {"keep the lease during a handover", &Rules::handover_gives_up_lease, "I7 history"},
+    {"go on while a handover may land", &Rules::handover_waits_for_outcome, "I7 history"},
+    {"take over an epoch again after a start", &Rules::handover_target_is_new, "I1 I4"},
+    {"read sessions by LSN alone", &Rules::session_names_epoch, "RC7"},
     {"replay past the watermark", &Rules::apply_to_watermark_only, "I5 I6"},
     {"keep UUIDs whatever the start counter says", &Rules::identity_is_judged, "I9 I3 I1"},
 };

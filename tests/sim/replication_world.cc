@@ -116,7 +116,7 @@ void ReplicationCluster::Land(const PartitionEntry& desired, CasOutcome* outcome
     *outcome = desired.op_id == entry_.op_id ? CasOutcome::kApplied : CasOutcome::kConflict;
     return;
   }
-  const PartitionEntry before = std::exchange(entry_, desired);
+  const PartitionEntry before = former_entry_ = std::exchange(entry_, desired);
   ++entry_.revision;
   *outcome = CasOutcome::kApplied;
   Say("topology: {}", EntryText(entry_));
@@ -132,8 +132,9 @@ void ReplicationCluster::Cas(SimNode& node, const PartitionEntry& desired) {
   auto current = std::make_shared<PartitionEntry>();
   Nanos there = Between(500 * kMicrosecond, 4 * kMillisecond);
   if (faults_on_ && random_.Chance(cas_late_)) there = Between(100 * kMillisecond, 1500 * kMillisecond);
-  const bool lost = !ReachesTopology(node) || (faults_on_ && random_.Chance(cas_lost_ / 2)),
-             answer_lost = faults_on_ && random_.Chance(cas_lost_);
+  bool answer_lost = faults_on_ && random_.Chance(cas_lost_);
+  if (faults_on_ && plot_cas_) plot_cas_(desired, &there, &answer_lost);
+  const bool lost = !ReachesTopology(node) || (faults_on_ && random_.Chance(cas_lost_ / 2));
   if (!lost) {
     At(there, [this, desired, outcome, current] {
       Land(desired, outcome.get());
@@ -365,6 +366,12 @@ void ReplicationCluster::PlanFaults() {
   sync_fails_ = some(0.2, 0.004);
   request_late_ = some(0.5, 0.2);
   for (auto& node : nodes_) node->disk_slow = random_.Chance(0.2) ? static_cast<double>(Between(2, 60)) : 1;
+  if (random_.Chance(0.3)) {
+    // Nothing else disturbs a plot.
+    drop_ = repeat_ = delay_ = pause_in_turn_ = cas_lost_ = cas_late_ = sync_fails_ = 0;
+    At(Between(0, 800 * kMillisecond), [this] { Plot(); });
+    return;
+  }
   const uint64_t count = 2 + random_.Below(8);
   for (uint64_t i = 0; i < count; ++i) At(Between(0, kFaultsFor - 200 * kMillisecond), [this] { Fault(); });
 }

@@ -1,0 +1,366 @@
+// Rules of the replication core that a random world shows seldom, or not exactly enough: what happens to
+// hung, slow, full and lost disks, how fast a master is replaced, what an operator may ask for, and what a
+// replica says about the levels of writes and reads. Where a rule has a switch, the test shows that it fails
+// without it.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "tests/sim/replication_trio.h"
+
+namespace pando::replication {
+namespace {
+
+// How long after the fault another replica serves; -1: not within 3 s.
+Nanos ReplacedAfter(Trio& trio) {
+  const Nanos from = trio.now();
+  if (!trio.RunUntil([&] { return trio.master() != 0 && trio.master() != trio.size(); }, 3 * kSecond)) return -1;
+  return trio.now() - from;
+}
+
+Nanos HungDiskReplacedAfter(const Rules& rules) {
+  Trio trio(3, 2, rules);
+  EXPECT_TRUE(trio.Opens());
+  trio.WriteEvery(5 * kMillisecond);
+  trio.Run(200 * kMillisecond);
+  trio[0].hangs = true;
+  const Nanos after = ReplacedAfter(trio);
+  EXPECT_EQ(trio.Wrong(), "");
+  if (after < 0) return after;
+  // It becomes a follower, leaves the ISR, and is in sync again once its disk answers.
+  trio.Run(3 * kSecond);
+  EXPECT_FALSE(trio.entry.isr.Contains(trio[0].id));
+  EXPECT_NE(trio.master(), 0u);
+  trio[0].hangs = false;
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.entry.isr.Contains(trio[0].id); }, 8 * kSecond));
+  return after;
+}
+
+TEST(ReplicationRules, HungDiskEndsAMastership) {
+  const Nanos after = HungDiskReplacedAfter(Rules());
+  std::cout << "replaced after " << after / kMillisecond << " ms\n";
+  EXPECT_GT(after, 900 * kMillisecond);
+  EXPECT_LT(after, 1500 * kMillisecond);
+  Rules rules;
+  rules.stalled_disk_resigns = false;
+  EXPECT_EQ(HungDiskReplacedAfter(rules), -1);
+}
+
+TEST(ReplicationRules, AloneAHungDiskKeepsItsMastership) {
+  Trio trio(1, 1);
+  ASSERT_TRUE(trio.Opens());
+  trio[0].hangs = true;
+  trio.Write(0);
+  trio.Run(3 * kSecond);
+  EXPECT_EQ(trio.master(), 0u);
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()), WriteVerdict::kDiskStalled);
+  trio[0].hangs = false;
+  trio.Run(100 * kMillisecond);
+  EXPECT_TRUE(trio.Write(0));
+}
+
+// An idle disk is not a hung one.
+TEST(ReplicationRules, IdleMasterStays) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.Run(5 * kSecond);
+  EXPECT_EQ(trio.master(), 0u);
+  EXPECT_EQ(trio.entry.epoch, 2u);
+}
+
+TEST(ReplicationRules, DeathNoticeFailsOverFast) {
+  Nanos most = 0, sum = 0;
+  constexpr uint64_t kSeeds = 100;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    Trio trio(seed % 2 == 0 ? 3 : 5, seed % 2 == 0 ? 2 : 3, Rules(), seed);
+    ASSERT_TRUE(trio.Opens());
+    trio.WriteEvery(3 * kMillisecond);
+    trio.Run(200 * kMillisecond + static_cast<Nanos>(seed) * 777 * kMicrosecond);
+    const uint64_t incarnation = trio[0].incarnation;
+    trio.Stop(0);
+    trio.NoticeDeath(0, incarnation);
+    const Nanos after = ReplacedAfter(trio);
+    ASSERT_GT(after, 0) << seed;
+    most = std::max(most, after);
+    sum += after;
+    EXPECT_EQ(trio.Wrong(), "");
+  }
+  std::cout << fmt::format("served again after {} ms on average, {} ms at most\n", sum / kSeeds / kMillisecond,
+                           most / kMillisecond);
+  EXPECT_LT(most, 150 * kMillisecond);
+  EXPECT_LT(sum / kSeeds, 60 * kMillisecond);
+}
+
+TEST(ReplicationRules, SlowDiskIsNotChosen) {
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    Trio trio(3, 2, Rules(), seed);
+    ASSERT_TRUE(trio.Opens());
+    trio[1].sync_ns = 350 * kMillisecond;
+    trio.WriteEvery(40 * kMillisecond);
+    trio.Run(1500 * kMillisecond);
+    const bool in_sync = trio.entry.isr.Contains(trio[1].id);
+    const uint64_t incarnation = trio[0].incarnation;
+    trio.Stop(0);
+    if (seed % 2 == 0) trio.NoticeDeath(0, incarnation);
+    ASSERT_GT(ReplacedAfter(trio), 0) << seed << " " << in_sync;
+    EXPECT_EQ(trio.master(), 2u) << seed;
+  }
+}
+
+// -- lost disks
+
+// The replica starts with a shorter log than it had acknowledged, under the same UUID. Returns whether it is
+// out.
+bool LosesItsTail(const Rules& rules, bool idle) {
+  Trio trio(3, 2, rules);
+  EXPECT_TRUE(trio.Opens());
+  for (int i = 0; i < 5; ++i) trio.Write(0);
+  trio.Run(300 * kMillisecond);
+  std::vector<UnitPtr> units = trio[1].log.units();
+  trio.Stop(1);
+  units.pop_back();
+  trio[1].log.PutDisk(units, 0);
+  trio.Start(1);
+  if (!idle) trio.WriteEvery(10 * kMillisecond);
+  trio.Run(2 * kSecond);
+  if (trio.Told<QuarantineReplica>(1) == nullptr) return false;
+  EXPECT_NE(trio.Told<ReportLostReplica>(0), nullptr);
+  EXPECT_TRUE(trio.core(1).quarantined());
+  EXPECT_FALSE(trio.entry.isr.Contains(trio[1].id));
+  EXPECT_FALSE(trio.entry.assigned.Contains(trio[1].id));
+  EXPECT_EQ(trio.master(), 0u);
+  EXPECT_TRUE(trio.Write(0));
+  return true;
+}
+
+TEST(ReplicationRules, ReplicaThatLostItsTailIsOut) {
+  EXPECT_TRUE(LosesItsTail(Rules(), false));
+  EXPECT_TRUE(LosesItsTail(Rules(), true));
+  Rules rules;
+  rules.lost_disk_is_condemned = false;
+  EXPECT_FALSE(LosesItsTail(rules, false));
+  EXPECT_FALSE(LosesItsTail(rules, true));
+}
+
+// It cannot leave the ISR, which would be too small, but it must not become master either.
+TEST(ReplicationRules, LostReplicaOfASmallIsrIsNotPromoted) {
+  Trio trio(2, 2);
+  ASSERT_TRUE(trio.Opens());
+  trio.Write(0);
+  trio.Run(300 * kMillisecond);
+  trio.Stop(1);
+  trio[1].log.PutDisk({}, 0);
+  trio.Start(1);
+  trio.Run(kSecond);
+  EXPECT_TRUE(trio.core(1).quarantined());
+  EXPECT_TRUE(trio.entry.isr.Contains(trio[1].id));
+  trio.Stop(0);
+  trio.Run(5 * kSecond);
+  EXPECT_EQ(trio.master(), trio.size());
+}
+
+TEST(ReplicationRules, ReplicaThatContradictsACommitIsOut) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  for (int i = 0; i < 5; ++i) trio.Write(0);
+  trio.Run(300 * kMillisecond);
+  trio.Stop(1);
+  // The same LSNs, with other bytes, and taken for committed.
+  SimLog other;
+  other.on_append = [](const SimUnit&) {};
+  for (const UnitPtr& unit : trio[0].log.units()) other.AppendOwn(unit->epoch, 1, "y");
+  trio[1].log.PutDisk(other.units(), other.end().lsn);
+  trio.Start(1);
+  trio.Run(kSecond);
+  EXPECT_TRUE(trio.core(1).quarantined());
+  ASSERT_NE(trio.Told<ReportLostReplica>(0), nullptr);
+  EXPECT_NE(trio.Told<ReportLostReplica>(0)->why.find("committed another unit"), std::string::npos);
+}
+
+// -- handover
+
+TEST(ReplicationRules, HandoverLosesNothing) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.WriteEvery(2 * kMillisecond);
+  size_t from = 0;
+  for (int i = 0; i < 20; ++i) {
+    trio.Run(50 * kMillisecond);
+    const size_t to = (from + 1) % 3;
+    trio[from].told.clear();
+    const Nanos began = trio.now();
+    const auto begin = [&](ReplicaCore& core) { return core.Handover(trio[to].id, trio.now(), trio.now() + kSecond); };
+    ASSERT_TRUE(trio.Do(from, begin));
+    EXPECT_EQ(trio.core(from).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()), WriteVerdict::kHandingOver);
+    EXPECT_FALSE(trio.Do(from, begin)) << "two at once";
+    ASSERT_TRUE(trio.RunUntil([&] { return trio.master() == to; }, kSecond));
+    EXPECT_LT(trio.now() - began, 50 * kMillisecond);
+    ASSERT_NE(trio.Told<HandoverEnded>(from), nullptr);
+    EXPECT_TRUE(trio.Told<HandoverEnded>(from)->done);
+    const CloseMastership* closed = trio.Told<CloseMastership>(from);
+    ASSERT_NE(closed, nullptr);
+    EXPECT_EQ(closed->successor, trio[to].id);
+    EXPECT_EQ(trio.entry.isr.size(), 3u);
+    EXPECT_EQ(trio.Wrong(), "");
+    from = to;
+  }
+}
+
+TEST(ReplicationRules, HandoverToOneThatIsNotLevelEndsInTime) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio[1].hangs = true;
+  trio.Write(0);
+  const Nanos deadline = trio.now() + 200 * kMillisecond;
+  ASSERT_TRUE(trio.Do(0, [&](ReplicaCore& core) { return core.Handover(trio[1].id, trio.now(), deadline); }));
+  EXPECT_FALSE(trio.Write(0));
+  trio.Run(250 * kMillisecond);
+  ASSERT_NE(trio.Told<HandoverEnded>(0), nullptr);
+  EXPECT_FALSE(trio.Told<HandoverEnded>(0)->done);
+  EXPECT_EQ(trio.master(), 0u);
+  EXPECT_TRUE(trio.Write(0));
+  EXPECT_FALSE(trio.Do(0, [&](ReplicaCore& core) { return core.Handover(trio[0].id, trio.now(), deadline); }));
+  EXPECT_FALSE(trio.Do(1, [&](ReplicaCore& core) { return core.Handover(trio[2].id, trio.now(), deadline); }));
+}
+
+// -- levels
+
+TEST(ReplicationRules, LevelsThatCannotBeMetAreRefused) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.Write(0);
+  trio.Run(100 * kMillisecond);
+  EXPECT_EQ(trio.core(0).all_lsn(), trio[0].log.end().lsn);
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kAll, 1, trio.now()), WriteVerdict::kAccepted);
+  trio[2].cut = true;
+  trio.Run(kSecond);
+  const Lsn all = trio.core(0).all_lsn();
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kAll, 1, trio.now()), WriteVerdict::kTooFewForAll);
+  EXPECT_TRUE(trio.Write(0));
+  trio.Run(100 * kMillisecond);
+  EXPECT_EQ(trio.core(0).commit_lsn(), trio[0].log.end().lsn);
+  EXPECT_EQ(trio.core(0).all_lsn(), all);
+  trio[2].cut = false;
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.core(0).all_lsn() == trio[0].log.end().lsn; }, 3 * kSecond));
+}
+
+TEST(ReplicationRules, FrozenCommitRefusesAllButOne) {
+  Trio trio(3, 3);
+  ASSERT_TRUE(trio.Opens());
+  trio[2].cut = true;
+  trio.Run(2 * kSecond);
+  EXPECT_TRUE(trio.core(0).frozen());
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()), WriteVerdict::kFrozen);
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kAll, 1, trio.now()), WriteVerdict::kFrozen);
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kOne, 1, trio.now()), WriteVerdict::kAccepted);
+  trio[2].cut = false;
+  EXPECT_TRUE(trio.RunUntil([&] { return !trio.core(0).frozen(); }, 5 * kSecond));
+}
+
+TEST(ReplicationRules, FullDisksAreNotWrittenTo) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  const auto room = [&](size_t i, uint64_t bytes, bool stalled) {
+    trio.Do(i, [&](ReplicaCore& core) { core.OnRoom(bytes, stalled, trio.now()); });
+    trio.Run(10 * kMillisecond);
+  };
+  const auto verdict = [&](uint64_t bytes) { return trio.core(0).JudgeWrite(WriteLevel::kQuorum, bytes, trio.now()); };
+  EXPECT_EQ(verdict(1 << 30), WriteVerdict::kAccepted);
+  room(1, 1000, false);
+  room(2, 2000, false);
+  EXPECT_EQ(verdict(1000), WriteVerdict::kAccepted);
+  EXPECT_EQ(verdict(1001), WriteVerdict::kDiskFull);
+  room(1, 0, false);
+  EXPECT_EQ(verdict(1), WriteVerdict::kDiskFull);
+  EXPECT_EQ(verdict(0), WriteVerdict::kAccepted);
+  // It cannot even apply what is committed: nobody waits for it.
+  room(1, 0, true);
+  trio.Run(300 * kMillisecond);
+  EXPECT_FALSE(trio.entry.isr.Contains(trio[1].id));
+  EXPECT_EQ(verdict(2000), WriteVerdict::kAccepted);
+  room(1, 1 << 20, false);
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.entry.isr.Contains(trio[1].id); }, 3 * kSecond));
+}
+
+// -- what an operator asks for
+
+TEST(ReplicationRules, MembershipFollowsTheOperator) {
+  Trio trio(4, 2);
+  ASSERT_TRUE(trio.Opens());
+  const auto ask = [&](auto call) {
+    ChangeResult result = ChangeResult::kLater;
+    for (int i = 0; i < 100 && (result == ChangeResult::kLater || result == ChangeResult::kProposed); ++i) {
+      result = trio.Do(0, [&](ReplicaCore& core) { return call(core, trio.now()); });
+      trio.Run(20 * kMillisecond);
+    }
+    return result;
+  };
+  const auto min_isr = [&](uint32_t n) {
+    return ask([n](ReplicaCore& core, Nanos now) { return core.SetMinIsr(n, now); });
+  };
+  const auto remove = [&](size_t i) {
+    return ask([id = trio[i].id](ReplicaCore& core, Nanos now) { return core.Remove(id, now); });
+  };
+  EXPECT_EQ(min_isr(4), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.min_isr, 4u);
+  EXPECT_EQ(min_isr(5), ChangeResult::kNotAllowed);
+  EXPECT_EQ(remove(3), ChangeResult::kNotAllowed);
+  EXPECT_EQ(min_isr(2), ChangeResult::kDone);
+  EXPECT_EQ(remove(3), ChangeResult::kDone);
+  EXPECT_EQ(remove(0), ChangeResult::kNotAllowed);
+  EXPECT_FALSE(trio.entry.assigned.Contains(trio[3].id));
+  EXPECT_NE(trio.Told<DiscardReplica>(3), nullptr);
+  EXPECT_EQ(ask([](ReplicaCore& core, Nanos now) { return core.SetReplicas(3, now); }), ChangeResult::kDone);
+  EXPECT_EQ(ask([](ReplicaCore& core, Nanos now) { return core.SetReplicas(1, now); }), ChangeResult::kNotAllowed);
+  EXPECT_EQ(trio.Do(1, [&](ReplicaCore& core) { return core.SetMinIsr(1, trio.now()); }), ChangeResult::kNotMaster);
+  // Evicted ones cannot be counted for a larger min_isr.
+  trio[2].cut = true;
+  trio.Run(2 * kSecond);
+  EXPECT_EQ(min_isr(3), ChangeResult::kNotAllowed);
+  EXPECT_EQ(remove(2), ChangeResult::kDone);
+  EXPECT_EQ(trio.master(), 0u);
+  EXPECT_TRUE(trio.Write(0));
+}
+
+// -- lineage
+
+bool AcceptedLossDiscards(const Rules& rules) {
+  Trio trio(3, 2, rules);
+  EXPECT_TRUE(trio.Opens());
+  trio.Write(0);
+  trio.Run(200 * kMillisecond);
+  trio.Stop(0);
+  trio.Run(200 * kMillisecond);
+  // An operator makes the third replica the only one.
+  PartitionEntry forced = trio.entry;
+  ++forced.lineage;
+  ++forced.epoch;
+  forced.op_id = OpId();
+  forced.master = trio[2].id;
+  forced.isr = forced.assigned = ReplicaSet{trio[2].id};
+  forced.min_isr = 1;
+  trio.Land(forced);
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.master() == 2; }, 3 * kSecond));
+  trio.Start(0);
+  trio.Run(kSecond);
+  EXPECT_EQ(trio.master(), 2u);
+  const bool both =
+      trio[2].lineage == 2 && trio.Told<DiscardReplica>(0) != nullptr && trio.Told<DiscardReplica>(1) != nullptr;
+  // The one that goes on still knows its lineage after a start.
+  trio.Stop(2);
+  trio.Start(2);
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.master() == 2; }, 3 * kSecond));
+  EXPECT_EQ(trio.Told<DiscardReplica>(2), nullptr);
+  return both;
+}
+
+TEST(ReplicationRules, ReplicasOfAnotherLineageAreDiscarded) {
+  EXPECT_TRUE(AcceptedLossDiscards(Rules()));
+  Rules rules;
+  rules.lineage_is_checked = false;
+  EXPECT_FALSE(AcceptedLossDiscards(rules));
+}
+
+}  // namespace
+}  // namespace pando::replication
