@@ -30,15 +30,18 @@ class DiskWatch {
   // Called often. `waits`: something was handed to the disk that `state` does not have yet.
   void Look(const State& state, bool waits, Nanos now_ns) {
     const bool moved = state != state_;
-    if (moved && since_ns_ != 0 && now_ns - since_ns_ >= times_.slow_after_ns)
+    // After a pause of the whole process, completions wait too; so it must have looked several times.
+    const bool long_looked = ++looks_ >= kFewestLooks;
+    const Nanos waited = now_ns - since_ns_;
+    if (moved && since_ns_ != 0 && long_looked && waited >= times_.slow_after_ns) {
       slow_until_ns_ = now_ns + times_.slow_for_ns;
+    }
     if (moved || !waits || since_ns_ == 0) {
       state_ = state;
       since_ns_ = now_ns;
       looks_ = 0;
     }
-    // After a pause of the whole process, completions wait too; so it must have looked several times.
-    stalled_ = waits && ++looks_ >= kFewestLooks && now_ns - since_ns_ >= times_.stalled_after_ns;
+    stalled_ = waits && !moved && since_ns_ != now_ns && long_looked && waited >= times_.stalled_after_ns;
     now_ns_ = now_ns;
   }
   bool stalled() const { return stalled_; }

@@ -74,7 +74,8 @@ void Handover::OnEntry() {
 
 void Handover::OnEnd() {
   if (!active()) return;
-  const bool done = phase_ == Phase::kProposed && context_.entry.op_id == desired_.op_id;
+  const PartitionEntry& known = context_.entry;
+  const bool done = phase_ == Phase::kProposed && known.epoch == desired_.epoch && known.master == target();
   phase_ = Phase::kNone;
   context_.out.Add(HandoverEnded{target(), done, done ? "" : "the mastership has ended"});
 }

@@ -271,10 +271,15 @@ void Leader::AdvanceCommit() {
   }
   // Whoever is in sync has what is committed.
   if (context_.entry.isr.size() >= context_.entry.replicas) all_lsn_ = std::max(all_lsn_, committed_here_);
-  if (!open_ && context_.commit_lsn >= start_lsn_) {
-    open_ = true;
-    context_.out.Add(OpenMastership{epoch_});
-  }
+  OpenIfApplied();
+}
+
+// What earlier masters have acknowledged must be seen by the first read.
+void Leader::OpenIfApplied() {
+  if (open_ || context_.commit_lsn < start_lsn_) return;
+  if (context_.rules().opens_when_applied && context_.log.applied() < start_lsn_) return;
+  open_ = true;
+  context_.out.Add(OpenMastership{epoch_});
 }
 
 // -- who is in sync
@@ -386,6 +391,7 @@ void Leader::Tick(Nanos now_ns) {
     Ship(&peer);
   }
   ChangeIsr(now_ns);
+  OpenIfApplied();
   if (Peer* target = Find(handover_.target()); handover_.active() && target != nullptr) {
     target->probe = true;  // how far has it applied?
     Ship(target);

@@ -130,6 +130,7 @@ class Leader {
   void TickHandover(Nanos now_ns);
   Lsn AckedBy(const ReplicaId& id) const;
   void AdvanceCommit();
+  void OpenIfApplied();
   bool MustLeave(const Peer& peer, Nanos now_ns) const;
   bool MayJoin(const Peer& peer, Nanos now_ns) const;
   void ChangeIsr(Nanos now_ns);

@@ -11,6 +11,7 @@ struct Rules {
   // -- commit
   bool commit_needs_every_member = true;  // not just a majority of the ISR [allOfIsr]
   bool commit_from_epoch_start = true;    // never earlier epochs alone [epochStart]
+  bool opens_when_applied = true;         // what is committed but not applied cannot be read yet
   bool own_disk_counts = true;            // the master's own record must be durable [ownDisk]
   // -- acknowledgements
   bool ack_after_sync = true;        // what was only received is not acknowledged

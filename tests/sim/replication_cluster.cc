@@ -283,7 +283,9 @@ void ReplicationCluster::Start(SimNode& node, bool at_once) {
   };
   node.log.on_commit = [this, &node](Lsn up_to) {
     AuditCommit(node, up_to);
-    Apply(node, up_to);
+    if (apply_late_ == 0) return Apply(node, up_to);
+    // Pages must be fetched first. Applying goes in order, whatever the delays.
+    OnNode(node, Between(0, apply_late_), [this, &node, up_to] { Apply(node, up_to); });
   };
   CoreConfig config;
   config.partition = partition_;
@@ -347,6 +349,7 @@ void ReplicationCluster::Apply(SimNode& node, Lsn up_to) {
       first.reply(is_it, command ? node.state.lanes[command->client].number : 0);
     }
   }
+  node.log.SetApplied(node.state.applied.lsn);
   if (faults_on_ && random_.Chance(0.1)) node.checkpoint_lsn = node.state.applied.lsn;
 }
 

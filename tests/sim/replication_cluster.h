@@ -225,6 +225,7 @@ class ReplicationCluster {
   std::array<std::array<Nanos, 8>, 8> cut_until_{};
   double drop_ = 0, repeat_ = 0, delay_ = 0, pause_in_turn_ = 0;
   Nanos latency_ = 300 * kMicrosecond;
+  Nanos apply_late_ = 0;  // at most
   bool faults_on_ = false;
 
   // -- the topology

@@ -85,6 +85,7 @@ constexpr Mutant kMutants[] = {
     {"commit at a majority of the ISR", &Rules::commit_needs_every_member, "I3 I5"},
     {"commit without the own disk", &Rules::own_disk_counts, "I3 I5"},
     {"commit earlier epochs before the epoch's start", &Rules::commit_from_epoch_start, "RC1"},
+    {"open before all is applied", &Rules::opens_when_applied, "history RC5"},
     {"acknowledge before the sync", &Rules::ack_after_sync, "I8"},
     {"acknowledge before alignment", &Rules::ack_after_alignment, "I8 RC2 I3"},
     {"count acknowledgements of older epochs", &Rules::count_own_epoch_only, "RC2"},

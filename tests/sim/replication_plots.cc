@@ -134,7 +134,10 @@ void ReplicationCluster::Plot() {
         if (m.from == id && m.to == lags && now_ >= silent) return std::nullopt;
         return 0;
       };
-      At(dies - now_, [this, &master] { Stop(master, true); });
+      At(dies - now_, [this, &master, &other] {
+        Stop(master, true);
+        other.disk_slow = 40;
+      });
       At(dies - now_ + 2 * kSecond, [this, &master] {
         if (!master.running) Start(master, false);
       });

@@ -38,7 +38,7 @@ class SimLog final : public ReplicaLog {
 
   HistoryPoint end() const override { return units_.empty() ? HistoryPoint() : units_.back()->end(); }
   HistoryPoint durable() const override { return durable_ == 0 ? HistoryPoint() : units_[durable_ - 1]->end(); }
-  Lsn applied() const override { return commit_lsn_; }
+  Lsn applied() const override { return applied_lsn_; }
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override { return PointIn(units_, lsn); }
   HistoryPoint EpochEnd(Epoch epoch) const override {
     const auto at =
@@ -61,6 +61,7 @@ class SimLog final : public ReplicaLog {
     on_commit(up_to);
   }
 
+  void SetApplied(Lsn up_to) { applied_lsn_ = up_to; }
   UnitPtr AppendOwn(Epoch epoch, uint32_t record_count, std::string records) {
     auto unit = std::make_shared<SimUnit>();
     *unit = {epoch, end().lsn + 1, record_count, end().chain, 0, std::move(records)};
@@ -105,12 +106,12 @@ class SimLog final : public ReplicaLog {
     }
     units_.clear();
     durable_ = 0;
-    commit_lsn_ = 0;
+    commit_lsn_ = applied_lsn_ = 0;
   }
   void Recover() {
     units_ = disk_;
     durable_ = units_.size();
-    commit_lsn_ = 0;
+    commit_lsn_ = applied_lsn_ = 0;
   }
   Lsn mark() const { return mark_; }
   const std::vector<UnitPtr>& disk() const { return disk_; }
@@ -136,7 +137,7 @@ class SimLog final : public ReplicaLog {
 
   std::vector<UnitPtr> units_;  // in memory
   size_t durable_ = 0;          // so many of them; the disk begins with the same
-  Lsn commit_lsn_ = 0;
+  Lsn commit_lsn_ = 0, applied_lsn_ = 0;
   std::vector<UnitPtr> disk_;
   Lsn mark_ = 0;  // the last durable commit mark
 };

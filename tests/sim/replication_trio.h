@@ -81,7 +81,7 @@ class Trio {
     ++node.incarnation;
     node.log.Recover();
     node.log.on_append = [this, i](const SimUnit&) { Sync(i); };
-    node.log.on_commit = [](Lsn) {};
+    node.log.on_commit = [&node](Lsn up_to) { node.log.SetApplied(up_to); };
     node.syncing = false;
     CoreConfig config;
     config.self = node.id;

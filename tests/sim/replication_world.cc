@@ -45,6 +45,7 @@ ReplicationCluster::ReplicationCluster(uint64_t seed, const Rules& rules, bool t
     clients_.push_back({.index = i, .target = static_cast<int>(random_.Below(size)), .command = {}});
   think_ = Between(8, 60) * kMillisecond;
   latency_ = Between(100, 900) * kMicrosecond;
+  if (random_.Chance(0.4)) apply_late_ = random_.Chance(0.7) ? 5 * kMillisecond : Between(10, 300) * kMillisecond;
 }
 
 SimOutcome ReplicationCluster::Run() {
