@@ -23,7 +23,7 @@ void Follower::OnHeartbeat(const ReplicaId& from, const Heartbeat& heartbeat, Na
     context_.Send(from, Fenced{heartbeat.epoch, context_.promised});
     return;
   }
-  if (grant_.IsStale(from, heartbeat.incarnation)) return;
+  if (grant_.IsStale(from, heartbeat.incarnation, heartbeat.epoch)) return;
   grant_.Give(from, heartbeat.incarnation, heartbeat.epoch, now_ns);
   const uint64_t process = context_.config.incarnation;
   context_.Send(from, HeartbeatAck{heartbeat.epoch, heartbeat.incarnation, heartbeat.sent_ns, process, now_ns});

@@ -12,6 +12,7 @@ void Grant::Give(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nan
 }
 
 bool Grant::OnDeath(const ReplicaId& master, uint64_t incarnation, Nanos now_ns) {
+  gone_ = {master, incarnation, std::numeric_limits<Epoch>::max()};
   if (to_ != master) return false;
   if (rules_.notice_names_incarnation && incarnation != incarnation_) return false;
   until_ns_ = std::min(until_ns_, now_ns);
@@ -19,6 +20,9 @@ bool Grant::OnDeath(const ReplicaId& master, uint64_t incarnation, Nanos now_ns)
 }
 
 bool Grant::OnResign(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nanos now_ns) {
+  if (gone_.master != master || gone_.incarnation != incarnation || gone_.epoch < epoch) {
+    gone_ = {master, incarnation, epoch};
+  }
   if (to_ != master || incarnation != incarnation_) return false;
   if (rules_.resign_names_epoch && epoch < epoch_) return false;
   until_ns_ = std::min(until_ns_, now_ns);

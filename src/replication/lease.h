@@ -42,9 +42,11 @@ class Grant {
 
   // A heartbeat of this process has been accepted.
   void Give(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nanos now_ns);
-  // Heartbeats of an earlier process of the same replica say nothing.
-  bool IsStale(const ReplicaId& master, uint64_t incarnation) const {
-    return to_ == master && incarnation < incarnation_;
+  // Heartbeats of an earlier process of the same replica say nothing, nor do those that were overtaken by
+  // the notice of a death or by a resignation: to grant once more would only delay the next master.
+  bool IsStale(const ReplicaId& master, uint64_t incarnation, Epoch epoch) const {
+    if (to_ == master && incarnation < incarnation_) return true;
+    return gone_.master == master && gone_.incarnation == incarnation && epoch <= gone_.epoch;
   }
   // A guard has seen this process exit. It can use no lease any more. Returns whether that ended the
   // grant; a notice of any other process says nothing.
@@ -70,6 +72,12 @@ class Grant {
   ReplicaId to_;  // nil: unknown
   uint64_t incarnation_ = 0;
   Epoch epoch_ = 0;  // the highest that it was granted for
+  struct Gone {
+    ReplicaId master;
+    uint64_t incarnation = 0;
+    Epoch epoch = 0;  // the highest that is over
+  };
+  Gone gone_;  // the last one heard of
   Nanos until_ns_;
 };
 
