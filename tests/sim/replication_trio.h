@@ -84,6 +84,7 @@ class Trio {
     node.log.on_commit = [&node](Lsn up_to) { node.log.SetApplied(up_to); };
     node.syncing = false;
     CoreConfig config;
+    config.partition = partition_;
     config.self = node.id;
     config.incarnation = node.incarnation;
     config.seed = seed_ * 100 + i;
@@ -224,7 +225,7 @@ class Trio {
     for (size_t at = nodes_[i]->log.IndexAfter(ship.after.lsn); at < units.size(); ++at) {
       const size_t before = append.units.size();
       append.units.resize(before + UnitBytes(units[at]->records.size()));
-      EncodeUnit(Uuid(), units[at]->View(), 0, append.units.data() + before);
+      EncodeUnit(partition_, units[at]->View(), 0, append.units.data() + before);
       end = units[at]->end();
     }
     Deliver({nodes_[i]->id, ship.to, std::move(append)});
@@ -260,6 +261,7 @@ class Trio {
     nodes_[i]->told.push_back(std::move(effect));
   }
 
+  const Uuid partition_{7, 7};
   const Rules rules_;
   const uint64_t seed_;
   Nanos now_ = 100 * kSecond;
