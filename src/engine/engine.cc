@@ -425,28 +425,28 @@ class Engine::Impl final : public LogReplaySink {
   }
 
   Task<Status> OnUnits(const RecoveredUnits& units) override {
-    auto found = by_uuid_.find(units.partition);
-    if (found == by_uuid_.end()) {
-      co_return Error(Code::kCorruption,
-                      "{}: the batch at offset {} holds records of partition {}, which this store does not have",
-                      units.file, units.offset, units.partition.ToString());
-    }
-    co_return co_await found->second->Replay(units);
+    if (Replica* replica = FindReplica(units.partition)) co_return co_await replica->Replay(units);
+    co_return Error(Code::kCorruption,
+                    "{}: the batch at offset {} holds records of partition {}, which this store does not have",
+                    units.file, units.offset, units.partition.ToString());
   }
-
+  Task<Status> OnCut(const RecoveredCut& cut) override {
+    if (Replica* replica = FindReplica(cut.partition)) co_return replica->OnCut(cut);
+    co_return Status();
+  }
   Task<Status> OnMark(const StreamMark& mark) override {
-    auto found = by_uuid_.find(mark.partition);
-    if (found == by_uuid_.end()) co_return Status();
-    co_return co_await found->second->OnMark(mark);
+    if (Replica* replica = FindReplica(mark.partition)) co_return co_await replica->OnMark(mark);
+    co_return Status();
   }
-
   void OnBroken(const Uuid& partition, const Status& why) override {
-    auto found = by_uuid_.find(partition);
-    if (found != by_uuid_.end()) found->second->Quarantine(why);
+    if (Replica* replica = FindReplica(partition)) replica->Quarantine(why);
+  }
+  Replica* FindReplica(const Uuid& uuid) const {
+    const auto found = by_uuid_.find(uuid);
+    return found == by_uuid_.end() ? nullptr : found->second;
   }
 
-  // Whether the open directory is still the one whose lock this process holds, even if it was
-  // moved.
+  // Whether the open directory, wherever it is now, is still the one whose lock this process holds.
   Status StillOurs() const {
     if (!options_.lock) return Status();
     Result<FileIdentity> now = data_dir_.Identify(kLockName);
@@ -524,14 +524,13 @@ class Engine::Impl final : public LogReplaySink {
   Replica* PinsLog() {
     const LogStats log = log_->stats();
     if (!work_.LogIsLong(log)) return nullptr;
-    const auto found = by_uuid_.find(log_->OldestPinnedStream());
-    if (found == by_uuid_.end()) return nullptr;
-    if (!found->second->quarantined()) return found->second;
+    Replica* replica = FindReplica(log_->OldestPinnedStream());
+    if (!replica || !replica->quarantined()) return replica;
     // What may repair the partition is kept until it would stop the others.
     if (log.unreleased_bytes > options_.log_budget_bytes / 4 * 3 ||
         log.unreleased_records > options_.log_budget_records / 4 * 3 || log.waits_for_segment) {
-      found->second->DropUnits();
-      if (options_.on_quarantine) options_.on_quarantine(found->second->quarantine());
+      replica->DropUnits();
+      if (options_.on_quarantine) options_.on_quarantine(replica->quarantine());
     }
     return nullptr;
   }

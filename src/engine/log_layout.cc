@@ -38,11 +38,15 @@ class TailCollector final : public LogReplaySink {
     const auto at = by_uuid_.find(found.partition);
     if (at == by_uuid_.end()) co_return Status();  // a dropped partition
     std::deque<OwnedUnit>& units = at->second->units;
-    const Lsn first = found.units.front().first_lsn;
-    while (found.restarts && !units.empty() && units.back().unit.last_lsn() >= first) units.pop_back();
+    if (found.starts_anew) RemoveAfter(&units, found.units.front().first_lsn - 1);
     for (const WriteUnit& unit : found.units) {
       if (unit.last_lsn() > at->second->checkpoint_lsn) Add(&units, unit);
     }
+    co_return Status();
+  }
+  Task<Status> OnCut(const RecoveredCut& cut) override {
+    const auto at = by_uuid_.find(cut.partition);
+    if (at != by_uuid_.end()) RemoveAfter(&at->second->units, cut.after.lsn);
     co_return Status();
   }
   Task<Status> OnMark(const StreamMark& mark) override {
@@ -54,6 +58,9 @@ class TailCollector final : public LogReplaySink {
   const Status& broken() const { return broken_; }
 
  private:
+  static void RemoveAfter(std::deque<OwnedUnit>* units, Lsn lsn) {
+    while (!units->empty() && units->back().unit.last_lsn() > lsn) units->pop_back();
+  }
   // Units that were appended again may come after those that follow them (WU4).
   static void Add(std::deque<OwnedUnit>* units, const WriteUnit& unit) {
     const auto next = std::find_if(units->begin(), units->end(),
@@ -76,6 +83,7 @@ class EmptyLog final : public LogReplaySink {
   Task<Status> OnUnits(const RecoveredUnits& found) override {
     co_return Error(Code::kCorruption, "{}: a new log holds records", found.file);
   }
+  Task<Status> OnCut(const RecoveredCut&) override { co_return Status(); }
   Task<Status> OnMark(const StreamMark&) override { co_return Status(); }
   void OnBroken(const Uuid&, const Status&) override {}
 };

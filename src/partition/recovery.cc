@@ -82,27 +82,42 @@ class Recovery::UnitReader {
   std::string_view rest_;  // of its records
 };
 
-Status Recovery::CheckContinues(const RecoveredUnits& found, const UnitReader& units) const {
-  const WriteUnit& first = found.units.front();
-  // What the checkpoint contains may have superseded something itself, and the log still says so.
-  const Superblock& sb = state_.file->superblock();
-  const bool known = first.first_lsn <= sb.checkpoint_lsn && first.epoch <= sb.epoch;
-  if (!found.supersede || first.first_lsn > state_.applied_lsn || known) return Status();
-  return units.Corrupt(fmt::format("CG1: LSN {} was committed and applied, and is superseded", first.first_lsn));
+// What the log holds is durable (P4).
+void Recovery::NoteEnd() {
+  state_.last_lsn = state_.durable_lsn = EndLsn();
+  state_.last_chain = tail_.empty() ? state_.applied_chain : tail_.back()->content.chain_after;
+}
+
+Status Recovery::OnCut(const RecoveredCut& cut) {
+  if (state_.failed()) return state_.failure();
+  const Lsn after = cut.after.lsn;
+  auto corrupt = [&](std::string_view what) {
+    return Error(Code::kCorruption, "{}: the batch at offset {} ends the history of partition {} after LSN {}: {}",
+                 cut.file, cut.offset, state_.id(), after, what);
+  };
+  // What the checkpoint contains may have come after a cut itself, and the log still says so.
+  const bool known = state_.applied_lsn == state_.file->superblock().checkpoint_lsn;
+  if (after < state_.applied_lsn && !known) return corrupt("CG1: what follows was committed and applied");
+  required_lsn_ = std::min(required_lsn_, after);
+  marked_commit_lsn_ = std::min(marked_commit_lsn_, after);
+  for (; !tail_.empty() && EndLsn() > after; tail_.pop_back()) {
+    if (tail_.back()->content.first_lsn <= after) return corrupt("a part of a write would be cut off");
+  }
+  NoteEnd();
+  return Status();
 }
 
 Task<Status> Recovery::Replay(RecoveredUnits found) {
   if (state_.failed()) co_return state_.failure();
   CHECK(state_.phase() == Phase::kRecovering) << "E1: partition " << state_.id() << " already serves requests";
   UnitReader units(state_, found);
-  CO_RETURN_IF_ERROR(CheckContinues(found, units));
   const Lsn first_lsn = found.units.front().first_lsn;
-  if (found.restarts) {
+  if (found.starts_anew) {
     required_lsn_ = std::min(required_lsn_, first_lsn - 1);
     marked_commit_lsn_ = std::min(marked_commit_lsn_, first_lsn - 1);
   }
-  while (found.restarts && !tail_.empty() && EndLsn() >= first_lsn) {
-    if (tail_.back()->content.first_lsn < first_lsn) co_return units.Corrupt("a part of a write is superseded");
+  while (found.starts_anew && !tail_.empty() && EndLsn() >= first_lsn) {
+    if (tail_.back()->content.first_lsn < first_lsn) co_return units.Corrupt("it begins inside another write");
     tail_.pop_back();
   }
   while (!units.over()) {
@@ -110,9 +125,7 @@ Task<Status> Recovery::Replay(RecoveredUnits found) {
     if (unit) AddToTail(std::move(unit));
   }
   state_.epoch = std::max(state_.epoch, found.units.back().epoch);
-  // P4: what the log holds is durable.
-  state_.last_lsn = state_.durable_lsn = EndLsn();
-  state_.last_chain = tail_.empty() ? state_.applied_chain : tail_.back()->content.chain_after;
+  NoteEnd();
   // Versions that write no marks commit what is durable.
   if (found.old_format) co_return co_await ApplyTail(EndLsn());
   co_return Status();

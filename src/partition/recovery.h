@@ -28,8 +28,10 @@ class Recovery {
   Recovery(PartitionState& state, Checkpointer& checkpointer, BlockAdmission& admission, Applier& applier)
       : state_(state), checkpointer_(checkpointer), admission_(admission), applier_(applier) {}
 
-  // Takes the units above the checkpoint. kCorruption: a unit supersedes what was applied.
+  // Takes the units above the checkpoint.
   Task<Status> Replay(RecoveredUnits found);
+  // Drops the units after the point. kCorruption: some of them were applied.
+  Status OnCut(const RecoveredCut& cut);
   // Applies what the mark says is committed. kCorruption: the partition's file is an older copy,
   // whose later records have been released (WU3).
   Task<Status> OnMark(StreamMark mark);
@@ -42,7 +44,7 @@ class Recovery {
  private:
   class UnitReader;
   Lsn EndLsn() const { return tail_.empty() ? state_.applied_lsn : tail_.back()->content.last_lsn(); }
-  Status CheckContinues(const RecoveredUnits& found, const UnitReader& units) const;
+  void NoteEnd();
   Status CheckEnd() const;
   void AddToTail(std::unique_ptr<LoggedUnit> unit);
   Task<Status> ApplyTail(Lsn up_to);

@@ -83,6 +83,11 @@ Task<Status> Replica::Replay(RecoveredUnits found) {
   co_return Judge(co_await recovery_.Replay(std::move(found)));
 }
 
+Status Replica::OnCut(const RecoveredCut& cut) {
+  if (quarantined()) return Status();
+  return Judge(recovery_.OnCut(cut));
+}
+
 Task<Status> Replica::OnMark(StreamMark mark) {
   if (quarantined()) co_return Status();
   co_return Judge(co_await recovery_.OnMark(mark));

@@ -79,6 +79,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   // -- recovery, then service. A quarantined partition ignores what the log holds of it. Damage that
   // is found quarantines it, and is no error.
   Task<Status> Replay(RecoveredUnits found);
+  Status OnCut(const RecoveredCut& cut);
   Task<Status> OnMark(StreamMark mark);
   Task<Status> FinishReplay();
   void Serve(Log* log);

@@ -9,16 +9,12 @@
 //                  part below a commit LSN, and a checkpoint is not above it (I6)
 //   EpochEnd       the epoch table, which follows from checkpoint and log
 //   Append         Log::Append of a unit as it came; the Applier takes it once it is committed
-//   Supersede      GatedPartition::BeginEpoch without its record: the units leave the queue of writes
-//                  (WritePipeline::Supersede), and the next Append supersedes them in the log. See
-//                  below.
+//   Supersede      the units leave the queue of writes (WritePipeline::Supersede), and Log::Cut ends the
+//                  history in the log. What follows may be of lower epochs: a tail of epoch 2 yields to
+//                  units of epoch 1 that a master of epoch 3 kept, because the longest log is only a
+//                  preference in promotions
 //   BeginEpoch     GatedPartition::BeginEpoch(epoch, end().lsn)
 //   Commit         GatedPartition::Commit, and Log::SetCommit for the mark
-//
-// One thing is missing in src/wal. Log::Append supersedes units only by a unit of a higher epoch than
-// any before it (WU2), but a tail of epoch 2 may have to yield to units of epoch 1 that a master of
-// epoch 3 kept, because the longest log is only a preference in promotions. Until the log can state a
-// supersession by itself, such a replica is reinstalled.
 //
 // Threads: that of the partition.
 #pragma once

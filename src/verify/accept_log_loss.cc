@@ -181,13 +181,21 @@ class LogLossAudit {
     return at == by_uuid_.end() ? nullptr : at->second;
   }
 
-  // The sequence had reached this LSN. In a higher epoch it may be lower than before.
+  // The sequence had reached this LSN, says a mark or the file. In a higher epoch it may be lower than before.
   static void Know(Partition* p, Epoch epoch, Lsn lsn, Version version) {
     p->epoch = std::max(p->epoch, epoch);
     p->loss.known_version = std::max(p->loss.known_version, version);
     if (lsn == 0 || epoch < p->known_epoch) return;
     p->loss.known_lsn = epoch > p->known_epoch ? lsn : std::max(p->loss.known_lsn, lsn);
     p->known_epoch = epoch;
+  }
+
+  // In log order, every unit that was not appended again is the end of the sequence.
+  static void KnowUnit(Partition* p, const WriteUnit& unit, uint16_t flags) {
+    const Lsn last = unit.last_lsn();
+    Know(p, unit.epoch, 0, VersionOf(unit));
+    p->loss.known_lsn = (flags & kUnitAgain) != 0 ? std::max(p->loss.known_lsn, last) : last;
+    p->known_epoch = std::max(p->known_epoch, unit.epoch);
   }
 
   void Add(const LogEntry& entry) {
@@ -204,20 +212,30 @@ class LogLossAudit {
           if (!nothing) history_.Accept(mark);
           Know(p, mark.epoch, nothing ? 0 : std::max(mark.durable_lsn, mark.commit_lsn), mark.hlc);
           return true;
+        },
+        [&](const StreamCut& cut) {
+          Partition* p = Find(cut.partition);
+          if (p == nullptr || MeansNothing(cut.partition, entry)) return true;
+          p->loss.known_lsn = cut.after.lsn;
+          NoteBroken(p, entry, history_.Accept(cut));
+          return true;
         });
+  }
+
+  void NoteBroken(Partition* p, const LogEntry& entry, StreamHistory::Verdict verdict) {
+    if (verdict != StreamHistory::Verdict::kBroken) return;
+    p->broken = fmt::format("{}: offset {}: {}", entry.segment->path, entry.offset, history_.wrong());
   }
 
   void AddUnit(Partition* p, const LogEntry& entry, const WriteUnit& unit, uint16_t flags) {
     const bool nothing = MeansNothing(p->loss.info.uuid, entry);
-    Know(p, unit.epoch, nothing ? 0 : unit.last_lsn(), VersionOf(unit));
-    if (nothing) return;
+    if (nothing) return Know(p, unit.epoch, 0, VersionOf(unit));
+    KnowUnit(p, unit, flags);
     p->first_lsn = p->first_lsn == 0 ? unit.first_lsn : std::min(p->first_lsn, unit.first_lsn);
     const Lsn checkpoint = p->loss.checkpoint_lsn;
     if (p->sb.chain != 0 && unit.last_lsn() == checkpoint) p->meets = unit.chain_after == p->sb.chain;
     if (p->sb.chain != 0 && unit.first_lsn == checkpoint + 1) p->meets = unit.chain_before == p->sb.chain;
-    const auto verdict = history_.Accept(p->loss.info.uuid, unit, flags, HasUnits(entry.header));
-    if (verdict != StreamHistory::Verdict::kBroken) return;
-    p->broken = fmt::format("{}: offset {}: {}", entry.segment->path, entry.offset, history_.wrong());
+    NoteBroken(p, entry, history_.Accept(p->loss.info.uuid, unit, flags, HasUnits(entry.header)));
   }
 
   void AddBehind(const LogEntry& entry) {
@@ -226,7 +244,7 @@ class LogLossAudit {
         [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
           Partition* p = Find(partition);
           if (p == nullptr || MeansNothing(partition, entry)) return true;
-          Know(p, unit.epoch, unit.last_lsn(), VersionOf(unit));
+          KnowUnit(p, unit, flags);
           if ((flags & kUnitAgain) == 0) p->behind.emplace_back(unit.last_lsn(), unit.record_count);
           return true;
         },
@@ -234,6 +252,13 @@ class LogLossAudit {
           Partition* p = Find(mark.partition);
           if (p == nullptr || MeansNothing(mark.partition, entry)) return true;
           Know(p, mark.epoch, std::max(mark.durable_lsn, mark.commit_lsn), mark.hlc);
+          return true;
+        },
+        [&](const StreamCut& cut) {
+          Partition* p = Find(cut.partition);
+          if (p == nullptr || MeansNothing(cut.partition, entry)) return true;
+          p->loss.known_lsn = cut.after.lsn;
+          std::erase_if(p->behind, [&](const auto& unit) { return unit.first > cut.after.lsn; });
           return true;
         });
   }

@@ -254,7 +254,6 @@ class LogAudit {
       CO_ASSIGN_OR_RETURN(const bool more, co_await reader->Next(&entry));
       if (!more) co_return std::move(reader);
       ++check_.batches;
-      check_.records += entry.header.record_count;
       ForEachItem(
           entry.header, entry.payload,
           [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
@@ -265,6 +264,10 @@ class LogAudit {
             if (MeansNothing(mark.partition, entry)) return true;
             history_.Accept(mark);
             NoteLogged(mark.partition, std::max(mark.durable_lsn, mark.commit_lsn), mark.hlc);
+            return true;
+          },
+          [&](const StreamCut& cut) {
+            if (!MeansNothing(cut.partition, entry)) OnCut(entry, cut);
             return true;
           });
     }
@@ -287,11 +290,21 @@ class LogAudit {
   }
 
   void OnUnit(const LogEntry& entry, const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
+    check_.records += unit.record_count;
     if (MeansNothing(partition, entry)) return;
     NoteLogged(partition, unit.last_lsn(), 0);
     const auto lowest = first_lsn_.try_emplace(partition, unit.first_lsn).first;
     lowest->second = std::min(lowest->second, unit.first_lsn);
-    const auto verdict = history_.Accept(partition, unit, flags, HasUnits(entry.header));
+    Judge(entry, partition, history_.Accept(partition, unit, flags, HasUnits(entry.header)));
+  }
+
+  void OnCut(const LogEntry& entry, const StreamCut& cut) {
+    LogCheck::Logged& logged = check_.logged[cut.partition];
+    logged.last_lsn = std::min(logged.last_lsn, cut.after.lsn);
+    Judge(entry, cut.partition, history_.Accept(cut));
+  }
+
+  void Judge(const LogEntry& entry, const Uuid& partition, StreamHistory::Verdict verdict) {
     if (verdict != StreamHistory::Verdict::kBroken) return;
     std::string what = fmt::format("{}: offset {}: {}", entry.segment->path, entry.offset, history_.wrong());
     if (const PartitionCheck* p = Find(partition)) return Problem(p->id, std::move(what));

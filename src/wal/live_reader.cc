@@ -64,17 +64,18 @@ Status LiveReader::Usable() const {
   if (!stream_) return Error(Code::kUnavailable, "{}: the partition was dropped", log_->options_.directory);
   const Lsn last = stream_->next_lsn - 1;
   const bool diverged = position_.lsn == last && position_.chain != 0 && position_.chain != stream_->chain;
-  if (!diverged && position_.lsn <= last && !Superseded(position_.epoch, position_.lsn)) return Status();
+  if (!diverged && position_.lsn <= last && !superseded_) return Status();
   return Error(Code::kAborted,
                "partition {}: LSN {} of epoch {}, with chain {:016x}, is not part of its history, which ends at LSN {} "
                "of epoch {}: align the follower first",
-               stream_->partition.ToString(), position_.lsn, position_.epoch, position_.chain, last, stream_->epoch);
+               stream_->partition.ToString(), position_.lsn, position_.epoch, position_.chain, last,
+               stream_->last_epoch);
 }
 
-// Whether a unit that has this LSN and epoch is no longer part of the history.
-bool LiveReader::Superseded(Epoch epoch, Lsn lsn) const {
+// Whether the unit that begins with this LSN at this place is no longer part of the history.
+bool LiveReader::Superseded(LogPosition place, Lsn lsn) const {
   const auto& all = stream_->supersessions;
-  return std::any_of(all.begin(), all.end(), [&](const auto& s) { return epoch < s.epoch && lsn >= s.from; });
+  return std::any_of(all.begin(), all.end(), [&](const auto& s) { return place < s.until && lsn >= s.from; });
 }
 
 // The index of the next unit among those in memory.
@@ -129,18 +130,24 @@ Result<LiveReader::Units> LiveReader::TryReadMemory(size_t max_bytes, std::strin
 // The image of a segment that has the next unit.
 Task<Result<std::shared_ptr<SegmentImage>>> LiveReader::FindImage() {
   const Lsn next = position_.lsn + 1;
-  for (bool again = true; again;) {
+  bool inside = false;
+  for (bool again = true; again && !inside;) {
     again = false;
     // Segments may be recycled, and units may be appended again, while an image is loaded.
     for (const uint64_t number : log_->SegmentsOf(stream_, next)) {
       std::shared_ptr<SegmentImage> cached = log_->CachedImage(number);
-      if (cached && FindIn(*cached) != kNowhere) co_return std::move(cached);
+      if (cached && FindIn(*cached) != kNowhere) co_return std::move(cached);  // it may lack newer units
       Result<std::shared_ptr<SegmentImage>> image = co_await log_->LoadImage(number);
       CO_RETURN_IF_ERROR(Usable());
       again |= !log_->IsLive(number);
       if (!image.ok() && log_->IsLive(number)) co_return image.TakeStatus();
       if (image.ok() && FindIn(**image) != kNowhere) co_return std::move(image);
+      inside |= image.ok() && IsInsideUnit(**image);
     }
+  }
+  if (inside) {
+    co_return Error(Code::kAborted, "partition {}: LSN {} is inside a unit of its history: align the follower first",
+                    stream_->partition.ToString(), position_.lsn);
   }
   ++log_->counters_.readers_gone_total;
   co_return Error(Code::kNotFound,
@@ -152,12 +159,22 @@ Task<Result<std::shared_ptr<SegmentImage>>> LiveReader::FindImage() {
 size_t LiveReader::FindIn(const SegmentImage& image) const {
   const std::vector<SegmentImage::Place>& units = image.UnitsOf(stream_->partition);
   auto is_next = [&](const SegmentImage::Place& place) {
-    return place.first_lsn == position_.lsn + 1 && !Superseded(image.Header(place).epoch, place.first_lsn);
+    return place.first_lsn == position_.lsn + 1 && !Superseded(image.PositionOf(place), place.first_lsn);
   };
   const size_t hint = image.number() == image_number_ ? std::min(image_index_, units.size()) : 0;
   auto at = std::find_if(units.begin() + static_cast<ptrdiff_t>(hint), units.end(), is_next);
   if (at == units.end()) at = std::find_if(units.begin(), units.end(), is_next);
   return at == units.end() ? kNowhere : static_cast<size_t>(at - units.begin());
+}
+
+// Whether the follower stands inside a unit, so that it has another history.
+bool LiveReader::IsInsideUnit(const SegmentImage& image) const {
+  const std::vector<SegmentImage::Place>& units = image.UnitsOf(stream_->partition);
+  return std::any_of(units.begin(), units.end(), [&](const SegmentImage::Place& place) {
+    const Lsn last = place.first_lsn + image.Header(place).record_count - 1;
+    return place.first_lsn <= position_.lsn && last > position_.lsn &&
+           !Superseded(image.PositionOf(place), place.first_lsn);
+  });
 }
 
 Result<LiveReader::Units> LiveReader::ReadImage(const SegmentImage& image, size_t max_bytes, std::string* out) {
@@ -168,7 +185,7 @@ Result<LiveReader::Units> LiveReader::ReadImage(const SegmentImage& image, size_
   image_number_ = image.number();
   for (size_t at = FindIn(image); at < places.size(); ++at) {
     const SegmentImage::Place& place = places[at];
-    if (place.first_lsn != position_.lsn + 1 || Superseded(image.Header(place).epoch, place.first_lsn)) continue;
+    if (place.first_lsn != position_.lsn + 1 || Superseded(image.PositionOf(place), place.first_lsn)) continue;
     const UnitHeader header = image.Header(place);
     RETURN_IF_ERROR(CheckContinues(header.epoch, header.chain_before));
     const std::string_view unit = image.At(place);

@@ -61,7 +61,7 @@ class LiveReader {
   friend class LogImpl;
 
   Status Usable() const;
-  bool Superseded(Epoch epoch, Lsn lsn) const;
+  bool Superseded(LogPosition place, Lsn lsn) const;
   size_t FindInMemory() const;
   bool HasMore() const;
   Status CheckContinues(Epoch epoch, uint64_t chain_before) const;
@@ -69,6 +69,7 @@ class LiveReader {
   Result<Units> TryReadMemory(size_t max_bytes, std::string* out);
   Task<Result<std::shared_ptr<SegmentImage>>> FindImage();
   size_t FindIn(const SegmentImage& image) const;
+  bool IsInsideUnit(const SegmentImage& image) const;
   Result<Units> ReadImage(const SegmentImage& image, size_t max_bytes, std::string* out);
   void SetLagging(bool lagging);
 
@@ -77,7 +78,8 @@ class LiveReader {
   HistoryPoint position_;
   const uint64_t retention_bytes_;
   bool reading_ = false, stopped_ = false;
-  bool lagging_ = false;  // the last units came from a segment
+  bool superseded_ = false;  // units that it has returned, or that the follower had before
+  bool lagging_ = false;     // the last units came from a segment
   // Where the last unit came from, so that the next one is not searched for.
   uint64_t image_number_ = 0;
   size_t image_index_ = 0;

@@ -113,13 +113,14 @@ LogStream* LogImpl::AddStream(const Uuid& partition, Epoch epoch, Lsn next_lsn, 
   const bool holds_units = stream->written_lsn != 0;
   stream->starts_anew = stream->next_lsn != next_lsn || stream->chain != chain || !holds_units;
   stream->moved = stream->starts_anew && holds_units;
-  stream->epoch = epoch;
+  stream->epoch = std::max(stream->epoch, epoch);
+  if (stream->starts_anew) stream->last_epoch = 0;
   stream->next_lsn = next_lsn;
   stream->chain = chain;
   stream->released_lsn = std::min(stream->released_lsn, next_lsn - 1);
   stream->commit_lsn = stream->stated_commit_lsn = std::min(stream->commit_lsn, next_lsn - 1);
   stream->written_lsn = stream->durable_lsn = next_lsn - 1;
-  if (stream->moved) NoteSuperseded(stream, epoch, next_lsn, UINT64_MAX);
+  if (stream->moved) NoteSuperseded(stream, next_lsn, kNotWritten);
   if (!options_.read_only) MarkDue(stream);
   return stream;
 }
@@ -140,7 +141,7 @@ void LogImpl::EndStream(LogStream* stream, const Status& why) {
   stream->ended = true;
   for (const LogStream::Staged& staged : stream->units) {
     staged_bytes_ -= staged.bytes();
-    staged_records_ -= staged.unit.record_count;
+    staged_records_ -= staged.records_and_cuts();
   }
   stream->units.clear();
   stream->again_staged = 0;

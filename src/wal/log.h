@@ -118,18 +118,25 @@ class LogConsumer {
 struct RecoveredUnits {
   Uuid partition;
   std::vector<WriteUnit> units;
-  // The units at the first LSN and above that were found before are no longer part of the history.
-  bool supersede = false;
-  bool restarts = false;  // supersedes or starts anew: what earlier marks stated no longer holds
+  bool starts_anew = false;  // the first unit; what earlier marks stated no longer holds
   // They come from a batch of format 1 or 2: a unit may hold several writes, all of them committed.
   bool old_format = false;
   std::string_view file;  // for messages
   uint64_t offset = 0;    // of their batch
 };
 
+// The units of the partition after `after` that were found before are no longer part of its history.
+struct RecoveredCut {
+  Uuid partition;
+  HistoryPoint after;
+  std::string_view file;  // for messages
+  uint64_t offset = 0;    // of the batch that says so
+};
+
 class LogReplaySink {
  public:
   virtual Task<Status> OnUnits(const RecoveredUnits& found) = 0;
+  virtual Task<Status> OnCut(const RecoveredCut& cut) = 0;
   virtual Task<Status> OnMark(const StreamMark& mark) = 0;
   // The units of this partition do not form one history (WU1 to WU3): acknowledged writes of it are
   // missing. Nothing more of it is delivered, and all of its units stay in the log until KeepUnits or

@@ -15,7 +15,7 @@ constexpr size_t kNameDigits = 20;
 // The checksum is the first field of both headers and covers everything after it.
 constexpr size_t kChecksumBytes = sizeof(uint64_t);
 
-// Whether the items fill the payload exactly and have as many records as the header says.
+// Whether the items fill the payload exactly and are as many records and cuts as the header says.
 bool ItemsAreSane(const BatchHeader& h, std::string_view payload) {
   PayloadReader reader(payload);
   uint64_t records = 0;
@@ -24,6 +24,8 @@ bool ItemsAreSane(const BatchHeader& h, std::string_view payload) {
     if (item == PayloadReader::Item::kDamaged) return false;
     if (item == PayloadReader::Item::kEnd) return records == h.record_count;
     if (item == PayloadReader::Item::kUnit) records += reader.unit.record_count;
+    if (item == PayloadReader::Item::kCut) ++records;
+    if (item == PayloadReader::Item::kCut && h.format_version < kFirstVersionWithCuts) return false;
   }
 }
 

@@ -2,7 +2,7 @@
 //
 //   segment := header block, batch...             one file of fixed size, `segment-<20 digits>.wal`
 //   batch   := BatchHeader, seal, payload, zeros  one device write; starts on a 4-KiB boundary
-//   payload := units and marks                    of many partitions (wal/write_unit.h)
+//   payload := units, marks and cuts              of many partitions (wal/write_unit.h)
 //
 // Formats 1 and 2 are still read. There, a device write is a group of several batches, each with
 // records of one partition and without a seal.
@@ -47,11 +47,13 @@ inline constexpr uint64_t kMaxSegmentBytes = 1ull << 30;
 inline constexpr uint64_t kMaxSegmentNumber = (1ull << 31) - 1;
 inline constexpr uint64_t kFirstGroupOffset = kBlockBytes;
 // The version that this build writes, and the oldest that it reads. Version 2 added touch, check
-// and all-or-nothing to the records, version 3 write units, marks, and the seal, version 4 once.
-inline constexpr uint16_t kLogFormatVersion = 4;
+// and all-or-nothing to the records, version 3 write units, marks, and the seal, version 4 once, version 5
+// cuts of a partition's history.
+inline constexpr uint16_t kLogFormatVersion = 5;
 inline constexpr uint16_t kOldestLogFormatVersion = 1;
 // The first version whose batches carry units and marks of many partitions.
 inline constexpr uint16_t kFirstVersionWithUnits = 3;
+inline constexpr uint16_t kFirstVersionWithCuts = 5;
 
 inline constexpr uint64_t kSegmentMagic = 0x4745534f444e4150;  // "PANDOSEG"
 inline constexpr uint64_t kBatchMagic = 0x5441424f444e4150;    // "PANDOBAT"
@@ -88,7 +90,7 @@ struct BatchHeader {
   uint16_t reserved16;
   uint32_t flags;
   uint32_t payload_bytes;  // the payload follows the seal; in formats 1 and 2, the header
-  uint32_t record_count;   // of all units
+  uint32_t record_count;   // of all units, and one for each cut
   // The next four have a meaning in formats 1 and 2 only, whose payload is records of one partition.
   // Zero since format 3.
   Uuid partition;
@@ -176,11 +178,11 @@ struct BatchView {
   std::string_view payload;  // points into the image
 };
 
-// Calls on_unit(partition, unit, flags) and on_mark(mark) for each item of an intact batch, in
+// Calls on_unit(partition, unit, flags), on_mark(mark) and on_cut(cut) for each item of an intact batch, in
 // order, until one of them returns false. The records of an old batch come as one unit that may hold
 // several writes; its chains are the checksums of the batches.
-template <typename OnUnit, typename OnMark>
-void ForEachItem(const BatchHeader& header, std::string_view payload, OnUnit on_unit, OnMark on_mark) {
+template <typename OnUnit, typename OnMark, typename OnCut>
+void ForEachItem(const BatchHeader& header, std::string_view payload, OnUnit on_unit, OnMark on_mark, OnCut on_cut) {
   if (!HasUnits(header)) {
     if (header.record_count == 0) return;
     const WriteUnit unit{header.epoch,    header.first_lsn, header.record_count, header.previous_checksum,
@@ -189,11 +191,14 @@ void ForEachItem(const BatchHeader& header, std::string_view payload, OnUnit on_
     return;
   }
   PayloadReader reader(payload);
-  for (;;) {
-    const PayloadReader::Item item = reader.Next();
-    const bool unit = item == PayloadReader::Item::kUnit;
-    if (!unit && item != PayloadReader::Item::kMark) return;
-    if (!(unit ? on_unit(reader.partition, reader.unit, reader.flags) : on_mark(reader.mark))) return;
+  for (bool more = true; more;) {
+    switch (reader.Next()) {
+      case PayloadReader::Item::kUnit: more = on_unit(reader.partition, reader.unit, reader.flags); break;
+      case PayloadReader::Item::kMark: more = on_mark(reader.mark); break;
+      case PayloadReader::Item::kCut: more = on_cut(reader.cut); break;
+      case PayloadReader::Item::kEnd:
+      case PayloadReader::Item::kDamaged: return;
+    }
   }
 }
 

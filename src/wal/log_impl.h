@@ -32,6 +32,7 @@
 #include "src/wal/log_reader.h"
 #include "src/wal/segment_files.h"
 #include "src/wal/segment_image.h"
+#include "src/wal/stream_history.h"
 #include "src/wal/unit_ring.h"
 
 namespace pando {
@@ -59,6 +60,9 @@ inline constexpr Nanos kDiskFullRetryNs = kSecond;
 // The most segments that are in memory for readers that lag (LR3).
 inline constexpr size_t kMaxImages = 2;
 
+// The position of a batch that is not written yet.
+inline constexpr LogPosition kNotWritten = ~LogPosition{0};
+
 // A writer that waits for space. The timer is its deadline.
 struct SpaceWaiter : Timer {
   LogStream* stream = nullptr;
@@ -70,18 +74,21 @@ struct SpaceWaiter : Timer {
 // One partition's sequence. It exists from the first batch recovered, or from AddStream.
 class LogStream {
  public:
-  struct Staged {  // one Append or AppendAgain
+  struct Staged {  // one Append, AppendAgain or Cut
     WriteUnit unit;
     uint16_t flags = 0;
-    bool supersedes = false;
-    std::function<void()> on_done;  // AppendAgain
+    std::optional<HistoryPoint> cut;  // then there is no unit
+    std::function<void()> on_done;    // AppendAgain
     // AppendAgain: the records, since their owner may drop them once they are applied.
     std::unique_ptr<std::string> records;
-    uint32_t bytes() const { return static_cast<uint32_t>(UnitBytes(unit.records.size())); }
+    uint32_t bytes() const { return static_cast<uint32_t>(cut ? kCutBytes : UnitBytes(unit.records.size())); }
+    uint32_t records_and_cuts() const { return cut ? 1 : unit.record_count; }
+    bool again() const { return (flags & kUnitAgain) != 0; }
   };
 
   Uuid partition;
-  Epoch epoch = 0;                  // of the last Append
+  Epoch epoch = 0;                  // the highest one known
+  Epoch last_epoch = 0;             // of the unit that the next Append continues, as far as it is known
   LogConsumer* consumer = nullptr;  // null: recovered, not registered
   Lsn next_lsn = 1;                 // of the next Append
   uint64_t chain = 0;               // after the last Append
@@ -118,11 +125,10 @@ class LogStream {
     uint64_t place = 0;
     size_t bytes = 0;
   };
-  // Units of lower epochs from `from` on are no longer part of the history.
+  // Units from `from` on that lie before `until` are no longer part of the history.
   struct Supersession {
-    Epoch epoch = 0;
     Lsn from = 0;
-    uint64_t segment = UINT64_MAX;  // that holds the first unit of the epoch; MAX: none does yet
+    LogPosition until = kNotWritten;  // the batch that says so
   };
   std::vector<LiveReader*> readers;
   std::deque<Recent> recent;                // while there are readers; without gaps
@@ -168,7 +174,8 @@ class LogImpl final : public Log, private TurnHook {
 
  private:
   friend class LiveReader;
-  // The records of one stream in a segment, as far as they are not superseded and lie nowhere later.
+  // The records of one stream in a segment, between two cuts of it, as far as they are not superseded and lie
+  // nowhere later.
   struct IndexEntry {
     LogStream* stream = nullptr;
     Lsn first_lsn = 0, last_lsn = 0;    // none if first_lsn > last_lsn
@@ -190,7 +197,7 @@ class LogImpl final : public Log, private TurnHook {
   };
   // A change to what is needed of a stream (L10), once the batch is durable.
   struct Moved {
-    Lsn first_lsn = 0, last_lsn = 0;  // appended again; last_lsn = 0: superseded from first_lsn on
+    Lsn first_lsn = 0, last_lsn = 0;  // appended again; last_lsn = 0: cut off from first_lsn on
     std::function<void()> on_done;
   };
   struct Batch {
@@ -283,12 +290,13 @@ class LogImpl final : public Log, private TurnHook {
   char* EncodeMarks(size_t count, char* out);
   void MarkDue(LogStream* stream);
   void MarkSoon(LogStream* stream);
-  void Supersede(LogStream* stream, const WriteUnit& unit);
+  bool UnstageAfter(LogStream* stream, Lsn lsn);
   void Stage(LogStream* stream, LogStream::Staged staged);
   void UnstageAgain(LogStream* stream);
   static StreamMark MarkOf(LogStream* stream);
   void ApplyMoved(const Batch& batch, const Batch::Part& part);
   void MoveIndex(LogStream* stream, uint64_t number, Lsn first, Lsn last);
+  void CutIndex(LogStream* stream, LogPosition cut, Lsn first);
   void AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset);
   // Marks alone may not use the block that is reserved for the closing position (W4), nor the segment
   // that the next recovery may have to continue (L8).
@@ -318,8 +326,8 @@ class LogImpl final : public Log, private TurnHook {
   void WakeAllReaders();
   Task<void> UntilReadersRest();
   void Remember(LogStream* stream, const WriteUnit& unit, std::string_view encoded);
-  static void NoteSuperseded(LogStream* stream, Epoch epoch, Lsn from, uint64_t segment);
-  static void NoteSegmentOf(LogStream* stream, Epoch epoch, uint64_t segment);
+  static void NoteSuperseded(LogStream* stream, Lsn from, LogPosition until);
+  static void NoteWritten(LogStream* stream, LogPosition batch);
   std::vector<uint64_t> SegmentsOf(const LogStream* stream, Lsn lsn) const;
   std::shared_ptr<SegmentImage> CachedImage(uint64_t number);
   Task<Result<std::shared_ptr<SegmentImage>>> LoadImage(uint64_t number);
@@ -333,8 +341,10 @@ class LogImpl final : public Log, private TurnHook {
   Task<Status> Replay(LogReader* reader, LogReplaySink* sink);
   Task<Status> ReplayBatch(const LogEntry& entry, Replaying* replaying);
   Task<Status> ReplayMark(StreamMark mark, Replaying* replaying);
-  void AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
-                  RecoveredUnits* run);
+  Task<Status> ReplayCut(StreamCut cut, const LogEntry& entry, Replaying* replaying);
+  Task<Status> EndAt(StreamCut cut, const LogEntry& entry, Replaying* replaying);
+  void AcceptUnit(const WriteUnit& unit, uint16_t flags, StreamHistory::Verdict verdict, const LogEntry& entry,
+                  Replaying* replaying, RecoveredUnits* run);
   void BreakStream(const Uuid& partition, std::string_view where, Replaying* replaying);
   bool MeansNothing(const Uuid& partition, const LogEntry& entry);
   Task<Status> FollowForgotten(StreamMark mark, LogReplaySink* sink);

@@ -41,10 +41,13 @@ void LogImpl::CheckInvariants() const {
   uint64_t staged_bytes = 0, staged_records = 0;
   for (const LogStream* stream : staged_streams_) {
     CHECK(stream->queued && !stream->units.empty()) << "a stream without units is queued";
+    size_t cuts = 0;
     for (const LogStream::Staged& staged : stream->units) {
       staged_bytes += staged.bytes();
-      staged_records += staged.unit.record_count;
+      staged_records += staged.records_and_cuts();
+      cuts += staged.cut.has_value();
     }
+    CHECK_LE(cuts, 1u) << "L14: a cut waits that another one has replaced";
   }
   CHECK_EQ(staged_bytes, staged_bytes_) << "staged bytes";
   CHECK_EQ(staged_records, staged_records_) << "staged records";

@@ -86,18 +86,21 @@ void LogImpl::Remember(LogStream* stream, const WriteUnit& unit, std::string_vie
   stream->recent.push_back(recent);
 }
 
-// The units of lower epochs from `from` on are superseded.
-void LogImpl::NoteSuperseded(LogStream* stream, Epoch epoch, Lsn from, uint64_t segment) {
+// The units from `from` on that lie before the batch at `until` are superseded, and all that lie anywhere if
+// it is not written yet.
+void LogImpl::NoteSuperseded(LogStream* stream, Lsn from, LogPosition until) {
   while (!stream->recent.empty() && stream->recent.back().first_lsn >= from) stream->recent.pop_back();
   auto& all = stream->supersessions;
   std::erase_if(all, [&](const LogStream::Supersession& s) { return s.from >= from; });  // included in the new one
-  all.push_back({epoch, from, segment});
+  all.push_back({from, until});
+  for (LiveReader* reader : stream->readers) reader->superseded_ |= reader->position_.lsn >= from;
   WakeReaders(stream);
 }
 
-void LogImpl::NoteSegmentOf(LogStream* stream, Epoch epoch, uint64_t segment) {
+// The batch that supersedes something of the stream is written now.
+void LogImpl::NoteWritten(LogStream* stream, LogPosition batch) {
   for (LogStream::Supersession& s : stream->supersessions) {
-    if (s.epoch == epoch) s.segment = segment;
+    if (s.until == kNotWritten) s.until = batch;
   }
 }
 
@@ -108,8 +111,8 @@ std::vector<uint64_t> LogImpl::SegmentsOf(const LogStream* stream, Lsn lsn) cons
   std::vector<uint64_t> numbers;
   for (const auto& segment : live_) {
     for (const IndexEntry& entry : segment->index) {
-      if (entry.stream == stream && entry.lies_first <= lsn && lsn <= entry.lies_last)
-        numbers.push_back(segment->number);
+      const bool lies = entry.stream == stream && entry.lies_first <= lsn && lsn <= entry.lies_last;
+      if (lies && (numbers.empty() || numbers.back() != segment->number)) numbers.push_back(segment->number);
     }
   }
   return numbers;
@@ -159,7 +162,7 @@ Task<Result<std::shared_ptr<SegmentImage>>> LogImpl::LoadImage(uint64_t number) 
 bool LogImpl::HeldByReader(const Segment& segment, uint64_t released_bytes) const {
   for (const IndexEntry& entry : segment.index) {
     for (const LiveReader* reader : entry.stream->readers) {
-      const bool needs = !reader->stopped_ && reader->position_.lsn < entry.lies_last;
+      const bool needs = !reader->stopped_ && !reader->superseded_ && reader->position_.lsn < entry.lies_last;
       if (needs && released_bytes <= reader->retention_bytes_) return true;
     }
   }
@@ -183,7 +186,8 @@ void LogImpl::RetainOrRecycle(size_t released) {
     given_up_ += giving_up_;
     bytes -= front.bytes;
     for (const IndexEntry& entry : front.index) {
-      std::erase_if(entry.stream->supersessions, [&](const auto& s) { return s.segment <= front.number; });
+      std::erase_if(entry.stream->supersessions,
+                    [&](const auto& s) { return PositionSegment(s.until) <= front.number; });
     }
     live_.pop_front();
     recycled = true;

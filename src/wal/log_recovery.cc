@@ -140,16 +140,21 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
     WriteUnit unit;  // a view into the entry, which stays until the next one is read
     uint16_t flags = 0;
     std::optional<StreamMark> mark;
+    std::optional<StreamCut> cut;
   };
   std::vector<Item> items;
   ForEachItem(
       entry.header, entry.payload,
       [&](const Uuid& partition, const WriteUnit& unit, uint16_t flags) {
-        if (!MeansNothing(partition, entry)) items.push_back({partition, unit, flags, std::nullopt});
+        if (!MeansNothing(partition, entry)) items.push_back({partition, unit, flags, std::nullopt, std::nullopt});
         return true;
       },
       [&](const StreamMark& mark) {
-        items.push_back({mark.partition, {}, 0, mark});
+        items.push_back({mark.partition, {}, 0, mark, std::nullopt});
+        return true;
+      },
+      [&](const StreamCut& cut) {
+        if (!MeansNothing(cut.partition, entry)) items.push_back({cut.partition, {}, 0, std::nullopt, cut});
         return true;
       });
   for (size_t i = 0; i < items.size();) {
@@ -162,6 +167,10 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
       CO_RETURN_IF_ERROR(std::move(status));
       continue;
     }
+    if (items[i].cut) {
+      CO_RETURN_IF_ERROR(co_await ReplayCut(*items[i++].cut, entry, replaying));
+      continue;
+    }
     RecoveredUnits run;
     run.partition = items[i].partition;
     run.old_format = !HasUnits(entry.header);
@@ -169,9 +178,17 @@ Task<Status> LogImpl::ReplayBatch(const LogEntry& entry, Replaying* replaying) {
     run.offset = entry.offset;
     for (; i < items.size(); ++i) {
       const Item& item = items[i];
-      if (item.mark || item.partition != run.partition) break;
+      if (item.mark || item.cut || item.partition != run.partition) break;
       if (!run.units.empty() && (item.flags & kUnitStartsAnew || item.unit.epoch != run.units.back().epoch)) break;
-      AcceptUnit(item.unit, item.flags, entry, replaying, &run);
+      const auto verdict = replaying->history.Accept(run.partition, item.unit, item.flags, !run.old_format);
+      if (verdict == StreamHistory::Verdict::kSupersedes) {
+        if (!run.units.empty()) CO_RETURN_IF_ERROR(co_await replaying->sink->OnUnits(run));
+        run.units.clear();
+        run.starts_anew = false;
+        const StreamCut cut{run.partition, {0, item.unit.first_lsn - 1, item.unit.chain_before}};
+        CO_RETURN_IF_ERROR(co_await EndAt(cut, entry, replaying));
+      }
+      AcceptUnit(item.unit, item.flags, verdict, entry, replaying, &run);
     }
     if (run.units.empty() || replaying->history.broken(run.partition)) continue;
     CO_RETURN_IF_ERROR(co_await replaying->sink->OnUnits(run));
@@ -212,10 +229,34 @@ Task<Status> LogImpl::ReplayMark(StreamMark mark, Replaying* replaying) {
   co_return co_await replaying->sink->OnMark(mark);
 }
 
+Task<Status> LogImpl::ReplayCut(StreamCut cut, const LogEntry& entry, Replaying* replaying) {
+  const auto verdict = replaying->history.Accept(cut);
+  if (verdict == StreamHistory::Verdict::kIgnored) co_return Status();
+  if (verdict == StreamHistory::Verdict::kBroken) {
+    BreakStream(cut.partition, fmt::format("{}: offset {}", entry.segment->path, entry.offset), replaying);
+    co_return Status();
+  }
+  co_return co_await EndAt(cut, entry, replaying);
+}
+
+// The batch says that the history ends there.
+Task<Status> LogImpl::EndAt(StreamCut cut, const LogEntry& entry, Replaying* replaying) {
+  LogStream* stream = StreamOf(cut.partition);
+  const LogPosition position = MakePosition(entry.segment->number, entry.offset);
+  stream->written_lsn = stream->durable_lsn = cut.after.lsn;
+  stream->next_lsn = cut.after.lsn + 1;
+  stream->chain = cut.after.chain;
+  stream->last_epoch = cut.after.epoch;
+  stream->indexed_in = 0;  // a new entry begins
+  CutIndex(stream, position, cut.after.lsn + 1);
+  NoteSuperseded(stream, cut.after.lsn + 1, position);
+  const RecoveredCut found{cut.partition, cut.after, entry.segment->path, entry.offset};
+  co_return co_await replaying->sink->OnCut(found);
+}
+
 // Adds the unit to `run`, unless it is known already or breaks its partition.
-void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& entry, Replaying* replaying,
-                         RecoveredUnits* run) {
-  const auto verdict = replaying->history.Accept(run->partition, unit, flags, !run->old_format);
+void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, StreamHistory::Verdict verdict, const LogEntry& entry,
+                         Replaying* replaying, RecoveredUnits* run) {
   LogStream* stream = StreamOf(run->partition);
   Segment* segment = live_.back().get();
   // Also what is broken: it may be needed to repair the partition.
@@ -231,13 +272,9 @@ void LogImpl::AcceptUnit(const WriteUnit& unit, uint16_t flags, const LogEntry& 
   stream->written_lsn = stream->durable_lsn = unit.last_lsn();
   stream->next_lsn = unit.last_lsn() + 1;
   stream->chain = unit.chain_after;
-  stream->epoch = unit.epoch;
-  if (verdict == StreamHistory::Verdict::kSupersedes) {
-    run->supersede = true;
-    MoveIndex(stream, segment->number, unit.first_lsn, 0);
-    NoteSuperseded(stream, unit.epoch, unit.first_lsn, segment->number);
-  }
-  run->restarts |= run->supersede || (flags & kUnitStartsAnew) != 0;
+  stream->last_epoch = unit.epoch;
+  stream->epoch = std::max(stream->epoch, unit.epoch);
+  run->starts_anew |= (flags & kUnitStartsAnew) != 0;
   run->units.push_back(unit);
 }
 

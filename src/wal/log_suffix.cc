@@ -32,6 +32,10 @@ class SuffixContent {
         [&](const StreamMark& mark) {
           if (!means_nothing_(mark.partition, entry)) history_.Accept(mark);
           return true;
+        },
+        [&](const StreamCut& cut) {
+          if (!means_nothing_(cut.partition, entry)) history_.Accept(cut);
+          return true;
         });
   }
 

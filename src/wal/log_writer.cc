@@ -17,24 +17,23 @@ void LogImpl::Append(LogStream* stream, const WriteUnit& unit) {
   CHECK(unit.record_count > 0 && !unit.records.empty());
   CHECK_LE(unit.records.size(), LargestUnitRecordBytes(options_.segment_bytes))
       << "a unit does not fit into a segment: raise LogOptions::segment_bytes";
-  CHECK_GE(unit.epoch, stream->epoch) << "WU2: the epochs of a partition never fall";
+  if (unit.first_lsn != stream->next_lsn) {
+    CHECK(unit.first_lsn < stream->next_lsn && unit.epoch > stream->last_epoch)
+        << "WU2: LSN " << unit.first_lsn << " of epoch " << unit.epoch << " follows LSN " << stream->next_lsn - 1;
+    Cut(stream, {0, unit.first_lsn - 1, unit.chain_before});
+  }
+  CHECK_EQ(unit.chain_before, stream->chain) << "WU2: a unit that does not continue its partition";
+  CHECK_GE(unit.epoch, stream->last_epoch) << "WU2: the epochs of a history never fall";
   LogStream::Staged staged;
   staged.unit = unit;
-  if (unit.first_lsn != stream->next_lsn) {
-    Supersede(stream, unit);
-    staged.supersedes = true;
-  } else {
-    CHECK_EQ(unit.chain_before, stream->chain) << "WU2: a unit that does not continue its partition";
-  }
-  stream->epoch = unit.epoch;
+  stream->epoch = std::max(stream->epoch, unit.epoch);
+  stream->last_epoch = unit.epoch;
   stream->next_lsn = unit.last_lsn() + 1;
   stream->chain = unit.chain_after;
   counters_.appended_records_total += unit.record_count;
   counters_.appended_bytes_total += unit.records.size();
   if (!failed()) Stage(stream, std::move(staged));
 }
-
-void LogImpl::Cut(LogStream*, const HistoryPoint&) { CHECK(false) << "not implemented yet"; }
 
 void LogImpl::AppendAgain(LogStream* stream, const WriteUnit& unit, std::function<void()> on_done) {
   CHECK(unit.last_lsn() <= stream->durable_lsn && unit.first_lsn > stream->released_lsn)
@@ -52,7 +51,7 @@ void LogImpl::AppendAgain(LogStream* stream, const WriteUnit& unit, std::functio
 
 void LogImpl::Stage(LogStream* stream, LogStream::Staged staged) {
   staged_bytes_ += staged.bytes();
-  staged_records_ += staged.unit.record_count;
+  staged_records_ += staged.records_and_cuts();
   stream->units.push_back(std::move(staged));
   if (!stream->queued) {
     stream->queued = true;
@@ -62,28 +61,52 @@ void LogImpl::Stage(LogStream* stream, LogStream::Staged staged) {
   ArmHook();
 }
 
-// What `unit` supersedes is not announced any more. What of it is in no batch yet never will be.
-void LogImpl::Supersede(LogStream* stream, const WriteUnit& unit) {
-  const Lsn from = unit.first_lsn;
-  CHECK(from < stream->next_lsn && unit.epoch > stream->epoch)
-      << "WU2: LSN " << from << " of epoch " << unit.epoch << " follows LSN " << stream->next_lsn - 1;
-  CHECK_GT(from, stream->commit_lsn) << "WU2: a committed unit would be superseded";
+void LogImpl::Cut(LogStream* stream, const HistoryPoint& after) {
+  CHECK(recovered_ && !options_.read_only && !closing_ && stream->consumer != nullptr && !stream->ended)
+      << "a cut in a log that is closed, read-only or not recovered, or of a stream that has ended";
+  CHECK_LT(after.lsn, stream->next_lsn) << "WU2: a cut after what was never appended";
+  CHECK_GE(after.lsn, std::max(stream->commit_lsn, stream->released_lsn)) << "WU2: a committed unit would be cut off";
+  if (after.lsn + 1 == stream->next_lsn) {
+    CHECK_EQ(after.chain, stream->chain) << "WU2: a cut that is not a point of the history";
+    return;
+  }
+  // The disk may hold something of it, unless it was all staged.
+  const bool states = UnstageAfter(stream, after.lsn) || stream->written_lsn > after.lsn;
+  for (auto& batch : batches_) {
+    for (Batch::Part& part : batch->parts) {
+      if (part.stream == stream) part.last_lsn = std::min(part.last_lsn, after.lsn);
+    }
+  }
+  stream->written_lsn = std::min(stream->written_lsn, after.lsn);
+  stream->durable_lsn = std::min(stream->durable_lsn, after.lsn);
+  stream->next_lsn = after.lsn + 1;
+  stream->chain = after.chain;
+  stream->last_epoch = after.epoch;
+  if (!states) return;
+  NoteSuperseded(stream, after.lsn + 1, kNotWritten);
+  // If the next unit starts anew, it says all there is to say.
+  if (stream->starts_anew || failed()) return;
+  LogStream::Staged staged;
+  staged.cut = after;
+  Stage(stream, std::move(staged));
+  MarkDue(stream);
+}
+
+// Removes what is in no batch yet and ends after `lsn`. Returns whether a cut was among it.
+bool LogImpl::UnstageAfter(LogStream* stream, Lsn lsn) {
+  bool has_cut = false;
   std::erase_if(stream->units, [&](const LogStream::Staged& staged) {
-    if (staged.unit.last_lsn() < from) return false;
+    const bool goes = staged.cut ? staged.cut->lsn >= lsn : staged.unit.last_lsn() > lsn;
+    if (!goes) return false;
+    CHECK(staged.cut || staged.unit.first_lsn > lsn) << "WU2: a part of a unit would be cut off";
+    has_cut |= staged.cut.has_value();
     staged_bytes_ -= staged.bytes();
-    staged_records_ -= staged.unit.record_count;
-    if ((staged.flags & kUnitAgain) != 0) UnstageAgain(stream);
+    staged_records_ -= staged.records_and_cuts();
+    if (staged.again()) UnstageAgain(stream);
     return true;
   });
   DequeueStreams();
-  for (auto& batch : batches_) {
-    for (Batch::Part& part : batch->parts) {
-      if (part.stream == stream) part.last_lsn = std::min(part.last_lsn, from - 1);
-    }
-  }
-  stream->written_lsn = std::min(stream->written_lsn, from - 1);
-  stream->durable_lsn = std::min(stream->durable_lsn, from - 1);
-  NoteSuperseded(stream, unit.epoch, from, UINT64_MAX);
+  return has_cut;
 }
 
 // -- batches
@@ -129,7 +152,7 @@ LogImpl::BatchPlan LogImpl::PlanOfAll() const {
     part.units = stream->units.size();
     for (const LogStream::Staged& staged : stream->units) {
       part.bytes += staged.bytes();
-      part.records += staged.unit.record_count;
+      part.records += staged.records_and_cuts();
     }
     part.tag = stream->batch_tag;
     plan.bytes += part.bytes;
@@ -162,7 +185,7 @@ LogImpl::BatchPlan LogImpl::PlanByTurns() const {
     if (plan.bytes > 0 && BatchBytes(plan.bytes + staged.bytes()) > max_batch_bytes_) break;
     plan.bytes += staged.bytes();
     part.bytes += staged.bytes();
-    part.records += staged.unit.record_count;
+    part.records += staged.records_and_cuts();
     part.tag = end;
     plan.clock.Serve(end);
     if (++part.units == part.stream->units.size()) continue;
@@ -223,26 +246,34 @@ BatchHeader LogImpl::NewHeader(uint64_t position) const {
   return header;
 }
 
-// Moves the units of one part from its stream into the batch's buffer. Returns the end of the units.
+// Moves the units and cuts of one part from its stream into the batch's buffer. Returns their end. What a cut
+// removes never comes before it in the same batch, because Cut has unstaged it.
 char* LogImpl::EncodePart(Batch* batch, Batch::Part* part, char* out) {
   LogStream* stream = part->stream;
+  const LogPosition position = MakePosition(batch->segment->number, batch->offset);
   Lsn first = 0, last = 0;  // of the new units
   for (size_t i = 0; i < part->units; ++i) {
     LogStream::Staged& staged = stream->units.front();
     const WriteUnit& unit = staged.unit;
-    const bool again = (staged.flags & kUnitAgain) != 0;
-    if (!again && std::exchange(stream->starts_anew, false)) staged.flags |= kUnitStartsAnew;
+    if (staged.cut) {
+      out = EncodeCut({stream->partition, *staged.cut}, out);
+      NoteWritten(stream, position);
+      part->moved.push_back({staged.cut->lsn + 1, 0, {}});
+      stream->indexed_in = 0;  // a new entry begins
+      stream->units.pop_front();
+      continue;
+    }
+    if (!staged.again() && std::exchange(stream->starts_anew, false)) {
+      staged.flags |= kUnitStartsAnew;
+      NoteWritten(stream, position);
+    }
     char* const encoded = out;
     out = EncodeUnit(stream->partition, unit, staged.flags, out);
-    if (again) {
+    if (staged.again()) {
       AddToIndex(batch->segment, stream, unit.first_lsn, unit.last_lsn(), batch->offset);
       part->moved.push_back({unit.first_lsn, unit.last_lsn(), std::move(staged.on_done)});
       UnstageAgain(stream);
     } else {
-      if (staged.supersedes) {
-        part->moved.push_back({unit.first_lsn, 0, {}});
-        NoteSegmentOf(stream, unit.epoch, batch->segment->number);
-      }
       if (!stream->readers.empty()) Remember(stream, unit, {encoded, static_cast<size_t>(out - encoded)});
       first = first == 0 ? unit.first_lsn : std::min(first, unit.first_lsn);
       last = std::max(last, unit.last_lsn());
@@ -310,7 +341,8 @@ void LogImpl::DequeueStreams() {
 }
 
 void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn last, uint64_t offset) {
-  // The segments of a stream ascend, so its first entry in a segment is not searched for.
+  // The segments of a stream ascend, so its first entry in a segment is not searched for, nor is the first after
+  // a cut.
   std::vector<IndexEntry>& index = segment->index;
   if (std::exchange(stream->indexed_in, segment->number) != segment->number) {
     stream->indexed_at = index.size();
@@ -319,9 +351,9 @@ void LogImpl::AddToIndex(Segment* segment, LogStream* stream, Lsn first, Lsn las
   }
   if (stream->indexed_at >= index.size() || index[stream->indexed_at].stream != stream) {
     // Streams before it were removed.
-    const auto at = std::find_if(index.begin(), index.end(), [&](const IndexEntry& e) { return e.stream == stream; });
-    CHECK(at != index.end()) << "a stream is not in the index of its segment";
-    stream->indexed_at = static_cast<size_t>(at - index.begin());
+    const auto at = std::find_if(index.rbegin(), index.rend(), [&](const IndexEntry& e) { return e.stream == stream; });
+    CHECK(at != index.rend()) << "a stream is not in the index of its segment";
+    stream->indexed_at = static_cast<size_t>(index.rend() - at) - 1;
   }
   IndexEntry& entry = index[stream->indexed_at];
   const bool empty = entry.first_lsn > entry.last_lsn;
@@ -448,28 +480,38 @@ void LogImpl::Announce() {
   if (moved || PositionSegment(announced_end_) != segment_before) DropReleasedSegments();
 }
 
-// L10: the batch that supersedes units, or has them again, is durable.
+// L10: the batch that cuts units off, or has them again, is durable.
 void LogImpl::ApplyMoved(const Batch& batch, const Batch::Part& part) {
   for (const Moved& moved : part.moved) {
-    MoveIndex(part.stream, batch.segment->number, moved.first_lsn, moved.last_lsn);
+    if (moved.last_lsn == 0) {
+      CutIndex(part.stream, MakePosition(batch.segment->number, batch.offset), moved.first_lsn);
+    } else {
+      MoveIndex(part.stream, batch.segment->number, moved.first_lsn, moved.last_lsn);
+    }
   }
 }
 
-// The units of `stream` from `first` to `last` lie in segment `number` now; last = 0: there are none
-// from `first` on but those in that segment.
+// The units of `stream` from `first` to `last` lie in segment `number` now.
 void LogImpl::MoveIndex(LogStream* stream, uint64_t number, Lsn first, Lsn last) {
   for (auto& segment : live_) {
-    if (segment->number > number) return;
+    if (segment->number >= number) return;
     for (IndexEntry& entry : segment->index) {
       if (entry.stream != stream || entry.last_lsn < first) continue;
-      if (last == 0) {
-        const Lsn kept = segment->number == number ? std::max(stream->written_lsn, first - 1) : first - 1;
-        entry.last_lsn = std::min(entry.last_lsn, kept);
-      } else if (segment->number < number && first <= std::max(entry.first_lsn, stream->released_lsn + 1)) {
+      if (first <= std::max(entry.first_lsn, stream->released_lsn + 1)) {
         entry.first_lsn = std::max(entry.first_lsn, last + 1);
-      } else if (segment->number < number && entry.last_lsn <= last) {
+      } else if (entry.last_lsn <= last) {
         entry.last_lsn = first - 1;
       }
+    }
+  }
+}
+
+// The units of `stream` from `first` on that lie before the batch at `cut` are not needed any more.
+void LogImpl::CutIndex(LogStream* stream, LogPosition cut, Lsn first) {
+  for (auto& segment : live_) {
+    for (IndexEntry& entry : segment->index) {
+      const bool before = MakePosition(segment->number, entry.offset) < cut;
+      if (entry.stream == stream && before) entry.last_lsn = std::min(entry.last_lsn, first - 1);
     }
   }
 }

@@ -39,6 +39,7 @@ class SegmentImage {
   uint64_t durable_end() const { return segment_.durable_end; }
   // The units of a partition, in log order.
   const std::vector<Place>& UnitsOf(const Uuid& partition) const;
+  LogPosition PositionOf(const Place& place) const { return MakePosition(segment_.number, place.offset); }
   UnitHeader Header(const Place& place) const { return LoadLE<UnitHeader>(bytes_.data() + place.offset); }
   // The header and the records, with padding.
   std::string_view At(const Place& place) const {

@@ -31,7 +31,7 @@ StreamHistory::Verdict StreamHistory::Accept(const Uuid& partition, const WriteU
     const bool anew = (flags & kUnitStartsAnew) != 0;  // the next mark replaces this one
     if (end.first_lsn <= commit && !anew) return CommittedSuperseded(partition, end, commit);
     mark->second.durable_lsn = unit.first_lsn - 1;
-    next = Verdict::kSupersedes;
+    if (!anew) next = Verdict::kSupersedes;
   }
   if (is_new || (flags & kUnitStartsAnew) != 0) {
     stream.ends.assign(1, end);
@@ -52,8 +52,8 @@ StreamHistory::Verdict StreamHistory::Accept(const Uuid& partition, const WriteU
     if (!chained) PopFront(&stream);  // old batches have no marks: all of them are committed
     return next;
   }
-  if (unit.epoch > last.epoch) return AcceptSuperseding(partition, &stream, end, commit);
   if ((flags & kUnitAgain) != 0) return AcceptInside(partition, &stream, end, commit);
+  if (unit.epoch > last.epoch) return AcceptSuperseding(partition, &stream, end, commit);
   return Broken(partition, fmt::format("a unit starts at LSN {}, but the last LSN before it is {}, in the same epoch",
                                        unit.first_lsn, last.lsn));
 }
@@ -65,21 +65,48 @@ StreamHistory::Verdict StreamHistory::CommittedSuperseded(const Uuid& partition,
 
 StreamHistory::Verdict StreamHistory::AcceptSuperseding(const Uuid& partition, Stream* stream, const End& end,
                                                         Lsn commit) {
-  std::deque<End>& ends = stream->ends;
   if (end.first_lsn <= commit) return CommittedSuperseded(partition, end, commit);
-  const auto first = std::lower_bound(ends.begin(), ends.end(), end.first_lsn,
-                                      [](const End& e, Lsn lsn) { return e.lsn < lsn; });  // the first to go
-  if (first != ends.end() && first->first_lsn < end.first_lsn) {
-    return Broken(partition, fmt::format("the unit at LSN {} begins inside another one", end.first_lsn));
+  const HistoryPoint before{0, end.first_lsn - 1, end.chain_before};
+  if (CutAfter(partition, stream, before) == Verdict::kBroken) return Verdict::kBroken;
+  stream->ends.push_back(end);
+  return Verdict::kSupersedes;
+}
+
+StreamHistory::Verdict StreamHistory::Accept(const StreamCut& cut) {
+  if (!broken_.empty() && broken(cut.partition)) return Verdict::kIgnored;
+  const HistoryPoint& after = cut.after;
+  const auto mark = marks_.find(cut.partition);
+  if (mark != marks_.end() && mark->second.commit_lsn > after.lsn) {
+    return Broken(cut.partition, fmt::format("it is cut after LSN {}, and was committed up to LSN {}", after.lsn,
+                                             mark->second.commit_lsn));
+  }
+  const Verdict verdict = CutAfter(cut.partition, &streams_[cut.partition], after);
+  if (mark != marks_.end() && verdict == Verdict::kSupersedes) {
+    mark->second.durable_lsn = std::min(mark->second.durable_lsn, after.lsn);
+  }
+  return verdict;
+}
+
+// Removes what follows `after`, which is the end of a unit, as far as units are known there.
+StreamHistory::Verdict StreamHistory::CutAfter(const Uuid& partition, Stream* stream, const HistoryPoint& after) {
+  std::deque<End>& ends = stream->ends;
+  const auto first = std::upper_bound(ends.begin(), ends.end(), after.lsn,
+                                      [](Lsn lsn, const End& e) { return lsn < e.lsn; });  // the first to go
+  if (first != ends.end() && first->first_lsn <= after.lsn) {
+    return Broken(partition, fmt::format("it is cut after LSN {}, which is inside a unit", after.lsn));
   }
   // The unit before the oldest one in the log is in a checkpoint, whose chain the partition knows.
-  const bool adjoins = first != ends.begin() && (first - 1)->lsn + 1 == end.first_lsn;
-  if (adjoins && (first - 1)->chain != end.chain_before) {
-    return Broken(partition,
-                  fmt::format("the unit at LSN {} does not continue the chain of the one before it", end.first_lsn));
+  const bool known = first != ends.begin() && (first - 1)->lsn == after.lsn;
+  const bool meets = first == ends.end() || first->first_lsn > after.lsn + 1 || first->chain_before == after.chain;
+  if (!meets || (known && (first - 1)->chain != after.chain)) {
+    return Broken(partition, fmt::format("it is cut after LSN {} with a chain that it does not have there", after.lsn));
   }
   ends.erase(first, ends.end());
-  ends.push_back(end);
+  if (!known) {
+    End point{after.lsn, after.chain, after.epoch, after.lsn + 1, after.chain};
+    point.is_unit = false;
+    ends.push_back(point);
+  }
   return Verdict::kSupersedes;
 }
 
@@ -92,10 +119,13 @@ StreamHistory::Verdict StreamHistory::AcceptInside(const Uuid& partition, Stream
   const auto next =
       std::lower_bound(ends.begin(), ends.end(), end.lsn, [](const End& e, Lsn lsn) { return e.lsn < lsn; });
   bool fits = next != ends.end();
-  if (fits && next->lsn == end.lsn && next->chain == end.chain && next->epoch == end.epoch) return Verdict::kRepeats;
-  if (fits) {
+  const bool same = fits && next->lsn == end.lsn && next->chain == end.chain;
+  if (same && next->is_unit && next->epoch == end.epoch) return Verdict::kRepeats;
+  const bool is_point = same && !next->is_unit;  // where the history was cut
+  if (fits && !is_point) {
     const bool meets = end.lsn + 1 == next->first_lsn;
-    fits = end.lsn < next->first_lsn && end.epoch <= next->epoch && (!meets || end.chain == next->chain_before);
+    const bool rises = end.epoch <= next->epoch || !next->is_unit;
+    fits = end.lsn < next->first_lsn && rises && (!meets || end.chain == next->chain_before);
   }
   if (fits && next != ends.begin()) {
     const End& before = *(next - 1);
@@ -108,7 +138,11 @@ StreamHistory::Verdict StreamHistory::AcceptInside(const Uuid& partition, Stream
                               "at LSN {}",
                               end.first_lsn, ends.back().lsn));
   }
-  ends.insert(next, end);
+  if (is_point) {
+    *next = end;
+  } else {
+    ends.insert(next, end);
+  }
   return Verdict::kFills;
 }
 
@@ -174,7 +208,9 @@ bool StreamHistory::Accept(const StreamMark& mark) {
 
 const StreamHistory::Stream* StreamHistory::Find(const Uuid& partition) const {
   const auto at = streams_.find(partition);
-  return at == streams_.end() ? nullptr : &at->second;
+  if (at == streams_.end() || at->second.ends.empty()) return nullptr;
+  const std::deque<End>& ends = at->second.ends;
+  return ends.size() == 1 && !ends.front().is_unit ? nullptr : &at->second;
 }
 
 }  // namespace pando

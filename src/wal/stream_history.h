@@ -5,8 +5,9 @@
 //
 // Invariants
 //   WU2  A unit continues its partition's sequence (next LSN, same chain, no lower epoch), or
-//       supersedes its end in a higher epoch, or repeats what is there. Nothing at or below the
-//       commit LSN is superseded.
+//       supersedes its end in a higher epoch, or repeats what is there. A cut ends the sequence at a
+//       point of it; what it cuts off may be of higher epochs than what follows. Nothing at or below
+//       the commit LSN is superseded or cut off.
 //   WU3  What the last mark states about a partition is there: at the end of the log, its durable LSN
 //        is not above the last unit.
 //   WU4  The first segment of a tail that was appended again may be gone, and later ones may not be.
@@ -39,6 +40,8 @@ class StreamHistory {
   // Accepts the next unit. `chained`: it states chains of its own (WU1), which units of old batches
   // do not. A broken partition stays as it was before the unit.
   Verdict Accept(const Uuid& partition, const WriteUnit& unit, uint16_t flags, bool chained);
+  // kSupersedes, kBroken or kIgnored.
+  Verdict Accept(const StreamCut& cut);
   // Returns false if the partition is broken. Its mark then only rises.
   bool Accept(const StreamMark& mark);
   const std::string& wrong() const { return wrong_; }
@@ -49,6 +52,9 @@ class StreamHistory {
     Epoch epoch = 0;
     Lsn first_lsn = 0;
     uint64_t chain_before = 0;
+    // False: the history was cut after this point, and the unit that ends there is not known. Then first_lsn is
+    // lsn + 1.
+    bool is_unit = true;
   };
   struct Stream {
     // Of the last unit at or below the commit LSN, and of all after it, by LSN.
@@ -61,7 +67,7 @@ class StreamHistory {
   // The last LSN that is missing between two units of the partition; 0: none (WU4).
   Lsn LastGap(const Uuid& partition) const;
   bool broken(const Uuid& partition) const { return broken_.contains(partition); }
-  std::vector<Uuid> Partitions() const;  // those with units that are not broken, in a fixed order
+  std::vector<Uuid> Partitions() const;  // those with units or cuts that are not broken, in a fixed order
   // Null: the log holds no unit of it.
   const Stream* Find(const Uuid& partition) const;
   const std::unordered_map<Uuid, StreamMark, UuidHash>& marks() const { return marks_; }
@@ -71,9 +77,10 @@ class StreamHistory {
   Verdict AcceptInside(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
   Verdict CommittedSuperseded(const Uuid& partition, const End& end, Lsn commit);
   Verdict AcceptSuperseding(const Uuid& partition, Stream* stream, const End& end, Lsn commit);
+  Verdict CutAfter(const Uuid& partition, Stream* stream, const HistoryPoint& after);
   static void PopFront(Stream* stream);
 
-  std::unordered_map<Uuid, Stream, UuidHash> streams_;  // those with units
+  std::unordered_map<Uuid, Stream, UuidHash> streams_;  // those with units or cuts
   std::unordered_set<Uuid, UuidHash> broken_;
   std::unordered_map<Uuid, StreamMark, UuidHash> marks_;
   std::string wrong_;

@@ -108,8 +108,8 @@ PayloadReader::Item PayloadReader::NextCut() {
   if (rest_.size() < sizeof(CutItem)) return Item::kDamaged;
   const auto item = LoadLE<CutItem>(rest_.data());
   if (!Take(sizeof(CutItem))) return Item::kDamaged;
-  const bool sane =
-      item.reserved8 == 0 && item.flags == 0 && item.reserved32 == 0 && item.reserved64 == 0 && !item.partition.IsNil();
+  const bool sane = item.reserved8 == 0 && item.flags == 0 && item.reserved32 == 0 && item.reserved64 == 0 &&
+                    !item.partition.IsNil() && item.lsn + 1 > item.lsn;
   if (!sane) return Item::kDamaged;
   partition = item.partition;
   cut = {item.partition, {item.epoch, item.lsn, item.chain}};

@@ -1,12 +1,12 @@
 // Fuzzes the log reader and recovery: builds a log directory from the input, then reads and
 // recovers it on the simulated kernel.
 //
-// The input is a script that lays out up to four segments: correct batches of this format and of
-// format 2, batches with a valid checksum but false contents (about their place, their predecessor,
-// what was durable, or the partitions), raw bytes, flipped bits, and missing files. For every input,
-// no read is out of bounds, no CHECK fails, and corruption is an error that names a file. The reader
-// and recovery agree on what is corrupt, and recovering the recovered log gives the same histories. A log that is
-// cut before its damage is sound.
+// The input is a script that lays out up to four segments: correct batches of this format, some of which
+// cut a history, and of format 2, batches with a valid checksum but false contents (about their place, their
+// predecessor, what was durable, or the partitions), raw bytes, flipped bits, and missing files. For every input, no
+// read is out of bounds, no CHECK fails, and corruption is an error that names a file. The reader and recovery agree on
+// what is corrupt, and recovering the recovered log gives the same histories. A log that is cut before its damage is
+// sound.
 #include <glog/logging.h>
 
 #include <algorithm>
@@ -60,6 +60,7 @@ class Layout {
   bool Step(uint8_t op, Script* script) {
     switch (op % 16) {
       default: Batch(script, 0, true, true); break;
+      case 9: Batch(script, 0, op & 16, true, /*cut=*/true); break;
       case 10: Batch(script, kBatchCut, true, true); break;
       case 11: Batch(script, 0, false, true); break;  // false contents
       case 12: Batch(script, 0, true, false); break;  // the batch never reached the disk
@@ -90,7 +91,21 @@ class Layout {
     payload->resize(at + UnitBytes(records.size()));
     EncodeUnit(Uuid{7, 1u + kind / 16 % 3}, unit, flags, payload->data() + at);
     h->record_count += count;
-    chain = {unit.epoch, unit.last_lsn() + 1, chain.value, unit.chain_after};
+    chain = {unit.epoch, unit.last_lsn() + 1, chain.value, unit.chain_after, unit.first_lsn - 1};
+  }
+
+  // Ends the history of the partition at its unit before the last one, honestly unless `lie` says otherwise.
+  void AddCut(uint8_t kind, uint8_t lie, BatchHeader* h, std::string* payload) {
+    Chain& chain = chains_[kind / 16 % 3];
+    StreamCut cut{Uuid{7, 1u + kind / 16 % 3}, {chain.epoch, chain.before_lsn, chain.before}};
+    if (lie & 1) cut.after.lsn = lie / 16;
+    if (lie & 2) cut.after.chain ^= 1;
+    if (lie & 4) cut.after.epoch = lie / 16;
+    payload->resize(payload->size() + kCutBytes);
+    EncodeCut(cut, payload->data() + payload->size() - kCutBytes);
+    ++h->record_count;
+    chain.next = cut.after.lsn + 1;
+    chain.value = chain.before;
   }
 
   void AddMark(uint8_t kind, uint8_t lie, std::string* payload) {
@@ -103,7 +118,7 @@ class Layout {
     EncodeMark(mark, payload->data() + payload->size() - kMarkBytes);
   }
 
-  void Batch(Script* script, uint32_t flags, bool honest, bool present) {
+  void Batch(Script* script, uint32_t flags, bool honest, bool present, bool cut = false) {
     const uint8_t kind = script->Byte();
     const bool old = kind % 16 == 14;
     BatchHeader h{};
@@ -113,6 +128,7 @@ class Layout {
       for (int units = 1 + kind % 3; units > 0; --units)
         AddUnit(static_cast<uint8_t>(kind + 16 * units), honest ? 0 : script->Byte(), script, &h, &payload);
     }
+    if (flags != kBatchCut && !old && cut) AddCut(kind, script->Byte(), &h, &payload);
     if (!old && kind & 8) AddMark(kind, script->Byte(), &payload);
     if (offset_ + BatchBytes(payload.size()) > kSegmentBytes) return;
     h.segment_number = number_;
@@ -152,7 +168,8 @@ class Layout {
     h.previous_checksum = chain.value;
     if (chain.value == 0) h.flags |= kBatchStartsStream;
     std::string bytes = log_test::EncodeOldBatch(h, LogChecksumSeed(kNode), std::string(1 + script->Byte(), 'x'));
-    chain = {chain.epoch, chain.next + h.record_count, chain.value, LoadLE<uint64_t>(bytes.data())};
+    const Lsn first = chain.next;
+    chain = {chain.epoch, first + h.record_count, chain.value, LoadLE<uint64_t>(bytes.data()), first - 1};
     checksum_ = 0;
     return bytes;
   }
@@ -161,6 +178,7 @@ class Layout {
     Epoch epoch = 1;
     Lsn next = 1;
     uint64_t before = 0, value = 0;
+    Lsn before_lsn = 0;
   };
   uint64_t number_ = 0, offset_ = 0;
   std::string image_;
@@ -232,15 +250,18 @@ struct Sink final : LogReplaySink {
     bool operator==(const Found&) const = default;
   };
   Task<Status> OnUnits(const RecoveredUnits& found) override {
+    const bool known = histories.contains(found.partition);  // by units or by a cut
     std::vector<Found>& history = histories[found.partition];
-    while (found.supersede && !history.empty() && history.back().first >= found.units.front().first_lsn) {
-      history.pop_back();
-    }
-    if (found.restarts && !found.supersede && !history.empty()) released.erase(found.partition);
+    if (found.starts_anew && known) released.erase(found.partition);
     CHECK(!broken.contains(found.partition)) << "a unit of a broken partition was delivered";
     for (const WriteUnit& unit : found.units) {
       history.push_back({unit.epoch, unit.first_lsn, unit.record_count, unit.chain_after, std::string(unit.records)});
     }
+    co_return Status();
+  }
+  Task<Status> OnCut(const RecoveredCut& cut) override {
+    CHECK(!broken.contains(cut.partition)) << "a cut of a broken partition was delivered";
+    std::erase_if(histories[cut.partition], [&](const Found& f) { return f.first > cut.after.lsn; });
     co_return Status();
   }
   Task<Status> OnMark(const StreamMark& mark) override {

@@ -32,7 +32,7 @@ inline bool BreakUnit(SimDisk* disk, const std::string& directory, const Uuid& n
         UnitHeader unit;
         std::memcpy(&unit, payload + offset, sizeof(unit));
         if (unit.kind != ItemKind::kUnit) {
-          offset += kMarkBytes;
+          offset += unit.kind == ItemKind::kCut ? kCutBytes : kMarkBytes;
           continue;
         }
         here = unit.partition == partition && unit.first_lsn >= lsn;

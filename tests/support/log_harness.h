@@ -34,69 +34,84 @@ inline std::string Body(const Uuid& partition, Epoch epoch, Lsn lsn, size_t fill
   return body;
 }
 
-// A partition, as a Log sees it.
+// A partition, as a Log sees it. It remembers the histories that a crash may bring back.
 class Stream final : public LogConsumer {
  public:
-  // The history that a new epoch supersedes, until its first unit is durable.
-  struct Superseded {
-    Epoch epoch = 0;
-    Lsn last = 0, durable = 0;
-  };
-
   Stream(Log* log, const Uuid& partition, Lsn next_lsn = 1, Epoch epoch = 1, uint64_t chain = 0)
+      : log_(log), partition_(partition), epoch_(epoch), next_lsn_(next_lsn), durable_(next_lsn - 1), chain_(chain) {
+    history_.base = {epoch, next_lsn - 1, chain};
+    handle_ = log->AddStream(partition, epoch, next_lsn, chain, this);
+  }
+  // The same partition after a recovery, which found it up to `end`, or only what was released.
+  Stream(Log* log, const Stream& before, const HistoryPoint& end)
       : log_(log),
-        partition_(partition),
-        epoch_(epoch),
-        next_lsn_(next_lsn),
-        durable_(next_lsn - 1),
-        chain_(chain),
-        base_{next_lsn - 1, chain},
-        handle_(log->AddStream(partition, epoch, next_lsn, chain, this)) {}
+        partition_(before.partition_),
+        epoch_(std::max(before.epoch_, end.epoch)),
+        history_(before.HistoryOf(end)),
+        released_(before.released_),
+        unit_ends_(before.unit_ends_) {
+    while (!history_.units.empty() && history_.units.back()->view.first_lsn > end.lsn) history_.units.pop_back();
+    durable_ = end.lsn;
+    next_lsn_ = end.lsn + 1;
+    chain_ = history_.At(end.lsn)->chain;
+    handle_ = log->AddStream(partition_, epoch_, next_lsn_, chain_, this);
+    SetCommit(std::min(before.commit_, end.lsn));
+    log->Release(handle_, released_);
+  }
 
   // Appends one record for each size in `fillers`, all as one unit. Returns the LSN of the last.
   Lsn Append(const std::vector<size_t>& fillers) {
-    Unit& unit = units_.emplace_back();
-    ByteWriter writer(&unit.bytes);
-    unit.view.first_lsn = next_lsn_;
+    auto unit = std::make_shared<Unit>();
+    ByteWriter writer(&unit->bytes);
+    unit->view.first_lsn = next_lsn_;
     for (size_t filler : fillers) writer.LengthPrefixed(Body(partition_, epoch_, next_lsn_++, filler));
-    unit.view.epoch = epoch_;
-    unit.view.record_count = static_cast<uint32_t>(fillers.size());
-    unit.view.chain_before = chain_;
-    unit.view.records = unit.bytes;
-    unit.view.chain_after = chain_ = UnitChain(unit.view);
-    log_->Append(handle_, unit.view);
+    unit->view.epoch = epoch_;
+    unit->view.record_count = static_cast<uint32_t>(fillers.size());
+    unit->view.chain_before = chain_;
+    unit->view.records = unit->bytes;
+    unit->view.chain_after = chain_ = UnitChain(unit->view);
+    log_->Append(handle_, unit->view);
+    history_.units.push_back(unit);
     unit_ends_.push_back(next_lsn_ - 1);
     return next_lsn_ - 1;
   }
   Lsn Append(size_t filler = 20) { return Append(std::vector<size_t>{filler}); }
   // Appends a unit of a new epoch after `last`, which must be the end of a unit.
   Lsn Supersede(Lsn last, Epoch epoch, size_t filler = 20) {
-    superseded_ = Superseded{epoch_, next_lsn_ - 1, durable_};
+    Leave(last);
     epoch_ = epoch;
-    next_lsn_ = last + 1;
-    durable_ = std::min(durable_, last);
-    chain_ = ChainAt(last);
-    // The log may still write the old ones, so their bytes stay.
-    for (; !units_.empty() && units_.back().view.first_lsn > last; units_.pop_back()) {
-      graves_.push_back(std::move(units_.back()));
-    }
     return Append(filler);
+  }
+  // Ends the history after `last`, which must be the end of a unit. What follows has this epoch; 0: the one of
+  // that unit.
+  void Cut(Lsn last, Epoch epoch = 0) {
+    const HistoryPoint after = PointAt(last);
+    log_->Cut(handle_, after);
+    Leave(last);
+    epoch_ = std::max(epoch, after.epoch);
+  }
+  HistoryPoint PointAt(Lsn lsn) const {
+    const std::optional<HistoryPoint> point = history_.At(lsn);
+    CHECK(point) << "no unit ends at LSN " << lsn;
+    return *point;
   }
   // Where a new epoch may begin: after what is committed, at the end of a unit.
   std::vector<Lsn> EndsNotCommitted() const {
     std::vector<Lsn> ends;
-    if (base_.lsn >= commit_ && base_.lsn < last()) ends.push_back(base_.lsn);
-    for (const Unit& unit : units_) {
-      if (unit.view.last_lsn() >= commit_ && unit.view.last_lsn() < last()) ends.push_back(unit.view.last_lsn());
+    const Lsn least = std::max(commit_, released_);
+    if (history_.base.lsn >= least && history_.base.lsn < last()) ends.push_back(history_.base.lsn);
+    for (const auto& unit : history_.units) {
+      const Lsn end = unit->view.last_lsn();
+      if (end >= least && end < last()) ends.push_back(end);
     }
     return ends;
   }
   // Appends what is durable and not committed once more. Returns the number of units.
   size_t AppendAgain() {
     size_t count = 0;
-    for (const Unit& unit : units_) {
-      if (unit.view.first_lsn <= std::max(commit_, released_) || unit.view.last_lsn() > durable_) continue;
-      log_->AppendAgain(handle_, unit.view, [this] { ++appended_again_; });
+    for (const auto& unit : history_.units) {
+      if (unit->view.first_lsn <= std::max(commit_, released_) || unit->view.last_lsn() > durable_) continue;
+      log_->AppendAgain(handle_, unit->view, [this] { ++appended_again_; });
       ++count;
     }
     return count;
@@ -119,15 +134,31 @@ class Stream final : public LogConsumer {
     EXPECT_GT(up_to, durable_) << "announced twice";
     EXPECT_LT(up_to, next_lsn_) << "announced before it was appended";
     durable_ = up_to;
-    const bool of_this_epoch = std::any_of(units_.begin(), units_.end(), [&](const Unit& unit) {
-      return unit.view.epoch == epoch_ && unit.view.first_lsn <= up_to;
-    });
-    if (of_this_epoch) superseded_.reset();
+    // What was appended after a cut is durable, and so is the cut.
+    std::erase_if(left_, [&](const Left& left) { return left.after < up_to; });
     if (on_durable) on_durable(up_to);
   }
   void OnLogFailed(const Status& status) override {
     EXPECT_TRUE(failure_.ok()) << "told twice";
     failure_ = status;
+  }
+
+  // Why a recovery must not have found the partition with this end; empty: it may have. What is released may be
+  // gone.
+  std::string Judge(Lsn found_lsn, uint64_t chain) const {
+    const Lsn lsn = std::max(found_lsn, released_);
+    if (lsn < durable_ && left_.empty()) return fmt::format("LSN {} was announced as durable", durable_);
+    if (found_lsn < released_) return "";
+    auto fits = [&](const History& history, Lsn durable) {
+      const auto point = history.At(lsn);
+      return point && point->chain == chain && lsn >= durable;
+    };
+    if (fits(history_, durable_)) return "";
+    for (const Left& left : left_) {
+      if (fits(left.history, left.durable)) return "";
+    }
+    return fmt::format("it is in no history that may be there: the last one ends at LSN {}, durable up to {}", last(),
+                       durable_);
   }
 
   const Uuid& partition() const { return partition_; }
@@ -137,8 +168,7 @@ class Stream final : public LogConsumer {
   Lsn released() const { return released_; }
   Lsn commit() const { return commit_; }
   uint64_t chain() const { return chain_; }
-  size_t appended_again() const { return appended_again_; }  // and durable
-  const std::optional<Superseded>& superseded() const { return superseded_; }
+  size_t appended_again() const { return appended_again_; }         // and durable
   const std::vector<Lsn>& unit_ends() const { return unit_ends_; }  // the last LSN of each Append
   const Status& failure() const { return failure_; }
   LogStream* handle() const { return handle_; }
@@ -150,30 +180,53 @@ class Stream final : public LogConsumer {
     std::string bytes;
     WriteUnit view;
   };
-  struct Base {
-    Lsn lsn = 0;
-    uint64_t chain = 0;
-  };
-  uint64_t ChainAt(Lsn lsn) const {
-    if (lsn == base_.lsn) return base_.chain;
-    for (const Unit& unit : units_) {
-      if (unit.view.last_lsn() == lsn) return unit.view.chain_after;
+  struct History {
+    HistoryPoint base;
+    std::vector<std::shared_ptr<const Unit>> units;
+    std::optional<HistoryPoint> At(Lsn lsn) const {
+      if (lsn == base.lsn) return base;
+      for (const auto& unit : units) {
+        if (unit->view.last_lsn() == lsn) return HistoryPoint{unit->view.epoch, lsn, unit->view.chain_after};
+      }
+      return std::nullopt;
     }
-    ADD_FAILURE() << "no unit ends at LSN " << lsn;
-    return 0;
+  };
+  // A history that was cut, until something that was appended after the cut is durable.
+  struct Left {
+    History history;
+    Lsn after = 0, durable = 0;
+  };
+
+  void Leave(Lsn last) {
+    for (Left& left : left_) left.after = std::min(left.after, last);
+    left_.push_back({history_, last, durable_});
+    next_lsn_ = last + 1;
+    durable_ = std::min(durable_, last);
+    chain_ = PointAt(last).chain;
+    auto& units = history_.units;
+    for (; !units.empty() && units.back()->view.first_lsn > last; units.pop_back()) {
+      graves_.push_back(units.back());  // the log may still write them
+    }
+  }
+  History HistoryOf(const HistoryPoint& end) const {
+    for (const Left& left : left_) {
+      const auto point = left.history.At(end.lsn);
+      if (point && point->chain == end.chain) return left.history;
+    }
+    return history_;
   }
 
   Log* log_;
   Uuid partition_;
   Epoch epoch_;
-  Lsn next_lsn_;
-  Lsn durable_;
-  uint64_t chain_;
-  Base base_;
+  Lsn next_lsn_ = 1;
+  Lsn durable_ = 0;
+  uint64_t chain_ = 0;
+  History history_;
+  std::vector<Left> left_;
+  std::vector<std::shared_ptr<const Unit>> graves_;
   Lsn released_ = 0, commit_ = 0;
   size_t appended_again_ = 0;
-  std::deque<Unit> units_, graves_;  // deques: the views point into the strings
-  std::optional<Superseded> superseded_;
   std::vector<Lsn> unit_ends_;
   Status failure_;
   LogStream* handle_;
@@ -196,9 +249,19 @@ struct Recovered final : LogReplaySink {
   std::string bad;  // the first problem with the records themselves
 
   Task<Status> OnUnits(const RecoveredUnits& found) override {
-    if (found.restarts && !found.supersede) StartAnew(found);
-    bool supersedes = found.supersede;
-    for (const WriteUnit& unit : found.units) Add(found.partition, unit, std::exchange(supersedes, false));
+    if (found.starts_anew) StartAnew(found);
+    for (const WriteUnit& unit : found.units) Add(found.partition, unit);
+    co_return Status();
+  }
+  Task<Status> OnCut(const RecoveredCut& cut) override {
+    Partition& p = PartitionOf(cut.partition);
+    const Lsn after = cut.after.lsn;
+    if (after < p.commit) Note(fmt::format("a cut after LSN {}, and LSN {} is committed", after, p.commit));
+    p.found.erase(p.found.upper_bound(after), p.found.end());
+    p.last = after;
+    p.epoch = cut.after.epoch;
+    p.chain = cut.after.chain;
+    NoteUnits(&p);
     co_return Status();
   }
   Task<Status> OnMark(const StreamMark& mark) override {
@@ -234,17 +297,24 @@ struct Recovered final : LogReplaySink {
     Note(fmt::format("LSN {} follows {}", lsn, at->second.last));
     partitions.erase(at);
   }
-  void Add(const Uuid& partition, const WriteUnit& unit, bool supersedes) {
+  Partition& PartitionOf(const Uuid& partition) {
     Partition& p = partitions[partition];
     if (p.found.empty()) {
       if (const auto mark = marks.find(partition); mark != marks.end()) p.commit = mark->second.commit_lsn;
-    } else if (supersedes) {
-      if (unit.epoch <= p.epoch || unit.first_lsn > p.last || unit.first_lsn <= p.commit) {
-        Note(fmt::format("LSN {} of epoch {} supersedes LSN {} of epoch {}", unit.first_lsn, unit.epoch, p.last,
-                         p.epoch));
-      }
-      p.found.erase(p.found.lower_bound(unit.first_lsn), p.found.end());
     }
+    return p;
+  }
+  // The units at the end without a gap.
+  static void NoteUnits(Partition* p) {
+    p->units.clear();
+    p->first = p->last + 1;
+    for (auto it = p->found.rbegin(); it != p->found.rend() && it->second + 1 == p->first; ++it) {
+      p->first = it->first;
+      p->units.insert(p->units.begin(), it->second);
+    }
+  }
+  void Add(const Uuid& partition, const WriteUnit& unit) {
+    Partition& p = PartitionOf(partition);
     ByteReader reader(unit.records);
     for (uint32_t i = 0; i < unit.record_count; ++i) {
       const std::string_view body = reader.LengthPrefixed();
@@ -258,18 +328,14 @@ struct Recovered final : LogReplaySink {
     if (!p.found.emplace(unit.first_lsn, unit.last_lsn()).second) {
       Note(fmt::format("LSN {} was delivered twice", unit.first_lsn));
     }
-    const bool appended = !supersedes && p.last + 1 == unit.first_lsn;
-    if (unit.first_lsn >= p.found.rbegin()->first) {
+    const bool appended = p.last + 1 == unit.first_lsn;
+    if (unit.last_lsn() > p.last) {
       p.last = unit.last_lsn();
       p.epoch = unit.epoch;
       p.chain = unit.chain_after;
     }
     if (appended && !p.units.empty()) return p.units.push_back(p.last);
-    p.units.clear();
-    for (auto it = p.found.rbegin(); it != p.found.rend() && (p.units.empty() || it->second + 1 == p.first); ++it) {
-      p.first = it->first;
-      p.units.insert(p.units.begin(), it->second);
-    }
+    NoteUnits(&p);
   }
   void Note(std::string what) {
     if (bad.empty()) bad = std::move(what);

@@ -483,7 +483,7 @@ TEST_F(LiveReaderTest, MemoryIsReserved) {
   EXPECT_TRUE(Use(options, Body{&memory, 64 << 10}).ok());
 }
 
-// Readers at all distances, while partitions append, supersede, append again, commit and release.
+// Readers at all distances, while partitions append, cut, append again, commit and release.
 TEST_F(LiveReaderTest, FollowersHaveTheHistory) {
   struct Body {
     Task<void> operator()(Reactor& reactor, Log& log, Recovered&) {
@@ -506,7 +506,12 @@ TEST_F(LiveReaderTest, FollowersHaveTheHistory) {
             break;
           case 1:
             if (const auto ends_open = stream.EndsNotCommitted(); !ends_open.empty() && below(3) == 0) {
-              stream.Supersede(ends_open[below(ends_open.size())], stream.epoch() + 1 + below(2));
+              const Lsn end = ends_open[below(ends_open.size())];
+              if (below(2) == 0) {
+                stream.Supersede(end, stream.epoch() + 1 + below(2));
+              } else {
+                stream.Cut(end, below(3) == 0 ? stream.epoch() + 1 : 0);
+              }
             }
             break;
           case 2: stream.AppendAgain(); break;

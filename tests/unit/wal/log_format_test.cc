@@ -19,7 +19,7 @@ constexpr Uuid kPartition{0x0123456789abcdef, 0xfedcba9876543210};
 BatchHeader SomeHeader(uint64_t segment, uint64_t offset) {
   BatchHeader h{};
   h.flags = kBatchEndsGroup;
-  h.record_count = 2;
+  h.record_count = 3;
   h.segment_number = segment;
   h.position = MakePosition(segment, offset);
   h.previous_end = MakePosition(segment, offset) - 8;
@@ -28,13 +28,14 @@ BatchHeader SomeHeader(uint64_t segment, uint64_t offset) {
   return h;
 }
 
-// A unit of two records and a mark.
+// A unit of two records, a mark and a cut.
 std::string SomePayload() {
   WriteUnit unit{3, 41, 2, 0x1111, 0, "12345"};
   unit.chain_after = UnitChain(unit);
-  std::string payload(UnitBytes(5) + kMarkBytes, '\0');
+  std::string payload(UnitBytes(5) + kMarkBytes + kCutBytes, '\0');
   char* end = EncodeUnit(kPartition, unit, kUnitStartsAnew, payload.data());
-  EncodeMark({kPartition, 3, 38, 40, 30, 0x0102030405060708}, end);
+  end = EncodeMark({kPartition, 3, 38, 40, 30, 0x0102030405060708}, end);
+  EncodeCut({kPartition, {2, 39, 0x2222}}, end);
   return payload;
 }
 
@@ -48,7 +49,7 @@ TEST(LogFormat, GoldenSegmentHeader) {
   std::string block(kBlockBytes, 'x');
   EncodeSegmentHeader(kNode, 42, 8u << 20, block.data());
   EXPECT_EQ(Hex(block.substr(0, sizeof(SegmentHeader))),
-            "6643431cfca754a550414e444f53454704000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
+            "c7e6213ce83506ab50414e444f53454705000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
             "0000800000000000");
   EXPECT_EQ(block.substr(sizeof(SegmentHeader)), std::string(kBlockBytes - sizeof(SegmentHeader), '\0'));
   EXPECT_EQ(SegmentFileName(42), "segment-00000000000000000042.wal");
@@ -58,15 +59,16 @@ TEST(LogFormat, GoldenBatch) {
   const std::string payload = SomePayload();
   std::string out(BatchBytes(payload.size()), 'x');
   PutBatch(SomeHeader(42, 8192), LogChecksumSeed(kNode), payload, out.data());
-  EXPECT_EQ(out.size(), 120u + 40 + 72 + 72);
+  EXPECT_EQ(out.size(), 120u + 40 + 72 + 72 + 56);
   EXPECT_EQ(Hex(out),
-            "9d584afe035ad2fd50414e444f4241540400000001000000900000000200000000000000000000000000000000000000"
+            "33c0b31b5688d5e250414e444f4241540500000001000000c80000000300000000000000000000000000000000000000"
             "0000000000000000000000000000000000000000000000002a00000000000000002000002a000000f81f00002a000000"
             "f81f00002a000000efcdab00000000000000000000000000000000000000000000000000000000000000000000000000"
             "0000000000000000000000000000000001020100050000000200000000000000efcdab89674523011032547698badcfe"
             "030000000000000029000000000000001111000000000000e07dc1e1ac2dc82e31323334350000000200000000000000"
             "0000000000000000efcdab89674523011032547698badcfe030000000000000026000000000000002800000000000000"
-            "1e000000000000000807060504030201");
+            "1e00000000000000080706050403020103000000000000000000000000000000efcdab89674523011032547698badcfe"
+            "020000000000000027000000000000002222000000000000");
 }
 
 // Version 1 must stay readable. Never change these bytes.
@@ -107,6 +109,27 @@ TEST(LogFormat, VersionThreeIsRead) {
   EXPECT_EQ(reader.unit.records, "12345");
   ASSERT_EQ(reader.Next(), PayloadReader::Item::kMark);
   EXPECT_EQ(reader.mark.commit_lsn, 38u);
+}
+
+// And for version 4, in which a batch has no cuts.
+TEST(LogFormat, VersionFourIsRead) {
+  std::string image(8192, '\0');
+  image += FromHex(
+      "9d584afe035ad2fd50414e444f4241540400000001000000900000000200000000000000000000000000000000000000"
+      "0000000000000000000000000000000000000000000000002a00000000000000002000002a000000f81f00002a000000"
+      "f81f00002a000000efcdab00000000000000000000000000000000000000000000000000000000000000000000000000"
+      "0000000000000000000000000000000001020100050000000200000000000000efcdab89674523011032547698badcfe"
+      "030000000000000029000000000000001111000000000000e07dc1e1ac2dc82e31323334350000000200000000000000"
+      "0000000000000000efcdab89674523011032547698badcfe030000000000000026000000000000002800000000000000"
+      "1e000000000000000807060504030201");
+  BatchView view;
+  ASSERT_EQ(DecodeBatch(image, 42, 8192, LogChecksumSeed(kNode), &view), BatchState::kValid);
+  PayloadReader reader(view.payload);
+  ASSERT_EQ(reader.Next(), PayloadReader::Item::kUnit);
+  EXPECT_EQ(reader.unit.first_lsn, 41u);
+  ASSERT_EQ(reader.Next(), PayloadReader::Item::kMark);
+  EXPECT_EQ(reader.mark.hlc, 0x0102030405060708u);
+  EXPECT_EQ(reader.Next(), PayloadReader::Item::kEnd);
 }
 
 TEST(LogFormat, FileNames) {
@@ -190,6 +213,11 @@ TEST_F(BatchImage, RoundTrips) {
   ASSERT_EQ(items.Next(), PayloadReader::Item::kMark);
   EXPECT_EQ(items.mark.durable_lsn, 40u);
   EXPECT_EQ(items.mark.hlc, 0x0102030405060708u);
+  ASSERT_EQ(items.Next(), PayloadReader::Item::kCut);
+  EXPECT_EQ(items.cut.partition, kPartition);
+  EXPECT_EQ(items.cut.after.epoch, 2u);
+  EXPECT_EQ(items.cut.after.lsn, 39u);
+  EXPECT_EQ(items.cut.after.chain, 0x2222u);
   EXPECT_EQ(items.Next(), PayloadReader::Item::kEnd);
   EXPECT_EQ(view.header.durable_position, header.durable_position);
 }
@@ -235,7 +263,7 @@ TEST_F(BatchImage, ContradictionsUnderAGoodChecksumAreDamage) {
   EXPECT_EQ(state_with([](BatchHeader& h) { h.flags = 0; }), BatchState::kDamaged);
   EXPECT_EQ(state_with([](BatchHeader& h) { h.durable_position = h.position + 8; }), BatchState::kDamaged);
   EXPECT_EQ(state_with([](BatchHeader& h) { h.previous_end = h.position + 8; }), BatchState::kDamaged);
-  EXPECT_EQ(state_with([](BatchHeader& h) { h.record_count = 3; }), BatchState::kDamaged);
+  EXPECT_EQ(state_with([](BatchHeader& h) { h.record_count = 2; }), BatchState::kDamaged);
   EXPECT_EQ(state_with([](BatchHeader& h) { h.partition = kPartition; }), BatchState::kDamaged);
   EXPECT_EQ(state_with([](BatchHeader& h) { h.first_lsn = 1; }), BatchState::kDamaged);
   EXPECT_EQ(state_with([](BatchHeader&) {}, ""), BatchState::kDamaged);
@@ -250,14 +278,24 @@ TEST_F(BatchImage, ItemsThatContradictThemselvesAreDamage) {
     Put(SomeHeader(kSegment, kOffset), std::move(payload));
     return State();
   };
-  const size_t mark = UnitBytes(5);
+  const size_t mark = UnitBytes(5), cut = mark + kMarkBytes;
   EXPECT_EQ(state_with(0, 1), BatchState::kValid);
   for (const size_t at : {size_t{0}, size_t{1}, size_t{2}, size_t{12}, sizeof(UnitHeader) + 5, mark, mark + 1, mark + 2,
-                          mark + 4, mark + 8}) {
+                          mark + 4, mark + 8, cut, cut + 1, cut + 2, cut + 4, cut + 8}) {
     EXPECT_EQ(state_with(at, 0x70), BatchState::kDamaged) << at;
   }
   EXPECT_EQ(state_with(4, 0x7f), BatchState::kDamaged) << "a unit longer than the payload";
   EXPECT_EQ(state_with(8, 0), BatchState::kDamaged) << "no record";
+  std::string payload = SomePayload();
+  StoreLE(payload.data() + cut + offsetof(CutItem, lsn), ~Lsn{0});
+  Put(SomeHeader(kSegment, kOffset), payload);
+  EXPECT_EQ(State(), BatchState::kDamaged) << "nothing can follow";
+  payload = SomePayload();
+  Put(SomeHeader(kSegment, kOffset), payload);
+  char* const batch = image_.data() + kOffset;
+  StoreLE<uint16_t>(batch + offsetof(BatchHeader, format_version), 4);
+  StoreLE(batch, Hash64({batch + 8, kBatchOverhead + payload.size() - 8}, seed_));
+  EXPECT_EQ(State(), BatchState::kDamaged) << "version 4 has no cuts";
 }
 
 }  // namespace

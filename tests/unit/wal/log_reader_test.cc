@@ -60,7 +60,7 @@ Task<Reading> ReadLog(Reactor* reactor, std::string directory, Uuid node) {
           reading.lasts[partition] = unit.last_lsn();
           return true;
         },
-        [](const StreamMark&) { return true; });
+        [](const StreamMark&) { return true; }, [](const StreamCut&) { return true; });
     entry.payload = {};
     entry.segment = nullptr;
     reading.entries.push_back(entry);

@@ -1,4 +1,4 @@
-// WU1 to WU3: which units and marks form the history of a partition.
+// WU1 to WU4: which units, marks and cuts form the history of a partition.
 #include "src/wal/stream_history.h"
 
 #include <gmock/gmock.h>
@@ -24,6 +24,9 @@ class StreamHistoryTest : public testing::Test {
   }
   Verdict Accept(const WriteUnit& unit, uint16_t flags = 0) {
     return history_.Accept(kPartition, unit, flags, /*chained=*/true);
+  }
+  Verdict Cut(Epoch epoch, Lsn after, uint64_t chain) {
+    return history_.Accept(StreamCut{kPartition, {epoch, after, chain}});
   }
   // Returns whether the log may end after the mark.
   bool Mark(Lsn commit, Lsn durable) {
@@ -102,7 +105,7 @@ TEST_F(StreamHistoryTest, AHigherEpochSupersedesWhatIsNotCommitted) {
   EXPECT_THAT(history_.wrong(), HasSubstr("supersedes what was committed up to LSN 1"));
   history_ = known;
   EXPECT_EQ(Accept(Unit(2, 3, b.chain_after)), Verdict::kBroken);
-  EXPECT_THAT(history_.wrong(), HasSubstr("inside another"));
+  EXPECT_THAT(history_.wrong(), HasSubstr("cut after LSN 2, which is inside a unit"));
   history_ = known;
   EXPECT_EQ(Accept(Unit(2, 2, c.chain_after)), Verdict::kBroken);
   history_ = known;
@@ -112,6 +115,68 @@ TEST_F(StreamHistoryTest, AHigherEpochSupersedesWhatIsNotCommitted) {
   EXPECT_TRUE(Mark(1, 2)) << "what was superseded need not exist";
   EXPECT_EQ(Accept(Unit(2, 3, d.chain_after)), Verdict::kContinues);
   EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kBroken) << "it is no longer part of the history";
+}
+
+// WU2: what follows a cut may be of a lower epoch than what it has cut off.
+TEST_F(StreamHistoryTest, ACutEndsTheHistory) {
+  const WriteUnit a = Unit(1, 1, 0), b = Unit(1, 2, a.chain_after, 2), c = Unit(2, 4, b.chain_after);
+  for (const WriteUnit& unit : {a, b, c}) ASSERT_EQ(Accept(unit), Verdict::kContinues);
+  ASSERT_TRUE(Mark(/*commit=*/1, /*durable=*/4));
+  const StreamHistory known = history_;
+  EXPECT_EQ(Cut(0, 0, 0), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("cut after LSN 0, and was committed up to LSN 1"));
+  EXPECT_EQ(Cut(1, 1, a.chain_after), Verdict::kIgnored);
+  history_ = known;
+  EXPECT_EQ(Cut(1, 2, b.chain_after), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("inside a unit"));
+  history_ = known;
+  EXPECT_EQ(Cut(1, 1, a.chain_after + 1), Verdict::kBroken);
+  EXPECT_THAT(history_.wrong(), HasSubstr("with a chain that it does not have there"));
+  history_ = known;
+  EXPECT_EQ(Cut(1, 3, b.chain_after), Verdict::kSupersedes);
+  EXPECT_EQ(history_.Find(kPartition)->last().lsn, 3u);
+  EXPECT_EQ(Cut(1, 1, a.chain_after), Verdict::kSupersedes);
+  EXPECT_EQ(Cut(1, 1, a.chain_after), Verdict::kSupersedes) << "it says the same again";
+  EXPECT_EQ(history_.Find(kPartition)->last().lsn, 1u);
+  EXPECT_TRUE(history_.AcceptEnd(kPartition)) << "what was cut off need not exist: " << history_.wrong();
+  const WriteUnit d = Unit(1, 2, a.chain_after, 1, "d");
+  EXPECT_EQ(Accept(d), Verdict::kContinues);
+  EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kBroken) << "it is no longer part of the history";
+}
+
+// The segments with the units before the point may be gone, and the units may come again (WU4).
+TEST_F(StreamHistoryTest, ACutAtAPointThatIsNotKnown) {
+  const WriteUnit a = Unit(1, 1, 0), b = Unit(1, 2, a.chain_after, 2), c = Unit(2, 4, b.chain_after);
+  ASSERT_EQ(Accept(c), Verdict::kContinues);
+  const StreamHistory known = history_;
+  EXPECT_EQ(Cut(1, 3, b.chain_after + 1), Verdict::kBroken) << "what it cuts off continues another point";
+  for (const Epoch stated : {0, 1}) {
+    history_ = known;
+    EXPECT_EQ(Cut(stated, 3, b.chain_after), Verdict::kSupersedes);
+    EXPECT_EQ(history_.Find(kPartition), nullptr) << "no unit is left";
+    EXPECT_EQ(history_.LastGap(kPartition), 0u);
+    const StreamHistory cut = history_;
+    EXPECT_EQ(Accept(Unit(1, 4, b.chain_after + 1)), Verdict::kBroken);
+    history_ = cut;
+    EXPECT_EQ(Accept(Unit(1, 2, a.chain_after, 2, "another"), kUnitAgain), Verdict::kBroken);
+    history_ = cut;
+    EXPECT_EQ(Accept(a, kUnitAgain), Verdict::kFills);
+    EXPECT_EQ(history_.LastGap(kPartition), 3u) << "b is missing";
+    const WriteUnit d = Unit(1, 4, b.chain_after, 1, "d");
+    EXPECT_EQ(Accept(d), Verdict::kContinues);
+    EXPECT_EQ(history_.LastGap(kPartition), 3u);
+    EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kFills) << "the point is no unit";
+    EXPECT_EQ(Accept(b, kUnitAgain), Verdict::kRepeats);
+    EXPECT_EQ(Accept(d, kUnitAgain), Verdict::kRepeats);
+    EXPECT_EQ(history_.LastGap(kPartition), 0u);
+    EXPECT_TRUE(history_.AcceptEnd(kPartition));
+  }
+  // All of it may be gone but the cut.
+  history_ = StreamHistory();
+  history_.Accept({kPartition, 2, 1, 4, 1, 0});
+  EXPECT_EQ(Cut(1, 3, b.chain_after), Verdict::kSupersedes);
+  EXPECT_EQ(history_.marks().at(kPartition).durable_lsn, 3u);
+  EXPECT_EQ(Accept(Unit(1, 4, b.chain_after)), Verdict::kContinues);
 }
 
 TEST_F(StreamHistoryTest, UnitsMayRepeat) {

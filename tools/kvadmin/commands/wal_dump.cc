@@ -70,6 +70,10 @@ class Dumper {
         [&](const StreamMark& mark) {
           if (options_.marks && Passes(mark.partition)) PrintMark(mark);
           return true;
+        },
+        [&](const StreamCut& cut) {
+          if (!options_.summary && Passes(cut.partition)) PrintCut(entry, cut);
+          return true;
         });
     return status;
   }
@@ -116,6 +120,22 @@ class Dumper {
     }
     tools::Print("{:>10} {:>12} {} mark      durable, {} committed, {} released, epoch {}\n", names_.Of(mark.partition),
                  mark.durable_lsn, TimeText(VersionMs(mark.hlc)), mark.commit_lsn, mark.released_lsn, mark.epoch);
+  }
+  // It says what of the records before it means nothing, so it is printed like a record.
+  void PrintCut(const LogEntry& entry, const StreamCut& cut) const {
+    if (json_) {
+      Json j;
+      j["cut"] = Json{{"partition", names_.Of(cut.partition)},
+                      {"after_lsn", cut.after.lsn},
+                      {"epoch", cut.after.epoch},
+                      {"chain", fmt::format("{:016x}", cut.after.chain)},
+                      {"segment", entry.segment->number},
+                      {"offset", entry.offset}};
+      PrintJson(j);
+      return;
+    }
+    tools::Print("{:>10} {:>12} cut       the records above are void after this LSN\n", names_.Of(cut.partition),
+                 cut.after.lsn);
   }
   void PrintTextRecord(const std::string& partition, Lsn lsn, const LogRecord& r) const {
     const auto [namespace_id, key] = SplitStoredKey(r.key, names_.namespaced);
