@@ -446,6 +446,9 @@ Status ClusterMap::Apply(const TopologyEntry& entry) {
 std::vector<std::string> ClusterMap::Problems() const {
   std::vector<std::string> problems;
   if (!cluster) problems.push_back("there is no cluster record: the cluster has not been created");
+  if (cluster && !cluster->record.creating.empty()) {
+    problems.push_back("the cluster has not been created completely: run kvadmin cluster init again, as before");
+  }
   std::map<uint64_t, const PartitionRecord*> by_hash;
   for (const auto& [id, partition] : partitions) {
     const PartitionRecord& r = partition.record;

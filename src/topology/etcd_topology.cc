@@ -122,7 +122,7 @@ Task<Result<TopologyListing>> EtcdTopology::List(Nanos deadline_ns) {
   TopologyListing listing;
   listing.revision = answer->header.revision;
   listing.entries = std::move(answer->entries);
-  TopologySize size;
+  TopologySize size(memory_);
   for (size_t i = 0; i < listing.entries.size(); ++i) {
     const TopologyEntry& entry = listing.entries[i];
     CO_RETURN_IF_ERROR(size.Add(entry.key, entry.value.size()));
@@ -130,6 +130,7 @@ Task<Result<TopologyListing>> EtcdTopology::List(Nanos deadline_ns) {
       co_return Error(Code::kCorruption, "{}: the listing is out of order at {}", name_, entry.key);
     }
   }
+  listing.memory = size.TakeMemory();
   co_return listing;
 }
 

@@ -77,6 +77,7 @@ Task<Status> FileTopology::UseDirectory() {
   if (!now.ok()) co_return now.TakeStatus();
   if (directory_.is_open() && *now == identity_) co_return Status();
   cache_.clear();
+  cache_memory_.ReleaseAll();
   listed_ = false;
   CO_RETURN_IF_ERROR(co_await directory_.Close());
   std::string path = path_;
@@ -116,6 +117,20 @@ Result<FileTopology::Names> FileTopology::ListNames() {
 }
 
 // -- reading
+
+// Puts an entry into the cache if there is memory for it.
+void FileTopology::Keep(TopologyEntry entry) {
+  const auto bytes_of = [](const TopologyEntry& e) {
+    return TopologySize::kEntryBytes + e.key.size() + e.value.size();
+  };
+  const auto found = cache_.find(entry.key);
+  if (memory_ != nullptr) {
+    if (!cache_memory_.TryGrow(bytes_of(entry))) return;
+    if (found != cache_.end()) cache_memory_.Shrink(bytes_of(found->second));
+  }
+  std::string key = entry.key;
+  cache_[std::move(key)] = std::move(entry);
+}
 
 // Reads a revision whose name is durable.
 Task<Result<TopologyEntry>> FileTopology::Load(std::string key, Revision revision) {
@@ -164,7 +179,7 @@ Task<Result<TopologyEntry>> FileTopology::ReadLocked(std::string key, Nanos dead
     if (auto it = cache_.find(key); it != cache_.end() && it->second.revision == newest) co_return it->second;
     CO_RETURN_IF_ERROR(co_await directory_.Sync());  // TF3
     Result<TopologyEntry> entry = co_await Load(key, newest);
-    if (entry.ok()) cache_[key] = *entry;
+    if (entry.ok()) Keep(*entry);
     if (entry.code() != Code::kNotFound) co_return entry;
     co_await Sleep(reactor_, kRetryNs);  // newer ones have pushed it out
   }
@@ -196,7 +211,7 @@ Task<Result<TopologyListing>> FileTopology::ListOnce() {
   if (!names.ok()) co_return names.TakeStatus();
   co_await RemoveStaleTemporaries(std::move(names->temporaries));
   std::map<std::string, TopologyEntry> entries;
-  TopologySize size;
+  TopologySize size(memory_), cache_size(memory_);
   TopologyListing listing;
   bool synced = false;
   for (const auto& [key, revisions] : names->revisions) {
@@ -213,11 +228,14 @@ Task<Result<TopologyListing>> FileTopology::ListOnce() {
       entry = *std::move(loaded);
     }
     CO_RETURN_IF_ERROR(size.Add(key, entry.value.size()));
+    CO_RETURN_IF_ERROR(cache_size.Add(key, entry.value.size()));
     listing.revision += revision;
     listing.entries.push_back(entry);
     entries[key] = std::move(entry);
   }
+  listing.memory = size.TakeMemory();
   cache_ = std::move(entries);
+  cache_memory_ = cache_size.TakeMemory();
   listed_ = true;
   listed_newest_ = *newest;
   listed_revision_ = listing.revision;
@@ -317,7 +335,7 @@ Task<Result<CasOutcome>> FileTopology::Publish(std::string temporary, std::strin
     co_return CasOutcome::Unknown(Error(Code::kAborted, "{}: {} went on to revision {} while revision {} was written",
                                         name_, key, newest, revision));
   }
-  cache_[key] = {key, std::move(value), revision};
+  Keep({key, std::move(value), revision});
   co_await RemoveOldVersions(key, std::move(names->revisions[key]), newest);
   co_return CasOutcome::Stored(revision);
 }

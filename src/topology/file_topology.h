@@ -78,6 +78,7 @@ class FileTopology final : public TopologyStore {
   Task<Result<CasOutcome>> Publish(std::string temporary, std::string key, Revision revision, std::string value);
   Task<void> RemoveOldVersions(std::string key, std::vector<Revision> revisions, Revision newest);
   Task<void> RemoveStaleTemporaries(std::vector<std::string> temporaries);
+  void Keep(TopologyEntry entry);
   Task<Result<TopologyEntry>> Load(std::string key, Revision revision);
   Status Late(const char* what) const;
 
@@ -86,6 +87,7 @@ class FileTopology final : public TopologyStore {
   Directory directory_;
   FileIdentity identity_;                       // of directory_
   std::map<std::string, TopologyEntry> cache_;  // what was read or written, and is durable
+  MemoryGrant cache_memory_;                    // what it takes; none before the first listing
   // What the last listing saw: "newest" just before it, and the sum of the revisions.
   bool listed_ = false;
   std::optional<FileIdentity> listed_newest_;

@@ -30,22 +30,12 @@ Task<Result<Versioned<NodeRecord>>> ChangeOnce(Topology& topology, NodeId id,
   record->op_id = NewOpId(topology.reactor());
   Result<std::string> value = Encode(*record);
   if (!value.ok()) co_return value.TakeStatus();
-  Result<CasOutcome> outcome =
-      co_await topology.CompareAndSwap(NodeKey(id), entry->revision, *std::move(value), timeout_ns);
-  if (!outcome.ok()) co_return Error(Code::kUnavailable, "{}", outcome.status().message());
-  Versioned<NodeRecord> written{*std::move(record), outcome->revision};
-  switch (outcome->kind) {
-    case CasOutcome::Kind::kStored: co_return written;
-    case CasOutcome::Kind::kConflict:
-      co_return Error(Code::kUnavailable, "others change node {} of the topology {} all the time", id, topology.name());
-    case CasOutcome::Kind::kUnknown: break;
-  }
-  Result<TopologyEntry> now = co_await topology.Read(NodeKey(id), timeout_ns);
-  if (now.ok() && JudgeUnknown(entry->revision, written.record.op_id, *now) == Judged::kLanded) {
-    written.revision = now->revision;
-    co_return written;
-  }
-  co_return Error(Code::kUnavailable, "{}", outcome->why.message());
+  const std::string op_id = record->op_id;
+  Result<std::optional<Revision>> written =
+      co_await SwapUntilKnown(topology, NodeKey(id), entry->revision, *std::move(value), op_id, timeout_ns);
+  if (!written.ok()) co_return written.TakeStatus();
+  if (*written) co_return Versioned<NodeRecord>{*std::move(record), **written};
+  co_return Error(Code::kUnavailable, "others change node {} of the topology {} all the time", id, topology.name());
 }
 
 }  // namespace

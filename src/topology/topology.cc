@@ -1,5 +1,6 @@
 #include "src/topology/topology.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "src/io/timed_wait.h"
@@ -15,6 +16,42 @@ Judged JudgeUnknown(Revision expected, std::string_view op_id, const TopologyEnt
 
 std::string NewOpId(Reactor& reactor) { return fmt::format("{:016x}", RandomId(reactor)); }
 
+Task<Result<std::optional<Revision>>> SwapUntilKnown(Topology& topology, std::string key, Revision expected,
+                                                     std::string value, std::string op_id, Nanos timeout_ns) {
+  constexpr Nanos kCallTimeoutNs = 2 * kSecond, kRetryNs = 20 * kMillisecond;
+  Reactor& reactor = topology.reactor();
+  const Nanos deadline_ns = reactor.NowNs() + timeout_ns;
+  bool sent = false;  // a write without an answer
+  for (;;) {
+    Nanos left_ns = std::max<Nanos>(deadline_ns - reactor.NowNs(), kMillisecond);
+    // A second write with the same revision does no harm: only one of them can succeed.
+    Result<CasOutcome> outcome =
+        co_await topology.CompareAndSwap(key, expected, value, std::min(left_ns, kCallTimeoutNs));
+    Status why;
+    if (outcome.ok()) {
+      if (outcome->kind == CasOutcome::Kind::kStored) co_return std::optional(outcome->revision);
+      if (outcome->kind == CasOutcome::Kind::kConflict && !sent) co_return std::optional<Revision>();
+      sent = true;
+      why = std::move(outcome->why);
+    } else {
+      if (outcome.code() == Code::kInvalidArgument || outcome.code() == Code::kAborted) co_return outcome.TakeStatus();
+      why = outcome.TakeStatus();
+    }
+    if (sent) {
+      left_ns = std::max<Nanos>(deadline_ns - reactor.NowNs(), kMillisecond);
+      Result<TopologyEntry> now = co_await topology.Read(key, std::min(left_ns, kCallTimeoutNs));
+      const Judged judged = now.ok() ? JudgeUnknown(expected, op_id, *now) : Judged::kMayLand;
+      if (judged == Judged::kLanded) co_return std::optional(now->revision);
+      if (judged == Judged::kOvertaken) co_return std::optional<Revision>();
+      if (!now.ok()) why = now.TakeStatus();
+    }
+    if (reactor.NowNs() >= deadline_ns) {
+      co_return Error(Code::kUnavailable, "{}{}", why.message(), sent ? " (it may have been written)" : "");
+    }
+    co_await Sleep(reactor, kRetryNs + static_cast<Nanos>(reactor.Random() % kRetryNs));
+  }
+}
+
 // The result of a call, kept by the call itself and by whoever waits for it.
 template <typename T>
 struct Topology::Carried {
@@ -23,8 +60,10 @@ struct Topology::Carried {
   WaitQueue queue;
 };
 
-Topology::Topology(Reactor& reactor, std::unique_ptr<TopologyStore> store)
-    : reactor_(reactor), store_(std::move(store)) {}
+Topology::Topology(Reactor& reactor, std::unique_ptr<TopologyStore> store, BudgetAccount* memory)
+    : reactor_(reactor), store_(std::move(store)) {
+  store_->ReserveIn(memory);
+}
 
 Topology::~Topology() { CHECK(closed_) << "the topology " << name() << " was not closed"; }
 
@@ -186,6 +225,22 @@ Task<Result<TopologyChanges>> Topology::WaitForChange(Revision after, Nanos time
   if (!changes.ok()) co_return changes;
   for (const TopologyEntry& entry : changes->entries) Note(entry.key, entry.revision);
   co_return changes;
+}
+
+void RegisterTopologyMetrics(Registry* registry, const Topology& topology) {
+  const TopologyMetrics& m = topology.metrics();
+  const auto add = [&](const char* name, const char* help, const auto* metric) {
+    registry->Add(&topology, std::string("kv_topology_") + name, help, {}, metric);
+  };
+  add("calls_total", "Calls of the topology", &m.calls);
+  add("errors_total", "Calls of the topology that failed", &m.errors);
+  add("changes_stored_total", "Changes of the topology that were stored", &m.cas_stored);
+  add("changes_refused_total", "Changes of the topology that came after another one", &m.cas_conflicts);
+  add("changes_unknown_total", "Changes of the topology that were not answered", &m.cas_unknown);
+  add("went_back_total", "Answers of the topology that were older than what was known", &m.went_back);
+  add("calls_in_progress_count", "Calls of the topology in progress", &m.calls_in_progress);
+  add("keys_count", "Keys of the topology at the last listing", &m.keys);
+  add("bytes", "Bytes of all keys and values of the topology at the last listing", &m.bytes);
 }
 
 }  // namespace pando

@@ -24,6 +24,7 @@
 
 #include "src/io/sync.h"
 #include "src/metrics/metrics.h"
+#include "src/metrics/registry.h"
 #include "src/topology/topology_store.h"
 
 namespace pando {
@@ -51,10 +52,18 @@ enum class Judged : uint8_t {
 Judged JudgeUnknown(Revision expected, std::string_view op_id, const TopologyEntry& now);
 // A random op_id.
 std::string NewOpId(Reactor& reactor);
+class Topology;
+// Writes `value`, which has this op_id, until it is certain what came of it. Returns the revision of the
+// value, or nullopt: the key's revision is not `expected`, and the value was not written. After an error,
+// which can only be that the topology was not available in time, it may have been written, and may be
+// later.
+Task<Result<std::optional<Revision>>> SwapUntilKnown(Topology& topology, std::string key, Revision expected,
+                                                     std::string value, std::string op_id, Nanos timeout_ns);
 
 class Topology {
  public:
-  Topology(Reactor& reactor, std::unique_ptr<TopologyStore> store);
+  // What listings take is reserved in `memory`, if there is one; see TopologyStore::ReserveIn.
+  Topology(Reactor& reactor, std::unique_ptr<TopologyStore> store, BudgetAccount* memory = nullptr);
   Topology(const Topology&) = delete;
   Topology& operator=(const Topology&) = delete;
   ~Topology();  // REQUIRES: Close has returned
@@ -113,5 +122,8 @@ class Topology {
   TaskGroup carried_;
   TopologyMetrics metrics_;
 };
+
+// Shows the metrics as kv_topology_...; Registry::Remove(&topology) removes them again.
+void RegisterTopologyMetrics(Registry* registry, const Topology& topology);
 
 }  // namespace pando

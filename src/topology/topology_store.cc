@@ -34,7 +34,9 @@ Status TopologySize::Add(const std::string& key, size_t value_bytes) {
                  "the topology holds more than {} keys or {} bytes; does something else write to the same place?",
                  kMaxTopologyKeys, kMaxTopologyBytes);
   }
-  return Status();
+  if (!reserves_ || memory_.TryGrow(kEntryBytes + key.size() + value_bytes)) return Status();
+  return Error(Code::kOverloaded, "there is no memory to list the topology: its first {} keys have {} bytes", keys_,
+               bytes_);
 }
 
 }  // namespace pando

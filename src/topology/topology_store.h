@@ -27,6 +27,7 @@
 #include <utility>
 #include <vector>
 
+#include "src/base/memory_budget.h"
 #include "src/base/result.h"
 #include "src/io/reactor.h"
 #include "src/io/task.h"
@@ -52,6 +53,7 @@ struct TopologyEntry {
 struct TopologyListing {
   Revision revision = 0;  // of the store; the entries are at least as new
   std::vector<TopologyEntry> entries;
+  MemoryGrant memory;  // what the entries take, if the store reserves memory
 };
 
 // What a CompareAndSwap did. An unknown outcome is neither a failure nor a success: the write may
@@ -101,8 +103,14 @@ class TopologyStore {
   virtual void EndWaits() = 0;
   // REQUIRES: no call is in progress.
   virtual Task<Status> Close() = 0;
+  // From now on, what listings and caches hold is reserved here before they grow; a listing for which
+  // there is no room fails with kOverloaded. The account must outlive the store and all listings.
+  void ReserveIn(BudgetAccount* account) { memory_ = account; }
 
   virtual const std::string& name() const = 0;  // for messages: the value of --topology
+
+ protected:
+  BudgetAccount* memory_ = nullptr;  // null: nothing is reserved
 };
 
 // A key consists of segments of a-z, 0-9, '_' and '-', separated by '/'. Returns kInvalidArgument
@@ -114,10 +122,19 @@ Status CheckTopologyValue(const std::string& key, const std::string& value);
 // Adds up what a store holds, and refuses more than the limits.
 class TopologySize {
  public:
+  static constexpr size_t kEntryBytes = 160;  // of an entry, besides its key and its value
+
+  // What is added is also reserved in `account`, if there is one.
+  explicit TopologySize(BudgetAccount* account = nullptr) : reserves_(account != nullptr), memory_(account) {}
+  // Before the entry is kept. Returns kOverloaded if there is no memory for it.
   Status Add(const std::string& key, size_t value_bytes);
+  // What was reserved. REQUIRES: nothing is added afterwards.
+  MemoryGrant TakeMemory() { return std::move(memory_); }
 
  private:
   size_t keys_ = 0, bytes_ = 0;
+  const bool reserves_;
+  MemoryGrant memory_;
 };
 
 }  // namespace pando

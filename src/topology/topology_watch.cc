@@ -46,6 +46,7 @@ Task<Status> TopologyWatch::ListAll() {
   if (!listing.ok()) co_return listing.TakeStatus();
   // Topology::List has checked that this is not too much, and that no key has disappeared.
   for (TopologyEntry& entry : listing->entries) Merge(std::move(entry));
+  memory_ = std::move(listing->memory);
   revision_ = std::max(revision_, listing->revision);
   listed_ns_ = reactor_.NowNs();
   list_ = false;

@@ -63,6 +63,7 @@ class TopologyWatch {
   Reactor& reactor_;
   std::map<std::string, TopologyEntry> newest_;
   size_t bytes_ = 0;               // of newest_
+  MemoryGrant memory_;             // what newest_ took at the last listing
   std::set<std::string> changed_;  // keys that Next has not handed out
   Revision revision_ = 0;          // everything up to here is in newest_
   bool list_ = true;

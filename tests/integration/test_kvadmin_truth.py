@@ -82,6 +82,7 @@ class OutputTest(WithNode):
             "check --backup": lambda: ["check", "-q", "--backup", backup],
             "accept-loss": lambda: ["accept-loss", damaged, "--partition", "0"],
             "wal-dump": lambda: ["wal-dump", self.root / "stopped"],
+            "cluster": lambda: ["cluster", "show", f"--topology=file:{ROOT}/tests/fixtures/topology-format-1"],
             "topology": lambda: ["topology", "dump", f"file:{ROOT}/tests/fixtures/topology-format-1"],
             "--help": lambda: ["--help"],
             "get --help": lambda: ["get", "--help"],

@@ -51,7 +51,7 @@ class EtcdGatewayTest : public ::testing::Test {
     topology_.reset();
   }
   // Connects to the first gateways, and to a port on which nobody listens.
-  Topology& Connect(size_t gateways, bool and_nobody = false) {
+  Topology& Connect(size_t gateways, bool and_nobody = false, BudgetAccount* memory = nullptr) {
     Disconnect();
     EtcdOptions options;
     options.name = "x";
@@ -60,7 +60,7 @@ class EtcdGatewayTest : public ::testing::Test {
     auto http = MakeHttpClient(*reactor_);
     CHECK(http.ok());
     auto store = std::make_unique<EtcdTopology>(*reactor_, *std::move(http), options);
-    topology_ = std::make_unique<Topology>(*reactor_, std::move(store));
+    topology_ = std::make_unique<Topology>(*reactor_, std::move(store), memory);
     return *topology_;
   }
   // Every gateway answers with this.
@@ -208,6 +208,22 @@ TEST_F(EtcdGatewayTest, Garbage) {
   EXPECT_THAT(Read().status().message(), HasSubstr("another key"));
   Script([] { return FakeGateway::Json(Range(9, Kv("b", "", 5) + "," + Kv("a", "", 5))); });
   EXPECT_THAT(RunBlocking(*reactor_, topology_->List(kTimeout)).status().message(), HasSubstr("out of order"));
+}
+
+TEST_F(EtcdGatewayTest, ListingsReserveMemory) {
+  MemoryBudget budget(1000);
+  BudgetAccount account(&budget);
+  Script([] { return FakeGateway::Json(Range(9, Kv("node/1", std::string(900, 'x'), 5))); });
+  Connect(1, /*and_nobody=*/false, &account);
+  EXPECT_EQ(RunBlocking(*reactor_, topology_->List(kTimeout)).code(), Code::kOverloaded);
+  Script([] { return FakeGateway::Json(Range(9, Kv("node/1", std::string(500, 'x'), 5))); });
+  {
+    Result<TopologyListing> listing = RunBlocking(*reactor_, topology_->List(kTimeout));
+    ASSERT_TRUE(listing.ok()) << listing.status().ToString();
+    EXPECT_GE(account.in_use_bytes(), 500);
+  }
+  EXPECT_EQ(account.in_use_bytes(), 0);
+  Connect(1);
 }
 
 TEST_F(EtcdGatewayTest, LongAnswersAreCutOff) {

@@ -93,6 +93,42 @@ TEST(FileTopologyFixture, IsRead) {
   RunBlocking(**reactor, ReadFixture(reactor->get()));
 }
 
+// What a listing and the cache hold is reserved before they grow, and given back.
+TEST_F(FileTopologyTest, ListingsReserveMemory) {
+  const std::string value(1000, 'v');
+  for (int i = 0; i < 8; ++i) {
+    EXPECT_OK(Run(topology_->CompareAndSwap(NodeKey(static_cast<NodeId>(i + 1)), 0, value, kTimeout)).status());
+  }
+  for (const bool enough : {true, false}) {
+    MemoryBudget budget(enough ? 40'000 : 15'000);
+    {
+      BudgetAccount account(&budget);
+      Topology topology(reactor(), *Run(FileTopology::Open(reactor(), "/topology")), &account);
+      for (int i = 0; i < 3; ++i) {
+        Result<TopologyListing> listing = Run(topology.List(kTimeout));
+        if (!enough) {
+          EXPECT_EQ(listing.code(), Code::kOverloaded);
+          EXPECT_THAT(listing.status().message(), HasSubstr("no memory to list the topology"));
+          EXPECT_EQ(account.in_use_bytes(), 0);
+          EXPECT_EQ(Run(topology.Read(NodeKey(1), kTimeout))->value, value);  // only the cache does without
+          continue;
+        }
+        ASSERT_TRUE(listing.ok()) << listing.status().ToString();
+        EXPECT_GE(listing->memory.bytes(), 8u * 1000);
+        EXPECT_EQ(account.in_use_bytes(), 2 * static_cast<int64_t>(listing->memory.bytes()));  // and the cache
+        // A longer value of one key, again and again, takes its place.
+        for (int k = 0; k < 5; ++k) {
+          const TopologyEntry now = *Run(topology.Read(NodeKey(1), kTimeout));
+          EXPECT_OK(Run(topology.CompareAndSwap(NodeKey(1), now.revision, now.value + "v", kTimeout)).status());
+        }
+        EXPECT_EQ(account.in_use_bytes(), 2 * static_cast<int64_t>(listing->memory.bytes()) + 5);
+      }
+      EXPECT_OK(Run(topology.Close()));
+    }
+    EXPECT_EQ(budget.used_bytes(), 0);
+  }
+}
+
 TEST_F(FileTopologyTest, KeepsTheLastRevisions) {
   for (Revision revision = 0; revision < 50; ++revision) EXPECT_EQ(Swap(revision, "x")->revision, revision + 1);
   EXPECT_EQ(Names().size(), 2 + FileTopology::kKeptVersions);

@@ -426,6 +426,26 @@ TEST(TopologyTest, StartCountersFindRestoredDisks) {
             DirectoryHistory::kTopologyWentBack);
 }
 
+TEST(TopologyTest, ShowsItsMetrics) {
+  World world(9);
+  auto topology = world.Client();
+  Registry registry;
+  RegisterTopologyMetrics(&registry, *topology);
+  EXPECT_EQ(world.Run(topology->CompareAndSwap("a", 0, "value", kTimeout))->kind, Kind::kStored);
+  EXPECT_EQ(world.Run(topology->CompareAndSwap("a", 0, "value", kTimeout))->kind, Kind::kConflict);
+  EXPECT_OK(world.Run(topology->List(kTimeout)).status());
+  const std::string page = registry.Render();
+  for (const char* line :
+       {"kv_topology_calls_total 3\n", "kv_topology_changes_stored_total 1\n", "kv_topology_changes_refused_total 1\n",
+        "kv_topology_changes_unknown_total 0\n", "kv_topology_errors_total 0\n", "kv_topology_went_back_total 0\n",
+        "kv_topology_calls_in_progress_count 0\n", "kv_topology_keys_count 1\n", "kv_topology_bytes 6\n"}) {
+    EXPECT_THAT(page, HasSubstr(line));
+  }
+  registry.Remove(topology.get());
+  EXPECT_EQ(registry.Render(), "");
+  EXPECT_OK(world.Run(topology->Close()));
+}
+
 TEST(TopologyTest, TwoProcessesOfOneNode) {
   World world(8);
   auto a = world.Client(), b = world.Client();

@@ -46,6 +46,7 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddCheckCommand(app, globals);
   AddAcceptLossCommand(app, globals);
   AddWalDumpCommand(app, globals);
+  AddClusterCommand(app, globals);
   AddTopologyCommand(app, globals);
 }
 

@@ -60,6 +60,7 @@ void AddAcceptLossCommand(tools::Command app, Globals* globals);
 void AddCheckCommand(tools::Command app, Globals* globals);
 void AddWalDumpCommand(tools::Command app, Globals* globals);
 void AddTopologyCommand(tools::Command app, Globals* globals);
+void AddClusterCommand(tools::Command app, Globals* globals);
 void AddHelloCommand(tools::Command app, Globals* globals);
 void AddPingCommand(tools::Command app, Globals* globals);
 
