@@ -100,7 +100,7 @@ class Placer {
     return shares;
   }
 
-  // The nodes that may get the next replica of a partition, best first (PL1): those that have none of it,
+  // The nodes that may get the next replica of a partition, best first (PP1): those that have none of it,
   // in the zones that have the fewest.
   std::vector<size_t> CandidatesOf(uint32_t p) const {
     std::map<size_t, size_t> in_zone;

@@ -10,9 +10,9 @@
 // Threads: pure functions.
 //
 // Invariants
-//   PL1  The replicas of a partition are on different nodes, and as many zones as there can be: no zone
+//   PP1  The replicas of a partition are on different nodes, and as many zones as there can be: no zone
 //        has two more of them than another that has room.
-//   PL2  Each node leads its share of the partitions, rounded up or down.
+//   PP2  Each node leads its share of the partitions, rounded up or down.
 #pragma once
 
 #include <cstdint>

@@ -19,9 +19,9 @@
 // Invariants
 //   NS1  `starts` and `opened` of a node never fall, and `opened` is never above `starts`.
 //   NS2  JudgeDirectory says kContinued only for a directory that holds everything that its node has
-//        had when it served last. Hence I9: a replica whose disk was emptied or put back has another
-//        UUID. (An image that was taken while the last start was running is not recognised: it has the
-//        same counter.)
+//        had when it served last. (An image that was taken while the last start was running is not
+//        recognised: it has the same counter.)
+//   I9  a replica whose disk was emptied or put back is not in sync: it has another UUID.
 #pragma once
 
 #include <cstdint>

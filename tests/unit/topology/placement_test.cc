@@ -46,7 +46,7 @@ size_t Moved(const Placement& before, const Placement& after) {
   return moved;
 }
 
-// PL1, over random zones and weights.
+// PP1, over random zones and weights.
 TEST(Placement, SpreadsOverNodesAndZones) {
   for (const uint64_t seed : Seeds(300)) {
     SCOPED_TRACE(Replay(seed));
@@ -80,7 +80,7 @@ TEST(Placement, SpreadsOverNodesAndZones) {
   }
 }
 
-// PL2, and replicas are spread nearly as evenly.
+// PP2, and replicas are spread nearly as evenly.
 TEST(Placement, SpreadsMastersAndReplicasEvenly) {
   for (uint32_t count = 1; count <= 20; ++count) {
     for (const uint32_t partitions : {1u, 16u, 64u, 256u}) {
