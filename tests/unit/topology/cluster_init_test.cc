@@ -33,7 +33,7 @@ ClusterPlan Plan() {
 // A machine, and clients of one topology that is empty.
 class Place {
  public:
-  explicit Place(uint64_t seed) : kernel_(seed), machine_(kernel_.AddMachine()) { machine_->Boot(); }
+  explicit Place(uint64_t seed) : kernel_(seed), machine_(kernel_.AddMachine()), seed_(seed) { machine_->Boot(); }
   Reactor& reactor() { return *machine_->reactor(); }
   std::unique_ptr<Topology> Client(SimTopologyFaults faults = {}) {
     return std::make_unique<Topology>(reactor(), std::make_unique<SimTopology>(reactor(), &server, faults));
@@ -43,7 +43,7 @@ class Place {
     return RunBlocking(reactor(), std::move(task));
   }
   std::function<Uuid()> Uuids() {
-    return [this] { return Uuid{0x4000, ++uuids_}; };
+    return [this] { return Uuid{seed_, ++uuids_}; };
   }
   ClusterMap Map() {
     ClusterMap map;
@@ -55,6 +55,7 @@ class Place {
  private:
   SimKernel kernel_;
   SimMachine* machine_;
+  const uint64_t seed_;
   uint64_t uuids_ = 0;
 };
 
