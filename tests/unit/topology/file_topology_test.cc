@@ -110,7 +110,7 @@ TEST_F(FileTopologyTest, ListingsReserveMemory) {
           EXPECT_EQ(listing.code(), Code::kOverloaded);
           EXPECT_THAT(listing.status().message(), HasSubstr("no memory to list the topology"));
           EXPECT_EQ(account.in_use_bytes(), 0);
-          EXPECT_EQ(Run(topology.Read(NodeKey(1), kTimeout))->value, value);  // only the cache does without
+          EXPECT_TRUE(Run(topology.Read(NodeKey(1), kTimeout))->value.starts_with(value));  // without the cache
           continue;
         }
         ASSERT_TRUE(listing.ok()) << listing.status().ToString();
