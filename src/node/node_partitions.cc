@@ -128,6 +128,27 @@ Task<Result<PartitionInfo>> NodePartitions::CreateInTurn(uint32_t id) {
   co_return co_await Serve(info);
 }
 
+Task<Result<PartitionInfo>> NodePartitions::CreateReplica(uint32_t id, Uuid uuid) {
+  CO_RETURN_IF_ERROR(co_await TakeTurn());
+  Result<PartitionInfo> created = co_await CreateReplicaInTurn(id, uuid);
+  turn_.Release();
+  co_return created;
+}
+
+Task<Result<PartitionInfo>> NodePartitions::CreateReplicaInTurn(uint32_t id, Uuid uuid) {
+  CO_RETURN_IF_ERROR(co_await CheckMayOpen(id));
+  co_await ForgetDropped();
+  const LogPosition until = co_await LogEndOf(id);
+  CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_.CreateReplica(id, uuid, until));
+  co_return co_await Serve(info);
+}
+
+// What the log holds of an earlier partition with the same UUID lies before its end.
+Task<LogPosition> NodePartitions::LogEndOf(uint32_t id) {
+  auto ask = [part = OwnerOf(id)](Reactor&) -> Task<LogPosition> { co_return part->engine()->log_end(); };
+  co_return co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(ask));
+}
+
 Status NodePartitions::CheckForm(const InstallSource& source) const {
   const StoreInfo& ours = store();
   if (source.ranges == ours.ranges && source.page_bytes == ours.page_bytes && source.seal_bytes == ours.seal_bytes &&
@@ -152,9 +173,7 @@ Task<Result<PartitionInfo>> NodePartitions::InstallInTurn(uint32_t id, InstallSo
   CO_RETURN_IF_ERROR(CheckForm(source));
   CO_RETURN_IF_ERROR(co_await CheckMayOpen(id));
   co_await ForgetDropped();
-  // What the log holds of an earlier partition with this UUID lies before its end.
-  auto ask = [part = OwnerOf(id)](Reactor&) -> Task<LogPosition> { co_return part->engine()->log_end(); };
-  const LogPosition until = co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(ask));
+  const LogPosition until = co_await LogEndOf(id);
   if (closing_) co_return Closing();
   PagesInTime in_time(reactor_, pages, source.root.file_blocks * kBlockBytes);
   const SnapshotRoot& root = source.root;

@@ -56,6 +56,9 @@ class NodePartitions {
   // An empty partition. kAlreadyExists, kInvalidArgument (there is no such range), kOverloaded (there is no
   // memory for another one), kDiskFull, and errors of the disk leave everything as it was.
   Task<Result<PartitionInfo>> Create(uint32_t id);
+  // The same for one of several replicas of a partition, which share its UUID. kInvalidArgument: it is nil.
+  // kAlreadyExists: the store holds a partition with this UUID.
+  Task<Result<PartitionInfo>> CreateReplica(uint32_t id, Uuid uuid);
   // A partition that another node holds, as it is in a snapshot there. It keeps its UUID. `pages` outlives the
   // call, which takes as long as the pages take to come; other changes wait for it. No page is asked for if the
   // partition could not be opened. kInvalidArgument: the other store has another form, or there is no UUID.
@@ -73,6 +76,8 @@ class NodePartitions {
  private:
   Task<Status> TakeTurn();
   Task<Result<PartitionInfo>> CreateInTurn(uint32_t id);
+  Task<Result<PartitionInfo>> CreateReplicaInTurn(uint32_t id, Uuid uuid);
+  Task<LogPosition> LogEndOf(uint32_t id);
   Task<Result<PartitionInfo>> InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages);
   Status CheckForm(const InstallSource& source) const;
   Task<Status> CheckMayOpen(uint32_t id);

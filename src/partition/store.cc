@@ -303,7 +303,7 @@ Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::v
                                   MakePartitionFile make_partition, size_t at_once) {
   CO_RETURN_IF_ERROR(CheckOptions(options));
   CO_RETURN_IF_ERROR(co_await CheckNothingIsLost(reactor, options.data_dir));
-  CHECK_EQ(partition_uuids.size(), options.partitions);
+  CHECK_EQ(partition_uuids.size(), options.empty ? 0 : options.partitions);
   StoreInfo info;
   info.data_dir = options.data_dir;
   info.node = NewUuid(reactor);
@@ -312,7 +312,9 @@ Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::v
   info.seal_bytes = options.seal_bytes;
   info.namespaced = options.namespaced;
   info.ranges = options.partitions;
-  for (uint32_t id = 0; id < info.ranges; ++id) info.partitions.push_back(info.InfoOf(id, partition_uuids[id]));
+  for (const Uuid& uuid : partition_uuids) {
+    info.partitions.push_back(info.InfoOf(static_cast<uint32_t>(info.partitions.size()), uuid));
+  }
   Creations creations{reactor, info, make_partition, 0, Status()};
   TaskGroup tasks;
   for (size_t i = 0; i < at_once; ++i) tasks.Spawn(creations.Run());
@@ -327,7 +329,7 @@ Task<Result<StoreInfo>> MakeStore(Reactor& reactor, StoreOptions options, std::v
 }
 
 Task<Result<StoreInfo>> CreateStore(Reactor& reactor, StoreOptions options) {
-  std::vector<Uuid> uuids(options.partitions);
+  std::vector<Uuid> uuids(options.empty ? 0 : options.partitions);
   for (Uuid& uuid : uuids) uuid = NewUuid(reactor);
   MakePartitionFile make = [&reactor](uint32_t, PartitionFileOptions made) {
     return CreatePartitionFile(reactor, std::move(made));
@@ -498,12 +500,12 @@ Task<Status> EmptyDirectory(Reactor& reactor, std::string path) {
 // Of a partition that the store does not name.
 Task<Status> RemoveLeftoversOf(const StoreInfo* info, const Directory* directory, std::string partition) {
   const std::string path = directory->PathOf(partition);
-  std::vector<const char*> names{kInstallingName, kReplacingName};
+  std::vector<const char*> names{kInstallingName, kReplacingName, kNewReplicaFileName};
   const bool needed = co_await MayBeNeededIn(info, directory, partition);
   if (needed) {
     LOG(WARNING) << path << ": the store does not know this partition, and leaves it. Remove it if nobody needs it";
   } else {
-    names.push_back(kPartitionFileName);
+    names.insert(names.end(), {kPartitionFileName, kReplicaFileName});
   }
   CO_RETURN_IF_ERROR(co_await RemoveFilesIn(directory, std::move(partition), std::move(names)));
   CO_ASSIGN_OR_RETURN(const std::vector<std::string> left, directory->reactor().ListDirectory(path));

@@ -6,6 +6,8 @@
 //   DIR/lock                  locked while a process has the store open
 //   DIR/wal-R/                the log of reactor R, in layout 0; in layout L: DIR/wal-L-R/
 //   DIR/partition-P/data      the tree of partition P; P runs on reactor P mod reactors
+//   DIR/partition-P/replica   what its replica here must never forget, if it has several
+//                             (src/replication/replica_file.h)
 //
 // The hash space is divided into `ranges` equal parts. A partition has the number of its range as
 // its ID. A store need not hold a partition for each range.
@@ -32,19 +34,24 @@ inline constexpr char kLockName[] = "lock";  // in the data directory
 // In the directory of a partition: its file, and those that are to become it and may not be complete yet: of a
 // partition that is created or installed, and of accept_loss.h.
 inline constexpr char kPartitionFileName[] = "data", kInstallingName[] = "installing", kReplacingName[] = "data.new";
+// The same of its replica file.
+inline constexpr char kReplicaFileName[] = "replica", kNewReplicaFileName[] = "replica.new";
 
 class Directory;
 struct PartitionFileOptions;  // partition_file_options.h
 
 struct StoreOptions {
   std::string data_dir;
-  uint32_t partitions = 16;  // a power of two
+  uint32_t partitions = 16;  // a power of two: the ranges of a new store
   uint32_t reactors = 1;
   uint32_t page_bytes = 0;  // 0 = the default for a new store, or the page size of an existing one
   // What a new store leaves free at the end of every extent (page.h): 0 or kSealBytes.
   uint32_t seal_bytes = kSealBytes;
   // Whether a new store stores keys with their namespace (key_space.h).
   bool namespaced = true;
+  // Whether a new store holds no partition at first, else one for each range. A node of a cluster holds those
+  // that are assigned to it.
+  bool empty = false;
 };
 
 struct PartitionInfo {

@@ -140,6 +140,12 @@ Task<Result<PartitionInfo>> StoreRoster::Create(uint32_t id) {
   co_return info;
 }
 
+Task<Result<PartitionInfo>> StoreRoster::CreateReplica(uint32_t id, Uuid uuid, LogPosition until) {
+  // All replicas of the partition begin alike: no version has been given.
+  MakeFile make = [this](PartitionFileOptions options) { return CreatePartitionFile(reactor_, std::move(options)); };
+  co_return co_await Install(id, uuid, until, std::move(make));
+}
+
 Task<Result<PartitionInfo>> StoreRoster::Install(uint32_t id, Uuid uuid, LogPosition until, MakeFile make) {
   CO_RETURN_IF_ERROR(CheckNew(id));
   CO_RETURN_IF_ERROR(StillOurs());
@@ -174,7 +180,8 @@ Task<Result<PartitionInfo>> StoreRoster::Drop(uint32_t id) {
 
 Task<Status> StoreRoster::RemoveFiles(PartitionInfo dropped) {
   CO_RETURN_IF_ERROR(StillOurs());
-  std::vector<const char*> names{kPartitionFileName, kInstallingName, kReplacingName};
+  std::vector<const char*> names{kPartitionFileName, kInstallingName, kReplacingName, kReplicaFileName,
+                                 kNewReplicaFileName};
   CO_RETURN_IF_ERROR(co_await RemovePartitionFiles(&directory_, dropped.id, std::move(names)));
   with_files_.erase({dropped.uuid, dropped.id});
   co_return Status();

@@ -51,6 +51,10 @@ class StoreRoster {
   // kAlreadyExists: the store holds it, or there is a file of it that may be needed.
   Task<Result<PartitionInfo>> Create(uint32_t id);
 
+  // The same for one of several replicas of a partition, which share its UUID. For `until`, and errors, see
+  // Install.
+  Task<Result<PartitionInfo>> CreateReplica(uint32_t id, Uuid uuid, LogPosition until);
+
   // The same for a partition whose file `make` makes, and which keeps the UUID that it has elsewhere.
   // This store may have held a partition with the same UUID before. What its log holds of that one lies
   // before `until`. If `make` fails, its error is returned, and nothing is left. kInvalidArgument: the UUID is

@@ -61,6 +61,12 @@ class OpenedStore {
     CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_->Create(id));
     co_return co_await engine_of(id).OpenPartition(info);
   }
+  Task<Result<Partition*>> CreateReplica(uint32_t id, Uuid uuid) {
+    CO_RETURN_IF_ERROR(CheckMayOpen(id));
+    Forget();
+    CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_->CreateReplica(id, uuid, engine_of(id).log_end()));
+    co_return co_await engine_of(id).OpenPartition(info);
+  }
   Task<Status> Drop(uint32_t id) {
     Forget();
     CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_->Drop(id));

@@ -515,5 +515,41 @@ TEST(DynamicPartitions, WatchersLearnThatOneIsNew) {
   restarted.Run(ExpectFeedGone);
 }
 
+// A node of a cluster begins with nothing, and holds replicas that share the UUID of their partition.
+constexpr Uuid kShared{7, 8};
+
+TEST(DynamicPartitions, OfSeveralReplicasInAStoreThatBeginsEmpty) {
+  World world;
+  world.setup_.store.empty = true;
+  static const std::string replica_file = "/data/partition-00001/replica";
+  world.Run([](World* t) -> Task<void> {
+    EXPECT_EQ(t->store_->store().ranges, kRanges);
+    EXPECT_TRUE(t->store_->store().partitions.empty());
+    EXPECT_TRUE(t->store_->engine_of(1).partitions().empty());
+    EXPECT_EQ((co_await t->store_->CreateReplica(1, Uuid())).code(), Code::kInvalidArgument);
+    Result<Partition*> created = co_await t->store_->CreateReplica(1, kShared);
+    EXPECT_OK(created.status());
+    EXPECT_EQ((*created)->uuid(), kShared);
+    EXPECT_EQ((co_await t->store_->CreateReplica(1, kShared)).code(), Code::kAlreadyExists);
+    EXPECT_EQ((co_await t->store_->CreateReplica(2, kShared)).code(), Code::kAlreadyExists);
+    co_await t->Fill(1, 20);
+  });
+  for (const bool again : {false, true}) {
+    // The file of the replica is a part of the partition, and goes with it.
+    world.machine_->disk().WriteAll(replica_file, "promised");
+    world.machine_->disk().WriteAll(replica_file + ".new", "half of one");
+    world.Run([](World* t) -> Task<void> {
+      co_await t->ExpectHolds(1, 20);
+      EXPECT_OK(co_await t->store_->Drop(1));
+      // What the log holds of the one before is not of this one.
+      EXPECT_OK((co_await t->store_->CreateReplica(1, kShared)).status());
+      co_await t->ExpectHolds(1, 0);
+      co_await t->Fill(1, 20);
+    });
+    EXPECT_FALSE(world.machine_->disk().Exists(replica_file)) << again;
+    EXPECT_FALSE(world.machine_->disk().Exists(replica_file + ".new")) << again;
+  }
+}
+
 }  // namespace
 }  // namespace pando::engine_test

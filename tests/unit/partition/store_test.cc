@@ -73,6 +73,21 @@ class StoreTest : public testing::Test {
   SimReactor* reactor_ = machine_->Boot();
 };
 
+TEST_F(StoreTest, MayBeginEmpty) {
+  StoreOptions options{"/data", 8, 2};
+  options.empty = true;
+  const Result<StoreInfo> made = *kernel_.RunTask(*reactor_, OpenStore(*reactor_, options));
+  ASSERT_TRUE(made.ok()) << made.status().ToString();
+  EXPECT_EQ(made->ranges, 8u);
+  EXPECT_TRUE(made->partitions.empty());
+  EXPECT_EQ(machine_->disk().AllFiles(), std::vector<std::string>{kMeta});
+  // It stays as it is, whatever is asked for.
+  const Result<StoreInfo> found = Open(8, 2);
+  ASSERT_TRUE(found.ok()) << found.status().ToString();
+  EXPECT_TRUE(found->partitions.empty());
+  EXPECT_EQ(found->node, made->node);
+}
+
 TEST_F(StoreTest, GoldenRead) {
   machine_->disk().WriteAll(kMeta, HandMeta());
   Result<StoreInfo> info = Load();
