@@ -7,6 +7,7 @@
 
 #include "src/base/expiry.h"
 #include "src/btree/batch_find.h"
+#include "src/engine/memory_shares.h"
 #include "src/engine/work_list.h"
 #include "src/partition/replica.h"
 
@@ -18,31 +19,9 @@ constexpr Nanos kCheckpointTick = 20 * kMillisecond;
 constexpr Nanos kClosePatience = 5 * kSecond;
 constexpr Nanos kLockInterval = kSecond;  // how often the lock file is checked
 constexpr Nanos kSweepInterval = 500 * kMillisecond;
-// The log's group buffers, which count towards the engine's memory.
-constexpr uint64_t kLogBufferBytes = 6u << 20;
-// Memory for the changes kept for watchers, over all partitions: at most this share of the engine's
-// memory.
-constexpr uint64_t kChangeTailShare = 64;
-constexpr uint64_t kMaxChangeTailBytes = 32u << 20;
-// Memory for the lists of extents that died: this share of the engine's memory. While a checkpoint
-// lists an extent, it takes up to this many bytes: its entry, a copy, and one in the encoded list.
-constexpr uint64_t kListShare = 16;
-constexpr uint64_t kListedExtentBytes = 64;
 constexpr size_t kBatchChunk = 128;  // lookups prepared together
-// What an open partition takes of memory besides its pages and its changes: its objects, its
-// bitmaps, its stream of the log, and the proxies of the other reactors.
-constexpr uint64_t kPartitionBytes = 20u << 10;
-// What a range takes of each reactor's memory, whether there is a partition for it or not: its places and
-// proxies in the tables by ID.
-constexpr uint64_t kRangeBytes = 192;
-// So many partitions are counted for in the pool's smallest size (BufferPool::kMinFrames).
-constexpr uint64_t kFewPartitions = 64;
 // How many partitions are opened, or checkpointed before the engine closes, at the same time.
 constexpr size_t kAtOnce = 16;
-// The marks of all partitions at the beginning of each segment take at most this share of it.
-constexpr uint64_t kMarksShare = 4;
-// Partitions that may come get at most this share of the memory that those that are there do not need.
-constexpr uint64_t kSpareShare = 4;
 
 }  // namespace
 
@@ -51,99 +30,11 @@ class Engine::Impl final : public LogReplaySink {
   Impl(Reactor& reactor, EngineOptions options)
       : reactor_(reactor),
         options_(std::move(options)),
-        pool_(reactor, PoolOptions(options_)),
+        pool_(reactor, PoolOptionsOf(options_)),
         newest_(options_.store.ranges),
         seen_before_(options_.store.ranges) {
     for (std::atomic<Version>& newest : newest_) newest = ChangeTail::kOutOfService;
     if (!options_.clock) options_.clock = std::make_shared<StoreClock>();
-  }
-
-  static BufferPoolOptions PoolOptions(const EngineOptions& options) {
-    BufferPoolOptions pool;
-    pool.page_bytes = options.store.page_bytes;
-    pool.seal_bytes = options.store.seal_bytes;
-    pool.compression = options.compression;
-    // E2: the pool leaves out what the rest of the engine needs: up to a quarter of the memory, and
-    // what many partitions need beyond that.
-    const uint64_t tails = ChangeTailBytes(options) * PartitionsOf(options), tails_share = ChangeTailShare(options);
-    const uint64_t others =
-        kLogBufferBytes + kScrubBufferBytes + std::min(tails, tails_share) + options.memory_bytes / kListShare;
-    const uint64_t partitions = kPartitionBytes * PartitionsOf(options) +
-                                (tails > tails_share ? tails - tails_share : 0) + RangesBytes(options.store.ranges);
-    const uint64_t taken = std::min(others, options.memory_bytes / 4) + partitions;
-    pool.memory_bytes = options.memory_bytes - std::min(taken, options.memory_bytes);
-    return pool;
-  }
-
-  // How many there may be at a time.
-  static uint64_t PartitionsOf(const EngineOptions& options) {
-    const StoreInfo& store = options.store;
-    const auto mine = [&](const PartitionInfo& p) { return store.ReactorOf(p.id) == options.reactor_index; };
-    const auto held = static_cast<uint64_t>(std::count_if(store.partitions.begin(), store.partitions.end(), mine));
-    const uint64_t ranges =
-        (uint64_t{store.ranges} + store.reactors - 1 - std::min(options.reactor_index, store.ranges)) / store.reactors;
-    const uint64_t most = std::min(ranges, MostMarks(options));
-    const uint64_t spare = std::min(options.spare_partitions, SpareOf(options, held));
-    return std::max(held, std::min(held + spare, most));
-  }
-  // For how many more than `held` there is memory, if they get a part of what these do not need at least.
-  static uint64_t SpareOf(const EngineOptions& options, uint64_t held) {
-    const uint32_t page_bytes = options.store.page_bytes;
-    const uint64_t least = MinMemoryBytes(page_bytes, held, options.store.ranges);
-    const uint64_t many = std::max(held, kFewPartitions);  // from there on each needs the same
-    const uint64_t each = MinMemoryBytes(page_bytes, many + 1, 0) - MinMemoryBytes(page_bytes, many, 0);
-    return (options.memory_bytes - std::min(least, options.memory_bytes)) / kSpareShare / each;
-  }
-  // So many marks fit into the first batch of a segment.
-  static uint64_t MostMarks(const EngineOptions& options) {
-    return options.log_segment_bytes / kMarksShare / kMarkBytes;
-  }
-  // For all partitions together, unless these are very many.
-  static uint64_t ChangeTailShare(const EngineOptions& options) {
-    return std::min(options.memory_bytes / kChangeTailShare, kMaxChangeTailBytes);
-  }
-  // For one partition.
-  static uint64_t ChangeTailBytes(const EngineOptions& options) {
-    return std::max<uint64_t>(ChangeTailShare(options) / std::max<uint64_t>(PartitionsOf(options), 1),
-                              ChangeTail::kMinBytes);
-  }
-
-  // WQ2, for one partition. All tails together stay within a quarter of the log's budget, so that the
-  // rest goes on even if nothing can be committed.
-  static UncommittedLimits LimitsOf(const EngineOptions& options) {
-    const uint64_t tails = 4 * std::max<uint64_t>(PartitionsOf(options), 1);
-    UncommittedLimits limits;
-    limits.bytes = std::min(limits.bytes, options.log_budget_bytes / tails);
-    limits.records = std::min(limits.records, options.log_budget_records / tails);
-    return limits;
-  }
-
-  // The most extents that all lists together may have. Those that snapshots retain may take three
-  // quarters of it, those that wait for checkpoints the rest.
-  uint64_t MaxListed() const { return options_.memory_bytes / kListShare / kListedExtentBytes; }
-
-  // The pool that the engine needs at least: each partition keeps the root of its tree in memory.
-  static uint64_t MinPoolBytes(uint32_t page_bytes, uint64_t partitions) {
-    return BufferPool::MinMemoryBytes(page_bytes, BufferPoolOptions().write_buffers) +
-           (partitions - std::min(partitions, kFewPartitions)) * BufferPool::FrameBytes(page_bytes);
-  }
-
-  static Status CheckSize(const EngineOptions& options) {
-    const BufferPoolOptions pool = PoolOptions(options);
-    const uint64_t partitions = PartitionsOf(options);
-    if (pool.memory_bytes < MinPoolBytes(pool.page_bytes, partitions)) {
-      return Error(Code::kInvalidArgument,
-                   "one reactor's engine has {} bytes of memory; with {} partitions and pages of {} bytes it needs at "
-                   "least {} bytes: raise --memory_limit_mb",
-                   options.memory_bytes, partitions, pool.page_bytes,
-                   MinMemoryBytes(pool.page_bytes, partitions, options.store.ranges));
-    }
-    const uint64_t most = MostMarks(options);
-    if (partitions <= most) return Status();
-    return Error(Code::kInvalidArgument,
-                 "{} partitions on one reactor are too many, because its log states the position of each of them in "
-                 "every segment: at most {} are possible; raise --reactors",
-                 partitions, most);
   }
 
   Task<Status> Open() {
@@ -179,6 +70,7 @@ class Engine::Impl final : public LogReplaySink {
     log_options.budget_bytes = options_.log_budget_bytes;
     log_options.budget_records = options_.log_budget_records;
     log_options.retained_bytes = options_.log_retained_bytes;
+    log_options.reader_ring_bytes = ReaderRingBytes(options_);
     log_options.parent = &data_dir_;
     log_options.may_change = [this] { return StillOurs(); };
     log_options.dropped = options_.store.DroppedInLog(options_.reactor_index);
@@ -217,13 +109,14 @@ class Engine::Impl final : public LogReplaySink {
     options.info = info;
     options.clock = options_.clock;
     options.change_tail_bytes = ChangeTailBytes(options_);
+    options.history_points = HistoryPoints(options_);
     options.on_failure = [this](const Status& s) { OnFailure(s); };
     options.on_quarantine = [this](const QuarantinedPartition& q) { OnQuarantine(q); };
     if (options_.make_gate) options.gate = options_.make_gate(info.id);
     options.on_busy = [this, id = info.id] {
       if (by_id_[id] != nullptr) work_.NoteBusy(static_cast<Replica*>(by_id_[id]));
     };
-    options.uncommitted_limits = LimitsOf(options_);
+    options.uncommitted_limits = UncommittedLimitsOf(options_);
     options.max_lanes = options_.max_lanes;
     options.reader_retained_bytes = options_.reader_retained_bytes;
     options.change_count = &change_count_;
@@ -705,18 +598,9 @@ class Engine::Impl final : public LogReplaySink {
     return found;
   }
 
-  // The EngineOptions::memory_bytes that always suffices (Engine::MinMemoryBytes).
-  static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64_t ranges) {
-    // A quarter may go to what does not depend on their number (PoolOptions).
-    const uint64_t needed = MinPoolBytes(page_bytes, partitions) +
-                            partitions * (kPartitionBytes + ChangeTail::kMinBytes) + RangesBytes(ranges);
-    return needed / 3 * 4 + 4;
-  }
-  static uint64_t RangesBytes(uint64_t ranges) { return kRangeBytes * (ranges - std::min(ranges, kFewPartitions)); }
-
   Reactor& reactor_;
   EngineOptions options_;
-  const uint64_t most_partitions_ = PartitionsOf(options_);
+  const uint64_t most_partitions_ = MaxPartitions(options_);
   BufferPool pool_;
   Directory data_dir_;
   std::unique_ptr<Log> log_;
@@ -725,7 +609,7 @@ class Engine::Impl final : public LogReplaySink {
   std::vector<Replica*> served_;
   std::vector<Partition*> partitions_;
   std::unordered_map<Uuid, Replica*, UuidHash> by_uuid_;
-  WorkList work_{reactor_, pool_, options_, MaxListed()};
+  WorkList work_{reactor_, pool_, options_, MaxListedExtents(options_)};
   std::atomic<uint64_t> change_count_ = 0;
   std::vector<std::atomic<Version>> newest_;  // by ID
   std::vector<Version> seen_before_;          // by ID: the highest of partitions that were dropped
@@ -750,15 +634,11 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 Task<Result<std::unique_ptr<Engine>>> Engine::Open(Reactor& reactor, EngineOptions options) {
-  CO_RETURN_IF_ERROR(Impl::CheckSize(options));
+  CO_RETURN_IF_ERROR(CheckMemory(options));
   auto impl = std::make_unique<Impl>(reactor, std::move(options));
   CO_RETURN_IF_ERROR(co_await impl->Open());
   impl->partitions_.assign(impl->served_.begin(), impl->served_.end());
   co_return std::unique_ptr<Engine>(new Engine(std::move(impl)));
-}
-
-uint64_t Engine::MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64_t ranges) {
-  return Impl::MinMemoryBytes(page_bytes, partitions, ranges);
 }
 
 Reactor& Engine::reactor() { return impl_->reactor_; }

@@ -111,8 +111,8 @@ class Engine {
   ~Engine();
 
   // The EngineOptions::memory_bytes that always suffices for so many partitions on one reactor, of a store that
-  // is divided into so many ranges.
-  static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64_t ranges);
+  // is divided into so many ranges. `replicated`: EngineOptions::make_gate is set.
+  static uint64_t MinMemoryBytes(uint32_t page_bytes, uint64_t partitions, uint64_t ranges, bool replicated = false);
 
   Reactor& reactor();
   const std::shared_ptr<StoreClock>& clock() const;

@@ -42,8 +42,6 @@ namespace pando {
 
 class Replica final : public Partition, public LogConsumer, public GatedPartition {
  public:
-  // The ends of units that one with a gate remembers (UnitHistory).
-  static constexpr size_t kMaxHistory = 4096;
   struct Options {
     PartitionInfo info;
     std::shared_ptr<StoreClock> clock = std::make_shared<StoreClock>();
@@ -54,6 +52,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
     std::unique_ptr<CommitGate> gate;  // null: CommitAtOnce
     UncommittedLimits uncommitted_limits;
     uint64_t max_lanes = kMaxLanes;
+    size_t history_points = 1;                      // UnitHistory
     uint64_t reader_retained_bytes = 0;             // of the log, for each reader (Log::OpenReader)
     std::function<void()> on_busy = {};             // PartitionState::NoteBusy
     std::atomic<uint64_t>* change_count = nullptr;  // ChangeTail::CountIn
