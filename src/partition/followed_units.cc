@@ -8,6 +8,7 @@
 namespace pando {
 namespace {
 
+constexpr size_t kFetchesAtOnce = 32;   // units whose pages are read before their turn
 constexpr Nanos kPlaceRetry = kSecond;  // of what finds no room on a full disk
 // Of a master's writes that are not committed. They are several times what a master lets wait (WQ2),
 // because the limits of another node may be higher, and because there may also be what was on its way to
@@ -88,7 +89,28 @@ Status WritePipeline::AppendUnit(const WriteUnit& unit) {
   state_.last_lsn = unit.last_lsn();
   state_.last_chain = unit.chain_after;
   state_.log->Append(state_.stream, copy);
+  FetchSoon(LastUnit()->content);
   return Status();
+}
+
+// The pages of several units are read at once, as those of clients' writes are. When a unit's turn to be
+// applied has come, nothing but its own pages and those of the next one is read.
+void WritePipeline::FetchSoon(const ApplyUnit& unit) {
+  if (fetches_ == kFetchesAtOnce || !MayPin()) return;
+  std::vector<std::string> missing;
+  ChildRef child;
+  uint8_t level = 0;
+  for (const UnitRecord& r : unit.records) {
+    if (!state_.tree->FindLeaf(r.record.key, &child, &level)) missing.emplace_back(r.record.key);
+  }
+  if (missing.empty()) return;
+  ++fetches_;
+  state_.tasks.Spawn(FetchFollowed(std::move(missing)));
+}
+
+Task<void> WritePipeline::FetchFollowed(std::vector<std::string> keys) {
+  co_await state_.tree->FetchAhead(std::move(keys));  // an error shows again when the unit is applied
+  --fetches_;
 }
 
 // Applying it may need more room on the disk than there is now, in the file as it is. It then waits for it

@@ -139,6 +139,8 @@ class WritePipeline {
   Status DecodeUnit(const WriteUnit& unit, LoggedUnit* logged) const;
   Status CheckRoom() const;
   const LoggedUnit* LastUnit() const;
+  void FetchSoon(const ApplyUnit& unit);
+  Task<void> FetchFollowed(std::vector<std::string> keys);
   void Append(LoggedUnit* entry);
   void Push(LoggedUnit* entry);
   void Leave(QueueEntry* entry, Status status);
@@ -186,6 +188,7 @@ class WritePipeline {
   bool gate_closed_ = false;  // it has had its last call
   Applying applying_ = Applying::kAtOnce;
   TurnSlice apply_slice_{state_.pool.turn()}, append_slice_{state_.pool.turn()}, answer_slice_{state_.pool.turn()};
+  size_t fetches_ = 0;           // FetchFollowed that run
   bool fetching_ahead_ = false;  // FetchAhead runs
   bool answering_ = false;       // AnswerInTask runs
   bool writes_held_ = false;
