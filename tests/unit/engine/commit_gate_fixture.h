@@ -21,7 +21,7 @@ class ManualGate final : public CommitGate {
  public:
   Start OnRecovered(const RecoveredLog& log) override {
     recovered = log;
-    return {log.epoch + 1, log.committed_lsn};
+    return {leads ? log.epoch + 1 : log.epoch, log.committed_lsn};
   }
   void OnServing(GatedPartition* p) override { partition = p; }
   void OnDurable(Lsn up_to) override {
@@ -33,12 +33,17 @@ class ManualGate final : public CommitGate {
     EXPECT_FALSE(closed) << "told twice";
     closed = true;
   }
+  Status MayWrite() override { return leads ? Status() : Error(Code::kNotMaster, "another node is master"); }
+  bool Leads() const override { return leads; }
+  void OnAppended() override { ++appended; }
 
   RecoveredLog recovered;
   GatedPartition* partition = nullptr;
   Lsn durable_lsn = 0;
   bool closed = false;
   bool commits = false;  // at once
+  bool leads = true;
+  uint64_t appended = 0;  // calls of OnAppended
 };
 
 // A write that nobody waits for yet.
@@ -96,6 +101,7 @@ class CommitGateTest : public testing::Test {
     setup.engine.make_gate = [this](uint32_t partition) -> std::unique_ptr<CommitGate> {
       if (!gated_.contains(partition)) return nullptr;
       auto gate = std::make_unique<ManualGate>();
+      gate->leads = leads_;
       gates_[partition] = gate.get();
       if (partition == *gated_.begin()) gate_ = gate.get();
       return gate;
@@ -129,6 +135,7 @@ class CommitGateTest : public testing::Test {
   std::set<uint32_t> gated_{0};  // the partitions with gates
   std::map<uint32_t, ManualGate*> gates_;
   bool power_loss_ = false;  // else the process crashes
+  bool leads_ = true;        // ManualGate::leads, at the start
   TaskGroup* tasks_ = nullptr;
   Pending a_, b_, c_;
   static std::vector<void*>& abandoned_;  // never destroyed
