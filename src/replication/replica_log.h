@@ -1,20 +1,16 @@
 // ReplicaLog: what the replication core needs of its partition's log. Changes take effect in memory at
 // once and become durable later; ReplicaCore::OnDurable then tells the core.
 //
-// How it maps onto src/wal and src/partition:
-//   end, durable   LogStream's last unit, and the last one announced by LogConsumer::OnDurable
-//   applied        what the Applier has applied
-//   PointAt        the ends of units since the oldest checkpoint, as StreamHistory keeps them, and the
-//                  point of the checkpoint itself. That is enough: no two histories of one partition
-//                  part below a commit LSN, and a checkpoint is not above it (I6)
-//   EpochEnd       the epoch table, which follows from checkpoint and log
-//   Append         Log::Append of a unit as it came; the Applier takes it once it is committed
-//   Supersede      the units leave the queue of writes (WritePipeline::Supersede), and Log::Cut ends the
-//                  history in the log. What follows may be of lower epochs: a tail of epoch 2 yields to
-//                  units of epoch 1 that a master of epoch 3 kept, because the longest log is only a
-//                  preference in promotions
+// How it maps onto a partition: most calls are those of GatedPartition with the same name
+// (src/model/commit_gate.h). The others:
+//   applied        GatedPartition::applied_lsn
+//   PointAt        what the partition remembers (src/partition/unit_history.h). That is enough: no two
+//                  histories of one partition part below a commit LSN
+//   Append         GatedPartition::AppendUnit; the Applier takes the unit once it is committed
 //   BeginEpoch     GatedPartition::BeginEpoch(epoch, end().lsn)
-//   Commit         GatedPartition::Commit, and Log::SetCommit for the mark
+//   Commit         GatedPartition::Commit, which states it in the log too (Log::SetCommit)
+// A supersession is stated in the log at once (Log::Cut), so a tail of a higher epoch may yield to units
+// of a lower one that the master of a still higher one kept.
 //
 // Threads: that of the partition.
 #pragma once
