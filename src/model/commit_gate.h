@@ -114,6 +114,9 @@ class CommitGate {
   // Whether this replica may append writes of its own accord, as the removal of expired records: only a
   // master does.
   virtual bool Leads() const { return true; }
+  // Whether a snapshot that was just taken may be shown to a client: it has everything that was acknowledged
+  // before. The refusal is that of a read.
+  virtual Status MayShowSnapshot() { return {}; }
   // The partition has appended a write of its own. Called for each, so it must be cheap: whoever ships
   // units has a LiveReader, or does so once in the turn.
   virtual void OnAppended() {}

@@ -62,9 +62,17 @@ struct ReportLostReplica {
   ReplicaId replica;
   std::string why;
 };
-// What this replica needs is not in the master's log any more: install it from a copy of the pages.
+// As master: what the replica needs is not in this log any more. It is offered a copy of the pages
+// (InstallOffer) if it is not in sync; if it is, it leaves the ISR first.
 struct InstallReplica {
   ReplicaId replica;
+};
+// This replica's master has offered a copy of the pages. It acknowledges nothing more. Read the entry, currently: if it
+// still has `epoch` and `master`, and this replica is not in the ISR, replace the replica's data; else call
+// OnInstalled.
+struct FetchPages {
+  Epoch epoch = 0;
+  ReplicaId master;
 };
 // The replica cannot be used: its committed past is not the partition's. It takes part in nothing from
 // now on, and must be installed anew under another UUID.
@@ -80,7 +88,7 @@ struct DiscardReplica {
 
 using Effect =
     std::variant<SendMessage, ShipUnits, StorePromise, CasTopology, ReadTopology, OpenMastership, CloseMastership,
-                 HandoverEnded, ReportLostReplica, InstallReplica, QuarantineReplica, DiscardReplica>;
+                 HandoverEnded, ReportLostReplica, InstallReplica, FetchPages, QuarantineReplica, DiscardReplica>;
 
 // The effects of one call. A call has few of them, and a limit on them.
 class Effects {

@@ -43,6 +43,8 @@ class Election {
   // a lease, Takes is true, and the mastership may begin.
   void OnNamed(Nanos now_ns);
   bool Takes(Nanos now_ns) const;
+  // It has begun. If it ends, only a campaign begins another one.
+  void OnTaken() { named_ = 0; }
   // Somebody else has become master: it has the first turn.
   void OnOtherMaster(Nanos now_ns);
   // The first entry since the start names this replica as master. The only campaign that waits for

@@ -66,6 +66,7 @@ AlignReply Follower::Ends(Epoch epoch, Lsn limit) const {
 
 void Follower::OnAlignRequest(const ReplicaId& from, const AlignRequest& request) {
   if (Refuses(from, request.epoch)) return;
+  if (!context_.installed) return;  // RC8: what it has is to be replaced
   AlignReply reply = Ends(request.epoch, context_.log.end().lsn);
   reply.number = request.number;
   context_.Send(from, std::move(reply));
@@ -76,6 +77,7 @@ void Follower::OnAlignRequest(const ReplicaId& from, const AlignRequest& request
 
 std::string Follower::OnAppend(const ReplicaId& from, const Append& append) {
   if (Refuses(from, append.epoch)) return "";
+  if (!context_.installed) return "";  // RC8
   const std::optional<HistoryPoint> after = context_.log.PointAt(append.after.lsn);
   if (!after || after->chain != append.after.chain) {
     // Not here, or another history: the master goes further back.
@@ -126,7 +128,7 @@ std::string Follower::Take(const Append& append) {
         context_.log.Supersede(at);
         if (matched_.lsn > at.lsn) matched_ = at;  // only if a rule is off: see CheckInvariants
       }
-      context_.log.Append(unit);
+      if (!context_.log.Append(unit)) break;
     }
     at = end;
   }
@@ -135,6 +137,7 @@ std::string Follower::Take(const Append& append) {
 }
 
 std::optional<HistoryPoint> Follower::Acknowledgeable() const {
+  if (!context_.installed) return std::nullopt;
   if (matched_epoch_ == 0 || matched_epoch_ < context_.promised || context_.stored_promise < matched_epoch_) {
     if (context_.rules().fence_appends || matched_epoch_ == 0) return std::nullopt;
   }

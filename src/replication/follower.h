@@ -46,6 +46,8 @@ class Follower {
   Grant& grant() { return grant_; }
   const Grant& grant() const { return grant_; }
   Epoch matched_epoch() const { return matched_epoch_; }
+  // What it has acknowledged in that epoch.
+  Lsn AcknowledgedIn(Epoch epoch) const { return matched_epoch_ == epoch ? acknowledged_.lsn : 0; }
   std::string CheckInvariants() const;
 
  private:

@@ -146,6 +146,9 @@ std::optional<HistoryPoint> Leader::CommonPoint(const AlignReply& reply) const {
   for (const HistoryPoint& end : reply.ends) {
     const std::optional<HistoryPoint> own = context_.log.PointAt(end.lsn);
     if (own && own->chain == end.chain) return own;
+    // It is committed there, so it is in this log, although its chain may not be remembered any more. Who
+    // reads the log from there compares it.
+    if (!own && end.lsn != 0 && end.lsn == reply.committed.lsn && end.lsn <= context_.commit_lsn) return end;
     // The same epoch goes on longer over there: it may contain our end of it.
     const HistoryPoint own_end = context_.log.EpochEnd(end.epoch);
     if (own_end.epoch == end.epoch && own_end.lsn < end.lsn) return own_end;
@@ -166,7 +169,7 @@ void Leader::OnAlignReply(const ReplicaId& from, const AlignReply& reply, Nanos 
   if (peer->located && !lower && now_ns - peer->located_ns < context_.timing().resend_after_ns / 8) return;
   const std::optional<HistoryPoint> common = CommonPoint(reply);
   if (!common) {
-    context_.out.Add(InstallReplica{from});
+    OfferInstall(*peer);
     return;
   }
   peer->located = true;
@@ -187,6 +190,13 @@ void Leader::Ship(Peer* peer) {
   context_.out.Add(ShipUnits{peer->id, epoch_, peer->next, context_.commit_lsn});
 }
 
+// RC8. One that is in sync leaves the ISR first: it makes no progress.
+void Leader::OfferInstall(const Peer& peer) {
+  context_.out.Add(InstallReplica{peer.id});
+  if (proposals_.WaitSet().Contains(peer.id) || peer.acked.lsn >= std::max(start_lsn_, context_.commit_lsn)) return;
+  context_.Send(peer.id, InstallOffer{epoch_, peer.acked.lsn});
+}
+
 void Leader::OnShipped(const ReplicaId& to, Epoch epoch, const HistoryPoint& end, Nanos now_ns) {
   Peer* peer = Find(to);
   if (peer == nullptr || epoch != epoch_) return;
@@ -203,7 +213,7 @@ void Leader::OnShipFailed(const ReplicaId& to, Epoch epoch) {
   Peer* peer = Find(to);
   if (peer == nullptr || epoch != epoch_) return;
   peer->reading = peer->located = false;
-  context_.out.Add(InstallReplica{to});
+  OfferInstall(*peer);
 }
 
 void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_ns) {
@@ -292,15 +302,24 @@ void Leader::OnEntry(Nanos now_ns) {
   ChangeIsr(now_ns);
 }
 
+// A guard has seen the process of a follower exit: a commit need not wait until its silence shows it.
+void Leader::OnDeath(const ReplicaId& replica, uint64_t incarnation, Nanos now_ns) {
+  Peer* peer = Find(replica);
+  if (peer == nullptr) return;
+  peer->dead_process = std::max(peer->dead_process, incarnation);
+  ChangeIsr(now_ns);
+}
+
 bool Leader::MustLeave(const Peer& peer, Nanos now_ns) const {
-  if (peer.lost_disk || peer.apply_stalled) return true;
+  if (peer.lost_disk || peer.apply_stalled || peer.is_dead()) return true;
   const Nanos limit = context_.timing().evict_after_ns;
   if (now_ns - peer.heard_ns > limit) return true;  // no lease without it
   return peer.acked.lsn < peer.goal_lsn && now_ns - peer.caught_up_ns > limit;
 }
 
 bool Leader::MayJoin(const Peer& peer, Nanos now_ns) const {
-  if (peer.lost_disk || peer.apply_stalled || !peer.installed || now_ns < peer.rejoin_at_ns) return false;
+  if (peer.lost_disk || peer.apply_stalled || peer.is_dead()) return false;
+  if (!peer.installed || now_ns < peer.rejoin_at_ns) return false;
   if (now_ns - peer.heard_ns > context_.timing().evict_after_ns / 2) return false;
   const Lsn start = context_.rules().join_from_epoch_start ? start_lsn_ : 1;
   return peer.acked.lsn >= std::max(start, context_.commit_lsn);
@@ -473,6 +492,12 @@ ChangeResult Leader::SetReplicas(uint32_t replicas, Nanos now_ns) {
   desired.replicas = replicas;
   if (replicas == 0 || replicas < desired.min_isr || replicas > kMaxReplicas) return ChangeResult::kNotAllowed;
   return Propose(desired, now_ns);
+}
+
+std::vector<Leader::Following> Leader::Followers() const {
+  std::vector<Following> followers;
+  for (const Peer& peer : peers_) followers.push_back({peer.id, peer.acked.lsn, peer.caught_up_ns, peer.heard_ns});
+  return followers;
 }
 
 std::vector<Leader::Counted> Leader::CountedAcks() const {

@@ -8,6 +8,10 @@
 //       set (I2) have acknowledged it in this epoch.
 //   RC1  nothing is committed in an epoch below the record that begins it. Earlier epochs are committed
 //        together with that record.
+//   RC8  a copy of the pages is offered only to a replica that no commit waits for, and that has not
+//        acknowledged enough to join. It takes the offer only if it has acknowledged nothing more, and
+//        from then on acknowledges nothing. So it is never in sync while its data is replaced, and the copy,
+//        which is cut later, has all that it ever acknowledged.
 //   RC2  an acknowledgement counts only if it is of this epoch, and names a point of this log.
 #pragma once
 
@@ -41,6 +45,8 @@ class Leader {
 
   void OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nanos now_ns);
   void OnAlignReply(const ReplicaId& from, const AlignReply& reply, Nanos now_ns);
+  // That process of a replica has ended.
+  void OnDeath(const ReplicaId& replica, uint64_t incarnation, Nanos now_ns);
   void OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_ns);
   void OnShipped(const ReplicaId& to, Epoch epoch, const HistoryPoint& end, Nanos now_ns);
   void OnShipFailed(const ReplicaId& to, Epoch epoch);
@@ -75,6 +81,15 @@ class Leader {
     return frozen() && now_ns - stalled_since_ns_ >= context_.timing().refuse_writes_after_ns;
   }
 
+  // How a follower is doing, for status.
+  struct Following {
+    ReplicaId replica;
+    Lsn acked_lsn = 0;
+    Nanos caught_up_ns = 0;  // then it had all that the master had
+    Nanos heard_ns = 0;      // its last heartbeat
+  };
+  std::vector<Following> Followers() const;
+
   struct Counted {  // for the assertions of the simulation
     ReplicaId replica;
     HistoryPoint point;
@@ -102,7 +117,9 @@ class Leader {
     Lsn acked_when_asked = 0;
     Nanos echo_ns = 0, echo_at_ns = 0;  // the newest HeartbeatAck::own_ns, and when it came
     uint64_t process = 0;               // HeartbeatAck::process
-    Lsn lost_lsn = 0;                   // what it has lost
+    uint64_t dead_process = 0;          // the newest that is known to have ended
+    bool is_dead() const { return dead_process != 0 && dead_process >= process; }
+    Lsn lost_lsn = 0;  // what it has lost
     Nanos located_ns = 0;
     Lsn start_lsn = 0;      // where shipping began then
     Nanos progress_ns = 0;  // when `acked` or `next` came to be what it is
@@ -125,6 +142,7 @@ class Leader {
   // What an AlignReply proves about the follower's past. Returns whether it can go on.
   bool CheckPast(Peer* peer, const AlignReply& reply, Nanos now_ns);
   void GiveUpOn(Peer* peer, Lsn lsn, std::string why);
+  void OfferInstall(const Peer& peer);
   void SendHeartbeats(Nanos now_ns);
   bool IsLevel(const Peer& peer) const;
   void TickHandover(Nanos now_ns);

@@ -44,6 +44,9 @@ std::string Text(const Resign& m) { return fmt::format("process {} resigns from 
 std::string Text(const Condemn& m) {
   return fmt::format("epoch {} has proof that LSN {} was lost here", m.epoch, m.lsn);
 }
+std::string Text(const InstallOffer& m) {
+  return fmt::format("epoch {} offers a copy of the pages to who has acknowledged {}", m.epoch, m.acked_lsn);
+}
 std::string Text(const DeathNotice& m) { return fmt::format("process {} is dead", m.incarnation); }
 
 }  // namespace

@@ -90,6 +90,11 @@ struct Condemn {
   Epoch epoch = 0;
   Lsn lsn = 0;  // which had been acknowledged, or is committed
 };
+// The master's log does not hold what the follower misses: it is to fetch a copy of the pages.
+struct InstallOffer {
+  Epoch epoch = 0;
+  Lsn acked_lsn = 0;  // what the master has counted of the follower in this epoch
+};
 // A message of an epoch below the promised one was refused.
 struct Fenced {
   Epoch epoch = 0;  // of that message
@@ -122,7 +127,7 @@ struct DeathNotice {
 struct Message {
   ReplicaId from, to;
   std::variant<Heartbeat, HeartbeatAck, AlignRequest, AlignReply, Append, AppendAck, Fenced, PromiseRequest,
-               PromiseReply, CampaignNow, DeathNotice, Resign, Condemn>
+               PromiseReply, CampaignNow, DeathNotice, Resign, Condemn, InstallOffer>
       body;
 };
 

@@ -245,6 +245,7 @@ void PeerLink::OnReply(std::string_view body) {
 
 void PeerLink::Break(Status why) {
   if (state_ == State::kDown || state_ == State::kClosing) return;
+  links_->room_.NotifyAll();  // there will be none
   if (!stopping_) Report(why, state_ == State::kUp);
   why_down_ = why;
   why_broken_ = std::move(why);

@@ -66,6 +66,7 @@ Status PeerLinks::SetAddresses(std::map<NodeId, std::vector<std::string>> addres
   std::map<LinkKey, PeerAddress> wanted;
   for (const auto& [node, reactors] : addresses) {
     for (uint32_t reactor = 0; reactor < reactors.size(); ++reactor) {
+      if (reactors[reactor].empty()) continue;
       Result<HostPort> parsed = ParseHostPort(reactors[reactor]);
       if (!parsed.ok()) {
         return Error(parsed.code(), "node {}, reactor {}: {}", node, reactor, parsed.status().message());
@@ -153,7 +154,11 @@ Task<bool> PeerLinks::UntilRoom(NodeId node, uint32_t reactor) {
   ++room_waiters_;
   while (!closing_) {
     const PeerLink* link = Find(node, reactor);
-    if (link == nullptr || !link->HasRoom()) {
+    if (link == nullptr || !link->up()) {
+      --room_waiters_;
+      co_return false;
+    }
+    if (!link->HasRoom()) {
       co_await room_.Wait();
     } else if (const Nanos until_ns = link->no_memory_until_ns(); until_ns > reactor_.NowNs()) {
       co_await WaitUntil(reactor_, room_, until_ns, [this] { return closing_; });

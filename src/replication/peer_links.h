@@ -117,7 +117,7 @@ class PeerLinks final : public AcceptHandler, private TurnHook {
   Result<uint16_t> Listen(ListenOptions options);
 
   // All other nodes of the topology, and where each of their reactors listens ("host:port"). A node may
-  // have no address: it is then known, but there is no link to it. Replaces what was set before; links
+  // have no address, or "" for some of its reactors: there is no link to those. Replaces what was set before; links
   // whose address stays, stay. kInvalidArgument: an address is none; nothing has changed.
   Status SetAddresses(std::map<NodeId, std::vector<std::string>> addresses);
   // The cluster's active version has changed. Links connect anew with it. A version that this build
@@ -130,8 +130,8 @@ class PeerLinks final : public AcceptHandler, private TurnHook {
   // Queues a message to a replica on that reactor of that node. Returns false when there is no room for
   // it, or no connection now. Control messages and data each keep their order.
   bool Send(NodeId node, uint32_t reactor, uint32_t partition, const Message& message);
-  // Waits until that link is up and has room for data: at most half of its queue is in use. Returns
-  // false once Close has begun. For a link that does not exist it waits until it does.
+  // Waits until that link has room for data: at most half of its queue is in use. Returns false if it is not
+  // up, or is lost meanwhile, and once Close has begun.
   Task<bool> UntilRoom(NodeId node, uint32_t reactor);
   bool IsUp(NodeId node, uint32_t reactor) const;
   // Why that link carries nothing now, for reports. OK if it is up.

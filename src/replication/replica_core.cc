@@ -73,6 +73,7 @@ void ReplicaCore::On(const ReplicaId&, const CampaignNow&, Nanos now_ns) {
 }
 
 void ReplicaCore::On(const ReplicaId&, const DeathNotice& notice, Nanos now_ns) {
+  if (leader_.active()) leader_.OnDeath(notice.replica, notice.incarnation, now_ns);
   if (!follower_.grant().OnDeath(notice.replica, notice.incarnation, now_ns)) return;
   election_.OnMasterGone(notice.replica, now_ns);
 }
@@ -88,6 +89,19 @@ void ReplicaCore::On(const ReplicaId& from, const Resign& resign, Nanos now_ns) 
 void ReplicaCore::On(const ReplicaId&, const Condemn& condemn, Nanos) {
   if (condemn.epoch < context_.promised) return;
   Quarantine(fmt::format("the master of epoch {} has proof that LSN {} was lost here", condemn.epoch, condemn.lsn));
+}
+
+// RC8. What the master counts of this replica was not enough to join, so nothing that is under way can take it
+// into the ISR unless it acknowledges more.
+void ReplicaCore::On(const ReplicaId& from, const InstallOffer& offer, Nanos) {
+  context_.NoteEpoch(offer.epoch);
+  if (leader_.active() || !context_.installed || offer.epoch < context_.promised) return;
+  if (offer.epoch > context_.entry.epoch) context_.out.Add(ReadTopology{});
+  const PartitionEntry& entry = context_.entry;
+  if (offer.epoch != entry.epoch || from != entry.master || entry.isr.Contains(context_.self())) return;
+  if (follower_.AcknowledgedIn(offer.epoch) > offer.acked_lsn) return;  // it was sent before that came
+  context_.installed = false;
+  context_.out.Add(FetchPages{offer.epoch, from});
 }
 
 void ReplicaCore::SeeMaster(Epoch epoch) {
@@ -121,10 +135,12 @@ void ReplicaCore::LookAtDisk(Nanos now_ns) {
 
 void ReplicaCore::TakeOver(Nanos now_ns) {
   if (leader_.active() || !election_.Takes(now_ns)) return;
+  election_.OnTaken();
   BeginMastership(now_ns);
 }
 
 void ReplicaCore::BeginMastership(Nanos now_ns) {
+  CHECK_GT(context_.entry.epoch, last_led_) << "I1: an epoch is led twice";
   follower_.Reset();
   last_led_ = context_.entry.epoch;
   leader_.Begin(context_.entry, false, now_ns);

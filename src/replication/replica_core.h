@@ -36,6 +36,7 @@
 #include <string_view>
 #include <vector>
 
+#include "src/model/read_gate.h"
 #include "src/replication/answers.h"
 #include "src/replication/core_context.h"
 #include "src/replication/election.h"
@@ -44,13 +45,6 @@
 #include "src/replication/messages.h"
 
 namespace pando::replication {
-
-// What a read belongs to: an epoch, and the process that was master in it.
-struct Mastership {
-  Epoch epoch = 0;
-  uint64_t incarnation = 0;
-  bool operator==(const Mastership&) const = default;
-};
 
 class ReplicaCore {
  public:
@@ -71,11 +65,14 @@ class ReplicaCore {
   void OnTopology(const PartitionEntry& entry, Nanos now_ns);
   // The answer to a CasTopology. With kApplied and kConflict comes the entry as it is.
   void OnCasDone(const OpId& op, CasOutcome outcome, const PartitionEntry& entry, Nanos now_ns);
-  // The pages of this learner are complete.
+  // The pages of this replica are complete: it fetches none.
   void OnInstalled(Nanos now_ns);
   // What this replica's disk can take (AppendAck::room), and whether it lacks the room to apply what is
   // committed. To be called when it has changed, as often as one likes.
   void OnRoom(uint64_t room, bool apply_stalled, Nanos now_ns);
+
+  // The node leaves its cluster in good order: a mastership ends, and the others are told that it uses no lease.
+  void Leave() { StepDown("the node leaves its cluster"); }
 
   // -- what an operator asks of a master
   // Makes `target`, a member of the ISR, master of the next epoch. Until HandoverEnded or CloseMastership,
@@ -148,6 +145,7 @@ class ReplicaCore {
   void On(const ReplicaId& from, const DeathNotice& notice, Nanos now_ns);
   void On(const ReplicaId& from, const Resign& resign, Nanos now_ns);
   void On(const ReplicaId& from, const Condemn& condemn, Nanos now_ns);
+  void On(const ReplicaId& from, const InstallOffer& offer, Nanos now_ns);
   void Learn(const PartitionEntry& entry, Nanos now_ns);
   // A message of that epoch's master has come.
   void SeeMaster(Epoch epoch);

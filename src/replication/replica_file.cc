@@ -118,6 +118,8 @@ Task<Result<std::unique_ptr<ReplicaFile>>> ReplicaFile::Create(Place place, Repl
   // A crash may have left one.
   Status status = co_await self->file_.Truncate(0);
   if (status.ok()) status = co_await self->file_.Truncate(2 * kReplicaSlotBytes);
+  // Both slots, so that no later promise needs room on the disk.
+  if (status.ok()) status = co_await self->WriteNext(state);
   if (status.ok()) status = co_await self->WriteNext(state);
   if (status.ok()) status = co_await self->file_.Sync(/*data_only=*/false);
   if (status.ok()) status = co_await directory->Rename(made, name);

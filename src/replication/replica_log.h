@@ -34,8 +34,9 @@ class ReplicaLog {
   // The end of the last unit whose epoch is at most `epoch`; all zeros if there is none.
   virtual HistoryPoint EpochEnd(Epoch epoch) const = 0;
 
-  // Appends a unit that continues end(). The records are valid only during the call.
-  virtual void Append(const WriteUnit& unit) = 0;
+  // Appends a unit that continues end(). The records are valid only during the call. False: it could not be
+  // taken, and nothing was changed; the master will offer it again.
+  virtual bool Append(const WriteUnit& unit) = 0;
   // Removes the units after `after`, which is a point of this log and not below the commit LSN. They
   // must not be found again by a recovery that finds something appended later.
   virtual void Supersede(const HistoryPoint& after) = 0;

@@ -61,6 +61,7 @@ enum class WireKind : uint8_t {
   kCampaignNow = 10,
   kResign = 11,
   kCondemn = 12,
+  kInstallOffer = 13,
 };
 
 struct MessageHead {
@@ -114,6 +115,11 @@ struct WireCondemn {
   uint64_t epoch, lsn;
 };
 static_assert(sizeof(WireCondemn) == 16);
+
+struct WireInstallOffer {
+  uint64_t epoch, acked_lsn;
+};
+static_assert(sizeof(WireInstallOffer) == 16);
 
 struct WireEpoch {  // CampaignNow
   uint64_t epoch;
@@ -206,6 +212,7 @@ struct KindOf {
   WireKind operator()(const CampaignNow&) const { return WireKind::kCampaignNow; }
   WireKind operator()(const Resign&) const { return WireKind::kResign; }
   WireKind operator()(const Condemn&) const { return WireKind::kCondemn; }
+  WireKind operator()(const InstallOffer&) const { return WireKind::kInstallOffer; }
   WireKind operator()(const DeathNotice&) const {
     LOG(FATAL) << "a death notice is no message between replicas";
     __builtin_unreachable();
@@ -225,6 +232,7 @@ struct BodyBytes {
   size_t operator()(const CampaignNow&) const { return sizeof(WireEpoch); }
   size_t operator()(const Resign&) const { return sizeof(WireResign); }
   size_t operator()(const Condemn&) const { return sizeof(WireCondemn); }
+  size_t operator()(const InstallOffer&) const { return sizeof(WireInstallOffer); }
   size_t operator()(const DeathNotice&) const { return 0; }
 };
 
@@ -246,6 +254,10 @@ struct PutBody {
   void operator()(const Condemn& m) const {
     const auto& [epoch, lsn] = m;
     Put(WireCondemn{epoch, lsn}, out);
+  }
+  void operator()(const InstallOffer& m) const {
+    const auto& [epoch, acked_lsn] = m;
+    Put(WireInstallOffer{epoch, acked_lsn}, out);
   }
   void operator()(const AlignRequest& m) const {
     const auto& [epoch, number] = m;
@@ -314,6 +326,12 @@ bool Take(std::string_view body, Condemn* m) {
   WireCondemn w;
   if (!TakeFront(&body, &w) || !body.empty()) return false;
   *m = {w.epoch, w.lsn};
+  return m->epoch != 0;
+}
+bool Take(std::string_view body, InstallOffer* m) {
+  WireInstallOffer w;
+  if (!TakeFront(&body, &w) || !body.empty()) return false;
+  *m = {w.epoch, w.acked_lsn};
   return m->epoch != 0;
 }
 bool Take(std::string_view body, AlignRequest* m) {
@@ -415,6 +433,7 @@ bool TakeBody(WireKind kind, std::string_view body, Message* message) {
     case WireKind::kCampaignNow: return TakeAs<CampaignNow>(body, message);
     case WireKind::kResign: return TakeAs<Resign>(body, message);
     case WireKind::kCondemn: return TakeAs<Condemn>(body, message);
+    case WireKind::kInstallOffer: return TakeAs<InstallOffer>(body, message);
   }
   return false;
 }

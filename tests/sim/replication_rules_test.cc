@@ -207,6 +207,26 @@ TEST(ReplicationRules, HandoverLosesNothing) {
   }
 }
 
+// It was named master, and did not campaign. If it resigns, it does not lead that epoch again.
+TEST(ReplicationRules, NamedMasterThatResignsLeadsItsEpochOnce) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.WriteEvery(5 * kMillisecond);
+  ASSERT_TRUE(
+      trio.Do(0, [&](ReplicaCore& core) { return core.Handover(trio[1].id, trio.now(), trio.now() + kSecond); }));
+  ASSERT_TRUE(trio.RunUntil([&] { return trio.master() == 1; }, kSecond));
+  const Epoch epoch = trio.entry.epoch;
+  trio.Run(200 * kMillisecond);
+  trio[1].hangs = true;
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.master() != 1 && trio.master() != trio.size(); }, 3 * kSecond));
+  trio[1].hangs = false;
+  trio.Run(3 * kSecond);
+  EXPECT_EQ(trio.Wrong(), "");
+  size_t begun = 0;
+  for (const auto& unit : trio[1].log.units()) begun += unit->epoch == epoch && unit->records == "begin";
+  EXPECT_EQ(begun, 1u);
+}
+
 TEST(ReplicationRules, HandoverToOneThatIsNotLevelEndsInTime) {
   Trio trio;
   ASSERT_TRUE(trio.Opens());

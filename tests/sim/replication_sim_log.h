@@ -45,11 +45,12 @@ class SimLog final : public ReplicaLog {
         std::partition_point(units_.begin(), units_.end(), [&](const UnitPtr& u) { return u->epoch <= epoch; });
     return at == units_.begin() ? HistoryPoint() : (*(at - 1))->end();
   }
-  void Append(const WriteUnit& unit) override {
+  bool Append(const WriteUnit& unit) override {
     auto copy = std::make_shared<SimUnit>();
     *copy = {unit.epoch,        unit.first_lsn,   unit.record_count,
              unit.chain_before, unit.chain_after, std::string(unit.records)};
     Push(std::move(copy));
+    return true;
   }
   void Supersede(const HistoryPoint& after) override {
     while (!units_.empty() && units_.back()->last_lsn() > after.lsn) units_.pop_back();

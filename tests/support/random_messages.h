@@ -65,6 +65,7 @@ inline Message RandomMessage(SimRandom& random, size_t kind) {
     case 9: message.body = CampaignNow{epoch}; break;
     case 10: message.body = Resign{epoch, random.Next(), random.Next()}; break;
     case 11: message.body = Condemn{epoch, random.Next()}; break;
+    case 12: message.body = InstallOffer{epoch, random.Next()}; break;
     default: LOG(FATAL) << "there is no kind " << kind;
   }
   return message;

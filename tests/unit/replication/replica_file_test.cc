@@ -114,10 +114,10 @@ TEST_F(ReplicaFileTest, WritesThatComeMeanwhileAreWrittenTogether) {
     EXPECT_TRUE((co_await (*file)->Close()).ok());
     EXPECT_TRUE((co_await directory.Close()).ok());
   });
-  // Create has written one, and the eight were two.
+  // Create has written both slots, and the eight were two.
   const std::string bytes = machine_->disk().ReadAll("/data/partition-00003/replica");
-  EXPECT_EQ(bytes, HandSlot(2, 2) + HandSlot(3, 9));
-  machine_->disk().FlipBit("/data/partition-00003/replica", 4096 + 60);
+  EXPECT_EQ(bytes, HandSlot(4, 9) + HandSlot(3, 2));
+  machine_->disk().FlipBit("/data/partition-00003/replica", 60);
   Run(+[](Reactor* reactor) -> Task<void> {
     Directory directory;
     ReplicaFile::Place place = co_await PlaceIn(reactor, &directory);

@@ -104,6 +104,7 @@ TEST(PeerWire, GoldenMessages) {
   EXPECT_EQ(Hex(Encoded(CampaignNow{1})), Golden("38000000", "0a", U64s({1})));
   EXPECT_EQ(Hex(Encoded(Resign{1, 2, 3})), Golden("48000000", "0b", U64s({1, 2, 3})));
   EXPECT_EQ(Hex(Encoded(Condemn{1, 2})), Golden("40000000", "0c", U64s({1, 2})));
+  EXPECT_EQ(Hex(Encoded(InstallOffer{1, 2})), Golden("40000000", "0d", U64s({1, 2})));
 }
 
 PeerHello SomeHello() {
