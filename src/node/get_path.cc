@@ -250,10 +250,20 @@ void GetPath::FillReads(const std::vector<Entry>& entries, const std::string& ke
   }
 }
 
-void GetPath::AnswerLocal() {
-  metrics_.gets_total.Add(entries_.size());
-  FillReads(entries_, keys_);
+// What was found counts only if the lease still holds now. The slow path says what is wrong otherwise.
+void GetPath::LookUp(const std::vector<Entry>& entries, const std::string& keys) {
+  metrics_.gets_total.Add(entries.size());
+  FillReads(entries, keys);
   backend_->batch_get(reads_);
+  if (backend_->read_gate == nullptr) return;
+  const Nanos fresh_now_ns = server_->reactor().FreshNowNs();
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (!backend_->read_gate->Holds(entries[i].partition, fresh_now_ns)) reads_[i].outcome = PointRead::Outcome::kMiss;
+  }
+}
+
+void GetPath::AnswerLocal() {
+  LookUp(entries_, keys_);
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (reads_[i].outcome == PointRead::Outcome::kMiss) continue;
     if (server_->HasRoom(entries_[i].id)) {
@@ -311,9 +321,7 @@ void GetPath::PutAway(RemoteGets* gets) {
 }
 
 void GetPath::ServeRemote(RemoteGets* gets) {
-  metrics_.gets_total.Add(gets->entries.size());
-  FillReads(gets->entries, gets->keys);
-  backend_->batch_get(reads_);
+  LookUp(gets->entries, gets->keys);
   gets->answers.resize(reads_.size());
   size_t bytes = 0;
   for (const PointRead& read : reads_) {

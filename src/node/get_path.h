@@ -87,6 +87,7 @@ class GetPath {
   void Park(const Entry& entry, std::string_view key);
   void TakeUpParked();
   void GoTheLongWay(const Entry& entry, std::string_view key);
+  void LookUp(const std::vector<Entry>& entries, const std::string& keys);
   void AnswerLocal();
   void Answer(const RequestId& id, const PointRead& read);
   void AddKey(Entry* entry, std::string_view key, std::string* keys) const;

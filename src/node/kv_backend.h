@@ -7,15 +7,18 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "gen-cpp/cluster_types.h"
 #include "gen-cpp/pando_types.h"
 #include "src/io/task.h"
 #include "src/model/key_space.h"
 #include "src/model/partition.h"
 #include "src/model/point_write.h"
+#include "src/model/read_gate.h"
 #include "src/node/snapshots.h"
 #include "src/partition/partition_clock.h"
 #include "src/partition/store.h"
@@ -43,6 +46,8 @@ struct KvBackend {
   std::vector<const std::atomic<uint64_t>*> change_counts;
   // Engine::BatchGet of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointRead>)> batch_get;
+  // Of the partitions of this reactor. Null: each is the only replica.
+  const ReadGate* read_gate = nullptr;
   // Engine::BatchWrite of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointWrite* const>)> batch_write;
   // The backends, get paths and write paths of all reactors, by reactor index, so that requests for
@@ -68,6 +73,16 @@ class NodeControl {
   // the whole node (0 = the configured rate).
   virtual Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) = 0;
   virtual std::string server_version() const = 0;
+  // Of a node of a cluster; others answer kInvalidArgument.
+  virtual Task<Result<api::ReplicasReply>> Replicas(Reactor& caller);
+  virtual Task<Result<api::TopologyReply>> KnownTopology(Reactor& caller);
+  virtual Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
+                                                    Nanos timeout_ns);
+  virtual Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica);
+  virtual Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
+                                                 SnapshotToken token);
+  virtual Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
+                                            std::optional<Uuid> leaves);
 
  protected:
   ~NodeControl() = default;

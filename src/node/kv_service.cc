@@ -122,6 +122,12 @@ const KvService::Method KvService::kMethods[] = {
     {"readPages", &StartRead<&KvService::ReadPages>},
     {"checkpoint", &StartRead<&KvService::AdminCheckpoint>},
     {"scrub", &StartRead<&KvService::AdminScrub>},
+    {"replicas", &StartRead<&KvService::ClusterReplicas>, MemoryLane::kControl},
+    {"topology", &StartRead<&KvService::ClusterTopology>, MemoryLane::kControl},
+    {"handover", &StartRead<&KvService::ClusterHandover>, MemoryLane::kControl},
+    {"openCopy", &StartRead<&KvService::ClusterOpenCopy>, MemoryLane::kControl},
+    {"renewCopy", &StartRead<&KvService::ClusterRenewCopy>, MemoryLane::kControl},
+    {"replaceReplica", &StartRead<&KvService::ClusterReplaceReplica>, MemoryLane::kControl},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "gen-cpp/Admin.h"
+#include "gen-cpp/Cluster.h"
 #include "gen-cpp/Kv.h"
 #include "src/io/task.h"
 #include "src/kvapi/kv_errors.h"
@@ -103,6 +104,13 @@ class KvService final : public RpcService {
   Task<void> AdminCheckpoint(Call<api::Admin_checkpoint_args, api::Admin_checkpoint_result>* call);
   // kv_scrub.cc
   Task<void> AdminScrub(Call<api::Admin_scrub_args, api::Admin_scrub_result>* call);
+  // kv_cluster.cc
+  Task<void> ClusterReplicas(Call<api::Cluster_replicas_args, api::Cluster_replicas_result>* call);
+  Task<void> ClusterTopology(Call<api::Cluster_topology_args, api::Cluster_topology_result>* call);
+  Task<void> ClusterHandover(Call<api::Cluster_handover_args, api::Cluster_handover_result>* call);
+  Task<void> ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call);
+  Task<void> ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cluster_renewCopy_result>* call);
+  Task<void> ClusterReplaceReplica(Call<api::Cluster_replaceReplica_args, api::Cluster_replaceReplica_result>* call);
 
   struct SnapshotOpen;
   void ForgetClosedOpens();

@@ -1,5 +1,6 @@
 // LocalPartition is the place of a partition on its reactor: it passes calls on to the partition that the
 // node holds with this ID, or answers that there is none. Partitions come and go, and their places stay.
+// Reads of the newest state of a replica of several count only under its lease (ReadGate).
 // So whoever keeps a LocalPartition, or a proxy of it, may go on using it at any time.
 //
 // Threads: its reactor. Any thread may call newest_change.
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "src/model/partition.h"
+#include "src/model/read_gate.h"
 #include "src/partition/change_tail.h"
 #include "src/partition/store.h"
 
@@ -20,8 +22,10 @@ class LocalPartition final : public Partition {
  public:
   // `*held` is the partition, or null; both pointers outlive this object. `newest` is what newest_change
   // answers (Engine::newest_change).
-  LocalPartition(uint32_t id, Partition* const* held, const std::atomic<Version>* newest)
-      : id_(id), held_(*held), newest_(*newest) {}
+  // `gate`: of reads of the newest state; null: they are always answered.
+  LocalPartition(uint32_t id, Partition* const* held, const std::atomic<Version>* newest,
+                 const ReadGate* gate = nullptr)
+      : id_(id), held_(*held), newest_(*newest), gate_(gate) {}
 
   uint32_t id() const override { return id_; }
   // Nil: the node does not hold the partition.
@@ -29,7 +33,7 @@ class LocalPartition final : public Partition {
 
   Task<Result<ReadResult>> Get(std::string key, SnapshotId snapshot, ValueRoom* room) override {
     if (!held_) return NotHere<Result<ReadResult>>();
-    return held_->Get(std::move(key), snapshot, room);
+    return UnderLease(snapshot, held_->Get(std::move(key), snapshot, room));
   }
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override {
     if (!held_) return NotHere<Result<std::vector<OpResult>>>();
@@ -37,20 +41,21 @@ class LocalPartition final : public Partition {
   }
   Task<Result<ScanPage>> Scan(ScanSpec spec) override {
     if (!held_) return NotHere<Result<ScanPage>>();
-    return held_->Scan(std::move(spec));
+    const SnapshotId snapshot = spec.snapshot;
+    return UnderLease(snapshot, held_->Scan(std::move(spec)));
   }
   Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override {
     if (!held_) return NotHere<Result<RangeAggregates>>();
-    return held_->Aggregate(std::move(start), std::move(end), snapshot);
+    return UnderLease(snapshot, held_->Aggregate(std::move(start), std::move(end), snapshot));
   }
   Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end, std::vector<uint64_t> ranks,
                                                      SnapshotId snapshot) override {
     if (!held_) return NotHere<Result<std::vector<std::string>>>();
-    return held_->KeysAtRanks(std::move(start), std::move(end), std::move(ranks), snapshot);
+    return UnderLease(snapshot, held_->KeysAtRanks(std::move(start), std::move(end), std::move(ranks), snapshot));
   }
   Task<Result<ChangePage>> Changes(Version after, std::string prefix, size_t max_changes, size_t max_bytes) override {
     if (!held_) return NotHere<Result<ChangePage>>();
-    return held_->Changes(after, std::move(prefix), max_changes, max_bytes);
+    return UnderLease(kNewest, held_->Changes(after, std::move(prefix), max_changes, max_bytes));
   }
   Version newest_change() const override { return newest_.load(std::memory_order_acquire); }
 
@@ -85,9 +90,24 @@ class LocalPartition final : public Partition {
     co_return PartitionNotHere(id);
   }
 
+  // A read of the newest state, which has not begun.
+  template <typename T>
+  Task<Result<T>> UnderLease(SnapshotId snapshot, Task<Result<T>> read) const {
+    if (gate_ == nullptr || snapshot != kNewest) return read;
+    return CheckLease(gate_, id_, std::move(read));
+  }
+  template <typename T>
+  static Task<Result<T>> CheckLease(const ReadGate* gate, uint32_t id, Task<Result<T>> read) {
+    CO_ASSIGN_OR_RETURN(const Mastership mastership, gate->Begin(id));
+    Result<T> result = co_await read;
+    CO_RETURN_IF_ERROR(gate->Check(id, mastership));
+    co_return result;
+  }
+
   const uint32_t id_;
   Partition* const& held_;
   const std::atomic<Version>& newest_;
+  const ReadGate* const gate_;
 };
 
 }  // namespace pando

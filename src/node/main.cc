@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "src/base/check.h"
+#include "src/node/guard.h"
 #include "src/node/node.h"
 
 DEFINE_string(data_dir, "", "Directory of the store; created if missing. Required.");
@@ -25,6 +26,19 @@ DEFINE_string(listen, "127.0.0.1:7420",
               "host:port for Thrift clients, IPv6 as in [::1]:7420; port 0 picks a free port and prints it.");
 DEFINE_int32(http_port, 7421,
              "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any free port, -1: none.");
+DEFINE_string(
+    topology, "",
+    "Where the map of the cluster is: file:DIR, or etcd://HOST:PORT,HOST:PORT/NAME. Empty: this node is alone.");
+DEFINE_uint32(node_id, 0, "ID of this node in the cluster, from 1; 0: the one that the data directory has.");
+DEFINE_string(peer_listen, "",
+              "host:port for the other nodes of the cluster; reactor i listens on port + i. Port 0: any free ports; "
+              "empty: those, on the host of --listen.");
+DEFINE_uint64(install_mb_per_s, 0,
+              "Read rate, in MiB/s, of copies of partitions from other nodes of the cluster, for replicas of this node "
+              "that have missed too much of the log, or have lost their data; 0: no limit.");
+DEFINE_bool(guard, true,
+            "Of a node of a cluster: run under a guard, a parent process that tells the other nodes when this one has "
+            "ended, so that they need not wait for its leases. Off: for debuggers.");
 DEFINE_int64(snapshot_max_age_s, 86400, "Longest lifetime of a snapshot, in seconds, however often it is renewed.");
 DEFINE_uint32(max_connections, 20000,
               "Number of client connections served at once; a further one replaces an idle one, or is refused.");
@@ -91,15 +105,22 @@ void EndNow(int code, std::string_view message) {
   _exit(code);
 }
 
+// A supervisor may signal all processes of a service at once, and the guard passes its signal on: then two come,
+// one of them from the guard, and they are one request.
+pid_t guard_process = 0;
+std::atomic<int> from_guard{0}, from_others{0};
+
 // Runs on the main thread: the reactors' threads block these signals (ReactorGroup::Start).
-void OnSignal(int /*signal*/) {
+void OnSignal(int /*signal*/, siginfo_t* info, void* /*context*/) {
   const int error = errno;
+  const bool by_guard = guard_process != 0 && info->si_pid == guard_process;
+  const int before = (by_guard ? from_guard : from_others).fetch_add(1);
   Phase serving = Phase::kServing;
   if (phase.compare_exchange_strong(serving, Phase::kStopping)) {
     sem_post(&stop_wanted);
   } else if (serving == Phase::kStarting) {
     EndNow(kStopped, "kvnode: a signal stopped the node before it was ready\n");
-  } else {
+  } else if (before > 0) {
     EndNow(kStopCutShort, "kvnode: a second signal stopped the node at once; the next start recovers from the log\n");
   }
   errno = error;
@@ -115,8 +136,8 @@ void OnLateStop(int /*signal*/) {
 void HandleSignals() {
   CHECK_EQ(sem_init(&stop_wanted, /*pshared=*/0, 0), 0);
   struct sigaction action {};
-  action.sa_handler = OnSignal;
-  action.sa_flags = SA_RESTART;
+  action.sa_sigaction = OnSignal;
+  action.sa_flags = SA_RESTART | SA_SIGINFO;
   for (int s : {SIGTERM, SIGINT, SIGHUP}) {
     struct sigaction inherited {};
     // nohup ignores SIGHUP so that the process outlives its terminal. That must stay so.
@@ -165,6 +186,7 @@ void PrintHelp() {
       {"Network",
        {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s",
         "idle_timeout_s"}},
+      {"Cluster", {"topology", "node_id", "peer_listen", "guard", "install_mb_per_s"}},
       {"Resources",
        {"memory_limit_mb", "log_budget_mb", "log_budget_records", "log_retained_mb", "checkpoint_interval_s",
         "snapshot_max_age_s", "scrub_mb_per_s", "scrub_interval_h", "release_space_mb_per_s", "release_space_after_s",
@@ -203,6 +225,14 @@ Status OptionsFromFlags(NodeOptions* options) {
     return Error(Code::kInvalidArgument, "--listen: {}", status.message());
   }
   options->http_port = FLAGS_http_port;
+  options->topology = FLAGS_topology;
+  options->node_id = FLAGS_node_id;
+  options->install_mb_per_s = FLAGS_install_mb_per_s;
+  if (!FLAGS_peer_listen.empty()) {
+    if (Status status = ParseListen(FLAGS_peer_listen, &options->peer_host, &options->peer_port); !status.ok()) {
+      return Error(Code::kInvalidArgument, "--peer_listen: {}", status.message());
+    }
+  }
   options->reactors = FLAGS_reactors;
   options->partitions = FLAGS_partitions;
   options->page_bytes = FLAGS_page_bytes;
@@ -234,6 +264,10 @@ int Run() {
   if (Status status = OptionsFromFlags(&options); !status.ok()) {
     std::fprintf(stderr, "kvnode: %s\nRun kvnode --help for the list of flags.\n", status.message().c_str());
     return kCannotStart;
+  }
+  if (FLAGS_guard && options.clustered()) {
+    options.guard_descriptor = RunGuarded();
+    if (options.guard_descriptor >= 0) guard_process = getppid();
   }
   HandleSignals();
   std::atomic<bool> failed{false};

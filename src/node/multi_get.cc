@@ -26,8 +26,14 @@ struct Group {
 
 class GroupReader {
  public:
-  GroupReader(KvBackend* backend, std::vector<WantedKey> keys, SnapshotId snapshot, ValueRoom* values)
-      : backend_(backend), keys_(std::move(keys)), snapshot_(snapshot), values_(values), results_(keys_.size()) {}
+  // `reactor`: that of `backend`.
+  GroupReader(KvBackend* backend, Reactor& reactor, std::vector<WantedKey> keys, SnapshotId snapshot, ValueRoom* values)
+      : backend_(backend),
+        reactor_(reactor),
+        keys_(std::move(keys)),
+        snapshot_(snapshot),
+        values_(values),
+        results_(keys_.size()) {}
 
   Task<std::vector<MultiGetResult>> Run() {
     for (size_t first = 0; first < keys_.size(); first += kBatch) {
@@ -58,10 +64,14 @@ class GroupReader {
       reads[i - first].key = std::string_view(stored).substr(from);
     }
     backend_->batch_get(reads);
+    const ReadGate* gate = backend_->read_gate;
+    const Nanos fresh_now_ns = gate == nullptr ? 0 : reactor_.FreshNowNs();
     for (size_t i = first; i < end; ++i) {
       const PointRead& read = reads[i - first];
       ReadResult& record = results_[i].record;
-      if (read.outcome == PointRead::Outcome::kMiss) {
+      // What was found counts only if the lease still holds now. ReadMissing says what is wrong otherwise.
+      const bool counts = gate == nullptr || gate->Holds(keys_[i].partition, fresh_now_ns);
+      if (read.outcome == PointRead::Outcome::kMiss || !counts) {
         missing_.push_back(i);
       } else if (read.outcome == PointRead::Outcome::kFound && Admit(i, read.in_place.size())) {
         record.found = true;
@@ -94,6 +104,7 @@ class GroupReader {
   }
 
   KvBackend* const backend_;
+  Reactor& reactor_;
   const std::vector<WantedKey> keys_;
   const SnapshotId snapshot_;
   ValueRoom* const values_;
@@ -101,9 +112,9 @@ class GroupReader {
   std::vector<size_t> missing_;
 };
 
-Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, std::vector<WantedKey> keys, SnapshotId snapshot,
-                                            ValueRoom* values) {
-  GroupReader reader(backend, std::move(keys), snapshot, values);
+Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, Reactor* reactor, std::vector<WantedKey> keys,
+                                            SnapshotId snapshot, ValueRoom* values) {
+  GroupReader reader(backend, *reactor, std::move(keys), snapshot, values);
   Task<std::vector<MultiGetResult>> run = reader.Run();
   co_return co_await run;
 }
@@ -112,11 +123,11 @@ Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Gr
                        ValueRoom* values) {
   KvBackend* there = backend->peers[reactor];
   if (reactor == backend->reactor) {
-    group->results = co_await ReadGroup(there, std::move(group->keys), snapshot, values);
+    group->results = co_await ReadGroup(there, origin, std::move(group->keys), snapshot, values);
     co_return;
   }
-  auto call = [there, keys = std::move(group->keys), snapshot, values](Reactor&) mutable {
-    return ReadGroup(there, std::move(keys), snapshot, values);
+  auto call = [there, keys = std::move(group->keys), snapshot, values](Reactor& owner) mutable {
+    return ReadGroup(there, &owner, std::move(keys), snapshot, values);
   };
   group->results = co_await CallOn(*origin, static_cast<int>(reactor), std::move(call));
 }

@@ -68,6 +68,10 @@ Status Node::Start() {
     if (found.ok() && reactors == 0) reactors = found->reactors;
     if (found.ok() && options_.page_bytes == 0) options_.page_bytes = found->page_bytes;
     if (!found.ok() && found.code() != Code::kNotFound) return found.TakeStatus();
+    RETURN_IF_ERROR(RunBlocking(*probe, CheckMembership(*probe, options_, found.ok())));
+    if (!found.ok() && options_.clustered()) {
+      ASSIGN_OR_RETURN(options_.partitions, RunBlocking(*probe, ReadRanges(*probe, options_)));
+    }
     if (!found.ok() && options_.partitions == 0) options_.partitions = kDefaultPartitions;
     if (!found.ok()) RETURN_IF_ERROR(CheckReactors(reactors, options_.partitions));
     if (reactors == 0) reactors = static_cast<uint32_t>(UsableCpus());
@@ -83,7 +87,7 @@ Status Node::Start() {
       << " of them for its own use. Raise RLIMIT_NOFILE (ulimit -Hn, or LimitNOFILE= in a systemd unit)";
   options_.max_connections = descriptors_.connections;
   budgets_ = std::make_unique<ConnectionBudgets>(
-      ConnectionBudgets::Limits{descriptors_.sockets, kMaxPeerSockets, kMaxHttpSockets});
+      ConnectionBudgets::Limits{descriptors_.sockets, std::max(descriptors_.peer_sockets, 1u), kMaxHttpSockets});
   ASSIGN_OR_RETURN(memory_, SplitMemory(options_, shape));
   shared_ = std::make_unique<RpcShared>(static_cast<int64_t>(memory_.request_bytes));
   mallopt(M_MMAP_THRESHOLD, kMmapThresholdBytes);
@@ -146,9 +150,11 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   Result<File> lock = co_await LockStore(first, options_.data_dir);
   if (!lock.ok()) co_return lock.TakeStatus();
   lock_ = *std::move(lock);
+  if (options_.clustered()) CO_RETURN_IF_ERROR(co_await OpenCluster(first));
   StoreOptions store;
   store.data_dir = options_.data_dir;
   store.partitions = options_.partitions;
+  store.empty = options_.clustered();
   store.reactors = options_.reactors;
   store.page_bytes = options_.page_bytes;
   Result<StoreInfo> opened = co_await OpenStore(first, std::move(store));
@@ -156,7 +162,7 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   store_ = *std::move(opened);
   CO_RETURN_IF_ERROR(co_await RemoveLeftovers(first, &store_));
   CO_RETURN_IF_ERROR(co_await ChangeReactorsIfNeeded(first));
-
+  if (cluster_) CO_RETURN_IF_ERROR(co_await JoinHosts(first));
   CO_RETURN_IF_ERROR(co_await OpenEngines(first));
   recovery_seconds_ = static_cast<double>(first.NowNs() - begin_ns) / kSecond;
 
@@ -176,9 +182,77 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   partitions_ =
       std::make_unique<NodePartitions>(first, &parts_, snapshots_.get(), &shared_->memory, store_, lock_identity);
   CO_RETURN_IF_ERROR(co_await partitions_->Open());
+  if (cluster_) {
+    installer_ = std::make_unique<ReplicaInstaller>(first, cluster_.get(), partitions_.get(), &parts_, &shared_->memory,
+                                                    &registry_, options_.install_mb_per_s * kMiB);
+    CO_RETURN_IF_ERROR(co_await MakeAssigned());
+  }
   CO_RETURN_IF_ERROR(co_await ListenAll(first));
+  if (cluster_) {
+    CO_RETURN_IF_ERROR(co_await EnterCluster(first));
+    installer_->Start();
+  }
   health_.ready.store(true, std::memory_order_relaxed);
   co_return Status();
+}
+
+Task<Status> Node::OpenCluster(Reactor& first) {
+  cluster_ = std::make_unique<NodeCluster>(first, &options_, &shared_->memory, &registry_);
+  CO_RETURN_IF_ERROR(co_await cluster_->Open());
+  membership_ = cluster_->identity();
+  if (options_.partitions == 0) options_.partitions = cluster_->ranges();
+  co_return Status();
+}
+
+// Before the engines ask for the gates of the replicas.
+Task<Status> Node::JoinHosts(Reactor& first) {
+  replication::PeerOptions peers;
+  peers.cluster_id = cluster_->cluster_id();
+  peers.node = cluster_->node();
+  peers.incarnation = cluster_->incarnation();
+  peers.protocol = cluster_->map().cluster->record.protocol;
+  auto join = [this, peers](Reactor&, ReactorPart* part) { return part->JoinCluster(cluster_.get(), peers); };
+  CO_RETURN_IF_ERROR(co_await OnAllReactors(first, join));
+  if (cluster_->renews()) CO_RETURN_IF_ERROR(co_await cluster_->Renewed());
+  co_return Status();
+}
+
+// The replicas that the topology assigns to this node, and that are not here. If the node has never served,
+// nobody has had them. Else they are lost, and others take their place.
+Task<Status> Node::MakeAssigned() {
+  for (const NodeCluster::Assigned& a : cluster_->assigned()) {
+    if (partitions_->store().Find(a.partition) != nullptr) continue;
+    if (!cluster_->first_start()) {
+      installer_->AddMissing(a.partition);
+      continue;
+    }
+    replication::ReplicaState state;
+    state.replica = a.replica;
+    state.installed = !a.learner;
+    Result<PartitionInfo> made =
+        co_await partitions_->CreateReplica(a.partition, PartitionUuid(cluster_->cluster_id(), a.partition), state);
+    CO_RETURN_IF_ERROR(made.status());
+  }
+  co_return Status();
+}
+
+Task<Status> Node::EnterCluster(Reactor& first) {
+  std::vector<std::string> addresses;
+  const std::string host = options_.peer_host.empty() ? options_.host : options_.peer_host;
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    ListenOptions listen;
+    listen.host = host;
+    listen.port = options_.peer_port == 0 ? uint16_t{0} : static_cast<uint16_t>(options_.peer_port + i);
+    listen.kind = ListenerKind::kPeer;
+    listen.budgets = budgets_.get();
+    listen.reuse_port = false;
+    auto on_reactor = [part = parts_[i], listen](Reactor&) -> Task<Result<uint16_t>> {
+      co_return part->ListenToPeers(listen);
+    };
+    CO_ASSIGN_OR_RETURN(const uint16_t port, co_await CallOn(first, static_cast<int>(i), std::move(on_reactor)));
+    addresses.push_back(FormatHostPort(host, port));
+  }
+  co_return co_await cluster_->Join(FormatHostPort(options_.host, port_), std::move(addresses), &parts_);
 }
 
 Status Node::ServeHttp(Reactor& first) {
@@ -325,7 +399,13 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   bool checkpoint = !health_.failed.load(std::memory_order_relaxed);
   // First, while everything that a change may wait for still goes on.
   Status status;
+  if (installer_) co_await installer_->Stop();
   if (partitions_) status = co_await partitions_->Close();
+  auto leave = [limit_ns = options_.shutdown_timeout_ms * kMillisecond](Reactor&, ReactorPart* part) {
+    return part->LeaveCluster(limit_ns);
+  };
+  Status left = co_await OnAllReactors(first, leave);
+  if (status.ok()) status = std::move(left);
   auto stop = [limit_ns = options_.shutdown_timeout_ms * kMillisecond](Reactor&, ReactorPart* part) {
     return part->StopServing(limit_ns);
   };
@@ -336,11 +416,15 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   auto drain = [](Reactor&, ReactorPart* part) { return part->DrainCalls(); };
   Status drained = co_await OnAllReactors(first, drain);
   if (status.ok()) status = std::move(drained);
+  installer_.reset();
   partitions_.reset();
   snapshots_.reset();  // only requests and changes of partitions use it, and all of them have ended
+  // Its news go to the hosts, which end with the engines.
+  if (cluster_) co_await cluster_->Close();
   auto close = [checkpoint](Reactor&, ReactorPart* part) { return part->CloseEngine(checkpoint); };
   Status closed = co_await OnAllReactors(first, close);
   if (status.ok()) status = std::move(closed);
+  cluster_.reset();
   // HTTP ends last, so that /healthz answers while the store closes.
   if (http_) {
     co_await http_->Shutdown();

@@ -10,6 +10,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,9 @@
 #include "src/io/file.h"
 #include "src/io/reactor_group.h"
 #include "src/node/http_server.h"
+#include "src/node/installer.h"
 #include "src/node/kv_backend.h"
+#include "src/node/node_cluster.h"
 #include "src/node/node_options.h"
 #include "src/node/node_partitions.h"
 #include "src/node/reactor_part.h"
@@ -50,6 +53,11 @@ class Node final : private NodeControl {
   Task<Status> ChangeReactorsIfNeeded(Reactor& first);
   Task<Status> OpenEngines(Reactor& first);
   Task<Status> ListenAll(Reactor& first);
+  // Of a node of a cluster.
+  Task<Status> OpenCluster(Reactor& first);
+  Task<Status> JoinHosts(Reactor& first);
+  Task<Status> MakeAssigned();
+  Task<Status> EnterCluster(Reactor& first);
   Task<void> ReactorMain(Reactor& reactor);
   // Runs fn(reactor, part) -> Task<Status> on every reactor concurrently. Returns the first error.
   template <typename Fn>
@@ -64,6 +72,17 @@ class Node final : private NodeControl {
   // node_scrub.cc
   Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) override;
   std::string server_version() const override { return kServerVersion; }
+  // cluster_control.cc
+  Task<Result<api::ReplicasReply>> Replicas(Reactor& caller) override;
+  Task<Result<api::TopologyReply>> KnownTopology(Reactor& caller) override;
+  Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
+                                            Nanos timeout_ns) override;
+  Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
+  Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
+                                         SnapshotToken token) override;
+  Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
+                                    std::optional<Uuid> leaves) override;
+  Task<Status> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica);
 
   NodeOptions options_;
   const std::function<void(const Status&)> on_failure_;
@@ -76,11 +95,14 @@ class Node final : private NodeControl {
   DescriptorSplit descriptors_;
   std::unique_ptr<ConnectionBudgets> budgets_;  // shared by all reactors
   std::unique_ptr<ReactorGroup> group_;
-  std::vector<ReactorPart*> parts_;             // each is created and destroyed on its reactor
-  std::unique_ptr<Snapshots> snapshots_;        // belongs to reactor 0
-  std::unique_ptr<NodePartitions> partitions_;  // belongs to reactor 0
-  std::vector<WaitQueue*> main_waits_;          // each reactor's main task waits here until Stop
-  std::unique_ptr<HttpServer> http_;            // belongs to reactor 0
+  std::vector<ReactorPart*> parts_;              // each is created and destroyed on its reactor
+  std::unique_ptr<NodeCluster> cluster_;         // belongs to reactor 0; null: this node is alone
+  NodeIdentity membership_;                      // set before the node serves
+  std::unique_ptr<Snapshots> snapshots_;         // belongs to reactor 0
+  std::unique_ptr<NodePartitions> partitions_;   // belongs to reactor 0
+  std::unique_ptr<ReplicaInstaller> installer_;  // belongs to reactor 0; null: this node is alone
+  std::vector<WaitQueue*> main_waits_;           // each reactor's main task waits here until Stop
+  std::unique_ptr<HttpServer> http_;             // belongs to reactor 0
   uint16_t port_ = 0, http_port_ = 0;
   Nanos started_ns_ = 0;
   double recovery_seconds_ = 0;

@@ -40,6 +40,7 @@ constexpr uint32_t kMaxReactors = 256;
 constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
 constexpr uint64_t kMaxScrubMbPerS = 1'000'000;
 constexpr uint64_t kMaxReleaseMbPerS = 1'000'000;
+constexpr uint64_t kMaxInstallMbPerS = 1'000'000;
 constexpr int64_t kMaxReleaseAfterS = 30 * 24 * 3600;
 constexpr int64_t kMaxScrubIntervalH = 100'000;
 constexpr int64_t kMaxCheckpointIntervalS = 30 * 24 * 3600;
@@ -115,9 +116,11 @@ Result<MemorySplit> SplitMemory(const NodeOptions& options, const StoreShape& sh
 Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, const StoreShape& shape) {
   DescriptorSplit split;
   split.limit = limit;
-  split.reserved = kProcessDescriptors + shape.reactors * kReactorDescriptors +
-                   shape.partitions * kPartitionDescriptors + kMaxPeerSockets +
-                   (options.http_port >= 0 ? kHttpDescriptors : 0);
+  // Of a cluster: as many connections to other nodes as from them, and a file of each replica.
+  const uint64_t per_partition = kPartitionDescriptors + options.clustered();
+  split.peer_sockets = options.clustered() ? static_cast<uint32_t>(std::min<uint64_t>(kMaxPeerSockets, limit / 8)) : 0;
+  split.reserved = kProcessDescriptors + shape.reactors * kReactorDescriptors + shape.partitions * per_partition +
+                   2 * uint64_t{split.peer_sockets} + (options.http_port >= 0 ? kHttpDescriptors : 0);
   if (limit < split.reserved + kMinSockets) {
     return Error(Code::kInvalidArgument,
                  "the process may open only {} descriptors, but {} reactors and {} partitions need at least {}; raise "
@@ -125,11 +128,11 @@ Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t li
                  limit, shape.reactors, shape.partitions, split.reserved + kMinSockets);
   }
   // Partitions that may come must not leave clients without connections.
-  const uint64_t spare = (limit - split.reserved - kMinSockets) / kSpareShare / kPartitionDescriptors / shape.reactors;
+  const uint64_t spare = (limit - split.reserved - kMinSockets) / kSpareShare / per_partition / shape.reactors;
   split.spare_partitions = static_cast<uint32_t>(std::min(spare, kSparePartitions));
   split.reserved +=
       std::min<uint64_t>(uint64_t{split.spare_partitions} * shape.reactors, shape.ranges - shape.partitions) *
-      kPartitionDescriptors;
+      per_partition;
   const uint64_t left = std::min<uint64_t>(limit - split.reserved, UINT32_MAX / 2);
   // A few sockets beyond the limit, to tell further clients that there are too many connections.
   const uint64_t refused = std::min<uint64_t>(uint64_t{kMaxRefusedSockets} * shape.reactors, left / 8);
@@ -188,6 +191,10 @@ Status CheckTimes(const NodeOptions& options) {
     return Error(Code::kInvalidArgument, "--release_space_after_s={}; it must be from 1 to {}",
                  options.release_space_after_s, kMaxReleaseAfterS);
   }
+  if (options.install_mb_per_s > kMaxInstallMbPerS) {
+    return Error(Code::kInvalidArgument, "--install_mb_per_s={}; it must be at most {}, or 0 for no limit",
+                 options.install_mb_per_s, kMaxInstallMbPerS);
+  }
   if (options.stall_timeout_s < 1) return Error(Code::kInvalidArgument, "--stall_timeout_s must be at least 1");
   if (options.shutdown_timeout_ms < 0) return Error(Code::kInvalidArgument, "--shutdown_timeout_ms must be 0 or more");
   return {};
@@ -209,6 +216,16 @@ Status CheckOptions(const NodeOptions& options) {
   if (options.partitions != 0 && (!std::has_single_bit(options.partitions) || options.partitions > kMaxPartitions)) {
     return Error(Code::kInvalidArgument, "--partitions={}; it must be a power of two up to {}", options.partitions,
                  kMaxPartitions);
+  }
+  if (options.clustered() && options.partitions != 0) {
+    return Error(
+        Code::kInvalidArgument,
+        "--partitions and --topology are both given; the number of partitions is that of the cluster, so leave "
+        "--partitions out");
+  }
+  if (!options.clustered() && (options.node_id != 0 || !options.peer_host.empty())) {
+    return Error(Code::kInvalidArgument, "{} means nothing without --topology, which says where the cluster's map is",
+                 options.node_id != 0 ? "--node_id" : "--peer_listen");
   }
   if (options.reactors > kMaxReactors) {
     return Error(Code::kInvalidArgument, "--reactors={}; it must be at most {}", options.reactors, kMaxReactors);

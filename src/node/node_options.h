@@ -41,6 +41,16 @@ struct NodeOptions {
   int64_t idle_timeout_s = 3600;  // 0: never
   int32_t shutdown_timeout_ms = 5'000;
   bool pin_threads = false;
+
+  // -- of a node of a cluster
+  std::string topology;  // where the cluster map is (topology_spec.h); empty: this node is alone
+  uint32_t node_id = 0;  // in the topology; 0: as in the data directory
+  // Where the other nodes reach this one. Reactor i listens on port + i; 0: any free ports.
+  std::string peer_host;  // empty: that of `host`
+  uint16_t peer_port = 0;
+  int guard_descriptor = -1;      // of RunGuarded
+  uint64_t install_mb_per_s = 0;  // of pages that come for replicas of this node; 0: no limit
+  bool clustered() const { return !topology.empty(); }
 };
 
 inline constexpr uint32_t kDefaultPartitions = 16;
@@ -74,8 +84,9 @@ struct DescriptorSplit {
   uint64_t limit = 0;  // of the process
   // For the log, data files, rings, log files of the process, the HTTP page, and other nodes.
   uint64_t reserved = 0;
-  uint32_t sockets = 0;      // client connections that may be open, including those being refused
-  uint32_t connections = 0;  // client connections served: --max_connections, or as many as fit
+  uint32_t sockets = 0;       // client connections that may be open, including those being refused
+  uint32_t connections = 0;   // client connections served: --max_connections, or as many as fit
+  uint32_t peer_sockets = 0;  // connections from other nodes
   // For so many more partitions of each reactor there are descriptors.
   uint32_t spare_partitions = 0;
 };
@@ -83,7 +94,8 @@ struct DescriptorSplit {
 // How many sockets the listeners that do not serve clients may hold. They are reserved, so that
 // clients can never take them.
 inline constexpr uint32_t kMaxHttpSockets = 64;
-inline constexpr uint32_t kMaxPeerSockets = 64;
+// Each reactor of another node has a connection to each reactor of this one. A small limit allows fewer.
+inline constexpr uint32_t kMaxPeerSockets = 1024;
 
 // kInvalidArgument: the limit is too small; the message names the smallest one that works.
 Result<DescriptorSplit> SplitDescriptors(const NodeOptions& options, uint64_t limit, const StoreShape& shape);

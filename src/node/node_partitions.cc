@@ -5,9 +5,22 @@
 #include <utility>
 
 #include "src/io/call_on.h"
+#include "src/partition/partition_file.h"
 
 namespace pando {
 namespace {
+
+Task<Status> Both(Task<Status> first, Task<Status> second) {
+  CO_RETURN_IF_ERROR(co_await first);
+  co_return co_await second;
+}
+
+Task<Status> MakeNone() { co_return Status(); }
+
+Task<Status> MakeFile(replication::ReplicaFile::Place place, replication::ReplicaState state) {
+  CO_ASSIGN_OR_RETURN(auto file, co_await replication::ReplicaFile::Create(std::move(place), state));
+  co_return co_await file->Close();
+}
 
 Status Closing() { return Error(Code::kUnavailable, "the node is closing"); }
 
@@ -109,7 +122,14 @@ Task<void> NodePartitions::Announce(uint32_t id, bool here) {
 
 Task<Result<PartitionInfo>> NodePartitions::Create(uint32_t id) {
   CO_RETURN_IF_ERROR(co_await TakeTurn());
-  Result<PartitionInfo> created = co_await CreateInTurn(id);
+  Result<PartitionInfo> created = co_await CreateInTurn(id, std::nullopt, std::nullopt);
+  turn_.Release();
+  co_return created;
+}
+
+Task<Result<PartitionInfo>> NodePartitions::CreateReplica(uint32_t id, Uuid uuid, replication::ReplicaState state) {
+  CO_RETURN_IF_ERROR(co_await TakeTurn());
+  Result<PartitionInfo> created = co_await CreateInTurn(id, uuid, state);
   turn_.Release();
   co_return created;
 }
@@ -121,30 +141,33 @@ Task<Status> NodePartitions::CheckMayOpen(uint32_t id) {
   co_return co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(ask));
 }
 
-Task<Result<PartitionInfo>> NodePartitions::CreateInTurn(uint32_t id) {
+// Without a UUID: a new one.
+Task<Result<PartitionInfo>> NodePartitions::CreateInTurn(uint32_t id, std::optional<Uuid> uuid,
+                                                         std::optional<replication::ReplicaState> replica) {
   CO_RETURN_IF_ERROR(co_await CheckMayOpen(id));
   co_await ForgetDropped();
-  CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_.Create(id));
+  if (!uuid) {
+    CO_ASSIGN_OR_RETURN(const PartitionInfo info, co_await roster_.Create(id));
+    co_return co_await Serve(info);
+  }
+  const LogPosition until = co_await LogEnd(id);
+  StoreRoster::MakeFile make = [this, id, &replica](PartitionFileOptions options) {
+    Task<Status> beside = MakeReplicaFile(id, options, replica);
+    return Both(std::move(beside), CreatePartitionFile(reactor_, std::move(options)));
+  };
+  CO_ASSIGN_OR_RETURN(const PartitionInfo info, co_await roster_.Install(id, *uuid, until, std::move(make)));
   co_return co_await Serve(info);
 }
 
-Task<Result<PartitionInfo>> NodePartitions::CreateReplica(uint32_t id, Uuid uuid) {
-  CO_RETURN_IF_ERROR(co_await TakeTurn());
-  Result<PartitionInfo> created = co_await CreateReplicaInTurn(id, uuid);
-  turn_.Release();
-  co_return created;
-}
-
-Task<Result<PartitionInfo>> NodePartitions::CreateReplicaInTurn(uint32_t id, Uuid uuid) {
-  CO_RETURN_IF_ERROR(co_await CheckMayOpen(id));
-  co_await ForgetDropped();
-  const LogPosition until = co_await LogEndOf(id);
-  CO_ASSIGN_OR_RETURN(PartitionInfo info, co_await roster_.CreateReplica(id, uuid, until));
-  co_return co_await Serve(info);
+// Both files are complete before store.meta names the partition (SM1).
+Task<Status> NodePartitions::MakeReplicaFile(uint32_t id, const PartitionFileOptions& beside,
+                                             std::optional<replication::ReplicaState> state) {
+  if (!state) return MakeNone();
+  return MakeFile({beside.store, StoreInfo::PartitionName(id) + "/" + kReplicaFileName, beside.partition}, *state);
 }
 
 // What the log holds of an earlier partition with the same UUID lies before its end.
-Task<LogPosition> NodePartitions::LogEndOf(uint32_t id) {
+Task<LogPosition> NodePartitions::LogEnd(uint32_t id) {
   auto ask = [part = OwnerOf(id)](Reactor&) -> Task<LogPosition> { co_return part->engine()->log_end(); };
   co_return co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(ask));
 }
@@ -164,22 +187,49 @@ Status NodePartitions::CheckForm(const InstallSource& source) const {
 
 Task<Result<PartitionInfo>> NodePartitions::Install(uint32_t id, InstallSource source, SnapshotPages* pages) {
   CO_RETURN_IF_ERROR(co_await TakeTurn());
-  Result<PartitionInfo> installed = co_await InstallInTurn(id, std::move(source), pages);
+  Result<PartitionInfo> installed = co_await InstallInTurn(id, std::move(source), pages, std::nullopt);
   turn_.Release();
   co_return installed;
 }
 
-Task<Result<PartitionInfo>> NodePartitions::InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages) {
+Task<Result<PartitionInfo>> NodePartitions::Reinstall(uint32_t id, InstallSource source, SnapshotPages* pages,
+                                                      replication::ReplicaState* state) {
+  CO_RETURN_IF_ERROR(co_await TakeTurn());
+  Result<PartitionInfo> installed = co_await ReinstallInTurn(id, std::move(source), pages, state);
+  turn_.Release();
+  co_return installed;
+}
+
+Task<Result<PartitionInfo>> NodePartitions::ReinstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages,
+                                                            replication::ReplicaState* state) {
+  CO_RETURN_IF_ERROR(CheckForm(source));
+  if (store().Find(id) != nullptr) {
+    std::optional<replication::ReplicaState> last;
+    CO_RETURN_IF_ERROR(co_await DropInTurn(id, &last));
+    // It may have promised until it was gone.
+    if (last && last->replica == state->replica) {
+      state->promised = std::max(state->promised, last->promised);
+      state->lineage = std::max(state->lineage, last->lineage);
+    }
+  }
+  replication::ReplicaState installed = *state;
+  installed.installed = true;
+  co_return co_await InstallInTurn(id, std::move(source), pages, installed);
+}
+
+Task<Result<PartitionInfo>> NodePartitions::InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages,
+                                                          std::optional<replication::ReplicaState> replica) {
   CO_RETURN_IF_ERROR(CheckForm(source));
   CO_RETURN_IF_ERROR(co_await CheckMayOpen(id));
   co_await ForgetDropped();
-  const LogPosition until = co_await LogEndOf(id);
+  const LogPosition until = co_await LogEnd(id);
   if (closing_) co_return Closing();
   PagesInTime in_time(reactor_, pages, source.root.file_blocks * kBlockBytes);
   const SnapshotRoot& root = source.root;
   const TreeForm form = FormOf(store(), store().InfoOf(id, root.partition));
-  StoreRoster::MakeFile make = [this, &in_time, &root, form](PartitionFileOptions options) {
-    return InstallPartitionFile(reactor_, &in_time, root, form, memory_, std::move(options));
+  StoreRoster::MakeFile make = [this, id, &replica, &in_time, &root, form](PartitionFileOptions options) {
+    Task<Status> beside = MakeReplicaFile(id, options, replica);
+    return Both(std::move(beside), InstallPartitionFile(reactor_, &in_time, root, form, memory_, std::move(options)));
   };
   installing_ = &in_time;
   Result<PartitionInfo> info = co_await roster_.Install(id, root.partition, until, std::move(make));
@@ -211,7 +261,7 @@ Task<Status> NodePartitions::Drop(uint32_t id) {
   co_return dropped;
 }
 
-Task<Status> NodePartitions::DropInTurn(uint32_t id) {
+Task<Status> NodePartitions::DropInTurn(uint32_t id, std::optional<replication::ReplicaState>* last) {
   co_await ForgetDropped();
   const bool was_certain = roster_.certain();
   Result<PartitionInfo> info = co_await roster_.Drop(id);
@@ -220,7 +270,7 @@ Task<Status> NodePartitions::DropInTurn(uint32_t id) {
   // Before the slow part: requests for all partitions, such as a snapshot, need not fail meanwhile.
   co_await Announce(id, /*here=*/false);
   snapshots_.Forget(parts_[0]->place(id));
-  auto drop = [part = OwnerOf(id), id](Reactor&) { return part->DropPartition(id); };
+  auto drop = [part = OwnerOf(id), id, last](Reactor&) { return part->DropPartition(id, last); };
   Status dropped = co_await CallOn(reactor_, static_cast<int>(store().ReactorOf(id)), std::move(drop));
   CO_RETURN_IF_ERROR(dropped);  // the file is still open
   Status removed = co_await roster_.RemoveFiles(*info);

@@ -20,6 +20,7 @@
 #include "src/node/reactor_part.h"
 #include "src/node/snapshots.h"
 #include "src/partition/store_roster.h"
+#include "src/replication/replica_file.h"
 
 namespace pando {
 
@@ -56,15 +57,19 @@ class NodePartitions {
   // An empty partition. kAlreadyExists, kInvalidArgument (there is no such range), kOverloaded (there is no
   // memory for another one), kDiskFull, and errors of the disk leave everything as it was.
   Task<Result<PartitionInfo>> Create(uint32_t id);
-  // The same for one of several replicas of a partition, which share its UUID. kInvalidArgument: it is nil.
-  // kAlreadyExists: the store holds a partition with this UUID.
-  Task<Result<PartitionInfo>> CreateReplica(uint32_t id, Uuid uuid);
+  // The same for a replica of a partition that other nodes hold too; they all have that UUID.
+  Task<Result<PartitionInfo>> CreateReplica(uint32_t id, Uuid uuid, replication::ReplicaState state);
   // A partition that another node holds, as it is in a snapshot there. It keeps its UUID. `pages` outlives the
   // call, which takes as long as the pages take to come; other changes wait for it. No page is asked for if the
   // partition could not be opened. kInvalidArgument: the other store has another form, or there is no UUID.
   // kCorruption: what came is not the snapshot (IN1, IN2). kUnavailable: no page has come for kInstallPatience.
   // The errors of Create. Errors leave everything as it was.
   Task<Result<PartitionInfo>> Install(uint32_t id, InstallSource source, SnapshotPages* pages);
+  // The same for the replica that this node is to have of a partition, in place of what it holds of it, if
+  // anything, which is dropped first. The replica file says *state, with what the old one had promised; *state
+  // gets that also after an error. Then the node may hold nothing of the partition.
+  Task<Result<PartitionInfo>> Reinstall(uint32_t id, InstallSource source, SnapshotPages* pages,
+                                        replication::ReplicaState* state);
   // Ends the service of a partition and removes its data. kUnavailable: the node does not hold it. After
   // another error the partition is served as before, unless its engine has failed, or it is unknown whether
   // the next start will find the partition: then it is quarantined until that start (NP2).
@@ -75,13 +80,18 @@ class NodePartitions {
 
  private:
   Task<Status> TakeTurn();
-  Task<Result<PartitionInfo>> CreateInTurn(uint32_t id);
-  Task<Result<PartitionInfo>> CreateReplicaInTurn(uint32_t id, Uuid uuid);
-  Task<LogPosition> LogEndOf(uint32_t id);
-  Task<Result<PartitionInfo>> InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages);
+  Task<Result<PartitionInfo>> CreateInTurn(uint32_t id, std::optional<Uuid> uuid,
+                                           std::optional<replication::ReplicaState> replica);
+  Task<Result<PartitionInfo>> InstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages,
+                                            std::optional<replication::ReplicaState> replica);
+  Task<Result<PartitionInfo>> ReinstallInTurn(uint32_t id, InstallSource source, SnapshotPages* pages,
+                                              replication::ReplicaState* state);
+  Task<Status> MakeReplicaFile(uint32_t id, const PartitionFileOptions& beside,
+                               std::optional<replication::ReplicaState> state);
   Status CheckForm(const InstallSource& source) const;
   Task<Status> CheckMayOpen(uint32_t id);
-  Task<Status> DropInTurn(uint32_t id);
+  Task<LogPosition> LogEnd(uint32_t id);
+  Task<Status> DropInTurn(uint32_t id, std::optional<replication::ReplicaState>* last = nullptr);
   Task<void> TakeOutOfService(uint32_t id, Status why);
   Task<void> ForgetDropped();
   Task<Result<PartitionInfo>> Serve(PartitionInfo info);

@@ -23,7 +23,69 @@ ReactorPart::~ReactorPart() {
   registry_->Remove(this);  // a partition may have been quarantined while the engine opened or closed
 }
 
+Task<Status> ReactorPart::JoinCluster(NodeCluster* cluster, replication::PeerOptions peers) {
+  topology_ = std::make_unique<TopologyAccess>(reactor_, cluster->topology(), cluster->topology_calls());
+  peers.reactor = index();
+  replication::ReplicaHost::Options options;
+  options.peers = peers;
+  options.reactors = store_->reactors;
+  replication::HostObserver* observer = this;
+  host_ = std::make_unique<replication::ReplicaHost>(reactor_, options, topology_.get(), &shared_->memory, observer);
+  backend_.read_gate = host_.get();
+  CO_ASSIGN_OR_RETURN(directory_, co_await Directory::Open(reactor_, store_->data_dir));
+  for (const PartitionInfo& info : store_->partitions) {
+    if (store_->ReactorOf(info.id) != index()) continue;
+    if (cluster->renews()) CO_RETURN_IF_ERROR(co_await Renew(info));
+    Status added = co_await AddReplica(info);
+    if (added.code() == Code::kCorruption || added.code() == Code::kNotFound) {
+      // What it has promised is not known, so it must not pass for the replica that it was. Another one takes its
+      // place.
+      LOG(ERROR) << "partition " << info.id << ": the replica here is replaced by a new one: " << added.ToString();
+      CO_RETURN_IF_ERROR(co_await Renew(info));
+      added = co_await AddReplica(info);
+    }
+    CO_RETURN_IF_ERROR(added);
+  }
+  co_return Status();
+}
+
+// What the replica has promised means nothing to one with another UUID.
+Task<Status> ReactorPart::Renew(PartitionInfo info) {
+  replication::ReplicaState state;
+  state.replica = NewUuid(reactor_);
+  state.installed = false;
+  CO_ASSIGN_OR_RETURN(auto file, co_await replication::ReplicaFile::Create(ReplicaPlace(info), state));
+  co_return co_await file->Close();
+}
+
+Task<Status> ReactorPart::AddReplica(PartitionInfo info) {
+  CO_ASSIGN_OR_RETURN(auto file, co_await replication::ReplicaFile::Open(ReplicaPlace(info)));
+  host_->Add(info.id, info.uuid, std::move(file));
+  co_return Status();
+}
+
+replication::ReplicaFile::Place ReactorPart::ReplicaPlace(const PartitionInfo& info) const {
+  return {&directory_, StoreInfo::PartitionName(info.id) + "/" + kReplicaFileName, info.uuid};
+}
+
+Task<Status> ReactorPart::LeaveCluster(Nanos hand_over_ns) {
+  if (!host_) co_return Status();
+  co_await host_->HandOverAll(hand_over_ns);
+  co_await host_->Close();
+  co_return Status();
+}
+
+void ReactorPart::OnInstallWanted(uint32_t partition, const Uuid& replica) {
+  LOG_EVERY_N(INFO, 100) << "partition " << partition << ": replica " << replica.ToString()
+                         << " needs a copy of the pages: the log does not hold what it misses any more";
+}
+
+void ReactorPart::OnQuarantined(uint32_t partition, const Status& why) { engine_->Quarantine(partition, why); }
+
 Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
+  if (host_) {
+    options.make_gate = [this](uint32_t partition) { return host_->MakeGate(partition); };
+  }
   options.on_quarantine = [this, tell = std::move(options.on_quarantine)](const QuarantinedPartition& quarantined) {
     NoteQuarantine(quarantined);
     if (tell) tell(quarantined);
@@ -40,7 +102,7 @@ Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
   local_.resize(store_->ranges);
   namespaced_.resize(store_->namespaced ? store_->ranges : 0);
   for (uint32_t id = index(); id < store_->ranges; id += store_->reactors) {
-    local_[id] = std::make_unique<LocalPartition>(id, &backend_.stored[id], &engine_->newest_change(id));
+    local_[id] = std::make_unique<LocalPartition>(id, &backend_.stored[id], &engine_->newest_change(id), host_.get());
     if (store_->namespaced) namespaced_[id] = std::make_unique<NamespacedPartition>(backend_.keys, local_[id].get());
   }
   for (Partition* partition : engine_->partitions()) backend_.stored[partition->id()] = partition;
@@ -52,15 +114,24 @@ Partition* ReactorPart::LocalPlace(uint32_t id) const {
 }
 
 Task<Status> ReactorPart::OpenPartition(PartitionInfo info) {
-  CO_ASSIGN_OR_RETURN(Partition * partition, co_await engine_->OpenPartition(info));
-  backend_.stored[info.id] = partition;
+  if (host_) CO_RETURN_IF_ERROR(co_await AddReplica(info));
+  Result<Partition*> partition = co_await engine_->OpenPartition(info);
+  if (!partition.ok() && host_) co_await host_->Remove(info.id);
+  CO_RETURN_IF_ERROR(partition.status());
+  backend_.stored[info.id] = *partition;
   co_return Status();
 }
 
-Task<Status> ReactorPart::DropPartition(uint32_t id) {
-  if (backend_.stored[id] == nullptr) co_return Status();
-  // Until it is gone it refuses requests itself, and lets those end a cut that have prepared one.
-  co_return co_await engine_->DropPartition(id, [this, id] { backend_.stored[id] = nullptr; });
+Task<Status> ReactorPart::DropPartition(uint32_t id, std::optional<replication::ReplicaState>* last) {
+  if (backend_.stored[id] != nullptr) {
+    // Until it is gone it refuses requests itself, and lets those end a cut that have prepared one.
+    CO_RETURN_IF_ERROR(co_await engine_->DropPartition(id, [this, id] { backend_.stored[id] = nullptr; }));
+  }
+  if (!host_) co_return Status();
+  // The partition had a gate of it until now.
+  std::optional<replication::ReplicaState> state = co_await host_->Remove(id);
+  if (last != nullptr) *last = state;
+  co_return Status();
 }
 
 void ReactorPart::SetHere(uint32_t id, bool here) {
@@ -130,9 +201,14 @@ Task<Status> ReactorPart::CloseEngine(bool checkpoint) {
   registry_->Remove(this);
   service_.reset();
   server_.reset();
-  if (engine_ == nullptr) co_return Status();
-  Status status = co_await engine_->Close(checkpoint);
+  Status status;
+  if (engine_) status = co_await engine_->Close(checkpoint);
   engine_.reset();
+  host_.reset();  // the partitions had gates of it
+  if (directory_.is_open()) {
+    Status closed = co_await directory_.Close();
+    if (status.ok()) status = std::move(closed);
+  }
   co_return status;
 }
 
@@ -252,7 +328,57 @@ void ReactorPart::SumPartitions() {
 }
 
 // Long function: one entry per metric.
+void ReactorPart::RegisterClusterMetrics() {
+  MetricLabels labels{{"reactor", std::to_string(index())}};
+  auto add = [&](std::string name, std::string help, const auto* metric) {
+    registry_->Add(this, std::move(name), std::move(help), labels, metric);
+  };
+  const replication::HostMetrics& host = host_->metrics();
+  add("kv_replica_masters_count", "Partitions whose master this node is.", &host.masters);
+  add("kv_replica_followers_count", "Partitions of which this node holds another replica.", &host.followers);
+  add("kv_replica_masterships_opened_total", "Masterships that began to serve.", &host.masterships_opened_total);
+  add("kv_replica_masterships_closed_total", "Masterships that ended.", &host.masterships_closed_total);
+  add("kv_replica_sent_messages_total", "Messages to other replicas that were handed to a link.",
+      &host.messages_sent_total);
+  add("kv_replica_dropped_messages_total", "Messages to other replicas for which there was no link, or no room.",
+      &host.messages_dropped_total);
+  add("kv_replica_received_messages_total", "Messages of other replicas.", &host.messages_received_total);
+  add("kv_replica_misdirected_messages_total", "Messages for a replica that is not here.",
+      &host.messages_misdirected_total);
+  add("kv_replica_shipped_bytes_total", "Bytes of log sent to other replicas.", &host.shipped_bytes_total);
+  add("kv_replica_ship_reads_total", "Reads of the log for other replicas.", &host.ship_reads_total);
+  add("kv_replica_waiting_append_bytes", "Bytes of log from masters that wait for room in this node's log.",
+      &host.waiting_append_bytes);
+  add("kv_replica_dropped_appends_total", "Pieces of log from masters for which there was no room in time.",
+      &host.appends_dropped_total);
+  add("kv_topology_partition_writes_total", "Attempts to change the record of a partition.",
+      &host.topology_writes_total);
+  add("kv_topology_partition_conflicts_total", "Of these, those that found another record.",
+      &host.topology_conflicts_total);
+  add("kv_topology_partition_unknown_total", "Of these, those whose outcome was not known at first.",
+      &host.topology_unknown_total);
+  const replication::PeerMetrics& peers = host_->links().metrics();
+  add("kv_peer_links_count", "Links to reactors of other nodes.", &peers.links);
+  add("kv_peer_links_up_count", "Of these, those that carry messages.", &peers.links_up);
+  add("kv_peer_accepted_count", "Links from reactors of other nodes.", &peers.accepted);
+  add("kv_peer_strangers_count", "Connections to the peer port that have not said who they are.", &peers.strangers);
+  add("kv_peer_buffered_bytes", "Bytes that wait on links, or have arrived in part.", &peers.buffered_bytes);
+  add("kv_peer_lost_links_total", "Links that broke.", &peers.lost_total);
+  add("kv_peer_failed_connects_total", "Attempts to connect to another node that failed.", &peers.connect_failed_total);
+  add("kv_peer_refused_hellos_total", "Connections to the peer port that were refused.", &peers.refused_total);
+  add("kv_peer_refused_by_peer_total", "Links that another node has refused.", &peers.refused_by_peer_total);
+  add("kv_peer_garbage_total", "Connections closed because of what they sent.", &peers.garbage_total);
+  add("kv_peer_timeouts_total", "Connections closed because their other end was silent or too slow.",
+      &peers.timeout_total);
+  add("kv_peer_refused_messages_total", "Messages for which a link had no room.", &peers.refused_messages_total);
+  add("kv_peer_dropped_messages_total", "Messages that waited when their link broke.", &peers.dropped_messages_total);
+  add("kv_peer_sent_bytes_total", "Bytes sent to other nodes.", &peers.sent_bytes_total);
+  add("kv_peer_received_bytes_total", "Bytes received from other nodes.", &peers.received_bytes_total);
+}
+
+// Long function: one entry per metric.
 void ReactorPart::RegisterMetrics() {
+  if (host_) RegisterClusterMetrics();
   MetricLabels labels{{"reactor", std::to_string(index())}};
   auto add = [&](std::string name, std::string help, const auto* metric) {
     registry_->Add(this, std::move(name), std::move(help), labels, metric);

@@ -20,10 +20,13 @@
 #include "src/node/kv_service.h"
 #include "src/node/local_partition.h"
 #include "src/node/namespaced_partition.h"
+#include "src/node/node_cluster.h"
 #include "src/node/node_options.h"
 #include "src/node/partition_sums.h"
 #include "src/node/remote_partition.h"
 #include "src/node/scrub_report.h"
+#include "src/replication/replica_file.h"
+#include "src/replication/replica_host.h"
 #include "src/rpc/rpc_server.h"
 
 namespace pando {
@@ -51,12 +54,21 @@ struct ReactorPartStatus {
   EngineStats engine;
 };
 
-class ReactorPart {
+class ReactorPart final : private replication::HostObserver {
  public:
   ReactorPart(Reactor& reactor, const StoreInfo* store, const NodeOptions* options, RpcShared* shared,
               Registry* registry, NodeControl* control)
       : reactor_(reactor), store_(store), options_(options), shared_(shared), registry_(registry), control_(control) {}
   ~ReactorPart();
+
+  // Makes this reactor's replicas members of a cluster. Before OpenEngine. `cluster` belongs to reactor 0. If it
+  // renews, they get new UUIDs, and take part only once they are installed anew.
+  Task<Status> JoinCluster(NodeCluster* cluster, replication::PeerOptions peers);
+  Result<uint16_t> ListenToPeers(const ListenOptions& listen) { return host_->Listen(listen); }
+  // Null: this node is alone.
+  replication::ReplicaHost* replica_host() { return host_.get(); }
+  // The replicas hand over what they lead, for at most so long, and leave the cluster. Before anything else stops.
+  Task<Status> LeaveCluster(Nanos hand_over_ns);
 
   Task<Status> OpenEngine(EngineOptions options);
   // Build creates the service over all partitions. REQUIRES: every part's engine is open.
@@ -81,8 +93,9 @@ class ReactorPart {
 
   // -- partitions that come and go (NodePartitions)
   // Of this reactor: begins and ends their service.
+  // In a cluster: its replica file is there, and `last` gets what it said last, before it was dropped.
   Task<Status> OpenPartition(PartitionInfo info);
-  Task<Status> DropPartition(uint32_t id);
+  Task<Status> DropPartition(uint32_t id, std::optional<replication::ReplicaState>* last = nullptr);
   // Of any reactor: whether the node holds the partition. REQUIRES: Build.
   void SetHere(uint32_t id, bool here);
   Task<ReactorPartStatus> CollectStatus();
@@ -97,7 +110,13 @@ class ReactorPart {
   };
   // The place of a partition of this reactor as requests see it.
   Partition* LocalPlace(uint32_t id) const;
+  Task<Status> Renew(PartitionInfo info);
+  Task<Status> AddReplica(PartitionInfo info);
   void RegisterMetrics();
+  void RegisterClusterMetrics();
+  // -- HostObserver
+  void OnInstallWanted(uint32_t partition, const Uuid& replica) override;
+  void OnQuarantined(uint32_t partition, const Status& why) override;
   void Publish();
   void SumPartitions();
   void NoteQuarantine(const QuarantinedPartition& quarantined);
@@ -109,6 +128,11 @@ class ReactorPart {
   RpcShared* const shared_;
   Registry* const registry_;
   NodeControl* const control_;
+  replication::ReplicaFile::Place ReplicaPlace(const PartitionInfo& info) const;
+
+  std::unique_ptr<TopologyAccess> topology_;
+  Directory directory_;  // of the store, for the replica files; not open: this node is alone
+  std::unique_ptr<replication::ReplicaHost> host_;
   std::unique_ptr<Engine> engine_;
   std::vector<std::unique_ptr<LocalPartition>> local_;  // of this reactor by ID
   // The same, as requests see them; empty if stored keys have no namespace.

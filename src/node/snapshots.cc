@@ -6,7 +6,8 @@
 
 namespace pando {
 
-int64_t Snapshots::ExpiryOf(int64_t opened_at_ms, int64_t ttl_ms) const {
+int64_t Snapshots::ExpiryOf(int64_t opened_at_ms, int64_t ttl_ms, bool is_copy) const {
+  if (is_copy) return reactor_.WallMs() + ttl_ms;
   const int64_t ttl = ttl_ms == 0 ? kDefaultSnapshotTtlMs : std::min(ttl_ms, max_age_ms_);
   return std::min(reactor_.WallMs() + ttl, opened_at_ms + max_age_ms_);
 }
@@ -21,27 +22,37 @@ Task<Result<OpenedSnapshot>> Snapshots::Open(int64_t ttl_ms, UnwantedFlag unwant
     turn_.Release();
     co_return Error(Code::kDeadline, "nobody waits for this snapshot any more; it was not opened");
   }
-  Result<OpenedSnapshot> opened = co_await OpenInTurn(ttl_ms);
+  Result<OpenedSnapshot> opened = co_await OpenInTurn(partitions_, /*is_copy=*/false, ttl_ms);
   turn_.Release();
   co_return opened;
 }
 
-Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(int64_t ttl_ms) {
+Task<Result<OpenedSnapshot>> Snapshots::OpenCopy(Partition* partition, int64_t ttl_ms) {
+  co_await turn_.Acquire();
+  std::vector<Partition*> one{partition};
+  Result<OpenedSnapshot> opened = co_await OpenInTurn(std::move(one), /*is_copy=*/true, ttl_ms);
+  turn_.Release();
+  co_return opened;
+}
+
+// Partitions may come and go meanwhile. One that goes fails the call, or the snapshot is not in it.
+Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(std::vector<Partition*> partitions, bool is_copy, int64_t ttl_ms) {
   ForgetExpired();
-  if (open_.size() >= kMaxSnapshots) {
-    co_return Error(Code::kOverloaded, "{} snapshots are open, which is the limit: release those that are not needed",
-                    open_.size());
+  const auto same = [is_copy](const auto& s) { return s.second.is_copy == is_copy; };
+  const auto count = static_cast<size_t>(std::count_if(open_.begin(), open_.end(), same));
+  if (count >= (is_copy ? kMaxCopies : kMaxSnapshots)) {
+    co_return Error(Code::kOverloaded, "{} {} are open, which is the limit{}", count,
+                    is_copy ? "copies for other replicas" : "snapshots",
+                    is_copy ? "; try again later" : ": release those that are not needed");
   }
   OpenedSnapshot opened;
-  opened.expires_at_ms = ExpiryOf(reactor_.WallMs(), ttl_ms);
-  // Partitions may come and go meanwhile. One that goes fails the call, or the snapshot is not in it.
-  std::vector<Partition*> partitions = partitions_;
+  opened.expires_at_ms = ExpiryOf(reactor_.WallMs(), ttl_ms, is_copy);
   CO_ASSIGN_OR_RETURN(SnapshotInfo cut, co_await CutSnapshot(reactor_, partitions, opened.expires_at_ms));
   opened.token = {cut.id, cut.version};
   std::erase_if(partitions, [this](const Partition* p) {
     return std::find(partitions_.begin(), partitions_.end(), p) == partitions_.end();
   });
-  open_[cut.id] = {opened, std::move(partitions)};
+  open_[cut.id] = {opened, std::move(partitions), is_copy};
   co_return opened;
 }
 
@@ -50,7 +61,7 @@ Task<Result<OpenedSnapshot>> Snapshots::Renew(SnapshotToken token, int64_t ttl_m
   auto opened = open_.find(token.id);
   // SN2: the client may have invented the version. The age limit counts from the true one.
   if (opened == open_.end() || opened->second.opened.token.version != token.version) co_return gone;
-  const int64_t expires_at_ms = ExpiryOf(VersionMs(token.version), ttl_ms);
+  const int64_t expires_at_ms = ExpiryOf(VersionMs(token.version), ttl_ms, opened->second.is_copy);
   std::vector<Partition*> partitions = opened->second.partitions;
   Status status = co_await RenewSnapshot(partitions, token.id, expires_at_ms);
   opened = open_.find(token.id);

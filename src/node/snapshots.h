@@ -4,8 +4,9 @@
 // Threads: the reactor it was created on; Node forwards calls to it.
 //
 // Invariants
-//   SN1  At most kMaxSnapshots are open or being opened.
-//   SN2  A snapshot lives at most max_age_ms after it was opened, however often it is renewed.
+//   SN1  At most kMaxSnapshots are open or being opened, and kMaxCopies besides.
+//   SN2  A snapshot lives at most max_age_ms after it was opened, however often it is renewed. A copy for another
+//        replica lives as long as it is renewed.
 //   SN3  Snapshots are opened one at a time, so that writes wait for only one round of messages.
 #pragma once
 
@@ -20,7 +21,7 @@
 
 namespace pando {
 
-inline constexpr size_t kMaxSnapshots = 64;
+inline constexpr size_t kMaxSnapshots = 64, kMaxCopies = 16;
 inline constexpr int64_t kDefaultSnapshotTtlMs = 60'000;
 
 struct OpenedSnapshot {
@@ -42,6 +43,8 @@ class Snapshots {
   // kMaxSnapshots are open. kDeadline, with nothing opened, if *unwanted became true while the call
   // waited for its turn; any thread may set it. Null: the call is always wanted.
   Task<Result<OpenedSnapshot>> Open(int64_t ttl_ms, UnwantedFlag unwanted = nullptr);
+  // A snapshot of one partition (of the vector), for another replica of it. kOverloaded: kMaxCopies are open.
+  Task<Result<OpenedSnapshot>> OpenCopy(Partition* partition, int64_t ttl_ms);
   // Sets the expiry to ttl_ms from now, but never to an earlier time than before. kSnapshotGone if
   // the snapshot is gone.
   Task<Result<OpenedSnapshot>> Renew(SnapshotToken token, int64_t ttl_ms);
@@ -54,9 +57,10 @@ class Snapshots {
   struct OpenSnapshot {
     OpenedSnapshot opened;
     std::vector<Partition*> partitions;  // that have it
+    bool is_copy = false;
   };
-  Task<Result<OpenedSnapshot>> OpenInTurn(int64_t ttl_ms);
-  int64_t ExpiryOf(int64_t opened_at_ms, int64_t ttl_ms) const;
+  Task<Result<OpenedSnapshot>> OpenInTurn(std::vector<Partition*> partitions, bool is_copy, int64_t ttl_ms);
+  int64_t ExpiryOf(int64_t opened_at_ms, int64_t ttl_ms, bool is_copy) const;
   void ForgetExpired();
 
   Reactor& reactor_;

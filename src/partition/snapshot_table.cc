@@ -97,12 +97,14 @@ Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
   // when the log does not move on.
   co_await QueueEntry::Left{&waiting};
   waiting.Disarm();
-  if (waiting.status.ok()) {
-    state_.tasks.Spawn(WriteSnapshot());
-  } else {
+  if (!waiting.status.ok()) {
     checkpointer_.End();
+    co_return std::move(waiting.status);
   }
-  co_return std::move(waiting.status);
+  state_.tasks.Spawn(WriteSnapshot());
+  Status shown = state_.gate->MayShowSnapshot();
+  if (!shown.ok()) CO_RETURN_IF_ERROR(Release(snapshot.id));
+  co_return shown;
 }
 
 Task<Status> SnapshotTable::AbandonCut() {

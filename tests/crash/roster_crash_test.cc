@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "src/buffer_pool/buffer_pool.h"
+#include "src/replication/replica_file.h"
 #include "tests/support/roster_harness.h"
 #include "tests/support/seeds.h"
 #include "tests/support/sim_kernel.h"
@@ -37,6 +38,33 @@ std::string ValueOf(uint32_t id, int life, int i) {
   return fmt::format("{}-{}-{}-{}", id, life, i, std::string(i % 5 == 0 ? 3000 : 100, 'x'));
 }
 std::string DataPath(uint32_t id) { return fmt::format("/data/partition-{:05}/data", id); }
+std::string ReplicaPath(uint32_t id) { return fmt::format("/data/partition-{:05}/{}", id, kReplicaFileName); }
+
+// What the replica file of the installed partition says, each time.
+const replication::ReplicaState kReplica{Uuid{7, 8}, 9, 1, true};
+
+replication::ReplicaFile::Place ReplicaPlace(const Directory* directory, const Uuid& partition) {
+  return {directory, StoreInfo::PartitionName(kInstalled) + "/" + kReplicaFileName, partition};
+}
+
+Task<Status> MakeReplicaFile(replication::ReplicaFile::Place place) {
+  CO_ASSIGN_OR_RETURN(auto file, co_await replication::ReplicaFile::Create(std::move(place), kReplica));
+  co_return co_await file->Close();
+}
+
+// IS2: a partition that is there has the replica file that it was installed with.
+Task<Status> CompareReplica(Reactor* reactor, Uuid partition) {
+  CO_ASSIGN_OR_RETURN(Directory directory, co_await Directory::Open(*reactor, "/data"));
+  auto file = co_await replication::ReplicaFile::Open(ReplicaPlace(&directory, partition));
+  EXPECT_OK(file.status());
+  Status closed;
+  if (file.ok()) {
+    EXPECT_EQ((*file)->state(), kReplica);
+    closed = co_await (*file)->Close();
+  }
+  Status directory_closed = co_await directory.Close();
+  co_return closed.ok() ? std::move(directory_closed) : std::move(closed);
+}
 
 Setup SetupOf(uint32_t reactors) {
   Setup s;
@@ -77,6 +105,9 @@ Task<void> Install(OpenedStore* store, Known* known, const ReadSnapshot* snapsho
   known->life = kSentLife;
   known->acked = kSent;
   SentPages pages(snapshot);
+  store->beside = [](const PartitionFileOptions& options) {
+    return MakeReplicaFile(ReplicaPlace(options.store, options.partition));
+  };
   Result<Partition*> installed = co_await store->Install(kInstalled, snapshot->root, &pages);
   EXPECT_OK(installed.status());
   known->state = Known::State::kHere;
@@ -103,11 +134,15 @@ Task<void> Compare(SimMachine* machine, OpenedStore* store, World* world) {
     if (p == nullptr) {
       EXPECT_TRUE(known.MayBeGone()) << "partition " << id << " is lost";
       EXPECT_FALSE(machine->disk().Exists(DataPath(id))) << "a leftover of partition " << id;
+      EXPECT_FALSE(machine->disk().Exists(ReplicaPath(id))) << "a leftover of partition " << id;
       known.state = Known::State::kGone;
       continue;
     }
     EXPECT_TRUE(known.MayBeHere()) << "partition " << id << " has come back";
     known.state = Known::State::kHere;
+    if (id == kInstalled && known.life == kSentLife) {
+      EXPECT_OK(co_await CompareReplica(&store->engine_of(id).reactor(), p->uuid()));
+    }
     Result<RangeAggregates> all = co_await p->Aggregate("", "", kNewest);
     EXPECT_OK(all.status());
     // One more may have been written, and not acknowledged.

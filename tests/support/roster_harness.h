@@ -4,6 +4,7 @@
 // Threads: that of the given reactor.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -80,7 +81,8 @@ class OpenedStore {
     Reactor& reactor = engine_of(id).reactor();
     const TreeForm form = FormOf(store(), store().InfoOf(id, root.partition));
     StoreRoster::MakeFile make = [this, &reactor, root, form, pages](PartitionFileOptions options) {
-      return InstallPartitionFile(reactor, pages, root, form, memory, std::move(options));
+      Task<Status> first = beside ? beside(options) : Nothing();
+      return InOrder(std::move(first), InstallPartitionFile(reactor, pages, root, form, memory, std::move(options)));
     };
     CO_ASSIGN_OR_RETURN(PartitionInfo info,
                         co_await roster_->Install(id, root.partition, engine_of(id).log_end(), make));
@@ -103,8 +105,16 @@ class OpenedStore {
   Engine& engine_of(uint32_t id) { return *engines_[store().ReactorOf(id)]; }
   Partition* partition(uint32_t id) { return engine_of(id).partition(id); }
   MemoryBudget* memory = nullptr;  // for installations
+  // Makes what lies beside the file of an installed partition, before that.
+  std::function<Task<Status>(const PartitionFileOptions&)> beside;
 
  private:
+  static Task<Status> Nothing() { co_return Status(); }
+  static Task<Status> InOrder(Task<Status> first, Task<Status> second) {
+    CO_RETURN_IF_ERROR(co_await first);
+    co_return co_await second;
+  }
+
   std::vector<std::unique_ptr<Engine>> engines_;
   std::unique_ptr<StoreRoster> roster_;
 };

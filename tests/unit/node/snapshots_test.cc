@@ -82,6 +82,26 @@ TEST_F(SnapshotsTest, AreLimitedInNumber) {
   EXPECT_TRUE(Await(snapshots_->Open(0)).ok()) << "expired snapshots do not count";
 }
 
+// SN2: one of another replica takes as long as its pages take, and is gone soon after nobody renews it.
+TEST_F(SnapshotsTest, ACopyIsOfOnePartitionAndLivesAsLongAsItIsRenewed) {
+  const OpenedSnapshot copy = *Await(snapshots_->OpenCopy(partitions_[2], 30'000));
+  for (size_t i = 0; i < fakes_.size(); ++i) EXPECT_EQ(fakes_[i]->snapshots.contains(copy.token.id), i == 2) << i;
+  for (int i = 0; i < 10; ++i) {
+    Pass(20'000);
+    const OpenedSnapshot renewed = *Await(snapshots_->Renew(copy.token, 30'000));
+    EXPECT_NEAR(renewed.expires_at_ms, reactor_->WallMs() + 30'000, 100);
+  }
+  EXPECT_TRUE(*Await(snapshots_->Release(copy.token)));
+  EXPECT_TRUE(fakes_[2]->snapshots.empty());
+}
+
+// SN1.
+TEST_F(SnapshotsTest, CopiesAreLimitedBesides) {
+  for (size_t i = 0; i < kMaxCopies; ++i) EXPECT_TRUE(Await(snapshots_->OpenCopy(partitions_[0], 30'000)).ok());
+  EXPECT_EQ(Await(snapshots_->OpenCopy(partitions_[1], 30'000)).code(), Code::kOverloaded);
+  EXPECT_TRUE(Await(snapshots_->Open(0)).ok());
+}
+
 // A token's seal keeps mistakes out, not forgers.
 TEST_F(SnapshotsTest, AForgedVersionRenewsNothing) {
   const SnapshotToken token = Await(snapshots_->Open(1000))->token;

@@ -1,0 +1,159 @@
+// Node: what the Cluster service asks of the whole node, and leaving the cluster in good order.
+#include "src/node/node.h"
+#include "src/replication/hosted_replica.h"
+
+namespace pando {
+
+namespace {
+
+api::ReplicaStatus ToStatus(const replication::ReplicaReport& report) {
+  api::ReplicaStatus out;
+  out.partition = static_cast<int32_t>(report.partition);
+  out.replica = report.replica.ToString();
+  out.role = report.role;
+  out.epoch = static_cast<int64_t>(report.epoch);
+  out.promised = static_cast<int64_t>(report.promised);
+  out.last_lsn = static_cast<int64_t>(report.last_lsn);
+  out.durable_lsn = static_cast<int64_t>(report.durable_lsn);
+  out.commit_lsn = static_cast<int64_t>(report.commit_lsn);
+  out.applied_lsn = static_cast<int64_t>(report.applied_lsn);
+  out.in_sync = static_cast<int32_t>(report.in_sync);
+  out.replicas = static_cast<int32_t>(report.replicas);
+  out.min_isr = static_cast<int32_t>(report.min_isr);
+  out.leased = report.leased;
+  out.master_node = static_cast<int32_t>(report.master_node);
+  for (const replication::ReplicaReport::Follower& f : report.followers) {
+    api::FollowerStatus& follower = out.followers.emplace_back();
+    follower.replica = f.replica.ToString();
+    follower.node = static_cast<int32_t>(f.node);
+    follower.in_sync = f.in_sync;
+    follower.learner = f.learner;
+    follower.durable_lsn = static_cast<int64_t>(f.durable_lsn);
+    follower.behind_records = static_cast<int64_t>(report.last_lsn - std::min(report.last_lsn, f.durable_lsn));
+    follower.behind_ms = f.behind_ns / kMillisecond;
+    follower.silent_ms = f.silent_ns / kMillisecond;
+  }
+  return out;
+}
+
+// A replica that is being installed may not be here yet.
+void AddInstallations(const std::vector<ReplicaInstaller::Report>& reports, api::ReplicasReply* reply) {
+  for (const ReplicaInstaller::Report& report : reports) {
+    const auto partition = static_cast<int32_t>(report.partition);
+    auto at = std::find_if(reply->replicas.begin(), reply->replicas.end(),
+                           [partition](const auto& r) { return r.partition == partition; });
+    if (at == reply->replicas.end()) {
+      at = reply->replicas.emplace(at);
+      at->partition = partition;
+      at->replica = report.replica.ToString();
+      at->promised = static_cast<int64_t>(report.promised);
+    }
+    at->role = "installing";
+    at->installed_bytes = static_cast<int64_t>(report.progress.bytes);
+    at->install_bytes = static_cast<int64_t>(report.progress.of_bytes);
+  }
+}
+
+template <typename Record>
+Status AddKey(std::string key, const Versioned<Record>& known, api::TopologyReply* reply) {
+  api::TopologyKey& out = reply->keys.emplace_back();
+  out.key = std::move(key);
+  out.revision = static_cast<int64_t>(known.revision);
+  ASSIGN_OR_RETURN(out.value, Encode(known.record));
+  return Status();
+}
+
+// For so long a copy is kept for a replica that does not ask for it again.
+constexpr int64_t kCopyTtlMs = 30'000;
+
+}  // namespace
+
+Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
+  if (!options_.clustered()) co_return co_await NodeControl::Replicas(caller);
+  api::ReplicasReply reply;
+  reply.node = static_cast<int32_t>(membership_.node);
+  reply.cluster_id = membership_.cluster_id.ToString();
+  reply.incarnation = static_cast<int64_t>(membership_.start);
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    auto ask = [part = parts_[i]](Reactor&) -> Task<std::vector<replication::ReplicaReport>> {
+      co_return part->replica_host()->Report();
+    };
+    std::vector<replication::ReplicaReport> reports = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
+    for (const replication::ReplicaReport& report : reports) reply.replicas.push_back(ToStatus(report));
+  }
+  auto installing = [this](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
+    co_return installer_ ? installer_->reports() : std::vector<ReplicaInstaller::Report>();
+  };
+  const std::vector<ReplicaInstaller::Report> reports = co_await CallOn(caller, 0, std::move(installing));
+  AddInstallations(reports, &reply);
+  std::sort(reply.replicas.begin(), reply.replicas.end(),
+            [](const auto& a, const auto& b) { return a.partition < b.partition; });
+  co_return reply;
+}
+
+Task<Result<api::TopologyReply>> Node::KnownTopology(Reactor& caller) {
+  if (!options_.clustered()) co_return co_await NodeControl::KnownTopology(caller);
+  auto encode = [this](Reactor&) -> Task<Result<api::TopologyReply>> {
+    api::TopologyReply reply;
+    const ClusterMap& map = cluster_->newest();
+    if (map.cluster) CO_RETURN_IF_ERROR(AddKey(std::string(kClusterKey), *map.cluster, &reply));
+    for (const auto& [id, node] : map.nodes) CO_RETURN_IF_ERROR(AddKey(NodeKey(id), node, &reply));
+    for (const auto& [id, partition] : map.partitions) {
+      CO_RETURN_IF_ERROR(AddKey(PartitionKey(id), partition, &reply));
+    }
+    co_return reply;
+  };
+  co_return co_await CallOn(caller, 0, std::move(encode));
+}
+
+Task<Result<api::HandoverReply>> Node::Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
+                                                Nanos timeout_ns) {
+  if (!options_.clustered()) co_return co_await NodeControl::Handover(caller, partition, node, epoch, timeout_ns);
+  const size_t owner = partition % parts_.size();
+  auto hand_over = [part = parts_[owner], partition, node, epoch, timeout_ns](Reactor&) {
+    return part->replica_host()->HandOver(partition, node, epoch, timeout_ns);
+  };
+  CO_ASSIGN_OR_RETURN(const replication::HandoverResult result,
+                      co_await CallOn(caller, static_cast<int>(owner), std::move(hand_over)));
+  api::HandoverReply reply;
+  reply.node = static_cast<int32_t>(result.node);
+  reply.pause_ms = result.pause_ns / kMillisecond;
+  co_return reply;
+}
+
+// -- copies for other replicas
+
+Task<Status> Node::KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica) {
+  const size_t owner = partition % parts_.size();
+  auto keep = [part = parts_[owner], partition, replica](Reactor& reactor) -> Task<Status> {
+    co_return part->replica_host()->KeepLogFor(partition, replica, reactor.NowNs() + kCopyTtlMs * kMillisecond);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(keep));
+}
+
+// The log is kept from before the cut, so that nothing is missing between the copy and the log.
+Task<Result<OpenedSnapshot>> Node::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
+  if (!options_.clustered()) co_return co_await NodeControl::OpenCopy(caller, partition, replica);
+  CO_RETURN_IF_ERROR(co_await KeepLogFor(caller, partition, replica));
+  auto open = [this, partition](Reactor&) { return snapshots_->OpenCopy(parts_[0]->place(partition), kCopyTtlMs); };
+  co_return co_await CallOn(caller, 0, std::move(open));
+}
+
+Task<Result<OpenedSnapshot>> Node::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) {
+  if (!options_.clustered()) co_return co_await NodeControl::RenewCopy(caller, partition, replica, token);
+  CO_RETURN_IF_ERROR(co_await KeepLogFor(caller, partition, replica));
+  auto renew = [this, token](Reactor&) { return snapshots_->Renew(token, kCopyTtlMs); };
+  co_return co_await CallOn(caller, 0, std::move(renew));
+}
+
+Task<Result<bool>> Node::ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
+                                        std::optional<Uuid> leaves) {
+  if (!options_.clustered()) co_return co_await NodeControl::ReplaceReplica(caller, partition, replica, node, leaves);
+  const size_t owner = partition % parts_.size();
+  auto replace = [part = parts_[owner], partition, replica, node, leaves](Reactor&) -> Task<Result<bool>> {
+    co_return part->replica_host()->Replace(partition, replica, node, leaves);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(replace));
+}
+
+}  // namespace pando

@@ -1,0 +1,169 @@
+#include "src/node/copied_pages.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "gen-cpp/Admin.h"
+#include "gen-cpp/Cluster.h"
+#include "gen-cpp/Kv.h"
+
+namespace pando {
+namespace {
+
+constexpr Nanos kConnectNs = 5 * kSecond;
+constexpr Nanos kReleaseNs = kSecond;
+
+// What a reply without a result says.
+template <typename Reply>
+Status ErrorOf(const Reply& reply) {
+  if (reply.__isset.success) return Status();
+  return Error(Code::kUnavailable, "{}", reply.__isset.error ? reply.error.message : "the answer has no result");
+}
+
+Result<InstallSource> SourceOf(const api::PartitionSnapshot& from, const Uuid& uuid, uint32_t ranges) {
+  InstallSource source;
+  SnapshotRoot& root = source.root;
+  if (from.partition_uuid != uuid.ToString() || from.root.size() != sizeof(root.root)) {
+    return Error(Code::kCorruption, "the master describes the partition {}, and {} was asked for", from.partition_uuid,
+                 uuid.ToString());
+  }
+  root.partition = uuid;
+  root.generation = static_cast<Generation>(from.generation);
+  root.epoch = static_cast<Epoch>(from.epoch);
+  root.lsn = static_cast<Lsn>(from.lsn);
+  root.chain = static_cast<uint64_t>(from.chain);
+  root.last_version = static_cast<Version>(from.last_version);
+  root.next_page_id = static_cast<uint64_t>(from.next_page_id);
+  root.file_blocks = static_cast<uint64_t>(from.file_blocks);
+  root.used_blocks = static_cast<uint64_t>(from.used_bytes) / kBlockBytes;
+  root.root_level = static_cast<uint8_t>(from.root_level);
+  std::memcpy(static_cast<void*>(&root.root), from.root.data(), sizeof(root.root));
+  source.ranges = ranges;
+  source.page_bytes = static_cast<uint32_t>(from.page_bytes);
+  source.seal_bytes = static_cast<uint32_t>(from.seal_bytes);
+  source.namespaced = from.namespaced;
+  return source;
+}
+
+}  // namespace
+
+CopiedPages::~CopiedPages() { CHECK(closing_) << "CopiedPages were destroyed before they were closed"; }
+
+Task<Status> CopiedPages::Connect(std::string host, uint16_t port) {
+  return client_.Connect(std::move(host), port, kConnectNs);
+}
+
+Task<Result<bool>> CopiedPages::Replace(uint32_t node, Uuid leaves) {
+  api::Cluster_replaceReplica_args args;
+  api::Cluster_replaceReplica_result reply;
+  args.request.partition = static_cast<int32_t>(partition_);
+  args.request.replica = replica_;
+  args.request.node = static_cast<int32_t>(node);
+  if (!leaves.IsNil()) args.request.leaves = leaves.ToString();
+  CO_RETURN_IF_ERROR(co_await client_.Call("replaceReplica", &args, &reply, kCallNs));
+  CO_RETURN_IF_ERROR(ErrorOf(reply));
+  co_return reply.success.done;
+}
+
+Task<Result<InstallSource>> CopiedPages::Open(Uuid uuid, uint32_t ranges) {
+  api::Cluster_openCopy_args open;
+  api::Cluster_openCopy_result opened;
+  open.request.partition = static_cast<int32_t>(partition_);
+  open.request.replica = replica_;
+  CO_RETURN_IF_ERROR(co_await client_.Call("openCopy", &open, &opened, kCallNs));
+  CO_RETURN_IF_ERROR(ErrorOf(opened));
+  snapshot_ = opened.success.snapshot;
+  tasks_.Spawn(KeepRenewing());
+  api::Admin_describeSnapshot_args describe;
+  api::Admin_describeSnapshot_result described;
+  describe.request.snapshot = snapshot_;
+  describe.request.partition = static_cast<int32_t>(partition_);
+  describe.context.budget_ms = kDescribeMs;
+  CO_RETURN_IF_ERROR(co_await client_.Call("describeSnapshot", &describe, &described, kDescribeMs * kMillisecond));
+  CO_RETURN_IF_ERROR(ErrorOf(described));
+  CO_ASSIGN_OR_RETURN(InstallSource source, SourceOf(described.success, uuid, ranges));
+  progress_.of_bytes = source.root.used_blocks * kBlockBytes;
+  began_ns_ = reactor_.NowNs();
+  co_return source;
+}
+
+Task<Status> CopiedPages::Renew() {
+  api::Cluster_renewCopy_args args;
+  api::Cluster_renewCopy_result reply;
+  args.request.partition = static_cast<int32_t>(partition_);
+  args.request.replica = replica_;
+  args.request.snapshot = snapshot_;
+  CO_RETURN_IF_ERROR(co_await client_.Call("renewCopy", &args, &reply, kCallNs));
+  co_return ErrorOf(reply);
+}
+
+// CP1.
+Task<void> CopiedPages::KeepRenewing() {
+  Nanos next_ns = reactor_.NowNs() + kRenewNs;
+  while (!closing_ && ended_.ok()) {
+    co_await Sleep(reactor_, kPollNs);
+    if (closing_ || reactor_.NowNs() < next_ns) continue;
+    Status renewed = co_await Renew();
+    next_ns = reactor_.NowNs() + kRenewNs;
+    if (!renewed.ok() && !closing_) End(std::move(renewed));
+  }
+}
+
+void CopiedPages::End(Status why) {
+  if (ended_.ok()) ended_ = std::move(why);
+  if (!std::exchange(connection_ended_, true)) tasks_.Spawn(client_.Close());
+}
+
+void CopiedPages::Cancel() { End(Error(Code::kAborted, "the copy was given up")); }
+
+// So that the pages that have come are not more than the rate allows.
+Task<void> CopiedPages::Pace() {
+  if (bytes_per_s_ == 0) co_return;
+  const double seconds = static_cast<double>(progress_.bytes) / static_cast<double>(bytes_per_s_);
+  const Nanos until_ns = began_ns_ + static_cast<Nanos>(seconds * static_cast<double>(kSecond));
+  while (ended_.ok() && !closing_ && reactor_.NowNs() < until_ns) {
+    co_await Sleep(reactor_, std::min(kPollNs, until_ns - reactor_.NowNs()));
+  }
+}
+
+Task<Result<PageBatch>> CopiedPages::Next() {
+  co_await Pace();
+  CO_RETURN_IF_ERROR(ended_);
+  api::Admin_readPages_args args;
+  api::Admin_readPages_result reply;
+  args.request.snapshot = snapshot_;
+  args.request.partition = static_cast<int32_t>(partition_);
+  args.request.cursor = cursor_;
+  Status called = co_await client_.Call("readPages", &args, &reply, kCallNs);
+  CO_RETURN_IF_ERROR(ended_);
+  CO_RETURN_IF_ERROR(called);
+  CO_RETURN_IF_ERROR(ErrorOf(reply));
+  PageBatch batch;
+  for (api::PageImage& page : reply.success.pages) {
+    batch.Add(
+        {Extent{static_cast<uint64_t>(page.location)}, static_cast<uint64_t>(page.checksum), std::move(page.bytes)});
+  }
+  cursor_ = reply.success.cursor;
+  batch.exhausted = cursor_.empty();
+  progress_.bytes += batch.bytes;
+  came_.Add(batch.bytes);
+  co_return batch;
+}
+
+Task<void> CopiedPages::Close() {
+  if (!snapshot_.empty() && ended_.ok() && client_.connected()) {
+    api::Kv_releaseSnapshot_args args;
+    api::Kv_releaseSnapshot_result reply;
+    args.request.snapshot = snapshot_;
+    // It would expire anyway.
+    const Status released = co_await client_.Call("releaseSnapshot", &args, &reply, kReleaseNs);
+    LOG_IF(INFO, !released.ok()) << "a copy of partition " << partition_
+                                 << " was not released, and expires: " << released.ToString();
+  }
+  closing_ = true;
+  End(Error(Code::kAborted, "the copy was closed"));
+  co_await tasks_.Drain();
+}
+
+}  // namespace pando

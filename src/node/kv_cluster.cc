@@ -1,0 +1,129 @@
+// KvService: the calls of the Cluster service.
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/snapshot_token.h"
+#include "src/node/kv_service.h"
+
+namespace pando {
+
+namespace {
+
+constexpr size_t kReplicaStatusBytes = 2048;  // of one replica, with what it knows of the others
+constexpr size_t kTopologyKeyBytes = 4096;    // of one key of the topology, with its value
+constexpr size_t kMaxClusterKeys = 64;        // of the cluster and its nodes, about
+constexpr int32_t kDefaultHandoverMs = 3000, kMaxHandoverMs = 60'000;
+
+// A replica of a partition, as requests name it.
+struct Named {
+  uint32_t partition = 0;
+  Uuid replica;
+};
+
+template <typename Request>
+Result<Named> NameOf(const Request& request, uint32_t ranges) {
+  const std::optional<Uuid> replica = Uuid::Parse(request.replica);
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= ranges) {
+    return Error(Code::kInvalidArgument, "there is no partition {}: the store is divided into {}", request.partition,
+                 ranges);
+  }
+  if (!replica || replica->IsNil()) {
+    return Error(Code::kInvalidArgument, "the replica {} is not a UUID", request.replica);
+  }
+  return Named{static_cast<uint32_t>(request.partition), *replica};
+}
+
+template <typename Call>
+void AnswerCopy(Call* call, const Result<OpenedSnapshot>& opened) {
+  if (Failed(call, opened.status())) return;
+  call->reply.success.snapshot = EncodeSnapshotToken(opened->token);
+  call->reply.success.expires_at_ms = opened->expires_at_ms;
+}
+
+Status NoCluster() {
+  return Error(Code::kInvalidArgument, "this node belongs to no cluster: it was started without --topology");
+}
+
+}  // namespace
+
+Task<Result<api::ReplicasReply>> NodeControl::Replicas(Reactor&) { co_return NoCluster(); }
+
+Task<Result<api::TopologyReply>> NodeControl::KnownTopology(Reactor&) { co_return NoCluster(); }
+
+Task<Result<api::HandoverReply>> NodeControl::Handover(Reactor&, uint32_t, uint32_t, Epoch, Nanos) {
+  co_return NoCluster();
+}
+
+Task<Result<OpenedSnapshot>> NodeControl::OpenCopy(Reactor&, uint32_t, Uuid) { co_return NoCluster(); }
+
+Task<Result<OpenedSnapshot>> NodeControl::RenewCopy(Reactor&, uint32_t, Uuid, SnapshotToken) { co_return NoCluster(); }
+
+Task<Result<bool>> NodeControl::ReplaceReplica(Reactor&, uint32_t, Uuid, uint32_t, std::optional<Uuid>) {
+  co_return NoCluster();
+}
+
+Task<void> KvService::ClusterReplicas(Call<api::Cluster_replicas_args, api::Cluster_replicas_result>* call) {
+  if (Refuse(call, Reserve(call, kReplicaStatusBytes * (1 + backend_->here.size())))) co_return;
+  Result<api::ReplicasReply> reply = co_await control_->Replicas(server_->reactor());
+  if (Failed(call, reply.status())) co_return;
+  call->reply.success = *std::move(reply);
+}
+
+Task<void> KvService::ClusterTopology(Call<api::Cluster_topology_args, api::Cluster_topology_result>* call) {
+  if (Refuse(call, Reserve(call, kTopologyKeyBytes * (kMaxClusterKeys + backend_->store->ranges)))) co_return;
+  Result<api::TopologyReply> reply = co_await control_->KnownTopology(server_->reactor());
+  if (Failed(call, reply.status())) co_return;
+  call->reply.success = *std::move(reply);
+}
+
+Task<void> KvService::ClusterHandover(Call<api::Cluster_handover_args, api::Cluster_handover_result>* call) {
+  const api::HandoverRequest& request = call->args.request;
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->store->ranges ||
+      request.node < 0 || request.epoch < 0 || request.timeout_ms < 0 || request.timeout_ms > kMaxHandoverMs) {
+    SetError(
+        &call->reply,
+        MakeError(
+            ApiCode::kBadRequest,
+            fmt::format("partition {}, node {}, timeout_ms {}: there are {} partitions, node IDs begin at 1, "
+                        "and the time is at most {} ms",
+                        request.partition, request.node, request.timeout_ms, backend_->store->ranges, kMaxHandoverMs)));
+    co_return;
+  }
+  const int32_t timeout_ms = request.timeout_ms == 0 ? kDefaultHandoverMs : request.timeout_ms;
+  Result<api::HandoverReply> reply = co_await control_->Handover(
+      server_->reactor(), static_cast<uint32_t>(request.partition), static_cast<uint32_t>(request.node),
+      static_cast<Epoch>(request.epoch), timeout_ms * kMillisecond);
+  if (Failed(call, reply.status())) co_return;
+  call->reply.success = *std::move(reply);
+}
+
+Task<void> KvService::ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call) {
+  const Result<Named> named = NameOf(call->args.request, backend_->store->ranges);
+  if (Failed(call, named.status())) co_return;
+  AnswerCopy(call, co_await control_->OpenCopy(server_->reactor(), named->partition, named->replica));
+}
+
+Task<void> KvService::ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cluster_renewCopy_result>* call) {
+  const Result<Named> named = NameOf(call->args.request, backend_->store->ranges);
+  if (Failed(call, named.status())) co_return;
+  SnapshotToken token;
+  if (Refuse(call, ToSnapshotToken(call->args.request.snapshot, &token))) co_return;
+  AnswerCopy(call, co_await control_->RenewCopy(server_->reactor(), named->partition, named->replica, token));
+}
+
+Task<void> KvService::ClusterReplaceReplica(
+    Call<api::Cluster_replaceReplica_args, api::Cluster_replaceReplica_result>* call) {
+  const api::ReplaceReplicaRequest& request = call->args.request;
+  const Result<Named> named = NameOf(request, backend_->store->ranges);
+  if (Failed(call, named.status())) co_return;
+  const std::optional<Uuid> leaves = Uuid::Parse(request.leaves);
+  if ((!leaves && !request.leaves.empty()) || request.node <= 0) {
+    SetError(&call->reply, MakeError(ApiCode::kBadRequest,
+                                     fmt::format("node {}, leaves {}: node IDs begin at 1, and a replica has a UUID",
+                                                 request.node, request.leaves)));
+    co_return;
+  }
+  Result<bool> done = co_await control_->ReplaceReplica(server_->reactor(), named->partition, named->replica,
+                                                        static_cast<uint32_t>(request.node), leaves);
+  if (!Failed(call, done.status())) call->reply.success.done = *done;
+}
+
+}  // namespace pando

@@ -1,0 +1,125 @@
+// NodeCluster makes a node a member of a cluster: it joins the topology, follows it, and hands its news to the
+// replicas of all reactors (replication::ReplicaHost), which live in the ReactorParts.
+//
+// A start goes in these steps, so that nobody takes an old copy of a directory for what it was (NS2):
+//
+//   Open     the topology knows of the start, and the directory too (BeginStart)
+//   ...      the store is opened and recovered, and the replicas that the topology assigns are there
+//   Join     the topology knows where the node listens, and the replicas take part
+//
+// Threads: reactor 0. TopologyAccess belongs to the reactor that uses it.
+//
+// Invariants
+//   NC1  No replica answers anybody before Join.
+//   NC2  An error of the topology is never taken for news: the node goes on with what it knows.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "src/base/memory_budget.h"
+#include "src/metrics/registry.h"
+#include "src/node/guard.h"
+#include "src/node/node_options.h"
+#include "src/replication/partition_topology.h"
+#include "src/topology/cluster_map.h"
+#include "src/topology/node_identity.h"
+#include "src/topology/topology.h"
+#include "src/topology/topology_watch.h"
+
+namespace pando {
+
+class ReactorPart;
+
+// The records of partitions, for the replicas of one reactor. The Topology belongs to reactor 0.
+class TopologyAccess final : public replication::PartitionTopology {
+ public:
+  // `calls` limits those of all reactors, so that the rest of the node gets its turn; it belongs to reactor 0.
+  TopologyAccess(Reactor& reactor, Topology* topology, Semaphore* calls)
+      : reactor_(reactor), topology_(topology), calls_(calls) {}
+  Task<Result<Versioned<PartitionRecord>>> Read(uint32_t partition) override;
+  Task<replication::RecordCas> CompareAndSwap(PartitionRecord desired, Revision expected) override;
+
+ private:
+  static constexpr Nanos kTimeoutNs = 2 * kSecond;
+
+  Reactor& reactor_;
+  Topology* const topology_;
+  Semaphore* const calls_;
+};
+
+// Whether the directory belongs to a cluster exactly if --topology is given. `has_store`: there is one in it.
+Task<Status> CheckMembership(Reactor& reactor, const NodeOptions& options, bool has_store);
+// How many partitions the cluster has.
+Task<Result<uint32_t>> ReadRanges(Reactor& reactor, const NodeOptions& options);
+
+class NodeCluster {
+ public:
+  // All pointers outlive this object.
+  NodeCluster(Reactor& reactor, const NodeOptions* options, MemoryBudget* memory, Registry* registry);
+  ~NodeCluster();  // REQUIRES: Close has returned
+
+  // kInvalidArgument: --topology, or this node or directory does not belong to the cluster. kUnavailable: the
+  // topology cannot be reached.
+  Task<Status> Open();
+  // The same with a store that is open already.
+  Task<Status> OpenOn(std::unique_ptr<TopologyStore> store);
+  // What the topology held then.
+  const ClusterMap& map() const { return start_.map; }
+  const Uuid& cluster_id() const { return start_.identity.cluster_id; }
+  const NodeIdentity& identity() const { return start_.identity; }
+  NodeId node() const { return start_.identity.node; }
+  uint64_t incarnation() const { return start_.incarnation; }
+  uint32_t ranges() const { return static_cast<uint32_t>(start_.map.partitions.size()); }
+  bool first_start() const { return first_start_; }
+  // The directory is an old copy: its replicas need new UUIDs before any of them takes part. Renewed: they have
+  // them, durably.
+  bool renews() const { return start_.identity.renew; }
+  Task<Status> Renewed();
+  // The topology as far as it is known now.
+  const ClusterMap& newest() const { return newest_; }
+  // Tells the replica of a partition, which has come to be here, the newest record. REQUIRES: Join has returned.
+  Task<void> TellRecord(uint32_t partition);
+  Topology* topology() { return topology_.get(); }
+  Semaphore* topology_calls() { return &topology_calls_; }
+
+  // The replicas that the topology assigned to this node then.
+  struct Assigned {
+    uint32_t partition = 0;
+    Uuid replica;
+    bool learner = false;
+  };
+  std::vector<Assigned> assigned() const;
+
+  // Tells the topology where this node listens, lets the replicas of all parts take part, and follows the
+  // topology from now on.
+  Task<Status> Join(std::string client_address, std::vector<std::string> peer_addresses,
+                    const std::vector<ReactorPart*>* parts);
+  // The replicas do not take part any more: their hosts are closed. Then the topology is.
+  Task<void> Close();
+
+ private:
+  Task<void> Follow();
+  void TellGuard();
+  Task<void> TellMembers();
+  Task<void> TellRecords(std::vector<Versioned<PartitionRecord>> records);
+
+  Reactor& reactor_;
+  const NodeOptions& options_;
+  MemoryBudget* const memory_;
+  Registry* const registry_;
+  std::unique_ptr<Topology> topology_;
+  std::unique_ptr<TopologyWatch> watch_;
+  JoinedStart start_;
+  bool first_start_ = false;
+  ClusterMap newest_;
+  GuardLink guard_;
+  Semaphore topology_calls_;
+  const std::vector<ReactorPart*>* parts_ = nullptr;  // once it has joined
+  bool stopping_ = false;
+  TaskGroup tasks_;
+};
+
+}  // namespace pando

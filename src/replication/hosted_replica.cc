@@ -1,0 +1,773 @@
+#include "src/replication/hosted_replica.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "src/base/hash.h"
+#include "src/io/timed_wait.h"
+#include "src/replication/partition_record.h"
+
+namespace pando::replication {
+
+using AppendBody = Append;  // HostedReplica::Append is another thing
+
+namespace {
+
+// The node that holds the replica, if the record has it.
+std::optional<NodeId> NodeOf(const PartitionRecord& record, const ReplicaId& replica) {
+  for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
+    for (const ReplicaRecord& r : *replicas) {
+      if (r.replica == replica) return r.node;
+    }
+  }
+  return std::nullopt;
+}
+
+// What the follower misses cannot be read from the log: it is not there any more, is damaged, or the follower's
+// history is another one.
+bool MustBeInstalled(Code code) {
+  return code == Code::kNotFound || code == Code::kAborted || code == Code::kCorruption || code == Code::kIoError;
+}
+
+}  // namespace
+
+// What the partition owns. It outlives nothing: the partition ends before the host does.
+class HostedReplica::Gate final : public CommitGate {
+ public:
+  explicit Gate(HostedReplica* replica) : replica_(*replica) {}
+  Start OnRecovered(const RecoveredLog& log) override { return replica_.OnRecovered(log); }
+  void OnServing(GatedPartition* partition) override { replica_.OnServing(partition); }
+  void OnDurable(Lsn) override { replica_.OnDurable(); }
+  void OnClosed() override { replica_.OnClosed(); }
+  Status MayWrite() override { return replica_.MayWrite(); }
+  bool Leads() const override { return replica_.Leads(); }
+  Status MayShowSnapshot() override { return replica_.MayShowSnapshot(); }
+  void OnAppended() override { replica_.OnAppended(); }
+
+ private:
+  HostedReplica& replica_;
+};
+
+HostedReplica::HostedReplica(HostContext& host, uint32_t partition, Uuid partition_uuid,
+                             std::unique_ptr<ReplicaFile> file)
+    : host_(host),
+      id_(partition),
+      partition_uuid_(partition_uuid),
+      file_(std::move(file)),
+      wanted_(file_->state()),
+      shipper_idle_(host.reactor),
+      handover_over_(host.reactor) {}
+
+HostedReplica::~HostedReplica() { CHECK(closing_) << "a HostedReplica was destroyed before it was closed"; }
+
+std::unique_ptr<CommitGate> HostedReplica::MakeGate() { return std::make_unique<Gate>(this); }
+
+// -- the gate
+
+CommitGate::Start HostedReplica::OnRecovered(const RecoveredLog& log) {
+  recovered_ = log;
+  return {log.epoch, log.committed_lsn};
+}
+
+void HostedReplica::OnServing(GatedPartition* partition) {
+  partition_ = partition;
+  if (begun_) Begin();
+}
+
+void HostedReplica::Begin() {
+  begun_ = true;
+  if (partition_ == nullptr || core_ != nullptr || closing_) return;
+  CoreConfig config;
+  config.partition = partition_uuid_;
+  config.self = replica();
+  config.incarnation = host_.incarnation;
+  config.seed = host_.reactor.Random();
+  config.timing = host_.timing;
+  const ReplicaState& state = file_->state();
+  RecoveredReplica found;
+  found.promised = state.promised;
+  found.committed_lsn = partition_->committed_lsn();
+  found.installed = state.installed;
+  found.lineage = state.lineage;
+  commit_up_to_ = committed_ = partition_->committed_lsn();
+  ReplicaLog& log = *this;
+  core_ = std::make_unique<ReplicaCore>(config, found, log, host_.reactor.NowNs());
+  if (record_.revision != 0) {
+    Feed([this](ReplicaCore& core, Nanos now_ns) { core.OnTopology(EntryOf(record_), now_ns); });
+  }
+}
+
+void HostedReplica::OnDurable() {
+  Feed([](ReplicaCore& core, Nanos now_ns) { core.OnDurable(now_ns); });
+}
+
+void HostedReplica::OnClosed() {
+  EndHandover({{}, false, "the partition is out of service"});
+  partition_ = nullptr;
+  lease_end_ns_.reset();
+  StopShipping();
+  holds_.clear();
+  // Within a call of the core, it is destroyed when that has ended.
+  if (!inside_) core_.reset();
+}
+
+Status HostedReplica::MayWrite() const {
+  if (core_ != nullptr && core_->AcceptsWrites(host_.reactor.NowNs())) return Status();
+  return NotServing();
+}
+
+// Why this replica neither writes nor answers reads of the newest state.
+Status HostedReplica::NotServing() const {
+  if (core_ == nullptr) {
+    return Error(Code::kUnavailable, "partition {}: this node {} its cluster; ask another node, or try again", id_,
+                 closing_ ? "leaves" : "has not yet joined");
+  }
+  const PartitionEntry& entry = core_->entry();
+  switch (core_->JudgeWrite(WriteLevel::kQuorum, 0, host_.reactor.NowNs())) {
+    case WriteVerdict::kHandingOver:
+      return Error(Code::kNotMaster, "partition {}: another node is to be its master in a moment; try again", id_);
+    case WriteVerdict::kOpening:
+      return Error(Code::kNotMaster, "partition {}: this node is to be its master in a moment; try again", id_);
+    case WriteVerdict::kDiskFull:
+      return Error(Code::kDiskFull,
+                   "partition {}: the disk of a node that holds a replica is full. Delete records, or add disk space",
+                   id_);
+    case WriteVerdict::kDiskStalled:
+      return Error(Code::kUnavailable, "partition {}: the disk of this node does not answer; ask again in a moment",
+                   id_);
+    case WriteVerdict::kFrozen:
+    case WriteVerdict::kTooFewForAll:
+      return Error(Code::kUnavailable,
+                   "partition {}: too few replicas are in sync ({}, and {} must be): it cannot commit. Start the nodes "
+                   "that are down, or look at kvadmin cluster show",
+                   id_, entry.isr.size(), entry.min_isr);
+    case WriteVerdict::kOutOfService:
+      return Error(Code::kUnavailable, "partition {}: the replica on this node is out of service; ask another node",
+                   id_);
+    case WriteVerdict::kNotMaster:
+    case WriteVerdict::kAccepted: break;
+  }
+  if (entry.known() && entry.master != replica()) {
+    for (const ReplicaRecord& r : record_.record.isr) {
+      if (r.replica != entry.master) continue;
+      const auto at = host_.members.find(r.node);
+      std::string address = at == host_.members.end() ? "" : at->second.client_address;
+      return Error(Code::kNotMaster, "partition {}: the master of epoch {} is node {}{}", id_, entry.epoch, r.node,
+                   address.empty() ? "" : " at " + address)
+          .WithMaster(std::move(address));
+    }
+  }
+  return Error(Code::kNotMaster, "partition {}: it has no master at the moment; try again", id_);
+}
+
+void HostedReplica::OnAppended() {
+  if (core_ == nullptr || std::exchange(appended_, true)) return;
+  host_.appended(this);
+}
+
+void HostedReplica::TellAppended() {
+  appended_ = false;
+  Feed([](ReplicaCore& core, Nanos now_ns) { core.OnAppended(now_ns); });
+}
+
+// -- the core
+
+template <typename Input>
+void HostedReplica::Feed(Input input) {
+  if (core_ == nullptr) return;
+  CHECK(!inside_) << "partition " << id_ << ": an input came within another one";
+  inside_ = true;
+  lease_end_ns_.reset();
+  input(*core_, host_.reactor.NowNs());
+  inside_ = false;
+  for (Effect& effect : core_->TakeEffects()) effects_.push_back(std::move(effect));
+  CarryOut();
+}
+
+// RH1. Applying what is committed resumes who waits for it, and that may feed the core again: then the effects
+// of that wait for their turn here.
+void HostedReplica::CarryOut() {
+  if (std::exchange(carrying_out_, true)) return;
+  while (true) {
+    if (partition_ == nullptr) {
+      effects_.clear();
+      core_.reset();
+      break;
+    }
+    if (commit_up_to_ > committed_) {
+      committed_ = commit_up_to_;
+      partition_->Commit(committed_);
+      continue;
+    }
+    if (effects_.empty()) break;
+    Effect effect = std::move(effects_.front());
+    effects_.pop_front();
+    std::visit([this](auto& e) { Do(e); }, effect);
+  }
+  carrying_out_ = false;
+}
+
+bool HostedReplica::Append(const WriteUnit& unit) {
+  const Status status = partition_->AppendUnit(unit);
+  LOG_IF_EVERY_N(WARNING, !status.ok(), 100) << "partition " << id_ << ": a unit of the master at LSN "
+                                             << unit.first_lsn << " was not taken: " << status.ToString();
+  return status.ok();
+}
+
+void HostedReplica::Do(SendMessage& effect) {
+  const std::optional<NodeId> node = NodeOf(record_.record, effect.message.to);
+  const auto at = node ? host_.members.find(*node) : host_.members.end();
+  if (at == host_.members.end() || at->second.peer_addresses.empty()) {
+    host_.metrics.messages_dropped_total.Add();
+    return;
+  }
+  const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
+  const bool sent = host_.links->Send(*node, reactor, id_, effect.message);
+  (sent ? host_.metrics.messages_sent_total : host_.metrics.messages_dropped_total).Add();
+}
+
+void HostedReplica::Do(ShipUnits& effect) { tasks_.Spawn(Ship(effect)); }
+void HostedReplica::Do(StorePromise& effect) { tasks_.Spawn(Store(effect)); }
+void HostedReplica::Do(CasTopology& effect) { tasks_.Spawn(TryCas(effect.desired)); }
+void HostedReplica::Do(ReadTopology&) { tasks_.Spawn(ReadRecord()); }
+
+void HostedReplica::Do(OpenMastership& effect) {
+  host_.metrics.masterships_opened_total.Add();
+  LOG(INFO) << "partition " << id_ << ": this node is its master, in epoch " << effect.epoch;
+}
+
+void HostedReplica::Do(CloseMastership& effect) {
+  host_.metrics.masterships_closed_total.Add();
+  LOG(INFO) << "partition " << id_ << ": this node's mastership of epoch " << effect.epoch
+            << " has ended: " << effect.why;
+  StopShipping();
+  holds_.clear();
+  newcomers_.clear();
+  EndHandover({effect.successor, effect.successor != ReplicaId(), effect.why});
+}
+
+void HostedReplica::Do(HandoverEnded& effect) {
+  LOG_IF(WARNING, !effect.done) << "partition " << id_ << ": the handover to " << effect.target.ToString()
+                                << " was given up: " << effect.why;
+  EndHandover(effect);
+}
+
+void HostedReplica::Do(ReportLostReplica& effect) {
+  LOG(ERROR) << "partition " << id_ << ": the replica " << effect.replica.ToString()
+             << " has lost what it had acknowledged, and is not counted any more: " << effect.why;
+}
+
+void HostedReplica::Do(DiscardReplica& effect) {
+  host_.observer->OnQuarantined(id_, Error(Code::kUnavailable, "partition {}: {}", id_, effect.why));
+}
+
+void HostedReplica::Do(InstallReplica& effect) { host_.observer->OnInstallWanted(id_, effect.replica); }
+
+void HostedReplica::Do(FetchPages& effect) { tasks_.Spawn(AgreeToFetch(effect)); }
+
+void HostedReplica::Do(QuarantineReplica& effect) {
+  host_.observer->OnQuarantined(id_, Error(Code::kCorruption, "partition {}: {}", id_, effect.why));
+  if (!closing_) tasks_.Spawn(BecomeAnother());
+}
+
+// -- handing over
+
+void HostedReplica::EndHandover(HandoverEnded how) {
+  if (handover_ == nullptr) return;
+  *std::exchange(handover_, nullptr) = std::move(how);
+  handover_over_.NotifyAll();
+}
+
+std::optional<ReplicaRecord> HostedReplica::ChooseSuccessor(NodeId to) const {
+  std::optional<ReplicaRecord> any;
+  for (const ReplicaRecord& r : record_.record.isr) {
+    if (r.replica == replica() || (to != 0 && r.node != to)) continue;
+    const auto at = host_.members.find(r.node);
+    if (at == host_.members.end() || at->second.peer_addresses.empty()) continue;
+    const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
+    if (to == 0 && !host_.links->IsUp(r.node, reactor)) continue;
+    // Those that a node gives away go to all others.
+    if (!any || (id_ + r.node) % 2 == 0) any = r;
+  }
+  return any;
+}
+
+Task<Result<HandoverResult>> HostedReplica::HandOver(NodeId to, Epoch epoch, Nanos timeout_ns) {
+  if (core_ == nullptr || !core_->Serving()) co_return NotServing();
+  const Epoch now_epoch = core_->leader().epoch();
+  if (epoch != 0 && epoch != now_epoch) {
+    co_return Error(Code::kInvalidArgument,
+                    "partition {}: its epoch is {}, and not {} any more: its master has changed meanwhile", id_,
+                    now_epoch, epoch);
+  }
+  if (handover_ != nullptr) {
+    co_return Error(Code::kOverloaded, "partition {}: another handover is under way; try again", id_);
+  }
+  const std::optional<ReplicaRecord> successor = ChooseSuccessor(to);
+  if (!successor) {
+    co_return Error(Code::kInvalidArgument, "partition {}: {}; look at kvadmin cluster show for those that are in sync",
+                    id_,
+                    to == 0 ? "no other replica is in sync and reached"
+                            : fmt::format("node {} has no other replica of it that is in sync", to));
+  }
+  const Status busy = Error(Code::kOverloaded,
+                            "partition {}: another change of its master or its replicas is under way; try again", id_);
+  bool begun = false;
+  const Nanos began_ns = host_.reactor.NowNs();
+  std::optional<HandoverEnded> ended;
+  handover_ = &ended;
+  Feed(
+      [&](ReplicaCore& core, Nanos now_ns) { begun = core.Handover(successor->replica, now_ns, now_ns + timeout_ns); });
+  if (!begun) {
+    handover_ = nullptr;
+    co_return busy;
+  }
+  // Once it is proposed, only the topology can end it, which may not answer for long.
+  const Nanos deadline_ns = began_ns + timeout_ns + kHandoverGraceNs;
+  if (!co_await WaitUntil(host_.reactor, handover_over_, deadline_ns, [&ended] { return ended.has_value(); })) {
+    handover_ = nullptr;
+    co_return Error(
+        Code::kUnavailable,
+        "partition {}: the topology has not said in time whether node {} is its master now; look at kvadmin "
+        "cluster show",
+        id_, successor->node);
+  }
+  if (ended->done) co_return HandoverResult{successor->node, host_.reactor.NowNs() - began_ns};
+  co_return Error(Code::kUnavailable, "partition {}: the handover to node {} did not succeed: {}", id_, successor->node,
+                  ended->why);
+}
+
+// -- shipping
+
+void HostedReplica::StopShipping() {
+  for (auto& [replica, shipper] : shippers_) {
+    if (shipper.reader) shipper.reader->Stop();
+  }
+}
+
+// Reads the units after `what->after`, once there are any. Returns false if the log does not hold them any
+// more, or if this mastership has ended.
+Task<bool> HostedReplica::ReadUnits(Shipper* shipper, const ShipUnits* what, std::string* units) {
+  size_t most = kShipBytes;
+  while (Leads(what->epoch) && partition_ != nullptr) {
+    const bool continues = shipper->reader && shipper->reader->position().lsn == what->after.lsn &&
+                           shipper->reader->position().chain == what->after.chain;
+    if (!continues) {
+      shipper->reader.reset();
+      Result<std::unique_ptr<LiveReader>> reader = partition_->OpenReader(what->after);
+      if (!reader.ok()) {
+        LOG_EVERY_N(WARNING, 100) << "partition " << id_
+                                  << ": the log cannot be read for a replica: " << reader.status().ToString();
+        if (MustBeInstalled(reader.code())) co_return false;
+        co_await Sleep(host_.reactor, kShipPauseNs);
+        co_return true;
+      }
+      shipper->reader = *std::move(reader);
+    }
+    co_await host_.ship_slots.Acquire();
+    Result<LiveReader::Units> read = co_await shipper->reader->Read(most, units);
+    host_.ship_slots.Release();
+    host_.metrics.ship_reads_total.Add();
+    if (!read.ok()) {
+      const Code code = read.code();
+      shipper->reader.reset();
+      units->clear();
+      if (MustBeInstalled(code)) co_return false;
+      // The log is ending, or there is no memory now.
+      co_await Sleep(host_.reactor, kShipPauseNs);
+      co_return true;
+    }
+    if (read->needs_bytes > 0) {
+      most = read->needs_bytes;
+      continue;
+    }
+    if (read->count > 0 || !Leads(what->epoch) || partition_ == nullptr) co_return true;
+    if (partition_->end().lsn <= what->after.lsn) co_return true;
+    // They are on their way to the disk. StopShipping ends the wait.
+    co_await shipper->reader->UntilMore();
+  }
+  co_return true;
+}
+
+Task<void> HostedReplica::Ship(ShipUnits what) {
+  Shipper& shipper = shippers_[what.to];
+  // One of an earlier mastership may still be ending.
+  while (shipper.running) co_await shipper_idle_.Wait();
+  shipper.running = true;
+  const std::optional<NodeId> node = NodeOf(record_.record, what.to);
+  const auto at = node ? host_.members.find(*node) : host_.members.end();
+  std::string units;
+  bool there = true;
+  if (at != host_.members.end() && !at->second.peer_addresses.empty()) {
+    const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
+    const bool room = co_await host_.links->UntilRoom(*node, reactor);
+    if (room) there = co_await ReadUnits(&shipper, &what, &units);
+    // The core asks again at once.
+    if (!room) co_await Sleep(host_.reactor, kShipPauseNs);
+  } else {
+    co_await Sleep(host_.reactor, kShipPauseNs);
+  }
+  HistoryPoint end = what.after;
+  if (shipper.reader && !units.empty()) end = shipper.reader->position();
+  shipper.running = false;
+  shipper_idle_.NotifyAll();
+  if (!Leads(what.epoch)) {
+    shipper.reader.reset();
+    co_return;
+  }
+  if (!there) {
+    Feed([&](ReplicaCore& core, Nanos now_ns) { core.OnShipFailed(what.to, what.epoch, now_ns); });
+    co_return;
+  }
+  host_.metrics.shipped_bytes_total.Add(units.size());
+  SendMessage send{
+      Message{replica(), what.to, AppendBody{what.epoch, what.after, std::move(units), core_->commit_lsn()}}};
+  Do(send);
+  Feed([&](ReplicaCore& core, Nanos now_ns) { core.OnShipped(what.to, what.epoch, end, now_ns); });
+}
+
+// -- the disk and the topology
+
+Task<void> HostedReplica::Store(StorePromise promise) {
+  const Epoch epoch = promise.epoch;
+  wanted_.promised = std::max(wanted_.promised, epoch);
+  wanted_.lineage = std::max(wanted_.lineage, promise.lineage);
+  const Status status = co_await file_->Store(wanted_);
+  if (!status.ok()) {
+    // It cannot keep its promises, so it gives none: to the others it is silent.
+    LOG(ERROR) << "partition " << id_ << ": the promise of epoch " << epoch
+               << " cannot be stored: " << status.ToString();
+    if (partition_ != nullptr) host_.observer->OnQuarantined(id_, status);
+    co_return;
+  }
+  Feed([epoch](ReplicaCore& core, Nanos now_ns) { core.OnPromiseStored(epoch, now_ns); });
+}
+
+Task<void> HostedReplica::TryCas(PartitionEntry desired) {
+  host_.metrics.topology_writes_total.Add();
+  const Revision expected = desired.revision;
+  RecordCas cas;
+  if (record_.revision == expected) {
+    PartitionRecord before = record_.record;
+    for (const auto& [learner, node] : newcomers_) {
+      if (!NodeOf(before, learner)) before.learners.push_back({node, learner, {}});
+    }
+    PartitionRecord record = RecordOf(desired, before);
+    cas = co_await host_.topology->CompareAndSwap(std::move(record), expected);
+  } else {
+    cas = {pando::CasOutcome::Kind::kConflict, record_};  // a newer record is known: this cannot land
+  }
+  CasOutcome outcome = CasOutcome::kUnknown;
+  switch (cas.kind) {
+    case pando::CasOutcome::Kind::kStored: outcome = CasOutcome::kApplied; break;
+    case pando::CasOutcome::Kind::kConflict:
+      outcome = CasOutcome::kConflict;
+      host_.metrics.topology_conflicts_total.Add();
+      break;
+    case pando::CasOutcome::Kind::kUnknown: host_.metrics.topology_unknown_total.Add(); break;
+  }
+  PartitionEntry now;
+  if (outcome != CasOutcome::kUnknown) {
+    if (cas.now.revision > record_.revision) record_ = cas.now;
+    now = EntryOf(cas.now);
+  }
+  Feed([&](ReplicaCore& core, Nanos now_ns) { core.OnCasDone(desired.op_id, outcome, now, now_ns); });
+}
+
+Task<void> HostedReplica::ReadRecord() {
+  Result<Versioned<PartitionRecord>> record = co_await host_.topology->Read(id_);
+  // The core asks again, as long as it needs to know.
+  if (record.ok()) OnRecord(*record);
+}
+
+void HostedReplica::OnRecord(const Versioned<PartitionRecord>& record) {
+  if (record.revision > record_.revision) record_ = record;
+  Feed([&](ReplicaCore& core, Nanos now_ns) { core.OnTopology(EntryOf(record), now_ns); });
+}
+
+// -- copies of the pages
+
+Task<bool> HostedReplica::MayFetch(FetchPages offer) {
+  Result<Versioned<PartitionRecord>> read = co_await host_.topology->Read(id_);
+  if (!read.ok()) co_return false;
+  const PartitionRecord& r = read->record;
+  const bool in_sync = std::any_of(r.isr.begin(), r.isr.end(), [&](const auto& m) { return m.replica == replica(); });
+  co_return r.epoch == offer.epoch&& r.master == offer.master && !in_sync;
+}
+
+// RH5. The master repeats an offer that was not taken.
+Task<void> HostedReplica::AgreeToFetch(FetchPages offer) {
+  const bool may = co_await MayFetch(offer);
+  Status stored = Error(Code::kAborted, "not stored");
+  if (may && !closing_) {
+    wanted_.installed = false;
+    stored = co_await file_->Store(wanted_);
+  }
+  if (stored.ok()) {
+    LOG(INFO) << "partition " << id_ << ": the log of the master of epoch " << offer.epoch
+              << " does not hold what this replica misses; it fetches a copy of the pages";
+    co_return;
+  }
+  if (may && !closing_) {
+    LOG(ERROR) << "partition " << id_ << ": the replica file cannot be stored: " << stored.ToString();
+    if (partition_ != nullptr) host_.observer->OnQuarantined(id_, stored);
+    co_return;
+  }
+  Feed([](ReplicaCore& core, Nanos now_ns) { core.OnInstalled(now_ns); });
+}
+
+// I9. What it has promised and acknowledged means nothing any more.
+Task<void> HostedReplica::BecomeAnother() {
+  const ReplicaId lost = wanted_.replica;
+  ReplicaState another;
+  another.replica = HashUuid(fmt::format("{} {} {}", lost.ToString(), host_.incarnation, host_.reactor.Random()));
+  another.installed = false;
+  wanted_ = another;
+  const Status stored = co_await file_->Store(another);
+  LOG_IF(ERROR, !stored.ok()) << "partition " << id_ << ": the replica file cannot be stored: " << stored.ToString();
+  if (stored.ok()) {
+    LOG(WARNING) << "partition " << id_ << ": the replica " << lost.ToString() << " is given up; "
+                 << another.replica.ToString() << " is to take its place, with a copy of the master's pages";
+  }
+}
+
+Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
+  if (core_ == nullptr || !core_->Serving()) return NotServing();
+  const std::optional<NodeId> node = NodeOf(record_.record, learner);
+  if (!node) {
+    return Error(Code::kInvalidArgument, "partition {}: the topology knows no replica {} of it", id_,
+                 learner.ToString());
+  }
+  DropOldReaders();
+  const auto held = holds_.find(learner);
+  if (held != holds_.end()) {
+    held->second.until_ns = until_ns;
+    return Status();
+  }
+  if (holds_.size() >= kMaxHolds) {
+    return Error(Code::kOverloaded, "partition {}: {} replicas are being installed already", id_, holds_.size());
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<LiveReader> reader, partition_->OpenReader(partition_->end()));
+  holds_[learner] = {std::move(reader), until_ns};
+  return Status();
+}
+
+// Log is kept only for those who may still come for it.
+void HostedReplica::DropOldReaders() {
+  std::erase_if(holds_, [now_ns = host_.reactor.NowNs()](const auto& hold) { return hold.second.until_ns <= now_ns; });
+  for (auto& [replica, shipper] : shippers_) {
+    if (!shipper.running && shipper.reader && !NodeOf(record_.record, replica)) shipper.reader.reset();
+  }
+}
+
+Result<bool> HostedReplica::Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves) {
+  if (core_ == nullptr || !core_->Serving()) return NotServing();
+  if (!host_.members.contains(node)) {
+    return Error(Code::kInvalidArgument, "partition {}: the cluster has no node {}", id_, node);
+  }
+  if (const auto listed = NodeOf(record_.record, learner); listed && *listed != node) {
+    return Error(Code::kInvalidArgument, "partition {}: the replica {} is that of node {}", id_, learner.ToString(),
+                 *listed);
+  }
+  // RecordOf must know the node of each replica that a proposal may have which goes on.
+  std::erase_if(newcomers_, [this](const auto& n) { return NodeOf(record_.record, n.first).has_value(); });
+  if (newcomers_.size() >= kMaxNewcomers && !newcomers_.contains(learner)) {
+    return Error(Code::kOverloaded, "partition {}: too many replicas have asked to become learners; try again", id_);
+  }
+  newcomers_[learner] = node;
+  ChangeResult result = ChangeResult::kNotMaster;
+  Feed([&](ReplicaCore& core, Nanos now_ns) { result = core.Assign(learner, leaves, now_ns); });
+  // What was not proposed is asked again.
+  if (result != ChangeResult::kProposed) newcomers_.erase(learner);
+  if (result == ChangeResult::kNotMaster) return NotServing();
+  if (result == ChangeResult::kNotAllowed) {
+    return Error(Code::kOverloaded, "partition {}: it has {} replicas, which is the limit; remove one", id_,
+                 kMaxReplicas);
+  }
+  return result == ChangeResult::kDone;
+}
+
+// -- messages
+
+// RH2, RH4.
+void HostedReplica::OnMessage(NodeId from, const Message& message) {
+  if (core_ == nullptr) return;
+  if (message.to != replica() || NodeOf(record_.record, message.from).value_or(from) != from) {
+    host_.metrics.messages_misdirected_total.Add();
+    return;
+  }
+  const auto* append = std::get_if<AppendBody>(&message.body);
+  if (append == nullptr || append->units.empty()) {
+    return Feed([&](ReplicaCore& core, Nanos now_ns) { core.Step(message, now_ns); });
+  }
+  const auto bytes = static_cast<int64_t>(append->units.size());
+  if (inbox_bytes_ + append->units.size() > kMaxInboxBytes || !host_.memory->TryReserve(bytes)) {
+    host_.metrics.appends_dropped_total.Add();
+    return;
+  }
+  inbox_.push_back(message);
+  inbox_bytes_ += append->units.size();
+  host_.metrics.waiting_append_bytes.Add(bytes);
+  if (!std::exchange(taking_, true)) tasks_.Spawn(TakeAppends());
+}
+
+// Without a suspension, as long as there is room.
+Task<void> HostedReplica::TakeAppends() {
+  bool late = false;
+  while (!inbox_.empty()) {
+    const Message message = std::move(inbox_.front());
+    inbox_.pop_front();
+    const size_t bytes = std::get<AppendBody>(message.body).units.size();
+    if (partition_ != nullptr && core_ != nullptr && !closing_) {
+      Result<LogSpace> room = co_await partition_->WaitForRoom(bytes, host_.reactor.NowNs() + kRoomTimeoutNs);
+      if (room.ok() && !late) {
+        Feed([&](ReplicaCore& core, Nanos now_ns) { core.Step(message, now_ns); });
+      } else {
+        // Those behind it continue what is not there. The master sends them again.
+        late = true;
+        host_.metrics.appends_dropped_total.Add();
+      }
+    }
+    inbox_bytes_ -= bytes;
+    host_.memory->Release(static_cast<int64_t>(bytes));
+    host_.metrics.waiting_append_bytes.Add(-static_cast<int64_t>(bytes));
+  }
+  taking_ = false;
+}
+
+void HostedReplica::OnDeath(NodeId node, uint64_t incarnation) {
+  const PartitionRecord& r = record_.record;
+  for (const auto* replicas : {&r.isr, &r.evicted, &r.learners}) {
+    for (const ReplicaRecord& dead : *replicas) {
+      if (dead.node != node) continue;
+      const Message notice{dead.replica, replica(), DeathNotice{dead.replica, incarnation}};
+      Feed([&](ReplicaCore& core, Nanos now_ns) { core.Step(notice, now_ns); });
+    }
+  }
+}
+
+// A replica that cannot apply what is committed, mostly because its disk is full, must not be waited for.
+void HostedReplica::NoteApplying() {
+  const Nanos now_ns = host_.reactor.NowNs();
+  const Lsn applied = partition_->applied_lsn();
+  if (applied != applied_ || applied >= partition_->committed_lsn()) applied_since_ns_ = now_ns;
+  applied_ = applied;
+  const bool stalled = now_ns - applied_since_ns_ > kApplyStallNs;
+  if (stalled == std::exchange(apply_stalled_, stalled)) return;
+  LOG(WARNING) << "partition " << id_ << ": the replica here " << (stalled ? "cannot apply" : "applies again")
+               << " what is committed";
+  Feed([stalled](ReplicaCore& core, Nanos fed_ns) {
+    core.OnRoom(std::numeric_limits<uint64_t>::max(), stalled, fed_ns);
+  });
+}
+
+void HostedReplica::Tick() {
+  DropOldReaders();
+  if (core_ == nullptr) return;
+  NoteApplying();
+  Feed([](ReplicaCore& core, Nanos now_ns) { core.Tick(now_ns); });
+  if (core_ == nullptr) return;
+  const std::string wrong = core_->CheckInvariants();
+  CHECK(wrong.empty()) << "partition " << id_ << ": " << wrong;
+}
+
+void HostedReplica::Stop() {
+  closing_ = true;
+  EndHandover({{}, false, "this node leaves its cluster"});
+  // The others need not wait for its leases.
+  if (!inside_) Feed([](ReplicaCore& core, Nanos) { core.Leave(); });
+  lease_end_ns_.reset();
+  StopShipping();
+  holds_.clear();
+  if (!inside_) core_.reset();
+}
+
+// RH3.
+Task<void> HostedReplica::Close() {
+  Stop();
+  co_await tasks_.Drain();
+  shippers_.clear();
+  if (!std::exchange(file_closed_, true)) {
+    const Status closed = co_await file_->Close();
+    LOG_IF(WARNING, !closed.ok()) << "partition " << id_ << ": " << closed.ToString();
+  }
+}
+
+// -- reads
+
+Result<Mastership> HostedReplica::BeginRead() const {
+  const std::optional<Mastership> serving = core_ == nullptr ? std::nullopt : core_->Serving();
+  if (!serving) return NotServing();
+  return *serving;
+}
+
+Status HostedReplica::MayShowSnapshot() const {
+  ASSIGN_OR_RETURN(const Mastership mastership, BeginRead());
+  return CheckRead(mastership);
+}
+
+Status HostedReplica::CheckRead(const Mastership& mastership) const {
+  if (core_ != nullptr && core_->LeaseHolds(mastership, host_.reactor.FreshNowNs())) return Status();
+  if (core_ != nullptr && core_->Serving() == mastership) {
+    return Error(Code::kNotMaster,
+                 "partition {}: this node does not hold the lease of its mastership at the moment; "
+                 "try again",
+                 id_);
+  }
+  return NotServing();
+}
+
+bool HostedReplica::HoldsLease(Nanos fresh_now_ns) const {
+  if (!lease_end_ns_) {
+    lease_end_ns_ = core_ != nullptr && core_->Serving() ? core_->leader().LeaseEnd() : 0;
+  }
+  return fresh_now_ns < *lease_end_ns_;
+}
+
+ReplicaReport HostedReplica::Report() const {
+  ReplicaReport report;
+  report.partition = id_;
+  report.replica = replica();
+  report.role = core_ == nullptr ? "joining" : std::string(core_->role());
+  report.promised = file_->state().promised;
+  const PartitionRecord& r = record_.record;
+  report.master = r.master;
+  report.master_node = NodeOf(r, r.master).value_or(0);
+  report.epoch = r.epoch;
+  report.in_sync = r.isr.size();
+  report.replicas = r.replicas;
+  report.min_isr = r.min_isr;
+  if (partition_ != nullptr) {
+    report.last_lsn = partition_->end().lsn;
+    report.durable_lsn = partition_->durable().lsn;
+    report.commit_lsn = partition_->committed_lsn();
+    report.applied_lsn = partition_->applied_lsn();
+  }
+  report.leased = HoldsLease(host_.reactor.FreshNowNs());
+  ReportFollowers(&report);
+  return report;
+}
+
+void HostedReplica::ReportFollowers(ReplicaReport* report) const {
+  if (core_ == nullptr || !core_->leader().active()) return;
+  const PartitionRecord& r = record_.record;
+  auto among = [](const std::vector<ReplicaRecord>& replicas, const ReplicaId& id) {
+    return std::any_of(replicas.begin(), replicas.end(), [&](const ReplicaRecord& of) { return of.replica == id; });
+  };
+  const Nanos now_ns = host_.reactor.NowNs();
+  for (const Leader::Following& f : core_->leader().Followers()) {
+    ReplicaReport::Follower& follower = report->followers.emplace_back();
+    follower.replica = f.replica;
+    follower.node = NodeOf(r, f.replica).value_or(0);
+    follower.in_sync = among(r.isr, f.replica);
+    follower.learner = among(r.learners, f.replica);
+    follower.durable_lsn = f.acked_lsn;
+    if (f.acked_lsn < report->last_lsn) follower.behind_ns = std::max<Nanos>(now_ns - f.caught_up_ns, 0);
+    follower.silent_ns = std::max<Nanos>(now_ns - f.heard_ns, 0);
+  }
+}
+
+}  // namespace pando::replication

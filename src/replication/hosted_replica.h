@@ -1,0 +1,201 @@
+// HostedReplica joins the protocol of one replica (ReplicaCore) to the world: to its partition and log,
+// to the replicas of other nodes, to the topology, and to the clock. It carries out what the core wants
+// done, and adds no rule of its own.
+//
+//   partition -> CommitGate -> core -> effects -> partition, peers, topology, replica file
+//
+// The partition owns the gate; the ReplicaHost owns the HostedReplica, which outlives the partition's
+// service. Between Begin and Close, or OnClosed of the gate, there is a core.
+//
+// Threads: the reactor of the partition.
+//
+// Invariants
+//   RH1  Effects are carried out in the order in which the core gave them, and each is begun before the
+//        next input reaches the core. What the core commits is committed before its other effects.
+//   RH2  Nothing is appended for a master without room in the log. The messages that wait for room are
+//        bounded in bytes, and counted; one that does not fit is dropped, and its sender repeats it.
+//   RH5  Data is replaced only of a replica whose file says that it is not installed, durably. The file says so
+//        only after the topology, read after the replica had ceased to acknowledge, has shown that it
+//        is not in sync; or from the beginning.
+//   RH3  Every task belongs to `tasks_`. Close ends what they wait for, and waits for them; only then
+//        may the log close.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "src/io/sync.h"
+#include "src/model/commit_gate.h"
+#include "src/model/read_gate.h"
+#include "src/replication/partition_topology.h"
+#include "src/replication/peer_links.h"
+#include "src/replication/replica_core.h"
+#include "src/replication/replica_file.h"
+#include "src/replication/replica_host.h"
+
+namespace pando::replication {
+
+class HostedReplica final : private ReplicaLog {
+ public:
+  // `file` says which replica this is, and what it has promised.
+  HostedReplica(HostContext& host, uint32_t partition, Uuid partition_uuid, std::unique_ptr<ReplicaFile> file);
+  ~HostedReplica();  // REQUIRES: Close has returned
+  HostedReplica(const HostedReplica&) = delete;
+
+  // For the partition, which then owns it. REQUIRES: no other gate of this replica is open.
+  std::unique_ptr<CommitGate> MakeGate();
+  // The node takes part in the cluster from now on. Before, the replica answers nobody.
+  void Begin();
+  // The replica takes part no more. The partition may go on until it closes: nothing more is committed.
+  void Stop();
+  // Stops, and waits for the tasks. Those that wait for a link end when the links close.
+  Task<void> Close();
+
+  // -- inputs
+  void OnMessage(NodeId from, const Message& message);
+  void OnDeath(NodeId node, uint64_t incarnation);
+  void OnRecord(const Versioned<PartitionRecord>& record);
+  void Tick();
+  // The partition has appended writes in this turn.
+  void TellAppended();
+
+  // -- reads and writes
+  Result<Mastership> BeginRead() const;
+  Status CheckRead(const Mastership& mastership) const;
+  bool HoldsLease(Nanos fresh_now_ns) const;
+
+  // See ReplicaHost.
+  Task<Result<HandoverResult>> HandOver(NodeId to, Epoch epoch, Nanos timeout_ns);
+  Status KeepLogFor(const ReplicaId& learner, Nanos until_ns);
+  Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
+  // Its data is to be replaced by a copy of its master's pages (RH5).
+  bool wants_pages() const { return begun_ && !closing_ && !file_->state().installed; }
+  const ReplicaState& state() const { return file_->state(); }
+
+  uint32_t partition() const { return id_; }
+  const ReplicaId& replica() const { return file_->state().replica; }
+  const ReplicaCore* core() const { return core_.get(); }
+  const Versioned<PartitionRecord>& record() const { return record_; }
+  ReplicaReport Report() const;
+
+ private:
+  class Gate;
+  // What is read for one follower.
+  struct Shipper {
+    std::unique_ptr<LiveReader> reader;
+    bool running = false;
+  };
+
+  static constexpr size_t kShipBytes = 256u << 10;
+  static constexpr size_t kMaxInboxBytes = 8u << 20;
+  // A message of a master waits so long for room in the log; then it is dropped.
+  static constexpr Nanos kRoomTimeoutNs = 400 * kMillisecond;
+  static constexpr Nanos kHandoverGraceNs = kSecond;
+  static constexpr Nanos kApplyStallNs = kSecond;
+  // Before a follower is shipped to again that cannot be reached, or for which nothing could be read.
+  static constexpr Nanos kShipPauseNs = 20 * kMillisecond;
+
+  // -- ReplicaLog
+  HistoryPoint end() const override { return partition_->end(); }
+  HistoryPoint durable() const override { return partition_->durable(); }
+  Lsn applied() const override { return partition_->applied_lsn(); }
+  std::optional<HistoryPoint> PointAt(Lsn lsn) const override { return partition_->PointAt(lsn); }
+  HistoryPoint EpochEnd(Epoch epoch) const override { return partition_->EpochEnd(epoch); }
+  bool Append(const WriteUnit& unit) override;
+  void Supersede(const HistoryPoint& after) override { partition_->Supersede(after); }
+  void BeginEpoch(Epoch epoch) override { partition_->BeginEpoch(epoch, partition_->end().lsn); }
+  void Commit(Lsn up_to) override { commit_up_to_ = up_to; }
+
+  // -- the gate
+  CommitGate::Start OnRecovered(const RecoveredLog& log);
+  void OnServing(GatedPartition* partition);
+  void OnDurable();
+  void OnClosed();
+  Status MayWrite() const;
+  Status MayShowSnapshot() const;
+  bool Leads() const { return core_ != nullptr && core_->Serving().has_value(); }
+  void OnAppended();
+
+  // Calls `input(core, now_ns)`, if there is a core, and carries out what it wants (RH1).
+  template <typename Input>
+  void Feed(Input input);
+  void CarryOut();
+  void NoteApplying();
+  void Do(SendMessage& effect);
+  void Do(ShipUnits& effect);
+  void Do(StorePromise& effect);
+  void Do(CasTopology& effect);
+  void Do(ReadTopology& effect);
+  void Do(OpenMastership& effect);
+  void Do(CloseMastership& effect);
+  void Do(HandoverEnded& effect);
+  void Do(ReportLostReplica& effect);
+  void Do(InstallReplica& effect);
+  void Do(FetchPages& effect);
+  void Do(QuarantineReplica& effect);
+  void Do(DiscardReplica& effect);
+
+  Task<void> Ship(ShipUnits what);
+  Task<bool> ReadUnits(Shipper* shipper, const ShipUnits* what, std::string* units);
+  bool Leads(Epoch epoch) const { return core_ != nullptr && core_->leader().epoch() == epoch && epoch != 0; }
+  Task<void> Store(StorePromise promise);
+  Task<void> TryCas(PartitionEntry desired);
+  Task<void> ReadRecord();
+  Task<void> AgreeToFetch(FetchPages offer);
+  Task<bool> MayFetch(FetchPages offer);
+  Task<void> BecomeAnother();
+  void DropOldReaders();
+  Task<void> TakeAppends();
+  void StopShipping();
+  Status NotServing() const;
+  std::optional<ReplicaRecord> ChooseSuccessor(NodeId to) const;
+  void EndHandover(HandoverEnded how);
+  void ReportFollowers(ReplicaReport* report) const;
+
+  HostContext& host_;
+  const uint32_t id_;
+  const Uuid partition_uuid_;
+  const std::unique_ptr<ReplicaFile> file_;
+  ReplicaState wanted_;  // what the file says, or will
+  bool file_closed_ = false;
+  RecoveredLog recovered_;
+  GatedPartition* partition_ = nullptr;  // null: it does not serve
+  bool begun_ = false, closing_ = false;
+  Versioned<PartitionRecord> record_;
+  std::unique_ptr<ReplicaCore> core_;
+  // RH1
+  std::deque<Effect> effects_;
+  bool inside_ = false, carrying_out_ = false;
+  Lsn commit_up_to_ = 0, committed_ = 0;
+  mutable std::optional<Nanos> lease_end_ns_;  // as it is until the next input; 0: this replica does not serve
+  bool appended_ = false;                      // OnAppended since the core was told
+  // Appends that wait for room, in order.
+  std::deque<Message> inbox_;
+  size_t inbox_bytes_ = 0;
+  bool taking_ = false;
+  std::map<ReplicaId, Shipper> shippers_;
+  // As master: log that is kept for those that fetch pages. A reader that is never read keeps what lies after it.
+  struct Hold {
+    std::unique_ptr<LiveReader> reader;
+    Nanos until_ns = 0;
+  };
+  static constexpr size_t kMaxHolds = kMaxReplicas;
+  std::map<ReplicaId, Hold> holds_;
+  static constexpr size_t kMaxNewcomers = 64;
+  std::map<ReplicaId, NodeId> newcomers_;  // that a proposal may name, and the record does not yet
+  WaitQueue shipper_idle_;
+  // Where the outcome of the handover that goes on is put; null: none does.
+  std::optional<HandoverEnded>* handover_ = nullptr;
+  WaitQueue handover_over_;
+  Lsn applied_ = 0;
+  Nanos applied_since_ns_ = 0;  // when it last moved, or there was nothing to apply
+  bool apply_stalled_ = false;
+  TaskGroup tasks_;
+
+  friend class ReplicaHost;
+};
+
+}  // namespace pando::replication

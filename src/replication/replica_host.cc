@@ -1,0 +1,210 @@
+#include "src/replication/replica_host.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "src/replication/hosted_replica.h"
+
+namespace pando::replication {
+
+ReplicaHost::ReplicaHost(Reactor& reactor, Options options, PartitionTopology* topology, MemoryBudget* memory,
+                         HostObserver* observer)
+    : reactor_(options.peers.reactor),
+      reactors_(options.reactors),
+      links_(reactor, options.peers, memory, this),
+      context_{.reactor = reactor,
+               .node = options.peers.node,
+               .incarnation = options.peers.incarnation,
+               .timing = options.timing,
+               .links = &links_,
+               .topology = topology,
+               .memory = memory,
+               .observer = observer,
+               .members = {},
+               .metrics = {},
+               .ship_slots = Semaphore(reactor, kShipSlots),
+               .appended = [this](HostedReplica* replica) {
+                 if (appended_.empty()) context_.reactor.ArmTurnHook(this);
+                 appended_.push_back(replica);
+               }} {
+  tick_.host = this;
+  tick_.on_fire = [](Timer* timer) { static_cast<TickTimer*>(timer)->host->OnTick(); };
+}
+
+ReplicaHost::~ReplicaHost() { CHECK(closed_) << "a ReplicaHost was destroyed before it was closed"; }
+
+void ReplicaHost::Add(uint32_t partition, Uuid partition_uuid, std::unique_ptr<ReplicaFile> file) {
+  CHECK(Find(partition) == nullptr) << "partition " << partition << " has a replica here already";
+  auto replica = std::make_unique<HostedReplica>(context_, partition, partition_uuid, std::move(file));
+  if (begun_) replica->Begin();
+  if (by_id_.size() <= partition) by_id_.resize(partition + 1, nullptr);
+  by_id_[partition] = replica.get();
+  replicas_.emplace(partition, std::move(replica));
+}
+
+Task<std::optional<ReplicaState>> ReplicaHost::Remove(uint32_t partition) {
+  const auto at = replicas_.find(partition);
+  if (at == replicas_.end()) co_return std::nullopt;
+  by_id_[partition] = nullptr;
+  std::unique_ptr<HostedReplica> replica = std::move(at->second);
+  replicas_.erase(at);
+  std::erase(appended_, replica.get());
+  co_await replica->Close();
+  co_return replica->state();
+}
+
+std::unique_ptr<CommitGate> ReplicaHost::MakeGate(uint32_t partition) {
+  HostedReplica* replica = Find(partition);
+  CHECK(replica != nullptr) << "partition " << partition << " has no replica file";
+  return replica->MakeGate();
+}
+
+void ReplicaHost::Join() {
+  begun_ = true;
+  for (const auto& [id, replica] : replicas_) replica->Begin();
+  context_.reactor.ArmTimer(&tick_, context_.reactor.NowNs() + kTickNs);
+}
+
+Task<void> ReplicaHost::Close() {
+  if (std::exchange(closed_, true)) co_return;
+  context_.reactor.CancelTimer(&tick_);
+  // What waits for a link ends with the links.
+  for (const auto& [id, replica] : replicas_) replica->Stop();
+  // What they have said last leaves at the end of a turn.
+  for (int turns = 0; turns < 2; ++turns) co_await Yield(context_.reactor);
+  co_await links_.Close();
+  for (const auto& [id, replica] : replicas_) co_await replica->Close();
+}
+
+Task<Result<HandoverResult>> ReplicaHost::HandOver(uint32_t partition, NodeId to, Epoch epoch, Nanos timeout_ns) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  co_return co_await replica->HandOver(to, epoch, timeout_ns);
+}
+
+Task<void> ReplicaHost::HandOverNext(std::vector<uint32_t>* partitions, Nanos deadline_ns) {
+  while (!partitions->empty() && context_.reactor.NowNs() < deadline_ns) {
+    const uint32_t partition = partitions->back();
+    partitions->pop_back();
+    Result<HandoverResult> done = co_await HandOver(partition, 0, 0, deadline_ns - context_.reactor.NowNs());
+    LOG_IF(WARNING, !done.ok()) << "not handed over: " << done.status().ToString();
+  }
+}
+
+Task<void> ReplicaHost::HandOverAll(Nanos timeout_ns) {
+  std::vector<uint32_t> led;
+  for (const auto& [id, replica] : replicas_) {
+    if (replica->Leads()) led.push_back(id);
+  }
+  const Nanos deadline_ns = context_.reactor.NowNs() + timeout_ns;
+  TaskGroup tasks;
+  for (size_t i = 0; i < kHandoversAtOnce; ++i) tasks.Spawn(HandOverNext(&led, deadline_ns));
+  co_await tasks.Drain();
+}
+
+std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
+  std::vector<Wanting> wanting;
+  for (const auto& [id, replica] : replicas_) {
+    const ReplicaState& state = replica->state();
+    if (replica->wants_pages()) wanting.push_back({id, state.replica, state.promised, state.lineage});
+  }
+  return wanting;
+}
+
+Status ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->KeepLogFor(learner, until_ns);
+}
+
+Result<bool> ReplicaHost::Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
+                                  const std::optional<ReplicaId>& leaves) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->Replace(learner, node, leaves);
+}
+
+HostedReplica* ReplicaHost::Find(uint32_t partition) const {
+  return partition < by_id_.size() ? by_id_[partition] : nullptr;
+}
+
+// -- news
+
+void ReplicaHost::SetMembers(const Members& members) {
+  context_.members = members;
+  std::map<NodeId, std::vector<std::string>> addresses;
+  for (const auto& [node, member] : members) {
+    if (node == context_.node) continue;
+    std::vector<std::string>& of_node = addresses[node] = member.peer_addresses;
+    // Partition P is on reactor P mod reactors, of both nodes: so reactors that share no partition need no link.
+    const size_t common = std::gcd(reactors_, std::max<size_t>(of_node.size(), 1));
+    for (size_t r = 0; r < of_node.size(); ++r) {
+      if (r % common != reactor_ % common) of_node[r].clear();
+    }
+  }
+  const Status set = links_.SetAddresses(std::move(addresses));
+  LOG_IF(ERROR, !set.ok()) << "the topology has an address that is none: " << set.ToString();
+}
+
+void ReplicaHost::OnRecord(const Versioned<PartitionRecord>& record) {
+  if (HostedReplica* replica = Find(record.record.id)) replica->OnRecord(record);
+}
+
+void ReplicaHost::OnMessage(uint32_t partition, NodeId from, const Message& message) {
+  context_.metrics.messages_received_total.Add();
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return context_.metrics.messages_misdirected_total.Add();
+  replica->OnMessage(from, message);
+}
+
+void ReplicaHost::OnDeathNotice(NodeId node, uint64_t incarnation) {
+  LOG(INFO) << "the process " << incarnation << " of node " << node << " has ended";
+  for (const auto& [id, replica] : replicas_) replica->OnDeath(node, incarnation);
+}
+
+void ReplicaHost::OnTurnEnd() {
+  std::vector<HostedReplica*> appended;
+  appended.swap(appended_);
+  for (HostedReplica* replica : appended) replica->TellAppended();
+}
+
+void ReplicaHost::OnTick() {
+  phase_ = (phase_ + 1) % kTickPhases;
+  int64_t masters = 0;
+  for (const auto& [id, replica] : replicas_) {
+    if (id % kTickPhases == phase_) replica->Tick();
+    masters += replica->Leads();
+  }
+  context_.metrics.masters.Set(masters);
+  context_.metrics.followers.Set(static_cast<int64_t>(replicas_.size()) - masters);
+  context_.reactor.ArmTimer(&tick_, context_.reactor.NowNs() + kTickNs);
+}
+
+// -- reads
+
+Result<Mastership> ReplicaHost::Begin(uint32_t partition) const {
+  const HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->BeginRead();
+}
+
+Status ReplicaHost::Check(uint32_t partition, const Mastership& mastership) const {
+  const HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->CheckRead(mastership);
+}
+
+bool ReplicaHost::Holds(uint32_t partition, Nanos fresh_now_ns) const {
+  const HostedReplica* replica = Find(partition);
+  return replica != nullptr && replica->HoldsLease(fresh_now_ns);
+}
+
+std::vector<ReplicaReport> ReplicaHost::Report() const {
+  std::vector<ReplicaReport> reports;
+  reports.reserve(replicas_.size());
+  for (const auto& [id, replica] : replicas_) reports.push_back(replica->Report());
+  return reports;
+}
+
+}  // namespace pando::replication

@@ -1,0 +1,185 @@
+// ReplicaHost: the replicas of one reactor, as members of a cluster. It hands them the messages of other
+// nodes, the news of the topology, and the time.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   RH4  A message reaches only the replica that it names, by UUID.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "src/base/memory_budget.h"
+#include "src/io/sync.h"
+#include "src/metrics/metrics.h"
+#include "src/model/commit_gate.h"
+#include "src/model/read_gate.h"
+#include "src/replication/core_context.h"
+#include "src/replication/members.h"
+#include "src/replication/partition_topology.h"
+#include "src/replication/peer_links.h"
+
+namespace pando::replication {
+
+class HostedReplica;
+class ReplicaFile;
+struct ReplicaState;
+
+struct HostMetrics {
+  Counter masterships_opened_total, masterships_closed_total;
+  Counter messages_sent_total, messages_dropped_total;  // dropped: the link had no room, or there was none
+  Counter messages_received_total, messages_misdirected_total;
+  Counter shipped_bytes_total, ship_reads_total;
+  Counter appends_dropped_total;  // RH2
+  Counter topology_writes_total, topology_conflicts_total, topology_unknown_total;
+  Gauge masters, followers, waiting_append_bytes;
+};
+
+// What the node is told. Called within a turn; must not call the host.
+class HostObserver {
+ public:
+  // As master: what the replica needs is not in this log any more.
+  virtual void OnInstallWanted(uint32_t partition, const ReplicaId& replica) = 0;
+  // The replica cannot be used any more.
+  virtual void OnQuarantined(uint32_t partition, const Status& why) = 0;
+
+ protected:
+  ~HostObserver() = default;
+};
+
+// What the replicas of a host share.
+struct HostContext {
+  Reactor& reactor;
+  NodeId node = 0;
+  uint64_t incarnation = 0;  // of this process
+  Timing timing;
+  PeerLinks* links = nullptr;
+  PartitionTopology* topology = nullptr;
+  MemoryBudget* memory = nullptr;  // for messages that wait
+  HostObserver* observer = nullptr;
+  Members members;
+  HostMetrics metrics;
+  Semaphore ship_slots;  // so many units are read from the log at once
+  std::function<void(HostedReplica*)> appended;
+};
+
+// How a replica is doing, for status.
+struct ReplicaReport {
+  struct Follower {
+    ReplicaId replica;
+    NodeId node = 0;
+    bool in_sync = false, learner = false;
+    Lsn durable_lsn = 0;  // as far as it has acknowledged
+    Nanos behind_ns = 0;  // since when it has lacked something
+    Nanos silent_ns = 0;  // since its last heartbeat
+  };
+  uint32_t partition = 0;
+  ReplicaId replica, master;
+  NodeId master_node = 0;
+  std::string role;  // ReplicaCore::role, or "joining"
+  Epoch epoch = 0, promised = 0;
+  Lsn last_lsn = 0, durable_lsn = 0, commit_lsn = 0, applied_lsn = 0;
+  size_t in_sync = 0;
+  uint32_t replicas = 0, min_isr = 0;
+  bool leased = false;
+  std::vector<Follower> followers;  // as the master knows them
+};
+
+struct HandoverResult {
+  NodeId node = 0;     // of the new master
+  Nanos pause_ns = 0;  // for so long this replica accepted no writes
+};
+
+class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook {
+ public:
+  struct Options {
+    Timing timing;
+    PeerOptions peers;      // they say which node, process and reactor this is
+    uint32_t reactors = 1;  // of this node
+  };
+  // All pointers outlive the host.
+  ReplicaHost(Reactor& reactor, Options options, PartitionTopology* topology, MemoryBudget* memory,
+              HostObserver* observer);
+  ~ReplicaHost();  // REQUIRES: Close has returned
+
+  Result<uint16_t> Listen(const ListenOptions& listen) { return links_.Listen(listen); }
+
+  // Adds a replica whose partition is opened next: the engine asks for its gate.
+  void Add(uint32_t partition, Uuid partition_uuid, std::unique_ptr<ReplicaFile> file);
+  // The partition was dropped, or could not be opened. Returns what its file says; nothing if it is not here.
+  Task<std::optional<ReplicaState>> Remove(uint32_t partition);
+  std::unique_ptr<CommitGate> MakeGate(uint32_t partition);
+  // The process takes part from now on.
+  void Join();
+  // Ends all that goes on, and closes the links. The partitions may still serve; nothing is committed any more.
+  Task<void> Close();
+
+  // -- news of the topology
+  void SetMembers(const Members& members);
+  void OnRecord(const Versioned<PartitionRecord>& record);
+
+  // -- ReadGate
+  Result<Mastership> Begin(uint32_t partition) const override;
+  Status Check(uint32_t partition, const Mastership& mastership) const override;
+  bool Holds(uint32_t partition, Nanos fresh_now_ns) const override;
+
+  // Makes the replica of that node, or of any that is in sync (0), master, if the epoch is still that one
+  // (0: whatever it is). Of several at a time, one goes on; kOverloaded: another one does. kNotMaster: this one is not.
+  // On other errors it goes on as master, unless it has lost its mastership.
+  Task<Result<HandoverResult>> HandOver(uint32_t partition, NodeId to, Epoch epoch, Nanos timeout_ns);
+  // Hands over all masterships, several at a time, as far as that is possible in time.
+  Task<void> HandOverAll(Nanos timeout_ns);
+
+  // -- installation. A replica whose data is to be replaced by a copy of its master's pages, or that has none.
+  struct Wanting {
+    uint32_t partition = 0;
+    ReplicaId replica;
+    Epoch promised = 0;
+    uint64_t lineage = 0;
+  };
+  std::vector<Wanting> WantingPages() const;
+  // As master: keeps the log from now on for `learner`, until then, or longer if it is kept already. kNotMaster:
+  // this one is not. kInvalidArgument: there is no such replica.
+  Status KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns);
+  // As master: makes a replica of that node a learner, and lets one leave for it that is not in sync. True: the
+  // topology says so already. False: it was proposed, or could not be: ask again.
+  Result<bool> Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
+                       const std::optional<ReplicaId>& leaves);
+
+  HostedReplica* Find(uint32_t partition) const;
+  std::vector<ReplicaReport> Report() const;
+  const HostMetrics& metrics() const { return context_.metrics; }
+  PeerLinks& links() { return links_; }
+
+ private:
+  struct TickTimer : Timer {
+    ReplicaHost* host = nullptr;
+  };
+  // Each replica is ticked every kTickPhases * kTickNs.
+  static constexpr Nanos kTickNs = 5 * kMillisecond;
+  static constexpr uint32_t kTickPhases = 4;
+  static constexpr size_t kShipSlots = 32;
+  static constexpr size_t kHandoversAtOnce = 16;
+
+  void OnMessage(uint32_t partition, NodeId from, const Message& message) override;
+  void OnDeathNotice(NodeId node, uint64_t incarnation) override;
+  void OnTurnEnd() override;
+  void OnTick();
+  Task<void> HandOverNext(std::vector<uint32_t>* partitions, Nanos deadline_ns);
+
+  const uint32_t reactor_, reactors_;
+  PeerLinks links_;
+  HostContext context_;
+  std::map<uint32_t, std::unique_ptr<HostedReplica>> replicas_;
+  std::vector<HostedReplica*> by_id_;     // by partition; grows as needed
+  std::vector<HostedReplica*> appended_;  // in this turn
+  TickTimer tick_;
+  uint32_t phase_ = 0;
+  bool begun_ = false, closed_ = false;
+};
+
+}  // namespace pando::replication
