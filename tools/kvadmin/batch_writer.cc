@@ -96,6 +96,8 @@ Status BatchWriter::Send(const Batch& batch) {
 Status BatchWriter::ResendAll(Status why) {
   connected_ = false;
   if (over_) return why;
+  // The node may be down: another one knows who is master then.
+  if (why.code() != Code::kNotMaster) client_.Redirect("");
   for (;;) {
     RETURN_IF_ERROR(WaitOrGiveUp(why, 0));
     Status status;
@@ -105,6 +107,7 @@ Status BatchWriter::ResendAll(Status why) {
     }
     connected_ = status.ok();
     if (!ConnectionLost(status)) return status;
+    client_.Redirect("");
     why = std::move(status);
   }
 }
@@ -225,6 +228,12 @@ Status BatchWriter::SendAgain(Batch batch, Status why, int64_t advised_ms) {
   if (Status waited = WaitOrGiveUp(why, advised_ms); !waited.ok()) {
     unsettled_.push_back(std::move(batch));
     return waited;
+  }
+  if (why.code() == Code::kNotMaster) {
+    // The others that were sent there will be refused too, so all go to the master.
+    sent_.push_back(std::move(batch));
+    client_.Redirect(why.master());
+    return ResendAll(std::move(why));
   }
   // It goes to the end of the window: answers arrive in request order, and those of the batches
   // sent after it are still outstanding.

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "gen-cpp/pando_constants.h"
-#include "src/base/address.h"
 #include "tools/common/interrupts.h"
 #include "tools/kvadmin/bytes.h"
 
@@ -52,7 +51,8 @@ struct Client::Wire {
         transport(std::make_shared<TFramedTransport>(socket)),
         protocol(std::make_shared<apache::thrift::protocol::TBinaryProtocol>(transport)),
         kv(protocol),
-        admin(protocol) {}
+        admin(protocol),
+        cluster(protocol) {}
   void SetTimeout(int64_t ms) {
     int timeout = static_cast<int>(std::clamp<int64_t>(ms, 1, 1 << 30));
     socket->setConnTimeout(timeout);
@@ -64,6 +64,7 @@ struct Client::Wire {
   std::shared_ptr<apache::thrift::protocol::TBinaryProtocol> protocol;
   api::KvClient kv;
   api::AdminClient admin;
+  api::ClusterClient cluster;
   bool answered = false;  // at least one answer came, so the peer speaks Thrift
 };
 
@@ -133,11 +134,32 @@ Client::~Client() = default;
 
 Status Client::Resolve() {
   if (port_ != 0) return Status();
-  Result<HostPort> address = ParseHostPort(target_.address);
-  if (!address.ok()) return Error(Code::kInvalidArgument, "--server: {}", address.status().message());
-  host_ = address->host;
-  port_ = address->port;
+  std::string_view rest = target_.address;
+  while (true) {
+    const size_t comma = rest.find(',');
+    Result<HostPort> address = ParseHostPort(rest.substr(0, comma));
+    if (!address.ok()) return Error(Code::kInvalidArgument, "--server: {}", address.status().message());
+    seeds_.push_back(*std::move(address));
+    if (comma == std::string_view::npos) break;
+    rest.remove_prefix(comma + 1);
+  }
+  Redirect("");
   return Status();
+}
+
+void Client::GoTo(HostPort address) {
+  at_ = FormatHostPort(address.host, address.port);
+  host_ = std::move(address.host);
+  port_ = address.port;
+  wire_.reset();
+}
+
+void Client::Redirect(const std::string& master) {
+  Result<HostPort> address = ParseHostPort(master);
+  redirected_ = address.ok();
+  if (redirected_) return GoTo(*std::move(address));
+  GoTo(seeds_[next_seed_ % seeds_.size()]);
+  ++next_seed_;
 }
 
 void Client::Open(int64_t budget_ms) {
@@ -151,15 +173,14 @@ Status Client::FromTransport(const TTransportException& error, bool never_sent, 
   const bool timed_out = error.getType() == TTransportException::TIMED_OUT;
   const Code code = timed_out ? Code::kDeadline : Code::kUnavailable;
   if (never_sent) {
-    return Error(code, "cannot reach {}: {}; check the address and that kvnode runs there", target_.address,
-                 error.what());
+    return Error(code, "cannot reach {}: {}; check the address and that kvnode runs there", at_, error.what());
   }
-  if (timed_out) return Error(code, "{} did not answer within {} ms", target_.address, budget_ms);
-  return Error(code, "lost the connection to {}: {}", target_.address, error.what());
+  if (timed_out) return Error(code, "{} did not answer within {} ms", at_, budget_ms);
+  return Error(code, "lost the connection to {}: {}", at_, error.what());
 }
 
 Status Client::NotThrift(const std::string& begin) const {
-  return Error(Code::kUnsupported, "{} does not speak Thrift (its answer begins with \"{}\"); {}", target_.address,
+  return Error(Code::kUnsupported, "{} does not speak Thrift (its answer begins with \"{}\"); {}", at_,
                Printable(begin, Encoding::kText),
                begin == "HTTP" ? "this is an HTTP port, perhaps the node's --http_port; give the port of --listen"
                                : "check the address and that kvnode runs there");
@@ -184,6 +205,7 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
     failure.status = FromKvError(e);
     failure.retryable = e.retryable && e.applied == api::g_pando_constants.APPLIED_NO;
     failure.pause_ms = e.retry_after_ms;
+    failure.elsewhere = e.code == api::g_pando_constants.NOT_MASTER;
   } catch (const TTransportException& e) {
     failure.broken = true;
     failure.no_answer = !failure.never_sent;
@@ -195,12 +217,11 @@ Client::Failure Client::Attempt(const std::function<void(Wire&, const api::Conte
       failure.status = NotThrift(wire_->socket->begin());
     }
   } catch (const apache::thrift::TApplicationException& e) {
-    failure.status =
-        Error(Code::kUnsupported, "the server at {} does not support this call: {}", target_.address, e.what());
+    failure.status = Error(Code::kUnsupported, "the server at {} does not support this call: {}", at_, e.what());
   } catch (const std::exception& e) {
     failure.broken = true;
     failure.no_answer = true;
-    failure.status = Error(Code::kCorruption, "the answer of {} cannot be decoded: {}", target_.address, e.what());
+    failure.status = Error(Code::kCorruption, "the answer of {} cannot be decoded: {}", at_, e.what());
   }
   if (failure.broken) wire_.reset();
   if (Status interrupted = tools::Interrupts::Check(); !interrupted.ok()) failure.status = std::move(interrupted);
@@ -211,6 +232,8 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
   RETURN_IF_ERROR(Resolve());
   const Clock::time_point deadline = Clock::now() + std::chrono::milliseconds(target_.timeout_ms);
   bool unknown = false;  // an attempt to write was sent, and its answer did not come
+  size_t tried = 0;      // addresses, since one was reached
+  bool sent_on = false;  // the last attempt was sent to the master at once
   auto with_outcome = [&unknown](Status why) {
     if (!unknown || why.message().ends_with(kOutcomeUnknown)) return why;
     return Error(why.code(), "{}{}", why.message(), kOutcomeUnknown);
@@ -221,10 +244,19 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
     Failure failure = Attempt(call, std::max<int64_t>(left, 1));
     if (failure.status.ok()) return Status();
     unknown = unknown || (failure.no_answer && repeat != Repeat::kSafe);
-    // A failed connection attempt is not retried: at a prompt, waiting for a server that does not
-    // run does not help.
-    bool again =
-        failure.retryable || (failure.broken && !failure.never_sent && !failure.foreign && repeat != Repeat::kUnsafe);
+    // A failed connection attempt is not retried, unless there is another address: at a prompt, waiting for a
+    // server that does not run does not help.
+    const bool others = redirected_ || ++tried < seeds_.size();
+    bool again = failure.retryable || (failure.never_sent && others) ||
+                 (failure.broken && !failure.never_sent && !failure.foreign && repeat != Repeat::kUnsafe);
+    if (!failure.never_sent) tried = 0;
+    if (failure.elsewhere || failure.broken) {
+      const std::string master = failure.status.master();
+      Redirect(master);
+      // What NOT_MASTER says may be old, so only every other attempt follows it without a pause.
+      sent_on = !sent_on && !master.empty();
+      if (again && sent_on) continue;
+    }
     int64_t wait_ms = std::max(pause_ms, failure.pause_ms);
     left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (!again || left <= wait_ms) return with_outcome(failure.status);
@@ -238,6 +270,10 @@ Status Client::Kv(Repeat repeat, const KvCall& call) {
 
 Status Client::Admin(Repeat repeat, const AdminCall& call) {
   return Retry(repeat, [&](Wire& wire, const api::Context& context) { call(wire.admin, context); });
+}
+
+Status Client::Cluster(Repeat repeat, const ClusterCall& call) {
+  return Retry(repeat, [&](Wire& wire, const api::Context& context) { call(wire.cluster, context); });
 }
 
 Status Client::Once(const PipelineCall& call) {

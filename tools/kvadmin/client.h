@@ -1,5 +1,8 @@
 // Client: one blocking connection to a server, with retries.
 //
+// In a cluster it goes where it is sent: to the master that a NOT_MASTER names, and to another of the
+// addresses that it was given if a node cannot be reached.
+//
 // Threads: one.
 //
 // A call is retried, with growing pauses, as long as its budget lasts: when the server says that a
@@ -15,16 +18,20 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "gen-cpp/Admin.h"
+#include "gen-cpp/Cluster.h"
 #include "gen-cpp/Kv.h"
+#include "src/base/address.h"
 #include "src/base/result.h"
 
 namespace pando::admin {
 
 struct Target {
-  std::string address = "127.0.0.1:7420";  // host:port, with brackets around IPv6
-  int64_t timeout_ms = 10'000;             // budget of a call, including retries
+  // host:port, with brackets around IPv6; of a cluster several nodes, separated by commas.
+  std::string address = "127.0.0.1:7420";
+  int64_t timeout_ms = 10'000;  // budget of a call, including retries
 };
 
 // The name of a KvError's code.
@@ -42,6 +49,9 @@ template <typename Reply, typename Request>
 using KvMethod = void (api::KvIf::*)(Reply&, const api::Context&, const Request&);
 template <typename Reply, typename... Request>
 using AdminMethod = void (api::AdminIf::*)(Reply&, const api::Context&, const Request&...);
+
+template <typename Reply, typename... Request>
+using ClusterMethod = void (api::ClusterIf::*)(Reply&, const api::Context&, const Request&...);
 
 class Client {
  public:
@@ -76,17 +86,32 @@ class Client {
     return Result<Reply>(std::move(reply));
   }
 
+  template <typename Reply, typename... Request>
+  Result<Reply> Call(Repeat repeat, ClusterMethod<Reply, Request...> method, const Request&... request) {
+    Reply reply;
+    RETURN_IF_ERROR(Cluster(repeat, [&](api::ClusterIf& cluster, const api::Context& context) {
+      reply = Reply();
+      (cluster.*method)(reply, context, request...);
+    }));
+    return Result<Reply>(std::move(reply));
+  }
+
   // Runs `call(kv, context)` and converts the exceptions that it throws to a Status.
   using KvCall = std::function<void(api::KvIf&, const api::Context&)>;
   Status Kv(Repeat repeat, const KvCall& call);
   using AdminCall = std::function<void(api::AdminIf&, const api::Context&)>;
   Status Admin(Repeat repeat, const AdminCall& call);
+  using ClusterCall = std::function<void(api::ClusterIf&, const api::Context&)>;
+  Status Cluster(Repeat repeat, const ClusterCall& call);
 
   // For pipelining: one attempt without retries. After a transport error (kUnavailable, kDeadline)
   // the connection is dropped, and the next call opens a new one.
   using PipelineCall = std::function<void(api::KvClient&, const api::Context&)>;
   Status Once(const PipelineCall& call);
   const Target& target() const { return target_; }
+  // Later calls go to this address, as NOT_MASTER has said, or, without one, to the next one that was given.
+  // Drops the connection, and all that is outstanding on it.
+  void Redirect(const std::string& master);
   // Shortens the budget of later calls. For cleanup, which must not take long.
   void LimitBudget(int64_t most_ms) { target_.timeout_ms = std::min(target_.timeout_ms, most_ms); }
 
@@ -100,6 +125,7 @@ class Client {
     bool foreign = false;     // the peer does not speak Thrift, so repeating the call does not help
     bool never_sent = false;  // the client could not connect
     bool no_answer = false;   // the request was sent, and the outcome is unknown
+    bool elsewhere = false;   // NOT_MASTER
     int64_t pause_ms = 0;     // the pause that the server advises
   };
   Failure Attempt(const std::function<void(Wire&, const api::Context&)>& call, int64_t budget_ms);
@@ -109,8 +135,13 @@ class Client {
   Status NotThrift(const std::string& begin) const;
   Status Resolve();
   void Open(int64_t budget_ms);
+  void GoTo(HostPort address);
 
   Target target_;
+  std::vector<HostPort> seeds_;  // what target_.address says; Resolve
+  size_t next_seed_ = 0;
+  bool redirected_ = false;  // not at a seed
+  std::string at_;           // where the calls go now
   std::string host_;
   int port_ = 0;
   std::unique_ptr<Wire> wire_;

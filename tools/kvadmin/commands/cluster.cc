@@ -273,9 +273,10 @@ void AddPlace(tools::Command command, ClusterOptions* options) {
 
 void AddClusterCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<ClusterOptions>();
-  tools::Command command = app.Add("cluster", "Create a cluster, or show its nodes and partitions");
+  tools::Command command =
+      app.Add("cluster", "Create a cluster, show its nodes and partitions, or say whether it is well");
   command.NeedsCommand();
-  command.Footer("Example:\n  kvadmin cluster show --topology file:/var/lib/pando/topology");
+  command.Footer("Example:\n  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 cluster status");
 
   tools::Command init = command.Add("init", "Create a cluster in a topology that is still empty");
   AddPlace(init, o.get());
@@ -308,6 +309,7 @@ void AddClusterCommand(tools::Command app, Globals* globals) {
       "  kvadmin cluster show --topology file:/var/lib/pando/topology\n"
       "Exit codes: 0 shown; 1 there is no cluster; 3 the topology cannot be read; 4 a value is damaged.");
   OnChosen(show, globals, [=] { return RunShow(globals, *o); });
+  AddClusterStatusCommand(command, globals);
 }
 
 }  // namespace pando::admin

@@ -9,7 +9,8 @@ namespace pando::admin {
 void DescribeCommandLine(tools::Command app, Globals* globals) {
   app.OptionsAnywhere();
   app.Version("kvadmin " PANDO_VERSION);
-  app.Text("-s,--server", &globals->target.address, "host:port of the node; IPv6 as in [::1]:7420")
+  app.Text("-s,--server", &globals->target.address,
+           "host:port of the node, or of several nodes of its cluster, separated by commas; IPv6 as in [::1]:7420")
       .FromEnvironment("PANDO_SERVER")
       .ShowDefault();
   app.Number("--timeout-ms", &globals->target.timeout_ms, "Time budget of each request, retries included", 1, INT32_MAX)
@@ -47,6 +48,9 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddAcceptLossCommand(app, globals);
   AddWalDumpCommand(app, globals);
   AddClusterCommand(app, globals);
+  AddFailoverCommand(app, globals);
+  AddRebalanceCommand(app, globals);
+  AddDrainCommand(app, globals);
   AddTopologyCommand(app, globals);
 }
 

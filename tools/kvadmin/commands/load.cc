@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -15,9 +16,9 @@
 #include "src/base/limits.h"
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"
-#include "tools/kvadmin/batch_writer.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/input_file.h"
+#include "tools/kvadmin/load_writers.h"
 #include "tools/kvadmin/progress.h"
 #include "tools/kvadmin/record_reader.h"
 
@@ -167,8 +168,20 @@ Result<bool> TakesAbsoluteExpiry(Client& client) {
   return std::find(reply.features.begin(), reply.features.end(), "absolute_expiry") != reply.features.end();
 }
 
+// How many partitions the cluster has; 0: the server is alone, or older than clusters.
+Result<uint32_t> PartitionsOfCluster(Client& client) {
+  Result<api::ReplicasReply> replicas = client.Call(Client::Repeat::kSafe, &api::ClusterIf::replicas);
+  if (replicas.code() == Code::kInvalidArgument || replicas.code() == Code::kUnsupported) return 0u;
+  RETURN_IF_ERROR(replicas.status());
+  ASSIGN_OR_RETURN(const api::NodeStatus status, client.Call(Client::Repeat::kSafe, &api::AdminIf::status));
+  const auto partitions = static_cast<uint32_t>(status.ranges);
+  if (partitions > 0 && partitions <= LoadWriters::kMaxPartitions && std::has_single_bit(partitions)) return partitions;
+  return Error(Code::kInvalidArgument, "the cluster has {} partitions; at most {} can be loaded without a router",
+               partitions, LoadWriters::kMaxPartitions);
+}
+
 // Also returns OK when it stops at a reject that ends the load, or at a signal.
-Status Feed(const LoadOptions& options, RecordReader& reader, BatchWriter& writer, Rejects& rejects, Progress& progress,
+Status Feed(const LoadOptions& options, RecordReader& reader, LoadWriters& writer, Rejects& rejects, Progress& progress,
             LoadRun* run) {
   InputRecord record;
   while (rejects.stopped().ok() && tools::Interrupts::Received() == 0) {
@@ -194,7 +207,7 @@ Status Feed(const LoadOptions& options, RecordReader& reader, BatchWriter& write
   return Status();
 }
 
-void Summarise(const Globals& globals, const BatchWriter& writer, const Rejects& rejects, const LoadRun& run,
+void Summarise(const Globals& globals, const LoadWriters& writer, const Rejects& rejects, const LoadRun& run,
                bool complete, double seconds) {
   double rate = seconds > 0 ? static_cast<double>(writer.stored()) / seconds : 0;
   if (globals.json) {
@@ -232,7 +245,9 @@ Result<ExitCode> Load(const Globals& globals, const LoadOptions& options) {
   LoadRun run;
   // Before the connection carries batches.
   ASSIGN_OR_RETURN(run.absolute, TakesAbsoluteExpiry(client));
-  BatchWriter writer(client, options.batch, [&](uint64_t line, const std::string& why) { rejects.Add(line, why); });
+  ASSIGN_OR_RETURN(const uint32_t partitions, PartitionsOfCluster(client));
+  LoadWriters writer(client, partitions, options.batch,
+                     [&](uint64_t line, const std::string& why) { rejects.Add(line, why); });
   Status fed = Feed(options, *reader, writer, rejects, progress, &run);
   // After a failed read, wait for the batches that were sent, so that their outcome is known. After
   // a failed write there is no server left to answer.

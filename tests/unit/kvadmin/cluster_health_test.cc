@@ -1,0 +1,204 @@
+// The verdict on a cluster, and which masterships are handed over.
+#include "tools/kvadmin/cluster_health.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tools/kvadmin/master_plan.h"
+
+namespace pando::admin {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr int kRecords = 100;
+
+Uuid ReplicaOf(uint32_t partition, NodeId node) { return Uuid{partition + 1, node}; }
+
+// Three nodes. Each partition has a replica on each; node 1 + partition % 3 leads it, and all are in sync.
+class ClusterHealthTest : public testing::Test {
+ protected:
+  ClusterHealthTest() {
+    ClusterRecord& cluster = view_.map.cluster.emplace().record;
+    cluster.partitions = kPartitions;
+    for (NodeId node = 1; node <= 3; ++node) {
+      NodeRecord& record = view_.map.nodes[node].record;
+      record.id = node;
+      record.client_address = fmt::format("10.0.0.{}:7420", node);
+      view_.nodes[node].reply.node = static_cast<int32_t>(node);
+    }
+    for (uint32_t id = 0; id < kPartitions; ++id) {
+      PartitionRecord& record = view_.map.partitions[id].record;
+      record.id = id;
+      std::tie(record.first_hash, record.last_hash) = HashRangeOf(id, kPartitions);
+      record.epoch = 5;
+      record.replicas = 3;
+      record.min_isr = 2;
+      const NodeId master = 1 + id % 3;
+      record.master = ReplicaOf(id, master);
+      for (NodeId node = 1; node <= 3; ++node) {
+        record.isr.push_back({node, ReplicaOf(id, node), {}});
+        api::ReplicaStatus& status = view_.nodes[node].reply.replicas.emplace_back();
+        status.partition = static_cast<int32_t>(id);
+        status.role = node == master ? "master" : "follower";
+        status.epoch = 5;
+        status.leased = node == master;
+        for (NodeId other = 1; other <= 3 && node == master; ++other) {
+          if (other == node) continue;
+          api::FollowerStatus& follower = status.followers.emplace_back();
+          follower.node = static_cast<int32_t>(other);
+          follower.in_sync = true;
+        }
+      }
+    }
+  }
+
+  api::ReplicaStatus& On(NodeId node, uint32_t partition) { return view_.nodes[node].reply.replicas[partition]; }
+  api::FollowerStatus& FollowerOf(NodeId master, uint32_t partition, NodeId node) {
+    for (api::FollowerStatus& f : On(master, partition).followers) {
+      if (f.node == static_cast<int32_t>(node)) return f;
+    }
+    ADD_FAILURE();
+    return On(master, partition).followers[0];
+  }
+  void TakeDown(NodeId node) {
+    view_.nodes[node].status = Error(Code::kUnavailable, "cannot reach it");
+    view_.nodes[node].reply = {};
+  }
+
+  static constexpr uint32_t kPartitions = 4;
+  ClusterView view_;
+};
+
+TEST_F(ClusterHealthTest, AllIsWell) {
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kOk);
+  EXPECT_EQ(h.cause, "");
+  EXPECT_EQ(h.next, "");
+  EXPECT_EQ(h.nodes[0].masters, 2u);
+  EXPECT_EQ(h.nodes[0].followers, 2u);
+  for (const PartitionHealth& p : h.partitions) EXPECT_THAT(p.problems, IsEmpty());
+}
+
+// Until the others have elected another master, its partitions have none.
+TEST_F(ClusterHealthTest, ADeadMasterIsNamed) {
+  TakeDown(2);
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kUnavailable);
+  EXPECT_THAT(h.cause, HasSubstr("node 2 (10.0.0.2:7420) does not answer"));
+  EXPECT_THAT(h.cause, HasSubstr("1 of 4 partitions have no master (1)"));
+  EXPECT_THAT(h.next, HasSubstr("start node 2 (10.0.0.2:7420)"));
+  EXPECT_THAT(h.partitions[1].problems, ElementsAre(HasSubstr("unreachable of them: 2")));
+  EXPECT_EQ(h.partitions[0].health, Health::kOk);
+}
+
+TEST_F(ClusterHealthTest, AMasterWithoutALeaseDoesNotServe) {
+  On(1, 0).leased = false;
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kUnavailable);
+  EXPECT_THAT(h.partitions[0].problems, ElementsAre(HasSubstr("node 1 leads it without a lease")));
+}
+
+TEST_F(ClusterHealthTest, AReplicaThatIsNotInSyncIsExplained) {
+  api::FollowerStatus& follower = FollowerOf(1, 0, 3);
+  follower.in_sync = false;
+  follower.behind_records = kRecords;
+  follower.behind_ms = 1500;
+  ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_THAT(h.cause, HasSubstr("1 of 4 partitions have too few replicas in sync (0)"));
+  EXPECT_THAT(h.partitions[0].in_sync, ElementsAre(1, 2));
+  EXPECT_THAT(h.partitions[0].problems, ElementsAre(HasSubstr("node 3: it is catching up, 100 records and 1.5 s")));
+  EXPECT_THAT(h.partitions[0].problems[0], HasSubstr("without one more of them, writes stop"));
+  EXPECT_THAT(h.next, HasSubstr("wait"));
+
+  On(3, 0).role = "installing";
+  On(3, 0).install_bytes = 4 << 20;
+  h = JudgeCluster(view_);
+  EXPECT_THAT(h.partitions[0].problems, ElementsAre(HasSubstr("node 3: it is being installed")));
+  EXPECT_EQ(h.nodes[2].installing, 1u);
+}
+
+TEST_F(ClusterHealthTest, AFollowerThatLagsIsNamed) {
+  FollowerOf(2, 1, 1).behind_records = kRecords;
+  FollowerOf(2, 1, 1).behind_ms = 1999;
+  EXPECT_EQ(JudgeCluster(view_).health, Health::kOk);
+  FollowerOf(2, 1, 1).behind_ms = 5000;
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_THAT(h.cause, HasSubstr("have a replica that lags (1)"));
+  EXPECT_EQ(h.partitions[1].behind_records, kRecords);
+}
+
+TEST_F(ClusterHealthTest, AQuarantinedReplicaLeadsToItsNode) {
+  On(3, 0).role = "quarantined";
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_EQ(h.next, "kvadmin --server 10.0.0.3:7420 status");
+}
+
+// What an older copy of the topology says does not count against what the master says.
+TEST_F(ClusterHealthTest, TheMasterKnowsBetterThanAnOldTopology) {
+  view_.map.partitions[0].record.epoch = 4;
+  view_.map.partitions[0].record.isr.resize(2);
+  view_.map.partitions[0].record.evicted = {{3, ReplicaOf(0, 3), {}}};
+  EXPECT_EQ(JudgeCluster(view_).health, Health::kOk);
+  view_.map.partitions[0].record.epoch = 6;
+  EXPECT_EQ(JudgeCluster(view_).health, Health::kDegraded);
+}
+
+TEST_F(ClusterHealthTest, OnlyNodesThatAnswerAndStayTakeMasterships) {
+  TakeDown(3);
+  view_.map.nodes[2].record.state = NodeState::kDraining;
+  const std::vector<Led> led = LedPartitions(view_);
+  ASSERT_EQ(led.size(), 3u);  // partition 2 has lost its master
+  EXPECT_EQ(led[0].master, 1u);
+  EXPECT_THAT(led[0].in_sync, IsEmpty());
+  EXPECT_THAT(led[1].in_sync, ElementsAre(1));
+}
+
+TEST(MasterPlan, MovesAsFewAsPossible) {
+  std::vector<Led> led;
+  for (uint32_t id = 0; id < 8; ++id) led.push_back({id, 7, id < 6 ? 1u : 2u, {1, 2, 3}});
+  const std::vector<MasterMove> moves = PlanRebalance(led, {1, 2, 3});
+  std::map<NodeId, size_t> counts = {{1, 6}, {2, 2}, {3, 0}};
+  for (const MasterMove& move : moves) {
+    EXPECT_EQ(move.from, 1u);
+    EXPECT_EQ(move.epoch, 7u);
+    --counts[move.from], ++counts[move.to];
+  }
+  EXPECT_EQ(moves.size(), 3u);
+  for (const auto& [node, count] : counts) EXPECT_THAT(count, testing::AnyOf(2u, 3u)) << node;
+  EXPECT_THAT(PlanRebalance({}, {1, 2, 3}), IsEmpty());
+}
+
+// Node 1 leads too many, and node 3 holds none of them: node 2 gives one of its own to node 3.
+TEST(MasterPlan, MovesOverAThirdNode) {
+  const std::vector<Led> led = {{0, 1, 1, {2}}, {1, 1, 1, {2}}, {2, 1, 2, {3}}};
+  const std::vector<MasterMove> moves = PlanRebalance(led, {1, 2, 3});
+  ASSERT_EQ(moves.size(), 2u);
+  EXPECT_EQ(moves[0].to, 2u);
+  EXPECT_EQ(moves[1], (MasterMove{2, 1, 2, 3}));
+}
+
+TEST(MasterPlan, LeavesWhatNobodyCouldTake) {
+  EXPECT_THAT(PlanRebalance({{0, 1, 1, {}}, {1, 1, 1, {}}, {2, 1, 1, {9}}}, {1, 2}), IsEmpty());
+}
+
+TEST(MasterPlan, ADrainedNodeLeadsNothing) {
+  const std::vector<Led> led = {{0, 1, 1, {2, 3}}, {1, 1, 1, {2, 3}}, {2, 1, 2, {1, 3}}};
+  Result<std::vector<MasterMove>> moves = PlanDrain(led, 1);
+  ASSERT_TRUE(moves.ok());
+  ASSERT_EQ(moves->size(), 2u);
+  EXPECT_EQ((*moves)[0].to, 3u);  // it leads the fewest
+  for (const MasterMove& move : *moves) EXPECT_EQ(move.from, 1u);
+
+  moves = PlanDrain({{0, 1, 1, {2}}, {1, 1, 1, {}}}, 1);
+  ASSERT_FALSE(moves.ok());
+  EXPECT_THAT(moves.status().message(), HasSubstr("partition 1"));
+}
+
+}  // namespace
+}  // namespace pando::admin

@@ -1,0 +1,217 @@
+#include "tools/kvadmin/cluster_health.h"
+
+#include <algorithm>
+
+#include "tools/common/table.h"
+
+namespace pando::admin {
+
+namespace {
+
+// A follower that is in sync and lacks something for longer than this is mentioned. It is evicted earlier,
+// unless too few would be left.
+constexpr int64_t kLagMs = 2000;
+constexpr size_t kMaxNamed = 8;
+
+bool Contains(const std::vector<NodeId>& nodes, NodeId node) {
+  return std::find(nodes.begin(), nodes.end(), node) != nodes.end();
+}
+
+std::string SecondsText(int64_t ms) { return fmt::format("{:.1f} s", static_cast<double>(ms) / 1000); }
+
+// Why a replica that should be in sync is not.
+std::string WhyMissing(const ClusterView& view, const ClusterView::Master& master, uint32_t partition, NodeId node) {
+  if (!view.IsReachable(node)) return "it is unreachable";
+  const api::ReplicaStatus* replica = view.ReplicaOn(node, partition);
+  if (replica == nullptr) return "it does not hold the replica (yet)";
+  if (replica->role == "quarantined" || replica->role == "discarded") return "its replica is " + replica->role;
+  if (replica->role == "installing") {
+    if (replica->install_bytes == 0) return "it waits for its turn to be installed";
+    return fmt::format("it is being installed, {} of about {}",
+                       tools::HumanBytes(static_cast<double>(replica->installed_bytes)),
+                       tools::HumanBytes(static_cast<double>(replica->install_bytes)));
+  }
+  if (master.status == nullptr) return "it is a " + replica->role;
+  for (const api::FollowerStatus& f : master.status->followers) {
+    if (f.node != static_cast<int32_t>(node)) continue;
+    if (f.silent_ms > kLagMs) return "its master has not heard it for " + SecondsText(f.silent_ms);
+    return fmt::format("it is catching up, {} records and {} behind", f.behind_records, SecondsText(f.behind_ms));
+  }
+  return "its master does not know it";
+}
+
+std::string WhyNoMaster(const ClusterView& view, const PartitionRecord& record, const std::vector<NodeId>& in_sync) {
+  const api::ReplicaStatus* claims = nullptr;
+  NodeId of = 0;
+  for (const auto& [id, node] : view.nodes) {
+    const api::ReplicaStatus* replica = view.ReplicaOn(id, record.id);
+    if (replica == nullptr || (replica->role != "master" && replica->role != "new master")) continue;
+    if (claims == nullptr || replica->epoch > claims->epoch) claims = replica, of = id;
+  }
+  std::vector<NodeId> lost;
+  for (const NodeId node : in_sync) {
+    if (!view.IsReachable(node)) lost.push_back(node);
+  }
+  std::string text = "no master: ";
+  if (claims != nullptr && claims->role == "master") {
+    text += fmt::format("node {} leads it without a lease, because it does not reach all that are in sync", of);
+  } else if (claims != nullptr) {
+    text += fmt::format("node {} begins to lead it", of);
+  } else {
+    text += fmt::format("in sync are the nodes {}", NodesText(in_sync));
+  }
+  if (!lost.empty()) text += fmt::format("; unreachable of them: {}", NodesText(lost));
+  return text;
+}
+
+void JudgeMissing(const ClusterView& view, const ClusterView::Master& master, PartitionHealth* p) {
+  if (p->in_sync.size() >= p->replicas && p->missing.empty()) return;
+  std::string text = fmt::format("{} of {} replicas are in sync", p->in_sync.size(), p->replicas);
+  for (const NodeId node : p->missing) {
+    text += fmt::format("; node {}: {}", node, WhyMissing(view, master, p->partition, node));
+  }
+  if (p->in_sync.size() <= p->min_isr) text += "; without one more of them, writes stop";
+  p->few = p->in_sync.size() < p->replicas;
+  if (p->few) p->health = std::max(p->health, Health::kDegraded);
+  p->problems.push_back(std::move(text));
+}
+
+PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& record) {
+  PartitionHealth p;
+  p.partition = record.id;
+  p.epoch = record.epoch;
+  p.replicas = record.replicas;
+  p.min_isr = record.min_isr;
+  for (const ReplicaRecord& r : record.isr) p.in_sync.push_back(r.node);
+  for (const auto* others : {&record.evicted, &record.learners}) {
+    for (const ReplicaRecord& r : *others) p.missing.push_back(r.node);
+  }
+  const ClusterView::Master master = view.MasterOf(record.id);
+  p.master = master.node;
+  if (master.status != nullptr && static_cast<Epoch>(master.status->epoch) >= record.epoch) {
+    // The master knows it at least as well as the copy of the topology that was read.
+    p.epoch = static_cast<Epoch>(master.status->epoch);
+    p.in_sync = {master.node};
+    p.missing.clear();
+    for (const api::FollowerStatus& f : master.status->followers) {
+      (f.in_sync ? p.in_sync : p.missing).push_back(static_cast<NodeId>(f.node));
+      p.behind_records = std::max(p.behind_records, f.behind_records);
+      p.behind_ms = std::max(p.behind_ms, f.behind_ms);
+      if (!f.in_sync || f.behind_ms <= kLagMs) continue;
+      p.lagging = true;
+      p.health = Health::kDegraded;
+      p.problems.push_back(
+          fmt::format("node {} is {} records and {} behind", f.node, f.behind_records, SecondsText(f.behind_ms)));
+    }
+  }
+  std::sort(p.in_sync.begin(), p.in_sync.end());
+  std::sort(p.missing.begin(), p.missing.end());
+  if (p.master == 0) {
+    p.health = Health::kUnavailable;
+    p.problems.push_back(WhyNoMaster(view, record, p.in_sync));
+  }
+  for (const auto& [id, node] : view.nodes) {
+    const api::ReplicaStatus* replica = view.ReplicaOn(id, record.id);
+    if (replica == nullptr || (replica->role != "quarantined" && replica->role != "discarded")) continue;
+    p.quarantined = true;
+    p.health = std::max(p.health, Health::kDegraded);
+    if (!Contains(p.missing, id)) p.problems.push_back(fmt::format("the replica on node {} is {}", id, replica->role));
+  }
+  JudgeMissing(view, master, &p);
+  return p;
+}
+
+NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node& node) {
+  NodeHealth out;
+  out.node = id;
+  const NodeRecord& record = view.map.nodes.at(id).record;
+  out.zone = record.zone;
+  out.address = record.client_address;
+  if (!node.status.ok()) out.problem = node.status.message();
+  for (const api::ReplicaStatus& r : node.reply.replicas) {
+    const bool leads = r.role == "master" || r.role == "new master";
+    (leads ? out.masters : out.followers) += 1;
+    out.installing += r.role == "installing";
+  }
+  return out;
+}
+
+// "3 of 8 partitions have no master (1, 2, 5)", or nothing.
+template <typename Is>
+void AddCount(const std::vector<PartitionHealth>& partitions, std::string_view what, Is is,
+              std::vector<std::string>* causes) {
+  std::vector<uint32_t> ids;
+  for (const PartitionHealth& p : partitions) {
+    if (is(p)) ids.push_back(p.partition);
+  }
+  if (ids.empty()) return;
+  const size_t count = ids.size();
+  if (count > kMaxNamed) ids.resize(kMaxNamed);
+  causes->push_back(fmt::format("{} of {} partitions {} ({}{})", count, partitions.size(), what, fmt::join(ids, ", "),
+                                count > kMaxNamed ? ", ..." : ""));
+}
+
+std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
+  std::vector<std::string> down;
+  for (const NodeHealth& node : h.nodes) {
+    if (!node.problem.empty()) down.push_back("node " + view.NameOf(node.node));
+  }
+  if (!down.empty()) {
+    return fmt::format("start {}, or repair the network; then run kvadmin cluster status again",
+                       fmt::join(down, " and "));
+  }
+  for (const PartitionHealth& p : h.partitions) {
+    if (!p.quarantined) continue;
+    for (const auto& [id, node] : view.nodes) {
+      const api::ReplicaStatus* replica = view.ReplicaOn(id, p.partition);
+      if (replica == nullptr || (replica->role != "quarantined" && replica->role != "discarded")) continue;
+      return fmt::format("kvadmin --server {} status", view.map.nodes.at(id).record.client_address);
+    }
+  }
+  if (h.health == Health::kUnavailable) {
+    return "run kvadmin cluster status -v in a few seconds; if it stays so, the logs of the nodes say why";
+  }
+  return "wait: the replicas catch up by themselves; kvadmin cluster status -v shows how far they are";
+}
+
+}  // namespace
+
+std::string_view HealthName(Health health) {
+  switch (health) {
+    case Health::kOk: return "ok";
+    case Health::kDegraded: return "degraded";
+    case Health::kUnavailable: return "unavailable";
+  }
+  return "?";
+}
+
+ClusterHealth JudgeCluster(const ClusterView& view) {
+  ClusterHealth h;
+  std::vector<std::string> causes;
+  for (const auto& [id, node] : view.nodes) {
+    const NodeHealth& judged = h.nodes.emplace_back(JudgeNode(view, id, node));
+    if (judged.problem.empty()) continue;
+    h.health = Health::kDegraded;
+    causes.push_back(fmt::format("node {} does not answer", view.NameOf(id)));
+  }
+  for (const auto& [id, known] : view.map.partitions) {
+    h.health = std::max(h.health, h.partitions.emplace_back(JudgePartition(view, known.record)).health);
+  }
+  AddCount(
+      h.partitions, "have no master", [](const auto& p) { return p.master == 0; }, &causes);
+  AddCount(
+      h.partitions, "have too few replicas in sync", [](const auto& p) { return p.few; }, &causes);
+  AddCount(
+      h.partitions, "have a quarantined replica", [](const auto& p) { return p.quarantined; }, &causes);
+  AddCount(
+      h.partitions, "have a replica that lags", [](const auto& p) { return p.lagging; }, &causes);
+  for (const std::string& problem : view.map.Problems()) {
+    h.health = std::max(h.health, Health::kDegraded);
+    causes.push_back(problem);
+  }
+  h.cause = fmt::format("{}", fmt::join(causes, "; "));
+  if (h.health != Health::kOk) h.next = NextStep(view, h);
+  return h;
+}
+
+}  // namespace pando::admin

@@ -1,0 +1,46 @@
+// JudgeCluster: whether a cluster is well, why not, and what to do next.
+//
+// Threads: plain values.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tools/kvadmin/cluster_view.h"
+
+namespace pando::admin {
+
+// kDegraded: every partition serves, but something is missing. kUnavailable: a partition does not serve.
+enum class Health { kOk, kDegraded, kUnavailable };
+std::string_view HealthName(Health health);
+
+struct NodeHealth {
+  NodeId node = 0;
+  std::string zone, address;
+  std::string problem;  // why it does not answer; empty: it does
+  size_t masters = 0, followers = 0, installing = 0;
+};
+
+struct PartitionHealth {
+  uint32_t partition = 0;
+  Health health = Health::kOk;
+  Epoch epoch = 0;
+  NodeId master = 0;  // 0: none
+  std::vector<NodeId> in_sync, missing;
+  uint32_t replicas = 0, min_isr = 0;
+  int64_t behind_records = 0, behind_ms = 0;  // of the follower that is the furthest behind, as the master knows it
+  std::vector<std::string> problems;
+  bool quarantined = false, few = false, lagging = false;
+};
+
+struct ClusterHealth {
+  Health health = Health::kOk;
+  std::string cause, next;  // empty if all is well
+  std::vector<NodeHealth> nodes;
+  std::vector<PartitionHealth> partitions;
+};
+
+ClusterHealth JudgeCluster(const ClusterView& view);
+
+}  // namespace pando::admin

@@ -1,0 +1,110 @@
+#include "tools/kvadmin/cluster_view.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "src/topology/topology.h"
+#include "src/topology/topology_spec.h"
+#include "tools/kvadmin/offline.h"
+
+namespace pando::admin {
+
+namespace {
+
+constexpr int64_t kAskMs = 3000;  // of each node
+
+Task<Result<ExitCode>> ReadInto(Reactor* reactor, TopologySpec spec, Nanos timeout_ns, ClusterMap* map) {
+  Result<std::unique_ptr<TopologyStore>> store = co_await OpenTopologyStore(*reactor, std::move(spec));
+  if (!store.ok()) co_return store.TakeStatus();
+  Topology topology(*reactor, *std::move(store));
+  Result<TopologyListing> listing = co_await topology.List(timeout_ns);
+  Status closed = co_await topology.Close();
+  if (!listing.ok()) co_return listing.TakeStatus();
+  CO_RETURN_IF_ERROR(closed);
+  for (const TopologyEntry& entry : listing->entries) CO_RETURN_IF_ERROR(map->Apply(entry));
+  co_return kExitOk;
+}
+
+Result<ClusterMap> ReadMap(const Target& target, const std::string& place) {
+  ClusterMap map;
+  if (!place.empty()) {
+    ASSIGN_OR_RETURN(TopologySpec spec, ParseTopologySpec(place));
+    const Nanos timeout_ns = target.timeout_ms * kMillisecond;
+    RETURN_IF_ERROR(
+        RunOffline([&](Reactor& reactor) { return ReadInto(&reactor, spec, timeout_ns, &map); }).TakeStatus());
+  } else {
+    Client client(target);
+    ASSIGN_OR_RETURN(api::TopologyReply reply, client.Call(Client::Repeat::kSafe, &api::ClusterIf::topology));
+    for (const api::TopologyKey& key : reply.keys) {
+      TopologyEntry entry;
+      entry.key = key.key;
+      entry.revision = static_cast<Revision>(key.revision);
+      entry.value = key.value;
+      RETURN_IF_ERROR(map.Apply(entry));
+    }
+  }
+  if (!map.cluster) return Error(Code::kNotFound, "the topology holds no cluster; kvadmin cluster init creates one");
+  return map;
+}
+
+}  // namespace
+
+const api::ReplicaStatus* ClusterView::ReplicaOn(NodeId node, uint32_t partition) const {
+  const auto at = nodes.find(node);
+  if (at == nodes.end() || !at->second.status.ok()) return nullptr;
+  for (const api::ReplicaStatus& replica : at->second.reply.replicas) {
+    if (replica.partition == static_cast<int32_t>(partition)) return &replica;
+  }
+  return nullptr;
+}
+
+ClusterView::Master ClusterView::MasterOf(uint32_t partition) const {
+  Master master;
+  for (const auto& [id, node] : nodes) {
+    const api::ReplicaStatus* replica = ReplicaOn(id, partition);
+    if (replica == nullptr || replica->role != "master" || !replica->leased) continue;
+    if (master.status == nullptr || replica->epoch > master.status->epoch) master = {id, replica};
+  }
+  return master;
+}
+
+bool ClusterView::IsReachable(NodeId node) const {
+  const auto at = nodes.find(node);
+  return at != nodes.end() && at->second.status.ok();
+}
+
+std::string ClusterView::NameOf(NodeId node) const {
+  const auto at = map.nodes.find(node);
+  if (at == map.nodes.end() || at->second.record.client_address.empty()) return fmt::format("{}", node);
+  return fmt::format("{} ({})", node, at->second.record.client_address);
+}
+
+Result<ClusterView> LookAtCluster(const Target& target, const std::string& place) {
+  ClusterView view;
+  ASSIGN_OR_RETURN(view.map, ReadMap(target, place));
+  for (const auto& [id, known] : view.map.nodes) {
+    if (known.record.state == NodeState::kRemoved) continue;
+    ClusterView::Node& node = view.nodes[id];
+    if (known.record.client_address.empty()) {
+      node.status = Error(Code::kUnavailable, "it has never been started");
+      continue;
+    }
+    Client client({known.record.client_address, std::min(target.timeout_ms, kAskMs)});
+    Result<api::ReplicasReply> reply = client.Call(Client::Repeat::kSafe, &api::ClusterIf::replicas);
+    if (reply.status().code() == Code::kAborted) return reply.TakeStatus();
+    node.status = reply.status();
+    if (!reply.ok()) continue;
+    node.reply = *std::move(reply);
+    const std::string expected = view.map.cluster->record.cluster_id.ToString();
+    if (node.reply.node == static_cast<int32_t>(id) && node.reply.cluster_id == expected) continue;
+    node.status =
+        Error(Code::kUnavailable, "node {} of the cluster {} answers there", node.reply.node, node.reply.cluster_id);
+  }
+  return view;
+}
+
+std::string NodesText(const std::vector<NodeId>& nodes) {
+  return nodes.empty() ? "-" : fmt::format("{}", fmt::join(nodes, ","));
+}
+
+}  // namespace pando::admin

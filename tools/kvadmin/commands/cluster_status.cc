@@ -1,0 +1,120 @@
+// kvadmin cluster status: whether a cluster is well, why not, and what to do next.
+//
+// Threads: one.
+#include <chrono>
+#include <memory>
+
+#include "tools/common/interrupts.h"
+#include "tools/common/table.h"
+#include "tools/kvadmin/cluster_health.h"
+#include "tools/kvadmin/commands/commands.h"
+
+namespace pando::admin {
+
+namespace {
+
+struct ClusterStatusOptions {
+  std::string place;
+  bool verbose = false;
+};
+
+// A partition may be without a master for a moment, or may be handed over between the questions to two nodes.
+// So if one seems to have none, all are asked again, for so long.
+constexpr std::chrono::seconds kLookAgain{2};
+constexpr int64_t kPauseMs = 400;
+
+void PrintNodes(const ClusterHealth& h) {
+  tools::Table table({"NODE", "ZONE", "ADDRESS", "MASTERS", "FOLLOWERS", "INSTALLING", "STATE"});
+  for (const NodeHealth& n : h.nodes) {
+    table.Row({std::to_string(n.node), n.zone.empty() ? "-" : n.zone, n.address.empty() ? "-" : n.address,
+               std::to_string(n.masters), std::to_string(n.followers), std::to_string(n.installing),
+               n.problem.empty() ? "ok" : n.problem});
+  }
+  tools::Print("{}", Printable(table.Render(), Encoding::kText));
+}
+
+void PrintPartitions(const ClusterHealth& h, bool all) {
+  tools::Table table({"PARTITION", "EPOCH", "MASTER", "IN SYNC", "OTHERS", "OF", "LAG", "LAG TIME", "STATE"});
+  bool any = false;
+  for (const PartitionHealth& p : h.partitions) {
+    if (!all && p.problems.empty()) continue;
+    any = true;
+    const std::string problems = fmt::format("{}", fmt::join(p.problems, "; "));
+    table.Row({std::to_string(p.partition), std::to_string(p.epoch), p.master == 0 ? "-" : std::to_string(p.master),
+               NodesText(p.in_sync), NodesText(p.missing), std::to_string(p.replicas), std::to_string(p.behind_records),
+               fmt::format("{} ms", p.behind_ms), problems.empty() ? "ok" : problems});
+  }
+  if (any) tools::Print("\n{}", Printable(table.Render(), Encoding::kText));
+  if (!all && !any) tools::Print("\n{} partitions, all well; -v lists them\n", h.partitions.size());
+}
+
+void PrintStatusJson(const ClusterHealth& h) {
+  PrintJson(Json{{"verdict", HealthName(h.health)}, {"cause", h.cause}, {"next", h.next}});
+  for (const NodeHealth& n : h.nodes) {
+    Json node{
+        {"id", n.node},         {"zone", n.zone},       {"address", n.address},     {"reachable", n.problem.empty()},
+        {"problem", n.problem}, {"masters", n.masters}, {"followers", n.followers}, {"installing", n.installing}};
+    PrintJson(Json{{"node", node}});
+  }
+  for (const PartitionHealth& p : h.partitions) {
+    Json partition{{"id", p.partition},
+                   {"verdict", HealthName(p.health)},
+                   {"epoch", p.epoch},
+                   {"master", p.master},
+                   {"in_sync", p.in_sync},
+                   {"missing", p.missing},
+                   {"replicas", p.replicas},
+                   {"min_isr", p.min_isr},
+                   {"behind_records", p.behind_records},
+                   {"behind_ms", p.behind_ms},
+                   {"problems", p.problems}};
+    PrintJson(Json{{"partition", partition}});
+  }
+}
+
+Result<ExitCode> RunStatus(const Globals& globals, const ClusterStatusOptions& options) {
+  ClusterHealth h;
+  const auto until = std::chrono::steady_clock::now() + kLookAgain;
+  while (true) {
+    ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
+    h = JudgeCluster(view);
+    if (h.health != Health::kUnavailable || std::chrono::steady_clock::now() >= until) break;
+    if (!tools::Interrupts::Sleep(kPauseMs)) return tools::Interrupts::Check();
+  }
+  if (globals.json) {
+    PrintStatusJson(h);
+  } else {
+    tools::Print("{}{}\n", HealthName(h.health), h.cause.empty() ? "" : Printable(": " + h.cause, Encoding::kText));
+    if (!h.next.empty()) tools::Print("  next: {}\n", h.next);
+    tools::Print("\n");
+    PrintNodes(h);
+    PrintPartitions(h, options.verbose);
+  }
+  return h.health == Health::kOk ? kExitOk : kExitNo;
+}
+
+}  // namespace
+
+void AddClusterStatusCommand(tools::Command cluster, Globals* globals) {
+  auto o = std::make_shared<ClusterStatusOptions>();
+  tools::Command command = cluster.Add("status", "Say whether a cluster is well, why not, and what to do next");
+  command
+      .Text("--topology", &o->place,
+            "Where the map is: file:DIR or etcd://HOST:PORT,.../NAME (default: what a node at --server knows of it)")
+      .NotEmpty();
+  command.Flag("-v,--verbose", &o->verbose, "List all partitions, and not only those that are not well");
+  command.Footer(
+      "The first line is ok, degraded (everything is served, but something is missing) or unavailable (a partition is\n"
+      "not served), with the cause; the second says what to do. LAG is what the follower that is the furthest behind\n"
+      "lacks, in records. --server may name several nodes; one that answers knows the others. With --json, the first\n"
+      "line is {\"verdict\", \"cause\", \"next\"}, and the others are {\"node\": ...} and {\"partition\": ...}.\n\n"
+      "Examples:\n"
+      "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 cluster status\n"
+      "  kvadmin cluster status --topology file:/var/lib/pando/topology -v\n"
+      "Exit codes: 0 ok; 1 degraded or unavailable; 2 the node belongs to no cluster; 3 neither the topology nor a "
+      "node\n"
+      "says what belongs to the cluster.");
+  OnChosen(command, globals, [=] { return RunStatus(*globals, *o); });
+}
+
+}  // namespace pando::admin

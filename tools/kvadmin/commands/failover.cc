@@ -1,0 +1,256 @@
+// kvadmin failover, rebalance and drain: hand over masterships without an error for any client.
+//
+// What is handed over, and to whom, is decided from one look at the cluster. Each request names the epoch that
+// was seen then, so that nothing that has changed meanwhile is undone.
+//
+// Threads: one.
+#include <algorithm>
+#include <memory>
+
+#include "tools/kvadmin/cluster_health.h"
+#include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/master_plan.h"
+#include "tools/kvadmin/progress.h"
+
+namespace pando::admin {
+
+namespace {
+
+struct MoveOptions {
+  std::string place;
+  uint32_t partition = 0;
+  NodeId node = 0;
+  bool masters = false, dry_run = false;
+};
+
+Json MoveJson(const MasterMove& move) {
+  return Json{{"partition", move.partition}, {"epoch", move.epoch}, {"from", move.from}, {"to", move.to}};
+}
+
+Result<api::HandoverReply> HandOver(const Globals& globals, const ClusterView& view, const MasterMove& move) {
+  Client client({view.map.nodes.at(move.from).record.client_address, globals.target.timeout_ms});
+  api::HandoverRequest request;
+  request.partition = static_cast<int32_t>(move.partition);
+  request.node = static_cast<int32_t>(move.to);
+  request.epoch = static_cast<int64_t>(move.epoch);
+  Result<api::HandoverReply> reply = client.Call(Client::Repeat::kUnsafe, &api::ClusterIf::handover, request);
+  // The command line was right; the cluster is not as it was when it was looked at.
+  if (reply.status().code() == Code::kInvalidArgument) {
+    return Error(Code::kUnavailable, "{}", reply.status().message());
+  }
+  return reply;
+}
+
+void PrintPlan(const Globals& globals, const ClusterView& view, const std::vector<MasterMove>& moves) {
+  for (const MasterMove& move : moves) {
+    if (globals.json) {
+      PrintJson(Json{{"would_hand_over", MoveJson(move)}});
+    } else {
+      tools::Print("partition {}: node {} would hand over to node {}\n", move.partition, view.NameOf(move.from),
+                   view.NameOf(move.to));
+    }
+  }
+}
+
+void PrintSummary(const Globals& globals, size_t moved, int64_t longest_ms) {
+  if (globals.json) return PrintJson(Json{{"handed_over", moved}, {"longest_pause_ms", longest_ms}});
+  tools::Print("{} partitions handed over; the longest accepted no writes for {} ms\n", moved, longest_ms);
+}
+
+Result<ExitCode> CarryOut(const Globals& globals, const ClusterView& view, const std::vector<MasterMove>& moves,
+                          bool dry_run) {
+  if (dry_run) {
+    PrintPlan(globals, view, moves);
+    if (!globals.json) tools::Print("{} partitions would be handed over; nothing was changed\n", moves.size());
+    return kExitOk;
+  }
+  Progress progress("handing over", "partitions", moves.size(), globals.json);
+  int64_t longest_ms = 0;
+  size_t moved = 0;
+  for (const MasterMove& move : moves) {
+    Result<api::HandoverReply> reply = HandOver(globals, view, move);
+    if (!reply.ok()) {
+      progress.Clear();
+      return Error(reply.status().code(),
+                   "{}; {} of {} partitions were handed over before. Look at kvadmin cluster status, and run the "
+                   "command again for the others",
+                   reply.status().message(), moved, moves.size());
+    }
+    longest_ms = std::max(longest_ms, reply->pause_ms);
+    ++moved;
+    progress.Update(moved, 0, moved);
+    if (!globals.json) continue;
+    Json done = MoveJson(move);
+    done["pause_ms"] = reply->pause_ms;
+    PrintJson(Json{{"moved", done}});
+  }
+  progress.Clear();
+  PrintSummary(globals, moved, longest_ms);
+  return kExitOk;
+}
+
+// -- failover
+
+Status CheckNode(const ClusterView& view, NodeId node) {
+  if (view.nodes.contains(node)) return Status();
+  std::vector<NodeId> known;
+  for (const auto& [id, at] : view.nodes) known.push_back(id);
+  return Error(Code::kInvalidArgument, "the cluster has no node {}; its nodes are {}", node, NodesText(known));
+}
+
+Result<MasterMove> PlanFailover(const ClusterView& view, const MoveOptions& options) {
+  if (!view.map.partitions.contains(options.partition)) {
+    return Error(Code::kInvalidArgument, "there is no partition {}: the cluster has {}", options.partition,
+                 view.map.partitions.size());
+  }
+  if (options.node != 0) RETURN_IF_ERROR(CheckNode(view, options.node));
+  const std::vector<Led> led = LedPartitions(view);
+  const auto at = std::find_if(led.begin(), led.end(), [&](const Led& l) { return l.partition == options.partition; });
+  if (at == led.end()) {
+    std::string why;
+    for (const PartitionHealth& p : JudgeCluster(view).partitions) {
+      if (p.partition == options.partition) why = fmt::format("{}", fmt::join(p.problems, "; "));
+    }
+    return Error(Code::kUnavailable,
+                 "partition {} cannot be handed over: {}. Its replicas elect a master by themselves, once enough of "
+                 "them reach each other; kvadmin cluster status says what is missing",
+                 options.partition, why);
+  }
+  const std::vector<NodeId>& able = at->in_sync;
+  const bool leads = options.node == at->master;
+  if (!leads &&
+      (able.empty() || (options.node != 0 && std::find(able.begin(), able.end(), options.node) == able.end()))) {
+    return Error(Code::kUnavailable,
+                 "partition {} cannot be handed over{}: in sync and reached are, beside its master {}, the nodes {}. "
+                 "kvadmin cluster status -v says what the others lack",
+                 options.partition, options.node == 0 ? "" : fmt::format(" to node {}", options.node), at->master,
+                 NodesText(able));
+  }
+  return MasterMove{at->partition, at->epoch, at->master, options.node};
+}
+
+Result<ExitCode> RunFailover(const Globals& globals, const MoveOptions& options) {
+  ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
+  ASSIGN_OR_RETURN(const MasterMove move, PlanFailover(view, options));
+  if (move.to == move.from) {
+    if (globals.json) {
+      PrintJson(Json{{"partition", move.partition}, {"master", move.from}, {"changed", false}});
+    } else {
+      tools::Print("node {} is the master of partition {} already\n", move.from, move.partition);
+    }
+    return kExitOk;
+  }
+  if (options.dry_run) {
+    if (globals.json) {
+      PrintJson(Json{{"would_hand_over", MoveJson(move)}});
+    } else {
+      tools::Print("partition {}: node {} would hand over to {}; nothing was changed\n", move.partition,
+                   view.NameOf(move.from),
+                   move.to == 0 ? "a node that is in sync" : fmt::format("node {}", view.NameOf(move.to)));
+    }
+    return kExitOk;
+  }
+  ASSIGN_OR_RETURN(const api::HandoverReply reply, HandOver(globals, view, move));
+  if (globals.json) {
+    PrintJson(Json{{"partition", move.partition},
+                   {"from", move.from},
+                   {"master", reply.node},
+                   {"changed", true},
+                   {"pause_ms", reply.pause_ms}});
+  } else {
+    tools::Print("partition {}: node {} is master now instead of node {}; no writes were accepted for {} ms\n",
+                 move.partition, reply.node, move.from, reply.pause_ms);
+  }
+  return kExitOk;
+}
+
+// -- rebalance and drain
+
+Result<ExitCode> RunRebalance(const Globals& globals, const MoveOptions& options) {
+  if (!options.masters) return Error(Code::kInvalidArgument, "say what to rebalance: --masters");
+  ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
+  const std::vector<Led> led = LedPartitions(view);
+  std::set<NodeId> nodes;
+  for (const auto& [id, node] : view.nodes) {
+    if (node.status.ok() && view.map.nodes.at(id).record.state == NodeState::kActive) nodes.insert(id);
+  }
+  if (const size_t left = view.map.partitions.size() - led.size(); left != 0) {
+    const std::string note = fmt::format("{} partitions have no master and are left out", left);
+    tools::PrintNote("{}\n", globals.json ? JsonText(Json{{"note", note}}) : "note: " + note);
+  }
+  return CarryOut(globals, view, PlanRebalance(led, nodes), options.dry_run);
+}
+
+Result<ExitCode> RunDrain(const Globals& globals, const MoveOptions& options) {
+  ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
+  RETURN_IF_ERROR(CheckNode(view, options.node));
+  if (!view.IsReachable(options.node)) {
+    return Error(Code::kUnavailable, "node {} does not answer, so it cannot hand over anything: {}",
+                 view.NameOf(options.node), view.nodes.at(options.node).status.message());
+  }
+  ASSIGN_OR_RETURN(const std::vector<MasterMove> moves, PlanDrain(LedPartitions(view), options.node));
+  return CarryOut(globals, view, moves, options.dry_run);
+}
+
+void AddPlace(tools::Command command, MoveOptions* o) {
+  command
+      .Text("--topology", &o->place,
+            "Where the map is: file:DIR or etcd://HOST:PORT,.../NAME (default: what a node at --server knows of it)")
+      .NotEmpty();
+  command.Flag("--dry-run", &o->dry_run, "Print what would be handed over, and change nothing");
+}
+
+}  // namespace
+
+void AddFailoverCommand(tools::Command app, Globals* globals) {
+  auto o = std::make_shared<MoveOptions>();
+  tools::Command command = app.Add("failover", "Make another node master of a partition");
+  command.Number("partition", &o->partition, "Its number", 0).Required();
+  command.Number("--to", &o->node, "The number of the node (default: one that is in sync)", 1);
+  AddPlace(command, o.get());
+  command.Footer(
+      "The master holds writes until the other replica has everything, and then gives it the partition. Nothing is\n"
+      "lost, and clients see no error, but a pause. Only a node that is in sync can become master, and only a master\n"
+      "that works can hand over; when one dies, the others elect another by themselves. If the master changes between\n"
+      "the look at the cluster and the request, as by the same command elsewhere, the request is refused.\n\n"
+      "Examples:\n"
+      "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 failover 3\n"
+      "  kvadmin failover 3 --to 2 --topology file:/var/lib/pando/topology --dry-run\n"
+      "Exit codes: 0 the node is master; 2 there is no such partition or node; 3 it was refused or failed.");
+  OnChosen(command, globals, [=] { return RunFailover(*globals, *o); });
+}
+
+void AddRebalanceCommand(tools::Command app, Globals* globals) {
+  auto o = std::make_shared<MoveOptions>();
+  tools::Command command = app.Add("rebalance", "Let each node lead its share of the partitions");
+  command.Flag("--masters", &o->masters, "Hand over masterships; replicas stay where they are");
+  AddPlace(command, o.get());
+  command.Footer(
+      "Counts the masters of each node that answers, and hands over as few as possible until no node leads two more\n"
+      "than another one that could take one. One partition after the other is handed over. The first failure ends the\n"
+      "command; what was handed over stays so.\n\n"
+      "Examples:\n"
+      "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 rebalance --masters --dry-run\n"
+      "  kvadmin rebalance --masters --topology file:/var/lib/pando/topology\n"
+      "Exit codes: 0 done, or nothing to do; 3 a handover was refused or failed.");
+  OnChosen(command, globals, [=] { return RunRebalance(*globals, *o); });
+}
+
+void AddDrainCommand(tools::Command app, Globals* globals) {
+  auto o = std::make_shared<MoveOptions>();
+  tools::Command command = app.Add("drain", "Let a node lead no partition, before maintenance");
+  command.Number("node", &o->node, "Its number", 1).Required();
+  AddPlace(command, o.get());
+  command.Footer(
+      "Hands over all partitions that the node leads, to nodes that are in sync. It stays a follower of them, and may\n"
+      "become master again if another node fails. kvadmin rebalance --masters gives it its share back. If a partition\n"
+      "has no other replica in sync, nothing is handed over. (A node that is stopped with SIGTERM hands over by\n"
+      "itself; drain first tells whether it can.)\n\n"
+      "Examples:\n"
+      "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 drain 2\n"
+      "  kvadmin drain 2 --topology file:/var/lib/pando/topology --dry-run\n"
+      "Exit codes: 0 it leads nothing; 2 there is no such node; 3 a handover was refused or failed.");
+  OnChosen(command, globals, [=] { return RunDrain(*globals, *o); });
+}
+
+}  // namespace pando::admin

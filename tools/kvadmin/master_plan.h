@@ -1,0 +1,38 @@
+// Which masterships to hand over, so that each node leads its share, or one of them leads nothing.
+//
+// Threads: plain values.
+#pragma once
+
+#include <set>
+#include <vector>
+
+#include "tools/kvadmin/cluster_view.h"
+
+namespace pando::admin {
+
+// A partition that has a master.
+struct Led {
+  uint32_t partition = 0;
+  Epoch epoch = 0;
+  NodeId master = 0;
+  std::vector<NodeId> in_sync;  // the nodes that could lead it, without those that take none
+};
+
+struct MasterMove {
+  uint32_t partition = 0;
+  Epoch epoch = 0;  // when it was planned
+  NodeId from = 0, to = 0;
+  bool operator==(const MasterMove&) const = default;
+};
+
+// The partitions of a view that have a master. Those of `in_sync` answer and are meant to stay in the cluster.
+std::vector<Led> LedPartitions(const ClusterView& view);
+
+// Afterwards no node of `nodes` leads two more than another one that could take one of them, be it over a third
+// one. Each partition moves at most once.
+std::vector<MasterMove> PlanRebalance(const std::vector<Led>& led, const std::set<NodeId>& nodes);
+
+// Gives all that `node` leads to those that lead the fewest. kUnavailable: nobody could take a partition.
+Result<std::vector<MasterMove>> PlanDrain(const std::vector<Led>& led, NodeId node);
+
+}  // namespace pando::admin
