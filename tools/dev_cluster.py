@@ -1,55 +1,98 @@
 #!/usr/bin/python3
-"""Runs a cluster of Pando nodes on this machine, for ./dev up and ./dev down.
+"""Runs a cluster of three Pando nodes on this machine, for ./dev up and ./dev down.
 
-    tools/dev_cluster.py up|down|show [--etcd] [--nodes N]
+    tools/dev_cluster.py up [--etcd]      start whichever process does not run, and wait until all replicas are in sync
+    tools/dev_cluster.py down             stop all processes, the nodes one after the other, etcd last
+    tools/dev_cluster.py running          exit with 0 if any process runs
+    tools/dev_cluster.py kill-master KEY  kill -9 the master of the partition that holds the key, and print its node
 
-`up` starts whichever of its processes is not running, so it also repairs. It leaves RUN_DIR/cluster.json:
-{"topology", "nodes": [{"id", "listen", "http", "pid", "data_dir"}], "routers": []}, where a node's pid is that of the
-process that serves; its parent, the guard, has the pid "guard".
+The first `up` also loads the records of RUN_DIR/packages.jsonl, and shows that the death of a master loses none of
+them. RUN_DIR/cluster.json says what runs: {"topology", "nodes": [{"id", "listen", "http", "pid", "data_dir"}],
+"routers": []}. A node's "pid" is the process that serves; its parent, the guard, is "guard" (src/node/guard.h).
 
-Environment: PANDO_BIN_DIR (default build/release/bin), PANDO_RUN_DIR (default run), PANDO_LISTEN (host:port of the
-first node; the others take the ports after it, step 10; port 0 picks free ones), ETCD_BIN (the etcd program).
+Environment: PANDO_BIN_DIR (default build/release/bin), PANDO_RUN_DIR (default run), PANDO_LISTEN and PANDO_HTTP_PORT of
+the first node (the others take the ports 10 and 20 higher; port 0 takes any free ones), PANDO_ETCD (the etcd program;
+default build/etcd/etcd, and then /usr/bin/etcd).
 """
 
 import argparse
+import collections
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
+
+from cluster_client import ClusterClient, NoAnswer, replicas_of_node
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BIN_DIR = pathlib.Path(os.environ.get("PANDO_BIN_DIR", ROOT / "build" / "release" / "bin"))
-RUN_DIR = pathlib.Path(os.environ.get("PANDO_RUN_DIR", ROOT / "run"))
+BIN_DIR = pathlib.Path(os.environ.get("PANDO_BIN_DIR", ROOT / "build" / "release" / "bin")).absolute()
+RUN_DIR = pathlib.Path(os.environ.get("PANDO_RUN_DIR", ROOT / "run")).absolute()
 LISTEN = os.environ.get("PANDO_LISTEN", "127.0.0.1:7420")
+HTTP_PORT = int(os.environ.get("PANDO_HTTP_PORT", "7421"))
 STATE = RUN_DIR / "cluster.json"
+RECORDS = RUN_DIR / "packages.jsonl"
+LOGS = RUN_DIR / "log"
+
+NODES, PARTITIONS, REPLICAS = 3, 16, 3
+PORT_STEP, ETCD_PORT_STEP = 10, 100  # between the nodes, and from the first node to etcd
+START_TIMEOUT_S, HEAL_TIMEOUT_S, STOP_TIMEOUT_S, KILL_TIMEOUT_S = 60, 60, 60, 10
 READY = re.compile(r"kvnode ready: thrift ([^ ]+), (?:http ([^ ]+), )?")
-START_TIMEOUT_S, STOP_TIMEOUT_S = 60, 60
-PARTITIONS, REPLICAS = 16, 3
-PORT_STEP = 10
+PROBE_TTL_MS = 600_000
+PROBE_AFTER_S = 0.5  # the probe goes on for this long after the new master's first answer
 
 
-def fail(message):
-    sys.exit(f"dev: {message}")
+class Failure(Exception):
+    """What `up` or `down` could not do, and what to do about it."""
 
 
 def say(message):
-    print(f"\033[1m== {message}\033[0m", file=sys.stderr)
+    print(f"\033[1m== {message}\033[0m", file=sys.stderr, flush=True)
 
 
-def alive(pid, program):
-    """Whether the process runs, and is that program and not another one with the same number."""
+def tell(message):
+    print(message, flush=True)
+
+
+def shown(path):
+    """The path as it is short for who stands in the repository."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def count(number, what):
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def wait_until(condition, timeout_s):
+    """Whether the condition has come true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+# -- processes
+
+def runs(pid, directory):
+    """Whether the process runs and has `directory` among its arguments: it is ours, and no other with its number."""
+    if not pid:
+        return False
     try:
-        return pid and program in os.readlink(f"/proc/{pid}/exe") and "Z" not in state_of(pid)
+        return str(directory).encode() in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-
-
-def state_of(pid):
-    return pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()[0]
 
 
 def child_of(pid):
@@ -60,16 +103,37 @@ def child_of(pid):
     return int(children[0]) if children else None
 
 
-def wait_until(condition, timeout_s, what):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            fail(f"{what}, {timeout_s} s later; see {RUN_DIR}/log")
-        time.sleep(0.05)
+def start_process(command, output, directory):
+    """Starts a process that outlives this one and its terminal. Once it has returned, `runs` is right about it."""
+    with open(output, "wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    # The kernel shows the arguments of a program a moment after it has begun.
+    wait_until(lambda: runs(process.pid, directory) or process.poll() is not None, START_TIMEOUT_S)
+    return process
+
+
+def stop_process(name, pids, directory):
+    """Stops one program that consists of these processes, of which the first passes SIGTERM on. Returns whether it
+    has stopped in order, or did not run."""
+    pids = [pid for pid in pids if runs(pid, directory)]
+    if not pids:
+        return True
+    began = time.monotonic()
+    os.kill(pids[0], signal.SIGTERM)
+    gone = lambda: not any(runs(pid, directory) for pid in pids)
+    if wait_until(gone, STOP_TIMEOUT_S):
+        tell(f"stopped {name} (pid {pids[-1]}) in {time.monotonic() - began:.1f} s")
+        return True
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(gone, KILL_TIMEOUT_S)
+    tell(f"{name} (pid {pids[-1]}) still ran {STOP_TIMEOUT_S} s after SIGTERM, and was killed; see {shown(LOGS)}")
+    return False
 
 
 class State:
-    """What STATE says."""
+    """What cluster.json says."""
 
     def __init__(self):
         self.value = {"topology": None, "nodes": [], "routers": []}
@@ -82,176 +146,474 @@ class State:
         temporary.replace(STATE)
 
     @property
+    def topology(self):
+        return self.value["topology"]
+
+    @property
     def nodes(self):
         return self.value["nodes"]
 
+    @property
+    def etcd(self):
+        return self.value.get("etcd")
+
     def addresses(self):
-        return ",".join(node["listen"] for node in self.nodes)
+        return [node["listen"] for node in self.nodes]
+
+    def at(self, address):
+        """The node that listens there."""
+        return next(node for node in self.nodes if node["listen"] == address)
+
+    def runs(self):
+        """The nodes of which at least the guard runs."""
+        return [node for node in self.nodes if node_runs(node) or guard_runs(node)]
 
 
-def kvadmin(*arguments, capture=True):
-    done = subprocess.run([BIN_DIR / "kvadmin", *map(str, arguments)], stdin=subprocess.DEVNULL, text=True, check=False,
-                          stdout=subprocess.PIPE if capture else None)
-    if done.returncode != 0:
-        fail(f"kvadmin {' '.join(map(str, arguments))} exited with {done.returncode}")
-    return done.stdout
+def node_runs(node):
+    return runs(node["pid"], node["data_dir"])
+
+
+def guard_runs(node):
+    return runs(node["guard"], node["data_dir"])
+
+
+def etcd_runs(state):
+    return bool(state.etcd) and runs(state.etcd["pid"], state.etcd["data_dir"])
+
+
+@contextlib.contextmanager
+def alone():
+    """One ./dev up or ./dev down at a time."""
+    RUN_DIR.mkdir(parents=True, exist_ok=True)
+    with open(RUN_DIR / "lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(f"another ./dev up or ./dev down is at work in {shown(RUN_DIR)}: wait for it") from None
+        yield
+
+
+def kvadmin(*arguments, check=True):
+    command = list(map(str, arguments))
+    done = subprocess.run([BIN_DIR / "kvadmin", *command], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          check=False)
+    if check and done.returncode != 0:
+        raise Failure(f"kvadmin {' '.join(command)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
+
+
+def show(state, *arguments):
+    """Shows a command and what it prints."""
+    command = list(map(str, arguments))
+    tell(f"\n$ kvadmin {' '.join(command)}")
+    if arguments[0] != "cluster":
+        command = ["--server", ",".join(state.addresses()), *command]
+    if subprocess.run([BIN_DIR / "kvadmin", *command], stdin=subprocess.DEVNULL, check=False).returncode != 0:
+        raise Failure("this command failed; what it says is above")
+
+
+# -- the topology
+
+def free_ports():
+    """Two ports that are free, below those that the kernel gives to connections."""
+    while True:
+        port = random.randrange(20000, 32000, 2)
+        with contextlib.ExitStack() as stack:
+            try:
+                for i in range(2):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + i))
+                return port, port + 1
+            except OSError:
+                continue
+
+
+def plan_etcd(state):
+    first = int(LISTEN.rsplit(":", 1)[1])
+    client, peer = (first + ETCD_PORT_STEP, first + ETCD_PORT_STEP + 1) if first else free_ports()
+    state.value["etcd"] = {"client": client, "peer": peer, "pid": None, "data_dir": str(RUN_DIR / "etcd")}
+    return f"etcd://127.0.0.1:{client}/dev"
 
 
 def start_etcd(state):
-    """Starts one etcd, as a cluster of its own; more than one machine needs more than one etcd."""
-    etcd = state.value.get("etcd") or {"client": 12379, "peer": 12380}
-    state.value["etcd"] = etcd
-    if alive(etcd.get("pid"), "etcd"):
-        return
-    program = os.environ.get("ETCD_BIN", "etcd")
+    """One etcd that is a cluster of its own. A real cluster needs three, on three machines."""
+    etcd = state.etcd
+    program = os.environ.get("PANDO_ETCD")
+    if not program:
+        built = ROOT / "build" / "etcd" / "etcd"
+        program = built if built.exists() else "/usr/bin/etcd"
     url, peer = f"http://127.0.0.1:{etcd['client']}", f"http://127.0.0.1:{etcd['peer']}"
-    with open(RUN_DIR / "log" / "etcd.log", "ab") as log:
-        process = subprocess.Popen(
-            [program, "--name", "pando", "--data-dir", RUN_DIR / "etcd", "--listen-client-urls", url,
-             "--advertise-client-urls", url, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-             "--initial-cluster", f"pando={peer}"],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    output = LOGS / "etcd.out"
+    process = start_process(
+        [program, "--name", "pando", "--data-dir", etcd["data_dir"], "--listen-client-urls", url,
+         "--advertise-client-urls", url, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+         "--initial-cluster", f"pando={peer}"], output, etcd["data_dir"])
     etcd["pid"] = process.pid
     state.save()
-    say(f"started etcd on {url} (pid {process.pid})")
+
+    def serves():
+        if process.poll() is not None:
+            raise Failure(f"etcd ended with {process.returncode}; see {shown(output)}")
+        with contextlib.suppress(OSError, ValueError):
+            with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+                return json.load(answer)["health"] == "true"
+        return False
+
+    if not wait_until(serves, START_TIMEOUT_S):
+        raise Failure(f"etcd does not serve on {url} after {START_TIMEOUT_S} s; see {shown(output)}")
+    tell(f"etcd serves on {url} (pid {process.pid})")
 
 
-def set_up_topology(state, with_etcd):
-    if with_etcd:
-        start_etcd(state)
-        topology = f"etcd://127.0.0.1:{state.value['etcd']['client']}/dev"
-    else:
-        topology = f"file:{(RUN_DIR / 'topology').resolve()}"
-    if state.value["topology"] not in (None, topology):
-        fail(f"{RUN_DIR} holds a cluster on {state.value['topology']}, not on {topology}: leave the option as it was, or "
-             f"remove {RUN_DIR} to begin anew")
-    if state.value["topology"] is None:
-        ids = ",".join(str(node["id"]) for node in state.nodes)
-        kvadmin("cluster", "init", "--topology", topology, "--nodes", ids, "--partitions", PARTITIONS, "--replicas",
-                min(REPLICAS, len(state.nodes)))
-        state.value["topology"] = topology
-        state.save()
+def plan(state, with_etcd):
+    """Decides where the topology of a new cluster is, and which nodes it has."""
+    if state.topology:
+        if with_etcd and not state.etcd:
+            raise Failure(f"the cluster in {shown(RUN_DIR)} keeps its map in {state.topology}, and not in etcd. To "
+                          f"begin anew: ./dev down; rm -r {shown(RUN_DIR)}; ./dev up --etcd")
+        return
+    state.value["topology"] = plan_etcd(state) if with_etcd else f"file:{RUN_DIR / 'topology'}"
+    for index in range(NODES):
+        state.nodes.append({"id": index + 1, "listen": None, "http": None, "pid": None,
+                            "data_dir": str(RUN_DIR / f"node-{index + 1}"), "guard": None})
+    state.save()
 
 
-def start_node(state, node):
-    """Launches the node; wait_ready waits for it."""
-    directory = RUN_DIR / f"node-{node['id']}"
-    log_directory = RUN_DIR / "log" / f"node-{node['id']}"
-    log_directory.mkdir(parents=True, exist_ok=True)
-    output = RUN_DIR / "log" / f"node-{node['id']}.out"
-    output.unlink(missing_ok=True)
-    with open(output, "wb") as log:
-        process = subprocess.Popen(
-            [BIN_DIR / "kvnode", "--data_dir", directory, "--topology", state.value["topology"], "--node_id",
-             str(node["id"]), "--listen", node["listen"], "--http_port", node["http"].rsplit(":", 1)[1], "--reactors", "1",
-             "--memory_limit_mb", "512", "--log_dir", log_directory],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    node["guard"], node["pid"], node["data_dir"] = process.pid, None, str(directory.resolve())
-    node["_process"], node["_output"] = process, output
+def create_cluster(state):
+    """Writes the map of a new cluster, or goes on with what an interrupted run has written of it."""
+    if state.value.get("created"):
+        return
+    if not state.etcd:
+        (RUN_DIR / "topology").mkdir(exist_ok=True)
+    nodes = ",".join(str(node["id"]) for node in state.nodes)
+    kvadmin("cluster", "init", "--topology", state.topology, "--nodes", nodes, "--partitions", PARTITIONS, "--replicas",
+            REPLICAS)
+    state.value["created"] = True
+    state.save()
+
+
+# -- the nodes
+
+def ports_of(node):
+    """The addresses at which the node is to listen: the same at each start, unless any free ports are wanted."""
+    host, port = LISTEN.rsplit(":", 1)
+    step = PORT_STEP * (node["id"] - 1)
+    http = HTTP_PORT + step if HTTP_PORT > 0 else HTTP_PORT
+    return f"{host}:{int(port) + step if int(port) else 0}", http
+
+
+def output_of(node):
+    return LOGS / f"node-{node['id']}.out"
+
+
+def launch_node(state, node):
+    """Starts a node; wait_ready waits for it."""
+    logs = LOGS / f"node-{node['id']}"
+    logs.mkdir(parents=True, exist_ok=True)
+    listen, http_port = ports_of(node)
+    process = start_process(
+        [BIN_DIR / "kvnode", "--data_dir", node["data_dir"], "--topology", state.topology, "--node_id", str(node["id"]),
+         "--listen", listen, "--http_port", str(http_port), "--reactors", "1", "--memory_limit_mb", "512",
+         "--log_budget_mb", "128", "--log_dir", logs], output_of(node), node["data_dir"])
+    node["guard"], node["pid"] = process.pid, None
+    state.save()
 
 
 def wait_ready(node):
-    process, output = node.pop("_process"), node.pop("_output")
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        ready = READY.search(output.read_text(encoding="utf-8", errors="replace"))
-        if ready:
-            break
-        if process.poll() is not None:
-            sys.stderr.write(output.read_text(encoding="utf-8", errors="replace"))
-            fail(f"node {node['id']} did not start; see above, and {RUN_DIR}/log")
-        if time.monotonic() > deadline:
-            fail(f"node {node['id']} is not ready after {START_TIMEOUT_S} s; see {output}")
-        time.sleep(0.02)
-    node["listen"], node["http"] = ready.group(1), ready.group(2)
-    node["pid"] = child_of(process.pid) or process.pid
+    """Waits until the node serves, and learns its addresses and the process that does."""
+    output = output_of(node)
+
+    def ready():
+        found = READY.search(output.read_text(encoding="utf-8", errors="replace"))
+        if not found and not guard_runs(node):
+            said = output.read_text(encoding="utf-8", errors="replace").strip()
+            raise Failure(f"node {node['id']} did not start; see {shown(LOGS / output.stem)}. It said:\n{said}")
+        return found
+
+    if not wait_until(ready, START_TIMEOUT_S):
+        raise Failure(f"node {node['id']} is not ready after {START_TIMEOUT_S} s; see {shown(LOGS / output.stem)}")
+    node["listen"], node["http"] = ready().groups()
+    node["pid"] = child_of(node["guard"]) or node["guard"]
 
 
 def start_nodes(state):
-    missing = [node for node in state.nodes if not alive(node["pid"], "kvnode")]
+    """Starts the nodes that do not run, all at the same time."""
+    missing = [node for node in state.nodes if not node_runs(node)]
     for node in missing:
-        start_node(state, node)
+        # The guard of a node that was killed ends once it has told the other nodes. A node that an interrupted run has
+        # started has a guard, and no pid yet.
+        if node["pid"] and not wait_until(lambda n=node: not guard_runs(n), KILL_TIMEOUT_S):
+            raise Failure(f"node {node['id']} has ended, but its guard (pid {node['guard']}) has not: kill that too")
+        if not guard_runs(node):
+            launch_node(state, node)
     for node in missing:
         wait_ready(node)
-        say(f"started node {node['id']} on {node['listen']} (pid {node['pid']}, guard {node['guard']})")
+        state.save()
+        metrics = f", metrics on http://{node['http']}/metrics" if node["http"] else ""
+        tell(f"node {node['id']} serves on {node['listen']} (pid {node['pid']}{metrics})")
+
+
+def masters(state):
+    """By partition: its node, and whether all of its replicas are in sync, as the masters that serve now say."""
+    found = {}
+    for node in state.nodes:
+        for replica in replicas_of_node(node["listen"]) if node_runs(node) else []:
+            if replica.role == "master":
+                found[replica.partition] = node["id"], replica.in_sync == replica.replicas
+    return found
+
+
+def wait_healed(state):
+    """Waits until every partition has a master and all of its replicas in sync. Returns how long that took."""
+    began = time.monotonic()
+
+    def healed():
+        for node in state.nodes:
+            if not node_runs(node):
+                raise Failure(f"node {node['id']} has ended; see {shown(output_of(node))} and {shown(LOGS)}")
+        found = masters(state)
+        return len(found) == PARTITIONS and all(in_sync for _, in_sync in found.values())
+
+    if not wait_until(healed, HEAL_TIMEOUT_S):
+        found = masters(state)
+        without = [p for p in range(PARTITIONS) if p not in found]
+        behind = [p for p, (_, in_sync) in sorted(found.items()) if not in_sync]
+        raise Failure(f"the cluster is not whole after {HEAL_TIMEOUT_S} s. Partitions without a master: "
+                      f"{without or 'none'}; with a replica that is not in sync: {behind or 'none'}.\nSee "
+                      f"{shown(LOGS)}, and {shown(BIN_DIR / 'kvadmin')} cluster show --topology {state.topology}")
+    return time.monotonic() - began
+
+
+# -- what the first ./dev up shows
+
+def load_records(state):
+    say("loading the Debian package index: the key is the name of a package, the value is its stanza")
+    command = [BIN_DIR / "kvadmin", "--server", ",".join(state.addresses()), "load", RECORDS]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        raise Failure("the package index could not be loaded; ./dev up tries again")
+    state.value["loaded"] = True
     state.save()
 
 
-def plan_nodes(state, count):
-    host, port = LISTEN.rsplit(":", 1)
-    for index in range(len(state.nodes), count):
-        first = int(port) + PORT_STEP * index if int(port) else 0
-        state.nodes.append({"id": index + 1, "listen": f"{host}:{first}", "http": f"{host}:{first + 1 if first else 0}",
-                            "pid": None, "guard": None, "data_dir": None})
+def expected_records():
+    with open(RECORDS, encoding="utf-8") as lines:
+        return {record["key"].encode(): record["value"].encode() for record in map(json.loads, lines)}
 
 
-def partitions(state):
-    return json.loads(kvadmin("cluster", "show", "--topology", state.value["topology"], "--json"))["partitions"]
+def read_back(state):
+    """Reads each record of the package index from the node that is its master now. Returns whether all are there, as
+    they were loaded."""
+    expected = expected_records()
+    began = time.monotonic()
+    missing, other, reached, wide = [], [], 0, sys.stderr.isatty()
+    asked = ClusterClient([node["listen"] for node in state.nodes if node_runs(node)])
+    for reached, (key, value) in enumerate(asked.read_back(expected), 1):
+        if value is None:
+            missing.append(key)
+        elif value != expected[key]:
+            other.append(key)
+        if wide and reached % 5000 == 0:
+            print(f"\r{reached:,} of {len(expected):,} read", end="", file=sys.stderr, flush=True)
+    asked.close()
+    if wide:
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    unchanged = reached - len(missing) - len(other)
+    tell(f"{unchanged:,} of {count(len(expected), 'record')} are there and unchanged (read in "
+         f"{time.monotonic() - began:.1f} s)")
+    for keys, what in (missing, "not there"), (other, "there with another value than was loaded"):
+        if keys:
+            examples = ", ".join(key.decode() for key in keys[:5])
+            tell(f"{count(len(keys), 'record')} {'is' if len(keys) == 1 else 'are'} {what}: {examples}"
+                 + (", ..." if len(keys) > 5 else ""))
+    return not missing and not other
 
 
-def healed(state):
-    replicas = min(REPLICAS, len(state.nodes))
-    return all(len(partition["isr"]) == replicas for partition in partitions(state))
+class Probe(threading.Thread):
+    """A client that writes records to one partition, one after the other, and knows when each was acknowledged, and by
+    whom."""
+
+    def __init__(self, state):
+        super().__init__(daemon=True)
+        self._client = ClusterClient(state.addresses())
+        self._prefix = f"{{dev-up}}/{time.time_ns()}/"  # the tag in braces puts all into one partition
+        self.master = self._client.get(self._key(0))[1]
+        self.acknowledged = []  # (when, by which address), by number
+        self.stopping = threading.Event()
+        self.error = None
+
+    def _key(self, number):
+        return f"{self._prefix}{number:06}".encode()
+
+    def run(self):
+        try:
+            while not self.stopping.is_set():
+                number = len(self.acknowledged)
+                address = self._client.put(self._key(number), b"%d" % number, PROBE_TTL_MS)
+                self.acknowledged.append((time.monotonic(), address))
+                time.sleep(0.001)
+        except Exception as error:  # pylint: disable=broad-except
+            self.error = error
+
+    def first_answer_of_another(self):
+        """When another node than the first master has acknowledged a write, and which; or None."""
+        return next((answer for answer in self.acknowledged if answer[1] != self.master), None)
+
+    def finish(self):
+        """Ends, and returns how many writes were acknowledged and are not there."""
+        self.stopping.set()
+        self.join()
+        keys = {self._key(number): b"%d" % number for number in range(len(self.acknowledged))}
+        lost = sum(value != keys[key] for key, value in self._client.read_back(keys))
+        self._client.close()
+        return lost
+
+
+def kill(node):
+    os.kill(node["pid"], signal.SIGKILL)
+    if not wait_until(lambda: not node_runs(node), KILL_TIMEOUT_S):
+        raise Failure(f"node {node['id']} (pid {node['pid']}) still runs after SIGKILL")
+
+
+def show_failover(state):
+    """Kills a master while a client writes, and checks what the client sees and what is there afterwards."""
+    probe = Probe(state)
+    victim = state.at(probe.master)
+    led = sum(node == victim["id"] for node, _ in masters(state).values())
+    probe.start()
+    if not wait_until(lambda: len(probe.acknowledged) >= 100 or probe.error, HEAL_TIMEOUT_S):
+        raise Failure(f"the cluster has acknowledged only {count(len(probe.acknowledged), 'write')} within "
+                      f"{HEAL_TIMEOUT_S} s; see {shown(LOGS)}")
+    say(f"kill -9 {victim['pid']}: that is node {victim['id']}, the master of {led} of the {PARTITIONS} partitions. "
+        "Meanwhile a client writes to one of them")
+    before = len(probe.acknowledged)
+    killed = time.monotonic()
+    kill(victim)
+    healed = wait_until(lambda: probe.first_answer_of_another() or probe.error, HEAL_TIMEOUT_S)
+    if probe.error or not healed:
+        raise Failure(f"no other node took over from node {victim['id']}: {probe.error or 'the client still waits'}. "
+                      f"See {shown(LOGS)}, and ./dev up again")
+    taken_over, address = probe.first_answer_of_another()
+    time.sleep(PROBE_AFTER_S)
+    lost = probe.finish()
+    if probe.error:
+        raise Failure(f"the client failed after the takeover: {probe.error}; see {shown(LOGS)}")
+    tell(f"node {state.at(address)['id']} took over: the partition was without a master for "
+         f"{1000 * (taken_over - killed):.0f} ms, from the kill to the next acknowledged write")
+    tell(f"{before:,} writes were acknowledged before the kill and {len(probe.acknowledged) - before:,} after it; "
+         + (f"{lost:,} of them are LOST" if lost else "all of them are there"))
+    say("reading all records back from the two nodes that are left")
+    if not read_back(state) or lost:
+        raise Failure(f"acknowledged records are lost. This must never happen: keep {shown(RUN_DIR)}, and report it")
+    say(f"starting node {victim['id']} again")
+    start_nodes(state)
+    took_s = wait_healed(state)
+    tell(f"all {PARTITIONS} partitions have three replicas in sync again, {took_s:.1f} s after node {victim['id']} was "
+         "back")
+
+
+# -- commands
+
+def tell_masters(state, took_s):
+    leads = collections.Counter(node for node, _ in masters(state).values())
+    each = ", ".join(f"{leads[node['id']]} on node {node['id']}" for node in state.nodes)
+    tell(f"all {PARTITIONS} partitions have three replicas in sync after {took_s:.1f} s; masters: {each}")
+
+
+def tell_how_to_go_on(state):
+    admin, servers = shown(BIN_DIR / "kvadmin"), ",".join(state.addresses())
+    tell(f"""
+The cluster is up: three nodes, {PARTITIONS} partitions, {REPLICAS} replicas of each. Data and logs are in
+{shown(RUN_DIR)}; {shown(STATE)} says what runs.
+
+  {admin} --server {servers} get bash
+  {admin} cluster show --topology {state.topology}
+  kill -9 {state.nodes[0]['pid']}    # any node's pid; the cluster goes on, and ./dev up starts the node again
+  ./dev down            # stops all; the data stays""")
 
 
 def cmd_up(options):
-    (RUN_DIR / "log").mkdir(parents=True, exist_ok=True)
-    state = State()
-    plan_nodes(state, options.nodes)
-    set_up_topology(state, options.etcd)
-    start_nodes(state)
-    wait_until(lambda: healed(state), START_TIMEOUT_S, "not every replica is in sync")
-    print(state.addresses())
-
-
-def stop_process(pid, program, name):
-    if not alive(pid, program):
-        return
-    os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not alive(pid, program), STOP_TIMEOUT_S, f"{name} (pid {pid}) still runs after SIGTERM")
-    print(f"stopped {name} (pid {pid})")
+    with alone():
+        LOGS.mkdir(parents=True, exist_ok=True)
+        state = State()
+        plan(state, options.etcd)
+        missing = [node for node in state.nodes if not node_runs(node)]
+        if not missing and (etcd_runs(state) or not state.etcd) and state.value.get("loaded"):
+            wait_healed(state)
+            tell(f"the cluster is already up: all {NODES} nodes {'and etcd run' if state.etcd else 'run'}, and every "
+                 "replica is in sync; nothing was changed")
+            tell_how_to_go_on(state)
+            return
+        where = "an etcd" if state.etcd else f"files, in {shown(RUN_DIR / 'topology')}"
+        which = ", ".join(str(node["id"]) for node in missing) or "none"
+        say(f"starting the nodes that do not run: {which}. The map of the cluster is in {where}")
+        if state.etcd and not etcd_runs(state):
+            start_etcd(state)
+        create_cluster(state)
+        start_nodes(state)
+        tell_masters(state, wait_healed(state))
+        if state.value.get("loaded"):
+            say("reading all records back")
+            if not read_back(state):
+                tell("If you have not removed or changed them yourself, this must never happen: please report it.")
+        else:
+            load_records(state)
+            show(state, "get", "bash")
+            show_failover(state)
+            show(state, "cluster", "show", "--topology", state.topology)
+        tell_how_to_go_on(state)
 
 
 def cmd_down(_options):
+    with alone():
+        state = State()
+        if not state.runs() and not etcd_runs(state):
+            tell("no node is up")
+        in_order = True
+        for node in state.nodes:
+            pid = node["pid"] or child_of(node["guard"])
+            in_order &= stop_process(f"node {node['id']}", [node["guard"], pid], node["data_dir"])
+            node["pid"] = node["guard"] = None
+        if state.etcd:
+            in_order &= stop_process("etcd", [state.etcd["pid"]], state.etcd["data_dir"])
+            state.etcd["pid"] = None
+        if STATE.exists():
+            state.save()
+        if not in_order:
+            raise Failure("not everything stopped in order; see above. Nothing runs any more, and no acknowledged "
+                          "write is lost")
+
+
+def cmd_running(_options):
     state = State()
-    if not any(alive(node["pid"], "kvnode") or alive(node["guard"], "kvnode") for node in state.nodes):
-        print("no node is up")
-    for node in state.nodes:
-        stop_process(node["guard"], "kvnode", f"node {node['id']}")
-        stop_process(node["pid"], "kvnode", f"node {node['id']}")
-        node["pid"] = node["guard"] = None
-    etcd = state.value.get("etcd")
-    if etcd:
-        stop_process(etcd.get("pid"), "etcd", "etcd")
-        etcd["pid"] = None
-    if STATE.exists():
-        state.save()
+    sys.exit(0 if state.runs() or etcd_runs(state) else 1)
 
 
 def cmd_kill_master(options):
-    """Kills the process of the node that is master of the partition with kill -9. Prints its ID."""
     state = State()
-    partition = next(p for p in partitions(state) if p["id"] == options.partition)
-    master = next(replica["node"] for replica in partition["isr"] if replica["replica"] == partition["master"])
-    node = next(node for node in state.nodes if node["id"] == master)
-    os.kill(node["pid"], signal.SIGKILL)
-    wait_until(lambda: not alive(node["pid"], "kvnode"), 10, f"node {master} still runs after SIGKILL")
-    print(master)
+    if not all(map(node_runs, state.nodes)) or not state.nodes:
+        raise Failure("not all nodes run; ./dev up starts them")
+    node = state.at(ClusterClient(state.addresses()).get(options.key.encode())[1])
+    kill(node)
+    tell(node["id"])
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    up = commands.add_parser("up", help="start what is not running")
-    up.add_argument("--etcd", action="store_true", help="keep the cluster's map in an etcd, which is started too")
-    up.add_argument("--nodes", type=int, default=3, help="how many nodes there are")
+    up = commands.add_parser("up", help="start what does not run")
+    up.add_argument("--etcd", action="store_true", help="keep the map of a new cluster in an etcd, and start that")
     up.set_defaults(run=cmd_up)
     commands.add_parser("down", help="stop all").set_defaults(run=cmd_down)
-    kill = commands.add_parser("kill-master", help="kill -9 the master of a partition")
-    kill.add_argument("partition", type=int, nargs="?", default=0)
-    kill.set_defaults(run=cmd_kill_master)
+    commands.add_parser("running", help="exit with 0 if any process runs").set_defaults(run=cmd_running)
+    kill_master = commands.add_parser("kill-master", help="kill -9 the master of the partition that holds a key")
+    kill_master.add_argument("key")
+    kill_master.set_defaults(run=cmd_kill_master)
     options = parser.parse_args()
-    options.run(options)
+    try:
+        options.run(options)
+    except (Failure, NoAnswer) as failure:
+        sys.exit(f"dev: {failure}")
+    except KeyboardInterrupt:
+        sys.exit("dev: interrupted; ./dev up goes on, and ./dev down stops what runs")
 
 
 if __name__ == "__main__":

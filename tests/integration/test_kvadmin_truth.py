@@ -83,6 +83,10 @@ class OutputTest(WithNode):
             "accept-loss": lambda: ["accept-loss", damaged, "--partition", "0"],
             "wal-dump": lambda: ["wal-dump", self.root / "stopped"],
             "cluster": lambda: ["cluster", "show", f"--topology=file:{ROOT}/tests/fixtures/topology-format-1"],
+            # These need a cluster that runs; test_cluster_ops.py has one.
+            "failover": lambda: ["failover", "--help"],
+            "rebalance": lambda: ["rebalance", "--help"],
+            "drain": lambda: ["drain", "--help"],
             "topology": lambda: ["topology", "dump", f"file:{ROOT}/tests/fixtures/topology-format-1"],
             "--help": lambda: ["--help"],
             "get --help": lambda: ["get", "--help"],
