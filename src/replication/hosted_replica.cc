@@ -354,7 +354,10 @@ Task<Result<HandoverResult>> HostedReplica::HandOver(NodeId to, Epoch epoch, Nan
         "cluster show",
         id_, successor->node);
   }
-  if (ended->done) co_return HandoverResult{successor->node, host_.reactor.NowNs() - began_ns};
+  // The new master may have been heard before the topology has answered.
+  bool done = ended->done;
+  if (!done) done = co_await HasHandedOverTo(successor->replica, now_epoch);
+  if (done) co_return HandoverResult{successor->node, host_.reactor.NowNs() - began_ns};
   co_return Error(Code::kUnavailable, "partition {}: the handover to node {} did not succeed: {}", id_, successor->node,
                   ended->why);
 }

@@ -126,6 +126,8 @@ class HostedReplica final : private ReplicaLog {
   // -- levels (replica_levels.cc)
   bool HoldsWrites() const;
   Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns);
+  // What the topology says, after a handover whose outcome the core has not seen.
+  Task<bool> HasHandedOverTo(ReplicaId target, Epoch before);
   bool HasFollowers() const { return record_.record.replicas > 1 || record_.record.isr.size() > 1; }
   Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns);
   Status JudgeRead(const ReplicaRead& read) const;

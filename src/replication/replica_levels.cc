@@ -33,6 +33,13 @@ Task<Status> HostedReplica::UntilMayWrite(WriteLevel level, Nanos deadline_ns) {
   co_return MayWrite(level);
 }
 
+Task<bool> HostedReplica::HasHandedOverTo(ReplicaId target, Epoch before) {
+  if (closing_) co_return false;
+  const Waiting waiting(&waiting_);
+  Result<Versioned<PartitionRecord>> now = co_await host_.topology->Read(id_);
+  co_return now.ok() && now->record.epoch > before && now->record.master == target;
+}
+
 Task<Status> HostedReplica::UntilOnAll(Lsn lsn, Nanos deadline_ns) {
   const Waiting waiting(&waiting_);
   const auto leads = [this] { return core_ != nullptr && core_->leader().active(); };

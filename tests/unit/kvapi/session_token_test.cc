@@ -19,7 +19,7 @@ TEST(SessionToken, GoldenBytes) {
             "00ffeeddccbbaa99"
             "000105"
             "ac0207f0a204"
-            "GOLDEN");
+            "bcf296f9a37a21f1");
   std::string one;
   AppendSessionToken(kCluster, 300, {7, 70'000}, &one);
   EXPECT_EQ(one, EncodeSessionToken(TokenOf({{300, {7, 70'000}}})));
