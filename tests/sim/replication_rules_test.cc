@@ -441,6 +441,23 @@ TEST(ReplicationRules, ForcedMasterThatIsLeftAlone) {
   EXPECT_EQ(trio.Wrong(), "");
 }
 
+// The gentler way, if the master itself is left: nothing is forced, and the others may come back as they are.
+TEST(ReplicationRules, LoweringMinIsrFreesAMasterThatIsLeftAlone) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.Stop(1);
+  trio.Stop(2);
+  trio.Write(0);
+  trio.Run(3 * kSecond);
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()), WriteVerdict::kFrozen);
+  EXPECT_EQ(trio.Do(0, [&](ReplicaCore& core) { return core.SetMinIsr(1, trio.now()); }), ChangeResult::kProposed);
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.master() == 0 && trio.Write(0); }, 2 * kSecond));
+  EXPECT_EQ(trio.entry.lineage, 1u);
+  trio.Start(1);
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.entry.isr.Contains(trio[1].id); }, 5 * kSecond));
+  EXPECT_EQ(trio.Wrong(), "");
+}
+
 // One that was evicted lacks what was committed since. It takes over only if the loss is accepted.
 TEST(ReplicationRules, ForcedReplicaThatLagsNeedsConsent) {
   Trio trio;
