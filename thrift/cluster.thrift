@@ -52,6 +52,10 @@ struct ReplicaStatus {
   /** While it is installed: bytes of pages that have come, of how many about; 0 of 0 = it waits for its turn. */
   16: i64 installed_bytes
   17: i64 install_bytes
+  /** The epoch of the unit at last_lsn. */
+  24: i64 last_epoch
+  /** When the newest change that it has applied was written, by its master's clock, in ms since 1970; 0 = unknown. */
+  25: i64 newest_change_ms
 }
 
 struct ReplicasReply {
@@ -90,6 +94,40 @@ struct HandoverReply {
   1: i32 node
   /** For how long the partition accepted no writes, as far as the old master knows. */
   2: i64 pause_ms
+  15: optional pando.ReplyContext context
+}
+
+struct ForceFailoverRequest {
+  1: i32 partition
+  /** As the caller saw them in the topology. If the partition has others by now, nothing is done. */
+  2: i64 epoch
+  3: i64 lineage
+  /** The replica may lack what was acknowledged. Without it, only one that is in sync takes over. */
+  4: bool accept_loss
+  /** 0 = 10 seconds. */
+  5: i32 timeout_ms
+}
+
+struct ForceFailoverReply {
+  /** Of the partition from now on. */
+  1: i64 epoch
+  2: i64 lineage
+  /** The replica was in sync, so it has all that was acknowledged. */
+  3: bool nothing_lost
+  /** It serves. Otherwise it has been named, and serves as soon as it has applied its log. */
+  4: bool open
+  15: optional pando.ReplyContext context
+}
+
+struct SetMinIsrRequest {
+  1: i32 partition
+  /** So many replicas must be in sync for a write to be committed. */
+  2: i32 min_isr
+}
+
+struct SetMinIsrReply {
+  /** The topology says so already. Otherwise the change is under way, or another one was: ask again. */
+  1: bool done
   15: optional pando.ReplyContext context
 }
 
@@ -140,6 +178,15 @@ service Cluster {
    * NOT_MASTER. After an error this node goes on as master, unless it says otherwise.
    */
   HandoverReply handover(1: pando.Context context, 2: HandoverRequest request) throws (1: pando.KvError error)
+  /**
+   * When too few replicas are left to promote one: makes the replica of this node the master of a new lineage, alone in
+   * sync, and with min_isr 1. The others are installed anew. BAD_REQUEST: the partition is served, or has changed, or the
+   * replica cannot be used, or may lack what was acknowledged while the request accepts no loss.
+   */
+  ForceFailoverReply forceFailover(1: pando.Context context, 2: ForceFailoverRequest request)
+      throws (1: pando.KvError error)
+  /** Only the master can do that. At most as many as are in sync. */
+  SetMinIsrReply setMinIsr(1: pando.Context context, 2: SetMinIsrRequest request) throws (1: pando.KvError error)
   /**
    * Nodes ask this of the master of a partition, to install a replica: a snapshot of the partition, and that the log
    * after it is kept, for half a minute. renewCopy makes it half a minute from then on, as often as is necessary.

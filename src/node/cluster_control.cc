@@ -14,6 +14,7 @@ api::ReplicaStatus ToStatus(const replication::ReplicaReport& report) {
   out.epoch = static_cast<int64_t>(report.epoch);
   out.promised = static_cast<int64_t>(report.promised);
   out.last_lsn = static_cast<int64_t>(report.last_lsn);
+  out.last_epoch = static_cast<int64_t>(report.last_epoch);
   out.durable_lsn = static_cast<int64_t>(report.durable_lsn);
   out.commit_lsn = static_cast<int64_t>(report.commit_lsn);
   out.applied_lsn = static_cast<int64_t>(report.applied_lsn);
@@ -75,11 +76,17 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
   reply.cluster_id = membership_.cluster_id.ToString();
   reply.incarnation = static_cast<int64_t>(membership_.start);
   for (size_t i = 0; i < parts_.size(); ++i) {
-    auto ask = [part = parts_[i]](Reactor&) -> Task<std::vector<replication::ReplicaReport>> {
-      co_return part->replica_host()->Report();
+    auto ask = [part = parts_[i]](Reactor&) -> Task<std::vector<api::ReplicaStatus>> {
+      std::vector<api::ReplicaStatus> replicas;
+      for (const replication::ReplicaReport& report : part->replica_host()->Report()) {
+        const Version newest = part->engine()->newest_change(report.partition).load(std::memory_order_relaxed);
+        replicas.push_back(ToStatus(report));
+        if (newest != UINT64_MAX) replicas.back().newest_change_ms = static_cast<int64_t>(VersionMs(newest));
+      }
+      co_return replicas;
     };
-    std::vector<replication::ReplicaReport> reports = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
-    for (const replication::ReplicaReport& report : reports) reply.replicas.push_back(ToStatus(report));
+    const std::vector<api::ReplicaStatus> replicas = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
+    reply.replicas.insert(reply.replicas.end(), replicas.begin(), replicas.end());
   }
   auto installing = [this](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
     co_return installer_ ? installer_->reports() : std::vector<ReplicaInstaller::Report>();
@@ -119,6 +126,37 @@ Task<Result<api::HandoverReply>> Node::Handover(Reactor& caller, uint32_t partit
   reply.node = static_cast<int32_t>(result.node);
   reply.pause_ms = result.pause_ns / kMillisecond;
   co_return reply;
+}
+
+Task<Result<api::ForceFailoverReply>> Node::ForceFailover(Reactor& caller, api::ForceFailoverRequest request) {
+  if (!options_.clustered()) co_return co_await NodeControl::ForceFailover(caller, std::move(request));
+  const auto partition = static_cast<uint32_t>(request.partition);
+  const size_t owner = partition % parts_.size();
+  replication::ForceOrder order;
+  order.epoch = static_cast<Epoch>(request.epoch);
+  order.lineage = static_cast<uint64_t>(request.lineage);
+  order.accept_loss = request.accept_loss;
+  order.timeout_ns = request.timeout_ms * kMillisecond;
+  auto force = [part = parts_[owner], partition, order](Reactor&) {
+    return part->replica_host()->Force(partition, order);
+  };
+  CO_ASSIGN_OR_RETURN(const replication::ForcedMastership forced,
+                      co_await CallOn(caller, static_cast<int>(owner), std::move(force)));
+  api::ForceFailoverReply reply;
+  reply.epoch = static_cast<int64_t>(forced.epoch);
+  reply.lineage = static_cast<int64_t>(forced.lineage);
+  reply.nothing_lost = forced.was_member;
+  reply.open = forced.open;
+  co_return reply;
+}
+
+Task<Result<bool>> Node::SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr) {
+  if (!options_.clustered()) co_return co_await NodeControl::SetMinIsr(caller, partition, min_isr);
+  const size_t owner = partition % parts_.size();
+  auto set = [part = parts_[owner], partition, min_isr](Reactor&) -> Task<Result<bool>> {
+    co_return part->replica_host()->SetMinIsr(partition, min_isr);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(set));
 }
 
 // -- copies for other replicas

@@ -78,6 +78,8 @@ class NodeControl {
   virtual Task<Result<api::TopologyReply>> KnownTopology(Reactor& caller);
   virtual Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
                                                     Nanos timeout_ns);
+  virtual Task<Result<api::ForceFailoverReply>> ForceFailover(Reactor& caller, api::ForceFailoverRequest request);
+  virtual Task<Result<bool>> SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr);
   virtual Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica);
   virtual Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
                                                  SnapshotToken token);

@@ -10,7 +10,7 @@ namespace {
 constexpr size_t kReplicaStatusBytes = 2048;  // of one replica, with what it knows of the others
 constexpr size_t kTopologyKeyBytes = 4096;    // of one key of the topology, with its value
 constexpr size_t kMaxClusterKeys = 64;        // of the cluster and its nodes, about
-constexpr int32_t kDefaultHandoverMs = 3000, kMaxHandoverMs = 60'000;
+constexpr int32_t kDefaultHandoverMs = 3000, kDefaultForceMs = 10'000, kMaxHandoverMs = 60'000;
 
 // A replica of a partition, as requests name it.
 struct Named {
@@ -51,6 +51,12 @@ Task<Result<api::TopologyReply>> NodeControl::KnownTopology(Reactor&) { co_retur
 Task<Result<api::HandoverReply>> NodeControl::Handover(Reactor&, uint32_t, uint32_t, Epoch, Nanos) {
   co_return NoCluster();
 }
+
+Task<Result<api::ForceFailoverReply>> NodeControl::ForceFailover(Reactor&, api::ForceFailoverRequest) {
+  co_return NoCluster();
+}
+
+Task<Result<bool>> NodeControl::SetMinIsr(Reactor&, uint32_t, uint32_t) { co_return NoCluster(); }
 
 Task<Result<OpenedSnapshot>> NodeControl::OpenCopy(Reactor&, uint32_t, Uuid) { co_return NoCluster(); }
 
@@ -93,6 +99,41 @@ Task<void> KvService::ClusterHandover(Call<api::Cluster_handover_args, api::Clus
       static_cast<Epoch>(request.epoch), timeout_ms * kMillisecond);
   if (Failed(call, reply.status())) co_return;
   call->reply.success = *std::move(reply);
+}
+
+Task<void> KvService::ClusterForceFailover(
+    Call<api::Cluster_forceFailover_args, api::Cluster_forceFailover_result>* call) {
+  api::ForceFailoverRequest request = call->args.request;
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->store->ranges ||
+      request.epoch < 0 || request.lineage < 0 || request.timeout_ms < 0 || request.timeout_ms > kMaxHandoverMs) {
+    SetError(
+        &call->reply,
+        MakeError(ApiCode::kBadRequest,
+                  fmt::format("partition {}, epoch {}, lineage {}, timeout_ms {}: there are {} partitions, none of "
+                              "these is negative, and the time is at most {} ms",
+                              request.partition, request.epoch, request.lineage, request.timeout_ms,
+                              backend_->store->ranges, kMaxHandoverMs)));
+    co_return;
+  }
+  if (request.timeout_ms == 0) request.timeout_ms = kDefaultForceMs;
+  Result<api::ForceFailoverReply> reply = co_await control_->ForceFailover(server_->reactor(), std::move(request));
+  if (Failed(call, reply.status())) co_return;
+  call->reply.success = *std::move(reply);
+}
+
+Task<void> KvService::ClusterSetMinIsr(Call<api::Cluster_setMinIsr_args, api::Cluster_setMinIsr_result>* call) {
+  const api::SetMinIsrRequest& request = call->args.request;
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->store->ranges ||
+      request.min_isr < 1) {
+    SetError(&call->reply, MakeError(ApiCode::kBadRequest,
+                                     fmt::format("partition {}, min_isr {}: there are {} partitions, and min_isr is at "
+                                                 "least 1",
+                                                 request.partition, request.min_isr, backend_->store->ranges)));
+    co_return;
+  }
+  const Result<bool> done = co_await control_->SetMinIsr(server_->reactor(), static_cast<uint32_t>(request.partition),
+                                                         static_cast<uint32_t>(request.min_isr));
+  if (!Failed(call, done.status())) call->reply.success.done = *done;
 }
 
 Task<void> KvService::ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call) {

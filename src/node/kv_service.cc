@@ -125,6 +125,8 @@ const KvService::Method KvService::kMethods[] = {
     {"replicas", &StartRead<&KvService::ClusterReplicas>, MemoryLane::kControl},
     {"topology", &StartRead<&KvService::ClusterTopology>, MemoryLane::kControl},
     {"handover", &StartRead<&KvService::ClusterHandover>, MemoryLane::kControl},
+    {"forceFailover", &StartRead<&KvService::ClusterForceFailover>, MemoryLane::kControl},
+    {"setMinIsr", &StartRead<&KvService::ClusterSetMinIsr>, MemoryLane::kControl},
     {"openCopy", &StartRead<&KvService::ClusterOpenCopy>, MemoryLane::kControl},
     {"renewCopy", &StartRead<&KvService::ClusterRenewCopy>, MemoryLane::kControl},
     {"replaceReplica", &StartRead<&KvService::ClusterReplaceReplica>, MemoryLane::kControl},

@@ -77,6 +77,8 @@ class Node final : private NodeControl {
   Task<Result<api::TopologyReply>> KnownTopology(Reactor& caller) override;
   Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
                                             Nanos timeout_ns) override;
+  Task<Result<api::ForceFailoverReply>> ForceFailover(Reactor& caller, api::ForceFailoverRequest request) override;
+  Task<Result<bool>> SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr) override;
   Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
   Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
                                          SnapshotToken token) override;

@@ -187,6 +187,8 @@ void HostedReplica::Feed(Input input) {
   CarryOut();
 }
 
+void HostedReplica::Ask(const std::function<void(ReplicaCore&, Nanos)>& input) { Feed(input); }
+
 // RH1. Applying what is committed resumes who waits for it, and that may feed the core again: then the effects
 // of that wait for their turn here.
 void HostedReplica::CarryOut() {
@@ -260,8 +262,15 @@ void HostedReplica::Do(ReportLostReplica& effect) {
              << " has lost what it had acknowledged, and is not counted any more: " << effect.why;
 }
 
+// If the partition is to have a replica here, it is another one.
 void HostedReplica::Do(DiscardReplica& effect) {
   host_.observer->OnQuarantined(id_, Error(Code::kUnavailable, "partition {}: {}", id_, effect.why));
+  const PartitionRecord& r = record_.record;
+  bool listed = false;
+  for (const auto* replicas : {&r.isr, &r.evicted, &r.learners}) {
+    for (const ReplicaRecord& of : *replicas) listed = listed || of.node == host_.node;
+  }
+  if (listed && !closing_) tasks_.Spawn(BecomeAnother());
 }
 
 void HostedReplica::Do(InstallReplica& effect) { host_.observer->OnInstallWanted(id_, effect.replica); }
@@ -742,6 +751,7 @@ ReplicaReport HostedReplica::Report() const {
   report.min_isr = r.min_isr;
   if (partition_ != nullptr) {
     report.last_lsn = partition_->end().lsn;
+    report.last_epoch = partition_->end().epoch;
     report.durable_lsn = partition_->durable().lsn;
     report.commit_lsn = partition_->committed_lsn();
     report.applied_lsn = partition_->applied_lsn();

@@ -221,6 +221,32 @@ ChangeResult ReplicaCore::SetReplicas(uint32_t replicas, Nanos now_ns) {
   return leader_.SetReplicas(replicas, now_ns);
 }
 
+// No promises: there are not enough replicas to give them. Whoever else leads can commit nothing without this
+// replica, if it is in sync, and learns from the topology that its epoch is over.
+ForceVerdict ReplicaCore::Force(const ReplicaSet& learners, bool accept_loss, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  const PartitionEntry& entry = context_.entry;
+  if (out_of_service() || !context_.installed) return ForceVerdict::kOutOfService;
+  if (!entry.known() || !entry.assigned.Contains(context_.self())) return ForceVerdict::kNotAssigned;
+  if (leader_.is_open() && now_ns < leader_.LeaseEnd()) return ForceVerdict::kServes;
+  if (!leader_.active() && !follower_.grant().HasRunOut(now_ns)) return ForceVerdict::kHearsMaster;
+  if (!accept_loss && !entry.isr.Contains(context_.self())) return ForceVerdict::kMayLose;
+  PartitionEntry desired = entry;
+  ++desired.lineage;
+  desired.epoch = std::max({context_.promised, entry.epoch, context_.highest_seen}) + 1;
+  desired.master = context_.self();
+  desired.isr = desired.assigned = ReplicaSet{context_.self()};
+  desired.min_isr = 1;  // I10
+  desired.learners = learners;
+  if (!context_.rules().force_names_new_replicas) {
+    desired.learners = entry.assigned.Union(entry.learners);
+    desired.learners.Remove(context_.self());
+  }
+  desired.op_id = context_.NewOp();
+  context_.out.Add(CasTopology{desired});
+  return ForceVerdict::kProposed;
+}
+
 bool ReplicaCore::Handover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns) {
   turn_ns_ = now_ns;
   return !context_.disk.stalled() && !election_.campaigning() && leader_.BeginHandover(target, now_ns, deadline_ns);
@@ -324,7 +350,9 @@ bool ReplicaCore::IsPart(const PartitionEntry& entry) {
   if (entry.lineage != context_.lineage && context_.rules().lineage_is_checked) {
     if (entry.lineage < context_.lineage) return false;  // the topology went back
     // Who is in sync when a loss is accepted is what the new lineage begins with.
-    if (context_.lineage != 0 && context_.log.end().lsn != 0 && !entry.isr.Contains(context_.self())) {
+    const bool counts = entry.isr.Contains(context_.self()) ||
+                        (context_.log.end().lsn == 0 && entry.learners.Contains(context_.self()));
+    if (context_.lineage != 0 && !counts) {
       Discard(fmt::format("an operator has accepted a loss: the lineage is {} now, and was {} here", entry.lineage,
                           context_.lineage));
       return false;

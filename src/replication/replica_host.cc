@@ -103,6 +103,22 @@ Task<void> ReplicaHost::HandOverAll(Nanos timeout_ns) {
   co_await tasks.Drain();
 }
 
+// The replica may go away meanwhile, so its task does the work, and this only looks.
+Task<Result<ForcedMastership>> ReplicaHost::Force(uint32_t partition, ForceOrder order) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  auto outcome = std::make_shared<std::optional<Result<ForcedMastership>>>();
+  replica->BeginForce(order, outcome);
+  while (!outcome->has_value()) co_await Sleep(context_.reactor, kForceLookNs);
+  co_return std::move(**outcome);
+}
+
+Result<bool> ReplicaHost::SetMinIsr(uint32_t partition, uint32_t min_isr) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->SetMinIsr(min_isr);
+}
+
 std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
   std::vector<Wanting> wanting;
   for (const auto& [id, replica] : replicas_) {

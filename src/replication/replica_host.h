@@ -83,6 +83,7 @@ struct ReplicaReport {
   std::string role;  // ReplicaCore::role, or "joining"
   Epoch epoch = 0, promised = 0;
   Lsn last_lsn = 0, durable_lsn = 0, commit_lsn = 0, applied_lsn = 0;
+  Epoch last_epoch = 0;  // of the unit at last_lsn
   size_t in_sync = 0;
   uint32_t replicas = 0, min_isr = 0;
   bool leased = false;
@@ -92,6 +93,21 @@ struct ReplicaReport {
 struct HandoverResult {
   NodeId node = 0;     // of the new master
   Nanos pause_ns = 0;  // for so long this replica accepted no writes
+};
+
+// A forced failover, as an operator orders it.
+struct ForceOrder {
+  // As the operator saw the partition. If it has changed since, nothing is done.
+  Epoch epoch = 0;
+  uint64_t lineage = 0;
+  bool accept_loss = false;
+  Nanos timeout_ns = 0;
+};
+struct ForcedMastership {
+  Epoch epoch = 0;
+  uint64_t lineage = 0;
+  bool was_member = false;  // of the ISR: it had all that was committed
+  bool open = false;        // it serves
 };
 
 class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook {
@@ -134,6 +150,15 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   // Hands over all masterships, several at a time, as far as that is possible in time.
   Task<void> HandOverAll(Nanos timeout_ns);
 
+  // Lets the replica here take its partition over without a promotion, as the only one of a new lineage
+  // (ReplicaCore::Force). kInvalidArgument: the partition is not as the order says, is served, or this
+  // replica is out of service, or may lack what was committed while the order accepts no loss. kUnavailable: the
+  // topology does not answer; with an unknown outcome, the error says so.
+  Task<Result<ForcedMastership>> Force(uint32_t partition, ForceOrder order);
+  // As master: changes how many must be in sync. True: the topology says so already. False: ask again.
+  // kInvalidArgument: there are not so many in sync.
+  Result<bool> SetMinIsr(uint32_t partition, uint32_t min_isr);
+
   // -- installation. A replica whose data is to be replaced by a copy of its master's pages, or that has none.
   struct Wanting {
     uint32_t partition = 0;
@@ -164,6 +189,7 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   static constexpr uint32_t kTickPhases = 4;
   static constexpr size_t kShipSlots = 32;
   static constexpr size_t kHandoversAtOnce = 16;
+  static constexpr Nanos kForceLookNs = 10 * kMillisecond;
 
   void OnMessage(uint32_t partition, NodeId from, const Message& message) override;
   void OnDeathNotice(NodeId node, uint64_t incarnation) override;

@@ -62,6 +62,7 @@ void AddWalDumpCommand(tools::Command app, Globals* globals);
 void AddTopologyCommand(tools::Command app, Globals* globals);
 void AddClusterCommand(tools::Command app, Globals* globals);
 void AddClusterStatusCommand(tools::Command cluster, Globals* globals);
+void AddSetMinIsrCommand(tools::Command cluster, Globals* globals);
 void AddFailoverCommand(tools::Command app, Globals* globals);
 void AddRebalanceCommand(tools::Command app, Globals* globals);
 void AddDrainCommand(tools::Command app, Globals* globals);

@@ -9,6 +9,7 @@
 
 #include "tools/kvadmin/cluster_health.h"
 #include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/commands/force_failover.h"
 #include "tools/kvadmin/master_plan.h"
 #include "tools/kvadmin/progress.h"
 
@@ -21,6 +22,8 @@ struct MoveOptions {
   uint32_t partition = 0;
   NodeId node = 0;
   bool masters = false, dry_run = false;
+  bool force = false, accept_loss = false;
+  std::string confirm;
 };
 
 Json MoveJson(const MasterMove& move) {
@@ -113,7 +116,8 @@ Result<MasterMove> PlanFailover(const ClusterView& view, const MoveOptions& opti
     }
     return Error(Code::kUnavailable,
                  "partition {} cannot be handed over: {}. Its replicas elect a master by themselves, once enough of "
-                 "them reach each other; kvadmin cluster status says what is missing",
+                 "them reach each other; kvadmin cluster status says what is missing. If too few are left for good: "
+                 "--force",
                  options.partition, why);
   }
   const std::vector<NodeId>& able = at->in_sync;
@@ -130,6 +134,16 @@ Result<MasterMove> PlanFailover(const ClusterView& view, const MoveOptions& opti
 }
 
 Result<ExitCode> RunFailover(const Globals& globals, const MoveOptions& options) {
+  if (options.force) {
+    ForceOptions force;
+    force.place = options.place;
+    force.confirm = options.confirm;
+    force.partition = options.partition;
+    force.node = options.node;
+    force.accept_loss = options.accept_loss;
+    force.dry_run = options.dry_run;
+    return RunForceFailover(globals, force);
+  }
   ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
   ASSIGN_OR_RETURN(const MasterMove move, PlanFailover(view, options));
   if (move.to == move.from) {
@@ -207,15 +221,27 @@ void AddFailoverCommand(tools::Command app, Globals* globals) {
   tools::Command command = app.Add("failover", "Make another node master of a partition");
   command.Number("partition", &o->partition, "Its number", 0).Required();
   command.Number("--to", &o->node, "The number of the node (default: one that is in sync)", 1);
+  tools::Option force = command.Flag(
+      "--force", &o->force, "Too few replicas are left for good: let the best one (or --to) take the partition over");
+  command.Flag("--accept-loss", &o->accept_loss, "Also if it may lack what was acknowledged").Needs(force);
+  command.Text("--confirm", &o->confirm, "With --force: the name, partition-N, instead of the question")
+      .NotEmpty()
+      .Needs(force);
   AddPlace(command, o.get());
   command.Footer(
       "The master holds writes until the other replica has everything, and then gives it the partition. Nothing is\n"
       "lost, and clients see no error, but a pause. Only a node that is in sync can become master, and only a master\n"
       "that works can hand over; when one dies, the others elect another by themselves. If the master changes between\n"
       "the look at the cluster and the request, as by the same command elsewhere, the request is refused.\n\n"
+      "--force is for a partition that cannot elect a master any more, because too many of its replicas are gone for\n"
+      "good. It shows what is left, and whether anything is lost: a replica that is in sync has all that was\n"
+      "acknowledged. Then it asks for the name of the partition. The replica goes on as the only one, with min_isr 1,\n"
+      "in a new lineage; the others, should they come back, are installed anew, and what they had alone is lost.\n\n"
       "Examples:\n"
       "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 failover 3\n"
       "  kvadmin failover 3 --to 2 --topology file:/var/lib/pando/topology --dry-run\n"
+      "  kvadmin failover 3 --force --dry-run --topology file:/var/lib/pando/topology\n"
+      "  kvadmin failover 3 --force --accept-loss --confirm partition-3 --topology file:/var/lib/pando/topology\n"
       "Exit codes: 0 the node is master; 2 there is no such partition or node; 3 it was refused or failed.");
   OnChosen(command, globals, [=] { return RunFailover(*globals, *o); });
 }
