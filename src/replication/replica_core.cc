@@ -99,7 +99,8 @@ void ReplicaCore::On(const ReplicaId& from, const InstallOffer& offer, Nanos) {
   if (offer.epoch > context_.entry.epoch) context_.out.Add(ReadTopology{});
   const PartitionEntry& entry = context_.entry;
   if (offer.epoch != entry.epoch || from != entry.master || entry.isr.Contains(context_.self())) return;
-  if (follower_.AcknowledgedIn(offer.epoch) > offer.acked_lsn) return;  // it was sent before that came
+  // The offer was sent before that came, or it was lost: then the master would never know without being told again.
+  if (follower_.AcknowledgedIn(offer.epoch) > offer.acked_lsn) return follower_.Remind();
   context_.installed = false;
   context_.out.Add(FetchPages{offer.epoch, from});
 }
