@@ -32,7 +32,8 @@ class Trio {
     bool syncing = false;
     bool cut = false;  // from the others
     bool hears_topology = true;
-    std::vector<Effect> told;  // what is neither a message nor a request
+    bool unheard_by_topology = false;  // what it asks of the topology is lost
+    std::vector<Effect> told;          // what is neither a message nor a request
   };
 
   explicit Trio(size_t count = 3, uint32_t min_isr = 2, const Rules& rules = {}, uint64_t seed = 1)
@@ -232,6 +233,9 @@ class Trio {
     core(i).OnShipped(ship.to, ship.epoch, end, now_);
   }
   void Cas(size_t i, const PartitionEntry& desired) {
+    if (nodes_[i]->unheard_by_topology) {
+      return At(kSecond, i, [this, i, op = desired.op_id] { core(i).OnCasDone(op, CasOutcome::kUnknown, {}, now_); });
+    }
     auto outcome = std::make_shared<CasOutcome>(CasOutcome::kConflict);
     events_.push({now_ + kMillisecond, order_++, [this, desired, outcome] {
                     if (desired.revision != entry.revision) return;
@@ -256,6 +260,7 @@ class Trio {
     }
     if (auto* cas = std::get_if<CasTopology>(&effect)) return Cas(i, cas->desired);
     if (std::holds_alternative<ReadTopology>(effect)) {
+      if (nodes_[i]->unheard_by_topology) return;
       return At(kMillisecond, i, [this, i] { core(i).OnTopology(entry, now_); });
     }
     nodes_[i]->told.push_back(std::move(effect));
