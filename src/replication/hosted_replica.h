@@ -22,6 +22,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -70,7 +71,10 @@ class HostedReplica final : private ReplicaLog {
   // See ReplicaHost.
   Task<Result<HandoverResult>> HandOver(NodeId to, Epoch epoch, Nanos timeout_ns);
   Status KeepLogFor(const ReplicaId& learner, Nanos until_ns);
+  // hosted_changes.cc
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
+  Result<ReplicaChange> AddOn(NodeId node, bool replaces);
+  Result<bool> RemoveOther(const ReplicaId& other);
   // Its data is to be replaced by a copy of its master's pages (RH5).
   bool wants_pages() const { return begun_ && !closing_ && !file_->state().installed; }
   const ReplicaState& state() const { return file_->state(); }
@@ -122,6 +126,9 @@ class HostedReplica final : private ReplicaLog {
   // Calls `input(core, now_ns)`, if there is a core, and carries out what it wants (RH1).
   template <typename Input>
   void Feed(Input input);
+  ChangeResult Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change);
+  Status NoteNewcomer(const ReplicaId& learner, NodeId node);
+  Result<bool> Newcomer(const ReplicaId& learner, ChangeResult result);
   void CarryOut();
   void NoteApplying();
   void Do(SendMessage& effect);
