@@ -1,5 +1,6 @@
 // Node: what the Cluster service asks of the whole node, and leaving the cluster in good order.
 #include "src/node/node.h"
+#include "src/node/replica_sums.h"
 #include "src/replication/hosted_replica.h"
 
 namespace pando {
@@ -192,6 +193,40 @@ Task<Result<bool>> Node::ReplaceReplica(Reactor& caller, uint32_t partition, Uui
     co_return part->replica_host()->Replace(partition, replica, node, leaves);
   };
   co_return co_await CallOn(caller, static_cast<int>(owner), std::move(replace));
+}
+
+// -- replicas that come and go
+
+Task<Result<api::AddReplicaReply>> Node::AddReplica(Reactor& caller, uint32_t partition, uint32_t node, bool replaces) {
+  if (!options_.clustered()) co_return co_await NodeControl::AddReplica(caller, partition, node, replaces);
+  const size_t owner = partition % parts_.size();
+  auto add = [part = parts_[owner], partition, node, replaces](Reactor&) -> Task<Result<replication::ReplicaChange>> {
+    co_return part->replica_host()->AddOn(partition, node, replaces);
+  };
+  CO_ASSIGN_OR_RETURN(const replication::ReplicaChange change,
+                      co_await CallOn(caller, static_cast<int>(owner), std::move(add)));
+  api::AddReplicaReply reply;
+  reply.replica = change.replica.ToString();
+  reply.done = change.done;
+  co_return reply;
+}
+
+Task<Result<bool>> Node::RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) {
+  if (!options_.clustered()) co_return co_await NodeControl::RemoveReplica(caller, partition, replica);
+  const size_t owner = partition % parts_.size();
+  auto remove = [part = parts_[owner], partition, replica](Reactor&) -> Task<Result<bool>> {
+    co_return part->replica_host()->RemoveOther(partition, replica);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(remove));
+}
+
+Task<Result<api::AggregateReplicaReply>> Node::AggregateReplica(Reactor& caller, api::AggregateReplicaRequest request) {
+  if (!options_.clustered()) co_return co_await NodeControl::AggregateReplica(caller, std::move(request));
+  const size_t owner = static_cast<uint32_t>(request.partition) % parts_.size();
+  auto aggregate = [part = parts_[owner], request = std::move(request)](Reactor&) {
+    return AggregateHeldReplica(part, request);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(aggregate));
 }
 
 }  // namespace pando

@@ -85,6 +85,11 @@ class NodeControl {
                                                  SnapshotToken token);
   virtual Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                             std::optional<Uuid> leaves);
+  virtual Task<Result<api::AddReplicaReply>> AddReplica(Reactor& caller, uint32_t partition, uint32_t node,
+                                                        bool replaces);
+  virtual Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica);
+  virtual Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
+                                                                    api::AggregateReplicaRequest request);
 
  protected:
   ~NodeControl() = default;

@@ -130,6 +130,9 @@ const KvService::Method KvService::kMethods[] = {
     {"openCopy", &StartRead<&KvService::ClusterOpenCopy>, MemoryLane::kControl},
     {"renewCopy", &StartRead<&KvService::ClusterRenewCopy>, MemoryLane::kControl},
     {"replaceReplica", &StartRead<&KvService::ClusterReplaceReplica>, MemoryLane::kControl},
+    {"addReplica", &StartRead<&KvService::ClusterAddReplica>, MemoryLane::kControl},
+    {"removeReplica", &StartRead<&KvService::ClusterRemoveReplica>, MemoryLane::kControl},
+    {"aggregateReplica", &StartRead<&KvService::ClusterAggregateReplica>},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 

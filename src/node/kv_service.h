@@ -113,6 +113,10 @@ class KvService final : public RpcService {
   Task<void> ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call);
   Task<void> ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cluster_renewCopy_result>* call);
   Task<void> ClusterReplaceReplica(Call<api::Cluster_replaceReplica_args, api::Cluster_replaceReplica_result>* call);
+  Task<void> ClusterAddReplica(Call<api::Cluster_addReplica_args, api::Cluster_addReplica_result>* call);
+  Task<void> ClusterRemoveReplica(Call<api::Cluster_removeReplica_args, api::Cluster_removeReplica_result>* call);
+  Task<void> ClusterAggregateReplica(
+      Call<api::Cluster_aggregateReplica_args, api::Cluster_aggregateReplica_result>* call);
 
   struct SnapshotOpen;
   void ForgetClosedOpens();

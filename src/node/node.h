@@ -84,6 +84,11 @@ class Node final : private NodeControl {
                                          SnapshotToken token) override;
   Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                     std::optional<Uuid> leaves) override;
+  Task<Result<api::AddReplicaReply>> AddReplica(Reactor& caller, uint32_t partition, uint32_t node,
+                                                bool replaces) override;
+  Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) override;
+  Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
+                                                            api::AggregateReplicaRequest request) override;
   Task<Status> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica);
 
   NodeOptions options_;

@@ -16,16 +16,6 @@ using AppendBody = Append;  // HostedReplica::Append is another thing
 
 namespace {
 
-// The node that holds the replica, if the record has it.
-std::optional<NodeId> NodeOf(const PartitionRecord& record, const ReplicaId& replica) {
-  for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
-    for (const ReplicaRecord& r : *replicas) {
-      if (r.replica == replica) return r.node;
-    }
-  }
-  return std::nullopt;
-}
-
 // What the follower misses cannot be read from the log: it is not there any more, is damaged, or the follower's
 // history is another one.
 bool MustBeInstalled(Code code) {
@@ -572,31 +562,10 @@ void HostedReplica::DropOldReaders() {
   }
 }
 
-Result<bool> HostedReplica::Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves) {
-  if (core_ == nullptr || !core_->Serving()) return NotServing();
-  if (!host_.members.contains(node)) {
-    return Error(Code::kInvalidArgument, "partition {}: the cluster has no node {}", id_, node);
-  }
-  if (const auto listed = NodeOf(record_.record, learner); listed && *listed != node) {
-    return Error(Code::kInvalidArgument, "partition {}: the replica {} is that of node {}", id_, learner.ToString(),
-                 *listed);
-  }
-  // RecordOf must know the node of each replica that a proposal may have which goes on.
-  std::erase_if(newcomers_, [this](const auto& n) { return NodeOf(record_.record, n.first).has_value(); });
-  if (newcomers_.size() >= kMaxNewcomers && !newcomers_.contains(learner)) {
-    return Error(Code::kOverloaded, "partition {}: too many replicas have asked to become learners; try again", id_);
-  }
-  newcomers_[learner] = node;
+ChangeResult HostedReplica::Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change) {
   ChangeResult result = ChangeResult::kNotMaster;
-  Feed([&](ReplicaCore& core, Nanos now_ns) { result = core.Assign(learner, leaves, now_ns); });
-  // What was not proposed is asked again.
-  if (result != ChangeResult::kProposed) newcomers_.erase(learner);
-  if (result == ChangeResult::kNotMaster) return NotServing();
-  if (result == ChangeResult::kNotAllowed) {
-    return Error(Code::kOverloaded, "partition {}: it has {} replicas, which is the limit; remove one", id_,
-                 kMaxReplicas);
-  }
-  return result == ChangeResult::kDone;
+  Feed([&](ReplicaCore& core, Nanos now_ns) { result = change(core, now_ns); });
+  return result;
 }
 
 // -- messages

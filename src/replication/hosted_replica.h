@@ -74,7 +74,10 @@ class HostedReplica final : private ReplicaLog {
   void BeginForce(ForceOrder order, ForceOutcome outcome);  // forced_failover.cc
   Result<bool> SetMinIsr(uint32_t min_isr);
   Status KeepLogFor(const ReplicaId& learner, Nanos until_ns);
+  // hosted_changes.cc
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
+  Result<ReplicaChange> AddOn(NodeId node, bool replaces);
+  Result<bool> RemoveOther(const ReplicaId& other);
   // Its data is to be replaced by a copy of its master's pages (RH5).
   bool wants_pages() const { return begun_ && !closing_ && !file_->state().installed; }
   const ReplicaState& state() const { return file_->state(); }
@@ -127,6 +130,9 @@ class HostedReplica final : private ReplicaLog {
   template <typename Input>
   void Feed(Input input);
   void Ask(const std::function<void(ReplicaCore&, Nanos)>& input);  // Feed, for other files
+  ChangeResult Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change);
+  Status NoteNewcomer(const ReplicaId& learner, NodeId node);
+  Result<bool> Newcomer(const ReplicaId& learner, ChangeResult result);
   void CarryOut();
   void NoteApplying();
   void Do(SendMessage& effect);

@@ -217,6 +217,11 @@ ChangeResult ReplicaCore::Assign(const ReplicaId& learner, const std::optional<R
   return leader_.Assign(learner, leaves, now_ns);
 }
 
+ChangeResult ReplicaCore::Add(const ReplicaId& learner, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.Add(learner, now_ns);
+}
+
 ChangeResult ReplicaCore::Remove(const ReplicaId& replica, Nanos now_ns) {
   turn_ns_ = now_ns;
   return leader_.Remove(replica, now_ns);

@@ -128,6 +128,15 @@ std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
   return wanting;
 }
 
+std::vector<uint32_t> ReplicaHost::RemovedReplicas() const {
+  std::vector<uint32_t> removed;
+  for (const auto& [id, replica] : replicas_) {
+    const Versioned<PartitionRecord>& record = replica->record();
+    if (record.revision != 0 && WasRemoved(record.record, context_.node, replica->state())) removed.push_back(id);
+  }
+  return removed;
+}
+
 Status ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns) {
   HostedReplica* replica = Find(partition);
   if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
@@ -139,6 +148,18 @@ Result<bool> ReplicaHost::Replace(uint32_t partition, const ReplicaId& learner, 
   HostedReplica* replica = Find(partition);
   if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
   return replica->Replace(learner, node, leaves);
+}
+
+Result<ReplicaChange> ReplicaHost::AddOn(uint32_t partition, NodeId node, bool replaces) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->AddOn(node, replaces);
+}
+
+Result<bool> ReplicaHost::RemoveOther(uint32_t partition, const ReplicaId& other) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->RemoveOther(other);
 }
 
 HostedReplica* ReplicaHost::Find(uint32_t partition) const {

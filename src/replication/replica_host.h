@@ -110,6 +110,17 @@ struct ForcedMastership {
   bool open = false;        // it serves
 };
 
+// Whether the partition does not have this replica of the node any more, and will not take it again: the record, which
+// is not older than what the replica knows, lists it no longer, in the same lineage; or it was to be installed in the
+// place of another one, and its partition has enough.
+bool WasRemoved(const PartitionRecord& record, NodeId node, const ReplicaState& state);
+
+// A change of a partition's replicas that was asked for.
+struct ReplicaChange {
+  ReplicaId replica;
+  bool done = false;  // the topology says so already
+};
+
 class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook {
  public:
   struct Options {
@@ -167,6 +178,8 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
     uint64_t lineage = 0;
   };
   std::vector<Wanting> WantingPages() const;
+  // Those that their partitions do not have any more, as far as is known (WasRemoved).
+  std::vector<uint32_t> RemovedReplicas() const;
   // As master: keeps the log from now on for `learner`, until then, or longer if it is kept already. kNotMaster:
   // this one is not. kInvalidArgument: there is no such replica.
   Status KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns);
@@ -174,6 +187,13 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   // topology says so already. False: it was proposed, or could not be: ask again.
   Result<bool> Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
                        const std::optional<ReplicaId>& leaves);
+
+  // -- what operators ask of a master; false, or not done: ask again
+  // Makes a new replica of that node a learner, or returns the one that it has. `replaces`: another one is to
+  // leave for it later, so there should be no more than before. kOverloaded: another one is a learner already.
+  Result<ReplicaChange> AddOn(uint32_t partition, NodeId node, bool replaces);
+  // Takes a replica out of the partition. kInvalidArgument: it is the master, or too few would be in sync.
+  Result<bool> RemoveOther(uint32_t partition, const ReplicaId& other);
 
   HostedReplica* Find(uint32_t partition) const;
   std::vector<ReplicaReport> Report() const;

@@ -87,6 +87,7 @@ class OutputTest(WithNode):
             "failover": lambda: ["failover", "--help"],
             "rebalance": lambda: ["rebalance", "--help"],
             "drain": lambda: ["drain", "--help"],
+            "replica": lambda: ["replica", "--help"],
             "topology": lambda: ["topology", "dump", f"file:{ROOT}/tests/fixtures/topology-format-1"],
             "--help": lambda: ["--help"],
             "get --help": lambda: ["get", "--help"],

@@ -358,13 +358,27 @@ TEST(ReplicationRules, MembershipFollowsTheOperator) {
   EXPECT_EQ(min_isr(5), ChangeResult::kNotAllowed);
   EXPECT_EQ(remove(3), ChangeResult::kNotAllowed);
   EXPECT_EQ(min_isr(2), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 4u);
   EXPECT_EQ(remove(3), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 3u);  // as many as there are
   EXPECT_EQ(remove(0), ChangeResult::kNotAllowed);
   EXPECT_FALSE(trio.entry.assigned.Contains(trio[3].id));
   EXPECT_NE(trio.Told<DiscardReplica>(3), nullptr);
   EXPECT_EQ(ask([](ReplicaCore& core, Nanos now) { return core.SetReplicas(3, now); }), ChangeResult::kDone);
   EXPECT_EQ(ask([](ReplicaCore& core, Nanos now) { return core.SetReplicas(1, now); }), ChangeResult::kNotAllowed);
   EXPECT_EQ(trio.Do(1, [&](ReplicaCore& core) { return core.SetMinIsr(1, trio.now()); }), ChangeResult::kNotMaster);
+  // One that comes in addition is counted at once, one in the place of another is not.
+  const ReplicaId fifth{9, 9};
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Assign(fifth, std::nullopt, now); }),
+            ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 3u);
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, now); }), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 3u);
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Add(fifth, now); }), ChangeResult::kDone);
+  EXPECT_TRUE(trio.entry.learners.Contains(fifth));
+  EXPECT_EQ(trio.entry.replicas, 4u);
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, now); }), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 3u);
   // Evicted ones cannot be counted for a larger min_isr.
   trio[2].cut = true;
   trio.Run(2 * kSecond);
