@@ -77,12 +77,11 @@ class Node final : private NodeControl {
   Task<Result<api::TopologyReply>> KnownTopology(Reactor& caller) override;
   Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
                                             Nanos timeout_ns) override;
-  Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
-  Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
-                                         SnapshotToken token) override;
+  Task<Result<OpenedCopy>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
+  Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) override;
   Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                     std::optional<Uuid> leaves) override;
-  Task<Status> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica);
+  Task<Result<KeptLog>> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew);
 
   NodeOptions options_;
   const std::function<void(const Status&)> on_failure_;

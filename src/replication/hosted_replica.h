@@ -69,7 +69,7 @@ class HostedReplica final : private ReplicaLog {
 
   // See ReplicaHost.
   Task<Result<HandoverResult>> HandOver(NodeId to, Epoch epoch, Nanos timeout_ns);
-  Status KeepLogFor(const ReplicaId& learner, Nanos until_ns);
+  Result<KeptLog> KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew);
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
   // Its data is to be replaced by a copy of its master's pages (RH5).
   bool wants_pages() const { return begun_ && !closing_ && !file_->state().installed; }
