@@ -154,6 +154,11 @@ struct CopyReply {
   1: binary snapshot
   /** The master's clock, in ms since 1970. Until then the snapshot and the log after it are kept. */
   2: i64 expires_at_ms
+  /** Log that the master does not need for itself any more and keeps for copies and slow replicas, and how much it keeps. */
+  3: i64 log_bytes
+  4: i64 log_limit_bytes
+  /** The log after the snapshot was more than that: a replica with these pages alone could not be fed any more. */
+  5: bool log_incomplete
   15: optional pando.ReplyContext context
 }
 
@@ -272,7 +277,7 @@ service Cluster {
   /**
    * Nodes ask this of the master of a partition, to install a replica: a snapshot of the partition, and that the log
    * after it is kept, for half a minute. renewCopy makes it half a minute from then on, as often as is necessary.
-   * SNAPSHOT_GONE: begin again.
+   * SNAPSHOT_GONE: begin again. The log is kept for the newest copy of a replica only.
    */
   CopyReply openCopy(1: pando.Context context, 2: OpenCopyRequest request) throws (1: pando.KvError error)
   CopyReply renewCopy(1: pando.Context context, 2: RenewCopyRequest request) throws (1: pando.KvError error)

@@ -162,27 +162,31 @@ Task<Result<bool>> Node::SetMinIsr(Reactor& caller, uint32_t partition, uint32_t
 
 // -- copies for other replicas
 
-Task<Status> Node::KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica) {
+Task<Result<KeptLog>> Node::KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew) {
   const size_t owner = partition % parts_.size();
-  auto keep = [part = parts_[owner], partition, replica](Reactor& reactor) -> Task<Status> {
-    co_return part->replica_host()->KeepLogFor(partition, replica, reactor.NowNs() + kCopyTtlMs * kMillisecond);
+  auto keep = [part = parts_[owner], partition, replica, anew](Reactor& reactor) -> Task<Result<KeptLog>> {
+    co_return part->replica_host()->KeepLogFor(partition, replica, reactor.NowNs() + kCopyTtlMs * kMillisecond, anew);
   };
   co_return co_await CallOn(caller, static_cast<int>(owner), std::move(keep));
 }
 
 // The log is kept from before the cut, so that nothing is missing between the copy and the log.
-Task<Result<OpenedSnapshot>> Node::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
+Task<Result<OpenedCopy>> Node::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
   if (!options_.clustered()) co_return co_await NodeControl::OpenCopy(caller, partition, replica);
-  CO_RETURN_IF_ERROR(co_await KeepLogFor(caller, partition, replica));
+  OpenedCopy copy;
+  CO_ASSIGN_OR_RETURN(copy.log, co_await KeepLogFor(caller, partition, replica, /*anew=*/true));
   auto open = [this, partition](Reactor&) { return snapshots_->OpenCopy(parts_[0]->place(partition), kCopyTtlMs); };
-  co_return co_await CallOn(caller, 0, std::move(open));
+  CO_ASSIGN_OR_RETURN(copy.snapshot, co_await CallOn(caller, 0, std::move(open)));
+  co_return copy;
 }
 
-Task<Result<OpenedSnapshot>> Node::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) {
+Task<Result<OpenedCopy>> Node::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) {
   if (!options_.clustered()) co_return co_await NodeControl::RenewCopy(caller, partition, replica, token);
-  CO_RETURN_IF_ERROR(co_await KeepLogFor(caller, partition, replica));
+  OpenedCopy copy;
+  CO_ASSIGN_OR_RETURN(copy.log, co_await KeepLogFor(caller, partition, replica, /*anew=*/false));
   auto renew = [this, token](Reactor&) { return snapshots_->Renew(token, kCopyTtlMs); };
-  co_return co_await CallOn(caller, 0, std::move(renew));
+  CO_ASSIGN_OR_RETURN(copy.snapshot, co_await CallOn(caller, 0, std::move(renew)));
+  co_return copy;
 }
 
 Task<Result<bool>> Node::ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,

@@ -36,10 +36,14 @@ Result<Named> NameOf(const Request& request, uint32_t ranges) {
 }
 
 template <typename Call>
-void AnswerCopy(Call* call, const Result<OpenedSnapshot>& opened) {
+void AnswerCopy(Call* call, const Result<OpenedCopy>& opened) {
   if (Failed(call, opened.status())) return;
-  call->reply.success.snapshot = EncodeSnapshotToken(opened->token);
-  call->reply.success.expires_at_ms = opened->expires_at_ms;
+  api::CopyReply& reply = call->reply.success;
+  reply.snapshot = EncodeSnapshotToken(opened->snapshot.token);
+  reply.expires_at_ms = opened->snapshot.expires_at_ms;
+  reply.log_bytes = static_cast<int64_t>(opened->log.bytes);
+  reply.log_limit_bytes = static_cast<int64_t>(opened->log.limit_bytes);
+  reply.log_incomplete = !opened->log.complete;
 }
 
 Status NoCluster() {
@@ -62,9 +66,9 @@ Task<Result<api::ForceFailoverReply>> NodeControl::ForceFailover(Reactor&, api::
 
 Task<Result<bool>> NodeControl::SetMinIsr(Reactor&, uint32_t, uint32_t) { co_return NoCluster(); }
 
-Task<Result<OpenedSnapshot>> NodeControl::OpenCopy(Reactor&, uint32_t, Uuid) { co_return NoCluster(); }
+Task<Result<OpenedCopy>> NodeControl::OpenCopy(Reactor&, uint32_t, Uuid) { co_return NoCluster(); }
 
-Task<Result<OpenedSnapshot>> NodeControl::RenewCopy(Reactor&, uint32_t, Uuid, SnapshotToken) { co_return NoCluster(); }
+Task<Result<OpenedCopy>> NodeControl::RenewCopy(Reactor&, uint32_t, Uuid, SnapshotToken) { co_return NoCluster(); }
 
 Task<Result<bool>> NodeControl::ReplaceReplica(Reactor&, uint32_t, Uuid, uint32_t, std::optional<Uuid>) {
   co_return NoCluster();

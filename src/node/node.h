@@ -79,9 +79,8 @@ class Node final : private NodeControl {
                                             Nanos timeout_ns) override;
   Task<Result<api::ForceFailoverReply>> ForceFailover(Reactor& caller, api::ForceFailoverRequest request) override;
   Task<Result<bool>> SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr) override;
-  Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
-  Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
-                                         SnapshotToken token) override;
+  Task<Result<OpenedCopy>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
+  Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) override;
   Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                     std::optional<Uuid> leaves) override;
   Task<Result<api::AddReplicaReply>> AddReplica(Reactor& caller, uint32_t partition, uint32_t node,
@@ -89,7 +88,7 @@ class Node final : private NodeControl {
   Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) override;
   Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
                                                             api::AggregateReplicaRequest request) override;
-  Task<Status> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica);
+  Task<Result<KeptLog>> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew);
 
   NodeOptions options_;
   const std::function<void(const Status&)> on_failure_;

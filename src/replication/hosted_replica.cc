@@ -533,7 +533,7 @@ Task<void> HostedReplica::BecomeAnother() {
   }
 }
 
-Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
+Result<KeptLog> HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew) {
   if (core_ == nullptr || !core_->Serving()) return NotServing();
   const std::optional<NodeId> node = NodeOf(record_.record, learner);
   if (!node) {
@@ -542,16 +542,21 @@ Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
   }
   DropOldReaders();
   const auto held = holds_.find(learner);
-  if (held != holds_.end()) {
+  if (held != holds_.end() && !anew) {
     held->second.until_ns = until_ns;
-    return Status();
+    return held->second.reader->kept();
   }
-  if (holds_.size() >= kMaxHolds) {
+  if (!anew) {
+    return Error(Code::kSnapshotGone, "partition {}: no log is kept any more for the replica {}: begin again", id_,
+                 learner.ToString());
+  }
+  if (held == holds_.end() && holds_.size() >= kMaxHolds) {
     return Error(Code::kOverloaded, "partition {}: {} replicas are being installed already", id_, holds_.size());
   }
   ASSIGN_OR_RETURN(std::unique_ptr<LiveReader> reader, partition_->OpenReader(partition_->end()));
+  const KeptLog kept = reader->kept();
   holds_[learner] = {std::move(reader), until_ns};
-  return Status();
+  return kept;
 }
 
 // Log is kept only for those who may still come for it.

@@ -73,7 +73,7 @@ class HostedReplica final : private ReplicaLog {
   using ForceOutcome = std::shared_ptr<std::optional<Result<ForcedMastership>>>;
   void BeginForce(ForceOrder order, ForceOutcome outcome);  // forced_failover.cc
   Result<bool> SetMinIsr(uint32_t min_isr);
-  Status KeepLogFor(const ReplicaId& learner, Nanos until_ns);
+  Result<KeptLog> KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew);
   // hosted_changes.cc
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
   Result<ReplicaChange> AddOn(NodeId node, bool replaces);

@@ -137,10 +137,10 @@ std::vector<uint32_t> ReplicaHost::RemovedReplicas() const {
   return removed;
 }
 
-Status ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns) {
+Result<KeptLog> ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns, bool anew) {
   HostedReplica* replica = Find(partition);
   if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
-  return replica->KeepLogFor(learner, until_ns);
+  return replica->KeepLogFor(learner, until_ns, anew);
 }
 
 Result<bool> ReplicaHost::Replace(uint32_t partition, const ReplicaId& learner, NodeId node,

@@ -180,9 +180,10 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   std::vector<Wanting> WantingPages() const;
   // Those that their partitions do not have any more, as far as is known (WasRemoved).
   std::vector<uint32_t> RemovedReplicas() const;
-  // As master: keeps the log from now on for `learner`, until then, or longer if it is kept already. kNotMaster:
-  // this one is not. kInvalidArgument: there is no such replica.
-  Status KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns);
+  // As master: keeps the log for `learner` until then: the log from now on (`anew`), or what is kept for it already.
+  // Returns how much that is. kNotMaster: this one is not. kInvalidArgument: there is no such replica. kSnapshotGone:
+  // not anew, and nothing is kept for it.
+  Result<KeptLog> KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns, bool anew);
   // As master: makes a replica of that node a learner, and lets one leave for it that is not in sync. True: the
   // topology says so already. False: it was proposed, or could not be: ask again.
   Result<bool> Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
