@@ -89,7 +89,8 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
     const std::vector<api::ReplicaStatus> replicas = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
     reply.replicas.insert(reply.replicas.end(), replicas.begin(), replicas.end());
   }
-  auto installing = [this](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
+  auto installing = [this, &reply](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
+    if (controller_) reply.__set_controller(controller_->status());
     co_return installer_ ? installer_->reports() : std::vector<ReplicaInstaller::Report>();
   };
   const std::vector<ReplicaInstaller::Report> reports = co_await CallOn(caller, 0, std::move(installing));
@@ -105,6 +106,7 @@ Task<Result<api::TopologyReply>> Node::KnownTopology(Reactor& caller) {
     api::TopologyReply reply;
     const ClusterMap& map = cluster_->newest();
     if (map.cluster) CO_RETURN_IF_ERROR(AddKey(std::string(kClusterKey), *map.cluster, &reply));
+    if (map.controller) CO_RETURN_IF_ERROR(AddKey(std::string(kControllerKey), *map.controller, &reply));
     for (const auto& [id, node] : map.nodes) CO_RETURN_IF_ERROR(AddKey(NodeKey(id), node, &reply));
     for (const auto& [id, partition] : map.partitions) {
       CO_RETURN_IF_ERROR(AddKey(PartitionKey(id), partition, &reply));

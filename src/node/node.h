@@ -17,6 +17,7 @@
 #include "src/io/connection_budget.h"
 #include "src/io/file.h"
 #include "src/io/reactor_group.h"
+#include "src/node/controller.h"
 #include "src/node/http_server.h"
 #include "src/node/installer.h"
 #include "src/node/kv_backend.h"
@@ -107,6 +108,7 @@ class Node final : private NodeControl {
   std::unique_ptr<Snapshots> snapshots_;         // belongs to reactor 0
   std::unique_ptr<NodePartitions> partitions_;   // belongs to reactor 0
   std::unique_ptr<ReplicaInstaller> installer_;  // belongs to reactor 0; null: this node is alone
+  std::unique_ptr<Controller> controller_;       // the same
   std::vector<WaitQueue*> main_waits_;           // each reactor's main task waits here until Stop
   std::unique_ptr<HttpServer> http_;             // belongs to reactor 0
   uint16_t port_ = 0, http_port_ = 0;

@@ -52,6 +52,7 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddRebalanceCommand(app, globals);
   AddDrainCommand(app, globals);
   AddReplicaCommand(app, globals);
+  AddVerifyCommand(app, globals);
   AddTopologyCommand(app, globals);
 }
 
