@@ -205,13 +205,10 @@ bool HandoversLoseNothing(const Rules& rules) {
                  [&](ReplicaCore& core) { return core.Handover(trio[to].id, trio.now(), trio.now() + kSecond); })) {
       return false;
     }
-    if (!trio.RunUntil([&] { return trio.master() == to; }, 2 * kSecond)) return false;
-    // Nobody is told "unknown": nothing was appended that the old master did not commit.
+    // From here on it accepts none.
     Chains accepted;
-    const Epoch epoch = trio.core(to).leader().epoch();
-    for (const UnitPtr& unit : trio[from].log.units()) {
-      if (unit->epoch < epoch) accepted[unit->last_lsn()] = unit->chain_after;
-    }
+    for (const UnitPtr& unit : trio[from].log.units()) accepted[unit->last_lsn()] = unit->chain_after;
+    if (!trio.RunUntil([&] { return trio.master() == to; }, 2 * kSecond)) return false;
     if (!HasAll(trio, to, accepted) || !trio.Wrong().empty()) return false;
   }
   return true;
