@@ -47,7 +47,11 @@ struct KvBackend {
   // Engine::BatchGet of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointRead>)> batch_get;
   // Of the partitions of this reactor. Null: each is the only replica.
-  const ReadGate* read_gate = nullptr;
+  ReadGate* read_gate = nullptr;
+  // Of the cluster that the node belongs to, whose sessions it knows. Nothing: it is alone.
+  std::optional<Uuid> cluster_id;
+  // As `partitions`, for reads that any replica may answer: they do not ask for the lease. Empty: it is alone.
+  std::vector<Partition*> replicas;
   // Engine::BatchWrite of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointWrite* const>)> batch_write;
   // The backends, get paths and write paths of all reactors, by reactor index, so that requests for

@@ -19,6 +19,7 @@
 #include "src/metrics/histogram.h"
 #include "src/node/get_path.h"
 #include "src/node/kv_backend.h"
+#include "src/node/session_call.h"
 #include "src/node/watch_hub.h"
 #include "src/node/write_path.h"
 #include "src/rpc/rpc_dispatch.h"
@@ -140,6 +141,9 @@ class KvService final : public RpcService {
   // The partitions that a scan or count must read: all of them, or only the one that holds the
   // range's tag.
   std::vector<Partition*> PartitionsOf(const ScanRange& range) const;
+  std::vector<uint32_t> IdsOf(const ScanRange& range) const;
+  template <typename C>
+  Task<std::optional<std::vector<Partition*>>> PlacesFor(C* call, SessionCall* session, std::vector<uint32_t> ids);
 
   RpcServer* const server_;
   KvBackend* const backend_;

@@ -32,7 +32,14 @@ class HostedReplica::Gate final : public CommitGate {
   void OnServing(GatedPartition* partition) override { replica_.OnServing(partition); }
   void OnDurable(Lsn) override { replica_.OnDurable(); }
   void OnClosed() override { replica_.OnClosed(); }
-  Status MayWrite() override { return replica_.MayWrite(); }
+  Status MayWrite(WriteLevel level) override { return replica_.MayWrite(level); }
+  bool HoldsWrites() const override { return replica_.HoldsWrites(); }
+  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns) override {
+    return replica_.UntilMayWrite(level, deadline_ns);
+  }
+  bool frozen() const override { return replica_.core_ != nullptr && replica_.core_->frozen(); }
+  bool HasFollowers() const override { return replica_.HasFollowers(); }
+  Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns) override { return replica_.UntilOnAll(lsn, deadline_ns); }
   bool Leads() const override { return replica_.Leads(); }
   Status MayShowSnapshot() override { return replica_.MayShowSnapshot(); }
   void OnAppended() override { replica_.OnAppended(); }
@@ -49,6 +56,7 @@ HostedReplica::HostedReplica(HostContext& host, uint32_t partition, Uuid partiti
       file_(std::move(file)),
       wanted_(file_->state()),
       shipper_idle_(host.reactor),
+      moved_(host.reactor),
       handover_over_(host.reactor) {}
 
 HostedReplica::~HostedReplica() { CHECK(closing_) << "a HostedReplica was destroyed before it was closed"; }
@@ -95,6 +103,7 @@ void HostedReplica::OnDurable() {
 }
 
 void HostedReplica::OnClosed() {
+  Wake();
   EndHandover({{}, false, "the partition is out of service"});
   partition_ = nullptr;
   lease_end_ns_.reset();
@@ -104,19 +113,21 @@ void HostedReplica::OnClosed() {
   if (!inside_) core_.reset();
 }
 
-Status HostedReplica::MayWrite() const {
-  if (core_ != nullptr && core_->AcceptsWrites(host_.reactor.NowNs())) return Status();
-  return NotServing();
+Status HostedReplica::MayWrite(WriteLevel level) const {
+  if (core_ != nullptr && core_->JudgeWrite(level, 0, host_.reactor.NowNs()) == WriteVerdict::kAccepted) {
+    return Status();
+  }
+  return NotServing(level);
 }
 
 // Why this replica neither writes nor answers reads of the newest state.
-Status HostedReplica::NotServing() const {
+Status HostedReplica::NotServing(WriteLevel level) const {
   if (core_ == nullptr) {
     return Error(Code::kUnavailable, "partition {}: this node {} its cluster; ask another node, or try again", id_,
                  closing_ ? "leaves" : "has not yet joined");
   }
   const PartitionEntry& entry = core_->entry();
-  switch (core_->JudgeWrite(WriteLevel::kQuorum, 0, host_.reactor.NowNs())) {
+  switch (core_->JudgeWrite(level, 0, host_.reactor.NowNs())) {
     case WriteVerdict::kHandingOver:
       return Error(Code::kNotMaster, "partition {}: another node is to be its master in a moment; try again", id_);
     case WriteVerdict::kOpening:
@@ -128,8 +139,13 @@ Status HostedReplica::NotServing() const {
     case WriteVerdict::kDiskStalled:
       return Error(Code::kUnavailable, "partition {}: the disk of this node does not answer; ask again in a moment",
                    id_);
-    case WriteVerdict::kFrozen:
     case WriteVerdict::kTooFewForAll:
+      return Error(
+          Code::kUnavailable,
+          "partition {}: level ALL needs all of its {} replicas in sync, and {} are; nothing was changed. Write "
+          "at level QUORUM, or start the nodes that are down",
+          id_, entry.replicas, entry.isr.size());
+    case WriteVerdict::kFrozen:
       return Error(Code::kUnavailable,
                    "partition {}: too few replicas are in sync ({}, and {} must be): it cannot commit. Start the nodes "
                    "that are down, or look at kvadmin cluster show",
@@ -192,6 +208,7 @@ void HostedReplica::CarryOut() {
     if (commit_up_to_ > committed_) {
       committed_ = commit_up_to_;
       partition_->Commit(committed_);
+      Wake();
       continue;
     }
     if (effects_.empty()) break;
@@ -238,12 +255,14 @@ void HostedReplica::Do(CloseMastership& effect) {
   StopShipping();
   holds_.clear();
   newcomers_.clear();
+  Wake();
   EndHandover({effect.successor, effect.successor != ReplicaId(), effect.why});
 }
 
 void HostedReplica::Do(HandoverEnded& effect) {
   LOG_IF(WARNING, !effect.done) << "partition " << id_ << ": the handover to " << effect.target.ToString()
                                 << " was given up: " << effect.why;
+  Wake();
   EndHandover(effect);
 }
 
@@ -653,12 +672,14 @@ void HostedReplica::Tick() {
   NoteApplying();
   Feed([](ReplicaCore& core, Nanos now_ns) { core.Tick(now_ns); });
   if (core_ == nullptr) return;
+  Wake();
   const std::string wrong = core_->CheckInvariants();
   CHECK(wrong.empty()) << "partition " << id_ << ": " << wrong;
 }
 
 void HostedReplica::Stop() {
   closing_ = true;
+  Wake();
   EndHandover({{}, false, "this node leaves its cluster"});
   // The others need not wait for its leases.
   if (!inside_) Feed([](ReplicaCore& core, Nanos) { core.Leave(); });
@@ -672,6 +693,7 @@ void HostedReplica::Stop() {
 Task<void> HostedReplica::Close() {
   Stop();
   co_await tasks_.Drain();
+  while (waiting_ > 0) co_await Sleep(host_.reactor, kMillisecond);
   shippers_.clear();
   if (!std::exchange(file_closed_, true)) {
     const Status closed = co_await file_->Close();

@@ -285,8 +285,7 @@ SessionState ReplicaCore::SessionCovers(Epoch epoch, Lsn lsn) const {
   const ReplicaLog& log = context_.log;
   const Lsn applied = log.applied();
   if (!context_.rules().session_names_epoch) return lsn <= applied ? SessionState::kCovered : SessionState::kNotYet;
-  const std::optional<HistoryPoint> at = log.PointAt(applied);
-  const Epoch applied_epoch = at ? at->epoch : 0;
+  const Epoch applied_epoch = log.applied_epoch();
   if (applied_epoch == epoch && lsn <= applied) return SessionState::kCovered;
   // What is applied is committed, and epochs only rise. So units of this epoch may still follow unless a
   // unit of a higher one is applied, or a unit of a lower one in its place.

@@ -237,6 +237,22 @@ bool ReplicaHost::Holds(uint32_t partition, Nanos fresh_now_ns) const {
   return replica != nullptr && replica->HoldsLease(fresh_now_ns);
 }
 
+Task<Status> ReplicaHost::Await(uint32_t partition, ReplicaRead read) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  co_return co_await replica->AwaitRead(read);
+}
+
+std::optional<SessionPoint> ReplicaHost::Shown(uint32_t partition) const {
+  const HostedReplica* replica = Find(partition);
+  return replica == nullptr ? std::nullopt : replica->Shown();
+}
+
+bool ReplicaHost::IsLost(uint32_t partition, const SessionPoint& point) const {
+  const HostedReplica* replica = Find(partition);
+  return replica != nullptr && replica->IsLost(point);
+}
+
 std::vector<ReplicaReport> ReplicaHost::Report() const {
   std::vector<ReplicaReport> reports;
   reports.reserve(replicas_.size());

@@ -35,6 +35,7 @@ struct HostMetrics {
   Counter messages_received_total, messages_misdirected_total;
   Counter shipped_bytes_total, ship_reads_total;
   Counter appends_dropped_total;  // RH2
+  Counter held_writes_total;      // by a handover
   Counter topology_writes_total, topology_conflicts_total, topology_unknown_total;
   Gauge masters, followers, waiting_append_bytes;
 };
@@ -153,6 +154,9 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   Result<Mastership> Begin(uint32_t partition) const override;
   Status Check(uint32_t partition, const Mastership& mastership) const override;
   bool Holds(uint32_t partition, Nanos fresh_now_ns) const override;
+  Task<Status> Await(uint32_t partition, ReplicaRead read) override;
+  std::optional<SessionPoint> Shown(uint32_t partition) const override;
+  bool IsLost(uint32_t partition, const SessionPoint& point) const override;
 
   // Makes the replica of that node, or of any that is in sync (0), master, if the epoch is still that one
   // (0: whatever it is). Of several at a time, one goes on; kOverloaded: another one does. kNotMaster: this one is not.

@@ -41,6 +41,8 @@ class ClusterMember final : public NodeControl {
   SimReactor& reactor() const { return reactor_; }
   // What clients use, as the services do. REQUIRES: serving.
   Partition* place(uint32_t id) const { return part_->place(id); }
+  // The same for reads that any replica may answer.
+  Partition* replica_place(uint32_t id) const { return part_->ReplicaPlaceOf(id); }
   replication::ReplicaHost* host() const { return part_ ? part_->replica_host() : nullptr; }
   Engine* engine() const { return part_ ? part_->engine() : nullptr; }
   // Calls of clients; Stop waits for them.
