@@ -82,11 +82,17 @@ class NodeControl {
   virtual Task<Result<api::TopologyReply>> KnownTopology(Reactor& caller);
   virtual Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
                                                     Nanos timeout_ns);
-  virtual Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica);
-  virtual Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
-                                                 SnapshotToken token);
+  virtual Task<Result<api::ForceFailoverReply>> ForceFailover(Reactor& caller, api::ForceFailoverRequest request);
+  virtual Task<Result<bool>> SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr);
+  virtual Task<Result<OpenedCopy>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica);
+  virtual Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token);
   virtual Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                             std::optional<Uuid> leaves);
+  virtual Task<Result<api::AddReplicaReply>> AddReplica(Reactor& caller, uint32_t partition, uint32_t node,
+                                                        bool replaces);
+  virtual Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica);
+  virtual Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
+                                                                    api::AggregateReplicaRequest request);
 
  protected:
   ~NodeControl() = default;

@@ -127,9 +127,14 @@ const KvService::Method KvService::kMethods[] = {
     {"replicas", &StartRead<&KvService::ClusterReplicas>, MemoryLane::kControl},
     {"topology", &StartRead<&KvService::ClusterTopology>, MemoryLane::kControl},
     {"handover", &StartRead<&KvService::ClusterHandover>, MemoryLane::kControl},
+    {"forceFailover", &StartRead<&KvService::ClusterForceFailover>, MemoryLane::kControl},
+    {"setMinIsr", &StartRead<&KvService::ClusterSetMinIsr>, MemoryLane::kControl},
     {"openCopy", &StartRead<&KvService::ClusterOpenCopy>, MemoryLane::kControl},
     {"renewCopy", &StartRead<&KvService::ClusterRenewCopy>, MemoryLane::kControl},
     {"replaceReplica", &StartRead<&KvService::ClusterReplaceReplica>, MemoryLane::kControl},
+    {"addReplica", &StartRead<&KvService::ClusterAddReplica>, MemoryLane::kControl},
+    {"removeReplica", &StartRead<&KvService::ClusterRemoveReplica>, MemoryLane::kControl},
+    {"aggregateReplica", &StartRead<&KvService::ClusterAggregateReplica>},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 

@@ -109,9 +109,15 @@ class KvService final : public RpcService {
   Task<void> ClusterReplicas(Call<api::Cluster_replicas_args, api::Cluster_replicas_result>* call);
   Task<void> ClusterTopology(Call<api::Cluster_topology_args, api::Cluster_topology_result>* call);
   Task<void> ClusterHandover(Call<api::Cluster_handover_args, api::Cluster_handover_result>* call);
+  Task<void> ClusterForceFailover(Call<api::Cluster_forceFailover_args, api::Cluster_forceFailover_result>* call);
+  Task<void> ClusterSetMinIsr(Call<api::Cluster_setMinIsr_args, api::Cluster_setMinIsr_result>* call);
   Task<void> ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call);
   Task<void> ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cluster_renewCopy_result>* call);
   Task<void> ClusterReplaceReplica(Call<api::Cluster_replaceReplica_args, api::Cluster_replaceReplica_result>* call);
+  Task<void> ClusterAddReplica(Call<api::Cluster_addReplica_args, api::Cluster_addReplica_result>* call);
+  Task<void> ClusterRemoveReplica(Call<api::Cluster_removeReplica_args, api::Cluster_removeReplica_result>* call);
+  Task<void> ClusterAggregateReplica(
+      Call<api::Cluster_aggregateReplica_args, api::Cluster_aggregateReplica_result>* call);
 
   struct SnapshotOpen;
   void ForgetClosedOpens();

@@ -44,7 +44,18 @@ enum class ChangeResult : uint8_t {
   kNotAllowed,  // it would break a rule: fewer members than min_isr, or the master itself
 };
 
+// What became of the request to take a partition over without a promotion (ReplicaCore::Force).
+enum class ForceVerdict : uint8_t {
+  kProposed,      // a CAS is under way: if it lands, the entry has a higher lineage and names this replica
+  kServes,        // this replica is the master, and has a lease
+  kHearsMaster,   // it hears another one, or has until a moment ago
+  kNotAssigned,   // it is no replica that counts: a learner, or in no entry that it knows
+  kMayLose,       // it is not in sync, so it may lack what was committed, and no loss is accepted
+  kOutOfService,  // it is quarantined, discarded, or not installed
+};
+
 std::string_view ToString(WriteVerdict verdict);
+std::string_view ToString(ForceVerdict verdict);
 std::string_view ToString(ChangeResult result);
 
 }  // namespace pando::replication

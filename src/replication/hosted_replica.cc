@@ -16,16 +16,6 @@ using AppendBody = Append;  // HostedReplica::Append is another thing
 
 namespace {
 
-// The node that holds the replica, if the record has it.
-std::optional<NodeId> NodeOf(const PartitionRecord& record, const ReplicaId& replica) {
-  for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
-    for (const ReplicaRecord& r : *replicas) {
-      if (r.replica == replica) return r.node;
-    }
-  }
-  return std::nullopt;
-}
-
 // What the follower misses cannot be read from the log: it is not there any more, is damaged, or the follower's
 // history is another one.
 bool MustBeInstalled(Code code) {
@@ -203,6 +193,8 @@ void HostedReplica::Feed(Input input) {
   CarryOut();
 }
 
+void HostedReplica::Ask(const std::function<void(ReplicaCore&, Nanos)>& input) { Feed(input); }
+
 // RH1. Applying what is committed resumes who waits for it, and that may feed the core again: then the effects
 // of that wait for their turn here.
 void HostedReplica::CarryOut() {
@@ -279,8 +271,15 @@ void HostedReplica::Do(ReportLostReplica& effect) {
              << " has lost what it had acknowledged, and is not counted any more: " << effect.why;
 }
 
+// If the partition is to have a replica here, it is another one.
 void HostedReplica::Do(DiscardReplica& effect) {
   host_.observer->OnQuarantined(id_, Error(Code::kUnavailable, "partition {}: {}", id_, effect.why));
+  const PartitionRecord& r = record_.record;
+  bool listed = false;
+  for (const auto* replicas : {&r.isr, &r.evicted, &r.learners}) {
+    for (const ReplicaRecord& of : *replicas) listed = listed || of.node == host_.node;
+  }
+  if (listed && !closing_) tasks_.Spawn(BecomeAnother());
 }
 
 void HostedReplica::Do(InstallReplica& effect) { host_.observer->OnInstallWanted(id_, effect.replica); }
@@ -556,7 +555,7 @@ Task<void> HostedReplica::BecomeAnother() {
   }
 }
 
-Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
+Result<KeptLog> HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew) {
   if (core_ == nullptr || !core_->Serving()) return NotServing();
   const std::optional<NodeId> node = NodeOf(record_.record, learner);
   if (!node) {
@@ -565,16 +564,21 @@ Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
   }
   DropOldReaders();
   const auto held = holds_.find(learner);
-  if (held != holds_.end()) {
+  if (held != holds_.end() && !anew) {
     held->second.until_ns = until_ns;
-    return Status();
+    return held->second.reader->kept();
   }
-  if (holds_.size() >= kMaxHolds) {
+  if (!anew) {
+    return Error(Code::kSnapshotGone, "partition {}: no log is kept any more for the replica {}: begin again", id_,
+                 learner.ToString());
+  }
+  if (held == holds_.end() && holds_.size() >= kMaxHolds) {
     return Error(Code::kOverloaded, "partition {}: {} replicas are being installed already", id_, holds_.size());
   }
   ASSIGN_OR_RETURN(std::unique_ptr<LiveReader> reader, partition_->OpenReader(partition_->end()));
+  const KeptLog kept = reader->kept();
   holds_[learner] = {std::move(reader), until_ns};
-  return Status();
+  return kept;
 }
 
 // Log is kept only for those who may still come for it.
@@ -585,31 +589,10 @@ void HostedReplica::DropOldReaders() {
   }
 }
 
-Result<bool> HostedReplica::Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves) {
-  if (core_ == nullptr || !core_->Serving()) return NotServing();
-  if (!host_.members.contains(node)) {
-    return Error(Code::kInvalidArgument, "partition {}: the cluster has no node {}", id_, node);
-  }
-  if (const auto listed = NodeOf(record_.record, learner); listed && *listed != node) {
-    return Error(Code::kInvalidArgument, "partition {}: the replica {} is that of node {}", id_, learner.ToString(),
-                 *listed);
-  }
-  // RecordOf must know the node of each replica that a proposal may have which goes on.
-  std::erase_if(newcomers_, [this](const auto& n) { return NodeOf(record_.record, n.first).has_value(); });
-  if (newcomers_.size() >= kMaxNewcomers && !newcomers_.contains(learner)) {
-    return Error(Code::kOverloaded, "partition {}: too many replicas have asked to become learners; try again", id_);
-  }
-  newcomers_[learner] = node;
+ChangeResult HostedReplica::Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change) {
   ChangeResult result = ChangeResult::kNotMaster;
-  Feed([&](ReplicaCore& core, Nanos now_ns) { result = core.Assign(learner, leaves, now_ns); });
-  // What was not proposed is asked again.
-  if (result != ChangeResult::kProposed) newcomers_.erase(learner);
-  if (result == ChangeResult::kNotMaster) return NotServing();
-  if (result == ChangeResult::kNotAllowed) {
-    return Error(Code::kOverloaded, "partition {}: it has {} replicas, which is the limit; remove one", id_,
-                 kMaxReplicas);
-  }
-  return result == ChangeResult::kDone;
+  Feed([&](ReplicaCore& core, Nanos now_ns) { result = change(core, now_ns); });
+  return result;
 }
 
 // -- messages
@@ -767,6 +750,7 @@ ReplicaReport HostedReplica::Report() const {
   report.min_isr = r.min_isr;
   if (partition_ != nullptr) {
     report.last_lsn = partition_->end().lsn;
+    report.last_epoch = partition_->end().epoch;
     report.durable_lsn = partition_->durable().lsn;
     report.commit_lsn = partition_->committed_lsn();
     report.applied_lsn = partition_->applied_lsn();

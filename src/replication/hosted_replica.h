@@ -22,6 +22,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -73,8 +74,14 @@ class HostedReplica final : private ReplicaLog {
 
   // See ReplicaHost.
   Task<Result<HandoverResult>> HandOver(NodeId to, Epoch epoch, Nanos timeout_ns);
-  Status KeepLogFor(const ReplicaId& learner, Nanos until_ns);
+  using ForceOutcome = std::shared_ptr<std::optional<Result<ForcedMastership>>>;
+  void BeginForce(ForceOrder order, ForceOutcome outcome);  // forced_failover.cc
+  Result<bool> SetMinIsr(uint32_t min_isr);
+  Result<KeptLog> KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew);
+  // hosted_changes.cc
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
+  Result<ReplicaChange> AddOn(NodeId node, bool replaces);
+  Result<bool> RemoveOther(const ReplicaId& other);
   // Its data is to be replaced by a copy of its master's pages (RH5).
   bool wants_pages() const { return begun_ && !closing_ && !file_->state().installed; }
   const ReplicaState& state() const { return file_->state(); }
@@ -143,6 +150,10 @@ class HostedReplica final : private ReplicaLog {
   // Calls `input(core, now_ns)`, if there is a core, and carries out what it wants (RH1).
   template <typename Input>
   void Feed(Input input);
+  void Ask(const std::function<void(ReplicaCore&, Nanos)>& input);  // Feed, for other files
+  ChangeResult Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change);
+  Status NoteNewcomer(const ReplicaId& learner, NodeId node);
+  Result<bool> Newcomer(const ReplicaId& learner, ChangeResult result);
   void CarryOut();
   void NoteApplying();
   void Do(SendMessage& effect);
@@ -174,6 +185,15 @@ class HostedReplica final : private ReplicaLog {
   Status NotServing(WriteLevel level = WriteLevel::kQuorum) const;
   std::optional<ReplicaRecord> ChooseSuccessor(NodeId to) const;
   void EndHandover(HandoverEnded how);
+  // forced_failover.cc
+  Task<void> RunForce(ForceOrder order, ForceOutcome outcome);
+  Task<Result<ForcedMastership>> Force(ForceOrder order);
+  Task<Result<bool>> ForceOnce(const ForceOrder* order, Nanos deadline_ns, bool* was_member);
+  Status CheckOrder(const ForceOrder& order) const;
+  Status WhyNotForced(ForceVerdict verdict) const;
+  ReplicaSet NameLearners();
+  ForceVerdict AskToForce(const ReplicaSet& learners, bool accept_loss);
+  bool IsMember() const;
   void ReportFollowers(ReplicaReport* report) const;
 
   HostContext& host_;
@@ -207,6 +227,7 @@ class HostedReplica final : private ReplicaLog {
   std::map<ReplicaId, Hold> holds_;
   static constexpr size_t kMaxNewcomers = 64;
   std::map<ReplicaId, NodeId> newcomers_;  // that a proposal may name, and the record does not yet
+  bool forcing_ = false;
   WaitQueue shipper_idle_;
   WaitQueue moved_;     // what is applied or committed, or who is master
   size_t waiting_ = 0;  // calls that wait for that

@@ -142,6 +142,9 @@ class LogReplaySink {
   // missing. Nothing more of it is delivered, and all of its units stay in the log until KeepUnits or
   // ReleaseUnknownStreams has decided about them. The other partitions are not concerned.
   virtual void OnBroken(const Uuid& partition, const Status& why) = 0;
+  // What the newest checkpoint of the partition contains need not be in the log. A segment may be gone before the
+  // mark that says so is durable.
+  virtual Lsn CheckpointOf(const Uuid& /*partition*/) const { return 0; }
 
  protected:
   ~LogReplaySink() = default;
