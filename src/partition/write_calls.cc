@@ -89,7 +89,7 @@ Task<Status> WritePipeline::AppendAndApply(ClientWrite* write, LogSpace* log_spa
   co_return write->status.ok() ? std::move(write->reply.status) : std::move(write->status);
 }
 
-// Level ONE. The unit belongs to the queue, because it may be applied after the call has ended.
+// LV3, level ONE. The unit belongs to the queue, because it may be applied after the call has ended.
 Task<Status> WritePipeline::AppendAndSync(ClientWrite* write, LogSpace* log_space) {
   Encode(write);
   auto unit = std::make_unique<LoggedUnit>();
@@ -138,7 +138,7 @@ Task<Result<std::vector<OpResult>>> WritePipeline::WriteHere(std::vector<WriteOp
     write.content.pins.clear();
     write.blocks.Drop();
     log_space.Drop();  // for other writes that wait
-    // The mastership has begun to change while it was prepared. Meanwhile it holds nothing but its request.
+    // LV4. The mastership has begun to change while it was prepared. Meanwhile it holds nothing but its request.
     again = options.control && options.control->deadline_ns > state_.reactor.NowNs() && !state_.failed() &&
             status.code() == Code::kNotMaster && state_.gate->HoldsWrites();
   }

@@ -65,7 +65,7 @@ std::string HostedReplica::MasterAddress() const {
   return "";
 }
 
-// Each fact stays true while the read looks at the data afterwards: what is applied stays applied.
+// LV1, LV2. Each fact stays true while the read looks at the data afterwards: what is applied stays applied.
 Status HostedReplica::JudgeRead(const ReplicaRead& read) const {
   if (core_ == nullptr || partition_ == nullptr || core_->out_of_service()) return NotServing();
   if (!file_->state().installed) {
