@@ -1,5 +1,6 @@
 // Node: what the Cluster service asks of the whole node, and leaving the cluster in good order.
 #include "src/node/node.h"
+#include "src/node/replica_sums.h"
 #include "src/replication/hosted_replica.h"
 
 namespace pando {
@@ -88,7 +89,8 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
     const std::vector<api::ReplicaStatus> replicas = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
     reply.replicas.insert(reply.replicas.end(), replicas.begin(), replicas.end());
   }
-  auto installing = [this](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
+  auto installing = [this, &reply](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
+    if (controller_) reply.__set_controller(controller_->status());
     co_return installer_ ? installer_->reports() : std::vector<ReplicaInstaller::Report>();
   };
   const std::vector<ReplicaInstaller::Report> reports = co_await CallOn(caller, 0, std::move(installing));
@@ -104,6 +106,7 @@ Task<Result<api::TopologyReply>> Node::KnownTopology(Reactor& caller) {
     api::TopologyReply reply;
     const ClusterMap& map = cluster_->newest();
     if (map.cluster) CO_RETURN_IF_ERROR(AddKey(std::string(kClusterKey), *map.cluster, &reply));
+    if (map.controller) CO_RETURN_IF_ERROR(AddKey(std::string(kControllerKey), *map.controller, &reply));
     for (const auto& [id, node] : map.nodes) CO_RETURN_IF_ERROR(AddKey(NodeKey(id), node, &reply));
     for (const auto& [id, partition] : map.partitions) {
       CO_RETURN_IF_ERROR(AddKey(PartitionKey(id), partition, &reply));
@@ -161,27 +164,31 @@ Task<Result<bool>> Node::SetMinIsr(Reactor& caller, uint32_t partition, uint32_t
 
 // -- copies for other replicas
 
-Task<Status> Node::KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica) {
+Task<Result<KeptLog>> Node::KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew) {
   const size_t owner = partition % parts_.size();
-  auto keep = [part = parts_[owner], partition, replica](Reactor& reactor) -> Task<Status> {
-    co_return part->replica_host()->KeepLogFor(partition, replica, reactor.NowNs() + kCopyTtlMs * kMillisecond);
+  auto keep = [part = parts_[owner], partition, replica, anew](Reactor& reactor) -> Task<Result<KeptLog>> {
+    co_return part->replica_host()->KeepLogFor(partition, replica, reactor.NowNs() + kCopyTtlMs * kMillisecond, anew);
   };
   co_return co_await CallOn(caller, static_cast<int>(owner), std::move(keep));
 }
 
 // The log is kept from before the cut, so that nothing is missing between the copy and the log.
-Task<Result<OpenedSnapshot>> Node::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
+Task<Result<OpenedCopy>> Node::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
   if (!options_.clustered()) co_return co_await NodeControl::OpenCopy(caller, partition, replica);
-  CO_RETURN_IF_ERROR(co_await KeepLogFor(caller, partition, replica));
+  OpenedCopy copy;
+  CO_ASSIGN_OR_RETURN(copy.log, co_await KeepLogFor(caller, partition, replica, /*anew=*/true));
   auto open = [this, partition](Reactor&) { return snapshots_->OpenCopy(parts_[0]->place(partition), kCopyTtlMs); };
-  co_return co_await CallOn(caller, 0, std::move(open));
+  CO_ASSIGN_OR_RETURN(copy.snapshot, co_await CallOn(caller, 0, std::move(open)));
+  co_return copy;
 }
 
-Task<Result<OpenedSnapshot>> Node::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) {
+Task<Result<OpenedCopy>> Node::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) {
   if (!options_.clustered()) co_return co_await NodeControl::RenewCopy(caller, partition, replica, token);
-  CO_RETURN_IF_ERROR(co_await KeepLogFor(caller, partition, replica));
+  OpenedCopy copy;
+  CO_ASSIGN_OR_RETURN(copy.log, co_await KeepLogFor(caller, partition, replica, /*anew=*/false));
   auto renew = [this, token](Reactor&) { return snapshots_->Renew(token, kCopyTtlMs); };
-  co_return co_await CallOn(caller, 0, std::move(renew));
+  CO_ASSIGN_OR_RETURN(copy.snapshot, co_await CallOn(caller, 0, std::move(renew)));
+  co_return copy;
 }
 
 Task<Result<bool>> Node::ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
@@ -192,6 +199,40 @@ Task<Result<bool>> Node::ReplaceReplica(Reactor& caller, uint32_t partition, Uui
     co_return part->replica_host()->Replace(partition, replica, node, leaves);
   };
   co_return co_await CallOn(caller, static_cast<int>(owner), std::move(replace));
+}
+
+// -- replicas that come and go
+
+Task<Result<api::AddReplicaReply>> Node::AddReplica(Reactor& caller, uint32_t partition, uint32_t node, bool replaces) {
+  if (!options_.clustered()) co_return co_await NodeControl::AddReplica(caller, partition, node, replaces);
+  const size_t owner = partition % parts_.size();
+  auto add = [part = parts_[owner], partition, node, replaces](Reactor&) -> Task<Result<replication::ReplicaChange>> {
+    co_return part->replica_host()->AddOn(partition, node, replaces);
+  };
+  CO_ASSIGN_OR_RETURN(const replication::ReplicaChange change,
+                      co_await CallOn(caller, static_cast<int>(owner), std::move(add)));
+  api::AddReplicaReply reply;
+  reply.replica = change.replica.ToString();
+  reply.done = change.done;
+  co_return reply;
+}
+
+Task<Result<bool>> Node::RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) {
+  if (!options_.clustered()) co_return co_await NodeControl::RemoveReplica(caller, partition, replica);
+  const size_t owner = partition % parts_.size();
+  auto remove = [part = parts_[owner], partition, replica](Reactor&) -> Task<Result<bool>> {
+    co_return part->replica_host()->RemoveOther(partition, replica);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(remove));
+}
+
+Task<Result<api::AggregateReplicaReply>> Node::AggregateReplica(Reactor& caller, api::AggregateReplicaRequest request) {
+  if (!options_.clustered()) co_return co_await NodeControl::AggregateReplica(caller, std::move(request));
+  const size_t owner = static_cast<uint32_t>(request.partition) % parts_.size();
+  auto aggregate = [part = parts_[owner], request = std::move(request)](Reactor&) {
+    return AggregateHeldReplica(part, request);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(aggregate));
 }
 
 }  // namespace pando

@@ -19,6 +19,7 @@
 #include "src/metrics/histogram.h"
 #include "src/node/get_path.h"
 #include "src/node/kv_backend.h"
+#include "src/node/session_call.h"
 #include "src/node/watch_hub.h"
 #include "src/node/write_path.h"
 #include "src/rpc/rpc_dispatch.h"
@@ -113,6 +114,10 @@ class KvService final : public RpcService {
   Task<void> ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call);
   Task<void> ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cluster_renewCopy_result>* call);
   Task<void> ClusterReplaceReplica(Call<api::Cluster_replaceReplica_args, api::Cluster_replaceReplica_result>* call);
+  Task<void> ClusterAddReplica(Call<api::Cluster_addReplica_args, api::Cluster_addReplica_result>* call);
+  Task<void> ClusterRemoveReplica(Call<api::Cluster_removeReplica_args, api::Cluster_removeReplica_result>* call);
+  Task<void> ClusterAggregateReplica(
+      Call<api::Cluster_aggregateReplica_args, api::Cluster_aggregateReplica_result>* call);
 
   struct SnapshotOpen;
   void ForgetClosedOpens();
@@ -136,6 +141,9 @@ class KvService final : public RpcService {
   // The partitions that a scan or count must read: all of them, or only the one that holds the
   // range's tag.
   std::vector<Partition*> PartitionsOf(const ScanRange& range) const;
+  std::vector<uint32_t> IdsOf(const ScanRange& range) const;
+  template <typename C>
+  Task<std::optional<std::vector<Partition*>>> PlacesFor(C* call, SessionCall* session, std::vector<uint32_t> ids);
 
   RpcServer* const server_;
   KvBackend* const backend_;

@@ -6,14 +6,13 @@
 #include <cstdint>
 #include <string_view>
 
+#include "src/model/types.h"
+
 namespace pando::replication {
 
-// When a write is acknowledged. The shell waits; the core says how far each level has come.
-enum class WriteLevel : uint8_t {
-  kOne,     // durable here: ReplicaLog::durable
-  kQuorum,  // committed and applied: ReplicaLog::applied
-  kAll,     // and durable on all R replicas: ReplicaCore::all_lsn
-};
+// When a write is acknowledged (model/types.h). The shell waits; the core says how far each level has come:
+// ReplicaLog::durable for kOne, ReplicaLog::applied for kQuorum, and ReplicaCore::all_lsn for kAll.
+using pando::WriteLevel;
 
 // Whether a write may be appended now. All but kAccepted are definite: the write has no effect.
 enum class WriteVerdict : uint8_t {

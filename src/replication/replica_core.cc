@@ -99,7 +99,8 @@ void ReplicaCore::On(const ReplicaId& from, const InstallOffer& offer, Nanos) {
   if (offer.epoch > context_.entry.epoch) context_.out.Add(ReadTopology{});
   const PartitionEntry& entry = context_.entry;
   if (offer.epoch != entry.epoch || from != entry.master || entry.isr.Contains(context_.self())) return;
-  if (follower_.AcknowledgedIn(offer.epoch) > offer.acked_lsn) return;  // it was sent before that came
+  // The offer was sent before that came, or it was lost: then the master would never know without being told again.
+  if (follower_.AcknowledgedIn(offer.epoch) > offer.acked_lsn) return follower_.Remind();
   context_.installed = false;
   context_.out.Add(FetchPages{offer.epoch, from});
 }
@@ -115,6 +116,7 @@ void ReplicaCore::Tick(Nanos now_ns) {
   turn_ns_ = now_ns;
   if (out_of_service()) return;
   LookAtDisk(now_ns);
+  LookAtTopology(now_ns);
   if (leader_.active()) leader_.Tick(now_ns);
   TakeOver(now_ns);
   // The proposed handover comes first: it may have landed.
@@ -130,6 +132,15 @@ void ReplicaCore::LookAtDisk(Nanos now_ns) {
   if (!context_.disk.stalled() || !leader_.active() || context_.entry.isr.size() < 2) return;
   if (!context_.rules().stalled_disk_resigns) return;
   StepDown("its disk does not answer");
+  election_.StandBack(now_ns);
+}
+
+// Only this node may be cut off from the topology. Then another member can do better. If the topology answers
+// nobody, nothing is lost: without a lease and without commits, this mastership serves nothing.
+void ReplicaCore::LookAtTopology(Nanos now_ns) {
+  if (!leader_.active() || leader_.handover().active() || context_.entry.isr.size() < 2) return;
+  if (!context_.rules().unheard_by_topology_resigns || !leader_.IsUnheardByTopology(now_ns)) return;
+  StepDown("it can neither commit nor change its ISR, because the topology does not answer");
   election_.StandBack(now_ns);
 }
 
@@ -206,6 +217,11 @@ ChangeResult ReplicaCore::Assign(const ReplicaId& learner, const std::optional<R
   return leader_.Assign(learner, leaves, now_ns);
 }
 
+ChangeResult ReplicaCore::Add(const ReplicaId& learner, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.Add(learner, now_ns);
+}
+
 ChangeResult ReplicaCore::Remove(const ReplicaId& replica, Nanos now_ns) {
   turn_ns_ = now_ns;
   return leader_.Remove(replica, now_ns);
@@ -269,8 +285,7 @@ SessionState ReplicaCore::SessionCovers(Epoch epoch, Lsn lsn) const {
   const ReplicaLog& log = context_.log;
   const Lsn applied = log.applied();
   if (!context_.rules().session_names_epoch) return lsn <= applied ? SessionState::kCovered : SessionState::kNotYet;
-  const std::optional<HistoryPoint> at = log.PointAt(applied);
-  const Epoch applied_epoch = at ? at->epoch : 0;
+  const Epoch applied_epoch = log.applied_epoch();
   if (applied_epoch == epoch && lsn <= applied) return SessionState::kCovered;
   // What is applied is committed, and epochs only rise. So units of this epoch may still follow unless a
   // unit of a higher one is applied, or a unit of a lower one in its place.

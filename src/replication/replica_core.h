@@ -86,7 +86,10 @@ class ReplicaCore {
   bool Handover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns);
   // Makes a replica a learner, and lets one that is not in sync leave for it.
   ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
-  // Takes a replica out of the partition, whatever it is, except for the master.
+  // The same for one that comes in addition: how many there should be is raised to how many there are then.
+  ChangeResult Add(const ReplicaId& learner, Nanos now_ns);
+  // Takes a replica out of the partition, whatever it is, except for the master. There should be no more from
+  // then on than there are.
   ChangeResult Remove(const ReplicaId& replica, Nanos now_ns);
   ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);     // at most the size of the ISR
   ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);  // R; at least min_isr
@@ -160,6 +163,7 @@ class ReplicaCore {
   // A message of that epoch's master has come.
   void SeeMaster(Epoch epoch);
   void LookAtDisk(Nanos now_ns);
+  void LookAtTopology(Nanos now_ns);
   void TakeOver(Nanos now_ns);
   void BeginMastership(Nanos now_ns);
   bool MayTake(Epoch epoch) const;

@@ -35,6 +35,7 @@ struct HostMetrics {
   Counter messages_received_total, messages_misdirected_total;
   Counter shipped_bytes_total, ship_reads_total;
   Counter appends_dropped_total;  // RH2
+  Counter held_writes_total;      // by a handover
   Counter topology_writes_total, topology_conflicts_total, topology_unknown_total;
   Gauge masters, followers, waiting_append_bytes;
 };
@@ -110,6 +111,17 @@ struct ForcedMastership {
   bool open = false;        // it serves
 };
 
+// Whether the partition does not have this replica of the node any more, and will not take it again: the record, which
+// is not older than what the replica knows, lists it no longer, in the same lineage; or it was to be installed in the
+// place of another one, and its partition has enough.
+bool WasRemoved(const PartitionRecord& record, NodeId node, const ReplicaState& state);
+
+// A change of a partition's replicas that was asked for.
+struct ReplicaChange {
+  ReplicaId replica;
+  bool done = false;  // the topology says so already
+};
+
 class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook {
  public:
   struct Options {
@@ -142,6 +154,9 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   Result<Mastership> Begin(uint32_t partition) const override;
   Status Check(uint32_t partition, const Mastership& mastership) const override;
   bool Holds(uint32_t partition, Nanos fresh_now_ns) const override;
+  Task<Status> Await(uint32_t partition, ReplicaRead read) override;
+  std::optional<SessionPoint> Shown(uint32_t partition) const override;
+  bool IsLost(uint32_t partition, const SessionPoint& point) const override;
 
   // Makes the replica of that node, or of any that is in sync (0), master, if the epoch is still that one
   // (0: whatever it is). Of several at a time, one goes on; kOverloaded: another one does. kNotMaster: this one is not.
@@ -167,13 +182,23 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
     uint64_t lineage = 0;
   };
   std::vector<Wanting> WantingPages() const;
-  // As master: keeps the log from now on for `learner`, until then, or longer if it is kept already. kNotMaster:
-  // this one is not. kInvalidArgument: there is no such replica.
-  Status KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns);
+  // Those that their partitions do not have any more, as far as is known (WasRemoved).
+  std::vector<uint32_t> RemovedReplicas() const;
+  // As master: keeps the log for `learner` until then: the log from now on (`anew`), or what is kept for it already.
+  // Returns how much that is. kNotMaster: this one is not. kInvalidArgument: there is no such replica. kSnapshotGone:
+  // not anew, and nothing is kept for it.
+  Result<KeptLog> KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns, bool anew);
   // As master: makes a replica of that node a learner, and lets one leave for it that is not in sync. True: the
   // topology says so already. False: it was proposed, or could not be: ask again.
   Result<bool> Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
                        const std::optional<ReplicaId>& leaves);
+
+  // -- what operators ask of a master; false, or not done: ask again
+  // Makes a new replica of that node a learner, or returns the one that it has. `replaces`: another one is to
+  // leave for it later, so there should be no more than before. kOverloaded: another one is a learner already.
+  Result<ReplicaChange> AddOn(uint32_t partition, NodeId node, bool replaces);
+  // Takes a replica out of the partition. kInvalidArgument: it is the master, or too few would be in sync.
+  Result<bool> RemoveOther(uint32_t partition, const ReplicaId& other);
 
   HostedReplica* Find(uint32_t partition) const;
   std::vector<ReplicaReport> Report() const;

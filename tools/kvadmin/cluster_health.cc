@@ -161,6 +161,21 @@ NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node
   return out;
 }
 
+// The node that decides knows best.
+ControllerHealth JudgeController(const ClusterView& view) {
+  ControllerHealth controller;
+  for (const auto& [id, node] : view.nodes) {
+    if (!node.status.ok() || !node.reply.__isset.controller) continue;
+    const api::ControllerStatus& status = node.reply.controller;
+    if (controller.holder != 0 && status.holder != static_cast<int32_t>(id)) continue;
+    controller.holder = static_cast<NodeId>(status.holder);
+    controller.replace_after_s = status.replace_after_s;
+    controller.plans = status.plans;
+    if (controller.holder == id) break;
+  }
+  return controller;
+}
+
 // "3 of 8 partitions have no master (1, 2, 5)", or nothing.
 template <typename Is>
 void AddCount(const std::vector<PartitionHealth>& partitions, std::string_view what, Is is,
@@ -227,6 +242,7 @@ std::string_view HealthName(Health health) {
 ClusterHealth JudgeCluster(const ClusterView& view) {
   ClusterHealth h;
   std::vector<std::string> causes;
+  h.controller = JudgeController(view);
   for (const auto& [id, node] : view.nodes) {
     const NodeHealth& judged = h.nodes.emplace_back(JudgeNode(view, id, node));
     if (judged.problem.empty()) continue;

@@ -37,9 +37,17 @@ struct PartitionHealth {
   NodeId force_on = 0;
 };
 
+// Who replaces nodes that stay away, and what it is about to do.
+struct ControllerHealth {
+  NodeId holder = 0;            // 0: nobody
+  int64_t replace_after_s = 0;  // 0: never
+  std::vector<std::string> plans;
+};
+
 struct ClusterHealth {
   Health health = Health::kOk;
   std::string cause, next;  // empty if all is well
+  ControllerHealth controller;
   std::vector<NodeHealth> nodes;
   std::vector<PartitionHealth> partitions;
 };

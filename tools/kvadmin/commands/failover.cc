@@ -12,6 +12,7 @@
 #include "tools/kvadmin/commands/force_failover.h"
 #include "tools/kvadmin/master_plan.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/replacing.h"
 
 namespace pando::admin {
 
@@ -24,6 +25,7 @@ struct MoveOptions {
   bool masters = false, dry_run = false;
   bool force = false, accept_loss = false;
   std::string confirm;
+  std::optional<Replacing> replacing;
 };
 
 Json MoveJson(const MasterMove& move) {
@@ -181,7 +183,12 @@ Result<ExitCode> RunFailover(const Globals& globals, const MoveOptions& options)
 // -- rebalance and drain
 
 Result<ExitCode> RunRebalance(const Globals& globals, const MoveOptions& options) {
-  if (!options.masters) return Error(Code::kInvalidArgument, "say what to rebalance: --masters");
+  if (options.replacing && !options.masters) {
+    return SetReplacing(globals, options.place, *options.replacing, options.dry_run);
+  }
+  if (!options.masters || options.replacing) {
+    return Error(Code::kInvalidArgument, "say one thing to do: --masters, or --replace");
+  }
   ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
   const std::vector<Led> led = LedPartitions(view);
   std::set<NodeId> nodes;
@@ -250,14 +257,24 @@ void AddRebalanceCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<MoveOptions>();
   tools::Command command = app.Add("rebalance", "Let each node lead its share of the partitions");
   command.Flag("--masters", &o->masters, "Hand over masterships; replicas stay where they are");
+  command.Choice(
+      "--replace", {"on", "off", "default"},
+      [o](const std::string& how) {
+        o->replacing = how == "on" ? Replacing::kOn : how == "off" ? Replacing::kOff : Replacing::kAsStarted;
+      },
+      "Whether nodes that stay away are replaced: on, off, or default, which is as the nodes were started");
   AddPlace(command, o.get());
   command.Footer(
       "Counts the masters of each node that answers, and hands over as few as possible until no node leads two more\n"
       "than another one that could take one. One partition after the other is handed over. The first failure ends the\n"
       "command; what was handed over stays so.\n\n"
+      "--replace is another thing: it says for the whole cluster, at once and until it is changed again, whether the\n"
+      "replicas of a node that stays away are given to other nodes (kvnode --replace_after_s; half an hour if that is\n"
+      "0). It needs --topology. kvadmin cluster status shows what is planned.\n\n"
       "Examples:\n"
       "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 rebalance --masters --dry-run\n"
       "  kvadmin rebalance --masters --topology file:/var/lib/pando/topology\n"
+      "  kvadmin rebalance --replace off --topology file:/var/lib/pando/topology   # before long maintenance\n"
       "Exit codes: 0 done, or nothing to do; 3 a handover was refused or failed.");
   OnChosen(command, globals, [=] { return RunRebalance(*globals, *o); });
 }
