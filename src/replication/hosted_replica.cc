@@ -273,7 +273,8 @@ void HostedReplica::Do(FetchPages& effect) { tasks_.Spawn(AgreeToFetch(effect));
 
 void HostedReplica::Do(QuarantineReplica& effect) {
   host_.observer->OnQuarantined(id_, Error(Code::kCorruption, "partition {}: {}", id_, effect.why));
-  GiveUp();
+  Retire();
+  BecomeAnotherSoon();  // its master says so
 }
 
 // -- handing over
@@ -579,7 +580,11 @@ Result<bool> HostedReplica::Replace(const ReplicaId& learner, NodeId node, const
 
 // RH2, RH4.
 void HostedReplica::OnMessage(NodeId from, const Message& message) {
-  if (core_ == nullptr) return;
+  if (core_ == nullptr) {
+    const bool leads = std::holds_alternative<Heartbeat>(message.body) && message.from == record_.record.master;
+    if (lost_ && leads && message.to == replica()) BecomeAnotherSoon();
+    return;
+  }
   if (message.to != replica() || NodeOf(record_.record, message.from).value_or(from) != from) {
     host_.metrics.messages_misdirected_total.Add();
     return;

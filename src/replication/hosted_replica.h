@@ -55,7 +55,8 @@ class HostedReplica final : private ReplicaLog {
   // The log has failed: what the core wanted until now is not done (I8), and the replica takes part no more. May be
   // called within anything that the replica does, as GiveUp may.
   void Fail() { Retire(); }
-  // The data of the replica are lost. It takes part no more, and another one takes its place.
+  // The data of the replica are lost. It takes part no more, and once a master is heard, which goes on without it,
+  // another one takes its place. Until then an operator may put back what is lost.
   void GiveUp();
   // Stops, and waits for the tasks. Those that wait for a link end when the links close.
   Task<void> Close();
@@ -153,6 +154,7 @@ class HostedReplica final : private ReplicaLog {
   Task<void> ReadRecord();
   Task<void> AgreeToFetch(FetchPages offer);
   Task<bool> MayFetch(FetchPages offer);
+  void BecomeAnotherSoon();
   Task<void> BecomeAnother();
   void DropOldReaders();
   Task<void> TakeAppends();
@@ -174,7 +176,8 @@ class HostedReplica final : private ReplicaLog {
   GatedPartition* partition_ = nullptr;  // null: it does not serve
   bool begun_ = false, closing_ = false;
   bool retired_ = false;  // there is no core any more
-  bool gave_up_ = false;
+  bool lost_ = false;     // GiveUp
+  bool gave_up_ = false;  // it becomes another one, or has
   Versioned<PartitionRecord> record_;
   std::unique_ptr<ReplicaCore> core_;
   // RH1

@@ -33,9 +33,12 @@ void HostedReplica::Retire() {
 }
 
 void HostedReplica::GiveUp() {
-  if (closing_ || std::exchange(gave_up_, true)) return;
+  lost_ = true;
   Retire();
-  tasks_.Spawn(BecomeAnother());
+}
+
+void HostedReplica::BecomeAnotherSoon() {
+  if (!closing_ && !std::exchange(gave_up_, true)) tasks_.Spawn(BecomeAnother());
 }
 
 // I9. What it has promised and acknowledged means nothing any more.

@@ -158,6 +158,31 @@ TEST(BrokenDisks, AReplicaWhoseFileIsDamagedIsReplaced) {
   }
 }
 
+// There is no master that goes on without them, so an operator may put the files back.
+TEST(BrokenDisks, NobodyIsReplacedIfAllFilesAreDamaged) {
+  InCluster([](SmallCluster* c) {
+    EXPECT_EQ(c->Put("a", "1"), Code::kOk);
+    const PartitionRecord before = c->record();
+    std::vector<SimDisk> good;
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_TRUE(c->Stop(i).ok());
+      good.push_back(c->machine(i).disk());
+      c->machine(i).disk().WriteAll(DataFile(c, i), std::string(100'000, 'x'));
+    }
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(c->Start(i).ok());
+    c->Run(10 * kSecond);
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(c->Stop(i).ok());
+    for (size_t i = 0; i < 3; ++i) {
+      const std::string file = DataFile(c, i);
+      c->machine(i).disk().WriteAll(file, good[i].ReadAll(file));
+      EXPECT_TRUE(c->Start(i).ok());
+    }
+    EXPECT_TRUE(c->RunUntil([&] { return IsWhole(c); }, 20 * kSecond));
+    for (const ReplicaRecord& replica : before.isr) EXPECT_EQ(ReplicaOf(*c, replica.node - 1), replica.replica);
+    EXPECT_EQ(c->Put("b", "1"), Code::kOk);
+  });
+}
+
 TEST(BrokenDisks, AReplicaWhoseDiskDoesNotAnswerIsNotReplaced) {
   InCluster([](SmallCluster* c) {
     const size_t i = (c->master() + 1) % 3;

@@ -46,8 +46,8 @@ class SmallCluster {
                                              5 * kSecond));
     CHECK((*made).ok()) << (*made).status().ToString();
     CHECK(kernel_.RunTask(reactor, topology.Close())->ok());
-    engine_.log_segment_bytes = 2u << 20;
-    engine_.log_budget_bytes = 32u << 20;
+    engine_.log_segment_bytes = 256u << 10;
+    engine_.log_budget_bytes = 8u << 20;
     engine_.checkpoint_interval_ns = 500 * kMillisecond;
   }
   ~SmallCluster() {

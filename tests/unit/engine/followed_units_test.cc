@@ -376,26 +376,6 @@ TEST_F(FollowedUnitsTest, TellOfTheirRoom) {
       /*close=*/true);
 }
 
-// The master asks before it appends; removes are let through.
-TEST_F(FollowedUnitsTest, OfAFollowerWithAFullDiskAreRefusedByTheMaster) {
-  leads_ = true;
-  Run(
-      [](CommitGateTest* t) -> Task<void> {
-        t->gate_->commits = true;
-        EXPECT_OK(co_await Put(t->p_, "old", "1"));
-        t->gate_->room = 0;
-        const Lsn before = t->gate_->partition->end().lsn;
-        EXPECT_EQ((co_await Put(t->p_, "new", "1")).code(), Code::kDiskFull);
-        EXPECT_EQ(t->gate_->partition->end().lsn, before);
-        EXPECT_EQ(t->p_->stats().disk_full_total, 1u);
-        EXPECT_OK(co_await Remove(t->p_, "old"));
-        EXPECT_EQ(co_await ValueOf(t->p_, "old"), "none");
-        t->gate_->room = UINT64_MAX;
-        EXPECT_OK(co_await Put(t->p_, "new", "1"));
-      },
-      /*close=*/true);
-}
-
 // The log goes on from a checkpoint, and the file is that of another history, which has as many records.
 TEST_F(FollowedUnitsTest, ContinueTheHistoryOfTheCheckpoint) {
   static std::string value;
