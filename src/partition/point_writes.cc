@@ -31,7 +31,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   const WriteOp& op = write->op;
   const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
   if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
-  if (!state_.gate->MayWrite().ok()) return false;  // CG3
+  if (write->level != WriteLevel::kQuorum || !state_.gate->MayWrite(WriteLevel::kQuorum).ok()) return false;  // CG3
   if (key_bytes > state_.tree->max_key_bytes()) return false;
   if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
   OpCost cost;
@@ -92,6 +92,7 @@ void WritePipeline::FinishPoint(PointUnit* unit, Status status) {
   CHECK(write != nullptr && write->begun) << "PW1: a write was done that had not begun, or twice";
   write->status = status.ok() ? std::move(unit->reply.status) : std::move(status);
   if (write->status.ok()) write->result = std::move(unit->reply.results.back());
+  write->end = {unit->content.epoch, unit->content.last_lsn()};
   unit->content.pins.clear();
   unit->blocks.Drop();  // what it changed counts as dirty now
   if (SpareUnits().size() < kMaxSpareUnits && unit->encoded.capacity() <= kMaxSpareBytes) {

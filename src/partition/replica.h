@@ -173,6 +173,8 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   HistoryPoint durable() const override;
   Lsn committed_lsn() const override { return state_.committed_lsn; }
   Lsn applied_lsn() const override { return state_.applied_lsn; }
+  SessionPoint applied() const override { return {state_.applied_epoch, state_.applied_lsn}; }
+  bool log_half_used() const override { return state_.log->HalfUsed(); }
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override;
   HistoryPoint EpochEnd(Epoch epoch) const override { return state_.history.EpochEnd(epoch); }
   Task<Result<LogSpace>> WaitForRoom(size_t unit_bytes, Nanos deadline_ns) override;

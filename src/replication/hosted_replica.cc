@@ -14,16 +14,6 @@ using AppendBody = Append;  // HostedReplica::Append is another thing
 
 namespace {
 
-// The node that holds the replica, if the record has it.
-std::optional<NodeId> NodeOf(const PartitionRecord& record, const ReplicaId& replica) {
-  for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
-    for (const ReplicaRecord& r : *replicas) {
-      if (r.replica == replica) return r.node;
-    }
-  }
-  return std::nullopt;
-}
-
 // What the follower misses cannot be read from the log: it is not there any more, is damaged, or the follower's
 // history is another one.
 bool MustBeInstalled(Code code) {
@@ -40,7 +30,14 @@ class HostedReplica::Gate final : public CommitGate {
   void OnServing(GatedPartition* partition) override { replica_.OnServing(partition); }
   void OnDurable(Lsn) override { replica_.OnDurable(); }
   void OnClosed() override { replica_.OnClosed(); }
-  Status MayWrite() override { return replica_.MayWrite(); }
+  Status MayWrite(WriteLevel level) override { return replica_.MayWrite(level); }
+  bool HoldsWrites() const override { return replica_.HoldsWrites(); }
+  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns) override {
+    return replica_.UntilMayWrite(level, deadline_ns);
+  }
+  bool frozen() const override { return replica_.core_ != nullptr && replica_.core_->frozen(); }
+  bool HasFollowers() const override { return replica_.HasFollowers(); }
+  Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns) override { return replica_.UntilOnAll(lsn, deadline_ns); }
   Status CheckDisks(uint64_t bytes) override { return replica_.CheckDisks(bytes); }
   bool Leads() const override { return replica_.Leads(); }
   Status MayShowSnapshot() override { return replica_.MayShowSnapshot(); }
@@ -58,6 +55,7 @@ HostedReplica::HostedReplica(HostContext& host, uint32_t partition, Uuid partiti
       file_(std::move(file)),
       wanted_(file_->state()),
       shipper_idle_(host.reactor),
+      moved_(host.reactor),
       handover_over_(host.reactor) {}
 
 HostedReplica::~HostedReplica() { CHECK(closing_) << "a HostedReplica was destroyed before it was closed"; }
@@ -101,6 +99,7 @@ void HostedReplica::OnDurable() {
 }
 
 void HostedReplica::OnClosed() {
+  Wake();
   EndHandover({{}, false, "the partition is out of service"});
   partition_ = nullptr;
   lease_end_ns_.reset();
@@ -110,19 +109,21 @@ void HostedReplica::OnClosed() {
   if (!inside_) core_.reset();
 }
 
-Status HostedReplica::MayWrite() const {
-  if (core_ != nullptr && core_->AcceptsWrites(host_.reactor.NowNs())) return Status();
-  return NotServing();
+Status HostedReplica::MayWrite(WriteLevel level) const {
+  if (core_ != nullptr && core_->JudgeWrite(level, 0, host_.reactor.NowNs()) == WriteVerdict::kAccepted) {
+    return Status();
+  }
+  return NotServing(level);
 }
 
 // Why this replica neither writes nor answers reads of the newest state.
-Status HostedReplica::NotServing() const {
+Status HostedReplica::NotServing(WriteLevel level) const {
   if (core_ == nullptr) {
     return Error(Code::kUnavailable, "partition {}: this node {} its cluster; ask another node, or try again", id_,
                  retired_ ? "leaves" : "has not yet joined");
   }
   const PartitionEntry& entry = core_->entry();
-  switch (core_->JudgeWrite(WriteLevel::kQuorum, 0, host_.reactor.NowNs())) {
+  switch (core_->JudgeWrite(level, 0, host_.reactor.NowNs())) {
     case WriteVerdict::kHandingOver:
       return Error(Code::kNotMaster, "partition {}: another node is to be its master in a moment; try again", id_);
     case WriteVerdict::kOpening:
@@ -130,8 +131,13 @@ Status HostedReplica::NotServing() const {
     case WriteVerdict::kDiskStalled:
       return Error(Code::kUnavailable, "partition {}: the disk of this node does not answer; ask again in a moment",
                    id_);
-    case WriteVerdict::kFrozen:
     case WriteVerdict::kTooFewForAll:
+      return Error(
+          Code::kUnavailable,
+          "partition {}: level ALL needs all of its {} replicas in sync, and {} are; nothing was changed. Write "
+          "at level QUORUM, or start the nodes that are down",
+          id_, entry.replicas, entry.isr.size());
+    case WriteVerdict::kFrozen:
       return Error(Code::kUnavailable,
                    "partition {}: too few replicas are in sync ({}, and {} must be): it cannot commit. Start the nodes "
                    "that are down, or look at kvadmin cluster show",
@@ -182,6 +188,8 @@ void HostedReplica::Feed(Input input) {
   CarryOut();
 }
 
+void HostedReplica::Ask(const std::function<void(ReplicaCore&, Nanos)>& input) { Feed(input); }
+
 // RH1. Applying what is committed resumes who waits for it, and that may feed the core again: then the effects
 // of that wait for their turn here.
 void HostedReplica::CarryOut() {
@@ -195,6 +203,7 @@ void HostedReplica::CarryOut() {
     if (commit_up_to_ > committed_) {
       committed_ = commit_up_to_;
       partition_->Commit(committed_);
+      Wake();
       continue;
     }
     if (effects_.empty()) break;
@@ -249,12 +258,14 @@ void HostedReplica::Do(CloseMastership& effect) {
   StopShipping();
   holds_.clear();
   newcomers_.clear();
+  Wake();
   EndHandover({effect.successor, effect.successor != ReplicaId(), effect.why});
 }
 
 void HostedReplica::Do(HandoverEnded& effect) {
   LOG_IF(WARNING, !effect.done) << "partition " << id_ << ": the handover to " << effect.target.ToString()
                                 << " was given up: " << effect.why;
+  Wake();
   EndHandover(effect);
 }
 
@@ -263,8 +274,15 @@ void HostedReplica::Do(ReportLostReplica& effect) {
              << " has lost what it had acknowledged, and is not counted any more: " << effect.why;
 }
 
+// If the partition is to have a replica here, it is another one.
 void HostedReplica::Do(DiscardReplica& effect) {
   host_.observer->OnQuarantined(id_, Error(Code::kUnavailable, "partition {}: {}", id_, effect.why));
+  const PartitionRecord& r = record_.record;
+  bool listed = false;
+  for (const auto* replicas : {&r.isr, &r.evicted, &r.learners}) {
+    for (const ReplicaRecord& of : *replicas) listed = listed || of.node == host_.node;
+  }
+  if (listed) BecomeAnotherSoon();
 }
 
 void HostedReplica::Do(InstallReplica& effect) { host_.observer->OnInstallWanted(id_, effect.replica); }
@@ -520,7 +538,7 @@ Task<void> HostedReplica::AgreeToFetch(FetchPages offer) {
   Feed([](ReplicaCore& core, Nanos now_ns) { core.OnInstalled(now_ns); });
 }
 
-Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
+Result<KeptLog> HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew) {
   if (core_ == nullptr || !core_->Serving()) return NotServing();
   const std::optional<NodeId> node = NodeOf(record_.record, learner);
   if (!node) {
@@ -529,16 +547,21 @@ Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
   }
   DropOldReaders();
   const auto held = holds_.find(learner);
-  if (held != holds_.end()) {
+  if (held != holds_.end() && !anew) {
     held->second.until_ns = until_ns;
-    return Status();
+    return held->second.reader->kept();
   }
-  if (holds_.size() >= kMaxHolds) {
+  if (!anew) {
+    return Error(Code::kSnapshotGone, "partition {}: no log is kept any more for the replica {}: begin again", id_,
+                 learner.ToString());
+  }
+  if (held == holds_.end() && holds_.size() >= kMaxHolds) {
     return Error(Code::kOverloaded, "partition {}: {} replicas are being installed already", id_, holds_.size());
   }
   ASSIGN_OR_RETURN(std::unique_ptr<LiveReader> reader, partition_->OpenReader(partition_->end()));
+  const KeptLog kept = reader->kept();
   holds_[learner] = {std::move(reader), until_ns};
-  return Status();
+  return kept;
 }
 
 // Log is kept only for those who may still come for it.
@@ -549,31 +572,10 @@ void HostedReplica::DropOldReaders() {
   }
 }
 
-Result<bool> HostedReplica::Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves) {
-  if (core_ == nullptr || !core_->Serving()) return NotServing();
-  if (!host_.members.contains(node)) {
-    return Error(Code::kInvalidArgument, "partition {}: the cluster has no node {}", id_, node);
-  }
-  if (const auto listed = NodeOf(record_.record, learner); listed && *listed != node) {
-    return Error(Code::kInvalidArgument, "partition {}: the replica {} is that of node {}", id_, learner.ToString(),
-                 *listed);
-  }
-  // RecordOf must know the node of each replica that a proposal may have which goes on.
-  std::erase_if(newcomers_, [this](const auto& n) { return NodeOf(record_.record, n.first).has_value(); });
-  if (newcomers_.size() >= kMaxNewcomers && !newcomers_.contains(learner)) {
-    return Error(Code::kOverloaded, "partition {}: too many replicas have asked to become learners; try again", id_);
-  }
-  newcomers_[learner] = node;
+ChangeResult HostedReplica::Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change) {
   ChangeResult result = ChangeResult::kNotMaster;
-  Feed([&](ReplicaCore& core, Nanos now_ns) { result = core.Assign(learner, leaves, now_ns); });
-  // What was not proposed is asked again.
-  if (result != ChangeResult::kProposed) newcomers_.erase(learner);
-  if (result == ChangeResult::kNotMaster) return NotServing();
-  if (result == ChangeResult::kNotAllowed) {
-    return Error(Code::kOverloaded, "partition {}: it has {} replicas, which is the limit; remove one", id_,
-                 kMaxReplicas);
-  }
-  return result == ChangeResult::kDone;
+  Feed([&](ReplicaCore& core, Nanos now_ns) { result = change(core, now_ns); });
+  return result;
 }
 
 // -- messages
@@ -662,6 +664,7 @@ void HostedReplica::Tick() {
   NoteApplying();
   Feed([](ReplicaCore& core, Nanos now_ns) { core.Tick(now_ns); });
   if (core_ == nullptr) return;
+  Wake();
   const std::string wrong = core_->CheckInvariants();
   CHECK(wrong.empty()) << "partition " << id_ << ": " << wrong;
 }
@@ -675,6 +678,7 @@ void HostedReplica::Stop() {
 Task<void> HostedReplica::Close() {
   Stop();
   co_await tasks_.Drain();
+  while (waiting_ > 0) co_await Sleep(host_.reactor, kMillisecond);
   shippers_.clear();
   if (!std::exchange(file_closed_, true)) {
     const Status closed = co_await file_->Close();
@@ -728,6 +732,7 @@ ReplicaReport HostedReplica::Report() const {
   report.min_isr = r.min_isr;
   if (partition_ != nullptr) {
     report.last_lsn = partition_->end().lsn;
+    report.last_epoch = partition_->end().epoch;
     report.durable_lsn = partition_->durable().lsn;
     report.commit_lsn = partition_->committed_lsn();
     report.applied_lsn = partition_->applied_lsn();

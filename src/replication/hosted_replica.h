@@ -22,6 +22,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <limits>
 #include <map>
 #include <memory>
@@ -73,11 +74,21 @@ class HostedReplica final : private ReplicaLog {
   Result<Mastership> BeginRead() const;
   Status CheckRead(const Mastership& mastership) const;
   bool HoldsLease(Nanos fresh_now_ns) const;
+  // See ReadGate.
+  Task<Status> AwaitRead(ReplicaRead read);
+  std::optional<SessionPoint> Shown() const;
+  bool IsLost(const SessionPoint& point) const;
 
   // See ReplicaHost.
   Task<Result<HandoverResult>> HandOver(NodeId to, Epoch epoch, Nanos timeout_ns);
-  Status KeepLogFor(const ReplicaId& learner, Nanos until_ns);
+  using ForceOutcome = std::shared_ptr<std::optional<Result<ForcedMastership>>>;
+  void BeginForce(ForceOrder order, ForceOutcome outcome);  // forced_failover.cc
+  Result<bool> SetMinIsr(uint32_t min_isr);
+  Result<KeptLog> KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew);
+  // hosted_changes.cc
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
+  Result<ReplicaChange> AddOn(NodeId node, bool replaces);
+  Result<bool> RemoveOther(const ReplicaId& other);
   // Its data is to be replaced by a copy of its master's pages (RH5).
   bool wants_pages() const { return begun_ && !closing_ && !file_->state().installed; }
   const ReplicaState& state() const { return file_->state(); }
@@ -102,6 +113,9 @@ class HostedReplica final : private ReplicaLog {
   static constexpr Nanos kRoomTimeoutNs = 400 * kMillisecond;
   static constexpr Nanos kHandoverGraceNs = kSecond;
   static constexpr Nanos kApplyStallNs = kSecond;
+  // A read that another replica could answer waits so long for this one.
+  static constexpr Nanos kReadWaitNs = 200 * kMillisecond;
+  static constexpr Nanos kOnAllWaitNs = 10 * kSecond;
   // Before a follower is shipped to again that cannot be reached, or for which nothing could be read.
   static constexpr Nanos kShipPauseNs = 20 * kMillisecond;
 
@@ -109,6 +123,7 @@ class HostedReplica final : private ReplicaLog {
   HistoryPoint end() const override { return partition_->end(); }
   HistoryPoint durable() const override { return partition_->durable(); }
   Lsn applied() const override { return partition_->applied_lsn(); }
+  Epoch applied_epoch() const override { return partition_->applied().epoch; }
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override { return partition_->PointAt(lsn); }
   HistoryPoint EpochEnd(Epoch epoch) const override { return partition_->EpochEnd(epoch); }
   bool Append(const WriteUnit& unit) override;
@@ -121,8 +136,19 @@ class HostedReplica final : private ReplicaLog {
   void OnServing(GatedPartition* partition);
   void OnDurable();
   void OnClosed();
-  Status MayWrite() const;
+  Status MayWrite(WriteLevel level) const;
   Status CheckDisks(uint64_t bytes) const;
+  // -- levels (replica_levels.cc)
+  bool HoldsWrites() const;
+  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns);
+  bool HasFollowers() const { return record_.record.replicas > 1 || record_.record.isr.size() > 1; }
+  Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns);
+  Status JudgeRead(const ReplicaRead& read) const;
+  std::string MasterAddress() const;
+  // Those who wait in one of these look again.
+  void Wake() {
+    if (moved_.size() > 0) moved_.NotifyAll();
+  }
   Status MayShowSnapshot() const;
   bool Leads() const { return core_ != nullptr && core_->Serving().has_value(); }
   void OnAppended();
@@ -130,6 +156,10 @@ class HostedReplica final : private ReplicaLog {
   // Calls `input(core, now_ns)`, if there is a core, and carries out what it wants (RH1).
   template <typename Input>
   void Feed(Input input);
+  void Ask(const std::function<void(ReplicaCore&, Nanos)>& input);  // Feed, for other files
+  ChangeResult Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change);
+  Status NoteNewcomer(const ReplicaId& learner, NodeId node);
+  Result<bool> Newcomer(const ReplicaId& learner, ChangeResult result);
   void CarryOut();
   void NoteApplying();
   void Do(SendMessage& effect);
@@ -160,11 +190,20 @@ class HostedReplica final : private ReplicaLog {
   Task<void> TakeAppends();
   void StopShipping();
   void Retire();
-  Status NotServing() const;
+  Status NotServing(WriteLevel level = WriteLevel::kQuorum) const;
   // The reactor that holds the replica of that node; nothing if it is not known where it listens.
   std::optional<uint32_t> ReactorOf(NodeId node) const;
   std::optional<ReplicaRecord> ChooseSuccessor(NodeId to) const;
   void EndHandover(HandoverEnded how);
+  // forced_failover.cc
+  Task<void> RunForce(ForceOrder order, ForceOutcome outcome);
+  Task<Result<ForcedMastership>> Force(ForceOrder order);
+  Task<Result<bool>> ForceOnce(const ForceOrder* order, Nanos deadline_ns, bool* was_member);
+  Status CheckOrder(const ForceOrder& order) const;
+  Status WhyNotForced(ForceVerdict verdict) const;
+  ReplicaSet NameLearners();
+  ForceVerdict AskToForce(const ReplicaSet& learners, bool accept_loss);
+  bool IsMember() const;
   void ReportFollowers(ReplicaReport* report) const;
 
   HostContext& host_;
@@ -200,7 +239,10 @@ class HostedReplica final : private ReplicaLog {
   std::map<ReplicaId, Hold> holds_;
   static constexpr size_t kMaxNewcomers = 64;
   std::map<ReplicaId, NodeId> newcomers_;  // that a proposal may name, and the record does not yet
+  bool forcing_ = false;
   WaitQueue shipper_idle_;
+  WaitQueue moved_;     // what is applied or committed, or who is master
+  size_t waiting_ = 0;  // calls that wait for that
   // Where the outcome of the handover that goes on is put; null: none does.
   std::optional<HandoverEnded>* handover_ = nullptr;
   WaitQueue handover_over_;

@@ -20,6 +20,7 @@ Status HostedReplica::CheckDisks(uint64_t bytes) const {
 void HostedReplica::Retire() {
   retired_ = true;
   if (inside_) return;  // Feed calls it
+  Wake();
   lease_end_ns_.reset();
   StopShipping();
   holds_.clear();

@@ -393,6 +393,16 @@ ChangeResult Leader::Assign(const ReplicaId& learner, const std::optional<Replic
   return Propose(desired, now_ns);
 }
 
+ChangeResult Leader::Add(const ReplicaId& learner, Nanos now_ns) {
+  if (!active()) return ChangeResult::kNotMaster;
+  PartitionEntry desired = context_.entry;
+  if (!desired.assigned.Contains(learner)) desired.learners.Insert(learner);
+  const size_t count = desired.assigned.Union(desired.learners).size();
+  if (count > kMaxReplicas) return ChangeResult::kNotAllowed;
+  desired.replicas = std::max(desired.replicas, static_cast<uint32_t>(count));
+  return Propose(desired, now_ns);
+}
+
 void Leader::Tick(Nanos now_ns) {
   const Timing& timing = context_.timing();
   if (now_ns >= next_heartbeat_ns_) {
@@ -478,6 +488,8 @@ ChangeResult Leader::Remove(const ReplicaId& replica, Nanos now_ns) {
   desired.assigned.Remove(replica);
   desired.learners.Remove(replica);
   if (desired.isr.size() < desired.min_isr) return ChangeResult::kNotAllowed;  // I10
+  const size_t count = desired.assigned.Union(desired.learners).size();
+  desired.replicas = std::min(desired.replicas, static_cast<uint32_t>(count));
   return Propose(desired, now_ns);
 }
 

@@ -64,7 +64,7 @@ class Leader {
   bool BeginHandover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns);
   const Handover& handover() const { return handover_; }
   ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
-
+  ChangeResult Add(const ReplicaId& learner, Nanos now_ns);
   ChangeResult Remove(const ReplicaId& replica, Nanos now_ns);
   ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);
   ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);
@@ -89,6 +89,12 @@ class Leader {
     Nanos heard_ns = 0;      // its last heartbeat
   };
   std::vector<Following> Followers() const;
+  // Whether this replica does nobody any good as master: it has had no lease for long, because of a member that it
+  // cannot take out of the ISR, for the topology does not answer.
+  bool IsUnheardByTopology(Nanos now_ns) const {
+    const Nanos time = context_.timing().resign_after_ns;
+    return proposals_.WaitsFor(time, now_ns) && now_ns - LeaseEnd() >= time;
+  }
 
   struct Counted {  // for the assertions of the simulation
     ReplicaId replica;

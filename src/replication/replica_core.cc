@@ -99,7 +99,8 @@ void ReplicaCore::On(const ReplicaId& from, const InstallOffer& offer, Nanos) {
   if (offer.epoch > context_.entry.epoch) context_.out.Add(ReadTopology{});
   const PartitionEntry& entry = context_.entry;
   if (offer.epoch != entry.epoch || from != entry.master || entry.isr.Contains(context_.self())) return;
-  if (follower_.AcknowledgedIn(offer.epoch) > offer.acked_lsn) return;  // it was sent before that came
+  // The offer was sent before that came, or it was lost: then the master would never know without being told again.
+  if (follower_.AcknowledgedIn(offer.epoch) > offer.acked_lsn) return follower_.Remind();
   context_.installed = false;
   context_.out.Add(FetchPages{offer.epoch, from});
 }
@@ -115,6 +116,7 @@ void ReplicaCore::Tick(Nanos now_ns) {
   turn_ns_ = now_ns;
   if (out_of_service()) return;
   LookAtDisk(now_ns);
+  LookAtTopology(now_ns);
   if (leader_.active()) leader_.Tick(now_ns);
   TakeOver(now_ns);
   // The proposed handover comes first: it may have landed.
@@ -132,6 +134,15 @@ void ReplicaCore::LookAtDisk(Nanos now_ns) {
   const bool never_opens = context_.apply_stalled && !leader_.is_open();
   if (!never_opens && !(context_.disk.stalled() && context_.rules().stalled_disk_resigns)) return;
   StepDown(never_opens ? "it cannot apply what is committed" : "its disk does not answer");
+  election_.StandBack(now_ns);
+}
+
+// Only this node may be cut off from the topology. Then another member can do better. If the topology answers
+// nobody, nothing is lost: without a lease and without commits, this mastership serves nothing.
+void ReplicaCore::LookAtTopology(Nanos now_ns) {
+  if (!leader_.active() || leader_.handover().active() || context_.entry.isr.size() < 2) return;
+  if (!context_.rules().unheard_by_topology_resigns || !leader_.IsUnheardByTopology(now_ns)) return;
+  StepDown("it can neither commit nor change its ISR, because the topology does not answer");
   election_.StandBack(now_ns);
 }
 
@@ -208,6 +219,11 @@ ChangeResult ReplicaCore::Assign(const ReplicaId& learner, const std::optional<R
   return leader_.Assign(learner, leaves, now_ns);
 }
 
+ChangeResult ReplicaCore::Add(const ReplicaId& learner, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.Add(learner, now_ns);
+}
+
 ChangeResult ReplicaCore::Remove(const ReplicaId& replica, Nanos now_ns) {
   turn_ns_ = now_ns;
   return leader_.Remove(replica, now_ns);
@@ -221,6 +237,32 @@ ChangeResult ReplicaCore::SetMinIsr(uint32_t min_isr, Nanos now_ns) {
 ChangeResult ReplicaCore::SetReplicas(uint32_t replicas, Nanos now_ns) {
   turn_ns_ = now_ns;
   return leader_.SetReplicas(replicas, now_ns);
+}
+
+// No promises: there are not enough replicas to give them. Whoever else leads can commit nothing without this
+// replica, if it is in sync, and learns from the topology that its epoch is over.
+ForceVerdict ReplicaCore::Force(const ReplicaSet& learners, bool accept_loss, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  const PartitionEntry& entry = context_.entry;
+  if (out_of_service() || !context_.installed) return ForceVerdict::kOutOfService;
+  if (!entry.known() || !entry.assigned.Contains(context_.self())) return ForceVerdict::kNotAssigned;
+  if (leader_.is_open() && now_ns < leader_.LeaseEnd()) return ForceVerdict::kServes;
+  if (!leader_.active() && !follower_.grant().HasRunOut(now_ns)) return ForceVerdict::kHearsMaster;
+  if (!accept_loss && !entry.isr.Contains(context_.self())) return ForceVerdict::kMayLose;
+  PartitionEntry desired = entry;
+  ++desired.lineage;
+  desired.epoch = std::max({context_.promised, entry.epoch, context_.highest_seen}) + 1;
+  desired.master = context_.self();
+  desired.isr = desired.assigned = ReplicaSet{context_.self()};
+  desired.min_isr = 1;  // I10
+  desired.learners = learners;
+  if (!context_.rules().force_names_new_replicas) {
+    desired.learners = entry.assigned.Union(entry.learners);
+    desired.learners.Remove(context_.self());
+  }
+  desired.op_id = context_.NewOp();
+  context_.out.Add(CasTopology{desired});
+  return ForceVerdict::kProposed;
 }
 
 bool ReplicaCore::Handover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns) {
@@ -245,8 +287,7 @@ SessionState ReplicaCore::SessionCovers(Epoch epoch, Lsn lsn) const {
   const ReplicaLog& log = context_.log;
   const Lsn applied = log.applied();
   if (!context_.rules().session_names_epoch) return lsn <= applied ? SessionState::kCovered : SessionState::kNotYet;
-  const std::optional<HistoryPoint> at = log.PointAt(applied);
-  const Epoch applied_epoch = at ? at->epoch : 0;
+  const Epoch applied_epoch = log.applied_epoch();
   if (applied_epoch == epoch && lsn <= applied) return SessionState::kCovered;
   // What is applied is committed, and epochs only rise. So units of this epoch may still follow unless a
   // unit of a higher one is applied, or a unit of a lower one in its place.
@@ -326,7 +367,9 @@ bool ReplicaCore::IsPart(const PartitionEntry& entry) {
   if (entry.lineage != context_.lineage && context_.rules().lineage_is_checked) {
     if (entry.lineage < context_.lineage) return false;  // the topology went back
     // Who is in sync when a loss is accepted is what the new lineage begins with.
-    if (context_.lineage != 0 && context_.log.end().lsn != 0 && !entry.isr.Contains(context_.self())) {
+    const bool counts = entry.isr.Contains(context_.self()) ||
+                        (context_.log.end().lsn == 0 && entry.learners.Contains(context_.self()));
+    if (context_.lineage != 0 && !counts) {
       Discard(fmt::format("an operator has accepted a loss: the lineage is {} now, and was {} here", entry.lineage,
                           context_.lineage));
       return false;

@@ -111,6 +111,22 @@ Task<void> ReplicaHost::HandOverAll(Nanos timeout_ns) {
   co_await tasks.Drain();
 }
 
+// The replica may go away meanwhile, so its task does the work, and this only looks.
+Task<Result<ForcedMastership>> ReplicaHost::Force(uint32_t partition, ForceOrder order) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  auto outcome = std::make_shared<std::optional<Result<ForcedMastership>>>();
+  replica->BeginForce(order, outcome);
+  while (!outcome->has_value()) co_await Sleep(context_.reactor, kForceLookNs);
+  co_return std::move(**outcome);
+}
+
+Result<bool> ReplicaHost::SetMinIsr(uint32_t partition, uint32_t min_isr) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->SetMinIsr(min_isr);
+}
+
 std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
   std::vector<Wanting> wanting;
   for (const auto& [id, replica] : replicas_) {
@@ -120,10 +136,19 @@ std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
   return wanting;
 }
 
-Status ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns) {
+std::vector<uint32_t> ReplicaHost::RemovedReplicas() const {
+  std::vector<uint32_t> removed;
+  for (const auto& [id, replica] : replicas_) {
+    const Versioned<PartitionRecord>& record = replica->record();
+    if (record.revision != 0 && WasRemoved(record.record, context_.node, replica->state())) removed.push_back(id);
+  }
+  return removed;
+}
+
+Result<KeptLog> ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns, bool anew) {
   HostedReplica* replica = Find(partition);
   if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
-  return replica->KeepLogFor(learner, until_ns);
+  return replica->KeepLogFor(learner, until_ns, anew);
 }
 
 Result<bool> ReplicaHost::Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
@@ -131,6 +156,18 @@ Result<bool> ReplicaHost::Replace(uint32_t partition, const ReplicaId& learner, 
   HostedReplica* replica = Find(partition);
   if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
   return replica->Replace(learner, node, leaves);
+}
+
+Result<ReplicaChange> ReplicaHost::AddOn(uint32_t partition, NodeId node, bool replaces) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->AddOn(node, replaces);
+}
+
+Result<bool> ReplicaHost::RemoveOther(uint32_t partition, const ReplicaId& other) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->RemoveOther(other);
 }
 
 HostedReplica* ReplicaHost::Find(uint32_t partition) const {
@@ -206,6 +243,22 @@ Status ReplicaHost::Check(uint32_t partition, const Mastership& mastership) cons
 bool ReplicaHost::Holds(uint32_t partition, Nanos fresh_now_ns) const {
   const HostedReplica* replica = Find(partition);
   return replica != nullptr && replica->HoldsLease(fresh_now_ns);
+}
+
+Task<Status> ReplicaHost::Await(uint32_t partition, ReplicaRead read) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  co_return co_await replica->AwaitRead(read);
+}
+
+std::optional<SessionPoint> ReplicaHost::Shown(uint32_t partition) const {
+  const HostedReplica* replica = Find(partition);
+  return replica == nullptr ? std::nullopt : replica->Shown();
+}
+
+bool ReplicaHost::IsLost(uint32_t partition, const SessionPoint& point) const {
+  const HostedReplica* replica = Find(partition);
+  return replica != nullptr && replica->IsLost(point);
 }
 
 std::vector<ReplicaReport> ReplicaHost::Report() const {

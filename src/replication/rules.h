@@ -25,6 +25,7 @@ struct Rules {
   bool joiner_counts_before_cas = true;     // commit waits for proposed sets too [pending]
   bool join_from_epoch_start = true;        // not at the known commit LSN [joinStart]
   bool absent_op_id_proves_nothing = true;  // no answer is not a failure [casUnknown]
+  bool unheard_by_topology_resigns = true;  // one that can neither commit nor change its ISR
   // -- promotion
   bool start_ends_mastership = true;     // a started process wins a new epoch first [noResume]
   bool promises_are_durable = true;      // [durablePromise]
@@ -49,7 +50,8 @@ struct Rules {
   bool stalled_disk_resigns = true;
   bool lost_disk_is_condemned = true;
   bool lineage_is_checked = true;
-  bool session_names_epoch = true;  // an LSN says nothing without its epoch
+  bool force_names_new_replicas = true;  // nobody of an older lineage can follow the new one
+  bool session_names_epoch = true;       // an LSN says nothing without its epoch
   // -- starts
   bool apply_to_watermark_only = true;  // recovery applies what is known to be committed
   bool identity_is_judged = true;       // JudgeDirectory [newUuid, startCounter]

@@ -249,6 +249,8 @@ class Log {
   virtual Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) = 0;
   // Returns true when WaitForSpace would not suspend.
   virtual bool HasSpace(size_t bytes) const = 0;
+  // More than half of a budget is used.
+  virtual bool HalfUsed() const = 0;
 
   // Stages one unit, of which recovery sees all or nothing. It continues the stream (CHECKed). If its first
   // LSN is one that the stream has reached already, and its epoch is higher than that of the last unit, the

@@ -68,16 +68,30 @@ void ClusterWorld::ClientNext(Client& client) {
     call->op.key = fmt::format("e{}", random_.Below(200));
     call->op.value = std::string(random_.Below(6000), 'e');
   }
+  if (!call->expires && random_.Chance(0.35)) {
+    call->level = RandomLevelRequest(client);
+    call->op.key = call->level->key;
+  }
   StoreInfo store;
   store.ranges = partitions_;
   call->partition = store.PartitionOf(call->op.key);
   const auto serves = [](const Node* n) { return n != nullptr && n->state == State::kUp && n->member->serving(); };
-  Node*& target = client.targets[call->partition];
+  const bool anywhere = call->level && call->level->kind != LevelRequest::Kind::kWrite;
+  Node* any = &AnyNode();
+  Node*& target = anywhere ? any : client.targets[call->partition];
   if (!serves(target)) target = &AnyNode();
   if (!serves(target)) return At(10 * kMillisecond, [this, &client] { ClientNext(client); });
   call->node = target;
   call->life = target->life;
-  if (!call->expires) call->history = history_.Begin(call->op, kernel_.now_ns());
+  if (call->level) {
+    LevelRequest& request = *call->level;
+    request.invoked_ns = kernel_.now_ns();
+    request.after = client.session.token.At(call->partition);
+    request.floor = client.session.seen[request.key];
+    levels_.Begin(request);
+  } else if (!call->expires) {
+    call->history = history_.Begin(call->op, kernel_.now_ns());
+  }
   client.call = call;
   ++calls_open_;
   call->node->member->calls().Spawn(RunCall(this, &client, call->node->member, call));
@@ -91,6 +105,10 @@ Task<void> ClusterWorld::RunCall(ClusterWorld* world, Client* client, ClusterMem
   Code code = Code::kUnavailable;
   Operation& op = call->op;
   if (!member->serving()) {
+  } else if (call->level) {
+    Task<Code> run = RunLevelRequest(member, call->partition, &*call->level);
+    code = co_await run;
+    if (code == Code::kOk) world->LookAtAllReplicas(*call);
   } else if (op.kind == Operation::Kind::kGet) {
     Result<ReadResult> read = co_await member->place(call->partition)->Get(op.key, kNewest, nullptr);
     code = read.code();
@@ -143,10 +161,12 @@ Task<void> ClusterWorld::RunCall(ClusterWorld* world, Client* client, ClusterMem
 void ClusterWorld::Answered(Client& client, const std::shared_ptr<Call>& call, Code code) {
   if (std::exchange(call->over, true)) return;
   --calls_open_;
-  const bool read = call->op.kind == Operation::Kind::kGet;
+  const bool read =
+      call->level ? call->level->kind != LevelRequest::Kind::kWrite : call->op.kind == Operation::Kind::kGet;
   const bool ok = code == Code::kOk;
   Node*& target = client.targets[call->partition];
   if (!ok && target == call->node) target = nullptr;
+  if (call->level) LevelAnswered(client, *call, code);
   if (ok) {
     ++counts_.done;
   } else if (read || code != Code::kAborted) {
@@ -154,7 +174,7 @@ void ClusterWorld::Answered(Client& client, const std::shared_ptr<Call>& call, C
   } else {
     ++counts_.unknown;
   }
-  if (!call->expires) {
+  if (!call->expires && !call->level) {
     Operation& recorded = history_.operation(call->history);
     if (ok) {
       recorded.refused = call->op.refused;
@@ -186,7 +206,7 @@ void ClusterWorld::NextFault() {
 void ClusterWorld::OneFault() {
   Node& node = AnyNode();
   Node& other = AnyNode();
-  switch (random_.Below(17)) {
+  switch (calm_ ? 13 : random_.Below(17)) {
     case 0:
     case 1: return Crash(node, false);
     case 2: return Crash(node, true);

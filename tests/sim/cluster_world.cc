@@ -21,8 +21,8 @@ constexpr int64_t kExpiresMs = 700;
 
 }  // namespace
 
-ClusterWorld::ClusterWorld(uint64_t seed, bool tells)
-    : seed_(seed), tells_(tells), random_(seed * 0x9e3779b97f4a7c15ull + 7), kernel_(seed) {
+ClusterWorld::ClusterWorld(uint64_t seed, bool tells, bool calm)
+    : seed_(seed), tells_(tells), calm_(calm), random_(seed * 0x9e3779b97f4a7c15ull + 7), kernel_(seed) {
   static constexpr int kSizes[] = {3, 3, 3, 4, 4, 5};
   const int size = kSizes[random_.Below(std::size(kSizes))];
   partitions_ = 1u << random_.Below(3);
@@ -77,9 +77,12 @@ std::string ClusterWorld::Story() const {
 std::string ClusterWorld::Summary() const {
   return fmt::format(
       "{} nodes, {} partitions, {} operations done, {} refused, {} unknown, {} faults, {} crashes, {} handovers, "
-      "{} copies wanted, {} events, {:.1f} s simulated",
+      "{} copies wanted, {} held, {} at ONE, {} at ALL, {} BOUNDED, {} SESSION (of both, {} at followers, {} too "
+      "stale, "
+      "{} lost), {} events, {:.1f} s simulated",
       nodes_.size(), partitions_, counts_.done, counts_.refused, counts_.unknown, counts_.faults, counts_.crashes,
-      counts_.handovers, counts_.installs, kernel_.events(),
+      counts_.handovers, counts_.installs, counts_.held, counts_.ones, counts_.alls, counts_.bounded, counts_.sessions,
+      counts_.by_followers, counts_.stale, counts_.lost, kernel_.events(),
       static_cast<double>(kernel_.now_ns() - began_ns_) / kSecond);
 }
 
@@ -122,6 +125,7 @@ std::string ClusterWorld::Run() {
   RunUntil([] { return false; }, 2 * kExpiresMs * kMillisecond);
   CompareReplicas();
   JudgeHistory();
+  JudgeLevels();
   if (wrong_.empty()) CloseAll();
   return wrong_;
 }

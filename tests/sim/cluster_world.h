@@ -17,6 +17,7 @@
 
 #include "src/topology/cluster_map.h"
 #include "tests/sim/cluster_member.h"
+#include "tests/sim/level_audit.h"
 #include "tests/support/history.h"
 #include "tests/support/sim_kernel.h"
 #include "tests/support/sim_random.h"
@@ -28,11 +29,13 @@ class ClusterWorld {
  public:
   struct Counts {
     uint64_t done = 0, refused = 0, unknown = 0;  // operations of clients
-    uint64_t crashes = 0, faults = 0, installs = 0, handovers = 0;
+    uint64_t crashes = 0, faults = 0, installs = 0, handovers = 0, held = 0;
+    uint64_t ones = 0, alls = 0, bounded = 0, sessions = 0;  // done
+    uint64_t by_followers = 0, stale = 0, lost = 0;          // of the last two; refused
   };
 
-  // `tells`: the story goes to stderr while it happens.
-  ClusterWorld(uint64_t seed, bool tells);
+  // `tells`: the story goes to stderr while it happens. `calm`: nothing fails; masters only hand over.
+  ClusterWorld(uint64_t seed, bool tells, bool calm = false);
   ~ClusterWorld();
   ClusterWorld(const ClusterWorld&) = delete;
 
@@ -69,7 +72,8 @@ class ClusterWorld {
     Node* node = nullptr;
     uint64_t life = 0;
     bool over = false;
-    bool expires = false;  // not in the history
+    bool expires = false;               // not in the history
+    std::optional<LevelRequest> level;  // the same: LevelAudit judges it
   };
   struct Client {
     int index = 0;
@@ -77,6 +81,7 @@ class ClusterWorld {
     std::shared_ptr<Call> call;
     std::optional<std::string> last_seen;
     std::string last_key;
+    LevelSession session;
   };
 
   template <typename... Args>
@@ -111,6 +116,12 @@ class ClusterWorld {
   static Task<void> RunCall(ClusterWorld* world, Client* client, ClusterMember* member, std::shared_ptr<Call> call);
   void Answered(Client& client, const std::shared_ptr<Call>& call, Code code);
   Operation RandomOperation(Client& client);
+  // cluster_levels.cc
+  LevelRequest RandomLevelRequest(Client& client);
+  static Task<Code> RunLevelRequest(ClusterMember* member, uint32_t partition, LevelRequest* request);
+  void LookAtAllReplicas(const Call& call);
+  void LevelAnswered(Client& client, const Call& call, Code code);
+  void JudgeLevels();
 
   // -- faults
   void NextFault();
@@ -134,7 +145,7 @@ class ClusterWorld {
   Node& AnyNode() { return *nodes_[random_.Below(nodes_.size())]; }
 
   const uint64_t seed_;
-  const bool tells_;
+  const bool tells_, calm_;
   SimRandom random_;
   SimKernel kernel_;
   Nanos began_ns_ = 0;
@@ -148,6 +159,7 @@ class ClusterWorld {
   SimMachine* guards_ = nullptr;  // the guards of all nodes
   std::vector<std::unique_ptr<Client>> clients_;
   History history_;
+  LevelAudit levels_;
   uint64_t values_ = 0;
   bool clients_on_ = false, faults_on_ = false;
   size_t calls_open_ = 0;

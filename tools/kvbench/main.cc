@@ -2,7 +2,7 @@
 // docs/BENCHMARKS.md explains how to use it.
 #include "src/base/check.h"
 #include "tools/kvbench/commands/commands.h"
-#include "tools/kvbench/server.h"
+#include "tools/kvbench/process.h"
 
 int main(int argc, char** argv) {
   pando::tools::PrepareStandardStreams();
@@ -17,6 +17,8 @@ int main(int argc, char** argv) {
   pando::bench::AddRunCommand(line.root(), &exit_code);
   pando::bench::AddCompareCommand(line.root(), &exit_code);
   pando::bench::AddEngineCommand(line.root(), &exit_code);
+  pando::bench::AddReplicationCommand(line.root(), &exit_code);
+  pando::bench::AddFailoverCommand(line.root(), &exit_code);
   pando::bench::AddPoliciesCommand(line.root(), &exit_code);
   const char* default_command[] = {argv[0], "compare", nullptr};
   using Outcome = pando::tools::CommandLine::Outcome;

@@ -132,11 +132,15 @@ TEST_F(InstallOfferTest, OnlyTheMasterOfTheNewestEntryCounts) {
   EXPECT_EQ(Only<ReadTopology>(effects_).size(), 1u);
 }
 
-// The offer was sent before the acknowledgement came, which may be enough to join.
+// The offer was sent before the acknowledgement came, which may be enough to join. Or that was lost, and the next
+// offer must not miss it too.
 TEST_F(InstallOfferTest, NotAfterAnAcknowledgementThatTheMasterDidNotKnow) {
   Start();
   FollowOneUnit();
   EXPECT_TRUE(Offer(kMaster, kEpoch, 0).empty());
+  const std::vector<Message> again = Sent<AppendAck>(effects_);
+  ASSERT_EQ(again.size(), 1u);
+  EXPECT_EQ(std::get<AppendAck>(again[0].body).durable.lsn, 1u);
   EXPECT_TRUE(Acknowledges());
   EXPECT_EQ(Offer(kMaster, kEpoch, 1).size(), 1u);
   EXPECT_FALSE(Acknowledges());
