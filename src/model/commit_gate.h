@@ -82,6 +82,9 @@ class GatedPartition {
   // The units after `after`, which is a point of this history and not below the commit LSN, leave the
   // history: whoever wrote them is told that the outcome is unknown. No recovery finds them again.
   virtual void Supersede(const HistoryPoint& after) = 0;
+  // So many bytes of its disk the partition can use for units beyond those that it has; UINT64_MAX as long as its
+  // file can grow. What is held back for removes is not counted, so units that are on their way already still fit.
+  virtual uint64_t Room() const = 0;
   // A reader for a follower that is at `after` (Log::OpenReader).
   virtual Result<std::unique_ptr<LiveReader>> OpenReader(const HistoryPoint& after) = 0;
 
@@ -127,6 +130,9 @@ class CommitGate {
   // The write that ends there is applied: waits until all replicas have it. kAborted: not in time. The partition
   // may be gone when it returns. `deadline_ns` 0: a bounded time.
   virtual Task<Status> UntilOnAll(Lsn, Nanos) { co_return Status(); }
+  // Whether the disks of the other replicas that a commit would wait for have room for a write that may use so many
+  // bytes of each. Not asked about writes that only remove. kDiskFull is definite, as MayWrite's refusal is.
+  virtual Status CheckDisks(uint64_t /*bytes*/) { return {}; }
   // Whether this replica may append writes of its own accord, as the removal of expired records: only a
   // master does.
   virtual bool Leads() const { return true; }

@@ -12,6 +12,11 @@ namespace {
 constexpr Nanos kPublishIntervalNs = 500 * kMillisecond;
 constexpr int64_t kMsPerSecond = 1000;
 
+// Whether the data of a quarantined partition are lost for certain. An error of the disk says nothing of them: it may
+// be gone with the next start (a limit, a permission, a cable), and if it is not, a copy on the same disk is worth
+// little.
+bool IsLost(const Status& why) { return why.code() == Code::kCorruption || why.code() == Code::kNotFound; }
+
 void SetTotal(Counter* counter, uint64_t total) {
   if (total > counter->value()) counter->Add(total - counter->value());
 }
@@ -86,9 +91,14 @@ void ReactorPart::OnQuarantined(uint32_t partition, const Status& why) { engine_
 Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
   if (host_) {
     options.make_gate = [this](uint32_t partition) { return host_->MakeGate(partition); };
+    options.on_failure = [this, tell = std::move(options.on_failure)](const Status& status) {
+      host_->Fail();
+      if (tell) tell(status);
+    };
   }
   options.on_quarantine = [this, tell = std::move(options.on_quarantine)](const QuarantinedPartition& quarantined) {
     NoteQuarantine(quarantined);
+    if (host_ && IsLost(quarantined.why)) host_->GiveUp(quarantined.id);
     if (tell) tell(quarantined);
   };
   options.on_quarantine_end = [this, tell = std::move(options.on_quarantine_end)](uint32_t id) {

@@ -47,7 +47,8 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   if (!state_.log->HasSpace(cost.encoded_bytes) || !UncommittedFits(cost.encoded_bytes, records)) return false;
   std::unique_ptr<PointUnit> unit = TakePointUnit();
   const bool only_removes = !write->once && (op.op == RecordOp::kRemove || op.op == RecordOp::kExpire);
-  const bool admitted = admission_.TryAdmit(cost.blocks, only_removes, &unit->blocks);
+  const bool admitted = (only_removes || state_.gate->CheckDisks(cost.blocks * kBlockBytes).ok()) &&
+                        admission_.TryAdmit(cost.blocks, only_removes, &unit->blocks);
   if (!admitted || (write->control && !write->control->BeginAppend())) {
     unit->blocks.Drop();
     SpareUnits().push_back(std::move(unit));

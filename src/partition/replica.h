@@ -180,6 +180,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   Task<Result<LogSpace>> WaitForRoom(size_t unit_bytes, Nanos deadline_ns) override;
   Status AppendUnit(const WriteUnit& unit) override { return pipeline_.AppendUnit(unit); }
   void Supersede(const HistoryPoint& after) override { pipeline_.Supersede(after); }
+  uint64_t Room() const override { return pipeline_.Room(); }
   Result<std::unique_ptr<LiveReader>> OpenReader(const HistoryPoint& after) override;
 
   // For tests: CHECKs what must hold between two turns.

@@ -79,6 +79,7 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
   }
   write->encoded_bytes = cost.encoded_bytes;
   CO_RETURN_IF_ERROR(CheckFits(write->ops.size(), cost.frames));
+  if (!only_removes) CO_RETURN_IF_ERROR(CheckDisks(cost));
   const Nanos deadline_ns = write->options.control ? write->options.control->deadline_ns : 0;
   CO_ASSIGN_OR_RETURN(*log_space, co_await state_.log->WaitForSpace(state_.stream, write->encoded_bytes, deadline_ns));
   Status status = co_await admission_.Admit(cost.blocks, only_removes, &write->blocks);
@@ -89,6 +90,13 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
     state_.NoteAdmitted(cost.blocks);
   }
   co_return status;
+}
+
+// Those of the other replicas; the own one is asked when the write is admitted.
+Status WritePipeline::CheckDisks(const OpCost& cost) const {
+  Status status = state_.gate->CheckDisks(cost.blocks * kBlockBytes);
+  if (!status.ok()) ++state_.stats.disk_full_total;
+  return status;
 }
 
 bool WritePipeline::MayPin() const { return state_.pool.pinned_frames() < state_.pool.frame_count() / kPinnedShare; }

@@ -77,6 +77,7 @@ class WritePipeline {
   Lsn UnitEndBefore(Lsn lsn) const;
   Status AppendUnit(const WriteUnit& unit);
   void Supersede(const HistoryPoint& after);
+  uint64_t Room() const;
   uint64_t uncommitted_bytes() const { return appended_bytes_ - committed_bytes_; }
   // Appends what is durable and not committed to the log once more, so that the segments in which it
   // lies can be released. Does nothing while an earlier call is under way.
@@ -147,6 +148,7 @@ class WritePipeline {
   // Waits for room in the log and on the disk, or refuses the write before anything has happened.
   Task<Status> Admit(ClientWrite* write, LogSpace* log_space);
   Task<Status> Fetch(ClientWrite* write);
+  Status CheckDisks(const OpCost& cost) const;
   bool MayPin() const;
   Status BeginAppend(const ClientWrite& write) const;
   // Whether WQ2 allows another write of so many encoded bytes and operations.
@@ -169,6 +171,8 @@ class WritePipeline {
   const LoggedUnit* LastUnit() const;
   void FetchSoon(const ApplyUnit& unit);
   Task<void> FetchFollowed(std::vector<std::string> keys);
+  void GrowSoon();
+  Task<void> GrowAhead();
   void Append(LoggedUnit* entry);
   void Push(LoggedUnit* entry);
   void Leave(QueueEntry* entry, Status status);
@@ -219,6 +223,8 @@ class WritePipeline {
   TurnSlice apply_slice_{state_.pool.turn()}, append_slice_{state_.pool.turn()}, answer_slice_{state_.pool.turn()};
   size_t fetches_ = 0;           // FetchFollowed that run
   bool fetching_ahead_ = false;  // FetchAhead runs
+  bool growing_ahead_ = false;   // GrowAhead runs
+  bool cannot_grow_ = false;     // it has found the disk full
   bool answering_ = false;       // AnswerInTask runs
   bool writes_held_ = false;
   WaitQueue writes_resumed_;

@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
-#include "src/base/hash.h"
 #include "src/io/timed_wait.h"
 #include "src/replication/partition_record.h"
 
@@ -40,6 +38,7 @@ class HostedReplica::Gate final : public CommitGate {
   bool frozen() const override { return replica_.core_ != nullptr && replica_.core_->frozen(); }
   bool HasFollowers() const override { return replica_.HasFollowers(); }
   Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns) override { return replica_.UntilOnAll(lsn, deadline_ns); }
+  Status CheckDisks(uint64_t bytes) override { return replica_.CheckDisks(bytes); }
   bool Leads() const override { return replica_.Leads(); }
   Status MayShowSnapshot() override { return replica_.MayShowSnapshot(); }
   void OnAppended() override { replica_.OnAppended(); }
@@ -65,10 +64,7 @@ std::unique_ptr<CommitGate> HostedReplica::MakeGate() { return std::make_unique<
 
 // -- the gate
 
-CommitGate::Start HostedReplica::OnRecovered(const RecoveredLog& log) {
-  recovered_ = log;
-  return {log.epoch, log.committed_lsn};
-}
+CommitGate::Start HostedReplica::OnRecovered(const RecoveredLog& log) { return {log.epoch, log.committed_lsn}; }
 
 void HostedReplica::OnServing(GatedPartition* partition) {
   partition_ = partition;
@@ -77,7 +73,7 @@ void HostedReplica::OnServing(GatedPartition* partition) {
 
 void HostedReplica::Begin() {
   begun_ = true;
-  if (partition_ == nullptr || core_ != nullptr || closing_) return;
+  if (partition_ == nullptr || core_ != nullptr || retired_) return;
   CoreConfig config;
   config.partition = partition_uuid_;
   config.self = replica();
@@ -124,7 +120,7 @@ Status HostedReplica::MayWrite(WriteLevel level) const {
 Status HostedReplica::NotServing(WriteLevel level) const {
   if (core_ == nullptr) {
     return Error(Code::kUnavailable, "partition {}: this node {} its cluster; ask another node, or try again", id_,
-                 closing_ ? "leaves" : "has not yet joined");
+                 retired_ ? "leaves" : "has not yet joined");
   }
   const PartitionEntry& entry = core_->entry();
   switch (core_->JudgeWrite(level, 0, host_.reactor.NowNs())) {
@@ -132,10 +128,6 @@ Status HostedReplica::NotServing(WriteLevel level) const {
       return Error(Code::kNotMaster, "partition {}: another node is to be its master in a moment; try again", id_);
     case WriteVerdict::kOpening:
       return Error(Code::kNotMaster, "partition {}: this node is to be its master in a moment; try again", id_);
-    case WriteVerdict::kDiskFull:
-      return Error(Code::kDiskFull,
-                   "partition {}: the disk of a node that holds a replica is full. Delete records, or add disk space",
-                   id_);
     case WriteVerdict::kDiskStalled:
       return Error(Code::kUnavailable, "partition {}: the disk of this node does not answer; ask again in a moment",
                    id_);
@@ -153,6 +145,7 @@ Status HostedReplica::NotServing(WriteLevel level) const {
     case WriteVerdict::kOutOfService:
       return Error(Code::kUnavailable, "partition {}: the replica on this node is out of service; ask another node",
                    id_);
+    case WriteVerdict::kDiskFull:
     case WriteVerdict::kNotMaster:
     case WriteVerdict::kAccepted: break;
   }
@@ -189,7 +182,9 @@ void HostedReplica::Feed(Input input) {
   lease_end_ns_.reset();
   input(*core_, host_.reactor.NowNs());
   inside_ = false;
-  for (Effect& effect : core_->TakeEffects()) effects_.push_back(std::move(effect));
+  std::vector<Effect> effects = core_->TakeEffects();
+  if (retired_) return Retire();
+  for (Effect& effect : effects) effects_.push_back(std::move(effect));
   CarryOut();
 }
 
@@ -223,18 +218,26 @@ bool HostedReplica::Append(const WriteUnit& unit) {
   const Status status = partition_->AppendUnit(unit);
   LOG_IF_EVERY_N(WARNING, !status.ok(), 100) << "partition " << id_ << ": a unit of the master at LSN "
                                              << unit.first_lsn << " was not taken: " << status.ToString();
+  // It never will be, as this node is, so nobody may wait for this replica (NoteApplying).
+  const bool too_large = status.code() == Code::kInvalidArgument;
+  LOG_IF(ERROR, too_large && !too_large_) << "partition " << id_
+                                          << ": the replica here leaves those that are in sync, because this node "
+                                             "cannot take what the master writes: "
+                                          << status.ToString();
+  too_large_ = too_large;
   return status.ok();
+}
+
+std::optional<uint32_t> HostedReplica::ReactorOf(NodeId node) const {
+  const auto at = host_.members.find(node);
+  if (at == host_.members.end() || at->second.peer_addresses.empty()) return std::nullopt;
+  return static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
 }
 
 void HostedReplica::Do(SendMessage& effect) {
   const std::optional<NodeId> node = NodeOf(record_.record, effect.message.to);
-  const auto at = node ? host_.members.find(*node) : host_.members.end();
-  if (at == host_.members.end() || at->second.peer_addresses.empty()) {
-    host_.metrics.messages_dropped_total.Add();
-    return;
-  }
-  const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
-  const bool sent = host_.links->Send(*node, reactor, id_, effect.message);
+  const std::optional<uint32_t> reactor = node ? ReactorOf(*node) : std::nullopt;
+  const bool sent = reactor && host_.links->Send(*node, *reactor, id_, effect.message);
   (sent ? host_.metrics.messages_sent_total : host_.metrics.messages_dropped_total).Add();
 }
 
@@ -279,7 +282,7 @@ void HostedReplica::Do(DiscardReplica& effect) {
   for (const auto* replicas : {&r.isr, &r.evicted, &r.learners}) {
     for (const ReplicaRecord& of : *replicas) listed = listed || of.node == host_.node;
   }
-  if (listed && !closing_) tasks_.Spawn(BecomeAnother());
+  if (listed) BecomeAnotherSoon();
 }
 
 void HostedReplica::Do(InstallReplica& effect) { host_.observer->OnInstallWanted(id_, effect.replica); }
@@ -288,7 +291,8 @@ void HostedReplica::Do(FetchPages& effect) { tasks_.Spawn(AgreeToFetch(effect));
 
 void HostedReplica::Do(QuarantineReplica& effect) {
   host_.observer->OnQuarantined(id_, Error(Code::kCorruption, "partition {}: {}", id_, effect.why));
-  if (!closing_) tasks_.Spawn(BecomeAnother());
+  Retire();
+  BecomeAnotherSoon();  // its master says so
 }
 
 // -- handing over
@@ -303,10 +307,8 @@ std::optional<ReplicaRecord> HostedReplica::ChooseSuccessor(NodeId to) const {
   std::optional<ReplicaRecord> any;
   for (const ReplicaRecord& r : record_.record.isr) {
     if (r.replica == replica() || (to != 0 && r.node != to)) continue;
-    const auto at = host_.members.find(r.node);
-    if (at == host_.members.end() || at->second.peer_addresses.empty()) continue;
-    const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
-    if (to == 0 && !host_.links->IsUp(r.node, reactor)) continue;
+    const std::optional<uint32_t> reactor = ReactorOf(r.node);
+    if (!reactor || (to == 0 && !host_.links->IsUp(r.node, *reactor))) continue;
     // Those that a node gives away go to all others.
     if (!any || (id_ + r.node) % 2 == 0) any = r;
   }
@@ -419,12 +421,11 @@ Task<void> HostedReplica::Ship(ShipUnits what) {
   while (shipper.running) co_await shipper_idle_.Wait();
   shipper.running = true;
   const std::optional<NodeId> node = NodeOf(record_.record, what.to);
-  const auto at = node ? host_.members.find(*node) : host_.members.end();
+  const std::optional<uint32_t> reactor = node ? ReactorOf(*node) : std::nullopt;
   std::string units;
   bool there = true;
-  if (at != host_.members.end() && !at->second.peer_addresses.empty()) {
-    const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
-    const bool room = co_await host_.links->UntilRoom(*node, reactor);
+  if (reactor) {
+    const bool room = co_await host_.links->UntilRoom(*node, *reactor);
     if (room) there = co_await ReadUnits(&shipper, &what, &units);
     // The core asks again at once.
     if (!room) co_await Sleep(host_.reactor, kShipPauseNs);
@@ -540,21 +541,6 @@ Task<void> HostedReplica::AgreeToFetch(FetchPages offer) {
   Feed([](ReplicaCore& core, Nanos now_ns) { core.OnInstalled(now_ns); });
 }
 
-// I9. What it has promised and acknowledged means nothing any more.
-Task<void> HostedReplica::BecomeAnother() {
-  const ReplicaId lost = wanted_.replica;
-  ReplicaState another;
-  another.replica = HashUuid(fmt::format("{} {} {}", lost.ToString(), host_.incarnation, host_.reactor.Random()));
-  another.installed = false;
-  wanted_ = another;
-  const Status stored = co_await file_->Store(another);
-  LOG_IF(ERROR, !stored.ok()) << "partition " << id_ << ": the replica file cannot be stored: " << stored.ToString();
-  if (stored.ok()) {
-    LOG(WARNING) << "partition " << id_ << ": the replica " << lost.ToString() << " is given up; "
-                 << another.replica.ToString() << " is to take its place, with a copy of the master's pages";
-  }
-}
-
 Result<KeptLog> HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew) {
   if (core_ == nullptr || !core_->Serving()) return NotServing();
   const std::optional<NodeId> node = NodeOf(record_.record, learner);
@@ -599,7 +585,11 @@ ChangeResult HostedReplica::Change(const std::function<ChangeResult(ReplicaCore&
 
 // RH2, RH4.
 void HostedReplica::OnMessage(NodeId from, const Message& message) {
-  if (core_ == nullptr) return;
+  if (core_ == nullptr) {
+    const bool leads = std::holds_alternative<Heartbeat>(message.body) && message.from == record_.record.master;
+    if (lost_ && leads && message.to == replica()) BecomeAnotherSoon();
+    return;
+  }
   if (message.to != replica() || NodeOf(record_.record, message.from).value_or(from) != from) {
     host_.metrics.messages_misdirected_total.Add();
     return;
@@ -654,19 +644,21 @@ void HostedReplica::OnDeath(NodeId node, uint64_t incarnation) {
   }
 }
 
-// A replica that cannot apply what is committed, mostly because its disk is full, must not be waited for.
+// A replica that cannot apply what is committed, mostly because its disk is full, must not be waited for. Before it
+// comes to that, the master is told how little room there is.
 void HostedReplica::NoteApplying() {
   const Nanos now_ns = host_.reactor.NowNs();
   const Lsn applied = partition_->applied_lsn();
   if (applied != applied_ || applied >= partition_->committed_lsn()) applied_since_ns_ = now_ns;
   applied_ = applied;
-  const bool stalled = now_ns - applied_since_ns_ > kApplyStallNs;
-  if (stalled == std::exchange(apply_stalled_, stalled)) return;
-  LOG(WARNING) << "partition " << id_ << ": the replica here " << (stalled ? "cannot apply" : "applies again")
-               << " what is committed";
-  Feed([stalled](ReplicaCore& core, Nanos fed_ns) {
-    core.OnRoom(std::numeric_limits<uint64_t>::max(), stalled, fed_ns);
-  });
+  const bool stalled = too_large_ || now_ns - applied_since_ns_ > kApplyStallNs;
+  const uint64_t room = partition_->Room();
+  if (room == room_ && stalled == apply_stalled_) return;
+  LOG_IF(WARNING, stalled != apply_stalled_) << "partition " << id_ << ": the replica here "
+                                             << (stalled ? "cannot apply" : "applies again") << " what is committed";
+  room_ = room;
+  apply_stalled_ = stalled;
+  Feed([room, stalled](ReplicaCore& core, Nanos fed_ns) { core.OnRoom(room, stalled, fed_ns); });
 }
 
 void HostedReplica::Tick() {
@@ -682,14 +674,7 @@ void HostedReplica::Tick() {
 
 void HostedReplica::Stop() {
   closing_ = true;
-  Wake();
-  EndHandover({{}, false, "this node leaves its cluster"});
-  // The others need not wait for its leases.
-  if (!inside_) Feed([](ReplicaCore& core, Nanos) { core.Leave(); });
-  lease_end_ns_.reset();
-  StopShipping();
-  holds_.clear();
-  if (!inside_) core_.reset();
+  Retire();
 }
 
 // RH3.

@@ -23,6 +23,7 @@
 
 #include <deque>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -52,6 +53,12 @@ class HostedReplica final : private ReplicaLog {
   void Begin();
   // The replica takes part no more. The partition may go on until it closes: nothing more is committed.
   void Stop();
+  // The log has failed: what the core wanted until now is not done (I8), and the replica takes part no more. May be
+  // called within anything that the replica does, as GiveUp may.
+  void Fail() { Retire(); }
+  // The data of the replica are lost. It takes part no more, and once a master is heard, which goes on without it,
+  // another one takes its place. Until then an operator may put back what is lost.
+  void GiveUp();
   // Stops, and waits for the tasks. Those that wait for a link end when the links close.
   Task<void> Close();
 
@@ -130,6 +137,7 @@ class HostedReplica final : private ReplicaLog {
   void OnDurable();
   void OnClosed();
   Status MayWrite(WriteLevel level) const;
+  Status CheckDisks(uint64_t bytes) const;
   // -- levels (replica_levels.cc)
   bool HoldsWrites() const;
   Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns);
@@ -178,11 +186,15 @@ class HostedReplica final : private ReplicaLog {
   Task<void> ReadRecord();
   Task<void> AgreeToFetch(FetchPages offer);
   Task<bool> MayFetch(FetchPages offer);
+  void BecomeAnotherSoon();
   Task<void> BecomeAnother();
   void DropOldReaders();
   Task<void> TakeAppends();
   void StopShipping();
+  void Retire();
   Status NotServing(WriteLevel level = WriteLevel::kQuorum) const;
+  // The reactor that holds the replica of that node; nothing if it is not known where it listens.
+  std::optional<uint32_t> ReactorOf(NodeId node) const;
   std::optional<ReplicaRecord> ChooseSuccessor(NodeId to) const;
   void EndHandover(HandoverEnded how);
   // forced_failover.cc
@@ -202,9 +214,11 @@ class HostedReplica final : private ReplicaLog {
   const std::unique_ptr<ReplicaFile> file_;
   ReplicaState wanted_;  // what the file says, or will
   bool file_closed_ = false;
-  RecoveredLog recovered_;
   GatedPartition* partition_ = nullptr;  // null: it does not serve
   bool begun_ = false, closing_ = false;
+  bool retired_ = false;  // there is no core any more
+  bool lost_ = false;     // GiveUp
+  bool gave_up_ = false;  // it becomes another one, or has
   Versioned<PartitionRecord> record_;
   std::unique_ptr<ReplicaCore> core_;
   // RH1
@@ -236,7 +250,9 @@ class HostedReplica final : private ReplicaLog {
   WaitQueue handover_over_;
   Lsn applied_ = 0;
   Nanos applied_since_ns_ = 0;  // when it last moved, or there was nothing to apply
+  bool too_large_ = false;      // a unit of the master does not fit into this node's memory
   bool apply_stalled_ = false;
+  uint64_t room_ = std::numeric_limits<uint64_t>::max();  // as the core knows it
   TaskGroup tasks_;
 
   friend class ReplicaHost;

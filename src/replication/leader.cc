@@ -408,6 +408,8 @@ void Leader::Tick(Nanos now_ns) {
   if (now_ns >= next_heartbeat_ns_) {
     next_heartbeat_ns_ = now_ns + timing.heartbeat_ns;
     SendHeartbeats(now_ns);
+    // The news that there is room again may have been lost, and while nothing is written nothing else asks.
+    for (Peer& peer : peers_) peer.probe |= peer.apply_stalled || peer.room < std::numeric_limits<uint64_t>::max();
   }
   for (Peer& peer : peers_) {
     NoteProgress(&peer, now_ns);
@@ -470,6 +472,7 @@ void Leader::TickHandover(Nanos now_ns) {
 
 uint64_t Leader::Room() const {
   uint64_t room = std::numeric_limits<uint64_t>::max();
+  if (std::none_of(peers_.begin(), peers_.end(), [&](const Peer& peer) { return peer.room < room; })) return room;
   for (const ReplicaId& id : proposals_.WaitSet()) {
     const Peer* peer = Find(id);
     if (peer != nullptr) room = std::min(room, peer->room);

@@ -129,9 +129,11 @@ void ReplicaCore::LookAtDisk(Nanos now_ns) {
   context_.disk.Look({durable, context_.stored_promise}, waits, now_ns);
   // Its process and its network may be well, so nobody else would notice. While no other replica is in
   // sync, nobody could do better.
-  if (!context_.disk.stalled() || !leader_.active() || context_.entry.isr.size() < 2) return;
-  if (!context_.rules().stalled_disk_resigns) return;
-  StepDown("its disk does not answer");
+  if (!leader_.active() || context_.entry.isr.size() < 2) return;
+  // One that is open reserves the room of its writes before it appends them.
+  const bool never_opens = context_.apply_stalled && !leader_.is_open();
+  if (!never_opens && !(context_.disk.stalled() && context_.rules().stalled_disk_resigns)) return;
+  StepDown(never_opens ? "it cannot apply what is committed" : "its disk does not answer");
   election_.StandBack(now_ns);
 }
 

@@ -66,6 +66,14 @@ void ReplicaHost::Join() {
   context_.reactor.ArmTimer(&tick_, context_.reactor.NowNs() + kTickNs);
 }
 
+void ReplicaHost::Fail() {
+  for (const auto& [id, replica] : replicas_) replica->Fail();
+}
+
+void ReplicaHost::GiveUp(uint32_t partition) {
+  if (HostedReplica* replica = Find(partition)) replica->GiveUp();
+}
+
 Task<void> ReplicaHost::Close() {
   if (std::exchange(closed_, true)) co_return;
   context_.reactor.CancelTimer(&tick_);

@@ -143,6 +143,10 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   std::unique_ptr<CommitGate> MakeGate(uint32_t partition);
   // The process takes part from now on.
   void Join();
+  // The log of this reactor has failed: from now on its replicas promise and acknowledge nothing.
+  void Fail();
+  // The data of a replica are lost: another one, with another UUID, takes its place (GiveUp of HostedReplica).
+  void GiveUp(uint32_t partition);
   // Ends all that goes on, and closes the links. The partitions may still serve; nothing is committed any more.
   Task<void> Close();
 

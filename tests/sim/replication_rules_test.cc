@@ -334,6 +334,66 @@ TEST(ReplicationRules, FullDisksAreNotWrittenTo) {
   EXPECT_TRUE(trio.RunUntil([&] { return trio.entry.isr.Contains(trio[1].id); }, 3 * kSecond));
 }
 
+// The message that says so is lost, and nobody writes.
+TEST(ReplicationRules, RoomThatIsBackIsHeardOf) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  const auto room = [&](uint64_t bytes) {
+    trio.Do(1, [&](ReplicaCore& core) { core.OnRoom(bytes, false, trio.now()); });
+    trio.Run(10 * kMillisecond);
+  };
+  const auto verdict = [&] { return trio.core(0).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()); };
+  room(0);
+  EXPECT_EQ(verdict(), WriteVerdict::kDiskFull);
+  trio[1].cut = true;
+  room(1 << 30);
+  trio[1].cut = false;
+  EXPECT_EQ(verdict(), WriteVerdict::kDiskFull);
+  trio.Run(200 * kMillisecond);
+  EXPECT_EQ(verdict(), WriteVerdict::kAccepted);
+}
+
+// It would commit, and never open.
+TEST(ReplicationRules, AReplicaThatCannotApplyIsNotElected) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Trio trio(3, 2, {}, seed);
+    ASSERT_TRUE(trio.Opens());
+    trio[1].log.on_commit = [](Lsn) {};
+    trio.Do(1, [&](ReplicaCore& core) { core.OnRoom(0, true, trio.now()); });
+    trio.Stop(0);
+    bool led = false;
+    EXPECT_TRUE(trio.RunUntil(
+        [&] {
+          led |= trio.core(1).leader().active();
+          return trio.master() == 2;
+        },
+        5 * kSecond));
+    EXPECT_FALSE(led);
+    EXPECT_TRUE(trio.RunUntil([&] { return !trio.entry.isr.Contains(trio[1].id); }, 2 * kSecond) ||
+                trio.entry.isr.size() == trio.entry.min_isr);
+    EXPECT_EQ(trio.Wrong(), "");
+  }
+}
+
+TEST(ReplicationRules, AMasterThatCannotApplyResignsBeforeItOpens) {
+  int won = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Trio trio(3, 2, {}, seed);
+    ASSERT_TRUE(trio.Opens());
+    trio[1].log.on_commit = [](Lsn) {};
+    trio.Stop(0);
+    trio.RunUntil([&] { return trio.core(1).leader().active() || trio.core(2).leader().active(); }, 5 * kSecond);
+    if (!trio.core(1).leader().active()) continue;
+    ++won;
+    trio.Do(1, [&](ReplicaCore& core) { core.OnRoom(0, true, trio.now()); });
+    EXPECT_TRUE(trio.RunUntil([&] { return trio.master() == 2; }, 5 * kSecond));
+    EXPECT_FALSE(trio.core(1).leader().active());
+  }
+  EXPECT_GT(won, 0);
+}
+
 // -- what an operator asks for
 
 TEST(ReplicationRules, MembershipFollowsTheOperator) {

@@ -36,6 +36,9 @@ class ManualGate final : public CommitGate {
     closed = true;
   }
   Status MayWrite(WriteLevel) override { return leads ? Status() : Error(Code::kNotMaster, "another node is master"); }
+  Status CheckDisks(uint64_t bytes) override {
+    return bytes <= room ? Status() : Error(Code::kDiskFull, "the disk of a follower is full");
+  }
   bool Leads() const override { return leads; }
   void OnAppended() override { ++appended; }
   bool HoldsWrites() const override { return held != nullptr; }
@@ -57,6 +60,7 @@ class ManualGate final : public CommitGate {
   bool closed = false;
   bool commits = false;  // at once
   bool leads = true;
+  uint64_t room = UINT64_MAX;
   uint64_t appended = 0;  // calls of OnAppended
   // -- levels, and a handover that holds writes
   bool followers = false, is_frozen = false;
