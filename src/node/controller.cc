@@ -99,8 +99,13 @@ void Controller::LookAtNodes() {
   away_.Set(static_cast<int64_t>(away_since_ns_.size()));
 }
 
-// A move that somebody has given up may have left one too many.
+// A move that somebody has given up may have left one too many. What was begun is over once the old replica has gone.
 void Controller::LookAtPartitions() {
+  std::erase_if(begun_, [this](const auto& begun) {
+    const auto at = cluster_.newest().partitions.find(begun.first);
+    return at == cluster_.newest().partitions.end() ||
+           replication::ReplicaOn(at->second.record, begun.second.gone) == nullptr;
+  });
   for (const auto& [id, partition] : cluster_.newest().partitions) {
     if (partition.record.isr.size() <= partition.record.replicas) {
       surplus_since_ns_.erase(id);
