@@ -14,11 +14,13 @@ HEAL_S = 120
 
 
 class RandomFaults:
-    def __init__(self, cluster, seed):
+    def __init__(self, cluster, seed, most_at_once=3, pauses_s=(0.05, 0.3, 1)):
         self.cluster = cluster
         self.network = cluster.network
         self.seed = seed
         self.dice = random.Random(seed)
+        self.most_at_once = most_at_once
+        self.pauses_s = pauses_s  # between faults
         self.began = time.monotonic()
         self.story = []
         self.ends = []  # (time, what, function) of faults that go on
@@ -185,9 +187,9 @@ class RandomFaults:
             self.ends.remove(item)
             self.tell(item[1])
             item[2]()
-        if len(self.ends) < 3:
+        if len(self.ends) < self.most_at_once:
             self.begin_one()
-        time.sleep(self.dice.choice((0.05, 0.3, 1)))
+        time.sleep(self.dice.choice(self.pauses_s))
 
     def heal(self):
         self.tell("all faults end")
