@@ -204,12 +204,14 @@ class RandomFaults:
         self.tell("healed")
 
     def run(self, seconds=None, operations=None, report=None, **workload):
-        """Breaks things for so long, or until the clients have finished so many operations."""
+        """Breaks things for so long, or until the clients have finished so many operations, whichever comes first."""
         print(f"random faults, seed {self.seed}", flush=True)
         load = Workload(self.cluster, seed=self.seed + 1000, **workload)
         try:
             load.wait_serving(30)
-            while (time.monotonic() - self.began < seconds) if seconds else load.figures["finished"] < operations:
+            began = time.monotonic()
+            while ((seconds is None or time.monotonic() - began < seconds)
+                   and (operations is None or load.figures["finished"] < operations)):
                 assert load.running(), f"the clients have ended:\n{''.join(load.said)}"
                 self.step()
                 if report:
