@@ -14,11 +14,13 @@ HEAL_S = 120
 
 
 class RandomFaults:
-    def __init__(self, cluster, seed):
+    def __init__(self, cluster, seed, most_at_once=3, pauses_s=(0.05, 0.3, 1)):
         self.cluster = cluster
         self.network = cluster.network
         self.seed = seed
         self.dice = random.Random(seed)
+        self.most_at_once = most_at_once
+        self.pauses_s = pauses_s  # between faults
         self.began = time.monotonic()
         self.story = []
         self.ends = []  # (time, what, function) of faults that go on
@@ -185,9 +187,9 @@ class RandomFaults:
             self.ends.remove(item)
             self.tell(item[1])
             item[2]()
-        if len(self.ends) < 3:
+        if len(self.ends) < self.most_at_once:
             self.begin_one()
-        time.sleep(self.dice.choice((0.05, 0.3, 1)))
+        time.sleep(self.dice.choice(self.pauses_s))
 
     def heal(self):
         self.tell("all faults end")
@@ -202,12 +204,14 @@ class RandomFaults:
         self.tell("healed")
 
     def run(self, seconds=None, operations=None, report=None, **workload):
-        """Breaks things for so long, or until the clients have finished so many operations."""
+        """Breaks things for so long, or until the clients have finished so many operations, whichever comes first."""
         print(f"random faults, seed {self.seed}", flush=True)
         load = Workload(self.cluster, seed=self.seed + 1000, **workload)
         try:
             load.wait_serving(30)
-            while (time.monotonic() - self.began < seconds) if seconds else load.figures["finished"] < operations:
+            began = time.monotonic()
+            while ((seconds is None or time.monotonic() - began < seconds)
+                   and (operations is None or load.figures["finished"] < operations)):
                 assert load.running(), f"the clients have ended:\n{''.join(load.said)}"
                 self.step()
                 if report:

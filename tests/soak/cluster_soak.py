@@ -4,7 +4,7 @@ lost packets, wiped disks, old images of disks, and etcd that is away. Clients w
 operations. It passes if their history is linearizable, which includes that no acknowledged write was lost, and the
 cluster heals.
 
-    ./dev soak cluster [--operations N] [--seed S] [--file-topology] [--rounds N]
+    ./dev soak cluster [--operations N] [--seed S] [--file-topology] [--rounds N] [--minutes N]
 """
 
 import argparse
@@ -41,8 +41,9 @@ class Reporter:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--operations", type=int, default=200_000)
+    parser.add_argument("--minutes", type=float, help="end earlier, after this time")
     parser.add_argument("--rounds", type=int, default=1, help="each with a cluster and a seed of its own")
-    parser.add_argument("--think-ms", type=int, default=10, help="pause of each of 16 clients between operations")
+    parser.add_argument("--think-ms", type=int, default=4, help="pause of each of 16 clients between operations")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--file-topology", action="store_true", help="instead of etcd")
     options = parser.parse_args()
@@ -51,7 +52,9 @@ def main():
         cluster = FaultCluster(directory, with_etcd=not options.file_topology, flags=["--log_budget_mb=64"])
         cluster.start()
         cluster.wait_healed()
-        RandomFaults(cluster, seed).run(operations=options.operations, report=Reporter(), think_ms=options.think_ms)
+        RandomFaults(cluster, seed, most_at_once=2, pauses_s=(0.1, 1, 2)).run(
+            seconds=options.minutes and 60 * options.minutes, operations=options.operations, report=Reporter(),
+            think_ms=options.think_ms)
         cluster.stop()
         if cluster.etcd:
             cluster.etcd.kill()
