@@ -160,6 +160,7 @@ Task<void> Controller::TakeOrRenew() {
 
 // -- what is done
 
+// CO2.
 Task<void> Controller::Decide() {
   ReplacementInput input;
   input.map = &cluster_.newest();

@@ -102,7 +102,7 @@ Task<Result<InstallSource>> CopiedPages::OpenNext() {
   co_return std::move(source);
 }
 
-// A follower of the last copy could not be fed, or hardly, once its file is verified.
+// CP2. A follower of the last copy could not be fed, or hardly, once its file is verified.
 Task<Result<std::optional<SnapshotRoot>>> CopiedPages::Newer() {
   CO_RETURN_IF_ERROR(ended_);
   CO_RETURN_IF_ERROR(co_await Renew());

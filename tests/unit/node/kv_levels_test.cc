@@ -189,6 +189,7 @@ TEST_P(KvLevelsTest, TokensOfRepliesCoverWhatTheSessionHasSeen) {
     EXPECT_EQ(PointsOf(one->success.context.session).at(partition), (SessionPoint{3, 90}));
   }
   gate_.lost.reset();
+  gate_.shown = SessionPoint{4, 71};
   written = CallFor<api::Kv_writeBatch_result>("writeBatch", batch);
   EXPECT_EQ(PointsOf(written->success.context.session).at(partition), (SessionPoint{4, 71}));
 }
