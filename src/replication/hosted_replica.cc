@@ -242,9 +242,17 @@ void HostedReplica::Do(SendMessage& effect) {
 }
 
 void HostedReplica::Do(ShipUnits& effect) { tasks_.Spawn(Ship(effect)); }
-void HostedReplica::Do(StorePromise& effect) { tasks_.Spawn(Store(effect)); }
+void HostedReplica::Do(StorePromise& effect) {
+  wanted_.promised = std::max(wanted_.promised, effect.epoch);
+  wanted_.lineage = std::max(wanted_.lineage, effect.lineage);
+  ++promises_wanted_;
+  if (!std::exchange(storing_, true)) tasks_.Spawn(Store());
+}
 void HostedReplica::Do(CasTopology& effect) { tasks_.Spawn(TryCas(effect.desired)); }
-void HostedReplica::Do(ReadTopology&) { tasks_.Spawn(ReadRecord()); }
+void HostedReplica::Do(ReadTopology&) {
+  read_again_ = true;
+  if (!std::exchange(reading_, true)) tasks_.Spawn(ReadRecord());
+}
 
 void HostedReplica::Do(OpenMastership& effect) {
   host_.metrics.masterships_opened_total.Add();
@@ -453,19 +461,23 @@ Task<void> HostedReplica::Ship(ShipUnits what) {
 
 // -- the disk and the topology
 
-Task<void> HostedReplica::Store(StorePromise promise) {
-  const Epoch epoch = promise.epoch;
-  wanted_.promised = std::max(wanted_.promised, epoch);
-  wanted_.lineage = std::max(wanted_.lineage, promise.lineage);
-  const Status status = co_await file_->Store(wanted_);
-  if (!status.ok()) {
-    // It cannot keep its promises, so it gives none: to the others it is silent.
-    LOG(ERROR) << "partition " << id_ << ": the promise of epoch " << epoch
-               << " cannot be stored: " << status.ToString();
-    if (partition_ != nullptr) host_.observer->OnQuarantined(id_, status);
-    co_return;
+Task<void> HostedReplica::Store() {
+  while (promises_stored_ < promises_wanted_) {
+    promises_stored_ = promises_wanted_;
+    const ReplicaState state = wanted_;
+    const Status status = co_await file_->Store(state);
+    if (!status.ok()) {
+      // It cannot keep its promises, so it gives none: to the others it is silent.
+      LOG(ERROR) << "partition " << id_ << ": the promise of epoch " << state.promised
+                 << " cannot be stored: " << status.ToString();
+      if (partition_ != nullptr) host_.observer->OnQuarantined(id_, status);
+      break;
+    }
+    Feed([&state](ReplicaCore& core, Nanos now_ns) {
+      core.OnPromiseStored(std::min(state.promised, core.promised()), now_ns);
+    });
   }
-  Feed([epoch](ReplicaCore& core, Nanos now_ns) { core.OnPromiseStored(epoch, now_ns); });
+  storing_ = false;
 }
 
 Task<void> HostedReplica::TryCas(PartitionEntry desired) {
@@ -500,9 +512,12 @@ Task<void> HostedReplica::TryCas(PartitionEntry desired) {
 }
 
 Task<void> HostedReplica::ReadRecord() {
-  Result<Versioned<PartitionRecord>> record = co_await host_.topology->Read(id_);
-  // The core asks again, as long as it needs to know.
-  if (record.ok()) OnRecord(*record);
+  while (std::exchange(read_again_, false)) {
+    Result<Versioned<PartitionRecord>> record = co_await host_.topology->Read(id_);
+    // The core asks again, as long as it needs to know.
+    if (record.ok()) OnRecord(*record);
+  }
+  reading_ = false;
 }
 
 void HostedReplica::OnRecord(const Versioned<PartitionRecord>& record) {

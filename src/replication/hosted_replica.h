@@ -181,7 +181,7 @@ class HostedReplica final : private ReplicaLog {
   Task<void> Ship(ShipUnits what);
   Task<bool> ReadUnits(Shipper* shipper, const ShipUnits* what, std::string* units);
   bool Leads(Epoch epoch) const { return core_ != nullptr && core_->leader().epoch() == epoch && epoch != 0; }
-  Task<void> Store(StorePromise promise);
+  Task<void> Store();
   Task<void> TryCas(PartitionEntry desired);
   Task<void> ReadRecord();
   Task<void> AgreeToFetch(FetchPages offer);
@@ -214,6 +214,9 @@ class HostedReplica final : private ReplicaLog {
   const std::unique_ptr<ReplicaFile> file_;
   ReplicaState wanted_;  // what the file says, or will
   bool file_closed_ = false;
+  // Whatever messages ask for, at most one write and one read are under way and one more is to follow.
+  uint64_t promises_wanted_ = 0, promises_stored_ = 0;
+  bool storing_ = false, reading_ = false, read_again_ = false;
   GatedPartition* partition_ = nullptr;  // null: it does not serve
   bool begun_ = false, closing_ = false;
   bool retired_ = false;  // there is no core any more

@@ -70,7 +70,9 @@ void Leader::OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nano
   if (context_.rules().heartbeat_names_epoch && ack.epoch != epoch_) return;
   if (ack.incarnation != context_.config.incarnation) return;
   Peer* peer = Find(from);
-  if (peer == nullptr) return;
+  if (peer == nullptr || ack.sent_ns > now_ns) return;  // no heartbeat of this process was sent then
+  // It has answered what was sent after the notice of its death, so the notice was wrong.
+  if (peer->is_dead() && ack.process == peer->process && ack.sent_ns > peer->dead_ns) peer->dead_process = 0;
   const Nanos counts_from = context_.rules().lease_from_send_time ? ack.sent_ns : now_ns;
   peer->lease_until_ns = std::max(peer->lease_until_ns, counts_from + context_.timing().lease.lease_ns);
   peer->heard_ns = now_ns;
@@ -307,6 +309,7 @@ void Leader::OnDeath(const ReplicaId& replica, uint64_t incarnation, Nanos now_n
   Peer* peer = Find(replica);
   if (peer == nullptr) return;
   peer->dead_process = std::max(peer->dead_process, incarnation);
+  peer->dead_ns = now_ns;
   ChangeIsr(now_ns);
 }
 

@@ -124,6 +124,7 @@ class Leader {
     Nanos echo_ns = 0, echo_at_ns = 0;  // the newest HeartbeatAck::own_ns, and when it came
     uint64_t process = 0;               // HeartbeatAck::process
     uint64_t dead_process = 0;          // the newest that is known to have ended
+    Nanos dead_ns = 0;                  // when that was heard
     bool is_dead() const { return dead_process != 0 && dead_process >= process; }
     Lsn lost_lsn = 0;  // what it has lost
     Nanos located_ns = 0;

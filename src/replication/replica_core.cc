@@ -6,6 +6,23 @@
 #include <utility>
 
 namespace pando::replication {
+namespace {
+
+// The highest epoch that the message speaks of as promised, led or asked for. Points of a log are compared with
+// the own log, so their epochs do not matter here.
+Epoch HighestEpoch(const Message& message) {
+  return std::visit(
+      [](const auto& m) -> Epoch {
+        Epoch highest = 0;
+        if constexpr (requires { m.epoch; }) highest = m.epoch;
+        if constexpr (std::is_same_v<std::decay_t<decltype(m)>, Fenced>) highest = std::max(highest, m.promised);
+        if constexpr (std::is_same_v<std::decay_t<decltype(m)>, PromiseReply>) highest = std::max(highest, m.highest);
+        return highest;
+      },
+      message.body);
+}
+
+}  // namespace
 
 ReplicaCore::ReplicaCore(const CoreConfig& config, const RecoveredReplica& found, ReplicaLog& log, Nanos now_ns)
     : context_(config, log, found),
@@ -25,6 +42,7 @@ ReplicaCore::ReplicaCore(const CoreConfig& config, const RecoveredReplica& found
 void ReplicaCore::Step(const Message& message, Nanos now_ns) {
   turn_ns_ = now_ns;
   if (out_of_service()) return;
+  if (HighestEpoch(message) > context_.entry.epoch + kMaxEpochsAhead) return;
   std::visit([&](const auto& body) { On(message.from, body, now_ns); }, message.body);
   TakeOver(now_ns);
 }
@@ -74,7 +92,7 @@ void ReplicaCore::On(const ReplicaId&, const CampaignNow&, Nanos now_ns) {
 
 void ReplicaCore::On(const ReplicaId&, const DeathNotice& notice, Nanos now_ns) {
   if (leader_.active()) leader_.OnDeath(notice.replica, notice.incarnation, now_ns);
-  if (!follower_.grant().OnDeath(notice.replica, notice.incarnation, now_ns)) return;
+  if (!follower_.grant().OnDeath(notice.replica, notice.incarnation, context_.highest_seen, now_ns)) return;
   election_.OnMasterGone(notice.replica, now_ns);
 }
 
@@ -86,8 +104,11 @@ void ReplicaCore::On(const ReplicaId& from, const Resign& resign, Nanos now_ns) 
   if (!news && context_.entry.master == from) election_.OnMasterGone(from, now_ns);
 }
 
-void ReplicaCore::On(const ReplicaId&, const Condemn& condemn, Nanos) {
-  if (condemn.epoch < context_.promised) return;
+// The master repeats it with every heartbeat, so it need not count before the topology names that master here.
+void ReplicaCore::On(const ReplicaId& from, const Condemn& condemn, Nanos) {
+  if (leader_.active() || condemn.epoch < context_.promised) return;
+  if (condemn.epoch > context_.entry.epoch) context_.out.Add(ReadTopology{});
+  if (condemn.epoch != context_.entry.epoch || from != context_.entry.master) return;
   Quarantine(fmt::format("the master of epoch {} has proof that LSN {} was lost here", condemn.epoch, condemn.lsn));
 }
 

@@ -174,6 +174,9 @@ class ReplicaCore {
 
   // The master is told when the room has changed by so much, or is used up.
   static constexpr uint64_t kRoomStep = 1 << 20;
+  // Every campaign raises the epoch by one, so no honest message names one so far above the topology's. One that
+  // does is ignored: its epoch would be promised for good, and no higher one might be left for a master.
+  static constexpr Epoch kMaxEpochsAhead = Epoch{1} << 28;
 
   CoreContext context_;
   Follower follower_;

@@ -179,8 +179,10 @@ HostedReplica* ReplicaHost::Find(uint32_t partition) const {
 void ReplicaHost::SetMembers(const Members& members) {
   context_.members = members;
   std::map<NodeId, std::vector<std::string>> addresses;
+  std::map<NodeId, uint64_t> starts;
   for (const auto& [node, member] : members) {
     if (node == context_.node) continue;
+    starts[node] = member.starts;
     std::vector<std::string>& of_node = addresses[node] = member.peer_addresses;
     // Partition P is on reactor P mod reactors, of both nodes: so reactors that share no partition need no link.
     const size_t common = std::gcd(reactors_, std::max<size_t>(of_node.size(), 1));
@@ -188,6 +190,7 @@ void ReplicaHost::SetMembers(const Members& members) {
       if (r % common != reactor_ % common) of_node[r].clear();
     }
   }
+  links_.SetStarts(std::move(starts));
   const Status set = links_.SetAddresses(std::move(addresses));
   LOG_IF(ERROR, !set.ok()) << "the topology has an address that is none: " << set.ToString();
 }
@@ -204,7 +207,9 @@ void ReplicaHost::OnMessage(uint32_t partition, NodeId from, const Message& mess
 }
 
 void ReplicaHost::OnDeathNotice(NodeId node, uint64_t incarnation) {
-  LOG(INFO) << "the process " << incarnation << " of node " << node << " has ended";
+  uint64_t& told = ended_[node];
+  LOG_IF(INFO, incarnation > told) << "the process " << incarnation << " of node " << node << " has ended";
+  told = std::max(told, incarnation);
   for (const auto& [id, replica] : replicas_) replica->OnDeath(node, incarnation);
 }
 

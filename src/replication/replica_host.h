@@ -232,6 +232,7 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   std::map<uint32_t, std::unique_ptr<HostedReplica>> replicas_;
   std::vector<HostedReplica*> by_id_;     // by partition; grows as needed
   std::vector<HostedReplica*> appended_;  // in this turn
+  std::map<NodeId, uint64_t> ended_;      // the newest process that a guard has seen exit
   TickTimer tick_;
   uint32_t phase_ = 0;
   bool begun_ = false, closed_ = false;

@@ -297,6 +297,10 @@ Status Check(const NodeRecord& r) {
 Status Check(const PartitionRecord& r) {
   if (r.first_hash > r.last_hash) return Broken("partition {} ends before it begins", r.id);
   if (r.lineage == 0 || r.epoch == 0) return Broken("partition {} has lineage or epoch 0", r.id);
+  if (r.lineage > kMaxNumber || r.epoch > kMaxNumber) {
+    return Broken("partition {} has lineage {} and epoch {}: no reader of JSON takes more than {}", r.id, r.lineage,
+                  r.epoch, kMaxNumber);
+  }
   if (r.replicas == 0 || r.replicas > kMaxReplicas) {
     return Broken("partition {} should have {} replicas: it must be 1 to {}", r.id, r.replicas, kMaxReplicas);
   }
