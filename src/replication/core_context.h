@@ -30,7 +30,6 @@ struct Timing {
   Nanos resend_after_ns = 150 * kMillisecond;  // without progress, a follower is aligned again
   Nanos cas_retry_ns = 200 * kMillisecond;     // after an unknown outcome
   Nanos refuse_writes_after_ns = kSecond;      // of waiting for a member that cannot be evicted
-  Nanos resign_after_ns = 3 * kSecond;         // without a lease, while the topology settles no proposal
   Nanos rejoin_after_ns = 200 * kMillisecond;  // doubled each time that a member comes back too soon
   Nanos max_rejoin_ns = 5 * kSecond;
   Nanos calm_after_ns = 10 * kSecond;            // in the ISR for so long: it did not come back too soon

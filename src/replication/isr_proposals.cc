@@ -34,7 +34,6 @@ bool IsrProposals::Propose(PartitionEntry desired, Nanos now_ns) {
     desired.op_id = context_.NewOp();
     same = &pending_.emplace_back();
     same->desired = desired;
-    same->proposed_ns = now_ns;
   }
   same->asked = true;
   same->sent_ns = now_ns;

@@ -34,10 +34,6 @@ class IsrProposals {
   // The topology was read. `entry` is the newest known, or has the same revision.
   void OnEntry(const PartitionEntry& entry);
   bool empty() const { return pending_.empty(); }
-  // Whether a proposal has been waiting for so long for the topology to settle it.
-  bool WaitsFor(Nanos time, Nanos now_ns) const {
-    return !pending_.empty() && now_ns - pending_.front().proposed_ns >= time;
-  }
 
  private:
   static constexpr size_t kMaxPending = 4;
@@ -45,7 +41,7 @@ class IsrProposals {
     PartitionEntry desired;
     bool asked = false;  // an answer is awaited
     bool in_doubt = false;
-    Nanos proposed_ns = 0, sent_ns = 0;  // for the first and for the last time
+    Nanos sent_ns = 0;
   };
 
   CoreContext& context_;

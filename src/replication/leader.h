@@ -89,12 +89,6 @@ class Leader {
     Nanos heard_ns = 0;      // its last heartbeat
   };
   std::vector<Following> Followers() const;
-  // Whether this replica does nobody any good as master: it has had no lease for long, because of a member that it
-  // cannot take out of the ISR, for the topology does not answer.
-  bool IsUnheardByTopology(Nanos now_ns) const {
-    const Nanos time = context_.timing().resign_after_ns;
-    return proposals_.WaitsFor(time, now_ns) && now_ns - LeaseEnd() >= time;
-  }
 
   struct Counted {  // for the assertions of the simulation
     ReplicaId replica;

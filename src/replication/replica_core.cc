@@ -137,7 +137,6 @@ void ReplicaCore::Tick(Nanos now_ns) {
   turn_ns_ = now_ns;
   if (out_of_service()) return;
   LookAtDisk(now_ns);
-  LookAtTopology(now_ns);
   if (leader_.active()) leader_.Tick(now_ns);
   TakeOver(now_ns);
   // The proposed handover comes first: it may have landed.
@@ -155,15 +154,6 @@ void ReplicaCore::LookAtDisk(Nanos now_ns) {
   const bool never_opens = context_.apply_stalled && !leader_.is_open();
   if (!never_opens && !(context_.disk.stalled() && context_.rules().stalled_disk_resigns)) return;
   StepDown(never_opens ? "it cannot apply what is committed" : "its disk does not answer");
-  election_.StandBack(now_ns);
-}
-
-// Only this node may be cut off from the topology. Then another member can do better. If the topology answers
-// nobody, nothing is lost: without a lease and without commits, this mastership serves nothing.
-void ReplicaCore::LookAtTopology(Nanos now_ns) {
-  if (!leader_.active() || leader_.handover().active() || context_.entry.isr.size() < 2) return;
-  if (!context_.rules().unheard_by_topology_resigns || !leader_.IsUnheardByTopology(now_ns)) return;
-  StepDown("it can neither commit nor change its ISR, because the topology does not answer");
   election_.StandBack(now_ns);
 }
 

@@ -163,7 +163,6 @@ class ReplicaCore {
   // A message of that epoch's master has come.
   void SeeMaster(Epoch epoch);
   void LookAtDisk(Nanos now_ns);
-  void LookAtTopology(Nanos now_ns);
   void TakeOver(Nanos now_ns);
   void BeginMastership(Nanos now_ns);
   bool MayTake(Epoch epoch) const;

@@ -25,7 +25,6 @@ struct Rules {
   bool joiner_counts_before_cas = true;     // commit waits for proposed sets too [pending]
   bool join_from_epoch_start = true;        // not at the known commit LSN [joinStart]
   bool absent_op_id_proves_nothing = true;  // no answer is not a failure [casUnknown]
-  bool unheard_by_topology_resigns = true;  // one that can neither commit nor change its ISR
   // -- promotion
   bool start_ends_mastership = true;     // a started process wins a new epoch first [noResume]
   bool promises_are_durable = true;      // [durablePromise]

@@ -320,13 +320,28 @@ void ClusterWorld::DiskFaultOf(Node& node) {
   }
 }
 
+// Whether the topology still counts a replica whose disk was lost: nobody has noticed yet.
+bool ClusterWorld::HasLostReplica() const {
+  for (uint32_t p = 0; p < partitions_; ++p) {
+    for (const ReplicaRecord& replica : Record(p).record.isr) {
+      if (lost_replicas_.contains(replica.replica)) return true;
+    }
+  }
+  return false;
+}
+
 // One at a time: two of three replicas that lose what they have acknowledged are more than the protocol promises.
 void ClusterWorld::LoseDisk(Node& node) {
-  if (node.state == State::kDown || !WhyNotInSync().empty()) return;
+  if (node.state == State::kDown || !WhyNotInSync().empty() || HasLostReplica()) return;
   if (!random_.Chance(0.5)) {
     Say("an image is taken of the disk of {}", node.name());
     node.backup = node.machine->Image(random_.Next());
     return;
+  }
+  for (uint32_t p = 0; p < partitions_; ++p) {
+    for (const ReplicaRecord& replica : Record(p).record.isr) {
+      if (replica.node == node.id) lost_replicas_.insert(replica.replica);
+    }
   }
   Crash(node, true);
   if (node.backup) {

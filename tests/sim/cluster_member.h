@@ -63,8 +63,7 @@ class ClusterMember final : public NodeControl {
   Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) override;
   Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) override;
   Task<Result<OpenedCopy>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
-  Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
-                                         SnapshotToken token) override;
+  Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) override;
   Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                     std::optional<Uuid> leaves) override;
   std::string server_version() const override { return "simulated"; }

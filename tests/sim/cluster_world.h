@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -129,6 +130,7 @@ class ClusterWorld {
   void NetworkFault(Node& a, Node& b);
   void DiskFaultOf(Node& node);
   void LoseDisk(Node& node);
+  bool HasLostReplica() const;
   void TopologyFault(Node& node);
   static Task<void> RunHandover(ClusterWorld* world, ClusterMember* member, uint32_t partition);
   void HealAll();
@@ -147,6 +149,7 @@ class ClusterWorld {
   const uint64_t seed_;
   const bool tells_, calm_;
   SimRandom random_;
+  std::set<Uuid> lost_replicas_;  // whose disks were lost
   SimKernel kernel_;
   Nanos began_ns_ = 0;
   SimTopologyServer server_;

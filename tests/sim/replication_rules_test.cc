@@ -60,37 +60,6 @@ TEST(ReplicationRules, AloneAHungDiskKeepsItsMastership) {
   EXPECT_TRUE(trio.Write(0));
 }
 
-// The master is cut off from the topology, and so cannot take out of the ISR a member that is gone.
-Nanos UnheardMasterReplacedAfter(const Rules& rules) {
-  Trio trio(3, 2, rules);
-  EXPECT_TRUE(trio.Opens());
-  trio.WriteEvery(5 * kMillisecond);
-  trio[0].hears_topology = false;
-  trio[0].unheard_by_topology = true;
-  trio.Run(5 * kSecond);
-  EXPECT_EQ(trio.master(), 0u) << "while nobody dies, it needs no topology";
-  trio[2].cut = true;
-  const Nanos from = trio.now();
-  const bool replaced = trio.RunUntil([&] { return trio.master() == 1; }, 10 * kSecond);
-  EXPECT_EQ(trio.Wrong(), "");
-  const Nanos after = replaced ? trio.now() - from : -1;
-  EXPECT_EQ(replaced, trio.Write(1));
-  trio[0].hears_topology = true;
-  trio[0].unheard_by_topology = trio[2].cut = false;
-  EXPECT_TRUE(trio.RunUntil([&] { return trio.entry.isr.size() == 3 && trio.master() < 3; }, 8 * kSecond));
-  return after;
-}
-
-TEST(ReplicationRules, MasterThatTheTopologyDoesNotHearGivesWay) {
-  const Nanos after = UnheardMasterReplacedAfter(Rules());
-  std::cout << "replaced after " << after / kMillisecond << " ms\n";
-  EXPECT_GT(after, 3 * kSecond);
-  EXPECT_LT(after, 6 * kSecond);
-  Rules rules;
-  rules.unheard_by_topology_resigns = false;
-  EXPECT_EQ(UnheardMasterReplacedAfter(rules), -1);
-}
-
 // An idle disk is not a hung one.
 TEST(ReplicationRules, IdleMasterStays) {
   Trio trio;

@@ -33,8 +33,7 @@ class Trio {
     bool cut = false;  // from the others
     bool hears_topology = true;
     bool installed = true;
-    bool unheard_by_topology = false;  // what it asks of the topology is lost
-    std::vector<Effect> told;          // what is neither a message nor a request
+    std::vector<Effect> told;  // what is neither a message nor a request
   };
 
   explicit Trio(size_t count = 3, uint32_t min_isr = 2, const Rules& rules = {}, uint64_t seed = 1)
@@ -238,7 +237,7 @@ class Trio {
     core(i).OnShipped(ship.to, ship.epoch, end, now_);
   }
   void Cas(size_t i, const PartitionEntry& desired) {
-    if (topology_down || nodes_[i]->unheard_by_topology) {
+    if (topology_down) {
       return At(300 * kMillisecond, i,
                 [this, i, op = desired.op_id] { core(i).OnCasDone(op, CasOutcome::kUnknown, {}, now_); });
     }
@@ -266,7 +265,7 @@ class Trio {
     }
     if (auto* cas = std::get_if<CasTopology>(&effect)) return Cas(i, cas->desired);
     if (std::holds_alternative<ReadTopology>(effect)) {
-      if (topology_down || !nodes_[i]->hears_topology || nodes_[i]->unheard_by_topology) return;
+      if (topology_down || !nodes_[i]->hears_topology) return;
       return At(kMillisecond, i, [this, i] { core(i).OnTopology(entry, now_); });
     }
     nodes_[i]->told.push_back(std::move(effect));

@@ -58,11 +58,17 @@ TEST_F(CommitGateTest, OneDoesNotWaitForTheCommit) {
 TEST_F(CommitGateTest, OneThatIsSupersededIsUnknown) {
   Run([](CommitGateTest* t) -> Task<void> {
     t->gate_->followers = true;
-    Outcome one;
+    // The first write waits for room in the file, so it is appended later.
+    Outcome first, one;
+    t->tasks_->Spawn(WriteLater(t->p_, PutOp("b", "1"), WriteLevel::kQuorum, &first));
+    co_await UntilDurable(t->reactor_, t->p_);
+    t->gate_->partition->Commit(t->gate_->durable_lsn);
+    co_await t->tasks_->Drain();
+    EXPECT_OK(first.status);
     t->tasks_->Spawn(WriteLater(t->p_, PutOp("a", "1"), WriteLevel::kOne, &one));
-    EXPECT_EQ(t->p_->stats().last_lsn, 1u);
+    EXPECT_EQ(t->p_->stats().last_lsn, 2u);
     EXPECT_FALSE(one.done);
-    t->gate_->partition->BeginEpoch(t->gate_->partition->epoch() + 1, 0);
+    t->gate_->partition->BeginEpoch(t->gate_->partition->epoch() + 1, 1);
     co_await t->tasks_->Drain();
     EXPECT_EQ(one.status.code(), Code::kAborted);
     co_await UntilDurable(t->reactor_, t->p_);
