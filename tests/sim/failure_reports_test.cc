@@ -215,9 +215,7 @@ bool HandoversLoseNothing(const Rules& rules) {
   return true;
 }
 
-TEST(FailureReports, Redis6062) {
-  EXPECT_TRUE(HandoversLoseNothing(Rules()));
-}
+TEST(FailureReports, Redis6062) { EXPECT_TRUE(HandoversLoseNothing(Rules())); }
 
 // patroni#3572: an error of the store demotes a healthy master. Here it does not, for minutes; and when a follower
 // dies meanwhile, writes wait, and the mastership stays.
@@ -273,9 +271,7 @@ bool StaleReadIsNotBelieved(const Rules& rules) {
   return !led;
 }
 
-TEST(FailureReports, Etcd20418) {
-  EXPECT_TRUE(StaleReadIsNotBelieved(Rules()));
-}
+TEST(FailureReports, Etcd20418) { EXPECT_TRUE(StaleReadIsNotBelieved(Rules())); }
 
 }  // namespace
 }  // namespace pando::replication

@@ -75,6 +75,7 @@ class RespProtocol final : public Protocol {
   std::string Describe(OpKind, std::string_view frame) const override {
     std::string text(frame.substr(0, 200));
     for (char& c : text) c = c == '\r' || c == '\n' ? ' ' : c;
+    text.erase(text.find_last_not_of(' ') + 1);
     return fmt::format("the server answered \"{}\"", text);
   }
   Status CheckScan(std::string_view, std::string_view) const override {
