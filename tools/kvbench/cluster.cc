@@ -468,6 +468,7 @@ Status LeadFrom(Cluster* pando, size_t node) {
   for (uint16_t port : pando->ports()) calls.emplace_back(port);
   Status refused;
   for (int tries = 0; tries < 10; ++tries) {
+    RETURN_IF_ERROR(pando->WaitWhole());  // a partition that is being handed over has no master
     ASSIGN_OR_RETURN(std::vector<size_t> leaders, pando->Leaders());
     bool all = true;
     for (uint32_t partition = 0; partition < leaders.size(); ++partition) {
@@ -476,7 +477,7 @@ Status LeadFrom(Cluster* pando, size_t node) {
       Status handed = calls[leaders[partition]].HandOver(partition, node);
       if (!handed.ok()) refused = std::move(handed);
     }
-    if (all) return pando->WaitWhole();
+    if (all) return Status();
   }
   return refused;
 }

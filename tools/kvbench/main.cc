@@ -1,5 +1,9 @@
 // kvbench: measures Pando and its peers under the same load, over the wire and as embedded engines.
 // docs/BENCHMARKS.md explains how to use it.
+#include <string>
+
+#include <thrift/TOutput.h>  // needs <string> before it
+
 #include "src/base/check.h"
 #include "tools/kvbench/commands/commands.h"
 #include "tools/kvbench/process.h"
@@ -9,6 +13,8 @@ int main(int argc, char** argv) {
   FLAGS_logtostderr = true;
   google::InitGoogleLogging(argv[0]);
   pando::bench::CleanUpOnSignals();
+  // Thrift's own lines about connections that failed would mix with ours.
+  apache::thrift::GlobalOutput.setOutputFunction([](const char*) {});
   pando::tools::CommandLine line("kvbench", "kvbench: load generator for Pando and its peers\n");
   line.root().Footer(
       "Exit codes: 0 measured; 2 wrong usage; 3 a server failed, refused requests or gave a wrong answer.\n"
