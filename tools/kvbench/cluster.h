@@ -73,13 +73,14 @@ class Cluster {
   virtual Result<bool> Whole() = 0;
   const std::string& directory() const { return directory_.path(); }
 
-  std::vector<Node> nodes_;
-  std::vector<Process> helpers_;
-
  private:
   std::string system_;
   uint32_t partitions_;
-  ScratchDirectory directory_;
+  ScratchDirectory directory_;  // removed once the processes below have ended
+
+ protected:
+  std::vector<Node> nodes_;
+  std::vector<Process> helpers_;
 };
 
 struct ClusterOptions {
