@@ -28,6 +28,7 @@ from random_faults import RandomFaults  # noqa: E402
 # second, and connections that have lost packets need a while until they are tried again. Machines are busy.
 TOLD_S, UNTOLD_S, NETWORK_S = 5, 10, 15
 MIB = 1 << 20
+DISK_MB = 400
 
 
 def the_node_is_killed(cluster, load):
@@ -184,7 +185,7 @@ def a_disk_is_full(cluster, load):
     with open(ballast, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, max(disk.free_bytes() - 24 * MIB, MIB))
     filler = Filler(cluster)
-    accepted = filler.fill(160)
+    accepted = filler.fill(DISK_MB)  # its files may have room inside, but not for more than the whole disk holds
     sizes = sorted(len(p["isr"]) for p in cluster.partitions().values())
     assert not accepted or sizes[0] < 3, "the disk is not full at all"
     filler.remove(len(filler.held) // 2)
@@ -222,7 +223,7 @@ DIRECTED = (the_node_is_killed, the_host_is_killed, a_paused_master_reads_nothin
 
 def put_on_small_disk(cluster, number):
     """The directory of this node is on a file system of its own, if that is possible."""
-    disk = SmallDisk(cluster.directory / "disk.img", cluster.directory / "disk", 400)
+    disk = SmallDisk(cluster.directory / "disk.img", cluster.directory / "disk", DISK_MB)
     if not disk.why_not:
         cluster.nodes[number].data_dir = disk.directory / "data"
     return disk
