@@ -15,6 +15,8 @@ from test_cluster import Writer
 PARTITIONS = 4
 RECORDS = 3000
 HEAL_TIMEOUT_S = 60
+WRITES_MEANWHILE = 300
+LOAD_TIMEOUT_S = 120
 
 
 class VerifyTest(unittest.TestCase):
@@ -61,18 +63,20 @@ class VerifyTest(unittest.TestCase):
         writers = [Writer(self.cluster, number) for number in range(3)]
         for writer in writers:
             writer.start()
-        time.sleep(0.5)
-        before = sum(writer.writes for writer in writers)
+        count = lambda: sum(writer.writes for writer in writers)
+        before = count()
         began = time.monotonic()
-        for _ in range(3):
+        rounds = 0
+        while rounds < 3 or count() < before + WRITES_MEANWHILE:
+            self.assertLess(time.monotonic() - began, LOAD_TIMEOUT_S, f"{count() - before} writes in {rounds} rounds")
             self.assertEqual(self.verify().lines()[-1]["equal"], PARTITIONS)
+            rounds += 1
         took_s = time.monotonic() - began
-        written = sum(writer.writes for writer in writers) - before
+        written = count() - before
         for writer in writers:
             writer.finish()
             writer.verify()
-        self.assertGreater(written, 100)
-        print(f"verified 3 times in {took_s:.1f} s while {written} writes went on")
+        print(f"verified {rounds} times in {took_s:.1f} s while {written} writes went on")
 
     def flip(self, node, key, value):
         """Changes a record of a node that is stopped."""
