@@ -13,10 +13,11 @@
 namespace pando {
 namespace {
 
-// Nothing is committed that was not before, and no epoch begins.
+// No epoch begins. The node was stopped while its cluster was well, so what its log has is committed, also where it was
+// not told so before it ended. Without that, the snapshot would wait for the news.
 class StillGate final : public CommitGate {
  public:
-  Start OnRecovered(const RecoveredLog& log) override { return {log.epoch, log.committed_lsn}; }
+  Start OnRecovered(const RecoveredLog& log) override { return {log.epoch, log.durable_lsn}; }
   void OnServing(GatedPartition*) override {}
   void OnDurable(Lsn) override {}
   void OnClosed() override {}
@@ -38,13 +39,11 @@ Task<Status> Flip(Reactor* reactor, Replica* replica, std::string key, std::stri
   co_return co_await ReleaseSnapshot(cut, snapshot.id);
 }
 
-Task<Result<admin::ExitCode>> Main(Reactor* reactor, const char* const* argv) {
-  CO_ASSIGN_OR_RETURN(StoreInfo store, co_await LoadStore(*reactor, argv[1]));
-  CO_ASSIGN_OR_RETURN(File lock, co_await LockStore(*reactor, argv[1]));
+Task<Status> FlipIn(Reactor* reactor, StoreInfo store, FileIdentity lock, const char* const* argv) {
   EngineOptions options;
   options.store = store;
+  options.lock = lock;
   options.make_gate = [](uint32_t) { return std::make_unique<StillGate>(); };
-  CO_ASSIGN_OR_RETURN(options.lock, lock.Identity());
   CO_ASSIGN_OR_RETURN(std::unique_ptr<Engine> engine, co_await Engine::Open(*reactor, std::move(options)));
   const auto partition = static_cast<uint32_t>(std::stoul(argv[2]));
   auto* replica = dynamic_cast<Replica*>(engine->partition(partition));
@@ -52,9 +51,21 @@ Task<Result<admin::ExitCode>> Main(Reactor* reactor, const char* const* argv) {
   if (replica != nullptr)
     status = co_await Flip(reactor, replica, KeySpace::Of(store.namespaced).Stored(argv[3]), argv[4]);
   Status closed = co_await engine->Close(/*checkpoint=*/true);
+  co_return status.ok() ? closed : status;
+}
+
+Task<Result<admin::ExitCode>> Main(Reactor* reactor, const char* const* argv) {
+  CO_ASSIGN_OR_RETURN(StoreInfo store, co_await LoadStore(*reactor, argv[1]));
+  CO_ASSIGN_OR_RETURN(File lock, co_await LockStore(*reactor, argv[1]));
+  Status status;
+  if (Result<FileIdentity> identity = lock.Identity(); identity.ok()) {
+    status = co_await FlipIn(reactor, store, *identity, argv);
+  } else {
+    status = identity.TakeStatus();
+  }
+  Status closed = co_await lock.Close();
   CO_RETURN_IF_ERROR(status);
   CO_RETURN_IF_ERROR(closed);
-  CO_RETURN_IF_ERROR(co_await lock.Close());
   co_return admin::kExitOk;
 }
 
