@@ -86,6 +86,7 @@ void HostedReplica::Begin() {
   config.incarnation = host_.incarnation;
   config.seed = host_.reactor.Random();
   config.timing = host_.timing;
+  config.rules = host_.rules;
   const ReplicaState& state = file_->state();
   RecoveredReplica found;
   found.promised = state.promised;
@@ -197,6 +198,7 @@ void HostedReplica::CarryOut() {
       core_.reset();
       break;
     }
+    if (!host_.rules.apply_waits_for_commit) commit_up_to_ = std::max(commit_up_to_, partition_->durable().lsn);
     if (commit_up_to_ > committed_) {
       committed_ = commit_up_to_;
       partition_->Commit(committed_);
@@ -208,6 +210,15 @@ void HostedReplica::CarryOut() {
     std::visit([this](auto& e) { Do(e); }, effect);
   }
   carrying_out_ = false;
+}
+
+HistoryPoint HostedReplica::durable() const {
+  const bool leads = core_ != nullptr && core_->leader().active();
+  return host_.rules.durable_is_synced || leads ? partition_->durable() : partition_->end();
+}
+
+void HostedReplica::Commit(Lsn up_to) {
+  commit_up_to_ = host_.rules.durable_is_synced ? up_to : std::min(up_to, partition_->durable().lsn);
 }
 
 bool HostedReplica::Append(const WriteUnit& unit) {
@@ -435,6 +446,10 @@ Task<void> HostedReplica::Store(StorePromise promise) {
   const Epoch epoch = promise.epoch;
   wanted_.promised = std::max(wanted_.promised, epoch);
   wanted_.lineage = std::max(wanted_.lineage, promise.lineage);
+  const auto tell = [this, epoch] {
+    Feed([epoch](ReplicaCore& core, Nanos now_ns) { core.OnPromiseStored(epoch, now_ns); });
+  };
+  if (!host_.rules.stored_promise_is_stored) tell();
   const Status status = co_await file_->Store(wanted_);
   if (!status.ok()) {
     // It cannot keep its promises, so it gives none: to the others it is silent.
@@ -443,7 +458,7 @@ Task<void> HostedReplica::Store(StorePromise promise) {
     if (partition_ != nullptr) host_.observer->OnQuarantined(id_, status);
     co_return;
   }
-  Feed([epoch](ReplicaCore& core, Nanos now_ns) { core.OnPromiseStored(epoch, now_ns); });
+  tell();
 }
 
 Task<void> HostedReplica::TryCas(PartitionEntry desired) {
@@ -710,6 +725,7 @@ Status HostedReplica::MayShowSnapshot() const {
 }
 
 Status HostedReplica::CheckRead(const Mastership& mastership) const {
+  if (!host_.rules.reads_ask_for_lease) return Status();
   if (core_ != nullptr && core_->LeaseHolds(mastership, host_.reactor.FreshNowNs())) return Status();
   if (core_ != nullptr && core_->Serving() == mastership) {
     return Error(Code::kNotMaster,
@@ -724,6 +740,7 @@ bool HostedReplica::HoldsLease(Nanos fresh_now_ns) const {
   if (!lease_end_ns_) {
     lease_end_ns_ = core_ != nullptr && core_->Serving() ? core_->leader().LeaseEnd() : 0;
   }
+  if (!host_.rules.reads_ask_for_lease) return *lease_end_ns_ != 0;
   return fresh_now_ns < *lease_end_ns_;
 }
 

@@ -64,6 +64,7 @@ struct PeerOptions {
   size_t max_control_bytes = 1u << 20;
   size_t max_handed_bytes = 256u << 10;  // what a socket gets at a time, so that control can overtake the rest
   uint32_t max_strangers = 8;
+  bool newest_process_only = true;  // Rules::hello_is_of_newest_process
 
   Nanos connect_limit_ns = kSecond;
   Nanos hello_limit_ns = 3 * kSecond;   // for the hello, and for its answer

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/sim/replication_cluster.h"
+#include "tests/support/replay_simulation.h"
 #include "tests/support/seeds.h"
 
 namespace pando::replication {
@@ -44,7 +45,7 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
     sum.sessions += outcome.sessions;
     sum.stalls += outcome.stalls;
     if (!outcome.violation.empty() || seeds.size() == 1) std::cout << Tell(RunReplication(seed, Rules(), true));
-    ASSERT_EQ(outcome.violation, "") << Replay(seed);
+    ASSERT_EQ(outcome.violation, "") << "replay: " << ReplayOfSimulation("core", seed);
   }
   std::cout << fmt::format(
       "{} seeds: {} events, {} faults, {} masterships, {} writes acknowledged, {} reads, {} CAS in doubt, {} histories "
