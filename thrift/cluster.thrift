@@ -52,6 +52,20 @@ struct ReplicaStatus {
   /** While it is installed: bytes of pages that have come, of how many about; 0 of 0 = it waits for its turn. */
   16: i64 installed_bytes
   17: i64 install_bytes
+  /** The epoch of the unit at last_lsn. */
+  24: i64 last_epoch
+  /** When the newest change that it has applied was written, by its master's clock, in ms since 1970; 0 = unknown. */
+  25: i64 newest_change_ms
+}
+
+/** Whoever holds the topology's key `controller` gives the replicas of a node that stays away to other nodes. */
+struct ControllerStatus {
+  /** The node that holds the key, as far as this one knows; 0 = none. */
+  1: i32 holder
+  /** A node is replaced once it has been away for so long; 0 = none is. */
+  2: i32 replace_after_s
+  /** What the holder is about to do, or why it does nothing: a sentence each. Empty on other nodes. */
+  3: list<string> plans
 }
 
 struct ReplicasReply {
@@ -60,6 +74,7 @@ struct ReplicasReply {
   2: string cluster_id
   3: i64 incarnation
   4: list<ReplicaStatus> replicas
+  5: optional ControllerStatus controller
   15: optional pando.ReplyContext context
 }
 
@@ -93,6 +108,40 @@ struct HandoverReply {
   15: optional pando.ReplyContext context
 }
 
+struct ForceFailoverRequest {
+  1: i32 partition
+  /** As the caller saw them in the topology. If the partition has others by now, nothing is done. */
+  2: i64 epoch
+  3: i64 lineage
+  /** The replica may lack what was acknowledged. Without it, only one that is in sync takes over. */
+  4: bool accept_loss
+  /** 0 = 10 seconds. */
+  5: i32 timeout_ms
+}
+
+struct ForceFailoverReply {
+  /** Of the partition from now on. */
+  1: i64 epoch
+  2: i64 lineage
+  /** The replica was in sync, so it has all that was acknowledged. */
+  3: bool nothing_lost
+  /** It serves. Otherwise it has been named, and serves as soon as it has applied its log. */
+  4: bool open
+  15: optional pando.ReplyContext context
+}
+
+struct SetMinIsrRequest {
+  1: i32 partition
+  /** So many replicas must be in sync for a write to be committed. */
+  2: i32 min_isr
+}
+
+struct SetMinIsrReply {
+  /** The topology says so already. Otherwise the change is under way, or another one was: ask again. */
+  1: bool done
+  15: optional pando.ReplyContext context
+}
+
 struct OpenCopyRequest {
   1: i32 partition
   /** The UUID of the replica that is to get it. */
@@ -105,6 +154,11 @@ struct CopyReply {
   1: binary snapshot
   /** The master's clock, in ms since 1970. Until then the snapshot and the log after it are kept. */
   2: i64 expires_at_ms
+  /** Log that the master does not need for itself any more and keeps for copies and slow replicas, and how much it keeps. */
+  3: i64 log_bytes
+  4: i64 log_limit_bytes
+  /** The log after the snapshot was more than that: a replica with these pages alone could not be fed any more. */
+  5: bool log_incomplete
   15: optional pando.ReplyContext context
 }
 
@@ -129,6 +183,77 @@ struct ReplaceReplicaReply {
   15: optional pando.ReplyContext context
 }
 
+struct AddReplicaRequest {
+  1: i32 partition
+  /** The ID of the node that is to hold it. */
+  2: i32 node
+  /**
+   * Another replica is to leave once this one is in sync, so how many there should be stays as it is. Otherwise it is
+   * raised to how many there are then.
+   */
+  3: bool replaces
+}
+
+struct AddReplicaReply {
+  /** The UUID of the replica of that node: the new one, or that which it has already. */
+  1: string replica
+  /** The topology says so already. Otherwise the change is under way, or another one was: ask again. */
+  2: bool done
+}
+
+struct RemoveReplicaRequest {
+  1: i32 partition
+  /** Its UUID. If the partition has no such replica, it is done. */
+  2: string replica
+}
+
+struct RemoveReplicaReply {
+  /** As in AddReplicaReply. */
+  1: bool done
+}
+
+/** Of the records that one replica holds in a range of keys. Keys are as they are stored. */
+struct AggregateReplicaRequest {
+  1: i32 partition
+  /** From here, up to but without the end; an empty end = none. */
+  2: binary start_key
+  3: binary end_key
+  /** Also the key that has half of the range's records before it. */
+  4: bool middle
+  /** Also the first records of the range, at most so many; at most 64. */
+  5: i32 records
+}
+
+struct StoredRecord {
+  1: binary key
+  2: i64 version
+  3: i64 expires_at_ms
+  4: i64 value_bytes
+  /** XXH3-64 of the value. */
+  5: i64 value_hash
+}
+
+struct AggregateReplicaReply {
+  /** Which replica it is. */
+  1: string replica
+  /** What it had applied: the end of the last unit, before and after the range was read. */
+  2: i64 epoch
+  3: i64 lsn
+  4: i64 chain
+  /** Writes were applied meanwhile, so the sums are of no certain moment: ask again. */
+  5: bool moved
+  /** As in AggregateReply, but with records that have expired and are still there. */
+  6: i64 count
+  7: i64 bytes
+  8: i64 content_hash
+  /** Absent if the range has fewer than two records. */
+  9: optional binary middle_key
+  10: list<StoredRecord> records
+  /** Whether keys begin with the 4 bytes of their namespace. */
+  11: bool namespaced
+  15: optional pando.ReplyContext context
+}
+
 /** For operators of a cluster. A node that belongs to none answers BAD_REQUEST. */
 service Cluster {
   /** The replicas that this node holds. */
@@ -141,13 +266,33 @@ service Cluster {
    */
   HandoverReply handover(1: pando.Context context, 2: HandoverRequest request) throws (1: pando.KvError error)
   /**
+   * When too few replicas are left to promote one: makes the replica of this node the master of a new lineage, alone in
+   * sync, and with min_isr 1. The others are installed anew. BAD_REQUEST: the partition is served, or has changed, or the
+   * replica cannot be used, or may lack what was acknowledged while the request accepts no loss.
+   */
+  ForceFailoverReply forceFailover(1: pando.Context context, 2: ForceFailoverRequest request)
+      throws (1: pando.KvError error)
+  /** Only the master can do that. At most as many as are in sync. */
+  SetMinIsrReply setMinIsr(1: pando.Context context, 2: SetMinIsrRequest request) throws (1: pando.KvError error)
+  /**
    * Nodes ask this of the master of a partition, to install a replica: a snapshot of the partition, and that the log
    * after it is kept, for half a minute. renewCopy makes it half a minute from then on, as often as is necessary.
-   * SNAPSHOT_GONE: begin again.
+   * SNAPSHOT_GONE: begin again. The log is kept for the newest copy of a replica only.
    */
   CopyReply openCopy(1: pando.Context context, 2: OpenCopyRequest request) throws (1: pando.KvError error)
   CopyReply renewCopy(1: pando.Context context, 2: RenewCopyRequest request) throws (1: pando.KvError error)
   /** Nodes ask this of the master, for a replica whose disk was lost: makes another one a learner in its place. */
   ReplaceReplicaReply replaceReplica(1: pando.Context context, 2: ReplaceReplicaRequest request)
+      throws (1: pando.KvError error)
+  /**
+   * Operators ask these of the master. A new replica is a learner: its node installs it, and it comes to be in sync by
+   * itself. One that is removed is not counted any more, and its node drops it. Only a follower can be, and only while
+   * enough are left.
+   */
+  AddReplicaReply addReplica(1: pando.Context context, 2: AddReplicaRequest request) throws (1: pando.KvError error)
+  RemoveReplicaReply removeReplica(1: pando.Context context, 2: RemoveReplicaRequest request)
+      throws (1: pando.KvError error)
+  /** What the replica that this node holds has applied, whatever its role: no lease is needed, and nothing proven. */
+  AggregateReplicaReply aggregateReplica(1: pando.Context context, 2: AggregateReplicaRequest request)
       throws (1: pando.KvError error)
 }

@@ -47,7 +47,6 @@ const i32 BAD_REQUEST = 1
 const i32 TOO_LARGE = 2
 /** This server cannot verify the caller's identity. */
 const i32 UNAUTHENTICATED = 3
-/** The caller may not do this. */
 const i32 DENIED = 4
 const i32 NOT_MASTER = 5
 const i32 STALE_MAP = 6
@@ -55,21 +54,23 @@ const i32 MOVING = 7
 const i32 OVERLOADED = 8
 const i32 DEADLINE = 9
 const i32 UNAVAILABLE = 10
+/** This replica does not have what a read at BOUNDED or SESSION asks for; `master` may, and others may soon. */
 const i32 TOO_STALE = 11
 /** The snapshot has expired, was released, or was lost in a restart: open another one. */
 const i32 SNAPSHOT_GONE = 12
 const i32 BAD_CURSOR = 13
-/** The session token was not issued by this server. */
+/** The session token was not issued by this server or its cluster, or was altered. */
 const i32 TOKEN_MISMATCH = 14
 const i32 DISK_FULL = 15
 const i32 CORRUPT = 16
 const i32 INTERNAL = 17
-/** Reserved: the caller's namespace or identity has used up its quota. */
+/** This and the next are reserved. */
 const i32 QUOTA_EXCEEDED = 18
-/** Reserved: an operator or the caller canceled this scan or request. */
 const i32 CANCELLED = 19
 /** The changes after this position are no longer kept: scan a new snapshot, and watch from its version. */
 const i32 FEED_GONE = 20
+/** What the session has seen was lost, or it is too old to tell: begin a new session, with an empty token. */
+const i32 SESSION_LOST = 21
 
 /**
  * Values of KvError.applied: was the write applied? UNKNOWN is 0, so that an error without this field promises nothing.
@@ -79,26 +80,25 @@ const i32 APPLIED_NO = 1
 const i32 APPLIED_YES = 2
 
 /**
- * Consistency levels, Context.level. A write is acknowledged when that many replicas have it on disk; the default is
- * QUORUM. A read at LINEARIZABLE (the default) sees every write that was acknowledged before the read began.
- *
- * A node that holds the only replica does the same for all levels of writes, and for all levels of reads: it always
- * reads the newest state.
+ * Consistency levels, Context.level. 0 is QUORUM for writes and LINEARIZABLE for reads. What holds the only replica
+ * does the same for all levels. A level that cannot be met is refused before anything is written (APPLIED_NO).
  */
 const i32 LEVEL_DEFAULT = 0
+/** On the master's disk. Seen later; may be lost. Only puts and removes without conditions; `existed` says nothing. */
 const i32 LEVEL_ONE = 1
 const i32 LEVEL_QUORUM = 2
+/** On the disks of all replicas. UNKNOWN if one fails meanwhile; the write is then as one at QUORUM. */
 const i32 LEVEL_ALL = 3
+/** A read at the master: it sees every write that was acknowledged before the read began. */
 const i32 LEVEL_LINEARIZABLE = 4
+/** At any replica: it sees what was acknowledged max_staleness_ms before the read began. With 0, at the master. */
 const i32 LEVEL_BOUNDED = 5
+/** At any replica: it sees all that Context.session has seen (nothing, without one). */
 const i32 LEVEL_SESSION = 6
 
-/**
- * Every reply and every KvError carries this context. It is left out when it is empty, and a field that is 0 or empty
- * carries no information. A single node fills in none of the fields.
- */
+/** Every reply and every KvError carries it, unless it is empty. A field that is 0 or empty carries no information. */
 struct ReplyContext {
-  /** Opaque. Sent as Context.session with LEVEL_SESSION, it makes reads return nothing older than this reply. */
+  /** Opaque. Send the newest as Context.session, with all requests of a session. Empty: it saw 1024 partitions. */
   1: binary session
   /** The server's hybrid clock. Send the highest that you have seen as Context.hlc. */
   2: i64 hlc
@@ -115,7 +115,7 @@ exception KvError {
   /** The same request may succeed later, and sending it again does no harm. */
   4: bool retryable
   5: i32 retry_after_ms
-  /** Routing information with NOT_MASTER and STALE_MAP. */
+  /** Routing information with NOT_MASTER, STALE_MAP and TOO_STALE. */
   6: optional string master
   7: optional i64 epoch
   8: optional i64 map_version
@@ -128,7 +128,7 @@ struct Context {
   1: i32 budget_ms
   /** LEVEL_*. A level for writes is refused with a read, and a level for reads with a write. */
   2: i32 level
-  /** ReplyContext.session of an earlier reply. A token that this server did not issue is refused: TOKEN_MISMATCH. */
+  /** ReplyContext.session of an earlier reply. The reply's token covers it. LEVEL_SESSION reads nothing older. */
   3: binary session
   /**
    * Name of a write, so that it is applied once however often it is sent. client_id names a lane: 1 to 64 bytes that

@@ -55,12 +55,19 @@ class Failure(Exception):
     """What `up` or `down` could not do, and what to do about it."""
 
 
+def write_line(line, stream):
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:  # whoever reads, as head does, has enough; the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def say(message):
-    print(f"\033[1m== {message}\033[0m", file=sys.stderr, flush=True)
+    write_line(f"\033[1m== {message}\033[0m", sys.stderr)
 
 
 def tell(message):
-    print(message, flush=True)
+    write_line(message, sys.stdout)
 
 
 def shown(path):

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/io/punch_hole.h"
 #include "src/partition/meta_chain.h"
 #include "src/partition/superblock.h"
 
@@ -20,12 +21,13 @@ void FillSlots(Superblock* sb, AlignedBuffer* slots) {
   }
 }
 
-// Chunks that are entirely free stay holes. They may be holes in the file that was backed up, and
-// the next start assumes that they are. Space for the other chunks is allocated now, so that later
-// writes do not find the disk full.
+// Chunks that are entirely free become holes, if an earlier snapshot has left pages there, or stay holes: they may be
+// holes in the file that was copied, and the next start assumes that they are. Space for the other chunks is allocated
+// now, so that later writes do not find the disk full.
 Task<Status> HoldChunksInUse(File* file, const ExtentAllocator& blocks) {
   constexpr uint64_t kChunk = ExtentAllocator::kChunkBlocks;
   uint64_t from = 0;  // start of the run of chunks that are in use but not allocated yet
+  bool may_punch = true;
   for (uint64_t at = 0; at < blocks.total_blocks(); at += kChunk) {
     const uint64_t end = std::min(at + kChunk, blocks.total_blocks());
     bool used = end - at < kChunk;
@@ -34,6 +36,10 @@ Task<Status> HoldChunksInUse(File* file, const ExtentAllocator& blocks) {
     const uint64_t to = used ? end : at;
     if (to > from) CO_RETURN_IF_ERROR(co_await file->Allocate(from * kBlockBytes, (to - from) * kBlockBytes));
     from = end;
+    if (used || !may_punch) continue;
+    Status punched = co_await PunchHole(file, at * kBlockBytes, (end - at) * kBlockBytes);
+    may_punch = punched.code() != Code::kUnsupported;
+    if (may_punch) CO_RETURN_IF_ERROR(punched);
   }
   co_return Status();
 }

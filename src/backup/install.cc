@@ -48,24 +48,78 @@ std::string ImpossibleIn(const SnapshotRoot& root) {
   return "";
 }
 
+// What the installation of a file of so many blocks takes.
+int64_t MemoryBytes(uint64_t blocks) {
+  return static_cast<int64_t>(kReadBytes + blocks / 8 + CopiedTree::MemoryBytes(blocks));
+}
+
 class Installer {
  public:
-  Installer(Reactor& reactor, SnapshotRoot root, TreeForm form, PartitionFileOptions options, File* file)
-      : reactor_(reactor), root_(std::move(root)), form_(form), options_(std::move(options)), file_(file) {}
+  Installer(Reactor& reactor, SnapshotRoot root, TreeForm form, PartitionFileOptions options, File* file,
+            MemoryBudget* memory)
+      : reactor_(reactor),
+        root_(std::move(root)),
+        form_(form),
+        options_(std::move(options)),
+        file_(file),
+        memory_(memory) {}
+  ~Installer() {
+    if (memory_ != nullptr) memory_->Release(reserved_bytes_);
+  }
 
   Task<Status> Run(SnapshotPages* pages) {
-    came_.resize(root_.file_blocks);
+    CO_RETURN_IF_ERROR(Reserve());
     CO_RETURN_IF_ERROR(co_await file_->Truncate(0));
     CO_RETURN_IF_ERROR(co_await file_->Truncate(root_.file_blocks * kBlockBytes));
-    for (bool exhausted = false; !exhausted;) {
-      CO_ASSIGN_OR_RETURN(PageBatch batch, co_await pages->Next());
-      exhausted = batch.exhausted;
-      CO_RETURN_IF_ERROR(co_await Write(&batch));
+    CO_RETURN_IF_ERROR(co_await TakeSnapshot(pages));
+    for (;;) {
+      CO_ASSIGN_OR_RETURN(std::optional<SnapshotRoot> newer, co_await pages->Newer());
+      if (!newer) break;
+      CO_RETURN_IF_ERROR(Replace(*std::move(newer)));
+      CO_RETURN_IF_ERROR(co_await file_->Truncate(root_.file_blocks * kBlockBytes));
+      CO_RETURN_IF_ERROR(co_await TakeSnapshot(pages));
     }
     co_return co_await VerifyAll();
   }
 
  private:
+  Status Reserve() {
+    const int64_t bytes = MemoryBytes(root_.file_blocks), more = std::max<int64_t>(bytes - reserved_bytes_, 0);
+    if (memory_ != nullptr && !memory_->TryReserve(more)) {
+      return Error(
+          Code::kOverloaded,
+          "{}: a partition in a file of {} bytes needs {} bytes of memory to be installed, and the node has no "
+          "memory for that now: try again, or raise --memory_limit_mb",
+          options_.path, root_.file_blocks * kBlockBytes, bytes);
+    }
+    reserved_bytes_ += more;
+    return Status();
+  }
+
+  // The next pages are those of this snapshot that the last one does not have.
+  Status Replace(SnapshotRoot newer) {
+    std::string impossible = ImpossibleIn(newer);
+    if (newer.partition != root_.partition || newer.generation <= root_.generation || newer.lsn < root_.lsn ||
+        newer.epoch < root_.epoch || newer.file_blocks < root_.file_blocks) {
+      impossible = fmt::format("the snapshot of generation {} is said to be newer than that of {}", newer.generation,
+                               root_.generation);
+    }
+    if (!impossible.empty()) return Error(Code::kCorruption, "{}: {}; {}", options_.path, impossible, kAdvice);
+    root_ = std::move(newer);
+    replaced_ = true;
+    return Reserve();
+  }
+
+  Task<Status> TakeSnapshot(SnapshotPages* pages) {
+    came_.assign(root_.file_blocks, false);
+    for (bool exhausted = false; !exhausted;) {
+      CO_ASSIGN_OR_RETURN(PageBatch batch, co_await pages->Next());
+      exhausted = batch.exhausted;
+      CO_RETURN_IF_ERROR(co_await Write(&batch));
+    }
+    co_return Status();
+  }
+
   Status Refuse(const PageImage& image, std::string_view what) const {
     const Extent at = image.location;
     return Error(Code::kCorruption, "{}: the page of {} bytes that was sent for block {} {}; {}", options_.path,
@@ -123,7 +177,8 @@ class Installer {
     co_await tree.Walk(&written);
     CO_RETURN_IF_ERROR(first);
     CO_RETURN_IF_ERROR(tree.stopped());
-    if (tree.counts().blocks != blocks_came_) {
+    // Of what an earlier snapshot had, the newest may have no use.
+    if (replaced_ ? tree.counts().blocks > blocks_came_ : tree.counts().blocks != blocks_came_) {
       co_return Error(Code::kCorruption, "{}: {} blocks were sent, but the tree has {}; {}", options_.path,
                       blocks_came_, tree.counts().blocks, kAdvice);
     }
@@ -131,18 +186,21 @@ class Installer {
   }
 
   Reactor& reactor_;
-  const SnapshotRoot root_;
+  SnapshotRoot root_;
   const TreeForm form_;
   const PartitionFileOptions options_;
   File* const file_;
-  std::vector<bool> came_;  // by block
+  MemoryBudget* const memory_;
+  int64_t reserved_bytes_ = 0;
+  bool replaced_ = false;   // by a newer snapshot
+  std::vector<bool> came_;  // by block, of the newest snapshot
   uint64_t blocks_came_ = 0;
 };
 
-Task<Status> InstallInto(Reactor* reactor, SnapshotPages* pages, SnapshotRoot root, TreeForm form,
+Task<Status> InstallInto(Reactor* reactor, SnapshotPages* pages, SnapshotRoot root, TreeForm form, MemoryBudget* memory,
                          PartitionFileOptions options) {
   CO_ASSIGN_OR_RETURN(File file, co_await OpenNewPartitionFile(*reactor, options));
-  Installer installer(*reactor, std::move(root), form, std::move(options), &file);
+  Installer installer(*reactor, std::move(root), form, std::move(options), &file, memory);
   Status status = co_await installer.Run(pages);
   Status closed = co_await file.Close();
   co_return status.ok() ? std::move(closed) : std::move(status);
@@ -157,18 +215,7 @@ Task<Status> InstallPartitionFile(Reactor& reactor, SnapshotPages* pages, Snapsh
   if (const std::string impossible = ImpossibleIn(root); !impossible.empty()) {
     co_return Error(Code::kCorruption, "{}: {}; {}", options.path, impossible, kAdvice);
   }
-  const auto bytes =
-      static_cast<int64_t>(kReadBytes + root.file_blocks / 8 + CopiedTree::MemoryBytes(root.file_blocks));
-  if (memory != nullptr && !memory->TryReserve(bytes)) {
-    co_return Error(
-        Code::kOverloaded,
-        "{}: a partition in a file of {} bytes needs {} bytes of memory to be installed, and the node has no "
-        "memory for that now: try again, or raise --memory_limit_mb",
-        options.path, root.file_blocks * kBlockBytes, bytes);
-  }
-  Status status = co_await InstallInto(&reactor, pages, std::move(root), form, std::move(options));
-  if (memory != nullptr) memory->Release(bytes);
-  co_return status;
+  co_return co_await InstallInto(&reactor, pages, std::move(root), form, memory, std::move(options));
 }
 
 }  // namespace pando

@@ -6,7 +6,11 @@
 // verified again, and the snapshot is gone by then, most of the time.
 //
 // The pages may come from a peer that is broken or hostile. What it can make this node take is bounded: each block
-// of the file comes once at most, and the memory that depends on what it says is reserved first.
+// of the file comes once at most for each snapshot, and the memory that depends on what it says is reserved first.
+//
+// A large partition is copied for so long that its sender cannot keep all of its log meanwhile. It then sends a newer
+// snapshot, of which only those pages come that were written after the one before (SnapshotPages::Newer). They lie
+// where the sender has them, over pages that the newer snapshot has no use for.
 //
 // Threads: one reactor. Memory: one batch, some bits for each block of the file, and a few pages and values.
 //
@@ -16,6 +20,8 @@
 //   IN2  What is installed is what this version could have written: every key belongs into the partition, no
 //        record is newer than the snapshot, and its numbers leave room to count on.
 #pragma once
+
+#include <optional>
 
 #include "src/base/memory_budget.h"
 #include "src/model/types.h"
@@ -29,6 +35,9 @@ class SnapshotPages {
  public:
   // The next batch; the last one is `exhausted`. In any order. An error ends the installation.
   virtual Task<Result<PageBatch>> Next() = 0;
+  // After the last batch: a newer snapshot of the partition, of the same sender, of which Next now returns the pages
+  // that were written after the last one; nullopt: the last one will do. Ends after a bounded number of calls.
+  virtual Task<Result<std::optional<SnapshotRoot>>> Newer() { co_return std::optional<SnapshotRoot>(); }
   // The installation ends: a Next that waits returns an error soon, and so does every later one. May be called
   // at any time, more than once.
   virtual void Cancel() = 0;
@@ -38,10 +47,10 @@ class SnapshotPages {
 };
 
 // Creates the file that `options` names, or replaces it. On OK it is complete and durable: its log continues
-// after root.lsn, in root.epoch and with root.chain. `form`: of the store, with its keys checked (FormOf).
-// `memory`: outlives the call; null: unlimited. kCorruption: a page is damaged, missing, not part of the tree, or
-// came twice; a record does not belong there; or the root is one that no partition has. kOverloaded: there is no
-// memory for a file of this size. After any error the file is not a valid partition.
+// after root.lsn, in root.epoch and with root.chain, where the root is that of the newest snapshot. `form`: of the
+// store, with its keys checked (FormOf). `memory`: outlives the call; null: unlimited. kCorruption: a page is damaged,
+// missing, not part of the tree, or came twice; a record does not belong there; or the root is one that no partition
+// has. kOverloaded: there is no memory for a file of this size. After any error the file is not a valid partition.
 Task<Status> InstallPartitionFile(Reactor& reactor, SnapshotPages* pages, SnapshotRoot root, TreeForm form,
                                   MemoryBudget* memory, PartitionFileOptions options);
 

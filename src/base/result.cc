@@ -23,6 +23,8 @@ std::string_view CodeName(Code code) {
     case Code::kUnsupported: return "UNSUPPORTED";
     case Code::kSnapshotGone: return "SNAPSHOT_GONE";
     case Code::kNotMaster: return "NOT_MASTER";
+    case Code::kTooStale: return "TOO_STALE";
+    case Code::kSessionLost: return "SESSION_LOST";
   }
   return "UNKNOWN";
 }
@@ -43,7 +45,7 @@ const std::string& Status::message() const { return rep_ ? rep_->message : Nothi
 const std::string& Status::master() const { return rep_ ? rep_->master : Nothing(); }
 
 Status&& Status::WithMaster(std::string address) && {
-  CHECK(code() == Code::kNotMaster);
+  CHECK(code() == Code::kNotMaster || code() == Code::kTooStale);
   rep_->master = std::move(address);
   return std::move(*this);
 }

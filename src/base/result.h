@@ -37,6 +37,8 @@ enum class Code : int32_t {
   kUnsupported,      // the kernel or file system lacks something Pando needs
   kSnapshotGone,     // the snapshot has expired or was released; open another
   kNotMaster,        // another node is, or will be, master of the partition; Status::master() may know which
+  kTooStale,         // this replica does not have what the read asks for; another one, or the master, may
+  kSessionLost,      // what the session has seen is not in the history any more
 };
 
 std::string_view CodeName(Code code);
@@ -58,7 +60,7 @@ class [[nodiscard]] Status {
   // What happened, to which file, key range or peer, and what to do. Empty for OK.
   const std::string& message() const;
   std::string ToString() const;
-  // Of kNotMaster: the address at which the master serves clients. Empty: it is not known.
+  // Of kNotMaster and kTooStale: the address at which the master serves clients. Empty: it is not known.
   const std::string& master() const;
   Status&& WithMaster(std::string address) &&;
 

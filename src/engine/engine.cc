@@ -334,6 +334,10 @@ class Engine::Impl final : public LogReplaySink {
   void OnBroken(const Uuid& partition, const Status& why) override {
     if (Replica* replica = FindReplica(partition)) replica->Quarantine(why);
   }
+  Lsn CheckpointOf(const Uuid& partition) const override {
+    const Replica* replica = FindReplica(partition);
+    return replica == nullptr || replica->out_of_service() ? 0 : replica->partition_file().superblock().checkpoint_lsn;
+  }
   Replica* FindReplica(const Uuid& uuid) const {
     const auto found = by_uuid_.find(uuid);
     return found == by_uuid_.end() ? nullptr : found->second;

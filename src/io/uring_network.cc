@@ -431,7 +431,7 @@ void UringNetwork::OnSend(UringConnection* c, int32_t result) {
     // Free what the peer has taken, so that a peer that stops reading does not hold that memory.
     // Halving the string each time bounds the copying: on average, each byte moves at most about
     // once.
-    c->sending_ = std::string(c->sending_, c->sent_);
+    std::string(c->sending_, c->sent_).swap(c->sending_);  // an assignment could keep the larger buffer
     c->sent_ = 0;
   }
   if (c->unsent_bytes() > 0 || c->state_ == State::kDraining) {
@@ -592,7 +592,7 @@ void UringNetwork::GiveSpare(std::string* from) {
     spares_bytes_ += from->capacity();
     spares_.push_back(std::move(*from));
   }
-  *from = std::string();
+  std::string().swap(*from);  // an assignment would keep the buffer
 }
 
 }  // namespace pando

@@ -26,6 +26,8 @@ Mapping MappingOf(Code code) {
     case Code::kSnapshotGone: return {ApiCode::kSnapshotGone, ApiApplied::kNo, false, 0};
     case Code::kDiskFull: return {ApiCode::kDiskFull, ApiApplied::kNo, false, 0};
     case Code::kNotMaster: return {ApiCode::kNotMaster, ApiApplied::kNo, true, kNotMasterRetryMs};
+    case Code::kTooStale: return {ApiCode::kTooStale, ApiApplied::kNo, true, kNotMasterRetryMs};
+    case Code::kSessionLost: return {ApiCode::kSessionLost, ApiApplied::kNo, false, 0};
     case Code::kOverloaded: return {ApiCode::kOverloaded, ApiApplied::kNo, true, kOverloadedRetryMs};
     case Code::kUnavailable: return {ApiCode::kUnavailable, ApiApplied::kNo, true, kUnavailableRetryMs};
     case Code::kAborted: return {ApiCode::kUnavailable, ApiApplied::kUnknown, false, kUnavailableRetryMs};

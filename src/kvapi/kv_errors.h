@@ -22,6 +22,7 @@ enum class ApiCode : int32_t {
   kOverloaded = 8,
   kDeadline = 9,
   kUnavailable = 10,
+  kTooStale = 11,
   kSnapshotGone = 12,
   kBadCursor = 13,
   kTokenMismatch = 14,
@@ -29,6 +30,7 @@ enum class ApiCode : int32_t {
   kCorrupt = 16,
   kInternal = 17,
   kFeedGone = 20,
+  kSessionLost = 21,
 };
 enum class ApiApplied : int32_t { kUnknown = 0, kNo = 1, kYes = 2 };
 

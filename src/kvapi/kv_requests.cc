@@ -42,14 +42,16 @@ Refusal CheckContext(const api::Context& context) {
     return Bad("name_space has {} bytes, but this node has only the default namespace: leave name_space empty",
                context.name_space.size());
   }
-  if (!context.session.empty()) {
-    return MakeError(ApiCode::kTokenMismatch, "this node does not issue session tokens: leave session empty");
-  }
   if (context.hlc != 0) return Bad("hlc is {}; this node does not merge clocks: leave hlc 0", context.hlc);
   if (context.max_staleness_ms < 0 || (context.max_staleness_ms > 0 && context.level != kBounded)) {
     return Bad("max_staleness_ms is {}; it must be 0, or positive with LEVEL_BOUNDED (5)", context.max_staleness_ms);
   }
   return {};
+}
+
+Refusal CheckAlone(const api::Context& context, Refusal other) {
+  if (other || context.session.empty()) return other;
+  return MakeError(ApiCode::kTokenMismatch, "this node does not issue session tokens: leave session empty");
 }
 
 bool HasName(const api::Context& context) {
@@ -239,7 +241,7 @@ Refusal CheckHello(const api::HelloRequest& request) {
                    "this node cannot verify identities: leave identity and credential empty to be anonymous");
 }
 
-Refusal CheckReadContext(const api::Context& context) {
+Refusal CheckReadContextInCluster(const api::Context& context) {
   switch (context.level) {
     case kDefault:
     case kLinearizable:
@@ -254,7 +256,32 @@ Refusal CheckReadContext(const api::Context& context) {
   }
 }
 
+Refusal CheckReadContext(const api::Context& context) {
+  return CheckAlone(context, CheckReadContextInCluster(context));
+}
+
 Refusal CheckWriteContext(const api::Context& context) {
+  return CheckAlone(context, CheckWriteContextInCluster(context));
+}
+
+Refusal ToSession(const api::Context& context, const Uuid& cluster, SessionToken* session) {
+  Result<SessionToken> decoded = DecodeSessionToken(cluster, context.session);
+  if (!decoded.ok()) return MakeError(ApiCode::kTokenMismatch, decoded.status().message());
+  *session = *std::move(decoded);
+  return {};
+}
+
+ReadLevel ToReadLevel(const api::Context& context) {
+  if (context.level == kBounded) return ReadLevel::kBounded;
+  return context.level == kSession ? ReadLevel::kSession : ReadLevel::kLinearizable;
+}
+
+WriteLevel ToWriteLevel(const api::Context& context) {
+  if (context.level == kOne) return WriteLevel::kOne;
+  return context.level == kAll ? WriteLevel::kAll : WriteLevel::kQuorum;
+}
+
+Refusal CheckWriteContextInCluster(const api::Context& context) {
   switch (context.level) {
     case kDefault:
     case kOne:

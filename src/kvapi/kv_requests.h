@@ -14,6 +14,7 @@
 #include "gen-cpp/pando_types.h"
 #include "src/kvapi/kv_errors.h"
 #include "src/kvapi/scan_range.h"
+#include "src/kvapi/session_token.h"
 #include "src/kvapi/snapshot_token.h"
 #include "src/model/types.h"
 
@@ -39,6 +40,14 @@ Refusal CheckKey(std::string_view key);
 // a session.
 Refusal CheckReadContext(const api::Context& context);
 Refusal CheckWriteContext(const api::Context& context);
+// The same on a node of a cluster, which issues session tokens. ToSession checks them.
+Refusal CheckReadContextInCluster(const api::Context& context);
+Refusal CheckWriteContextInCluster(const api::Context& context);
+Refusal ToSession(const api::Context& context, const Uuid& cluster, SessionToken* session);
+enum class ReadLevel : uint8_t { kLinearizable, kBounded, kSession };
+// Of a context that was checked.
+ReadLevel ToReadLevel(const api::Context& context);
+WriteLevel ToWriteLevel(const api::Context& context);
 // The name of a write, if its context has one: a kOnce whose key is the client ID. Without one, and if
 // it is refused, once->sequence is 0. `remembers`: whether this server remembers names.
 Refusal ToOnce(const api::Context& context, bool remembers, WriteOp* once);

@@ -26,6 +26,7 @@
 #include "src/base/result.h"
 #include "src/io/reactor.h"
 #include "src/io/task.h"
+#include "src/model/types.h"
 #include "src/wal/live_reader.h"
 #include "src/wal/log.h"
 #include "src/wal/write_unit.h"
@@ -56,6 +57,10 @@ class GatedPartition {
   virtual HistoryPoint durable() const = 0;
   virtual Lsn committed_lsn() const = 0;
   virtual Lsn applied_lsn() const = 0;
+  // The same, with the epoch of the unit that ends there.
+  virtual SessionPoint applied() const = 0;
+  // Half of what the log may hold is used, by this partition or by others.
+  virtual bool log_half_used() const = 0;
   // The end of the unit that ends at this LSN. Nothing if none ends there, or if it is not known any
   // more. Known are the units above the commit LSN, the last one at or below it, the checkpoint's own
   // point, and as many older ones as fit into a fixed memory. The point of LSN 0 is all zeros.
@@ -77,6 +82,9 @@ class GatedPartition {
   // The units after `after`, which is a point of this history and not below the commit LSN, leave the
   // history: whoever wrote them is told that the outcome is unknown. No recovery finds them again.
   virtual void Supersede(const HistoryPoint& after) = 0;
+  // So many bytes of its disk the partition can use for units beyond those that it has; UINT64_MAX as long as its
+  // file can grow. What is held back for removes is not counted, so units that are on their way already still fit.
+  virtual uint64_t Room() const = 0;
   // A reader for a follower that is at `after` (Log::OpenReader).
   virtual Result<std::unique_ptr<LiveReader>> OpenReader(const HistoryPoint& after) = 0;
 
@@ -110,7 +118,21 @@ class CommitGate {
 
   // Whether a client's write may be appended now; asked right before. The refusal is definite: nothing
   // was changed (kNotMaster, kUnavailable).
-  virtual Status MayWrite() { return {}; }
+  virtual Status MayWrite(WriteLevel) { return {}; }
+  // MayWrite refuses writes for a moment, because the mastership changes in good order: they may be held.
+  virtual bool HoldsWrites() const { return false; }
+  // Waits while HoldsWrites, for a bounded time and at most until `deadline_ns`; then what MayWrite says.
+  virtual Task<Status> UntilMayWrite(WriteLevel level, Nanos) { co_return MayWrite(level); }
+  // Nothing is committed until something outside of the partition changes.
+  virtual bool frozen() const { return false; }
+  // Whether others have to acknowledge what is durable here. If not, all levels of writes are the same.
+  virtual bool HasFollowers() const { return false; }
+  // The write that ends there is applied: waits until all replicas have it. kAborted: not in time. The partition
+  // may be gone when it returns. `deadline_ns` 0: a bounded time.
+  virtual Task<Status> UntilOnAll(Lsn, Nanos) { co_return Status(); }
+  // Whether the disks of the other replicas that a commit would wait for have room for a write that may use so many
+  // bytes of each. Not asked about writes that only remove. kDiskFull is definite, as MayWrite's refusal is.
+  virtual Status CheckDisks(uint64_t /*bytes*/) { return {}; }
   // Whether this replica may append writes of its own accord, as the removal of expired records: only a
   // master does.
   virtual bool Leads() const { return true; }

@@ -21,6 +21,7 @@ class PointWrite {
   ValueRoom* values = nullptr;    // room for the value that is returned; null = up to kMaxBatchBytes
   // If it is set, the write does not begin once it was withdrawn (P7).
   WriteControl* control = nullptr;
+  WriteLevel level = WriteLevel::kQuorum;  // with another one, it does not begin
 
   // -- set by Engine::BatchWrite
   // False: something has to be waited for, or the write will be refused. Nothing was done, and `op`
@@ -30,6 +31,7 @@ class PointWrite {
   // -- set when a write that was begun is done; see Partition::Write
   Status status;
   OpResult result;
+  SessionPoint end;  // where the write ends, if it has succeeded
   // The write is done. Must not call the partition. The partition does not use the object any more.
   virtual void OnDone() = 0;
 

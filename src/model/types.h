@@ -50,8 +50,24 @@ struct WriteOp {
 
 class WriteControl;
 
+// When a write is acknowledged. A partition with one replica does the same for all of them.
+enum class WriteLevel : uint8_t {
+  kOne,     // durable on this replica. What came of it is not known yet, and it may still be lost
+  kQuorum,  // committed and applied
+  kAll,     // and durable on all replicas
+};
+
+// A point of a partition's history: the end of a unit. The epoch belongs to it, because the LSN alone may be
+// that of a unit that was superseded.
+struct SessionPoint {
+  Epoch epoch = 0;
+  Lsn lsn = 0;
+  bool operator==(const SessionPoint&) const = default;
+};
+
 struct WriteOptions {
-  bool all_or_nothing = false;      // any refused operation refuses all; else only a kCheck does
+  bool all_or_nothing = false;  // any refused operation refuses all; else only a kCheck does
+  WriteLevel level = WriteLevel::kQuorum;
   WriteControl* control = nullptr;  // outlives the call
 };
 
@@ -96,6 +112,8 @@ class WriteControl {
   Nanos deadline_ns = 0;
   // Room for the values that are returned. Null = up to kMaxBatchBytes of values.
   ValueRoom* values = nullptr;
+  // Set by the partition, when the write has succeeded: where it ends.
+  SessionPoint end;
 
   // True: the write is not in the log and never will be. Callable from any thread.
   bool Withdraw() { return Move(State::kWithdrawn); }

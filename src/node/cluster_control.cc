@@ -1,5 +1,6 @@
 // Node: what the Cluster service asks of the whole node, and leaving the cluster in good order.
 #include "src/node/node.h"
+#include "src/node/replica_sums.h"
 #include "src/replication/hosted_replica.h"
 
 namespace pando {
@@ -14,6 +15,7 @@ api::ReplicaStatus ToStatus(const replication::ReplicaReport& report) {
   out.epoch = static_cast<int64_t>(report.epoch);
   out.promised = static_cast<int64_t>(report.promised);
   out.last_lsn = static_cast<int64_t>(report.last_lsn);
+  out.last_epoch = static_cast<int64_t>(report.last_epoch);
   out.durable_lsn = static_cast<int64_t>(report.durable_lsn);
   out.commit_lsn = static_cast<int64_t>(report.commit_lsn);
   out.applied_lsn = static_cast<int64_t>(report.applied_lsn);
@@ -75,13 +77,20 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
   reply.cluster_id = membership_.cluster_id.ToString();
   reply.incarnation = static_cast<int64_t>(membership_.start);
   for (size_t i = 0; i < parts_.size(); ++i) {
-    auto ask = [part = parts_[i]](Reactor&) -> Task<std::vector<replication::ReplicaReport>> {
-      co_return part->replica_host()->Report();
+    auto ask = [part = parts_[i]](Reactor&) -> Task<std::vector<api::ReplicaStatus>> {
+      std::vector<api::ReplicaStatus> replicas;
+      for (const replication::ReplicaReport& report : part->replica_host()->Report()) {
+        const Version newest = part->engine()->newest_change(report.partition).load(std::memory_order_relaxed);
+        replicas.push_back(ToStatus(report));
+        if (newest != UINT64_MAX) replicas.back().newest_change_ms = static_cast<int64_t>(VersionMs(newest));
+      }
+      co_return replicas;
     };
-    std::vector<replication::ReplicaReport> reports = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
-    for (const replication::ReplicaReport& report : reports) reply.replicas.push_back(ToStatus(report));
+    const std::vector<api::ReplicaStatus> replicas = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
+    reply.replicas.insert(reply.replicas.end(), replicas.begin(), replicas.end());
   }
-  auto installing = [this](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
+  auto installing = [this, &reply](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
+    if (controller_) reply.__set_controller(controller_->status());
     co_return installer_ ? installer_->reports() : std::vector<ReplicaInstaller::Report>();
   };
   const std::vector<ReplicaInstaller::Report> reports = co_await CallOn(caller, 0, std::move(installing));
@@ -97,6 +106,7 @@ Task<Result<api::TopologyReply>> Node::KnownTopology(Reactor& caller) {
     api::TopologyReply reply;
     const ClusterMap& map = cluster_->newest();
     if (map.cluster) CO_RETURN_IF_ERROR(AddKey(std::string(kClusterKey), *map.cluster, &reply));
+    if (map.controller) CO_RETURN_IF_ERROR(AddKey(std::string(kControllerKey), *map.controller, &reply));
     for (const auto& [id, node] : map.nodes) CO_RETURN_IF_ERROR(AddKey(NodeKey(id), node, &reply));
     for (const auto& [id, partition] : map.partitions) {
       CO_RETURN_IF_ERROR(AddKey(PartitionKey(id), partition, &reply));
@@ -121,29 +131,64 @@ Task<Result<api::HandoverReply>> Node::Handover(Reactor& caller, uint32_t partit
   co_return reply;
 }
 
+Task<Result<api::ForceFailoverReply>> Node::ForceFailover(Reactor& caller, api::ForceFailoverRequest request) {
+  if (!options_.clustered()) co_return co_await NodeControl::ForceFailover(caller, std::move(request));
+  const auto partition = static_cast<uint32_t>(request.partition);
+  const size_t owner = partition % parts_.size();
+  replication::ForceOrder order;
+  order.epoch = static_cast<Epoch>(request.epoch);
+  order.lineage = static_cast<uint64_t>(request.lineage);
+  order.accept_loss = request.accept_loss;
+  order.timeout_ns = request.timeout_ms * kMillisecond;
+  auto force = [part = parts_[owner], partition, order](Reactor&) {
+    return part->replica_host()->Force(partition, order);
+  };
+  CO_ASSIGN_OR_RETURN(const replication::ForcedMastership forced,
+                      co_await CallOn(caller, static_cast<int>(owner), std::move(force)));
+  api::ForceFailoverReply reply;
+  reply.epoch = static_cast<int64_t>(forced.epoch);
+  reply.lineage = static_cast<int64_t>(forced.lineage);
+  reply.nothing_lost = forced.was_member;
+  reply.open = forced.open;
+  co_return reply;
+}
+
+Task<Result<bool>> Node::SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr) {
+  if (!options_.clustered()) co_return co_await NodeControl::SetMinIsr(caller, partition, min_isr);
+  const size_t owner = partition % parts_.size();
+  auto set = [part = parts_[owner], partition, min_isr](Reactor&) -> Task<Result<bool>> {
+    co_return part->replica_host()->SetMinIsr(partition, min_isr);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(set));
+}
+
 // -- copies for other replicas
 
-Task<Status> Node::KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica) {
+Task<Result<KeptLog>> Node::KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew) {
   const size_t owner = partition % parts_.size();
-  auto keep = [part = parts_[owner], partition, replica](Reactor& reactor) -> Task<Status> {
-    co_return part->replica_host()->KeepLogFor(partition, replica, reactor.NowNs() + kCopyTtlMs * kMillisecond);
+  auto keep = [part = parts_[owner], partition, replica, anew](Reactor& reactor) -> Task<Result<KeptLog>> {
+    co_return part->replica_host()->KeepLogFor(partition, replica, reactor.NowNs() + kCopyTtlMs * kMillisecond, anew);
   };
   co_return co_await CallOn(caller, static_cast<int>(owner), std::move(keep));
 }
 
 // The log is kept from before the cut, so that nothing is missing between the copy and the log.
-Task<Result<OpenedSnapshot>> Node::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
+Task<Result<OpenedCopy>> Node::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
   if (!options_.clustered()) co_return co_await NodeControl::OpenCopy(caller, partition, replica);
-  CO_RETURN_IF_ERROR(co_await KeepLogFor(caller, partition, replica));
+  OpenedCopy copy;
+  CO_ASSIGN_OR_RETURN(copy.log, co_await KeepLogFor(caller, partition, replica, /*anew=*/true));
   auto open = [this, partition](Reactor&) { return snapshots_->OpenCopy(parts_[0]->place(partition), kCopyTtlMs); };
-  co_return co_await CallOn(caller, 0, std::move(open));
+  CO_ASSIGN_OR_RETURN(copy.snapshot, co_await CallOn(caller, 0, std::move(open)));
+  co_return copy;
 }
 
-Task<Result<OpenedSnapshot>> Node::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) {
+Task<Result<OpenedCopy>> Node::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) {
   if (!options_.clustered()) co_return co_await NodeControl::RenewCopy(caller, partition, replica, token);
-  CO_RETURN_IF_ERROR(co_await KeepLogFor(caller, partition, replica));
+  OpenedCopy copy;
+  CO_ASSIGN_OR_RETURN(copy.log, co_await KeepLogFor(caller, partition, replica, /*anew=*/false));
   auto renew = [this, token](Reactor&) { return snapshots_->Renew(token, kCopyTtlMs); };
-  co_return co_await CallOn(caller, 0, std::move(renew));
+  CO_ASSIGN_OR_RETURN(copy.snapshot, co_await CallOn(caller, 0, std::move(renew)));
+  co_return copy;
 }
 
 Task<Result<bool>> Node::ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
@@ -154,6 +199,40 @@ Task<Result<bool>> Node::ReplaceReplica(Reactor& caller, uint32_t partition, Uui
     co_return part->replica_host()->Replace(partition, replica, node, leaves);
   };
   co_return co_await CallOn(caller, static_cast<int>(owner), std::move(replace));
+}
+
+// -- replicas that come and go
+
+Task<Result<api::AddReplicaReply>> Node::AddReplica(Reactor& caller, uint32_t partition, uint32_t node, bool replaces) {
+  if (!options_.clustered()) co_return co_await NodeControl::AddReplica(caller, partition, node, replaces);
+  const size_t owner = partition % parts_.size();
+  auto add = [part = parts_[owner], partition, node, replaces](Reactor&) -> Task<Result<replication::ReplicaChange>> {
+    co_return part->replica_host()->AddOn(partition, node, replaces);
+  };
+  CO_ASSIGN_OR_RETURN(const replication::ReplicaChange change,
+                      co_await CallOn(caller, static_cast<int>(owner), std::move(add)));
+  api::AddReplicaReply reply;
+  reply.replica = change.replica.ToString();
+  reply.done = change.done;
+  co_return reply;
+}
+
+Task<Result<bool>> Node::RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) {
+  if (!options_.clustered()) co_return co_await NodeControl::RemoveReplica(caller, partition, replica);
+  const size_t owner = partition % parts_.size();
+  auto remove = [part = parts_[owner], partition, replica](Reactor&) -> Task<Result<bool>> {
+    co_return part->replica_host()->RemoveOther(partition, replica);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(remove));
+}
+
+Task<Result<api::AggregateReplicaReply>> Node::AggregateReplica(Reactor& caller, api::AggregateReplicaRequest request) {
+  if (!options_.clustered()) co_return co_await NodeControl::AggregateReplica(caller, std::move(request));
+  const size_t owner = static_cast<uint32_t>(request.partition) % parts_.size();
+  auto aggregate = [part = parts_[owner], request = std::move(request)](Reactor&) {
+    return AggregateHeldReplica(part, request);
+  };
+  co_return co_await CallOn(caller, static_cast<int>(owner), std::move(aggregate));
 }
 
 }  // namespace pando

@@ -67,14 +67,23 @@ Task<Result<bool>> CopiedPages::Replace(uint32_t node, Uuid leaves) {
 }
 
 Task<Result<InstallSource>> CopiedPages::Open(Uuid uuid, uint32_t ranges) {
+  uuid_ = uuid;
+  ranges_ = ranges;
+  CO_ASSIGN_OR_RETURN(InstallSource source, co_await OpenNext());
+  tasks_.Spawn(KeepRenewing());
+  co_return std::move(source);
+}
+
+Task<Result<InstallSource>> CopiedPages::OpenNext() {
   api::Cluster_openCopy_args open;
   api::Cluster_openCopy_result opened;
   open.request.partition = static_cast<int32_t>(partition_);
   open.request.replica = replica_;
   CO_RETURN_IF_ERROR(co_await client_.Call("openCopy", &open, &opened, kCallNs));
   CO_RETURN_IF_ERROR(ErrorOf(opened));
-  snapshot_ = opened.success.snapshot;
-  tasks_.Spawn(KeepRenewing());
+  std::string last = std::exchange(snapshot_, opened.success.snapshot);
+  log_suffices_ = true;
+  if (!last.empty()) co_await Release(std::move(last));
   api::Admin_describeSnapshot_args describe;
   api::Admin_describeSnapshot_result described;
   describe.request.snapshot = snapshot_;
@@ -82,20 +91,42 @@ Task<Result<InstallSource>> CopiedPages::Open(Uuid uuid, uint32_t ranges) {
   describe.context.budget_ms = kDescribeMs;
   CO_RETURN_IF_ERROR(co_await client_.Call("describeSnapshot", &describe, &described, kDescribeMs * kMillisecond));
   CO_RETURN_IF_ERROR(ErrorOf(described));
-  CO_ASSIGN_OR_RETURN(InstallSource source, SourceOf(described.success, uuid, ranges));
-  progress_.of_bytes = source.root.used_blocks * kBlockBytes;
-  began_ns_ = reactor_.NowNs();
-  co_return source;
+  CO_ASSIGN_OR_RETURN(InstallSource source, SourceOf(described.success, uuid_, ranges_));
+  if (copies_++ == 0) {
+    progress_.of_bytes = source.root.used_blocks * kBlockBytes;
+    began_ns_ = reactor_.NowNs();
+  }
+  have_ = generation_;
+  generation_ = source.root.generation;
+  cursor_.clear();
+  co_return std::move(source);
+}
+
+// CP2. A follower of the last copy could not be fed, or hardly, once its file is verified.
+Task<Result<std::optional<SnapshotRoot>>> CopiedPages::Newer() {
+  CO_RETURN_IF_ERROR(ended_);
+  CO_RETURN_IF_ERROR(co_await Renew());
+  if (log_suffices_ || copies_ >= kMaxCopies) co_return std::optional<SnapshotRoot>();
+  CO_ASSIGN_OR_RETURN(InstallSource source, co_await OpenNext());
+  LOG(INFO) << "partition " << partition_
+            << ": more was written while its pages came than the master keeps of its log; "
+            << "copy " << copies_ << " has what was written since, up to LSN " << source.root.lsn;
+  co_return std::optional<SnapshotRoot>(std::move(source.root));
 }
 
 Task<Status> CopiedPages::Renew() {
+  const std::string snapshot = snapshot_;
   api::Cluster_renewCopy_args args;
   api::Cluster_renewCopy_result reply;
   args.request.partition = static_cast<int32_t>(partition_);
   args.request.replica = replica_;
-  args.request.snapshot = snapshot_;
+  args.request.snapshot = snapshot;
   CO_RETURN_IF_ERROR(co_await client_.Call("renewCopy", &args, &reply, kCallNs));
-  co_return ErrorOf(reply);
+  if (snapshot != snapshot_) co_return Status();  // another one was opened meanwhile, and this one released
+  CO_RETURN_IF_ERROR(ErrorOf(reply));
+  const api::CopyReply& copy = reply.success;
+  log_suffices_ = !copy.log_incomplete && 2 * copy.log_bytes <= copy.log_limit_bytes;
+  co_return Status();
 }
 
 // CP1.
@@ -134,6 +165,7 @@ Task<Result<PageBatch>> CopiedPages::Next() {
   api::Admin_readPages_result reply;
   args.request.snapshot = snapshot_;
   args.request.partition = static_cast<int32_t>(partition_);
+  args.request.since_generation = static_cast<int64_t>(have_);
   args.request.cursor = cursor_;
   Status called = co_await client_.Call("readPages", &args, &reply, kCallNs);
   CO_RETURN_IF_ERROR(ended_);
@@ -151,16 +183,18 @@ Task<Result<PageBatch>> CopiedPages::Next() {
   co_return batch;
 }
 
+// It would expire anyway.
+Task<void> CopiedPages::Release(std::string snapshot) {
+  api::Kv_releaseSnapshot_args args;
+  api::Kv_releaseSnapshot_result reply;
+  args.request.snapshot = std::move(snapshot);
+  const Status released = co_await client_.Call("releaseSnapshot", &args, &reply, kReleaseNs);
+  LOG_IF(INFO, !released.ok()) << "a copy of partition " << partition_
+                               << " was not released, and expires: " << released.ToString();
+}
+
 Task<void> CopiedPages::Close() {
-  if (!snapshot_.empty() && ended_.ok() && client_.connected()) {
-    api::Kv_releaseSnapshot_args args;
-    api::Kv_releaseSnapshot_result reply;
-    args.request.snapshot = snapshot_;
-    // It would expire anyway.
-    const Status released = co_await client_.Call("releaseSnapshot", &args, &reply, kReleaseNs);
-    LOG_IF(INFO, !released.ok()) << "a copy of partition " << partition_
-                                 << " was not released, and expires: " << released.ToString();
-  }
+  if (!snapshot_.empty() && ended_.ok() && client_.connected()) co_await Release(snapshot_);
   closing_ = true;
   End(Error(Code::kAborted, "the copy was closed"));
   co_await tasks_.Drain();

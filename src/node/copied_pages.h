@@ -1,13 +1,22 @@
 // CopiedPages: a copy of a partition that its master offers to one replica (Cluster.openCopy), as the pages that
 // an installation needs. It keeps the copy alive while the pages come, and slows down to a rate.
 //
+// The master keeps a bounded part of the log for a copy. If more is written while the pages come, CopiedPages opens
+// another copy and asks for those pages that were written since the last one. Each of these rounds is shorter than the
+// one before, as long as pages come faster than they are written; the last one leaves half of the log that may be kept
+// to the verification of the file.
+//
 // Threads: one reactor. Memory: one batch of pages, in the reply and decoded (kMemoryBytes).
 //
 // Invariants
 //   CP1  Once the copy is gone, or the node there is not the master any more, Next fails soon: a copy of a master
 //        that was deposed is of no use, because nobody keeps the log after it.
+//   CP2  The copies of an installation are of one process: pages of another replica lie elsewhere. They are fetched
+//   over
+//        one connection.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "src/backup/install.h"
@@ -45,6 +54,7 @@ class CopiedPages final : public SnapshotPages {
   Task<void> Close();
 
   Task<Result<PageBatch>> Next() override;
+  Task<Result<std::optional<SnapshotRoot>>> Newer() override;
   void Cancel() override;
 
   const Progress& progress() const { return progress_; }
@@ -54,6 +64,13 @@ class CopiedPages final : public SnapshotPages {
   static constexpr int32_t kDescribeMs = 60'000;  // it waits for a checkpoint there
   static constexpr Nanos kRenewNs = 2 * kSecond, kPollNs = 50 * kMillisecond;
 
+  // After so many copies whose log was not kept, the installation goes on with what has come. Its master offers
+  // another.
+  static constexpr int kMaxCopies = 16;
+
+  // Opens another copy, in the place of the one that is open.
+  Task<Result<InstallSource>> OpenNext();
+  Task<void> Release(std::string snapshot);
   Task<Status> Renew();
   Task<void> KeepRenewing();
   void End(Status why);
@@ -65,7 +82,13 @@ class CopiedPages final : public SnapshotPages {
   const std::string replica_;
   const uint64_t bytes_per_s_;
   Counter& came_;
+  Uuid uuid_;  // of the partition
+  uint32_t ranges_ = 0;
   std::string snapshot_, cursor_;
+  Generation generation_ = 0;  // of the newest copy
+  Generation have_ = 0;        // of the copy before: its pages are here
+  int copies_ = 0;
+  bool log_suffices_ = true;  // what is kept after the newest copy, when it was last renewed
   Progress progress_;
   Nanos began_ns_ = 0;
   Status ended_;

@@ -32,13 +32,16 @@ bool OutcomeUnknown(const Status& failure) {
 }
 
 // Removes the records of one partition, of which `rows` are the keys in ascending order.
-Task<void> RemoveKeys(Partition* partition, std::vector<const ScanRow*> rows, const bool* over, DeletedRange* out) {
+Task<void> RemoveKeys(Partition* partition, std::vector<const ScanRow*> rows, WriteLevel level, const bool* over,
+                      DeletedRange* out) {
   RemoveBatch batch(kRemovesPerWrite);
   size_t done = 0;
   while (done < rows.size() && !*over) {
     std::vector<WriteOp> ops(std::min(batch.size(), rows.size() - done));
     for (size_t i = 0; i < ops.size(); ++i) ops[i] = RemoveOf(*rows[done + i]);
-    const Result<std::vector<OpResult>> results = co_await partition->Write(std::move(ops), WriteOptions());
+    WriteOptions options;
+    options.level = level;
+    const Result<std::vector<OpResult>> results = co_await partition->Write(std::move(ops), options);
     if (batch.RetrySmaller(results.status())) continue;
     if (!results.ok()) {
       // Of several failures, one whose outcome is unknown is the answer.
@@ -67,7 +70,7 @@ struct BegunDelete final : Withdrawable {
 }  // namespace
 
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version, const bool* over) {
+                               Version max_version, const bool* over, WriteLevel level) {
   DeletedRange out;
   if (range.start_exclusive) out.last_key = range.start;
   MergeScanSpec spec;
@@ -87,7 +90,8 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
     by_partition[backend->store->PartitionOf(row.key)].push_back(&row);
   }
   TaskGroup removes;
-  for (auto& [id, rows] : by_partition) removes.Spawn(RemoveKeys(backend->partitions[id], std::move(rows), over, &out));
+  for (auto& [id, rows] : by_partition)
+    removes.Spawn(RemoveKeys(backend->partitions[id], std::move(rows), level, over, &out));
   // The removes run concurrently and write to `out`, so wait for all of them.
   co_await removes.Drain();
   for (const ScanRow& row : page->rows) {
@@ -115,7 +119,8 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
   call->withdrawable = &begun;
   const uint64_t scan_id = ScanIdOf(range, server_->reactor());
   DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(range), range, limit,
-                                                     static_cast<Version>(request.max_version), &begun.over);
+                                                     static_cast<Version>(request.max_version), &begun.over,
+                                                     ToWriteLevel(call->args.context));
   call->withdrawable = nullptr;
   // What a partition has refused is still there. If others have removed something, the answer says how much, and the
   // next call comes to the refusal.

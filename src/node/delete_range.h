@@ -39,6 +39,6 @@ struct DeletedRange {
 // Examines at most `limit` records. Removes those whose version is at most max_version (0 = any
 // version). Stops early, with only some of them removed, once *over is true.
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version, const bool* over);
+                               Version max_version, const bool* over, WriteLevel level = WriteLevel::kQuorum);
 
 }  // namespace pando

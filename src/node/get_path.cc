@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "src/kvapi/kv_requests.h"
+#include "src/kvapi/session_token.h"
+#include "src/node/session_call.h"
 
 namespace pando {
 
@@ -51,16 +53,19 @@ constexpr char kTail[] =
     "\0";  // end of Record, of GetReply (without its optional context), of the result
 constexpr size_t kTailBytes = sizeof(kTail) - 1;
 constexpr size_t kVersionAt = 3, kExpiryAt = 14;
+constexpr size_t kEndBytes = 2;  // after the fields of GetReply
 static_assert(kHeadBytes == 36 && kTailBytes == 25);
 
 }  // namespace
 
 void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version version, int64_t expires_at_ms,
-                    std::string* out) {
+                    std::string* out, std::string_view session) {
   char head[kHeadBytes], tail[kTailBytes];
   std::memcpy(head, kHead, kHeadBytes);
   std::memcpy(tail, kTail, kTailBytes);
-  StoreBigEndian32(head, static_cast<uint32_t>(kHeadBytes - kFrameHeaderBytes + value.size() + kTailBytes));
+  const size_t context_bytes = session.empty() ? 0 : SessionContextBytes(session);
+  StoreBigEndian32(head,
+                   static_cast<uint32_t>(kHeadBytes - kFrameHeaderBytes + value.size() + kTailBytes + context_bytes));
   StoreBigEndian32(head + kSeqidAt, static_cast<uint32_t>(seqid));
   head[kFoundAt] = found ? 1 : 0;
   StoreBigEndian32(head + kValueLengthAt, static_cast<uint32_t>(value.size()));
@@ -68,7 +73,13 @@ void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version v
   StoreBigEndian64(tail + kExpiryAt, static_cast<uint64_t>(expires_at_ms));
   out->append(head, kHeadBytes);
   out->append(value);
-  out->append(tail, kTailBytes);
+  if (session.empty()) {
+    out->append(tail, kTailBytes);
+    return;
+  }
+  out->append(tail, kTailBytes - kEndBytes);
+  AppendSessionContext(session, out);
+  out->append(tail + kTailBytes - kEndBytes, kEndBytes);
 }
 
 // A batch of gets that travels to another reactor and returns with the answers. It owns all of its
@@ -81,6 +92,7 @@ class GetPath::RemoteGets final : public RemoteCall {
     Version version = 0;
     int64_t expires_at_ms = 0;
     size_t offset = 0, bytes = 0;  // in `values`
+    SessionPoint shown;
   };
 
   explicit RemoteGets(GetPath* origin_path) : memory_(&origin_path->server_->account()), origin_path_(origin_path) {}
@@ -257,8 +269,10 @@ void GetPath::LookUp(const std::vector<Entry>& entries, const std::string& keys)
   backend_->batch_get(reads_);
   if (backend_->read_gate == nullptr) return;
   const Nanos fresh_now_ns = server_->reactor().FreshNowNs();
+  shown_.resize(entries.size());
   for (size_t i = 0; i < entries.size(); ++i) {
     if (!backend_->read_gate->Holds(entries[i].partition, fresh_now_ns)) reads_[i].outcome = PointRead::Outcome::kMiss;
+    shown_[i] = backend_->read_gate->Shown(entries[i].partition).value_or(SessionPoint());
   }
 }
 
@@ -267,7 +281,7 @@ void GetPath::AnswerLocal() {
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (reads_[i].outcome == PointRead::Outcome::kMiss) continue;
     if (server_->HasRoom(entries_[i].id)) {
-      Answer(entries_[i].id, reads_[i]);
+      Answer(entries_[i], reads_[i], shown_.empty() ? SessionPoint() : shown_[i]);
     } else {
       Park(entries_[i], KeyOf(entries_[i], keys_));
     }
@@ -281,12 +295,17 @@ void GetPath::AnswerLocal() {
   ClearAndTrim(&keys_, kMaxKeptKeyBytes);
 }
 
-void GetPath::Answer(const RequestId& id, const PointRead& read) {
+void GetPath::Answer(const Entry& entry, const PointRead& read, const SessionPoint& shown) {
+  const RequestId& id = entry.id;
   if (server_->Exhausted()) [[unlikely]]
     return server_->ReplyOverloaded(id, "get");
   bool found = read.outcome == PointRead::Outcome::kFound;
+  session_.clear();
+  if (backend_->cluster_id && shown.epoch != 0) {
+    AppendSessionToken(*backend_->cluster_id, entry.partition, shown, &session_);
+  }
   if (id.protocol == WireProtocol::kBinary) {
-    AppendGetReply(id.seqid, found, read.in_place, read.version, read.expires_at_ms, server_->BeginReply(id));
+    AppendGetReply(id.seqid, found, read.in_place, read.version, read.expires_at_ms, server_->BeginReply(id), session_);
     return server_->EndReply(id);
   }
   api::Kv_get_result result;
@@ -296,6 +315,8 @@ void GetPath::Answer(const RequestId& id, const PointRead& read) {
   record.value = read.in_place;
   record.version = static_cast<int64_t>(read.version);
   record.expires_at_ms = read.expires_at_ms;
+  result.success.context.session = session_;
+  result.success.context.__isset.session = result.success.__isset.context = !session_.empty();
   server_->Reply(id, "get", result);
 }
 
@@ -333,7 +354,8 @@ void GetPath::ServeRemote(RemoteGets* gets) {
   for (size_t i = 0; i < reads_.size(); ++i) {
     const PointRead& read = reads_[i];
     RemoteGets::Answer& answer = gets->answers[i];
-    answer = {read.outcome, read.version, read.expires_at_ms, gets->values.size(), read.in_place.size()};
+    answer = {read.outcome,        read.version,         read.expires_at_ms,
+              gets->values.size(), read.in_place.size(), shown_.empty() ? SessionPoint() : shown_[i]};
     if (read.outcome != PointRead::Outcome::kFound) continue;
     if (gets->values.size() + read.in_place.size() > bytes) {
       answer.outcome = PointRead::Outcome::kMiss;
@@ -363,7 +385,7 @@ void GetPath::FinishRemote(RemoteGets* gets) {
     if (answer.outcome == PointRead::Outcome::kFound) {
       read.in_place = std::string_view(gets->values).substr(answer.offset, answer.bytes);
     }
-    Answer(entry.id, read);
+    Answer(entry, read, answer.shown);
   }
   PutAway(gets);
 }

@@ -25,8 +25,9 @@ namespace pando {
 
 // Appends the framed reply to `get` in the strict binary protocol, without building the reply
 // struct. The bytes equal those that the generated code would write; a test compares the two.
+// `session`: ReplyContext.session.
 void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version version, int64_t expires_at_ms,
-                    std::string* out);
+                    std::string* out, std::string_view session = {});
 
 class GetPath {
  public:
@@ -89,7 +90,7 @@ class GetPath {
   void GoTheLongWay(const Entry& entry, std::string_view key);
   void LookUp(const std::vector<Entry>& entries, const std::string& keys);
   void AnswerLocal();
-  void Answer(const RequestId& id, const PointRead& read);
+  void Answer(const Entry& entry, const PointRead& read, const SessionPoint& shown);
   void AddKey(Entry* entry, std::string_view key, std::string* keys) const;
   std::string_view KeyOf(const Entry& entry, const std::string& keys) const;
   void FillReads(const std::vector<Entry>& entries, const std::string& keys);
@@ -106,6 +107,8 @@ class GetPath {
   std::vector<Entry> entries_;
   std::string keys_;
   std::vector<PointRead> reads_;
+  std::vector<SessionPoint> shown_;  // with each of them, in a cluster
+  std::string session_;              // of the reply that is made
   std::vector<Parked> parked_;
   // Decaying maximum size of the values that slow gets read.
   size_t slow_bytes_ = 0;

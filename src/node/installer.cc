@@ -6,6 +6,7 @@
 
 #include "src/base/address.h"
 #include "src/io/call_on.h"
+#include "src/replication/hosted_replica.h"
 #include "src/replication/replica_host.h"
 
 namespace pando {
@@ -31,6 +32,8 @@ ReplicaInstaller::ReplicaInstaller(Reactor& reactor, NodeCluster* cluster, NodeP
   add("kv_install_installed_total", "Replicas that were installed.", &installed_total_);
   add("kv_install_failed_total", "Installations that began and failed; they begin again.", &failed_total_);
   add("kv_install_received_bytes_total", "Bytes of pages that have come.", &bytes_total_);
+  add("kv_removed_replicas_dropped_total",
+      "Replicas that were dropped because they were removed from their partitions.", &dropped_total_);
 }
 
 ReplicaInstaller::~ReplicaInstaller() {
@@ -68,6 +71,7 @@ std::vector<ReplicaInstaller::Report> ReplicaInstaller::reports() const {
 // IS3.
 Task<void> ReplicaInstaller::Run() {
   while (!stopping_) {
+    co_await DropRemoved();
     co_await Look();
     LookAtTopology();
     waiting_.Set(static_cast<int64_t>(wanted_.size()));
@@ -106,6 +110,43 @@ void ReplicaInstaller::LookAtTopology() {
       if (learner.node == cluster_.node()) wanted_[id].state.replica = learner.replica;
     }
   }
+}
+
+Task<void> ReplicaInstaller::DropRemoved() {
+  for (ReactorPart* part : parts_) {
+    auto ask = [part](Reactor&) -> Task<std::vector<uint32_t>> { co_return part->replica_host()->RemovedReplicas(); };
+    const std::vector<uint32_t> removed = co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(ask));
+    for (const uint32_t partition : removed) {
+      if (stopping_) co_return;
+      const Status dropped = co_await DropIfRemoved(partition);
+      LOG_IF_EVERY_N(WARNING, !dropped.ok() && !stopping_, 100)
+          << "partition " << partition
+          << ": the replica here was removed, and could not be dropped yet: " << dropped.ToString();
+    }
+  }
+}
+
+// IS4.
+Task<Status> ReplicaInstaller::DropIfRemoved(uint32_t partition) {
+  Semaphore& calls = *cluster_.topology_calls();
+  co_await calls.Acquire();
+  Result<TopologyEntry> entry = co_await cluster_.topology()->Read(PartitionKey(partition), kReadNs);
+  calls.Release();
+  CO_RETURN_IF_ERROR(entry.status());
+  if (entry->revision == 0) co_return Error(Code::kNotFound, "the topology has no record of it");
+  CO_ASSIGN_OR_RETURN(const PartitionRecord record, DecodePartition(*entry));
+  ReactorPart* part = parts_[partition % parts_.size()];
+  auto ask = [part, partition](Reactor&) -> Task<std::optional<ReplicaState>> {
+    const replication::HostedReplica* held = part->replica_host()->Find(partition);
+    co_return held == nullptr ? std::nullopt : std::optional<ReplicaState>(held->state());
+  };
+  const std::optional<ReplicaState> held = co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(ask));
+  if (!held || !replication::WasRemoved(record, cluster_.node(), *held)) co_return Status();
+  CO_RETURN_IF_ERROR(co_await partitions_.Drop(partition));
+  dropped_total_.Add();
+  LOG(INFO) << "partition " << partition << ": its replica here, " << held->replica.ToString()
+            << ", was removed from the partition, and is dropped";
+  co_return Status();
 }
 
 std::optional<uint32_t> ReplicaInstaller::NextDue() const {

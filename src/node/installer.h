@@ -9,6 +9,7 @@
 //             that was taken out of the partition because it had lost its past
 //   copy      open a copy at the master, drop what is here, install the pages, open the partition
 //   follow    tell the replica the newest record; its master ships the log from the copy's end
+//   drop      what the node holds of a replica that its partition does not have any more
 //
 // If the log after the copy has outgrown what its master keeps for it, the master offers another copy, and a whole
 // new round begins.
@@ -21,6 +22,8 @@
 //   IS2  A replica comes to be under its UUID only with all that it has promised (ReplicaState), or under a UUID
 //        that nobody has had. What a crash leaves behind is one that is there as before, is installed, or is
 //        missing; one that is missing at a start gets a new UUID.
+//   IS4  A replica that was removed is dropped only if the topology, read after it was seen to be missing there, still
+//        does not list it (WasRemoved). If the node ends before that, it looks again at its next start.
 //   IS3  One installation at a time; the others wait, at most one for each partition.
 #pragma once
 
@@ -71,12 +74,15 @@ class ReplicaInstaller {
     Nanos listed_ns = 0;              // since when the topology lists it; 0: not yet
   };
   static constexpr Nanos kLookNs = 200 * kMillisecond, kMaxWaitNs = 10 * kSecond;
+  static constexpr Nanos kReadNs = 2 * kSecond;
   // One that is replaced leaves the ISR in this time, unless it must stay until the new one is in it.
   static constexpr Nanos kLeaveNs = 2 * kSecond;
 
   Task<void> Run();
   Task<void> Look();
   void LookAtTopology();
+  Task<void> DropRemoved();
+  Task<Status> DropIfRemoved(uint32_t partition);
   // Of those that are due, the one that has waited longest.
   std::optional<uint32_t> NextDue() const;
   Task<void> TryOne(uint32_t partition);
@@ -106,7 +112,7 @@ class ReplicaInstaller {
   uint32_t copied_partition_ = 0;
   bool stopping_ = false, stopped_ = true;
   Gauge waiting_, done_bytes_, of_bytes_;
-  Counter installed_total_, failed_total_, bytes_total_;
+  Counter installed_total_, failed_total_, bytes_total_, dropped_total_;
   TaskGroup tasks_;
 };
 

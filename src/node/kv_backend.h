@@ -47,7 +47,11 @@ struct KvBackend {
   // Engine::BatchGet of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointRead>)> batch_get;
   // Of the partitions of this reactor. Null: each is the only replica.
-  const ReadGate* read_gate = nullptr;
+  ReadGate* read_gate = nullptr;
+  // Of the cluster that the node belongs to, whose sessions it knows. Nothing: it is alone.
+  std::optional<Uuid> cluster_id;
+  // As `partitions`, for reads that any replica may answer: they do not ask for the lease. Empty: it is alone.
+  std::vector<Partition*> replicas;
   // Engine::BatchWrite of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointWrite* const>)> batch_write;
   // The backends, get paths and write paths of all reactors, by reactor index, so that requests for
@@ -78,11 +82,17 @@ class NodeControl {
   virtual Task<Result<api::TopologyReply>> KnownTopology(Reactor& caller);
   virtual Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
                                                     Nanos timeout_ns);
-  virtual Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica);
-  virtual Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
-                                                 SnapshotToken token);
+  virtual Task<Result<api::ForceFailoverReply>> ForceFailover(Reactor& caller, api::ForceFailoverRequest request);
+  virtual Task<Result<bool>> SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr);
+  virtual Task<Result<OpenedCopy>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica);
+  virtual Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token);
   virtual Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                             std::optional<Uuid> leaves);
+  virtual Task<Result<api::AddReplicaReply>> AddReplica(Reactor& caller, uint32_t partition, uint32_t node,
+                                                        bool replaces);
+  virtual Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica);
+  virtual Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
+                                                                    api::AggregateReplicaRequest request);
 
  protected:
   ~NodeControl() = default;

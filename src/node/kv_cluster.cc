@@ -10,7 +10,9 @@ namespace {
 constexpr size_t kReplicaStatusBytes = 2048;  // of one replica, with what it knows of the others
 constexpr size_t kTopologyKeyBytes = 4096;    // of one key of the topology, with its value
 constexpr size_t kMaxClusterKeys = 64;        // of the cluster and its nodes, about
-constexpr int32_t kDefaultHandoverMs = 3000, kMaxHandoverMs = 60'000;
+constexpr int32_t kMaxShownRecords = 64;
+constexpr size_t kShownBytes = 2u << 20;  // what reading them takes, of keys and values
+constexpr int32_t kDefaultHandoverMs = 3000, kDefaultForceMs = 10'000, kMaxHandoverMs = 60'000;
 
 // A replica of a partition, as requests name it.
 struct Named {
@@ -18,13 +20,15 @@ struct Named {
   Uuid replica;
 };
 
+Status CheckPartition(int32_t partition, uint32_t ranges) {
+  if (partition >= 0 && static_cast<uint32_t>(partition) < ranges) return Status();
+  return Error(Code::kInvalidArgument, "there is no partition {}: the store is divided into {}", partition, ranges);
+}
+
 template <typename Request>
 Result<Named> NameOf(const Request& request, uint32_t ranges) {
   const std::optional<Uuid> replica = Uuid::Parse(request.replica);
-  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= ranges) {
-    return Error(Code::kInvalidArgument, "there is no partition {}: the store is divided into {}", request.partition,
-                 ranges);
-  }
+  RETURN_IF_ERROR(CheckPartition(request.partition, ranges));
   if (!replica || replica->IsNil()) {
     return Error(Code::kInvalidArgument, "the replica {} is not a UUID", request.replica);
   }
@@ -32,10 +36,14 @@ Result<Named> NameOf(const Request& request, uint32_t ranges) {
 }
 
 template <typename Call>
-void AnswerCopy(Call* call, const Result<OpenedSnapshot>& opened) {
+void AnswerCopy(Call* call, const Result<OpenedCopy>& opened) {
   if (Failed(call, opened.status())) return;
-  call->reply.success.snapshot = EncodeSnapshotToken(opened->token);
-  call->reply.success.expires_at_ms = opened->expires_at_ms;
+  api::CopyReply& reply = call->reply.success;
+  reply.snapshot = EncodeSnapshotToken(opened->snapshot.token);
+  reply.expires_at_ms = opened->snapshot.expires_at_ms;
+  reply.log_bytes = static_cast<int64_t>(opened->log.bytes);
+  reply.log_limit_bytes = static_cast<int64_t>(opened->log.limit_bytes);
+  reply.log_incomplete = !opened->log.complete;
 }
 
 Status NoCluster() {
@@ -52,11 +60,27 @@ Task<Result<api::HandoverReply>> NodeControl::Handover(Reactor&, uint32_t, uint3
   co_return NoCluster();
 }
 
-Task<Result<OpenedSnapshot>> NodeControl::OpenCopy(Reactor&, uint32_t, Uuid) { co_return NoCluster(); }
+Task<Result<api::ForceFailoverReply>> NodeControl::ForceFailover(Reactor&, api::ForceFailoverRequest) {
+  co_return NoCluster();
+}
 
-Task<Result<OpenedSnapshot>> NodeControl::RenewCopy(Reactor&, uint32_t, Uuid, SnapshotToken) { co_return NoCluster(); }
+Task<Result<bool>> NodeControl::SetMinIsr(Reactor&, uint32_t, uint32_t) { co_return NoCluster(); }
+
+Task<Result<OpenedCopy>> NodeControl::OpenCopy(Reactor&, uint32_t, Uuid) { co_return NoCluster(); }
+
+Task<Result<OpenedCopy>> NodeControl::RenewCopy(Reactor&, uint32_t, Uuid, SnapshotToken) { co_return NoCluster(); }
 
 Task<Result<bool>> NodeControl::ReplaceReplica(Reactor&, uint32_t, Uuid, uint32_t, std::optional<Uuid>) {
+  co_return NoCluster();
+}
+
+Task<Result<api::AddReplicaReply>> NodeControl::AddReplica(Reactor&, uint32_t, uint32_t, bool) {
+  co_return NoCluster();
+}
+
+Task<Result<bool>> NodeControl::RemoveReplica(Reactor&, uint32_t, Uuid) { co_return NoCluster(); }
+
+Task<Result<api::AggregateReplicaReply>> NodeControl::AggregateReplica(Reactor&, api::AggregateReplicaRequest) {
   co_return NoCluster();
 }
 
@@ -95,6 +119,41 @@ Task<void> KvService::ClusterHandover(Call<api::Cluster_handover_args, api::Clus
   call->reply.success = *std::move(reply);
 }
 
+Task<void> KvService::ClusterForceFailover(
+    Call<api::Cluster_forceFailover_args, api::Cluster_forceFailover_result>* call) {
+  api::ForceFailoverRequest request = call->args.request;
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->store->ranges ||
+      request.epoch < 0 || request.lineage < 0 || request.timeout_ms < 0 || request.timeout_ms > kMaxHandoverMs) {
+    SetError(
+        &call->reply,
+        MakeError(ApiCode::kBadRequest,
+                  fmt::format("partition {}, epoch {}, lineage {}, timeout_ms {}: there are {} partitions, none of "
+                              "these is negative, and the time is at most {} ms",
+                              request.partition, request.epoch, request.lineage, request.timeout_ms,
+                              backend_->store->ranges, kMaxHandoverMs)));
+    co_return;
+  }
+  if (request.timeout_ms == 0) request.timeout_ms = kDefaultForceMs;
+  Result<api::ForceFailoverReply> reply = co_await control_->ForceFailover(server_->reactor(), std::move(request));
+  if (Failed(call, reply.status())) co_return;
+  call->reply.success = *std::move(reply);
+}
+
+Task<void> KvService::ClusterSetMinIsr(Call<api::Cluster_setMinIsr_args, api::Cluster_setMinIsr_result>* call) {
+  const api::SetMinIsrRequest& request = call->args.request;
+  if (request.partition < 0 || static_cast<uint32_t>(request.partition) >= backend_->store->ranges ||
+      request.min_isr < 1) {
+    SetError(&call->reply, MakeError(ApiCode::kBadRequest,
+                                     fmt::format("partition {}, min_isr {}: there are {} partitions, and min_isr is at "
+                                                 "least 1",
+                                                 request.partition, request.min_isr, backend_->store->ranges)));
+    co_return;
+  }
+  const Result<bool> done = co_await control_->SetMinIsr(server_->reactor(), static_cast<uint32_t>(request.partition),
+                                                         static_cast<uint32_t>(request.min_isr));
+  if (!Failed(call, done.status())) call->reply.success.done = *done;
+}
+
 Task<void> KvService::ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call) {
   const Result<Named> named = NameOf(call->args.request, backend_->store->ranges);
   if (Failed(call, named.status())) co_return;
@@ -124,6 +183,45 @@ Task<void> KvService::ClusterReplaceReplica(
   Result<bool> done = co_await control_->ReplaceReplica(server_->reactor(), named->partition, named->replica,
                                                         static_cast<uint32_t>(request.node), leaves);
   if (!Failed(call, done.status())) call->reply.success.done = *done;
+}
+
+// -- replicas that come and go
+
+Task<void> KvService::ClusterAddReplica(Call<api::Cluster_addReplica_args, api::Cluster_addReplica_result>* call) {
+  const api::AddReplicaRequest& request = call->args.request;
+  if (Failed(call, CheckPartition(request.partition, backend_->store->ranges))) co_return;
+  if (request.node <= 0) {
+    SetError(&call->reply, MakeError(ApiCode::kBadRequest, fmt::format("node {}: node IDs begin at 1", request.node)));
+    co_return;
+  }
+  Result<api::AddReplicaReply> reply =
+      co_await control_->AddReplica(server_->reactor(), static_cast<uint32_t>(request.partition),
+                                    static_cast<uint32_t>(request.node), request.replaces);
+  if (!Failed(call, reply.status())) call->reply.success = *std::move(reply);
+}
+
+Task<void> KvService::ClusterRemoveReplica(
+    Call<api::Cluster_removeReplica_args, api::Cluster_removeReplica_result>* call) {
+  const Result<Named> named = NameOf(call->args.request, backend_->store->ranges);
+  if (Failed(call, named.status())) co_return;
+  Result<bool> done = co_await control_->RemoveReplica(server_->reactor(), named->partition, named->replica);
+  if (!Failed(call, done.status())) call->reply.success.done = *done;
+}
+
+Task<void> KvService::ClusterAggregateReplica(
+    Call<api::Cluster_aggregateReplica_args, api::Cluster_aggregateReplica_result>* call) {
+  const api::AggregateReplicaRequest& request = call->args.request;
+  if (Failed(call, CheckPartition(request.partition, backend_->store->ranges))) co_return;
+  if (request.records < 0 || request.records > kMaxShownRecords) {
+    SetError(&call->reply,
+             MakeError(ApiCode::kBadRequest, fmt::format("{} records: at most {}", request.records, kMaxShownRecords)));
+    co_return;
+  }
+  if (request.records > 0 && Refuse(call, Reserve(call, kShownBytes))) co_return;
+  Result<api::AggregateReplicaReply> reply = co_await control_->AggregateReplica(server_->reactor(), request);
+  if (Failed(call, reply.status())) co_return;
+  call->reply.success = *std::move(reply);
+  call->reply.success.namespaced = backend_->store->namespaced;
 }
 
 }  // namespace pando

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
+#include <set>
 #include <utility>
 
 #include "src/btree/tree_node.h"
@@ -125,9 +127,14 @@ const KvService::Method KvService::kMethods[] = {
     {"replicas", &StartRead<&KvService::ClusterReplicas>, MemoryLane::kControl},
     {"topology", &StartRead<&KvService::ClusterTopology>, MemoryLane::kControl},
     {"handover", &StartRead<&KvService::ClusterHandover>, MemoryLane::kControl},
+    {"forceFailover", &StartRead<&KvService::ClusterForceFailover>, MemoryLane::kControl},
+    {"setMinIsr", &StartRead<&KvService::ClusterSetMinIsr>, MemoryLane::kControl},
     {"openCopy", &StartRead<&KvService::ClusterOpenCopy>, MemoryLane::kControl},
     {"renewCopy", &StartRead<&KvService::ClusterRenewCopy>, MemoryLane::kControl},
     {"replaceReplica", &StartRead<&KvService::ClusterReplaceReplica>, MemoryLane::kControl},
+    {"addReplica", &StartRead<&KvService::ClusterAddReplica>, MemoryLane::kControl},
+    {"removeReplica", &StartRead<&KvService::ClusterRemoveReplica>, MemoryLane::kControl},
+    {"aggregateReplica", &StartRead<&KvService::ClusterAggregateReplica>},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 
@@ -140,12 +147,14 @@ void KvService::Start(Task<void> (KvService::*)(Call<Args, Reply>*), ContextChec
 
 template <auto Handler>
 void KvService::StartRead(KvService* service, const RpcRequest& request, size_t index) {
-  service->Start<Handler>(Handler, &CheckReadContext, request, index);
+  const bool alone = !service->backend_->cluster_id;
+  service->Start<Handler>(Handler, alone ? &CheckReadContext : &CheckReadContextInCluster, request, index);
 }
 
 template <auto Handler>
 void KvService::StartWrite(KvService* service, const RpcRequest& request, size_t index) {
-  service->Start<Handler>(Handler, &CheckWriteContext, request, index);
+  const bool alone = !service->backend_->cluster_id;
+  service->Start<Handler>(Handler, alone ? &CheckWriteContext : &CheckWriteContextInCluster, request, index);
 }
 
 template <typename Args>
@@ -191,9 +200,29 @@ void KvService::OnRequest(const RpcRequest& request) {
                           fmt::format("this server has no method \"{}\"", request.method));
 }
 
+std::vector<uint32_t> KvService::IdsOf(const ScanRange& range) const {
+  if (range.tag) return {backend_->store->PartitionOf("{" + *range.tag + "}")};
+  std::vector<uint32_t> ids(backend_->partitions.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  return ids;
+}
+
 std::vector<Partition*> KvService::PartitionsOf(const ScanRange& range) const {
   if (!range.tag) return backend_->partitions;
   return {PartitionOf("{" + *range.tag + "}")};
+}
+
+// Waits until all of them can answer, and returns through which places to read them. Nothing, after setting an
+// error in the reply, if one cannot.
+template <typename C>
+Task<std::optional<std::vector<Partition*>>> KvService::PlacesFor(C* call, SessionCall* session,
+                                                                  std::vector<uint32_t> ids) {
+  std::vector<Partition*> places;
+  places.reserve(ids.size());
+  for (uint32_t id : ids) places.push_back(session->place(id));
+  const std::map<uint32_t, Status> refused = co_await session->Await(std::move(ids), call->deadline_ns);
+  if (!refused.empty() && Failed(call, refused.begin()->second)) co_return std::nullopt;
+  co_return places;
 }
 
 // -- reads
@@ -214,13 +243,17 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   SnapshotId snapshot = 0;
   if (Refuse(call, CheckKey(key))) co_return;
   if (Refuse(call, ToSnapshotId(call->args.request.snapshot, &snapshot))) co_return;
-  Partition* partition = PartitionOf(key);
+  SessionCall session(backend_, &server_->reactor());
+  if (Refuse(call, session.Begin(call->args.context, snapshot != 0))) co_return;
+  const std::vector<uint32_t> ids{backend_->store->PartitionOf(key)};
+  const std::optional<std::vector<Partition*>> places = co_await PlacesFor(call, &session, ids);
+  if (!places || call->answered) co_return;
   ValueRoom value(server_->account().budget(), kMaxValueBytes);
   // May wait for the disk or another reactor. The deadline may answer the call meanwhile.
-  Result<ReadResult> read = co_await partition->Get(key, snapshot, &value);
+  Result<ReadResult> read = co_await places->front()->Get(key, snapshot, &value);
   if (call->answered || Failed(call, read.status())) co_return;
   gets_.NoteSlowValue(read->value.size());
-  if (snapshot == 0 && !server_->HasRoom(call->id)) {
+  if (snapshot == 0 && IsPlainRead(call->args.context) && !server_->HasRoom(call->id)) {
     // The client is not reading its replies, and many large values already wait for it. Drop this
     // value and read the record again once the connection has room.
     call->answered = true;
@@ -228,17 +261,31 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
     gets_.Park(call->id, key, static_cast<int32_t>(std::max<int64_t>(left_ms, 1)));
     co_return;
   }
+  if (snapshot == 0) co_await session.Note(ids);
   call->memory.Adopt(&value);  // the value may wait for its turn among the replies
   ToRecord(*read, &call->reply.success.record);
+  session.Fill(&call->reply.success);
 }
 
 Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_result>* call) {
   SnapshotId snapshot = 0;
   if (Refuse(call, CheckMultiGet(call->args.request))) co_return;
   if (Refuse(call, ToSnapshotId(call->args.request.snapshot, &snapshot))) co_return;
+  SessionCall session(backend_, &server_->reactor());
+  if (Refuse(call, session.Begin(call->args.context, snapshot != 0))) co_return;
   ValueRoom values(server_->account().budget(), kMaxMultiGetBytes);
+  std::vector<std::string>& keys = call->args.request.keys;
+  std::set<uint32_t> of_keys;
+  if (backend_->cluster_id) {
+    for (const std::string& key : keys) of_keys.insert(backend_->store->PartitionOf(key));
+  }
+  const std::vector<uint32_t> ids(of_keys.begin(), of_keys.end());
+  const std::map<uint32_t, Status> refused = co_await session.Await(ids, call->deadline_ns);
+  const MultiGetFrom from{snapshot, session.any_replica(), &refused};
   std::vector<MultiGetResult> results =
-      co_await ReadKeys(backend_, &server_->reactor(), std::move(call->args.request.keys), snapshot, &values);
+      co_await ReadKeys(backend_, &server_->reactor(), std::move(keys), from, &values);
+  if (snapshot == 0) co_await session.Note(ids);
+  session.Fill(&call->reply.success);
   call->memory.Adopt(&values);
   for (const MultiGetResult& result : results) {
     if (result.status.code() == Code::kSnapshotGone && Failed(call, result.status)) co_return;
@@ -293,11 +340,18 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
     co_return;
   }
   if (Refuse(call, ToScanRange(request, &spec.range))) co_return;
-  std::vector<Partition*> partitions = PartitionsOf(spec.range);
-  if (!ReserveScan(call, partitions.size(), &spec)) co_return;
+  const std::vector<uint32_t> ids = IdsOf(spec.range);
+  if (!ReserveScan(call, ids.size(), &spec)) co_return;
+  const bool of_snapshot = spec.snapshot != 0;
+  SessionCall session(backend_, &server_->reactor());
+  if (Refuse(call, session.Begin(call->args.context, of_snapshot))) co_return;
+  std::optional<std::vector<Partition*>> places = co_await PlacesFor(call, &session, ids);
+  if (!places) co_return;
   const uint64_t scan_id = ScanIdOf(spec.range, server_->reactor());
-  Result<ScanPage> page = co_await MergeScan(std::move(partitions), std::move(spec));
+  Result<ScanPage> page = co_await MergeScan(*std::move(places), std::move(spec));
   if (Failed(call, page.status())) co_return;
+  if (!of_snapshot) co_await session.Note(ids);
+  session.Fill(&call->reply.success);
   api::ScanReply& reply = call->reply.success;
   if (!page->exhausted && !page->rows.empty()) {
     reply.cursor = EncodeCursor(request, {scan_id, page->rows.back().key});
@@ -332,10 +386,16 @@ Task<std::optional<RangeAggregates>> KvService::AggregatesOf(C* call) {
   SnapshotId snapshot = 0;
   if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &range))) co_return std::nullopt;
   if (Refuse(call, ToSnapshotId(request.snapshot, &snapshot))) co_return std::nullopt;
-  std::vector<Partition*> partitions = PartitionsOf(range);
-  if (Refuse(call, Reserve(call, FanOutCost(partitions.size())))) co_return std::nullopt;
-  Result<RangeAggregates> sum = co_await MergeAggregates(std::move(partitions), std::move(range), snapshot);
+  const std::vector<uint32_t> ids = IdsOf(range);
+  if (Refuse(call, Reserve(call, FanOutCost(ids.size())))) co_return std::nullopt;
+  SessionCall session(backend_, &server_->reactor());
+  if (Refuse(call, session.Begin(call->args.context, snapshot != 0))) co_return std::nullopt;
+  std::optional<std::vector<Partition*>> places = co_await PlacesFor(call, &session, ids);
+  if (!places) co_return std::nullopt;
+  Result<RangeAggregates> sum = co_await MergeAggregates(*std::move(places), std::move(range), snapshot);
   if (Failed(call, sum.status())) co_return std::nullopt;
+  if (snapshot == 0) co_await session.Note(ids);
+  session.Fill(&call->reply.success);
   co_return *sum;
 }
 
@@ -359,6 +419,9 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
   WriteOp once;
   if (Refuse(call, ToOnce(call->args.context, backend_->RemembersWrites(), &once))) co_return;
   if (Refuse(call, ToWriteBatch(call->args.request, &batch))) co_return;
+  SessionCall session(backend_, &server_->reactor());
+  if (Refuse(call, session.Begin(call->args.context))) co_return;
+  batch.options.level = ToWriteLevel(call->args.context);
   // Shared by all parts, so that the values they return together fit into one reply.
   ValueRoom values(server_->account().budget(), kMaxBatchBytes);
   WithdrawableBatch write;
@@ -386,6 +449,10 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
   call->withdrawable = nullptr;
   if (call->answered) co_return;
   call->memory.Adopt(&values);
+  for (const auto& [id, part] : write.parts) {
+    if (part.status.ok()) co_await session.NoteWrite(id, part.control.end);
+  }
+  session.Fill(&reply);
   // A batch of conditions without ops has no per-op result that could carry the error.
   if (reply.results.empty() && !write.parts.empty())
     Failed(call, write.parts.begin()->second.status, /*is_write=*/true);
@@ -401,25 +468,12 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
   reply.limits = PublishedLimits(*backend_->store);
   reply.node_id = backend_->store->node.ToString();
   reply.partitions = static_cast<int32_t>(backend_->here.size());
-  reply.features = {"conditions",
-                    "increment",
-                    "multi_get",
-                    "write_batch",
-                    "scan",
-                    "count",
-                    "aggregate",
-                    "ttl",
-                    "snapshots",
-                    "split_range",
-                    "delete_range",
-                    "watch",
-                    "touch",
-                    "all_or_nothing",
-                    "batch_conditions",
-                    "absolute_expiry",
-                    "return_previous",
-                    kOutOfOrderReplies};
+  reply.features = {"conditions",      "increment",       "multi_get", "write_batch",     "scan",
+                    "count",           "aggregate",       "ttl",       "snapshots",       "split_range",
+                    "delete_range",    "watch",           "touch",     "all_or_nothing",  "batch_conditions",
+                    "absolute_expiry", "return_previous", "levels",    kOutOfOrderReplies};
   reply.now_ms = backend_->clock->NowMs(server_->reactor());
+  if (backend_->cluster_id) reply.features.emplace_back("sessions");
   if (backend_->RemembersWrites()) reply.features.emplace_back("idempotent_writes");
   const std::vector<std::string>& wanted = call->args.request.features;
   if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {

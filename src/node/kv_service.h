@@ -19,6 +19,7 @@
 #include "src/metrics/histogram.h"
 #include "src/node/get_path.h"
 #include "src/node/kv_backend.h"
+#include "src/node/session_call.h"
 #include "src/node/watch_hub.h"
 #include "src/node/write_path.h"
 #include "src/rpc/rpc_dispatch.h"
@@ -108,9 +109,15 @@ class KvService final : public RpcService {
   Task<void> ClusterReplicas(Call<api::Cluster_replicas_args, api::Cluster_replicas_result>* call);
   Task<void> ClusterTopology(Call<api::Cluster_topology_args, api::Cluster_topology_result>* call);
   Task<void> ClusterHandover(Call<api::Cluster_handover_args, api::Cluster_handover_result>* call);
+  Task<void> ClusterForceFailover(Call<api::Cluster_forceFailover_args, api::Cluster_forceFailover_result>* call);
+  Task<void> ClusterSetMinIsr(Call<api::Cluster_setMinIsr_args, api::Cluster_setMinIsr_result>* call);
   Task<void> ClusterOpenCopy(Call<api::Cluster_openCopy_args, api::Cluster_openCopy_result>* call);
   Task<void> ClusterRenewCopy(Call<api::Cluster_renewCopy_args, api::Cluster_renewCopy_result>* call);
   Task<void> ClusterReplaceReplica(Call<api::Cluster_replaceReplica_args, api::Cluster_replaceReplica_result>* call);
+  Task<void> ClusterAddReplica(Call<api::Cluster_addReplica_args, api::Cluster_addReplica_result>* call);
+  Task<void> ClusterRemoveReplica(Call<api::Cluster_removeReplica_args, api::Cluster_removeReplica_result>* call);
+  Task<void> ClusterAggregateReplica(
+      Call<api::Cluster_aggregateReplica_args, api::Cluster_aggregateReplica_result>* call);
 
   struct SnapshotOpen;
   void ForgetClosedOpens();
@@ -134,6 +141,9 @@ class KvService final : public RpcService {
   // The partitions that a scan or count must read: all of them, or only the one that holds the
   // range's tag.
   std::vector<Partition*> PartitionsOf(const ScanRange& range) const;
+  std::vector<uint32_t> IdsOf(const ScanRange& range) const;
+  template <typename C>
+  Task<std::optional<std::vector<Partition*>>> PlacesFor(C* call, SessionCall* session, std::vector<uint32_t> ids);
 
   RpcServer* const server_;
   KvBackend* const backend_;

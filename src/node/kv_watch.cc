@@ -157,6 +157,11 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
   watcher.partitions = PartitionsOf(ScanRange::Of({}, {}, request.prefix, /*reverse=*/false));
   const WatchBinding binding{backend_->store->node, request.prefix, watcher.partitions.size()};
   if (Refuse(call, StartPosition(request, binding, watcher.partitions, &watcher.position))) co_return;
+  // A replica that follows learns of changes late, and so does a master that was replaced. Asked after the look.
+  std::vector<uint32_t> ids;
+  for (const Partition* partition : watcher.partitions) ids.push_back(partition->id());
+  const Status leased = co_await CheckLeases(backend_, &server_->reactor(), ids);
+  if (Failed(call, leased)) co_return;
 
   Reactor& reactor = server_->reactor();
   const Nanos margin_ns = std::min(kReplyMarginNs, call->budget_ms * kMillisecond / 10);
@@ -186,6 +191,10 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
     co_await wait;  // returns for several reasons, so the loop checks all of them again
   }
   std::vector<Change>& changes = watcher.found.changes;
+  if (changes.empty() && !call->answered) {
+    const Status still_leased = co_await CheckLeases(backend_, &reactor, ids);
+    if (Failed(call, still_leased)) co_return;
+  }
   watchers_.metrics().changes_total.Add(changes.size());
   std::sort(changes.begin(), changes.end(),
             [](const Change& a, const Change& b) { return std::tie(a.version, a.key) < std::tie(b.version, b.key); });

@@ -36,6 +36,10 @@ DEFINE_string(peer_listen, "",
 DEFINE_uint64(install_mb_per_s, 0,
               "Read rate, in MiB/s, of copies of partitions from other nodes of the cluster, for replicas of this node "
               "that have missed too much of the log, or have lost their data; 0: no limit.");
+DEFINE_int64(
+    replace_after_s, 0,
+    "Of a node of a cluster: when another node has been away for this many seconds, its replicas are given to "
+    "the others, unless a third or more of the nodes are away; 0: never. kvadmin rebalance --replace overrides it.");
 DEFINE_bool(guard, true,
             "Of a node of a cluster: run under a guard, a parent process that tells the other nodes when this one has "
             "ended, so that they need not wait for its leases. Off: for debuggers.");
@@ -186,7 +190,7 @@ void PrintHelp() {
       {"Network",
        {"listen", "http_port", "max_connections", "default_budget_ms", "max_budget_ms", "stall_timeout_s",
         "idle_timeout_s"}},
-      {"Cluster", {"topology", "node_id", "peer_listen", "guard", "install_mb_per_s"}},
+      {"Cluster", {"topology", "node_id", "peer_listen", "guard", "install_mb_per_s", "replace_after_s"}},
       {"Resources",
        {"memory_limit_mb", "log_budget_mb", "log_budget_records", "log_retained_mb", "checkpoint_interval_s",
         "snapshot_max_age_s", "scrub_mb_per_s", "scrub_interval_h", "release_space_mb_per_s", "release_space_after_s",
@@ -228,6 +232,7 @@ Status OptionsFromFlags(NodeOptions* options) {
   options->topology = FLAGS_topology;
   options->node_id = FLAGS_node_id;
   options->install_mb_per_s = FLAGS_install_mb_per_s;
+  options->replace_after_s = FLAGS_replace_after_s;
   if (!FLAGS_peer_listen.empty()) {
     if (Status status = ParseListen(FLAGS_peer_listen, &options->peer_host, &options->peer_port); !status.ok()) {
       return Error(Code::kInvalidArgument, "--peer_listen: {}", status.message());

@@ -27,11 +27,11 @@ struct Group {
 class GroupReader {
  public:
   // `reactor`: that of `backend`.
-  GroupReader(KvBackend* backend, Reactor& reactor, std::vector<WantedKey> keys, SnapshotId snapshot, ValueRoom* values)
+  GroupReader(KvBackend* backend, Reactor& reactor, std::vector<WantedKey> keys, MultiGetFrom from, ValueRoom* values)
       : backend_(backend),
         reactor_(reactor),
         keys_(std::move(keys)),
-        snapshot_(snapshot),
+        from_(from),
         values_(values),
         results_(keys_.size()) {}
 
@@ -47,7 +47,7 @@ class GroupReader {
 
  private:
   void ReadResident(size_t first, size_t end) {
-    if (snapshot_ != 0) {  // batch_get reads only the newest state
+    if (from_.snapshot != 0) {  // batch_get reads only the newest state
       for (size_t i = first; i < end; ++i) missing_.push_back(i);
       return;
     }
@@ -64,7 +64,7 @@ class GroupReader {
       reads[i - first].key = std::string_view(stored).substr(from);
     }
     backend_->batch_get(reads);
-    const ReadGate* gate = backend_->read_gate;
+    const ReadGate* gate = from_.any_replica ? nullptr : backend_->read_gate;
     const Nanos fresh_now_ns = gate == nullptr ? 0 : reactor_.FreshNowNs();
     for (size_t i = first; i < end; ++i) {
       const PointRead& read = reads[i - first];
@@ -86,8 +86,8 @@ class GroupReader {
     while (!missing_.empty()) {
       size_t i = missing_.back();
       missing_.pop_back();
-      Partition* partition = backend_->partitions[keys_[i].partition];
-      Result<ReadResult> record = co_await partition->Get(keys_[i].key, snapshot_, values_);
+      Partition* partition = (from_.any_replica ? backend_->replicas : backend_->partitions)[keys_[i].partition];
+      Result<ReadResult> record = co_await partition->Get(keys_[i].key, from_.snapshot, values_);
       if (record.ok()) {
         results_[i].record = *std::move(record);
       } else {
@@ -106,28 +106,28 @@ class GroupReader {
   KvBackend* const backend_;
   Reactor& reactor_;
   const std::vector<WantedKey> keys_;
-  const SnapshotId snapshot_;
+  const MultiGetFrom from_;
   ValueRoom* const values_;
   std::vector<MultiGetResult> results_;
   std::vector<size_t> missing_;
 };
 
 Task<std::vector<MultiGetResult>> ReadGroup(KvBackend* backend, Reactor* reactor, std::vector<WantedKey> keys,
-                                            SnapshotId snapshot, ValueRoom* values) {
-  GroupReader reader(backend, *reactor, std::move(keys), snapshot, values);
+                                            MultiGetFrom from, ValueRoom* values) {
+  GroupReader reader(backend, *reactor, std::move(keys), from, values);
   Task<std::vector<MultiGetResult>> run = reader.Run();
   co_return co_await run;
 }
 
-Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Group* group, SnapshotId snapshot,
+Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Group* group, MultiGetFrom from,
                        ValueRoom* values) {
   KvBackend* there = backend->peers[reactor];
   if (reactor == backend->reactor) {
-    group->results = co_await ReadGroup(there, origin, std::move(group->keys), snapshot, values);
+    group->results = co_await ReadGroup(there, origin, std::move(group->keys), from, values);
     co_return;
   }
-  auto call = [there, keys = std::move(group->keys), snapshot, values](Reactor& owner) mutable {
-    return ReadGroup(there, &owner, std::move(keys), snapshot, values);
+  auto call = [there, keys = std::move(group->keys), from, values](Reactor& owner) mutable {
+    return ReadGroup(there, &owner, std::move(keys), from, values);
   };
   group->results = co_await CallOn(*origin, static_cast<int>(reactor), std::move(call));
 }
@@ -135,21 +135,25 @@ Task<void> ReadGroupOn(KvBackend* backend, Reactor* origin, uint32_t reactor, Gr
 }  // namespace
 
 Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor, std::vector<std::string> keys,
-                                           SnapshotId snapshot, ValueRoom* values) {
+                                           MultiGetFrom from, ValueRoom* values) {
   std::vector<Group> groups(backend->store->reactors);
+  std::vector<MultiGetResult> results(keys.size());
   for (size_t i = 0; i < keys.size(); ++i) {
     const uint32_t partition = backend->store->PartitionOf(keys[i]);
+    if (from.refused != nullptr && from.refused->contains(partition)) {
+      results[i].status = from.refused->at(partition);
+      continue;
+    }
     Group& group = groups[backend->store->ReactorOf(partition)];
     group.indexes.push_back(i);
     group.keys.push_back({std::move(keys[i]), partition});
   }
   TaskGroup readers;
   for (uint32_t r = 0; r < groups.size(); ++r) {
-    if (!groups[r].indexes.empty()) readers.Spawn(ReadGroupOn(backend, reactor, r, &groups[r], snapshot, values));
+    if (!groups[r].indexes.empty()) readers.Spawn(ReadGroupOn(backend, reactor, r, &groups[r], from, values));
   }
   co_await readers.Drain();  // the readers point into `groups`
 
-  std::vector<MultiGetResult> results(keys.size());
   for (Group& group : groups) {
     for (size_t i = 0; i < group.indexes.size(); ++i) results[group.indexes[i]] = std::move(group.results[i]);
   }

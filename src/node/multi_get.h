@@ -4,6 +4,7 @@
 // Threads: called on one reactor. Each group runs on its own reactor.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -18,10 +19,16 @@ struct MultiGetResult {
   Status status;
 };
 
-// Returns one result per key, in order, from a snapshot (0 = the newest state). The bytes of each
+struct MultiGetFrom {
+  SnapshotId snapshot = kNewest;
+  bool any_replica = false;  // the replicas here have what the read asks for; it needs no lease
+  const std::map<uint32_t, Status>* refused = nullptr;  // partitions that are not read, and why; outlives the call
+};
+
+// Returns one result per key, in order. The bytes of each
 // value are taken from `values` before the value is copied, on any reactor. A value for which there
 // is no room gets kOverloaded.
 Task<std::vector<MultiGetResult>> ReadKeys(KvBackend* backend, Reactor* reactor, std::vector<std::string> keys,
-                                           SnapshotId snapshot, ValueRoom* values);
+                                           MultiGetFrom from, ValueRoom* values);
 
 }  // namespace pando

@@ -188,10 +188,7 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
     CO_RETURN_IF_ERROR(co_await MakeAssigned());
   }
   CO_RETURN_IF_ERROR(co_await ListenAll(first));
-  if (cluster_) {
-    CO_RETURN_IF_ERROR(co_await EnterCluster(first));
-    installer_->Start();
-  }
+  if (cluster_) CO_RETURN_IF_ERROR(co_await EnterCluster(first));
   health_.ready.store(true, std::memory_order_relaxed);
   co_return Status();
 }
@@ -252,7 +249,13 @@ Task<Status> Node::EnterCluster(Reactor& first) {
     CO_ASSIGN_OR_RETURN(const uint16_t port, co_await CallOn(first, static_cast<int>(i), std::move(on_reactor)));
     addresses.push_back(FormatHostPort(host, port));
   }
-  co_return co_await cluster_->Join(FormatHostPort(options_.host, port_), std::move(addresses), &parts_);
+  CO_RETURN_IF_ERROR(co_await cluster_->Join(FormatHostPort(options_.host, port_), std::move(addresses), &parts_));
+  installer_->Start();
+  NodeControl* self = this;
+  controller_ = std::make_unique<Controller>(first, cluster_.get(), &parts_[0]->replica_host()->links(), self,
+                                             &registry_, options_.replace_after_s * kSecond);
+  controller_->Start();
+  co_return Status();
 }
 
 Status Node::ServeHttp(Reactor& first) {
@@ -399,6 +402,8 @@ Task<Status> Node::StopOnReactor(Reactor& first) {
   bool checkpoint = !health_.failed.load(std::memory_order_relaxed);
   // First, while everything that a change may wait for still goes on.
   Status status;
+  if (controller_) co_await controller_->Stop();
+  controller_.reset();
   if (installer_) co_await installer_->Stop();
   if (partitions_) status = co_await partitions_->Close();
   auto leave = [limit_ns = options_.shutdown_timeout_ms * kMillisecond](Reactor&, ReactorPart* part) {

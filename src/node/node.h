@@ -17,6 +17,7 @@
 #include "src/io/connection_budget.h"
 #include "src/io/file.h"
 #include "src/io/reactor_group.h"
+#include "src/node/controller.h"
 #include "src/node/http_server.h"
 #include "src/node/installer.h"
 #include "src/node/kv_backend.h"
@@ -77,12 +78,18 @@ class Node final : private NodeControl {
   Task<Result<api::TopologyReply>> KnownTopology(Reactor& caller) override;
   Task<Result<api::HandoverReply>> Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
                                             Nanos timeout_ns) override;
-  Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
-  Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
-                                         SnapshotToken token) override;
+  Task<Result<api::ForceFailoverReply>> ForceFailover(Reactor& caller, api::ForceFailoverRequest request) override;
+  Task<Result<bool>> SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr) override;
+  Task<Result<OpenedCopy>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
+  Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) override;
   Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                     std::optional<Uuid> leaves) override;
-  Task<Status> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica);
+  Task<Result<api::AddReplicaReply>> AddReplica(Reactor& caller, uint32_t partition, uint32_t node,
+                                                bool replaces) override;
+  Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) override;
+  Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
+                                                            api::AggregateReplicaRequest request) override;
+  Task<Result<KeptLog>> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew);
 
   NodeOptions options_;
   const std::function<void(const Status&)> on_failure_;
@@ -101,6 +108,7 @@ class Node final : private NodeControl {
   std::unique_ptr<Snapshots> snapshots_;         // belongs to reactor 0
   std::unique_ptr<NodePartitions> partitions_;   // belongs to reactor 0
   std::unique_ptr<ReplicaInstaller> installer_;  // belongs to reactor 0; null: this node is alone
+  std::unique_ptr<Controller> controller_;       // the same
   std::vector<WaitQueue*> main_waits_;           // each reactor's main task waits here until Stop
   std::unique_ptr<HttpServer> http_;             // belongs to reactor 0
   uint16_t port_ = 0, http_port_ = 0;

@@ -217,7 +217,7 @@ Task<void> NodeCluster::TellMembers() {
   replication::Members members;
   for (const auto& [id, node] : newest_.nodes) {
     if (node.record.state == NodeState::kRemoved) continue;
-    members[id] = {node.record.client_address, node.record.peer_addresses};
+    members[id] = {node.record.client_address, node.record.peer_addresses, node.record.starts};
   }
   for (ReactorPart* part : *parts_) {
     auto tell = [part, members, protocol = newest_.cluster->record.protocol](Reactor&) -> Task<void> {

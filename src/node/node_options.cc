@@ -41,6 +41,7 @@ constexpr int64_t kMaxSnapshotAgeS = 366 * 24 * 3600;
 constexpr uint64_t kMaxScrubMbPerS = 1'000'000;
 constexpr uint64_t kMaxReleaseMbPerS = 1'000'000;
 constexpr uint64_t kMaxInstallMbPerS = 1'000'000;
+constexpr int64_t kMaxReplaceAfterS = 30LL * 24 * 3600;
 constexpr int64_t kMaxReleaseAfterS = 30 * 24 * 3600;
 constexpr int64_t kMaxScrubIntervalH = 100'000;
 constexpr int64_t kMaxCheckpointIntervalS = 30 * 24 * 3600;
@@ -190,6 +191,10 @@ Status CheckTimes(const NodeOptions& options) {
   if (options.release_space_after_s < 1 || options.release_space_after_s > kMaxReleaseAfterS) {
     return Error(Code::kInvalidArgument, "--release_space_after_s={}; it must be from 1 to {}",
                  options.release_space_after_s, kMaxReleaseAfterS);
+  }
+  if (options.replace_after_s < 0 || options.replace_after_s > kMaxReplaceAfterS) {
+    return Error(Code::kInvalidArgument, "--replace_after_s={}; it must be from 1 to {}, or 0 for never",
+                 options.replace_after_s, kMaxReplaceAfterS);
   }
   if (options.install_mb_per_s > kMaxInstallMbPerS) {
     return Error(Code::kInvalidArgument, "--install_mb_per_s={}; it must be at most {}, or 0 for no limit",

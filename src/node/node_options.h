@@ -50,6 +50,7 @@ struct NodeOptions {
   std::string peer_host;  // empty: that of `host`
   uint16_t peer_port = 0;
   int guard_descriptor = -1;      // of RunGuarded
+  int64_t replace_after_s = 0;    // a node of the cluster that stays away is replaced after so long; 0: never
   uint64_t install_mb_per_s = 0;  // of pages that come for replicas of this node; 0: no limit
   replication::Rules rules;       // no flag sets them, and production never changes them
   bool clustered() const { return !topology.empty(); }

@@ -57,6 +57,13 @@ class PagesInTime final : public SnapshotPages, private Timer {
     }
     co_return batch;
   }
+  Task<Result<std::optional<SnapshotRoot>>> Newer() override {
+    CO_RETURN_IF_ERROR(ended_);
+    Result<std::optional<SnapshotRoot>> newer = co_await pages_.Newer();
+    CO_RETURN_IF_ERROR(ended_);
+    if (newer.ok() && *newer) bytes_left_ = (*newer)->file_blocks * kBlockBytes;
+    co_return std::move(newer);
+  }
   void Cancel() override { End(Closing()); }
 
  private:

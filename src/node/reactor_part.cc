@@ -12,6 +12,11 @@ namespace {
 constexpr Nanos kPublishIntervalNs = 500 * kMillisecond;
 constexpr int64_t kMsPerSecond = 1000;
 
+// Whether the data of a quarantined partition are lost for certain. An error of the disk says nothing of them: it may
+// be gone with the next start (a limit, a permission, a cable), and if it is not, a copy on the same disk is worth
+// little.
+bool IsLost(const Status& why) { return why.code() == Code::kCorruption || why.code() == Code::kNotFound; }
+
 void SetTotal(Counter* counter, uint64_t total) {
   if (total > counter->value()) counter->Add(total - counter->value());
 }
@@ -33,6 +38,7 @@ Task<Status> ReactorPart::JoinCluster(NodeCluster* cluster, replication::PeerOpt
   replication::HostObserver* observer = this;
   host_ = std::make_unique<replication::ReplicaHost>(reactor_, options, topology_.get(), &shared_->memory, observer);
   backend_.read_gate = host_.get();
+  backend_.cluster_id = peers.cluster_id;
   CO_ASSIGN_OR_RETURN(directory_, co_await Directory::Open(reactor_, store_->data_dir));
   for (const PartitionInfo& info : store_->partitions) {
     if (store_->ReactorOf(info.id) != index()) continue;
@@ -86,9 +92,14 @@ void ReactorPart::OnQuarantined(uint32_t partition, const Status& why) { engine_
 Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
   if (host_) {
     options.make_gate = [this](uint32_t partition) { return host_->MakeGate(partition); };
+    options.on_failure = [this, tell = std::move(options.on_failure)](const Status& status) {
+      host_->Fail();
+      if (tell) tell(status);
+    };
   }
   options.on_quarantine = [this, tell = std::move(options.on_quarantine)](const QuarantinedPartition& quarantined) {
     NoteQuarantine(quarantined);
+    if (host_ && IsLost(quarantined.why)) host_->GiveUp(quarantined.id);
     if (tell) tell(quarantined);
   };
   options.on_quarantine_end = [this, tell = std::move(options.on_quarantine_end)](uint32_t id) {
@@ -105,6 +116,12 @@ Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
   for (uint32_t id = index(); id < store_->ranges; id += store_->reactors) {
     local_[id] = std::make_unique<LocalPartition>(id, &backend_.stored[id], &engine_->newest_change(id), host_.get());
     if (store_->namespaced) namespaced_[id] = std::make_unique<NamespacedPartition>(backend_.keys, local_[id].get());
+    if (!host_) continue;
+    auto any = std::make_unique<LocalPartition>(id, &backend_.stored[id], &engine_->newest_change(id));
+    replicas_[id] = {std::move(any), nullptr};
+    if (store_->namespaced) {
+      replicas_[id].second = std::make_unique<NamespacedPartition>(backend_.keys, replicas_[id].first.get());
+    }
   }
   for (Partition* partition : engine_->partitions()) backend_.stored[partition->id()] = partition;
   co_return Status();
@@ -112,6 +129,11 @@ Task<Status> ReactorPart::OpenEngine(EngineOptions options) {
 
 Partition* ReactorPart::LocalPlace(uint32_t id) const {
   return store_->namespaced ? static_cast<Partition*>(namespaced_[id].get()) : local_[id].get();
+}
+
+Partition* ReactorPart::ReplicaPlaceOf(uint32_t id) const {
+  const auto& [local, namespaced] = replicas_.at(id);
+  return namespaced ? static_cast<Partition*>(namespaced.get()) : local.get();
 }
 
 Task<Status> ReactorPart::OpenPartition(PartitionInfo info) {
@@ -150,13 +172,14 @@ void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
   backend_.batch_write = [this](std::span<PointWrite* const> writes) { engine_->BatchWrite(writes); };
   for (uint32_t id = 0; id < store_->ranges; ++id) {
-    uint32_t owner = store_->ReactorOf(id);
-    Partition* partition = parts[owner]->LocalPlace(id);
-    if (owner != index()) {
+    const uint32_t owner = store_->ReactorOf(id);
+    const auto as_seen_here = [&](Partition* partition) {
+      if (owner == index()) return partition;
       remote_.push_back(std::make_unique<RemotePartition>(reactor_, static_cast<int>(owner), partition));
-      partition = remote_.back().get();
-    }
-    backend_.partitions.push_back(partition);
+      return static_cast<Partition*>(remote_.back().get());
+    };
+    backend_.partitions.push_back(as_seen_here(parts[owner]->LocalPlace(id)));
+    if (host_) backend_.replicas.push_back(as_seen_here(parts[owner]->ReplicaPlaceOf(id)));
   }
   for (const PartitionInfo& info : store_->partitions) backend_.here.push_back(backend_.partitions[info.id]);
   RpcOptions rpc;
@@ -352,6 +375,7 @@ void ReactorPart::RegisterClusterMetrics() {
       &host.waiting_append_bytes);
   add("kv_replica_dropped_appends_total", "Pieces of log from masters for which there was no room in time.",
       &host.appends_dropped_total);
+  add("kv_replica_held_writes_total", "Writes that waited for a handover to end.", &host.held_writes_total);
   add("kv_topology_partition_writes_total", "Attempts to change the record of a partition.",
       &host.topology_writes_total);
   add("kv_topology_partition_conflicts_total", "Of these, those that found another record.",

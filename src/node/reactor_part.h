@@ -90,6 +90,8 @@ class ReactorPart final : private replication::HostObserver {
   const std::vector<Partition*>& here() const { return backend_.here; }
   // The place of a partition, which the node may hold or not. REQUIRES: Build.
   Partition* place(uint32_t id) const { return backend_.partitions[id]; }
+  // In a cluster, of this reactor: the place for reads that any replica may answer.
+  Partition* ReplicaPlaceOf(uint32_t id) const;
 
   // -- partitions that come and go (NodePartitions)
   // Of this reactor: begins and ends their service.
@@ -137,6 +139,8 @@ class ReactorPart final : private replication::HostObserver {
   std::vector<std::unique_ptr<LocalPartition>> local_;  // of this reactor by ID
   // The same, as requests see them; empty if stored keys have no namespace.
   std::vector<std::unique_ptr<NamespacedPartition>> namespaced_;
+  // In a cluster, the same two for reads that any replica may answer.
+  std::map<uint32_t, std::pair<std::unique_ptr<LocalPartition>, std::unique_ptr<NamespacedPartition>>> replicas_;
   std::vector<std::unique_ptr<RemotePartition>> remote_;
   KvBackend backend_;
   std::unique_ptr<RpcServer> server_;

@@ -18,6 +18,7 @@
 #include "src/io/sync.h"
 #include "src/kvapi/snapshot_token.h"
 #include "src/model/partition.h"
+#include "src/wal/live_reader.h"
 
 namespace pando {
 
@@ -27,6 +28,12 @@ inline constexpr int64_t kDefaultSnapshotTtlMs = 60'000;
 struct OpenedSnapshot {
   SnapshotToken token;
   int64_t expires_at_ms = 0;
+};
+
+// A snapshot of one partition for another replica of it, and the log after it, which the master keeps meanwhile.
+struct OpenedCopy {
+  OpenedSnapshot snapshot;
+  KeptLog log;
 };
 
 // Becomes true when nobody waits for a call any more.

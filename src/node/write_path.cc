@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "src/kvapi/kv_requests.h"
+#include "src/node/session_call.h"
 #include "src/rpc/rpc_dispatch.h"
 
 namespace pando {
@@ -35,6 +36,7 @@ constexpr char kReplyTail[] =
     "\0";  // end of WriteResult (without its optional fields), of the result
 constexpr size_t kReplyTailBytes = sizeof(kReplyTail) - 1;
 constexpr size_t kReplyVersionAt = 14, kReplyExistedAt = 25;
+constexpr size_t kReplyEndBytes = 2;  // after the fields of WriteResult
 static_assert(kReplyHeadBytes == 12 && kReplyTailBytes == 40);
 
 void Clear(api::Condition* condition) {
@@ -94,11 +96,13 @@ void Clear(WriteOp* op) {
 
 }  // namespace
 
-void AppendWriteReply(std::string_view method, int32_t seqid, Version version, bool existed, std::string* out) {
+void AppendWriteReply(std::string_view method, int32_t seqid, Version version, bool existed, std::string* out,
+                      std::string_view session) {
   char head[kReplyHeadBytes], tail[kReplyTailBytes];
   std::memcpy(head, kReplyHead, kReplyHeadBytes);
   std::memcpy(tail, kReplyTail, kReplyTailBytes);
-  const size_t bytes = kReplyHeadBytes - kFrameHeaderBytes + method.size() + kReplyTailBytes;
+  const size_t context_bytes = session.empty() ? 0 : SessionContextBytes(session);
+  const size_t bytes = kReplyHeadBytes - kFrameHeaderBytes + method.size() + kReplyTailBytes + context_bytes;
   StoreBigEndian32(head, static_cast<uint32_t>(bytes));
   StoreBigEndian32(head + kNameLengthAt, static_cast<uint32_t>(method.size()));
   StoreBigEndian32(tail, static_cast<uint32_t>(seqid));
@@ -106,7 +110,13 @@ void AppendWriteReply(std::string_view method, int32_t seqid, Version version, b
   tail[kReplyExistedAt] = existed ? 1 : 0;
   out->append(head, kReplyHeadBytes);
   out->append(method);
-  out->append(tail, kReplyTailBytes);
+  if (session.empty()) {
+    out->append(tail, kReplyTailBytes);
+    return;
+  }
+  out->append(tail, kReplyTailBytes - kReplyEndBytes);
+  AppendSessionContext(session, out);
+  out->append(tail + kReplyTailBytes - kReplyEndBytes, kReplyEndBytes);
 }
 
 // One write, from its request until it is done. Its timer is used only if its deadline is before that
@@ -132,7 +142,8 @@ struct WritePath::Entry final : PointWrite, Timer {
   WriteOp named;  // a kOnce; without a sequence: the write has no name
   // Lets the deadline withdraw a write that runs as a coroutine, or on another reactor.
   std::optional<WriteControl> withdrawal;
-  WritePath* runs_on = nullptr;  // that of the partition's reactor
+  std::unique_ptr<SessionToken> session;  // null: the request has none
+  WritePath* runs_on = nullptr;           // that of the partition's reactor
   uint32_t partition_id = 0;
   bool answered = false;
   bool queued = false;  // in deadlines_
@@ -155,7 +166,13 @@ class WritePath::RemoteWrites final : public RemoteCall {
   std::vector<Entry*> entries;
 };
 
+// A session that has lost an earlier write learns that when it reads next at its level.
 void WritePath::Entry::OnDone() {
+  if (session && status.ok()) {
+    const std::optional<SessionPoint> carried = session->At(partition_id);
+    const bool changed = carried && carried->epoch < end.epoch;
+    if (changed && runs_on->backend_->read_gate->IsLost(partition_id, *carried)) end = *carried;
+  }
   runs_on->done_.push_back(this);
   runs_on->server_->ArmTurnEnd();
 }
@@ -188,6 +205,8 @@ void WritePath::PutAway(std::unique_ptr<Entry> entry) {
   entry->control = nullptr;
   entry->once = nullptr;
   entry->withdrawal.reset();
+  entry->session.reset();
+  entry->end = SessionPoint();
   entry->answered = false;
   spare_.push_back(std::move(entry));
 }
@@ -206,7 +225,7 @@ std::unique_ptr<WritePath::Entry> WritePath::Decode(const RpcRequest& request, s
     server_->ReplyOverloaded(request.id, method, bytes);
   } else if (Status s = server_->codec().Read(request.id.protocol, request.body, &args, &entry->memory); !s.ok()) {
     ReplyUndecodable(server_, request.id, method, s);
-  } else if ((refusal = CheckWriteContext(args.context)) ||
+  } else if ((refusal = ToLevel(args.context, entry.get())) ||
              (refusal = ToOnce(args.context, backend_->RemembersWrites(), &entry->named)) ||
              (refusal = ToWriteOp(args.request, &entry->op))) {
     server_->ReplyError(request.id, method, *refusal);
@@ -233,6 +252,15 @@ template void WritePath::Take<api::Kv_put_args>(const RpcRequest&, std::string_v
 template void WritePath::Take<api::Kv_remove_args>(const RpcRequest&, std::string_view, Histogram*);
 template void WritePath::Take<api::Kv_increment_args>(const RpcRequest&, std::string_view, Histogram*);
 template void WritePath::Take<api::Kv_touch_args>(const RpcRequest&, std::string_view, Histogram*);
+
+Refusal WritePath::ToLevel(const api::Context& context, Entry* entry) const {
+  entry->level = ToWriteLevel(context);
+  if (!backend_->cluster_id) return CheckWriteContext(context);
+  if (Refusal refusal = CheckWriteContextInCluster(context)) return refusal;
+  if (context.session.empty()) return {};
+  entry->session = std::make_unique<SessionToken>();
+  return ToSession(context, *backend_->cluster_id, entry->session.get());
+}
 
 void WritePath::Begin(std::unique_ptr<Entry> owned) {
   Entry* entry = owned.release();  // until Finish
@@ -327,11 +355,13 @@ Task<void> WritePath::WriteSlowly(Entry* entry) {
   ops.push_back(std::exchange(entry->op, std::move(shape)));
   if (!entry->control) UseControl(entry);
   WriteOptions options;
+  options.level = entry->level;
   options.control = entry->control;
   // May wait for the disk. The deadline may answer the request meanwhile.
   Result<std::vector<OpResult>> outcome = co_await entry->partition->Write(std::move(ops), options);
   entry->status = outcome.status();
   if (outcome.ok()) entry->result = std::move(outcome->back());
+  entry->end = entry->control->end;
   entry->OnDone();
 }
 
@@ -347,6 +377,19 @@ void WritePath::Finish(Entry* entry) {
   server_->EndCall(id);
 }
 
+// Empty: this node is alone.
+std::string_view WritePath::SessionOf(Entry* entry) {
+  session_.clear();
+  if (!backend_->cluster_id || entry->end.epoch == 0) return session_;
+  if (entry->session) {
+    entry->session->Raise(entry->partition_id, entry->end);
+    session_ = EncodeSessionToken(*entry->session);
+  } else {
+    AppendSessionToken(*backend_->cluster_id, entry->partition_id, entry->end, &session_);
+  }
+  return session_;
+}
+
 void WritePath::Answer(Entry* entry) {
   CHECK(!std::exchange(entry->answered, true)) << "WP1: a write was answered twice";
   if (!entry->status.ok()) return server_->ReplyError(entry->id, entry->method, ToKvError(entry->status, true));
@@ -354,7 +397,9 @@ void WritePath::Answer(Entry* entry) {
   const bool plain = result.outcome == OpOutcome::kApplied && entry->op.op != RecordOp::kIncrement &&
                      !entry->op.return_previous && entry->id.protocol == WireProtocol::kBinary;
   if (plain) {
-    AppendWriteReply(entry->method, entry->id.seqid, result.version, result.existed, server_->BeginReply(entry->id));
+    const std::string_view session = SessionOf(entry);
+    AppendWriteReply(entry->method, entry->id.seqid, result.version, result.existed, server_->BeginReply(entry->id),
+                     session);
     return server_->EndReply(entry->id);
   }
   api::Kv_put_result reply;  // the results of all four methods are the same on the wire
@@ -362,6 +407,8 @@ void WritePath::Answer(Entry* entry) {
   if (Refusal refusal = ToWriteResult(entry->op, entry->result, &reply.success)) {
     return server_->ReplyError(entry->id, entry->method, *refusal);
   }
+  reply.success.context.session = SessionOf(entry);
+  reply.success.context.__isset.session = reply.success.__isset.context = !session_.empty();
   server_->Reply(entry->id, entry->method, reply);
 }
 

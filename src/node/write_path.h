@@ -16,6 +16,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -32,7 +34,9 @@ namespace pando {
 // Appends the framed reply to a write that was applied, in the strict binary protocol, without
 // building the reply struct. The bytes equal those that the generated code would write; a test
 // compares the two.
-void AppendWriteReply(std::string_view method, int32_t seqid, Version version, bool existed, std::string* out);
+// `session`: ReplyContext.session.
+void AppendWriteReply(std::string_view method, int32_t seqid, Version version, bool existed, std::string* out,
+                      std::string_view session = {});
 
 class WritePath {
  public:
@@ -75,6 +79,8 @@ class WritePath {
   // Decodes and checks a request. Returns null after answering a bad one.
   template <typename Args>
   std::unique_ptr<Entry> Decode(const RpcRequest& request, std::string_view method);
+  std::optional<api::KvError> ToLevel(const api::Context& context, Entry* entry) const;
+  std::string_view SessionOf(Entry* entry);
   std::unique_ptr<Entry> TakeEntry();
   void PutAway(std::unique_ptr<Entry> entry);
   void Begin(std::unique_ptr<Entry> entry);
@@ -102,6 +108,7 @@ class WritePath {
   std::vector<RemoteWrites*> gathering_;
   std::vector<Entry*> done_;  // to answer at the end of this turn
   std::vector<std::unique_ptr<Entry>> spare_;
+  std::string session_;  // of the reply that is made
   size_t in_progress_ = 0;
   DeadlineQueue deadlines_;
   QueueTimer timer_;

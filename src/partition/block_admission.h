@@ -27,6 +27,12 @@ class AdmittedBlocks {
   void Take(uint64_t blocks);
   // What was changed counts as dirty now, or nothing was changed.
   void Drop() { Take(blocks_); }
+  // REQUIRES: `other` has no promise.
+  void MoveTo(AdmittedBlocks* other) {
+    CHECK_EQ(other->blocks_, 0u);
+    other->owner_ = owner_;
+    other->blocks_ = std::exchange(blocks_, 0);
+  }
 
  private:
   friend class BlockAdmission;

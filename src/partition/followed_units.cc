@@ -138,8 +138,39 @@ Status WritePipeline::Restore(std::unique_ptr<LoggedUnit> logged) {
   if (waits || !admission_.TryAdmit(blocks, /*only_removes=*/true, &logged->blocks)) logged->wanted_blocks = blocks;
   unit.unplaced |= logged->wanted_blocks > 0;
   logged->waits = QueueEntry::Waiter::kNobody;
+  GrowSoon();
   Push(logged.release());
   return Status();
+}
+
+// P9: the units of a master are given what is held back for removes too, because they cannot be refused. So the file
+// grows as soon as they begin to use that, and if it cannot, the master is told (Room) while there is still some left.
+void WritePipeline::GrowSoon() {
+  if (growing_ahead_ || state_.phase() != Phase::kServing) return;
+  if (state_.file->allocator().free_blocks() >= admission_.BlocksToKeepFree()) return;
+  growing_ahead_ = true;
+  state_.tasks.Spawn(GrowAhead());
+}
+
+Task<void> WritePipeline::GrowAhead() {
+  while (true) {
+    AdmittedBlocks none;
+    // Waits for the checkpoints that free space, if that suffices.
+    const Status admitted = co_await admission_.Admit(0, /*only_removes=*/false, &none);
+    cannot_grow_ = admitted.code() == Code::kDiskFull && state_.works();
+    if (!cannot_grow_) break;
+    state_.NoteDiskFull(0);
+    co_await Sleep(state_.reactor, kPlaceRetry);
+    if (!state_.works()) break;
+  }
+  if (!cannot_grow_) state_.NoteAdmitted(0);
+  growing_ahead_ = false;
+}
+
+uint64_t WritePipeline::Room() const {
+  if (!cannot_grow_ || !state_.works()) return UINT64_MAX;
+  const uint64_t free = state_.file->allocator().free_blocks(), kept = admission_.BlocksToKeepFree();
+  return free > kept ? (free - kept) * kBlockBytes : 0;
 }
 
 void WritePipeline::Supersede(const HistoryPoint& after) {
@@ -169,6 +200,7 @@ Task<Status> WritePipeline::PlaceFront(LoggedUnit* logged) {
     LOG(WARNING) << "partition " << state_.id() << ": a committed write waits for disk space, and so do all later "
                  << "writes: " << admitted.message();
     state_.NoteDiskFull(blocks);
+    GrowSoon();
     co_await Sleep(state_.reactor, kPlaceRetry);
   }
   CO_RETURN_IF_ERROR(co_await PlaceValues(logged));

@@ -31,7 +31,7 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   const WriteOp& op = write->op;
   const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
   if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
-  if (!state_.gate->MayWrite().ok()) return false;  // CG3
+  if (write->level != WriteLevel::kQuorum || !state_.gate->MayWrite(WriteLevel::kQuorum).ok()) return false;  // CG3
   if (key_bytes > state_.tree->max_key_bytes()) return false;
   if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
   OpCost cost;
@@ -47,7 +47,8 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   if (!state_.log->HasSpace(cost.encoded_bytes) || !UncommittedFits(cost.encoded_bytes, records)) return false;
   std::unique_ptr<PointUnit> unit = TakePointUnit();
   const bool only_removes = !write->once && (op.op == RecordOp::kRemove || op.op == RecordOp::kExpire);
-  const bool admitted = admission_.TryAdmit(cost.blocks, only_removes, &unit->blocks);
+  const bool admitted = (only_removes || state_.gate->CheckDisks(cost.blocks * kBlockBytes).ok()) &&
+                        admission_.TryAdmit(cost.blocks, only_removes, &unit->blocks);
   if (!admitted || (write->control && !write->control->BeginAppend())) {
     unit->blocks.Drop();
     SpareUnits().push_back(std::move(unit));
@@ -91,6 +92,7 @@ void WritePipeline::FinishPoint(PointUnit* unit, Status status) {
   CHECK(write != nullptr && write->begun) << "PW1: a write was done that had not begun, or twice";
   write->status = status.ok() ? std::move(unit->reply.status) : std::move(status);
   if (write->status.ok()) write->result = std::move(unit->reply.results.back());
+  write->end = {unit->content.epoch, unit->content.last_lsn()};
   unit->content.pins.clear();
   unit->blocks.Drop();  // what it changed counts as dirty now
   if (SpareUnits().size() < kMaxSpareUnits && unit->encoded.capacity() <= kMaxSpareBytes) {

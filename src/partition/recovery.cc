@@ -112,6 +112,11 @@ Task<Status> Recovery::Replay(RecoveredUnits found) {
   CHECK(state_.phase() == Phase::kRecovering) << "E1: partition " << state_.id() << " already serves requests";
   UnitReader units(state_, found);
   const Lsn first_lsn = found.units.front().first_lsn;
+  for (const WriteUnit& unit : found.units) {
+    if (unit.first_lsn == state_.file->superblock().checkpoint_lsn + 1 && !found.old_format) {
+      chain_before_ = unit.chain_before;
+    }
+  }
   if (found.starts_anew) {
     required_lsn_ = std::min(required_lsn_, first_lsn - 1);
     marked_commit_lsn_ = std::min(marked_commit_lsn_, first_lsn - 1);
@@ -154,9 +159,25 @@ Task<Status> Recovery::OnMark(StreamMark mark) {
       state_.file->options().path, checkpoint_lsn, mark.released_lsn);
 }
 
+// The unit that comes after the checkpoint must continue the same history: the file may be that of another one, which
+// has as many records.
+Status Recovery::CheckBegin() const {
+  const Superblock& sb = state_.file->superblock();
+  const bool first = !tail_.empty() && tail_.front()->content.first_lsn == sb.checkpoint_lsn + 1;
+  if (!first || state_.applied_lsn != sb.checkpoint_lsn || sb.chain == 0 || !chain_before_) return Status();
+  if (*chain_before_ == sb.chain) return Status();
+  return Error(
+      Code::kCorruption,
+      "{}: its checkpoint ends at LSN {} with chain {:016x}, but the log goes on from chain {:016x} there: the "
+      "file is that of another history. Put back the right one, or restore the partition from a replica or a "
+      "backup",
+      state_.file->options().path, sb.checkpoint_lsn, sb.chain, *chain_before_);
+}
+
 // The tail is judged only when it is applied, or at the end of the log: until then a unit may be
 // superseded, and what is missing before it may come (WU4 of wal/stream_history.h).
 Status Recovery::CheckEnd() const {
+  RETURN_IF_ERROR(CheckBegin());
   UnitEnd last = state_.applied_end();
   for (const std::unique_ptr<LoggedUnit>& unit : tail_) {
     RETURN_IF_ERROR(unit->content.CheckFollows(state_.id(), last));
@@ -188,6 +209,9 @@ Task<Status> Recovery::Finish(WritePipeline* pipeline) {
 
 // Applies the units of the tail that end at or below `up_to`.
 Task<Status> Recovery::ApplyTail(Lsn up_to) {
+  // Others in the tail may still be superseded.
+  const bool any = !tail_.empty() && tail_.front()->content.last_lsn() <= up_to;
+  if (any) CO_RETURN_IF_ERROR(CheckBegin());
   TurnSlice slice(state_.pool.turn());
   while (true) {
     const std::vector<std::unique_ptr<LoggedUnit>> group = co_await NextGroup(up_to);

@@ -16,6 +16,7 @@
 
 #include <deque>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -46,6 +47,7 @@ class Recovery {
   Lsn EndLsn() const { return tail_.empty() ? state_.applied_lsn : tail_.back()->content.last_lsn(); }
   void NoteEnd();
   Status CheckEnd() const;
+  Status CheckBegin() const;
   void AddToTail(std::unique_ptr<LoggedUnit> unit);
   Task<Status> ApplyTail(Lsn up_to);
   Task<std::vector<std::unique_ptr<LoggedUnit>>> NextGroup(Lsn up_to);
@@ -63,6 +65,8 @@ class Recovery {
   std::deque<std::unique_ptr<LoggedUnit>> tail_;
   Lsn required_lsn_ = 0;       // that the last mark says was durable
   Lsn marked_commit_lsn_ = 0;  // the highest one in a mark
+  // The chain that the unit after the checkpoint continues.
+  std::optional<uint64_t> chain_before_;
   bool little_space_reported_ = false;
 };
 

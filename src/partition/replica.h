@@ -173,11 +173,14 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   HistoryPoint durable() const override;
   Lsn committed_lsn() const override { return state_.committed_lsn; }
   Lsn applied_lsn() const override { return state_.applied_lsn; }
+  SessionPoint applied() const override { return {state_.applied_epoch, state_.applied_lsn}; }
+  bool log_half_used() const override { return state_.log->HalfUsed(); }
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override;
   HistoryPoint EpochEnd(Epoch epoch) const override { return state_.history.EpochEnd(epoch); }
   Task<Result<LogSpace>> WaitForRoom(size_t unit_bytes, Nanos deadline_ns) override;
   Status AppendUnit(const WriteUnit& unit) override { return pipeline_.AppendUnit(unit); }
   void Supersede(const HistoryPoint& after) override { pipeline_.Supersede(after); }
+  uint64_t Room() const override { return pipeline_.Room(); }
   Result<std::unique_ptr<LiveReader>> OpenReader(const HistoryPoint& after) override;
 
   // For tests: CHECKs what must hold between two turns.

@@ -12,11 +12,9 @@ namespace {
 // Writes pin the pages they will need in up to 1/8 of the pool.
 constexpr uint64_t kPinnedShare = 8;
 constexpr Nanos kFramesRetry = kMillisecond;
-constexpr size_t kPrefetchAhead = 6;       // leaves of later writes, while a write is applied
-constexpr uint32_t kUnitsPerRecord = 12;   // of applying it, in units of the turn's budget
-constexpr uint32_t kUnitsPerFetched = 8;   // of finding its leaf
-constexpr uint32_t kUnitsPerAppended = 4;  // of encoding it
-constexpr uint32_t kUnitsPerAnswer = 8;    // of saying that it failed
+constexpr size_t kPrefetchAhead = 6;      // leaves of later writes, while a write is applied
+constexpr uint32_t kUnitsPerRecord = 12;  // of applying it, in units of the turn's budget
+constexpr uint32_t kUnitsPerAnswer = 8;   // of saying that it failed
 
 }  // namespace
 
@@ -81,6 +79,7 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
   }
   write->encoded_bytes = cost.encoded_bytes;
   CO_RETURN_IF_ERROR(CheckFits(write->ops.size(), cost.frames));
+  if (!only_removes) CO_RETURN_IF_ERROR(CheckDisks(cost));
   const Nanos deadline_ns = write->options.control ? write->options.control->deadline_ns : 0;
   CO_ASSIGN_OR_RETURN(*log_space, co_await state_.log->WaitForSpace(state_.stream, write->encoded_bytes, deadline_ns));
   Status status = co_await admission_.Admit(cost.blocks, only_removes, &write->blocks);
@@ -91,6 +90,13 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
     state_.NoteAdmitted(cost.blocks);
   }
   co_return status;
+}
+
+// Those of the other replicas; the own one is asked when the write is admitted.
+Status WritePipeline::CheckDisks(const OpCost& cost) const {
+  Status status = state_.gate->CheckDisks(cost.blocks * kBlockBytes);
+  if (!status.ok()) ++state_.stats.disk_full_total;
+  return status;
 }
 
 bool WritePipeline::MayPin() const { return state_.pool.pinned_frames() < state_.pool.frame_count() / kPinnedShare; }
@@ -192,7 +198,7 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   WriteControl* control = write.options.control;
   if (state_.failed()) return state_.Refusal();
   if (gave_up_) return Error(Code::kUnavailable, "partition {} is closing", state_.id());
-  RETURN_IF_ERROR(state_.gate->MayWrite());  // CG3
+  RETURN_IF_ERROR(MayAppend(write.options.level));  // CG3
   RETURN_IF_ERROR(CheckUncommitted(write));
   if (!control) return Status();
   const bool late = control->deadline_ns != 0 && state_.reactor.NowNs() >= control->deadline_ns;
@@ -249,51 +255,6 @@ void WritePipeline::Push(LoggedUnit* entry) {
   entry->end_bytes = appended_bytes_ += UnitBytes(entry->encoded.size());
   state_.history.Add({entry->content.epoch, entry->last_lsn, entry->content.chain_after});
   queue_.push_back(entry);
-}
-
-Task<Result<std::vector<OpResult>>> WritePipeline::Write(std::vector<WriteOp> ops, WriteOptions options) {
-  CO_RETURN_IF_ERROR(state_.Refusal());
-  CO_RETURN_IF_ERROR(state_.gate->MayWrite());  // before it waits for anything
-  const ActiveCall call(&state_);
-  ++state_.stats.writes_total;
-  ClientWrite write;
-  write.ops = std::move(ops);
-  write.options = options;
-  write.reply.room = options.control ? options.control->values : nullptr;
-  write.content.reply = &write.reply;
-  LogSpace log_space;
-  // Both calls may wait for a long time. BeginAppend checks whether the partition has stopped or
-  // the write was withdrawn meanwhile.
-  Status status = co_await Admit(&write, &log_space);
-  // What many writers waited for (that the file grows, a page) may have come for all of them in one turn.
-  while (status.ok() && append_slice_.Spend(0)) co_await Yield(state_.reactor);
-  if (status.ok()) {
-    append_slice_.Spend(kUnitsPerFetched * static_cast<uint32_t>(write.ops.size()));
-    status = co_await Fetch(&write);
-  }
-  if (status.ok() && write.ops.front().op == RecordOp::kOnce) status = co_await CheckLane(&write.ops.front());
-  while (status.ok() && append_slice_.Spend(0)) co_await Yield(state_.reactor);
-  // A snapshot is being cut: no write may be appended meanwhile.
-  while (status.ok() && writes_held_ && !state_.failed()) co_await writes_resumed_.Wait();
-  if (status.ok()) status = BeginAppend(write);
-  if (status.ok()) {
-    append_slice_.Spend(kUnitsPerAppended * static_cast<uint32_t>(write.ops.size()));
-    Encode(&write);
-    Append(&write);
-    state_.gate->OnAppended();
-    log_space.Drop();  // from here on its records count themselves
-    // P3: resumes once the write has been applied or has failed.
-    co_await QueueEntry::Left{&write};
-    status = std::move(write.status);
-    if (status.ok()) status = std::move(write.reply.status);
-  } else {
-    FreeValues(&write.content);
-    log_space.Drop();  // for other writes that wait
-  }
-  write.content.pins.clear();
-  write.blocks.Drop();  // what it changed counts as dirty now
-  if (!status.ok()) co_return status;
-  co_return std::move(write.reply.results);
 }
 
 // -- the queue
@@ -363,10 +324,12 @@ void WritePipeline::Fail(const Status& status) {
     failed.pop_front();
   }
   for (QueueEntry* entry : failed) LeaveFailed(entry);
+  FailDurableWaits(0);
   writes_resumed_.NotifyAll();
 }
 
 void WritePipeline::OnOutOfService() {
+  FailDurableWaits(0);
   writes_resumed_.NotifyAll();
   // ApplyInTask reads the write at the front and answers it.
   const size_t kept = applying_ == Applying::kPreparing ? 1 : 0;
@@ -415,6 +378,7 @@ void WritePipeline::OnDurable(Lsn up_to) {
       << state_.last_lsn;
   state_.durable_lsn = up_to;
   if (state_.out_of_service()) return OnOutOfService();
+  EndDurableWaits();
   if (!gate_closed_) state_.gate->OnDurable(up_to);
   if (state_.phase() == Phase::kDraining) GiveUpUncommitted();
 }
@@ -481,6 +445,7 @@ void WritePipeline::DropAfter(Lsn lsn) {
   state_.durable_lsn = std::min(state_.durable_lsn, lsn);
   appended_again_ = 0;  // some of them may be superseded, and are not announced then
   ++again_round_;
+  FailDurableWaits(lsn);
   for (QueueEntry* entry : dropped) {
     if (entry->unit) {
       LeaveUnapplied(entry, Error(Code::kAborted,

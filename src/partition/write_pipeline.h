@@ -24,6 +24,10 @@
 //        only what was on its way to the disk when they were reached.
 //        A unit of another replica, whose writes its master has bounded in this way, is refused if too
 //        much that is committed waits to be applied, or if there is far more of it than a master allows.
+//   LV3  A write at ALL is acknowledged once all replicas have it; one at ONE once it is durable here. What is
+//        acknowledged at ONE is applied later like any other write, or is superseded.
+//   LV4  A write that a change of master holds has taken nothing but its request's memory, and is then appended or
+//        refused; until it is appended it can be withdrawn.
 //   WQ3  Once the partition has given up what is not committed, nothing more is committed. Whatever
 //        waits for a commit, or comes to wait for it, leaves the queue with an error.
 #pragma once
@@ -46,7 +50,8 @@ class WritePipeline {
       : state_(state), admission_(admission), applier_(applier), writes_resumed_(state.reactor) {}
   ~WritePipeline();
 
-  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options);  // see Partition
+  // See Partition. In write_calls.cc.
+  Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options);
 
   // Begins a write whose leaf is in memory, if nothing has to be waited for but the log. See
   // PointWrite. REQUIRES: `leaf` is what the tree found for the key, with no suspension since, and so is
@@ -72,6 +77,7 @@ class WritePipeline {
   Lsn UnitEndBefore(Lsn lsn) const;
   Status AppendUnit(const WriteUnit& unit);
   void Supersede(const HistoryPoint& after);
+  uint64_t Room() const;
   uint64_t uncommitted_bytes() const { return appended_bytes_ - committed_bytes_; }
   // Appends what is durable and not committed to the log once more, so that the segments in which it
   // lies can be released. Does nothing while an earlier call is under way.
@@ -116,9 +122,33 @@ class WritePipeline {
     UnitReply reply;
   };
 
+  // A write at level kOne that waits until the unit that ends there is durable.
+  struct DurableWait {
+    Lsn lsn = 0;
+    Status status;
+    bool done = false;
+    std::coroutine_handle<> waiter;
+    bool await_ready() const { return done; }
+    void await_suspend(std::coroutine_handle<> h) { waiter = h; }
+    void await_resume() {}
+  };
+
+  // write_calls.cc
+  Task<Result<std::vector<OpResult>>> WriteHere(std::vector<WriteOp> ops, WriteOptions options, SessionPoint* end);
+  static Task<Result<std::vector<OpResult>>> WriteToAll(WritePipeline* pipeline, std::vector<WriteOp> ops,
+                                                        WriteOptions options);
+  Status CheckOne(const std::vector<WriteOp>& ops) const;
+  Status MayAppend(WriteLevel level) const;
+  Task<Status> Prepare(ClientWrite* write, LogSpace* log_space);
+  Task<Status> AppendAndApply(ClientWrite* write, LogSpace* log_space);
+  Task<Status> AppendAndSync(ClientWrite* write, LogSpace* log_space);
+  void EndDurableWaits();
+  // Those after `lsn`.
+  void FailDurableWaits(Lsn lsn);
   // Waits for room in the log and on the disk, or refuses the write before anything has happened.
   Task<Status> Admit(ClientWrite* write, LogSpace* log_space);
   Task<Status> Fetch(ClientWrite* write);
+  Status CheckDisks(const OpCost& cost) const;
   bool MayPin() const;
   Status BeginAppend(const ClientWrite& write) const;
   // Whether WQ2 allows another write of so many encoded bytes and operations.
@@ -141,6 +171,8 @@ class WritePipeline {
   const LoggedUnit* LastUnit() const;
   void FetchSoon(const ApplyUnit& unit);
   Task<void> FetchFollowed(std::vector<std::string> keys);
+  void GrowSoon();
+  Task<void> GrowAhead();
   void Append(LoggedUnit* entry);
   void Push(LoggedUnit* entry);
   void Leave(QueueEntry* entry, Status status);
@@ -175,7 +207,8 @@ class WritePipeline {
   BlockAdmission& admission_;
   Applier& applier_;
   std::deque<QueueEntry*> queue_;
-  std::deque<QueueEntry*> unanswered_;  // they have left the queue, because the partition is out of service
+  std::deque<DurableWait*> durable_waits_;  // in LSN order
+  std::deque<QueueEntry*> unanswered_;      // they have left the queue, because the partition is out of service
   // Of units that this process has appended or restored: in all, up to the commit LSN, and up to what is
   // applied.
   uint64_t appended_bytes_ = 0, committed_bytes_ = 0, applied_bytes_ = 0;
@@ -190,6 +223,8 @@ class WritePipeline {
   TurnSlice apply_slice_{state_.pool.turn()}, append_slice_{state_.pool.turn()}, answer_slice_{state_.pool.turn()};
   size_t fetches_ = 0;           // FetchFollowed that run
   bool fetching_ahead_ = false;  // FetchAhead runs
+  bool growing_ahead_ = false;   // GrowAhead runs
+  bool cannot_grow_ = false;     // it has found the disk full
   bool answering_ = false;       // AnswerInTask runs
   bool writes_held_ = false;
   WaitQueue writes_resumed_;

@@ -17,6 +17,18 @@ std::string_view ToString(WriteVerdict verdict) {
   return "unknown";
 }
 
+std::string_view ToString(ForceVerdict verdict) {
+  switch (verdict) {
+    case ForceVerdict::kProposed: return "proposed";
+    case ForceVerdict::kServes: return "this replica is the master, and serves";
+    case ForceVerdict::kHearsMaster: return "this replica hears a master";
+    case ForceVerdict::kNotAssigned: return "this replica does not count";
+    case ForceVerdict::kMayLose: return "this replica is not in sync, and no loss is accepted";
+    case ForceVerdict::kOutOfService: return "this replica is out of service";
+  }
+  return "unknown";
+}
+
 std::string_view ToString(ChangeResult result) {
   switch (result) {
     case ChangeResult::kDone: return "done";

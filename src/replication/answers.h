@@ -6,14 +6,13 @@
 #include <cstdint>
 #include <string_view>
 
+#include "src/model/types.h"
+
 namespace pando::replication {
 
-// When a write is acknowledged. The shell waits; the core says how far each level has come.
-enum class WriteLevel : uint8_t {
-  kOne,     // durable here: ReplicaLog::durable
-  kQuorum,  // committed and applied: ReplicaLog::applied
-  kAll,     // and durable on all R replicas: ReplicaCore::all_lsn
-};
+// When a write is acknowledged (model/types.h). The shell waits; the core says how far each level has come:
+// ReplicaLog::durable for kOne, ReplicaLog::applied for kQuorum, and ReplicaCore::all_lsn for kAll.
+using pando::WriteLevel;
 
 // Whether a write may be appended now. All but kAccepted are definite: the write has no effect.
 enum class WriteVerdict : uint8_t {
@@ -45,7 +44,18 @@ enum class ChangeResult : uint8_t {
   kNotAllowed,  // it would break a rule: fewer members than min_isr, or the master itself
 };
 
+// What became of the request to take a partition over without a promotion (ReplicaCore::Force).
+enum class ForceVerdict : uint8_t {
+  kProposed,      // a CAS is under way: if it lands, the entry has a higher lineage and names this replica
+  kServes,        // this replica is the master, and has a lease
+  kHearsMaster,   // it hears another one, or has until a moment ago
+  kNotAssigned,   // it is no replica that counts: a learner, or in no entry that it knows
+  kMayLose,       // it is not in sync, so it may lack what was committed, and no loss is accepted
+  kOutOfService,  // it is quarantined, discarded, or not installed
+};
+
 std::string_view ToString(WriteVerdict verdict);
+std::string_view ToString(ForceVerdict verdict);
 std::string_view ToString(ChangeResult result);
 
 }  // namespace pando::replication

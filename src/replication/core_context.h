@@ -91,6 +91,11 @@ struct CoreContext {
   const Timing& timing() const { return config.timing; }
   const ReplicaId& self() const { return config.self; }
 
+  // A master with such a disk would serve nobody. While no other replica is in sync, nobody could do better.
+  bool CannotServe() const { return disk.stalled() || (apply_stalled && entry.isr.size() > 1); }
+  // Another replica should rather be master.
+  bool IsSlow() const { return disk.slow() || apply_stalled; }
+
   template <typename Body>
   void Send(const ReplicaId& to, Body body) {
     out.Add(SendMessage{Message{config.self, to, std::move(body)}});

@@ -47,7 +47,7 @@ void Election::OnPromiseStored(Nanos now_ns) {
     reply.highest = context_.promised;
     reply.revision = context_.entry.revision;
     reply.end = context_.log.durable();
-    reply.slow_disk = context_.disk.slow();
+    reply.slow_disk = context_.IsSlow();
     context_.Send(promised_to_, reply);
   }
   reply_due_ = false;
@@ -58,7 +58,7 @@ void Election::OnPromiseStored(Nanos now_ns) {
 
 bool Election::MayBegin(Epoch leads, Nanos now_ns) const {
   const PartitionEntry& entry = context_.entry;
-  if (campaigning() || !entry.known() || now_ns < next_try_ns_ || context_.disk.stalled()) return false;
+  if (campaigning() || !entry.known() || now_ns < next_try_ns_ || context_.CannotServe()) return false;
   if (context_.rules().promotes_member && !entry.isr.Contains(context_.self())) return false;
   // A master that meets a promise above its epoch must win a higher one, or it commits nothing.
   if (leads != 0 && context_.highest_seen <= leads) return false;
@@ -100,7 +100,7 @@ void Election::Tick(Epoch leads, Nanos now_ns) {
 
 // A replica with a slow disk leaves the first turn to the others.
 Nanos Election::Wait(Nanos most) {
-  return context_.RandomBelow(most) + (context_.disk.slow() ? context_.timing().slow_disk_wait_ns : 0);
+  return context_.RandomBelow(most) + (context_.IsSlow() ? context_.timing().slow_disk_wait_ns : 0);
 }
 
 void Election::OnMasterGone(const ReplicaId& master, Nanos now_ns) {
@@ -208,7 +208,7 @@ ReplicaSet Election::Voters() const {
 // Any member may go on, so this is only a preference: no slow disk, and then a long log.
 bool Election::IsBetter(const Vote& vote) const {
   if (!context_.entry.isr.Contains(vote.replica)) return false;
-  if (vote.slow_disk != context_.disk.slow()) return context_.disk.slow();
+  if (vote.slow_disk != context_.IsSlow()) return context_.IsSlow();
   return IsLonger(vote.end, context_.log.end());
 }
 

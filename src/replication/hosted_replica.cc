@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
-#include "src/base/hash.h"
 #include "src/io/timed_wait.h"
 #include "src/replication/partition_record.h"
 
@@ -15,16 +13,6 @@ namespace pando::replication {
 using AppendBody = Append;  // HostedReplica::Append is another thing
 
 namespace {
-
-// The node that holds the replica, if the record has it.
-std::optional<NodeId> NodeOf(const PartitionRecord& record, const ReplicaId& replica) {
-  for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
-    for (const ReplicaRecord& r : *replicas) {
-      if (r.replica == replica) return r.node;
-    }
-  }
-  return std::nullopt;
-}
 
 // What the follower misses cannot be read from the log: it is not there any more, is damaged, or the follower's
 // history is another one.
@@ -42,7 +30,15 @@ class HostedReplica::Gate final : public CommitGate {
   void OnServing(GatedPartition* partition) override { replica_.OnServing(partition); }
   void OnDurable(Lsn) override { replica_.OnDurable(); }
   void OnClosed() override { replica_.OnClosed(); }
-  Status MayWrite() override { return replica_.MayWrite(); }
+  Status MayWrite(WriteLevel level) override { return replica_.MayWrite(level); }
+  bool HoldsWrites() const override { return replica_.HoldsWrites(); }
+  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns) override {
+    return replica_.UntilMayWrite(level, deadline_ns);
+  }
+  bool frozen() const override { return replica_.core_ != nullptr && replica_.core_->frozen(); }
+  bool HasFollowers() const override { return replica_.HasFollowers(); }
+  Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns) override { return replica_.UntilOnAll(lsn, deadline_ns); }
+  Status CheckDisks(uint64_t bytes) override { return replica_.CheckDisks(bytes); }
   bool Leads() const override { return replica_.Leads(); }
   Status MayShowSnapshot() override { return replica_.MayShowSnapshot(); }
   void OnAppended() override { replica_.OnAppended(); }
@@ -59,6 +55,7 @@ HostedReplica::HostedReplica(HostContext& host, uint32_t partition, Uuid partiti
       file_(std::move(file)),
       wanted_(file_->state()),
       shipper_idle_(host.reactor),
+      moved_(host.reactor),
       handover_over_(host.reactor) {}
 
 HostedReplica::~HostedReplica() { CHECK(closing_) << "a HostedReplica was destroyed before it was closed"; }
@@ -67,10 +64,7 @@ std::unique_ptr<CommitGate> HostedReplica::MakeGate() { return std::make_unique<
 
 // -- the gate
 
-CommitGate::Start HostedReplica::OnRecovered(const RecoveredLog& log) {
-  recovered_ = log;
-  return {log.epoch, log.committed_lsn};
-}
+CommitGate::Start HostedReplica::OnRecovered(const RecoveredLog& log) { return {log.epoch, log.committed_lsn}; }
 
 void HostedReplica::OnServing(GatedPartition* partition) {
   partition_ = partition;
@@ -79,7 +73,7 @@ void HostedReplica::OnServing(GatedPartition* partition) {
 
 void HostedReplica::Begin() {
   begun_ = true;
-  if (partition_ == nullptr || core_ != nullptr || closing_) return;
+  if (partition_ == nullptr || core_ != nullptr || retired_) return;
   CoreConfig config;
   config.partition = partition_uuid_;
   config.self = replica();
@@ -106,6 +100,7 @@ void HostedReplica::OnDurable() {
 }
 
 void HostedReplica::OnClosed() {
+  Wake();
   EndHandover({{}, false, "the partition is out of service"});
   partition_ = nullptr;
   lease_end_ns_.reset();
@@ -115,32 +110,35 @@ void HostedReplica::OnClosed() {
   if (!inside_) core_.reset();
 }
 
-Status HostedReplica::MayWrite() const {
-  if (core_ != nullptr && core_->AcceptsWrites(host_.reactor.NowNs())) return Status();
-  return NotServing();
+Status HostedReplica::MayWrite(WriteLevel level) const {
+  if (core_ != nullptr && core_->JudgeWrite(level, 0, host_.reactor.NowNs()) == WriteVerdict::kAccepted) {
+    return Status();
+  }
+  return NotServing(level);
 }
 
 // Why this replica neither writes nor answers reads of the newest state.
-Status HostedReplica::NotServing() const {
+Status HostedReplica::NotServing(WriteLevel level) const {
   if (core_ == nullptr) {
     return Error(Code::kUnavailable, "partition {}: this node {} its cluster; ask another node, or try again", id_,
-                 closing_ ? "leaves" : "has not yet joined");
+                 retired_ ? "leaves" : "has not yet joined");
   }
   const PartitionEntry& entry = core_->entry();
-  switch (core_->JudgeWrite(WriteLevel::kQuorum, 0, host_.reactor.NowNs())) {
+  switch (core_->JudgeWrite(level, 0, host_.reactor.NowNs())) {
     case WriteVerdict::kHandingOver:
       return Error(Code::kNotMaster, "partition {}: another node is to be its master in a moment; try again", id_);
     case WriteVerdict::kOpening:
       return Error(Code::kNotMaster, "partition {}: this node is to be its master in a moment; try again", id_);
-    case WriteVerdict::kDiskFull:
-      return Error(Code::kDiskFull,
-                   "partition {}: the disk of a node that holds a replica is full. Delete records, or add disk space",
-                   id_);
     case WriteVerdict::kDiskStalled:
       return Error(Code::kUnavailable, "partition {}: the disk of this node does not answer; ask again in a moment",
                    id_);
-    case WriteVerdict::kFrozen:
     case WriteVerdict::kTooFewForAll:
+      return Error(
+          Code::kUnavailable,
+          "partition {}: level ALL needs all of its {} replicas in sync, and {} are; nothing was changed. Write "
+          "at level QUORUM, or start the nodes that are down",
+          id_, entry.replicas, entry.isr.size());
+    case WriteVerdict::kFrozen:
       return Error(Code::kUnavailable,
                    "partition {}: too few replicas are in sync ({}, and {} must be): it cannot commit. Start the nodes "
                    "that are down, or look at kvadmin cluster show",
@@ -148,6 +146,7 @@ Status HostedReplica::NotServing() const {
     case WriteVerdict::kOutOfService:
       return Error(Code::kUnavailable, "partition {}: the replica on this node is out of service; ask another node",
                    id_);
+    case WriteVerdict::kDiskFull:
     case WriteVerdict::kNotMaster:
     case WriteVerdict::kAccepted: break;
   }
@@ -184,9 +183,13 @@ void HostedReplica::Feed(Input input) {
   lease_end_ns_.reset();
   input(*core_, host_.reactor.NowNs());
   inside_ = false;
-  for (Effect& effect : core_->TakeEffects()) effects_.push_back(std::move(effect));
+  std::vector<Effect> effects = core_->TakeEffects();
+  if (retired_) return Retire();
+  for (Effect& effect : effects) effects_.push_back(std::move(effect));
   CarryOut();
 }
+
+void HostedReplica::Ask(const std::function<void(ReplicaCore&, Nanos)>& input) { Feed(input); }
 
 // RH1. Applying what is committed resumes who waits for it, and that may feed the core again: then the effects
 // of that wait for their turn here.
@@ -202,6 +205,7 @@ void HostedReplica::CarryOut() {
     if (commit_up_to_ > committed_) {
       committed_ = commit_up_to_;
       partition_->Commit(committed_);
+      Wake();
       continue;
     }
     if (effects_.empty()) break;
@@ -225,25 +229,41 @@ bool HostedReplica::Append(const WriteUnit& unit) {
   const Status status = partition_->AppendUnit(unit);
   LOG_IF_EVERY_N(WARNING, !status.ok(), 100) << "partition " << id_ << ": a unit of the master at LSN "
                                              << unit.first_lsn << " was not taken: " << status.ToString();
+  // It never will be, as this node is, so nobody may wait for this replica (NoteApplying).
+  const bool too_large = status.code() == Code::kInvalidArgument;
+  LOG_IF(ERROR, too_large && !too_large_) << "partition " << id_
+                                          << ": the replica here leaves those that are in sync, because this node "
+                                             "cannot take what the master writes: "
+                                          << status.ToString();
+  too_large_ = too_large;
   return status.ok();
+}
+
+std::optional<uint32_t> HostedReplica::ReactorOf(NodeId node) const {
+  const auto at = host_.members.find(node);
+  if (at == host_.members.end() || at->second.peer_addresses.empty()) return std::nullopt;
+  return static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
 }
 
 void HostedReplica::Do(SendMessage& effect) {
   const std::optional<NodeId> node = NodeOf(record_.record, effect.message.to);
-  const auto at = node ? host_.members.find(*node) : host_.members.end();
-  if (at == host_.members.end() || at->second.peer_addresses.empty()) {
-    host_.metrics.messages_dropped_total.Add();
-    return;
-  }
-  const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
-  const bool sent = host_.links->Send(*node, reactor, id_, effect.message);
+  const std::optional<uint32_t> reactor = node ? ReactorOf(*node) : std::nullopt;
+  const bool sent = reactor && host_.links->Send(*node, *reactor, id_, effect.message);
   (sent ? host_.metrics.messages_sent_total : host_.metrics.messages_dropped_total).Add();
 }
 
 void HostedReplica::Do(ShipUnits& effect) { tasks_.Spawn(Ship(effect)); }
-void HostedReplica::Do(StorePromise& effect) { tasks_.Spawn(Store(effect)); }
+void HostedReplica::Do(StorePromise& effect) {
+  wanted_.promised = std::max(wanted_.promised, effect.epoch);
+  wanted_.lineage = std::max(wanted_.lineage, effect.lineage);
+  ++promises_wanted_;
+  if (!std::exchange(storing_, true)) tasks_.Spawn(Store());
+}
 void HostedReplica::Do(CasTopology& effect) { tasks_.Spawn(TryCas(effect.desired)); }
-void HostedReplica::Do(ReadTopology&) { tasks_.Spawn(ReadRecord()); }
+void HostedReplica::Do(ReadTopology&) {
+  read_again_ = true;
+  if (!std::exchange(reading_, true)) tasks_.Spawn(ReadRecord());
+}
 
 void HostedReplica::Do(OpenMastership& effect) {
   host_.metrics.masterships_opened_total.Add();
@@ -257,12 +277,14 @@ void HostedReplica::Do(CloseMastership& effect) {
   StopShipping();
   holds_.clear();
   newcomers_.clear();
+  Wake();
   EndHandover({effect.successor, effect.successor != ReplicaId(), effect.why});
 }
 
 void HostedReplica::Do(HandoverEnded& effect) {
   LOG_IF(WARNING, !effect.done) << "partition " << id_ << ": the handover to " << effect.target.ToString()
                                 << " was given up: " << effect.why;
+  Wake();
   EndHandover(effect);
 }
 
@@ -271,8 +293,15 @@ void HostedReplica::Do(ReportLostReplica& effect) {
              << " has lost what it had acknowledged, and is not counted any more: " << effect.why;
 }
 
+// If the partition is to have a replica here, it is another one.
 void HostedReplica::Do(DiscardReplica& effect) {
   host_.observer->OnQuarantined(id_, Error(Code::kUnavailable, "partition {}: {}", id_, effect.why));
+  const PartitionRecord& r = record_.record;
+  bool listed = false;
+  for (const auto* replicas : {&r.isr, &r.evicted, &r.learners}) {
+    for (const ReplicaRecord& of : *replicas) listed = listed || of.node == host_.node;
+  }
+  if (listed) BecomeAnotherSoon();
 }
 
 void HostedReplica::Do(InstallReplica& effect) { host_.observer->OnInstallWanted(id_, effect.replica); }
@@ -281,7 +310,8 @@ void HostedReplica::Do(FetchPages& effect) { tasks_.Spawn(AgreeToFetch(effect));
 
 void HostedReplica::Do(QuarantineReplica& effect) {
   host_.observer->OnQuarantined(id_, Error(Code::kCorruption, "partition {}: {}", id_, effect.why));
-  if (!closing_) tasks_.Spawn(BecomeAnother());
+  Retire();
+  BecomeAnotherSoon();  // its master says so
 }
 
 // -- handing over
@@ -296,10 +326,8 @@ std::optional<ReplicaRecord> HostedReplica::ChooseSuccessor(NodeId to) const {
   std::optional<ReplicaRecord> any;
   for (const ReplicaRecord& r : record_.record.isr) {
     if (r.replica == replica() || (to != 0 && r.node != to)) continue;
-    const auto at = host_.members.find(r.node);
-    if (at == host_.members.end() || at->second.peer_addresses.empty()) continue;
-    const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
-    if (to == 0 && !host_.links->IsUp(r.node, reactor)) continue;
+    const std::optional<uint32_t> reactor = ReactorOf(r.node);
+    if (!reactor || (to == 0 && !host_.links->IsUp(r.node, *reactor))) continue;
     // Those that a node gives away go to all others.
     if (!any || (id_ + r.node) % 2 == 0) any = r;
   }
@@ -346,7 +374,10 @@ Task<Result<HandoverResult>> HostedReplica::HandOver(NodeId to, Epoch epoch, Nan
         "cluster show",
         id_, successor->node);
   }
-  if (ended->done) co_return HandoverResult{successor->node, host_.reactor.NowNs() - began_ns};
+  // The new master may have been heard before the topology has answered.
+  bool done = ended->done;
+  if (!done) done = co_await HasHandedOverTo(successor->replica, now_epoch);
+  if (done) co_return HandoverResult{successor->node, host_.reactor.NowNs() - began_ns};
   co_return Error(Code::kUnavailable, "partition {}: the handover to node {} did not succeed: {}", id_, successor->node,
                   ended->why);
 }
@@ -409,12 +440,11 @@ Task<void> HostedReplica::Ship(ShipUnits what) {
   while (shipper.running) co_await shipper_idle_.Wait();
   shipper.running = true;
   const std::optional<NodeId> node = NodeOf(record_.record, what.to);
-  const auto at = node ? host_.members.find(*node) : host_.members.end();
+  const std::optional<uint32_t> reactor = node ? ReactorOf(*node) : std::nullopt;
   std::string units;
   bool there = true;
-  if (at != host_.members.end() && !at->second.peer_addresses.empty()) {
-    const auto reactor = static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
-    const bool room = co_await host_.links->UntilRoom(*node, reactor);
+  if (reactor) {
+    const bool room = co_await host_.links->UntilRoom(*node, *reactor);
     if (room) there = co_await ReadUnits(&shipper, &what, &units);
     // The core asks again at once.
     if (!room) co_await Sleep(host_.reactor, kShipPauseNs);
@@ -442,23 +472,27 @@ Task<void> HostedReplica::Ship(ShipUnits what) {
 
 // -- the disk and the topology
 
-Task<void> HostedReplica::Store(StorePromise promise) {
-  const Epoch epoch = promise.epoch;
-  wanted_.promised = std::max(wanted_.promised, epoch);
-  wanted_.lineage = std::max(wanted_.lineage, promise.lineage);
-  const auto tell = [this, epoch] {
-    Feed([epoch](ReplicaCore& core, Nanos now_ns) { core.OnPromiseStored(epoch, now_ns); });
-  };
-  if (!host_.rules.stored_promise_is_stored) tell();
-  const Status status = co_await file_->Store(wanted_);
-  if (!status.ok()) {
-    // It cannot keep its promises, so it gives none: to the others it is silent.
-    LOG(ERROR) << "partition " << id_ << ": the promise of epoch " << epoch
-               << " cannot be stored: " << status.ToString();
-    if (partition_ != nullptr) host_.observer->OnQuarantined(id_, status);
-    co_return;
+Task<void> HostedReplica::Store() {
+  while (promises_stored_ < promises_wanted_) {
+    promises_stored_ = promises_wanted_;
+    const ReplicaState state = wanted_;
+    const auto tell = [this, &state] {
+      Feed([&state](ReplicaCore& core, Nanos now_ns) {
+        core.OnPromiseStored(std::min(state.promised, core.promised()), now_ns);
+      });
+    };
+    if (!host_.rules.stored_promise_is_stored) tell();
+    const Status status = co_await file_->Store(state);
+    if (!status.ok()) {
+      // It cannot keep its promises, so it gives none: to the others it is silent.
+      LOG(ERROR) << "partition " << id_ << ": the promise of epoch " << state.promised
+                 << " cannot be stored: " << status.ToString();
+      if (partition_ != nullptr) host_.observer->OnQuarantined(id_, status);
+      break;
+    }
+    tell();
   }
-  tell();
+  storing_ = false;
 }
 
 Task<void> HostedReplica::TryCas(PartitionEntry desired) {
@@ -493,9 +527,12 @@ Task<void> HostedReplica::TryCas(PartitionEntry desired) {
 }
 
 Task<void> HostedReplica::ReadRecord() {
-  Result<Versioned<PartitionRecord>> record = co_await host_.topology->Read(id_);
-  // The core asks again, as long as it needs to know.
-  if (record.ok()) OnRecord(*record);
+  while (std::exchange(read_again_, false)) {
+    Result<Versioned<PartitionRecord>> record = co_await host_.topology->Read(id_);
+    // The core asks again, as long as it needs to know.
+    if (record.ok()) OnRecord(*record);
+  }
+  reading_ = false;
 }
 
 void HostedReplica::OnRecord(const Versioned<PartitionRecord>& record) {
@@ -534,22 +571,7 @@ Task<void> HostedReplica::AgreeToFetch(FetchPages offer) {
   Feed([](ReplicaCore& core, Nanos now_ns) { core.OnInstalled(now_ns); });
 }
 
-// I9. What it has promised and acknowledged means nothing any more.
-Task<void> HostedReplica::BecomeAnother() {
-  const ReplicaId lost = wanted_.replica;
-  ReplicaState another;
-  another.replica = HashUuid(fmt::format("{} {} {}", lost.ToString(), host_.incarnation, host_.reactor.Random()));
-  another.installed = false;
-  wanted_ = another;
-  const Status stored = co_await file_->Store(another);
-  LOG_IF(ERROR, !stored.ok()) << "partition " << id_ << ": the replica file cannot be stored: " << stored.ToString();
-  if (stored.ok()) {
-    LOG(WARNING) << "partition " << id_ << ": the replica " << lost.ToString() << " is given up; "
-                 << another.replica.ToString() << " is to take its place, with a copy of the master's pages";
-  }
-}
-
-Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
+Result<KeptLog> HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew) {
   if (core_ == nullptr || !core_->Serving()) return NotServing();
   const std::optional<NodeId> node = NodeOf(record_.record, learner);
   if (!node) {
@@ -558,16 +580,21 @@ Status HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_ns) {
   }
   DropOldReaders();
   const auto held = holds_.find(learner);
-  if (held != holds_.end()) {
+  if (held != holds_.end() && !anew) {
     held->second.until_ns = until_ns;
-    return Status();
+    return held->second.reader->kept();
   }
-  if (holds_.size() >= kMaxHolds) {
+  if (!anew) {
+    return Error(Code::kSnapshotGone, "partition {}: no log is kept any more for the replica {}: begin again", id_,
+                 learner.ToString());
+  }
+  if (held == holds_.end() && holds_.size() >= kMaxHolds) {
     return Error(Code::kOverloaded, "partition {}: {} replicas are being installed already", id_, holds_.size());
   }
   ASSIGN_OR_RETURN(std::unique_ptr<LiveReader> reader, partition_->OpenReader(partition_->end()));
+  const KeptLog kept = reader->kept();
   holds_[learner] = {std::move(reader), until_ns};
-  return Status();
+  return kept;
 }
 
 // Log is kept only for those who may still come for it.
@@ -578,38 +605,21 @@ void HostedReplica::DropOldReaders() {
   }
 }
 
-Result<bool> HostedReplica::Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves) {
-  if (core_ == nullptr || !core_->Serving()) return NotServing();
-  if (!host_.members.contains(node)) {
-    return Error(Code::kInvalidArgument, "partition {}: the cluster has no node {}", id_, node);
-  }
-  if (const auto listed = NodeOf(record_.record, learner); listed && *listed != node) {
-    return Error(Code::kInvalidArgument, "partition {}: the replica {} is that of node {}", id_, learner.ToString(),
-                 *listed);
-  }
-  // RecordOf must know the node of each replica that a proposal may have which goes on.
-  std::erase_if(newcomers_, [this](const auto& n) { return NodeOf(record_.record, n.first).has_value(); });
-  if (newcomers_.size() >= kMaxNewcomers && !newcomers_.contains(learner)) {
-    return Error(Code::kOverloaded, "partition {}: too many replicas have asked to become learners; try again", id_);
-  }
-  newcomers_[learner] = node;
+ChangeResult HostedReplica::Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change) {
   ChangeResult result = ChangeResult::kNotMaster;
-  Feed([&](ReplicaCore& core, Nanos now_ns) { result = core.Assign(learner, leaves, now_ns); });
-  // What was not proposed is asked again.
-  if (result != ChangeResult::kProposed) newcomers_.erase(learner);
-  if (result == ChangeResult::kNotMaster) return NotServing();
-  if (result == ChangeResult::kNotAllowed) {
-    return Error(Code::kOverloaded, "partition {}: it has {} replicas, which is the limit; remove one", id_,
-                 kMaxReplicas);
-  }
-  return result == ChangeResult::kDone;
+  Feed([&](ReplicaCore& core, Nanos now_ns) { result = change(core, now_ns); });
+  return result;
 }
 
 // -- messages
 
 // RH2, RH4.
 void HostedReplica::OnMessage(NodeId from, const Message& message) {
-  if (core_ == nullptr) return;
+  if (core_ == nullptr) {
+    const bool leads = std::holds_alternative<Heartbeat>(message.body) && message.from == record_.record.master;
+    if (lost_ && leads && message.to == replica()) BecomeAnotherSoon();
+    return;
+  }
   if (message.to != replica() || NodeOf(record_.record, message.from).value_or(from) != from) {
     host_.metrics.messages_misdirected_total.Add();
     return;
@@ -664,19 +674,21 @@ void HostedReplica::OnDeath(NodeId node, uint64_t incarnation) {
   }
 }
 
-// A replica that cannot apply what is committed, mostly because its disk is full, must not be waited for.
+// A replica that cannot apply what is committed, mostly because its disk is full, must not be waited for. Before it
+// comes to that, the master is told how little room there is.
 void HostedReplica::NoteApplying() {
   const Nanos now_ns = host_.reactor.NowNs();
   const Lsn applied = partition_->applied_lsn();
   if (applied != applied_ || applied >= partition_->committed_lsn()) applied_since_ns_ = now_ns;
   applied_ = applied;
-  const bool stalled = now_ns - applied_since_ns_ > kApplyStallNs;
-  if (stalled == std::exchange(apply_stalled_, stalled)) return;
-  LOG(WARNING) << "partition " << id_ << ": the replica here " << (stalled ? "cannot apply" : "applies again")
-               << " what is committed";
-  Feed([stalled](ReplicaCore& core, Nanos fed_ns) {
-    core.OnRoom(std::numeric_limits<uint64_t>::max(), stalled, fed_ns);
-  });
+  const bool stalled = too_large_ || now_ns - applied_since_ns_ > kApplyStallNs;
+  const uint64_t room = partition_->Room();
+  if (room == room_ && stalled == apply_stalled_) return;
+  LOG_IF(WARNING, stalled != apply_stalled_) << "partition " << id_ << ": the replica here "
+                                             << (stalled ? "cannot apply" : "applies again") << " what is committed";
+  room_ = room;
+  apply_stalled_ = stalled;
+  Feed([room, stalled](ReplicaCore& core, Nanos fed_ns) { core.OnRoom(room, stalled, fed_ns); });
 }
 
 void HostedReplica::Tick() {
@@ -685,25 +697,21 @@ void HostedReplica::Tick() {
   NoteApplying();
   Feed([](ReplicaCore& core, Nanos now_ns) { core.Tick(now_ns); });
   if (core_ == nullptr) return;
+  Wake();
   const std::string wrong = core_->CheckInvariants();
   CHECK(wrong.empty()) << "partition " << id_ << ": " << wrong;
 }
 
 void HostedReplica::Stop() {
   closing_ = true;
-  EndHandover({{}, false, "this node leaves its cluster"});
-  // The others need not wait for its leases.
-  if (!inside_) Feed([](ReplicaCore& core, Nanos) { core.Leave(); });
-  lease_end_ns_.reset();
-  StopShipping();
-  holds_.clear();
-  if (!inside_) core_.reset();
+  Retire();
 }
 
 // RH3.
 Task<void> HostedReplica::Close() {
   Stop();
   co_await tasks_.Drain();
+  while (waiting_ > 0) co_await Sleep(host_.reactor, kMillisecond);
   shippers_.clear();
   if (!std::exchange(file_closed_, true)) {
     const Status closed = co_await file_->Close();
@@ -759,6 +767,7 @@ ReplicaReport HostedReplica::Report() const {
   report.min_isr = r.min_isr;
   if (partition_ != nullptr) {
     report.last_lsn = partition_->end().lsn;
+    report.last_epoch = partition_->end().epoch;
     report.durable_lsn = partition_->durable().lsn;
     report.commit_lsn = partition_->committed_lsn();
     report.applied_lsn = partition_->applied_lsn();

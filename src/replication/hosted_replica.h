@@ -22,6 +22,8 @@
 #pragma once
 
 #include <deque>
+#include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -51,6 +53,12 @@ class HostedReplica final : private ReplicaLog {
   void Begin();
   // The replica takes part no more. The partition may go on until it closes: nothing more is committed.
   void Stop();
+  // The log has failed: what the core wanted until now is not done (I8), and the replica takes part no more. May be
+  // called within anything that the replica does, as GiveUp may.
+  void Fail() { Retire(); }
+  // The data of the replica are lost. It takes part no more, and once a master is heard, which goes on without it,
+  // another one takes its place. Until then an operator may put back what is lost.
+  void GiveUp();
   // Stops, and waits for the tasks. Those that wait for a link end when the links close.
   Task<void> Close();
 
@@ -66,11 +74,21 @@ class HostedReplica final : private ReplicaLog {
   Result<Mastership> BeginRead() const;
   Status CheckRead(const Mastership& mastership) const;
   bool HoldsLease(Nanos fresh_now_ns) const;
+  // See ReadGate.
+  Task<Status> AwaitRead(ReplicaRead read);
+  std::optional<SessionPoint> Shown() const;
+  bool IsLost(const SessionPoint& point) const;
 
   // See ReplicaHost.
   Task<Result<HandoverResult>> HandOver(NodeId to, Epoch epoch, Nanos timeout_ns);
-  Status KeepLogFor(const ReplicaId& learner, Nanos until_ns);
+  using ForceOutcome = std::shared_ptr<std::optional<Result<ForcedMastership>>>;
+  void BeginForce(ForceOrder order, ForceOutcome outcome);  // forced_failover.cc
+  Result<bool> SetMinIsr(uint32_t min_isr);
+  Result<KeptLog> KeepLogFor(const ReplicaId& learner, Nanos until_ns, bool anew);
+  // hosted_changes.cc
   Result<bool> Replace(const ReplicaId& learner, NodeId node, const std::optional<ReplicaId>& leaves);
+  Result<ReplicaChange> AddOn(NodeId node, bool replaces);
+  Result<bool> RemoveOther(const ReplicaId& other);
   // Its data is to be replaced by a copy of its master's pages (RH5).
   bool wants_pages() const { return begun_ && !closing_ && !file_->state().installed; }
   const ReplicaState& state() const { return file_->state(); }
@@ -95,6 +113,9 @@ class HostedReplica final : private ReplicaLog {
   static constexpr Nanos kRoomTimeoutNs = 400 * kMillisecond;
   static constexpr Nanos kHandoverGraceNs = kSecond;
   static constexpr Nanos kApplyStallNs = kSecond;
+  // A read that another replica could answer waits so long for this one.
+  static constexpr Nanos kReadWaitNs = 200 * kMillisecond;
+  static constexpr Nanos kOnAllWaitNs = 10 * kSecond;
   // Before a follower is shipped to again that cannot be reached, or for which nothing could be read.
   static constexpr Nanos kShipPauseNs = 20 * kMillisecond;
 
@@ -102,6 +123,7 @@ class HostedReplica final : private ReplicaLog {
   HistoryPoint end() const override { return partition_->end(); }
   HistoryPoint durable() const override;
   Lsn applied() const override { return partition_->applied_lsn(); }
+  Epoch applied_epoch() const override { return partition_->applied().epoch; }
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override { return partition_->PointAt(lsn); }
   HistoryPoint EpochEnd(Epoch epoch) const override { return partition_->EpochEnd(epoch); }
   bool Append(const WriteUnit& unit) override;
@@ -114,7 +136,21 @@ class HostedReplica final : private ReplicaLog {
   void OnServing(GatedPartition* partition);
   void OnDurable();
   void OnClosed();
-  Status MayWrite() const;
+  Status MayWrite(WriteLevel level) const;
+  Status CheckDisks(uint64_t bytes) const;
+  // -- levels (replica_levels.cc)
+  bool HoldsWrites() const;
+  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns);
+  // What the topology says, after a handover whose outcome the core has not seen.
+  Task<bool> HasHandedOverTo(ReplicaId target, Epoch before);
+  bool HasFollowers() const { return record_.record.replicas > 1 || record_.record.isr.size() > 1; }
+  Task<Status> UntilOnAll(Lsn lsn, Nanos deadline_ns);
+  Status JudgeRead(const ReplicaRead& read) const;
+  std::string MasterAddress() const;
+  // Those who wait in one of these look again.
+  void Wake() {
+    if (moved_.size() > 0) moved_.NotifyAll();
+  }
   Status MayShowSnapshot() const;
   bool Leads() const { return core_ != nullptr && core_->Serving().has_value(); }
   void OnAppended();
@@ -122,6 +158,10 @@ class HostedReplica final : private ReplicaLog {
   // Calls `input(core, now_ns)`, if there is a core, and carries out what it wants (RH1).
   template <typename Input>
   void Feed(Input input);
+  void Ask(const std::function<void(ReplicaCore&, Nanos)>& input);  // Feed, for other files
+  ChangeResult Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change);
+  Status NoteNewcomer(const ReplicaId& learner, NodeId node);
+  Result<bool> Newcomer(const ReplicaId& learner, ChangeResult result);
   void CarryOut();
   void NoteApplying();
   void Do(SendMessage& effect);
@@ -141,18 +181,31 @@ class HostedReplica final : private ReplicaLog {
   Task<void> Ship(ShipUnits what);
   Task<bool> ReadUnits(Shipper* shipper, const ShipUnits* what, std::string* units);
   bool Leads(Epoch epoch) const { return core_ != nullptr && core_->leader().epoch() == epoch && epoch != 0; }
-  Task<void> Store(StorePromise promise);
+  Task<void> Store();
   Task<void> TryCas(PartitionEntry desired);
   Task<void> ReadRecord();
   Task<void> AgreeToFetch(FetchPages offer);
   Task<bool> MayFetch(FetchPages offer);
+  void BecomeAnotherSoon();
   Task<void> BecomeAnother();
   void DropOldReaders();
   Task<void> TakeAppends();
   void StopShipping();
-  Status NotServing() const;
+  void Retire();
+  Status NotServing(WriteLevel level = WriteLevel::kQuorum) const;
+  // The reactor that holds the replica of that node; nothing if it is not known where it listens.
+  std::optional<uint32_t> ReactorOf(NodeId node) const;
   std::optional<ReplicaRecord> ChooseSuccessor(NodeId to) const;
   void EndHandover(HandoverEnded how);
+  // forced_failover.cc
+  Task<void> RunForce(ForceOrder order, ForceOutcome outcome);
+  Task<Result<ForcedMastership>> Force(ForceOrder order);
+  Task<Result<bool>> ForceOnce(const ForceOrder* order, Nanos deadline_ns, bool* was_member);
+  Status CheckOrder(const ForceOrder& order) const;
+  Status WhyNotForced(ForceVerdict verdict) const;
+  ReplicaSet NameLearners();
+  ForceVerdict AskToForce(const ReplicaSet& learners, bool accept_loss);
+  bool IsMember() const;
   void ReportFollowers(ReplicaReport* report) const;
 
   HostContext& host_;
@@ -161,9 +214,14 @@ class HostedReplica final : private ReplicaLog {
   const std::unique_ptr<ReplicaFile> file_;
   ReplicaState wanted_;  // what the file says, or will
   bool file_closed_ = false;
-  RecoveredLog recovered_;
+  // Whatever messages ask for, at most one write and one read are under way and one more is to follow.
+  uint64_t promises_wanted_ = 0, promises_stored_ = 0;
+  bool storing_ = false, reading_ = false, read_again_ = false;
   GatedPartition* partition_ = nullptr;  // null: it does not serve
   bool begun_ = false, closing_ = false;
+  bool retired_ = false;  // there is no core any more
+  bool lost_ = false;     // GiveUp
+  bool gave_up_ = false;  // it becomes another one, or has
   Versioned<PartitionRecord> record_;
   std::unique_ptr<ReplicaCore> core_;
   // RH1
@@ -186,13 +244,18 @@ class HostedReplica final : private ReplicaLog {
   std::map<ReplicaId, Hold> holds_;
   static constexpr size_t kMaxNewcomers = 64;
   std::map<ReplicaId, NodeId> newcomers_;  // that a proposal may name, and the record does not yet
+  bool forcing_ = false;
   WaitQueue shipper_idle_;
+  WaitQueue moved_;     // what is applied or committed, or who is master
+  size_t waiting_ = 0;  // calls that wait for that
   // Where the outcome of the handover that goes on is put; null: none does.
   std::optional<HandoverEnded>* handover_ = nullptr;
   WaitQueue handover_over_;
   Lsn applied_ = 0;
   Nanos applied_since_ns_ = 0;  // when it last moved, or there was nothing to apply
+  bool too_large_ = false;      // a unit of the master does not fit into this node's memory
   bool apply_stalled_ = false;
+  uint64_t room_ = std::numeric_limits<uint64_t>::max();  // as the core knows it
   TaskGroup tasks_;
 
   friend class ReplicaHost;

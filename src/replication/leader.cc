@@ -70,7 +70,9 @@ void Leader::OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nano
   if (context_.rules().heartbeat_names_epoch && ack.epoch != epoch_) return;
   if (ack.incarnation != context_.config.incarnation) return;
   Peer* peer = Find(from);
-  if (peer == nullptr) return;
+  if (peer == nullptr || ack.sent_ns > now_ns) return;  // no heartbeat of this process was sent then
+  // It has answered what was sent after the notice of its death, so the notice was wrong.
+  if (peer->is_dead() && ack.process == peer->process && ack.sent_ns > peer->dead_ns) peer->dead_process = 0;
   const Nanos counts_from = context_.rules().lease_from_send_time ? ack.sent_ns : now_ns;
   peer->lease_until_ns = std::max(peer->lease_until_ns, counts_from + context_.timing().lease.lease_ns);
   peer->heard_ns = now_ns;
@@ -326,6 +328,7 @@ void Leader::OnDeath(const ReplicaId& replica, uint64_t incarnation, Nanos now_n
   Peer* peer = Find(replica);
   if (peer == nullptr) return;
   peer->dead_process = std::max(peer->dead_process, incarnation);
+  peer->dead_ns = now_ns;
   ChangeIsr(now_ns);
 }
 
@@ -414,11 +417,23 @@ ChangeResult Leader::Assign(const ReplicaId& learner, const std::optional<Replic
   return Propose(desired, now_ns);
 }
 
+ChangeResult Leader::Add(const ReplicaId& learner, Nanos now_ns) {
+  if (!active()) return ChangeResult::kNotMaster;
+  PartitionEntry desired = context_.entry;
+  if (!desired.assigned.Contains(learner)) desired.learners.Insert(learner);
+  const size_t count = desired.assigned.Union(desired.learners).size();
+  if (count > kMaxReplicas) return ChangeResult::kNotAllowed;
+  desired.replicas = std::max(desired.replicas, static_cast<uint32_t>(count));
+  return Propose(desired, now_ns);
+}
+
 void Leader::Tick(Nanos now_ns) {
   const Timing& timing = context_.timing();
   if (now_ns >= next_heartbeat_ns_) {
     next_heartbeat_ns_ = now_ns + timing.heartbeat_ns;
     SendHeartbeats(now_ns);
+    // The news that there is room again may have been lost, and while nothing is written nothing else asks.
+    for (Peer& peer : peers_) peer.probe |= peer.apply_stalled || peer.room < std::numeric_limits<uint64_t>::max();
   }
   for (Peer& peer : peers_) {
     NoteProgress(&peer, now_ns);
@@ -481,6 +496,7 @@ void Leader::TickHandover(Nanos now_ns) {
 
 uint64_t Leader::Room() const {
   uint64_t room = std::numeric_limits<uint64_t>::max();
+  if (std::none_of(peers_.begin(), peers_.end(), [&](const Peer& peer) { return peer.room < room; })) return room;
   for (const ReplicaId& id : proposals_.WaitSet()) {
     const Peer* peer = Find(id);
     if (peer != nullptr) room = std::min(room, peer->room);
@@ -496,6 +512,8 @@ ChangeResult Leader::Remove(const ReplicaId& replica, Nanos now_ns) {
   desired.assigned.Remove(replica);
   desired.learners.Remove(replica);
   if (desired.isr.size() < desired.min_isr) return ChangeResult::kNotAllowed;  // I10
+  const size_t count = desired.assigned.Union(desired.learners).size();
+  desired.replicas = std::min(desired.replicas, static_cast<uint32_t>(count));
   return Propose(desired, now_ns);
 }
 

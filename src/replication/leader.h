@@ -65,7 +65,7 @@ class Leader {
   bool BeginHandover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns);
   const Handover& handover() const { return handover_; }
   ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
-
+  ChangeResult Add(const ReplicaId& learner, Nanos now_ns);
   ChangeResult Remove(const ReplicaId& replica, Nanos now_ns);
   ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);
   ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);
@@ -119,6 +119,7 @@ class Leader {
     Nanos echo_ns = 0, echo_at_ns = 0;  // the newest HeartbeatAck::own_ns, and when it came
     uint64_t process = 0;               // HeartbeatAck::process
     uint64_t dead_process = 0;          // the newest that is known to have ended
+    Nanos dead_ns = 0;                  // when that was heard
     bool is_dead() const { return dead_process != 0 && dead_process >= process; }
     Lsn lost_lsn = 0;  // what it has lost
     Nanos located_ns = 0;

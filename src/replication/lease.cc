@@ -11,8 +11,8 @@ void Grant::Give(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nan
   until_ns_ = std::max(until_ns_, now_ns + times_.grant_ns());
 }
 
-bool Grant::OnDeath(const ReplicaId& master, uint64_t incarnation, Nanos now_ns) {
-  gone_ = {master, incarnation, std::numeric_limits<Epoch>::max()};
+bool Grant::OnDeath(const ReplicaId& master, uint64_t incarnation, Epoch highest_seen, Nanos now_ns) {
+  gone_ = {master, incarnation, std::max(epoch_, highest_seen)};
   if (to_ != master) return false;
   if (rules_.notice_names_incarnation && incarnation != incarnation_) return false;
   until_ns_ = std::min(until_ns_, now_ns);

@@ -50,7 +50,8 @@ class Grant {
   }
   // A guard has seen this process exit. It can use no lease any more. Returns whether that ended the
   // grant; a notice of any other process says nothing.
-  bool OnDeath(const ReplicaId& master, uint64_t incarnation, Nanos now_ns);
+  // `highest_seen` is the highest epoch heard of: a process that leads a later one lives, whatever the notice said.
+  bool OnDeath(const ReplicaId& master, uint64_t incarnation, Epoch highest_seen, Nanos now_ns);
   // The process says itself that it uses no lease of this epoch any more. Its leases of later epochs hold.
   bool OnResign(const ReplicaId& master, uint64_t incarnation, Epoch epoch, Nanos now_ns);
   // The master that this was granted to has written this entry, in which it is not the master any more. It

@@ -14,6 +14,7 @@ namespace pando::replication {
 struct Member {
   std::string client_address;               // host:port, for Thrift
   std::vector<std::string> peer_addresses;  // one for each of its reactors
+  uint64_t starts = 0;                      // of it, which is the incarnation of its newest process; 0: not known
 };
 
 using Members = std::map<NodeId, Member>;

@@ -14,7 +14,27 @@ ReplicaSet SetOf(const std::vector<ReplicaRecord>& records) {
   return set;
 }
 
+// The first replica of the record of which `is` is true; null: there is none.
+template <typename Is>
+const ReplicaRecord* FindReplica(const PartitionRecord& record, Is is) {
+  for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
+    for (const ReplicaRecord& r : *replicas) {
+      if (is(r)) return &r;
+    }
+  }
+  return nullptr;
+}
+
 }  // namespace
+
+std::optional<NodeId> NodeOf(const PartitionRecord& record, const Uuid& replica) {
+  const ReplicaRecord* found = FindReplica(record, [&](const ReplicaRecord& r) { return r.replica == replica; });
+  return found == nullptr ? std::nullopt : std::optional<NodeId>(found->node);
+}
+
+const ReplicaRecord* ReplicaOn(const PartitionRecord& record, NodeId node) {
+  return FindReplica(record, [node](const ReplicaRecord& r) { return r.node == node; });
+}
 
 std::string ToText(const OpId& op) { return fmt::format("{}/{}/{}", op.replica.ToString(), op.incarnation, op.number); }
 

@@ -5,6 +5,7 @@
 // Threads: pure functions.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -18,6 +19,10 @@ namespace pando::replication {
 // replica.
 std::string ToText(const OpId& op);
 OpId OpIdFromText(std::string_view text);
+
+// The node that holds the replica, if the record has it; and the replica that a node holds.
+std::optional<NodeId> NodeOf(const PartitionRecord& record, const Uuid& replica);
+const ReplicaRecord* ReplicaOn(const PartitionRecord& record, NodeId node);
 
 PartitionEntry EntryOf(const Versioned<PartitionRecord>& known);
 

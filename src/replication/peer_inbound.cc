@@ -92,8 +92,13 @@ bool PeerInbound::OnDeathNotice(std::string_view body) {
   if (death->node != hello_.from) {
     return Garbage(fmt::format("a guard of node {} sent the death notice of node {}", hello_.from, death->node));
   }
+  if (death->incarnation != hello_.incarnation) {
+    return Garbage(fmt::format("the guard of process {} sent the death notice of process {}", hello_.incarnation,
+                               death->incarnation));
+  }
   links_->handler_->OnDeathNotice(death->node, death->incarnation);
-  return state_ == State::kAccepted;
+  Close();  // it has nothing more to say
+  return false;
 }
 
 bool PeerInbound::OnPing() {

@@ -237,7 +237,7 @@ void PeerLink::OnReply(std::string_view body) {
   SetState(State::kUp);
   logged_.clear();
   LOG(INFO) << "connected with " << address_.ToString();
-  links_->SawIncarnation(address_.node, peer_incarnation_);
+  links_->EndOlder(address_.node, peer_incarnation_);
   links_->room_.NotifyAll();
 }
 

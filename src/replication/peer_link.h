@@ -54,6 +54,8 @@ class PeerLink final : private ConnectionHandler {
   void Watch(Nanos now_ns);
 
   bool up() const { return state_ == State::kUp; }
+  // Of the process that it is connected with; 0: with none.
+  uint64_t incarnation() const { return up() ? peer_incarnation_ : 0; }
   const PeerAddress& address() const { return address_; }
   const Status& why_down() const { return why_down_; }
 

@@ -117,8 +117,11 @@ void PeerLinks::SetProtocol(uint32_t protocol) {
 
 void PeerLinks::SawIncarnation(NodeId node, uint64_t incarnation) {
   uint64_t& newest = incarnations_[node];
-  if (incarnation <= newest) return;
-  newest = incarnation;
+  newest = std::max(newest, incarnation);
+  EndOlder(node, newest);
+}
+
+void PeerLinks::EndOlder(NodeId node, uint64_t incarnation) {
   for (auto it = links_.lower_bound({node, 0}); it != links_.end() && it->first.first == node; ++it) {
     it->second->SawIncarnation(incarnation);
   }
@@ -132,8 +135,16 @@ void PeerLinks::SawIncarnation(NodeId node, uint64_t incarnation) {
 }
 
 uint64_t PeerLinks::NewestIncarnation(NodeId node) const {
-  const auto it = incarnations_.find(node);
-  return it == incarnations_.end() ? 0 : it->second;
+  const auto seen = incarnations_.find(node);
+  uint64_t newest = seen == incarnations_.end() ? 0 : seen->second;
+  for (const auto& inbound : inbound_) {
+    if (!inbound->accepted() || inbound->hello().guard || inbound->hello().from != node) continue;
+    newest = std::max(newest, inbound->hello().incarnation);
+  }
+  for (auto it = links_.lower_bound({node, 0}); it != links_.end() && it->first.first == node; ++it) {
+    newest = std::max(newest, it->second->incarnation());
+  }
+  return newest;
 }
 
 PeerLink* PeerLinks::Find(NodeId node, uint32_t reactor) const {
@@ -254,9 +265,24 @@ HelloReply PeerLinks::Judge(const PeerHello& hello) const {
                               "the addresses in the topology",
                               hello.to, hello.to_reactor, options_.node, options_.reactor));
   }
-  if (!addresses_.contains(hello.from)) {
+  const auto known = addresses_.find(hello.from);
+  if (known == addresses_.end()) {
     return refuse(HelloVerdict::kUnknownNode,
                   fmt::format("the topology that node {} sees has no other node {}", options_.node, hello.from));
+  }
+  const size_t reactors = known->second.empty() ? options_.max_reactors : known->second.size();
+  if (hello.from_reactor >= reactors) {
+    return refuse(HelloVerdict::kUnknownNode,
+                  fmt::format("the topology that node {} sees says that node {} has {} reactors, and no reactor {}",
+                              options_.node, hello.from, reactors, hello.from_reactor));
+  }
+  const auto starts = starts_.find(hello.from);
+  if (starts != starts_.end() && starts->second != 0 && hello.incarnation > options_.max_starts_ahead &&
+      hello.incarnation - options_.max_starts_ahead > starts->second) {
+    return refuse(HelloVerdict::kUnknownNode,
+                  fmt::format("the hello is of process {} of node {}, but the topology that node {} sees says that it "
+                              "was started {} times",
+                              hello.incarnation, hello.from, options_.node, starts->second));
   }
   if (hello.protocol < options_.protocol_min || hello.protocol > options_.protocol_max) {
     return refuse(HelloVerdict::kNoProtocol,
@@ -288,7 +314,7 @@ void PeerLinks::OnAccepted(PeerInbound* accepted) {
     other->Close();
   }
   if (hello.guard) return;
-  SawIncarnation(hello.from, hello.incarnation);
+  EndOlder(hello.from, hello.incarnation);
   for (auto it = links_.lower_bound({hello.from, 0}); it != links_.end() && it->first.first == hello.from; ++it) {
     it->second->RetryNow();
   }

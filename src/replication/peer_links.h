@@ -21,8 +21,9 @@
 //   LK1  What waits on links, and what has arrived of frames, is reserved in the budget before it is
 //       allocated, and bounded for each link (max_queue_bytes, max_control_bytes) and for each
 //       connection (one frame).
-//   LK2  Messages of a node reach the handler only from its newest process that was seen here, and
-//       only from the newest connection of each of that process's reactors.
+//   LK2  Messages of a node reach the handler only from its newest process that is connected, and
+//       only from the newest connection of each of that process's reactors. What a hello claims counts only
+//       as long as its connection lasts.
 //   LK3  Nothing of a connection reaches the handler before its hello was accepted: the same cluster,
 //       this node and reactor, a node of the topology, a protocol that both sides speak. Of a guard
 //       nothing but a death notice of its own node does.
@@ -65,6 +66,8 @@ struct PeerOptions {
   size_t max_handed_bytes = 256u << 10;  // what a socket gets at a time, so that control can overtake the rest
   uint32_t max_strangers = 8;
   bool newest_process_only = true;  // Rules::hello_is_of_newest_process
+  uint32_t max_reactors = 256;      // of a node, as long as the topology does not say how many it has
+  uint64_t max_starts_ahead = 64;   // of SetStarts
 
   Nanos connect_limit_ns = kSecond;
   Nanos hello_limit_ns = 3 * kSecond;   // for the hello, and for its answer
@@ -121,13 +124,14 @@ class PeerLinks final : public AcceptHandler, private TurnHook {
   // have no address, or "" for some of its reactors: there is no link to those. Replaces what was set before; links
   // whose address stays, stay. kInvalidArgument: an address is none; nothing has changed.
   Status SetAddresses(std::map<NodeId, std::vector<std::string>> addresses);
+  // How often each node has been started, as the topology says: its processes have no higher incarnation. A hello of
+  // one that is much higher is refused, and only a little is allowed for news that are late. 0: not known.
+  void SetStarts(std::map<NodeId, uint64_t> starts) { starts_ = std::move(starts); }
+  // A process of the node is certainly known to have started: older ones are not listened to any more.
+  void SawIncarnation(NodeId node, uint64_t incarnation);
   // The cluster's active version has changed. Links connect anew with it. A version that this build
   // does not speak ends all links; the reason is logged.
   void SetProtocol(uint32_t protocol);
-  // A process of the node is known to have started (from the topology, or from another reactor): older
-  // ones are not listened to any more.
-  void SawIncarnation(NodeId node, uint64_t incarnation);
-
   // Queues a message to a replica on that reactor of that node. Returns false when there is no room for
   // it, or no connection now. Control messages and data each keep their order.
   bool Send(NodeId node, uint32_t reactor, uint32_t partition, const Message& message);
@@ -143,6 +147,7 @@ class PeerLinks final : public AcceptHandler, private TurnHook {
 
   uint32_t protocol() const { return protocol_; }
   const PeerMetrics& metrics() const { return metrics_; }
+  const PeerOptions& options() const { return options_; }
 
  private:
   friend class PeerLink;
@@ -164,6 +169,9 @@ class PeerLinks final : public AcceptHandler, private TurnHook {
   void OnAccepted(PeerInbound* inbound);
   void Remove(PeerInbound* inbound);
   void MarkDirty(PeerLink* link);
+  // A process of the node is connected: what is connected with older ones ends.
+  void EndOlder(NodeId node, uint64_t incarnation);
+  // Of what SawIncarnation has said, and of what is connected now, in either direction.
   uint64_t NewestIncarnation(NodeId node) const;
   PeerLink* Find(NodeId node, uint32_t reactor) const;
   void CountInbound();
@@ -176,7 +184,8 @@ class PeerLinks final : public AcceptHandler, private TurnHook {
   PeerMetrics metrics_;
   uint32_t protocol_;
   std::map<NodeId, std::vector<std::string>> addresses_;
-  std::map<NodeId, uint64_t> incarnations_;  // the newest that was seen of each node
+  std::map<NodeId, uint64_t> incarnations_;  // of SawIncarnation
+  std::map<NodeId, uint64_t> starts_;
   std::map<LinkKey, std::unique_ptr<PeerLink>> links_;
   std::vector<std::unique_ptr<PeerLink>> ending_;  // stopped, but their tasks have not ended
   std::vector<std::unique_ptr<PeerInbound>> inbound_;

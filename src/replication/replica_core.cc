@@ -6,6 +6,23 @@
 #include <utility>
 
 namespace pando::replication {
+namespace {
+
+// The highest epoch that the message speaks of as promised, led or asked for. Points of a log are compared with
+// the own log, so their epochs do not matter here.
+Epoch HighestEpoch(const Message& message) {
+  return std::visit(
+      [](const auto& m) -> Epoch {
+        Epoch highest = 0;
+        if constexpr (requires { m.epoch; }) highest = m.epoch;
+        if constexpr (std::is_same_v<std::decay_t<decltype(m)>, Fenced>) highest = std::max(highest, m.promised);
+        if constexpr (std::is_same_v<std::decay_t<decltype(m)>, PromiseReply>) highest = std::max(highest, m.highest);
+        return highest;
+      },
+      message.body);
+}
+
+}  // namespace
 
 ReplicaCore::ReplicaCore(const CoreConfig& config, const RecoveredReplica& found, ReplicaLog& log, Nanos now_ns)
     : context_(config, log, found),
@@ -25,6 +42,7 @@ ReplicaCore::ReplicaCore(const CoreConfig& config, const RecoveredReplica& found
 void ReplicaCore::Step(const Message& message, Nanos now_ns) {
   turn_ns_ = now_ns;
   if (out_of_service()) return;
+  if (HighestEpoch(message) > context_.entry.epoch + kMaxEpochsAhead) return;
   std::visit([&](const auto& body) { On(message.from, body, now_ns); }, message.body);
   TakeOver(now_ns);
 }
@@ -74,7 +92,7 @@ void ReplicaCore::On(const ReplicaId&, const CampaignNow&, Nanos now_ns) {
 
 void ReplicaCore::On(const ReplicaId&, const DeathNotice& notice, Nanos now_ns) {
   if (leader_.active()) leader_.OnDeath(notice.replica, notice.incarnation, now_ns);
-  if (!follower_.grant().OnDeath(notice.replica, notice.incarnation, now_ns)) return;
+  if (!follower_.grant().OnDeath(notice.replica, notice.incarnation, context_.highest_seen, now_ns)) return;
   election_.OnMasterGone(notice.replica, now_ns);
 }
 
@@ -86,8 +104,11 @@ void ReplicaCore::On(const ReplicaId& from, const Resign& resign, Nanos now_ns) 
   if (!news && context_.entry.master == from) election_.OnMasterGone(from, now_ns);
 }
 
-void ReplicaCore::On(const ReplicaId&, const Condemn& condemn, Nanos) {
-  if (condemn.epoch < context_.promised) return;
+// The master repeats it with every heartbeat, so it need not count before the topology names that master here.
+void ReplicaCore::On(const ReplicaId& from, const Condemn& condemn, Nanos) {
+  if (leader_.active() || condemn.epoch < context_.promised) return;
+  if (condemn.epoch > context_.entry.epoch) context_.out.Add(ReadTopology{});
+  if (condemn.epoch != context_.entry.epoch || from != context_.entry.master) return;
   Quarantine(fmt::format("the master of epoch {} has proof that LSN {} was lost here", condemn.epoch, condemn.lsn));
 }
 
@@ -128,9 +149,11 @@ void ReplicaCore::LookAtDisk(Nanos now_ns) {
   context_.disk.Look({durable, context_.stored_promise}, waits, now_ns);
   // Its process and its network may be well, so nobody else would notice. While no other replica is in
   // sync, nobody could do better.
-  if (!context_.disk.stalled() || !leader_.active() || context_.entry.isr.size() < 2) return;
-  if (!context_.rules().stalled_disk_resigns) return;
-  StepDown("its disk does not answer");
+  if (!leader_.active() || context_.entry.isr.size() < 2) return;
+  // One that is open reserves the room of its writes before it appends them.
+  const bool never_opens = context_.apply_stalled && !leader_.is_open();
+  if (!never_opens && !(context_.disk.stalled() && context_.rules().stalled_disk_resigns)) return;
+  StepDown(never_opens ? "it cannot apply what is committed" : "its disk does not answer");
   election_.StandBack(now_ns);
 }
 
@@ -207,6 +230,11 @@ ChangeResult ReplicaCore::Assign(const ReplicaId& learner, const std::optional<R
   return leader_.Assign(learner, leaves, now_ns);
 }
 
+ChangeResult ReplicaCore::Add(const ReplicaId& learner, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  return leader_.Add(learner, now_ns);
+}
+
 ChangeResult ReplicaCore::Remove(const ReplicaId& replica, Nanos now_ns) {
   turn_ns_ = now_ns;
   return leader_.Remove(replica, now_ns);
@@ -220,6 +248,32 @@ ChangeResult ReplicaCore::SetMinIsr(uint32_t min_isr, Nanos now_ns) {
 ChangeResult ReplicaCore::SetReplicas(uint32_t replicas, Nanos now_ns) {
   turn_ns_ = now_ns;
   return leader_.SetReplicas(replicas, now_ns);
+}
+
+// No promises: there are not enough replicas to give them. Whoever else leads can commit nothing without this
+// replica, if it is in sync, and learns from the topology that its epoch is over.
+ForceVerdict ReplicaCore::Force(const ReplicaSet& learners, bool accept_loss, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  const PartitionEntry& entry = context_.entry;
+  if (out_of_service() || !context_.installed) return ForceVerdict::kOutOfService;
+  if (!entry.known() || !entry.assigned.Contains(context_.self())) return ForceVerdict::kNotAssigned;
+  if (leader_.is_open() && now_ns < leader_.LeaseEnd()) return ForceVerdict::kServes;
+  if (!leader_.active() && !follower_.grant().HasRunOut(now_ns)) return ForceVerdict::kHearsMaster;
+  if (!accept_loss && !entry.isr.Contains(context_.self())) return ForceVerdict::kMayLose;
+  PartitionEntry desired = entry;
+  ++desired.lineage;
+  desired.epoch = std::max({context_.promised, entry.epoch, context_.highest_seen}) + 1;
+  desired.master = context_.self();
+  desired.isr = desired.assigned = ReplicaSet{context_.self()};
+  desired.min_isr = 1;  // I10
+  desired.learners = learners;
+  if (!context_.rules().force_names_new_replicas) {
+    desired.learners = entry.assigned.Union(entry.learners);
+    desired.learners.Remove(context_.self());
+  }
+  desired.op_id = context_.NewOp();
+  context_.out.Add(CasTopology{desired});
+  return ForceVerdict::kProposed;
 }
 
 bool ReplicaCore::Handover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns) {
@@ -244,8 +298,7 @@ SessionState ReplicaCore::SessionCovers(Epoch epoch, Lsn lsn) const {
   const ReplicaLog& log = context_.log;
   const Lsn applied = log.applied();
   if (!context_.rules().session_names_epoch) return lsn <= applied ? SessionState::kCovered : SessionState::kNotYet;
-  const std::optional<HistoryPoint> at = log.PointAt(applied);
-  const Epoch applied_epoch = at ? at->epoch : 0;
+  const Epoch applied_epoch = log.applied_epoch();
   if (applied_epoch == epoch && lsn <= applied) return SessionState::kCovered;
   // What is applied is committed, and epochs only rise. So units of this epoch may still follow unless a
   // unit of a higher one is applied, or a unit of a lower one in its place.
@@ -325,7 +378,9 @@ bool ReplicaCore::IsPart(const PartitionEntry& entry) {
   if (entry.lineage != context_.lineage && context_.rules().lineage_is_checked) {
     if (entry.lineage < context_.lineage) return false;  // the topology went back
     // Who is in sync when a loss is accepted is what the new lineage begins with.
-    if (context_.lineage != 0 && context_.log.end().lsn != 0 && !entry.isr.Contains(context_.self())) {
+    const bool counts = entry.isr.Contains(context_.self()) ||
+                        (context_.log.end().lsn == 0 && entry.learners.Contains(context_.self()));
+    if (context_.lineage != 0 && !counts) {
       Discard(fmt::format("an operator has accepted a loss: the lineage is {} now, and was {} here", entry.lineage,
                           context_.lineage));
       return false;

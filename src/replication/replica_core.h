@@ -26,6 +26,9 @@
 //   I11  a client's write is applied once: lanes decide at apply (src/partition/lane.h), in log order, so
 //        every replica decides the same.
 //   I12  replicas with the same LSN and chain have the same contents: only committed units are applied.
+//   RC9  a replica of an older lineage, other than the one that a forced failover named, is never in sync
+//        again: its UUID is in no entry from then on, so nobody sends it units and nobody counts it, and it is
+//        discarded once it learns of the entry.
 //   RC7  a session is covered exactly if its write is applied here, and no acknowledged one is called lost.
 //   I13  once faults have ended, all replicas are back in sync within a bounded time.
 #pragma once
@@ -83,10 +86,20 @@ class ReplicaCore {
   bool Handover(const ReplicaId& target, Nanos now_ns, Nanos deadline_ns);
   // Makes a replica a learner, and lets one that is not in sync leave for it.
   ChangeResult Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns);
-  // Takes a replica out of the partition, whatever it is, except for the master.
+  // The same for one that comes in addition: how many there should be is raised to how many there are then.
+  ChangeResult Add(const ReplicaId& learner, Nanos now_ns);
+  // Takes a replica out of the partition, whatever it is, except for the master. There should be no more from
+  // then on than there are.
   ChangeResult Remove(const ReplicaId& replica, Nanos now_ns);
   ChangeResult SetMinIsr(uint32_t min_isr, Nanos now_ns);     // at most the size of the ISR
   ChangeResult SetReplicas(uint32_t replicas, Nanos now_ns);  // R; at least min_isr
+
+  // -- what an operator asks of a replica when too few are left to promote one
+  // Proposes {next lineage, next epoch, this replica as master and alone in sync, min_isr 1}, with one CAS. The
+  // other replicas leave; `learners`, which nobody has had yet, are to take their places (RC9). A member of
+  // the ISR has all that was committed, so nothing is lost; with `accept_loss`, one that was evicted from
+  // it takes over too. If the CAS has landed, the entry says so.
+  ForceVerdict Force(const ReplicaSet& learners, bool accept_loss, Nanos now_ns);
 
   std::vector<Effect> TakeEffects() { return context_.out.Take(); }
   // The same for a vector that is used again and again.
@@ -161,6 +174,9 @@ class ReplicaCore {
 
   // The master is told when the room has changed by so much, or is used up.
   static constexpr uint64_t kRoomStep = 1 << 20;
+  // Every campaign raises the epoch by one, so no honest message names one so far above the topology's. One that
+  // does is ignored: its epoch would be promised for good, and no higher one might be left for a master.
+  static constexpr Epoch kMaxEpochsAhead = Epoch{1} << 28;
 
   CoreContext context_;
   Follower follower_;

@@ -76,6 +76,14 @@ void ReplicaHost::Join() {
   context_.reactor.ArmTimer(&tick_, context_.reactor.NowNs() + kTickNs);
 }
 
+void ReplicaHost::Fail() {
+  for (const auto& [id, replica] : replicas_) replica->Fail();
+}
+
+void ReplicaHost::GiveUp(uint32_t partition) {
+  if (HostedReplica* replica = Find(partition)) replica->GiveUp();
+}
+
 Task<void> ReplicaHost::Close() {
   if (std::exchange(closed_, true)) co_return;
   context_.reactor.CancelTimer(&tick_);
@@ -113,6 +121,22 @@ Task<void> ReplicaHost::HandOverAll(Nanos timeout_ns) {
   co_await tasks.Drain();
 }
 
+// The replica may go away meanwhile, so its task does the work, and this only looks.
+Task<Result<ForcedMastership>> ReplicaHost::Force(uint32_t partition, ForceOrder order) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  auto outcome = std::make_shared<std::optional<Result<ForcedMastership>>>();
+  replica->BeginForce(order, outcome);
+  while (!outcome->has_value()) co_await Sleep(context_.reactor, kForceLookNs);
+  co_return std::move(**outcome);
+}
+
+Result<bool> ReplicaHost::SetMinIsr(uint32_t partition, uint32_t min_isr) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->SetMinIsr(min_isr);
+}
+
 std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
   std::vector<Wanting> wanting;
   for (const auto& [id, replica] : replicas_) {
@@ -122,10 +146,19 @@ std::vector<ReplicaHost::Wanting> ReplicaHost::WantingPages() const {
   return wanting;
 }
 
-Status ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns) {
+std::vector<uint32_t> ReplicaHost::RemovedReplicas() const {
+  std::vector<uint32_t> removed;
+  for (const auto& [id, replica] : replicas_) {
+    const Versioned<PartitionRecord>& record = replica->record();
+    if (record.revision != 0 && WasRemoved(record.record, context_.node, replica->state())) removed.push_back(id);
+  }
+  return removed;
+}
+
+Result<KeptLog> ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns, bool anew) {
   HostedReplica* replica = Find(partition);
   if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
-  return replica->KeepLogFor(learner, until_ns);
+  return replica->KeepLogFor(learner, until_ns, anew);
 }
 
 Result<bool> ReplicaHost::Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
@@ -133,6 +166,18 @@ Result<bool> ReplicaHost::Replace(uint32_t partition, const ReplicaId& learner, 
   HostedReplica* replica = Find(partition);
   if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
   return replica->Replace(learner, node, leaves);
+}
+
+Result<ReplicaChange> ReplicaHost::AddOn(uint32_t partition, NodeId node, bool replaces) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->AddOn(node, replaces);
+}
+
+Result<bool> ReplicaHost::RemoveOther(uint32_t partition, const ReplicaId& other) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  return replica->RemoveOther(other);
 }
 
 HostedReplica* ReplicaHost::Find(uint32_t partition) const {
@@ -144,8 +189,10 @@ HostedReplica* ReplicaHost::Find(uint32_t partition) const {
 void ReplicaHost::SetMembers(const Members& members) {
   context_.members = members;
   std::map<NodeId, std::vector<std::string>> addresses;
+  std::map<NodeId, uint64_t> starts;
   for (const auto& [node, member] : members) {
     if (node == context_.node) continue;
+    starts[node] = member.starts;
     std::vector<std::string>& of_node = addresses[node] = member.peer_addresses;
     // Partition P is on reactor P mod reactors, of both nodes: so reactors that share no partition need no link.
     const size_t common = std::gcd(reactors_, std::max<size_t>(of_node.size(), 1));
@@ -153,6 +200,7 @@ void ReplicaHost::SetMembers(const Members& members) {
       if (r % common != reactor_ % common) of_node[r].clear();
     }
   }
+  links_.SetStarts(std::move(starts));
   const Status set = links_.SetAddresses(std::move(addresses));
   LOG_IF(ERROR, !set.ok()) << "the topology has an address that is none: " << set.ToString();
 }
@@ -169,7 +217,9 @@ void ReplicaHost::OnMessage(uint32_t partition, NodeId from, const Message& mess
 }
 
 void ReplicaHost::OnDeathNotice(NodeId node, uint64_t incarnation) {
-  LOG(INFO) << "the process " << incarnation << " of node " << node << " has ended";
+  uint64_t& told = ended_[node];
+  LOG_IF(INFO, incarnation > told) << "the process " << incarnation << " of node " << node << " has ended";
+  told = std::max(told, incarnation);
   for (const auto& [id, replica] : replicas_) replica->OnDeath(node, incarnation);
 }
 
@@ -208,6 +258,22 @@ Status ReplicaHost::Check(uint32_t partition, const Mastership& mastership) cons
 bool ReplicaHost::Holds(uint32_t partition, Nanos fresh_now_ns) const {
   const HostedReplica* replica = Find(partition);
   return replica != nullptr && replica->HoldsLease(fresh_now_ns);
+}
+
+Task<Status> ReplicaHost::Await(uint32_t partition, ReplicaRead read) {
+  HostedReplica* replica = Find(partition);
+  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  co_return co_await replica->AwaitRead(read);
+}
+
+std::optional<SessionPoint> ReplicaHost::Shown(uint32_t partition) const {
+  const HostedReplica* replica = Find(partition);
+  return replica == nullptr ? std::nullopt : replica->Shown();
+}
+
+bool ReplicaHost::IsLost(uint32_t partition, const SessionPoint& point) const {
+  const HostedReplica* replica = Find(partition);
+  return replica != nullptr && replica->IsLost(point);
 }
 
 std::vector<ReplicaReport> ReplicaHost::Report() const {

@@ -35,6 +35,7 @@ struct HostMetrics {
   Counter messages_received_total, messages_misdirected_total;
   Counter shipped_bytes_total, ship_reads_total;
   Counter appends_dropped_total;  // RH2
+  Counter held_writes_total;      // by a handover
   Counter topology_writes_total, topology_conflicts_total, topology_unknown_total;
   Gauge masters, followers, waiting_append_bytes;
 };
@@ -84,6 +85,7 @@ struct ReplicaReport {
   std::string role;  // ReplicaCore::role, or "joining"
   Epoch epoch = 0, promised = 0;
   Lsn last_lsn = 0, durable_lsn = 0, commit_lsn = 0, applied_lsn = 0;
+  Epoch last_epoch = 0;  // of the unit at last_lsn
   size_t in_sync = 0;
   uint32_t replicas = 0, min_isr = 0;
   bool leased = false;
@@ -93,6 +95,32 @@ struct ReplicaReport {
 struct HandoverResult {
   NodeId node = 0;     // of the new master
   Nanos pause_ns = 0;  // for so long this replica accepted no writes
+};
+
+// A forced failover, as an operator orders it.
+struct ForceOrder {
+  // As the operator saw the partition. If it has changed since, nothing is done.
+  Epoch epoch = 0;
+  uint64_t lineage = 0;
+  bool accept_loss = false;
+  Nanos timeout_ns = 0;
+};
+struct ForcedMastership {
+  Epoch epoch = 0;
+  uint64_t lineage = 0;
+  bool was_member = false;  // of the ISR: it had all that was committed
+  bool open = false;        // it serves
+};
+
+// Whether the partition does not have this replica of the node any more, and will not take it again: the record, which
+// is not older than what the replica knows, lists it no longer, in the same lineage; or it was to be installed in the
+// place of another one, and its partition has enough.
+bool WasRemoved(const PartitionRecord& record, NodeId node, const ReplicaState& state);
+
+// A change of a partition's replicas that was asked for.
+struct ReplicaChange {
+  ReplicaId replica;
+  bool done = false;  // the topology says so already
 };
 
 class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook {
@@ -117,6 +145,10 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   std::unique_ptr<CommitGate> MakeGate(uint32_t partition);
   // The process takes part from now on.
   void Join();
+  // The log of this reactor has failed: from now on its replicas promise and acknowledge nothing.
+  void Fail();
+  // The data of a replica are lost: another one, with another UUID, takes its place (GiveUp of HostedReplica).
+  void GiveUp(uint32_t partition);
   // Ends all that goes on, and closes the links. The partitions may still serve; nothing is committed any more.
   Task<void> Close();
 
@@ -128,6 +160,9 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   Result<Mastership> Begin(uint32_t partition) const override;
   Status Check(uint32_t partition, const Mastership& mastership) const override;
   bool Holds(uint32_t partition, Nanos fresh_now_ns) const override;
+  Task<Status> Await(uint32_t partition, ReplicaRead read) override;
+  std::optional<SessionPoint> Shown(uint32_t partition) const override;
+  bool IsLost(uint32_t partition, const SessionPoint& point) const override;
 
   // Makes the replica of that node, or of any that is in sync (0), master, if the epoch is still that one
   // (0: whatever it is). Of several at a time, one goes on; kOverloaded: another one does. kNotMaster: this one is not.
@@ -135,6 +170,15 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   Task<Result<HandoverResult>> HandOver(uint32_t partition, NodeId to, Epoch epoch, Nanos timeout_ns);
   // Hands over all masterships, several at a time, as far as that is possible in time.
   Task<void> HandOverAll(Nanos timeout_ns);
+
+  // Lets the replica here take its partition over without a promotion, as the only one of a new lineage
+  // (ReplicaCore::Force). kInvalidArgument: the partition is not as the order says, is served, or this
+  // replica is out of service, or may lack what was committed while the order accepts no loss. kUnavailable: the
+  // topology does not answer; with an unknown outcome, the error says so.
+  Task<Result<ForcedMastership>> Force(uint32_t partition, ForceOrder order);
+  // As master: changes how many must be in sync. True: the topology says so already. False: ask again.
+  // kInvalidArgument: there are not so many in sync.
+  Result<bool> SetMinIsr(uint32_t partition, uint32_t min_isr);
 
   // -- installation. A replica whose data is to be replaced by a copy of its master's pages, or that has none.
   struct Wanting {
@@ -144,13 +188,23 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
     uint64_t lineage = 0;
   };
   std::vector<Wanting> WantingPages() const;
-  // As master: keeps the log from now on for `learner`, until then, or longer if it is kept already. kNotMaster:
-  // this one is not. kInvalidArgument: there is no such replica.
-  Status KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns);
+  // Those that their partitions do not have any more, as far as is known (WasRemoved).
+  std::vector<uint32_t> RemovedReplicas() const;
+  // As master: keeps the log for `learner` until then: the log from now on (`anew`), or what is kept for it already.
+  // Returns how much that is. kNotMaster: this one is not. kInvalidArgument: there is no such replica. kSnapshotGone:
+  // not anew, and nothing is kept for it.
+  Result<KeptLog> KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns, bool anew);
   // As master: makes a replica of that node a learner, and lets one leave for it that is not in sync. True: the
   // topology says so already. False: it was proposed, or could not be: ask again.
   Result<bool> Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
                        const std::optional<ReplicaId>& leaves);
+
+  // -- what operators ask of a master; false, or not done: ask again
+  // Makes a new replica of that node a learner, or returns the one that it has. `replaces`: another one is to
+  // leave for it later, so there should be no more than before. kOverloaded: another one is a learner already.
+  Result<ReplicaChange> AddOn(uint32_t partition, NodeId node, bool replaces);
+  // Takes a replica out of the partition. kInvalidArgument: it is the master, or too few would be in sync.
+  Result<bool> RemoveOther(uint32_t partition, const ReplicaId& other);
 
   HostedReplica* Find(uint32_t partition) const;
   std::vector<ReplicaReport> Report() const;
@@ -166,6 +220,7 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   static constexpr uint32_t kTickPhases = 4;
   static constexpr size_t kShipSlots = 32;
   static constexpr size_t kHandoversAtOnce = 16;
+  static constexpr Nanos kForceLookNs = 10 * kMillisecond;
 
   void OnMessage(uint32_t partition, NodeId from, const Message& message) override;
   void OnDeathNotice(NodeId node, uint64_t incarnation) override;
@@ -179,6 +234,7 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   std::map<uint32_t, std::unique_ptr<HostedReplica>> replicas_;
   std::vector<HostedReplica*> by_id_;     // by partition; grows as needed
   std::vector<HostedReplica*> appended_;  // in this turn
+  std::map<NodeId, uint64_t> ended_;      // the newest process that a guard has seen exit
   TickTimer tick_;
   uint32_t phase_ = 0;
   bool begun_ = false, closed_ = false;

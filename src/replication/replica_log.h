@@ -29,6 +29,11 @@ class ReplicaLog {
   virtual HistoryPoint durable() const = 0;
   // Everything up to this LSN is applied and can be read. It ends a unit, and is not above the commit LSN.
   virtual Lsn applied() const = 0;
+  // Of the unit that ends there; 0 if nothing is applied.
+  virtual Epoch applied_epoch() const {
+    const std::optional<HistoryPoint> at = PointAt(applied());
+    return at ? at->epoch : 0;
+  }
   // The end of the unit that ends at this LSN. Nothing if none ends there, or none is known any more.
   virtual std::optional<HistoryPoint> PointAt(Lsn lsn) const = 0;
   // The end of the last unit whose epoch is at most `epoch`; all zeros if there is none.

@@ -49,7 +49,8 @@ struct Rules {
   bool stalled_disk_resigns = true;
   bool lost_disk_is_condemned = true;
   bool lineage_is_checked = true;
-  bool session_names_epoch = true;  // an LSN says nothing without its epoch
+  bool force_names_new_replicas = true;  // nobody of an older lineage can follow the new one
+  bool session_names_epoch = true;       // an LSN says nothing without its epoch
   // -- starts
   bool apply_to_watermark_only = true;  // recovery applies what is known to be committed
   bool identity_is_judged = true;       // JudgeDirectory [newUuid, startCounter]

@@ -189,6 +189,19 @@ Json ToJson(const std::vector<ReplicaRecord>& replicas) {
 constexpr std::pair<NodeState, std::string_view> kNodeStates[] = {
     {NodeState::kActive, "active"}, {NodeState::kDraining, "draining"}, {NodeState::kRemoved, "removed"}};
 
+constexpr std::pair<Replacing, std::string_view> kReplacing[] = {
+    {Replacing::kAsStarted, "as-started"}, {Replacing::kOn, "on"}, {Replacing::kOff, "off"}};
+
+// Returns the value that has this name in `names`.
+template <typename T, size_t N>
+T Named(const std::pair<T, std::string_view> (&names)[N], const std::string& name, const char* what, Fields* fields) {
+  for (const auto& [value, known] : names) {
+    if (known == name) return value;
+  }
+  fields->Fail(fmt::format("there is no {} \"{}\"", what, name));
+  return names[0].first;
+}
+
 std::optional<uint32_t> NumberAfter(std::string_view prefix, std::string_view key) {
   if (!key.starts_with(prefix)) return std::nullopt;
   key.remove_prefix(prefix.size());
@@ -284,6 +297,10 @@ Status Check(const NodeRecord& r) {
 Status Check(const PartitionRecord& r) {
   if (r.first_hash > r.last_hash) return Broken("partition {} ends before it begins", r.id);
   if (r.lineage == 0 || r.epoch == 0) return Broken("partition {} has lineage or epoch 0", r.id);
+  if (r.lineage > kMaxNumber || r.epoch > kMaxNumber) {
+    return Broken("partition {} has lineage {} and epoch {}: no reader of JSON takes more than {}", r.id, r.lineage,
+                  r.epoch, kMaxNumber);
+  }
   if (r.replicas == 0 || r.replicas > kMaxReplicas) {
     return Broken("partition {} should have {} replicas: it must be 1 to {}", r.id, r.replicas, kMaxReplicas);
   }
@@ -309,6 +326,11 @@ Status Check(const PartitionRecord& r) {
   }
   if (!has_master) return Broken("partition {}: its master {} is not in the ISR", r.id, r.master.ToString());
   if (uuids.size() > kMaxReplicas) return Broken("partition {} has {} replicas", r.id, uuids.size());
+  return CheckOpId(r.op_id);
+}
+
+Status Check(const ControllerRecord& r) {
+  if (r.holder == 0 && r.incarnation != 0) return Broken("the controller has a process, and no node");
   return CheckOpId(r.op_id);
 }
 
@@ -357,6 +379,17 @@ Result<std::string> Encode(const PartitionRecord& r) {
   return Finish(std::move(object), PartitionKey(r.id));
 }
 
+Result<std::string> Encode(const ControllerRecord& r) {
+  RETURN_IF_ERROR(Check(r));
+  Json object = Start(r.unknown);
+  object["holder"] = r.holder;
+  object["incarnation"] = r.incarnation;
+  object["op_id"] = r.op_id;
+  object["renewed"] = r.renewed;
+  object["replacing"] = kReplacing[static_cast<size_t>(r.replacing)].second;
+  return Finish(std::move(object), std::string(kControllerKey));
+}
+
 Result<ClusterRecord> DecodeCluster(const TopologyEntry& entry) {
   ASSIGN_OR_RETURN(Value value, Parse(entry));
   Fields& fields = value.fields;
@@ -387,14 +420,7 @@ Result<NodeRecord> DecodeNode(const TopologyEntry& entry) {
   r.protocol_max = fields.Small("protocol_max");
   r.protocol_min = fields.Small("protocol_min");
   r.starts = fields.Number("starts");
-  const std::string state_name = fields.Text("state");
-  bool known = false;
-  for (const auto& [state, name] : kNodeStates) {
-    if (name != state_name) continue;
-    r.state = state;
-    known = true;
-  }
-  if (!known) fields.Fail(fmt::format("there is no state \"{}\"", state_name));
+  r.state = Named(kNodeStates, fields.Text("state"), "state", &fields);
   r.zone = fields.Text("zone");
   return Finish(fields, entry, std::move(r));
 }
@@ -420,6 +446,18 @@ Result<PartitionRecord> DecodePartition(const TopologyEntry& entry) {
   return Finish(fields, entry, std::move(r));
 }
 
+Result<ControllerRecord> DecodeController(const TopologyEntry& entry) {
+  ASSIGN_OR_RETURN(Value value, Parse(entry));
+  Fields& fields = value.fields;
+  ControllerRecord r;
+  r.holder = fields.Small("holder");
+  r.incarnation = fields.Number("incarnation");
+  r.op_id = fields.Text("op_id");
+  r.renewed = fields.Number("renewed");
+  r.replacing = Named(kReplacing, fields.Text("replacing"), "way of replacing", &fields);
+  return Finish(fields, entry, std::move(r));
+}
+
 std::optional<std::string> OpIdOf(const std::string& value) {
   if (!IsShallow(value)) return std::nullopt;
   const Json object = Json::parse(value, nullptr, false);
@@ -439,6 +477,9 @@ Status ClusterMap::Apply(const TopologyEntry& entry) {
   } else if (const std::optional<uint32_t> id = PartitionOfKey(entry.key)) {
     ASSIGN_OR_RETURN(PartitionRecord record, DecodePartition(entry));
     partitions[*id] = {std::move(record), entry.revision};
+  } else if (entry.key == kControllerKey) {
+    ASSIGN_OR_RETURN(ControllerRecord record, DecodeController(entry));
+    controller = {std::move(record), entry.revision};
   }
   return Status();
 }

@@ -4,6 +4,7 @@
 //   cluster             ClusterRecord
 //   node/7              NodeRecord
 //   partition/00012     PartitionRecord
+//   controller          ControllerRecord; there may be none
 //
 // Values are JSON objects; docs/FORMAT.md describes them. Encode writes the fields in alphabetical
 // order, without spaces, so that equal records are equal bytes. Values of format 1 are still read,
@@ -102,6 +103,20 @@ struct PartitionRecord {
   bool operator==(const PartitionRecord&) const = default;
 };
 
+enum class Replacing : uint8_t { kAsStarted, kOn, kOff };
+
+// Who gives the replicas of nodes that stay away to other nodes (src/node/controller.h).
+struct ControllerRecord {
+  NodeId holder = 0;         // 0: nobody yet
+  uint64_t incarnation = 0;  // of its process
+  uint64_t renewed = 0;      // grows as long as the holder holds the key
+  // Whether that is done at all: as the nodes' flags say, or as an operator has said since.
+  Replacing replacing = Replacing::kAsStarted;
+  std::string op_id;
+  UnknownFields unknown;
+  bool operator==(const ControllerRecord&) const = default;
+};
+
 // min_isr for R replicas, unless the operator says something else.
 constexpr uint32_t DefaultMinIsr(uint32_t replicas) { return replicas / 2 + 1; }
 
@@ -113,6 +128,7 @@ std::pair<uint64_t, uint64_t> HashRangeOf(uint32_t id, uint32_t count);
 Uuid PartitionUuid(const Uuid& cluster_id, uint32_t id);
 
 inline constexpr std::string_view kClusterKey = "cluster";
+inline constexpr std::string_view kControllerKey = "controller";
 std::string NodeKey(NodeId id);
 std::string PartitionKey(uint32_t id);
 std::optional<NodeId> NodeOfKey(std::string_view key);  // nullopt: it is not the key of a node
@@ -122,17 +138,20 @@ std::optional<uint32_t> PartitionOfKey(std::string_view key);
 Status Check(const ClusterRecord& record);
 Status Check(const NodeRecord& record);
 Status Check(const PartitionRecord& record);
+Status Check(const ControllerRecord& record);
 
 // Returns the value for the record. An error is that of Check, or that the value is too long.
 Result<std::string> Encode(const ClusterRecord& record);
 Result<std::string> Encode(const NodeRecord& record);
 Result<std::string> Encode(const PartitionRecord& record);
+Result<std::string> Encode(const ControllerRecord& record);
 
 // Returns kCorruption, with the key, for a value that is not such a record; kVersion for one of a
 // format that this build does not know.
 Result<ClusterRecord> DecodeCluster(const TopologyEntry& entry);
 Result<NodeRecord> DecodeNode(const TopologyEntry& entry);
 Result<PartitionRecord> DecodePartition(const TopologyEntry& entry);
+Result<ControllerRecord> DecodeController(const TopologyEntry& entry);
 // The op_id of any record, or nullopt.
 std::optional<std::string> OpIdOf(const std::string& value);
 
@@ -148,6 +167,7 @@ struct ClusterMap {
   std::optional<Versioned<ClusterRecord>> cluster;
   std::map<NodeId, Versioned<NodeRecord>> nodes;
   std::map<uint32_t, Versioned<PartitionRecord>> partitions;
+  std::optional<Versioned<ControllerRecord>> controller;
 
   // Takes the newer state of one key. Keys of other kinds are for other builds, and are passed over.
   Status Apply(const TopologyEntry& entry);

@@ -1,6 +1,7 @@
 #include "src/topology/placement.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <set>
@@ -174,6 +175,32 @@ Result<Placement> PlacePartitions(std::vector<PlacementNode> nodes, uint32_t par
   Placer placer(std::move(nodes), partitions);
   for (uint32_t i = 0; i < replicas; ++i) placer.AddReplica();
   return placer.Result();
+}
+
+std::optional<NodeId> ChooseNode(const std::vector<PlacementNode>& nodes, const std::vector<size_t>& loads,
+                                 const std::vector<PlacementNode>& stay, uint32_t partition) {
+  auto in_zone = [&](const PlacementNode& node) {
+    return node.zone.empty()
+               ? 0
+               : std::count_if(stay.begin(), stay.end(), [&](const auto& other) { return other.zone == node.zone; });
+  };
+  std::optional<size_t> best;
+  // Per unit of weight, rounded up, so that a node with twice the weight takes twice as much.
+  auto load_of = [&](size_t n) { return (loads[n] + nodes[n].weight) / nodes[n].weight; };
+  size_t least = SIZE_MAX;
+  auto fewest = std::numeric_limits<decltype(in_zone(nodes.front()))>::max();
+  for (size_t n = 0; n < nodes.size(); ++n) fewest = std::min(fewest, in_zone(nodes[n]));
+  for (size_t n = 0; n < nodes.size(); ++n) {
+    if (in_zone(nodes[n]) == fewest) least = std::min(least, load_of(n));
+  }
+  for (size_t n = 0; n < nodes.size(); ++n) {
+    if (in_zone(nodes[n]) != fewest || load_of(n) > least + least / kSlack + 1) continue;
+    if (!best || std::pair(ScoreOf(partition, nodes[n]), nodes[n].id) >
+                     std::pair(ScoreOf(partition, nodes[*best]), nodes[*best].id)) {
+      best = n;
+    }
+  }
+  return best ? std::optional(nodes[*best].id) : std::nullopt;
 }
 
 }  // namespace pando

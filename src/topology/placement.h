@@ -16,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,5 +39,11 @@ using Placement = std::vector<std::vector<NodeId>>;
 // Returns kInvalidArgument if there are fewer nodes than replicas, a node is there twice, or a weight is
 // not possible. REQUIRES: partitions and replicas are not 0.
 Result<Placement> PlacePartitions(std::vector<PlacementNode> nodes, uint32_t partitions, uint32_t replicas);
+
+// The node that should get one more replica of a partition: of `nodes`, none of which has one, and which hold `loads`
+// replicas. In the zone that has the fewest of it on the nodes `stay`; of those, one that holds little more than the
+// least; of those, the one with the best score. Nothing if there are no nodes.
+std::optional<NodeId> ChooseNode(const std::vector<PlacementNode>& nodes, const std::vector<size_t>& loads,
+                                 const std::vector<PlacementNode>& stay, uint32_t partition);
 
 }  // namespace pando

@@ -287,7 +287,8 @@ class LogLossAudit {
       loss.from = From::kQuarantined;
       if (stream != nullptr) loss.keeps_lsn = std::max(loss.keeps_lsn, stream->last().lsn);
     } else if (stream != nullptr && stream->last().lsn > loss.checkpoint_lsn && stream->last().epoch >= p->sb.epoch &&
-               p->meets && history_.LastGap(uuid) <= loss.checkpoint_lsn && history_.AcceptEnd(uuid)) {
+               p->meets && history_.LastGap(uuid) <= loss.checkpoint_lsn &&
+               history_.AcceptEnd(uuid, loss.checkpoint_lsn)) {
       loss.from = From::kLog;
       loss.keeps_lsn = stream->last().lsn;
     }

@@ -335,7 +335,7 @@ class LogAudit {
   void JudgeEnd(const PartitionCheck& p, const LogReader& reader) {
     const Uuid& uuid = store_.Find(p.id)->uuid;
     if (history_.broken(uuid)) return;  // it was reported
-    if (!history_.AcceptEnd(uuid)) {
+    if (!history_.AcceptEnd(uuid, p.opened ? p.checkpoint_lsn : 0)) {
       return Problem(p.id,
                      fmt::format("{}: at the end of the log: {}", reader.segments().back().path, history_.wrong()));
     }

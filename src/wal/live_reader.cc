@@ -90,6 +90,17 @@ size_t LiveReader::FindInMemory() const {
 // What is neither in memory nor durable comes when it is durable.
 bool LiveReader::HasMore() const { return stream_->durable_lsn > position_.lsn || FindInMemory() != kNowhere; }
 
+KeptLog LiveReader::kept() const {
+  KeptLog kept;
+  kept.limit_bytes = retention_bytes_;
+  kept.complete = Usable().ok();
+  if (!kept.complete) return kept;
+  kept.bytes = log_->retained_bytes_;
+  const bool durable = stream_->durable_lsn > position_.lsn;
+  kept.complete = !durable || FindInMemory() != kNowhere || !log_->SegmentsOf(stream_, position_.lsn + 1).empty();
+  return kept;
+}
+
 Status LiveReader::CheckContinues(Epoch epoch, uint64_t chain_before) const {
   if (epoch >= position_.epoch && (position_.chain == 0 || position_.chain == chain_before)) return Status();
   return Error(Code::kAborted,

@@ -29,6 +29,12 @@ namespace pando {
 
 class LogImpl;
 
+// Of the log, beyond what recovery needs.
+struct KeptLog {
+  uint64_t bytes = 0, limit_bytes = 0;
+  bool complete = true;  // the next unit is there, or is still to come
+};
+
 class LiveReader {
  public:
   struct Units {
@@ -54,6 +60,9 @@ class LiveReader {
   Task<void> UntilMore();
   // From now on Read returns kUnavailable, so that who waits can end. What was kept for it is given up.
   void Stop();
+
+  // What the log keeps for its readers, and the most that it keeps for this one.
+  KeptLog kept() const;
 
   const HistoryPoint& position() const { return position_; }  // the end of the last unit returned
 

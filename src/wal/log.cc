@@ -237,6 +237,12 @@ bool LogImpl::Fits(uint64_t bytes) const {
 
 bool LogImpl::HasSpace(size_t bytes) const { return !failed() && !closing_ && waiting_streams_.empty() && Fits(bytes); }
 
+bool LogImpl::HalfUsed() const {
+  const uint64_t held_bytes = live_bytes_ + staged_bytes_ + granted_bytes_;
+  const uint64_t held_records = live_records_ + staged_records_ + granted_records_;
+  return held_bytes > options_.budget_bytes / 2 || held_records > options_.budget_records / 2;
+}
+
 Status LogImpl::Refusal() const {
   if (failed()) return Error(Code::kUnavailable, "the log has failed: {}", failure_.message());
   if (closing_) return Error(Code::kUnavailable, "{}: the log is closing", options_.directory);

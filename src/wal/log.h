@@ -142,6 +142,9 @@ class LogReplaySink {
   // missing. Nothing more of it is delivered, and all of its units stay in the log until KeepUnits or
   // ReleaseUnknownStreams has decided about them. The other partitions are not concerned.
   virtual void OnBroken(const Uuid& partition, const Status& why) = 0;
+  // What the newest checkpoint of the partition contains need not be in the log. A segment may be gone before the
+  // mark that says so is durable.
+  virtual Lsn CheckpointOf(const Uuid& /*partition*/) const { return 0; }
 
  protected:
   ~LogReplaySink() = default;
@@ -246,6 +249,8 @@ class Log {
   virtual Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) = 0;
   // Returns true when WaitForSpace would not suspend.
   virtual bool HasSpace(size_t bytes) const = 0;
+  // More than half of a budget is used.
+  virtual bool HalfUsed() const = 0;
 
   // Stages one unit, of which recovery sees all or nothing. It continues the stream (CHECKed). If its first
   // LSN is one that the stream has reached already, and its epoch is higher than that of the last unit, the

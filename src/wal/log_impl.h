@@ -154,6 +154,7 @@ class LogImpl final : public Log, private TurnHook {
   void DropUnits(const Uuid& partition) override;
   Task<Result<LogSpace>> WaitForSpace(LogStream* stream, size_t bytes, Nanos deadline_ns) override;
   bool HasSpace(size_t bytes) const override;
+  bool HalfUsed() const override;
   void Append(LogStream* stream, const WriteUnit& unit) override;
   void Cut(LogStream* stream, const HistoryPoint& after) override;
   void AppendAgain(LogStream* stream, const WriteUnit& unit, std::function<void()> on_done) override;

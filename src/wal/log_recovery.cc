@@ -113,7 +113,7 @@ Task<Status> LogImpl::Replay(LogReader* reader, LogReplaySink* sink) {
     CO_RETURN_IF_ERROR(co_await ReplayBatch(entry, &replaying));
   }
   for (const Uuid& partition : replaying.history.Partitions()) {
-    if (replaying.history.AcceptEnd(partition)) continue;
+    if (replaying.history.AcceptEnd(partition, sink->CheckpointOf(partition))) continue;
     BreakStream(partition, fmt::format("{}: at the end of the log", live_.back()->path), &replaying);
   }
   // What is known of each partition goes into the first batch of the next segment (L9).

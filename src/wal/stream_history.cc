@@ -154,7 +154,7 @@ void StreamHistory::PopFront(Stream* stream) {
   if (popped.lsn + 1 < next) stream->last_gap = next - 1;
 }
 
-bool StreamHistory::AcceptEnd(const Uuid& partition) {
+bool StreamHistory::AcceptEnd(const Uuid& partition, Lsn checkpoint_lsn) {
   const auto at = streams_.find(partition);
   if (at == streams_.end()) return true;
   const auto mark = marks_.find(partition);
@@ -162,7 +162,7 @@ bool StreamHistory::AcceptEnd(const Uuid& partition) {
   const Lsn required = std::max(mark->second.durable_lsn, mark->second.commit_lsn);
   // What is in the checkpoints may be gone. The end of the log may then hold only older units, which
   // were appended again before the checkpoints contained them.
-  if (required <= std::max(at->second.last().lsn, mark->second.released_lsn)) return true;
+  if (required <= std::max({at->second.last().lsn, mark->second.released_lsn, checkpoint_lsn})) return true;
   Broken(partition, fmt::format("the log holds it up to LSN {}, but it was durable up to LSN {}", at->second.last().lsn,
                                 required));
   return false;

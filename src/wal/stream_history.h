@@ -9,7 +9,7 @@
 //       point of it; what it cuts off may be of higher epochs than what follows. Nothing at or below
 //       the commit LSN is superseded or cut off.
 //   WU3  What the last mark states about a partition is there: at the end of the log, its durable LSN
-//        is not above the last unit.
+//        is not above the last unit, or what a checkpoint contains.
 //   WU4  The first segment of a tail that was appended again may be gone, and later ones may not be.
 //       Units that were appended again then come after the units that follow them (kFills). Until
 //       then there is a gap. A gap that is left at the end is no fault if a checkpoint contains what
@@ -62,8 +62,9 @@ class StreamHistory {
     Lsn last_gap = 0;  // the last LSN that is missing between units that `ends` no longer has; 0: none
     const End& last() const { return ends.back(); }
   };
-  // Accepts the end of the log. Returns false if units are missing at the end (WU3).
-  bool AcceptEnd(const Uuid& partition);
+  // Accepts the end of the log. Returns false if units are missing at the end (WU3). Those up to `checkpoint_lsn`,
+  // which a checkpoint contains, need not be there, even if no mark has come to say so.
+  bool AcceptEnd(const Uuid& partition, Lsn checkpoint_lsn = 0);
   // The last LSN that is missing between two units of the partition; 0: none (WU4).
   Lsn LastGap(const Uuid& partition) const;
   bool broken(const Uuid& partition) const { return broken_.contains(partition); }

@@ -45,6 +45,7 @@ class NodeProcess:
     def __init__(self, data_dir, flags=(), binary=None):
         self.data_dir = pathlib.Path(data_dir)
         self.flags = list(flags)
+        self.prefix = []  # of the command, such as one that enters a network namespace
         self.binary = binary or BIN_DIR / "kvnode"
         self.log = self.data_dir.parent / (self.data_dir.name + ".log")
         self.process = None
@@ -58,18 +59,22 @@ class NodeProcess:
         return self
 
     def launch(self):
-        command = [self.binary, "--data_dir", self.data_dir, "--listen", "127.0.0.1:0", "--http_port", "0",
-                   "--logtostderr", *self.flags]
+        command = [*self.prefix, self.binary, "--data_dir", self.data_dir, "--listen", "127.0.0.1:0", "--http_port",
+                   "0", "--logtostderr", *self.flags]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=subprocess.STDOUT)
 
+    def is_ready(self):
+        match = self.READY.search(self.log.read_bytes())
+        if match:
+            self.host, self.port = match.group(1).decode(), int(match.group(2))
+        return bool(match)
+
     def wait_ready(self):
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            match = self.READY.search(self.log.read_bytes())
-            if match:
-                self.host, self.port = match.group(1).decode(), int(match.group(2))
+            if self.is_ready():
                 return
             if self.process.poll() is not None:
                 raise AssertionError(f"kvnode exited with {self.process.returncode} while starting:\n{self.output()}")

@@ -55,9 +55,9 @@ class Writer(threading.Thread):
             raise self.error
 
     def verify(self):
-        for key in self.keys:
+        for key, maybe in self.maybe.items():
             found = self.client.get(key)
-            allowed = {self.acknowledged.get(key), self.maybe.get(key)}
+            allowed = {self.acknowledged.get(key), maybe}
             assert found in allowed, f"{key} holds {found}, and not one of {allowed}"
 
 

@@ -87,6 +87,8 @@ class OutputTest(WithNode):
             "failover": lambda: ["failover", "--help"],
             "rebalance": lambda: ["rebalance", "--help"],
             "drain": lambda: ["drain", "--help"],
+            "replica": lambda: ["replica", "--help"],
+            "verify": lambda: ["verify", "--help"],
             "topology": lambda: ["topology", "dump", f"file:{ROOT}/tests/fixtures/topology-format-1"],
             "--help": lambda: ["--help"],
             "get --help": lambda: ["get", "--help"],

@@ -65,7 +65,9 @@ Operation ClusterWorld::RandomOperation(Client& client) {
 // A request has come to a node and is looked at.
 void ClusterWorld::CountRequest(const Node& node, const Call& call) {
   const replication::ReplicaCore* core = CoreOf(node, call.partition);
-  if (core == nullptr || !core->Serving() || core->leader().epoch() >= Record(call.partition).record.epoch) return;
+  if (call.level || core == nullptr || !core->Serving() ||
+      core->leader().epoch() >= Record(call.partition).record.epoch)
+    return;
   ++(call.op.kind == Operation::Kind::kGet ? counts_.reads_at_old_master : counts_.writes_at_old_master);
 }
 
@@ -82,11 +84,17 @@ void ClusterWorld::ClientNext(Client& client) {
     call->op.key = fmt::format("e{}", random_.Below(200));
     call->op.value = std::string(random_.Below(6000), 'e');
   }
+  if (!call->expires && !IsLoyal(client) && random_.Chance(0.35)) {
+    call->level = RandomLevelRequest(client);
+    call->op.key = call->level->key;
+  }
   StoreInfo store;
   store.ranges = partitions_;
   call->partition = store.PartitionOf(call->op.key);
   const auto serves = [](const Node* n) { return n != nullptr && n->state == State::kUp && n->member->serving(); };
-  Node*& target = client.targets[call->partition];
+  const bool anywhere = call->level && call->level->kind != LevelRequest::Kind::kWrite;
+  Node* any = &AnyNode();
+  Node*& target = anywhere ? any : client.targets[call->partition];
   if (IsLoyal(client)) {
     target = loyal_to_;
   } else if (!serves(target)) {
@@ -95,7 +103,15 @@ void ClusterWorld::ClientNext(Client& client) {
   if (!serves(target)) return At(10 * kMillisecond, [this, &client] { ClientNext(client); });
   call->node = target;
   call->life = target->life;
-  if (!call->expires) call->history = history_.Begin(call->op, kernel_.now_ns());
+  if (call->level) {
+    LevelRequest& request = *call->level;
+    request.invoked_ns = kernel_.now_ns();
+    request.after = client.session.token.At(call->partition);
+    request.floor = client.session.seen[request.key];
+    levels_.Begin(request);
+  } else if (!call->expires) {
+    call->history = history_.Begin(call->op, kernel_.now_ns());
+  }
   client.call = call;
   ++calls_open_;
   counts_.sent_while_paused += target->paused_until_ns > kernel_.now_ns();
@@ -112,6 +128,10 @@ Task<void> ClusterWorld::RunCall(ClusterWorld* world, Client* client, ClusterMem
   Operation& op = call->op;
   if (member->serving() && !call->over) world->CountRequest(*call->node, *call);
   if (!member->serving()) {
+  } else if (call->level) {
+    Task<Code> run = RunLevelRequest(member, call->partition, &*call->level);
+    code = co_await run;
+    if (code == Code::kOk) world->LookAtAllReplicas(*call);
   } else if (op.kind == Operation::Kind::kGet) {
     Result<ReadResult> read = co_await member->place(call->partition)->Get(op.key, kNewest, nullptr);
     code = read.code();
@@ -164,18 +184,21 @@ Task<void> ClusterWorld::RunCall(ClusterWorld* world, Client* client, ClusterMem
 void ClusterWorld::Answered(Client& client, const std::shared_ptr<Call>& call, Code code) {
   if (std::exchange(call->over, true)) return;
   --calls_open_;
-  const bool read = call->op.kind == Operation::Kind::kGet;
+  const bool read =
+      call->level ? call->level->kind != LevelRequest::Kind::kWrite : call->op.kind == Operation::Kind::kGet;
   const bool ok = code == Code::kOk;
   Node*& target = client.targets[call->partition];
   if (!ok && target == call->node) target = nullptr;
+  if (call->level) LevelAnswered(client, *call, code);
   if (ok) {
     ++counts_.done;
+    counts_.judged += !call->expires;
   } else if (read || code != Code::kAborted) {
     ++counts_.refused;
   } else {
     ++counts_.unknown;
   }
-  if (!call->expires) {
+  if (!call->expires && !call->level) {
     Operation& recorded = history_.operation(call->history);
     if (ok) {
       recorded.refused = call->op.refused;
@@ -210,7 +233,7 @@ void ClusterWorld::NextFault() {
 void ClusterWorld::OneFault() {
   Node& node = AnyNode();
   Node& other = AnyNode();
-  switch (random_.Below(17)) {
+  switch (options_.calm ? 13 : random_.Below(17)) {
     case 0:
     case 1: return Crash(node, false);
     case 2: return Crash(node, true);
@@ -325,14 +348,33 @@ void ClusterWorld::DiskFaultOf(Node& node) {
   }
 }
 
+// Whether the topology still counts a replica whose disk was lost: nobody has noticed yet.
+bool ClusterWorld::HasLostReplica() const {
+  for (uint32_t p = 0; p < partitions_; ++p) {
+    for (const ReplicaRecord& replica : Record(p).record.isr) {
+      if (lost_replicas_.contains(replica.replica)) return true;
+    }
+  }
+  return false;
+}
+
+void ClusterWorld::NoteLostReplicas(const Node& node) {
+  for (uint32_t p = 0; p < partitions_; ++p) {
+    for (const ReplicaRecord& replica : Record(p).record.isr) {
+      if (replica.node == node.id) lost_replicas_.insert(replica.replica);
+    }
+  }
+}
+
 // One at a time: two of three replicas that lose what they have acknowledged are more than the protocol promises.
 void ClusterWorld::LoseDisk(Node& node) {
-  if (node.state == State::kDown || plot_goes_on_ || !WhyNotInSync().empty()) return;
+  if (node.state == State::kDown || plot_goes_on_ || !WhyNotInSync().empty() || HasLostReplica()) return;
   if (!random_.Chance(0.5)) {
     Say("an image is taken of the disk of {}", node.name());
     node.backup = node.machine->Image(random_.Next());
     return;
   }
+  NoteLostReplicas(node);
   Crash(node, true);
   if (node.backup) {
     Say("{} gets back the disk of its image", node.name());

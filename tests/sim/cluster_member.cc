@@ -151,14 +151,20 @@ Task<Result<api::ScrubReply>> ClusterMember::Scrub(Reactor&, bool, uint64_t) {
 }
 
 // As cluster_control.cc does it.
-Task<Result<OpenedSnapshot>> ClusterMember::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
-  CO_RETURN_IF_ERROR(host()->KeepLogFor(partition, replica, caller.NowNs() + kCopyTtlMs * kMillisecond));
-  co_return co_await snapshots_->OpenCopy(part_->place(partition), kCopyTtlMs);
+Task<Result<OpenedCopy>> ClusterMember::OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) {
+  OpenedCopy copy;
+  const Nanos until_ns = caller.NowNs() + kCopyTtlMs * kMillisecond;
+  CO_ASSIGN_OR_RETURN(copy.log, host()->KeepLogFor(partition, replica, until_ns, /*anew=*/true));
+  CO_ASSIGN_OR_RETURN(copy.snapshot, co_await snapshots_->OpenCopy(part_->place(partition), kCopyTtlMs));
+  co_return copy;
 }
-Task<Result<OpenedSnapshot>> ClusterMember::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
-                                                      SnapshotToken token) {
-  CO_RETURN_IF_ERROR(host()->KeepLogFor(partition, replica, caller.NowNs() + kCopyTtlMs * kMillisecond));
-  co_return co_await snapshots_->Renew(token, kCopyTtlMs);
+Task<Result<OpenedCopy>> ClusterMember::RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
+                                                  SnapshotToken token) {
+  OpenedCopy copy;
+  const Nanos until_ns = caller.NowNs() + kCopyTtlMs * kMillisecond;
+  CO_ASSIGN_OR_RETURN(copy.log, host()->KeepLogFor(partition, replica, until_ns, /*anew=*/false));
+  CO_ASSIGN_OR_RETURN(copy.snapshot, co_await snapshots_->Renew(token, kCopyTtlMs));
+  co_return copy;
 }
 Task<Result<bool>> ClusterMember::ReplaceReplica(Reactor&, uint32_t partition, Uuid replica, uint32_t node,
                                                  std::optional<Uuid> leaves) {

@@ -42,6 +42,8 @@ class ClusterMember final : public NodeControl {
   SimReactor& reactor() const { return reactor_; }
   // What clients use, as the services do. REQUIRES: serving.
   Partition* place(uint32_t id) const { return part_->place(id); }
+  // The same for reads that any replica may answer.
+  Partition* replica_place(uint32_t id) const { return part_->ReplicaPlaceOf(id); }
   replication::ReplicaHost* host() const { return part_ ? part_->replica_host() : nullptr; }
   Engine* engine() const { return part_ ? part_->engine() : nullptr; }
   // Calls of clients; Stop waits for them.
@@ -61,9 +63,8 @@ class ClusterMember final : public NodeControl {
   Task<Result<OpenedSnapshot>> RenewSnapshot(Reactor& caller, SnapshotToken token, int64_t ttl_ms) override;
   Task<Result<bool>> ReleaseSnapshot(Reactor& caller, SnapshotToken token) override;
   Task<Result<api::ScrubReply>> Scrub(Reactor& caller, bool start, uint64_t bytes_per_s) override;
-  Task<Result<OpenedSnapshot>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
-  Task<Result<OpenedSnapshot>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica,
-                                         SnapshotToken token) override;
+  Task<Result<OpenedCopy>> OpenCopy(Reactor& caller, uint32_t partition, Uuid replica) override;
+  Task<Result<OpenedCopy>> RenewCopy(Reactor& caller, uint32_t partition, Uuid replica, SnapshotToken token) override;
   Task<Result<bool>> ReplaceReplica(Reactor& caller, uint32_t partition, Uuid replica, uint32_t node,
                                     std::optional<Uuid> leaves) override;
   std::string server_version() const override { return "simulated"; }

@@ -110,8 +110,9 @@ Task<bool> ClusterWorld::PausedMaster() {
   if (master == nullptr) co_return false;
   loyal_to_ = master;
   co_await For(Between(20, 200) * kMillisecond);
-  const uint64_t reads = counts_.reads_at_old_master;
-  const Nanos for_ns = Between(1500, 2600) * kMillisecond;
+  const Epoch epoch = Record(plot_partition_).record.epoch;
+  const uint64_t sent = counts_.sent_while_paused;
+  const Nanos for_ns = Between(1800, 3000) * kMillisecond;
   Say("{} is paused for {} ms, and its clients go on asking it", master->name(), for_ns / kMillisecond);
   if (random_.Chance(0.5)) SetTopology(master, {.latency_min_ns = kMillisecond, .latency_max_ns = 300 * kMillisecond});
   master->paused_until_ns = kernel_.now_ns() + for_ns;
@@ -120,9 +121,11 @@ Task<bool> ClusterWorld::PausedMaster() {
   } else {
     master->machine->PauseInTurn(for_ns, random_.Below(60));
   }
-  co_await For(for_ns + Between(20, 300) * kMillisecond);
+  co_await For(for_ns);
+  const bool replaced = Record(plot_partition_).record.epoch > epoch;
+  co_await For(Between(20, 300) * kMillisecond);
   SetTopology(master, {});
-  co_return counts_.reads_at_old_master > reads;
+  co_return replaced&& counts_.sent_while_paused > sent;
 }
 
 // A master dies, and its next process leads again. Only then the others hear that the first one has died, and
@@ -254,6 +257,8 @@ Task<bool> ClusterWorld::OldImage() {
   if (!again || MasterOf(plot_partition_) != master || third->state != State::kUp) co_return false;
   co_await For(Between(200, 500) * kMillisecond);
   if (old->state != State::kUp || master->state != State::kUp || !WhyNotInSync().empty()) co_return false;
+  if (HasLostReplica()) co_return false;
+  NoteLostReplicas(*old);
   Say("{} gets back the disk of its image, and {} dies; {} does not reach the topology", old->name(), master->name(),
       third->name());
   SetTopology(third, {.unreachable = true});

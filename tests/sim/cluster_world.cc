@@ -90,9 +90,12 @@ std::string ClusterWorld::Story() const {
 std::string ClusterWorld::Summary() const {
   return fmt::format(
       "{} nodes, {} partitions, {} operations done, {} refused, {} unknown, {} faults, {} crashes, {} handovers, "
-      "{} copies wanted, {} events, {:.1f} s simulated",
+      "{} copies wanted, {} held, {} at ONE, {} at ALL, {} BOUNDED, {} SESSION (of both, {} at followers, {} too "
+      "stale, "
+      "{} lost), {} events, {:.1f} s simulated",
       nodes_.size(), partitions_, counts_.done, counts_.refused, counts_.unknown, counts_.faults, counts_.crashes,
-      counts_.handovers, counts_.installs, kernel_.events(),
+      counts_.handovers, counts_.installs, counts_.held, counts_.ones, counts_.alls, counts_.bounded, counts_.sessions,
+      counts_.by_followers, counts_.stale, counts_.lost, kernel_.events(),
       static_cast<double>(kernel_.now_ns() - began_ns_) / kSecond);
 }
 
@@ -125,7 +128,7 @@ std::string ClusterWorld::Run() {
   clients_on_ = faults_on_ = true;
   for (auto& client : clients_) At(Between(0, think_ns_), [this, c = client.get()] { ClientNext(*c); });
   At(Between(100, 600) * kMillisecond, [this] { NextFault(); });
-  const Plot plot = PlotOf(seed_);
+  const Plot plot = options_.calm ? Plot::kNone : PlotOf(seed_);
   plot_goes_on_ = plot != Plot::kNone;
   if (plot_goes_on_) At(Between(50, 500) * kMillisecond, [this, plot] { RunPlot(this, plot); });
   const Nanos end_ns = kernel_.now_ns() + Between(4, 7) * kSecond;
@@ -139,6 +142,7 @@ std::string ClusterWorld::Run() {
   CompareReplicas();
   ReadAllKeys();
   JudgeHistory();
+  JudgeLevels();
   if (wrong_.empty()) CloseAll();
   counts_.events = kernel_.events();
   return wrong_;
@@ -498,7 +502,10 @@ void ClusterWorld::ReadAllKeys() {
 void ClusterWorld::JudgeHistory() {
   const Linearizability judged = CheckLinearizable(history_, {.max_configurations = 50'000, .zero_ns = began_ns_});
   if (judged.verdict == Linearizability::Verdict::kNo) Wrong("history: not linearizable: " + judged.why);
-  counts_.too_wide += judged.verdict == Linearizability::Verdict::kTooWide;
+  if (judged.verdict == Linearizability::Verdict::kTooWide) {
+    ++counts_.too_wide;
+    counts_.judged = 0;
+  }
 }
 
 void ClusterWorld::CloseAll() {

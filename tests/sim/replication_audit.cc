@@ -185,7 +185,8 @@ void ReplicationCluster::AuditLanding(const PartitionEntry& before, const Partit
   if (after.isr.size() < after.min_isr) {
     Violated(fmt::format("I10: the ISR is smaller than min_isr: {}", EntryText(after)));
   }
-  if (after.epoch == before.epoch) return;
+  AuditLineage(before, after);
+  if (after.epoch == before.epoch || after.lineage != before.lineage) return;
   if (!before.isr.Contains(after.master)) {
     Violated(fmt::format("RC4: {} is promoted without being in the ISR", NameOf(after.master)));
   }

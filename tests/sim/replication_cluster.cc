@@ -110,9 +110,11 @@ void ReplicationCluster::Do(SimNode& node, Effect& effect) {
   } else if (auto* discard = std::get_if<DiscardReplica>(&effect)) {
     Say("{} discards its replica: {}", node.name(), discard->why);
     Stop(node, false);
+    // Another one is to take its place.
     node.log.PutDisk({}, 0);
-    node.checkpoint_lsn = 0;
-    node.empty_disk = true;
+    node.id = ReplicaId{static_cast<uint64_t>(node.index) + 1, ++node.replica_number};
+    node.checkpoint_lsn = node.stored_promise = node.lineage = 0;
+    node.tainted = false;
     At(10 * kMillisecond, [this, &node] {
       if (!node.running) Start(node, false);
     });

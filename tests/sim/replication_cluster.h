@@ -32,7 +32,7 @@ struct SimOutcome {
   std::string violation;  // "I3: ..."; empty if there is none
   std::vector<std::string> story;
   uint64_t events = 0, masterships = 0, acknowledged = 0, reads = 0, faults = 0, cas_in_doubt = 0, too_wide = 0;
-  uint64_t handovers = 0, failed_handovers = 0, held = 0, late = 0, fresh = 0, sessions = 0, stalls = 0;
+  uint64_t forced = 0, handovers = 0, failed_handovers = 0, held = 0, late = 0, fresh = 0, sessions = 0, stalls = 0;
   // The first words of the violation: the invariant's name, or "history".
   std::string Name() const { return violation.substr(0, violation.find(':')); }
 };
@@ -196,6 +196,12 @@ class ReplicationCluster {
   void HandOver(SimNode& from, SimNode& to, Nanos after);
   void Isolate(SimNode& node, Nanos time);
 
+  // -- replication_force.cc
+  void PlanForce();
+  void LoseAllBut(SimNode& one);
+  void ForceOn(SimNode& node, Nanos until);
+  void AuditLineage(const PartitionEntry& before, const PartitionEntry& after);
+
   // -- replication_audit.cc
   void Audit(SimNode* touched);
   void AuditAppend(SimNode& node, const SimUnit& unit);
@@ -254,7 +260,9 @@ class ReplicationCluster {
   std::map<Epoch, std::pair<ReplicaId, uint64_t>> master_of_;
   std::unordered_map<uint64_t, uint64_t> contents_;  // by chain
   std::map<ReplicaId, Epoch> told_promise_;
-  struct Token {  // of a client's session
+  std::set<ReplicaId> left_behind_;  // replicas of an older lineage that the newer one does not have
+  Nanos forcing_until_ = 0;          // a forced failover may be on its way
+  struct Token {                     // of a client's session
     HistoryPoint point;
     bool acknowledged = false;
   };

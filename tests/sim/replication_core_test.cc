@@ -37,6 +37,7 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
     sum.faults += outcome.faults;
     sum.cas_in_doubt += outcome.cas_in_doubt;
     sum.too_wide += outcome.too_wide;
+    sum.forced += outcome.forced;
     sum.handovers += outcome.handovers;
     sum.failed_handovers += outcome.failed_handovers;
     sum.held += outcome.held;
@@ -54,15 +55,17 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
       seeds.size(), sum.events, sum.faults, sum.masterships, sum.acknowledged, sum.reads, sum.cas_in_doubt,
       sum.too_wide);
   std::cout << fmt::format(
-      "{} handovers and {} that failed, {} writes held for them, {} late requests, {} disks hung, {} looks at "
+      "{} forced failovers, {} handovers and {} that failed, {} writes held for them, {} late requests, {} disks hung, "
+      "{} looks at "
       "freshness, {} at sessions\n",
-      sum.handovers, sum.failed_handovers, sum.held, sum.late, sum.stalls, sum.fresh, sum.sessions);
+      sum.forced, sum.handovers, sum.failed_handovers, sum.held, sum.late, sum.stalls, sum.fresh, sum.sessions);
   if (seeds.size() < 100) return;
   // The simulation is worth something only if things happen in it.
   EXPECT_GT(sum.masterships, 2 * seeds.size());
   EXPECT_GT(sum.acknowledged, 50 * seeds.size());
   EXPECT_GT(sum.reads, 30 * seeds.size());
   EXPECT_GT(sum.cas_in_doubt, seeds.size() / 10);
+  EXPECT_GT(sum.forced, seeds.size() / 40);
   EXPECT_GT(sum.handovers, seeds.size() / 5);
   EXPECT_GT(sum.failed_handovers, seeds.size() / 20);
   EXPECT_GT(sum.late, seeds.size() / 10);
@@ -116,6 +119,8 @@ constexpr Mutant kMutants[] = {
     {"take over an epoch again after a start", &Rules::handover_target_is_new, "I1 I4"},
     {"read sessions by LSN alone", &Rules::session_names_epoch, "RC7"},
     {"replay past the watermark", &Rules::apply_to_watermark_only, "I5 I6"},
+    {"ignore the lineage", &Rules::lineage_is_checked, "RC9"},
+    {"keep the others' UUIDs in a forced failover", &Rules::force_names_new_replicas, "RC9"},
     {"keep UUIDs whatever the start counter says", &Rules::identity_is_judged, "I9 I3 I1"},
 };
 

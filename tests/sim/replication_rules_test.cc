@@ -325,6 +325,66 @@ TEST(ReplicationRules, AMemberWhoseDiskIsMerelySlowLeaves) {
   EXPECT_EQ(trio.Wrong(), "");
 }
 
+// The message that says so is lost, and nobody writes.
+TEST(ReplicationRules, RoomThatIsBackIsHeardOf) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  const auto room = [&](uint64_t bytes) {
+    trio.Do(1, [&](ReplicaCore& core) { core.OnRoom(bytes, false, trio.now()); });
+    trio.Run(10 * kMillisecond);
+  };
+  const auto verdict = [&] { return trio.core(0).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()); };
+  room(0);
+  EXPECT_EQ(verdict(), WriteVerdict::kDiskFull);
+  trio[1].cut = true;
+  room(1 << 30);
+  trio[1].cut = false;
+  EXPECT_EQ(verdict(), WriteVerdict::kDiskFull);
+  trio.Run(200 * kMillisecond);
+  EXPECT_EQ(verdict(), WriteVerdict::kAccepted);
+}
+
+// It would commit, and never open.
+TEST(ReplicationRules, AReplicaThatCannotApplyIsNotElected) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Trio trio(3, 2, {}, seed);
+    ASSERT_TRUE(trio.Opens());
+    trio[1].log.on_commit = [](Lsn) {};
+    trio.Do(1, [&](ReplicaCore& core) { core.OnRoom(0, true, trio.now()); });
+    trio.Stop(0);
+    bool led = false;
+    EXPECT_TRUE(trio.RunUntil(
+        [&] {
+          led |= trio.core(1).leader().active();
+          return trio.master() == 2;
+        },
+        5 * kSecond));
+    EXPECT_FALSE(led);
+    EXPECT_TRUE(trio.RunUntil([&] { return !trio.entry.isr.Contains(trio[1].id); }, 2 * kSecond) ||
+                trio.entry.isr.size() == trio.entry.min_isr);
+    EXPECT_EQ(trio.Wrong(), "");
+  }
+}
+
+TEST(ReplicationRules, AMasterThatCannotApplyResignsBeforeItOpens) {
+  int won = 0;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Trio trio(3, 2, {}, seed);
+    ASSERT_TRUE(trio.Opens());
+    trio[1].log.on_commit = [](Lsn) {};
+    trio.Stop(0);
+    trio.RunUntil([&] { return trio.core(1).leader().active() || trio.core(2).leader().active(); }, 5 * kSecond);
+    if (!trio.core(1).leader().active()) continue;
+    ++won;
+    trio.Do(1, [&](ReplicaCore& core) { core.OnRoom(0, true, trio.now()); });
+    EXPECT_TRUE(trio.RunUntil([&] { return trio.master() == 2; }, 5 * kSecond));
+    EXPECT_FALSE(trio.core(1).leader().active());
+  }
+  EXPECT_GT(won, 0);
+}
+
 // -- what an operator asks for
 
 TEST(ReplicationRules, MembershipFollowsTheOperator) {
@@ -349,13 +409,27 @@ TEST(ReplicationRules, MembershipFollowsTheOperator) {
   EXPECT_EQ(min_isr(5), ChangeResult::kNotAllowed);
   EXPECT_EQ(remove(3), ChangeResult::kNotAllowed);
   EXPECT_EQ(min_isr(2), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 4u);
   EXPECT_EQ(remove(3), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 3u);  // as many as there are
   EXPECT_EQ(remove(0), ChangeResult::kNotAllowed);
   EXPECT_FALSE(trio.entry.assigned.Contains(trio[3].id));
   EXPECT_NE(trio.Told<DiscardReplica>(3), nullptr);
   EXPECT_EQ(ask([](ReplicaCore& core, Nanos now) { return core.SetReplicas(3, now); }), ChangeResult::kDone);
   EXPECT_EQ(ask([](ReplicaCore& core, Nanos now) { return core.SetReplicas(1, now); }), ChangeResult::kNotAllowed);
   EXPECT_EQ(trio.Do(1, [&](ReplicaCore& core) { return core.SetMinIsr(1, trio.now()); }), ChangeResult::kNotMaster);
+  // One that comes in addition is counted at once, one in the place of another is not.
+  const ReplicaId fifth{9, 9};
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Assign(fifth, std::nullopt, now); }),
+            ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 3u);
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, now); }), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 3u);
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Add(fifth, now); }), ChangeResult::kDone);
+  EXPECT_TRUE(trio.entry.learners.Contains(fifth));
+  EXPECT_EQ(trio.entry.replicas, 4u);
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, now); }), ChangeResult::kDone);
+  EXPECT_EQ(trio.entry.replicas, 3u);
   // Evicted ones cannot be counted for a larger min_isr.
   trio[2].cut = true;
   trio.Run(2 * kSecond);
@@ -402,6 +476,124 @@ TEST(ReplicationRules, ReplicasOfAnotherLineageAreDiscarded) {
   Rules rules;
   rules.lineage_is_checked = false;
   EXPECT_FALSE(AcceptedLossDiscards(rules));
+}
+
+// -- forced failover
+
+ForceVerdict AskToForce(Trio& trio, size_t i, bool accept_loss) {
+  return trio.Do(i, [&](ReplicaCore& core) { return core.Force({}, accept_loss, trio.now()); });
+}
+
+// Two of three are lost for good. The third one has all that was acknowledged.
+TEST(ReplicationRules, ForcedMemberLosesNothing) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  for (int i = 0; i < 5; ++i) trio.Write(0);
+  trio.Run(200 * kMillisecond);
+  const Lsn committed = trio.core(0).commit_lsn();
+  trio.Stop(0);
+  trio.Stop(1);
+  EXPECT_EQ(AskToForce(trio, 2, false), ForceVerdict::kHearsMaster);
+  trio.Run(2 * kSecond);
+  EXPECT_EQ(trio.master(), trio.size());
+  EXPECT_EQ(AskToForce(trio, 2, false), ForceVerdict::kProposed);
+  ASSERT_TRUE(trio.RunUntil([&] { return trio.master() == 2; }, kSecond));
+  EXPECT_EQ(trio.entry.lineage, 2u);
+  EXPECT_EQ(trio.entry.min_isr, 1u);
+  EXPECT_EQ(trio.entry.isr, ReplicaSet{trio[2].id});
+  EXPECT_GT(trio.core(2).commit_lsn(), committed);
+  EXPECT_TRUE(trio.Write(2));
+  trio.Run(100 * kMillisecond);
+  EXPECT_EQ(trio.core(2).commit_lsn(), trio[2].log.end().lsn);
+  // Those that come back take no part.
+  trio.Start(0);
+  trio.Start(1);
+  trio.Run(2 * kSecond);
+  EXPECT_NE(trio.Told<DiscardReplica>(0), nullptr);
+  EXPECT_NE(trio.Told<DiscardReplica>(1), nullptr);
+  EXPECT_EQ(trio.master(), 2u);
+  EXPECT_EQ(trio.Wrong(), "");
+}
+
+// The master itself is left, and cannot commit, because min_isr lets nobody leave.
+TEST(ReplicationRules, ForcedMasterThatIsLeftAlone) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.Write(0);
+  EXPECT_EQ(AskToForce(trio, 0, true), ForceVerdict::kServes);
+  trio.Run(200 * kMillisecond);
+  trio.Stop(1);
+  trio.Stop(2);
+  trio.Write(0);
+  trio.Run(3 * kSecond);
+  EXPECT_EQ(trio.master(), trio.size());
+  EXPECT_LT(trio.core(0).commit_lsn(), trio[0].log.end().lsn);
+  EXPECT_EQ(AskToForce(trio, 0, false), ForceVerdict::kProposed);
+  ASSERT_TRUE(trio.RunUntil([&] { return trio.master() == 0; }, 2 * kSecond));
+  EXPECT_EQ(trio.entry.lineage, 2u);
+  EXPECT_TRUE(trio.Write(0));
+  trio.Run(100 * kMillisecond);
+  EXPECT_EQ(trio.core(0).commit_lsn(), trio[0].log.end().lsn);
+  EXPECT_EQ(trio.Wrong(), "");
+}
+
+// The gentler way, if the master itself is left: nothing is forced, and the others may come back as they are.
+TEST(ReplicationRules, LoweringMinIsrFreesAMasterThatIsLeftAlone) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.Stop(1);
+  trio.Stop(2);
+  trio.Write(0);
+  trio.Run(3 * kSecond);
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()), WriteVerdict::kFrozen);
+  EXPECT_EQ(trio.Do(0, [&](ReplicaCore& core) { return core.SetMinIsr(1, trio.now()); }), ChangeResult::kProposed);
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.master() == 0 && trio.Write(0); }, 2 * kSecond));
+  EXPECT_EQ(trio.entry.lineage, 1u);
+  trio.Start(1);
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.entry.isr.Contains(trio[1].id); }, 5 * kSecond));
+  EXPECT_EQ(trio.Wrong(), "");
+}
+
+// One that was evicted lacks what was committed since. It takes over only if the loss is accepted.
+TEST(ReplicationRules, ForcedReplicaThatLagsNeedsConsent) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio[2].cut = true;
+  ASSERT_TRUE(trio.RunUntil([&] { return !trio.entry.isr.Contains(trio[2].id); }, 2 * kSecond));
+  for (int i = 0; i < 5; ++i) trio.Write(0);
+  trio.Run(300 * kMillisecond);
+  trio.Stop(0);
+  trio.Stop(1);
+  trio[2].cut = false;
+  trio.Run(2 * kSecond);
+  EXPECT_EQ(AskToForce(trio, 2, false), ForceVerdict::kMayLose);
+  trio.Run(100 * kMillisecond);
+  EXPECT_EQ(trio.entry.lineage, 1u);
+  EXPECT_EQ(AskToForce(trio, 2, true), ForceVerdict::kProposed);
+  ASSERT_TRUE(trio.RunUntil([&] { return trio.master() == 2; }, kSecond));
+  // The others have committed more, and do not become part of the new lineage.
+  trio.Start(0);
+  trio.Run(kSecond);
+  EXPECT_NE(trio.Told<DiscardReplica>(0), nullptr);
+  EXPECT_EQ(trio.Told<QuarantineReplica>(0), nullptr);
+  EXPECT_EQ(trio.Wrong(), "");
+}
+
+// Two members are forced at once: the revision lets one of them win.
+TEST(ReplicationRules, OfTwoForcedFailoversOneWins) {
+  Trio trio(5, 3);
+  ASSERT_TRUE(trio.Opens());
+  for (const size_t i : {0, 1, 2}) trio.Stop(i);
+  trio.Run(2 * kSecond);
+  EXPECT_EQ(AskToForce(trio, 3, false), ForceVerdict::kProposed);
+  EXPECT_EQ(AskToForce(trio, 4, false), ForceVerdict::kProposed);
+  ASSERT_TRUE(trio.RunUntil([&] { return trio.master() != trio.size(); }, kSecond));
+  const size_t winner = trio.master(), loser = 7 - winner;
+  trio.Run(2 * kSecond);
+  EXPECT_EQ(trio.master(), winner);
+  EXPECT_EQ(trio.entry.lineage, 2u);
+  EXPECT_NE(trio.Told<DiscardReplica>(loser), nullptr);
+  EXPECT_EQ(AskToForce(trio, loser, true), ForceVerdict::kOutOfService);
 }
 
 }  // namespace

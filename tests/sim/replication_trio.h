@@ -32,6 +32,7 @@ class Trio {
     bool syncing = false;
     bool cut = false;  // from the others
     bool hears_topology = true;
+    bool installed = true;
     std::vector<Effect> told;  // what is neither a message nor a request
   };
 
@@ -55,6 +56,7 @@ class Trio {
   }
 
   PartitionEntry entry;  // the topology
+  bool topology_down = false;
   Nanos now() const { return now_; }
   Node& operator[](size_t i) { return *nodes_[i]; }
   ReplicaCore& core(size_t i) { return *nodes_[i]->core; }
@@ -92,9 +94,12 @@ class Trio {
     RecoveredReplica found;
     found.promised = node.promise;
     found.lineage = node.lineage;
+    found.installed = node.installed;
     found.committed_lsn = std::min(node.log.mark(), node.log.durable().lsn);
     node.core = std::make_unique<ReplicaCore>(config, found, node.log, now_ - 2 * kSecond);
-    At(kMillisecond, i, [this, i] { core(i).OnTopology(entry, now_); });
+    if (node.hears_topology && !topology_down) {
+      At(kMillisecond, i, [this, i] { core(i).OnTopology(entry, now_); });
+    }
     At(kMillisecond, i, [this, i] { Tick(i); });
   }
   void Stop(size_t i) {
@@ -119,9 +124,9 @@ class Trio {
     return call(core(i));
   }
   // A write, if it is accepted.
-  bool Write(size_t i) {
+  bool Write(size_t i, std::string records = "x") {
     if (nodes_[i]->core == nullptr || !core(i).AcceptsWrites(now_)) return false;
-    nodes_[i]->log.AppendOwn(core(i).leader().epoch(), 1, "x");
+    nodes_[i]->log.AppendOwn(core(i).leader().epoch(), 1, std::move(records));
     Do(i, [this](ReplicaCore& core) { core.OnAppended(now_); });
     return true;
   }
@@ -232,6 +237,10 @@ class Trio {
     core(i).OnShipped(ship.to, ship.epoch, end, now_);
   }
   void Cas(size_t i, const PartitionEntry& desired) {
+    if (topology_down) {
+      return At(300 * kMillisecond, i,
+                [this, i, op = desired.op_id] { core(i).OnCasDone(op, CasOutcome::kUnknown, {}, now_); });
+    }
     auto outcome = std::make_shared<CasOutcome>(CasOutcome::kConflict);
     events_.push({now_ + kMillisecond, order_++, [this, desired, outcome] {
                     if (desired.revision != entry.revision) return;
@@ -256,6 +265,7 @@ class Trio {
     }
     if (auto* cas = std::get_if<CasTopology>(&effect)) return Cas(i, cas->desired);
     if (std::holds_alternative<ReadTopology>(effect)) {
+      if (topology_down || !nodes_[i]->hears_topology) return;
       return At(kMillisecond, i, [this, i] { core(i).OnTopology(entry, now_); });
     }
     nodes_[i]->told.push_back(std::move(effect));

@@ -187,6 +187,8 @@ void ReplicationCluster::Operate() {
   if (master == nullptr || !master->running || now_ < master->paused_until || !master->core->leader().active()) return;
   for (auto& node : nodes_) {
     if (!node->running || entry_.assigned.Contains(node->id) || entry_.learners.Contains(node->id)) continue;
+    // One that has not read of its end yet does not ask for a place.
+    if (node->core->entry().lineage != entry_.lineage) continue;
     std::optional<ReplicaId> leaves;
     for (const ReplicaId& id : entry_.assigned.Union(entry_.learners)) {
       if (FindNode(id) == nullptr && !entry_.isr.Contains(id)) leaves = id;
@@ -366,6 +368,7 @@ void ReplicationCluster::PlanFaults() {
   cas_late_ = some(0.5, 0.5);
   sync_fails_ = some(0.2, 0.004);
   request_late_ = some(0.5, 0.2);
+  PlanForce();
   for (auto& node : nodes_) node->disk_slow = random_.Chance(0.2) ? static_cast<double>(Between(2, 60)) : 1;
   if (random_.Chance(0.3)) {
     // Nothing else disturbs a plot.
@@ -380,6 +383,7 @@ void ReplicationCluster::PlanFaults() {
 // A disk may be lost if the partition can live without it: who is left can win a promotion, and holds all.
 bool ReplicationCluster::MayLoseDisk(const SimNode& lost) {
   size_t voters = 0;
+  if (now_ < forcing_until_) return false;
   for (const ReplicaId& id : entry_.assigned) voters += FindNode(id) != nullptr && id != lost.id;
   // Proposals on their way may make the ISR one that the lost replica is the last of.
   for (auto& node : nodes_) {

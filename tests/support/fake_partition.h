@@ -84,6 +84,7 @@ class FakePartition final : public Partition {
       if (results[i].value_omitted) value.clear();
     }
     changes.Publish();
+    if (options.control != nullptr) options.control->end = write_end;
     co_return results;
   }
   // Begins every other write, so that both ways are taken.
@@ -238,6 +239,7 @@ class FakePartition final : public Partition {
   std::map<SnapshotId, Records> snapshots;
   bool holding_writes = false, holding_answers = false;
   std::set<std::string> cold;       // keys that are not "in memory"
+  SessionPoint write_end;           // where writes end
   Status failure;                   // if set, every call returns it
   Status write_failure;             // if set, every write returns it
   size_t ops_with_room = SIZE_MAX;  // a write of more finds the disk full
@@ -256,6 +258,7 @@ class FakePartition final : public Partition {
     Result<std::vector<OpResult>> outcome = co_await fake->Write(std::move(ops), options);
     write->status = outcome.status();
     if (outcome.ok()) write->result = std::move(outcome->front());
+    write->end = control.end;
     write->OnDone();
   }
   Task<void> Delay() {

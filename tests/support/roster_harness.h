@@ -136,21 +136,30 @@ struct ReadSnapshot {
 
 class SentPages final : public SnapshotPages {
  public:
-  explicit SentPages(const ReadSnapshot* snapshot) : snapshot_(*snapshot) {}
+  explicit SentPages(const ReadSnapshot* snapshot) : snapshot_(snapshot) {}
+  // Then the newer ones.
+  explicit SentPages(const std::vector<ReadSnapshot>* all) : snapshot_(all->data()), last_(&all->back()) {}
   Task<Result<PageBatch>> Next() override {
-    if (next_ == snapshot_.batches.size()) co_return Error(Code::kUnavailable, "the sender is gone");
-    PageBatch batch = snapshot_.batches[next_++];
+    if (next_ == snapshot_->batches.size()) co_return Error(Code::kUnavailable, "the sender is gone");
+    PageBatch batch = snapshot_->batches[next_++];
     co_return batch;
+  }
+  Task<Result<std::optional<SnapshotRoot>>> Newer() override {
+    if (last_ == nullptr || snapshot_ == last_) co_return std::optional<SnapshotRoot>();
+    next_ = 0;
+    co_return std::optional<SnapshotRoot>((++snapshot_)->root);
   }
   void Cancel() override {}  // Next never waits
 
  private:
-  const ReadSnapshot& snapshot_;
+  const ReadSnapshot* snapshot_;
+  const ReadSnapshot* last_ = nullptr;
   size_t next_ = 0;
 };
 
-// Opens a snapshot of the partition, reads all of it, and releases it.
-inline Task<Result<ReadSnapshot>> ReadSnapshotOf(Reactor* reactor, Partition* partition, size_t batch_bytes) {
+// Opens a snapshot of the partition, reads the pages that were written after generation `since`, and releases it.
+inline Task<Result<ReadSnapshot>> ReadSnapshotOf(Reactor* reactor, Partition* partition, size_t batch_bytes,
+                                                 Generation since = 0) {
   std::vector<Partition*> one(1, partition);
   CO_ASSIGN_OR_RETURN(SnapshotInfo info, co_await CutSnapshot(*reactor, one, INT64_MAX));
   ReadSnapshot snapshot;
@@ -160,7 +169,7 @@ inline Task<Result<ReadSnapshot>> ReadSnapshotOf(Reactor* reactor, Partition* pa
   snapshot.count = sums.count;
   PageCursor from;
   for (bool exhausted = false; !exhausted;) {
-    CO_ASSIGN_OR_RETURN(PageBatch batch, co_await partition->ReadPages(info.id, 0, from, batch_bytes));
+    CO_ASSIGN_OR_RETURN(PageBatch batch, co_await partition->ReadPages(info.id, since, from, batch_bytes));
     from = batch.next;
     exhausted = batch.exhausted;
     snapshot.batches.push_back(std::move(batch));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tools/common/table.h"
+#include "tools/kvadmin/force_plan.h"
 
 namespace pando::admin {
 
@@ -76,6 +77,22 @@ void JudgeMissing(const ClusterView& view, const ClusterView::Master& master, Pa
   p->problems.push_back(std::move(text));
 }
 
+// Whether it can have a master again without those that do not answer.
+void JudgeSurvivors(const ClusterView& view, const PartitionRecord& record, PartitionHealth* p) {
+  const ForcePlan plan = LookAtSurvivors(view, record);
+  if (plan.can_elect) return;
+  p->stuck = true;
+  p->force_on = plan.best;
+  std::string text =
+      fmt::format("{} of its replicas are left, and {} must be to elect a master", plan.able(), plan.min_isr);
+  if (const Survivor* best = plan.Find(plan.best)) {
+    p->force_loses = !best->member;
+    text += best->member ? fmt::format("; node {} has all that was acknowledged", best->node)
+                         : fmt::format("; node {} was not in sync", best->node);
+  }
+  p->problems.push_back(std::move(text));
+}
+
 PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& record) {
   PartitionHealth p;
   p.partition = record.id;
@@ -109,6 +126,7 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
   if (p.master == 0) {
     p.health = Health::kUnavailable;
     p.problems.push_back(WhyNoMaster(view, record, p.in_sync));
+    JudgeSurvivors(view, record, &p);
   }
   for (const auto& [id, node] : view.nodes) {
     const api::ReplicaStatus* replica = view.ReplicaOn(id, record.id);
@@ -118,6 +136,13 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
     if (!Contains(p.missing, id)) p.problems.push_back(fmt::format("the replica on node {} is {}", id, replica->role));
   }
   JudgeMissing(view, master, &p);
+  const uint32_t usual = DefaultMinIsr(record.replicas);
+  if (record.lineage > 1 && record.min_isr < usual) {
+    p.problems.push_back(
+        fmt::format("min_isr is {} since a failover was forced; once {} replicas are in sync: kvadmin cluster "
+                    "set-min-isr {} {}",
+                    record.min_isr, usual, record.id, usual));
+  }
   return p;
 }
 
@@ -136,6 +161,21 @@ NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node
   return out;
 }
 
+// The node that decides knows best.
+ControllerHealth JudgeController(const ClusterView& view) {
+  ControllerHealth controller;
+  for (const auto& [id, node] : view.nodes) {
+    if (!node.status.ok() || !node.reply.__isset.controller) continue;
+    const api::ControllerStatus& status = node.reply.controller;
+    if (controller.holder != 0 && status.holder != static_cast<int32_t>(id)) continue;
+    controller.holder = static_cast<NodeId>(status.holder);
+    controller.replace_after_s = status.replace_after_s;
+    controller.plans = status.plans;
+    if (controller.holder == id) break;
+  }
+  return controller;
+}
+
 // "3 of 8 partitions have no master (1, 2, 5)", or nothing.
 template <typename Is>
 void AddCount(const std::vector<PartitionHealth>& partitions, std::string_view what, Is is,
@@ -151,15 +191,29 @@ void AddCount(const std::vector<PartitionHealth>& partitions, std::string_view w
                                 count > kMaxNamed ? ", ..." : ""));
 }
 
+// For the first partition that cannot have a master any more. "" if there is none.
+std::string ForceStep(const ClusterHealth& h) {
+  for (const PartitionHealth& p : h.partitions) {
+    if (!p.stuck) continue;
+    if (p.force_on == 0) return fmt::format("partition {} has no replica left: restore it from a backup", p.partition);
+    return fmt::format("kvadmin failover {} --force{}", p.partition,
+                       p.force_loses ? " --accept-loss (it shows what is lost, and asks)"
+                                     : fmt::format(" (node {} has all that was acknowledged)", p.force_on));
+  }
+  return "";
+}
+
 std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
   std::vector<std::string> down;
   for (const NodeHealth& node : h.nodes) {
     if (!node.problem.empty()) down.push_back("node " + view.NameOf(node.node));
   }
+  const std::string force = ForceStep(h);
   if (!down.empty()) {
-    return fmt::format("start {}, or repair the network; then run kvadmin cluster status again",
-                       fmt::join(down, " and "));
+    return fmt::format("start {}, or repair the network; then run kvadmin cluster status again{}",
+                       fmt::join(down, " and "), force.empty() ? "" : ". If their data is lost for good: " + force);
   }
+  if (!force.empty()) return force;
   for (const PartitionHealth& p : h.partitions) {
     if (!p.quarantined) continue;
     for (const auto& [id, node] : view.nodes) {
@@ -188,6 +242,7 @@ std::string_view HealthName(Health health) {
 ClusterHealth JudgeCluster(const ClusterView& view) {
   ClusterHealth h;
   std::vector<std::string> causes;
+  h.controller = JudgeController(view);
   for (const auto& [id, node] : view.nodes) {
     const NodeHealth& judged = h.nodes.emplace_back(JudgeNode(view, id, node));
     if (judged.problem.empty()) continue;
@@ -199,6 +254,8 @@ ClusterHealth JudgeCluster(const ClusterView& view) {
   }
   AddCount(
       h.partitions, "have no master", [](const auto& p) { return p.master == 0; }, &causes);
+  AddCount(
+      h.partitions, "have too few replicas left to elect one", [](const auto& p) { return p.stuck; }, &causes);
   AddCount(
       h.partitions, "have too few replicas in sync", [](const auto& p) { return p.few; }, &causes);
   AddCount(

@@ -32,11 +32,22 @@ struct PartitionHealth {
   int64_t behind_records = 0, behind_ms = 0;  // of the follower that is the furthest behind, as the master knows it
   std::vector<std::string> problems;
   bool quarantined = false, few = false, lagging = false;
+  // Too few of its replicas are left to elect a master. Then this one could take it over by force; 0: none could.
+  bool stuck = false, force_loses = false;
+  NodeId force_on = 0;
+};
+
+// Who replaces nodes that stay away, and what it is about to do.
+struct ControllerHealth {
+  NodeId holder = 0;            // 0: nobody
+  int64_t replace_after_s = 0;  // 0: never
+  std::vector<std::string> plans;
 };
 
 struct ClusterHealth {
   Health health = Health::kOk;
   std::string cause, next;  // empty if all is well
+  ControllerHealth controller;
   std::vector<NodeHealth> nodes;
   std::vector<PartitionHealth> partitions;
 };

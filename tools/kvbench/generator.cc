@@ -246,6 +246,7 @@ void Generator::Append(Client* client, const Pending& pending, uint32_t rows) {
     default: {
       char* value = protocol_.AppendPut(key_, &client->out);
       FillValue(key_, put_seed_++, value, shape_.value_bytes, shape_.compressible_percent);
+      protocol_.EncodeValue(value);
     }
   }
   client->Push(pending);
@@ -293,6 +294,10 @@ void Generator::OnReply(Client* client, std::string_view frame) {
     ++tally_->ops;
     tally_->rows += reply.rows;
     tally_->latency_ns.Record(static_cast<uint64_t>(std::max<Nanos>(0, reactor_.NowNs() - pending.start_ns)));
+  }
+  if (phase_ == Phase::kMeasuring && options_.until && *options_.until) {
+    EndWindow();
+    Drain();
   }
   Refill(client);
   if (in_flight_ > 0) return;

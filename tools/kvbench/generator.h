@@ -18,6 +18,7 @@
 // turn that created it, and an answer the time of the turn that received it.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <memory>
 #include <string>
@@ -40,12 +41,13 @@ struct GeneratorOptions {
   uint32_t depth = 1;
   Pipelining pipelining = Pipelining::kBatch;
   double warmup_s = 1;
-  double seconds = 10;        // of measurement, after the warm-up
-  uint64_t ops = 0;           // > 0: send exactly this many requests, without a warm-up
-  double rate = 0;            // > 0: open loop, requests per second over all connections
-  uint32_t check_every = 64;  // compare the contents of one answer out of this many
-  bool may_miss = false;      // a get may find nothing (inserts run at the same time)
-  uint64_t value_seed = 1;    // seed of the first put's value; each later put adds one
+  double seconds = 10;                       // of measurement, after the warm-up
+  uint64_t ops = 0;                          // > 0: send exactly this many requests, without a warm-up
+  double rate = 0;                           // > 0: open loop, requests per second over all connections
+  uint32_t check_every = 64;                 // compare the contents of one answer out of this many
+  bool may_miss = false;                     // a get may find nothing (inserts run at the same time)
+  const std::atomic<bool>* until = nullptr;  // the measurement ends earlier once this is set
+  uint64_t value_seed = 1;                   // seed of the first put's value; each later put adds one
 };
 
 struct Tally {

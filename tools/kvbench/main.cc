@@ -1,14 +1,20 @@
 // kvbench: measures Pando and its peers under the same load, over the wire and as embedded engines.
 // docs/BENCHMARKS.md explains how to use it.
+#include <string>
+
+#include <thrift/TOutput.h>  // needs <string> before it
+
 #include "src/base/check.h"
 #include "tools/kvbench/commands/commands.h"
-#include "tools/kvbench/server.h"
+#include "tools/kvbench/process.h"
 
 int main(int argc, char** argv) {
   pando::tools::PrepareStandardStreams();
   FLAGS_logtostderr = true;
   google::InitGoogleLogging(argv[0]);
   pando::bench::CleanUpOnSignals();
+  // Thrift's own lines about connections that failed would mix with ours.
+  apache::thrift::GlobalOutput.setOutputFunction([](const char*) {});
   pando::tools::CommandLine line("kvbench", "kvbench: load generator for Pando and its peers\n");
   line.root().Footer(
       "Exit codes: 0 measured; 2 wrong usage; 3 a server failed, refused requests or gave a wrong answer.\n"
@@ -17,6 +23,8 @@ int main(int argc, char** argv) {
   pando::bench::AddRunCommand(line.root(), &exit_code);
   pando::bench::AddCompareCommand(line.root(), &exit_code);
   pando::bench::AddEngineCommand(line.root(), &exit_code);
+  pando::bench::AddReplicationCommand(line.root(), &exit_code);
+  pando::bench::AddFailoverCommand(line.root(), &exit_code);
   pando::bench::AddPoliciesCommand(line.root(), &exit_code);
   const char* default_command[] = {argv[0], "compare", nullptr};
   using Outcome = pando::tools::CommandLine::Outcome;

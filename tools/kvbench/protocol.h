@@ -26,7 +26,7 @@ enum class Outcome : uint8_t { kOk, kNotFound, kError };
 struct Reply {
   Outcome outcome = Outcome::kError;
   bool slow = false;            // the prefix did not match, so the general decoder was used
-  std::string_view value = {};  // kGet: points into the frame
+  std::string_view value = {};  // kGet: points into the frame, or is valid until the next Parse
   uint32_t rows = 0;            // kScan
 };
 
@@ -45,7 +45,9 @@ class Protocol {
   // Each Append function appends one request. `key` has the shape's key_bytes. AppendPut returns
   // where the caller must write the value. The pointer is valid until `out` changes again.
   virtual void AppendGet(std::string_view key, std::string* out) const = 0;
+  // Then the caller calls EncodeValue with the same pointer.
   virtual char* AppendPut(std::string_view key, std::string* out) const = 0;
+  virtual void EncodeValue(char* /*value*/) const {}
   virtual void AppendScan(std::string_view start_key, uint32_t rows, std::string* out) const = 0;
   virtual bool HasScan() const = 0;
 
@@ -62,6 +64,9 @@ class Protocol {
 };
 
 std::unique_ptr<Protocol> MakeThriftProtocol(const RecordShape& shape);
-std::unique_ptr<Protocol> MakeRespProtocol(const RecordShape& shape);
+// With `wait_replicas`, each SET is followed by a WAIT for so many replicas, and both answers are one.
+std::unique_ptr<Protocol> MakeRespProtocol(const RecordShape& shape, uint32_t wait_replicas = 0);
+// The JSON gateway of etcd: POST over HTTP, on connections that are kept.
+std::unique_ptr<Protocol> MakeEtcdProtocol(const RecordShape& shape);
 
 }  // namespace pando::bench

@@ -50,10 +50,12 @@ nlohmann::json ToJson(const Measurement& m) {
   j["not_found"] = m.not_found;
   j["checked"] = m.checked;
   j["server_cpu_s"] = m.server_cpu_s;
+  j["server_cpu_us_per_op"] = m.ops > 0 ? 1e6 * m.server_cpu_s / static_cast<double>(m.ops) : 0;
   j["ops_per_server_cpu_s"] = m.ops_per_server_cpu_s();
   j["generator_cpu_s"] = m.generator_cpu_s;
   j["stolen_cpu_s"] = m.stolen_cpu_s;
   if (!m.first_error.empty()) j["first_error"] = m.first_error;
+  if (m.extra.is_object()) j.update(m.extra);
   return j;
 }
 

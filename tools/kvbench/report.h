@@ -25,6 +25,7 @@ struct Measurement {
   double mean_us = 0, p50_us = 0, p99_us = 0, p999_us = 0, max_us = 0;
   double server_cpu_s = 0, generator_cpu_s = 0;
   double stolen_cpu_s = 0;  // taken by the hypervisor, summed over all CPUs
+  nlohmann::json extra;     // further fields of the JSON object
 
   double ops_per_s() const { return seconds > 0 ? static_cast<double>(ops) / seconds : 0; }
   double stolen_share() const { return seconds > 0 ? stolen_cpu_s / seconds : 0; }  // of one CPU

@@ -15,8 +15,10 @@ constexpr std::string_view kNil = "$-1\r\n";
 
 class RespProtocol final : public Protocol {
  public:
-  explicit RespProtocol(const RecordShape& shape)
+  RespProtocol(const RecordShape& shape, uint32_t wait_replicas)
       : shape_(shape),
+        wait_replicas_(wait_replicas),
+        set_tail_(wait_replicas == 0 ? std::string(kEnd) : fmt::format("\r\nWAIT {} {}\r\n", wait_replicas, kWaitMs)),
         get_head_(fmt::format("*2\r\n$3\r\nGET\r\n${}\r\n", shape.key_bytes)),
         set_head_(fmt::format("*3\r\n$3\r\nSET\r\n${}\r\n", shape.key_bytes)),
         set_middle_(fmt::format("\r\n${}\r\n", shape.value_bytes)),
@@ -29,7 +31,7 @@ class RespProtocol final : public Protocol {
     out->append(set_head_).append(key).append(set_middle_);
     size_t at = out->size();
     out->resize(at + shape_.value_bytes);
-    out->append(kEnd);
+    out->append(set_tail_);
     return out->data() + at;
   }
   void AppendScan(std::string_view, uint32_t, std::string*) const override {
@@ -45,6 +47,9 @@ class RespProtocol final : public Protocol {
     switch (head[0]) {
       case '+':
       case '-':
+        if (wait_replicas_ == 0) return line + 1;
+        line = head.find('\n', line + 1);  // the answer to the WAIT
+        return line == std::string_view::npos ? 0 : line + 1;
       case ':': return line + 1;
       case '$': break;
       default: return kGarbage;
@@ -58,7 +63,7 @@ class RespProtocol final : public Protocol {
   Reply Parse(OpKind kind, std::string_view frame) const override {
     Reply reply;
     if (kind == OpKind::kPut) {
-      reply.outcome = frame == kSetOk ? Outcome::kOk : Outcome::kError;
+      reply.outcome = Stored(frame) ? Outcome::kOk : Outcome::kError;
     } else if (frame == kNil) {
       reply.outcome = Outcome::kNotFound;
     } else if (frame.starts_with(value_head_)) {
@@ -68,7 +73,10 @@ class RespProtocol final : public Protocol {
     return reply;
   }
   std::string Describe(OpKind, std::string_view frame) const override {
-    return fmt::format("the server answered \"{}\"", frame.substr(0, std::min<size_t>(frame.find('\r'), 200)));
+    std::string text(frame.substr(0, 200));
+    for (char& c : text) c = c == '\r' || c == '\n' ? ' ' : c;
+    text.erase(text.find_last_not_of(' ') + 1);
+    return fmt::format("the server answered \"{}\"", text);
   }
   Status CheckScan(std::string_view, std::string_view) const override {
     return Status(Code::kUnsupported, "Redis has no ordered scan");
@@ -76,12 +84,27 @@ class RespProtocol final : public Protocol {
 
  private:
   static constexpr size_t kMaxLine = 4096;
+  static constexpr int kWaitMs = 5000;
+
+  bool Stored(std::string_view frame) const {
+    if (wait_replicas_ == 0 || !frame.starts_with(kSetOk)) return frame == kSetOk;
+    frame.remove_prefix(kSetOk.size());
+    uint32_t replicas = 0;
+    return frame.starts_with(':') &&
+           std::from_chars(frame.data() + 1, frame.data() + frame.size(), replicas).ec == std::errc() &&
+           replicas >= wait_replicas_;
+  }
+
   RecordShape shape_;
+  uint32_t wait_replicas_;
+  std::string set_tail_;
   std::string get_head_, set_head_, set_middle_, value_head_;
 };
 
 }  // namespace
 
-std::unique_ptr<Protocol> MakeRespProtocol(const RecordShape& shape) { return std::make_unique<RespProtocol>(shape); }
+std::unique_ptr<Protocol> MakeRespProtocol(const RecordShape& shape, uint32_t wait_replicas) {
+  return std::make_unique<RespProtocol>(shape, wait_replicas);
+}
 
 }  // namespace pando::bench

@@ -47,13 +47,14 @@ double Micros(uint64_t ns) { return static_cast<double>(ns) * 1e-3; }
 
 }  // namespace
 
-std::unique_ptr<Protocol> MakeProtocol(const std::string& system, const RecordShape& shape) {
-  return system == "redis" ? MakeRespProtocol(shape) : MakeThriftProtocol(shape);
+std::unique_ptr<Protocol> MakeProtocol(const std::string& system, const RecordShape& shape, uint32_t wait_replicas) {
+  if (system == "redis") return MakeRespProtocol(shape, wait_replicas);
+  return system == "etcd" ? MakeEtcdProtocol(shape) : MakeThriftProtocol(shape);
 }
 
 Result<Measurement> Measure(const Server& server, const RunSettings& settings) {
   ASSIGN_OR_RETURN(Mix mix, MixOf(settings.workload));
-  std::unique_ptr<Protocol> protocol = MakeProtocol(server.system(), settings.shape);
+  std::unique_ptr<Protocol> protocol = MakeProtocol(server.system(), settings.shape, settings.wait_replicas);
   if (mix.scan > 0 && !protocol->HasScan()) {
     return Error(Code::kUnsupported, "{} has no ordered scan, so workload {} cannot run on it", server.system(),
                  settings.workload.name);

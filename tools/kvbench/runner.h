@@ -17,9 +17,10 @@ struct RunSettings {
   WorkloadOptions workload;
   RecordShape shape;
   GeneratorOptions generator;  // host and port are the server's
+  uint32_t wait_replicas = 0;  // Redis: a WAIT for so many replicas follows each put
 };
 
-std::unique_ptr<Protocol> MakeProtocol(const std::string& system, const RecordShape& shape);
+std::unique_ptr<Protocol> MakeProtocol(const std::string& system, const RecordShape& shape, uint32_t wait_replicas = 0);
 
 // Runs `settings.workload` and returns the measurement. A failed connection or a wrong answer is an
 // error. Error answers, such as from an overloaded server, are counted in the measurement.

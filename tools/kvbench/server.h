@@ -17,11 +17,14 @@
 namespace pando::bench {
 
 std::string DefaultKvnode();  // the kvnode next to kvbench
+std::string DefaultKvadmin();
 std::string DefaultResponder();
 
 struct ServerOptions {
   std::string binary = DefaultKvnode();
+  std::string kvadmin_binary = DefaultKvadmin();  // creates clusters
   std::string redis_binary = "redis-server";
+  std::string etcd_binary = "etcd";
   std::string responder_binary = DefaultResponder();
   std::string scratch_dir = "/var/tmp";  // the parent of data directories, on the disk to measure
   int core = 0;                          // the server's only core; < 0 = not pinned
@@ -65,12 +68,10 @@ Status MakeRedisDurable(const Server& redis);
 // Starts a server that answers every get with a value of this length and every put with success, on
 // Pando's own reactor, and does nothing else ("nothing"). No server on this reactor can be faster.
 Result<std::unique_ptr<Server>> StartResponder(const ServerOptions& options, uint32_t value_bytes);
+// Sends one command for the set-up of redis. Returns the first line of the answer, or the contents of a bulk string.
+Result<std::string> RedisCommand(uint16_t port, const std::string& inline_command);
 // Uses a server that already runs at "host:port".
 Result<std::unique_ptr<Server>> UseServer(std::string system, const std::string& address);
-
-// Makes SIGINT and SIGTERM kill the servers that kvbench started, remove their directories, and end
-// the process with exit code 130. Call it before the process creates any other thread.
-void CleanUpOnSignals();
 
 // Pins the calling thread, which runs the generator, to one core. Does nothing when `core` < 0.
 Status PinThread(int core);

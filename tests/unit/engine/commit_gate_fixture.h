@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "src/io/sync.h"
+#include "src/io/timed_wait.h"
 #include "src/partition/replica.h"
 #include "tests/support/engine_harness.h"
 #include "tests/support/sim_kernel.h"
@@ -33,9 +35,24 @@ class ManualGate final : public CommitGate {
     EXPECT_FALSE(closed) << "told twice";
     closed = true;
   }
-  Status MayWrite() override { return leads ? Status() : Error(Code::kNotMaster, "another node is master"); }
+  Status MayWrite(WriteLevel) override { return leads ? Status() : Error(Code::kNotMaster, "another node is master"); }
+  Status CheckDisks(uint64_t bytes) override {
+    return bytes <= room ? Status() : Error(Code::kDiskFull, "the disk of a follower is full");
+  }
   bool Leads() const override { return leads; }
   void OnAppended() override { ++appended; }
+  bool HoldsWrites() const override { return held != nullptr; }
+  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns) override {
+    WaitQueue* queue = held;
+    co_await WaitUntil(*reactor, *queue, deadline_ns, [this] { return held == nullptr; });
+    co_return MayWrite(level);
+  }
+  bool frozen() const override { return is_frozen; }
+  bool HasFollowers() const override { return followers; }
+  Task<Status> UntilOnAll(Lsn lsn, Nanos) override {
+    asked_on_all = lsn;
+    co_return on_all;
+  }
 
   RecoveredLog recovered;
   GatedPartition* partition = nullptr;
@@ -43,7 +60,14 @@ class ManualGate final : public CommitGate {
   bool closed = false;
   bool commits = false;  // at once
   bool leads = true;
+  uint64_t room = UINT64_MAX;
   uint64_t appended = 0;  // calls of OnAppended
+  // -- levels, and a handover that holds writes
+  bool followers = false, is_frozen = false;
+  Reactor* reactor = nullptr;
+  WaitQueue* held = nullptr;  // where writes wait; null: they do not
+  Lsn asked_on_all = 0;
+  Status on_all;
 };
 
 // A write that nobody waits for yet.

@@ -340,6 +340,84 @@ TEST_F(FollowedUnitsTest, WaitForRoomOnTheDisk) {
       /*close=*/true);
 }
 
+// Before it comes to that, it says so: there is still some room for what is on its way.
+TEST_F(FollowedUnitsTest, TellOfTheirRoom) {
+  Run(
+      [](CommitGateTest* t) -> Task<void> {
+        GatedPartition* p = Follow(t);
+        Master master(t->reactor_);
+        EXPECT_OK(master.GivePut(p, "first", "1"));
+        co_await UntilDurable(t->reactor_, t->p_);
+        p->Commit(1);
+        co_await UntilApplied(t, 1);
+        EXPECT_OK(co_await t->p_->Checkpoint());
+        EXPECT_EQ(p->Room(), UINT64_MAX);
+        t->machine_->FillDisk();
+        // What lies in the log need not become larger: the file alone must not grow.
+        int given = 0;
+        while (p->Room() == UINT64_MAX && given < 500) {
+          EXPECT_OK(master.GivePut(p, fmt::format("{}", ++given), std::string(3000, 'v')));
+          co_await UntilDurable(t->reactor_, t->p_);
+          p->Commit(master.lsn);
+          co_await Sleep(*t->reactor_, 20 * kMillisecond);
+        }
+        EXPECT_LT(p->Room(), 1u << 20);
+        EXPECT_EQ(p->applied_lsn(), master.lsn) << "it has told too late";
+        EXPECT_TRUE(t->p_->stats().disk_full);
+        t->machine_->EmptyDisk();
+        co_await Sleep(*t->reactor_, 2 * kSecond);
+        EXPECT_EQ(p->Room(), UINT64_MAX);
+        EXPECT_FALSE(t->p_->stats().disk_full);
+        EXPECT_OK(master.GivePut(p, "last", "1"));
+        co_await UntilDurable(t->reactor_, t->p_);
+        p->Commit(master.lsn);
+        co_await UntilApplied(t, master.lsn);
+      },
+      /*close=*/true);
+}
+
+// The log goes on from a checkpoint, and the file is that of another history, which has as many records.
+TEST_F(FollowedUnitsTest, ContinueTheHistoryOfTheCheckpoint) {
+  static std::string value;
+  Run([](CommitGateTest*) -> Task<void> { co_return; }, /*close=*/true);
+  const SimDisk empty = machine_->disk();
+  std::string path, files[2];
+  for (const std::string& found : empty.AllFiles()) {
+    if (found.find("partition-00000") != std::string::npos && found.ends_with("/data")) path = found;
+  }
+  ASSERT_NE(path, "");
+  for (const int history : {0, 1}) {
+    machine_->disk() = empty;
+    value = fmt::format("{}", history);
+    Run([](CommitGateTest* t) -> Task<void> {
+      GatedPartition* p = Follow(t);
+      Master master(t->reactor_);
+      for (int i = 0; i < 5; ++i) EXPECT_OK(master.GivePut(p, "a", value));
+      co_await UntilDurable(t->reactor_, t->p_);
+      p->Commit(5);
+      co_await UntilApplied(t, 5);
+      EXPECT_OK(co_await t->p_->Checkpoint());
+      EXPECT_OK(co_await t->p_->Checkpoint());
+      EXPECT_OK(master.GivePut(p, "b", value));
+      co_await UntilDurable(t->reactor_, t->p_);
+    });
+    files[history] = machine_->disk().ReadAll(path);
+  }
+  machine_->disk().WriteAll(path, files[1]);
+  Run([](CommitGateTest* t) -> Task<void> {
+    EXPECT_FALSE(t->engine_->quarantine(0).has_value());
+    EXPECT_EQ(t->gate_->recovered.durable_lsn, 6u);
+    co_return;
+  });
+  machine_->disk().WriteAll(path, files[0]);
+  Run([](CommitGateTest* t) -> Task<void> {
+    const auto quarantined = t->engine_->quarantine(0);
+    EXPECT_TRUE(quarantined.has_value());
+    EXPECT_TRUE(quarantined && quarantined->ToString().find("another history") != std::string::npos);
+    co_return;
+  });
+}
+
 // What waits for room does not keep the partition from closing.
 TEST_F(FollowedUnitsTest, DoNotHoldUpClosing) {
   Run(

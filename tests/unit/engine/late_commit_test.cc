@@ -51,7 +51,8 @@ class LateCommitTest : public CommitGateTest {
     EXPECT_OK(co_await other->Checkpoint());
     t->r_->AppendTailAgain();
     co_await Sleep(*t->reactor_, self->commit_after_ns_);
-    t->gate_->partition->Commit(kTail / 2);
+    t->gate_->partition->Commit(self->commit_lsn_);
+    if (self->crash_at_op_ != 0) t->machine_->CrashAtDiskOp(t->machine_->disk_ops() + self->crash_at_op_);
     if (self->checkpoints_) {
       t->tasks_->Spawn(CheckpointTwice(t->p_));
     }
@@ -64,7 +65,7 @@ class LateCommitTest : public CommitGateTest {
   }
   static Task<void> FindTheTail(CommitGateTest* t) {
     EXPECT_EQ(t->gate_->recovered.durable_lsn, kTail);
-    EXPECT_LE(t->gate_->recovered.committed_lsn, kTail / 2);
+    EXPECT_LE(t->gate_->recovered.committed_lsn, static_cast<LateCommitTest*>(t)->commit_lsn_);
     t->gate_->partition->Commit(kTail);
     while (t->p_->stats().applied_lsn < kTail) co_await Sleep(*t->reactor_, kMillisecond);
     for (Lsn lsn = 1; lsn <= kTail; ++lsn) {
@@ -91,8 +92,9 @@ class LateCommitTest : public CommitGateTest {
 
   int machines_ = 0;
   Nanos commit_after_ns_ = 0, crash_after_ns_ = 0;
+  uint64_t crash_at_op_ = 0;  // of the disk, after the commit; 0: at a time
   bool checkpoints_ = false;
-  Lsn committed_ = 0;
+  Lsn commit_lsn_ = kTail / 2, committed_ = 0;
   bool commits_ = false;
 };
 
@@ -113,6 +115,32 @@ TEST_F(LateCommitTest, CommitMovesWhileTheTailIsAppendedAgain) {
     Run(CommitWhileItIsAppendedAgain);
     EXPECT_EQ(AuditClosed(), "");
     Run(StartOnly);
+    EXPECT_EQ(AuditClosed(), "");
+    Run(FindTheTail, /*close=*/true);
+    EXPECT_EQ(AuditClosed(), "");
+  }
+}
+
+// WU3: all of the tail is committed before all of it was appended again. So the log may end with its older units, and
+// the segments that held the newer ones are removed once checkpoints contain them. The machine stops at any operation
+// of its disk, also between that and the mark which says so.
+TEST_F(LateCommitTest, CheckpointsFreeWhatWasNotAppendedAgain) {
+  setup_.engine.log_budget_bytes = 32u << 20;
+  setup_.engine.log_segment_bytes = 1u << 20;
+  setup_.engine.memory_bytes = 16u << 20;
+  setup_.engine.checkpoint_interval_ns = 3600 * kSecond;
+  checkpoints_ = true;
+  commit_lsn_ = kTail;
+  crash_after_ns_ = 2 * kSecond;
+  for (int at = 0; at < 48 && !HasFailure(); ++at) {
+    SCOPED_TRACE(at);
+    machine_ = NewMachine();
+    commit_after_ns_ = (1 + at % 3) * 300 * kMicrosecond;
+    crash_at_op_ = static_cast<uint64_t>(2 + at * 6);
+    reactor_ = machine_->Boot();
+    kernel_.RunTask(*reactor_, WithEngine(this, CommitWhileItIsAppendedAgain, /*close=*/false));
+    machine_->PowerLoss(static_cast<uint64_t>(at));
+    machine_->CrashAtDiskOp(UINT64_MAX);
     EXPECT_EQ(AuditClosed(), "");
     Run(FindTheTail, /*close=*/true);
     EXPECT_EQ(AuditClosed(), "");

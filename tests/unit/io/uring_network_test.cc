@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -20,6 +21,10 @@
 #include "tests/support/network_script.h"
 #include "tests/support/seeds.h"
 #include "tests/support/sim_random.h"
+
+#ifdef __SANITIZE_ADDRESS__
+extern "C" size_t __sanitizer_get_current_allocated_bytes();  // its header comes with clang only
+#endif
 
 namespace pando {
 namespace {
@@ -148,6 +153,52 @@ TEST(UringNetwork, ConnectionsBeyondTheBudgetWait) {
   ASSERT_TRUE(made.ok()) << made.status().ToString();
   auto& reactor = static_cast<UringReactor&>(**made);
   RunBlocking(reactor, BeyondTheBudget(reactor));
+}
+
+// A connection that has sent everything holds no memory for it, however many there are: only the reactor keeps some
+// buffers for the next sends.
+size_t AllocatedBytes() {
+#ifdef __SANITIZE_ADDRESS__
+  return __sanitizer_get_current_allocated_bytes();
+#else
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+#endif
+}
+Task<void> IdleConnectionsHoldNoBuffers(UringReactor& r) {
+  constexpr int kConnections = 100;
+  constexpr size_t kReplyBytes = 200u << 10;
+  Counting server;
+  Result<uint16_t> port = r.Listen({}, &server);
+  CHECK(port.ok()) << port.status().ToString();
+  std::vector<int> clients;
+  for (int i = 0; i < kConnections; ++i) clients.push_back(ConnectTo(*port));
+  while (server.open < kConnections) co_await Yield(r);
+  std::string buffer(kReplyBytes, '\0');
+  const size_t before = AllocatedBytes();
+  for (auto& peer : server.peers) {
+    std::string reply(kReplyBytes, 'r');
+    peer->connection->Send(&reply);
+  }
+  for (int client : clients) {
+    for (size_t received = 0; received < kReplyBytes;) {
+      const ssize_t n = recv(client, buffer.data(), buffer.size(), MSG_DONTWAIT);
+      if (n > 0) received += static_cast<size_t>(n);
+      if (n <= 0) co_await Sleep(r, 20 * kMicrosecond);
+    }
+  }
+  co_await Sleep(r, kMillisecond);  // the last completions
+  const size_t after = AllocatedBytes();
+  EXPECT_LT(after - std::min(before, after), 4u << 20) << "of " << kConnections * kReplyBytes << " bytes sent";
+  for (int client : clients) close(client);
+  while (r.stats().connections > 0) co_await Sleep(r, kMillisecond);
+  r.StopListening(&server);
+}
+TEST(UringNetwork, IdleConnectionsHoldNoBuffers) {
+  auto made = MakeUringReactor({});
+  ASSERT_TRUE(made.ok()) << made.status().ToString();
+  auto& reactor = static_cast<UringReactor&>(**made);
+  RunBlocking(reactor, IdleConnectionsHoldNoBuffers(reactor));
 }
 
 // While no descriptors are available, the listener waits. It continues when there are some again.

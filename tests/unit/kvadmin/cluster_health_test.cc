@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tools/kvadmin/force_plan.h"
 #include "tools/kvadmin/master_plan.h"
 
 namespace pando::admin {
@@ -42,6 +43,10 @@ class ClusterHealthTest : public testing::Test {
         record.isr.push_back({node, ReplicaOf(id, node), {}});
         api::ReplicaStatus& status = view_.nodes[node].reply.replicas.emplace_back();
         status.partition = static_cast<int32_t>(id);
+        status.replica = ReplicaOf(id, node).ToString();
+        status.last_epoch = 5;
+        status.last_lsn = status.durable_lsn = 100;
+        status.commit_lsn = 90;
         status.role = node == master ? "master" : "follower";
         status.epoch = 5;
         status.leased = node == master;
@@ -198,6 +203,94 @@ TEST(MasterPlan, ADrainedNodeLeadsNothing) {
   moves = PlanDrain({{0, 1, 1, {2}}, {1, 1, 1, {}}}, 1);
   ASSERT_FALSE(moves.ok());
   EXPECT_THAT(moves.status().message(), HasSubstr("partition 1"));
+}
+
+// -- forced failover
+
+TEST_F(ClusterHealthTest, TooFewAreLeftToElectAMaster) {
+  TakeDown(1);
+  TakeDown(2);
+  On(3, 0).role = "follower";
+  On(3, 1).role = "follower";
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kUnavailable);
+  EXPECT_THAT(h.cause, HasSubstr("3 of 4 partitions have too few replicas left to elect one (0, 1, 3)"));
+  EXPECT_THAT(h.next, HasSubstr("start node 1 (10.0.0.1:7420) and node 2 (10.0.0.2:7420)"));
+  EXPECT_THAT(h.next, HasSubstr("lost for good: kvadmin failover 0 --force (node 3 has all that was acknowledged)"));
+  EXPECT_TRUE(h.partitions[0].stuck);
+  EXPECT_FALSE(h.partitions[2].stuck);  // node 3 leads it
+}
+
+// The others are there, but with empty directories: nobody needs to be started.
+TEST_F(ClusterHealthTest, EmptiedNodesDoNotElect) {
+  for (const NodeId node : {1, 2}) {
+    On(node, 0).role = "installing";
+    On(node, 0).replica = Uuid{99, node}.ToString();
+  }
+  On(3, 0).role = "candidate";
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.next, "kvadmin failover 0 --force (node 3 has all that was acknowledged)");
+  On(3, 0).role = "quarantined";
+  EXPECT_THAT(JudgeCluster(view_).next, HasSubstr("partition 0 has no replica left"));
+}
+
+class ForcePlanTest : public ClusterHealthTest {
+ protected:
+  ForcePlanTest() {
+    for (NodeId node = 1; node <= 3; ++node) On(node, 0).role = "follower";
+    On(1, 0).leased = false;
+  }
+  PartitionRecord& record() { return view_.map.partitions[0].record; }
+  void Evict(NodeId node) {
+    std::erase_if(record().isr, [node](const ReplicaRecord& r) { return r.node == node; });
+    record().evicted.push_back({node, ReplicaOf(0, node), {}});
+  }
+  Status Refusal(NodeId to, bool accept_loss) {
+    return ChooseForced(LookAtSurvivors(view_, record()), to, accept_loss).status();
+  }
+  NodeId Chosen(NodeId to, bool accept_loss) {
+    Result<Survivor> chosen = ChooseForced(LookAtSurvivors(view_, record()), to, accept_loss);
+    return chosen.ok() ? chosen->node : 0;
+  }
+};
+
+TEST_F(ForcePlanTest, WhoIsWellIsNotForced) {
+  On(1, 0).role = "master";
+  On(1, 0).leased = true;
+  EXPECT_THAT(Refusal(0, true).message(), HasSubstr("is well: node 1 is its master"));
+  On(1, 0).leased = false;
+  EXPECT_THAT(Refusal(0, true).message(), HasSubstr("the nodes 1,2,3 are enough to elect one (min_isr is 2)"));
+  TakeDown(1);
+  EXPECT_THAT(Refusal(0, true).message(), HasSubstr("the nodes 2,3 are enough"));
+  TakeDown(2);
+  EXPECT_EQ(Chosen(0, false), 3u);
+}
+
+TEST_F(ForcePlanTest, AMemberIsBetterThanALongerLog) {
+  record().min_isr = 3;
+  TakeDown(1);
+  Evict(3);
+  On(3, 0).last_lsn = 500;
+  EXPECT_EQ(Chosen(0, false), 2u);
+  EXPECT_THAT(Refusal(3, false).message(), HasSubstr("node 3 is behind"));
+  EXPECT_THAT(Refusal(3, false).message(), HasSubstr("node 2 is in sync"));
+  EXPECT_EQ(Chosen(3, true), 3u);
+  EXPECT_THAT(Refusal(1, true).message(), HasSubstr("cannot take partition 0 over: unreachable"));
+  EXPECT_EQ(Refusal(4, true).code(), Code::kInvalidArgument);
+}
+
+TEST_F(ForcePlanTest, WhatMayBeLostIsSaid) {
+  TakeDown(1);
+  TakeDown(2);
+  Evict(3);
+  On(3, 0).newest_change_ms = 1'700'000'000'000;
+  const Status refused = Refusal(0, false);
+  EXPECT_EQ(refused.code(), Code::kUnavailable);
+  EXPECT_THAT(refused.message(), HasSubstr("node 3 was not in sync: what was acknowledged after LSN 100 of epoch 5"));
+  EXPECT_THAT(refused.message(), HasSubstr("since about 2023-11-14 22:13:20"));
+  EXPECT_EQ(Chosen(0, true), 3u);
+  On(3, 0).replica = Uuid{9, 9}.ToString();
+  EXPECT_THAT(Refusal(0, true).message(), HasSubstr("no replica left that could take over"));
 }
 
 }  // namespace

@@ -722,17 +722,20 @@ TEST_P(KvServiceTest, WithoutMemoryOperatorsAreServed) {
 TEST(WriteReply, EqualsTheGeneratedCode) {
   for (const char* method : {"put", "remove", "touch"}) {
     for (const bool existed : {false, true}) {
+      const std::string session = existed ? std::string("\0token\xff", 7) : "";
       for (const int64_t version : {int64_t{1}, int64_t{0x0102030405060708}}) {
         api::Kv_put_result result;
         result.__isset.success = true;
         result.success.applied = true;
         result.success.version = version;
         result.success.existed = existed;
+        result.success.context.session = session;
+        result.success.context.__isset.session = result.success.__isset.context = !session.empty();
         ThriftCodec codec;
         std::string generated = "before", by_hand = "before";
         codec.Write(MessageHeader{WireProtocol::kBinary, apache::thrift::protocol::T_REPLY, -7, method}, result,
                     &generated);
-        AppendWriteReply(method, -7, static_cast<Version>(version), existed, &by_hand);
+        AppendWriteReply(method, -7, static_cast<Version>(version), existed, &by_hand, session);
         EXPECT_TRUE(generated == by_hand) << method << version;
       }
     }
@@ -756,11 +759,14 @@ TEST(GetReply, EqualsTheGeneratedCode) {
     result.success.record.value = c.value;
     result.success.record.version = static_cast<int64_t>(c.version);
     result.success.record.expires_at_ms = c.expires;
+    const std::string session(static_cast<size_t>(std::abs(c.seqid) % 70), 's');
+    result.success.context.session = session;
+    result.success.context.__isset.session = result.success.__isset.context = !session.empty();
     ThriftCodec codec;
     std::string generated = "before", by_hand = "before";
     codec.Write(MessageHeader{WireProtocol::kBinary, apache::thrift::protocol::T_REPLY, c.seqid, "get"}, result,
                 &generated);
-    AppendGetReply(c.seqid, c.found, c.value, c.version, c.expires, &by_hand);
+    AppendGetReply(c.seqid, c.found, c.value, c.version, c.expires, &by_hand, session);
     EXPECT_TRUE(generated == by_hand) << c.value.size();
   }
 }

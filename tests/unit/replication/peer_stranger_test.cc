@@ -99,6 +99,37 @@ TEST_F(PeerStranger, RefusedHellosSayWhy) {
   EXPECT_EQ(metrics().accepted.value(), 1);
 }
 
+// Nobody can claim a process that the topology does not know, or more reactors than the node has; and what a
+// hello claims is forgotten with its connection.
+TEST_F(PeerStranger, ClaimsAreBoundedAndPass) {
+  world_.extra_addresses[2] = {AddressOf(2), ""};
+  PeerLinks& links = world_.Start(1);
+  links.SetStarts({{2, 5}, {3, 0}});
+  const auto verdict = [&](NodeId from, uint64_t incarnation, uint32_t reactor, bool guard) {
+    PeerHello hello = HelloOf(from, 1, incarnation);
+    hello.from_reactor = reactor;
+    hello.guard = guard;
+    RawEnd* end = raw_.Connect(HostOf(1));
+    end->Send(HelloFrame(hello));
+    EXPECT_TRUE(world_.RunUntil([&] { return end->reply().has_value(); }));
+    const HelloVerdict answer = end->reply()->verdict;
+    end->Close();
+    world_.kernel.RunFor(10 * kMillisecond);
+    return answer;
+  };
+  for (bool guard : {false, true}) {
+    EXPECT_EQ(verdict(2, UINT64_MAX, 0, guard), HelloVerdict::kUnknownNode);
+    EXPECT_EQ(verdict(2, 5 + links.options().max_starts_ahead + 1, 0, guard), HelloVerdict::kUnknownNode);
+    EXPECT_EQ(verdict(2, 5, 2, guard), HelloVerdict::kUnknownNode);
+    EXPECT_EQ(verdict(2, 5, UINT32_MAX, guard), HelloVerdict::kUnknownNode);
+    EXPECT_EQ(verdict(3, 5, links.options().max_reactors, guard), HelloVerdict::kUnknownNode);
+  }
+  EXPECT_EQ(verdict(2, 6, 1, false), HelloVerdict::kAccepted) << "the news of the topology may be late";
+  EXPECT_EQ(verdict(2, 5, 0, false), HelloVerdict::kAccepted) << "process 6 is not connected any more";
+  EXPECT_EQ(verdict(3, UINT64_MAX, 0, false), HelloVerdict::kAccepted) << "nothing is known of this node";
+  EXPECT_EQ(verdict(3, 1, 0, false), HelloVerdict::kAccepted);
+}
+
 TEST_F(PeerStranger, HelloAndMessagesInOne) {
   Start();
   RawEnd* end = raw_.Connect(HostOf(1));
@@ -148,12 +179,15 @@ TEST_F(PeerStranger, AGuardSendsItsNotice) {
   EXPECT_EQ(world_.handler(1).deaths[0], (std::pair<NodeId, uint64_t>(2, 7)));
   EXPECT_FALSE(node->closed) << "a guard does not replace its node";
   EXPECT_EQ(metrics().replaced_total.value(), 0u);
+  ASSERT_TRUE(UntilClosed(guard)) << "it has nothing more to say";
   // A guard that names a later process does not make the node an older one.
   RawEnd* later = raw_.Connect(HostOf(1));
   later->Send(HelloFrame(GuardOf(2, 9)) + EmptyFrame(PeerFrame::kPing));
   ASSERT_TRUE(world_.RunUntil([&] { return later->frames.size() == 2; }));
   EXPECT_FALSE(node->closed);
-  EXPECT_TRUE(guard->closed) << "a node has one guard";
+  RawEnd* latest = raw_.Connect(HostOf(1));
+  latest->Send(HelloFrame(GuardOf(2, 9)) + EmptyFrame(PeerFrame::kPing));
+  ASSERT_TRUE(UntilClosed(later)) << "a node has one guard";
 }
 
 TEST_F(PeerStranger, AGuardMayDoNothingElse) {
@@ -164,6 +198,7 @@ TEST_F(PeerStranger, AGuardMayDoNothingElse) {
   } cases[] = {
       {GuardOf(2, 1), MessagesFrame({Beat(1)})},
       {GuardOf(2, 1), DeathNoticeFrame(3, 1)},  // of another node
+      {GuardOf(2, 1), DeathNoticeFrame(2, 2)},  // of another process
       {HelloOf(2, 1), DeathNoticeFrame(2, 1)},  // from the node itself
   };
   for (const auto& c : cases) {
@@ -171,7 +206,7 @@ TEST_F(PeerStranger, AGuardMayDoNothingElse) {
     end->Send(c.frame);
     ASSERT_TRUE(UntilClosed(end));
   }
-  EXPECT_EQ(metrics().garbage_total.value(), 3u);
+  EXPECT_EQ(metrics().garbage_total.value(), std::size(cases));
   EXPECT_TRUE(world_.handler(1).got.empty());
   EXPECT_TRUE(world_.handler(1).deaths.empty());
 }

@@ -97,6 +97,28 @@ TEST(ClusterMap, GoldenText) {
   EXPECT_EQ(OpIdOf("["), std::nullopt);
 }
 
+TEST(ClusterMap, TheControllersRecord) {
+  ControllerRecord record;
+  record.holder = 3;
+  record.incarnation = 7;
+  record.renewed = 12;
+  record.replacing = Replacing::kOff;
+  record.op_id = "abc";
+  const std::string text = R"({"format":2,"holder":3,"incarnation":7,"op_id":"abc","renewed":12,"replacing":"off"})";
+  EXPECT_EQ(*Encode(record), text);
+  EXPECT_EQ(*DecodeController({"controller", text, 1}), record);
+  std::string other = text;
+  other.replace(other.find("off"), 3, "ofu");
+  EXPECT_EQ(DecodeController({"controller", other, 1}).code(), Code::kCorruption);
+  other = text;
+  other.insert(1, R"("a":[],)");
+  EXPECT_EQ(*Encode(*DecodeController({"controller", other, 1})), other);
+  ClusterMap map;
+  EXPECT_FALSE(map.controller.has_value());
+  ASSERT_TRUE(map.Apply({"controller", text, 5}).ok());
+  EXPECT_EQ(map.controller->revision, 5u);
+}
+
 // A value of format 1 means the same, and has format 2 after a change.
 TEST(ClusterMap, ReadsFormat1) {
   EXPECT_EQ(*DecodeCluster({"cluster", kClusterText1, 1}), Cluster());

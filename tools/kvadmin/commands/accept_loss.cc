@@ -10,6 +10,7 @@
 
 #include "src/base/expiry.h"
 #include "src/base/hash.h"
+#include "src/topology/node_identity.h"
 #include "tools/kvadmin/commands/accept_log_loss.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/offline.h"
@@ -170,8 +171,21 @@ MakePartitionFile Replacement(Reactor* reactor, const Choice* choice, const Acce
   };
 }
 
+// In a cluster, there is mostly a way that loses nothing.
+Task<Status> NoteCluster(Reactor* reactor, const Globals* globals, const AcceptLossOptions* options) {
+  CO_ASSIGN_OR_RETURN(const std::optional<NodeIdentity> identity, co_await LoadIdentity(*reactor, options->data_dir));
+  if (!identity) co_return Status();
+  const std::string note = fmt::format(
+      "this is node {} of a cluster. If another node has a sound replica in sync, do not accept a loss: empty the "
+      "directory and start the node, and everything is installed from there",
+      identity->node);
+  tools::PrintNote("{}\n", globals->json ? JsonText(Json{{"note", note}}) : "note: " + note);
+  co_return Status();
+}
+
 // The caller holds the lock.
 Task<Result<ExitCode>> ShowOrAccept(Reactor* reactor, const Globals* globals, const AcceptLossOptions* options) {
+  CO_RETURN_IF_ERROR(co_await NoteCluster(reactor, globals, options));
   CO_ASSIGN_OR_RETURN(StoreInfo store, co_await LoadStore(*reactor, options->data_dir));
   if (options->of_log) {
     co_return co_await ShowOrAcceptLogLoss(reactor, globals, std::move(store), options->log, options->confirm);

@@ -310,6 +310,7 @@ void AddClusterCommand(tools::Command app, Globals* globals) {
       "Exit codes: 0 shown; 1 there is no cluster; 3 the topology cannot be read; 4 a value is damaged.");
   OnChosen(show, globals, [=] { return RunShow(globals, *o); });
   AddClusterStatusCommand(command, globals);
+  AddSetMinIsrCommand(command, globals);
 }
 
 }  // namespace pando::admin

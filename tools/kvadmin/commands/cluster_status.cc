@@ -33,6 +33,13 @@ void PrintNodes(const ClusterHealth& h) {
   tools::Print("{}", Printable(table.Render(), Encoding::kText));
 }
 
+void PrintController(const ControllerHealth& c) {
+  if (c.replace_after_s == 0) return tools::Print("\nnodes that stay away are not replaced (--replace_after_s=0)\n");
+  tools::Print("\nnodes that stay away for {} s are replaced; {}\n", c.replace_after_s,
+               c.holder == 0 ? "no node has taken that on yet" : fmt::format("node {} decides", c.holder));
+  for (const std::string& plan : c.plans) tools::Print("  {}\n", Printable(plan, Encoding::kText));
+}
+
 void PrintPartitions(const ClusterHealth& h, bool all) {
   tools::Table table({"PARTITION", "EPOCH", "MASTER", "IN SYNC", "OTHERS", "OF", "LAG", "LAG TIME", "STATE"});
   bool any = false;
@@ -50,6 +57,9 @@ void PrintPartitions(const ClusterHealth& h, bool all) {
 
 void PrintStatusJson(const ClusterHealth& h) {
   PrintJson(Json{{"verdict", HealthName(h.health)}, {"cause", h.cause}, {"next", h.next}});
+  PrintJson(Json{{"controller", Json{{"holder", h.controller.holder},
+                                     {"replace_after_s", h.controller.replace_after_s},
+                                     {"plans", h.controller.plans}}}});
   for (const NodeHealth& n : h.nodes) {
     Json node{
         {"id", n.node},         {"zone", n.zone},       {"address", n.address},     {"reachable", n.problem.empty()},
@@ -88,6 +98,7 @@ Result<ExitCode> RunStatus(const Globals& globals, const ClusterStatusOptions& o
     if (!h.next.empty()) tools::Print("  next: {}\n", h.next);
     tools::Print("\n");
     PrintNodes(h);
+    PrintController(h.controller);
     PrintPartitions(h, options.verbose);
   }
   return h.health == Health::kOk ? kExitOk : kExitNo;
@@ -107,7 +118,9 @@ void AddClusterStatusCommand(tools::Command cluster, Globals* globals) {
       "The first line is ok, degraded (everything is served, but something is missing) or unavailable (a partition is\n"
       "not served), with the cause; the second says what to do. LAG is what the follower that is the furthest behind\n"
       "lacks, in records. --server may name several nodes; one that answers knows the others. With --json, the first\n"
-      "line is {\"verdict\", \"cause\", \"next\"}, and the others are {\"node\": ...} and {\"partition\": ...}.\n\n"
+      "line is {\"verdict\", \"cause\", \"next\"}, the second is {\"controller\": ...}, and the others are {\"node\": "
+      "...} and\n"
+      "{\"partition\": ...}.\n\n"
       "Examples:\n"
       "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 cluster status\n"
       "  kvadmin cluster status --topology file:/var/lib/pando/topology -v\n"

@@ -51,6 +51,8 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddFailoverCommand(app, globals);
   AddRebalanceCommand(app, globals);
   AddDrainCommand(app, globals);
+  AddReplicaCommand(app, globals);
+  AddVerifyCommand(app, globals);
   AddTopologyCommand(app, globals);
 }
 

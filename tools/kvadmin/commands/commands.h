@@ -62,9 +62,12 @@ void AddWalDumpCommand(tools::Command app, Globals* globals);
 void AddTopologyCommand(tools::Command app, Globals* globals);
 void AddClusterCommand(tools::Command app, Globals* globals);
 void AddClusterStatusCommand(tools::Command cluster, Globals* globals);
+void AddSetMinIsrCommand(tools::Command cluster, Globals* globals);
 void AddFailoverCommand(tools::Command app, Globals* globals);
 void AddRebalanceCommand(tools::Command app, Globals* globals);
 void AddDrainCommand(tools::Command app, Globals* globals);
+void AddReplicaCommand(tools::Command app, Globals* globals);
+void AddVerifyCommand(tools::Command app, Globals* globals);
 void AddHelloCommand(tools::Command app, Globals* globals);
 void AddPingCommand(tools::Command app, Globals* globals);
 

@@ -9,8 +9,10 @@
 
 #include "tools/kvadmin/cluster_health.h"
 #include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/commands/force_failover.h"
 #include "tools/kvadmin/master_plan.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/replacing.h"
 
 namespace pando::admin {
 
@@ -21,6 +23,9 @@ struct MoveOptions {
   uint32_t partition = 0;
   NodeId node = 0;
   bool masters = false, dry_run = false;
+  bool force = false, accept_loss = false;
+  std::string confirm;
+  std::optional<Replacing> replacing;
 };
 
 Json MoveJson(const MasterMove& move) {
@@ -113,7 +118,8 @@ Result<MasterMove> PlanFailover(const ClusterView& view, const MoveOptions& opti
     }
     return Error(Code::kUnavailable,
                  "partition {} cannot be handed over: {}. Its replicas elect a master by themselves, once enough of "
-                 "them reach each other; kvadmin cluster status says what is missing",
+                 "them reach each other; kvadmin cluster status says what is missing. If too few are left for good: "
+                 "--force",
                  options.partition, why);
   }
   const std::vector<NodeId>& able = at->in_sync;
@@ -130,6 +136,16 @@ Result<MasterMove> PlanFailover(const ClusterView& view, const MoveOptions& opti
 }
 
 Result<ExitCode> RunFailover(const Globals& globals, const MoveOptions& options) {
+  if (options.force) {
+    ForceOptions force;
+    force.place = options.place;
+    force.confirm = options.confirm;
+    force.partition = options.partition;
+    force.node = options.node;
+    force.accept_loss = options.accept_loss;
+    force.dry_run = options.dry_run;
+    return RunForceFailover(globals, force);
+  }
   ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
   ASSIGN_OR_RETURN(const MasterMove move, PlanFailover(view, options));
   if (move.to == move.from) {
@@ -167,7 +183,12 @@ Result<ExitCode> RunFailover(const Globals& globals, const MoveOptions& options)
 // -- rebalance and drain
 
 Result<ExitCode> RunRebalance(const Globals& globals, const MoveOptions& options) {
-  if (!options.masters) return Error(Code::kInvalidArgument, "say what to rebalance: --masters");
+  if (options.replacing && !options.masters) {
+    return SetReplacing(globals, options.place, *options.replacing, options.dry_run);
+  }
+  if (!options.masters || options.replacing) {
+    return Error(Code::kInvalidArgument, "say one thing to do: --masters, or --replace");
+  }
   ASSIGN_OR_RETURN(const ClusterView view, LookAtCluster(globals.target, options.place));
   const std::vector<Led> led = LedPartitions(view);
   std::set<NodeId> nodes;
@@ -207,15 +228,27 @@ void AddFailoverCommand(tools::Command app, Globals* globals) {
   tools::Command command = app.Add("failover", "Make another node master of a partition");
   command.Number("partition", &o->partition, "Its number", 0).Required();
   command.Number("--to", &o->node, "The number of the node (default: one that is in sync)", 1);
+  tools::Option force = command.Flag(
+      "--force", &o->force, "Too few replicas are left for good: let the best one (or --to) take the partition over");
+  command.Flag("--accept-loss", &o->accept_loss, "Also if it may lack what was acknowledged").Needs(force);
+  command.Text("--confirm", &o->confirm, "With --force: the name, partition-N, instead of the question")
+      .NotEmpty()
+      .Needs(force);
   AddPlace(command, o.get());
   command.Footer(
       "The master holds writes until the other replica has everything, and then gives it the partition. Nothing is\n"
       "lost, and clients see no error, but a pause. Only a node that is in sync can become master, and only a master\n"
       "that works can hand over; when one dies, the others elect another by themselves. If the master changes between\n"
       "the look at the cluster and the request, as by the same command elsewhere, the request is refused.\n\n"
+      "--force is for a partition that cannot elect a master any more, because too many of its replicas are gone for\n"
+      "good. It shows what is left, and whether anything is lost: a replica that is in sync has all that was\n"
+      "acknowledged. Then it asks for the name of the partition. The replica goes on as the only one, with min_isr 1,\n"
+      "in a new lineage; the others, should they come back, are installed anew, and what they had alone is lost.\n\n"
       "Examples:\n"
       "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 failover 3\n"
       "  kvadmin failover 3 --to 2 --topology file:/var/lib/pando/topology --dry-run\n"
+      "  kvadmin failover 3 --force --dry-run --topology file:/var/lib/pando/topology\n"
+      "  kvadmin failover 3 --force --accept-loss --confirm partition-3 --topology file:/var/lib/pando/topology\n"
       "Exit codes: 0 the node is master; 2 there is no such partition or node; 3 it was refused or failed.");
   OnChosen(command, globals, [=] { return RunFailover(*globals, *o); });
 }
@@ -224,14 +257,24 @@ void AddRebalanceCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<MoveOptions>();
   tools::Command command = app.Add("rebalance", "Let each node lead its share of the partitions");
   command.Flag("--masters", &o->masters, "Hand over masterships; replicas stay where they are");
+  command.Choice(
+      "--replace", {"on", "off", "default"},
+      [o](const std::string& how) {
+        o->replacing = how == "on" ? Replacing::kOn : how == "off" ? Replacing::kOff : Replacing::kAsStarted;
+      },
+      "Whether nodes that stay away are replaced: on, off, or default, which is as the nodes were started");
   AddPlace(command, o.get());
   command.Footer(
       "Counts the masters of each node that answers, and hands over as few as possible until no node leads two more\n"
       "than another one that could take one. One partition after the other is handed over. The first failure ends the\n"
       "command; what was handed over stays so.\n\n"
+      "--replace is another thing: it says for the whole cluster, at once and until it is changed again, whether the\n"
+      "replicas of a node that stays away are given to other nodes (kvnode --replace_after_s; half an hour if that is\n"
+      "0). It needs --topology. kvadmin cluster status shows what is planned.\n\n"
       "Examples:\n"
       "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 rebalance --masters --dry-run\n"
       "  kvadmin rebalance --masters --topology file:/var/lib/pando/topology\n"
+      "  kvadmin rebalance --replace off --topology file:/var/lib/pando/topology   # before long maintenance\n"
       "Exit codes: 0 done, or nothing to do; 3 a handover was refused or failed.");
   OnChosen(command, globals, [=] { return RunRebalance(*globals, *o); });
 }

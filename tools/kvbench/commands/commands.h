@@ -18,6 +18,8 @@ void AddRunCommand(tools::Command app, int* exit_code);
 void AddCompareCommand(tools::Command app, int* exit_code);
 void AddEngineCommand(tools::Command app, int* exit_code);
 void AddPoliciesCommand(tools::Command app, int* exit_code);
+void AddReplicationCommand(tools::Command app, int* exit_code);
+void AddFailoverCommand(tools::Command app, int* exit_code);
 
 // The settings that the run and compare commands share.
 struct CommonSettings {
@@ -31,6 +33,8 @@ struct CommonSettings {
 void AddDataOptions(tools::Command command, CommonSettings* settings);
 void AddDistributionOption(tools::Command command, Distribution* distribution, const std::string& help);
 void AddServerOptions(tools::Command command, CommonSettings* settings);
+// The programs of which kvbench replication and kvbench failover start clusters, and where.
+void AddClusterOptions(tools::Command command, ServerOptions* server);
 // Fills in the settings that depend on other options, and pins the calling thread to the
 // generator's core.
 Status Prepare(CommonSettings* settings);

@@ -38,6 +38,17 @@ void AddServerOptions(tools::Command command, CommonSettings* s) {
   command.Flag("--pin,!--no_pin", &s->pin, "Pin the server and the generator to their cores (default: on)");
 }
 
+void AddClusterOptions(tools::Command command, ServerOptions* server) {
+  command.Text("--kvnode", &server->binary, "The kvnode binary to start").ShowDefault();
+  command.Text("--kvadmin", &server->kvadmin_binary, "The kvadmin binary that creates the cluster").ShowDefault();
+  command.Text("--redis_server", &server->redis_binary, "The redis-server binary to start").ShowDefault();
+  command.Text("--etcd", &server->etcd_binary, "The etcd binary to start").ShowDefault();
+  command.Text("--scratch_dir", &server->scratch_dir, "Directory for the data of the started servers")
+      .ShowDefault()
+      .ExistingDirectory();
+  command.Texts("--kvnode_arg", &server->extra_args, "Another argument for kvnode; may be repeated").OneValueEach();
+}
+
 void AddDistributionOption(tools::Command command, Distribution* distribution, const std::string& help) {
   command.Choice(
       "--distribution", {"uniform", "zipfian"},

@@ -1,0 +1,129 @@
+// HostedReplica: what the levels of reads and writes ask of it, and the writes that wait for a handover.
+#include "src/io/timed_wait.h"
+#include "src/replication/hosted_replica.h"
+
+namespace pando::replication {
+namespace {
+
+// A call that waits; HostedReplica::Close waits for all of them.
+class Waiting {
+ public:
+  explicit Waiting(size_t* count) : count_(*count) { ++count_; }
+  Waiting(const Waiting&) = delete;
+  ~Waiting() { --count_; }
+
+ private:
+  size_t& count_;
+};
+
+}  // namespace
+
+// -- writes
+
+bool HostedReplica::HoldsWrites() const {
+  if (core_ == nullptr || partition_ == nullptr || closing_) return false;
+  return core_->JudgeWrite(WriteLevel::kQuorum, 0, host_.reactor.NowNs()) == WriteVerdict::kHandingOver;
+}
+
+// The core ends a handover at its deadline, unless it has proposed it: then the topology decides.
+Task<Status> HostedReplica::UntilMayWrite(WriteLevel level, Nanos deadline_ns) {
+  const Waiting waiting(&waiting_);
+  host_.metrics.held_writes_total.Add();
+  co_await WaitUntil(host_.reactor, moved_, deadline_ns, [this] { return !HoldsWrites(); });
+  co_return MayWrite(level);
+}
+
+Task<bool> HostedReplica::HasHandedOverTo(ReplicaId target, Epoch before) {
+  if (closing_) co_return false;
+  const Waiting waiting(&waiting_);
+  Result<Versioned<PartitionRecord>> now = co_await host_.topology->Read(id_);
+  co_return now.ok() && now->record.epoch > before && now->record.master == target;
+}
+
+Task<Status> HostedReplica::UntilOnAll(Lsn lsn, Nanos deadline_ns) {
+  const Waiting waiting(&waiting_);
+  const auto leads = [this] { return core_ != nullptr && core_->leader().active(); };
+  const auto on_all = [this, leads, lsn] { return leads() && core_->all_lsn() >= lsn; };
+  if (deadline_ns == 0) deadline_ns = host_.reactor.NowNs() + kOnAllWaitNs;
+  co_await WaitUntil(host_.reactor, moved_, deadline_ns, [leads, on_all] { return on_all() || !leads(); });
+  if (on_all()) co_return Status();
+  co_return Error(
+      Code::kAborted,
+      "partition {}: the write was committed, but not all replicas are known to have it, as level ALL asks: "
+      "{}",
+      id_, leads() ? "too few are in sync" : "this node is not the master any more");
+}
+
+// -- reads
+
+std::string HostedReplica::MasterAddress() const {
+  for (const ReplicaRecord& r : record_.record.isr) {
+    if (r.replica != record_.record.master || r.replica == replica()) continue;
+    const auto at = host_.members.find(r.node);
+    if (at != host_.members.end()) return at->second.client_address;
+  }
+  return "";
+}
+
+// LV1, LV2. Each fact stays true while the read looks at the data afterwards: what is applied stays applied.
+Status HostedReplica::JudgeRead(const ReplicaRead& read) const {
+  if (core_ == nullptr || partition_ == nullptr || core_->out_of_service()) return NotServing();
+  if (!file_->state().installed) {
+    return Error(Code::kUnavailable, "partition {}: the replica on this node is being installed; ask another node",
+                 id_);
+  }
+  if (read.max_staleness_ns) {
+    const Nanos now_ns = host_.reactor.FreshNowNs();
+    const std::optional<Mastership> serving = core_->Serving();
+    const bool leased = serving && core_->LeaseHolds(*serving, now_ns);
+    const std::optional<Nanos> fresh_ns = core_->FreshAsOf();
+    if (!leased && (!fresh_ns || now_ns - *fresh_ns > *read.max_staleness_ns)) {
+      return Error(Code::kTooStale, "partition {}: this replica {}, and the read allows {} ms; ask its master", id_,
+                   fresh_ns ? fmt::format("was fresh {} ms ago", (now_ns - *fresh_ns) / kMillisecond)
+                            : "does not know how fresh it is",
+                   *read.max_staleness_ns / kMillisecond)
+          .WithMaster(MasterAddress());
+    }
+  }
+  if (!read.after) return Status();
+  switch (core_->SessionCovers(read.after->epoch, read.after->lsn)) {
+    case SessionState::kCovered: return Status();
+    case SessionState::kNotYet:
+      return Error(
+                 Code::kTooStale,
+                 "partition {}: this replica has not yet applied what the session has seen (epoch {}, LSN {}); ask its "
+                 "master",
+                 id_, read.after->epoch, read.after->lsn)
+          .WithMaster(MasterAddress());
+    case SessionState::kLost: break;
+  }
+  return Error(
+      Code::kSessionLost,
+      "partition {}: what the session has seen (epoch {}, LSN {}) was lost in a change of master, or is too old "
+      "to tell; begin a new session",
+      id_, read.after->epoch, read.after->lsn);
+}
+
+Task<Status> HostedReplica::AwaitRead(ReplicaRead read) {
+  Status status = JudgeRead(read);
+  if (status.code() != Code::kTooStale) co_return status;
+  const Waiting waiting(&waiting_);
+  const Nanos until_ns = std::min(read.deadline_ns, host_.reactor.NowNs() + kReadWaitNs);
+  co_await WaitUntil(host_.reactor, moved_, until_ns, [this, &read, &status] {
+    status = JudgeRead(read);
+    return status.code() != Code::kTooStale;
+  });
+  co_return status;
+}
+
+std::optional<SessionPoint> HostedReplica::Shown() const {
+  if (partition_ == nullptr) return std::nullopt;
+  return partition_->applied();
+}
+
+bool HostedReplica::IsLost(const SessionPoint& point) const {
+  return core_ != nullptr && partition_ != nullptr &&
+         core_->SessionCovers(point.epoch, point.lsn) == SessionState::kLost;
+}
+
+}  // namespace pando::replication

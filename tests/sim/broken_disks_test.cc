@@ -1,0 +1,212 @@
+// A cluster in which the disk of one node is full, or fails (small_cluster.h).
+#include <gtest/gtest.h>
+
+#include "tests/sim/small_cluster.h"
+#include "tests/support/child_process.h"
+
+namespace pando {
+namespace {
+
+using Body = void (*)(SmallCluster* cluster);
+
+// Crashed nodes stay allocated, so each test has a process of its own.
+void InCluster(Body body) {
+  EXPECT_TRUE(InChildProcess([body] {
+    FLAGS_minloglevel = 3;
+    SmallCluster cluster;
+    if (!cluster.StartAll()) {
+      ADD_FAILURE() << "the cluster does not become whole";
+      return false;
+    }
+    body(&cluster);
+    return !testing::Test::HasFailure();
+  }));
+}
+
+std::string Value(int i) { return std::string(3000, static_cast<char>('a' + i % 26)); }
+
+// Writes new keys until one is refused, and returns how many were not; `most` if none was.
+int Fill(SmallCluster* cluster, int most, Code* refusal) {
+  for (int i = 0; i < most; ++i) {
+    *refusal = cluster->Put(fmt::format("fill {}", i), Value(i));
+    if (*refusal != Code::kOk) return i;
+    cluster->Run(5 * kMillisecond);  // the news of the others need a moment
+  }
+  return most;
+}
+
+TEST(BrokenDisks, WhatAFollowerHasNoRoomForIsRefusedBeforeTheAppend) {
+  InCluster([](SmallCluster* c) {
+    const size_t master = c->master(), full = (master + 1) % 3;
+    EXPECT_EQ(c->Put("old", "1"), Code::kOk);
+    c->Run(kSecond);
+    c->machine(full).FillDisk();
+    Code refusal = Code::kOk;
+    const int written = Fill(c, 3000, &refusal);
+    EXPECT_LT(written, 3000);
+    EXPECT_EQ(refusal, Code::kDiskFull);
+    const Lsn end = c->stats(master).last_lsn;
+    EXPECT_EQ(c->Put("more", Value(0)), Code::kDiskFull);
+    EXPECT_EQ(c->stats(master).last_lsn, end);
+    // It has told in time: it holds all that was acknowledged, and nobody waits for it.
+    EXPECT_TRUE(c->InSync(full));
+    EXPECT_TRUE(c->RunUntil([&] { return c->stats(full).applied_lsn == end; }, 2 * kSecond));
+    // How a full disk is emptied.
+    EXPECT_EQ(c->Remove("old"), Code::kOk);
+    for (int i = 0; i < written; ++i) EXPECT_EQ(c->Remove(fmt::format("fill {}", i)), Code::kOk);
+    EXPECT_TRUE(c->RunUntil([&] { return c->Put("after", Value(0)) == Code::kOk; }, 30 * kSecond));
+    c->machine(full).EmptyDisk();
+    EXPECT_TRUE(c->RunUntil([&] { return c->Put("more", Value(0)) == Code::kOk; }, 5 * kSecond));
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE((c->Stop(i)).ok());
+  });
+}
+
+TEST(BrokenDisks, AMasterWithAFullDiskRefusesAndGoesOn) {
+  InCluster([](SmallCluster* c) {
+    const size_t master = c->master();
+    EXPECT_EQ(c->Put("old", "1"), Code::kOk);
+    c->Run(kSecond);
+    c->machine(master).FillDisk();
+    Code refusal = Code::kOk;
+    const int written = Fill(c, 3000, &refusal);
+    EXPECT_LT(written, 3000);
+    EXPECT_EQ(refusal, Code::kDiskFull);
+    EXPECT_EQ(c->master(), master);
+    EXPECT_EQ(c->record().isr.size(), 3u);
+    EXPECT_EQ(c->Remove("old"), Code::kOk);
+    c->machine(master).EmptyDisk();
+    EXPECT_EQ(c->Put("more", Value(0)), Code::kOk);
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE((c->Stop(i)).ok());
+  });
+}
+
+// From the moment that a failure of the log is known, its node promises and acknowledges nothing.
+TEST(BrokenDisks, ANodeWhoseLogHasFailedTakesNoPart) {
+  InCluster([](SmallCluster* c) {
+    const size_t master = c->master();
+    for (const size_t fails : {(master + 1) % 3, master}) {
+      DiskFault fault = SyncFault(0, UINT64_MAX);
+      fault.path_contains = "/wal-";
+      c->machine(fails).AddFault(fault);
+      ClusterMember& writes = c->member(c->master());
+      auto write = [](ClusterMember* member) -> Task<void> {
+        (void)co_await SmallCluster::Write(member->place(0), RecordOp::kPut, "a", Value(0));
+      };
+      writes.calls().Spawn(write(&writes));
+      const auto stopped =
+          c->kernel().RunUntil([&] { return !c->member(fails).failure().ok(); }, c->kernel().now_ns() + 5 * kSecond);
+      ASSERT_EQ(stopped, SimKernel::Stopped::kPredicate);
+      EXPECT_EQ(c->core(fails), nullptr);
+      c->Run(3 * kSecond);
+      EXPECT_EQ(c->core(fails), nullptr);
+      EXPECT_NE(c->master(), fails);
+      EXPECT_LT(c->master(), 3u);
+      EXPECT_FALSE(c->InSync(fails));
+      c->machine(fails).ClearFaults();
+      c->Crash(fails);
+      EXPECT_TRUE((c->Start(fails)).ok());
+      EXPECT_TRUE(c->RunUntil([&] { return c->record().isr.size() == 3; }, 20 * kSecond));
+    }
+  });
+}
+
+// -- data that cannot be used any more, and data that only cannot be read now
+
+Uuid ReplicaOf(const SmallCluster& c, size_t i) {
+  const PartitionRecord record = c.record();
+  for (const auto* replicas : {&record.isr, &record.evicted, &record.learners}) {
+    for (const ReplicaRecord& r : *replicas) {
+      if (r.node == i + 1) return r.replica;
+    }
+  }
+  return {};
+}
+
+std::string DataFile(SmallCluster* c, size_t i) {
+  for (const std::string& path : c->machine(i).disk().AllFiles()) {
+    if (path.ends_with("/data")) return path;
+  }
+  return "";
+}
+
+bool IsWhole(SmallCluster* c) {
+  const PartitionRecord record = c->record();
+  return record.isr.size() == 3 && record.evicted.empty() && record.learners.empty() && c->master() < 3;
+}
+
+void Damage(SmallCluster* c, bool missing) {
+  const size_t i = (c->master() + 1) % 3;
+  EXPECT_EQ(c->Put("a", "1"), Code::kOk);
+  const Uuid before = ReplicaOf(*c, i);
+  EXPECT_TRUE((c->Stop(i)).ok());
+  const std::string path = DataFile(c, i);
+  ASSERT_NE(path, "");
+  if (missing) {
+    c->machine(i).disk().RemoveTree(path);
+  } else {
+    c->machine(i).disk().WriteAll(path, std::string(100'000, 'x'));
+  }
+  EXPECT_TRUE((c->Start(i)).ok());
+  EXPECT_FALSE(c->member(i).quarantine().ok());
+  EXPECT_TRUE(c->RunUntil([&] { return ReplicaOf(*c, i) != before && IsWhole(c); }, 30 * kSecond));
+  EXPECT_EQ(c->Put("b", "1"), Code::kOk);
+}
+
+TEST(BrokenDisks, AReplicaWhoseFileIsDamagedIsReplaced) {
+  for (const bool missing : {false, true}) {
+    InCluster(missing ? [](SmallCluster* c) { Damage(c, true); } : [](SmallCluster* c) { Damage(c, false); });
+  }
+}
+
+// There is no master that goes on without them, so an operator may put the files back.
+TEST(BrokenDisks, NobodyIsReplacedIfAllFilesAreDamaged) {
+  InCluster([](SmallCluster* c) {
+    EXPECT_EQ(c->Put("a", "1"), Code::kOk);
+    const PartitionRecord before = c->record();
+    std::vector<SimDisk> good;
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_TRUE(c->Stop(i).ok());
+      good.push_back(c->machine(i).disk());
+      c->machine(i).disk().WriteAll(DataFile(c, i), std::string(100'000, 'x'));
+    }
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(c->Start(i).ok());
+    c->Run(10 * kSecond);
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(c->Stop(i).ok());
+    for (size_t i = 0; i < 3; ++i) {
+      const std::string file = DataFile(c, i);
+      c->machine(i).disk().WriteAll(file, good[i].ReadAll(file));
+      EXPECT_TRUE(c->Start(i).ok());
+    }
+    EXPECT_TRUE(c->RunUntil([&] { return IsWhole(c); }, 20 * kSecond));
+    for (const ReplicaRecord& replica : before.isr) EXPECT_EQ(ReplicaOf(*c, replica.node - 1), replica.replica);
+    EXPECT_EQ(c->Put("b", "1"), Code::kOk);
+  });
+}
+
+TEST(BrokenDisks, AReplicaWhoseDiskDoesNotAnswerIsNotReplaced) {
+  InCluster([](SmallCluster* c) {
+    const size_t i = (c->master() + 1) % 3;
+    EXPECT_EQ(c->Put("a", "1"), Code::kOk);
+    const Uuid before = ReplicaOf(*c, i);
+    EXPECT_TRUE((c->Stop(i)).ok());
+    DiskFault fault;
+    fault.kind = IoOp::Kind::kRead;
+    fault.path = DataFile(c, i);
+    fault.count = UINT64_MAX;
+    fault.error_number = 24;  // EMFILE
+    c->machine(i).AddFault(fault);
+    EXPECT_TRUE((c->Start(i)).ok());
+    EXPECT_EQ(c->member(i).quarantine().code(), Code::kIoError);
+    c->Run(10 * kSecond);
+    EXPECT_EQ(ReplicaOf(*c, i), before);
+    EXPECT_FALSE(c->InSync(i));
+    c->machine(i).ClearFaults();
+    EXPECT_TRUE((c->Stop(i)).ok());
+    EXPECT_TRUE((c->Start(i)).ok());
+    EXPECT_TRUE(c->RunUntil([&] { return IsWhole(c); }, 20 * kSecond));
+    EXPECT_EQ(ReplicaOf(*c, i), before);
+  });
+}
+
+}  // namespace
+}  // namespace pando

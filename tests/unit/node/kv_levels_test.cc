@@ -1,0 +1,235 @@
+// Tests levels and sessions over the wire protocol, with fake partitions on two simulated reactors and a gate that
+// says what the test wants.
+#include <gtest/gtest.h>
+
+#include "src/node/local_partition.h"
+#include "tests/support/fake_node.h"
+
+namespace pando {
+namespace {
+
+constexpr Uuid kCluster{11, 12};
+
+struct LevelGate final : ReadGate {
+  Result<Mastership> Begin(uint32_t) const override {
+    if (holds) return Mastership{1, 1};
+    return Error(Code::kNotMaster, "another node is master").WithMaster("10.0.0.9:7420");
+  }
+  Status Check(uint32_t, const Mastership&) const override { return Status(); }
+  bool Holds(uint32_t, Nanos) const override { return holds; }
+  Task<Status> Await(uint32_t partition, ReplicaRead read) override {
+    asked[partition] = read;
+    co_return refused.contains(partition) ? refused.at(partition) : Status();
+  }
+  std::optional<SessionPoint> Shown(uint32_t) const override { return shown; }
+  bool IsLost(uint32_t, const SessionPoint& point) const override { return lost && *lost == point; }
+
+  bool holds = true;
+  SessionPoint shown{3, 70};
+  std::optional<SessionPoint> lost;
+  std::map<uint32_t, Status> refused;
+  std::map<uint32_t, ReplicaRead> asked;
+};
+
+class KvLevelsTest : public FakeNodeTest {
+ protected:
+  KvLevelsTest() {
+    for (uint32_t id = 0; id < kPartitions; ++id) {
+      KvBackend& here = node_->backends[id % 2];
+      KvBackend& there = node_->backends[1 - id % 2];
+      here.cluster_id = kCluster;
+      here.read_gate = &gate_;
+      places_.push_back(std::make_unique<LocalPartition>(id, &here.stored[id], &newest_, &gate_));
+      replicas_.push_back(std::make_unique<LocalPartition>(id, &here.stored[id], &newest_));
+      here.partitions[id] = places_.back().get();
+      Proxy(&there, &there.partitions[id], places_.back().get());
+      here.replicas.resize(kPartitions);
+      there.replicas.resize(kPartitions);
+      here.replicas[id] = replicas_.back().get();
+      Proxy(&there, &there.replicas[id], replicas_.back().get());
+    }
+  }
+  void Proxy(KvBackend* of, Partition** place, Partition* target) {
+    Reactor& reactor = of == &node_->backends[0] ? node_->servers[0]->reactor() : node_->servers[1]->reactor();
+    proxies_.push_back(std::make_unique<RemotePartition>(reactor, static_cast<int>(target->id() % 2), target));
+    *place = proxies_.back().get();
+  }
+  std::unique_ptr<api::Kv_get_result> GetAt(const std::string& key, const api::Context& context) {
+    api::Kv_get_args args;
+    args.context = context;
+    args.request.key = key;
+    return CallFor<api::Kv_get_result>("get", args);
+  }
+  static api::Context At(int32_t level, const std::string& session = "", int32_t staleness_ms = 0) {
+    api::Context context;
+    context.level = level;
+    context.session = session;
+    context.max_staleness_ms = staleness_ms;
+    return context;
+  }
+  // A key of a partition of that reactor.
+  std::string KeyOn(uint32_t reactor) const {
+    for (int i = 0;; ++i) {
+      std::string key = "k" + std::to_string(i);
+      if (node_->store.PartitionOf(key) % 2 == reactor) return key;
+    }
+  }
+  static std::string TokenOf(std::map<uint32_t, SessionPoint> points) {
+    return EncodeSessionToken({kCluster, std::move(points)});
+  }
+  static std::map<uint32_t, SessionPoint> PointsOf(const std::string& token) {
+    Result<SessionToken> decoded = DecodeSessionToken(kCluster, token);
+    EXPECT_TRUE(decoded.ok()) << decoded.status().ToString();
+    return decoded.ok() ? decoded->points : std::map<uint32_t, SessionPoint>();
+  }
+
+  LevelGate gate_;
+  const std::atomic<Version> newest_{0};
+  std::vector<std::unique_ptr<LocalPartition>> places_, replicas_;
+  std::vector<std::unique_ptr<RemotePartition>> proxies_;
+};
+INSTANTIATE_TEST_SUITE_P(Wire, KvLevelsTest, testing::Values(WireProtocol::kBinary, WireProtocol::kCompact));
+
+const auto& kConst = api::g_pando_constants;
+
+TEST_P(KvLevelsTest, AReplicaThatHasEnoughAnswersWithoutALease) {
+  gate_.holds = false;
+  for (uint32_t reactor = 0; reactor < 2; ++reactor) {
+    const std::string key = KeyOn(reactor);
+    const uint32_t partition = node_->store.PartitionOf(key);
+    node_->PartitionOf(key).records[key] = {true, 5, 0, "v"};
+    auto refused = GetAt(key, At(kConst.LEVEL_DEFAULT));
+    EXPECT_EQ(refused->error.code, kConst.NOT_MASTER);
+
+    auto bounded = GetAt(key, At(kConst.LEVEL_BOUNDED, "", 250));
+    EXPECT_EQ(bounded->success.record.value, "v") << bounded->error.message;
+    EXPECT_EQ(gate_.asked.at(partition).max_staleness_ns, 250 * kMillisecond);
+    EXPECT_FALSE(gate_.asked.at(partition).after);
+    EXPECT_EQ(PointsOf(bounded->success.context.session).at(partition), (SessionPoint{3, 70}));
+
+    auto session = GetAt(key, At(kConst.LEVEL_SESSION, TokenOf({{partition, {2, 9}}})));
+    EXPECT_EQ(session->success.record.value, "v") << session->error.message;
+    EXPECT_EQ(gate_.asked.at(partition).after, (SessionPoint{2, 9}));
+    EXPECT_FALSE(gate_.asked.at(partition).max_staleness_ns);
+    EXPECT_EQ(PointsOf(session->success.context.session).at(partition), (SessionPoint{3, 70}));
+  }
+}
+
+TEST_P(KvLevelsTest, ARefusalNamesTheMasterAndIsDefinite) {
+  const std::string key = KeyOn(1);
+  const uint32_t partition = node_->store.PartitionOf(key);
+  gate_.refused[partition] = Error(Code::kTooStale, "too old").WithMaster("10.0.0.9:7420");
+  auto stale = GetAt(key, At(kConst.LEVEL_BOUNDED, "", 1));
+  EXPECT_EQ(stale->error.code, kConst.TOO_STALE);
+  EXPECT_EQ(stale->error.master, "10.0.0.9:7420");
+  EXPECT_EQ(stale->error.applied, kConst.APPLIED_NO);
+  EXPECT_TRUE(stale->error.retryable);
+  gate_.refused[partition] = Error(Code::kSessionLost, "gone");
+  auto lost = GetAt(key, At(kConst.LEVEL_SESSION));
+  EXPECT_EQ(lost->error.code, kConst.SESSION_LOST);
+  EXPECT_FALSE(lost->error.retryable);
+
+  api::Kv_multiGet_args args;
+  args.context = At(kConst.LEVEL_SESSION);
+  args.request.keys = {KeyOn(0), key};
+  node_->PartitionOf(args.request.keys[0]).records[args.request.keys[0]] = {true, 5, 0, "v"};
+  gate_.holds = false;
+  auto multi = CallFor<api::Kv_multiGet_result>("multiGet", args);
+  ASSERT_EQ(multi->success.items.size(), 2u) << multi->error.message;
+  EXPECT_EQ(multi->success.items[0].record.value, "v");
+  EXPECT_EQ(multi->success.items[1].error.code, kConst.SESSION_LOST);
+}
+
+TEST_P(KvLevelsTest, ForeignTokensAreRefused) {
+  const std::string foreign = EncodeSessionToken({Uuid{1, 2}, {{0, {1, 1}}}});
+  for (const std::string& token : {std::string("garbage"), foreign}) {
+    EXPECT_EQ(GetAt("a", At(kConst.LEVEL_SESSION, token))->error.code, kConst.TOKEN_MISMATCH);
+    EXPECT_EQ(GetAt("a", At(kConst.LEVEL_DEFAULT, token))->error.code, kConst.TOKEN_MISMATCH);
+    api::Kv_put_args put;
+    put.context.session = token;
+    put.request.key = "a";
+    auto written = CallFor<api::Kv_put_result>("put", put);
+    EXPECT_EQ(written->error.code, kConst.TOKEN_MISMATCH);
+    EXPECT_EQ(written->error.applied, kConst.APPLIED_NO);
+    api::Kv_count_args count;
+    count.context.session = token;
+    EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->error.code, kConst.TOKEN_MISMATCH);
+  }
+}
+
+// The token of a reply covers that of the request.
+TEST_P(KvLevelsTest, TokensOfRepliesCoverWhatTheSessionHasSeen) {
+  node_->PartitionOf("a").write_end = SessionPoint{4, 71};
+  const uint32_t partition = node_->store.PartitionOf("a");
+  const uint32_t other = (partition + 3) % kPartitions;
+  for (int i = 0; i < 4; ++i) {  // with and without a coroutine
+    api::Kv_put_args put;
+    put.context.session = i < 2 ? "" : TokenOf({{other, {1, 5}}, {partition, {3, 90}}});
+    put.request.key = "a";
+    auto written = CallFor<api::Kv_put_result>("put", put);
+    ASSERT_TRUE(written->__isset.success) << written->error.message;
+    const auto points = PointsOf(written->success.context.session);
+    EXPECT_EQ(points.at(partition), (SessionPoint{4, 71}));
+    EXPECT_EQ(points.contains(other), i >= 2);
+  }
+  // What was lost stays in the token, so that the next read at SESSION says so.
+  gate_.lost = SessionPoint{3, 90};
+  api::Kv_writeBatch_args batch;
+  batch.request.ops.resize(1);
+  batch.request.ops[0].kind = kConst.OP_PUT;
+  batch.request.ops[0].key = "a";
+  batch.context.session = TokenOf({{partition, {3, 90}}});
+  auto written = CallFor<api::Kv_writeBatch_result>("writeBatch", batch);
+  EXPECT_EQ(PointsOf(written->success.context.session).at(partition), (SessionPoint{3, 90}));
+  for (int i = 0; i < 2; ++i) {
+    api::Kv_put_args put;
+    put.context.session = batch.context.session;
+    put.request.key = "a";
+    auto one = CallFor<api::Kv_put_result>("put", put);
+    EXPECT_EQ(PointsOf(one->success.context.session).at(partition), (SessionPoint{3, 90}));
+  }
+  gate_.lost.reset();
+  gate_.shown = SessionPoint{4, 71};
+  written = CallFor<api::Kv_writeBatch_result>("writeBatch", batch);
+  EXPECT_EQ(PointsOf(written->success.context.session).at(partition), (SessionPoint{4, 71}));
+}
+
+TEST_P(KvLevelsTest, ScansAndCountsAskAllTheirPartitions) {
+  gate_.holds = false;
+  api::Kv_scan_args scan;
+  EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", scan)->error.code, kConst.NOT_MASTER);
+  scan.context = At(kConst.LEVEL_BOUNDED, "", 100);
+  auto page = CallFor<api::Kv_scan_result>("scan", scan);
+  EXPECT_TRUE(page->__isset.success) << page->error.message;
+  EXPECT_EQ(gate_.asked.size(), kPartitions);
+  EXPECT_EQ(PointsOf(page->success.context.session).size(), kPartitions);
+  api::Kv_count_args count;
+  count.context = At(kConst.LEVEL_SESSION, page->success.context.session);
+  EXPECT_TRUE(CallFor<api::Kv_count_result>("count", count)->__isset.success);
+  EXPECT_EQ(gate_.asked.at(5).after, (SessionPoint{3, 70}));
+  gate_.refused[5] = Error(Code::kTooStale, "too old");
+  EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->error.code, kConst.TOO_STALE);
+  EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", scan)->error.code, kConst.TOO_STALE);
+}
+
+// A replica that follows, or a master without a lease, cannot know that nothing has changed.
+TEST_P(KvLevelsTest, AWatchNeedsTheLeaseToSayThatNothingChanged) {
+  api::Kv_watch_args args;
+  args.request.prefix = "{w}";
+  auto now = CallFor<api::Kv_watch_result>("watch", args);
+  ASSERT_TRUE(now->__isset.success) << now->error.message;
+  gate_.holds = false;
+  auto fresh = CallFor<api::Kv_watch_result>("watch", args);
+  EXPECT_EQ(fresh->error.code, kConst.NOT_MASTER) << "a position of a replica that follows";
+  EXPECT_EQ(fresh->error.master, "10.0.0.9:7420");
+  args.request.position = now->success.position;
+  EXPECT_EQ(CallFor<api::Kv_watch_result>("watch", args)->error.code, kConst.NOT_MASTER);
+  // The lease ends while it waits.
+  gate_.holds = true;
+  args.request.wait_ms = 200;
+  kernel_.At(kernel_.now_ns() + 100 * kMillisecond, SimKernel::kNoBoot, [this] { gate_.holds = false; });
+  EXPECT_EQ(CallFor<api::Kv_watch_result>("watch", args)->error.code, kConst.NOT_MASTER);
+}
+
+}  // namespace
+}  // namespace pando
