@@ -18,6 +18,7 @@ struct Rules {
   bool ack_after_alignment = true;   // nor what was not compared with the master's log [chain]
   bool count_own_epoch_only = true;  // an acknowledgement of an older epoch does not count
   bool fence_appends = true;         // nothing of an epoch below the promise is taken [fence]
+  bool unit_is_its_epoch = true;     // at its LSN, a unit of another epoch ends the tail that is here
   // -- the topology
   bool shrink_keeps_min_isr = true;         // [minIsr]
   bool promotion_keeps_min_isr = true;      // [keepMin]
