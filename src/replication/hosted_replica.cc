@@ -206,6 +206,8 @@ void HostedReplica::CarryOut() {
       committed_ = commit_up_to_;
       partition_->Commit(committed_);
       Wake();
+      const bool opens = core_ != nullptr && core_->leader().active() && !core_->leader().is_open();
+      if (opens) Feed([](ReplicaCore& core, Nanos now_ns) { core.OnApplied(now_ns); });
       continue;
     }
     if (effects_.empty()) break;
@@ -476,12 +478,10 @@ Task<void> HostedReplica::Store() {
   while (promises_stored_ < promises_wanted_) {
     promises_stored_ = promises_wanted_;
     const ReplicaState state = wanted_;
-    const auto tell = [this, &state] {
-      Feed([&state](ReplicaCore& core, Nanos now_ns) {
-        core.OnPromiseStored(std::min(state.promised, core.promised()), now_ns);
-      });
+    const auto stored = [&state](ReplicaCore& core, Nanos now_ns) {
+      core.OnPromiseStored(std::min(state.promised, core.promised()), now_ns);
     };
-    if (!host_.rules.stored_promise_is_stored) tell();
+    if (!host_.rules.stored_promise_is_stored) Feed(stored);
     const Status status = co_await file_->Store(state);
     if (!status.ok()) {
       // It cannot keep its promises, so it gives none: to the others it is silent.
@@ -490,7 +490,7 @@ Task<void> HostedReplica::Store() {
       if (partition_ != nullptr) host_.observer->OnQuarantined(id_, status);
       break;
     }
-    tell();
+    Feed(stored);
   }
   storing_ = false;
 }
@@ -681,11 +681,12 @@ void HostedReplica::NoteApplying() {
   const Lsn applied = partition_->applied_lsn();
   if (applied != applied_ || applied >= partition_->committed_lsn()) applied_since_ns_ = now_ns;
   applied_ = applied;
-  const bool stalled = too_large_ || now_ns - applied_since_ns_ > kApplyStallNs;
+  const bool stalled = leaving_ || too_large_ || now_ns - applied_since_ns_ > kApplyStallNs;
   const uint64_t room = partition_->Room();
   if (room == room_ && stalled == apply_stalled_) return;
-  LOG_IF(WARNING, stalled != apply_stalled_) << "partition " << id_ << ": the replica here "
-                                             << (stalled ? "cannot apply" : "applies again") << " what is committed";
+  LOG_IF(WARNING, stalled != apply_stalled_ && !leaving_)
+      << "partition " << id_ << ": the replica here " << (stalled ? "cannot apply" : "applies again")
+      << " what is committed";
   room_ = room;
   apply_stalled_ = stalled;
   Feed([room, stalled](ReplicaCore& core, Nanos fed_ns) { core.OnRoom(room, stalled, fed_ns); });

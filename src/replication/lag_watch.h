@@ -46,7 +46,7 @@ class LagWatch {
 
  private:
   static constexpr int kTimes = 4;
-  static constexpr Nanos kAtLeastNs = 200 * kMicrosecond;
+  static constexpr Nanos kAtLeastNs = 2 * kMillisecond;
   static constexpr Nanos kFreshNs = 200 * kMillisecond;
   void NoteLag(Nanos lag_ns, Nanos now_ns) {
     Mix(&lag_ns_, lag_ns);

@@ -337,11 +337,13 @@ void ClusterWorld::DiskFaultOf(Node& node) {
       DiskFault fault;
       fault.kind = IoOp::Kind::kWrite;
       fault.path_contains = "/log";
+      node.disk_failed = true;
       Say("a write of the log of {} fails", node.name());
       return node.machine->AddFault(fault);
     }
     default: {
       DiskFault fault = SyncFault(random_.Below(5), 1);
+      node.disk_failed = true;
       Say("a sync of {} fails", node.name());
       return node.machine->AddFault(fault);
     }

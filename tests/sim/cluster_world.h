@@ -112,6 +112,7 @@ class ClusterWorld {
     Nanos start_after_ns = 0;  // its next start, if that is set
     Nanos paused_until_ns = 0;
     bool disk_went_back = false;    // it was emptied or put back
+    bool disk_failed = false;       // a write or a sync of it has failed
     size_t wanting = 0;             // copies of pages
     bool loses_disk = false;        // before its next start
     std::optional<SimDisk> image;   // what its disk is at its next start
