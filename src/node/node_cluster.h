@@ -76,7 +76,7 @@ class NodeCluster {
   bool first_start() const { return first_start_; }
   // The directory is an old copy: its replicas need new UUIDs before any of them takes part. Renewed: they have
   // them, durably.
-  bool renews() const { return start_.identity.renew; }
+  bool renews() const { return start_.identity.renew && options_.rules.identity_is_judged; }
   Task<Status> Renewed();
   // The topology as far as it is known now.
   const ClusterMap& newest() const { return newest_; }

@@ -10,6 +10,7 @@
 #include "src/buffer_pool/page.h"
 #include "src/io/reactor.h"
 #include "src/partition/store.h"
+#include "src/replication/rules.h"
 
 namespace pando {
 
@@ -51,6 +52,7 @@ struct NodeOptions {
   int guard_descriptor = -1;      // of RunGuarded
   int64_t replace_after_s = 0;    // a node of the cluster that stays away is replaced after so long; 0: never
   uint64_t install_mb_per_s = 0;  // of pages that come for replicas of this node; 0: no limit
+  replication::Rules rules;       // no flag sets them, and production never changes them
   bool clustered() const { return !topology.empty(); }
 };
 

@@ -32,6 +32,7 @@ Task<Status> ReactorPart::JoinCluster(NodeCluster* cluster, replication::PeerOpt
   topology_ = std::make_unique<TopologyAccess>(reactor_, cluster->topology(), cluster->topology_calls());
   peers.reactor = index();
   replication::ReplicaHost::Options options;
+  options.rules = options_->rules;
   options.peers = peers;
   options.reactors = store_->reactors;
   replication::HostObserver* observer = this;

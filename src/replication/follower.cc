@@ -119,7 +119,7 @@ std::string Follower::Take(const Append& append) {
     }
     const HistoryPoint end{unit.epoch, unit.last_lsn(), unit.chain_after};
     const std::optional<HistoryPoint> own = context_.log.PointAt(end.lsn);
-    if (!own || own->chain != end.chain) {
+    if (!own || (own->chain != end.chain && context_.rules().unit_is_its_epoch)) {
       if (context_.log.end().lsn >= unit.first_lsn) {
         if (unit.first_lsn <= context_.commit_lsn) {
           return fmt::format("the master of epoch {} has another unit at LSN {}, which is committed here up to LSN {}",

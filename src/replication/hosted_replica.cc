@@ -80,6 +80,7 @@ void HostedReplica::Begin() {
   config.incarnation = host_.incarnation;
   config.seed = host_.reactor.Random();
   config.timing = host_.timing;
+  config.rules = host_.rules;
   const ReplicaState& state = file_->state();
   RecoveredReplica found;
   found.promised = state.promised;
@@ -200,6 +201,7 @@ void HostedReplica::CarryOut() {
       core_.reset();
       break;
     }
+    if (!host_.rules.apply_waits_for_commit) commit_up_to_ = std::max(commit_up_to_, partition_->durable().lsn);
     if (commit_up_to_ > committed_) {
       committed_ = commit_up_to_;
       partition_->Commit(committed_);
@@ -214,6 +216,15 @@ void HostedReplica::CarryOut() {
     std::visit([this](auto& e) { Do(e); }, effect);
   }
   carrying_out_ = false;
+}
+
+HistoryPoint HostedReplica::durable() const {
+  const bool leads = core_ != nullptr && core_->leader().active();
+  return host_.rules.durable_is_synced || leads ? partition_->durable() : partition_->end();
+}
+
+void HostedReplica::Commit(Lsn up_to) {
+  commit_up_to_ = host_.rules.durable_is_synced ? up_to : std::min(up_to, partition_->durable().lsn);
 }
 
 bool HostedReplica::Append(const WriteUnit& unit) {
@@ -467,6 +478,10 @@ Task<void> HostedReplica::Store() {
   while (promises_stored_ < promises_wanted_) {
     promises_stored_ = promises_wanted_;
     const ReplicaState state = wanted_;
+    const auto stored = [&state](ReplicaCore& core, Nanos now_ns) {
+      core.OnPromiseStored(std::min(state.promised, core.promised()), now_ns);
+    };
+    if (!host_.rules.stored_promise_is_stored) Feed(stored);
     const Status status = co_await file_->Store(state);
     if (!status.ok()) {
       // It cannot keep its promises, so it gives none: to the others it is silent.
@@ -475,9 +490,7 @@ Task<void> HostedReplica::Store() {
       if (partition_ != nullptr) host_.observer->OnQuarantined(id_, status);
       break;
     }
-    Feed([&state](ReplicaCore& core, Nanos now_ns) {
-      core.OnPromiseStored(std::min(state.promised, core.promised()), now_ns);
-    });
+    Feed(stored);
   }
   storing_ = false;
 }
@@ -721,6 +734,7 @@ Status HostedReplica::MayShowSnapshot() const {
 }
 
 Status HostedReplica::CheckRead(const Mastership& mastership) const {
+  if (!host_.rules.reads_ask_for_lease) return Status();
   if (core_ != nullptr && core_->LeaseHolds(mastership, host_.reactor.FreshNowNs())) return Status();
   if (core_ != nullptr && core_->Serving() == mastership) {
     return Error(Code::kNotMaster,
@@ -735,6 +749,7 @@ bool HostedReplica::HoldsLease(Nanos fresh_now_ns) const {
   if (!lease_end_ns_) {
     lease_end_ns_ = core_ != nullptr && core_->Serving() ? core_->leader().LeaseEnd() : 0;
   }
+  if (!host_.rules.reads_ask_for_lease) return *lease_end_ns_ != 0;
   return fresh_now_ns < *lease_end_ns_;
 }
 

@@ -127,7 +127,7 @@ class HostedReplica final : private ReplicaLog {
 
   // -- ReplicaLog
   HistoryPoint end() const override { return partition_->end(); }
-  HistoryPoint durable() const override { return partition_->durable(); }
+  HistoryPoint durable() const override;
   Lsn applied() const override { return partition_->applied_lsn(); }
   Epoch applied_epoch() const override { return partition_->applied().epoch; }
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override { return partition_->PointAt(lsn); }
@@ -135,7 +135,7 @@ class HostedReplica final : private ReplicaLog {
   bool Append(const WriteUnit& unit) override;
   void Supersede(const HistoryPoint& after) override { partition_->Supersede(after); }
   void BeginEpoch(Epoch epoch) override { partition_->BeginEpoch(epoch, partition_->end().lsn); }
-  void Commit(Lsn up_to) override { commit_up_to_ = up_to; }
+  void Commit(Lsn up_to) override;
 
   // -- the gate
   CommitGate::Start OnRecovered(const RecoveredLog& log);

@@ -375,8 +375,9 @@ void Leader::ChangeIsr(Nanos now_ns) {
   for (const ReplicaId& id : must_leave) {
     if (context_.rules().shrink_keeps_min_isr && desired.isr.size() <= desired.min_isr) break;  // I10
     desired.isr.Remove(id);
-    if (desired.assigned.size() > desired.replicas) desired.assigned.Remove(id);
   }
+  // Others have come in the places of those that are not in sync.
+  if (desired.isr.size() >= desired.replicas) desired.assigned = desired.isr;
   // It must not promise either: it may have lost what it promised.
   for (const Peer& peer : peers_) {
     if (!peer.lost_disk || desired.isr.Contains(peer.id)) continue;

@@ -291,7 +291,8 @@ HelloReply PeerLinks::Judge(const PeerHello& hello) const {
                               hello.from, hello.protocol, hello.protocol_min, hello.protocol_max, options_.node,
                               options_.protocol_min, options_.protocol_max));
   }
-  if (const uint64_t newest = NewestIncarnation(hello.from); hello.incarnation < newest) {
+  if (const uint64_t newest = NewestIncarnation(hello.from);
+      hello.incarnation < newest && options_.newest_process_only) {
     return refuse(HelloVerdict::kOldIncarnation,
                   fmt::format("the hello is of process {} of node {}, but node {} has seen its process {}",
                               hello.incarnation, hello.from, options_.node, newest));

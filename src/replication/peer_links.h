@@ -65,8 +65,9 @@ struct PeerOptions {
   size_t max_control_bytes = 1u << 20;
   size_t max_handed_bytes = 256u << 10;  // what a socket gets at a time, so that control can overtake the rest
   uint32_t max_strangers = 8;
-  uint32_t max_reactors = 256;     // of a node, as long as the topology does not say how many it has
-  uint64_t max_starts_ahead = 64;  // of SetStarts
+  bool newest_process_only = true;  // Rules::hello_is_of_newest_process
+  uint32_t max_reactors = 256;      // of a node, as long as the topology does not say how many it has
+  uint64_t max_starts_ahead = 64;   // of SetStarts
 
   Nanos connect_limit_ns = kSecond;
   Nanos hello_limit_ns = 3 * kSecond;   // for the hello, and for its answer

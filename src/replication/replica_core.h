@@ -133,6 +133,7 @@ class ReplicaCore {
 
   // -- for metrics, and for the assertions of the simulation
   Epoch promised() const { return context_.promised; }
+  Epoch stored_promise() const { return context_.stored_promise; }  // what may be told to others
   Lsn commit_lsn() const { return context_.commit_lsn; }
   const PartitionEntry& entry() const { return context_.entry; }
   const Leader& leader() const { return leader_; }

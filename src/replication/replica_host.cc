@@ -8,16 +8,26 @@
 #include "src/replication/partition_record.h"
 
 namespace pando::replication {
+namespace {
+
+PeerOptions PeersOf(const ReplicaHost::Options& options) {
+  PeerOptions peers = options.peers;
+  peers.newest_process_only = options.rules.hello_is_of_newest_process;
+  return peers;
+}
+
+}  // namespace
 
 ReplicaHost::ReplicaHost(Reactor& reactor, Options options, PartitionTopology* topology, MemoryBudget* memory,
                          HostObserver* observer)
     : reactor_(options.peers.reactor),
       reactors_(options.reactors),
-      links_(reactor, options.peers, memory, this),
+      links_(reactor, PeersOf(options), memory, this),
       context_{.reactor = reactor,
                .node = options.peers.node,
                .incarnation = options.peers.incarnation,
                .timing = options.timing,
+               .rules = options.rules,
                .links = &links_,
                .topology = topology,
                .memory = memory,

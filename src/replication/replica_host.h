@@ -58,6 +58,7 @@ struct HostContext {
   NodeId node = 0;
   uint64_t incarnation = 0;  // of this process
   Timing timing;
+  Rules rules;
   PeerLinks* links = nullptr;
   PartitionTopology* topology = nullptr;
   MemoryBudget* memory = nullptr;  // for messages that wait
@@ -126,6 +127,7 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
  public:
   struct Options {
     Timing timing;
+    Rules rules;            // production never changes them
     PeerOptions peers;      // they say which node, process and reactor this is
     uint32_t reactors = 1;  // of this node
   };

@@ -1,6 +1,6 @@
-// Rules: the rules of the protocol, by name. All of them hold in production. The simulation switches
-// them off one by one, and must notice (tests/sim/replication_core_test.cc). The names in brackets are
-// those of the TLA+ models.
+// Rules: the rules of the protocol, by name. All of them hold in production. The simulations switch
+// them off one by one, and must notice (tests/sim/replication_core_test.cc, replicated_nodes_test.cc). The
+// names in brackets are those of the TLA+ models.
 //
 // Threads: plain values.
 #pragma once
@@ -18,6 +18,7 @@ struct Rules {
   bool ack_after_alignment = true;   // nor what was not compared with the master's log [chain]
   bool count_own_epoch_only = true;  // an acknowledgement of an older epoch does not count
   bool fence_appends = true;         // nothing of an epoch below the promise is taken [fence]
+  bool unit_is_its_epoch = true;     // at its LSN, a unit of another epoch ends the tail that is here
   // -- the topology
   bool shrink_keeps_min_isr = true;         // [minIsr]
   bool promotion_keeps_min_isr = true;      // [keepMin]
@@ -54,6 +55,12 @@ struct Rules {
   // -- starts
   bool apply_to_watermark_only = true;  // recovery applies what is known to be committed
   bool identity_is_judged = true;       // JudgeDirectory [newUuid, startCounter]
+  // -- what the shell does for the core (hosted_replica.h, peer_links.h)
+  bool reads_ask_for_lease = true;         // a read is answered only if the lease holds after it
+  bool durable_is_synced = true;           // a follower calls durable only what is
+  bool apply_waits_for_commit = true;      // the partition is told what the core has committed, and no more
+  bool stored_promise_is_stored = true;    // the core is told so after the sync
+  bool hello_is_of_newest_process = true;  // a node's older processes are not heard
 };
 
 }  // namespace pando::replication

@@ -11,6 +11,7 @@ namespace pando {
 namespace {
 
 constexpr Nanos kCallWithin = 3 * kSecond;
+constexpr Nanos kLoyalCallWithin = 300 * kMillisecond;  // a write that cannot commit must not keep it from reading
 constexpr Nanos kAdmittedWithin = 1500 * kMillisecond;
 constexpr int kKeysOfPartition = 3;
 constexpr int64_t kExpiresMs = 700;
@@ -30,11 +31,14 @@ std::string KeyOf(char kind, uint32_t partition, uint32_t partitions, uint64_t i
 
 // -- clients
 
+bool ClusterWorld::IsLoyal(const Client& client) const { return client.index >= kClients; }
+
 Operation ClusterWorld::RandomOperation(Client& client) {
   Operation op;
   op.client = client.index;
-  const auto partition = static_cast<uint32_t>(random_.Below(partitions_));
-  const uint64_t choice = random_.Below(100);
+  const bool plots = IsLoyal(client) || (plot_goes_on_ && random_.Chance(0.7));
+  const auto partition = plots ? plot_partition_ : static_cast<uint32_t>(random_.Below(partitions_));
+  const uint64_t choice = IsLoyal(client) && random_.Chance(0.7) ? 0 : random_.Below(100);
   if (random_.Chance(0.2)) {
     op.key = KeyOf('n', partition, partitions_, 1);
     op.kind = choice < 35 ? Operation::Kind::kGet : Operation::Kind::kAdd;
@@ -58,17 +62,29 @@ Operation ClusterWorld::RandomOperation(Client& client) {
   return op;
 }
 
+// A request has come to a node and is looked at.
+void ClusterWorld::CountRequest(const Node& node, const Call& call) {
+  const replication::ReplicaCore* core = CoreOf(node, call.partition);
+  if (call.level || core == nullptr || !core->Serving() ||
+      core->leader().epoch() >= Record(call.partition).record.epoch)
+    return;
+  ++(call.op.kind == Operation::Kind::kGet ? counts_.reads_at_old_master : counts_.writes_at_old_master);
+}
+
 void ClusterWorld::ClientNext(Client& client) {
   if (!clients_on_) return;
+  if (IsLoyal(client) && loyal_to_ == nullptr) {
+    return At(20 * kMillisecond, [this, &client] { ClientNext(client); });
+  }
   auto call = std::make_shared<Call>();
   call->op = RandomOperation(client);
-  if (random_.Chance(0.15)) {
+  if (random_.Chance(0.15) && !IsLoyal(client)) {
     call->expires = true;
     call->op.kind = Operation::Kind::kPut;
     call->op.key = fmt::format("e{}", random_.Below(200));
     call->op.value = std::string(random_.Below(6000), 'e');
   }
-  if (!call->expires && random_.Chance(0.35)) {
+  if (!call->expires && !IsLoyal(client) && random_.Chance(0.35)) {
     call->level = RandomLevelRequest(client);
     call->op.key = call->level->key;
   }
@@ -79,7 +95,11 @@ void ClusterWorld::ClientNext(Client& client) {
   const bool anywhere = call->level && call->level->kind != LevelRequest::Kind::kWrite;
   Node* any = &AnyNode();
   Node*& target = anywhere ? any : client.targets[call->partition];
-  if (!serves(target)) target = &AnyNode();
+  if (IsLoyal(client)) {
+    target = loyal_to_;
+  } else if (!serves(target)) {
+    target = &AnyNode();
+  }
   if (!serves(target)) return At(10 * kMillisecond, [this, &client] { ClientNext(client); });
   call->node = target;
   call->life = target->life;
@@ -94,8 +114,10 @@ void ClusterWorld::ClientNext(Client& client) {
   }
   client.call = call;
   ++calls_open_;
+  counts_.sent_while_paused += target->paused_until_ns > kernel_.now_ns();
   call->node->member->calls().Spawn(RunCall(this, &client, call->node->member, call));
-  At(kCallWithin, [this, &client, call] { Answered(client, call, Code::kAborted); });
+  At(IsLoyal(client) ? kLoyalCallWithin : kCallWithin,
+     [this, &client, call] { Answered(client, call, Code::kAborted); });
 }
 
 Task<void> ClusterWorld::RunCall(ClusterWorld* world, Client* client, ClusterMember* member,
@@ -104,6 +126,7 @@ Task<void> ClusterWorld::RunCall(ClusterWorld* world, Client* client, ClusterMem
   co_await Sleep(reactor, world->Between(kTravelMin, kTravelMax));
   Code code = Code::kUnavailable;
   Operation& op = call->op;
+  if (member->serving() && !call->over) world->CountRequest(*call->node, *call);
   if (!member->serving()) {
   } else if (call->level) {
     Task<Code> run = RunLevelRequest(member, call->partition, &*call->level);
@@ -169,6 +192,7 @@ void ClusterWorld::Answered(Client& client, const std::shared_ptr<Call>& call, C
   if (call->level) LevelAnswered(client, *call, code);
   if (ok) {
     ++counts_.done;
+    counts_.judged += !call->expires;
   } else if (read || code != Code::kAborted) {
     ++counts_.refused;
   } else {
@@ -187,11 +211,12 @@ void ClusterWorld::Answered(Client& client, const std::shared_ptr<Call>& call, C
               ? recorded.seen
               : (recorded.kind == Operation::Kind::kRemove ? std::nullopt : std::optional<std::string>(recorded.value));
       history_.Finish(call->history, kernel_.now_ns());
+      if (!read && call->partition == 0) write_ns_.push_back(kernel_.now_ns() - recorded.invoked_ns);
     } else if (read || code != Code::kAborted) {
       history_.Forget(call->history);
     }
   }
-  At(Between(0, ok ? think_ns_ : 20 * kMillisecond), [this, &client] { ClientNext(client); });
+  At(Between(0, ok && !IsLoyal(client) ? think_ns_ : 20 * kMillisecond), [this, &client] { ClientNext(client); });
 }
 
 // -- faults
@@ -200,13 +225,15 @@ void ClusterWorld::NextFault() {
   if (!faults_on_) return;
   ++counts_.faults;
   OneFault();
-  At(Between(20 * kMillisecond, 900 * kMillisecond), [this] { NextFault(); });
+  // A plot needs some peace.
+  const Nanos most = plot_goes_on_ ? 3 * kSecond : 900 * kMillisecond;
+  At(Between(20 * kMillisecond, most), [this] { NextFault(); });
 }
 
 void ClusterWorld::OneFault() {
   Node& node = AnyNode();
   Node& other = AnyNode();
-  switch (calm_ ? 13 : random_.Below(17)) {
+  switch (options_.calm ? 13 : random_.Below(17)) {
     case 0:
     case 1: return Crash(node, false);
     case 2: return Crash(node, true);
@@ -214,6 +241,7 @@ void ClusterWorld::OneFault() {
     case 4: {
       const Nanos for_ns = Between(kMillisecond, 3 * kSecond);
       Say("{} is paused for {} ms", node.name(), for_ns / kMillisecond);
+      node.paused_until_ns = kernel_.now_ns() + for_ns;
       if (random_.Chance(0.5)) return node.machine->Pause(for_ns);
       return node.machine->PauseInTurn(for_ns, random_.Below(300));
     }
@@ -309,11 +337,13 @@ void ClusterWorld::DiskFaultOf(Node& node) {
       DiskFault fault;
       fault.kind = IoOp::Kind::kWrite;
       fault.path_contains = "/log";
+      node.disk_failed = true;
       Say("a write of the log of {} fails", node.name());
       return node.machine->AddFault(fault);
     }
     default: {
       DiskFault fault = SyncFault(random_.Below(5), 1);
+      node.disk_failed = true;
       Say("a sync of {} fails", node.name());
       return node.machine->AddFault(fault);
     }
@@ -330,19 +360,23 @@ bool ClusterWorld::HasLostReplica() const {
   return false;
 }
 
-// One at a time: two of three replicas that lose what they have acknowledged are more than the protocol promises.
-void ClusterWorld::LoseDisk(Node& node) {
-  if (node.state == State::kDown || !WhyNotInSync().empty() || HasLostReplica()) return;
-  if (!random_.Chance(0.5)) {
-    Say("an image is taken of the disk of {}", node.name());
-    node.backup = node.machine->Image(random_.Next());
-    return;
-  }
+void ClusterWorld::NoteLostReplicas(const Node& node) {
   for (uint32_t p = 0; p < partitions_; ++p) {
     for (const ReplicaRecord& replica : Record(p).record.isr) {
       if (replica.node == node.id) lost_replicas_.insert(replica.replica);
     }
   }
+}
+
+// One at a time: two of three replicas that lose what they have acknowledged are more than the protocol promises.
+void ClusterWorld::LoseDisk(Node& node) {
+  if (node.state == State::kDown || plot_goes_on_ || !WhyNotInSync().empty() || HasLostReplica()) return;
+  if (!random_.Chance(0.5)) {
+    Say("an image is taken of the disk of {}", node.name());
+    node.backup = node.machine->Image(random_.Next());
+    return;
+  }
+  NoteLostReplicas(node);
   Crash(node, true);
   if (node.backup) {
     Say("{} gets back the disk of its image", node.name());
@@ -371,12 +405,27 @@ void ClusterWorld::TopologyFault(Node& node) {
       faults.error_probability = random_.Chance(0.5) ? 0.3 : 0;
       faults.gap_probability = faults.repeat_probability = 0.2;
   }
-  const auto set = [](Node* n, const SimTopologyFaults& f) {
-    n->faults = f;
-    if (n->topology != nullptr) n->topology->faults() = f;
-  };
-  set(&node, faults);
-  At(for_ns, [set, &node] { set(&node, {}); });
+  SetTopology(&node, faults);
+  At(for_ns, [&node] { SetTopology(&node, {}); });
+}
+
+void ClusterWorld::SetTopology(Node* node, const SimTopologyFaults& faults) {
+  node->faults = faults;
+  if (node->topology != nullptr) node->topology->faults() = faults;
+}
+
+void ClusterWorld::Isolate(Node& node, bool cut) {
+  for (auto& other : nodes_) {
+    if (other.get() == &node) continue;
+    const std::string &x = node.machine->host(), &y = other->machine->host();
+    for (const auto& [from, to] : {std::pair(x, y), std::pair(y, x)}) {
+      if (cut) {
+        kernel_.network().Cut(from, to);
+      } else {
+        kernel_.network().Heal(from, to);
+      }
+    }
+  }
 }
 
 void ClusterWorld::HealAll() {
@@ -387,8 +436,7 @@ void ClusterWorld::HealAll() {
     node.machine->ClearFaults();
     node.machine->SetDiskLatency(0, 0);
     node.machine->StallDiskUntil(0);
-    node.faults = {};
-    if (node.topology != nullptr) node.topology->faults() = {};
+    SetTopology(&node, {});
   }
 }
 

@@ -102,6 +102,18 @@ void ClusterWorld::LookAtAllReplicas(const Call& call) {
 void ClusterWorld::LevelAnswered(Client& client, const Call& call, Code code) {
   const LevelRequest& request = *call.level;
   LevelSession& session = client.session;
+  if (options_.tells) {
+    const auto text = [](const std::optional<SessionPoint>& at) {
+      return at ? fmt::format("epoch {}, LSN {}", at->epoch, at->lsn) : "nothing";
+    };
+    Say("client {} at {}, partition {}: {} of {}, having seen {}: {}, version {:x}, up to {}{}", client.index,
+        call.node->name(), call.partition,
+        request.kind == LevelRequest::Kind::kWrite
+            ? fmt::format("a write at level {}", static_cast<int>(request.level))
+            : (request.kind == LevelRequest::Kind::kBounded ? "BOUNDED" : "SESSION"),
+        request.key, text(request.after), CodeName(code), request.version, text(request.end),
+        request.carried_is_lost ? "; what was seen is lost" : "");
+  }
   counts_.stale += code == Code::kTooStale;
   if (code == Code::kSessionLost) {
     ++counts_.lost;
@@ -152,7 +164,7 @@ void ClusterWorld::JudgeLevels() {
     }
   }
   for (const auto& node : nodes_) counts_.held += node->member->host()->metrics().held_writes_total.value();
-  if (calm_ && counts_.unknown > 0) {
+  if (options_.calm && counts_.unknown > 0) {
     Wrong(fmt::format("{} writes have an unknown outcome, and nothing has failed", counts_.unknown));
   }
 }

@@ -22,6 +22,7 @@ ClusterMember::ClusterMember(SimMachine* machine, ClusterMemberOptions options)
   node_options_.data_dir = "/data";
   node_options_.topology = "simulated";
   node_options_.node_id = options_.node;
+  node_options_.rules = options_.rules;
 }
 
 Task<Status> ClusterMember::Start(std::unique_ptr<TopologyStore> topology) {

@@ -26,6 +26,7 @@ struct ClusterMemberOptions {
   NodeId node = 0;
   uint16_t port = 7420, peer_port = 7500;
   EngineOptions engine;
+  replication::Rules rules;
 };
 
 class ClusterMember final : public NodeControl {

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "src/node/guard.h"
@@ -14,15 +17,24 @@ namespace pando {
 namespace {
 
 constexpr Nanos kStartsWithin = 20 * kSecond;
+constexpr Nanos kFaultsWithin = 60 * kSecond;
 constexpr Nanos kHealsWithin = 60 * kSecond;
 constexpr Nanos kClosesWithin = 30 * kSecond;
-constexpr int kClients = 4;
 constexpr int64_t kExpiresMs = 700;
 
 }  // namespace
 
-ClusterWorld::ClusterWorld(uint64_t seed, bool tells, bool calm)
-    : seed_(seed), tells_(tells), calm_(calm), random_(seed * 0x9e3779b97f4a7c15ull + 7), kernel_(seed) {
+void ClusterCounts::Add(const ClusterCounts& other) {
+  static_assert(std::is_trivially_copyable_v<ClusterCounts> && sizeof(ClusterCounts) % sizeof(uint64_t) == 0);
+  std::array<uint64_t, sizeof(ClusterCounts) / sizeof(uint64_t)> sums, more;
+  std::memcpy(sums.data(), this, sizeof(*this));
+  std::memcpy(more.data(), &other, sizeof(other));
+  for (size_t i = 0; i < sums.size(); ++i) sums[i] += more[i];
+  std::memcpy(static_cast<void*>(this), sums.data(), sizeof(*this));
+}
+
+ClusterWorld::ClusterWorld(uint64_t seed, ClusterOptions options)
+    : seed_(seed), options_(options), random_(seed * 0x9e3779b97f4a7c15ull + 7), kernel_(seed) {
   static constexpr int kSizes[] = {3, 3, 3, 4, 4, 5};
   const int size = kSizes[random_.Below(std::size(kSizes))];
   partitions_ = 1u << random_.Below(3);
@@ -43,7 +55,8 @@ ClusterWorld::ClusterWorld(uint64_t seed, bool tells, bool calm)
   }
   guards_ = kernel_.AddMachine("10.0.1.1");
   guards_->Boot();
-  for (int i = 0; i < kClients; ++i) {
+  committed_.resize(partitions_);
+  for (int i = 0; i < kClients + kLoyalClients; ++i) {
     clients_.push_back(std::make_unique<Client>());
     clients_.back()->index = i;
     clients_.back()->targets.resize(partitions_);
@@ -64,7 +77,7 @@ ClusterWorld::~ClusterWorld() {
 void ClusterWorld::Tell(const std::string& what) {
   const std::string line = fmt::format(
       "{:10.3f} ms  {}", static_cast<double>(kernel_.now_ns() - began_ns_) / static_cast<double>(kMillisecond), what);
-  if (tells_) fprintf(stderr, "%s\n", line.c_str());
+  if (options_.tells) fprintf(stderr, "%s\n", line.c_str());
   story_.push_back(line);
 }
 
@@ -95,7 +108,7 @@ bool ClusterWorld::RunUntil(const std::function<bool()>& done, Nanos within_ns) 
   return wrong_.empty() && done();
 }
 
-std::string ClusterWorld::Run() {
+bool ClusterWorld::BecomesWhole() {
   CreateCluster();
   Say("seed {}: {} nodes, {} partitions, segments of {} bytes, checkpoints every {} ms", seed_, nodes_.size(),
       partitions_, log_segment_bytes_, checkpoint_ns_ / kMillisecond);
@@ -103,29 +116,84 @@ std::string ClusterWorld::Run() {
   At(20 * kMillisecond, [this] { Watch(); });
   if (!RunUntil([this] { return WhyNotWhole().empty(); }, kStartsWithin)) {
     if (wrong_.empty()) Wrong("the cluster does not become whole after its first start: " + WhyNotWhole());
-    return wrong_;
+    return false;
   }
   Say("the cluster is whole");
+  ++counts_.seeds;
+  return true;
+}
+
+std::string ClusterWorld::Run() {
+  if (!BecomesWhole()) return wrong_;
   clients_on_ = faults_on_ = true;
   for (auto& client : clients_) At(Between(0, think_ns_), [this, c = client.get()] { ClientNext(*c); });
   At(Between(100, 600) * kMillisecond, [this] { NextFault(); });
-  RunUntil([] { return false; }, Between(4, 7) * kSecond);
+  const Plot plot = options_.calm ? Plot::kNone : PlotOf(seed_);
+  plot_goes_on_ = plot != Plot::kNone;
+  if (plot_goes_on_) At(Between(50, 500) * kMillisecond, [this, plot] { RunPlot(this, plot); });
+  const Nanos end_ns = kernel_.now_ns() + Between(4, 7) * kSecond;
+  RunUntil([this, end_ns] { return kernel_.now_ns() >= end_ns && !plot_goes_on_; }, kFaultsWithin);
+  if (wrong_.empty() && plot_goes_on_) Wrong("the plot does not end");
   faults_on_ = false;
   HealAll();
   RunUntil([] { return false; }, kSecond);
+  if (!EndsWhole()) return wrong_;
+  RunUntil([] { return false; }, 2 * kExpiresMs * kMillisecond);
+  CompareReplicas();
+  ReadAllKeys();
+  JudgeHistory();
+  JudgeLevels();
+  if (wrong_.empty()) CloseAll();
+  counts_.events = kernel_.events();
+  return wrong_;
+}
+
+bool ClusterWorld::EndsWhole() {
   clients_on_ = false;
   if (!RunUntil([this] { return WhyNotWhole().empty() && calls_open_ == 0; }, kHealsWithin)) {
     if (wrong_.empty()) {
       Wrong(fmt::format("I13: {} s after all faults the cluster is not whole: {}; {} calls are open",
                         kHealsWithin / kSecond, WhyNotWhole(), calls_open_));
     }
-    return wrong_;
+    return false;
   }
   Say("the cluster is whole again");
-  RunUntil([] { return false; }, 2 * kExpiresMs * kMillisecond);
-  CompareReplicas();
+  return true;
+}
+
+Nanos ClusterWorld::WritesP99() {
+  std::vector<Nanos> times = std::exchange(write_ns_, {});
+  if (times.size() < 100) return 0;
+  const auto at = times.begin() + static_cast<int64_t>(times.size() * 99 / 100);
+  std::nth_element(times.begin(), at, times.end());
+  return *at;
+}
+
+std::string ClusterWorld::RunWithSlowDisk(SlowDisk* result) {
+  think_ns_ = 4 * kMillisecond;
+  if (!BecomesWhole()) return wrong_;
+  clients_on_ = true;
+  for (auto& client : clients_) ClientNext(*client);
+  RunUntil([] { return false; }, kSecond);
+  WritesP99();
+  RunUntil([] { return false; }, 3 * kSecond);
+  result->before_p99_ns = WritesP99();
+  const PartitionRecord record = Record(0).record;
+  Node* slow = nullptr;
+  for (const ReplicaRecord& r : record.isr) {
+    if (r.replica != record.master) slow = nodes_[r.node - 1].get();
+  }
+  Say("the disk of {} is ten times as slow", slow->name());
+  slow->machine->SetDiskLatency(10 * kernel_.options().disk_min_ns, 10 * kernel_.options().disk_max_ns);
+  RunUntil([] { return false; }, 2 * kSecond);
+  result->slow_p99_ns = WritesP99();
+  RunUntil([] { return false; }, 3 * kSecond);
+  result->after_p99_ns = WritesP99();
+  Say("writes took {} us before, {} us at first, {} us after two seconds (99th percentile)",
+      result->before_p99_ns / kMicrosecond, result->slow_p99_ns / kMicrosecond, result->after_p99_ns / kMicrosecond);
+  HealAll();
+  if (!EndsWhole()) return wrong_;
   JudgeHistory();
-  JudgeLevels();
   if (wrong_.empty()) CloseAll();
   return wrong_;
 }
@@ -160,6 +228,7 @@ void ClusterWorld::Boot(Node& node) {
   ClusterMemberOptions options;
   options.node = node.id;
   options.engine.memory_bytes = Engine::MinMemoryBytes(4096, 2 * partitions_, partitions_, true) + (1u << 20);
+  options.rules = options_.rules;
   options.engine.log_segment_bytes = log_segment_bytes_;
   options.engine.log_budget_bytes = std::max<uint64_t>(16 * log_segment_bytes_, 4u << 20);
   options.engine.reader_retained_bytes = 4 * log_segment_bytes_;
@@ -220,9 +289,11 @@ void ClusterWorld::Stopped(Node& node, uint64_t life, Status status) {
   node.is_stopped = true;
 }
 
-void ClusterWorld::Crash(Node& node, bool power) {
+void ClusterWorld::Crash(Node& node, bool power, bool guard_tells) {
   if (node.state == State::kDown) return;
+  Audit();
   ++counts_.crashes;
+  counts_.power_losses += power;
   Say("{} {}", node.name(), power ? "loses power" : "crashes");
   const uint64_t incarnation = node.member->incarnation();
   const uint64_t chance = random_.Next();
@@ -237,7 +308,7 @@ void ClusterWorld::Crash(Node& node, bool power) {
   node.topology = nullptr;
   node.state = State::kDown;
   // The guard of a machine without power tells nobody.
-  if (!power && incarnation != 0 && random_.Chance(0.6)) {
+  if (!power && guard_tells && incarnation != 0 && random_.Chance(0.6)) {
     At(Between(0, 300 * kMillisecond), [this, n = &node, incarnation] { NotifyOfDeath(*n, incarnation); });
   }
 }
@@ -262,6 +333,7 @@ detail::FireAndForget ClusterWorld::RunNotice(SimReactor* reactor, std::shared_p
 }
 
 void ClusterWorld::Watch() {
+  Audit();
   for (auto& owned : nodes_) {
     Node& node = *owned;
     if (node.state == State::kUp && node.member->serving() && !node.member->failure().ok()) {
@@ -296,12 +368,22 @@ void ClusterWorld::Watch() {
     }
     if (node.state == State::kDown && !node.held_down) {
       node.held_down = true;
-      At(faults_on_ ? Between(20 * kMillisecond, 1500 * kMillisecond) : Between(20, 200) * kMillisecond, [this, &node] {
+      Nanos after_ns = faults_on_ ? Between(20 * kMillisecond, 1500 * kMillisecond) : Between(20, 200) * kMillisecond;
+      if (node.start_after_ns != 0) after_ns = std::exchange(node.start_after_ns, 0);
+      At(after_ns, [this, &node] {
         if (!node.held_down) return;
         node.held_down = false;
         node.wanting = 0;
-        if (std::exchange(node.loses_disk, false)) node.machine->disk() = SimDisk();
-        if (node.image) node.machine->disk() = *std::exchange(node.image, std::nullopt);
+        if (std::exchange(node.loses_disk, false)) {
+          node.machine->disk() = SimDisk();
+          node.disk_went_back = true;
+          ++counts_.lost_disks;
+        }
+        if (node.image) {
+          node.machine->disk() = *std::exchange(node.image, std::nullopt);
+          node.disk_went_back = true;
+          ++counts_.images_restored;
+        }
         Boot(node);
       });
     }
@@ -396,9 +478,34 @@ void ClusterWorld::CompareReplicas() {
   }
 }
 
+// What was acknowledged and is not there any more is noticed, also if no client has asked for it since.
+void ClusterWorld::ReadAllKeys() {
+  StoreInfo store;
+  store.ranges = partitions_;
+  for (const std::string& key : history_.Keys()) {
+    if (!wrong_.empty()) return;
+    const uint32_t partition = store.PartitionOf(key);
+    Node* master = MasterOf(partition);
+    if (master == nullptr) return Wrong(fmt::format("I13: partition {} has no master any more", partition));
+    Operation read;
+    read.client = kClients + kLoyalClients;
+    read.key = key;
+    const size_t id = history_.Begin(read, kernel_.now_ns());
+    auto answer =
+        kernel_.RunTask(master->member->reactor(), master->member->place(partition)->Get(key, kNewest, nullptr));
+    if (!answer->ok()) return Wrong(fmt::format("I13: {} cannot be read: {}", key, answer->status().ToString()));
+    if ((*answer)->found) history_.operation(id).seen = (*answer)->value;
+    history_.Finish(id, kernel_.now_ns());
+  }
+}
+
 void ClusterWorld::JudgeHistory() {
   const Linearizability judged = CheckLinearizable(history_, {.max_configurations = 50'000, .zero_ns = began_ns_});
-  if (judged.verdict == Linearizability::Verdict::kNo) Wrong("not linearizable: " + judged.why);
+  if (judged.verdict == Linearizability::Verdict::kNo) Wrong("history: not linearizable: " + judged.why);
+  if (judged.verdict == Linearizability::Verdict::kTooWide) {
+    ++counts_.too_wide;
+    counts_.judged = 0;
+  }
 }
 
 void ClusterWorld::CloseAll() {

@@ -2,13 +2,19 @@
 // replicated node (cluster_member.h), on simulated disks, a simulated network and a simulated topology. Clients read
 // and write at any node, while machines, disks, networks, clocks and the topology fail.
 //
-//   phases: the nodes start; clients begin; faults for some seconds; everything is healed; within kHealsWithin
-//           all replicas are in sync and equal; clients stop; the histories of all keys are judged; all nodes close
+//   phases: the nodes start; clients begin; faults and a plot for some seconds; everything is healed; within
+//           kHealsWithin all replicas are in sync and equal; clients stop; the histories of all keys are judged; all
+//           nodes close
+//
+// A plot (cluster_plots.cc) is a schedule that random faults meet rarely, and that tempts a node which lacks a certain
+// rule into a violation. Invariants are looked at all the time (cluster_audit.cc).
 //
 // Threads: one.
 #pragma once
 
+#include <coroutine>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "src/replication/replica_core.h"
 #include "src/topology/cluster_map.h"
 #include "tests/sim/cluster_member.h"
 #include "tests/sim/level_audit.h"
@@ -26,22 +33,64 @@
 
 namespace pando {
 
+enum class Plot : uint32_t {
+  kNone,
+  kCutMaster,         // from its peers, but not from its clients
+  kPausedMaster,      // past its lease, while requests queue up
+  kLateNotice,        // of a death, when the next process leads
+  kPowerLoss,         // of all machines, while disks are slow
+  kForgottenPromise,  // power fails where a promise has just been given
+  kLongTail,          // a master dies with a tail that nobody else has
+  kOldImage,          // is put back under a member of the ISR, which is then asked to lead
+};
+inline constexpr uint32_t kPlots = 8;
+const char* NameOf(Plot plot);
+
+struct ClusterCounts {
+  uint64_t seeds = 0, events = 0;
+  uint64_t done = 0, refused = 0, unknown = 0;  // operations of clients
+  uint64_t judged = 0;                          // of those that were done: by the histories and by LevelAudit
+  uint64_t crashes = 0, faults = 0, installs = 0, handovers = 0, held = 0, too_wide = 0;
+  uint64_t ones = 0, alls = 0, bounded = 0, sessions = 0;  // done
+  uint64_t by_followers = 0, stale = 0, lost = 0;          // of the last two; refused
+  // Plots that came to their end, by kind.
+  uint64_t plots[kPlots] = {};
+  // Requests that reached a node which took itself for the master, and was not any more.
+  uint64_t reads_at_old_master = 0, writes_at_old_master = 0;
+  uint64_t sent_while_paused = 0;  // requests
+  uint64_t late_notices = 0;       // that were heard while the next process led
+  uint64_t power_losses = 0, images_restored = 0, lost_disks = 0;
+  uint64_t promises_before_power_loss = 0, tails_superseded = 0;
+  uint64_t audits = 0;
+
+  void Add(const ClusterCounts& other);
+};
+
+struct ClusterOptions {
+  bool tells = false;  // the story goes to stderr while it happens
+  bool calm = false;   // nothing fails; masters only hand over
+  replication::Rules rules = {};
+};
+
 class ClusterWorld {
  public:
-  struct Counts {
-    uint64_t done = 0, refused = 0, unknown = 0;  // operations of clients
-    uint64_t crashes = 0, faults = 0, installs = 0, handovers = 0, held = 0;
-    uint64_t ones = 0, alls = 0, bounded = 0, sessions = 0;  // done
-    uint64_t by_followers = 0, stale = 0, lost = 0;          // of the last two; refused
-  };
+  using Counts = ClusterCounts;
 
-  // `tells`: the story goes to stderr while it happens. `calm`: nothing fails; masters only hand over.
-  ClusterWorld(uint64_t seed, bool tells, bool calm = false);
+  ClusterWorld(uint64_t seed, ClusterOptions options);
   ~ClusterWorld();
   ClusterWorld(const ClusterWorld&) = delete;
 
   // Returns what is wrong, or "".
   std::string Run();
+  // Instead: no faults but one, a disk that comes to take ten times as long. How long writes take before it, and
+  // from 2 s after its beginning on.
+  struct SlowDisk {
+    Nanos before_p99_ns = 0, slow_p99_ns = 0, after_p99_ns = 0;
+  };
+  std::string RunWithSlowDisk(SlowDisk* result);
+  static Plot PlotOf(uint64_t seed);
+  // The name of the invariant that is violated, "history", or "".
+  static std::string ViolationOf(const std::string& wrong) { return wrong.substr(0, wrong.find(':')); }
   std::string Story() const;
   const Counts& counts() const { return counts_; }
   std::string Summary() const;
@@ -60,6 +109,10 @@ class ClusterWorld {
     SimTopologyFaults faults;
     Status stopped;
     bool is_stopped = false, held_down = false;
+    Nanos start_after_ns = 0;  // its next start, if that is set
+    Nanos paused_until_ns = 0;
+    bool disk_went_back = false;    // it was emptied or put back
+    bool disk_failed = false;       // a write or a sync of it has failed
     size_t wanting = 0;             // copies of pages
     bool loses_disk = false;        // before its next start
     std::optional<SimDisk> image;   // what its disk is at its next start
@@ -76,8 +129,9 @@ class ClusterWorld {
     bool expires = false;               // not in the history
     std::optional<LevelRequest> level;  // the same: LevelAudit judges it
   };
+  static constexpr int kClients = 4, kLoyalClients = 4;
   struct Client {
-    int index = 0;
+    int index = 0;  // from kClients on they are loyal: they ask only whom a plot names, whatever it answers
     std::vector<Node*> targets;  // by partition
     std::shared_ptr<Call> call;
     std::optional<std::string> last_seen;
@@ -100,6 +154,9 @@ class ClusterWorld {
   }
 
   void CreateCluster();
+  bool BecomesWhole();  // its first start
+  bool EndsWhole();
+  Nanos WritesP99();  // of those since the last call
   // -- processes
   void Boot(Node& node);
   static detail::FireAndForget RunStart(ClusterWorld* world, Node* node, uint64_t life);
@@ -107,7 +164,7 @@ class ClusterWorld {
   void Started(Node& node, uint64_t life, const Status& status);
   void BeginStop(Node& node);
   void Stopped(Node& node, uint64_t life, Status status);
-  void Crash(Node& node, bool power);
+  void Crash(Node& node, bool power, bool guard_tells = true);
   void NotifyOfDeath(Node& node, uint64_t incarnation);
   static detail::FireAndForget RunNotice(SimReactor* reactor, std::shared_ptr<GuardNews> news);
   void Watch();  // restarts what has failed or stopped
@@ -116,7 +173,10 @@ class ClusterWorld {
   void ClientNext(Client& client);
   static Task<void> RunCall(ClusterWorld* world, Client* client, ClusterMember* member, std::shared_ptr<Call> call);
   void Answered(Client& client, const std::shared_ptr<Call>& call, Code code);
+  bool IsLoyal(const Client& client) const;
   Operation RandomOperation(Client& client);
+  void CountRequest(const Node& node, const Call& call);
+  void ReadAllKeys();
   // cluster_levels.cc
   LevelRequest RandomLevelRequest(Client& client);
   static Task<Code> RunLevelRequest(ClusterMember* member, uint32_t partition, LevelRequest* request);
@@ -131,9 +191,43 @@ class ClusterWorld {
   void DiskFaultOf(Node& node);
   void LoseDisk(Node& node);
   bool HasLostReplica() const;
+  void NoteLostReplicas(const Node& node);
   void TopologyFault(Node& node);
   static Task<void> RunHandover(ClusterWorld* world, ClusterMember* member, uint32_t partition);
   void HealAll();
+  static void SetTopology(Node* node, const SimTopologyFaults& faults);
+  void Isolate(Node& node, bool cut);
+
+  // -- plots
+  struct Waiting {
+    ClusterWorld* world;
+    Nanos for_ns;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> waits) {
+      world->At(for_ns, [waits] { waits.resume(); });
+    }
+    void await_resume() const noexcept {}
+  };
+  Waiting For(Nanos for_ns) { return {this, for_ns}; }
+  Task<bool> Until(std::function<bool()> what, Nanos within_ns, Nanos every_ns = 2 * kMillisecond);
+  static detail::FireAndForget RunPlot(ClusterWorld* world, Plot plot);
+  Task<bool> CutMaster();
+  Task<bool> PausedMaster();
+  Task<bool> LateNotice();
+  Task<bool> PowerLossOfAll();
+  Task<bool> ForgottenPromise();
+  Task<bool> LongTail();
+  Task<bool> OldImage();
+  // The node whose replica leads the partition, with a lease; null: none.
+  Node* MasterOf(uint32_t partition);
+  Task<Node*> FindMaster(uint32_t partition);
+  Node* NodeOf(const Uuid& replica, uint32_t partition);
+  const replication::ReplicaCore* CoreOf(const Node& node, uint32_t partition) const;
+
+  // -- invariants (cluster_audit.cc)
+  void Audit();
+  void AuditPartition(uint32_t partition);
+  void AuditReplica(Node& node, uint32_t partition);
 
   // -- the end
   Versioned<PartitionRecord> Record(uint32_t partition) const;
@@ -147,7 +241,7 @@ class ClusterWorld {
   Node& AnyNode() { return *nodes_[random_.Below(nodes_.size())]; }
 
   const uint64_t seed_;
-  const bool tells_, calm_;
+  const ClusterOptions options_;
   SimRandom random_;
   std::set<Uuid> lost_replicas_;  // whose disks were lost
   SimKernel kernel_;
@@ -166,9 +260,17 @@ class ClusterWorld {
   uint64_t values_ = 0;
   bool clients_on_ = false, faults_on_ = false;
   size_t calls_open_ = 0;
+  // -- of the plot
+  Node* loyal_to_ = nullptr;  // whom loyal clients ask
+  uint32_t plot_partition_ = 0;
+  bool plot_goes_on_ = false;
+  // -- of the audit
+  std::map<Uuid, Epoch> promised_;                  // by replica: told to others
+  std::vector<std::map<Lsn, uint64_t>> committed_;  // by partition: chains
   std::string wrong_;
   std::deque<std::string> story_;
   Counts counts_;
+  std::vector<Nanos> write_ns_;  // how long those to partition 0 took
 };
 
 }  // namespace pando

@@ -352,7 +352,9 @@ void ReplicationCluster::Apply(SimNode& node, Lsn up_to) {
     }
   }
   node.log.SetApplied(node.state.applied.lsn);
-  if (faults_on_ && random_.Chance(0.1)) node.checkpoint_lsn = node.state.applied.lsn;
+  if (faults_on_ && random_.Chance(0.1)) {
+    node.checkpoint_lsn = rules_.checkpoint_is_applied ? node.state.applied.lsn : node.log.durable().lsn;
+  }
 }
 
 void ReplicationCluster::ApplyUnit(SimNode& node, const SimUnit& unit) {
@@ -360,7 +362,7 @@ void ReplicationCluster::ApplyUnit(SimNode& node, const SimUnit& unit) {
   state.applied = unit.end();
   if (const auto command = SimCommand::Decode(unit.records)) {
     SimState::Lane& lane = state.lanes[command->client];
-    if (command->sequence > lane.sequence) {
+    if (command->sequence > lane.sequence || !rules_.once_is_judged_at_apply) {
       lane = {command->sequence, 0};
       if (!state.effects.emplace(command->client, command->sequence).second) {
         Violated(fmt::format("I11: {} applies write {} of client {} twice", node.name(), command->sequence,

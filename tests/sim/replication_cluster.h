@@ -38,7 +38,13 @@ struct SimOutcome {
 };
 
 // Runs the simulation of one seed.
-SimOutcome RunReplication(uint64_t seed, const Rules& rules, bool tell_story);
+// With those that the partition below the core keeps in production (src/partition). Here it is a model.
+struct SimRules : Rules {
+  bool once_is_judged_at_apply = true;  // and not when the write comes, by what is applied then [LN1]
+  bool checkpoint_is_applied = true;    // and not all that is durable
+};
+
+SimOutcome RunReplication(uint64_t seed, const SimRules& rules, bool tell_story);
 
 struct SimCommand {
   int client = 0;
@@ -109,7 +115,7 @@ struct SimNode {
 
 class ReplicationCluster {
  public:
-  ReplicationCluster(uint64_t seed, const Rules& rules, bool tell_story);
+  ReplicationCluster(uint64_t seed, const SimRules& rules, bool tell_story);
   SimOutcome Run();
 
  private:
@@ -217,7 +223,7 @@ class ReplicationCluster {
   void NoteFreshness(SimNode& node, Nanos local);
 
   const uint64_t seed_;
-  const Rules rules_;
+  const SimRules rules_;
   const bool tells_;
   SimRandom random_;
   SimOutcome outcome_;

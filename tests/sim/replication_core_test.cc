@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/sim/replication_cluster.h"
+#include "tests/support/replay_simulation.h"
 #include "tests/support/seeds.h"
 
 namespace pando::replication {
@@ -28,7 +29,7 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
   const std::vector<uint64_t> seeds = Seeds(count != nullptr ? std::strtoull(count, nullptr, 10) : 2000);
   SimOutcome sum;
   for (const uint64_t seed : seeds) {
-    const SimOutcome outcome = RunReplication(seed, Rules(), false);
+    const SimOutcome outcome = RunReplication(seed, SimRules(), false);
     sum.events += outcome.events;
     sum.masterships += outcome.masterships;
     sum.acknowledged += outcome.acknowledged;
@@ -44,8 +45,8 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
     sum.fresh += outcome.fresh;
     sum.sessions += outcome.sessions;
     sum.stalls += outcome.stalls;
-    if (!outcome.violation.empty() || seeds.size() == 1) std::cout << Tell(RunReplication(seed, Rules(), true));
-    ASSERT_EQ(outcome.violation, "") << Replay(seed);
+    if (!outcome.violation.empty() || seeds.size() == 1) std::cout << Tell(RunReplication(seed, SimRules(), true));
+    ASSERT_EQ(outcome.violation, "") << "replay: " << ReplayOfSimulation("core", seed);
   }
   std::cout << fmt::format(
       "{} seeds: {} events, {} faults, {} masterships, {} writes acknowledged, {} reads, {} CAS in doubt, {} histories "
@@ -73,14 +74,14 @@ TEST(ReplicationCore, KeepsItsInvariantsUnderFaults) {
 }
 
 TEST(ReplicationCore, IsDeterministic) {
-  const SimOutcome first = RunReplication(7, Rules(), true), second = RunReplication(7, Rules(), true);
+  const SimOutcome first = RunReplication(7, SimRules(), true), second = RunReplication(7, SimRules(), true);
   EXPECT_EQ(first.story, second.story);
   EXPECT_EQ(first.events, second.events);
 }
 
 struct Mutant {
   const char* name;
-  bool Rules::*rule;
+  bool SimRules::*rule;
   const char* killed_by;  // the names of the violations that count
 };
 
@@ -120,6 +121,9 @@ constexpr Mutant kMutants[] = {
     {"replay past the watermark", &Rules::apply_to_watermark_only, "I5 I6"},
     {"ignore the lineage", &Rules::lineage_is_checked, "RC9"},
     {"keep the others' UUIDs in a forced failover", &Rules::force_names_new_replicas, "RC9"},
+    {"supersede ignores the epoch", &Rules::unit_is_its_epoch, "I3 I4 I5"},
+    {"look up applied-once at the append", &SimRules::once_is_judged_at_apply, "I11"},
+    {"checkpoint at the durable LSN", &SimRules::checkpoint_is_applied, "I6"},
     {"keep UUIDs whatever the start counter says", &Rules::identity_is_judged, "I9 I3 I1"},
 };
 
@@ -128,7 +132,7 @@ TEST(ReplicationCore, Mutants) {
   std::cout << fmt::format("{:50} {:>6}  {}\n", "rule broken", "seed", "violated");
   for (const Mutant& mutant : kMutants) {
     if (only != nullptr && std::string(mutant.name) != only) continue;
-    Rules rules;
+    SimRules rules;
     rules.*mutant.rule = false;
     SimOutcome outcome;
     uint64_t killed_at = 0;

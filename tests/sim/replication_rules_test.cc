@@ -470,6 +470,22 @@ TEST(ReplicationRules, MembershipFollowsTheOperator) {
   EXPECT_TRUE(trio.Write(0));
 }
 
+// A replica that is installed in the place of another one may be in sync before the other one has left the ISR.
+TEST(ReplicationRules, WhoseReplacementIsInSyncLeaves) {
+  Trio trio(4, 2);
+  ASSERT_TRUE(trio.Opens());
+  trio.Stop(3);
+  trio.Run(3 * kSecond);
+  EXPECT_FALSE(trio.entry.isr.Contains(trio[3].id));
+  EXPECT_TRUE(trio.entry.assigned.Contains(trio[3].id));  // nobody has its place yet
+  PartitionEntry entry = trio.entry;
+  entry.replicas = 3;
+  trio.Land(entry);
+  EXPECT_TRUE(trio.RunUntil([&] { return !trio.entry.assigned.Contains(trio[3].id); }, kSecond));
+  EXPECT_EQ(trio.entry.isr.size(), 3u);
+  EXPECT_EQ(trio.Wrong(), "");
+}
+
 // -- lineage
 
 bool AcceptedLossDiscards(const Rules& rules) {

@@ -17,11 +17,11 @@ constexpr int kDone = 0, kRefused = 1, kUnknown = 2;
 
 }  // namespace
 
-SimOutcome RunReplication(uint64_t seed, const Rules& rules, bool tell_story) {
+SimOutcome RunReplication(uint64_t seed, const SimRules& rules, bool tell_story) {
   return ReplicationCluster(seed, rules, tell_story).Run();
 }
 
-ReplicationCluster::ReplicationCluster(uint64_t seed, const Rules& rules, bool tell_story)
+ReplicationCluster::ReplicationCluster(uint64_t seed, const SimRules& rules, bool tell_story)
     : seed_(seed), rules_(rules), tells_(tell_story), random_(seed * 0x9e3779b97f4a7c15ull + 1) {
   static constexpr int kSizes[] = {3, 3, 3, 3, 3, 3, 3, 3, 3, 2, 2, 4, 4, 5, 5, 1};
   const int size = kSizes[random_.Below(std::size(kSizes))];
@@ -258,6 +258,11 @@ void ReplicationCluster::ServeWrite(SimNode& node, Client& client, uint64_t atte
   }
   if (verdict != WriteVerdict::kAccepted) {
     At(latency_, [this, &client, attempt] { Answer(client, attempt, kRefused, {}, 0); });
+    return;
+  }
+  if (const auto& lane = node.state.lanes[command.client];
+      !rules_.once_is_judged_at_apply && lane.sequence >= command.sequence) {
+    At(latency_, [this, &client, attempt, number = lane.number] { Answer(client, attempt, kDone, {}, number); });
     return;
   }
   const uint32_t records = random_.Chance(0.2) ? 2 : 1;
