@@ -76,6 +76,7 @@ void Leader::OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nano
   const Nanos counts_from = context_.rules().lease_from_send_time ? ack.sent_ns : now_ns;
   peer->lease_until_ns = std::max(peer->lease_until_ns, counts_from + context_.timing().lease.lease_ns);
   peer->heard_ns = now_ns;
+  peer->lag.NoteRoundTrip(std::max<Nanos>(now_ns - ack.sent_ns, 0));
   if (ack.process < peer->process) return;
   if (ack.process > peer->process) {
     // What an older process acknowledged must still be there. Nothing else would ask while nobody writes.
@@ -228,7 +229,9 @@ void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_
     const bool old = !own && ack.durable.lsn < context_.commit_lsn;
     if (!old && (!own || own->chain != ack.durable.chain)) return;  // RC2: it means another history
   }
+  bool news = false;
   if (ack.incarnation >= peer->incarnation) {
+    news = ack.apply_stalled && !peer->apply_stalled;
     peer->incarnation = ack.incarnation;
     peer->installed = ack.installed;
     peer->applied_lsn = ack.applied_lsn;
@@ -239,10 +242,12 @@ void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_
     peer->acked = ack.durable;
     peer->acked_epoch = ack.epoch;
     peer->progress_ns = now_ns;
+    peer->lag.OnAcked(peer->acked.lsn, now_ns);
     NoteProgress(peer, now_ns);
     AdvanceCommit();
     Ship(peer);
   }
+  if (news) ChangeIsr(now_ns);  // it may be about to end
   TickHandover(now_ns);
 }
 
@@ -253,10 +258,28 @@ void Leader::NoteProgress(Peer* peer, Nanos now_ns) {
   peer->goal_ns = now_ns;
 }
 
+// With one other member there is nothing to compare, and without it there would be only this replica.
+void Leader::CompareLags(Nanos now_ns) {
+  for (Peer& peer : peers_) {
+    Nanos others_ns = 0;
+    size_t others = 0;
+    for (const Peer& other : peers_) {
+      if (other.id == peer.id || !context_.entry.isr.Contains(other.id)) continue;
+      ++others;
+      others_ns = std::max(others_ns, other.lag.Lag(now_ns));
+    }
+    peer.lag.Compare(others == 0 ? std::numeric_limits<int32_t>::max() : others_ns, now_ns);
+  }
+}
+
 void Leader::OnLogMoved(Nanos now_ns) {
-  static_cast<void>(now_ns);
   AdvanceCommit();
-  for (Peer& peer : peers_) Ship(&peer);
+  const Lsn durable = context_.log.durable().lsn;
+  for (Peer& peer : peers_) {
+    peer.lag.OnDurable(durable, peer.acked.lsn, now_ns);
+    Ship(&peer);
+  }
+  TickHandover(now_ns);
 }
 
 // -- commit
@@ -317,12 +340,13 @@ bool Leader::MustLeave(const Peer& peer, Nanos now_ns) const {
   if (peer.lost_disk || peer.apply_stalled || peer.is_dead()) return true;
   const Nanos limit = context_.timing().evict_after_ns;
   if (now_ns - peer.heard_ns > limit) return true;  // no lease without it
+  if (peer.lag.IsFarFor(context_.timing().evict_slow_after_ns, now_ns)) return true;
   return peer.acked.lsn < peer.goal_lsn && now_ns - peer.caught_up_ns > limit;
 }
 
 bool Leader::MayJoin(const Peer& peer, Nanos now_ns) const {
   if (peer.lost_disk || peer.apply_stalled || peer.is_dead()) return false;
-  if (!peer.installed || now_ns < peer.rejoin_at_ns) return false;
+  if (!peer.installed || now_ns < peer.rejoin_at_ns || peer.lag.is_far()) return false;
   if (now_ns - peer.heard_ns > context_.timing().evict_after_ns / 2) return false;
   const Lsn start = context_.rules().join_from_epoch_start ? start_lsn_ : 1;
   return peer.acked.lsn >= std::max(start, context_.commit_lsn);
@@ -332,6 +356,7 @@ bool Leader::MayJoin(const Peer& peer, Nanos now_ns) const {
 // wait set has the joiner from then on.
 void Leader::ChangeIsr(Nanos now_ns) {
   if (handover_.proposed()) return;
+  CompareLags(now_ns);
   PartitionEntry desired = context_.entry;
   ReplicaSet must_leave;
   for (Peer& peer : peers_) {
@@ -455,6 +480,7 @@ bool Leader::BeginHandover(const ReplicaId& target, Nanos now_ns, Nanos deadline
   Peer* peer = Find(target);
   if (peer == nullptr || peer->lost_disk || !context_.entry.isr.Contains(target)) return false;
   handover_.Begin(target, deadline_ns);
+  handover_asked_lsn_ = 0;
   peer->probe = true;
   Ship(peer);
   TickHandover(now_ns);
@@ -466,9 +492,22 @@ bool Leader::IsLevel(const Peer& peer) const {
   return peer.acked.lsn == end && context_.commit_lsn == end && peer.applied_lsn == end && proposals_.empty();
 }
 
+// The target learns with the next message what is committed, and its answer to the one after that says that it has
+// applied it. If not, Tick asks again.
+void Leader::AskWhetherApplied(Peer* target) {
+  const Lsn end = context_.log.end().lsn;
+  if (context_.commit_lsn < end || target->applied_lsn >= end) return;
+  if (handover_asked_lsn_ != end) handover_asks_ = 0;
+  handover_asked_lsn_ = end;
+  if (handover_asks_++ >= kHandoverAsks) return;
+  target->probe = true;
+  Ship(target);
+}
+
 void Leader::TickHandover(Nanos now_ns) {
   if (!handover_.active()) return;
-  const Peer* peer = Find(handover_.target());
+  Peer* peer = Find(handover_.target());
+  if (peer != nullptr && !handover_.proposed()) AskWhetherApplied(peer);
   const bool answers = peer != nullptr && now_ns - peer->heard_ns <= context_.timing().evict_after_ns;
   handover_.Tick(peer != nullptr && IsLevel(*peer), answers, now_ns);
 }

@@ -24,6 +24,7 @@
 #include "src/replication/core_context.h"
 #include "src/replication/handover.h"
 #include "src/replication/isr_proposals.h"
+#include "src/replication/lag_watch.h"
 #include "src/replication/messages.h"
 
 namespace pando::replication {
@@ -52,6 +53,7 @@ class Leader {
   void OnShipFailed(const ReplicaId& to, Epoch epoch);
   // The own log has grown, or more of it is durable.
   void OnLogMoved(Nanos now_ns);
+  void OnApplied() { OpenIfApplied(); }
   void OnEntry(Nanos now_ns);
   void OnCasDone(const OpId& op, CasOutcome outcome, Nanos now_ns) {
     proposals_.OnDone(op, outcome, now_ns);
@@ -128,6 +130,7 @@ class Leader {
     Nanos lease_until_ns = 0;
     Lsn goal_lsn = 0;  // once it has this, it had caught up at goal_ns
     Nanos goal_ns = 0, caught_up_ns = 0;
+    LagWatch lag;
     Nanos joined_ns = 0, rejoin_at_ns = 0, rejoin_wait_ns = 0;
   };
 
@@ -140,12 +143,14 @@ class Leader {
   std::optional<HistoryPoint> CommonPoint(const AlignReply& reply) const;
   void Ship(Peer* peer);
   void NoteProgress(Peer* peer, Nanos now_ns);
+  void CompareLags(Nanos now_ns);
   // What an AlignReply proves about the follower's past. Returns whether it can go on.
   bool CheckPast(Peer* peer, const AlignReply& reply, Nanos now_ns);
   void GiveUpOn(Peer* peer, Lsn lsn, std::string why);
   void OfferInstall(const Peer& peer);
   void SendHeartbeats(Nanos now_ns);
   bool IsLevel(const Peer& peer) const;
+  void AskWhetherApplied(Peer* target);
   void TickHandover(Nanos now_ns);
   Lsn AckedBy(const ReplicaId& id) const;
   void AdvanceCommit();
@@ -166,6 +171,9 @@ class Leader {
   std::vector<Peer> peers_;
   IsrProposals proposals_;
   Handover handover_;
+  static constexpr uint32_t kHandoverAsks = 3;
+  Lsn handover_asked_lsn_ = 0;  // up to which the target was asked whether it has applied
+  uint32_t handover_asks_ = 0;  // how often
 };
 
 }  // namespace pando::replication
