@@ -106,7 +106,7 @@ Task<Result<InstallSource>> CopiedPages::OpenNext() {
 Task<Result<std::optional<SnapshotRoot>>> CopiedPages::Newer() {
   CO_RETURN_IF_ERROR(ended_);
   CO_RETURN_IF_ERROR(co_await Renew());
-  if (log_suffices_ || copies_ >= kMaxCopies) co_return std::optional<SnapshotRoot>();
+  if (log_suffices_ || copies_ >= kMaxRounds) co_return std::optional<SnapshotRoot>();
   CO_ASSIGN_OR_RETURN(InstallSource source, co_await OpenNext());
   LOG(INFO) << "partition " << partition_
             << ": more was written while its pages came than the master keeps of its log; "

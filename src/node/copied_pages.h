@@ -66,7 +66,7 @@ class CopiedPages final : public SnapshotPages {
 
   // After so many copies whose log was not kept, the installation goes on with what has come. Its master offers
   // another.
-  static constexpr int kMaxCopies = 16;
+  static constexpr int kMaxRounds = 16;
 
   // Opens another copy, in the place of the one that is open.
   Task<Result<InstallSource>> OpenNext();

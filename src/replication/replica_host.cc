@@ -18,6 +18,12 @@ PeerOptions PeersOf(const ReplicaHost::Options& options) {
 
 }  // namespace
 
+namespace {
+
+Status NotHere(uint32_t partition) { return Error(Code::kUnavailable, "partition {} is not on this node", partition); }
+
+}  // namespace
+
 ReplicaHost::ReplicaHost(Reactor& reactor, Options options, PartitionTopology* topology, MemoryBudget* memory,
                          HostObserver* observer)
     : reactor_(options.peers.reactor),
@@ -98,7 +104,7 @@ Task<void> ReplicaHost::Close() {
 
 Task<Result<HandoverResult>> ReplicaHost::HandOver(uint32_t partition, NodeId to, Epoch epoch, Nanos timeout_ns) {
   HostedReplica* replica = Find(partition);
-  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) co_return NotHere(partition);
   co_return co_await replica->HandOver(to, epoch, timeout_ns);
 }
 
@@ -136,7 +142,7 @@ Task<void> ReplicaHost::Leave(Nanos timeout_ns) {
 // The replica may go away meanwhile, so its task does the work, and this only looks.
 Task<Result<ForcedMastership>> ReplicaHost::Force(uint32_t partition, ForceOrder order) {
   HostedReplica* replica = Find(partition);
-  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) co_return NotHere(partition);
   auto outcome = std::make_shared<std::optional<Result<ForcedMastership>>>();
   replica->BeginForce(order, outcome);
   while (!outcome->has_value()) co_await Sleep(context_.reactor, kForceLookNs);
@@ -145,7 +151,7 @@ Task<Result<ForcedMastership>> ReplicaHost::Force(uint32_t partition, ForceOrder
 
 Result<bool> ReplicaHost::SetMinIsr(uint32_t partition, uint32_t min_isr) {
   HostedReplica* replica = Find(partition);
-  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) return NotHere(partition);
   return replica->SetMinIsr(min_isr);
 }
 
@@ -184,26 +190,26 @@ std::vector<ReplicaHost::Predecessor> ReplicaHost::Predecessors() const {
 
 Result<KeptLog> ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns, bool anew) {
   HostedReplica* replica = Find(partition);
-  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) return NotHere(partition);
   return replica->KeepLogFor(learner, until_ns, anew);
 }
 
 Result<bool> ReplicaHost::Replace(uint32_t partition, const ReplicaId& learner, NodeId node,
                                   const std::optional<ReplicaId>& leaves) {
   HostedReplica* replica = Find(partition);
-  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) return NotHere(partition);
   return replica->Replace(learner, node, leaves);
 }
 
 Result<ReplicaChange> ReplicaHost::AddOn(uint32_t partition, NodeId node, bool replaces) {
   HostedReplica* replica = Find(partition);
-  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) return NotHere(partition);
   return replica->AddOn(node, replaces);
 }
 
 Result<bool> ReplicaHost::RemoveOther(uint32_t partition, const ReplicaId& other) {
   HostedReplica* replica = Find(partition);
-  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) return NotHere(partition);
   return replica->RemoveOther(other);
 }
 
@@ -276,13 +282,13 @@ void ReplicaHost::OnTick() {
 
 Result<Mastership> ReplicaHost::Begin(uint32_t partition) const {
   const HostedReplica* replica = Find(partition);
-  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) return NotHere(partition);
   return replica->BeginRead();
 }
 
 Status ReplicaHost::Check(uint32_t partition, const Mastership& mastership) const {
   const HostedReplica* replica = Find(partition);
-  if (replica == nullptr) return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) return NotHere(partition);
   return replica->CheckRead(mastership);
 }
 
@@ -293,7 +299,7 @@ bool ReplicaHost::Holds(uint32_t partition, Nanos fresh_now_ns) const {
 
 Task<Status> ReplicaHost::Await(uint32_t partition, ReplicaRead read) {
   HostedReplica* replica = Find(partition);
-  if (replica == nullptr) co_return Error(Code::kUnavailable, "partition {} is not on this node", partition);
+  if (replica == nullptr) co_return NotHere(partition);
   co_return co_await replica->AwaitRead(read);
 }
 

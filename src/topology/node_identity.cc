@@ -9,6 +9,7 @@
 #include "src/base/codec.h"
 #include "src/base/hash.h"
 #include "src/io/directory.h"
+#include "src/topology/recovery.h"
 
 namespace pando {
 namespace {
@@ -105,6 +106,12 @@ class Admission {
 
  private:
   Status CheckCluster() const {
+    if (!read_.map.cluster && stored_) {
+      return Error(Code::kNotFound,
+                   "the topology {} holds no cluster, and {} belongs to node {} of the cluster {}: correct --topology; "
+                   "if the topology is lost, stop all nodes and make it anew with: kvadmin topology recover",
+                   topology_.name(), data_dir_, stored_->node, stored_->cluster_id.ToString());
+    }
     if (!read_.map.cluster) {
       return Error(Code::kNotFound,
                    "the topology {} holds no cluster: correct --topology, or create the cluster with: "
@@ -120,6 +127,12 @@ class Admission {
                    cluster.cluster_id.ToString());
     }
     if (cluster.creating.empty()) return Status();
+    if (cluster.creating == kRecoveringMap) {
+      return Error(Code::kUnavailable,
+                   "the map of the cluster {} in the topology {} has not been recovered completely: run kvadmin "
+                   "topology recover again",
+                   cluster.cluster_id.ToString(), topology_.name());
+    }
     return Error(Code::kUnavailable,
                  "the cluster {} in the topology {} has not been created completely: run kvadmin cluster init again, "
                  "as it was run before",
@@ -151,10 +164,12 @@ class Admission {
     return WentBack(fmt::format("the number of starts of node {}", node_), record.starts, start);
   }
   Status WentBack(const std::string& what, uint64_t now, uint64_t before) const {
-    return Error(Code::kCorruption,
-                 "the topology {} has gone back: {} is {}, and {} has seen {}. Has an old copy of it been restored, or "
-                 "another one put in its place? Bring back the newest; the node does not start before",
-                 topology_.name(), what, now, data_dir_, before);
+    return Error(
+        Code::kCorruption,
+        "the topology {} has gone back: {} is {}, and {} has seen {}. Has an old copy of it been restored, or "
+        "another one put in its place? Bring back the newest, or stop all nodes and make it anew with kvadmin topology "
+        "recover; the node does not start before",
+        topology_.name(), what, now, data_dir_, before);
   }
 
   const Topology& topology_;

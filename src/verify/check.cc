@@ -49,9 +49,19 @@ class PartitionAudit final : private TreeCheckHost {
     const Superblock& sb = file_->superblock();
     result_.generation = sb.generation;
     result_.checkpoint_lsn = sb.checkpoint_lsn;
+    result_.checkpoint_epoch = sb.epoch;
+    result_.checkpoint_chain = sb.chain;
     result_.last_version = sb.last_version;
     result_.log_end = sb.log_end;
     result_.file_blocks = file_->allocator().total_blocks();
+    if (!options_.without_trees) co_await CheckBlocks(sb, damage.empty());
+    Status closed = co_await file_->Close();
+    if (!closed.ok()) OnProblem(0, closed.message(), "");
+    co_return result_;
+  }
+
+ private:
+  Task<void> CheckBlocks(const Superblock& sb, bool metadata_sound) {
     owned_.assign((result_.file_blocks + 63) / 64, 0);
     OwnMetadata();
     const uint64_t problems_before = report_->problems_total;
@@ -59,13 +69,9 @@ class PartitionAudit final : private TreeCheckHost {
     result_.tree_problems = report_->problems_total - problems_before;
     // What a damaged page refers to is unknown, so unowned blocks are not reported as lost space
     // then.
-    if (damage.empty()) CompareBitmap(/*whole=*/report_->problems_total == problems_before);
-    Status closed = co_await file_->Close();
-    if (!closed.ok()) OnProblem(0, closed.message(), "");
-    co_return result_;
+    if (metadata_sound) CompareBitmap(/*whole=*/report_->problems_total == problems_before);
   }
 
- private:
   Task<void> CheckTree(const Superblock& sb) {
     FilePages pages(&file_->file());
     TreeCheck check({&reactor_, &pages, FormOf(store_), RootOf(sb), kReadsInFlight, /*resume_key=*/{}}, this);
@@ -234,7 +240,10 @@ class LogAudit {
       Problem(LostLog(check_.directory, end, required_end, newest->file));
       co_return check_;
     }
-    for (const PartitionCheck* p : mine_) JudgeEnd(*p, **reader);
+    for (const PartitionCheck* p : mine_) {
+      JudgeEnd(*p, **reader);
+      NoteEnd(store_.Find(p->id)->uuid);
+    }
     co_return check_;
   }
 
@@ -323,6 +332,13 @@ class LogAudit {
     LogCheck::Logged& logged = check_.logged[partition];
     logged.last_lsn = std::max(logged.last_lsn, lsn);
     logged.version = std::max(logged.version, version);
+  }
+
+  void NoteEnd(const Uuid& partition) {
+    const StreamHistory::Stream* stream = history_.Find(partition);
+    if (stream == nullptr || stream->ends.empty()) return;
+    const StreamHistory::End& last = stream->last();
+    check_.logged[partition].end = HistoryPoint{last.epoch, last.lsn, last.chain};
   }
 
   const PartitionCheck* Find(const Uuid& uuid) const {

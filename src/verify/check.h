@@ -11,6 +11,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "src/partition/store.h"
 #include "src/verify/check_problem.h"
 #include "src/wal/log_format.h"
+#include "src/wal/write_unit.h"
 
 namespace pando {
 
@@ -29,6 +31,8 @@ struct PartitionCheck {
   bool opened = false;          // its superblock can be read, and what follows says something
   bool metadata_sound = false;  // also its bitmaps and its dead list, so that it may be written
   uint64_t generation = 0, checkpoint_lsn = 0;
+  Epoch checkpoint_epoch = 0;     // of the record at checkpoint_lsn
+  uint64_t checkpoint_chain = 0;  // after it; 0: unknown
   Version last_version = 0;
   LogPosition log_end = 0;     // how far the log had come, according to the superblock
   uint64_t tree_problems = 0;  // places of its tree that are damaged; what needs them cannot be read
@@ -47,6 +51,8 @@ struct LogCheck {
   struct Logged {
     Lsn last_lsn = 0;
     Version version = 0;  // the highest that a mark has stated
+    // Where the history of a partition of the store ends, if the log holds any of it.
+    std::optional<HistoryPoint> end;
   };
   std::unordered_map<Uuid, Logged, UuidHash> logged;
 };
@@ -68,6 +74,8 @@ struct CheckReport {
 };
 
 struct CheckOptions {
+  // Only what says how far each partition has come: its superblock, its metadata and the logs, not its tree.
+  bool without_trees = false;
   // Called from time to time with the blocks read and the blocks in use, to report progress.
   std::function<void(uint64_t done_blocks, uint64_t total_blocks)> on_progress;
 };

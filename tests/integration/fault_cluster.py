@@ -209,3 +209,13 @@ class Workload:
 
 
 __all__ = ["ETCDS", "NODES", "FaultCluster", "Workload"]
+
+
+def run_alone(test, cluster, serving_s):
+    """Runs a directed test with clients of its own, which are served within so many seconds before it begins."""
+    began = time.monotonic()
+    print(test.__name__, flush=True)
+    load = Workload(cluster)
+    load.wait_serving(serving_s)
+    test(cluster, load)
+    print(f"  {load.finish()}; {time.monotonic() - began:.1f} s", flush=True)

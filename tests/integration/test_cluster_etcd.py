@@ -16,7 +16,7 @@ from fault_network import enter
 
 enter()
 # pylint: disable=wrong-import-position
-from fault_cluster import ETCDS, NODES, FaultCluster, Workload  # noqa: E402
+from fault_cluster import ETCDS, NODES, FaultCluster, run_alone  # noqa: E402
 from node_process import temporary_directory  # noqa: E402
 from random_faults import RandomFaults  # noqa: E402
 
@@ -83,14 +83,8 @@ def main():
     cluster.start()
     cluster.wait_healed()
     for test in DIRECTED:
-        if options.names and test.__name__ not in options.names:
-            continue
-        began = time.monotonic()
-        print(test.__name__, flush=True)
-        load = Workload(cluster)
-        load.wait_serving(LATE_S)
-        test(cluster, load)
-        print(f"  {load.finish()}; {time.monotonic() - began:.1f} s", flush=True)
+        if not options.names or test.__name__ in options.names:
+            run_alone(test, cluster, LATE_S)
     if not options.names or "random" in options.names:
         RandomFaults(cluster, options.seed).run(options.seconds)
     cluster.stop()

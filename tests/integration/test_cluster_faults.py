@@ -19,7 +19,7 @@ from fault_network import enter
 enter()
 # pylint: disable=wrong-import-position
 from cluster_process import Refused  # noqa: E402
-from fault_cluster import NODES, FaultCluster, Workload  # noqa: E402
+from fault_cluster import NODES, FaultCluster, run_alone  # noqa: E402
 from fault_network import SmallDisk, Throttle  # noqa: E402
 from node_process import CONTEXT, temporary_directory, ttypes  # noqa: E402
 from random_faults import RandomFaults  # noqa: E402
@@ -229,18 +229,13 @@ def put_on_small_disk(cluster, number):
     return disk
 
 
-def run_alone(test, cluster, names):
+def run_directed(test, cluster, names):
     if names and test.__name__ not in names:
         return
     if test in (a_disk_is_full, a_disk_is_slow) and cluster.small_disk.why_not:
         print(f"{test.__name__}: left out, no loop device: {cluster.small_disk.why_not}", flush=True)
         return
-    began = time.monotonic()
-    print(test.__name__, flush=True)
-    load = Workload(cluster)
-    load.wait_serving(NETWORK_S)
-    test(cluster, load)
-    print(f"  {load.finish()}; {time.monotonic() - began:.1f} s", flush=True)
+    run_alone(test, cluster, NETWORK_S)
 
 
 def main():
@@ -255,11 +250,11 @@ def main():
     cluster.start()
     cluster.wait_healed()
     for test in DIRECTED:
-        run_alone(test, cluster, options.names)
+        run_directed(test, cluster, options.names)
     if not options.names or "random" in options.names:
         RandomFaults(cluster, options.seed).run(options.seconds)
     # Last: it leaves files of which the small disk cannot hold two.
-    run_alone(a_disk_is_full, cluster, options.names)
+    run_directed(a_disk_is_full, cluster, options.names)
     cluster.stop()
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-// kvadmin topology: looks at the place where a cluster keeps its map.
+// kvadmin topology: looks at the place where a cluster keeps its map, and makes it anew.
 //
 // Threads: one.
 #include <memory>
@@ -7,6 +7,7 @@
 #include "src/topology/topology.h"
 #include "src/topology/topology_spec.h"
 #include "tools/kvadmin/commands/commands.h"
+#include "tools/kvadmin/commands/topology_recover.h"
 #include "tools/kvadmin/offline.h"
 
 namespace pando::admin {
@@ -57,7 +58,7 @@ Result<ExitCode> RunDump(const Globals* globals, const TopologyOptions& options)
 
 void AddTopologyCommand(tools::Command app, Globals* globals) {
   auto o = std::make_shared<TopologyOptions>();
-  tools::Command command = app.Add("topology", "Look at the map of a cluster");
+  tools::Command command = app.Add("topology", "Look at the map of a cluster, or make it anew when it is lost");
   command.NeedsCommand();
   command.Footer("Example:\n  kvadmin topology dump file:/var/lib/pando/topology");
   tools::Command dump = command.Add("dump", "Print every key of a topology, with its revision and its value");
@@ -72,6 +73,7 @@ void AddTopologyCommand(tools::Command app, Globals* globals) {
       "  kvadmin --json topology dump etcd://10.0.0.1:2379/production | jq -r .key\n"
       "Exit codes: 0 read; 3 the topology cannot be read, or a newer version has written it; 4 a value is damaged.");
   OnChosen(dump, globals, [=] { return RunDump(globals, *o); });
+  AddTopologyRecoverCommand(command, globals);
 }
 
 }  // namespace pando::admin
