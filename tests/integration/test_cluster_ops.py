@@ -71,6 +71,9 @@ class ClusterOps(unittest.TestCase):
         text = run("cluster", "status", "-v", server=self.addresses())
         self.assertTrue(text.out.startswith("ok\n"), text.out)
         self.assertIn("PARTITION", text.out)
+        lines = text.out.splitlines()
+        rows = [line.split()[0] for line in lines if line.strip() and line.split()[0].isdigit()]
+        self.assertEqual(rows, ["1", "2", "3", *map(str, range(PARTITIONS))])  # each on a line of its own
 
     def test_status_names_a_node_that_is_down(self):
         self.cluster.nodes[3].kill_node()
