@@ -88,8 +88,11 @@ Task<Status> CheckMembership(Reactor& reactor, const NodeOptions& options, bool 
                     options.data_dir);
   }
   if (!identity && options.clustered() && options.node_id == 0) {
-    co_return Error(Code::kInvalidArgument, "--node_id is missing: {} does not say yet which node of the cluster it is",
-                    options.data_dir);
+    co_return Error(
+        Code::kInvalidArgument,
+        "--node_id is missing: {} does not say yet which node of the cluster it is; give one of the numbers "
+        "that kvadmin cluster show lists, another one on each machine",
+        options.data_dir);
   }
   co_return Status();
 }
@@ -244,10 +247,22 @@ Task<void> NodeCluster::TellRecords(std::vector<Versioned<PartitionRecord>> reco
   }
 }
 
+// Nothing else shows it as long as no node fails.
+void NodeCluster::NoteWhetherTopologyAnswers() {
+  const Status& status = watch_->status();
+  if (status.ok() == topology_answers_) return;
+  topology_answers_ = status.ok();
+  LOG_IF(WARNING, !topology_answers_) << "the topology " << topology_->name() << " does not serve: " << status.message()
+                                      << ". This node goes on with what it knows, but no partition can get another "
+                                         "master or other replicas in sync until the topology serves again";
+  LOG_IF(INFO, topology_answers_) << "the topology " << topology_->name() << " serves again";
+}
+
 Task<void> NodeCluster::Follow() {
   while (!stopping_) {
     Result<std::vector<TopologyEntry>> news = co_await watch_->Next(kFollowTimeoutNs);
     if (news.code() == Code::kAborted) co_return;
+    NoteWhetherTopologyAnswers();
     TellGuard();               // what it has not taken yet
     if (!news.ok()) continue;  // NC2
     bool nodes_changed = false;

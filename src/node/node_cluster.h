@@ -101,6 +101,7 @@ class NodeCluster {
   Task<void> Close();
 
  private:
+  void NoteWhetherTopologyAnswers();
   Task<void> Follow();
   void TellGuard();
   Task<void> TellMembers();
@@ -119,6 +120,7 @@ class NodeCluster {
   Semaphore topology_calls_;
   const std::vector<ReactorPart*>* parts_ = nullptr;  // once it has joined
   bool stopping_ = false;
+  bool topology_answers_ = true;  // as was logged last
   TaskGroup tasks_;
 };
 

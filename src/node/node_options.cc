@@ -232,6 +232,15 @@ Status CheckOptions(const NodeOptions& options) {
     return Error(Code::kInvalidArgument, "{} means nothing without --topology, which says where the cluster's map is",
                  options.node_id != 0 ? "--node_id" : "--peer_listen");
   }
+  // The topology tells other nodes and clients this address, and nobody can connect to "any".
+  for (const auto& [flag, host] :
+       {std::pair("--listen", options.host), std::pair("--peer_listen", options.peer_host)}) {
+    if (!options.clustered() || (host != "0.0.0.0" && host != "::")) continue;
+    return Error(Code::kInvalidArgument,
+                 "{}={} names no machine; in a cluster, other nodes and clients connect to this address: give that of "
+                 "one interface of this machine, as in {}=10.0.0.1:7420",
+                 flag, host, flag);
+  }
   if (options.reactors > kMaxReactors) {
     return Error(Code::kInvalidArgument, "--reactors={}; it must be at most {}", options.reactors, kMaxReactors);
   }

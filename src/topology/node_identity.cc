@@ -154,8 +154,9 @@ class Admission {
     }
     const auto found = read_.map.nodes.find(node_);
     if (found == read_.map.nodes.end()) {
-      return Error(Code::kNotFound, "the topology {} has no node {}: add it to the cluster first", topology_.name(),
-                   node_);
+      return Error(Code::kNotFound,
+                   "the topology {} has no node {}: correct --node_id (kvadmin cluster show lists the nodes)",
+                   topology_.name(), node_);
     }
     RETURN_IF_ERROR(CheckMayStart(found->second.record));
     const uint64_t start = stored_ ? stored_->start : 0;

@@ -21,8 +21,9 @@ Task<Result<Versioned<NodeRecord>>> ChangeOnce(Topology& topology, NodeId id,
   Result<TopologyEntry> entry = co_await topology.Read(NodeKey(id), timeout_ns);
   if (!entry.ok()) co_return Error(Code::kUnavailable, "{}", entry.status().message());
   if (entry->revision == 0) {
-    co_return Error(Code::kNotFound, "the topology {} has no node {}: add it to the cluster first", topology.name(),
-                    id);
+    co_return Error(Code::kNotFound,
+                    "the topology {} has no node {}: correct --node_id (kvadmin cluster show lists the nodes)",
+                    topology.name(), id);
   }
   Result<NodeRecord> record = DecodeNode(*entry);
   if (!record.ok()) co_return record.TakeStatus();

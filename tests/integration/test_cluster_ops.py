@@ -2,6 +2,7 @@
 """What an operator does to a cluster of three real nodes: kvadmin cluster status, failover, rebalance and drain."""
 
 import os
+import pathlib
 import shutil
 import signal
 import threading
@@ -71,6 +72,25 @@ class ClusterOps(unittest.TestCase):
         text = run("cluster", "status", "-v", server=self.addresses())
         self.assertTrue(text.out.startswith("ok\n"), text.out)
         self.assertIn("PARTITION", text.out)
+        lines = text.out.splitlines()
+        rows = [line.split()[0] for line in lines if line.strip() and line.split()[0].isdigit()]
+        self.assertEqual(rows, ["1", "2", "3", *map(str, range(PARTITIONS))])  # each on a line of its own
+
+    def test_a_node_logs_that_the_topology_is_gone(self):
+        place = pathlib.Path(self.cluster.topology.removeprefix("file:"))
+        place.rename(f"{place}.away")
+        try:
+            self.wait_logged("does not serve: ")
+        finally:
+            os.rename(f"{place}.away", place)
+        self.wait_logged("serves again")
+
+    def wait_logged(self, text):
+        deadline = time.monotonic() + 30
+        node = self.cluster.nodes[1]
+        while text not in node.output():
+            self.assertLess(time.monotonic(), deadline, f"node 1 has not logged {text!r}")
+            time.sleep(0.1)
 
     def test_status_names_a_node_that_is_down(self):
         self.cluster.nodes[3].kill_node()

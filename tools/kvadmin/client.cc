@@ -259,6 +259,10 @@ Status Client::Retry(Repeat repeat, const std::function<void(Wire&, const api::C
     }
     int64_t wait_ms = std::max(pause_ms, failure.pause_ms);
     left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
+    if (failure.never_sent && !others && seeds_.size() > 1) {
+      failure.status = Error(failure.status.code(), "none of the servers {} can be reached; of the last one: {}",
+                             target_.address, failure.status.message());
+    }
     if (!again || left <= wait_ms) return with_outcome(failure.status);
     if (!tools::Interrupts::Sleep(wait_ms)) return with_outcome(tools::Interrupts::Check());
   }

@@ -12,6 +12,9 @@ namespace {
 // A follower that is in sync and lacks something for longer than this is mentioned. It is evicted earlier,
 // unless too few would be left.
 constexpr int64_t kLagMs = 2000;
+// A follower that is not in sync, and that its master has not heard for longer than this, does not come back by
+// itself, although its node answers.
+constexpr int64_t kUnheardMs = 10'000;
 constexpr size_t kMaxNamed = 8;
 
 bool Contains(const std::vector<NodeId>& nodes, NodeId node) {
@@ -19,6 +22,12 @@ bool Contains(const std::vector<NodeId>& nodes, NodeId node) {
 }
 
 std::string SecondsText(int64_t ms) { return fmt::format("{:.1f} s", static_cast<double>(ms) / 1000); }
+
+bool IsUnheard(const ClusterView& view, uint32_t partition, const api::FollowerStatus& f) {
+  if (f.in_sync || f.silent_ms <= kUnheardMs) return false;
+  const api::ReplicaStatus* replica = view.ReplicaOn(static_cast<NodeId>(f.node), partition);
+  return replica != nullptr && replica->role != "installing";  // the one that is being installed says nothing
+}
 
 // Why a replica that should be in sync is not.
 std::string WhyMissing(const ClusterView& view, const ClusterView::Master& master, uint32_t partition, NodeId node) {
@@ -112,6 +121,7 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
     p.missing.clear();
     for (const api::FollowerStatus& f : master.status->followers) {
       (f.in_sync ? p.in_sync : p.missing).push_back(static_cast<NodeId>(f.node));
+      if (IsUnheard(view, record.id, f)) p.unheard = static_cast<NodeId>(f.node);
       p.behind_records = std::max(p.behind_records, f.behind_records);
       p.behind_ms = std::max(p.behind_ms, f.behind_ms);
       if (!f.in_sync || f.behind_ms <= kLagMs) continue;
@@ -136,6 +146,12 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
     if (!Contains(p.missing, id)) p.problems.push_back(fmt::format("the replica on node {} is {}", id, replica->role));
   }
   JudgeMissing(view, master, &p);
+  if (const uint32_t of_cluster = view.map.cluster->record.replicas; record.replicas < of_cluster) {
+    p.reduced = true;
+    p.health = std::max(p.health, Health::kDegraded);
+    p.problems.push_back(
+        fmt::format("it has {} of the {} replicas that partitions of this cluster have", record.replicas, of_cluster));
+  }
   const uint32_t usual = DefaultMinIsr(record.replicas);
   if (record.lineage > 1 && record.min_isr < usual) {
     p.problems.push_back(
@@ -191,14 +207,29 @@ void AddCount(const std::vector<PartitionHealth>& partitions, std::string_view w
                                 count > kMaxNamed ? ", ..." : ""));
 }
 
-// For the first partition that cannot have a master any more. "" if there is none.
+// For the first partition that cannot have a master any more. "" if there is none, or if no node answers: then
+// nothing is known of what is left.
 std::string ForceStep(const ClusterHealth& h) {
+  if (std::none_of(h.nodes.begin(), h.nodes.end(), [](const NodeHealth& n) { return n.problem.empty(); })) return "";
   for (const PartitionHealth& p : h.partitions) {
     if (!p.stuck) continue;
     if (p.force_on == 0) return fmt::format("partition {} has no replica left: restore it from a backup", p.partition);
     return fmt::format("kvadmin failover {} --force{}", p.partition,
                        p.force_loses ? " --accept-loss (it shows what is lost, and asks)"
                                      : fmt::format(" (node {} has all that was acknowledged)", p.force_on));
+  }
+  return "";
+}
+
+// For the first partition that was left with fewer replicas than those of this cluster have. "" if there is none.
+std::string AddStep(const ClusterView& view, const ClusterHealth& h) {
+  for (const PartitionHealth& p : h.partitions) {
+    if (!p.reduced || p.few) continue;
+    for (const NodeHealth& node : h.nodes) {
+      if (!node.problem.empty() || Contains(p.in_sync, node.node) || Contains(p.missing, node.node)) continue;
+      if (view.map.nodes.at(node.node).record.state != NodeState::kActive) continue;
+      return fmt::format("kvadmin replica add {} {}", p.partition, node.node);
+    }
   }
   return "";
 }
@@ -225,6 +256,14 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
   if (h.health == Health::kUnavailable) {
     return "run kvadmin cluster status -v in a few seconds; if it stays so, the logs of the nodes say why";
   }
+  for (const PartitionHealth& p : h.partitions) {
+    if (p.unheard == 0) continue;
+    return fmt::format(
+        "see the log of node {}: it answers here, but its replica of partition {} is not in sync, and the master on "
+        "node {} does not hear it. Repair the network between the two; if that is not it, start node {} again",
+        view.NameOf(p.unheard), p.partition, p.master, p.unheard);
+  }
+  if (const std::string add = AddStep(view, h); !add.empty()) return add;
   return "wait: the replicas catch up by themselves; kvadmin cluster status -v shows how far they are";
 }
 
@@ -258,6 +297,8 @@ ClusterHealth JudgeCluster(const ClusterView& view) {
       h.partitions, "have too few replicas left to elect one", [](const auto& p) { return p.stuck; }, &causes);
   AddCount(
       h.partitions, "have too few replicas in sync", [](const auto& p) { return p.few; }, &causes);
+  AddCount(
+      h.partitions, "have fewer replicas than the cluster's", [](const auto& p) { return p.reduced; }, &causes);
   AddCount(
       h.partitions, "have a quarantined replica", [](const auto& p) { return p.quarantined; }, &causes);
   AddCount(

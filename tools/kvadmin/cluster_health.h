@@ -32,6 +32,8 @@ struct PartitionHealth {
   int64_t behind_records = 0, behind_ms = 0;  // of the follower that is the furthest behind, as the master knows it
   std::vector<std::string> problems;
   bool quarantined = false, few = false, lagging = false;
+  bool reduced = false;  // it has fewer replicas than new partitions of the cluster get
+  NodeId unheard = 0;    // a node that answers, but whose replica the master has not heard for long; 0: none
   // Too few of its replicas are left to elect a master. Then this one could take it over by force; 0: none could.
   bool stuck = false, force_loses = false;
   NodeId force_on = 0;

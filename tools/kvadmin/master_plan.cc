@@ -89,6 +89,21 @@ std::vector<MasterMove> PlanRebalance(const std::vector<Led>& led, const std::se
   return moves;
 }
 
+Status CheckDrain(const ClusterView& view, NodeId node) {
+  std::vector<uint32_t> held;
+  for (const auto& [id, known] : view.map.partitions) {
+    const api::ReplicaStatus* replica = view.ReplicaOn(node, id);
+    if (replica == nullptr || (replica->role != "master" && replica->role != "new master")) continue;
+    if (view.MasterOf(id).node == 0) held.push_back(id);
+  }
+  if (held.empty()) return Status();
+  return Error(Code::kUnavailable,
+               "node {} leads the partitions {} without a lease, so it cannot hand them over, and may hold the only "
+               "replicas that are left; nothing was handed over. Do not stop it: kvadmin cluster status says what is "
+               "missing",
+               view.NameOf(node), fmt::join(held, ","));
+}
+
 Result<std::vector<MasterMove>> PlanDrain(const std::vector<Led>& led, NodeId node) {
   Counts counts;
   for (const Led& l : led) ++counts[l.master];

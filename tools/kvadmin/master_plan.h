@@ -32,6 +32,8 @@ std::vector<Led> LedPartitions(const ClusterView& view);
 // one. Each partition moves at most once.
 std::vector<MasterMove> PlanRebalance(const std::vector<Led>& led, const std::set<NodeId>& nodes);
 
+// kUnavailable: `node` leads a partition that it cannot hand over, because it has no lease.
+Status CheckDrain(const ClusterView& view, NodeId node);
 // Gives all that `node` leads to those that lead the fewest. kUnavailable: nobody could take a partition.
 Result<std::vector<MasterMove>> PlanDrain(const std::vector<Led>& led, NodeId node);
 

@@ -144,6 +144,52 @@ TEST_F(ClusterHealthTest, AQuarantinedReplicaLeadsToItsNode) {
   EXPECT_EQ(h.next, "kvadmin --server 10.0.0.3:7420 status");
 }
 
+TEST_F(ClusterHealthTest, AReplicaThatItsMasterDoesNotHearIsNotWaitedFor) {
+  api::FollowerStatus& follower = FollowerOf(1, 0, 3);
+  follower.in_sync = false;
+  follower.silent_ms = 5'000;
+  EXPECT_THAT(JudgeCluster(view_).next, HasSubstr("wait"));
+  follower.silent_ms = 60'000;
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_THAT(h.next, HasSubstr("see the log of node 3 (10.0.0.3:7420)"));
+  EXPECT_THAT(h.next, HasSubstr("start node 3 again"));
+  On(3, 0).role = "installing";
+  EXPECT_THAT(JudgeCluster(view_).next, HasSubstr("wait"));
+}
+
+// An operator has removed replicas, and may have forgotten it. `ok` is what scripts wait for before they stop a node.
+TEST_F(ClusterHealthTest, APartitionWithFewerReplicasThanOthersIsNotWell) {
+  view_.map.cluster->record.replicas = 3;
+  EXPECT_EQ(JudgeCluster(view_).health, Health::kOk);
+  view_.map.partitions[0].record.replicas = 2;
+  view_.map.partitions[0].record.isr.resize(2);
+  On(1, 0).followers.resize(1);
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kDegraded);
+  EXPECT_THAT(h.cause, HasSubstr("1 of 4 partitions have fewer replicas than the cluster's (0)"));
+  EXPECT_EQ(h.next, "kvadmin replica add 0 3");
+}
+
+// A cluster of which nothing answers may be new, or another one. Nobody should look for a backup because of that.
+TEST_F(ClusterHealthTest, NothingIsSaidOfLossesWhileNoNodeAnswers) {
+  for (NodeId node = 1; node <= 3; ++node) TakeDown(node);
+  const ClusterHealth h = JudgeCluster(view_);
+  EXPECT_EQ(h.health, Health::kUnavailable);
+  EXPECT_THAT(h.next, HasSubstr("start node 1"));
+  EXPECT_THAT(h.next, testing::Not(HasSubstr("lost for good")));
+}
+
+TEST_F(ClusterHealthTest, ANodeThatLeadsWithoutALeaseIsNotDrained) {
+  EXPECT_TRUE(CheckDrain(view_, 1).ok());
+  On(1, 0).leased = false;
+  const Status refused = CheckDrain(view_, 1);
+  EXPECT_EQ(refused.code(), Code::kUnavailable);
+  EXPECT_THAT(refused.message(), HasSubstr("leads the partitions 0 without a lease"));
+  EXPECT_THAT(refused.message(), HasSubstr("Do not stop it"));
+  EXPECT_TRUE(CheckDrain(view_, 2).ok());
+}
+
 // What an older copy of the topology says does not count against what the master says.
 TEST_F(ClusterHealthTest, TheMasterKnowsBetterThanAnOldTopology) {
   view_.map.partitions[0].record.epoch = 4;

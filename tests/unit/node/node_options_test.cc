@@ -38,6 +38,23 @@ TEST(NodeOptions, AreCheckedByName) {
   EXPECT_THAT(CheckOptions(options).message(), HasSubstr("looks like a flag"));
 }
 
+// The topology tells others where a node listens, and nobody can connect to "any address".
+TEST(NodeOptions, ANodeOfAClusterListensOnAnAddressThatOthersCanUse) {
+  NodeOptions options;
+  options.data_dir = "d";
+  options.host = "0.0.0.0";
+  EXPECT_TRUE(CheckOptions(options).ok()) << "a node that is alone may";
+  options.topology = "file:/t";
+  options.node_id = 1;
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--listen=0.0.0.0 names no machine"));
+  options.host = "::";
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--listen=:: names no machine"));
+  options.host = "10.0.0.1";
+  EXPECT_TRUE(CheckOptions(options).ok());
+  options.peer_host = "0.0.0.0";
+  EXPECT_THAT(CheckOptions(options).message(), HasSubstr("--peer_listen=0.0.0.0 names no machine"));
+}
+
 TEST(NodeOptions, ALogNeedsRoomForAFewBatches) {
   NodeOptions options;
   for (uint32_t reactors : {1u, 2u, 64u}) EXPECT_TRUE(CheckLogBudget(options, reactors).ok()) << reactors;

@@ -23,14 +23,18 @@ struct ClusterStatusOptions {
 constexpr std::chrono::seconds kLookAgain{2};
 constexpr int64_t kPauseMs = 400;
 
+// What others have written must not act on the terminal; an empty cell would not be seen.
+std::string Cell(const std::string& text, std::string_view if_empty) {
+  return text.empty() ? std::string(if_empty) : Printable(text, Encoding::kText);
+}
+
 void PrintNodes(const ClusterHealth& h) {
   tools::Table table({"NODE", "ZONE", "ADDRESS", "MASTERS", "FOLLOWERS", "INSTALLING", "STATE"});
   for (const NodeHealth& n : h.nodes) {
-    table.Row({std::to_string(n.node), n.zone.empty() ? "-" : n.zone, n.address.empty() ? "-" : n.address,
-               std::to_string(n.masters), std::to_string(n.followers), std::to_string(n.installing),
-               n.problem.empty() ? "ok" : n.problem});
+    table.Row({std::to_string(n.node), Cell(n.zone, "-"), Cell(n.address, "-"), std::to_string(n.masters),
+               std::to_string(n.followers), std::to_string(n.installing), Cell(n.problem, "ok")});
   }
-  tools::Print("{}", Printable(table.Render(), Encoding::kText));
+  tools::Print("{}", table.Render());
 }
 
 void PrintController(const ControllerHealth& c) {
@@ -49,9 +53,9 @@ void PrintPartitions(const ClusterHealth& h, bool all) {
     const std::string problems = fmt::format("{}", fmt::join(p.problems, "; "));
     table.Row({std::to_string(p.partition), std::to_string(p.epoch), p.master == 0 ? "-" : std::to_string(p.master),
                NodesText(p.in_sync), NodesText(p.missing), std::to_string(p.replicas), std::to_string(p.behind_records),
-               fmt::format("{} ms", p.behind_ms), problems.empty() ? "ok" : problems});
+               fmt::format("{} ms", p.behind_ms), Cell(problems, "ok")});
   }
-  if (any) tools::Print("\n{}", Printable(table.Render(), Encoding::kText));
+  if (any) tools::Print("\n{}", table.Render());
   if (!all && !any) tools::Print("\n{} partitions, all well; -v lists them\n", h.partitions.size());
 }
 
@@ -95,7 +99,7 @@ Result<ExitCode> RunStatus(const Globals& globals, const ClusterStatusOptions& o
     PrintStatusJson(h);
   } else {
     tools::Print("{}{}\n", HealthName(h.health), h.cause.empty() ? "" : Printable(": " + h.cause, Encoding::kText));
-    if (!h.next.empty()) tools::Print("  next: {}\n", h.next);
+    if (!h.next.empty()) tools::Print("  next: {}\n", Printable(h.next, Encoding::kText));
     tools::Print("\n");
     PrintNodes(h);
     PrintController(h.controller);

@@ -127,10 +127,11 @@ Result<MasterMove> PlanFailover(const ClusterView& view, const MoveOptions& opti
   if (!leads &&
       (able.empty() || (options.node != 0 && std::find(able.begin(), able.end(), options.node) == able.end()))) {
     return Error(Code::kUnavailable,
-                 "partition {} cannot be handed over{}: in sync and reached are, beside its master {}, the nodes {}. "
-                 "kvadmin cluster status -v says what the others lack",
-                 options.partition, options.node == 0 ? "" : fmt::format(" to node {}", options.node), at->master,
-                 NodesText(able));
+                 "partition {} cannot be handed over{}: {}. kvadmin cluster status -v says what the others lack",
+                 options.partition, options.node == 0 ? "" : fmt::format(" to node {}", options.node),
+                 able.empty() ? fmt::format("only its master, node {}, is in sync and answers", at->master)
+                              : fmt::format("besides its master, node {}, only these nodes are in sync and answer: {}",
+                                            at->master, NodesText(able)));
   }
   return MasterMove{at->partition, at->epoch, at->master, options.node};
 }
@@ -209,6 +210,7 @@ Result<ExitCode> RunDrain(const Globals& globals, const MoveOptions& options) {
     return Error(Code::kUnavailable, "node {} does not answer, so it cannot hand over anything: {}",
                  view.NameOf(options.node), view.nodes.at(options.node).status.message());
   }
+  RETURN_IF_ERROR(CheckDrain(view, options.node));
   ASSIGN_OR_RETURN(const std::vector<MasterMove> moves, PlanDrain(LedPartitions(view), options.node));
   return CarryOut(globals, view, moves, options.dry_run);
 }

@@ -72,14 +72,13 @@ void PrintSurvivors(const Globals& globals, const ForcePlan& plan, const Survivo
   }
   tools::Table table({"NODE", "STATE", "IN SYNC", "EPOCH", "LAST", "DURABLE", "COMMITTED", "NEWEST CHANGE"});
   for (const Survivor& s : plan.survivors) {
-    table.Row({std::to_string(s.node), s.state, s.member ? "yes" : "no", s.able ? std::to_string(s.last_epoch) : "-",
-               s.able ? std::to_string(s.last_lsn) : "-", s.able ? std::to_string(s.durable_lsn) : "-",
-               s.able ? std::to_string(s.commit_lsn) : "-",
+    table.Row({std::to_string(s.node), Printable(s.state, Encoding::kText), s.member ? "yes" : "no",
+               s.able ? std::to_string(s.last_epoch) : "-", s.able ? std::to_string(s.last_lsn) : "-",
+               s.able ? std::to_string(s.durable_lsn) : "-", s.able ? std::to_string(s.commit_lsn) : "-",
                s.able && s.newest_change_ms != 0 ? TimeText(s.newest_change_ms) : "-"});
   }
   tools::Print("partition {}, epoch {}: {} of {} replicas are left, and {} must be to elect a master\n{}\n",
-               plan.partition, plan.epoch, plan.able(), plan.replicas, plan.min_isr,
-               Printable(table.Render(), Encoding::kText));
+               plan.partition, plan.epoch, plan.able(), plan.replicas, plan.min_isr, table.Render());
   tools::Print("If node {} takes it over, {}.\n", chosen.node, LossText(plan, chosen));
 }
 
