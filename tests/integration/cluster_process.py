@@ -126,7 +126,9 @@ class ClusterClient:
         deadline = time.monotonic() + self.budget_s
         addresses = [node.address for node in self.cluster.nodes.values() if node.port]
         turn = hash((key, threading.get_ident()))
-        why = None
+        # What the master has said counts for more than who is master: after a refusal another node is asked, which names
+        # the same one again.
+        why = refusal = None
         while time.monotonic() < deadline:
             address = self.masters.get(key) or addresses[turn % len(addresses)]
             turn += 1
@@ -146,6 +148,8 @@ class ClusterClient:
                 self.masters.pop(key, None)
                 if error.code == constants.NOT_MASTER and error.master:
                     self.masters[key] = error.master
+                if error.code != constants.NOT_MASTER:
+                    refusal = error
                 if error.applied == constants.APPLIED_UNKNOWN and method not in ("get",) and not safe:
                     raise Unknown() from error
                 time.sleep(0.005)
@@ -155,7 +159,7 @@ class ClusterClient:
                 self.masters.pop(key, None)
                 if not safe:
                     raise Unknown() from error
-        raise Refused(f"{method} {key}: {why}")
+        raise Refused(f"{method} {key}: {refusal or why}")
 
     def connect(self, address):
         if address not in self.connections:

@@ -258,10 +258,8 @@ def main():
         run_alone(test, cluster, options.names)
     if not options.names or "random" in options.names:
         RandomFaults(cluster, options.seed).run(options.seconds)
-    # Only if it is named, and last: it leaves files of which the small disk cannot hold two. Sometimes a put is sent to
-    # and fro for longer than its budget, because the node with the full disk is elected again.
-    if options.names:
-        run_alone(a_disk_is_full, cluster, options.names)
+    # Last: it leaves files of which the small disk cannot hold two.
+    run_alone(a_disk_is_full, cluster, options.names)
     cluster.stop()
     shutil.rmtree(directory, ignore_errors=True)
 
