@@ -169,7 +169,9 @@ Task<Status> ReplicaFile::Store(ReplicaState state) {
     }
     writing_ = true;
     const uint64_t last = wanted_number_;
-    Status status = co_await WriteNext(wanted_);
+    const ReplicaState both = wanted_;
+    Status status = co_await WriteNext(both);
+    if (status.ok()) status = co_await WriteNext(both);  // RF3
     writing_ = false;
     if (status.ok()) {
       stored_number_ = last;

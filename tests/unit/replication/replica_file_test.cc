@@ -116,16 +116,41 @@ TEST_F(ReplicaFileTest, WritesThatComeMeanwhileAreWrittenTogether) {
   });
   // Create has written both slots, and the eight were two.
   const std::string bytes = machine_->disk().ReadAll("/data/partition-00003/replica");
-  EXPECT_EQ(bytes, HandSlot(4, 9) + HandSlot(3, 2));
-  machine_->disk().FlipBit("/data/partition-00003/replica", 60);
+  EXPECT_EQ(bytes, HandSlot(6, 9) + HandSlot(5, 9));
+}
+
+// RF3: whichever slot is damaged, the promise does not fall, and the next one is written over the damage.
+TEST_F(ReplicaFileTest, DamageOfASlotLosesNoPromise) {
+  constexpr char kFile[] = "/data/partition-00003/replica";
   Run(+[](Reactor* reactor) -> Task<void> {
     Directory directory;
     ReplicaFile::Place place = co_await PlaceIn(reactor, &directory);
-    auto file = co_await ReplicaFile::Open(place);
-    EXPECT_TRUE(file.ok()) << file.status().ToString();
-    EXPECT_EQ((*file)->state(), State(2));
+    auto file = co_await ReplicaFile::Create(place, State(1));
+    EXPECT_TRUE((co_await (*file)->Store(State(2))).ok());
     EXPECT_TRUE((co_await (*file)->Close()).ok());
-    place.name = "partition-00003/other";
+    EXPECT_TRUE((co_await directory.Close()).ok());
+  });
+  for (const Epoch promised : {2, 3, 4, 5}) {
+    machine_->disk().FlipBit(kFile, promised % 2 * 4096 + 60);
+    Run(
+        +[](Reactor* reactor, Epoch expected) -> Task<void> {
+          Directory directory;
+          ReplicaFile::Place place = co_await PlaceIn(reactor, &directory);
+          auto file = co_await ReplicaFile::Open(place);
+          EXPECT_TRUE(file.ok()) << file.status().ToString();
+          EXPECT_EQ((*file)->state(), State(expected));
+          EXPECT_TRUE((co_await (*file)->Store(State(expected + 1))).ok());
+          EXPECT_TRUE((co_await (*file)->Close()).ok());
+          EXPECT_TRUE((co_await directory.Close()).ok());
+        },
+        promised);
+  }
+}
+
+TEST_F(ReplicaFileTest, AMissingFileIsNotFound) {
+  Run(+[](Reactor* reactor) -> Task<void> {
+    Directory directory;
+    ReplicaFile::Place place = co_await PlaceIn(reactor, &directory);
     EXPECT_EQ((co_await ReplicaFile::Open(place)).code(), Code::kNotFound);
     EXPECT_TRUE((co_await directory.Close()).ok());
   });
