@@ -10,8 +10,8 @@
 //        together with that record.
 //   RC8  a copy of the pages is offered only to a replica that no commit waits for, and that has not
 //        acknowledged enough to join. It takes the offer only if it has acknowledged nothing more, and
-//        from then on acknowledges nothing. So it is never in sync while its data is replaced, and the copy,
-//        which is cut later, has all that it ever acknowledged.
+//        from then on acknowledges nothing. So it is never in sync while its data is replaced. The copy is of
+//        what is applied, and has all that it ever acknowledged.
 //   RC2  an acknowledgement counts only if it is of this epoch, and names a point of this log.
 #pragma once
 
@@ -73,6 +73,8 @@ class Leader {
   // the wait set there is nobody who could promise to another one. A master that is handing over has none.
   Nanos LeaseEnd() const;
   ReplicaSet WaitSet() const { return proposals_.WaitSet(); }
+  // What counts of a replica in this epoch. Of this one: what is durable.
+  Lsn AckedBy(const ReplicaId& id) const;
   // What the fullest disk that a commit waits for can take (AppendAck::room).
   uint64_t Room() const;
   bool frozen() const { return stalled_since_ns_ != 0; }
@@ -147,7 +149,6 @@ class Leader {
   void SendHeartbeats(Nanos now_ns);
   bool IsLevel(const Peer& peer) const;
   void TickHandover(Nanos now_ns);
-  Lsn AckedBy(const ReplicaId& id) const;
   void AdvanceCommit();
   void OpenIfApplied();
   bool MustLeave(const Peer& peer, Nanos now_ns) const;
