@@ -125,6 +125,12 @@ std::string Follower::Take(const Append& append) {
           return fmt::format("the master of epoch {} has another unit at LSN {}, which is committed here up to LSN {}",
                              append.epoch, unit.first_lsn, context_.commit_lsn);
         }
+        // In an epoch, its master's log only grows, so one of two messages is not the master's. Until it has compared
+        // the logs anew, nothing more is taken or acknowledged.
+        if (matched_epoch_ == append.epoch && unit.first_lsn <= matched_.lsn && context_.rules().fence_appends) {
+          Reset();
+          return "";
+        }
         context_.log.Supersede(at);
         if (matched_.lsn > at.lsn) matched_ = at;  // only if a rule is off: see CheckInvariants
       }
