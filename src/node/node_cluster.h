@@ -104,6 +104,7 @@ class NodeCluster {
   Task<void> Follow();
   void TellGuard();
   Task<void> TellMembers();
+  Task<void> TellHeard();
   Task<void> TellRecords(std::vector<Versioned<PartitionRecord>> records);
 
   Reactor& reactor_;
@@ -119,6 +120,7 @@ class NodeCluster {
   Semaphore topology_calls_;
   const std::vector<ReactorPart*>* parts_ = nullptr;  // once it has joined
   bool stopping_ = false;
+  Nanos told_heard_ns_ = 0;
   TaskGroup tasks_;
 };
 

@@ -26,7 +26,8 @@ void Follower::OnHeartbeat(const ReplicaId& from, const Heartbeat& heartbeat, Na
   if (grant_.IsStale(from, heartbeat.incarnation, heartbeat.epoch)) return;
   grant_.Give(from, heartbeat.incarnation, heartbeat.epoch, now_ns);
   const uint64_t process = context_.config.incarnation;
-  context_.Send(from, HeartbeatAck{heartbeat.epoch, heartbeat.incarnation, heartbeat.sent_ns, process, now_ns});
+  context_.Send(from, HeartbeatAck{heartbeat.epoch, heartbeat.incarnation, heartbeat.sent_ns, process, now_ns,
+                                   context_.hears_topology});
   if (heartbeat.echo_ns != 0 && heartbeat.echo_ns <= now_ns && heartbeat.echo_process == process) {
     if (next_.as_of_ns != 0 && context_.log.applied() >= next_.lsn) proven_ = std::exchange(next_, Fresh());
     // One at a time: the next heartbeat comes soon.

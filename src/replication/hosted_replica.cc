@@ -690,7 +690,10 @@ void HostedReplica::Tick() {
   DropOldReaders();
   if (core_ == nullptr) return;
   NoteApplying();
-  Feed([](ReplicaCore& core, Nanos now_ns) { core.Tick(now_ns); });
+  Feed([heard_ns = host_.topology_heard_ns](ReplicaCore& core, Nanos now_ns) {
+    if (heard_ns != 0) core.OnTopologyHeard(heard_ns);
+    core.Tick(now_ns);
+  });
   if (core_ == nullptr) return;
   Wake();
   const std::string wrong = core_->CheckInvariants();

@@ -92,6 +92,10 @@ class Leader {
   };
   std::vector<Following> Followers() const;
 
+  // Nothing is committed, because this node does not hear the topology and so cannot take out of the ISR whom a commit
+  // waits for. A member that hears it could.
+  bool ShouldGiveWay(Nanos now_ns) const;
+
   struct Counted {  // for the assertions of the simulation
     ReplicaId replica;
     HistoryPoint point;
@@ -117,6 +121,7 @@ class Leader {
     Nanos asked_ns = 0;         // the last AlignRequest
     uint64_t asked_number = 0;  // its number
     Lsn acked_when_asked = 0;
+    Nanos hears_topology_since_ns = 0;  // 0: it does not
     Nanos echo_ns = 0, echo_at_ns = 0;  // the newest HeartbeatAck::own_ns, and when it came
     uint64_t process = 0;               // HeartbeatAck::process
     uint64_t dead_process = 0;          // the newest that is known to have ended
