@@ -26,11 +26,12 @@ struct Timing {
   LeaseTimes lease;
   DiskTimes disk;
   Nanos heartbeat_ns = 100 * kMillisecond;
-  Nanos evict_after_ns = 500 * kMillisecond;   // a member that lags so long leaves the ISR
-  Nanos resend_after_ns = 150 * kMillisecond;  // without progress, a follower is aligned again
-  Nanos cas_retry_ns = 200 * kMillisecond;     // after an unknown outcome
-  Nanos refuse_writes_after_ns = kSecond;      // of waiting for a member that cannot be evicted
-  Nanos rejoin_after_ns = 200 * kMillisecond;  // doubled each time that a member comes back too soon
+  Nanos evict_after_ns = 500 * kMillisecond;        // a member that lags so long leaves the ISR
+  Nanos evict_slow_after_ns = 1500 * kMillisecond;  // a member whose disk is far slower than those of the others
+  Nanos resend_after_ns = 150 * kMillisecond;       // without progress, a follower is aligned again
+  Nanos cas_retry_ns = 200 * kMillisecond;          // after an unknown outcome
+  Nanos refuse_writes_after_ns = kSecond;           // of waiting for a member that cannot be evicted
+  Nanos rejoin_after_ns = 200 * kMillisecond;       // doubled each time that a member comes back too soon
   Nanos max_rejoin_ns = 5 * kSecond;
   Nanos calm_after_ns = 10 * kSecond;            // in the ISR for so long: it did not come back too soon
   Nanos vote_wait_ns = 100 * kMillisecond;       // for members that have not answered a candidate

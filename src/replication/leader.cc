@@ -76,6 +76,7 @@ void Leader::OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nano
   const Nanos counts_from = context_.rules().lease_from_send_time ? ack.sent_ns : now_ns;
   peer->lease_until_ns = std::max(peer->lease_until_ns, counts_from + context_.timing().lease.lease_ns);
   peer->heard_ns = now_ns;
+  peer->lag.NoteRoundTrip(std::max<Nanos>(now_ns - ack.sent_ns, 0));
   if (ack.process < peer->process) return;
   if (!ack.hears_topology) peer->hears_topology_since_ns = 0;
   if (ack.hears_topology && peer->hears_topology_since_ns == 0) peer->hears_topology_since_ns = now_ns;
@@ -241,6 +242,7 @@ void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_
     peer->acked = ack.durable;
     peer->acked_epoch = ack.epoch;
     peer->progress_ns = now_ns;
+    peer->lag.OnAcked(peer->acked.lsn, now_ns);
     NoteProgress(peer, now_ns);
     AdvanceCommit();
     Ship(peer);
@@ -255,10 +257,27 @@ void Leader::NoteProgress(Peer* peer, Nanos now_ns) {
   peer->goal_ns = now_ns;
 }
 
+// With one other member there is nothing to compare, and without it there would be only this replica.
+void Leader::CompareLags(Nanos now_ns) {
+  for (Peer& peer : peers_) {
+    Nanos others_ns = 0;
+    size_t others = 0;
+    for (const Peer& other : peers_) {
+      if (other.id == peer.id || !context_.entry.isr.Contains(other.id)) continue;
+      ++others;
+      others_ns = std::max(others_ns, other.lag.Lag(now_ns));
+    }
+    peer.lag.Compare(others == 0 ? std::numeric_limits<int32_t>::max() : others_ns, now_ns);
+  }
+}
+
 void Leader::OnLogMoved(Nanos now_ns) {
-  static_cast<void>(now_ns);
   AdvanceCommit();
-  for (Peer& peer : peers_) Ship(&peer);
+  const Lsn durable = context_.log.durable().lsn;
+  for (Peer& peer : peers_) {
+    peer.lag.OnDurable(durable, peer.acked.lsn, now_ns);
+    Ship(&peer);
+  }
 }
 
 // -- commit
@@ -319,12 +338,13 @@ bool Leader::MustLeave(const Peer& peer, Nanos now_ns) const {
   if (peer.lost_disk || peer.apply_stalled || peer.is_dead()) return true;
   const Nanos limit = context_.timing().evict_after_ns;
   if (now_ns - peer.heard_ns > limit) return true;  // no lease without it
+  if (peer.lag.IsFarFor(context_.timing().evict_slow_after_ns, now_ns)) return true;
   return peer.acked.lsn < peer.goal_lsn && now_ns - peer.caught_up_ns > limit;
 }
 
 bool Leader::MayJoin(const Peer& peer, Nanos now_ns) const {
   if (peer.lost_disk || peer.apply_stalled || peer.is_dead()) return false;
-  if (!peer.installed || now_ns < peer.rejoin_at_ns) return false;
+  if (!peer.installed || now_ns < peer.rejoin_at_ns || peer.lag.is_far()) return false;
   if (now_ns - peer.heard_ns > context_.timing().evict_after_ns / 2) return false;
   const Lsn start = context_.rules().join_from_epoch_start ? start_lsn_ : 1;
   return peer.acked.lsn >= std::max(start, context_.commit_lsn);
@@ -344,6 +364,7 @@ bool Leader::ShouldGiveWay(Nanos now_ns) const {
 // wait set has the joiner from then on.
 void Leader::ChangeIsr(Nanos now_ns) {
   if (handover_.proposed()) return;
+  CompareLags(now_ns);
   PartitionEntry desired = context_.entry;
   ReplicaSet must_leave;
   for (Peer& peer : peers_) {

@@ -24,6 +24,7 @@
 #include "src/replication/core_context.h"
 #include "src/replication/handover.h"
 #include "src/replication/isr_proposals.h"
+#include "src/replication/lag_watch.h"
 #include "src/replication/messages.h"
 
 namespace pando::replication {
@@ -135,6 +136,7 @@ class Leader {
     Nanos lease_until_ns = 0;
     Lsn goal_lsn = 0;  // once it has this, it had caught up at goal_ns
     Nanos goal_ns = 0, caught_up_ns = 0;
+    LagWatch lag;
     Nanos joined_ns = 0, rejoin_at_ns = 0, rejoin_wait_ns = 0;
   };
 
@@ -147,6 +149,7 @@ class Leader {
   std::optional<HistoryPoint> CommonPoint(const AlignReply& reply) const;
   void Ship(Peer* peer);
   void NoteProgress(Peer* peer, Nanos now_ns);
+  void CompareLags(Nanos now_ns);
   // What an AlignReply proves about the follower's past. Returns whether it can go on.
   bool CheckPast(Peer* peer, const AlignReply& reply, Nanos now_ns);
   void GiveUpOn(Peer* peer, Lsn lsn, std::string why);

@@ -97,10 +97,14 @@ class ClusterOps(unittest.TestCase):
         try:
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)
-            time.sleep(3)
+            deadline = time.monotonic() + HEAL_TIMEOUT_S
+            while True:  # until the leases have run out, and the third node knows
+                done = run("--json", "cluster", "status", "--topology", self.cluster.topology)
+                if "8 of 8 partitions have no master" in done.out:
+                    break
+                self.assertLess(time.monotonic(), deadline, done.out)
             verdict, _, partitions = self.status(expect=NO)
             self.assertEqual(verdict["verdict"], "unavailable")
-            self.assertIn("8 of 8 partitions have no master", verdict["cause"])
             self.assertIn("no master", partitions[0]["problems"][0])
             self.assertIn("no master", self.refused("failover", "0"))
         finally:
@@ -117,7 +121,12 @@ class ClusterOps(unittest.TestCase):
         pid = self.cluster.nodes[3].node_pid()
         try:
             os.kill(pid, signal.SIGSTOP)
-            time.sleep(4)
+            deadline = time.monotonic() + HEAL_TIMEOUT_S
+            while True:  # until the others lead everything
+                partitions = self.status(expect=NO)[2]
+                if all(p["in_sync"] == [1, 2] for p in partitions.values()):
+                    break
+                self.assertLess(time.monotonic(), deadline, partitions)
             for i in range(200):
                 client.put(b"lag", b"%d" % i)  # one key: each new one may be sent to the node that hangs first
             partitions = self.status(expect=NO)[2]
@@ -145,8 +154,14 @@ class ClusterOps(unittest.TestCase):
         self.assertIn("no node 7", self.refused("failover", "0", "--to", "7", expect=USAGE))
 
     def test_of_many_failovers_at_once_one_wins(self):
-        """Those that looked at the same epoch must not undo each other, and none hangs."""
-        for _ in range(5):
+        """Those that looked at the same epoch must not undo each other, and none hangs.
+
+        On a busy machine a lease may run out besides, and an election begins one more epoch. Such rounds are repeated.
+        """
+        exact = 0
+        for _ in range(15):
+            if exact == 5:
+                break
             master = self.masters()[1]
             epoch = self.status()[2][1]["epoch"]
             others = [node for node in (1, 2, 3) if node != master]
@@ -168,7 +183,10 @@ class ClusterOps(unittest.TestCase):
             self.wait_ok()
             # Each that succeeded began one epoch, and no more.
             self.assertGreaterEqual(len(changed), 1)
-            self.assertEqual(self.status()[2][1]["epoch"], epoch + len(changed))
+            now = self.status()[2][1]["epoch"]
+            self.assertGreaterEqual(now, epoch + len(changed))
+            exact += now == epoch + len(changed)
+        self.assertEqual(exact, 5, "handovers that were refused begin epochs too")
 
     def test_drain_and_rebalance_under_load(self):
         writers = [Writer(self.cluster, number) for number in range(2)]

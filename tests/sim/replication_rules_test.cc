@@ -303,6 +303,28 @@ TEST(ReplicationRules, FullDisksAreNotWrittenTo) {
   EXPECT_TRUE(trio.RunUntil([&] { return trio.entry.isr.Contains(trio[1].id); }, 3 * kSecond));
 }
 
+// -- slow disks
+
+// Each commit would wait for it, although it never lags for long.
+TEST(ReplicationRules, AMemberWhoseDiskIsMerelySlowLeaves) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.WriteEvery(kMillisecond);
+  trio.Run(2 * kSecond);
+  EXPECT_EQ(trio.entry.isr.size(), 3u);
+  trio[2].sync_ns = 5 * kMillisecond;
+  EXPECT_TRUE(trio.RunUntil([&] { return !trio.entry.isr.Contains(trio[2].id); }, 2 * kSecond));
+  trio.Run(5 * kSecond);
+  EXPECT_EQ(trio.entry.isr.size(), 2u);
+  trio[2].sync_ns = 500 * kMicrosecond;
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.entry.isr.size() == 3; }, 6 * kSecond));
+  // If all are slow, none is to blame.
+  for (size_t i = 1; i < 3; ++i) trio[i].sync_ns = 5 * kMillisecond;
+  trio.Run(4 * kSecond);
+  EXPECT_EQ(trio.entry.isr.size(), 3u);
+  EXPECT_EQ(trio.Wrong(), "");
+}
+
 // The message that says so is lost, and nobody writes.
 TEST(ReplicationRules, RoomThatIsBackIsHeardOf) {
   Trio trio;
