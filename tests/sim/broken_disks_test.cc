@@ -239,7 +239,7 @@ void LoseFollowers(SmallCluster* c, size_t lost) {
   for (size_t i = 0; i < SmallCluster::kNodes; ++i) {
     EXPECT_TRUE(c->RunUntil([&] { return c->stats(i).applied_lsn == end; }, 5 * kSecond));
     for (const char* key : {"old", "late", "new"}) {
-      EXPECT_TRUE(c->On(i, c->member(i).engine()->partition(0)->Get(key, kNewest, nullptr))->found) << i << key;
+      EXPECT_TRUE(c->On(i, c->member(i).replica_place(0)->Get(key, kNewest, nullptr))->found) << i << key;
     }
   }
 }
