@@ -76,7 +76,7 @@ replication::ReplicaFile::Place ReactorPart::ReplicaPlace(const PartitionInfo& i
 
 Task<Status> ReactorPart::LeaveCluster(Nanos hand_over_ns) {
   if (!host_) co_return Status();
-  co_await host_->HandOverAll(hand_over_ns);
+  co_await host_->Leave(hand_over_ns);
   co_await host_->Close();
   co_return Status();
 }

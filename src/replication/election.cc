@@ -163,6 +163,11 @@ void Election::Begin(Nanos now_ns) {
   Proceed(now_ns);
 }
 
+void Election::AskAgain(const ReplicaId& other) {
+  if (!campaigning() || sent_cas_ || !context_.entry.assigned.Contains(other)) return;
+  context_.Send(other, PromiseRequest{epoch_, revision_});
+}
+
 void Election::GiveUp(Nanos now_ns) {
   epoch_ = 0;
   tries_ = std::min(tries_ + 1, 4u);

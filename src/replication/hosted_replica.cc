@@ -204,6 +204,8 @@ void HostedReplica::CarryOut() {
       committed_ = commit_up_to_;
       partition_->Commit(committed_);
       Wake();
+      const bool opens = core_ != nullptr && core_->leader().active() && !core_->leader().is_open();
+      if (opens) Feed([](ReplicaCore& core, Nanos now_ns) { core.OnApplied(now_ns); });
       continue;
     }
     if (effects_.empty()) break;
@@ -676,11 +678,12 @@ void HostedReplica::NoteApplying() {
   const Lsn applied = partition_->applied_lsn();
   if (applied != applied_ || applied >= partition_->committed_lsn()) applied_since_ns_ = now_ns;
   applied_ = applied;
-  const bool stalled = too_large_ || now_ns - applied_since_ns_ > kApplyStallNs;
+  const bool stalled = leaving_ || too_large_ || now_ns - applied_since_ns_ > kApplyStallNs;
   const uint64_t room = partition_->Room();
   if (room == room_ && stalled == apply_stalled_) return;
-  LOG_IF(WARNING, stalled != apply_stalled_) << "partition " << id_ << ": the replica here "
-                                             << (stalled ? "cannot apply" : "applies again") << " what is committed";
+  LOG_IF(WARNING, stalled != apply_stalled_ && !leaving_)
+      << "partition " << id_ << ": the replica here " << (stalled ? "cannot apply" : "applies again")
+      << " what is committed";
   room_ = room;
   apply_stalled_ = stalled;
   Feed([room, stalled](ReplicaCore& core, Nanos fed_ns) { core.OnRoom(room, stalled, fed_ns); });

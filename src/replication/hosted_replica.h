@@ -59,6 +59,12 @@ class HostedReplica final : private ReplicaLog {
   // The data of the replica are lost. It takes part no more, and once a master is heard, which goes on without it,
   // another one takes its place. Until then an operator may put back what is lost.
   void GiveUp();
+  // The process is about to end: as a follower, it is not waited for any more as soon as its master can do without it.
+  void LeaveIsr();
+  // That node may be reached from now on, or may reach this one.
+  void OnConnected(NodeId node);
+  // Nobody waits for it, or nobody can do without it.
+  bool HasLeftIsr() const;
   // Stops, and waits for the tasks. Those that wait for a link end when the links close.
   Task<void> Close();
 
@@ -253,6 +259,7 @@ class HostedReplica final : private ReplicaLog {
   WaitQueue handover_over_;
   Lsn applied_ = 0;
   Nanos applied_since_ns_ = 0;  // when it last moved, or there was nothing to apply
+  bool leaving_ = false;        // LeaveIsr
   bool too_large_ = false;      // a unit of the master does not fit into this node's memory
   bool apply_stalled_ = false;
   uint64_t room_ = std::numeric_limits<uint64_t>::max();  // as the core knows it

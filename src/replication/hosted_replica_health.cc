@@ -1,10 +1,12 @@
 // HostedReplica: a disk that is full, a log that has failed, and data that are lost.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "src/base/hash.h"
 #include "src/replication/hosted_replica.h"
+#include "src/replication/partition_record.h"
 
 namespace pando::replication {
 
@@ -31,6 +33,24 @@ void HostedReplica::Retire() {
   for (Effect& effect : core_->TakeEffects()) effects_.push_back(std::move(effect));
   core_.reset();
   CarryOut();
+}
+
+void HostedReplica::OnConnected(NodeId node) {
+  const ReplicaRecord* there = ReplicaOn(record_.record, node);
+  if (there == nullptr) return;
+  Ask([other = there->replica](ReplicaCore& core, Nanos now_ns) { core.OnConnected(other, now_ns); });
+}
+
+// It says that it must not be waited for, and acknowledges until it is not.
+void HostedReplica::LeaveIsr() {
+  leaving_ = true;
+  if (!Leads()) Ask([this](ReplicaCore& core, Nanos now_ns) { core.OnRoom(room_, true, now_ns); });
+}
+
+bool HostedReplica::HasLeftIsr() const {
+  const PartitionRecord& r = record_.record;
+  if (core_ == nullptr || core_->out_of_service() || r.master == replica() || r.isr.size() <= r.min_isr) return true;
+  return std::none_of(r.isr.begin(), r.isr.end(), [this](const auto& m) { return m.replica == replica(); });
 }
 
 void HostedReplica::GiveUp() {

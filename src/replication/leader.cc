@@ -231,7 +231,9 @@ void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_
     const bool old = !own && ack.durable.lsn < context_.commit_lsn;
     if (!old && (!own || own->chain != ack.durable.chain)) return;  // RC2: it means another history
   }
+  bool news = false;
   if (ack.incarnation >= peer->incarnation) {
+    news = ack.apply_stalled && !peer->apply_stalled;
     peer->incarnation = ack.incarnation;
     peer->installed = ack.installed;
     peer->applied_lsn = ack.applied_lsn;
@@ -247,6 +249,7 @@ void Leader::OnAppendAck(const ReplicaId& from, const AppendAck& ack, Nanos now_
     AdvanceCommit();
     Ship(peer);
   }
+  if (news) ChangeIsr(now_ns);  // it may be about to end
   TickHandover(now_ns);
 }
 
@@ -278,6 +281,7 @@ void Leader::OnLogMoved(Nanos now_ns) {
     peer.lag.OnDurable(durable, peer.acked.lsn, now_ns);
     Ship(&peer);
   }
+  TickHandover(now_ns);
 }
 
 // -- commit
@@ -488,6 +492,7 @@ bool Leader::BeginHandover(const ReplicaId& target, Nanos now_ns, Nanos deadline
   Peer* peer = Find(target);
   if (peer == nullptr || peer->lost_disk || !context_.entry.isr.Contains(target)) return false;
   handover_.Begin(target, deadline_ns);
+  handover_asked_lsn_ = 0;
   peer->probe = true;
   Ship(peer);
   TickHandover(now_ns);
@@ -499,9 +504,22 @@ bool Leader::IsLevel(const Peer& peer) const {
   return peer.acked.lsn == end && context_.commit_lsn == end && peer.applied_lsn == end && proposals_.empty();
 }
 
+// The target learns with the next message what is committed, and its answer to the one after that says that it has
+// applied it. If not, Tick asks again.
+void Leader::AskWhetherApplied(Peer* target) {
+  const Lsn end = context_.log.end().lsn;
+  if (context_.commit_lsn < end || target->applied_lsn >= end) return;
+  if (handover_asked_lsn_ != end) handover_asks_ = 0;
+  handover_asked_lsn_ = end;
+  if (handover_asks_++ >= kHandoverAsks) return;
+  target->probe = true;
+  Ship(target);
+}
+
 void Leader::TickHandover(Nanos now_ns) {
   if (!handover_.active()) return;
-  const Peer* peer = Find(handover_.target());
+  Peer* peer = Find(handover_.target());
+  if (peer != nullptr && !handover_.proposed()) AskWhetherApplied(peer);
   const bool answers = peer != nullptr && now_ns - peer->heard_ns <= context_.timing().evict_after_ns;
   handover_.Tick(peer != nullptr && IsLevel(*peer), answers, now_ns);
 }

@@ -53,6 +53,7 @@ class Leader {
   void OnShipFailed(const ReplicaId& to, Epoch epoch);
   // The own log has grown, or more of it is durable.
   void OnLogMoved(Nanos now_ns);
+  void OnApplied() { OpenIfApplied(); }
   void OnEntry(Nanos now_ns);
   void OnCasDone(const OpId& op, CasOutcome outcome, Nanos now_ns) {
     proposals_.OnDone(op, outcome, now_ns);
@@ -156,6 +157,7 @@ class Leader {
   void OfferInstall(const Peer& peer);
   void SendHeartbeats(Nanos now_ns);
   bool IsLevel(const Peer& peer) const;
+  void AskWhetherApplied(Peer* target);
   void TickHandover(Nanos now_ns);
   void AdvanceCommit();
   void OpenIfApplied();
@@ -175,6 +177,9 @@ class Leader {
   std::vector<Peer> peers_;
   IsrProposals proposals_;
   Handover handover_;
+  static constexpr uint32_t kHandoverAsks = 3;
+  Lsn handover_asked_lsn_ = 0;  // up to which the target was asked whether it has applied
+  uint32_t handover_asks_ = 0;  // how often
 };
 
 }  // namespace pando::replication

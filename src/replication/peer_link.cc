@@ -239,6 +239,7 @@ void PeerLink::OnReply(std::string_view body) {
   LOG(INFO) << "connected with " << address_.ToString();
   links_->EndOlder(address_.node, peer_incarnation_);
   links_->room_.NotifyAll();
+  links_->handler_->OnConnected(address_.node);
 }
 
 // -- ending

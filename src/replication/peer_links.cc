@@ -317,6 +317,7 @@ void PeerLinks::OnAccepted(PeerInbound* accepted) {
   for (auto it = links_.lower_bound({hello.from, 0}); it != links_.end() && it->first.first == hello.from; ++it) {
     it->second->RetryNow();
   }
+  handler_->OnConnected(hello.from);
 }
 
 void PeerLinks::Remove(PeerInbound* inbound) {

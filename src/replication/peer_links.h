@@ -104,6 +104,9 @@ class PeerHandler {
   virtual void OnMessage(uint32_t partition, NodeId from, const Message& message) = 0;
   // The guard of that node has seen its process exit.
   virtual void OnDeathNotice(NodeId node, uint64_t incarnation) = 0;
+  // A connection to a reactor of that node has come up, or one from it. What was said before may have been dropped.
+  // May call PeerLinks, but not Close.
+  virtual void OnConnected(NodeId) {}
 
  protected:
   ~PeerHandler() = default;

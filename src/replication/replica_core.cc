@@ -196,6 +196,11 @@ void ReplicaCore::OnDurable(Nanos now_ns) {
   }
 }
 
+void ReplicaCore::OnApplied(Nanos now_ns) {
+  turn_ns_ = now_ns;
+  if (leader_.active()) leader_.OnApplied();
+}
+
 void ReplicaCore::OnPromiseStored(Epoch epoch, Nanos now_ns) {
   turn_ns_ = now_ns;
   if (out_of_service()) return;
@@ -214,6 +219,11 @@ void ReplicaCore::OnShipped(const ReplicaId& to, Epoch epoch, const HistoryPoint
 void ReplicaCore::OnShipFailed(const ReplicaId& to, Epoch epoch, Nanos now_ns) {
   turn_ns_ = now_ns;
   if (leader_.active()) leader_.OnShipFailed(to, epoch);
+}
+
+void ReplicaCore::OnConnected(const ReplicaId& other, Nanos now_ns) {
+  turn_ns_ = now_ns;
+  if (!out_of_service()) election_.AskAgain(other);
 }
 
 void ReplicaCore::OnTopology(const PartitionEntry& entry, Nanos now_ns) {

@@ -60,8 +60,11 @@ class ReplicaCore {
   void Tick(Nanos now_ns);
   void OnAppended(Nanos now_ns);  // the partition has appended a unit of this mastership
   void OnDurable(Nanos now_ns);   // ReplicaLog::durable has moved
+  void OnApplied(Nanos now_ns);   // ReplicaLog::applied has moved; needed of masters that are not open
   void OnPromiseStored(Epoch epoch, Nanos now_ns);
   void OnShipped(const ReplicaId& to, Epoch epoch, const HistoryPoint& end, Nanos now_ns);
+  // What was said to that replica before, or by it, may have been lost.
+  void OnConnected(const ReplicaId& other, Nanos now_ns);
   // The log does not hold the units any more (LiveReader: kNotFound, kAborted).
   void OnShipFailed(const ReplicaId& to, Epoch epoch, Nanos now_ns);
   // A value of the topology was read, by a watch or by ReadTopology. Older ones are ignored.

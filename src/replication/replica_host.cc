@@ -112,6 +112,17 @@ Task<void> ReplicaHost::HandOverAll(Nanos timeout_ns) {
   co_await tasks.Drain();
 }
 
+Task<void> ReplicaHost::Leave(Nanos timeout_ns) {
+  const Nanos deadline_ns = context_.reactor.NowNs() + timeout_ns;
+  co_await HandOverAll(timeout_ns);
+  for (const auto& [id, replica] : replicas_) replica->LeaveIsr();
+  const Nanos until_ns = std::min(deadline_ns, context_.reactor.NowNs() + kLeaveNs);
+  const auto waits = [](const auto& hosted) { return !hosted.second->HasLeftIsr(); };
+  while (std::any_of(replicas_.begin(), replicas_.end(), waits) && context_.reactor.NowNs() < until_ns) {
+    co_await Sleep(context_.reactor, kLeaveLookNs);
+  }
+}
+
 // The replica may go away meanwhile, so its task does the work, and this only looks.
 Task<Result<ForcedMastership>> ReplicaHost::Force(uint32_t partition, ForceOrder order) {
   HostedReplica* replica = Find(partition);
@@ -227,6 +238,10 @@ void ReplicaHost::OnDeathNotice(NodeId node, uint64_t incarnation) {
   LOG_IF(INFO, incarnation > told) << "the process " << incarnation << " of node " << node << " has ended";
   told = std::max(told, incarnation);
   for (const auto& [id, replica] : replicas_) replica->OnDeath(node, incarnation);
+}
+
+void ReplicaHost::OnConnected(NodeId node) {
+  for (const auto& [id, replica] : replicas_) replica->OnConnected(node);
 }
 
 void ReplicaHost::OnTurnEnd() {

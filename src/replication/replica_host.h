@@ -168,8 +168,10 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   // (0: whatever it is). Of several at a time, one goes on; kOverloaded: another one does. kNotMaster: this one is not.
   // On other errors it goes on as master, unless it has lost its mastership.
   Task<Result<HandoverResult>> HandOver(uint32_t partition, NodeId to, Epoch epoch, Nanos timeout_ns);
-  // Hands over all masterships, several at a time, as far as that is possible in time.
-  Task<void> HandOverAll(Nanos timeout_ns);
+  // Before the end of the process: hands over all masterships, several at a time, and lets the new masters take
+  // the replicas here out of the ISR, where enough others are in sync. So no write has to wait until the others have
+  // noticed that this process has ended. As far as that is possible in time.
+  Task<void> Leave(Nanos timeout_ns);
 
   // Lets the replica here take its partition over without a promotion, as the only one of a new lineage
   // (ReplicaCore::Force). kInvalidArgument: the partition is not as the order says, is served, or this
@@ -229,11 +231,15 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   static constexpr size_t kShipSlots = 32;
   static constexpr size_t kHandoversAtOnce = 16;
   static constexpr Nanos kForceLookNs = 10 * kMillisecond;
+  static constexpr Nanos kLeaveNs = 500 * kMillisecond;  // the same takes so long if it ends without notice
+  static constexpr Nanos kLeaveLookNs = 2 * kMillisecond;
 
   void OnMessage(uint32_t partition, NodeId from, const Message& message) override;
   void OnDeathNotice(NodeId node, uint64_t incarnation) override;
+  void OnConnected(NodeId node) override;
   void OnTurnEnd() override;
   void OnTick();
+  Task<void> HandOverAll(Nanos timeout_ns);
   Task<void> HandOverNext(std::vector<uint32_t>* partitions, Nanos deadline_ns);
 
   const uint32_t reactor_, reactors_;

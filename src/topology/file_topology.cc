@@ -46,15 +46,22 @@ std::string FileTopology::FileContents(const std::string& key, Revision revision
 }
 
 FileTopology::FileTopology(Reactor& reactor, std::string path)
-    : reactor_(reactor), path_(std::move(path)), name_("file:" + path_), one_at_a_time_(reactor, 1) {}
+    : reactor_(reactor), path_(std::move(path)), name_("file:" + path_), opening_(reactor, 1), listing_(reactor, 1) {}
 
 Task<Result<std::unique_ptr<TopologyStore>>> FileTopology::Open(Reactor& reactor, std::string path) {
   std::unique_ptr<FileTopology> store(new FileTopology(reactor, std::move(path)));
-  CO_RETURN_IF_ERROR(co_await store->UseDirectory());
+  Result<Used> used = co_await store->UseDirectory();
+  if (!used.ok()) co_return used.TakeStatus();
   co_return std::unique_ptr<TopologyStore>(std::move(store));
 }
 
-Task<Status> FileTopology::Close() { co_return co_await directory_.Close(); }
+Task<Status> FileTopology::Close() {
+  co_await CloseReplaced();
+  if (!opened_) co_return Status();
+  Status closed = co_await opened_->directory.Close();
+  opened_.reset();
+  co_return closed;
+}
 
 Status FileTopology::Late(const char* what) const {
   return Error(Code::kDeadline, "{}: {} was not done in time; is the disk slow?", name_, what);
@@ -72,26 +79,52 @@ Result<FileIdentity> FileTopology::IdentifyPath() {
 }
 
 // Opens the directory that the path leads to now, unless it is the one that is open.
-Task<Status> FileTopology::UseDirectory() {
+Task<Result<FileTopology::Used>> FileTopology::UseDirectory() {
   Result<FileIdentity> now = IdentifyPath();
   if (!now.ok()) co_return now.TakeStatus();
-  if (directory_.is_open() && *now == identity_) co_return Status();
-  cache_.clear();
-  cache_memory_.ReleaseAll();
-  listed_ = false;
-  CO_RETURN_IF_ERROR(co_await directory_.Close());
+  if (opened_ && *now == opened_->identity) co_return opened_;
+  co_await opening_.Acquire();
+  now = IdentifyPath();  // another call may have opened it meanwhile
+  Status status = now.status();
+  if (status.ok() && !(opened_ && *now == opened_->identity)) status = co_await OpenDirectory();
+  opening_.Release();
+  CO_RETURN_IF_ERROR(status);
+  co_return opened_;
+}
+
+Task<Status> FileTopology::OpenDirectory() {
   std::string path = path_;
   Result<Directory> opened = co_await Directory::Open(reactor_, std::move(path));
   if (!opened.ok()) co_return opened.TakeStatus();
-  directory_ = *std::move(opened);
-  Result<FileIdentity> identity = directory_.Identify("");
-  if (!identity.ok()) co_return identity.TakeStatus();
-  identity_ = *identity;
+  auto next = std::make_shared<Opened>();
+  next->directory = *std::move(opened);
+  Result<FileIdentity> identity = next->directory.Identify("");
+  if (!identity.ok()) {
+    (void)co_await next->directory.Close();
+    co_return identity.TakeStatus();
+  }
+  next->identity = *identity;
+  if (opened_) replaced_.push_back(std::move(opened_));
+  opened_ = std::move(next);
+  co_await CloseReplaced();
   co_return Status();
 }
 
-Result<std::optional<FileIdentity>> FileTopology::IdentifyNewest() {
-  Result<FileIdentity> newest = directory_.Identify(std::string(kNewest));
+// Those that no call uses any more.
+Task<void> FileTopology::CloseReplaced() {
+  std::vector<Used> unused;
+  for (Used& replaced : replaced_) {
+    if (replaced.use_count() == 1) unused.push_back(std::move(replaced));
+  }
+  std::erase(replaced_, nullptr);
+  for (const Used& replaced : unused) {
+    const Status closed = co_await replaced->directory.Close();
+    LOG_IF(WARNING, !closed.ok()) << closed.ToString();
+  }
+}
+
+Result<std::optional<FileIdentity>> FileTopology::IdentifyNewest(const Opened& in) {
+  Result<FileIdentity> newest = in.directory.Identify(std::string(kNewest));
   if (newest.ok()) return std::optional(*newest);
   if (newest.code() == Code::kNotFound) return std::optional<FileIdentity>();
   return newest.TakeStatus();
@@ -102,9 +135,9 @@ Revision FileTopology::Names::NewestOf(const std::string& key) const {
   return it == revisions.end() ? 0 : it->second.back();
 }
 
-Result<FileTopology::Names> FileTopology::ListNames() {
+Result<FileTopology::Names> FileTopology::ListNames(const Opened& in) {
   Names names;
-  ASSIGN_OR_RETURN(std::vector<std::string> all, directory_.List());
+  ASSIGN_OR_RETURN(std::vector<std::string> all, in.directory.List());
   for (const std::string& name : all) {  // sorted, so the revisions of a key rise up to twelve digits
     if (name.starts_with(kTemporaryPrefix)) {
       names.temporaries.push_back(name);
@@ -119,23 +152,23 @@ Result<FileTopology::Names> FileTopology::ListNames() {
 // -- reading
 
 // Puts an entry into the cache if there is memory for it.
-void FileTopology::Keep(TopologyEntry entry) {
+void FileTopology::Keep(Opened* in, TopologyEntry entry) {
   const auto bytes_of = [](const TopologyEntry& e) {
     return TopologySize::kEntryBytes + e.key.size() + e.value.size();
   };
-  const auto found = cache_.find(entry.key);
+  const auto found = in->cache.find(entry.key);
   if (memory_ != nullptr) {
-    if (!cache_memory_.TryGrow(bytes_of(entry))) return;
-    if (found != cache_.end()) cache_memory_.Shrink(bytes_of(found->second));
+    if (!in->cache_memory.TryGrow(bytes_of(entry))) return;
+    if (found != in->cache.end()) in->cache_memory.Shrink(bytes_of(found->second));
   }
   std::string key = entry.key;
-  cache_[std::move(key)] = std::move(entry);
+  in->cache[std::move(key)] = std::move(entry);
 }
 
 // Reads a revision whose name is durable.
-Task<Result<TopologyEntry>> FileTopology::Load(std::string key, Revision revision) {
+Task<Result<TopologyEntry>> FileTopology::Load(Used in, std::string key, Revision revision) {
   const std::string name = FileName(key, revision);
-  Result<File> opened = co_await directory_.OpenFile(name, File::Mode::kRead, /*direct=*/false);
+  Result<File> opened = co_await in->directory.OpenFile(name, File::Mode::kRead, /*direct=*/false);
   if (!opened.ok()) co_return opened.TakeStatus();
   File file = *std::move(opened);
   std::string contents;
@@ -157,29 +190,22 @@ Task<Result<TopologyEntry>> FileTopology::Load(std::string key, Revision revisio
     co_return Error(Code::kCorruption,
                     "{} is damaged, or was renamed or written by something else. Restore it, or remove it if the "
                     "revision before it is to be in force again; Pando then asks for a recovery of the topology",
-                    directory_.PathOf(name));
+                    in->directory.PathOf(name));
   }
   co_return entry;
 }
 
 Task<Result<TopologyEntry>> FileTopology::Read(std::string key, Nanos deadline_ns) {
-  co_await one_at_a_time_.Acquire();
-  Result<TopologyEntry> entry = co_await ReadLocked(std::move(key), deadline_ns);
-  one_at_a_time_.Release();
-  co_return entry;
-}
-
-Task<Result<TopologyEntry>> FileTopology::ReadLocked(std::string key, Nanos deadline_ns) {
   while (reactor_.NowNs() < deadline_ns) {
-    CO_RETURN_IF_ERROR(co_await UseDirectory());
-    Result<Names> names = ListNames();
+    CO_ASSIGN_OR_RETURN(const Used in, co_await UseDirectory());
+    Result<Names> names = ListNames(*in);
     if (!names.ok()) co_return names.TakeStatus();
     const Revision newest = names->NewestOf(key);
     if (newest == 0) co_return TopologyEntry{key, "", 0};
-    if (auto it = cache_.find(key); it != cache_.end() && it->second.revision == newest) co_return it->second;
-    CO_RETURN_IF_ERROR(co_await directory_.Sync());  // TF3
-    Result<TopologyEntry> entry = co_await Load(key, newest);
-    if (entry.ok()) Keep(*entry);
+    if (auto it = in->cache.find(key); it != in->cache.end() && it->second.revision == newest) co_return it->second;
+    CO_RETURN_IF_ERROR(co_await in->directory.Sync());  // TF3
+    Result<TopologyEntry> entry = co_await Load(in, key, newest);
+    if (entry.ok()) Keep(in.get(), *entry);
     if (entry.code() != Code::kNotFound) co_return entry;
     co_await Sleep(reactor_, kRetryNs);  // newer ones have pushed it out
   }
@@ -187,16 +213,17 @@ Task<Result<TopologyEntry>> FileTopology::ReadLocked(std::string key, Nanos dead
 }
 
 Task<Result<TopologyListing>> FileTopology::List(Nanos deadline_ns) {
-  co_await one_at_a_time_.Acquire();
-  Result<TopologyListing> listing = co_await ListLocked(deadline_ns);
-  one_at_a_time_.Release();
+  co_await listing_.Acquire();
+  Result<TopologyListing> listing = co_await ListAlone(deadline_ns);
+  listing_.Release();
   co_return listing;
 }
 
-Task<Result<TopologyListing>> FileTopology::ListLocked(Nanos deadline_ns) {
+Task<Result<TopologyListing>> FileTopology::ListAlone(Nanos deadline_ns) {
   while (reactor_.NowNs() < deadline_ns) {
-    CO_RETURN_IF_ERROR(co_await UseDirectory());
-    Result<TopologyListing> listing = co_await ListOnce();
+    Result<Used> in = co_await UseDirectory();
+    if (!in.ok()) co_return in.TakeStatus();
+    Result<TopologyListing> listing = co_await ListOnce(*in);
     if (listing.code() != Code::kNotFound) co_return listing;
     co_await Sleep(reactor_, kRetryNs);
   }
@@ -204,26 +231,26 @@ Task<Result<TopologyListing>> FileTopology::ListLocked(Nanos deadline_ns) {
 }
 
 // Returns kNotFound if a revision has been pushed out by newer ones meanwhile.
-Task<Result<TopologyListing>> FileTopology::ListOnce() {
-  Result<std::optional<FileIdentity>> newest = IdentifyNewest();  // before the names
+Task<Result<TopologyListing>> FileTopology::ListOnce(Used in) {
+  Result<std::optional<FileIdentity>> newest = IdentifyNewest(*in);  // before the names
   if (!newest.ok()) co_return newest.TakeStatus();
-  Result<Names> names = ListNames();
+  Result<Names> names = ListNames(*in);
   if (!names.ok()) co_return names.TakeStatus();
-  co_await RemoveStaleTemporaries(std::move(names->temporaries));
+  co_await RemoveStaleTemporaries(in, std::move(names->temporaries));
   std::map<std::string, TopologyEntry> entries;
   TopologySize size(memory_), cache_size(memory_);
   TopologyListing listing;
   bool synced = false;
   for (const auto& [key, revisions] : names->revisions) {
     const Revision revision = revisions.back();
-    auto cached = cache_.find(key);
+    auto cached = in->cache.find(key);
     TopologyEntry entry;
-    if (cached != cache_.end() && cached->second.revision == revision) {
+    if (cached != in->cache.end() && cached->second.revision == revision) {
       entry = cached->second;
     } else {
-      if (!synced) CO_RETURN_IF_ERROR(co_await directory_.Sync());  // TF3
+      if (!synced) CO_RETURN_IF_ERROR(co_await in->directory.Sync());  // TF3
       synced = true;
-      Result<TopologyEntry> loaded = co_await Load(key, revision);
+      Result<TopologyEntry> loaded = co_await Load(in, key, revision);
       if (!loaded.ok()) co_return loaded.TakeStatus();
       entry = *std::move(loaded);
     }
@@ -234,11 +261,11 @@ Task<Result<TopologyListing>> FileTopology::ListOnce() {
     entries[key] = std::move(entry);
   }
   listing.memory = size.TakeMemory();
-  cache_ = std::move(entries);
-  cache_memory_ = cache_size.TakeMemory();
-  listed_ = true;
-  listed_newest_ = *newest;
-  listed_revision_ = listing.revision;
+  in->cache = std::move(entries);
+  in->cache_memory = cache_size.TakeMemory();
+  in->listed = true;
+  in->listed_newest = *newest;
+  in->listed_revision = listing.revision;
   co_return listing;
 }
 
@@ -247,13 +274,13 @@ Task<Result<TopologyChanges>> FileTopology::WaitForChange(Revision after, Nanos 
   gap.gap = true;
   for (;;) {
     if (ending_) co_return Error(Code::kAborted, "{} is being closed", name_);
-    if (!listed_ || listed_revision_ > after) co_return gap;
+    if (!opened_ || !opened_->listed || opened_->listed_revision > after) co_return gap;
     Result<FileIdentity> path = IdentifyPath();
     if (!path.ok()) co_return path.TakeStatus();
-    if (!directory_.is_open() || *path != identity_) co_return gap;
-    Result<std::optional<FileIdentity>> newest = IdentifyNewest();
+    if (*path != opened_->identity) co_return gap;
+    Result<std::optional<FileIdentity>> newest = IdentifyNewest(*opened_);
     if (!newest.ok()) co_return newest.TakeStatus();
-    if (*newest != listed_newest_) co_return gap;
+    if (*newest != opened_->listed_newest) co_return gap;
     const Nanos left_ns = deadline_ns - reactor_.NowNs();
     if (left_ns <= 0) break;
     co_await Sleep(reactor_, std::min(left_ns, kPollNs));
@@ -267,40 +294,32 @@ Task<Result<TopologyChanges>> FileTopology::WaitForChange(Revision after, Nanos 
 
 Task<Result<CasOutcome>> FileTopology::CompareAndSwap(std::string key, Revision expected, std::string value,
                                                       Nanos deadline_ns) {
-  co_await one_at_a_time_.Acquire();
-  Result<CasOutcome> outcome = co_await SwapLocked(std::move(key), expected, std::move(value), deadline_ns);
-  one_at_a_time_.Release();
-  co_return outcome;
-}
-
-Task<Result<CasOutcome>> FileTopology::SwapLocked(std::string key, Revision expected, std::string value,
-                                                  Nanos deadline_ns) {
-  CO_RETURN_IF_ERROR(co_await UseDirectory());
-  Result<Names> names = ListNames();
+  CO_ASSIGN_OR_RETURN(const Used in, co_await UseDirectory());
+  Result<Names> names = ListNames(*in);
   if (!names.ok()) co_return names.TakeStatus();
   if (names->NewestOf(key) != expected) co_return CasOutcome::Conflict();
   const Revision revision = expected + 1;
   const std::string temporary = fmt::format("{}{:016x}", kTemporaryPrefix, RandomId(reactor_));
   const std::string contents = FileContents(key, revision, value);
-  Status status = co_await WriteTemporary(temporary, contents);
+  Status status = co_await WriteTemporary(in, temporary, contents);
   if (status.ok() && reactor_.NowNs() >= deadline_ns) status = Late("a change");
   if (status.ok()) {
     Result<FileIdentity> path = IdentifyPath();
     if (!path.ok()) {
       status = path.TakeStatus();
-    } else if (*path != identity_) {
+    } else if (*path != in->identity) {
       status = Error(Code::kUnavailable, "{} was replaced by another directory just now; try again", path_);
     }
   }
   if (!status.ok()) {
-    (void)co_await directory_.Remove(temporary);  // else it is removed when it is stale
+    (void)co_await in->directory.Remove(temporary);  // else it is removed when it is stale
     co_return status;
   }
-  co_return co_await Publish(temporary, std::move(key), revision, std::move(value));
+  co_return co_await Publish(in, temporary, std::move(key), revision, std::move(value));
 }
 
-Task<Status> FileTopology::WriteTemporary(const std::string& name, const std::string& contents) {
-  Result<File> opened = co_await directory_.OpenFile(name, File::Mode::kCreate, /*direct=*/false);
+Task<Status> FileTopology::WriteTemporary(Used in, std::string name, std::string contents) {
+  Result<File> opened = co_await in->directory.OpenFile(name, File::Mode::kCreate, /*direct=*/false);
   if (!opened.ok()) co_return opened.TakeStatus();
   File file = *std::move(opened);
   Status status = co_await file.Write(contents.data(), contents.size(), 0);
@@ -310,58 +329,58 @@ Task<Status> FileTopology::WriteTemporary(const std::string& name, const std::st
 }
 
 // Gives the complete temporary file the name of its revision. From here on an error may mean either.
-Task<Result<CasOutcome>> FileTopology::Publish(std::string temporary, std::string key, Revision revision,
+Task<Result<CasOutcome>> FileTopology::Publish(Used in, std::string temporary, std::string key, Revision revision,
                                                std::string value) {
   const std::string name = FileName(key, revision);
-  Status linked = co_await directory_.Link(temporary, name);
+  Status linked = co_await in->directory.Link(temporary, name);
   if (!linked.ok()) {
-    (void)co_await directory_.Remove(temporary);
+    (void)co_await in->directory.Remove(temporary);
     if (linked.code() == Code::kAlreadyExists) co_return CasOutcome::Conflict();
     // No such file (the temporary one is gone), and no space: the kernel says so before it acts.
     if (linked.code() == Code::kNotFound || linked.code() == Code::kDiskFull) co_return linked;
     co_return CasOutcome::Unknown(std::move(linked));
   }
-  if (Status synced = co_await directory_.Sync(); !synced.ok()) {
-    (void)co_await directory_.Remove(temporary);
+  if (Status synced = co_await in->directory.Sync(); !synced.ok()) {
+    (void)co_await in->directory.Remove(temporary);
     co_return CasOutcome::Unknown(std::move(synced));
   }
-  if (!(co_await directory_.Rename(temporary, std::string(kNewest))).ok()) {
-    (void)co_await directory_.Remove(temporary);  // the others notice at their next listing
+  if (!(co_await in->directory.Rename(temporary, std::string(kNewest))).ok()) {
+    (void)co_await in->directory.Remove(temporary);  // the others notice at their next listing
   }
-  Result<Names> names = ListNames();
+  Result<Names> names = ListNames(*in);
   if (!names.ok()) co_return CasOutcome::Unknown(names.TakeStatus());
   const Revision newest = names->NewestOf(key);
   if (newest >= revision + kKeptVersions) {  // TF2
     co_return CasOutcome::Unknown(Error(Code::kAborted, "{}: {} went on to revision {} while revision {} was written",
                                         name_, key, newest, revision));
   }
-  Keep({key, std::move(value), revision});
-  co_await RemoveOldVersions(key, std::move(names->revisions[key]), newest);
+  Keep(in.get(), {key, std::move(value), revision});
+  co_await RemoveOldVersions(in, key, std::move(names->revisions[key]), newest);
   co_return CasOutcome::Stored(revision);
 }
 
 // What cannot be removed now is removed by a later change.
-Task<void> FileTopology::RemoveOldVersions(std::string key, std::vector<Revision> revisions, Revision newest) {
+Task<void> FileTopology::RemoveOldVersions(Used in, std::string key, std::vector<Revision> revisions, Revision newest) {
   for (const Revision revision : revisions) {
     if (revision + kKeptVersions > newest) co_return;
-    Status removed = co_await directory_.Remove(FileName(key, revision));
+    Status removed = co_await in->directory.Remove(FileName(key, revision));
     if (!removed.ok() && removed.code() != Code::kNotFound) co_return;
   }
 }
 
-Task<void> FileTopology::RemoveStaleTemporaries(std::vector<std::string> temporaries) {
+Task<void> FileTopology::RemoveStaleTemporaries(Used in, std::vector<std::string> temporaries) {
   const Nanos now_ns = reactor_.NowNs();
   std::map<std::string, Nanos> seen;
   for (std::string& name : temporaries) {
-    auto it = temporaries_.find(name);
-    const Nanos first_ns = it == temporaries_.end() ? now_ns : it->second;
+    auto it = in->temporaries.find(name);
+    const Nanos first_ns = it == in->temporaries.end() ? now_ns : it->second;
     if (now_ns - first_ns >= kTemporaryAgeNs) {
-      (void)co_await directory_.Remove(name);
+      (void)co_await in->directory.Remove(name);
     } else if (seen.size() < kMaxTemporaries) {
       seen.emplace(std::move(name), first_ns);
     }
   }
-  temporaries_ = std::move(seen);
+  in->temporaries = std::move(seen);
 }
 
 }  // namespace pando

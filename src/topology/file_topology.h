@@ -20,6 +20,8 @@
 //        tells these apart after the link, and then its outcome is unknown.
 //   TF3  Nothing is reported before the name that it was read from is durable. So no power failure
 //        takes back what somebody has seen.
+//   TF4  Calls do not wait for each other, as the calls of several processes do not: what a call knows of the
+//        directory belongs to the directory with which it has begun.
 #pragma once
 
 #include <map>
@@ -65,35 +67,44 @@ class FileTopology final : public TopologyStore {
     std::vector<std::string> temporaries;
     Revision NewestOf(const std::string& key) const;
   };
+  // A directory, and what is known of it. Calls that have begun with it end with it (TF4).
+  struct Opened {
+    Directory directory;
+    FileIdentity identity;
+    std::map<std::string, TopologyEntry> cache;  // what was read or written, and is durable
+    MemoryGrant cache_memory;                    // what it takes; none before the first listing
+    // What the last listing saw: "newest" just before it, and the sum of the revisions.
+    bool listed = false;
+    std::optional<FileIdentity> listed_newest;
+    Revision listed_revision = 0;
+    std::map<std::string, Nanos> temporaries;  // when each was first seen
+  };
+  using Used = std::shared_ptr<Opened>;
+
   FileTopology(Reactor& reactor, std::string path);
-  Task<Status> UseDirectory();
+  Task<Result<Used>> UseDirectory();
+  Task<Status> OpenDirectory();
+  Task<void> CloseReplaced();
   Result<FileIdentity> IdentifyPath();
-  Result<std::optional<FileIdentity>> IdentifyNewest();
-  Result<Names> ListNames();
-  Task<Result<TopologyEntry>> ReadLocked(std::string key, Nanos deadline_ns);
-  Task<Result<TopologyListing>> ListLocked(Nanos deadline_ns);
-  Task<Result<TopologyListing>> ListOnce();
-  Task<Result<CasOutcome>> SwapLocked(std::string key, Revision expected, std::string value, Nanos deadline_ns);
-  Task<Status> WriteTemporary(const std::string& name, const std::string& contents);
-  Task<Result<CasOutcome>> Publish(std::string temporary, std::string key, Revision revision, std::string value);
-  Task<void> RemoveOldVersions(std::string key, std::vector<Revision> revisions, Revision newest);
-  Task<void> RemoveStaleTemporaries(std::vector<std::string> temporaries);
-  void Keep(TopologyEntry entry);
-  Task<Result<TopologyEntry>> Load(std::string key, Revision revision);
+  static Result<std::optional<FileIdentity>> IdentifyNewest(const Opened& in);
+  static Result<Names> ListNames(const Opened& in);
+  Task<Result<TopologyListing>> ListAlone(Nanos deadline_ns);
+  Task<Result<TopologyListing>> ListOnce(Used in);
+  Task<Status> WriteTemporary(Used in, std::string name, std::string contents);
+  Task<Result<CasOutcome>> Publish(Used in, std::string temporary, std::string key, Revision revision,
+                                   std::string value);
+  Task<void> RemoveOldVersions(Used in, std::string key, std::vector<Revision> revisions, Revision newest);
+  Task<void> RemoveStaleTemporaries(Used in, std::vector<std::string> temporaries);
+  void Keep(Opened* in, TopologyEntry entry);
+  Task<Result<TopologyEntry>> Load(Used in, std::string key, Revision revision);
   Status Late(const char* what) const;
 
   Reactor& reactor_;
   const std::string path_, name_;
-  Directory directory_;
-  FileIdentity identity_;                       // of directory_
-  std::map<std::string, TopologyEntry> cache_;  // what was read or written, and is durable
-  MemoryGrant cache_memory_;                    // what it takes; none before the first listing
-  // What the last listing saw: "newest" just before it, and the sum of the revisions.
-  bool listed_ = false;
-  std::optional<FileIdentity> listed_newest_;
-  Revision listed_revision_ = 0;
-  std::map<std::string, Nanos> temporaries_;  // when each was first seen
-  Semaphore one_at_a_time_;                   // of all calls but WaitForChange
+  Used opened_;                 // null once it is closed
+  std::vector<Used> replaced_;  // not closed yet, because calls may still use them
+  Semaphore opening_;           // of whoever opens a directory
+  Semaphore listing_;           // one listing at a time
   bool ending_ = false;
 };
 

@@ -185,8 +185,9 @@ TEST(ReplicationRules, HandoverLosesNothing) {
   ASSERT_TRUE(trio.Opens());
   trio.WriteEvery(2 * kMillisecond);
   size_t from = 0;
+  Nanos most = 0;
   for (int i = 0; i < 20; ++i) {
-    trio.Run(50 * kMillisecond);
+    trio.Run(50 * kMillisecond + i * 777 * kMicrosecond);
     const size_t to = (from + 1) % 3;
     trio[from].told.clear();
     const Nanos began = trio.now();
@@ -195,7 +196,7 @@ TEST(ReplicationRules, HandoverLosesNothing) {
     EXPECT_EQ(trio.core(from).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()), WriteVerdict::kHandingOver);
     EXPECT_FALSE(trio.Do(from, begin)) << "two at once";
     ASSERT_TRUE(trio.RunUntil([&] { return trio.master() == to; }, kSecond));
-    EXPECT_LT(trio.now() - began, 50 * kMillisecond);
+    most = std::max(most, trio.now() - began);
     ASSERT_NE(trio.Told<HandoverEnded>(from), nullptr);
     EXPECT_TRUE(trio.Told<HandoverEnded>(from)->done);
     const CloseMastership* closed = trio.Told<CloseMastership>(from);
@@ -205,6 +206,36 @@ TEST(ReplicationRules, HandoverLosesNothing) {
     EXPECT_EQ(trio.Wrong(), "");
     from = to;
   }
+  std::cout << "served again after " << most / kMicrosecond << " us at most\n";
+  // A sync, two messages and their answers, a CAS, the promise, the alignment, a message and a sync on each side: no
+  // step waits for a tick, which are 20 ms apart.
+  EXPECT_LT(most, 12 * kMillisecond);
+}
+
+// A follower whose process is about to end is not waited for.
+TEST(ReplicationRules, WhoLeavesIsNotWaitedFor) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.WriteEvery(2 * kMillisecond);
+  for (int i = 0; i < 10; ++i) {
+    trio.Run(300 * kMillisecond + i * 3777 * kMicrosecond);
+    ASSERT_TRUE(trio.RunUntil([&] { return trio.entry.isr.size() == 3; }, 20 * kSecond));
+    const Nanos began = trio.now();
+    const auto set = [&](bool leaves) {
+      trio.Do(1, [&](ReplicaCore& core) { core.OnRoom(UINT64_MAX, leaves, trio.now()); });
+    };
+    set(true);
+    ASSERT_TRUE(trio.RunUntil([&] { return !trio.entry.isr.Contains(trio[1].id); }, kSecond));
+    EXPECT_LT(trio.now() - began, 3 * kMillisecond);
+    set(false);
+  }
+  // Two are needed, so the other one stays.
+  trio.Do(1, [&](ReplicaCore& core) { core.OnRoom(UINT64_MAX, true, trio.now()); });
+  trio.Run(100 * kMillisecond);
+  trio.Do(2, [&](ReplicaCore& core) { core.OnRoom(UINT64_MAX, true, trio.now()); });
+  trio.Run(kSecond);
+  EXPECT_EQ(trio.entry.isr.size(), 2u);
+  EXPECT_EQ(trio.Wrong(), "");
 }
 
 // It was named master, and did not campaign. If it resigns, it does not lead that epoch again.

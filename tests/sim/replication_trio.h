@@ -30,7 +30,8 @@ class Trio {
     bool hangs = false;                  // the disk
     Nanos sync_ns = 500 * kMicrosecond;  // how long it takes
     bool syncing = false;
-    bool cut = false;  // from the others
+    Lsn committed = 0;  // by the core; applied once the call into it has returned, before its effects are carried out
+    bool cut = false;   // from the others
     bool hears_topology = true;
     bool cut_from_topology = false;  // it cannot write either
     bool installed = true;
@@ -84,7 +85,8 @@ class Trio {
     ++node.incarnation;
     node.log.Recover();
     node.log.on_append = [this, i](const SimUnit&) { Sync(i); };
-    node.log.on_commit = [&node](Lsn up_to) { node.log.SetApplied(up_to); };
+    node.log.on_commit = [&node](Lsn up_to) { node.committed = up_to; };
+    node.committed = 0;
     node.syncing = false;
     CoreConfig config;
     config.partition = partition_;
@@ -256,7 +258,15 @@ class Trio {
     std::vector<Effect> effects;
     while (nodes_[i]->core != nullptr) {
       core(i).TakeEffects(&effects);
-      if (effects.empty()) return;
+      if (const Lsn up_to = std::exchange(nodes_[i]->committed, 0); up_to > nodes_[i]->log.applied()) {
+        nodes_[i]->log.SetApplied(up_to);
+        core(i).OnApplied(now_);
+        std::vector<Effect> more;
+        core(i).TakeEffects(&more);
+        std::move(more.begin(), more.end(), std::back_inserter(effects));
+      } else if (effects.empty()) {
+        return;
+      }
       for (Effect& effect : effects) CarryOut(i, effect);
     }
   }

@@ -129,6 +129,54 @@ TEST_F(FileTopologyTest, ListingsReserveMemory) {
   }
 }
 
+Task<void> SwapOne(Topology* topology, NodeId node, Revision expected, int* stored) {
+  Result<CasOutcome> outcome = co_await topology->CompareAndSwap(NodeKey(node), expected, "{}", kTimeout);
+  *stored += outcome.ok() && outcome->kind == Kind::kStored;
+}
+Task<void> SwapMany(Topology* topology, NodeId keys, Revision expected, int* stored) {
+  Together together;
+  for (NodeId node = 1; node <= keys; ++node) together.Add(SwapOne(topology, node, expected, stored));
+  co_await together.Wait();
+}
+
+// TF4. When a node hands over all that it leads, nobody waits for the changes of other partitions.
+TEST_F(FileTopologyTest, ChangesDoNotWaitForEachOther) {
+  machine_->SetDiskLatency(4 * kMillisecond, 4 * kMillisecond);
+  const auto time_of = [&](NodeId keys, Revision expected) {
+    const Nanos began_ns = kernel_.now_ns();
+    int stored = 0;
+    Run(SwapMany(topology_.get(), keys, expected, &stored));
+    EXPECT_EQ(stored, keys);
+    return kernel_.now_ns() - began_ns;
+  };
+  const Nanos one_ns = time_of(1, 0);
+  EXPECT_LT(time_of(1, 1), 2 * one_ns);
+  EXPECT_OK(Swap(0, "{}").status());
+  for (NodeId node = 2; node <= 16; ++node) {
+    EXPECT_OK(Run(topology_->CompareAndSwap(NodeKey(node), 0, "{}", kTimeout)).status());
+    EXPECT_OK(Run(topology_->CompareAndSwap(NodeKey(node), 1, "{}", kTimeout)).status());
+  }
+  EXPECT_LT(time_of(16, 2), 2 * one_ns);
+}
+
+Task<void> WaitFor(Together* together) { co_await together->Wait(); }
+
+// TF4. A call that has begun with a directory that is replaced meanwhile ends with it, and it is closed.
+TEST_F(FileTopologyTest, IsReplacedDuringCalls) {
+  EXPECT_OK(Swap(0, "{}").status());
+  machine_->SetDiskLatency(4 * kMillisecond, 4 * kMillisecond);
+  int stored = 0;
+  Together together;
+  for (NodeId node = 1; node <= 8; ++node) together.Add(SwapOne(topology_.get(), node, 0, &stored));
+  disk().MoveDirectory("/topology", "/topology.old");
+  disk().WriteAll("/topology/.keep", "");
+  Put(9, "{}");
+  EXPECT_EQ(Read()->revision, 9u);
+  Run(WaitFor(&together));
+  EXPECT_EQ(stored, 0);
+  EXPECT_THAT(Names(), ElementsAre(".keep", FileTopology::FileName(kKey, 9)));
+}
+
 TEST_F(FileTopologyTest, KeepsTheLastRevisions) {
   for (Revision revision = 0; revision < 50; ++revision) EXPECT_EQ(Swap(revision, "x")->revision, revision + 1);
   EXPECT_EQ(Names().size(), 2 + FileTopology::kKeptVersions);
@@ -274,9 +322,10 @@ TEST_F(FileTopologyTest, DiskFaults) {
 
 // TC1, with a disk that hangs.
 TEST_F(FileTopologyTest, AHangingDisk) {
+  Put(1, "{}");
   machine_->HangDisk(SimMachine::DiskHang::kSyncs);
   const Nanos begin = kernel_.now_ns();
-  Result<CasOutcome> outcome = Run(topology_->CompareAndSwap(kKey, 0, "value", kSecond));
+  Result<CasOutcome> outcome = Run(topology_->CompareAndSwap(kKey, 1, "value", kSecond));
   ASSERT_TRUE(outcome.ok());
   EXPECT_EQ(outcome->kind, Kind::kUnknown);
   EXPECT_EQ(Run(topology_->Read(kKey, kSecond)).code(), Code::kDeadline);
@@ -285,7 +334,7 @@ TEST_F(FileTopologyTest, AHangingDisk) {
   kernel_.RunFor(kSecond);
   Result<TopologyEntry> now = Read();
   ASSERT_TRUE(now.ok()) << now.status().ToString();
-  EXPECT_EQ(now->revision, 0u) << "a change was begun after its deadline";
+  EXPECT_EQ(now->revision, 1u) << "a change was begun after its deadline";
 }
 
 // -- processes that are killed

@@ -1,0 +1,70 @@
+// Nodes that are stopped in good order (SIGTERM), or killed and started again, in a small cluster (small_cluster.h) in
+// which no guard says that a process has ended: what the others do not know by then, they notice after half a second.
+#include <gtest/gtest.h>
+
+#include "tests/sim/small_cluster.h"
+#include "tests/support/child_process.h"
+
+namespace pando {
+namespace {
+
+// Crashed nodes stay allocated, so each test has a process of its own.
+void InCluster(void (*body)(SmallCluster*)) {
+  EXPECT_TRUE(InChildProcess([body] {
+    FLAGS_minloglevel = 3;
+    SmallCluster cluster;
+    if (!cluster.StartAll()) {
+      ADD_FAILURE() << "the cluster does not become whole";
+      return false;
+    }
+    body(&cluster);
+    return !testing::Test::HasFailure();
+  }));
+}
+
+// A write after the end of node `i`, as soon as one is acknowledged: how long that takes.
+Nanos ServesAfterStopOf(SmallCluster* c, size_t i) {
+  EXPECT_EQ(c->Put("before", "1"), Code::kOk);
+  EXPECT_TRUE((c->Stop(i)).ok());
+  EXPECT_FALSE(c->InSync(i));
+  const Nanos began_ns = c->kernel().now_ns();
+  EXPECT_TRUE(c->RunUntil([&] { return c->Put("after", "1") == Code::kOk; }, 5 * kSecond));
+  return c->kernel().now_ns() - began_ns;
+}
+
+TEST(Restarts, NobodyWaitsForTheMasterThatHasLeft) {
+  InCluster([](SmallCluster* c) { EXPECT_LT(ServesAfterStopOf(c, c->master()), 30 * kMillisecond); });
+}
+
+TEST(Restarts, NobodyWaitsForTheFollowerThatHasLeft) {
+  InCluster([](SmallCluster* c) { EXPECT_LT(ServesAfterStopOf(c, (c->master() + 1) % 3), 30 * kMillisecond); });
+}
+
+// It is in sync again once it is back.
+TEST(Restarts, ANodeThatHasLeftComesBack) {
+  InCluster([](SmallCluster* c) {
+    const size_t i = c->master();
+    ServesAfterStopOf(c, i);
+    EXPECT_TRUE((c->Start(i)).ok());
+    EXPECT_TRUE(c->RunUntil([&] { return c->InSync(i); }, 5 * kSecond));
+  });
+}
+
+// Where too few would be left, a node does not wait in vain.
+TEST(Restarts, TheLastOnesEndAtOnce) {
+  InCluster([](SmallCluster* c) {
+    const size_t last = c->master();
+    EXPECT_TRUE((c->Stop((last + 1) % 3)).ok());
+    for (const size_t i : {(last + 2) % 3, last}) {
+      const Nanos began_ns = c->kernel().now_ns();
+      EXPECT_TRUE((c->Stop(i)).ok());
+      EXPECT_LT(c->kernel().now_ns() - began_ns, 400 * kMillisecond);
+    }
+    for (size_t i = 0; i < SmallCluster::kNodes; ++i) EXPECT_TRUE((c->Start(i)).ok());
+    EXPECT_TRUE(
+        c->RunUntil([&] { return c->record().isr.size() == 3 && c->Put("k", "1") == Code::kOk; }, 20 * kSecond));
+  });
+}
+
+}  // namespace
+}  // namespace pando
