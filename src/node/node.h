@@ -50,7 +50,6 @@ class Node final : private NodeControl {
   // Both run on reactor 0.
   Task<Status> StartOnReactor(Reactor& first);
   Task<Status> StopOnReactor(Reactor& first);
-  void AddProcessMetrics();
   Status ServeHttp(Reactor& first);
   Task<Status> ChangeReactorsIfNeeded(Reactor& first);
   Task<Status> OpenEngines(Reactor& first);

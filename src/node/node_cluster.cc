@@ -181,10 +181,8 @@ std::vector<NodeCluster::Assigned> NodeCluster::assigned() const {
 // NC1.
 Task<Status> NodeCluster::Join(std::string client_address, std::vector<std::string> peer_addresses,
                                const std::vector<ReactorPart*>* parts) {
-  const SpokenProtocols spoken{replication::kProtocolMin, replication::kProtocolMax};
   CO_RETURN_IF_ERROR(co_await FinishStart(*topology_, start_.identity.node, start_.identity.start,
-                                          std::move(client_address), std::move(peer_addresses), spoken,
-                                          kStartTimeoutNs));
+                                          std::move(client_address), std::move(peer_addresses), kStartTimeoutNs));
   parts_ = parts;
   co_await TellMembers();
   std::vector<Versioned<PartitionRecord>> records;

@@ -75,7 +75,7 @@ Task<Result<uint64_t>> RaiseStarts(Topology& topology, NodeId id, Nanos timeout_
 }
 
 Task<Status> FinishStart(Topology& topology, NodeId id, uint64_t start, std::string client_address,
-                         std::vector<std::string> peer_addresses, SpokenProtocols protocols, Nanos timeout_ns) {
+                         std::vector<std::string> peer_addresses, Nanos timeout_ns) {
   auto open = [&](NodeRecord& record) {
     if (record.starts != start) {  // NS1
       return Error(Code::kAborted,
@@ -86,8 +86,6 @@ Task<Status> FinishStart(Topology& topology, NodeId id, uint64_t start, std::str
     record.opened = start;
     record.client_address = client_address;
     record.peer_addresses = peer_addresses;
-    record.protocol_min = protocols.min;
-    record.protocol_max = protocols.max;
     return Status();
   };
   Result<Versioned<NodeRecord>> opened = co_await ChangeNode(topology, id, open, timeout_ns);

@@ -56,12 +56,8 @@ Task<Result<Versioned<NodeRecord>>> ChangeNode(Topology& topology, NodeId id, st
 
 // Step 1. Returns the incarnation of this process. BeginStart (node_identity.h) does steps 1 and 2.
 Task<Result<uint64_t>> RaiseStarts(Topology& topology, NodeId id, Nanos timeout_ns);
-// The versions of the peer protocol that a build speaks (NodeRecord).
-struct SpokenProtocols {
-  uint32_t min = 1, max = 1;
-};
 // Step 3. Returns kAborted if the node has been started again meanwhile, by another process.
 Task<Status> FinishStart(Topology& topology, NodeId id, uint64_t start, std::string client_address,
-                         std::vector<std::string> peer_addresses, SpokenProtocols protocols, Nanos timeout_ns);
+                         std::vector<std::string> peer_addresses, Nanos timeout_ns);
 
 }  // namespace pando

@@ -91,9 +91,8 @@ Task<Status> Live(Reactor* reactor, SimDisk* disk, Known* known, Topology* topol
     known->put_back = false;
   }
   std::vector<std::string> peers = {"10.0.0.1:7430"};
-  const SpokenProtocols spoken;
   CO_RETURN_IF_ERROR(
-      co_await FinishStart(*topology, 1, joined->incarnation, "10.0.0.1:7420", std::move(peers), spoken, kTimeout));
+      co_await FinishStart(*topology, 1, joined->incarnation, "10.0.0.1:7420", std::move(peers), kTimeout));
   ++known->finished;
   EXPECT_GE(replica.write, known->served[replica.uuid]) << "replica " << replica.uuid << " has lost what it served";
   for (int i = 0; i < 3; ++i) {

@@ -104,8 +104,7 @@ class NodeIdentityTest : public ::testing::Test {
   NodeRecord Node(NodeId id = 1) { return *DecodeNode(*Run(topology_->Read(NodeKey(id), kTimeout))); }
   Result<JoinedStart> Begin(NodeId id = 1) { return Run(BeginStart(*topology_, reactor(), "/data", id, kTimeout)); }
   Status Finish(uint64_t start) {
-    return Run(
-        FinishStart(*topology_, 1, start, "10.0.0.1:7420", {"10.0.0.1:7430", "10.0.0.1:7431"}, {2, 5}, kTimeout));
+    return Run(FinishStart(*topology_, 1, start, "10.0.0.1:7420", {"10.0.0.1:7430", "10.0.0.1:7431"}, kTimeout));
   }
   // A start that ends well.
   JoinedStart Start() {
@@ -163,8 +162,6 @@ TEST_F(NodeIdentityTest, Starts) {
   EXPECT_EQ(Node().opened, 1u);
   EXPECT_EQ(Node().client_address, "10.0.0.1:7420");
   EXPECT_THAT(Node().peer_addresses, ElementsAre("10.0.0.1:7430", "10.0.0.1:7431"));
-  EXPECT_EQ(Node().protocol_min, 2u);
-  EXPECT_EQ(Node().protocol_max, 5u);
   const JoinedStart second = Start();
   EXPECT_EQ(second.incarnation, 2u);
   EXPECT_EQ(second.history, DirectoryHistory::kContinued);

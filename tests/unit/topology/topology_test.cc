@@ -359,7 +359,7 @@ struct Disk {
 };
 
 Task<Status> Finish(Topology* t, uint64_t start, Nanos timeout_ns) {
-  return FinishStart(*t, 1, start, kClientAddress, {kPeerAddress}, SpokenProtocols(), timeout_ns);
+  return FinishStart(*t, 1, start, kClientAddress, {kPeerAddress}, timeout_ns);
 }
 
 // Starts, and stops after `steps` steps. Returns what it judged.
