@@ -32,9 +32,7 @@ Task<Status> AbandonAll(std::vector<Partition*> partitions) {
   return CallAll(std::move(partitions), [](Partition* p) { return p->AbandonCut(); });
 }
 
-}  // namespace
-
-Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*> partitions, int64_t expires_at_ms) {
+Task<Result<SnapshotInfo>> Take(Reactor& reactor, std::vector<Partition*> partitions, SnapshotInfo snapshot) {
   auto before = [](const Partition* a, const Partition* b) { return a->id() < b->id(); };
   CHECK(std::is_sorted(partitions.begin(), partitions.end(), before)) << "SC1: partitions must be in the order of IDs";
   std::vector<Partition*> prepared;
@@ -47,8 +45,6 @@ Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*>
     }
     prepared.push_back(p);
   }
-  SnapshotInfo snapshot;
-  snapshot.expires_at_ms = expires_at_ms;
   Call hold = [&snapshot](Partition* p) { return HoldOne(p, &snapshot.version); };
   // No partition may cut before all of them hold their writes back.
   Status status = co_await CallAll(partitions, std::move(hold));
@@ -67,6 +63,21 @@ Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*>
     co_return status;
   }
   co_return snapshot;
+}
+
+}  // namespace
+
+Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*> partitions, int64_t expires_at_ms) {
+  SnapshotInfo snapshot;
+  snapshot.expires_at_ms = expires_at_ms;
+  return Take(reactor, std::move(partitions), snapshot);
+}
+
+Task<Result<SnapshotInfo>> CutCopy(Reactor& reactor, Partition* partition, int64_t expires_at_ms) {
+  SnapshotInfo copy;
+  copy.expires_at_ms = expires_at_ms;
+  copy.is_copy = true;
+  return Take(reactor, {partition}, copy);
 }
 
 Task<Status> RenewSnapshot(std::vector<Partition*> partitions, SnapshotId id, int64_t expires_at_ms) {

@@ -25,6 +25,8 @@ namespace pando {
 // Returns the snapshot's ID and version. The version exceeds all earlier versions in all
 // partitions.
 Task<Result<SnapshotInfo>> CutSnapshot(Reactor& reactor, std::vector<Partition*> partitions, int64_t expires_at_ms);
+// A snapshot of what one partition has applied (SnapshotInfo::is_copy). It waits for no write.
+Task<Result<SnapshotInfo>> CutCopy(Reactor& reactor, Partition* partition, int64_t expires_at_ms);
 
 // Both call every partition. OK: all had the snapshot. kSnapshotGone: at least one did not.
 Task<Status> RenewSnapshot(std::vector<Partition*> partitions, SnapshotId id, int64_t expires_at_ms);

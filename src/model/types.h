@@ -147,6 +147,9 @@ struct SnapshotInfo {
   Epoch epoch = 0;              // of the record at `lsn`
   uint64_t chain = 0;           // of the log after it
   Version applied_version = 0;  // of the last write in it
+  // It is for another replica, which gets what follows from the log: it has what is applied, and need not have
+  // everything that was acknowledged.
+  bool is_copy = false;
 };
 
 struct ScanSpec {

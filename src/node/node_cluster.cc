@@ -12,7 +12,7 @@ namespace pando {
 namespace {
 
 constexpr Nanos kStartTimeoutNs = 10 * kSecond;
-constexpr Nanos kFollowTimeoutNs = 10 * kSecond;
+constexpr Nanos kFollowTimeoutNs = kSecond;
 
 Task<Result<TopologyEntry>> ReadInTurn(Topology* topology, Semaphore* calls, std::string key, Nanos timeout_ns) {
   co_await calls->Acquire();
@@ -258,11 +258,25 @@ void NodeCluster::NoteWhetherTopologyAnswers() {
   LOG_IF(INFO, topology_answers_) << "the topology " << topology_->name() << " serves again";
 }
 
+// The replicas of a node that does not hear the topology stand back (ReplicaCore::OnTopologyHeard).
+Task<void> NodeCluster::TellHeard() {
+  const Nanos heard_ns = watch_->listed_ns();
+  if (std::exchange(told_heard_ns_, heard_ns) == heard_ns) co_return;
+  for (ReactorPart* part : *parts_) {
+    auto tell = [part, heard_ns](Reactor&) -> Task<void> {
+      part->replica_host()->OnTopologyHeard(heard_ns);
+      co_return;
+    };
+    co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(tell));
+  }
+}
+
 Task<void> NodeCluster::Follow() {
   while (!stopping_) {
     Result<std::vector<TopologyEntry>> news = co_await watch_->Next(kFollowTimeoutNs);
     if (news.code() == Code::kAborted) co_return;
     NoteWhetherTopologyAnswers();
+    co_await TellHeard();
     TellGuard();               // what it has not taken yet
     if (!news.ok()) continue;  // NC2
     bool nodes_changed = false;

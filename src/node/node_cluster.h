@@ -105,6 +105,7 @@ class NodeCluster {
   Task<void> Follow();
   void TellGuard();
   Task<void> TellMembers();
+  Task<void> TellHeard();
   Task<void> TellRecords(std::vector<Versioned<PartitionRecord>> records);
 
   Reactor& reactor_;
@@ -121,6 +122,7 @@ class NodeCluster {
   const std::vector<ReactorPart*>* parts_ = nullptr;  // once it has joined
   bool stopping_ = false;
   bool topology_answers_ = true;  // as was logged last
+  Nanos told_heard_ns_ = 0;
   TaskGroup tasks_;
 };
 

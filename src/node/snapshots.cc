@@ -47,7 +47,9 @@ Task<Result<OpenedSnapshot>> Snapshots::OpenInTurn(std::vector<Partition*> parti
   }
   OpenedSnapshot opened;
   opened.expires_at_ms = ExpiryOf(reactor_.WallMs(), ttl_ms, is_copy);
-  CO_ASSIGN_OR_RETURN(SnapshotInfo cut, co_await CutSnapshot(reactor_, partitions, opened.expires_at_ms));
+  Task<Result<SnapshotInfo>> cutting = is_copy ? CutCopy(reactor_, partitions.front(), opened.expires_at_ms)
+                                               : CutSnapshot(reactor_, partitions, opened.expires_at_ms);
+  CO_ASSIGN_OR_RETURN(SnapshotInfo cut, co_await cutting);
   opened.token = {cut.id, cut.version};
   std::erase_if(partitions, [this](const Partition* p) {
     return std::find(partitions_.begin(), partitions_.end(), p) == partitions_.end();

@@ -81,6 +81,7 @@ Task<Result<Version>> SnapshotTable::HoldWrites() {
 Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
   const ActiveCall call(&state_);
   pipeline_.ResumeWrites();
+  if (snapshot.is_copy) co_return CutCopy(snapshot);
   // The start of an epoch is not held back, and it has a version.
   const bool late = snapshot.version <= state_.clock.newest();
   if (state_.failed() || !state_.gate->Leads() || late) {
@@ -107,6 +108,19 @@ Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
   co_return shown;
 }
 
+// What is not committed yet is none of its business: whoever gets the copy reads it from the log. So a master that
+// can commit nothing can give one, and it says nothing of the versions that the partition gives.
+Status SnapshotTable::CutCopy(const SnapshotInfo& copy) {
+  Status status = MayCut();
+  if (!status.ok()) {
+    checkpointer_.End();
+    return status;
+  }
+  Take(copy);
+  state_.tasks.Spawn(WriteSnapshot());
+  return status;
+}
+
 Task<Status> SnapshotTable::AbandonCut() {
   if (pipeline_.holds_writes()) pipeline_.ResumeWrites();
   checkpointer_.End();
@@ -115,7 +129,7 @@ Task<Status> SnapshotTable::AbandonCut() {
 
 void SnapshotTable::Take(SnapshotInfo snapshot) {
   snapshot.applied_version = state_.newest_in_tree();
-  state_.floor_version = std::max(state_.floor_version, snapshot.version);
+  if (!snapshot.is_copy) state_.floor_version = std::max(state_.floor_version, snapshot.version);
   state_.NoteBusy();
   checkpointer_.Begin();
   snapshot.generation = state_.tree->AddSnapshot();

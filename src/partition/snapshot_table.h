@@ -1,7 +1,8 @@
 // SnapshotTable: the open snapshots of a partition: cutting them, finding them, releasing them.
 //
 // A snapshot is a checkpoint whose generation stays readable. A cut goes through the queue of
-// writes like a write, so it contains those appended before it and none after it.
+// writes like a write, so it contains those appended before it and none after it. A copy for another replica is cut
+// at once, of what is applied.
 //
 // Threads: one reactor.
 //
@@ -54,6 +55,7 @@ class SnapshotTable {
  private:
   class Waiting;
   Status MayCut() const;
+  Status CutCopy(const SnapshotInfo& copy);
   void Take(SnapshotInfo snapshot);
   Task<void> WriteSnapshot();
 

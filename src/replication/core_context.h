@@ -39,6 +39,10 @@ struct Timing {
   Nanos slow_disk_wait_ns = 300 * kMillisecond;  // before a campaign
   Nanos campaign_ns = 600 * kMillisecond;        // then the campaign is given up
   Nanos max_backoff_ns = 300 * kMillisecond;
+  // The topology is listed every two seconds. A node that has lately heard it says so; one that has not heard it for
+  // long is cut off from it. When the topology answers nobody, all have ceased to say so before any is cut off; and
+  // when it is back, all hear it before one that has heard it for a while makes a master give way.
+  Nanos hears_topology_ns = 4 * kSecond, cut_off_ns = 8 * kSecond, give_way_ns = 5 * kSecond;
 };
 
 struct CoreConfig {
@@ -84,7 +88,9 @@ struct CoreContext {
   DiskWatch disk;
   uint64_t room = std::numeric_limits<uint64_t>::max();  // AppendAck::room
   bool apply_stalled = false;
-  PartitionEntry entry;  // the newest one known
+  bool hears_topology = true;  // lately
+  bool cut_off = false;        // from the topology, for long
+  PartitionEntry entry;        // the newest one known
   uint64_t next_op = 1;
 
   const Rules& rules() const { return config.rules; }
@@ -94,7 +100,7 @@ struct CoreContext {
   // A master with such a disk would serve nobody. While no other replica is in sync, nobody could do better.
   bool CannotServe() const { return disk.stalled() || (apply_stalled && entry.isr.size() > 1); }
   // Another replica should rather be master.
-  bool IsSlow() const { return disk.slow() || apply_stalled; }
+  bool StandsBack() const { return disk.slow() || apply_stalled || cut_off; }
 
   template <typename Body>
   void Send(const ReplicaId& to, Body body) {

@@ -47,7 +47,7 @@ void Election::OnPromiseStored(Nanos now_ns) {
     reply.highest = context_.promised;
     reply.revision = context_.entry.revision;
     reply.end = context_.log.durable();
-    reply.slow_disk = context_.IsSlow();
+    reply.stands_back = context_.StandsBack();
     context_.Send(promised_to_, reply);
   }
   reply_due_ = false;
@@ -100,7 +100,7 @@ void Election::Tick(Epoch leads, Nanos now_ns) {
 
 // A replica with a slow disk leaves the first turn to the others.
 Nanos Election::Wait(Nanos most) {
-  return context_.RandomBelow(most) + (context_.IsSlow() ? context_.timing().slow_disk_wait_ns : 0);
+  return context_.RandomBelow(most) + (context_.StandsBack() ? context_.timing().slow_disk_wait_ns : 0);
 }
 
 void Election::OnMasterGone(const ReplicaId& master, Nanos now_ns) {
@@ -200,7 +200,7 @@ void Election::OnPromiseReply(const ReplicaId& from, const PromiseReply& reply, 
     if (votes_[i].replica == from) return;
   }
   if (vote_count_ == votes_.size()) return;
-  votes_[vote_count_++] = {from, reply.end, reply.slow_disk};
+  votes_[vote_count_++] = {from, reply.end, reply.stands_back};
   Proceed(now_ns);
 }
 
@@ -213,7 +213,7 @@ ReplicaSet Election::Voters() const {
 // Any member may go on, so this is only a preference: no slow disk, and then a long log.
 bool Election::IsBetter(const Vote& vote) const {
   if (!context_.entry.isr.Contains(vote.replica)) return false;
-  if (vote.slow_disk != context_.IsSlow()) return context_.IsSlow();
+  if (vote.stands_back != context_.StandsBack()) return context_.StandsBack();
   return IsLonger(vote.end, context_.log.end());
 }
 

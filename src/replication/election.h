@@ -61,7 +61,7 @@ class Election {
   struct Vote {
     ReplicaId replica;
     HistoryPoint end;
-    bool slow_disk = false;
+    bool stands_back = false;
   };
 
   bool MayBegin(Epoch leads, Nanos now_ns) const;

@@ -26,7 +26,8 @@ void Follower::OnHeartbeat(const ReplicaId& from, const Heartbeat& heartbeat, Na
   if (grant_.IsStale(from, heartbeat.incarnation, heartbeat.epoch)) return;
   grant_.Give(from, heartbeat.incarnation, heartbeat.epoch, now_ns);
   const uint64_t process = context_.config.incarnation;
-  context_.Send(from, HeartbeatAck{heartbeat.epoch, heartbeat.incarnation, heartbeat.sent_ns, process, now_ns});
+  context_.Send(from, HeartbeatAck{heartbeat.epoch, heartbeat.incarnation, heartbeat.sent_ns, process, now_ns,
+                                   context_.hears_topology});
   if (heartbeat.echo_ns != 0 && heartbeat.echo_ns <= now_ns && heartbeat.echo_process == process) {
     if (next_.as_of_ns != 0 && context_.log.applied() >= next_.lsn) proven_ = std::exchange(next_, Fresh());
     // One at a time: the next heartbeat comes soon.
@@ -124,6 +125,12 @@ std::string Follower::Take(const Append& append) {
         if (unit.first_lsn <= context_.commit_lsn) {
           return fmt::format("the master of epoch {} has another unit at LSN {}, which is committed here up to LSN {}",
                              append.epoch, unit.first_lsn, context_.commit_lsn);
+        }
+        // In an epoch, its master's log only grows, so one of two messages is not the master's. Until it has compared
+        // the logs anew, nothing more is taken or acknowledged.
+        if (matched_epoch_ == append.epoch && unit.first_lsn <= matched_.lsn && context_.rules().fence_appends) {
+          Reset();
+          return "";
         }
         context_.log.Supersede(at);
         if (matched_.lsn > at.lsn) matched_ = at;  // only if a rule is off: see CheckInvariants

@@ -578,6 +578,10 @@ Result<KeptLog> HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_
     return Error(Code::kInvalidArgument, "partition {}: the topology knows no replica {} of it", id_,
                  learner.ToString());
   }
+  if (core_->leader().WaitSet().Contains(learner)) {  // RC8
+    return Error(Code::kInvalidArgument, "partition {}: the replica {} is in sync, so its data are not replaced", id_,
+                 learner.ToString());
+  }
   DropOldReaders();
   const auto held = holds_.find(learner);
   if (held != holds_.end() && !anew) {
@@ -591,7 +595,13 @@ Result<KeptLog> HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_
   if (held == holds_.end() && holds_.size() >= kMaxHolds) {
     return Error(Code::kOverloaded, "partition {}: {} replicas are being installed already", id_, holds_.size());
   }
-  ASSIGN_OR_RETURN(std::unique_ptr<LiveReader> reader, partition_->OpenReader(partition_->end()));
+  // The copy has at least what is applied now, and must have all that the replica ever acknowledged (RC8). That may lag
+  // for a moment.
+  const std::optional<HistoryPoint> from = partition_->PointAt(partition_->applied_lsn());
+  if (!from || from->lsn < core_->leader().AckedBy(learner)) {
+    return Error(Code::kUnavailable, "partition {}: what is committed is being applied; try again", id_);
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<LiveReader> reader, partition_->OpenReader(*from));
   const KeptLog kept = reader->kept();
   holds_[learner] = {std::move(reader), until_ns};
   return kept;
@@ -696,7 +706,10 @@ void HostedReplica::Tick() {
   DropOldReaders();
   if (core_ == nullptr) return;
   NoteApplying();
-  Feed([](ReplicaCore& core, Nanos now_ns) { core.Tick(now_ns); });
+  Feed([heard_ns = host_.topology_heard_ns](ReplicaCore& core, Nanos now_ns) {
+    if (heard_ns != 0) core.OnTopologyHeard(heard_ns);
+    core.Tick(now_ns);
+  });
   if (core_ == nullptr) return;
   Wake();
   const std::string wrong = core_->CheckInvariants();

@@ -78,6 +78,8 @@ void Leader::OnHeartbeatAck(const ReplicaId& from, const HeartbeatAck& ack, Nano
   peer->heard_ns = now_ns;
   peer->lag.NoteRoundTrip(std::max<Nanos>(now_ns - ack.sent_ns, 0));
   if (ack.process < peer->process) return;
+  if (!ack.hears_topology) peer->hears_topology_since_ns = 0;
+  if (ack.hears_topology && peer->hears_topology_since_ns == 0) peer->hears_topology_since_ns = now_ns;
   if (ack.process > peer->process) {
     // What an older process acknowledged must still be there. Nothing else would ask while nobody writes.
     if (peer->process != 0 && !peer->lost_disk) AskToAlign(peer, now_ns);
@@ -350,6 +352,16 @@ bool Leader::MayJoin(const Peer& peer, Nanos now_ns) const {
   if (now_ns - peer.heard_ns > context_.timing().evict_after_ns / 2) return false;
   const Lsn start = context_.rules().join_from_epoch_start ? start_lsn_ : 1;
   return peer.acked.lsn >= std::max(start, context_.commit_lsn);
+}
+
+bool Leader::ShouldGiveWay(Nanos now_ns) const {
+  if (!active() || !context_.cut_off || !FrozenForLong(now_ns) || handover_.active()) return false;
+  if (context_.entry.isr.size() <= context_.entry.min_isr) return false;  // nobody could take anybody out
+  return std::any_of(peers_.begin(), peers_.end(), [&](const Peer& peer) {
+    const Nanos since_ns = peer.hears_topology_since_ns;
+    return since_ns != 0 && now_ns - since_ns >= context_.timing().give_way_ns &&
+           context_.entry.isr.Contains(peer.id) && !MustLeave(peer, now_ns);
+  });
 }
 
 // One CAS takes out who must leave and takes in who may join. Check and proposal are one step, and the

@@ -10,8 +10,8 @@
 //        together with that record.
 //   RC8  a copy of the pages is offered only to a replica that no commit waits for, and that has not
 //        acknowledged enough to join. It takes the offer only if it has acknowledged nothing more, and
-//        from then on acknowledges nothing. So it is never in sync while its data is replaced, and the copy,
-//        which is cut later, has all that it ever acknowledged.
+//        from then on acknowledges nothing. So it is never in sync while its data is replaced. The copy is of
+//        what is applied, and has all that it ever acknowledged.
 //   RC2  an acknowledgement counts only if it is of this epoch, and names a point of this log.
 #pragma once
 
@@ -75,6 +75,8 @@ class Leader {
   // the wait set there is nobody who could promise to another one. A master that is handing over has none.
   Nanos LeaseEnd() const;
   ReplicaSet WaitSet() const { return proposals_.WaitSet(); }
+  // What counts of a replica in this epoch. Of this one: what is durable.
+  Lsn AckedBy(const ReplicaId& id) const;
   // What the fullest disk that a commit waits for can take (AppendAck::room).
   uint64_t Room() const;
   bool frozen() const { return stalled_since_ns_ != 0; }
@@ -91,6 +93,10 @@ class Leader {
     Nanos heard_ns = 0;      // its last heartbeat
   };
   std::vector<Following> Followers() const;
+
+  // Nothing is committed, because this node does not hear the topology and so cannot take out of the ISR whom a commit
+  // waits for. A member that hears it could.
+  bool ShouldGiveWay(Nanos now_ns) const;
 
   struct Counted {  // for the assertions of the simulation
     ReplicaId replica;
@@ -117,6 +123,7 @@ class Leader {
     Nanos asked_ns = 0;         // the last AlignRequest
     uint64_t asked_number = 0;  // its number
     Lsn acked_when_asked = 0;
+    Nanos hears_topology_since_ns = 0;  // 0: it does not
     Nanos echo_ns = 0, echo_at_ns = 0;  // the newest HeartbeatAck::own_ns, and when it came
     uint64_t process = 0;               // HeartbeatAck::process
     uint64_t dead_process = 0;          // the newest that is known to have ended
@@ -152,7 +159,6 @@ class Leader {
   bool IsLevel(const Peer& peer) const;
   void AskWhetherApplied(Peer* target);
   void TickHandover(Nanos now_ns);
-  Lsn AckedBy(const ReplicaId& id) const;
   void AdvanceCommit();
   void OpenIfApplied();
   bool MustLeave(const Peer& peer, Nanos now_ns) const;

@@ -37,10 +37,11 @@ struct Heartbeat {
 };
 struct HeartbeatAck {
   Epoch epoch = 0;
-  uint64_t incarnation = 0;  // both as in the heartbeat
-  Nanos sent_ns = 0;         // of the heartbeat
-  uint64_t process = 0;      // the incarnation of the follower's process
-  Nanos own_ns = 0;          // by the follower's clock; only the follower understands it
+  uint64_t incarnation = 0;     // both as in the heartbeat
+  Nanos sent_ns = 0;            // of the heartbeat
+  uint64_t process = 0;         // the incarnation of the follower's process
+  Nanos own_ns = 0;             // by the follower's clock; only the follower understands it
+  bool hears_topology = false;  // lately
 };
 // The sender uses no lease of this epoch any more, or of an older one: the receiver's grant to it ends.
 struct Resign {
@@ -109,10 +110,10 @@ struct PromiseRequest {
 struct PromiseReply {
   Epoch epoch = 0;
   bool promised = false;
-  Epoch highest = 0;       // the highest epoch promised
-  uint64_t revision = 0;   // of the newest entry known
-  HistoryPoint end;        // of the durable log
-  bool slow_disk = false;  // another one should rather be master
+  Epoch highest = 0;         // the highest epoch promised
+  uint64_t revision = 0;     // of the newest entry known
+  HistoryPoint end;          // of the durable log
+  bool stands_back = false;  // another one should rather be master
 };
 // To one whose log is longer than the candidate's: campaign yourself.
 struct CampaignNow {

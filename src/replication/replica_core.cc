@@ -137,6 +137,7 @@ void ReplicaCore::Tick(Nanos now_ns) {
   turn_ns_ = now_ns;
   if (out_of_service()) return;
   LookAtDisk(now_ns);
+  LookAtTopology(now_ns);
   if (leader_.active()) leader_.Tick(now_ns);
   TakeOver(now_ns);
   // The proposed handover comes first: it may have landed.
@@ -154,6 +155,16 @@ void ReplicaCore::LookAtDisk(Nanos now_ns) {
   const bool never_opens = context_.apply_stalled && !leader_.is_open();
   if (!never_opens && !(context_.disk.stalled() && context_.rules().stalled_disk_resigns)) return;
   StepDown(never_opens ? "it cannot apply what is committed" : "its disk does not answer");
+  election_.StandBack(now_ns);
+}
+
+// While nobody hears the topology, nobody else could become master either: then the mastership stays.
+void ReplicaCore::LookAtTopology(Nanos now_ns) {
+  const Nanos silent_ns = topology_heard_ns_ ? now_ns - *topology_heard_ns_ : 0;
+  context_.hears_topology = silent_ns <= context_.timing().hears_topology_ns;
+  context_.cut_off = silent_ns > context_.timing().cut_off_ns;
+  if (!leader_.ShouldGiveWay(now_ns)) return;
+  StepDown("it commits nothing because it does not hear the topology, which another replica in sync hears");
   election_.StandBack(now_ns);
 }
 

@@ -73,6 +73,8 @@ class ReplicaCore {
   void OnCasDone(const OpId& op, CasOutcome outcome, const PartitionEntry& entry, Nanos now_ns);
   // The pages of this replica are complete: it fetches none.
   void OnInstalled(Nanos now_ns);
+  // When its node has last heard the topology. Never called: it always hears it.
+  void OnTopologyHeard(Nanos heard_ns) { topology_heard_ns_ = heard_ns; }
   // What this replica's disk can take (AppendAck::room), and whether it lacks the room to apply what is
   // committed. To be called when it has changed, as often as one likes.
   void OnRoom(uint64_t room, bool apply_stalled, Nanos now_ns);
@@ -167,6 +169,7 @@ class ReplicaCore {
   // A message of that epoch's master has come.
   void SeeMaster(Epoch epoch);
   void LookAtDisk(Nanos now_ns);
+  void LookAtTopology(Nanos now_ns);
   void TakeOver(Nanos now_ns);
   void BeginMastership(Nanos now_ns);
   bool MayTake(Epoch epoch) const;
@@ -187,6 +190,7 @@ class ReplicaCore {
   Election election_;
   const Epoch recovered_promise_;
   Epoch last_led_ = 0;  // by this process
+  std::optional<Nanos> topology_heard_ns_;
   bool saw_entry_ = false;
   bool was_listed_ = false;  // in the newest entry
   uint64_t told_room_ = std::numeric_limits<uint64_t>::max();

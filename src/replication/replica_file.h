@@ -10,6 +10,7 @@
 //   RF1  What Store has said is stored is found by every later Open, or something stored after it. The
 //        promise and the lineage of a replica never fall.
 //   RF2  A failed write is never retried: nothing more is stored by this process.
+//   RF3  Both slots hold what was stored, so damage of one of them loses nothing.
 #pragma once
 
 #include <memory>

@@ -64,6 +64,7 @@ struct HostContext {
   MemoryBudget* memory = nullptr;  // for messages that wait
   HostObserver* observer = nullptr;
   Members members;
+  Nanos topology_heard_ns = 0;  // when a listing of it has last succeeded
   HostMetrics metrics;
   Semaphore ship_slots;  // so many units are read from the log at once
   std::function<void(HostedReplica*)> appended;
@@ -155,6 +156,7 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   // -- news of the topology
   void SetMembers(const Members& members);
   void OnRecord(const Versioned<PartitionRecord>& record);
+  void OnTopologyHeard(Nanos heard_ns) { context_.topology_heard_ns = heard_ns; }
 
   // -- ReadGate
   Result<Mastership> Begin(uint32_t partition) const override;

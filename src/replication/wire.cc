@@ -92,14 +92,17 @@ struct WireHeartbeat {
 static_assert(sizeof(WireHeartbeat) == 48 && offsetof(WireHeartbeat, sent_ns) == 16);
 static_assert(offsetof(WireHeartbeat, echo_process) == 40);
 
+constexpr uint32_t kHearsTopology = 1u << 0;
 struct WireHeartbeatAck {
   uint64_t epoch, incarnation;
   int64_t sent_ns;
   uint64_t process;
   int64_t own_ns;
+  uint32_t flags;
+  uint32_t reserved;
 };
-static_assert(sizeof(WireHeartbeatAck) == 40 && offsetof(WireHeartbeatAck, sent_ns) == 16);
-static_assert(offsetof(WireHeartbeatAck, own_ns) == 32);
+static_assert(sizeof(WireHeartbeatAck) == 48 && offsetof(WireHeartbeatAck, sent_ns) == 16);
+static_assert(offsetof(WireHeartbeatAck, own_ns) == 32 && offsetof(WireHeartbeatAck, flags) == 40);
 
 struct WireResign {
   uint64_t epoch, incarnation, revision;
@@ -169,7 +172,7 @@ struct WirePromiseRequest {
 static_assert(sizeof(WirePromiseRequest) == 16);
 
 constexpr uint32_t kPromised = 1u << 0;
-constexpr uint32_t kSlowDisk = 1u << 1;
+constexpr uint32_t kStandsBack = 1u << 1;
 struct WirePromiseReply {
   uint64_t epoch, highest, revision;
   WirePoint end;
@@ -244,8 +247,8 @@ struct PutBody {
     Put(WireHeartbeat{epoch, incarnation, sent_ns, commit_lsn, echo_ns, echo_process}, out);
   }
   void operator()(const HeartbeatAck& m) const {
-    const auto& [epoch, incarnation, sent_ns, process, own_ns] = m;
-    Put(WireHeartbeatAck{epoch, incarnation, sent_ns, process, own_ns}, out);
+    const auto& [epoch, incarnation, sent_ns, process, own_ns, hears_topology] = m;
+    Put(WireHeartbeatAck{epoch, incarnation, sent_ns, process, own_ns, hears_topology ? kHearsTopology : 0, 0}, out);
   }
   void operator()(const Resign& m) const {
     const auto& [epoch, incarnation, revision] = m;
@@ -292,8 +295,8 @@ struct PutBody {
     Put(WirePromiseRequest{epoch, revision}, out);
   }
   void operator()(const PromiseReply& m) const {
-    const auto& [epoch, promised, highest, revision, end, slow_disk] = m;
-    const uint32_t flags = (promised ? kPromised : 0) | (slow_disk ? kSlowDisk : 0);
+    const auto& [epoch, promised, highest, revision, end, stands_back] = m;
+    const uint32_t flags = (promised ? kPromised : 0) | (stands_back ? kStandsBack : 0);
     Put(WirePromiseReply{epoch, highest, revision, ToWire(end), flags, 0}, out);
   }
   void operator()(const CampaignNow& m) const {
@@ -312,8 +315,8 @@ bool Take(std::string_view body, Heartbeat* m) {
 }
 bool Take(std::string_view body, HeartbeatAck* m) {
   WireHeartbeatAck w;
-  if (!TakeFront(&body, &w) || !body.empty()) return false;
-  *m = {w.epoch, w.incarnation, w.sent_ns, w.process, w.own_ns};
+  if (!TakeFront(&body, &w) || !body.empty() || (w.flags & ~kHearsTopology) != 0 || w.reserved != 0) return false;
+  *m = {w.epoch, w.incarnation, w.sent_ns, w.process, w.own_ns, (w.flags & kHearsTopology) != 0};
   return m->epoch != 0;
 }
 bool Take(std::string_view body, Resign* m) {
@@ -399,10 +402,10 @@ bool Take(std::string_view body, PromiseRequest* m) {
 }
 bool Take(std::string_view body, PromiseReply* m) {
   WirePromiseReply w;
-  if (!TakeFront(&body, &w) || !body.empty() || (w.flags & ~(kPromised | kSlowDisk)) != 0 || w.reserved != 0) {
+  if (!TakeFront(&body, &w) || !body.empty() || (w.flags & ~(kPromised | kStandsBack)) != 0 || w.reserved != 0) {
     return false;
   }
-  *m = {w.epoch, (w.flags & kPromised) != 0, w.highest, w.revision, FromWire(w.end), (w.flags & kSlowDisk) != 0};
+  *m = {w.epoch, (w.flags & kPromised) != 0, w.highest, w.revision, FromWire(w.end), (w.flags & kStandsBack) != 0};
   return m->epoch != 0;
 }
 bool Take(std::string_view body, CampaignNow* m) {

@@ -96,7 +96,7 @@ def out_of_reach(target):
             (ALIGN_REPLY, struct.pack("<3Q", epoch, MAX, 1) + point + point + struct.pack("<QIIQQQ", MAX, 2, 1, highest,
                                                                                        MAX, MAX)),
             (INSTALL_OFFER, (highest, MAX)), (CAMPAIGN_NOW, (epoch,)), (RESIGN, (epoch, 1, MAX)),
-            (CONDEMN, (highest, 1)), (HEARTBEAT_ACK, (epoch, 1, NEVER, 1, NEVER))])
+            (CONDEMN, (highest, 1)), (HEARTBEAT_ACK, (epoch, 1, NEVER, 1, NEVER, 1))])
 
 
 def false_deaths(target, cluster):

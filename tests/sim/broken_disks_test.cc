@@ -10,10 +10,10 @@ namespace {
 using Body = void (*)(SmallCluster* cluster);
 
 // Crashed nodes stay allocated, so each test has a process of its own.
-void InCluster(Body body) {
-  EXPECT_TRUE(InChildProcess([body] {
+void InCluster(Body body, uint32_t min_isr = 2) {
+  EXPECT_TRUE(InChildProcess([body, min_isr] {
     FLAGS_minloglevel = 3;
-    SmallCluster cluster;
+    SmallCluster cluster(1, min_isr);
     if (!cluster.StartAll()) {
       ADD_FAILURE() << "the cluster does not become whole";
       return false;
@@ -206,6 +206,63 @@ TEST(BrokenDisks, AReplicaWhoseDiskDoesNotAnswerIsNotReplaced) {
     EXPECT_TRUE(c->RunUntil([&] { return IsWhole(c); }, 20 * kSecond));
     EXPECT_EQ(ReplicaOf(*c, i), before);
   });
+}
+
+// -- empty disks
+
+Task<void> PutLater(Partition* partition, std::string key, Code* code) {
+  *code = (co_await SmallCluster::Write(partition, RecordOp::kPut, std::move(key), "1")).code();
+}
+
+// The disks of `lost` followers are empty, and those that are left are too few for the ISR to do without them. So the
+// master has no lease and commits nothing until it has given copies. It has a write that is not committed.
+void LoseFollowers(SmallCluster* c, size_t lost) {
+  const size_t master = c->master();
+  EXPECT_EQ(c->Put("old", Value(0)), Code::kOk);
+  for (size_t i = 0; i < lost; ++i) {
+    const size_t follower = (master + 1 + i) % SmallCluster::kNodes;
+    c->Crash(follower);
+    c->machine(follower).disk() = SimDisk();
+  }
+  static Code late = Code::kOk;
+  late = Code::kUnavailable;
+  c->member(master).calls().Spawn(PutLater(c->place(master), "late", &late));
+  c->Run(2 * kSecond);
+  EXPECT_EQ(c->master(), SmallCluster::kNodes);
+  EXPECT_TRUE(c->Leads(master));
+  for (size_t i = 0; i < lost; ++i) EXPECT_TRUE(c->Start((master + 1 + i) % SmallCluster::kNodes).ok());
+  EXPECT_TRUE(c->RunUntil([&] { return IsWhole(c); }, 60 * kSecond));
+  EXPECT_EQ(c->master(), master);
+  EXPECT_EQ(late, Code::kOk);
+  EXPECT_EQ(c->Put("new", "1"), Code::kOk);
+  const Lsn end = c->stats(master).last_lsn;
+  for (size_t i = 0; i < SmallCluster::kNodes; ++i) {
+    EXPECT_TRUE(c->RunUntil([&] { return c->stats(i).applied_lsn == end; }, 5 * kSecond));
+  }
+}
+
+// Its data count, so nothing may replace them.
+TEST(BrokenDisks, AReplicaThatIsInSyncGetsNoCopy) {
+  InCluster([](SmallCluster* c) {
+    const size_t master = c->master();
+    ClusterMember& member = c->member(master);
+    const auto open = [&](const Uuid& replica) {
+      return member.host()->KeepLogFor(0, replica, c->kernel().now_ns() + kSecond, /*anew=*/true).code();
+    };
+    for (size_t i = 0; i < SmallCluster::kNodes; ++i) EXPECT_EQ(open(ReplicaOf(*c, i)), Code::kInvalidArgument) << i;
+    const size_t other = (master + 1) % SmallCluster::kNodes;
+    c->Crash(other);
+    EXPECT_TRUE(c->RunUntil([&] { return !c->InSync(other); }, 5 * kSecond));
+    EXPECT_EQ(open(ReplicaOf(*c, other)), Code::kOk);
+  });
+}
+
+TEST(BrokenDisks, AMasterThatIsLeftWithTheDataGivesCopies) {
+  InCluster([](SmallCluster* c) { LoseFollowers(c, 2); });
+}
+
+TEST(BrokenDisks, AMasterWhoseIsrIsAsSmallAsItMayBeGivesCopies) {
+  InCluster([](SmallCluster* c) { LoseFollowers(c, 1); }, 3);
 }
 
 }  // namespace

@@ -416,6 +416,62 @@ TEST(ReplicationRules, AMasterThatCannotApplyResignsBeforeItOpens) {
   EXPECT_GT(won, 0);
 }
 
+// -- the topology
+
+// It cannot take the dead member out of the ISR, but another one can.
+TEST(ReplicationRules, AMasterCutOffFromTheTopologyGivesWay) {
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    SCOPED_TRACE(seed);
+    Trio trio(3, 2, {}, seed);
+    ASSERT_TRUE(trio.Opens());
+    trio.WriteEvery(20 * kMillisecond);
+    trio[0].cut_from_topology = true;
+    for (int i = 0; i < 30; ++i) {
+      const Lsn before = trio.core(0).commit_lsn();
+      trio.Run(kSecond);
+      ASSERT_EQ(trio.master(), 0u) << i;  // nobody is in need of the topology
+      ASSERT_GT(trio.core(0).commit_lsn(), before + 40) << i;
+    }
+    trio.Stop(1 + seed % 2);
+    const size_t other = 2 - seed % 2;
+    EXPECT_TRUE(trio.RunUntil([&] { return trio.master() == other; }, 4 * kSecond));
+    EXPECT_TRUE(trio.Write(other));
+    const Epoch epoch = trio.entry.epoch;
+    // It is in sync, and stays a follower.
+    trio.Run(10 * kSecond);
+    EXPECT_EQ(trio.entry.epoch, epoch);
+    EXPECT_TRUE(trio.entry.isr.Contains(trio[0].id));
+    EXPECT_EQ(trio.Wrong(), "");
+  }
+}
+
+// The topology goes away for everybody, and comes back to one after the other: no mastership ends for that.
+TEST(ReplicationRules, ATopologyThatIsBackForOthersFirstEndsNoMastership) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.Stop(2);
+  trio.topology_down = true;
+  trio.Run(20 * kSecond);
+  EXPECT_EQ(trio.core(0).JudgeWrite(WriteLevel::kQuorum, 1, trio.now()), WriteVerdict::kFrozen);
+  trio[0].cut_from_topology = true;
+  trio.topology_down = false;
+  trio.Run(4 * kSecond);
+  EXPECT_EQ(trio.Told<CloseMastership>(0), nullptr);
+  trio[0].cut_from_topology = false;
+  EXPECT_TRUE(trio.RunUntil([&] { return trio.master() == 0 && trio.Write(0); }, 3 * kSecond));
+  EXPECT_EQ(trio.Told<CloseMastership>(0), nullptr);
+}
+
+// Nobody could do without the dead one, whoever is master.
+TEST(ReplicationRules, AMasterCutOffWithTheSmallestIsrStays) {
+  Trio trio(3, 3);
+  ASSERT_TRUE(trio.Opens());
+  trio[0].cut_from_topology = true;
+  trio.Stop(2);
+  trio.Run(20 * kSecond);
+  EXPECT_EQ(trio.Told<CloseMastership>(0), nullptr);
+}
+
 // -- what an operator asks for
 
 TEST(ReplicationRules, MembershipFollowsTheOperator) {

@@ -33,6 +33,7 @@ class Trio {
     Lsn committed = 0;  // by the core; applied once the call into it has returned, before its effects are carried out
     bool cut = false;   // from the others
     bool hears_topology = true;
+    bool cut_from_topology = false;  // it cannot write either
     bool installed = true;
     std::vector<Effect> told;  // what is neither a message nor a request
   };
@@ -99,7 +100,7 @@ class Trio {
     found.installed = node.installed;
     found.committed_lsn = std::min(node.log.mark(), node.log.durable().lsn);
     node.core = std::make_unique<ReplicaCore>(config, found, node.log, now_ - 2 * kSecond);
-    if (node.hears_topology && !topology_down) {
+    if (Hears(i)) {
       At(kMillisecond, i, [this, i] { core(i).OnTopology(entry, now_); });
     }
     At(kMillisecond, i, [this, i] { Tick(i); });
@@ -143,7 +144,7 @@ class Trio {
     ++desired.revision;
     entry = desired;
     for (size_t i = 0; i < size(); ++i) {
-      if (nodes_[i]->hears_topology) {
+      if (nodes_[i]->hears_topology && !nodes_[i]->cut_from_topology) {
         At(kMillisecond, i, [this, i, known = entry] { core(i).OnTopology(known, now_); });
       }
     }
@@ -187,7 +188,9 @@ class Trio {
                     CarryOut(i);
                   }});
   }
+  bool Hears(size_t i) const { return !topology_down && nodes_[i]->hears_topology && !nodes_[i]->cut_from_topology; }
   void Tick(size_t i) {
+    if (Hears(i)) core(i).OnTopologyHeard(now_);
     core(i).Tick(now_);
     At(20 * kMillisecond, i, [this, i] { Tick(i); });
   }
@@ -239,7 +242,7 @@ class Trio {
     core(i).OnShipped(ship.to, ship.epoch, end, now_);
   }
   void Cas(size_t i, const PartitionEntry& desired) {
-    if (topology_down) {
+    if (topology_down || nodes_[i]->cut_from_topology) {
       return At(300 * kMillisecond, i,
                 [this, i, op = desired.op_id] { core(i).OnCasDone(op, CasOutcome::kUnknown, {}, now_); });
     }
@@ -275,7 +278,7 @@ class Trio {
     }
     if (auto* cas = std::get_if<CasTopology>(&effect)) return Cas(i, cas->desired);
     if (std::holds_alternative<ReadTopology>(effect)) {
-      if (topology_down || !nodes_[i]->hears_topology) return;
+      if (!Hears(i)) return;
       return At(kMillisecond, i, [this, i] { core(i).OnTopology(entry, now_); });
     }
     nodes_[i]->told.push_back(std::move(effect));

@@ -26,7 +26,7 @@ inline Message RandomMessage(SimRandom& random, size_t kind) {
   const auto time = [&random] { return static_cast<Nanos>(random.Next()); };
   switch (kind) {
     case 0: message.body = Heartbeat{epoch, random.Next(), time(), random.Next(), time(), random.Next()}; break;
-    case 1: message.body = HeartbeatAck{epoch, random.Next(), time(), random.Next(), time()}; break;
+    case 1: message.body = HeartbeatAck{epoch, random.Next(), time(), random.Next(), time(), random.Chance(0.5)}; break;
     case 2: message.body = AlignRequest{epoch, random.Next()}; break;
     case 3: {
       AlignReply reply;

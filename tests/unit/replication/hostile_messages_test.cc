@@ -79,6 +79,36 @@ TEST_F(HostileMessages, OnlyTheMasterCondemns) {
   EXPECT_TRUE(trio_.core(other).quarantined());
 }
 
+// An epoch has one history. Somebody sends units of the master's epoch that are not the master's: before the true ones,
+// or in the place of those that were acknowledged.
+TEST_F(HostileMessages, AnotherAppendOfTheSameEpochPasses) {
+  for (const bool in_place : {false, true}) {
+    const size_t master = trio_.master(), other = (master + 1) % 3;
+    const auto& units = trio_[other].log.units();
+    SimLog forged;
+    forged.on_append = [](const SimUnit&) {};
+    const size_t keep = units.size() - (in_place ? 1 : 0);
+    for (size_t i = 0; i < keep; ++i) forged.Append(units[i]->View());
+    const HistoryPoint after = forged.end();
+    Append append{trio_.entry.epoch, after, "", 0};
+    for (int i = 0; i < 3; ++i) {
+      const UnitPtr unit = forged.AppendOwn(trio_.entry.epoch, 1, "forged");
+      const size_t before = append.units.size();
+      append.units.resize(before + UnitBytes(unit->records.size()));
+      EncodeUnit(Uuid{7, 7}, unit->View(), 0, append.units.data() + before);
+    }
+    const Lsn committed = trio_.core(other).commit_lsn();
+    Send(master, other, append);
+    EXPECT_EQ(trio_.Wrong(), "");
+    trio_.Run(kSecond);
+    EXPECT_EQ(trio_.Wrong(), "");
+    EXPECT_GT(trio_.core(other).commit_lsn(), committed);
+    EXPECT_FALSE(trio_.core(other).quarantined());
+    for (const UnitPtr& unit : trio_[other].log.units()) EXPECT_NE(unit->records, "forged");
+    ExpectWell();
+  }
+}
+
 // A process that lives answers heartbeats, and leads later epochs.
 TEST_F(HostileMessages, AWrongDeathNoticePasses) {
   for (size_t i = 0; i < 3; ++i) {

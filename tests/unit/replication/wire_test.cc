@@ -55,7 +55,8 @@ std::string U64s(std::initializer_list<uint64_t> values) {
 TEST(PeerWire, GoldenMessages) {
   EXPECT_EQ(Hex(Encoded(Heartbeat{1, 2, -3, 4, 5, 6})),
             Golden("60000000", "01", "01000000000000000200000000000000fdffffffffffffff" + U64s({4, 5, 6})));
-  EXPECT_EQ(Hex(Encoded(HeartbeatAck{1, 2, 3, 4, 5})), Golden("58000000", "02", U64s({1, 2, 3, 4, 5})));
+  EXPECT_EQ(Hex(Encoded(HeartbeatAck{1, 2, 3, 4, 5})), Golden("60000000", "02", U64s({1, 2, 3, 4, 5, 0})));
+  EXPECT_EQ(Hex(Encoded(HeartbeatAck{1, 2, 3, 4, 5, true})), Golden("60000000", "02", U64s({1, 2, 3, 4, 5, 1})));
   EXPECT_EQ(Hex(Encoded(AlignRequest{1, 2})), Golden("40000000", "03", U64s({1, 2})));
   AlignReply reply;
   reply.epoch = 1;
@@ -99,7 +100,7 @@ TEST(PeerWire, GoldenMessages) {
   promise.end = {5, 6, 7};
   EXPECT_EQ(Hex(Encoded(promise)), Golden("68000000", "09", U64s({1, 2, 3, 5, 6, 7}) + "0100000000000000"));
   promise.promised = false;
-  promise.slow_disk = true;
+  promise.stands_back = true;
   EXPECT_EQ(Hex(Encoded(promise)), Golden("68000000", "09", U64s({1, 2, 3, 5, 6, 7}) + "0200000000000000"));
   EXPECT_EQ(Hex(Encoded(CampaignNow{1})), Golden("38000000", "0a", U64s({1})));
   EXPECT_EQ(Hex(Encoded(Resign{1, 2, 3})), Golden("48000000", "0b", U64s({1, 2, 3})));
