@@ -7,6 +7,7 @@
 #include "src/base/address.h"
 #include "src/io/call_on.h"
 #include "src/replication/hosted_replica.h"
+#include "src/replication/replica_host.h"
 
 namespace pando {
 
@@ -71,7 +72,6 @@ std::vector<ReplicaInstaller::Report> ReplicaInstaller::reports() const {
 Task<void> ReplicaInstaller::Run() {
   while (!stopping_) {
     co_await DropRemoved();
-    co_await RetirePredecessors();
     co_await Look();
     LookAtTopology();
     waiting_.Set(static_cast<int64_t>(wanted_.size()));
@@ -110,46 +110,6 @@ void ReplicaInstaller::LookAtTopology() {
       if (learner.node == cluster_.node()) wanted_[id].state.replica = learner.replica;
     }
   }
-}
-
-// Nobody has them any more: a node has one replica of a partition. One that is being installed asks for itself
-// (AdvanceWith).
-Task<void> ReplicaInstaller::RetirePredecessors() {
-  if (reactor_.NowNs() < next_retire_ns_) co_return;
-  next_retire_ns_ = reactor_.NowNs() + kRetireNs;
-  for (ReactorPart* part : parts_) {
-    auto ask = [part](Reactor&) -> Task<std::vector<replication::ReplicaHost::Predecessor>> {
-      co_return part->replica_host()->Predecessors();
-    };
-    for (const auto& old : co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(ask))) {
-      if (stopping_) co_return;
-      if (wanted_.contains(old.partition)) continue;
-      const Status retired = co_await Retire(old);
-      LOG_IF_EVERY_N(WARNING, !retired.ok() && !stopping_, 100)
-          << "partition " << old.partition << ": the replica " << old.predecessor.ToString()
-          << ", which this node had before, could not be taken out of the partition yet: " << retired.ToString();
-    }
-  }
-}
-
-Task<Status> ReplicaInstaller::Retire(replication::ReplicaHost::Predecessor old) {
-  if (old.leads) {
-    ReactorPart* part = parts_[old.partition % parts_.size()];
-    auto ask = [part, old, node = cluster_.node()](Reactor&) -> Task<Status> {
-      co_return part->replica_host()->Replace(old.partition, old.replica, node, old.predecessor).status();
-    };
-    co_return co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(ask));
-  }
-  CO_ASSIGN_OR_RETURN(const std::string address, MasterOf(old.partition));
-  CO_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(address));
-  CopiedPages pages(reactor_, old.partition, old.replica, bytes_per_s_, &bytes_total_);
-  copied_partition_ = old.partition;
-  copying_ = &pages;
-  Status status = co_await pages.Connect(at.host, at.port);
-  if (status.ok()) status = (co_await pages.Replace(cluster_.node(), old.predecessor)).status();
-  copying_ = nullptr;
-  co_await pages.Close();
-  co_return status;
 }
 
 Task<void> ReplicaInstaller::DropRemoved() {

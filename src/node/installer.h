@@ -9,7 +9,6 @@
 //             that was taken out of the partition because it had lost its past
 //   copy      open a copy at the master, drop what is here, install the pages, open the partition
 //   follow    tell the replica the newest record; its master ships the log from the copy's end
-//   retire    a replica that had to stay in sync until the new one was: ask the master to take it out
 //   drop      what the node holds of a replica that its partition does not have any more
 //
 // If the log after the copy has outgrown what its master keeps for it, the master offers another copy, and a whole
@@ -40,7 +39,6 @@
 #include "src/node/node_partitions.h"
 #include "src/node/reactor_part.h"
 #include "src/replication/replica_file.h"
-#include "src/replication/replica_host.h"
 
 namespace pando {
 
@@ -76,15 +74,13 @@ class ReplicaInstaller {
     Nanos listed_ns = 0;              // since when the topology lists it; 0: not yet
   };
   static constexpr Nanos kLookNs = 200 * kMillisecond, kMaxWaitNs = 10 * kSecond;
-  static constexpr Nanos kReadNs = 2 * kSecond, kRetireNs = kSecond;
+  static constexpr Nanos kReadNs = 2 * kSecond;
   // One that is replaced leaves the ISR in this time, unless it must stay until the new one is in it.
   static constexpr Nanos kLeaveNs = 2 * kSecond;
 
   Task<void> Run();
   Task<void> Look();
   void LookAtTopology();
-  Task<void> RetirePredecessors();
-  Task<Status> Retire(replication::ReplicaHost::Predecessor old);
   Task<void> DropRemoved();
   Task<Status> DropIfRemoved(uint32_t partition);
   // Of those that are due, the one that has waited longest.
@@ -114,7 +110,6 @@ class ReplicaInstaller {
   std::map<uint32_t, Wanted> wanted_;
   CopiedPages* copying_ = nullptr;
   uint32_t copied_partition_ = 0;
-  Nanos next_retire_ns_ = 0;
   bool stopping_ = false, stopped_ = true;
   Gauge waiting_, done_bytes_, of_bytes_;
   Counter installed_total_, failed_total_, bytes_total_, dropped_total_;

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "src/replication/hosted_replica.h"
-#include "src/replication/partition_record.h"
 
 namespace pando::replication {
 namespace {
@@ -171,21 +170,6 @@ std::vector<uint32_t> ReplicaHost::RemovedReplicas() const {
     if (record.revision != 0 && WasRemoved(record.record, context_.node, replica->state())) removed.push_back(id);
   }
   return removed;
-}
-
-std::vector<ReplicaHost::Predecessor> ReplicaHost::Predecessors() const {
-  std::vector<Predecessor> predecessors;
-  for (const auto& [id, replica] : replicas_) {
-    const PartitionRecord& record = replica->record().record;
-    if (!replica->state().installed || !NodeOf(record, replica->replica())) continue;
-    for (const auto* out_of_sync : {&record.evicted, &record.learners}) {
-      for (const ReplicaRecord& r : *out_of_sync) {
-        if (r.node != context_.node || r.replica == replica->replica()) continue;
-        predecessors.push_back({id, replica->replica(), r.replica, replica->Leads()});
-      }
-    }
-  }
-  return predecessors;
 }
 
 Result<KeptLog> ReplicaHost::KeepLogFor(uint32_t partition, const ReplicaId& learner, Nanos until_ns, bool anew) {

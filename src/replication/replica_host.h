@@ -194,14 +194,6 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   std::vector<Wanting> WantingPages() const;
   // Those that their partitions do not have any more, as far as is known (WasRemoved).
   std::vector<uint32_t> RemovedReplicas() const;
-  // Replicas that this node had before: the one that is here has their place, but the partition still lists them,
-  // because they had to stay in sync until it was. They are not in sync any more.
-  struct Predecessor {
-    uint32_t partition = 0;
-    ReplicaId replica, predecessor;
-    bool leads = false;  // the replica here is the master
-  };
-  std::vector<Predecessor> Predecessors() const;
   // As master: keeps the log for `learner` until then: the log from now on (`anew`), or what is kept for it already.
   // Returns how much that is. kNotMaster: this one is not. kInvalidArgument: there is no such replica. kSnapshotGone:
   // not anew, and nothing is kept for it.
