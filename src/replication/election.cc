@@ -114,6 +114,11 @@ void Election::StandBack(Nanos now_ns) {
   next_try_ns_ = now_ns + context_.timing().campaign_ns + context_.RandomBelow(context_.timing().max_backoff_ns);
 }
 
+void Election::AwaitNews(Nanos now_ns) {
+  waited_ = true;
+  next_try_ns_ = std::max(next_try_ns_, now_ns + context_.timing().cas_retry_ns + Wait(60 * kMillisecond));
+}
+
 void Election::OnOtherMaster(Nanos now_ns) {
   gone_ = ReplicaId();
   next_try_ns_ = std::max(
@@ -123,6 +128,9 @@ void Election::OnOtherMaster(Nanos now_ns) {
 void Election::OnNamed(Nanos now_ns) {
   OnHigherEpoch();
   named_ = context_.entry.epoch;
+  // A campaign of its own would begin a higher epoch before the promise of this one is stored.
+  waited_ = true;
+  next_try_ns_ = now_ns + context_.timing().campaign_ns;
   context_.Promise(named_, context_.rules().promises_are_durable && context_.rules().followed_epoch_is_stored);
   OnPromiseStored(now_ns);
 }

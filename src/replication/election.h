@@ -36,6 +36,8 @@ class Election {
   void OnMasterGone(const ReplicaId& master, Nanos now_ns);
   // The own mastership ended because of the disk: others have the first turn.
   void StandBack(Nanos now_ns);
+  // The master has resigned, and the topology may already say to whom it has handed over: that one has the first turn.
+  void AwaitNews(Nanos now_ns);
   // A newer entry is known. Returns whether it is this campaign's.
   bool OnEntry(Nanos now_ns);
   // The topology names this replica as master of an epoch that it did not campaign for: the old master

@@ -684,24 +684,6 @@ void HostedReplica::OnDeath(NodeId node, uint64_t incarnation) {
   }
 }
 
-// A replica that cannot apply what is committed, mostly because its disk is full, must not be waited for. Before it
-// comes to that, the master is told how little room there is.
-void HostedReplica::NoteApplying() {
-  const Nanos now_ns = host_.reactor.NowNs();
-  const Lsn applied = partition_->applied_lsn();
-  if (applied != applied_ || applied >= partition_->committed_lsn()) applied_since_ns_ = now_ns;
-  applied_ = applied;
-  const bool stalled = leaving_ || too_large_ || now_ns - applied_since_ns_ > kApplyStallNs;
-  const uint64_t room = partition_->Room();
-  if (room == room_ && stalled == apply_stalled_) return;
-  LOG_IF(WARNING, stalled != apply_stalled_ && !leaving_)
-      << "partition " << id_ << ": the replica here " << (stalled ? "cannot apply" : "applies again")
-      << " what is committed";
-  room_ = room;
-  apply_stalled_ = stalled;
-  Feed([room, stalled](ReplicaCore& core, Nanos fed_ns) { core.OnRoom(room, stalled, fed_ns); });
-}
-
 void HostedReplica::Tick() {
   DropOldReaders();
   if (core_ == nullptr) return;

@@ -101,7 +101,11 @@ void ReplicaCore::On(const ReplicaId& from, const Resign& resign, Nanos now_ns) 
   if (news) context_.out.Add(ReadTopology{});
   if (!follower_.grant().OnResign(from, resign.incarnation, resign.epoch, now_ns)) return;
   // It may have handed over: the topology says to whom.
-  if (!news && context_.entry.master == from) election_.OnMasterGone(from, now_ns);
+  if (news) {
+    election_.AwaitNews(now_ns);
+  } else if (context_.entry.master == from) {
+    election_.OnMasterGone(from, now_ns);
+  }
 }
 
 // The master repeats it with every heartbeat, so it need not count before the topology names that master here.

@@ -212,6 +212,29 @@ TEST(ReplicationRules, HandoverLosesNothing) {
   EXPECT_LT(most, 12 * kMillisecond);
 }
 
+// The target needs time to store its promise, and the third replica to hear of the handover. Neither begins an election
+// meanwhile, which would only fence the new master.
+TEST(ReplicationRules, ASlowHandoverIsNotOverruled) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.WriteEvery(2 * kMillisecond);
+  for (size_t i = 0; i < 3; ++i) trio[i].store_ns = 120 * kMillisecond;
+  size_t from = 0;
+  for (int round = 0; round < 20; ++round) {
+    trio.Run(500 * kMillisecond + round * 777 * kMicrosecond);
+    const size_t to = (from + 1) % 3;
+    trio[to].news_ns = kMillisecond;
+    trio[(from + 2) % 3].news_ns = 150 * kMillisecond;
+    const Epoch epoch = trio.entry.epoch;
+    ASSERT_TRUE(
+        trio.Do(from, [&](ReplicaCore& core) { return core.Handover(trio[to].id, trio.now(), trio.now() + kSecond); }));
+    ASSERT_TRUE(trio.RunUntil([&] { return trio.master() == to; }, kSecond)) << "round " << round;
+    EXPECT_EQ(trio.entry.epoch, epoch + 1) << "round " << round;
+    EXPECT_EQ(trio.Wrong(), "");
+    from = to;
+  }
+}
+
 // A follower whose process is about to end is not waited for.
 TEST(ReplicationRules, WhoLeavesIsNotWaitedFor) {
   Trio trio;

@@ -27,8 +27,10 @@ class Trio {
     uint64_t incarnation = 0;
     Epoch promise = 0;
     uint64_t lineage = 1;
-    bool hangs = false;                  // the disk
-    Nanos sync_ns = 500 * kMicrosecond;  // how long it takes
+    bool hangs = false;                   // the disk
+    Nanos sync_ns = 500 * kMicrosecond;   // how long it takes
+    Nanos store_ns = 500 * kMicrosecond;  // the same, of a promise
+    Nanos news_ns = kMillisecond;         // until a change of the topology is known
     bool syncing = false;
     Lsn committed = 0;  // by the core; applied once the call into it has returned, before its effects are carried out
     bool cut = false;   // from the others
@@ -145,7 +147,7 @@ class Trio {
     entry = desired;
     for (size_t i = 0; i < size(); ++i) {
       if (nodes_[i]->hears_topology && !nodes_[i]->cut_from_topology) {
-        At(kMillisecond, i, [this, i, known = entry] { core(i).OnTopology(known, now_); });
+        At(nodes_[i]->news_ns, i, [this, i, known = entry] { core(i).OnTopology(known, now_); });
       }
     }
   }
@@ -274,12 +276,12 @@ class Trio {
     if (auto* send = std::get_if<SendMessage>(&effect)) return Deliver(send->message);
     if (auto* ship = std::get_if<ShipUnits>(&effect)) return Ship(i, *ship);
     if (auto* store = std::get_if<StorePromise>(&effect)) {
-      return At(500 * kMicrosecond, i, [this, i, what = *store] { Store(i, what); });
+      return At(nodes_[i]->store_ns, i, [this, i, what = *store] { Store(i, what); });
     }
     if (auto* cas = std::get_if<CasTopology>(&effect)) return Cas(i, cas->desired);
     if (std::holds_alternative<ReadTopology>(effect)) {
       if (!Hears(i)) return;
-      return At(kMillisecond, i, [this, i] { core(i).OnTopology(entry, now_); });
+      return At(nodes_[i]->news_ns, i, [this, i] { core(i).OnTopology(entry, now_); });
     }
     nodes_[i]->told.push_back(std::move(effect));
   }
