@@ -171,9 +171,13 @@ void Election::Begin(Nanos now_ns) {
   Proceed(now_ns);
 }
 
-void Election::AskAgain(const ReplicaId& other) {
-  if (!campaigning() || sent_cas_ || !context_.entry.assigned.Contains(other)) return;
-  context_.Send(other, PromiseRequest{epoch_, revision_});
+void Election::OnConnected(const ReplicaId& other, Nanos now_ns) {
+  if (campaigning()) {
+    if (!sent_cas_ && context_.entry.assigned.Contains(other)) context_.Send(other, PromiseRequest{epoch_, revision_});
+  } else if (promised_to_ == other && promised_to_epoch_ == context_.promised) {
+    reply_due_ = true;
+    OnPromiseStored(now_ns);
+  }
 }
 
 void Election::GiveUp(Nanos now_ns) {

@@ -55,8 +55,8 @@ class Election {
   // Somebody leads or promised a higher epoch than this campaign's.
   void OnHigherEpoch();
   void OnCasDone(const OpId& op, CasOutcome outcome, Nanos now_ns);
-  // That one may not have been reached before, or its answer may have been lost.
-  void AskAgain(const ReplicaId& other);
+  // What was said to that one before, or by it, may have been lost.
+  void OnConnected(const ReplicaId& other, Nanos now_ns);
   bool campaigning() const { return epoch_ != 0; }
 
  private:

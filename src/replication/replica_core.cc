@@ -227,7 +227,7 @@ void ReplicaCore::OnShipFailed(const ReplicaId& to, Epoch epoch, Nanos now_ns) {
 
 void ReplicaCore::OnConnected(const ReplicaId& other, Nanos now_ns) {
   turn_ns_ = now_ns;
-  if (!out_of_service()) election_.AskAgain(other);
+  if (!out_of_service()) election_.OnConnected(other, now_ns);
 }
 
 void ReplicaCore::OnTopology(const PartitionEntry& entry, Nanos now_ns) {

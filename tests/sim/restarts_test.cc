@@ -66,5 +66,27 @@ TEST(Restarts, TheLastOnesEndAtOnce) {
   });
 }
 
+// The others have granted to the process that was killed, and therefore may promise to the one that follows it. Nobody
+// waits longer for a link than it takes to come up.
+TEST(Restarts, AKilledMasterServesSoonAfterItsStart) {
+  InCluster([](SmallCluster* c) {
+    for (int round = 0; round < 5; ++round) {
+      EXPECT_EQ(c->Put("before", "1"), Code::kOk);
+      const size_t i = c->master();
+      c->Crash(i);
+      c->Run(200 * kMillisecond + round * 13 * kMillisecond);
+      const Nanos began_ns = c->kernel().now_ns();
+      EXPECT_TRUE((c->Start(i)).ok());
+      EXPECT_TRUE(c->RunUntil([&] { return c->Put("after", "1") == Code::kOk; }, 5 * kSecond));
+      const Nanos took_ns = c->kernel().now_ns() - began_ns;
+      std::cout << "served again " << took_ns / kMillisecond << " ms after the start\n";
+      EXPECT_LT(took_ns, 120 * kMillisecond);
+      EXPECT_EQ(c->master(), i);
+      EXPECT_TRUE(c->RunUntil([&] { return c->record().isr.size() == 3; }, 20 * kSecond));
+      c->Run(kSecond);
+    }
+  });
+}
+
 }  // namespace
 }  // namespace pando
