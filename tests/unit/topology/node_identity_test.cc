@@ -205,7 +205,7 @@ TEST_F(NodeIdentityTest, WaitsForAWholeCluster) {
   Close();
   server_ = {};
   Open();
-  EXPECT_THAT(Refused(Code::kNotFound), HasSubstr("create the cluster with: kvadmin cluster init"));
+  EXPECT_THAT(Refused(Code::kNotFound), HasSubstr("make it anew with: kvadmin topology recover"));
 }
 
 // Each number that has gone back is noticed alone.
