@@ -45,8 +45,8 @@ class LagWatch {
   bool IsFarFor(Nanos time_ns, Nanos now_ns) const { return is_far() && now_ns - far_since_ns_ >= time_ns; }
 
  private:
-  static constexpr int kTimes = 4;
-  static constexpr Nanos kAtLeastNs = 2 * kMillisecond;
+  static constexpr int kTimes = 3;
+  static constexpr Nanos kAtLeastNs = kMillisecond;
   static constexpr Nanos kFreshNs = 200 * kMillisecond;
   void NoteLag(Nanos lag_ns, Nanos now_ns) {
     Mix(&lag_ns_, lag_ns);

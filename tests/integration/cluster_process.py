@@ -42,8 +42,25 @@ class ClusterNode(NodeProcess):
                     os.kill(victim, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-        if self.process:
             self.process.wait()
+            self.wait_gone(pid)
+        elif self.process:
+            self.process.wait()
+
+    @staticmethod
+    def wait_gone(pid):
+        """Until the process holds no port any more. It is no child of this one, so there is nothing to wait for."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+                threads = os.listdir(f"/proc/{pid}/task")
+            except OSError:
+                return
+            if state in "ZX" and len(threads) <= 1:
+                return
+            time.sleep(0.002)
+        raise AssertionError(f"the process {pid} does not end")
 
     @property
     def address(self):
