@@ -162,6 +162,7 @@ class ForcedFailover(unittest.TestCase):
         self.write(b"1")
         self.kv("failover", "0", "--to", "1")
         self.kv("failover", "1", "--to", "3")
+        self.write(b"1")  # so node 3 leads, and is not only named
         self.lose(1, 2)
         for number in (1, 2):
             self.cluster.nodes[number].launch()
