@@ -179,8 +179,7 @@ Task<Result<bool>> HostedReplica::ForceOnce(const ForceOrder* order, Nanos deadl
 
 Result<bool> HostedReplica::SetMinIsr(uint32_t min_isr) {
   if (core_ == nullptr || !core_->leader().active()) return NotServing();
-  ChangeResult result = ChangeResult::kNotMaster;
-  Ask([&](ReplicaCore& core, Nanos now_ns) { result = core.SetMinIsr(min_isr, now_ns); });
+  const ChangeResult result = Change([&](ReplicaCore& core, Nanos now_ns) { return core.SetMinIsr(min_isr, now_ns); });
   if (result == ChangeResult::kNotMaster) return NotServing();
   if (result == ChangeResult::kNotAllowed) {
     return Error(

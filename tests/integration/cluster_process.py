@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 
+from kvadmin_process import OK, run
 from node_process import (BIN_DIR, CONTEXT, Connection, NodeProcess, TTransport, constants, run_kvadmin, ttypes)
 
 HEAL_TIMEOUT_S = 60
@@ -116,6 +117,13 @@ class Cluster:
                 return partitions
             assert time.monotonic() < deadline, f"the in-sync sets do not heal: {sizes}"
             time.sleep(0.1)
+
+    def wait_well(self, timeout_s=HEAL_TIMEOUT_S):
+        """Waits until kvadmin cluster status says that all is well."""
+        deadline = time.monotonic() + timeout_s
+        while (done := run("--json", "cluster", "status", "--topology", self.topology)).code != OK:
+            assert time.monotonic() < deadline, f"the cluster does not become well: {done.out}{done.err}"
+            time.sleep(0.2)
 
     def client(self, **options):
         return ClusterClient(self, **options)

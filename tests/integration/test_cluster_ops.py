@@ -45,13 +45,7 @@ class ClusterOps(unittest.TestCase):
                 {line["partition"]["id"]: line["partition"] for line in lines if "partition" in line})
 
     def wait_ok(self):
-        deadline = time.monotonic() + HEAL_TIMEOUT_S
-        while True:
-            done = run("--json", "cluster", "status", "--topology", self.cluster.topology)
-            if done.code == OK:
-                return
-            self.assertLess(time.monotonic(), deadline, f"the cluster does not become well: {done.out}{done.err}")
-            time.sleep(0.2)
+        self.cluster.wait_well()
 
     def masters(self):
         self.wait_ok()

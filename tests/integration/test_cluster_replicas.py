@@ -37,13 +37,7 @@ class ReplicaTest(unittest.TestCase):
         return done
 
     def wait_ok(self):
-        deadline = time.monotonic() + HEAL_TIMEOUT_S
-        while True:
-            done = run("--json", "cluster", "status", "--topology", self.cluster.topology)
-            if done.code == OK:
-                return
-            self.assertLess(time.monotonic(), deadline, f"the cluster does not become well: {done.out}{done.err}")
-            time.sleep(0.2)
+        self.cluster.wait_well()
 
     def record(self, partition):
         return self.cluster.partitions()[partition]

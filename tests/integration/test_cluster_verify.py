@@ -14,7 +14,6 @@ from test_cluster import Writer
 
 PARTITIONS = 4
 RECORDS = 3000
-HEAL_TIMEOUT_S = 60
 WRITES_MEANWHILE = 300
 LOAD_TIMEOUT_S = 120
 
@@ -40,10 +39,7 @@ class VerifyTest(unittest.TestCase):
         return done
 
     def wait_ok(self):
-        deadline = time.monotonic() + HEAL_TIMEOUT_S
-        while run("--json", "cluster", "status", "--topology", self.cluster.topology).code != OK:
-            self.assertLess(time.monotonic(), deadline, "the cluster does not become well")
-            time.sleep(0.2)
+        self.cluster.wait_well()
 
     def test_equal_replicas(self):
         self.wait_ok()
