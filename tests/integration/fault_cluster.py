@@ -50,8 +50,11 @@ class Etcd:
                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
 
     def start(self, names=ETCDS):
-        """Returns when they serve, for which most of the three must run."""
         self.launch(names)
+        self.wait_serving(names)
+
+    def wait_serving(self, names=ETCDS):
+        """Returns when they serve, for which most of the three must run."""
         deadline = time.monotonic() + 30
         while not all(self.serves(f"http://{self.network.hosts[name].address}:2379/health") for name in names):
             assert time.monotonic() < deadline, f"etcd does not serve; see {self.directory}/e*.log"

@@ -197,6 +197,8 @@ class RandomFaults:
             end()
         self.ends.clear()
         self.network.heal()
+        if self.cluster.etcd:
+            self.cluster.etcd.wait_serving()
         for number in sorted(self.starting):
             self.cluster.nodes[number].wait_ready()
         self.look_who_is_ready()
