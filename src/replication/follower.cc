@@ -101,7 +101,8 @@ std::string Follower::OnAppend(const ReplicaId& from, const Append& append) {
   master_commit_ = std::max(master_commit_, append.commit_lsn);
   std::string wrong = Take(append);
   if (!wrong.empty()) return wrong;
-  Acknowledge(true);
+  // What is on its way to the disk is acknowledged once it is there. If nothing is, the master may have asked.
+  Acknowledge(context_.log.durable().lsn >= matched_.lsn);
   return "";
 }
 

@@ -121,7 +121,7 @@ constexpr Mutant kMutants[] = {
     {"replay past the watermark", &Rules::apply_to_watermark_only, "I5 I6"},
     {"ignore the lineage", &Rules::lineage_is_checked, "RC9"},
     {"keep the others' UUIDs in a forced failover", &Rules::force_names_new_replicas, "RC9"},
-    {"supersede ignores the epoch", &Rules::unit_is_its_epoch, "I3 I4 I5"},
+    {"supersede ignores the epoch", &Rules::unit_is_its_epoch, "I3 I4 I5 I8"},
     {"look up applied-once at the append", &SimRules::once_is_judged_at_apply, "I11"},
     {"checkpoint at the durable LSN", &SimRules::checkpoint_is_applied, "I6"},
     {"keep UUIDs whatever the start counter says", &Rules::identity_is_judged, "I9 I3 I1"},

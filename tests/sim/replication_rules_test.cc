@@ -69,6 +69,20 @@ TEST(ReplicationRules, IdleMasterStays) {
   EXPECT_EQ(trio.entry.epoch, 2u);
 }
 
+// Each acknowledgement wakes the master, so there is none that says nothing new.
+TEST(ReplicationRules, AWriteIsAcknowledgedOnce) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  trio.Run(300 * kMillisecond);
+  const size_t before = trio[1].acks_sent;
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(trio.Write(0));
+    trio.Run(5 * kMillisecond);
+  }
+  EXPECT_EQ(trio[1].acks_sent - before, 100u);
+  EXPECT_EQ(trio.core(0).commit_lsn(), trio[0].log.end().lsn);
+}
+
 TEST(ReplicationRules, DeathNoticeFailsOverFast) {
   Nanos most = 0, sum = 0;
   constexpr uint64_t kSeeds = 100;

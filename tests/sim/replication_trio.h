@@ -37,6 +37,7 @@ class Trio {
     bool hears_topology = true;
     bool cut_from_topology = false;  // it cannot write either
     bool installed = true;
+    size_t acks_sent = 0;
     std::vector<Effect> told;  // what is neither a message nor a request
   };
 
@@ -224,6 +225,7 @@ class Trio {
   }
   void Deliver(const Message& message) {
     const size_t to = IndexOf(message.to), from = IndexOf(message.from);
+    if (from < size() && std::holds_alternative<AppendAck>(message.body)) ++nodes_[from]->acks_sent;
     if (to == size() || nodes_[to]->cut || nodes_[from]->cut) return;
     At(200 * kMicrosecond, to, [this, to, message] { core(to).Step(message, now_); });
   }
