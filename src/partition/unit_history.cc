@@ -3,18 +3,18 @@
 #include <algorithm>
 
 #include "src/base/check.h"
+#include "src/base/near_end.h"
 
 namespace pando {
 namespace {
 
-bool LsnBelow(const HistoryPoint& point, Lsn lsn) { return point.lsn < lsn; }
 bool EpochAbove(Epoch epoch, const HistoryPoint& point) { return epoch < point.epoch; }
 
 // Null: there is none.
 template <typename Points>
 const HistoryPoint* Find(const Points& points, Lsn lsn) {
-  const auto at = std::lower_bound(points.begin(), points.end(), lsn, LsnBelow);
-  return at == points.end() || at->lsn != lsn ? nullptr : &*at;
+  const auto at = FindNearEnd(points, lsn, [](const HistoryPoint& point) { return point.lsn; });
+  return at == points.end() ? nullptr : &*at;
 }
 
 template <typename Points>

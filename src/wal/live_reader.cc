@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "src/base/codec.h"
+#include "src/base/near_end.h"
 #include "src/wal/log_impl.h"
 
 namespace pando {
@@ -81,10 +82,8 @@ bool LiveReader::Superseded(LogPosition place, Lsn lsn) const {
 // The index of the next unit among those in memory.
 size_t LiveReader::FindInMemory() const {
   const auto& recent = stream_->recent;
-  const Lsn next = position_.lsn + 1;
-  const auto at = std::lower_bound(recent.begin(), recent.end(), next,
-                                   [](const LogStream::Recent& unit, Lsn lsn) { return unit.first_lsn < lsn; });
-  return at == recent.end() || at->first_lsn != next ? kNowhere : static_cast<size_t>(at - recent.begin());
+  const auto at = FindNearEnd(recent, position_.lsn + 1, [](const LogStream::Recent& unit) { return unit.first_lsn; });
+  return at == recent.end() ? kNowhere : static_cast<size_t>(at - recent.begin());
 }
 
 // What is neither in memory nor durable comes when it is durable.
