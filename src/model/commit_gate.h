@@ -73,6 +73,8 @@ class GatedPartition {
   // Waits for room in the log for units whose records have so many bytes in all. The caller keeps it
   // until they are appended. Errors are those of Log::WaitForSpace, and why the partition refuses.
   virtual Task<Result<LogSpace>> WaitForRoom(size_t unit_bytes, Nanos deadline_ns) = 0;
+  // Whether there is room at this moment, so that they can be appended in this turn without a wait.
+  virtual bool HasRoom(size_t unit_bytes) const = 0;
   // Appends a unit of another replica. It continues end() (CHECKed), and is applied once it is
   // committed. The records are copied. Never suspends. After an error nothing has changed.
   // kCorruption: no write produces such records, or its versions do not rise. kOverloaded: too many

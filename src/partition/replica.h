@@ -178,6 +178,7 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   std::optional<HistoryPoint> PointAt(Lsn lsn) const override;
   HistoryPoint EpochEnd(Epoch epoch) const override { return state_.history.EpochEnd(epoch); }
   Task<Result<LogSpace>> WaitForRoom(size_t unit_bytes, Nanos deadline_ns) override;
+  bool HasRoom(size_t unit_bytes) const override { return state_.Refusal().ok() && state_.log->HasSpace(unit_bytes); }
   Status AppendUnit(const WriteUnit& unit) override { return pipeline_.AppendUnit(unit); }
   void Supersede(const HistoryPoint& after) override { pipeline_.Supersede(after); }
   uint64_t Room() const override { return pipeline_.Room(); }

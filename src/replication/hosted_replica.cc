@@ -638,6 +638,9 @@ void HostedReplica::OnMessage(NodeId from, const Message& message) {
   if (append == nullptr || append->units.empty()) {
     return Feed([&](ReplicaCore& core, Nanos now_ns) { core.Step(message, now_ns); });
   }
+  if (!taking_ && !closing_ && partition_ != nullptr && partition_->HasRoom(append->units.size())) {
+    return Feed([&](ReplicaCore& core, Nanos now_ns) { core.Step(message, now_ns); });
+  }
   const auto bytes = static_cast<int64_t>(append->units.size());
   if (inbox_bytes_ + append->units.size() > kMaxInboxBytes || !host_.memory->TryReserve(bytes)) {
     host_.metrics.appends_dropped_total.Add();
