@@ -122,8 +122,10 @@ Task<void> ReplicaHost::HandOverAll(Nanos timeout_ns) {
     if (replica->Leads()) led.push_back(id);
   }
   const Nanos deadline_ns = context_.reactor.NowNs() + timeout_ns;
+  const size_t in_half_the_time = 2 * led.size() * kHandoverNs / std::max<Nanos>(timeout_ns, 1);
+  const size_t at_once = std::clamp(in_half_the_time, kMinHandovers, kMaxHandovers);
   TaskGroup tasks;
-  for (size_t i = 0; i < kHandoversAtOnce; ++i) tasks.Spawn(HandOverNext(&led, deadline_ns));
+  for (size_t i = 0; i < at_once; ++i) tasks.Spawn(HandOverNext(&led, deadline_ns));
   co_await tasks.Drain();
 }
 

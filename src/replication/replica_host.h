@@ -223,7 +223,10 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   static constexpr Nanos kTickNs = 5 * kMillisecond;
   static constexpr uint32_t kTickPhases = 4;
   static constexpr size_t kShipSlots = 32;
-  static constexpr size_t kHandoversAtOnce = 16;
+  // Writes of a partition wait while it is handed over. The fewer are at once, the shorter, since they share disks and
+  // the topology; but all must have their turn.
+  static constexpr size_t kMinHandovers = 2, kMaxHandovers = 16;
+  static constexpr Nanos kHandoverNs = 50 * kMillisecond;  // so long one takes on a slow disk
   static constexpr Nanos kForceLookNs = 10 * kMillisecond;
   static constexpr Nanos kLeaveNs = 500 * kMillisecond;  // the same takes so long if it ends without notice
   static constexpr Nanos kLeaveLookNs = 2 * kMillisecond;
