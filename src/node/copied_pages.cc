@@ -92,10 +92,7 @@ Task<Result<InstallSource>> CopiedPages::OpenNext() {
   CO_RETURN_IF_ERROR(co_await client_.Call("describeSnapshot", &describe, &described, kDescribeMs * kMillisecond));
   CO_RETURN_IF_ERROR(ErrorOf(described));
   CO_ASSIGN_OR_RETURN(InstallSource source, SourceOf(described.success, uuid_, ranges_));
-  if (copies_++ == 0) {
-    progress_.of_bytes = source.root.used_blocks * kBlockBytes;
-    began_ns_ = reactor_.NowNs();
-  }
+  if (copies_++ == 0) progress_.of_bytes = source.root.used_blocks * kBlockBytes;
   have_ = generation_;
   generation_ = source.root.generation;
   cursor_.clear();
@@ -148,18 +145,14 @@ void CopiedPages::End(Status why) {
 
 void CopiedPages::Cancel() { End(Error(Code::kAborted, "the copy was given up")); }
 
-// So that the pages that have come are not more than the rate allows.
-Task<void> CopiedPages::Pace() {
-  if (bytes_per_s_ == 0) co_return;
-  const double seconds = static_cast<double>(progress_.bytes) / static_cast<double>(bytes_per_s_);
-  const Nanos until_ns = began_ns_ + static_cast<Nanos>(seconds * static_cast<double>(kSecond));
-  while (ended_.ok() && !closing_ && reactor_.NowNs() < until_ns) {
-    co_await Sleep(reactor_, std::min(kPollNs, until_ns - reactor_.NowNs()));
+Task<void> CopiedPages::KeepPace() {
+  while (ended_.ok() && !closing_ && reactor_.NowNs() < pace_.due_ns()) {
+    co_await Sleep(reactor_, std::min(kPollNs, pace_.due_ns() - reactor_.NowNs()));
   }
 }
 
 Task<Result<PageBatch>> CopiedPages::Next() {
-  co_await Pace();
+  co_await KeepPace();
   CO_RETURN_IF_ERROR(ended_);
   api::Admin_readPages_args args;
   api::Admin_readPages_result reply;
@@ -179,6 +172,7 @@ Task<Result<PageBatch>> CopiedPages::Next() {
   cursor_ = reply.success.cursor;
   batch.exhausted = cursor_.empty();
   progress_.bytes += batch.bytes;
+  pace_.Took(batch.bytes, reactor_.NowNs());
   came_.Add(batch.bytes);
   co_return batch;
 }

@@ -20,6 +20,7 @@
 #include <string>
 
 #include "src/backup/install.h"
+#include "src/io/pace.h"
 #include "src/io/reactor.h"
 #include "src/metrics/metrics.h"
 #include "src/node/node_partitions.h"
@@ -35,13 +36,13 @@ class CopiedPages final : public SnapshotPages {
   struct Progress {
     uint64_t bytes = 0, of_bytes = 0;  // of pages; `of_bytes` is about right
   };
-  // `bytes_per_s`: 0: as fast as possible. `came`: counts the bytes of pages.
-  CopiedPages(Reactor& reactor, uint32_t partition, Uuid replica, uint64_t bytes_per_s, Counter* came)
+  // `pace`: of this node's copies, which outlives this. `came`: counts the bytes of pages.
+  CopiedPages(Reactor& reactor, uint32_t partition, Uuid replica, Pace* pace, Counter* came)
       : reactor_(reactor),
         client_(reactor),
         partition_(partition),
         replica_(replica.ToString()),
-        bytes_per_s_(bytes_per_s),
+        pace_(*pace),
         came_(*came) {}
   ~CopiedPages();  // REQUIRES: Close has returned
 
@@ -74,13 +75,13 @@ class CopiedPages final : public SnapshotPages {
   Task<Status> Renew();
   Task<void> KeepRenewing();
   void End(Status why);
-  Task<void> Pace();
+  Task<void> KeepPace();
 
   Reactor& reactor_;
   RpcClient client_;
   const uint32_t partition_;
   const std::string replica_;
-  const uint64_t bytes_per_s_;
+  Pace& pace_;
   Counter& came_;
   Uuid uuid_;  // of the partition
   uint32_t ranges_ = 0;
@@ -90,7 +91,6 @@ class CopiedPages final : public SnapshotPages {
   int copies_ = 0;
   bool log_suffices_ = true;  // what is kept after the newest copy, when it was last renewed
   Progress progress_;
-  Nanos began_ns_ = 0;
   Status ended_;
   bool closing_ = false, connection_ended_ = false;
   TaskGroup tasks_;

@@ -22,7 +22,7 @@ ReplicaInstaller::ReplicaInstaller(Reactor& reactor, NodeCluster* cluster, NodeP
       parts_(*parts),
       memory_(memory),
       registry_(registry),
-      bytes_per_s_(bytes_per_s) {
+      pace_(bytes_per_s) {
   auto add = [this](std::string name, std::string help, const auto* metric) {
     registry_->Add(this, std::move(name), std::move(help), {}, metric);
   };
@@ -75,9 +75,10 @@ Task<void> ReplicaInstaller::Run() {
     co_await Look();
     LookAtTopology();
     waiting_.Set(static_cast<int64_t>(wanted_.size()));
-    if (const std::optional<uint32_t> due = NextDue(); due && !stopping_) co_await TryOne(*due);
+    bool installed = false;
+    if (const std::optional<uint32_t> due = NextDue(); due && !stopping_) installed = co_await TryOne(*due);
     waiting_.Set(static_cast<int64_t>(wanted_.size()));
-    if (!stopping_) co_await Sleep(reactor_, kLookNs);
+    if (!stopping_ && !installed) co_await Sleep(reactor_, kLookNs);
   }
 }
 
@@ -156,7 +157,7 @@ std::optional<uint32_t> ReplicaInstaller::NextDue() const {
   return first->first;
 }
 
-Task<void> ReplicaInstaller::TryOne(uint32_t partition) {
+Task<bool> ReplicaInstaller::TryOne(uint32_t partition) {
   const Result<bool> installed = co_await Advance(partition, wanted_.at(partition));
   done_bytes_.Set(0);
   of_bytes_.Set(0);
@@ -164,7 +165,8 @@ Task<void> ReplicaInstaller::TryOne(uint32_t partition) {
   if (installed.ok() && *installed) {
     installed_total_.Add();
     wanted_.erase(at);
-    co_return co_await cluster_.TellRecord(partition);
+    co_await cluster_.TellRecord(partition);
+    co_return true;
   }
   Wanted& wanted = at->second;
   const Listed listed = Find(partition, wanted.state.replica);
@@ -172,11 +174,11 @@ Task<void> ReplicaInstaller::TryOne(uint32_t partition) {
   if (!wanted.held && !listed.self && listed.old.IsNil()) {
     LOG(INFO) << "partition " << partition << ": the topology assigns no replica of it to this node any more";
     wanted_.erase(at);
-    co_return;
+    co_return false;
   }
   if (installed.ok()) {
     wanted.next_ns = reactor_.NowNs() + kLookNs;
-    co_return;
+    co_return false;
   }
   failed_total_.Add();
   wanted.wait_ns = std::clamp(2 * wanted.wait_ns, kLookNs, kMaxWaitNs);
@@ -184,6 +186,7 @@ Task<void> ReplicaInstaller::TryOne(uint32_t partition) {
   LOG_IF(WARNING, !stopping_) << "partition " << partition << ": its replica here, " << wanted.state.replica.ToString()
                               << ", needs a copy of the pages, and did not get it; it tries again: "
                               << installed.status().ToString();
+  co_return false;
 }
 
 // -- one replica
@@ -230,7 +233,7 @@ Task<Result<bool>> ReplicaInstaller::Advance(uint32_t partition, Wanted wanted) 
   }
   CO_ASSIGN_OR_RETURN(const std::string address, MasterOf(partition));
   CO_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(address));
-  CopiedPages pages(reactor_, partition, wanted.state.replica, bytes_per_s_, &bytes_total_);
+  CopiedPages pages(reactor_, partition, wanted.state.replica, &pace_, &bytes_total_);
   copied_partition_ = partition;
   copying_ = &pages;
   Result<bool> installed = false;

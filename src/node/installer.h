@@ -85,7 +85,8 @@ class ReplicaInstaller {
   Task<Status> DropIfRemoved(uint32_t partition);
   // Of those that are due, the one that has waited longest.
   std::optional<uint32_t> NextDue() const;
-  Task<void> TryOne(uint32_t partition);
+  // Whether it is installed now.
+  Task<bool> TryOne(uint32_t partition);
   // Each returns true once the replica is installed, and false if the next step must wait for the topology.
   Task<Result<bool>> Advance(uint32_t partition, Wanted wanted);
   Task<Result<bool>> AdvanceWith(CopiedPages* pages, uint32_t partition, Wanted wanted);
@@ -106,7 +107,7 @@ class ReplicaInstaller {
   const std::vector<ReactorPart*>& parts_;
   MemoryBudget* const memory_;
   Registry* const registry_;
-  const uint64_t bytes_per_s_;
+  Pace pace_;
   std::map<uint32_t, Wanted> wanted_;
   CopiedPages* copying_ = nullptr;
   uint32_t copied_partition_ = 0;
