@@ -218,6 +218,15 @@ void HostedReplica::CarryOut() {
   carrying_out_ = false;
 }
 
+// Of its followers most are at the end of the log already. A reader that is there too keeps in memory what follows, so
+// that nobody reads a segment to find the first unit of the epoch.
+void HostedReplica::BeginEpoch(Epoch epoch) {
+  if (Result<std::unique_ptr<LiveReader>> reader = partition_->OpenReader(partition_->end()); reader.ok()) {
+    holds_[replica()] = {*std::move(reader), host_.reactor.NowNs() + kSecond};
+  }
+  partition_->BeginEpoch(epoch, partition_->end().lsn);
+}
+
 HistoryPoint HostedReplica::durable() const {
   const bool leads = core_ != nullptr && core_->leader().active();
   return host_.rules.durable_is_synced || leads ? partition_->durable() : partition_->end();
@@ -718,38 +727,7 @@ Task<void> HostedReplica::Close() {
   }
 }
 
-// -- reads
-
-Result<Mastership> HostedReplica::BeginRead() const {
-  const std::optional<Mastership> serving = core_ == nullptr ? std::nullopt : core_->Serving();
-  if (!serving) return NotServing();
-  return *serving;
-}
-
-Status HostedReplica::MayShowSnapshot() const {
-  ASSIGN_OR_RETURN(const Mastership mastership, BeginRead());
-  return CheckRead(mastership);
-}
-
-Status HostedReplica::CheckRead(const Mastership& mastership) const {
-  if (!host_.rules.reads_ask_for_lease) return Status();
-  if (core_ != nullptr && core_->LeaseHolds(mastership, host_.reactor.FreshNowNs())) return Status();
-  if (core_ != nullptr && core_->Serving() == mastership) {
-    return Error(Code::kNotMaster,
-                 "partition {}: this node does not hold the lease of its mastership at the moment; "
-                 "try again",
-                 id_);
-  }
-  return NotServing();
-}
-
-bool HostedReplica::HoldsLease(Nanos fresh_now_ns) const {
-  if (!lease_end_ns_) {
-    lease_end_ns_ = core_ != nullptr && core_->Serving() ? core_->leader().LeaseEnd() : 0;
-  }
-  if (!host_.rules.reads_ask_for_lease) return *lease_end_ns_ != 0;
-  return fresh_now_ns < *lease_end_ns_;
-}
+// -- what it says of itself
 
 ReplicaReport HostedReplica::Report() const {
   ReplicaReport report;

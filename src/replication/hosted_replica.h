@@ -134,7 +134,7 @@ class HostedReplica final : private ReplicaLog {
   HistoryPoint EpochEnd(Epoch epoch) const override { return partition_->EpochEnd(epoch); }
   bool Append(const WriteUnit& unit) override;
   void Supersede(const HistoryPoint& after) override { partition_->Supersede(after); }
-  void BeginEpoch(Epoch epoch) override { partition_->BeginEpoch(epoch, partition_->end().lsn); }
+  void BeginEpoch(Epoch epoch) override;
   void Commit(Lsn up_to) override;
 
   // -- the gate
@@ -241,7 +241,8 @@ class HostedReplica final : private ReplicaLog {
   size_t inbox_bytes_ = 0;
   bool taking_ = false;
   std::map<ReplicaId, Shipper> shippers_;
-  // As master: log that is kept for those that fetch pages. A reader that is never read keeps what lies after it.
+  // As master: log that is kept for those that fetch pages, and the beginning of its epoch, in its own name. A reader
+  // that is never read keeps what lies after it.
   struct Hold {
     std::unique_ptr<LiveReader> reader;
     Nanos until_ns = 0;

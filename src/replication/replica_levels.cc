@@ -126,4 +126,35 @@ bool HostedReplica::IsLost(const SessionPoint& point) const {
          core_->SessionCovers(point.epoch, point.lsn) == SessionState::kLost;
 }
 
+Result<Mastership> HostedReplica::BeginRead() const {
+  const std::optional<Mastership> serving = core_ == nullptr ? std::nullopt : core_->Serving();
+  if (!serving) return NotServing();
+  return *serving;
+}
+
+Status HostedReplica::MayShowSnapshot() const {
+  ASSIGN_OR_RETURN(const Mastership mastership, BeginRead());
+  return CheckRead(mastership);
+}
+
+Status HostedReplica::CheckRead(const Mastership& mastership) const {
+  if (!host_.rules.reads_ask_for_lease) return Status();
+  if (core_ != nullptr && core_->LeaseHolds(mastership, host_.reactor.FreshNowNs())) return Status();
+  if (core_ != nullptr && core_->Serving() == mastership) {
+    return Error(Code::kNotMaster,
+                 "partition {}: this node does not hold the lease of its mastership at the moment; "
+                 "try again",
+                 id_);
+  }
+  return NotServing();
+}
+
+bool HostedReplica::HoldsLease(Nanos fresh_now_ns) const {
+  if (!lease_end_ns_) {
+    lease_end_ns_ = core_ != nullptr && core_->Serving() ? core_->leader().LeaseEnd() : 0;
+  }
+  if (!host_.rules.reads_ask_for_lease) return *lease_end_ns_ != 0;
+  return fresh_now_ns < *lease_end_ns_;
+}
+
 }  // namespace pando::replication
