@@ -10,6 +10,8 @@
 namespace pando::replication {
 namespace {
 
+// Of a frame with units of the log. There are only a few in all links.
+constexpr size_t kFirstDataBytes = 16 << 10;
 // After there was no memory for a message, whoever waits for room waits so long.
 constexpr Nanos kNoMemoryPauseNs = 20 * kMillisecond;
 // The same failure is logged again after this time.
@@ -28,7 +30,7 @@ PeerLink::PeerLink(PeerLinks* links, PeerAddress address)
       why_down_(Code::kUnavailable, "there was no attempt to connect yet"),
       reader_(&links->account_),
       control_(&links->account_, links->options_.max_control_bytes, MemoryLane::kControl),
-      data_(&links->account_, links->options_.max_queue_bytes, MemoryLane::kOrdinary),
+      data_(&links->account_, links->options_.max_queue_bytes, MemoryLane::kOrdinary, kFirstDataBytes),
       backoff_ns_(links->options_.min_backoff_ns) {
   links_->metrics_.links.Add(1);
 }

@@ -23,8 +23,9 @@ class SendLane {
   // A frame that waits is added to up to this size.
   static constexpr size_t kFrameBytes = 64u << 10;
 
-  SendLane(BudgetAccount* account, size_t limit_bytes, MemoryLane lane)
-      : account_(account), limit_bytes_(limit_bytes), lane_(lane) {}
+  // `first_bytes`: with so much memory a frame begins. More is copied less often as the frame grows.
+  SendLane(BudgetAccount* account, size_t limit_bytes, MemoryLane lane, size_t first_bytes = 512)
+      : account_(account), limit_bytes_(limit_bytes), lane_(lane), first_bytes_(first_bytes) {}
   SendLane(const SendLane&) = delete;
   SendLane& operator=(const SendLane&) = delete;
   ~SendLane() { Clear(); }
@@ -36,7 +37,7 @@ class SendLane {
     const bool joins = !frames_.empty() && frames_.back().bytes.size() + bytes <= kFrameBytes;
     const size_t before = joins ? frames_.back().bytes.size() : sizeof(PeerFrameHeader);
     const size_t had = joins ? frames_.back().reserved_bytes : 0;
-    const size_t grown = std::max(before + bytes, joins ? std::min(2 * had, kFrameBytes) : kMinFrameBytes);
+    const size_t grown = std::max(before + bytes, joins ? std::min(2 * had, kFrameBytes) : first_bytes_);
     if (grown > had) {
       if (!account_->TryReserve(static_cast<int64_t>(grown - had), lane_)) return Answer::kNoMemory;
       reserved_bytes_ += grown - had;
@@ -73,11 +74,10 @@ class SendLane {
   size_t reserved_bytes() const { return reserved_bytes_; }
 
  private:
-  static constexpr size_t kMinFrameBytes = 512;
-
   BudgetAccount* const account_;
   const size_t limit_bytes_;
   const MemoryLane lane_;
+  const size_t first_bytes_;
   std::deque<Frame> frames_;
   size_t reserved_bytes_ = 0;
 };
