@@ -27,7 +27,7 @@ Result<Lag> MeasureLag(Cluster* cluster, const RunSettings& load);
 struct CatchUpOptions {
   ClusterOptions cluster;
   RunSettings load;             // the rate of the foreground; its records are what must be copied
-  double limit_mb_per_s = 32;   // --install_mb_per_s, in MiB
+  double limit_mb_per_s = 16;   // --install_mb_per_s, in MiB
   uint64_t missed_mb = 300;     // written while the follower is down
   uint64_t log_budget_mb = 64;  // of each node
 };

@@ -23,7 +23,7 @@ struct ReplicationCommand {
   std::vector<std::string> systems = {"pando", "etcd", "redis"};
   std::vector<std::string> parts = {"cost", "lag", "catch-up"};
   double rate = 0;
-  double limit_mb_per_s = 32;
+  double limit_mb_per_s = 16;
   uint64_t missed_mb = 300;
   uint64_t catch_up_keys = 150'000;
   uint64_t log_budget_mb = 64;
