@@ -97,6 +97,26 @@ Status Node::Start() {
 
   parts_.resize(reactors, nullptr);
   main_waits_.resize(reactors, nullptr);
+  AddMetrics();
+  ReactorGroupOptions group;
+  group.reactors = static_cast<int>(reactors);
+  group.pin_threads = options_.pin_threads;
+  // Longer than the RPC server's stall timeout, so that the server closes a slow client first and
+  // counts it as stalled.
+  group.uring.network.peer_timeout_ns = 2 * options_.stall_timeout_s * kSecond;
+  Result<std::unique_ptr<ReactorGroup>> made =
+      ReactorGroup::Start(group, [this](Reactor& reactor) { return ReactorMain(reactor); });
+  if (!made.ok()) return made.TakeStatus();
+  group_ = *std::move(made);
+  Status status = group_->RunOn(0, [this](Reactor& first) { return StartOnReactor(first); });
+  if (!status.ok()) {
+    LOG_IF(ERROR, !Stop().ok()) << "the node could not be stopped cleanly after it failed to start";
+  }
+  return status;
+}
+
+// What concerns the whole process.
+void Node::AddMetrics() {
   registry_.AddCollector(this, [this](Exposition* out) {
     out->AddGauge("kv_process_resident_bytes", "Resident memory.", {}, static_cast<double>(ResidentBytes()));
     out->AddGauge("kv_process_memory_limit_bytes", "--memory_limit_mb.", {},
@@ -115,21 +135,6 @@ Status Node::Start() {
     out->AddGauge("kv_rpc_memory_limit_bytes", "Limit of reserved request memory, above which requests are refused.",
                   {}, static_cast<double>(shared_->memory.limit_bytes()));
   });
-  ReactorGroupOptions group;
-  group.reactors = static_cast<int>(reactors);
-  group.pin_threads = options_.pin_threads;
-  // Longer than the RPC server's stall timeout, so that the server closes a slow client first and
-  // counts it as stalled.
-  group.uring.network.peer_timeout_ns = 2 * options_.stall_timeout_s * kSecond;
-  Result<std::unique_ptr<ReactorGroup>> made =
-      ReactorGroup::Start(group, [this](Reactor& reactor) { return ReactorMain(reactor); });
-  if (!made.ok()) return made.TakeStatus();
-  group_ = *std::move(made);
-  Status status = group_->RunOn(0, [this](Reactor& first) { return StartOnReactor(first); });
-  if (!status.ok()) {
-    LOG_IF(ERROR, !Stop().ok()) << "the node could not be stopped cleanly after it failed to start";
-  }
-  return status;
 }
 
 Task<void> Node::ReactorMain(Reactor& reactor) {

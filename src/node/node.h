@@ -59,6 +59,7 @@ class Node final : private NodeControl {
   Task<Status> JoinHosts(Reactor& first);
   Task<Status> MakeAssigned();
   Task<Status> EnterCluster(Reactor& first);
+  void AddMetrics();
   Task<void> ReactorMain(Reactor& reactor);
   // Runs fn(reactor, part) -> Task<Status> on every reactor concurrently. Returns the first error.
   template <typename Fn>
