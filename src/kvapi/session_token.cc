@@ -28,6 +28,8 @@ std::optional<SessionPoint> SessionToken::At(uint32_t partition) const {
   return at == points.end() ? std::nullopt : std::optional<SessionPoint>(at->second);
 }
 
+Epoch SessionToken::EpochOf(uint32_t partition) const { return At(partition).value_or(SessionPoint()).epoch; }
+
 void SessionToken::Raise(uint32_t partition, const SessionPoint& seen) {
   SessionPoint& point = points[partition];
   if (seen.epoch > point.epoch) point = seen;

@@ -26,6 +26,7 @@ struct SessionToken {
   std::map<uint32_t, SessionPoint> points;  // by partition
 
   std::optional<SessionPoint> At(uint32_t partition) const;
+  Epoch EpochOf(uint32_t partition) const;  // 0: the session has not seen it
   // The session has seen this, too. A point of a lower epoch than one that it has seen already says nothing new.
   void Raise(uint32_t partition, const SessionPoint& seen);
 };

@@ -118,13 +118,13 @@ class CommitGate {
   // process.
   virtual void OnClosed() = 0;
 
-  // Whether a client's write may be appended now; asked right before. The refusal is definite: nothing
-  // was changed (kNotMaster, kUnavailable).
-  virtual Status MayWrite(WriteLevel) { return {}; }
+  // Whether a client's write may be appended now, whose session has seen that epoch; asked right before. The refusal
+  // is definite: nothing was changed (kNotMaster, kUnavailable).
+  virtual Status MayWrite(WriteLevel, Epoch /*seen*/) { return {}; }
   // MayWrite refuses writes for a moment, because the mastership changes in good order: they may be held.
   virtual bool HoldsWrites() const { return false; }
   // Waits while HoldsWrites, for a bounded time and at most until `deadline_ns`; then what MayWrite says.
-  virtual Task<Status> UntilMayWrite(WriteLevel level, Nanos) { co_return MayWrite(level); }
+  virtual Task<Status> UntilMayWrite(WriteLevel level, Epoch seen, Nanos) { co_return MayWrite(level, seen); }
   // Nothing is committed until something outside of the partition changes.
   virtual bool frozen() const { return false; }
   // Whether others have to acknowledge what is durable here. If not, all levels of writes are the same.

@@ -22,6 +22,7 @@ class PointWrite {
   // If it is set, the write does not begin once it was withdrawn (P7).
   WriteControl* control = nullptr;
   WriteLevel level = WriteLevel::kQuorum;  // with another one, it does not begin
+  Epoch seen_epoch = 0;                    // WriteOptions::seen_epoch
 
   // -- set by Engine::BatchWrite
   // False: something has to be waited for, or the write will be refused. Nothing was done, and `op`

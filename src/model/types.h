@@ -68,6 +68,7 @@ struct SessionPoint {
 struct WriteOptions {
   bool all_or_nothing = false;  // any refused operation refuses all; else only a kCheck does
   WriteLevel level = WriteLevel::kQuorum;
+  Epoch seen_epoch = 0;             // the newest that the writer's session has seen: no older master takes the write
   WriteControl* control = nullptr;  // outlives the call
 };
 

@@ -225,6 +225,13 @@ Task<std::optional<std::vector<Partition*>>> KvService::PlacesFor(C* call, Sessi
   co_return places;
 }
 
+// False, after setting an error in the reply, if what was read does not count.
+template <typename C>
+Task<bool> KvService::NoteRead(C* call, SessionCall* session, std::vector<uint32_t> ids) {
+  const std::map<uint32_t, Status> refused = co_await session->Note(std::move(ids));
+  co_return refused.empty() || !Failed(call, refused.begin()->second);
+}
+
 // -- reads
 
 void KvService::SlowGet(const RequestId& id, std::string key, int32_t budget_ms) {
@@ -261,7 +268,7 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
     gets_.Park(call->id, key, static_cast<int32_t>(std::max<int64_t>(left_ms, 1)));
     co_return;
   }
-  if (snapshot == 0) co_await session.Note(ids);
+  if (snapshot == 0 && !co_await NoteRead(call, &session, ids)) co_return;
   call->memory.Adopt(&value);  // the value may wait for its turn among the replies
   ToRecord(*read, &call->reply.success.record);
   session.Fill(&call->reply.success);
@@ -275,16 +282,23 @@ Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_resu
   if (Refuse(call, session.Begin(call->args.context, snapshot != 0))) co_return;
   ValueRoom values(server_->account().budget(), kMaxMultiGetBytes);
   std::vector<std::string>& keys = call->args.request.keys;
-  std::set<uint32_t> of_keys;
+  std::vector<uint32_t> of_keys;
   if (backend_->cluster_id) {
-    for (const std::string& key : keys) of_keys.insert(backend_->store->PartitionOf(key));
+    for (const std::string& key : keys) of_keys.push_back(backend_->store->PartitionOf(key));
   }
-  const std::vector<uint32_t> ids(of_keys.begin(), of_keys.end());
+  const std::set<uint32_t> distinct(of_keys.begin(), of_keys.end());
+  const std::vector<uint32_t> ids(distinct.begin(), distinct.end());
   const std::map<uint32_t, Status> refused = co_await session.Await(ids, call->deadline_ns);
   const MultiGetFrom from{snapshot, session.any_replica(), &refused};
   std::vector<MultiGetResult> results =
       co_await ReadKeys(backend_, &server_->reactor(), std::move(keys), from, &values);
-  if (snapshot == 0) co_await session.Note(ids);
+  if (snapshot == 0) {
+    const std::map<uint32_t, Status> of_no_account = co_await session.Note(ids);
+    for (size_t i = 0; i < of_keys.size(); ++i) {
+      const auto why = of_no_account.find(of_keys[i]);
+      if (why != of_no_account.end() && results[i].status.ok()) results[i].status = why->second;
+    }
+  }
   session.Fill(&call->reply.success);
   call->memory.Adopt(&values);
   for (const MultiGetResult& result : results) {
@@ -350,7 +364,7 @@ Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
   const uint64_t scan_id = ScanIdOf(spec.range, server_->reactor());
   Result<ScanPage> page = co_await MergeScan(*std::move(places), std::move(spec));
   if (Failed(call, page.status())) co_return;
-  if (!of_snapshot) co_await session.Note(ids);
+  if (!of_snapshot && !co_await NoteRead(call, &session, ids)) co_return;
   session.Fill(&call->reply.success);
   api::ScanReply& reply = call->reply.success;
   if (!page->exhausted && !page->rows.empty()) {
@@ -394,7 +408,7 @@ Task<std::optional<RangeAggregates>> KvService::AggregatesOf(C* call) {
   if (!places) co_return std::nullopt;
   Result<RangeAggregates> sum = co_await MergeAggregates(*std::move(places), std::move(range), snapshot);
   if (Failed(call, sum.status())) co_return std::nullopt;
-  if (snapshot == 0) co_await session.Note(ids);
+  if (snapshot == 0 && !co_await NoteRead(call, &session, ids)) co_return std::nullopt;
   session.Fill(&call->reply.success);
   co_return *sum;
 }
@@ -426,11 +440,13 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
   ValueRoom values(server_->account().budget(), kMaxBatchBytes);
   WithdrawableBatch write;
   for (size_t i = 0; i < batch.ops.size(); ++i) {
-    BatchPart& part = write.parts[backend_->store->PartitionOf(batch.ops[i].key)];
+    const uint32_t id = backend_->store->PartitionOf(batch.ops[i].key);
+    BatchPart& part = write.parts[id];
     if (once.sequence > 0 && !std::exchange(part.named, true)) part.ops.push_back(once);
     part.indexes.push_back(i);
     part.ops.push_back(std::move(batch.ops[i]));
     part.options = batch.options;
+    part.options.seen_epoch = session.SeenEpoch(id);
     part.checks = batch.checks;
   }
   if (Refuse(call, Reserve(call, write.parts.size() * kFanOutBytes))) co_return;

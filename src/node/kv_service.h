@@ -144,6 +144,8 @@ class KvService final : public RpcService {
   std::vector<uint32_t> IdsOf(const ScanRange& range) const;
   template <typename C>
   Task<std::optional<std::vector<Partition*>>> PlacesFor(C* call, SessionCall* session, std::vector<uint32_t> ids);
+  template <typename C>
+  Task<bool> NoteRead(C* call, SessionCall* session, std::vector<uint32_t> ids);
 
   RpcServer* const server_;
   KvBackend* const backend_;

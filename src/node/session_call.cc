@@ -74,8 +74,7 @@ Task<std::map<uint32_t, Status>> SessionCall::Await(std::vector<uint32_t> ids, N
   co_return refused;
 }
 
-Task<void> SessionCall::Note(std::vector<uint32_t> ids) {
-  if (!backend_.cluster_id) co_return;
+Task<SessionCall::Questions> SessionCall::AskShown(std::vector<uint32_t> ids) {
   struct ShowOne {
     Task<void> operator()(const ReadGate* gate, Question* question) const { return Run(gate, question); }
     static Task<void> Run(const ReadGate* gate, Question* question) {
@@ -92,10 +91,32 @@ Task<void> SessionCall::Note(std::vector<uint32_t> ids) {
   }
   Task<void> all = AskAll(&questions, ShowOne());
   co_await all;
-  // A session that has lost something learns that when it reads next at its level.
+  co_return questions;
+}
+
+// A session that has lost something learns that when it reads next at its level.
+void SessionCall::Raise(const Questions& questions) {
   for (const Question& question : questions) {
     if (question.shown && !question.lost) session_.Raise(question.partition, *question.shown);
   }
+}
+
+// A master has applied the record that begins its epoch before it serves.
+Task<std::map<uint32_t, Status>> SessionCall::Note(std::vector<uint32_t> ids) {
+  std::map<uint32_t, Status> refused;
+  if (!backend_.cluster_id) co_return refused;
+  const Questions questions = co_await AskShown(std::move(ids));
+  for (const Question& question : questions) {
+    const std::optional<SessionPoint>&carried = question.carried, &shown = question.shown;
+    if (any_replica_ || !carried || !shown || shown->epoch >= carried->epoch) continue;
+    refused[question.partition] = Error(
+        Code::kNotMaster,
+        "partition {}: the master here is of epoch {}, and the session has seen epoch {}: another one has taken over; "
+        "ask another node",
+        question.partition, shown->epoch, carried->epoch);
+  }
+  Raise(questions);
+  co_return refused;
 }
 
 Task<void> SessionCall::NoteWrite(uint32_t id, SessionPoint end) {
@@ -104,8 +125,7 @@ Task<void> SessionCall::NoteWrite(uint32_t id, SessionPoint end) {
   if (carried && carried->epoch < end.epoch) {
     // Rare: the master has changed since.
     std::vector<uint32_t> ids{id};
-    Task<void> note = Note(std::move(ids));
-    co_await note;
+    Raise(co_await AskShown(std::move(ids)));
     if (session_.At(id) == carried) co_return;
   }
   session_.Raise(id, end);

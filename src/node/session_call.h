@@ -11,6 +11,8 @@
 //   LV1  A read at BOUNDED shows every write that was acknowledged its bound before the read began.
 //   LV2  A read at SESSION shows everything that its token says the session has seen, or answers SESSION_LOST. The
 //        token of a reply covers what the reply shows and the request's token, unless that was lost.
+//   LV5  No master takes a write, or answers a linearizable read, of a session that has seen a later master: the
+//        answer is NOT_MASTER.
 #pragma once
 
 #include <map>
@@ -35,8 +37,11 @@ class SessionCall {
   Partition* place(uint32_t id) const { return (any_replica_ ? backend_.replicas : backend_.partitions)[id]; }
   // Waits until these partitions here can answer, for a bounded time. Returns why those cannot that cannot.
   Task<std::map<uint32_t, Status>> Await(std::vector<uint32_t> ids, Nanos deadline_ns);
-  // The read has looked at these partitions.
-  Task<void> Note(std::vector<uint32_t> ids);
+  // The read has looked at these partitions. Returns those whose answers do not count, and why: it has asked a
+  // master, and its session has seen a later one (LV5).
+  Task<std::map<uint32_t, Status>> Note(std::vector<uint32_t> ids);
+  // The newest epoch that the session has seen, for a write (WriteOptions::seen_epoch).
+  Epoch SeenEpoch(uint32_t id) const { return session_.EpochOf(id); }
   // A write has succeeded, and ends there.
   Task<void> NoteWrite(uint32_t id, SessionPoint end);
 
@@ -63,6 +68,8 @@ class SessionCall {
   using Questions = std::vector<Question>;
   template <typename Ask>
   Task<void> AskAll(Questions* questions, Ask ask);
+  Task<Questions> AskShown(std::vector<uint32_t> ids);
+  void Raise(const Questions& questions);
 
   KvBackend& backend_;
   Reactor& reactor_;

@@ -206,6 +206,7 @@ void WritePath::PutAway(std::unique_ptr<Entry> entry) {
   entry->once = nullptr;
   entry->withdrawal.reset();
   entry->session.reset();
+  entry->seen_epoch = 0;
   entry->end = SessionPoint();
   entry->answered = false;
   spare_.push_back(std::move(entry));
@@ -274,6 +275,7 @@ void WritePath::Begin(std::unique_ptr<Entry> owned) {
   JoinDeadlines(entry);
   entry->partition_id = backend_->store->PartitionOf(entry->op.key);
   const uint32_t reactor = backend_->store->ReactorOf(entry->partition_id);
+  if (entry->session) entry->seen_epoch = entry->session->EpochOf(entry->partition_id);
   backend_->keys.Store(&entry->op.key);
   if (entry->named.sequence > 0) {
     kLaneKeys.Store(&entry->named.key);
@@ -356,6 +358,7 @@ Task<void> WritePath::WriteSlowly(Entry* entry) {
   if (!entry->control) UseControl(entry);
   WriteOptions options;
   options.level = entry->level;
+  options.seen_epoch = entry->seen_epoch;
   options.control = entry->control;
   // May wait for the disk. The deadline may answer the request meanwhile.
   Result<std::vector<OpResult>> outcome = co_await entry->partition->Write(std::move(ops), options);

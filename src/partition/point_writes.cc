@@ -31,7 +31,8 @@ bool WritePipeline::TryWrite(PointWrite* write, Frame* leaf, Frame* lane) {
   const WriteOp& op = write->op;
   const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
   if (state_.phase() != Phase::kServing || writes_held_ || gave_up_ || !MayPin()) return false;
-  if (write->level != WriteLevel::kQuorum || !state_.gate->MayWrite(WriteLevel::kQuorum).ok()) return false;  // CG3
+  if (write->level != WriteLevel::kQuorum) return false;
+  if (!state_.gate->MayWrite(write->level, write->seen_epoch).ok()) return false;  // CG3
   if (key_bytes > state_.tree->max_key_bytes()) return false;
   if (op.op == RecordOp::kPut && state_.tree->NeedsOverflow(key_bytes, value_bytes)) return false;
   OpCost cost;

@@ -43,9 +43,9 @@ Status WritePipeline::CheckOne(const std::vector<WriteOp>& ops) const {
 }
 
 // Half of the log is left to the others while nothing of this partition is committed.
-Status WritePipeline::MayAppend(WriteLevel level) const {
-  RETURN_IF_ERROR(state_.gate->MayWrite(level));
-  if (level != WriteLevel::kOne || !state_.gate->HasFollowers() || !state_.gate->frozen()) return Status();
+Status WritePipeline::MayAppend(const WriteOptions& options) const {
+  RETURN_IF_ERROR(state_.gate->MayWrite(options.level, options.seen_epoch));
+  if (options.level != WriteLevel::kOne || !state_.gate->HasFollowers() || !state_.gate->frozen()) return Status();
   if (!state_.log->HalfUsed()) return Status();
   return Error(Code::kOverloaded,
                "partition {}: too few replicas are in sync, so nothing is committed, and half of the log is used; "
@@ -55,11 +55,11 @@ Status WritePipeline::MayAppend(WriteLevel level) const {
 
 // Brings the write to the point right before its append, unless it is refused.
 Task<Status> WritePipeline::Prepare(ClientWrite* write, LogSpace* log_space) {
-  const WriteLevel level = write->options.level;
-  const Nanos deadline_ns = write->options.control ? write->options.control->deadline_ns : 0;
-  Status status = MayAppend(level);  // before it waits for anything
+  const WriteOptions& options = write->options;
+  const Nanos deadline_ns = options.control ? options.control->deadline_ns : 0;
+  Status status = MayAppend(options);  // before it waits for anything
   if (!status.ok() && deadline_ns != 0 && state_.gate->HoldsWrites()) {
-    status = co_await state_.gate->UntilMayWrite(level, deadline_ns);
+    status = co_await state_.gate->UntilMayWrite(options.level, options.seen_epoch, deadline_ns);
     CO_RETURN_IF_ERROR(state_.Refusal());
   }
   // Both calls may wait for a long time. BeginAppend checks whether the partition has stopped or

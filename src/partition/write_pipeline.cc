@@ -198,7 +198,7 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   WriteControl* control = write.options.control;
   if (state_.failed()) return state_.Refusal();
   if (gave_up_) return Error(Code::kUnavailable, "partition {} is closing", state_.id());
-  RETURN_IF_ERROR(MayAppend(write.options.level));  // CG3
+  RETURN_IF_ERROR(MayAppend(write.options));  // CG3
   RETURN_IF_ERROR(CheckUncommitted(write));
   if (!control) return Status();
   const bool late = control->deadline_ns != 0 && state_.reactor.NowNs() >= control->deadline_ns;

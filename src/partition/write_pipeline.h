@@ -138,7 +138,7 @@ class WritePipeline {
   static Task<Result<std::vector<OpResult>>> WriteToAll(WritePipeline* pipeline, std::vector<WriteOp> ops,
                                                         WriteOptions options);
   Status CheckOne(const std::vector<WriteOp>& ops) const;
-  Status MayAppend(WriteLevel level) const;
+  Status MayAppend(const WriteOptions& options) const;
   Task<Status> Prepare(ClientWrite* write, LogSpace* log_space);
   Task<Status> AppendAndApply(ClientWrite* write, LogSpace* log_space);
   Task<Status> AppendAndSync(ClientWrite* write, LogSpace* log_space);

@@ -6,6 +6,7 @@ std::string_view ToString(WriteVerdict verdict) {
   switch (verdict) {
     case WriteVerdict::kAccepted: return "accepted";
     case WriteVerdict::kNotMaster: return "this replica is not the master";
+    case WriteVerdict::kReplaced: return "the session has seen a later master";
     case WriteVerdict::kOpening: return "the new master is not open yet";
     case WriteVerdict::kHandingOver: return "the mastership is being handed over";
     case WriteVerdict::kFrozen: return "too few replicas are in sync to commit";

@@ -18,6 +18,7 @@ using pando::WriteLevel;
 enum class WriteVerdict : uint8_t {
   kAccepted,
   kNotMaster,     // this replica is no master, and does not know that it will be one
+  kReplaced,      // the writer's session has seen a later master than this one
   kOpening,       // it is the new master, and opens soon: may be held
   kHandingOver,   // another one is to be master soon: may be held until HandoverEnded or CloseMastership
   kFrozen,        // too few replicas are in sync: nothing is committed until that changes

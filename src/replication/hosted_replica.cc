@@ -30,10 +30,10 @@ class HostedReplica::Gate final : public CommitGate {
   void OnServing(GatedPartition* partition) override { replica_.OnServing(partition); }
   void OnDurable(Lsn) override { replica_.OnDurable(); }
   void OnClosed() override { replica_.OnClosed(); }
-  Status MayWrite(WriteLevel level) override { return replica_.MayWrite(level); }
+  Status MayWrite(WriteLevel level, Epoch seen) override { return replica_.MayWrite(level, seen); }
   bool HoldsWrites() const override { return replica_.HoldsWrites(); }
-  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns) override {
-    return replica_.UntilMayWrite(level, deadline_ns);
+  Task<Status> UntilMayWrite(WriteLevel level, Epoch seen, Nanos deadline_ns) override {
+    return replica_.UntilMayWrite(level, seen, deadline_ns);
   }
   bool frozen() const override { return replica_.core_ != nullptr && replica_.core_->frozen(); }
   bool HasFollowers() const override { return replica_.HasFollowers(); }
@@ -108,59 +108,6 @@ void HostedReplica::OnClosed() {
   holds_.clear();
   // Within a call of the core, it is destroyed when that has ended.
   if (!inside_) core_.reset();
-}
-
-Status HostedReplica::MayWrite(WriteLevel level) const {
-  if (core_ != nullptr && core_->JudgeWrite(level, 0, host_.reactor.NowNs()) == WriteVerdict::kAccepted) {
-    return Status();
-  }
-  return NotServing(level);
-}
-
-// Why this replica neither writes nor answers reads of the newest state.
-Status HostedReplica::NotServing(WriteLevel level) const {
-  if (core_ == nullptr) {
-    return Error(Code::kUnavailable, "partition {}: this node {} its cluster; ask another node, or try again", id_,
-                 retired_ ? "leaves" : "has not yet joined");
-  }
-  const PartitionEntry& entry = core_->entry();
-  switch (core_->JudgeWrite(level, 0, host_.reactor.NowNs())) {
-    case WriteVerdict::kHandingOver:
-      return Error(Code::kNotMaster, "partition {}: another node is to be its master in a moment; try again", id_);
-    case WriteVerdict::kOpening:
-      return Error(Code::kNotMaster, "partition {}: this node is to be its master in a moment; try again", id_);
-    case WriteVerdict::kDiskStalled:
-      return Error(Code::kUnavailable, "partition {}: the disk of this node does not answer; ask again in a moment",
-                   id_);
-    case WriteVerdict::kTooFewForAll:
-      return Error(
-          Code::kUnavailable,
-          "partition {}: level ALL needs all of its {} replicas in sync, and {} are; nothing was changed. Write "
-          "at level QUORUM, or start the nodes that are down",
-          id_, entry.replicas, entry.isr.size());
-    case WriteVerdict::kFrozen:
-      return Error(Code::kUnavailable,
-                   "partition {}: too few replicas are in sync ({}, and {} must be): it cannot commit. Start the nodes "
-                   "that are down, or look at kvadmin cluster show",
-                   id_, entry.isr.size(), entry.min_isr);
-    case WriteVerdict::kOutOfService:
-      return Error(Code::kUnavailable, "partition {}: the replica on this node is out of service; ask another node",
-                   id_);
-    case WriteVerdict::kDiskFull:
-    case WriteVerdict::kNotMaster:
-    case WriteVerdict::kAccepted: break;
-  }
-  if (entry.known() && entry.master != replica()) {
-    for (const ReplicaRecord& r : record_.record.isr) {
-      if (r.replica != entry.master) continue;
-      const auto at = host_.members.find(r.node);
-      std::string address = at == host_.members.end() ? "" : at->second.client_address;
-      return Error(Code::kNotMaster, "partition {}: the master of epoch {} is node {}{}", id_, entry.epoch, r.node,
-                   address.empty() ? "" : " at " + address)
-          .WithMaster(std::move(address));
-    }
-  }
-  return Error(Code::kNotMaster, "partition {}: it has no master at the moment; try again", id_);
 }
 
 void HostedReplica::OnAppended() {

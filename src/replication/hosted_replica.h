@@ -142,11 +142,11 @@ class HostedReplica final : private ReplicaLog {
   void OnServing(GatedPartition* partition);
   void OnDurable();
   void OnClosed();
-  Status MayWrite(WriteLevel level) const;
+  Status MayWrite(WriteLevel level, Epoch seen) const;
   Status CheckDisks(uint64_t bytes) const;
   // -- levels (replica_levels.cc)
   bool HoldsWrites() const;
-  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns);
+  Task<Status> UntilMayWrite(WriteLevel level, Epoch seen, Nanos deadline_ns);
   // What the topology says, after a handover whose outcome the core has not seen.
   Task<bool> HasHandedOverTo(ReplicaId target, Epoch before);
   bool HasFollowers() const { return record_.record.replicas > 1 || record_.record.isr.size() > 1; }
@@ -198,7 +198,7 @@ class HostedReplica final : private ReplicaLog {
   Task<void> TakeAppends();
   void StopShipping();
   void Retire();
-  Status NotServing(WriteLevel level = WriteLevel::kQuorum) const;
+  Status NotServing(WriteLevel level = WriteLevel::kQuorum, Epoch seen = 0) const;
   // The reactor that holds the replica of that node; nothing if it is not known where it listens.
   std::optional<uint32_t> ReactorOf(NodeId node) const;
   std::optional<ReplicaRecord> ChooseSuccessor(NodeId to) const;

@@ -333,9 +333,10 @@ SessionState ReplicaCore::SessionCovers(Epoch epoch, Lsn lsn) const {
   return end.epoch == epoch && lsn <= end.lsn ? SessionState::kCovered : SessionState::kLost;
 }
 
-WriteVerdict ReplicaCore::JudgeWrite(WriteLevel level, uint64_t bytes, Nanos now_ns) const {
+WriteVerdict ReplicaCore::JudgeWrite(WriteLevel level, uint64_t bytes, Nanos now_ns, Epoch seen) const {
   if (out_of_service()) return WriteVerdict::kOutOfService;
   if (!leader_.active()) return WriteVerdict::kNotMaster;
+  if (seen > leader_.epoch() && context_.rules().session_finds_master) return WriteVerdict::kReplaced;  // LV5
   if (!leader_.is_open()) return WriteVerdict::kOpening;
   if (leader_.handover().active()) return WriteVerdict::kHandingOver;
   if (context_.disk.stalled()) return WriteVerdict::kDiskStalled;

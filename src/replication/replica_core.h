@@ -116,8 +116,9 @@ class ReplicaCore {
   // A linearizable read: take the mastership, then the snapshot, then ask this, with a clock that was
   // read after the snapshot was taken. Only then may the answer leave.
   bool LeaseHolds(const Mastership& mastership, Nanos fresh_now_ns) const;
-  // Ask before the append; a refusal is definite. `bytes` are those of its records.
-  WriteVerdict JudgeWrite(WriteLevel level, uint64_t bytes, Nanos now_ns) const;
+  // Ask before the append; a refusal is definite. `bytes` are those of its records, `seen` is the newest epoch that the
+  // writer's session has seen.
+  WriteVerdict JudgeWrite(WriteLevel level, uint64_t bytes, Nanos now_ns, Epoch seen = 0) const;
   bool AcceptsWrites(Nanos now_ns) const {
     return JudgeWrite(WriteLevel::kQuorum, 0, now_ns) == WriteVerdict::kAccepted;
   }

@@ -20,17 +20,75 @@ class Waiting {
 
 // -- writes
 
+Status HostedReplica::MayWrite(WriteLevel level, Epoch seen) const {
+  if (core_ != nullptr && core_->JudgeWrite(level, 0, host_.reactor.NowNs(), seen) == WriteVerdict::kAccepted) {
+    return Status();
+  }
+  return NotServing(level, seen);
+}
+
+// Why this replica neither writes nor answers reads of the newest state.
+Status HostedReplica::NotServing(WriteLevel level, Epoch seen) const {
+  if (core_ == nullptr) {
+    return Error(Code::kUnavailable, "partition {}: this node {} its cluster; ask another node, or try again", id_,
+                 retired_ ? "leaves" : "has not yet joined");
+  }
+  const PartitionEntry& entry = core_->entry();
+  switch (core_->JudgeWrite(level, 0, host_.reactor.NowNs(), seen)) {
+    case WriteVerdict::kReplaced:
+      return Error(Code::kNotMaster,
+                   "partition {}: this node is the master of epoch {}, and the session has seen epoch {}: another one "
+                   "has taken over, of which this node has not heard; ask another node",
+                   id_, core_->leader().epoch(), seen);
+    case WriteVerdict::kHandingOver:
+      return Error(Code::kNotMaster, "partition {}: another node is to be its master in a moment; try again", id_);
+    case WriteVerdict::kOpening:
+      return Error(Code::kNotMaster, "partition {}: this node is to be its master in a moment; try again", id_);
+    case WriteVerdict::kDiskStalled:
+      return Error(Code::kUnavailable, "partition {}: the disk of this node does not answer; ask again in a moment",
+                   id_);
+    case WriteVerdict::kTooFewForAll:
+      return Error(
+          Code::kUnavailable,
+          "partition {}: level ALL needs all of its {} replicas in sync, and {} are; nothing was changed. Write "
+          "at level QUORUM, or start the nodes that are down",
+          id_, entry.replicas, entry.isr.size());
+    case WriteVerdict::kFrozen:
+      return Error(Code::kUnavailable,
+                   "partition {}: too few replicas are in sync ({}, and {} must be): it cannot commit. Start the nodes "
+                   "that are down, or look at kvadmin cluster show",
+                   id_, entry.isr.size(), entry.min_isr);
+    case WriteVerdict::kOutOfService:
+      return Error(Code::kUnavailable, "partition {}: the replica on this node is out of service; ask another node",
+                   id_);
+    case WriteVerdict::kDiskFull:
+    case WriteVerdict::kNotMaster:
+    case WriteVerdict::kAccepted: break;
+  }
+  if (entry.known() && entry.master != replica()) {
+    for (const ReplicaRecord& r : record_.record.isr) {
+      if (r.replica != entry.master) continue;
+      const auto at = host_.members.find(r.node);
+      std::string address = at == host_.members.end() ? "" : at->second.client_address;
+      return Error(Code::kNotMaster, "partition {}: the master of epoch {} is node {}{}", id_, entry.epoch, r.node,
+                   address.empty() ? "" : " at " + address)
+          .WithMaster(std::move(address));
+    }
+  }
+  return Error(Code::kNotMaster, "partition {}: it has no master at the moment; try again", id_);
+}
+
 bool HostedReplica::HoldsWrites() const {
   if (core_ == nullptr || partition_ == nullptr || closing_) return false;
   return core_->JudgeWrite(WriteLevel::kQuorum, 0, host_.reactor.NowNs()) == WriteVerdict::kHandingOver;
 }
 
 // The core ends a handover at its deadline, unless it has proposed it: then the topology decides.
-Task<Status> HostedReplica::UntilMayWrite(WriteLevel level, Nanos deadline_ns) {
+Task<Status> HostedReplica::UntilMayWrite(WriteLevel level, Epoch seen, Nanos deadline_ns) {
   const Waiting waiting(&waiting_);
   host_.metrics.held_writes_total.Add();
   co_await WaitUntil(host_.reactor, moved_, deadline_ns, [this] { return !HoldsWrites(); });
-  co_return MayWrite(level);
+  co_return MayWrite(level, seen);
 }
 
 Task<bool> HostedReplica::HasHandedOverTo(ReplicaId target, Epoch before) {

@@ -52,6 +52,7 @@ struct Rules {
   bool lineage_is_checked = true;
   bool force_names_new_replicas = true;  // nobody of an older lineage can follow the new one
   bool session_names_epoch = true;       // an LSN says nothing without its epoch
+  bool session_finds_master = true;      // no master takes a write of a session that has seen a later one
   // -- starts
   bool apply_to_watermark_only = true;  // recovery applies what is known to be committed
   bool identity_is_judged = true;       // JudgeDirectory [newUuid, startCounter]

@@ -45,7 +45,9 @@ class RoleGate final : public CommitGate {
   void OnServing(GatedPartition* p) override { partition = p; }
   void OnDurable(Lsn) override {}
   void OnClosed() override { partition = nullptr; }
-  Status MayWrite(WriteLevel) override { return *leads_ ? Status() : Error(Code::kNotMaster, "the other one leads"); }
+  Status MayWrite(WriteLevel, Epoch) override {
+    return *leads_ ? Status() : Error(Code::kNotMaster, "the other one leads");
+  }
   bool Leads() const override { return *leads_; }
   void OnAppended() override {
     EXPECT_TRUE(*leads_) << "CG3: a replica that follows has appended a write of its own";

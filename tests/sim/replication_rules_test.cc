@@ -333,6 +333,20 @@ TEST(ReplicationRules, LevelsThatCannotBeMetAreRefused) {
   EXPECT_TRUE(trio.RunUntil([&] { return trio.core(0).all_lsn() == trio[0].log.end().lsn; }, 3 * kSecond));
 }
 
+// LV5. A master that is cut off takes writes at ONE, but not of those who know better.
+TEST(ReplicationRules, AReplacedMasterRefusesSessionsThatHaveSeenTheNextOne) {
+  Trio trio;
+  ASSERT_TRUE(trio.Opens());
+  const Epoch old = trio.core(0).leader().epoch();
+  trio[0].cut = trio[0].cut_from_topology = true;
+  ASSERT_TRUE(trio.RunUntil([&] { return trio.core(1).Serving() || trio.core(2).Serving(); }, 5 * kSecond));
+  ASSERT_TRUE(trio.core(0).Serving()) << "it has heard of it";
+  const auto verdict = [&](Epoch seen) { return trio.core(0).JudgeWrite(WriteLevel::kOne, 1, trio.now(), seen); };
+  EXPECT_EQ(verdict(0), WriteVerdict::kAccepted);
+  EXPECT_EQ(verdict(old), WriteVerdict::kAccepted);
+  EXPECT_EQ(verdict(old + 1), WriteVerdict::kReplaced);
+}
+
 TEST(ReplicationRules, FrozenCommitRefusesAllButOne) {
   Trio trio(3, 3);
   ASSERT_TRUE(trio.Opens());

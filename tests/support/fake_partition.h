@@ -49,6 +49,7 @@ class FakePartition final : public Partition {
 
   // A write waits for admission while `holding_writes`, and for durability while `holding_answers`.
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override {
+    seen_epoch = options.seen_epoch;
     co_await Delay();
     if (!failure.ok()) co_return failure;
     if (!write_failure.ok()) co_return write_failure;
@@ -240,6 +241,7 @@ class FakePartition final : public Partition {
   bool holding_writes = false, holding_answers = false;
   std::set<std::string> cold;       // keys that are not "in memory"
   SessionPoint write_end;           // where writes end
+  Epoch seen_epoch = 0;             // of the session of the last write
   Status failure;                   // if set, every call returns it
   Status write_failure;             // if set, every write returns it
   size_t ops_with_room = SIZE_MAX;  // a write of more finds the disk full
@@ -254,6 +256,7 @@ class FakePartition final : public Partition {
     control.values = write->values;
     WriteOptions options;
     options.control = &control;
+    options.seen_epoch = write->seen_epoch;
     std::vector<WriteOp> ops{write->op};
     Result<std::vector<OpResult>> outcome = co_await fake->Write(std::move(ops), options);
     write->status = outcome.status();

@@ -35,17 +35,20 @@ class ManualGate final : public CommitGate {
     EXPECT_FALSE(closed) << "told twice";
     closed = true;
   }
-  Status MayWrite(WriteLevel) override { return leads ? Status() : Error(Code::kNotMaster, "another node is master"); }
+  Status MayWrite(WriteLevel, Epoch seen) override {
+    if (seen > partition->epoch()) return Error(Code::kNotMaster, "the session has seen a later master");
+    return leads ? Status() : Error(Code::kNotMaster, "another node is master");
+  }
   Status CheckDisks(uint64_t bytes) override {
     return bytes <= room ? Status() : Error(Code::kDiskFull, "the disk of a follower is full");
   }
   bool Leads() const override { return leads; }
   void OnAppended() override { ++appended; }
   bool HoldsWrites() const override { return held != nullptr; }
-  Task<Status> UntilMayWrite(WriteLevel level, Nanos deadline_ns) override {
+  Task<Status> UntilMayWrite(WriteLevel level, Epoch seen, Nanos deadline_ns) override {
     WaitQueue* queue = held;
     co_await WaitUntil(*reactor, *queue, deadline_ns, [this] { return held == nullptr; });
-    co_return MayWrite(level);
+    co_return MayWrite(level, seen);
   }
   bool frozen() const override { return is_frozen; }
   bool HasFollowers() const override { return followers; }

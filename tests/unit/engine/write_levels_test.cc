@@ -13,10 +13,11 @@ struct Outcome {
   bool done = false;
 };
 
-Task<void> WriteLater(Partition* partition, WriteOp op, WriteLevel level, Outcome* outcome) {
+Task<void> WriteLater(Partition* partition, WriteOp op, WriteLevel level, Outcome* outcome, Epoch seen = 0) {
   std::vector<WriteOp> ops{std::move(op)};
   WriteOptions options;
   options.level = level;
+  options.seen_epoch = seen;
   options.control = &outcome->control;
   Result<std::vector<OpResult>> done = co_await partition->Write(std::move(ops), options);
   outcome->status = done.status();
@@ -139,6 +140,46 @@ TEST_F(CommitGateTest, AllWaitsForTheGate) {
     co_await WriteLater(t->p_, PutOp("a", "3"), WriteLevel::kQuorum, &quorum);
     EXPECT_OK(quorum.status);
     EXPECT_EQ(t->gate_->asked_on_all, 2u);
+  });
+}
+
+// LV5: also right before the append, when the write has waited.
+TEST_F(CommitGateTest, ASessionIsNotWrittenForByAnOlderMaster) {
+  Run([](CommitGateTest* t) -> Task<void> {
+    t->gate_->commits = true;
+    const Epoch epoch = t->gate_->partition->epoch();
+    for (const WriteLevel level : {WriteLevel::kOne, WriteLevel::kQuorum, WriteLevel::kAll}) {
+      const Lsn before = t->p_->stats().last_lsn;
+      Outcome refused, taken;
+      co_await WriteLater(t->p_, PutOp("a", "1"), level, &refused, epoch + 1);
+      EXPECT_EQ(refused.status.code(), Code::kNotMaster);
+      EXPECT_EQ(t->p_->stats().last_lsn, before) << "nothing was appended";
+      co_await WriteLater(t->p_, PutOp("a", "2"), level, &taken, epoch);
+      EXPECT_OK(taken.status);
+    }
+  });
+}
+
+// The same without a coroutine.
+TEST_F(CommitGateTest, APointWriteOfASessionDoesNotBeginAtAnOlderMaster) {
+  Run([](CommitGateTest* t) -> Task<void> {
+    t->gate_->commits = true;
+    // The file of a new partition is small. It grows when many writes are admitted at once.
+    Outcome outcomes[300];
+    for (Outcome& outcome : outcomes)
+      t->tasks_->Spawn(WriteLater(t->p_, PutOp("a", "0"), WriteLevel::kQuorum, &outcome));
+    co_await t->tasks_->Drain();
+    const Epoch epoch = t->gate_->partition->epoch();
+    for (const Epoch seen : {epoch, epoch + 1}) {
+      AwaitedWrite write(*t->reactor_);
+      write.partition = t->p_;
+      write.op = PutOp("a", "1");
+      write.seen_epoch = seen;
+      PointWrite* const batch[] = {&write};
+      t->engine_->BatchWrite(batch);
+      EXPECT_EQ(write.begun, seen == epoch);
+      while (write.begun && !write.over) co_await write.done.Wait();
+    }
   });
 }
 

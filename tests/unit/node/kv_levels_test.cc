@@ -194,6 +194,67 @@ TEST_P(KvLevelsTest, TokensOfRepliesCoverWhatTheSessionHasSeen) {
   EXPECT_EQ(PointsOf(written->success.context.session).at(partition), (SessionPoint{4, 71}));
 }
 
+// LV5: the partition is told what the session has seen, on every way that a write takes.
+TEST_P(KvLevelsTest, WritesSayWhatTheirSessionHasSeen) {
+  for (uint32_t reactor = 0; reactor < 2; ++reactor) {
+    const std::string key = KeyOn(reactor);
+    FakePartition& partition = node_->PartitionOf(key);
+    const uint32_t other = (partition.id() + 1) % kPartitions;
+    api::Kv_put_args put;
+    put.request.key = key;
+    for (Epoch seen = 4; seen < 8; ++seen) {  // with and without a coroutine
+      put.context.session = TokenOf({{partition.id(), {seen, 1}}, {other, {9, 1}}});
+      auto written = CallFor<api::Kv_put_result>("put", put);
+      ASSERT_TRUE(written->__isset.success) << written->error.message;
+      EXPECT_EQ(partition.seen_epoch, seen);
+    }
+    for (const std::string& session : {TokenOf({{other, {9, 1}}}), std::string()}) {
+      put.context.session = session;
+      for (int i = 0; i < 2; ++i) {
+        partition.seen_epoch = 1;
+        CallFor<api::Kv_put_result>("put", put);
+        EXPECT_EQ(partition.seen_epoch, 0u);
+      }
+    }
+    api::Kv_writeBatch_args batch;
+    batch.request.ops.resize(1);
+    batch.request.ops[0].kind = kConst.OP_PUT;
+    batch.request.ops[0].key = key;
+    batch.context.session = TokenOf({{partition.id(), {5, 1}}, {other, {9, 1}}});
+    CallFor<api::Kv_writeBatch_result>("writeBatch", batch);
+    EXPECT_EQ(partition.seen_epoch, 5u);
+  }
+}
+
+// LV5: its lease may be of a lineage that was given up.
+TEST_P(KvLevelsTest, AReadThatAsksAMasterRefusesAnOlderOneThanItsSessionHasSeen) {
+  const std::string key = KeyOn(1), other = KeyOn(0);
+  for (const std::string& k : {key, other}) node_->PartitionOf(k).records[k] = {true, 5, 0, "v"};
+  const std::string token = TokenOf({{node_->store.PartitionOf(key), {4, 1}}});
+  for (const bool newer : {true, false}) {
+    if (!newer) gate_.shown = SessionPoint{4, 71};
+    const int32_t wanted = newer ? kConst.NOT_MASTER : 0;
+    auto got = GetAt(key, At(kConst.LEVEL_DEFAULT, token));
+    EXPECT_EQ(got->error.code, wanted) << got->error.message;
+    EXPECT_EQ(GetAt(other, At(kConst.LEVEL_DEFAULT, token))->error.code, 0);
+    EXPECT_EQ(GetAt(key, At(kConst.LEVEL_BOUNDED, token, 250))->error.code, 0);
+    api::Kv_multiGet_args multi;
+    multi.context.session = token;
+    multi.request.keys = {other, key, other};
+    auto items = CallFor<api::Kv_multiGet_result>("multiGet", multi);
+    ASSERT_EQ(items->success.items.size(), 3u) << items->error.message;
+    EXPECT_EQ(items->success.items[0].error.code, 0);
+    EXPECT_EQ(items->success.items[1].error.code, wanted);
+    EXPECT_EQ(items->success.items[2].error.code, 0);
+    api::Kv_scan_args scan;
+    scan.context.session = token;
+    EXPECT_EQ(CallFor<api::Kv_scan_result>("scan", scan)->error.code, wanted);
+    api::Kv_count_args count;
+    count.context.session = token;
+    EXPECT_EQ(CallFor<api::Kv_count_result>("count", count)->error.code, wanted);
+  }
+}
+
 TEST_P(KvLevelsTest, ScansAndCountsAskAllTheirPartitions) {
   gate_.holds = false;
   api::Kv_scan_args scan;
