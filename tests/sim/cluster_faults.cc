@@ -17,19 +17,18 @@ constexpr int kKeysOfPartition = 3;
 constexpr int64_t kExpiresMs = 700;
 constexpr Nanos kTravelMin = 50 * kMicrosecond, kTravelMax = kMillisecond;
 
-// The i-th key of its kind in the partition.
-std::string KeyOf(char kind, uint32_t partition, uint32_t partitions, uint64_t i) {
+}  // namespace
+
+// -- clients
+
+std::string ClusterWorld::KeyOf(char kind, uint32_t partition, uint64_t i) const {
   StoreInfo store;
-  store.ranges = partitions;
+  store.ranges = partitions_;
   for (int n = 0;; ++n) {
     std::string key = fmt::format("{}{}-{}", kind, i, n);
     if (store.PartitionOf(key) == partition) return key;
   }
 }
-
-}  // namespace
-
-// -- clients
 
 bool ClusterWorld::IsLoyal(const Client& client) const { return client.index >= kClients; }
 
@@ -40,12 +39,12 @@ Operation ClusterWorld::RandomOperation(Client& client) {
   const auto partition = plots ? plot_partition_ : static_cast<uint32_t>(random_.Below(partitions_));
   const uint64_t choice = IsLoyal(client) && random_.Chance(0.7) ? 0 : random_.Below(100);
   if (random_.Chance(0.2)) {
-    op.key = KeyOf('n', partition, partitions_, 1);
+    op.key = KeyOf('n', partition, 1);
     op.kind = choice < 35 ? Operation::Kind::kGet : Operation::Kind::kAdd;
     op.delta = 1;
     return op;
   }
-  op.key = KeyOf('k', partition, partitions_, random_.Below(kKeysOfPartition));
+  op.key = KeyOf('k', partition, random_.Below(kKeysOfPartition));
   op.value = fmt::format("{}", ++values_) + std::string(random_.Below(static_cast<uint64_t>(value_bytes_) + 1), '.');
   if (choice < 45) {
     op.kind = Operation::Kind::kGet;
@@ -84,18 +83,18 @@ void ClusterWorld::ClientNext(Client& client) {
     call->op.key = fmt::format("e{}", random_.Below(200));
     call->op.value = std::string(random_.Below(6000), 'e');
   }
-  if (!call->expires && !IsLoyal(client) && random_.Chance(0.35)) {
-    call->level = RandomLevelRequest(client);
-    call->op.key = call->level->key;
-  }
   StoreInfo store;
   store.ranges = partitions_;
+  if (!call->expires && random_.Chance(IsLoyal(client) ? 0.2 : 0.35)) {
+    call->level = RandomLevelRequest(client, store.PartitionOf(call->op.key));
+    call->op.key = call->level->key;
+  }
   call->partition = store.PartitionOf(call->op.key);
   const auto serves = [](const Node* n) { return n != nullptr && n->state == State::kUp && n->member->serving(); };
   const bool anywhere = call->level && call->level->kind != LevelRequest::Kind::kWrite;
   Node* any = &AnyNode();
   Node*& target = anywhere ? any : client.targets[call->partition];
-  if (IsLoyal(client)) {
+  if (IsLoyal(client) && !anywhere) {
     target = loyal_to_;
   } else if (!serves(target)) {
     target = &AnyNode();
@@ -190,6 +189,7 @@ void ClusterWorld::Answered(Client& client, const std::shared_ptr<Call>& call, C
   Node*& target = client.targets[call->partition];
   if (!ok && target == call->node) target = nullptr;
   if (call->level) LevelAnswered(client, *call, code);
+  plot_writes_ += ok && !read && call->partition == plot_partition_ && call->node != loyal_to_;
   if (ok) {
     ++counts_.done;
     counts_.judged += !call->expires;

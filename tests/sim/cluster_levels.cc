@@ -11,17 +11,17 @@ namespace pando {
 namespace {
 
 constexpr Nanos kAdmittedWithin = 1500 * kMillisecond;
-constexpr int kLevelKeys = 6;
+constexpr int kLevelKeys = 3;  // of a partition
 
 }  // namespace
 
-LevelRequest ClusterWorld::RandomLevelRequest(Client& client) {
+LevelRequest ClusterWorld::RandomLevelRequest(Client& client, uint32_t partition) {
   LevelRequest request;
-  request.key = fmt::format("l{}", random_.Below(kLevelKeys));
+  request.key = KeyOf('l', partition, random_.Below(kLevelKeys));
   const uint64_t choice = random_.Below(100);
   if (choice < 40) {
     static constexpr WriteLevel kLevels[] = {WriteLevel::kOne, WriteLevel::kQuorum, WriteLevel::kAll};
-    request.level = kLevels[random_.Below(std::size(kLevels))];
+    request.level = IsLoyal(client) ? WriteLevel::kOne : kLevels[random_.Below(std::size(kLevels))];
     request.value = fmt::format("{}/{}", client.index, ++values_);
   } else if (choice < 70) {
     request.kind = LevelRequest::Kind::kBounded;
@@ -44,6 +44,7 @@ Task<Code> ClusterWorld::RunLevelRequest(ClusterMember* member, uint32_t partiti
     control.deadline_ns = reactor.NowNs() + kAdmittedWithin;
     WriteOptions options;
     options.level = request->level;
+    if (request->after) options.seen_epoch = request->after->epoch;
     options.control = &control;
     Result<std::vector<OpResult>> done = co_await member->place(partition)->Write(std::move(ops), options);
     if (!done.ok()) co_return done.code();
@@ -134,7 +135,7 @@ void ClusterWorld::LevelAnswered(Client& client, const Call& call, Code code) {
     case LevelRequest::Kind::kSession: ++counts_.sessions; wrong = levels_.Read(request);
   }
   if (!wrong.empty()) {
-    Wrong(fmt::format("client {} at {}, partition {}: {}", client.index, call.node->name(), call.partition, wrong));
+    Wrong(fmt::format("{} (client {} at {}, partition {})", wrong, client.index, call.node->name(), call.partition));
   }
   if (request.carried_is_lost || !request.end) return;
   session.token.Raise(call.partition, *request.end);

@@ -98,6 +98,9 @@ Task<bool> ClusterWorld::CutMaster() {
   Isolate(*master, true);
   if (random_.Chance(0.8)) SetTopology(master, {.unreachable = true});
   co_await Until([this, epoch] { return Record(plot_partition_).record.epoch > epoch; }, 4 * kSecond);
+  // What was written to the next one can be missed at the old one. Those who wrote to that first give up.
+  const uint64_t enough = plot_writes_ + 5;
+  co_await Until([this, enough] { return plot_writes_ >= enough; }, 4 * kSecond);
   co_await For(Between(200, 900) * kMillisecond);
   Isolate(*master, false);
   SetTopology(master, {});

@@ -131,7 +131,7 @@ class ClusterWorld {
   };
   static constexpr int kClients = 4, kLoyalClients = 4;
   struct Client {
-    int index = 0;  // from kClients on they are loyal: they ask only whom a plot names, whatever it answers
+    int index = 0;  // from kClients on they are loyal: they write only to whom a plot names, whatever it answers
     std::vector<Node*> targets;  // by partition
     std::shared_ptr<Call> call;
     std::optional<std::string> last_seen;
@@ -174,11 +174,13 @@ class ClusterWorld {
   static Task<void> RunCall(ClusterWorld* world, Client* client, ClusterMember* member, std::shared_ptr<Call> call);
   void Answered(Client& client, const std::shared_ptr<Call>& call, Code code);
   bool IsLoyal(const Client& client) const;
+  // The i-th key of its kind in the partition.
+  std::string KeyOf(char kind, uint32_t partition, uint64_t i) const;
   Operation RandomOperation(Client& client);
   void CountRequest(const Node& node, const Call& call);
   void ReadAllKeys();
   // cluster_levels.cc
-  LevelRequest RandomLevelRequest(Client& client);
+  LevelRequest RandomLevelRequest(Client& client, uint32_t partition);
   static Task<Code> RunLevelRequest(ClusterMember* member, uint32_t partition, LevelRequest* request);
   void LookAtAllReplicas(const Call& call);
   void LevelAnswered(Client& client, const Call& call, Code code);
@@ -264,6 +266,7 @@ class ClusterWorld {
   Node* loyal_to_ = nullptr;  // whom loyal clients ask
   uint32_t plot_partition_ = 0;
   bool plot_goes_on_ = false;
+  uint64_t plot_writes_ = 0;  // to its partition, acknowledged by others than loyal_to_
   // -- of the audit
   std::map<Uuid, Epoch> promised_;                  // by replica: told to others
   std::vector<std::map<Lsn, uint64_t>> committed_;  // by partition: chains

@@ -176,7 +176,8 @@ struct Mutant {
 };
 
 const Mutant kMutants[] = {
-    {"answer reads without a lease", {&Rules::reads_ask_for_lease}, Plot::kLateNotice, "history"},
+    {"answer reads without a lease", {&Rules::reads_ask_for_lease}, Plot::kCutMaster, "history"},
+    {"write for a session that knows a later master", {&Rules::session_finds_master}, Plot::kCutMaster, "SESSION"},
     {"acknowledge an append before its sync", {&Rules::durable_is_synced}, Plot::kPowerLoss, "ALL I8 I3 I5 history"},
     {"apply before the commit", {&Rules::apply_waits_for_commit}, Plot::kLongTail, "I3 I5 history CHECK"},
     {"tell of a promise before it is stored", {&Rules::stored_promise_is_stored}, Plot::kForgottenPromise, "I1"},
