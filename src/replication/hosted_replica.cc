@@ -83,7 +83,8 @@ void HostedReplica::Begin() {
   config.rules = host_.rules;
   const ReplicaState& state = file_->state();
   RecoveredReplica found;
-  found.promised = state.promised;
+  // A log whose loss was accepted states an epoch above all that it may have had (RH6).
+  found.promised = std::max(state.promised, partition_->epoch());
   found.committed_lsn = partition_->committed_lsn();
   found.installed = state.installed;
   found.lineage = state.lineage;

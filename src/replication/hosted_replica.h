@@ -17,6 +17,8 @@
 //   RH5  Data is replaced only of a replica whose file says that it is not installed, durably. The file says so
 //        only after the topology, read after the replica had ceased to acknowledge, has shown that it
 //        is not in sync; or from the beginning.
+//   RH6  No epoch is promised, led or followed that is not above all of the log, as it was when the process began. The
+//        epoch of the log may be above the stored promise, where an operator has accepted the loss of a part of it.
 //   RH3  Every task belongs to `tasks_`. Close ends what they wait for, and waits for them; only then
 //        may the log close.
 #pragma once

@@ -1,6 +1,7 @@
 // A cluster in which the disk of one node is full, or fails (small_cluster.h).
 #include <gtest/gtest.h>
 
+#include "src/verify/accept_log_loss.h"
 #include "tests/sim/small_cluster.h"
 #include "tests/support/child_process.h"
 
@@ -205,6 +206,64 @@ TEST(BrokenDisks, AReplicaWhoseDiskDoesNotAnswerIsNotReplaced) {
     EXPECT_TRUE((c->Start(i)).ok());
     EXPECT_TRUE(c->RunUntil([&] { return IsWhole(c); }, 20 * kSecond));
     EXPECT_EQ(ReplicaOf(*c, i), before);
+  });
+}
+
+// -- logs that are damaged as a whole
+
+// As an operator does it, with kvadmin accept-loss --log.
+Task<Status> AcceptIt(Reactor* reactor) {
+  CO_ASSIGN_OR_RETURN(StoreInfo store, co_await LoadStore(*reactor, "/data"));
+  CO_ASSIGN_OR_RETURN(const LogLossReport report, co_await ExamineLogLoss(*reactor, std::move(store), 0));
+  co_return co_await AcceptLogLoss(*reactor, &report, 1);
+}
+
+// Changes a byte of the batch that lies at this part of the log.
+void DamageLog(SimDisk* disk, double part) {
+  constexpr size_t kBlock = 4096;
+  std::vector<std::pair<std::string, size_t>> batches;
+  for (const std::string& path : disk->AllFiles()) {
+    if (path.find("/wal-0/") == std::string::npos) continue;
+    const std::string image = disk->ReadAll(path);
+    for (size_t at = kBlock; at + kBlock <= image.size(); at += kBlock) {
+      if (image.compare(at + 8, 8, "PANDOBAT") == 0) batches.emplace_back(path, at);
+    }
+  }
+  ASSERT_GT(batches.size(), 20u);
+  const auto& [path, at] = batches[static_cast<size_t>(part * static_cast<double>(batches.size()))];
+  std::string image = disk->ReadAll(path);
+  image[at + 40] = static_cast<char>(~image[at + 40]);
+  disk->WriteAll(path, image);
+}
+
+// All lose the ends of their logs, at different places (RH6). What was committed and not yet checkpointed is lost, and
+// nothing else.
+TEST(BrokenDisks, ThreeLogsThatEndBeforeTheirDamageGoOn) {
+  InCluster([](SmallCluster* c) {
+    for (int i = 0; i < 30; ++i) EXPECT_EQ(c->Put(fmt::format("early {}", i), Value(i)), Code::kOk);
+    c->Run(2 * kSecond);  // until they are in a checkpoint
+    for (int i = 0; i < 60; ++i) EXPECT_EQ(c->Put(fmt::format("late {}", i), "1"), Code::kOk);
+    for (size_t i = 0; i < 3; ++i) c->Crash(i);
+    for (size_t i = 0; i < 3; ++i) {
+      SimMachine& machine = c->machine(i);
+      DamageLog(&machine.disk(), 0.7 + 0.1 * static_cast<double>(i));
+      SimReactor& reactor = *machine.Boot();
+      const Status accepted = *c->kernel().RunTask(reactor, AcceptIt(&reactor));
+      EXPECT_TRUE(accepted.ok()) << accepted.ToString();
+      machine.ProcessCrash(1);
+    }
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(c->Start(i).ok());
+    EXPECT_TRUE(c->RunUntil([&] { return IsWhole(c); }, 60 * kSecond));
+    EXPECT_EQ(c->Put("new", "1"), Code::kOk);
+    const size_t master = c->master();
+    const Lsn end = c->stats(master).last_lsn;
+    for (size_t i = 0; i < 3; ++i) {
+      EXPECT_TRUE(c->RunUntil([&] { return c->stats(i).applied_lsn == end; }, 5 * kSecond)) << i;
+    }
+    for (int i = 0; i < 30; ++i) {
+      const auto got = c->On(master, c->place(master)->Get(fmt::format("early {}", i), kNewest, nullptr));
+      EXPECT_TRUE(got.ok() && got->found) << i;
+    }
   });
 }
 
