@@ -19,6 +19,15 @@ bool IsrProposals::Propose(PartitionEntry desired, Nanos now_ns) {
   if (context_.rules().shrink_keeps_min_isr) {
     CHECK_GE(desired.isr.size(), desired.min_isr) << "I10: a proposed ISR is too small";
   }
+  return Send(std::move(desired), kMaxPending, now_ns);
+}
+
+// Once it has landed, none of those can land that compare the same revision. If it cannot land, something else has.
+void IsrProposals::Settle(Nanos now_ns) {
+  if (!pending_.empty()) Send(context_.entry, kMaxPending + 1, now_ns);
+}
+
+bool IsrProposals::Send(PartitionEntry desired, size_t limit, Nanos now_ns) {
   Pending* same = nullptr;
   for (Pending& p : pending_) {
     if (p.asked) return false;
@@ -30,7 +39,7 @@ bool IsrProposals::Propose(PartitionEntry desired, Nanos now_ns) {
     }
   }
   if (same == nullptr) {
-    if (pending_.size() == kMaxPending) return false;
+    if (pending_.size() >= limit) return false;
     desired.op_id = context_.NewOp();
     same = &pending_.emplace_back();
     same->desired = desired;

@@ -21,7 +21,7 @@ namespace pando::replication {
 
 class IsrProposals {
  public:
-  explicit IsrProposals(CoreContext& context) : context_(context) { pending_.reserve(kMaxPending); }
+  explicit IsrProposals(CoreContext& context) : context_(context) { pending_.reserve(kMaxPending + 1); }
 
   void Clear() { pending_.clear(); }
   // Everything up to this commit waits for.
@@ -29,6 +29,9 @@ class IsrProposals {
   // Sends a CAS, or sends it again if the same was proposed before. `desired` is the known entry with
   // changes to its sets. Does nothing while an answer is awaited, or when too many are in doubt.
   bool Propose(PartitionEntry desired, Nanos now_ns);
+  // Ends the doubt about proposals that nobody wants any more, or that leave no room for others: writes the entry as it
+  // is. Does nothing if there are none, or while an answer is awaited.
+  void Settle(Nanos now_ns);
   // The outcome of a CAS of this process. The entry that came with it is learned separately, first.
   void OnDone(const OpId& op, CasOutcome outcome, Nanos now_ns);
   // The topology was read. `entry` is the newest known, or has the same revision.
@@ -36,7 +39,7 @@ class IsrProposals {
   bool empty() const { return pending_.empty(); }
 
  private:
-  static constexpr size_t kMaxPending = 4;
+  static constexpr size_t kMaxPending = 4;  // and the entry as it is
   struct Pending {
     PartitionEntry desired;
     bool asked = false;  // an answer is awaited
@@ -44,8 +47,10 @@ class IsrProposals {
     Nanos sent_ns = 0;
   };
 
+  bool Send(PartitionEntry desired, size_t limit, Nanos now_ns);
+
   CoreContext& context_;
-  std::vector<Pending> pending_;  // at most kMaxPending
+  std::vector<Pending> pending_;  // at most kMaxPending + 1
 };
 
 }  // namespace pando::replication

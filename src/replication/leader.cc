@@ -399,7 +399,7 @@ void Leader::ChangeIsr(Nanos now_ns) {
   const bool stalled = !must_leave.empty();
   if (!stalled) stalled_since_ns_ = 0;
   if (stalled && stalled_since_ns_ == 0) stalled_since_ns_ = now_ns;
-  if (Propose(desired, now_ns) != ChangeResult::kProposed) return;
+  if (Propose(desired, now_ns) != ChangeResult::kProposed) return proposals_.Settle(now_ns);
   for (const ReplicaId& id : context_.entry.isr) {
     Peer* peer = Find(id);
     if (peer == nullptr || desired.isr.Contains(id)) continue;
