@@ -420,6 +420,14 @@ ChangeResult Leader::Propose(const PartitionEntry& desired, Nanos now_ns) {
   return proposals_.Propose(desired, now_ns) ? ChangeResult::kProposed : ChangeResult::kLater;
 }
 
+// False: there are as many replicas as there may be.
+bool Leader::AddLearner(const ReplicaId& learner, PartitionEntry* desired) const {
+  if (desired->assigned.Contains(learner) || desired->learners.Contains(learner)) return true;
+  if (desired->assigned.size() + desired->learners.size() >= kMaxReplicas) return false;
+  desired->learners.Insert(learner);
+  return true;
+}
+
 ChangeResult Leader::Assign(const ReplicaId& learner, const std::optional<ReplicaId>& leaves, Nanos now_ns) {
   if (!active()) return ChangeResult::kNotMaster;
   PartitionEntry desired = context_.entry;
@@ -427,19 +435,15 @@ ChangeResult Leader::Assign(const ReplicaId& learner, const std::optional<Replic
     desired.assigned.Remove(*leaves);
     desired.learners.Remove(*leaves);
   }
-  if (!desired.assigned.Contains(learner)) {
-    if (desired.assigned.size() + desired.learners.size() >= kMaxReplicas) return ChangeResult::kNotAllowed;
-    desired.learners.Insert(learner);
-  }
+  if (!AddLearner(learner, &desired)) return ChangeResult::kNotAllowed;
   return Propose(desired, now_ns);
 }
 
 ChangeResult Leader::Add(const ReplicaId& learner, Nanos now_ns) {
   if (!active()) return ChangeResult::kNotMaster;
   PartitionEntry desired = context_.entry;
-  if (!desired.assigned.Contains(learner)) desired.learners.Insert(learner);
+  if (!AddLearner(learner, &desired)) return ChangeResult::kNotAllowed;
   const size_t count = desired.assigned.Union(desired.learners).size();
-  if (count > kMaxReplicas) return ChangeResult::kNotAllowed;
   desired.replicas = std::max(desired.replicas, static_cast<uint32_t>(count));
   return Propose(desired, now_ns);
 }

@@ -164,6 +164,7 @@ class Leader {
   bool MustLeave(const Peer& peer, Nanos now_ns) const;
   bool MayJoin(const Peer& peer, Nanos now_ns) const;
   void ChangeIsr(Nanos now_ns);
+  bool AddLearner(const ReplicaId& learner, PartitionEntry* desired) const;
   ChangeResult Propose(const PartitionEntry& desired, Nanos now_ns);
 
   CoreContext& context_;

@@ -1,5 +1,5 @@
-// Proposals of a master whose outcome it does not know. Whatever became of them, everything goes on once the topology
-// answers again.
+// Proposals of a master whose outcome it does not know, and what it proposes where there is no room for more. Whatever
+// became of them, everything goes on once the topology answers again.
 #include <gtest/gtest.h>
 
 #include "tests/sim/replication_trio.h"
@@ -60,6 +60,28 @@ TEST_F(Proposals, ADoubtEndsAndIsNotRenewed) {
   const uint64_t revision = trio_.entry.revision;
   trio_.Run(5 * kSecond);
   EXPECT_EQ(trio_.entry.revision, revision);
+}
+
+TEST(ProposalLimits, APartitionWithAllReplicasTakesNoMore) {
+  Trio trio(kMaxReplicas);
+  ASSERT_TRUE(trio.Opens());
+  const auto add = [&](ReplicaCore& core) { return core.Add(ReplicaId{100, 0}, trio.now()); };
+  EXPECT_EQ(trio.Do(0, add), ChangeResult::kNotAllowed);
+  const auto assign = [&](ReplicaCore& core) { return core.Assign(ReplicaId{100, 0}, std::nullopt, trio.now()); };
+  EXPECT_EQ(trio.Do(0, assign), ChangeResult::kNotAllowed);
+  EXPECT_TRUE(trio.Write(0));
+}
+
+// Who asks for it again gets to know that it is done.
+TEST(ProposalLimits, TheLastLearnerThatFitsIsAssignedOnce) {
+  Trio trio(kMaxReplicas - 1);
+  ASSERT_TRUE(trio.Opens());
+  const auto assign = [&](ReplicaCore& core) { return core.Assign(ReplicaId{100, 0}, std::nullopt, trio.now()); };
+  EXPECT_EQ(trio.Do(0, assign), ChangeResult::kProposed);
+  trio.Run(100 * kMillisecond);
+  EXPECT_EQ(trio.Do(0, assign), ChangeResult::kDone);
+  const auto add = [&](ReplicaCore& core) { return core.Add(ReplicaId{100, 0}, trio.now()); };
+  EXPECT_NE(trio.Do(0, add), ChangeResult::kNotAllowed);
 }
 
 }  // namespace
