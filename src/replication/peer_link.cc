@@ -165,6 +165,7 @@ bool PeerLink::HasRoom() const {
 }
 
 void PeerLink::Flush() {
+  if (state_ == State::kUp) ReleaseTaken(connection_->unsent_bytes());
   while (state_ == State::kUp && connection_->unsent_bytes() < links_->options_.max_handed_bytes) {
     if (control_.empty() && data_.empty()) break;
     HandOver(control_.empty() ? data_.Pop() : control_.Pop());
@@ -176,18 +177,27 @@ void PeerLink::HandOver(SendLane::Frame frame) {
   SealFrame(PeerFrame::kMessages, &frame.bytes);
   links_->metrics_.sent_messages_total.Add(frame.messages);
   links_->metrics_.sent_bytes_total.Add(frame.bytes.size());
-  handed_reserved_bytes_ += frame.reserved_bytes;
+  handed_.push_back({handed_bytes_ += frame.bytes.size(), frame.reserved_bytes});
   connection_->Send(&frame.bytes);
 }
 
+// A link that always has something to send is never told that all has left.
+void PeerLink::ReleaseTaken(size_t unsent_bytes) {
+  size_t reserved_bytes = 0;
+  for (; !handed_.empty() && handed_.front().end + unsent_bytes <= handed_bytes_; handed_.pop_front()) {
+    reserved_bytes += handed_.front().reserved_bytes;
+  }
+  links_->account_.Release(static_cast<int64_t>(reserved_bytes));
+}
+
 void PeerLink::OnSent() {
-  links_->account_.Release(static_cast<int64_t>(std::exchange(handed_reserved_bytes_, 0)));
+  ReleaseTaken(0);
   if (!control_.empty() || !data_.empty()) links_->MarkDirty(this);
 }
 
 void PeerLink::ReleaseAll() {
   links_->metrics_.dropped_messages_total.Add(control_.Clear() + data_.Clear());
-  links_->account_.Release(static_cast<int64_t>(std::exchange(handed_reserved_bytes_, 0)));
+  ReleaseTaken(0);
 }
 
 // -- receiving
@@ -266,6 +276,7 @@ void PeerLink::OnClosed(const Status& reason) {
   ReleaseAll();
   SetState(State::kDown);
   wake_.NotifyAll();
+  links_->room_.NotifyAll();  // there will be none
 }
 
 void PeerLink::SetState(State state) {

@@ -6,6 +6,7 @@
 // Threads: one reactor.
 #pragma once
 
+#include <deque>
 #include <string>
 
 #include "src/io/reactor.h"
@@ -77,6 +78,7 @@ class PeerLink final : private ConnectionHandler {
   void OnReply(std::string_view body);
   void Break(Status why);
   void HandOver(SendLane::Frame frame);
+  void ReleaseTaken(size_t unsent_bytes);
   void ReleaseAll();
   void SetState(State state);
   void Report(const Status& why, bool was_up);
@@ -92,8 +94,15 @@ class PeerLink final : private ConnectionHandler {
   Status why_broken_;  // why this side has ended the connection
   FrameReader reader_;
   SendLane control_, data_;
-  size_t handed_reserved_bytes_ = 0;  // of what the socket has and the kernel has not taken
-  bool dirty_ = false;                // on the list of PeerLinks
+  // What the socket has and the kernel has not taken: where each frame ends among all that was handed over, and what is
+  // reserved for it.
+  struct Handed {
+    uint64_t end = 0;
+    size_t reserved_bytes = 0;
+  };
+  std::deque<Handed> handed_;
+  uint64_t handed_bytes_ = 0;
+  bool dirty_ = false;  // on the list of PeerLinks
   Nanos no_memory_until_ns_ = 0;
   uint32_t protocol_ = 0;  // of this connection
   uint64_t peer_incarnation_ = 0;

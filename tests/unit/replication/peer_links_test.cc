@@ -353,6 +353,26 @@ TEST(PeerLinks, UntilRoomEndsWithTheLink) {
 }
 
 // A node that is not read from takes data up to the limit; then it is refused until there is room.
+// The same when it is the peer's end that ends it, and nothing answers any more.
+TEST(PeerLinks, UntilRoomEndsWhenThePeerHasGone) {
+  PeerWorld world;
+  world.Start(1);
+  world.Start(2);
+  ASSERT_TRUE(world.UntilUp(1, 2));
+  world.kernel.network().SetLatency(HostOf(1), HostOf(2), kSecond, kSecond);
+  while (world.links(1).Send(2, 0, 1, Data(50'000))) {
+  }
+  int state = 0;
+  TaskGroup tasks;
+  tasks.Spawn(WaitForRoom(&world.links(1), &state));
+  world.kernel.RunFor(kMillisecond);
+  ASSERT_EQ(state, 1);
+  world.Crash(2);
+  ASSERT_TRUE(world.UntilDown(1, 2));
+  world.kernel.RunFor(kMillisecond);
+  EXPECT_EQ(state, 3);
+}
+
 TEST(PeerLinks, WhatWaitsIsBounded) {
   PeerWorld world;
   world.Start(1);
@@ -381,6 +401,24 @@ TEST(PeerLinks, WhatWaitsIsBounded) {
 }
 
 // Heartbeats do not wait behind the data that waits here.
+// A link that always has something to send, at the rate at which the other side takes it.
+TEST(PeerLinks, WhatHasLeftIsNotReservedAnyMore) {
+  PeerWorld world;
+  world.Start(1);
+  world.Start(2);
+  ASSERT_TRUE(world.UntilUp(1, 2));
+  world.kernel.network().SetLatency(HostOf(1), HostOf(2), 20 * kMillisecond, 20 * kMillisecond);
+  for (int i = 0; i < 1000; ++i) {
+    while (world.links(1).Send(2, 0, 1, Data(50'000))) {
+    }
+    world.links(1).Send(2, 0, 1, Beat(1));
+    world.kernel.RunFor(2 * kMillisecond);
+  }
+  EXPECT_TRUE(world.links(1).IsUp(2, 0));
+  EXPECT_GT(world.links(1).metrics().sent_bytes_total.value(), 10u << 20);
+  EXPECT_LT(world.budget(1).used_bytes(), 4 << 20);
+}
+
 TEST(PeerLinks, ControlOvertakesData) {
   PeerWorld world;
   world.Start(1);
