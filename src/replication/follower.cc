@@ -99,7 +99,7 @@ std::string Follower::OnAppend(const ReplicaId& from, const Append& append) {
   }
   master_ = from;
   master_commit_ = std::max(master_commit_, append.commit_lsn);
-  std::string wrong = Take(append);
+  std::string wrong = Take(append, *after);
   if (!wrong.empty()) return wrong;
   // What is on its way to the disk is acknowledged once it is there. If nothing is, the master may have asked.
   Acknowledge(context_.log.durable().lsn >= matched_.lsn);
@@ -107,9 +107,9 @@ std::string Follower::OnAppend(const ReplicaId& from, const Append& append) {
 }
 
 // Goes through the units. Those that are here already are passed over; at the first that differs, the own
-// tail ends.
-std::string Follower::Take(const Append& append) {
-  HistoryPoint at = append.after;
+// tail ends. Of what is committed, not all is remembered: the next point that is tells whether it was the same.
+std::string Follower::Take(const Append& append, const HistoryPoint& after) {
+  HistoryPoint at = after, same = after;
   PayloadReader reader(append.units);
   for (auto item = reader.Next(); item != PayloadReader::Item::kEnd; item = reader.Next()) {
     const WriteUnit& unit = reader.unit;
@@ -121,6 +121,10 @@ std::string Follower::Take(const Append& append) {
     }
     const HistoryPoint end{unit.epoch, unit.last_lsn(), unit.chain_after};
     const std::optional<HistoryPoint> own = context_.log.PointAt(end.lsn);
+    if (!own && end.lsn <= context_.commit_lsn) {
+      at = end;
+      continue;
+    }
     if (!own || (own->chain != end.chain && context_.rules().unit_is_its_epoch)) {
       if (context_.log.end().lsn >= unit.first_lsn) {
         if (unit.first_lsn <= context_.commit_lsn) {
@@ -138,9 +142,9 @@ std::string Follower::Take(const Append& append) {
       }
       if (!context_.log.Append(unit)) break;
     }
-    at = end;
+    at = same = end;
   }
-  if (at.lsn > matched_.lsn) matched_ = at;
+  if (same.lsn > matched_.lsn) matched_ = same;
   return "";
 }
 

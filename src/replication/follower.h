@@ -54,7 +54,7 @@ class Follower {
   bool Refuses(const ReplicaId& from, Epoch epoch);
   // Ends of epochs at or below `limit`.
   AlignReply Ends(Epoch epoch, Lsn limit) const;
-  std::string Take(const Append& append);
+  std::string Take(const Append& append, const HistoryPoint& after);
   std::optional<HistoryPoint> Acknowledgeable() const;
   AppendAck Ack(Epoch epoch, const HistoryPoint& durable) const;
   void Acknowledge(bool repeat);

@@ -35,11 +35,17 @@ class SimLog final : public ReplicaLog {
   // -- to be set before use
   std::function<void(const SimUnit&)> on_append;
   std::function<void(Lsn)> on_commit;
+  // Of what ends below, it remembers only the ends of epochs (UnitHistory).
+  Lsn remembers_from = 0;
 
   HistoryPoint end() const override { return units_.empty() ? HistoryPoint() : units_.back()->end(); }
   HistoryPoint durable() const override { return durable_ == 0 ? HistoryPoint() : units_[durable_ - 1]->end(); }
   Lsn applied() const override { return applied_lsn_; }
-  std::optional<HistoryPoint> PointAt(Lsn lsn) const override { return PointIn(units_, lsn); }
+  std::optional<HistoryPoint> PointAt(Lsn lsn) const override {
+    const std::optional<HistoryPoint> point = PointIn(units_, lsn);
+    const bool forgotten = point && lsn < remembers_from && lsn != EpochEnd(point->epoch).lsn;
+    return forgotten ? std::nullopt : point;
+  }
   HistoryPoint EpochEnd(Epoch epoch) const override {
     const auto at =
         std::partition_point(units_.begin(), units_.end(), [&](const UnitPtr& u) { return u->epoch <= epoch; });
