@@ -56,6 +56,8 @@ struct ReplicaStatus {
   24: i64 last_epoch
   /** When the newest change that it has applied was written, by its master's clock, in ms since 1970; 0 = unknown. */
   25: i64 newest_change_ms
+  /** The disk of its node lately had no room for a write of this partition. */
+  26: bool disk_full
 }
 
 /** Whoever holds the topology's key `controller` gives the replicas of a node that stays away to other nodes. */
@@ -68,6 +70,16 @@ struct ControllerStatus {
   3: list<string> plans
 }
 
+/** The node goes on with what it knows, but no partition gets another master or other replicas in sync. */
+struct TopologyTrouble {
+  /** A sentence. */
+  1: string problem
+  /** For so long the node has not read the topology. */
+  2: i64 silent_ms
+  /** It answers, but with less than this node has seen: an older copy, or another one, was put in its place. */
+  3: bool went_back
+}
+
 struct ReplicasReply {
   /** The ID of this node in its cluster. */
   1: i32 node
@@ -75,6 +87,10 @@ struct ReplicasReply {
   3: i64 incarnation
   4: list<ReplicaStatus> replicas
   5: optional ControllerStatus controller
+  /** Why this node cannot follow the topology; absent = it can. */
+  6: optional TopologyTrouble topology_trouble
+  /** The newest revision of the topology that this node has seen. */
+  7: i64 topology_revision
   15: optional pando.ReplyContext context
 }
 

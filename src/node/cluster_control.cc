@@ -56,6 +56,16 @@ void AddInstallations(const std::vector<ReplicaInstaller::Report>& reports, api:
   }
 }
 
+void AddTopologyHealth(const NodeCluster::TopologyHealth& health, Nanos now_ns, api::ReplicasReply* reply) {
+  reply->topology_revision = static_cast<int64_t>(health.seen);
+  if (health.status.ok()) return;
+  api::TopologyTrouble trouble;
+  trouble.problem = health.status.message();
+  trouble.silent_ms = (now_ns - health.read_ns) / kMillisecond;
+  trouble.went_back = health.went_back;
+  reply->__set_topology_trouble(trouble);
+}
+
 template <typename Record>
 Status AddKey(std::string key, const Versioned<Record>& known, api::TopologyReply* reply) {
   api::TopologyKey& out = reply->keys.emplace_back();
@@ -67,6 +77,7 @@ Status AddKey(std::string key, const Versioned<Record>& known, api::TopologyRepl
 
 // For so long a copy is kept for a replica that does not ask for it again.
 constexpr int64_t kCopyTtlMs = 30'000;
+constexpr Nanos kReadTopologyNs = 2 * kSecond;
 
 }  // namespace
 
@@ -82,6 +93,9 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
       for (const replication::ReplicaReport& report : part->replica_host()->Report()) {
         const Version newest = part->engine()->newest_change(report.partition).load(std::memory_order_relaxed);
         replicas.push_back(ToStatus(report));
+        if (const Partition* held = part->engine()->partition(report.partition)) {
+          replicas.back().disk_full = held->stats().disk_full;
+        }
         if (newest != UINT64_MAX) replicas.back().newest_change_ms = static_cast<int64_t>(VersionMs(newest));
       }
       co_return replicas;
@@ -89,7 +103,8 @@ Task<Result<api::ReplicasReply>> Node::Replicas(Reactor& caller) {
     const std::vector<api::ReplicaStatus> replicas = co_await CallOn(caller, static_cast<int>(i), std::move(ask));
     reply.replicas.insert(reply.replicas.end(), replicas.begin(), replicas.end());
   }
-  auto installing = [this, &reply](Reactor&) -> Task<std::vector<ReplicaInstaller::Report>> {
+  auto installing = [this, &reply](Reactor& first) -> Task<std::vector<ReplicaInstaller::Report>> {
+    AddTopologyHealth(cluster_->topology_health(), first.NowNs(), &reply);
     if (controller_) reply.__set_controller(controller_->status());
     co_return installer_ ? installer_->reports() : std::vector<ReplicaInstaller::Report>();
   };
@@ -116,9 +131,27 @@ Task<Result<api::TopologyReply>> Node::KnownTopology(Reactor& caller) {
   co_return co_await CallOn(caller, 0, std::move(encode));
 }
 
+// Before a change that an operator asks for. A master that had proposed another one would neither read nor write until
+// the topology says what came of it, and other changes would only be asked for again and again.
+Task<Status> Node::CheckTopologyAnswers(Reactor& caller, uint32_t partition) {
+  auto read = [this, partition](Reactor&) -> Task<Status> {
+    co_await cluster_->topology_calls()->Acquire();
+    Result<TopologyEntry> entry = co_await cluster_->topology()->Read(PartitionKey(partition), kReadTopologyNs);
+    cluster_->topology_calls()->Release();
+    co_return entry.status();
+  };
+  const Status status = co_await CallOn(caller, 0, std::move(read));
+  if (status.ok()) co_return status;
+  co_return Error(Code::kUnavailable,
+                  "partition {}: the topology does not answer, and only there its master and its replicas can be "
+                  "changed; nothing was changed: {}",
+                  partition, status.message());
+}
+
 Task<Result<api::HandoverReply>> Node::Handover(Reactor& caller, uint32_t partition, uint32_t node, Epoch epoch,
                                                 Nanos timeout_ns) {
   if (!options_.clustered()) co_return co_await NodeControl::Handover(caller, partition, node, epoch, timeout_ns);
+  CO_RETURN_IF_ERROR(co_await CheckTopologyAnswers(caller, partition));
   const size_t owner = partition % parts_.size();
   auto hand_over = [part = parts_[owner], partition, node, epoch, timeout_ns](Reactor&) {
     return part->replica_host()->HandOver(partition, node, epoch, timeout_ns);
@@ -155,6 +188,7 @@ Task<Result<api::ForceFailoverReply>> Node::ForceFailover(Reactor& caller, api::
 
 Task<Result<bool>> Node::SetMinIsr(Reactor& caller, uint32_t partition, uint32_t min_isr) {
   if (!options_.clustered()) co_return co_await NodeControl::SetMinIsr(caller, partition, min_isr);
+  CO_RETURN_IF_ERROR(co_await CheckTopologyAnswers(caller, partition));
   const size_t owner = partition % parts_.size();
   auto set = [part = parts_[owner], partition, min_isr](Reactor&) -> Task<Result<bool>> {
     co_return part->replica_host()->SetMinIsr(partition, min_isr);
@@ -205,6 +239,7 @@ Task<Result<bool>> Node::ReplaceReplica(Reactor& caller, uint32_t partition, Uui
 
 Task<Result<api::AddReplicaReply>> Node::AddReplica(Reactor& caller, uint32_t partition, uint32_t node, bool replaces) {
   if (!options_.clustered()) co_return co_await NodeControl::AddReplica(caller, partition, node, replaces);
+  CO_RETURN_IF_ERROR(co_await CheckTopologyAnswers(caller, partition));
   const size_t owner = partition % parts_.size();
   auto add = [part = parts_[owner], partition, node, replaces](Reactor&) -> Task<Result<replication::ReplicaChange>> {
     co_return part->replica_host()->AddOn(partition, node, replaces);
@@ -219,6 +254,7 @@ Task<Result<api::AddReplicaReply>> Node::AddReplica(Reactor& caller, uint32_t pa
 
 Task<Result<bool>> Node::RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) {
   if (!options_.clustered()) co_return co_await NodeControl::RemoveReplica(caller, partition, replica);
+  CO_RETURN_IF_ERROR(co_await CheckTopologyAnswers(caller, partition));
   const size_t owner = partition % parts_.size();
   auto remove = [part = parts_[owner], partition, replica](Reactor&) -> Task<Result<bool>> {
     co_return part->replica_host()->RemoveOther(partition, replica);

@@ -90,6 +90,7 @@ class Node final : private NodeControl {
   Task<Result<bool>> RemoveReplica(Reactor& caller, uint32_t partition, Uuid replica) override;
   Task<Result<api::AggregateReplicaReply>> AggregateReplica(Reactor& caller,
                                                             api::AggregateReplicaRequest request) override;
+  Task<Status> CheckTopologyAnswers(Reactor& caller, uint32_t partition);
   Task<Result<KeptLog>> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew);
 
   NodeOptions options_;

@@ -1,5 +1,6 @@
 #include "src/node/node_cluster.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "src/io/call_on.h"
@@ -132,6 +133,13 @@ Task<Status> NodeCluster::Open() {
 
 Task<Status> NodeCluster::OpenOn(std::unique_ptr<TopologyStore> store) {
   topology_ = std::make_unique<Topology>(reactor_, std::move(store));
+  RegisterTopologyMetrics(registry_, *topology_);
+  registry_->AddCollector(topology_.get(), [this](Exposition* out) {
+    const TopologyHealth health = topology_health();
+    if (health.read_ns == 0) return;
+    out->AddGauge("kv_topology_age_seconds", "For how long the topology has not been read as a whole", {},
+                  static_cast<double>(reactor_.NowNs() - health.read_ns) / kSecond);
+  });
   NodeId node = options_.node_id;
   if (node == 0) {
     CO_ASSIGN_OR_RETURN(const std::optional<NodeIdentity> identity, co_await LoadIdentity(reactor_, options_.data_dir));
@@ -198,6 +206,7 @@ Task<Status> NodeCluster::Join(std::string client_address, std::vector<std::stri
     co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(join));
   }
   co_await TellRecords(std::move(records));
+  joined_ns_ = reactor_.NowNs();
   watch_ = std::make_unique<TopologyWatch>(topology_.get());
   tasks_.Spawn(Follow());
   co_return Status();
@@ -247,7 +256,17 @@ Task<void> NodeCluster::TellRecords(std::vector<Versioned<PartitionRecord>> reco
   }
 }
 
-// Nothing else shows it as long as no node fails.
+NodeCluster::TopologyHealth NodeCluster::topology_health() const {
+  TopologyHealth health;
+  if (topology_ != nullptr) health.seen = topology_->seen();
+  if (watch_ == nullptr) return health;
+  health.status = watch_->status();
+  health.read_ns = std::max(joined_ns_, watch_->listed_ns());
+  health.went_back = !health.status.ok() && !topology_->went_back().ok();
+  return health;
+}
+
+// As long as no node fails, only this and kvadmin cluster status show it.
 void NodeCluster::NoteWhetherTopologyAnswers() {
   const Status& status = watch_->status();
   if (status.ok() == topology_answers_) return;
@@ -305,6 +324,7 @@ Task<void> NodeCluster::Close() {
   if (topology_ == nullptr) co_return;
   const Status closed = co_await topology_->Close();
   LOG_IF(WARNING, !closed.ok()) << "the topology could not be closed: " << closed.ToString();
+  registry_->Remove(topology_.get());
   topology_.reset();
 }
 

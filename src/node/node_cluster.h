@@ -83,6 +83,14 @@ class NodeCluster {
   // Tells the replica of a partition, which has come to be here, the newest record. REQUIRES: Join has returned.
   Task<void> TellRecord(uint32_t partition);
   Topology* topology() { return topology_.get(); }
+  // As the node has followed it since Join. Nothing is known before, and after Close.
+  struct TopologyHealth {
+    Status status;           // why it cannot be followed at the moment
+    Nanos read_ns = 0;       // when all of it was read last
+    bool went_back = false;  // what it says is older than what this node has seen
+    Revision seen = 0;       // the newest
+  };
+  TopologyHealth topology_health() const;
   Semaphore* topology_calls() { return &topology_calls_; }
 
   // The replicas that the topology assigned to this node then.
@@ -123,6 +131,7 @@ class NodeCluster {
   bool stopping_ = false;
   bool topology_answers_ = true;  // as was logged last
   Nanos told_heard_ns_ = 0;
+  Nanos joined_ns_ = 0;
   TaskGroup tasks_;
 };
 

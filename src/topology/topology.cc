@@ -117,8 +117,8 @@ Status Topology::WentBack(const std::string& what, Revision now, Revision before
   metrics_.went_back.Add();
   went_back_ = Error(Code::kCorruption,
                      "the topology {} has gone back: {} is at revision {}, and was at revision {} before. Has an old "
-                     "copy of it been restored, or another one put in its place? Bring back the newest, or let no node "
-                     "become master until the map has been rebuilt from the nodes",
+                     "copy of it been restored, or another one put in its place? Bring back the newest, or stop all "
+                     "nodes and make it anew with kvadmin topology recover",
                      name(), what, now, before);
   return went_back_;
 }

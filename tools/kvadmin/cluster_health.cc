@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "src/base/counted.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/force_plan.h"
 
@@ -45,7 +46,8 @@ std::string WhyMissing(const ClusterView& view, const ClusterView::Master& maste
   for (const api::FollowerStatus& f : master.status->followers) {
     if (f.node != static_cast<int32_t>(node)) continue;
     if (f.silent_ms > kLagMs) return "its master has not heard it for " + SecondsText(f.silent_ms);
-    return fmt::format("it is catching up, {} records and {} behind", f.behind_records, SecondsText(f.behind_ms));
+    return fmt::format("it is catching up, {} and {} behind",
+                       Counted(static_cast<uint64_t>(f.behind_records), "record"), SecondsText(f.behind_ms));
   }
   return "its master does not know it";
 }
@@ -68,7 +70,7 @@ std::string WhyNoMaster(const ClusterView& view, const PartitionRecord& record, 
   } else if (claims != nullptr) {
     text += fmt::format("node {} begins to lead it", of);
   } else {
-    text += fmt::format("in sync are the nodes {}", NodesText(in_sync));
+    text += fmt::format("in sync {} {}", in_sync.size() > 1 ? "are" : "is", NamedNodes(in_sync));
   }
   if (!lost.empty()) text += fmt::format("; unreachable of them: {}", NodesText(lost));
   return text;
@@ -76,7 +78,7 @@ std::string WhyNoMaster(const ClusterView& view, const PartitionRecord& record, 
 
 void JudgeMissing(const ClusterView& view, const ClusterView::Master& master, PartitionHealth* p) {
   if (p->in_sync.size() >= p->replicas && p->missing.empty()) return;
-  std::string text = fmt::format("{} of {} replicas are in sync", p->in_sync.size(), p->replicas);
+  std::string text = CountedOf(p->in_sync.size(), p->replicas, "replica") + " in sync";
   for (const NodeId node : p->missing) {
     text += fmt::format("; node {}: {}", node, WhyMissing(view, master, p->partition, node));
   }
@@ -91,9 +93,10 @@ void JudgeSurvivors(const ClusterView& view, const PartitionRecord& record, Part
   const ForcePlan plan = LookAtSurvivors(view, record);
   if (plan.can_elect) return;
   p->stuck = true;
+  p->stale = plan.stale;
   p->force_on = plan.best;
-  std::string text =
-      fmt::format("{} of its replicas are left, and {} must be to elect a master", plan.able(), plan.min_isr);
+  std::string text = fmt::format("{} of its replicas {} left, and {} must be to elect a master", plan.able(),
+                                 plan.able() == 1 ? "is" : "are", plan.min_isr);
   if (const Survivor* best = plan.Find(plan.best)) {
     p->force_loses = !best->member;
     text += best->member ? fmt::format("; node {} has all that was acknowledged", best->node)
@@ -127,8 +130,9 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
       if (!f.in_sync || f.behind_ms <= kLagMs) continue;
       p.lagging = true;
       p.health = Health::kDegraded;
-      p.problems.push_back(
-          fmt::format("node {} is {} records and {} behind", f.node, f.behind_records, SecondsText(f.behind_ms)));
+      p.problems.push_back(fmt::format("node {} is {} and {} behind", f.node,
+                                       Counted(static_cast<uint64_t>(f.behind_records), "record"),
+                                       SecondsText(f.behind_ms)));
     }
   }
   std::sort(p.in_sync.begin(), p.in_sync.end());
@@ -154,10 +158,10 @@ PartitionHealth JudgePartition(const ClusterView& view, const PartitionRecord& r
   }
   const uint32_t usual = DefaultMinIsr(record.replicas);
   if (record.lineage > 1 && record.min_isr < usual) {
-    p.problems.push_back(
-        fmt::format("min_isr is {} since a failover was forced; once {} replicas are in sync: kvadmin cluster "
-                    "set-min-isr {} {}",
-                    record.min_isr, usual, record.id, usual));
+    p.problems.push_back(fmt::format(
+        "min_isr is {} since a failover was forced; once {} in sync: kvadmin cluster "
+        "set-min-isr {} {}",
+        record.min_isr, usual == 1 ? "1 replica is" : fmt::format("{} replicas are", usual), record.id, usual));
   }
   return p;
 }
@@ -173,8 +177,67 @@ NodeHealth JudgeNode(const ClusterView& view, NodeId id, const ClusterView::Node
     const bool leads = r.role == "master" || r.role == "new master";
     (leads ? out.masters : out.followers) += 1;
     out.installing += r.role == "installing";
+    out.disk_full += r.disk_full;
   }
+  if (!out.problem.empty()) return out;
+  std::vector<std::string> troubles;
+  if (out.disk_full > 0) {
+    troubles.push_back("the disk is full; writes are refused in " + Counted(out.disk_full, "partition"));
+  }
+  if (node.reply.__isset.topology_trouble) {
+    const api::TopologyTrouble& trouble = node.reply.topology_trouble;
+    troubles.push_back(trouble.went_back ? "the topology has gone back"
+                                         : "the topology does not answer for " + SecondsText(trouble.silent_ms));
+  }
+  out.trouble = fmt::format("{}", fmt::join(troubles, "; "));
   return out;
+}
+
+TopologyHealth JudgeTopology(const ClusterView& view, const std::vector<PartitionHealth>& partitions) {
+  TopologyHealth t;
+  for (const auto& [id, node] : view.nodes) {
+    if (!node.status.ok() || !node.reply.__isset.topology_trouble) continue;
+    t.without.push_back(id);
+    if (t.problem.empty()) t.problem = node.reply.topology_trouble.problem;
+    t.silent_ms = std::max(t.silent_ms, node.reply.topology_trouble.silent_ms);
+  }
+  std::string stale = view.WhyStale();
+  // A node that cannot follow it may be the one whose copy was read.
+  for (const PartitionHealth& p : partitions) {
+    if (stale.empty() && t.without.empty()) stale = p.stale;
+  }
+  t.went_back = !stale.empty();
+  if (t.went_back) t.problem = stale;
+  return t;
+}
+
+std::string TopologyCause(const TopologyHealth& t) {
+  if (t.went_back) return "the topology is older than what the nodes have: " + t.problem;
+  return fmt::format("{} cannot reach the topology, for {}: {}", NamedNodes(t.without), SecondsText(t.silent_ms),
+                     t.problem);
+}
+
+// Before anything else: what the map says may be wrong, and nothing can be changed.
+std::string TopologyStep(const TopologyHealth& t) {
+  if (t.went_back) {
+    return "bring back the newest copy of the topology; if there is none, stop all nodes and make it anew with kvadmin "
+           "topology recover. Force no failover by this one";
+  }
+  return fmt::format(
+      "repair the topology, or the way of {} to it, while the nodes run: until then no partition gets another master, "
+      "and no other replica comes in sync",
+      NamedNodes(t.without));
+}
+
+// For the first node whose disk is full. "" if there is none.
+std::string FullDiskStep(const ClusterView& view, const ClusterHealth& h) {
+  for (const NodeHealth& node : h.nodes) {
+    if (node.disk_full == 0) continue;
+    const std::string room = fmt::format("add space to the disk of node {}, or delete records", view.NameOf(node.node));
+    if (node.masters == 0) return room;
+    return fmt::format("kvadmin drain {}, so that other nodes lead its partitions; then {}", node.node, room);
+  }
+  return "";
 }
 
 // The node that decides knows best.
@@ -239,6 +302,10 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
   for (const NodeHealth& node : h.nodes) {
     if (!node.problem.empty()) down.push_back("node " + view.NameOf(node.node));
   }
+  if (h.topology.went_back) return TopologyStep(h.topology);
+  if (!h.topology.without.empty()) {
+    return TopologyStep(h.topology) + (down.empty() ? "" : fmt::format("; start {}", fmt::join(down, " and ")));
+  }
   const std::string force = ForceStep(h);
   if (!down.empty()) {
     return fmt::format("start {}, or repair the network; then run kvadmin cluster status again{}",
@@ -256,6 +323,7 @@ std::string NextStep(const ClusterView& view, const ClusterHealth& h) {
   if (h.health == Health::kUnavailable) {
     return "run kvadmin cluster status -v in a few seconds; if it stays so, the logs of the nodes say why";
   }
+  if (std::string full = FullDiskStep(view, h); !full.empty()) return full;
   for (const PartitionHealth& p : h.partitions) {
     if (p.unheard == 0) continue;
     return fmt::format(
@@ -284,12 +352,21 @@ ClusterHealth JudgeCluster(const ClusterView& view) {
   h.controller = JudgeController(view);
   for (const auto& [id, node] : view.nodes) {
     const NodeHealth& judged = h.nodes.emplace_back(JudgeNode(view, id, node));
-    if (judged.problem.empty()) continue;
+    if (judged.problem.empty() && judged.trouble.empty()) continue;
     h.health = Health::kDegraded;
-    causes.push_back(fmt::format("node {} does not answer", view.NameOf(id)));
+    if (!judged.problem.empty()) causes.push_back(fmt::format("node {} does not answer", view.NameOf(id)));
+    if (judged.disk_full > 0) {
+      causes.push_back(fmt::format("node {}: the disk is full; writes are refused in {}", view.NameOf(id),
+                                   Counted(judged.disk_full, "partition")));
+    }
   }
   for (const auto& [id, known] : view.map.partitions) {
     h.health = std::max(h.health, h.partitions.emplace_back(JudgePartition(view, known.record)).health);
+  }
+  h.topology = JudgeTopology(view, h.partitions);
+  if (!h.topology.problem.empty()) {
+    h.health = std::max(h.health, Health::kDegraded);
+    causes.insert(causes.begin(), TopologyCause(h.topology));
   }
   AddCount(
       h.partitions, "have no master", [](const auto& p) { return p.master == 0; }, &causes);

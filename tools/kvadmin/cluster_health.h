@@ -18,7 +18,9 @@ std::string_view HealthName(Health health);
 struct NodeHealth {
   NodeId node = 0;
   std::string zone, address;
-  std::string problem;  // why it does not answer; empty: it does
+  std::string problem;   // why it does not answer; empty: it does
+  std::string trouble;   // what is wrong although it answers, in short; empty: nothing
+  size_t disk_full = 0;  // partitions for whose writes its disk has no room
   size_t masters = 0, followers = 0, installing = 0;
 };
 
@@ -37,6 +39,15 @@ struct PartitionHealth {
   // Too few of its replicas are left to elect a master. Then this one could take it over by force; 0: none could.
   bool stuck = false, force_loses = false;
   NodeId force_on = 0;
+  std::string stale;  // why the topology is not to be trusted in this; empty: it is, as far as is known
+};
+
+// What the nodes say of the topology.
+struct TopologyHealth {
+  std::vector<NodeId> without;  // those that answer, and cannot follow it
+  std::string problem;          // why, as the first of them says; empty: all is well
+  int64_t silent_ms = 0;        // for so long one of them has not read it
+  bool went_back = false;       // an older copy of it, or another one, is in its place
 };
 
 // Who replaces nodes that stay away, and what it is about to do.
@@ -49,6 +60,7 @@ struct ControllerHealth {
 struct ClusterHealth {
   Health health = Health::kOk;
   std::string cause, next;  // empty if all is well
+  TopologyHealth topology;
   ControllerHealth controller;
   std::vector<NodeHealth> nodes;
   std::vector<PartitionHealth> partitions;

@@ -13,7 +13,12 @@ namespace {
 
 constexpr int64_t kAskMs = 3000;  // of each node
 
-Task<Result<ExitCode>> ReadInto(Reactor* reactor, TopologySpec spec, Nanos timeout_ns, ClusterMap* map) {
+struct ReadTopology {
+  ClusterMap map;
+  Revision revision = 0;  // 0: unknown
+};
+
+Task<Result<ExitCode>> ReadInto(Reactor* reactor, TopologySpec spec, Nanos timeout_ns, ReadTopology* read) {
   Result<std::unique_ptr<TopologyStore>> store = co_await OpenTopologyStore(*reactor, std::move(spec));
   if (!store.ok()) co_return store.TakeStatus();
   Topology topology(*reactor, *std::move(store));
@@ -21,17 +26,18 @@ Task<Result<ExitCode>> ReadInto(Reactor* reactor, TopologySpec spec, Nanos timeo
   Status closed = co_await topology.Close();
   if (!listing.ok()) co_return listing.TakeStatus();
   CO_RETURN_IF_ERROR(closed);
-  for (const TopologyEntry& entry : listing->entries) CO_RETURN_IF_ERROR(map->Apply(entry));
+  for (const TopologyEntry& entry : listing->entries) CO_RETURN_IF_ERROR(read->map.Apply(entry));
+  read->revision = listing->revision;
   co_return kExitOk;
 }
 
-Result<ClusterMap> ReadMap(const Target& target, const std::string& place) {
-  ClusterMap map;
+Result<ReadTopology> ReadMap(const Target& target, const std::string& place) {
+  ReadTopology read;
   if (!place.empty()) {
     ASSIGN_OR_RETURN(TopologySpec spec, ParseTopologySpec(place));
     const Nanos timeout_ns = target.timeout_ms * kMillisecond;
     RETURN_IF_ERROR(
-        RunOffline([&](Reactor& reactor) { return ReadInto(&reactor, spec, timeout_ns, &map); }).TakeStatus());
+        RunOffline([&](Reactor& reactor) { return ReadInto(&reactor, spec, timeout_ns, &read); }).TakeStatus());
   } else {
     Client client(target);
     ASSIGN_OR_RETURN(api::TopologyReply reply, client.Call(Client::Repeat::kSafe, &api::ClusterIf::topology));
@@ -40,11 +46,30 @@ Result<ClusterMap> ReadMap(const Target& target, const std::string& place) {
       entry.key = key.key;
       entry.revision = static_cast<Revision>(key.revision);
       entry.value = key.value;
-      RETURN_IF_ERROR(map.Apply(entry));
+      RETURN_IF_ERROR(read.map.Apply(entry));
     }
   }
-  if (!map.cluster) return Error(Code::kNotFound, "the topology holds no cluster; kvadmin cluster init creates one");
-  return map;
+  if (!read.map.cluster) {
+    return Error(Code::kNotFound, "the topology holds no cluster; kvadmin cluster init creates one");
+  }
+  return read;
+}
+
+// What was read before the nodes were asked may be older than what they have seen, so it is read once more.
+Status FindStale(const Target& target, const std::string& place, Revision revision, ClusterView* view) {
+  NodeId by = 0;
+  Revision seen = revision;
+  for (const auto& [id, node] : view->nodes) {
+    if (!node.status.ok() || static_cast<Revision>(node.reply.topology_revision) <= seen) continue;
+    by = id;
+    seen = static_cast<Revision>(node.reply.topology_revision);
+  }
+  if (by == 0 || place.empty()) return Status();
+  ASSIGN_OR_RETURN(const ReadTopology again, ReadMap(target, place));
+  if (again.revision >= seen) return Status();
+  view->stale = fmt::format("{} has gone back: its revision is {}, and node {} has seen {}", place, again.revision,
+                            view->NameOf(by), seen);
+  return Status();
 }
 
 }  // namespace
@@ -73,6 +98,16 @@ bool ClusterView::IsReachable(NodeId node) const {
   return at != nodes.end() && at->second.status.ok();
 }
 
+std::string ClusterView::WhyStale() const {
+  if (!stale.empty()) return stale;
+  for (const auto& [id, node] : nodes) {
+    if (node.status.ok() && node.reply.__isset.topology_trouble && node.reply.topology_trouble.went_back) {
+      return node.reply.topology_trouble.problem;
+    }
+  }
+  return "";
+}
+
 std::string ClusterView::NameOf(NodeId node) const {
   const auto at = map.nodes.find(node);
   if (at == map.nodes.end() || at->second.record.client_address.empty()) return fmt::format("{}", node);
@@ -81,7 +116,8 @@ std::string ClusterView::NameOf(NodeId node) const {
 
 Result<ClusterView> LookAtCluster(const Target& target, const std::string& place) {
   ClusterView view;
-  ASSIGN_OR_RETURN(view.map, ReadMap(target, place));
+  ASSIGN_OR_RETURN(ReadTopology read, ReadMap(target, place));
+  view.map = std::move(read.map);
   for (const auto& [id, known] : view.map.nodes) {
     if (known.record.state == NodeState::kRemoved) continue;
     ClusterView::Node& node = view.nodes[id];
@@ -100,11 +136,17 @@ Result<ClusterView> LookAtCluster(const Target& target, const std::string& place
     node.status =
         Error(Code::kUnavailable, "node {} of the cluster {} answers there", node.reply.node, node.reply.cluster_id);
   }
+  RETURN_IF_ERROR(FindStale(target, place, read.revision, &view));
   return view;
 }
 
 std::string NodesText(const std::vector<NodeId>& nodes) {
   return nodes.empty() ? "-" : fmt::format("{}", fmt::join(nodes, ","));
+}
+
+std::string NamedNodes(const std::vector<NodeId>& nodes) {
+  if (nodes.empty()) return "no node";
+  return fmt::format("{} {}", nodes.size() == 1 ? "node" : "the nodes", NodesText(nodes));
 }
 
 }  // namespace pando::admin

@@ -22,6 +22,7 @@ struct ClusterView {
     api::ReplicasReply reply;
   };
   ClusterMap map;
+  std::string stale;  // how the map that was read proves to be older than what a node has seen; empty: it does not
   std::map<NodeId, Node> nodes;  // all but those that have left the cluster
 
   // The replica that leads the partition and may answer reads, and its node; null and 0 if no node says so.
@@ -33,6 +34,8 @@ struct ClusterView {
   // What a node says of its replica; null if it does not answer, or holds none.
   const api::ReplicaStatus* ReplicaOn(NodeId node, uint32_t partition) const;
   bool IsReachable(NodeId node) const;
+  // Why the map is not to be trusted: it is older than what a node has seen. Empty: as far as is known, it is not.
+  std::string WhyStale() const;
   // For messages: "2 (127.0.0.1:7421)".
   std::string NameOf(NodeId node) const;
 };
@@ -42,5 +45,7 @@ Result<ClusterView> LookAtCluster(const Target& target, const std::string& place
 
 // "1,2,3", or "-" for none.
 std::string NodesText(const std::vector<NodeId>& nodes);
+// In a sentence: "node 2", "the nodes 1,2,3", or "no node".
+std::string NamedNodes(const std::vector<NodeId>& nodes);
 
 }  // namespace pando::admin

@@ -1,4 +1,5 @@
 #include "tools/kvadmin/force_plan.h"
+#include "src/base/counted.h"
 
 #include <fmt/format.h>
 
@@ -82,8 +83,14 @@ ForcePlan LookAtSurvivors(const ClusterView& view, const PartitionRecord& record
   for (const ReplicaRecord& r : record.evicted) plan.survivors.push_back(LookAt(view, record.id, r, false));
   const Survivor* best = nullptr;
   bool member = false;
+  plan.stale = view.WhyStale();
   for (const Survivor& s : plan.survivors) {
     if (!s.able) continue;
+    // An epoch is in the topology before its first record is written.
+    if (s.last_epoch > record.epoch && plan.stale.empty()) {
+      plan.stale = fmt::format("partition {} is in epoch {} there, and node {} has records of epoch {}", record.id,
+                               record.epoch, s.node, s.last_epoch);
+    }
     member = member || s.member;
     if (best == nullptr || IsAfter(s, *best)) best = &s;
   }
@@ -103,7 +110,8 @@ std::string LossText(const ForcePlan& plan, const Survivor& chosen) {
   }
   for (const Survivor& s : plan.survivors) {
     if (!s.able || s.node == chosen.node || s.commit_lsn <= chosen.last_lsn) continue;
-    text += fmt::format("; node {} has {} records more", s.node, s.commit_lsn - chosen.last_lsn);
+    text += fmt::format("; node {} has {} more", s.node,
+                        Counted(static_cast<uint64_t>(s.commit_lsn - chosen.last_lsn), "record"));
   }
   return text;
 }
@@ -116,13 +124,21 @@ Result<Survivor> ChooseForced(const ForcePlan& plan, NodeId to, bool accept_loss
                  "over",
                  name, plan.served_by);
   }
-  if (plan.can_elect) {
+  if (!plan.stale.empty()) {
     return Error(
         Code::kUnavailable,
-        "{} has no master at the moment, but the nodes {} are enough to elect one (min_isr is {}), so nothing "
-        "is forced. If they do not, they do not reach each other, or the topology: kvadmin cluster status, and "
-        "their logs, say more",
-        name, NodesText(AbleNodes(plan)), plan.min_isr);
+        "the topology is older than what the nodes have, so it does not say who has all that was acknowledged, "
+        "and nothing is forced: {}. Bring back the newest copy of it; or, if there is none, stop all nodes and "
+        "make it anew with kvadmin topology recover",
+        plan.stale);
+  }
+  if (plan.can_elect) {
+    return Error(Code::kUnavailable,
+                 "{} has no master at the moment, but {} {} enough to elect one (min_isr is {}), so nothing "
+                 "is forced. If that does not happen, they do not reach each other, or the topology: kvadmin cluster "
+                 "status, and "
+                 "their logs, say more",
+                 name, NamedNodes(AbleNodes(plan)), plan.able() == 1 ? "is" : "are", plan.min_isr);
   }
   if (plan.best == 0) {
     return Error(Code::kUnavailable,

@@ -31,6 +31,8 @@ struct ForcePlan {
   bool can_elect = false;  // so many are left that nothing needs to be forced
   std::vector<Survivor> survivors;
   NodeId best = 0;  // 0: none is left
+  // Why the topology is not to be trusted: it is older than what the nodes have. Empty: it is not, as far as is known.
+  std::string stale;
 
   const Survivor* Find(NodeId node) const;
   size_t able() const;

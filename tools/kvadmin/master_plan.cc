@@ -98,10 +98,10 @@ Status CheckDrain(const ClusterView& view, NodeId node) {
   }
   if (held.empty()) return Status();
   return Error(Code::kUnavailable,
-               "node {} leads the partitions {} without a lease, so it cannot hand them over, and may hold the only "
+               "node {} leads {} {} without a lease, so it cannot hand them over, and may hold the only "
                "replicas that are left; nothing was handed over. Do not stop it: kvadmin cluster status says what is "
                "missing",
-               view.NameOf(node), fmt::join(held, ","));
+               view.NameOf(node), held.size() == 1 ? "partition" : "the partitions", fmt::join(held, ","));
 }
 
 Result<std::vector<MasterMove>> PlanDrain(const std::vector<Led>& led, NodeId node) {

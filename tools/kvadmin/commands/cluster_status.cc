@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 
+#include "src/base/counted.h"
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/cluster_health.h"
@@ -32,7 +33,8 @@ void PrintNodes(const ClusterHealth& h) {
   tools::Table table({"NODE", "ZONE", "ADDRESS", "MASTERS", "FOLLOWERS", "INSTALLING", "STATE"});
   for (const NodeHealth& n : h.nodes) {
     table.Row({std::to_string(n.node), Cell(n.zone, "-"), Cell(n.address, "-"), std::to_string(n.masters),
-               std::to_string(n.followers), std::to_string(n.installing), Cell(n.problem, "ok")});
+               std::to_string(n.followers), std::to_string(n.installing),
+               Cell(n.problem.empty() ? n.trouble : n.problem, "ok")});
   }
   tools::Print("{}", table.Render());
 }
@@ -56,18 +58,30 @@ void PrintPartitions(const ClusterHealth& h, bool all) {
                fmt::format("{} ms", p.behind_ms), Cell(problems, "ok")});
   }
   if (any) tools::Print("\n{}", table.Render());
-  if (!all && !any) tools::Print("\n{} partitions, all well; -v lists them\n", h.partitions.size());
+  if (!all && !any) tools::Print("\n{}, all well; -v lists them\n", Counted(h.partitions.size(), "partition"));
 }
 
 void PrintStatusJson(const ClusterHealth& h) {
   PrintJson(Json{{"verdict", HealthName(h.health)}, {"cause", h.cause}, {"next", h.next}});
+  PrintJson(Json{{"topology", Json{{"answers", h.topology.without.empty()},
+                                   {"went_back", h.topology.went_back},
+                                   {"problem", h.topology.problem},
+                                   {"silent_ms", h.topology.silent_ms},
+                                   {"unreachable_from", h.topology.without}}}});
   PrintJson(Json{{"controller", Json{{"holder", h.controller.holder},
                                      {"replace_after_s", h.controller.replace_after_s},
                                      {"plans", h.controller.plans}}}});
   for (const NodeHealth& n : h.nodes) {
-    Json node{
-        {"id", n.node},         {"zone", n.zone},       {"address", n.address},     {"reachable", n.problem.empty()},
-        {"problem", n.problem}, {"masters", n.masters}, {"followers", n.followers}, {"installing", n.installing}};
+    Json node{{"id", n.node},
+              {"zone", n.zone},
+              {"address", n.address},
+              {"reachable", n.problem.empty()},
+              {"problem", n.problem},
+              {"trouble", n.trouble},
+              {"masters", n.masters},
+              {"followers", n.followers},
+              {"installing", n.installing},
+              {"disk_full_partitions", n.disk_full}};
     PrintJson(Json{{"node", node}});
   }
   for (const PartitionHealth& p : h.partitions) {
@@ -122,9 +136,8 @@ void AddClusterStatusCommand(tools::Command cluster, Globals* globals) {
       "The first line is ok, degraded (everything is served, but something is missing) or unavailable (a partition is\n"
       "not served), with the cause; the second says what to do. LAG is what the follower that is the furthest behind\n"
       "lacks, in records. --server may name several nodes; one that answers knows the others. With --json, the first\n"
-      "line is {\"verdict\", \"cause\", \"next\"}, the second is {\"controller\": ...}, and the others are {\"node\": "
-      "...} and\n"
-      "{\"partition\": ...}.\n\n"
+      "line is {\"verdict\", \"cause\", \"next\"}, then come {\"topology\": ...}, {\"controller\": ...},\n"
+      "and a {\"node\": ...} or {\"partition\": ...} for each.\n\n"
       "Examples:\n"
       "  kvadmin --server 10.0.0.1:7420,10.0.0.2:7420 cluster status\n"
       "  kvadmin cluster status --topology file:/var/lib/pando/topology -v\n"

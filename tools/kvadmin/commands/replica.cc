@@ -8,6 +8,7 @@
 #include <chrono>
 #include <memory>
 
+#include "src/base/counted.h"
 #include "tools/common/interrupts.h"
 #include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/commands/commands.h"
@@ -82,6 +83,8 @@ class ReplicaChanger {
   std::vector<std::string> Plan() const;
   Status Carry(Step step);
   void Show(Progress* progress) const;
+  std::string WhyNotDone() const;
+  void SayWhatIsWaitedFor(Progress* progress);
   Status TimeIsUp() const;
   Status Ask(const std::function<Status(Client&)>& call);
   Status WaitForDrop();
@@ -93,6 +96,7 @@ class ReplicaChanger {
   Situation now_;
   std::string left_;  // the UUID of the replica that was removed
   Status refused_;    // why the last step was not taken
+  std::string said_;  // what it waits for, as was said last
   bool dropped_ = false, handed_over_ = false;
 };
 
@@ -140,7 +144,8 @@ Status ReplicaChanger::CheckBegin() const {
   if (o_.leave != 0 && leaves == nullptr && added == nullptr) {
     return Error(Code::kInvalidArgument, "node {} holds no replica of partition {}", o_.leave, o_.partition);
   }
-  if (o_.add != 0 && added == nullptr && !view_.IsReachable(o_.add)) {
+  // It may be in sync as far as its master knows, and would not be once the other one is removed.
+  if (o_.add != 0 && !view_.IsReachable(o_.add) && (added == nullptr || leaves != nullptr)) {
     return Error(Code::kUnavailable, "node {} does not answer, so it cannot be given a replica: {}",
                  view_.NameOf(o_.add), view_.nodes.at(o_.add).status.message());
   }
@@ -159,11 +164,11 @@ Status ReplicaChanger::CheckBegin() const {
                  o_.leave, o_.partition, o_.partition);
   }
   if (leaves->in_sync && now_.InSync() <= now_.min_isr) {
-    return Error(
-        Code::kUnavailable,
-        "{} replicas of partition {} are in sync, and {} must be (min_isr): without node {} there would be too "
-        "few. Add one first, or move it",
-        now_.InSync(), o_.partition, now_.min_isr, o_.leave);
+    return Error(Code::kUnavailable,
+                 "{} of partition {} {} in sync, and {} must be (min_isr): without node {} there would be too "
+                 "few. Add one first, or move it",
+                 Counted(now_.InSync(), "replica"), o_.partition, now_.InSync() == 1 ? "is" : "are", now_.min_isr,
+                 o_.leave);
   }
   return Status();
 }
@@ -255,15 +260,31 @@ void ReplicaChanger::Show(Progress* progress) const {
   progress->Update(0, bytes, bytes);
 }
 
-Status ReplicaChanger::TimeIsUp() const {
-  std::string why = refused_.ok() ? "" : ": " + refused_.message();
+std::string ReplicaChanger::WhyNotDone() const {
+  if (Next() != Step::kWait) return refused_.ok() ? "" : refused_.message();
+  if (!view_.IsReachable(o_.add)) return fmt::format("node {} does not answer", view_.NameOf(o_.add));
   const api::ReplicaStatus* replica = view_.ReplicaOn(o_.add, o_.partition);
-  if (Next() == Step::kWait && replica != nullptr) {
-    why = fmt::format(": the replica of node {} is {}, with {} of about {} bytes", o_.add, replica->role,
-                      replica->installed_bytes, replica->install_bytes);
-  } else if (Next() == Step::kWait) {
-    why = fmt::format(": node {} does not hold its replica yet{}", o_.add,
-                      view_.IsReachable(o_.add) ? "" : ", and does not answer");
+  if (replica == nullptr) return fmt::format("node {} does not hold its replica yet", o_.add);
+  return fmt::format("the replica of node {} is {}", o_.add, replica->role);
+}
+
+// Once each; a step that is refused for a moment only is none.
+void ReplicaChanger::SayWhatIsWaitedFor(Progress* progress) {
+  std::string why = WhyNotDone();
+  if (why.empty() || why == said_ || (Next() == Step::kWait && view_.IsReachable(o_.add))) return;
+  progress->Clear();
+  const std::string note = fmt::format("partition {} is waited for: {}", o_.partition, why);
+  tools::PrintNote("{}\n",
+                   globals_.json ? JsonText(Json{{"note", note}}) : "note: " + Printable(note, Encoding::kText));
+  said_ = std::move(why);
+}
+
+Status ReplicaChanger::TimeIsUp() const {
+  std::string why = WhyNotDone();
+  if (!why.empty()) why = ": " + why;
+  if (const api::ReplicaStatus* replica = view_.ReplicaOn(o_.add, o_.partition);
+      Next() == Step::kWait && replica != nullptr) {
+    why += fmt::format(", with {} of about {} bytes", replica->installed_bytes, replica->install_bytes);
   }
   return Error(Code::kDeadline,
                "partition {} is not done after {} s{}. What has begun goes on; run the same command again to wait for "
@@ -300,8 +321,9 @@ ExitCode ReplicaChanger::Report(bool changed) {
     PrintJson(done);
     return kExitOk;
   }
-  tools::Print("partition {}: {}; in sync are the nodes {}, and its master is node {}\n", o_.partition,
-               changed ? "done" : "nothing is left to do", NodesText(in_sync), now_.master);
+  tools::Print("partition {}: {}; in sync {} {}, and its master is node {}\n", o_.partition,
+               changed ? "done" : "nothing is left to do", in_sync.size() > 1 ? "are" : "is", NamedNodes(in_sync),
+               now_.master);
   if (!left_.empty() && !dropped_) {
     tools::Print("node {} has not dropped its data yet; it does so by itself{}\n", view_.NameOf(o_.leave),
                  view_.IsReachable(o_.leave) ? "" : " once it runs again");
@@ -336,6 +358,7 @@ Result<ExitCode> ReplicaChanger::Run() {
       progress.Clear();
       RETURN_IF_ERROR(Carry(step));
     }
+    SayWhatIsWaitedFor(&progress);
     if (!tools::Interrupts::Sleep(step == Step::kWait ? kPauseMs : kPauseMs / 3)) return tools::Interrupts::Check();
     RETURN_IF_ERROR(Look(std::max(until, Clock::now() + kMasterPatience)));
   }
