@@ -72,9 +72,7 @@ const i32 FEED_GONE = 20
 /** What the session has seen was lost, or it is too old to tell: begin a new session, with an empty token. */
 const i32 SESSION_LOST = 21
 
-/**
- * Values of KvError.applied: was the write applied? UNKNOWN is 0, so that an error without this field promises nothing.
- */
+/** KvError.applied: was the write applied? UNKNOWN is 0, so that an error without this field promises nothing. */
 const i32 APPLIED_UNKNOWN = 0
 const i32 APPLIED_NO = 1
 const i32 APPLIED_YES = 2
@@ -724,6 +722,8 @@ struct NodeStatus {
   18: string advice
   /** The parts into which the hash space is divided. A node may hold a partition of each, or of some. */
   19: i32 ranges
+  /** Its number in its cluster; 0 = it belongs to none. */
+  20: i32 cluster_node
   30: ScrubReply scrub
 }
 

@@ -484,6 +484,7 @@ Task<Result<api::NodeStatus>> Node::CollectStatus(Reactor& caller) {
   out.http_port = http_port_;
   out.reactors = static_cast<int32_t>(store_.reactors);
   out.ranges = static_cast<int32_t>(store_.ranges);
+  out.cluster_node = static_cast<int32_t>(membership_.node);
   int disk_full_partitions = 0;
   std::optional<QuarantinedPartition> quarantined;
   uint64_t quarantined_total = 0;

@@ -325,7 +325,7 @@ class KvadminTest(unittest.TestCase):
         self.assertRegex(self.kv("ping", "--count", "1").out, rf"{self.server}: [\d.]+ ms")
         self.assertEqual(len(self.kv("--json", "ping", "--interval_ms", "0").json()["ms"]), 3)
         self.kv("put", "cp", "x")
-        self.assertEqual(self.kv("--json", "checkpoint").json(), {"partitions": 4})
+        self.assertEqual(self.kv("--json", "checkpoint").json(), {"server": self.server, "partitions": 4})
 
     def test_errors_have_codes_and_reasons(self):
         self.assertEqual(run().code, USAGE)

@@ -109,6 +109,8 @@ class Client {
   using PipelineCall = std::function<void(api::KvClient&, const api::Context&)>;
   Status Once(const PipelineCall& call);
   const Target& target() const { return target_; }
+  // Where the last call went: host:port.
+  const std::string& at() const { return at_; }
   // Later calls go to this address, as NOT_MASTER has said, or, without one, to the next one that was given.
   // Drops the connection, and all that is outstanding on it.
   void Redirect(const std::string& master);

@@ -15,8 +15,9 @@ namespace {
 
 constexpr std::chrono::milliseconds kFirstPause(50), kLongestPause(1000);
 
-Json FindingsJson(const api::ScrubReply& reply) {
+Json FindingsJson(const api::ScrubReply& reply, const std::string& server) {
   Json j;
+  j["server"] = server;
   j["running"] = reply.running;
   j["passes_finished"] = reply.passes_finished;
   j["last_finished_ms"] = reply.last_finished_ms;
@@ -79,6 +80,9 @@ Result<api::ScrubReply> Ask(Client* client, bool start, int32_t mb_per_s) {
 // Starts a pass and waits until it ends.
 Result<api::ScrubReply> RunPass(Client* client, const OnlineCheckOptions& options) {
   ASSIGN_OR_RETURN(api::ScrubReply reply, Ask(client, /*start=*/true, options.mb_per_s));
+  // Another one of several servers does not know this pass.
+  Client same({client->at(), client->target().timeout_ms});
+  client = &same;
   const int64_t finished_before = reply.passes_finished;
   std::unique_ptr<Progress> progress;
   for (auto pause = kFirstPause; reply.running; pause = std::min(pause * 2, kLongestPause)) {
@@ -110,8 +114,9 @@ Result<ExitCode> CheckOnline(const Globals& globals, const OnlineCheckOptions& o
   Result<api::ScrubReply> reply = options.report_only ? Ask(&client, /*start=*/false, 0) : RunPass(&client, options);
   RETURN_IF_ERROR(reply.status());
   if (globals.json) {
-    PrintJson(FindingsJson(*reply));
+    PrintJson(FindingsJson(*reply, client.at()));
   } else {
+    if (globals.target.address != client.at()) tools::Print("{}:\n", client.at());
     PrintFindings(*reply);
   }
   return reply->findings.empty() ? kExitOk : kExitCorruption;

@@ -12,9 +12,9 @@ Result<ExitCode> Checkpoint(const Globals& globals) {
   Client client(globals.target);
   ASSIGN_OR_RETURN(api::CheckpointReply reply, client.Call(Client::Repeat::kSafe, &api::AdminIf::checkpoint));
   if (globals.json) {
-    PrintJson(Json{{"partitions", reply.partitions}});
+    PrintJson(Json{{"server", client.at()}, {"partitions", reply.partitions}});
   } else {
-    tools::Print("checkpointed {}\n", Counted(static_cast<uint64_t>(reply.partitions), "partition"));
+    tools::Print("checkpointed {} of {}\n", Counted(static_cast<uint64_t>(reply.partitions), "partition"), client.at());
   }
   return kExitOk;
 }

@@ -26,15 +26,13 @@ Result<ExitCode> Ping(const Globals& globals, const PingOptions& options) {
     RETURN_IF_ERROR(client.Call(Client::Repeat::kSafe, &api::KvIf::hello, api::HelloRequest()).status());
     times_ms.push_back(std::chrono::duration<double, std::milli>(Clock::now() - begin).count());
     if (!globals.json) {
-      tools::Print("{}: {:.3f} ms{}\n", globals.target.address, times_ms.back(),
-                   i == 0 ? " (including the time to connect)" : "");
+      tools::Print("{}: {:.3f} ms{}\n", client.at(), times_ms.back(), i == 0 ? " (including the time to connect)" : "");
       RETURN_IF_ERROR(tools::FlushOutput());  // show each answer as it arrives
     }
   }
   if (globals.json) {
-    PrintJson(Json{{"server", globals.target.address},
-                   {"ms", times_ms},
-                   {"min_ms", *std::min_element(times_ms.begin(), times_ms.end())}});
+    PrintJson(Json{
+        {"server", client.at()}, {"ms", times_ms}, {"min_ms", *std::min_element(times_ms.begin(), times_ms.end())}});
   }
   return kExitOk;
 }

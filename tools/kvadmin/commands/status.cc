@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <map>
 
+#include "src/base/counted.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/commands/check_online.h"
 #include "tools/kvadmin/commands/commands.h"
@@ -25,8 +26,10 @@ std::string ScrubText(const api::ScrubReply& scrub) {
   return text + fmt::format(", {} damaged places", ProblemsOf(scrub));
 }
 
-Json StatusJson(const api::NodeStatus& s) {
+Json StatusJson(const api::NodeStatus& s, const std::string& server) {
   Json j;
+  j["server"] = server;
+  if (s.cluster_node != 0) j["cluster_node"] = s.cluster_node;
   j["verdict"] = s.verdict;
   j["advice"] = s.advice;
   j["node_id"] = s.node_id;
@@ -111,10 +114,10 @@ void PrintPartitionSums(const api::NodeStatus& s) {
                std::to_string(sums.to_checkpoint), Bytes(sums.file_bytes), Bytes(sums.used_bytes),
                std::to_string(sums.dirty_pages), std::to_string(sums.checkpointing)});
   }
-  tools::Print("{}{} partitions; --partitions lists them\n", table.Render(), s.partitions.size());
+  tools::Print("{}{}; --partitions lists them\n", table.Render(), Counted(s.partitions.size(), "partition"));
 }
 
-void PrintStatus(const api::NodeStatus& s, bool all_partitions) {
+void PrintStatus(const api::NodeStatus& s, const std::string& server, bool all_partitions) {
   tools::Print("{}\n", s.verdict);
   if (!s.advice.empty()) tools::Print("  next: {}\n", s.advice);
   tools::Print("\n");
@@ -124,7 +127,10 @@ void PrintStatus(const api::NodeStatus& s, bool all_partitions) {
     used_bytes += p.used_bytes;
     dirty_pages += p.dirty_pages;
   }
-  tools::Table node({"NODE", s.node_id}, /*align_numbers=*/false);
+  const std::string name = s.cluster_node == 0 ? s.node_id : fmt::format("{} of its cluster", s.cluster_node);
+  tools::Table node({"NODE", name}, /*align_numbers=*/false);
+  node.Row({"server", server});
+  if (s.cluster_node != 0) node.Row({"store", s.node_id});
   node.Row({"version", s.server_version});
   node.Row({"up", tools::HumanSeconds(static_cast<double>(s.uptime_ms) / 1000)});
   node.Row({"data", fmt::format("{}, {} in files, {} used", s.data_dir, Bytes(file_bytes), Bytes(used_bytes))});
@@ -153,9 +159,9 @@ Result<ExitCode> ShowStatus(const Globals& globals, const StatusOptions& options
   Client client(globals.target);
   ASSIGN_OR_RETURN(api::NodeStatus status, client.Call(Client::Repeat::kSafe, &api::AdminIf::status));
   if (globals.json) {
-    PrintJson(StatusJson(status));
+    PrintJson(StatusJson(status, client.at()));
   } else {
-    PrintStatus(status, options.partitions);
+    PrintStatus(status, client.at(), options.partitions);
   }
   return status.verdict == "ok" ? kExitOk : kExitNo;
 }
