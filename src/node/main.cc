@@ -91,7 +91,7 @@ DECLARE_bool(help);
 namespace pando {
 namespace {
 
-constexpr int kStopped = 0, kCannotStart = 1, kEngineFailed = 2, kStopCutShort = 3;
+constexpr int kStopped = 0, kCannotStart = 1, kEngineFailed = 2, kStopCutShort = 3, kDisplaced = 4;
 // After a failure of the engine, the node has this long to stop, beyond --shutdown_timeout_ms.
 constexpr unsigned kLateStopS = 60;
 
@@ -132,9 +132,9 @@ void OnSignal(int /*signal*/, siginfo_t* info, void* /*context*/) {
 
 // Nobody may be there to send a signal after a failure, and a supervisor waits for the exit. The
 // data directory stays locked until then.
+template <int kCode>
 void OnLateStop(int /*signal*/) {
-  EndNow(kEngineFailed,
-         "kvnode: the node did not stop in time after its engine had failed; the next start recovers from the log\n");
+  EndNow(kCode, "kvnode: the node did not stop in time by itself; the next start recovers from the log\n");
 }
 
 void HandleSignals() {
@@ -173,7 +173,7 @@ startup it exits at once. A second signal ends it at once with exit code 3: no a
 start has to recover from the log.
 
 Exit codes: 0 stopped as requested; 1 could not start; 2 the storage engine failed, most likely because of the disk;
-3 a second signal cut the stop short.
+3 a second signal cut the stop short; 4 another process is this node of the cluster now.
 
 Flags (name, default, meaning):
 )";
@@ -275,12 +275,17 @@ int Run() {
     if (options.guard_descriptor >= 0) guard_process = getppid();
   }
   HandleSignals();
-  std::atomic<bool> failed{false};
-  Node node(options, [&failed](const Status& status) {
+  std::atomic<bool> failed{false}, displaced{false};
+  const auto on_displaced = [&displaced](const Status&) {
+    displaced.store(true);
+    sem_post(&stop_wanted);
+  };
+  const auto on_failure = [&failed](const Status& status) {
     LOG(ERROR) << "the storage engine has failed and refuses writes; the node stops: " << status.message();
     failed.store(true);
     sem_post(&stop_wanted);
-  });
+  };
+  Node node(options, on_failure, on_displaced);
   if (Status status = node.Start(); !status.ok()) {
     LOG(ERROR) << "kvnode cannot start: " << status.message();
     return kCannotStart;
@@ -294,15 +299,21 @@ int Run() {
   }
   // After a failure the phase is still kServing. The first signal then finds the node already
   // stopping, and only a second one ends the process at once.
-  LOG(INFO) << (failed.load() ? "stopping because the storage engine failed" : "stopping on a signal");
-  if (failed.load()) {
-    std::signal(SIGALRM, OnLateStop);
+  LOG(INFO) << (failed.load()      ? "stopping because the storage engine failed"
+                : displaced.load() ? "stopping because another process is this node now"
+                                   : "stopping on a signal");
+  if (failed.load() || displaced.load()) {
+    std::signal(SIGALRM, failed.load() ? OnLateStop<kEngineFailed> : OnLateStop<kDisplaced>);
     alarm(static_cast<unsigned>(options.shutdown_timeout_ms / 1000) + kLateStopS);
   }
   Status status = node.Stop();
   if (failed.load() || !status.ok()) {
     LOG(ERROR) << "kvnode stopped after a failure: " << status.ToString();
     return kEngineFailed;
+  }
+  if (displaced.load()) {
+    LOG(ERROR) << "kvnode stopped because another process is this node now";
+    return kDisplaced;
   }
   LOG(INFO) << "kvnode stopped";
   return kStopped;

@@ -36,8 +36,9 @@ Task<void> RunOn(Reactor* caller, int reactor, Fn fn, Status* result) {
 
 }  // namespace
 
-Node::Node(NodeOptions options, std::function<void(const Status&)> on_failure)
-    : options_(std::move(options)), on_failure_(std::move(on_failure)) {}
+Node::Node(NodeOptions options, std::function<void(const Status&)> on_failure,
+           std::function<void(const Status&)> on_displaced)
+    : options_(std::move(options)), on_failure_(std::move(on_failure)), on_displaced_(std::move(on_displaced)) {}
 
 static_assert(kMaxHttpSockets >= 2 * kMaxHttpConnections, "connections that are being closed need places too (HS1)");
 
@@ -200,6 +201,7 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
 
 Task<Status> Node::OpenCluster(Reactor& first) {
   cluster_ = std::make_unique<NodeCluster>(first, &options_, &shared_->memory, &registry_);
+  cluster_->SetOnDisplaced([this](const Status& status) { OnDisplaced(status); });
   CO_RETURN_IF_ERROR(co_await cluster_->Open());
   membership_ = cluster_->identity();
   if (options_.partitions == 0) options_.partitions = cluster_->ranges();
@@ -382,6 +384,11 @@ void Node::OnEngineFailure(const Status& status) {
   health_.failed.store(true, std::memory_order_relaxed);
   health_.ready.store(false, std::memory_order_relaxed);
   on_failure_(status);
+}
+
+void Node::OnDisplaced(const Status& status) {
+  health_.ready.store(false, std::memory_order_relaxed);
+  on_displaced_(status);
 }
 
 // -- stopping

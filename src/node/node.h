@@ -3,7 +3,8 @@
 //
 // Start opens or creates the store, recovers it, and begins to serve. Stop finishes the running
 // requests, checkpoints, and closes the store. When an engine fails, the node calls `on_failure`
-// from a reactor and refuses writes until it is stopped.
+// from a reactor and refuses writes until it is stopped. When another process has become the node (NC3), it calls
+// `on_displaced`, and serves nothing until it is stopped.
 //
 // Threads: one thread, not a reactor's, calls Start, Stop and the destructor.
 #pragma once
@@ -33,7 +34,8 @@ inline constexpr char kServerVersion[] = PANDO_VERSION;
 
 class Node final : private NodeControl {
  public:
-  Node(NodeOptions options, std::function<void(const Status&)> on_failure);
+  Node(NodeOptions options, std::function<void(const Status&)> on_failure,
+       std::function<void(const Status&)> on_displaced);
   ~Node();  // REQUIRES: Stop has returned
 
   Status Start();
@@ -65,6 +67,7 @@ class Node final : private NodeControl {
   template <typename Fn>
   Task<Status> OnAllReactors(Reactor& caller, Fn fn);
   void OnEngineFailure(const Status& status);
+  void OnDisplaced(const Status& status);
 
   Task<Result<api::NodeStatus>> CollectStatus(Reactor& caller) override;
   Task<Status> CheckpointAll(Reactor& caller) override;
@@ -94,7 +97,7 @@ class Node final : private NodeControl {
   Task<Result<KeptLog>> KeepLogFor(Reactor& caller, uint32_t partition, Uuid replica, bool anew);
 
   NodeOptions options_;
-  const std::function<void(const Status&)> on_failure_;
+  const std::function<void(const Status&)> on_failure_, on_displaced_;
   MemorySplit memory_;
   StoreInfo store_;  // as it was when the node started
   File lock_;

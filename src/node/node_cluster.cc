@@ -5,6 +5,7 @@
 
 #include "src/io/call_on.h"
 #include "src/node/reactor_part.h"
+#include "src/node/twin.h"
 #include "src/replication/replica_host.h"
 #include "src/topology/topology_spec.h"
 
@@ -145,7 +146,11 @@ Task<Status> NodeCluster::OpenOn(std::unique_ptr<TopologyStore> store) {
     CO_ASSIGN_OR_RETURN(const std::optional<NodeIdentity> identity, co_await LoadIdentity(reactor_, options_.data_dir));
     node = identity->node;  // CheckMembership has seen it
   }
-  CO_ASSIGN_OR_RETURN(start_, co_await BeginStart(*topology_, reactor_, options_.data_dir, node, kStartTimeoutNs));
+  StartCheck no_twin = [this](const Uuid& cluster_id, const NodeRecord& record) {
+    return CheckNoTwin(reactor_, cluster_id, record, memory_);
+  };
+  CO_ASSIGN_OR_RETURN(
+      start_, co_await BeginStart(*topology_, reactor_, options_.data_dir, node, kStartTimeoutNs, std::move(no_twin)));
   const Versioned<NodeRecord>& self = start_.map.nodes.at(start_.identity.node);
   first_start_ = self.record.opened == 0;
   LOG_IF(WARNING, start_.history == DirectoryHistory::kRestored)
@@ -290,6 +295,32 @@ Task<void> NodeCluster::TellHeard() {
   }
 }
 
+bool NodeCluster::WasDisplaced() const {
+  const auto self = newest_.nodes.find(node());
+  return self != newest_.nodes.end() && self->second.record.opened > incarnation();
+}
+
+// NC3. The others listen to the later process from now on, so nothing that is under way here could still be committed.
+Task<void> NodeCluster::EndDisplaced() {
+  const NodeRecord& later = newest_.nodes.at(node()).record;
+  const Status why =
+      Error(Code::kAborted,
+            "another process is node {} now: start {} of the node, at {}, came after start {}, which is this process. "
+            "This one ends, because two cannot be one node. Look for the one that should not be there, and for the "
+            "--node_id that is given twice; a node that is started again takes its place only once the other has "
+            "stopped",
+            node(), later.opened, later.client_address, incarnation());
+  for (ReactorPart* part : *parts_) {
+    auto retire = [part](Reactor&) -> Task<void> {
+      part->replica_host()->Fail();
+      co_return;
+    };
+    co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(retire));
+  }
+  LOG(ERROR) << why.message();
+  if (on_displaced_) on_displaced_(why);
+}
+
 Task<void> NodeCluster::Follow() {
   while (!stopping_) {
     Result<std::vector<TopologyEntry>> news = co_await watch_->Next(kFollowTimeoutNs);
@@ -308,6 +339,7 @@ Task<void> NodeCluster::Follow() {
       nodes_changed = nodes_changed || NodeOfKey(entry.key) || entry.key == kClusterKey;
       if (const std::optional<uint32_t> id = PartitionOfKey(entry.key)) records.push_back(newest_.partitions.at(*id));
     }
+    if (WasDisplaced()) co_return co_await EndDisplaced();
     if (nodes_changed) co_await TellMembers();
     co_await TellRecords(std::move(records));
   }

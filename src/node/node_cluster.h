@@ -12,8 +12,11 @@
 // Invariants
 //   NC1  No replica answers anybody before Join.
 //   NC2  An error of the topology is never taken for news: the node goes on with what it knows.
+//   NC3  A process whose node was started again by a later one, which has taken its place in the topology, takes
+//        part in nothing any more.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -101,6 +104,8 @@ class NodeCluster {
   };
   std::vector<Assigned> assigned() const;
 
+  // Called once, within a turn, when a later process has taken this node's place (NC3). Before Join.
+  void SetOnDisplaced(std::function<void(const Status&)> on_displaced) { on_displaced_ = std::move(on_displaced); }
   // Tells the topology where this node listens, lets the replicas of all parts take part, and follows the
   // topology from now on.
   Task<Status> Join(std::string client_address, std::vector<std::string> peer_addresses,
@@ -111,6 +116,8 @@ class NodeCluster {
  private:
   void NoteWhetherTopologyAnswers();
   Task<void> Follow();
+  bool WasDisplaced() const;
+  Task<void> EndDisplaced();
   void TellGuard();
   Task<void> TellMembers();
   Task<void> TellHeard();
@@ -127,6 +134,7 @@ class NodeCluster {
   ClusterMap newest_;
   GuardLink guard_;
   Semaphore topology_calls_;
+  std::function<void(const Status&)> on_displaced_;
   const std::vector<ReactorPart*>* parts_ = nullptr;  // once it has joined
   bool stopping_ = false;
   bool topology_answers_ = true;  // as was logged last

@@ -247,7 +247,7 @@ Task<Status> StoreIdentity(Reactor& reactor, std::string data_dir, NodeIdentity 
 }
 
 Task<Result<JoinedStart>> BeginStart(Topology& topology, Reactor& reactor, std::string data_dir, NodeId node,
-                                     Nanos timeout_ns) {
+                                     Nanos timeout_ns, StartCheck check) {
   const Nanos deadline_ns = reactor.NowNs() + timeout_ns;
   Result<std::optional<NodeIdentity>> stored = co_await LoadIdentity(reactor, data_dir);
   if (!stored.ok()) co_return stored.TakeStatus();
@@ -260,6 +260,9 @@ Task<Result<JoinedStart>> BeginStart(Topology& topology, Reactor& reactor, std::
   joined.map = std::move(read->map);
   joined.history =
       before.renew ? DirectoryHistory::kRestored : JudgeDirectory(before.start, joined.map.nodes.at(node).record);
+  if (check) {
+    CO_RETURN_IF_ERROR(co_await check(joined.map.cluster->record.cluster_id, joined.map.nodes.at(node).record));
+  }
   const Nanos left_ns = std::max<Nanos>(deadline_ns - reactor.NowNs(), kMillisecond);
   Result<uint64_t> start = co_await RaiseStarts(topology, node, left_ns);
   if (!start.ok()) co_return start.TakeStatus();

@@ -7,8 +7,8 @@
 //
 // A node starts in this order:
 //
-//   1. BeginStart: judges the directory, raises the start counter in the topology, and stores it in the
-//      directory.
+//   1. BeginStart: judges the directory, asks whether the node may start at all (StartCheck), raises the start
+//      counter in the topology, and stores it in the directory.
 //   2. If the directory is an old copy, all its replicas get new UUIDs, durably. Then the node stores
 //      its identity with `renew` cleared.
 //   3. FinishStart (start_counter.h), once the process listens.
@@ -27,6 +27,7 @@
 //        another cluster, or one that has gone back.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -62,14 +63,19 @@ struct JoinedStart {
   uint64_t incarnation = 0;
 };
 
+// Whether the node may start: its record is as it was before the start. An error ends the start, and leaves everything
+// as it was.
+using StartCheck = std::function<Task<Status>(const Uuid& cluster_id, const NodeRecord& record)>;
+
 // Returns
 //   kNotFound         the topology has no cluster, or no such node
 //   kInvalidArgument  the directory belongs to another cluster or node, or the node was removed
 //   kCorruption       the topology has gone back, or something is damaged
 //   kUnavailable      the cluster is being created, or the topology cannot be reached in time
+//   that of `check`   if there is one
 // and in all these cases the start counter in the directory is as it was.
 Task<Result<JoinedStart>> BeginStart(Topology& topology, Reactor& reactor, std::string data_dir, NodeId node,
-                                     Nanos timeout_ns);
+                                     Nanos timeout_ns, StartCheck check = nullptr);
 
 // The contents of DIR/cluster. Decode returns kCorruption or kVersion; `path` is for its messages.
 std::string EncodeIdentity(const NodeIdentity& identity);
