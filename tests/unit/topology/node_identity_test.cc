@@ -59,6 +59,8 @@ TEST(NodeIdentity, RefusesDamage) {
   EXPECT_EQ(DecodeIdentity(EncodeIdentity(nobody), kPath).code(), Code::kCorruption);
 }
 
+Task<Status> Answer(Status status) { co_return status; }
+
 class NodeIdentityTest : public ::testing::Test {
  public:
   NodeIdentityTest() : machine_(kernel_.AddMachine()) {
@@ -167,6 +169,29 @@ TEST_F(NodeIdentityTest, Starts) {
   EXPECT_EQ(second.history, DirectoryHistory::kContinued);
   // The first process was only slow, and is not the node any more.
   EXPECT_EQ(Finish(1).code(), Code::kAborted);
+}
+
+// Somebody else may be the node still: then nothing is raised, so that the process that runs stays the newest.
+TEST_F(NodeIdentityTest, AStartThatIsNotAllowedChangesNothing) {
+  const JoinedStart before = Start();
+  const auto entries = server_.entries();
+  std::optional<NodeRecord> asked;
+  StartCheck refuse = [&](const Uuid& cluster, const NodeRecord& record) {
+    EXPECT_EQ(cluster, kCluster);
+    asked = record;
+    return Answer(Error(Code::kInvalidArgument, "not now"));
+  };
+  EXPECT_EQ(Run(BeginStart(*topology_, reactor(), "/data", 1, kTimeout, refuse)).status().message(), "not now");
+  EXPECT_EQ(server_.entries(), entries);
+  EXPECT_EQ(Stored(), before.identity);
+  ASSERT_TRUE(asked);
+  EXPECT_EQ(*asked, Node());
+  // It is asked only for a directory that may be used.
+  asked.reset();
+  EXPECT_EQ(Run(BeginStart(*topology_, reactor(), "/data", 2, kTimeout, refuse)).code(), Code::kInvalidArgument);
+  EXPECT_FALSE(asked);
+  StartCheck allow = [](const Uuid&, const NodeRecord&) { return Answer(Status()); };
+  EXPECT_EQ(Run(BeginStart(*topology_, reactor(), "/data", 1, kTimeout, allow))->incarnation, 2u);
 }
 
 TEST_F(NodeIdentityTest, RefusesWhatIsNotItsCluster) {
