@@ -38,6 +38,7 @@ bool PeerInbound::OnFrame(PeerFrame kind, std::string_view body) {
   if (state_ == State::kStranger) {
     return kind == PeerFrame::kHello ? OnHello(body) : Garbage("its first frame is not a hello");
   }
+  if (state_ == State::kWaiting) return true;
   switch (kind) {
     case PeerFrame::kMessages: return hello_.guard ? Garbage("a guard sent messages of replicas") : OnMessages(body);
     case PeerFrame::kDeathNotice:
@@ -50,7 +51,15 @@ bool PeerInbound::OnFrame(PeerFrame kind, std::string_view body) {
 bool PeerInbound::OnHello(std::string_view body) {
   Result<PeerHello> hello = DecodeHello(body);
   if (!hello.ok()) return Garbage(hello.status().message());
-  const HelloReply reply = links_->Judge(*hello);
+  hello_ = *std::move(hello);
+  state_ = State::kWaiting;
+  Admit();
+  return state_ != State::kClosing;
+}
+
+void PeerInbound::Admit() {
+  const HelloReply reply = links_->Judge(hello_);
+  if (reply.verdict == HelloVerdict::kAccepted && links_->IsTaken(*this)) return;
   std::string bytes = HelloReplyFrame(reply);
   connection_->Send(&bytes);
   if (reply.verdict != HelloVerdict::kAccepted) {
@@ -58,13 +67,12 @@ bool PeerInbound::OnHello(std::string_view body) {
     links_->LogLimited(fmt::format("refusing {}: {}", connection_->identity().address, reply.reason));
     state_ = State::kClosing;
     connection_->Close(/*now=*/false);
-    return false;
+    return;
   }
-  hello_ = *std::move(hello);
   state_ = State::kAccepted;
+  received_ns_ = links_->reactor_.NowNs();  // whatever it waited for
   reader_.SetLimit(hello_.guard ? kMaxSmallFrameBytes : kMaxPeerFrameBytes);
   links_->OnAccepted(this);
-  return true;
 }
 
 bool PeerInbound::OnMessages(std::string_view body) {
@@ -124,8 +132,11 @@ void PeerInbound::TimeOut(std::string_view why) {
 void PeerInbound::Watch(Nanos now_ns) {
   const PeerOptions& options = links_->options_;
   if (state_ == State::kClosing) return;
-  if (state_ == State::kStranger && now_ns - since_ns_ >= options.hello_limit_ns) {
-    return TimeOut(fmt::format("it sent no hello within {} ms", options.hello_limit_ns / kMillisecond));
+  if (stranger() && now_ns - since_ns_ >= options.hello_limit_ns) {
+    return TimeOut(waiting() ? fmt::format("it says that it is reactor {} of process {} of node {}, whose connection "
+                                           "is still heard from",
+                                           hello_.from_reactor, hello_.incarnation, hello_.from)
+                             : fmt::format("it sent no hello within {} ms", options.hello_limit_ns / kMillisecond));
   }
   if (partial_since_ns_ != 0 && now_ns - partial_since_ns_ >= options.frame_limit_ns) {
     return TimeOut(fmt::format("it did not complete a frame within {} ms", options.frame_limit_ns / kMillisecond));

@@ -24,14 +24,18 @@ class PeerInbound final : private ConnectionHandler {
   // Looks at what is late.
   void Watch(Nanos now_ns);
 
-  bool stranger() const { return state_ == State::kStranger; }
+  bool stranger() const { return state_ == State::kStranger || state_ == State::kWaiting; }
+  bool waiting() const { return state_ == State::kWaiting; }
   bool accepted() const { return state_ == State::kAccepted; }
-  const PeerHello& hello() const { return hello_; }  // REQUIRES: accepted()
+  const PeerHello& hello() const { return hello_; }  // REQUIRES: accepted() or waiting()
+  // Answers the hello, unless it must wait (PeerLinks::IsTaken). REQUIRES: waiting()
+  void Admit();
 
  private:
   friend class PeerLinks;
   enum class State : uint8_t {
     kStranger,  // has not sent a hello
+    kWaiting,   // has, and is not answered yet; what else it says is lost
     kAccepted,
     kClosing,  // nothing that comes is looked at
   };

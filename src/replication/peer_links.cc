@@ -15,6 +15,8 @@ constexpr Nanos kLogIntervalNs = 10 * kSecond;
 constexpr Nanos kClosePollNs = kMillisecond;
 // How often to look for what is late, for each period of pings.
 constexpr Nanos kLooksPerPing = 4;
+// A connection from which nothing has come for so many periods of pings is not heard any more.
+constexpr Nanos kHeardPings = 2;
 
 }  // namespace
 
@@ -300,6 +302,23 @@ HelloReply PeerLinks::Judge(const PeerHello& hello) const {
   return reply;
 }
 
+bool PeerLinks::IsTaken(const PeerInbound& by) const {
+  if (by.hello().guard) return false;
+  const Nanos heard_after_ns = reactor_.NowNs() - kHeardPings * options_.ping_period_ns;
+  return std::any_of(inbound_.begin(), inbound_.end(), [&](const auto& other) {
+    if (!other->accepted() || other->received_ns_ <= heard_after_ns) return false;
+    const PeerHello& old = other->hello();
+    return !old.guard && old.from == by.hello().from && old.from_reactor == by.hello().from_reactor &&
+           old.incarnation == by.hello().incarnation;
+  });
+}
+
+void PeerLinks::AdmitWaiting() {
+  for (const auto& inbound : inbound_) {
+    if (inbound->waiting()) inbound->Admit();
+  }
+}
+
 void PeerLinks::OnAccepted(PeerInbound* accepted) {
   const PeerHello& hello = accepted->hello();
   metrics_.accepted_total.Add();
@@ -329,6 +348,7 @@ void PeerLinks::Remove(PeerInbound* inbound) {
     inbound_[index]->list_index_ = index;
   }
   inbound_.pop_back();
+  AdmitWaiting();
   CountInbound();
   if (inbound_.empty()) quiet_.NotifyAll();
 }
@@ -347,6 +367,7 @@ void PeerLinks::OnWatch() {
   const Nanos now_ns = reactor_.NowNs();
   for (const auto& [key, link] : links_) link->Watch(now_ns);
   for (const auto& inbound : inbound_) inbound->Watch(now_ns);
+  AdmitWaiting();
   CountInbound();
   metrics_.buffered_bytes.Set(account_.in_use_bytes());
   reactor_.ArmTimer(&watch_, now_ns + options_.ping_period_ns / kLooksPerPing);

@@ -21,9 +21,10 @@
 //   LK1  What waits on links, and what has arrived of frames, is reserved in the budget before it is
 //       allocated, and bounded for each link (max_queue_bytes, max_control_bytes) and for each
 //       connection (one frame).
-//   LK2  Messages of a node reach the handler only from its newest process that is connected, and
-//       only from the newest connection of each of that process's reactors. What a hello claims counts only
-//       as long as its connection lasts.
+//   LK2  Messages of a node reach the handler only from its newest process that is connected, and only from
+//       one connection of each of that process's reactors: the newest, but a connection that is still heard is
+//       not replaced by another one of the same process. What a hello claims counts only as long as its
+//       connection lasts.
 //   LK3  Nothing of a connection reaches the handler before its hello was accepted: the same cluster,
 //       this node and reactor, a node of the topology, a protocol that both sides speak. Of a guard
 //       nothing but a death notice of its own node does.
@@ -168,6 +169,10 @@ class PeerLinks final : public AcceptHandler, private TurnHook {
   void StopLink(std::unique_ptr<PeerLink> link);
   void DisplaceStranger();
   HelloReply Judge(const PeerHello& hello) const;
+  // Another connection of the same reactor of the same process is still heard. That process opens no second one, so
+  // somebody else may say its name. The answer waits until the other one ends, or is silent.
+  bool IsTaken(const PeerInbound& by) const;
+  void AdmitWaiting();
   // `inbound` is accepted: whoever it replaces is closed.
   void OnAccepted(PeerInbound* inbound);
   void Remove(PeerInbound* inbound);

@@ -207,6 +207,7 @@ HostedReplica* ReplicaHost::Find(uint32_t partition) const {
 
 void ReplicaHost::SetMembers(const Members& members) {
   context_.members = members;
+  connected_.Keep(members);
   std::map<NodeId, std::vector<std::string>> addresses;
   std::map<NodeId, uint64_t> starts;
   for (const auto& [node, member] : members) {
@@ -243,6 +244,10 @@ void ReplicaHost::OnDeathNotice(NodeId node, uint64_t incarnation) {
 }
 
 void ReplicaHost::OnConnected(NodeId node) {
+  if (connected_.Note(node, context_.reactor.NowNs())) LookAt(node);
+}
+
+void ReplicaHost::LookAt(NodeId node) {
   for (const auto& [id, replica] : replicas_) replica->OnConnected(node);
 }
 
@@ -254,6 +259,7 @@ void ReplicaHost::OnTurnEnd() {
 
 void ReplicaHost::OnTick() {
   phase_ = (phase_ + 1) % kTickPhases;
+  for (const NodeId node : connected_.Due(context_.reactor.NowNs())) LookAt(node);
   int64_t masters = 0;
   for (const auto& [id, replica] : replicas_) {
     if (id % kTickPhases == phase_) replica->Tick();

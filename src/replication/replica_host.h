@@ -18,6 +18,7 @@
 #include "src/metrics/metrics.h"
 #include "src/model/commit_gate.h"
 #include "src/model/read_gate.h"
+#include "src/replication/connected_nodes.h"
 #include "src/replication/core_context.h"
 #include "src/replication/members.h"
 #include "src/replication/partition_topology.h"
@@ -234,6 +235,7 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   void OnMessage(uint32_t partition, NodeId from, const Message& message) override;
   void OnDeathNotice(NodeId node, uint64_t incarnation) override;
   void OnConnected(NodeId node) override;
+  void LookAt(NodeId node);
   void OnTurnEnd() override;
   void OnTick();
   Task<void> HandOverAll(Nanos timeout_ns);
@@ -243,9 +245,10 @@ class ReplicaHost final : public ReadGate, private PeerHandler, private TurnHook
   PeerLinks links_;
   HostContext context_;
   std::map<uint32_t, std::unique_ptr<HostedReplica>> replicas_;
-  std::vector<HostedReplica*> by_id_;     // by partition; grows as needed
-  std::vector<HostedReplica*> appended_;  // in this turn
-  std::map<NodeId, uint64_t> ended_;      // the newest process that a guard has seen exit
+  std::vector<HostedReplica*> by_id_;                // by partition; grows as needed
+  std::vector<HostedReplica*> appended_;             // in this turn
+  ConnectedNodes connected_{kTickPhases * kTickNs};  // a look costs as much as the ticks of all replicas
+  std::map<NodeId, uint64_t> ended_;                 // the newest process that a guard has seen exit
   TickTimer tick_;
   uint32_t phase_ = 0;
   bool begun_ = false, closed_ = false;

@@ -53,12 +53,14 @@ class Recorder final : public PeerHandler {
     if (on_message) on_message(from, message);
   }
   void OnDeathNotice(NodeId node, uint64_t incarnation) override { deaths.emplace_back(node, incarnation); }
+  void OnConnected(NodeId node) override { connected.push_back(node); }
   size_t From(NodeId node) const {
     return static_cast<size_t>(std::count_if(got.begin(), got.end(), [node](const Got& g) { return g.from == node; }));
   }
 
   std::vector<Got> got;
   std::vector<std::pair<NodeId, uint64_t>> deaths;
+  std::vector<NodeId> connected;
   std::function<void(NodeId, const Message&)> on_message;
 };
 

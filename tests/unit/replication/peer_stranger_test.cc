@@ -168,6 +168,57 @@ TEST_F(PeerStranger, NewerConnectionsReplaceOlderOnes) {
   EXPECT_EQ(metrics().replaced_total.value(), 3u);
 }
 
+// A process that says the name of one that is heard must wait: its hello counts only once the other is silent, or
+// ends (LK2).
+TEST_F(PeerStranger, AConnectionThatIsHeardIsNotReplaced) {
+  Start();
+  RawEnd* node = Accepted(3);
+  const auto live = [&](Nanos for_ns) {
+    const Nanos until_ns = world_.kernel.now_ns() + for_ns;
+    while (world_.kernel.now_ns() < until_ns) {
+      node->Send(EmptyFrame(PeerFrame::kPing));
+      world_.kernel.RunFor(world_.options.ping_period_ns);
+    }
+  };
+  for (int i = 0; i < 50; ++i) {
+    RawEnd* other = raw_.Connect(HostOf(1));
+    other->Send(HelloFrame(HelloOf(2, 1, 3)) + MessagesFrame({Beat(1, 99)}));
+    live(world_.options.ping_period_ns / 5);
+    EXPECT_FALSE(node->closed);
+    EXPECT_FALSE(other->reply());
+    EXPECT_LE(metrics().strangers.value(), world_.options.max_strangers);
+  }
+  live(world_.options.hello_limit_ns);
+  EXPECT_EQ(metrics().strangers.value(), 0) << "none waits for ever";
+  EXPECT_THAT(world_.handler(1).connected, testing::SizeIs(1));
+  EXPECT_EQ(metrics().replaced_total.value(), 0u);
+  EXPECT_TRUE(world_.handler(1).got.empty());
+
+  // The process has lost its connection, and connects anew before this side knows.
+  RawEnd* again = raw_.Connect(HostOf(1));
+  again->Send(HelloFrame(HelloOf(2, 1, 3)));
+  world_.kernel.RunFor(20 * kMillisecond);
+  EXPECT_FALSE(again->reply());
+  node->Close();
+  ASSERT_TRUE(world_.RunUntil([&] { return again->reply().has_value(); }, 20 * kMillisecond));
+  again->Send(MessagesFrame({Beat(1, 7)}));
+  ASSERT_TRUE(world_.RunUntil([&] { return world_.handler(1).got.size() == 1; }));
+  EXPECT_EQ(world_.handler(1).got[0].commit_lsn, 7u);
+
+  // The end of that connection is never heard of.
+  RawEnd* third = raw_.Connect(HostOf(1));
+  third->Send(HelloFrame(HelloOf(2, 1, 3)));
+  const Nanos limit_ns = 2 * world_.options.ping_period_ns + world_.options.ping_period_ns / 2;
+  ASSERT_TRUE(world_.RunUntil([&] { return third->reply().has_value(); }, limit_ns));
+  EXPECT_TRUE(UntilClosed(again));
+  EXPECT_EQ(metrics().replaced_total.value(), 1u);
+  // A later process need not wait.
+  RawEnd* later = raw_.Connect(HostOf(1));
+  later->Send(HelloFrame(HelloOf(2, 1, 4)));
+  ASSERT_TRUE(world_.RunUntil([&] { return later->reply().has_value(); }, 20 * kMillisecond));
+  EXPECT_THAT(world_.handler(1).connected, testing::SizeIs(4));
+}
+
 // -- guards
 
 TEST_F(PeerStranger, AGuardSendsItsNotice) {
