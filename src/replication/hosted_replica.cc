@@ -357,15 +357,16 @@ Task<bool> HostedReplica::ReadUnits(Shipper* shipper, const ShipUnits* what, std
     const bool continues = shipper->reader && shipper->reader->position().lsn == what->after.lsn &&
                            shipper->reader->position().chain == what->after.chain;
     if (!continues) {
-      shipper->reader.reset();
       Result<std::unique_ptr<LiveReader>> reader = partition_->OpenReader(what->after);
       if (!reader.ok()) {
+        shipper->reader.reset();
         LOG_EVERY_N(WARNING, 100) << "partition " << id_
                                   << ": the log cannot be read for a replica: " << reader.status().ToString();
         if (MustBeInstalled(reader.code())) co_return false;
         co_await Sleep(host_.reactor, kShipPauseNs);
         co_return true;
       }
+      // The one before it goes afterwards, so that the log keeps what was kept for this follower.
       shipper->reader = *std::move(reader);
     }
     co_await host_.ship_slots.Acquire();
@@ -374,7 +375,7 @@ Task<bool> HostedReplica::ReadUnits(Shipper* shipper, const ShipUnits* what, std
     host_.metrics.ship_reads_total.Add();
     if (!read.ok()) {
       const Code code = read.code();
-      shipper->reader.reset();
+      if (code != Code::kOverloaded) shipper->reader.reset();
       units->clear();
       if (MustBeInstalled(code)) co_return false;
       // The log is ending, or there is no memory now.

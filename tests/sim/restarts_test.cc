@@ -1,5 +1,6 @@
 // Nodes that are stopped in good order (SIGTERM), or killed and started again, in a small cluster (small_cluster.h) in
 // which no guard says that a process has ended: what the others do not know by then, they notice after half a second.
+// And what a master keeps for replicas that were away.
 #include <gtest/gtest.h>
 
 #include "tests/sim/small_cluster.h"
@@ -85,6 +86,42 @@ TEST(Restarts, AKilledMasterServesSoonAfterItsStart) {
       EXPECT_TRUE(c->RunUntil([&] { return c->record().isr.size() == 3; }, 20 * kSecond));
       c->Run(kSecond);
     }
+  });
+}
+
+// -- the log that is kept for a follower
+
+Task<void> PutLater(Partition* partition, std::string key) {
+  (void)co_await SmallCluster::Write(partition, RecordOp::kPut, std::move(key), std::string(1000, 'v'));
+}
+
+// The master had sent more than has arrived, so it goes back to what the follower has; and what it has kept for the
+// follower is longer than what it needs itself.
+TEST(Restarts, AFollowerThatWasAwayFollowsTheLogThatWasKept) {
+  InCluster([](SmallCluster* c) {
+    const size_t master = c->master(), away = (master + 1) % 3;
+    c->kernel().network().SetLatency(c->machine(master).host(), c->machine(away).host(), 200 * kMillisecond,
+                                     200 * kMillisecond);
+    for (int i = 0; i < 50; ++i) {
+      c->member(master).calls().Spawn(PutLater(c->place(master), fmt::format("sent {}", i)));
+    }
+    c->Run(20 * kMillisecond);
+    c->Crash(away);
+    c->kernel().network().HealAll();
+    ASSERT_TRUE(c->RunUntil([&] { return !c->InSync(away); }, 5 * kSecond));
+    for (int i = 0; i < 1000; ++i) {
+      ASSERT_EQ(c->Put(fmt::format("key {}", i), std::string(1000, 'v')), Code::kOk);
+      c->Run(3 * kMillisecond);
+    }
+    ASSERT_GT(c->member(master).engine()->stats().log.retained_bytes, 256u << 10) << "nothing was kept for it alone";
+    EXPECT_TRUE((c->Start(away)).ok());
+    bool copied = false;
+    const auto in_sync = [&] {
+      copied |= c->replica(away) == nullptr || !c->replica(away)->state().installed;
+      return c->InSync(away);
+    };
+    EXPECT_TRUE(c->RunUntil(in_sync, 30 * kSecond));
+    EXPECT_FALSE(copied);
   });
 }
 
