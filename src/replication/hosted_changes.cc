@@ -1,5 +1,5 @@
-// HostedReplica: what operators and nodes ask of a master about the replicas of its partition. The core proposes
-// the change; whoever asked asks again until the topology shows it.
+// HostedReplica: what the topology says of its partition, and what operators and nodes ask of a master about its
+// replicas. The core proposes the change; whoever asked asks again until the topology shows it.
 #include <algorithm>
 
 #include "src/base/hash.h"
@@ -18,12 +18,23 @@ bool WasRemoved(const PartitionRecord& record, NodeId node, const ReplicaState& 
   return record.epoch >= state.promised && (state.lineage == 0 || record.lineage == state.lineage);
 }
 
+// Whatever was proposed before has landed now, or never will.
+void HostedReplica::Know(const Versioned<PartitionRecord>& record) {
+  if (record.revision <= record_.revision) return;
+  record_ = record;
+  newcomers_.clear();
+}
+
+void HostedReplica::OnRecord(const Versioned<PartitionRecord>& record) {
+  Know(record);
+  Ask([&](ReplicaCore& core, Nanos now_ns) { core.OnTopology(EntryOf(record), now_ns); });
+}
+
 // RecordOf must know the node of each replica that a proposal may have which goes on.
 Status HostedReplica::NoteNewcomer(const ReplicaId& learner, NodeId node) {
   if (!host_.members.contains(node)) {
     return Error(Code::kInvalidArgument, "partition {}: the cluster has no node {}", id_, node);
   }
-  std::erase_if(newcomers_, [this](const auto& n) { return NodeOf(record_.record, n.first).has_value(); });
   if (newcomers_.size() >= kMaxNewcomers && !newcomers_.contains(learner)) {
     return Error(Code::kOverloaded, "partition {}: too many replicas have asked to become learners; try again", id_);
   }

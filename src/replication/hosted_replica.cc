@@ -478,7 +478,7 @@ Task<void> HostedReplica::TryCas(PartitionEntry desired) {
   }
   PartitionEntry now;
   if (outcome != CasOutcome::kUnknown) {
-    if (cas.now.revision > record_.revision) record_ = cas.now;
+    Know(cas.now);
     now = EntryOf(cas.now);
   }
   Feed([&](ReplicaCore& core, Nanos now_ns) { core.OnCasDone(desired.op_id, outcome, now, now_ns); });
@@ -491,11 +491,6 @@ Task<void> HostedReplica::ReadRecord() {
     if (record.ok()) OnRecord(*record);
   }
   reading_ = false;
-}
-
-void HostedReplica::OnRecord(const Versioned<PartitionRecord>& record) {
-  if (record.revision > record_.revision) record_ = record;
-  Feed([&](ReplicaCore& core, Nanos now_ns) { core.OnTopology(EntryOf(record), now_ns); });
 }
 
 // -- copies of the pages

@@ -168,6 +168,7 @@ class HostedReplica final : private ReplicaLog {
   void Feed(Input input);
   void Ask(const std::function<void(ReplicaCore&, Nanos)>& input);  // Feed, for other files
   ChangeResult Change(const std::function<ChangeResult(ReplicaCore&, Nanos)>& change);
+  void Know(const Versioned<PartitionRecord>& record);
   Status NoteNewcomer(const ReplicaId& learner, NodeId node);
   Result<bool> Newcomer(const ReplicaId& learner, ChangeResult result);
   void CarryOut();

@@ -1,6 +1,6 @@
 // Nodes that are stopped in good order (SIGTERM), or killed and started again, in a small cluster (small_cluster.h) in
 // which no guard says that a process has ended: what the others do not know by then, they notice after half a second.
-// And what a master keeps for replicas that were away.
+// And what a master keeps for replicas that were away, or were to come.
 #include <gtest/gtest.h>
 
 #include "tests/sim/small_cluster.h"
@@ -122,6 +122,23 @@ TEST(Restarts, AFollowerThatWasAwayFollowsTheLogThatWasKept) {
     };
     EXPECT_TRUE(c->RunUntil(in_sync, 30 * kSecond));
     EXPECT_FALSE(copied);
+  });
+}
+
+// What the topology has not taken does not count against what is asked later.
+TEST(Restarts, LearnersThatNeverCameLeaveNothing) {
+  InCluster([](SmallCluster* c) {
+    const size_t master = c->master();
+    for (uint64_t i = 1; i <= 70; ++i) {
+      c->topology_faults(master).error_probability = 1;
+      const Result<bool> asked = c->member(master).host()->Replace(0, Uuid{99, i}, 1, std::nullopt);
+      ASSERT_TRUE(asked.ok()) << i << ": " << asked.status().ToString();
+      c->Run(50 * kMillisecond);
+      c->topology_faults(master).error_probability = 0;
+      c->Run(kSecond);
+    }
+    EXPECT_TRUE(c->record().learners.empty());
+    EXPECT_EQ(c->Put("a", "1"), Code::kOk);
   });
 }
 

@@ -29,6 +29,7 @@ class SmallCluster {
   explicit SmallCluster(uint64_t seed = 1, uint32_t min_isr = 2) : kernel_(seed) {
     for (size_t i = 0; i < kNodes; ++i) machines_.push_back(kernel_.AddMachine(fmt::format("10.0.0.{}", i + 1)));
     members_.resize(kNodes);
+    topologies_.resize(kNodes);
     SimMachine* operators = kernel_.AddMachine("10.0.1.1");
     SimReactor& reactor = *operators->Boot();
     ClusterPlan plan;
@@ -55,6 +56,8 @@ class SmallCluster {
   }
 
   EngineOptions& engine_options() { return engine_; }
+  // Of what node `i` asks of the topology, until it is started again.
+  SimTopologyFaults& topology_faults(size_t i) { return topologies_[i]->faults(); }
   SimKernel& kernel() { return kernel_; }
   SimMachine& machine(size_t i) { return *machines_[i]; }
   ClusterMember& member(size_t i) { return *members_[i]; }
@@ -68,7 +71,9 @@ class SmallCluster {
     options.engine.memory_bytes = Engine::MinMemoryBytes(4096, 2, 1, true) + memory_more;
     members_[i] = std::make_unique<ClusterMember>(machines_[i], options);
     SimReactor& reactor = members_[i]->reactor();
-    return *kernel_.RunTask(reactor, members_[i]->Start(std::make_unique<SimTopology>(reactor, &server_)));
+    auto topology = std::make_unique<SimTopology>(reactor, &server_);
+    topologies_[i] = topology.get();
+    return *kernel_.RunTask(reactor, members_[i]->Start(std::move(topology)));
   }
   // The first one becomes master.
   bool StartAll() {
@@ -148,6 +153,7 @@ class SmallCluster {
   SimTopologyServer server_;
   EngineOptions engine_;
   std::vector<SimMachine*> machines_;
+  std::vector<SimTopology*> topologies_;
   std::vector<std::unique_ptr<ClusterMember>> members_;
 };
 
