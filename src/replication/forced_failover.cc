@@ -163,7 +163,8 @@ Task<Result<bool>> HostedReplica::ForceOnce(const ForceOrder* order, Nanos deadl
     co_await Sleep(host_.reactor, kLookNs);
     if (host_.reactor.NowNs() - read_ns < kReadAgainNs) continue;
     read_ns = host_.reactor.NowNs();
-    tasks_.Spawn(ReadRecord());
+    ReadTopology again;
+    Do(again);
   }
   if (core_ == nullptr) {
     co_return Error(Code::kUnavailable,
