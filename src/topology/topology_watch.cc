@@ -24,13 +24,15 @@ Task<void> TopologyWatch::Stop() {
 Task<void> TopologyWatch::Run() {
   Nanos backoff_ns = kMinBackoffNs;
   while (!stopping_) {
-    if (list_ || reactor_.NowNs() >= listed_ns_ + kRelistNs) {
+    const bool lists = list_ || reactor_.NowNs() >= listed_ns_ + kRelistNs;
+    if (lists) {
       status_ = co_await ListAll();
     } else {
       status_ = co_await Follow();
     }
     if (status_.ok()) {
-      backoff_ns = kMinBackoffNs;
+      // A wait that fails is followed by a listing: that this succeeds is no reason to wait again at once.
+      if (!lists) backoff_ns = kMinBackoffNs;
       continue;
     }
     list_ = true;

@@ -25,9 +25,10 @@ struct SimTopologyFaults {
   // revision is still the right one then.
   double unknown_probability = 0;
   Nanos late_ns = kSecond;
-  double error_probability = 0;   // of a call that fails, without an effect
-  double gap_probability = 0;     // of a wait that says that there is a gap
-  double repeat_probability = 0;  // of a wait that repeats what was known before
+  double error_probability = 0;       // of a call that fails, without an effect
+  double gap_probability = 0;         // of a wait that says that there is a gap
+  double wait_error_probability = 0;  // of a wait that fails at once
+  double repeat_probability = 0;      // of a wait that repeats what was known before
 };
 
 class SimTopologyServer {
@@ -103,6 +104,9 @@ class SimTopology final : public TopologyStore {
   Task<Result<TopologyChanges>> WaitForChange(Revision after, Nanos deadline_ns) override {
     if (Status reached = co_await Request(deadline_ns); !reached.ok()) co_return reached;
     TopologyChanges changes;
+    if (faults_.wait_error_probability > 0 && Chance(faults_.wait_error_probability)) {
+      co_return Error(Code::kUnavailable, "{}: the wait has ended", name_);
+    }
     changes.gap = Chance(faults_.gap_probability);
     if (changes.gap) co_return changes;
     while (server_->revision_ <= after && reactor_.NowNs() < deadline_ns && !ending_ && !faults_.unreachable) {

@@ -324,6 +324,27 @@ TEST(TopologyTest, AWatchKeepsOneStateOfEachKey) {
   EXPECT_OK(world.Run(b->Close()));
 }
 
+// A place that answers listings and no waits, as behind a proxy that passes no streams on.
+Task<void> WatchWithoutWaits(Topology* watched) {
+  TopologyWatch watch(watched);
+  const uint64_t before = watched->metrics().calls.value();
+  co_await Sleep(watched->reactor(), 20 * kSecond);
+  EXPECT_LT(watched->metrics().calls.value() - before, 100u);
+  EXPECT_FALSE(watch.status().ok());
+  EXPECT_GT(watch.listed_ns(), watched->reactor().NowNs() - 3 * kSecond);
+  watched->EndWaits();
+  co_await watch.Stop();
+}
+
+TEST(TopologyTest, AWatchIsPatientWithAPlaceThatEndsWaits) {
+  World world(1);
+  SimTopologyFaults faults;
+  faults.wait_error_probability = 1;
+  std::unique_ptr<Topology> topology = world.Client(faults);
+  world.Run(WatchWithoutWaits(topology.get()));
+  EXPECT_OK(world.Run(topology->Close()));
+}
+
 Task<void> Overfill(Topology* watched, Topology* writer) {
   const std::string big(kMaxTopologyValueBytes, 'x');
   const size_t most = kMaxTopologyBytes / kMaxTopologyValueBytes;
