@@ -13,6 +13,7 @@ from cluster_process import Cluster
 from kvadmin_process import FAILED, NO, OK, USAGE, run
 from node_process import temporary_directory
 from test_cluster import Writer
+from test_cluster_install import metric
 
 PARTITIONS = 8
 HEAL_TIMEOUT_S = 60
@@ -70,14 +71,89 @@ class ClusterOps(unittest.TestCase):
         rows = [line.split()[0] for line in lines if line.strip() and line.split()[0].isdigit()]
         self.assertEqual(rows, ["1", "2", "3", *map(str, range(PARTITIONS))])  # each on a line of its own
 
-    def test_a_node_logs_that_the_topology_is_gone(self):
+    def test_a_topology_that_is_gone_is_shown(self):
+        """In the logs of the nodes, and by cluster status, although everything is served as before."""
         place = pathlib.Path(self.cluster.topology.removeprefix("file:"))
         place.rename(f"{place}.away")
         try:
             self.wait_logged("does not serve: ")
+            lines = self.wait_cause("the nodes 1,2,3 cannot reach the topology, for ")
+            self.assertEqual(lines[0]["verdict"], "degraded")
+            self.assertIn(str(place), lines[0]["cause"])
+            self.assertIn("repair the topology", lines[0]["next"])
+            self.assertEqual(lines[1]["topology"]["unreachable_from"], [1, 2, 3])
+            client = self.cluster.client()
+            client.put(b"without", b"a topology")
+            client.close()
+            self.nothing_is_changed_without_a_topology(lines)
+            self.assertGreater(metric(self.cluster.nodes[1], "kv_topology_errors_total"), 0)
+            self.assertGreater(metric(self.cluster.nodes[1], "kv_topology_age_seconds"), 0)
         finally:
             os.rename(f"{place}.away", place)
         self.wait_logged("serves again")
+        self.wait_ok()
+
+    def nothing_is_changed_without_a_topology(self, lines):
+        """And a master that is asked for it goes on to serve."""
+        partition = next(line["partition"] for line in lines if "partition" in line)
+        number, master = partition["id"], partition["master"]
+        target = master % 3 + 1
+        for _ in range(2):
+            for command in (("failover", number, "--to", target), ("drain", master), ("cluster", "set-min-isr", number, 1),
+                            ("replica", "remove", number, target, "--timeout-s", "1")):
+                done = run("--json", "--timeout-ms", "1500", *command, server=self.addresses())
+                self.assertEqual(done.code, FAILED, f"{command}: {done.out}{done.err}")
+                self.assertIn("the topology does not answer", done.err, command)
+        done = run("--json", "cluster", "status", "-v", server=self.addresses())
+        self.assertEqual([line["partition"]["master"] for line in done.lines() if "partition" in line],
+                         [line["partition"]["master"] for line in lines if "partition" in line])
+
+    def test_a_topology_that_has_gone_back_is_shown(self):
+        """An older copy is put in its place. Two nodes are down, but nothing may be forced by such a map."""
+        place = pathlib.Path(self.cluster.topology.removeprefix("file:"))
+        self.copy_topology(f"{place}.old")
+        self.kv("failover", "0")  # so that there is something newer
+        place.rename(f"{place}.newest")
+        os.rename(f"{place}.old", place)
+        try:
+            for number in (1, 2):
+                self.cluster.nodes[number].kill_node()
+            for server in (self.addresses(), None):
+                lines = self.wait_cause("the topology is older than what the nodes have", server=server)
+                self.assertIn("has gone back", lines[0]["cause"])
+                self.assertIn("bring back the newest copy", lines[0]["next"])
+                self.assertNotIn("--force", lines[0]["next"])
+                self.assertTrue(lines[1]["topology"]["went_back"])
+            self.assertIn("nothing is forced", self.refused("failover", "0", "--force", "--dry-run"))
+        finally:
+            place.rename(f"{place}.old")
+            os.rename(f"{place}.newest", place)
+            shutil.rmtree(f"{place}.old")
+            for number in (1, 2):
+                self.cluster.nodes[number].start()
+        self.wait_ok()
+
+    def copy_topology(self, to):
+        """An image of it, and its revision."""
+        while True:
+            shutil.rmtree(to, ignore_errors=True)
+            try:
+                shutil.copytree(self.cluster.topology.removeprefix("file:"), to)
+                break
+            except shutil.Error:  # an old revision has been removed meanwhile
+                pass
+        return sum(line["revision"] for line in run("--json", "topology", "dump", f"file:{to}").lines())
+
+    def wait_cause(self, text, server=True):
+        """Waits until cluster status says so, and returns its lines."""
+        deadline = time.monotonic() + HEAL_TIMEOUT_S
+        arguments = ["--json", "cluster", "status"] + ([] if server else ["--topology", self.cluster.topology])
+        while True:
+            done = run(*arguments, server=self.addresses() if server else None)
+            if done.code == NO and text in done.lines()[0]["cause"]:
+                return done.lines()
+            self.assertLess(time.monotonic(), deadline, done.out + done.err)
+            time.sleep(0.2)
 
     def wait_logged(self, text):
         deadline = time.monotonic() + 30
@@ -85,6 +161,44 @@ class ClusterOps(unittest.TestCase):
         while text not in node.output():
             self.assertLess(time.monotonic(), deadline, f"node 1 has not logged {text!r}")
             time.sleep(0.1)
+
+    def test_commands_of_all_partitions_say_who_leads_and_what_to_do(self):
+        self.kv("rebalance", "--masters")
+        target = self.directory / "backup"
+        several = self.addresses()
+        for command in (("scan", "--limit", "0"), ("count", ), ("aggregate", ), ("watch", "--once"), ("split", ),
+                        ("snapshot", "open"), ("backup", target), ("export", "-o", self.directory / "all.jsonl"),
+                        ("delete-range", "--prefix", "no/such")):
+            done = run("--timeout-ms", "1000", *command, server=several)
+            self.assertEqual(done.code, FAILED, f"{command}: {done.out}{done.err}")
+            self.assertRegex(done.err, r"NOT_MASTER.*partition \d+: the master of epoch \d+ is node \d at 127.0.0.1:\d+",
+                             command)
+            self.assertIn("with kvadmin failover PARTITION --to NODE for each", done.err)
+            self.assertIn('"Back up a cluster" in OPERATING', done.err)
+        self.assertFalse(target.exists())
+        done = run("--timeout-ms", "1000", "put", "one", "record", server=several)
+        self.assertEqual(done.code, OK, done.err)
+        # As the message says.
+        for partition in range(PARTITIONS):
+            self.kv("failover", partition, "--to", 1)
+        for command in (("count", ), ("backup", target)):
+            done = run(*command, server=self.cluster.nodes[1].address)
+            self.assertEqual(done.code, OK, f"{command}: {done.err}")
+        shutil.rmtree(target)
+        self.kv("rebalance", "--masters")
+
+    def test_one_of_several_servers_says_which_it_is(self):
+        down = "127.0.0.1:1"
+        node = self.cluster.nodes[2].address
+        several = f"{down},{node}"
+        for command in (("status", ), ("ping", "--count", "1"), ("checkpoint", ), ("check", "--online")):
+            done = run(*command, server=several)
+            self.assertEqual(done.code, OK, f"{command}: {done.out}{done.err}")
+            self.assertIn(node, done.out, command)
+            self.assertNotIn(down, done.out, command)
+            self.assertEqual(run("--json", *command, server=several).json()["server"], node)
+        self.assertRegex(run("status", server=several).out, r"(?m)^NODE +2 of its cluster$")
+        self.assertEqual(run("--json", "status", server=several).json()["cluster_node"], 2)
 
     def test_status_names_a_node_that_is_down(self):
         self.cluster.nodes[3].kill_node()

@@ -42,7 +42,7 @@ void AddAggregateCommand(tools::Command app, Globals* globals) {
       "  kvadmin aggregate\n"
       "  kvadmin aggregate --prefix user/\n"
       "  kvadmin --json aggregate --start a --end b");
-  OnChosen(command, globals, [=] { return Aggregate(*globals, *o); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(Aggregate(*globals, *o)); });
 }
 
 }  // namespace pando::admin

@@ -279,7 +279,7 @@ void AddBackupCommand(tools::Command app, Globals* globals) {
       "  kvadmin check --backup /backups/monday\n"
       "  kvadmin restore /backups/monday /var/lib/pando\n"
       "Exit codes: 0 complete; 2 the base does not fit; 3 it failed, and left nothing behind; 4 the base is damaged.");
-  OnChosen(command, globals, [=] { return Backup(*globals, *o).Run(); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(Backup(*globals, *o).Run()); });
 }
 
 }  // namespace pando::admin

@@ -75,6 +75,10 @@ void AddPingCommand(tools::Command app, Globals* globals);
 // the exit code.
 void OnChosen(tools::Command command, Globals* globals, std::function<Result<ExitCode>()> body);
 
+// The result of a command that reads or changes several partitions, and so needs a node that leads all of them: if it
+// was refused for that reason, the error says what to do.
+Result<ExitCode> OfManyPartitions(Result<ExitCode> result);
+
 // --if-version, --if-value, --if-exists, --if-absent.
 struct ConditionOptions {
   std::string version, value;

@@ -36,7 +36,7 @@ void AddCountCommand(tools::Command app, Globals* globals) {
       "  kvadmin count\n"
       "  kvadmin count --prefix lib\n"
       "  kvadmin count --start a --end b");
-  OnChosen(command, globals, [=] { return Count(*globals, *o); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(Count(*globals, *o)); });
 }
 
 }  // namespace pando::admin

@@ -62,7 +62,7 @@ void AddDeleteRangeCommand(tools::Command app, Globals* globals) {
       "  kvadmin delete-range --prefix tmp/\n"
       "  kvadmin delete-range --start a --end b\n"
       "Exit codes: 0 all records of the range were deleted; 3 cut short.");
-  OnChosen(command, globals, [=] { return DeleteRange(*globals, *o); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(DeleteRange(*globals, *o)); });
 }
 
 }  // namespace pando::admin

@@ -70,7 +70,7 @@ void AddDiffCommand(tools::Command app, Globals* globals) {
       "  token=$(kvadmin snapshot open --ttl-s 3600)\n"
       "  kvadmin diff $token --limit 0\n"
       "  kvadmin --json diff $token --prefix user/");
-  OnChosen(command, globals, [=] { return Diff(*globals, *o); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(Diff(*globals, *o)); });
 }
 
 }  // namespace pando::admin

@@ -230,7 +230,7 @@ void AddExportCommand(tools::Command app, Globals* globals) {
       "  kvadmin export -o all.jsonl --resume\n"
       "  kvadmin export --prefix log/ | gzip > logs.jsonl.gz\n"
       "Exit codes: 0 exported, and the file is complete; 3 cut short.");
-  OnChosen(command, globals, [=] { return Export(*globals, *o); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(Export(*globals, *o)); });
 }
 
 }  // namespace pando::admin

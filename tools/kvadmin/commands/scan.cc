@@ -118,7 +118,7 @@ void AddScanCommand(tools::Command app, Globals* globals) {
       "  kvadmin scan --start a --end b --keys-only --limit 0\n"
       "  kvadmin scan --reverse --limit 5\n"
       "  kvadmin --json scan --prefix user/ --limit 0 | jq -r .key");
-  OnChosen(command, globals, [=] { return Scan(*globals, *o); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(Scan(*globals, *o)); });
 }
 
 }  // namespace pando::admin

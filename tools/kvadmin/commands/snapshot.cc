@@ -78,7 +78,7 @@ void AddSnapshotCommand(tools::Command app, Globals* globals) {
     if (with_ttl) {
       sub.Number("--ttl-s", &o->ttl_s, "Lifetime in seconds, unless it is renewed", 1, kMaxTtlS).ShowDefault();
     }
-    OnChosen(sub, globals, [=] { return run(*globals, *o); });
+    OnChosen(sub, globals, [=] { return OfManyPartitions(run(*globals, *o)); });
   };
   add("open", "Open a snapshot and print its token", false, true, Open);
   add("renew", "Extend the lifetime of a snapshot, from now on", true, true, Renew);

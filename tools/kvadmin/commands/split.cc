@@ -51,7 +51,7 @@ void AddSplitCommand(tools::Command app, Globals* globals) {
       "Examples:\n"
       "  kvadmin split --parts 16\n"
       "  kvadmin --json split --prefix user/ --parts 4");
-  OnChosen(command, globals, [=] { return Split(*globals, *o); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(Split(*globals, *o)); });
 }
 
 }  // namespace pando::admin

@@ -83,7 +83,7 @@ void AddWatchCommand(tools::Command app, Globals* globals) {
       "  kvadmin watch --prefix user/\n"
       "  kvadmin --json watch --prefix user/ --limit 10\n"
       "  kvadmin watch --after-version 113239859324813312 --once");
-  OnChosen(command, globals, [=] { return Watch(*globals, *o); });
+  OnChosen(command, globals, [=] { return OfManyPartitions(Watch(*globals, *o)); });
 }
 
 }  // namespace pando::admin
