@@ -24,6 +24,7 @@ import os
 import pathlib
 import random
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -37,6 +38,8 @@ from cluster_client import ClusterClient, NoAnswer, replicas_of_node
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BIN_DIR = pathlib.Path(os.environ.get("PANDO_BIN_DIR", ROOT / "build" / "release" / "bin")).absolute()
 RUN_DIR = pathlib.Path(os.environ.get("PANDO_RUN_DIR", ROOT / "run")).absolute()
+# As a user calls it for the same directory.
+DEV = f"PANDO_RUN_DIR={shlex.quote(os.environ['PANDO_RUN_DIR'])} ./dev" if "PANDO_RUN_DIR" in os.environ else "./dev"
 LISTEN = os.environ.get("PANDO_LISTEN", "127.0.0.1:7420")
 HTTP_PORT = int(os.environ.get("PANDO_HTTP_PORT", "7421"))
 STATE = RUN_DIR / "cluster.json"
@@ -275,7 +278,7 @@ def plan(state, with_etcd):
     if state.topology:
         if with_etcd and not state.etcd:
             raise Failure(f"the cluster in {shown(RUN_DIR)} keeps its map in {state.topology}, and not in etcd. To "
-                          f"begin anew: ./dev down; rm -r {shown(RUN_DIR)}; ./dev up --etcd")
+                          f"begin anew: {DEV} down; rm -r {shown(RUN_DIR)}; {DEV} up --etcd")
         return
     state.value["topology"] = plan_etcd(state) if with_etcd else f"file:{RUN_DIR / 'topology'}"
     for index in range(NODES):
@@ -533,8 +536,8 @@ The cluster is up: three nodes, {PARTITIONS} partitions, {REPLICAS} replicas of 
 
   {admin} --server {servers} get bash
   {admin} cluster show --topology {state.topology}
-  kill -9 {state.nodes[0]['pid']}    # any node's pid; the cluster goes on, and ./dev up starts the node again
-  ./dev down            # stops all; the data stays""")
+  kill -9 {state.nodes[0]['pid']}    # any node's pid; the cluster goes on, and {DEV} up starts the node again
+  {DEV} down            # stops all; the data stays""")
 
 
 def cmd_up(options):
@@ -620,7 +623,7 @@ def main():
     except (Failure, NoAnswer) as failure:
         sys.exit(f"dev: {failure}")
     except KeyboardInterrupt:
-        sys.exit("dev: interrupted; ./dev up goes on, and ./dev down stops what runs")
+        sys.exit(f"dev: interrupted; {DEV} up goes on, and {DEV} down stops what runs")
 
 
 if __name__ == "__main__":

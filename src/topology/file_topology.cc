@@ -67,6 +67,13 @@ Status FileTopology::Late(const char* what) const {
   return Error(Code::kDeadline, "{}: {} was not done in time; is the disk slow?", name_, what);
 }
 
+Status FileTopology::CannotBeWritten(const Status& why) const {
+  return Error(why.code(),
+               "nothing can be written to the topology {}: {}. Give every process of the cluster the right to write to "
+               "this directory, on a disk that is mounted for writing and has room",
+               name_, why.message());
+}
+
 // -- the directory
 
 Result<FileIdentity> FileTopology::IdentifyPath() {
@@ -320,12 +327,13 @@ Task<Result<CasOutcome>> FileTopology::CompareAndSwap(std::string key, Revision 
 
 Task<Status> FileTopology::WriteTemporary(Used in, std::string name, std::string contents) {
   Result<File> opened = co_await in->directory.OpenFile(name, File::Mode::kCreate, /*direct=*/false);
-  if (!opened.ok()) co_return opened.TakeStatus();
+  if (!opened.ok()) co_return CannotBeWritten(opened.status());
   File file = *std::move(opened);
   Status status = co_await file.Write(contents.data(), contents.size(), 0);
   if (status.ok()) status = co_await file.Sync(/*data_only=*/false);
   Status closed = co_await file.Close();
-  co_return status.ok() ? std::move(closed) : std::move(status);
+  if (status.ok()) status = std::move(closed);
+  co_return status.ok() ? std::move(status) : CannotBeWritten(status);
 }
 
 // Gives the complete temporary file the name of its revision. From here on an error may mean either.

@@ -98,6 +98,7 @@ class FileTopology final : public TopologyStore {
   void Keep(Opened* in, TopologyEntry entry);
   Task<Result<TopologyEntry>> Load(Used in, std::string key, Revision revision);
   Status Late(const char* what) const;
+  Status CannotBeWritten(const Status& why) const;
 
   Reactor& reactor_;
   const std::string path_, name_;

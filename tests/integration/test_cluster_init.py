@@ -54,7 +54,10 @@ class ClusterInit(unittest.TestCase):
         self.assertEqual(len(replicas), 3 * partitions)
 
     def test_init_and_show(self):
-        self.assertIn("no cluster record", self.cluster("show", expect=NO).err)
+        empty = self.cluster("show", expect=NO)
+        self.assertEqual(empty.out, "")
+        self.assertEqual([json.loads(line)["note"] for line in empty.err.splitlines()],
+                         [f"file:{self.place} holds no cluster; kvadmin cluster init creates one"])
         plan = self.cluster("init", "--nodes", NODES, "--dry-run").json()
         self.assertEqual((plan["dry_run"], plan["continues"], len(plan["partitions"])), (True, False, 16))
         self.assertEqual(os.listdir(self.place), [])
@@ -81,6 +84,7 @@ class ClusterInit(unittest.TestCase):
             error = json.loads(self.cluster("init", *arguments, expect=FAILED).err)["error"]
             self.assertEqual(error["code"], "ALREADY_EXISTS")
             self.assertIn(f"the cluster {done['cluster_id']} exists already", error["message"])
+            self.assertIn("kvadmin cluster show prints it", error["message"])
         self.assertEqual(sorted(os.listdir(self.place)), before)
 
     def test_killed_and_continued(self):

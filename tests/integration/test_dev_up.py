@@ -129,6 +129,7 @@ def single(dev):
 
     assert "already up" in dev.run("up", "--single")
     assert dev.pid() == pid, "a second node was started"
+    assert f"PANDO_RUN_DIR={dev.run_dir} ./dev down stops it" in output, output[-2000:]
     assert "./dev down" in dev.refused("up"), "a cluster was started beside the node"
 
     kill(pid)
@@ -147,7 +148,7 @@ def cluster(dev, *options):
     whole = f"{packages:,} of {packages:,} records are there and unchanged"
     output = dev.run("up", *options)
     for sentence in ("\nPackage: bash\n", "the partition was without a master for ", "all of them are there\n", whole,
-                     "have three replicas in sync again"):
+                     "have three replicas in sync again", f"  PANDO_RUN_DIR={dev.run_dir} ./dev down  "):
         assert sentence in output, f"./dev up does not say {sentence!r}:\n{output}"
     before = dev.cluster()
     assert [node["id"] for node in before["nodes"]] == [1, 2, 3] and before["routers"] == [], before

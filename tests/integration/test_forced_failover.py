@@ -81,7 +81,7 @@ class ForcedFailover(unittest.TestCase):
         verdict, partitions = self.wait_stuck()
         self.assertEqual(verdict["verdict"], "unavailable")
         self.assertIn("If their data is lost for good: kvadmin failover 0 --force (node 3 has all", verdict["next"])
-        self.assertTrue(any("1 of its replicas are left, and 2 must be" in p for p in partitions[0]["problems"]))
+        self.assertTrue(any("1 of its replicas is left, and 2 must be" in p for p in partitions[0]["problems"]))
         with self.assertRaises(Refused):
             self.cluster.client(budget_s=1).put(b"key0", b"2")
 
@@ -168,7 +168,7 @@ class ForcedFailover(unittest.TestCase):
             self.cluster.nodes[number].launch()
         for number in (1, 2):
             self.cluster.nodes[number].wait_ready()
-        stuck = "1 of its replicas are left, and 2 must be"
+        stuck = "1 of its replicas is left, and 2 must be"
         verdict, _ = self.wait_status(lambda _, partitions: any(stuck in p for p in partitions[0]["problems"]))
         self.assertTrue(verdict["next"].startswith("kvadmin failover 0 --force (node 3 has all"), verdict)
         self.force(0)

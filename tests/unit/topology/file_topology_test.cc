@@ -303,6 +303,7 @@ TEST_F(FileTopologyTest, DiskFaults) {
     ASSERT_TRUE(now.ok()) << now.status().ToString();
     if (!f.outcome) {
       EXPECT_FALSE(outcome.ok());
+      EXPECT_THAT(outcome.status().message(), HasSubstr("the right to write to this directory"));
       EXPECT_EQ(now->revision, revision);
     } else {
       ASSERT_TRUE(outcome.ok()) << outcome.status().ToString();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "src/base/counted.h"
 #include "src/partition/store.h"
 #include "src/topology/cluster_init.h"
 #include "src/topology/topology_spec.h"
@@ -103,9 +104,10 @@ void ReportPlan(const Globals& globals, const ClusterPlan& plan, const Placement
 
 void ReportCreated(const Globals& globals, const ClusterPlan& plan, const CreatedCluster& created) {
   if (!globals.json) {
-    return tools::Print("{} the cluster {}: {} nodes, {} partitions with {} replicas each, min_isr {}\n",
-                        created.continued ? "completed" : "created", created.cluster_id.ToString(), plan.nodes.size(),
-                        plan.partitions, plan.replicas, plan.min_isr);
+    return tools::Print("{} the cluster {}: {}, {} with {} each, min_isr {}\n",
+                        created.continued ? "completed" : "created", created.cluster_id.ToString(),
+                        Counted(plan.nodes.size(), "node"), Counted(plan.partitions, "partition"),
+                        Counted(plan.replicas, "replica"), plan.min_isr);
   }
   Json line;
   line["cluster_id"] = created.cluster_id.ToString();
@@ -215,8 +217,8 @@ void ShowJson(const ClusterMap& map) {
 void ShowText(const ClusterMap& map) {
   if (map.cluster) {
     const ClusterRecord& r = map.cluster->record;
-    tools::Print("cluster {}, protocol {}, {} partitions, {} replicas of new ones, min_isr {}\n\n",
-                 r.cluster_id.ToString(), r.protocol, r.partitions, r.replicas, r.min_isr);
+    tools::Print("cluster {}, protocol {}, {}, {} of new ones, min_isr {}\n\n", r.cluster_id.ToString(), r.protocol,
+                 Counted(r.partitions, "partition"), Counted(r.replicas, "replica"), r.min_isr);
   }
   std::vector<Row> rows = {{"NODE", "STATE", "ZONE", "STARTS", "OPENED", "CLIENTS", "PEERS"}};
   for (const auto& [id, known] : map.nodes) {
@@ -247,6 +249,11 @@ Task<Result<ExitCode>> Show(Reactor* reactor, const Globals* globals, TopologySp
   CO_RETURN_IF_ERROR(closed);
   ClusterMap map;
   for (const TopologyEntry& entry : listing->entries) CO_RETURN_IF_ERROR(map.Apply(entry));
+  if (listing->entries.empty()) {
+    const std::string note = topology.name() + " holds no cluster; kvadmin cluster init creates one";
+    tools::PrintNote("{}\n", globals->json ? JsonText(Json{{"note", note}}) : "note: " + note);
+    co_return kExitNo;
+  }
   if (globals->json) {
     ShowJson(map);
   } else {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <memory>
 
+#include "src/base/counted.h"
 #include "tools/common/interrupts.h"
 #include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/commands/commands.h"
@@ -63,9 +64,9 @@ Result<std::vector<Change>> PlanChanges(const ClusterView& view, const MinIsrOpt
     const size_t in_sync = static_cast<size_t>(master.status->in_sync);
     if (options.min_isr > in_sync) {
       return Error(Code::kUnavailable,
-                   "partition {} has {} replicas in sync, so its min_isr cannot be {}; nothing was changed. Wait until "
+                   "partition {} has {} in sync, so its min_isr cannot be {}; nothing was changed. Wait until "
                    "kvadmin cluster status says that the others are in sync",
-                   id, in_sync, options.min_isr);
+                   id, Counted(in_sync, "replica"), options.min_isr);
     }
     changes.push_back({id, known.record.min_isr, view.map.nodes.at(master.node).record.client_address});
   }
@@ -103,8 +104,8 @@ Result<ExitCode> RunSetMinIsr(const Globals& globals, const MinIsrOptions& optio
       const Status done = CarryOut(globals, change, options.min_isr);
       if (!done.ok()) {
         progress.Clear();
-        return Error(done.code(), "{}; {} of {} partitions were changed before", done.message(), changed,
-                     changes.size());
+        return Error(done.code(), "{}; {} of {} changed before", done.message(), changed,
+                     Counted(changes.size(), "partition"));
       }
       ++changed;
       progress.Update(changed, 0, changed);
@@ -117,9 +118,10 @@ Result<ExitCode> RunSetMinIsr(const Globals& globals, const MinIsrOptions& optio
   if (globals.json) {
     PrintJson(Json{{"changed", changed}, {"min_isr", options.min_isr}});
   } else if (options.dry_run) {
-    tools::Print("min_isr of {} partitions would become {}; nothing was changed\n", changes.size(), options.min_isr);
+    tools::Print("min_isr of {} would become {}; nothing was changed\n", Counted(changes.size(), "partition"),
+                 options.min_isr);
   } else {
-    tools::Print("min_isr is {} now; {} partitions had another one\n", options.min_isr, changed);
+    tools::Print("min_isr is {} now; {} had another one\n", options.min_isr, Counted(changed, "partition"));
   }
   return kExitOk;
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "src/base/counted.h"
 #include "tools/kvadmin/cluster_health.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/commands/force_failover.h"
@@ -59,14 +60,15 @@ void PrintPlan(const Globals& globals, const ClusterView& view, const std::vecto
 
 void PrintSummary(const Globals& globals, size_t moved, int64_t longest_ms) {
   if (globals.json) return PrintJson(Json{{"handed_over", moved}, {"longest_pause_ms", longest_ms}});
-  tools::Print("{} partitions handed over; the longest accepted no writes for {} ms\n", moved, longest_ms);
+  tools::Print("{} handed over; the longest accepted no writes for {} ms\n", Counted(moved, "partition"), longest_ms);
 }
 
 Result<ExitCode> CarryOut(const Globals& globals, const ClusterView& view, const std::vector<MasterMove>& moves,
                           bool dry_run) {
   if (dry_run) {
     PrintPlan(globals, view, moves);
-    if (!globals.json) tools::Print("{} partitions would be handed over; nothing was changed\n", moves.size());
+    if (!globals.json)
+      tools::Print("{} would be handed over; nothing was changed\n", Counted(moves.size(), "partition"));
     return kExitOk;
   }
   Progress progress("handing over", "partitions", moves.size(), globals.json);
@@ -77,9 +79,9 @@ Result<ExitCode> CarryOut(const Globals& globals, const ClusterView& view, const
     if (!reply.ok()) {
       progress.Clear();
       return Error(reply.status().code(),
-                   "{}; {} of {} partitions were handed over before. Look at kvadmin cluster status, and run the "
+                   "{}; {} of {} handed over before. Look at kvadmin cluster status, and run the "
                    "command again for the others",
-                   reply.status().message(), moved, moves.size());
+                   reply.status().message(), moved, Counted(moves.size(), "partition"));
     }
     longest_ms = std::max(longest_ms, reply->pause_ms);
     ++moved;
@@ -129,9 +131,10 @@ Result<MasterMove> PlanFailover(const ClusterView& view, const MoveOptions& opti
     return Error(Code::kUnavailable,
                  "partition {} cannot be handed over{}: {}. kvadmin cluster status -v says what the others lack",
                  options.partition, options.node == 0 ? "" : fmt::format(" to node {}", options.node),
-                 able.empty() ? fmt::format("only its master, node {}, is in sync and answers", at->master)
-                              : fmt::format("besides its master, node {}, only these nodes are in sync and answer: {}",
-                                            at->master, NodesText(able)));
+                 able.empty()
+                     ? fmt::format("only its master, node {}, is in sync and answers", at->master)
+                     : fmt::format("besides its master, node {}, only {} {} in sync and answer{}", at->master,
+                                   NamedNodes(able), able.size() == 1 ? "is" : "are", able.size() == 1 ? "s" : ""));
   }
   return MasterMove{at->partition, at->epoch, at->master, options.node};
 }
@@ -196,8 +199,15 @@ Result<ExitCode> RunRebalance(const Globals& globals, const MoveOptions& options
   for (const auto& [id, node] : view.nodes) {
     if (node.status.ok() && view.map.nodes.at(id).record.state == NodeState::kActive) nodes.insert(id);
   }
+  if (led.empty()) {
+    return Error(Code::kUnavailable,
+                 "no partition has a master, so there is nothing to hand over; kvadmin cluster status says what is "
+                 "missing");
+  }
   if (const size_t left = view.map.partitions.size() - led.size(); left != 0) {
-    const std::string note = fmt::format("{} partitions have no master and are left out", left);
+    const std::string note =
+        fmt::format("{} no master and {} left out",
+                    left == 1 ? "1 partition has" : fmt::format("{} partitions have", left), left == 1 ? "is" : "are");
     tools::PrintNote("{}\n", globals.json ? JsonText(Json{{"note", note}}) : "note: " + note);
   }
   return CarryOut(globals, view, PlanRebalance(led, nodes), options.dry_run);

@@ -4,6 +4,7 @@
 //
 // Threads: one.
 #include "tools/kvadmin/commands/force_failover.h"
+#include "src/base/counted.h"
 
 #include <unistd.h>
 
@@ -77,8 +78,8 @@ void PrintSurvivors(const Globals& globals, const ForcePlan& plan, const Survivo
                s.able ? std::to_string(s.durable_lsn) : "-", s.able ? std::to_string(s.commit_lsn) : "-",
                s.able && s.newest_change_ms != 0 ? TimeText(s.newest_change_ms) : "-"});
   }
-  tools::Print("partition {}, epoch {}: {} of {} replicas are left, and {} must be to elect a master\n{}\n",
-               plan.partition, plan.epoch, plan.able(), plan.replicas, plan.min_isr, table.Render());
+  tools::Print("partition {}, epoch {}: {} left, and {} must be to elect a master\n{}\n", plan.partition, plan.epoch,
+               CountedOf(plan.able(), plan.replicas, "replica"), plan.min_isr, table.Render());
   tools::Print("If node {} takes it over, {}.\n", chosen.node, LossText(plan, chosen));
 }
 

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "src/base/counted.h"
 #include "src/base/hash.h"
 #include "src/partition/store_reading.h"
 #include "src/topology/cluster_init.h"
@@ -89,8 +90,8 @@ Json PlanJson(const RecoveryPlan& plan, const std::string& code, bool written) {
 }
 
 void PrintPlan(const RecoveryPlan& plan) {
-  tools::Print("cluster {}: {} nodes, {} partitions\n", plan.cluster.cluster_id.ToString(), plan.nodes.size(),
-               plan.partitions.size());
+  tools::Print("cluster {}: {}, {}\n", plan.cluster.cluster_id.ToString(), Counted(plan.nodes.size(), "node"),
+               Counted(plan.partitions.size(), "partition"));
   tools::Table table({"PARTITION", "EPOCH", "LINEAGE", "MASTER", "IN SYNC", "BEHIND", "MADE ANEW", "MIN ISR"});
   for (const PartitionRecord& r : plan.partitions) {
     table.Row({std::to_string(r.id), std::to_string(r.epoch), std::to_string(r.lineage), std::to_string(MasterOf(r)),

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "src/base/counted.h"
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/cluster_view.h"
@@ -188,8 +189,7 @@ Result<Verdict> Verifier::Verify(uint32_t partition) {
   for (const Holder& holder : holders) compared.push_back(holder.node);
   if (holders.size() < 2) {
     Say(partition, Verdict::kUnknown,
-        fmt::format("there are not two replicas that are in sync and answer; left out are those of the nodes {}",
-                    NodesText(left_out_)),
+        fmt::format("there are not two replicas that are in sync and answer; left out: {}", NodesText(left_out_)),
         Json{{"nodes", compared}, {"left_out", left_out_}});
     return Verdict::kUnknown;
   }
@@ -244,7 +244,8 @@ Result<ExitCode> RunVerify(const Globals& globals, const VerifyOptions& options)
   if (globals.json) {
     PrintJson(Json{{"equal", equal}, {"differ", differ}, {"unknown", unknown}});
   } else {
-    tools::Print("{} partitions are equal on all replicas, {} differ, {} were not compared\n", equal, differ, unknown);
+    tools::Print("{} {} equal on all replicas, {} {}, {} not compared\n", Counted(equal, "partition"),
+                 equal == 1 ? "is" : "are", differ, differ == 1 ? "differs" : "differ", unknown);
   }
   if (differ != 0) return kExitNo;
   return unknown == 0 ? kExitOk : kExitFailed;
