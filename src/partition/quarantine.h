@@ -18,12 +18,16 @@ struct QuarantinedPartition {
   Status why;
   bool units_dropped = false;  // the log no longer holds what the file lacks
 
+  // The partition does without this replica, as an operator has said. Nothing is wrong with it.
+  bool given_up() const { return why.code() == Code::kAborted; }
   // What an operator does about it.
   std::string_view Advice() const;
   // "partition 3 (hash 30… to 3f…) has been quarantined since …: why"
   std::string What() const;
   // All of it, in one line.
   std::string ToString() const;
+  // As an error, unless it was given up.
+  void Log() const;
 };
 
 }  // namespace pando

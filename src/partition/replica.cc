@@ -102,9 +102,10 @@ void Replica::Quarantine(const Status& why) {
   if (state_.failed() || state_.phase() == Phase::kClosed) return;
   state_.Quarantine(why);
   quarantined_ms_ = state_.reactor.WallMs();
-  LOG(ERROR) << quarantine().ToString();
+  const QuarantinedPartition quarantined = quarantine();
+  quarantined.Log();
   Condemn();
-  if (on_quarantine_) on_quarantine_(quarantine());
+  if (on_quarantine_) on_quarantine_(quarantined);
 }
 
 QuarantinedPartition Replica::quarantine() const {
@@ -174,7 +175,7 @@ Task<Status> Replica::Checkpoint() {
 void Replica::DropUnits() {
   CHECK(quarantined()) << "PH3: the log of partition " << id() << " is still needed";
   units_dropped_ = true;
-  LOG(ERROR) << quarantine().ToString();
+  quarantine().Log();
   if (state_.log) state_.log->DropUnits(uuid());
 }
 

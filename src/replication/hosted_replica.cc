@@ -254,7 +254,7 @@ void HostedReplica::Do(ReportLostReplica& effect) {
 
 // If the partition is to have a replica here, it is another one.
 void HostedReplica::Do(DiscardReplica& effect) {
-  host_.observer->OnQuarantined(id_, Error(Code::kUnavailable, "partition {}: {}", id_, effect.why));
+  host_.observer->OnQuarantined(id_, Error(Code::kAborted, "partition {}: {}", id_, effect.why));
   const PartitionRecord& r = record_.record;
   bool listed = false;
   for (const auto* replicas : {&r.isr, &r.evicted, &r.learners}) {

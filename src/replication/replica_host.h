@@ -46,7 +46,7 @@ class HostObserver {
  public:
   // As master: what the replica needs is not in this log any more.
   virtual void OnInstallWanted(uint32_t partition, const ReplicaId& replica) = 0;
-  // The replica cannot be used any more.
+  // The replica cannot be used any more. kAborted: nothing is wrong with it, but the partition does without it.
   virtual void OnQuarantined(uint32_t partition, const Status& why) = 0;
 
  protected:

@@ -84,6 +84,12 @@ class ReplicaTest(unittest.TestCase):
         done = self.kv("replica", "remove", "0", others[0]).json()
         self.assertEqual((done["changed"], done["dropped"], done["replicas"]), (True, True, 3))
         self.assertFalse(self.held(others[0], 0))
+        log = self.cluster.nodes[others[0]].log.read_text(errors="replace")
+        logged = [line for line in log.splitlines() if "it was removed from" in line]
+        self.assertEqual(len(logged), 1, logged)
+        self.assertTrue(logged[0].startswith("I"), logged)  # nothing is wrong
+        self.assertIn("partition 0", logged[0])
+        self.assertNotIn("To do", logged[0])
         self.assertIn("holds no replica", self.kv("replica", "remove", "0", others[0], expect=USAGE).err)
         self.judge(writers)
         # It does not come back.
@@ -149,6 +155,22 @@ class ReplicaTest(unittest.TestCase):
         self.assertEqual(sorted(r["node"] for r in self.record(3)["isr"]),
                          sorted([master, spare] + others[1:]))
         self.wait_dropped(others[0], 3)
+
+    def test_a_move_to_a_node_that_is_dead_is_refused_at_once(self):
+        """Also while its replica counts as in sync."""
+        _, others, _ = self.nodes_of(0)
+        pid = self.cluster.nodes[others[1]].node_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            done = run("--json", "--timeout-ms", "1000", "replica", "move", "0", others[0], others[1], "--topology",
+                       self.cluster.topology)
+            self.assertEqual(done.code, FAILED, done.out + done.err)
+            self.assertIn(f"node {others[1]} (", done.err)
+            self.assertIn("does not answer, so it cannot be given a replica", done.err)
+            self.assertLess(time.monotonic() - began, 10)
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def test_what_is_refused(self):
         master, others, (spare, ) = self.nodes_of(0)
