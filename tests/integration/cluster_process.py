@@ -140,8 +140,10 @@ class Unknown(Exception):
 class ClusterClient:
     """One connection to each node. Sends a request to the node that NOT_MASTER has named last for its key."""
 
-    def __init__(self, cluster, budget_s=20):
+    def __init__(self, cluster, budget_s=20, among=None):
+        """`among`: the nodes that are asked who is master; without it, all. A stopped one does not answer for seconds."""
         self.cluster = cluster
+        self.among = among
         self.budget_s = budget_s
         self.connections = {}
         self.masters = {}  # of keys
@@ -149,7 +151,7 @@ class ClusterClient:
     def call(self, key, method, request, safe=True):
         """Calls until a node accepts. `safe`: the request may be sent again after its answer was lost."""
         deadline = time.monotonic() + self.budget_s
-        addresses = [node.address for node in self.cluster.nodes.values() if node.port]
+        addresses = [node.address for node in self.among or self.cluster.nodes.values() if node.port]
         turn = hash((key, threading.get_ident()))
         # What the master has said counts for more than who is master: after a refusal another node is asked, which names
         # the same one again.
