@@ -61,7 +61,7 @@ Status SnapshotTable::MayCut() const {
   RETURN_IF_ERROR(state_.Refusal());
   if (state_.gate->Leads()) return Status();
   // That says who is, if it is known.
-  Status refusal = state_.gate->MayWrite(WriteLevel::kQuorum);
+  Status refusal = state_.gate->MayWrite(WriteLevel::kQuorum, 0);
   if (refusal.code() == Code::kNotMaster) return refusal;
   return Error(Code::kNotMaster, "partition {}: this node is not its master, and snapshots are opened at the master",
                state_.id());
