@@ -204,12 +204,15 @@ std::optional<uint32_t> HostedReplica::ReactorOf(NodeId node) const {
   return static_cast<uint32_t>(id_ % at->second.peer_addresses.size());
 }
 
-void HostedReplica::Do(SendMessage& effect) {
-  const std::optional<NodeId> node = NodeOf(record_.record, effect.message.to);
+bool HostedReplica::Send(const Message& message) {
+  const std::optional<NodeId> node = NodeOf(record_.record, message.to);
   const std::optional<uint32_t> reactor = node ? ReactorOf(*node) : std::nullopt;
-  const bool sent = reactor && host_.links->Send(*node, *reactor, id_, effect.message);
+  const bool sent = reactor && host_.links->Send(*node, *reactor, id_, message);
   (sent ? host_.metrics.messages_sent_total : host_.metrics.messages_dropped_total).Add();
+  return sent;
 }
+
+void HostedReplica::Do(SendMessage& effect) { Send(effect.message); }
 
 void HostedReplica::Do(ShipUnits& effect) { tasks_.Spawn(Ship(effect)); }
 void HostedReplica::Do(StorePromise& effect) {
@@ -423,10 +426,14 @@ Task<void> HostedReplica::Ship(ShipUnits what) {
     Feed([&](ReplicaCore& core, Nanos now_ns) { core.OnShipFailed(what.to, what.epoch, now_ns); });
     co_return;
   }
-  host_.metrics.shipped_bytes_total.Add(units.size());
-  SendMessage send{
-      Message{replica(), what.to, AppendBody{what.epoch, what.after, std::move(units), core_->commit_lsn()}}};
-  Do(send);
+  const size_t bytes = units.size();
+  // Several may have waited for the same room. Who gets none has not shipped: what would follow, the follower would
+  // refuse.
+  if (Send({replica(), what.to, AppendBody{what.epoch, what.after, std::move(units), core_->commit_lsn()}})) {
+    host_.metrics.shipped_bytes_total.Add(bytes);
+  } else {
+    end = what.after;
+  }
   Feed([&](ReplicaCore& core, Nanos now_ns) { core.OnShipped(what.to, what.epoch, end, now_ns); });
 }
 

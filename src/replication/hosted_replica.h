@@ -173,6 +173,7 @@ class HostedReplica final : private ReplicaLog {
   Result<bool> Newcomer(const ReplicaId& learner, ChangeResult result);
   void CarryOut();
   void NoteApplying();
+  bool Send(const Message& message);  // false: there is no link, or no room
   void Do(SendMessage& effect);
   void Do(ShipUnits& effect);
   void Do(StorePromise& effect);
