@@ -556,10 +556,12 @@ TEST(ReplicationRules, MembershipFollowsTheOperator) {
   EXPECT_EQ(ask([](ReplicaCore& core, Nanos now) { return core.SetReplicas(3, now); }), ChangeResult::kDone);
   EXPECT_EQ(ask([](ReplicaCore& core, Nanos now) { return core.SetReplicas(1, now); }), ChangeResult::kNotAllowed);
   EXPECT_EQ(trio.Do(1, [&](ReplicaCore& core) { return core.SetMinIsr(1, trio.now()); }), ChangeResult::kNotMaster);
-  // One that comes in addition is counted at once, one in the place of another is not.
-  const ReplicaId fifth{9, 9};
-  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Assign(fifth, std::nullopt, now); }),
-            ChangeResult::kDone);
+  // One that comes in addition is counted at once, one in the place of another is not. Who is in sync does not leave
+  // yet.
+  const ReplicaId fifth{9, 9}, member = trio[2].id;
+  EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Assign(fifth, member, now); }), ChangeResult::kDone);
+  EXPECT_TRUE(trio.entry.learners.Contains(fifth));
+  EXPECT_TRUE(trio.entry.isr.Contains(member) && trio.entry.assigned.Contains(member));
   EXPECT_EQ(trio.entry.replicas, 3u);
   EXPECT_EQ(ask([&](ReplicaCore& core, Nanos now) { return core.Remove(fifth, now); }), ChangeResult::kDone);
   EXPECT_EQ(trio.entry.replicas, 3u);
