@@ -102,7 +102,7 @@ class ForcedFailover(unittest.TestCase):
         self.write(b"2")
         for record in self.cluster.partitions().values():
             self.assertEqual((record["lineage"], record["min_isr"], len(record["isr"])), (2, 1, 1))
-        self.assertIn("has 1 replicas in sync", self.kv("cluster", "set-min-isr", "all", "2", expect=FAILED).err)
+        self.assertIn("has 1 replica in sync", self.kv("cluster", "set-min-isr", "all", "2", expect=FAILED).err)
         self.assertIn("is well", self.force(0, expect=FAILED).err)
 
         # The others come back empty.
