@@ -28,6 +28,7 @@ void HostedReplica::Know(const Versioned<PartitionRecord>& record) {
 void HostedReplica::OnRecord(const Versioned<PartitionRecord>& record) {
   Know(record);
   Ask([&](ReplicaCore& core, Nanos now_ns) { core.OnTopology(EntryOf(record), now_ns); });
+  MakeRoom();
 }
 
 // RecordOf must know the node of each replica that a proposal may have which goes on.

@@ -257,13 +257,9 @@ void HostedReplica::Do(ReportLostReplica& effect) {
 
 // If the partition is to have a replica here, it is another one.
 void HostedReplica::Do(DiscardReplica& effect) {
+  discarded_ = true;
   host_.observer->OnQuarantined(id_, Error(Code::kAborted, "partition {}: {}", id_, effect.why));
-  const PartitionRecord& r = record_.record;
-  bool listed = false;
-  for (const auto* replicas : {&r.isr, &r.evicted, &r.learners}) {
-    for (const ReplicaRecord& of : *replicas) listed = listed || of.node == host_.node;
-  }
-  if (listed) BecomeAnotherSoon();
+  MakeRoom();
 }
 
 void HostedReplica::Do(InstallReplica& effect) { host_.observer->OnInstallWanted(id_, effect.replica); }

@@ -197,6 +197,7 @@ class HostedReplica final : private ReplicaLog {
   Task<void> AgreeToFetch(FetchPages offer);
   Task<bool> MayFetch(FetchPages offer);
   void BecomeAnotherSoon();
+  void MakeRoom();
   Task<void> BecomeAnother();
   void DropOldReaders();
   Task<void> TakeAppends();
@@ -229,9 +230,10 @@ class HostedReplica final : private ReplicaLog {
   bool storing_ = false, reading_ = false, read_again_ = false;
   GatedPartition* partition_ = nullptr;  // null: it does not serve
   bool begun_ = false, closing_ = false;
-  bool retired_ = false;  // there is no core any more
-  bool lost_ = false;     // GiveUp
-  bool gave_up_ = false;  // it becomes another one, or has
+  bool retired_ = false;    // there is no core any more
+  bool lost_ = false;       // GiveUp
+  bool discarded_ = false;  // by the core, which is gone then
+  bool gave_up_ = false;    // it becomes another one, or has
   Versioned<PartitionRecord> record_;
   std::unique_ptr<ReplicaCore> core_;
   // RH1

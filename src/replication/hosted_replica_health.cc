@@ -76,6 +76,14 @@ void HostedReplica::GiveUp() {
   Retire();
 }
 
+// A replica whose time is over keeps its data, as long as nothing needs its place: what was given up with a lineage may
+// be wanted again, and what was lost may be put back. Once its partition is to have a replica here, it is another one.
+void HostedReplica::MakeRoom() {
+  if (ReplicaOn(record_.record, host_.node) == nullptr) return;
+  const bool replaced = lost_ && !NodeOf(record_.record, replica());
+  if (discarded_ || replaced) BecomeAnotherSoon();
+}
+
 void HostedReplica::BecomeAnotherSoon() {
   if (!closing_ && !std::exchange(gave_up_, true)) tasks_.Spawn(BecomeAnother());
 }

@@ -152,6 +152,37 @@ class ForcedFailover(unittest.TestCase):
         self.cluster.nodes[3].kill_node()
         self.check(b"2")
 
+    def test_a_node_with_old_data_is_given_a_replica_again(self):
+        """It learns that its lineage is over while its partition has no replica on it; the operator adds one later."""
+        self.write(b"1")
+        for number in (2, 3):
+            self.cluster.nodes[number].kill()
+        self.wait_status(lambda verdict, _: verdict["verdict"] != "ok")
+        for partition in (0, 1):
+            self.force(partition)
+            for number in (3, 2):
+                self.kv("replica", "remove", partition, number)
+        self.assertEqual({p["replicas"] for p in self.cluster.partitions().values()}, {1})
+        self.write(b"2")
+        for number in (2, 3):
+            self.cluster.nodes[number].start()
+            self.wait_log(number, "an operator has accepted a loss")
+        for partition in (0, 1):
+            for number in (2, 3):
+                self.kv("replica", "add", partition, number)
+        self.cluster.wait_healed()
+        self.check(b"2")
+        self.kv("cluster", "set-min-isr", "all", "2")
+        self.cluster.nodes[1].kill_node()
+        self.check(b"2")
+        self.write(b"3")
+
+    def wait_log(self, number, text, times=2):
+        deadline = time.monotonic() + HEAL_TIMEOUT_S
+        while self.cluster.nodes[number].log.read_text(errors="replace").count(text) < times:
+            self.assertLess(time.monotonic(), deadline, self.cluster.nodes[number].output())
+            time.sleep(0.1)
+
     def replicas(self, number):
         record = self.cluster.partitions()
         return [r for p in record.values() for r in p["isr"] if r["node"] == number]

@@ -325,8 +325,13 @@ ExitCode ReplicaChanger::Report(bool changed) {
                changed ? "done" : "nothing is left to do", in_sync.size() > 1 ? "are" : "is", NamedNodes(in_sync),
                now_.master);
   if (!left_.empty() && !dropped_) {
-    tools::Print("node {} has not dropped its data yet; it does so by itself{}\n", view_.NameOf(o_.leave),
-                 view_.IsReachable(o_.leave) ? "" : " once it runs again");
+    const bool forced = view_.map.partitions.at(o_.partition).record.lineage > 1;
+    tools::Print("node {} has not dropped its data yet; it does so by itself{}{}\n", view_.NameOf(o_.leave),
+                 view_.IsReachable(o_.leave) ? "" : " once it runs again",
+                 forced
+                     ? ", except for what it has of a lineage before a forced failover: that stays until the node is "
+                       "given a replica of the partition again"
+                     : "");
   }
   return kExitOk;
 }
