@@ -32,15 +32,19 @@ bool OutcomeUnknown(const Status& failure) {
 }
 
 // Removes the records of one partition, of which `rows` are the keys in ascending order.
-Task<void> RemoveKeys(Partition* partition, std::vector<const ScanRow*> rows, WriteLevel level, const bool* over,
-                      DeletedRange* out) {
+// A change of the master in good order holds the removes, as all writes, at most until the deadline (LV4).
+Task<void> RemoveKeys(Partition* partition, std::vector<const ScanRow*> rows, WriteLevel level, Nanos deadline_ns,
+                      const bool* over, DeletedRange* out) {
   RemoveBatch batch(kRemovesPerWrite);
   size_t done = 0;
   while (done < rows.size() && !*over) {
     std::vector<WriteOp> ops(std::min(batch.size(), rows.size() - done));
     for (size_t i = 0; i < ops.size(); ++i) ops[i] = RemoveOf(*rows[done + i]);
+    WriteControl control;
+    control.deadline_ns = deadline_ns;
     WriteOptions options;
     options.level = level;
+    options.control = &control;
     const Result<std::vector<OpResult>> results = co_await partition->Write(std::move(ops), options);
     if (batch.RetrySmaller(results.status())) continue;
     if (!results.ok()) {
@@ -70,7 +74,7 @@ struct BegunDelete final : Withdrawable {
 }  // namespace
 
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version, const bool* over, WriteLevel level) {
+                               Version max_version, Nanos deadline_ns, const bool* over, WriteLevel level) {
   DeletedRange out;
   if (range.start_exclusive) out.last_key = range.start;
   MergeScanSpec spec;
@@ -91,7 +95,7 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
   }
   TaskGroup removes;
   for (auto& [id, rows] : by_partition)
-    removes.Spawn(RemoveKeys(backend->partitions[id], std::move(rows), level, over, &out));
+    removes.Spawn(RemoveKeys(backend->partitions[id], std::move(rows), level, deadline_ns, over, &out));
   // The removes run concurrently and write to `out`, so wait for all of them.
   co_await removes.Drain();
   for (const ScanRow& row : page->rows) {
@@ -119,8 +123,8 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
   call->withdrawable = &begun;
   const uint64_t scan_id = ScanIdOf(range, server_->reactor());
   DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(range), range, limit,
-                                                     static_cast<Version>(request.max_version), &begun.over,
-                                                     ToWriteLevel(call->args.context));
+                                                     static_cast<Version>(request.max_version), call->deadline_ns,
+                                                     &begun.over, ToWriteLevel(call->args.context));
   call->withdrawable = nullptr;
   // What a partition has refused is still there. If others have removed something, the answer says how much, and the
   // next call comes to the refusal.

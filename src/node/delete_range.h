@@ -37,8 +37,10 @@ struct DeletedRange {
 };
 
 // Examines at most `limit` records. Removes those whose version is at most max_version (0 = any
-// version). Stops early, with only some of them removed, once *over is true.
+// version). Stops early, with only some of them removed, once *over is true. No write waits longer than until
+// `deadline_ns`.
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version, const bool* over, WriteLevel level = WriteLevel::kQuorum);
+                               Version max_version, Nanos deadline_ns, const bool* over,
+                               WriteLevel level = WriteLevel::kQuorum);
 
 }  // namespace pando

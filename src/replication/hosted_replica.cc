@@ -230,6 +230,7 @@ void HostedReplica::Do(ReadTopology&) {
 void HostedReplica::Do(OpenMastership& effect) {
   host_.metrics.masterships_opened_total.Add();
   LOG(INFO) << "partition " << id_ << ": this node is its master, in epoch " << effect.epoch;
+  Wake();
 }
 
 void HostedReplica::Do(CloseMastership& effect) {
@@ -255,7 +256,6 @@ void HostedReplica::Do(ReportLostReplica& effect) {
              << " has lost what it had acknowledged, and is not counted any more: " << effect.why;
 }
 
-// If the partition is to have a replica here, it is another one.
 void HostedReplica::Do(DiscardReplica& effect) {
   discarded_ = true;
   host_.observer->OnQuarantined(id_, Error(Code::kAborted, "partition {}: {}", id_, effect.why));
@@ -651,6 +651,7 @@ void HostedReplica::Tick() {
     if (heard_ns != 0) core.OnTopologyHeard(heard_ns);
     core.Tick(now_ns);
   });
+  NoteOpening();
   if (core_ == nullptr) return;
   Wake();
   const std::string wrong = core_->CheckInvariants();

@@ -148,6 +148,7 @@ class HostedReplica final : private ReplicaLog {
   Status CheckDisks(uint64_t bytes) const;
   // -- levels (replica_levels.cc)
   bool HoldsWrites() const;
+  void NoteOpening();
   Task<Status> UntilMayWrite(WriteLevel level, Epoch seen, Nanos deadline_ns);
   // What the topology says, after a handover whose outcome the core has not seen.
   Task<bool> HasHandedOverTo(ReplicaId target, Epoch before);
@@ -196,8 +197,8 @@ class HostedReplica final : private ReplicaLog {
   Task<void> ReadRecord();
   Task<void> AgreeToFetch(FetchPages offer);
   Task<bool> MayFetch(FetchPages offer);
-  void BecomeAnotherSoon();
   void MakeRoom();
+  void BecomeAnotherSoon();
   Task<void> BecomeAnother();
   void DropOldReaders();
   Task<void> TakeAppends();
@@ -266,6 +267,7 @@ class HostedReplica final : private ReplicaLog {
   WaitQueue handover_over_;
   Lsn applied_ = 0;
   Nanos applied_since_ns_ = 0;  // when it last moved, or there was nothing to apply
+  Nanos opening_since_ns_ = 0;  // about when a mastership began that is not open; 0: there is none
   bool leaving_ = false;        // LeaveIsr
   bool too_large_ = false;      // a unit of the master does not fit into this node's memory
   bool apply_stalled_ = false;

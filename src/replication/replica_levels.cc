@@ -78,9 +78,22 @@ Status HostedReplica::NotServing(WriteLevel level, Epoch seen) const {
   return Error(Code::kNotMaster, "partition {}: it has no master at the moment; try again", id_);
 }
 
+// A master that does not open soon lacks somebody: then nobody knows how long a write would wait.
 bool HostedReplica::HoldsWrites() const {
   if (core_ == nullptr || partition_ == nullptr || closing_) return false;
-  return core_->JudgeWrite(WriteLevel::kQuorum, 0, host_.reactor.NowNs()) == WriteVerdict::kHandingOver;
+  const Nanos now_ns = host_.reactor.NowNs();
+  const WriteVerdict verdict = core_->JudgeWrite(WriteLevel::kQuorum, 0, now_ns);
+  if (verdict != WriteVerdict::kOpening) return verdict == WriteVerdict::kHandingOver;
+  return opening_since_ns_ == 0 || now_ns - opening_since_ns_ < host_.timing.refuse_writes_after_ns;
+}
+
+void HostedReplica::NoteOpening() {
+  const bool opening = core_ != nullptr && core_->leader().active() && !core_->leader().is_open();
+  if (!opening) {
+    opening_since_ns_ = 0;
+  } else if (opening_since_ns_ == 0) {
+    opening_since_ns_ = host_.reactor.NowNs();
+  }
 }
 
 // The core ends a handover at its deadline, unless it has proposed it: then the topology decides.
