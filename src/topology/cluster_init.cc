@@ -59,8 +59,10 @@ ClusterRecord FirstRecord(const ClusterPlan& plan, const Uuid& cluster_id) {
 Status CheckFound(const Topology& topology, const ClusterPlan& plan, const ClusterMap& found) {
   const ClusterRecord& cluster = found.cluster->record;
   if (cluster.creating.empty()) {
-    return InTheWay(topology, fmt::format("the cluster {} exists already, with {} nodes and {} partitions; kvadmin cluster show prints it",
-                                          cluster.cluster_id.ToString(), found.nodes.size(), found.partitions.size()));
+    return InTheWay(
+        topology,
+        fmt::format("the cluster {} exists already, with {} nodes and {} partitions; kvadmin cluster show prints it",
+                    cluster.cluster_id.ToString(), found.nodes.size(), found.partitions.size()));
   }
   const ClusterRecord mine = FirstRecord(plan, cluster.cluster_id);
   if (Describe(cluster) != Describe(mine)) {
