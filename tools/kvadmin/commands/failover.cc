@@ -12,6 +12,7 @@
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/commands/force_failover.h"
 #include "tools/kvadmin/master_plan.h"
+#include "tools/kvadmin/new_master.h"
 #include "tools/kvadmin/progress.h"
 #include "tools/kvadmin/replacing.h"
 
@@ -47,6 +48,8 @@ Result<api::HandoverReply> HandOver(const Globals& globals, const ClusterView& v
   return reply;
 }
 
+int64_t FirstEpochAfter(const MasterMove& move) { return static_cast<int64_t>(move.epoch) + 1; }
+
 void PrintPlan(const Globals& globals, const ClusterView& view, const std::vector<MasterMove>& moves) {
   for (const MasterMove& move : moves) {
     if (globals.json) {
@@ -74,6 +77,7 @@ Result<ExitCode> CarryOut(const Globals& globals, const ClusterView& view, const
   Progress progress("handing over", "partitions", moves.size(), globals.json);
   int64_t longest_ms = 0;
   size_t moved = 0;
+  std::vector<std::pair<MasterMove, NodeId>> led;
   for (const MasterMove& move : moves) {
     Result<api::HandoverReply> reply = HandOver(globals, view, move);
     if (!reply.ok()) {
@@ -85,11 +89,15 @@ Result<ExitCode> CarryOut(const Globals& globals, const ClusterView& view, const
     }
     longest_ms = std::max(longest_ms, reply->pause_ms);
     ++moved;
+    led.emplace_back(move, static_cast<NodeId>(reply->node));
     progress.Update(moved, 0, moved);
     if (!globals.json) continue;
     Json done = MoveJson(move);
     done["pause_ms"] = reply->pause_ms;
     PrintJson(Json{{"moved", done}});
+  }
+  for (const auto& [move, node] : led) {
+    RETURN_IF_ERROR(WaitUntilLeads(globals, view, move.partition, node, FirstEpochAfter(move)));
   }
   progress.Clear();
   PrintSummary(globals, moved, longest_ms);
@@ -171,6 +179,8 @@ Result<ExitCode> RunFailover(const Globals& globals, const MoveOptions& options)
     return kExitOk;
   }
   ASSIGN_OR_RETURN(const api::HandoverReply reply, HandOver(globals, view, move));
+  RETURN_IF_ERROR(
+      WaitUntilLeads(globals, view, move.partition, static_cast<NodeId>(reply.node), FirstEpochAfter(move)));
   if (globals.json) {
     PrintJson(Json{{"partition", move.partition},
                    {"from", move.from},
@@ -249,9 +259,11 @@ void AddFailoverCommand(tools::Command app, Globals* globals) {
   AddPlace(command, o.get());
   command.Footer(
       "The master holds writes until the other replica has everything, and then gives it the partition. Nothing is\n"
-      "lost, and clients see no error, but a pause. Only a node that is in sync can become master, and only a master\n"
-      "that works can hand over; when one dies, the others elect another by themselves. If the master changes between\n"
-      "the look at the cluster and the request, as by the same command elsewhere, the request is refused.\n\n"
+      "lost, and clients see no error, but a pause. The command ends when the new master leads. Only a node that is "
+      "in\n"
+      "sync can become master, and only a master that works can hand over; when one dies, the others elect another by\n"
+      "themselves. If the master changes between the look at the cluster and the request, as by the same command\n"
+      "elsewhere, the request is refused.\n\n"
       "--force is for a partition that cannot elect a master any more, because too many of its replicas are gone for\n"
       "good. It shows what is left, and whether anything is lost: a replica that is in sync has all that was\n"
       "acknowledged. Then it asks for the name of the partition. The replica goes on as the only one, with min_isr 1,\n"

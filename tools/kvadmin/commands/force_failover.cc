@@ -14,6 +14,7 @@
 #include "tools/common/interrupts.h"
 #include "tools/common/table.h"
 #include "tools/kvadmin/force_plan.h"
+#include "tools/kvadmin/new_master.h"
 
 namespace pando::admin {
 
@@ -138,6 +139,7 @@ Result<ExitCode> RunForceFailover(const Globals& globals, const ForceOptions& op
   if (!globals.json) PrintSurvivors(globals, plan, chosen, "");
   RETURN_IF_ERROR(Confirm(plan, chosen, options));
   ASSIGN_OR_RETURN(const api::ForceFailoverReply reply, Force(globals, looked, chosen, options.accept_loss));
+  RETURN_IF_ERROR(WaitUntilLeads(globals, looked.view, plan.partition, chosen.node, reply.epoch));
   const uint32_t raise = std::max(plan.min_isr, DefaultMinIsr(plan.replicas));
   const std::string next = fmt::format("kvadmin cluster set-min-isr {} {}", plan.partition, raise);
   if (globals.json) {
@@ -146,13 +148,13 @@ Result<ExitCode> RunForceFailover(const Globals& globals, const ForceOptions& op
                    {"epoch", reply.epoch},
                    {"lineage", reply.lineage},
                    {"nothing_lost", reply.nothing_lost},
-                   {"open", reply.open},
+                   {"open", true},
                    {"min_isr", 1},
                    {"next", next}});
     return kExitOk;
   }
-  tools::Print("partition {}: node {} is its master now, in epoch {} of lineage {}{}\n", plan.partition, chosen.node,
-               reply.epoch, reply.lineage, reply.open ? "" : "; it serves as soon as it has applied its log");
+  tools::Print("partition {}: node {} is its master now, in epoch {} of lineage {}\n", plan.partition, chosen.node,
+               reply.epoch, reply.lineage);
   tools::Print(
       "The other replicas are installed anew as soon as their nodes run. Until then it is the only copy, and min_isr "
       "is "
