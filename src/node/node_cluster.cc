@@ -15,6 +15,7 @@ namespace {
 
 constexpr Nanos kStartTimeoutNs = 10 * kSecond;
 constexpr Nanos kFollowTimeoutNs = kSecond;
+constexpr Nanos kStoreSeenNs = 5 * kSecond;
 
 Task<Result<TopologyEntry>> ReadInTurn(Topology* topology, Semaphore* calls, std::string key, Nanos timeout_ns) {
   co_await calls->Acquire();
@@ -197,6 +198,8 @@ std::vector<NodeCluster::Assigned> NodeCluster::assigned() const {
 // NC1.
 Task<Status> NodeCluster::Join(std::string client_address, std::vector<std::string> peer_addresses,
                                const std::vector<ReactorPart*>* parts) {
+  std::string data_dir = options_.data_dir;
+  CO_ASSIGN_OR_RETURN(directory_, co_await Directory::Open(reactor_, std::move(data_dir)));
   CO_RETURN_IF_ERROR(co_await FinishStart(*topology_, start_.identity.node, start_.identity.start,
                                           std::move(client_address), std::move(peer_addresses), kStartTimeoutNs));
   parts_ = parts;
@@ -321,12 +324,33 @@ Task<void> NodeCluster::EndDisplaced() {
   if (on_displaced_) on_displaced_(why);
 }
 
+// As long as the disk is slow, nothing else waits for it.
+void NodeCluster::KeepSeen() {
+  if (storing_seen_ || reactor_.NowNs() - stored_seen_ns_ < kStoreSeenNs) return;
+  NodeIdentity next = start_.identity;
+  next.seen = std::max(next.seen, topology_->seen());
+  next.epoch = std::max(next.epoch, HighestEpoch(newest_));
+  if (next == start_.identity) return;
+  storing_seen_ = true;
+  tasks_.Spawn(StoreSeen(next));
+}
+
+Task<void> NodeCluster::StoreSeen(NodeIdentity next) {
+  const Status stored = co_await StoreIdentityIn(&*directory_, next);
+  LOG_IF_EVERY_N(WARNING, !stored.ok(), 100)
+      << options_.data_dir << ": what was seen of the topology could not be stored: " << stored.ToString();
+  if (stored.ok()) start_.identity = next;
+  stored_seen_ns_ = reactor_.NowNs();
+  storing_seen_ = false;
+}
+
 Task<void> NodeCluster::Follow() {
   while (!stopping_) {
     Result<std::vector<TopologyEntry>> news = co_await watch_->Next(kFollowTimeoutNs);
     if (news.code() == Code::kAborted) co_return;
     NoteWhetherTopologyAnswers();
     co_await TellHeard();
+    KeepSeen();
     TellGuard();               // what it has not taken yet
     if (!news.ok()) continue;  // NC2
     bool nodes_changed = false;
@@ -352,6 +376,11 @@ Task<void> NodeCluster::Close() {
     if (watch_) co_await watch_->Stop();
     co_await tasks_.Drain();
     watch_.reset();
+  }
+  if (directory_) {
+    const Status closed = co_await directory_->Close();
+    LOG_IF(WARNING, !closed.ok()) << closed.ToString();
+    directory_.reset();
   }
   if (topology_ == nullptr) co_return;
   const Status closed = co_await topology_->Close();

@@ -7,6 +7,9 @@
 //   ...      the store is opened and recovered, and the replicas that the topology assigns are there
 //   Join     the topology knows where the node listens, and the replicas take part
 //
+// From then on the directory is told, from time to time, the newest that the node has seen of the topology. So a start
+// with an older one is refused (node_identity.h), also if it is newer than the last start.
+//
 // Threads: reactor 0. TopologyAccess belongs to the reactor that uses it.
 //
 // Invariants
@@ -23,6 +26,7 @@
 #include <vector>
 
 #include "src/base/memory_budget.h"
+#include "src/io/directory.h"
 #include "src/metrics/registry.h"
 #include "src/node/guard.h"
 #include "src/node/node_options.h"
@@ -121,6 +125,8 @@ class NodeCluster {
   void TellGuard();
   Task<void> TellMembers();
   Task<void> TellHeard();
+  void KeepSeen();
+  Task<void> StoreSeen(NodeIdentity next);
   Task<void> TellRecords(std::vector<Versioned<PartitionRecord>> records);
 
   Reactor& reactor_;
@@ -140,6 +146,9 @@ class NodeCluster {
   bool topology_answers_ = true;  // as was logged last
   Nanos told_heard_ns_ = 0;
   Nanos joined_ns_ = 0;
+  std::optional<Directory> directory_;  // of the node, wherever it has been moved since
+  bool storing_seen_ = false;
+  Nanos stored_seen_ns_ = 0;
   TaskGroup tasks_;
 };
 

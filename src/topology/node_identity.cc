@@ -85,12 +85,6 @@ Task<Result<ReadMap>> ListMap(Topology& topology, Reactor& reactor, Nanos deadli
   }
 }
 
-Epoch HighestEpoch(const ClusterMap& map) {
-  Epoch highest = 0;
-  for (const auto& [id, partition] : map.partitions) highest = std::max(highest, partition.record.epoch);
-  return highest;
-}
-
 // Whether the directory may be used with this topology by this node.
 class Admission {
  public:
@@ -182,6 +176,12 @@ class Admission {
 
 }  // namespace
 
+Epoch HighestEpoch(const ClusterMap& map) {
+  Epoch highest = 0;
+  for (const auto& [id, partition] : map.partitions) highest = std::max(highest, partition.record.epoch);
+  return highest;
+}
+
 std::string EncodeIdentity(const NodeIdentity& identity) {
   IdentityFile file = {};
   std::memcpy(file.magic, kMagic, sizeof kMagic);
@@ -244,6 +244,10 @@ Task<Status> StoreIdentity(Reactor& reactor, std::string data_dir, NodeIdentity 
   Status status = co_await WriteIdentity(&directory, EncodeIdentity(identity));
   Status closed = co_await directory.Close();
   co_return status.ok() ? std::move(closed) : std::move(status);
+}
+
+Task<Status> StoreIdentityIn(const Directory* directory, NodeIdentity identity) {
+  return WriteIdentity(directory, EncodeIdentity(identity));
 }
 
 Task<Result<JoinedStart>> BeginStart(Topology& topology, Reactor& reactor, std::string data_dir, NodeId node,

@@ -31,6 +31,7 @@
 #include <optional>
 #include <string>
 
+#include "src/io/directory.h"
 #include "src/topology/cluster_map.h"
 #include "src/topology/start_counter.h"
 #include "src/topology/topology.h"
@@ -54,6 +55,10 @@ struct NodeIdentity {
 Task<Result<std::optional<NodeIdentity>>> LoadIdentity(Reactor& reactor, std::string data_dir);
 // Creates the directory if necessary, but not its parents. On an error, either identity may be stored.
 Task<Status> StoreIdentity(Reactor& reactor, std::string data_dir, NodeIdentity identity);
+// The same in a directory that is open, wherever it has been moved since. `directory` outlives the call.
+Task<Status> StoreIdentityIn(const Directory* directory, NodeIdentity identity);
+// Of any partition; 0: there is none.
+Epoch HighestEpoch(const ClusterMap& map);
 
 // A start between BeginStart and FinishStart.
 struct JoinedStart {

@@ -144,6 +144,32 @@ class ClusterOps(unittest.TestCase):
                 pass
         return sum(line["revision"] for line in run("--json", "topology", "dump", f"file:{to}").lines())
 
+    def test_no_node_starts_with_an_older_topology_than_it_has_seen(self):
+        """Also if it is newer than the last start of the node."""
+        place = pathlib.Path(self.cluster.topology.removeprefix("file:"))
+        revision = self.copy_topology(f"{place}.old")
+        self.kv("failover", "0")
+        deadline = time.monotonic() + HEAL_TIMEOUT_S
+        for node in self.cluster.nodes.values():
+            while int.from_bytes((node.data_dir / "cluster").read_bytes()[40:48], "little") <= revision:
+                self.assertLess(time.monotonic(), deadline, "a node does not store what it has seen")
+                time.sleep(0.1)
+        self.cluster.stop()
+        place.rename(f"{place}.newest")
+        os.rename(f"{place}.old", place)
+        try:
+            for node in self.cluster.nodes.values():
+                node.launch()
+            for node in self.cluster.nodes.values():
+                self.assertEqual(node.process.wait(30), 1, node.output())
+                self.assertRegex(node.output(), r"has gone back: its revision is \d+, and \S+ has seen \d+")
+        finally:
+            place.rename(f"{place}.old")
+            os.rename(f"{place}.newest", place)
+            shutil.rmtree(f"{place}.old")
+            self.cluster.start()
+        self.wait_ok()
+
     def wait_cause(self, text, server=True):
         """Waits until cluster status says so, and returns its lines."""
         deadline = time.monotonic() + HEAL_TIMEOUT_S
