@@ -563,8 +563,21 @@ Result<KeptLog> HostedReplica::KeepLogFor(const ReplicaId& learner, Nanos until_
   return kept;
 }
 
+// A follower that was away since before this mastership has no reader yet. For it, the log of the epoch is kept, as far
+// as for any follower.
+void HostedReplica::KeepLogForAbsent() {
+  const auto own = holds_.find(replica());
+  if (core_ == nullptr || own == holds_.end() || !own->second.reader->kept().complete) return;
+  for (const ReplicaId& id : core_->entry().assigned) {
+    const auto shipper = shippers_.find(id);
+    if (id == replica() || (shipper != shippers_.end() && shipper->second.reader)) continue;
+    own->second.until_ns = host_.reactor.NowNs() + kSecond;
+  }
+}
+
 // Log is kept only for those who may still come for it.
 void HostedReplica::DropOldReaders() {
+  KeepLogForAbsent();
   std::erase_if(holds_, [now_ns = host_.reactor.NowNs()](const auto& hold) { return hold.second.until_ns <= now_ns; });
   for (auto& [replica, shipper] : shippers_) {
     if (!shipper.running && shipper.reader && !NodeOf(record_.record, replica)) shipper.reader.reset();

@@ -201,6 +201,7 @@ class HostedReplica final : private ReplicaLog {
   void BecomeAnotherSoon();
   Task<void> BecomeAnother();
   void DropOldReaders();
+  void KeepLogForAbsent();
   Task<void> TakeAppends();
   void StopShipping();
   void Retire();
@@ -248,8 +249,8 @@ class HostedReplica final : private ReplicaLog {
   size_t inbox_bytes_ = 0;
   bool taking_ = false;
   std::map<ReplicaId, Shipper> shippers_;
-  // As master: log that is kept for those that fetch pages, and the beginning of its epoch, in its own name. A reader
-  // that is never read keeps what lies after it.
+  // As master: log that is kept for those that fetch pages, and in its own name from the beginning of its epoch, until
+  // all replicas are reached. A reader that is never read keeps what lies after it.
   struct Hold {
     std::unique_ptr<LiveReader> reader;
     Nanos until_ns = 0;

@@ -142,5 +142,31 @@ TEST(Restarts, LearnersThatNeverCameLeaveNothing) {
   });
 }
 
+// Nobody had a reader for the one that is away when its master changed.
+TEST(Restarts, ANewMasterKeepsItsLogForAFollowerThatIsAway) {
+  InCluster([](SmallCluster* c) {
+    const size_t first = c->master(), away = (first + 1) % 3, second = 3 - first - away;
+    c->Crash(away);
+    ASSERT_TRUE(c->RunUntil([&] { return !c->InSync(away); }, 5 * kSecond));
+    const auto to = static_cast<NodeId>(second + 1);
+    EXPECT_TRUE(c->On(first, c->member(first).host()->HandOver(0, to, 0, kSecond)).ok());
+    ASSERT_TRUE(c->RunUntil([&] { return c->master() == second; }, 10 * kSecond));
+    for (int i = 0; i < 1000; ++i) {
+      ASSERT_EQ(c->Put(fmt::format("key {}", i), std::string(1000, 'v')), Code::kOk);
+      c->Run(3 * kMillisecond);
+    }
+    ASSERT_GT(c->member(c->master()).engine()->stats().log.retained_bytes, 256u << 10)
+        << "nothing was kept for it alone";
+    EXPECT_TRUE(c->Start(away).ok());
+    bool copied = false;
+    const auto in_sync = [&] {
+      copied |= c->replica(away) == nullptr || !c->replica(away)->state().installed;
+      return c->InSync(away);
+    };
+    EXPECT_TRUE(c->RunUntil(in_sync, 30 * kSecond));
+    EXPECT_FALSE(copied);
+  });
+}
+
 }  // namespace
 }  // namespace pando
