@@ -157,7 +157,7 @@ class ForcedFailover(unittest.TestCase):
         self.write(b"1")
         for number in (2, 3):
             self.cluster.nodes[number].kill()
-        self.wait_status(lambda verdict, _: verdict["verdict"] != "ok")
+        self.wait_stuck()
         for partition in (0, 1):
             self.force(partition)
             for number in (3, 2):

@@ -182,7 +182,7 @@ const Mutant kMutants[] = {
     {"apply before the commit", {&Rules::apply_waits_for_commit}, Plot::kLongTail, "I3 I5 history CHECK"},
     {"tell of a promise before it is stored", {&Rules::stored_promise_is_stored}, Plot::kForgottenPromise, "I1"},
     {"state a commit before the own disk has it", {&Rules::own_disk_counts}, Plot::kLongTail, "I5 CHECK"},
-    {"replay past the watermark", {&Rules::apply_to_watermark_only}, Plot::kLongTail, "I5"},
+    {"replay past the watermark", {&Rules::apply_to_watermark_only}, Plot::kLongTail, "I3 I5"},
     {"believe a death notice of another process",
      {&Rules::notice_names_incarnation, &Rules::hello_is_of_newest_process},
      Plot::kLateNotice,
