@@ -9,6 +9,7 @@
 #include "src/base/counted.h"
 #include "src/engine/log_layout.h"
 #include "src/io/process.h"
+#include "src/node/listen_patiently.h"
 
 namespace pando {
 
@@ -151,7 +152,7 @@ Task<Status> Node::StartOnReactor(Reactor& first) {
   Nanos begin_ns = first.NowNs();
   started_ns_ = begin_ns;
   // HTTP starts first, so that /readyz and /metrics answer during recovery.
-  CO_RETURN_IF_ERROR(ServeHttp(first));
+  CO_RETURN_IF_ERROR(co_await ServeHttp(first));
   CO_RETURN_IF_ERROR(co_await MakeDirectory(first, options_.data_dir));
   Result<File> lock = co_await LockStore(first, options_.data_dir);
   if (!lock.ok()) co_return lock.TakeStatus();
@@ -250,8 +251,8 @@ Task<Status> Node::EnterCluster(Reactor& first) {
     listen.kind = ListenerKind::kPeer;
     listen.budgets = budgets_.get();
     listen.reuse_port = false;
-    auto on_reactor = [part = parts_[i], listen](Reactor&) -> Task<Result<uint16_t>> {
-      co_return part->ListenToPeers(listen);
+    auto on_reactor = [part = parts_[i], listen](Reactor& reactor) {
+      return ListenPatiently(reactor, [part, listen] { return part->ListenToPeers(listen); });
     };
     CO_ASSIGN_OR_RETURN(const uint16_t port, co_await CallOn(first, static_cast<int>(i), std::move(on_reactor)));
     addresses.push_back(FormatHostPort(host, port));
@@ -265,10 +266,13 @@ Task<Status> Node::EnterCluster(Reactor& first) {
   co_return Status();
 }
 
-Status Node::ServeHttp(Reactor& first) {
-  if (options_.http_port < 0) return {};
+Task<Status> Node::ServeHttp(Reactor& first) {
+  if (options_.http_port < 0) co_return Status();
   http_ = std::make_unique<HttpServer>(first, &registry_, &health_, &shared_->memory);
-  ASSIGN_OR_RETURN(http_port_, http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), budgets_.get()));
+  auto listen = [this] {
+    return http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), budgets_.get());
+  };
+  CO_ASSIGN_OR_RETURN(http_port_, co_await ListenPatiently(first, std::move(listen)));
   const HttpMetrics& m = http_->metrics();
   registry_.Add(http_.get(), "kv_http_connections", "Open connections to the HTTP port.", {}, &m.connections);
   registry_.Add(http_.get(), "kv_http_requests_total", "Requests to the HTTP port.", {}, &m.requests_total);
@@ -280,7 +284,7 @@ Status Node::ServeHttp(Reactor& first) {
                 "Connections to the HTTP port closed because no request arrived in time.", {}, &m.timed_out_total);
   LOG(INFO) << "serving http " << FormatHostPort(options_.host, http_port_)
             << "; /readyz answers 503 until the storage engine has recovered";
-  return {};
+  co_return Status();
 }
 
 // An engine of one of the old reactors gets the memory of all new ones.
@@ -364,14 +368,15 @@ Task<Status> Node::ListenAll(Reactor& first) {
     static PortProbe probe;
     ListenOptions alone = listen;
     alone.reuse_port = false;
-    Result<uint16_t> free = first.Listen(alone, &probe);
+    auto look = [&first, alone] { return first.Listen(alone, &probe); };
+    Result<uint16_t> free = co_await ListenPatiently(first, std::move(look));
     if (!free.ok()) co_return free.TakeStatus();
     first.StopListening(&probe);
     co_await Yield(first);  // gives the probe's socket a turn to close
   }
   for (size_t i = 0; i < parts_.size(); ++i) {
-    auto on_reactor = [part = parts_[i], listen](Reactor&) -> Task<Result<uint16_t>> {
-      co_return part->Listen(listen);
+    auto on_reactor = [part = parts_[i], listen](Reactor& reactor) {
+      return ListenPatiently(reactor, [part, listen] { return part->Listen(listen); });
     };
     Result<uint16_t> port = co_await CallOn(first, static_cast<int>(i), std::move(on_reactor));
     if (!port.ok()) co_return port.TakeStatus();

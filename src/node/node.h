@@ -52,7 +52,7 @@ class Node final : private NodeControl {
   // Both run on reactor 0.
   Task<Status> StartOnReactor(Reactor& first);
   Task<Status> StopOnReactor(Reactor& first);
-  Status ServeHttp(Reactor& first);
+  Task<Status> ServeHttp(Reactor& first);
   Task<Status> ChangeReactorsIfNeeded(Reactor& first);
   Task<Status> OpenEngines(Reactor& first);
   Task<Status> ListenAll(Reactor& first);
