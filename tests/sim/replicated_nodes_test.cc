@@ -190,6 +190,11 @@ const Mutant kMutants[] = {
     {"keep UUIDs whatever the start counter says", {&Rules::identity_is_judged}, Plot::kOldImage, "I3 I5 history"},
 };
 
+bool IsNamed(const std::string& violation, const char* names) {
+  return fmt::format(" {} ", names).find(fmt::format(" {} ", violation)) != std::string::npos;
+}
+
+// A broken rule may show itself by other violations at some seeds, but must do so by its own.
 TEST(ReplicatedNodes, Mutants) {
   if (std::getenv("PANDO_TEST_OPERATIONS") != nullptr) GTEST_SKIP() << "only operations are asked for";
   const char* only = std::getenv("PANDO_TEST_MUTANT");
@@ -200,20 +205,22 @@ TEST(ReplicatedNodes, Mutants) {
     Rules rules;
     for (const auto rule : mutant.rules) rules.*rule = false;
     running_mutant = mutant.name;
-    shared->seed = shared->wrong[0] = 0;
-    for (uint64_t seed = 1; seed <= seeds && shared->wrong[0] == 0; ++seed) {
+    std::string wrong;
+    bool killed = false;
+    for (uint64_t seed = 1; seed <= seeds && !killed; ++seed) {
       if (Tells() ? seed != Number("PANDO_TEST_SEED", 0) : ClusterWorld::PlotOf(seed) != mutant.plot) continue;
+      shared->seed = shared->wrong[0] = 0;
       const bool ok = InChildProcess([&] { return RunSeed(seed, {.tells = Tells(), .rules = rules}).empty(); });
       if (!ok) shared->Note(seed, "killed: the process has ended");
+      if (shared->wrong[0] == 0) continue;
+      wrong = shared->wrong;
+      killed = IsNamed(ClusterWorld::ViolationOf(wrong), mutant.killed_by);
     }
     running_mutant = nullptr;
-    const std::string wrong = shared->wrong, name = ClusterWorld::ViolationOf(wrong);
     std::cout << fmt::format("{:50} {:>6}  {}\n", mutant.name, wrong.empty() ? "-" : std::to_string(shared->seed),
                              wrong.substr(0, wrong.find('\n')));
     if (Tells()) continue;
-    EXPECT_NE(wrong, "") << "survives: " << mutant.name;
-    EXPECT_NE(fmt::format(" {} ", mutant.killed_by).find(fmt::format(" {} ", name)), std::string::npos)
-        << mutant.name << ": " << wrong;
+    EXPECT_TRUE(killed) << "survives what should notice it: " << mutant.name << ": " << wrong;
   }
 }
 

@@ -127,6 +127,7 @@ constexpr Mutant kMutants[] = {
     {"keep UUIDs whatever the start counter says", &Rules::identity_is_judged, "I9 I3 I1"},
 };
 
+// A broken rule may show itself by other violations at some seeds, but must do so by its own.
 TEST(ReplicationCore, Mutants) {
   const char* only = std::getenv("PANDO_TEST_MUTANT");
   std::cout << fmt::format("{:50} {:>6}  {}\n", "rule broken", "seed", "violated");
@@ -139,15 +140,15 @@ TEST(ReplicationCore, Mutants) {
     for (const uint64_t seed : Seeds(2000)) {
       outcome = RunReplication(seed, rules, false);
       if (outcome.violation.empty()) continue;
-      killed_at = seed;
       if (only != nullptr) std::cout << Tell(RunReplication(seed, rules, true));
+      const std::string named = fmt::format(" {} ", mutant.killed_by);
+      if (named.find(fmt::format(" {} ", outcome.Name())) == std::string::npos) continue;
+      killed_at = seed;
       break;
     }
     std::cout << fmt::format("{:50} {:>6}  {}\n", mutant.name, killed_at == 0 ? "-" : std::to_string(killed_at),
                              outcome.violation.substr(0, outcome.violation.find('\n')));
-    EXPECT_NE(killed_at, 0u) << "survives: " << mutant.name;
-    const std::string named = " " + std::string(mutant.killed_by) + " ";
-    EXPECT_NE(named.find(" " + outcome.Name() + " "), std::string::npos) << mutant.name << ": " << outcome.violation;
+    EXPECT_NE(killed_at, 0u) << "survives what should notice it: " << mutant.name;
   }
 }
 
