@@ -91,6 +91,10 @@ class Target:
         connection.sendall(self.hello(sender, receiver, **change))
         return connection, read_verdict(connection)
 
+    def pose(self, sender, receiver):
+        """The same, as the next process of the sender: one of its present process is not accepted while that is heard."""
+        return self.greet(sender, receiver, incarnation=self.nodes[sender]["starts"] + 1)
+
     def death_notice(self, node, incarnation):
         return frame(DEATH_NOTICE, struct.pack("<IIQ", node, 0, incarnation))
 
