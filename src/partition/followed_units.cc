@@ -83,32 +83,27 @@ Status WritePipeline::AppendUnit(const WriteUnit& unit) {
   RETURN_IF_ERROR(DecodeUnit(unit, logged.get()));
   WriteUnit copy = unit;
   copy.records = logged->encoded;
-  ApplyUnit* const added = &logged->content;
   RETURN_IF_ERROR(Restore(std::move(logged)));
   state_.NoteBusy();
   state_.epoch = std::max(state_.epoch, unit.epoch);
   state_.last_lsn = unit.last_lsn();
   state_.last_chain = unit.chain_after;
   state_.log->Append(state_.stream, copy);
-  FetchSoon(added);
+  FetchSoon(LastUnit()->content);
   return Status();
 }
 
-// The pages of several units are read at once, as those of clients' writes are, and those that are there are pinned,
-// so that nobody looks for them again. When a unit's turn to be applied has come, nothing but its own pages and those
-// of the next one is read.
-void WritePipeline::FetchSoon(ApplyUnit* unit) {
-  if (!MayPin()) return;
+// The pages of several units are read at once, as those of clients' writes are. When a unit's turn to be
+// applied has come, nothing but its own pages and those of the next one is read.
+void WritePipeline::FetchSoon(const ApplyUnit& unit) {
+  if (fetches_ == kFetchesAtOnce || !MayPin()) return;
   std::vector<std::string> missing;
   ChildRef child;
   uint8_t level = 0;
-  for (const UnitRecord& r : unit->records) {
-    Frame* const leaf = state_.tree->FindLeaf(r.record.key, &child, &level);
-    if (leaf == nullptr) missing.emplace_back(r.record.key);
-    if (leaf != nullptr && MayPin()) unit->pins.push_back(state_.pool.Pin(leaf));
+  for (const UnitRecord& r : unit.records) {
+    if (!state_.tree->FindLeaf(r.record.key, &child, &level)) missing.emplace_back(r.record.key);
   }
-  if (unit->pins.size() != unit->records.size()) unit->pins.clear();
-  if (missing.empty() || fetches_ == kFetchesAtOnce) return;
+  if (missing.empty()) return;
   ++fetches_;
   state_.tasks.Spawn(FetchFollowed(std::move(missing)));
 }

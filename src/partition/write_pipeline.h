@@ -169,7 +169,7 @@ class WritePipeline {
   Status DecodeUnit(const WriteUnit& unit, LoggedUnit* logged) const;
   Status CheckRoom() const;
   const LoggedUnit* LastUnit() const;
-  void FetchSoon(ApplyUnit* unit);
+  void FetchSoon(const ApplyUnit& unit);
   Task<void> FetchFollowed(std::vector<std::string> keys);
   void GrowSoon();
   Task<void> GrowAhead();
