@@ -338,12 +338,14 @@ void ClusterWorld::DiskFaultOf(Node& node) {
       fault.kind = IoOp::Kind::kWrite;
       fault.path_contains = "/log";
       node.disk_failed = true;
+      node.failed_in_life = node.life;
       Say("a write of the log of {} fails", node.name());
       return node.machine->AddFault(fault);
     }
     default: {
       DiskFault fault = SyncFault(random_.Below(5), 1);
       node.disk_failed = true;
+      node.failed_in_life = node.life;
       Say("a sync of {} fails", node.name());
       return node.machine->AddFault(fault);
     }

@@ -135,6 +135,7 @@ std::string ClusterWorld::Run() {
   RunUntil([this, end_ns] { return kernel_.now_ns() >= end_ns && !plot_goes_on_; }, kFaultsWithin);
   if (wrong_.empty() && plot_goes_on_) Wrong("the plot does not end");
   faults_on_ = false;
+  healed_ns_ = kernel_.now_ns();
   HealAll();
   RunUntil([] { return false; }, kSecond);
   if (!EndsWhole()) return wrong_;
@@ -351,6 +352,12 @@ void ClusterWorld::Watch() {
     if (node.state == State::kUp && node.member->serving() && !faults_on_ &&
         node.member->quarantine().code() == Code::kIoError) {
       Say("{} is started again, because {}", node.name(), node.member->quarantine().ToString());
+      BeginStop(node);
+    }
+    // Or whose log says that its partitions cannot be changed until then: the sync of store.meta has failed.
+    if (node.state == State::kUp && node.member->serving() && node.failed_in_life == node.life && healed_ns_ != 0 &&
+        kernel_.now_ns() - healed_ns_ > kHealsWithin / 3 && !WhyNotWhole().empty()) {
+      Say("{} is started again, because its disk has failed, and the cluster is not whole", node.name());
       BeginStop(node);
     }
     if (node.state == State::kUp && node.member->serving()) {

@@ -113,6 +113,7 @@ class ClusterWorld {
     Nanos paused_until_ns = 0;
     bool disk_went_back = false;    // it was emptied or put back
     bool disk_failed = false;       // a write or a sync of it has failed
+    uint64_t failed_in_life = 0;    // the last process to which that has happened
     size_t wanting = 0;             // copies of pages
     bool loses_disk = false;        // before its next start
     std::optional<SimDisk> image;   // what its disk is at its next start
@@ -261,6 +262,7 @@ class ClusterWorld {
   LevelAudit levels_;
   uint64_t values_ = 0;
   bool clients_on_ = false, faults_on_ = false;
+  Nanos healed_ns_ = 0;  // since when there are no faults any more
   size_t calls_open_ = 0;
   // -- of the plot
   Node* loyal_to_ = nullptr;  // whom loyal clients ask
