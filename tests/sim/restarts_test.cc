@@ -95,6 +95,23 @@ Task<void> PutLater(Partition* partition, std::string key) {
   (void)co_await SmallCluster::Write(partition, RecordOp::kPut, std::move(key), std::string(1000, 'v'));
 }
 
+// The master writes more than it keeps for itself, and then the one that is away starts: it must get log, and no copy.
+void WriteAndComeBack(SmallCluster* c, size_t away) {
+  for (int i = 0; i < 1000; ++i) {
+    ASSERT_EQ(c->Put(fmt::format("key {}", i), std::string(1000, 'v')), Code::kOk);
+    c->Run(3 * kMillisecond);
+  }
+  ASSERT_GT(c->member(c->master()).engine()->stats().log.retained_bytes, 256u << 10) << "nothing was kept for it alone";
+  EXPECT_TRUE((c->Start(away)).ok());
+  bool copied = false;
+  const auto in_sync = [&] {
+    copied |= c->replica(away) == nullptr || !c->replica(away)->state().installed;
+    return c->InSync(away);
+  };
+  EXPECT_TRUE(c->RunUntil(in_sync, 30 * kSecond));
+  EXPECT_FALSE(copied);
+}
+
 // The master had sent more than has arrived, so it goes back to what the follower has; and what it has kept for the
 // follower is longer than what it needs itself.
 TEST(Restarts, AFollowerThatWasAwayFollowsTheLogThatWasKept) {
@@ -109,19 +126,7 @@ TEST(Restarts, AFollowerThatWasAwayFollowsTheLogThatWasKept) {
     c->Crash(away);
     c->kernel().network().HealAll();
     ASSERT_TRUE(c->RunUntil([&] { return !c->InSync(away); }, 5 * kSecond));
-    for (int i = 0; i < 1000; ++i) {
-      ASSERT_EQ(c->Put(fmt::format("key {}", i), std::string(1000, 'v')), Code::kOk);
-      c->Run(3 * kMillisecond);
-    }
-    ASSERT_GT(c->member(master).engine()->stats().log.retained_bytes, 256u << 10) << "nothing was kept for it alone";
-    EXPECT_TRUE((c->Start(away)).ok());
-    bool copied = false;
-    const auto in_sync = [&] {
-      copied |= c->replica(away) == nullptr || !c->replica(away)->state().installed;
-      return c->InSync(away);
-    };
-    EXPECT_TRUE(c->RunUntil(in_sync, 30 * kSecond));
-    EXPECT_FALSE(copied);
+    WriteAndComeBack(c, away);
   });
 }
 
@@ -151,20 +156,7 @@ TEST(Restarts, ANewMasterKeepsItsLogForAFollowerThatIsAway) {
     const auto to = static_cast<NodeId>(second + 1);
     EXPECT_TRUE(c->On(first, c->member(first).host()->HandOver(0, to, 0, kSecond)).ok());
     ASSERT_TRUE(c->RunUntil([&] { return c->master() == second; }, 10 * kSecond));
-    for (int i = 0; i < 1000; ++i) {
-      ASSERT_EQ(c->Put(fmt::format("key {}", i), std::string(1000, 'v')), Code::kOk);
-      c->Run(3 * kMillisecond);
-    }
-    ASSERT_GT(c->member(c->master()).engine()->stats().log.retained_bytes, 256u << 10)
-        << "nothing was kept for it alone";
-    EXPECT_TRUE(c->Start(away).ok());
-    bool copied = false;
-    const auto in_sync = [&] {
-      copied |= c->replica(away) == nullptr || !c->replica(away)->state().installed;
-      return c->InSync(away);
-    };
-    EXPECT_TRUE(c->RunUntil(in_sync, 30 * kSecond));
-    EXPECT_FALSE(copied);
+    WriteAndComeBack(c, away);
   });
 }
 
