@@ -17,6 +17,11 @@ from test_cluster_install import metric
 
 PARTITIONS = 8
 HEAL_TIMEOUT_S = 60
+# What is said to those of several handovers at once that do not end with their node as the master.
+LOST_HANDOVER = ("its master has changed meanwhile|cannot be handed over|NOT_MASTER|did not succeed|"
+                 "another (handover|change of its master or its replicas) is under way|"
+                 "was made master of partition 1, in epoch .* has become its master since|"
+                 "names node .* as the master of partition 1, .* but it does not lead")
 
 
 class ClusterOps(unittest.TestCase):
@@ -333,13 +338,14 @@ class ClusterOps(unittest.TestCase):
             changed = [d.json() for d in done if d.code == OK and d.json()["changed"]]
             for loser in (d for d in done if d.code != OK):
                 self.assertEqual(loser.code, FAILED)
-                self.assertRegex(loser.err, "its master has changed meanwhile|cannot be handed over|NOT_MASTER")
+                self.assertRegex(loser.err, LOST_HANDOVER)
             self.wait_ok()
             # Each that succeeded began one epoch, and no more.
-            self.assertGreaterEqual(len(changed), 1)
+            begun = changed + [d for d in done if " made master of partition 1" in d.err]
+            self.assertGreaterEqual(len(begun), 1)
             now = self.status()[2][1]["epoch"]
-            self.assertGreaterEqual(now, epoch + len(changed))
-            exact += now == epoch + len(changed)
+            self.assertGreaterEqual(now, epoch + len(begun))
+            exact += now == epoch + len(begun)
         self.assertEqual(exact, 5, "handovers that were refused begin epochs too")
 
     def test_drain_and_rebalance_under_load(self):

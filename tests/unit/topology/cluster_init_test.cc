@@ -238,7 +238,9 @@ TEST(ClusterInit, ChecksPlans) {
   plan.partitions = 8192;
   EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("more than the 8192 records"));
   plan = Plan();
-  for (NodeId id = 5; id < 1000; ++id) plan.nodes.push_back({id, std::string(60, 'z'), 1});
+  PlacementNode node;
+  node.zone = std::string(60, 'z');
+  for (node.id = 5; node.id < 1000; ++node.id) plan.nodes.push_back(node);
   EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("the topology takes at most"));
 }
 
