@@ -1,5 +1,7 @@
 #include "src/rpc/rpc_client.h"
 
+#include <utility>
+
 #include "src/base/codec.h"
 
 namespace pando {
@@ -47,10 +49,17 @@ Task<void> RpcClient::Close() {
   while (connection_ != nullptr || calls_ > 0) co_await Sleep(reactor_, kClosePollNs);
 }
 
+Status RpcClient::ToStatus(const MessageHeader& header, std::string_view body, ThriftCodec* codec) {
+  ExceptionBody exception;
+  RETURN_IF_ERROR(codec->Read(header.protocol, body, &exception));
+  return Error(Code::kUnsupported, "{}", exception.exception.what());
+}
+
 Status RpcClient::Admit() const {
   if (connection_ == nullptr || !broken_.ok()) return broken_;
-  if (calls_ >= options_.max_calls) {
-    return Error(Code::kOverloaded, "{} calls to {} are in progress, which is the limit; retry later", calls_, peer_);
+  if (expected_.size() >= options_.max_calls) {
+    return Error(Code::kOverloaded, "{} calls to {} are in progress, which is the limit; retry later", expected_.size(),
+                 peer_);
   }
   if (size_t unsent = connection_->unsent_bytes() + out_.size(); unsent >= options_.max_unsent_bytes) {
     return Error(Code::kOverloaded, "{} bytes to {} are not sent yet and the limit is {}; retry later", unsent, peer_,
@@ -59,30 +68,30 @@ Status RpcClient::Admit() const {
   return {};
 }
 
-void RpcClient::WaitAwaiter::await_suspend(std::coroutine_handle<> h) {
+void RpcClient::Awaiter::await_suspend(std::coroutine_handle<> h) {
   ++client->calls_;
-  call->waiter = h;
-  call->on_fire = [](Timer* t) {
-    auto* late = static_cast<PendingCall*>(t);
-    late->client->OnTimeout(late);
+  exchange->client_ = client;
+  exchange->seqid_ = client->next_seqid_++;
+  exchange->waiter_ = h;
+  exchange->on_fire = [](Timer* t) {
+    auto* late = static_cast<RpcExchange*>(t);
+    late->client_->OnTimeout(late);
   };
-  client->expected_.push_back({call->seqid, call});
-  client->reactor_.ArmTimer(call, client->reactor_.NowNs() + timeout_ns);
+  client->expected_[exchange->seqid_] = exchange;
+  client->reactor_.ArmTimer(exchange, client->reactor_.NowNs() + timeout_ns);
   client->reactor_.ArmTurnHook(client);
 }
 
-void RpcClient::Finish(PendingCall* call, Status status) {
-  reactor_.CancelTimer(call);
-  call->status = std::move(status);
+void RpcClient::Finish(RpcExchange* exchange, Status status) {
+  reactor_.CancelTimer(exchange);
+  exchange->status = std::move(status);
   --calls_;
-  reactor_.Schedule(call->waiter);
+  reactor_.Schedule(exchange->waiter_);
 }
 
-void RpcClient::OnTimeout(PendingCall* call) {
-  for (Expected& expected : expected_) {
-    if (expected.call == call) expected.call = nullptr;
-  }
-  Finish(call, Error(Code::kDeadline, "{} did not answer before the call's deadline", peer_));
+void RpcClient::OnTimeout(RpcExchange* exchange) {
+  expected_[exchange->seqid_] = nullptr;
+  Finish(exchange, Error(Code::kDeadline, "{} did not answer before the call's deadline", peer_));
 }
 
 void RpcClient::OnTurnEnd() {
@@ -91,8 +100,10 @@ void RpcClient::OnTurnEnd() {
 
 void RpcClient::OnData(std::span<const char> bytes) {
   if (!broken_.ok()) return;
-  in_.append(bytes.data(), bytes.size());
-  std::string_view rest = in_;
+  // Frames that arrive whole are read where they are; in_ has the beginning of the next one.
+  std::string_view rest(bytes.data(), bytes.size());
+  const bool kept = !in_.empty();
+  if (kept) rest = in_.append(rest);
   while (rest.size() >= kFrameHeaderBytes) {
     uint32_t length = __builtin_bswap32(LoadLE<uint32_t>(rest.data()));
     if (length > kMaxFrameBytes) {
@@ -103,7 +114,11 @@ void RpcClient::OnData(std::span<const char> bytes) {
     if (Status status = OnFrame(rest.substr(kFrameHeaderBytes, length)); !status.ok()) return Break(std::move(status));
     rest.remove_prefix(kFrameHeaderBytes + length);
   }
-  in_.erase(0, in_.size() - rest.size());
+  if (kept) {
+    in_.erase(0, in_.size() - rest.size());
+  } else {
+    in_.assign(rest);
+  }
 }
 
 Status RpcClient::OnFrame(std::string_view frame) {
@@ -111,19 +126,16 @@ Status RpcClient::OnFrame(std::string_view frame) {
   if (Status status = DecodeMessageHeader(&frame, &header); !status.ok()) {
     return Error(Code::kCorruption, "{}: {}", peer_, status.message());
   }
-  if (expected_.empty() || expected_.front().seqid != header.seqid) {
-    return Error(Code::kCorruption, "{} answered call {} out of order", peer_, header.seqid);
+  const auto expected = expected_.find(header.seqid);
+  if (expected == expected_.end()) {
+    return Error(Code::kCorruption, "{} answered call {}, which does not wait for an answer", peer_, header.seqid);
   }
-  PendingCall* call = expected_.front().call;
-  expected_.pop_front();
-  if (call == nullptr) return {};  // its deadline has passed
-  if (header.type == apache::thrift::protocol::T_EXCEPTION) {
-    ExceptionBody body;
-    Status status = codec_.Read(header.protocol, frame, &body);
-    Finish(call, status.ok() ? Error(Code::kUnsupported, "{}: {}", peer_, body.exception.what()) : status);
-    return {};
-  }
-  Finish(call, call->Decode(&codec_, header.protocol, frame));
+  RpcExchange* exchange = expected->second;
+  expected_.erase(expected);
+  if (exchange == nullptr) return {};  // its deadline has passed
+  Status status = exchange->OnReply(header, frame, &codec_);
+  if (!status.ok()) status = Error(status.code(), "{}: {}", peer_, status.message());
+  Finish(exchange, std::move(status));
   return {};
 }
 
@@ -137,16 +149,15 @@ void RpcClient::OnClosed(const Status& reason) {
   if (broken_.ok()) {
     broken_ = Error(Code::kAborted, "the connection to {} ended: {}", peer_, reason.ok() ? "closed" : reason.message());
   }
-  std::deque<Expected> lost;
+  std::unordered_map<int32_t, RpcExchange*> lost;
   lost.swap(expected_);
   std::string().swap(in_);
   std::string().swap(out_);
-  for (Expected& expected : lost) {
-    if (expected.call != nullptr) {
-      Finish(expected.call,
-             Error(Code::kAborted, "{}; whether the call was carried out is unknown", broken_.message()));
-    }
+  for (const auto& [seqid, exchange] : lost) {
+    if (exchange == nullptr) continue;
+    Finish(exchange, Error(Code::kAborted, "{}; whether the call was carried out is unknown", broken_.message()));
   }
+  if (options_.on_closed) options_.on_closed();
 }
 
 }  // namespace pando

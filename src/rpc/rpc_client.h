@@ -1,5 +1,5 @@
-// RpcClient is one connection to a framed Thrift server. Calls are pipelined, replies arrive in
-// order, and each call has its own deadline.
+// RpcClient is one connection to a framed Thrift server. Calls are pipelined, replies are matched by
+// sequence ID, in whatever order they arrive, and each call has its own deadline.
 //
 //   RpcClient client(reactor);
 //   CO_RETURN_IF_ERROR(co_await client.Connect("10.0.0.2", 7420, kSecond));
@@ -9,16 +9,17 @@
 //   co_await client.Close();
 //
 // A call that reaches its deadline returns kDeadline at once; a reply that arrives later is
-// dropped. When the connection breaks, every call in progress returns kAborted, and it is unknown
-// whether the server carried it out. The client does not reconnect by itself.
+// dropped. Until it arrives, the call counts toward max_calls. When the connection breaks, every call in progress
+// returns kAborted, and it is unknown whether the server carried it out. The client does not reconnect by itself.
 //
 // Threads: one reactor.
 #pragma once
 
 #include <coroutine>
-#include <deque>
+#include <functional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "src/io/byte_filter.h"
@@ -30,9 +31,30 @@ namespace pando {
 
 struct RpcClientOptions {
   WireProtocol protocol = WireProtocol::kBinary;
-  size_t max_calls = 1024;              // calls in progress; further calls return kOverloaded
+  size_t max_calls = 1024;              // calls without a reply; further calls return kOverloaded
   size_t max_unsent_bytes = 16u << 20;  // further calls return kOverloaded
   ByteFilters* filters = nullptr;       // for the connection; must outlive the client; null: none
+  std::function<void()> on_closed;      // the connection has ended; must not destroy the client
+};
+
+class RpcClient;
+
+// One request and its reply, as the bytes that they are. Its owner keeps it alive until it is resumed.
+struct RpcExchange : Timer {
+  virtual ~RpcExchange() = default;
+  // The reply, which is valid during the call only. `client` expects nothing else of this exchange. The result
+  // is what the owner gets as `status`.
+  virtual Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) = 0;
+
+  // When it ends: OK; kDeadline; kAborted: the connection broke, and it is unknown whether the server carried the
+  // call out. When it was not sent: what Send returned.
+  Status status;
+
+ private:
+  friend class RpcClient;
+  RpcClient* client_ = nullptr;
+  int32_t seqid_ = 0;
+  std::coroutine_handle<> waiter_;
 };
 
 class RpcClient final : private ConnectionHandler, private TurnHook {
@@ -50,57 +72,57 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   Task<Status> Call(std::string method, const Args* args, Reply* reply, Nanos timeout_ns) {
     TypedCall<Reply> call;
     if (Status status = Admit(); !status.ok()) co_return status;
-    call.client = this;
-    call.seqid = next_seqid_++;
     call.reply = reply;
-    MessageHeader header{options_.protocol, apache::thrift::protocol::T_CALL, call.seqid, method};
-    codec_.Write(header, *args, &out_);
+    codec_.Write(Header(options_.protocol, method), *args, &out_);
     // Suspends until the reply, the deadline or the end of the connection. `call` stays in this
     // frame.
-    co_await Wait(&call, timeout_ns);
+    co_await Begin(&call, timeout_ns);
     co_return call.status;
   }
-  // Closes the connection and waits until every call has returned.
-  Task<void> Close();
-
-  bool connected() const { return connection_ != nullptr; }
-  size_t calls_in_progress() const { return calls_; }
-
- private:
-  struct PendingCall : Timer {
-    RpcClient* client = nullptr;
-    int32_t seqid = 0;
-    Status status;
-    std::coroutine_handle<> waiter;
-    virtual Status Decode(ThriftCodec* codec, WireProtocol protocol, std::string_view body) = 0;
-
-   protected:
-    ~PendingCall() = default;
-  };
-  template <typename Reply>
-  struct TypedCall final : PendingCall {
-    Reply* reply = nullptr;
-    Status Decode(ThriftCodec* codec, WireProtocol protocol, std::string_view body) override {
-      return codec->Read(protocol, body, reply);
-    }
-  };
-  struct Expected {
-    int32_t seqid = 0;
-    PendingCall* call = nullptr;  // null: the call has already returned (deadline)
-  };
-
-  Status Admit() const;
-  struct WaitAwaiter {
+  // Sends a request whose arguments are encoded already: `head` followed by `rest`. If it returns OK, the caller
+  // must await Begin at once, without a suspension in between.
+  Status Send(WireProtocol protocol, std::string_view method, std::string_view head, std::string_view rest) {
+    RETURN_IF_ERROR(Admit());
+    codec_.WriteEncoded(Header(protocol, method), head, rest, &out_);
+    return {};
+  }
+  struct Awaiter {
     RpcClient* client;
-    PendingCall* call;
+    RpcExchange* exchange;
     Nanos timeout_ns;
     bool await_ready() const noexcept { return false; }
     void await_suspend(std::coroutine_handle<> h);
     void await_resume() const noexcept {}
   };
-  WaitAwaiter Wait(PendingCall* call, Nanos timeout_ns) { return {this, call, timeout_ns}; }
-  void Finish(PendingCall* call, Status status);
-  void OnTimeout(PendingCall* call);
+  Awaiter Begin(RpcExchange* exchange, Nanos timeout_ns) { return {this, exchange, timeout_ns}; }
+
+  // Closes the connection and waits until every call has returned.
+  Task<void> Close();
+
+  bool connected() const { return connection_ != nullptr; }
+  const Status& broken() const { return broken_; }  // why there is no connection
+  size_t calls_in_progress() const { return calls_; }
+  // Those whose reply has not arrived, even if nobody waits for it any more.
+  size_t unanswered() const { return expected_.size(); }
+
+ private:
+  template <typename Reply>
+  struct TypedCall final : RpcExchange {
+    Reply* reply = nullptr;
+    Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override {
+      if (header.type == apache::thrift::protocol::T_EXCEPTION) return ToStatus(header, body, codec);
+      return codec->Read(header.protocol, body, reply);
+    }
+  };
+
+  MessageHeader Header(WireProtocol protocol, std::string_view method) const {
+    return {protocol, apache::thrift::protocol::T_CALL, next_seqid_, method};
+  }
+  // A TApplicationException.
+  static Status ToStatus(const MessageHeader& header, std::string_view body, ThriftCodec* codec);
+  Status Admit() const;
+  void Finish(RpcExchange* exchange, Status status);
+  void OnTimeout(RpcExchange* exchange);
   void OnData(std::span<const char> bytes) override;
   void OnSent() override {}
   void OnClosed(const Status& reason) override;
@@ -116,8 +138,9 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   std::string peer_;
   Status broken_;  // why the connection ended
   std::string in_, out_;
-  std::deque<Expected> expected_;  // in the order of sending
-  size_t calls_ = 0;               // calls that have not finished
+  // By sequence ID. Null: the call has already returned (deadline).
+  std::unordered_map<int32_t, RpcExchange*> expected_;
+  size_t calls_ = 0;  // calls that have not finished
   int32_t next_seqid_ = 1;
 };
 

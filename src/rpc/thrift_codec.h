@@ -131,6 +131,18 @@ class ThriftCodec {
     }
     EndFrame(start, out);
   }
+  // The same for a body that is encoded already: `head` followed by `rest`.
+  void WriteEncoded(const MessageHeader& header, std::string_view head, std::string_view rest, std::string* out) {
+    size_t start = BeginFrame(header, out);
+    out->append(head).append(rest);
+    EndFrame(start, out);
+  }
+  // Appends an encoded struct, without a message around it.
+  template <typename T>
+  void WriteStruct(const T& value, std::string* out) {
+    transport_->SetOutput(out);
+    value.write(binary_.get());
+  }
   // The number of list entries in all requests that were decoded so far.
   uint64_t request_entries() const { return lists_.entries_total; }
   void WriteException(MessageHeader header, TApplicationException::TApplicationExceptionType type,

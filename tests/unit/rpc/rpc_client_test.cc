@@ -143,6 +143,45 @@ TEST_F(RpcClientTest, ALateReplyIsDroppedAndTheNextOneStillFits) {
   EXPECT_EQ(outcomes[2].status.code(), Code::kDeadline);
 }
 
+TEST_F(RpcClientTest, RepliesMayComeInAnyOrder) {
+  static std::vector<std::string> held;
+  held.clear();
+  auto reversed = [](std::string_view frame, int count) -> std::string {
+    held.push_back(Echo(frame, 0));
+    if (count < 9) return "";
+    std::string all;
+    for (auto reply = held.rbegin(); reply != held.rend(); ++reply) all += *reply;
+    return all;
+  };
+  std::vector<Outcome> outcomes = Many(reversed, 10);
+  for (size_t i = 0; i < outcomes.size(); ++i) EXPECT_EQ(outcomes[i].value, "key" + std::to_string(i));
+}
+
+TEST_F(RpcClientTest, CallsThatWereGivenUpCountUntilTheyAreAnswered) {
+  struct Body {
+    static Task<std::vector<Code>> Run(Reactor* reactor, uint16_t port) {
+      RpcClientOptions options;
+      options.max_calls = 2;
+      RpcClient client(*reactor, options);
+      CHECK((co_await client.Connect("10.0.0.1", port, kSecond)).ok());
+      std::vector<Code> codes;
+      Outcome outcome;
+      for (int i = 0; i < 3; ++i) {
+        co_await GetInto(&client, "k", kMillisecond, &outcome);
+        codes.push_back(outcome.status.code());
+      }
+      EXPECT_EQ(client.unanswered(), 2u);
+      EXPECT_EQ(client.calls_in_progress(), 0u);
+      co_await client.Close();
+      co_return codes;
+    }
+  };
+  ScriptedServer silent(*server_, [](std::string_view, int) { return std::string(); });
+  auto codes = kernel_.RunTask(*client_, Body::Run(client_, silent.port));
+  ASSERT_TRUE(codes.has_value());
+  EXPECT_EQ(*codes, (std::vector<Code>{Code::kDeadline, Code::kDeadline, Code::kOverloaded}));
+}
+
 TEST_F(RpcClientTest, ABrokenConnectionFailsEveryCall) {
   std::vector<Outcome> outcomes =
       Many([](std::string_view frame, int count) { return count == 2 ? "close" : Echo(frame, 0); }, 5);
