@@ -9,7 +9,7 @@
 #include "src/base/counted.h"
 #include "src/engine/log_layout.h"
 #include "src/io/process.h"
-#include "src/node/listen_patiently.h"
+#include "src/rpc/listen_patiently.h"
 
 namespace pando {
 
@@ -273,15 +273,7 @@ Task<Status> Node::ServeHttp(Reactor& first) {
     return http_->Listen(options_.host, static_cast<uint16_t>(options_.http_port), budgets_.get());
   };
   CO_ASSIGN_OR_RETURN(http_port_, co_await ListenPatiently(first, std::move(listen)));
-  const HttpMetrics& m = http_->metrics();
-  registry_.Add(http_.get(), "kv_http_connections", "Open connections to the HTTP port.", {}, &m.connections);
-  registry_.Add(http_.get(), "kv_http_requests_total", "Requests to the HTTP port.", {}, &m.requests_total);
-  registry_.Add(http_.get(), "kv_http_bad_requests_total",
-                "Requests to the HTTP port that were malformed or too large.", {}, &m.bad_requests_total);
-  registry_.Add(http_.get(), "kv_http_evicted_connections_total",
-                "Connections to the HTTP port closed to make room for newer ones.", {}, &m.evicted_total);
-  registry_.Add(http_.get(), "kv_http_timed_out_connections_total",
-                "Connections to the HTTP port closed because no request arrived in time.", {}, &m.timed_out_total);
+  http_->RegisterMetrics(&registry_);
   LOG(INFO) << "serving http " << FormatHostPort(options_.host, http_port_)
             << "; /readyz answers 503 until the storage engine has recovered";
   co_return Status();

@@ -19,7 +19,6 @@
 #include "src/io/file.h"
 #include "src/io/reactor_group.h"
 #include "src/node/controller.h"
-#include "src/node/http_server.h"
 #include "src/node/installer.h"
 #include "src/node/kv_backend.h"
 #include "src/node/node_cluster.h"
@@ -27,6 +26,7 @@
 #include "src/node/node_partitions.h"
 #include "src/node/reactor_part.h"
 #include "src/node/snapshots.h"
+#include "src/rpc/http_server.h"
 
 namespace pando {
 

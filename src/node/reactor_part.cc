@@ -408,35 +408,7 @@ void ReactorPart::RegisterMetrics() {
   auto add = [&](std::string name, std::string help, const auto* metric) {
     registry_->Add(this, std::move(name), std::move(help), labels, metric);
   };
-  const RpcMetrics& rpc = server_->metrics();
-  add("kv_rpc_connections_count", "Open client connections.", &rpc.connections);
-  add("kv_rpc_paused_connections_count", "Connections that the server does not read from because they reached a limit.",
-      &rpc.paused_connections);
-  add("kv_rpc_buffered_bytes", "Bytes of incomplete frames, requests and replies in progress.", &rpc.buffered_bytes);
-  add("kv_rpc_accepted_connections_total", "Connections accepted.", &rpc.accepted_total);
-  add("kv_rpc_refused_connections_total", "Connections refused because of --max_connections.", &rpc.refused_total);
-  add("kv_rpc_evicted_connections_total",
-      "Idle connections closed to make room for new ones because of --max_connections.", &rpc.evicted_total);
-  add("kv_rpc_stalled_connections_total", "Connections closed because their peer was too slow.",
-      &rpc.closed_stalled_total);
-  add("kv_rpc_idle_connections_total", "Connections closed because they were idle for too long.",
-      &rpc.closed_idle_total);
-  add("kv_rpc_closed_overloaded_connections_total",
-      "Connections closed because they kept sending while there was no memory to read them.",
-      &rpc.closed_overloaded_total);
-  add("kv_rpc_received_bytes_total", "Bytes received from clients.", &rpc.received_bytes_total);
-  add("kv_rpc_sent_bytes_total", "Bytes handed to the kernel for clients.", &rpc.sent_bytes_total);
-  add("kv_rpc_overloaded_requests_total", "Requests refused for lack of memory.", &rpc.overloaded_total);
-  add("kv_rpc_late_requests_total", "Requests that exceeded their time budget.", &rpc.deadline_total);
-  add("kv_rpc_bad_requests_total", "Requests that could not be decoded or named an unknown method.",
-      &rpc.bad_requests_total);
-  add("kv_rpc_garbage_connections_total", "Connections that sent something other than Thrift.", &rpc.garbage_total);
-  add("kv_rpc_handshaking_connections_count", "Connections whose byte filter has not finished its handshake.",
-      &rpc.filters.handshakes);
-  add("kv_rpc_established_handshakes_total", "Handshakes of byte filters that were completed.",
-      &rpc.filters.established_total);
-  add("kv_rpc_failed_handshakes_total", "Connections closed because the handshake of their byte filter failed.",
-      &rpc.filters.failed_total);
+  server_->RegisterMetrics(registry_, this, labels);
   add("kv_get_batched_total", "Gets that were looked up in memory in batches.",
       &service_->get_path().metrics().gets_total);
   add("kv_get_misses_total", "Gets that took the slow path, mostly because their page was not in memory.",

@@ -15,7 +15,6 @@
 #include "src/engine/engine.h"
 #include "src/io/sync.h"
 #include "src/metrics/registry.h"
-#include "src/node/http_server.h"
 #include "src/node/kv_backend.h"
 #include "src/node/kv_service.h"
 #include "src/node/local_partition.h"
@@ -27,6 +26,7 @@
 #include "src/node/scrub_report.h"
 #include "src/replication/replica_file.h"
 #include "src/replication/replica_host.h"
+#include "src/rpc/http_server.h"
 #include "src/rpc/rpc_server.h"
 
 namespace pando {

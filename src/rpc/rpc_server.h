@@ -28,6 +28,7 @@
 #include "src/io/reactor.h"
 #include "src/io/task.h"
 #include "src/metrics/metrics.h"
+#include "src/metrics/registry.h"
 #include "src/rpc/rpc_connection.h"
 #include "src/rpc/thrift_codec.h"
 
@@ -192,6 +193,8 @@ class RpcServer final : public AcceptHandler, private TurnHook {
   Reactor& reactor() { return reactor_; }
   ThriftCodec& codec() { return codec_; }
   RpcMetrics& metrics() { return metrics_; }
+  // The names are the same in all programs. `owner` removes them.
+  void RegisterMetrics(Registry* registry, const void* owner, const MetricLabels& labels) const;
   // Updates the gauges that no event updates. Metrics are published at intervals.
   void PublishMetrics() { metrics_.buffered_bytes.Set(account_.in_use_bytes()); }
   const RpcOptions& options() const { return options_; }

@@ -1,4 +1,4 @@
-#include "src/node/listen_patiently.h"
+#include "src/rpc/listen_patiently.h"
 
 #include <gtest/gtest.h>
 

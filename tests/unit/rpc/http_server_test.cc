@@ -1,5 +1,5 @@
 // Tests HttpServer on the simulated kernel: its answers, and that no client blocks another.
-#include "src/node/http_server.h"
+#include "src/rpc/http_server.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

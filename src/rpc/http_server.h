@@ -83,6 +83,7 @@ class HttpServer final : public AcceptHandler {
 
   uint16_t port() const { return port_; }
   const HttpMetrics& metrics() const { return metrics_; }
+  void RegisterMetrics(Registry* registry) const;  // this server is their owner
 
  private:
   class Peer;

@@ -1,4 +1,4 @@
-#include "src/node/http_server.h"
+#include "src/rpc/http_server.h"
 
 #include <fmt/format.h>
 
@@ -252,6 +252,18 @@ Task<void> HttpServer::RenderPage() {
     if (!peer->waits_for_page() || peer->closing()) continue;
     peer->Send(Reply(200, "OK", kExposition, page_, peer->head_only()));
   }
+}
+
+void HttpServer::RegisterMetrics(Registry* registry) const {
+  const HttpMetrics& m = metrics_;
+  registry->Add(this, "kv_http_connections", "Open connections to the HTTP port.", {}, &m.connections);
+  registry->Add(this, "kv_http_requests_total", "Requests to the HTTP port.", {}, &m.requests_total);
+  registry->Add(this, "kv_http_bad_requests_total", "Requests to the HTTP port that were malformed or too large.", {},
+                &m.bad_requests_total);
+  registry->Add(this, "kv_http_evicted_connections_total",
+                "Connections to the HTTP port closed to make room for newer ones.", {}, &m.evicted_total);
+  registry->Add(this, "kv_http_timed_out_connections_total",
+                "Connections to the HTTP port closed because no request arrived in time.", {}, &m.timed_out_total);
 }
 
 }  // namespace pando
