@@ -1,0 +1,316 @@
+#include "src/router/batch_calls.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/session_token.h"
+#include "src/router/node_calls.h"
+#include "src/router/retry.h"
+
+namespace pando {
+
+namespace {
+
+// Room in a reply frame for everything other than values.
+constexpr size_t kMaxValuesBytes = kMaxFrameBytes - (512u << 10);
+
+// What one node is asked, in one round.
+template <typename Args, typename Reply>
+struct Part {
+  std::vector<size_t> entries;  // of the request
+  Args args;
+  Reply reply;
+  NodeAnswer answer;
+};
+
+// The entries that have no answer yet, and why.
+struct Open {
+  std::vector<size_t> entries;
+  RetryCause cause = RetryCause::kNone;  // the one that waits longest
+  void Add(size_t entry, RetryCause why) {
+    entries.push_back(entry);
+    cause = std::max(cause, why);
+  }
+};
+
+bool OnlyMaster(const api::Context& context) {
+  return context.level != api::g_pando_constants.LEVEL_BOUNDED && context.level != api::g_pando_constants.LEVEL_SESSION;
+}
+
+// The error of a part as a whole, or nothing. `*cause`: whether its entries may be tried again.
+template <typename P>
+std::optional<api::KvError> ErrorOf(const P& part, bool is_write, bool named, RetryCause* cause) {
+  if (part.answer.answered() && !part.reply.__isset.error) return std::nullopt;
+  if (part.answer.answered()) {
+    *cause = CauseOf(part.reply.error);
+    return part.reply.error;
+  }
+  const Status& status = part.answer.status;
+  api::KvError error = ToKvError(status, is_write);
+  if (is_write && part.answer.sent && status.code() != Code::kOverloaded) {
+    error.applied = static_cast<int32_t>(ApiApplied::kUnknown);
+  }
+  const bool may_repeat = !is_write || named || !part.answer.sent;
+  error.retryable = may_repeat;
+  if (status.code() == Code::kDeadline) {
+    *cause = RetryCause::kNone;
+  } else if (status.code() == Code::kOverloaded) {
+    *cause = RetryCause::kBusy;
+  } else {
+    *cause = !may_repeat ? RetryCause::kNone : part.answer.sent ? RetryCause::kBroken : RetryCause::kDown;
+  }
+  return error;
+}
+
+// Tokens of the parts, as one.
+class Sessions {
+ public:
+  void Begin(const Uuid& cluster, std::string_view carried) {
+    cluster_ = cluster;
+    Add(carried);
+  }
+  void Add(std::string_view token) {
+    if (token.empty()) return;
+    Result<SessionToken> decoded = DecodeSessionToken(cluster_, token);
+    if (!decoded.ok()) return;  // the node that answers says what is wrong with the client's
+    for (const auto& [partition, point] : decoded->points) merged_.Raise(partition, point);
+  }
+  template <typename Reply>
+  void Fill(Reply* reply) {
+    merged_.cluster = cluster_;
+    std::string token = EncodeSessionToken(merged_);
+    if (token.empty()) return;
+    reply->context.session = std::move(token);
+    reply->context.__isset.session = reply->__isset.context = true;
+  }
+
+ private:
+  Uuid cluster_;
+  SessionToken merged_;
+};
+
+// Waits before the next round. False: the budget is over, or the router stops.
+Task<bool> PauseBetween(RouteKeeper* keeper, RpcCallBase* call, Backoff* backoff, RetryCause cause, uint64_t seen) {
+  if (cause == RetryCause::kMisrouted || cause == RetryCause::kNotNow || cause == RetryCause::kBroken ||
+      cause == RetryCause::kDown) {
+    keeper->Refresh();
+  }
+  Reactor& reactor = call->server->reactor();
+  const Nanos next_ns = reactor.NowNs() + backoff->Next(cause);
+  if (keeper->stopping() || call->answered || next_ns >= call->deadline_ns) co_return false;
+  if (cause == RetryCause::kBusy) {
+    co_await Sleep(reactor, next_ns - reactor.NowNs());
+  } else {
+    co_await keeper->UntilNews(seen, next_ns);
+  }
+  co_return !call->answered && !keeper->stopping();
+}
+
+// -- multiGet
+
+using GetPart = Part<api::Kv_multiGet_args, api::Kv_multiGet_result>;
+
+Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, GetPart* part) {
+  part->args.context = call->args.context;
+  part->args.request.snapshot = call->args.request.snapshot;
+  for (const size_t i : part->entries) part->args.request.keys.push_back(call->args.request.keys[i]);
+  part->answer = co_await CallNode(call->server->reactor(), keeper->NodeOf(node), CallKind::kLong, "multiGet",
+                                   &part->args, &part->reply, call->deadline_ns);
+}
+
+// The values that one reply holds.
+struct ValuesOfReply {
+  size_t bytes = 0;
+};
+
+void TakeGets(MultiGetCall* call, GetPart& part, ValuesOfReply* values, Sessions* sessions, Open* open) {
+  RetryCause cause = RetryCause::kNone;
+  const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/false, false, &cause);
+  if (!failed) sessions->Add(part.reply.success.context.session);
+  for (size_t k = 0; k < part.entries.size(); ++k) {
+    api::MultiGetItem& to = call->reply.success.items[part.entries[k]];
+    if (failed || k >= part.reply.success.items.size()) {
+      to.__set_error(failed ? *failed
+                            : ToKvError(Error(Code::kUnavailable, "a node answered for fewer keys than it was asked"),
+                                        /*is_write=*/false));
+      if (cause != RetryCause::kNone) open->Add(part.entries[k], cause);
+      continue;
+    }
+    api::MultiGetItem& from = part.reply.success.items[k];
+    const RetryCause why = from.__isset.error ? CauseOf(from.error) : RetryCause::kNone;
+    if (why != RetryCause::kNone) open->Add(part.entries[k], why);
+    values->bytes += from.record.value.size();
+    if (values->bytes > kMaxValuesBytes || !call->memory.TryGrow(from.record.value.size())) {
+      values->bytes -= from.record.value.size();
+      to.__set_error(MakeBusy("the values of one reply are too many; read this key again together with fewer others",
+                              /*retry_after_ms=*/0));
+      continue;
+    }
+    to = std::move(from);
+  }
+}
+
+}  // namespace
+
+Task<void> RouteMultiGet(RouteKeeper* keeper, MultiGetCall* call) {
+  if (Refuse(call, CheckMultiGet(call->args.request))) co_return;
+  if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
+  call->reply.success.items.resize(call->args.request.keys.size());
+  Backoff backoff(call->server->reactor());
+  Sessions sessions;
+  sessions.Begin(keeper->map().cluster_id(), call->args.context.session);
+  ValuesOfReply values;
+  Open open;
+  for (size_t i = 0; i < call->args.request.keys.size(); ++i) open.entries.push_back(i);
+  bool only_master = OnlyMaster(call->args.context);
+  while (!open.entries.empty()) {
+    const uint64_t seen = keeper->news();
+    std::map<NodeId, GetPart> parts;
+    for (const size_t i : open.entries) {
+      const Route& route = keeper->map().RouteOfKey(call->args.request.keys[i]);
+      parts[only_master ? route.master : keeper->ChooseReplica(route, 0)].entries.push_back(i);
+    }
+    TaskGroup sends;
+    for (auto& [node, part] : parts) sends.Spawn(SendGets(keeper, call, node, &part));
+    co_await sends.Drain();  // the parts are in this frame
+    if (call->answered) co_return;
+    open = Open();
+    for (auto& [node, part] : parts) {
+      for (const size_t i : part.entries) call->reply.success.items[i] = api::MultiGetItem();
+      TakeGets(call, part, &values, &sessions, &open);
+    }
+    only_master = true;  // whoever could not answer is not asked again
+    if (open.entries.empty()) break;
+    if (!co_await PauseBetween(keeper, call, &backoff, open.cause, seen)) break;
+  }
+  if (call->answered) co_return;
+  for (const size_t i : open.entries) {
+    api::KvError& error = call->reply.success.items[i].error;
+    error = GaveUp(error, backoff.tries(), call->budget_ms);
+  }
+  sessions.Fill(&call->reply.success);
+}
+
+// -- writeBatch
+
+namespace {
+
+using WritePart = Part<api::Kv_writeBatch_args, api::Kv_writeBatch_result>;
+
+// A batch of which a node may have carried out something cannot be withdrawn.
+struct SentBatch final : Withdrawable {
+  bool sent = false;
+  bool Withdraw() override { return !sent; }
+};
+
+// What is tried of a batch: its conditions go with every part, of which there is one then (they share a tag).
+Task<void> SendWrites(RouteKeeper* keeper, WriteBatchCall* call, NodeId node, SentBatch* sent, WritePart* part) {
+  const api::WriteBatchRequest& request = call->args.request;
+  part->args.context = call->args.context;
+  part->args.request.all_or_nothing = request.all_or_nothing;
+  part->args.request.conditions = request.conditions;
+  for (const size_t i : part->entries) part->args.request.ops.push_back(request.ops[i]);
+  sent->sent = true;
+  part->answer = co_await CallNode(call->server->reactor(), keeper->NodeOf(node), CallKind::kPoint, "writeBatch",
+                                   &part->args, &part->reply, call->deadline_ns);
+}
+
+void TakeWrites(WriteBatchCall* call, WritePart& part, Sessions* sessions, Open* open) {
+  RetryCause cause = RetryCause::kNone;
+  const bool named = !call->args.context.client_id.empty();
+  const std::optional<api::KvError> failed = ErrorOf(part, /*is_write=*/true, named, &cause);
+  api::WriteBatchReply& reply = call->reply.success;
+  if (!failed) {
+    sessions->Add(part.reply.success.context.session);
+    reply.failed_conditions = std::move(part.reply.success.failed_conditions);
+  }
+  for (size_t k = 0; k < part.entries.size(); ++k) {
+    api::WriteResult& to = reply.results[part.entries[k]];
+    if (failed || k >= part.reply.success.results.size()) {
+      to.__set_error(failed ? *failed
+                            : ToKvError(Error(Code::kAborted, "a node answered for fewer ops than it was asked"),
+                                        /*is_write=*/true));
+      if (cause != RetryCause::kNone) open->Add(part.entries[k], cause);
+      continue;
+    }
+    to = std::move(part.reply.success.results[k]);
+    const RetryCause why = to.__isset.error ? CauseOf(to.error) : RetryCause::kNone;
+    if (why != RetryCause::kNone) open->Add(part.entries[k], why);
+  }
+}
+
+// Where an op goes, and one of a batch that has only conditions.
+const std::string& KeyOfEntry(const api::WriteBatchRequest& request, size_t i) {
+  return request.ops.empty() ? request.conditions[0].key : request.ops[i].key;
+}
+
+}  // namespace
+
+Task<void> RouteWriteBatch(RouteKeeper* keeper, WriteBatchCall* call) {
+  const api::WriteBatchRequest& request = call->args.request;
+  {
+    // The limits and rules are those of a node; each node sees only its part.
+    api::WriteBatchRequest copy = request;
+    BatchOfWrites checked;
+    if (Refuse(call, ToWriteBatch(copy, &checked))) co_return;
+  }
+  if (request.ops.empty() && request.conditions.empty()) co_return;
+  // The ops are kept for another try, beside those that are being sent.
+  size_t bytes = 0;
+  for (const api::WriteOp& op : request.ops) bytes += sizeof(op) + op.key.size() + op.value.size();
+  if (!call->memory.TryGrow(2 * bytes)) {
+    if (Refuse(call, call->server->OverloadedError(2 * bytes))) co_return;
+  }
+  if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns), /*is_write=*/false)) co_return;
+  call->reply.success.results.resize(request.ops.size());
+  Backoff backoff(call->server->reactor());
+  Sessions sessions;
+  sessions.Begin(keeper->map().cluster_id(), call->args.context.session);
+  SentBatch sent;
+  call->withdrawable = &sent;
+  Open open;
+  for (size_t i = 0; i < std::max<size_t>(request.ops.size(), 1); ++i) open.entries.push_back(i);
+  std::optional<api::KvError> last;
+  while (!open.entries.empty()) {
+    const uint64_t seen = keeper->news();
+    std::map<NodeId, WritePart> parts;
+    for (const size_t i : open.entries) {
+      WritePart& part = parts[keeper->map().RouteOfKey(KeyOfEntry(request, i)).master];
+      if (!request.ops.empty()) part.entries.push_back(i);
+    }
+    TaskGroup sends;
+    for (auto& [node, part] : parts) sends.Spawn(SendWrites(keeper, call, node, &sent, &part));
+    co_await sends.Drain();  // the parts are in this frame
+    if (call->answered) break;
+    open = Open();
+    last.reset();
+    for (auto& [node, part] : parts) {
+      for (const size_t i : part.entries) call->reply.success.results[i] = api::WriteResult();
+      TakeWrites(call, part, &sessions, &open);
+      RetryCause cause = RetryCause::kNone;
+      last = ErrorOf(part, /*is_write=*/true, !call->args.context.client_id.empty(), &cause);
+      if (request.ops.empty() && last && cause != RetryCause::kNone) open.Add(0, cause);
+    }
+    if (open.entries.empty()) break;
+    if (!co_await PauseBetween(keeper, call, &backoff, open.cause, seen)) break;
+  }
+  call->withdrawable = nullptr;
+  if (call->answered) co_return;
+  for (const size_t i : open.entries) {
+    if (request.ops.empty()) break;
+    api::KvError& error = call->reply.success.results[i].error;
+    error = GaveUp(error, backoff.tries(), call->budget_ms);
+  }
+  // A batch of conditions alone has no result that could carry its error.
+  if (request.ops.empty() && last) {
+    Refuse(call, open.entries.empty() ? last : GaveUp(*last, backoff.tries(), call->budget_ms));
+  }
+  sessions.Fill(&call->reply.success);
+}
+
+}  // namespace pando

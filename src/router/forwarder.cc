@@ -1,0 +1,274 @@
+#include "src/router/forwarder.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "gen-cpp/Kv.h"
+#include "src/base/hash.h"
+#include "src/kvapi/kv_errors.h"
+#include "src/kvapi/kv_requests.h"
+#include "src/router/point_request.h"
+#include "src/rpc/rpc_dispatch.h"
+
+namespace pando {
+
+namespace {
+
+// What is kept of a node's budget for the way back.
+constexpr Nanos kWayBackNs = kMillisecond;
+constexpr int kQuickTries = 3;
+
+template <typename Args>
+Status Normalize(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
+                 std::string* usual) {
+  Args args;
+  RETURN_IF_ERROR(codec->Read(protocol, body, &args, memory));
+  codec->WriteStruct(args, usual);
+  return {};
+}
+
+template <typename Result>
+void Translate(RpcServer* server, const RequestId& id, std::string_view name, std::string_view body) {
+  Result result;
+  if (Status status = server->codec().Read(WireProtocol::kBinary, body, &result); !status.ok()) {
+    return server->ReplyError(id, name,
+                              ToKvError(Error(Code::kAborted, "a node's answer cannot be decoded"), /*is_write=*/true));
+  }
+  server->Reply(id, name, result);
+}
+
+template <typename Args, typename Result>
+constexpr PointMethod MakeMethod(std::string_view name, bool is_write) {
+  return {name, is_write, Normalize<Args>, Translate<Result>};
+}
+
+const std::array<PointMethod, 5> kPointMethods = {
+    MakeMethod<api::Kv_get_args, api::Kv_get_result>("get", false),
+    MakeMethod<api::Kv_put_args, api::Kv_put_result>("put", true),
+    MakeMethod<api::Kv_remove_args, api::Kv_remove_result>("remove", true),
+    MakeMethod<api::Kv_increment_args, api::Kv_increment_result>("increment", true),
+    MakeMethod<api::Kv_touch_args, api::Kv_touch_result>("touch", true),
+};
+
+}  // namespace
+
+const PointMethod* FindPointMethod(std::string_view name) {
+  for (const PointMethod& method : kPointMethods) {
+    if (method.name == name) return &method;
+  }
+  return nullptr;
+}
+
+struct Forwarder::PointCall final : RpcExchange {
+  RpcServer* server = nullptr;
+  const PointMethod* method = nullptr;
+  RequestId id;
+  MemoryGrant memory;
+  api::Context context;
+  std::string rest;  // the arguments without the context
+  uint64_t hash = 0;
+  Nanos received_ns = 0, deadline_ns = 0;
+  int32_t budget_ms = 0;
+  bool answered = false;
+  api::KvError error;           // of the last try
+  bool has_error = false;       // the try that runs was answered with `error`
+  bool only_master = true;      // no other replica may answer
+  NodeId asked = 0, avoid = 0;  // in this try; in the last one, if it did not answer
+  uint64_t seen = 0;            // of the keeper's news, when this try began
+
+  bool named() const { return !context.client_id.empty(); }
+  void Fail(const Status& why) { error = ToKvError(why, method->is_write); }
+
+  Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override {
+    if (header.type == apache::thrift::protocol::T_EXCEPTION) {
+      server->metrics().bad_requests_total.Add();
+      Pass(header, body);
+      return {};
+    }
+    switch (KindOfReply(body)) {
+      case ReplyKind::kSuccess: Pass(header, body); return {};
+      case ReplyKind::kError: {
+        api::Kv_get_result result;  // in every method's result, field 1 is the error
+        RETURN_IF_ERROR(codec->Read(header.protocol, body, &result));
+        error = std::move(result.error);
+        has_error = true;
+        return {};
+      }
+      case ReplyKind::kOther: break;
+    }
+    return Error(Code::kCorruption, "its answer to {} is neither a result nor an error", method->name);
+  }
+  // The value must be held until the client has read it, as on a node.
+  void Pass(const MessageHeader& header, std::string_view body) {
+    answered = true;
+    if (server->Exhausted()) return server->ReplyOverloaded(id, method->name);
+    if (id.protocol != header.protocol && header.type == apache::thrift::protocol::T_REPLY) {
+      return method->translate(server, id, method->name, body);
+    }
+    if (id.protocol != header.protocol) {
+      return server->ReplyException(id, method->name, TApplicationException::UNKNOWN, "a node refused the request");
+    }
+    server->codec().WriteEncoded(RpcServer::Header(id, method->name, header.type), body, {}, server->BeginReply(id));
+    server->EndReply(id);
+  }
+};
+
+void Forwarder::OnRequest(const RpcRequest& request, const PointMethod& method) {
+  metrics_.requests_total.Add();
+  MemoryGrant memory(&server_->account());
+  const size_t bytes = kCallOverheadBytes + 2 * request.body.size();
+  if (!memory.TryGrow(bytes)) return server_->ReplyOverloaded(request.id, method.name, bytes);
+  std::string usual;
+  std::string_view body = request.body;
+  std::optional<PointRequestView> view;
+  if (request.id.protocol == WireProtocol::kBinary) view = ViewPointRequest(body);
+  if (!view) {
+    const Status decoded = method.normalize(&server_->codec(), request.id.protocol, body, &memory, &usual);
+    if (!decoded.ok()) return ReplyUndecodable(server_, request.id, method.name, decoded);
+    body = usual;
+    view = ViewPointRequest(body);
+    CHECK(view.has_value()) << "encoded arguments of " << method.name << " are not in the usual form";
+  }
+  auto call = std::make_unique<PointCall>();
+  if (!view->context.empty()) {
+    const Status decoded = server_->codec().Read(WireProtocol::kBinary, view->context, &call->context);
+    if (!decoded.ok()) return ReplyUndecodable(server_, request.id, method.name, decoded);
+  }
+  call->server = server_;
+  call->method = &method;
+  call->id = request.id;
+  call->memory = std::move(memory);
+  call->rest = view->rest;
+  call->hash = HashId(view->key);
+  call->only_master = method.is_write || call->context.level == api::g_pando_constants.LEVEL_DEFAULT ||
+                      call->context.level == api::g_pando_constants.LEVEL_LINEARIZABLE;
+  call->budget_ms = server_->options().BudgetMs(call->context.budget_ms);
+  call->received_ns = server_->reactor().NowNs();
+  call->deadline_ns = call->received_ns + call->budget_ms * kMillisecond;
+  server_->BeginCall(request.id);
+  tasks_.Spawn(Run(std::move(call)));
+}
+
+Task<void> Forwarder::Run(std::unique_ptr<PointCall> call) {
+  Reactor& reactor = server_->reactor();
+  Backoff backoff(reactor);
+  while (!call->answered) {
+    const RetryCause cause = co_await Try(call.get());
+    if (call->answered) break;
+    if (cause == RetryCause::kNone) {
+      server_->ReplyError(call->id, call->method->name, call->error);
+      break;
+    }
+    metrics_.retries_total.Add();
+    const bool busy = cause == RetryCause::kBusy;
+    const Nanos next_ns =
+        reactor.NowNs() + backoff.Next(cause, busy ? call->error.retry_after_ms * kMillisecond : Nanos{0});
+    if (next_ns >= call->deadline_ns || keeper_->stopping() || server_->IsClosed(call->id)) {
+      metrics_.gave_up_total.Add();
+      server_->ReplyError(call->id, call->method->name, GaveUp(call->error, backoff.tries(), call->budget_ms));
+      break;
+    }
+    if (busy) {
+      co_await Sleep(reactor, next_ns - reactor.NowNs());
+    } else {
+      // What this try has learned of the map is worth another at once, but not for ever: two nodes may each call
+      // the other master.
+      const uint64_t seen = backoff.tries() <= kQuickTries ? call->seen : keeper_->news();
+      co_await keeper_->UntilNews(seen, next_ns);
+    }
+  }
+  metrics_.latency_ns.Record(static_cast<uint64_t>(reactor.NowNs() - call->received_ns));
+  call->memory.ReleaseAll();
+  server_->EndCall(call->id);
+}
+
+std::shared_ptr<Upstream> Forwarder::Choose(PointCall* call) {
+  const Route& route = keeper_->map().RouteOfHash(call->hash);
+  call->asked = route.master;
+  if (call->only_master) return keeper_->NodeOf(route.master);
+  call->asked = keeper_->ChooseReplica(route, call->avoid);
+  return keeper_->NodeOf(call->asked);
+}
+
+Task<RetryCause> Forwarder::Try(PointCall* call) {
+  Reactor& reactor = server_->reactor();
+  if (!keeper_->map().complete()) {
+    const Status complete = co_await keeper_->UntilComplete(call->deadline_ns);
+    if (!complete.ok()) {
+      call->Fail(complete);
+      co_return RetryCause::kNone;
+    }
+  }
+  call->seen = keeper_->news();
+  const std::shared_ptr<Upstream> upstream = Choose(call);
+  if (upstream == nullptr) {
+    call->Fail(Error(Code::kUnavailable, "partition {} has no master that this router knows",
+                     keeper_->map().RouteOfHash(call->hash).partition));
+    keeper_->Refresh();
+    co_return RetryCause::kDown;
+  }
+  Result<std::shared_ptr<Upstream::Link>> picked = upstream->Pick(CallKind::kPoint);
+  if (!picked.ok()) {
+    call->Fail(picked.status());
+    call->avoid = call->asked;
+    if (picked.code() == Code::kOverloaded) co_return RetryCause::kBusy;
+    keeper_->Refresh();
+    co_return RetryCause::kDown;
+  }
+  const std::shared_ptr<Upstream::Link> link = *std::move(picked);
+  const Nanos left_ns = call->deadline_ns - reactor.NowNs();
+  call->context.budget_ms = static_cast<int32_t>(std::max((left_ns - kWayBackNs) / kMillisecond, Nanos{1}));
+  call->has_error = false;
+  std::string head(kContextFieldHead);
+  server_->codec().WriteStruct(call->context, &head);
+  if (Status sent = link->client->Send(WireProtocol::kBinary, call->method->name, head, call->rest); !sent.ok()) {
+    call->Fail(sent);
+    co_return sent.code() == Code::kOverloaded ? RetryCause::kBusy : RetryCause::kDown;
+  }
+  // The call stays where it is: Run owns it until it has ended.
+  co_await link->client->Begin(call, std::max(left_ns, Nanos{0}) + kGraceNs);
+  if (call->answered || call->has_error) upstream->NoteAnswer();
+  if (call->answered) co_return RetryCause::kNone;
+  if (!call->has_error) {
+    if (call->status.code() == Code::kDeadline) upstream->NoteSilence(left_ns + kGraceNs);
+    co_return JudgeLost(call, call->status);
+  }
+  const RetryCause cause = CauseOf(call->error);
+  if (cause == RetryCause::kMisrouted) NoteMisrouted(call);
+  if (cause == RetryCause::kNotNow) keeper_->Refresh();
+  co_return cause;
+}
+
+// The request was sent, and no answer came.
+RetryCause Forwarder::JudgeLost(PointCall* call, const Status& status) {
+  call->avoid = call->asked;
+  const bool may_repeat = !call->method->is_write || call->named();
+  if (status.code() == Code::kDeadline) {
+    call->error = ToKvError(status, call->method->is_write);
+    // A node that is silent may have applied it.
+    if (call->method->is_write) call->error.applied = static_cast<int32_t>(ApiApplied::kUnknown);
+    call->error.retryable = may_repeat;
+    return RetryCause::kNone;
+  }
+  call->Fail(Error(Code::kAborted, "{}", status.message()));
+  call->error.retryable = may_repeat;
+  keeper_->Refresh();
+  if (may_repeat) return RetryCause::kBroken;
+  metrics_.unknown_total.Add();
+  return RetryCause::kNone;
+}
+
+void Forwarder::NoteMisrouted(PointCall* call) {
+  metrics_.misrouted_total.Add();
+  const Route& route = keeper_->map().RouteOfHash(call->hash);
+  if (call->asked != route.master) {  // a replica that is behind
+    call->only_master = true;
+    return;
+  }
+  const Epoch epoch = call->error.__isset.epoch ? static_cast<Epoch>(call->error.epoch) : 0;
+  if (call->error.__isset.master && keeper_->ApplyHint(route.partition, call->error.master, epoch)) return;
+  keeper_->Refresh();
+}
+
+}  // namespace pando

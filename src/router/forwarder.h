@@ -1,0 +1,76 @@
+// Forwarder: requests that name one key. It reads the context and the key, and passes everything else on, in both
+// directions, as the bytes that they are.
+//
+// A request goes to the master of its key's partition, or, for reads at BOUNDED and SESSION, to any replica in sync.
+// What the node asks to be tried again is tried again while the request's budget lasts (retry.h). A write that was
+// sent, and whose answer was lost, is sent again only if it has a name: then it is applied once. Without a name the
+// client learns that the outcome is unknown.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   FW1  A request is answered once, and not later than its budget and kGraceNs.
+//   FW2  A write without a name is never sent again after it may have reached a node.
+//   FW3  The budget that a node gets is what is left of the request's.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "gen-cpp/pando_types.h"
+#include "src/io/task.h"
+#include "src/metrics/histogram.h"
+#include "src/metrics/metrics.h"
+#include "src/router/retry.h"
+#include "src/router/route_keeper.h"
+#include "src/rpc/rpc_server.h"
+
+namespace pando {
+
+struct PointMethod {
+  std::string_view name;
+  bool is_write = false;
+  // Decodes arguments of any form and encodes them in the usual one. An error: they cannot be decoded.
+  Status (*normalize)(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
+                      std::string* usual) = nullptr;
+  // Answers a request of another protocol with a reply in the binary one.
+  void (*translate)(RpcServer* server, const RequestId& id, std::string_view name, std::string_view body) = nullptr;
+};
+// Null: not a method with one key.
+const PointMethod* FindPointMethod(std::string_view name);
+
+struct ForwarderMetrics {
+  Counter requests_total, retries_total, misrouted_total, gave_up_total, unknown_total;
+  Histogram latency_ns;  // of requests that were answered
+};
+
+class Forwarder {
+ public:
+  static constexpr Nanos kGraceNs = 100 * kMillisecond;
+
+  // All outlive it.
+  Forwarder(RpcServer* server, RouteKeeper* keeper) : server_(server), keeper_(keeper) {}
+
+  void OnRequest(const RpcRequest& request, const PointMethod& method);
+  // Waits until every request has been answered. REQUIRES: none comes any more.
+  auto Drain() { return tasks_.Drain(); }
+  ForwarderMetrics& metrics() { return metrics_; }
+
+ private:
+  struct PointCall;
+  Task<void> Run(std::unique_ptr<PointCall> call);
+  // One try: sends the request to a node and waits for the answer. Why it may be tried again; the last error is in
+  // the call.
+  Task<RetryCause> Try(PointCall* call);
+  std::shared_ptr<Upstream> Choose(PointCall* call);
+  RetryCause JudgeLost(PointCall* call, const Status& status);
+  void NoteMisrouted(PointCall* call);
+
+  RpcServer* const server_;
+  RouteKeeper* const keeper_;
+  TaskGroup tasks_;
+  ForwarderMetrics metrics_;
+};
+
+}  // namespace pando

@@ -1,0 +1,207 @@
+#include "src/router/route_keeper.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "src/io/timed_wait.h"
+
+namespace pando {
+
+namespace {
+
+constexpr Nanos kPauseNs = 20 * kMillisecond;  // after a node that could not be asked
+constexpr Nanos kLogIntervalNs = 10 * kSecond;
+constexpr Nanos kRefreshPauseNs = kMillisecond;  // between two rounds of questions
+
+}  // namespace
+
+RouteKeeper::RouteKeeper(Reactor& reactor, RouteKeeperOptions options)
+    : reactor_(reactor),
+      options_(std::move(options)),
+      changed_(reactor),
+      trouble_(Error(Code::kUnavailable, "none of the nodes has answered yet")) {}
+
+RouteKeeper::~RouteKeeper() {
+  CHECK_EQ(tasks_.running(), 0u) << "a RouteKeeper was destroyed before Stop had finished";
+}
+
+void RouteKeeper::Start(std::function<void()> on_complete) {
+  on_complete_ = std::move(on_complete);
+  turn_ = reactor_.Random();
+  AdoptNodes();
+  tasks_.Spawn(Poll());
+}
+
+Task<void> RouteKeeper::Stop() {
+  BeginStop();
+  co_await tasks_.Drain();
+}
+
+void RouteKeeper::BeginStop() {
+  if (stopping_) return;
+  stopping_ = true;
+  changed_.NotifyAll();
+  for (auto& [address, upstream] : upstreams_) tasks_.Spawn(StopUpstream(upstream));
+  upstreams_.clear();
+}
+
+Task<void> RouteKeeper::StopUpstream(std::shared_ptr<Upstream> upstream) { co_await upstream->Stop(); }
+
+std::shared_ptr<Upstream> RouteKeeper::MakeUpstream(const std::string& address) {
+  UpstreamOptions upstream = options_.upstream;
+  upstream.address = address;
+  upstream.metrics = &metrics_.upstream;
+  upstream.on_up = [this] { TellNews(); };
+  auto made = std::make_shared<Upstream>(reactor_, std::move(upstream));
+  made->Start();
+  return made;
+}
+
+void RouteKeeper::AdoptNodes() {
+  if (stopping_) return;
+  std::set<std::string> wanted(options_.seeds.begin(), options_.seeds.end());
+  for (const auto& [id, node] : map_.nodes()) {
+    if (!node.address.empty()) wanted.insert(node.address);
+  }
+  for (auto at = upstreams_.begin(); at != upstreams_.end();) {
+    if (wanted.contains(at->first)) {
+      ++at;
+      continue;
+    }
+    tasks_.Spawn(StopUpstream(std::move(at->second)));
+    at = upstreams_.erase(at);
+  }
+  for (const std::string& address : wanted) {
+    if (!upstreams_.contains(address)) upstreams_[address] = MakeUpstream(address);
+  }
+}
+
+std::shared_ptr<Upstream> RouteKeeper::NodeOf(NodeId node) const {
+  const RouteNode* known = map_.FindNode(node);
+  if (known == nullptr) return nullptr;
+  const auto at = upstreams_.find(known->address);
+  return at == upstreams_.end() ? nullptr : at->second;
+}
+
+NodeId RouteKeeper::ChooseReplica(const Route& route, NodeId avoid) const {
+  std::vector<std::pair<NodeId, size_t>> able;
+  for (const NodeId node : route.in_sync) {
+    const std::shared_ptr<Upstream> upstream = NodeOf(node);
+    if (node != avoid && upstream != nullptr && upstream->up()) able.emplace_back(node, upstream->calls_in_progress());
+  }
+  if (able.empty()) return route.master;
+  const auto& a = able[reactor_.Random() % able.size()];
+  const auto& b = able[reactor_.Random() % able.size()];
+  return a.second <= b.second ? a.first : b.first;
+}
+
+std::shared_ptr<Upstream> RouteKeeper::AnyNode() {
+  for (size_t i = 0; i < upstreams_.size(); ++i) {
+    auto at = upstreams_.begin();
+    std::advance(at, static_cast<ptrdiff_t>(turn_++ % upstreams_.size()));
+    if (at->second->up()) return at->second;
+  }
+  return nullptr;
+}
+
+bool RouteKeeper::ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch) {
+  if (!map_.ApplyHint(partition, master_address, epoch)) return false;
+  metrics_.map_changes_total.Add();
+  TellNews();
+  return true;
+}
+
+void RouteKeeper::TellNews() {
+  ++news_;
+  changed_.NotifyAll();
+}
+
+Task<void> RouteKeeper::UntilNews(uint64_t seen, Nanos deadline_ns) {
+  co_await WaitUntil(reactor_, changed_, deadline_ns, [this, seen] { return stopping_ || news_ != seen; });
+}
+
+Task<Status> RouteKeeper::UntilComplete(Nanos deadline_ns) {
+  if (map_.complete()) co_return Status();
+  co_await WaitUntil(reactor_, changed_, deadline_ns, [this] { return stopping_ || map_.complete(); });
+  if (map_.complete()) co_return Status();
+  co_return Error(Code::kUnavailable, "this router has no map of the cluster: {}", trouble_.message());
+}
+
+// -- asking
+
+Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns) {
+  CO_ASSIGN_OR_RETURN(const std::shared_ptr<Upstream::Link> link, node->Pick(CallKind::kLong));
+  api::Routing_getMap_args args;
+  api::Routing_getMap_result result;
+  const Nanos budget_ns = wait_ns + options_.answer_ns;
+  args.context.budget_ms = static_cast<int32_t>(budget_ns / kMillisecond);
+  args.request.known_version = map_.version();
+  args.request.wait_ms = static_cast<int32_t>(wait_ns / kMillisecond);
+  if (!map_.cluster_id().IsNil()) args.request.cluster_id = map_.cluster_id().ToString();
+  const Status asked = co_await link->client->Call("getMap", &args, &result, budget_ns + options_.answer_ns);
+  if (asked.code() == Code::kDeadline) node->NoteSilence(budget_ns);
+  CO_RETURN_IF_ERROR(asked);
+  node->NoteAnswer();
+  if (result.__isset.error) {
+    co_return Error(Code::kUnavailable, "{} does not say where the partitions are: {}", node->address(),
+                    result.error.message);
+  }
+  const uint64_t before = map_.changes();
+  if (Status applied = map_.Apply(result.success, node->address()); !applied.ok()) {
+    metrics_.refused_maps_total.Add();
+    if (reactor_.NowNs() >= next_log_ns_) {
+      LOG(WARNING) << applied.message();
+      next_log_ns_ = reactor_.NowNs() + kLogIntervalNs;
+    }
+    co_return applied;
+  }
+  if (map_.changes() != before) {
+    metrics_.map_changes_total.Add();
+    AdoptNodes();
+    TellNews();
+    if (on_complete_ && map_.complete()) std::exchange(on_complete_, nullptr)();
+  }
+  co_return Status();
+}
+
+Task<void> RouteKeeper::Poll() {
+  while (!stopping_) {
+    Status asked = Error(Code::kUnavailable, "none of the nodes can be connected to");
+    const uint64_t before = map_.changes();
+    const std::shared_ptr<Upstream> node = AnyNode();
+    if (node != nullptr) {
+      metrics_.polls_total.Add();
+      asked = co_await AskMap(node, map_.complete() ? options_.poll_ns : 0);
+    } else if (!upstreams_.empty()) {
+      asked = upstreams_.begin()->second->trouble();
+    }
+    if (asked.ok() && map_.changes() != before) continue;
+    if (!asked.ok()) trouble_ = std::move(asked);
+    // Also a node that answers at once, without news, is not asked again at once.
+    const Nanos until_ns = reactor_.NowNs() + kPauseNs;
+    co_await WaitUntil(reactor_, changed_, until_ns, [this] { return stopping_; });
+  }
+}
+
+void RouteKeeper::Refresh() {
+  if (refreshing_ || stopping_) return;
+  refreshing_ = true;
+  metrics_.refreshes_total.Add();
+  tasks_.Spawn(AskAll());
+}
+
+// One after the other, until one knows more: a node that is cut off from the topology knows nothing new.
+Task<void> RouteKeeper::AskAll() {
+  const uint64_t before = map_.changes();
+  for (size_t i = 0; i < upstreams_.size() && !stopping_ && map_.changes() == before; ++i) {
+    const std::shared_ptr<Upstream> node = AnyNode();
+    if (node == nullptr) break;
+    if (Status asked = co_await AskMap(node, 0); !asked.ok()) trouble_ = std::move(asked);
+  }
+  const Nanos until_ns = reactor_.NowNs() + kRefreshPauseNs;
+  co_await WaitUntil(reactor_, changed_, until_ns, [this] { return stopping_; });
+  refreshing_ = false;
+}
+
+}  // namespace pando

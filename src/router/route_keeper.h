@@ -1,0 +1,105 @@
+// RouteKeeper: the map of the cluster, and the connections to its nodes, of one reactor of a router.
+//
+// It asks one node after the other for a newer map, and each waits until it has one (long poll), so a change comes
+// within a round trip. When a request finds that the map is wrong, the nodes are asked at once, by one question at a
+// time however many requests have found it (Refresh).
+//
+// --nodes says where to begin. Those addresses are kept besides the nodes of the map, so that a router finds the
+// cluster again when all nodes have moved but one that it was told about.
+//
+// Threads: one reactor.
+//
+// Invariants
+//   RK1  At most one long poll and one refresh are in progress.
+//   RK2  The map is only of one cluster for the life of the process.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gen-cpp/Routing.h"
+#include "src/io/reactor.h"
+#include "src/io/sync.h"
+#include "src/io/task.h"
+#include "src/metrics/metrics.h"
+#include "src/router/route_map.h"
+#include "src/router/upstream.h"
+
+namespace pando {
+
+struct RouteKeeperOptions {
+  std::vector<std::string> seeds;  // host:port
+  Nanos poll_ns = 10 * kSecond;    // how long a node may wait for a change
+  Nanos answer_ns = kSecond;       // how long a node may take besides
+  UpstreamOptions upstream;        // for all nodes, without the address
+};
+
+struct RouteKeeperMetrics {
+  Counter polls_total, refreshes_total, map_changes_total, refused_maps_total;
+  UpstreamMetrics upstream;
+};
+
+class RouteKeeper {
+ public:
+  RouteKeeper(Reactor& reactor, RouteKeeperOptions options);
+  ~RouteKeeper();  // REQUIRES: Stop has finished
+
+  // `on_complete` is called when there is a map for the first time.
+  void Start(std::function<void()> on_complete = {});
+  // Ends the connections, and what waits for them or for the map. Stop waits until all of that has ended.
+  void BeginStop();
+  Task<void> Stop();
+
+  const RouteMap& map() const { return map_; }
+  // Null: no such node, or its address is unknown.
+  std::shared_ptr<Upstream> NodeOf(NodeId node) const;
+  // A node that holds a replica in sync and is connected, but not `avoid`: of two picked at random, the one with fewer
+  // calls in progress. The master, if there is none.
+  NodeId ChooseReplica(const Route& route, NodeId avoid) const;
+  // Some node that is connected; null: none.
+  std::shared_ptr<Upstream> AnyNode();
+  bool ready() const { return map_.complete(); }
+  bool stopping() const { return stopping_; }
+
+  // Asks the nodes for a newer map, unless that is being done.
+  void Refresh();
+  bool ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch);
+  // How often something has happened that is worth another try: a change of the map, or a new connection.
+  uint64_t news() const { return news_; }
+  // Waits until there are more than `seen` of these, or until the deadline.
+  Task<void> UntilNews(uint64_t seen, Nanos deadline_ns);
+  // Waits for a map, or until the deadline. kUnavailable says why there is none.
+  Task<Status> UntilComplete(Nanos deadline_ns);
+  // Why there is no map, or none newer.
+  const Status& trouble() const { return trouble_; }
+
+  RouteKeeperMetrics& metrics() { return metrics_; }
+
+ private:
+  Task<void> Poll();
+  Task<void> AskAll();
+  Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns);
+  void AdoptNodes();
+  void TellNews();
+  std::shared_ptr<Upstream> MakeUpstream(const std::string& address);
+  Task<void> StopUpstream(std::shared_ptr<Upstream> upstream);
+
+  Reactor& reactor_;
+  const RouteKeeperOptions options_;
+  RouteKeeperMetrics metrics_;
+  RouteMap map_;
+  std::map<std::string, std::shared_ptr<Upstream>> upstreams_;  // by address
+  size_t turn_ = 0;                                             // whose turn it is to be asked
+  uint64_t news_ = 0;
+  WaitQueue changed_;  // news_, or stopping_
+  TaskGroup tasks_;
+  bool stopping_ = false, refreshing_ = false;
+  Status trouble_;
+  std::function<void()> on_complete_;
+  Nanos next_log_ns_ = 0;
+};
+
+}  // namespace pando

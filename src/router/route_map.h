@@ -1,0 +1,84 @@
+// RouteMap: where each partition of a cluster is, as far as a router knows. The nodes tell it (Routing.getMap), and
+// their errors correct it until they do.
+//
+// Threads: plain values.
+//
+// Invariants
+//   RM1  A map that is given out covers every hash exactly once.
+//   RM2  A route is never replaced by an older one: lineage and epoch only grow.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gen-cpp/routing_types.h"
+#include "src/base/ids.h"
+#include "src/base/result.h"
+#include "src/topology/cluster_map.h"
+
+namespace pando {
+
+struct Route {
+  uint32_t partition = 0;
+  uint64_t first_hash = 0, last_hash = 0;  // both included
+  uint64_t lineage = 0;
+  Epoch epoch = 0;
+  NodeId master = 0;  // 0: unknown
+  std::vector<NodeId> in_sync;
+
+  bool OlderThan(const Route& other) const {
+    return lineage != other.lineage ? lineage < other.lineage : epoch < other.epoch;
+  }
+  bool operator==(const Route&) const = default;
+};
+
+struct RouteNode {
+  std::string address;  // host:port for clients
+  std::string zone;
+  bool operator==(const RouteNode&) const = default;
+};
+
+class RouteMap {
+ public:
+  // Takes the answer of a node, which it reached at `asked_at`: the address of a node that has none in the answer
+  // (one that is alone). kInvalidArgument: the answer is of another cluster, or does not fit together; then nothing
+  // has changed. A delta that does not fit (RM1) clears the map, so that the next question is for a whole one.
+  Status Apply(const api::MapReply& reply, const std::string& asked_at);
+  // The master in the map has said that another one is, at this address (KvError.master), in this epoch (0: it did
+  // not say). Returns whether that is news. The map is corrected until the nodes send a newer one.
+  bool ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch);
+
+  bool complete() const { return !routes_.empty(); }
+  // Nil: no node has answered yet.
+  const Uuid& cluster_id() const { return cluster_id_; }
+  int64_t version() const { return version_; }
+  // How often something has changed: whoever waits for a newer map compares it.
+  uint64_t changes() const { return changes_; }
+  // REQUIRES: complete().
+  const Route& RouteOfHash(uint64_t hash) const;
+  const Route& RouteOfKey(std::string_view key) const;
+  // Null: there is none.
+  const Route* Find(uint32_t partition) const;
+  const RouteNode* FindNode(NodeId node) const;
+  NodeId NodeAt(std::string_view address) const;  // 0: none
+  const std::map<NodeId, RouteNode>& nodes() const { return nodes_; }
+  const std::vector<Route>& routes() const { return routes_; }  // by first_hash
+
+  void Clear();
+
+ private:
+  Uuid cluster_id_;
+  int64_t version_ = 0;
+  uint64_t changes_ = 0;
+  std::map<NodeId, RouteNode> nodes_;
+  std::vector<Route> routes_;
+};
+
+// Whether the ranges cover every hash exactly once. kCorruption says where they do not. Sorts `routes`.
+Status CheckCoverage(std::vector<Route>* routes);
+
+}  // namespace pando

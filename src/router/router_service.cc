@@ -1,0 +1,91 @@
+#include "src/router/router_service.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "src/kvapi/kv_requests.h"
+#include "src/router/node_calls.h"
+
+namespace pando {
+
+namespace {
+
+constexpr char kOutOfOrderReplies[] = "out_of_order_replies";
+// What nodes offer and a router does not yet.
+constexpr std::string_view kNotHere[] = {"snapshots",   "scan",  "count",       "aggregate",
+                                         "split_range", "watch", "delete_range"};
+
+}  // namespace
+
+const RouterService::Method RouterService::kMethods[] = {
+    {"hello", &StartAny<&RouterService::Hello>, MemoryLane::kControl},
+    {"multiGet", &StartAny<&RouterService::MultiGet>},
+    {"writeBatch", &StartAny<&RouterService::WriteBatch>},
+};
+const size_t RouterService::kMethodCount = std::size(kMethods);
+
+template <auto Handler, typename Args, typename Reply>
+void RouterService::Start(Task<void> (RouterService::*)(Call<Args, Reply>*), const RpcRequest& request, size_t index) {
+  StartCall<Handler, Args, Reply>(this, server_, &tasks_, &metrics_[index]->latency_ns, request, kMethods[index].name,
+                                  kMethods[index].lane);
+}
+
+template <auto Handler>
+void RouterService::StartAny(RouterService* service, const RpcRequest& request, size_t index) {
+  service->Start<Handler>(Handler, request, index);
+}
+
+RouterService::RouterService(RpcServer* server, RouteKeeper* keeper)
+    : server_(server), keeper_(keeper), forwarder_(server, keeper) {
+  for (const Method& method : kMethods) {
+    metrics_.push_back(std::make_unique<MethodMetrics>());
+    metrics_.back()->name = method.name;
+  }
+}
+
+MemoryLane RouterService::LaneOf(std::string_view method) const {
+  for (const Method& m : kMethods) {
+    if (method == m.name) return m.lane;
+  }
+  return MemoryLane::kOrdinary;
+}
+
+Task<void> RouterService::Drain() {
+  co_await forwarder_.Drain();
+  co_await tasks_.Drain();
+}
+
+void RouterService::OnRequest(const RpcRequest& request) {
+  if (const PointMethod* point = FindPointMethod(request.method)) return forwarder_.OnRequest(request, *point);
+  for (size_t i = 0; i < kMethodCount; ++i) {
+    if (request.method != kMethods[i].name) continue;
+    metrics_[i]->requests_total.Add();
+    return kMethods[i].start(this, request, i);
+  }
+  server_->ReplyException(request.id, request.method, TApplicationException::UNKNOWN_METHOD,
+                          fmt::format("a router has no method \"{}\"; nodes may", request.method));
+}
+
+// A node answers what is the same for the whole cluster: its limits and its clock.
+Task<void> RouterService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call) {
+  if (Refuse(call, CheckHello(call->args.request))) co_return;
+  if (Failed(call, co_await keeper_->UntilComplete(call->deadline_ns))) co_return;
+  const std::vector<std::string> wanted = call->args.request.features;
+  call->args.request.features.clear();
+  const NodeAnswer answer = co_await CallNode(server_->reactor(), keeper_->AnyNode(), CallKind::kPoint, "hello",
+                                              &call->args, &call->reply, call->deadline_ns);
+  if (Failed(call, answer.status) || call->reply.__isset.error) co_return;
+  api::HelloReply& reply = call->reply.success;
+  reply.partitions = static_cast<int32_t>(keeper_->map().routes().size());
+  reply.node_id = "router of cluster " + keeper_->map().cluster_id().ToString();
+  std::erase_if(reply.features, [](const std::string& feature) {
+    return std::find(std::begin(kNotHere), std::end(kNotHere), feature) != std::end(kNotHere);
+  });
+  if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {
+    server_->AllowOutOfOrderReplies(call->id);
+    reply.accepted_features = {kOutOfOrderReplies};
+  }
+}
+
+}  // namespace pando

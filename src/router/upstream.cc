@@ -1,0 +1,146 @@
+#include "src/router/upstream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "gen-cpp/Kv.h"
+#include "src/base/address.h"
+#include "src/io/timed_wait.h"
+
+namespace pando {
+
+namespace {
+
+constexpr char kOutOfOrderReplies[] = "out_of_order_replies";
+constexpr int32_t kApiVersion = 2;
+
+}  // namespace
+
+Upstream::Upstream(Reactor& reactor, UpstreamOptions options)
+    : reactor_(reactor),
+      options_(std::move(options)),
+      changed_(reactor),
+      trouble_(Error(Code::kUnavailable, "{} has not been connected to yet", options_.address)) {}
+
+Upstream::~Upstream() { CHECK_EQ(tasks_.running(), 0u) << "an Upstream was destroyed before its Stop had finished"; }
+
+void Upstream::Start() {
+  for (Slot& slot : slots_) tasks_.Spawn(Keep(&slot));
+}
+
+Task<void> Upstream::Stop() {
+  stopping_ = true;
+  changed_.NotifyAll();
+  co_await tasks_.Drain();
+}
+
+Task<void> Upstream::Keep(Slot* slot) {
+  Nanos retry_ns = options_.first_retry_ns;
+  while (!stopping_) {
+    auto link = std::make_shared<Link>();
+    slot->ended = false;
+    Status status = co_await Connect(link.get(), slot);
+    if (status.ok()) {
+      options_.metrics->connects_total.Add();
+      link->up = true;
+      slot->link = link;
+      silent_calls_ = 0;
+      retry_ns = options_.first_retry_ns;
+      if (options_.on_up) options_.on_up();
+      // OnClosed, a trip of the breaker or Stop ends the wait.
+      while (!slot->ended && !stopping_) co_await changed_.Wait();
+      status = link->client->broken();
+      if (!stopping_) options_.metrics->broken_total.Add();
+      link->up = false;
+      slot->link = nullptr;
+    } else {
+      options_.metrics->connect_failures_total.Add();
+    }
+    if (!status.ok()) trouble_ = Error(Code::kUnavailable, "{}: {}", options_.address, status.message());
+    co_await link->client->Close();
+    changed_.NotifyAll();
+    // The time is spread, so that a node that comes back is not met by all connections at once.
+    const Nanos until_ns = reactor_.NowNs() + retry_ns / 2 + static_cast<Nanos>(reactor_.Random() % (retry_ns / 2));
+    co_await WaitUntil(reactor_, changed_, until_ns, [this] { return stopping_; });
+    retry_ns = std::min(2 * retry_ns, options_.max_retry_ns);
+  }
+}
+
+Task<Status> Upstream::Connect(Link* link, Slot* slot) {
+  RpcClientOptions client;
+  client.max_calls = kMaxCallsPerLink;
+  client.on_closed = [this, slot] {
+    slot->ended = true;
+    changed_.NotifyAll();
+  };
+  link->client = std::make_unique<RpcClient>(reactor_, std::move(client));
+  CO_ASSIGN_OR_RETURN(const HostPort at, ParseHostPort(options_.address));
+  CO_RETURN_IF_ERROR(co_await link->client->Connect(at.host, at.port, options_.connect_timeout_ns));
+  api::Kv_hello_args args;
+  api::Kv_hello_result result;
+  args.request.client_name = "kvrouter " PANDO_VERSION;
+  args.request.api_version = kApiVersion;
+  args.request.features = {kOutOfOrderReplies};
+  CO_RETURN_IF_ERROR(co_await link->client->Call("hello", &args, &result, options_.connect_timeout_ns));
+  if (result.__isset.error) {
+    co_return Error(Code::kUnavailable, "it refuses this router: {}", result.error.message);
+  }
+  const std::vector<std::string>& accepted = result.success.accepted_features;
+  if (std::find(accepted.begin(), accepted.end(), kOutOfOrderReplies) == accepted.end()) {
+    co_return Error(Code::kUnsupported, "it does not answer out of order; is it an older kvnode?");
+  }
+  co_return Status();
+}
+
+std::span<const Upstream::Slot> Upstream::SlotsOf(CallKind kind) const {
+  const std::span<const Slot> all(slots_);
+  return kind == CallKind::kPoint ? all.first(kPointLinks) : all.last(kLongLinks);
+}
+
+bool Upstream::IsUp(CallKind kind) const {
+  const std::span<const Slot> slots = SlotsOf(kind);
+  return std::any_of(slots.begin(), slots.end(), [](const Slot& s) { return s.link != nullptr && s.link->up; });
+}
+
+bool Upstream::up() const { return IsUp(CallKind::kPoint); }
+
+size_t Upstream::calls_in_progress() const {
+  size_t calls = 0;
+  for (const Slot& slot : slots_) calls += slot.link == nullptr ? 0 : slot.link->client->calls_in_progress();
+  return calls;
+}
+
+Result<std::shared_ptr<Upstream::Link>> Upstream::Pick(CallKind kind) {
+  const std::shared_ptr<Link>* best = nullptr;
+  for (const Slot& slot : SlotsOf(kind)) {
+    if (slot.link == nullptr || !slot.link->up || !slot.link->client->connected()) continue;
+    if (best == nullptr || slot.link->client->unanswered() < (*best)->client->unanswered()) best = &slot.link;
+  }
+  if (best == nullptr) {
+    options_.metrics->refused_total.Add();
+    return trouble_.ok() ? Error(Code::kUnavailable, "{} is not connected", options_.address) : trouble_;
+  }
+  if ((*best)->client->unanswered() >= kMaxCallsPerLink) {
+    options_.metrics->refused_total.Add();
+    return Error(Code::kOverloaded, "{} has not answered {} requests of this router yet; retry later", options_.address,
+                 kMaxCallsPerLink);
+  }
+  options_.metrics->calls_total.Add();
+  return *best;
+}
+
+void Upstream::NoteSilence(Nanos waited_ns) {
+  if (waited_ns < kSilenceNs || ++silent_calls_ < kMaxSilentCalls) return;
+  silent_calls_ = 0;
+  options_.metrics->tripped_total.Add();
+  trouble_ = Error(Code::kUnavailable, "{} has left {} requests in a row without an answer", options_.address,
+                   kMaxSilentCalls);
+  for (Slot& slot : slots_) {
+    if (slot.link == nullptr) continue;
+    slot.link->up = false;
+    slot.ended = true;
+  }
+  changed_.NotifyAll();
+}
+
+}  // namespace pando

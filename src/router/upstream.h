@@ -1,0 +1,99 @@
+// Upstream: the connections of one reactor of a router to one node.
+//
+// A few connections are kept open, and connected again when they end. Calls share them: replies come in any order, so
+// none waits for a slow one. Calls that take long (scans, watches) have a connection of their own, because a node
+// reads no further requests from a connection with many in progress.
+//
+// The circuit breaker: a node that cannot be connected to, or that leaves three calls in a row without an answer
+// for half a second or more, is out. Calls fail at once then, without having been sent, and a connection is tried again
+// every now and then. An error of a connection is not a dead node: nobody but the nodes themselves changes a route.
+//
+// Threads: one reactor. Callers hold the Upstream and the Link by shared_ptr, since a node may leave the map meanwhile.
+//
+// Invariants
+//   UP1  At most kMaxCallsPerLink calls are unanswered on one connection; more are refused before they are sent.
+//   UP2  A call that Pick refuses was not sent.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "src/io/reactor.h"
+#include "src/io/sync.h"
+#include "src/io/task.h"
+#include "src/metrics/metrics.h"
+#include "src/rpc/rpc_client.h"
+
+namespace pando {
+
+enum class CallKind : uint8_t { kPoint, kLong };
+
+struct UpstreamMetrics {
+  Counter connects_total, connect_failures_total, broken_total, tripped_total, refused_total, calls_total;
+};
+
+struct UpstreamOptions {
+  std::string address;  // host:port
+  Nanos connect_timeout_ns = kSecond;
+  Nanos first_retry_ns = 20 * kMillisecond, max_retry_ns = kSecond;
+  UpstreamMetrics* metrics = nullptr;  // outlives it
+  std::function<void()> on_up;         // a connection can be used
+};
+
+class Upstream {
+ public:
+  static constexpr size_t kPointLinks = 2, kLongLinks = 1;
+  static constexpr size_t kMaxCallsPerLink = 1024;
+  static constexpr int kMaxSilentCalls = 3;  // in a row
+  static constexpr Nanos kSilenceNs = 500 * kMillisecond;
+
+  struct Link {
+    std::unique_ptr<RpcClient> client;
+    bool up = false;  // it is connected, and has said hello
+  };
+
+  Upstream(Reactor& reactor, UpstreamOptions options);
+  ~Upstream();  // REQUIRES: Stop has finished
+
+  void Start();
+  // Ends the connections, and the calls on them with kAborted.
+  Task<void> Stop();
+
+  // A connection for a call. kUnavailable: there is none, and why; kOverloaded: too many calls are in progress.
+  Result<std::shared_ptr<Link>> Pick(CallKind kind);
+  // What came of a call: the node has answered it, or has not within `waited_ns`. A short wait proves nothing.
+  void NoteAnswer() { silent_calls_ = 0; }
+  void NoteSilence(Nanos waited_ns);
+
+  const std::string& address() const { return options_.address; }
+  bool up() const;
+  size_t calls_in_progress() const;
+  const Status& trouble() const { return trouble_; }  // why it is not up
+
+ private:
+  struct Slot {
+    std::shared_ptr<Link> link;  // null while it is not connected
+    bool ended = false;          // its connection has
+  };
+  // Keeps one connection until Stop.
+  Task<void> Keep(Slot* slot);
+  Task<Status> Connect(Link* link, Slot* slot);
+  bool IsUp(CallKind kind) const;
+  std::span<const Slot> SlotsOf(CallKind kind) const;
+
+  Reactor& reactor_;
+  const UpstreamOptions options_;
+  std::string host_;
+  uint16_t port_ = 0;
+  std::array<Slot, kPointLinks + kLongLinks> slots_;
+  TaskGroup tasks_;
+  WaitQueue changed_;  // a connection has come up or ended, or Stop was called
+  bool stopping_ = false;
+  int silent_calls_ = 0;
+  Status trouble_;
+};
+
+}  // namespace pando

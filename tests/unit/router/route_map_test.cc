@@ -1,0 +1,136 @@
+// RouteMap: what it takes from nodes, and what it refuses.
+#include "src/router/route_map.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "src/topology/cluster_map.h"
+
+namespace pando {
+namespace {
+
+using testing::HasSubstr;
+
+const Uuid kCluster{1, 2};
+
+api::Route RouteOf(uint32_t partition, uint32_t count, int32_t master, int64_t epoch) {
+  const auto [first, last] = HashRangeOf(partition, count);
+  api::Route r;
+  r.partition = static_cast<int32_t>(partition);
+  r.first_hash = static_cast<int64_t>(first);
+  r.last_hash = static_cast<int64_t>(last);
+  r.lineage = 1;
+  r.epoch = epoch;
+  r.master = master;
+  return r;
+}
+
+api::MapReply Whole(uint32_t count, int64_t version) {
+  api::MapReply reply;
+  reply.cluster_id = kCluster.ToString();
+  reply.version = version;
+  reply.whole = true;
+  for (int32_t node = 1; node <= 3; ++node) {
+    api::RouteNode& n = reply.nodes.emplace_back();
+    n.id = node;
+    n.client_address = "10.0.0." + std::to_string(node) + ":7420";
+  }
+  for (uint32_t p = 0; p < count; ++p) reply.routes.push_back(RouteOf(p, count, 1 + static_cast<int32_t>(p) % 3, 5));
+  return reply;
+}
+
+api::MapReply Delta(int64_t version, api::Route route) {
+  api::MapReply reply;
+  reply.cluster_id = kCluster.ToString();
+  reply.version = version;
+  reply.routes.push_back(std::move(route));
+  return reply;
+}
+
+TEST(RouteMap, FindsTheRouteOfEveryHash) {
+  for (const uint32_t count : {1u, 2u, 16u}) {
+    RouteMap map;
+    ASSERT_TRUE(map.Apply(Whole(count, 7), "a").ok());
+    for (uint32_t p = 0; p < count; ++p) {
+      const auto [first, last] = HashRangeOf(p, count);
+      EXPECT_EQ(map.RouteOfHash(first).partition, p);
+      EXPECT_EQ(map.RouteOfHash(last).partition, p);
+      EXPECT_EQ(map.RouteOfHash(first + (last - first) / 2).partition, p);
+    }
+  }
+}
+
+TEST(RouteMap, ADeltaChangesOnlyWhatIsNewer) {
+  RouteMap map;
+  ASSERT_TRUE(map.Apply(Whole(4, 7), "a").ok());
+  const uint64_t changes = map.changes();
+  EXPECT_TRUE(map.Apply(Delta(7, RouteOf(0, 4, 3, 9)), "a").ok());  // not newer than what is known
+  EXPECT_EQ(map.changes(), changes);
+  EXPECT_TRUE(map.Apply(Delta(8, RouteOf(0, 4, 3, 6)), "a").ok());
+  EXPECT_EQ(map.Find(0)->master, 3u);
+  EXPECT_EQ(map.version(), 8);
+  EXPECT_TRUE(map.Apply(Delta(9, RouteOf(0, 4, 2, 4)), "a").ok());  // of an older epoch
+  EXPECT_EQ(map.Find(0)->master, 3u);
+  // So does a whole map of a topology that was put back.
+  EXPECT_TRUE(map.Apply(Whole(4, 2), "a").ok());
+  EXPECT_EQ(map.Find(0)->master, 3u);
+}
+
+TEST(RouteMap, RefusesWhatDoesNotFitTogether) {
+  RouteMap map;
+  EXPECT_THAT(map.Apply(Delta(8, RouteOf(0, 4, 3, 6)), "n1").message(), HasSubstr("does not have"));
+  api::MapReply hole = Whole(4, 7);
+  hole.routes.erase(hole.routes.begin() + 2);
+  EXPECT_THAT(map.Apply(hole, "n1").message(), HasSubstr("n1"));
+  api::MapReply twice = Whole(4, 7);
+  twice.routes[1].partition = 9;
+  twice.routes[1].last_hash = twice.routes[2].last_hash;
+  EXPECT_FALSE(map.Apply(twice, "n1").ok());
+  api::MapReply short_of_the_end = Whole(4, 7);
+  short_of_the_end.routes.pop_back();
+  EXPECT_FALSE(map.Apply(short_of_the_end, "n1").ok());
+  EXPECT_FALSE(map.complete());
+  api::MapReply nobody = Whole(4, 7);
+  nobody.cluster_id = "x";
+  EXPECT_FALSE(map.Apply(nobody, "n1").ok());
+  ASSERT_TRUE(map.Apply(Whole(4, 7), "n1").ok());
+  api::MapReply other = Whole(4, 9);
+  other.cluster_id = Uuid{5, 5}.ToString();
+  EXPECT_THAT(map.Apply(other, "n2").message(), HasSubstr("n2 belongs to the cluster"));
+  EXPECT_TRUE(map.complete());
+}
+
+TEST(RouteMap, ADeltaThatLeavesAHoleAsksForAWholeMap) {
+  RouteMap map;
+  ASSERT_TRUE(map.Apply(Whole(4, 7), "a").ok());
+  api::Route half = RouteOf(0, 8, 1, 6);  // the partition now ends earlier, and nothing follows
+  EXPECT_FALSE(map.Apply(Delta(8, half), "a").ok());
+  EXPECT_FALSE(map.complete());
+  EXPECT_EQ(map.version(), 0);
+  EXPECT_TRUE(map.Apply(Whole(8, 8), "a").ok());  // two children for each
+}
+
+TEST(RouteMap, TheOnlyNodeMayNotKnowItsAddress) {
+  RouteMap map;
+  api::MapReply alone = Whole(4, 1);
+  alone.nodes.resize(1);
+  alone.nodes[0].client_address.clear();
+  for (api::Route& r : alone.routes) r.master = 1;
+  ASSERT_TRUE(map.Apply(alone, "10.1.1.1:7420").ok());
+  EXPECT_EQ(map.FindNode(1)->address, "10.1.1.1:7420");
+}
+
+TEST(RouteMap, HintsCorrectTheMasterUntilAnOlderOneIsNamed) {
+  RouteMap map;
+  ASSERT_TRUE(map.Apply(Whole(4, 7), "a").ok());
+  EXPECT_FALSE(map.ApplyHint(0, "10.0.0.9:7420", 6));  // nobody
+  EXPECT_FALSE(map.ApplyHint(0, "10.0.0.1:7420", 6));  // no news
+  EXPECT_FALSE(map.ApplyHint(0, "10.0.0.2:7420", 4));  // an older epoch
+  EXPECT_TRUE(map.ApplyHint(0, "10.0.0.2:7420", 6));
+  EXPECT_EQ(map.Find(0)->master, 2u);
+  EXPECT_TRUE(map.ApplyHint(0, "10.0.0.3:7420", 0));  // it did not say
+  EXPECT_EQ(map.Find(0)->master, 3u);
+}
+
+}  // namespace
+}  // namespace pando

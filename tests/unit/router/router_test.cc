@@ -1,0 +1,405 @@
+// A router between a client and scripted nodes, on the simulated kernel: what it does about answers that are not the
+// last word, and about nodes that do not answer.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "src/router/router_service.h"
+#include "src/rpc/rpc_client.h"
+#include "tests/support/rpc_harness.h"
+#include "tests/support/scripted_nodes.h"
+
+namespace pando {
+namespace {
+
+using testing::AllOf;
+using testing::Each;
+using testing::Gt;
+using testing::HasSubstr;
+using testing::Le;
+
+constexpr uint32_t kPartitionCount = 8;
+
+class RouterTest : public testing::Test {
+ protected:
+  RouterTest() : kernel_(7), cluster_(kPartitionCount), shared_(64 << 20) {
+    for (NodeId id = 1; id <= 3; ++id) {
+      nodes_.push_back(std::make_unique<ScriptedNode>(&cluster_, id, &kernel_));
+      reactors_.push_back(kernel_.machine(ScriptedNode::Host(id))->reactor());
+    }
+    for (uint32_t p = 0; p < kPartitionCount; ++p) cluster_.masters[p] = 1 + p % 3;
+    at_router_ = kernel_.AddMachine(kRouterHost)->Boot();
+    at_client_ = kernel_.AddMachine("10.0.2.1")->Boot();
+    RouteKeeperOptions options;
+    options.seeds = {"10.0.0.2:7420"};
+    server_ = std::make_unique<RpcServer>(*at_router_, RpcOptions(), &shared_);
+    keeper_ = std::make_unique<RouteKeeper>(*at_router_, options);
+    service_ = std::make_unique<RouterService>(server_.get(), keeper_.get());
+    server_->SetService(service_.get());
+    ListenOptions listen;
+    listen.host = kRouterHost;
+    listen.port = 7430;
+    CHECK(server_->Listen(listen).ok());
+  }
+  void SetUp() override {
+    keeper_->Start();
+    client_ = std::make_unique<RpcClient>(*at_client_);
+    CHECK(kernel_.RunTask(*at_client_, client_->Connect(kRouterHost, 7430, kSecond))->ok());
+    kernel_.RunFor(50 * kMillisecond);  // until every node is connected
+  }
+  void TearDown() override {
+    kernel_.RunTask(*at_client_, client_->Close());
+    for (auto& node : nodes_) node->manners = ScriptedNode::Manners();
+    kernel_.RunTask(*at_router_, StopRouter());
+    for (size_t i = 0; i < nodes_.size(); ++i) kernel_.RunTask(*reactors_[i], nodes_[i]->Stop());
+  }
+  Task<void> StopRouter() {
+    RouteKeeper* keeper = keeper_.get();
+    co_await server_->Shutdown(0, [keeper] { keeper->BeginStop(); });
+    co_await service_->Drain();
+    co_await keeper_->Stop();
+  }
+
+  api::Kv_get_result Get(const std::string& key, api::Context context = {}) {
+    api::Kv_get_result result;
+    kernel_.RunTask(*at_client_, Call<api::Kv_get_args>("get", key, std::move(context), &result));
+    return result;
+  }
+  api::Kv_put_result Put(const std::string& key, const std::string& value, api::Context context = {}) {
+    api::Kv_put_result result;
+    put_value_ = value;
+    kernel_.RunTask(*at_client_, Call<api::Kv_put_args>("put", key, std::move(context), &result));
+    return result;
+  }
+  template <typename Args, typename Result>
+  Task<void> Call(std::string method, std::string key, api::Context context, Result* result) {
+    Args args;
+    args.context = std::move(context);
+    args.request.key = std::move(key);
+    if constexpr (requires { args.request.value; }) args.request.value = put_value_;
+    status_ = co_await client_->Call(std::move(method), &args, result, 60 * kSecond);
+  }
+  // A key of the partition.
+  std::string KeyIn(uint32_t partition) const {
+    for (int i = 0;; ++i) {
+      std::string key = fmt::format("key{}", i);
+      if (cluster_.PartitionOf(key) == partition) return key;
+    }
+  }
+  static api::Context Budget(int32_t budget_ms) {
+    api::Context context;
+    context.budget_ms = budget_ms;
+    return context;
+  }
+  ScriptedNode& node(NodeId id) { return *nodes_[id - 1]; }
+  ScriptedNode& MasterOf(uint32_t partition) { return node(cluster_.masters[partition]); }
+
+  SimKernel kernel_;
+  ScriptedCluster cluster_;
+  std::vector<std::unique_ptr<ScriptedNode>> nodes_;
+  std::vector<SimReactor*> reactors_;
+  RpcShared shared_;
+  SimReactor *at_router_ = nullptr, *at_client_ = nullptr;
+  std::unique_ptr<RpcServer> server_;
+  std::unique_ptr<RouteKeeper> keeper_;
+  std::unique_ptr<RouterService> service_;
+  std::unique_ptr<RpcClient> client_;
+  std::string put_value_;
+  Status status_;
+};
+
+TEST_F(RouterTest, EachKeyGoesToItsMasterAtOnce) {
+  for (uint32_t p = 0; p < kPartitionCount; ++p) {
+    EXPECT_TRUE(Put(KeyIn(p), fmt::format("value {}", p)).success.applied);
+    EXPECT_EQ(Get(KeyIn(p)).success.record.value, fmt::format("value {}", p));
+  }
+  EXPECT_FALSE(Get("nothing").success.record.found);
+  EXPECT_EQ(service_->forwarder().metrics().retries_total.value(), 0u);
+  EXPECT_EQ(node(1).requests + node(2).requests + node(3).requests, static_cast<int>(2 * kPartitionCount + 1));
+}
+
+TEST_F(RouterTest, TheNodeGetsWhatIsLeftOfTheBudget) {
+  EXPECT_TRUE(Put(KeyIn(0), "v", Budget(500)).success.applied);
+  EXPECT_THAT(MasterOf(0).budgets_ms, Each(AllOf(Gt(490), Le(499))));
+  EXPECT_TRUE(Put(KeyIn(0), "v").success.applied);
+  EXPECT_THAT(MasterOf(0).budgets_ms.back(), AllOf(Gt(9900), Le(10'000)));
+}
+
+TEST_F(RouterTest, AMoveIsFollowedWithoutAnErrorAndByTheHintAlone) {
+  Get(KeyIn(0));
+  for (auto& n : nodes_) n->KeepMap();  // the nodes do not tell of the move
+  cluster_.Move(0, 3);
+  EXPECT_TRUE(Put(KeyIn(0), "v").success.applied);
+  EXPECT_EQ(node(3).writes, 1);
+  EXPECT_EQ(service_->forwarder().metrics().misrouted_total.value(), 1u);
+  EXPECT_TRUE(Put(KeyIn(0), "w").success.applied);
+  EXPECT_EQ(service_->forwarder().metrics().misrouted_total.value(), 1u);
+}
+
+TEST_F(RouterTest, AMoveIsFollowedByTheMapAlone) {
+  Get(KeyIn(0));
+  for (auto& n : nodes_) n->manners.no_hint = true;
+  cluster_.Move(0, 3);
+  EXPECT_TRUE(Put(KeyIn(0), "v").success.applied);
+  EXPECT_EQ(node(3).writes, 1);
+  // The long poll brings the next one before any request meets it.
+  cluster_.Move(0, 2);
+  kernel_.RunFor(100 * kMillisecond);
+  const uint64_t misrouted = service_->forwarder().metrics().misrouted_total.value();
+  EXPECT_TRUE(Put(KeyIn(0), "w").success.applied);
+  EXPECT_EQ(service_->forwarder().metrics().misrouted_total.value(), misrouted);
+}
+
+TEST_F(RouterTest, TwoNodesThatSendItToEachOtherDoNotKeepItBusy) {
+  Get(KeyIn(0));
+  for (auto& n : nodes_) n->KeepMap();
+  // Each says that another one is master: the last one to be asked is never the one.
+  cluster_.Move(0, 2);
+  node(2).manners.unavailable = 1 << 20;
+  const api::Kv_put_result result = Put(KeyIn(0), "v", Budget(1000));
+  EXPECT_EQ(result.error.code, api::g_pando_constants.UNAVAILABLE);
+  EXPECT_EQ(result.error.applied, api::g_pando_constants.APPLIED_NO);
+  EXPECT_THAT(result.error.message, HasSubstr("within the budget of 1000 ms"));
+  EXPECT_LT(node(1).requests + node(2).requests + node(3).requests, 30);
+  EXPECT_GT(node(2).requests, 3);
+}
+
+TEST_F(RouterTest, WhatIsNotYetIsTriedAgain) {
+  MasterOf(0).manners.unavailable = 3;
+  EXPECT_TRUE(Put(KeyIn(0), "v").success.applied);
+  MasterOf(0).manners.busy = 2;
+  const Nanos before_ns = kernel_.now_ns();
+  EXPECT_TRUE(Put(KeyIn(0), "w").success.applied);
+  EXPECT_GE(kernel_.now_ns() - before_ns, 60 * kMillisecond);  // twice what the node asks for
+  EXPECT_EQ(cluster_.records[KeyIn(0)], "w");
+}
+
+TEST_F(RouterTest, AReadIsSentAgainWhenItsConnectionBreaks) {
+  Put(KeyIn(0), "v");
+  MasterOf(0).manners.close_after = 1;
+  EXPECT_EQ(Get(KeyIn(0)).success.record.value, "v");
+  EXPECT_GE(MasterOf(0).gets, 2);
+}
+
+TEST_F(RouterTest, AWriteWithoutANameIsNeverSentTwice) {
+  for (const bool applies : {false, true}) {
+    MasterOf(0).manners.close_after = 1;
+    MasterOf(0).manners.applies_and_closes = applies;
+    const int before = MasterOf(0).requests;
+    const api::Kv_put_result result = Put(KeyIn(0), "v");
+    EXPECT_EQ(result.error.code, api::g_pando_constants.UNAVAILABLE);
+    EXPECT_EQ(result.error.applied, api::g_pando_constants.APPLIED_UNKNOWN);
+    EXPECT_EQ(MasterOf(0).requests, before + 1);
+  }
+}
+
+TEST_F(RouterTest, AWriteWithANameIsSentAgainUnderIt) {
+  MasterOf(0).manners.close_after = 1;
+  MasterOf(0).manners.applies_and_closes = true;
+  api::Context context;
+  context.client_id = "lane";
+  context.sequence = 17;
+  context.first_sent_ms = 1234;
+  EXPECT_TRUE(Put(KeyIn(0), "v", context).success.applied);
+  EXPECT_EQ(MasterOf(0).requests, 2);
+  EXPECT_EQ(MasterOf(0).last_context.client_id, "lane");
+  EXPECT_EQ(MasterOf(0).last_context.sequence, 17);
+  EXPECT_EQ(MasterOf(0).last_context.first_sent_ms, 1234);
+}
+
+TEST_F(RouterTest, ASilentNodeDelaysOnlyItsOwnKeys) {
+  Put(KeyIn(0), "zero");
+  Put(KeyIn(1), "one");
+  MasterOf(0).manners.silent = true;
+  TaskGroup stuck;
+  std::vector<api::Kv_get_result> results(50);
+  for (api::Kv_get_result& result : results) {
+    stuck.Spawn(Call<api::Kv_get_args>("get", KeyIn(0), Budget(2000), &result));
+  }
+  // On connections of their own: on this one, replies keep their order.
+  RpcClient other(*at_client_);
+  struct Body {
+    static Task<Nanos> Run(RpcClient* client, SimReactor* reactor, std::string key) {
+      CHECK((co_await client->Connect(kRouterHost, 7430, kSecond)).ok());
+      const Nanos began_ns = reactor->NowNs();
+      for (int i = 0; i < 20; ++i) {
+        api::Kv_get_args args;
+        api::Kv_get_result result;
+        args.request.key = key;
+        CHECK((co_await client->Call("get", &args, &result, kSecond)).ok());
+        EXPECT_EQ(result.success.record.value, "one");
+      }
+      const Nanos took_ns = reactor->NowNs() - began_ns;
+      co_await client->Close();
+      co_return took_ns;
+    }
+  };
+  EXPECT_LT(*kernel_.RunTask(*at_client_, Body::Run(&other, at_client_, KeyIn(1))), 50 * kMillisecond);
+  kernel_.RunFor(3 * kSecond);
+  EXPECT_EQ(stuck.running(), 0u);
+  for (const api::Kv_get_result& result : results) EXPECT_TRUE(result.__isset.error);
+}
+
+TEST_F(RouterTest, ANodeThatDoesNotAnswerIsLeftOutAndComesBack) {
+  Put(KeyIn(0), "v");
+  MasterOf(0).manners.silent = true;
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(Get(KeyIn(0), Budget(600)).error.code, api::g_pando_constants.DEADLINE);
+  }
+  EXPECT_EQ(keeper_->metrics().upstream.tripped_total.value(), 1u);
+  MasterOf(0).manners.silent = false;
+  EXPECT_EQ(Get(KeyIn(0), Budget(5000)).success.record.value, "v");
+}
+
+TEST_F(RouterTest, ShortBudgetsDoNotTripTheBreaker) {
+  Put(KeyIn(0), "v");
+  MasterOf(0).manners.delay_ns = 200 * kMillisecond;
+  for (int i = 0; i < 10; ++i) Get(KeyIn(0), Budget(5));
+  EXPECT_EQ(keeper_->metrics().upstream.tripped_total.value(), 0u);
+}
+
+TEST_F(RouterTest, BoundedReadsUseEveryReplicaAndTheMasterIfOneIsBehind) {
+  api::Context context;
+  context.level = api::g_pando_constants.LEVEL_BOUNDED;
+  context.max_staleness_ms = 1000;
+  for (int i = 0; i < 60; ++i) Get(KeyIn(0), context);
+  for (NodeId id = 1; id <= 3; ++id) EXPECT_GT(node(id).gets, 5) << id;
+}
+
+TEST_F(RouterTest, WithoutANodeTheErrorSaysWhichAndNothingIsSent) {
+  cluster_.Move(0, 9);  // nobody
+  const api::Kv_put_result result = Put(KeyIn(0), "v", Budget(300));
+  EXPECT_EQ(result.error.code, api::g_pando_constants.UNAVAILABLE);
+  EXPECT_EQ(result.error.applied, api::g_pando_constants.APPLIED_NO);
+  EXPECT_TRUE(result.error.retryable);
+}
+
+TEST_F(RouterTest, AnotherClustersMapIsRefused) {
+  Get(KeyIn(0));
+  cluster_.id = Uuid{9, 9};
+  cluster_.Move(0, 3);
+  kernel_.RunFor(kSecond);
+  EXPECT_EQ(keeper_->map().cluster_id(), kScriptedCluster);
+  EXPECT_GT(keeper_->metrics().refused_maps_total.value(), 0u);
+  EXPECT_LT(keeper_->metrics().refused_maps_total.value(), 60u);  // it is not asked again at once
+}
+
+TEST_F(RouterTest, AnUnusualOrderOfFieldsIsUnderstood) {
+  // The request before the context: legal Thrift, though no generated client sends it.
+  api::Kv_put_args args;
+  args.request.key = KeyIn(0);
+  args.request.value = "v";
+  ThriftCodec codec;
+  std::string context, request;
+  codec.WriteStruct(args.context, &context);
+  codec.WriteStruct(args.request, &request);
+  const std::string body = std::string("\x0c\x00\x02", 3) + request + std::string("\x0c\x00\x01", 3) + context + '\0';
+  std::string frame;
+  codec.WriteEncoded({WireProtocol::kBinary, apache::thrift::protocol::T_CALL, 1, "put"}, body, {}, &frame);
+  RawPeer peer(*at_client_);
+  struct Body {
+    static Task<void> Run(RawPeer* p, std::string bytes) {
+      CHECK((co_await p->Connect(kRouterHost, 7430)).ok());
+      p->Send(std::move(bytes));
+      co_await p->UntilFrames(1);
+      co_await p->Close();
+    }
+  };
+  kernel_.RunTask(*at_client_, Body::Run(&peer, frame));
+  ASSERT_EQ(peer.frames.size(), 1u);
+  EXPECT_EQ(cluster_.records[KeyIn(0)], "v");
+}
+
+TEST_F(RouterTest, TheCompactProtocolIsServed) {
+  RpcClientOptions options;
+  options.protocol = WireProtocol::kCompact;
+  RpcClient compact(*at_client_, options);
+  struct Body {
+    static Task<std::string> Run(RpcClient* client, std::string key) {
+      CHECK((co_await client->Connect(kRouterHost, 7430, kSecond)).ok());
+      api::Kv_put_args put;
+      api::Kv_put_result done;
+      put.request.key = key;
+      put.request.value = "compact";
+      CHECK((co_await client->Call("put", &put, &done, kSecond)).ok());
+      EXPECT_TRUE(done.success.applied);
+      api::Kv_get_args get;
+      api::Kv_get_result got;
+      get.request.key = key;
+      CHECK((co_await client->Call("get", &get, &got, kSecond)).ok());
+      co_await client->Close();
+      co_return got.success.record.value;
+    }
+  };
+  EXPECT_EQ(*kernel_.RunTask(*at_client_, Body::Run(&compact, KeyIn(0))), "compact");
+}
+
+// -- multiGet and writeBatch
+
+TEST_F(RouterTest, BatchesAreSplitByNodeAndPutTogetherInOrder) {
+  api::Kv_writeBatch_args write;
+  api::Kv_multiGet_args read;
+  for (int i = 0; i < 100; ++i) {
+    api::WriteOp& op = write.request.ops.emplace_back();
+    op.kind = api::g_pando_constants.OP_PUT;
+    op.key = fmt::format("k{}", i);
+    op.value = fmt::format("v{}", i);
+    read.request.keys.push_back(op.key);
+  }
+  read.request.keys.push_back("missing");
+  // A move that nobody has told of, and a node that has no time: only their entries are tried again.
+  Get(KeyIn(0));
+  cluster_.Move(0, 3);
+  node(2).manners.busy = 1;
+  struct Body {
+    static Task<void> Run(RpcClient* client, api::Kv_writeBatch_args* w, api::Kv_writeBatch_result* written,
+                          api::Kv_multiGet_args* r, api::Kv_multiGet_result* result) {
+      CHECK((co_await client->Call("writeBatch", w, written, 20 * kSecond)).ok());
+      CHECK((co_await client->Call("multiGet", r, result, 20 * kSecond)).ok());
+    }
+  };
+  api::Kv_writeBatch_result written;
+  api::Kv_multiGet_result result;
+  kernel_.RunTask(*at_client_, Body::Run(client_.get(), &write, &written, &read, &result));
+  ASSERT_EQ(written.success.results.size(), 100u);
+  for (const api::WriteResult& r : written.success.results) EXPECT_TRUE(r.applied) << r.error.message;
+  EXPECT_EQ(node(1).writes + node(2).writes + node(3).writes, 100);
+  ASSERT_EQ(result.success.items.size(), 101u);
+  for (size_t i = 0; i < 100; ++i) {
+    EXPECT_EQ(result.success.items[i].record.value, fmt::format("v{}", i)) << result.success.items[i].error.message;
+  }
+  EXPECT_FALSE(result.success.items[100].record.found);
+  EXPECT_FALSE(result.success.items[100].__isset.error);
+}
+
+TEST_F(RouterTest, ALostBatchIsUnknownForItsNodeAlone) {
+  node(1).manners.close_after = 1;
+  api::Kv_writeBatch_args write;
+  for (uint32_t p = 0; p < kPartitionCount; ++p) {
+    api::WriteOp& op = write.request.ops.emplace_back();
+    op.kind = api::g_pando_constants.OP_PUT;
+    op.key = KeyIn(p);
+    op.value = "v";
+  }
+  struct Body {
+    static Task<void> Run(RpcClient* client, api::Kv_writeBatch_args* w, api::Kv_writeBatch_result* written) {
+      CHECK((co_await client->Call("writeBatch", w, written, 20 * kSecond)).ok());
+    }
+  };
+  api::Kv_writeBatch_result written;
+  kernel_.RunTask(*at_client_, Body::Run(client_.get(), &write, &written));
+  ASSERT_EQ(written.success.results.size(), kPartitionCount);
+  for (uint32_t p = 0; p < kPartitionCount; ++p) {
+    const api::WriteResult& r = written.success.results[p];
+    EXPECT_EQ(r.applied, cluster_.masters[p] != 1);
+    EXPECT_EQ(r.__isset.error, cluster_.masters[p] == 1);
+    if (r.__isset.error) {
+      EXPECT_EQ(r.error.applied, api::g_pando_constants.APPLIED_UNKNOWN);
+    }
+  }
+  EXPECT_EQ(node(1).requests, 1);
+}
+
+}  // namespace
+}  // namespace pando
