@@ -1,6 +1,6 @@
 /**
  * What a router asks the nodes of a cluster: where the partitions are, and for the part of an answer that some
- * partitions give. Served on the same port as Kv, by nodes of a cluster; others answer BAD_REQUEST.
+ * partitions give. Served on the same port as Kv.
  *
  * A request for partitions names them, and the reply says which it covers, with their ranges of hashes and their
  * epochs. A router adds up these ranges. It answers its client only if they cover every hash once, so an answer is
@@ -41,7 +41,7 @@ struct Route {
 }
 
 struct GetMapRequest {
-  /** The version of the map that the caller has; 0 = none. */
+  /** The version of the map that the caller has, of this cluster_id; 0 = none. */
   1: i64 known_version
   /** If there is nothing newer, wait so long for it; at most the request's budget. 0 = do not wait. */
   2: i32 wait_ms
@@ -49,10 +49,16 @@ struct GetMapRequest {
   3: string cluster_id
 }
 
-/** Nodes that see the same topology answer with the same versions. */
+/**
+ * Nodes that see the same topology answer with the same versions. A node that belongs to no cluster answers with a map
+ * of itself: its store is the cluster, and it is node 1, without an address. The caller has reached it at one.
+ */
 struct MapReply {
   1: string cluster_id
-  /** Not higher than known_version: nothing is newer, as far as this node knows. */
+  /**
+   * As known_version: this node knows nothing newer. Lower: it knows less than the caller, for the moment, or because
+   * the topology was put back, and the reply is its whole map.
+   */
   2: i64 version
   /** The lists have everything. Otherwise they have what has changed since known_version. */
   3: bool whole

@@ -19,6 +19,7 @@
 #include "src/model/partition.h"
 #include "src/model/point_write.h"
 #include "src/model/read_gate.h"
+#include "src/node/known_map.h"
 #include "src/node/snapshots.h"
 #include "src/partition/partition_clock.h"
 #include "src/partition/store.h"
@@ -50,6 +51,8 @@ struct KvBackend {
   ReadGate* read_gate = nullptr;
   // Of the cluster that the node belongs to, whose sessions it knows. Nothing: it is alone.
   std::optional<Uuid> cluster_id;
+  // That routers are told.
+  KnownMap map;
   // As `partitions`, for reads that any replica may answer: they do not ask for the lease. Empty: it is alone.
   std::vector<Partition*> replicas;
   // Engine::BatchWrite of this reactor, for partitions of `stored`.

@@ -135,6 +135,7 @@ const KvService::Method KvService::kMethods[] = {
     {"addReplica", &StartRead<&KvService::ClusterAddReplica>, MemoryLane::kControl},
     {"removeReplica", &StartRead<&KvService::ClusterRemoveReplica>, MemoryLane::kControl},
     {"aggregateReplica", &StartRead<&KvService::ClusterAggregateReplica>},
+    {"getMap", &StartRead<&KvService::GetMap>, MemoryLane::kControl},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 
@@ -180,7 +181,10 @@ KvService::KvService(RpcServer* server, KvBackend* backend, NodeControl* control
           server, backend,
           [this](const RequestId& id, std::string key, int32_t budget_ms) { SlowGet(id, std::move(key), budget_ms); }),
       writes_(server, backend, &tasks_),
-      watchers_(server, backend, watch_options) {
+      watchers_(
+          server, [backend] { return SumOfChanges(*backend); }, watch_options),
+      map_watchers_(
+          server, [backend] { return backend->map.version(); }, watch_options) {
   for (const Method& method : kMethods) {
     metrics_.push_back(std::make_unique<MethodMetrics>());
     metrics_.back()->name = method.name;

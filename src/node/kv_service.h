@@ -1,4 +1,4 @@
-// KvService implements the Thrift services Kv and Admin on one reactor. It checks each request,
+// KvService implements the Thrift services Kv, Admin, Cluster and Routing on one reactor. It checks each request,
 // calls the partitions and fills in the reply.
 //
 // Threads: one reactor.
@@ -12,6 +12,7 @@
 #include "gen-cpp/Admin.h"
 #include "gen-cpp/Cluster.h"
 #include "gen-cpp/Kv.h"
+#include "gen-cpp/Routing.h"
 #include "src/io/task.h"
 #include "src/kvapi/kv_errors.h"
 #include "src/kvapi/kv_requests.h"
@@ -50,6 +51,7 @@ class KvService final : public RpcService {
   GetPath& get_path() { return gets_; }
   WritePath& write_path() { return writes_; }
   WatchHub& watchers() { return watchers_; }
+  WatchHub& map_watchers() { return map_watchers_; }
 
   struct MethodMetrics {
     std::string_view name;
@@ -119,6 +121,9 @@ class KvService final : public RpcService {
   Task<void> ClusterAggregateReplica(
       Call<api::Cluster_aggregateReplica_args, api::Cluster_aggregateReplica_result>* call);
 
+  // kv_map.cc
+  Task<void> GetMap(Call<api::Routing_getMap_args, api::Routing_getMap_result>* call);
+
   struct SnapshotOpen;
   void ForgetClosedOpens();
   struct Watcher;
@@ -154,7 +159,7 @@ class KvService final : public RpcService {
   std::vector<std::unique_ptr<MethodMetrics>> metrics_;  // by index of kMethods
   GetPath gets_;
   WritePath writes_;
-  WatchHub watchers_;
+  WatchHub watchers_, map_watchers_;
   std::vector<SnapshotOpen*> opens_;  // calls that wait for a snapshot
 };
 

@@ -23,9 +23,6 @@ constexpr size_t kReservedPerReplyByte = 4;
 // doubles each time.
 constexpr Nanos kFirstPauseNs = 10 * kMillisecond;
 constexpr Nanos kMaxPauseNs = 80 * kMillisecond;
-// A watcher that found nothing replies this long before its deadline, or a tenth of its budget
-// before it if that is less.
-constexpr Nanos kReplyMarginNs = 100 * kMillisecond;
 constexpr int32_t kWatchRetryMs = 1000;
 
 struct WatchFindings {
@@ -130,7 +127,7 @@ Task<bool> KvService::GatherMore(Call<api::Kv_watch_args, api::Kv_watch_result>*
 // makes many watchers look at once, so a look reserves memory only when it has found a change.
 // Until then it holds at most that one.
 Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher) {
-  if (!WatchHub::HasNews(watcher->partitions, watcher->position)) co_return false;
+  if (!HasNews(watcher->partitions, watcher->position)) co_return false;
   WatchFindings& found = watcher->found;
   const size_t first = server_->reactor().Random() % watcher->partitions.size();
   co_await Gather(watcher, call->args.request.prefix, first, /*max_changes=*/1, /*max_bytes=*/1);
@@ -164,11 +161,10 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
   if (Failed(call, leased)) co_return;
 
   Reactor& reactor = server_->reactor();
-  const Nanos margin_ns = std::min(kReplyMarginNs, call->budget_ms * kMillisecond / 10);
-  const Nanos until_ns = std::min(call->received_ns + request.wait_ms * kMillisecond, call->deadline_ns - margin_ns);
+  const Nanos until_ns = WatchHub::EndOf(*call, request.wait_ms);
   Nanos look_after_ns = 0, pause_ns = kFirstPauseNs;
   for (;;) {
-    const bool news = WatchHub::HasNews(watcher.partitions, watcher.position);
+    const bool news = HasNews(watcher.partitions, watcher.position);
     const bool finished = co_await LookForChanges(call, &watcher);
     if (call->reply.__isset.error) co_return;
     const Nanos now = reactor.NowNs();
@@ -187,7 +183,7 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
       SetError(&call->reply, TooManyWatchers(watchers_.options().max_waiting));
       co_return;
     }
-    WatchHub::Wait wait(&watchers_, watcher.partitions, watcher.position, call->id, look_after_ns, until_ns);
+    ChangeWait wait(&watchers_, watcher.partitions, watcher.position, call->id, look_after_ns, until_ns);
     co_await wait;  // returns for several reasons, so the loop checks all of them again
   }
   std::vector<Change>& changes = watcher.found.changes;

@@ -206,6 +206,9 @@ Task<Status> NodeCluster::Join(std::string client_address, std::vector<std::stri
   co_await TellMembers();
   std::vector<Versioned<PartitionRecord>> records;
   for (const auto& [id, record] : newest_.partitions) records.push_back(record);
+  MapNews map_news;
+  map_news.partitions = records;
+  for (const auto& [id, node] : newest_.nodes) map_news.nodes.push_back(node);
   for (ReactorPart* part : *parts_) {
     auto join = [part](Reactor&) -> Task<void> {
       part->replica_host()->Join();
@@ -214,6 +217,7 @@ Task<Status> NodeCluster::Join(std::string client_address, std::vector<std::stri
     co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(join));
   }
   co_await TellRecords(std::move(records));
+  co_await TellMap(std::move(map_news));
   joined_ns_ = reactor_.NowNs();
   watch_ = std::make_unique<TopologyWatch>(topology_.get());
   tasks_.Spawn(Follow());
@@ -258,6 +262,18 @@ Task<void> NodeCluster::TellRecords(std::vector<Versioned<PartitionRecord>> reco
     if (of_part.empty()) continue;
     auto tell = [part, news = std::move(of_part)](Reactor&) -> Task<void> {
       for (const Versioned<PartitionRecord>& record : news) part->replica_host()->OnRecord(record);
+      co_return;
+    };
+    co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(tell));
+  }
+}
+
+Task<void> NodeCluster::TellMap(MapNews news) {
+  if (news.empty()) co_return;
+  news.one_counter = topology_->one_counter();
+  for (ReactorPart* part : *parts_) {
+    auto tell = [part, news](Reactor&) -> Task<void> {
+      part->TellMap(news);
       co_return;
     };
     co_await CallOn(reactor_, static_cast<int>(part->index()), std::move(tell));
@@ -355,17 +371,21 @@ Task<void> NodeCluster::Follow() {
     if (!news.ok()) continue;  // NC2
     bool nodes_changed = false;
     std::vector<Versioned<PartitionRecord>> records;
+    MapNews map_news;
     for (const TopologyEntry& entry : *news) {
       if (Status applied = newest_.Apply(entry); !applied.ok()) {
         LOG(ERROR) << "the topology " << topology_->name() << ": " << applied.ToString();
         continue;
       }
       nodes_changed = nodes_changed || NodeOfKey(entry.key) || entry.key == kClusterKey;
+      if (const std::optional<NodeId> id = NodeOfKey(entry.key)) map_news.nodes.push_back(newest_.nodes.at(*id));
       if (const std::optional<uint32_t> id = PartitionOfKey(entry.key)) records.push_back(newest_.partitions.at(*id));
     }
     if (WasDisplaced()) co_return co_await EndDisplaced();
     if (nodes_changed) co_await TellMembers();
+    map_news.partitions = records;
     co_await TellRecords(std::move(records));
+    co_await TellMap(std::move(map_news));
   }
 }
 

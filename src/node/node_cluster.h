@@ -29,6 +29,7 @@
 #include "src/io/directory.h"
 #include "src/metrics/registry.h"
 #include "src/node/guard.h"
+#include "src/node/known_map.h"
 #include "src/node/node_options.h"
 #include "src/replication/partition_topology.h"
 #include "src/topology/cluster_map.h"
@@ -128,6 +129,7 @@ class NodeCluster {
   void KeepSeen();
   Task<void> StoreSeen(NodeIdentity next);
   Task<void> TellRecords(std::vector<Versioned<PartitionRecord>> records);
+  Task<void> TellMap(MapNews news);
 
   Reactor& reactor_;
   const NodeOptions& options_;

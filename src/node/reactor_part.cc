@@ -168,6 +168,7 @@ void ReactorPart::SetHere(uint32_t id, bool here) {
 void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.store = store_;
   backend_.reactor = index();
+  if (!host_) backend_.map = KnownMap::Alone(*store_);
   backend_.clock = engine_->clock();
   backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
   backend_.batch_write = [this](std::span<PointWrite* const> writes) { engine_->BatchWrite(writes); };
@@ -425,6 +426,9 @@ void ReactorPart::RegisterMetrics() {
   add("kv_watch_changes_total", "Changes sent to watchers.", &watch.changes_total);
   add("kv_watch_gone_total", "Watchers told that the changes they need are no longer kept.", &watch.gone_total);
   add("kv_watch_refused_total", "Watchers refused because too many were waiting.", &watch.refused_total);
+  const WatchHub::Metrics& of_map = service_->map_watchers().metrics();
+  add("kv_map_waiting_count", "Calls that wait for a newer map, at most 1024 per reactor.", &of_map.waiting);
+  add("kv_map_refused_total", "Calls for a newer map refused because too many were waiting.", &of_map.refused_total);
   for (const auto& method : service_->method_metrics()) {
     MetricLabels with_method = labels;
     with_method.emplace_back("method", method->name);

@@ -100,6 +100,8 @@ class ReactorPart final : private replication::HostObserver {
   Task<Status> DropPartition(uint32_t id, std::optional<replication::ReplicaState>* last = nullptr);
   // Of any reactor: whether the node holds the partition. REQUIRES: Build.
   void SetHere(uint32_t id, bool here);
+  // Of any reactor, in a cluster: what is new in its map.
+  void TellMap(const MapNews& news) { backend_.map.Take(news); }
   Task<ReactorPartStatus> CollectStatus();
   // What is known to be damaged here. With `start`, first begins a pass at
   // `bytes_per_s` (0 = the engine's configured rate).

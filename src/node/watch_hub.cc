@@ -8,15 +8,23 @@ namespace pando {
 namespace {
 constexpr Nanos kTickNs = 5 * kMillisecond;
 constexpr size_t kMaxCompared = 8192;  // versions that one tick compares with watchers' positions
+// A watcher that found nothing replies this long before its deadline, or a tenth of its budget
+// before it if that is less.
+constexpr Nanos kReplyMarginNs = 100 * kMillisecond;
 }  // namespace
 
 WatchHub::~WatchHub() { CHECK(waiting_.empty()) << waiting_.size() << " watchers are still waiting"; }
 
-bool WatchHub::HasNews(const std::vector<Partition*>& partitions, const WatchPosition& position) {
+bool HasNews(const std::vector<Partition*>& partitions, const WatchPosition& position) {
   for (size_t i = 0; i < partitions.size(); ++i) {
     if (partitions[i]->newest_change() > position.versions[i]) return true;
   }
   return false;
+}
+
+Nanos WatchHub::EndOf(const RpcCallBase& call, int32_t wait_ms) {
+  const Nanos margin_ns = std::min(kReplyMarginNs, call.budget_ms * kMillisecond / 10);
+  return std::min(call.received_ns + wait_ms * kMillisecond, call.deadline_ns - margin_ns);
 }
 
 void WatchHub::Add(Wait* wait) {
@@ -28,21 +36,21 @@ void WatchHub::Add(Wait* wait) {
 }
 
 // Counts and versions only grow, so their sum changes when any of them does.
-bool WatchHub::AnyChange() {
+uint64_t SumOfChanges(const KvBackend& backend) {
   uint64_t sum = 0;
-  for (const std::atomic<uint64_t>* count : backend_.change_counts) sum += count->load(std::memory_order_acquire);
-  if (backend_.change_counts.empty()) {
-    for (const Partition* partition : backend_.partitions) sum += partition->newest_change();
+  for (const std::atomic<uint64_t>* count : backend.change_counts) sum += count->load(std::memory_order_acquire);
+  if (backend.change_counts.empty()) {
+    for (const Partition* partition : backend.partitions) sum += partition->newest_change();
   }
-  return std::exchange(changes_sum_, sum) != sum;
+  return sum;
 }
 
 bool WatchHub::IsOver(Wait* wait, Nanos now, size_t* compared) const {
   if (now >= wait->until_ns_ || MustEnd(*server_, wait->id_)) return true;
   if (!wait->unchecked_ || now < wait->look_after_ns_ || *compared >= kMaxCompared) return false;
   wait->unchecked_ = false;
-  *compared += wait->partitions_->size();
-  return HasNews(*wait->partitions_, *wait->position_);
+  *compared += wait->cost();
+  return wait->HasNews();
 }
 
 // While nothing is written, a tick looks at one count per reactor, however many watchers and
@@ -51,7 +59,8 @@ bool WatchHub::IsOver(Wait* wait, Nanos now, size_t* compared) const {
 void WatchHub::OnTick() {
   Reactor& reactor = server_->reactor();
   const Nanos now = reactor.NowNs();
-  const bool any_change = AnyChange();
+  const uint64_t changes = changes_();
+  const bool any_change = std::exchange(seen_changes_, changes) != changes;
   size_t compared = 0;
   std::erase_if(waiting_, [&](Wait* wait) {
     wait->unchecked_ |= any_change;

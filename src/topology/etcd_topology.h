@@ -52,6 +52,7 @@ class EtcdTopology final : public TopologyStore {
   Task<Result<TopologyChanges>> WaitForChange(Revision after, Nanos deadline_ns) override;
   void EndWaits() override { http_->EndWaits(); }
   Task<Status> Close() override;
+  bool one_counter() const override { return true; }
   const std::string& name() const override { return name_; }
 
  private:

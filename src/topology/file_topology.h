@@ -55,6 +55,7 @@ class FileTopology final : public TopologyStore {
   Task<Result<TopologyChanges>> WaitForChange(Revision after, Nanos deadline_ns) override;
   void EndWaits() override { ending_ = true; }
   Task<Status> Close() override;
+  bool one_counter() const override { return false; }  // each key counts its own
   const std::string& name() const override { return name_; }
 
   // For tests. The name of a revision's file, and its contents.

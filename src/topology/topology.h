@@ -89,6 +89,7 @@ class Topology {
   const Status& went_back() const { return went_back_; }
 
   Reactor& reactor() { return reactor_; }
+  bool one_counter() const { return store_->one_counter(); }
   const std::string& name() const { return store_->name(); }
   const TopologyMetrics& metrics() const { return metrics_; }
 

@@ -107,6 +107,9 @@ class TopologyStore {
   // there is no room fails with kOverloaded. The account must outlive the store and all listings.
   void ReserveIn(BudgetAccount* account) { memory_ = account; }
 
+  // Whether the revisions of all keys come from one counter. Then what has changed since a revision of the store are
+  // the keys with higher ones, if what is known of the store is its state at one moment.
+  virtual bool one_counter() const = 0;
   virtual const std::string& name() const = 0;  // for messages: the value of --topology
 
  protected:

@@ -130,6 +130,7 @@ class SimTopology final : public TopologyStore {
     co_await late_.Drain();
     co_return Status();
   }
+  bool one_counter() const override { return true; }
   const std::string& name() const override { return name_; }
 
  private:

@@ -168,6 +168,7 @@ class StuckStore final : public TopologyStore {
   }
   void EndWaits() override { queue_.NotifyAll(); }
   Task<Status> Close() override { co_return Status(); }
+  bool one_counter() const override { return true; }
   const std::string& name() const override { return name_; }
   size_t waiting() const { return queue_.size(); }
 
