@@ -60,6 +60,7 @@ TEST(RouteMap, FindsTheRouteOfEveryHash) {
   }
 }
 
+// RM2.
 TEST(RouteMap, ADeltaChangesOnlyWhatIsNewer) {
   RouteMap map;
   ASSERT_TRUE(map.Apply(Whole(4, 7), "a").ok());
@@ -76,6 +77,7 @@ TEST(RouteMap, ADeltaChangesOnlyWhatIsNewer) {
   EXPECT_EQ(map.Find(0)->master, 3u);
 }
 
+// RM1.
 TEST(RouteMap, RefusesWhatDoesNotFitTogether) {
   RouteMap map;
   EXPECT_THAT(map.Apply(Delta(8, RouteOf(0, 4, 3, 6)), "n1").message(), HasSubstr("does not have"));

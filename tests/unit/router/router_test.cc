@@ -119,6 +119,7 @@ TEST_F(RouterTest, EachKeyGoesToItsMasterAtOnce) {
   EXPECT_EQ(node(1).requests + node(2).requests + node(3).requests, static_cast<int>(2 * kPartitionCount + 1));
 }
 
+// FW3.
 TEST_F(RouterTest, TheNodeGetsWhatIsLeftOfTheBudget) {
   EXPECT_TRUE(Put(KeyIn(0), "v", Budget(500)).success.applied);
   EXPECT_THAT(MasterOf(0).budgets_ms, Each(AllOf(Gt(490), Le(499))));
@@ -151,6 +152,7 @@ TEST_F(RouterTest, AMoveIsFollowedByTheMapAlone) {
   EXPECT_EQ(service_->forwarder().metrics().misrouted_total.value(), misrouted);
 }
 
+// FW1: it ends with its budget. RK1: many requests that find the map wrong ask for one newer map.
 TEST_F(RouterTest, TwoNodesThatSendItToEachOtherDoNotKeepItBusy) {
   Get(KeyIn(0));
   for (auto& n : nodes_) n->KeepMap();
@@ -182,6 +184,7 @@ TEST_F(RouterTest, AReadIsSentAgainWhenItsConnectionBreaks) {
   EXPECT_GE(MasterOf(0).gets, 2);
 }
 
+// FW2.
 TEST_F(RouterTest, AWriteWithoutANameIsNeverSentTwice) {
   for (const bool applies : {false, true}) {
     MasterOf(0).manners.close_after = 1;
@@ -241,6 +244,7 @@ TEST_F(RouterTest, ASilentNodeDelaysOnlyItsOwnKeys) {
   for (const api::Kv_get_result& result : results) EXPECT_TRUE(result.__isset.error);
 }
 
+// UP1, UP2: what the breaker refuses was not sent.
 TEST_F(RouterTest, ANodeThatDoesNotAnswerIsLeftOutAndComesBack) {
   Put(KeyIn(0), "v");
   MasterOf(0).manners.silent = true;
@@ -275,6 +279,7 @@ TEST_F(RouterTest, WithoutANodeTheErrorSaysWhichAndNothingIsSent) {
   EXPECT_TRUE(result.error.retryable);
 }
 
+// RK2.
 TEST_F(RouterTest, AnotherClustersMapIsRefused) {
   Get(KeyIn(0));
   cluster_.id = Uuid{9, 9};
@@ -337,6 +342,7 @@ TEST_F(RouterTest, TheCompactProtocolIsServed) {
 
 // -- multiGet and writeBatch
 
+// BC1, BC2.
 TEST_F(RouterTest, BatchesAreSplitByNodeAndPutTogetherInOrder) {
   api::Kv_writeBatch_args write;
   api::Kv_multiGet_args read;
@@ -373,6 +379,7 @@ TEST_F(RouterTest, BatchesAreSplitByNodeAndPutTogetherInOrder) {
   EXPECT_FALSE(result.success.items[100].__isset.error);
 }
 
+// BC3.
 TEST_F(RouterTest, ALostBatchIsUnknownForItsNodeAlone) {
   node(1).manners.close_after = 1;
   api::Kv_writeBatch_args write;
