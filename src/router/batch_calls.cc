@@ -42,6 +42,10 @@ bool OnlyMaster(const api::Context& context) {
   return context.level != api::g_pando_constants.LEVEL_BOUNDED && context.level != api::g_pando_constants.LEVEL_SESSION;
 }
 
+bool Answers(const Route& route, NodeId node) {
+  return route.master == node || std::find(route.in_sync.begin(), route.in_sync.end(), node) != route.in_sync.end();
+}
+
 // The error of a part as a whole, or nothing. `*cause`: whether its entries may be tried again.
 template <typename P>
 std::optional<api::KvError> ErrorOf(const P& part, bool is_write, bool named, RetryCause* cause) {
@@ -119,8 +123,16 @@ Task<void> SendGets(RouteKeeper* keeper, MultiGetCall* call, NodeId node, GetPar
   part->args.context = call->args.context;
   part->args.request.snapshot = call->args.request.snapshot;
   for (const size_t i : part->entries) part->args.request.keys.push_back(call->args.request.keys[i]);
-  part->answer = co_await CallNode(call->server->reactor(), keeper->NodeOf(node), CallKind::kLong, "multiGet",
-                                   &part->args, &part->reply, call->deadline_ns);
+  const bool only_master = OnlyMaster(call->args.context);
+  auto outdated = [node, part, only_master](const RouteMap& map) {
+    const std::vector<std::string>& keys = part->args.request.keys;
+    return map.complete() && std::any_of(keys.begin(), keys.end(), [&](const std::string& key) {
+             const Route& route = map.RouteOfKey(key);
+             return route.master != node && (only_master || !Answers(route, node));
+           });
+  };
+  part->answer = co_await CallNode(keeper, keeper->NodeOf(node), CallKind::kLong, "multiGet", &part->args, &part->reply,
+                                   call->deadline_ns, std::move(outdated));
 }
 
 // The values that one reply holds.
@@ -216,8 +228,16 @@ Task<void> SendWrites(RouteKeeper* keeper, WriteBatchCall* call, NodeId node, Se
   part->args.request.conditions = request.conditions;
   for (const size_t i : part->entries) part->args.request.ops.push_back(request.ops[i]);
   sent->sent = true;
-  part->answer = co_await CallNode(call->server->reactor(), keeper->NodeOf(node), CallKind::kPoint, "writeBatch",
-                                   &part->args, &part->reply, call->deadline_ns);
+  std::function<bool(const RouteMap&)> outdated;
+  if (!call->args.context.client_id.empty()) {
+    outdated = [node, part](const RouteMap& map) {
+      const std::vector<api::WriteOp>& ops = part->args.request.ops;
+      return map.complete() &&
+             std::any_of(ops.begin(), ops.end(), [&](const auto& op) { return map.RouteOfKey(op.key).master != node; });
+    };
+  }
+  part->answer = co_await CallNode(keeper, keeper->NodeOf(node), CallKind::kPoint, "writeBatch", &part->args,
+                                   &part->reply, call->deadline_ns, std::move(outdated));
 }
 
 void TakeWrites(WriteBatchCall* call, WritePart& part, Sessions* sessions, Open* open) {

@@ -18,6 +18,8 @@ namespace {
 // What is kept of a node's budget for the way back.
 constexpr Nanos kWayBackNs = kMillisecond;
 constexpr int kQuickTries = 3;
+// So long a read waits for a replica that need not be the one that answers.
+constexpr Nanos kReplicaPatienceNs = 300 * kMillisecond;
 
 template <typename Args>
 Status Normalize(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
@@ -60,7 +62,7 @@ const PointMethod* FindPointMethod(std::string_view name) {
   return nullptr;
 }
 
-struct Forwarder::PointCall final : RpcExchange {
+struct Forwarder::PointCall final : RpcExchange, InFlight {
   RpcServer* server = nullptr;
   const PointMethod* method = nullptr;
   RequestId id;
@@ -77,7 +79,10 @@ struct Forwarder::PointCall final : RpcExchange {
   NodeId asked = 0, avoid = 0;  // in this try; in the last one, if it did not answer
   uint64_t seen = 0;            // of the keeper's news, when this try began
 
-  bool named() const { return !context.client_id.empty(); }
+  bool may_repeat() const { return !method->is_write || !context.client_id.empty(); }
+  bool Outdated(const RouteMap& map) const override {
+    return only_master && map.complete() && map.RouteOfHash(hash).master != asked;
+  }
   void Fail(const Status& why) { error = ToKvError(why, method->is_write); }
 
   Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override {
@@ -227,11 +232,16 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
     co_return sent.code() == Code::kOverloaded ? RetryCause::kBusy : RetryCause::kDown;
   }
   // The call stays where it is: Run owns it until it has ended.
-  co_await link->client->Begin(call, std::max(left_ns, Nanos{0}) + kGraceNs);
+  Nanos patience_ns = std::max(left_ns, Nanos{0}) + kGraceNs;
+  // Another replica may answer as well.
+  if (!call->only_master) patience_ns = std::min(patience_ns, kReplicaPatienceNs);
+  if (call->may_repeat()) keeper_->Add(call, link->client.get(), call);
+  co_await link->client->Begin(call, patience_ns);
+  if (call->may_repeat()) keeper_->Remove(call);
   if (call->answered || call->has_error) upstream->NoteAnswer();
   if (call->answered) co_return RetryCause::kNone;
   if (!call->has_error) {
-    if (call->status.code() == Code::kDeadline) upstream->NoteSilence(left_ns + kGraceNs);
+    if (call->status.code() == Code::kDeadline) upstream->NoteSilence(patience_ns);
     co_return JudgeLost(call, call->status);
   }
   const RetryCause cause = CauseOf(call->error);
@@ -243,8 +253,8 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
 // The request was sent, and no answer came.
 RetryCause Forwarder::JudgeLost(PointCall* call, const Status& status) {
   call->avoid = call->asked;
-  const bool may_repeat = !call->method->is_write || call->named();
-  if (status.code() == Code::kDeadline) {
+  const bool may_repeat = call->may_repeat();
+  if (status.code() == Code::kDeadline && server_->reactor().NowNs() >= call->deadline_ns) {
     call->error = ToKvError(status, call->method->is_write);
     // A node that is silent may have applied it.
     if (call->method->is_write) call->error.applied = static_cast<int32_t>(ApiApplied::kUnknown);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,23 +21,37 @@ struct NodeAnswer {
   bool answered() const { return status.ok(); }
 };
 
-// Calls `method` of the node. `args->context.budget_ms` is set to what is left. Both outlive the task, and the reply
-// must be fresh.
+// Calls `method` of the node. If `outdated` is given, the call is given up (kAborted) when it returns true of a newer
+// map: only for calls that may be made again. `args->context.budget_ms` is set to what is left. Both outlive the task,
+// and the reply must be fresh.
 template <typename Args, typename Reply>
-Task<NodeAnswer> CallNode(Reactor& reactor, std::shared_ptr<Upstream> node, CallKind kind, std::string method,
-                          Args* args, Reply* reply, Nanos deadline_ns) {
+Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, CallKind kind, std::string method,
+                          Args* args, Reply* reply, Nanos deadline_ns,
+                          std::function<bool(const RouteMap&)> outdated = {}) {
+  struct Outdatable final : InFlight {
+    bool Outdated(const RouteMap& map) const override { return outdated(map); }
+    std::function<bool(const RouteMap&)> outdated;
+  } in_flight;
   if (node == nullptr) co_return NodeAnswer{Error(Code::kUnavailable, "the node is not in the map"), false};
   Result<std::shared_ptr<Upstream::Link>> picked = node->Pick(kind);
   if (!picked.ok()) co_return NodeAnswer{picked.TakeStatus(), false};
   const std::shared_ptr<Upstream::Link> link = *std::move(picked);
-  const Nanos left_ns = std::max(deadline_ns - reactor.NowNs(), kMillisecond);
+  const Nanos left_ns = std::max(deadline_ns - keeper->reactor().NowNs(), kMillisecond);
   args->context.budget_ms = static_cast<int32_t>(left_ns / kMillisecond);
   const Nanos patience_ns = left_ns + kNodeGraceNs;
-  Status status = co_await link->client->Call(std::move(method), args, reply, patience_ns);
+  RpcClient::TypedCall<Reply> call;
+  call.reply = reply;
+  if (Status refused = link->client->SendArgs(method, *args); !refused.ok()) {
+    co_return NodeAnswer{std::move(refused), false};
+  }
+  in_flight.outdated = std::move(outdated);
+  const bool outdatable = static_cast<bool>(in_flight.outdated);
+  if (outdatable) keeper->Add(&in_flight, link->client.get(), &call);
+  co_await link->client->Begin(&call, patience_ns);
+  if (outdatable) keeper->Remove(&in_flight);
+  Status status = std::move(call.status);
   if (status.ok()) node->NoteAnswer();
   if (status.code() == Code::kDeadline) node->NoteSilence(patience_ns);
-  // What RpcClient refuses before it sends is kOverloaded or what broke the connection; both are rare enough here to
-  // count as sent.
   co_return NodeAnswer{std::move(status), true};
 }
 

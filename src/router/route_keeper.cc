@@ -11,6 +11,7 @@ namespace pando {
 namespace {
 
 constexpr Nanos kPauseNs = 20 * kMillisecond;  // after a node that could not be asked
+constexpr Nanos kAnswerNs = 2 * kMillisecond;
 constexpr Nanos kLogIntervalNs = 10 * kSecond;
 constexpr Nanos kRefreshPauseNs = kMillisecond;  // between two rounds of questions
 
@@ -107,8 +108,7 @@ std::shared_ptr<Upstream> RouteKeeper::AnyNode() {
 
 bool RouteKeeper::ApplyHint(uint32_t partition, std::string_view master_address, Epoch epoch) {
   if (!map_.ApplyHint(partition, master_address, epoch)) return false;
-  metrics_.map_changes_total.Add();
-  TellNews();
+  OnMapChanged();
   return true;
 }
 
@@ -117,18 +117,52 @@ void RouteKeeper::TellNews() {
   changed_.NotifyAll();
 }
 
+void RouteKeeper::OnMapChanged() {
+  metrics_.map_changes_total.Add();
+  for (InFlight* call : in_flight_) {
+    if (!call->Outdated(map_)) continue;
+    metrics_.abandoned_total.Add();
+    call->client_->Abandon(call->exchange_, Error(Code::kAborted, "another node is asked instead by now"));
+  }
+  TellNews();
+}
+
+void RouteKeeper::Add(InFlight* call, RpcClient* client, RpcExchange* exchange) {
+  call->client_ = client;
+  call->exchange_ = exchange;
+  call->index_ = in_flight_.size();
+  in_flight_.push_back(call);
+}
+
+void RouteKeeper::Remove(InFlight* call) {
+  in_flight_[call->index_] = in_flight_.back();
+  in_flight_[call->index_]->index_ = call->index_;
+  in_flight_.pop_back();
+}
+
 Task<void> RouteKeeper::UntilNews(uint64_t seen, Nanos deadline_ns) {
   co_await WaitUntil(reactor_, changed_, deadline_ns, [this, seen] { return stopping_ || news_ != seen; });
 }
 
 Task<Status> RouteKeeper::UntilComplete(Nanos deadline_ns) {
   if (map_.complete()) co_return Status();
-  co_await WaitUntil(reactor_, changed_, deadline_ns, [this] { return stopping_ || map_.complete(); });
+  // The caller still has to answer.
+  const Nanos until_ns = deadline_ns - kAnswerNs;
+  co_await WaitUntil(reactor_, changed_, until_ns, [this] { return stopping_ || map_.complete(); });
   if (map_.complete()) co_return Status();
   co_return Error(Code::kUnavailable, "this router has no map of the cluster: {}", trouble_.message());
 }
 
 // -- asking
+
+Status RouteKeeper::Refused(Status why) {
+  metrics_.refused_maps_total.Add();
+  if (reactor_.NowNs() >= next_log_ns_) {
+    LOG(WARNING) << why.message();
+    next_log_ns_ = reactor_.NowNs() + kLogIntervalNs;
+  }
+  return why;
+}
 
 Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns) {
   CO_ASSIGN_OR_RETURN(const std::shared_ptr<Upstream::Link> link, node->Pick(CallKind::kLong));
@@ -144,22 +178,16 @@ Task<Status> RouteKeeper::AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns) 
   CO_RETURN_IF_ERROR(asked);
   node->NoteAnswer();
   if (result.__isset.error) {
-    co_return Error(Code::kUnavailable, "{} does not say where the partitions are: {}", node->address(),
-                    result.error.message);
+    co_return Refused(Error(Code::kUnavailable, "{} does not say where the partitions are: {}", node->address(),
+                            result.error.message));
   }
   const uint64_t before = map_.changes();
   if (Status applied = map_.Apply(result.success, node->address()); !applied.ok()) {
-    metrics_.refused_maps_total.Add();
-    if (reactor_.NowNs() >= next_log_ns_) {
-      LOG(WARNING) << applied.message();
-      next_log_ns_ = reactor_.NowNs() + kLogIntervalNs;
-    }
-    co_return applied;
+    co_return Refused(std::move(applied));
   }
   if (map_.changes() != before) {
-    metrics_.map_changes_total.Add();
     AdoptNodes();
-    TellNews();
+    OnMapChanged();
     if (on_complete_ && map_.complete()) std::exchange(on_complete_, nullptr)();
   }
   co_return Status();

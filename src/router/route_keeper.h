@@ -38,8 +38,22 @@ struct RouteKeeperOptions {
 };
 
 struct RouteKeeperMetrics {
-  Counter polls_total, refreshes_total, map_changes_total, refused_maps_total;
+  Counter polls_total, refreshes_total, map_changes_total, refused_maps_total, abandoned_total;
   UpstreamMetrics upstream;
+};
+
+// A call of a node that may be made again elsewhere, while it waits for the answer. When the map shows that the node
+// is the wrong one by now, nobody waits for its answer any more: it may be silent.
+class InFlight {
+ public:
+  virtual ~InFlight() = default;
+  virtual bool Outdated(const RouteMap& map) const = 0;
+
+ private:
+  friend class RouteKeeper;
+  RpcClient* client_ = nullptr;
+  RpcExchange* exchange_ = nullptr;
+  size_t index_ = 0;
 };
 
 class RouteKeeper {
@@ -53,6 +67,7 @@ class RouteKeeper {
   void BeginStop();
   Task<void> Stop();
 
+  Reactor& reactor() { return reactor_; }
   const RouteMap& map() const { return map_; }
   // Null: no such node, or its address is unknown.
   std::shared_ptr<Upstream> NodeOf(NodeId node) const;
@@ -73,6 +88,9 @@ class RouteKeeper {
   Task<void> UntilNews(uint64_t seen, Nanos deadline_ns);
   // Waits for a map, or until the deadline. kUnavailable says why there is none.
   Task<Status> UntilComplete(Nanos deadline_ns);
+  // `exchange` is abandoned with kAborted when `call` is outdated. Both stay until Remove.
+  void Add(InFlight* call, RpcClient* client, RpcExchange* exchange);
+  void Remove(InFlight* call);
   // Why there is no map, or none newer.
   const Status& trouble() const { return trouble_; }
 
@@ -81,9 +99,11 @@ class RouteKeeper {
  private:
   Task<void> Poll();
   Task<void> AskAll();
+  Status Refused(Status why);  // counts it, and logs it now and then
   Task<Status> AskMap(std::shared_ptr<Upstream> node, Nanos wait_ns);
   void AdoptNodes();
   void TellNews();
+  void OnMapChanged();
   std::shared_ptr<Upstream> MakeUpstream(const std::string& address);
   Task<void> StopUpstream(std::shared_ptr<Upstream> upstream);
 
@@ -94,6 +114,7 @@ class RouteKeeper {
   std::map<std::string, std::shared_ptr<Upstream>> upstreams_;  // by address
   size_t turn_ = 0;                                             // whose turn it is to be asked
   uint64_t news_ = 0;
+  std::vector<InFlight*> in_flight_;
   WaitQueue changed_;  // news_, or stopping_
   TaskGroup tasks_;
   bool stopping_ = false, refreshing_ = false;

@@ -188,6 +188,8 @@ void Router::RegisterMetrics(Part* part, size_t index) {
   add("kv_router_map_changes_total", "Changes of the map.", &keeper.map_changes_total);
   add("kv_router_refused_maps_total", "Maps that did not fit together or were of another cluster.",
       &keeper.refused_maps_total);
+  add("kv_router_abandoned_calls_total", "Calls given up because another node has become the right one.",
+      &keeper.abandoned_total);
   add("kv_router_connects_total", "Connections made to nodes.", &keeper.upstream.connects_total);
   add("kv_router_connect_failures_total", "Connections to nodes that could not be made.",
       &keeper.upstream.connect_failures_total);

@@ -73,8 +73,8 @@ Task<void> RouterService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* 
   if (Failed(call, co_await keeper_->UntilComplete(call->deadline_ns))) co_return;
   const std::vector<std::string> wanted = call->args.request.features;
   call->args.request.features.clear();
-  const NodeAnswer answer = co_await CallNode(server_->reactor(), keeper_->AnyNode(), CallKind::kPoint, "hello",
-                                              &call->args, &call->reply, call->deadline_ns);
+  const NodeAnswer answer = co_await CallNode(keeper_, keeper_->AnyNode(), CallKind::kPoint, "hello", &call->args,
+                                              &call->reply, call->deadline_ns);
   if (Failed(call, answer.status) || call->reply.__isset.error) co_return;
   api::HelloReply& reply = call->reply.success;
   reply.partitions = static_cast<int32_t>(keeper_->map().routes().size());

@@ -90,8 +90,14 @@ void RpcClient::Finish(RpcExchange* exchange, Status status) {
 }
 
 void RpcClient::OnTimeout(RpcExchange* exchange) {
-  expected_[exchange->seqid_] = nullptr;
-  Finish(exchange, Error(Code::kDeadline, "{} did not answer before the call's deadline", peer_));
+  Abandon(exchange, Error(Code::kDeadline, "{} did not answer before the call's deadline", peer_));
+}
+
+void RpcClient::Abandon(RpcExchange* exchange, Status why) {
+  const auto expected = expected_.find(exchange->seqid_);
+  if (expected == expected_.end() || expected->second != exchange) return;
+  expected->second = nullptr;
+  Finish(exchange, std::move(why));
 }
 
 void RpcClient::OnTurnEnd() {

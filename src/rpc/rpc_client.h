@@ -71,9 +71,8 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   template <typename Args, typename Reply>
   Task<Status> Call(std::string method, const Args* args, Reply* reply, Nanos timeout_ns) {
     TypedCall<Reply> call;
-    if (Status status = Admit(); !status.ok()) co_return status;
     call.reply = reply;
-    codec_.Write(Header(options_.protocol, method), *args, &out_);
+    if (Status status = SendArgs(method, *args); !status.ok()) co_return status;
     // Suspends until the reply, the deadline or the end of the connection. `call` stays in this
     // frame.
     co_await Begin(&call, timeout_ns);
@@ -95,6 +94,23 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
     void await_resume() const noexcept {}
   };
   Awaiter Begin(RpcExchange* exchange, Nanos timeout_ns) { return {this, exchange, timeout_ns}; }
+  // Nobody needs the reply any more: the exchange ends with `why`. Does nothing if it has ended.
+  void Abandon(RpcExchange* exchange, Status why);
+  // The arguments and the reply of a call whose owner needs the exchange itself.
+  template <typename Args>
+  Status SendArgs(std::string_view method, const Args& args) {
+    RETURN_IF_ERROR(Admit());
+    codec_.Write(Header(options_.protocol, method), args, &out_);
+    return {};
+  }
+  template <typename Reply>
+  struct TypedCall final : RpcExchange {
+    Reply* reply = nullptr;
+    Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override {
+      if (header.type == apache::thrift::protocol::T_EXCEPTION) return ToStatus(header, body, codec);
+      return codec->Read(header.protocol, body, reply);
+    }
+  };
 
   // Closes the connection and waits until every call has returned.
   Task<void> Close();
@@ -106,15 +122,6 @@ class RpcClient final : private ConnectionHandler, private TurnHook {
   size_t unanswered() const { return expected_.size(); }
 
  private:
-  template <typename Reply>
-  struct TypedCall final : RpcExchange {
-    Reply* reply = nullptr;
-    Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override {
-      if (header.type == apache::thrift::protocol::T_EXCEPTION) return ToStatus(header, body, codec);
-      return codec->Read(header.protocol, body, reply);
-    }
-  };
-
   MessageHeader Header(WireProtocol protocol, std::string_view method) const {
     return {protocol, apache::thrift::protocol::T_CALL, next_seqid_, method};
   }

@@ -46,7 +46,7 @@ class NodeProcess:
         self.data_dir = pathlib.Path(data_dir)
         self.flags = list(flags)
         self.prefix = []  # of the command, such as one that enters a network namespace
-        self.binary = binary or BIN_DIR / "kvnode"
+        self.binary = pathlib.Path(binary or BIN_DIR / "kvnode")
         self.log = self.data_dir.parent / (self.data_dir.name + ".log")
         self.process = None
         self.host = self.port = None
@@ -61,6 +61,9 @@ class NodeProcess:
     def launch(self):
         command = [*self.prefix, self.binary, "--data_dir", self.data_dir, "--listen", "127.0.0.1:0", "--http_port",
                    "0", "--logtostderr", *self.flags]
+        self.launch_command(command)
+
+    def launch_command(self, command):
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=log,
                                             stderr=subprocess.STDOUT)
@@ -77,9 +80,9 @@ class NodeProcess:
             if self.is_ready():
                 return
             if self.process.poll() is not None:
-                raise AssertionError(f"kvnode exited with {self.process.returncode} while starting:\n{self.output()}")
+                raise AssertionError(f"{self.binary.name} exited with {self.process.returncode} while starting:\n{self.output()}")
             time.sleep(0.01)
-        raise AssertionError(f"kvnode was not ready after {START_TIMEOUT_S} s:\n{self.output()}")
+        raise AssertionError(f"{self.binary.name} was not ready after {START_TIMEOUT_S} s:\n{self.output()}")
 
     def output(self):
         return self.log.read_text(errors="replace")[-8000:]
@@ -97,9 +100,9 @@ class NodeProcess:
         try:
             code = self.process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"kvnode still runs {STOP_TIMEOUT_S} s after SIGTERM:\n{self.output()}") from error
+            raise AssertionError(f"{self.binary.name} still runs {STOP_TIMEOUT_S} s after SIGTERM:\n{self.output()}") from error
         if code != 0:
-            raise AssertionError(f"kvnode exited with {code} after SIGTERM:\n{self.output()}")
+            raise AssertionError(f"{self.binary.name} exited with {code} after SIGTERM:\n{self.output()}")
 
     def resident_bytes(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()

@@ -244,6 +244,39 @@ TEST_F(RouterTest, ASilentNodeDelaysOnlyItsOwnKeys) {
   for (const api::Kv_get_result& result : results) EXPECT_TRUE(result.__isset.error);
 }
 
+TEST_F(RouterTest, NobodyWaitsForASilentNodeThatIsNotMasterAnyMore) {
+  Put(KeyIn(0), "v");
+  ScriptedNode& silent = MasterOf(0);
+  silent.manners.silent = true;
+  const NodeId next = 1 + cluster_.masters[0] % 3;
+  auto move_soon = [](ScriptedCluster* cluster, SimReactor* reactor, NodeId to) -> Task<void> {
+    co_await Sleep(*reactor, 200 * kMillisecond);
+    cluster->Move(0, to);
+  };
+  TaskGroup moves;
+  moves.Spawn(move_soon(&cluster_, at_client_, next));
+  const Nanos began_ns = kernel_.now_ns();
+  EXPECT_EQ(Get(KeyIn(0), Budget(20'000)).success.record.value, "v");
+  EXPECT_LT(kernel_.now_ns() - began_ns, 400 * kMillisecond);
+  // A write under a name too; one without a name may have been carried out, so it must not be sent again.
+  cluster_.Move(0, cluster_.masters[0] == 1 ? 2 : 1);
+  kernel_.RunFor(50 * kMillisecond);
+  EXPECT_EQ(keeper_->metrics().abandoned_total.value(), 1u);
+}
+
+TEST_F(RouterTest, ASilentReplicaIsLeftForAnother) {
+  api::Context context = Budget(20'000);
+  context.level = api::g_pando_constants.LEVEL_BOUNDED;
+  context.max_staleness_ms = 1000;
+  Put(KeyIn(0), "v");
+  for (NodeId id = 1; id <= 3; ++id) node(id).manners.silent = id != cluster_.masters[0];
+  for (int i = 0; i < 10; ++i) {
+    const Nanos began_ns = kernel_.now_ns();
+    EXPECT_EQ(Get(KeyIn(0), context).success.record.value, "v");
+    EXPECT_LT(kernel_.now_ns() - began_ns, kSecond);
+  }
+}
+
 // UP1, UP2: what the breaker refuses was not sent.
 TEST_F(RouterTest, ANodeThatDoesNotAnswerIsLeftOutAndComesBack) {
   Put(KeyIn(0), "v");
