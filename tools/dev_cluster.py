@@ -1,18 +1,19 @@
 #!/usr/bin/python3
-"""Runs a cluster of three Pando nodes on this machine, for ./dev up and ./dev down.
+"""Runs a cluster of three Pando nodes and two routers on this machine, for ./dev up and ./dev down.
 
     tools/dev_cluster.py up [--etcd]      start whichever process does not run, and wait until all replicas are in sync
-    tools/dev_cluster.py down             stop all processes, the nodes one after the other, etcd last
+    tools/dev_cluster.py down             stop all processes: the routers, the nodes one after the other, etcd last
     tools/dev_cluster.py running          exit with 0 if any process runs
     tools/dev_cluster.py kill-master KEY  kill -9 the master of the partition that holds the key, and print its node
 
-The first `up` also loads the records of RUN_DIR/packages.jsonl, and shows that the death of a master loses none of
-them. RUN_DIR/cluster.json says what runs: {"topology", "nodes": [{"id", "listen", "http", "pid", "data_dir"}],
-"routers": []}. A node's "pid" is the process that serves; its parent, the guard, is "guard" (src/node/guard.h).
+The first `up` also loads the records of RUN_DIR/packages.jsonl through a router, and shows that the death of a master
+loses none of them. RUN_DIR/cluster.json says what runs: {"topology", "nodes": [{"id", "listen", "http", "pid",
+"data_dir"}], "routers": [{"id", "listen", "http", "pid", "log_dir"}]}. A node's "pid" is the process that serves; its
+parent, the guard, is "guard" (src/node/guard.h).
 
 Environment: PANDO_BIN_DIR (default build/release/bin), PANDO_RUN_DIR (default run), PANDO_LISTEN and PANDO_HTTP_PORT of
-the first node (the others take the ports 10 and 20 higher; port 0 takes any free ones), PANDO_ETCD (the etcd program;
-default build/etcd/etcd, and then /usr/bin/etcd).
+the first node (the others take the ports 10 and 20 higher, the routers those 30 and 40 higher; port 0 takes any free
+ones), PANDO_ETCD (the etcd program; default build/etcd/etcd, and then /usr/bin/etcd).
 """
 
 import argparse
@@ -46,10 +47,10 @@ STATE = RUN_DIR / "cluster.json"
 RECORDS = RUN_DIR / "packages.jsonl"
 LOGS = RUN_DIR / "log"
 
-NODES, PARTITIONS, REPLICAS = 3, 16, 3
+NODES, PARTITIONS, REPLICAS, ROUTERS = 3, 16, 3, 2
 PORT_STEP, ETCD_PORT_STEP = 10, 100  # between the nodes, and from the first node to etcd
 START_TIMEOUT_S, HEAL_TIMEOUT_S, STOP_TIMEOUT_S, KILL_TIMEOUT_S = 60, 60, 60, 10
-READY = re.compile(r"kvnode ready: thrift ([^ ]+), (?:http ([^ ]+), )?")
+READY = re.compile(r"(?:kvnode|kvrouter) ready: thrift ([^ ]+), (?:http ([^ ]+), )?")
 PROBE_TTL_MS = 600_000
 PROBE_AFTER_S = 0.5  # the probe goes on for this long after the new master's first answer
 
@@ -167,8 +168,16 @@ class State:
     def etcd(self):
         return self.value.get("etcd")
 
+    @property
+    def routers(self):
+        return self.value.setdefault("routers", [])
+
     def addresses(self):
         return [node["listen"] for node in self.nodes]
+
+    def entrances(self):
+        """Where clients go: the routers."""
+        return [router["listen"] for router in self.routers]
 
     def at(self, address):
         """The node that listens there."""
@@ -181,6 +190,10 @@ class State:
 
 def node_runs(node):
     return runs(node["pid"], node["data_dir"])
+
+
+def router_runs(router):
+    return runs(router["pid"], router["log_dir"])
 
 
 def guard_runs(node):
@@ -217,7 +230,7 @@ def show(state, *arguments):
     command = list(map(str, arguments))
     tell(f"\n$ kvadmin {' '.join(command)}")
     if arguments[0] != "cluster":
-        command = ["--server", ",".join(state.addresses()), *command]
+        command = ["--server", ",".join(state.entrances()), *command]
     if subprocess.run([BIN_DIR / "kvadmin", *command], stdin=subprocess.DEVNULL, check=False).returncode != 0:
         raise Failure("this command failed; what it says is above")
 
@@ -287,6 +300,13 @@ def plan(state, with_etcd):
     state.save()
 
 
+def plan_routers(state):
+    while len(state.routers) < ROUTERS:
+        number = len(state.routers) + 1
+        state.routers.append({"id": number, "listen": None, "http": None, "pid": None,
+                              "log_dir": str(LOGS / f"router-{number}")})
+
+
 def create_cluster(state):
     """Writes the map of a new cluster, or goes on with what an interrupted run has written of it."""
     if state.value.get("created"):
@@ -302,10 +322,11 @@ def create_cluster(state):
 
 # -- the nodes
 
-def ports_of(node):
-    """The addresses at which the node is to listen: the same at each start, unless any free ports are wanted."""
+def ports_of(number):
+    """The addresses at which the node with this ID is to listen: the same at each start, unless any free ports are
+    wanted. The routers follow the nodes."""
     host, port = LISTEN.rsplit(":", 1)
-    step = PORT_STEP * (node["id"] - 1)
+    step = PORT_STEP * (number - 1)
     http = HTTP_PORT + step if HTTP_PORT > 0 else HTTP_PORT
     return f"{host}:{int(port) + step if int(port) else 0}", http
 
@@ -318,7 +339,7 @@ def launch_node(state, node):
     """Starts a node; wait_ready waits for it."""
     logs = LOGS / f"node-{node['id']}"
     logs.mkdir(parents=True, exist_ok=True)
-    listen, http_port = ports_of(node)
+    listen, http_port = ports_of(node["id"])
     process = start_process(
         [BIN_DIR / "kvnode", "--data_dir", node["data_dir"], "--topology", state.topology, "--node_id", str(node["id"]),
          "--listen", listen, "--http_port", str(http_port), "--reactors", "1", "--memory_limit_mb", "512",
@@ -361,6 +382,32 @@ def start_nodes(state):
         tell(f"node {node['id']} serves on {node['listen']} (pid {node['pid']}{metrics})")
 
 
+def start_routers(state):
+    """Starts the routers that do not run. They keep nothing, so nothing else is to be done for them."""
+    for router in [router for router in state.routers if not router_runs(router)]:
+        pathlib.Path(router["log_dir"]).mkdir(parents=True, exist_ok=True)
+        listen, http_port = ports_of(NODES + router["id"])
+        output = LOGS / f"router-{router['id']}.out"
+        process = start_process(
+            [BIN_DIR / "kvrouter", "--nodes", ",".join(state.addresses()), "--listen", listen, "--http_port",
+             str(http_port), "--reactors", "1", "--memory_limit_mb", "256", "--log_dir", router["log_dir"]], output,
+            router["log_dir"])
+
+        def ready(process=process, output=output, router=router):
+            said = output.read_text(encoding="utf-8", errors="replace")
+            if process.poll() is not None:
+                raise Failure(f"router {router['id']} did not start; see {shown(LOGS)}. It said:\n{said.strip()}")
+            return READY.search(said)
+
+        if not wait_until(ready, START_TIMEOUT_S):
+            raise Failure(f"router {router['id']} is not ready after {START_TIMEOUT_S} s; see {shown(output)}")
+        router["pid"] = process.pid
+        router["listen"], router["http"] = ready().groups()
+        state.save()
+        metrics = f", metrics on http://{router['http']}/metrics" if router["http"] else ""
+        tell(f"router {router['id']} serves on {router['listen']} (pid {router['pid']}{metrics})")
+
+
 def masters(state):
     """By partition: its node, and whether all of its replicas are in sync, as the masters that serve now say."""
     found = {}
@@ -395,8 +442,8 @@ def wait_healed(state):
 # -- what the first ./dev up shows
 
 def load_records(state):
-    say("loading the Debian package index: the key is the name of a package, the value is its stanza")
-    command = [BIN_DIR / "kvadmin", "--server", ",".join(state.addresses()), "load", RECORDS]
+    say("loading the Debian package index through a router: the key is the name of a package, the value is its stanza")
+    command = [BIN_DIR / "kvadmin", "--server", state.entrances()[0], "load", RECORDS]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise Failure("the package index could not be loaded; ./dev up tries again")
@@ -410,12 +457,11 @@ def expected_records():
 
 
 def read_back(state):
-    """Reads each record of the package index from the node that is its master now. Returns whether all are there, as
-    they were loaded."""
+    """Reads each record of the package index through a router. Returns whether all are there, as they were loaded."""
     expected = expected_records()
     began = time.monotonic()
     missing, other, reached, wide = [], [], 0, sys.stderr.isatty()
-    asked = ClusterClient([node["listen"] for node in state.nodes if node_runs(node)])
+    asked = ClusterClient(state.entrances())
     for reached, (key, value) in enumerate(asked.read_back(expected), 1):
         if value is None:
             missing.append(key)
@@ -510,7 +556,7 @@ def show_failover(state):
          f"{1000 * (taken_over - killed):.0f} ms, from the kill to the next acknowledged write")
     tell(f"{before:,} writes were acknowledged before the kill and {len(probe.acknowledged) - before:,} after it; "
          + (f"{lost:,} of them are LOST" if lost else "all of them are there"))
-    say("reading all records back from the two nodes that are left")
+    say("reading all records back, from the two nodes that are left")
     if not read_back(state) or lost:
         raise Failure(f"acknowledged records are lost. This must never happen: keep {shown(RUN_DIR)}, and report it")
     say(f"starting node {victim['id']} again")
@@ -529,10 +575,10 @@ def tell_masters(state, took_s):
 
 
 def tell_how_to_go_on(state):
-    admin, servers = shown(BIN_DIR / "kvadmin"), ",".join(state.addresses())
+    admin, servers = shown(BIN_DIR / "kvadmin"), ",".join(state.entrances())
     tell(f"""
-The cluster is up: three nodes, {PARTITIONS} partitions, {REPLICAS} replicas of each. Data and logs are in
-{shown(RUN_DIR)}; {shown(STATE)} says what runs.
+The cluster is up: three nodes, {PARTITIONS} partitions, {REPLICAS} replicas of each, and two routers, at
+{" and ".join(state.entrances())}. Data and logs are in {shown(RUN_DIR)}; {shown(STATE)} says what runs.
 
   {admin} --server {servers} get bash
   {admin} cluster show --topology {state.topology}
@@ -545,11 +591,13 @@ def cmd_up(options):
         LOGS.mkdir(parents=True, exist_ok=True)
         state = State()
         plan(state, options.etcd)
+        plan_routers(state)
         missing = [node for node in state.nodes if not node_runs(node)]
-        if not missing and (etcd_runs(state) or not state.etcd) and state.value.get("loaded"):
+        whole = not missing and all(map(router_runs, state.routers))
+        if whole and (etcd_runs(state) or not state.etcd) and state.value.get("loaded"):
             wait_healed(state)
-            tell(f"the cluster is already up: all {NODES} nodes {'and etcd run' if state.etcd else 'run'}, and every "
-                 "replica is in sync; nothing was changed")
+            tell(f"the cluster is already up: all {NODES} nodes, both routers{' and etcd' if state.etcd else ''} run, and "
+                 "every replica is in sync; nothing was changed")
             tell_how_to_go_on(state)
             return
         where = "an etcd" if state.etcd else f"files, in {shown(RUN_DIR / 'topology')}"
@@ -560,6 +608,7 @@ def cmd_up(options):
         create_cluster(state)
         start_nodes(state)
         tell_masters(state, wait_healed(state))
+        start_routers(state)
         if state.value.get("loaded"):
             say("reading all records back")
             if not read_back(state):
@@ -575,9 +624,12 @@ def cmd_up(options):
 def cmd_down(_options):
     with alone():
         state = State()
-        if not state.runs() and not etcd_runs(state):
+        if not state.runs() and not etcd_runs(state) and not any(map(router_runs, state.routers)):
             tell("no node is up")
         in_order = True
+        for router in state.routers:
+            in_order &= stop_process(f"router {router['id']}", [router["pid"]], router["log_dir"])
+            router["pid"] = None
         for node in state.nodes:
             pid = node["pid"] or child_of(node["guard"])
             in_order &= stop_process(f"node {node['id']}", [node["guard"], pid], node["data_dir"])
@@ -594,7 +646,7 @@ def cmd_down(_options):
 
 def cmd_running(_options):
     state = State()
-    sys.exit(0 if state.runs() or etcd_runs(state) else 1)
+    sys.exit(0 if state.runs() or etcd_runs(state) or any(map(router_runs, state.routers)) else 1)
 
 
 def cmd_kill_master(options):

@@ -19,9 +19,9 @@
 #include "src/router/router.h"
 
 DEFINE_string(nodes, "", "host:port,host:port: some nodes of the cluster, as clients reach them. Required.");
-DEFINE_string(listen, "127.0.0.1:7430",
-              "host:port for Thrift clients, IPv6 as in [::1]:7430; port 0 picks a free port and prints it.");
-DEFINE_int32(http_port, 7431,
+DEFINE_string(listen, "127.0.0.1:7450",
+              "host:port for Thrift clients, IPv6 as in [::1]:7450; port 0 picks a free port and prints it.");
+DEFINE_int32(http_port, 7451,
              "Port of /metrics, /healthz and /readyz, on the host of --listen; 0: any free port, -1: none.");
 DEFINE_uint32(reactors, 0, "Threads; 0: one per CPU.");
 DEFINE_uint64(memory_limit_mb, 512, "MiB of memory for the whole process: connections, requests, replies.");
@@ -52,8 +52,8 @@ Clients speak to a router as to a node (thrift/pando.thrift). It knows which nod
 every change. It keeps nothing on disk: any number of routers may run side by side, and none needs another.
 
   kvrouter --nodes=10.0.0.1:7420,10.0.0.2:7420
-  kvadmin --server 127.0.0.1:7430 get KEY
-  curl http://127.0.0.1:7431/metrics
+  kvadmin --server 127.0.0.1:7450 get KEY
+  curl http://127.0.0.1:7451/metrics
 
 On SIGTERM, SIGINT or SIGHUP, kvrouter finishes running requests and exits with code 0. A second signal ends it at once.
 

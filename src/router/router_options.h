@@ -14,8 +14,8 @@ namespace pando {
 struct RouterOptions {
   std::vector<std::string> nodes;  // host:port; any of the cluster
   std::string host = "127.0.0.1";
-  uint16_t port = 7430;      // 0: any free port
-  int32_t http_port = 7431;  // 0: any free port; -1: no HTTP
+  uint16_t port = 7450;      // 0: any free port
+  int32_t http_port = 7451;  // 0: any free port; -1: no HTTP
   uint32_t reactors = 0;     // 0: one per usable CPU
   uint64_t memory_limit_bytes = 512u << 20;
   uint32_t max_connections = 20'000;

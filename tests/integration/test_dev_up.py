@@ -151,7 +151,8 @@ def cluster(dev, *options):
                      "have three replicas in sync again", f"  PANDO_RUN_DIR={dev.run_dir} ./dev down  "):
         assert sentence in output, f"./dev up does not say {sentence!r}:\n{output}"
     before = dev.cluster()
-    assert [node["id"] for node in before["nodes"]] == [1, 2, 3] and before["routers"] == [], before
+    assert [node["id"] for node in before["nodes"]] == [1, 2, 3], before
+    assert [router["id"] for router in before["routers"]] == [1, 2], before
     assert before["topology"].startswith("etcd:" if options else "file:"), before
     for node in before["nodes"]:
         assert process_state(node["pid"]) in "RSD" and pathlib.Path(node["data_dir"]).is_dir(), node
@@ -162,6 +163,10 @@ def cluster(dev, *options):
     assert "./dev down" in dev.refused("up", "--single"), "a single node was started beside the cluster"
 
     a_master_dies(dev, whole)
+    victim = dev.cluster()["routers"][0]
+    kill(victim["pid"])
+    again = dev.run("up")
+    assert again.count(" serves on ") == 1 and "router 1 serves on " in again and whole in again, again
     if options:
         kill(dev.cluster()["etcd"]["pid"])
         again = dev.run("up")
@@ -172,6 +177,7 @@ def cluster(dev, *options):
 
     stopped = dev.run("down")
     assert [f"stopped node {i} " in stopped for i in (1, 2, 3)] == [True] * 3, stopped
+    assert [f"stopped router {i} " in stopped for i in (1, 2)] == [True] * 2, stopped
     assert ("stopped etcd" in stopped) == bool(options), stopped
     assert not dev.processes(), f"these still run after ./dev down: {dev.processes()}"
     assert "no node is up" in dev.run("down")
