@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   pando::bench::AddEngineCommand(line.root(), &exit_code);
   pando::bench::AddReplicationCommand(line.root(), &exit_code);
   pando::bench::AddFailoverCommand(line.root(), &exit_code);
+  pando::bench::AddRouterCommand(line.root(), &exit_code);
   pando::bench::AddPoliciesCommand(line.root(), &exit_code);
   const char* default_command[] = {argv[0], "compare", nullptr};
   using Outcome = pando::tools::CommandLine::Outcome;

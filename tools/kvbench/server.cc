@@ -14,6 +14,7 @@
 #include "src/base/check.h"
 #include "tools/common/command_line.h"
 #include "tools/kvbench/process.h"
+#include "tools/kvbench/spawned.h"
 
 namespace pando::bench {
 
@@ -23,26 +24,6 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kRedisTimeoutMs = 5000;
 
-class Spawned final : public Server {
- public:
-  Spawned(std::string system, uint16_t port, ScratchDirectory directory)
-      : Server(std::move(system), "127.0.0.1", port), directory_(std::move(directory)) {}
-
-  Status Start(const std::vector<std::string>& args, int core) {
-    return process_.StartListening(args, directory_.path() + "/server.log", core, port_);
-  }
-  double CpuSeconds() const override { return process_.CpuSeconds(); }
-  void Pause() override { process_.Signal(SIGSTOP); }
-  void Resume() override { process_.Signal(SIGCONT); }
-
- private:
-  ScratchDirectory directory_;  // goes after the process
-  Process process_;
-};
-
-}  // namespace
-
-namespace {
 std::string NextToKvbench(const char* name) {
   std::error_code error;
   fs::path self = fs::read_symlink("/proc/self/exe", error);
@@ -51,6 +32,7 @@ std::string NextToKvbench(const char* name) {
 }  // namespace
 
 std::string DefaultKvnode() { return NextToKvbench("kvnode"); }
+std::string DefaultKvrouter() { return NextToKvbench("kvrouter"); }
 std::string DefaultKvadmin() { return NextToKvbench("kvadmin"); }
 std::string DefaultResponder() { return NextToKvbench("kvbench_responder"); }
 
@@ -92,6 +74,7 @@ Result<std::string> RedisCommand(uint16_t port, const std::string& inline_comman
       if (answer.size() >= end + 2 + *length) return answer.substr(end + 2, *length);
     }
     ssize_t n = ::recv(s.fd(), buffer, sizeof(buffer), 0);
+    if (n < 0 && errno == EINTR) continue;  // with a time limit, also when this process was stopped and goes on
     if (n < 0) return ErrnoError(errno, "read the answer of redis to \"{}\"", inline_command);
     if (n == 0) return Error(Code::kUnavailable, "redis closed the connection at \"{}\"", inline_command);
     answer.append(buffer, static_cast<size_t>(n));

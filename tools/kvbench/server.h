@@ -17,11 +17,14 @@
 namespace pando::bench {
 
 std::string DefaultKvnode();  // the kvnode next to kvbench
+std::string DefaultKvrouter();
 std::string DefaultKvadmin();
 std::string DefaultResponder();
 
 struct ServerOptions {
   std::string binary = DefaultKvnode();
+  std::string kvrouter_binary = DefaultKvrouter();
+  std::string nutcracker_binary = "nutcracker", haproxy_binary = "haproxy";
   std::string kvadmin_binary = DefaultKvadmin();  // creates clusters
   std::string redis_binary = "redis-server";
   std::string etcd_binary = "etcd";
@@ -70,6 +73,11 @@ Status MakeRedisDurable(const Server& redis);
 Result<std::unique_ptr<Server>> StartResponder(const ServerOptions& options, uint32_t value_bytes);
 // Sends one command for the set-up of redis. Returns the first line of the answer, or the contents of a bulk string.
 Result<std::string> RedisCommand(uint16_t port, const std::string& inline_command);
+// In front of a server, on the same core: kvrouter of a kvnode, and the proxies of a redis-server. The server stays the
+// caller's. CpuSeconds is the proxy's own.
+Result<std::unique_ptr<Server>> StartKvrouter(const ServerOptions& options, const Server& node);
+Result<std::unique_ptr<Server>> StartNutcracker(const ServerOptions& options, const Server& redis);
+Result<std::unique_ptr<Server>> StartHaproxy(const ServerOptions& options, const Server& redis);
 // Uses a server that already runs at "host:port".
 Result<std::unique_ptr<Server>> UseServer(std::string system, const std::string& address);
 

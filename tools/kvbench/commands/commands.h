@@ -20,6 +20,7 @@ void AddEngineCommand(tools::Command app, int* exit_code);
 void AddPoliciesCommand(tools::Command app, int* exit_code);
 void AddReplicationCommand(tools::Command app, int* exit_code);
 void AddFailoverCommand(tools::Command app, int* exit_code);
+void AddRouterCommand(tools::Command app, int* exit_code);
 
 // The settings that the run and compare commands share.
 struct CommonSettings {
