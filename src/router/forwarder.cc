@@ -1,10 +1,9 @@
 #include "src/router/forwarder.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
-#include "gen-cpp/Kv.h"
+#include "gen-cpp/pando_constants.h"
 #include "src/base/hash.h"
 #include "src/kvapi/kv_errors.h"
 #include "src/kvapi/kv_requests.h"
@@ -21,103 +20,7 @@ constexpr int kQuickTries = 3;
 // So long a read waits for a replica that need not be the one that answers.
 constexpr Nanos kReplicaPatienceNs = 300 * kMillisecond;
 
-template <typename Args>
-Status Normalize(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
-                 std::string* usual) {
-  Args args;
-  RETURN_IF_ERROR(codec->Read(protocol, body, &args, memory));
-  codec->WriteStruct(args, usual);
-  return {};
-}
-
-template <typename Result>
-void Translate(RpcServer* server, const RequestId& id, std::string_view name, std::string_view body) {
-  Result result;
-  if (Status status = server->codec().Read(WireProtocol::kBinary, body, &result); !status.ok()) {
-    return server->ReplyError(id, name,
-                              ToKvError(Error(Code::kAborted, "a node's answer cannot be decoded"), /*is_write=*/true));
-  }
-  server->Reply(id, name, result);
-}
-
-template <typename Args, typename Result>
-constexpr PointMethod MakeMethod(std::string_view name, bool is_write) {
-  return {name, is_write, Normalize<Args>, Translate<Result>};
-}
-
-const std::array<PointMethod, 5> kPointMethods = {
-    MakeMethod<api::Kv_get_args, api::Kv_get_result>("get", false),
-    MakeMethod<api::Kv_put_args, api::Kv_put_result>("put", true),
-    MakeMethod<api::Kv_remove_args, api::Kv_remove_result>("remove", true),
-    MakeMethod<api::Kv_increment_args, api::Kv_increment_result>("increment", true),
-    MakeMethod<api::Kv_touch_args, api::Kv_touch_result>("touch", true),
-};
-
 }  // namespace
-
-const PointMethod* FindPointMethod(std::string_view name) {
-  for (const PointMethod& method : kPointMethods) {
-    if (method.name == name) return &method;
-  }
-  return nullptr;
-}
-
-struct Forwarder::PointCall final : RpcExchange, InFlight {
-  RpcServer* server = nullptr;
-  const PointMethod* method = nullptr;
-  RequestId id;
-  MemoryGrant memory;
-  api::Context context;
-  std::string rest;  // the arguments without the context
-  uint64_t hash = 0;
-  Nanos received_ns = 0, deadline_ns = 0;
-  int32_t budget_ms = 0;
-  bool answered = false;
-  api::KvError error;           // of the last try
-  bool has_error = false;       // the try that runs was answered with `error`
-  bool only_master = true;      // no other replica may answer
-  NodeId asked = 0, avoid = 0;  // in this try; in the last one, if it did not answer
-  uint64_t seen = 0;            // of the keeper's news, when this try began
-
-  bool may_repeat() const { return !method->is_write || !context.client_id.empty(); }
-  bool Outdated(const RouteMap& map) const override {
-    return only_master && map.complete() && map.RouteOfHash(hash).master != asked;
-  }
-  void Fail(const Status& why) { error = ToKvError(why, method->is_write); }
-
-  Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override {
-    if (header.type == apache::thrift::protocol::T_EXCEPTION) {
-      server->metrics().bad_requests_total.Add();
-      Pass(header, body);
-      return {};
-    }
-    switch (KindOfReply(body)) {
-      case ReplyKind::kSuccess: Pass(header, body); return {};
-      case ReplyKind::kError: {
-        api::Kv_get_result result;  // in every method's result, field 1 is the error
-        RETURN_IF_ERROR(codec->Read(header.protocol, body, &result));
-        error = std::move(result.error);
-        has_error = true;
-        return {};
-      }
-      case ReplyKind::kOther: break;
-    }
-    return Error(Code::kCorruption, "its answer to {} is neither a result nor an error", method->name);
-  }
-  // The value must be held until the client has read it, as on a node.
-  void Pass(const MessageHeader& header, std::string_view body) {
-    answered = true;
-    if (server->Exhausted()) return server->ReplyOverloaded(id, method->name);
-    if (id.protocol != header.protocol && header.type == apache::thrift::protocol::T_REPLY) {
-      return method->translate(server, id, method->name, body);
-    }
-    if (id.protocol != header.protocol) {
-      return server->ReplyException(id, method->name, TApplicationException::UNKNOWN, "a node refused the request");
-    }
-    server->codec().WriteEncoded(RpcServer::Header(id, method->name, header.type), body, {}, server->BeginReply(id));
-    server->EndReply(id);
-  }
-};
 
 void Forwarder::OnRequest(const RpcRequest& request, const PointMethod& method) {
   metrics_.requests_total.Add();
@@ -145,6 +48,8 @@ void Forwarder::OnRequest(const RpcRequest& request, const PointMethod& method) 
   call->id = request.id;
   call->memory = std::move(memory);
   call->rest = view->rest;
+  call->key =
+      std::string_view(call->rest).substr(static_cast<size_t>(view->key.data() - view->rest.data()), view->key.size());
   call->hash = HashId(view->key);
   call->only_master = method.is_write || call->context.level == api::g_pando_constants.LEVEL_DEFAULT ||
                       call->context.level == api::g_pando_constants.LEVEL_LINEARIZABLE;
@@ -152,6 +57,10 @@ void Forwarder::OnRequest(const RpcRequest& request, const PointMethod& method) 
   call->received_ns = server_->reactor().NowNs();
   call->deadline_ns = call->received_ns + call->budget_ms * kMillisecond;
   server_->BeginCall(request.id);
+  const Identity* identity = server_->IdentityOf(request.id);
+  call->shareable = method.name == "get" && request.id.protocol == WireProtocol::kBinary && view->only_key &&
+                    IsPlainRead(call->context) && identity != nullptr && identity->principal.empty();
+  if (sharing_.Join(&call)) return metrics_.shared_total.Add();
   tasks_.Spawn(Run(std::move(call)));
 }
 
@@ -183,7 +92,25 @@ Task<void> Forwarder::Run(std::unique_ptr<PointCall> call) {
       co_await keeper_->UntilNews(seen, next_ns);
     }
   }
-  metrics_.latency_ns.Record(static_cast<uint64_t>(reactor.NowNs() - call->received_ns));
+  GoOn(call.get());
+  End(call.get());
+}
+
+void Forwarder::GoOn(PointCall* call) {
+  std::unique_ptr<PointCall> next = sharing_.Leave(call);
+  for (std::unique_ptr<PointCall>& sharer : std::exchange(call->sharers, {})) {
+    server_->reactor().CancelTimer(sharer.get());
+    if (sharer->answered) {
+      End(sharer.get());
+    } else {
+      tasks_.Spawn(Run(std::move(sharer)));  // its budget may be longer
+    }
+  }
+  if (next != nullptr) tasks_.Spawn(Run(std::move(next)));
+}
+
+void Forwarder::End(PointCall* call) {
+  metrics_.latency_ns.Record(static_cast<uint64_t>(server_->reactor().NowNs() - call->received_ns));
   call->memory.ReleaseAll();
   server_->EndCall(call->id);
 }

@@ -22,26 +22,16 @@
 #include "src/io/task.h"
 #include "src/metrics/histogram.h"
 #include "src/metrics/metrics.h"
+#include "src/router/get_sharing.h"
+#include "src/router/point_call.h"
 #include "src/router/retry.h"
 #include "src/router/route_keeper.h"
 #include "src/rpc/rpc_server.h"
 
 namespace pando {
 
-struct PointMethod {
-  std::string_view name;
-  bool is_write = false;
-  // Decodes arguments of any form and encodes them in the usual one. An error: they cannot be decoded.
-  Status (*normalize)(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
-                      std::string* usual) = nullptr;
-  // Answers a request of another protocol with a reply in the binary one.
-  void (*translate)(RpcServer* server, const RequestId& id, std::string_view name, std::string_view body) = nullptr;
-};
-// Null: not a method with one key.
-const PointMethod* FindPointMethod(std::string_view name);
-
 struct ForwarderMetrics {
-  Counter requests_total, retries_total, misrouted_total, gave_up_total, unknown_total;
+  Counter requests_total, retries_total, misrouted_total, gave_up_total, unknown_total, shared_total;
   Histogram latency_ns;  // of requests that were answered
 };
 
@@ -58,8 +48,10 @@ class Forwarder {
   ForwarderMetrics& metrics() { return metrics_; }
 
  private:
-  struct PointCall;
   Task<void> Run(std::unique_ptr<PointCall> call);
+  void End(PointCall* call);
+  // Sends what has waited for this call, and what shared it if it was not answered.
+  void GoOn(PointCall* call);
   // One try: sends the request to a node and waits for the answer. Why it may be tried again; the last error is in
   // the call.
   Task<RetryCause> Try(PointCall* call);
@@ -71,6 +63,7 @@ class Forwarder {
   RouteKeeper* const keeper_;
   TaskGroup tasks_;
   ForwarderMetrics metrics_;
+  GetSharing sharing_;
 };
 
 }  // namespace pando

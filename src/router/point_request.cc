@@ -15,6 +15,7 @@ constexpr uint8_t kStop = 0, kBool = 2, kByte = 3, kDouble = 4, kI16 = 6, kI32 =
                   kStruct = 12, kMap = 13, kSet = 14, kList = 15;
 constexpr int kMaxDepth = 8;  // a context has no struct inside; newer ones may
 constexpr std::string_view kRequestFieldHead("\x0c\x00\x02", 3), kKeyFieldHead("\x0b\x00\x01", 3);
+constexpr std::string_view kBothEnds("\0\0", 2), kNoSnapshot("\x0b\x00\x02\0\0\0\0", 7);
 constexpr std::string_view kSuccessHead("\x0c\x00\x00", 3), kErrorHead("\x0c\x00\x01", 3);
 
 // Walks over encoded values without decoding them. Once it has failed, everything fails. Every element of a list
@@ -127,6 +128,11 @@ std::optional<PointRequestView> ViewPointRequest(std::string_view body) {
   Walker request(view.rest.substr(kRequestFieldHead.size()));
   if (!request.Take(kKeyFieldHead)) return std::nullopt;
   view.key = request.String();
+  // As generated clients send a get: the key, perhaps an empty string (the snapshot) after it, and the ends of both
+  // structs.
+  const std::string_view after = view.rest.substr(kRequestFieldHead.size() + request.at());
+  view.only_key =
+      after == kBothEnds || (after.starts_with(kNoSnapshot) && after.substr(kNoSnapshot.size()) == kBothEnds);
   // What decides for the node must decide here: no second key, and no second context.
   walker.Struct(0, /*ordered=*/true);
   if (!walker.Take(std::string_view("", 1)) || !walker.AtEnd() || !request.ok()) return std::nullopt;

@@ -16,6 +16,7 @@ struct PointRequestView {
   std::string_view context;  // the encoded struct; empty: left out
   std::string_view rest;     // the request and what follows: the body without its context
   std::string_view key;      // in `rest`
+  bool only_key = false;     // the request has nothing else but empty fields: two with the same key are the same
 };
 
 // `body`: the encoded arguments. Nothing: it has another form, or is malformed.

@@ -203,6 +203,8 @@ void Router::RegisterMetrics(Part* part, size_t index) {
   add("kv_router_point_requests_total", "Requests that name one key.", &forward.requests_total);
   add("kv_router_retries_total", "Tries of such requests after the first.", &forward.retries_total);
   add("kv_router_misrouted_total", "Tries that met a node that was not the master.", &forward.misrouted_total);
+  add("kv_router_shared_gets_total", "Gets that waited for one of the same key, and shared the next.",
+      &forward.shared_total);
   add("kv_router_gave_up_total", "Requests whose budget ended while they were tried.", &forward.gave_up_total);
   add("kv_router_unknown_outcomes_total", "Writes whose connection to the node ended before the answer.",
       &forward.unknown_total);

@@ -92,7 +92,8 @@ class ScriptedNode final : public RpcService {
     bool applies_and_closes = false;  // writes take effect first
     int busy = 0;                     // answers so many requests OVERLOADED
     int unavailable = 0;              // ... UNAVAILABLE, not applied
-    Nanos delay_ns = 0;
+    Nanos delay_ns = 0;               // before a request is carried out
+    Nanos delay_after_ns = 0;         // of a get: between that and its answer
   };
 
   ScriptedNode(ScriptedCluster* cluster, NodeId id, SimKernel* kernel)
@@ -217,6 +218,7 @@ class ScriptedNode final : public RpcService {
     const auto at = cluster_.records.find(key);
     call->reply.success.record.found = at != cluster_.records.end();
     if (at != cluster_.records.end()) call->reply.success.record.value = at->second;
+    if (manners.delay_after_ns > 0) co_await Sleep(reactor_, manners.delay_after_ns);
   }
   Task<void> Put(RpcCall<api::Kv_put_args, api::Kv_put_result>* call) {
     if (!co_await Behave(call)) co_return;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <memory>
 
 #include "src/router/router_service.h"
@@ -371,6 +372,103 @@ TEST_F(RouterTest, TheCompactProtocolIsServed) {
     }
   };
   EXPECT_EQ(*kernel_.RunTask(*at_client_, Body::Run(&compact, KeyIn(0))), "compact");
+}
+
+// -- gets that share
+
+// Sends gets of one key on connections of their own.
+class SharingTest : public RouterTest {
+ protected:
+  struct Reader {
+    std::unique_ptr<RpcClient> client;
+    api::Kv_get_result result;
+    Nanos took_ns = 0;
+  };
+  void Connect(size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      Reader& reader = readers_.emplace_back();
+      reader.client = std::make_unique<RpcClient>(*at_client_);
+      CHECK(kernel_.RunTask(*at_client_, reader.client->Connect(kRouterHost, 7430, kSecond))->ok());
+    }
+  }
+  void TearDown() override {
+    for (Reader& reader : readers_) kernel_.RunTask(*at_client_, reader.client->Close());
+    RouterTest::TearDown();
+  }
+  Task<void> Read(Reader* reader, std::string key, int32_t budget_ms) {
+    api::Kv_get_args args;
+    args.request.key = std::move(key);
+    args.context.budget_ms = budget_ms;
+    const Nanos began_ns = at_client_->NowNs();
+    CHECK((co_await reader->client->Call("get", &args, &reader->result, 60 * kSecond)).ok());
+    reader->took_ns = at_client_->NowNs() - began_ns;
+  }
+  std::deque<Reader> readers_;
+  TaskGroup reads_;
+};
+
+TEST_F(SharingTest, ManyGetsOfOneKeyAreTwo) {
+  Connect(40);
+  Put(KeyIn(0), "v");
+  MasterOf(0).manners.delay_ns = 20 * kMillisecond;
+  for (Reader& reader : readers_) reads_.Spawn(Read(&reader, KeyIn(0), 5000));
+  kernel_.RunFor(kSecond);
+  EXPECT_EQ(reads_.running(), 0u);
+  for (const Reader& reader : readers_) EXPECT_EQ(reader.result.success.record.value, "v");
+  EXPECT_LE(MasterOf(0).gets, 4);  // those that came in the turns before the first was answered
+  EXPECT_GE(service_->forwarder().metrics().shared_total.value(), 30u);
+}
+
+// GS1: a get that comes while another is on its way must see what was acknowledged before it came.
+TEST_F(SharingTest, AGetSeesWhatWasAcknowledgedBeforeIt) {
+  Connect(2);
+  Put(KeyIn(0), "old");
+  MasterOf(0).manners.delay_after_ns = 50 * kMillisecond;  // the answer is made at once, and comes late
+  reads_.Spawn(Read(&readers_[0], KeyIn(0), 5000));
+  kernel_.RunFor(10 * kMillisecond);
+  MasterOf(0).manners.delay_after_ns = 0;
+  Put(KeyIn(0), "new");
+  reads_.Spawn(Read(&readers_[1], KeyIn(0), 5000));
+  kernel_.RunFor(kSecond);
+  EXPECT_EQ(readers_[0].result.success.record.value, "old");
+  EXPECT_EQ(readers_[1].result.success.record.value, "new");
+  EXPECT_EQ(service_->forwarder().metrics().shared_total.value(), 1u);
+}
+
+// GS2.
+TEST_F(SharingTest, EachHasItsOwnBudget) {
+  Connect(3);
+  Put(KeyIn(0), "v");
+  MasterOf(0).manners.silent = true;
+  reads_.Spawn(Read(&readers_[0], KeyIn(0), 2000));
+  kernel_.RunFor(5 * kMillisecond);
+  reads_.Spawn(Read(&readers_[1], KeyIn(0), 100));
+  reads_.Spawn(Read(&readers_[2], KeyIn(0), 10'000));
+  kernel_.RunFor(kSecond);
+  EXPECT_EQ(readers_[1].result.error.code, api::g_pando_constants.DEADLINE);
+  EXPECT_LT(readers_[1].took_ns, 150 * kMillisecond);
+  MasterOf(0).manners.silent = false;
+  kernel_.RunFor(5 * kSecond);
+  EXPECT_EQ(reads_.running(), 0u);
+  EXPECT_EQ(readers_[0].result.error.code, api::g_pando_constants.DEADLINE);
+  EXPECT_EQ(readers_[2].result.success.record.value, "v");
+}
+
+TEST_F(SharingTest, WhatSharesAFailureIsTriedByItself) {
+  Connect(4);
+  Put(KeyIn(0), "v");
+  MasterOf(0).manners.silent = true;
+  reads_.Spawn(Read(&readers_[0], KeyIn(0), 300));  // the others wait for it
+  kernel_.RunFor(5 * kMillisecond);
+  reads_.Spawn(Read(&readers_[1], KeyIn(0), 700));  // and then share this one
+  kernel_.RunFor(5 * kMillisecond);
+  reads_.Spawn(Read(&readers_[2], KeyIn(0), 20'000));
+  reads_.Spawn(Read(&readers_[3], KeyIn(0), 20'000));
+  kernel_.RunFor(600 * kMillisecond);
+  MasterOf(0).manners.silent = false;
+  kernel_.RunFor(5 * kSecond);
+  EXPECT_EQ(readers_[2].result.success.record.value, "v");
+  EXPECT_EQ(readers_[3].result.success.record.value, "v");
 }
 
 // -- multiGet and writeBatch

@@ -1,0 +1,68 @@
+// PointCall: one request that names one key, from its arrival at a router until it is answered.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gen-cpp/pando_types.h"
+#include "src/base/memory_budget.h"
+#include "src/router/route_keeper.h"
+#include "src/rpc/rpc_server.h"
+
+namespace pando {
+
+struct PointMethod {
+  std::string_view name;
+  bool is_write = false;
+  // Decodes arguments of any form and encodes them in the usual one. An error: they cannot be decoded.
+  Status (*normalize)(ThriftCodec* codec, WireProtocol protocol, std::string_view body, MemoryGrant* memory,
+                      std::string* usual) = nullptr;
+  // Answers a request of another protocol with a reply in the binary one.
+  void (*translate)(RpcServer* server, const RequestId& id, std::string_view name, std::string_view body) = nullptr;
+};
+// Null: not a method with one key.
+const PointMethod* FindPointMethod(std::string_view name);
+
+struct PointCall final : RpcExchange, InFlight {
+  RpcServer* server = nullptr;
+  const PointMethod* method = nullptr;
+  RequestId id;
+  MemoryGrant memory;
+  api::Context context;
+  std::string rest;      // the arguments without the context
+  std::string_view key;  // in `rest`
+  uint64_t hash = 0;
+  Nanos received_ns = 0, deadline_ns = 0;
+  int32_t budget_ms = 0;
+  bool answered = false;
+  api::KvError error;           // of the last try
+  bool has_error = false;       // the try that runs was answered with `error`
+  bool only_master = true;      // no other replica may answer
+  NodeId asked = 0, avoid = 0;  // in this try; in the last one, if it did not answer
+  uint64_t seen = 0;            // of the keeper's news, when this try began
+
+  // -- for GetSharing
+  bool shareable = false;
+  PointCall** slot = nullptr;                       // where others find it while it is in flight
+  std::vector<std::unique_ptr<PointCall>> waiting;  // equal ones that came after it was sent
+  std::vector<std::unique_ptr<PointCall>> sharers;  // equal ones that came before, and get the same answer
+
+  bool may_repeat() const { return !method->is_write || !context.client_id.empty(); }
+  bool Outdated(const RouteMap& map) const override {
+    return only_master && map.complete() && map.RouteOfHash(hash).master != asked;
+  }
+  void Fail(const Status& why);
+
+  Status OnReply(const MessageHeader& header, std::string_view body, ThriftCodec* codec) override;
+  void AnswerLate();  // its budget is over
+
+ private:
+  // Passes the answer on to the client and to the sharers.
+  void Pass(const MessageHeader& header, std::string_view body);
+};
+
+}  // namespace pando
