@@ -40,8 +40,8 @@ using Revision = uint64_t;
 // Limits that hold for every store. A store that holds more is refused, with an error.
 inline constexpr size_t kMaxTopologyKeyBytes = 64;
 inline constexpr size_t kMaxTopologyValueBytes = 16u << 10;
-inline constexpr size_t kMaxTopologyKeys = 8192;
-inline constexpr size_t kMaxTopologyBytes = 8u << 20;  // of all keys and values together
+inline constexpr size_t kMaxTopologyKeys = (16u << 10) + 4096;  // 16,384 partitions, and the nodes for them
+inline constexpr size_t kMaxTopologyBytes = 16u << 20;          // of all keys and values together
 
 struct TopologyEntry {
   std::string key;

@@ -236,7 +236,7 @@ TEST(ClusterInit, ChecksPlans) {
   EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("node 1 is there twice"));
   plan = Plan();
   plan.partitions = 8192;
-  EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("more than the 8192 records"));
+  EXPECT_THAT(CheckPlan(plan).status().message(), HasSubstr("more than the 20480 records"));
   plan = Plan();
   PlacementNode node;
   node.zone = std::string(60, 'z');
