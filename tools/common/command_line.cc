@@ -4,6 +4,8 @@
 #include <sstream>
 #include <utility>
 
+#include "tools/common/quantity.h"
+
 namespace pando::tools {
 
 namespace {
@@ -127,6 +129,17 @@ Option Command::Parsed(const std::string& names, std::function<std::string(const
       app_->add_option(BothSpellings(names), std::move(take), help, /*defaulted=*/false, std::move(shown));
   option->type_name(kNumberTypeName)->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   return Option(option);
+}
+
+Option Command::Quantity(const std::string& names, double* target, const std::string& help) {
+  const auto store = [target](const std::string& text) -> std::string {
+    const std::optional<double> value = ParseQuantity(text);
+    if (!value) return fmt::format("\"{}\" is not a number or a size, as in 100e9, 4T or 64Gi", text);
+    *target = *value;
+    return "";
+  };
+  return Parsed(
+      names, store, [target] { return fmt::format("{}", *target); }, help);
 }
 
 CommandLine::CommandLine(const std::string& name, const std::string& description)

@@ -116,6 +116,8 @@ class Command {
         names, [=](const std::string& text) { return Store(text, target, least, most); },
         [target] { return fmt::format("{}", *target); }, help);
   }
+  // A size or another number that may be large, as in 4T, 64Gi or 100e9 (quantity.h).
+  Option Quantity(const std::string& names, double* target, const std::string& help);
   // Numbers between commas, each from `least` to `most`.
   template <typename T>
   Option Numbers(const std::string& names, std::vector<T>* target, const std::string& help,

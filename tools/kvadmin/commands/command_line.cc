@@ -47,6 +47,7 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddCheckCommand(app, globals);
   AddAcceptLossCommand(app, globals);
   AddWalDumpCommand(app, globals);
+  AddPlanCommand(app, globals);
   AddClusterCommand(app, globals);
   AddFailoverCommand(app, globals);
   AddRebalanceCommand(app, globals);

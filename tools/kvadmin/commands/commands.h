@@ -68,6 +68,7 @@ void AddRebalanceCommand(tools::Command app, Globals* globals);
 void AddDrainCommand(tools::Command app, Globals* globals);
 void AddReplicaCommand(tools::Command app, Globals* globals);
 void AddVerifyCommand(tools::Command app, Globals* globals);
+void AddPlanCommand(tools::Command app, Globals* globals);
 void AddHelloCommand(tools::Command app, Globals* globals);
 void AddPingCommand(tools::Command app, Globals* globals);
 
