@@ -141,6 +141,8 @@ class CommitGate {
   // Whether a snapshot that was just taken may be shown to a client: it has everything that was acknowledged
   // before. The refusal is that of a read.
   virtual Status MayShowSnapshot() { return {}; }
+  // Whether every replica that may have to read it understands the mark of a snapshot of the cluster.
+  virtual Status MayMark() const { return {}; }
   // The partition has appended a write of its own. Called for each, so it must be cheap: whoever ships
   // units has a LiveReader, or does so once in the turn.
   virtual void OnAppended() {}

@@ -89,9 +89,20 @@ class PartitionSnapshots {
   // snapshot is readable; its pages go to disk afterwards. Ends the preparation even if it fails.
   virtual Task<Status> Cut(SnapshotInfo snapshot) = 0;
   virtual Task<Status> AbandonCut() = 0;
-  // Both return kSnapshotGone if the snapshot no longer exists.
+  // Both return kSnapshotGone if the snapshot no longer exists. Those of a whole cluster are renewed and released at
+  // the master, for all replicas: others return kNotMaster.
   virtual Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) = 0;
   virtual Task<Status> ReleaseSnapshot(SnapshotId id) = 0;
+
+  // -- snapshots of a whole cluster (src/partition/cluster_marks.h). Only a master takes part in them (kNotMaster).
+  // The highest version given so far, or the current time as a version if that is higher.
+  virtual Task<Result<Version>> HighestVersion() = 0;
+  // From here on the partition gives only versions above that of the mark, and the snapshot has all records up to it.
+  // No write is held. Returns, once the mark is committed and the snapshot readable, where the snapshot ends; also if
+  // it is asked again. kUnavailable: a version as high was given already, or the snapshot could not be kept: take
+  // another ID and a higher version. kOverloaded: too many are open. kAborted: whether the mark will be committed is
+  // unknown. kInvalidArgument: the version is too far ahead of the time here, or the ID was given before.
+  virtual Task<Result<SessionPoint>> CloseAt(CloseMark mark) = 0;
 
   // -- copies of a snapshot, page by page (kSnapshotGone). Both first wait until the whole snapshot
   // is on disk.

@@ -23,6 +23,7 @@ class PointWrite {
   WriteControl* control = nullptr;
   WriteLevel level = WriteLevel::kQuorum;  // with another one, it does not begin
   Epoch seen_epoch = 0;                    // WriteOptions::seen_epoch
+  Version seen_version = 0;                // WriteOptions::seen_version
 
   // -- set by Engine::BatchWrite
   // False: something has to be waited for, or the write will be refused. Nothing was done, and `op`

@@ -1,7 +1,12 @@
 #include "src/model/record.h"
 
+#include "src/wal/write_unit.h"
+
 namespace pando {
 namespace {
+
+static_assert(kOpsOfFormat3[0] == static_cast<uint8_t>(RecordOp::kClose));
+static_assert(kOpsOfFormat3[1] == static_cast<uint8_t>(RecordOp::kLease));
 
 // Bits of the flags byte.
 constexpr uint8_t kContinues = 0x01;
@@ -47,6 +52,13 @@ bool IsComplete(const LogRecord& record) {
     case RecordOp::kOnce:
       return !record.key.empty() && record.sequence > 0 && record.first_sent_ms > 0 && record.continues &&
              record.ttl_mode == TtlMode::kKeep && record.condition.empty();
+    case RecordOp::kClose:
+    case RecordOp::kLease: {
+      const bool set = record.ttl_mode == TtlMode::kSet && record.expires_at_ms > 0;
+      const bool clear = record.ttl_mode == TtlMode::kClear && record.op == RecordOp::kLease;
+      return (set || clear) && record.key.empty() && record.snapshot != 0 && record.condition.empty() &&
+             !record.continues && !record.all_or_nothing;
+    }
     default: return true;
   }
 }
@@ -68,6 +80,7 @@ void EncodeRecord(const LogRecord& record, std::string* out) {
     writer.Varint(static_cast<uint64_t>(record.first_sent_ms));
     if (record.digest) writer.Fixed(*record.digest);
   }
+  if (IsClusterMark(record.op)) writer.Fixed(record.snapshot);
   if (record.condition.version) writer.Fixed(*record.condition.version);
   if (record.condition.value) writer.LengthPrefixed(*record.condition.value);
 }
@@ -79,7 +92,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
   const uint8_t more_flags = (flags & kMoreFlags) != 0 ? reader->Fixed<uint8_t>() : 0;
   record.version = reader->Fixed<Version>();
   if (!reader->ok()) return Error(Code::kCorruption, "log record: the record ends before its version");
-  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kOnce)) {
+  if (op < static_cast<uint8_t>(RecordOp::kPut) || op > static_cast<uint8_t>(RecordOp::kLease)) {
     return Error(Code::kCorruption, "log record: unknown operation {}", op);
   }
   const auto ttl = static_cast<uint8_t>((flags & kTtlMask) >> kTtlShift);
@@ -103,6 +116,7 @@ Result<LogRecord> DecodeRecord(ByteReader* reader) {
     record.first_sent_ms = static_cast<int64_t>(reader->Varint());
     if ((more_flags & kDigest) != 0) record.digest = reader->Fixed<uint64_t>();
   }
+  if (IsClusterMark(record.op)) record.snapshot = reader->Fixed<uint64_t>();
   if (flags & kIfVersion) record.condition.version = reader->Fixed<Version>();
   if (flags & kIfValue) record.condition.value = reader->LengthPrefixed();
   if (flags & kIfExistence) record.condition.exists = (flags & kIfExists) != 0;

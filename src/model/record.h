@@ -33,7 +33,16 @@ enum class RecordOp : uint8_t {
   // Names its write, so that the write is applied once (src/partition/lane.h). It is the first record
   // of the write, and its key is that of the client's lane.
   kOnce = 8,
+  // Ends what a snapshot of the cluster has of this partition (src/partition/cluster_marks.h): every record before it
+  // has a lower version, and every record after it a higher one. It has no key, an expiry (that of the snapshot), and
+  // is a unit of its own.
+  kClose = 9,
+  // Sets the expiry of such a snapshot, or releases it (TtlMode::kClear). It has no key, and is a unit of its own.
+  kLease = 10,
 };
+
+// Whether it is about a snapshot of the cluster, and not about a record.
+inline bool IsClusterMark(RecordOp op) { return op == RecordOp::kClose || op == RecordOp::kLease; }
 
 // What must be true of the current record for the operation to take effect. All given parts must
 // hold.
@@ -63,6 +72,7 @@ struct LogRecord {
   int64_t first_sent_ms = 0;  // kOnce: when the write was first sent, by the server's clock; positive
   // kOnce: of the operations as the client asked for them. Not set: an earlier version wrote the record.
   std::optional<uint64_t> digest;
+  uint64_t snapshot = 0;  // kClose, kLease: the ID of the snapshot
   std::string_view key;
   std::string_view value;  // kPut
   ConditionView condition;

@@ -26,6 +26,11 @@ struct ReadResult {
   std::string value;
 };
 
+// Identifies a snapshot in all the partitions that it was cut through. Random, so that no ID is
+// used twice.
+using SnapshotId = uint64_t;
+inline constexpr SnapshotId kNewest = 0;  // no snapshot: the newest state
+
 struct WriteOp {
   RecordOp op = RecordOp::kPut;
   std::string key;
@@ -46,6 +51,9 @@ struct WriteOp {
   // kOnce, whose key is the client ID: see LogRecord.
   uint64_t sequence = 0;
   int64_t first_sent_ms = 0;  // when the write was first sent, by the server's clock
+  // kClose, kLease: see LogRecord. They are the only operation of their write, and have no key. Partitions make them.
+  SnapshotId snapshot = 0;
+  Version version = 0;  // kClose: of its record; the write is refused if it is not above all that were given
 };
 
 class WriteControl;
@@ -68,7 +76,10 @@ struct SessionPoint {
 struct WriteOptions {
   bool all_or_nothing = false;  // any refused operation refuses all; else only a kCheck does
   WriteLevel level = WriteLevel::kQuorum;
-  Epoch seen_epoch = 0;             // the newest that the writer's session has seen: no older master takes the write
+  Epoch seen_epoch = 0;  // the newest that the writer's session has seen: no older master takes the write
+  // The highest version that the writer has seen, of any partition: the records of the write get higher ones (CM5),
+  // unless it is further ahead of the clock of this node than PartitionClock::kMaxLeadMs.
+  Version seen_version = 0;
   WriteControl* control = nullptr;  // outlives the call
 };
 
@@ -130,11 +141,6 @@ class WriteControl {
   std::atomic<State> state_{State::kWaiting};
 };
 
-// Identifies a snapshot in all the partitions that it was cut through. Random, so that no ID is
-// used twice.
-using SnapshotId = uint64_t;
-inline constexpr SnapshotId kNewest = 0;  // no snapshot: the newest state
-
 // A partition's state after a known LSN, readable until it expires or is released. It does not
 // survive a restart.
 struct SnapshotInfo {
@@ -151,6 +157,16 @@ struct SnapshotInfo {
   // It is for another replica, which gets what follows from the log: it has what is applied, and need not have
   // everything that was acknowledged.
   bool is_copy = false;
+  // A mark in the log has cut it, so other replicas have it too.
+  bool of_cluster = false;
+};
+
+// What a snapshot of the cluster asks of each of its partitions.
+struct CloseMark {
+  SnapshotId id = 0;
+  // The snapshot has the records up to this version, and no others. Its time is that of the snapshot.
+  Version version = 0;
+  int64_t expires_at_ms = 0;
 };
 
 struct ScanSpec {
@@ -288,7 +304,10 @@ struct PartitionStats {
   uint64_t dirty_pages = 0;
   uint64_t pending_writes = 0;
   uint64_t expired_total = 0, snapshots = 0, snapshot_pinned_bytes = 0;
-  uint64_t changes_kept = 0;  // for watchers
+  uint64_t cluster_snapshots = 0;    // of `snapshots`
+  uint64_t cluster_marks_total = 0;  // kClose and kLease that were applied
+  uint64_t clocks_ahead_total = 0;   // writes whose writer has seen versions that are too far ahead
+  uint64_t changes_kept = 0;         // for watchers
   uint64_t checkpoints_total = 0, reads_total = 0, writes_total = 0, scans_total = 0;
   uint64_t disk_full_total = 0;            // writes refused with kDiskFull
   uint64_t uncommitted_refused_total = 0;  // writes refused because too much waits to be committed
@@ -304,6 +323,8 @@ struct PartitionStats {
     disk_full_total += other.disk_full_total;
     uncommitted_refused_total += other.uncommitted_refused_total;
     lanes_refused_total += other.lanes_refused_total;
+    cluster_marks_total += other.cluster_marks_total;
+    clocks_ahead_total += other.clocks_ahead_total;
   }
 };
 

@@ -69,6 +69,12 @@ class LocalPartition final : public Partition {
   Task<Status> ReleaseSnapshot(SnapshotId id) override {
     return held_ ? held_->ReleaseSnapshot(id) : NotHere<Status>();
   }
+  Task<Result<Version>> HighestVersion() override {
+    return held_ ? held_->HighestVersion() : NotHere<Result<Version>>();
+  }
+  Task<Result<SessionPoint>> CloseAt(CloseMark mark) override {
+    return held_ ? held_->CloseAt(mark) : NotHere<Result<SessionPoint>>();
+  }
   Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) override {
     return held_ ? held_->DescribeSnapshot(id) : NotHere<Result<SnapshotRoot>>();
   }

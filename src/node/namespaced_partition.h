@@ -41,6 +41,8 @@ class NamespacedPartition final : public Partition {
     return target_.RenewSnapshot(id, expires_at_ms);
   }
   Task<Status> ReleaseSnapshot(SnapshotId id) override { return target_.ReleaseSnapshot(id); }
+  Task<Result<Version>> HighestVersion() override { return target_.HighestVersion(); }
+  Task<Result<SessionPoint>> CloseAt(CloseMark mark) override { return target_.CloseAt(mark); }
   // A copy of a partition has all of its namespaces.
   Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) override { return target_.DescribeSnapshot(id); }
   Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) override {

@@ -55,6 +55,8 @@ class RemotePartition final : public Partition {
     return Forward(&Partition::RenewSnapshot, id, expires_at_ms);
   }
   Task<Status> ReleaseSnapshot(SnapshotId id) override { return Forward(&Partition::ReleaseSnapshot, id); }
+  Task<Result<Version>> HighestVersion() override { return Forward(&Partition::HighestVersion); }
+  Task<Result<SessionPoint>> CloseAt(CloseMark mark) override { return Forward(&Partition::CloseAt, mark); }
   Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) override {
     return Forward(&Partition::DescribeSnapshot, id);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "src/partition/cluster_marks.h"
 #include "src/partition/resident_record.h"
 
 namespace pando {
@@ -41,6 +42,12 @@ size_t Applier::FramesFor(const ApplyUnit& unit, UnitPart part) const {
   }
   return frames;
 }
+
+bool Applier::MarkReady(const ApplyUnit& unit) const { return marks_.IsReady(unit); }
+
+Task<void> Applier::PrepareMark(const ApplyUnit* unit) { return marks_.Prepare(unit); }
+
+void Applier::ForgetMark() { marks_.Forget(); }
 
 bool Applier::Ready(const ApplyUnit& unit, UnitPart part) {
   const size_t frames = FramesFor(unit, part);
@@ -243,6 +250,7 @@ void Applier::End(ApplyUnit* unit) {
   state_.applied_chain = unit->chain_after;
   state_.applied_epoch = unit->epoch;
   state_.applied_version = unit->records.back().record.version;
+  marks_.OnApplied(*unit);
   state_.changes.Publish();  // CT2: before the write is acknowledged
 }
 
@@ -252,7 +260,7 @@ OpResult Applier::ApplyRecord(ApplyUnit* unit, size_t index) {
   OpResult result;
   result.version = record.version;
   if (record.op == RecordOp::kCheck) return result;  // it holds: JudgeNext has verified that
-  if (record.op == RecordOp::kEpochStart) return result;
+  if (record.op == RecordOp::kEpochStart || IsClusterMark(record.op)) return result;
   if (record.op == RecordOp::kOnce) return result;  // UpdateLane follows the other records
   Frame* leaf = LeafOf(*unit, index);
   if (record.op == RecordOp::kExpire) return ApplyExpire(leaf, record, std::move(result));

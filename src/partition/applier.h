@@ -28,6 +28,8 @@
 
 namespace pando {
 
+class ClusterMarks;
+
 // The outcomes of a unit that is judged as a whole.
 class Judgement {
  public:
@@ -63,13 +65,19 @@ class Applier {
   // A unit that is applied whole has at most one record per this many frames of the pool.
   static constexpr size_t kFramesPerRecord = 16;
 
-  Applier(PartitionState& state, Upkeep& upkeep) : state_(state), upkeep_(upkeep) {}
+  Applier(PartitionState& state, Upkeep& upkeep, ClusterMarks& marks) : state_(state), upkeep_(upkeep), marks_(marks) {}
 
   // Frames that a record may need for its value and for splits, in addition to kFramesPerUpdate for
   // the unit. Tree::ClonesNeeded counts clones.
   size_t FramesFor(RecordOp op, size_t key_bytes, size_t value_bytes) const;
   // All that a unit may need in addition to clones.
   size_t FramesFor(const ApplyUnit& unit) const { return FramesFor(unit, unit.whole()); }
+
+  // The mark of a snapshot needs more than memory. Prepare it before it is made ready, and forget it if it is not
+  // applied then. Whether it may be applied.
+  bool MarkReady(const ApplyUnit& unit) const;
+  Task<void> PrepareMark(const ApplyUnit* unit);
+  void ForgetMark();
 
   // -- bringing into memory what a part of a unit needs
   // Whether all of it is there, so that the part can be judged and applied without suspending.
@@ -128,6 +136,7 @@ class Applier {
 
   PartitionState& state_;
   Upkeep& upkeep_;
+  ClusterMarks& marks_;
 };
 
 // -- what both halves of the Applier know about records

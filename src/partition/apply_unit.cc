@@ -8,6 +8,7 @@ std::string_view WrongOrder(const LogRecord* previous, const LogRecord& record) 
   if (!previous) return "";
   if (record.all_or_nothing != previous->all_or_nothing) return "only a part of a write is all-or-nothing";
   if (record.op == RecordOp::kEpochStart) return "an epoch begins inside a write";
+  if (IsClusterMark(record.op)) return "a mark of the cluster comes inside a write";
   if (record.op == RecordOp::kOnce) return "a write is named after it has begun";
   const bool after_checks = previous->op != RecordOp::kCheck && previous->op != RecordOp::kOnce;
   if (record.op == RecordOp::kCheck && after_checks) return "a check comes after what it guards";

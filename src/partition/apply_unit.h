@@ -91,6 +91,7 @@ struct ApplyUnit {
     const LogRecord& first = records.front().record;
     return first.all_or_nothing || first.op == RecordOp::kCheck || once();
   }
+  bool closes() const { return records.front().record.op == RecordOp::kClose; }
   bool once() const { return records.front().record.op == RecordOp::kOnce; }
 
   Epoch epoch = 0;

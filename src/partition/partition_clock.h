@@ -50,6 +50,10 @@ class StoreClock {
 
 class PartitionClock {
  public:
+  // A version that comes from elsewhere may be so far ahead of the wall clock here, and no further: otherwise one clock
+  // that is wrong, or whoever asks for it, would let records expire everywhere before their time.
+  static constexpr int64_t kMaxLeadMs = 5000;
+
   PartitionClock(Reactor& reactor, std::shared_ptr<StoreClock> store) : reactor_(reactor), store_(std::move(store)) {}
 
   int64_t NowMs() const { return NowMs(reactor_.WallMs()); }
@@ -61,6 +65,21 @@ class PartitionClock {
   Version Give() {
     Follow(std::max(newest_ + 1, VersionAtMs(NowMs())));
     return newest_;
+  }
+  // `version`, which is above the newest one (CHECKed).
+  Version GiveThis(Version version) {
+    CHECK_GT(version, newest_) << "P5, CM1: a version is given that is not above all earlier ones";
+    Follow(version);
+    return version;
+  }
+  // Whether a version that comes from elsewhere is not too far ahead of the time here.
+  bool MayFollow(Version version) const { return version <= VersionAtMs(reactor_.WallMs() + kMaxLeadMs); }
+  // CM5: later versions are above this one. False: it is too far ahead, and they are only as high as they may be.
+  bool See(Version seen) {
+    if (seen <= newest_) return true;
+    const bool may = MayFollow(seen);
+    Follow(std::max(newest_, may ? seen : VersionAtMs(reactor_.WallMs() + kMaxLeadMs)));
+    return may;
   }
   // Makes `version` the newest one. The time continues from it if it is ahead.
   void Follow(Version version) {

@@ -115,6 +115,7 @@ Task<Status> Recovery::Replay(RecoveredUnits found) {
   for (const WriteUnit& unit : found.units) {
     if (unit.first_lsn == state_.file->superblock().checkpoint_lsn + 1 && !found.old_format) {
       chain_before_ = unit.chain_before;
+      chain_before_lsn_ = state_.file->superblock().checkpoint_lsn;
     }
   }
   if (found.starts_anew) {
@@ -164,7 +165,8 @@ Task<Status> Recovery::OnMark(StreamMark mark) {
 Status Recovery::CheckBegin() const {
   const Superblock& sb = state_.file->superblock();
   const bool first = !tail_.empty() && tail_.front()->content.first_lsn == sb.checkpoint_lsn + 1;
-  if (!first || state_.applied_lsn != sb.checkpoint_lsn || sb.chain == 0 || !chain_before_) return Status();
+  if (!first || state_.applied_lsn != sb.checkpoint_lsn || sb.chain == 0) return Status();
+  if (!chain_before_ || chain_before_lsn_ != sb.checkpoint_lsn) return Status();
   if (*chain_before_ == sb.chain) return Status();
   return Error(
       Code::kCorruption,
@@ -274,10 +276,17 @@ Task<Status> Recovery::ApplyRecovered(LoggedUnit* logged) {
   Judgement judgement;
   CO_RETURN_IF_ERROR(co_await applier_.JudgeInParts(unit, &judgement));
   if (!judgement.refused()) CO_RETURN_IF_ERROR(co_await PlaceValues(logged));
-  CO_RETURN_IF_ERROR(co_await applier_.ApplyInParts(unit, &judgement));
+  co_await applier_.PrepareMark(unit);
+  Status applied = co_await applier_.ApplyInParts(unit, &judgement);
+  if (!applied.ok()) {
+    applier_.ForgetMark();
+    co_return applied;
+  }
   state_.committed_lsn = state_.applied_lsn;
   state_.history.Add({unit->epoch, unit->last_lsn(), unit->chain_after});
   state_.history.Trim(state_.committed_lsn);
+  // The snapshot of a mark is written before anything else is replayed.
+  while (unit->closes() && checkpointer_.running()) co_await checkpointer_.WaitForEnd();
   co_return Status();
 }
 

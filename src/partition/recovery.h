@@ -65,8 +65,9 @@ class Recovery {
   std::deque<std::unique_ptr<LoggedUnit>> tail_;
   Lsn required_lsn_ = 0;       // that the last mark says was durable
   Lsn marked_commit_lsn_ = 0;  // the highest one in a mark
-  // The chain that the unit after the checkpoint continues.
+  // The chain that the unit after the checkpoint continues with which the process has started.
   std::optional<uint64_t> chain_before_;
+  Lsn chain_before_lsn_ = 0;  // of that checkpoint: recovery may write another one
   bool little_space_reported_ = false;
 };
 

@@ -230,11 +230,19 @@ void Replica::OnLogFailed(const Status& status) {
   if (state_.on_failure) state_.on_failure(status);
 }
 
+Task<Result<Version>> Replica::HighestVersion() { co_return marks_.Highest(); }
+
 Task<Status> Replica::RenewSnapshot(SnapshotId id, int64_t expires_at_ms) {
-  co_return snapshots_.Renew(id, expires_at_ms);
+  CO_ASSIGN_OR_RETURN(const SnapshotInfo* snapshot, snapshots_.Find(id));
+  if (!snapshot->of_cluster) co_return snapshots_.Renew(id, expires_at_ms);
+  co_return co_await marks_.SetLease(id, expires_at_ms);
 }
 
-Task<Status> Replica::ReleaseSnapshot(SnapshotId id) { co_return snapshots_.Release(id); }
+Task<Status> Replica::ReleaseSnapshot(SnapshotId id) {
+  CO_ASSIGN_OR_RETURN(const SnapshotInfo* snapshot, snapshots_.Find(id));
+  if (!snapshot->of_cluster) co_return snapshots_.Release(id);
+  co_return co_await marks_.SetLease(id, std::nullopt);
+}
 
 PartitionStats Replica::stats() const {
   PartitionStats s = state_.stats;
@@ -254,6 +262,7 @@ PartitionStats Replica::stats() const {
   s.used_bytes = allocator.used_blocks() * kBlockBytes;
   s.pending_free_bytes = state_.file->pending_free_blocks() * kBlockBytes;
   s.snapshots = snapshots_.size();
+  s.cluster_snapshots = snapshots_.of_cluster();
   s.snapshot_pinned_bytes = state_.file->held_blocks() * kBlockBytes;
   s.dirty_pages = state_.tree->dirty_pages();
   s.changes_kept = state_.changes.size();

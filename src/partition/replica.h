@@ -6,6 +6,7 @@
 //   Recovery         the log after a start
 //   PartitionReader  reads of the newest state and of snapshots
 //   SnapshotTable    the open snapshots
+//   ClusterMarks     those of them that are of a whole cluster
 //   Checkpointer     checkpoints
 //   BlockAdmission   promises of disk space
 //   Upkeep           expiry and merges
@@ -30,6 +31,7 @@
 #include "src/partition/applier.h"
 #include "src/partition/block_admission.h"
 #include "src/partition/checkpointer.h"
+#include "src/partition/cluster_marks.h"
 #include "src/partition/partition_reader.h"
 #include "src/partition/partition_state.h"
 #include "src/partition/quarantine.h"
@@ -144,6 +146,8 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   Task<Status> AbandonCut() override { return snapshots_.AbandonCut(); }
   Task<Status> RenewSnapshot(SnapshotId id, int64_t expires_at_ms) override;
   Task<Status> ReleaseSnapshot(SnapshotId id) override;
+  Task<Result<Version>> HighestVersion() override;
+  Task<Result<SessionPoint>> CloseAt(CloseMark mark) override { return marks_.Close(mark); }
   Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId id) override { return reader_.DescribeSnapshot(id); }
   Task<Result<PageBatch>> ReadPages(SnapshotId id, Generation since, PageCursor from, size_t max_bytes) override {
     return reader_.ReadPages(id, since, std::move(from), max_bytes);
@@ -230,9 +234,10 @@ class Replica final : public Partition, public LogConsumer, public GatedPartitio
   Checkpointer checkpointer_{state_, upkeep_};
   BlockAdmission admission_{state_, checkpointer_};
   Upkeep upkeep_{state_, checkpointer_, admission_, pipeline_};
-  Applier applier_{state_, upkeep_};
+  Applier applier_{state_, upkeep_, marks_};
   WritePipeline pipeline_{state_, admission_, applier_};
   SnapshotTable snapshots_{state_, checkpointer_, pipeline_};
+  ClusterMarks marks_{state_, checkpointer_, snapshots_, pipeline_};
   PartitionReader reader_{state_, checkpointer_, snapshots_};
   Recovery recovery_{state_, checkpointer_, admission_, applier_};
 };

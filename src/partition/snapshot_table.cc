@@ -87,20 +87,23 @@ Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
   if (snapshot.is_copy) co_return CutCopy(snapshot);
   // The start of an epoch is not held back, and it has a version.
   const bool late = snapshot.version <= state_.clock.newest();
-  if (state_.failed() || !state_.gate->Leads() || late) {
+  if (state_.failed() || !state_.gate->Leads() || late || mark_waits_) {
     checkpointer_.End();
     CO_RETURN_IF_ERROR(MayCut());
+    if (mark_waits_) co_return GaveWay();
     co_return Error(Code::kUnavailable,
                     "partition {}: an epoch began while the snapshot was being opened; open another", state_.id());
   }
   state_.clock.Follow(snapshot.version);
   Waiting waiting(this, snapshot);
+  waiting_ = &waiting;
   pipeline_.Enqueue(&waiting);
   if (!waiting.done) waiting.Arm();
   // Resumes once every write that was appended before the cut has been applied, or on failure, or
   // when the log does not move on.
   co_await QueueEntry::Left{&waiting};
   waiting.Disarm();
+  waiting_ = nullptr;
   if (!waiting.status.ok()) {
     checkpointer_.End();
     co_return std::move(waiting.status);
@@ -111,6 +114,22 @@ Task<Status> SnapshotTable::Cut(SnapshotInfo snapshot) {
   co_return shown;
 }
 
+Status SnapshotTable::GaveWay() const {
+  return Error(Code::kUnavailable,
+               "partition {}: no snapshot was opened, because one of the whole cluster is being taken; try again",
+               state_.id());
+}
+
+void SnapshotTable::BeginMark() {
+  mark_waits_ = true;
+  if (waiting_ && !waiting_->done) pipeline_.Withdraw(waiting_, GaveWay());
+}
+
+void SnapshotTable::TakeReserved(const SnapshotInfo& snapshot) {
+  Take(snapshot);
+  state_.tasks.Spawn(WriteSnapshot());
+}
+
 // What is not committed yet is none of its business: whoever gets the copy reads it from the log. So a master that
 // can commit nothing can give one, and it says nothing of the versions that the partition gives.
 Status SnapshotTable::CutCopy(const SnapshotInfo& copy) {
@@ -119,8 +138,7 @@ Status SnapshotTable::CutCopy(const SnapshotInfo& copy) {
     checkpointer_.End();
     return status;
   }
-  Take(copy);
-  state_.tasks.Spawn(WriteSnapshot());
+  TakeReserved(copy);
   return status;
 }
 
@@ -141,6 +159,7 @@ void SnapshotTable::Take(SnapshotInfo snapshot) {
   snapshot.chain = state_.applied_chain;
   state_.file->HoldGeneration(snapshot.generation);
   CHECK(snapshots_.emplace(snapshot.id, snapshot).second) << "ST1: a snapshot's id was given twice";
+  of_cluster_ += snapshot.of_cluster;
 }
 
 Task<void> SnapshotTable::WriteSnapshot() {
@@ -195,9 +214,19 @@ void SnapshotTable::ReleaseIfOpen(SnapshotId id) {
   const auto found = snapshots_.find(id);
   if (found == snapshots_.end()) return;
   const Generation generation = found->second.generation;
+  of_cluster_ -= found->second.of_cluster;
   snapshots_.erase(found);
   state_.tree->DropSnapshot(generation);
   state_.file->ReleaseGeneration(generation);
+}
+
+void SnapshotTable::ReleaseOldestOfCluster() {
+  const SnapshotInfo* oldest = nullptr;
+  for (const auto& [id, snapshot] : snapshots_) {
+    if (snapshot.of_cluster && (!oldest || snapshot.generation < oldest->generation)) oldest = &snapshot;
+  }
+  CHECK(oldest != nullptr) << "CM4: there is no snapshot of the cluster";
+  ReleaseIfOpen(oldest->id);
 }
 
 void SnapshotTable::ReleaseExpired() {

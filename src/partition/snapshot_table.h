@@ -41,6 +41,7 @@ class SnapshotTable {
   Result<const SnapshotInfo*> Find(SnapshotId id) const;  // kSnapshotGone; valid until it is released
   Status Gone() const;
   size_t size() const { return snapshots_.size(); }
+  size_t of_cluster() const { return of_cluster_; }
   // Null: none is open. Valid until the next suspension.
   const SnapshotInfo* Oldest() const;
 
@@ -49,13 +50,28 @@ class SnapshotTable {
   Status Release(SnapshotId id);
   void ReleaseIfOpen(SnapshotId id);
   void ReleaseExpired();
+  // REQUIRES: there is one that a mark has cut.
+  void ReleaseOldestOfCluster();
   // The tree and the file are about to be given up, with all that they hold.
-  void Forget() { snapshots_.clear(); }
+  void Forget() {
+    snapshots_.clear();
+    of_cluster_ = 0;
+  }
+
+  // -- for ClusterMarks
+  // Whether this replica may give a version to a snapshot, as only a master may.
+  Status MayCut() const;
+  // A mark waits for the checkpoint that a cut of this node may have reserved. The cut fails (CM6), and so do others
+  // until EndMark.
+  void BeginMark();
+  void EndMark() { mark_waits_ = false; }
+  // Ends the generation, of which the snapshot is, and writes it. REQUIRES: a checkpoint is reserved.
+  void TakeReserved(const SnapshotInfo& snapshot);
 
  private:
   class Waiting;
-  Status MayCut() const;
   Status CutCopy(const SnapshotInfo& copy);
+  Status GaveWay() const;
   void Take(SnapshotInfo snapshot);
   Task<void> WriteSnapshot();
 
@@ -63,6 +79,9 @@ class SnapshotTable {
   Checkpointer& checkpointer_;
   WritePipeline& pipeline_;
   std::map<SnapshotId, SnapshotInfo> snapshots_;
+  size_t of_cluster_ = 0;       // of them
+  Waiting* waiting_ = nullptr;  // the cut that is in the queue; null: none is
+  bool mark_waits_ = false;     // BeginMark
 };
 
 }  // namespace pando

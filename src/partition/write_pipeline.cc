@@ -58,7 +58,7 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
   const size_t max_key_bytes = state_.tree->max_key_bytes();
   for (const WriteOp& op : write->ops) {
     const size_t key_bytes = op.key.size(), value_bytes = op.value.size();
-    CHECK(key_bytes > 0 && value_bytes <= kMaxValueBytes);
+    CHECK((key_bytes > 0) != IsClusterMark(op.op) && value_bytes <= kMaxValueBytes);
     if (key_bytes > max_key_bytes) {
       co_return Error(Code::kInvalidArgument,
                       "the key has {} bytes with its namespace; the pages of this store take {} (see hello for "
@@ -73,7 +73,8 @@ Task<Status> WritePipeline::Admit(ClientWrite* write, LogSpace* log_space) {
         << "a kOnce that names nothing";
     checks_may_come &= op.op == RecordOp::kCheck || once;
     // A lane takes room, so a write that has a name cannot have what is held back for removes.
-    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck;
+    only_removes &= op.op == RecordOp::kRemove || op.op == RecordOp::kExpire || op.op == RecordOp::kCheck ||
+                    op.op == RecordOp::kLease;
     if (once && !MayBeSent(op)) co_return AheadOfTime(op);
     AddCost(op, &cost);
   }
@@ -193,6 +194,15 @@ Status WritePipeline::CheckUncommitted(const ClientWrite& write) const {
                state_.id(), records, bytes, limits.records, limits.bytes);
 }
 
+// CM1: whether the partition may go on above the version of the mark.
+Status WritePipeline::CheckClose(const WriteOp& op) const {
+  if (op.op != RecordOp::kClose || op.version > state_.clock.newest()) return Status();
+  return Error(Code::kUnavailable,
+               "partition {}: version {} was given already, and the snapshot of the cluster was to end at {}; take "
+               "another snapshot, with a higher version",
+               state_.id(), state_.clock.newest(), op.version);
+}
+
 // The last point at which a write can be withdrawn (P7).
 Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   WriteControl* control = write.options.control;
@@ -200,6 +210,7 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
   if (gave_up_) return Error(Code::kUnavailable, "partition {} is closing", state_.id());
   RETURN_IF_ERROR(MayAppend(write.options));  // CG3
   RETURN_IF_ERROR(CheckUncommitted(write));
+  RETURN_IF_ERROR(CheckClose(write.ops.front()));
   if (!control) return Status();
   const bool late = control->deadline_ns != 0 && state_.reactor.NowNs() >= control->deadline_ns;
   if ((late && control->Withdraw()) || !control->BeginAppend()) {
@@ -211,13 +222,16 @@ Status WritePipeline::BeginAppend(const ClientWrite& write) const {
 // Gives the records their versions and encodes them. From here on the encoded bytes are the write,
 // and the operations are no longer needed.
 void WritePipeline::Encode(ClientWrite* write) {
+  if (!state_.clock.See(write->options.seen_version)) ++state_.stats.clocks_ahead_total;
   write->encoded.reserve(write->encoded_bytes);
   uint64_t digest = 0;
   if (write->ops.front().op == RecordOp::kOnce) {
     digest = DigestOf(std::span(write->ops).subspan(1), write->options.all_or_nothing, &write->encoded);
   }
   for (size_t i = 0; i < write->ops.size(); ++i) {
-    LogRecord record = RecordOf(write->ops[i], state_.clock.Give());
+    const bool closes = write->ops[i].op == RecordOp::kClose;
+    LogRecord record =
+        RecordOf(write->ops[i], closes ? state_.clock.GiveThis(write->ops[i].version) : state_.clock.Give());
     if (record.op == RecordOp::kOnce) record.digest = digest;
     record.continues = i + 1 < write->ops.size();
     record.all_or_nothing = write->options.all_or_nothing;
@@ -535,7 +549,7 @@ void WritePipeline::PrefetchRecord(size_t index) const {
 
 bool WritePipeline::FrontIsReady() {
   const ApplyUnit* unit = queue_.front()->unit;
-  return !unit || (!unit->unplaced && applier_.Ready(*unit, unit->whole()));
+  return !unit || (!unit->unplaced && applier_.MarkReady(*unit) && applier_.Ready(*unit, unit->whole()));
 }
 
 void WritePipeline::ApplyFront() {
@@ -580,6 +594,7 @@ Task<void> WritePipeline::ApplyInTask() {
     queue_.front()->unit->pins.clear();
     co_await Sleep(state_.reactor, kFramesRetry);
   }
+  applier_.ForgetMark();  // the partition has stopped before its mark was applied
   applying_ = Applying::kAtOnce;
 }
 
@@ -589,6 +604,7 @@ Task<bool> WritePipeline::PrepareFront() {
   QueueEntry* entry = queue_.front();
   Status status;
   if (entry->unit->unplaced) status = co_await PlaceFront(static_cast<LoggedUnit*>(entry));
+  if (status.ok()) co_await applier_.PrepareMark(entry->unit);
   // Two writes that both gather pins and wait for frames could deadlock.
   co_await state_.pool.gather_turn().Acquire();
   ApplyUnit* unit = entry->unit;

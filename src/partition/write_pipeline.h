@@ -151,6 +151,7 @@ class WritePipeline {
   Status CheckDisks(const OpCost& cost) const;
   bool MayPin() const;
   Status BeginAppend(const ClientWrite& write) const;
+  Status CheckClose(const WriteOp& op) const;
   // Whether WQ2 allows another write of so many encoded bytes and operations.
   bool UncommittedFits(size_t encoded_bytes, size_t ops) const;
   struct Uncommitted {

@@ -19,6 +19,7 @@ LogRecord RecordOf(const WriteOp& op, Version version) {
   record.delta = op.delta;
   record.sequence = op.sequence;
   record.first_sent_ms = op.first_sent_ms;
+  record.snapshot = op.snapshot;
   record.key = op.key;
   record.value = op.value;
   record.condition.version = op.condition.version;

@@ -48,8 +48,8 @@ inline constexpr uint64_t kMaxSegmentNumber = (1ull << 31) - 1;
 inline constexpr uint64_t kFirstGroupOffset = kBlockBytes;
 // The version that this build writes, and the oldest that it reads. Version 2 added touch, check
 // and all-or-nothing to the records, version 3 write units, marks, and the seal, version 4 once, version 5
-// cuts of a partition's history.
-inline constexpr uint16_t kLogFormatVersion = 5;
+// cuts of a partition's history, version 6 the marks of snapshots of the cluster.
+inline constexpr uint16_t kLogFormatVersion = 6;
 inline constexpr uint16_t kOldestLogFormatVersion = 1;
 // The first version whose batches carry units and marks of many partitions.
 inline constexpr uint16_t kFirstVersionWithUnits = 3;

@@ -15,7 +15,7 @@ uint64_t UnitChain(uint64_t before, Epoch epoch, Lsn first_lsn, uint32_t record_
 char* EncodeUnit(const Uuid& partition, const WriteUnit& unit, uint16_t flags, char* out) {
   UnitHeader header{};
   header.kind = ItemKind::kUnit;
-  header.record_format = kRecordFormat;
+  header.record_format = RecordFormatOf(unit.records);
   header.flags = flags;
   header.record_bytes = static_cast<uint32_t>(unit.records.size());
   header.record_count = unit.record_count;

@@ -26,10 +26,16 @@ namespace pando {
 
 enum class ItemKind : uint8_t { kUnit = 1, kMark = 2, kCut = 3 };
 
-// The version of the records in a unit (src/model/record.h), and the oldest that is read. Version 2
-// added kOnce. To the log they are bytes.
-inline constexpr uint8_t kRecordFormat = 2;
+// The newest version of the records in a unit (src/model/record.h), and the oldest that is read. Version 2
+// added kOnce, version 3 kClose and kLease. To the log they are bytes, except that a unit which begins with one of the
+// latter says version 3, and all others version 2: so nodes of an earlier build read all that they know.
+inline constexpr uint8_t kRecordFormat = 3;
 inline constexpr uint8_t kOldestRecordFormat = 1;
+inline constexpr uint8_t kOpsOfFormat3[] = {9, 10};
+inline constexpr uint8_t RecordFormatOf(std::string_view records) {
+  const auto op = static_cast<uint8_t>(records.empty() ? 0 : records[0]);
+  return op == kOpsOfFormat3[0] || op == kOpsOfFormat3[1] ? 3 : 2;
+}
 
 // The sequence of the partition starts anew here: LSN and chain do not continue an earlier unit.
 inline constexpr uint16_t kUnitStartsAnew = 1u << 0;

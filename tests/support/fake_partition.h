@@ -50,6 +50,7 @@ class FakePartition final : public Partition {
   // A write waits for admission while `holding_writes`, and for durability while `holding_answers`.
   Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) override {
     seen_epoch = options.seen_epoch;
+    seen_version = options.seen_version;
     co_await Delay();
     if (!failure.ok()) co_return failure;
     if (!write_failure.ok()) co_return write_failure;
@@ -208,6 +209,20 @@ class FakePartition final : public Partition {
     co_return Status();
   }
 
+  Task<Result<Version>> HighestVersion() override {
+    co_await Delay();
+    if (!failure.ok()) co_return failure;
+    co_return next_version_ - 1;
+  }
+  Task<Result<SessionPoint>> CloseAt(CloseMark mark) override {
+    co_await Delay();
+    if (!failure.ok()) co_return failure;
+    if (mark.version < next_version_) co_return Error(Code::kUnavailable, "a higher version was given");
+    next_version_ = mark.version + 1;
+    snapshots[mark.id] = records;
+    co_return write_end;
+  }
+
   Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId) override { co_return NoPages(); }
   Task<Result<PageBatch>> ReadPages(SnapshotId, Generation, PageCursor, size_t) override { co_return NoPages(); }
   Task<Status> Checkpoint() override { co_return failure; }
@@ -242,6 +257,7 @@ class FakePartition final : public Partition {
   std::set<std::string> cold;       // keys that are not "in memory"
   SessionPoint write_end;           // where writes end
   Epoch seen_epoch = 0;             // of the session of the last write
+  Version seen_version = 0;         // the same
   Status failure;                   // if set, every call returns it
   Status write_failure;             // if set, every write returns it
   size_t ops_with_room = SIZE_MAX;  // a write of more finds the disk full
@@ -257,6 +273,7 @@ class FakePartition final : public Partition {
     WriteOptions options;
     options.control = &control;
     options.seen_epoch = write->seen_epoch;
+    options.seen_version = write->seen_version;
     std::vector<WriteOp> ops{write->op};
     Result<std::vector<OpResult>> outcome = co_await fake->Write(std::move(ops), options);
     write->status = outcome.status();

@@ -42,6 +42,7 @@ class ManualGate final : public CommitGate {
   Status CheckDisks(uint64_t bytes) override {
     return bytes <= room ? Status() : Error(Code::kDiskFull, "the disk of a follower is full");
   }
+  Status MayMark() const override { return may_mark; }
   bool Leads() const override { return leads; }
   void OnAppended() override { ++appended; }
   bool HoldsWrites() const override { return held != nullptr; }
@@ -63,6 +64,7 @@ class ManualGate final : public CommitGate {
   bool closed = false;
   bool commits = false;  // at once
   bool leads = true;
+  Status may_mark;
   uint64_t room = UINT64_MAX;
   uint64_t appended = 0;  // calls of OnAppended
   // -- levels, and a handover that holds writes

@@ -59,6 +59,8 @@ class FarPartition final : public Partition {
   }
   Task<Status> RenewSnapshot(SnapshotId s, int64_t at_ms) override { return target_->RenewSnapshot(s, at_ms); }
   Task<Status> ReleaseSnapshot(SnapshotId s) override { return target_->ReleaseSnapshot(s); }
+  Task<Result<Version>> HighestVersion() override { return target_->HighestVersion(); }
+  Task<Result<SessionPoint>> CloseAt(CloseMark mark) override { return target_->CloseAt(mark); }
   Task<Result<SnapshotRoot>> DescribeSnapshot(SnapshotId s) override { return target_->DescribeSnapshot(s); }
   Task<Result<PageBatch>> ReadPages(SnapshotId s, Generation since, PageCursor from, size_t max_bytes) override {
     return target_->ReadPages(s, since, std::move(from), max_bytes);

@@ -104,6 +104,51 @@ TEST(LogRecord, GoldenBytes) {
   EXPECT_EQ(Hex(Encode(once)), "080107000000000000000163ac0201");  // as an earlier version wrote it
   once.digest = 0x1122334455667788;
   EXPECT_EQ(Hex(Encode(once)), "08810207000000000000000163ac02018877665544332211");
+
+  LogRecord close;
+  close.op = RecordOp::kClose;
+  close.version = 8;
+  close.ttl_mode = TtlMode::kSet;
+  close.expires_at_ms = 300;
+  close.snapshot = 0x1122334455667788;
+  EXPECT_EQ(Hex(Encode(close)), "09020800000000000000d804008877665544332211");
+  LogRecord lease = close;
+  lease.op = RecordOp::kLease;
+  lease.version = 9;
+  lease.expires_at_ms = 400;
+  EXPECT_EQ(Hex(Encode(lease)), "0a020900000000000000a006008877665544332211");
+  lease.version = 10;
+  lease.ttl_mode = TtlMode::kClear;
+  EXPECT_EQ(Hex(Encode(lease)), "0a040a00000000000000008877665544332211");
+}
+
+// What a mark of a snapshot must have, and must not have.
+TEST(LogRecord, MarksThatNobodyWritesAreRefused) {
+  LogRecord close;
+  close.op = RecordOp::kClose;
+  close.version = 8;
+  close.ttl_mode = TtlMode::kSet;
+  close.expires_at_ms = 300;
+  close.snapshot = 7;
+  auto code = [](const LogRecord& record) {
+    const std::string bytes = Encode(record);
+    ByteReader reader(bytes);
+    return DecodeRecord(&reader).code();
+  };
+  auto with = [&](auto change) {
+    LogRecord changed = close;
+    change(&changed);
+    return code(changed);
+  };
+  EXPECT_EQ(code(close), Code::kOk);
+  EXPECT_EQ(with([](LogRecord* r) { r->snapshot = 0; }), Code::kCorruption);
+  EXPECT_EQ(with([](LogRecord* r) { r->expires_at_ms = 0; }), Code::kCorruption);
+  EXPECT_EQ(with([](LogRecord* r) { r->ttl_mode = TtlMode::kClear; }), Code::kCorruption);
+  EXPECT_EQ(with([](LogRecord* r) { r->ttl_mode = TtlMode::kKeep; }), Code::kCorruption);
+  EXPECT_EQ(with([](LogRecord* r) { r->key = "k"; }), Code::kCorruption);
+  EXPECT_EQ(with([](LogRecord* r) { r->continues = true; }), Code::kCorruption);
+  EXPECT_EQ(with([](LogRecord* r) { r->all_or_nothing = true; }), Code::kCorruption);
+  EXPECT_EQ(with([](LogRecord* r) { r->condition.exists = true; }), Code::kCorruption);
 }
 
 // Records of format version 1 of the log, which must stay readable. Never change these bytes.
@@ -221,7 +266,9 @@ TEST(LogRecord, ImpossibleBytesAreCorruption) {
   EXPECT_EQ(code(0, 0), Code::kCorruption);      // no operation
   EXPECT_EQ(code(0, 7), Code::kCorruption);      // an epoch start with a key
   EXPECT_EQ(code(0, 8), Code::kCorruption);      // a once without a sequence
-  EXPECT_EQ(code(0, 9), Code::kCorruption);      // an unknown operation
+  EXPECT_EQ(code(0, 9), Code::kCorruption);      // a close with a key
+  EXPECT_EQ(code(0, 10), Code::kCorruption);     // a lease with a key
+  EXPECT_EQ(code(0, 11), Code::kCorruption);     // an unknown operation
   EXPECT_EQ(code(0, 4), Code::kCorruption);      // an expire without a version condition
   EXPECT_EQ(code(0, 5), Code::kCorruption);      // a touch that keeps the expiry
   EXPECT_EQ(code(0, 6), Code::kCorruption);      // a check without a condition

@@ -49,7 +49,7 @@ TEST(LogFormat, GoldenSegmentHeader) {
   std::string block(kBlockBytes, 'x');
   EncodeSegmentHeader(kNode, 42, 8u << 20, block.data());
   EXPECT_EQ(Hex(block.substr(0, sizeof(SegmentHeader))),
-            "c7e6213ce83506ab50414e444f53454705000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
+            "f94429adebaf1b9550414e444f53454706000000000000007766554433221100ffeeddccbbaa99882a00000000000000"
             "0000800000000000");
   EXPECT_EQ(block.substr(sizeof(SegmentHeader)), std::string(kBlockBytes - sizeof(SegmentHeader), '\0'));
   EXPECT_EQ(SegmentFileName(42), "segment-00000000000000000042.wal");
@@ -61,7 +61,7 @@ TEST(LogFormat, GoldenBatch) {
   PutBatch(SomeHeader(42, 8192), LogChecksumSeed(kNode), payload, out.data());
   EXPECT_EQ(out.size(), 120u + 40 + 72 + 72 + 56);
   EXPECT_EQ(Hex(out),
-            "33c0b31b5688d5e250414e444f4241540500000001000000c80000000300000000000000000000000000000000000000"
+            "0e82ffe05852c6c750414e444f4241540600000001000000c80000000300000000000000000000000000000000000000"
             "0000000000000000000000000000000000000000000000002a00000000000000002000002a000000f81f00002a000000"
             "f81f00002a000000efcdab00000000000000000000000000000000000000000000000000000000000000000000000000"
             "0000000000000000000000000000000001020100050000000200000000000000efcdab89674523011032547698badcfe"
@@ -69,6 +69,23 @@ TEST(LogFormat, GoldenBatch) {
             "0000000000000000efcdab89674523011032547698badcfe030000000000000026000000000000002800000000000000"
             "1e00000000000000080706050403020103000000000000000000000000000000efcdab89674523011032547698badcfe"
             "020000000000000027000000000000002222000000000000");
+}
+
+// Only a unit that begins with an operation of record format 3 says that it has that format.
+TEST(LogFormat, UnitsSayTheOldestFormatThatTheirRecordsHave) {
+  for (const auto& [first, format] :
+       {std::pair('\x01', 2), std::pair('\x08', 2), std::pair('\x09', 3), std::pair('\x0a', 3), std::pair('\x0b', 2)}) {
+    const std::string records = std::string(1, first) + "more";
+    WriteUnit unit{3, 41, 2, 0x1111, 0, records};
+    unit.chain_after = UnitChain(unit);
+    std::string payload(UnitBytes(records.size()), '\0');
+    EncodeUnit(kPartition, unit, 0, payload.data());
+    EXPECT_EQ(payload[offsetof(UnitHeader, record_format)], format);
+    PayloadReader reader(payload);
+    EXPECT_EQ(reader.Next(), PayloadReader::Item::kUnit);
+    payload[offsetof(UnitHeader, record_format)] = 4;
+    EXPECT_EQ(PayloadReader(payload).Next(), PayloadReader::Item::kDamaged);
+  }
 }
 
 // Version 1 must stay readable. Never change these bytes.
@@ -89,6 +106,23 @@ TEST(LogFormat, VersionOneIsRead) {
   ASSERT_EQ(DecodeBatch(image, 42, 8192, LogChecksumSeed(kNode), &view), BatchState::kValid);
   EXPECT_EQ(view.payload, "12345");
   EXPECT_EQ(view.header.first_lsn, 41u);
+}
+
+// The same for version 5.
+TEST(LogFormat, VersionFiveIsRead) {
+  std::string image(8192, '\0');
+  image += FromHex(
+      "33c0b31b5688d5e250414e444f4241540500000001000000c80000000300000000000000000000000000000000000000"
+      "0000000000000000000000000000000000000000000000002a00000000000000002000002a000000f81f00002a000000"
+      "f81f00002a000000efcdab00000000000000000000000000000000000000000000000000000000000000000000000000"
+      "0000000000000000000000000000000001020100050000000200000000000000efcdab89674523011032547698badcfe"
+      "030000000000000029000000000000001111000000000000e07dc1e1ac2dc82e31323334350000000200000000000000"
+      "0000000000000000efcdab89674523011032547698badcfe030000000000000026000000000000002800000000000000"
+      "1e00000000000000080706050403020103000000000000000000000000000000efcdab89674523011032547698badcfe"
+      "020000000000000027000000000000002222000000000000");
+  BatchView view;
+  ASSERT_EQ(DecodeBatch(image, 42, 8192, LogChecksumSeed(kNode), &view), BatchState::kValid);
+  EXPECT_EQ(view.payload, SomePayload());
 }
 
 // The same for version 3.
