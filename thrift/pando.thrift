@@ -98,7 +98,7 @@ const i32 LEVEL_SESSION = 6
 struct ReplyContext {
   /** Opaque. Send the newest as Context.session, with all requests of a session. Empty: it saw 1024 partitions. */
   1: binary session
-  /** The server's hybrid clock. Send the highest that you have seen as Context.hlc. */
+  /** No version that the reply tells of is higher. Send the highest that you have seen as Context.hlc. */
   2: i64 hlc
   /** The version of the partition map that the server acted on. */
   3: i64 map_version
@@ -149,7 +149,11 @@ struct Context {
   6: string traceparent
   /** The namespace of the keys; empty = the default one. A namespace that this server does not have is refused. */
   7: string name_space
-  /** The highest ReplyContext.hlc that the caller has seen. Refused by a server that does not merge clocks. */
+  /**
+   * The highest ReplyContext.hlc that the caller has seen. The versions of its writes are higher, so a snapshot of the
+   * cluster that has them has all that the caller had seen. Refused by a server without the feature "clocks". One
+   * that is more than 5 seconds ahead of the server's time counts as 5 seconds ahead.
+   */
   8: i64 hlc
   /** For LEVEL_BOUNDED only. */
   9: i32 max_staleness_ms

@@ -42,7 +42,7 @@ Refusal CheckContext(const api::Context& context) {
     return Bad("name_space has {} bytes, but this node has only the default namespace: leave name_space empty",
                context.name_space.size());
   }
-  if (context.hlc != 0) return Bad("hlc is {}; this node does not merge clocks: leave hlc 0", context.hlc);
+  if (context.hlc < 0) return Bad("hlc is {}; it must be 0, or what a reply has said", context.hlc);
   if (context.max_staleness_ms < 0 || (context.max_staleness_ms > 0 && context.level != kBounded)) {
     return Bad("max_staleness_ms is {}; it must be 0, or positive with LEVEL_BOUNDED (5)", context.max_staleness_ms);
   }
@@ -50,7 +50,9 @@ Refusal CheckContext(const api::Context& context) {
 }
 
 Refusal CheckAlone(const api::Context& context, Refusal other) {
-  if (other || context.session.empty()) return other;
+  if (other) return other;
+  if (context.hlc != 0) return Bad("hlc is {}; this node is alone and merges no clocks: leave hlc 0", context.hlc);
+  if (context.session.empty()) return {};
   return MakeError(ApiCode::kTokenMismatch, "this node does not issue session tokens: leave session empty");
 }
 
@@ -218,10 +220,10 @@ Refusal CheckKey(std::string_view key) {
                    fmt::format("the key has {} bytes; the limit is {} (max_key_bytes)", key.size(), kMaxKeyBytes));
 }
 
-bool IsPlainRead(const api::Context& context) {
+bool IsPlainRead(const api::Context& context, bool in_cluster) {
   return (context.level == kDefault || context.level == kLinearizable) && context.budget_ms >= 0 &&
-         context.principal.empty() && context.name_space.empty() && context.session.empty() && context.hlc == 0 &&
-         context.max_staleness_ms == 0;
+         context.principal.empty() && context.name_space.empty() && context.session.empty() &&
+         (in_cluster ? context.hlc >= 0 : context.hlc == 0) && context.max_staleness_ms == 0;
 }
 
 void ResetForPlainRead(api::Context* context) {

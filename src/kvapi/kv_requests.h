@@ -54,8 +54,8 @@ Refusal ToOnce(const api::Context& context, bool remembers, WriteOp* once);
 // For writes that cannot have a name.
 Refusal CheckUnnamed(const api::Context& context);
 // A quick check for the fast path: true means that CheckReadContext would refuse nothing and
-// GetPath may answer.
-bool IsPlainRead(const api::Context& context);
+// GetPath may answer. A read in a cluster may carry an hlc, which says nothing to it.
+bool IsPlainRead(const api::Context& context, bool in_cluster = false);
 // Clears the fields that IsPlainRead examines, so that `context` can be reused for decoding without
 // an allocation.
 void ResetForPlainRead(api::Context* context);

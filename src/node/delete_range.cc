@@ -33,7 +33,7 @@ bool OutcomeUnknown(const Status& failure) {
 
 // Removes the records of one partition, of which `rows` are the keys in ascending order.
 // A change of the master in good order holds the removes, as all writes, at most until the deadline (LV4).
-Task<void> RemoveKeys(Partition* partition, std::vector<const ScanRow*> rows, WriteLevel level, Nanos deadline_ns,
+Task<void> RemoveKeys(Partition* partition, std::vector<const ScanRow*> rows, WriteOptions asked, Nanos deadline_ns,
                       const bool* over, DeletedRange* out) {
   RemoveBatch batch(kRemovesPerWrite);
   size_t done = 0;
@@ -42,8 +42,7 @@ Task<void> RemoveKeys(Partition* partition, std::vector<const ScanRow*> rows, Wr
     for (size_t i = 0; i < ops.size(); ++i) ops[i] = RemoveOf(*rows[done + i]);
     WriteControl control;
     control.deadline_ns = deadline_ns;
-    WriteOptions options;
-    options.level = level;
+    WriteOptions options = asked;
     options.control = &control;
     const Result<std::vector<OpResult>> results = co_await partition->Write(std::move(ops), options);
     if (batch.RetrySmaller(results.status())) continue;
@@ -74,7 +73,7 @@ struct BegunDelete final : Withdrawable {
 }  // namespace
 
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version, Nanos deadline_ns, const bool* over, WriteLevel level) {
+                               Version max_version, Nanos deadline_ns, const bool* over, WriteOptions options) {
   DeletedRange out;
   if (range.start_exclusive) out.last_key = range.start;
   MergeScanSpec spec;
@@ -95,7 +94,7 @@ Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> parti
   }
   TaskGroup removes;
   for (auto& [id, rows] : by_partition)
-    removes.Spawn(RemoveKeys(backend->partitions[id], std::move(rows), level, deadline_ns, over, &out));
+    removes.Spawn(RemoveKeys(backend->partitions[id], std::move(rows), options, deadline_ns, over, &out));
   // The removes run concurrently and write to `out`, so wait for all of them.
   co_await removes.Drain();
   for (const ScanRow& row : page->rows) {
@@ -122,9 +121,12 @@ Task<void> KvService::DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteR
   BegunDelete begun;
   call->withdrawable = &begun;
   const uint64_t scan_id = ScanIdOf(range, server_->reactor());
-  DeletedRange deleted = co_await pando::DeleteRange(backend_, PartitionsOf(range), range, limit,
-                                                     static_cast<Version>(request.max_version), call->deadline_ns,
-                                                     &begun.over, ToWriteLevel(call->args.context));
+  WriteOptions options;
+  options.level = ToWriteLevel(call->args.context);
+  options.seen_version = static_cast<Version>(call->args.context.hlc);
+  DeletedRange deleted =
+      co_await pando::DeleteRange(backend_, PartitionsOf(range), range, limit,
+                                  static_cast<Version>(request.max_version), call->deadline_ns, &begun.over, options);
   call->withdrawable = nullptr;
   // What a partition has refused is still there. If others have removed something, the answer says how much, and the
   // next call comes to the refusal.

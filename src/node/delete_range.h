@@ -40,7 +40,6 @@ struct DeletedRange {
 // version). Stops early, with only some of them removed, once *over is true. No write waits longer than until
 // `deadline_ns`.
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version, Nanos deadline_ns, const bool* over,
-                               WriteLevel level = WriteLevel::kQuorum);
+                               Version max_version, Nanos deadline_ns, const bool* over, WriteOptions options = {});
 
 }  // namespace pando

@@ -59,7 +59,7 @@ static_assert(kHeadBytes == 36 && kTailBytes == 25);
 }  // namespace
 
 void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version version, int64_t expires_at_ms,
-                    std::string* out, std::string_view session) {
+                    std::string* out, std::string_view session, Version hlc) {
   char head[kHeadBytes], tail[kTailBytes];
   std::memcpy(head, kHead, kHeadBytes);
   std::memcpy(tail, kTail, kTailBytes);
@@ -78,7 +78,7 @@ void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version v
     return;
   }
   out->append(tail, kTailBytes - kEndBytes);
-  AppendSessionContext(session, out);
+  AppendSessionContext(session, hlc, out);
   out->append(tail + kTailBytes - kEndBytes, kEndBytes);
 }
 
@@ -164,7 +164,9 @@ bool GetPath::Take(const RpcRequest& request) {
   args_.request.snapshot.clear();
   if (!server_->codec().Read(request.id.protocol, request.body, &args_).ok()) return false;
   const std::string& key = args_.request.key;
-  if (key.empty() || key.size() > kMaxKeyBytes || !IsPlainRead(args_.context)) return false;
+  if (key.empty() || key.size() > kMaxKeyBytes || !IsPlainRead(args_.context, backend_->cluster_id.has_value())) {
+    return false;
+  }
   if (!args_.request.snapshot.empty()) return false;
 
   Entry entry;
@@ -301,11 +303,14 @@ void GetPath::Answer(const Entry& entry, const PointRead& read, const SessionPoi
     return server_->ReplyOverloaded(id, "get");
   bool found = read.outcome == PointRead::Outcome::kFound;
   session_.clear();
+  Version hlc = 0;
   if (backend_->cluster_id && shown.epoch != 0) {
     AppendSessionToken(*backend_->cluster_id, entry.partition, shown, &session_);
+    hlc = backend_->HlcOf(entry.partition);
   }
   if (id.protocol == WireProtocol::kBinary) {
-    AppendGetReply(id.seqid, found, read.in_place, read.version, read.expires_at_ms, server_->BeginReply(id), session_);
+    AppendGetReply(id.seqid, found, read.in_place, read.version, read.expires_at_ms, server_->BeginReply(id), session_,
+                   hlc);
     return server_->EndReply(id);
   }
   api::Kv_get_result result;
@@ -316,7 +321,9 @@ void GetPath::Answer(const Entry& entry, const PointRead& read, const SessionPoi
   record.version = static_cast<int64_t>(read.version);
   record.expires_at_ms = read.expires_at_ms;
   result.success.context.session = session_;
-  result.success.context.__isset.session = result.success.__isset.context = !session_.empty();
+  result.success.context.hlc = static_cast<int64_t>(hlc);
+  result.success.context.__isset.session = result.success.context.__isset.hlc = result.success.__isset.context =
+      !session_.empty();
   server_->Reply(id, "get", result);
 }
 

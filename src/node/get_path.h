@@ -27,7 +27,7 @@ namespace pando {
 // struct. The bytes equal those that the generated code would write; a test compares the two.
 // `session`: ReplyContext.session.
 void AppendGetReply(int32_t seqid, bool found, std::string_view value, Version version, int64_t expires_at_ms,
-                    std::string* out, std::string_view session = {});
+                    std::string* out, std::string_view session = {}, Version hlc = 0);
 
 class GetPath {
  public:

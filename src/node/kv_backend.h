@@ -55,6 +55,8 @@ struct KvBackend {
   KnownMap map;
   // As `partitions`, for reads that any replica may answer: they do not ask for the lease. Empty: it is alone.
   std::vector<Partition*> replicas;
+  // A snapshot lives no longer, however often it is renewed.
+  int64_t snapshot_max_age_ms = 24 * 3600 * 1000;
   // Engine::BatchWrite of this reactor, for partitions of `stored`.
   std::function<void(std::span<PointWrite* const>)> batch_write;
   // The backends, get paths and write paths of all reactors, by reactor index, so that requests for
@@ -63,6 +65,12 @@ struct KvBackend {
   std::vector<GetPath*> get_paths;
   std::vector<WritePath*> write_paths;
 
+  // At or above the version of every change of the partition here that was acknowledged or read; 0: not known. Of any
+  // partition of the node.
+  Version HlcOf(uint32_t partition) const {
+    const Version newest = partitions[partition]->newest_change();
+    return newest == UINT64_MAX ? 0 : newest;  // it serves nothing
+  }
   // Whether a write that has a name (kOnce) is applied once. The names need a namespace of their own.
   bool RemembersWrites() const { return store->namespaced; }
   bool IsLocal(uint32_t partition) const { return store->ReactorOf(partition) == reactor; }

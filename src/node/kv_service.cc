@@ -136,6 +136,10 @@ const KvService::Method KvService::kMethods[] = {
     {"removeReplica", &StartRead<&KvService::ClusterRemoveReplica>, MemoryLane::kControl},
     {"aggregateReplica", &StartRead<&KvService::ClusterAggregateReplica>},
     {"getMap", &StartRead<&KvService::GetMap>, MemoryLane::kControl},
+    {"clock", &StartRead<&KvService::SnapshotsClock>},
+    {"prepare", &StartRead<&KvService::SnapshotsPrepare>},
+    {"renew", &StartRead<&KvService::SnapshotsRenew>, MemoryLane::kControl},
+    {"release", &StartRead<&KvService::SnapshotsRelease>, MemoryLane::kControl},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 
@@ -264,7 +268,8 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   Result<ReadResult> read = co_await places->front()->Get(key, snapshot, &value);
   if (call->answered || Failed(call, read.status())) co_return;
   gets_.NoteSlowValue(read->value.size());
-  if (snapshot == 0 && IsPlainRead(call->args.context) && !server_->HasRoom(call->id)) {
+  if (snapshot == 0 && IsPlainRead(call->args.context, backend_->cluster_id.has_value()) &&
+      !server_->HasRoom(call->id)) {
     // The client is not reading its replies, and many large values already wait for it. Drop this
     // value and read the record again once the connection has room.
     call->answered = true;
@@ -451,6 +456,7 @@ Task<void> KvService::WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatc
     part.ops.push_back(std::move(batch.ops[i]));
     part.options = batch.options;
     part.options.seen_epoch = session.SeenEpoch(id);
+    part.options.seen_version = static_cast<Version>(call->args.context.hlc);
     part.checks = batch.checks;
   }
   if (Refuse(call, Reserve(call, write.parts.size() * kFanOutBytes))) co_return;
@@ -493,7 +499,10 @@ Task<void> KvService::Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call
                     "delete_range",    "watch",           "touch",     "all_or_nothing",  "batch_conditions",
                     "absolute_expiry", "return_previous", "levels",    kOutOfOrderReplies};
   reply.now_ms = backend_->clock->NowMs(server_->reactor());
-  if (backend_->cluster_id) reply.features.emplace_back("sessions");
+  if (backend_->cluster_id) {
+    reply.features.emplace_back("sessions");
+    reply.features.emplace_back("clocks");
+  }
   if (backend_->RemembersWrites()) reply.features.emplace_back("idempotent_writes");
   const std::vector<std::string>& wanted = call->args.request.features;
   if (std::find(wanted.begin(), wanted.end(), kOutOfOrderReplies) != wanted.end()) {

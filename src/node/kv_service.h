@@ -1,5 +1,5 @@
-// KvService implements the Thrift services Kv, Admin, Cluster and Routing on one reactor. It checks each request,
-// calls the partitions and fills in the reply.
+// KvService implements the Thrift services Kv, Admin, Cluster, Routing and ClusterSnapshots on one reactor. It checks
+// each request, calls the partitions and fills in the reply.
 //
 // Threads: one reactor.
 #pragma once
@@ -11,6 +11,7 @@
 
 #include "gen-cpp/Admin.h"
 #include "gen-cpp/Cluster.h"
+#include "gen-cpp/ClusterSnapshots.h"
 #include "gen-cpp/Kv.h"
 #include "gen-cpp/Routing.h"
 #include "src/io/task.h"
@@ -123,6 +124,15 @@ class KvService final : public RpcService {
 
   // kv_map.cc
   Task<void> GetMap(Call<api::Routing_getMap_args, api::Routing_getMap_result>* call);
+  // kv_cluster_snapshots.cc
+  Task<void> SnapshotsClock(Call<api::ClusterSnapshots_clock_args, api::ClusterSnapshots_clock_result>* call);
+  Task<void> SnapshotsPrepare(Call<api::ClusterSnapshots_prepare_args, api::ClusterSnapshots_prepare_result>* call);
+  Task<void> SnapshotsRenew(Call<api::ClusterSnapshots_renew_args, api::ClusterSnapshots_renew_result>* call);
+  Task<void> SnapshotsRelease(Call<api::ClusterSnapshots_release_args, api::ClusterSnapshots_release_result>* call);
+  // Returns true, after setting an error in the reply, if the call names partitions that there are not, or too many.
+  template <typename C>
+  bool RefusePartitions(C* call);
+  int64_t ClusterSnapshotExpiry(Version version, int32_t ttl_ms) const;
 
   struct SnapshotOpen;
   void ForgetClosedOpens();

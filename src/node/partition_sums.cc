@@ -19,6 +19,7 @@ std::optional<PartitionStats> PartitionSums::Add(std::span<Partition* const> par
     sums_.used_bytes += p.used_bytes;
     sums_.hole_bytes += p.hole_bytes;
     sums_.snapshots = std::max(sums_.snapshots, p.snapshots);
+    sums_.cluster_snapshots = std::max(sums_.cluster_snapshots, p.cluster_snapshots);
     sums_.snapshot_pinned_bytes += p.snapshot_pinned_bytes;
     sums_.changes_kept += p.changes_kept;
     sums_.uncommitted_bytes += p.uncommitted_bytes;

@@ -170,6 +170,7 @@ void ReactorPart::Build(const std::vector<ReactorPart*>& parts) {
   backend_.reactor = index();
   if (!host_) backend_.map = KnownMap::Alone(*store_);
   backend_.clock = engine_->clock();
+  backend_.snapshot_max_age_ms = options_->snapshot_max_age_s * kMsPerSecond;
   backend_.batch_get = [this](std::span<PointRead> reads) { engine_->BatchGet(reads); };
   backend_.batch_write = [this](std::span<PointWrite* const> writes) { engine_->BatchWrite(writes); };
   for (uint32_t id = 0; id < store_->ranges; ++id) {
@@ -349,6 +350,9 @@ void ReactorPart::SumPartitions() {
   gauges_.partition_hole_bytes.Set(static_cast<int64_t>(sums.hole_bytes));
   gauges_.changes_kept.Set(static_cast<int64_t>(sums.changes_kept));
   gauges_.snapshots.Set(static_cast<int64_t>(sums.snapshots));
+  gauges_.cluster_snapshots.Set(static_cast<int64_t>(sums.cluster_snapshots));
+  SetTotal(&gauges_.cluster_marks, sums.cluster_marks_total);
+  SetTotal(&gauges_.clocks_ahead, sums.clocks_ahead_total);
   gauges_.snapshot_pinned_bytes.Set(static_cast<int64_t>(sums.snapshot_pinned_bytes));
 }
 
@@ -485,6 +489,11 @@ void ReactorPart::RegisterMetrics() {
   add("kv_partition_release_refused_files_count",
       "Data files on a file system that does not support giving space back.", &g.release_refused_files);
   add("kv_partition_snapshots_count", "Open snapshots.", &g.snapshots);
+  add("kv_partition_cluster_snapshots_count", "Open snapshots that are of the whole cluster.", &g.cluster_snapshots);
+  add("kv_partition_cluster_marks_total", "Marks of snapshots of the cluster, and of their leases, that were applied.",
+      &g.cluster_marks);
+  add("kv_partition_clocks_ahead_total",
+      "Writes whose writer has seen versions that are too far ahead of the clock here.", &g.clocks_ahead);
   add("kv_partition_snapshot_pinned_bytes", "Bytes of replaced pages that only snapshots still hold.",
       &g.snapshot_pinned_bytes);
   add("kv_partition_changes_kept_count", "Recent changes kept in memory for watchers.", &g.changes_kept);

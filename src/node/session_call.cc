@@ -1,5 +1,6 @@
 #include "src/node/session_call.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "src/base/codec.h"
@@ -105,6 +106,7 @@ void SessionCall::Raise(const Questions& questions) {
 Task<std::map<uint32_t, Status>> SessionCall::Note(std::vector<uint32_t> ids) {
   std::map<uint32_t, Status> refused;
   if (!backend_.cluster_id) co_return refused;
+  for (uint32_t id : ids) hlc_ = std::max(hlc_, backend_.HlcOf(id));
   const Questions questions = co_await AskShown(std::move(ids));
   for (const Question& question : questions) {
     const std::optional<SessionPoint>&carried = question.carried, &shown = question.shown;
@@ -121,6 +123,7 @@ Task<std::map<uint32_t, Status>> SessionCall::Note(std::vector<uint32_t> ids) {
 
 Task<void> SessionCall::NoteWrite(uint32_t id, SessionPoint end) {
   if (!backend_.cluster_id) co_return;
+  hlc_ = std::max(hlc_, backend_.HlcOf(id));
   const std::optional<SessionPoint> carried = session_.At(id);
   if (carried && carried->epoch < end.epoch) {
     // Rare: the master has changed since.
@@ -160,16 +163,18 @@ Task<Status> CheckLeases(KvBackend* backend, Reactor* reactor, std::vector<uint3
   co_return Status();
 }
 
-void AppendSessionContext(std::string_view session, std::string* out) {
+void AppendSessionContext(std::string_view session, Version hlc, std::string* out) {
   constexpr std::string_view kHead("\x0c\x00\x0f\x0b\x00\x01", 6);  // field 15: a struct; its field 1: a string
   constexpr std::string_view kTail(
-      "\x0a\x00\x02\0\0\0\0\0\0\0\0"  // hlc
       "\x0a\x00\x03\0\0\0\0\0\0\0\0"  // map_version
       "\0",
-      23);
-  char length[4];
+      12);
+  constexpr std::string_view kHlc("\x0a\x00\x02", 3);
+  char length[4], version[8];
   StoreBigEndian32(length, static_cast<uint32_t>(session.size()));
-  out->append(kHead).append(length, sizeof(length)).append(session).append(kTail);
+  StoreBigEndian64(version, hlc);
+  out->append(kHead).append(length, sizeof(length)).append(session);
+  out->append(kHlc).append(version, sizeof(version)).append(kTail);
 }
 
 }  // namespace pando

@@ -45,10 +45,14 @@ class SessionCall {
   // A write has succeeded, and ends there.
   Task<void> NoteWrite(uint32_t id, SessionPoint end);
 
-  // Puts the token into the reply.
+  // Puts into the reply the token, and a version at or above all that the call has seen or written.
   template <typename Reply>
   void Fill(Reply* reply) const {
     if (!backend_.cluster_id) return;
+    if (hlc_ != 0) {
+      reply->context.hlc = static_cast<int64_t>(hlc_);
+      reply->context.__isset.hlc = reply->__isset.context = true;
+    }
     std::string token = EncodeSessionToken(session_);
     if (token.empty()) return;
     reply->context.session = std::move(token);
@@ -77,6 +81,7 @@ class SessionCall {
   ReplicaRead read_;
   bool after_session_ = false;
   SessionToken session_;
+  Version hlc_ = 0;
 };
 
 // Whether this node is the master of these partitions and holds their leases: an answer that says that there is
@@ -85,6 +90,6 @@ Task<Status> CheckLeases(KvBackend* backend, Reactor* reactor, std::vector<uint3
 
 // Appends the context of a reply in the binary protocol, as the field 15 of its struct.
 inline constexpr size_t SessionContextBytes(std::string_view session) { return 33 + session.size(); }
-void AppendSessionContext(std::string_view session, std::string* out);
+void AppendSessionContext(std::string_view session, Version hlc, std::string* out);
 
 }  // namespace pando

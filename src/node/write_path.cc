@@ -115,7 +115,7 @@ void AppendWriteReply(std::string_view method, int32_t seqid, Version version, b
     return;
   }
   out->append(tail, kReplyTailBytes - kReplyEndBytes);
-  AppendSessionContext(session, out);
+  AppendSessionContext(session, version, out);
   out->append(tail + kReplyTailBytes - kReplyEndBytes, kReplyEndBytes);
 }
 
@@ -207,6 +207,7 @@ void WritePath::PutAway(std::unique_ptr<Entry> entry) {
   entry->withdrawal.reset();
   entry->session.reset();
   entry->seen_epoch = 0;
+  entry->seen_version = 0;
   entry->end = SessionPoint();
   entry->answered = false;
   spare_.push_back(std::move(entry));
@@ -258,6 +259,7 @@ Refusal WritePath::ToLevel(const api::Context& context, Entry* entry) const {
   entry->level = ToWriteLevel(context);
   if (!backend_->cluster_id) return CheckWriteContext(context);
   if (Refusal refusal = CheckWriteContextInCluster(context)) return refusal;
+  entry->seen_version = static_cast<Version>(context.hlc);
   if (context.session.empty()) return {};
   entry->session = std::make_unique<SessionToken>();
   return ToSession(context, *backend_->cluster_id, entry->session.get());
@@ -359,6 +361,7 @@ Task<void> WritePath::WriteSlowly(Entry* entry) {
   WriteOptions options;
   options.level = entry->level;
   options.seen_epoch = entry->seen_epoch;
+  options.seen_version = entry->seen_version;
   options.control = entry->control;
   // May wait for the disk. The deadline may answer the request meanwhile.
   Result<std::vector<OpResult>> outcome = co_await entry->partition->Write(std::move(ops), options);
@@ -410,8 +413,10 @@ void WritePath::Answer(Entry* entry) {
   if (Refusal refusal = ToWriteResult(entry->op, entry->result, &reply.success)) {
     return server_->ReplyError(entry->id, entry->method, *refusal);
   }
-  reply.success.context.session = SessionOf(entry);
-  reply.success.context.__isset.session = reply.success.__isset.context = !session_.empty();
+  api::ReplyContext& context = reply.success.context;
+  context.session = SessionOf(entry);
+  context.hlc = static_cast<int64_t>(entry->result.version);
+  context.__isset.session = context.__isset.hlc = reply.success.__isset.context = !session_.empty();
   server_->Reply(entry->id, entry->method, reply);
 }
 

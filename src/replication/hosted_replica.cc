@@ -41,6 +41,7 @@ class HostedReplica::Gate final : public CommitGate {
   Status CheckDisks(uint64_t bytes) override { return replica_.CheckDisks(bytes); }
   bool Leads() const override { return replica_.Leads(); }
   Status MayShowSnapshot() override { return replica_.MayShowSnapshot(); }
+  Status MayMark() const override { return replica_.MayMark(); }
   void OnAppended() override { replica_.OnAppended(); }
 
  private:

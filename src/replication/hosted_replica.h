@@ -161,6 +161,7 @@ class HostedReplica final : private ReplicaLog {
     if (moved_.size() > 0) moved_.NotifyAll();
   }
   Status MayShowSnapshot() const;
+  Status MayMark() const;
   bool Leads() const { return core_ != nullptr && core_->Serving().has_value(); }
   void OnAppended();
 

@@ -208,6 +208,16 @@ Status HostedReplica::MayShowSnapshot() const {
   return CheckRead(mastership);
 }
 
+Status HostedReplica::MayMark() const {
+  const uint32_t speaks = host_.links->protocol();
+  if (speaks >= kProtocolWithMarks) return Status();
+  return Error(
+      Code::kUnsupported,
+      "partition {}: the cluster speaks version {} of the peer protocol, in which there are no snapshots of the "
+      "whole cluster; they need version {}",
+      id_, speaks, kProtocolWithMarks);
+}
+
 Status HostedReplica::CheckRead(const Mastership& mastership) const {
   if (!host_.rules.reads_ask_for_lease) return Status();
   if (core_ != nullptr && core_->LeaseHolds(mastership, host_.reactor.FreshNowNs())) return Status();

@@ -48,7 +48,7 @@ using UnknownFields = std::string;
 
 struct ClusterRecord {
   Uuid cluster_id;          // given once; a node refuses the topology of another cluster
-  uint32_t protocol = 1;    // the version that the nodes speak with each other now
+  uint32_t protocol = 2;    // the version that the nodes speak with each other now
   uint32_t partitions = 0;  // how many there were when the cluster was created: 2^k
   uint32_t replicas = 0;    // R of partitions that are created from now on
   uint32_t min_isr = 0;     // and their min_isr
@@ -71,7 +71,7 @@ struct NodeRecord {
   std::vector<std::string> peer_addresses;
   std::string zone;  // replicas of a partition go to different ones; may be empty
   NodeState state = NodeState::kActive;
-  uint32_t protocol_min = 1, protocol_max = 1;  // that this node's build can speak
+  uint32_t protocol_min = 1, protocol_max = 2;  // that this node's build can speak
   // Start counters; see src/topology/start_counter.h. `starts` is also the incarnation of the
   // node's process.
   uint64_t starts = 0, opened = 0;

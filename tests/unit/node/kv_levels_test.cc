@@ -84,7 +84,7 @@ class KvLevelsTest : public FakeNodeTest {
   }
 
   LevelGate gate_;
-  const std::atomic<Version> newest_{0};
+  std::atomic<Version> newest_{0};
   std::vector<std::unique_ptr<LocalPartition>> places_, replicas_;
   std::vector<std::unique_ptr<RemotePartition>> proxies_;
 };
@@ -194,6 +194,111 @@ TEST_P(KvLevelsTest, TokensOfRepliesCoverWhatTheSessionHasSeen) {
   gate_.lost.reset();
   written = CallFor<api::Kv_writeBatch_result>("writeBatch", batch);
   EXPECT_EQ(PointsOf(written->success.context.session).at(partition), (SessionPoint{4, 71}));
+}
+
+// CM5: the partition is told which versions the writer has seen, on every way that a write takes, and replies say which
+// they tell of.
+TEST_P(KvLevelsTest, RequestsAndRepliesCarryVersions) {
+  newest_ = 4711;
+  for (uint32_t reactor = 0; reactor < 2; ++reactor) {
+    FakePartition& partition = node_->PartitionOf(KeyOn(reactor));
+    partition.write_end = SessionPoint{3, 71};
+    for (int i = 0; i < 4; ++i) {  // with and without a coroutine
+      api::Kv_put_args put;
+      put.context.hlc = 1000 + i;
+      put.request.key = KeyOn(reactor);
+      put.request.return_previous = i < 2;
+      auto written = CallFor<api::Kv_put_result>("put", put);
+      ASSERT_TRUE(written->__isset.success) << written->error.message;
+      EXPECT_EQ(partition.seen_version, Version{1000} + static_cast<Version>(i));
+      EXPECT_EQ(written->success.context.hlc, written->success.version);
+    }
+    api::Kv_writeBatch_args batch;
+    batch.context.hlc = 2000;
+    batch.request.ops.resize(1);
+    batch.request.ops[0].kind = kConst.OP_PUT;
+    batch.request.ops[0].key = KeyOn(reactor);
+    auto written = CallFor<api::Kv_writeBatch_result>("writeBatch", batch);
+    EXPECT_EQ(partition.seen_version, 2000u);
+    EXPECT_EQ(written->success.context.hlc, 4711);
+    api::Kv_deleteRange_args remove;
+    remove.context.hlc = 3000;
+    remove.request.prefix = KeyOn(reactor);
+    EXPECT_EQ(CallFor<api::Kv_deleteRange_result>("deleteRange", remove)->success.removed, 1);
+    EXPECT_EQ(partition.seen_version, 3000u);
+    api::Context context;
+    context.hlc = 9;
+    EXPECT_EQ(GetAt(KeyOn(reactor), context)->success.context.hlc, 4711);
+    context.level = kConst.LEVEL_SESSION;
+    EXPECT_EQ(GetAt(KeyOn(reactor), context)->success.context.hlc, 4711);
+    context.hlc = -1;
+    EXPECT_EQ(GetAt(KeyOn(reactor), context)->error.code, kConst.BAD_REQUEST);
+  }
+}
+
+// The service of ClusterSnapshots: what it asks of partitions, and what it says of each.
+TEST_P(KvLevelsTest, SnapshotsOfTheClusterAreTakenPartitionByPartition) {
+  const std::string key = KeyOn(0), other = KeyOn(1);
+  const auto id = static_cast<int32_t>(node_->store.PartitionOf(key));
+  const auto other_id = static_cast<int32_t>(node_->store.PartitionOf(other));
+  FakePartition& partition = node_->PartitionOf(key);
+  partition.records[key] = {true, 5, 0, "old"};
+  partition.write_end = SessionPoint{3, 70};
+  api::ClusterSnapshots_clock_args clock;
+  clock.request.partitions = {id, other_id};
+  node_->PartitionOf(other).failure = Error(Code::kNotMaster, "another node is").WithMaster("10.0.0.9:7420");
+  auto highest = CallFor<api::ClusterSnapshots_clock_result>("clock", clock);
+  ASSERT_EQ(highest->success.partitions.size(), 2u) << highest->error.message;
+  EXPECT_GT(highest->success.partitions[0].version, 0);
+  EXPECT_EQ(highest->success.highest, highest->success.partitions[0].version);
+  EXPECT_EQ(highest->success.partitions[1].error.code, kConst.NOT_MASTER);
+  EXPECT_EQ(highest->success.partitions[1].error.master, "10.0.0.9:7420");
+
+  api::ClusterSnapshots_prepare_args prepare;
+  prepare.request.partitions = {other_id, id};
+  prepare.request.version = highest->success.highest + 100;
+  prepare.request.id = -7;
+  auto prepared = CallFor<api::ClusterSnapshots_prepare_result>("prepare", prepare);
+  ASSERT_EQ(prepared->success.partitions.size(), 2u) << prepared->error.message;
+  EXPECT_FALSE(prepared->success.partitions[0].confirmed);
+  EXPECT_EQ(prepared->success.partitions[0].error.code, kConst.NOT_MASTER);
+  EXPECT_TRUE(prepared->success.partitions[1].confirmed);
+  EXPECT_EQ(prepared->success.partitions[1].partition, id);
+  EXPECT_EQ(prepared->success.partitions[1].epoch, 3);
+  EXPECT_EQ(prepared->success.partitions[1].lsn, 70);
+  partition.records[key].value = "new";
+  api::Kv_get_args get;
+  get.request.key = key;
+  get.request.snapshot = prepared->success.snapshot;
+  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->success.record.value, "old");
+
+  api::ClusterSnapshots_renew_args renew;
+  renew.request.partitions = {id};
+  renew.request.snapshot = prepared->success.snapshot;
+  EXPECT_TRUE(CallFor<api::ClusterSnapshots_renew_result>("renew", renew)->success.partitions.at(0).confirmed);
+  api::ClusterSnapshots_release_args release;
+  release.request.partitions = {id};
+  release.request.snapshot = prepared->success.snapshot;
+  EXPECT_TRUE(CallFor<api::ClusterSnapshots_release_result>("release", release)->success.partitions.at(0).confirmed);
+  auto gone = CallFor<api::ClusterSnapshots_renew_result>("renew", renew);
+  EXPECT_EQ(gone->success.partitions.at(0).error.code, kConst.SNAPSHOT_GONE);
+  EXPECT_EQ(CallFor<api::Kv_get_result>("get", get)->error.code, kConst.SNAPSHOT_GONE);
+
+  // Requests that make no sense.
+  auto refused = [&](auto change) {
+    api::ClusterSnapshots_prepare_args args;
+    args.request = prepare.request;
+    change(&args.request);
+    return CallFor<api::ClusterSnapshots_prepare_result>("prepare", args)->error.code;
+  };
+  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->id = 0; }), kConst.BAD_REQUEST);
+  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->version = -1; }), kConst.BAD_REQUEST);
+  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->ttl_ms = -1; }), kConst.BAD_REQUEST);
+  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->partitions.clear(); }), kConst.BAD_REQUEST);
+  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->partitions = {99}; }), kConst.BAD_REQUEST);
+  EXPECT_EQ(refused([](api::PrepareRequest* r) { r->partitions.assign(1000, 0); }), kConst.BAD_REQUEST);
+  renew.request.snapshot = "no token";
+  EXPECT_EQ(CallFor<api::ClusterSnapshots_renew_result>("renew", renew)->error.code, kConst.BAD_REQUEST);
 }
 
 // LV5: the partition is told what the session has seen, on every way that a write takes.

@@ -730,6 +730,7 @@ TEST(WriteReply, EqualsTheGeneratedCode) {
         result.success.version = version;
         result.success.existed = existed;
         result.success.context.session = session;
+        result.success.context.hlc = session.empty() ? 0 : version;
         result.success.context.__isset.session = result.success.__isset.context = !session.empty();
         ThriftCodec codec;
         std::string generated = "before", by_hand = "before";
@@ -761,12 +762,14 @@ TEST(GetReply, EqualsTheGeneratedCode) {
     result.success.record.expires_at_ms = c.expires;
     const std::string session(static_cast<size_t>(std::abs(c.seqid) % 70), 's');
     result.success.context.session = session;
+    const auto hlc = static_cast<int64_t>(session.size() * 0x0102030405060708 / 2);
+    result.success.context.hlc = hlc;
     result.success.context.__isset.session = result.success.__isset.context = !session.empty();
     ThriftCodec codec;
     std::string generated = "before", by_hand = "before";
     codec.Write(MessageHeader{WireProtocol::kBinary, apache::thrift::protocol::T_REPLY, c.seqid, "get"}, result,
                 &generated);
-    AppendGetReply(c.seqid, c.found, c.value, c.version, c.expires, &by_hand, session);
+    AppendGetReply(c.seqid, c.found, c.value, c.version, c.expires, &by_hand, session, static_cast<Version>(hlc));
     EXPECT_TRUE(generated == by_hand) << c.value.size();
   }
 }

@@ -19,6 +19,7 @@ Uuid ReplicaId(int i) { return {0x1111222233334444ull, static_cast<uint64_t>(i)}
 ClusterRecord Cluster() {
   ClusterRecord r;
   r.cluster_id = kCluster;
+  r.protocol = 1;
   r.partitions = 64;
   r.replicas = 3;
   r.min_isr = 2;
