@@ -1,5 +1,5 @@
-// SmallCluster: three nodes of a cluster (cluster_member.h) with one partition, on simulated machines. A test breaks
-// one thing at a time; ClusterWorld is the world with random faults.
+// SmallCluster: three nodes of a cluster (cluster_member.h) with one partition, or a few, on simulated machines. A test
+// breaks one thing at a time; ClusterWorld is the world with random faults.
 //
 // Threads: one.
 #pragma once
@@ -26,7 +26,8 @@ class SmallCluster {
  public:
   static constexpr size_t kNodes = 3;
 
-  explicit SmallCluster(uint64_t seed = 1, uint32_t min_isr = 2) : kernel_(seed) {
+  explicit SmallCluster(uint64_t seed = 1, uint32_t min_isr = 2, uint32_t partitions = 1)
+      : partitions_(partitions), kernel_(seed) {
     for (size_t i = 0; i < kNodes; ++i) machines_.push_back(kernel_.AddMachine(fmt::format("10.0.0.{}", i + 1)));
     members_.resize(kNodes);
     topologies_.resize(kNodes);
@@ -35,7 +36,7 @@ class SmallCluster {
     ClusterPlan plan;
     for (size_t i = 0; i < kNodes; ++i)
       plan.nodes.push_back({.id = static_cast<NodeId>(i + 1), .zone = "", .weight = 1});
-    plan.partitions = 1;
+    plan.partitions = partitions_;
     plan.replicas = kNodes;
     plan.min_isr = min_isr;
     Topology topology(reactor, std::make_unique<SimTopology>(reactor, &server_));
@@ -68,7 +69,7 @@ class SmallCluster {
     options.node = static_cast<NodeId>(i + 1);
     machines_[i]->Boot();
     options.engine = engine_;
-    options.engine.memory_bytes = Engine::MinMemoryBytes(4096, 2, 1, true) + memory_more;
+    options.engine.memory_bytes = Engine::MinMemoryBytes(4096, 2 * partitions_, partitions_, true) + memory_more;
     members_[i] = std::make_unique<ClusterMember>(machines_[i], options);
     SimReactor& reactor = members_[i]->reactor();
     auto topology = std::make_unique<SimTopology>(reactor, &server_);
@@ -78,7 +79,14 @@ class SmallCluster {
   // The first one becomes master.
   bool StartAll() {
     for (size_t i = 0; i < kNodes; ++i) EXPECT_TRUE((Start(i)).ok());
-    return RunUntil([this] { return record().isr.size() == kNodes && master() < kNodes; }, 20 * kSecond);
+    return RunUntil(
+        [this] {
+          for (uint32_t p = 0; p < partitions_; ++p) {
+            if (record(p).isr.size() != kNodes || master(p) == kNodes) return false;
+          }
+          return true;
+        },
+        20 * kSecond);
   }
   void Crash(size_t i) {
     if (!up(i)) return;
@@ -93,27 +101,31 @@ class SmallCluster {
     return stopped;
   }
 
-  PartitionRecord record() const {
-    Result<PartitionRecord> record = DecodePartition(server_.entries().at(PartitionKey(0)));
+  PartitionRecord record(uint32_t partition = 0) const {
+    Result<PartitionRecord> record = DecodePartition(server_.entries().at(PartitionKey(partition)));
     CHECK(record.ok()) << record.status().ToString();
     return *std::move(record);
   }
-  bool InSync(size_t i) const {
-    const PartitionRecord now = record();
+  bool InSync(size_t i, uint32_t partition = 0) const {
+    const PartitionRecord now = record(partition);
     return std::any_of(now.isr.begin(), now.isr.end(), [&](const ReplicaRecord& r) { return r.node == i + 1; });
   }
-  const replication::HostedReplica* replica(size_t i) const {
-    return up(i) && members_[i]->host() != nullptr ? members_[i]->host()->Find(0) : nullptr;
+  const replication::HostedReplica* replica(size_t i, uint32_t partition = 0) const {
+    return up(i) && members_[i]->host() != nullptr ? members_[i]->host()->Find(partition) : nullptr;
   }
-  const replication::ReplicaCore* core(size_t i) const { return replica(i) == nullptr ? nullptr : replica(i)->core(); }
-  bool Leads(size_t i) const { return core(i) != nullptr && core(i)->Serving().has_value(); }
+  const replication::ReplicaCore* core(size_t i, uint32_t partition = 0) const {
+    return replica(i, partition) == nullptr ? nullptr : replica(i, partition)->core();
+  }
+  bool Leads(size_t i, uint32_t partition = 0) const {
+    return core(i, partition) != nullptr && core(i, partition)->Serving().has_value();
+  }
   // The one that serves with a lease; kNodes: none does.
-  size_t master() const {
+  size_t master(uint32_t partition = 0) const {
     size_t i = 0;
-    while (i < kNodes && !(up(i) && replica(i) != nullptr && replica(i)->Report().leased)) ++i;
+    while (i < kNodes && !(up(i) && replica(i, partition) != nullptr && replica(i, partition)->Report().leased)) ++i;
     return i;
   }
-  Partition* place(size_t i) { return members_[i]->place(0); }
+  Partition* place(size_t i, uint32_t partition = 0) { return members_[i]->place(partition); }
   PartitionStats stats(size_t i) { return members_[i]->engine()->partition(0)->stats(); }
 
   template <typename T>
@@ -149,6 +161,7 @@ class SmallCluster {
   }
 
  private:
+  const uint32_t partitions_;
   SimKernel kernel_;
   SimTopologyServer server_;
   EngineOptions engine_;
