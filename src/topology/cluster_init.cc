@@ -20,20 +20,27 @@ bool IsZone(std::string_view zone) {
   return !zone.empty() && zone.size() <= kMaxZoneBytes && std::all_of(zone.begin(), zone.end(), fits);
 }
 
+// A number from 1.
+bool ParseAll(std::string_view text, uint32_t* number) {
+  auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), *number);
+  return error == std::errc() && stop == text.data() + text.size() && *number > 0;
+}
+
 Result<PlacementNode> ParseNode(std::string_view text) {
   PlacementNode node;
-  const size_t at = text.find('@');
-  const std::string_view number = text.substr(0, at);
-  auto [stop, error] = std::from_chars(number.data(), number.data() + number.size(), node.id);
-  if (error != std::errc() || stop != number.data() + number.size() || node.id == 0) {
-    return Error(Code::kInvalidArgument, "\"{}\" is not a node: write its number, from 1, and its zone, as in 3@rack-b",
+  const size_t colon = std::min(text.find(':'), text.size());
+  const size_t at = std::min(text.find('@'), colon);
+  const bool has_weight = colon < text.size();
+  if (!ParseAll(text.substr(0, at), &node.id) || (has_weight && !ParseAll(text.substr(colon + 1), &node.weight))) {
+    return Error(Code::kInvalidArgument,
+                 "\"{}\" is not a node: write its number, from 1, its zone if it has one, and its weight if it is not "
+                 "1, as in 3@rack-b:2",
                  text);
   }
-  if (at == std::string_view::npos) return node;
-  node.zone = text.substr(at + 1);
-  if (IsZone(node.zone)) return node;
-  return Error(Code::kInvalidArgument, "\"{}\" is not a zone: it must have 1 to {} of a-z, A-Z, 0-9, '_', '.' and '-'",
-               node.zone, kMaxZoneBytes);
+  if (at == colon) return node;
+  node.zone = text.substr(at + 1, colon - at - 1);
+  RETURN_IF_ERROR(CheckZone(node.zone));
+  return node;
 }
 
 Status InTheWay(const Topology& topology, const std::string& what) {
@@ -140,6 +147,7 @@ class Creation {
     NodeRecord record;
     record.id = node.id;
     record.zone = std::move(node.zone);
+    record.weight = node.weight;
     co_return co_await Put(NodeKey(record.id), 0, std::move(record));
   }
 
@@ -179,6 +187,12 @@ class Creation {
 
 }  // namespace
 
+Status CheckZone(std::string_view zone) {
+  if (IsZone(zone)) return Status();
+  return Error(Code::kInvalidArgument, "\"{}\" is not a zone: it must have 1 to {} of a-z, A-Z, 0-9, '_', '.' and '-'",
+               zone, kMaxZoneBytes);
+}
+
 Result<std::vector<PlacementNode>> ParseNodes(std::string_view text) {
   std::vector<PlacementNode> nodes;
   for (size_t begin = 0; begin <= text.size();) {
@@ -194,7 +208,8 @@ std::string NodesText(std::vector<PlacementNode> nodes) {
   std::sort(nodes.begin(), nodes.end(), [](const PlacementNode& a, const PlacementNode& b) { return a.id < b.id; });
   std::vector<std::string> texts;
   for (const PlacementNode& node : nodes) {
-    texts.push_back(node.zone.empty() ? fmt::format("{}", node.id) : fmt::format("{}@{}", node.id, node.zone));
+    texts.push_back(fmt::format("{}{}{}{}", node.id, node.zone.empty() ? "" : "@", node.zone,
+                                node.weight == 1 ? "" : fmt::format(":{}", node.weight)));
   }
   return fmt::format("{}", fmt::join(texts, ","));
 }

@@ -27,7 +27,9 @@ struct ClusterPlan {
   uint32_t partitions = 0, replicas = 0, min_isr = 0;
 };
 
-// "1,2,3", or with zones "1@rack-a,2@rack-b". A zone has 1 to 64 of a-z, A-Z, 0-9, '_', '.' and '-'.
+// "1,2,3", or with zones and weights "1@rack-a,2@rack-b:2,3:4". A zone has 1 to 64 of a-z, A-Z, 0-9, '_', '.' and '-'.
+// kInvalidArgument: it is not a zone.
+Status CheckZone(std::string_view zone);
 Result<std::vector<PlacementNode>> ParseNodes(std::string_view text);
 // The inverse, sorted by number.
 std::string NodesText(std::vector<PlacementNode> nodes);

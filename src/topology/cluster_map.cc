@@ -55,6 +55,10 @@ class Fields {
     return failed_ ? 0 : field.get<uint64_t>();
   }
   uint32_t Small(const char* name) { return static_cast<uint32_t>(Number(name, UINT32_MAX)); }
+  // For a field that earlier versions did not write.
+  uint32_t SmallOr(const char* name, uint32_t missing) {
+    return failed_ || object_.contains(name) ? Small(name) : missing;
+  }
   std::string Text(const char* name) {
     const Json field = Take(name);
     if (!failed_ && !field.is_string()) Fail(fmt::format("\"{}\" is not a string", name));
@@ -290,6 +294,9 @@ Status Check(const NodeRecord& r) {
   if (r.protocol_min == 0 || r.protocol_min > r.protocol_max) {
     return Broken("node {} cannot speak the protocol versions {} to {}", r.id, r.protocol_min, r.protocol_max);
   }
+  if (r.weight == 0 || r.weight > kMaxNodeWeight) {
+    return Broken("the weight of node {} is {}: it must be 1 to {}", r.id, r.weight, kMaxNodeWeight);
+  }
   if (r.opened > r.starts) return Broken("node {} has opened start {} of {}", r.id, r.opened, r.starts);
   return CheckOpId(r.op_id);
 }
@@ -358,6 +365,7 @@ Result<std::string> Encode(const NodeRecord& r) {
   object["protocol_min"] = r.protocol_min;
   object["starts"] = r.starts;
   object["state"] = kNodeStates[static_cast<size_t>(r.state)].second;
+  object["weight"] = r.weight;
   object["zone"] = r.zone;
   return Finish(std::move(object), NodeKey(r.id));
 }
@@ -421,6 +429,7 @@ Result<NodeRecord> DecodeNode(const TopologyEntry& entry) {
   r.protocol_min = fields.Small("protocol_min");
   r.starts = fields.Number("starts");
   r.state = Named(kNodeStates, fields.Text("state"), "state", &fields);
+  r.weight = fields.SmallOr("weight", 1);
   r.zone = fields.Text("zone");
   return Finish(fields, entry, std::move(r));
 }

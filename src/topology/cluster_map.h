@@ -42,6 +42,7 @@ inline constexpr int kTopologyFormat = 2;
 inline constexpr uint32_t kMaxReplicas = 16;  // of one partition, of any state
 inline constexpr size_t kMaxPeerAddresses = 256;
 inline constexpr size_t kMaxOpIdBytes = 128;
+inline constexpr uint32_t kMaxNodeWeight = 64;
 
 // The fields of a JSON object that this build does not know, as the text of an object, or empty.
 using UnknownFields = std::string;
@@ -69,7 +70,8 @@ struct NodeRecord {
   // none.
   std::string client_address;
   std::vector<std::string> peer_addresses;
-  std::string zone;  // replicas of a partition go to different ones; may be empty
+  std::string zone;     // replicas of a partition go to different ones; may be empty
+  uint32_t weight = 1;  // its capacity: a node with twice the weight is to hold twice as much
   NodeState state = NodeState::kActive;
   uint32_t protocol_min = 1, protocol_max = 2;  // that this node's build can speak
   // Start counters; see src/topology/start_counter.h. `starts` is also the incarnation of the

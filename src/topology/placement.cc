@@ -19,19 +19,6 @@ constexpr size_t kNobody = SIZE_MAX;
 // replicas between the others.
 constexpr size_t kSlack = 8;
 
-// The best of `weight` hashes, so that a node with twice the weight wins twice as often.
-uint64_t ScoreOf(uint32_t partition, const PlacementNode& node) {
-  uint64_t best = 0;
-  for (uint32_t i = 0; i < node.weight; ++i) {
-    char bytes[12];
-    StoreLE(bytes, partition);
-    StoreLE(bytes + 4, node.id);
-    StoreLE(bytes + 8, i);
-    best = std::max(best, Hash64({bytes, sizeof bytes}));
-  }
-  return best;
-}
-
 // Nodes and partitions are named by their positions here.
 class Placer {
  public:
@@ -48,7 +35,7 @@ class Placer {
       zones_.push_back(zones.emplace(name, zones.size()).first->second);
     }
     for (uint32_t p = 0; p < partitions_; ++p) {
-      for (size_t n = 0; n < nodes_.size(); ++n) scores_[p][n] = ScoreOf(p, nodes_[n]);
+      for (size_t n = 0; n < nodes_.size(); ++n) scores_[p][n] = PlacementScore(p, nodes_[n]);
       std::iota(preferences_[p].begin(), preferences_[p].end(), 0);
       std::sort(preferences_[p].begin(), preferences_[p].end(),
                 [&](size_t a, size_t b) { return IsBetter(p, a, p, b); });
@@ -94,7 +81,7 @@ class Placer {
     }
     std::iota(order.begin(), order.end(), 0);
     auto remainder = [&](size_t n) {
-      return std::tuple(replicas * nodes_[n].weight % weights, ScoreOf(UINT32_MAX, nodes_[n]), nodes_[n].id);
+      return std::tuple(replicas * nodes_[n].weight % weights, PlacementScore(UINT32_MAX, nodes_[n]), nodes_[n].id);
     };
     std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return remainder(a) > remainder(b); });
     for (size_t i = 0; i < left; ++i) ++shares[order[i]];
@@ -156,6 +143,19 @@ class Placer {
 
 }  // namespace
 
+// The best of `weight` hashes, so that a node with twice the weight wins twice as often.
+uint64_t PlacementScore(uint32_t partition, const PlacementNode& node) {
+  uint64_t best = 0;
+  for (uint32_t i = 0; i < node.weight; ++i) {
+    char bytes[12];
+    StoreLE(bytes, partition);
+    StoreLE(bytes + 4, node.id);
+    StoreLE(bytes + 8, i);
+    best = std::max(best, Hash64({bytes, sizeof bytes}));
+  }
+  return best;
+}
+
 Result<Placement> PlacePartitions(std::vector<PlacementNode> nodes, uint32_t partitions, uint32_t replicas) {
   CHECK(partitions > 0 && replicas > 0);
   if (nodes.size() < replicas) {
@@ -167,9 +167,9 @@ Result<Placement> PlacePartitions(std::vector<PlacementNode> nodes, uint32_t par
     if (i > 0 && nodes[i].id == nodes[i - 1].id) {
       return Error(Code::kInvalidArgument, "node {} is there twice", nodes[i].id);
     }
-    if (nodes[i].weight == 0 || nodes[i].weight > kMaxPlacementWeight) {
+    if (nodes[i].weight == 0 || nodes[i].weight > kMaxNodeWeight) {
       return Error(Code::kInvalidArgument, "the weight of node {} is {}: it must be 1 to {}", nodes[i].id,
-                   nodes[i].weight, kMaxPlacementWeight);
+                   nodes[i].weight, kMaxNodeWeight);
     }
   }
   Placer placer(std::move(nodes), partitions);
@@ -195,8 +195,8 @@ std::optional<NodeId> ChooseNode(const std::vector<PlacementNode>& nodes, const 
   }
   for (size_t n = 0; n < nodes.size(); ++n) {
     if (in_zone(nodes[n]) != fewest || load_of(n) > least + least / kSlack + 1) continue;
-    if (!best || std::pair(ScoreOf(partition, nodes[n]), nodes[n].id) >
-                     std::pair(ScoreOf(partition, nodes[*best]), nodes[*best].id)) {
+    if (!best || std::pair(PlacementScore(partition, nodes[n]), nodes[n].id) >
+                     std::pair(PlacementScore(partition, nodes[*best]), nodes[*best].id)) {
       best = n;
     }
   }

@@ -25,12 +25,10 @@
 
 namespace pando {
 
-inline constexpr uint32_t kMaxPlacementWeight = 64;
-
 struct PlacementNode {
   NodeId id = 0;
   std::string zone;     // a node without one is in a zone of its own
-  uint32_t weight = 1;  // 1 to kMaxPlacementWeight; a node with twice the weight has twice the share
+  uint32_t weight = 1;  // 1 to kMaxNodeWeight; a node with twice the weight has twice the share
 };
 
 // For each partition, the nodes of its replicas; the master is the first.
@@ -39,6 +37,9 @@ using Placement = std::vector<std::vector<NodeId>>;
 // Returns kInvalidArgument if there are fewer nodes than replicas, a node is there twice, or a weight is
 // not possible. REQUIRES: partitions and replicas are not 0.
 Result<Placement> PlacePartitions(std::vector<PlacementNode> nodes, uint32_t partitions, uint32_t replicas);
+
+// How well a node suits a partition: the hash that decides where nothing else does.
+uint64_t PlacementScore(uint32_t partition, const PlacementNode& node);
 
 // The node that should get one more replica of a partition: of `nodes`, none of which has one, and which hold `loads`
 // replicas. In the zone that has the fewest of it on the nodes `stay`; of those, one that holds little more than the

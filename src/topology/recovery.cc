@@ -241,6 +241,7 @@ class Planner {
     if (const NodeRecord* old = OldNode(node.id)) record = *old;
     record.id = node.id;
     if (!node.zone.empty()) record.zone = node.zone;
+    if (node.weight != 1) record.weight = node.weight;
     const auto heard = heard_.find(node.id);
     if (heard == heard_.end()) {
       Miss(fmt::format("node {}: its data directory was not named", node.id));

@@ -138,7 +138,7 @@ class Planner {
     std::vector<size_t> loads;
     for (const auto& [id, node] : map_.nodes) {
       const NodeRecord& r = node.record;
-      const PlacementNode place{id, r.zone, 1};
+      const PlacementNode place{id, r.zone, r.weight};
       bool holds = false, is_gone = in_.gone.contains(id);
       for (const auto* list : {&p.isr, &p.evicted, &p.learners}) {
         for (const ReplicaRecord& replica : *list) holds = holds || replica.node == id;

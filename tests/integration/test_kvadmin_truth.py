@@ -83,10 +83,11 @@ class OutputTest(WithNode):
             "accept-loss": lambda: ["accept-loss", damaged, "--partition", "0"],
             "wal-dump": lambda: ["wal-dump", self.root / "stopped"],
             "cluster": lambda: ["cluster", "show", f"--topology=file:{ROOT}/tests/fixtures/topology-format-1"],
-            # These need a cluster that runs; test_cluster_ops.py has one.
+            # These need a cluster that runs; test_cluster_ops.py and test_cluster_grow.py have one.
             "failover": lambda: ["failover", "--help"],
             "rebalance": lambda: ["rebalance", "--help"],
             "drain": lambda: ["drain", "--help"],
+            "node": lambda: ["node", "--help"],
             "replica": lambda: ["replica", "--help"],
             "verify": lambda: ["verify", "--help"],
             "topology": lambda: ["topology", "dump", f"file:{ROOT}/tests/fixtures/topology-format-1"],

@@ -92,7 +92,12 @@ void Command::OptionsAnywhere() { app_->fallthrough(); }
 void Command::Version(const std::string& text) { app_->set_version_flag("--version", text); }
 void Command::NeedsCommand() { app_->require_subcommand(1); }
 void Command::Footer(const std::string& text) { app_->footer(text); }
-void Command::OnChosen(std::function<void()> run) { app_->callback(std::move(run)); }
+// CLI11 also calls back the commands above the one that was given.
+void Command::OnChosen(std::function<void()> run) {
+  app_->callback([app = app_, run = std::move(run)] {
+    if (app->get_subcommands().empty()) run();
+  });
+}
 
 Option Command::Text(const std::string& names, std::string* target, const std::string& help) {
   return Option(app_->add_option(BothSpellings(names), *target, help));

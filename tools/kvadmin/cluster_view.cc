@@ -118,6 +118,7 @@ Result<ClusterView> LookAtCluster(const Target& target, const std::string& place
   ClusterView view;
   ASSIGN_OR_RETURN(ReadTopology read, ReadMap(target, place));
   view.map = std::move(read.map);
+  view.revision = read.revision;
   for (const auto& [id, known] : view.map.nodes) {
     if (known.record.state == NodeState::kRemoved) continue;
     ClusterView::Node& node = view.nodes[id];
@@ -131,6 +132,7 @@ Result<ClusterView> LookAtCluster(const Target& target, const std::string& place
     node.status = reply.status();
     if (!reply.ok()) continue;
     node.reply = *std::move(reply);
+    view.revision = std::max(view.revision, static_cast<Revision>(node.reply.topology_revision));
     const std::string expected = view.map.cluster->record.cluster_id.ToString();
     if (node.reply.node == static_cast<int32_t>(id) && node.reply.cluster_id == expected) continue;
     node.status =
@@ -138,6 +140,13 @@ Result<ClusterView> LookAtCluster(const Target& target, const std::string& place
   }
   RETURN_IF_ERROR(FindStale(target, place, read.revision, &view));
   return view;
+}
+
+Status CheckNode(const ClusterView& view, NodeId node) {
+  if (view.nodes.contains(node)) return Status();
+  std::vector<NodeId> known;
+  for (const auto& [id, at] : view.nodes) known.push_back(id);
+  return Error(Code::kInvalidArgument, "the cluster has no node {}; its nodes are {}", node, NodesText(known));
 }
 
 std::string NodesText(const std::vector<NodeId>& nodes) {

@@ -22,7 +22,8 @@ struct ClusterView {
     api::ReplicasReply reply;
   };
   ClusterMap map;
-  std::string stale;  // how the map that was read proves to be older than what a node has seen; empty: it does not
+  Revision revision = 0;  // of the topology, as far as this map or a node has seen it
+  std::string stale;      // how the map that was read proves to be older than what a node has seen; empty: it does not
   std::map<NodeId, Node> nodes;  // all but those that have left the cluster
 
   // The replica that leads the partition and may answer reads, and its node; null and 0 if no node says so.
@@ -42,6 +43,9 @@ struct ClusterView {
 
 // With an empty `place`, the topology is that which a node at `target` knows. kNotFound: there is no cluster.
 Result<ClusterView> LookAtCluster(const Target& target, const std::string& place);
+
+// kInvalidArgument: the cluster has no such node, or it was removed.
+Status CheckNode(const ClusterView& view, NodeId node);
 
 // "1,2,3", or "-" for none.
 std::string NodesText(const std::vector<NodeId>& nodes);

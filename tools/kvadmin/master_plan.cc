@@ -17,16 +17,16 @@ struct Step {
   NodeId to = 0;
 };
 
-// The shortest path from a node to one that leads at least two fewer. Nothing if there is none.
+// The shortest path from a node to one that would then lead less for its weight. Nothing if there is none.
 std::vector<Step> FindPath(const std::vector<Led>& led, const std::vector<NodeId>& masters, const Counts& counts,
-                           NodeId from) {
+                           const std::map<NodeId, uint32_t>& weights, NodeId from) {
   std::map<NodeId, std::pair<NodeId, Step>> came;  // by node: from which, and how
   std::deque<NodeId> next = {from};
   came[from] = {0, {}};
   while (!next.empty()) {
     const NodeId here = next.front();
     next.pop_front();
-    if (counts.at(here) + 2 <= counts.at(from)) {
+    if ((counts.at(here) + 1) * weights.at(from) < counts.at(from) * weights.at(here)) {
       std::vector<Step> path;
       for (NodeId node = here; node != from; node = came[node].first) path.push_back(came[node].second);
       return path;
@@ -61,19 +61,19 @@ std::vector<Led> LedPartitions(const ClusterView& view) {
   return led;
 }
 
-std::vector<MasterMove> PlanRebalance(const std::vector<Led>& led, const std::set<NodeId>& nodes) {
+std::vector<MasterMove> PlanRebalance(const std::vector<Led>& led, const std::map<NodeId, uint32_t>& nodes) {
   Counts counts;
-  for (const NodeId node : nodes) counts[node] = 0;
+  for (const auto& [node, weight] : nodes) counts[node] = 0;
   std::vector<NodeId> masters;
   for (const Led& l : led) {
     masters.push_back(l.master);
     if (counts.contains(l.master)) ++counts[l.master];
   }
-  // Each path makes the sum of the squares of the counts smaller, so this ends.
+  // Each path makes the greater load of its two ends smaller, and leaves none as great, so this ends.
   for (bool moved = true; moved;) {
     moved = false;
-    for (const NodeId node : nodes) {
-      const std::vector<Step> path = FindPath(led, masters, counts, node);
+    for (const auto& [node, weight] : nodes) {
+      const std::vector<Step> path = FindPath(led, masters, counts, nodes, node);
       for (const Step& step : path) {
         --counts[masters[step.at]];
         masters[step.at] = step.to;

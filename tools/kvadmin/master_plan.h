@@ -3,7 +3,7 @@
 // Threads: plain values.
 #pragma once
 
-#include <set>
+#include <map>
 #include <vector>
 
 #include "tools/kvadmin/cluster_view.h"
@@ -28,9 +28,10 @@ struct MasterMove {
 // The partitions of a view that have a master. Those of `in_sync` answer and are meant to stay in the cluster.
 std::vector<Led> LedPartitions(const ClusterView& view);
 
-// Afterwards no node of `nodes` leads two more than another one that could take one of them, be it over a third
-// one. Each partition moves at most once.
-std::vector<MasterMove> PlanRebalance(const std::vector<Led>& led, const std::set<NodeId>& nodes);
+// Afterwards no node of `nodes`, which have weights, leads so much for its weight that another one, which could take a
+// partition from it, be it over a third one, would then lead less for its own. With equal weights: none leads two more
+// than another. Each partition moves at most once.
+std::vector<MasterMove> PlanRebalance(const std::vector<Led>& led, const std::map<NodeId, uint32_t>& nodes);
 
 // kUnavailable: `node` leads a partition that it cannot hand over, because it has no lease.
 Status CheckDrain(const ClusterView& view, NodeId node);

@@ -214,6 +214,10 @@ TEST(ClusterInit, TwoAtOnce) {
 
 TEST(ClusterInit, ReadsNodes) {
   EXPECT_EQ(NodesText(*ParseNodes("10,2@b,1@Rack-7_x.y")), "1@Rack-7_x.y,2@b,10");
+  EXPECT_EQ(NodesText(*ParseNodes("2:3,1@a:64,3@b:1")), "1@a:64,2:3,3@b");
+  for (const char* bad : {"1:", "1@a:", "1:0", "1:x", "1:2@a", "1@a:2:3", ":2"}) {
+    EXPECT_EQ(ParseNodes(bad).code(), Code::kInvalidArgument) << bad;
+  }
   for (const char* bad : {"", ",", "1,", "0", "-1", "1@", "1@a b", "1@a@b", "x", "1 ,2", "4294967296", "1@\xc3\xa9"}) {
     EXPECT_EQ(ParseNodes(bad).code(), Code::kInvalidArgument) << bad;
   }

@@ -32,6 +32,7 @@ NodeRecord Node() {
   r.client_address = "10.0.0.7:7420";
   r.peer_addresses = {"[fd00::7]:7430", "[fd00::7]:7431"};
   r.zone = "rack-2";
+  r.weight = 3;
   r.protocol_max = 3;
   r.starts = 12;
   r.opened = 11;
@@ -60,7 +61,7 @@ constexpr char kClusterText[] =
 constexpr char kNodeText[] =
     R"({"client_address":"10.0.0.7:7420","format":2,"op_id":"ffffffffffffffff","opened":11,)"
     R"("peer_addresses":["[fd00::7]:7430","[fd00::7]:7431"],"protocol_max":3,"protocol_min":1,"starts":12,)"
-    R"("state":"active","zone":"rack-2"})";
+    R"("state":"active","weight":3,"zone":"rack-2"})";
 constexpr char kPartitionText[] =
     R"({"epoch":9,"evicted":[{"node":3,"replica":"11112222-3333-4444-0000-000000000003"}],)"
     R"("first_hash":"3000000000000000","format":2,)"
@@ -125,6 +126,7 @@ TEST(ClusterMap, ReadsFormat1) {
   EXPECT_EQ(*DecodeCluster({"cluster", kClusterText1, 1}), Cluster());
   NodeRecord node = Node();
   node.peer_addresses.pop_back();
+  node.weight = 1;  // which earlier versions do not know
   EXPECT_EQ(*DecodeNode({"node/7", kNodeText1, 1}), node);
   PartitionRecord partition = Partition();
   partition.op_id = "0000000000000001";
@@ -306,6 +308,11 @@ TEST(ClusterMap, RefusesToWriteWhatBreaksTheRules) {
   node = Node();
   node.zone = std::string(kMaxTopologyValueBytes, 'z');
   EXPECT_THAT(Encode(node).status().message(), HasSubstr("takes at most"));
+  node = Node();
+  node.weight = kMaxNodeWeight + 1;
+  EXPECT_THAT(Encode(node).status().message(), HasSubstr("the weight of node 7 is 65: it must be 1 to 64"));
+  node.weight = 0;
+  EXPECT_FALSE(Encode(node).ok());
   ClusterRecord cluster = Cluster();
   cluster.partitions = 63;
   EXPECT_FALSE(Encode(cluster).ok());

@@ -134,7 +134,7 @@ TEST(Placement, RefusesWhatIsNotPossible) {
   nodes = Nodes(3);
   nodes[1].weight = 0;
   EXPECT_EQ(PlacePartitions(nodes, 16, 3).code(), Code::kInvalidArgument);
-  nodes[1].weight = kMaxPlacementWeight + 1;
+  nodes[1].weight = kMaxNodeWeight + 1;
   EXPECT_EQ(PlacePartitions(nodes, 16, 3).code(), Code::kInvalidArgument);
 }
 

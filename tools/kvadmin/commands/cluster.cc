@@ -189,6 +189,7 @@ void ShowJson(const ClusterMap& map) {
     node["id"] = id;
     node["state"] = StateName(r.state);
     node["zone"] = r.zone;
+    node["weight"] = r.weight;
     node["starts"] = r.starts;
     node["opened"] = r.opened;
     node["client_address"] = r.client_address;
@@ -220,11 +221,11 @@ void ShowText(const ClusterMap& map) {
     tools::Print("cluster {}, protocol {}, {}, {} of new ones, min_isr {}\n\n", r.cluster_id.ToString(), r.protocol,
                  Counted(r.partitions, "partition"), Counted(r.replicas, "replica"), r.min_isr);
   }
-  std::vector<Row> rows = {{"NODE", "STATE", "ZONE", "STARTS", "OPENED", "CLIENTS", "PEERS"}};
+  std::vector<Row> rows = {{"NODE", "STATE", "ZONE", "WEIGHT", "STARTS", "OPENED", "CLIENTS", "PEERS"}};
   for (const auto& [id, known] : map.nodes) {
     const NodeRecord& r = known.record;
-    rows.push_back({fmt::format("{}", id), std::string(StateName(r.state)), OrDash(r.zone), fmt::format("{}", r.starts),
-                    fmt::format("{}", r.opened), OrDash(r.client_address),
+    rows.push_back({fmt::format("{}", id), std::string(StateName(r.state)), OrDash(r.zone), fmt::format("{}", r.weight),
+                    fmt::format("{}", r.starts), fmt::format("{}", r.opened), OrDash(r.client_address),
                     OrDash(fmt::format("{}", fmt::join(r.peer_addresses, ",")))});
   }
   PrintTable(rows);

@@ -49,6 +49,7 @@ void DescribeCommandLine(tools::Command app, Globals* globals) {
   AddWalDumpCommand(app, globals);
   AddPlanCommand(app, globals);
   AddClusterCommand(app, globals);
+  AddNodeCommand(app, globals);
   AddFailoverCommand(app, globals);
   AddRebalanceCommand(app, globals);
   AddDrainCommand(app, globals);

@@ -66,6 +66,7 @@ void AddSetMinIsrCommand(tools::Command cluster, Globals* globals);
 void AddFailoverCommand(tools::Command app, Globals* globals);
 void AddRebalanceCommand(tools::Command app, Globals* globals);
 void AddDrainCommand(tools::Command app, Globals* globals);
+void AddNodeCommand(tools::Command app, Globals* globals);
 void AddReplicaCommand(tools::Command app, Globals* globals);
 void AddVerifyCommand(tools::Command app, Globals* globals);
 void AddPlanCommand(tools::Command app, Globals* globals);

@@ -8,11 +8,10 @@
 #include <chrono>
 #include <memory>
 
-#include "src/base/counted.h"
 #include "tools/common/interrupts.h"
-#include "tools/kvadmin/cluster_view.h"
 #include "tools/kvadmin/commands/commands.h"
 #include "tools/kvadmin/progress.h"
+#include "tools/kvadmin/replica_change.h"
 
 namespace pando::admin {
 
@@ -20,98 +19,46 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct ReplicaOptions {
+struct ReplicaOptions : ReplicaRequest {
   std::string place;
-  uint32_t partition = 0;
-  NodeId add = 0, leave = 0;  // 0: none
-  bool yes = false, dry_run = false;
+  bool dry_run = false;
   int64_t timeout_s = 3600;
 };
 
 constexpr int64_t kPauseMs = 300;
 constexpr std::chrono::seconds kMasterPatience{15}, kDropPatience{10};
 
-// The replicas of the partition, as its master knows them.
-struct Member {
-  NodeId node = 0;
-  std::string replica;
-  bool master = false, in_sync = false, learner = false;
-};
-
-struct Situation {
-  NodeId master = 0;
-  uint32_t replicas = 0, min_isr = 0;
-  std::vector<Member> members;
-  const Member* On(NodeId node) const {
-    if (node == 0) return nullptr;
-    const auto at = std::find_if(members.begin(), members.end(), [node](const Member& m) { return m.node == node; });
-    return at == members.end() ? nullptr : &*at;
-  }
-  size_t InSync() const {
-    return static_cast<size_t>(
-        std::count_if(members.begin(), members.end(), [](const Member& m) { return m.in_sync; }));
-  }
-};
-
-// Nothing without a master that may serve.
-std::optional<Situation> SituationOf(const ClusterView& view, uint32_t partition) {
-  const ClusterView::Master master = view.MasterOf(partition);
-  if (master.status == nullptr) return std::nullopt;
-  Situation now;
-  now.master = master.node;
-  now.replicas = static_cast<uint32_t>(master.status->replicas);
-  now.min_isr = static_cast<uint32_t>(master.status->min_isr);
-  now.members.push_back({master.node, master.status->replica, true, true, false});
-  for (const api::FollowerStatus& f : master.status->followers) {
-    now.members.push_back({static_cast<NodeId>(f.node), f.replica, false, f.in_sync, f.learner});
-  }
-  return now;
-}
-
 class ReplicaChanger {
  public:
-  ReplicaChanger(const Globals& globals, const ReplicaOptions& options) : globals_(globals), o_(options) {}
+  ReplicaChanger(const Globals& globals, const ReplicaOptions& options)
+      : globals_(globals), o_(options), change_(globals, options) {}
   Result<ExitCode> Run();
 
  private:
-  enum class Step { kAdd, kWait, kHandOver, kRemove, kDone };
+  using Step = ReplicaChange::Step;
   Status Look(Clock::time_point until);
-  Status CheckNode(NodeId node) const;
-  Status CheckBegin() const;
   void WarnOfZones() const;
-  Step Next() const;
-  std::vector<std::string> Plan() const;
-  Status Carry(Step step);
+  ExitCode ShowPlan() const;
   void Show(Progress* progress) const;
-  std::string WhyNotDone() const;
   void SayWhatIsWaitedFor(Progress* progress);
   Status TimeIsUp() const;
-  Status Ask(const std::function<Status(Client&)>& call);
   Status WaitForDrop();
   ExitCode Report(bool changed);
 
   const Globals& globals_;
   const ReplicaOptions& o_;
   ClusterView view_;
-  Situation now_;
-  std::string left_;  // the UUID of the replica that was removed
-  Status refused_;    // why the last step was not taken
+  ReplicaChange change_;
   std::string said_;  // what it waits for, as was said last
-  bool dropped_ = false, handed_over_ = false;
+  bool dropped_ = false;
 };
 
 // Waits for a master: there is none for a moment after one has died.
 Status ReplicaChanger::Look(Clock::time_point until) {
   while (true) {
     ASSIGN_OR_RETURN(view_, LookAtCluster(globals_.target, o_.place));
-    if (!view_.map.partitions.contains(o_.partition)) {
-      return Error(Code::kInvalidArgument, "there is no partition {}: the cluster has {}", o_.partition,
-                   view_.map.partitions.size());
-    }
-    if (std::optional<Situation> now = SituationOf(view_, o_.partition)) {
-      now_ = *std::move(now);
-      return Status();
-    }
+    ASSIGN_OR_RETURN(const bool led, change_.Observe(view_));
+    if (led) return Status();
     if (Clock::now() >= until) {
       return Error(Code::kUnavailable,
                    "partition {} has no master, and only a master changes its replicas; kvadmin cluster status says "
@@ -122,156 +69,23 @@ Status ReplicaChanger::Look(Clock::time_point until) {
   }
 }
 
-Status ReplicaChanger::CheckNode(NodeId node) const {
-  if (node == 0 || view_.nodes.contains(node)) return Status();
-  std::vector<NodeId> known;
-  for (const auto& [id, at] : view_.nodes) known.push_back(id);
-  return Error(Code::kInvalidArgument, "the cluster has no node {}; its nodes are {}", node, NodesText(known));
-}
-
-// What is wrong with the request itself, before anything was changed.
-Status ReplicaChanger::CheckBegin() const {
-  RETURN_IF_ERROR(CheckNode(o_.add));
-  RETURN_IF_ERROR(CheckNode(o_.leave));
-  const Member* added = now_.On(o_.add);
-  const Member* leaves = now_.On(o_.leave);
-  if (o_.add != 0 && o_.add == o_.leave) {
-    return Error(Code::kInvalidArgument, "a replica cannot be moved from node {} to the same node", o_.add);
-  }
-  if (o_.leave == 0 && added != nullptr && !added->learner) {
-    return Error(Code::kInvalidArgument, "node {} holds a replica of partition {} already", o_.add, o_.partition);
-  }
-  if (o_.leave != 0 && leaves == nullptr && added == nullptr) {
-    return Error(Code::kInvalidArgument, "node {} holds no replica of partition {}", o_.leave, o_.partition);
-  }
-  // It may be in sync as far as its master knows, and would not be once the other one is removed.
-  if (o_.add != 0 && !view_.IsReachable(o_.add) && (added == nullptr || leaves != nullptr)) {
-    return Error(Code::kUnavailable, "node {} does not answer, so it cannot be given a replica: {}",
-                 view_.NameOf(o_.add), view_.nodes.at(o_.add).status.message());
-  }
-  for (const Member& m : now_.members) {
-    if (o_.add == 0 || !m.learner || m.node == o_.add) continue;
-    return Error(Code::kUnavailable,
-                 "node {} is being given a replica of partition {} already; wait until it is in sync (kvadmin replica "
-                 "add {} {} waits for it), or remove it",
-                 m.node, o_.partition, o_.partition, m.node);
-  }
-  if (o_.add != 0 || leaves == nullptr) return Status();
-  if (leaves->master && !o_.yes) {
-    return Error(Code::kUnavailable,
-                 "node {} is the master of partition {}: make another node master first (kvadmin failover {}), or say "
-                 "--yes to have that done",
-                 o_.leave, o_.partition, o_.partition);
-  }
-  if (leaves->in_sync && now_.InSync() <= now_.min_isr) {
-    return Error(Code::kUnavailable,
-                 "{} of partition {} {} in sync, and {} must be (min_isr): without node {} there would be too "
-                 "few. Add one first, or move it",
-                 Counted(now_.InSync(), "replica"), o_.partition, now_.InSync() == 1 ? "is" : "are", now_.min_isr,
-                 o_.leave);
-  }
-  return Status();
-}
-
 void ReplicaChanger::WarnOfZones() const {
-  if (o_.add == 0 || now_.On(o_.add) != nullptr) return;
-  const std::string& zone = view_.map.nodes.at(o_.add).record.zone;
-  for (const Member& m : now_.members) {
-    const auto at = view_.map.nodes.find(m.node);
-    if (m.node == o_.leave || zone.empty() || at == view_.map.nodes.end() || at->second.record.zone != zone) continue;
-    const std::string note =
-        fmt::format("the nodes {} and {} are both in the zone {}: if it fails, partition {} loses two replicas at once",
-                    m.node, o_.add, zone, o_.partition);
-    tools::PrintNote("{}\n", globals_.json ? JsonText(Json{{"note", note}}) : "note: " + note);
-  }
-}
-
-ReplicaChanger::Step ReplicaChanger::Next() const {
-  if (o_.add != 0) {
-    const Member* added = now_.On(o_.add);
-    if (added == nullptr) return Step::kAdd;
-    if (!added->in_sync) return Step::kWait;
-  }
-  const Member* leaves = now_.On(o_.leave);
-  if (o_.leave == 0 || leaves == nullptr) return Step::kDone;
-  return leaves->master ? Step::kHandOver : Step::kRemove;
-}
-
-std::vector<std::string> ReplicaChanger::Plan() const {
-  std::vector<std::string> steps;
-  const Member* added = now_.On(o_.add);
-  const Member* leaves = now_.On(o_.leave);
-  if (o_.add != 0 && added == nullptr) steps.push_back(fmt::format("give node {} a replica", view_.NameOf(o_.add)));
-  if (o_.add != 0 && (added == nullptr || !added->in_sync)) {
-    steps.push_back(fmt::format("wait until node {} is in sync", o_.add));
-  }
-  if (leaves != nullptr && leaves->master) {
-    steps.push_back(o_.add != 0 ? fmt::format("make node {} master instead of node {}", o_.add, o_.leave)
-                                : fmt::format("make another node master instead of node {}", o_.leave));
-  }
-  if (leaves != nullptr) steps.push_back(fmt::format("remove the replica of node {}", view_.NameOf(o_.leave)));
-  return steps;
-}
-
-// kInvalidArgument and kAborted end the command; whatever else is in the way may pass.
-Status ReplicaChanger::Ask(const std::function<Status(Client&)>& call) {
-  Client client({view_.map.nodes.at(now_.master).record.client_address, globals_.target.timeout_ms});
-  Status status = call(client);
-  if (status.code() == Code::kInvalidArgument) return Error(Code::kUnavailable, "{}", status.message());
-  if (status.code() == Code::kAborted) return status;
-  refused_ = std::move(status);
-  return Status();
-}
-
-Status ReplicaChanger::Carry(Step step) {
-  const auto partition = static_cast<int32_t>(o_.partition);
-  if (step == Step::kAdd) {
-    api::AddReplicaRequest request;
-    request.partition = partition;
-    request.node = static_cast<int32_t>(o_.add);
-    request.replaces = o_.leave != 0;
-    return Ask([&](Client& client) {
-      return client.Call(Client::Repeat::kSafe, &api::ClusterIf::addReplica, request).TakeStatus();
-    });
-  }
-  if (step == Step::kRemove) {
-    api::RemoveReplicaRequest request;
-    request.partition = partition;
-    request.replica = left_ = now_.On(o_.leave)->replica;
-    return Ask([&](Client& client) {
-      return client.Call(Client::Repeat::kSafe, &api::ClusterIf::removeReplica, request).TakeStatus();
-    });
-  }
-  if (step != Step::kHandOver) return Status();
-  api::HandoverRequest request;
-  request.partition = partition;
-  request.node = static_cast<int32_t>(o_.add);
-  handed_over_ = true;
-  return Ask([&](Client& client) {
-    return client.Call(Client::Repeat::kUnsafe, &api::ClusterIf::handover, request).TakeStatus();
-  });
+  const std::string note = change_.ZoneNote();
+  if (note.empty()) return;
+  tools::PrintNote("{}\n", globals_.json ? JsonText(Json{{"note", note}}) : "note: " + note);
 }
 
 void ReplicaChanger::Show(Progress* progress) const {
-  const api::ReplicaStatus* replica = view_.ReplicaOn(o_.add, o_.partition);
-  if (replica == nullptr || replica->install_bytes == 0) return;
-  const auto bytes = static_cast<uint64_t>(replica->installed_bytes);
-  progress->SetTotal(static_cast<uint64_t>(std::max(replica->install_bytes, replica->installed_bytes)));
+  const auto [bytes, of_bytes] = change_.Installed();
+  if (of_bytes == 0) return;
+  progress->SetTotal(std::max(of_bytes, bytes));
   progress->Update(0, bytes, bytes);
-}
-
-std::string ReplicaChanger::WhyNotDone() const {
-  if (Next() != Step::kWait) return refused_.ok() ? "" : refused_.message();
-  if (!view_.IsReachable(o_.add)) return fmt::format("node {} does not answer", view_.NameOf(o_.add));
-  const api::ReplicaStatus* replica = view_.ReplicaOn(o_.add, o_.partition);
-  if (replica == nullptr) return fmt::format("node {} does not hold its replica yet", o_.add);
-  return fmt::format("the replica of node {} is {}", o_.add, replica->role);
 }
 
 // Once each; a step that is refused for a moment only is none.
 void ReplicaChanger::SayWhatIsWaitedFor(Progress* progress) {
-  std::string why = WhyNotDone();
-  if (why.empty() || why == said_ || (Next() == Step::kWait && view_.IsReachable(o_.add))) return;
+  std::string why = change_.WhyNotDone();
+  if (why.empty() || why == said_ || (change_.Next() == Step::kWait && view_.IsReachable(o_.add))) return;
   progress->Clear();
   const std::string note = fmt::format("partition {} is waited for: {}", o_.partition, why);
   tools::PrintNote("{}\n",
@@ -280,10 +94,10 @@ void ReplicaChanger::SayWhatIsWaitedFor(Progress* progress) {
 }
 
 Status ReplicaChanger::TimeIsUp() const {
-  std::string why = WhyNotDone();
+  std::string why = change_.WhyNotDone();
   if (!why.empty()) why = ": " + why;
   if (const api::ReplicaStatus* replica = view_.ReplicaOn(o_.add, o_.partition);
-      Next() == Step::kWait && replica != nullptr) {
+      change_.Next() == Step::kWait && replica != nullptr) {
     why += fmt::format(", with {} of about {} bytes", replica->installed_bytes, replica->install_bytes);
   }
   return Error(Code::kDeadline,
@@ -296,7 +110,7 @@ Status ReplicaChanger::WaitForDrop() {
   const Clock::time_point until = Clock::now() + kDropPatience;
   while (view_.IsReachable(o_.leave)) {
     const api::ReplicaStatus* held = view_.ReplicaOn(o_.leave, o_.partition);
-    dropped_ = held == nullptr || held->replica != left_;
+    dropped_ = held == nullptr || held->replica != change_.left();
     if (dropped_ || Clock::now() >= until) return Status();
     if (!tools::Interrupts::Sleep(kPauseMs)) return tools::Interrupts::Check();
     RETURN_IF_ERROR(Look(until + kMasterPatience));
@@ -306,7 +120,7 @@ Status ReplicaChanger::WaitForDrop() {
 
 ExitCode ReplicaChanger::Report(bool changed) {
   std::vector<NodeId> in_sync;
-  for (const Member& m : now_.members) {
+  for (const Situation::Member& m : change_.now().members) {
     if (m.in_sync) in_sync.push_back(m.node);
   }
   std::sort(in_sync.begin(), in_sync.end());
@@ -315,16 +129,16 @@ ExitCode ReplicaChanger::Report(bool changed) {
     if (o_.add != 0) done["added"] = o_.add;
     if (o_.leave != 0) done["removed"] = o_.leave;
     if (o_.leave != 0) done["dropped"] = dropped_;
-    done["master"] = now_.master;
+    done["master"] = change_.now().master;
     done["in_sync"] = in_sync;
-    done["replicas"] = now_.replicas;
+    done["replicas"] = change_.now().replicas;
     PrintJson(done);
     return kExitOk;
   }
   tools::Print("partition {}: {}; in sync {} {}, and its master is node {}\n", o_.partition,
                changed ? "done" : "nothing is left to do", in_sync.size() > 1 ? "are" : "is", NamedNodes(in_sync),
-               now_.master);
-  if (!left_.empty() && !dropped_) {
+               change_.now().master);
+  if (!change_.left().empty() && !dropped_) {
     const bool forced = view_.map.partitions.at(o_.partition).record.lineage > 1;
     tools::Print("node {} has not dropped its data yet; it does so by itself{}{}\n", view_.NameOf(o_.leave),
                  view_.IsReachable(o_.leave) ? "" : " once it runs again",
@@ -336,39 +150,41 @@ ExitCode ReplicaChanger::Report(bool changed) {
   return kExitOk;
 }
 
+ExitCode ReplicaChanger::ShowPlan() const {
+  const std::vector<std::string> steps = change_.Plan();
+  if (globals_.json) {
+    PrintJson(Json{{"partition", o_.partition}, {"would", steps}});
+  } else {
+    tools::Print("partition {}: would {}; nothing was changed\n", o_.partition,
+                 steps.empty() ? "do nothing" : fmt::format("{}", fmt::join(steps, ", ")));
+  }
+  return kExitOk;
+}
+
 Result<ExitCode> ReplicaChanger::Run() {
   tools::Interrupts::Install();
   RETURN_IF_ERROR(Look(Clock::now() + kMasterPatience));
-  RETURN_IF_ERROR(CheckBegin());
+  RETURN_IF_ERROR(change_.CheckBegin());
   WarnOfZones();
-  if (o_.dry_run) {
-    const std::vector<std::string> steps = Plan();
-    if (globals_.json) {
-      PrintJson(Json{{"partition", o_.partition}, {"would", steps}});
-    } else {
-      tools::Print("partition {}: would {}; nothing was changed\n", o_.partition,
-                   steps.empty() ? "do nothing" : fmt::format("{}", fmt::join(steps, ", ")));
-    }
-    return kExitOk;
-  }
+  if (o_.dry_run) return ShowPlan();
   const Clock::time_point until = Clock::now() + std::chrono::seconds(o_.timeout_s);
   Progress progress(fmt::format("node {} gets its replica", o_.add), "replicas", 0, globals_.json || o_.add == 0);
   bool changed = false;
-  for (Step step = Next(); step != Step::kDone; step = Next()) {
+  for (Step step = change_.Next(); step != Step::kDone; step = change_.Next()) {
     changed = changed || step != Step::kWait;
     if (Clock::now() >= until) return TimeIsUp();
     if (step == Step::kWait) {
       Show(&progress);
     } else {
       progress.Clear();
-      RETURN_IF_ERROR(Carry(step));
+      RETURN_IF_ERROR(change_.Carry(step));
     }
     SayWhatIsWaitedFor(&progress);
     if (!tools::Interrupts::Sleep(step == Step::kWait ? kPauseMs : kPauseMs / 3)) return tools::Interrupts::Check();
     RETURN_IF_ERROR(Look(std::max(until, Clock::now() + kMasterPatience)));
   }
   progress.Clear();
-  if (!left_.empty()) RETURN_IF_ERROR(WaitForDrop());
+  if (!change_.left().empty()) RETURN_IF_ERROR(WaitForDrop());
   return Report(changed);
 }
 
