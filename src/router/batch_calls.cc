@@ -237,7 +237,7 @@ Task<void> SendWrites(RouteKeeper* keeper, WriteBatchCall* call, NodeId node, Se
     };
   }
   part->answer = co_await CallNode(keeper, keeper->NodeOf(node), CallKind::kPoint, "writeBatch", &part->args,
-                                   &part->reply, call->deadline_ns, std::move(outdated));
+                                   &part->reply, call->deadline_ns, std::move(outdated), /*is_write=*/true);
 }
 
 void TakeWrites(WriteBatchCall* call, WritePart& part, Sessions* sessions, Open* open) {

@@ -151,6 +151,7 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   const std::shared_ptr<Upstream::Link> link = *std::move(picked);
   const Nanos left_ns = call->deadline_ns - reactor.NowNs();
   call->context.budget_ms = static_cast<int32_t>(std::max((left_ns - kWayBackNs) / kMillisecond, Nanos{1}));
+  if (call->method->is_write && link->clocks) call->context.hlc = std::max(call->context.hlc, keeper_->hlc());
   call->has_error = false;
   std::string head(kContextFieldHead);
   server_->codec().WriteStruct(call->context, &head);
@@ -166,6 +167,7 @@ Task<RetryCause> Forwarder::Try(PointCall* call) {
   co_await link->client->Begin(call, patience_ns);
   if (call->may_repeat()) keeper_->Remove(call);
   if (call->answered || call->has_error) upstream->NoteAnswer();
+  keeper_->NoteHlc(call->hlc);
   if (call->answered) co_return RetryCause::kNone;
   if (!call->has_error) {
     if (call->status.code() == Code::kDeadline) upstream->NoteSilence(patience_ns);

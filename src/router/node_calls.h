@@ -22,12 +22,12 @@ struct NodeAnswer {
 };
 
 // Calls `method` of the node. If `outdated` is given, the call is given up (kAborted) when it returns true of a newer
-// map: only for calls that may be made again. `args->context.budget_ms` is set to what is left. Both outlive the task,
-// and the reply must be fresh.
+// map: only for calls that may be made again. `is_write`: it carries what the router has seen (RouteKeeper::hlc).
+// `args->context.budget_ms` is set to what is left. Both outlive the task, and the reply must be fresh.
 template <typename Args, typename Reply>
 Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, CallKind kind, std::string method,
                           Args* args, Reply* reply, Nanos deadline_ns,
-                          std::function<bool(const RouteMap&)> outdated = {}) {
+                          std::function<bool(const RouteMap&)> outdated = {}, bool is_write = false) {
   struct Outdatable final : InFlight {
     bool Outdated(const RouteMap& map) const override { return outdated(map); }
     std::function<bool(const RouteMap&)> outdated;
@@ -39,6 +39,7 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   const Nanos left_ns = std::max(deadline_ns - keeper->reactor().NowNs(), kMillisecond);
   args->context.budget_ms = static_cast<int32_t>(left_ns / kMillisecond);
   const Nanos patience_ns = left_ns + kNodeGraceNs;
+  if (is_write && link->clocks) args->context.hlc = std::max(args->context.hlc, keeper->hlc());
   RpcClient::TypedCall<Reply> call;
   call.reply = reply;
   if (Status refused = link->client->SendArgs(method, *args); !refused.ok()) {
@@ -51,6 +52,7 @@ Task<NodeAnswer> CallNode(RouteKeeper* keeper, std::shared_ptr<Upstream> node, C
   if (outdatable) keeper->Remove(&in_flight);
   Status status = std::move(call.status);
   if (status.ok()) node->NoteAnswer();
+  if constexpr (requires { reply->success.context.hlc; }) keeper->NoteHlc(reply->success.context.hlc);
   if (status.code() == Code::kDeadline) node->NoteSilence(patience_ns);
   co_return NodeAnswer{std::move(status), true};
 }

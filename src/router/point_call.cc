@@ -62,7 +62,10 @@ Status PointCall::OnReply(const MessageHeader& header, std::string_view body, Th
     return {};
   }
   switch (KindOfReply(body)) {
-    case ReplyKind::kSuccess: Pass(header, body); return {};
+    case ReplyKind::kSuccess:
+      hlc = HlcOfReply(body);
+      Pass(header, body);
+      return {};
     case ReplyKind::kError: {
       api::Kv_get_result result;  // in every method's result, field 1 is the error
       RETURN_IF_ERROR(codec->Read(header.protocol, body, &result));

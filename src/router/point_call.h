@@ -40,6 +40,7 @@ struct PointCall final : RpcExchange, InFlight {
   int32_t budget_ms = 0;
   bool answered = false;
   api::KvError error;           // of the last try
+  int64_t hlc = 0;              // of the answer
   bool has_error = false;       // the try that runs was answered with `error`
   bool only_master = true;      // no other replica may answer
   NodeId asked = 0, avoid = 0;  // in this try; in the last one, if it did not answer

@@ -43,11 +43,26 @@ class Walker {
     for (;;) {
       const uint8_t type = Byte();
       if (!ok_ || type == kStop) return;
-      const int id = static_cast<int16_t>(Byte() << 8 | Byte());
+      const int high = Byte();
+      const int id = static_cast<int16_t>(high << 8 | Byte());
       if (ordered && id <= last) ok_ = false;
       last = id;
       Value(type, depth);
     }
+  }
+  // The next field of a struct that ends nowhere before it; false: the struct has ended. Its value is next.
+  bool Field(uint8_t* type, int* id) {
+    *type = Byte();
+    if (!ok_ || *type == kStop) return false;
+    const int high = Byte();
+    *id = static_cast<int16_t>(high << 8 | Byte());
+    return ok_;
+  }
+  void SkipValue(uint8_t type) { Value(type, 0); }
+  int64_t I64() {
+    const size_t from = at_;
+    Skip(8);
+    return ok_ ? static_cast<int64_t>(__builtin_bswap64(LoadLE<uint64_t>(bytes_.data() + from))) : 0;
   }
   bool AtEnd() const { return ok_ && at_ == bytes_.size(); }
 
@@ -142,6 +157,26 @@ std::optional<PointRequestView> ViewPointRequest(std::string_view body) {
 ReplyKind KindOfReply(std::string_view body) {
   const std::string_view head = body.substr(0, kSuccessHead.size());
   return head == kSuccessHead ? ReplyKind::kSuccess : head == kErrorHead ? ReplyKind::kError : ReplyKind::kOther;
+}
+
+int64_t HlcOfReply(std::string_view body) {
+  constexpr int kContextField = 15, kHlcField = 2;
+  Walker walker(body);
+  if (!walker.Take(kSuccessHead)) return 0;
+  uint8_t type = 0;
+  int id = 0;
+  while (walker.Field(&type, &id)) {
+    if (id != kContextField || type != kStruct) {
+      walker.SkipValue(type);
+      continue;
+    }
+    while (walker.Field(&type, &id)) {
+      if (id == kHlcField && type == kI64) return walker.I64();
+      walker.SkipValue(type);
+    }
+    return 0;
+  }
+  return 0;
 }
 
 }  // namespace pando

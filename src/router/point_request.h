@@ -7,6 +7,7 @@
 // Threads: pure functions.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string_view>
 
@@ -25,6 +26,8 @@ std::optional<PointRequestView> ViewPointRequest(std::string_view body);
 // What a reply is, by its first field.
 enum class ReplyKind { kSuccess, kError, kOther };
 ReplyKind KindOfReply(std::string_view body);
+// ReplyContext.hlc of a success; 0: it has none.
+int64_t HlcOfReply(std::string_view body);
 
 // What the arguments begin with before the context's own bytes.
 inline constexpr std::string_view kContextFieldHead("\x0c\x00\x01", 3);

@@ -14,6 +14,7 @@
 //   RK2  The map is only of one cluster for the life of the process.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -35,6 +36,7 @@ struct RouteKeeperOptions {
   Nanos poll_ns = 10 * kSecond;    // how long a node may wait for a change
   Nanos answer_ns = kSecond;       // how long a node may take besides
   UpstreamOptions upstream;        // for all nodes, without the address
+  std::shared_ptr<std::atomic<int64_t>> hlc = std::make_shared<std::atomic<int64_t>>(0);  // of all reactors
 };
 
 struct RouteKeeperMetrics {
@@ -91,6 +93,14 @@ class RouteKeeper {
   // `exchange` is abandoned with kAborted when `call` is outdated. Both stay until Remove.
   void Add(InFlight* call, RpcClient* client, RpcExchange* exchange);
   void Remove(InFlight* call);
+  // The highest version that a reply of any node has told of, on any reactor of this router. Writes carry it, so that a
+  // snapshot that has a write has all that its writer has seen through this router.
+  int64_t hlc() const { return options_.hlc->load(std::memory_order_relaxed); }
+  void NoteHlc(int64_t hlc) {
+    int64_t known = options_.hlc->load(std::memory_order_relaxed);
+    while (hlc > known && !options_.hlc->compare_exchange_weak(known, hlc, std::memory_order_relaxed)) {
+    }
+  }
   // Why there is no map, or none newer.
   const Status& trouble() const { return trouble_; }
 

@@ -86,6 +86,7 @@ Task<void> Router::ReactorMain(Reactor& reactor) {
   part.server = std::make_unique<RpcServer>(reactor, rpc, shared_.get());
   RouteKeeperOptions keeper;
   keeper.seeds = options_.nodes;
+  keeper.hlc = hlc_;
   part.keeper = std::make_unique<RouteKeeper>(reactor, std::move(keeper));
   part.service = std::make_unique<RouterService>(part.server.get(), part.keeper.get());
   part.server->SetService(part.service.get());

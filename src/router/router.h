@@ -56,6 +56,7 @@ class Router {
   std::unique_ptr<ConnectionBudgets> budgets_;
   std::unique_ptr<ReactorGroup> group_;
   std::vector<Part> parts_;
+  std::shared_ptr<std::atomic<int64_t>> hlc_ = std::make_shared<std::atomic<int64_t>>(0);
   std::atomic<size_t> without_map_{0};  // reactors
   std::unique_ptr<HttpServer> http_;    // belongs to reactor 0
   uint16_t port_ = 0, http_port_ = 0;

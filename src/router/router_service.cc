@@ -22,6 +22,9 @@ const RouterService::Method RouterService::kMethods[] = {
     {"hello", &StartAny<&RouterService::Hello>, MemoryLane::kControl},
     {"multiGet", &StartAny<&RouterService::MultiGet>},
     {"writeBatch", &StartAny<&RouterService::WriteBatch>},
+    {"openSnapshot", &StartAny<&RouterService::OpenSnapshot>},
+    {"renewSnapshot", &StartAny<&RouterService::RenewSnapshot>, MemoryLane::kControl},
+    {"releaseSnapshot", &StartAny<&RouterService::ReleaseSnapshot>, MemoryLane::kControl},
 };
 const size_t RouterService::kMethodCount = std::size(kMethods);
 

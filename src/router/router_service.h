@@ -13,6 +13,7 @@
 #include "src/router/batch_calls.h"
 #include "src/router/forwarder.h"
 #include "src/router/route_keeper.h"
+#include "src/router/snapshots.h"
 #include "src/rpc/rpc_dispatch.h"
 #include "src/rpc/rpc_server.h"
 
@@ -56,6 +57,9 @@ class RouterService final : public RpcService {
   Task<void> Hello(Call<api::Kv_hello_args, api::Kv_hello_result>* call);
   Task<void> MultiGet(MultiGetCall* call) { return RouteMultiGet(keeper_, call); }
   Task<void> WriteBatch(WriteBatchCall* call) { return RouteWriteBatch(keeper_, call); }
+  Task<void> OpenSnapshot(OpenSnapshotCall* call) { return RouteOpenSnapshot(keeper_, call); }
+  Task<void> RenewSnapshot(RenewSnapshotCall* call) { return RouteRenewSnapshot(keeper_, call); }
+  Task<void> ReleaseSnapshot(ReleaseSnapshotCall* call) { return RouteReleaseSnapshot(keeper_, call); }
 
   RpcServer* const server_;
   RouteKeeper* const keeper_;

@@ -85,6 +85,8 @@ Task<Status> Upstream::Connect(Link* link, Slot* slot) {
   if (result.__isset.error) {
     co_return Error(Code::kUnavailable, "it refuses this router: {}", result.error.message);
   }
+  const std::vector<std::string>& features = result.success.features;
+  link->clocks = std::find(features.begin(), features.end(), "clocks") != features.end();
   const std::vector<std::string>& accepted = result.success.accepted_features;
   if (std::find(accepted.begin(), accepted.end(), kOutOfOrderReplies) == accepted.end()) {
     co_return Error(Code::kUnsupported, "it does not answer out of order; is it an older kvnode?");

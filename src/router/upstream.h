@@ -52,7 +52,8 @@ class Upstream {
 
   struct Link {
     std::unique_ptr<RpcClient> client;
-    bool up = false;  // it is connected, and has said hello
+    bool up = false;      // it is connected, and has said hello
+    bool clocks = false;  // the node takes Context.hlc
   };
 
   Upstream(Reactor& reactor, UpstreamOptions options);

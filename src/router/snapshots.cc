@@ -1,0 +1,253 @@
+#include "src/router/snapshots.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/kvapi/kv_requests.h"
+#include "src/router/node_calls.h"
+#include "src/router/retry.h"
+
+namespace pando {
+
+namespace {
+
+constexpr int64_t kFirstAheadMs = 20, kMaxAheadMs = 1000;  // T is so far above the highest version
+constexpr size_t kPartBytes = 4096;                        // of the call of one node
+constexpr size_t kPartitionBytes = 1024;                   // of what it says of one partition
+constexpr Nanos kReleaseNs = kSecond;                      // what was not given out is released within this time
+
+// What one round asks the masters, and what they answer. Each is asked for the partitions that it leads.
+template <typename Args, typename Reply>
+struct Part {
+  std::vector<int32_t> partitions;
+  Args args;
+  Reply reply;
+  NodeAnswer answer;
+};
+
+template <typename P>
+Task<void> Send(RouteKeeper* keeper, NodeId node, std::string method, Nanos deadline_ns, P* part) {
+  // All of these may be sent again.
+  auto outdated = [node, part](const RouteMap& map) {
+    return map.complete() && std::any_of(part->partitions.begin(), part->partitions.end(), [&](int32_t id) {
+             const Route* route = map.Find(static_cast<uint32_t>(id));
+             return route == nullptr || route->master != node;
+           });
+  };
+  part->answer = co_await CallNode(keeper, keeper->NodeOf(node), CallKind::kLong, std::move(method), &part->args,
+                                   &part->reply, deadline_ns, std::move(outdated));
+}
+
+// Asks the masters until each partition has an answer that is the last word, or the deadline. `fill(args)` sets what
+// the request says besides the partitions; `take(reply, open)` takes the answers of a node, and leaves in `open` the
+// partitions that are to be asked again, with the error of each. Returns those that are left.
+using Errors = std::map<int32_t, api::KvError>;
+template <typename Args, typename Reply, typename Fill, typename Take>
+Task<Errors> AskMasters(RouteKeeper* keeper, std::string method, Nanos deadline_ns, Fill fill, Take take) {
+  Reactor& reactor = keeper->reactor();
+  Backoff backoff(reactor);
+  Errors open;
+  std::set<int32_t> wanted;
+  for (const Route& route : keeper->map().routes()) wanted.insert(static_cast<int32_t>(route.partition));
+  for (;;) {
+    const uint64_t seen = keeper->news();
+    std::map<NodeId, Part<Args, Reply>> parts;
+    for (const int32_t id : wanted) {
+      const Route* route = keeper->map().Find(static_cast<uint32_t>(id));
+      parts[route == nullptr ? 0 : route->master].partitions.push_back(id);
+    }
+    TaskGroup sends;
+    for (auto& [node, part] : parts) {
+      part.args.request.partitions = part.partitions;
+      fill(&part.args);
+      sends.Spawn(Send(keeper, node, method, deadline_ns, &part));
+    }
+    co_await sends.Drain();  // the parts are in this frame
+    open.clear();
+    for (auto& [node, part] : parts) {
+      if (part.answer.answered() && !part.reply.__isset.error) {
+        take(part.reply.success, &open);
+        continue;
+      }
+      const api::KvError error =
+          part.answer.answered() ? part.reply.error : ToKvError(part.answer.status, /*is_write=*/false);
+      for (const int32_t id : part.partitions) open[id] = error;
+    }
+    const bool final = std::any_of(open.begin(), open.end(), [](const auto& o) {
+      return CauseOf(o.second) == RetryCause::kNone && o.second.code != static_cast<int32_t>(ApiCode::kUnavailable);
+    });
+    const Nanos next_ns = reactor.NowNs() + backoff.Next(RetryCause::kMisrouted);
+    if (open.empty() || final || keeper->stopping() || next_ns >= deadline_ns) co_return open;
+    keeper->Refresh();
+    co_await keeper->UntilNews(seen, next_ns);
+    wanted.clear();
+    for (const auto& [id, error] : open) wanted.insert(id);
+  }
+}
+
+// Leaves the partitions whose marks are not confirmed.
+template <typename Reply>
+void TakeMarks(const Reply& reply, Errors* open) {
+  for (const api::PartitionMark& mark : reply.partitions) {
+    if (!mark.confirmed) (*open)[mark.partition] = mark.error;
+  }
+}
+
+// The error of the request, from those of its partitions.
+api::KvError ErrorOf(const Errors& errors, const char* what) {
+  const auto& [partition, first] = *errors.begin();
+  api::KvError error = first;
+  if (CauseOf(first) == RetryCause::kMisrouted) error = MakeError(ApiCode::kUnavailable, first.message);
+  error.message = fmt::format("{} partition{} could not {}; partition {}: {}", errors.size(),
+                              errors.size() == 1 ? "" : "s", what, partition, first.message);
+  error.applied = static_cast<int32_t>(ApiApplied::kNo);
+  error.retryable = error.code == static_cast<int32_t>(ApiCode::kUnavailable) || first.retryable;
+  return error;
+}
+
+template <typename Call>
+bool ReserveParts(RouteKeeper* keeper, Call* call) {
+  const size_t bytes = keeper->map().routes().size() * kPartitionBytes + keeper->map().nodes().size() * kPartBytes;
+  if (call->memory.TryGrow(bytes)) return true;
+  Refuse(call, call->server->OverloadedError(bytes));
+  return false;
+}
+
+struct Attempt {
+  int64_t version = 0, id = 0;
+  std::string token;
+  int64_t expires_at_ms = 0;
+};
+
+Task<Errors> Release(RouteKeeper* keeper, std::string token, Nanos deadline_ns, bool* existed) {
+  const auto fill = [&token](api::ClusterSnapshots_release_args* args) { args->request.snapshot = token; };
+  const auto take = [existed](const api::ReleaseReply& reply, Errors* open) {
+    for (const api::PartitionMark& mark : reply.partitions) {
+      *existed |= mark.confirmed;
+      // One that has gone is as good as released.
+      const bool gone = mark.error.code == static_cast<int32_t>(ApiCode::kSnapshotGone);
+      if (!mark.confirmed && !gone) (*open)[mark.partition] = mark.error;
+    }
+  };
+  Task<Errors> released = AskMasters<api::ClusterSnapshots_release_args, api::ClusterSnapshots_release_result>(
+      keeper, "release", deadline_ns, fill, take);
+  co_return co_await released;
+}
+
+Task<Errors> Prepare(RouteKeeper* keeper, int32_t ttl_ms, Nanos deadline_ns, Attempt* attempt) {
+  const auto fill = [attempt, ttl_ms](api::ClusterSnapshots_prepare_args* args) {
+    args->request.version = attempt->version;
+    args->request.id = attempt->id;
+    args->request.ttl_ms = ttl_ms;
+  };
+  const auto take = [attempt](const api::PrepareReply& reply, Errors* open) {
+    TakeMarks(reply, open);
+    attempt->token = reply.snapshot;
+    const bool first = attempt->expires_at_ms == 0;
+    attempt->expires_at_ms = first ? reply.expires_at_ms : std::min(attempt->expires_at_ms, reply.expires_at_ms);
+  };
+  Task<Errors> prepared = AskMasters<api::ClusterSnapshots_prepare_args, api::ClusterSnapshots_prepare_result>(
+      keeper, "prepare", deadline_ns, fill, take);
+  co_return co_await prepared;
+}
+
+Task<Errors> AskClock(RouteKeeper* keeper, Nanos deadline_ns, int64_t* highest) {
+  const auto fill = [](api::ClusterSnapshots_clock_args*) {};
+  const auto take = [highest](const api::ClockReply& reply, Errors* open) {
+    *highest = std::max(*highest, reply.highest);
+    for (const api::PartitionHighest& p : reply.partitions) {
+      if (p.__isset.error) (*open)[p.partition] = p.error;
+    }
+  };
+  Task<Errors> asked = AskMasters<api::ClusterSnapshots_clock_args, api::ClusterSnapshots_clock_result>(
+      keeper, "clock", deadline_ns, fill, take);
+  co_return co_await asked;
+}
+
+}  // namespace
+
+Task<void> RouteOpenSnapshot(RouteKeeper* keeper, OpenSnapshotCall* call) {
+  if (Refuse(call, CheckTtl(call->args.request.ttl_ms))) co_return;
+  if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
+  if (!ReserveParts(keeper, call)) co_return;
+  Errors failed;
+  // A partition that has given a version above T refuses: then T was too close.
+  for (int64_t ahead_ms = kFirstAheadMs;; ahead_ms = std::min(2 * ahead_ms, kMaxAheadMs)) {
+    Attempt attempt;
+    failed = co_await AskClock(keeper, call->deadline_ns, &attempt.version);
+    if (!failed.empty() || call->answered) break;
+    attempt.version += ahead_ms << kVersionCounterBits;
+    attempt.id = static_cast<int64_t>(RandomId(keeper->reactor()));
+    // A try that waits for too long is worth less than another one.
+    const Nanos now_ns = keeper->reactor().NowNs();
+    const Nanos try_ns = std::max((call->deadline_ns - now_ns) / 2, kSecond);
+    const Nanos until_ns = std::min(call->deadline_ns, now_ns + try_ns);
+    failed = co_await Prepare(keeper, call->args.request.ttl_ms, until_ns, &attempt);
+    if (failed.empty() && !call->answered) {
+      api::SnapshotReply& reply = call->reply.success;
+      reply.snapshot = std::move(attempt.token);
+      reply.version = attempt.version;
+      reply.expires_at_ms = attempt.expires_at_ms;
+      co_return;
+    }
+    if (!attempt.token.empty()) {
+      bool existed = false;
+      const Nanos release_until_ns = keeper->reactor().NowNs() + kReleaseNs;
+      static_cast<void>(co_await Release(keeper, attempt.token, release_until_ns, &existed));
+    }
+    const bool may_repeat = std::all_of(failed.begin(), failed.end(), [](const auto& f) {
+      return f.second.code == static_cast<int32_t>(ApiCode::kUnavailable) || CauseOf(f.second) != RetryCause::kNone;
+    });
+    if (call->answered || keeper->stopping() || !may_repeat || keeper->reactor().NowNs() + kSecond >= call->deadline_ns)
+      break;
+  }
+  if (!call->answered && !failed.empty()) Refuse(call, ErrorOf(failed, "take the snapshot"));
+}
+
+Task<void> RouteRenewSnapshot(RouteKeeper* keeper, RenewSnapshotCall* call) {
+  const api::RenewSnapshotRequest& request = call->args.request;
+  SnapshotToken token;
+  if (Refuse(call, CheckTtl(request.ttl_ms)) || Refuse(call, ToSnapshotToken(request.snapshot, &token))) co_return;
+  if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
+  if (!ReserveParts(keeper, call)) co_return;
+  api::SnapshotReply& reply = call->reply.success;
+  const auto fill = [&request](api::ClusterSnapshots_renew_args* args) {
+    args->request.snapshot = request.snapshot;
+    args->request.ttl_ms = request.ttl_ms;
+  };
+  const auto take = [&reply](const api::RenewReply& from, Errors* open) {
+    TakeMarks(from, open);
+    const bool first = reply.expires_at_ms == 0;
+    reply.expires_at_ms = first ? from.expires_at_ms : std::min(reply.expires_at_ms, from.expires_at_ms);
+  };
+  Task<Errors> renewed = AskMasters<api::ClusterSnapshots_renew_args, api::ClusterSnapshots_renew_result>(
+      keeper, "renew", call->deadline_ns, fill, take);
+  const Errors failed = co_await renewed;
+  if (call->answered) co_return;
+  if (!failed.empty()) {
+    Refuse(call, ErrorOf(failed, "renew the snapshot"));
+    co_return;
+  }
+  reply.snapshot = request.snapshot;
+  reply.version = static_cast<int64_t>(token.version);
+}
+
+Task<void> RouteReleaseSnapshot(RouteKeeper* keeper, ReleaseSnapshotCall* call) {
+  SnapshotToken token;
+  if (Refuse(call, ToSnapshotToken(call->args.request.snapshot, &token))) co_return;
+  if (Failed(call, co_await keeper->UntilComplete(call->deadline_ns))) co_return;
+  if (!ReserveParts(keeper, call)) co_return;
+  bool existed = false;
+  const Errors failed = co_await Release(keeper, call->args.request.snapshot, call->deadline_ns, &existed);
+  if (call->answered) co_return;
+  // A partition that could not be asked lets it expire.
+  call->reply.success.existed = existed;
+  if (!existed && !failed.empty()) Refuse(call, ErrorOf(failed, "release the snapshot"));
+}
+
+}  // namespace pando
