@@ -31,7 +31,7 @@ std::string_view CodeName(Code code) {
 
 Status::Status(Code code, std::string message) {
   CHECK(code != Code::kOk) << "an OK Status must not carry a message";
-  rep_ = std::make_unique<Rep>(Rep{code, std::move(message), {}});
+  rep_ = std::make_unique<Rep>(Rep{code, std::move(message), {}, 0});
 }
 
 namespace {
@@ -44,9 +44,10 @@ const std::string& Nothing() {
 const std::string& Status::message() const { return rep_ ? rep_->message : Nothing(); }
 const std::string& Status::master() const { return rep_ ? rep_->master : Nothing(); }
 
-Status&& Status::WithMaster(std::string address) && {
+Status&& Status::WithMaster(std::string address, uint64_t epoch) && {
   CHECK(code() == Code::kNotMaster || code() == Code::kTooStale);
   rep_->master = std::move(address);
+  rep_->master_epoch = epoch;
   return std::move(*this);
 }
 

@@ -60,14 +60,16 @@ class [[nodiscard]] Status {
   // What happened, to which file, key range or peer, and what to do. Empty for OK.
   const std::string& message() const;
   std::string ToString() const;
-  // Of kNotMaster and kTooStale: the address at which the master serves clients. Empty: it is not known.
+  // Of kNotMaster and kTooStale: the address at which the master serves clients, and its epoch. Empty, 0: not known.
   const std::string& master() const;
-  Status&& WithMaster(std::string address) &&;
+  uint64_t master_epoch() const { return rep_ ? rep_->master_epoch : 0; }
+  Status&& WithMaster(std::string address, uint64_t epoch) &&;
 
  private:
   struct Rep {
     Code code;
     std::string message, master;
+    uint64_t master_epoch = 0;
   };
   std::unique_ptr<Rep> rep_;
 };

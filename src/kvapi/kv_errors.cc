@@ -68,6 +68,7 @@ api::KvError ToKvError(const Status& status, bool is_write) {
   error.retryable = m.retryable || (!is_write && status.code() == Code::kAborted);
   error.retry_after_ms = m.retry_after_ms;
   if (!status.master().empty()) error.__set_master(status.master());
+  if (status.master_epoch() > 0) error.__set_epoch(static_cast<int64_t>(status.master_epoch()));
   return error;
 }
 

@@ -72,7 +72,7 @@ Status HostedReplica::NotServing(WriteLevel level, Epoch seen) const {
       std::string address = at == host_.members.end() ? "" : at->second.client_address;
       return Error(Code::kNotMaster, "partition {}: the master of epoch {} is node {}{}", id_, entry.epoch, r.node,
                    address.empty() ? "" : " at " + address)
-          .WithMaster(std::move(address));
+          .WithMaster(std::move(address), entry.epoch);
     }
   }
   return Error(Code::kNotMaster, "partition {}: it has no master at the moment; try again", id_);
@@ -153,7 +153,7 @@ Status HostedReplica::JudgeRead(const ReplicaRead& read) const {
                    fresh_ns ? fmt::format("was fresh {} ms ago", (now_ns - *fresh_ns) / kMillisecond)
                             : "does not know how fresh it is",
                    *read.max_staleness_ns / kMillisecond)
-          .WithMaster(MasterAddress());
+          .WithMaster(MasterAddress(), record_.record.epoch);
     }
   }
   if (!read.after) return Status();
@@ -165,7 +165,7 @@ Status HostedReplica::JudgeRead(const ReplicaRead& read) const {
                  "partition {}: this replica has not yet applied what the session has seen (epoch {}, LSN {}); ask its "
                  "master",
                  id_, read.after->epoch, read.after->lsn)
-          .WithMaster(MasterAddress());
+          .WithMaster(MasterAddress(), record_.record.epoch);
     case SessionState::kLost: break;
   }
   return Error(

@@ -13,7 +13,7 @@ constexpr Uuid kCluster{11, 12};
 struct LevelGate final : ReadGate {
   Result<Mastership> Begin(uint32_t) const override {
     if (holds) return Mastership{1, 1};
-    return Error(Code::kNotMaster, "another node is master").WithMaster("10.0.0.9:7420");
+    return Error(Code::kNotMaster, "another node is master").WithMaster("10.0.0.9:7420", 4);
   }
   Status Check(uint32_t, const Mastership&) const override { return Status(); }
   bool Holds(uint32_t, Nanos) const override { return holds; }
@@ -118,7 +118,7 @@ TEST_P(KvLevelsTest, AReplicaThatHasEnoughAnswersWithoutALease) {
 TEST_P(KvLevelsTest, ARefusalNamesTheMasterAndIsDefinite) {
   const std::string key = KeyOn(1);
   const uint32_t partition = node_->store.PartitionOf(key);
-  gate_.refused[partition] = Error(Code::kTooStale, "too old").WithMaster("10.0.0.9:7420");
+  gate_.refused[partition] = Error(Code::kTooStale, "too old").WithMaster("10.0.0.9:7420", 4);
   auto stale = GetAt(key, At(kConst.LEVEL_BOUNDED, "", 1));
   EXPECT_EQ(stale->error.code, kConst.TOO_STALE);
   EXPECT_EQ(stale->error.master, "10.0.0.9:7420");

@@ -14,7 +14,7 @@ INSTANTIATE_TEST_SUITE_P(Wire, KvReadGateTest, testing::Values(WireProtocol::kBi
 struct SwitchedGate final : ReadGate {
   Result<Mastership> Begin(uint32_t) const override {
     if (holds) return Mastership{1, 1};
-    return Error(Code::kNotMaster, "another node is master").WithMaster("10.0.0.2:7420");
+    return Error(Code::kNotMaster, "another node is master").WithMaster("10.0.0.2:7420", 4);
   }
   Status Check(uint32_t, const Mastership&) const override { return Status(); }
   bool Holds(uint32_t, Nanos) const override { return holds; }
