@@ -2,7 +2,7 @@
  * What a router asks the nodes of a cluster: where the partitions are, and for the part of an answer that some
  * partitions give. Served on the same port as Kv.
  *
- * A request for partitions names them, and the reply says which it covers, with their ranges of hashes and their
+ * A request for partitions names them, each once, at most 8192, and the reply says which it covers, with their ranges of hashes and their
  * epochs. A router adds up these ranges. It answers its client only if they cover every hash once, so an answer is
  * never short. If this node cannot answer for one of the partitions, the whole request fails, with the error of that
  * partition (such as NOT_MASTER): the router looks at its map again.
@@ -74,7 +74,7 @@ struct Covered {
   1: i32 partition
   2: i64 first_hash
   3: i64 last_hash
-  /** The epoch in which it was read; 0 = at a replica that need not be the master. */
+  /** The epoch in which it was read; 0 = of a snapshot, or at a replica that need not be the master. */
   4: i64 epoch
 }
 
@@ -113,13 +113,13 @@ struct AggregatePartitionsReply {
 struct SamplePartitionsRequest {
   1: list<i32> partitions
   2: pando.AggregateRequest range
-  /** So many keys of each partition, at even distances by rank; at most 4096 for all partitions together. */
+  /** At most so many keys of each partition, at even distances by rank. At most 8192 for all partitions together. */
   3: i32 keys_per_partition
 }
 
 struct SampledKey {
   1: binary key
-  /** So many records of its partition lie between it and the key before it in its partition. */
+  /** The records of its partition after the key before it in the sample, up to this one. */
   2: i64 records
 }
 
@@ -127,6 +127,8 @@ struct SamplePartitionsReply {
   /** Of all partitions, in key order. */
   1: list<SampledKey> keys
   2: list<Covered> covered
+  /** All records of the range in these partitions. */
+  3: i64 count
   15: optional pando.ReplyContext context
 }
 
@@ -154,7 +156,7 @@ struct PartitionPosition {
 }
 
 struct WatchPartitionsRequest {
-  /** With version = 0: from now on. */
+  /** With version = -1: from now on. Asked at masters, whatever the level. */
   1: list<PartitionPosition> positions
   2: binary prefix
   /** As in Kv.watch. */

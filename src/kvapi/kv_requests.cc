@@ -17,6 +17,8 @@ namespace {
 enum Level : int32_t { kDefault, kOne, kQuorum, kAll, kLinearizable, kBounded, kSession };
 enum Ttl : int32_t { kTtlKeep, kTtlSet, kTtlClear, kTtlSetAbsolute };
 enum OpKind : int32_t { kOpPut = 1, kOpRemove = 2, kOpIncrement = 3, kOpTouch = 4 };
+// A call that waits in vain answers this long before its deadline, or a tenth of its budget before it if that is less.
+constexpr Nanos kReplyMarginNs = 100 * kMillisecond;
 // Ten thousand years. With this limit, now + ttl cannot overflow.
 constexpr int64_t kMaxTtlMs = 10'000LL * 366 * 24 * 3600 * 1000;
 
@@ -399,9 +401,19 @@ Refusal Decoded(Result<T> decoded, ApiCode code, T* to) {
 }
 
 template <typename Request>
-Refusal ToScanRangeAfterCursor(const Request& request, ScanRange* range) {
+Refusal ToScanRangeAfterCursor(const Request& request, ScanRange* range, const Uuid& cluster) {
   if (Refusal refusal = CheckBounds(request.start_key, request.end_key, request.prefix)) return refusal;
-  return Decoded(ScanRange::Of(request), ApiCode::kBadCursor, range);
+  return Decoded(ScanRange::Of(request, cluster), ApiCode::kBadCursor, range);
+}
+
+template <typename Request>
+Refusal ToScanRangeAfterKey(const Request& request, const std::string* after_key, ScanRange* range) {
+  if (!request.cursor.empty()) return Bad("cursor is set; a request for some partitions has after_key instead");
+  if (Refusal refusal = ToScanRangeAfterCursor(request, range, Uuid())) return refusal;
+  if (after_key == nullptr) return {};
+  if (Refusal refusal = CheckKey(*after_key)) return refusal;
+  range->ContinueAfter(*after_key);
+  return {};
 }
 
 }  // namespace
@@ -412,12 +424,37 @@ Refusal ToScanRange(std::string_view start, std::string_view end, std::string_vi
   return {};
 }
 
-Refusal ToScanRange(const api::ScanRequest& request, ScanRange* range) {
-  return ToScanRangeAfterCursor(request, range);
+Refusal ToScanRange(const api::ScanRequest& request, ScanRange* range, const Uuid& cluster) {
+  return ToScanRangeAfterCursor(request, range, cluster);
 }
 
-Refusal ToScanRange(const api::DeleteRangeRequest& request, ScanRange* range) {
-  return ToScanRangeAfterCursor(request, range);
+Refusal ToScanRange(const api::DeleteRangeRequest& request, ScanRange* range, const Uuid& cluster) {
+  return ToScanRangeAfterCursor(request, range, cluster);
+}
+
+Refusal ToScanRange(const api::ScanRequest& request, const std::string* after_key, ScanRange* range) {
+  return ToScanRangeAfterKey(request, after_key, range);
+}
+
+Refusal ToScanRange(const api::DeleteRangeRequest& request, const std::string* after_key, ScanRange* range) {
+  return ToScanRangeAfterKey(request, after_key, range);
+}
+
+Refusal ToPartitions(const std::vector<int32_t>& named, uint32_t ranges, std::vector<uint32_t>* ids) {
+  if (named.empty() || named.size() > kMaxNamedPartitions) {
+    return Bad("the request names {} partitions; it must name 1 to {}", named.size(), kMaxNamedPartitions);
+  }
+  std::vector<bool> seen(ranges);
+  for (int32_t partition : named) {
+    if (partition < 0 || static_cast<uint32_t>(partition) >= ranges) {
+      return Bad("there is no partition {}; the store is divided into {}", partition, ranges);
+    }
+    const auto id = static_cast<uint32_t>(partition);
+    if (seen[id]) return Bad("the request names partition {} twice", partition);
+    seen[id] = true;
+    ids->push_back(id);
+  }
+  return {};
 }
 
 Refusal ToSnapshotToken(std::string_view bytes, SnapshotToken* token) {
@@ -456,9 +493,40 @@ Refusal CheckMultiGet(const api::MultiGetRequest& request) {
   return {};
 }
 
+Refusal ToWatchPosition(std::string_view bytes, const WatchBinding& binding, WatchPosition* position) {
+  Result<WatchPosition> decoded = DecodeWatchPosition(binding, bytes);
+  if (decoded.code() == Code::kNotFound) return FeedGone(decoded.status().message());
+  return Decoded(std::move(decoded), ApiCode::kBadCursor, position);
+}
+
+api::KvError FeedGone(std::string why) {
+  return MakeError(ApiCode::kFeedGone,
+                   fmt::format("{}: open a snapshot, scan it, and watch from its version", std::move(why)));
+}
+
+Nanos EndOfWait(const RpcCallBase& call, int32_t wait_ms) {
+  const Nanos margin_ns = std::min(kReplyMarginNs, call.budget_ms * kMillisecond / 10);
+  return std::min(call.received_ns + wait_ms * kMillisecond, call.deadline_ns - margin_ns);
+}
+
+Refusal CheckSplitParts(int32_t parts) {
+  if (parts >= 2 && parts <= static_cast<int32_t>(kMaxSplitParts)) return {};
+  return Bad("parts is {}; it must be from 2 to {}", parts, kMaxSplitParts);
+}
+
+Refusal CheckMaxVersion(int64_t max_version) {
+  if (max_version >= 0) return {};
+  return Bad("max_version is {}; it must be 0 (no limit) or more", max_version);
+}
+
+Refusal CheckWatch(std::string_view prefix, int32_t wait_ms) {
+  if (Refusal refusal = CheckBounds({}, {}, prefix)) return refusal;
+  if (wait_ms < 0) return Bad("wait_ms is {}; it must be 0 or more", wait_ms);
+  return {};
+}
+
 Refusal CheckWatch(const api::WatchRequest& request) {
-  if (Refusal refusal = CheckBounds({}, {}, request.prefix)) return refusal;
-  if (request.wait_ms < 0) return Bad("wait_ms is {}; it must be 0 or more", request.wait_ms);
+  if (Refusal refusal = CheckWatch(request.prefix, request.wait_ms)) return refusal;
   if (request.after_version < 0) return Bad("after_version is {}; it must be 0 or more", request.after_version);
   if (request.after_version > 0 && !request.position.empty()) {
     return Bad("after_version is {}, but position is set too: send only one of them", request.after_version);
@@ -517,6 +585,36 @@ WriteOp KeepShape(const WriteOp& op) {
   shape.delta = op.delta;
   shape.return_previous = op.return_previous;
   return shape;
+}
+
+void ToRows(ScanPage& page, bool sizes_only, std::vector<api::Row>* rows) {
+  rows->resize(page.rows.size());
+  for (size_t i = 0; i < rows->size(); ++i) {
+    ScanRow& from = page.rows[i];
+    api::Row& to = (*rows)[i];
+    to.key = std::move(from.key);
+    to.value = std::move(from.value);
+    to.version = static_cast<int64_t>(from.version);
+    to.expires_at_ms = from.expires_at_ms;
+    to.removed = from.removed;
+    if (sizes_only && !from.removed) to.__set_value_bytes(from.value_bytes);
+  }
+}
+
+void ToChanges(std::vector<Change>& from, std::vector<api::Change>* to) {
+  for (Change& change : from) {
+    api::Change& told = to->emplace_back();
+    told.key = std::move(change.key);
+    told.version = static_cast<int64_t>(change.version);
+    told.removed = change.removed;
+  }
+}
+
+void ToRangePart(RangePart& from, api::RangePart* to) {
+  to->start_key = std::move(from.start);
+  to->end_key = std::move(from.end);
+  to->count = static_cast<int64_t>(from.sums.count);
+  to->bytes = static_cast<int64_t>(from.sums.bytes);
 }
 
 }  // namespace pando

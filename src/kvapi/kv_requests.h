@@ -16,7 +16,10 @@
 #include "src/kvapi/scan_range.h"
 #include "src/kvapi/session_token.h"
 #include "src/kvapi/snapshot_token.h"
+#include "src/kvapi/split_range.h"
+#include "src/kvapi/watch_position.h"
 #include "src/model/types.h"
+#include "src/rpc/rpc_dispatch.h"
 
 namespace pando {
 
@@ -86,8 +89,15 @@ Refusal ToWriteBatch(api::WriteBatchRequest& request, BatchOfWrites* batch);
 // Checks and combines the bounds of a range. A bound must not be longer than the longest key.
 Refusal ToScanRange(std::string_view start, std::string_view end, std::string_view prefix, ScanRange* range);
 // The same, after the cursor of the request if it has one.
-Refusal ToScanRange(const api::ScanRequest& request, ScanRange* range);
-Refusal ToScanRange(const api::DeleteRangeRequest& request, ScanRange* range);
+// `cluster`: as in EncodeCursor.
+Refusal ToScanRange(const api::ScanRequest& request, ScanRange* range, const Uuid& cluster = {});
+Refusal ToScanRange(const api::DeleteRangeRequest& request, ScanRange* range, const Uuid& cluster = {});
+// The same for a request for some partitions, after this key if it is not null. It has no cursor.
+Refusal ToScanRange(const api::ScanRequest& request, const std::string* after_key, ScanRange* range);
+Refusal ToScanRange(const api::DeleteRangeRequest& request, const std::string* after_key, ScanRange* range);
+// The partitions that a request names: at least one, at most kMaxNamedPartitions, each once, and below `ranges`.
+inline constexpr size_t kMaxNamedPartitions = 8192;
+Refusal ToPartitions(const std::vector<int32_t>& named, uint32_t ranges, std::vector<uint32_t>* ids);
 // Decodes the snapshot that a request names. An empty token gives 0, the newest state.
 Refusal ToSnapshotId(std::string_view token, SnapshotId* id);
 // Decodes a token that must not be empty.
@@ -96,6 +106,15 @@ Refusal ToPageCursor(std::string_view bytes, PageCursor* cursor);
 Refusal CheckTtl(int32_t ttl_ms);  // for a snapshot
 Refusal CheckMultiGet(const api::MultiGetRequest& request);
 Refusal CheckWatch(const api::WatchRequest& request);
+Refusal CheckWatch(std::string_view prefix, int32_t wait_ms);
+// FEED_GONE if it is of another store, else BAD_CURSOR.
+Refusal ToWatchPosition(std::string_view bytes, const WatchBinding& binding, WatchPosition* position);
+// FEED_GONE, and what to do.
+api::KvError FeedGone(std::string why);
+// When a call answers that wants to wait so long, and finds nothing: before its deadline.
+Nanos EndOfWait(const RpcCallBase& call, int32_t wait_ms);
+Refusal CheckSplitParts(int32_t parts);
+Refusal CheckMaxVersion(int64_t max_version);
 // Sets *limit to the limit that a request asks for: 0 means the server's limit `most`, and a larger
 // value is lowered to it.
 Refusal SetLimit(const char* name, int32_t asked, size_t most, size_t* limit);
@@ -106,6 +125,9 @@ Refusal ToWriteResult(const WriteOp& op, OpResult& from, api::WriteResult* to);
 // Copies an operation without its key and value. ToWriteResult needs the rest after the partition
 // has consumed the operation.
 WriteOp KeepShape(const WriteOp& op);
-void ToRecord(ReadResult& from, api::Record* to);  // moves the value
+void ToRecord(ReadResult& from, api::Record* to);                           // moves the value
+void ToRows(ScanPage& page, bool sizes_only, std::vector<api::Row>* rows);  // moves keys and values
+void ToChanges(std::vector<Change>& from, std::vector<api::Change>* to);    // the same
+void ToRangePart(RangePart& from, api::RangePart* to);                      // the same
 
 }  // namespace pando

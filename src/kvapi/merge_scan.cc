@@ -18,23 +18,31 @@ constexpr size_t kMaxSharesPerPage = 3;
 // and as a struct and part of the frame in the reply.
 constexpr size_t kHeldRowBytes = 2 * sizeof(ScanRow), kReplyRowBytes = 192;
 
+// One scan reserves at most 1/32 of the request memory, unless its page is already the shortest.
+constexpr size_t kScansSharingMemory = 32;
+// A scan's page never becomes shorter than this when memory is short.
+constexpr size_t kMinScanBytes = 64u << 10, kMinScanRows = 64;
+// A page with a small row limit reserves at most this much per row.
+constexpr size_t kGenerousRowBytes = 4u << 10;
 // The state that is kept for each partition during a scan.
 constexpr size_t kSourceBytes = 384;
 
 class Merger {
  public:
-  Merger(std::vector<Partition*> partitions, MergeScanSpec spec) : spec_(std::move(spec)) {
-    size_t count = partitions.size();
-    sources_.resize(count);
-    for (size_t i = 0; i < count; ++i) {
+  Merger(const std::vector<MergeSource>& from, MergeScanSpec spec) : spec_(std::move(spec)) {
+    size_t all = 0;
+    for (const MergeSource& source : from) all += source.partitions;
+    sources_.resize(from.size());
+    for (size_t i = 0; i < from.size(); ++i) {
       Source& s = sources_[i];
-      s.partition = partitions[i];
+      s.reads = from[i].reads;
+      const size_t own = from[i].partitions;
       s.start = spec_.range.start;
       s.start_exclusive = spec_.range.start_exclusive;
       s.end = spec_.range.end;
-      s.ask_rows = FirstShare(spec_.max_rows, count, 1);
-      s.ask_bytes = FirstShare(spec_.max_bytes, count, kTypicalRowBytes);
-      s.hard_bytes = spec_.held_bytes / count;
+      s.ask_rows = FirstShare(spec_.max_rows, all, 1, own);
+      s.ask_bytes = FirstShare(spec_.max_bytes, all, kTypicalRowBytes, own);
+      s.hard_bytes = spec_.held_bytes / all * own;
     }
   }
 
@@ -43,7 +51,7 @@ class Merger {
     {
       TaskGroup fetches;
       for (size_t i = 0; i < std::min(kFanOutCalls, sources_.size()); ++i) fetches.Spawn(FetchFirst());
-      // The merge cannot start before the first rows of every partition are known.
+      // The merge cannot start before the first rows of every source are known.
       co_await fetches.Drain();
     }
     if (!failure_.ok()) co_return failure_;
@@ -70,7 +78,7 @@ class Merger {
         bytes += row_bytes;
         out.rows.push_back(std::move(s->page.rows[s->next++]));
         if (s->Dry() && !s->page.exhausted) {
-          // No row after this one may be returned until the next row of this partition is known.
+          // No row after this one may be returned until the next row of this source is known.
           if (out.rows.size() == spec_.max_rows || bytes >= spec_.max_bytes) break;
           GoOnAfter(s, out);
           co_await Fetch(s);
@@ -90,7 +98,7 @@ class Merger {
 
  private:
   struct Source {
-    Partition* partition = nullptr;
+    RangeReads* reads = nullptr;
     std::string start, end;
     bool start_exclusive = false, end_inclusive = false;
     size_t ask_rows = 0, ask_bytes = 0, hard_bytes = 0;
@@ -165,7 +173,7 @@ class Merger {
     ask.max_rows = s->ask_rows;
     ask.max_bytes = s->ask_bytes;
     ask.hard_bytes = s->hard_bytes;
-    Result<ScanPage> page = co_await s->partition->Scan(std::move(ask));
+    Result<ScanPage> page = co_await s->reads->Scan(std::move(ask));
     if (!page.ok()) {
       failure_ = page.TakeStatus();
       co_return;
@@ -179,8 +187,7 @@ class Merger {
       if (!spec_.memory->TryGrow(2 * more)) failure_ = NoMemory(more);
       spec_.held_bytes = held_bytes_;
     }
-    CHECK(!s->page.rows.empty() || s->page.exhausted)
-        << "partition " << s->partition->id() << " returned an empty page that is not the last";
+    CHECK(!s->page.rows.empty() || s->page.exhausted) << "a source returned an empty page that is not the last";
   }
 
   static_assert(sizeof(Source) <= kSourceBytes);
@@ -194,15 +201,15 @@ class Merger {
 
 struct AggregateState {
   RangeAggregates total;
-  size_t next = 0;  // the next partition to call
+  size_t next = 0;  // the next source to call
   Status failure;
 };
 
-Task<void> AggregateSome(const std::vector<Partition*>* partitions, const ScanRange* range, SnapshotId snapshot,
+Task<void> AggregateSome(const std::vector<MergeSource>* sources, const ScanRange* range, SnapshotId snapshot,
                          AggregateState* state) {
-  while (state->next < partitions->size() && state->failure.ok()) {
-    Partition* partition = (*partitions)[state->next++];
-    Result<RangeAggregates> part = co_await partition->Aggregate(range->start, range->end, snapshot);
+  while (state->next < sources->size() && state->failure.ok()) {
+    RangeReads* reads = (*sources)[state->next++].reads;
+    Result<RangeAggregates> part = co_await reads->Aggregate(range->start, range->end, snapshot);
     if (part.ok()) {
       state->total.Add(*part);
     } else {
@@ -213,45 +220,68 @@ Task<void> AggregateSome(const std::vector<Partition*>* partitions, const ScanRa
 
 }  // namespace
 
-size_t FirstShare(size_t total, size_t partitions, size_t unit) {
-  double mean = static_cast<double>(total) / static_cast<double>(std::max<size_t>(partitions, 1));
+std::vector<MergeSource> SourcesOf(const std::vector<Partition*>& partitions) {
+  std::vector<MergeSource> sources;
+  sources.reserve(partitions.size());
+  for (Partition* partition : partitions) sources.push_back({partition, 1});
+  return sources;
+}
+
+size_t FirstShare(size_t total, size_t partitions, size_t unit, size_t own) {
+  double mean =
+      static_cast<double>(total) * static_cast<double>(own) / static_cast<double>(std::max<size_t>(partitions, 1));
   double share = mean + 3 * std::sqrt(mean * static_cast<double>(unit));
   return std::clamp<size_t>(static_cast<size_t>(std::ceil(share)), 1, std::max<size_t>(total, 1));
 }
 
-size_t FanOutCost(size_t partitions) {
-  return std::min(partitions, kFanOutCalls) * kFanOutBytes + partitions * kSourceBytes;
-}
+size_t FanOutCost(size_t sources) { return std::min(sources, kFanOutCalls) * kFanOutBytes + sources * kSourceBytes; }
 
-ScanCost CostOfScan(size_t partitions, size_t max_rows, size_t max_bytes) {
+// The shares of sources with the same number of partitions add up to the most.
+ScanCost CostOfScan(size_t sources, size_t max_rows, size_t max_bytes) {
   ScanCost cost;
-  const size_t shares = partitions * FirstShare(max_bytes, partitions, kTypicalRowBytes);
+  const size_t shares = sources * FirstShare(max_bytes, sources, kTypicalRowBytes);
   cost.held_bytes = std::min(std::max(shares, max_bytes), kMaxSharesPerPage * max_bytes);
-  const size_t held_rows = max_rows + partitions * FirstShare(max_rows, partitions, 1);
+  const size_t held_rows = max_rows + sources * FirstShare(max_rows, sources, 1);
   // Each call may return one key beyond its share, before memory for it is reserved.
   cost.total_bytes = cost.held_bytes + max_bytes + held_rows * kHeldRowBytes + max_rows * kReplyRowBytes +
-                     FanOutCost(partitions) + std::min(partitions, kFanOutCalls) * kMaxKeyBytes;
+                     FanOutCost(sources) + std::min(sources, kFanOutCalls) * kMaxKeyBytes;
   return cost;
 }
 
-Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSpec spec) {
+std::optional<size_t> ReservePage(MergeScanSpec* spec, size_t sources, size_t limit_bytes, MemoryGrant* memory) {
+  const size_t share = limit_bytes / kScansSharingMemory;
+  spec->max_bytes = std::min(spec->max_bytes, std::max(kMinScanBytes, spec->max_rows * kGenerousRowBytes));
+  spec->memory = memory;
+  for (;;) {
+    const ScanCost cost = CostOfScan(sources, spec->max_rows, spec->max_bytes);
+    const bool shortest = spec->max_bytes <= kMinScanBytes && spec->max_rows <= kMinScanRows;
+    if ((shortest || cost.total_bytes <= share) && memory->TryGrow(cost.total_bytes)) {
+      spec->held_bytes = cost.held_bytes;
+      return std::nullopt;
+    }
+    if (shortest) return cost.total_bytes;
+    spec->max_bytes = std::min(spec->max_bytes, std::max(kMinScanBytes, spec->max_bytes / 2));
+    spec->max_rows = std::min(spec->max_rows, std::max(kMinScanRows, spec->max_rows / 2));
+  }
+}
+
+Task<Result<ScanPage>> MergeScan(std::vector<MergeSource> sources, MergeScanSpec spec) {
   if (spec.range.empty) {
     ScanPage none;
     none.exhausted = true;
     co_return none;
   }
-  Merger merger(std::move(partitions), std::move(spec));
+  Merger merger(sources, std::move(spec));
   Task<Result<ScanPage>> run = merger.Run();
   co_return co_await run;
 }
 
-Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range,
-                                              SnapshotId snapshot) {
+Task<Result<RangeAggregates>> MergeAggregates(std::vector<MergeSource> sources, ScanRange range, SnapshotId snapshot) {
   AggregateState state;
   if (range.empty) co_return state.total;
   TaskGroup parts;
-  for (size_t i = 0; i < std::min(kFanOutCalls, partitions.size()); ++i) {
-    parts.Spawn(AggregateSome(&partitions, &range, snapshot, &state));
+  for (size_t i = 0; i < std::min(kFanOutCalls, sources.size()); ++i) {
+    parts.Spawn(AggregateSome(&sources, &range, snapshot, &state));
   }
   co_await parts.Drain();
   if (!state.failure.ok()) co_return state.failure;

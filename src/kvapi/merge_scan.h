@@ -1,20 +1,21 @@
-// MergeScan merges rows of several partitions into one sorted page.
+// MergeScan merges rows of several partitions into one sorted page. On a node its sources are partitions; in a router
+// they are nodes, each of which merges the partitions that it is asked for.
 //
-// It first asks each partition for its expected share of the page plus a margin for chance. When a
-// partition's rows run out before the page is full, it asks that partition for twice as many. Rows
+// It first asks each source for its expected share of the page plus a margin for chance. When a
+// source's rows run out before the page is full, it asks that source for twice as many. Rows
 // that were fetched but not returned are discarded, because the next page starts from the cursor;
 // the shares bound this waste.
 //
-// Memory: the rows that all partitions have returned, including those in the page, are limited to
-// MergeScanSpec::held_bytes. A row that does not fit into its partition's part of that first comes
+// Memory: the rows that all sources have returned, including those in the page, are limited to
+// MergeScanSpec::held_bytes. A row that does not fit into its source's part of that first comes
 // without its value; the value is read when the row's turn comes. Two cases may exceed held_bytes,
 // and MergeScan reserves more memory for them: the first row of a page, before its value is read,
 // and keys that came without their values.
 //
-// Threads: one reactor. Partitions of other reactors are passed as proxies (RemotePartition).
+// Threads: one reactor. Partitions of other reactors are passed as proxies (RemotePartition). Sources outlive the call.
 #pragma once
 
-#include <span>
+#include <optional>
 #include <vector>
 
 #include "src/base/memory_budget.h"
@@ -23,6 +24,13 @@
 #include "src/model/partition.h"
 
 namespace pando {
+
+struct MergeSource {
+  RangeReads* reads = nullptr;
+  size_t partitions = 1;  // that it reads: its share of the range
+};
+// For which each partition is a source.
+std::vector<MergeSource> SourcesOf(const std::vector<Partition*>& partitions);
 
 struct MergeScanSpec {
   ScanRange range;
@@ -40,24 +48,28 @@ struct ScanCost {
   size_t held_bytes = 0;   // for MergeScanSpec::held_bytes
   size_t total_bytes = 0;  // the amount to reserve
 };
-ScanCost CostOfScan(size_t partitions, size_t max_rows, size_t max_bytes);
-// The maximum number of concurrent partition calls of one request, and the memory that each of them
+ScanCost CostOfScan(size_t sources, size_t max_rows, size_t max_bytes);
+// Reserves in `memory` what a page takes, and sets what of it the scan may hold. It reserves no more than its share of
+// `limit_bytes`, the memory of all requests, so that many scans can run concurrently. When memory is short, the page is
+// made shorter; a cursor says where it ended. Nothing, or the memory that even the shortest page would need.
+std::optional<size_t> ReservePage(MergeScanSpec* spec, size_t sources, size_t limit_bytes, MemoryGrant* memory);
+// The maximum number of concurrent calls of sources of one request, and the memory that each of them
 // takes.
 inline constexpr size_t kFanOutCalls = 64;
 inline constexpr size_t kFanOutBytes = 4096;
-// The memory that a request takes to call `partitions` partitions.
-size_t FanOutCost(size_t partitions);
+// The memory that a request takes to call so many sources.
+size_t FanOutCost(size_t sources);
 
-// The share of `total` rows or bytes to ask each of P partitions for first:
-//   total/P + 3 sqrt(total/P * unit)
+// The share of `total` rows or bytes to ask a source first that has `own` of P partitions. With m = total * own / P:
+//   m + 3 sqrt(m * unit)
 // `unit` is the size of the pieces that hashing distributes at random (1 for rows).
-size_t FirstShare(size_t total, size_t partitions, size_t unit);
+size_t FirstShare(size_t total, size_t partitions, size_t unit, size_t own = 1);
 
 // Returns one sorted page; its `exhausted` says that nothing is left in the range. kOverloaded if
 // there is no memory for the first row.
-Task<Result<ScanPage>> MergeScan(std::vector<Partition*> partitions, MergeScanSpec spec);
+Task<Result<ScanPage>> MergeScan(std::vector<MergeSource> sources, MergeScanSpec spec);
 
-// Returns the sums of the range over all partitions.
-Task<Result<RangeAggregates>> MergeAggregates(std::vector<Partition*> partitions, ScanRange range, SnapshotId snapshot);
+// Returns the sums of the range over all sources.
+Task<Result<RangeAggregates>> MergeAggregates(std::vector<MergeSource> sources, ScanRange range, SnapshotId snapshot);
 
 }  // namespace pando

@@ -25,25 +25,29 @@ struct Binding {
 };
 
 template <typename Request>
-std::string RangeBytes(const Request& request) {
+std::string RangeBytes(const Request& request, const Uuid& cluster) {
   std::string bytes;
   ByteWriter out(&bytes);
+  if (!cluster.IsNil()) {
+    out.Fixed(cluster.hi);
+    out.Fixed(cluster.lo);
+  }
   out.LengthPrefixed(request.start_key);
   out.LengthPrefixed(request.end_key);
   out.LengthPrefixed(request.prefix);
   return bytes;
 }
 
-Binding BindingOf(const api::ScanRequest& request) {
-  std::string bytes = RangeBytes(request);
+Binding BindingOf(const api::ScanRequest& request, const Uuid& cluster) {
+  std::string bytes = RangeBytes(request, cluster);
   ByteWriter out(&bytes);
   if (!request.snapshot.empty() || !request.since.empty()) out.LengthPrefixed(request.snapshot);
   if (!request.since.empty()) out.LengthPrefixed(request.since);
   return {Hash64(bytes, kRangeSeed), request.reverse};
 }
 
-Binding BindingOf(const api::DeleteRangeRequest& request) {
-  std::string bytes = RangeBytes(request);
+Binding BindingOf(const api::DeleteRangeRequest& request, const Uuid& cluster) {
+  std::string bytes = RangeBytes(request, cluster);
   ByteWriter(&bytes).Fixed(request.max_version);
   return {Hash64(bytes, kDeleteSeed), /*reverse=*/false};
 }
@@ -83,9 +87,10 @@ Result<ScanCursor> Decode(const Binding& binding, std::string_view bytes) {
   const auto range_hash = in.Fixed<uint64_t>();
   cursor.last_key = in.rest();
   if (range_hash != binding.range_hash || (flags & kReverseFlag) != (binding.reverse ? kReverseFlag : 0)) {
-    return Error(Code::kInvalidArgument,
-                 "the cursor belongs to another range, direction or snapshot: send the same request as before, with "
-                 "this cursor");
+    return Error(
+        Code::kInvalidArgument,
+        "the cursor belongs to another range, direction, snapshot or cluster: send the same request as before, with "
+        "this cursor");
   }
   return cursor;
 }
@@ -110,45 +115,47 @@ ScanRange ScanRange::Of(std::string_view start, std::string_view end, std::strin
   return range;
 }
 
-void ScanRange::GoOnAfter(ScanCursor cursor) {
-  scan_id = cursor.scan_id;
-  if (cursor.last_key.empty()) return;
+void ScanRange::ContinueAfter(std::string key) {
   if (reverse) {
-    end = std::move(cursor.last_key);
+    if (end.empty() || key < end) end = std::move(key);
     empty = empty || start >= end;
   } else {
-    start = std::move(cursor.last_key);
+    if (key < start) return;
+    start = std::move(key);
     start_exclusive = true;
+    empty = empty || (!end.empty() && start >= end);
   }
 }
 
-Result<ScanRange> ScanRange::Of(const api::ScanRequest& request) {
+Result<ScanRange> ScanRange::Of(const api::ScanRequest& request, const Uuid& cluster) {
   ScanRange range = Of(request.start_key, request.end_key, request.prefix, request.reverse);
   if (request.cursor.empty()) return range;
-  ASSIGN_OR_RETURN(ScanCursor cursor, DecodeCursor(request, request.cursor));
-  range.GoOnAfter(std::move(cursor));
+  ASSIGN_OR_RETURN(ScanCursor cursor, DecodeCursor(request, request.cursor, cluster));
+  range.scan_id = cursor.scan_id;
+  if (!cursor.last_key.empty()) range.ContinueAfter(std::move(cursor.last_key));
   return range;
 }
 
-Result<ScanRange> ScanRange::Of(const api::DeleteRangeRequest& request) {
+Result<ScanRange> ScanRange::Of(const api::DeleteRangeRequest& request, const Uuid& cluster) {
   ScanRange range = Of(request.start_key, request.end_key, request.prefix, /*reverse=*/false);
   if (request.cursor.empty()) return range;
-  ASSIGN_OR_RETURN(ScanCursor cursor, DecodeCursor(request, request.cursor));
-  range.GoOnAfter(std::move(cursor));
+  ASSIGN_OR_RETURN(ScanCursor cursor, DecodeCursor(request, request.cursor, cluster));
+  range.scan_id = cursor.scan_id;
+  if (!cursor.last_key.empty()) range.ContinueAfter(std::move(cursor.last_key));
   return range;
 }
 
-std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor) {
-  return Encode(BindingOf(request), cursor);
+std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor, const Uuid& cluster) {
+  return Encode(BindingOf(request, cluster), cursor);
 }
-std::string EncodeCursor(const api::DeleteRangeRequest& request, const ScanCursor& cursor) {
-  return Encode(BindingOf(request), cursor);
+std::string EncodeCursor(const api::DeleteRangeRequest& request, const ScanCursor& cursor, const Uuid& cluster) {
+  return Encode(BindingOf(request, cluster), cursor);
 }
-Result<ScanCursor> DecodeCursor(const api::ScanRequest& request, std::string_view bytes) {
-  return Decode(BindingOf(request), bytes);
+Result<ScanCursor> DecodeCursor(const api::ScanRequest& request, std::string_view bytes, const Uuid& cluster) {
+  return Decode(BindingOf(request, cluster), bytes);
 }
-Result<ScanCursor> DecodeCursor(const api::DeleteRangeRequest& request, std::string_view bytes) {
-  return Decode(BindingOf(request), bytes);
+Result<ScanCursor> DecodeCursor(const api::DeleteRangeRequest& request, std::string_view bytes, const Uuid& cluster) {
+  return Decode(BindingOf(request, cluster), bytes);
 }
 
 }  // namespace pando

@@ -12,6 +12,7 @@
 #include <string_view>
 
 #include "gen-cpp/pando_types.h"
+#include "src/base/ids.h"
 #include "src/base/result.h"
 #include "src/io/reactor.h"
 
@@ -39,11 +40,10 @@ struct ScanRange {
   static ScanRange Of(std::string_view start, std::string_view end, std::string_view prefix, bool reverse);
   // The range of the request, after the cursor's key if it has a cursor. kInvalidArgument says what
   // is wrong with the cursor.
-  static Result<ScanRange> Of(const api::ScanRequest& request);
-  static Result<ScanRange> Of(const api::DeleteRangeRequest& request);
-
- private:
-  void GoOnAfter(ScanCursor cursor);
+  static Result<ScanRange> Of(const api::ScanRequest& request, const Uuid& cluster = {});
+  static Result<ScanRange> Of(const api::DeleteRangeRequest& request, const Uuid& cluster = {});
+  // What is left of the range after this key, in the direction of the scan.
+  void ContinueAfter(std::string key);
 };
 
 // The id of the scan that reads `range`: that of its cursor, or on the first page a new one; never 0.
@@ -52,11 +52,13 @@ inline uint64_t ScanIdOf(const ScanRange& range, Reactor& reactor) {
 }
 
 inline constexpr uint8_t kCursorVersion = 2;  // version 1 had no scan id and can still be read
-std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor);
-std::string EncodeCursor(const api::DeleteRangeRequest& request, const ScanCursor& cursor);
-// kInvalidArgument if the bytes are not a cursor, or have another version, range, direction or
-// snapshot.
-Result<ScanCursor> DecodeCursor(const api::ScanRequest& request, std::string_view bytes);
-Result<ScanCursor> DecodeCursor(const api::DeleteRangeRequest& request, std::string_view bytes);
+// `cluster`: the one whose router issues it; nil: a node does.
+std::string EncodeCursor(const api::ScanRequest& request, const ScanCursor& cursor, const Uuid& cluster = {});
+std::string EncodeCursor(const api::DeleteRangeRequest& request, const ScanCursor& cursor, const Uuid& cluster = {});
+// kInvalidArgument if the bytes are not a cursor, or have another version, range, direction,
+// snapshot or cluster.
+Result<ScanCursor> DecodeCursor(const api::ScanRequest& request, std::string_view bytes, const Uuid& cluster = {});
+Result<ScanCursor> DecodeCursor(const api::DeleteRangeRequest& request, std::string_view bytes,
+                                const Uuid& cluster = {});
 
 }  // namespace pando

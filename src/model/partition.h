@@ -31,8 +31,19 @@
 
 namespace pando {
 
+// The reads of ranges: of one partition, or of several together.
+class RangeReads {
+ public:
+  virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
+  // Aggregates of [start, end); "" = unbounded. Takes O(log n) time plus the dirty pages.
+  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) = 0;
+
+ protected:
+  ~RangeReads() = default;
+};
+
 // What clients need: to read, write, scan and watch records.
-class PartitionRecords {
+class PartitionRecords : public RangeReads {
  public:
   // kCorruption names the file and the offset of a damaged page. kUnavailable: the engine has
   // failed. kSnapshotGone: the snapshot no longer exists. Reads in a snapshot (kNewest = the newest
@@ -57,9 +68,6 @@ class PartitionRecords {
   // outcome is unknown.
   virtual Task<Result<std::vector<OpResult>>> Write(std::vector<WriteOp> ops, WriteOptions options) = 0;
 
-  virtual Task<Result<ScanPage>> Scan(ScanSpec spec) = 0;
-  // Aggregates of [start, end); "" = unbounded. Takes O(log n) time plus the dirty pages.
-  virtual Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) = 0;
   // For each rank, the key of [start, end) that has that many records of the range before it,
   // expired ones included. Returns fewer keys if the range has fewer. `ranks` ascend.
   virtual Task<Result<std::vector<std::string>>> KeysAtRanks(std::string start, std::string end,

@@ -15,6 +15,7 @@
 #include "src/io/task.h"
 #include "src/kvapi/scan_range.h"
 #include "src/node/kv_backend.h"
+#include "src/node/session_call.h"
 
 namespace pando {
 
@@ -38,8 +39,9 @@ struct DeletedRange {
 
 // Examines at most `limit` records. Removes those whose version is at most max_version (0 = any
 // version). Stops early, with only some of them removed, once *over is true. No write waits longer than until
-// `deadline_ns`.
+// `deadline_ns`. `session`: whose removes they are; null: nobody's.
 Task<DeletedRange> DeleteRange(KvBackend* backend, std::vector<Partition*> partitions, ScanRange range, size_t limit,
-                               Version max_version, Nanos deadline_ns, const bool* over, WriteOptions options = {});
+                               Version max_version, Nanos deadline_ns, const bool* over,
+                               WriteOptions options = {}, const SessionCall* session = nullptr);
 
 }  // namespace pando

@@ -58,6 +58,7 @@ KnownMap KnownMap::Alone(const StoreInfo& store) {
   return map;
 }
 
+// KM1.
 template <typename Shown>
 void KnownMap::Keep(Entry<Shown>* kept, Shown shown, Revision revision) {
   if (revision <= kept->revision) return;

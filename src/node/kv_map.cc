@@ -43,7 +43,7 @@ Task<void> KvService::GetMap(Call<api::Routing_getMap_args, api::Routing_getMap_
   const KnownMap& map = backend_->map;
   // A version says nothing without the cluster.
   const uint64_t known = request.cluster_id.empty() ? 0 : static_cast<uint64_t>(request.known_version);
-  const Nanos until_ns = WatchHub::EndOf(*call, request.wait_ms);
+  const Nanos until_ns = EndOfWait(*call, request.wait_ms);
   while (map.version() <= known && server_->reactor().NowNs() < until_ns && !call->answered &&
          !WatchHub::MustEnd(*server_, call->id)) {
     if (!map_watchers_.HasRoom()) {

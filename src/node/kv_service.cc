@@ -8,7 +8,6 @@
 
 #include "src/btree/tree_node.h"
 #include "src/kvapi/kv_requests.h"
-#include "src/kvapi/merge_scan.h"
 #include "src/node/multi_get.h"
 #include "src/node/scrub_report.h"
 
@@ -22,12 +21,6 @@ constexpr size_t kPartitionStatusBytes = 1u << 10;
 constexpr char kOutOfOrderReplies[] = "out_of_order_replies";
 // Room in a reply frame for everything other than values.
 constexpr size_t kReplySlackBytes = 512u << 10;
-// One scan reserves at most 1/32 of the request memory, unless its page is already the shortest.
-constexpr size_t kScansSharingMemory = 32;
-// A scan's page never becomes shorter than this when memory is short.
-constexpr size_t kMinScanBytes = 64u << 10, kMinScanRows = 64;
-// A page with a small row limit reserves at most this much per row.
-constexpr size_t kGenerousRowBytes = 4u << 10;
 constexpr size_t kMaxMultiGetBytes = kMaxFrameBytes - kReplySlackBytes;
 
 struct BatchPart {
@@ -140,6 +133,11 @@ const KvService::Method KvService::kMethods[] = {
     {"prepare", &StartRead<&KvService::SnapshotsPrepare>},
     {"renew", &StartRead<&KvService::SnapshotsRenew>, MemoryLane::kControl},
     {"release", &StartRead<&KvService::SnapshotsRelease>, MemoryLane::kControl},
+    {"scanPartitions", &StartRead<&KvService::ScanPartitions>},
+    {"aggregatePartitions", &StartRead<&KvService::AggregatePartitions>},
+    {"samplePartitions", &StartRead<&KvService::SamplePartitions>},
+    {"deletePartitions", &StartWrite<&KvService::DeletePartitions>},
+    {"watchPartitions", &StartRead<&KvService::WatchPartitions>},
 };
 const size_t KvService::kMethodCount = std::size(kMethods);
 
@@ -215,29 +213,19 @@ std::vector<uint32_t> KvService::IdsOf(const ScanRange& range) const {
   return ids;
 }
 
-std::vector<Partition*> KvService::PartitionsOf(const ScanRange& range) const {
-  if (!range.tag) return backend_->partitions;
-  return {PartitionOf("{" + *range.tag + "}")};
-}
-
-// Waits until all of them can answer, and returns through which places to read them. Nothing, after setting an
-// error in the reply, if one cannot.
-template <typename C>
-Task<std::optional<std::vector<Partition*>>> KvService::PlacesFor(C* call, SessionCall* session,
-                                                                  std::vector<uint32_t> ids) {
+Task<Result<std::vector<Partition*>>> KvService::PlacesFor(SessionCall* session, std::vector<uint32_t> ids,
+                                                           Nanos deadline_ns) {
   std::vector<Partition*> places;
   places.reserve(ids.size());
   for (uint32_t id : ids) places.push_back(session->place(id));
-  const std::map<uint32_t, Status> refused = co_await session->Await(std::move(ids), call->deadline_ns);
-  if (!refused.empty() && Failed(call, refused.begin()->second)) co_return std::nullopt;
+  const std::map<uint32_t, Status> refused = co_await session->Await(std::move(ids), deadline_ns);
+  if (!refused.empty()) co_return refused.begin()->second;
   co_return places;
 }
 
-// False, after setting an error in the reply, if what was read does not count.
-template <typename C>
-Task<bool> KvService::NoteRead(C* call, SessionCall* session, std::vector<uint32_t> ids) {
+Task<Status> KvService::NoteRead(SessionCall* session, std::vector<uint32_t> ids) {
   const std::map<uint32_t, Status> refused = co_await session->Note(std::move(ids));
-  co_return refused.empty() || !Failed(call, refused.begin()->second);
+  co_return refused.empty() ? Status() : refused.begin()->second;
 }
 
 // -- reads
@@ -261,8 +249,8 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
   SessionCall session(backend_, &server_->reactor());
   if (Refuse(call, session.Begin(call->args.context, snapshot != 0))) co_return;
   const std::vector<uint32_t> ids{backend_->store->PartitionOf(key)};
-  const std::optional<std::vector<Partition*>> places = co_await PlacesFor(call, &session, ids);
-  if (!places || call->answered) co_return;
+  const Result<std::vector<Partition*>> places = co_await PlacesFor(&session, ids, call->deadline_ns);
+  if (call->answered || Failed(call, places.status())) co_return;
   ValueRoom value(server_->account().budget(), kMaxValueBytes);
   // May wait for the disk or another reactor. The deadline may answer the call meanwhile.
   Result<ReadResult> read = co_await places->front()->Get(key, snapshot, &value);
@@ -277,7 +265,10 @@ Task<void> KvService::Get(Call<api::Kv_get_args, api::Kv_get_result>* call) {
     gets_.Park(call->id, key, static_cast<int32_t>(std::max<int64_t>(left_ms, 1)));
     co_return;
   }
-  if (snapshot == 0 && !co_await NoteRead(call, &session, ids)) co_return;
+  if (snapshot == 0) {
+    const Status noted = co_await NoteRead(&session, ids);
+    if (Failed(call, noted)) co_return;
+  }
   call->memory.Adopt(&value);  // the value may wait for its turn among the replies
   ToRecord(*read, &call->reply.success.record);
   session.Fill(&call->reply.success);
@@ -324,74 +315,6 @@ Task<void> KvService::MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_resu
   }
 }
 
-// A scan reserves no more than its share of the request memory, so that many scans can run
-// concurrently. When memory is short, the page is made shorter before the request is refused; the
-// cursor says where the page ended.
-bool KvService::ReserveScan(Call<api::Kv_scan_args, api::Kv_scan_result>* call, size_t partitions,
-                            MergeScanSpec* spec) {
-  const size_t share = static_cast<size_t>(server_->memory_limit_bytes()) / kScansSharingMemory;
-  spec->max_bytes = std::min(spec->max_bytes, std::max(kMinScanBytes, spec->max_rows * kGenerousRowBytes));
-  spec->memory = &call->memory;
-  for (;;) {
-    const ScanCost cost = CostOfScan(partitions, spec->max_rows, spec->max_bytes);
-    const bool shortest = spec->max_bytes <= kMinScanBytes && spec->max_rows <= kMinScanRows;
-    if ((shortest || cost.total_bytes <= share) && call->memory.TryGrow(cost.total_bytes)) {
-      spec->held_bytes = cost.held_bytes;
-      return true;
-    }
-    if (shortest) {
-      return !Refuse(call, Overloaded(cost.total_bytes));
-    }
-    spec->max_bytes = std::min(spec->max_bytes, std::max(kMinScanBytes, spec->max_bytes / 2));
-    spec->max_rows = std::min(spec->max_rows, std::max(kMinScanRows, spec->max_rows / 2));
-  }
-}
-
-Task<void> KvService::Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call) {
-  const api::ScanRequest& request = call->args.request;
-  MergeScanSpec spec;
-  spec.keys_only = request.keys_only;
-  spec.sizes_only = request.sizes_only;
-  if (Refuse(call, SetLimit("limit_rows", request.limit_rows, kMaxScanRows, &spec.max_rows))) co_return;
-  if (Refuse(call, SetLimit("limit_bytes", request.limit_bytes, kMaxScanBytes, &spec.max_bytes))) co_return;
-  if (Refuse(call, ToSnapshotId(request.snapshot, &spec.snapshot))) co_return;
-  if (Refuse(call, ToSnapshotId(request.since, &spec.since))) co_return;
-  if (spec.since != 0 && request.reverse) {
-    SetError(&call->reply,
-             MakeError(ApiCode::kBadRequest,
-                       "reverse and since are both set, but changes since a snapshot can only be scanned forward"));
-    co_return;
-  }
-  if (Refuse(call, ToScanRange(request, &spec.range))) co_return;
-  const std::vector<uint32_t> ids = IdsOf(spec.range);
-  if (!ReserveScan(call, ids.size(), &spec)) co_return;
-  const bool of_snapshot = spec.snapshot != 0;
-  SessionCall session(backend_, &server_->reactor());
-  if (Refuse(call, session.Begin(call->args.context, of_snapshot))) co_return;
-  std::optional<std::vector<Partition*>> places = co_await PlacesFor(call, &session, ids);
-  if (!places) co_return;
-  const uint64_t scan_id = ScanIdOf(spec.range, server_->reactor());
-  Result<ScanPage> page = co_await MergeScan(*std::move(places), std::move(spec));
-  if (Failed(call, page.status())) co_return;
-  if (!of_snapshot && !co_await NoteRead(call, &session, ids)) co_return;
-  session.Fill(&call->reply.success);
-  api::ScanReply& reply = call->reply.success;
-  if (!page->exhausted && !page->rows.empty()) {
-    reply.cursor = EncodeCursor(request, {scan_id, page->rows.back().key});
-  }
-  reply.rows.resize(page->rows.size());
-  for (size_t i = 0; i < reply.rows.size(); ++i) {
-    ScanRow& from = page->rows[i];
-    api::Row& to = reply.rows[i];
-    to.key = std::move(from.key);
-    to.value = std::move(from.value);
-    to.version = static_cast<int64_t>(from.version);
-    to.expires_at_ms = from.expires_at_ms;
-    to.removed = from.removed;
-    if (request.sizes_only && !from.removed) to.__set_value_bytes(from.value_bytes);
-  }
-}
-
 Refusal KvService::Overloaded(size_t bytes) {
   server_->metrics().overloaded_total.Add();
   return server_->OverloadedError(bytes);
@@ -400,39 +323,6 @@ Refusal KvService::Overloaded(size_t bytes) {
 Refusal KvService::Reserve(RpcCallBase* call, size_t bytes) {
   if (call->memory.TryGrow(bytes)) return {};
   return Overloaded(bytes);
-}
-
-template <typename C>
-Task<std::optional<RangeAggregates>> KvService::AggregatesOf(C* call) {
-  const auto& request = call->args.request;
-  ScanRange range;
-  SnapshotId snapshot = 0;
-  if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &range))) co_return std::nullopt;
-  if (Refuse(call, ToSnapshotId(request.snapshot, &snapshot))) co_return std::nullopt;
-  const std::vector<uint32_t> ids = IdsOf(range);
-  if (Refuse(call, Reserve(call, FanOutCost(ids.size())))) co_return std::nullopt;
-  SessionCall session(backend_, &server_->reactor());
-  if (Refuse(call, session.Begin(call->args.context, snapshot != 0))) co_return std::nullopt;
-  std::optional<std::vector<Partition*>> places = co_await PlacesFor(call, &session, ids);
-  if (!places) co_return std::nullopt;
-  Result<RangeAggregates> sum = co_await MergeAggregates(*std::move(places), std::move(range), snapshot);
-  if (Failed(call, sum.status())) co_return std::nullopt;
-  if (snapshot == 0 && !co_await NoteRead(call, &session, ids)) co_return std::nullopt;
-  session.Fill(&call->reply.success);
-  co_return *sum;
-}
-
-Task<void> KvService::Count(Call<api::Kv_count_args, api::Kv_count_result>* call) {
-  std::optional<RangeAggregates> sum = co_await AggregatesOf(call);
-  if (sum) call->reply.success.count = static_cast<int64_t>(sum->count);
-}
-
-Task<void> KvService::Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call) {
-  std::optional<RangeAggregates> sum = co_await AggregatesOf(call);
-  if (!sum) co_return;
-  call->reply.success.count = static_cast<int64_t>(sum->count);
-  call->reply.success.bytes = static_cast<int64_t>(sum->bytes);
-  call->reply.success.content_hash = static_cast<int64_t>(sum->content_hash);
 }
 
 // -- writes

@@ -29,7 +29,7 @@
 
 namespace pando {
 
-struct MergeScanSpec;
+struct DeletedRange;
 
 class KvService final : public RpcService {
  public:
@@ -89,15 +89,22 @@ class KvService final : public RpcService {
   Task<void> Get(Call<api::Kv_get_args, api::Kv_get_result>* call);
   Task<void> MultiGet(Call<api::Kv_multiGet_args, api::Kv_multiGet_result>* call);
   Task<void> WriteBatch(Call<api::Kv_writeBatch_args, api::Kv_writeBatch_result>* call);
+  // kv_ranges.cc
   Task<void> Scan(Call<api::Kv_scan_args, api::Kv_scan_result>* call);
   Task<void> Count(Call<api::Kv_count_args, api::Kv_count_result>* call);
   Task<void> Aggregate(Call<api::Kv_aggregate_args, api::Kv_aggregate_result>* call);
+  Task<void> SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call);
+  Task<void> ScanPartitions(Call<api::Routing_scanPartitions_args, api::Routing_scanPartitions_result>* call);
+  Task<void> AggregatePartitions(
+      Call<api::Routing_aggregatePartitions_args, api::Routing_aggregatePartitions_result>* call);
+  Task<void> SamplePartitions(Call<api::Routing_samplePartitions_args, api::Routing_samplePartitions_result>* call);
   // delete_range.cc
   Task<void> DeleteRange(Call<api::Kv_deleteRange_args, api::Kv_deleteRange_result>* call);
+  Task<void> DeletePartitions(Call<api::Routing_deletePartitions_args, api::Routing_deletePartitions_result>* call);
   // kv_watch.cc
   Task<void> Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call);
+  Task<void> WatchPartitions(Call<api::Routing_watchPartitions_args, api::Routing_watchPartitions_result>* call);
   // kv_snapshots.cc
-  Task<void> SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call);
   Task<void> OpenSnapshot(Call<api::Kv_openSnapshot_args, api::Kv_openSnapshot_result>* call);
   Task<void> RenewSnapshot(Call<api::Kv_renewSnapshot_args, api::Kv_renewSnapshot_result>* call);
   Task<void> DescribeSnapshot(Call<api::Admin_describeSnapshot_args, api::Admin_describeSnapshot_result>* call);
@@ -136,31 +143,47 @@ class KvService final : public RpcService {
 
   struct SnapshotOpen;
   void ForgetClosedOpens();
-  struct Watcher;
-  Task<bool> LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher);
-  Task<bool> GatherMore(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher, size_t first);
-  // Returns the sums of the range that `call` names, or sets an error in its reply.
+  // Which partitions a request asks for. A client asks for all that its range is in. A router names them, and is told
+  // what the answer covers.
+  struct Asked {
+    std::vector<uint32_t> ids;
+    std::vector<api::Covered>* covered = nullptr;  // in the reply; null: a client asks
+  };
+  // What Kv and Routing both do. Nothing, or false: an error is set in the reply of `call`.
+  template <typename T, typename C, typename Read>
+  Task<std::optional<T>> ReadAsked(C* call, Asked asked, bool of_snapshot, Read read);
   template <typename C>
-  Task<std::optional<RangeAggregates>> AggregatesOf(C* call);
+  Task<std::optional<ScanPage>> PageOf(C* call, const api::ScanRequest* request, ScanRange range, Asked asked);
+  template <typename C, typename Request>
+  Task<std::optional<RangeAggregates>> AggregatesOf(C* call, const Request* request, Asked asked);
+  template <typename C>
+  Task<std::optional<DeletedRange>> DeletedOf(C* call, const api::DeleteRangeRequest* request, ScanRange range,
+                                              Asked asked);
+  struct Watcher;
+  template <typename C>
+  Task<bool> WatchUntil(C* call, Watcher* watcher, int32_t wait_ms);
+  template <typename C>
+  Task<bool> LookForChanges(C* call, Watcher* watcher);
+  template <typename C>
+  Task<bool> GatherMore(C* call, Watcher* watcher, size_t first);
   // Returns the partition that `call` names, or null after setting an error in its reply.
   template <typename C>
   Partition* SnapshotPartition(C* call, SnapshotId* snapshot);
-  // Reserves memory for a page, and shrinks the page if little memory is free. Returns false after
-  // setting an error in the reply.
-  bool ReserveScan(Call<api::Kv_scan_args, api::Kv_scan_result>* call, size_t partitions, MergeScanSpec* spec);
   Refusal Overloaded(size_t bytes);  // and counts it
   // Reserves memory that the handler is about to allocate, or returns OVERLOADED.
   Refusal Reserve(RpcCallBase* call, size_t bytes);
   void SlowGet(const RequestId& id, std::string key, int32_t budget_ms);
-  Partition* PartitionOf(std::string_view key) const { return backend_->partitions[backend_->store->PartitionOf(key)]; }
   // The partitions that a scan or count must read: all of them, or only the one that holds the
   // range's tag.
-  std::vector<Partition*> PartitionsOf(const ScanRange& range) const;
   std::vector<uint32_t> IdsOf(const ScanRange& range) const;
-  template <typename C>
-  Task<std::optional<std::vector<Partition*>>> PlacesFor(C* call, SessionCall* session, std::vector<uint32_t> ids);
-  template <typename C>
-  Task<bool> NoteRead(C* call, SessionCall* session, std::vector<uint32_t> ids);
+  // Waits until all of them can answer, and returns through which places to read them.
+  static Task<Result<std::vector<Partition*>>> PlacesFor(SessionCall* session, std::vector<uint32_t> ids,
+                                                         Nanos deadline_ns);
+  // Whether what was read counts.
+  static Task<Status> NoteRead(SessionCall* session, std::vector<uint32_t> ids);
+  // `in`: the masterships in which they were read; none: of a snapshot, or at any replica.
+  void SetCovered(const Asked& asked, const std::vector<Mastership>& in) const;
+  static size_t CoveredBytes(const Asked& asked);
 
   RpcServer* const server_;
   KvBackend* const backend_;

@@ -1,12 +1,9 @@
-// KvService: the calls for snapshots, for splitting ranges, and for copying the pages of a
-// snapshot.
+// KvService: the calls for snapshots, and for copying the pages of a snapshot.
 #include <utility>
 
 #include "src/buffer_pool/page.h"
 #include "src/kvapi/kv_requests.h"
-#include "src/kvapi/merge_scan.h"
 #include "src/kvapi/page_cursor.h"
-#include "src/kvapi/split_range.h"
 #include "src/node/kv_service.h"
 
 namespace pando {
@@ -89,34 +86,6 @@ Task<void> KvService::ReleaseSnapshot(Call<api::Kv_releaseSnapshot_args, api::Kv
   if (Refuse(call, ToSnapshotToken(call->args.request.snapshot, &token))) co_return;
   Result<bool> existed = co_await control_->ReleaseSnapshot(server_->reactor(), token);
   if (!Failed(call, existed.status())) call->reply.success.existed = *existed;
-}
-
-Task<void> KvService::SplitRange(Call<api::Kv_splitRange_args, api::Kv_splitRange_result>* call) {
-  const api::SplitRangeRequest& request = call->args.request;
-  ScanRange range;
-  SnapshotId snapshot = 0;
-  if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &range))) co_return;
-  if (Refuse(call, ToSnapshotId(request.snapshot, &snapshot))) co_return;
-  if (request.parts < 2 || request.parts > static_cast<int32_t>(kMaxSplitParts)) {
-    SetError(&call->reply, MakeError(ApiCode::kBadRequest, fmt::format("parts is {}; it must be from 2 to {}",
-                                                                       request.parts, kMaxSplitParts)));
-    co_return;
-  }
-  std::vector<Partition*> partitions = PartitionsOf(range);
-  const auto wanted = static_cast<size_t>(request.parts);
-  // Several parts are counted at once. The bounds exist twice: in the result and in the reply.
-  const size_t bytes = kCountsInFlight * FanOutCost(partitions.size()) + 2 * wanted * 2 * kMaxKeyBytes;
-  if (Refuse(call, Reserve(call, bytes))) co_return;
-  Result<std::vector<RangePart>> parts =
-      co_await SplitRangeEvenly(std::move(partitions), std::move(range), wanted, snapshot, &call->memory);
-  if (Failed(call, parts.status())) co_return;
-  for (RangePart& part : *parts) {
-    api::RangePart& to = call->reply.success.parts.emplace_back();
-    to.start_key = std::move(part.start);
-    to.end_key = std::move(part.end);
-    to.count = static_cast<int64_t>(part.sums.count);
-    to.bytes = static_cast<int64_t>(part.sums.bytes);
-  }
 }
 
 // -- copies of partitions

@@ -35,9 +35,12 @@ struct WatchFindings {
 }  // namespace
 
 struct KvService::Watcher {
-  std::vector<Partition*> partitions;  // those that may hold keys with the prefix
+  std::vector<uint32_t> ids;  // of the partitions that may hold keys with the prefix
+  std::vector<Partition*> partitions;
   WatchPosition position;
+  std::string prefix;
   size_t limit = 0;
+  std::vector<Mastership> in;  // whose answer it is
   WatchFindings found;
 };
 
@@ -46,7 +49,7 @@ namespace {
 // Asks the partitions that have changes, one after the other, until the reply is full. The caller
 // picks a random `first`, so that a busy partition does not starve the others.
 template <typename Watcher>
-Task<void> Gather(Watcher* watcher, std::string prefix, size_t first, size_t max_changes, size_t max_bytes) {
+Task<void> Gather(Watcher* watcher, size_t first, size_t max_changes, size_t max_bytes) {
   WatchFindings& found = watcher->found;
   found.more = false;
   size_t bytes = 0;
@@ -60,7 +63,7 @@ Task<void> Gather(Watcher* watcher, std::string prefix, size_t first, size_t max
       co_return;
     }
     Result<ChangePage> page =
-        co_await partition->Changes(version, prefix, max_changes - found.changes.size(), max_bytes - bytes);
+        co_await partition->Changes(version, watcher->prefix, max_changes - found.changes.size(), max_bytes - bytes);
     if (!page.ok()) {
       found.failure = page.TakeStatus();
       co_return;
@@ -78,11 +81,6 @@ Task<void> Gather(Watcher* watcher, std::string prefix, size_t first, size_t max
   }
 }
 
-api::KvError FeedGone(std::string why) {
-  return MakeError(ApiCode::kFeedGone,
-                   fmt::format("{}: open a snapshot, scan it, and watch from its version", std::move(why)));
-}
-
 api::KvError TooManyWatchers(size_t limit) {
   return MakeBusy(
       fmt::format("{} watchers already wait on this reactor, which is the limit of each reactor: try again later",
@@ -90,35 +88,36 @@ api::KvError TooManyWatchers(size_t limit) {
       kWatchRetryMs);
 }
 
+// 0: from now on.
+Version StartAfter(const Partition* partition, Version after) {
+  if (after == 0) after = partition->newest_change();
+  // A partition that is out of service is asked from the beginning, and answers why.
+  return after == UINT64_MAX ? 0 : after;
+}
+
 Refusal StartPosition(const api::WatchRequest& request, const WatchBinding& binding,
                       const std::vector<Partition*>& partitions, WatchPosition* position) {
   if (request.position.empty()) {
     for (Partition* partition : partitions) {
-      auto after = static_cast<Version>(request.after_version);
-      if (after == 0) after = partition->newest_change();
-      // A partition that is out of service is asked from the beginning, and answers why.
-      position->versions.push_back(after == UINT64_MAX ? 0 : after);
+      position->versions.push_back(StartAfter(partition, static_cast<Version>(request.after_version)));
     }
     return {};
   }
-  Result<WatchPosition> decoded = DecodeWatchPosition(binding, request.position);
-  if (decoded.code() == Code::kNotFound) return FeedGone(decoded.status().message());
-  if (!decoded.ok()) return MakeError(ApiCode::kBadCursor, decoded.status().message());
-  *position = *std::move(decoded);
-  return {};
+  return ToWatchPosition(request.position, binding, position);
 }
 
 }  // namespace
 
 // Gathers more changes after the first one, as many as there is memory for. Returns false if there
 // is not even enough for a few.
-Task<bool> KvService::GatherMore(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher, size_t first) {
+template <typename C>
+Task<bool> KvService::GatherMore(C* call, Watcher* watcher, size_t first) {
   size_t bytes = kWatchReplyBytes;
   while (!call->memory.TryGrow(kReservedPerReplyByte * bytes)) {
     if (bytes <= kMinWatchReplyBytes) co_return false;
     bytes /= 2;
   }
-  co_await Gather(watcher, call->args.request.prefix, first, watcher->limit, bytes);
+  co_await Gather(watcher, first, watcher->limit, bytes);
   co_return true;
 }
 
@@ -126,11 +125,12 @@ Task<bool> KvService::GatherMore(Call<api::Kv_watch_args, api::Kv_watch_result>*
 // is reserved, or with the error that is set in the reply. Most looks find nothing, and one write
 // makes many watchers look at once, so a look reserves memory only when it has found a change.
 // Until then it holds at most that one.
-Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_result>* call, Watcher* watcher) {
+template <typename C>
+Task<bool> KvService::LookForChanges(C* call, Watcher* watcher) {
   if (!HasNews(watcher->partitions, watcher->position)) co_return false;
   WatchFindings& found = watcher->found;
   const size_t first = server_->reactor().Random() % watcher->partitions.size();
-  co_await Gather(watcher, call->args.request.prefix, first, /*max_changes=*/1, /*max_bytes=*/1);
+  co_await Gather(watcher, first, /*max_changes=*/1, /*max_bytes=*/1);
   if (!found.changes.empty()) {
     const bool reserved = co_await GatherMore(call, watcher, first);
     if (reserved) co_return true;
@@ -145,31 +145,24 @@ Task<bool> KvService::LookForChanges(Call<api::Kv_watch_args, api::Kv_watch_resu
 }
 
 // Looks for changes and waits in turn, until it finds some or the time is over. It reserves no
-// memory for the reply while it waits.
-Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call) {
-  const api::WatchRequest& request = call->args.request;
-  if (Refuse(call, CheckWatch(request))) co_return;
-  Watcher watcher;
-  if (Refuse(call, SetLimit("limit_changes", request.limit_changes, kMaxScanRows, &watcher.limit))) co_return;
-  watcher.partitions = PartitionsOf(ScanRange::Of({}, {}, request.prefix, /*reverse=*/false));
-  const WatchBinding binding{backend_->store->node, request.prefix, watcher.partitions.size()};
-  if (Refuse(call, StartPosition(request, binding, watcher.partitions, &watcher.position))) co_return;
+// memory for the reply while it waits. False: there is nothing to answer, or an error is set in the reply.
+template <typename C>
+Task<bool> KvService::WatchUntil(C* call, Watcher* watcher, int32_t wait_ms) {
   // A replica that follows learns of changes late, and so does a master that was replaced. Asked after the look.
-  std::vector<uint32_t> ids;
-  for (const Partition* partition : watcher.partitions) ids.push_back(partition->id());
-  const Status leased = co_await CheckLeases(backend_, &server_->reactor(), ids);
-  if (Failed(call, leased)) co_return;
+  Result<std::vector<Mastership>> leased = co_await CheckLeases(backend_, &server_->reactor(), watcher->ids);
+  if (Failed(call, leased.status())) co_return false;
+  watcher->in = *std::move(leased);
 
   Reactor& reactor = server_->reactor();
-  const Nanos until_ns = WatchHub::EndOf(*call, request.wait_ms);
+  const Nanos until_ns = EndOfWait(*call, wait_ms);
   Nanos look_after_ns = 0, pause_ns = kFirstPauseNs;
   for (;;) {
-    const bool news = HasNews(watcher.partitions, watcher.position);
-    const bool finished = co_await LookForChanges(call, &watcher);
-    if (call->reply.__isset.error) co_return;
+    const bool news = HasNews(watcher->partitions, watcher->position);
+    const bool finished = co_await LookForChanges(call, watcher);
+    if (call->reply.__isset.error) co_return false;
     const Nanos now = reactor.NowNs();
     if (finished || call->answered || now >= until_ns || WatchHub::MustEnd(*server_, call->id)) break;
-    if (watcher.found.more) {
+    if (watcher->found.more) {
       // There are many changes to look through, none with this prefix yet. Let others run.
       co_await Yield(reactor);
       continue;
@@ -181,28 +174,73 @@ Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call
     if (!watchers_.HasRoom()) {
       watchers_.metrics().refused_total.Add();
       SetError(&call->reply, TooManyWatchers(watchers_.options().max_waiting));
-      co_return;
+      co_return false;
     }
-    ChangeWait wait(&watchers_, watcher.partitions, watcher.position, call->id, look_after_ns, until_ns);
+    ChangeWait wait(&watchers_, watcher->partitions, watcher->position, call->id, look_after_ns, until_ns);
     co_await wait;  // returns for several reasons, so the loop checks all of them again
   }
-  std::vector<Change>& changes = watcher.found.changes;
-  if (changes.empty() && !call->answered) {
-    const Status still_leased = co_await CheckLeases(backend_, &reactor, ids);
-    if (Failed(call, still_leased)) co_return;
+  if (call->answered) co_return false;
+  std::vector<Change>& changes = watcher->found.changes;
+  if (changes.empty()) {
+    Result<std::vector<Mastership>> still_leased = co_await CheckLeases(backend_, &reactor, watcher->ids);
+    if (Failed(call, still_leased.status())) co_return false;
+    watcher->in = *std::move(still_leased);
   }
   watchers_.metrics().changes_total.Add(changes.size());
   std::sort(changes.begin(), changes.end(),
             [](const Change& a, const Change& b) { return std::tie(a.version, a.key) < std::tie(b.version, b.key); });
+  co_return true;
+}
+
+Task<void> KvService::Watch(Call<api::Kv_watch_args, api::Kv_watch_result>* call) {
+  const api::WatchRequest& request = call->args.request;
+  if (Refuse(call, CheckWatch(request))) co_return;
+  Watcher watcher;
+  if (Refuse(call, SetLimit("limit_changes", request.limit_changes, kMaxScanRows, &watcher.limit))) co_return;
+  watcher.prefix = request.prefix;
+  watcher.ids = IdsOf(ScanRange::Of({}, {}, request.prefix, /*reverse=*/false));
+  for (uint32_t id : watcher.ids) watcher.partitions.push_back(backend_->partitions[id]);
+  const WatchBinding binding{backend_->store->node, request.prefix, watcher.partitions.size()};
+  if (Refuse(call, StartPosition(request, binding, watcher.partitions, &watcher.position))) co_return;
+  const bool ready = co_await WatchUntil(call, &watcher, request.wait_ms);
+  if (!ready) co_return;
   api::WatchReply& reply = call->reply.success;
-  for (Change& change : changes) {
-    api::Change& to = reply.changes.emplace_back();
-    to.key = std::move(change.key);
-    to.version = static_cast<int64_t>(change.version);
-    to.removed = change.removed;
-  }
+  ToChanges(watcher.found.changes, &reply.changes);
   reply.position = EncodeWatchPosition(binding, watcher.position);
   reply.more = watcher.found.more;
+}
+
+Task<void> KvService::WatchPartitions(
+    Call<api::Routing_watchPartitions_args, api::Routing_watchPartitions_result>* call) {
+  const api::WatchPartitionsRequest& request = call->args.request;
+  api::WatchPartitionsReply& reply = call->reply.success;
+  if (Refuse(call, CheckWatch(request.prefix, request.wait_ms))) co_return;
+  Watcher watcher;
+  if (Refuse(call, SetLimit("limit_changes", request.limit_changes, kMaxScanRows, &watcher.limit))) co_return;
+  watcher.prefix = request.prefix;
+  std::vector<int32_t> named;
+  for (const api::PartitionPosition& position : request.positions) named.push_back(position.partition);
+  if (Refuse(call, ToPartitions(named, backend_->store->ranges, &watcher.ids))) co_return;
+  const Asked asked{watcher.ids, &reply.covered};
+  // The positions take as much in the reply.
+  if (Refuse(call, Reserve(call, 2 * CoveredBytes(asked)))) co_return;
+  for (size_t i = 0; i < watcher.ids.size(); ++i) {
+    Partition* partition = backend_->partitions[watcher.ids[i]];
+    const bool from_now = request.positions[i].version < 0;
+    watcher.partitions.push_back(partition);
+    watcher.position.versions.push_back(from_now ? StartAfter(partition, 0)
+                                                 : static_cast<Version>(request.positions[i].version));
+  }
+  const bool ready = co_await WatchUntil(call, &watcher, request.wait_ms);
+  if (!ready) co_return;
+  ToChanges(watcher.found.changes, &reply.changes);
+  for (size_t i = 0; i < watcher.ids.size(); ++i) {
+    api::PartitionPosition& position = reply.positions.emplace_back();
+    position.partition = static_cast<int32_t>(watcher.ids[i]);
+    position.version = static_cast<int64_t>(watcher.position.versions[i]);
+  }
+  reply.more = watcher.found.more;
+  SetCovered(asked, watcher.in);
 }
 
 }  // namespace pando

@@ -134,18 +134,20 @@ Task<void> SessionCall::NoteWrite(uint32_t id, SessionPoint end) {
   session_.Raise(id, end);
 }
 
-Task<Status> CheckLeases(KvBackend* backend, Reactor* reactor, std::vector<uint32_t> ids) {
+Task<Result<std::vector<Mastership>>> CheckLeases(KvBackend* backend, Reactor* reactor, std::vector<uint32_t> ids) {
   struct OnReactor {
-    static Task<Status> Run(const KvBackend* there, const std::vector<uint32_t>* all) {
-      for (uint32_t id : *all) {
+    static Task<Status> Run(const KvBackend* there, const std::vector<uint32_t>* all, std::vector<Mastership>* out) {
+      for (size_t i = 0; i < all->size(); ++i) {
+        const uint32_t id = (*all)[i];
         if (!there->IsLocal(id)) continue;
-        CO_ASSIGN_OR_RETURN(const Mastership mastership, there->read_gate->Begin(id));
-        CO_RETURN_IF_ERROR(there->read_gate->Check(id, mastership));
+        CO_ASSIGN_OR_RETURN((*out)[i], there->read_gate->Begin(id));
+        CO_RETURN_IF_ERROR(there->read_gate->Check(id, (*out)[i]));
       }
       co_return Status();
     }
   };
-  if (backend->read_gate == nullptr) co_return Status();
+  std::vector<Mastership> found(ids.size(), Mastership{KnownMap::kAloneEpoch, 0});
+  if (backend->read_gate == nullptr) co_return found;
   std::vector<bool> wanted(backend->peers.size());
   for (uint32_t id : ids) wanted[backend->store->ReactorOf(id)] = true;
   for (uint32_t r = 0; r < wanted.size(); ++r) {
@@ -153,14 +155,14 @@ Task<Status> CheckLeases(KvBackend* backend, Reactor* reactor, std::vector<uint3
     const KvBackend* there = backend->peers[r];
     Status status;
     if (r == backend->reactor) {
-      status = co_await OnReactor::Run(there, &ids);
+      status = co_await OnReactor::Run(there, &ids, &found);
     } else {
-      auto call = [there, all = &ids](Reactor&) { return OnReactor::Run(there, all); };
+      auto call = [there, all = &ids, out = &found](Reactor&) { return OnReactor::Run(there, all, out); };
       status = co_await CallOn(*reactor, static_cast<int>(r), std::move(call));
     }
     CO_RETURN_IF_ERROR(status);
   }
-  co_return Status();
+  co_return found;
 }
 
 void AppendSessionContext(std::string_view session, Version hlc, std::string* out) {

@@ -84,9 +84,9 @@ class SessionCall {
   Version hlc_ = 0;
 };
 
-// Whether this node is the master of these partitions and holds their leases: an answer that says that there is
-// nothing new counts only then.
-Task<Status> CheckLeases(KvBackend* backend, Reactor* reactor, std::vector<uint32_t> ids);
+// Of these partitions, in their order: the masterships that serve here, whose leases this node holds. An answer that
+// says that there is nothing new counts only then. An error if one of them is not served here.
+Task<Result<std::vector<Mastership>>> CheckLeases(KvBackend* backend, Reactor* reactor, std::vector<uint32_t> ids);
 
 // Appends the context of a reply in the binary protocol, as the field 15 of its struct.
 inline constexpr size_t SessionContextBytes(std::string_view session) { return 33 + session.size(); }

@@ -8,9 +8,6 @@ namespace pando {
 namespace {
 constexpr Nanos kTickNs = 5 * kMillisecond;
 constexpr size_t kMaxCompared = 8192;  // versions that one tick compares with watchers' positions
-// A watcher that found nothing replies this long before its deadline, or a tenth of its budget
-// before it if that is less.
-constexpr Nanos kReplyMarginNs = 100 * kMillisecond;
 }  // namespace
 
 WatchHub::~WatchHub() { CHECK(waiting_.empty()) << waiting_.size() << " watchers are still waiting"; }
@@ -20,11 +17,6 @@ bool HasNews(const std::vector<Partition*>& partitions, const WatchPosition& pos
     if (partitions[i]->newest_change() > position.versions[i]) return true;
   }
   return false;
-}
-
-Nanos WatchHub::EndOf(const RpcCallBase& call, int32_t wait_ms) {
-  const Nanos margin_ns = std::min(kReplyMarginNs, call.budget_ms * kMillisecond / 10);
-  return std::min(call.received_ns + wait_ms * kMillisecond, call.deadline_ns - margin_ns);
 }
 
 void WatchHub::Add(Wait* wait) {

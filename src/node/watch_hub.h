@@ -18,7 +18,6 @@
 #include "src/metrics/metrics.h"
 #include "src/model/partition.h"
 #include "src/node/kv_backend.h"
-#include "src/rpc/rpc_dispatch.h"
 #include "src/rpc/rpc_server.h"
 
 namespace pando {
@@ -81,8 +80,6 @@ class WatchHub : private Timer {
   static bool MustEnd(const RpcServer& server, const RequestId& id) {
     return server.stopping() || server.IsClosed(id) || server.HoldsUpReplies(id);
   }
-  // When a call answers that wants to wait so long, and finds nothing: before its deadline.
-  static Nanos EndOf(const RpcCallBase& call, int32_t wait_ms);
 
  private:
   void Add(Wait* wait);

@@ -76,7 +76,7 @@ class MergeScanModel : public testing::TestWithParam<uint64_t> {
       spec.max_bytes = max_bytes;
       // Often the limit is so low that rows first come without their values.
       if (Pick(2) == 0) spec.held_bytes = max_bytes + Pick(1000);
-      Result<ScanPage> page = Await(MergeScan(partitions_, spec));
+      Result<ScanPage> page = Await(MergeScan(SourcesOf(partitions_), spec));
       CHECK(page.ok());
       EXPECT_LE(page->rows.size(), max_rows);
       size_t bytes = 0;
@@ -126,7 +126,7 @@ TEST_P(MergeScanModel, EqualsOneMap) {
     ASSERT_EQ(Walk(request, max_rows, max_bytes), Expected(request)) << "seed " << GetParam() << " round " << round;
 
     ScanRange range = ScanRange::Of(request.start_key, request.end_key, request.prefix, false);
-    Result<RangeAggregates> sum = Await(MergeAggregates(partitions_, range, 0));
+    Result<RangeAggregates> sum = Await(MergeAggregates(SourcesOf(partitions_), range, 0));
     ASSERT_TRUE(sum.ok());
     ASSERT_EQ(sum->count, Expected(request).size()) << "seed " << GetParam() << " round " << round;
   }
@@ -140,7 +140,7 @@ TEST_P(MergeScanModel, AsksEvenPartitionsOnce) {
   }
   MergeScanSpec spec;
   spec.max_rows = 1000;
-  Result<ScanPage> page = Await(MergeScan(partitions_, spec));
+  Result<ScanPage> page = Await(MergeScan(SourcesOf(partitions_), spec));
   ASSERT_TRUE(page.ok());
   EXPECT_EQ(page->rows.size(), 1000u);
   uint64_t scans = 0;
@@ -166,7 +166,7 @@ TEST_P(MergeScanModel, LargeRowsAreFetchedOneByOneAndPaidFor) {
     spec.memory = &memory;
     uint64_t bytes = 0;
     for (auto& fake : fakes_) fake->scanned_bytes = 0;
-    Result<ScanPage> page = Await(MergeScan(partitions_, spec));
+    Result<ScanPage> page = Await(MergeScan(SourcesOf(partitions_), spec));
     ASSERT_TRUE(page.ok());
     ASSERT_EQ(page->rows.size(), 1u);
     EXPECT_EQ(page->rows[0].key, "key00");
@@ -183,16 +183,16 @@ TEST_P(MergeScanModel, LargeRowsAreFetchedOneByOneAndPaidFor) {
   spec.max_rows = 1;
   spec.held_bytes = 64u << 10;
   spec.memory = &memory;
-  EXPECT_EQ(Await(MergeScan(partitions_, spec)).code(), Code::kOverloaded);
+  EXPECT_EQ(Await(MergeScan(SourcesOf(partitions_), spec)).code(), Code::kOverloaded);
 }
 
 TEST_P(MergeScanModel, OneFailingPartitionFailsTheScan) {
   Fill(4, 100);
   fakes_[2]->failure = Status(Code::kCorruption, "partition-2/data: block 7 is damaged");
   MergeScanSpec spec;
-  Result<ScanPage> page = Await(MergeScan(partitions_, spec));
+  Result<ScanPage> page = Await(MergeScan(SourcesOf(partitions_), spec));
   EXPECT_EQ(page.code(), Code::kCorruption);
-  EXPECT_EQ(Await(MergeAggregates(partitions_, ScanRange(), 0)).code(), Code::kCorruption);
+  EXPECT_EQ(Await(MergeAggregates(SourcesOf(partitions_), ScanRange(), 0)).code(), Code::kCorruption);
 }
 
 }  // namespace
