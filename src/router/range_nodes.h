@@ -1,0 +1,109 @@
+// RangeNodes: what requests for ranges ask of the cluster. RoutedNodes asks the nodes over the connections of the
+// router; tests have one of their own.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "gen-cpp/Routing.h"
+#include "src/io/task.h"
+#include "src/kvapi/kv_requests.h"
+#include "src/router/node_calls.h"
+#include "src/router/route_keeper.h"
+#include "src/router/route_map.h"
+
+namespace pando {
+
+class RangeNodes {
+ public:
+  // As known now. Whoever suspends looks again.
+  virtual const RouteMap& map() const = 0;
+  virtual Task<Status> UntilComplete(Nanos deadline_ns) = 0;
+  // As those of RouteKeeper.
+  virtual NodeId ChooseReplica(const Route& route) const = 0;
+  virtual void Refresh() = 0;
+  virtual uint64_t news() const = 0;
+  virtual Task<void> UntilNews(uint64_t seen, Nanos deadline_ns) = 0;
+  virtual bool stopping() const = 0;
+
+  // Arguments and reply outlive the task; the reply is fresh. The context's budget is set to what is left.
+  virtual Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args,
+                                api::Routing_scanPartitions_result* reply, Nanos deadline_ns) = 0;
+  virtual Task<NodeAnswer> Aggregate(NodeId node, api::Routing_aggregatePartitions_args* args,
+                                     api::Routing_aggregatePartitions_result* reply, Nanos deadline_ns) = 0;
+  virtual Task<NodeAnswer> Sample(NodeId node, api::Routing_samplePartitions_args* args,
+                                  api::Routing_samplePartitions_result* reply, Nanos deadline_ns) = 0;
+  virtual Task<NodeAnswer> Delete(NodeId node, api::Routing_deletePartitions_args* args,
+                                  api::Routing_deletePartitions_result* reply, Nanos deadline_ns) = 0;
+  virtual Task<NodeAnswer> Watch(NodeId node, api::Routing_watchPartitions_args* args,
+                                 api::Routing_watchPartitions_result* reply, Nanos deadline_ns) = 0;
+
+ protected:
+  ~RangeNodes() = default;
+};
+
+class RoutedNodes final : public RangeNodes {
+ public:
+  // `keeper` outlives it.
+  explicit RoutedNodes(RouteKeeper* keeper) : keeper_(*keeper) {}
+
+  const RouteMap& map() const override { return keeper_.map(); }
+  Task<Status> UntilComplete(Nanos deadline_ns) override { return keeper_.UntilComplete(deadline_ns); }
+  NodeId ChooseReplica(const Route& route) const override { return keeper_.ChooseReplica(route, 0); }
+  void Refresh() override { keeper_.Refresh(); }
+  uint64_t news() const override { return keeper_.news(); }
+  Task<void> UntilNews(uint64_t seen, Nanos deadline_ns) override { return keeper_.UntilNews(seen, deadline_ns); }
+  bool stopping() const override { return keeper_.stopping(); }
+
+  Task<NodeAnswer> Scan(NodeId node, api::Routing_scanPartitions_args* args, api::Routing_scanPartitions_result* reply,
+                        Nanos deadline_ns) override {
+    return Call("scanPartitions", node, args, reply, deadline_ns);
+  }
+  Task<NodeAnswer> Aggregate(NodeId node, api::Routing_aggregatePartitions_args* args,
+                             api::Routing_aggregatePartitions_result* reply, Nanos deadline_ns) override {
+    return Call("aggregatePartitions", node, args, reply, deadline_ns);
+  }
+  Task<NodeAnswer> Sample(NodeId node, api::Routing_samplePartitions_args* args,
+                          api::Routing_samplePartitions_result* reply, Nanos deadline_ns) override {
+    return Call("samplePartitions", node, args, reply, deadline_ns);
+  }
+  Task<NodeAnswer> Delete(NodeId node, api::Routing_deletePartitions_args* args,
+                          api::Routing_deletePartitions_result* reply, Nanos deadline_ns) override {
+    return Call("deletePartitions", node, args, reply, deadline_ns);
+  }
+  Task<NodeAnswer> Watch(NodeId node, api::Routing_watchPartitions_args* args,
+                         api::Routing_watchPartitions_result* reply, Nanos deadline_ns) override {
+    return Call("watchPartitions", node, args, reply, deadline_ns);
+  }
+
+ private:
+  // All of these may be made again: a node that does not lead one of its partitions any more need not answer.
+  template <typename Args, typename Reply>
+  Task<NodeAnswer> Call(std::string method, NodeId node, Args* args, Reply* reply, Nanos deadline_ns) {
+    std::function<bool(const RouteMap&)> outdated;
+    if (ToReadLevel(args->context) == ReadLevel::kLinearizable) {
+      outdated = [node, args](const RouteMap& map) {
+        const auto moved = [&](int32_t partition) {
+          const Route* route = map.Find(static_cast<uint32_t>(partition));
+          return route == nullptr || route->master != node;
+        };
+        if constexpr (requires { args->request.positions; }) {
+          return std::any_of(args->request.positions.begin(), args->request.positions.end(),
+                             [&](const api::PartitionPosition& position) { return moved(position.partition); });
+        } else {
+          return std::any_of(args->request.partitions.begin(), args->request.partitions.end(), moved);
+        }
+      };
+    }
+    return CallNode(&keeper_, keeper_.NodeOf(node), CallKind::kLong, std::move(method), args, reply, deadline_ns,
+                    std::move(outdated));
+  }
+
+  RouteKeeper& keeper_;
+};
+
+}  // namespace pando

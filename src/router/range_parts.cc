@@ -1,0 +1,191 @@
+#include "src/router/range_parts.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "src/base/hash.h"
+
+namespace pando {
+
+namespace {
+
+bool SameCovered(const api::Covered& a, const api::Covered& b) {
+  return a.partition == b.partition && a.first_hash == b.first_hash && a.last_hash == b.last_hash;
+}
+
+}  // namespace
+
+RangeAsk::RangeAsk(RangeNodes* nodes, const api::Context* context, Nanos deadline_ns, std::string snapshot,
+                   std::string since)
+    : nodes_(*nodes),
+      context_(*context),
+      deadline_ns_(deadline_ns),
+      snapshot_(std::move(snapshot)),
+      since_(std::move(since)) {
+  session_.cluster = nodes_.map().cluster_id();
+  NoteSession(context_.session);
+}
+
+// A node says what is wrong with the client's token.
+void RangeAsk::NoteSession(const std::string& token) {
+  Result<SessionToken> decoded = DecodeSessionToken(session_.cluster, token);
+  if (!decoded.ok()) return;
+  for (const auto& [partition, point] : decoded->points) session_.Raise(partition, point);
+}
+
+void RangeAsk::Fail(const api::KvError& error, RetryCause cause) {
+  // What is final for one part is final for the request.
+  if (!failure_ || (cause_ != RetryCause::kNone && cause == RetryCause::kNone)) {
+    failure_ = error;
+    cause_ = cause;
+  } else if (cause_ != RetryCause::kNone) {
+    cause_ = std::max(cause_, cause);
+  }
+}
+
+void RangeAsk::FailGarbled(const Status& why) {
+  const Status error = Error(Code::kUnavailable, "the parts of the answer do not fit together: {}", why.message());
+  Fail(ToKvError(error, false), RetryCause::kMisrouted);
+}
+
+RetryCause RangeAsk::CauseOfLoss(const NodeAnswer& answer) {
+  switch (answer.status.code()) {
+    case Code::kDeadline: return RetryCause::kNone;
+    case Code::kOverloaded: return RetryCause::kBusy;
+    default: return answer.sent ? RetryCause::kBroken : RetryCause::kDown;
+  }
+}
+
+Status NodePart::NoteCovered(std::vector<api::Covered> covered) {
+  if (covered_.empty()) {
+    covered_ = std::move(covered);
+    return Status();
+  }
+  if (std::equal(covered.begin(), covered.end(), covered_.begin(), covered_.end(), SameCovered)) return Status();
+  return Error(Code::kCorruption, "node {} says something else of the ranges of its partitions than before",
+               share_.node);
+}
+
+bool NodePart::Holds(const std::string& key) const {
+  const uint64_t hash = HashId(key);
+  return std::any_of(covered_.begin(), covered_.end(), [hash](const api::Covered& c) {
+    return static_cast<uint64_t>(c.first_hash) <= hash && hash <= static_cast<uint64_t>(c.last_hash);
+  });
+}
+
+Status NodePart::CheckRows(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const {
+  if (reply.rows.size() > spec.max_rows) {
+    return Error(Code::kCorruption, "node {} sent {} rows of at most {}", share_.node, reply.rows.size(),
+                 spec.max_rows);
+  }
+  if (reply.rows.empty() && !reply.exhausted) {
+    return Error(Code::kCorruption, "node {} sent no row, and says that there are more", share_.node);
+  }
+  const std::string* before = nullptr;
+  for (const api::Row& row : reply.rows) {
+    const std::string& key = row.key;
+    const bool in_range =
+        (spec.start_exclusive ? key > spec.start : key >= spec.start) && (spec.end.empty() || key < spec.end);
+    const bool in_order = before == nullptr || (spec.reverse ? key < *before : key > *before);
+    if (!in_range || !in_order || !Holds(key)) {
+      return Error(Code::kCorruption, "node {} sent a row that is {}", share_.node,
+                   !in_range   ? "not in the range"
+                   : !in_order ? "out of order"
+                               : "of another partition");
+    }
+    before = &key;
+  }
+  return Status();
+}
+
+Task<Result<ScanPage>> NodePart::Scan(ScanSpec spec) {
+  CHECK(!spec.end_inclusive) << "only rows without their values are read again";
+  api::Routing_scanPartitions_args args;
+  api::Routing_scanPartitions_result reply;
+  args.context = ask_.ContextOfPart();
+  args.request.partitions = share_.partitions;
+  api::ScanRequest& scan = args.request.scan;
+  scan.start_key = spec.start;
+  scan.end_key = spec.end;
+  if (spec.start_exclusive) args.request.__set_after_key(spec.start);
+  scan.reverse = spec.reverse;
+  scan.keys_only = spec.keys_only;
+  scan.sizes_only = spec.sizes_only;
+  scan.limit_rows = static_cast<int32_t>(spec.max_rows);
+  scan.limit_bytes = static_cast<int32_t>(std::max<size_t>(std::min(spec.max_bytes, spec.hard_bytes), 1));
+  scan.snapshot = ask_.snapshot();
+  scan.since = ask_.since();
+  const NodeAnswer answer = co_await ask_.nodes().Scan(share_.node, &args, &reply, ask_.deadline_ns());
+  CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
+  api::ScanPartitionsReply& part = reply.success;
+  Status fits = NoteCovered(std::move(part.covered));
+  if (fits.ok()) fits = CheckRows(spec, part);
+  if (!fits.ok()) {
+    ask_.FailGarbled(fits);
+    co_return RangeAsk::PartFailed();
+  }
+  ScanPage page;
+  page.exhausted = part.exhausted;
+  for (api::Row& from : part.rows) {
+    ScanRow& row = page.rows.emplace_back();
+    row.key = std::move(from.key);
+    row.value = std::move(from.value);
+    row.version = static_cast<Version>(from.version);
+    row.expires_at_ms = from.expires_at_ms;
+    row.removed = from.removed;
+    row.value_bytes = from.__isset.value_bytes ? static_cast<uint32_t>(from.value_bytes) : 0;
+  }
+  co_return page;
+}
+
+Task<Result<RangeAggregates>> NodePart::Aggregate(std::string start, std::string end, SnapshotId) {
+  api::Routing_aggregatePartitions_args args;
+  api::Routing_aggregatePartitions_result reply;
+  args.context = ask_.ContextOfPart();
+  args.request.partitions = share_.partitions;
+  args.request.range.start_key = std::move(start);
+  args.request.range.end_key = std::move(end);
+  args.request.range.snapshot = ask_.snapshot();
+  const NodeAnswer answer = co_await ask_.nodes().Aggregate(share_.node, &args, &reply, ask_.deadline_ns());
+  CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
+  if (Status fits = NoteCovered(std::move(reply.success.covered)); !fits.ok()) {
+    ask_.FailGarbled(fits);
+    co_return RangeAsk::PartFailed();
+  }
+  RangeAggregates sums;
+  sums.count = static_cast<uint64_t>(reply.success.count);
+  sums.bytes = static_cast<uint64_t>(reply.success.bytes);
+  sums.content_hash = static_cast<uint64_t>(reply.success.content_hash);
+  co_return sums;
+}
+
+Task<Result<RangeSample>> NodePart::Sample(ScanRange range, size_t keys_per_partition) {
+  api::Routing_samplePartitions_args args;
+  api::Routing_samplePartitions_result reply;
+  args.context = ask_.ContextOfPart();
+  args.request.partitions = share_.partitions;
+  args.request.range.start_key = range.start;
+  args.request.range.end_key = range.end;
+  args.request.range.snapshot = ask_.snapshot();
+  args.request.keys_per_partition = static_cast<int32_t>(keys_per_partition);
+  const NodeAnswer answer = co_await ask_.nodes().Sample(share_.node, &args, &reply, ask_.deadline_ns());
+  CO_RETURN_IF_ERROR(ask_.Take(share_, answer, &reply));
+  Status fits = NoteCovered(std::move(reply.success.covered));
+  RangeSample sample;
+  sample.count = static_cast<uint64_t>(reply.success.count);
+  for (api::SampledKey& key : reply.success.keys) {
+    const bool in_range = key.key >= range.start && (range.end.empty() || key.key < range.end) && Holds(key.key);
+    const bool in_order = sample.keys.empty() || sample.keys.back().key < key.key;
+    if (fits.ok() && (!in_range || !in_order)) {
+      fits = Error(Code::kCorruption, "node {} sent a key that is not in its part of the range", share_.node);
+    }
+    sample.keys.push_back({std::move(key.key), static_cast<uint64_t>(key.records)});
+  }
+  if (!fits.ok()) {
+    ask_.FailGarbled(fits);
+    co_return RangeAsk::PartFailed();
+  }
+  co_return sample;
+}
+
+}  // namespace pando

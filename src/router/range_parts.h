@@ -1,0 +1,109 @@
+// RangeAsk: one request for a range, and what has come of the parts of it that nodes answer. NodePart: the part of one
+// node, as a source for MergeScan.
+//
+// Nothing that a node says is taken on trust: an answer must be for the partitions that the node was asked for, and
+// its keys must be in their ranges of hashes, in the range, and in order. What is not so is treated as an answer that
+// did not come.
+//
+// Threads: one reactor.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/merge_scan.h"
+#include "src/kvapi/session_token.h"
+#include "src/model/partition.h"
+#include "src/router/range_nodes.h"
+#include "src/router/range_plan.h"
+#include "src/router/retry.h"
+
+namespace pando {
+
+class RangeAsk {
+ public:
+  // `nodes` and `context` outlive it. `snapshot`, `since`: as in the request.
+  RangeAsk(RangeNodes* nodes, const api::Context* context, Nanos deadline_ns, std::string snapshot = {},
+           std::string since = {});
+
+  RangeNodes& nodes() { return nodes_; }
+  const std::string& snapshot() const { return snapshot_; }
+  const std::string& since() const { return since_; }
+  Nanos deadline_ns() const { return deadline_ns_; }
+  api::Context ContextOfPart() const { return context_; }
+
+  // What a node has answered. OK: it is an answer, and for this share.
+  template <typename Reply>
+  Status Take(const NodeShare& share, const NodeAnswer& answer, Reply* reply) {
+    if (!answer.answered()) {
+      Fail(ToKvError(answer.status, false), CauseOfLoss(answer));
+    } else if (reply->__isset.error) {
+      Fail(reply->error, CauseOf(reply->error));
+    } else if (Status covered = CheckCovered(share, reply->success.covered); !covered.ok()) {
+      FailGarbled(covered);
+    } else {
+      NoteSession(reply->success.context.session);
+      return Status();
+    }
+    return PartFailed();
+  }
+  // The request cannot be answered from the parts as they are.
+  void Fail(const api::KvError& error, RetryCause cause);
+  void FailGarbled(const Status& why);
+  // What a part returns whose failure is known.
+  static Status PartFailed() { return Error(Code::kAborted, "a part of the answer has failed"); }
+
+  // Of the try that runs.
+  void BeginTry() { failure_.reset(), cause_ = RetryCause::kNone; }
+  const std::optional<api::KvError>& failure() const { return failure_; }
+  RetryCause cause() const { return cause_; }
+
+  // Of all parts, and the request's.
+  template <typename Reply>
+  void FillSession(Reply* reply) const {
+    std::string token = EncodeSessionToken(session_);
+    if (token.empty()) return;
+    reply->context.session = std::move(token);
+    reply->context.__isset.session = reply->__isset.context = true;
+  }
+
+ private:
+  static RetryCause CauseOfLoss(const NodeAnswer& answer);
+  void NoteSession(const std::string& token);
+
+  RangeNodes& nodes_;
+  const api::Context& context_;
+  const Nanos deadline_ns_;
+  const std::string snapshot_, since_;
+  SessionToken session_;
+  std::optional<api::KvError> failure_;  // the first
+  RetryCause cause_ = RetryCause::kNone;
+};
+
+class NodePart final : public RangeReads {
+ public:
+  // `ask` outlives it.
+  NodePart(RangeAsk* ask, NodeShare share) : ask_(*ask), share_(std::move(share)) {}
+
+  // Errors are kAborted: RangeAsk has the node's. `snapshot` is that of the RangeAsk.
+  Task<Result<ScanPage>> Scan(ScanSpec spec) override;
+  Task<Result<RangeAggregates>> Aggregate(std::string start, std::string end, SnapshotId snapshot) override;
+  Task<Result<RangeSample>> Sample(ScanRange range, size_t keys_per_partition);
+
+  const NodeShare& share() const { return share_; }
+  // Empty before the first answer.
+  const std::vector<api::Covered>& covered() const { return covered_; }
+
+ private:
+  Status NoteCovered(std::vector<api::Covered> covered);
+  Status CheckRows(const ScanSpec& spec, const api::ScanPartitionsReply& reply) const;
+  bool Holds(const std::string& key) const;
+
+  RangeAsk& ask_;
+  const NodeShare share_;
+  std::vector<api::Covered> covered_;
+};
+
+}  // namespace pando

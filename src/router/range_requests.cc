@@ -1,0 +1,187 @@
+#include "src/router/range_requests.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/merge_scan.h"
+#include "src/kvapi/split_range.h"
+#include "src/router/range_tries.h"
+
+namespace pando {
+
+namespace {
+
+template <typename Call>
+bool Overloaded(Call* call, size_t bytes) {
+  call->server->metrics().overloaded_total.Add();
+  return Refuse(call, Refusal(call->server->OverloadedError(bytes)));
+}
+
+// Reserves memory, or sets an error in the reply.
+template <typename Call>
+bool Reserve(Call* call, size_t bytes) {
+  return call->memory.TryGrow(bytes) || !Overloaded(call, bytes);
+}
+
+// -- scan
+
+Task<Status> ReadPage(const RangeParts* parts, const MergeScanSpec* spec, ScanPage* page) {
+  CO_ASSIGN_OR_RETURN(*page, co_await MergeScan(parts->Sources(), *spec));
+  co_return Status();
+}
+
+// -- aggregates
+
+Task<Status> ReadSums(const RangeParts* parts, const ScanRange* range, RangeAggregates* sums) {
+  CO_ASSIGN_OR_RETURN(*sums, co_await MergeAggregates(parts->Sources(), *range, kNewest));
+  co_return Status();
+}
+
+// The sums of the range that `call` names. False: an error is set in its reply.
+template <typename Call>
+Task<bool> SumsOf(RangeNodes* nodes, Call* call, RangeAggregates* sums) {
+  const auto& request = call->args.request;
+  ScanRange range;
+  if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &range))) co_return false;
+  const Status complete = co_await nodes->UntilComplete(call->deadline_ns);
+  if (Failed(call, complete)) co_return false;
+  if (!Reserve(call, FanOutCost(nodes->map().nodes().size()))) co_return false;
+  RangeAsk ask(nodes, &call->args.context, call->deadline_ns, request.snapshot);
+  if (!range.empty) {
+    RangeTries tries(&ask, call, IsForMasters(call->args.context));
+    auto attempt = [&range, sums](RangeParts* parts) { return ReadSums(parts, &range, sums); };
+    const Refusal refusal = co_await tries.UntilCovered(range, attempt);
+    if (call->answered || Refuse(call, refusal)) co_return false;
+  }
+  ask.FillSession(&call->reply.success);
+  co_return true;
+}
+
+// -- splitRange
+
+Task<void> SampleNode(NodePart* part, const ScanRange* range, size_t keys, Result<RangeSample>* sample) {
+  *sample = co_await part->Sample(*range, keys);
+}
+
+// A part of a range, while it is sampled and counted.
+struct Splitting {
+  ScanRange range;
+  size_t parts = 0;
+  MemoryGrant* memory = nullptr;
+  std::vector<RangePart> result;
+};
+
+// So many of each partition that no node is asked for more than it gives.
+size_t KeysPerPartition(const RangePlan& plan, size_t parts) {
+  if (plan.hash) return parts;
+  size_t most = 1;
+  for (const NodeShare& share : plan.shares) most = std::max(most, share.partitions.size());
+  return std::min(kSamplesPerPart * parts, std::max<size_t>(1, kMaxNamedPartitions / most));
+}
+
+Task<Status> SplitOnce(const RangeParts* parts, Splitting* splitting) {
+  const size_t keys = KeysPerPartition(parts->plan, splitting->parts);
+  std::vector<Result<RangeSample>> samples(parts->nodes.size(), RangeSample());
+  TaskGroup sampling;
+  for (size_t i = 0; i < samples.size(); ++i) {
+    sampling.Spawn(SampleNode(parts->nodes[i].get(), &splitting->range, keys, &samples[i]));
+  }
+  co_await sampling.Drain();
+  RangeSample all;
+  for (Result<RangeSample>& sample : samples) {
+    CO_RETURN_IF_ERROR(sample.status());
+    all.count += sample->count;
+    for (SampledKey& key : sample->keys) {
+      if (!splitting->memory->TryGrow(2 * (sizeof(SampledKey) + key.key.size()))) {
+        co_return Error(Code::kOverloaded, "the router has no free memory to sample the range; try again");
+      }
+      all.keys.push_back(std::move(key));
+    }
+  }
+  std::sort(all.keys.begin(), all.keys.end(), [](const SampledKey& a, const SampledKey& b) { return a.key < b.key; });
+  CO_ASSIGN_OR_RETURN(splitting->result, co_await SplitBySample(parts->Sources(), splitting->range, splitting->parts,
+                                                                std::move(all), kNewest));
+  co_return Status();
+}
+
+}  // namespace
+
+Task<void> RouteScan(RangeNodes* nodes, ScanCall* call) {
+  const api::ScanRequest& request = call->args.request;
+  MergeScanSpec spec;
+  spec.keys_only = request.keys_only;
+  spec.sizes_only = request.sizes_only;
+  if (Refuse(call, SetLimit("limit_rows", request.limit_rows, kMaxScanRows, &spec.max_rows))) co_return;
+  if (Refuse(call, SetLimit("limit_bytes", request.limit_bytes, kMaxScanBytes, &spec.max_bytes))) co_return;
+  const Status complete = co_await nodes->UntilComplete(call->deadline_ns);
+  if (Failed(call, complete)) co_return;
+  const Uuid cluster = nodes->map().cluster_id();
+  if (Refuse(call, ToScanRange(request, &spec.range, cluster))) co_return;
+  const uint64_t scan_id = ScanIdOf(spec.range, call->server->reactor());
+  const auto limit_bytes = static_cast<size_t>(call->server->memory_limit_bytes());
+  if (const auto missing = ReservePage(&spec, nodes->map().nodes().size(), limit_bytes, &call->memory)) {
+    Overloaded(call, *missing);
+    co_return;
+  }
+  RangeAsk ask(nodes, &call->args.context, call->deadline_ns, request.snapshot, request.since);
+  ScanPage page;
+  page.exhausted = true;
+  if (!spec.range.empty) {
+    RangeTries tries(&ask, call, IsForMasters(call->args.context));
+    auto attempt = [&spec, &page](RangeParts* parts) { return ReadPage(parts, &spec, &page); };
+    const Refusal refusal = co_await tries.UntilCovered(spec.range, attempt);
+    if (call->answered || Refuse(call, refusal)) co_return;
+  }
+  api::ScanReply& reply = call->reply.success;
+  if (!page.exhausted && !page.rows.empty()) {
+    reply.cursor = EncodeCursor(request, {scan_id, page.rows.back().key}, cluster);
+  }
+  ToRows(page, request.sizes_only, &reply.rows);
+  ask.FillSession(&reply);
+}
+
+Task<void> RouteCount(RangeNodes* nodes, CountCall* call) {
+  RangeAggregates sums;
+  const bool known = co_await SumsOf(nodes, call, &sums);
+  if (known) call->reply.success.count = static_cast<int64_t>(sums.count);
+}
+
+Task<void> RouteAggregate(RangeNodes* nodes, AggregateCall* call) {
+  RangeAggregates sums;
+  const bool known = co_await SumsOf(nodes, call, &sums);
+  if (!known) co_return;
+  call->reply.success.count = static_cast<int64_t>(sums.count);
+  call->reply.success.bytes = static_cast<int64_t>(sums.bytes);
+  call->reply.success.content_hash = static_cast<int64_t>(sums.content_hash);
+}
+
+Task<void> RouteSplitRange(RangeNodes* nodes, SplitRangeCall* call) {
+  const api::SplitRangeRequest& request = call->args.request;
+  Splitting splitting;
+  if (Refuse(call, ToScanRange(request.start_key, request.end_key, request.prefix, &splitting.range))) co_return;
+  if (Refuse(call, CheckSplitParts(request.parts))) co_return;
+  splitting.parts = static_cast<size_t>(request.parts);
+  splitting.memory = &call->memory;
+  const Status complete = co_await nodes->UntilComplete(call->deadline_ns);
+  if (Failed(call, complete)) co_return;
+  const size_t bytes =
+      kCountsInFlight * FanOutCost(nodes->map().nodes().size()) + 2 * splitting.parts * 2 * kMaxKeyBytes;
+  if (!Reserve(call, bytes)) co_return;
+  RangeAsk ask(nodes, &call->args.context, call->deadline_ns, request.snapshot);
+  if (splitting.range.empty) {
+    splitting.result.push_back({splitting.range.start, splitting.range.end, {}});
+  } else {
+    RangeTries tries(&ask, call, IsForMasters(call->args.context));
+    auto attempt = [&splitting](RangeParts* parts) { return SplitOnce(parts, &splitting); };
+    const Refusal refusal = co_await tries.UntilCovered(splitting.range, attempt);
+    if (call->answered || Refuse(call, refusal)) co_return;
+  }
+  for (RangePart& part : splitting.result) ToRangePart(part, &call->reply.success.parts.emplace_back());
+  ask.FillSession(&call->reply.success);
+}
+
+}  // namespace pando

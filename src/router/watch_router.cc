@@ -1,0 +1,242 @@
+#include "src/router/watch_router.h"
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+#include <utility>
+
+#include "src/io/timed_wait.h"
+#include "src/kvapi/kv_requests.h"
+#include "src/kvapi/watch_position.h"
+#include "src/router/range_tries.h"
+
+namespace pando {
+
+namespace {
+
+// How long nodes are asked to wait: not at all, then so long, then twice as long each time.
+constexpr int32_t kFirstWaitMs = 50, kMaxWaitMs = 1000;
+// How long a node may take besides.
+constexpr Nanos kAnswerNs = 2 * kSecond;
+// How often a call that waits looks whether it must end.
+constexpr Nanos kLookNs = 20 * kMillisecond;
+constexpr int32_t kWatchRetryMs = 1000;
+// What the parts of a call take: the positions, as they are asked for, as they come, and in the reply.
+constexpr size_t kPositionBytes = 4 * sizeof(api::PartitionPosition) + 4 * sizeof(api::Covered);
+constexpr int64_t kFromNow = -1;
+
+bool MustEnd(const WatchCall& call) {
+  return call.answered || call.server->stopping() || call.server->IsClosed(call.id) ||
+         call.server->HoldsUpReplies(call.id);
+}
+
+}  // namespace
+
+// What a call watches.
+struct WatchRouter::Watched {
+  ScanRange range;
+  std::string prefix;
+  std::map<int32_t, int64_t> versions;  // by partition
+  size_t limit = 0;
+  RangeAsk* ask = nullptr;
+  RangeTries* tries = nullptr;
+  std::vector<Change> changes;
+  bool more = false;
+};
+
+// One question to each node. The parts hold it, because they may outlive the call.
+struct WatchRouter::Round {
+  explicit Round(Reactor& reactor) : done(reactor) {}
+  struct Part {
+    NodeShare share;
+    api::Routing_watchPartitions_args args;
+    api::Routing_watchPartitions_result reply;
+    NodeAnswer answer;
+    bool ended = false;
+  };
+  std::vector<std::unique_ptr<Part>> parts;
+  size_t ended = 0;
+  bool news = false;  // changes, or an error
+  Nanos deadline_ns = 0;
+  WaitQueue done;
+};
+
+Task<void> WatchRouter::AskPart(std::shared_ptr<Round> round, size_t index) {
+  Round::Part& part = *round->parts[index];
+  part.answer = co_await nodes_->Watch(part.share.node, &part.args, &part.reply, round->deadline_ns);
+  part.ended = true;
+  ++round->ended;
+  const bool failed = !part.answer.answered() || part.reply.__isset.error;
+  round->news |= failed || !part.reply.success.changes.empty();
+  round->done.NotifyAll();
+}
+
+// Takes the changes of the nodes that have answered, as many as the client wants. RW1.
+void WatchRouter::TakeChanges(const Round& round, Watched* watched) {
+  for (const auto& part : round.parts) {
+    if (!part->ended) continue;
+    api::WatchPartitionsReply& reply = part->reply.success;
+    if (watched->changes.size() + reply.changes.size() > watched->limit) {
+      watched->more = true;
+      metrics_.dropped_total.Add();
+      continue;
+    }
+    for (api::Change& from : reply.changes) {
+      watched->changes.push_back({std::move(from.key), static_cast<Version>(from.version), from.removed});
+    }
+    for (const api::PartitionPosition& position : reply.positions) {
+      watched->versions[position.partition] = position.version;
+    }
+    watched->more |= reply.more;
+  }
+}
+
+namespace {
+
+// The positions in a reply are those of its share.
+Status CheckPositions(const NodeShare& share, const api::WatchPartitionsReply& reply, size_t limit) {
+  const auto same = [](int32_t asked, const api::PartitionPosition& told) {
+    return asked == told.partition && told.version >= 0;
+  };
+  if (reply.changes.size() <= limit && std::equal(share.partitions.begin(), share.partitions.end(),
+                                                  reply.positions.begin(), reply.positions.end(), same)) {
+    return Status();
+  }
+  return Error(Code::kCorruption, "node {} sent other positions than it was asked for", share.node);
+}
+
+}  // namespace
+
+// Asks all nodes, and waits until one has changes, or all have answered. False: a part has failed, and RangeAsk says
+// why.
+Task<bool> WatchRouter::RunRound(WatchCall* call, Watched* watched, int32_t wait_ms) {
+  Reactor& reactor = call->server->reactor();
+  Result<RangePlan> plan = watched->tries->Plan(watched->range);
+  if (!plan.ok()) co_return false;
+  auto round = std::make_shared<Round>(reactor);
+  round->deadline_ns = std::min(call->deadline_ns, reactor.NowNs() + wait_ms * kMillisecond + kAnswerNs);
+  for (const NodeShare& share : plan->shares) {
+    auto part = std::make_unique<Round::Part>();
+    part->share = share;
+    part->args.context = watched->ask->ContextOfPart();
+    part->args.request.prefix = watched->prefix;
+    part->args.request.wait_ms = wait_ms;
+    part->args.request.limit_changes = static_cast<int32_t>(watched->limit);
+    for (int32_t id : share.partitions) {
+      api::PartitionPosition& position = part->args.request.positions.emplace_back();
+      position.partition = id;
+      position.version = watched->versions.contains(id) ? watched->versions[id] : kFromNow;
+    }
+    round->parts.push_back(std::move(part));
+  }
+  for (size_t i = 0; i < round->parts.size(); ++i) tasks_.Spawn(AskPart(round, i));
+  // The first round takes no time, and gives every partition its position.
+  const bool all = wait_ms == 0;
+  const auto finished = [&] { return (round->news && !all) || round->ended == round->parts.size(); };
+  while (!finished() && (all || !MustEnd(*call))) {
+    co_await WaitUntil(reactor, round->done, reactor.NowNs() + kLookNs, finished);
+  }
+  std::vector<api::Covered> covered;
+  bool failed = false;
+  for (const auto& part : round->parts) {
+    if (!part->ended) continue;
+    if (part->answer.status.code() == Code::kDeadline && reactor.NowNs() < call->deadline_ns) {
+      part->answer.status = Error(Code::kUnavailable, "node {} does not answer", part->share.node);
+    }
+    Status taken = watched->ask->Take(part->share, part->answer, &part->reply);
+    if (taken.ok()) {
+      taken = CheckPositions(part->share, part->reply.success, watched->limit);
+      if (!taken.ok()) watched->ask->FailGarbled(taken);
+    }
+    failed |= !taken.ok();
+    const auto& of_part = part->reply.success.covered;
+    covered.insert(covered.end(), of_part.begin(), of_part.end());
+  }
+  if (failed) co_return false;
+  if (round->ended == round->parts.size()) {
+    if (const Status whole = CheckCovered(*plan, covered); !whole.ok()) {  // RW2
+      watched->tries->NoteGap(whole);
+      co_return false;
+    }
+  }
+  TakeChanges(*round, watched);
+  co_return true;
+}
+
+Task<void> WatchRouter::WatchHere(WatchCall* call) {
+  const api::WatchRequest& request = call->args.request;
+  Watched watched;
+  if (Refuse(call, CheckWatch(request))) co_return;
+  if (Refuse(call, SetLimit("limit_changes", request.limit_changes, kMaxScanRows, &watched.limit))) co_return;
+  const Status complete = co_await nodes_->UntilComplete(call->deadline_ns);
+  if (Failed(call, complete)) co_return;
+  watched.prefix = request.prefix;
+  watched.range = ScanRange::Of({}, {}, request.prefix, /*reverse=*/false);
+  const RouteMap& map = nodes_->map();
+  std::vector<int32_t> ids;
+  if (watched.range.tag) {
+    ids.push_back(static_cast<int32_t>(map.RouteOfKey("{" + *watched.range.tag + "}").partition));
+  } else {
+    for (const Route& route : map.routes()) ids.push_back(static_cast<int32_t>(route.partition));
+    std::sort(ids.begin(), ids.end());
+  }
+  const WatchBinding binding{map.cluster_id(), watched.prefix, ids.size()};
+  if (!call->memory.TryGrow(ids.size() * kPositionBytes)) {
+    Refuse(call, Refusal(call->server->OverloadedError(ids.size() * kPositionBytes)));
+    co_return;
+  }
+  if (!request.position.empty()) {
+    WatchPosition position;
+    if (Refuse(call, ToWatchPosition(request.position, binding, &position))) co_return;
+    for (size_t i = 0; i < ids.size(); ++i) watched.versions[ids[i]] = static_cast<int64_t>(position.versions[i]);
+  } else if (request.after_version > 0) {
+    for (int32_t id : ids) watched.versions[id] = request.after_version;
+  }
+  RangeAsk ask(nodes_, &call->args.context, call->deadline_ns);
+  RangeTries tries(&ask, call, /*only_master=*/true);
+  watched.ask = &ask;
+  watched.tries = &tries;
+  Reactor& reactor = call->server->reactor();
+  const Nanos until_ns = EndOfWait(*call, request.wait_ms);
+  int32_t wait_ms = 0;
+  for (;;) {
+    const bool answered = co_await RunRound(call, &watched, wait_ms);
+    if (call->answered) co_return;
+    if (!answered) {
+      const bool again = co_await tries.WaitForNext();
+      if (call->answered) co_return;
+      if (again) continue;
+      Refuse(call, Refusal(tries.LastError()));
+      co_return;
+    }
+    const Nanos left_ns = until_ns - reactor.NowNs();
+    if (!watched.changes.empty() || left_ns < kMillisecond || MustEnd(*call)) break;
+    wait_ms = wait_ms == 0 ? kFirstWaitMs : std::min(2 * wait_ms, kMaxWaitMs);
+    wait_ms = static_cast<int32_t>(std::min<Nanos>(wait_ms, left_ns / kMillisecond));
+  }
+  std::sort(watched.changes.begin(), watched.changes.end(),
+            [](const Change& a, const Change& b) { return std::tie(a.version, a.key) < std::tie(b.version, b.key); });
+  api::WatchReply& reply = call->reply.success;
+  ToChanges(watched.changes, &reply.changes);
+  WatchPosition position;
+  for (const auto& [id, version] : watched.versions) position.versions.push_back(static_cast<Version>(version));
+  reply.position = EncodeWatchPosition(binding, position);
+  reply.more = watched.more;
+}
+
+Task<void> WatchRouter::Watch(WatchCall* call) {
+  if (metrics_.waiting.value() >= static_cast<int64_t>(kMaxWaiting)) {
+    metrics_.refused_total.Add();
+    SetError(&call->reply,
+             MakeBusy(fmt::format("{} watchers already wait on this reactor, which is the limit of each reactor: try "
+                                  "again later",
+                                  kMaxWaiting),
+                      kWatchRetryMs));
+    co_return;
+  }
+  metrics_.waiting.Set(metrics_.waiting.value() + 1);
+  co_await WatchHere(call);
+  metrics_.waiting.Set(metrics_.waiting.value() - 1);
+}
+
+}  // namespace pando
