@@ -8,6 +8,7 @@
 // Threads: one reactor.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -45,6 +46,7 @@ class RangeAsk {
       FailGarbled(covered);
     } else {
       NoteSession(reply->success.context.session);
+      hlc_ = std::max(hlc_, reply->success.context.hlc);
       return Status();
     }
     return PartFailed();
@@ -60,9 +62,13 @@ class RangeAsk {
   const std::optional<api::KvError>& failure() const { return failure_; }
   RetryCause cause() const { return cause_; }
 
-  // Of all parts, and the request's.
+  // What all parts have told the session, and the request's.
   template <typename Reply>
   void FillSession(Reply* reply) const {
+    if (hlc_ != 0) {
+      reply->context.hlc = hlc_;
+      reply->context.__isset.hlc = reply->__isset.context = true;
+    }
     std::string token = EncodeSessionToken(session_);
     if (token.empty()) return;
     reply->context.session = std::move(token);
@@ -78,6 +84,7 @@ class RangeAsk {
   const Nanos deadline_ns_;
   const std::string snapshot_, since_;
   SessionToken session_;
+  int64_t hlc_ = 0;
   std::optional<api::KvError> failure_;  // the first
   RetryCause cause_ = RetryCause::kNone;
 };

@@ -2,6 +2,10 @@
 
 namespace pando {
 
+namespace {
+constexpr int kQuickTries = 8;
+}  // namespace
+
 std::vector<MergeSource> RangeParts::Sources() const {
   std::vector<MergeSource> sources;
   for (const auto& node : nodes) sources.push_back({node.get(), node->share().partitions.size()});
@@ -43,7 +47,8 @@ Task<bool> RangeTries::WaitForNext() {
   if (busy) {
     co_await Sleep(reactor, next_ns - reactor.NowNs());
   } else {
-    co_await nodes.UntilNews(seen_, next_ns);
+    // What this try has learned of the map is worth another at once, but not for ever.
+    co_await nodes.UntilNews(backoff_.tries() <= kQuickTries ? seen_ : nodes.news(), next_ns);
   }
   co_return !call_.answered && !nodes.stopping();
 }

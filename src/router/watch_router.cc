@@ -210,9 +210,9 @@ Task<void> WatchRouter::WatchHere(WatchCall* call) {
       co_return;
     }
     const Nanos left_ns = until_ns - reactor.NowNs();
-    if (!watched.changes.empty() || left_ns < kMillisecond || MustEnd(*call)) break;
+    if (!watched.changes.empty() || left_ns <= 0 || MustEnd(*call)) break;
     wait_ms = wait_ms == 0 ? kFirstWaitMs : std::min(2 * wait_ms, kMaxWaitMs);
-    wait_ms = static_cast<int32_t>(std::min<Nanos>(wait_ms, left_ns / kMillisecond));
+    wait_ms = static_cast<int32_t>(std::min<Nanos>(wait_ms, (left_ns + kMillisecond - 1) / kMillisecond));
   }
   std::sort(watched.changes.begin(), watched.changes.end(),
             [](const Change& a, const Change& b) { return std::tie(a.version, a.key) < std::tie(b.version, b.key); });

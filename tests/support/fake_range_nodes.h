@@ -80,9 +80,10 @@ class FakeRangeNodes final : public RangeNodes {
       route.master = static_cast<int32_t>(masters[p]);
       for (NodeId id = 1; id <= node_count; ++id) route.in_sync.push_back(static_cast<int32_t>(id));
     }
+    const uint64_t before = map_.changes();
     const Status applied = map_.Apply(reply, "");
     CHECK(applied.ok()) << applied.ToString();
-    ++news_;
+    if (map_.changes() != before) ++news_;
   }
 
   // -- RangeNodes
@@ -331,6 +332,7 @@ class RangeTest : public testing::Test {
     StartService();
     ListenOptions listen;
     listen.host = "10.0.1.1";
+    listen.reuse_port = false;
     Result<uint16_t> port = server_->Listen(listen);
     CHECK(port.ok());
     client_ = std::make_unique<RpcClient>(*at_client_);
